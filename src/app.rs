@@ -1,0 +1,1 @@
+//! Wires the rooms together: what the server, the command line and the tests call.

@@ -1,0 +1,95 @@
+//! What to derive: rule sets, with respect to what, from which head.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::tensor::Tensor;
+
+/// Names one derived graph of a model. Equal specs give identical bytes. Without rule sets it is the forward graph alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DeriveSpec {
+    pub rule_sets: Vec<RuleSetId>,
+    pub wrt: Wrt,
+    pub head: Head,
+    pub seed: SeedRule,
+    /// Which Linear layers the pattern rule sets rewrite; the others keep their plain gradient.
+    pub pattern_layers: PatternLayers,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleSetId {
+    Gradient,
+    GuidedBackprop,
+    Deconvnet,
+    PatternAttribution,
+    PatternNet,
+}
+
+impl RuleSetId {
+    pub const ALL: [RuleSetId; 5] =
+        [Self::Gradient, Self::GuidedBackprop, Self::Deconvnet, Self::PatternAttribution, Self::PatternNet];
+
+    /// The rule set's name everywhere: JSON, command line, output of the derived graph.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Gradient => "gradient",
+            Self::GuidedBackprop => "guided_backprop",
+            Self::Deconvnet => "deconvnet",
+            Self::PatternAttribution => "pattern_attribution",
+            Self::PatternNet => "pattern_net",
+        }
+    }
+
+    pub fn needs_patterns(self) -> bool {
+        matches!(self, Self::PatternAttribution | Self::PatternNet)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wrt {
+    Input,
+    /// A named value between input and head.
+    Activation(String),
+}
+
+/// Which value of the network the seed is a cotangent of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    Logits,
+    Probabilities,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeedRule {
+    /// The seed as given.
+    One,
+    /// The seed times the head's own value ("the backpropagation is started with ŷ", pgig.txt section 2).
+    Value,
+}
+
+/// The Linear layers whose weights a pattern rule set replaces, counted in the order of the forward pass.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PatternLayers {
+    /// Every Linear layer: Eq. 4 of pgig.txt as printed.
+    All,
+    /// Neither the first nor the last.
+    Inner,
+    ExceptFirst,
+    ExceptLast,
+    /// By node name or output value.
+    Named(Vec<String>),
+}
+
+/// Patterns of a model (Eq. 2 of pgig.txt): output value of a Linear node -> pattern in the shape of the node's weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patterns {
+    /// Identifies the fit: a hash of the patterns file.
+    pub id: String,
+    pub layers: Arc<BTreeMap<String, Tensor>>,
+}

@@ -1,0 +1,1 @@
+//! Bytes -> pixels -> tensor, and back: decode, preprocess, geometry, baseline.

@@ -1,0 +1,19 @@
+//! explaind explains the decisions of any ONNX image classifier.
+//!
+//! A request travels: `api` (bytes in) -> `image` (pixels, tensor, geometry) -> `methods` (a pure state machine that asks for
+//! evaluations) -> `engine` (batches, worker, ONNX Runtime session of a graph that `autodiff` derived from the model's `onnx`)
+//! -> `methods` (attribution) -> `image` (back onto the upload) -> `render` (picture) -> `api` (bytes out).
+//! `model` holds what is known of each classifier; `app` wires the rooms; `settings` says how.
+
+pub mod api;
+pub mod app;
+pub mod autodiff;
+pub mod engine;
+pub mod image;
+pub mod methods;
+pub mod model;
+pub mod onnx;
+pub mod render;
+pub mod settings;
+pub mod telemetry;
+pub mod tensor;

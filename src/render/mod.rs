@@ -1,0 +1,1 @@
+//! Numbers -> picture: normalise, colour map, overlay, encode.

@@ -1,0 +1,1 @@
+//! Typed settings: defaults file < config file < EXPLAIND_* environment < flags; all faults reported at once.
