@@ -1,5 +1,8 @@
 //! Who runs what, when, where: admission, lanes, batches, one worker thread per device, sessions of derived graphs.
 
+pub mod backend_ort;
+pub mod provider;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},

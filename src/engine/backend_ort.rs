@@ -1,0 +1,244 @@
+//! ONNX Runtime: finds and loads the library, opens sessions of graphs, runs them. The only file that imports `ort`.
+//!
+//! One environment per process, with one thread pool that all sessions share; spinning is off, so an idle server is idle.
+//! `Session::run` needs `&mut`: a session belongs to one thread.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use indexmap::IndexMap;
+use ndarray::ArrayViewD;
+use ort::{
+    environment::{Environment, GlobalThreadPoolOptions},
+    ep::{ArenaExtendStrategy, CUDA, cuda::ConvAlgorithmSearch},
+    logging::LogLevel,
+    session::{RunOptions, Session, SessionInputValue, builder::SessionBuilder},
+    value::TensorRef,
+};
+
+use super::provider::Provider;
+use crate::tensor::Tensor;
+
+/// The release that `make runtime` fetches. Any library with API 24 (1.24) or newer is accepted.
+pub const LIBRARY: &str = "runtime/libonnxruntime.so.1.31.1";
+/// Names the library's path when the settings do not.
+pub const LIBRARY_VARIABLE: &str = "EXPLAIND_ONNXRUNTIME";
+
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+static LOADING: Mutex<()> = Mutex::new(());
+
+/// The loaded library and its environment.
+pub struct Runtime {
+    environment: Environment,
+    pub library: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error("no ONNX Runtime library at {}; run `make runtime`, or name one in {LIBRARY_VARIABLE}", list(.tried))]
+    Missing { tried: Vec<PathBuf> },
+    #[error("{} is not a usable ONNX Runtime: {reason}; run `make runtime` for the right one", .library.display())]
+    Unusable { library: PathBuf, reason: String },
+    #[error(
+        "execution provider {provider} is not available: {reason}; ask for `cpu`, or use the library of onnxruntime-gpu"
+    )]
+    Provider { provider: Provider, reason: String },
+    #[error("the session could not be opened: {reason}")]
+    Open { reason: String },
+    #[error("the run was stopped")]
+    Stopped,
+    #[error("the run failed: {reason}")]
+    Run { reason: String },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(" or ")
+}
+
+/// Loads ONNX Runtime once per process; later calls return what the first one loaded.
+///
+/// The library is `library`, else what [`LIBRARY_VARIABLE`] names, else [`LIBRARY`] in the current folder, beside the executable or
+/// in the project that built it. `threads` is the size of the pool inside operators; 0 takes the number of physical cores.
+pub fn load_runtime(library: Option<&Path>, threads: usize) -> Result<&'static Runtime, RuntimeError> {
+    let _loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime);
+    }
+    let library = find_library(library)?;
+    let unusable = |reason: String| RuntimeError::Unusable { library: library.clone(), reason };
+    let builder = ort::init_from(&library).map_err(|e| unusable(e.to_string()))?;
+    let environment = GlobalThreadPoolOptions::default()
+        .with_intra_threads(threads)
+        .and_then(|pool| pool.with_spin_control(false))
+        .and_then(|pool| builder.with_name("explaind").with_telemetry(false).with_global_thread_pool(pool).build())
+        .map_err(|e| unusable(e.to_string()))?;
+    environment.set_log_level(LogLevel::Warning);
+    Ok(RUNTIME.get_or_init(|| Runtime { environment, library }))
+}
+
+fn find_library(named: Option<&Path>) -> Result<PathBuf, RuntimeError> {
+    let variable = std::env::var_os(LIBRARY_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let tried: Vec<PathBuf> = match named.map(Path::to_owned).or(variable) {
+        Some(path) => vec![path],
+        None => {
+            let executable = std::env::current_exe().unwrap_or_default();
+            let folders = executable.ancestors().skip(1).take(3);
+            std::env::current_dir().iter().map(PathBuf::as_path).chain(folders).map(|f| f.join(LIBRARY)).collect()
+        }
+    };
+    // An absolute path: the loader would search its own folders for a bare name.
+    tried.iter().find_map(|path| path.canonicalize().ok()).ok_or(RuntimeError::Missing { tried })
+}
+
+/// How a session is opened.
+#[derive(Clone, Debug)]
+pub struct OrtOptions {
+    pub provider: Provider,
+    /// Numbers for symbolic dimensions: `[("batch", 8)]`. Fixed dimensions let the runtime keep more of the graph in its blocked layout.
+    pub dimensions: Vec<(String, usize)>,
+    /// Where to write the optimised graph, to look at.
+    pub optimized_path: Option<PathBuf>,
+}
+
+impl Default for OrtOptions {
+    fn default() -> Self {
+        Self { provider: Provider::Cpu, dimensions: Vec::new(), optimized_path: None }
+    }
+}
+
+/// An open session.
+pub struct OrtSession {
+    session: Session,
+}
+
+/// Ends a run from another thread, between two operators. One `Stop` serves one run.
+#[derive(Clone)]
+pub struct Stop(Arc<RunOptions>);
+
+impl Stop {
+    pub fn new() -> Result<Self, RuntimeError> {
+        RunOptions::new().map(|options| Self(Arc::new(options))).map_err(run_error)
+    }
+
+    pub fn stop(&self) {
+        if let Err(error) = self.0.terminate() {
+            tracing::warn!(%error, "a run could not be stopped");
+        }
+    }
+}
+
+impl OrtSession {
+    /// Opens a session of an encoded `ModelProto`.
+    pub fn open_bytes(runtime: &Runtime, model: &[u8], options: &OrtOptions) -> Result<Self, RuntimeError> {
+        let session = configure(runtime, options)?.commit_from_memory(model).map_err(open_error)?;
+        Ok(Self { session })
+    }
+
+    pub fn input_names(&self) -> impl Iterator<Item = &str> {
+        self.session.inputs().iter().map(|input| input.name())
+    }
+
+    /// Runs the graph. Inputs by name; all outputs come back by name, in the graph's order.
+    pub fn run(&mut self, inputs: &[(&str, ArrayViewD<'_, f32>)]) -> Result<IndexMap<String, Tensor>, RuntimeError> {
+        self.run_until(inputs, &Stop::new()?)
+    }
+
+    /// As [`Self::run`]; [`RuntimeError::Stopped`] when `stop` ended it.
+    pub fn run_until(
+        &mut self,
+        inputs: &[(&str, ArrayViewD<'_, f32>)],
+        stop: &Stop,
+    ) -> Result<IndexMap<String, Tensor>, RuntimeError> {
+        let dense: Vec<_> = inputs.iter().map(|(name, view)| (*name, view.as_standard_layout())).collect();
+        let values = dense
+            .iter()
+            .map(|(name, array)| Ok((*name, SessionInputValue::from(TensorRef::from_array_view(array)?))))
+            .collect::<ort::Result<Vec<_>>>()
+            .map_err(run_error)?;
+        let outputs = self.session.run_with_options(values, &*stop.0).map_err(run_error)?;
+        outputs
+            .iter()
+            .map(|(name, value)| Ok((name.to_owned(), value.try_extract_array::<f32>()?.to_owned())))
+            .collect::<ort::Result<_>>()
+            .map_err(run_error)
+    }
+}
+
+fn configure(runtime: &Runtime, options: &OrtOptions) -> Result<SessionBuilder, RuntimeError> {
+    let mut builder = Session::builder(&runtime.environment).map_err(open_error)?;
+    if let Provider::Cuda { device } = options.provider {
+        let cuda = CUDA::default()
+            .with_device_id(i32::from(device))
+            .with_tf32(false)
+            .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
+            .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
+            .build()
+            .error_on_failure();
+        builder = builder
+            .with_execution_providers([cuda])
+            .map_err(|e| RuntimeError::Provider { provider: options.provider, reason: e.to_string() })?;
+    }
+    for (name, size) in &options.dimensions {
+        let size = i64::try_from(*size).map_err(|e| RuntimeError::Open { reason: e.to_string() })?;
+        builder = builder.with_dimension_override(name, size).map_err(open_error)?;
+    }
+    if let Some(path) = &options.optimized_path {
+        builder = builder.with_optimized_model_path(path).map_err(open_error)?;
+    }
+    Ok(builder)
+}
+
+fn open_error<R>(error: ort::Error<R>) -> RuntimeError {
+    RuntimeError::Open { reason: error.to_string() }
+}
+
+/// ONNX Runtime has no code of its own for a terminated run, only these words.
+fn run_error(error: ort::Error) -> RuntimeError {
+    let reason = error.to_string();
+    if reason.contains("terminate flag") { RuntimeError::Stopped } else { RuntimeError::Run { reason } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_is_not_there_names_the_command_to_run() {
+        let error = find_library(Some(Path::new("no/such/libonnxruntime.so"))).unwrap_err();
+        assert!(
+            matches!(&error, RuntimeError::Missing { tried } if tried == &[PathBuf::from("no/such/libonnxruntime.so")])
+        );
+        assert!(error.to_string().contains("make runtime"), "{error}");
+    }
+
+    #[test]
+    fn the_runtime_loads_once() {
+        let first = load_runtime(None, 0).unwrap();
+        assert!(std::ptr::eq(first, load_runtime(None, 0).unwrap()));
+    }
+
+    #[test]
+    fn cuda_without_a_gpu_is_an_error() {
+        let runtime = load_runtime(None, 0).unwrap();
+        let options = OrtOptions { provider: Provider::Cuda { device: 0 }, ..OrtOptions::default() };
+        let error = configure(runtime, &options).map(|_| ()).unwrap_err();
+        assert!(matches!(error, RuntimeError::Provider { .. }), "{error}");
+    }
+
+    #[test]
+    fn squeezenet_answers_with_one_row_of_logits_per_image() {
+        let model = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/squeezenet1_1/model.onnx")).unwrap();
+        let runtime = load_runtime(None, 0).unwrap();
+        let mut session = OrtSession::open_bytes(runtime, &model, &OrtOptions::default()).unwrap();
+        let name = session.input_names().next().unwrap().to_owned();
+        let input = Tensor::from_elem(vec![1, 3, 224, 224], 0.25);
+        let outputs = session.run(&[(&name, input.view())]).unwrap();
+        assert_eq!(outputs.values().next().unwrap().len(), 1000);
+
+        let stop = Stop::new().unwrap();
+        stop.stop();
+        assert!(matches!(session.run_until(&[(&name, input.view())], &stop), Err(RuntimeError::Stopped)));
+    }
+}
