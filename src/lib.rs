@@ -9,6 +9,7 @@ pub mod api;
 pub mod app;
 pub mod autodiff;
 pub mod engine;
+pub mod fields;
 pub mod image;
 pub mod methods;
 pub mod model;

@@ -1,0 +1,280 @@
+//! The layers of settings laid over each other, and the typed reading of the result.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use toml::{Table, Value};
+
+use super::{LogFormat, Provider, Settings, SettingsError};
+use crate::fields::{Fault, Fields};
+
+const DEFAULTS: &str = include_str!("default.toml");
+const PREFIX: &str = "EXPLAIND_";
+/// The environment's way to name the config file.
+const CONFIG: &str = "config";
+
+/// The flags that were given: one `--name` for every setting, and `--config FILE`.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    pub config: Option<PathBuf>,
+    pub values: BTreeMap<String, String>,
+}
+
+/// Reads all layers. `environment` is `std::env::vars()` or a test's.
+pub fn load(flags: &Flags, environment: impl IntoIterator<Item = (String, String)>) -> Result<Settings, SettingsError> {
+    let mut faults = Vec::new();
+    let mut merged = defaults();
+    let mut sources = BTreeMap::new();
+
+    let mut environment = environment
+        .into_iter()
+        .filter_map(|(name, text)| Some((name.strip_prefix(PREFIX)?.to_lowercase(), text)))
+        .collect::<BTreeMap<_, _>>();
+    let config = environment.remove(CONFIG).map(PathBuf::from);
+    if let Some(path) = flags.config.clone().or(config) {
+        match read_config(&path) {
+            Ok(table) => {
+                for (key, value) in table {
+                    sources.insert(key.clone(), path.display().to_string());
+                    merged.insert(key, value);
+                }
+            }
+            Err(problem) => faults.push(problem),
+        }
+    }
+    let known = defaults();
+    for (key, text) in environment {
+        let source = format!("{PREFIX}{}", key.to_uppercase());
+        lay(&known, &mut merged, &mut sources, &mut faults, &key, &text, source);
+    }
+    for (key, text) in &flags.values {
+        lay(&known, &mut merged, &mut sources, &mut faults, key, text, format!("--{}", key.replace('_', "-")));
+    }
+
+    let mut found = Vec::new();
+    let settings = read(&merged, &mut found);
+    faults.extend(found.into_iter().map(|fault| match sources.get(&fault.path) {
+        Some(source) => format!("{source}: {fault}"),
+        None => fault.to_string(),
+    }));
+    match settings {
+        Some(settings) if faults.is_empty() => Ok(settings),
+        _ => Err(SettingsError { faults }),
+    }
+}
+
+/// The file beside this one; a test reads it, so that it parses in every build.
+fn defaults() -> Table {
+    DEFAULTS.parse().unwrap_or_default()
+}
+
+fn read_config(path: &PathBuf) -> Result<Table, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    text.parse().map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Lays the text of a flag or of an environment variable over `merged`, as the type that the default has.
+fn lay(
+    known: &Table,
+    merged: &mut Table,
+    sources: &mut BTreeMap<String, String>,
+    faults: &mut Vec<String>,
+    key: &str,
+    text: &str,
+    source: String,
+) {
+    let value = match known.get(key) {
+        None => {
+            let names = known.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            faults.push(format!("{source}: there is no such setting (allowed: config, {names})"));
+            return;
+        }
+        Some(Value::Array(_)) => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            Value::Array(parts.map(|part| Value::String(part.to_owned())).collect())
+        }
+        Some(Value::Integer(_)) => match text.trim().parse() {
+            Ok(number) => Value::Integer(number),
+            Err(_) => {
+                faults.push(format!("{source}: {text:?} is not a whole number"));
+                return;
+            }
+        },
+        Some(_) => Value::String(text.to_owned()),
+    };
+    merged.insert(key.to_owned(), value);
+    sources.insert(key.to_owned(), source);
+}
+
+fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
+    const POSITIVE: &str = "a whole number from 1";
+    let mut fields = Fields::new(table, "", faults);
+    let listen = fields.take("listen", "address:port, such as 127.0.0.1:8080", |_| true);
+    let models = fields.take("models", "a folder", |_| true);
+    let default_model = fields.take::<String>("default_model", "the name of a model's folder", |_| true);
+    let onnxruntime = fields.take("onnxruntime", "the path of libonnxruntime", |_| true);
+    let providers = fields
+        .take::<Vec<Provider>>("providers", "a list of cpu, cuda, cuda:<device>", |providers| !providers.is_empty());
+    let threads = fields.take::<usize>("threads", "0 (all cores) to 1024", |threads| *threads <= 1024);
+    let max_upload_bytes = fields.take("max_upload_bytes", POSITIVE, |bytes| *bytes > 0usize);
+    let max_pixels = fields.take("max_pixels", POSITIVE, |pixels| *pixels > 0u64);
+    let max_side = fields.take("max_side", POSITIVE, |side| *side > 0u32);
+    let max_tensor_elements = fields.take("max_tensor_elements", POSITIVE, |elements| *elements > 0usize);
+    let queue_rows = fields.take("queue_rows", POSITIVE, |rows| *rows > 0usize);
+    let batch_rows = fields.take("batch_rows", POSITIVE, |rows| *rows > 0usize);
+    let batch_memory_mib = fields.take("batch_memory_mib", POSITIVE, |mib| *mib > 0u64);
+    let session_memory_mib = fields.take("session_memory_mib", POSITIVE, |mib| *mib > 0u64);
+    let max_interactive_evaluations = fields.take("max_interactive_evaluations", POSITIVE, |n| *n > 0usize);
+    let request_timeout_ms = fields.take("request_timeout_ms", POSITIVE, |ms| *ms > 0u64);
+    let drain_timeout_ms = fields.take("drain_timeout_ms", "a whole number", |_: &u64| true);
+    let cors_origins = fields.take("cors_origins", "a list of origins, or \"*\"", |_| true);
+    let log = fields.take("log", "a filter of tracing's EnvFilter, such as info,explaind=debug", |_| true);
+    let log_format = fields.take::<LogFormat>("log_format", "text, json", |_| true);
+    fields.finish();
+    let threads = match threads? {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    Some(Settings {
+        listen: listen?,
+        models: models?,
+        default_model: default_model.filter(|id| !id.is_empty()),
+        onnxruntime: onnxruntime?,
+        providers: providers?,
+        threads,
+        max_upload_bytes: max_upload_bytes?,
+        max_pixels: max_pixels?,
+        max_side: max_side?,
+        max_tensor_elements: max_tensor_elements?,
+        queue_rows: queue_rows?,
+        batch_rows: batch_rows?,
+        batch_memory_mib: batch_memory_mib?,
+        session_memory_mib: session_memory_mib?,
+        max_interactive_evaluations: max_interactive_evaluations?,
+        request_timeout: Duration::from_millis(request_timeout_ms?),
+        drain_timeout: Duration::from_millis(drain_timeout_ms?),
+        cors_origins: cors_origins?,
+        log: log?,
+        log_format: log_format?,
+    })
+}
+
+/// The settings of `default.toml` with the comment above each.
+fn documented() -> Vec<(String, String)> {
+    let mut settings = Vec::new();
+    let mut help = Vec::new();
+    for line in DEFAULTS.lines() {
+        if let Some(comment) = line.strip_prefix('#') {
+            help.push(comment.trim());
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            settings.push((key.to_owned(), help.join(" ")));
+            help.clear();
+        } else {
+            help.clear();
+        }
+    }
+    settings
+}
+
+impl Args for Flags {
+    fn augment_args(mut command: Command) -> Command {
+        command = command.arg(
+            Arg::new(CONFIG)
+                .long(CONFIG)
+                .value_name("FILE")
+                .help("Settings file in TOML: the settings below by their names with _")
+                .value_parser(clap::value_parser!(PathBuf)),
+        );
+        for (key, help) in documented() {
+            command = command.arg(Arg::new(key.clone()).long(key.replace('_', "-")).value_name("VALUE").help(help));
+        }
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut flags = Self::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.config = matches.get_one::<PathBuf>(CONFIG).cloned();
+        for (key, _) in documented() {
+            if let Some(text) = matches.get_one::<String>(&key) {
+                self.values.insert(key, text.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
+    fn flags(pairs: &[(&str, &str)]) -> Flags {
+        Flags { config: None, values: environment(pairs).into_iter().collect() }
+    }
+
+    #[test]
+    fn the_defaults_parse_and_every_one_has_a_help_text() {
+        let settings = load(&Flags::default(), []).unwrap();
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:8080");
+        assert!(settings.threads > 0);
+        assert_eq!(settings.default_model, None);
+        let documented = documented();
+        assert_eq!(documented.len(), defaults().len());
+        for (key, help) in documented {
+            assert!(!help.is_empty(), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("explaind.toml");
+        std::fs::write(&file, "max_side = 1\nmax_pixels = 1\nqueue_rows = 1").unwrap();
+        let flags = Flags { config: Some(file), ..flags(&[("max_side", "3")]) };
+        let settings =
+            load(&flags, environment(&[("EXPLAIND_MAX_SIDE", "2"), ("EXPLAIND_MAX_PIXELS", "2"), ("HOME", "x")]))
+                .unwrap();
+        assert_eq!((settings.max_side, settings.max_pixels, settings.queue_rows, settings.batch_rows), (3, 2, 1, 16));
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas_and_cuda_takes_a_device() {
+        let settings = load(&flags(&[("providers", "cuda:1, cpu")]), []).unwrap();
+        assert_eq!(settings.providers, [Provider::Cuda { device: 1 }, Provider::Cpu]);
+    }
+
+    #[test]
+    fn all_faults_of_all_layers_come_together_and_name_their_source() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("explaind.toml");
+        std::fs::write(&file, "queue_rows = 0\nqueue_row = 3").unwrap();
+        let flags = Flags { config: Some(file), ..flags(&[("log_format", "xml"), ("providers", "tpu")]) };
+        let error = load(&flags, environment(&[("EXPLAIND_MAX_PIXELS", "many"), ("EXPLAIND_PORT", "1")])).unwrap_err();
+        let all = error.to_string();
+        for part in [
+            "queue_rows: 0",
+            "queue_row: unknown field",
+            "--log-format",
+            "--providers",
+            "EXPLAIND_MAX_PIXELS",
+            "EXPLAIND_PORT",
+        ] {
+            assert!(all.contains(part), "{part} is missing in\n{all}");
+        }
+        assert_eq!(error.faults.len(), 6, "{all}");
+    }
+}

@@ -1,0 +1,89 @@
+//! Typed settings: default.toml < config file < EXPLAIND_* environment < flags; all faults are reported at once, each with its source.
+//!
+//! A setting is a line in `default.toml` (its name, type, default and help text) and a field here.
+
+mod layers;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use serde::Deserialize;
+
+pub use layers::{Flags, load};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub listen: SocketAddr,
+    pub models: PathBuf,
+    pub default_model: Option<String>,
+    pub onnxruntime: PathBuf,
+    pub providers: Vec<Provider>,
+    /// At least 1.
+    pub threads: usize,
+    pub max_upload_bytes: usize,
+    pub max_pixels: u64,
+    pub max_side: u32,
+    pub max_tensor_elements: usize,
+    pub queue_rows: usize,
+    pub batch_rows: usize,
+    pub batch_memory_mib: u64,
+    pub session_memory_mib: u64,
+    pub max_interactive_evaluations: usize,
+    pub request_timeout: Duration,
+    pub drain_timeout: Duration,
+    pub cors_origins: Vec<String>,
+    pub log: String,
+    pub log_format: LogFormat,
+}
+
+/// A device that ONNX Runtime runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Provider {
+    Cpu,
+    Cuda { device: u32 },
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda { device } => write!(f, "cuda:{device}"),
+        }
+    }
+}
+
+impl FromStr for Provider {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "cpu" => Some(Self::Cpu),
+            None if text == "cuda" => Some(Self::Cuda { device: 0 }),
+            Some(("cuda", device)) => device.parse().ok().map(|device| Self::Cuda { device }),
+            _ => None,
+        }
+        .ok_or_else(|| format!("no execution provider is called {text:?}"))
+    }
+}
+
+impl TryFrom<String> for Provider {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Everything wrong with the settings, in the order of the layers.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the settings have {} fault(s):\n  {}", faults.len(), faults.join("\n  "))]
+pub struct SettingsError {
+    pub faults: Vec<String>,
+}
