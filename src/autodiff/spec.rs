@@ -86,10 +86,29 @@ pub enum PatternLayers {
     Named(Vec<String>),
 }
 
-/// Patterns of a model (Eq. 2 of pgig.txt): output value of a Linear node -> pattern in the shape of the node's weight.
-#[derive(Clone, Debug, PartialEq)]
+/// Patterns of a model (Eq. 2 of pgig.txt).
+#[derive(Clone, Debug)]
 pub struct Patterns {
     /// Identifies the fit: a hash of the patterns file.
     pub id: String,
-    pub layers: Arc<BTreeMap<String, Tensor>>,
+    pub source: Arc<dyn PatternSource>,
+}
+
+/// Where patterns are read from, one layer at a time: a large model's patterns never rest in memory beside its weights, because
+/// `w ⊙ p` is computed in the tensor that `read` hands over.
+pub trait PatternSource: std::fmt::Debug + Send + Sync {
+    /// The shape of the pattern of the Linear node with this output value (that of the node's weight); `None` when it has no pattern.
+    fn shape(&self, layer: &str) -> Option<&[usize]>;
+    /// The pattern itself. Fails when `layer` has none or its file cannot be read.
+    fn read(&self, layer: &str) -> std::io::Result<Tensor>;
+}
+
+impl PatternSource for BTreeMap<String, Tensor> {
+    fn shape(&self, layer: &str) -> Option<&[usize]> {
+        self.get(layer).map(Tensor::shape)
+    }
+
+    fn read(&self, layer: &str) -> std::io::Result<Tensor> {
+        self.get(layer).cloned().ok_or_else(|| std::io::Error::other(format!("no pattern for `{layer}`")))
+    }
 }
