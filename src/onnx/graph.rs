@@ -1,9 +1,12 @@
 //! The graph as a value. Names tie everything together, as in ONNX: a value is a string, produced by one node, initializer or input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use indexmap::IndexMap;
+use prost::Message;
+
+use super::proto;
 
 /// A model's graph with what it needs to be written again. Nodes are in topological order after `read`.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,4 +93,230 @@ pub struct Literal {
     pub element: Element,
     pub shape: Vec<usize>,
     pub bytes: Bytes,
+}
+
+impl ValueType {
+    pub fn new(element: Element, shape: Vec<Dim>) -> Self {
+        Self { element, shape }
+    }
+
+    /// The shape when every dimension is a number.
+    pub fn known_shape(&self) -> Option<Vec<usize>> {
+        self.shape.iter().map(Dim::known).collect()
+    }
+}
+
+impl Dim {
+    pub fn known(&self) -> Option<usize> {
+        match self {
+            Dim::Known(size) => Some(*size),
+            Dim::Symbol(_) => None,
+        }
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(size: usize) -> Self {
+        Dim::Known(size)
+    }
+}
+
+impl From<&str> for Dim {
+    fn from(name: &str) -> Self {
+        Dim::Symbol(name.into())
+    }
+}
+
+macro_rules! attribute_from {
+    ($($from:ty => $to:expr),* $(,)?) => {
+        $(impl From<$from> for Attribute {
+            fn from(value: $from) -> Self {
+                $to(value.into())
+            }
+        })*
+    };
+}
+attribute_from!(f32 => Attribute::Float, i64 => Attribute::Int, Vec<f32> => Attribute::Floats, Vec<i64> => Attribute::Ints,
+    &'static str => Attribute::String, Literal => Attribute::Tensor, &[i64] => Attribute::Ints);
+
+impl Node {
+    /// A node of the default domain without a name or attributes.
+    pub fn new<S: Into<String>>(
+        op_type: &str,
+        inputs: impl IntoIterator<Item = S>,
+        outputs: impl IntoIterator<Item = S>,
+    ) -> Self {
+        Self {
+            name: String::new(),
+            op_type: op_type.into(),
+            domain: String::new(),
+            inputs: inputs.into_iter().map(Into::into).collect(),
+            outputs: outputs.into_iter().map(Into::into).collect(),
+            attributes: BTreeMap::new(),
+        }
+    }
+
+    /// The node with one attribute more.
+    pub fn with(mut self, name: &str, value: impl Into<Attribute>) -> Self {
+        self.attributes.insert(name.into(), value.into());
+        self
+    }
+
+    /// What an error calls the node: its name or, when it has none, its first output.
+    pub fn label(&self) -> &str {
+        let output = self.outputs.iter().find(|o| !o.is_empty()).map_or("(unnamed)", String::as_str);
+        if self.name.is_empty() { output } else { &self.name }
+    }
+
+    /// Input `index`, unless it is absent.
+    pub fn input(&self, index: usize) -> Option<&str> {
+        self.inputs.get(index).map(String::as_str).filter(|name| !name.is_empty())
+    }
+
+    /// Output `index`, unless it is absent.
+    pub fn output(&self, index: usize) -> Option<&str> {
+        self.outputs.get(index).map(String::as_str).filter(|name| !name.is_empty())
+    }
+
+    /// Whether the node is `op_type` of the default domain.
+    pub fn is(&self, op_type: &str) -> bool {
+        self.op_type == op_type && self.domain.is_empty()
+    }
+
+    pub fn int(&self, name: &str) -> Option<i64> {
+        match self.attributes.get(name) {
+            Some(Attribute::Int(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
+    pub fn int_or(&self, name: &str, default: i64) -> i64 {
+        self.int(name).unwrap_or(default)
+    }
+
+    pub fn float(&self, name: &str) -> Option<f32> {
+        match self.attributes.get(name) {
+            Some(Attribute::Float(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
+    pub fn float_or(&self, name: &str, default: f32) -> f32 {
+        self.float(name).unwrap_or(default)
+    }
+
+    pub fn ints(&self, name: &str) -> Option<&[i64]> {
+        match self.attributes.get(name) {
+            Some(Attribute::Ints(values)) => Some(values),
+            _ => None,
+        }
+    }
+
+    pub fn floats(&self, name: &str) -> Option<&[f32]> {
+        match self.attributes.get(name) {
+            Some(Attribute::Floats(values)) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// A string attribute; none when absent or not UTF-8.
+    pub fn string(&self, name: &str) -> Option<&str> {
+        match self.attributes.get(name) {
+            Some(Attribute::String(value)) => std::str::from_utf8(value).ok(),
+            _ => None,
+        }
+    }
+
+    pub fn tensor(&self, name: &str) -> Option<&Literal> {
+        match self.attributes.get(name) {
+            Some(Attribute::Tensor(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Names that sub-graphs of the node (If, Loop, Scan) may read from outside: every node input in them.
+    pub fn captured(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for attribute in self.attributes.values() {
+            if let Attribute::Opaque(bytes) = attribute {
+                let Ok(decoded) = proto::AttributeProto::decode(bytes.clone()) else { continue };
+                collect_captured(&decoded, &mut names);
+            }
+        }
+        names
+    }
+}
+
+fn collect_captured(attribute: &proto::AttributeProto, names: &mut Vec<String>) {
+    for graph in attribute.g.iter().chain(&attribute.graphs) {
+        names.extend(graph.output.iter().filter_map(|output| output.name.clone()));
+        for node in &graph.node {
+            names.extend(node.input.iter().cloned());
+            node.attribute.iter().for_each(|inner| collect_captured(inner, names));
+        }
+    }
+}
+
+impl Graph {
+    /// Version of the default operator set.
+    pub fn opset(&self) -> i64 {
+        self.opset_imports.get("").copied().unwrap_or_default()
+    }
+
+    /// Value -> index of the node that produces it.
+    pub fn producers(&self) -> HashMap<&str, usize> {
+        let outputs =
+            self.nodes.iter().enumerate().flat_map(|(i, node)| node.outputs.iter().map(move |o| (o.as_str(), i)));
+        outputs.filter(|(name, _)| !name.is_empty()).collect()
+    }
+
+    /// Value -> indices of the nodes that read it, ascending, each once.
+    pub fn consumers(&self) -> HashMap<&str, Vec<usize>> {
+        let mut consumers: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            for input in node.inputs.iter().filter(|input| !input.is_empty()) {
+                let readers = consumers.entry(input).or_default();
+                if readers.last() != Some(&index) {
+                    readers.push(index);
+                }
+            }
+        }
+        consumers
+    }
+
+    /// Values whose names a rewrite must keep: graph inputs and outputs, and what sub-graphs capture.
+    pub fn pinned(&self) -> HashSet<String> {
+        let ends = self.inputs.iter().chain(&self.outputs).map(|value| value.name.clone());
+        ends.chain(self.nodes.iter().flat_map(Node::captured)).collect()
+    }
+
+    /// Every value name in use.
+    pub fn value_names(&self) -> HashSet<String> {
+        let ends = self.inputs.iter().chain(&self.outputs).map(|value| &value.name);
+        let nodes = self.nodes.iter().flat_map(|node| node.inputs.iter().chain(&node.outputs));
+        ends.chain(self.initializers.keys()).chain(nodes).cloned().collect()
+    }
+}
+
+/// Gives names that are not in use yet, the same ones in the same order for the same graph.
+#[derive(Clone, Debug)]
+pub struct Names(HashSet<String>);
+
+impl Names {
+    pub fn of(graph: &Graph) -> Self {
+        let mut names = graph.value_names();
+        names.extend(graph.nodes.iter().flat_map(Node::captured));
+        Self(names)
+    }
+
+    /// `wish`, or `wish.1`, `wish.2` … when it is taken.
+    pub fn fresh(&mut self, wish: &str) -> String {
+        let mut name = wish.to_string();
+        let mut count = 0;
+        while name.is_empty() || !self.0.insert(name.clone()) {
+            count += 1;
+            name = format!("{wish}.{count}");
+        }
+        name
+    }
 }

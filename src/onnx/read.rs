@@ -1,0 +1,203 @@
+//! Bytes of an ONNX model -> Graph. Weights are not copied: they share the mapped file.
+//! Unknown ops, domains and attributes are kept; whoever has to understand a node refuses it. All faults are reported together.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use bytes::Bytes;
+use indexmap::IndexMap;
+use prost::Message;
+
+use super::error::{Fault, OnnxError};
+use super::external::{ExternalFiles, map_file};
+use super::graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
+use super::passes::{find_faults, sort};
+use super::proto::attribute_proto::AttributeType;
+use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto, type_proto};
+use super::tensor_proto::read_tensor;
+
+pub const OLDEST_OPSET: i64 = 7;
+pub const NEWEST_OPSET: i64 = 22;
+const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=13;
+
+/// Reads a model file; external data is looked for in its folder only.
+pub fn read_model(path: &Path) -> Result<Graph, OnnxError> {
+    let bytes = map_file(path).map_err(|source| OnnxError::File { path: path.into(), source })?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    read_bytes(bytes, Some(folder))
+}
+
+/// Reads a model from memory; `folder` is where its external data may lie.
+pub fn read_bytes(bytes: Bytes, folder: Option<&Path>) -> Result<Graph, OnnxError> {
+    let model = ModelProto::decode(bytes)?;
+    let Some(proto) = model.graph else { return Err(OnnxError::Model(vec![Fault::NoGraph])) };
+    let mut faults = Vec::new();
+    let ir_version = model.ir_version.unwrap_or_default();
+    if !IR_VERSIONS.contains(&ir_version) {
+        faults.push(Fault::IrVersion(ir_version));
+    }
+    let opset_imports: BTreeMap<String, i64> =
+        model.opset_import.iter().map(|import| (read_domain(import.domain()), import.version())).collect();
+    match opset_imports.get("") {
+        None => faults.push(Fault::NoOpset),
+        Some(&version) if !(OLDEST_OPSET..=NEWEST_OPSET).contains(&version) => {
+            faults.push(Fault::Opset { version, oldest: OLDEST_OPSET, newest: NEWEST_OPSET });
+        }
+        Some(_) => {}
+    }
+    let metadata = model.metadata_props.into_iter();
+    let mut graph = Graph {
+        name: proto.name.clone().unwrap_or_default(),
+        ir_version,
+        opset_imports,
+        inputs: vec![],
+        outputs: vec![],
+        initializers: IndexMap::new(),
+        nodes: vec![],
+        metadata: metadata.map(|entry| (entry.key.unwrap_or_default(), entry.value.unwrap_or_default())).collect(),
+    };
+    let mut files = ExternalFiles::of(folder);
+    read_initializers(&proto, &mut files, &mut graph, &mut faults);
+    read_nodes(&proto, &mut files, &mut graph, &mut faults);
+    read_ends(&proto, &mut graph, &mut faults);
+    // Later checks would only repeat what an unreadable tensor or a wrong opset caused.
+    if faults.is_empty() {
+        let cycle = sort(&mut graph).err();
+        // Order faults after a failed sort are the cycle seen again.
+        faults.extend(find_faults(&graph).into_iter().filter(|fault| !matches!(fault, Fault::Order { .. })));
+        faults.extend(cycle);
+    }
+    if faults.is_empty() { Ok(graph) } else { Err(OnnxError::Model(faults)) }
+}
+
+fn read_domain(domain: &str) -> String {
+    if domain == "ai.onnx" { String::new() } else { domain.into() }
+}
+
+fn read_initializers(proto: &GraphProto, files: &mut ExternalFiles, graph: &mut Graph, faults: &mut Vec<Fault>) {
+    for tensor in &proto.initializer {
+        let value = tensor.name().to_string();
+        match read_tensor(tensor, files) {
+            Ok(literal) => insert_initializer(graph, value, literal, faults),
+            Err(reason) => faults.push(Fault::Tensor { value, reason }),
+        }
+    }
+    for sparse in &proto.sparse_initializer {
+        let value = sparse.values.as_ref().map_or("(unnamed)", |values| values.name());
+        faults.push(Fault::Sparse { value: value.into() });
+    }
+}
+
+fn insert_initializer(graph: &mut Graph, value: String, literal: Literal, faults: &mut Vec<Fault>) {
+    if graph.initializers.insert(value.clone(), literal).is_some() {
+        faults.push(Fault::Duplicate { value });
+    }
+}
+
+fn read_nodes(proto: &GraphProto, files: &mut ExternalFiles, graph: &mut Graph, faults: &mut Vec<Fault>) {
+    for node_proto in &proto.node {
+        let node = read_node(node_proto, files, faults);
+        match (constant_value(&node), node.outputs.as_slice()) {
+            (Some(literal), [output]) => insert_initializer(graph, output.clone(), literal, faults),
+            _ => graph.nodes.push(node),
+        }
+    }
+}
+
+fn read_node(proto: &NodeProto, files: &mut ExternalFiles, faults: &mut Vec<Fault>) -> Node {
+    let mut node = Node {
+        name: proto.name().into(),
+        op_type: proto.op_type().into(),
+        domain: read_domain(proto.domain()),
+        inputs: proto.input.clone(),
+        outputs: proto.output.clone(),
+        attributes: BTreeMap::new(),
+    };
+    for attribute in &proto.attribute {
+        let name = attribute.name().to_string();
+        let value = read_attribute(attribute, files);
+        if node.attributes.insert(name.clone(), value).is_some() {
+            let reason = format!("attribute {name} is given twice");
+            faults.push(Fault::Node { node: node.label().into(), op: node.op_type.clone(), reason });
+        }
+    }
+    node
+}
+
+fn read_attribute(proto: &AttributeProto, files: &mut ExternalFiles) -> Attribute {
+    let opaque = || Attribute::Opaque(proto.encode_to_vec().into());
+    if proto.ref_attr_name.is_some() {
+        return opaque();
+    }
+    match attribute_type(proto) {
+        AttributeType::Float => Attribute::Float(proto.f()),
+        AttributeType::Int => Attribute::Int(proto.i()),
+        AttributeType::String => Attribute::String(proto.s.clone().unwrap_or_default()),
+        AttributeType::Floats => Attribute::Floats(proto.floats.clone()),
+        AttributeType::Ints => Attribute::Ints(proto.ints.clone()),
+        AttributeType::Strings => Attribute::Strings(proto.strings.clone()),
+        AttributeType::Tensor => {
+            proto.t.as_ref().and_then(|t| read_tensor(t, files).ok()).map_or_else(opaque, Attribute::Tensor)
+        }
+        _ => opaque(),
+    }
+}
+
+/// The first writers did not set the type: the field that is filled tells it.
+fn attribute_type(proto: &AttributeProto) -> AttributeType {
+    match AttributeType::try_from(proto.r#type.unwrap_or_default()) {
+        Ok(AttributeType::Undefined) => {}
+        Ok(known) => return known,
+        Err(_) => return AttributeType::Undefined,
+    }
+    let filled = [
+        (proto.f.is_some(), AttributeType::Float),
+        (proto.i.is_some(), AttributeType::Int),
+        (proto.s.is_some(), AttributeType::String),
+        (proto.t.is_some(), AttributeType::Tensor),
+        (!proto.floats.is_empty(), AttributeType::Floats),
+        (!proto.ints.is_empty(), AttributeType::Ints),
+        (!proto.strings.is_empty(), AttributeType::Strings),
+    ];
+    filled.into_iter().find(|(is, _)| *is).map_or(AttributeType::Undefined, |(_, kind)| kind)
+}
+
+/// The tensor of a Constant node; none for strings and sparse values, which stay nodes.
+fn constant_value(node: &Node) -> Option<Literal> {
+    if !node.is("Constant") {
+        return None;
+    }
+    let [(name, value)] = node.attributes.iter().collect::<Vec<_>>()[..] else { return None };
+    match (name.as_str(), value) {
+        ("value", Attribute::Tensor(literal)) => Some(literal.clone()),
+        ("value_float", Attribute::Float(value)) => Some(Literal::scalar_f32(*value)),
+        ("value_int", Attribute::Int(value)) => Some(Literal::scalar_i64(*value)),
+        ("value_floats", Attribute::Floats(values)) => Some(Literal::from_f32s(&[values.len()], values)),
+        ("value_ints", Attribute::Ints(values)) => Some(Literal::vector_i64(values)),
+        _ => None,
+    }
+}
+
+/// Inputs and outputs; inputs that are initializers too are constants and no inputs here.
+fn read_ends(proto: &GraphProto, graph: &mut Graph, faults: &mut Vec<Fault>) {
+    let stored: HashSet<&str> = proto.initializer.iter().map(|tensor| tensor.name()).collect();
+    let mut read_all = |values: Vec<&ValueInfoProto>| -> Vec<ValueInfo> {
+        let read = values.into_iter().map(|value| read_value(value).ok_or(value.name()));
+        read.filter_map(|r| r.map_err(|value| faults.push(Fault::NotATensor { value: value.into() })).ok()).collect()
+    };
+    graph.inputs = read_all(proto.input.iter().filter(|input| !stored.contains(input.name())).collect());
+    graph.outputs = read_all(proto.output.iter().collect());
+}
+
+fn read_value(proto: &ValueInfoProto) -> Option<ValueInfo> {
+    use tensor_shape_proto::dimension::Value as DimValue;
+    let type_proto::Value::TensorType(tensor) = proto.r#type.as_ref()?.value.as_ref()? else { return None };
+    let element = Element::from_code(tensor.elem_type())?;
+    let name = proto.name().to_string();
+    let shape = tensor.shape.as_ref()?.dim.iter().enumerate().map(|(axis, dim)| match &dim.value {
+        Some(DimValue::DimValue(size)) if *size > 0 => Dim::Known(*size as usize),
+        Some(DimValue::DimParam(symbol)) if !symbol.is_empty() => Dim::Symbol(symbol.clone()),
+        _ => Dim::Symbol(format!("{name}.{axis}")),
+    });
+    Some(ValueInfo { value_type: ValueType { element, shape: shape.collect() }, name })
+}
