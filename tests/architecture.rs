@@ -66,9 +66,9 @@ fn fenced_crates_stay_behind_their_fence() {
     let mut faults = Vec::new();
     for (file, text) in sources() {
         for (name, homes) in FENCED {
-            let named = code_of(&text).match_indices(&format!("{name}::")).any(|(at, _)| {
-                !code_of(&text)[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
-            });
+            let named = code_of(&text)
+                .match_indices(&format!("{name}::"))
+                .any(|(at, _)| !code_of(&text)[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'));
             if named && !homes.iter().any(|home| file.starts_with(home)) {
                 faults.push(format!("src/{file} names {name}"));
             }

@@ -14,8 +14,8 @@ const DURATION_BUCKETS: [f64; 17] =
 /// Sends spans and events to standard error, as text or one JSON object a line.
 /// `filter` is a `tracing` directive list (`info,explaind=debug`).
 pub fn install_tracing(filter: &str, json: bool) -> Result<(), TelemetryError> {
-    let filter =
-        EnvFilter::try_new(filter).map_err(|e| TelemetryError::Filter { filter: filter.into(), reason: e.to_string() })?;
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|e| TelemetryError::Filter { filter: filter.into(), reason: e.to_string() })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() }
         .map_err(|e| TelemetryError::AlreadyInstalled { reason: e.to_string() })
