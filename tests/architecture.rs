@@ -10,16 +10,17 @@ use std::{
 /// `main.rs`, `app` and `api` are the ends of the wiring and may use every room; nobody may use `api`.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("tensor", &[]),
+    ("fields", &[]),
     ("onnx", &[]),
     ("autodiff", &["onnx", "tensor"]),
     ("image", &["tensor", "model::manifest"]),
-    ("model", &["onnx", "image", "tensor", "autodiff::spec"]),
+    ("model", &["fields", "onnx", "image", "tensor", "autodiff::spec"]),
     ("engine", &["onnx", "autodiff", "model", "tensor", "telemetry::names"]),
     ("methods", &["tensor", "autodiff::spec", "image::baseline", "engine::Point", "engine::Row"]),
     ("methods/drive.rs", &["engine", "model"]),
     ("render", &["tensor", "image::geometry"]),
-    ("settings", &[]),
-    ("telemetry", &["settings"]),
+    ("settings", &["fields", "engine::provider"]),
+    ("telemetry", &[]),
 ];
 
 const FREE_ROOMS: &[&str] = &["api", "app", "lib", "main"];
