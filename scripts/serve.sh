@@ -24,4 +24,4 @@ ready() {
   printf '\nready; to see what the network saw in a photo:\n\n  curl --data-binary @examples/chelsea.png -o explained.png "http://%s/explain?method=pgig"\n\n' "$listen"
 ) &
 
-exec target/release/explaind serve --models models --listen "$listen"
+exec target/release/explaind serve --models models --default-model squeezenet1_1 --listen "$listen"
