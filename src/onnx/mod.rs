@@ -8,10 +8,12 @@ pub mod passes;
 pub mod proto;
 mod read;
 mod tensor_proto;
+pub mod types;
 pub mod write;
 
 pub use error::{Fault, OnnxError};
 pub use read::{NEWEST_OPSET, OLDEST_OPSET, read_bytes, read_model};
+pub use types::{Types, infer, infer_node};
 pub use write::{ExternalRef, write_model, write_model_external};
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::passes::{find_faults, sort};
 use super::proto::attribute_proto::AttributeType;
 use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use super::tensor_proto::read_tensor;
+use super::types::LARGEST_SIZE;
 
 pub const OLDEST_OPSET: i64 = 7;
 pub const NEWEST_OPSET: i64 = 22;
@@ -199,5 +200,7 @@ fn read_value(proto: &ValueInfoProto) -> Option<ValueInfo> {
         Some(DimValue::DimParam(symbol)) if !symbol.is_empty() => Dim::Symbol(symbol.clone()),
         _ => Dim::Symbol(format!("{name}.{axis}")),
     });
-    Some(ValueInfo { value_type: ValueType { element, shape: shape.collect() }, name })
+    let shape: Vec<Dim> = shape.collect();
+    let fits = shape.iter().filter_map(Dim::known).all(|size| size <= LARGEST_SIZE);
+    fits.then_some(ValueInfo { value_type: ValueType { element, shape }, name })
 }

@@ -1,0 +1,121 @@
+//! What inference sees of one node: its inputs' types and constants, and how it stops.
+
+use indexmap::IndexMap;
+
+use super::Types;
+use super::size::{Size, Sizes};
+use crate::onnx::graph::{Dim, Element, Literal, Node, ValueType};
+
+/// Why no type comes out.
+pub enum Stop {
+    /// Not enough is known; nothing is wrong.
+    Unknown,
+    /// The node contradicts its inputs.
+    Wrong(String),
+}
+
+pub type Inferred = Result<Vec<Option<ValueType>>, Stop>;
+
+pub fn wrong<T>(reason: impl Into<String>) -> Result<T, Stop> {
+    Err(Stop::Wrong(reason.into()))
+}
+
+/// One output of that type.
+pub fn one(element: Element, shape: Vec<Dim>) -> Inferred {
+    Ok(vec![Some(ValueType { element, shape })])
+}
+
+pub struct Site<'a> {
+    pub node: &'a Node,
+    pub types: &'a Types,
+    pub constants: &'a IndexMap<String, Literal>,
+}
+
+impl<'a> Site<'a> {
+    pub fn has(&self, index: usize) -> bool {
+        self.node.input(index).is_some()
+    }
+
+    pub fn constant(&self, index: usize) -> Option<&'a Literal> {
+        self.constants.get(self.node.input(index)?)
+    }
+
+    pub fn value_type(&self, index: usize) -> Result<ValueType, Stop> {
+        let Some(name) = self.node.input(index) else { return wrong(format!("input {index} is missing")) };
+        let constant = || self.constants.get(name).map(Literal::value_type);
+        self.types.get(name).cloned().or_else(constant).ok_or(Stop::Unknown)
+    }
+
+    pub fn shape(&self, index: usize) -> Result<Vec<Dim>, Stop> {
+        self.value_type(index).map(|value_type| value_type.shape)
+    }
+
+    pub fn element(&self, index: usize) -> Result<Element, Stop> {
+        self.value_type(index).map(|value_type| value_type.element)
+    }
+
+    /// What is known of the integers of an input.
+    pub fn sizes(&self, index: usize) -> Result<Sizes, Stop> {
+        let known = self.node.input(index).and_then(|name| self.types.sizes(name)).cloned();
+        known.or_else(|| self.constant(index).and_then(Sizes::of_literal)).ok_or(Stop::Unknown)
+    }
+
+    /// The integers of an input, all known.
+    pub fn ints(&self, index: usize) -> Result<Vec<i64>, Stop> {
+        match self.constant(index) {
+            Some(literal) => literal.to_i64s().ok_or_else(|| Stop::Wrong(format!("input {index} must be of integers"))),
+            None => self.sizes(index)?.as_known().ok_or(Stop::Unknown),
+        }
+    }
+
+    /// Integers given as attribute `name` in old opsets, as input `index` in new ones; none when given as neither.
+    pub fn ints_of(&self, name: &str, index: usize) -> Result<Option<Vec<i64>>, Stop> {
+        match self.node.ints(name) {
+            Some(values) => Ok(Some(values.to_vec())),
+            None if self.has(index) => self.ints(index).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A dimension of which nothing is known.
+    pub fn fresh(&self, axis: usize) -> Dim {
+        Dim::Symbol(format!("{}.{axis}", self.node.output(0).unwrap_or("value")))
+    }
+
+    pub fn dim_of(&self, size: Option<Size>, axis: usize) -> Dim {
+        size.and_then(|size| size.to_dim()).unwrap_or_else(|| self.fresh(axis))
+    }
+
+    /// The common shape of operands under numpy broadcasting.
+    pub fn broadcast(&self, shapes: &[Vec<Dim>]) -> Result<Vec<Dim>, Stop> {
+        let rank = shapes.iter().map(Vec::len).max().unwrap_or(0);
+        let mut common = vec![Dim::Known(1); rank];
+        for shape in shapes {
+            let lead = rank - shape.len();
+            for (axis, dim) in shape.iter().enumerate() {
+                let at = lead + axis;
+                common[at] = match (&common[at], dim) {
+                    (Dim::Known(1), other) | (other, Dim::Known(1)) => other.clone(),
+                    (a, b) if a == b => a.clone(),
+                    (Dim::Known(a), Dim::Known(b)) => return wrong(format!("{a} and {b} do not broadcast")),
+                    (Dim::Known(a), _) | (_, Dim::Known(a)) => Dim::Known(*a),
+                    _ => self.fresh(at),
+                };
+            }
+        }
+        Ok(common)
+    }
+}
+
+/// `axis` counted from the front; negative ones count from the back.
+pub fn axis_of(axis: i64, rank: usize) -> Result<usize, Stop> {
+    let from_front = if axis < 0 { axis.checked_add(rank as i64).unwrap_or(-1) } else { axis };
+    match usize::try_from(from_front) {
+        Ok(at) if at < rank => Ok(at),
+        _ => wrong(format!("axis {axis} does not exist in rank {rank}")),
+    }
+}
+
+pub fn axes_of(axes: &[i64], rank: usize) -> Result<Vec<usize>, Stop> {
+    axes.iter().map(|&axis| axis_of(axis, rank)).collect()
+}
