@@ -1,12 +1,26 @@
 //! Attribution methods: pure descriptions that ask for evaluations; one file each, one row each in `registry`.
 
+pub mod drive;
+pub mod parameters;
+pub mod path;
+pub mod point;
+pub mod quadrature;
+pub mod random;
+pub mod registry;
+pub mod target;
+#[cfg(test)]
+mod twins;
+
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::{
-    autodiff::spec::DeriveSpec,
-    engine::{Point, Row},
+    autodiff::spec::{DeriveSpec, Head},
+    engine::{EngineError, Point, Row},
     tensor::Tensor,
 };
+use parameters::Parameters;
 
 /// A method at work on one input and one target: a state machine without I/O.
 pub trait Run: Send {
@@ -21,6 +35,23 @@ pub enum Step {
     Done(Attribution),
 }
 
+/// What a method is built for: one input, one target, resolved parameters.
+///
+/// A run that asks for the input itself asks with this very `Arc`: that is how the driver sees its predictions without an
+/// evaluation of its own.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// Without batch axis.
+    pub input: Arc<Tensor>,
+    /// Cotangent of the head: the target.
+    pub seed: Arc<[(usize, f32)]>,
+    /// f(input) where it is already known.
+    pub input_value: Option<f64>,
+    /// At least one for methods with a `baseline` parameter, each in the shape of the input; else empty.
+    pub baselines: Vec<Arc<Tensor>>,
+    pub parameters: Arc<Parameters>,
+}
+
 /// Signed scores in the shape of the input, and the completeness figures of path methods.
 #[derive(Clone, Debug)]
 pub struct Attribution {
@@ -31,5 +62,76 @@ pub struct Attribution {
     pub convergence_delta: Option<f64>,
     /// |convergence_delta| / |f(x) - f(x')|.
     pub approximation_error: Option<f64>,
+    /// How a run with a `tolerance` ended.
+    pub refinement: Option<Refinement>,
     pub warnings: Vec<String>,
+}
+
+impl Attribution {
+    /// Scores alone, for methods without completeness.
+    pub fn of(scores: Tensor) -> Self {
+        Self {
+            scores: Arc::new(scores),
+            input_value: None,
+            baseline_value: None,
+            convergence_delta: None,
+            approximation_error: None,
+            refinement: None,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// How far a path was refined, and what ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Refinement {
+    /// Points of the last quadrature, per baseline.
+    pub n_steps: usize,
+    pub ended_by: EndedBy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndedBy {
+    Tolerance,
+    MaxSteps,
+}
+
+/// One parameter that was refused, and what would have been accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    pub param: String,
+    pub message: String,
+    pub allowed: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MethodError {
+    #[error("{}", sentence(.faults))]
+    Parameters { faults: Vec<Fault> },
+    #[error(
+        "{method} needs patterns and model {model} has none; run `explaind fit-patterns --model {model} --images FOLDER`"
+    )]
+    PatternsMissing { model: String, method: &'static str },
+    #[error("this costs {cost} evaluations and at most {limit} are allowed here; lower the cost or run it as a job")]
+    TooCostly { cost: usize, limit: usize },
+    #[error("the {what} has shape {found:?}; model {model} takes {expected:?}")]
+    Shape { what: &'static str, model: String, expected: Vec<usize>, found: Vec<usize> },
+    #[error("model {model} answers this input with values that are not finite")]
+    NotFinite { model: String },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+fn sentence(faults: &[Fault]) -> String {
+    faults.iter().map(|fault| format!("{}: {}", fault.param, fault.message)).collect::<Vec<_>>().join("; ")
+}
+
+/// f_c of a row: the head's values weighted by the seed.
+pub fn head_value(row: &Row, head: Head, seed: &[(usize, f32)]) -> f64 {
+    let values = match head {
+        Head::Logits => &row.logits,
+        Head::Probabilities => &row.probabilities,
+    };
+    seed.iter().filter_map(|&(class, weight)| Some(f64::from(*values.get(class)?) * f64::from(weight))).sum()
 }

@@ -1,0 +1,295 @@
+//! Drives a method over the engine: target on the clean input, runs, answers. The only file of the room that holds the engine.
+//! The clean input is evaluated once: by the run itself where it asks for it, else through the forward graph.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::try_join_all;
+use serde::Serialize;
+
+use super::{
+    Attribution, Fault, MethodError, Step, Subject, head_value,
+    parameters::{Facts, Parameters},
+    target::{Classes, Goal, ranked},
+};
+use crate::{
+    autodiff::spec::{DeriveSpec, Head, PatternLayers, SeedRule, Wrt},
+    engine::{Caller, Engine, Point, Row},
+    model::Model,
+    onnx::graph::Dim,
+    tensor::Tensor,
+};
+
+/// How many classes an answer lists.
+const TOP: usize = 5;
+
+/// What to do with one input.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub parameters: Parameters,
+    /// The parameter `baseline`, resolved; empty for methods without it.
+    pub baselines: Vec<Arc<Tensor>>,
+    pub max_evaluations: Option<usize>,
+}
+
+/// One answer: a method's map for one target.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    pub target: Explanandum,
+    /// The five best classes of the clean input.
+    pub predictions: Vec<Prediction>,
+    /// With the target that was resolved.
+    pub parameters: Arc<Parameters>,
+    /// Its warnings are about the map.
+    pub attribution: Attribution,
+    pub timing: Timing,
+    /// Rows that the model was asked for, the clean input among them.
+    pub evaluations: usize,
+}
+
+/// A class and its score: the probability, or the bare output of a net that has only one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Prediction {
+    pub index: usize,
+    /// Of models with labels.
+    pub label: Option<String>,
+    pub score: f32,
+}
+
+/// The class explained; `against` is the class it was contrasted with.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explanandum {
+    #[serde(flatten)]
+    pub class: Prediction,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<Prediction>,
+}
+
+/// Time in the queue, and of the device on the batches concerned; summed over the evaluations one after another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    pub queue: Duration,
+    pub model: Duration,
+}
+
+/// What [`Parameters::parse`] needs of a model.
+pub fn facts(model: &Model) -> Facts<'_> {
+    Facts {
+        model: &model.id,
+        head: model.manifest.head,
+        pattern_layers: &model.manifest.pattern_layers,
+        classes: Classes { labels: &model.labels, count: classes(model) },
+        has_patterns: model.patterns.is_some(),
+    }
+}
+
+fn classes(model: &Model) -> Option<usize> {
+    let dims = &model.graph.outputs.first()?.value_type.shape;
+    let known = dims.iter().skip(1).map(|dim| if let Dim::Known(n) = dim { Some(*n) } else { None });
+    let count = if dims.len() < 2 { None } else { known.product::<Option<usize>>() };
+    count.or_else(|| Some(model.labels.len()).filter(|&n| n > 0))
+}
+
+/// Explains `input` (without batch axis): one answer, or k for `top:k`.
+pub async fn explain(
+    engine: &Engine,
+    model: &Arc<Model>,
+    input: Arc<Tensor>,
+    request: &Request,
+    caller: &Caller,
+) -> Result<Vec<Explained>, MethodError> {
+    let Request { parameters, baselines, max_evaluations } = request;
+    check(model, &input, request)?;
+    let target = parameters.target;
+    let mut effort = Effort::default();
+    // A class of a model whose outputs cannot be counted beforehand is checked against the clean row.
+    let first = target.needs_logits() || classes(model).is_none();
+    let cost = usize::from(first) + target.answers() * (parameters.method.cost.count)(parameters, baselines.len());
+    if let Some(limit) = *max_evaluations
+        && cost > limit
+    {
+        return Err(MethodError::TooCostly { cost, limit });
+    }
+    let clean = if first { Some(forward(engine, model, &input, caller, &mut effort).await?) } else { None };
+    if let Some(row) = &clean {
+        check_classes(parameters, row.logits.len())?;
+    }
+    let goals = target.resolve(clean.as_ref().map_or(&[], |row| &row.logits));
+    try_join_all(goals.into_iter().map(|goal| {
+        let clean = clean.clone();
+        let input = input.clone();
+        async move {
+            let parameters = Arc::new(Parameters { target: goal.target(), ..parameters.clone() });
+            let seed: Arc<[(usize, f32)]> = goal.seed().into();
+            let input_value = clean.as_ref().map(|row| head_value(row, parameters.head, &seed));
+            let baselines = baselines.clone();
+            let subject = Subject { input, seed, input_value, baselines, parameters };
+            answer(engine, model, subject, goal, clean, effort, caller).await
+        }
+    }))
+    .await
+}
+
+/// The `top_k` best classes of `input` (without batch axis).
+pub async fn predict(
+    engine: &Engine,
+    model: &Arc<Model>,
+    input: Arc<Tensor>,
+    top_k: usize,
+    caller: &Caller,
+) -> Result<(Vec<Prediction>, Timing), MethodError> {
+    check_shape("input", model, &input)?;
+    let mut effort = Effort::default();
+    let row = forward(engine, model, &input, caller, &mut effort).await?;
+    Ok((predictions(model, &row, top_k), effort.timing))
+}
+
+#[derive(Clone, Copy, Default)]
+struct Effort {
+    timing: Timing,
+    evaluations: usize,
+}
+
+async fn answer(
+    engine: &Engine,
+    model: &Arc<Model>,
+    subject: Subject,
+    goal: Goal,
+    mut clean: Option<Row>,
+    mut effort: Effort,
+    caller: &Caller,
+) -> Result<Explained, MethodError> {
+    let Subject { input, parameters, .. } = subject.clone();
+    let mut run = (parameters.method.build)(subject);
+    let mut answers = Vec::new();
+    let mut attribution = loop {
+        match run.step(&answers) {
+            Step::Done(attribution) => break attribution,
+            Step::Evaluate(points) => {
+                let at = points.iter().position(|point| Arc::ptr_eq(&point.input, &input));
+                answers = evaluate(engine, model, &run.spec(), points, caller, &mut effort).await?;
+                if let Some(row) = at.and_then(|at| answers.get(at))
+                    && clean.is_none()
+                {
+                    clean = Some(Row { cotangents: Vec::new(), activation: None, ..row.clone() });
+                }
+            }
+        }
+    };
+    let clean = match clean {
+        Some(row) => row,
+        None => forward(engine, model, &input, caller, &mut effort).await?,
+    };
+    if clean.logits.iter().any(|logit| !logit.is_finite()) {
+        return Err(MethodError::NotFinite { model: model.id.clone() });
+    }
+    attribution.warnings.extend(doubts(&attribution.scores));
+    Ok(Explained {
+        target: Explanandum {
+            class: prediction(model, &clean, goal.index),
+            against: goal.against.map(|other| prediction(model, &clean, other)),
+        },
+        predictions: predictions(model, &clean, TOP),
+        parameters,
+        attribution,
+        timing: effort.timing,
+        evaluations: effort.evaluations,
+    })
+}
+
+async fn evaluate(
+    engine: &Engine,
+    model: &Arc<Model>,
+    spec: &DeriveSpec,
+    points: Vec<Point>,
+    caller: &Caller,
+    effort: &mut Effort,
+) -> Result<Vec<Row>, MethodError> {
+    effort.evaluations += points.len();
+    let evaluated = engine.evaluate(model, spec, points, caller).await?;
+    effort.timing.queue += evaluated.queue;
+    effort.timing.model += evaluated.model;
+    Ok(evaluated.rows)
+}
+
+/// The row of the clean input, finite, through the forward graph.
+async fn forward(
+    engine: &Engine,
+    model: &Arc<Model>,
+    input: &Arc<Tensor>,
+    caller: &Caller,
+    effort: &mut Effort,
+) -> Result<Row, MethodError> {
+    let spec = DeriveSpec {
+        rule_sets: Vec::new(),
+        wrt: Wrt::Input,
+        head: Head::Logits,
+        seed: SeedRule::One,
+        pattern_layers: PatternLayers::All,
+    };
+    let point = Point { input: input.clone(), seed: Arc::new([]) };
+    let rows = evaluate(engine, model, &spec, vec![point], caller, effort).await?;
+    rows.into_iter()
+        .next()
+        .filter(|row| row.logits.iter().all(|logit| logit.is_finite()))
+        .ok_or_else(|| MethodError::NotFinite { model: model.id.clone() })
+}
+
+fn check(model: &Model, input: &Tensor, request: &Request) -> Result<(), MethodError> {
+    check_shape("input", model, input)?;
+    for baseline in &request.baselines {
+        check_shape("baseline", model, baseline)?;
+    }
+    let method = request.parameters.method;
+    if method.needs_patterns() && model.patterns.is_none() {
+        return Err(MethodError::PatternsMissing { model: model.id.clone(), method: method.id });
+    }
+    if let Some(count) = classes(model) {
+        check_classes(&request.parameters, count)?;
+    }
+    Ok(())
+}
+
+fn check_shape(what: &'static str, model: &Model, tensor: &Tensor) -> Result<(), MethodError> {
+    let expected = &model.manifest.input.shape;
+    if tensor.shape() == expected.as_slice() {
+        return Ok(());
+    }
+    Err(MethodError::Shape {
+        what,
+        model: model.id.clone(),
+        expected: expected.clone(),
+        found: tensor.shape().to_vec(),
+    })
+}
+
+fn check_classes(parameters: &Parameters, count: usize) -> Result<(), MethodError> {
+    let mut faults = Vec::new();
+    if parameters.target.largest().is_some_and(|index| index >= count) || parameters.target.answers() > count {
+        let message = format!("the model has {count} classes");
+        faults.push(Fault { param: "target".into(), message, allowed: vec![format!("0..{count}")] });
+    }
+    faults.extend(parameters.single_output_fault(Some(count)));
+    if faults.is_empty() { Ok(()) } else { Err(MethodError::Parameters { faults }) }
+}
+
+fn predictions(model: &Model, row: &Row, top: usize) -> Vec<Prediction> {
+    ranked(&row.logits).into_iter().take(top).map(|index| prediction(model, row, index)).collect()
+}
+
+fn prediction(model: &Model, row: &Row, index: usize) -> Prediction {
+    let scores = if row.logits.len() == 1 { &row.logits } else { &row.probabilities };
+    let score = scores.get(index).copied().unwrap_or(f32::NAN);
+    Prediction { index, label: model.labels.get(index).cloned(), score }
+}
+
+/// What a reader of the map should know.
+fn doubts(scores: &Tensor) -> Option<String> {
+    let wrong = scores.iter().filter(|score| !score.is_finite()).count();
+    if wrong > 0 {
+        Some(format!("{wrong} of {} scores are not finite", scores.len()))
+    } else if scores.iter().all(|&score| score == 0.0) {
+        Some("every score is zero: the target does not react to this input".to_owned())
+    } else {
+        None
+    }
+}

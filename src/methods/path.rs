@@ -1,0 +1,387 @@
+//! Integrated Gradients: (x - x') ⊙ Σ w_k g(x' + α_k (x - x')), averaged over baselines x'; g by any rule set.
+//! Sundararajan et al. 2017; Eq. 1 and Eq. 4 of pgig.txt. Sums run in f64 in index order.
+//! Cost per baseline: one evaluation per point, and f(x'), f(x) where they are needed and no point of the rule lies there.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use super::{
+    Attribution, EndedBy, Refinement, Run, Step, Subject, head_value,
+    parameters::Parameters,
+    quadrature::{Node, Quadrature},
+    registry::Cost,
+};
+use crate::{
+    autodiff::spec::DeriveSpec,
+    engine::{Point, Row},
+    tensor::Tensor,
+};
+
+/// Points asked for at once: a path of any length runs in bounded memory.
+const CHUNK: usize = 32;
+/// A tolerance starts with this many midpoints, and each refinement has thrice as many: every third one is known already.
+const COARSEST: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+const REFINE: usize = 3;
+
+pub const COST: Cost = Cost {
+    words: "per baseline n_steps (max_steps under a tolerance), and f(x') where scores sum to f(x) - f(x') and no point lies there; \
+            once f(x), likewise",
+    count: |parameters, baselines| {
+        let points = nodes(parameters);
+        let steps = if parameters.tolerance.is_some() { last_level(parameters.max_steps) } else { points.len() };
+        let ends = |alpha| usize::from(parameters.is_complete() && !points.iter().any(|node| node.alpha == alpha));
+        baselines * (steps + ends(0.0)) + ends(1.0)
+    },
+};
+
+fn nodes(parameters: &Parameters) -> Vec<Node> {
+    match parameters.tolerance {
+        None => parameters.quadrature.nodes(parameters.n_steps),
+        Some(_) => Quadrature::RiemannMidpoint.nodes(COARSEST),
+    }
+}
+
+fn last_level(max_steps: usize) -> usize {
+    let mut level = COARSEST.get();
+    while level * REFINE <= max_steps {
+        level *= REFINE;
+    }
+    level
+}
+
+/// One evaluation: a point of the path from one baseline. Weight 0 asks for the head's value alone.
+struct Ask {
+    baseline: usize,
+    alpha: f64,
+    weight: f64,
+}
+
+struct StraightLine {
+    subject: Subject,
+    asks: Vec<Ask>,
+    answered: usize,
+    /// Σ w g per baseline, over all that was answered.
+    sums: Vec<Vec<f64>>,
+    /// What the weights in `sums` add up to.
+    total_weight: f64,
+    /// Points per baseline so far.
+    n_steps: usize,
+    input_value: Option<f64>,
+    /// f(x') per baseline, where asked for.
+    baseline_values: Vec<f64>,
+}
+
+pub fn straight_line(subject: Subject) -> Box<dyn Run> {
+    let parameters = &subject.parameters;
+    let nodes = nodes(parameters);
+    let complete = parameters.is_complete();
+    let end = |alpha: f64| (complete && !nodes.iter().any(|node| node.alpha == alpha)).then_some(alpha);
+    let mut asks = Vec::new();
+    for baseline in 0..subject.baselines.len() {
+        asks.extend(end(0.0).map(|alpha| Ask { baseline, alpha, weight: 0.0 }));
+        asks.extend(nodes.iter().map(|node| Ask { baseline, alpha: node.alpha, weight: node.weight }));
+    }
+    if subject.input_value.is_none() {
+        asks.extend(end(1.0).map(|alpha| Ask { baseline: 0, alpha, weight: 0.0 }));
+    }
+    Box::new(StraightLine {
+        sums: vec![vec![0.0; subject.input.len()]; subject.baselines.len()],
+        total_weight: 1.0,
+        n_steps: nodes.len(),
+        input_value: subject.input_value,
+        baseline_values: Vec::new(),
+        answered: 0,
+        asks,
+        subject,
+    })
+}
+
+impl Run for StraightLine {
+    fn spec(&self) -> DeriveSpec {
+        self.subject.parameters.derive_spec()
+    }
+
+    fn step(&mut self, answers: &[Row]) -> Step {
+        self.absorb(answers);
+        if self.answered == self.asks.len() {
+            let attribution = self.attribution();
+            let Some(tolerance) = self.subject.parameters.tolerance else { return Step::Done(attribution) };
+            if meets(&attribution, tolerance) {
+                return Step::Done(self.refined(attribution, EndedBy::Tolerance));
+            }
+            if self.n_steps * REFINE > self.subject.parameters.max_steps {
+                return Step::Done(self.refined(attribution, EndedBy::MaxSteps));
+            }
+            self.refine();
+        }
+        let next = self.asks.iter().skip(self.answered).take(CHUNK);
+        Step::Evaluate(next.map(|ask| self.point(ask)).collect())
+    }
+}
+
+impl StraightLine {
+    fn absorb(&mut self, answers: &[Row]) {
+        let Subject { seed, parameters, .. } = &self.subject;
+        for (ask, row) in self.asks.iter().skip(self.answered).zip(answers) {
+            if ask.alpha == 1.0 && self.input_value.is_none() {
+                self.input_value = Some(head_value(row, parameters.head, seed));
+            }
+            if ask.alpha == 0.0 && parameters.is_complete() {
+                self.baseline_values.push(head_value(row, parameters.head, seed));
+            }
+            if ask.weight > 0.0 {
+                for (sum, &g) in self.sums[ask.baseline].iter_mut().zip(row.cotangents.iter().flatten()) {
+                    *sum += ask.weight * f64::from(g);
+                }
+            }
+        }
+        self.answered += answers.len();
+    }
+
+    /// The ends of the path are the very tensors given.
+    fn point(&self, ask: &Ask) -> Point {
+        let (x, start) = (&self.subject.input, &self.subject.baselines[ask.baseline]);
+        let input = if ask.alpha == 1.0 {
+            x.clone()
+        } else if ask.alpha == 0.0 {
+            start.clone()
+        } else {
+            let mut between = Tensor::zeros(x.raw_dim());
+            for (value, (&x, &start)) in between.iter_mut().zip(x.iter().zip(start.iter())) {
+                let (x, start) = (f64::from(x), f64::from(start));
+                *value = (start + ask.alpha * (x - start)) as f32;
+            }
+            Arc::new(between)
+        };
+        Point { input, seed: self.subject.seed.clone() }
+    }
+
+    /// The map of all that was answered.
+    fn attribution(&self) -> Attribution {
+        let Subject { input, baselines, parameters, .. } = &self.subject;
+        let scale = 1.0 / (self.total_weight * baselines.len() as f64);
+        let mut scores = vec![0.0; input.len()];
+        for (sums, start) in self.sums.iter().zip(baselines) {
+            for (score, (sum, (&x, &start))) in scores.iter_mut().zip(sums.iter().zip(input.iter().zip(start.iter()))) {
+                let length = if parameters.multiply_by_inputs { f64::from(x) - f64::from(start) } else { 1.0 };
+                *score += length * sum * scale;
+            }
+        }
+        let mut map = Tensor::zeros(input.raw_dim());
+        map.iter_mut().zip(&scores).for_each(|(value, &score)| *value = score as f32);
+        let mut attribution = Attribution::of(map);
+        attribution.input_value = self.input_value;
+        if let Some(input_value) = self.input_value
+            && parameters.is_complete()
+        {
+            let baseline_value = self.baseline_values.iter().sum::<f64>() / self.baseline_values.len() as f64;
+            let difference = input_value - baseline_value;
+            let delta = scores.iter().sum::<f64>() - difference;
+            attribution.baseline_value = Some(baseline_value);
+            attribution.convergence_delta = Some(delta);
+            attribution.approximation_error = (difference != 0.0).then(|| (delta / difference).abs());
+        }
+        attribution
+    }
+
+    fn refined(&self, mut attribution: Attribution, ended_by: EndedBy) -> Attribution {
+        if ended_by == EndedBy::MaxSteps {
+            let steps = self.n_steps;
+            attribution.warnings.push(format!("the tolerance was not reached with {steps} steps; raise max_steps"));
+        }
+        attribution.refinement = Some(Refinement { n_steps: self.n_steps, ended_by });
+        attribution
+    }
+
+    /// The midpoints of thirds: each old midpoint is the middle one of its three. New points weigh as much as the old ones, so
+    /// that the weights add up to three times as much.
+    fn refine(&mut self) {
+        let (coarse, fine) = (self.n_steps, self.n_steps * REFINE);
+        let weight = self.total_weight / coarse as f64;
+        let alphas = (0..fine).filter(|k| k % REFINE != 1).map(|k| (k as f64 + 0.5) / fine as f64);
+        self.asks = (0..self.sums.len())
+            .flat_map(|baseline| alphas.clone().map(move |alpha| Ask { baseline, alpha, weight }))
+            .collect();
+        self.answered = 0;
+        self.n_steps = fine;
+        self.total_weight *= REFINE as f64;
+    }
+}
+
+fn meets(attribution: &Attribution, tolerance: f64) -> bool {
+    attribution.convergence_delta == Some(0.0) || attribution.approximation_error.is_some_and(|error| error < tolerance)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::methods::twins::{drive, row, subject};
+
+    /// f = 5x + y² + sin z and its gradient.
+    fn formula(point: &[f64]) -> (f64, Vec<f64>) {
+        let [x, y, z] = point else { panic!() };
+        (5.0 * x + y * y + z.sin(), vec![5.0, 2.0 * y, z.cos()])
+    }
+
+    fn explain(
+        given: Value,
+        x: &[f32],
+        baselines: &[&[f32]],
+        f: fn(&[f64]) -> (f64, Vec<f64>),
+    ) -> (Attribution, usize) {
+        let mut given = given;
+        given["method"] = json!("integrated_gradients");
+        drive(straight_line(subject(&given, x, baselines)), |_, point| {
+            let point: Vec<f64> = point.input.iter().map(|&v| f64::from(v)).collect();
+            let (value, gradient) = f(&point);
+            row(&[value], &gradient)
+        })
+    }
+
+    const X: &[f32] = &[1.0, 2.0, 3.0];
+    const START: &[f32] = &[0.5, 1.0, 1.0];
+
+    fn closed_form() -> [f64; 3] {
+        [2.5, 3.0, 3f64.sin() - 1f64.sin()]
+    }
+
+    fn worst(scores: &Tensor, expected: &[f64]) -> f64 {
+        scores.iter().zip(expected).map(|(&score, e)| (f64::from(score) - e).abs()).fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn a_sum_of_terms_has_its_closed_form() {
+        for (quadrature, n, tolerance) in [
+            ("gauss_legendre", 8, 1e-6),
+            ("riemann_midpoint", 1000, 1e-5),
+            ("riemann_trapezoid", 1000, 1e-5),
+            ("riemann_right", 10_000, 2e-4),
+            ("riemann_left", 10_000, 2e-4),
+        ] {
+            let (map, _) = explain(json!({"quadrature": quadrature, "n_steps": n}), X, &[START], formula);
+            assert!(worst(&map.scores, &closed_form()) < tolerance, "{quadrature}: {}", map.scores);
+        }
+    }
+
+    #[test]
+    fn equivalent_nets_have_equal_maps() {
+        fn relu(v: f64) -> (f64, f64) {
+            (v.max(0.0), f64::from(u8::from(v > 0.0)))
+        }
+        fn first(p: &[f64]) -> (f64, Vec<f64>) {
+            let ((a, da), (b, db)) = (relu(p[0]), relu(p[1]));
+            let (y, dy) = relu(a - 1.0 - b);
+            (y, vec![dy * da, -dy * db])
+        }
+        fn second(p: &[f64]) -> (f64, Vec<f64>) {
+            let ((a, da), (b, db)) = (relu(p[0] - 1.0), relu(p[1]));
+            let (y, dy) = relu(a - b);
+            (y, vec![dy * da, -dy * db])
+        }
+        let given = json!({"n_steps": 4000, "quadrature": "riemann_midpoint"});
+        let maps = [first, second].map(|net| explain(given.clone(), &[3.0, 1.0], &[&[0.0, 0.0]], net).0);
+        assert_eq!(maps[0].scores, maps[1].scores);
+        assert!(worst(&maps[0].scores, &[1.5, -0.5]) < 1e-3, "{}", maps[0].scores);
+    }
+
+    #[test]
+    fn several_baselines_are_averaged() {
+        let other: &[f32] = &[0.0, 0.0, 2.0];
+        let given = json!({"quadrature": "gauss_legendre", "n_steps": 8});
+        let (both, _) = explain(given.clone(), X, &[START, other], formula);
+        let (one, two) = (explain(given.clone(), X, &[START], formula).0, explain(given, X, &[other], formula).0);
+        let mean: Vec<f64> = one.scores.iter().zip(two.scores.iter()).map(|(a, b)| f64::from(a + b) / 2.0).collect();
+        assert!(worst(&both.scores, &mean) < 1e-6);
+        let start = (formula(&[0.5, 1.0, 1.0]).0 + formula(&[0.0, 0.0, 2.0]).0) / 2.0;
+        assert!((both.baseline_value.unwrap() - start).abs() < 1e-6);
+        assert!(both.approximation_error.unwrap() < 1e-6);
+    }
+
+    #[test]
+    fn the_gap_shrinks_with_n_steps() {
+        let gap = |n: usize| {
+            let (map, _) = explain(json!({"n_steps": n}), X, &[START], formula);
+            let delta = map.convergence_delta.unwrap();
+            let sum: f64 = map.scores.iter().map(|&score| f64::from(score)).sum();
+            assert!((sum - (map.input_value.unwrap() - map.baseline_value.unwrap()) - delta).abs() < 1e-6);
+            delta.abs()
+        };
+        let gaps = [5, 10, 25, 50, 100, 400].map(gap);
+        assert!(gaps.windows(2).all(|pair| pair[1] < 0.6 * pair[0]), "{gaps:?}");
+    }
+
+    #[test]
+    fn an_end_of_the_path_is_evaluated_once() {
+        let counts = [
+            (json!({}), 1, 26),
+            (json!({"quadrature": "riemann_left"}), 1, 26),
+            (json!({"quadrature": "riemann_trapezoid"}), 1, 25),
+            (json!({"quadrature": "riemann_midpoint"}), 1, 27),
+            (json!({"quadrature": "gauss_legendre"}), 2, 2 * 26 + 1),
+            (json!({"seed": "value", "quadrature": "riemann_midpoint"}), 1, 25),
+            (json!({"multiply_by_inputs": false}), 1, 25),
+            (json!({"n_steps": 100}), 2, 202),
+        ];
+        for (given, baselines, expected) in counts {
+            let (_, count) = explain(given.clone(), X, &vec![START; baselines], formula);
+            assert_eq!(count, expected, "{given}");
+            let parameters = subject(&with_method(&given), X, &[START]).parameters;
+            assert_eq!((COST.count)(&parameters, baselines), expected, "{given}");
+        }
+    }
+
+    fn with_method(given: &Value) -> Value {
+        let mut given = given.clone();
+        given["method"] = json!("integrated_gradients");
+        given
+    }
+
+    #[test]
+    fn a_tolerance_refines_until_it_is_met_and_keeps_every_point() {
+        let (map, count) = explain(json!({"tolerance": 1e-4}), X, &[START], formula);
+        assert_eq!(map.refinement, Some(Refinement { n_steps: 24, ended_by: EndedBy::Tolerance }));
+        assert_eq!(count, 24 + 2);
+        assert!(map.approximation_error.unwrap() < 1e-4 && map.warnings.is_empty());
+        let given = json!({"n_steps": 24, "quadrature": "riemann_midpoint"});
+        assert!(
+            (map.convergence_delta.unwrap() - explain(given, X, &[START], formula).0.convergence_delta.unwrap()).abs()
+                < 1e-12
+        );
+    }
+
+    #[test]
+    fn max_steps_ends_a_refinement_and_says_so() {
+        let (map, count) = explain(json!({"tolerance": 1e-12, "max_steps": 100}), X, &[START, START], formula);
+        assert_eq!(map.refinement, Some(Refinement { n_steps: 72, ended_by: EndedBy::MaxSteps }));
+        assert_eq!(map.warnings.len(), 1);
+        let parameters = subject(&with_method(&json!({"tolerance": 1e-12, "max_steps": 100})), X, &[START]).parameters;
+        assert_eq!((count, (COST.count)(&parameters, 2)), (2 * 73 + 1, 2 * 73 + 1));
+    }
+
+    #[test]
+    fn a_long_path_asks_in_chunks() {
+        let given = json!({"method": "integrated_gradients", "n_steps": 100});
+        let mut run = straight_line(subject(&given, X, &[START]));
+        let Step::Evaluate(points) = run.step(&[]) else { panic!() };
+        assert_eq!(points.len(), CHUNK);
+    }
+
+    #[test]
+    fn a_value_already_known_is_not_asked_for() {
+        let given = json!({"method": "integrated_gradients", "quadrature": "riemann_midpoint", "n_steps": 5});
+        let subject = Subject { input_value: Some(7.0), ..subject(&given, X, &[START]) };
+        let (map, count) = drive(straight_line(subject), |_, _| row(&[1.0], &[0.0, 0.0, 0.0]));
+        assert_eq!((count, map.input_value, map.convergence_delta), (6, Some(7.0), Some(-6.0)));
+    }
+
+    #[test]
+    fn without_multiplication_the_averaged_gradient_remains_and_no_gap() {
+        let given = json!({"multiply_by_inputs": false, "quadrature": "gauss_legendre", "n_steps": 8});
+        let (map, _) = explain(given, X, &[START], formula);
+        let expected: Vec<f64> =
+            closed_form().iter().zip(X.iter().zip(START)).map(|(ig, (x, s))| ig / f64::from(x - s)).collect();
+        assert!(worst(&map.scores, &expected) < 1e-6);
+        assert_eq!((map.baseline_value, map.convergence_delta, map.approximation_error), (None, None, None));
+    }
+}

@@ -1,0 +1,151 @@
+//! The methods: the table of contents of this room. A new method is a file and a row.
+
+use super::{
+    Run, Subject,
+    parameters::{DIFFERENTIATED, PATH, PATTERNED, Parameter, Parameters, RANDOM, REFINED, REPORTED},
+    path, point, random,
+};
+use crate::autodiff::spec::{RuleSetId, SeedRule};
+
+#[derive(Debug)]
+pub struct Method {
+    pub id: &'static str,
+    pub title: &'static str,
+    pub formula: &'static str,
+    /// Paper and section.
+    pub paper: &'static str,
+    /// How its derivatives are taken; none for methods that do not ask the model.
+    pub rule_sets: &'static [RuleSetId],
+    /// Default of the parameter `seed`.
+    pub seed: SeedRule,
+    groups: &'static [&'static [Parameter]],
+    pub cost: Cost,
+    /// One run, on one input and one target.
+    pub build: fn(Subject) -> Box<dyn Run>,
+}
+
+/// Evaluations of a derived graph: in words, and as a number (an upper bound under a `tolerance`) for so many baselines.
+#[derive(Debug)]
+pub struct Cost {
+    pub words: &'static str,
+    pub count: fn(&Parameters, usize) -> usize,
+}
+
+const ONE: Cost = Cost { words: "1", count: |_, _| 1 };
+
+pub static METHODS: &[Method] = &[
+    Method {
+        id: "gradient",
+        title: "Gradient",
+        formula: "g(x)",
+        paper: "Simonyan et al., Deep Inside Convolutional Networks, 2013, section 3",
+        rule_sets: &[RuleSetId::Gradient],
+        seed: SeedRule::One,
+        groups: &[DIFFERENTIATED],
+        cost: ONE,
+        build: point::derivative,
+    },
+    Method {
+        id: "input_x_gradient",
+        title: "Input × Gradient",
+        formula: "x ⊙ g(x)",
+        paper: "Shrikumar et al., Not Just a Black Box, 2016, section 3",
+        rule_sets: &[RuleSetId::Gradient],
+        seed: SeedRule::One,
+        groups: &[DIFFERENTIATED],
+        cost: ONE,
+        build: point::input_x_derivative,
+    },
+    Method {
+        id: "integrated_gradients",
+        title: "Integrated Gradients",
+        formula: "(x - x') ⊙ Σ w_k g(x' + α_k (x - x'))",
+        paper: "Sundararajan et al., Axiomatic Attribution for Deep Networks, 2017, section 3",
+        rule_sets: &[RuleSetId::Gradient],
+        seed: SeedRule::One,
+        groups: &[DIFFERENTIATED, PATH, REFINED],
+        cost: path::COST,
+        build: path::straight_line,
+    },
+    Method {
+        id: "guided_backprop",
+        title: "Guided Backpropagation",
+        formula: "g(x), rectifiers pass positive cotangents where they were on",
+        paper: "Springenberg et al., Striving for Simplicity, 2014, section 3.4",
+        rule_sets: &[RuleSetId::GuidedBackprop],
+        seed: SeedRule::One,
+        groups: &[DIFFERENTIATED],
+        cost: ONE,
+        build: point::derivative,
+    },
+    Method {
+        id: "deconvnet",
+        title: "DeconvNet",
+        formula: "g(x), rectifiers pass positive cotangents",
+        paper: "Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2013, section 2.1",
+        rule_sets: &[RuleSetId::Deconvnet],
+        seed: SeedRule::One,
+        groups: &[DIFFERENTIATED],
+        cost: ONE,
+        build: point::derivative,
+    },
+    Method {
+        id: "pattern_attribution",
+        title: "PatternAttribution",
+        formula: "g(x) with weights w ⊙ p, started with f_c(x)",
+        paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
+        rule_sets: &[RuleSetId::PatternAttribution],
+        seed: SeedRule::Value,
+        groups: &[DIFFERENTIATED, PATTERNED],
+        cost: ONE,
+        build: point::derivative,
+    },
+    Method {
+        id: "pattern_net",
+        title: "PatternNet",
+        formula: "g(x) with patterns p for weights: the signal",
+        paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
+        rule_sets: &[RuleSetId::PatternNet],
+        seed: SeedRule::One,
+        groups: &[DIFFERENTIATED, PATTERNED],
+        cost: ONE,
+        build: point::derivative,
+    },
+    Method {
+        id: "pgig",
+        title: "Pattern-Guided Integrated Gradients",
+        formula: "(x - x') ⊙ Σ w_k g(x' + α_k (x - x')) with weights w ⊙ p",
+        paper: "Schwarzenberg & Castle, Pattern-Guided Integrated Gradients, 2020, Eq. 4",
+        rule_sets: &[RuleSetId::PatternAttribution],
+        seed: SeedRule::One,
+        groups: &[DIFFERENTIATED, PATTERNED, PATH],
+        cost: path::COST,
+        build: path::straight_line,
+    },
+    Method {
+        id: "random",
+        title: "Random",
+        formula: "u ~ U(-1, 1), the same for every model and input: a baseline of the benchmarks",
+        paper: "none",
+        rule_sets: &[],
+        seed: SeedRule::One,
+        groups: &[REPORTED, RANDOM],
+        cost: Cost { words: "0", count: |_, _| 0 },
+        build: random::noise,
+    },
+];
+
+pub fn find(id: &str) -> Option<&'static Method> {
+    METHODS.iter().find(|method| method.id == id)
+}
+
+impl Method {
+    /// The parameters it takes beside `method`, in the order in which answers state them.
+    pub fn parameters(&self) -> impl Iterator<Item = &'static Parameter> {
+        self.groups.iter().flat_map(|group| group.iter())
+    }
+
+    pub fn needs_patterns(&self) -> bool {
+        self.rule_sets.iter().any(|rule_set| rule_set.needs_patterns())
+    }
+}

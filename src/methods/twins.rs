@@ -1,0 +1,250 @@
+//! Every method of the registry against a naive twin on a two-layer net, its evaluations counted; and what the tests of this
+//! room share: a net by formula in place of the engine.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde_json::{Value, json};
+
+use super::{
+    Attribution, Run, Step, Subject,
+    parameters::{Facts, Parameters},
+    registry::METHODS,
+    target::Classes,
+};
+use crate::{
+    autodiff::spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule},
+    engine::{Point, Row},
+    tensor::Tensor,
+};
+
+pub fn tensor(values: impl IntoIterator<Item = f32>) -> Arc<Tensor> {
+    Arc::new(ndarray::Array1::from_iter(values).into_dyn())
+}
+
+/// Target: the class given, else 0.
+pub fn subject(given: &Value, input: &[f32], baselines: &[&[f32]]) -> Subject {
+    let facts = Facts {
+        model: "tiny",
+        head: Head::Logits,
+        pattern_layers: &PatternLayers::All,
+        classes: Classes { labels: &[], count: Some(2) },
+        has_patterns: true,
+    };
+    let parameters = Parameters::parse(given.as_object().unwrap(), &facts).unwrap();
+    Subject {
+        input: tensor(input.iter().copied()),
+        seed: Arc::new([(parameters.target.largest().unwrap_or(0), 1.0)]),
+        input_value: None,
+        baselines: baselines.iter().map(|baseline| tensor(baseline.iter().copied())).collect(),
+        parameters: Arc::new(parameters),
+    }
+}
+
+/// Runs to the end; counts evaluations.
+pub fn drive(mut run: Box<dyn Run>, mut evaluate: impl FnMut(&DeriveSpec, &Point) -> Row) -> (Attribution, usize) {
+    let (mut answers, mut count) = (Vec::new(), 0);
+    loop {
+        match run.step(&answers) {
+            Step::Done(attribution) => return (attribution, count),
+            Step::Evaluate(points) => {
+                count += points.len();
+                answers = points.iter().map(|point| evaluate(&run.spec(), point)).collect();
+            }
+        }
+    }
+}
+
+pub fn row(logits: &[f64], cotangent: &[f64]) -> Row {
+    Row {
+        logits: logits.iter().map(|&v| v as f32).collect(),
+        probabilities: Vec::new(),
+        cotangents: vec![tensor(cotangent.iter().map(|&v| v as f32)).as_ref().clone()],
+        activation: None,
+    }
+}
+
+const W1: [[f64; 2]; 3] = [[1.0, -2.0], [0.5, 1.5], [-1.0, 0.25]];
+const B1: [f64; 3] = [0.1, -0.2, 1.5];
+const W2: [[f64; 3]; 2] = [[1.0, 0.5, -0.5], [1.5, 2.0, -0.75]];
+const B2: [f64; 2] = [0.3, -0.4];
+const P1: [[f64; 2]; 3] = [[0.3, -0.4], [0.2, 0.7], [-0.9, 0.1]];
+const P2: [[f64; 3]; 2] = [[0.5, 0.25, -0.1], [-0.2, 0.6, 0.4]];
+const X: [f64; 2] = [0.8, 0.6];
+const START: [f64; 2] = [-0.5, 0.25];
+const CLASS: usize = 1;
+
+fn hidden(x: [f64; 2]) -> [f64; 3] {
+    std::array::from_fn(|h| W1[h][0] * x[0] + W1[h][1] * x[1] + B1[h])
+}
+
+fn logits(x: [f64; 2]) -> [f64; 2] {
+    let on = hidden(x).map(|v| v.max(0.0));
+    std::array::from_fn(|c| (0..3).map(|h| W2[c][h] * on[h]).sum::<f64>() + B2[c])
+}
+
+/// In place of the engine: what a derived graph of the net answers.
+fn net(spec: &DeriveSpec, point: &Point) -> Row {
+    let x = [f64::from(point.input[0]), f64::from(point.input[1])];
+    let (class, weight) = point.seed[0];
+    let value = if spec.seed == SeedRule::Value { logits(x)[class] } else { 1.0 };
+    let weigh = |w: f64, p: f64| match spec.rule_sets[0] {
+        RuleSetId::PatternAttribution => w * p,
+        RuleSetId::PatternNet => p,
+        _ => w,
+    };
+    let gate = |on: f64, cotangent: f64| match spec.rule_sets[0] {
+        RuleSetId::Deconvnet => cotangent.max(0.0),
+        RuleSetId::GuidedBackprop if on > 0.0 => cotangent.max(0.0),
+        _ if on > 0.0 => cotangent,
+        _ => 0.0,
+    };
+    let seed = f64::from(weight) * value;
+    let inner: [f64; 3] = std::array::from_fn(|h| gate(hidden(x)[h], seed * weigh(W2[class][h], P2[class][h])));
+    let cotangent = [0, 1].map(|i| (0..3).map(|h| inner[h] * weigh(W1[h][i], P1[h][i])).sum::<f64>());
+    row(&logits(x), &cotangent)
+}
+
+fn numeric_gradient(x: [f64; 2]) -> Vec<f64> {
+    let step = 1e-6;
+    let shifted = |i: usize, by: f64| {
+        let mut x = x;
+        x[i] += by;
+        logits(x)[CLASS]
+    };
+    (0..2).map(|i| (shifted(i, step) - shifted(i, -step)) / (2.0 * step)).collect()
+}
+
+/// Σ over hidden units of `path(h, i)`.
+fn through(path: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+    (0..2).map(|i| (0..3).map(|h| path(h, i)).sum()).collect()
+}
+
+fn on(x: [f64; 2], h: usize) -> f64 {
+    f64::from(u8::from(hidden(x)[h] > 0.0))
+}
+
+fn guided() -> Vec<f64> {
+    through(|h, i| on(X, h) * W2[CLASS][h].max(0.0) * W1[h][i])
+}
+
+fn deconvnet() -> Vec<f64> {
+    through(|h, i| W2[CLASS][h].max(0.0) * W1[h][i])
+}
+
+fn pattern_attribution(x: [f64; 2]) -> Vec<f64> {
+    through(|h, i| on(x, h) * W2[CLASS][h] * P2[CLASS][h] * W1[h][i] * P1[h][i])
+}
+
+fn times(factors: impl IntoIterator<Item = f64>, values: Vec<f64>) -> Vec<f64> {
+    factors.into_iter().zip(values).map(|(factor, value)| factor * value).collect()
+}
+
+/// Eq. 1 as printed: 25 right Riemann points.
+fn integrated(g: impl Fn([f64; 2]) -> Vec<f64>) -> Vec<f64> {
+    let mut mean = vec![0.0; 2];
+    for k in 1..=25 {
+        let at = [0, 1].map(|i| START[i] + f64::from(k) / 25.0 * (X[i] - START[i]));
+        g(at).iter().zip(&mut mean).for_each(|(g, mean)| *mean += g / 25.0);
+    }
+    times([X[0] - START[0], X[1] - START[1]], mean)
+}
+
+struct Case {
+    method: &'static str,
+    /// `None` for methods that do not ask the model.
+    twin: Option<fn() -> Vec<f64>>,
+    evaluations: usize,
+}
+
+const CASES: &[Case] = &[
+    Case { method: "gradient", twin: Some(|| numeric_gradient(X)), evaluations: 1 },
+    Case { method: "input_x_gradient", twin: Some(|| times(X, numeric_gradient(X))), evaluations: 1 },
+    Case { method: "integrated_gradients", twin: Some(|| integrated(numeric_gradient)), evaluations: 26 },
+    Case { method: "guided_backprop", twin: Some(guided), evaluations: 1 },
+    Case { method: "deconvnet", twin: Some(deconvnet), evaluations: 1 },
+    Case {
+        method: "pattern_attribution",
+        twin: Some(|| times([logits(X)[CLASS]; 2], pattern_attribution(X))),
+        evaluations: 1,
+    },
+    Case { method: "pattern_net", twin: Some(|| through(|h, i| on(X, h) * P2[CLASS][h] * P1[h][i])), evaluations: 1 },
+    Case { method: "pgig", twin: Some(|| integrated(pattern_attribution)), evaluations: 25 },
+    Case { method: "random", twin: None, evaluations: 0 },
+];
+
+fn run(given: &Value) -> (Attribution, usize) {
+    let [input, start] = [X, START].map(|values| values.map(|v| v as f32));
+    let mut subject = subject(given, &input, &[&start]);
+    if !subject.parameters.method.parameters().any(|parameter| parameter.name == "baseline") {
+        subject.baselines.clear();
+    }
+    drive((subject.parameters.method.build)(subject), net)
+}
+
+#[test]
+fn every_method_has_a_case() {
+    let cases: BTreeSet<_> = CASES.iter().map(|case| case.method).collect();
+    let rows: BTreeSet<_> = METHODS.iter().map(|method| method.id).collect();
+    assert_eq!(cases, rows);
+    assert_eq!(METHODS.len(), rows.len());
+}
+
+#[test]
+fn every_method_equals_its_naive_twin() {
+    for case in CASES {
+        let Some(twin) = case.twin else { continue };
+        let (map, _) = run(&json!({"method": case.method, "target": CLASS}));
+        for (&score, expected) in map.scores.iter().zip(twin()) {
+            // f32 rows against central differences in f64.
+            assert!((f64::from(score) - expected).abs() < 1e-5, "{}: {} against {:?}", case.method, map.scores, twin());
+        }
+    }
+}
+
+#[test]
+fn every_method_costs_what_it_says() {
+    for case in CASES {
+        let given = json!({"method": case.method, "target": CLASS});
+        let (_, evaluations) = run(&given);
+        assert_eq!(evaluations, case.evaluations, "{}", case.method);
+        let parameters = subject(&given, &[0.0], &[]).parameters;
+        assert_eq!((parameters.method.cost.count)(&parameters, 1), evaluations, "{}", case.method);
+    }
+}
+
+#[test]
+fn completeness_figures_are_given_only_where_scores_add_up() {
+    for case in CASES {
+        let (map, _) = run(&json!({"method": case.method, "target": CLASS}));
+        assert_eq!(map.convergence_delta.is_some(), case.method == "integrated_gradients", "{}", case.method);
+    }
+}
+
+#[test]
+fn noise_repeats_by_its_seed_and_fills_its_range() {
+    let noise = |seed: u64| run(&json!({"method": "random", "seed_value": seed})).0.scores;
+    assert_eq!(noise(3), noise(3));
+    assert_ne!(noise(3), noise(4));
+    assert!(noise(3).iter().all(|v| v.abs() <= 1.0));
+}
+
+#[test]
+fn on_one_linear_layer_pgig_is_the_pattern_times_integrated_gradients() {
+    let (weights, pattern) = ([2.0, -1.0, 0.5], [0.25, 0.5, -3.0]);
+    let map = |method: &str| {
+        let subject = subject(&json!({"method": method}), &[1.0, 2.0, -3.0], &[&[0.5, 0.0, 1.0]]);
+        let run = (subject.parameters.method.build)(subject);
+        let (map, _) = drive(run, |spec, point| {
+            let value = point.input.iter().zip(weights).map(|(&x, w)| f64::from(x) * w).sum();
+            let cotangent = match spec.rule_sets[0] {
+                RuleSetId::PatternAttribution => times(weights, pattern.to_vec()),
+                _ => weights.to_vec(),
+            };
+            row(&[value], &cotangent)
+        });
+        map.scores
+    };
+    for ((pgig, ig), p) in map("pgig").iter().zip(map("integrated_gradients").iter()).zip(pattern) {
+        assert!((f64::from(*pgig) - p * f64::from(*ig)).abs() < 1e-6);
+    }
+}
