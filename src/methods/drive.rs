@@ -7,17 +7,34 @@ use futures::future::try_join_all;
 use serde::Serialize;
 
 use super::{
-    Attribution, Fault, MethodError, Step, Subject, head_value,
+    Attribution, Fault, Faults, Step, Subject, head_value,
     parameters::{Facts, Parameters},
     target::{Classes, Goal, ranked},
 };
 use crate::{
     autodiff::spec::{DeriveSpec, Head, PatternLayers, SeedRule, Wrt},
-    engine::{Caller, Engine, Point, Row},
+    engine::{Caller, Engine, EngineError, Point, Row},
     model::Model,
-    onnx::graph::Dim,
     tensor::Tensor,
 };
+
+#[derive(Debug, thiserror::Error)]
+pub enum MethodError {
+    #[error(transparent)]
+    Parameters(#[from] Faults),
+    #[error(
+        "{method} needs patterns and model {model} has none; run `explaind fit-patterns --model {model} --images FOLDER`"
+    )]
+    PatternsMissing { model: String, method: &'static str },
+    #[error("this costs {cost} evaluations and at most {limit} are allowed here; lower the cost or run it as a job")]
+    TooCostly { cost: usize, limit: usize },
+    #[error("the {what} has shape {found:?}; model {model} takes {expected:?}")]
+    Shape { what: &'static str, model: String, expected: Vec<usize>, found: Vec<usize> },
+    #[error("model {model} answers this input with values that are not finite")]
+    NotFinite { model: String },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
 
 /// How many classes an answer lists.
 const TOP: usize = 5;
@@ -77,16 +94,9 @@ pub fn facts(model: &Model) -> Facts<'_> {
         model: &model.id,
         head: model.manifest.head,
         pattern_layers: &model.manifest.pattern_layers,
-        classes: Classes { labels: &model.labels, count: classes(model) },
+        classes: Classes { labels: &model.labels, count: model.classes() },
         has_patterns: model.patterns.is_some(),
     }
-}
-
-fn classes(model: &Model) -> Option<usize> {
-    let dims = &model.graph.outputs.first()?.value_type.shape;
-    let known = dims.iter().skip(1).map(|dim| if let Dim::Known(n) = dim { Some(*n) } else { None });
-    let count = if dims.len() < 2 { None } else { known.product::<Option<usize>>() };
-    count.or_else(|| Some(model.labels.len()).filter(|&n| n > 0))
 }
 
 /// Explains `input` (without batch axis): one answer, or k for `top:k`.
@@ -102,7 +112,7 @@ pub async fn explain(
     let target = parameters.target;
     let mut effort = Effort::default();
     // A class of a model whose outputs cannot be counted beforehand is checked against the clean row.
-    let first = target.needs_logits() || classes(model).is_none();
+    let first = target.needs_logits() || model.classes().is_none();
     let cost = usize::from(first) + target.answers() * (parameters.method.cost.count)(parameters, baselines.len());
     if let Some(limit) = *max_evaluations
         && cost > limit
@@ -243,7 +253,7 @@ fn check(model: &Model, input: &Tensor, request: &Request) -> Result<(), MethodE
     if method.needs_patterns() && model.patterns.is_none() {
         return Err(MethodError::PatternsMissing { model: model.id.clone(), method: method.id });
     }
-    if let Some(count) = classes(model) {
+    if let Some(count) = model.classes() {
         check_classes(&request.parameters, count)?;
     }
     Ok(())
@@ -262,14 +272,14 @@ fn check_shape(what: &'static str, model: &Model, tensor: &Tensor) -> Result<(),
     })
 }
 
-fn check_classes(parameters: &Parameters, count: usize) -> Result<(), MethodError> {
+fn check_classes(parameters: &Parameters, count: usize) -> Result<(), Faults> {
     let mut faults = Vec::new();
     if parameters.target.largest().is_some_and(|index| index >= count) || parameters.target.answers() > count {
         let message = format!("the model has {count} classes");
         faults.push(Fault { param: "target".into(), message, allowed: vec![format!("0..{count}")] });
     }
     faults.extend(parameters.single_output_fault(Some(count)));
-    if faults.is_empty() { Ok(()) } else { Err(MethodError::Parameters { faults }) }
+    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
 }
 
 fn predictions(model: &Model, row: &Row, top: usize) -> Vec<Prediction> {

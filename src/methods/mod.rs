@@ -8,8 +8,6 @@ pub mod quadrature;
 pub mod random;
 pub mod registry;
 pub mod target;
-#[cfg(test)]
-mod twins;
 
 use std::sync::Arc;
 
@@ -17,7 +15,7 @@ use serde::Serialize;
 
 use crate::{
     autodiff::spec::{DeriveSpec, Head},
-    engine::{EngineError, Point, Row},
+    engine::{Point, Row},
     tensor::Tensor,
 };
 use parameters::Parameters;
@@ -105,23 +103,10 @@ pub struct Fault {
     pub allowed: Vec<String>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum MethodError {
-    #[error("{}", sentence(.faults))]
-    Parameters { faults: Vec<Fault> },
-    #[error(
-        "{method} needs patterns and model {model} has none; run `explaind fit-patterns --model {model} --images FOLDER`"
-    )]
-    PatternsMissing { model: String, method: &'static str },
-    #[error("this costs {cost} evaluations and at most {limit} are allowed here; lower the cost or run it as a job")]
-    TooCostly { cost: usize, limit: usize },
-    #[error("the {what} has shape {found:?}; model {model} takes {expected:?}")]
-    Shape { what: &'static str, model: String, expected: Vec<usize>, found: Vec<usize> },
-    #[error("model {model} answers this input with values that are not finite")]
-    NotFinite { model: String },
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-}
+/// All that is wrong with the parameters given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", sentence(.0))]
+pub struct Faults(pub Vec<Fault>);
 
 fn sentence(faults: &[Fault]) -> String {
     faults.iter().map(|fault| format!("{}: {}", fault.param, fault.message)).collect::<Vec<_>>().join("; ")
@@ -135,3 +120,6 @@ pub fn head_value(row: &Row, head: Head, seed: &[(usize, f32)]) -> f64 {
     };
     seed.iter().filter_map(|&(class, weight)| Some(f64::from(*values.get(class)?) * f64::from(weight))).sum()
 }
+
+#[cfg(test)]
+mod twins;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Fault, MethodError,
+    Fault, Faults,
     quadrature::Quadrature,
     registry::{self, Method},
     target::{self, Classes, Target},
@@ -313,7 +313,7 @@ impl Parameters {
 
     /// Resolves what was given (texts or JSON values, by name, `method` among them) against the defaults of method and model.
     /// Without `method` it is `pgig` where the model has patterns, else `integrated_gradients`.
-    pub fn parse(given: &Map<String, Value>, facts: &Facts<'_>) -> Result<Self, MethodError> {
+    pub fn parse(given: &Map<String, Value>, facts: &Facts<'_>) -> Result<Self, Faults> {
         let mut faults = Vec::new();
         let method = match given.get("method") {
             None if facts.has_patterns => registry::find("pgig"),
@@ -324,7 +324,7 @@ impl Parameters {
             let value = given.get("method").unwrap_or(&Value::Null);
             let allowed = registry::METHODS.iter().map(|method| method.id.to_owned()).collect();
             faults.push(Fault { param: "method".into(), message: format!("no method is called {value}"), allowed });
-            return Err(MethodError::Parameters { faults });
+            return Err(Faults(faults));
         };
         let mut parameters = Self::defaults(method, facts.head, facts.pattern_layers.clone());
         for parameter in method.parameters() {
@@ -340,7 +340,7 @@ impl Parameters {
             faults.push(Fault { param: name.clone(), message, allowed: names().map(str::to_owned).collect() });
         }
         parameters.contradictions(given, facts, &mut faults);
-        if faults.is_empty() { Ok(parameters) } else { Err(MethodError::Parameters { faults }) }
+        if faults.is_empty() { Ok(parameters) } else { Err(Faults(faults)) }
     }
 
     fn contradictions(&self, given: &Map<String, Value>, facts: &Facts<'_>, faults: &mut Vec<Fault>) {
@@ -418,11 +418,7 @@ mod tests {
 
     fn parse(given: Value) -> Result<Parameters, Vec<Fault>> {
         let labels = ["cat", "dog", "bird"].map(String::from);
-        match Parameters::parse(given.as_object().unwrap(), &facts(&labels)) {
-            Ok(parameters) => Ok(parameters),
-            Err(MethodError::Parameters { faults }) => Err(faults),
-            Err(other) => panic!("{other}"),
-        }
+        Parameters::parse(given.as_object().unwrap(), &facts(&labels)).map_err(|Faults(faults)| faults)
     }
 
     #[test]

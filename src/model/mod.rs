@@ -4,7 +4,10 @@ pub mod manifest;
 
 use std::{path::PathBuf, sync::Arc};
 
-use crate::{autodiff::spec::Patterns, onnx::graph::Graph};
+use crate::{
+    autodiff::spec::Patterns,
+    onnx::graph::{Dim, Graph},
+};
 use manifest::Manifest;
 
 /// A classifier ready to be explained: a folder `models/<id>/`.
@@ -19,4 +22,14 @@ pub struct Model {
     pub hash: String,
     pub graph: Arc<Graph>,
     pub patterns: Option<Patterns>,
+}
+
+impl Model {
+    /// How many classes the first output has; `None` where its shape is symbolic and there are no labels to count.
+    pub fn classes(&self) -> Option<usize> {
+        let shape = &self.graph.outputs.first()?.value_type.shape;
+        let known = |dim: &Dim| if let Dim::Known(size) = dim { Some(*size) } else { None };
+        let count = if shape.len() < 2 { None } else { shape.iter().skip(1).map(known).product() };
+        count.or_else(|| Some(self.labels.len()).filter(|&count| count > 0))
+    }
 }
