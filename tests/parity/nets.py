@@ -9,6 +9,7 @@ from torchvision import models
 CLASSES = 20
 SCRIPT = ("script", 17)
 DYNAMO = ("dynamo", 18)
+FIXED = ("fixed", 17)
 
 
 @dataclasses.dataclass
@@ -42,7 +43,7 @@ NETS = {
     "vgg11": Net(vgg(models.vgg11), [("script", 9), SCRIPT], rectified=True),
     "vgg16": Net(vgg(models.vgg16), [DYNAMO]),
     "vgg16_bn": Net(vgg(models.vgg16_bn), [("script", 13)], fused=False),
-    "resnet18": Net(plain(models.resnet18), [("script", 9), SCRIPT, DYNAMO], rectified=True),
+    "resnet18": Net(plain(models.resnet18), [("script", 9), SCRIPT, FIXED, DYNAMO], rectified=True),
     "resnet18_bn": Net(plain(models.resnet18), [("script", 7), ("script", 15)], fused=False),
     "resnet50": Net(plain(models.resnet50)),
     "resnext50": Net(plain(models.resnext50_32x4d), [("script", 13), DYNAMO]),
@@ -56,7 +57,7 @@ NETS = {
     "mobilenet_v3_large": Net(plain(models.mobilenet_v3_large), [("script", 13), SCRIPT, DYNAMO]),
     "mobilenet_v3_small": Net(plain(models.mobilenet_v3_small), [("script", 11), ("dynamo", 20)]),
     "mnasnet": Net(plain(models.mnasnet1_0)),
-    "shufflenet_v2": Net(plain(models.shufflenet_v2_x1_0), [("script", 9), ("script", 13), SCRIPT, DYNAMO]),
+    "shufflenet_v2": Net(plain(models.shufflenet_v2_x1_0), [("script", 9), ("script", 13), SCRIPT, FIXED, DYNAMO]),
     "regnet_x": Net(plain(models.regnet_x_400mf)),
     "regnet_y": Net(plain(models.regnet_y_400mf)),
     "efficientnet_b0": Net(plain(models.efficientnet_b0), [("script", 13), SCRIPT, DYNAMO]),

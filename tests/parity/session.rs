@@ -1,0 +1,29 @@
+//! Runs a graph value on ONNX Runtime, and compares tensors.
+
+use explaind::{
+    engine::backend_ort::{OrtOptions, OrtSession, load_runtime},
+    onnx::{graph::Graph, write_model},
+    tensor::Tensor,
+};
+use indexmap::IndexMap;
+
+/// All outputs by name.
+pub fn run(graph: &Graph, inputs: &[(&str, &Tensor)]) -> IndexMap<String, Tensor> {
+    let runtime = load_runtime(None, 0).unwrap();
+    let mut session = OrtSession::open_bytes(runtime, &write_model(graph), &OrtOptions::default()).unwrap();
+    let inputs: Vec<_> = inputs.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
+    session.run(&inputs).unwrap()
+}
+
+/// |a - b| / |b| in the Euclidean norm, in f64.
+pub fn distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let square = |x: f64| x * x;
+    let gap: f64 = a.iter().zip(b).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    (gap / b.iter().map(|b| square(f64::from(*b))).sum::<f64>()).sqrt()
+}
+
+/// The first sample of a batch.
+pub fn first(batch: &Tensor) -> Vec<f32> {
+    batch.index_axis(ndarray::Axis(0), 0).iter().copied().collect()
+}
