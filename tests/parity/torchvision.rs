@@ -146,6 +146,10 @@ fn agrees_with_pytorch(net: &str) {
                 continue;
             }
         };
+        // A graph exported for a batch of one stays so.
+        let rows = source.inputs[0].value_type.shape[0].known().unwrap_or(2);
+        let [batch, seed] = two_samples(&reference).map(|pair| pair.slice_axis(Axis(0), (..rows).into()).to_owned());
+        let forward = run(&source, &[("input", &batch)]);
         let derived = match derive(&source, &spec, None) {
             Ok(derived) => derived.graph,
             Err(error) => {
@@ -153,10 +157,6 @@ fn agrees_with_pytorch(net: &str) {
                 continue;
             }
         };
-        // A graph exported for a batch of one stays so.
-        let rows = source.inputs[0].value_type.shape[0].known().unwrap_or(2);
-        let [batch, seed] = two_samples(&reference).map(|pair| pair.slice_axis(Axis(0), (..rows).into()).to_owned());
-        let forward = run(&source, &[("input", &batch)]);
         let answers = run(&derived, &[("input", &batch), ("seed", &seed)]);
         let mut compare = |what: &str, found: &[f32], expected: &[f32], tolerance: f64| {
             let gap = distance(found, expected);
