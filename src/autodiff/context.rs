@@ -1,0 +1,134 @@
+//! What a rule sees: its node with typed attributes, primal values and shapes, the cotangents of its outputs, which inputs are
+//! active, an emitter, and `base`: the rule it overrides.
+
+use super::{
+    DeriveError, Unsupported,
+    emit::Emitter,
+    sets::{Role, RuleSet},
+    spec::PatternSource,
+};
+use crate::{onnx::graph::Node, tensor::Tensor};
+
+pub type Rule = fn(&mut VjpContext) -> Result<Cotangents, DeriveError>;
+
+/// One cotangent per input, `None` for inputs that get nothing. Shapes may still be broadcast: the walk sums them down.
+#[derive(Default)]
+pub struct Cotangents(pub Vec<Option<String>>);
+
+impl Cotangents {
+    pub fn first(cotangent: String) -> Self {
+        Self(vec![Some(cotangent)])
+    }
+}
+
+/// Where the pattern of one Linear node is read from.
+#[derive(Clone, Copy)]
+pub struct PatternOf<'a> {
+    pub source: &'a dyn PatternSource,
+    pub layer: &'a str,
+}
+
+impl PatternOf<'_> {
+    /// In the shape of the node's weight.
+    pub fn read(&self) -> Result<Tensor, DeriveError> {
+        let unreadable = |source| DeriveError::PatternFile { layer: self.layer.to_owned(), source };
+        self.source.read(self.layer).map_err(unreadable)
+    }
+}
+
+/// What an overlay rule changes before its base rule runs.
+#[derive(Default)]
+pub struct Overrides {
+    pub cotangent: Option<String>,
+    /// Name of a constant in the place of the weight of a Linear node.
+    pub weight: Option<String>,
+}
+
+pub struct VjpContext<'a> {
+    pub emit: &'a mut Emitter,
+    pub node: &'a Node,
+    pub active: &'a [bool],
+    pub cotangents: &'a [Option<String>],
+    pub role: Option<Role>,
+    pub set: &'static RuleSet,
+    /// The pattern of this Linear node, where the rule set is to use one.
+    pub pattern: Option<PatternOf<'a>>,
+    /// What an overlay put in the place of input 1.
+    pub weight: Option<String>,
+}
+
+impl VjpContext<'_> {
+    /// Runs the rule that this one overrides.
+    pub fn base(&mut self, overrides: Overrides) -> Result<Cotangents, DeriveError> {
+        let found = self.set.base.and_then(|base| base.lookup(&self.node.op_type, self.role));
+        let (rule, set) = found.ok_or_else(|| self.refusal("no rule for this op"))?;
+        let mut cotangents = self.cotangents.to_vec();
+        if let (Some(first), Some(cotangent)) = (cotangents.first_mut(), overrides.cotangent) {
+            *first = Some(cotangent);
+        }
+        rule(&mut VjpContext {
+            emit: self.emit,
+            node: self.node,
+            active: self.active,
+            cotangents: &cotangents,
+            role: self.role,
+            set,
+            pattern: self.pattern,
+            weight: overrides.weight.or_else(|| self.weight.clone()),
+        })
+    }
+
+    pub fn refusal(&self, reason: impl Into<String>) -> DeriveError {
+        DeriveError::Unsupported { nodes: vec![Unsupported::new(self.node, &self.emit.graph, reason.into())] }
+    }
+
+    /// The cotangent of the node's first output.
+    pub fn cotangent(&self) -> Result<String, DeriveError> {
+        let first = self.cotangents.first().cloned().flatten();
+        first.ok_or_else(|| self.refusal("only its first output has a gradient"))
+    }
+
+    /// Primal input by position; absent optional inputs are `None`.
+    pub fn optional(&self, index: usize) -> Option<String> {
+        self.node.input(index).map(str::to_owned)
+    }
+
+    pub fn input(&self, index: usize) -> Result<String, DeriveError> {
+        self.optional(index).ok_or_else(|| self.refusal(format!("input {index} is absent")))
+    }
+
+    /// Primal value of the node's first output.
+    pub fn output(&self) -> String {
+        self.node.outputs[0].clone()
+    }
+
+    pub fn is_active(&self, index: usize) -> bool {
+        self.active.get(index).copied().unwrap_or(false)
+    }
+
+    /// Input 1 of a Linear node, or what an overlay put in its place.
+    pub fn weight(&self) -> Result<String, DeriveError> {
+        self.weight.clone().map_or_else(|| self.input(1), Ok)
+    }
+
+    /// An input that must be a constant list of integers.
+    pub fn constant_i64(&self, index: usize) -> Result<Option<Vec<i64>>, DeriveError> {
+        let Some(name) = self.optional(index) else { return Ok(None) };
+        let values = self.emit.literal(&name).and_then(|literal| literal.to_i64s());
+        values.map(Some).ok_or_else(|| self.refusal(format!("input `{name}` is not a constant of integers")))
+    }
+
+    /// An input that must be a constant list of floats.
+    pub fn constant_f32(&self, index: usize) -> Result<Option<Vec<f32>>, DeriveError> {
+        let Some(name) = self.optional(index) else { return Ok(None) };
+        let values = self.emit.literal_f32(&name);
+        values.map(Some).ok_or_else(|| self.refusal(format!("input `{name}` is not a constant of f32")))
+    }
+
+    /// `axis` attribute or list element as a position in a shape of `rank` dims.
+    pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, DeriveError> {
+        let position = if axis < 0 { axis + rank as i64 } else { axis };
+        let valid = usize::try_from(position).ok().filter(|&position| position < rank.max(1));
+        valid.ok_or_else(|| self.refusal(format!("axis {axis} is outside rank {rank}")))
+    }
+}

@@ -1,0 +1,79 @@
+//! Why a graph cannot be derived. Nodes and patterns at fault are listed all at once.
+
+use serde::Serialize;
+
+use crate::onnx::{
+    OnnxError,
+    graph::{Dim, Element, Graph, Node},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeriveError {
+    #[error("{} node(s) cannot be derived: {}", nodes.len(), list(nodes))]
+    Unsupported { nodes: Vec<Unsupported> },
+    #[error("the model has no patterns: run `explaind fit-patterns` for it first")]
+    NoPatterns,
+    #[error("the patterns do not fit the model: {}; run `explaind fit-patterns` again", list(faults))]
+    Patterns { faults: Vec<PatternFault> },
+    #[error("the pattern of layer {layer} cannot be read: {source}")]
+    PatternFile { layer: String, source: std::io::Error },
+    #[error("the model must have one input, it has {}: {}", names.len(), names.join(", "))]
+    Inputs { names: Vec<String> },
+    #[error(
+        "input {input} {} must have a batch, and numbers in all other dims: export the model for a fixed size",
+        dims(shape)
+    )]
+    InputShape { input: String, shape: Vec<Dim> },
+    #[error("no output is [batch, classes]: {}", outputs.iter().map(|(name, shape)| format!("{name} {}", dims(shape))).collect::<Vec<_>>().join(", "))]
+    NoHead { outputs: Vec<(String, Vec<Dim>)> },
+    #[error("the model has no value named {name}")]
+    UnknownActivation { name: String },
+    #[error("{head} does not vary with {wrt}")]
+    Detached { wrt: String, head: String },
+    #[error("derived graphs use the name(s) {}: rename the model's own", names.join(", "))]
+    ReservedInput { names: Vec<String> },
+    #[error("the shape of value {value} is not known")]
+    UnknownShape { value: String },
+    #[error("value {value} is {element}, not a float")]
+    Element { value: String, element: Element },
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+}
+
+/// A node that has no gradient here. `node` is its name or, when it has none, its first output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{node} ({op_type}, opset {opset}): {reason}")]
+pub struct Unsupported {
+    pub node: String,
+    pub op_type: String,
+    pub opset: i64,
+    pub reason: String,
+}
+
+impl Unsupported {
+    pub fn new(node: &Node, graph: &Graph, reason: String) -> Self {
+        let (opset, op_type) = match node.domain.as_str() {
+            "" => (graph.opset(), node.op_type.clone()),
+            domain => (graph.opset_imports.get(domain).copied().unwrap_or(1), format!("{domain}.{}", node.op_type)),
+        };
+        Self { node: node.label().to_owned(), op_type, opset, reason }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatternFault {
+    #[error("layer {layer} has no pattern")]
+    Missing { layer: String },
+    #[error("the pattern of layer {layer} is {found:?}, its weight {expected:?}")]
+    Shape { layer: String, expected: Vec<usize>, found: Vec<usize> },
+    #[error("{name} is no Linear layer")]
+    NoLayer { name: String },
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn dims(shape: &[Dim]) -> String {
+    format!("[{}]", shape.iter().map(Dim::to_string).collect::<Vec<_>>().join(", "))
+}

@@ -1,0 +1,73 @@
+//! The Linear layers of a network in the order of the forward pass, and which of them a pattern rule set rewrites.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+
+use super::{
+    emit::Emitter,
+    reverse,
+    sets::{Role, role},
+    spec::PatternLayers,
+};
+use crate::onnx::graph::Node;
+
+/// A Linear layer between the input and the head.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LinearLayer {
+    /// Output value: what patterns are keyed by.
+    pub output: String,
+    /// Node name; the output value when the node has none.
+    pub node: String,
+    pub op_type: String,
+    pub weight: String,
+    pub weight_shape: Vec<usize>,
+}
+
+/// The Linear nodes that the head's dependence on `input` runs through.
+pub fn linear_layers(emit: &Emitter, nodes: &[Node], input: &str, head: &str) -> Vec<LinearLayer> {
+    let active = active(emit, nodes, input, head);
+    let linear =
+        nodes.iter().filter(|node| active.contains(&node.outputs[0]) && role(node, &emit.graph) == Some(Role::Linear));
+    let layers = linear.filter_map(|node| {
+        let weight = emit.literal(&node.inputs[1])?;
+        Some(LinearLayer {
+            output: node.outputs[0].clone(),
+            node: node.label().to_owned(),
+            op_type: node.op_type.clone(),
+            weight: node.inputs[1].clone(),
+            weight_shape: weight.shape.clone(),
+        })
+    });
+    layers.collect()
+}
+
+/// The values that vary with `wrt` and that `head` depends on.
+pub fn active(emit: &Emitter, nodes: &[Node], wrt: &str, head: &str) -> HashSet<String> {
+    let varies = reverse::varying(emit, nodes, wrt);
+    let mut needed = HashSet::from([head.to_owned()]);
+    for node in nodes.iter().rev() {
+        if node.outputs.iter().any(|output| needed.contains(output)) {
+            needed.extend(node.inputs.iter().cloned());
+        }
+    }
+    needed.intersection(&varies).cloned().collect()
+}
+
+/// The layers that `selection` names, and the names in it that are no Linear layer.
+pub fn select<'a>(layers: &'a [LinearLayer], selection: &'a PatternLayers) -> (Vec<&'a LinearLayer>, Vec<&'a str>) {
+    let count = layers.len();
+    let between = |from: usize, to: usize| layers.iter().skip(from).take(to.saturating_sub(from)).collect();
+    match selection {
+        PatternLayers::All => (between(0, count), Vec::new()),
+        PatternLayers::Inner => (between(1, count.saturating_sub(1)), Vec::new()),
+        PatternLayers::ExceptFirst => (between(1, count), Vec::new()),
+        PatternLayers::ExceptLast => (between(0, count.saturating_sub(1)), Vec::new()),
+        PatternLayers::Named(names) => {
+            let has = |layer: &LinearLayer, name: &str| layer.node == name || layer.output == name;
+            let found = layers.iter().filter(|layer| names.iter().any(|name| has(layer, name))).collect();
+            let unknown = names.iter().filter(|name| !layers.iter().any(|layer| has(layer, name)));
+            (found, unknown.map(String::as_str).collect())
+        }
+    }
+}

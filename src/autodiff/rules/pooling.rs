@@ -1,0 +1,130 @@
+//! Pools. Kink: a max-pool tie goes to the first maximum in row-major order, as PyTorch does.
+//! MaxUnpool and Col2Im are never emitted: the first overwrites where windows overlap, neither exists on CUDA.
+
+use super::{convolution::input_gradient, reduction::first_maximum, window::Window};
+use crate::autodiff::{
+    DeriveError,
+    context::{Cotangents, VjpContext},
+    emit::{Emitter, attributes},
+};
+use crate::onnx::graph::{Dim, Element, Literal, ValueType};
+
+pub fn max_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
+    let window = Window::of(ctx, kernel(ctx)?, &ctx.emit.sizes(&x, 2)?)?;
+    let ceil = ctx.node.int_or("ceil_mode", 0);
+    let dx = max_pool_gradient(ctx.emit, &x, &ctx.node.outputs[0], &dy, &window, ceil)?;
+    Ok(Cotangents::first(dx))
+}
+
+/// A pool of its own for the indices (asking the forward pool for them would slow it eight times), and a scatter-add over all elements.
+fn max_pool_gradient(
+    emit: &mut Emitter,
+    x: &str,
+    y: &str,
+    dy: &str,
+    window: &Window,
+    ceil_mode: i64,
+) -> Result<String, DeriveError> {
+    let (x_type, y_type) = (emit.value_type(x)?, emit.value_type(y)?);
+    let mut pool = window.attributes();
+    pool.insert("ceil_mode".into(), ceil_mode.into());
+    let index_type = ValueType::new(Element::Int64, y_type.shape.clone());
+    let indices = emit.node_with_outputs("MaxPool", &[x], pool, vec![y_type, index_type]).remove(1);
+    let flat = |value: &str| [Dim::Symbol(format!("{value} elements"))];
+    let indices = emit.reshape(&indices, &flat(y))?;
+    let dy = emit.reshape(dy, &flat(y))?;
+    let shape_type = ValueType::new(Element::Int64, vec![Dim::Known(x_type.shape.len())]);
+    let shape = emit.node("Shape", &[x], Default::default(), shape_type);
+    let zero = Literal::from_f64s(x_type.element, &[1], &[0.0]);
+    let zeros = emit.node("ConstantOfShape", &[&shape], attributes([("value", zero.into())]), x_type.clone());
+    let zeros = emit.reshape(&zeros, &flat(x))?;
+    let scatter = attributes([("axis", 0.into()), ("reduction", "add".into())]);
+    let flat_type = emit.value_type(&zeros)?;
+    let dx = emit.node("ScatterElements", &[&zeros, &indices, &dy], scatter, flat_type);
+    emit.reshape(&dx, &x_type.shape)
+}
+
+pub fn average_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let (dy, x, y) = (ctx.cotangent()?, ctx.input(0)?, ctx.output());
+    let (sizes, positions) = (ctx.emit.sizes(&x, 2)?, ctx.emit.sizes(&y, 2)?);
+    let window = Window::of(ctx, kernel(ctx)?, &sizes)?;
+    let include_pad = ctx.node.int_or("count_include_pad", 0) != 0;
+    let x_type = ctx.emit.value_type(&x)?;
+    let shares = shares(&window, &sizes, &positions, include_pad);
+    let mut shape = vec![1, 1];
+    shape.extend(&positions);
+    let share = match shares.iter().all(|share| *share == shares[0]) {
+        true => ctx.emit.scalar(shares[0], &dy)?,
+        false => ctx.emit.floats(&shape, &shares, &dy)?,
+    };
+    let dy = ctx.emit.mul(&dy, &share)?;
+    Ok(Cotangents::first(window_sums(ctx.emit, &dy, &window, x_type)?))
+}
+
+/// 1 / (elements that a window averages), for every window in row-major order.
+fn shares(window: &Window, sizes: &[usize], positions: &[usize], include_pad: bool) -> Vec<f32> {
+    let mut shares = vec![1.0];
+    for axis in 0..window.rank() {
+        let (front, size) = (window.begin[axis], sizes[axis]);
+        let (low, high) = if include_pad { (0, front + size + window.end[axis]) } else { (front, front + size) };
+        let count = |position: usize| {
+            let taps =
+                (0..window.kernel[axis]).map(|tap| position * window.strides[axis] + tap * window.dilations[axis]);
+            taps.filter(|tap| (low..high).contains(tap)).count()
+        };
+        let counts: Vec<f32> = (0..positions[axis]).map(|position| count(position) as f32).collect();
+        shares = shares.iter().flat_map(|share| counts.iter().map(move |count| share / count)).collect();
+    }
+    shares
+}
+
+/// Every element of dy added to all inputs of its window: the transpose of summing windows.
+fn window_sums(emit: &mut Emitter, dy: &str, window: &Window, x: ValueType) -> Result<String, DeriveError> {
+    let (sizes, positions) = (emit.sizes(dy, 2)?, x.shape[2..].iter().filter_map(Dim::known).collect::<Vec<_>>());
+    if window.tiles(&positions) && sizes.len() == 2 {
+        return enlarge(emit, dy, &window.kernel, x);
+    }
+    let channels = emit.sizes(dy, 1)?[0];
+    let mut shape = vec![channels, 1];
+    shape.extend(&window.kernel);
+    let ones = emit.constant(Literal::from_f64s(x.element, &shape, &vec![1.0; shape.iter().product()]));
+    input_gradient(emit, dy, &ones, channels, window, x)
+}
+
+/// Repeats every pixel `factors` times per spatial axis.
+pub fn enlarge(emit: &mut Emitter, dy: &str, factors: &[usize], output: ValueType) -> Result<String, DeriveError> {
+    let scales: Vec<f32> = [1.0, 1.0].into_iter().chain(factors.iter().map(|&factor| factor as f32)).collect();
+    let scales = emit.constant(Literal::from_f32s(&[scales.len()], &scales));
+    let nearest = attributes([
+        ("mode", "nearest".into()),
+        ("coordinate_transformation_mode", "asymmetric".into()),
+        ("nearest_mode", "floor".into()),
+    ]);
+    Ok(emit.node("Resize", &[dy, "", &scales], nearest, output))
+}
+
+pub fn global_average_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
+    let pixels: usize = ctx.emit.sizes(&x, 2)?.iter().product();
+    let share = ctx.emit.scale(&dy, 1.0 / pixels as f32)?;
+    let shape = ctx.emit.shape(&x)?;
+    Ok(Cotangents::first(ctx.emit.expand(&share, &shape)?))
+}
+
+pub fn global_max_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
+    let shape = ctx.emit.shape(&x)?;
+    let pixels: usize = ctx.emit.sizes(&x, 2)?.iter().product();
+    let flat = [shape[0].clone(), shape[1].clone(), Dim::Known(pixels)];
+    let flat = ctx.emit.reshape(&x, &flat)?;
+    let hot = first_maximum(ctx, &flat)?;
+    let hot = ctx.emit.reshape(&hot, &shape)?;
+    Ok(Cotangents::first(ctx.emit.mul(&dy, &hot)?))
+}
+
+fn kernel(ctx: &VjpContext) -> Result<Vec<usize>, DeriveError> {
+    let kernel = ctx.node.ints("kernel_shape").unwrap_or_default().iter().map(|&size| usize::try_from(size).ok());
+    let kernel = kernel.collect::<Option<Vec<_>>>().filter(|kernel| !kernel.is_empty() && !kernel.contains(&0));
+    kernel.ok_or_else(|| ctx.refusal("it has no valid kernel_shape"))
+}

@@ -1,0 +1,116 @@
+//! Rule sets as overlays: each states only how it differs from its base. Lookup: the nearest set with a row for the op or the
+//! role of the node, else its base. Guided backprop and deconvnet: Springenberg et al. 2015; pattern sets: pgig.txt section 2.
+
+use super::{
+    DeriveError,
+    context::{Cotangents, Overrides, Rule, VjpContext},
+    rules::table,
+    spec::RuleSetId,
+};
+use crate::{
+    onnx::graph::{Element, Graph, Literal, Node},
+    tensor::Tensor,
+};
+
+/// What a node does in its graph, whatever its op is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// max(x, 0), perhaps with a ceiling.
+    Rectifier,
+    /// A product of the input with a constant weight, which is input 1.
+    Linear,
+}
+
+pub struct RuleSet {
+    pub base: Option<&'static RuleSet>,
+    pub ops: &'static [(&'static str, Rule)],
+    pub roles: &'static [(Role, Rule)],
+}
+
+static GRADIENT: RuleSet = RuleSet { base: None, ops: table::GRADIENT, roles: &[] };
+static GUIDED_BACKPROP: RuleSet = RuleSet { base: Some(&GRADIENT), ops: &[], roles: &[(Role::Rectifier, guided)] };
+static DECONVNET: RuleSet = RuleSet { base: Some(&GRADIENT), ops: &[], roles: &[(Role::Rectifier, rectify)] };
+static PATTERN_ATTRIBUTION: RuleSet =
+    RuleSet { base: Some(&GRADIENT), ops: &[], roles: &[(Role::Linear, weight_times_pattern)] };
+static PATTERN_NET: RuleSet = RuleSet { base: Some(&GRADIENT), ops: &[], roles: &[(Role::Linear, pattern_alone)] };
+
+pub fn rule_set(id: RuleSetId) -> &'static RuleSet {
+    match id {
+        RuleSetId::Gradient => &GRADIENT,
+        RuleSetId::GuidedBackprop => &GUIDED_BACKPROP,
+        RuleSetId::Deconvnet => &DECONVNET,
+        RuleSetId::PatternAttribution => &PATTERN_ATTRIBUTION,
+        RuleSetId::PatternNet => &PATTERN_NET,
+    }
+}
+
+impl RuleSet {
+    /// The rule for a node and the set it was found in.
+    pub fn lookup(&'static self, op_type: &str, role: Option<Role>) -> Option<(Rule, &'static RuleSet)> {
+        let by_op = self.ops.iter().find(|(op, _)| *op == op_type).map(|row| row.1);
+        let by_role = || self.roles.iter().find(|(of, _)| Some(*of) == role).map(|row| row.1);
+        match by_op.or_else(by_role) {
+            Some(rule) => Some((rule, self)),
+            None => self.base?.lookup(op_type, role),
+        }
+    }
+}
+
+pub fn role(node: &Node, graph: &Graph) -> Option<Role> {
+    let constant = |index: usize| node.inputs.get(index).and_then(|name| graph.initializers.get(name));
+    match node.op_type.as_str() {
+        "Relu" => Some(Role::Rectifier),
+        "Clip" => constant(1).is_some_and(is_zero).then_some(Role::Rectifier),
+        "Conv" | "ConvTranspose" | "Gemm" => constant(1).is_some().then_some(Role::Linear),
+        "MatMul" => constant(1).is_some_and(|weight| weight.shape.len() == 2).then_some(Role::Linear),
+        _ => None,
+    }
+}
+
+fn is_zero(literal: &Literal) -> bool {
+    literal.as_f32() == Some(0.0)
+}
+
+/// Gradient through the positive part of the cotangent only.
+fn guided(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let dy = ctx.cotangent()?;
+    let positive = ctx.emit.unary("Relu", &dy)?;
+    ctx.base(Overrides { cotangent: Some(positive), weight: None })
+}
+
+/// The positive part of the cotangent, whatever the forward pass did.
+fn rectify(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let dy = ctx.cotangent()?;
+    Ok(Cotangents::first(ctx.emit.unary("Relu", &dy)?))
+}
+
+/// w ⊙ p in place of w, computed in the tensor that the pattern was read into.
+fn weight_times_pattern(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let Some(pattern) = ctx.pattern else { return ctx.base(Overrides::default()) };
+    let source = ctx.weight()?;
+    let literal = ctx.emit.literal(&source).filter(|literal| literal.element == Element::Float).cloned();
+    let literal = literal.ok_or_else(|| ctx.refusal("its weight is not a constant of f32"))?;
+    let weight = ctx.emit.weight(format!("{}/weight_times_pattern", ctx.node.outputs[0]), || {
+        let mut product = pattern.read()?;
+        let (weights, _) = literal.bytes.as_chunks();
+        product.iter_mut().zip(weights).for_each(|(p, &w)| *p *= f32::from_le_bytes(w));
+        Ok(to_literal(&product))
+    })?;
+    ctx.base(Overrides { cotangent: None, weight: Some(weight) })
+}
+
+/// p in place of w.
+fn pattern_alone(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let Some(pattern) = ctx.pattern else { return ctx.base(Overrides::default()) };
+    let name = format!("{}/pattern", ctx.node.outputs[0]);
+    let weight = ctx.emit.weight(name, || Ok(to_literal(&pattern.read()?)))?;
+    ctx.base(Overrides { cotangent: None, weight: Some(weight) })
+}
+
+fn to_literal(tensor: &Tensor) -> Literal {
+    Literal {
+        element: Element::Float,
+        shape: tensor.shape().to_vec(),
+        bytes: tensor.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    }
+}
