@@ -77,6 +77,11 @@ fn entry(key: &str, value: String) -> StringStringEntryProto {
     StringStringEntryProto { key: Some(key.into()), value: Some(value) }
 }
 
+/// The encoded node: equal nodes give identical bytes.
+pub fn encode_node(node: &Node) -> Vec<u8> {
+    write_node(node).encode_to_vec()
+}
+
 fn write_node(node: &Node) -> NodeProto {
     NodeProto {
         input: node.inputs.clone(),

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 
 use indexmap::IndexMap;
 
+pub use self::layout::slice_range;
 use self::site::{Site, Stop};
 use self::size::Sizes;
 pub use self::values::to_literal;
