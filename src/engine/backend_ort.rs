@@ -59,8 +59,8 @@ fn list(paths: &[PathBuf]) -> String {
 
 /// Loads ONNX Runtime once per process; later calls return what the first one loaded.
 ///
-/// The library is `library`, else what [`LIBRARY_VARIABLE`] names, else [`LIBRARY`] in the current folder, beside the executable or
-/// in the project that built it. `threads` is the size of the pool inside operators; 0 takes the number of physical cores.
+/// The library is `library`, else what [`LIBRARY_VARIABLE`] names, else [`LIBRARY`]; relative paths start at the current folder, at
+/// the executable's, or at the project that built it. `threads` is the size of the pool inside operators; 0: one for each core.
 pub fn load_runtime(library: Option<&Path>, threads: usize) -> Result<&'static Runtime, RuntimeError> {
     let _loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(runtime) = RUNTIME.get() {
@@ -80,14 +80,11 @@ pub fn load_runtime(library: Option<&Path>, threads: usize) -> Result<&'static R
 
 fn find_library(named: Option<&Path>) -> Result<PathBuf, RuntimeError> {
     let variable = std::env::var_os(LIBRARY_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let tried: Vec<PathBuf> = match named.map(Path::to_owned).or(variable) {
-        Some(path) => vec![path],
-        None => {
-            let executable = std::env::current_exe().unwrap_or_default();
-            let folders = executable.ancestors().skip(1).take(3);
-            std::env::current_dir().iter().map(PathBuf::as_path).chain(folders).map(|f| f.join(LIBRARY)).collect()
-        }
-    };
+    let path = named.map(Path::to_owned).or(variable).unwrap_or_else(|| PathBuf::from(LIBRARY));
+    let executable = std::env::current_exe().unwrap_or_default();
+    let folders = std::env::current_dir().into_iter().chain(executable.ancestors().skip(1).take(3).map(Path::to_owned));
+    let mut tried: Vec<PathBuf> = folders.map(|folder| folder.join(&path)).collect();
+    tried.dedup();
     // An absolute path: the loader would search its own folders for a bare name.
     tried.iter().find_map(|path| path.canonicalize().ok()).ok_or(RuntimeError::Missing { tried })
 }
