@@ -8,18 +8,26 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
+use bytes::Bytes;
 use indexmap::IndexMap;
 use ndarray::ArrayViewD;
 use ort::{
     environment::{Environment, GlobalThreadPoolOptions},
     ep::{ArenaExtendStrategy, CUDA, cuda::ConvAlgorithmSearch},
     logging::LogLevel,
+    memory::MemoryInfo,
     session::{RunOptions, Session, SessionInputValue, builder::SessionBuilder},
-    value::TensorRef,
+    value::{Shape, TensorRef, TensorRefMut},
 };
 
-use super::provider::Provider;
-use crate::tensor::Tensor;
+use super::{provider::Provider, weights::lend};
+use crate::{
+    onnx::{
+        graph::{Graph, Literal},
+        write_model,
+    },
+    tensor::Tensor,
+};
 
 /// The release that `make runtime` fetches. Any library with API 24 (1.24) or newer is accepted.
 pub const LIBRARY: &str = "runtime/libonnxruntime.so.1.31.1";
@@ -108,6 +116,14 @@ impl Default for OrtOptions {
 /// An open session.
 pub struct OrtSession {
     session: Session,
+    /// Inputs that are the same in every run.
+    lent: Vec<(String, LentValue)>,
+}
+
+/// A tensor of the runtime over bytes that it does not own. The value goes first.
+struct LentValue {
+    value: TensorRefMut<'static, f32>,
+    _bytes: Bytes,
 }
 
 /// Ends a run from another thread, between two operators. One `Stop` serves one run.
@@ -127,14 +143,27 @@ impl Stop {
 }
 
 impl OrtSession {
+    /// Opens a session of a graph. On the CPU its large matrices are not copied: the session reads them where the graph has them.
+    pub fn open(runtime: &Runtime, graph: &Graph, options: &OrtOptions) -> Result<Self, RuntimeError> {
+        if options.provider != Provider::Cpu {
+            return Self::open_bytes(runtime, &write_model(graph), options);
+        }
+        let (graph, lent) = lend(graph);
+        let mut opened = Self::open_bytes(runtime, &write_model(&graph), options)?;
+        opened.lent = lent.into_iter().map(|lent| Ok((lent.name, borrow(lent.literal)?))).collect::<Result<_, _>>()?;
+        Ok(opened)
+    }
+
     /// Opens a session of an encoded `ModelProto`.
     pub fn open_bytes(runtime: &Runtime, model: &[u8], options: &OrtOptions) -> Result<Self, RuntimeError> {
         let session = configure(runtime, options)?.commit_from_memory(model).map_err(open_error)?;
-        Ok(Self { session })
+        Ok(Self { session, lent: Vec::new() })
     }
 
+    /// The inputs that [`Self::run`] must be given.
     pub fn input_names(&self) -> impl Iterator<Item = &str> {
-        self.session.inputs().iter().map(|input| input.name())
+        let names = self.session.inputs().iter().map(|input| input.name());
+        names.filter(|name| self.lent.iter().all(|(lent, _)| lent != name))
     }
 
     /// Runs the graph. Inputs by name; all outputs come back by name, in the graph's order.
@@ -152,6 +181,7 @@ impl OrtSession {
         let values = dense
             .iter()
             .map(|(name, array)| Ok((*name, SessionInputValue::from(TensorRef::from_array_view(array)?))))
+            .chain(self.lent.iter().map(|(name, lent)| Ok((name.as_str(), SessionInputValue::from(&*lent.value)))))
             .collect::<ort::Result<Vec<_>>>()
             .map_err(run_error)?;
         let outputs = self.session.run_with_options(values, &*stop.0).map_err(run_error)?;
@@ -187,6 +217,14 @@ fn configure(runtime: &Runtime, options: &OrtOptions) -> Result<SessionBuilder, 
     Ok(builder)
 }
 
+fn borrow(literal: Literal) -> Result<LentValue, RuntimeError> {
+    let data = literal.bytes.as_ptr().cast_mut().cast();
+    // SAFETY: the bytes are as many as the shape asks for (every `Literal`'s are), live as long as the value, and are an input, which
+    // the runtime only reads. They may be unaligned, since they lie in a file; the runtime's matrix products load unaligned.
+    let value = unsafe { TensorRefMut::from_raw(MemoryInfo::default(), data, Shape::from(literal.shape)) };
+    Ok(LentValue { value: value.map_err(open_error)?, _bytes: literal.bytes })
+}
+
 fn open_error<R>(error: ort::Error<R>) -> RuntimeError {
     RuntimeError::Open { reason: error.to_string() }
 }
@@ -203,9 +241,9 @@ mod tests {
 
     #[test]
     fn a_library_that_is_not_there_names_the_command_to_run() {
-        let error = find_library(Some(Path::new("no/such/libonnxruntime.so"))).unwrap_err();
+        let error = find_library(Some(Path::new("/no/such/libonnxruntime.so"))).unwrap_err();
         assert!(
-            matches!(&error, RuntimeError::Missing { tried } if tried == &[PathBuf::from("no/such/libonnxruntime.so")])
+            matches!(&error, RuntimeError::Missing { tried } if tried == &[PathBuf::from("/no/such/libonnxruntime.so")])
         );
         assert!(error.to_string().contains("make runtime"), "{error}");
     }

@@ -2,6 +2,7 @@
 
 pub mod backend_ort;
 pub mod provider;
+mod weights;
 
 use std::{
     sync::Arc,
