@@ -1,4 +1,247 @@
-//! f32 data with a shape, row-major: what travels between images, models and attributions.
+//! f32 data with a shape, row-major: what travels between images, models and attributions; and its npy and JSON forms.
+//! A header or a shape is believed only when as many elements are really there, so no claim costs memory.
+
+use ndarray_npy::{ReadNpyExt, WriteNpyExt, npy::header::Header};
+use serde::{Deserialize, Serialize};
 
 /// A dense float tensor. One sample has no batch axis (`[3, 224, 224]`); a batch has it first.
 pub type Tensor = ndarray::ArrayD<f32>;
+
+/// As numpy before 2.0; more axes than any classifier has.
+pub const MAX_AXES: usize = 32;
+/// Brackets in the header of a plain array: one dict, one shape. More would be nesting, which the parser recurses into.
+const MAX_HEADER_BRACKETS: usize = 4;
+
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum TensorError {
+    #[error("this is no npy file: {reason}")]
+    Npy { reason: String },
+    #[error("the npy file holds {found}; expected float32 or float64, little-endian (numpy: x.astype('<f4'))")]
+    ElementType { found: String },
+    #[error("the npy header gives shape {shape:?}, which takes {expected_bytes} bytes; {found_bytes} bytes follow")]
+    NpyLength { shape: Vec<usize>, expected_bytes: u128, found_bytes: usize },
+    #[error("shape {shape:?} takes {expected} numbers; data has {found}")]
+    Count { shape: Vec<usize>, expected: u128, found: usize },
+    #[error("the tensor has {axes} axes; at most {MAX_AXES} are allowed")]
+    Axes { axes: usize },
+    #[error("the tensor is empty: shape {shape:?}")]
+    Empty { shape: Vec<usize> },
+    #[error("{count} of {total} elements are NaN or infinite, the first at {first:?}")]
+    NotFinite { count: usize, total: usize, first: Vec<usize> },
+}
+
+/// The JSON form: `{"shape": [2, 2], "data": [1, 2, 3, 4]}`, row-major.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShapedData {
+    pub shape: Vec<usize>,
+    pub data: Vec<f32>,
+}
+
+impl TryFrom<ShapedData> for Tensor {
+    type Error = TensorError;
+
+    fn try_from(ShapedData { shape, data }: ShapedData) -> Result<Self, TensorError> {
+        let expected = element_count(&shape)?;
+        let found = data.len();
+        if expected != found as u128 {
+            return Err(TensorError::Count { shape, expected, found });
+        }
+        Tensor::from_shape_vec(shape.clone(), data).map_err(|_| TensorError::Count { shape, expected, found })
+    }
+}
+
+impl From<&Tensor> for ShapedData {
+    fn from(tensor: &Tensor) -> Self {
+        ShapedData { shape: tensor.shape().to_vec(), data: tensor.iter().copied().collect() }
+    }
+}
+
+/// Reads an npy file: float32, or float64 rounded to float32; little-endian; C or Fortran order (the result is row-major).
+pub fn read_npy(bytes: &[u8]) -> Result<Tensor, TensorError> {
+    let unreadable = |fault: &dyn std::fmt::Display| TensorError::Npy { reason: fault.to_string() };
+    if header_text(bytes).iter().filter(|byte| b"([{".contains(byte)).count() > MAX_HEADER_BRACKETS {
+        return Err(unreadable(&"the header describes no plain array"));
+    }
+    let mut rest = bytes;
+    let header = Header::from_reader(&mut rest).map_err(|fault| unreadable(&fault))?;
+    let element_type = header.type_descriptor.to_string();
+    let element_bytes = match element_type.trim_matches(['\'', '"']) {
+        "<f4" => 4,
+        "<f8" => 8,
+        found => return Err(TensorError::ElementType { found: found.to_owned() }),
+    };
+    let expected_bytes = element_count(&header.shape)?.saturating_mul(element_bytes);
+    if expected_bytes != rest.len() as u128 {
+        return Err(TensorError::NpyLength { shape: header.shape, expected_bytes, found_bytes: rest.len() });
+    }
+    let tensor = if element_bytes == 4 {
+        Tensor::read_npy(bytes).map_err(|fault| unreadable(&fault))?
+    } else {
+        let wide = ndarray::ArrayD::<f64>::read_npy(bytes).map_err(|fault| unreadable(&fault))?;
+        wide.mapv(|value| value as f32)
+    };
+    Ok(if tensor.is_standard_layout() { tensor } else { tensor.as_standard_layout().into_owned() })
+}
+
+/// An npy file of version 1: float32, little-endian, C order.
+pub fn write_npy(tensor: &Tensor) -> Result<Vec<u8>, TensorError> {
+    let mut bytes = Vec::with_capacity(128 + 4 * tensor.len());
+    let rows = tensor.as_standard_layout();
+    rows.write_npy(&mut bytes).map_err(|fault| TensorError::Npy { reason: fault.to_string() })?;
+    Ok(bytes)
+}
+
+/// Refuses NaN and infinities, naming the first and how many there are.
+pub fn check_finite(tensor: &Tensor) -> Result<(), TensorError> {
+    let mut faulty = tensor.indexed_iter().filter(|(_, value)| !value.is_finite());
+    match faulty.next() {
+        None => Ok(()),
+        Some((first, _)) => Err(TensorError::NotFinite {
+            first: ndarray::Dimension::slice(&first).to_vec(),
+            count: 1 + faulty.count(),
+            total: tensor.len(),
+        }),
+    }
+}
+
+/// The bytes that the npy format says are the header's text; fewer when the file ends before.
+fn header_text(bytes: &[u8]) -> &[u8] {
+    let (start, length): (usize, usize) = match bytes {
+        [_, _, _, _, _, _, 1, _, a, b, ..] => (10, usize::from(u16::from_le_bytes([*a, *b]))),
+        [_, _, _, _, _, _, _, _, a, b, c, d, ..] => (12, u32::from_le_bytes([*a, *b, *c, *d]) as usize),
+        _ => (0, 0),
+    };
+    &bytes[start..bytes.len().min(start.saturating_add(length))]
+}
+
+/// The product of a shape that may stand for data: at least one element, not too many axes.
+fn element_count(shape: &[usize]) -> Result<u128, TensorError> {
+    if shape.len() > MAX_AXES {
+        return Err(TensorError::Axes { axes: shape.len() });
+    }
+    if shape.contains(&0) {
+        return Err(TensorError::Empty { shape: shape.to_vec() });
+    }
+    Ok(shape.iter().fold(1u128, |product, side| product.saturating_mul(*side as u128)))
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::ShapeBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+        let text = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((text.len() as u16).to_le_bytes());
+        bytes.extend(text.as_bytes());
+        bytes.extend(data);
+        bytes
+    }
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn written_npy_reads_back_bit_for_bit() {
+        let tensor =
+            Tensor::from_shape_fn(vec![2, 3, 4], |at| at[0] as f32 - 0.1 * at[1] as f32 + 1e-30 * at[2] as f32);
+        assert_eq!(read_npy(&write_npy(&tensor).unwrap()).unwrap(), tensor);
+    }
+
+    #[test]
+    fn fortran_order_becomes_row_major() {
+        let read = read_npy(&npy("<f4", "True", "(2, 3)", &floats(&[1., 4., 2., 5., 3., 6.]))).unwrap();
+        assert_eq!(read.as_slice().unwrap(), [1., 2., 3., 4., 5., 6.]);
+        assert_eq!(read.shape(), [2, 3]);
+    }
+
+    #[test]
+    fn a_tensor_in_fortran_order_is_written_row_major() {
+        let tensor = Tensor::from_shape_vec(vec![2, 3].f(), vec![1., 4., 2., 5., 3., 6.]).unwrap();
+        let bytes = write_npy(&tensor).unwrap();
+        assert!(bytes.ends_with(&floats(&[1., 2., 3., 4., 5., 6.])));
+    }
+
+    #[test]
+    fn float64_is_rounded_to_float32() {
+        let data: Vec<u8> = [0.1f64, -2.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(read_npy(&npy("<f8", "False", "(2,)", &data)).unwrap().as_slice().unwrap(), [0.1f32, -2.0]);
+    }
+
+    #[test]
+    fn other_element_types_are_refused_by_name() {
+        for descr in ["|u1", "<i8", ">f4", "<f2", "<c8"] {
+            let error = read_npy(&npy(descr, "False", "(1,)", &[0; 8])).unwrap_err();
+            assert_eq!(error, TensorError::ElementType { found: descr.to_owned() });
+        }
+    }
+
+    #[test]
+    fn a_header_that_claims_more_than_the_file_has_costs_no_memory() {
+        for shape in ["(1000000000000,)", "(18446744073709551615, 18446744073709551615)", "(5,)", "(3,)"] {
+            let error = read_npy(&npy("<f4", "False", shape, &floats(&[1.; 4]))).unwrap_err();
+            assert!(matches!(error, TensorError::NpyLength { found_bytes: 16, .. }), "{shape}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_deeply_nested_header_is_refused_before_it_is_parsed() {
+        let nested = format!("\n{}1{}", "(".repeat(20_000), ")".repeat(20_000));
+        assert!(matches!(read_npy(&npy("<f4", "False", &nested, &[])), Err(TensorError::Npy { .. })));
+    }
+
+    #[test]
+    fn empty_shapes_and_too_many_axes_are_refused() {
+        let shaped = |shape: Vec<usize>, data: Vec<f32>| Tensor::try_from(ShapedData { shape, data });
+        assert_eq!(shaped(vec![0, 3], vec![]), Err(TensorError::Empty { shape: vec![0, 3] }));
+        assert_eq!(shaped(vec![1; 33], vec![1.]), Err(TensorError::Axes { axes: 33 }));
+        assert!(matches!(read_npy(&npy("<f4", "False", "(0,)", &[])), Err(TensorError::Empty { .. })));
+    }
+
+    #[test]
+    fn json_counts_must_agree_with_the_shape() {
+        let shaped = ShapedData { shape: vec![2, 3], data: vec![0.; 5] };
+        let error = Tensor::try_from(shaped).unwrap_err();
+        assert_eq!(error.to_string(), "shape [2, 3] takes 6 numbers; data has 5");
+        let huge = ShapedData { shape: vec![usize::MAX; 3], data: vec![] };
+        assert!(matches!(Tensor::try_from(huge), Err(TensorError::Count { expected: u128::MAX, .. })));
+        let scalar: ShapedData = serde_json::from_str(r#"{"shape": [], "data": [7]}"#).unwrap();
+        assert_eq!(Tensor::try_from(scalar).unwrap().ndim(), 0);
+    }
+
+    #[test]
+    fn json_form_lists_any_memory_order_row_major() {
+        let tensor = Tensor::from_shape_vec(vec![2, 2].f(), vec![1., 3., 2., 4.]).unwrap();
+        assert_eq!(ShapedData::from(&tensor), ShapedData { shape: vec![2, 2], data: vec![1., 2., 3., 4.] });
+    }
+
+    #[test]
+    fn nan_and_infinity_are_counted_and_the_first_is_named() {
+        let mut tensor = Tensor::zeros(vec![2, 3]);
+        assert_eq!(check_finite(&tensor), Ok(()));
+        tensor[[0, 2]] = f32::NAN;
+        tensor[[1, 1]] = f32::NEG_INFINITY;
+        assert_eq!(check_finite(&tensor), Err(TensorError::NotFinite { count: 2, total: 6, first: vec![0, 2] }));
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = read_npy(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_npy_never_panics(at in 0usize..140, byte: u8, length in 0usize..200) {
+            let mut bytes = write_npy(&Tensor::zeros(vec![2, 5])).unwrap();
+            let last = bytes.len() - 1;
+            bytes[at.min(last)] = byte;
+            bytes.truncate(length);
+            let _ = read_npy(&bytes);
+        }
+    }
+}

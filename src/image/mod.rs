@@ -1,1 +1,50 @@
 //! Bytes -> pixels -> tensor, and back: decode, preprocess, geometry, baseline.
+
+pub mod baseline;
+pub mod decode;
+pub mod geometry;
+pub mod preprocess;
+
+/// RGB, 8 bits per channel, upright (EXIF orientation applied): what an upload becomes.
+pub use ::image::RgbImage;
+
+/// The image types that are decoded, as an error lists them.
+pub const ALLOWED_TYPES: &str = "image/png, image/jpeg, image/webp, image/bmp";
+
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ImageError {
+    #[error("the image is empty (0 bytes)")]
+    Empty,
+    #[error("the image has {bytes} bytes; {limit} are allowed")]
+    TooManyBytes { bytes: usize, limit: usize },
+    #[error("this is no image of a known type; allowed: {ALLOWED_TYPES}")]
+    UnknownType,
+    #[error("{found} is not supported; allowed: {ALLOWED_TYPES}")]
+    UnsupportedType { found: &'static str },
+    #[error("the image is {width} x {height}; at most {max_side} per side and {max_pixels} pixels are allowed")]
+    TooLarge { width: u32, height: u32, max_side: u32, max_pixels: u64 },
+    #[error("the {format} image ends early: it was cut off on the way here")]
+    Truncated { format: &'static str },
+    #[error("the {format} image cannot be decoded: {reason}")]
+    Corrupt { format: &'static str, reason: String },
+    #[error("the {format} decoder failed on this image")]
+    DecoderPanicked { format: &'static str },
+    #[error("the image cannot be resized to the model's input: {reason}")]
+    Resize { reason: String },
+    #[error("no baseline `{text}`; allowed: {}, several joined by `+`", baseline::ALLOWED.join(", "))]
+    UnknownBaseline { text: String },
+    #[error("baseline `{text}`: {expected}")]
+    BaselineArgument { text: String, expected: String },
+    #[error("baseline `{text}` stands for {count} baselines; at most {max} are averaged")]
+    TooManyBaselines { text: String, count: usize, max: usize },
+    #[error("baselines from data sets are not available; allowed: {}", baseline::ALLOWED.join(", "))]
+    DatasetBaseline { id: String },
+    #[error(
+        "baseline `{term}` is made of pixels, and this model takes ready tensors; allowed here: zero, mean, uniform:<seed>, random:<n>, uploaded"
+    )]
+    BaselineNeedsPixels { term: String },
+    #[error("baseline `uploaded` needs the baseline sent with the request")]
+    NoUploadedBaseline,
+    #[error("the uploaded baseline has shape {found:?}; the input has {expected:?}")]
+    BaselineShape { found: Vec<usize>, expected: Vec<usize> },
+}

@@ -1,1 +1,21 @@
 //! Numbers -> picture: normalise, colour map, overlay, encode.
+
+pub mod color;
+pub mod encode;
+pub mod heatmap;
+pub mod options;
+pub mod outline;
+pub mod overlay;
+pub mod plane;
+
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RenderError {
+    #[error(
+        "an attribution of shape {shape:?} is no image: a heat map needs three axes with channels, height and width"
+    )]
+    NotAnImage { shape: Vec<usize> },
+    #[error("the attribution is {found:?} pixels (width, height); the model's input is {expected:?}")]
+    Size { found: (usize, usize), expected: (u32, u32) },
+    #[error("the picture cannot be encoded: {reason}")]
+    Encode { reason: String },
+}

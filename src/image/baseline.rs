@@ -1,0 +1,423 @@
+//! Baselines x' of path methods, named by text: `zero`, `blur:10`, `black+white` (several are averaged by the method).
+//! Every value lies in the model's input space. Random ones come from ChaCha8 keyed by (seed, index), so they repeat.
+//! Source: Sturmfels et al. 2020, "Visualizing the impact of feature attribution baselines". METHODS.md lists the meanings.
+
+use std::{fmt, str::FromStr};
+
+use ndarray::{ArrayViewMut1, Axis};
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{ImageError, preprocess::pixel_range};
+use crate::{
+    model::manifest::{Layout, Preprocess},
+    tensor::Tensor,
+};
+
+/// What a baseline's text may be, as errors and the API list it.
+pub const ALLOWED: &[&str] =
+    &["zero", "black", "white", "mean", "blur:<sigma>", "uniform:<seed>", "random:<n>", "uploaded"];
+/// The most baselines one text may stand for.
+pub const MAX_BASELINES: usize = 100;
+/// In pixels of the model's input; at this width a blur is all but constant.
+const MAX_SIGMA: f32 = 100.0;
+const DEFAULT_SIGMA: f32 = 10.0;
+
+/// One or several baselines. Parsed from text; `Display` gives text that parses to the same value, with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Baseline {
+    terms: Vec<Term>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Term {
+    /// The tensor of zeros: the mean colour for models whose preprocessing subtracts it.
+    Zero,
+    Black,
+    White,
+    /// The input's own mean per channel; over all elements for inputs that are no images.
+    Mean,
+    /// The input blurred by a Gaussian of this sigma, in pixels of the model's input; borders reflected.
+    Blur(f32),
+    /// One random image: each element uniform between black and white (without preprocessing: the input's min and max).
+    Uniform(u64),
+    /// This many such images, drawn by the request's `seed_value`.
+    Random(usize),
+    /// An image or tensor sent with the request.
+    Uploaded,
+}
+
+/// What baselines are made from, beside the input.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Material<'a> {
+    /// `None` for nets over ready tensors.
+    pub preprocess: Option<&'a Preprocess>,
+    /// The baseline sent with the request, already preprocessed.
+    pub uploaded: Option<&'a Tensor>,
+    pub seed_value: u64,
+}
+
+impl Default for Baseline {
+    fn default() -> Self {
+        Baseline { terms: vec![Term::Zero] }
+    }
+}
+
+impl Baseline {
+    pub fn terms(&self) -> &[Term] {
+        &self.terms
+    }
+
+    /// How many baselines this stands for: the cost of a path method is proportional to it.
+    pub fn count(&self) -> usize {
+        self.terms.iter().map(|term| if let Term::Random(n) = term { *n } else { 1 }).sum()
+    }
+
+    /// The baselines in the order of the text, each in the shape of `input`.
+    pub fn resolve(&self, input: &Tensor, material: &Material<'_>) -> Result<Vec<Tensor>, ImageError> {
+        let mut baselines = Vec::with_capacity(self.count());
+        for term in &self.terms {
+            let pixels =
+                || material.preprocess.ok_or_else(|| ImageError::BaselineNeedsPixels { term: term.to_string() });
+            let axis = material.preprocess.map(|rule| channel_axis(rule.layout));
+            match term {
+                Term::Zero => baselines.push(Tensor::zeros(input.raw_dim())),
+                Term::Black => baselines.push(constant(input, axis, &pixel_range(pixels()?), |(black, _)| *black)),
+                Term::White => baselines.push(constant(input, axis, &pixel_range(pixels()?), |(_, white)| *white)),
+                Term::Mean => baselines.push(constant(input, axis, &means(input, axis), |mean| *mean)),
+                Term::Blur(sigma) => baselines.push(blur(input, channel_axis(pixels()?.layout), *sigma)),
+                Term::Uniform(seed) => baselines.push(uniform(input, material.preprocess, *seed, 0)),
+                Term::Random(n) => baselines.extend(
+                    (0..*n as u64).map(|index| uniform(input, material.preprocess, material.seed_value, index)),
+                ),
+                Term::Uploaded => baselines.push(uploaded(input, material.uploaded)?),
+            }
+        }
+        Ok(baselines)
+    }
+}
+
+fn channel_axis(layout: Layout) -> usize {
+    match layout {
+        Layout::Nchw => 0,
+        Layout::Nhwc => 2,
+    }
+}
+
+/// A tensor like `input` with one value per index of `axis`, or one value overall.
+fn constant<T>(input: &Tensor, axis: Option<usize>, per_channel: &[T], value: impl Fn(&T) -> f32) -> Tensor {
+    let mut tensor = Tensor::zeros(input.raw_dim());
+    match axis {
+        Some(axis) => {
+            tensor.axis_iter_mut(Axis(axis)).zip(per_channel).for_each(|(mut slice, one)| slice.fill(value(one)));
+        }
+        None => per_channel.iter().for_each(|one| tensor.fill(value(one))),
+    }
+    tensor
+}
+
+/// In f64, so that a large constant image keeps its value.
+fn means(input: &Tensor, axis: Option<usize>) -> Vec<f32> {
+    let mean = |values: ndarray::ArrayViewD<'_, f32>| {
+        (values.iter().map(|value| f64::from(*value)).sum::<f64>() / values.len().max(1) as f64) as f32
+    };
+    match axis {
+        Some(axis) => input.axis_iter(Axis(axis)).map(mean).collect(),
+        None => vec![mean(input.view())],
+    }
+}
+
+/// Element k of draw (seed, index) is the k-th 24-bit uniform of ChaCha8(seed), stream `index`, spread over the range.
+fn uniform(input: &Tensor, preprocess: Option<&Preprocess>, seed: u64, index: u64) -> Tensor {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    generator.set_stream(index);
+    let mut tensor = Tensor::zeros(input.raw_dim());
+    let mut draw = || (generator.next_u32() >> 8) as f32 / (1u32 << 24) as f32;
+    match preprocess {
+        Some(rule) => {
+            let (range, axis) = (pixel_range(rule), channel_axis(rule.layout));
+            for (place, value) in tensor.indexed_iter_mut() {
+                let (black, white) = range[place[axis]];
+                *value = black + draw() * (white - black);
+            }
+        }
+        None => {
+            let (low, high) =
+                input.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(*v), high.max(*v)));
+            tensor.iter_mut().for_each(|value| *value = low + draw() * (high - low));
+        }
+    }
+    tensor
+}
+
+fn uploaded(input: &Tensor, uploaded: Option<&Tensor>) -> Result<Tensor, ImageError> {
+    let uploaded = uploaded.ok_or(ImageError::NoUploadedBaseline)?;
+    if uploaded.shape() != input.shape() {
+        let (found, expected) = (uploaded.shape().to_vec(), input.shape().to_vec());
+        return Err(ImageError::BaselineShape { found, expected });
+    }
+    Ok(uploaded.clone())
+}
+
+/// Gaussian blur along both spatial axes, cut at 4 sigma, borders reflected (d c b a | a b c d | d c b a): as
+/// `scipy.ndimage.gaussian_filter`. Channels are affine in pixels, so blurring the tensor blurs the picture.
+fn blur(input: &Tensor, channel_axis: usize, sigma: f32) -> Tensor {
+    let radius = (4.0 * f64::from(sigma) + 0.5) as usize;
+    let weights: Vec<f64> = (0..=radius).map(|k| (-0.5 * (k as f64 / f64::from(sigma)).powi(2)).exp()).collect();
+    let total = weights[0] + 2.0 * weights[1..].iter().sum::<f64>();
+    let mut tensor = input.clone();
+    for axis in (0..input.ndim()).filter(|axis| *axis != channel_axis) {
+        tensor.lanes_mut(Axis(axis)).into_iter().for_each(|lane| blur_lane(lane, &weights, total));
+    }
+    tensor
+}
+
+fn blur_lane(mut lane: ArrayViewMut1<'_, f32>, weights: &[f64], total: f64) {
+    let (length, radius) = (lane.len(), weights.len() - 1);
+    let reflected = |at: isize| {
+        let at = at.rem_euclid(2 * length as isize) as usize;
+        f64::from(lane[at.min(2 * length - 1 - at)])
+    };
+    let padded: Vec<f64> = (0..length + 2 * radius).map(|at| reflected(at as isize - radius as isize)).collect();
+    for (at, value) in lane.iter_mut().enumerate() {
+        let centre = at + radius;
+        let sides: f64 = (1..=radius).map(|k| weights[k] * (padded[centre - k] + padded[centre + k])).sum();
+        *value = ((weights[0] * padded[centre] + sides) / total) as f32;
+    }
+}
+
+impl FromStr for Baseline {
+    type Err = ImageError;
+
+    fn from_str(text: &str) -> Result<Self, ImageError> {
+        let terms = text.split('+').map(|term| term.trim().parse()).collect::<Result<_, _>>()?;
+        let baseline = Baseline { terms };
+        let count = baseline.count();
+        if count > MAX_BASELINES {
+            return Err(ImageError::TooManyBaselines { text: text.to_owned(), count, max: MAX_BASELINES });
+        }
+        Ok(baseline)
+    }
+}
+
+impl FromStr for Term {
+    type Err = ImageError;
+
+    fn from_str(text: &str) -> Result<Self, ImageError> {
+        let (name, argument) = match text.split_once(':') {
+            Some((name, argument)) => (name, Some(argument)),
+            None => (text, None),
+        };
+        let refuse = |expected: String| ImageError::BaselineArgument { text: text.to_owned(), expected };
+        match (name, argument) {
+            ("zero", None) => Ok(Term::Zero),
+            ("black", None) => Ok(Term::Black),
+            ("white", None) => Ok(Term::White),
+            ("mean", None) => Ok(Term::Mean),
+            ("uploaded", None) => Ok(Term::Uploaded),
+            ("zero" | "black" | "white" | "mean" | "uploaded", Some(_)) => {
+                Err(refuse(format!("`{name}` takes no argument")))
+            }
+            ("blur", None) => Ok(Term::Blur(DEFAULT_SIGMA)),
+            ("blur", Some(sigma)) => match sigma.parse() {
+                Ok(sigma) if sigma > 0.0 && sigma <= MAX_SIGMA => Ok(Term::Blur(sigma)),
+                _ => Err(refuse(format!("sigma is a number of pixels above 0, at most {MAX_SIGMA}"))),
+            },
+            ("uniform", None) => Ok(Term::Uniform(0)),
+            ("uniform", Some(seed)) => match seed.parse() {
+                Ok(seed) => Ok(Term::Uniform(seed)),
+                Err(_) => Err(refuse("the seed is a whole number from 0".to_owned())),
+            },
+            ("random", n) => match n.unwrap_or("1").parse() {
+                Ok(n) if (1..=MAX_BASELINES).contains(&n) => Ok(Term::Random(n)),
+                _ => Err(refuse(format!("n is a whole number from 1 to {MAX_BASELINES}"))),
+            },
+            ("dataset", Some(id)) => Err(ImageError::DatasetBaseline { id: id.to_owned() }),
+            _ => Err(ImageError::UnknownBaseline { text: text.to_owned() }),
+        }
+    }
+}
+
+impl fmt::Display for Baseline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, term) in self.terms.iter().enumerate() {
+            write!(f, "{}{term}", if at == 0 { "" } else { "+" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Term::Zero => f.write_str("zero"),
+            Term::Black => f.write_str("black"),
+            Term::White => f.write_str("white"),
+            Term::Mean => f.write_str("mean"),
+            Term::Blur(sigma) => write!(f, "blur:{sigma}"),
+            Term::Uniform(seed) => write!(f, "uniform:{seed}"),
+            Term::Random(n) => write!(f, "random:{n}"),
+            Term::Uploaded => f.write_str("uploaded"),
+        }
+    }
+}
+
+impl TryFrom<String> for Baseline {
+    type Error = ImageError;
+
+    fn try_from(text: String) -> Result<Self, ImageError> {
+        text.parse()
+    }
+}
+
+impl From<Baseline> for String {
+    fn from(baseline: Baseline) -> String {
+        baseline.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::manifest::{Channels, Filter, Resize};
+
+    fn rule(layout: Layout) -> Preprocess {
+        Preprocess {
+            width: 3,
+            height: 2,
+            layout,
+            channels: Channels::Rgb,
+            scale: 1.0 / 255.0,
+            mean: vec![0.5, 0.25, 0.0],
+            std: vec![0.5, 0.25, 0.2],
+            resize: Resize::Stretch,
+            filter: Filter::Bilinear,
+        }
+    }
+
+    fn resolve(text: &str, input: &Tensor, preprocess: Option<&Preprocess>) -> Result<Vec<Tensor>, ImageError> {
+        text.parse::<Baseline>()?.resolve(input, &Material { preprocess, uploaded: None, seed_value: 7 })
+    }
+
+    fn ramp(shape: &[usize]) -> Tensor {
+        let mut next = 0.0;
+        Tensor::from_shape_simple_fn(shape.to_vec(), || {
+            next += 1.0;
+            next
+        })
+    }
+
+    #[test]
+    fn canonical_text_parses_to_the_same_value() {
+        for (text, canonical) in [
+            ("zero", "zero"),
+            ("black+white", "black+white"),
+            (" blur + uniform ", "blur:10+uniform:0"),
+            ("blur:2.50", "blur:2.5"),
+            ("uniform:18446744073709551615", "uniform:18446744073709551615"),
+            ("random", "random:1"),
+            ("mean+uploaded+random:3", "mean+uploaded+random:3"),
+        ] {
+            let baseline: Baseline = text.parse().unwrap();
+            assert_eq!(baseline.to_string(), canonical);
+            assert_eq!(canonical.parse::<Baseline>().unwrap(), baseline);
+            assert_eq!(serde_json::to_string(&baseline).unwrap(), format!("\"{canonical}\""));
+        }
+    }
+
+    #[test]
+    fn what_is_no_baseline_is_refused_with_what_is() {
+        for text in ["", "grey", "zero+", "dataset", "Zero"] {
+            let error = text.parse::<Baseline>().unwrap_err();
+            assert!(matches!(error, ImageError::UnknownBaseline { .. }), "{text}: {error}");
+            assert!(error.to_string().contains("blur:<sigma>"));
+        }
+        for text in ["blur:0", "blur:nan", "blur:inf", "blur:101", "uniform:-1", "random:0", "random:101", "zero:1"] {
+            assert!(matches!(text.parse::<Baseline>(), Err(ImageError::BaselineArgument { .. })), "{text}");
+        }
+        assert!(matches!(
+            "random:60+random:41".parse::<Baseline>(),
+            Err(ImageError::TooManyBaselines { count: 101, .. })
+        ));
+        assert_eq!("dataset:x".parse::<Baseline>(), Err(ImageError::DatasetBaseline { id: "x".to_owned() }));
+    }
+
+    #[test]
+    fn black_and_white_are_two_baselines_in_the_models_space() {
+        for (layout, shape, axis) in [(Layout::Nchw, [3, 2, 3], 0), (Layout::Nhwc, [2, 3, 3], 2)] {
+            let found = resolve("black+white", &ramp(&shape), Some(&rule(layout))).unwrap();
+            assert_eq!(found.len(), 2);
+            for (channel, (black, white)) in [(-1.0, 1.0), (-1.0, 3.0), (0.0, 5.0)].into_iter().enumerate() {
+                assert!(found[0].index_axis(Axis(axis), channel).iter().all(|value| *value == black));
+                assert!(found[1].index_axis(Axis(axis), channel).iter().all(|value| *value == white));
+            }
+        }
+    }
+
+    #[test]
+    fn mean_is_the_inputs_own_per_channel() {
+        let found = resolve("mean", &ramp(&[3, 2, 3]), Some(&rule(Layout::Nchw))).unwrap().remove(0);
+        assert_eq!(found.iter().step_by(6).copied().collect::<Vec<_>>(), [3.5, 9.5, 15.5]);
+        let plain = resolve("mean", &ramp(&[4]), None).unwrap().remove(0);
+        assert_eq!(plain.as_slice().unwrap(), [2.5; 4]);
+    }
+
+    #[test]
+    fn blur_keeps_constants_and_sums_and_spreads_a_spot_as_the_gaussian_does() {
+        let mut spot = Tensor::zeros(vec![1, 41, 41]);
+        spot[[0, 20, 20]] = 1.0;
+        let found = resolve("blur:2", &spot, Some(&rule(Layout::Nchw))).unwrap().remove(0);
+        let weight = |k: f32| (-k * k / 8.0).exp();
+        let total: f32 = (-8..=8).map(|k| weight(k as f32)).sum();
+        for (y, x) in [(20, 20), (20, 23), (25, 18), (20, 28), (20, 29)] {
+            let (dy, dx) = (y as f32 - 20.0, x as f32 - 20.0);
+            let cut = if dx.abs() > 8.0 { 0.0 } else { weight(dy) * weight(dx) / (total * total) };
+            // f32 rounding of two passes.
+            assert!((found[[0, y, x]] - cut).abs() < 1e-8, "{y} {x}");
+        }
+        let corner = Tensor::from_shape_fn(vec![1, 5, 7], |at| if at[1] + at[2] == 0 { 1.0 } else { 0.0 });
+        for sigma in ["0.3", "2", "100"] {
+            let found = resolve(&format!("blur:{sigma}"), &corner, Some(&rule(Layout::Nchw))).unwrap().remove(0);
+            assert!((found.sum() - 1.0).abs() < 1e-5, "reflected borders keep the sum at sigma {sigma}");
+        }
+    }
+
+    #[test]
+    fn random_baselines_repeat_by_seed_differ_by_index_and_fill_the_pixel_range() {
+        let (rule, input) = (rule(Layout::Nchw), Tensor::zeros(vec![3, 50, 60]));
+        let found = resolve("random:2", &input, Some(&rule)).unwrap();
+        assert_eq!(found, resolve("random:2", &input, Some(&rule)).unwrap());
+        assert_ne!(found[0], found[1]);
+        assert_eq!(found[0], resolve("uniform:7", &input, Some(&rule)).unwrap()[0]);
+        assert_ne!(found[0], resolve("uniform:8", &input, Some(&rule)).unwrap()[0]);
+        let blue = found[0].index_axis(Axis(0), 2);
+        assert!(blue.iter().all(|value| (0.0..5.0).contains(value)));
+        // 3000 draws: the mean's standard error is 5 / sqrt(12 * 3000) = 0.026.
+        assert!((blue.mean().unwrap() - 2.5).abs() < 0.13);
+    }
+
+    #[test]
+    fn models_without_pixels_have_only_baselines_without_pixels() {
+        let input = ramp(&[2]);
+        assert_eq!(resolve("zero", &input, None).unwrap()[0].as_slice().unwrap(), [0.0, 0.0]);
+        assert!(resolve("uniform", &input, None).unwrap()[0].iter().all(|value| (1.0..2.0).contains(value)));
+        for text in ["black", "white", "blur:1"] {
+            assert!(matches!(resolve(text, &input, None), Err(ImageError::BaselineNeedsPixels { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_uploaded_baseline_must_be_there_and_fit() {
+        let (input, other) = (ramp(&[2]), ramp(&[3]));
+        let resolve = |uploaded| {
+            Baseline { terms: vec![Term::Uploaded] }.resolve(&input, &Material { uploaded, ..Material::default() })
+        };
+        assert_eq!(resolve(None), Err(ImageError::NoUploadedBaseline));
+        assert!(matches!(resolve(Some(&other)), Err(ImageError::BaselineShape { .. })));
+        assert_eq!(resolve(Some(&input)), Ok(vec![input.clone()]));
+    }
+}

@@ -1,0 +1,274 @@
+//! Pixels -> the model's input: resize, place on the canvas (crop or pad), order channels, `(pixel * scale - mean) / std`.
+//! Channels: `mean` and `std` are in the tensor's channel order. Grey is ITU-R 601, as PIL's `L`. Padding is the mean (0).
+//! Cost: only the part of the upload that reaches the canvas is resized. Agrees with PIL's resize to within 1 of 255.
+
+use ::image::RgbImage;
+use fast_image_resize::{
+    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
+    images::{Image, ImageRef},
+};
+
+use super::{
+    ImageError,
+    geometry::{Geometry, span},
+};
+use crate::{
+    model::manifest::{Channels, Filter, Layout, Preprocess, Resize},
+    tensor::Tensor,
+};
+
+/// The model's input for an upload, `[C, H, W]` or `[H, W, C]`, and where its pixels lie on the upload.
+/// Fails only on sizes that a manifest or a decoder should not let through (a side of 0, more memory than there is).
+pub fn preprocess(upload: &RgbImage, rule: &Preprocess) -> Result<(Tensor, Geometry), ImageError> {
+    let sides = [upload.width(), upload.height(), rule.width, rule.height];
+    if sides.contains(&0) || rule.resize == Resize::ShortSide(0) {
+        return Err(ImageError::Resize { reason: "a side has no pixels".to_owned() });
+    }
+    let geometry = Geometry::new(upload.dimensions(), rule);
+    let channels = channel_count(rule.channels);
+    let (width, height) = (rule.width as usize, rule.height as usize);
+    let mut data = vec![0.0; channels * width * height];
+    let table = value_table(rule);
+    let (columns, rows) = (Stretch::along(&geometry, 0), Stretch::along(&geometry, 1));
+    let pixels = resize(upload, &columns, &rows, rule.filter)?;
+    for row in 0..rows.shown {
+        for column in 0..columns.shown {
+            let from = 3 * ((row + rows.skipped) * columns.computed as usize + column + columns.skipped);
+            let at = (row + rows.canvas) * width + column + columns.canvas;
+            let [r, g, b] = [pixels[from], pixels[from + 1], pixels[from + 2]];
+            let ordered = match rule.channels {
+                Channels::Rgb => [r, g, b],
+                Channels::Bgr => [b, g, r],
+                Channels::Gray => [luma(r, g, b); 3],
+            };
+            for (channel, value) in ordered.iter().take(channels).enumerate() {
+                let to = match rule.layout {
+                    Layout::Nchw => channel * width * height + at,
+                    Layout::Nhwc => at * channels + channel,
+                };
+                data[to] = table[channel][*value as usize];
+            }
+        }
+    }
+    let shape = match rule.layout {
+        Layout::Nchw => [channels, height, width],
+        Layout::Nhwc => [height, width, channels],
+    };
+    let tensor = Tensor::from_shape_vec(shape.to_vec(), data).map_err(failed)?;
+    Ok((tensor, geometry))
+}
+
+/// The tensor values of a black and of a white pixel, per channel in the tensor's order.
+pub fn pixel_range(rule: &Preprocess) -> Vec<(f32, f32)> {
+    value_table(rule).iter().map(|values| (values[0], values[255])).collect()
+}
+
+pub fn channel_count(channels: Channels) -> usize {
+    match channels {
+        Channels::Rgb | Channels::Bgr => 3,
+        Channels::Gray => 1,
+    }
+}
+
+/// ITU-R 601 in 16-bit fixed point, rounded: bit for bit PIL's `convert("L")`.
+pub fn luma(r: u8, g: u8, b: u8) -> u8 {
+    ((19_595 * u32::from(r) + 38_470 * u32::from(g) + 7_471 * u32::from(b) + 0x8000) >> 16) as u8
+}
+
+/// Per channel, the tensor value of each pixel value. A `mean` or `std` of length one holds for all channels, an empty one is 0 or 1.
+fn value_table(rule: &Preprocess) -> Vec<[f32; 256]> {
+    let of =
+        |values: &[f32], channel: usize, absent: f32| values.get(channel).or(values.first()).copied().unwrap_or(absent);
+    (0..channel_count(rule.channels))
+        .map(|channel| {
+            let (mean, std) = (of(&rule.mean, channel, 0.0), of(&rule.std, channel, 1.0));
+            std::array::from_fn(|pixel| (pixel as f32 * rule.scale - mean) / std)
+        })
+        .collect()
+}
+
+/// One axis of the resize: which part of the upload makes which part of the canvas.
+struct Stretch {
+    /// Start and length in the upload, in its pixels.
+    source: (f64, f64),
+    /// Pixels computed: those shown and a margin of the filter's reach, so that the cut changes no value.
+    computed: u32,
+    /// Computed pixels before the first that is shown.
+    skipped: usize,
+    shown: usize,
+    /// Where the first shown pixel stands on the canvas.
+    canvas: usize,
+}
+
+impl Stretch {
+    fn along(geometry: &Geometry, axis: usize) -> Stretch {
+        let pick = |(x, y): (u32, u32)| if axis == 0 { x } else { y };
+        let offset = i64::from(if axis == 0 { geometry.offset.0 } else { geometry.offset.1 });
+        let (upload, resized) = (pick(geometry.upload), i64::from(pick(geometry.resized)));
+        // In the resized upload's pixels.
+        let first = (-offset).clamp(0, resized);
+        let end = (i64::from(pick(geometry.model)) - offset).clamp(first, resized);
+        let per_pixel = f64::from(upload) / resized as f64;
+        let reach = 1 + (WIDEST_SUPPORT / per_pixel.min(1.0)).ceil() as i64;
+        let (from, to) = ((first - reach).max(0), (end + reach).min(resized));
+        let edge = |at: i64| if at == resized { f64::from(upload) } else { at as f64 * per_pixel };
+        Stretch {
+            source: span(edge(from), edge(to)),
+            computed: (to - from) as u32,
+            skipped: (first - from) as usize,
+            shown: (end - first) as usize,
+            canvas: (first + offset) as usize,
+        }
+    }
+}
+
+/// Of Lanczos, in pixels of the coarser of the two images.
+const WIDEST_SUPPORT: f64 = 3.0;
+
+/// RGB bytes, `rows.computed` x `columns.computed`.
+fn resize(upload: &RgbImage, columns: &Stretch, rows: &Stretch, filter: Filter) -> Result<Vec<u8>, ImageError> {
+    let algorithm = match filter {
+        Filter::Nearest => ResizeAlg::Nearest,
+        Filter::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
+        // a = -0.5, as PIL's.
+        Filter::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
+        Filter::Lanczos => ResizeAlg::Convolution(FilterType::Lanczos3),
+    };
+    // Columns first, then rows, as PIL; the other order cuts overshoots of noisy pictures elsewhere.
+    let top = rows.source.0.floor();
+    let bottom = (rows.source.0 + rows.source.1).ceil().min(f64::from(upload.height()));
+    let source = ImageRef::new(upload.width(), upload.height(), upload, PixelType::U8x3).map_err(failed)?;
+    let mut narrow = Image::new(columns.computed, (bottom - top) as u32, PixelType::U8x3);
+    let options = ResizeOptions::new().resize_alg(algorithm);
+    let mut resizer = Resizer::new();
+    let cut = options.crop(columns.source.0, top, columns.source.1, bottom - top);
+    resizer.resize(&source, &mut narrow, &cut).map_err(failed)?;
+    let mut target = Image::new(columns.computed, rows.computed, PixelType::U8x3);
+    let (from, length) = span(rows.source.0 - top, rows.source.0 - top + rows.source.1);
+    let cut = options.crop(0.0, from, f64::from(columns.computed), length.min(bottom - top - from));
+    resizer.resize(&narrow, &mut target, &cut).map_err(failed)?;
+    Ok(target.into_vec())
+}
+
+fn failed(fault: impl std::error::Error) -> ImageError {
+    ImageError::Resize { reason: fault.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use ndarray_npy::ReadNpyExt;
+
+    use super::*;
+
+    fn rule(width: u32, height: u32, resize: Resize) -> Preprocess {
+        Preprocess {
+            width,
+            height,
+            layout: Layout::Nhwc,
+            channels: Channels::Rgb,
+            scale: 1.0,
+            mean: vec![0.0],
+            std: vec![1.0],
+            resize,
+            filter: Filter::Bilinear,
+        }
+    }
+
+    #[test]
+    fn resize_and_crop_agree_with_pil() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/images");
+        for name in ["wide", "tall", "small"] {
+            let upload = ::image::open(folder.join(format!("{name}.png"))).unwrap().into_rgb8();
+            for (filter, text, tolerance) in [
+                (Filter::Nearest, "nearest", 0.0),
+                // Coefficients are fixed-point, with fewer bits than PIL keeps.
+                (Filter::Bilinear, "bilinear", 1.0),
+                (Filter::Bicubic, "bicubic", 1.0),
+                (Filter::Lanczos, "lanczos", 1.0),
+            ] {
+                let rule = Preprocess { filter, ..rule(28, 28, Resize::ShortSide(32)) };
+                let (found, _) = preprocess(&upload, &rule).unwrap();
+                let stored = fs::File::open(folder.join(format!("{name}.{text}.npy"))).unwrap();
+                let expected = ndarray::Array3::<u8>::read_npy(stored).unwrap().mapv(f32::from).into_dyn();
+                let worst = (&found - &expected).iter().fold(0f32, |worst, gap| worst.max(gap.abs()));
+                assert!(worst <= tolerance, "{name} {text}: {worst}");
+            }
+        }
+    }
+
+    #[test]
+    fn layout_channel_order_and_normalisation_follow_the_manifest() {
+        let upload = RgbImage::from_fn(2, 1, |x, _| ::image::Rgb(if x == 0 { [255, 0, 51] } else { [0, 102, 255] }));
+        let rgb = Preprocess {
+            layout: Layout::Nchw,
+            scale: 1.0 / 255.0,
+            mean: vec![0.5, 0.0, 0.2],
+            std: vec![0.5, 0.2, 1.0],
+            ..rule(2, 1, Resize::Stretch)
+        };
+        let values = |rule: &Preprocess| preprocess(&upload, rule).unwrap().0;
+        let close = |found: Tensor, shape: &[usize], expected: &[f32]| {
+            assert_eq!(found.shape(), shape);
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+        };
+        close(values(&rgb), &[3, 1, 2], &[1.0, -1.0, 0.0, 2.0, 0.0, 0.8]);
+        let nhwc = Preprocess { layout: Layout::Nhwc, ..rgb.clone() };
+        close(values(&nhwc), &[1, 2, 3], &[1.0, 0.0, 0.0, -1.0, 2.0, 0.8]);
+        // Mean and std stand in the tensor's order: the first is blue's.
+        let bgr = Preprocess { channels: Channels::Bgr, ..rgb.clone() };
+        close(values(&bgr), &[3, 1, 2], &[-0.6, 1.0, 0.0, 2.0, 0.8, -0.2]);
+        let grey = Preprocess { channels: Channels::Gray, scale: 1.0, mean: vec![], std: vec![], ..rgb };
+        // PIL: Image.fromarray([[255, 0, 51], [0, 102, 255]]).convert("L") is 82, 89.
+        close(values(&grey), &[1, 1, 2], &[82.0, 89.0]);
+    }
+
+    #[test]
+    fn padding_is_the_mean_around_the_whole_image() {
+        let upload = RgbImage::from_pixel(40, 20, ::image::Rgb([200; 3]));
+        let (found, geometry) = preprocess(&upload, &rule(10, 10, Resize::Pad)).unwrap();
+        assert_eq!((geometry.resized, geometry.offset), ((10, 5), (0, 2)));
+        for row in 0..10 {
+            let expected = if (2..7).contains(&row) { 200.0 } else { 0.0 };
+            assert!(found.index_axis(ndarray::Axis(0), row).iter().all(|value| *value == expected), "row {row}");
+        }
+    }
+
+    #[test]
+    fn a_crop_larger_than_the_resized_image_is_padded() {
+        let upload = RgbImage::from_pixel(8, 8, ::image::Rgb([9; 3]));
+        let (found, _) = preprocess(&upload, &rule(6, 6, Resize::ShortSide(4))).unwrap();
+        assert_eq!(found.sum(), 9.0 * 3.0 * 16.0);
+        assert_eq!((found[[0, 0, 0]], found[[1, 1, 0]]), (0.0, 9.0));
+    }
+
+    #[test]
+    fn extreme_shapes_cost_little_and_do_not_panic() {
+        for (width, height) in [(16_000, 1), (1, 16_000), (1, 1), (2, 3)] {
+            let upload = RgbImage::from_pixel(width, height, ::image::Rgb([7; 3]));
+            for resize in [Resize::Stretch, Resize::ShortSide(256), Resize::Pad] {
+                for filter in [Filter::Nearest, Filter::Lanczos] {
+                    let rule = Preprocess { filter, ..rule(224, 224, resize) };
+                    let (found, geometry) = preprocess(&upload, &rule).unwrap();
+                    assert!(found.iter().all(|value| *value == 7.0 || (*value == 0.0 && resize == Resize::Pad)));
+                    assert!(geometry.back_project(ndarray::Array2::ones((224, 224)).view()).is_some());
+                }
+            }
+        }
+        let none = RgbImage::new(0, 5);
+        assert!(matches!(preprocess(&none, &rule(4, 4, Resize::Stretch)), Err(ImageError::Resize { .. })));
+    }
+
+    #[test]
+    fn pixel_range_is_what_black_and_white_become() {
+        let rule = Preprocess {
+            scale: 1.0 / 255.0,
+            mean: vec![0.485, 0.456, 0.406],
+            std: vec![0.229, 0.224, 0.225],
+            ..rule(1, 1, Resize::Stretch)
+        };
+        let range = pixel_range(&rule);
+        assert!((range[0].0 + 2.117_904).abs() < 1e-5 && (range[2].1 - 2.64).abs() < 1e-5, "{range:?}");
+    }
+}

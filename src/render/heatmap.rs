@@ -1,0 +1,150 @@
+//! The heat map of one attribution on its upload: reduce -> normalise -> (outline) -> onto the upload's pixels -> overlay.
+
+use ::image::RgbImage;
+
+use super::{
+    RenderError,
+    options::{Drawing, HeatmapOptions},
+    outline::outline,
+    overlay::{blank, overlay},
+    plane::{Strengths, normalise, reduce},
+};
+use crate::{image::geometry::Geometry, model::manifest::Layout, tensor::Tensor};
+
+/// A picture in the upload's size, and what is odd about it.
+#[derive(Clone, Debug)]
+pub struct Heatmap {
+    pub image: RgbImage,
+    pub warnings: Vec<String>,
+}
+
+/// Draws `scores` (the model's input shape, without a batch axis) on the upload that `geometry` was made for.
+pub fn draw(
+    upload: &RgbImage,
+    scores: &Tensor,
+    layout: Layout,
+    geometry: &Geometry,
+    options: &HeatmapOptions,
+) -> Result<Heatmap, RenderError> {
+    let plane = reduce(scores, layout, options.reduction)?;
+    let strengths = match normalise(&plane, options) {
+        Strengths::Drawn(strengths) => strengths,
+        Strengths::Blank { reason } => {
+            return Ok(Heatmap { image: blank(upload, options), warnings: vec![reason] });
+        }
+    };
+    let (height, width) = strengths.dim();
+    let mismatch = || RenderError::Size { found: (width, height), expected: geometry.model };
+    let projected = match options.r#type {
+        Drawing::Pixels => geometry.back_project(strengths.view()),
+        Drawing::Outlines => outline(&strengths, geometry),
+    };
+    Ok(Heatmap { image: overlay(upload, &projected.ok_or_else(mismatch)?, options), warnings: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use ::image::Rgb;
+
+    use super::*;
+    use crate::{
+        image::preprocess::preprocess,
+        model::manifest::{Channels, Filter, Preprocess, Resize},
+        render::options::{OverlayType, Polarity},
+    };
+
+    fn rule(resize: Resize) -> Preprocess {
+        Preprocess {
+            width: 56,
+            height: 56,
+            layout: Layout::Nchw,
+            channels: Channels::Rgb,
+            scale: 1.0,
+            mean: vec![0.0],
+            std: vec![1.0],
+            resize,
+            filter: Filter::Bilinear,
+        }
+    }
+
+    /// A grey upload with a white disc, the model's tensor of it as the attribution, and its heat map.
+    fn heatmap(size: (u32, u32), at: (i32, i32), options: &HeatmapOptions) -> (RgbImage, Heatmap) {
+        let inside = |x: u32, y: u32| (x as i32 - at.0).pow(2) + (y as i32 - at.1).pow(2) < 100;
+        let spot = RgbImage::from_fn(size.0, size.1, |x, y| Rgb([if inside(x, y) { 255 } else { 0 }; 3]));
+        let upload = RgbImage::from_pixel(size.0, size.1, Rgb([100; 3]));
+        let (scores, geometry) = preprocess(&spot, &rule(Resize::ShortSide(64))).unwrap();
+        let heatmap = draw(&upload, &scores, Layout::Nchw, &geometry, options).unwrap();
+        (upload, heatmap)
+    }
+
+    #[test]
+    fn heat_lies_on_the_spot_and_nowhere_else() {
+        for (size, at) in [((300, 100), (160, 40)), ((100, 300), (60, 170)), ((128, 96), (60, 50))] {
+            let (upload, drawn) = heatmap(size, at, &HeatmapOptions::default());
+            assert_eq!(drawn.image.dimensions(), upload.dimensions());
+            for (x, y, pixel) in drawn.image.enumerate_pixels() {
+                let distance = f64::from(x as i32 - at.0).hypot(f64::from(y as i32 - at.1));
+                let [r, g, b] = pixel.0;
+                if distance < 5.0 {
+                    assert!(g > r + 50 && g > b + 50, "{size:?}: no heat at {x},{y}: {pixel:?}");
+                } else if distance > 18.0 {
+                    assert!(pixel.0 == [100; 3] || pixel.0 == [60; 3], "{size:?}: heat at {x},{y}: {pixel:?}");
+                }
+            }
+            assert_eq!(drawn.warnings, [""; 0]);
+        }
+    }
+
+    #[test]
+    fn what_the_model_did_not_see_is_dimmed() {
+        let (_, drawn) = heatmap((300, 100), (150, 50), &HeatmapOptions::default());
+        // 64 of 100 pixels are resized; the crop of 56 spans 87.5 pixels around the centre.
+        let row: Vec<u8> = (0..300).map(|x| drawn.image.get_pixel(x, 10).0[0]).collect();
+        assert_eq!((row[105], row[106], row[193], row[194]), (60, 100, 100, 60));
+    }
+
+    #[test]
+    fn outlines_ring_the_spot_and_leave_its_inside() {
+        let options = HeatmapOptions { r#type: Drawing::Outlines, ..HeatmapOptions::default() };
+        let (_, drawn) = heatmap((128, 96), (60, 50), &options);
+        assert_eq!(drawn.image.get_pixel(60, 50).0, [100; 3]);
+        let ring = (60..90).filter(|x| drawn.image.get_pixel(*x, 50).0 != [100; 3]).count();
+        assert_eq!(ring, 1, "one pixel wide at this size");
+    }
+
+    #[test]
+    fn a_map_of_zeros_is_the_upload_with_a_warning() {
+        let upload = RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8, y as u8, 7]));
+        let (zeros, geometry) = preprocess(&RgbImage::new(40, 30), &rule(Resize::ShortSide(64))).unwrap();
+        for fill in [0.0, f32::NAN] {
+            let scores = zeros.mapv(|_| fill);
+            let drawn = draw(&upload, &scores, Layout::Nchw, &geometry, &HeatmapOptions::default()).unwrap();
+            assert_eq!(drawn.image, upload);
+            assert_eq!(drawn.warnings.len(), 1);
+        }
+    }
+
+    #[test]
+    fn every_combination_of_choices_draws() {
+        for &r#type in &[Drawing::Pixels, Drawing::Outlines] {
+            for &polarity in &[Polarity::Positive, Polarity::Negative, Polarity::Both] {
+                for &overlay_type in
+                    &[OverlayType::None, OverlayType::Original, OverlayType::Grayscale, OverlayType::MaskBlack]
+                {
+                    let options = HeatmapOptions { r#type, polarity, overlay_type, ..HeatmapOptions::default() };
+                    let (upload, drawn) = heatmap((64, 48), (30, 20), &options);
+                    assert_eq!(drawn.image.dimensions(), upload.dimensions());
+                    assert_eq!(drawn.warnings.len(), usize::from(polarity == Polarity::Negative));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_attribution_of_another_size_is_refused() {
+        let upload = RgbImage::new(40, 30);
+        let geometry = Geometry::new((40, 30), &rule(Resize::Stretch));
+        let drawn = draw(&upload, &Tensor::ones(vec![3, 7, 7]), Layout::Nchw, &geometry, &HeatmapOptions::default());
+        assert_eq!(drawn.unwrap_err(), RenderError::Size { found: (7, 7), expected: (56, 56) });
+    }
+}

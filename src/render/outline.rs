@@ -1,0 +1,144 @@
+//! Borders of the regions that hold most of an attribution, per sign: close and open the drawn pixels by 3 x 3, keep the
+//! largest connected regions (8 neighbours) until they hold 90 % of the strength, project them, and keep their rims.
+
+use ndarray::{Array2, Axis, Zip};
+
+use crate::image::geometry::{Geometry, Projected};
+
+/// Share of the total strength that the kept regions hold.
+const KEPT: f64 = 0.9;
+/// Of the upload's long side: a rim's width.
+const RIM: f32 = 1.0 / 300.0;
+
+/// Rims of the regions of `strengths` (in -1..=1) on the upload: 1 or -1 on a rim, else 0.
+/// `None` when the plane has not the model's size.
+pub fn outline(strengths: &Array2<f32>, geometry: &Geometry) -> Option<Projected> {
+    let mut rims: Option<Projected> = None;
+    for sign in [1.0, -1.0] {
+        let one_sign = strengths.mapv(|value| (value * sign).max(0.0));
+        let regions = keep_strongest(&clean(&one_sign.mapv(|value| value > 0.0)), &one_sign);
+        let projected = geometry.back_project(regions.mapv(|inside| if inside { 1.0 } else { 0.0 }).view())?;
+        let width = (RIM * geometry.upload.0.max(geometry.upload.1) as f32).round().max(1.0) as usize;
+        let rim = rim(&projected.plane.mapv(|value| value > 0.5), width);
+        let target = rims.get_or_insert_with(|| Projected { plane: Array2::zeros(rim.dim()), area: projected.area });
+        Zip::from(&mut target.plane).and(&rim).for_each(|value, on| {
+            if *on {
+                *value = sign;
+            }
+        });
+    }
+    rims
+}
+
+/// Fills gaps, then drops specks; where there is nothing but specks, they stay.
+fn clean(mask: &Array2<bool>) -> Array2<bool> {
+    let closed = erode(&dilate(mask, 1), 1);
+    let opened = dilate(&erode(&closed, 1), 1);
+    if opened.iter().any(|inside| *inside) { opened } else { closed }
+}
+
+/// The pixels of a region that lie within `width` of its border. The plane's own edge is no border.
+fn rim(regions: &Array2<bool>, width: usize) -> Array2<bool> {
+    let inner = erode(regions, width);
+    Zip::from(regions).and(&inner).map_collect(|region, inner| *region && !inner)
+}
+
+/// Whether every pixel within `reach` (a square, cut at the edges) is set.
+fn erode(mask: &Array2<bool>, reach: usize) -> Array2<bool> {
+    !dilate(&!mask.clone(), reach)
+}
+
+/// Whether any pixel within `reach` (a square) is set.
+fn dilate(mask: &Array2<bool>, reach: usize) -> Array2<bool> {
+    let mut wide = mask.clone();
+    for axis in [Axis(1), Axis(0)] {
+        for mut lane in wide.lanes_mut(axis) {
+            let set: Vec<usize> = lane.iter().enumerate().filter(|(_, on)| **on).map(|(at, _)| at).collect();
+            let mut filled = 0;
+            for at in set {
+                let end = (at + reach + 1).min(lane.len());
+                for covered in at.saturating_sub(reach).max(filled)..end {
+                    lane[covered] = true;
+                }
+                filled = end;
+            }
+        }
+    }
+    wide
+}
+
+/// The connected regions that hold [`KEPT`] of the strength inside all of them, strongest first.
+fn keep_strongest(mask: &Array2<bool>, strengths: &Array2<f32>) -> Array2<bool> {
+    let mut open = mask.clone();
+    let mut regions = Vec::new();
+    for (start, inside) in mask.indexed_iter() {
+        if *inside && open[start] {
+            let pixels = take_region(&mut open, start);
+            let mass: f64 = pixels.iter().map(|at| f64::from(strengths[*at])).sum();
+            regions.push((mass, pixels));
+        }
+    }
+    regions.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    let wanted = KEPT * regions.iter().map(|(mass, _)| mass).sum::<f64>();
+    let mut kept = Array2::from_elem(mask.dim(), false);
+    let mut held = 0.0;
+    for (mass, pixels) in regions {
+        if held >= wanted {
+            break;
+        }
+        held += mass;
+        pixels.into_iter().for_each(|at| kept[at] = true);
+    }
+    kept
+}
+
+/// Clears and returns the pixels connected to `start`.
+fn take_region(open: &mut Array2<bool>, start: (usize, usize)) -> Vec<(usize, usize)> {
+    let (height, width) = open.dim();
+    open[start] = false;
+    let mut pixels = vec![start];
+    let mut next = 0;
+    while next < pixels.len() {
+        let (y, x) = pixels[next];
+        for row in y.saturating_sub(1)..(y + 2).min(height) {
+            for column in x.saturating_sub(1)..(x + 2).min(width) {
+                if std::mem::take(&mut open[(row, column)]) {
+                    pixels.push((row, column));
+                }
+            }
+        }
+        next += 1;
+    }
+    pixels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mask(rows: &[&str]) -> Array2<bool> {
+        let width = rows[0].len();
+        Array2::from_shape_fn((rows.len(), width), |(y, x)| rows[y].as_bytes()[x] == b'#')
+    }
+
+    #[test]
+    fn a_rim_surrounds_a_region_but_not_the_edge_of_the_picture() {
+        let region = mask(&["###...", "###...", "###...", "......"]);
+        assert_eq!(rim(&region, 1), mask(&["..#...", "..#...", "###...", "......"]));
+    }
+
+    #[test]
+    fn cleaning_fills_holes_and_drops_specks() {
+        let rough = mask(&["........", ".###....", ".#.#....", ".###..#.", "........"]);
+        assert_eq!(clean(&rough), mask(&["........", ".###....", ".###....", ".###....", "........"]));
+        let specks = mask(&["#....", "....#"]);
+        assert_eq!(clean(&specks), specks);
+    }
+
+    #[test]
+    fn the_strongest_regions_stay() {
+        let regions = mask(&["##..#", "#....", "...##"]);
+        let strengths = Array2::from_shape_fn((3, 5), |(y, x)| if (y, x) == (0, 4) { 0.1 } else { 1.0 });
+        assert_eq!(keep_strongest(&regions, &strengths), mask(&["##...", "#....", "...##"]));
+    }
+}
