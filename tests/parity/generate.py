@@ -6,7 +6,7 @@ Weights are not stored: each is `shift + scale * u` with u drawn by splitmix64 f
 
 - NET.safetensors: logits (float32) and the gradient of one logit with respect to the input, computed in float64; for some nets the same by
   guided backpropagation and the deconvnet. Its metadata: the seeds, and two yardsticks (relative L2 distances to that gradient):
-  `float32`, PyTorch's own float32 gradient, and `rounding`, the largest of several float64 gradients with rounding noise in every layer.
+  `gradient.float32`, PyTorch's own float32 gradient, and `gradient.rounding`, the largest of several float64 gradients with rounding noise in every layer.
 - NET.EXPORTER+OPSET.onnx: as torch.onnx.export writes it (`dynamo`, or `script`: the older way through TorchScript; `fixed`: that with a
   batch of one), its weights external in one `weights.bin` that the test writes from the seeds.
 
@@ -189,8 +189,8 @@ def write(name, net):
         "input": json.dumps({"seed": seed, "scale": INPUT_SCALE, "shape": list(x.shape[1:])}),
         "weights": json.dumps([[*drawn, model.state_dict()[key].numel()] for key, drawn in seeded.drawn.items()]),
         "target": str(target),
-        "float32": f"{float32:.3g}",
-        "rounding": f"{rounding:.3g}",
+        "gradient.float32": f"{float32:.3g}",
+        "gradient.rounding": f"{rounding:.3g}",
         "made_by": f"torch {torch.__version__}",
     }
     save_file({key: np.ascontiguousarray(value, np.float32) for key, value in tensors.items()}, FOLDER / f"{name}.safetensors", metadata)

@@ -2,4 +2,5 @@
 
 mod pretrained;
 mod session;
+mod stored;
 mod torchvision;

@@ -1,1 +1,110 @@
+//! The real networks on a photo: the methods `gradient` and `integrated_gradients` against PyTorch and Captum in f64 (pretrained.py tells what
+//! is stored). The photo is not chosen away from kinks, so rounding alone moves these maps by up to a hundredth; the yardsticks hold that.
 
+use std::{path::Path, sync::Arc};
+
+use explaind::{
+    autodiff::{
+        derive,
+        spec::{Head, PatternLayers},
+    },
+    engine::{Point, Row, backend_ort::OrtSession},
+    methods::{Step, Subject, parameters::Parameters, registry},
+    onnx::{graph::Graph, read_model},
+    tensor::Tensor,
+};
+use ndarray::{Array3, Axis, IxDyn};
+use serde::Deserialize;
+
+use crate::{
+    session::{distance, open, run, sample},
+    stored,
+};
+
+const CLASSES: usize = 1000;
+
+#[test]
+fn squeezenet_agrees_with_pytorch_and_captum() {
+    agrees_with_pytorch("squeezenet1_1");
+}
+
+/// `make models` fetches it; `make test` does so first.
+#[test]
+fn efficientnet_lite0_agrees_with_pytorch_and_captum() {
+    agrees_with_pytorch("efficientnet_lite0");
+}
+
+#[derive(Deserialize)]
+struct Preprocessing {
+    scale: f32,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+fn agrees_with_pytorch(model: &str) {
+    let reference = stored::read(&format!("pretrained/{model}.safetensors"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(model).join("model.onnx");
+    let source = read_model(&path).unwrap_or_else(|error| panic!("{error}; run `make models`"));
+    let preprocessing: Preprocessing = reference.json("preprocessing");
+    let pixels = reference.bytes("pixels");
+    let input = Array3::from_shape_fn((3, 224, 224), |(channel, y, x)| {
+        let pixel = f32::from(pixels[(y * 224 + x) * 3 + channel]);
+        (pixel * preprocessing.scale - preprocessing.mean[channel]) / preprocessing.std[channel]
+    });
+    let input = Arc::new(input.into_dyn());
+    let target: usize = reference.json("target");
+    for (method, head) in [("gradient", Head::Logits), ("integrated_gradients", Head::Probabilities)] {
+        let parameters = Parameters::defaults(registry::find(method).unwrap(), head, PatternLayers::All);
+        let baselines = if method == "gradient" { vec![] } else { vec![Arc::new(Tensor::zeros(input.shape()))] };
+        let subject = Subject {
+            input: input.clone(),
+            seed: Arc::new([(target, 1.0)]),
+            input_value: None,
+            baselines,
+            parameters: Arc::new(parameters),
+        };
+        let scores = explain(&source, subject, &reference.floats("logits").unwrap());
+        let expected = reference.floats(method).unwrap();
+        let gap = distance(scores.as_slice().unwrap(), &expected);
+        println!("{model}: {method} {gap:.1e} of {:.1e}", reference.tolerance(method));
+        assert!(gap <= reference.tolerance(method), "{model}: {method} is {gap:.1e} away");
+    }
+}
+
+/// Drives a method over one session; the input's own logits must be `logits`.
+fn explain(source: &Graph, subject: Subject, logits: &[f32]) -> Arc<Tensor> {
+    let input = subject.input.clone();
+    let mut method = (subject.parameters.method.build)(subject);
+    let spec = method.spec();
+    let set = spec.rule_sets[0].id();
+    let mut session = open(&derive(source, &spec, None).unwrap().graph);
+    let mut rows = Vec::new();
+    loop {
+        match method.step(&rows) {
+            Step::Done(attribution) => return attribution.scores,
+            Step::Evaluate(points) => {
+                rows = points.chunks(5).flat_map(|points| evaluate(&mut session, points, set)).collect();
+                for row in points.iter().zip(&rows).filter(|(point, _)| Arc::ptr_eq(&point.input, &input)) {
+                    assert!(distance(&row.1.logits, logits) < 1e-5);
+                }
+            }
+        }
+    }
+}
+
+fn evaluate(session: &mut OrtSession, points: &[Point], set: &str) -> Vec<Row> {
+    let inputs: Vec<_> = points.iter().map(|point| point.input.view()).collect();
+    let inputs = ndarray::stack(Axis(0), &inputs).unwrap();
+    let mut seed = Tensor::zeros(IxDyn(&[points.len(), CLASSES]));
+    for (row, point) in points.iter().enumerate() {
+        point.seed.iter().for_each(|&(class, weight)| seed[[row, class]] = weight);
+    }
+    let answers = run(session, &[("input", &inputs), ("seed", &seed)]);
+    let row = |index: usize| Row {
+        logits: sample(&answers["logits"], index),
+        probabilities: sample(&answers["probabilities"], index),
+        cotangents: vec![answers[set].index_axis(Axis(0), index).to_owned()],
+        activation: None,
+    };
+    (0..points.len()).map(row).collect()
+}

@@ -6,11 +6,14 @@ use explaind::{
     tensor::Tensor,
 };
 use indexmap::IndexMap;
+use ndarray::Axis;
+
+pub fn open(graph: &Graph) -> OrtSession {
+    OrtSession::open_bytes(load_runtime(None, 0).unwrap(), &write_model(graph), &OrtOptions::default()).unwrap()
+}
 
 /// All outputs by name.
-pub fn run(graph: &Graph, inputs: &[(&str, &Tensor)]) -> IndexMap<String, Tensor> {
-    let runtime = load_runtime(None, 0).unwrap();
-    let mut session = OrtSession::open_bytes(runtime, &write_model(graph), &OrtOptions::default()).unwrap();
+pub fn run(session: &mut OrtSession, inputs: &[(&str, &Tensor)]) -> IndexMap<String, Tensor> {
     let inputs: Vec<_> = inputs.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
     session.run(&inputs).unwrap()
 }
@@ -23,7 +26,7 @@ pub fn distance(a: &[f32], b: &[f32]) -> f64 {
     (gap / b.iter().map(|b| square(f64::from(*b))).sum::<f64>()).sqrt()
 }
 
-/// The first sample of a batch.
-pub fn first(batch: &Tensor) -> Vec<f32> {
-    batch.index_axis(ndarray::Axis(0), 0).iter().copied().collect()
+/// One sample of a batch.
+pub fn sample(batch: &Tensor, index: usize) -> Vec<f32> {
+    batch.index_axis(Axis(0), index).iter().copied().collect()
 }

@@ -1,8 +1,6 @@
 //! torchvision's classifiers as PyTorch exports them: derived gradients against PyTorch autograd in f64 (generate.py tells what is stored).
-//! Tolerance: f32 programs differ by rounding, and near a kink by its side. PyTorch's own f32 gradient and f64 gradients with rounding noise
-//! in every layer are the yardsticks; four times the larger one covers the other order of sums of ONNX Runtime's kernels.
 
-use std::{collections::HashMap, fs, path::PathBuf};
+use std::{fs, iter};
 
 use explaind::{
     autodiff::{
@@ -13,14 +11,13 @@ use explaind::{
     tensor::Tensor,
 };
 use ndarray::{Axis, IxDyn};
-use safetensors::SafeTensors;
 use serde::Deserialize;
 
-use crate::session::{distance, first, run};
+use crate::{
+    session::{distance, open, run, sample},
+    stored,
+};
 
-const YARDSTICKS: f64 = 4.0;
-/// Units in the last place that a sum of thousands of terms may lose in any order.
-const SUMMATION: f64 = 2e-6;
 const LOGITS: f64 = 1e-5;
 
 macro_rules! nets {
@@ -41,14 +38,10 @@ nets! {
     squeezenet1_0 squeezenet1_1 vgg11 vgg16 vgg16_bn
 }
 
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/parity/torchvision")
-}
-
 /// Names of the stored files, sorted.
 fn files() -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let folder = fs::read_dir(stored::path("torchvision")).unwrap();
+    let mut names: Vec<_> = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -58,45 +51,6 @@ struct Drawn {
     seed: u64,
     scale: f32,
     shape: Vec<usize>,
-}
-
-struct Reference {
-    input: Vec<f32>,
-    shape: Vec<usize>,
-    target: usize,
-    tolerance: f64,
-    /// What `weights.bin` holds.
-    weights: Vec<u8>,
-    logits: Vec<f32>,
-    maps: Vec<(RuleSetId, Vec<f32>)>,
-}
-
-fn read_reference(net: &str) -> Reference {
-    let bytes = fs::read(folder().join(format!("{net}.safetensors"))).unwrap();
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
-    let metadata: &HashMap<String, String> = metadata.metadata().as_ref().unwrap();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = |name: &str| -> Option<Vec<f32>> {
-        let (chunks, _) = tensors.tensor(name).ok()?.data().as_chunks::<4>();
-        Some(chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect())
-    };
-    let input: Drawn = serde_json::from_str(&metadata["input"]).unwrap();
-    let weights: Vec<(u64, f32, f32, usize)> = serde_json::from_str(&metadata["weights"]).unwrap();
-    let yardstick = |name: &str| metadata[name].parse::<f64>().unwrap();
-    let maps = [RuleSetId::Gradient, RuleSetId::GuidedBackprop, RuleSetId::Deconvnet];
-    Reference {
-        input: uniform(input.seed, input.shape.iter().product()).map(|u| input.scale * u).collect(),
-        shape: input.shape,
-        target: metadata["target"].parse().unwrap(),
-        tolerance: YARDSTICKS * yardstick("float32").max(yardstick("rounding")).max(SUMMATION),
-        weights: weights
-            .into_iter()
-            .flat_map(|(seed, shift, scale, count)| uniform(seed, count).map(move |u| shift + scale * u))
-            .flat_map(f32::to_le_bytes)
-            .collect(),
-        logits: tensor("logits").unwrap(),
-        maps: maps.into_iter().filter_map(|set| Some((set, tensor(set.id())?))).collect(),
-    }
 }
 
 /// Numbers in [-1, 1) by splitmix64: generate.py draws the same.
@@ -109,47 +63,47 @@ fn uniform(seed: u64, count: usize) -> impl Iterator<Item = f32> {
     })
 }
 
-/// Inputs and seeds. The second sample differs: an answer must not depend on who shares its batch.
-fn two_samples(reference: &Reference) -> [Tensor; 2] {
-    let pixels = reference.input.iter().chain(reference.input.iter().rev()).copied().collect();
-    let batch = Tensor::from_shape_vec([&[2], reference.shape.as_slice()].concat(), pixels).unwrap();
-    let mut seed = Tensor::zeros(IxDyn(&[2, reference.logits.len()]));
-    seed[[0, reference.target]] = 1.0;
-    seed[[1, 0]] = 1.0;
-    [batch, seed]
+/// A batch of up to two samples: the stored input, then another, for an answer must not depend on who shares its batch.
+fn batch(input: &Drawn, rows: usize) -> Tensor {
+    let pixels: Vec<f32> = uniform(input.seed, input.shape.iter().product()).map(|u| input.scale * u).collect();
+    let other = pixels.iter().rev().copied().collect();
+    let pair = [pixels, other].map(|pixels| Tensor::from_shape_vec(input.shape.clone(), pixels).unwrap());
+    ndarray::stack(Axis(0), &pair.each_ref().map(|tensor| tensor.view())[..rows]).unwrap()
 }
 
 fn agrees_with_pytorch(net: &str) {
-    let reference = read_reference(net);
-    let scratch = tempfile::tempdir().unwrap();
-    fs::write(scratch.path().join("weights.bin"), &reference.weights).unwrap();
-    let exports: Vec<_> =
-        files().into_iter().filter(|name| name.starts_with(&format!("{net}.")) && name.ends_with(".onnx")).collect();
-    assert!(!exports.is_empty());
-
+    let reference = stored::read(&format!("torchvision/{net}.safetensors"));
+    let (input, target): (Drawn, usize) = (reference.json("input"), reference.json("target"));
+    let logits = reference.floats("logits").unwrap();
+    let rule_sets = [RuleSetId::Gradient, RuleSetId::GuidedBackprop, RuleSetId::Deconvnet];
+    let maps: Vec<_> = rule_sets.into_iter().filter_map(|set| Some((set, reference.floats(set.id())?))).collect();
     let spec = DeriveSpec {
-        rule_sets: reference.maps.iter().map(|(set, _)| *set).collect(),
+        rule_sets: maps.iter().map(|(set, _)| *set).collect(),
         wrt: Wrt::Input,
         head: Head::Logits,
         seed: SeedRule::One,
         pattern_layers: PatternLayers::All,
     };
 
+    let scratch = tempfile::tempdir().unwrap();
+    let weights = reference.json::<Vec<(u64, f32, f32, usize)>>("weights").into_iter();
+    let weights = weights.flat_map(|(seed, shift, scale, count)| uniform(seed, count).map(move |u| shift + scale * u));
+    fs::write(scratch.path().join("weights.bin"), weights.flat_map(f32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+
     let mut faults = Vec::new();
+    let exports = files().into_iter().filter(|name| name.starts_with(&format!("{net}.")) && name.ends_with(".onnx"));
     for export in exports {
         let path = scratch.path().join(&export);
-        fs::copy(folder().join(&export), &path).unwrap();
-        let source = match read_model(&path) {
-            Ok(source) => source,
-            Err(error) => {
-                faults.push(format!("{export}: {error}"));
-                continue;
-            }
-        };
+        fs::copy(stored::path("torchvision").join(&export), &path).unwrap();
+        let source = read_model(&path).unwrap_or_else(|error| panic!("{export}: {error}"));
         // A graph exported for a batch of one stays so.
         let rows = source.inputs[0].value_type.shape[0].known().unwrap_or(2);
-        let [batch, seed] = two_samples(&reference).map(|pair| pair.slice_axis(Axis(0), (..rows).into()).to_owned());
-        let forward = run(&source, &[("input", &batch)]);
+        let batch = batch(&input, rows);
+        let mut seed = Tensor::zeros(IxDyn(&[rows, logits.len()]));
+        for (mut row, class) in iter::zip(seed.rows_mut(), [target, 0]) {
+            row[class] = 1.0;
+        }
+        let forward = run(&mut open(&source), &[("input", &batch)]).swap_remove("logits").unwrap();
         let derived = match derive(&source, &spec, None) {
             Ok(derived) => derived.graph,
             Err(error) => {
@@ -157,18 +111,20 @@ fn agrees_with_pytorch(net: &str) {
                 continue;
             }
         };
-        let answers = run(&derived, &[("input", &batch), ("seed", &seed)]);
+        let answers = run(&mut open(&derived), &[("input", &batch), ("seed", &seed)]);
         let mut compare = |what: &str, found: &[f32], expected: &[f32], tolerance: f64| {
             let gap = distance(found, expected);
-            eprintln!("{export}: {what} {gap:.1e} of {tolerance:.1e}");
+            println!("{export}: {what} {gap:.1e} of {tolerance:.1e}");
             if gap.is_nan() || gap > tolerance {
                 faults.push(format!("{export}: {what} is {gap:.1e} away, more than {tolerance:.1e}"));
             }
         };
-        compare("logits of the export", &first(&forward["logits"]), &reference.logits, LOGITS);
-        compare("derived logits", answers["logits"].as_slice().unwrap(), forward["logits"].as_slice().unwrap(), LOGITS);
-        for (set, expected) in &reference.maps {
-            compare(set.id(), &first(&answers[set.id()]), expected, reference.tolerance);
+        compare("logits of the export", &sample(&forward, 0), &logits, LOGITS);
+        for row in 0..rows {
+            compare("derived logits", &sample(&answers["logits"], row), &sample(&forward, row), LOGITS);
+        }
+        for (set, expected) in &maps {
+            compare(set.id(), &sample(&answers[set.id()], 0), expected, reference.tolerance("gradient"));
         }
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
