@@ -14,6 +14,7 @@ use super::{
 use crate::{
     autodiff::spec::{DeriveSpec, Head, PatternLayers, SeedRule, Wrt},
     engine::{Caller, Engine, EngineError, Point, Row},
+    image::baseline::{self, Material},
     model::Model,
     tensor::Tensor,
 };
@@ -28,8 +29,8 @@ pub enum MethodError {
     PatternsMissing { model: String, method: &'static str },
     #[error("this costs {cost} evaluations and at most {limit} are allowed here; lower the cost or run it as a job")]
     TooCostly { cost: usize, limit: usize },
-    #[error("the {what} has shape {found:?}; model {model} takes {expected:?}")]
-    Shape { what: &'static str, model: String, expected: Vec<usize>, found: Vec<usize> },
+    #[error("the input has shape {found:?}; model {model} takes {expected:?}")]
+    Shape { model: String, expected: Vec<usize>, found: Vec<usize> },
     #[error("model {model} answers this input with values that are not finite")]
     NotFinite { model: String },
     #[error(transparent)]
@@ -43,8 +44,9 @@ const TOP: usize = 5;
 #[derive(Clone, Debug)]
 pub struct Request {
     pub parameters: Parameters,
-    /// The parameter `baseline`, resolved; empty for methods without it.
-    pub baselines: Vec<Arc<Tensor>>,
+    /// What the baseline `uploaded` stands for, already preprocessed.
+    pub uploaded_baseline: Option<Arc<Tensor>>,
+    /// A request that costs more is refused.
     pub max_evaluations: Option<usize>,
 }
 
@@ -107,34 +109,34 @@ pub async fn explain(
     request: &Request,
     caller: &Caller,
 ) -> Result<Vec<Explained>, MethodError> {
-    let Request { parameters, baselines, max_evaluations } = request;
-    check(model, &input, request)?;
+    let parameters = &request.parameters;
+    check(model, &input, parameters)?;
     let target = parameters.target;
     let mut effort = Effort::default();
     // A class of a model whose outputs cannot be counted beforehand is checked against the clean row.
     let first = target.needs_logits() || model.classes().is_none();
-    let cost = usize::from(first) + target.answers() * (parameters.method.cost.count)(parameters, baselines.len());
-    if let Some(limit) = *max_evaluations
+    let cost = usize::from(first) + target.answers() * parameters.cost();
+    if let Some(limit) = request.max_evaluations
         && cost > limit
     {
         return Err(MethodError::TooCostly { cost, limit });
     }
+    let baselines = resolve_baselines(model, &input, request)?;
     let clean = if first { Some(forward(engine, model, &input, caller, &mut effort).await?) } else { None };
     if let Some(row) = &clean {
         check_classes(parameters, row.logits.len())?;
     }
     let goals = target.resolve(clean.as_ref().map_or(&[], |row| &row.logits));
     try_join_all(goals.into_iter().map(|goal| {
-        let clean = clean.clone();
-        let input = input.clone();
-        async move {
-            let parameters = Arc::new(Parameters { target: goal.target(), ..parameters.clone() });
-            let seed: Arc<[(usize, f32)]> = goal.seed().into();
-            let input_value = clean.as_ref().map(|row| head_value(row, parameters.head, &seed));
-            let baselines = baselines.clone();
-            let subject = Subject { input, seed, input_value, baselines, parameters };
-            answer(engine, model, subject, goal, clean, effort, caller).await
-        }
+        let seed: Arc<[(usize, f32)]> = goal.seed().into();
+        let subject = Subject {
+            input: input.clone(),
+            input_value: clean.as_ref().map(|row| head_value(row, parameters.head, &seed)),
+            seed,
+            baselines: baselines.clone(),
+            parameters: Arc::new(Parameters { target: goal.target(), ..parameters.clone() }),
+        };
+        answer(engine, model, subject, goal, clean.clone(), effort, caller)
     }))
     .await
 }
@@ -147,7 +149,7 @@ pub async fn predict(
     top_k: usize,
     caller: &Caller,
 ) -> Result<(Vec<Prediction>, Timing), MethodError> {
-    check_shape("input", model, &input)?;
+    check_shape(model, &input)?;
     let mut effort = Effort::default();
     let row = forward(engine, model, &input, caller, &mut effort).await?;
     Ok((predictions(model, &row, top_k), effort.timing))
@@ -244,32 +246,42 @@ async fn forward(
         .ok_or_else(|| MethodError::NotFinite { model: model.id.clone() })
 }
 
-fn check(model: &Model, input: &Tensor, request: &Request) -> Result<(), MethodError> {
-    check_shape("input", model, input)?;
-    for baseline in &request.baselines {
-        check_shape("baseline", model, baseline)?;
-    }
-    let method = request.parameters.method;
+fn check(model: &Model, input: &Tensor, parameters: &Parameters) -> Result<(), MethodError> {
+    check_shape(model, input)?;
+    let method = parameters.method;
     if method.needs_patterns() && model.patterns.is_none() {
         return Err(MethodError::PatternsMissing { model: model.id.clone(), method: method.id });
     }
     if let Some(count) = model.classes() {
-        check_classes(&request.parameters, count)?;
+        check_classes(parameters, count)?;
     }
     Ok(())
 }
 
-fn check_shape(what: &'static str, model: &Model, tensor: &Tensor) -> Result<(), MethodError> {
+fn check_shape(model: &Model, tensor: &Tensor) -> Result<(), MethodError> {
     let expected = &model.manifest.input.shape;
     if tensor.shape() == expected.as_slice() {
         return Ok(());
     }
-    Err(MethodError::Shape {
-        what,
-        model: model.id.clone(),
-        expected: expected.clone(),
-        found: tensor.shape().to_vec(),
-    })
+    Err(MethodError::Shape { model: model.id.clone(), expected: expected.clone(), found: tensor.shape().to_vec() })
+}
+
+fn resolve_baselines(model: &Model, input: &Tensor, request: &Request) -> Result<Vec<Arc<Tensor>>, Faults> {
+    if request.parameters.baselines() == 0 {
+        return Ok(Vec::new());
+    }
+    let material = Material {
+        preprocess: model.manifest.input.preprocess.as_ref(),
+        uploaded: request.uploaded_baseline.as_deref(),
+        seed_value: request.parameters.seed_value,
+    };
+    match request.parameters.baseline.resolve(input, &material) {
+        Ok(baselines) => Ok(baselines.into_iter().map(Arc::new).collect()),
+        Err(error) => {
+            let allowed = baseline::ALLOWED.iter().map(|form| (*form).to_owned()).collect();
+            Err(Faults(vec![Fault { param: "baseline".into(), message: error.to_string(), allowed }]))
+        }
+    }
 }
 
 fn check_classes(parameters: &Parameters, count: usize) -> Result<(), Faults> {

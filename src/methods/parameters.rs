@@ -12,7 +12,10 @@ use super::{
     registry::{self, Method},
     target::{self, Classes, Target},
 };
-use crate::autodiff::spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt};
+use crate::{
+    autodiff::spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+    image::baseline::{self, Baseline},
+};
 
 /// A method with all its parameters resolved. Fields that the method does not take keep their defaults and are not printed.
 #[derive(Clone, Debug)]
@@ -22,7 +25,7 @@ pub struct Parameters {
     pub head: Head,
     pub seed: SeedRule,
     pub pattern_layers: PatternLayers,
-    pub baseline: String,
+    pub baseline: Baseline,
     /// Points per baseline.
     pub n_steps: NonZeroUsize,
     pub quadrature: Quadrature,
@@ -124,12 +127,17 @@ pub const PATH: &[Parameter] = &[
     Parameter {
         name: "baseline",
         kind: Kind::Text {
-            forms: &["zero", "black", "white", "mean", "blur:sigma", "uniform:seed", "several joined by +"],
-            set: |p, value, _| {
-                value.as_str().ok_or("is not a text".to_owned()).map(|text| p.baseline = text.to_owned())
+            forms: baseline::ALLOWED,
+            set: |p, value, _| match value.as_str().map(str::parse::<Baseline>) {
+                Some(Ok(baseline)) => {
+                    p.baseline = baseline;
+                    Ok(())
+                }
+                Some(Err(error)) => Err(error.to_string()),
+                None => Err("is not a text".to_owned()),
             },
         },
-        doc: "where the path starts; several are averaged",
+        doc: "where the path starts; several, joined by +, are averaged",
         from_model: false,
         get: |p| Some(json!(p.baseline)),
     },
@@ -204,7 +212,7 @@ pub const REFINED: &[Parameter] = &[
 pub const RANDOM: &[Parameter] = &[Parameter {
     name: "seed_value",
     kind: Kind::Integer { min: 0, max: MAX_EXACT, set: |p, seed| p.seed_value = seed },
-    doc: "key of the ChaCha8 generator",
+    doc: "key of the ChaCha8 generator, where anything is drawn at random",
     from_model: false,
     get: |p| Some(json!(p.seed_value)),
 }];
@@ -301,7 +309,7 @@ impl Parameters {
             head,
             seed: method.seed,
             pattern_layers,
-            baseline: "zero".to_owned(),
+            baseline: Baseline::default(),
             n_steps: NonZeroUsize::MIN.saturating_add(24),
             quadrature: Quadrature::RiemannRight,
             tolerance: None,
@@ -334,10 +342,10 @@ impl Parameters {
                 faults.push(Fault { param: parameter.name.into(), message, allowed: parameter.allowed() });
             }
         }
-        let names = || method.parameters().map(|parameter| parameter.name);
-        for name in given.keys().filter(|name| *name != "method" && !names().any(|known| known == *name)) {
+        for name in given.keys().filter(|name| *name != "method" && !method.takes(name)) {
             let message = format!("is not a parameter of {}", method.id);
-            faults.push(Fault { param: name.clone(), message, allowed: names().map(str::to_owned).collect() });
+            let allowed = method.parameters().map(|parameter| parameter.name.to_owned()).collect();
+            faults.push(Fault { param: name.clone(), message, allowed });
         }
         parameters.contradictions(given, facts, &mut faults);
         if faults.is_empty() { Ok(parameters) } else { Err(Faults(faults)) }
@@ -389,6 +397,16 @@ impl Parameters {
         }
     }
 
+    /// How many baselines a run needs: none without the parameter `baseline`.
+    pub fn baselines(&self) -> usize {
+        if self.method.takes("baseline") { self.baseline.count() } else { 0 }
+    }
+
+    /// Evaluations of one run at most.
+    pub fn cost(&self) -> usize {
+        (self.method.cost.count)(self)
+    }
+
     /// All of them, resolved, with the method: what an answer states, and what gives that answer again when posted.
     pub fn to_json(&self) -> Map<String, Value> {
         let values = self.method.parameters().filter_map(|p| Some((p.name.to_owned(), (p.get)(self)?)));
@@ -427,7 +445,8 @@ mod tests {
         assert_eq!(
             print(json!({})),
             json!({"method": "pgig", "target": "predicted", "head": "probabilities", "seed": "one", "pattern_layers": "inner",
-                   "baseline": "zero", "n_steps": 25, "quadrature": "riemann_right", "multiply_by_inputs": true})
+                   "baseline": "zero", "n_steps": 25, "quadrature": "riemann_right", "multiply_by_inputs": true,
+                   "seed_value": 0})
         );
         assert_eq!(print(json!({"method": "pattern_attribution"}))["seed"], json!("value"));
         assert_eq!(
@@ -470,16 +489,24 @@ mod tests {
     fn all_faults_are_reported_together() {
         let faults = parse(json!({
             "method": "integrated_gradients", "n_steps": 0, "quadrature": "simpson", "target": "dgo", "multiply_by_inputs": "maybe",
-            "tolerance": 2, "nsteps": 3, "pattern_layers": "all"
+            "tolerance": 2, "baseline": "grey", "nsteps": 3, "pattern_layers": "all"
         }))
         .unwrap_err();
         let names: Vec<_> = faults.iter().map(|fault| fault.param.as_str()).collect();
-        let expected =
-            ["target", "n_steps", "quadrature", "multiply_by_inputs", "tolerance", "nsteps", "pattern_layers"];
+        let expected = [
+            "target",
+            "baseline",
+            "n_steps",
+            "quadrature",
+            "multiply_by_inputs",
+            "tolerance",
+            "nsteps",
+            "pattern_layers",
+        ];
         assert_eq!(names, expected);
-        assert_eq!(faults[1].allowed, ["1..=10000"]);
-        assert!(faults[2].allowed.contains(&"gauss_legendre".to_owned()));
-        assert!(faults[5].allowed.contains(&"n_steps".to_owned()));
+        assert_eq!(faults[2].allowed, ["1..=10000"]);
+        assert!(faults[3].allowed.contains(&"gauss_legendre".to_owned()));
+        assert!(faults[6].allowed.contains(&"n_steps".to_owned()));
     }
 
     #[test]

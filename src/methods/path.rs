@@ -25,11 +25,11 @@ const REFINE: usize = 3;
 pub const COST: Cost = Cost {
     words: "per baseline n_steps (max_steps under a tolerance), and f(x') where scores sum to f(x) - f(x') and no point lies there; \
             once f(x), likewise",
-    count: |parameters, baselines| {
+    count: |parameters| {
         let points = nodes(parameters);
         let steps = if parameters.tolerance.is_some() { last_level(parameters.max_steps) } else { points.len() };
         let ends = |alpha| usize::from(parameters.is_complete() && !points.iter().any(|node| node.alpha == alpha));
-        baselines * (steps + ends(0.0)) + ends(1.0)
+        parameters.baseline.count() * (steps + ends(0.0)) + ends(1.0)
     },
 };
 
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn an_end_of_the_path_is_evaluated_once() {
-        let counts = [
+        let counts: [(Value, usize, usize); 8] = [
             (json!({}), 1, 26),
             (json!({"quadrature": "riemann_left"}), 1, 26),
             (json!({"quadrature": "riemann_trapezoid"}), 1, 25),
@@ -326,15 +326,14 @@ mod tests {
         for (given, baselines, expected) in counts {
             let (_, count) = explain(given.clone(), X, &vec![START; baselines], formula);
             assert_eq!(count, expected, "{given}");
-            let parameters = subject(&with_method(&given), X, &[START]).parameters;
-            assert_eq!((COST.count)(&parameters, baselines), expected, "{given}");
+            assert_eq!(cost(given, baselines), expected);
         }
     }
 
-    fn with_method(given: &Value) -> Value {
-        let mut given = given.clone();
+    fn cost(mut given: Value, baselines: usize) -> usize {
         given["method"] = json!("integrated_gradients");
-        given
+        given["baseline"] = json!(vec!["zero"; baselines].join("+"));
+        subject(&given, X, &[]).parameters.cost()
     }
 
     #[test]
@@ -355,8 +354,8 @@ mod tests {
         let (map, count) = explain(json!({"tolerance": 1e-12, "max_steps": 100}), X, &[START, START], formula);
         assert_eq!(map.refinement, Some(Refinement { n_steps: 72, ended_by: EndedBy::MaxSteps }));
         assert_eq!(map.warnings.len(), 1);
-        let parameters = subject(&with_method(&json!({"tolerance": 1e-12, "max_steps": 100})), X, &[START]).parameters;
-        assert_eq!((count, (COST.count)(&parameters, 2)), (2 * 73 + 1, 2 * 73 + 1));
+        let promised = cost(json!({"tolerance": 1e-12, "max_steps": 100}), 2);
+        assert_eq!((count, promised), (2 * 73 + 1, 2 * 73 + 1));
     }
 
     #[test]

@@ -24,14 +24,14 @@ pub struct Method {
     pub build: fn(Subject) -> Box<dyn Run>,
 }
 
-/// Evaluations of a derived graph: in words, and as a number (an upper bound under a `tolerance`) for so many baselines.
+/// Evaluations of a derived graph: in words, and as a number (an upper bound under a `tolerance`).
 #[derive(Debug)]
 pub struct Cost {
     pub words: &'static str,
-    pub count: fn(&Parameters, usize) -> usize,
+    pub count: fn(&Parameters) -> usize,
 }
 
-const ONE: Cost = Cost { words: "1", count: |_, _| 1 };
+const ONE: Cost = Cost { words: "1", count: |_| 1 };
 
 pub static METHODS: &[Method] = &[
     Method {
@@ -63,7 +63,7 @@ pub static METHODS: &[Method] = &[
         paper: "Sundararajan et al., Axiomatic Attribution for Deep Networks, 2017, section 3",
         rule_sets: &[RuleSetId::Gradient],
         seed: SeedRule::One,
-        groups: &[DIFFERENTIATED, PATH, REFINED],
+        groups: &[DIFFERENTIATED, PATH, REFINED, RANDOM],
         cost: path::COST,
         build: path::straight_line,
     },
@@ -118,7 +118,7 @@ pub static METHODS: &[Method] = &[
         paper: "Schwarzenberg & Castle, Pattern-Guided Integrated Gradients, 2020, Eq. 4",
         rule_sets: &[RuleSetId::PatternAttribution],
         seed: SeedRule::One,
-        groups: &[DIFFERENTIATED, PATTERNED, PATH],
+        groups: &[DIFFERENTIATED, PATTERNED, PATH, RANDOM],
         cost: path::COST,
         build: path::straight_line,
     },
@@ -130,7 +130,7 @@ pub static METHODS: &[Method] = &[
         rule_sets: &[],
         seed: SeedRule::One,
         groups: &[REPORTED, RANDOM],
-        cost: Cost { words: "0", count: |_, _| 0 },
+        cost: Cost { words: "0", count: |_| 0 },
         build: random::noise,
     },
 ];
@@ -143,6 +143,10 @@ impl Method {
     /// The parameters it takes beside `method`, in the order in which answers state them.
     pub fn parameters(&self) -> impl Iterator<Item = &'static Parameter> {
         self.groups.iter().flat_map(|group| group.iter())
+    }
+
+    pub fn takes(&self, name: &str) -> bool {
+        self.parameters().any(|parameter| parameter.name == name)
     }
 
     pub fn needs_patterns(&self) -> bool {
