@@ -49,6 +49,22 @@ impl Emitter {
         name
     }
 
+    /// Splits the node that makes `output`, in place, into one without its bias (input 2), which makes `product`, and an Add of the bias.
+    pub fn split_bias(&mut self, output: &str, product: &str, bias: &str) {
+        let Some(at) = self.graph.nodes.iter().position(|node| node.outputs.iter().any(|name| name == output)) else {
+            return;
+        };
+        let node = &mut self.graph.nodes[at];
+        node.inputs.truncate(2);
+        product.clone_into(&mut node.outputs[0]);
+        if let Some(output_type) = self.types.get(output).cloned() {
+            self.types.insert(product, output_type);
+        }
+        let mut add = Node::new("Add", [product, bias], [output]);
+        add.name = format!("{output}/bias");
+        self.graph.nodes.insert(at + 1, add);
+    }
+
     pub fn value_type(&self, value: &str) -> Result<ValueType, DeriveError> {
         if let Some(value_type) = self.types.get(value) {
             return Ok(value_type.clone());

@@ -7,11 +7,9 @@ use super::{
 };
 use crate::onnx::{
     graph::{Dim, Graph, Node},
-    infer,
+    infer, passes,
 };
 
-/// IR of derived graphs.
-pub const IR_VERSION: i64 = 10;
 /// The one symbolic dim.
 pub const BATCH: &str = "batch";
 
@@ -27,10 +25,11 @@ pub struct Forward {
 pub fn prepare(source: &Graph, fold_batch_norm: bool) -> Result<Forward, DeriveError> {
     let mut graph = source.clone();
     let input = open_batch(&mut graph)?;
+    let mut graph = passes::prune(passes::free_batch(passes::fold(passes::normalise(graph)?)?)?)?;
+    check_batch(&graph, &input)?;
     if fold_batch_norm {
         graph = batch_norm::fold(graph);
     }
-    graph.ir_version = IR_VERSION;
     let types = infer(&graph)?;
     let mut emit = Emitter::new(graph, types);
     let head = head::attach(&mut emit)?;
@@ -38,18 +37,24 @@ pub fn prepare(source: &Graph, fold_batch_norm: bool) -> Result<Forward, DeriveE
     Ok(Forward { emit, nodes, input, head })
 }
 
-/// The name of the model's only input, whose first dim becomes the batch.
+/// The name of the model's only input. A batch that is a symbol is renamed to [`BATCH`].
 fn open_batch(graph: &mut Graph) -> Result<String, DeriveError> {
     let constants = &graph.initializers;
     let mut inputs: Vec<_> = graph.inputs.iter_mut().filter(|input| !constants.contains_key(&input.name)).collect();
     let [input] = inputs.as_mut_slice() else {
         return Err(DeriveError::Inputs { names: inputs.iter().map(|input| input.name.clone()).collect() });
     };
-    let shape = &mut input.value_type.shape;
-    let open = shape.iter().skip(1).any(|dim| dim.known().is_none());
-    let Some(batch) = shape.first_mut().filter(|_| !open) else {
-        return Err(DeriveError::InputShape { input: input.name.clone(), shape: input.value_type.shape.clone() });
-    };
-    *batch = Dim::Symbol(BATCH.into());
+    if let Some(batch @ Dim::Symbol(_)) = input.value_type.shape.first_mut() {
+        *batch = Dim::Symbol(BATCH.into());
+    }
     Ok(input.name.clone())
+}
+
+/// The input must have the batch in front, and numbers behind it.
+fn check_batch(graph: &Graph, input: &str) -> Result<(), DeriveError> {
+    let shape = graph.inputs.iter().find(|found| found.name == input).map_or(&[][..], |found| &found.value_type.shape);
+    match shape {
+        [Dim::Symbol(_), rest @ ..] if rest.iter().all(|dim| dim.known().is_some()) => Ok(()),
+        _ => Err(DeriveError::InputShape { input: input.to_owned(), shape: shape.to_vec() }),
+    }
 }

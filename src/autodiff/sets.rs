@@ -114,3 +114,59 @@ fn to_literal(tensor: &Tensor) -> Literal {
         bytes: tensor.iter().flat_map(|v| v.to_le_bytes()).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which set answers for every op of the table and for every role.
+    fn effective(id: RuleSetId) -> String {
+        let sets = RuleSetId::ALL.map(|id| (id, rule_set(id)));
+        let owner = |op: &str, role: Option<Role>| {
+            let found = rule_set(id).lookup(op, role).map(|row| row.1);
+            let named = sets.iter().find(|(_, set)| found.is_some_and(|found| std::ptr::eq(found, *set)));
+            named.map_or("none", |(id, _)| id.id())
+        };
+        let roles =
+            [("Relu", Role::Rectifier), ("Clip", Role::Rectifier), ("Conv", Role::Linear), ("Gemm", Role::Linear)];
+        let mut lines: Vec<String> =
+            roles.iter().map(|(op, role)| format!("{op} as {role:?}: {}", owner(op, Some(*role)))).collect();
+        lines.extend(table::GRADIENT.iter().map(|(op, _)| format!("{op}: {}", owner(op, None))));
+        lines.push(format!("an op without a rule: {}", owner("Einsum", None)));
+        lines.join("\n")
+    }
+
+    #[test]
+    fn effective_tables_are_as_reviewed() {
+        for id in RuleSetId::ALL {
+            insta::assert_snapshot!(id.id(), effective(id));
+        }
+    }
+
+    #[test]
+    fn roles_come_from_the_node_and_its_graph() {
+        let mut graph = Graph {
+            name: String::new(),
+            ir_version: 8,
+            opset_imports: Default::default(),
+            inputs: vec![],
+            outputs: vec![],
+            initializers: Default::default(),
+            nodes: vec![],
+            metadata: Default::default(),
+        };
+        for (name, value) in [("zero", 0.0), ("minus", -1.0)] {
+            graph.initializers.insert(name.into(), Literal::from_f32s(&[], &[value]));
+        }
+        graph.initializers.insert("w".into(), Literal::from_f32s(&[1, 1], &[1.0]));
+        let of = |op: &str, inputs: &[&str]| role(&Node::new(op, inputs.iter().copied(), ["y"]), &graph);
+        assert_eq!(of("Relu", &["x"]), Some(Role::Rectifier));
+        assert_eq!(of("Clip", &["x", "zero", "minus"]), Some(Role::Rectifier));
+        assert_eq!(of("Clip", &["x", "minus"]), None);
+        assert_eq!(of("Clip", &["x"]), None);
+        assert_eq!(of("Gemm", &["x", "w"]), Some(Role::Linear));
+        assert_eq!(of("MatMul", &["x", "w"]), Some(Role::Linear));
+        assert_eq!(of("MatMul", &["x", "x"]), None);
+        assert_eq!(of("Add", &["x", "w"]), None);
+    }
+}

@@ -203,7 +203,10 @@ fn pools() -> Vec<Case> {
         Case::new("GlobalAveragePool", "plain", &[3, 4, 5], &[In::X]),
         Case::new("GlobalMaxPool", "plain", &[3, 4, 5], &[In::X]),
         Case::new("LRN", "odd size", &[7, 2, 2], &[In::X]).with("size", 5).with("alpha", 0.9f32).with("bias", 2.0f32),
-        Case::new("LRN", "even size", &[6, 2, 2], &[In::X]).with("size", 4).with("alpha", 0.7f32).with("beta", 0.6f32),
+        Case::new("LRN", "wider than the channels", &[3, 2, 2], &[In::X])
+            .with("size", 7)
+            .with("alpha", 0.7f32)
+            .with("beta", 0.6f32),
     ]);
     cases
 }

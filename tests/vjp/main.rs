@@ -2,6 +2,9 @@
 
 mod case;
 mod cases;
+mod heads;
+mod kinks;
+mod overlays;
 mod run;
 
 use std::collections::BTreeSet;

@@ -146,36 +146,3 @@ fn inside_unit(ctx: &mut VjpContext, h: &str) -> std::result::Result<String, Der
     let below = ctx.emit.step(h, -1.0, 1.0)?;
     ctx.emit.mul(&above, &below)
 }
-
-/// Exact: Φ(x) + x φ(x). Tanh form, with t = tanh(u), u = √(2/π) (x + 0.044715 x³): (1 + t)/2 + x (1 - t²) u' / 2.
-pub fn gelu(ctx: &mut VjpContext) -> Result {
-    let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
-    let emit = &mut *ctx.emit;
-    let half = emit.scalar(0.5, &x)?;
-    let square = emit.mul(&x, &x)?;
-    let (cdf, bend) = if ctx.node.string("approximate") == Some("tanh") {
-        let (c, k) = ((2.0 / std::f32::consts::PI).sqrt(), 0.044_715);
-        let (one, linear) = (emit.scalar(1.0, &x)?, emit.scalar(c, &x)?);
-        let cubic = emit.scale(&square, c * k)?;
-        let factor = emit.add(&cubic, &linear)?;
-        let u = emit.mul(&factor, &x)?;
-        let t = emit.unary("Tanh", &u)?;
-        let t_half = emit.scale(&t, 0.5)?;
-        let t_square = emit.mul(&t, &t)?;
-        let t_slope = emit.binary("Sub", &one, &t_square)?;
-        let u_square = emit.scale(&square, 1.5 * c * k)?;
-        let u_linear = emit.scalar(0.5 * c, &x)?;
-        let u_slope = emit.add(&u_square, &u_linear)?;
-        (emit.add(&t_half, &half)?, emit.mul(&t_slope, &u_slope)?)
-    } else {
-        let scaled = emit.scale(&x, std::f32::consts::FRAC_1_SQRT_2)?;
-        let erf = emit.unary("Erf", &scaled)?;
-        let erf_half = emit.scale(&erf, 0.5)?;
-        let exponent = emit.scale(&square, -0.5)?;
-        let bell = emit.unary("Exp", &exponent)?;
-        (emit.add(&erf_half, &half)?, emit.scale(&bell, 0.398_942_3)?)
-    };
-    let bend = emit.mul(&x, &bend)?;
-    let slope = emit.add(&cdf, &bend)?;
-    Ok(Cotangents::first(emit.mul(&dy, &slope)?))
-}

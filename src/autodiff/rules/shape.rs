@@ -10,10 +10,6 @@ use crate::onnx::graph::{Dim, Literal};
 /// Elements read more often than this by one Gather or Pad are refused: the graph would grow with the count.
 const MAX_READS: usize = 16;
 
-pub fn same_shape(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    Ok(Cotangents::first(ctx.cotangent()?))
-}
-
 pub fn same_elements(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let shape = ctx.emit.shape(&x)?;
@@ -149,10 +145,6 @@ pub fn pad(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
                 let period = 2 * (size - 1);
                 let folded = |i: i64| (i - before).rem_euclid(period);
                 let reads: Vec<usize> = (0..total).map(|i| folded(i).min(period - folded(i)) as usize).collect();
-                dx = scatter(ctx, &dx, axis, size as usize, &reads)?;
-            }
-            "wrap" => {
-                let reads: Vec<usize> = (0..total).map(|i| (i - before).rem_euclid(size) as usize).collect();
                 dx = scatter(ctx, &dx, axis, size as usize, &reads)?;
             }
             _ => return Err(ctx.refusal(format!("pad mode {mode:?} over {size} elements"))),

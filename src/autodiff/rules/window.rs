@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::autodiff::{DeriveError, context::VjpContext, emit::ints};
-use crate::onnx::graph::Attribute;
+use crate::onnx::graph::{Attribute, Node};
 
 #[derive(Clone)]
 pub struct Window {
@@ -17,18 +17,23 @@ pub struct Window {
 impl Window {
     /// The window of the context's node over an input of spatial `sizes`.
     pub fn of(ctx: &VjpContext, kernel: Vec<usize>, sizes: &[usize]) -> Result<Self, DeriveError> {
+        Self::of_node(ctx.node, kernel, sizes).map_err(|reason| ctx.refusal(reason))
+    }
+
+    /// Fails with what is wrong with the node's attributes.
+    pub fn of_node(node: &Node, kernel: Vec<usize>, sizes: &[usize]) -> Result<Self, String> {
         let rank = kernel.len();
-        let list = |name: &str, default: usize, count: usize| match ctx.node.ints(name) {
+        let list = |name: &str, default: usize, count: usize| match node.ints(name) {
             None => Ok(vec![default; count]),
             Some(values) => {
                 let values: Option<Vec<usize>> = values.iter().map(|&value| usize::try_from(value).ok()).collect();
                 let values = values.filter(|values| values.len() == count);
-                values.ok_or_else(|| ctx.refusal(format!("`{name}` must be {count} numbers that are not negative")))
+                values.ok_or_else(|| format!("`{name}` must be {count} numbers that are not negative"))
             }
         };
         let (strides, dilations) = (list("strides", 1, rank)?, list("dilations", 1, rank)?);
         let mut window = Self { kernel, strides, dilations, begin: vec![0; rank], end: vec![0; rank] };
-        match ctx.node.string("auto_pad").unwrap_or("NOTSET") {
+        match node.string("auto_pad").unwrap_or("NOTSET") {
             "VALID" => {}
             same @ ("SAME_UPPER" | "SAME_LOWER") => {
                 for axis in 0..rank {
