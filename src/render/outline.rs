@@ -1,7 +1,7 @@
 //! Borders of the regions that hold most of an attribution, per sign: close and open the drawn pixels by 3 x 3, keep the
 //! largest connected regions (8 neighbours) until they hold 90 % of the strength, project them, and keep their rims.
 
-use ndarray::{Array2, Axis, Zip};
+use ndarray::{Array2, Axis, Zip, s};
 
 use crate::image::geometry::{Geometry, Projected};
 
@@ -32,9 +32,15 @@ pub fn outline(strengths: &Array2<f32>, geometry: &Geometry) -> Option<Projected
 
 /// Fills gaps, then drops specks; where there is nothing but specks, they stay.
 fn clean(mask: &Array2<bool>) -> Array2<bool> {
-    let closed = erode(&dilate(mask, 1), 1);
+    // A margin, so that what lies near the edge does not grow into it.
+    let (height, width) = mask.dim();
+    let within = s![2..height + 2, 2..width + 2];
+    let mut wide = Array2::from_elem((height + 4, width + 4), false);
+    wide.slice_mut(within).assign(mask);
+    let closed = erode(&dilate(&wide, 1), 1);
     let opened = dilate(&erode(&closed, 1), 1);
-    if opened.iter().any(|inside| *inside) { opened } else { closed }
+    let kept = if opened.iter().any(|inside| *inside) { opened } else { closed };
+    kept.slice(within).to_owned()
 }
 
 /// The pixels of a region that lie within `width` of its border. The plane's own edge is no border.
