@@ -4,6 +4,7 @@
 //! `Session::run` needs `&mut`: a session belongs to one thread.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
@@ -23,7 +24,7 @@ use ort::{
 use super::{provider::Provider, weights::lend};
 use crate::{
     onnx::{
-        graph::{Graph, Literal},
+        graph::{Element, Graph, Literal, Node, ValueInfo, ValueType},
         write_model,
     },
     tensor::Tensor,
@@ -53,6 +54,8 @@ pub enum RuntimeError {
         "execution provider {provider} is not available: {reason}; ask for `cpu`, or use the library of onnxruntime-gpu"
     )]
     Provider { provider: Provider, reason: String },
+    #[error("a worker's thread could not be started: {reason}")]
+    Thread { reason: String },
     #[error("the session could not be opened: {reason}")]
     Open { reason: String },
     #[error("the run was stopped")]
@@ -84,6 +87,29 @@ pub fn load_runtime(library: Option<&Path>, threads: usize) -> Result<&'static R
         .map_err(|e| unusable(e.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
     Ok(RUNTIME.get_or_init(|| Runtime { environment, library }))
+}
+
+impl Runtime {
+    /// Whether a device is there: registers it for a session of one node.
+    pub fn probe(&self, provider: Provider) -> Result<(), RuntimeError> {
+        let value =
+            |name: &str| ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, vec![1.into()]) };
+        let graph = Graph {
+            name: "probe".into(),
+            ir_version: 8,
+            opset_imports: [(String::new(), 17)].into(),
+            inputs: vec![value("x")],
+            outputs: vec![value("y")],
+            initializers: IndexMap::new(),
+            nodes: vec![Node::new("Relu", ["x"], ["y"])],
+            metadata: BTreeMap::new(),
+        };
+        let options = OrtOptions { provider, ..OrtOptions::default() };
+        OrtSession::open(self, &graph, &options).map(drop).map_err(|error| match error {
+            RuntimeError::Open { reason } => RuntimeError::Provider { provider, reason },
+            other => other,
+        })
+    }
 }
 
 fn find_library(named: Option<&Path>) -> Result<PathBuf, RuntimeError> {
@@ -256,9 +282,7 @@ mod tests {
 
     #[test]
     fn cuda_without_a_gpu_is_an_error() {
-        let runtime = load_runtime(None, 0).unwrap();
-        let options = OrtOptions { provider: Provider::Cuda { device: 0 }, ..OrtOptions::default() };
-        let error = configure(runtime, &options).map(|_| ()).unwrap_err();
+        let error = load_runtime(None, 0).unwrap().probe(Provider::Cuda { device: 0 }).unwrap_err();
         assert!(matches!(error, RuntimeError::Provider { .. }), "{error}");
     }
 

@@ -1,10 +1,17 @@
 //! Who runs what, when, where: admission, lanes, batches, one worker thread per device, sessions of derived graphs.
 
+mod activations;
+mod backend;
 pub mod backend_ort;
+mod desk;
+mod lanes;
 pub mod provider;
+mod sessions;
 mod weights;
+mod worker;
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,6 +19,12 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{autodiff::spec::DeriveSpec, model::Model, tensor::Tensor};
+use backend::{Backend, GraphOf};
+pub use backend_ort::RuntimeError;
+use desk::Desk;
+use lanes::RequestId;
+pub use provider::Provider;
+use sessions::Sessions;
 
 /// One row to evaluate: an input without batch axis, and the cotangent of the head as sparse `(class, weight)` pairs:
 /// `[(c, 1)]` explains class c, `[(a, 1), (b, -1)]` why a and not b. Empty for forward-only graphs.
@@ -48,7 +61,8 @@ pub struct Caller {
     pub deadline: Option<Instant>,
 }
 
-/// The answers, in the order of the points, with the time they waited and the time the device worked on the batches they were in.
+/// The answers, in the order of the points. `model` is the time the device worked on the batches they were in; `queue` is the rest of
+/// the time until the last answer: waiting for the device, and for the session to be opened when it is new.
 #[derive(Debug)]
 pub struct Evaluated {
     pub rows: Vec<Row>,
@@ -56,12 +70,77 @@ pub struct Evaluated {
     pub model: Duration,
 }
 
-/// A handle to the workers; clones share them.
+/// How the engine is set up.
+#[derive(Clone, Debug)]
+pub struct EngineSettings {
+    /// ONNX Runtime's library; see [`backend_ort::load_runtime`].
+    pub library: Option<PathBuf>,
+    /// One worker each.
+    pub providers: Vec<Provider>,
+    /// Threads inside operators on the CPU; 0: one for each core.
+    pub threads: usize,
+    /// Rows that may wait.
+    pub queue_rows: usize,
+    /// Most rows of one batch.
+    pub batch_rows: usize,
+    /// Memory for the activations of one batch; graphs that need more per row run in smaller batches.
+    pub batch_bytes: usize,
+    /// Memory for the open sessions of one worker; the least recently used are closed.
+    pub session_bytes: usize,
+}
+
+/// A handle to the workers; clones share them. The workers end with the last clone, or with [`Engine::drain`].
 #[derive(Clone)]
-pub struct Engine {}
+pub struct Engine {
+    workers: Arc<Workers>,
+}
+
+struct Workers {
+    desk: Arc<Desk>,
+    providers: Vec<Provider>,
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.desk.close();
+    }
+}
 
 impl Engine {
-    /// Evaluates `points` on the graph that `spec` derives from `model`.
+    /// Loads ONNX Runtime, opens every device that was asked for and starts its worker.
+    pub fn start(settings: &EngineSettings) -> Result<Self, RuntimeError> {
+        let runtime = backend_ort::load_runtime(settings.library.as_deref(), settings.threads)?;
+        let mut backends: Vec<Box<dyn Backend>> = Vec::new();
+        for &provider in &settings.providers {
+            runtime.probe(provider)?;
+            backends.push(Box::new(Sessions::new(runtime, provider, settings)));
+        }
+        Self::with_backends(settings.queue_rows, settings.providers.clone(), backends)
+    }
+
+    fn with_backends(
+        queue_rows: usize,
+        providers: Vec<Provider>,
+        backends: Vec<Box<dyn Backend>>,
+    ) -> Result<Self, RuntimeError> {
+        let desk = Arc::new(Desk::new(queue_rows));
+        let engine = Self { workers: Arc::new(Workers { desk: desk.clone(), providers }) };
+        for (number, mut backend) in backends.into_iter().enumerate() {
+            let desk = desk.clone();
+            std::thread::Builder::new()
+                .name(format!("device-{number}"))
+                .spawn(move || worker::work(&desk, backend.as_mut()))
+                .map_err(|e| RuntimeError::Thread { reason: e.to_string() })?;
+        }
+        Ok(engine)
+    }
+
+    /// The devices in use: those asked for, or the engine would not have started.
+    pub fn providers(&self) -> &[Provider] {
+        &self.workers.providers
+    }
+
+    /// Evaluates `points` on the graph that `spec` derives from `model`. Dropping the future gives the work up.
     pub async fn evaluate(
         &self,
         model: &Arc<Model>,
@@ -69,12 +148,51 @@ impl Engine {
         points: Vec<Point>,
         caller: &Caller,
     ) -> Result<Evaluated, EngineError> {
-        let _ = (model, spec, points, caller);
-        Err(EngineError::Cancelled)
+        let expected = &model.manifest.input.shape;
+        if let Some(point) = points.iter().find(|point| point.input.shape() != expected.as_slice()) {
+            let reason = format!("an input of shape {:?}; the model takes {expected:?}", point.input.shape());
+            return Err(EngineError::Runtime { reason });
+        }
+        if points.is_empty() {
+            return Ok(Evaluated { rows: Vec::new(), queue: Duration::ZERO, model: Duration::ZERO });
+        }
+        let desk = &self.workers.desk;
+        let graph = Arc::new(GraphOf::new(model.clone(), spec.clone()));
+        let (request, answer) = desk.admit(&graph, caller, points)?;
+        let _leave = Leave { desk, request };
+        let deadline = async {
+            match caller.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or(Err(EngineError::Draining)),
+            () = caller.cancel.cancelled() => Err(EngineError::Cancelled),
+            () = deadline => Err(EngineError::DeadlineExceeded),
+        }
+    }
+
+    /// Refuses new work, finishes what was admitted, and after `limit` stops what is left.
+    pub async fn drain(&self, limit: Duration) {
+        self.workers.desk.drain(limit).await;
     }
 }
 
-#[derive(Debug, thiserror::Error)]
+/// Gives a request up when its future ends or is dropped; an answered one is no longer known.
+struct Leave<'a> {
+    desk: &'a Desk,
+    request: RequestId,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.desk.abandon(self.request);
+    }
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
     /// Admission is full. 429 with `Retry-After`.
     #[error("the queue is full: {waiting_rows} rows wait, {limit_rows} are allowed")]
@@ -90,3 +208,6 @@ pub enum EngineError {
     #[error("ONNX Runtime: {reason}")]
     Runtime { reason: String },
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use crate::onnx::graph::{Dim, Element, Graph, Literal, Names, Node, ValueInfo, ValueType};
 
 /// Smaller weights are worth packing.
-const LENT_BYTES: usize = 4 << 20;
+pub const LENT_BYTES: usize = 4 << 20;
 
 /// A matrix that stands outside the session, with the name of the input it comes in by.
 pub struct Lent {

@@ -10,3 +10,19 @@ pub const STAGE_DURATION_SECONDS: &str = "explaind_stage_duration_seconds";
 pub const EXPLANATIONS_TOTAL: &str = "explaind_explanations_total";
 /// Counter by `code`: answers that were a problem.
 pub const PROBLEMS_TOTAL: &str = "explaind_problems_total";
+/// Gauge: rows that wait for a device.
+pub const QUEUE_ROWS: &str = "explaind_queue_rows";
+/// Counter: calls refused because the queue was full.
+pub const REJECTED_TOTAL: &str = "explaind_rejected_total";
+/// Counter by `model`: rows evaluated.
+pub const ROWS_TOTAL: &str = "explaind_rows_total";
+/// Counter by `model`: batches run; rows over batches is how well they fill.
+pub const BATCHES_TOTAL: &str = "explaind_batches_total";
+/// Histogram by `model`: one batch on the device.
+pub const BATCH_DURATION_SECONDS: &str = "explaind_batch_duration_seconds";
+/// Gauge by `provider`: sessions of derived graphs that are open.
+pub const SESSIONS_OPEN: &str = "explaind_sessions_open";
+/// Counter by `provider`: sessions closed for lack of memory.
+pub const SESSIONS_EVICTED_TOTAL: &str = "explaind_sessions_evicted_total";
+/// Histogram by `provider`: deriving a graph and opening its session.
+pub const SESSION_OPEN_DURATION_SECONDS: &str = "explaind_session_open_duration_seconds";

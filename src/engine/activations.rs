@@ -1,0 +1,67 @@
+//! How much memory a graph's activations take per row: the peak of what is alive at once when nodes run in the order of the graph.
+//! An upper bound of what ONNX Runtime holds, which also reuses buffers in place; values of unknown shape count nothing.
+
+use std::collections::HashMap;
+
+use crate::onnx::{OnnxError, graph::Graph, types};
+
+/// Bytes per row of the batch.
+pub fn peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
+    let types = types::infer(graph)?;
+    let bytes = |value: &str| {
+        types.get(value).filter(|_| !graph.initializers.contains_key(value)).map_or(0, |value_type| {
+            let elements: usize = value_type.shape.iter().map(|dim| dim.known().unwrap_or(1)).product();
+            elements * value_type.element.size()
+        })
+    };
+    let mut last_use: HashMap<&str, usize> = HashMap::new();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        last_use.extend(node.inputs.iter().chain(&node.outputs).map(|value| (value.as_str(), index)));
+    }
+    last_use.extend(graph.outputs.iter().chain(&graph.inputs).map(|value| (value.name.as_str(), graph.nodes.len())));
+    let mut dying: HashMap<usize, usize> = HashMap::new();
+    for (value, index) in &last_use {
+        *dying.entry(*index).or_default() += bytes(value);
+    }
+    let mut alive: usize = graph.inputs.iter().map(|input| bytes(&input.name)).sum();
+    let mut peak = alive;
+    for (index, node) in graph.nodes.iter().enumerate() {
+        alive += node.outputs.iter().map(|output| bytes(output)).sum::<usize>();
+        peak = peak.max(alive);
+        alive = alive.saturating_sub(dying.get(&index).copied().unwrap_or(0));
+    }
+    Ok(peak)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::graph::{Element, Node, ValueInfo, ValueType};
+
+    #[test]
+    fn a_chain_holds_two_values_and_a_kept_one_three() {
+        let value = |name: &str| ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(Element::Float, vec!["batch".into(), 10_usize.into()]),
+        };
+        let mut graph = Graph {
+            name: "chain".into(),
+            ir_version: 8,
+            opset_imports: [(String::new(), 17)].into(),
+            inputs: vec![value("x")],
+            outputs: vec![value("d")],
+            initializers: Default::default(),
+            nodes: vec![
+                Node::new("Relu", ["x"], ["a"]),
+                Node::new("Sigmoid", ["a"], ["b"]),
+                Node::new("Tanh", ["b"], ["c"]),
+                Node::new("Relu", ["c"], ["d"]),
+            ],
+            metadata: Default::default(),
+        };
+        // The input stays, for the caller holds it.
+        assert_eq!(peak_bytes(&graph).unwrap(), 3 * 40);
+        graph.nodes[3] = Node::new("Mul", ["c", "a"], ["d"]);
+        assert_eq!(peak_bytes(&graph).unwrap(), 4 * 40);
+    }
+}

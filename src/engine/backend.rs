@@ -1,0 +1,89 @@
+//! What a worker needs of the thing that runs graphs. The workers are tested with a counting fake, and run on `sessions`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{EngineError, Point, Row};
+use crate::{
+    autodiff::spec::{DeriveSpec, PatternLayers, SeedRule},
+    model::Model,
+};
+
+/// A graph to run: what `spec` derives from `model`. Equal when its derivation is.
+#[derive(Clone, Debug)]
+pub struct GraphOf {
+    pub model: Arc<Model>,
+    pub spec: DeriveSpec,
+}
+
+impl GraphOf {
+    /// Fields of the spec that change nothing are set to one value, so that equal graphs share their session.
+    pub fn new(model: Arc<Model>, mut spec: DeriveSpec) -> Self {
+        if !spec.rule_sets.iter().any(|set| set.needs_patterns()) {
+            spec.pattern_layers = PatternLayers::All;
+        }
+        if spec.rule_sets.is_empty() {
+            spec.seed = SeedRule::One;
+        }
+        Self { model, spec }
+    }
+
+    fn patterns(&self) -> Option<&str> {
+        let needed = self.spec.rule_sets.iter().any(|set| set.needs_patterns());
+        self.model.patterns.as_ref().filter(|_| needed).map(|patterns| patterns.id.as_str())
+    }
+}
+
+impl PartialEq for GraphOf {
+    fn eq(&self, other: &Self) -> bool {
+        self.model.hash == other.model.hash && self.spec == other.spec && self.patterns() == other.patterns()
+    }
+}
+
+/// A graph that can run now.
+#[derive(Clone, Copy, Debug)]
+pub struct Prepared {
+    /// Most rows of one batch.
+    pub batch_rows: usize,
+    /// Length of a seed, where the graph has one.
+    pub classes: Option<usize>,
+}
+
+pub trait Backend: Send {
+    /// Opens the graph, which may take seconds, or finds it open.
+    fn prepare(&mut self, graph: &Arc<GraphOf>) -> Result<Prepared, EngineError>;
+
+    /// Evaluates a batch of a prepared graph: as many rows as points, in their order. Ends early, with an error, when `stop` says so.
+    fn run(&mut self, graph: &Arc<GraphOf>, points: &[Point], stop: &Stop) -> Result<Vec<Row>, EngineError>;
+
+    /// Closes the graph after a panic: its session may be in any state.
+    fn discard(&mut self, graph: &Arc<GraphOf>);
+}
+
+/// Ends a running batch from another thread.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<Mutex<StopState>>);
+
+#[derive(Default)]
+struct StopState {
+    stopped: bool,
+    hook: Option<Box<dyn Fn() + Send>>,
+}
+
+impl Stop {
+    pub fn stop(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.stopped = true;
+        if let Some(hook) = &state.hook {
+            hook();
+        }
+    }
+
+    /// `hook` runs when the batch is stopped; at once when it already is.
+    pub fn on_stop(&self, hook: impl Fn() + Send + 'static) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.stopped {
+            hook();
+        }
+        state.hook = Some(Box::new(hook));
+    }
+}

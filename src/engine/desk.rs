@@ -1,0 +1,308 @@
+//! Where callers and workers meet: admission, the rows that wait, the answers that are owed, and what runs now.
+//! One lock around plain state; workers sleep on a condition variable until there is work.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use metrics::{counter, gauge, histogram};
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    Caller, EngineError, Evaluated, Point, Priority, Row,
+    backend::{GraphOf, Prepared, Stop},
+    lanes::{BatchRow, Lanes, Lapse, RequestId},
+};
+use crate::telemetry::names;
+
+pub type Answer = Result<Evaluated, EngineError>;
+
+pub struct Desk {
+    state: Mutex<State>,
+    work: Condvar,
+    /// Told when the last owed answer is given.
+    idle: Notify,
+}
+
+struct State {
+    lanes: Lanes<GraphOf>,
+    owed: HashMap<RequestId, Owed>,
+    running: HashMap<u64, Running>,
+    last_number: u64,
+    /// No new requests.
+    draining: bool,
+    /// Workers end.
+    closed: bool,
+    /// Measured, smoothed over batches.
+    rows_per_second: f64,
+}
+
+struct Owed {
+    rows: Vec<Option<Row>>,
+    missing: usize,
+    admitted: Instant,
+    model: Duration,
+    reply: oneshot::Sender<Answer>,
+}
+
+struct Running {
+    /// Requests that still wait for the batch.
+    wanted_by: HashSet<RequestId>,
+    stop: Stop,
+}
+
+/// A batch for a worker to run.
+pub struct Batch {
+    number: u64,
+    pub rows: Vec<BatchRow>,
+    pub stop: Stop,
+}
+
+impl Desk {
+    pub fn new(limit_rows: usize) -> Self {
+        let state = State {
+            lanes: Lanes::new(limit_rows),
+            owed: HashMap::new(),
+            running: HashMap::new(),
+            last_number: 0,
+            draining: false,
+            closed: false,
+            rows_per_second: 0.0,
+        };
+        Self { state: Mutex::new(state), work: Condvar::new(), idle: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a request in, or says why not. `points` are not empty.
+    pub fn admit(
+        &self,
+        graph: &Arc<GraphOf>,
+        caller: &Caller,
+        points: Vec<Point>,
+    ) -> Result<(RequestId, oneshot::Receiver<Answer>), EngineError> {
+        let mut state = self.lock();
+        if state.draining {
+            return Err(EngineError::Draining);
+        }
+        if !state.lanes.has_room(points.len()) {
+            counter!(names::REJECTED_TOTAL).increment(1);
+            return Err(state.overloaded());
+        }
+        let (reply, answer) = oneshot::channel();
+        let id = state.number();
+        let rows = points.len();
+        let owed =
+            Owed { rows: vec![None; rows], missing: rows, admitted: Instant::now(), model: Duration::ZERO, reply };
+        state.owed.insert(id, owed);
+        state.lanes.push(id, graph, caller.clone(), points);
+        state.report_queue();
+        drop(state);
+        self.work.notify_one();
+        Ok((id, answer))
+    }
+
+    /// The caller no longer waits: its rows leave the queue, and a batch that nobody else waits for is stopped.
+    pub fn abandon(&self, request: RequestId) {
+        let mut state = self.lock();
+        state.lanes.remove(request);
+        state.forget(request);
+        state.report_queue();
+        self.tell_if_idle(&state);
+    }
+
+    /// Waits for work and says which graph is next; none when the workers are to end.
+    pub fn next_graph(&self) -> Option<(Arc<GraphOf>, Priority)> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            state.expire();
+            self.tell_if_idle(&state);
+            if let Some(next) = state.lanes.next() {
+                return Some(next);
+            }
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Forms a batch of a prepared graph; none when its callers have left meanwhile. Requests with a seed that does not fit the
+    /// graph fail alone.
+    pub fn take(&self, graph: &Arc<GraphOf>, priority: Priority, prepared: Prepared) -> Option<Batch> {
+        let mut state = self.lock();
+        state.expire();
+        let mut rows = state.lanes.take(graph, priority, prepared.batch_rows);
+        let classes = prepared.classes.unwrap_or(usize::MAX);
+        let fits = |row: &BatchRow| row.point.seed.iter().all(|(class, _)| *class < classes);
+        let misfits: HashSet<RequestId> = rows.iter().filter(|row| !fits(row)).map(|row| row.request).collect();
+        for request in misfits {
+            let reason = format!("a seed names a class that the graph does not have; it has {classes}");
+            state.lanes.remove(request);
+            rows.retain(|row| row.request != request);
+            state.settle(request, Err(EngineError::Runtime { reason }));
+        }
+        state.report_queue();
+        self.tell_if_idle(&state);
+        if rows.is_empty() {
+            return None;
+        }
+        let (number, stop) = (state.number(), Stop::default());
+        let wanted_by = rows.iter().map(|row| row.request).collect();
+        state.running.insert(number, Running { wanted_by, stop: stop.clone() });
+        let more = state.lanes.next().is_some();
+        drop(state);
+        if more {
+            self.work.notify_one();
+        }
+        Some(Batch { number, rows, stop })
+    }
+
+    /// Hands out what a batch gave, `took` being the device's time for it.
+    pub fn deliver(&self, graph: &GraphOf, batch: Batch, took: Duration, result: Result<Vec<Row>, EngineError>) {
+        let mut state = self.lock();
+        state.running.remove(&batch.number);
+        let requests: HashSet<RequestId> = batch.rows.iter().map(|row| row.request).collect();
+        match result {
+            Ok(rows) => {
+                state.measure(graph, batch.rows.len(), took);
+                for request in &requests {
+                    if let Some(owed) = state.owed.get_mut(request) {
+                        owed.model += took;
+                    }
+                }
+                for (place, row) in batch.rows.iter().zip(rows) {
+                    state.fill(place, row);
+                }
+            }
+            Err(error) => {
+                for request in requests {
+                    state.lanes.remove(request);
+                    state.settle(request, Err(error.clone()));
+                }
+            }
+        }
+        state.report_queue();
+        self.tell_if_idle(&state);
+    }
+
+    /// The graph cannot run: everyone who waits for it is told.
+    pub fn fail_graph(&self, graph: &Arc<GraphOf>, error: &EngineError) {
+        let mut state = self.lock();
+        for request in state.lanes.drop_graph(graph) {
+            state.settle(request, Err(error.clone()));
+        }
+        state.report_queue();
+        self.tell_if_idle(&state);
+    }
+
+    fn tell_if_idle(&self, state: &State) {
+        if state.owed.is_empty() {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Refuses new requests and waits until none is owed an answer, at most `limit`; then the rest is refused too and stopped.
+    pub async fn drain(&self, limit: Duration) {
+        self.lock().draining = true;
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            let idle = self.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            if self.lock().owed.is_empty() || tokio::time::timeout_at(deadline, idle).await.is_err() {
+                break;
+            }
+        }
+        self.close();
+    }
+
+    /// Ends the workers after their batch, which is stopped; what is still owed is refused.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        (state.draining, state.closed) = (true, true);
+        let requests: Vec<RequestId> = state.owed.keys().copied().collect();
+        for request in requests {
+            state.lanes.remove(request);
+            state.settle(request, Err(EngineError::Draining));
+        }
+        state.running.values().for_each(|running| running.stop.stop());
+        drop(state);
+        self.work.notify_all();
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    fn overloaded(&self) -> EngineError {
+        let seconds = self.lanes.waiting_rows() as f64 / self.rows_per_second.max(1.0);
+        EngineError::Overloaded {
+            waiting_rows: self.lanes.waiting_rows(),
+            limit_rows: self.lanes.limit_rows(),
+            retry_after: Duration::from_secs_f64(seconds.clamp(1.0, 60.0)),
+        }
+    }
+
+    fn expire(&mut self) {
+        for (request, lapse) in self.lanes.expire(Instant::now()) {
+            let error = match lapse {
+                Lapse::Cancelled => EngineError::Cancelled,
+                Lapse::DeadlineExceeded => EngineError::DeadlineExceeded,
+            };
+            self.settle(request, Err(error));
+        }
+    }
+
+    fn fill(&mut self, place: &BatchRow, row: Row) {
+        let Some(owed) = self.owed.get_mut(&place.request) else { return };
+        if let Some(slot @ None) = owed.rows.get_mut(place.index) {
+            *slot = Some(row);
+            owed.missing -= 1;
+        }
+        if owed.missing == 0
+            && let Some(owed) = self.owed.remove(&place.request)
+        {
+            let (rows, model) = (owed.rows.into_iter().flatten().collect(), owed.model);
+            let queue = owed.admitted.elapsed().saturating_sub(model);
+            // A caller that has left meanwhile needs no answer.
+            let _ = owed.reply.send(Ok(Evaluated { rows, queue, model }));
+        }
+    }
+
+    fn settle(&mut self, request: RequestId, answer: Answer) {
+        if let Some(owed) = self.forget(request) {
+            let _ = owed.reply.send(answer);
+        }
+    }
+
+    /// Nobody waits for `request` any more.
+    fn forget(&mut self, request: RequestId) -> Option<Owed> {
+        for running in self.running.values_mut() {
+            if running.wanted_by.remove(&request) && running.wanted_by.is_empty() {
+                running.stop.stop();
+            }
+        }
+        self.owed.remove(&request)
+    }
+
+    fn measure(&mut self, graph: &GraphOf, rows: usize, took: Duration) {
+        let rate = rows as f64 / took.as_secs_f64().max(1e-6);
+        self.rows_per_second = if self.rows_per_second == 0.0 { rate } else { 0.8 * self.rows_per_second + 0.2 * rate };
+        let model = graph.model.id.clone();
+        counter!(names::ROWS_TOTAL, "model" => model.clone()).increment(rows as u64);
+        counter!(names::BATCHES_TOTAL, "model" => model.clone()).increment(1);
+        histogram!(names::BATCH_DURATION_SECONDS, "model" => model).record(took);
+    }
+
+    fn report_queue(&self) {
+        gauge!(names::QUEUE_ROWS).set(self.lanes.waiting_rows() as f64);
+    }
+}

@@ -1,0 +1,349 @@
+//! The engine over a backend that counts rows: no answer is lost, no work is done for nobody, and shutting down keeps promises.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Instant,
+};
+
+use futures::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    backend::{Prepared, Stop},
+    *,
+};
+use crate::{
+    autodiff::spec::{Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+    model::manifest::{Input, Manifest},
+    onnx::read_model,
+};
+
+/// Answers `2 x` as logits, after `delay` per batch, which a stop cuts short.
+#[derive(Clone, Default)]
+struct Counts {
+    rows: Arc<AtomicUsize>,
+    batches: Arc<Mutex<Vec<usize>>>,
+    stopped: Arc<AtomicBool>,
+    discarded: Arc<AtomicUsize>,
+}
+
+struct Fake {
+    counts: Counts,
+    delay: Duration,
+}
+
+const PANICS: f32 = -666.0;
+const FAILS: f32 = -777.0;
+
+impl Backend for Fake {
+    fn prepare(&mut self, graph: &Arc<GraphOf>) -> Result<Prepared, EngineError> {
+        if graph.spec.wrt == Wrt::Activation("nowhere".into()) {
+            return Err(EngineError::Runtime { reason: "cannot be prepared".into() });
+        }
+        Ok(Prepared { batch_rows: 8, classes: Some(3) })
+    }
+
+    fn run(&mut self, _: &Arc<GraphOf>, points: &[Point], stop: &Stop) -> Result<Vec<Row>, EngineError> {
+        let (send, stopped) = mpsc::channel();
+        stop.on_stop(move || send.send(()).unwrap_or_default());
+        if stopped.recv_timeout(self.delay).is_ok() {
+            self.counts.stopped.store(true, Ordering::SeqCst);
+            return Err(EngineError::Cancelled);
+        }
+        self.counts.rows.fetch_add(points.len(), Ordering::SeqCst);
+        self.counts.batches.lock().unwrap().push(points.len());
+        let values: Vec<f32> = points.iter().map(|point| point.input[[0]]).collect();
+        assert!(!values.contains(&PANICS), "a row that panics");
+        if values.contains(&FAILS) {
+            return Err(EngineError::Runtime { reason: "a row that fails".into() });
+        }
+        let row = |x: f32| Row { logits: vec![2.0 * x], probabilities: vec![], cotangents: vec![], activation: None };
+        Ok(values.into_iter().map(row).collect())
+    }
+
+    fn discard(&mut self, _: &Arc<GraphOf>) {
+        self.counts.discarded.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn engine(queue_rows: usize, delay_ms: u64) -> (Engine, Counts) {
+    let counts = Counts::default();
+    let fake = Fake { counts: counts.clone(), delay: Duration::from_millis(delay_ms) };
+    (Engine::with_backends(queue_rows, vec![Provider::Cpu], vec![Box::new(fake)]).unwrap(), counts)
+}
+
+fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
+    DeriveSpec {
+        rule_sets: rule_sets.to_vec(),
+        wrt: Wrt::Input,
+        head: Head::Logits,
+        seed: SeedRule::One,
+        pattern_layers: PatternLayers::All,
+    }
+}
+
+fn model(id: &str, name: &str, shape: &[usize], graph: Arc<crate::onnx::graph::Graph>) -> Arc<Model> {
+    Arc::new(Model {
+        id: id.into(),
+        folder: PathBuf::new(),
+        manifest: Manifest {
+            input: Input { name: name.into(), shape: shape.to_vec(), preprocess: None },
+            head: Head::Logits,
+            pattern_layers: PatternLayers::All,
+            layer: None,
+        },
+        labels: Vec::new(),
+        hash: id.into(),
+        graph,
+        patterns: None,
+    })
+}
+
+fn number_model() -> Arc<Model> {
+    let graph = crate::onnx::graph::Graph {
+        name: "none".into(),
+        ir_version: 8,
+        opset_imports: Default::default(),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        initializers: Default::default(),
+        nodes: Vec::new(),
+        metadata: Default::default(),
+    };
+    model("numbers", "x", &[1], Arc::new(graph))
+}
+
+fn points(values: &[f32]) -> Vec<Point> {
+    let point = |&x: &f32| Point { input: Arc::new(Tensor::from_elem(vec![1], x)), seed: Arc::from([(0, 1.0)]) };
+    values.iter().map(point).collect()
+}
+
+fn caller(id: u64) -> Caller {
+    Caller { id, priority: Priority::Interactive, cancel: CancellationToken::new(), deadline: None }
+}
+
+async fn settled(condition: impl Fn() -> bool) -> bool {
+    for _ in 0..200 {
+        if condition() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_callers_get_their_own_rows_back() {
+    let (engine, counts) = engine(10_000, 1);
+    let model = number_model();
+    let calls = (0..100_u64).map(|id| {
+        let (engine, model) = (engine.clone(), model.clone());
+        tokio::spawn(async move {
+            let values: Vec<f32> = (0..id % 30 + 1).map(|i| (100 * id + i) as f32).collect();
+            let evaluated = engine.evaluate(&model, &spec(&[]), points(&values), &caller(id)).await.unwrap();
+            let expected: Vec<f32> = values.iter().map(|x| 2.0 * x).collect();
+            assert_eq!(evaluated.rows.iter().map(|row| row.logits[0]).collect::<Vec<_>>(), expected);
+            values.len()
+        })
+    });
+    let total: usize = join_all(calls).await.into_iter().map(Result::unwrap).sum();
+    assert_eq!(counts.rows.load(Ordering::SeqCst), total);
+    assert!(counts.batches.lock().unwrap().iter().all(|rows| *rows <= 8));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_refuses_and_says_when_to_come_back() {
+    let (engine, _) = engine(16, 20);
+    let model = number_model();
+    let calls = (0..100).map(|id| {
+        let (engine, model) = (engine.clone(), model.clone());
+        async move { engine.evaluate(&model, &spec(&[]), points(&[1.0; 4]), &caller(id)).await }
+    });
+    let (mut answered, mut refused) = (0, 0);
+    for answer in join_all(calls).await {
+        match answer {
+            Ok(evaluated) => answered += evaluated.rows.len() / 4,
+            Err(EngineError::Overloaded { retry_after, limit_rows: 16, waiting_rows }) => {
+                assert!(retry_after >= Duration::from_secs(1) && waiting_rows > 12);
+                refused += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(answered >= 4 && refused > 0 && answered + refused == 100, "{answered} answered, {refused} refused");
+}
+
+#[tokio::test]
+async fn a_running_batch_stops_when_its_only_caller_leaves() {
+    let (engine, counts) = engine(100, 60_000);
+    let model = number_model();
+    let (engine_, model_) = (engine.clone(), model.clone());
+    let call = tokio::spawn(async move { engine_.evaluate(&model_, &spec(&[]), points(&[1.0; 20]), &caller(1)).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    call.abort();
+    assert!(settled(|| counts.stopped.load(Ordering::SeqCst)).await);
+    assert_eq!(counts.rows.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_batch_goes_on_while_one_of_its_callers_waits() {
+    let (engine, counts) = engine(100, 150);
+    let model = number_model();
+    let spec = spec(&[]);
+    let (busy, leaver) = (caller(1), caller(2));
+    let (first, second, third) = tokio::join!(
+        // Keeps the device busy, so that the next two share a batch.
+        engine.evaluate(&model, &spec, points(&[0.0]), &busy),
+        async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            let call = engine.evaluate(&model, &spec, points(&[1.0]), &leaver);
+            let leave = async {
+                tokio::time::sleep(Duration::from_millis(180)).await;
+                leaver.cancel.cancel();
+            };
+            tokio::join!(call, leave).0
+        },
+        async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            engine.evaluate(&model, &spec, points(&[2.0]), &caller(3)).await
+        }
+    );
+    assert!(matches!(second, Err(EngineError::Cancelled)));
+    assert_eq!((first.unwrap().rows[0].logits[0], third.unwrap().rows[0].logits[0]), (0.0, 4.0));
+    assert!(!counts.stopped.load(Ordering::SeqCst));
+    assert_eq!(*counts.batches.lock().unwrap(), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_deadline_ends_the_wait_and_the_work() {
+    let (engine, counts) = engine(100, 60_000);
+    let hasty = Caller { deadline: Some(Instant::now() + Duration::from_millis(60)), ..caller(1) };
+    let answer = engine.evaluate(&number_model(), &spec(&[]), points(&[1.0]), &hasty).await;
+    assert!(matches!(answer, Err(EngineError::DeadlineExceeded)), "{answer:?}");
+    assert!(settled(|| counts.stopped.load(Ordering::SeqCst)).await);
+}
+
+#[tokio::test]
+async fn a_panic_fails_its_batch_and_the_worker_goes_on() {
+    let (engine, counts) = engine(100, 1);
+    let (model, spec) = (number_model(), spec(&[]));
+    for poison in [PANICS, FAILS] {
+        let answer = engine.evaluate(&model, &spec, points(&[poison]), &caller(1)).await;
+        assert!(matches!(answer, Err(EngineError::Runtime { reason }) if reason.contains("a row that")));
+    }
+    assert_eq!(counts.discarded.load(Ordering::SeqCst), 1);
+    assert_eq!(engine.evaluate(&model, &spec, points(&[4.0]), &caller(1)).await.unwrap().rows[0].logits, [8.0]);
+}
+
+#[tokio::test]
+async fn a_graph_that_cannot_be_prepared_fails_its_callers_only() {
+    let (engine, _) = engine(100, 1);
+    let model = number_model();
+    let broken = DeriveSpec { wrt: Wrt::Activation("nowhere".into()), ..spec(&[]) };
+    let (spec, one, two) = (spec(&[]), caller(1), caller(2));
+    let (bad, good) = tokio::join!(
+        engine.evaluate(&model, &broken, points(&[1.0]), &one),
+        engine.evaluate(&model, &spec, points(&[1.0]), &two)
+    );
+    assert!(matches!(bad, Err(EngineError::Runtime { .. })) && good.is_ok());
+}
+
+#[tokio::test]
+async fn a_seed_beyond_the_classes_fails_alone() {
+    let (engine, _) = engine(100, 1);
+    let (model, spec) = (number_model(), spec(&[]));
+    let mut wrong = points(&[1.0]);
+    wrong[0].seed = Arc::from([(3, 1.0)]);
+    let (one, two) = (caller(1), caller(2));
+    let (bad, good) =
+        tokio::join!(engine.evaluate(&model, &spec, wrong, &one), engine.evaluate(&model, &spec, points(&[1.0]), &two));
+    assert!(matches!(bad, Err(EngineError::Runtime { reason }) if reason.contains("it has 3")) && good.is_ok());
+}
+
+#[tokio::test]
+async fn draining_answers_what_was_admitted_and_refuses_the_rest() {
+    let (engine, _) = engine(100, 50);
+    let (model, spec, one) = (number_model(), spec(&[]), caller(1));
+    let admitted = engine.evaluate(&model, &spec, points(&[1.0; 20]), &one);
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let drain = engine.drain(Duration::from_secs(10));
+        let refused = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            engine.evaluate(&model, &spec, points(&[1.0]), &caller(2)).await
+        };
+        tokio::join!(drain, refused).1
+    };
+    let (admitted, late) = tokio::join!(admitted, late);
+    assert_eq!(admitted.unwrap().rows.len(), 20);
+    assert!(matches!(late, Err(EngineError::Draining)));
+}
+
+#[tokio::test]
+async fn draining_stops_what_takes_too_long() {
+    let (engine, counts) = engine(100, 60_000);
+    let (model, spec, one) = (number_model(), spec(&[]), caller(1));
+    let drain = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        engine.drain(Duration::from_millis(50)).await;
+    };
+    let (answer, ()) = tokio::join!(engine.evaluate(&model, &spec, points(&[1.0; 20]), &one), drain);
+    assert!(matches!(answer, Err(EngineError::Draining)));
+    assert!(settled(|| counts.stopped.load(Ordering::SeqCst)).await);
+}
+
+#[tokio::test]
+async fn times_add_up_to_the_whole_wait() {
+    let (engine, _) = engine(100, 40);
+    let (model, spec) = (number_model(), spec(&[]));
+    let started = Instant::now();
+    let evaluated = engine.evaluate(&model, &spec, points(&[1.0; 16]), &caller(1)).await.unwrap();
+    let whole = started.elapsed();
+    assert!(evaluated.model >= Duration::from_millis(80) && evaluated.queue + evaluated.model <= whole);
+}
+
+#[tokio::test]
+async fn a_wrong_shape_is_refused_before_it_waits() {
+    let (engine, counts) = engine(100, 1);
+    let wrong = vec![Point { input: Arc::new(Tensor::zeros(vec![2])), seed: Arc::from([]) }];
+    assert!(engine.evaluate(&number_model(), &spec(&[]), wrong, &caller(1)).await.is_err());
+    assert_eq!(counts.rows.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn squeezenet_gradients_do_not_depend_on_who_shared_the_batch() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1/model.onnx");
+    let graph = read_model(&path).unwrap();
+    let name = graph.inputs[0].name.clone();
+    let model = model("squeezenet1_1", &name, &[3, 224, 224], Arc::new(graph));
+    let settings = EngineSettings {
+        library: None,
+        providers: vec![Provider::Cpu],
+        threads: 0,
+        queue_rows: 100,
+        batch_rows: 4,
+        batch_bytes: 1 << 30,
+        session_bytes: 1 << 30,
+    };
+    let engine = Engine::start(&settings).unwrap();
+    let point = |shift: usize, class: usize| Point {
+        input: Arc::new(Tensor::from_shape_fn(vec![3, 224, 224], |i| {
+            ((i[1] * 7 + i[2] * 3 + shift) % 31) as f32 / 16.0
+        })),
+        seed: Arc::from([(class, 1.0)]),
+    };
+    let spec = spec(&[RuleSetId::Gradient]);
+    let one = caller(1);
+    let alone = engine.evaluate(&model, &spec, vec![point(5, 7)], &one).await.unwrap();
+    let shared = engine.evaluate(&model, &spec, vec![point(1, 3), point(5, 7), point(9, 0)], &one).await.unwrap();
+    let (a, b) = (&alone.rows[0], &shared.rows[1]);
+    assert_eq!((a.logits.len(), a.cotangents[0].shape()), (1000, [3, 224, 224].as_slice()));
+    let largest = a.cotangents[0].iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+    assert!(largest > 0.0);
+    // Other batch sizes may sum in another order.
+    assert!(a.cotangents[0].iter().zip(&b.cotangents[0]).all(|(x, y)| (x - y).abs() < 1e-5 * largest));
+}

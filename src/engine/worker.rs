@@ -1,0 +1,73 @@
+//! One thread per device: asks the desk for the next graph when the device is free, prepares it, runs a batch of it, hands out the rows.
+//! A panic in the backend costs the batch it happened in, and its callers are told; the thread goes on.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{
+    EngineError, Point,
+    backend::{Backend, GraphOf},
+    desk::Desk,
+};
+
+/// Works until the desk closes.
+pub fn work(desk: &Desk, backend: &mut dyn Backend) {
+    while let Some((graph, priority)) = desk.next_graph() {
+        let prepared = match guard(|| backend.prepare(&graph)) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                discard_after_panic(backend, &error, &graph);
+                desk.fail_graph(&graph, &error.into());
+                continue;
+            }
+        };
+        let Some(batch) = desk.take(&graph, priority, prepared) else { continue };
+        let points: Vec<Point> = batch.rows.iter().map(|row| row.point.clone()).collect();
+        let started = Instant::now();
+        let result = guard(|| match backend.run(&graph, &points, &batch.stop)? {
+            rows if rows.len() == points.len() => Ok(rows),
+            rows => Err(EngineError::Runtime { reason: format!("{} rows for {} points", rows.len(), points.len()) }),
+        });
+        let took = started.elapsed();
+        if let Err(error) = &result {
+            discard_after_panic(backend, error, &graph);
+        }
+        desk.deliver(&graph, batch, took, result.map_err(EngineError::from));
+    }
+}
+
+enum Failure {
+    Error(EngineError),
+    Panic(String),
+}
+
+impl From<Failure> for EngineError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Error(error) => error,
+            Failure::Panic(words) => EngineError::Runtime { reason: format!("panic in the worker: {words}") },
+        }
+    }
+}
+
+fn guard<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, Failure> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(Failure::Error),
+        Err(payload) => {
+            let words = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
+            Err(Failure::Panic(words.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()))
+        }
+    }
+}
+
+fn discard_after_panic(backend: &mut dyn Backend, failure: &Failure, graph: &Arc<GraphOf>) {
+    if let Failure::Panic(words) = failure {
+        tracing::error!(words, "panic while a graph was prepared or run");
+        if catch_unwind(AssertUnwindSafe(|| backend.discard(graph))).is_err() {
+            tracing::error!("panic while the graph was closed");
+        }
+    }
+}
