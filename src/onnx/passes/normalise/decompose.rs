@@ -68,7 +68,7 @@ impl Rewriter {
         let value_type = self.types.get(&x).cloned().ok_or("the type of its input is not known")?;
         let groups = usize::try_from(node.int_or("num_groups", 0)).unwrap_or(0);
         let channels = value_type.shape.get(1).and_then(Dim::known).ok_or("its number of channels is not known")?;
-        if groups == 0 || channels % groups != 0 || value_type.shape.len() < 3 {
+        if groups == 0 || !channels.is_multiple_of(groups) || value_type.shape.len() < 3 {
             return Err(format!("{groups} groups do not fit its input {value_type}"));
         }
         let back = target_of(&value_type.shape).ok_or("its input has more than one size that is not known")?;
@@ -94,7 +94,7 @@ impl Rewriter {
     fn per_channel(&mut self, node: &Node, index: usize, shape: &[Dim]) -> Result<String, String> {
         let channels = shape.get(1).and_then(Dim::known).unwrap_or(0);
         let given = node.input(index).and_then(|name| self.constants.get(name));
-        let given = given.filter(|literal| !literal.is_empty() && channels % literal.len() == 0);
+        let given = given.filter(|literal| !literal.is_empty() && channels.is_multiple_of(literal.len()));
         let Some(literal) = given else { return Err("scale and bias must be constants per group or channel".into()) };
         let repeat = channels / literal.len();
         let values: Vec<f64> = literal.to_f64s().into_iter().flat_map(|v| std::iter::repeat_n(v, repeat)).collect();
