@@ -1,3 +1,351 @@
 //! Wires the rooms together: what the server, the command line and the tests call.
+//! [`App::plan`] says what is asked for, [`App::explain`] does it: bytes or tensor -> decode -> preprocess -> methods -> picture.
 
+pub mod answer;
+mod input;
+pub mod models;
 pub mod npy;
+pub mod options;
+pub mod plan;
+pub mod pool;
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::{
+    engine::{Caller, Engine},
+    image::{ImageError, baseline::Material, geometry::Geometry},
+    methods::{
+        Fault, Faults,
+        drive::{self, Explained, MethodError, Prediction, Timing},
+    },
+    model::Model,
+    render::{RenderError, encode::encode_png, heatmap::draw},
+    settings::Settings,
+    telemetry::{self, names},
+    tensor::Tensor,
+};
+use answer::TimingMs;
+use input::{Prepared, Upload};
+use models::Models;
+use plan::{Plan, PredictPlan};
+use pool::{Pool, WorkPanicked};
+
+pub use input::Input;
+
+/// How many inputs of one request are worked on at once.
+const INPUTS_AT_ONCE: usize = 8;
+
+/// The running service without its HTTP: models, engine, pool. Clones share them.
+#[derive(Clone)]
+pub struct App {
+    parts: Arc<Parts>,
+}
+
+struct Parts {
+    settings: Settings,
+    models: Models,
+    engine: Engine,
+    pool: Pool,
+}
+
+/// One input explained for one target.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    pub model: Arc<Model>,
+    /// Counts the request's inputs from 0.
+    pub input: usize,
+    /// As asked for; `None` for methods without one.
+    pub baseline: Option<crate::image::baseline::Baseline>,
+    pub explained: Explained,
+    /// The heat map as PNG, when the plan wants it.
+    pub picture: Option<Bytes>,
+    /// About the input, the map, and the picture.
+    pub warnings: Vec<String>,
+    pub timing: TimingMs,
+}
+
+/// The best classes of one input.
+#[derive(Clone, Debug)]
+pub struct Predicted {
+    pub predictions: Vec<Prediction>,
+    pub warnings: Vec<String>,
+    pub timing: TimingMs,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(transparent)]
+    Parameters(#[from] Faults),
+    #[error("no model is called {id}; there are: {}", known.join(", "))]
+    UnknownModel { id: String, known: Vec<String> },
+    #[error(
+        "model {model} takes ready tensors of shape {shape:?}, not images; send application/x-npy or a JSON tensor"
+    )]
+    TakesTensors { model: String, shape: Vec<usize> },
+    #[error("the tensor has {found} elements; {limit} are allowed")]
+    TooManyElements { found: usize, limit: usize },
+    #[error("the tensor has {count} value(s) that are not finite, the first {value} at {index:?}")]
+    NotFinite { count: usize, index: Vec<usize>, value: f32 },
+    #[error("there is no input in this request")]
+    NoInput,
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Npy(#[from] npy::NpyError),
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    #[error(transparent)]
+    Method(#[from] MethodError),
+    #[error(transparent)]
+    Panicked(#[from] WorkPanicked),
+    #[error("the answer cannot be encoded: {reason}")]
+    Encode { reason: String },
+    /// Which of several inputs it was.
+    #[error("input {input} (counted from 0): {source}")]
+    AtInput { input: usize, source: Box<AppError> },
+}
+
+impl App {
+    /// Puts the parts together.
+    pub fn assemble(settings: Settings, models: Models, engine: Engine) -> Self {
+        let pool = Pool::new(settings.threads);
+        Self { parts: Arc::new(Parts { settings, models, engine, pool }) }
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.parts.settings
+    }
+
+    pub fn models(&self) -> &Models {
+        &self.parts.models
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.parts.engine
+    }
+
+    /// Where blocking work of a request belongs.
+    pub fn pool(&self) -> &Pool {
+        &self.parts.pool
+    }
+
+    /// Explains every input: one explanation each, or k each for `top:k`, in order.
+    pub async fn explain(
+        &self,
+        plan: Plan,
+        inputs: Vec<Input>,
+        uploaded_baseline: Option<Input>,
+        caller: &Caller,
+    ) -> Result<Vec<Explanation>, AppError> {
+        let inputs = self.split(inputs, &plan.model).await?;
+        check_picture(&plan, &inputs)?;
+        let uploaded = match uploaded_baseline {
+            Some(input) => Some(self.prepare(input, &plan.model).await?.tensor),
+            None => None,
+        };
+        let task = Task { count: inputs.len(), plan, uploaded };
+        let task = &task;
+        let answers: Vec<Vec<Explanation>> = stream::iter(inputs.into_iter().enumerate())
+            .map(|(at, input)| async move {
+                self.explain_one(task, at, input, caller).await.map_err(|error| locate(error, at, task.count))
+            })
+            .buffered(INPUTS_AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// The best classes of every input, in order.
+    pub async fn predict(
+        &self,
+        plan: &PredictPlan,
+        inputs: Vec<Input>,
+        caller: &Caller,
+    ) -> Result<Vec<Predicted>, AppError> {
+        let inputs = self.split(inputs, &plan.model).await?;
+        let count = inputs.len();
+        stream::iter(inputs.into_iter().enumerate())
+            .map(|(at, input)| async move {
+                self.predict_one(plan, input, caller).await.map_err(|error| locate(error, at, count))
+            })
+            .buffered(INPUTS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn split(&self, inputs: Vec<Input>, model: &Arc<Model>) -> Result<Vec<Input>, AppError> {
+        let model = model.clone();
+        let inputs = self.pool().run(move || input::split(inputs, &model)).await?;
+        if inputs.is_empty() { Err(AppError::NoInput) } else { Ok(inputs) }
+    }
+
+    async fn prepare(&self, input: Input, model: &Arc<Model>) -> Result<Prepared, AppError> {
+        let (app, model) = (self.clone(), model.clone());
+        self.pool().run(move || input::prepare(input, &model, app.settings())).await?
+    }
+
+    async fn explain_one(
+        &self,
+        task: &Task,
+        at: usize,
+        input: Input,
+        caller: &Caller,
+    ) -> Result<Vec<Explanation>, AppError> {
+        let started = Instant::now();
+        let Task { plan, .. } = task;
+        let prepared = self.prepare(input, &plan.model).await?;
+        let request = drive::Request {
+            parameters: plan.parameters.clone(),
+            baselines: self.baselines(task, &prepared.tensor).await?,
+            max_evaluations: Some(self.settings().max_interactive_evaluations / task.count),
+        };
+        let explained = drive::explain(self.engine(), &plan.model, prepared.tensor.clone(), &request, caller)
+            .await
+            .map_err(|error| whole_cost(error, task.count, self.settings().max_interactive_evaluations))?;
+        let before_render = Instant::now();
+        let pictures = self.render(plan, prepared.upload, &explained).await?;
+        let render = before_render.elapsed();
+        telemetry::record_stage("decode", prepared.decode);
+        telemetry::record_stage("preprocess", prepared.preprocess);
+        telemetry::record_stage("render", render);
+        let labels = [("model", plan.model.id.clone()), ("method", plan.parameters.method.id.to_owned())];
+        metrics::counter!(names::EXPLANATIONS_TOTAL, &labels).increment(explained.len() as u64);
+        Ok(explained
+            .into_iter()
+            .zip(pictures)
+            .map(|(explained, picture)| Explanation {
+                model: plan.model.clone(),
+                input: at,
+                baseline: plan.baseline.clone(),
+                picture: picture.png,
+                warnings: [&prepared.warnings, &explained.attribution.warnings, &picture.warnings]
+                    .into_iter()
+                    .flatten()
+                    .cloned()
+                    .collect(),
+                timing: TimingMs {
+                    decode: milliseconds(prepared.decode),
+                    preprocess: milliseconds(prepared.preprocess),
+                    render: milliseconds(render),
+                    total: milliseconds(started.elapsed()),
+                    ..engine_timing(explained.timing)
+                },
+                explained,
+            })
+            .collect())
+    }
+
+    async fn predict_one(&self, plan: &PredictPlan, input: Input, caller: &Caller) -> Result<Predicted, AppError> {
+        let started = Instant::now();
+        let prepared = self.prepare(input, &plan.model).await?;
+        let (predictions, timing) =
+            drive::predict(self.engine(), &plan.model, prepared.tensor, plan.top_k, caller).await?;
+        telemetry::record_stage("decode", prepared.decode);
+        telemetry::record_stage("preprocess", prepared.preprocess);
+        let timing = TimingMs {
+            decode: milliseconds(prepared.decode),
+            preprocess: milliseconds(prepared.preprocess),
+            total: milliseconds(started.elapsed()),
+            ..engine_timing(timing)
+        };
+        Ok(Predicted { predictions, warnings: prepared.warnings, timing })
+    }
+
+    /// The heat map of each explanation as PNG, and what is odd about it, where the plan wants one.
+    async fn render(
+        &self,
+        plan: &Plan,
+        upload: Option<(Upload, Geometry)>,
+        explained: &[Explained],
+    ) -> Result<Vec<Picture>, AppError> {
+        let Some((upload, geometry)) = upload.filter(|_| plan.options.want_picture()) else {
+            return Ok(explained.iter().map(|_| Picture::default()).collect());
+        };
+        let Some(rule) = &plan.model.manifest.input.preprocess else { return Ok(Vec::new()) };
+        let (layout, options, limits) = (rule.layout, plan.options.heatmap.clone(), input::limits(self.settings()));
+        let scores: Vec<_> = explained.iter().map(|one| one.attribution.scores.clone()).collect();
+        self.pool()
+            .run(move || {
+                let upload = upload.into_pixels(&limits)?;
+                let draw_one = |scores: Arc<Tensor>| {
+                    let heatmap = draw(&upload, &scores, layout, &geometry, &options)?;
+                    Ok(Picture { png: Some(encode_png(&heatmap.image)?.into()), warnings: heatmap.warnings })
+                };
+                scores.into_iter().map(draw_one).collect()
+            })
+            .await?
+    }
+
+    async fn baselines(&self, task: &Task, input: &Arc<Tensor>) -> Result<Vec<Arc<Tensor>>, AppError> {
+        let Some(baseline) = task.plan.baseline.clone() else { return Ok(Vec::new()) };
+        let (input, model, uploaded) = (input.clone(), task.plan.model.clone(), task.uploaded.clone());
+        let seed_value = task.plan.parameters.seed_value;
+        self.pool()
+            .run(move || {
+                let preprocess = model.manifest.input.preprocess.as_ref();
+                let material = Material { preprocess, uploaded: uploaded.as_deref(), seed_value };
+                Ok(baseline.resolve(&input, &material)?.into_iter().map(Arc::new).collect())
+            })
+            .await?
+    }
+}
+
+#[derive(Default)]
+struct Picture {
+    png: Option<Bytes>,
+    warnings: Vec<String>,
+}
+
+/// What the inputs of one request share.
+struct Task {
+    plan: Plan,
+    count: usize,
+    uploaded: Option<Arc<Tensor>>,
+}
+
+fn check_picture(plan: &Plan, inputs: &[Input]) -> Result<(), AppError> {
+    let png = plan.options.format == Some(options::Format::Png);
+    let mut faults = Vec::new();
+    let mut refuse = |param: &str, message: &str| {
+        let allowed = if param == "format" { vec!["json".into(), "npy".into()] } else { Vec::new() };
+        faults.push(Fault { param: param.into(), message: message.into(), allowed });
+    };
+    if inputs.len() * plan.parameters.target.answers() > 1 && png {
+        refuse("format", "png holds one picture, and this request has several answers");
+    }
+    if inputs.iter().any(|input| matches!(input, Input::Tensor(_))) {
+        let param = if png { Some("format") } else { plan.options.include_heatmap.then_some("include") };
+        param.into_iter().for_each(|param| refuse(param, "a picture needs an image to lie on, and this is a tensor"));
+    }
+    if faults.is_empty() { Ok(()) } else { Err(AppError::from(Faults(faults))) }
+}
+
+/// Says which of several inputs an error is about; what concerns the whole request stays as it is.
+fn locate(error: AppError, input: usize, count: usize) -> AppError {
+    match error {
+        AppError::Method(MethodError::Engine(_) | MethodError::TooCostly { .. }) | AppError::Panicked(_) => error,
+        other if count > 1 => AppError::AtInput { input, source: Box::new(other) },
+        other => other,
+    }
+}
+
+/// The limit is dealt evenly over the inputs; the user is told the sum.
+fn whole_cost(error: MethodError, count: usize, limit: usize) -> MethodError {
+    match error {
+        MethodError::TooCostly { cost, .. } => MethodError::TooCostly { cost: cost * count, limit },
+        other => other,
+    }
+}
+
+fn engine_timing(timing: Timing) -> TimingMs {
+    telemetry::record_stage("queue", timing.queue);
+    telemetry::record_stage("model", timing.model);
+    TimingMs { queue: milliseconds(timing.queue), model: milliseconds(timing.model), ..TimingMs::default() }
+}
+
+fn milliseconds(duration: std::time::Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["onnx", "autodiff", "model", "tensor", "telemetry::names"]),
     ("methods", &["tensor", "autodiff::spec", "image::baseline", "engine::Point", "engine::Row"]),
     ("methods/drive.rs", &["engine", "model"]),
-    ("render", &["tensor", "image::geometry"]),
+    ("render", &["tensor", "image", "model::manifest"]),
     ("settings", &["fields", "engine::provider"]),
     ("telemetry", &[]),
 ];

@@ -1,1 +1,192 @@
 //! The only room that knows HTTP: routes, extractors, problem+json, OpenAPI.
+
+pub mod body;
+pub mod catalogue;
+pub mod codes;
+pub mod document;
+pub mod explain;
+pub mod health;
+pub mod negotiate;
+pub mod predict;
+pub mod problem;
+pub mod requester;
+pub mod server;
+
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, MatchedPath, Request},
+    http::{HeaderName, HeaderValue, Method, Uri, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Redirect, Response},
+    routing::get,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::ServiceBuilder;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{AllowOrigin, Any as AnyOrigin, CorsLayer},
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+    trace::TraceLayer,
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    app::App,
+    settings::Settings,
+    telemetry::{self, TelemetryError, names},
+};
+use codes::ApiError;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Explanations and predictions worked on at once; more are answered 429. Together with the body limit this bounds memory.
+const MAX_REQUESTS: usize = 128;
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct Api {
+    app: App,
+    door: Arc<Semaphore>,
+    draining: Arc<AtomicBool>,
+}
+
+impl Api {
+    pub fn new(app: App) -> Result<Self, TelemetryError> {
+        telemetry::prometheus()?;
+        Ok(Self { app, door: Arc::new(Semaphore::new(MAX_REQUESTS)), draining: Arc::default() })
+    }
+
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// A place among the requests that are worked on, until it is dropped.
+    fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.door.clone().try_acquire_owned().map_err(|_| ApiError::Busy { limit: MAX_REQUESTS })
+    }
+
+    /// From now on `/readyz` says no, so that a balancer sends no more.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// Every route that the contract knows. A route is a handler and a row.
+fn routes_of_contract() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(explain::explain))
+        .routes(routes!(predict::predict))
+        .routes(routes!(catalogue::list_methods))
+        .routes(routes!(catalogue::get_method))
+        .routes(routes!(catalogue::list_models))
+        .routes(routes!(catalogue::get_model))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+}
+
+/// All routes with what surrounds them: request id -> trace -> catch-panic -> cors -> limits.
+pub fn router(api: Api) -> Router {
+    let (contract, document) = document::split(routes_of_contract());
+    let document = Arc::new(document);
+    let settings = api.app().settings();
+    let around = ServiceBuilder::new()
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .layer(TraceLayer::new_for_http().make_span_with(span))
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(middleware::from_fn(measure))
+        .layer(CatchPanicLayer::custom(answer_panic))
+        .option_layer(cors(settings))
+        .layer(DefaultBodyLimit::max(settings.max_upload_bytes));
+    contract
+        .route("/openapi.json", get(move || async move { axum::Json(document.as_ref().clone()) }))
+        .route("/", get(|| async { Redirect::temporary("/docs") }))
+        .merge(document::docs())
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(around)
+        .with_state(api)
+}
+
+async fn no_such_route(uri: Uri) -> ApiError {
+    ApiError::NoSuchRoute { path: uri.path().to_owned() }
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned() }
+}
+
+fn answer_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!(panic = text.unwrap_or("of unknown type"), "a handler panicked");
+    ApiError::Panicked.into_response()
+}
+
+fn span<B>(request: &axum::http::Request<B>) -> tracing::Span {
+    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
+}
+
+/// Off unless the settings name origins.
+fn cors(settings: &Settings) -> Option<CorsLayer> {
+    let origins = &settings.cors_origins;
+    if origins.is_empty() {
+        return None;
+    }
+    let allowed = match origins.iter().any(|origin| origin == "*") {
+        true => AllowOrigin::any(),
+        false => AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
+    };
+    Some(
+        CorsLayer::new()
+            .allow_origin(allowed)
+            .allow_methods([Method::GET, Method::POST])
+            .allow_headers([header::CONTENT_TYPE, header::ACCEPT, REQUEST_ID, requester::TIMEOUT_HEADER])
+            .expose_headers(AnyOrigin),
+    )
+}
+
+/// Counts a request while it is answered, also when its caller goes away.
+struct InFlight;
+
+impl InFlight {
+    fn start() -> Self {
+        metrics::gauge!(names::HTTP_REQUESTS_IN_FLIGHT).increment(1.0);
+        Self
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::gauge!(names::HTTP_REQUESTS_IN_FLIGHT).decrement(1.0);
+    }
+}
+
+async fn measure(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let _in_flight = InFlight::start();
+    let started = Instant::now();
+    let route = route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
+    let method = match *request.method() {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        _ => "other",
+    };
+    let response = next.run(request).await;
+    let status = response.status().as_str().to_owned();
+    let labels = [("method", method.to_owned()), ("route", route), ("status", status)];
+    metrics::histogram!(names::HTTP_REQUEST_DURATION_SECONDS, &labels).record(started.elapsed());
+    response
+}

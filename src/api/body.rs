@@ -1,0 +1,260 @@
+//! The bodies that POST /explain and /predict take: one image, multipart, JSON, npy. Reading is asynchronous, parsing is not
+//! (it runs on the pool). Values of parameters come from the query and the body together.
+
+use std::fmt;
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Multipart, Query, Request, multipart::MultipartError},
+    http::{StatusCode, header, request::Parts},
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Map, Value};
+
+use super::{Api, codes::ApiError};
+use crate::{
+    app::{AppError, Input, npy},
+    image::ALLOWED_TYPES,
+    methods::{Fault, Faults},
+    tensor::Tensor,
+};
+
+/// The most images in one multipart request.
+pub const MAX_IMAGES: usize = 32;
+
+/// A body as it came.
+#[derive(Debug)]
+pub enum Posted {
+    Image(Bytes),
+    Npy(Bytes),
+    Json(Bytes),
+    Multipart { images: Vec<Bytes>, baseline: Option<Bytes>, params: Option<Bytes> },
+}
+
+/// What a body holds.
+#[derive(Debug, Default)]
+pub struct Contents {
+    pub inputs: Vec<Input>,
+    pub baseline: Option<Input>,
+    pub parameters: Map<String, Value>,
+}
+
+/// The pairs of the query. A name given twice is a fault.
+#[derive(Debug)]
+pub struct Pairs(pub Map<String, Value>);
+
+impl FromRequestParts<Api> for Pairs {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, ApiError> {
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+            .map_err(|error| ApiError::BrokenBody { reason: error.to_string() })?;
+        let mut given = Map::new();
+        let mut faults = Vec::new();
+        for (name, value) in pairs {
+            if given.contains_key(&name) {
+                faults.push(twice(&name, "in the query"));
+            }
+            given.insert(name, Value::String(value));
+        }
+        if faults.is_empty() { Ok(Self(given)) } else { Err(AppError::from(Faults(faults)).into()) }
+    }
+}
+
+fn twice(name: &str, place: &str) -> Fault {
+    Fault { param: name.to_owned(), message: format!("is given twice {place}"), allowed: Vec::new() }
+}
+
+/// The query's values joined with the body's.
+pub fn join(query: Map<String, Value>, body: Map<String, Value>) -> Result<Map<String, Value>, AppError> {
+    let mut given = query;
+    let mut faults = Vec::new();
+    for (name, value) in body {
+        if given.contains_key(&name) {
+            faults.push(twice(&name, ": in the query and in the body"));
+        }
+        given.insert(name, value);
+    }
+    if faults.is_empty() { Ok(given) } else { Err(AppError::from(Faults(faults))) }
+}
+
+/// Reads the body that the content type announces.
+pub async fn read_posted(request: Request, api: &Api) -> Result<Posted, ApiError> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
+    let essence = content_type.map(|text| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+    match essence.as_deref() {
+        Some("image/png" | "image/jpeg" | "image/webp" | "image/bmp") => read(request, api).await.map(Posted::Image),
+        Some(npy::CONTENT_TYPE) => read(request, api).await.map(Posted::Npy),
+        Some("application/json") => read(request, api).await.map(Posted::Json),
+        Some("multipart/form-data") => read_multipart(request, api).await,
+        _ => Err(ApiError::UnsupportedMediaType {
+            found: essence,
+            allowed: format!("{ALLOWED_TYPES}, {}, application/json or multipart/form-data", npy::CONTENT_TYPE),
+        }),
+    }
+}
+
+fn too_large(api: &Api) -> ApiError {
+    ApiError::BodyTooLarge { limit: api.app().settings().max_upload_bytes }
+}
+
+async fn read(request: Request, api: &Api) -> Result<Bytes, ApiError> {
+    Bytes::from_request(request, api).await.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(api),
+        _ => ApiError::BrokenBody { reason: error.body_text() },
+    })
+}
+
+async fn read_multipart(request: Request, api: &Api) -> Result<Posted, ApiError> {
+    let fault = |error: MultipartError| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(api),
+        _ => ApiError::BrokenMultipart { reason: error.body_text() },
+    };
+    let mut multipart = Multipart::from_request(request, api)
+        .await
+        .map_err(|error| ApiError::BrokenMultipart { reason: error.body_text() })?;
+    let (mut images, mut baseline, mut params) = (Vec::new(), None, None);
+    let mut faults = Vec::new();
+    while let Some(field) = multipart.next_field().await.map_err(fault)? {
+        let name = field.name().unwrap_or_default().to_owned();
+        let bytes = field.bytes().await.map_err(fault)?;
+        let place = match name.as_str() {
+            "image" if images.len() == MAX_IMAGES => {
+                let (message, allowed) = (format!("more than {MAX_IMAGES} images"), vec![format!("1..={MAX_IMAGES}")]);
+                return Err(AppError::from(Faults(vec![Fault { param: name, message, allowed }])).into());
+            }
+            "image" => {
+                images.push(bytes);
+                continue;
+            }
+            "baseline" => &mut baseline,
+            "params" => &mut params,
+            _ => {
+                let allowed = ["image", "baseline", "params"].map(str::to_owned).into();
+                faults.push(Fault { param: name, message: "is not a field of the multipart body".into(), allowed });
+                continue;
+            }
+        };
+        if place.replace(bytes).is_some() {
+            faults.push(twice(&name, "in the multipart body"));
+        }
+    }
+    if faults.is_empty() {
+        Ok(Posted::Multipart { images, baseline, params })
+    } else {
+        Err(AppError::from(Faults(faults)).into())
+    }
+}
+
+impl Posted {
+    /// Takes the body apart. May take as long as the body is large.
+    pub fn parse(self) -> Result<Contents, ApiError> {
+        match self {
+            Self::Image(bytes) => Ok(Contents { inputs: vec![Input::Image(bytes)], ..Contents::default() }),
+            Self::Npy(bytes) => {
+                let tensor = npy::read(&bytes).map_err(AppError::from)?;
+                Ok(Contents { inputs: vec![Input::Tensor(tensor)], ..Contents::default() })
+            }
+            Self::Json(bytes) => parse_json(&bytes),
+            Self::Multipart { images, baseline, params } => Ok(Contents {
+                inputs: images.into_iter().map(Input::Image).collect(),
+                baseline: baseline.map(Input::Image),
+                parameters: match params {
+                    None => Map::new(),
+                    Some(params) => serde_json::from_slice(&params)
+                        .map_err(|error| ApiError::BrokenJson { reason: format!("params: {error}") })?,
+                },
+            }),
+        }
+    }
+}
+
+fn parse_json(bytes: &[u8]) -> Result<Contents, ApiError> {
+    let body: JsonBody =
+        serde_json::from_slice(bytes).map_err(|error| ApiError::BrokenJson { reason: error.to_string() })?;
+    let input = one_of(body.image, "image", body.tensor, "tensor")?
+        .ok_or(ApiError::AmbiguousBody { wanted: "image (base64), tensor" })?;
+    let baseline = one_of(body.baseline_image, "baseline_image", body.baseline_tensor, "baseline_tensor")?;
+    Ok(Contents { inputs: vec![input], baseline, parameters: body.parameters })
+}
+
+fn one_of(
+    image: Option<String>,
+    image_field: &'static str,
+    tensor: Option<JsonTensor>,
+    tensor_field: &'static str,
+) -> Result<Option<Input>, ApiError> {
+    match (image, tensor) {
+        (None, None) => Ok(None),
+        (Some(text), None) => {
+            let bytes = BASE64_STANDARD
+                .decode(text.trim())
+                .map_err(|error| ApiError::BrokenBase64 { field: image_field, reason: error.to_string() })?;
+            Ok(Some(Input::Image(bytes.into())))
+        }
+        (None, Some(JsonTensor { shape, data })) => {
+            let found = data.len();
+            let tensor = Tensor::from_shape_vec(shape.clone(), data).map_err(|_| {
+                let message = format!("shape {shape:?} does not hold {found} values");
+                let fault =
+                    Fault { param: tensor_field.into(), message, allowed: vec!["shape and data that agree".into()] };
+                AppError::from(Faults(vec![fault]))
+            })?;
+            Ok(Some(Input::Tensor(tensor)))
+        }
+        (Some(_), Some(_)) => Err(ApiError::AmbiguousBody { wanted: "an image, a tensor" }),
+    }
+}
+
+/// The JSON body. Large fields are read straight into their types; what is left are parameters.
+#[derive(Default)]
+struct JsonBody {
+    image: Option<String>,
+    tensor: Option<JsonTensor>,
+    baseline_image: Option<String>,
+    baseline_tensor: Option<JsonTensor>,
+    parameters: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonTensor {
+    shape: Vec<usize>,
+    data: Vec<f32>,
+}
+
+impl<'de> Deserialize<'de> for JsonBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(JsonBodyVisitor)
+    }
+}
+
+struct JsonBodyVisitor;
+
+impl<'de> Visitor<'de> for JsonBodyVisitor {
+    type Value = JsonBody;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `image` (base64) or `tensor`, and parameters")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonBody, A::Error> {
+        let mut body = JsonBody::default();
+        while let Some(name) = map.next_key::<String>()? {
+            match name.as_str() {
+                "image" => body.image = Some(map.next_value()?),
+                "tensor" => body.tensor = Some(map.next_value()?),
+                "baseline_image" => body.baseline_image = Some(map.next_value()?),
+                "baseline_tensor" => body.baseline_tensor = Some(map.next_value()?),
+                _ => {
+                    body.parameters.insert(name, map.next_value()?);
+                }
+            }
+        }
+        Ok(body)
+    }
+}

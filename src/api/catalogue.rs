@@ -1,0 +1,196 @@
+//! GET /methods, /models: what there is, and what each takes.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::{
+    Api,
+    codes::ApiError,
+    document::{InternalProblems, MissingProblems},
+};
+use crate::{
+    app::AppError,
+    methods::{
+        parameters::Parameter,
+        registry::{self, METHODS, Method},
+    },
+    model::Model,
+};
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MethodList {
+    pub methods: Vec<MethodCard>,
+}
+
+/// An attribution method.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MethodCard {
+    #[schema(example = "integrated_gradients")]
+    pub id: String,
+    pub title: String,
+    pub formula: String,
+    pub paper: String,
+    /// Evaluations of the model (one forward and backward pass of one input), in terms of its parameters.
+    pub cost: String,
+    pub needs_patterns: bool,
+    pub parameters: Vec<ParameterCard>,
+}
+
+/// A parameter of a method.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ParameterCard {
+    pub name: String,
+    /// integer, number, boolean or string.
+    pub r#type: String,
+    /// Ranges, choices or forms.
+    pub allowed: Vec<String>,
+    /// `null`: off by default, or the model's own (`default_from_model`).
+    pub default: Value,
+    pub default_from_model: bool,
+    pub doc: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelList {
+    pub models: Vec<ModelSummary>,
+    /// Folders that could not be loaded, with every fault.
+    pub broken_models: Vec<BrokenModel>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BrokenModel {
+    pub id: String,
+    pub faults: Vec<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelSummary {
+    pub id: String,
+    /// Whether requests that name no model get this one.
+    pub default: bool,
+    /// Shape of one input, without batch axis.
+    pub shape: Vec<usize>,
+    /// Whether it takes images; else ready tensors alone.
+    pub takes_images: bool,
+    pub classes: Option<usize>,
+    pub has_patterns: bool,
+}
+
+/// All that is known of a model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelCard {
+    #[serde(flatten)]
+    pub summary: ModelSummary,
+    /// SHA-256 of `model.onnx`.
+    pub hash: String,
+    /// As in `model.toml`, with what was absent inferred: input, head, pattern_layers, layer.
+    #[schema(value_type = Object)]
+    pub manifest: Value,
+    /// One name per class; empty without a labels file.
+    pub labels: Vec<String>,
+    /// Identifies the fit of the patterns.
+    pub patterns: Option<String>,
+    pub methods: Vec<Applicability>,
+}
+
+/// Whether a method can explain this model, and why not.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Applicability {
+    pub id: String,
+    pub applies: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The attribution methods
+#[utoipa::path(get, path = "/methods", tag = "catalogue", responses((status = 200, body = MethodList), InternalProblems))]
+pub async fn list_methods() -> Json<MethodList> {
+    Json(MethodList { methods: METHODS.iter().map(describe_method).collect() })
+}
+
+/// One attribution method
+#[utoipa::path(get, path = "/methods/{id}", tag = "catalogue",
+    params(("id" = String, Path, example = "pgig")),
+    responses((status = 200, body = MethodCard), MissingProblems))]
+pub async fn get_method(Path(id): Path<String>) -> Result<Json<MethodCard>, ApiError> {
+    let method = registry::find(&id).ok_or(ApiError::UnknownMethod { id })?;
+    Ok(Json(describe_method(method)))
+}
+
+/// The models, and the folders that are none
+#[utoipa::path(get, path = "/models", tag = "catalogue", responses((status = 200, body = ModelList), InternalProblems))]
+pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
+    let models = api.app().models().iter().map(|model| summarise(&api, model)).collect();
+    Json(ModelList { models, broken_models: broken(&api) })
+}
+
+/// One model
+#[utoipa::path(get, path = "/models/{id}", tag = "catalogue",
+    params(("id" = String, Path, example = "squeezenet1_1")),
+    responses((status = 200, body = ModelCard), MissingProblems))]
+pub async fn get_model(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<ModelCard>, ApiError> {
+    let models = api.app().models();
+    let model = models.get(&id).ok_or_else(|| AppError::UnknownModel { id, known: models.ids() })?;
+    let manifest = serde_json::to_value(&model.manifest).map_err(|e| ApiError::Internal { reason: e.to_string() })?;
+    Ok(Json(ModelCard {
+        summary: summarise(&api, &model),
+        hash: model.hash.clone(),
+        manifest,
+        labels: model.labels.clone(),
+        patterns: model.patterns.as_ref().map(|patterns| patterns.id.clone()),
+        methods: METHODS.iter().map(|method| applicability(method, &model)).collect(),
+    }))
+}
+
+fn describe_method(method: &'static Method) -> MethodCard {
+    MethodCard {
+        id: method.id.to_owned(),
+        title: method.title.to_owned(),
+        formula: method.formula.to_owned(),
+        paper: method.paper.to_owned(),
+        cost: method.cost.words.to_owned(),
+        needs_patterns: method.needs_patterns(),
+        parameters: method.parameters().map(|parameter| describe_parameter(parameter, method)).collect(),
+    }
+}
+
+fn describe_parameter(parameter: &Parameter, method: &'static Method) -> ParameterCard {
+    ParameterCard {
+        name: parameter.name.to_owned(),
+        r#type: parameter.type_name().to_owned(),
+        allowed: parameter.allowed(),
+        default: parameter.default_of(method).unwrap_or(Value::Null),
+        default_from_model: parameter.from_model,
+        doc: parameter.doc.to_owned(),
+    }
+}
+
+fn summarise(api: &Api, model: &Model) -> ModelSummary {
+    ModelSummary {
+        id: model.id.clone(),
+        default: api.app().models().default().is_some_and(|default| default.id == model.id),
+        shape: model.manifest.input.shape.clone(),
+        takes_images: model.manifest.input.preprocess.is_some(),
+        classes: model.classes(),
+        has_patterns: model.patterns.is_some(),
+    }
+}
+
+fn applicability(method: &Method, model: &Model) -> Applicability {
+    let missing = method.needs_patterns() && model.patterns.is_none();
+    let reason = missing.then(|| {
+        format!("the model has no patterns; `explaind fit-patterns --model {} --images FOLDER` fits them", model.id)
+    });
+    Applicability { id: method.id.to_owned(), applies: !missing, reason }
+}
+
+/// The folders that could not be loaded.
+pub(super) fn broken(api: &Api) -> Vec<BrokenModel> {
+    let broken = api.app().models().broken.iter();
+    broken.map(|broken| BrokenModel { id: broken.id.clone(), faults: broken.faults.clone() }).collect()
+}

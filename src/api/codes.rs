@@ -1,0 +1,238 @@
+//! The one table from error to code, status and title. A new variant anywhere does not compile until it has its row.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+
+use super::problem::RefusedCost;
+use crate::{
+    app::{AppError, npy::NpyError},
+    engine::EngineError,
+    image::ImageError,
+    methods::{Fault, Faults, drive::MethodError},
+    render::RenderError,
+};
+
+/// Everything that a request can be answered with instead of what it asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error("there is nothing at {path}; GET /openapi.json lists what there is")]
+    NoSuchRoute { path: String },
+    #[error("{method} is not allowed at {path}")]
+    MethodNotAllowed { method: String, path: String },
+    #[error("no method is called {id}; GET /methods lists them")]
+    UnknownMethod { id: String },
+    #[error("the body's content type is {found}; send {allowed}", found = found.as_deref().unwrap_or("missing"))]
+    UnsupportedMediaType { found: Option<String>, allowed: String },
+    #[error("none of the types in `accept: {accept}` can be given; there are: {allowed}")]
+    NotAcceptable { accept: String, allowed: String },
+    #[error("the body is larger than {limit} bytes")]
+    BodyTooLarge { limit: usize },
+    #[error("the body cannot be read: {reason}")]
+    BrokenBody { reason: String },
+    #[error("the body is not the JSON object that is wanted: {reason}")]
+    BrokenJson { reason: String },
+    #[error("the multipart body cannot be read: {reason}")]
+    BrokenMultipart { reason: String },
+    #[error("{field} is not base64: {reason}")]
+    BrokenBase64 { field: &'static str, reason: String },
+    #[error("the body needs exactly one of: {wanted}")]
+    AmbiguousBody { wanted: &'static str },
+    #[error("{limit} requests are being worked on; try again shortly")]
+    Busy { limit: usize },
+    #[error("the request took longer than {timeout_ms} ms and was stopped")]
+    DeadlineExceeded { timeout_ms: u128 },
+    #[error("the server is not ready: {reason}")]
+    NotReady { reason: String },
+    #[error("an internal fault stopped this request; its x-request-id finds it in the server's log")]
+    Panicked,
+    #[error("an internal fault: {reason}")]
+    Internal { reason: String },
+}
+
+/// One row: what a client branches on, the HTTP status, and the kind of problem in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Code {
+    pub code: &'static str,
+    pub status: StatusCode,
+    pub title: &'static str,
+}
+
+const fn row(code: &'static str, status: StatusCode, title: &'static str) -> Code {
+    Code { code, status, title }
+}
+
+const INVALID_PARAMETERS: Code =
+    row("invalid_parameters", StatusCode::UNPROCESSABLE_ENTITY, "Parameters that are not allowed");
+const BODY_TOO_LARGE: Code = row("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Body too large");
+const INTERNAL: Code = row("internal", StatusCode::INTERNAL_SERVER_ERROR, "Internal fault");
+const DEADLINE_EXCEEDED: Code = row("deadline_exceeded", StatusCode::GATEWAY_TIMEOUT, "Deadline exceeded");
+const CORRUPT_IMAGE: Code = row("corrupt_image", StatusCode::UNPROCESSABLE_ENTITY, "Image that cannot be decoded");
+
+pub fn code_of(error: &ApiError) -> Code {
+    match error {
+        ApiError::App(error) => app_code(error),
+        ApiError::NoSuchRoute { .. } => row("no_such_route", StatusCode::NOT_FOUND, "No such route"),
+        ApiError::MethodNotAllowed { .. } => {
+            row("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+        }
+        ApiError::UnknownMethod { .. } => row("unknown_method", StatusCode::NOT_FOUND, "No such attribution method"),
+        ApiError::UnsupportedMediaType { .. } => {
+            row("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported content type")
+        }
+        ApiError::NotAcceptable { .. } => {
+            row("not_acceptable", StatusCode::NOT_ACCEPTABLE, "No acceptable type of answer")
+        }
+        ApiError::BodyTooLarge { .. } => BODY_TOO_LARGE,
+        ApiError::BrokenBody { .. } => row("broken_body", StatusCode::BAD_REQUEST, "Body that cannot be read"),
+        ApiError::BrokenJson { .. } => row("broken_json", StatusCode::BAD_REQUEST, "Broken JSON"),
+        ApiError::BrokenMultipart { .. } => row("broken_multipart", StatusCode::BAD_REQUEST, "Broken multipart body"),
+        ApiError::BrokenBase64 { .. } => row("broken_base64", StatusCode::UNPROCESSABLE_ENTITY, "Broken base64"),
+        ApiError::AmbiguousBody { .. } => {
+            row("ambiguous_body", StatusCode::UNPROCESSABLE_ENTITY, "Body without one clear input")
+        }
+        ApiError::Busy { .. } => row("overloaded", StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+        ApiError::DeadlineExceeded { .. } => DEADLINE_EXCEEDED,
+        ApiError::NotReady { .. } => row("not_ready", StatusCode::SERVICE_UNAVAILABLE, "Not ready"),
+        ApiError::Panicked | ApiError::Internal { .. } => INTERNAL,
+    }
+}
+
+fn app_code(error: &AppError) -> Code {
+    match error {
+        AppError::Parameters(_) => INVALID_PARAMETERS,
+        AppError::UnknownModel { .. } => row("unknown_model", StatusCode::NOT_FOUND, "No such model"),
+        AppError::TakesTensors { .. } => {
+            row("takes_tensors", StatusCode::UNPROCESSABLE_ENTITY, "Model that takes no images")
+        }
+        AppError::TooManyElements { .. } => row("tensor_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Tensor too large"),
+        AppError::NotFinite { .. } => row("not_finite", StatusCode::UNPROCESSABLE_ENTITY, "Values that are not finite"),
+        AppError::NoInput => row("no_input", StatusCode::UNPROCESSABLE_ENTITY, "No input"),
+        AppError::Image(error) => image_code(error),
+        AppError::Npy(error) => npy_code(error),
+        AppError::Method(error) => method_code(error),
+        AppError::Render(error) => render_code(error),
+        AppError::Panicked(_) | AppError::Encode { .. } => INTERNAL,
+        AppError::AtInput { source, .. } => app_code(source),
+    }
+}
+
+fn image_code(error: &ImageError) -> Code {
+    match error {
+        ImageError::Empty => row("empty_image", StatusCode::UNPROCESSABLE_ENTITY, "Empty image"),
+        ImageError::TooManyBytes { .. } => BODY_TOO_LARGE,
+        ImageError::UnknownType | ImageError::UnsupportedType { .. } => {
+            row("unsupported_image_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported image type")
+        }
+        ImageError::TooLarge { .. } => row("image_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Image too large"),
+        ImageError::Truncated { .. } => row("truncated_image", StatusCode::UNPROCESSABLE_ENTITY, "Truncated image"),
+        ImageError::Corrupt { .. } | ImageError::DecoderPanicked { .. } => CORRUPT_IMAGE,
+        ImageError::UnknownBaseline { .. }
+        | ImageError::BaselineArgument { .. }
+        | ImageError::TooManyBaselines { .. }
+        | ImageError::DatasetBaseline { .. }
+        | ImageError::BaselineNeedsPixels { .. }
+        | ImageError::NoUploadedBaseline
+        | ImageError::BaselineShape { .. } => INVALID_PARAMETERS,
+        ImageError::Resize { .. } => INTERNAL,
+    }
+}
+
+fn render_code(error: &RenderError) -> Code {
+    match error {
+        RenderError::NotAnImage { .. } => {
+            row("no_picture", StatusCode::UNPROCESSABLE_ENTITY, "Attribution that is no picture")
+        }
+        RenderError::Size { .. } | RenderError::Encode { .. } => INTERNAL,
+    }
+}
+
+fn npy_code(error: &NpyError) -> Code {
+    match error {
+        NpyError::Header { .. } | NpyError::Dtype { .. } | NpyError::Length { .. } => {
+            row("broken_npy", StatusCode::UNPROCESSABLE_ENTITY, "Array that cannot be read")
+        }
+        NpyError::Write { .. } => INTERNAL,
+    }
+}
+
+fn method_code(error: &MethodError) -> Code {
+    match error {
+        MethodError::Parameters(_) => INVALID_PARAMETERS,
+        MethodError::PatternsMissing { .. } => {
+            row("patterns_missing", StatusCode::UNPROCESSABLE_ENTITY, "Model without patterns")
+        }
+        MethodError::TooCostly { .. } => {
+            row("too_costly", StatusCode::UNPROCESSABLE_ENTITY, "Too costly for one request")
+        }
+        MethodError::Shape { .. } => row("wrong_shape", StatusCode::UNPROCESSABLE_ENTITY, "Tensor of another shape"),
+        MethodError::NotFinite { .. } => {
+            row("model_not_finite", StatusCode::UNPROCESSABLE_ENTITY, "Model output that is not finite")
+        }
+        MethodError::Engine(error) => engine_code(error),
+    }
+}
+
+fn engine_code(error: &EngineError) -> Code {
+    match error {
+        EngineError::Overloaded { .. } => row("overloaded", StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+        EngineError::Cancelled => row("cancelled", StatusCode::SERVICE_UNAVAILABLE, "Stopped before its end"),
+        EngineError::DeadlineExceeded => DEADLINE_EXCEEDED,
+        EngineError::Draining => row("draining", StatusCode::SERVICE_UNAVAILABLE, "Shutting down"),
+        EngineError::Derive(_) => {
+            row("underivable", StatusCode::UNPROCESSABLE_ENTITY, "Model that this method cannot explain")
+        }
+        EngineError::Runtime { .. } => INTERNAL,
+    }
+}
+
+impl ApiError {
+    /// The refused parameters, for the problem's `errors`.
+    pub fn faults(&self) -> Vec<Fault> {
+        match self {
+            Self::App(error) => app_faults(error),
+            _ => Vec::new(),
+        }
+    }
+
+    pub fn refused_cost(&self) -> Option<RefusedCost> {
+        match self {
+            Self::App(AppError::Method(MethodError::TooCostly { cost, limit })) => {
+                Some(RefusedCost { evaluations: *cost, max_interactive_evaluations: *limit })
+            }
+            _ => None,
+        }
+    }
+
+    /// When trying again makes sense.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::App(AppError::Method(MethodError::Engine(EngineError::Overloaded { retry_after, .. }))) => {
+                Some(*retry_after)
+            }
+            Self::App(AppError::Method(MethodError::Engine(EngineError::Draining)))
+            | Self::Busy { .. }
+            | Self::NotReady { .. } => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+}
+
+fn app_faults(error: &AppError) -> Vec<Fault> {
+    match error {
+        AppError::Parameters(Faults(faults)) | AppError::Method(MethodError::Parameters(Faults(faults))) => {
+            faults.clone()
+        }
+        AppError::Image(error) if image_code(error) == INVALID_PARAMETERS => {
+            vec![Fault {
+                param: "baseline".into(),
+                message: error.to_string(),
+                allowed: crate::image::baseline::ALLOWED.iter().map(|form| (*form).to_owned()).collect(),
+            }]
+        }
+        AppError::AtInput { source, .. } => app_faults(source),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,287 @@
+//! The OpenAPI document: generated from the handlers and their types, with the parameters of the registry's tables added.
+
+use std::collections::BTreeMap;
+
+use axum::Router;
+use serde_json::{Value, json};
+use utoipa::{
+    IntoResponses, OpenApi, PartialSchema, ToSchema,
+    openapi::{
+        self, Content, Ref, RefOr, Response,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+        schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type},
+    },
+};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::{Api, problem, requester::TIMEOUT_HEADER};
+use crate::{
+    app::{
+        options::OPTIONS,
+        plan::{DEFAULT_TOP_K, MAX_TOP_K},
+    },
+    methods::{
+        parameters::{self, Kind},
+        registry::METHODS,
+    },
+    render::options::HeatmapOptions,
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "explaind",
+        description = "Explains what an image classifier saw: derives gradient graphs from any ONNX classifier and answers with \
+            a heat map or numbers. Every error is application/problem+json and names all that is wrong at once.",
+    ),
+    tags(
+        (name = "explain", description = "Explanations and predictions"),
+        (name = "catalogue", description = "Methods and models"),
+        (name = "health", description = "For balancers and monitors"),
+    ),
+    components(schemas(problem::Problem, HeatmapOptions)),
+)]
+struct Description;
+
+/// The document, for `explaind openapi` and the stored copy.
+pub fn document() -> openapi::OpenApi {
+    split(super::routes_of_contract()).1
+}
+
+/// The document as YAML.
+pub fn to_yaml() -> Result<String, String> {
+    document().to_yaml().map_err(|error| error.to_string())
+}
+
+pub(super) fn split(routes: OpenApiRouter<Api>) -> (Router<Api>, openapi::OpenApi) {
+    let (router, mut document) = OpenApiRouter::with_openapi(Description::openapi()).merge(routes).split_for_parts();
+    add_parameters(&mut document, "/explain", explain_parameters());
+    add_parameters(&mut document, "/predict", predict_parameters());
+    add_request_id(&mut document);
+    (router, document)
+}
+
+/// The Swagger UI at /docs, out of the binary: it needs no network.
+pub(super) fn docs() -> Router<Api> {
+    SwaggerUi::new("/docs").config(Config::from("/openapi.json").validator_url("none")).into()
+}
+
+fn add_parameters(document: &mut openapi::OpenApi, path: &str, parameters: Vec<Parameter>) {
+    if let Some(operation) = document.paths.paths.get_mut(path).and_then(|item| item.post.as_mut()) {
+        operation.parameters.get_or_insert_default().extend(parameters.into_iter().map(RefOr::T));
+    }
+}
+
+fn add_request_id(document: &mut openapi::OpenApi) {
+    let operations =
+        document.paths.paths.values_mut().flat_map(|item| [item.get.as_mut(), item.post.as_mut()]).flatten();
+    for response in operations.flat_map(|operation| operation.responses.responses.values_mut()) {
+        if let RefOr::T(response) = response {
+            let mut header = openapi::Header::new(ObjectBuilder::new().schema_type(Type::String).build());
+            header.description = Some("the request's own, or a new UUID; it finds the request in the log".into());
+            response.headers.insert(super::REQUEST_ID.to_string(), RefOr::T(header));
+        }
+    }
+}
+
+fn explain_parameters() -> Vec<Parameter> {
+    let mut found = vec![
+        query(
+            "method",
+            "the attribution method; by default pgig where the model has patterns, else integrated_gradients",
+            ObjectBuilder::new().schema_type(Type::String).enum_values(Some(METHODS.iter().map(|method| method.id))),
+        ),
+        model_parameter(),
+    ];
+    let mut rows: Vec<&'static parameters::Parameter> = Vec::new();
+    for row in METHODS.iter().flat_map(|method| method.parameters()) {
+        if !rows.iter().any(|known| known.name == row.name) {
+            rows.push(row);
+        }
+    }
+    found.extend(rows.into_iter().map(method_parameter));
+    found.extend(OPTIONS.iter().map(|option| {
+        let schema = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(option.allowed.iter().copied()))
+            .default(option.default.map(Value::from));
+        query(option.name, option.doc, schema)
+    }));
+    found.extend(picture_parameters());
+    found.push(timeout_parameter());
+    found
+}
+
+fn predict_parameters() -> Vec<Parameter> {
+    let top_k = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(1))
+        .maximum(Some(MAX_TOP_K as f64))
+        .default(Some(json!(DEFAULT_TOP_K)));
+    vec![model_parameter(), query("top_k", "how many classes", top_k), timeout_parameter()]
+}
+
+fn model_parameter() -> Parameter {
+    let schema = ObjectBuilder::new().schema_type(Type::String).examples([json!("squeezenet1_1")]);
+    query("model", "the model, by its id; by default the server's default model", schema)
+}
+
+fn timeout_parameter() -> Parameter {
+    let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+    let mut parameter = query(TIMEOUT_HEADER.as_str(), "after so many milliseconds the work stops: 504", schema);
+    parameter.parameter_in = ParameterIn::Header;
+    parameter
+}
+
+/// A row of the methods' table. Which methods take it stands in its description.
+fn method_parameter(row: &'static parameters::Parameter) -> Parameter {
+    let takers: Vec<_> = METHODS.iter().filter(|method| method.parameters().any(|p| p.name == row.name)).collect();
+    let base = ObjectBuilder::new();
+    let schema = match &row.kind {
+        Kind::Integer { min, max, .. } => {
+            base.schema_type(Type::Integer).minimum(Some(*min as f64)).maximum(Some(*max as f64))
+        }
+        Kind::Number { above, below, .. } => {
+            base.schema_type(Type::Number).exclusive_minimum(Some(*above)).exclusive_maximum(Some(*below))
+        }
+        Kind::Boolean { .. } => base.schema_type(Type::Boolean),
+        Kind::Choice { allowed, .. } => base.schema_type(Type::String).enum_values(Some(allowed.iter().copied())),
+        Kind::Text { forms, .. } => base.schema_type(Type::String).description(Some(forms.join(", "))),
+    };
+    let defaults: Vec<_> = takers.iter().filter_map(|method| row.default_of(method)).collect();
+    let shared =
+        defaults.first().filter(|first| defaults.len() == takers.len() && defaults.iter().all(|d| d == *first));
+    let ids = takers.iter().map(|method| method.id).collect::<Vec<_>>().join(", ");
+    query(row.name, &format!("{} (of {ids})", row.doc), schema.default(shared.cloned()))
+}
+
+/// From the schema of the picture's options.
+fn picture_parameters() -> Vec<Parameter> {
+    let RefOr::T(Schema::Object(object)) = HeatmapOptions::schema() else { return Vec::new() };
+    let defaults = serde_json::to_value(HeatmapOptions::default()).unwrap_or_default();
+    object
+        .properties
+        .into_iter()
+        .map(|(name, schema)| {
+            let default = &defaults[&name];
+            ParameterBuilder::new()
+                .description(Some(format!("option of the picture; by default {default}")))
+                .name(name)
+                .parameter_in(ParameterIn::Query)
+                .schema(Some(schema))
+                .build()
+        })
+        .collect()
+}
+
+fn query(name: &str, doc: &str, schema: ObjectBuilder) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Query)
+        .description(Some(doc))
+        .schema(Some(schema.build()))
+        .build()
+}
+
+/// Bytes, as the content type says.
+pub struct Binary;
+
+impl PartialSchema for Binary {
+    fn schema() -> RefOr<Schema> {
+        let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
+        RefOr::T(ObjectBuilder::new().schema_type(Type::String).format(Some(format)).build().into())
+    }
+}
+
+impl ToSchema for Binary {}
+
+/// One or several images, and what goes with them.
+#[derive(ToSchema)]
+pub struct MultipartRequest {
+    /// One or several files.
+    #[schema(value_type = Vec<Binary>, inline, max_items = 32)]
+    pub image: Vec<Binary>,
+    /// An image to use as `baseline=uploaded`.
+    #[schema(value_type = Option<Binary>, inline)]
+    pub baseline: Option<Binary>,
+    /// The parameters as a JSON object.
+    #[schema(example = r#"{"method": "integrated_gradients", "n_steps": 50}"#)]
+    pub params: Option<String>,
+}
+
+/// An image or a tensor, and parameters beside it under their own names.
+#[derive(ToSchema)]
+#[schema(example = json!({ "tensor": { "shape": [2], "data": [1.0, 2.0] }, "method": "integrated_gradients", "n_steps": 50 }))]
+pub struct JsonRequest {
+    /// An encoded image, in base64.
+    pub image: Option<String>,
+    pub tensor: Option<TensorRequest>,
+    /// An encoded image to use as `baseline=uploaded`, in base64.
+    pub baseline_image: Option<String>,
+    /// A tensor to use as `baseline=uploaded`.
+    pub baseline_tensor: Option<TensorRequest>,
+}
+
+/// float32 values in row-major order, in the model's own input space.
+#[derive(ToSchema)]
+pub struct TensorRequest {
+    pub shape: Vec<usize>,
+    pub data: Vec<f32>,
+}
+
+const BAD_REQUEST: (u16, &str) = (400, "The body cannot be read.");
+const NOT_FOUND: (u16, &str) = (404, "There is no such thing.");
+const NOT_ACCEPTABLE: (u16, &str) = (406, "None of the types in Accept can be given.");
+const TOO_LARGE: (u16, &str) = (413, "The body, image or tensor is too large.");
+const UNSUPPORTED: (u16, &str) = (415, "The content type or image type is not supported.");
+const UNPROCESSABLE: (u16, &str) =
+    (422, "Parameters that are not allowed (all of them in `errors`), input that cannot be used, or too high a cost.");
+const TOO_MANY: (u16, &str) = (429, "Overloaded; see Retry-After.");
+const INTERNAL: (u16, &str) = (500, "An internal fault.");
+const UNAVAILABLE: (u16, &str) = (503, "The server drains or is not ready.");
+const TIMEOUT: (u16, &str) = (504, "The deadline passed; the work was stopped.");
+
+fn problems(kinds: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
+    let schema = Ref::from_schema_name("Problem");
+    let response = |description: &str| {
+        let mut response = Response::new(description);
+        response.content.insert(problem::CONTENT_TYPE.to_owned(), RefOr::T(Content::new(Some(schema.clone()))));
+        RefOr::T(response)
+    };
+    kinds.iter().map(|(status, description)| (status.to_string(), response(description))).collect()
+}
+
+macro_rules! problem_sets {
+    ($($(#[$doc:meta])* $name:ident = [$($kind:ident),*];)*) => {
+        $($(#[$doc])* pub struct $name;
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                problems(&[$($kind),*])
+            }
+        })*
+    };
+}
+
+problem_sets! {
+    /// Of POST /explain and /predict.
+    Problems = [BAD_REQUEST, NOT_ACCEPTABLE, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, TIMEOUT];
+    /// Of what is looked up by id.
+    MissingProblems = [NOT_FOUND, INTERNAL];
+    InternalProblems = [INTERNAL];
+    ReadinessProblems = [INTERNAL, UNAVAILABLE];
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_stored_document_is_the_generated_one() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/openapi.yaml");
+        let generated = super::to_yaml().unwrap();
+        let stored = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            stored == generated,
+            "the contract changed: run `explaind openapi > openapi/openapi.yaml` and look at the difference"
+        );
+    }
+}

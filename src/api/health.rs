@@ -1,0 +1,76 @@
+//! GET /healthz, /readyz, /metrics: what balancers and monitors ask.
+
+use axum::{
+    Json,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    Api,
+    catalogue::BrokenModel,
+    codes::ApiError,
+    document::{InternalProblems, ReadinessProblems},
+};
+use crate::telemetry;
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Health {
+    #[schema(example = "ok")]
+    pub status: &'static str,
+    /// Of explaind.
+    pub version: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Readiness {
+    #[schema(example = "ready")]
+    pub status: &'static str,
+    /// The models that are served.
+    pub models: Vec<String>,
+    /// The models that could not be loaded; they do not keep the others from serving.
+    pub broken_models: Vec<BrokenModel>,
+    /// The execution providers in use: those that were asked for.
+    #[schema(example = json!(["cpu"]))]
+    pub providers: Vec<String>,
+}
+
+/// Whether the process lives
+#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, body = Health), InternalProblems))]
+pub async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
+}
+
+/// Whether requests can be answered
+///
+/// 503 while no model is loaded and while the server drains.
+#[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, body = Readiness), ReadinessProblems))]
+pub async fn readyz(State(api): State<Api>) -> Result<Json<Readiness>, ApiError> {
+    if api.is_draining() {
+        return Err(ApiError::NotReady { reason: "it is shutting down".into() });
+    }
+    let models = api.app().models().ids();
+    let broken_models = super::catalogue::broken(&api);
+    if models.is_empty() {
+        let reason = match broken_models.len() {
+            0 => format!("there is no model in {}", api.app().settings().models.display()),
+            n => format!("none of {n} models could be loaded; GET /models says why"),
+        };
+        return Err(ApiError::NotReady { reason });
+    }
+    let providers = api.app().settings().providers.iter().map(ToString::to_string).collect();
+    Ok(Json(Readiness { status: "ready", models, broken_models, providers }))
+}
+
+/// Metrics for Prometheus
+#[utoipa::path(get, path = "/metrics", tag = "health",
+    responses((status = 200, body = String, content_type = "text/plain"), InternalProblems))]
+pub async fn metrics() -> Result<Response, ApiError> {
+    let recorder = telemetry::prometheus().map_err(|error| ApiError::Internal { reason: error.to_string() })?;
+    // Rendering walks every sample since the last upkeep.
+    let text = tokio::task::spawn_blocking(|| recorder.render()).await.map_err(|_| ApiError::Panicked)?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}

@@ -1,0 +1,96 @@
+//! The format of an answer: `format=`, else `Accept`, else what suits the input.
+
+use axum::http::{HeaderMap, header};
+use mime::Mime;
+
+use super::codes::ApiError;
+use crate::app::{npy, options::Format};
+
+const FORMATS: [(Format, &str); 3] =
+    [(Format::Png, "image/png"), (Format::Json, "application/json"), (Format::Npy, npy::CONTENT_TYPE)];
+
+pub fn content_type(format: Format) -> &'static str {
+    FORMATS.iter().find(|(known, _)| *known == format).map_or(mime::APPLICATION_OCTET_STREAM.as_ref(), |(_, name)| name)
+}
+
+/// `asked` is the parameter, `suited` what a caller without wishes gets.
+pub fn choose_format(asked: Option<Format>, headers: &HeaderMap, suited: Format) -> Result<Format, ApiError> {
+    if let Some(format) = asked {
+        return Ok(format);
+    }
+    let accept =
+        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
+    if accept.is_empty() {
+        return Ok(suited);
+    }
+    let ranges: Vec<(Mime, f32)> = accept.split(',').filter_map(parse_range).collect();
+    // The format suited comes first, so that it wins a tie.
+    let mut best: Option<(Format, f32)> = None;
+    for (format, name) in
+        FORMATS.iter().filter(|(f, _)| *f == suited).chain(FORMATS.iter().filter(|(f, _)| *f != suited))
+    {
+        let quality = quality_of(name, &ranges);
+        if quality > best.map_or(0.0, |(_, quality)| quality) {
+            best = Some((*format, quality));
+        }
+    }
+    best.map(|(format, _)| format)
+        .ok_or_else(|| ApiError::NotAcceptable { accept, allowed: FORMATS.map(|(_, name)| name).join(", ") })
+}
+
+fn parse_range(text: &str) -> Option<(Mime, f32)> {
+    let range: Mime = text.trim().parse().ok()?;
+    let quality = range.get_param("q").and_then(|q| q.as_str().parse().ok()).unwrap_or(1.0);
+    Some((range, quality))
+}
+
+/// Of the most specific range that covers the type.
+fn quality_of(name: &str, ranges: &[(Mime, f32)]) -> f32 {
+    let (kind, _) = name.split_once('/').unwrap_or((name, ""));
+    let specificity = |range: &Mime| match range.essence_str() {
+        "*/*" => Some(0),
+        exact if exact == name => Some(2),
+        _ if range.type_() == kind && range.subtype() == mime::STAR => Some(1),
+        _ => None,
+    };
+    ranges
+        .iter()
+        .filter_map(|(range, quality)| Some((specificity(range)?, *quality)))
+        .max_by_key(|(specificity, _)| *specificity)
+        .map_or(0.0, |(_, quality)| quality)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn choose(accept: &str, suited: Format) -> Option<Format> {
+        let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_str(accept).unwrap())]);
+        choose_format(None, &headers, suited).ok()
+    }
+
+    #[test]
+    fn accept_is_read_as_http_says() {
+        for (accept, suited, expected) in [
+            ("*/*", Format::Png, Some(Format::Png)),
+            ("*/*", Format::Json, Some(Format::Json)),
+            ("application/json", Format::Png, Some(Format::Json)),
+            ("image/*", Format::Json, Some(Format::Png)),
+            ("application/x-npy, application/json;q=0.5", Format::Png, Some(Format::Npy)),
+            ("text/html, */*;q=0.1", Format::Json, Some(Format::Json)),
+            ("image/png;q=0, */*", Format::Png, Some(Format::Json)),
+            ("text/html", Format::Png, None),
+        ] {
+            assert_eq!(choose(accept, suited), expected, "{accept}");
+        }
+    }
+
+    #[test]
+    fn the_parameter_wins_over_accept() {
+        let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("text/html"))]);
+        assert_eq!(choose_format(Some(Format::Npy), &headers, Format::Png).unwrap(), Format::Npy);
+        assert_eq!(choose_format(None, &HeaderMap::new(), Format::Json).unwrap(), Format::Json);
+    }
+}

@@ -1,0 +1,95 @@
+//! POST /predict: an input -> its best classes.
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    Api,
+    body::{Pairs, join, read_posted},
+    codes::ApiError,
+    document::{Binary, JsonRequest, MultipartRequest, Problems},
+    explain::server_timing,
+    requester::Requester,
+};
+use crate::app::{
+    AppError, Predicted,
+    answer::{ClassScore, TimingMs},
+};
+
+/// The best classes of one input, by falling score.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PredictAnswer {
+    pub model: String,
+    /// Which input this is about, counted from 0; present in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<usize>,
+    pub predictions: Vec<ClassScore>,
+    pub warnings: Vec<String>,
+    pub timing_ms: TimingMs,
+}
+
+/// One answer, or a list for several inputs.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum PredictAnswers {
+    One(PredictAnswer),
+    Many(Vec<PredictAnswer>),
+}
+
+/// The best classes of an input
+#[utoipa::path(
+    post,
+    path = "/predict",
+    tag = "explain",
+    request_body(
+        description = "As for POST /explain.",
+        content(
+            (Binary = "image/jpeg"), (Binary = "image/png"), (Binary = "image/webp"), (Binary = "image/bmp"),
+            (MultipartRequest = "multipart/form-data"), (JsonRequest = "application/json"), (Binary = "application/x-npy"),
+        ),
+    ),
+    responses(
+        (status = 200, description = "The best classes.", body = PredictAnswers,
+            headers(("server-timing" = String, description = "milliseconds of each stage"))),
+        Problems,
+    ),
+)]
+pub async fn predict(
+    State(api): State<Api>,
+    requester: Requester,
+    Pairs(query): Pairs,
+    request: axum::extract::Request,
+) -> Result<Response, ApiError> {
+    requester
+        .finish(async {
+            let posted = read_posted(request, &api).await?;
+            let app = api.app();
+            let contents = app.pool().run(|| posted.parse()).await.map_err(AppError::from)??;
+            let plan = app.plan_prediction(join(query, contents.parameters)?)?;
+            let predicted = app.predict(&plan, contents.inputs, &requester.caller).await?;
+            let headers = server_timing(&predicted.iter().map(|one| one.timing).collect::<Vec<_>>(), 0.0);
+            let mut answers: Vec<_> =
+                predicted.into_iter().enumerate().map(|(at, one)| to_answer(&plan.model.id, at, one)).collect();
+            let answers = match answers.len() {
+                1 => PredictAnswers::One(PredictAnswer { input: None, ..answers.remove(0) }),
+                _ => PredictAnswers::Many(answers),
+            };
+            Ok((headers, Json(answers)).into_response())
+        })
+        .await
+}
+
+fn to_answer(model: &str, at: usize, predicted: Predicted) -> PredictAnswer {
+    PredictAnswer {
+        model: model.to_owned(),
+        input: Some(at),
+        predictions: predicted.predictions.iter().map(ClassScore::from).collect(),
+        warnings: predicted.warnings,
+        timing_ms: predicted.timing,
+    }
+}

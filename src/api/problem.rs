@@ -1,0 +1,97 @@
+//! `application/problem+json` (RFC 9457): how every error leaves the server.
+
+use axum::{
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::codes::{ApiError, Code, code_of};
+use crate::{methods::Fault, telemetry::names};
+
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// What went wrong, and what to do about it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "type": "urn:explaind:problem:invalid_parameters", "title": "Invalid parameters", "status": 422,
+    "detail": "n_steps: 0 is out of range", "code": "invalid_parameters",
+    "errors": [{ "param": "n_steps", "message": "0 is out of range", "allowed": ["1 to 2000"] }],
+}))]
+pub struct Problem {
+    /// Identifies the kind of problem: `urn:explaind:problem:` and the code.
+    pub r#type: String,
+    /// The kind of problem in words.
+    pub title: String,
+    /// The HTTP status again.
+    pub status: u16,
+    /// This occurrence in words.
+    pub detail: String,
+    /// The kind of problem, to branch on.
+    pub code: String,
+    /// Every parameter that was refused, all at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<RefusedParameter>,
+    /// What the request would cost, when that was too much.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<RefusedCost>,
+}
+
+/// One refused parameter.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RefusedParameter {
+    pub param: String,
+    pub message: String,
+    /// What would be accepted: values, ranges or names.
+    pub allowed: Vec<String>,
+}
+
+/// A cost in evaluations (one forward and backward pass of one input), and the most that one request may cost.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RefusedCost {
+    pub evaluations: usize,
+    pub max_interactive_evaluations: usize,
+}
+
+impl From<&Fault> for RefusedParameter {
+    fn from(fault: &Fault) -> Self {
+        Self { param: fault.param.clone(), message: fault.message.clone(), allowed: fault.allowed.clone() }
+    }
+}
+
+impl From<&ApiError> for Problem {
+    fn from(error: &ApiError) -> Self {
+        let Code { code, status, title } = code_of(error);
+        Self {
+            r#type: format!("urn:explaind:problem:{code}"),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail: error.to_string(),
+            code: code.to_owned(),
+            errors: error.faults().iter().map(RefusedParameter::from).collect(),
+            cost: error.refused_cost(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problem = Problem::from(&self);
+        let status = code_of(&self).status;
+        metrics::counter!(names::PROBLEMS_TOTAL, "code" => problem.code.clone()).increment(1);
+        if status.is_server_error() {
+            tracing::error!(code = problem.code, detail = problem.detail);
+        } else {
+            tracing::info!(code = problem.code, detail = problem.detail);
+        }
+        let mut response = (status, axum::Json(problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        if let Some(wait) = self.retry_after() {
+            // Whole seconds, at least one: the header knows no fractions.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000).max(1) as u64));
+        }
+        response
+    }
+}

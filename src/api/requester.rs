@@ -1,0 +1,71 @@
+//! Who asks: a place at the door, a deadline, and a token that is cancelled when the caller goes away.
+//! hyper drops a handler whose connection closes, the handler drops this, and the engine stops.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderName, request::Parts},
+};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Api, codes::ApiError};
+use crate::{
+    app::AppError,
+    engine::{Caller, Priority},
+    methods::{Fault, Faults},
+};
+
+pub const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+
+#[derive(Debug)]
+pub struct Requester {
+    pub caller: Caller,
+    timeout: std::time::Duration,
+    deadline: Instant,
+    _gone: DropGuard,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Requester {
+    /// `work`, ended at the deadline.
+    pub async fn finish<T>(&self, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+        tokio::time::timeout_at(self.deadline.into(), work)
+            .await
+            .unwrap_or(Err(ApiError::DeadlineExceeded { timeout_ms: self.timeout.as_millis() }))
+    }
+}
+
+impl FromRequestParts<Api> for Requester {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let place = api.enter()?;
+        let timeout = match parts.headers.get(&TIMEOUT_HEADER) {
+            None => api.app().settings().request_timeout,
+            Some(value) => {
+                let wanted = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok()).filter(|ms| *ms > 0);
+                let wanted = wanted.ok_or_else(|| {
+                    let param = TIMEOUT_HEADER.to_string();
+                    let (message, allowed) = ("is not a whole number of milliseconds".into(), vec!["1..".to_owned()]);
+                    AppError::from(Faults(vec![Fault { param, message, allowed }]))
+                })?;
+                api.app().settings().request_timeout.min(std::time::Duration::from_millis(wanted))
+            }
+        };
+        let deadline = Instant::now() + timeout;
+        let cancel = CancellationToken::new();
+        let caller = Caller {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            priority: Priority::Interactive,
+            cancel: cancel.clone(),
+            deadline: Some(deadline),
+        };
+        Ok(Self { caller, timeout, deadline, _gone: cancel.drop_guard(), _place: place })
+    }
+}

@@ -1,0 +1,95 @@
+//! Listens, answers, and ends in order: no new connections, the requests under way, then whatever the time allows.
+
+use std::{future::Future, io, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{Api, router};
+use crate::{
+    app::App,
+    telemetry::{self, TelemetryError},
+};
+
+/// The metrics' recorder sorts its samples this often.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    Listen { address: std::net::SocketAddr, source: io::Error },
+    #[error("the server stopped: {source}")]
+    Stopped { source: io::Error },
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+}
+
+/// Opens the address of the settings.
+pub async fn listen(app: &App) -> Result<TcpListener, ServeError> {
+    let address = app.settings().listen;
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
+}
+
+/// Serves until `stop` resolves, then drains: `drain_timeout` at most.
+pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+    let drain_timeout = app.settings().drain_timeout;
+    let api = Api::new(app)?;
+    let stopping = CancellationToken::new();
+    let draining = stopping.clone();
+    let serving = axum::serve(listener, router(api.clone()))
+        .with_graceful_shutdown(async move { draining.cancelled().await })
+        .into_future();
+    tokio::pin!(serving);
+    let upkeep = keep_up();
+    tokio::pin!(upkeep);
+    let stopped = |ended: io::Result<()>| ended.map_err(|source| ServeError::Stopped { source });
+    tokio::select! {
+        ended = &mut serving => return stopped(ended),
+        () = &mut upkeep => {}
+        () = stop => {}
+    }
+    tracing::info!(timeout_ms = drain_timeout.as_millis() as u64, "draining");
+    api.drain();
+    stopping.cancel();
+    match tokio::time::timeout(drain_timeout, serving).await {
+        Ok(ended) => stopped(ended),
+        Err(_) => {
+            tracing::warn!("requests were still under way at the end of the drain");
+            Ok(())
+        }
+    }
+}
+
+async fn keep_up() {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    loop {
+        ticks.tick().await;
+        if let Ok(recorder) = telemetry::prometheus() {
+            recorder.run_upkeep();
+        }
+    }
+}
+
+/// Resolves at SIGINT (ctrl-c) or SIGTERM.
+pub async fn stop_signal() {
+    let interrupt = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+}

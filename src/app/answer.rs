@@ -1,0 +1,228 @@
+//! An explanation as JSON, npy or PNG: the only place where answers are put into bytes, for the server and the command line.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use utoipa::{
+    ToSchema,
+    openapi::schema::{ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type},
+};
+
+use super::{AppError, Explanation, npy, options::Encoding};
+use crate::{
+    methods::{EndedBy, Refinement, drive::Prediction},
+    tensor::Tensor,
+};
+
+/// One explanation.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Answer {
+    pub model: String,
+    pub method: String,
+    /// Which input this explains, counted from 0; present in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<usize>,
+    /// All parameters, resolved: posted again they give this answer again.
+    #[schema(value_type = Object)]
+    pub parameters: Map<String, Value>,
+    pub target: TargetScore,
+    /// The five best classes of the input.
+    pub predictions: Vec<ClassScore>,
+    pub attribution: EncodedTensor,
+    /// f(x): the head's value of the target; for path methods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_value: Option<f64>,
+    /// f(x'), averaged over the baselines; for path methods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline_value: Option<f64>,
+    /// Σ attribution - (f(x) - f(x')); where completeness holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub convergence_delta: Option<f64>,
+    /// |convergence_delta| / |f(x) - f(x')|; where completeness holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approximation_error: Option<f64>,
+    /// How a run with a `tolerance` ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refinement: Option<RefinementEnd>,
+    /// The picture as a base64 PNG, with `include=heatmap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heatmap: Option<String>,
+    /// Evaluations of the model that this took.
+    pub evaluations: usize,
+    pub warnings: Vec<String>,
+    pub timing_ms: TimingMs,
+}
+
+/// One answer, or a list: for several inputs, or for `target=top:k`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Answers {
+    One(Box<Answer>),
+    Many(Vec<Answer>),
+}
+
+/// A class with its score: the probability, or the bare output of a net that has only one.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ClassScore {
+    pub index: usize,
+    /// `null` for models without labels.
+    pub label: Option<String>,
+    pub score: f32,
+}
+
+/// The class explained, and for a contrast the class it was held against.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TargetScore {
+    #[serde(flatten)]
+    pub class: ClassScore,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<ClassScore>,
+}
+
+/// How far a path was refined, and what ended it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RefinementEnd {
+    /// Points of the last quadrature, per baseline.
+    pub n_steps: usize,
+    pub ended_by: RefinementEndedBy,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RefinementEndedBy {
+    Tolerance,
+    MaxSteps,
+}
+
+impl From<Refinement> for RefinementEnd {
+    fn from(refinement: Refinement) -> Self {
+        let ended_by = match refinement.ended_by {
+            EndedBy::Tolerance => RefinementEndedBy::Tolerance,
+            EndedBy::MaxSteps => RefinementEndedBy::MaxSteps,
+        };
+        Self { n_steps: refinement.n_steps, ended_by }
+    }
+}
+
+/// float32 values in row-major order, in the shape of one input.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EncodedTensor {
+    #[schema(example = json!([3, 224, 224]))]
+    pub shape: Vec<usize>,
+    #[schema(example = "float32")]
+    pub dtype: &'static str,
+    pub encoding: Encoding,
+    /// base64: the values' little-endian bytes. list: nested lists; a value that is not finite is `null`.
+    #[schema(schema_with = encoded_data)]
+    pub data: Value,
+}
+
+fn encoded_data() -> Schema {
+    let base64 = ObjectBuilder::new().schema_type(Type::String);
+    let list = ArrayBuilder::new().items(Object::with_type(SchemaType::AnyValue));
+    OneOfBuilder::new().item(base64).item(list).build().into()
+}
+
+/// Milliseconds of each stage; stages that did not happen are 0. `total` runs from the plan to before the encoding.
+#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
+pub struct TimingMs {
+    pub decode: f64,
+    pub preprocess: f64,
+    pub queue: f64,
+    pub model: f64,
+    pub render: f64,
+    pub total: f64,
+}
+
+impl From<&Prediction> for ClassScore {
+    fn from(prediction: &Prediction) -> Self {
+        Self { index: prediction.index, label: prediction.label.clone(), score: prediction.score }
+    }
+}
+
+impl Explanation {
+    fn to_answer(&self, encoding: Encoding, in_list: bool) -> Answer {
+        let explained = &self.explained;
+        let attribution = &explained.attribution;
+        let mut parameters = Map::from_iter([("model".to_owned(), json!(self.model.id))]);
+        parameters.extend(explained.parameters.to_json());
+        if let Some(baseline) = &self.baseline {
+            parameters.insert("baseline".into(), json!(baseline.to_string()));
+        }
+        Answer {
+            model: self.model.id.clone(),
+            method: explained.parameters.method.id.to_owned(),
+            input: in_list.then_some(self.input),
+            parameters,
+            target: TargetScore {
+                class: (&explained.target.class).into(),
+                against: explained.target.against.as_ref().map(ClassScore::from),
+            },
+            predictions: explained.predictions.iter().map(ClassScore::from).collect(),
+            attribution: encode(&attribution.scores, encoding),
+            input_value: attribution.input_value,
+            baseline_value: attribution.baseline_value,
+            convergence_delta: attribution.convergence_delta,
+            approximation_error: attribution.approximation_error,
+            refinement: attribution.refinement.map(RefinementEnd::from),
+            heatmap: self.picture.as_ref().map(|png| BASE64_STANDARD.encode(png)),
+            evaluations: explained.evaluations,
+            warnings: self.warnings.clone(),
+            timing_ms: self.timing,
+        }
+    }
+}
+
+/// JSON: one object for one explanation, else a list.
+pub fn to_json(explanations: &[Explanation], encoding: Encoding) -> Result<Vec<u8>, AppError> {
+    let answers = match explanations {
+        [one] => Answers::One(Box::new(one.to_answer(encoding, false))),
+        many => Answers::Many(many.iter().map(|one| one.to_answer(encoding, true)).collect()),
+    };
+    serde_json::to_vec(&answers).map_err(|e| AppError::Encode { reason: e.to_string() })
+}
+
+/// npy: the attribution; several have a leading axis.
+pub fn to_npy(explanations: &[Explanation]) -> Result<Vec<u8>, AppError> {
+    match explanations {
+        [one] => Ok(npy::write(&one.explained.attribution.scores)?),
+        many => Ok(npy::write_stack(many.iter().map(|one| one.explained.attribution.scores.as_ref()))?),
+    }
+}
+
+fn encode(tensor: &Tensor, encoding: Encoding) -> EncodedTensor {
+    let data = match encoding {
+        Encoding::Base64 => Value::String(BASE64_STANDARD.encode(npy::little_endian_bytes(tensor))),
+        Encoding::List => nest(tensor.view()),
+    };
+    EncodedTensor { shape: tensor.shape().to_vec(), dtype: "float32", encoding, data }
+}
+
+fn nest(tensor: ndarray::ArrayViewD<'_, f32>) -> Value {
+    match tensor.ndim() {
+        0 => tensor.first().map_or(Value::Null, |value| json!(value)),
+        _ => tensor.outer_iter().map(nest).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::arr2;
+
+    use super::*;
+
+    #[test]
+    fn lists_are_nested_as_the_shape_says_and_hold_null_for_nan() {
+        let tensor = arr2(&[[1.0, 2.5], [f32::NAN, 0.0]]).into_dyn();
+        assert_eq!(encode(&tensor, Encoding::List).data, json!([[1.0, 2.5], [null, 0.0]]));
+    }
+
+    #[test]
+    fn base64_holds_little_endian_floats_in_row_major_order() {
+        let transposed = arr2(&[[1.0, 2.0], [3.0, 4.0]]).reversed_axes().into_dyn();
+        let encoded = encode(&transposed, Encoding::Base64);
+        let bytes = BASE64_STANDARD.decode(encoded.data.as_str().unwrap()).unwrap();
+        let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!(values, [1.0, 3.0, 2.0, 4.0]);
+    }
+}

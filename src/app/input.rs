@@ -1,0 +1,133 @@
+//! What was sent -> the model's input: decode and preprocess images, check tensors. Synchronous; runs on the pool.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use ndarray::{Axis, Dimension};
+
+use super::AppError;
+use crate::{
+    image::{
+        RgbImage,
+        decode::{Limits, decode},
+        geometry::Geometry,
+        preprocess::preprocess,
+    },
+    methods::drive::MethodError,
+    model::Model,
+    settings::Settings,
+    tensor::Tensor,
+};
+
+/// An encoded image, or a tensor in the model's own input space: one input, or several along a leading axis.
+#[derive(Clone, Debug)]
+pub enum Input {
+    Image(Bytes),
+    Tensor(Tensor),
+}
+
+/// Uploads of up to this many pixels wait for their picture decoded (6 MB); larger ones are decoded again, so that requests
+/// in flight cost little more than their bodies.
+const KEEP_PIXELS: u64 = 2 << 20;
+
+/// One input of the model, without batch axis, and what a picture of it needs.
+pub(super) struct Prepared {
+    pub tensor: Arc<Tensor>,
+    pub upload: Option<(Upload, Geometry)>,
+    pub warnings: Vec<String>,
+    pub decode: Duration,
+    pub preprocess: Duration,
+}
+
+/// The image that a heat map is laid over.
+pub(super) enum Upload {
+    Decoded(RgbImage),
+    Encoded(Bytes),
+}
+
+impl Upload {
+    pub fn into_pixels(self, limits: &Limits) -> Result<RgbImage, AppError> {
+        match self {
+            Self::Decoded(pixels) => Ok(pixels),
+            Self::Encoded(bytes) => Ok(decode(&bytes, limits)?.image),
+        }
+    }
+}
+
+pub(super) fn limits(settings: &Settings) -> Limits {
+    Limits { max_bytes: settings.max_upload_bytes, max_pixels: settings.max_pixels, max_side: settings.max_side }
+}
+
+/// Tensors with one axis more than the model's input are as many inputs as that axis is long.
+pub(super) fn split(inputs: Vec<Input>, model: &Model) -> Vec<Input> {
+    let rank = model.manifest.input.shape.len();
+    let mut found = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        match input {
+            Input::Tensor(tensor) if tensor.ndim() == rank + 1 => {
+                found.extend(tensor.axis_iter(Axis(0)).map(|one| Input::Tensor(one.to_owned())));
+            }
+            other => found.push(other),
+        }
+    }
+    found
+}
+
+pub(super) fn prepare(input: Input, model: &Model, settings: &Settings) -> Result<Prepared, AppError> {
+    match input {
+        Input::Image(bytes) => prepare_image(bytes, model, &limits(settings)),
+        Input::Tensor(tensor) => {
+            check_tensor(&tensor, model, settings.max_tensor_elements)?;
+            Ok(Prepared {
+                tensor: Arc::new(tensor),
+                upload: None,
+                warnings: Vec::new(),
+                decode: Duration::ZERO,
+                preprocess: Duration::ZERO,
+            })
+        }
+    }
+}
+
+fn prepare_image(bytes: Bytes, model: &Model, limits: &Limits) -> Result<Prepared, AppError> {
+    let rule =
+        model.manifest.input.preprocess.as_ref().ok_or_else(|| AppError::TakesTensors {
+            model: model.id.clone(),
+            shape: model.manifest.input.shape.clone(),
+        })?;
+    let started = Instant::now();
+    let decoded = decode(&bytes, limits)?;
+    let decode = started.elapsed();
+    let (tensor, geometry) = preprocess(&decoded.image, rule)?;
+    let preprocess = started.elapsed() - decode;
+    let pixels = u64::from(decoded.image.width()) * u64::from(decoded.image.height());
+    let upload = if pixels <= KEEP_PIXELS { Upload::Decoded(decoded.image) } else { Upload::Encoded(bytes) };
+    Ok(Prepared {
+        tensor: Arc::new(tensor),
+        upload: Some((upload, geometry)),
+        warnings: decoded.warnings,
+        decode,
+        preprocess,
+    })
+}
+
+fn check_tensor(tensor: &Tensor, model: &Model, max_elements: usize) -> Result<(), AppError> {
+    if tensor.len() > max_elements {
+        return Err(AppError::TooManyElements { found: tensor.len(), limit: max_elements });
+    }
+    let expected = &model.manifest.input.shape;
+    if tensor.shape() != expected.as_slice() {
+        let (model, found) = (model.id.clone(), tensor.shape().to_vec());
+        return Err(MethodError::Shape { what: "input", model, expected: expected.clone(), found }.into());
+    }
+    let mut wrong = tensor.indexed_iter().filter(|(_, value)| !value.is_finite());
+    match wrong.next() {
+        None => Ok(()),
+        Some((index, value)) => {
+            Err(AppError::NotFinite { count: 1 + wrong.count(), index: index.slice().to_vec(), value: *value })
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What a request asks for, resolved against the model and the registry: every fault at once.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{App, AppError, options::Options};
+use crate::{
+    image::baseline::{Baseline, Term},
+    methods::{Fault, Faults, drive, parameters::Parameters},
+    model::Model,
+};
+
+/// A request for an explanation that can be carried out, as far as can be known before its input is read.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub model: Arc<Model>,
+    pub parameters: Parameters,
+    /// For methods with the parameter `baseline`.
+    pub baseline: Option<Baseline>,
+    pub options: Options,
+}
+
+/// A request for the best classes.
+#[derive(Clone, Debug)]
+pub struct PredictPlan {
+    pub model: Arc<Model>,
+    pub top_k: usize,
+}
+
+pub const MAX_TOP_K: usize = 1000;
+pub const DEFAULT_TOP_K: usize = 5;
+
+impl App {
+    /// Resolves named values (texts as in a query, or JSON values): `model`, the answer's options, the method and its
+    /// parameters. `uploaded_baseline` says that the request carries one: it is then the default of `baseline`.
+    pub fn plan(&self, mut given: Map<String, Value>, uploaded_baseline: bool) -> Result<Plan, AppError> {
+        let mut faults = Vec::new();
+        let model = self.take_model(&mut given, &mut faults);
+        let options = Options::take(&mut given, &mut faults);
+        let Some(model) = model else { return Err(AppError::from(Faults(faults))) };
+        if uploaded_baseline {
+            given.entry("baseline").or_insert_with(|| Value::from(Term::Uploaded.to_string()));
+        }
+        let parameters = match Parameters::parse(&given, &drive::facts(&model)) {
+            Ok(parameters) => Some(parameters),
+            Err(Faults(found)) => {
+                faults.extend(found.into_iter().map(|fault| with_options(fault, &given)));
+                None
+            }
+        };
+        let baseline =
+            parameters.as_ref().and_then(|parameters| take_baseline(parameters, uploaded_baseline, &mut faults));
+        match parameters {
+            Some(parameters) if faults.is_empty() => Ok(Plan { model, parameters, baseline, options }),
+            _ => Err(AppError::from(Faults(faults))),
+        }
+    }
+
+    /// Resolves `model` and `top_k`.
+    pub fn plan_prediction(&self, mut given: Map<String, Value>) -> Result<PredictPlan, AppError> {
+        let mut faults = Vec::new();
+        let model = self.take_model(&mut given, &mut faults);
+        let top_k = match given.remove("top_k") {
+            None => DEFAULT_TOP_K,
+            Some(value) => {
+                let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
+                number.filter(|k| (1..=MAX_TOP_K as u64).contains(k)).map_or_else(
+                    || {
+                        faults.push(Fault {
+                            param: "top_k".into(),
+                            message: format!("{value} is not an integer from 1 to {MAX_TOP_K}"),
+                            allowed: vec![format!("1..={MAX_TOP_K}")],
+                        });
+                        DEFAULT_TOP_K
+                    },
+                    |k| k as usize,
+                )
+            }
+        };
+        faults.extend(given.keys().map(|name| Fault {
+            param: name.clone(),
+            message: "is not a parameter of a prediction".into(),
+            allowed: vec!["model".into(), "top_k".into()],
+        }));
+        match model {
+            Some(model) if faults.is_empty() => Ok(PredictPlan { model, top_k }),
+            _ => Err(AppError::from(Faults(faults))),
+        }
+    }
+
+    fn take_model(&self, given: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Option<Arc<Model>> {
+        let asked = given.remove("model");
+        let found = match &asked {
+            None => self.models().default(),
+            Some(id) => id.as_str().and_then(|id| self.models().get(id)),
+        };
+        if found.is_none() {
+            let message = match asked {
+                None => "no model is loaded; the server's log says why".into(),
+                Some(id) => format!("no model is called {id}"),
+            };
+            let allowed = self.models().ids();
+            faults.push(Fault { param: "model".into(), message, allowed });
+        }
+        found
+    }
+}
+
+/// A name that no method parameter has may be a misspelt option: those are allowed too.
+fn with_options(mut fault: Fault, given: &Map<String, Value>) -> Fault {
+    let unknown = given.contains_key(&fault.param) && fault.param != "method" && {
+        !crate::methods::registry::METHODS.iter().flat_map(|m| m.parameters()).any(|p| p.name == fault.param)
+    };
+    if unknown {
+        fault.allowed.extend(["model", "method"].into_iter().chain(Options::names()).map(str::to_owned));
+    }
+    fault
+}
+
+fn take_baseline(parameters: &Parameters, uploaded: bool, faults: &mut Vec<Fault>) -> Option<Baseline> {
+    parameters.method.parameters().find(|parameter| parameter.name == "baseline")?;
+    let mut refuse = |message: String| {
+        let allowed = crate::image::baseline::ALLOWED.iter().map(|form| (*form).to_owned()).collect();
+        faults.push(Fault { param: "baseline".into(), message, allowed });
+    };
+    let baseline: Baseline = match parameters.baseline.parse() {
+        Ok(baseline) => baseline,
+        Err(error) => {
+            refuse(crate::image::ImageError::to_string(&error));
+            return None;
+        }
+    };
+    match (uploaded, baseline.terms().contains(&Term::Uploaded)) {
+        (true, false) => refuse("a baseline was sent, and another is asked for: leave one out".into()),
+        (false, true) => refuse("`uploaded` needs a baseline sent with the request".into()),
+        _ => return Some(baseline),
+    }
+    None
+}
