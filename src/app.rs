@@ -3,7 +3,6 @@
 
 pub mod answer;
 mod input;
-pub mod models;
 pub mod npy;
 pub mod options;
 pub mod plan;
@@ -15,13 +14,13 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
-    engine::{Caller, Engine},
-    image::{ImageError, baseline::Material, geometry::Geometry},
+    engine::{Caller, Engine, EngineSettings, RuntimeError},
+    image::{ImageError, geometry::Geometry},
     methods::{
         Fault, Faults,
         drive::{self, Explained, MethodError, Prediction, Timing},
     },
-    model::Model,
+    model::{Model, registry::{Registry, RegistryError}},
     render::{RenderError, encode::encode_png, heatmap::draw},
     settings::Settings,
     telemetry::{self, names},
@@ -29,7 +28,6 @@ use crate::{
 };
 use answer::TimingMs;
 use input::{Prepared, Upload};
-use models::Models;
 use plan::{Plan, PredictPlan};
 use pool::{Pool, WorkPanicked};
 
@@ -46,7 +44,7 @@ pub struct App {
 
 struct Parts {
     settings: Settings,
-    models: Models,
+    models: Registry,
     engine: Engine,
     pool: Pool,
 }
@@ -57,8 +55,6 @@ pub struct Explanation {
     pub model: Arc<Model>,
     /// Counts the request's inputs from 0.
     pub input: usize,
-    /// As asked for; `None` for methods without one.
-    pub baseline: Option<crate::image::baseline::Baseline>,
     pub explained: Explained,
     /// The heat map as PNG, when the plan wants it.
     pub picture: Option<Bytes>,
@@ -73,6 +69,15 @@ pub struct Predicted {
     pub predictions: Vec<Prediction>,
     pub warnings: Vec<String>,
     pub timing: TimingMs,
+}
+
+/// Why the service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Models(#[from] RegistryError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -109,18 +114,39 @@ pub enum AppError {
 }
 
 impl App {
-    /// Puts the parts together.
-    pub fn assemble(settings: Settings, models: Models, engine: Engine) -> Self {
+    /// Loads the models, ONNX Runtime and its devices, and starts the workers. Takes seconds: not for an async thread.
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let models = Registry::load(&settings.models, settings.default_model.as_deref())?;
+        for broken in &models.broken {
+            tracing::error!(model = broken.id, "not served: {}", broken.faults.join("; "));
+        }
+        for warning in &models.warnings {
+            tracing::warn!("{warning}");
+        }
+        const MIB: usize = 1 << 20;
+        let engine = Engine::start(&EngineSettings {
+            library: Some(settings.onnxruntime.clone()),
+            providers: settings.providers.clone(),
+            threads: settings.threads,
+            queue_rows: settings.queue_rows,
+            batch_rows: settings.batch_rows,
+            batch_bytes: (settings.batch_memory_mib as usize).saturating_mul(MIB),
+            session_bytes: (settings.session_memory_mib as usize).saturating_mul(MIB),
+        })?;
         let pool = Pool::new(settings.threads);
-        Self { parts: Arc::new(Parts { settings, models, engine, pool }) }
+        Ok(Self { parts: Arc::new(Parts { settings, models, engine, pool }) })
     }
 
     pub fn settings(&self) -> &Settings {
         &self.parts.settings
     }
 
-    pub fn models(&self) -> &Models {
+    pub fn models(&self) -> &Registry {
         &self.parts.models
+    }
+
+    pub fn model_ids(&self) -> Vec<String> {
+        self.models().iter().map(|model| model.id.clone()).collect()
     }
 
     pub fn engine(&self) -> &Engine {
@@ -199,7 +225,7 @@ impl App {
         let prepared = self.prepare(input, &plan.model).await?;
         let request = drive::Request {
             parameters: plan.parameters.clone(),
-            baselines: self.baselines(task, &prepared.tensor).await?,
+            uploaded_baseline: task.uploaded.clone(),
             max_evaluations: Some(self.settings().max_interactive_evaluations / task.count),
         };
         let explained = drive::explain(self.engine(), &plan.model, prepared.tensor.clone(), &request, caller)
@@ -219,7 +245,6 @@ impl App {
             .map(|(explained, picture)| Explanation {
                 model: plan.model.clone(),
                 input: at,
-                baseline: plan.baseline.clone(),
                 picture: picture.png,
                 warnings: [&prepared.warnings, &explained.attribution.warnings, &picture.warnings]
                     .into_iter()
@@ -275,19 +300,6 @@ impl App {
                     Ok(Picture { png: Some(encode_png(&heatmap.image)?.into()), warnings: heatmap.warnings })
                 };
                 scores.into_iter().map(draw_one).collect()
-            })
-            .await?
-    }
-
-    async fn baselines(&self, task: &Task, input: &Arc<Tensor>) -> Result<Vec<Arc<Tensor>>, AppError> {
-        let Some(baseline) = task.plan.baseline.clone() else { return Ok(Vec::new()) };
-        let (input, model, uploaded) = (input.clone(), task.plan.model.clone(), task.uploaded.clone());
-        let seed_value = task.plan.parameters.seed_value;
-        self.pool()
-            .run(move || {
-                let preprocess = model.manifest.input.preprocess.as_ref();
-                let material = Material { preprocess, uploaded: uploaded.as_deref(), seed_value };
-                Ok(baseline.resolve(&input, &material)?.into_iter().map(Arc::new).collect())
             })
             .await?
     }

@@ -135,7 +135,7 @@ pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
     responses((status = 200, body = ModelCard), MissingProblems))]
 pub async fn get_model(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<ModelCard>, ApiError> {
     let models = api.app().models();
-    let model = models.get(&id).ok_or_else(|| AppError::UnknownModel { id, known: models.ids() })?;
+    let model = models.get(&id).ok_or_else(|| AppError::UnknownModel { id, known: api.app().model_ids() })?;
     let manifest = serde_json::to_value(&model.manifest).map_err(|e| ApiError::Internal { reason: e.to_string() })?;
     Ok(Json(ModelCard {
         summary: summarise(&api, &model),

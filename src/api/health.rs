@@ -52,7 +52,7 @@ pub async fn readyz(State(api): State<Api>) -> Result<Json<Readiness>, ApiError>
     if api.is_draining() {
         return Err(ApiError::NotReady { reason: "it is shutting down".into() });
     }
-    let models = api.app().models().ids();
+    let models = api.app().model_ids();
     let broken_models = super::catalogue::broken(&api);
     if models.is_empty() {
         let reason = match broken_models.len() {
@@ -61,7 +61,7 @@ pub async fn readyz(State(api): State<Api>) -> Result<Json<Readiness>, ApiError>
         };
         return Err(ApiError::NotReady { reason });
     }
-    let providers = api.app().settings().providers.iter().map(ToString::to_string).collect();
+    let providers = api.app().engine().providers().iter().map(ToString::to_string).collect();
     Ok(Json(Readiness { status: "ready", models, broken_models, providers }))
 }
 

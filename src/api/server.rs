@@ -14,6 +14,8 @@ use crate::{
 /// The metrics' recorder sorts its samples this often.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error("cannot listen on {address}: {source}; choose another address with --listen")]
@@ -32,7 +34,7 @@ pub async fn listen(app: &App) -> Result<TcpListener, ServeError> {
 
 /// Serves until `stop` resolves, then drains: `drain_timeout` at most.
 pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
-    let drain_timeout = app.settings().drain_timeout;
+    let (drain_timeout, engine) = (app.settings().drain_timeout, app.engine().clone());
     let api = Api::new(app)?;
     let stopping = CancellationToken::new();
     let draining = stopping.clone();
@@ -51,7 +53,9 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
     tracing::info!(timeout_ms = drain_timeout.as_millis() as u64, "draining");
     api.drain();
     stopping.cancel();
-    match tokio::time::timeout(drain_timeout, serving).await {
+    let engine = engine.drain(drain_timeout);
+    // The engine answers what it stops; those answers still have to leave.
+    match tokio::time::timeout(drain_timeout + LAST_ANSWERS, async { tokio::join!(serving, engine).0 }).await {
         Ok(ended) => stopped(ended),
         Err(_) => {
             tracing::warn!("requests were still under way at the end of the drain");

@@ -146,9 +146,6 @@ impl Explanation {
         let attribution = &explained.attribution;
         let mut parameters = Map::from_iter([("model".to_owned(), json!(self.model.id))]);
         parameters.extend(explained.parameters.to_json());
-        if let Some(baseline) = &self.baseline {
-            parameters.insert("baseline".into(), json!(baseline.to_string()));
-        }
         Answer {
             model: self.model.id.clone(),
             method: explained.parameters.method.id.to_owned(),

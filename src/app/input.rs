@@ -121,7 +121,7 @@ fn check_tensor(tensor: &Tensor, model: &Model, max_elements: usize) -> Result<(
     let expected = &model.manifest.input.shape;
     if tensor.shape() != expected.as_slice() {
         let (model, found) = (model.id.clone(), tensor.shape().to_vec());
-        return Err(MethodError::Shape { what: "input", model, expected: expected.clone(), found }.into());
+        return Err(MethodError::Shape { model, expected: expected.clone(), found }.into());
     }
     let mut wrong = tensor.indexed_iter().filter(|(_, value)| !value.is_finite());
     match wrong.next() {

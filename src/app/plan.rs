@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{App, AppError, options::Options};
 use crate::{
-    image::baseline::{Baseline, Term},
+    image::baseline::{self, Term},
     methods::{Fault, Faults, drive, parameters::Parameters},
     model::Model,
 };
@@ -16,8 +16,6 @@ use crate::{
 pub struct Plan {
     pub model: Arc<Model>,
     pub parameters: Parameters,
-    /// For methods with the parameter `baseline`.
-    pub baseline: Option<Baseline>,
     pub options: Options,
 }
 
@@ -49,10 +47,11 @@ impl App {
                 None
             }
         };
-        let baseline =
-            parameters.as_ref().and_then(|parameters| take_baseline(parameters, uploaded_baseline, &mut faults));
+        if let Some(parameters) = &parameters {
+            faults.extend(baseline_fault(parameters, uploaded_baseline));
+        }
         match parameters {
-            Some(parameters) if faults.is_empty() => Ok(Plan { model, parameters, baseline, options }),
+            Some(parameters) if faults.is_empty() => Ok(Plan { model, parameters, options }),
             _ => Err(AppError::from(Faults(faults))),
         }
     }
@@ -100,7 +99,7 @@ impl App {
                 None => "no model is loaded; the server's log says why".into(),
                 Some(id) => format!("no model is called {id}"),
             };
-            let allowed = self.models().ids();
+            let allowed = self.model_ids();
             faults.push(Fault { param: "model".into(), message, allowed });
         }
         found
@@ -118,23 +117,13 @@ fn with_options(mut fault: Fault, given: &Map<String, Value>) -> Fault {
     fault
 }
 
-fn take_baseline(parameters: &Parameters, uploaded: bool, faults: &mut Vec<Fault>) -> Option<Baseline> {
-    parameters.method.parameters().find(|parameter| parameter.name == "baseline")?;
-    let mut refuse = |message: String| {
-        let allowed = crate::image::baseline::ALLOWED.iter().map(|form| (*form).to_owned()).collect();
-        faults.push(Fault { param: "baseline".into(), message, allowed });
+/// A baseline that is sent must be asked for, and the other way round.
+fn baseline_fault(parameters: &Parameters, sent: bool) -> Option<Fault> {
+    let message = match (sent, parameters.baseline.terms().contains(&Term::Uploaded)) {
+        (true, false) => "a baseline was sent, and another is asked for: leave one out",
+        (false, true) => "`uploaded` needs a baseline sent with the request",
+        _ => return None,
     };
-    let baseline: Baseline = match parameters.baseline.parse() {
-        Ok(baseline) => baseline,
-        Err(error) => {
-            refuse(crate::image::ImageError::to_string(&error));
-            return None;
-        }
-    };
-    match (uploaded, baseline.terms().contains(&Term::Uploaded)) {
-        (true, false) => refuse("a baseline was sent, and another is asked for: leave one out".into()),
-        (false, true) => refuse("`uploaded` needs a baseline sent with the request".into()),
-        _ => return Some(baseline),
-    }
-    None
+    let allowed = baseline::ALLOWED.iter().map(|form| (*form).to_owned()).collect();
+    Some(Fault { param: "baseline".into(), message: message.into(), allowed })
 }
