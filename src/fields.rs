@@ -31,15 +31,15 @@ impl fmt::Display for Fault {
 }
 
 /// A table being read. `finish` reports the fields that were never taken.
-pub struct Fields<'a> {
-    table: &'a Table,
+pub struct Fields<'t, 'f> {
+    table: &'t Table,
     path: String,
     known: Vec<&'static str>,
-    faults: &'a mut Vec<Fault>,
+    faults: &'f mut Vec<Fault>,
 }
 
-impl<'a> Fields<'a> {
-    pub fn new(table: &'a Table, path: impl Into<String>, faults: &'a mut Vec<Fault>) -> Self {
+impl<'t, 'f> Fields<'t, 'f> {
+    pub fn new(table: &'t Table, path: impl Into<String>, faults: &'f mut Vec<Fault>) -> Self {
         Self { table, path: path.into(), known: Vec::new(), faults }
     }
 
@@ -61,7 +61,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The sub-table of that name, to be read as its own [`Fields`].
-    pub fn table(&mut self, key: &'static str) -> Option<&'a Table> {
+    pub fn table(&mut self, key: &'static str) -> Option<&'t Table> {
         self.known.push(key);
         match self.table.get(key)? {
             Value::Table(table) => Some(table),

@@ -1,6 +1,9 @@
 //! What is known of each classifier: its folder, manifest, labels, patterns, and the registry of all of them.
 
 pub mod manifest;
+mod manifest_file;
+pub mod patterns;
+pub mod registry;
 
 use std::{path::PathBuf, sync::Arc};
 

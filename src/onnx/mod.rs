@@ -12,6 +12,7 @@ pub mod types;
 pub mod write;
 
 pub use error::{Fault, OnnxError};
+pub use external::map_file;
 pub use read::{NEWEST_OPSET, OLDEST_OPSET, read_bytes, read_model};
 pub use types::{Types, infer, infer_node};
 pub use write::{ExternalRef, write_model, write_model_external};

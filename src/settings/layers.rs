@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use toml::{Table, Value};
 
-use super::{LogFormat, Provider, Settings, SettingsError};
-use crate::fields::{Fault, Fields};
+use super::{LogFormat, Settings, SettingsError};
+use crate::{
+    engine::provider::Provider,
+    fields::{Fault, Fields},
+};
 
 const DEFAULTS: &str = include_str!("default.toml");
 const PREFIX: &str = "EXPLAIND_";

@@ -4,10 +4,11 @@
 
 mod layers;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+use crate::engine::provider::Provider;
 pub use layers::{Flags, load};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -33,45 +34,6 @@ pub struct Settings {
     pub cors_origins: Vec<String>,
     pub log: String,
     pub log_format: LogFormat,
-}
-
-/// A device that ONNX Runtime runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
-#[serde(try_from = "String")]
-pub enum Provider {
-    Cpu,
-    Cuda { device: u32 },
-}
-
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda { device } => write!(f, "cuda:{device}"),
-        }
-    }
-}
-
-impl FromStr for Provider {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            None if text == "cpu" => Some(Self::Cpu),
-            None if text == "cuda" => Some(Self::Cuda { device: 0 }),
-            Some(("cuda", device)) => device.parse().ok().map(|device| Self::Cuda { device }),
-            _ => None,
-        }
-        .ok_or_else(|| format!("no execution provider is called {text:?}"))
-    }
-}
-
-impl TryFrom<String> for Provider {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

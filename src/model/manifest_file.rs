@@ -1,0 +1,359 @@
+//! `model.toml` as text -> [`Manifest`]: what the file leaves out is inferred from the graph, and every fault is told with what is allowed.
+//!
+//! Left out, a rank-4 input with 1 or 3 channels is an image: ImageNet's mean and std on pixels / 255, the short side resized to
+//! 256/224 of the input, centre crop; a symbolic side is 224. The head is `probabilities`, `logits` when there is one output.
+
+use serde::Deserialize;
+use toml::Table;
+
+use super::manifest::{Channels, Filter, Input, Layout, Manifest, Preprocess, Resize};
+use crate::{
+    autodiff::spec::{Head, PatternLayers},
+    fields::{Fault, Fields},
+    onnx::graph::{Dim, Graph, ValueInfo},
+};
+
+const SYMBOLIC_SIDE: usize = 224;
+const LARGEST_SIDE: usize = 16_384;
+const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// One number for all, or one each.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Each<T> {
+    All(T),
+    List(Vec<T>),
+}
+
+impl<T> Each<T> {
+    fn as_slice(&self) -> &[T] {
+        match self {
+            Self::All(one) => std::slice::from_ref(one),
+            Self::List(list) => list,
+        }
+    }
+}
+
+/// The manifest of `graph`; `text` is empty when there is no file.
+pub fn read(text: &str, graph: &Graph) -> Result<Manifest, Vec<Fault>> {
+    let table: Table = match text.parse() {
+        Ok(table) => table,
+        Err(error) => return Err(vec![Fault::new("", error.to_string().trim_end(), "TOML")]),
+    };
+    let mut faults = Vec::new();
+    let empty = Table::new();
+    let mut fields = Fields::new(&table, "", &mut faults);
+    let head = fields.take::<Head>("head", "\"probabilities\", \"logits\"", |_| true);
+    let pattern_layers = fields.take::<PatternLayers>(
+        "pattern_layers",
+        "\"all\", \"inner\", \"except_first\", \"except_last\", { named = [nodes] }",
+        |_| true,
+    );
+    let layer = fields.take("layer", "the name of a value of the graph", |_| true);
+    let input = fields.table("input").unwrap_or(&empty);
+    fields.finish();
+    let input = read_input(Fields::new(input, "input", &mut faults), graph);
+    match input {
+        Some(input) if faults.is_empty() => Ok(Manifest {
+            input,
+            head: head.unwrap_or(default_head(graph)),
+            pattern_layers: pattern_layers.unwrap_or(PatternLayers::All),
+            layer,
+        }),
+        _ => Err(faults),
+    }
+}
+
+fn default_head(graph: &Graph) -> Head {
+    let one_class = |output: &ValueInfo| output.value_type.shape.iter().skip(1).all(|dim| *dim == Dim::Known(1));
+    if graph.outputs.first().is_some_and(one_class) { Head::Logits } else { Head::Probabilities }
+}
+
+/// Writes the sizes that the manifest fixed into the graph's input type: everything but the batch is a number afterwards.
+pub fn fix_sizes(graph: &mut Graph, input: &Input) {
+    if let Some(info) = graph.inputs.iter_mut().find(|info| info.name == input.name) {
+        for (dim, size) in info.value_type.shape.iter_mut().skip(1).zip(&input.shape) {
+            *dim = Dim::Known(*size);
+        }
+    }
+}
+
+fn read_input(mut fields: Fields<'_, '_>, graph: &Graph) -> Option<Input> {
+    let inputs = graph.inputs.iter().filter(|input| !graph.initializers.contains_key(&input.name)).collect::<Vec<_>>();
+    let names = inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>().join(", ");
+    let named = fields.take::<String>("name", &names, |name| inputs.iter().any(|input| input.name == *name));
+    let info = match (&named, inputs.as_slice()) {
+        (Some(name), _) => inputs.iter().find(|input| input.name == *name).copied(),
+        (None, [only]) => Some(*only),
+        (None, _) => {
+            fields.fault("name", format!("the graph has {} inputs", inputs.len()), names);
+            None
+        }
+    };
+    let layout = fields.take::<Layout>("layout", "\"nchw\", \"nhwc\"", |_| true);
+    let size = fields.take::<Each<usize>>("size", "a side, or [height, width], each 1 to 16384", |size| {
+        let sides = size.as_slice();
+        (1..=2).contains(&sides.len()) && sides.iter().all(|side| (1..=LARGEST_SIDE).contains(side))
+    });
+    let shape = fields.take::<Vec<usize>>("shape", "one number from 1 for every dimension but the batch", |shape| {
+        shape.iter().all(|size| *size > 0)
+    });
+    let pixels = Pixels::take(&mut fields);
+    let input = info.and_then(|info| resolve(&mut fields, info, layout, size, shape, pixels));
+    fields.finish();
+    input
+}
+
+/// The fields of `[input]` that only images have.
+struct Pixels {
+    channels: Option<Channels>,
+    scale: Option<f32>,
+    mean: Option<Each<f32>>,
+    std: Option<Each<f32>>,
+    resize: Option<Resize>,
+    filter: Option<Filter>,
+}
+
+impl Pixels {
+    fn take(fields: &mut Fields<'_, '_>) -> Self {
+        let numbers = "a number, or one for each channel";
+        Self {
+            channels: fields.take("channels", "\"rgb\", \"bgr\", \"gray\"", |_| true),
+            scale: fields.take("scale", "a number that is not 0", |scale: &f32| scale.is_finite() && *scale != 0.0),
+            mean: fields.take("mean", numbers, |mean: &Each<f32>| mean.as_slice().iter().all(|m| m.is_finite())),
+            std: fields.take("std", &format!("{numbers}, above 0"), |std: &Each<f32>| {
+                std.as_slice().iter().all(|s| s.is_finite() && *s > 0.0)
+            }),
+            resize: fields.take(
+                "resize",
+                "\"stretch\", \"pad\", { short_side = pixels }",
+                |resize| !matches!(resize, Resize::ShortSide(side) if !(1..=LARGEST_SIDE as u32).contains(side)),
+            ),
+            filter: fields.take("filter", "\"nearest\", \"bilinear\", \"bicubic\", \"lanczos\"", |_| true),
+        }
+    }
+
+    fn any(&self) -> bool {
+        let Self { channels, scale, mean, std, resize, filter } = self;
+        let given = [channels.is_some(), scale.is_some(), mean.is_some(), std.is_some()];
+        given.contains(&true) || resize.is_some() || filter.is_some()
+    }
+
+    fn resolve(self, fields: &mut Fields<'_, '_>, layout: Layout, channel_count: usize, sides: [usize; 2]) -> Preprocess {
+        let channels = self.channels.unwrap_or(if channel_count == 1 { Channels::Gray } else { Channels::Rgb });
+        if (channels == Channels::Gray) != (channel_count == 1) {
+            let allowed = if channel_count == 1 { "\"gray\"" } else { "\"rgb\", \"bgr\"" };
+            fields.fault("channels", format!("the graph's input has {channel_count} channel(s)"), allowed);
+        }
+        let [mean, std] = match channels {
+            Channels::Rgb => [IMAGENET_MEAN.to_vec(), IMAGENET_STD.to_vec()],
+            Channels::Bgr => [IMAGENET_MEAN, IMAGENET_STD].map(|values| values.into_iter().rev().collect()),
+            Channels::Gray => [vec![0.0], vec![1.0]],
+        };
+        let mut per_channel = |key, given: Option<Each<f32>>, default: Vec<f32>| match given {
+            None => default,
+            Some(Each::All(one)) => vec![one; channel_count],
+            Some(Each::List(list)) => {
+                if list.len() != channel_count {
+                    let allowed = format!("a number, or a list of {channel_count}");
+                    fields.fault(key, format!("{} numbers for {channel_count} channel(s)", list.len()), allowed);
+                }
+                list
+            }
+        };
+        let [height, width] = sides;
+        let default_resize = if height == width {
+            Resize::ShortSide((height as f64 * 256.0 / 224.0).round() as u32)
+        } else {
+            Resize::Stretch
+        };
+        Preprocess {
+            width: width as u32,
+            height: height as u32,
+            layout,
+            channels,
+            scale: self.scale.unwrap_or(1.0 / 255.0),
+            mean: per_channel("mean", self.mean, mean),
+            std: per_channel("std", self.std, std),
+            resize: self.resize.unwrap_or(default_resize),
+            filter: self.filter.unwrap_or(Filter::Bilinear),
+        }
+    }
+}
+
+fn resolve(
+    fields: &mut Fields<'_, '_>,
+    info: &ValueInfo,
+    layout: Option<Layout>,
+    size: Option<Each<usize>>,
+    shape: Option<Vec<usize>>,
+    pixels: Pixels,
+) -> Option<Input> {
+    let Some((_, dims)) = info.value_type.shape.split_first() else {
+        fields.fault(
+            "name",
+            format!("{} has no batch dimension", info.name),
+            "an input whose first dimension is the batch",
+        );
+        return None;
+    };
+    if let Some(shape) = &shape {
+        let fits = shape.len() == dims.len()
+            && dims.iter().zip(shape).all(|(dim, size)| dim.known().is_none_or(|known| known == *size));
+        if !fits {
+            fields.fault("shape", format!("{shape:?} does not fit the graph's input"), show(dims));
+            return None;
+        }
+    }
+    let dims = match shape {
+        Some(shape) => shape.into_iter().map(Dim::Known).collect(),
+        None => dims.to_vec(),
+    };
+    match image_axes(&dims, layout) {
+        Some((layout, channel_count, axes)) => {
+            let sides = resolve_sides(fields, axes.map(|axis| &dims[axis]), size)?;
+            let shape = match layout {
+                Layout::Nchw => vec![channel_count, sides[0], sides[1]],
+                Layout::Nhwc => vec![sides[0], sides[1], channel_count],
+            };
+            let preprocess = Some(pixels.resolve(fields, layout, channel_count, sides));
+            Some(Input { name: info.name.clone(), shape, preprocess })
+        }
+        None => {
+            if pixels.any() || layout.is_some() || size.is_some() {
+                let problem = format!("the graph's input {} is no image", show(&dims));
+                fields.fault(
+                    "layout",
+                    problem,
+                    "three dimensions beside the batch, with 1 or 3 channels first or last",
+                );
+            }
+            let known = dims.iter().map(Dim::known).collect::<Option<Vec<_>>>();
+            if known.is_none() {
+                fields.fault(
+                    "shape",
+                    format!("the graph's input {} has symbolic sizes", show(&dims)),
+                    "shape = [sizes]",
+                );
+            }
+            Some(Input { name: info.name.clone(), shape: known?, preprocess: None })
+        }
+    }
+}
+
+/// Layout, channel count and the axes of height and width, when the input can be an image.
+fn image_axes(dims: &[Dim], layout: Option<Layout>) -> Option<(Layout, usize, [usize; 2])> {
+    let &[ref first, _, ref last] = dims else { return None };
+    let channels = |dim: &Dim| dim.known().filter(|count| [1, 3].contains(count));
+    let nchw = || Some((Layout::Nchw, channels(first)?, [1, 2]));
+    let nhwc = || Some((Layout::Nhwc, channels(last)?, [0, 1]));
+    match layout {
+        Some(Layout::Nchw) => nchw(),
+        Some(Layout::Nhwc) => nhwc(),
+        None => nchw().or_else(nhwc),
+    }
+}
+
+fn resolve_sides(fields: &mut Fields<'_, '_>, dims: [&Dim; 2], size: Option<Each<usize>>) -> Option<[usize; 2]> {
+    let given = size.map(|size| match size.as_slice() {
+        [height, width] => [*height, *width],
+        sides => [sides.first().copied().unwrap_or(SYMBOLIC_SIDE); 2],
+    });
+    let sides = [0, 1].map(|at| dims[at].known().or(given.map(|given| given[at])).unwrap_or(SYMBOLIC_SIDE));
+    if let Some(given) = given.filter(|given| *given != sides) {
+        fields.fault(
+            "size",
+            format!("{given:?}, but the graph's input is {sides:?}"),
+            format!("{sides:?}, or leave it out"),
+        );
+        return None;
+    }
+    Some(sides)
+}
+
+fn show(dims: &[Dim]) -> String {
+    let names = dims.iter().map(|dim| match dim {
+        Dim::Known(size) => size.to_string(),
+        Dim::Symbol(name) => name.clone(),
+    });
+    format!("[{}]", names.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::graph::{Element, ValueType};
+
+    fn graph(input: &[Dim], classes: usize) -> Graph {
+        let value = |name: &str, dims: Vec<Dim>| ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(Element::Float, dims),
+        };
+        let mut dims = vec![Dim::Symbol("N".into())];
+        dims.extend_from_slice(input);
+        Graph {
+            name: String::new(),
+            ir_version: 8,
+            opset_imports: Default::default(),
+            inputs: vec![value("pixels", dims)],
+            outputs: vec![value("scores", vec![Dim::Symbol("N".into()), Dim::Known(classes)])],
+            initializers: Default::default(),
+            nodes: vec![],
+            metadata: Default::default(),
+        }
+    }
+
+    fn known(sizes: [usize; 3]) -> Vec<Dim> {
+        sizes.map(Dim::Known).to_vec()
+    }
+
+    #[test]
+    fn without_a_file_all_is_inferred_from_the_graph() {
+        let manifest = read("", &graph(&known([3, 224, 224]), 1000)).unwrap();
+        let preprocess = manifest.input.preprocess.unwrap();
+        assert_eq!((manifest.input.name.as_str(), manifest.input.shape), ("pixels", vec![3, 224, 224]));
+        assert_eq!((preprocess.layout, preprocess.channels), (Layout::Nchw, Channels::Rgb));
+        assert_eq!(preprocess.resize, Resize::ShortSide(256));
+        assert_eq!((manifest.head, manifest.pattern_layers), (Head::Probabilities, PatternLayers::All));
+    }
+
+    #[test]
+    fn channels_at_the_end_are_nhwc_and_one_output_means_logits() {
+        let manifest = read("", &graph(&known([96, 128, 1]), 1)).unwrap();
+        let preprocess = manifest.input.preprocess.unwrap();
+        assert_eq!((preprocess.layout, preprocess.channels), (Layout::Nhwc, Channels::Gray));
+        assert_eq!((preprocess.height, preprocess.width, preprocess.resize), (96, 128, Resize::Stretch));
+        assert_eq!(manifest.head, Head::Logits);
+    }
+
+    #[test]
+    fn symbolic_sides_come_from_the_manifest_or_are_224_and_are_written_into_the_graph() {
+        let dims = [Dim::Known(3), Dim::Symbol("h".into()), Dim::Symbol("w".into())];
+        let mut graph = graph(&dims, 10);
+        assert_eq!(read("", &graph).unwrap().input.shape, [3, 224, 224]);
+        let manifest = read("[input]\nsize = [32, 48]", &graph).unwrap();
+        fix_sizes(&mut graph, &manifest.input);
+        assert_eq!(graph.inputs[0].value_type.shape[1..], known([3, 32, 48]));
+    }
+
+    #[test]
+    fn a_net_over_two_numbers_takes_tensors_only() {
+        let manifest = read("", &graph(&[Dim::Known(2)], 1)).unwrap();
+        assert_eq!((manifest.input.shape, manifest.input.preprocess), (vec![2], None));
+    }
+
+    #[test]
+    fn every_fault_of_a_manifest_is_told_at_once() {
+        let text = "head = 'softmax'\nlabel = 1\n[input]\nname = 'x'\nfilter = 'cubic'\nstd = [0, 1, 1]\nmean = [1, 2]\nsize = 128";
+        let faults = read(text, &graph(&known([3, 224, 224]), 10)).unwrap_err();
+        let paths = faults.iter().map(|fault| fault.path.as_str()).collect::<Vec<_>>();
+        assert_eq!(paths, ["head", "label", "input.name", "input.std", "input.filter", "input.size"]);
+        assert_eq!(faults[2].allowed, "pixels");
+        let faults = read("[input]\nmean = [1, 2]\nchannels = 'gray'", &graph(&known([3, 8, 8]), 10)).unwrap_err();
+        assert_eq!(
+            faults.iter().map(|fault| fault.path.as_str()).collect::<Vec<_>>(),
+            ["input.channels", "input.mean"]
+        );
+    }
+}

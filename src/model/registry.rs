@@ -1,0 +1,186 @@
+//! All models of a folder. A broken one is kept with its faults and does not keep the others from serving.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{Model, manifest_file, patterns};
+use crate::onnx::{map_file, read_model};
+
+/// The models that serve, by id, and the folders that do not.
+#[derive(Debug)]
+pub struct Registry {
+    models: Vec<Arc<Model>>,
+    default: Option<String>,
+    pub broken: Vec<BrokenModel>,
+    /// What is wrong but keeps nobody from serving, such as patterns of another model; `id: what`.
+    pub warnings: Vec<String>,
+}
+
+/// A folder that is no model, and every reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenModel {
+    pub id: String,
+    pub faults: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error("cannot read the models folder {}: {source}; name another with --models", path.display())]
+    Folder { path: PathBuf, source: std::io::Error },
+    #[error("default_model {id:?} is not there; there are: {}", known.join(", "))]
+    NoDefault { id: String, known: Vec<String> },
+}
+
+impl Registry {
+    /// Loads every sub-folder of `folder` that is not hidden.
+    pub fn load(folder: &Path, default: Option<&str>) -> Result<Self, RegistryError> {
+        let unreadable = |source| RegistryError::Folder { path: folder.to_owned(), source };
+        let mut folders = fs::read_dir(folder)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
+            .map_err(unreadable)?;
+        folders.retain(|path| path.is_dir() && !id_of(path).starts_with('.'));
+        folders.sort();
+        let mut registry = Self { models: vec![], default: default.map(str::to_owned), broken: vec![], warnings: vec![] };
+        for folder in folders {
+            match load_model(&folder, &mut registry.warnings) {
+                Ok(model) => registry.models.push(Arc::new(model)),
+                Err(faults) => registry.broken.push(BrokenModel { id: id_of(&folder), faults }),
+            }
+        }
+        match default.filter(|id| registry.get(id).is_none()) {
+            None => Ok(registry),
+            Some(id) => {
+                let known = registry.iter().map(|model| model.id.clone()).collect();
+                Err(RegistryError::NoDefault { id: id.to_owned(), known })
+            }
+        }
+    }
+
+    pub fn get(&self, id: &str) -> Option<Arc<Model>> {
+        self.iter().find(|model| model.id == id).cloned()
+    }
+
+    /// The model of requests that name none: the configured one, else the first.
+    pub fn default(&self) -> Option<Arc<Model>> {
+        match &self.default {
+            Some(id) => self.get(id),
+            None => self.models.first().cloned(),
+        }
+    }
+
+    /// In the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.models.iter()
+    }
+}
+
+fn id_of(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// One model, or every fault of its folder. Patterns that do not fit are a warning: the model serves without them.
+fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<String>> {
+    let id = id_of(folder);
+    let path = folder.join("model.onnx");
+    if !path.is_file() {
+        return Err(vec!["model.onnx is missing".to_owned()]);
+    }
+    let bytes = map_file(&path).map_err(|error| vec![format!("model.onnx: {error}")])?;
+    let hash = patterns::hex(&Sha256::digest(&bytes));
+    let mut faults = Vec::new();
+    let labels = read_optional(&folder.join("labels.txt"), &mut faults);
+    let text = read_optional(&folder.join("model.toml"), &mut faults);
+    let mut graph = match read_model(&path) {
+        Ok(graph) => graph,
+        Err(error) => {
+            faults.push(format!("model.onnx: {error}"));
+            return Err(faults);
+        }
+    };
+    let manifest = match manifest_file::read(&text, &graph) {
+        Ok(manifest) => manifest,
+        Err(found) => {
+            faults.extend(found.iter().map(|fault| format!("model.toml: {fault}")));
+            return Err(faults);
+        }
+    };
+    manifest_file::fix_sizes(&mut graph, &manifest.input);
+    let labels = labels.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+    let path = folder.join(patterns::FILE);
+    let patterns = path.exists().then(|| patterns::read(&path, &hash)).and_then(|read| match read {
+        Ok((patterns, _)) => Some(patterns),
+        Err(error) => {
+            warnings.push(format!("{id}: {error}"));
+            None
+        }
+    });
+    let model = Model { id, folder: folder.to_owned(), manifest, labels, hash, graph: Arc::new(graph), patterns };
+    match model.classes() {
+        Some(classes) if !model.labels.is_empty() && classes != model.labels.len() => {
+            faults.push(format!("labels.txt has {} lines for {classes} classes", model.labels.len()));
+        }
+        _ => {}
+    }
+    if faults.is_empty() { Ok(model) } else { Err(faults) }
+}
+
+/// The text of a file that need not be there.
+fn read_optional(path: &Path, faults: &mut Vec<String>) -> String {
+    match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => {
+            faults.push(format!("{}: {error}", path.file_name().unwrap_or_default().to_string_lossy()));
+            String::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundled() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1")
+    }
+
+    #[test]
+    fn the_bundled_model_loads_with_its_labels() {
+        let mut warnings = Vec::new();
+        let model = load_model(&bundled(), &mut warnings).unwrap();
+        assert_eq!((model.id.as_str(), model.labels.len(), model.classes()), ("squeezenet1_1", 1000, Some(1000)));
+        assert_eq!(model.labels[285], "Egyptian_cat");
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+
+    #[test]
+    fn broken_models_tell_all_their_faults_and_the_others_serve() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |id: &str, file: &str, text: &str| {
+            fs::create_dir_all(folder.path().join(id)).unwrap();
+            fs::write(folder.path().join(id).join(file), text).unwrap();
+        };
+        for id in ["good", "labels", "manifest"] {
+            fs::create_dir(folder.path().join(id)).unwrap();
+            fs::copy(bundled().join("model.onnx"), folder.path().join(id).join("model.onnx")).unwrap();
+        }
+        write("good", patterns::FILE, "x");
+        write("empty", "README", "");
+        write("labels", "labels.txt", "cat\ndog");
+        write("manifest", "model.toml", "heads = 1\n[input]\nsize = 7");
+        write("nonsense", "model.onnx", "not a model");
+        let registry = Registry::load(folder.path(), None).unwrap();
+        assert_eq!(registry.default().unwrap().id, "good");
+        assert_eq!(registry.iter().count(), 1);
+        assert_eq!(registry.warnings.len(), 1);
+        let broken = registry.broken.iter().map(|b| (b.id.as_str(), b.faults.len())).collect::<Vec<_>>();
+        assert_eq!(broken, [("empty", 1), ("labels", 1), ("manifest", 2), ("nonsense", 1)]);
+        let error = Registry::load(folder.path(), Some("labels")).unwrap_err();
+        assert!(error.to_string().contains("good"), "{error}");
+    }
+}
