@@ -20,7 +20,10 @@ use crate::{
         Fault, Faults,
         drive::{self, Explained, MethodError, Prediction, Timing},
     },
-    model::{Model, registry::{Registry, RegistryError}},
+    model::{
+        Model,
+        registry::{Registry, RegistryError},
+    },
     render::{RenderError, encode::encode_png, heatmap::draw},
     settings::Settings,
     telemetry::{self, names},

@@ -140,7 +140,13 @@ impl Pixels {
         given.contains(&true) || resize.is_some() || filter.is_some()
     }
 
-    fn resolve(self, fields: &mut Fields<'_, '_>, layout: Layout, channel_count: usize, sides: [usize; 2]) -> Preprocess {
+    fn resolve(
+        self,
+        fields: &mut Fields<'_, '_>,
+        layout: Layout,
+        channel_count: usize,
+        sides: [usize; 2],
+    ) -> Preprocess {
         let channels = self.channels.unwrap_or(if channel_count == 1 { Channels::Gray } else { Channels::Rgb });
         if (channels == Channels::Gray) != (channel_count == 1) {
             let allowed = if channel_count == 1 { "\"gray\"" } else { "\"rgb\", \"bgr\"" };

@@ -45,7 +45,8 @@ impl Registry {
             .map_err(unreadable)?;
         folders.retain(|path| path.is_dir() && !id_of(path).starts_with('.'));
         folders.sort();
-        let mut registry = Self { models: vec![], default: default.map(str::to_owned), broken: vec![], warnings: vec![] };
+        let mut registry =
+            Self { models: vec![], default: default.map(str::to_owned), broken: vec![], warnings: vec![] };
         for folder in folders {
             match load_model(&folder, &mut registry.warnings) {
                 Ok(model) => registry.models.push(Arc::new(model)),
