@@ -1,6 +1,9 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside them (generate.py, pretrained.py).
 
+mod explain;
 mod pretrained;
 mod session;
+mod small;
 mod stored;
+mod stress;
 mod torchvision;
