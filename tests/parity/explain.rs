@@ -84,7 +84,7 @@ async fn what_cannot_be_done_is_refused_before_any_work() {
     let refused = ask(&engine, &bare, &X, &json!({"method": "pgig"}), None).await.unwrap_err();
     assert!(refused.to_string().contains("explaind fit-patterns"), "{refused}");
     let refused = ask(&engine, &bare, &X, &json!({"method": "integrated_gradients"}), Some(20)).await.unwrap_err();
-    assert!(matches!(refused, MethodError::TooCostly { cost: 28, limit: 20 }), "{refused}");
+    assert!(matches!(refused, MethodError::TooCostly { cost: 27, limit: 20 }), "{refused}");
     let refused = ask(&engine, &bare, &[1.0], &json!({"method": "gradient"}), None).await.unwrap_err();
     assert!(matches!(refused, MethodError::Shape { .. }), "{refused}");
     for (given, param) in [
