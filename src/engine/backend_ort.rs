@@ -14,7 +14,7 @@ use indexmap::IndexMap;
 use ndarray::ArrayViewD;
 use ort::{
     environment::{Environment, GlobalThreadPoolOptions},
-    ep::{ArenaExtendStrategy, CUDA, cuda::ConvAlgorithmSearch},
+    ep::{ArenaExtendStrategy, CPU, CUDA, cuda::ConvAlgorithmSearch},
     logging::LogLevel,
     memory::MemoryInfo,
     session::{RunOptions, Session, SessionInputValue, builder::SessionBuilder},
@@ -232,6 +232,12 @@ fn configure(runtime: &Runtime, options: &OrtOptions) -> Result<SessionBuilder, 
         builder = builder
             .with_execution_providers([cuda])
             .map_err(|e| RuntimeError::Provider { provider: options.provider, reason: e.to_string() })?;
+    }
+    if options.provider == Provider::Cpu {
+        // Kept arenas of several sessions would be most of the memory; see the memory budget of a batch.
+        let cpu = CPU::default().with_arena_allocator(false).build();
+        builder =
+            builder.with_execution_providers([cpu]).and_then(|b| b.with_memory_pattern(false)).map_err(open_error)?;
     }
     for (name, size) in &options.dimensions {
         let size = i64::try_from(*size).map_err(|e| RuntimeError::Open { reason: e.to_string() })?;
