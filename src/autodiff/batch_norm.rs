@@ -3,24 +3,29 @@
 
 use crate::onnx::graph::{Element, Graph, Literal, Node};
 
+/// What takes the place of a Linear node, at position `at`, and of the BatchNormalization behind it.
+struct Folded {
+    at: usize,
+    node: Node,
+    constants: [(String, Literal); 2],
+}
+
 pub fn fold(mut graph: Graph) -> Graph {
-    let mut removed = vec![false; graph.nodes.len()];
-    for index in 0..graph.nodes.len() {
+    let mut kept = vec![true; graph.nodes.len()];
+    for (index, kept) in kept.iter_mut().enumerate() {
         scale_gemm(&mut graph, index);
-        if let Some((linear, nodes)) = folded(&graph, index) {
-            let at = linear.1;
-            removed[index] = true;
-            graph.initializers.extend(nodes);
-            graph.nodes[at] = linear.0;
+        if let Some(Folded { at, node, constants }) = folded(&graph, index) {
+            *kept = false;
+            graph.initializers.extend(constants);
+            graph.nodes[at] = node;
         }
     }
-    let mut keep = removed.iter().map(|removed| !removed);
-    graph.nodes.retain(|_| keep.next().unwrap_or(true));
+    let mut kept = kept.into_iter();
+    graph.nodes.retain(|_| kept.next().unwrap_or(true));
     graph
 }
 
-/// The Linear node (with its position) that takes the place of itself and of the BatchNormalization at `index`, and its constants.
-fn folded(graph: &Graph, index: usize) -> Option<((Node, usize), Vec<(String, Literal)>)> {
+fn folded(graph: &Graph, index: usize) -> Option<Folded> {
     let norm =
         graph.nodes.get(index).filter(|node| node.is("BatchNormalization") && node.int_or("training_mode", 0) == 0)?;
     let at = graph.nodes[..index].iter().rposition(|node| node.outputs.first() == norm.inputs.first())?;
@@ -57,7 +62,8 @@ fn folded(graph: &Graph, index: usize) -> Option<((Node, usize), Vec<(String, Li
     node.inputs.extend(names.clone());
     let [weight_name, bias_name] = names;
     let bias = Literal::from_f32s(&[bias.len()], &bias);
-    Some(((node, at), vec![(weight_name, Literal::from_f32s(shape, &weight)), (bias_name, bias)]))
+    let constants = [(weight_name, Literal::from_f32s(shape, &weight)), (bias_name, bias)];
+    Some(Folded { at, node, constants })
 }
 
 /// Position in the weight -> output channel.

@@ -32,14 +32,19 @@ impl Window {
             }
         };
         let (strides, dilations) = (list("strides", 1, rank)?, list("dilations", 1, rank)?);
+        if strides.contains(&0) || dilations.contains(&0) || kernel.contains(&0) || sizes.len() < rank {
+            return Err(format!(
+                "kernel {kernel:?}, strides {strides:?} and dilations {dilations:?} do not fit its input"
+            ));
+        }
         let mut window = Self { kernel, strides, dilations, begin: vec![0; rank], end: vec![0; rank] };
         match node.string("auto_pad").unwrap_or("NOTSET") {
             "VALID" => {}
             same @ ("SAME_UPPER" | "SAME_LOWER") => {
-                for axis in 0..rank {
-                    let positions = sizes[axis].div_ceil(window.strides[axis]);
+                for (axis, &size) in sizes.iter().enumerate().take(rank) {
+                    let positions = size.div_ceil(window.strides[axis]);
                     let reach = (positions - 1) * window.strides[axis] + window.extent(axis);
-                    let total = reach.saturating_sub(sizes[axis]);
+                    let total = reach.saturating_sub(size);
                     let half = if same == "SAME_UPPER" { total / 2 } else { total.div_ceil(2) };
                     (window.begin[axis], window.end[axis]) = (half, total - half);
                 }
