@@ -14,6 +14,7 @@ pub mod image;
 pub mod methods;
 pub mod model;
 pub mod onnx;
+pub mod patterns;
 pub mod render;
 pub mod settings;
 pub mod telemetry;

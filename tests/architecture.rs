@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("methods/drive.rs", &["engine", "model"]),
     ("render", &["tensor", "image", "model::manifest"]),
     ("settings", &["fields", "engine::provider"]),
+    ("patterns", &["autodiff::fit", "autodiff::DeriveError", "engine::backend_ort", "image", "model", "tensor"]),
     ("telemetry", &[]),
 ];
 

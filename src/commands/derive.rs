@@ -1,0 +1,66 @@
+//! `explaind derive`: writes a model's derived graph, which any ONNX Runtime can run.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use explaind::{
+    autodiff::{
+        derive,
+        spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+    },
+    onnx::write_model,
+};
+use serde::de::{DeserializeOwned, IntoDeserializer, value::Error};
+
+use super::ModelArgs;
+
+#[derive(Args)]
+pub struct Derive {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// gradient, guided_backprop, deconvnet, pattern_attribution, pattern_net; several share one forward pass
+    #[arg(long, required = true, value_delimiter = ',', value_parser = word::<RuleSetId>)]
+    rule_set: Vec<RuleSetId>,
+    /// logits or probabilities [default: the model's]
+    #[arg(long, value_parser = word::<Head>)]
+    head: Option<Head>,
+    /// A value of the graph to derive with respect to [default: the input]
+    #[arg(long, value_name = "VALUE")]
+    wrt: Option<String>,
+    /// one: the seed as given; value: times the head's own value
+    #[arg(long, default_value = "one", value_parser = word::<SeedRule>)]
+    seed: SeedRule,
+    /// all, inner, except_first, except_last, or a list of nodes [default: the model's]
+    #[arg(long, value_delimiter = ',')]
+    pattern_layers: Option<Vec<String>>,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// The serde name of a unit variant.
+fn word<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    T::deserialize(text.into_deserializer())
+}
+
+impl Derive {
+    pub fn run(self) -> anyhow::Result<()> {
+        let (_, model) = self.model.load()?;
+        let spec = DeriveSpec {
+            rule_sets: self.rule_set,
+            wrt: self.wrt.map_or(Wrt::Input, Wrt::Activation),
+            head: self.head.unwrap_or(model.manifest.head),
+            seed: self.seed,
+            pattern_layers: match self.pattern_layers {
+                None => model.manifest.pattern_layers.clone(),
+                Some(names) => match names.as_slice() {
+                    [one] => word(one).unwrap_or_else(|_| PatternLayers::Named(names)),
+                    _ => PatternLayers::Named(names),
+                },
+            },
+        };
+        let derived = derive(&model.graph, &spec, model.patterns.as_ref())?;
+        std::fs::write(&self.output, write_model(&derived.graph))?;
+        Ok(())
+    }
+}

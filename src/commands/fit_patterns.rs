@@ -1,0 +1,78 @@
+//! `explaind fit-patterns`: fits a model's patterns and writes them beside it; the report goes to standard output as JSON.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use explaind::{
+    app::npy,
+    autodiff::fit::Regime,
+    engine::backend_ort::load_runtime,
+    model::patterns::{self, Provenance},
+    patterns::{Samples, fit},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::ModelArgs;
+
+#[derive(Args)]
+pub struct FitPatterns {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    source: Source,
+    /// Which samples are positive: where the following rectifier is on (activation), or where wᵀx > 0 (weights)
+    #[arg(long, value_enum, default_value = "activation")]
+    regime: RegimeName,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// Folder of images, searched with its sub-folders; each gives four views: centre, random crop, and their mirror images
+    #[arg(long, value_name = "FOLDER")]
+    images: Option<PathBuf>,
+    /// Ready inputs: float32, samples first
+    #[arg(long, value_name = "X.npy")]
+    tensors: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum RegimeName {
+    Activation,
+    Weights,
+}
+
+impl FitPatterns {
+    pub fn run(self) -> anyhow::Result<()> {
+        let (settings, model) = self.model.load()?;
+        let runtime = load_runtime(Some(&settings.onnxruntime), settings.threads)?;
+        let (path, samples) = match (self.source.images, self.source.tensors) {
+            (Some(folder), _) => (folder.clone(), Samples::in_folder(&folder, &model)?),
+            (None, file) => {
+                let file = file.unwrap_or_default();
+                let tensor = npy::read(&std::fs::read(&file)?)?;
+                (file, Samples::in_tensor(tensor, &model)?)
+            }
+        };
+        let (regime, regime_name) = match self.regime {
+            RegimeName::Activation => (Regime::Activation, "activation"),
+            RegimeName::Weights => (Regime::Weights, "weights"),
+        };
+        // Draws nothing when standard error is no terminal.
+        let bar = ProgressBar::new(samples.len() as u64);
+        bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} samples, {eta} left")?);
+        let fitted = fit(&model, &samples, regime, runtime, |done| bar.set_position(done as u64))?;
+        bar.finish_and_clear();
+        let provenance = Provenance {
+            model_hash: model.hash.clone(),
+            data_set: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            samples: fitted.report.samples,
+            rows: fitted.report.rows,
+            regime: regime_name.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        patterns::write(&model.folder.join(patterns::FILE), &fitted.layers, &provenance)?;
+        println!("{}", serde_json::to_string_pretty(&fitted.report)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+//! One file for each sub-command.
+
+pub mod derive;
+pub mod fit_patterns;
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use explaind::{
+    model::{Model, registry::Registry},
+    settings::{self, Flags, Settings},
+};
+
+/// The model that a command works on, and the settings.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Name of the model's folder [default: default_model]
+    #[arg(long, value_name = "ID")]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+impl ModelArgs {
+    pub fn load(&self) -> anyhow::Result<(Settings, Arc<Model>)> {
+        let settings = settings::load(&self.flags, std::env::vars())?;
+        let registry = Registry::load(&settings.models, settings.default_model.as_deref())?;
+        let model = match &self.model {
+            None => registry.default(),
+            Some(id) => registry.get(id),
+        };
+        if let Some(model) = model {
+            return Ok((settings, model));
+        }
+        let known = registry.iter().map(|model| model.id.as_str()).collect::<Vec<_>>().join(", ");
+        let broken = registry.broken.iter().find(|broken| Some(&broken.id) == self.model.as_ref());
+        match (&self.model, broken) {
+            (Some(id), Some(broken)) => bail!("model {id} cannot be used:\n  {}", broken.faults.join("\n  ")),
+            (Some(id), None) => bail!("no model is called {id}; there are: {known}"),
+            (None, _) => None.with_context(|| format!("there is no model in {}", settings.models.display())),
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Eq. 2 of pgig.txt, per output channel: p = (E₊[x ŷ] - E₊[x] E[ŷ]) / (wᵀE₊[x ŷ] - wᵀE₊[x] E[ŷ]), ŷ = wᵀx without the bias.
+//! Batches are summed in f32 by ONNX Runtime, the batches' sums in f64 here. A channel without a positive sample, or whose
+//! denominator is zero, gets p = 0 and is counted. Agrees with the published stress data's patterns to 1e-6.
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+use ndarray::{ArrayD, Axis, Zip};
+use serde::Serialize;
+
+use super::{FitError, Samples, Unreadable};
+use crate::{
+    autodiff::fit::{FitLayer, Regime, Skipped, fit_graph},
+    engine::backend_ort::{OrtOptions, OrtSession, Runtime},
+    model::Model,
+    tensor::Tensor,
+};
+
+/// Rows in one run.
+const BATCH_ROWS: usize = 8;
+/// A denominator below this part of |w| |numerator| is rounding.
+const ZERO_DENOMINATOR: f64 = 1e-12;
+
+#[derive(Debug)]
+pub struct Fitted {
+    /// Output value of each Linear layer -> its pattern in the weight's shape.
+    pub layers: BTreeMap<String, Tensor>,
+    pub report: Report,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Samples that were read.
+    pub samples: usize,
+    /// Inputs evaluated.
+    pub rows: usize,
+    pub unreadable: Vec<Unreadable>,
+    pub layers: Vec<LayerReport>,
+    /// Linear layers that get no pattern.
+    pub skipped: Vec<Skipped>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerReport {
+    pub output: String,
+    pub op_type: String,
+    pub regime: Regime,
+    pub channels: usize,
+    /// Channels that no sample made positive.
+    pub without_positives: usize,
+    /// Channels whose denominator is zero.
+    pub zero_denominators: usize,
+}
+
+/// Fits every Linear layer of `model`; `progress` is told the samples done.
+pub fn fit(
+    model: &Model,
+    samples: &Samples,
+    regime: Regime,
+    runtime: &Runtime,
+    mut progress: impl FnMut(usize),
+) -> Result<Fitted, FitError> {
+    let plan = fit_graph(&model.graph, regime)?;
+    if plan.layers.is_empty() {
+        return Err(FitError::NoLayers);
+    }
+    let mut session = OrtSession::open(runtime, &plan.graph, &OrtOptions::default())?;
+    let mut sums = plan.layers.iter().map(Sums::new).collect::<Vec<_>>();
+    let (mut rows, mut unreadable, mut waiting) = (0, Vec::new(), Vec::new());
+    let count = samples.len();
+    for index in 0..count {
+        match samples.read(index) {
+            Ok(views) => waiting.extend(views),
+            Err(fault) => unreadable.push(fault),
+        }
+        while waiting.len() >= BATCH_ROWS || (index + 1 == count && !waiting.is_empty()) {
+            let batch = waiting.drain(..BATCH_ROWS.min(waiting.len())).collect::<Vec<_>>();
+            rows += batch.len();
+            let batch = stack(&batch, &model.manifest.input.shape)?;
+            let outputs = session.run(&[(&model.manifest.input.name, batch.view())])?;
+            for sums in &mut sums {
+                sums.add(&outputs, batch.len_of(Axis(0)))?;
+            }
+        }
+        progress(index + 1);
+    }
+    if rows == 0 {
+        let first = unreadable.first().map(|fault| format!("{}: {}", fault.path.display(), fault.reason));
+        return Err(FitError::NoneReadable { count, first: first.unwrap_or_default() });
+    }
+    let (mut layers, mut reports) = (BTreeMap::new(), Vec::new());
+    for sums in sums {
+        let (pattern, report) = sums.finish();
+        layers.insert(report.output.clone(), pattern);
+        reports.push(report);
+    }
+    let report = Report { samples: count - unreadable.len(), rows, unreadable, layers: reports, skipped: plan.skipped };
+    Ok(Fitted { layers, report })
+}
+
+fn stack(rows: &[Tensor], expected: &[usize]) -> Result<Tensor, FitError> {
+    let views = rows.iter().map(|row| row.view()).collect::<Vec<_>>();
+    ndarray::stack(Axis(0), &views).map_err(|_| FitError::Shape {
+        found: rows.iter().map(Tensor::shape).find(|shape| *shape != expected).unwrap_or_default().to_vec(),
+        expected: expected.to_vec(),
+    })
+}
+
+/// The sums of one layer over all batches.
+struct Sums<'a> {
+    layer: &'a FitLayer,
+    weight: ArrayD<f64>,
+    x_y: ArrayD<f64>,
+    x: ArrayD<f64>,
+    /// Per channel.
+    y: ArrayD<f64>,
+    positives: ArrayD<f64>,
+    /// Positions of the window over all rows.
+    count: f64,
+}
+
+impl<'a> Sums<'a> {
+    fn new(layer: &'a FitLayer) -> Self {
+        let shape = layer.weight.shape.as_slice();
+        let channels = [shape[layer.channel_axis]];
+        let mut weight = ArrayD::zeros(shape);
+        weight.iter_mut().zip(layer.weight.to_f64s()).for_each(|(to, from)| *to = from);
+        Self {
+            layer,
+            weight,
+            x_y: ArrayD::zeros(shape),
+            x: ArrayD::zeros(shape),
+            y: ArrayD::zeros(channels.as_slice()),
+            positives: ArrayD::zeros(channels.as_slice()),
+            count: 0.0,
+        }
+    }
+
+    fn add(&mut self, outputs: &IndexMap<String, Tensor>, rows: usize) -> Result<(), FitError> {
+        let layer = self.layer;
+        let sums = [
+            (&layer.x_y, &mut self.x_y),
+            (&layer.x, &mut self.x),
+            (&layer.y, &mut self.y),
+            (&layer.positives, &mut self.positives),
+        ];
+        for (name, sum) in sums {
+            let part = outputs.get(name).filter(|part| part.shape() == sum.shape());
+            let part = part.ok_or_else(|| FitError::Sum { layer: layer.output.clone(), output: name.clone() })?;
+            Zip::from(sum).and(part).for_each(|sum, part| *sum += f64::from(*part));
+        }
+        self.count += (rows * layer.positions) as f64;
+        Ok(())
+    }
+
+    fn finish(self) -> (Tensor, LayerReport) {
+        let axis = Axis(self.layer.channel_axis);
+        let mut pattern = Tensor::zeros(self.weight.shape());
+        let (mut without_positives, mut zero_denominators) = (0, 0);
+        let channels = self.y.len();
+        for (channel, (sum_y, positives)) in self.y.iter().zip(&self.positives).enumerate() {
+            if *positives == 0.0 {
+                without_positives += 1;
+                continue;
+            }
+            let mean_y = sum_y / self.count;
+            let weight = self.weight.index_axis(axis, channel);
+            let x = self.x.index_axis(axis, channel);
+            let numerator = (&self.x_y.index_axis(axis, channel) - &(&x * mean_y)) / *positives;
+            let denominator: f64 = Zip::from(&weight).and(&numerator).fold(0.0, |sum, w, n| sum + w * n);
+            let norm = |values: f64| values.sqrt();
+            let scale = norm(weight.iter().map(|w| w * w).sum()) * norm(numerator.iter().map(|n| n * n).sum());
+            if denominator.is_nan() || denominator.abs() <= ZERO_DENOMINATOR * scale {
+                zero_denominators += 1;
+                continue;
+            }
+            pattern.index_axis_mut(axis, channel).zip_mut_with(&numerator, |p, n| *p = (n / denominator) as f32);
+        }
+        let report = LayerReport {
+            output: self.layer.output.clone(),
+            op_type: self.layer.op_type.clone(),
+            regime: self.layer.regime,
+            channels,
+            without_positives,
+            zero_denominators,
+        };
+        (pattern, report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use super::*;
+    use crate::{
+        autodiff::spec::{Head, PatternLayers},
+        engine::backend_ort::load_runtime,
+        model::manifest::{Input, Manifest},
+        onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
+    };
+
+    fn value(name: &str, sizes: &[usize]) -> ValueInfo {
+        let mut dims = vec![Dim::Symbol("N".into())];
+        dims.extend(sizes.iter().map(|size| Dim::Known(*size)));
+        ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, dims) }
+    }
+
+    fn model(input: &[usize], output: &[usize], nodes: Vec<Node>, weights: &[(&str, &[usize], &[f32])]) -> Model {
+        let graph = Graph {
+            name: "net".into(),
+            ir_version: 8,
+            opset_imports: [(String::new(), 17)].into(),
+            inputs: vec![value("x", input)],
+            outputs: vec![value("out", output)],
+            initializers: weights
+                .iter()
+                .map(|(name, shape, values)| ((*name).to_owned(), Literal::from_f32s(shape, values)))
+                .collect(),
+            nodes,
+            metadata: Default::default(),
+        };
+        Model {
+            id: "net".into(),
+            folder: Default::default(),
+            manifest: Manifest {
+                input: Input { name: "x".into(), shape: input.to_vec(), preprocess: None },
+                head: Head::Logits,
+                pattern_layers: PatternLayers::All,
+                layer: None,
+            },
+            labels: vec![],
+            hash: String::new(),
+            graph: Arc::new(graph),
+            patterns: None,
+        }
+    }
+
+    #[test]
+    fn the_stress_test_has_the_published_patterns() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/stress/X.csv");
+        let text = std::fs::read_to_string(file).unwrap();
+        let values: Vec<f32> = text.split([',', '\n']).filter(|s| !s.is_empty()).map(|s| s.parse().unwrap()).collect();
+        let x = Tensor::from_shape_vec(vec![400, 2], values).unwrap();
+        let nodes = vec![
+            Node::new("Gemm", ["x", "w1", "b1"], ["hidden"]),
+            Node::new("Relu", ["hidden"], ["on"]),
+            Node::new("Gemm", ["on", "w2", "b2"], ["out"]),
+        ];
+        let weights: [(&str, &[usize], &[f32]); 4] =
+            [("w1", &[2, 1], &[-1.0, 1.0]), ("b1", &[1], &[1.0]), ("w2", &[1, 1], &[-1.0]), ("b2", &[1], &[1.0])];
+        let model = model(&[2], &[1], nodes, &weights);
+        let samples = Samples::in_tensor(x, &model).unwrap();
+        let fitted = fit(&model, &samples, Regime::Activation, load_runtime(None, 0).unwrap(), |_| {}).unwrap();
+        let first = &fitted.layers["hidden"];
+        assert!((first[[0, 0]] - -1.016_209_05).abs() < 1e-6, "{first}");
+        assert!((first[[1, 0]] - -0.016_209_05).abs() < 1e-6, "{first}");
+        assert!((fitted.layers["out"][[0, 0]] - -1.0).abs() < 1e-6);
+    }
+
+    /// Sums in f64 over explicit patches of a 2x2 convolution with one pad, as Eq. 2 is printed.
+    #[test]
+    fn a_convolution_fits_as_its_patches_do() {
+        let weight: Vec<f32> = (0..16).map(|i| ((i * 7 % 11) as f32 - 5.0) / 4.0).collect();
+        let bias = [0.25, -100.0];
+        let mut state = 1u32;
+        let mut noise = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let x = Tensor::from_shape_fn(vec![11, 2, 4, 4], |_| noise());
+        let conv = Node::new("Conv", ["x", "w", "b"], ["hidden"])
+            .with("pads", vec![1i64, 1, 0, 0])
+            .with("kernel_shape", vec![2i64, 2]);
+        let nodes =
+            vec![conv, Node::new("Relu", ["hidden"], ["on"]), Node::new("GlobalAveragePool", ["on"], ["gap"]), {
+                Node::new("Flatten", ["gap"], ["out"])
+            }];
+        let model = model(&[2, 4, 4], &[2], nodes, &[("w", &[2, 2, 2, 2], &weight), ("b", &[2], &bias)]);
+        let samples = Samples::in_tensor(x.clone(), &model).unwrap();
+        let fitted = fit(&model, &samples, Regime::Activation, load_runtime(None, 0).unwrap(), |_| {}).unwrap();
+
+        let w: Vec<f64> = weight[..8].iter().map(|w| f64::from(*w)).collect();
+        let (mut xy, mut sx, mut sy, mut on, mut all) = ([0.0; 8], [0.0; 8], 0.0, 0.0, 0.0);
+        for row in x.outer_iter() {
+            for (top, left) in (0..4).flat_map(|top| (0..4).map(move |left| (top, left))) {
+                let patch: Vec<f64> = (0..8usize)
+                    .map(|i| {
+                        let (r, c) = ((top + i / 2 % 2).checked_sub(1), (left + i % 2).checked_sub(1));
+                        r.zip(c).map_or(0.0, |(r, c)| f64::from(row[[i / 4, r, c]]))
+                    })
+                    .collect();
+                let y: f64 = w.iter().zip(&patch).map(|(w, p)| w * p).sum();
+                (sy, all) = (sy + y, all + 1.0);
+                if y + f64::from(bias[0]) > 0.0 {
+                    on += 1.0;
+                    (0..8).for_each(|i| (xy[i], sx[i]) = (xy[i] + patch[i] * y, sx[i] + patch[i]));
+                }
+            }
+        }
+        let numerator: Vec<f64> = (0..8).map(|i| xy[i] / on - sx[i] / on * (sy / all)).collect();
+        let denominator: f64 = w.iter().zip(&numerator).map(|(w, n)| w * n).sum();
+        let found = fitted.layers["hidden"].index_axis(Axis(0), 0).to_owned();
+        for (found, numerator) in found.iter().zip(&numerator) {
+            assert!((f64::from(*found) - numerator / denominator).abs() < 1e-5, "{found} {}", numerator / denominator);
+        }
+        let report = &fitted.report.layers[0];
+        assert_eq!((report.channels, report.without_positives, report.zero_denominators), (2, 1, 0));
+        assert!(fitted.layers["hidden"].index_axis(Axis(0), 1).iter().all(|p| *p == 0.0));
+    }
+}
