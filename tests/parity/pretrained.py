@@ -56,7 +56,18 @@ class Network(nn.Module):
 
     def Conv(self, x, weight, bias, kernel_shape, strides, pads, group=1):
         top, left, bottom, right = pads
-        return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, strides, groups=group)
+        x = F.pad(x, (left, right, top, bottom))
+        if group == 1:
+            return F.conv2d(x, weight, bias, strides)
+        # Depthwise, tap by tap: PyTorch's float64 kernel takes one group at a time.
+        (rows, columns), stride = kernel_shape, strides[0]
+        height, width = ((side - taps) // stride + 1 for side, taps in zip(x.shape[2:], kernel_shape))
+        taps = (
+            weight[:, :, i, j, None] * x[:, :, i : i + stride * height : stride, j : j + stride * width : stride][:, :, :height, :width]
+            for i in range(rows)
+            for j in range(columns)
+        )
+        return sum(taps) + bias[:, None, None]
 
     def Gemm(self, x, weight, bias, transB):
         return F.linear(x, weight, bias)
