@@ -86,9 +86,11 @@ fn agrees_with_pytorch(net: &str) {
     };
 
     let scratch = tempfile::tempdir().unwrap();
-    let weights = reference.json::<Vec<(u64, f32, f32, usize)>>("weights").into_iter();
-    let weights = weights.flat_map(|(seed, shift, scale, count)| uniform(seed, count).map(move |u| shift + scale * u));
-    fs::write(scratch.path().join("weights.bin"), weights.flat_map(f32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    let mut weights = Vec::new();
+    for (seed, shift, scale, count) in reference.json::<Vec<(u64, f32, f32, usize)>>("weights") {
+        uniform(seed, count).for_each(|u| weights.extend_from_slice(&(shift + scale * u).to_le_bytes()));
+    }
+    fs::write(scratch.path().join("weights.bin"), weights).unwrap();
 
     let mut faults = Vec::new();
     let exports = files().into_iter().filter(|name| name.starts_with(&format!("{net}.")) && name.ends_with(".onnx"));
