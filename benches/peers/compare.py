@@ -4,7 +4,7 @@
 
 - integrated_gradients, 25 steps, one image: a request to explaind's release server (npy in, npy out) against Captum in this process,
   at the better of internal_batch_size None and 5.
-- gradient / forward: the graph of `explaind derive` against the source graph, batch 8, both on the Python package's ONNX Runtime.
+- gradient / forward: benches/gradient.rs, batch 8, both graphs on explaind's own runtime.
 - memory: VmHWM of a server that has answered gradient and pattern_attribution on VGG-16, against three times its weights.
 - overhead: what /explain?method=gradient takes outside the model for a 1024 x 768 JPEG on the bundled SqueezeNet.
 """
@@ -18,14 +18,12 @@ import pathlib
 import socket
 import statistics
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
 import warnings
 
 import numpy as np
-import onnxruntime
 import torch
 from captum.attr import IntegratedGradients
 from PIL import Image
@@ -35,7 +33,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 EXPLAIND = ROOT / "target" / "release" / "explaind"
 FOLDER = pathlib.Path(__file__).parent / "models"
 CORES = 2
-BATCH = 8
 # name -> (constructor, integrated_gradients at least so many times faster, gradient at most so many forward passes)
 NETS = {
     "vgg16": (models.vgg16, 1.3, 2.4),
@@ -55,7 +52,7 @@ def network(name):
             model, (torch.zeros(1, 3, 224, 224),), path, dynamo=False, opset_version=17, input_names=["input"], output_names=["logits"],
             dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
         )
-    return model, path
+    return model
 
 
 @contextlib.contextmanager
@@ -133,26 +130,11 @@ def integrated_gradients(name, model, repeats):
     )
 
 
-def gradient(name, path, repeats):
-    goal = NETS[name][2]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = CORES
-    # A number for the batch lets the runtime keep more of the graph in its blocked layout, as explaind's engine does.
-    options.add_free_dimension_override_by_name("batch", BATCH)
-    with tempfile.TemporaryDirectory() as scratch:
-        derived = pathlib.Path(scratch) / "gradient.onnx"
-        subprocess.run([EXPLAIND, "derive", "--models", FOLDER, "--model", name, "--rule-set", "gradient", "-o", derived], check=True, cwd=ROOT)
-        forward, backward = (onnxruntime.InferenceSession(file, options) for file in (path, derived))
-        x = np.random.default_rng(1).standard_normal((BATCH, 3, 224, 224), np.float32)
-        seed = np.eye(1000, dtype=np.float32)[:BATCH]
-        inputs = {backward.get_inputs()[0].name: x, "seed": seed}
-        times = medians(
-            repeats, forward=lambda: forward.run(None, {"input": x}), backward=lambda: backward.run(["gradient"], inputs)
-        )
-    print(
-        f"{name}: forward {1000 * times['forward']:.0f} ms, gradient {1000 * times['backward']:.0f} ms for {BATCH} images:"
-        f" {times['backward'] / times['forward']:.2f} forward passes (goal {goal})"
-    )
+def gradient(names):
+    """benches/gradient.rs on the exported nets."""
+    files = [FOLDER / name / "model.onnx" for name in names]
+    subprocess.run(["cargo", "bench", "--quiet", "--locked", "--bench", "gradient", "--", *files], check=True, cwd=ROOT)
+    print("  goals:", ", ".join(f"{name} {NETS[name][2]}" for name in names))
 
 
 def memory():
@@ -195,10 +177,9 @@ def main():
     warnings.filterwarnings("ignore")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     torch.set_num_threads(CORES)
-    nets = {name: network(name) for name in arguments.models}
-    for name, (model, path) in nets.items():
-        integrated_gradients(name, model, arguments.repeats)
-        gradient(name, path, arguments.repeats)
+    for name in arguments.models:
+        integrated_gradients(name, network(name), arguments.repeats)
+    gradient(arguments.models)
     memory()
     overhead(arguments.repeats)
 

@@ -2,14 +2,14 @@
 
 use explaind::{
     engine::backend_ort::{OrtOptions, OrtSession, load_runtime},
-    onnx::{graph::Graph, write_model},
+    onnx::graph::Graph,
     tensor::Tensor,
 };
 use indexmap::IndexMap;
 use ndarray::Axis;
 
 pub fn open(graph: &Graph) -> OrtSession {
-    OrtSession::open_bytes(load_runtime(None, 0).unwrap(), &write_model(graph), &OrtOptions::default()).unwrap()
+    OrtSession::open(load_runtime(None, 0).unwrap(), graph, &OrtOptions::default()).unwrap()
 }
 
 /// All outputs by name.
