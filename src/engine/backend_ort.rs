@@ -17,11 +17,19 @@ use ort::{
     ep::{ArenaExtendStrategy, CPU, CUDA, cuda::ConvAlgorithmSearch},
     logging::LogLevel,
     memory::MemoryInfo,
+    operator::{
+        ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
+        ShapeInferenceContext,
+    },
     session::{RunOptions, Session, SessionInputValue, builder::SessionBuilder},
-    value::{Shape, TensorRef, TensorRefMut},
+    value::{Shape, TensorElementType, TensorRef, TensorRefMut},
 };
 
-use super::{provider::Provider, weights::lend};
+use super::{
+    max_pool::{self, Window},
+    provider::Provider,
+    weights::lend,
+};
 use crate::{
     onnx::{
         graph::{Element, Graph, Literal, Node, ValueInfo, ValueType},
@@ -169,12 +177,14 @@ impl Stop {
 }
 
 impl OrtSession {
-    /// Opens a session of a graph. On the CPU its large matrices are not copied: the session reads them where the graph has them.
+    /// Opens a session of a graph. On the CPU its large matrices are not copied: the session reads them where the graph has them;
+    /// and max-pool gradients run on a kernel of our own.
     pub fn open(runtime: &Runtime, graph: &Graph, options: &OrtOptions) -> Result<Self, RuntimeError> {
         if options.provider != Provider::Cpu {
             return Self::open_bytes(runtime, &write_model(graph), options);
         }
-        let (graph, lent) = lend(graph);
+        let fused = max_pool::fuse(graph.clone()).map_err(|e| RuntimeError::Open { reason: e.to_string() })?;
+        let (graph, lent) = lend(&fused);
         let mut opened = Self::open_bytes(runtime, &write_model(&graph), options)?;
         opened.lent = lent.into_iter().map(|lent| Ok((lent.name, borrow(lent.literal)?))).collect::<Result<_, _>>()?;
         Ok(opened)
@@ -243,10 +253,81 @@ fn configure(runtime: &Runtime, options: &OrtOptions) -> Result<SessionBuilder, 
         let size = i64::try_from(*size).map_err(|e| RuntimeError::Open { reason: e.to_string() })?;
         builder = builder.with_dimension_override(name, size).map_err(open_error)?;
     }
+    if options.provider == Provider::Cpu {
+        let operators = OperatorDomain::new(max_pool::DOMAIN).and_then(|domain| domain.add(MaxPoolGradient));
+        builder = builder.with_operators(operators.map_err(open_error)?).map_err(open_error)?;
+    }
     if let Some(path) = &options.optimized_path {
         builder = builder.with_optimized_model_path(path).map_err(open_error)?;
     }
     Ok(builder)
+}
+
+/// `MaxPoolGradient(x, dy) -> dx`, planes dealt to the runtime's threads.
+struct MaxPoolGradient;
+
+impl Operator for MaxPoolGradient {
+    type Kernel<'attributes> = Window;
+
+    fn name(&self) -> &str {
+        max_pool::MAX_POOL_GRADIENT
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [const { OperatorInput::required(TensorElementType::Float32) }; 2]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+        match context.inputs().first() {
+            Some(x) => context.set_output(0, x),
+            None => Ok(()),
+        }
+    }
+
+    fn create_kernel<'attributes>(&self, context: &KernelContext<'attributes>) -> ort::Result<Window> {
+        let pair = |name: &str, default: usize| match context.get::<Vec<i64>>(name) {
+            None => Ok([default; 2]),
+            Some(values) => values
+                .get(..2)
+                .and_then(|pair| Some([usize::try_from(pair[0]).ok()?, usize::try_from(pair[1]).ok()?]))
+                .ok_or_else(|| ort::Error::new(format!("{name} must be two numbers or more, none negative"))),
+        };
+        Ok(Window {
+            kernel: pair("kernel_shape", 1)?,
+            strides: pair("strides", 1)?,
+            dilations: pair("dilations", 1)?,
+            pads: pair("pads", 0)?,
+        })
+    }
+}
+
+impl Kernel for Window {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let absent = || ort::Error::new("MaxPoolGradient takes x and dy and gives dx");
+        let (x, dy) = (context.input(0)?.ok_or_else(absent)?, context.input(1)?.ok_or_else(absent)?);
+        let ((x_shape, x), (dy_shape, dy)) = (x.try_extract_tensor::<f32>()?, dy.try_extract_tensor::<f32>()?);
+        let mut dx = context.output(0, x_shape.to_vec())?.ok_or_else(absent)?;
+        let (_, dx) = dx.try_extract_tensor_mut::<f32>()?;
+        let size = |shape: &Shape, axis: usize| shape.get(axis).map_or(0, |&size| size as usize);
+        let plane = [size(x_shape, 2), size(x_shape, 3)];
+        let (pixels, columns) = (plane[0] * plane[1], size(dy_shape, 3));
+        let outputs = size(dy_shape, 2) * columns;
+        if pixels == 0 || outputs == 0 || x.len() / pixels != dy.len() / outputs {
+            return Err(ort::Error::new("MaxPoolGradient: x and dy do not fit each other"));
+        }
+        let planes = x.chunks_exact(pixels).zip(dy.chunks_exact(outputs)).zip(dx.chunks_exact_mut(pixels));
+        let planes: Vec<_> = planes.map(Mutex::new).collect();
+        context.par_for(planes.len(), 0, |index| {
+            // Each plane is visited once: the lock is never waited for.
+            let mut plane_of = planes[index].lock().unwrap_or_else(PoisonError::into_inner);
+            let ((x, dy), dx) = &mut *plane_of;
+            max_pool::max_pool_gradient(self, x, plane, dy, columns, dx);
+        })
+    }
 }
 
 fn borrow(literal: Literal) -> Result<LentValue, RuntimeError> {

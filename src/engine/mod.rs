@@ -5,6 +5,7 @@ mod backend;
 pub mod backend_ort;
 mod desk;
 mod lanes;
+mod max_pool;
 pub mod provider;
 mod sessions;
 mod weights;
