@@ -1,4 +1,4 @@
-//! The command line: fit-patterns and derive. Errors are told with their causes; the exit code is 1.
+//! The command line. Errors are told with their causes; the exit code is 1.
 
 mod commands;
 
@@ -13,15 +13,27 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Serve explanations over HTTP
+    Serve(commands::serve::Serve),
+    /// Explain one image without a server
+    Explain(commands::explain::Explain),
     /// Fit the patterns of PatternAttribution and PGIG, and write patterns.safetensors beside the model
     FitPatterns(commands::fit_patterns::FitPatterns),
     /// Write a derived graph as ONNX
     Derive(commands::derive::Derive),
+    /// Print the OpenAPI document as YAML
+    Openapi,
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Serve(command) => command.run(),
+        Command::Explain(command) => command.run(),
         Command::FitPatterns(command) => command.run(),
         Command::Derive(command) => command.run(),
+        Command::Openapi => {
+            print!("{}", explaind::api::document::to_yaml().map_err(anyhow::Error::msg)?);
+            Ok(())
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! One file for each sub-command.
 
 pub mod derive;
+pub mod explain;
 pub mod fit_patterns;
+pub mod serve;
 
 use std::sync::Arc;
 
@@ -23,8 +25,12 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        Ok(settings::load(&self.flags, std::env::vars())?)
+    }
+
     pub fn load(&self) -> anyhow::Result<(Settings, Arc<Model>)> {
-        let settings = settings::load(&self.flags, std::env::vars())?;
+        let settings = self.settings()?;
         let registry = Registry::load(&settings.models, settings.default_model.as_deref())?;
         let model = match &self.model {
             None => registry.default(),

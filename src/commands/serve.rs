@@ -1,0 +1,28 @@
+//! `explaind serve`: the HTTP service, until SIGINT or SIGTERM.
+
+use clap::Args;
+use explaind::{
+    api::server,
+    app::App,
+    settings::{self, Flags, LogFormat},
+    telemetry,
+};
+
+#[derive(Args)]
+pub struct Serve {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+impl Serve {
+    pub fn run(self) -> anyhow::Result<()> {
+        let settings = settings::load(&self.flags, std::env::vars())?;
+        telemetry::install_tracing(&settings.log, settings.log_format == LogFormat::Json)?;
+        let app = App::start(settings)?;
+        tokio::runtime::Runtime::new()?.block_on(async {
+            let listener = server::listen(&app).await?;
+            tracing::info!(address = %listener.local_addr()?, models = app.model_ids().join(", "), "serving");
+            Ok(server::serve(app, listener, server::stop_signal()).await?)
+        })
+    }
+}
