@@ -60,7 +60,7 @@ impl Derive {
             },
         };
         let derived = derive(&model.graph, &spec, model.patterns.as_ref())?;
-        std::fs::write(&self.output, write_model(&derived.graph))?;
+        std::fs::write(&self.output, write_model(&derived.graph)?)?;
         Ok(())
     }
 }

@@ -181,11 +181,11 @@ impl OrtSession {
     /// and max-pool gradients run on a kernel of our own.
     pub fn open(runtime: &Runtime, graph: &Graph, options: &OrtOptions) -> Result<Self, RuntimeError> {
         if options.provider != Provider::Cpu {
-            return Self::open_bytes(runtime, &write_model(graph), options);
+            return Self::open_bytes(runtime, &encode(graph)?, options);
         }
         let fused = max_pool::fuse(graph.clone()).map_err(|e| RuntimeError::Open { reason: e.to_string() })?;
         let (graph, lent) = lend(&fused);
-        let mut opened = Self::open_bytes(runtime, &write_model(&graph), options)?;
+        let mut opened = Self::open_bytes(runtime, &encode(&graph)?, options)?;
         opened.lent = lent.into_iter().map(|lent| Ok((lent.name, borrow(lent.literal)?))).collect::<Result<_, _>>()?;
         Ok(opened)
     }
@@ -336,6 +336,10 @@ fn borrow(literal: Literal) -> Result<LentValue, RuntimeError> {
     // the runtime only reads. They may be unaligned, since they lie in a file; the runtime's matrix products load unaligned.
     let value = unsafe { TensorRefMut::from_raw(MemoryInfo::default(), data, Shape::from(literal.shape)) };
     Ok(LentValue { value: value.map_err(open_error)?, _bytes: literal.bytes })
+}
+
+fn encode(graph: &Graph) -> Result<Vec<u8>, RuntimeError> {
+    write_model(graph).map_err(|error| RuntimeError::Open { reason: error.to_string() })
 }
 
 fn open_error<R>(error: ort::Error<R>) -> RuntimeError {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::graph::{Dim, Element, ValueType};
+use super::write::LARGEST_MODEL;
 
 #[derive(Debug, thiserror::Error)]
 pub enum OnnxError {
@@ -15,6 +16,8 @@ pub enum OnnxError {
     Model(Vec<Fault>),
     #[error("pass {pass} broke the graph: {}", join(faults))]
     Pass { pass: &'static str, faults: Vec<Fault> },
+    #[error("the model takes {bytes} bytes in one piece, of which ONNX allows {LARGEST_MODEL}: use a smaller model")]
+    TooLarge { bytes: usize },
 }
 
 /// One fault. `node` is the node's name or, when it has none, its first output.
@@ -30,6 +33,10 @@ pub enum Fault {
     NoOpset,
     #[error("{value} is not a tensor with an element type and a shape")]
     NotATensor { value: String },
+    #[error(
+        "the type of output {value} is not stored and does not follow from the graph: export the model with shapes"
+    )]
+    Untyped { value: String },
     #[error("sparse initializer {value} is not supported: make it dense")]
     Sparse { value: String },
     #[error("tensor {value}: {reason}")]

@@ -15,7 +15,7 @@ pub use error::{Fault, OnnxError};
 pub use external::map_file;
 pub use read::{NEWEST_OPSET, OLDEST_OPSET, read_bytes, read_model};
 pub use types::{Types, infer, infer_node};
-pub use write::{ExternalRef, write_model, write_model_external};
+pub use write::{ExternalRef, LARGEST_MODEL, write_model, write_model_external};
 
 #[cfg(test)]
 mod tests;

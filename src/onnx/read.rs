@@ -13,9 +13,11 @@ use super::external::{ExternalFiles, map_file};
 use super::graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
 use super::passes::{find_faults, sort};
 use super::proto::attribute_proto::AttributeType;
-use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto, type_proto};
+use super::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto, type_proto,
+};
 use super::tensor_proto::read_tensor;
-use super::types::LARGEST_SIZE;
+use super::types::{LARGEST_SIZE, infer};
 
 pub const OLDEST_OPSET: i64 = 7;
 pub const NEWEST_OPSET: i64 = 22;
@@ -60,13 +62,16 @@ pub fn read_bytes(bytes: Bytes, folder: Option<&Path>) -> Result<Graph, OnnxErro
     let mut files = ExternalFiles::of(folder);
     read_initializers(&proto, &mut files, &mut graph, &mut faults);
     read_nodes(&proto, &mut files, &mut graph, &mut faults);
-    read_ends(&proto, &mut graph, &mut faults);
+    let declared = read_ends(&proto, &mut graph, &mut faults);
     // Later checks would only repeat what an unreadable tensor or a wrong opset caused.
     if faults.is_empty() {
         let cycle = sort(&mut graph).err();
         // Order faults after a failed sort are the cycle seen again.
         faults.extend(find_faults(&graph).into_iter().filter(|fault| !matches!(fault, Fault::Order { .. })));
         faults.extend(cycle);
+    }
+    if faults.is_empty() {
+        complete_outputs(&mut graph, declared, &mut faults)?;
     }
     if faults.is_empty() { Ok(graph) } else { Err(OnnxError::Model(faults)) }
 }
@@ -179,28 +184,81 @@ fn constant_value(node: &Node) -> Option<Literal> {
     }
 }
 
-/// Inputs and outputs; inputs that are initializers too are constants and no inputs here.
-fn read_ends(proto: &GraphProto, graph: &mut Graph, faults: &mut Vec<Fault>) {
-    let stored: HashSet<&str> = proto.initializer.iter().map(|tensor| tensor.name()).collect();
-    let mut read_all = |values: Vec<&ValueInfoProto>| -> Vec<ValueInfo> {
-        let read = values.into_iter().map(|value| read_value(value).ok_or(value.name()));
-        read.filter_map(|r| r.map_err(|value| faults.push(Fault::NotATensor { value: value.into() })).ok()).collect()
-    };
-    graph.inputs = read_all(proto.input.iter().filter(|input| !stored.contains(input.name())).collect());
-    graph.outputs = read_all(proto.output.iter().collect());
+/// What a file says of a value's type: either part may be missing.
+struct Declared {
+    element: Option<Element>,
+    shape: Option<Vec<Dim>>,
 }
 
-fn read_value(proto: &ValueInfoProto) -> Option<ValueInfo> {
+/// Inputs, without those that are initializers too (they are constants), and outputs, whose types may still be incomplete.
+fn read_ends(proto: &GraphProto, graph: &mut Graph, faults: &mut Vec<Fault>) -> Vec<Declared> {
+    let stored: HashSet<&str> = proto.initializer.iter().map(|tensor| tensor.name()).collect();
+    for input in proto.input.iter().filter(|input| !stored.contains(input.name())) {
+        match read_declared(input) {
+            Some(Declared { element: Some(element), shape: Some(shape) }) => {
+                graph.inputs.push(ValueInfo { name: input.name().into(), value_type: ValueType { element, shape } });
+            }
+            _ => faults.push(Fault::NotATensor { value: input.name().into() }),
+        }
+    }
+    let mut declared = Vec::with_capacity(proto.output.len());
+    for output in &proto.output {
+        let Some(found) = read_declared(output) else {
+            faults.push(Fault::NotATensor { value: output.name().into() });
+            continue;
+        };
+        let (element, shape) = (found.element.unwrap_or(Element::Float), found.shape.clone().unwrap_or_default());
+        graph.outputs.push(ValueInfo { name: output.name().into(), value_type: ValueType { element, shape } });
+        declared.push(found);
+    }
+    declared
+}
+
+/// Gives the outputs what the file leaves out of their types and the graph tells.
+fn complete_outputs(graph: &mut Graph, declared: Vec<Declared>, faults: &mut Vec<Fault>) -> Result<(), OnnxError> {
+    if declared.iter().all(|declared| declared.element.is_some() && declared.shape.is_some()) {
+        return Ok(());
+    }
+    let types = infer(graph)?;
+    for (output, declared) in graph.outputs.iter_mut().zip(declared) {
+        output.value_type = match (declared, types.get(&output.name)) {
+            (Declared { element: Some(element), shape: Some(shape) }, _) => ValueType { element, shape },
+            (Declared { element, shape }, Some(inferred)) => ValueType {
+                element: element.unwrap_or(inferred.element),
+                shape: shape.unwrap_or_else(|| inferred.shape.clone()),
+            },
+            _ => {
+                faults.push(Fault::Untyped { value: output.name.clone() });
+                continue;
+            }
+        };
+    }
+    Ok(())
+}
+
+/// None when the value is no tensor, or of an element type or size that is not supported.
+fn read_declared(proto: &ValueInfoProto) -> Option<Declared> {
+    let tensor = match proto.r#type.as_ref().and_then(|kind| kind.value.as_ref()) {
+        None => return Some(Declared { element: None, shape: None }),
+        Some(type_proto::Value::TensorType(tensor)) => tensor,
+        Some(_) => return None,
+    };
+    let element = match tensor.elem_type() {
+        0 => None,
+        code => Some(Element::from_code(code)?),
+    };
+    let shape = tensor.shape.as_ref().map(|shape| read_shape(proto.name(), shape));
+    let fits = shape.iter().flatten().filter_map(Dim::known).all(|size| size <= LARGEST_SIZE);
+    fits.then_some(Declared { element, shape })
+}
+
+/// Dimensions without a positive size or a name get the value's name and their axis.
+fn read_shape(value: &str, shape: &TensorShapeProto) -> Vec<Dim> {
     use tensor_shape_proto::dimension::Value as DimValue;
-    let type_proto::Value::TensorType(tensor) = proto.r#type.as_ref()?.value.as_ref()? else { return None };
-    let element = Element::from_code(tensor.elem_type())?;
-    let name = proto.name().to_string();
-    let shape = tensor.shape.as_ref()?.dim.iter().enumerate().map(|(axis, dim)| match &dim.value {
+    let dims = shape.dim.iter().enumerate().map(|(axis, dim)| match &dim.value {
         Some(DimValue::DimValue(size)) if *size > 0 => Dim::Known(*size as usize),
         Some(DimValue::DimParam(symbol)) if !symbol.is_empty() => Dim::Symbol(symbol.clone()),
-        _ => Dim::Symbol(format!("{name}.{axis}")),
+        _ => Dim::Symbol(format!("{value}.{axis}")),
     });
-    let shape: Vec<Dim> = shape.collect();
-    let fits = shape.iter().filter_map(Dim::known).all(|size| size <= LARGEST_SIZE);
-    fits.then_some(ValueInfo { value_type: ValueType { element, shape }, name })
+    dims.collect()
 }

@@ -1,8 +1,9 @@
 //! Graph -> bytes of an ONNX model. Equal graphs give identical bytes: attributes, metadata and initializers are sorted by name.
-//! Protobuf ends at 2 GB: larger models keep their weights outside (`write_model_external`).
+//! Protobuf ends at 2 GB: a larger model is refused, unless its weights lie outside (`write_model_external`).
 
 use prost::Message;
 
+use super::error::OnnxError;
 use super::graph::{Attribute, Dim, Graph, Literal, Node, ValueInfo};
 use super::proto::attribute_proto::AttributeType;
 use super::proto::tensor_proto::DataLocation;
@@ -12,6 +13,9 @@ use super::proto::{
 };
 use super::tensor_proto::{describe_tensor, write_tensor};
 
+/// Bytes of the largest protobuf message.
+pub const LARGEST_MODEL: usize = i32::MAX as usize;
+
 /// Where the bytes of an initializer lie: `location` is relative to the model's folder; the length is the literal's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalRef {
@@ -20,8 +24,8 @@ pub struct ExternalRef {
     pub offset: u64,
 }
 
-/// The model with all weights inside.
-pub fn write_model(graph: &Graph) -> Vec<u8> {
+/// The model with all weights inside; an error above [`LARGEST_MODEL`], before anything is copied.
+pub fn write_model(graph: &Graph) -> Result<Vec<u8>, OnnxError> {
     write_model_external(graph, usize::MAX, &mut |_, _| None)
 }
 
@@ -30,7 +34,7 @@ pub fn write_model_external(
     graph: &Graph,
     threshold_bytes: usize,
     place: &mut dyn FnMut(&str, &Literal) -> Option<ExternalRef>,
-) -> Vec<u8> {
+) -> Result<Vec<u8>, OnnxError> {
     let mut initializers: Vec<_> = graph.initializers.iter().collect();
     initializers.sort_by_key(|(name, _)| name.as_str());
     let initializer = initializers.into_iter().map(|(name, literal)| {
@@ -58,7 +62,10 @@ pub fn write_model_external(
         metadata_props: graph.metadata.iter().map(|(key, value)| entry(key, value.clone())).collect(),
         ..ModelProto::default()
     };
-    model.encode_to_vec()
+    match model.encoded_len() {
+        bytes if bytes > LARGEST_MODEL => Err(OnnxError::TooLarge { bytes }),
+        _ => Ok(model.encode_to_vec()),
+    }
 }
 
 fn external_tensor(name: &str, literal: &Literal, at: &ExternalRef) -> TensorProto {

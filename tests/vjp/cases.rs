@@ -304,6 +304,12 @@ fn normalisations() -> Vec<Case> {
         Case::new("LayerNormalization", "last axis", &[3, 4], &[In::X, noise(&[4]), noise(&[4])]),
         Case::new("LayerNormalization", "two axes", &[3, 4], &[In::X, noise(&[3, 4])]).with("axis", 1),
         Case::new("InstanceNormalization", "an image", &[3, 3, 3], &[In::X, noise(&[3]), noise(&[3])]),
+        Case::new("GroupNormalization", "a scale per group", &[6, 2, 3], &[In::X, noise(&[3]), noise(&[3])])
+            .with("num_groups", 3)
+            .opset(18),
+        Case::new("GroupNormalization", "a scale per channel", &[6, 2, 3], &[In::X, noise(&[6]), noise(&[6])])
+            .with("num_groups", 3)
+            .opset(21),
     ]
 }
 

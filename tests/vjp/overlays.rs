@@ -362,7 +362,7 @@ fn without_rule_sets_it_is_the_forward_graph() {
 #[test]
 fn deriving_twice_gives_identical_bytes() {
     let (w, p) = (weights(), stored(&patterns()));
-    let bytes = || write_model(&derive(&net(&w), &spec(&RuleSetId::ALL), Some(&p)).unwrap());
+    let bytes = || write_model(&derive(&net(&w), &spec(&RuleSetId::ALL), Some(&p)).unwrap()).unwrap();
     assert_eq!(bytes(), bytes());
 }
 

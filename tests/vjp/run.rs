@@ -31,7 +31,8 @@ pub struct Net(OrtSession);
 impl Net {
     pub fn open(graph: &Graph) -> Result<Self, String> {
         let runtime = load_runtime(None, 2).map_err(|error| error.to_string())?;
-        let session = OrtSession::open_bytes(runtime, &write_model(graph), &OrtOptions::default());
+        let bytes = write_model(graph).map_err(|error| error.to_string())?;
+        let session = OrtSession::open_bytes(runtime, &bytes, &OrtOptions::default());
         session.map(Self).map_err(|error| error.to_string())
     }
 

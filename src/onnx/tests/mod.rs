@@ -1,6 +1,8 @@
 //! Tests of the room: small graphs built here, and the models of this crate's tests written by hand as protobuf messages.
 
+mod passes;
 mod read;
+mod types;
 
 use std::collections::BTreeMap;
 

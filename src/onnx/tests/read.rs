@@ -8,7 +8,7 @@ use super::{graph, value};
 use crate::onnx::graph::{Attribute, Element, Graph, Literal, Node};
 use crate::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    ValueInfoProto,
+    ValueInfoProto, type_proto,
 };
 use crate::onnx::{ExternalRef, read_bytes, read_model, write_model, write_model_external};
 
@@ -31,7 +31,7 @@ fn linear() -> Graph {
 }
 
 fn proto(edit: impl FnOnce(&mut GraphProto)) -> Bytes {
-    let mut model = ModelProto::decode(write_model(&linear()).as_slice()).unwrap();
+    let mut model = ModelProto::decode(write_model(&linear()).unwrap().as_slice()).unwrap();
     edit(model.graph.as_mut().unwrap());
     model.encode_to_vec().into()
 }
@@ -48,7 +48,7 @@ fn entry(key: &str, value: &str) -> StringStringEntryProto {
 fn a_written_graph_reads_back_equal_with_unknown_attributes_and_domains() {
     let mut source = linear();
     source.metadata.insert("author".into(), "us".into());
-    assert_eq!(read_bytes(write_model(&source).into(), None).unwrap(), source);
+    assert_eq!(read_bytes(write_model(&source).unwrap().into(), None).unwrap(), source);
 }
 
 #[test]
@@ -56,12 +56,12 @@ fn equal_graphs_give_identical_bytes() {
     let (one, mut two) = (linear(), linear());
     two.initializers.reverse();
     assert_eq!(one, two);
-    assert_eq!(write_model(&one), write_model(&two));
+    assert_eq!(write_model(&one).unwrap(), write_model(&two).unwrap());
 }
 
 #[test]
 fn weights_share_the_memory_of_the_file() {
-    let bytes = Bytes::from(write_model(&linear()));
+    let bytes = Bytes::from(write_model(&linear()).unwrap());
     let span = bytes.as_ptr_range();
     let read = read_bytes(bytes.clone(), None).unwrap();
     assert!(read.initializers.values().all(|literal| span.contains(&literal.bytes.as_ptr())));
@@ -71,6 +71,42 @@ fn weights_share_the_memory_of_the_file() {
 fn initializers_listed_as_inputs_are_no_inputs() {
     let bytes = proto(|g| g.input.push(ValueInfoProto { name: Some("w".into()), r#type: None }));
     assert_eq!(read_bytes(bytes, None).unwrap().inputs, linear().inputs);
+}
+
+#[test]
+fn outputs_stored_without_a_type_get_the_inferred_one() {
+    let stored = |name: &str, edit: &dyn Fn(&mut type_proto::Tensor)| {
+        read_bytes(
+            proto(|g| {
+                let Some(output) = g.output.first_mut() else { return };
+                output.name = Some(name.into());
+                let kind = output.r#type.as_mut().and_then(|kind| kind.value.as_mut());
+                let Some(type_proto::Value::TensorType(tensor)) = kind else { return };
+                edit(tensor);
+            }),
+            None,
+        )
+    };
+    let product = vec![value("xw", &[0, 2])];
+    assert_eq!(stored("xw", &|tensor| tensor.shape = None).unwrap().outputs, product);
+    assert_eq!(stored("xw", &|tensor| tensor.elem_type = None).unwrap().outputs, product);
+    let untyped = read_bytes(proto(|g| g.output[0] = ValueInfoProto { name: Some("xw".into()), r#type: None }), None);
+    assert_eq!(untyped.unwrap().outputs, product);
+    let told = stored("y", &|tensor| tensor.shape = None).unwrap_err().to_string();
+    assert!(told.contains("the type of output y is not stored and does not follow from the graph"), "{told}");
+    let told = refusal(|g| g.input[0].r#type = None);
+    assert!(told.contains("x is not a tensor with an element type and a shape"), "{told}");
+}
+
+#[test]
+fn a_model_above_two_gigabytes_is_refused_unless_its_weights_lie_outside() {
+    let mut source = linear();
+    let weights = Literal { element: Element::Uint8, shape: vec![1 << 20], bytes: vec![0; 1 << 20].into() };
+    source.initializers.extend((0..2048).map(|i| (format!("large{i}"), weights.clone())));
+    let told = write_model(&source).unwrap_err().to_string();
+    assert!(told.contains("of which ONNX allows 2147483647"), "{told}");
+    let outside = |_: &str, _: &Literal| Some(ExternalRef { location: "w.bin".into(), offset: 0 });
+    assert!(write_model_external(&source, 1 << 20, &mut { outside }).is_ok());
 }
 
 #[test]
@@ -165,7 +201,7 @@ fn wrong_byte_counts_and_shapes_are_refused() {
 #[test]
 fn opsets_and_ir_versions_outside_the_range_are_refused() {
     let with = |opset: Option<i64>, ir: i64| {
-        let mut model = ModelProto::decode(write_model(&linear()).as_slice()).unwrap();
+        let mut model = ModelProto::decode(write_model(&linear()).unwrap().as_slice()).unwrap();
         model.ir_version = Some(ir);
         model.opset_import = opset
             .map(|v| OperatorSetIdProto { domain: Some("ai.onnx".into()), version: Some(v) })
@@ -182,7 +218,7 @@ fn opsets_and_ir_versions_outside_the_range_are_refused() {
 
 #[test]
 fn a_truncated_or_empty_model_is_refused() {
-    let bytes = Bytes::from(write_model(&linear()));
+    let bytes = Bytes::from(write_model(&linear()).unwrap());
     assert!(read_bytes(bytes.slice(..bytes.len() - 3), None).is_err());
     assert!(read_bytes(Bytes::new(), None).unwrap_err().to_string().contains("no graph"));
     assert!(read_model(Path::new("no/such.onnx")).unwrap_err().to_string().contains("no/such.onnx"));
@@ -197,6 +233,7 @@ fn external_weights_read_back_equal() {
         weights.extend_from_slice(&literal.bytes);
         Some(ExternalRef { location: "w.bin".into(), offset })
     });
+    let model = model.unwrap();
     assert_eq!(weights.len(), 16 + 24, "the bias is below the threshold");
     std::fs::write(folder.path().join("w.bin"), &weights).unwrap();
     std::fs::write(folder.path().join("model.onnx"), &model).unwrap();
@@ -248,7 +285,7 @@ fn sub_graphs_are_kept_and_name_what_they_capture() {
     let read = read_bytes(bytes, None).unwrap();
     assert!(matches!(read.nodes[1].attributes["then_branch"], Attribute::Opaque(_)));
     assert_eq!(read.nodes[1].captured(), ["xw"]);
-    assert_eq!(read_bytes(write_model(&read).into(), None).unwrap(), read);
+    assert_eq!(read_bytes(write_model(&read).unwrap().into(), None).unwrap(), read);
 }
 
 proptest! {
@@ -259,13 +296,13 @@ proptest! {
 
     #[test]
     fn mutated_models_never_panic(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
-        let mut bytes = write_model(&linear());
+        let mut bytes = write_model(&linear()).unwrap();
         for (at, byte) in changes {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
         if let Ok(read) = read_bytes(bytes.into(), None) {
-            write_model(&read);
+            write_model(&read).unwrap();
         }
     }
 }
