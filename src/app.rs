@@ -3,10 +3,8 @@
 
 pub mod answer;
 mod input;
-pub mod npy;
 pub mod options;
 pub mod plan;
-pub mod pool;
 
 use std::{sync::Arc, time::Instant};
 
@@ -18,21 +16,21 @@ use crate::{
     image::{ImageError, geometry::Geometry},
     methods::{
         Fault, Faults,
-        drive::{self, Explained, MethodError, Prediction, Timing},
+        drive::{self, Explained, Means, MethodError, Prediction, Timing},
     },
     model::{
         Model,
         registry::{Registry, RegistryError},
     },
+    pool::{Pool, WorkPanicked},
     render::{RenderError, encode::encode_png, heatmap::draw},
     settings::Settings,
     telemetry::{self, names},
-    tensor::Tensor,
+    tensor::{Tensor, TensorError},
 };
 use answer::TimingMs;
 use input::{Prepared, Upload};
 use plan::{Plan, PredictPlan};
-use pool::{Pool, WorkPanicked};
 
 pub use input::Input;
 
@@ -95,14 +93,12 @@ pub enum AppError {
     TakesTensors { model: String, shape: Vec<usize> },
     #[error("the tensor has {found} elements; {limit} are allowed")]
     TooManyElements { found: usize, limit: usize },
-    #[error("the tensor has {count} value(s) that are not finite, the first {value} at {index:?}")]
-    NotFinite { count: usize, index: Vec<usize>, value: f32 },
     #[error("there is no input in this request")]
     NoInput,
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error(transparent)]
-    Npy(#[from] npy::NpyError),
+    Tensor(#[from] TensorError),
     #[error(transparent)]
     Render(#[from] RenderError),
     #[error(transparent)]
@@ -159,6 +155,10 @@ impl App {
     /// Where blocking work of a request belongs.
     pub fn pool(&self) -> &Pool {
         &self.parts.pool
+    }
+
+    fn means<'a>(&'a self, caller: &'a Caller) -> Means<'a> {
+        Means { engine: self.engine(), pool: self.pool(), caller }
     }
 
     /// Explains every input: one explanation each, or k each for `top:k`, in order.
@@ -231,7 +231,7 @@ impl App {
             uploaded_baseline: task.uploaded.clone(),
             max_evaluations: Some(self.settings().max_interactive_evaluations / task.count),
         };
-        let explained = drive::explain(self.engine(), &plan.model, prepared.tensor.clone(), &request, caller)
+        let explained = drive::explain(self.means(caller), &plan.model, prepared.tensor.clone(), &request)
             .await
             .map_err(|error| whole_cost(error, task.count, self.settings().max_interactive_evaluations))?;
         let before_render = Instant::now();
@@ -270,7 +270,7 @@ impl App {
         let started = Instant::now();
         let prepared = self.prepare(input, &plan.model).await?;
         let (predictions, timing) =
-            drive::predict(self.engine(), &plan.model, prepared.tensor, plan.top_k, caller).await?;
+            drive::predict(self.means(caller), &plan.model, prepared.tensor, plan.top_k).await?;
         telemetry::record_stage("decode", prepared.decode);
         telemetry::record_stage("preprocess", prepared.preprocess);
         let timing = TimingMs {
@@ -341,7 +341,8 @@ fn check_picture(plan: &Plan, inputs: &[Input]) -> Result<(), AppError> {
 /// Says which of several inputs an error is about; what concerns the whole request stays as it is.
 fn locate(error: AppError, input: usize, count: usize) -> AppError {
     match error {
-        AppError::Method(MethodError::Engine(_) | MethodError::TooCostly { .. }) | AppError::Panicked(_) => error,
+        AppError::Method(MethodError::Engine(_) | MethodError::TooCostly { .. } | MethodError::Panicked(_))
+        | AppError::Panicked(_) => error,
         other if count > 1 => AppError::AtInput { input, source: Box::new(other) },
         other => other,
     }

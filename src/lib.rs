@@ -15,6 +15,7 @@ pub mod methods;
 pub mod model;
 pub mod onnx;
 pub mod patterns;
+pub mod pool;
 pub mod render;
 pub mod settings;
 pub mod telemetry;

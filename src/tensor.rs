@@ -9,6 +9,10 @@ pub type Tensor = ndarray::ArrayD<f32>;
 
 /// As numpy before 2.0; more axes than any classifier has.
 pub const MAX_AXES: usize = 32;
+/// What every npy file starts with.
+pub const NPY_MAGIC: &[u8] = b"\x93NUMPY";
+/// NumPy writes 118 bytes for any usual array; the parser takes many times the header's size.
+const MAX_HEADER_BYTES: usize = 1024;
 /// Brackets in the header of a plain array: one dict, one shape. More would be nesting, which the parser recurses into.
 const MAX_HEADER_BRACKETS: usize = 4;
 
@@ -16,10 +20,12 @@ const MAX_HEADER_BRACKETS: usize = 4;
 pub enum TensorError {
     #[error("this is no npy file: {reason}")]
     Npy { reason: String },
-    #[error("the npy file holds {found}; expected float32 or float64, little-endian (numpy: x.astype('<f4'))")]
+    #[error("the npy file holds {found}; expected float32 or float64 (numpy: x.astype('float32'))")]
     ElementType { found: String },
     #[error("the npy header gives shape {shape:?}, which takes {expected_bytes} bytes; {found_bytes} bytes follow")]
     NpyLength { shape: Vec<usize>, expected_bytes: u128, found_bytes: usize },
+    #[error("the tensor cannot be written as npy: {reason}")]
+    Write { reason: String },
     #[error("shape {shape:?} takes {expected} numbers; data has {found}")]
     Count { shape: Vec<usize>, expected: u128, found: usize },
     #[error("the tensor has {axes} axes; at most {MAX_AXES} are allowed")]
@@ -30,7 +36,7 @@ pub enum TensorError {
     NotFinite { count: usize, total: usize, first: Vec<usize> },
 }
 
-/// The JSON form: `{"shape": [2, 2], "data": [1, 2, 3, 4]}`, row-major.
+/// float32 values in row-major order: the JSON form, `{"shape": [2, 2], "data": [1, 2, 3, 4]}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShapedData {
@@ -57,18 +63,20 @@ impl From<&Tensor> for ShapedData {
     }
 }
 
-/// Reads an npy file: float32, or float64 rounded to float32; little-endian; C or Fortran order (the result is row-major).
+/// Reads an npy file: float32, or float64 rounded to float32; any byte order; C or Fortran order (the result is row-major).
 pub fn read_npy(bytes: &[u8]) -> Result<Tensor, TensorError> {
     let unreadable = |fault: &dyn std::fmt::Display| TensorError::Npy { reason: fault.to_string() };
-    if header_text(bytes).iter().filter(|byte| b"([{".contains(byte)).count() > MAX_HEADER_BRACKETS {
-        return Err(unreadable(&"the header describes no plain array"));
+    let text = header_text(bytes);
+    let brackets = text.iter().filter(|byte| b"([{".contains(byte)).count();
+    if text.len() > MAX_HEADER_BYTES || brackets > MAX_HEADER_BRACKETS {
+        return Err(unreadable(&"its header is not that of a plain array"));
     }
     let mut rest = bytes;
     let header = Header::from_reader(&mut rest).map_err(|fault| unreadable(&fault))?;
     let element_type = header.type_descriptor.to_string();
     let element_bytes = match element_type.trim_matches(['\'', '"']) {
-        "<f4" => 4,
-        "<f8" => 8,
+        "<f4" | ">f4" => 4,
+        "<f8" | ">f8" => 8,
         found => return Err(TensorError::ElementType { found: found.to_owned() }),
     };
     let expected_bytes = element_count(&header.shape)?.saturating_mul(element_bytes);
@@ -88,7 +96,7 @@ pub fn read_npy(bytes: &[u8]) -> Result<Tensor, TensorError> {
 pub fn write_npy(tensor: &Tensor) -> Result<Vec<u8>, TensorError> {
     let mut bytes = Vec::with_capacity(128 + 4 * tensor.len());
     let rows = tensor.as_standard_layout();
-    rows.write_npy(&mut bytes).map_err(|fault| TensorError::Npy { reason: fault.to_string() })?;
+    rows.write_npy(&mut bytes).map_err(|fault| TensorError::Write { reason: fault.to_string() })?;
     Ok(bytes)
 }
 
@@ -174,8 +182,14 @@ mod tests {
     }
 
     #[test]
+    fn big_endian_is_read() {
+        let data: Vec<u8> = [0.1f32, -2.0].iter().flat_map(|value| value.to_be_bytes()).collect();
+        assert_eq!(read_npy(&npy(">f4", "False", "(2,)", &data)).unwrap().as_slice().unwrap(), [0.1f32, -2.0]);
+    }
+
+    #[test]
     fn other_element_types_are_refused_by_name() {
-        for descr in ["|u1", "<i8", ">f4", "<f2", "<c8"] {
+        for descr in ["|u1", "<i8", "<f2", "<c8"] {
             let error = read_npy(&npy(descr, "False", "(1,)", &[0; 8])).unwrap_err();
             assert_eq!(error, TensorError::ElementType { found: descr.to_owned() });
         }
@@ -193,6 +207,12 @@ mod tests {
     fn a_deeply_nested_header_is_refused_before_it_is_parsed() {
         let nested = format!("\n{}1{}", "(".repeat(20_000), ")".repeat(20_000));
         assert!(matches!(read_npy(&npy("<f4", "False", &nested, &[])), Err(TensorError::Npy { .. })));
+    }
+
+    #[test]
+    fn a_long_header_is_refused_before_it_is_parsed() {
+        let long = format!("(4,{})", " ".repeat(MAX_HEADER_BYTES));
+        assert!(matches!(read_npy(&npy("<f4", "False", &long, &floats(&[1.; 4]))), Err(TensorError::Npy { .. })));
     }
 
     #[test]

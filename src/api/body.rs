@@ -15,12 +15,12 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-use super::{Api, codes::ApiError};
+use super::{Api, codes::ApiError, negotiate::NPY};
 use crate::{
-    app::{AppError, Input, npy},
+    app::{AppError, Input},
     image::ALLOWED_TYPES,
     methods::{Fault, Faults},
-    tensor::Tensor,
+    tensor::{ShapedData, Tensor, read_npy},
 };
 
 /// The most images in one multipart request.
@@ -88,12 +88,12 @@ pub async fn read_posted(request: Request, api: &Api) -> Result<Posted, ApiError
     let essence = content_type.map(|text| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     match essence.as_deref() {
         Some("image/png" | "image/jpeg" | "image/webp" | "image/bmp") => read(request, api).await.map(Posted::Image),
-        Some(npy::CONTENT_TYPE) => read(request, api).await.map(Posted::Npy),
+        Some(NPY) => read(request, api).await.map(Posted::Npy),
         Some("application/json") => read(request, api).await.map(Posted::Json),
         Some("multipart/form-data") => read_multipart(request, api).await,
         _ => Err(ApiError::UnsupportedMediaType {
             found: essence,
-            allowed: format!("{ALLOWED_TYPES}, {}, application/json or multipart/form-data", npy::CONTENT_TYPE),
+            allowed: format!("{ALLOWED_TYPES}, {}, application/json or multipart/form-data", NPY),
         }),
     }
 }
@@ -156,7 +156,7 @@ impl Posted {
         match self {
             Self::Image(bytes) => Ok(Contents { inputs: vec![Input::Image(bytes)], ..Contents::default() }),
             Self::Npy(bytes) => {
-                let tensor = npy::read(&bytes).map_err(AppError::from)?;
+                let tensor = read_npy(&bytes).map_err(AppError::from)?;
                 Ok(Contents { inputs: vec![Input::Tensor(tensor)], ..Contents::default() })
             }
             Self::Json(bytes) => parse_json(&bytes),
@@ -185,7 +185,7 @@ fn parse_json(bytes: &[u8]) -> Result<Contents, ApiError> {
 fn one_of(
     image: Option<String>,
     image_field: &'static str,
-    tensor: Option<JsonTensor>,
+    tensor: Option<ShapedData>,
     tensor_field: &'static str,
 ) -> Result<Option<Input>, ApiError> {
     match (image, tensor) {
@@ -196,13 +196,10 @@ fn one_of(
                 .map_err(|error| ApiError::BrokenBase64 { field: image_field, reason: error.to_string() })?;
             Ok(Some(Input::Image(bytes.into())))
         }
-        (None, Some(JsonTensor { shape, data })) => {
-            let found = data.len();
-            let tensor = Tensor::from_shape_vec(shape.clone(), data).map_err(|_| {
-                let message = format!("shape {shape:?} does not hold {found} values");
-                let fault =
-                    Fault { param: tensor_field.into(), message, allowed: vec!["shape and data that agree".into()] };
-                AppError::from(Faults(vec![fault]))
+        (None, Some(shaped)) => {
+            let tensor = Tensor::try_from(shaped).map_err(|error| {
+                let (param, allowed) = (tensor_field.into(), vec!["shape and data that agree".into()]);
+                AppError::from(Faults(vec![Fault { param, message: error.to_string(), allowed }]))
             })?;
             Ok(Some(Input::Tensor(tensor)))
         }
@@ -214,17 +211,10 @@ fn one_of(
 #[derive(Default)]
 struct JsonBody {
     image: Option<String>,
-    tensor: Option<JsonTensor>,
+    tensor: Option<ShapedData>,
     baseline_image: Option<String>,
-    baseline_tensor: Option<JsonTensor>,
+    baseline_tensor: Option<ShapedData>,
     parameters: Map<String, Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct JsonTensor {
-    shape: Vec<usize>,
-    data: Vec<f32>,
 }
 
 impl<'de> Deserialize<'de> for JsonBody {

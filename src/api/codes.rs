@@ -6,11 +6,12 @@ use axum::http::StatusCode;
 
 use super::problem::RefusedCost;
 use crate::{
-    app::{AppError, npy::NpyError},
+    app::AppError,
     engine::EngineError,
     image::ImageError,
     methods::{Fault, Faults, drive::MethodError},
     render::RenderError,
+    tensor::TensorError,
 };
 
 /// Everything that a request can be answered with instead of what it asked for.
@@ -108,10 +109,9 @@ fn app_code(error: &AppError) -> Code {
             row("takes_tensors", StatusCode::UNPROCESSABLE_ENTITY, "Model that takes no images")
         }
         AppError::TooManyElements { .. } => row("tensor_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Tensor too large"),
-        AppError::NotFinite { .. } => row("not_finite", StatusCode::UNPROCESSABLE_ENTITY, "Values that are not finite"),
         AppError::NoInput => row("no_input", StatusCode::UNPROCESSABLE_ENTITY, "No input"),
         AppError::Image(error) => image_code(error),
-        AppError::Npy(error) => npy_code(error),
+        AppError::Tensor(error) => tensor_code(error),
         AppError::Method(error) => method_code(error),
         AppError::Render(error) => render_code(error),
         AppError::Panicked(_) | AppError::Encode { .. } => INTERNAL,
@@ -149,12 +149,18 @@ fn render_code(error: &RenderError) -> Code {
     }
 }
 
-fn npy_code(error: &NpyError) -> Code {
+fn tensor_code(error: &TensorError) -> Code {
     match error {
-        NpyError::Header { .. } | NpyError::Dtype { .. } | NpyError::Length { .. } => {
-            row("broken_npy", StatusCode::UNPROCESSABLE_ENTITY, "Array that cannot be read")
+        TensorError::Npy { .. }
+        | TensorError::ElementType { .. }
+        | TensorError::NpyLength { .. }
+        | TensorError::Count { .. }
+        | TensorError::Axes { .. }
+        | TensorError::Empty { .. } => row("broken_npy", StatusCode::UNPROCESSABLE_ENTITY, "Array that cannot be read"),
+        TensorError::NotFinite { .. } => {
+            row("not_finite", StatusCode::UNPROCESSABLE_ENTITY, "Values that are not finite")
         }
-        NpyError::Write { .. } => INTERNAL,
+        TensorError::Write { .. } => INTERNAL,
     }
 }
 
@@ -172,6 +178,7 @@ fn method_code(error: &MethodError) -> Code {
             row("model_not_finite", StatusCode::UNPROCESSABLE_ENTITY, "Model output that is not finite")
         }
         MethodError::Engine(error) => engine_code(error),
+        MethodError::Panicked(_) => INTERNAL,
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
         registry::METHODS,
     },
     render::options::HeatmapOptions,
+    tensor::ShapedData,
 };
 
 #[derive(OpenApi)]
@@ -216,18 +217,11 @@ pub struct MultipartRequest {
 pub struct JsonRequest {
     /// An encoded image, in base64.
     pub image: Option<String>,
-    pub tensor: Option<TensorRequest>,
+    pub tensor: Option<ShapedData>,
     /// An encoded image to use as `baseline=uploaded`, in base64.
     pub baseline_image: Option<String>,
     /// A tensor to use as `baseline=uploaded`.
-    pub baseline_tensor: Option<TensorRequest>,
-}
-
-/// float32 values in row-major order, in the model's own input space.
-#[derive(ToSchema)]
-pub struct TensorRequest {
-    pub shape: Vec<usize>,
-    pub data: Vec<f32>,
+    pub baseline_tensor: Option<ShapedData>,
 }
 
 const BAD_REQUEST: (u16, &str) = (400, "The body cannot be read.");

@@ -4,10 +4,12 @@ use axum::http::{HeaderMap, header};
 use mime::Mime;
 
 use super::codes::ApiError;
-use crate::app::{npy, options::Format};
+use crate::app::options::Format;
+
+pub const NPY: &str = "application/x-npy";
 
 const FORMATS: [(Format, &str); 3] =
-    [(Format::Png, "image/png"), (Format::Json, "application/json"), (Format::Npy, npy::CONTENT_TYPE)];
+    [(Format::Png, "image/png"), (Format::Json, "application/json"), (Format::Npy, NPY)];
 
 pub fn content_type(format: Format) -> &'static str {
     FORMATS.iter().find(|(known, _)| *known == format).map_or(mime::APPLICATION_OCTET_STREAM.as_ref(), |(_, name)| name)

@@ -1,6 +1,7 @@
 //! An explanation as JSON, npy or PNG: the only place where answers are put into bytes, for the server and the command line.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use ndarray::Axis;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::{
@@ -8,10 +9,10 @@ use utoipa::{
     openapi::schema::{ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type},
 };
 
-use super::{AppError, Explanation, npy, options::Encoding};
+use super::{AppError, Explanation, options::Encoding};
 use crate::{
     methods::{EndedBy, Refinement, drive::Prediction},
-    tensor::Tensor,
+    tensor::{Tensor, write_npy},
 };
 
 /// One explanation.
@@ -181,15 +182,20 @@ pub fn to_json(explanations: &[Explanation], encoding: Encoding) -> Result<Vec<u
 
 /// npy: the attribution; several have a leading axis.
 pub fn to_npy(explanations: &[Explanation]) -> Result<Vec<u8>, AppError> {
-    match explanations {
-        [one] => Ok(npy::write(&one.explained.attribution.scores)?),
-        many => Ok(npy::write_stack(many.iter().map(|one| one.explained.attribution.scores.as_ref()))?),
+    if let [one] = explanations {
+        return Ok(write_npy(&one.explained.attribution.scores)?);
     }
+    let scores: Vec<_> = explanations.iter().map(|one| one.explained.attribution.scores.view()).collect();
+    let stack = ndarray::stack(Axis(0), &scores).map_err(|error| AppError::Encode { reason: error.to_string() })?;
+    Ok(write_npy(&stack)?)
 }
 
 fn encode(tensor: &Tensor, encoding: Encoding) -> EncodedTensor {
     let data = match encoding {
-        Encoding::Base64 => Value::String(BASE64_STANDARD.encode(npy::little_endian_bytes(tensor))),
+        Encoding::Base64 => {
+            let bytes: Vec<u8> = tensor.iter().flat_map(|value| value.to_le_bytes()).collect();
+            Value::String(BASE64_STANDARD.encode(bytes))
+        }
         Encoding::List => nest(tensor.view()),
     };
     EncodedTensor { shape: tensor.shape().to_vec(), dtype: "float32", encoding, data }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use ndarray::{Axis, Dimension};
+use ndarray::Axis;
 
 use super::AppError;
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     methods::drive::MethodError,
     model::Model,
     settings::Settings,
-    tensor::Tensor,
+    tensor::{Tensor, check_finite},
 };
 
 /// An encoded image, or a tensor in the model's own input space: one input, or several along a leading axis.
@@ -123,11 +123,5 @@ fn check_tensor(tensor: &Tensor, model: &Model, max_elements: usize) -> Result<(
         let (model, found) = (model.id.clone(), tensor.shape().to_vec());
         return Err(MethodError::Shape { model, expected: expected.clone(), found }.into());
     }
-    let mut wrong = tensor.indexed_iter().filter(|(_, value)| !value.is_finite());
-    match wrong.next() {
-        None => Ok(()),
-        Some((index, value)) => {
-            Err(AppError::NotFinite { count: 1 + wrong.count(), index: index.slice().to_vec(), value: *value })
-        }
-    }
+    Ok(check_finite(tensor)?)
 }

@@ -54,7 +54,7 @@ impl Derive {
             pattern_layers: match self.pattern_layers {
                 None => model.manifest.pattern_layers.clone(),
                 Some(names) => match names.as_slice() {
-                    [one] => word(one).unwrap_or_else(|_| PatternLayers::Named(names)),
+                    [one] => word(one).unwrap_or(PatternLayers::Named(names)),
                     _ => PatternLayers::Named(names),
                 },
             },

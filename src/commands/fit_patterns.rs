@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use explaind::{
-    app::npy,
     autodiff::fit::Regime,
     engine::backend_ort::load_runtime,
     model::patterns::{self, Provenance},
     patterns::{Samples, fit},
+    tensor::read_npy,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -50,7 +50,7 @@ impl FitPatterns {
             (Some(folder), _) => (folder.clone(), Samples::in_folder(&folder, &model)?),
             (None, file) => {
                 let file = file.unwrap_or_default();
-                let tensor = npy::read(&std::fs::read(&file)?)?;
+                let tensor = read_npy(&std::fs::read(&file)?)?;
                 (file, Samples::in_tensor(tensor, &model)?)
             }
         };

@@ -246,8 +246,8 @@ fn configure(runtime: &Runtime, options: &OrtOptions) -> Result<SessionBuilder, 
     if options.provider == Provider::Cpu {
         // Kept arenas of several sessions would be most of the memory; see the memory budget of a batch.
         let cpu = CPU::default().with_arena_allocator(false).build();
-        builder =
-            builder.with_execution_providers([cpu]).and_then(|b| b.with_memory_pattern(false)).map_err(open_error)?;
+        builder = builder.with_execution_providers([cpu]).map_err(open_error)?;
+        builder = builder.with_memory_pattern(false).map_err(open_error)?;
     }
     for (name, size) in &options.dimensions {
         let size = i64::try_from(*size).map_err(|e| RuntimeError::Open { reason: e.to_string() })?;

@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use serde::Serialize;
 
 use super::{
-    Attribution, Fault, Faults, Step, Subject, head_value,
+    Attribution, Fault, Faults, Run, Step, Subject, head_value,
     parameters::{Facts, Parameters},
     target::{Classes, Goal, ranked},
 };
@@ -16,6 +16,7 @@ use crate::{
     engine::{Caller, Engine, EngineError, Point, Row},
     image::baseline::{self, Material},
     model::Model,
+    pool::{Pool, WorkPanicked},
     tensor::Tensor,
 };
 
@@ -35,10 +36,21 @@ pub enum MethodError {
     NotFinite { model: String },
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error(transparent)]
+    Panicked(#[from] WorkPanicked),
 }
 
 /// How many classes an answer lists.
 const TOP: usize = 5;
+
+/// What a request is worked on with, and for whom.
+#[derive(Clone, Copy)]
+pub struct Means<'a> {
+    pub engine: &'a Engine,
+    /// For a method's own arithmetic.
+    pub pool: &'a Pool,
+    pub caller: &'a Caller,
+}
 
 /// What to do with one input.
 #[derive(Clone, Debug)]
@@ -103,11 +115,10 @@ pub fn facts(model: &Model) -> Facts<'_> {
 
 /// Explains `input` (without batch axis): one answer, or k for `top:k`.
 pub async fn explain(
-    engine: &Engine,
+    means: Means<'_>,
     model: &Arc<Model>,
     input: Arc<Tensor>,
     request: &Request,
-    caller: &Caller,
 ) -> Result<Vec<Explained>, MethodError> {
     let parameters = &request.parameters;
     check(model, &input, parameters)?;
@@ -115,14 +126,17 @@ pub async fn explain(
     let mut effort = Effort::default();
     // A class of a model whose outputs cannot be counted beforehand is checked against the clean row.
     let first = target.needs_logits() || model.classes().is_none();
-    let cost = usize::from(first) + target.answers() * parameters.cost();
+    let cost = parameters.cost(first);
     if let Some(limit) = request.max_evaluations
         && cost > limit
     {
         return Err(MethodError::TooCostly { cost, limit });
     }
-    let baselines = resolve_baselines(model, &input, request)?;
-    let clean = if first { Some(forward(engine, model, &input, caller, &mut effort).await?) } else { None };
+    let baselines = {
+        let (model, input, request) = (model.clone(), input.clone(), request.clone());
+        means.pool.run(move || resolve_baselines(&model, &input, &request)).await??
+    };
+    let clean = if first { Some(forward(means, model, &input, &mut effort).await?) } else { None };
     if let Some(row) = &clean {
         check_classes(parameters, row.logits.len())?;
     }
@@ -136,22 +150,21 @@ pub async fn explain(
             baselines: baselines.clone(),
             parameters: Arc::new(Parameters { target: goal.target(), ..parameters.clone() }),
         };
-        answer(engine, model, subject, goal, clean.clone(), effort, caller)
+        answer(means, model, subject, goal, clean.clone(), effort)
     }))
     .await
 }
 
 /// The `top_k` best classes of `input` (without batch axis).
 pub async fn predict(
-    engine: &Engine,
+    means: Means<'_>,
     model: &Arc<Model>,
     input: Arc<Tensor>,
     top_k: usize,
-    caller: &Caller,
 ) -> Result<(Vec<Prediction>, Timing), MethodError> {
     check_shape(model, &input)?;
     let mut effort = Effort::default();
-    let row = forward(engine, model, &input, caller, &mut effort).await?;
+    let row = forward(means, model, &input, &mut effort).await?;
     Ok((predictions(model, &row, top_k), effort.timing))
 }
 
@@ -162,23 +175,24 @@ struct Effort {
 }
 
 async fn answer(
-    engine: &Engine,
+    means: Means<'_>,
     model: &Arc<Model>,
     subject: Subject,
     goal: Goal,
     mut clean: Option<Row>,
     mut effort: Effort,
-    caller: &Caller,
 ) -> Result<Explained, MethodError> {
     let Subject { input, parameters, .. } = subject.clone();
     let mut run = (parameters.method.build)(subject);
     let mut answers = Vec::new();
     let mut attribution = loop {
-        match run.step(&answers) {
+        let (same, step) = means.pool.run(move || step(run, answers)).await?;
+        run = same;
+        match step {
             Step::Done(attribution) => break attribution,
             Step::Evaluate(points) => {
                 let at = points.iter().position(|point| Arc::ptr_eq(&point.input, &input));
-                answers = evaluate(engine, model, &run.spec(), points, caller, &mut effort).await?;
+                answers = evaluate(means, model, &run.spec(), points, &mut effort).await?;
                 if let Some(row) = at.and_then(|at| answers.get(at))
                     && clean.is_none()
                 {
@@ -189,7 +203,7 @@ async fn answer(
     };
     let clean = match clean {
         Some(row) => row,
-        None => forward(engine, model, &input, caller, &mut effort).await?,
+        None => forward(means, model, &input, &mut effort).await?,
     };
     if clean.logits.iter().any(|logit| !logit.is_finite()) {
         return Err(MethodError::NotFinite { model: model.id.clone() });
@@ -208,16 +222,21 @@ async fn answer(
     })
 }
 
+/// Takes the run along, and frees the answers.
+fn step(mut run: Box<dyn Run>, answers: Vec<Row>) -> (Box<dyn Run>, Step) {
+    let step = run.step(&answers);
+    (run, step)
+}
+
 async fn evaluate(
-    engine: &Engine,
+    means: Means<'_>,
     model: &Arc<Model>,
     spec: &DeriveSpec,
     points: Vec<Point>,
-    caller: &Caller,
     effort: &mut Effort,
 ) -> Result<Vec<Row>, MethodError> {
     effort.evaluations += points.len();
-    let evaluated = engine.evaluate(model, spec, points, caller).await?;
+    let evaluated = means.engine.evaluate(model, spec, points, means.caller).await?;
     effort.timing.queue += evaluated.queue;
     effort.timing.model += evaluated.model;
     Ok(evaluated.rows)
@@ -225,10 +244,9 @@ async fn evaluate(
 
 /// The row of the clean input, finite, through the forward graph.
 async fn forward(
-    engine: &Engine,
+    means: Means<'_>,
     model: &Arc<Model>,
     input: &Arc<Tensor>,
-    caller: &Caller,
     effort: &mut Effort,
 ) -> Result<Row, MethodError> {
     let spec = DeriveSpec {
@@ -239,7 +257,7 @@ async fn forward(
         pattern_layers: PatternLayers::All,
     };
     let point = Point { input: input.clone(), seed: Arc::new([]) };
-    let rows = evaluate(engine, model, &spec, vec![point], caller, effort).await?;
+    let rows = evaluate(means, model, &spec, vec![point], effort).await?;
     rows.into_iter()
         .next()
         .filter(|row| row.logits.iter().all(|logit| logit.is_finite()))

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Fault, Faults,
     quadrature::Quadrature,
-    registry::{self, Method},
+    registry::{self, Cost, Method},
     target::{self, Classes, Target},
 };
 use crate::{
@@ -402,9 +402,11 @@ impl Parameters {
         if self.method.takes("baseline") { self.baseline.count() } else { 0 }
     }
 
-    /// Evaluations of one run at most.
-    pub fn cost(&self) -> usize {
-        (self.method.cost.count)(self)
+    /// Evaluations that explaining one input takes: at most under a `tolerance`, else exactly. `first`: the clean input is
+    /// evaluated before the runs.
+    pub fn cost(&self, first: bool) -> usize {
+        let Cost { count, asks_input, .. } = &self.method.cost;
+        self.target.answers() * count(self) + usize::from(first || !asks_input(self))
     }
 
     /// All of them, resolved, with the method: what an answer states, and what gives that answer again when posted.

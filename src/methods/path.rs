@@ -24,13 +24,14 @@ const REFINE: usize = 3;
 
 pub const COST: Cost = Cost {
     words: "per baseline n_steps (max_steps under a tolerance), and f(x') where scores sum to f(x) - f(x') and no point lies there; \
-            once f(x), likewise",
+            once f(x) where no point lies there",
     count: |parameters| {
         let points = nodes(parameters);
         let steps = if parameters.tolerance.is_some() { last_level(parameters.max_steps) } else { points.len() };
-        let ends = |alpha| usize::from(parameters.is_complete() && !points.iter().any(|node| node.alpha == alpha));
-        parameters.baseline.count() * (steps + ends(0.0)) + ends(1.0)
+        let start = parameters.is_complete() && !points.iter().any(|node| node.alpha == 0.0);
+        parameters.baseline.count() * (steps + usize::from(start))
     },
+    asks_input: |parameters| nodes(parameters).iter().any(|node| node.alpha == 1.0),
 };
 
 fn nodes(parameters: &Parameters) -> Vec<Node> {
@@ -313,27 +314,28 @@ mod tests {
 
     #[test]
     fn an_end_of_the_path_is_evaluated_once() {
-        let counts: [(Value, usize, usize); 8] = [
-            (json!({}), 1, 26),
-            (json!({"quadrature": "riemann_left"}), 1, 26),
-            (json!({"quadrature": "riemann_trapezoid"}), 1, 25),
-            (json!({"quadrature": "riemann_midpoint"}), 1, 27),
-            (json!({"quadrature": "gauss_legendre"}), 2, 2 * 26 + 1),
-            (json!({"seed": "value", "quadrature": "riemann_midpoint"}), 1, 25),
-            (json!({"multiply_by_inputs": false}), 1, 25),
-            (json!({"n_steps": 100}), 2, 202),
+        let counts: [(Value, usize, usize, usize); 8] = [
+            (json!({}), 1, 26, 0),
+            (json!({"quadrature": "riemann_left"}), 1, 26, 0),
+            (json!({"quadrature": "riemann_trapezoid"}), 1, 25, 0),
+            (json!({"quadrature": "riemann_midpoint"}), 1, 27, 0),
+            (json!({"quadrature": "gauss_legendre"}), 2, 2 * 26 + 1, 0),
+            (json!({"seed": "value", "quadrature": "riemann_midpoint"}), 1, 25, 1),
+            (json!({"multiply_by_inputs": false}), 1, 25, 0),
+            (json!({"n_steps": 100}), 2, 202, 0),
         ];
-        for (given, baselines, expected) in counts {
+        // The last: f(x) for the predictions alone, which the driver asks for.
+        for (given, baselines, expected, by_driver) in counts {
             let (_, count) = explain(given.clone(), X, &vec![START; baselines], formula);
             assert_eq!(count, expected, "{given}");
-            assert_eq!(cost(given, baselines), expected);
+            assert_eq!(cost(given, baselines), expected + by_driver);
         }
     }
 
     fn cost(mut given: Value, baselines: usize) -> usize {
         given["method"] = json!("integrated_gradients");
         given["baseline"] = json!(vec!["zero"; baselines].join("+"));
-        subject(&given, X, &[]).parameters.cost()
+        subject(&given, X, &[]).parameters.cost(false)
     }
 
     #[test]

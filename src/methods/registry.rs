@@ -24,14 +24,17 @@ pub struct Method {
     pub build: fn(Subject) -> Box<dyn Run>,
 }
 
-/// Evaluations of a derived graph: in words, and as a number (an upper bound under a `tolerance`).
+/// Evaluations of a derived graph per target (an upper bound under a `tolerance`).
 #[derive(Debug)]
 pub struct Cost {
     pub words: &'static str,
+    /// Without that of the input for f(x) alone: one evaluation serves all targets, and tells the predictions too.
     pub count: fn(&Parameters) -> usize,
+    /// Whether the input is among those counted.
+    pub asks_input: fn(&Parameters) -> bool,
 }
 
-const ONE: Cost = Cost { words: "1", count: |_| 1 };
+const ONE: Cost = Cost { words: "1", count: |_| 1, asks_input: |_| true };
 
 pub static METHODS: &[Method] = &[
     Method {
@@ -130,7 +133,7 @@ pub static METHODS: &[Method] = &[
         rule_sets: &[],
         seed: SeedRule::One,
         groups: &[REPORTED, RANDOM],
-        cost: Cost { words: "0", count: |_| 0 },
+        cost: Cost { words: "0, and 1 for the predictions", count: |_| 0, asks_input: |_| false },
         build: random::noise,
     },
 ];

@@ -250,7 +250,7 @@ fn resolve(
 
 /// Layout, channel count and the axes of height and width, when the input can be an image.
 fn image_axes(dims: &[Dim], layout: Option<Layout>) -> Option<(Layout, usize, [usize; 2])> {
-    let &[ref first, _, ref last] = dims else { return None };
+    let [first, _, last] = dims else { return None };
     let channels = |dim: &Dim| dim.known().filter(|count| [1, 3].contains(count));
     let nchw = || Some((Layout::Nchw, channels(first)?, [1, 2]));
     let nhwc = || Some((Layout::Nhwc, channels(last)?, [0, 1]));

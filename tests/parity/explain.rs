@@ -1,6 +1,9 @@
 //! What a request costs and how it is refused, through the engine.
 
-use explaind::methods::drive::{Explained, MethodError};
+use explaind::{
+    methods::drive::{Explained, Means, MethodError, predict},
+    pool::Pool,
+};
 use serde_json::{Value, json};
 
 use crate::small::{Dense, ask, caller, dense_net, engine, tensor};
@@ -25,7 +28,8 @@ fn scores(explained: &Explained) -> Vec<f32> {
 }
 
 #[tokio::test]
-async fn the_clean_input_is_evaluated_once() {
+async fn the_clean_input_is_evaluated_once_and_the_price_is_exact() {
+    let (engine, net) = (engine(), dense_net(linear()));
     for (given, evaluations) in [
         (json!({"method": "gradient", "target": 1}), 1),
         (json!({"method": "gradient"}), 2),
@@ -33,9 +37,12 @@ async fn the_clean_input_is_evaluated_once() {
         (json!({"method": "integrated_gradients", "target": 1, "quality": "fast"}), 10),
         (json!({"method": "integrated_gradients", "quality": "fast"}), 10),
         (json!({"method": "pgig", "target": 1}), 25),
+        (json!({"method": "pgig", "target": 1, "quadrature": "riemann_midpoint"}), 26),
         (json!({"method": "random", "target": 1}), 1),
     ] {
-        let answer = &explained(given.clone()).await[0];
+        let answer = &ask(&engine, &net, &X, &given, Some(evaluations)).await.unwrap()[0];
+        let refused = ask(&engine, &net, &X, &given, Some(evaluations - 1)).await.unwrap_err();
+        assert!(matches!(refused, MethodError::TooCostly { cost, .. } if cost == evaluations), "{given}: {refused}");
         assert_eq!(answer.evaluations, evaluations, "{given}");
         let best: Vec<usize> = answer.predictions.iter().map(|prediction| prediction.index).collect();
         assert_eq!(best, [0, 1, 2], "{given}");
@@ -104,8 +111,9 @@ async fn what_cannot_be_done_is_refused_before_any_work() {
 #[tokio::test]
 async fn predictions_are_the_best_classes() {
     let model = dense_net(linear());
-    let (predictions, _) =
-        explaind::methods::drive::predict(&engine(), &model, tensor(&X), 2, &caller()).await.unwrap();
+    let (engine, pool, caller) = (engine(), Pool::new(1), caller());
+    let means = Means { engine: &engine, pool: &pool, caller: &caller };
+    let (predictions, _) = predict(means, &model, tensor(&X), 2).await.unwrap();
     assert_eq!(predictions.iter().map(|prediction| prediction.index).collect::<Vec<_>>(), [0, 1]);
     let expected = 2f32.exp() / (2f32.exp() + 1f32.exp() + (-3f32).exp());
     assert!((predictions[0].score - expected).abs() < 1e-6);

@@ -6,7 +6,7 @@ use explaind::{
     autodiff::spec::{Head, PatternLayers, Patterns},
     engine::{Caller, Engine, EngineSettings, Priority, provider::Provider},
     methods::{
-        drive::{Explained, MethodError, Request, explain, facts},
+        drive::{Explained, Means, MethodError, Request, explain, facts},
         parameters::Parameters,
     },
     model::{
@@ -14,6 +14,7 @@ use explaind::{
         manifest::{Input, Manifest},
     },
     onnx::graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
+    pool::Pool,
     tensor::Tensor,
 };
 use ndarray::{Array1, ArrayD, IxDyn};
@@ -126,5 +127,6 @@ pub async fn ask(
 ) -> Result<Vec<Explained>, MethodError> {
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts(model))?;
     let request = Request { parameters, uploaded_baseline: None, max_evaluations };
-    explain(engine, model, tensor(input), &request, &caller()).await
+    let (pool, caller) = (Pool::new(1), caller());
+    explain(Means { engine, pool: &pool, caller: &caller }, model, tensor(input), &request).await
 }

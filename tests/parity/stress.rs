@@ -10,7 +10,7 @@ use crate::small::{Dense, ask, dense_net, engine};
 
 fn net() -> Arc<Model> {
     dense_net(vec![
-        Dense { weights: vec![vec![-1.0, 1.0]], bias: vec![1.0], pattern: Some(vec![-1.016_209_05, -0.016_209_05]) },
+        Dense { weights: vec![vec![-1.0, 1.0]], bias: vec![1.0], pattern: Some(vec![-1.016_209, -0.016_209_05]) },
         Dense { weights: vec![vec![-1.0]], bias: vec![1.0], pattern: Some(vec![-1.0]) },
     ])
 }

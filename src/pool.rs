@@ -1,4 +1,4 @@
-//! A bounded place for work that would block an async thread: decoding, rendering, encoding.
+//! A bounded place for work that would block an async thread: decoding, the arithmetic of methods, rendering, encoding.
 
 use std::sync::Arc;
 
