@@ -33,7 +33,7 @@ macro_rules! nets {
 }
 
 nets! {
-    alexnet densenet121 efficientnet_b0 googlenet inception_v3 mnasnet mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_x regnet_y
+    alexnet densenet121 efficientnet_b0 googlenet inception_v3 mnasnet mobilenet_v2 mobilenet_v2_bn mobilenet_v3_large mobilenet_v3_small regnet_x regnet_y
     resnet18 resnet18_bn resnet50 resnext50 shufflenet_v2 squeezenet1_0 squeezenet1_1 vgg11 vgg16 vgg16_bn
 }
 
