@@ -206,8 +206,8 @@ impl App {
     }
 
     async fn split(&self, inputs: Vec<Input>, model: &Arc<Model>) -> Result<Vec<Input>, AppError> {
-        let model = model.clone();
-        let inputs = self.pool().run(move || input::split(inputs, &model)).await?;
+        let (model, max_elements) = (model.clone(), self.settings().max_tensor_elements);
+        let inputs = self.pool().run(move || input::split(inputs, &model, max_elements)).await??;
         if inputs.is_empty() { Err(AppError::NoInput) } else { Ok(inputs) }
     }
 

@@ -20,7 +20,7 @@ use crate::{
     app::{AppError, Input},
     image::ALLOWED_TYPES,
     methods::{Fault, Faults},
-    tensor::{ShapedData, Tensor, read_npy},
+    tensor::{NPY_MAGIC, ShapedData, Tensor, read_npy},
 };
 
 /// The most images in one multipart request.
@@ -82,12 +82,16 @@ pub fn join(query: Map<String, Value>, body: Map<String, Value>) -> Result<Map<S
     if faults.is_empty() { Ok(given) } else { Err(AppError::from(Faults(faults))) }
 }
 
-/// Reads the body that the content type announces.
+/// Reads the body that the content type announces, or whose first bytes say what it is: curl's --data-binary announces a form.
 pub async fn read_posted(request: Request, api: &Api) -> Result<Posted, ApiError> {
     let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
     let essence = content_type.map(|text| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     match essence.as_deref() {
-        Some("image/png" | "image/jpeg" | "image/webp" | "image/bmp") => read(request, api).await.map(Posted::Image),
+        None | Some("" | "application/x-www-form-urlencoded" | "application/octet-stream") => {
+            read(request, api).await.map(Posted::recognise)
+        }
+        // The decoder looks at the content, and refuses by name what it does not read.
+        Some(image) if image.starts_with("image/") => read(request, api).await.map(Posted::Image),
         Some(NPY) => read(request, api).await.map(Posted::Npy),
         Some("application/json") => read(request, api).await.map(Posted::Json),
         Some("multipart/form-data") => read_multipart(request, api).await,
@@ -151,6 +155,17 @@ async fn read_multipart(request: Request, api: &Api) -> Result<Posted, ApiError>
 }
 
 impl Posted {
+    /// By the first bytes. What is neither an array nor JSON is left to the image decoder, which names what it allows.
+    fn recognise(bytes: Bytes) -> Self {
+        if bytes.starts_with(NPY_MAGIC) {
+            Self::Npy(bytes)
+        } else if bytes.trim_ascii_start().starts_with(b"{") {
+            Self::Json(bytes)
+        } else {
+            Self::Image(bytes)
+        }
+    }
+
     /// Takes the body apart. May take as long as the body is large.
     pub fn parse(self) -> Result<Contents, ApiError> {
         match self {
@@ -165,8 +180,9 @@ impl Posted {
                 baseline: baseline.map(Input::Image),
                 parameters: match params {
                     None => Map::new(),
-                    Some(params) => serde_json::from_slice(&params)
-                        .map_err(|error| ApiError::BrokenJson { reason: format!("params: {error}") })?,
+                    Some(params) => serde_json::from_slice::<Named>(&params)
+                        .map_err(|error| ApiError::BrokenJson { reason: format!("params: {error}") })?
+                        .finish("in params")?,
                 },
             }),
         }
@@ -179,7 +195,7 @@ fn parse_json(bytes: &[u8]) -> Result<Contents, ApiError> {
     let input = one_of(body.image, "image", body.tensor, "tensor")?
         .ok_or(ApiError::AmbiguousBody { wanted: "image (base64), tensor" })?;
     let baseline = one_of(body.baseline_image, "baseline_image", body.baseline_tensor, "baseline_tensor")?;
-    Ok(Contents { inputs: vec![input], baseline, parameters: body.parameters })
+    Ok(Contents { inputs: vec![input], baseline, parameters: body.parameters.finish("in the body")? })
 }
 
 fn one_of(
@@ -214,7 +230,54 @@ struct JsonBody {
     tensor: Option<ShapedData>,
     baseline_image: Option<String>,
     baseline_tensor: Option<ShapedData>,
-    parameters: Map<String, Value>,
+    parameters: Named,
+}
+
+/// The fields of an object, and those that it has twice.
+#[derive(Default)]
+struct Named {
+    values: Map<String, Value>,
+    repeated: Vec<String>,
+}
+
+impl Named {
+    fn add(&mut self, name: String, value: Value) {
+        if self.values.contains_key(&name) {
+            self.repeated.push(name.clone());
+        }
+        self.values.insert(name, value);
+    }
+
+    fn finish(self, place: &str) -> Result<Map<String, Value>, ApiError> {
+        match self.repeated.is_empty() {
+            true => Ok(self.values),
+            false => Err(AppError::from(Faults(self.repeated.iter().map(|name| twice(name, place)).collect())).into()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(NamedVisitor)
+    }
+}
+
+struct NamedVisitor;
+
+impl<'de> Visitor<'de> for NamedVisitor {
+    type Value = Named;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of parameters")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Named, A::Error> {
+        let mut named = Named::default();
+        while let Some((name, value)) = map.next_entry()? {
+            named.add(name, value);
+        }
+        Ok(named)
+    }
 }
 
 impl<'de> Deserialize<'de> for JsonBody {
@@ -241,7 +304,8 @@ impl<'de> Visitor<'de> for JsonBodyVisitor {
                 "baseline_image" => body.baseline_image = Some(map.next_value()?),
                 "baseline_tensor" => body.baseline_tensor = Some(map.next_value()?),
                 _ => {
-                    body.parameters.insert(name, map.next_value()?);
+                    let value = map.next_value()?;
+                    body.parameters.add(name, value);
                 }
             }
         }

@@ -2,7 +2,8 @@
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{FromRequestParts, Path, State},
+    http::request::Parts,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -107,6 +108,18 @@ pub struct Applicability {
     pub reason: Option<String>,
 }
 
+/// The last part of the path.
+pub struct Id(String);
+
+impl FromRequestParts<Api> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let path = Path::from_request_parts(parts, api).await;
+        path.map(|Path(id)| Self(id)).map_err(|error| ApiError::BrokenPath { reason: error.body_text() })
+    }
+}
+
 /// The attribution methods
 #[utoipa::path(get, path = "/methods", tag = "catalogue", responses((status = 200, body = MethodList), InternalProblems))]
 pub async fn list_methods() -> Json<MethodList> {
@@ -117,7 +130,7 @@ pub async fn list_methods() -> Json<MethodList> {
 #[utoipa::path(get, path = "/methods/{id}", tag = "catalogue",
     params(("id" = String, Path, example = "pgig")),
     responses((status = 200, body = MethodCard), MissingProblems))]
-pub async fn get_method(Path(id): Path<String>) -> Result<Json<MethodCard>, ApiError> {
+pub async fn get_method(Id(id): Id) -> Result<Json<MethodCard>, ApiError> {
     let method = registry::find(&id).ok_or(ApiError::UnknownMethod { id })?;
     Ok(Json(describe_method(method)))
 }
@@ -133,7 +146,7 @@ pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
 #[utoipa::path(get, path = "/models/{id}", tag = "catalogue",
     params(("id" = String, Path, example = "squeezenet1_1")),
     responses((status = 200, body = ModelCard), MissingProblems))]
-pub async fn get_model(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<ModelCard>, ApiError> {
+pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelCard>, ApiError> {
     let models = api.app().models();
     let model = models.get(&id).ok_or_else(|| AppError::UnknownModel { id, known: api.app().model_ids() })?;
     let manifest = serde_json::to_value(&model.manifest).map_err(|e| ApiError::Internal { reason: e.to_string() })?;

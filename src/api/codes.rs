@@ -21,6 +21,8 @@ pub enum ApiError {
     App(#[from] AppError),
     #[error("there is nothing at {path}; GET /openapi.json lists what there is")]
     NoSuchRoute { path: String },
+    #[error("the path cannot be read: {reason}")]
+    BrokenPath { reason: String },
     #[error("{method} is not allowed at {path}")]
     MethodNotAllowed { method: String, path: String },
     #[error("no method is called {id}; GET /methods lists them")]
@@ -76,6 +78,7 @@ pub fn code_of(error: &ApiError) -> Code {
     match error {
         ApiError::App(error) => app_code(error),
         ApiError::NoSuchRoute { .. } => row("no_such_route", StatusCode::NOT_FOUND, "No such route"),
+        ApiError::BrokenPath { .. } => row("broken_path", StatusCode::BAD_REQUEST, "Path that cannot be read"),
         ApiError::MethodNotAllowed { .. } => {
             row("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
         }

@@ -225,6 +225,7 @@ pub struct JsonRequest {
 }
 
 const BAD_REQUEST: (u16, &str) = (400, "The body cannot be read.");
+const BAD_PATH: (u16, &str) = (400, "The path cannot be read.");
 const NOT_FOUND: (u16, &str) = (404, "There is no such thing.");
 const NOT_ACCEPTABLE: (u16, &str) = (406, "None of the types in Accept can be given.");
 const TOO_LARGE: (u16, &str) = (413, "The body, image or tensor is too large.");
@@ -261,7 +262,7 @@ problem_sets! {
     /// Of POST /explain and /predict.
     Problems = [BAD_REQUEST, NOT_ACCEPTABLE, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, TIMEOUT];
     /// Of what is looked up by id.
-    MissingProblems = [NOT_FOUND, INTERNAL];
+    MissingProblems = [BAD_PATH, NOT_FOUND, INTERNAL];
     InternalProblems = [INTERNAL];
     ReadinessProblems = [INTERNAL, UNAVAILABLE];
 }

@@ -42,10 +42,12 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
     tag = "explain",
     request_body(
         description = "The image itself, several in a multipart form, or a ready tensor in the model's own input space \
-            (one leading axis more than the model's input: as many inputs).",
+            (one leading axis more than the model's input: as many inputs). Without a content type, or as \
+            application/octet-stream or application/x-www-form-urlencoded (what curl says for --data-binary), an image, npy or \
+            JSON is recognised by its first bytes.",
         content(
             (Binary = "image/jpeg"), (Binary = "image/png"), (Binary = "image/webp"), (Binary = "image/bmp"),
-            (MultipartRequest = "multipart/form-data"), (JsonRequest = "application/json"), (Binary = "application/x-npy"),
+            (MultipartRequest = "multipart/form-data"), (JsonRequest = "application/json"), (Binary = "application/x-npy"), (Binary = "application/octet-stream"),
         ),
     ),
     responses(

@@ -40,7 +40,9 @@ use tower_http::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    app::App,
+    app::{App, AppError},
+    engine::EngineError,
+    methods::drive::MethodError,
     settings::Settings,
     telemetry::{self, TelemetryError, names},
 };
@@ -69,12 +71,15 @@ impl Api {
         &self.app
     }
 
-    /// A place among the requests that are worked on, until it is dropped.
+    /// A place among the requests that are worked on, until it is dropped. None is given once the end has begun.
     fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        if self.is_draining() {
+            return Err(AppError::from(MethodError::from(EngineError::Draining)).into());
+        }
         self.door.clone().try_acquire_owned().map_err(|_| ApiError::Busy { limit: MAX_REQUESTS })
     }
 
-    /// From now on `/readyz` says no, so that a balancer sends no more.
+    /// From now on `/readyz` says no, so that a balancer sends no more, and new work is refused.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }

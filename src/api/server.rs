@@ -53,15 +53,15 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
     tracing::info!(timeout_ms = drain_timeout.as_millis() as u64, "draining");
     api.drain();
     stopping.cancel();
-    let engine = engine.drain(drain_timeout);
-    // The engine answers what it stops; those answers still have to leave.
-    match tokio::time::timeout(drain_timeout + LAST_ANSWERS, async { tokio::join!(serving, engine).0 }).await {
-        Ok(ended) => stopped(ended),
-        Err(_) => {
-            tracing::warn!("requests were still under way at the end of the drain");
-            Ok(())
-        }
+    // A request asks the engine again and again until it is done: the engine stays open to it as long as the time allows.
+    let in_time = tokio::time::timeout(drain_timeout, &mut serving).await;
+    engine.drain(Duration::ZERO).await;
+    if let Ok(ended) = in_time {
+        return stopped(ended);
     }
+    tracing::warn!("requests were still under way at the end of the drain; they are stopped");
+    // The engine answers what it stops; those answers still have to leave.
+    tokio::time::timeout(LAST_ANSWERS, serving).await.map_or(Ok(()), stopped)
 }
 
 async fn keep_up() {

@@ -62,25 +62,28 @@ pub(super) fn limits(settings: &Settings) -> Limits {
 }
 
 /// Tensors with one axis more than the model's input are as many inputs as that axis is long.
-pub(super) fn split(inputs: Vec<Input>, model: &Model) -> Vec<Input> {
+pub(super) fn split(inputs: Vec<Input>, model: &Model, max_elements: usize) -> Result<Vec<Input>, AppError> {
     let rank = model.manifest.input.shape.len();
     let mut found = Vec::with_capacity(inputs.len());
     for input in inputs {
         match input {
+            Input::Tensor(tensor) if tensor.len() > max_elements => {
+                return Err(AppError::TooManyElements { found: tensor.len(), limit: max_elements });
+            }
             Input::Tensor(tensor) if tensor.ndim() == rank + 1 => {
                 found.extend(tensor.axis_iter(Axis(0)).map(|one| Input::Tensor(one.to_owned())));
             }
             other => found.push(other),
         }
     }
-    found
+    Ok(found)
 }
 
 pub(super) fn prepare(input: Input, model: &Model, settings: &Settings) -> Result<Prepared, AppError> {
     match input {
         Input::Image(bytes) => prepare_image(bytes, model, &limits(settings)),
         Input::Tensor(tensor) => {
-            check_tensor(&tensor, model, settings.max_tensor_elements)?;
+            check_tensor(&tensor, model)?;
             Ok(Prepared {
                 tensor: Arc::new(tensor),
                 upload: None,
@@ -114,10 +117,7 @@ fn prepare_image(bytes: Bytes, model: &Model, limits: &Limits) -> Result<Prepare
     })
 }
 
-fn check_tensor(tensor: &Tensor, model: &Model, max_elements: usize) -> Result<(), AppError> {
-    if tensor.len() > max_elements {
-        return Err(AppError::TooManyElements { found: tensor.len(), limit: max_elements });
-    }
+fn check_tensor(tensor: &Tensor, model: &Model) -> Result<(), AppError> {
     let expected = &model.manifest.input.shape;
     if tensor.shape() != expected.as_slice() {
         let (model, found) = (model.id.clone(), tensor.shape().to_vec());

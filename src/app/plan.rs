@@ -8,7 +8,7 @@ use super::{App, AppError, options::Options};
 use crate::{
     image::baseline::{self, Term},
     methods::{Fault, Faults, drive, parameters::Parameters},
-    model::Model,
+    model::{Model, registry::BrokenModel},
 };
 
 /// A request for an explanation that can be carried out, as far as can be known before its input is read.
@@ -95,14 +95,25 @@ impl App {
             Some(id) => id.as_str().and_then(|id| self.models().get(id)),
         };
         if found.is_none() {
-            let message = match asked {
-                None => "no model is loaded; the server's log says why".into(),
-                Some(id) => format!("no model is called {id}"),
+            let message = match (asked, self.models().broken_default()) {
+                (None, Some(BrokenModel { id, faults })) => {
+                    format!("the default model {id} cannot be served ({}); name another", faults.join("; "))
+                }
+                (None, None) => "no model is loaded; the server's log says why".into(),
+                (Some(id), _) => match self.broken_faults(&id) {
+                    Some(faults) => format!("model {id} cannot be served: {faults}"),
+                    None => format!("no model is called {id}"),
+                },
             };
             let allowed = self.model_ids();
             faults.push(Fault { param: "model".into(), message, allowed });
         }
         found
+    }
+
+    fn broken_faults(&self, id: &Value) -> Option<String> {
+        let broken = self.models().broken.iter().find(|broken| id == broken.id.as_str())?;
+        Some(broken.faults.join("; "))
     }
 }
 

@@ -40,11 +40,14 @@ impl ModelArgs {
             return Ok((settings, model));
         }
         let known = registry.iter().map(|model| model.id.as_str()).collect::<Vec<_>>().join(", ");
-        let broken = registry.broken.iter().find(|broken| Some(&broken.id) == self.model.as_ref());
+        let broken = match &self.model {
+            Some(id) => registry.broken.iter().find(|broken| broken.id == *id),
+            None => registry.broken_default(),
+        };
         match (&self.model, broken) {
-            (Some(id), Some(broken)) => bail!("model {id} cannot be used:\n  {}", broken.faults.join("\n  ")),
+            (_, Some(broken)) => bail!("model {} cannot be used:\n  {}", broken.id, broken.faults.join("\n  ")),
             (Some(id), None) => bail!("no model is called {id}; there are: {known}"),
-            (None, _) => None.with_context(|| format!("there is no model in {}", settings.models.display())),
+            (None, None) => None.with_context(|| format!("there is no model in {}", settings.models.display())),
         }
     }
 }

@@ -53,25 +53,31 @@ impl Registry {
                 Err(faults) => registry.broken.push(BrokenModel { id: id_of(&folder), faults }),
             }
         }
-        match default.filter(|id| registry.get(id).is_none()) {
-            None => Ok(registry),
-            Some(id) => {
-                let known = registry.iter().map(|model| model.id.clone()).collect();
-                Err(RegistryError::NoDefault { id: id.to_owned(), known })
-            }
+        let Some(id) = default.filter(|id| registry.get(id).is_none()) else { return Ok(registry) };
+        if registry.broken_default().is_none() {
+            let known = registry.iter().map(|model| model.id.clone()).collect();
+            return Err(RegistryError::NoDefault { id: id.to_owned(), known });
         }
+        registry.warnings.push(format!("{id}: it is default_model, and broken: requests have to name a model"));
+        Ok(registry)
     }
 
     pub fn get(&self, id: &str) -> Option<Arc<Model>> {
         self.iter().find(|model| model.id == id).cloned()
     }
 
-    /// The model of requests that name none: the configured one, else the first.
+    /// The model of requests that name none: the configured one, else the first. None where the configured one is broken.
     pub fn default(&self) -> Option<Arc<Model>> {
         match &self.default {
             Some(id) => self.get(id),
             None => self.models.first().cloned(),
         }
+    }
+
+    /// The configured default where it cannot be served: requests that name no model get its faults, not another model.
+    pub fn broken_default(&self) -> Option<&BrokenModel> {
+        let id = self.default.as_ref()?;
+        self.broken.iter().find(|broken| broken.id == *id)
     }
 
     /// In the order of their ids.
@@ -181,7 +187,10 @@ mod tests {
         assert_eq!(registry.warnings.len(), 1);
         let broken = registry.broken.iter().map(|b| (b.id.as_str(), b.faults.len())).collect::<Vec<_>>();
         assert_eq!(broken, [("empty", 1), ("labels", 1), ("manifest", 2), ("nonsense", 1)]);
-        let error = Registry::load(folder.path(), Some("labels")).unwrap_err();
+        let error = Registry::load(folder.path(), Some("lables")).unwrap_err();
         assert!(error.to_string().contains("good"), "{error}");
+        let registry = Registry::load(folder.path(), Some("labels")).unwrap();
+        assert!(registry.default().is_none() && registry.get("good").is_some());
+        assert_eq!(registry.broken_default().unwrap().id, "labels");
     }
 }

@@ -3,12 +3,18 @@
 //! the strongest pixels that hold 38 % of the mass are drawn, and those that hold the last 0.1 % have full colour.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr,
+        schema::{ObjectBuilder, Schema, Type},
+    },
+};
 
 macro_rules! choice {
-    ($(#[$doc:meta])* $name:ident { $($(#[$note:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+    (#[doc = $doc:literal] $name:ident { $($(#[$note:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        #[doc = $doc]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub enum $name { $($(#[$note])* #[serde(rename = $text)] $variant),+ }
 
         impl $name {
@@ -21,6 +27,16 @@ macro_rules! choice {
                 Some(Self::ALL[at])
             }
         }
+
+        // Derived, the schema would list the variants' names in Rust.
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Self::ALLOWED.iter().copied()));
+                schema.description(Some($doc.trim())).build().into()
+            }
+        }
+
+        impl ToSchema for $name {}
     };
 }
 

@@ -1,0 +1,177 @@
+//! How an answer is given: formats, encodings, pictures, headers; and that its parameters give it again.
+
+use axum::http::Method;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use explaind::methods::registry::METHODS;
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Answered, post, post_json, send, values, with},
+    house::{fixture, picture, red},
+};
+
+#[tokio::test]
+async fn the_format_is_the_parameter_then_accept_then_what_suits() {
+    for (query, accept, expected) in [
+        ("", None, "image/png"),
+        ("", Some("*/*"), "image/png"),
+        ("", Some("application/json"), "application/json"),
+        ("", Some("application/x-npy, */*;q=0.1"), "application/x-npy"),
+        ("&format=json", Some("image/png"), "application/json"),
+        ("&format=npy", None, "application/x-npy"),
+        ("&format=png", Some("text/html"), "image/png"),
+        ("&target=top:2", None, "application/json"),
+    ] {
+        let mut request = post(&format!("/explain?method=gradient{query}"), red());
+        if let Some(accept) = accept {
+            request = with(request, "accept", accept);
+        }
+        let answer = send(request).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("content-type")),
+            (200, Some(expected)),
+            "{query} {accept:?}"
+        );
+    }
+    let refused = send(with(post("/explain", red()), "accept", "text/html")).await;
+    assert_eq!(refused.problem(), (406, "not_acceptable".into()));
+}
+
+#[tokio::test]
+async fn every_encoding_holds_the_same_numbers() {
+    const URI: &str = "/explain?method=integrated_gradients&format=";
+    let base64 = send(post(&format!("{URI}json"), red())).await.answer();
+    let list = send(post(&format!("{URI}json&encoding=list"), red())).await.answer();
+    let npy = send(post(&format!("{URI}npy"), red())).await.array();
+    assert_eq!(
+        (&base64["attribution"]["encoding"], &list["attribution"]["encoding"]),
+        (&json!("base64"), &json!("list"))
+    );
+    assert_eq!(list["attribution"]["data"][2][7].as_array().unwrap().len(), 8);
+    assert_eq!(npy.shape(), [3, 8, 8]);
+    assert_eq!(values(&base64), values(&list));
+    assert_eq!(values(&base64), npy.into_iter().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn the_picture_has_the_size_of_the_upload() {
+    let uploads = [
+        (red().to_vec(), (12, 8)),
+        (picture(90, 30, [200, 30, 10]).to_vec(), (90, 30)),
+        (picture(30, 90, [200, 30, 10]).to_vec(), (30, 90)),
+        (picture(1, 1, [200, 30, 10]).to_vec(), (1, 1)),
+        (fixture("exif6.jpg"), (16, 24)),
+        (fixture("wide.png"), (75, 47)),
+    ];
+    for model in ["tiny", "squeezenet1_1"] {
+        for (upload, size) in &uploads {
+            let answer = send(post(&format!("/explain?method=gradient&model={model}"), upload.clone())).await;
+            assert_eq!(answer.picture().dimensions(), *size, "{model}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_json_answer_can_carry_the_picture() {
+    let with_picture = send(post("/explain?method=gradient&format=json&include=heatmap", red())).await.answer();
+    let bytes = BASE64_STANDARD.decode(with_picture["heatmap"].as_str().unwrap()).unwrap();
+    let alone = send(post("/explain?method=gradient", red())).await;
+    alone.picture();
+    assert_eq!(bytes, alone.body);
+    assert!(send(post("/explain?method=gradient&format=json", red())).await.answer().get("heatmap").is_none());
+}
+
+#[tokio::test]
+async fn the_options_of_the_picture_change_it_and_nothing_else() {
+    let plain = send(post("/explain?method=gradient&target=0", red())).await;
+    for option in [
+        "overlay_type=NONE",
+        "type=outlines",
+        "alpha=0.2",
+        "color_map=viridis&overlay_type=NONE",
+        "polarity=both&reduction=l2",
+    ] {
+        let other = send(post(&format!("/explain?method=gradient&target=0&{option}"), red())).await;
+        other.picture();
+        assert_eq!(other.header("x-explaind-score"), plain.header("x-explaind-score"));
+    }
+    let bare = send(post("/explain?method=gradient&target=0&overlay_type=NONE", red())).await;
+    assert_ne!(bare.body, plain.body);
+}
+
+#[tokio::test]
+async fn the_headers_beside_a_picture_say_what_the_json_says() {
+    const URI: &str = "/explain?method=integrated_gradients&target=0-2&n_steps=7";
+    let picture = send(post(URI, red())).await;
+    let json = send(post(&format!("{URI}&format=json"), red())).await.answer();
+    picture.picture();
+    let number = |answer: &Answered, name: &str| answer.header(name).unwrap().parse::<f64>().unwrap();
+    assert_eq!(picture.header("x-explaind-target"), Some("0 red - 2 blue"));
+    assert!((number(&picture, "x-explaind-score") - json["target"]["score"].as_f64().unwrap()).abs() < 1e-6);
+    let delta = json["convergence_delta"].as_f64().unwrap();
+    assert!((number(&picture, "x-explaind-convergence-delta") - delta).abs() < 1e-6);
+    assert!(picture.header("server-timing").unwrap().contains("model;dur="));
+    assert_eq!(json["target"]["against"]["label"], "blue");
+    let animated = send(post("/explain?method=gradient", fixture("animated.png"))).await;
+    assert!(animated.header("x-explaind-warnings").unwrap().contains("animated"));
+}
+
+#[tokio::test]
+async fn the_parameters_of_an_answer_give_it_again() {
+    let image = BASE64_STANDARD.encode(red());
+    let mut requests: Vec<Value> = METHODS.iter().map(|method| json!({ "method": method.id })).collect();
+    requests.extend([
+        json!({ "method": "integrated_gradients", "tolerance": 0.01, "target": "green" }),
+        json!({ "method": "integrated_gradients", "quality": "fine", "baseline": "random:3+blur", "seed_value": 7 }),
+        json!({ "method": "pgig", "pattern_layers": ["conv"], "head": "probabilities", "target": "red-blue" }),
+        json!({ "method": "pgig", "multiply_by_inputs": false, "quadrature": "gauss_legendre", "n_steps": 5 }),
+        json!({ "method": "gradient", "seed": "value", "target": "top:1" }),
+    ]);
+    for mut request in requests {
+        request["image"] = json!(image);
+        let first = send(post_json("/explain?format=json", &request)).await.answer();
+        let first = first.as_array().map_or(&first, |list| &list[0]).clone();
+        assert!(values(&first).iter().any(|value| *value != 0.0), "{}", first["parameters"]);
+        let mut again = first["parameters"].clone();
+        again["image"] = json!(image);
+        let second = send(post_json("/explain?format=json", &again)).await.answer();
+        assert_eq!(second["parameters"], first["parameters"]);
+        assert_eq!(values(&second), values(&first), "{}", first["parameters"]);
+        let query: String =
+            first["parameters"].as_object().unwrap().iter().fold(String::new(), |query, (name, value)| {
+                let text = match value {
+                    Value::String(text) => text.clone(),
+                    Value::Array(items) => items[0].as_str().unwrap().to_owned(),
+                    other => other.to_string(),
+                };
+                format!("{query}&{name}={}", text.replace('+', "%2B"))
+            });
+        let third = send(post(&format!("/explain?format=json{query}"), red())).await.answer();
+        assert_eq!(values(&third), values(&first), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn integrated_gradients_sum_to_the_difference_of_the_values() {
+    let answer = send(post(
+        "/explain?method=integrated_gradients&model=squeezenet1_1&format=json&n_steps=6",
+        fixture("wide.png"),
+    ))
+    .await;
+    let answer = answer.answer();
+    let number = |name: &str| answer[name].as_f64().unwrap_or_else(|| panic!("{name}"));
+    let sum: f64 = values(&answer).iter().map(|value| f64::from(*value)).sum();
+    let gap = number("input_value") - number("baseline_value");
+    assert!((sum - gap - number("convergence_delta")).abs() < 1e-4);
+    assert!((number("approximation_error") - (number("convergence_delta") / gap).abs()).abs() < 1e-6);
+    assert_eq!(answer["predictions"].as_array().unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn a_request_id_is_given_back() {
+    let own = send(with(post("/explain", red()), "x-request-id", "mine-7")).await;
+    assert_eq!(own.header("x-request-id"), Some("mine-7"));
+    let mut options = post("/explain", "");
+    *options.method_mut() = Method::OPTIONS;
+    assert_eq!(send(with(options, "x-request-id", "mine-8")).await.header("x-request-id"), Some("mine-8"));
+}

@@ -1,0 +1,228 @@
+//! What may be posted: the same picture or tensor gives the same numbers in whatever body it comes.
+
+use axum::{body::Body, http::Request};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use explaind::tensor::{Tensor, write_npy};
+use image::ImageFormat;
+use serde_json::{Value, json};
+
+use crate::{
+    client::{get, multipart, post, post_as, post_json, send, values},
+    house::{NUMBERS, blue, encode, red},
+};
+
+const GRADIENT: &str = "/explain?method=gradient&target=0&format=json";
+const NUMBERS_GRADIENT: &str = "/explain?model=numbers&method=gradient&target=2&format=json";
+
+async fn scores(request: Request<Body>) -> Vec<f32> {
+    values(&send(request).await.answer())
+}
+
+fn tensor(shape: &[usize], values: &[f32]) -> Tensor {
+    Tensor::from_shape_vec(shape, values.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn an_image_is_one_under_every_content_type() {
+    let expected = scores(post_as(GRADIENT, "image/png", red())).await;
+    assert_eq!(expected.len(), 3 * 8 * 8);
+    assert!(expected.iter().any(|value| *value != 0.0));
+    for content_type in ["application/x-www-form-urlencoded", "application/octet-stream", "image/jpg", "IMAGE/PNG; a=b"]
+    {
+        assert_eq!(scores(post_as(GRADIENT, content_type, red())).await, expected, "{content_type}");
+    }
+    assert_eq!(scores(Request::post(GRADIENT).body(red().into()).unwrap()).await, expected);
+    let body = json!({ "image": BASE64_STANDARD.encode(red()) });
+    assert_eq!(scores(post_json(GRADIENT, &body)).await, expected);
+    assert_eq!(scores(post(GRADIENT, body.to_string())).await, expected);
+    assert_eq!(scores(multipart(GRADIENT, &[("image", &red())])).await, expected);
+}
+
+#[tokio::test]
+async fn every_image_type_is_read_whatever_its_name_says() {
+    let pixels = image::load_from_memory(&red()).unwrap().into_rgb8();
+    let expected = scores(post_as(GRADIENT, "image/png", red())).await;
+    for format in [ImageFormat::Bmp, ImageFormat::WebP] {
+        assert_eq!(scores(post_as(GRADIENT, "image/png", encode(&pixels, format))).await, expected, "{format:?}");
+    }
+    let jpeg = send(post(GRADIENT, encode(&pixels, ImageFormat::Jpeg))).await.answer();
+    assert_eq!(jpeg["target"]["label"], "red");
+}
+
+#[tokio::test]
+async fn a_tensor_is_one_as_json_and_as_npy() {
+    let wanted = NUMBERS[2].to_vec();
+    let array = write_npy(&tensor(&[2], &[0.5, -3.0])).unwrap();
+    assert_eq!(scores(post_as(NUMBERS_GRADIENT, "application/x-npy", array.clone())).await, wanted);
+    assert_eq!(scores(post(NUMBERS_GRADIENT, array)).await, wanted);
+    let body = json!({ "tensor": { "shape": [2], "data": [0.5, -3] } });
+    assert_eq!(scores(post_json(NUMBERS_GRADIENT, &body)).await, wanted);
+    assert_eq!(scores(post(NUMBERS_GRADIENT, format!("\n {body}"))).await, wanted);
+}
+
+#[tokio::test]
+async fn a_leading_axis_more_is_as_many_inputs() {
+    let array = write_npy(&tensor(&[2, 2], &[1.0, 0.0, 0.0, 5.0])).unwrap();
+    let answers = send(post("/explain?model=numbers&method=gradient", array.clone())).await.answer();
+    let found: Vec<_> =
+        answers.as_array().unwrap().iter().map(|one| (one["input"].clone(), one["target"]["index"].clone())).collect();
+    assert_eq!(found, [(json!(0), json!(0)), (json!(1), json!(2))]);
+    let stacked = send(post("/explain?model=numbers&method=gradient&format=npy", array)).await.array();
+    assert_eq!(stacked, tensor(&[2, 2], &[NUMBERS[0], NUMBERS[2]].concat()));
+    let one = write_npy(&tensor(&[1, 2], &[1.0, 0.0])).unwrap();
+    assert_eq!(send(post("/explain?model=numbers&format=npy", one)).await.array().shape(), [2]);
+}
+
+#[tokio::test]
+async fn an_image_model_takes_tensors_in_its_own_input_space() {
+    let body =
+        json!({ "tensor": { "shape": [3, 8, 8], "data": vec![0.5; 192] }, "method": "gradient", "target": "blue" });
+    let answer = send(post_json("/explain", &body)).await.answer();
+    assert_eq!((&answer["attribution"]["shape"], &answer["target"]["index"]), (&json!([3, 8, 8]), &json!(2)));
+    assert_eq!(send(post_json("/explain?format=png", &body)).await.refused(), ["format"]);
+    assert_eq!(send(post_json("/explain?include=heatmap", &body)).await.refused(), ["include"]);
+}
+
+#[tokio::test]
+async fn several_images_get_a_target_each() {
+    let (red, blue) = (red(), blue());
+    let fields: [(&str, &[u8]); 3] =
+        [("image", &red), ("params", br#"{"method": "gradient", "include": "heatmap"}"#), ("image", &blue)];
+    let answers = send(multipart("/explain", &fields)).await.answer();
+    let found: Vec<_> = answers
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| {
+            (one["input"].as_u64().unwrap(), one["target"]["label"].as_str().unwrap(), one["heatmap"].is_string())
+        })
+        .collect();
+    assert_eq!(found, [(0, "red", true), (1, "blue", true)]);
+    assert_eq!(send(multipart("/explain?format=png", &[fields[0], fields[2]])).await.refused(), ["format"]);
+    let classes = send(multipart("/predict", &[fields[0], fields[2]])).await.answer();
+    assert_eq!(
+        (&classes[0]["predictions"][0]["label"], &classes[1]["predictions"][0]["label"]),
+        (&json!("red"), &json!("blue"))
+    );
+}
+
+#[tokio::test]
+async fn the_fault_of_one_of_several_images_says_which() {
+    let red = red();
+    let answer = send(multipart("/explain", &[("image", &red), ("image", &red[..40]), ("image", &red)])).await;
+    assert_eq!(answer.status, 422);
+    assert!(answer.json()["detail"].as_str().unwrap().starts_with("input 1"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn an_uploaded_baseline_is_where_the_path_starts() {
+    const IG: &str = "/explain?method=integrated_gradients&target=0&format=json";
+    let encoded = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
+    let by_multipart = send(multipart(IG, &[("image", &red()), ("baseline", &blue())])).await.answer();
+    assert_eq!(by_multipart["parameters"]["baseline"], "uploaded");
+    let both = json!({ "image": encoded(&red()), "baseline_image": encoded(&blue()), "baseline": "uploaded" });
+    assert_eq!(values(&send(post_json(IG, &both)).await.answer()), values(&by_multipart));
+    let itself = send(multipart(IG, &[("image", &red()), ("baseline", &red())])).await.answer();
+    assert!(values(&itself).iter().all(|value| *value == 0.0));
+    let numbers =
+        json!({ "tensor": { "shape": [2], "data": [2, 1] }, "baseline_tensor": { "shape": [2], "data": [1, 1] } });
+    let found = send(post_json("/explain?model=numbers&method=integrated_gradients&target=0", &numbers)).await.answer();
+    assert_eq!((values(&found), &found["baseline_value"]), (vec![1.0, 0.0], &json!(1.0)));
+}
+
+#[tokio::test]
+async fn a_baseline_is_sent_when_and_only_when_it_is_asked_for() {
+    let (red, blue) = (red(), blue());
+    let asked_for_another = multipart("/explain?baseline=zero", &[("image", &red), ("baseline", &blue)]);
+    assert_eq!(send(asked_for_another).await.refused(), ["baseline"]);
+    assert_eq!(send(post("/explain?baseline=uploaded", red.clone())).await.refused(), ["baseline"]);
+    assert_eq!(send(post("/explain?baseline=zero%2Buploaded", red.clone())).await.refused(), ["baseline"]);
+    let not_taken = multipart("/explain?method=gradient", &[("image", &red), ("baseline", &blue)]);
+    assert_eq!(send(not_taken).await.refused(), ["baseline"]);
+    let shape =
+        json!({ "tensor": { "shape": [2], "data": [2, 1] }, "baseline_tensor": { "shape": [3], "data": [1, 1, 1] } });
+    assert_eq!(send(post_json("/explain?model=numbers", &shape)).await.problem(), (422, "wrong_shape".into()));
+}
+
+#[tokio::test]
+async fn bodies_that_cannot_be_read_say_why() {
+    let image = BASE64_STANDARD.encode(red());
+    for (content_type, body, status, code) in [
+        ("application/json", "{".to_owned(), 400, "broken_json"),
+        ("application/json", "[1]".to_owned(), 400, "broken_json"),
+        ("application/json", String::new(), 400, "broken_json"),
+        ("application/json", json!({ "image": 7 }).to_string(), 400, "broken_json"),
+        ("application/json", json!({ "image": "%%%" }).to_string(), 422, "broken_base64"),
+        ("application/json", json!({ "image": "" }).to_string(), 422, "empty_image"),
+        ("application/json", json!({ "method": "gradient" }).to_string(), 422, "ambiguous_body"),
+        (
+            "application/json",
+            json!({ "image": image, "tensor": { "shape": [1], "data": [1] } }).to_string(),
+            422,
+            "ambiguous_body",
+        ),
+        ("application/json", json!({ "tensor": { "shape": [1], "data": ["a"] } }).to_string(), 400, "broken_json"),
+        (
+            "application/json",
+            json!({ "tensor": { "shape": [1], "data": [1], "dtype": "f2" } }).to_string(),
+            400,
+            "broken_json",
+        ),
+        ("application/json", r#"{"tensor": {"shape": [-1], "data": [1]}}"#.to_owned(), 400, "broken_json"),
+        ("application/json", r#"{"tensor": {"shape": [1], "data": [NaN]}}"#.to_owned(), 400, "broken_json"),
+        // Beyond float32.
+        ("application/json", r#"{"tensor": {"shape": [1], "data": [1e39]}}"#.to_owned(), 400, "broken_json"),
+        ("application/x-npy", "no array".to_owned(), 422, "broken_npy"),
+        ("application/octet-stream", "\u{0}\u{1}\u{2}".to_owned(), 415, "unsupported_image_type"),
+        ("multipart/form-data; boundary=edge", "nothing like it".to_owned(), 400, "broken_multipart"),
+        ("multipart/form-data", "--edge--".to_owned(), 400, "broken_multipart"),
+        ("multipart/form-data; boundary=edge", "--edge--\r\n".to_owned(), 422, "no_input"),
+        ("text/plain", "hello".to_owned(), 415, "unsupported_media_type"),
+        ("application/xml", "<a/>".to_owned(), 415, "unsupported_media_type"),
+    ] {
+        for uri in ["/explain", "/predict"] {
+            let answer = send(post_as(uri, content_type, body.clone())).await;
+            assert_eq!(answer.problem(), (status, code.to_owned()), "{content_type} {body}: {}", answer.text());
+        }
+    }
+    let nothing = send(Request::post("/explain").body(Body::empty()).unwrap()).await;
+    assert_eq!(nothing.problem(), (422, "empty_image".into()));
+}
+
+#[tokio::test]
+async fn tensors_that_do_not_fit_say_why() {
+    for (shape, data, code) in [
+        (json!([3]), json!([1, 2, 3]), "wrong_shape"),
+        (json!([1, 1, 2]), json!([1, 2]), "wrong_shape"),
+        (json!([0, 2]), json!([]), "invalid_parameters"),
+        (json!([2]), json!([1]), "invalid_parameters"),
+        (json!([u64::MAX, 2]), json!([]), "invalid_parameters"),
+    ] {
+        for uri in ["/explain?model=numbers", "/predict?model=numbers"] {
+            let answer = send(post_json(uri, &json!({ "tensor": { "shape": shape, "data": data } }))).await;
+            assert_eq!(answer.problem(), (422, code.to_owned()), "{shape} {data}: {}", answer.text());
+        }
+    }
+    for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let array = write_npy(&tensor(&[2], &[1.0, wrong])).unwrap();
+        let answer = send(post_as("/explain?model=numbers", "application/x-npy", array)).await;
+        assert_eq!(answer.problem(), (422, "not_finite".into()));
+        assert!(answer.json()["detail"].as_str().unwrap().contains("[1]"), "{}", answer.text());
+    }
+    assert_eq!(send(post("/explain?model=numbers", red())).await.problem(), (422, "takes_tensors".into()));
+}
+
+#[tokio::test]
+async fn a_prediction_lists_the_best_classes() {
+    let answer = send(post("/predict?top_k=2", red())).await.answer();
+    let labels: Vec<&Value> = answer["predictions"].as_array().unwrap().iter().map(|one| &one["label"]).collect();
+    assert_eq!(labels, ["red", "green"]);
+    let all =
+        send(post_json("/predict", &json!({ "image": BASE64_STANDARD.encode(red()), "top_k": 1000 }))).await.answer();
+    let sum: f64 = all["predictions"].as_array().unwrap().iter().map(|one| one["score"].as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-6);
+    for given in ["top_k=0", "top_k=1001", "top_k=two"] {
+        assert_eq!(send(post(&format!("/predict?{given}"), red())).await.refused(), ["top_k"]);
+    }
+    assert_eq!(send(get("/predict")).await.status, 405);
+}

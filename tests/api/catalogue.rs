@@ -1,0 +1,104 @@
+//! What the service says of itself: methods, models, health, metrics, documentation.
+
+use explaind::methods::registry::METHODS;
+use serde_json::{Value, json};
+
+use crate::{
+    client::{get, post, send},
+    house::red,
+};
+
+#[tokio::test]
+async fn the_methods_are_those_of_the_registry() {
+    let list = send(get("/methods")).await.answer();
+    let ids: Vec<&str> = list["methods"].as_array().unwrap().iter().map(|card| card["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, METHODS.iter().map(|method| method.id).collect::<Vec<_>>());
+    for card in list["methods"].as_array().unwrap() {
+        assert_eq!(&send(get(&format!("/methods/{}", card["id"].as_str().unwrap()))).await.answer(), card);
+        assert!(card["parameters"].as_array().unwrap().iter().any(|parameter| parameter["name"] == "target"));
+    }
+}
+
+#[tokio::test]
+async fn the_models_are_listed_with_those_that_are_broken() {
+    let list = send(get("/models")).await.answer();
+    let ids: Vec<&str> = list["models"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["deadline", "drain", "gone", "late", "numbers", "plain", "squeezenet1_1", "tiny"]);
+    let default: Vec<&Value> =
+        list["models"].as_array().unwrap().iter().filter(|model| model["default"] == true).collect();
+    assert_eq!((default.len(), &default[0]["id"]), (1, &json!("tiny")));
+    let broken: Vec<_> = list["broken_models"].as_array().unwrap().iter().map(|model| model["id"].clone()).collect();
+    assert_eq!(broken, ["broken", "empty"]);
+    assert!(
+        list["broken_models"].as_array().unwrap().iter().all(|model| !model["faults"].as_array().unwrap().is_empty())
+    );
+}
+
+#[tokio::test]
+async fn a_model_says_which_methods_apply_and_why_others_do_not() {
+    let applies = |card: &Value, id: &str| {
+        let methods = card["methods"].as_array().unwrap();
+        let found = methods.iter().find(|method| method["id"] == id).unwrap();
+        (found["applies"].as_bool().unwrap(), found["reason"].as_str().unwrap_or_default().to_owned())
+    };
+    let tiny = send(get("/models/tiny")).await.answer();
+    assert_eq!(applies(&tiny, "pgig"), (true, String::new()));
+    assert_eq!(
+        (&tiny["labels"], &tiny["shape"], &tiny["classes"]),
+        (&json!(["red", "green", "blue"]), &json!([3, 8, 8]), &json!(3))
+    );
+    assert_eq!(
+        (&tiny["takes_images"], &tiny["has_patterns"], &tiny["manifest"]["head"]),
+        (&json!(true), &json!(true), &json!("logits"))
+    );
+    assert!(tiny["patterns"].is_string());
+    let plain = send(get("/models/plain")).await.answer();
+    let (does, reason) = applies(&plain, "pgig");
+    assert!(!does && reason.contains("explaind fit-patterns --model plain"), "{reason}");
+    assert_eq!(applies(&plain, "integrated_gradients"), (true, String::new()));
+    let numbers = send(get("/models/numbers")).await.answer();
+    assert_eq!((&numbers["takes_images"], &numbers["shape"]), (&json!(false), &json!([2])));
+}
+
+#[tokio::test]
+async fn health_and_readiness_are_told() {
+    assert_eq!(send(get("/healthz")).await.answer()["status"], "ok");
+    let ready = send(get("/readyz")).await.answer();
+    assert_eq!((&ready["status"], &ready["providers"]), (&json!("ready"), &json!(["cpu"])));
+    assert_eq!(ready["models"].as_array().unwrap().len(), 8);
+    assert_eq!(ready["broken_models"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn metrics_count_what_was_done() {
+    send(post("/explain?method=gradient&model=plain", red())).await.picture();
+    let text = send(get("/metrics")).await.text();
+    for name in [
+        "explaind_http_request_duration_seconds_bucket{method=\"POST\",route=\"/explain\",status=\"200\"",
+        "explaind_explanations_total{model=\"plain\",method=\"gradient\"}",
+        "explaind_rows_total{model=\"plain\"}",
+        "explaind_stage_duration_seconds_count{stage=\"decode\"}",
+        "explaind_http_requests_in_flight",
+    ] {
+        assert!(text.contains(name), "{name} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_documentation_needs_no_network() {
+    assert_eq!(send(get("/")).await.header("location"), Some("/docs"));
+    assert!(send(get("/docs")).await.header("location").is_some_and(|place| place.ends_with("/docs/")));
+    let page = send(get("/docs/")).await;
+    assert_eq!(page.status, 200);
+    let page = page.text();
+    assert!(!page.contains("http://") && !page.contains("https://"), "{page}");
+    let places = page.split(['"', '\'']).filter_map(|text| text.strip_prefix("./"));
+    let assets: Vec<&str> = places.filter(|place| place.contains('.')).collect();
+    assert!(assets.len() >= 4, "{page}");
+    for asset in assets {
+        let found = send(get(&format!("/docs/{asset}"))).await;
+        assert_eq!(found.status, 200, "{asset}");
+        assert!(!found.body.is_empty(), "{asset}");
+    }
+    assert!(send(get("/docs/swagger-initializer.js")).await.text().contains("/openapi.json"));
+}

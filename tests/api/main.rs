@@ -1,0 +1,13 @@
+//! The HTTP contract on real models and the real ONNX Runtime. Every answer is checked against the OpenAPI document.
+
+mod answers;
+mod bodies;
+mod catalogue;
+mod client;
+mod contract;
+mod house;
+mod images;
+mod load;
+mod parameters;
+mod problems;
+mod start;

@@ -1,0 +1,107 @@
+//! Every kind of refusal is a problem+json that says what to do.
+
+use axum::{body::Body, http::Request};
+use serde_json::json;
+
+use crate::{
+    client::{get, post, post_json, send, send_to, with},
+    house::{open, red},
+};
+
+fn request(method: &str, path: &str) -> Request<Body> {
+    Request::builder().method(method).uri(path).body(Body::empty()).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_404() {
+    for (path, code) in [
+        ("/nothing", "no_such_route"),
+        ("/explain/", "no_such_route"),
+        ("/methods/lime", "unknown_method"),
+        ("/models/resnet", "unknown_model"),
+        ("/models/broken", "unknown_model"),
+        ("/models/tiny/x", "no_such_route"),
+        ("/models/..%2Ftiny", "unknown_model"),
+    ] {
+        assert_eq!(send(get(path)).await.problem(), (404, code.to_owned()), "{path}");
+    }
+    assert!(send(get("/models/resnet")).await.text().contains("squeezenet1_1"));
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_text_is_a_problem_too() {
+    for path in ["/models/%FF", "/methods/%C3%28"] {
+        assert_eq!(send(get(path)).await.problem(), (400, "broken_path".into()), "{path}");
+    }
+    assert_eq!(send(get("/%FF")).await.status, 404);
+    assert_eq!(send(post("/explain?n_steps=%FF", red())).await.status, 422);
+}
+
+#[tokio::test]
+async fn another_method_is_405_and_says_which_are_allowed() {
+    for (method, path, allowed) in [
+        ("GET", "/explain", "POST"),
+        ("DELETE", "/predict", "POST"),
+        ("POST", "/models", "GET,HEAD"),
+        ("PUT", "/methods/pgig", "GET,HEAD"),
+        ("POST", "/metrics", "GET,HEAD"),
+        ("POST", "/openapi.json", "GET,HEAD"),
+        ("OPTIONS", "/explain", "POST"),
+    ] {
+        let answer = send(request(method, path)).await;
+        assert_eq!(answer.problem(), (405, "method_not_allowed".into()), "{method} {path}");
+        assert_eq!(answer.header("allow"), Some(allowed), "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn missing_patterns_name_the_command_that_fits_them() {
+    for method in ["pgig", "pattern_attribution", "pattern_net"] {
+        let answer = send(post(&format!("/explain?model=plain&method={method}"), red())).await;
+        assert_eq!(answer.problem(), (422, "patterns_missing".into()));
+        assert!(answer.text().contains("explaind fit-patterns --model plain"), "{}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn too_high_a_cost_is_told() {
+    let house = open(&[("max_interactive_evaluations", "40")]);
+    let ask = async |query: &str| send_to(&house.router, post(&format!("/explain?{query}"), red())).await;
+    assert_eq!(ask("n_steps=20").await.status, 200);
+    for query in [
+        "n_steps=60",
+        "method=integrated_gradients&baseline=random:5",
+        "target=top:3",
+        "method=integrated_gradients&tolerance=0.1",
+    ] {
+        let answer = ask(query).await;
+        assert_eq!(answer.problem(), (422, "too_costly".into()), "{query}");
+        let cost = answer.json()["cost"].clone();
+        assert!(cost["evaluations"].as_u64().unwrap() > 40, "{query} {cost}");
+        assert_eq!(cost["max_interactive_evaluations"], 40);
+    }
+    let red = red();
+    let two: [(&str, &[u8]); 2] = [("image", &red), ("image", &red)];
+    let answer = send_to(&house.router, crate::client::multipart("/explain?n_steps=25", &two)).await;
+    assert_eq!(answer.problem(), (422, "too_costly".into()));
+}
+
+#[tokio::test]
+async fn a_time_limit_is_a_whole_number_of_milliseconds() {
+    for value in ["soon", "0", "-5", "1.5", ""] {
+        let answer = send(with(post("/explain", red()), "x-request-timeout-ms", value)).await;
+        assert_eq!(answer.refused(), ["x-request-timeout-ms"], "{value}");
+    }
+    assert_eq!(send(with(post("/explain", red()), "x-request-timeout-ms", "60000")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_model_that_is_named_and_broken_says_what_is_wrong_with_it() {
+    let answer = send(post("/explain?model=broken", red())).await;
+    assert_eq!(answer.refused(), ["model"]);
+    assert!(answer.text().contains("model.onnx:"), "{}", answer.text());
+    let unknown =
+        send(post_json("/predict", &json!({ "tensor": { "shape": [2], "data": [1, 2] }, "model": "nobody" }))).await;
+    assert_eq!(unknown.refused(), ["model"]);
+    assert!(unknown.allowed("model").contains(&"numbers".to_owned()));
+}
