@@ -1,6 +1,6 @@
 //! What a heat map shall look like: options named as in managed explanation services, parsed from text with all faults at once.
-//! `clip_percent_*` are percent of the total attribution mass, as Captum and the PAIR visualisers count: at 99.9 and 62,
-//! the strongest pixels that hold 38 % of the mass are drawn, and those that hold the last 0.1 % have full colour.
+//! `clip_percent_*` are percentiles of the pixels with attribution of the sign shown: at 99.9 and 62, the strongest 38 % of them are
+//! drawn, and the strongest 0.1 % have full colour.
 
 use serde::{Deserialize, Serialize};
 use utoipa::{
@@ -103,9 +103,9 @@ pub struct HeatmapOptions {
     pub r#type: Drawing,
     pub polarity: Polarity,
     pub color_map: ColorMap,
-    /// Percent of the mass, above `clip_percent_lowerbound`, at most 100: what lies above is drawn at full strength.
+    /// Percentile, above `clip_percent_lowerbound`, at most 100: what lies above is drawn at full strength.
     pub clip_percent_upperbound: f32,
-    /// Percent of the mass, from 0: what lies below is not drawn.
+    /// Percentile, from 0: what lies below is not drawn.
     pub clip_percent_lowerbound: f32,
     pub overlay_type: OverlayType,
     /// Opacity of the strongest colour over the upload, from 0 to 1.
@@ -121,7 +121,7 @@ impl Default for HeatmapOptions {
             color_map: ColorMap::PinkGreen,
             clip_percent_upperbound: 99.9,
             clip_percent_lowerbound: 62.0,
-            overlay_type: OverlayType::Original,
+            overlay_type: OverlayType::Grayscale,
             alpha: 0.9,
             reduction: Reduction::Sum,
         }

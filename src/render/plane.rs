@@ -1,6 +1,6 @@
 //! Attribution -> one plane -> strengths in -1..=1.
-//! Strength is (|v| - e) / (m - e), cut to 0..=1, with the sign of v; e and m are the values at which the mass of the smaller
-//! ones reaches `clip_percent_lowerbound` and `clip_percent_upperbound` percent. Sums in f64.
+//! Strength is (|v| - e) / (m - e), cut to 0..=1, with the sign of v; e and m are the `clip_percent_lowerbound` and
+//! `clip_percent_upperbound` percentiles (nearest rank) of the magnitudes that `polarity` shows.
 
 use ndarray::{Array2, Axis, Ix2};
 
@@ -58,7 +58,6 @@ pub fn normalise(plane: &Array2<f32>, options: &HeatmapOptions) -> Strengths {
     let mut magnitudes: Vec<u32> =
         plane.iter().map(|value| signed(*value).abs().to_bits()).filter(|bits| *bits > 0).collect();
     magnitudes.sort_unstable();
-    let total: f64 = magnitudes.iter().map(|bits| f64::from(f32::from_bits(*bits))).sum();
     if magnitudes.is_empty() {
         return blank(match options.polarity {
             _ if plane.iter().all(|value| *value == 0.0) => "the attribution is zero everywhere",
@@ -66,19 +65,13 @@ pub fn normalise(plane: &Array2<f32>, options: &HeatmapOptions) -> Strengths {
             _ => "the attribution has no positive value",
         });
     }
-    let at_mass = |percent: f32| {
-        let wanted = total * f64::from(percent) / 100.0;
-        let mut mass = 0.0;
-        let found = magnitudes.iter().map(|bits| f32::from_bits(*bits)).find(|value| {
-            mass += f64::from(*value);
-            mass >= wanted
-        });
-        found.unwrap_or(f32::MAX)
+    let at_percentile = |percent: f32| {
+        let rank = (f64::from(percent) / 100.0 * magnitudes.len() as f64).ceil() as usize;
+        f32::from_bits(magnitudes[rank.clamp(1, magnitudes.len()) - 1])
     };
-    let last = f32::from_bits(magnitudes[magnitudes.len() - 1]);
-    let upper = at_mass(options.clip_percent_upperbound).min(last);
+    let upper = at_percentile(options.clip_percent_upperbound);
     let lower =
-        if options.clip_percent_lowerbound > 0.0 { at_mass(options.clip_percent_lowerbound).min(upper) } else { 0.0 };
+        if options.clip_percent_lowerbound > 0.0 { at_percentile(options.clip_percent_lowerbound) } else { 0.0 };
     Strengths::Drawn(plane.mapv(|value| {
         let value = signed(value);
         let magnitude = value.abs();
@@ -123,17 +116,17 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_percent_of_the_mass() {
-        // Mass 100: up to 10 it is 10, up to 20 it is 30, up to 30 it is 60, up to 40 it is 100.
+    fn bounds_are_percentiles_of_what_is_shown() {
+        // Magnitudes 10, 20, 30, 40: zeros do not count.
         let plane = array![[10.0, -40.0, 20.0, 30.0, 0.0]];
-        let drawn = normalise(&plane, &options(Polarity::Both, 10.0, 60.0));
+        let drawn = normalise(&plane, &options(Polarity::Both, 25.0, 75.0));
         assert_eq!(drawn, Strengths::Drawn(array![[0.0, -1.0, 0.5, 1.0, 0.0]]));
         let drawn = normalise(&plane, &options(Polarity::Both, 0.0, 100.0));
         assert_eq!(drawn, Strengths::Drawn(array![[0.25, -1.0, 0.5, 0.75, 0.0]]));
     }
 
     #[test]
-    fn polarity_chooses_the_sign_and_its_own_mass() {
+    fn polarity_chooses_the_sign_and_its_own_percentiles() {
         let plane = array![[1.0, -9.0, 1.0]];
         assert_eq!(
             normalise(&plane, &options(Polarity::Positive, 0.0, 100.0)),
