@@ -116,9 +116,10 @@ mod tests {
     fn a_map_of_zeros_is_the_upload_with_a_warning() {
         let upload = RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8, y as u8, 7]));
         let (zeros, geometry) = preprocess(&RgbImage::new(40, 30), &rule(Resize::ShortSide(64))).unwrap();
+        let options = HeatmapOptions { overlay_type: OverlayType::Original, ..HeatmapOptions::default() };
         for fill in [0.0, f32::NAN] {
             let scores = zeros.mapv(|_| fill);
-            let drawn = draw(&upload, &scores, Layout::Nchw, &geometry, &HeatmapOptions::default()).unwrap();
+            let drawn = draw(&upload, &scores, Layout::Nchw, &geometry, &options).unwrap();
             assert_eq!(drawn.image, upload);
             assert_eq!(drawn.warnings.len(), 1);
         }
