@@ -193,8 +193,8 @@ pub fn to_npy(explanations: &[Explanation]) -> Result<Vec<u8>, AppError> {
 fn encode(tensor: &Tensor, encoding: Encoding) -> EncodedTensor {
     let data = match encoding {
         Encoding::Base64 => {
-            let bytes: Vec<u8> = tensor.iter().flat_map(|value| value.to_le_bytes()).collect();
-            Value::String(BASE64_STANDARD.encode(bytes))
+            let bytes: Vec<[u8; 4]> = tensor.iter().map(|value| value.to_le_bytes()).collect();
+            Value::String(BASE64_STANDARD.encode(bytes.as_flattened()))
         }
         Encoding::List => nest(tensor.view()),
     };

@@ -19,6 +19,8 @@ use crate::{
 };
 
 const LOGITS: f64 = 1e-5;
+/// 2^-23: between two neighbours of 2^24 numbers in [-1, 1).
+const STEP: f32 = 1.0 / 8_388_608.0;
 
 macro_rules! nets {
     ($($net:ident)*) => {
@@ -58,7 +60,7 @@ fn uniform(seed: u64, count: usize) -> impl Iterator<Item = f32> {
         let z = (seed << 32).wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 40) as f32 * 2f32.powi(-23) - 1.0
+        ((z ^ (z >> 31)) >> 40) as f32 * STEP - 1.0
     })
 }
 
