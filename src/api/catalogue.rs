@@ -16,11 +16,16 @@ use super::{
 };
 use crate::{
     app::AppError,
+    autodiff::{
+        self, DeriveError,
+        spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+    },
     methods::{
         parameters::Parameter,
         registry::{self, METHODS, Method},
     },
     model::Model,
+    onnx::graph::Graph,
 };
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -96,7 +101,18 @@ pub struct ModelCard {
     pub labels: Vec<String>,
     /// Identifies the fit of the patterns.
     pub patterns: Option<String>,
+    /// The Linear layers in the order of the forward pass; empty where the network cannot be differentiated.
+    pub linear_layers: Vec<LayerCard>,
     pub methods: Vec<Applicability>,
+}
+
+/// A Linear layer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LayerCard {
+    /// What `pattern_layers` calls it.
+    pub node: String,
+    pub op_type: String,
+    pub weight_shape: Vec<usize>,
 }
 
 /// Whether a method can explain this model, and why not.
@@ -150,14 +166,35 @@ pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelC
     let models = api.app().models();
     let model = models.get(&id).ok_or_else(|| AppError::UnknownModel { id, known: api.app().model_ids() })?;
     let manifest = serde_json::to_value(&model.manifest).map_err(|e| ApiError::Internal { reason: e.to_string() })?;
+    let graph = model.graph.clone();
+    let derivable = api.app().pool().run(move || examine(&graph)).await.map_err(AppError::from)?;
+    let fault = derivable.as_ref().err().map(ToString::to_string);
     Ok(Json(ModelCard {
         summary: summarise(&api, &model),
         hash: model.hash.clone(),
         manifest,
         labels: model.labels.clone(),
         patterns: model.patterns.as_ref().map(|patterns| patterns.id.clone()),
-        methods: METHODS.iter().map(|method| applicability(method, &model)).collect(),
+        linear_layers: derivable.unwrap_or_default(),
+        methods: METHODS.iter().map(|method| applicability(method, &model, fault.as_deref())).collect(),
     }))
+}
+
+/// The Linear layers of a network that has a gradient. Every rule set differs from the gradient in rules alone: where it has none,
+/// no method that differentiates applies.
+fn examine(graph: &Graph) -> Result<Vec<LayerCard>, DeriveError> {
+    let spec = DeriveSpec {
+        rule_sets: vec![RuleSetId::Gradient],
+        wrt: Wrt::Input,
+        head: Head::Logits,
+        seed: SeedRule::One,
+        pattern_layers: PatternLayers::All,
+    };
+    autodiff::derive(graph, &spec, None)?;
+    let layers = autodiff::linear_layers(graph)?.into_iter();
+    Ok(layers
+        .map(|layer| LayerCard { node: layer.node, op_type: layer.op_type, weight_shape: layer.weight_shape })
+        .collect())
 }
 
 fn describe_method(method: &'static Method) -> MethodCard {
@@ -194,12 +231,18 @@ fn summarise(api: &Api, model: &Model) -> ModelSummary {
     }
 }
 
-fn applicability(method: &Method, model: &Model) -> Applicability {
-    let missing = method.needs_patterns() && model.patterns.is_none();
-    let reason = missing.then(|| {
-        format!("the model has no patterns; `explaind fit-patterns --model {} --images FOLDER` fits them", model.id)
-    });
-    Applicability { id: method.id.to_owned(), applies: !missing, reason }
+/// `fault` is why the network cannot be differentiated.
+fn applicability(method: &Method, model: &Model, fault: Option<&str>) -> Applicability {
+    let missing = || {
+        let from = if model.manifest.input.preprocess.is_some() { "--images FOLDER" } else { "--tensors X.npy" };
+        format!("the model has no patterns; `explaind fit-patterns --model {} {from}` fits them", model.id)
+    };
+    let reason = match fault {
+        Some(fault) if !method.rule_sets.is_empty() => Some(fault.to_owned()),
+        _ if method.needs_patterns() && model.patterns.is_none() => Some(missing()),
+        _ => None,
+    };
+    Applicability { id: method.id.to_owned(), applies: reason.is_none(), reason }
 }
 
 /// The folders that could not be loaded.

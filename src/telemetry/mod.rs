@@ -2,7 +2,11 @@
 
 pub mod names;
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    io::{IsTerminal, stderr},
+    sync::OnceLock,
+    time::Duration,
+};
 
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -16,7 +20,8 @@ const DURATION_BUCKETS: [f64; 17] =
 pub fn install_tracing(filter: &str, json: bool) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|e| TelemetryError::Filter { filter: filter.into(), reason: e.to_string() })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
     if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() }
         .map_err(|e| TelemetryError::AlreadyInstalled { reason: e.to_string() })
 }

@@ -4,7 +4,7 @@ use explaind::methods::registry::METHODS;
 use serde_json::{Value, json};
 
 use crate::{
-    client::{get, post, send},
+    client::{get, post, post_json, send},
     house::red,
 };
 
@@ -23,7 +23,7 @@ async fn the_methods_are_those_of_the_registry() {
 async fn the_models_are_listed_with_those_that_are_broken() {
     let list = send(get("/models")).await.answer();
     let ids: Vec<&str> = list["models"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["deadline", "drain", "gone", "late", "numbers", "plain", "squeezenet1_1", "tiny"]);
+    assert_eq!(ids, ["cosine", "deadline", "drain", "gone", "late", "numbers", "plain", "squeezenet1_1", "tiny"]);
     let default: Vec<&Value> =
         list["models"].as_array().unwrap().iter().filter(|model| model["default"] == true).collect();
     assert_eq!((default.len(), &default[0]["id"]), (1, &json!("tiny")));
@@ -56,8 +56,28 @@ async fn a_model_says_which_methods_apply_and_why_others_do_not() {
     let (does, reason) = applies(&plain, "pgig");
     assert!(!does && reason.contains("explaind fit-patterns --model plain"), "{reason}");
     assert_eq!(applies(&plain, "integrated_gradients"), (true, String::new()));
+    let layers: Vec<_> = plain["linear_layers"].as_array().unwrap().iter().map(|layer| layer["node"].clone()).collect();
+    assert_eq!(layers, ["conv", "scores"]);
     let numbers = send(get("/models/numbers")).await.answer();
+    assert!(applies(&numbers, "pgig").1.contains("--tensors"));
     assert_eq!((&numbers["takes_images"], &numbers["shape"]), (&json!(false), &json!([2])));
+}
+
+#[tokio::test]
+async fn a_network_without_a_gradient_says_which_node_is_to_blame() {
+    let card = send(get("/models/cosine")).await.answer();
+    for method in card["methods"].as_array().unwrap() {
+        let reason = method["reason"].as_str().unwrap_or_default();
+        assert_eq!(
+            (method["applies"] == false, reason.contains("Cos")),
+            (method["id"] != "random", method["id"] != "random")
+        );
+    }
+    let tensor = json!({ "tensor": { "shape": [2], "data": [1, 2] } });
+    let refused = send(post_json("/explain?model=cosine&method=gradient", &tensor)).await;
+    assert_eq!(refused.problem(), (422, "underivable".into()));
+    assert!(refused.text().contains("Cos"), "{}", refused.text());
+    assert_eq!(send(post_json("/predict?model=cosine", &tensor)).await.status, 200);
 }
 
 #[tokio::test]
@@ -65,7 +85,7 @@ async fn health_and_readiness_are_told() {
     assert_eq!(send(get("/healthz")).await.answer()["status"], "ok");
     let ready = send(get("/readyz")).await.answer();
     assert_eq!((&ready["status"], &ready["providers"]), (&json!("ready"), &json!(["cpu"])));
-    assert_eq!(ready["models"].as_array().unwrap().len(), 8);
+    assert_eq!(ready["models"].as_array().unwrap().len(), 9);
     assert_eq!(ready["broken_models"].as_array().unwrap().len(), 2);
 }
 

@@ -52,7 +52,7 @@ pub fn settings_with(changes: &[(&str, &str)]) -> Settings {
 
 /// The folder of models:
 /// `tiny` 8x8 pixels, three classes, patterns; `plain` the same without patterns and labels; `numbers` two numbers, no picture;
-/// `broken` and `empty` are none; the others are the bundled SqueezeNet, under names whose rows can be counted apart.
+/// `cosine` cannot be differentiated; `broken` and `empty` are none; the others are the bundled SqueezeNet, under names whose rows can be counted apart.
 fn models() -> &'static Path {
     static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -66,6 +66,7 @@ fn models() -> &'static Path {
         write_patterns(&folder.path().join("tiny"), &net);
         make("plain", &[("model.onnx", &net), ("model.toml", pixels)]);
         make("numbers", &[("model.onnx", &write_model(&number_net()).unwrap()), ("model.toml", b"head = \"logits\"")]);
+        make("cosine", &[("model.onnx", &write_model(&cosine_net()).unwrap()), ("model.toml", b"head = \"logits\"")]);
         make("broken", &[("model.onnx", b"not a model"), ("model.toml", b"heads = 1")]);
         make("empty", &[]);
         for id in ["squeezenet1_1", "deadline", "gone", "drain", "late"] {
@@ -105,6 +106,14 @@ fn number_net() -> Graph {
     let bias = Literal::from_f32s(&[3], &[0.0; 3]);
     let nodes = vec![Node::new("Gemm", ["x", "w", "b"], ["scores"]).with("transB", 1_i64)];
     graph(vec![2.into()], 3, vec![("w", weights), ("b", bias)], nodes)
+}
+
+/// As `number_net`, behind an operation that has no gradient here.
+fn cosine_net() -> Graph {
+    let mut net = number_net();
+    net.nodes[0].inputs[0] = "cosine".into();
+    net.nodes.insert(0, Node::new("Cos", ["x"], ["cosine"]));
+    net
 }
 
 /// Class c answers to the mean of channel c.
