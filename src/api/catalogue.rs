@@ -103,6 +103,8 @@ pub struct ModelCard {
     pub patterns: Option<String>,
     /// The Linear layers in the order of the forward pass; empty where the network cannot be differentiated.
     pub linear_layers: Vec<LayerCard>,
+    /// The values between input and head in the order of the forward pass: the layers of Grad-CAM; empty likewise.
+    pub activations: Vec<ActivationCard>,
     pub methods: Vec<Applicability>,
 }
 
@@ -113,6 +115,14 @@ pub struct LayerCard {
     pub node: String,
     pub op_type: String,
     pub weight_shape: Vec<usize>,
+}
+
+/// A value inside the network.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ActivationCard {
+    pub name: String,
+    /// Without batch axis.
+    pub shape: Vec<usize>,
 }
 
 /// Whether a method can explain this model, and why not.
@@ -169,20 +179,22 @@ pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelC
     let graph = model.graph.clone();
     let derivable = api.app().pool().run(move || examine(&graph)).await.map_err(AppError::from)?;
     let fault = derivable.as_ref().err().map(ToString::to_string);
+    let (linear_layers, activations) = derivable.unwrap_or_default();
     Ok(Json(ModelCard {
         summary: summarise(&api, &model),
         hash: model.hash.clone(),
         manifest,
         labels: model.labels.clone(),
         patterns: model.patterns.as_ref().map(|patterns| patterns.id.clone()),
-        linear_layers: derivable.unwrap_or_default(),
+        linear_layers,
+        activations,
         methods: METHODS.iter().map(|method| applicability(method, &model, fault.as_deref())).collect(),
     }))
 }
 
-/// The Linear layers of a network that has a gradient. Every rule set differs from the gradient in rules alone: where it has none,
+/// The layers of a network that has a gradient. Every rule set differs from the gradient in rules alone: where it has none,
 /// no method that differentiates applies.
-fn examine(graph: &Graph) -> Result<Vec<LayerCard>, DeriveError> {
+fn examine(graph: &Graph) -> Result<(Vec<LayerCard>, Vec<ActivationCard>), DeriveError> {
     let spec = DeriveSpec {
         rule_sets: vec![RuleSetId::Gradient],
         wrt: Wrt::Input,
@@ -192,9 +204,11 @@ fn examine(graph: &Graph) -> Result<Vec<LayerCard>, DeriveError> {
     };
     autodiff::derive(graph, &spec, None)?;
     let layers = autodiff::linear_layers(graph)?.into_iter();
-    Ok(layers
-        .map(|layer| LayerCard { node: layer.node, op_type: layer.op_type, weight_shape: layer.weight_shape })
-        .collect())
+    let layers =
+        layers.map(|layer| LayerCard { node: layer.node, op_type: layer.op_type, weight_shape: layer.weight_shape });
+    let activations = autodiff::activations(graph)?.into_iter();
+    let activations = activations.map(|(name, shape)| ActivationCard { name, shape });
+    Ok((layers.collect(), activations.collect()))
 }
 
 fn describe_method(method: &'static Method) -> MethodCard {
