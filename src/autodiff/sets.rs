@@ -94,7 +94,7 @@ fn weight_times_pattern(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError>
         let mut product = pattern.read()?;
         let (weights, _) = literal.bytes.as_chunks();
         product.iter_mut().zip(weights).for_each(|(p, &w)| *p *= f32::from_le_bytes(w));
-        Ok(to_literal(&product))
+        Ok(to_literal(product))
     })?;
     ctx.base(Overrides { cotangent: None, weight: Some(weight) })
 }
@@ -103,16 +103,20 @@ fn weight_times_pattern(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError>
 fn pattern_alone(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let Some(pattern) = ctx.pattern else { return ctx.base(Overrides::default()) };
     let name = format!("{}/pattern", ctx.node.outputs[0]);
-    let weight = ctx.emit.weight(name, || Ok(to_literal(&pattern.read()?)))?;
+    let weight = ctx.emit.weight(name, || Ok(to_literal(pattern.read()?)))?;
     ctx.base(Overrides { cotangent: None, weight: Some(weight) })
 }
 
-fn to_literal(tensor: &Tensor) -> Literal {
-    Literal {
-        element: Element::Float,
-        shape: tensor.shape().to_vec(),
-        bytes: tensor.iter().flat_map(|v| v.to_le_bytes()).collect(),
-    }
+fn to_literal(tensor: Tensor) -> Literal {
+    let shape = tensor.shape().to_vec();
+    // What a source reads is dense already; its memory becomes the literal's.
+    let dense = if tensor.is_standard_layout() { tensor } else { tensor.as_standard_layout().into_owned() };
+    let length = dense.len();
+    let (mut values, offset) = dense.into_raw_vec_and_offset();
+    let start = offset.unwrap_or(0);
+    values.truncate(start + length);
+    values.drain(..start);
+    Literal::from_f32_vec(&shape, values)
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! `patterns.safetensors`: one tensor for each Linear layer (Eq. 2 of pgig.txt), keyed by the layer's output value, with the fit's
-//! provenance as JSON in the metadata. The same fit writes the same bytes. Layers are read from the mapped file one at a time.
+//! provenance as JSON in the metadata. The same fit writes the same bytes. Layers are read from the file one at a time.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io,
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::FileExt,
     path::Path,
     sync::Arc,
 };
 
-use bytes::Bytes;
 use safetensors::{
     Dtype, SafeTensors,
     tensor::{TensorView, serialize},
@@ -63,15 +64,28 @@ pub fn read(path: &Path, model_hash: &str) -> Result<(Patterns, Provenance), Pat
         return Err(PatternsError::OtherModel { found: provenance.model_hash });
     }
     let tensors = SafeTensors::deserialize(&bytes).map_err(malformed)?;
-    let mut shapes = BTreeMap::new();
+    let mut layers = BTreeMap::new();
     for (name, view) in tensors.iter() {
         if view.dtype() != Dtype::F32 {
             return Err(malformed(format!("{name} is {:?}, not F32", view.dtype())));
         }
-        shapes.insert(name.to_owned(), view.shape().to_vec());
+        let offset = (view.data().as_ptr() as usize - bytes.as_ptr() as usize) as u64;
+        layers.insert(name.to_owned(), Layer { shape: view.shape().to_vec(), offset });
     }
-    let id = hex(&Sha256::digest(&bytes)[..8]);
-    Ok((Patterns { id, source: Arc::new(PatternsFile { bytes, shapes }) }, provenance))
+    let file = File::open(path)?;
+    let id = hash(&file)?[..16].to_owned();
+    Ok((Patterns { id, source: Arc::new(PatternsFile { file, layers }) }, provenance))
+}
+
+/// SHA-256 of a file, hex. Read in pieces: a mapping would keep every page that was hashed in the process's memory.
+pub(super) fn hash(mut file: &File) -> io::Result<String> {
+    let (mut hasher, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            length => hasher.update(&piece[..length]),
+        }
+    }
 }
 
 /// Writes the file at once or not at all.
@@ -99,32 +113,35 @@ fn malformed(reason: impl ToString) -> PatternsError {
     PatternsError::Format { reason: reason.to_string() }
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+#[derive(Debug)]
 struct PatternsFile {
-    bytes: Bytes,
-    shapes: BTreeMap<String, Vec<usize>>,
+    file: File,
+    layers: BTreeMap<String, Layer>,
 }
 
-impl std::fmt::Debug for PatternsFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PatternsFile").field("shapes", &self.shapes).finish_non_exhaustive()
-    }
+#[derive(Debug)]
+struct Layer {
+    shape: Vec<usize>,
+    /// Of the first number, in the file.
+    offset: u64,
 }
 
 impl PatternSource for PatternsFile {
     fn shape(&self, layer: &str) -> Option<&[usize]> {
-        self.shapes.get(layer).map(Vec::as_slice)
+        self.layers.get(layer).map(|layer| layer.shape.as_slice())
     }
 
     fn read(&self, layer: &str) -> io::Result<Tensor> {
-        let tensors = SafeTensors::deserialize(&self.bytes).map_err(io::Error::other)?;
-        let view = tensors.tensor(layer).map_err(io::Error::other)?;
-        let (numbers, _) = view.data().as_chunks::<4>();
-        let values = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        Tensor::from_shape_vec(view.shape().to_vec(), values).map_err(io::Error::other)
+        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("{FILE} has no layer {layer}"));
+        let Layer { shape, offset } = self.layers.get(layer).ok_or_else(missing)?;
+        let mut values = vec![0_f32; shape.iter().product()];
+        self.file.read_exact_at(bytemuck::cast_slice_mut(&mut values), *offset)?;
+        values.iter_mut().for_each(|value| *value = f32::from_bits(u32::from_le(value.to_bits())));
+        Tensor::from_shape_vec(shape.clone(), values).map_err(io::Error::other)
     }
 }
 

@@ -6,10 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use sha2::{Digest, Sha256};
-
 use super::{Model, manifest_file, patterns};
-use crate::onnx::{map_file, read_model};
+use crate::onnx::read_model;
 
 /// The models that serve, by id, and the folders that do not.
 #[derive(Debug)]
@@ -97,8 +95,8 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
     if !path.is_file() {
         return Err(vec!["model.onnx is missing".to_owned()]);
     }
-    let bytes = map_file(&path).map_err(|error| vec![format!("model.onnx: {error}")])?;
-    let hash = patterns::hex(&Sha256::digest(&bytes));
+    let hash = fs::File::open(&path).and_then(|file| patterns::hash(&file));
+    let hash = hash.map_err(|error| vec![format!("model.onnx: {error}")])?;
     let mut faults = Vec::new();
     let labels = read_optional(&folder.join("labels.txt"), &mut faults);
     let text = read_optional(&folder.join("model.toml"), &mut faults);

@@ -29,10 +29,25 @@ impl Element {
     }
 }
 
+/// Numbers that stand in memory as their little-endian bytes.
+struct Floats(Vec<f32>);
+
+impl AsRef<[u8]> for Floats {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
 impl Literal {
     /// `values` are row-major and as many as `shape` asks for.
     pub fn from_f32s(shape: &[usize], values: &[f32]) -> Self {
         Self::from_numbers(Element::Float, shape, bytes_of(values, f32::to_le_bytes))
+    }
+
+    /// As [`Self::from_f32s`], without copying: for large weights.
+    pub fn from_f32_vec(shape: &[usize], mut values: Vec<f32>) -> Self {
+        values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().to_le()));
+        Self { element: Element::Float, shape: shape.to_vec(), bytes: Bytes::from_owner(Floats(values)) }
     }
 
     /// `values` are row-major and as many as `shape` asks for.

@@ -122,7 +122,7 @@ fn flipped(emit: &mut Emitter, weight: &str, group: usize) -> Result<String, Der
         }
         let mut flipped = shape.clone();
         (flipped[0], flipped[1]) = (inputs * group, outputs);
-        Ok(Literal::from_f32s(&flipped, &result))
+        Ok(Literal::from_f32_vec(&flipped, result))
     })
 }
 
