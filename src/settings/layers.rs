@@ -251,7 +251,7 @@ mod tests {
         let settings =
             load(&flags, environment(&[("EXPLAIND_MAX_SIDE", "2"), ("EXPLAIND_MAX_PIXELS", "2"), ("HOME", "x")]))
                 .unwrap();
-        assert_eq!((settings.max_side, settings.max_pixels, settings.queue_rows, settings.batch_rows), (3, 2, 1, 16));
+        assert_eq!((settings.max_side, settings.max_pixels, settings.queue_rows, settings.batch_rows), (3, 2, 1, 4));
     }
 
     #[test]
