@@ -94,7 +94,10 @@ pub fn load_runtime(library: Option<&Path>, threads: usize) -> Result<&'static R
         .and_then(|pool| builder.with_name("explaind").with_telemetry(false).with_global_thread_pool(pool).build())
         .map_err(|e| unusable(e.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
-    Ok(RUNTIME.get_or_init(|| Runtime { environment, library }))
+    let runtime = Runtime { environment, library: library.clone() };
+    // The runtime adds an operator domain that it does not know yet without a lock: the first session makes ours known.
+    runtime.probe(Provider::Cpu).map_err(|e| unusable(e.to_string()))?;
+    Ok(RUNTIME.get_or_init(|| runtime))
 }
 
 impl Runtime {
@@ -369,6 +372,30 @@ mod tests {
     fn the_runtime_loads_once() {
         let first = load_runtime(None, 0).unwrap();
         assert!(std::ptr::eq(first, load_runtime(None, 0).unwrap()));
+    }
+
+    /// The runtime checks for our domain and adds it without a lock, once per process: only a fresh process can show it.
+    #[test]
+    fn the_first_sessions_of_a_process_open_at_once() {
+        const CHILD: &str = "EXPLAIND_TEST_OPENS_SESSIONS";
+        let name = "engine::backend_ort::tests::the_first_sessions_of_a_process_open_at_once";
+        if std::env::var_os(CHILD).is_some() {
+            let runtime = load_runtime(None, 1).unwrap();
+            let start = std::sync::Barrier::new(16);
+            return std::thread::scope(|scope| {
+                for _ in 0..16 {
+                    scope.spawn(|| {
+                        start.wait();
+                        runtime.probe(Provider::Cpu).unwrap();
+                    });
+                }
+            });
+        }
+        for _ in 0..8 {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = child.args(["--exact", name]).env(CHILD, "1").output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
     }
 
     #[test]
