@@ -23,7 +23,12 @@ use crate::{
         registry::{Registry, RegistryError},
     },
     pool::{Pool, WorkPanicked},
-    render::{RenderError, encode::encode_png, heatmap::draw},
+    render::{
+        RenderError,
+        encode::encode_png,
+        heatmap::{Heatmap, draw},
+        legend::with_legend,
+    },
     settings::Settings,
     telemetry::{self, names},
     tensor::{Tensor, TensorError},
@@ -226,14 +231,14 @@ impl App {
         let started = Instant::now();
         let Task { plan, .. } = task;
         let prepared = self.prepare(input, &plan.model).await?;
-        let request = drive::Request {
-            parameters: plan.parameters.clone(),
-            uploaded_baseline: task.uploaded.clone(),
-            max_evaluations: Some(self.settings().max_interactive_evaluations / task.count),
-        };
-        let explained = drive::explain(self.means(caller), &plan.model, prepared.tensor.clone(), &request)
-            .await
-            .map_err(|error| whole_cost(error, task.count, self.settings().max_interactive_evaluations))?;
+        let request = drive::Request { parameters: plan.parameters.clone(), uploaded_baseline: task.uploaded.clone() };
+        let limit = self.settings().max_interactive_evaluations / task.count;
+        let input = prepared.tensor.clone();
+        let explained =
+            drive::explain(self.means(caller), &plan.model, input, std::slice::from_ref(&request), Some(limit))
+                .await
+                .map(|answered| answered.explained.into_iter().flatten().collect::<Vec<_>>())
+                .map_err(|error| whole_cost(error, task.count, self.settings().max_interactive_evaluations))?;
         let before_render = Instant::now();
         let pictures = self.render(plan, prepared.upload, &explained).await?;
         let render = before_render.elapsed();
@@ -298,11 +303,14 @@ impl App {
         self.pool()
             .run(move || {
                 let upload = upload.into_pixels(&limits)?;
-                let draw_one = |scores: Arc<Tensor>| {
-                    let heatmap = draw(&upload, &scores, layout, &geometry, &options)?;
-                    Ok(Picture { png: Some(encode_png(&heatmap.image)?.into()), warnings: heatmap.warnings })
+                let finish = |heatmap: Heatmap| {
+                    let image = match options.legend {
+                        true => with_legend(&heatmap.image, heatmap.bounds, &options)?,
+                        false => heatmap.image,
+                    };
+                    Ok(Picture { png: Some(encode_png(&image)?.into()), warnings: heatmap.warnings })
                 };
-                scores.into_iter().map(draw_one).collect()
+                draw(&upload, &scores, layout, &geometry, &options)?.into_iter().map(finish).collect()
             })
             .await?
     }

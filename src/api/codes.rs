@@ -148,7 +148,7 @@ fn render_code(error: &RenderError) -> Code {
         RenderError::NotAnImage { .. } => {
             row("no_picture", StatusCode::UNPROCESSABLE_ENTITY, "Attribution that is no picture")
         }
-        RenderError::Size { .. } | RenderError::Encode { .. } => INTERNAL,
+        RenderError::Size { .. } | RenderError::Svg { .. } | RenderError::Encode { .. } => INTERNAL,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Drives a method over the engine: target on the clean input, runs, answers. The only file of the room that holds the engine.
+//! Drives methods over the engine: target on the clean input, runs, answers. The only file of the room that holds the engine.
 //! The clean input is evaluated once: by the run itself where it asks for it, else through the forward graph.
 
 use std::{sync::Arc, time::Duration};
@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{
     Attribution, Fault, Faults, Run, Step, Subject, head_value,
     parameters::{Facts, Parameters},
+    shared::{Ask, deal, merge},
     target::{Classes, Goal, ranked},
 };
 use crate::{
@@ -52,14 +53,21 @@ pub struct Means<'a> {
     pub caller: &'a Caller,
 }
 
-/// What to do with one input.
+/// One way to explain an input.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub parameters: Parameters,
     /// What the baseline `uploaded` stands for, already preprocessed.
     pub uploaded_baseline: Option<Arc<Tensor>>,
-    /// A request that costs more is refused.
-    pub max_evaluations: Option<usize>,
+}
+
+/// What [`explain`] gives.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// For each request, in order.
+    pub explained: Vec<Vec<Explained>>,
+    /// Rows that the model was asked for: fewer than the answers count where they share points.
+    pub evaluations: usize,
 }
 
 /// One answer: a method's map for one target.
@@ -73,7 +81,7 @@ pub struct Explained {
     /// Its warnings are about the map.
     pub attribution: Attribution,
     pub timing: Timing,
-    /// Rows that the model was asked for, the clean input among them.
+    /// Rows that this answer alone needs, the clean input among them.
     pub evaluations: usize,
 }
 
@@ -102,6 +110,13 @@ pub struct Timing {
     pub model: Duration,
 }
 
+impl Timing {
+    fn add(&mut self, other: &Timing) {
+        self.queue += other.queue;
+        self.model += other.model;
+    }
+}
+
 /// What [`Parameters::parse`] needs of a model.
 pub fn facts(model: &Model) -> Facts<'_> {
     Facts {
@@ -113,46 +128,76 @@ pub fn facts(model: &Model) -> Facts<'_> {
     }
 }
 
-/// Explains `input` (without batch axis): one answer, or k for `top:k`.
+/// Explains `input` (without batch axis) in every way requested: for each request one answer, or k for `top:k`. A point that several
+/// runs ask for is evaluated once. Together they may cost at most `max_evaluations`, counted as if nothing were shared.
 pub async fn explain(
     means: Means<'_>,
     model: &Arc<Model>,
     input: Arc<Tensor>,
-    request: &Request,
-) -> Result<Vec<Explained>, MethodError> {
-    let parameters = &request.parameters;
-    check(model, &input, parameters)?;
-    let target = parameters.target;
-    let mut effort = Effort::default();
+    requests: &[Request],
+    max_evaluations: Option<usize>,
+) -> Result<Answered, MethodError> {
+    for Request { parameters, .. } in requests {
+        check(model, &input, parameters)?;
+    }
     // A class of a model whose outputs cannot be counted beforehand is checked against the clean row.
-    let first = target.needs_logits() || model.classes().is_none();
-    let cost = parameters.cost(first);
-    if let Some(limit) = request.max_evaluations
+    let first = model.classes().is_none() || requests.iter().any(|request| request.parameters.target.needs_logits());
+    let cost = Parameters::cost_of(requests.iter().map(|request| &request.parameters), first);
+    if let Some(limit) = max_evaluations
         && cost > limit
     {
         return Err(MethodError::TooCostly { cost, limit });
     }
-    let baselines = {
-        let (model, input, request) = (model.clone(), input.clone(), request.clone());
-        means.pool.run(move || resolve_baselines(&model, &input, &request)).await??
-    };
+    let mut effort = Effort::default();
     let clean = if first { Some(forward(means, model, &input, &mut effort).await?) } else { None };
-    if let Some(row) = &clean {
-        check_classes(parameters, row.logits.len())?;
-    }
-    let goals = target.resolve(clean.as_ref().map_or(&[], |row| &row.logits));
-    try_join_all(goals.into_iter().map(|goal| {
-        let seed: Arc<[(usize, f32)]> = goal.seed().into();
-        let subject = Subject {
-            input: input.clone(),
-            input_value: clean.as_ref().map(|row| head_value(row, parameters.head, &seed)),
-            seed,
-            baselines: baselines.clone(),
-            parameters: Arc::new(Parameters { target: goal.target(), ..parameters.clone() }),
+    let mut tasks = Vec::new();
+    for (place, request) in requests.iter().enumerate() {
+        let parameters = &request.parameters;
+        if let Some(row) = &clean {
+            check_classes(parameters, row.logits.len())?;
+        }
+        let baselines = {
+            let (model, input, request) = (model.clone(), input.clone(), request.clone());
+            means.pool.run(move || resolve_baselines(&model, &input, &request)).await??
         };
-        answer(means, model, subject, goal, clean.clone(), effort)
-    }))
-    .await
+        for goal in parameters.target.resolve(clean.as_ref().map_or(&[], |row| &row.logits)) {
+            let seed: Arc<[(usize, f32)]> = goal.seed().into();
+            let subject = Subject {
+                input: input.clone(),
+                input_value: clean.as_ref().map(|row| head_value(row, parameters.head, &seed)),
+                seed,
+                baselines: baselines.clone(),
+                parameters: Arc::new(Parameters { target: goal.target(), ..parameters.clone() }),
+            };
+            tasks.push(Task {
+                place,
+                goal,
+                parameters: subject.parameters.clone(),
+                run: (parameters.method.build)(subject),
+                answers: Vec::new(),
+                attribution: None,
+                effort,
+            });
+        }
+    }
+    let (tasks, clean) = work(means, model, &input, tasks, clean, &mut effort).await?;
+    let mut explained: Vec<Vec<Explained>> = requests.iter().map(|_| Vec::new()).collect();
+    for task in tasks {
+        let Some(mut attribution) = task.attribution else { continue };
+        attribution.warnings.extend(doubts(&attribution.scores));
+        explained[task.place].push(Explained {
+            target: Explanandum {
+                class: prediction(model, &clean, task.goal.index),
+                against: task.goal.against.map(|other| prediction(model, &clean, other)),
+            },
+            predictions: predictions(model, &clean, TOP),
+            parameters: task.parameters,
+            attribution,
+            timing: task.effort.timing,
+            evaluations: task.effort.evaluations,
+        });
+    }
+    Ok(Answered { explained, evaluations: effort.evaluations })
 }
 
 /// The `top_k` best classes of `input` (without batch axis).
@@ -174,58 +219,103 @@ struct Effort {
     evaluations: usize,
 }
 
-async fn answer(
-    means: Means<'_>,
-    model: &Arc<Model>,
-    subject: Subject,
+/// One method at work on one target.
+struct Task {
+    /// Of the request it belongs to.
+    place: usize,
     goal: Goal,
-    mut clean: Option<Row>,
-    mut effort: Effort,
-) -> Result<Explained, MethodError> {
-    let Subject { input, parameters, .. } = subject.clone();
-    let mut run = (parameters.method.build)(subject);
-    let mut answers = Vec::new();
-    let mut attribution = loop {
-        let (same, step) = means.pool.run(move || step(run, answers)).await?;
-        run = same;
-        match step {
-            Step::Done(attribution) => break attribution,
-            Step::Evaluate(points) => {
-                let at = points.iter().position(|point| Arc::ptr_eq(&point.input, &input));
-                answers = evaluate(means, model, &run.spec(), points, &mut effort).await?;
-                if let Some(row) = at.and_then(|at| answers.get(at))
-                    && clean.is_none()
-                {
-                    clean = Some(Row { cotangents: Vec::new(), activation: None, ..row.clone() });
-                }
-            }
-        }
-    };
-    let clean = match clean {
-        Some(row) => row,
-        None => forward(means, model, &input, &mut effort).await?,
-    };
-    if clean.logits.iter().any(|logit| !logit.is_finite()) {
-        return Err(MethodError::NotFinite { model: model.id.clone() });
-    }
-    attribution.warnings.extend(doubts(&attribution.scores));
-    Ok(Explained {
-        target: Explanandum {
-            class: prediction(model, &clean, goal.index),
-            against: goal.against.map(|other| prediction(model, &clean, other)),
-        },
-        predictions: predictions(model, &clean, TOP),
-        parameters,
-        attribution,
-        timing: effort.timing,
-        evaluations: effort.evaluations,
-    })
+    parameters: Arc<Parameters>,
+    run: Box<dyn Run>,
+    /// For the next step.
+    answers: Vec<Row>,
+    attribution: Option<Attribution>,
+    effort: Effort,
 }
 
-/// Takes the run along, and frees the answers.
-fn step(mut run: Box<dyn Run>, answers: Vec<Row>) -> (Box<dyn Run>, Step) {
-    let step = run.step(&answers);
-    (run, step)
+/// Takes every task to its end, and tells the row of the clean input. All runs go step by step together, so that their points can be
+/// shared.
+async fn work(
+    means: Means<'_>,
+    model: &Arc<Model>,
+    input: &Arc<Tensor>,
+    mut tasks: Vec<Task>,
+    mut clean: Option<Row>,
+    effort: &mut Effort,
+) -> Result<(Vec<Task>, Row), MethodError> {
+    loop {
+        let steps = tasks.into_iter().map(|task| means.pool.run(move || step(task)));
+        let stepped = try_join_all(steps).await?;
+        let mut asks = Vec::new();
+        // The places of the tasks that asked, in the order of the asks.
+        let mut asking = Vec::new();
+        tasks = Vec::with_capacity(stepped.len());
+        for (task, ask) in stepped {
+            if let Some(ask) = ask {
+                asking.push(tasks.len());
+                asks.push(ask);
+            }
+            tasks.push(task);
+        }
+        if asks.is_empty() {
+            break;
+        }
+        let batches = merge(&asks);
+        let evaluations = batches.iter().map(|batch| async {
+            let mut spent = Effort::default();
+            let rows = evaluate(means, model, &batch.spec, batch.points.clone(), &mut spent).await?;
+            Ok::<_, MethodError>((rows, spent))
+        });
+        let (rows, spent): (Vec<_>, Vec<_>) = try_join_all(evaluations).await?.into_iter().unzip();
+        effort.evaluations += spent.iter().map(|spent| spent.evaluations).sum::<usize>();
+        let dealt = deal(&asks, &batches, rows);
+        for (ask, (rows, place)) in dealt.into_iter().zip(asking).enumerate() {
+            let at = asks[ask].points.iter().position(|point| Arc::ptr_eq(&point.input, input));
+            if let Some(row) = at.and_then(|at| rows.get(at))
+                && clean.is_none()
+            {
+                clean = Some(Row { cotangents: Vec::new(), activation: None, ..row.clone() });
+            }
+            let task = &mut tasks[place];
+            task.effort.evaluations += rows.len();
+            for (_, spent) in batches.iter().zip(&spent).filter(|(batch, _)| batch.serves(ask)) {
+                task.effort.timing.add(&spent.timing);
+            }
+            task.answers = rows;
+        }
+    }
+    let clean = match clean {
+        Some(row) if row.logits.iter().all(|logit| logit.is_finite()) => row,
+        Some(_) => return Err(MethodError::NotFinite { model: model.id.clone() }),
+        None => {
+            let mut spent = Effort::default();
+            let row = forward(means, model, input, &mut spent).await?;
+            effort.evaluations += spent.evaluations;
+            for task in &mut tasks {
+                task.effort.evaluations += spent.evaluations;
+                task.effort.timing.add(&spent.timing);
+            }
+            row
+        }
+    };
+    Ok((tasks, clean))
+}
+
+/// Takes a task one step further, and frees the answers it had.
+fn step(mut task: Task) -> (Task, Option<Ask>) {
+    if task.attribution.is_some() {
+        return (task, None);
+    }
+    let answers = std::mem::take(&mut task.answers);
+    match task.run.step(&answers) {
+        Step::Done(attribution) => {
+            task.attribution = Some(attribution);
+            (task, None)
+        }
+        Step::Evaluate(points) => {
+            let ask = Ask { spec: task.run.spec(), points };
+            (task, Some(ask))
+        }
+    }
 }
 
 async fn evaluate(
@@ -237,8 +327,7 @@ async fn evaluate(
 ) -> Result<Vec<Row>, MethodError> {
     effort.evaluations += points.len();
     let evaluated = means.engine.evaluate(model, spec, points, means.caller).await?;
-    effort.timing.queue += evaluated.queue;
-    effort.timing.model += evaluated.model;
+    effort.timing.add(&Timing { queue: evaluated.queue, model: evaluated.model });
     Ok(evaluated.rows)
 }
 

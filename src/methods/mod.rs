@@ -7,6 +7,7 @@ pub mod point;
 pub mod quadrature;
 pub mod random;
 pub mod registry;
+mod shared;
 pub mod target;
 
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Fault, Faults,
     quadrature::Quadrature,
-    registry::{self, Cost, Method},
+    registry::{self, Method},
     target::{self, Classes, Target},
 };
 use crate::{
@@ -402,11 +402,17 @@ impl Parameters {
         if self.method.takes("baseline") { self.baseline.count() } else { 0 }
     }
 
-    /// Evaluations that explaining one input takes: at most under a `tolerance`, else exactly. `first`: the clean input is
-    /// evaluated before the runs.
+    /// Evaluations that explaining one input in all these ways takes, nothing shared but the clean input: at most under a
+    /// `tolerance`, else exactly. `first`: the clean input is evaluated before the runs.
+    pub fn cost_of<'a>(all: impl Iterator<Item = &'a Self> + Clone, first: bool) -> usize {
+        let asked = |p: &Self| (p.method.cost.asks_input)(p);
+        all.clone().map(|p| p.target.answers() * (p.method.cost.count)(p)).sum::<usize>()
+            + usize::from(first || !all.clone().any(asked))
+    }
+
+    /// As [`Self::cost_of`] these parameters alone.
     pub fn cost(&self, first: bool) -> usize {
-        let Cost { count, asks_input, .. } = &self.method.cost;
-        self.target.answers() * count(self) + usize::from(first || !asks_input(self))
+        Self::cost_of(std::iter::once(self), first)
     }
 
     /// All of them, resolved, with the method: what an answer states, and what gives that answer again when posted.

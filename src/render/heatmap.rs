@@ -1,36 +1,52 @@
 //! The heat map of one attribution on its upload: reduce -> normalise -> (outline) -> onto the upload's pixels -> overlay.
 
+use std::sync::Arc;
+
 use ::image::RgbImage;
+use ndarray::Array2;
 
 use super::{
     RenderError,
     options::{Drawing, HeatmapOptions},
     outline::outline,
     overlay::{blank, overlay},
-    plane::{Strengths, normalise, reduce},
+    plane::{Bounds, Strengths, bounds, normalise, reduce},
 };
 use crate::{image::geometry::Geometry, model::manifest::Layout, tensor::Tensor};
 
-/// A picture in the upload's size, and what is odd about it.
+/// A picture in the upload's size (plus its legend), and what is odd about it.
 #[derive(Clone, Debug)]
 pub struct Heatmap {
     pub image: RgbImage,
+    /// What its colours mean; none for a blank map.
+    pub bounds: Option<Bounds>,
     pub warnings: Vec<String>,
 }
 
-/// Draws `scores` (the model's input shape, without a batch axis) on the upload that `geometry` was made for.
+/// Draws each map (the model's input size, without a batch axis) on the upload that `geometry` was made for.
 pub fn draw(
     upload: &RgbImage,
-    scores: &Tensor,
+    maps: &[Arc<Tensor>],
     layout: Layout,
     geometry: &Geometry,
     options: &HeatmapOptions,
+) -> Result<Vec<Heatmap>, RenderError> {
+    let planes = maps.iter().map(|scores| reduce(scores, layout, options.reduction)).collect::<Result<Vec<_>, _>>()?;
+    let bounds = bounds(&planes, options);
+    planes.iter().zip(bounds).map(|(plane, bounds)| draw_one(upload, plane, bounds, geometry, options)).collect()
+}
+
+fn draw_one(
+    upload: &RgbImage,
+    plane: &Array2<f32>,
+    bounds: Option<Bounds>,
+    geometry: &Geometry,
+    options: &HeatmapOptions,
 ) -> Result<Heatmap, RenderError> {
-    let plane = reduce(scores, layout, options.reduction)?;
-    let strengths = match normalise(&plane, options) {
+    let strengths = match normalise(plane, bounds, options) {
         Strengths::Drawn(strengths) => strengths,
         Strengths::Blank { reason } => {
-            return Ok(Heatmap { image: blank(upload, options), warnings: vec![reason] });
+            return Ok(Heatmap { image: blank(upload, options), bounds: None, warnings: vec![reason] });
         }
     };
     let (height, width) = strengths.dim();
@@ -39,7 +55,8 @@ pub fn draw(
         Drawing::Pixels => geometry.back_project(strengths.view()),
         Drawing::Outlines => outline(&strengths, geometry),
     };
-    Ok(Heatmap { image: overlay(upload, &projected.ok_or_else(mismatch)?, options), warnings: Vec::new() })
+    let image = overlay(upload, &projected.ok_or_else(mismatch)?, options);
+    Ok(Heatmap { image, bounds, warnings: Vec::new() })
 }
 
 #[cfg(test)]
@@ -73,8 +90,8 @@ mod tests {
         let spot = RgbImage::from_fn(size.0, size.1, |x, y| Rgb([if inside(x, y) { 255 } else { 0 }; 3]));
         let upload = RgbImage::from_pixel(size.0, size.1, Rgb([100; 3]));
         let (scores, geometry) = preprocess(&spot, &rule(Resize::ShortSide(64))).unwrap();
-        let heatmap = draw(&upload, &scores, Layout::Nchw, &geometry, options).unwrap();
-        (upload, heatmap)
+        let heatmaps = draw(&upload, &[Arc::new(scores)], Layout::Nchw, &geometry, options).unwrap();
+        (upload, heatmaps.into_iter().next().unwrap())
     }
 
     #[test]
@@ -119,9 +136,8 @@ mod tests {
         let options = HeatmapOptions { overlay_type: OverlayType::Original, ..HeatmapOptions::default() };
         for fill in [0.0, f32::NAN] {
             let scores = zeros.mapv(|_| fill);
-            let drawn = draw(&upload, &scores, Layout::Nchw, &geometry, &options).unwrap();
-            assert_eq!(drawn.image, upload);
-            assert_eq!(drawn.warnings.len(), 1);
+            let drawn = draw(&upload, &[Arc::new(scores)], Layout::Nchw, &geometry, &options).unwrap();
+            assert_eq!((&drawn[0].image, drawn[0].bounds, drawn[0].warnings.len()), (&upload, None, 1));
         }
     }
 
@@ -145,7 +161,8 @@ mod tests {
     fn an_attribution_of_another_size_is_refused() {
         let upload = RgbImage::new(40, 30);
         let geometry = Geometry::new((40, 30), &rule(Resize::Stretch));
-        let drawn = draw(&upload, &Tensor::ones(vec![3, 7, 7]), Layout::Nchw, &geometry, &HeatmapOptions::default());
+        let maps = [Arc::new(Tensor::ones(vec![3, 7, 7]))];
+        let drawn = draw(&upload, &maps, Layout::Nchw, &geometry, &HeatmapOptions::default());
         assert_eq!(drawn.unwrap_err(), RenderError::Size { found: (7, 7), expected: (56, 56) });
     }
 }

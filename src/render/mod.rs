@@ -2,11 +2,14 @@
 
 pub mod color;
 pub mod encode;
+pub mod grid;
 pub mod heatmap;
+pub mod legend;
 pub mod options;
 pub mod outline;
 pub mod overlay;
 pub mod plane;
+pub mod svg;
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RenderError {
@@ -16,6 +19,8 @@ pub enum RenderError {
     NotAnImage { shape: Vec<usize> },
     #[error("the attribution is {found:?} pixels (width, height); the model's input is {expected:?}")]
     Size { found: (usize, usize), expected: (u32, u32) },
+    #[error("the drawing cannot be rendered: {reason}")]
+    Svg { reason: String },
     #[error("the picture cannot be encoded: {reason}")]
     Encode { reason: String },
 }

@@ -96,6 +96,11 @@ choice! {
     }
 }
 
+choice! {
+    /// What the clip percentiles are taken of: each map's own pixels, or those of all maps of the answer together.
+    Scale { PerImage = "per_image", Shared = "shared" }
+}
+
 /// The options of one heat map. Absent fields take their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -111,6 +116,12 @@ pub struct HeatmapOptions {
     /// Opacity of the strongest colour over the upload, from 0 to 1.
     pub alpha: f32,
     pub reduction: Reduction,
+    pub scale: Scale,
+    /// Above 0, at most 100. Below 100: the pixels of the top so many percent, at full strength, and nothing else (equal values go
+    /// together); the clip percentiles play no part. With MASK_BLACK, the masks of the XRAI paper.
+    pub top_percent: f32,
+    /// Adds a colour bar below the picture, which is that much taller.
+    pub legend: bool,
 }
 
 impl Default for HeatmapOptions {
@@ -124,6 +135,9 @@ impl Default for HeatmapOptions {
             overlay_type: OverlayType::Grayscale,
             alpha: 0.9,
             reduction: Reduction::Sum,
+            scale: Scale::PerImage,
+            top_percent: 100.0,
+            legend: false,
         }
     }
 }
@@ -147,6 +161,9 @@ impl HeatmapOptions {
         "overlay_type",
         "alpha",
         "reduction",
+        "scale",
+        "top_percent",
+        "legend",
     ];
 
     /// Reads parameters (each one of [`HeatmapOptions::NAMES`]) over the defaults. All faults at once.
@@ -174,6 +191,9 @@ impl HeatmapOptions {
                 self.overlay_type = OverlayType::parse(text).ok_or_else(|| unknown(OverlayType::ALLOWED))?;
             }
             "reduction" => self.reduction = Reduction::parse(text).ok_or_else(|| unknown(Reduction::ALLOWED))?,
+            "scale" => self.scale = Scale::parse(text).ok_or_else(|| unknown(Scale::ALLOWED))?,
+            "top_percent" => self.top_percent = number(text)?,
+            "legend" => self.legend = text.parse().map_err(|_| unknown(&["true", "false"]))?,
             "clip_percent_upperbound" => self.clip_percent_upperbound = number(text)?,
             "clip_percent_lowerbound" => self.clip_percent_lowerbound = number(text)?,
             "alpha" => self.alpha = number(text)?,
@@ -189,6 +209,7 @@ impl HeatmapOptions {
             ("clip_percent_upperbound", upper > 0.0 && upper <= 100.0, "above 0, at most 100".to_owned()),
             ("clip_percent_lowerbound", lower >= 0.0 && lower < upper, format!("from 0, below {upper}")),
             ("alpha", (0.0..=1.0).contains(&self.alpha), "from 0 to 1".to_owned()),
+            ("top_percent", self.top_percent > 0.0 && self.top_percent <= 100.0, "above 0, at most 100".to_owned()),
         ];
         let faulty = checks.into_iter().filter(|(_, holds, _)| !holds);
         faulty
@@ -223,12 +244,12 @@ mod tests {
 
     #[test]
     fn every_name_can_be_set_and_case_does_not_matter() {
-        let texts = ["outlines", "Both", "RD_BU", "99", "10", "none", "0.5", "L2"];
+        let texts = ["outlines", "Both", "RD_BU", "99", "10", "none", "0.5", "L2", "Shared", "5", "true"];
         let options = HeatmapOptions::parse(HeatmapOptions::NAMES.iter().copied().zip(texts)).unwrap();
         let json = serde_json::to_string(&options).unwrap();
         assert_eq!(
             json,
-            r#"{"type":"OUTLINES","polarity":"BOTH","color_map":"RD_BU","clip_percent_upperbound":99.0,"clip_percent_lowerbound":10.0,"overlay_type":"NONE","alpha":0.5,"reduction":"l2"}"#
+            r#"{"type":"OUTLINES","polarity":"BOTH","color_map":"RD_BU","clip_percent_upperbound":99.0,"clip_percent_lowerbound":10.0,"overlay_type":"NONE","alpha":0.5,"reduction":"l2","scale":"shared","top_percent":5.0,"legend":true}"#
         );
         assert_eq!(serde_json::from_str::<HeatmapOptions>(&json).unwrap(), options);
         assert!(serde_json::from_str::<HeatmapOptions>(r#"{"colour": 1}"#).is_err());

@@ -1,12 +1,12 @@
 //! Attribution -> one plane -> strengths in -1..=1.
 //! Strength is (|v| - e) / (m - e), cut to 0..=1, with the sign of v; e and m are the `clip_percent_lowerbound` and
-//! `clip_percent_upperbound` percentiles (nearest rank) of the magnitudes that `polarity` shows.
+//! `clip_percent_upperbound` percentiles (nearest rank) of the magnitudes that `polarity` shows, on one plane or on all.
 
 use ndarray::{Array2, Axis, Ix2};
 
 use super::{
     RenderError,
-    options::{HeatmapOptions, Polarity, Reduction},
+    options::{HeatmapOptions, Polarity, Reduction, Scale},
 };
 use crate::{model::manifest::Layout, tensor::Tensor};
 
@@ -43,35 +43,68 @@ pub fn reduce(scores: &Tensor, layout: Layout, reduction: Reduction) -> Result<A
     plane.into_dimensionality::<Ix2>().map_err(|_| fault())
 }
 
-/// Clips and scales a plane by `polarity` and the two bounds of `options`.
-pub fn normalise(plane: &Array2<f32>, options: &HeatmapOptions) -> Strengths {
-    let blank = |reason: &str| Strengths::Blank { reason: format!("{reason}; the heat map is blank") };
-    if plane.iter().any(|value| !value.is_finite()) {
-        return blank("the attribution has values that are NaN or infinite");
+/// The magnitudes that have strength 0 and strength 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds {
+    pub lower: f32,
+    pub upper: f32,
+}
+
+/// The bounds of every plane, as `scale` and `top_percent` say; none where there is nothing to show.
+pub fn bounds(planes: &[Array2<f32>], options: &HeatmapOptions) -> Vec<Option<Bounds>> {
+    if options.top_percent < 100.0 {
+        return planes.iter().map(|plane| top(plane, options)).collect();
     }
-    let signed = |value: f32| match options.polarity {
-        Polarity::Positive => value.max(0.0),
-        Polarity::Negative => value.min(0.0),
-        Polarity::Both => value,
-    };
+    match options.scale {
+        Scale::PerImage => planes.iter().map(|plane| measure([plane], options)).collect(),
+        Scale::Shared => vec![measure(planes, options); planes.len()],
+    }
+}
+
+/// The bounds that give the `top_percent` of all pixels full strength and the rest none: both are the weakest magnitude of the top.
+fn top(plane: &Array2<f32>, options: &HeatmapOptions) -> Option<Bounds> {
+    let mut magnitudes: Vec<u32> = plane.iter().map(|value| shown(*value, options.polarity).abs().to_bits()).collect();
+    let kept = (f64::from(options.top_percent) / 100.0 * magnitudes.len() as f64).ceil() as usize;
+    let rank = magnitudes.len().checked_sub(kept.max(1))?;
+    let weakest = f32::from_bits(*magnitudes.select_nth_unstable(rank).1);
+    Some(Bounds { lower: weakest, upper: weakest })
+}
+
+/// The bounds of all `planes` together; none where there is nothing to show. Planes with values that are not finite do not count.
+fn measure<'a>(planes: impl IntoIterator<Item = &'a Array2<f32>>, options: &HeatmapOptions) -> Option<Bounds> {
     // Non-negative floats sort as their bits do.
-    let mut magnitudes: Vec<u32> =
-        plane.iter().map(|value| signed(*value).abs().to_bits()).filter(|bits| *bits > 0).collect();
-    magnitudes.sort_unstable();
-    if magnitudes.is_empty() {
-        return blank(match options.polarity {
-            _ if plane.iter().all(|value| *value == 0.0) => "the attribution is zero everywhere",
-            Polarity::Negative => "the attribution has no negative value",
-            _ => "the attribution has no positive value",
-        });
-    }
-    let at_percentile = |percent: f32| {
+    let mut magnitudes: Vec<u32> = planes
+        .into_iter()
+        .filter(|plane| is_finite(plane))
+        .flatten()
+        .map(|value| shown(*value, options.polarity).abs().to_bits())
+        .filter(|bits| *bits > 0)
+        .collect();
+    let last = magnitudes.len().checked_sub(1)?;
+    let mut at_percentile = |percent: f32| {
         let rank = (f64::from(percent) / 100.0 * magnitudes.len() as f64).ceil() as usize;
-        f32::from_bits(magnitudes[rank.clamp(1, magnitudes.len()) - 1])
+        f32::from_bits(*magnitudes.select_nth_unstable(rank.saturating_sub(1).min(last)).1)
     };
     let upper = at_percentile(options.clip_percent_upperbound);
     let lower =
         if options.clip_percent_lowerbound > 0.0 { at_percentile(options.clip_percent_lowerbound) } else { 0.0 };
+    Some(Bounds { lower, upper })
+}
+
+/// Clips and scales a plane by `polarity` and `bounds`.
+pub fn normalise(plane: &Array2<f32>, bounds: Option<Bounds>, options: &HeatmapOptions) -> Strengths {
+    let blank = |reason: &str| Strengths::Blank { reason: format!("{reason}; the heat map is blank") };
+    if !is_finite(plane) {
+        return blank("the attribution has values that are NaN or infinite");
+    }
+    let signed = |value: f32| shown(value, options.polarity);
+    let bounds = match bounds {
+        Some(bounds) if plane.iter().any(|value| signed(*value) != 0.0) => bounds,
+        _ if plane.iter().all(|value| *value == 0.0) => return blank("the attribution is zero everywhere"),
+        _ if options.polarity == Polarity::Negative => return blank("the attribution has no negative value"),
+        _ => return blank("the attribution has no positive value"),
+    };
+    let Bounds { lower, upper } = bounds;
     Strengths::Drawn(plane.mapv(|value| {
         let value = signed(value);
         let magnitude = value.abs();
@@ -80,11 +113,29 @@ pub fn normalise(plane: &Array2<f32>, options: &HeatmapOptions) -> Strengths {
     }))
 }
 
+fn is_finite(plane: &Array2<f32>) -> bool {
+    plane.iter().all(|value| value.is_finite())
+}
+
+/// What `polarity` lets through.
+fn shown(value: f32, polarity: Polarity) -> f32 {
+    match polarity {
+        Polarity::Positive => value.max(0.0),
+        Polarity::Negative => value.min(0.0),
+        Polarity::Both => value,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ndarray::array;
 
     use super::*;
+
+    /// By the plane's own bounds.
+    fn normalise(plane: &Array2<f32>, options: &HeatmapOptions) -> Strengths {
+        super::normalise(plane, bounds(std::slice::from_ref(plane), options)[0], options)
+    }
 
     fn options(polarity: Polarity, lower: f32, upper: f32) -> HeatmapOptions {
         HeatmapOptions {
@@ -136,6 +187,35 @@ mod tests {
             normalise(&plane, &options(Polarity::Negative, 62.0, 99.9)),
             Strengths::Drawn(array![[0.0, -1.0, 0.0]])
         );
+    }
+
+    #[test]
+    fn a_shared_scale_is_that_of_all_planes_together() {
+        let options = HeatmapOptions { scale: Scale::Shared, ..options(Polarity::Both, 0.0, 100.0) };
+        let planes = [array![[1.0, -2.0]], array![[4.0, 0.0]], array![[f32::NAN, 9.0]], array![[0.0, 0.0]]];
+        let shared = Some(Bounds { lower: 0.0, upper: 4.0 });
+        assert_eq!(bounds(&planes, &options), [shared; 4]);
+        let drawn = planes.map(|plane| super::normalise(&plane, shared, &options));
+        assert_eq!(drawn[0], Strengths::Drawn(array![[0.25, -0.5]]));
+        assert!(drawn[2..].iter().all(|strengths| matches!(strengths, Strengths::Blank { .. })));
+    }
+
+    #[test]
+    fn the_top_percent_of_the_pixels_are_drawn_and_equal_values_go_together() {
+        let plane = array![[5.0, 1.0, 2.0, 2.0, -9.0, 0.0, 0.0, 0.0, 0.0, 0.0]];
+        let drawn = |top_percent: f32, polarity: Polarity| {
+            normalise(&plane, &HeatmapOptions { top_percent, polarity, ..Default::default() })
+        };
+        let positive = |at: &[usize]| {
+            Strengths::Drawn(Array2::from_shape_fn((1, 10), |(_, x)| f32::from(u8::from(at.contains(&x)))))
+        };
+        assert_eq!(drawn(10.0, Polarity::Positive), positive(&[0]));
+        assert_eq!(drawn(20.0, Polarity::Positive), positive(&[0, 2, 3]));
+        // What is zero is never among them.
+        assert_eq!(drawn(90.0, Polarity::Positive), positive(&[0, 1, 2, 3]));
+        let mut expected = Array2::zeros((1, 10));
+        expected[(0, 4)] = -1.0;
+        assert_eq!(drawn(5.0, Polarity::Both), Strengths::Drawn(expected));
     }
 
     #[test]

@@ -126,7 +126,9 @@ pub async fn ask(
     max_evaluations: Option<usize>,
 ) -> Result<Vec<Explained>, MethodError> {
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts(model))?;
-    let request = Request { parameters, uploaded_baseline: None, max_evaluations };
+    let request = Request { parameters, uploaded_baseline: None };
     let (pool, caller) = (Pool::new(1), caller());
-    explain(Means { engine, pool: &pool, caller: &caller }, model, tensor(input), &request).await
+    let means = Means { engine, pool: &pool, caller: &caller };
+    let answered = explain(means, model, tensor(input), &[request], max_evaluations).await?;
+    Ok(answered.explained.into_iter().flatten().collect())
 }
