@@ -13,6 +13,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     engine::{Caller, Engine, EngineSettings, RuntimeError},
+    files::Files,
     image::{ImageError, geometry::Geometry},
     methods::{
         Fault, Faults,
@@ -53,6 +54,7 @@ struct Parts {
     models: Registry,
     engine: Engine,
     pool: Pool,
+    files: Files,
 }
 
 /// One input explained for one target.
@@ -138,7 +140,8 @@ impl App {
             session_bytes: (settings.session_memory_mib as usize).saturating_mul(MIB),
         })?;
         let pool = Pool::new(settings.threads);
-        Ok(Self { parts: Arc::new(Parts { settings, models, engine, pool }) })
+        let files = Files::new(&settings.data, settings.object_store.as_deref());
+        Ok(Self { parts: Arc::new(Parts { settings, models, engine, pool, files }) })
     }
 
     pub fn settings(&self) -> &Settings {
@@ -155,6 +158,11 @@ impl App {
 
     pub fn engine(&self) -> &Engine {
         &self.parts.engine
+    }
+
+    /// The files that replicas share.
+    pub fn files(&self) -> &Files {
+        &self.parts.files
     }
 
     /// Where blocking work of a request belongs.

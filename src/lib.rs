@@ -3,6 +3,7 @@
 //! A request travels: `api` (bytes in) -> `image` (pixels, tensor, geometry) -> `methods` (a pure state machine that asks for
 //! evaluations) -> `engine` (batches, worker, ONNX Runtime session of a graph that `autodiff` derived from the model's `onnx`)
 //! -> `methods` (attribution) -> `image` (back onto the upload) -> `render` (picture) -> `api` (bytes out).
+//! Long work runs as `jobs`: the same methods and metrics, shard by shard, on any replica.
 //! `model` holds what is known of each classifier; `app` wires the rooms; `settings` says how.
 
 pub mod api;
@@ -10,7 +11,9 @@ pub mod app;
 pub mod autodiff;
 pub mod engine;
 pub mod fields;
+pub mod files;
 pub mod image;
+pub mod jobs;
 pub mod methods;
 pub mod model;
 pub mod onnx;

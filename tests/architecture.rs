@@ -23,6 +23,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("settings", &["fields", "engine::provider"]),
     ("patterns", &["autodiff::fit", "autodiff::DeriveError", "engine::backend_ort", "image", "model", "tensor"]),
     ("telemetry", &[]),
+    ("files", &[]),
+    ("jobs", &["app", "methods", "engine", "model", "files", "pool", "tensor", "image", "render", "telemetry::names"]),
 ];
 
 const FREE_ROOMS: &[&str] = &["api", "app", "commands", "lib", "main"];

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use toml::{Table, Value};
 
-use super::{LogFormat, Settings, SettingsError};
+use super::{LogFormat, Role, Settings, SettingsError};
 use crate::{
     engine::provider::Provider,
     fields::{Fault, Fields},
@@ -115,6 +115,16 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     let listen = fields.take("listen", "address:port, such as 127.0.0.1:8080", |_| true);
     let models = fields.take("models", "a folder", |_| true);
     let default_model = fields.take::<String>("default_model", "the name of a model's folder", |_| true);
+    let data = fields.take("data", "a folder", |_| true);
+    let database = fields.take::<String>("database", "postgres://user:password@host/name", |url| {
+        url.is_empty() || url.starts_with("postgres://") || url.starts_with("postgresql://")
+    });
+    let object_store =
+        fields.take::<String>("object_store", "s3://bucket/prefix", |url| url.is_empty() || url.starts_with("s3://"));
+    let role = fields.take::<Role>("role", "all, api, worker", |_| true);
+    let job_slots = fields.take("job_slots", POSITIVE, |slots| *slots > 0usize);
+    let lease_ms = fields.take("lease_ms", "a whole number from 100", |ms| *ms >= 100u64);
+    let job_retention_days = fields.take("job_retention_days", POSITIVE, |days| (1..=36_500u64).contains(days));
     let onnxruntime = fields.take("onnxruntime", "the path of libonnxruntime", |_| true);
     let providers = fields
         .take::<Vec<Provider>>("providers", "a list of cpu, cuda, cuda:<device>", |providers| !providers.is_empty());
@@ -142,6 +152,13 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
         listen: listen?,
         models: models?,
         default_model: default_model.filter(|id| !id.is_empty()),
+        data: data?,
+        database: database.filter(|url| !url.is_empty()),
+        object_store: object_store.filter(|url| !url.is_empty()),
+        role: role?,
+        job_slots: job_slots?,
+        lease: Duration::from_millis(lease_ms?),
+        job_retention: Duration::from_secs(job_retention_days? * 24 * 3600),
         onnxruntime: onnxruntime?,
         providers: providers?,
         threads,

@@ -16,6 +16,15 @@ pub struct Settings {
     pub listen: SocketAddr,
     pub models: PathBuf,
     pub default_model: Option<String>,
+    pub data: PathBuf,
+    /// None: SQLite in `data`.
+    pub database: Option<String>,
+    /// None: a folder in `data`.
+    pub object_store: Option<String>,
+    pub role: Role,
+    pub job_slots: usize,
+    pub lease: Duration,
+    pub job_retention: Duration,
     pub onnxruntime: PathBuf,
     pub providers: Vec<Provider>,
     /// At least 1.
@@ -41,6 +50,17 @@ pub struct Settings {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    All,
+    /// Answers requests, and works on no job.
+    Api,
+    /// Works on jobs, and answers health checks alone.
+    Worker,
 }
 
 /// Everything wrong with the settings, in the order of the layers.

@@ -20,6 +20,11 @@ pub const ROWS_TOTAL: &str = "explaind_rows_total";
 pub const BATCHES_TOTAL: &str = "explaind_batches_total";
 /// Histogram by `model`: one batch on the device.
 pub const BATCH_DURATION_SECONDS: &str = "explaind_batch_duration_seconds";
+/// Counter by `kind`, `outcome`: shards of jobs that ended here: succeeded, failed, stopped (cancelled or lost), refused (too late),
+/// given_back (at the end of the server), unwritten.
+pub const SHARDS_TOTAL: &str = "explaind_shards_total";
+/// Histogram by `kind`: one shard of a job, from lease to write.
+pub const SHARD_DURATION_SECONDS: &str = "explaind_shard_duration_seconds";
 /// Gauge by `provider`: sessions of derived graphs that are open.
 pub const SESSIONS_OPEN: &str = "explaind_sessions_open";
 /// Counter by `provider`: sessions closed for lack of memory.

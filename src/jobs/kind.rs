@@ -1,0 +1,243 @@
+//! What a kind of job is: plan -> work on each shard -> reduce -> complete -> report.
+//! A shard may be worked on more than once (its worker died, or was slow), by any replica: the same shard gives the same bytes, and
+//! whatever it writes to [`Context::files`] it writes under the same names.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::{
+    app::{App, AppError},
+    engine::{Caller, EngineError},
+    files::{Files, FilesError},
+    methods::{Faults, drive::MethodError},
+    pool::WorkPanicked,
+};
+
+/// The table that a queue and its runners know.
+pub type Kinds = &'static [&'static dyn Kind];
+
+pub trait Kind: Send + Sync {
+    /// What requests call it.
+    fn id(&self) -> &'static str;
+
+    /// What it does, in a sentence.
+    fn doc(&self) -> &'static str;
+
+    /// Checks what is asked for (the body of POST /jobs without `kind`) and settles every default: all faults at once.
+    fn plan<'a>(&'a self, asked: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, Faults>>;
+
+    /// The result of one shard. Stops soon once `context.caller.cancel` is cancelled, with any error.
+    fn work<'a>(&'a self, context: &'a Context, shard: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>>;
+
+    /// One JSON result out of the results of the shards, in their order. Those that are not there yet are `None`: then it is what
+    /// GET /jobs/{id} shows while the job runs. Pure, and run on the pool.
+    fn reduce(&self, spec: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError>;
+
+    /// What is to happen at the end, with the reduced result of all shards: it gives the job's result. May happen more than once.
+    fn complete<'a>(&'a self, _: &'a Context, reduced: Value) -> BoxFuture<'a, Result<Value, WorkError>> {
+        Box::pin(async { Ok(reduced) })
+    }
+
+    /// The formats of its report; the first is for readers without wishes.
+    fn formats(&self) -> &'static [Format] {
+        &[Format::Json]
+    }
+
+    /// The report in one of `formats`, of a result of `reduce` or `complete`. Run on the pool.
+    fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError>;
+}
+
+impl fmt::Debug for dyn Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id())
+    }
+}
+
+/// A request that can be carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Everything that decides the result, every default settled: posted again it gives the same.
+    pub spec: Value,
+    /// The model it is about, for lists to filter by.
+    pub model: Option<String>,
+    /// At least one. Each a few seconds of work: what a crash loses, and what other replicas can take.
+    pub shards: Vec<PlannedShard>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedShard {
+    /// How much of the job it is, in the kind's own unit, such as images.
+    pub units: u64,
+    /// Whatever [`Kind::work`] needs beside the spec.
+    pub payload: Value,
+}
+
+/// One part of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shard {
+    /// Counts from 0.
+    pub index: usize,
+    pub units: u64,
+    pub payload: Value,
+}
+
+/// What a shard is worked on with, and for whom.
+#[derive(Clone)]
+pub struct Context {
+    pub app: App,
+    /// Of job priority. Its token is cancelled when the job is, when the lease is lost, and when the server ends.
+    pub caller: Caller,
+    pub job: String,
+    pub spec: Arc<Value>,
+    pub(super) units_done: Arc<AtomicU64>,
+}
+
+impl Context {
+    /// Says how many of the shard's units are done; shown to readers at the next heartbeat.
+    pub fn report_progress(&self, units_done: u64) {
+        self.units_done.store(units_done, Ordering::Relaxed);
+    }
+
+    pub fn files(&self) -> &Files {
+        self.app.files()
+    }
+
+    /// The job's own folder in [`Context::files`]; it goes with the job.
+    pub fn folder(&self) -> Path {
+        folder_of(&self.job)
+    }
+}
+
+/// Where the files of a job are.
+pub fn folder_of(job: &str) -> Path {
+    Path::from_iter(["jobs", job])
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    Json,
+    Csv,
+    Html,
+    Svg,
+    Png,
+    /// An archive of files.
+    Zip,
+}
+
+impl Format {
+    pub const ALL: [Self; 6] = [Self::Json, Self::Csv, Self::Html, Self::Svg, Self::Png, Self::Zip];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Csv => "csv",
+            Self::Html => "html",
+            Self::Svg => "svg",
+            Self::Png => "png",
+            Self::Zip => "zip",
+        }
+    }
+
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Csv => "text/csv",
+            Self::Html => "text/html",
+            Self::Svg => "image/svg+xml",
+            Self::Png => "image/png",
+            Self::Zip => "application/zip",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    Bytes(Bytes),
+    /// A file in [`Context::files`].
+    File(Path),
+}
+
+/// Why a shard has no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WorkError {
+    /// It may go better later, or elsewhere: tried again, a limited number of times.
+    #[error("{0}")]
+    Passing(String),
+    /// It will not: the job fails.
+    #[error("{0}")]
+    Lasting(String),
+}
+
+impl WorkError {
+    pub fn passing(error: impl fmt::Display) -> Self {
+        Self::Passing(error.to_string())
+    }
+
+    pub fn lasting(error: impl fmt::Display) -> Self {
+        Self::Lasting(error.to_string())
+    }
+}
+
+impl From<&EngineError> for WorkError {
+    fn from(error: &EngineError) -> Self {
+        match error {
+            EngineError::Derive(_) => Self::lasting(error),
+            EngineError::Overloaded { .. }
+            | EngineError::Cancelled
+            | EngineError::DeadlineExceeded
+            | EngineError::Draining
+            | EngineError::Runtime { .. } => Self::passing(error),
+        }
+    }
+}
+
+impl From<EngineError> for WorkError {
+    fn from(error: EngineError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<MethodError> for WorkError {
+    fn from(error: MethodError) -> Self {
+        match &error {
+            MethodError::Engine(error) => error.into(),
+            MethodError::Panicked(_) => Self::passing(error),
+            _ => Self::lasting(error),
+        }
+    }
+}
+
+impl From<AppError> for WorkError {
+    fn from(error: AppError) -> Self {
+        match error {
+            AppError::Method(error) => error.into(),
+            AppError::Panicked(_) => Self::passing(error),
+            _ => Self::lasting(error),
+        }
+    }
+}
+
+impl From<WorkPanicked> for WorkError {
+    fn from(error: WorkPanicked) -> Self {
+        Self::passing(error)
+    }
+}
+
+impl From<FilesError> for WorkError {
+    fn from(error: FilesError) -> Self {
+        Self::passing(error)
+    }
+}

@@ -1,0 +1,12 @@
+//! Durable jobs: leased shards with fenced writes. A [`Kind`] plans a request into shards, works each, and reduces their results; the
+//! [`queue`] submits and looks, the [`runner`] leases and works, the [`store`] keeps all of it. The reduction is a shard too, leased
+//! when the others are done: whoever dies anywhere loses the shards it held, and nothing else.
+
+pub mod kind;
+pub mod local;
+pub mod queue;
+pub mod registry;
+pub mod runner;
+pub mod store;
+
+pub use kind::{Context, Format, Kind, Kinds, Plan, Report, Shard, WorkError};

@@ -1,0 +1,191 @@
+//! Jobs, shards and events in SQLite or PostgreSQL: the same verbs and, but for a few words, the same SQL.
+//! Leases are fenced: every write about a shard repeats the lease's token, so that a late worker changes nothing.
+//! A result and what follows from it are written in one transaction. Rows are locked in the order shards, jobs, events.
+
+mod lease;
+mod look;
+mod submit;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use sqlx::{
+    PgPool, SqlSafeStr, SqlitePool,
+    migrate::{Migration, MigrationType, Migrator},
+    postgres::PgPoolOptions,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use utoipa::ToSchema;
+
+pub use lease::{Acked, Lease, MAX_FAILURES, MAX_LOSSES, Renewed};
+pub use look::{Event, Filter, Job, ShardError};
+pub use submit::{NewJob, Submitted};
+
+/// The database of a data folder that names no other.
+const FILE: &str = "jobs.sqlite";
+
+/// How long a write waits for another process's.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Clones share the connections.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pools: Pools,
+}
+
+#[derive(Clone, Debug)]
+enum Pools {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+/// Where the databases differ in words.
+struct Dialect {
+    begin: &'static str,
+    claim: &'static str,
+}
+
+static SQLITE: Dialect = Dialect { begin: "BEGIN IMMEDIATE", claim: lease::claim!("") };
+static POSTGRES: Dialect = Dialect { begin: "BEGIN", claim: lease::claim!("FOR UPDATE OF s SKIP LOCKED") };
+
+/// The same body for either database: the first name is its pool, the second its [`Dialect`].
+macro_rules! on {
+    ($store:expr, |$pool:ident, $dialect:pat_param| $body:expr) => {
+        match &$store.pools {
+            $crate::jobs::store::Pools::Sqlite($pool) => {
+                let $dialect = &$crate::jobs::store::SQLITE;
+                $body
+            }
+            $crate::jobs::store::Pools::Postgres($pool) => {
+                let $dialect = &$crate::jobs::store::POSTGRES;
+                $body
+            }
+        }
+    };
+}
+
+/// Adds an event to a job, in the transaction that makes it true. The job's row is locked by then: numbers have no gaps.
+macro_rules! record {
+    ($transaction:expr, $job:expr, $kind:expr, $payload:expr) => {{
+        let payload: String = $payload.to_string();
+        sqlx::query("UPDATE jobs SET last_event = last_event + 1 WHERE id = $1")
+            .bind($job)
+            .execute(&mut *$transaction)
+            .await?;
+        sqlx::query(
+            "INSERT INTO job_events (job_id, seq, at, kind, payload)
+             SELECT id, last_event, (SELECT now FROM clock), $2, $3 FROM jobs WHERE id = $1",
+        )
+        .bind($job)
+        .bind($kind)
+        .bind(payload)
+        .execute(&mut *$transaction)
+        .await?;
+    }};
+}
+
+use {on, record};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl JobState {
+    pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+
+    /// Whether it stays so.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("cannot make the data folder {}: {source}; choose another with --data", path.display())]
+    Folder { path: PathBuf, source: std::io::Error },
+    #[error("the database of jobs: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("the tables of jobs cannot be brought up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("the database of jobs holds what this version cannot read: {0}")]
+    Unreadable(String),
+}
+
+impl Store {
+    /// Opens `postgres://…`, or the SQLite file in `data`, and brings its tables up to date.
+    pub async fn open(database: Option<&str>, data: &Path) -> Result<Self, StoreError> {
+        let pools = match database {
+            Some(url) => {
+                let options = PgPoolOptions::new().max_connections(8).acquire_timeout(PATIENCE);
+                Pools::Postgres(options.connect(url).await?)
+            }
+            None => {
+                std::fs::create_dir_all(data).map_err(|source| StoreError::Folder { path: data.to_owned(), source })?;
+                let options = SqliteConnectOptions::new()
+                    .filename(data.join(FILE))
+                    .create_if_missing(true)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .busy_timeout(PATIENCE);
+                Pools::Sqlite(SqlitePoolOptions::new().max_connections(4).connect_with(options).await?)
+            }
+        };
+        let store = Self { pools };
+        match &store.pools {
+            Pools::Sqlite(pool) => migrations(include_str!("sqlite.sql")).run(pool).await?,
+            Pools::Postgres(pool) => migrations(include_str!("postgres.sql")).run(pool).await?,
+        }
+        Ok(store)
+    }
+
+    /// Whether the database answers.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        on!(self, |pool, _| {
+            sqlx::query("SELECT now FROM clock").execute(pool).await?;
+        });
+        Ok(())
+    }
+
+    /// Waits for its connections to close.
+    pub async fn close(&self) {
+        on!(self, |pool, _| pool.close().await);
+    }
+}
+
+fn migrations(first: &'static str) -> Migrator {
+    let first = Migration::new(1, "jobs".into(), MigrationType::Simple, first.into_sql_str(), false);
+    Migrator::with_migrations(vec![first])
+}
+
+/// A count or a time out of the database; they are never negative.
+fn natural(number: i64) -> u64 {
+    number.try_into().unwrap_or_default()
+}
+
+/// The other way round; no count comes near the end.
+fn integer(number: u64) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}

@@ -1,0 +1,150 @@
+//! How jobs come and go: submit once per idempotency key, cancel, delete, forget after their time.
+
+use serde_json::{Value, json};
+
+use super::{Job, JobState, Store, StoreError, integer, on, record};
+use crate::jobs::kind::PlannedShard;
+
+/// A job to submit.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    pub id: String,
+    pub kind: &'static str,
+    pub model: Option<String>,
+    /// The request as it came: what a repeated idempotency key has to match.
+    pub asked: Value,
+    pub idempotency_key: Option<String>,
+    pub spec: Value,
+    pub shards: Vec<PlannedShard>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Submitted {
+    New(Job),
+    /// The same was asked with this key before.
+    Known(Job),
+    /// The key belongs to another request.
+    KeyTaken {
+        job: String,
+    },
+}
+
+impl Store {
+    pub async fn submit(&self, new: &NewJob) -> Result<Submitted, StoreError> {
+        if let Some(known) = self.submitted(new.idempotency_key.as_deref(), &new.asked).await? {
+            return Ok(known);
+        }
+        let units: u64 = new.shards.iter().map(|shard| shard.units).sum();
+        let inserted = on!(self, |pool, dialect| {
+            let mut transaction = pool.begin_with(dialect.begin).await?;
+            let inserted = sqlx::query(
+                "INSERT INTO jobs (id, kind, model, idempotency_key, asked, spec, state, shards, units, created_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, (SELECT now FROM clock))
+                 ON CONFLICT (idempotency_key) DO NOTHING",
+            )
+            .bind(&new.id)
+            .bind(new.kind)
+            .bind(&new.model)
+            .bind(&new.idempotency_key)
+            .bind(new.asked.to_string())
+            .bind(new.spec.to_string())
+            .bind(integer(new.shards.len() as u64))
+            .bind(integer(units))
+            .execute(&mut *transaction)
+            .await?
+            .rows_affected();
+            if inserted > 0 {
+                let reduction = PlannedShard { units: 0, payload: Value::Null };
+                for (index, shard) in new.shards.iter().chain([&reduction]).enumerate() {
+                    let state = if index < new.shards.len() { "queued" } else { "waiting" };
+                    sqlx::query("INSERT INTO shards (job_id, idx, state, units, payload) VALUES ($1, $2, $3, $4, $5)")
+                        .bind(&new.id)
+                        .bind(integer(index as u64))
+                        .bind(state)
+                        .bind(integer(shard.units))
+                        .bind(shard.payload.to_string())
+                        .execute(&mut *transaction)
+                        .await?;
+                }
+                record!(transaction, &new.id, "state", json!({ "state": JobState::Queued }));
+            }
+            transaction.commit().await?;
+            inserted
+        });
+        let found = match inserted {
+            // Another replica was quicker with the same key.
+            0 => self.submitted(new.idempotency_key.as_deref(), &new.asked).await?,
+            _ => self.job(&new.id).await?.map(Submitted::New),
+        };
+        found.ok_or_else(|| StoreError::Unreadable("a job that was just submitted is gone".into()))
+    }
+
+    /// What an idempotency key stands for.
+    pub async fn submitted(&self, key: Option<&str>, asked: &Value) -> Result<Option<Submitted>, StoreError> {
+        let Some(key) = key else { return Ok(None) };
+        let found: Option<(String, String)> = on!(self, |pool, _| {
+            sqlx::query_as("SELECT id, asked FROM jobs WHERE idempotency_key = $1")
+                .bind(key)
+                .fetch_optional(pool)
+                .await?
+        });
+        let Some((id, before)) = found else { return Ok(None) };
+        if before != asked.to_string() {
+            return Ok(Some(Submitted::KeyTaken { job: id }));
+        }
+        Ok(self.job(&id).await?.map(Submitted::Known))
+    }
+
+    /// Ends a job that has not ended; its workers hear of it at their next heartbeat. Whether there was anything to end.
+    pub async fn cancel(&self, id: &str) -> Result<bool, StoreError> {
+        let cancelled = on!(self, |pool, dialect| {
+            let mut transaction = pool.begin_with(dialect.begin).await?;
+            let cancelled = sqlx::query(
+                "UPDATE jobs SET state = 'cancelled', finished_at = (SELECT now FROM clock)
+                 WHERE id = $1 AND state IN ('queued', 'running')",
+            )
+            .bind(id)
+            .execute(&mut *transaction)
+            .await?
+            .rows_affected();
+            if cancelled > 0 {
+                record!(transaction, id, "state", json!({ "state": JobState::Cancelled }));
+            }
+            transaction.commit().await?;
+            cancelled
+        });
+        Ok(cancelled > 0)
+    }
+
+    /// Removes a job with its shards and events, in whatever state. Whether it was there.
+    pub async fn delete(&self, id: &str) -> Result<bool, StoreError> {
+        let deleted = on!(self, |pool, dialect| {
+            let mut transaction = pool.begin_with(dialect.begin).await?;
+            sqlx::query("DELETE FROM shards WHERE job_id = $1").bind(id).execute(&mut *transaction).await?;
+            // Locks the job before its events.
+            sqlx::query("UPDATE jobs SET state = 'cancelled' WHERE id = $1")
+                .bind(id)
+                .execute(&mut *transaction)
+                .await?;
+            sqlx::query("DELETE FROM job_events WHERE job_id = $1").bind(id).execute(&mut *transaction).await?;
+            let deleted = sqlx::query("DELETE FROM jobs WHERE id = $1")
+                .bind(id)
+                .execute(&mut *transaction)
+                .await?
+                .rows_affected();
+            transaction.commit().await?;
+            deleted
+        });
+        Ok(deleted > 0)
+    }
+
+    /// Jobs that ended longer ago than `age_ms`.
+    pub async fn outdated(&self, age_ms: u64) -> Result<Vec<String>, StoreError> {
+        Ok(on!(self, |pool, _| {
+            sqlx::query_scalar("SELECT id FROM jobs WHERE finished_at < (SELECT now FROM clock) - $1")
+                .bind(integer(age_ms))
+                .fetch_all(pool)
+                .await?
+        }))
+    }
+}
