@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("image", &["tensor", "model::manifest"]),
     ("model", &["fields", "onnx", "image", "tensor", "autodiff::spec"]),
     ("engine", &["onnx", "autodiff", "model", "tensor", "telemetry::names"]),
-    ("methods", &["tensor", "autodiff::spec", "image::baseline", "engine::Point", "engine::Row"]),
+    ("methods", &["tensor", "autodiff::spec", "image::baseline", "model::manifest", "engine::Point", "engine::Row"]),
     ("methods/drive.rs", &["engine", "model", "pool"]),
     ("render", &["tensor", "image", "model::manifest"]),
     ("settings", &["fields", "engine::provider"]),

@@ -43,6 +43,7 @@ pub struct MethodCard {
     pub paper: String,
     /// Evaluations of the model (one forward and backward pass of one input), in terms of its parameters.
     pub cost: String,
+    /// By default, without a `rule_set`.
     pub needs_patterns: bool,
     pub parameters: Vec<ParameterCard>,
 }
@@ -252,8 +253,11 @@ fn applicability(method: &Method, model: &Model, fault: Option<&str>) -> Applica
         format!("the model has no patterns; `explaind fit-patterns --model {} {from}` fits them", model.id)
     };
     let reason = match fault {
-        Some(fault) if !method.rule_sets.is_empty() => Some(fault.to_owned()),
+        Some(fault) if method.rule_set.is_some() => Some(fault.to_owned()),
         _ if method.needs_patterns() && model.patterns.is_none() => Some(missing()),
+        _ if method.needs_picture && model.manifest.input.preprocess.is_none() => {
+            Some("it looks at the picture that the input shows, and the model takes ready tensors".to_owned())
+        }
         _ => None,
     };
     Applicability { id: method.id.to_owned(), applies: reason.is_none(), reason }

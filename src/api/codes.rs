@@ -173,6 +173,9 @@ fn method_code(error: &MethodError) -> Code {
         MethodError::PatternsMissing { .. } => {
             row("patterns_missing", StatusCode::UNPROCESSABLE_ENTITY, "Model without patterns")
         }
+        MethodError::NoPicture { .. } => {
+            row("needs_picture", StatusCode::UNPROCESSABLE_ENTITY, "Method that looks at pictures")
+        }
         MethodError::TooCostly { .. } => {
             row("too_costly", StatusCode::UNPROCESSABLE_ENTITY, "Too costly for one request")
         }

@@ -147,7 +147,8 @@ fn method_parameter(row: &'static parameters::Parameter) -> Parameter {
             base.schema_type(Type::Number).exclusive_minimum(Some(*above)).exclusive_maximum(Some(*below))
         }
         Kind::Boolean { .. } => base.schema_type(Type::Boolean),
-        Kind::Choice { allowed, .. } => base.schema_type(Type::String).enum_values(Some(allowed.iter().copied())),
+        // Rows of one name may differ in what they allow, as `compat` does.
+        Kind::Choice { .. } => base.schema_type(Type::String).enum_values(Some(choices(row.name))),
         Kind::Text { forms, .. } => base.schema_type(Type::String).description(Some(forms.join(", "))),
     };
     let defaults: Vec<_> = takers.iter().filter_map(|method| row.default_of(method)).collect();
@@ -155,6 +156,17 @@ fn method_parameter(row: &'static parameters::Parameter) -> Parameter {
         defaults.first().filter(|first| defaults.len() == takers.len() && defaults.iter().all(|d| d == *first));
     let ids = takers.iter().map(|method| method.id).collect::<Vec<_>>().join(", ");
     query(row.name, &format!("{} (of {ids})", row.doc), schema.default(shared.cloned()))
+}
+
+fn choices(name: &str) -> Vec<String> {
+    let rows = METHODS.iter().flat_map(|method| method.parameters()).filter(|row| row.name == name);
+    let mut found: Vec<String> = Vec::new();
+    for choice in rows.flat_map(parameters::Parameter::allowed) {
+        if !found.contains(&choice) {
+            found.push(choice);
+        }
+    }
+    found
 }
 
 /// From the schema of the picture's options.

@@ -16,7 +16,7 @@ use crate::{
     autodiff::spec::{DeriveSpec, Head, PatternLayers, SeedRule, Wrt},
     engine::{Caller, Engine, EngineError, Point, Row},
     image::baseline::{self, Material},
-    model::Model,
+    model::{Model, manifest::Layout},
     pool::{Pool, WorkPanicked},
     tensor::Tensor,
 };
@@ -26,9 +26,11 @@ pub enum MethodError {
     #[error(transparent)]
     Parameters(#[from] Faults),
     #[error(
-        "{method} needs patterns and model {model} has none; run `explaind fit-patterns --model {model} --images FOLDER`"
+        "{method} with rule set {rule_set} needs patterns and model {model} has none; run `explaind fit-patterns --model {model} --images FOLDER`"
     )]
-    PatternsMissing { model: String, method: &'static str },
+    PatternsMissing { model: String, method: &'static str, rule_set: &'static str },
+    #[error("{method} looks at the picture that the input shows, and model {model} takes ready tensors that show none")]
+    NoPicture { model: String, method: &'static str },
     #[error("this costs {cost} evaluations and at most {limit} are allowed here; lower the cost or run it as a job")]
     TooCostly { cost: usize, limit: usize },
     #[error("the input has shape {found:?}; model {model} takes {expected:?}")]
@@ -150,6 +152,7 @@ pub async fn explain(
     }
     let mut effort = Effort::default();
     let clean = if first { Some(forward(means, model, &input, &mut effort).await?) } else { None };
+    let layout = model.manifest.input.preprocess.as_ref().map_or(Layout::Nchw, |rule| rule.layout);
     let mut tasks = Vec::new();
     for (place, request) in requests.iter().enumerate() {
         let parameters = &request.parameters;
@@ -167,6 +170,7 @@ pub async fn explain(
                 input_value: clean.as_ref().map(|row| head_value(row, parameters.head, &seed)),
                 seed,
                 baselines: baselines.clone(),
+                layout,
                 parameters: Arc::new(Parameters { target: goal.target(), ..parameters.clone() }),
             };
             tasks.push(Task {
@@ -356,8 +360,18 @@ async fn forward(
 fn check(model: &Model, input: &Tensor, parameters: &Parameters) -> Result<(), MethodError> {
     check_shape(model, input)?;
     let method = parameters.method;
-    if method.needs_patterns() && model.patterns.is_none() {
-        return Err(MethodError::PatternsMissing { model: model.id.clone(), method: method.id });
+    if let Some(rule_set) = parameters.rule_set
+        && rule_set.needs_patterns()
+        && model.patterns.is_none()
+    {
+        return Err(MethodError::PatternsMissing {
+            model: model.id.clone(),
+            method: method.id,
+            rule_set: rule_set.id(),
+        });
+    }
+    if method.needs_picture && model.manifest.input.preprocess.is_none() {
+        return Err(MethodError::NoPicture { model: model.id.clone(), method: method.id });
     }
     if let Some(count) = model.classes() {
         check_classes(parameters, count)?;

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::{
     autodiff::spec::{DeriveSpec, Head},
     engine::{Point, Row},
+    model::manifest::Layout,
     tensor::Tensor,
 };
 use parameters::Parameters;
@@ -48,10 +49,13 @@ pub struct Subject {
     pub input_value: Option<f64>,
     /// At least one for methods with a `baseline` parameter, each in the shape of the input; else empty.
     pub baselines: Vec<Arc<Tensor>>,
+    /// Which axis of the input holds its channels.
+    pub layout: Layout,
     pub parameters: Arc<Parameters>,
 }
 
-/// Signed scores in the shape of the input, and the completeness figures of path methods.
+/// Signed scores in the shape of the input, or with one channel where a method scores pixels; and the completeness figures of path
+/// methods.
 #[derive(Clone, Debug)]
 pub struct Attribution {
     pub scores: Arc<Tensor>,

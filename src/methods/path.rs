@@ -6,7 +6,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 
 use super::{
     Attribution, EndedBy, Refinement, Run, Step, Subject, head_value,
-    parameters::Parameters,
+    parameters::{Compat, Parameters},
     quadrature::{Node, Quadrature},
     registry::Cost,
 };
@@ -34,11 +34,16 @@ pub const COST: Cost = Cost {
     asks_input: |parameters| nodes(parameters).iter().any(|node| node.alpha == 1.0),
 };
 
+/// Under `compat: pgig-2020` Eq. 1 without its last term, as its code has it: the weights sum to (m - 1) / m.
 fn nodes(parameters: &Parameters) -> Vec<Node> {
-    match parameters.tolerance {
-        None => parameters.quadrature.nodes(parameters.n_steps),
-        Some(_) => Quadrature::RiemannMidpoint.nodes(COARSEST),
+    if parameters.tolerance.is_some() {
+        return Quadrature::RiemannMidpoint.nodes(COARSEST);
     }
+    let mut nodes = parameters.quadrature.nodes(parameters.n_steps);
+    if parameters.compat == Some(Compat::Pgig2020) {
+        nodes.pop();
+    }
+    nodes
 }
 
 fn last_level(max_steps: usize) -> usize {
@@ -330,6 +335,22 @@ mod tests {
             assert_eq!(count, expected, "{given}");
             assert_eq!(cost(given, baselines), expected + by_driver);
         }
+    }
+
+    #[test]
+    fn compat_with_the_paper_s_code_leaves_out_the_last_term() {
+        let given = json!({"compat": "pgig-2020", "n_steps": 4});
+        let (map, count) = explain(given.clone(), X, &[START], formula);
+        let mut expected = [0.0; 3];
+        for k in 1..4 {
+            let at = [0, 1, 2].map(|i| f64::from(START[i] + k as f32 / 4.0 * (X[i] - START[i])));
+            let gradient = formula(&at).1;
+            expected.iter_mut().zip(X.iter().zip(START).zip(gradient)).for_each(|(sum, ((x, start), g))| {
+                *sum += f64::from(x - start) * g / 4.0;
+            });
+        }
+        assert!(worst(&map.scores, &expected) < 1e-6, "{}", map.scores);
+        assert_eq!((count, cost(given, 1)), (3 + 2, 3 + 2));
     }
 
     fn cost(mut given: Value, baselines: usize) -> usize {

@@ -2,7 +2,10 @@
 
 use super::{
     Run, Subject,
-    parameters::{DIFFERENTIATED, PATH, PATTERNED, Parameter, Parameters, RANDOM, REFINED, REPORTED},
+    parameters::{
+        Parameter, Parameters,
+        table::{BASELINE, COMPAT_PGIG, DIFFERENTIATED, PATH, PATTERNED, RANDOM, REFINED, REPORTED, RULED},
+    },
     path, point, random,
 };
 use crate::autodiff::spec::{RuleSetId, SeedRule};
@@ -14,10 +17,12 @@ pub struct Method {
     pub formula: &'static str,
     /// Paper and section.
     pub paper: &'static str,
-    /// How its derivatives are taken; none for methods that do not ask the model.
-    pub rule_sets: &'static [RuleSetId],
-    /// Default of the parameter `seed`.
-    pub seed: SeedRule,
+    /// How its derivatives are taken by default; none for methods that do not ask the model.
+    pub rule_set: Option<RuleSetId>,
+    /// Whether it looks at the picture that the input shows: not for nets over ready tensors.
+    pub needs_picture: bool,
+    /// Its defaults where they are not those of most methods.
+    pub preset: fn(&mut Parameters),
     groups: &'static [&'static [Parameter]],
     pub cost: Cost,
     /// One run, on one input and one target.
@@ -34,6 +39,7 @@ pub struct Cost {
     pub asks_input: fn(&Parameters) -> bool,
 }
 
+const NONE: fn(&mut Parameters) = |_| ();
 const ONE: Cost = Cost { words: "1", count: |_| 1, asks_input: |_| true };
 
 pub static METHODS: &[Method] = &[
@@ -42,8 +48,9 @@ pub static METHODS: &[Method] = &[
         title: "Gradient",
         formula: "g(x)",
         paper: "Simonyan et al., Deep Inside Convolutional Networks, 2013, section 3",
-        rule_sets: &[RuleSetId::Gradient],
-        seed: SeedRule::One,
+        rule_set: Some(RuleSetId::Gradient),
+        needs_picture: false,
+        preset: NONE,
         groups: &[DIFFERENTIATED],
         cost: ONE,
         build: point::derivative,
@@ -53,9 +60,10 @@ pub static METHODS: &[Method] = &[
         title: "Input × Gradient",
         formula: "x ⊙ g(x)",
         paper: "Shrikumar et al., Not Just a Black Box, 2016, section 3",
-        rule_sets: &[RuleSetId::Gradient],
-        seed: SeedRule::One,
-        groups: &[DIFFERENTIATED],
+        rule_set: Some(RuleSetId::Gradient),
+        needs_picture: false,
+        preset: NONE,
+        groups: &[DIFFERENTIATED, RULED],
         cost: ONE,
         build: point::input_x_derivative,
     },
@@ -64,9 +72,10 @@ pub static METHODS: &[Method] = &[
         title: "Integrated Gradients",
         formula: "(x - x') ⊙ Σ w_k g(x' + α_k (x - x'))",
         paper: "Sundararajan et al., Axiomatic Attribution for Deep Networks, 2017, section 3",
-        rule_sets: &[RuleSetId::Gradient],
-        seed: SeedRule::One,
-        groups: &[DIFFERENTIATED, PATH, REFINED, RANDOM],
+        rule_set: Some(RuleSetId::Gradient),
+        needs_picture: false,
+        preset: NONE,
+        groups: &[DIFFERENTIATED, RULED, BASELINE, PATH, REFINED, RANDOM, COMPAT_PGIG],
         cost: path::COST,
         build: path::straight_line,
     },
@@ -75,8 +84,9 @@ pub static METHODS: &[Method] = &[
         title: "Guided Backpropagation",
         formula: "g(x), rectifiers pass positive cotangents where they were on",
         paper: "Springenberg et al., Striving for Simplicity, 2014, section 3.4",
-        rule_sets: &[RuleSetId::GuidedBackprop],
-        seed: SeedRule::One,
+        rule_set: Some(RuleSetId::GuidedBackprop),
+        needs_picture: false,
+        preset: NONE,
         groups: &[DIFFERENTIATED],
         cost: ONE,
         build: point::derivative,
@@ -86,8 +96,9 @@ pub static METHODS: &[Method] = &[
         title: "DeconvNet",
         formula: "g(x), rectifiers pass positive cotangents",
         paper: "Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2013, section 2.1",
-        rule_sets: &[RuleSetId::Deconvnet],
-        seed: SeedRule::One,
+        rule_set: Some(RuleSetId::Deconvnet),
+        needs_picture: false,
+        preset: NONE,
         groups: &[DIFFERENTIATED],
         cost: ONE,
         build: point::derivative,
@@ -97,8 +108,9 @@ pub static METHODS: &[Method] = &[
         title: "PatternAttribution",
         formula: "g(x) with weights w ⊙ p, started with f_c(x)",
         paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
-        rule_sets: &[RuleSetId::PatternAttribution],
-        seed: SeedRule::Value,
+        rule_set: Some(RuleSetId::PatternAttribution),
+        needs_picture: false,
+        preset: |p| p.seed = SeedRule::Value,
         groups: &[DIFFERENTIATED, PATTERNED],
         cost: ONE,
         build: point::derivative,
@@ -108,8 +120,9 @@ pub static METHODS: &[Method] = &[
         title: "PatternNet",
         formula: "g(x) with patterns p for weights: the signal",
         paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
-        rule_sets: &[RuleSetId::PatternNet],
-        seed: SeedRule::One,
+        rule_set: Some(RuleSetId::PatternNet),
+        needs_picture: false,
+        preset: NONE,
         groups: &[DIFFERENTIATED, PATTERNED],
         cost: ONE,
         build: point::derivative,
@@ -119,9 +132,10 @@ pub static METHODS: &[Method] = &[
         title: "Pattern-Guided Integrated Gradients",
         formula: "(x - x') ⊙ Σ w_k g(x' + α_k (x - x')) with weights w ⊙ p",
         paper: "Schwarzenberg & Castle, Pattern-Guided Integrated Gradients, 2020, Eq. 4",
-        rule_sets: &[RuleSetId::PatternAttribution],
-        seed: SeedRule::One,
-        groups: &[DIFFERENTIATED, PATTERNED, PATH, RANDOM],
+        rule_set: Some(RuleSetId::PatternAttribution),
+        needs_picture: false,
+        preset: NONE,
+        groups: &[DIFFERENTIATED, PATTERNED, BASELINE, PATH, RANDOM, COMPAT_PGIG],
         cost: path::COST,
         build: path::straight_line,
     },
@@ -130,8 +144,9 @@ pub static METHODS: &[Method] = &[
         title: "Random",
         formula: "u ~ U(-1, 1), the same for every model and input: a baseline of the benchmarks",
         paper: "none",
-        rule_sets: &[],
-        seed: SeedRule::One,
+        rule_set: None,
+        needs_picture: false,
+        preset: NONE,
         groups: &[REPORTED, RANDOM],
         cost: Cost { words: "0, and 1 for the predictions", count: |_| 0, asks_input: |_| false },
         build: random::noise,
@@ -152,7 +167,8 @@ impl Method {
         self.parameters().any(|parameter| parameter.name == name)
     }
 
+    /// Whether it needs patterns by default.
     pub fn needs_patterns(&self) -> bool {
-        self.rule_sets.iter().any(|rule_set| rule_set.needs_patterns())
+        self.rule_set.is_some_and(RuleSetId::needs_patterns)
     }
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     autodiff::spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule},
     engine::{Point, Row},
+    model::manifest::Layout,
     tensor::Tensor,
 };
 
@@ -36,6 +37,7 @@ pub fn subject(given: &Value, input: &[f32], baselines: &[&[f32]]) -> Subject {
         seed: Arc::new([(parameters.target.largest().unwrap_or(0), 1.0)]),
         input_value: None,
         baselines: baselines.iter().map(|baseline| tensor(baseline.iter().copied())).collect(),
+        layout: Layout::Nchw,
         parameters: Arc::new(parameters),
     }
 }

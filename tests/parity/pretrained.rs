@@ -10,6 +10,7 @@ use explaind::{
     },
     engine::{Point, Row, backend_ort::OrtSession},
     methods::{Step, Subject, parameters::Parameters, registry},
+    model::manifest::Layout,
     onnx::{graph::Graph, read_model},
     tensor::Tensor,
 };
@@ -61,6 +62,7 @@ fn agrees_with_pytorch(model: &str) {
             seed: Arc::new([(target, 1.0)]),
             input_value: None,
             baselines,
+            layout: Layout::Nchw,
             parameters: Arc::new(parameters),
         };
         let scores = explain(&source, subject, &reference.floats("logits").unwrap());

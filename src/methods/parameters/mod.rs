@@ -1,21 +1,25 @@
 //! Every parameter of every method: one table that parses, describes and prints them.
 //! A resolved set prints completely, and means the same when posted back. All faults are reported together.
 
+mod kind;
+pub mod table;
+
 use std::num::NonZeroUsize;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
     Fault, Faults,
     quadrature::Quadrature,
     registry::{self, Method},
-    target::{self, Classes, Target},
+    target::{Classes, Target},
 };
 use crate::{
     autodiff::spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
-    image::baseline::{self, Baseline},
+    image::baseline::Baseline,
 };
+pub use kind::{Kind, Parameter};
 
 /// A method with all its parameters resolved. Fields that the method does not take keep their defaults and are not printed.
 #[derive(Clone, Debug)]
@@ -24,6 +28,8 @@ pub struct Parameters {
     pub target: Target,
     pub head: Head,
     pub seed: SeedRule,
+    /// How derivatives are taken; none for methods that do not ask the model.
+    pub rule_set: Option<RuleSetId>,
     pub pattern_layers: PatternLayers,
     pub baseline: Baseline,
     /// Points per baseline.
@@ -35,6 +41,19 @@ pub struct Parameters {
     pub max_steps: usize,
     pub multiply_by_inputs: bool,
     pub seed_value: u64,
+    /// What to reproduce in place of the formula.
+    pub compat: Option<Compat>,
+}
+
+/// Published code that differs from its paper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compat {
+    /// The code of pgig.txt: the last term of the path left out, and noise that adds up from sample to sample.
+    #[serde(rename = "pgig-2020")]
+    Pgig2020,
+    /// The paper of sig.txt where its public code differs: segments under 20 pixels are ignored.
+    #[serde(rename = "sig-2019")]
+    Sig2019,
 }
 
 /// What parameters need to know of the model: its defaults and its classes.
@@ -47,267 +66,14 @@ pub struct Facts<'a> {
     pub has_patterns: bool,
 }
 
-/// One row of the table.
-#[derive(Debug)]
-pub struct Parameter {
-    pub name: &'static str,
-    pub kind: Kind,
-    pub doc: &'static str,
-    /// The default is the model's (its manifest), not the method's.
-    pub from_model: bool,
-    /// `None` where the value says nothing, such as `n_steps` under a `tolerance`.
-    get: fn(&Parameters) -> Option<Value>,
-}
-
-/// The type of a parameter, the values allowed, and how one is stored.
-#[derive(Debug)]
-pub enum Kind {
-    Integer { min: u64, max: u64, set: fn(&mut Parameters, u64) },
-    Number { above: f64, below: f64, set: fn(&mut Parameters, f64) },
-    Boolean { set: fn(&mut Parameters, bool) },
-    Choice { allowed: &'static [&'static str], set: fn(&mut Parameters, Value) -> serde_json::Result<()> },
-    Text { forms: &'static [&'static str], set: fn(&mut Parameters, &Value, &Facts<'_>) -> Result<(), String> },
-}
-
-pub const MAX_STEPS: u64 = 10_000;
-/// The largest integer that every JSON reader keeps exact.
-const MAX_EXACT: u64 = (1 << 53) - 1;
-
-const TARGET: Parameter = Parameter {
-    name: "target",
-    kind: Kind::Text {
-        forms: target::FORMS,
-        set: |p, value, facts| Target::parse(value, facts.classes).map(|target| p.target = target),
-    },
-    doc: "the class to explain, resolved once on the clean input; a contrast a-b explains why a and not b",
-    from_model: false,
-    get: |p| Some(p.target.to_json()),
-};
-
-/// For methods that look at the class only to report it.
-pub const REPORTED: &[Parameter] = &[TARGET];
-
-pub const DIFFERENTIATED: &[Parameter] = &[
-    TARGET,
-    Parameter {
-        name: "head",
-        kind: Kind::Choice {
-            allowed: &["logits", "probabilities"],
-            set: |p, value| choose(value).map(|head| p.head = head),
-        },
-        doc: "which value of the network is explained",
-        from_model: true,
-        get: |p| Some(json!(p.head)),
-    },
-    Parameter {
-        name: "seed",
-        kind: Kind::Choice { allowed: &["one", "value"], set: |p, value| choose(value).map(|seed| p.seed = seed) },
-        doc: "what the backward walk starts with: one, or the head's own value",
-        from_model: false,
-        get: |p| Some(json!(p.seed)),
-    },
-];
-
-pub const PATTERNED: &[Parameter] = &[Parameter {
-    name: "pattern_layers",
-    kind: Kind::Text {
-        forms: &["all", "inner", "except_first", "except_last", "a list of nodes"],
-        set: |p, value, _| layers(value).map(|layers| p.pattern_layers = layers),
-    },
-    doc: "the Linear layers that use their pattern; the others keep their plain gradient",
-    from_model: true,
-    get: |p| match &p.pattern_layers {
-        PatternLayers::Named(nodes) => Some(json!(nodes)),
-        named => Some(json!(named)),
-    },
-}];
-
-/// `quality` comes first: what it presets can be overridden one by one.
-pub const PATH: &[Parameter] = &[
-    Parameter {
-        name: "baseline",
-        kind: Kind::Text {
-            forms: baseline::ALLOWED,
-            set: |p, value, _| match value.as_str().map(str::parse::<Baseline>) {
-                Some(Ok(baseline)) => {
-                    p.baseline = baseline;
-                    Ok(())
-                }
-                Some(Err(error)) => Err(error.to_string()),
-                None => Err("is not a text".to_owned()),
-            },
-        },
-        doc: "where the path starts; several, joined by +, are averaged",
-        from_model: false,
-        get: |p| Some(json!(p.baseline)),
-    },
-    Parameter {
-        name: "quality",
-        kind: Kind::Choice {
-            allowed: &["fast", "paper", "fine"],
-            set: |p, value| {
-                choose(value).map(|quality| {
-                    let (n_steps, quadrature) = match quality {
-                        Quality::Fast => (8, Quadrature::RiemannMidpoint),
-                        Quality::Paper => (25, Quadrature::RiemannRight),
-                        Quality::Fine => (50, Quadrature::RiemannMidpoint),
-                    };
-                    p.n_steps = NonZeroUsize::MIN.saturating_add(n_steps - 1);
-                    p.quadrature = quadrature;
-                })
-            },
-        },
-        doc: "presets n_steps and quadrature: fast 8 riemann_midpoint, paper 25 riemann_right, fine 50 riemann_midpoint",
-        from_model: false,
-        get: |_| None,
-    },
-    Parameter {
-        name: "n_steps",
-        kind: Kind::Integer {
-            min: 1,
-            max: MAX_STEPS,
-            set: |p, n| p.n_steps = NonZeroUsize::MIN.saturating_add(n.saturating_sub(1) as usize),
-        },
-        doc: "points of the path, per baseline",
-        from_model: false,
-        get: |p| p.tolerance.is_none().then(|| json!(p.n_steps)),
-    },
-    Parameter {
-        name: "quadrature",
-        kind: Kind::Choice {
-            allowed: &["riemann_left", "riemann_right", "riemann_midpoint", "riemann_trapezoid", "gauss_legendre"],
-            set: |p, value| choose(value).map(|quadrature| p.quadrature = quadrature),
-        },
-        doc: "where the points lie and how they are weighted; riemann_right is Eq. 1 of the PGIG paper",
-        from_model: false,
-        get: |p| p.tolerance.is_none().then(|| json!(p.quadrature)),
-    },
-    Parameter {
-        name: "multiply_by_inputs",
-        kind: Kind::Boolean { set: |p, multiply| p.multiply_by_inputs = multiply },
-        doc: "whether the averaged gradient is multiplied by (x - x')",
-        from_model: false,
-        get: |p| Some(json!(p.multiply_by_inputs)),
-    },
-];
-
-/// For paths whose completeness gap measures their error.
-pub const REFINED: &[Parameter] = &[
-    Parameter {
-        name: "tolerance",
-        kind: Kind::Number { above: 0.0, below: 1.0, set: |p, tolerance| p.tolerance = Some(tolerance) },
-        doc: "instead of n_steps: refines riemann_midpoint from 8 points, threefold each time, until approximation_error is below this",
-        from_model: false,
-        get: |p| p.tolerance.map(|tolerance| json!(tolerance)),
-    },
-    Parameter {
-        name: "max_steps",
-        kind: Kind::Integer { min: 8, max: MAX_STEPS, set: |p, n| p.max_steps = n as usize },
-        doc: "most points per baseline under a tolerance",
-        from_model: false,
-        get: |p| p.tolerance.is_some().then(|| json!(p.max_steps)),
-    },
-];
-
-pub const RANDOM: &[Parameter] = &[Parameter {
-    name: "seed_value",
-    kind: Kind::Integer { min: 0, max: MAX_EXACT, set: |p, seed| p.seed_value = seed },
-    doc: "key of the ChaCha8 generator, where anything is drawn at random",
-    from_model: false,
-    get: |p| Some(json!(p.seed_value)),
-}];
-
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Quality {
-    Fast,
-    Paper,
-    Fine,
-}
-
-fn choose<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
-    serde_json::from_value(value)
-}
-
-fn layers(value: &Value) -> Result<PatternLayers, String> {
-    let nodes = match value {
-        Value::String(text) => match text.as_str() {
-            "all" => return Ok(PatternLayers::All),
-            "inner" => return Ok(PatternLayers::Inner),
-            "except_first" => return Ok(PatternLayers::ExceptFirst),
-            "except_last" => return Ok(PatternLayers::ExceptLast),
-            list => list.split(',').map(|node| node.trim().to_owned()).collect(),
-        },
-        list => serde_json::from_value::<Vec<String>>(list.clone()).map_err(|_| "is not a list of nodes".to_owned())?,
-    };
-    if nodes.is_empty() || nodes.iter().any(String::is_empty) {
-        return Err("names an empty node".to_owned());
-    }
-    Ok(PatternLayers::Named(nodes))
-}
-
-impl Parameter {
-    pub fn type_name(&self) -> &'static str {
-        match self.kind {
-            Kind::Integer { .. } => "integer",
-            Kind::Number { .. } => "number",
-            Kind::Boolean { .. } => "boolean",
-            Kind::Choice { .. } | Kind::Text { .. } => "string",
-        }
-    }
-
-    /// For people: `1..=10000`, the choices, or the forms.
-    pub fn allowed(&self) -> Vec<String> {
-        match &self.kind {
-            Kind::Integer { min, max, .. } => vec![format!("{min}..={max}")],
-            Kind::Number { above, below, .. } => vec![format!("above {above}, below {below}")],
-            Kind::Boolean { .. } => vec!["true".into(), "false".into()],
-            Kind::Choice { allowed: texts, .. } | Kind::Text { forms: texts, .. } => {
-                texts.iter().map(|text| (*text).to_owned()).collect()
-            }
-        }
-    }
-
-    /// The default where it does not depend on the model; `None` too for a parameter that is off by default.
-    pub fn default_of(&self, method: &'static Method) -> Option<Value> {
-        if self.from_model { None } else { (self.get)(&Parameters::defaults(method, Head::Logits, PatternLayers::All)) }
-    }
-
-    fn set(&self, parameters: &mut Parameters, value: &Value, facts: &Facts<'_>) -> Result<(), String> {
-        match &self.kind {
-            Kind::Integer { min, max, set } => {
-                let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
-                let number = number.filter(|n| (min..=max).contains(&n));
-                set(parameters, number.ok_or_else(|| format!("{value} is not an integer from {min} to {max}"))?);
-            }
-            Kind::Number { above, below, set } => {
-                let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
-                let number = number.filter(|n| above < n && n < below);
-                set(
-                    parameters,
-                    number.ok_or_else(|| format!("{value} is not a number above {above} and below {below}"))?,
-                );
-            }
-            Kind::Boolean { set } => {
-                let flag = value.as_bool().or_else(|| value.as_str()?.trim().parse().ok());
-                set(parameters, flag.ok_or_else(|| format!("{value} is neither true nor false"))?);
-            }
-            Kind::Choice { set, .. } => {
-                set(parameters, value.clone()).map_err(|_| format!("{value} is not one of the choices"))?;
-            }
-            Kind::Text { set, .. } => set(parameters, value, facts)?,
-        }
-        Ok(())
-    }
-}
-
 impl Parameters {
     pub fn defaults(method: &'static Method, head: Head, pattern_layers: PatternLayers) -> Self {
-        Self {
+        let mut parameters = Self {
             method,
             target: Target::Predicted,
             head,
-            seed: method.seed,
+            seed: SeedRule::One,
+            rule_set: method.rule_set,
             pattern_layers,
             baseline: Baseline::default(),
             n_steps: NonZeroUsize::MIN.saturating_add(24),
@@ -316,7 +82,10 @@ impl Parameters {
             max_steps: 216,
             multiply_by_inputs: true,
             seed_value: 0,
-        }
+            compat: None,
+        };
+        (method.preset)(&mut parameters);
+        parameters
     }
 
     /// Resolves what was given (texts or JSON values, by name, `method` among them) against the defaults of method and model.
@@ -366,11 +135,25 @@ impl Parameters {
         } else if given.contains_key("max_steps") && !given.contains_key("tolerance") {
             refuse("max_steps", "limits a tolerance, and none is given", &[]);
         }
+        if given.contains_key("pattern_layers") && self.method.takes("pattern_layers") && !self.needs_patterns() {
+            refuse("pattern_layers", "chooses among patterns, and the rule set uses none: leave one out", &[]);
+        }
+        if self.compat == Some(Compat::Pgig2020) && self.method.takes("n_steps") {
+            if self.tolerance.is_some() {
+                refuse("tolerance", "cannot be met by compat pgig-2020, which leaves out a term", &[]);
+            }
+            if self.quadrature != Quadrature::RiemannRight {
+                refuse("quadrature", "compat pgig-2020 knows one rule", &["riemann_right"]);
+            }
+            if self.n_steps.get() == 1 {
+                refuse("n_steps", "compat pgig-2020 leaves out the only term", &["2..=10000"]);
+            }
+        }
         faults.extend(self.single_output_fault(facts.classes.count));
     }
 
     pub(super) fn single_output_fault(&self, classes: Option<usize>) -> Option<Fault> {
-        let saturated = self.head == Head::Probabilities && classes == Some(1) && !self.method.rule_sets.is_empty();
+        let saturated = self.head == Head::Probabilities && classes == Some(1) && self.rule_set.is_some();
         saturated.then(|| Fault {
             param: "head".to_owned(),
             message: "the probability of the only output is always 1: its gradient is zero".to_owned(),
@@ -380,16 +163,22 @@ impl Parameters {
 
     /// Whether the scores of a path method sum to f(x) - f(x').
     pub fn is_complete(&self) -> bool {
-        self.method.rule_sets == [RuleSetId::Gradient] && self.seed == SeedRule::One && self.multiply_by_inputs
+        self.method.takes("tolerance")
+            && self.rule_set == Some(RuleSetId::Gradient)
+            && self.seed == SeedRule::One
+            && self.multiply_by_inputs
     }
 
-    /// The derived graph with the method's rule sets with respect to the input. What a rule set does not look at has one
-    /// spelling, so that methods share graphs.
+    pub fn needs_patterns(&self) -> bool {
+        self.rule_set.is_some_and(RuleSetId::needs_patterns)
+    }
+
+    /// The derived graph with the rule set with respect to the input. What a rule set does not look at has one spelling, so that
+    /// methods share graphs.
     pub fn derive_spec(&self) -> DeriveSpec {
-        let pattern_layers =
-            if self.method.needs_patterns() { self.pattern_layers.clone() } else { PatternLayers::All };
+        let pattern_layers = if self.needs_patterns() { self.pattern_layers.clone() } else { PatternLayers::All };
         DeriveSpec {
-            rule_sets: self.method.rule_sets.to_vec(),
+            rule_sets: self.rule_set.into_iter().collect(),
             wrt: Wrt::Input,
             head: self.head,
             seed: self.seed,
@@ -487,6 +276,15 @@ mod tests {
         let mut given: Vec<Value> = registry::METHODS.iter().map(|method| json!({"method": method.id})).collect();
         given.push(json!({"method": "integrated_gradients", "tolerance": 0.01, "target": "cat-dog", "baseline": "black+white"}));
         given.push(json!({"pattern_layers": "conv1, conv2", "quality": "fast", "seed": "value", "target": "top:2"}));
+        for method in registry::METHODS.iter().filter(|method| method.takes("rule_set")) {
+            let sets = RuleSetId::ALL.map(|set| json!({"method": method.id, "rule_set": set.id()}));
+            given.extend(sets);
+        }
+        for method in registry::METHODS {
+            let compat = method.parameters().filter(|parameter| parameter.name == "compat");
+            let values = compat.flat_map(|parameter| parameter.allowed());
+            given.extend(values.map(|value| json!({"method": method.id, "compat": value})));
+        }
         for given in given {
             let once = parse(given).unwrap().to_json();
             assert_eq!(parse(Value::Object(once.clone())).unwrap().to_json(), once);
@@ -524,12 +322,32 @@ mod tests {
             (json!({"method": "integrated_gradients", "tolerance": 0.1, "seed": "value"}), "tolerance"),
             (json!({"method": "integrated_gradients", "max_steps": 50}), "max_steps"),
             (json!({"method": "pgig", "tolerance": 0.1}), "tolerance"),
+            (json!({"method": "integrated_gradients", "tolerance": 0.1, "rule_set": "guided_backprop"}), "tolerance"),
+            (json!({"method": "integrated_gradients", "pattern_layers": "all"}), "pattern_layers"),
+            (json!({"method": "input_x_gradient", "rule_set": "deconvnet", "pattern_layers": "all"}), "pattern_layers"),
+            (json!({"method": "gradient", "rule_set": "deconvnet"}), "rule_set"),
+            (json!({"method": "gradient", "compat": "pgig-2020"}), "compat"),
+            (json!({"method": "integrated_gradients", "compat": "sig-2019"}), "compat"),
+            (json!({"method": "integrated_gradients", "compat": "pgig-2020", "quality": "fast"}), "quadrature"),
+            (json!({"method": "pgig", "compat": "pgig-2020", "n_steps": 1}), "n_steps"),
+            (json!({"method": "integrated_gradients", "compat": "pgig-2020", "tolerance": 0.1}), "tolerance"),
             (json!({"method": "occlusion"}), "method"),
         ];
         for (given, param) in cases {
             let faults = parse(given).unwrap_err();
             assert_eq!((faults.len(), faults[0].param.as_str()), (1, param), "{faults:?}");
         }
+    }
+
+    #[test]
+    fn pattern_layers_are_stated_where_patterns_are_used() {
+        let print =
+            |rule_set: &str| parse(json!({"method": "integrated_gradients", "rule_set": rule_set})).unwrap().to_json();
+        assert_eq!(print("pattern_net")["pattern_layers"], json!("inner"));
+        assert!(!print("gradient").contains_key("pattern_layers"));
+        let all = json!({"method": "integrated_gradients", "rule_set": "pattern_attribution", "pattern_layers": "all"});
+        let spec = parse(all).unwrap().derive_spec();
+        assert_eq!((spec.rule_sets, spec.pattern_layers), (vec![RuleSetId::PatternAttribution], PatternLayers::All));
     }
 
     #[test]

@@ -1,0 +1,90 @@
+//! One row of the table of parameters: its type, what it allows, how a value is read and printed.
+
+use serde_json::Value;
+
+use super::{Facts, Parameters};
+use crate::{
+    autodiff::spec::{Head, PatternLayers},
+    methods::registry::Method,
+};
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Parameter {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub doc: &'static str,
+    /// The default is the model's (its manifest), not the method's.
+    pub from_model: bool,
+    /// `None` where the value says nothing, such as `n_steps` under a `tolerance`.
+    pub(super) get: fn(&Parameters) -> Option<Value>,
+}
+
+/// The type of a parameter, the values allowed, and how one is stored.
+#[derive(Debug)]
+pub enum Kind {
+    Integer { min: u64, max: u64, set: fn(&mut Parameters, u64) },
+    Number { above: f64, below: f64, set: fn(&mut Parameters, f64) },
+    Boolean { set: fn(&mut Parameters, bool) },
+    Choice { allowed: &'static [&'static str], set: fn(&mut Parameters, Value) -> serde_json::Result<()> },
+    Text { forms: &'static [&'static str], set: fn(&mut Parameters, &Value, &Facts<'_>) -> Result<(), String> },
+}
+
+impl Parameter {
+    pub fn type_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Integer { .. } => "integer",
+            Kind::Number { .. } => "number",
+            Kind::Boolean { .. } => "boolean",
+            Kind::Choice { .. } | Kind::Text { .. } => "string",
+        }
+    }
+
+    /// For people: `1..=10000`, the choices, or the forms.
+    pub fn allowed(&self) -> Vec<String> {
+        match &self.kind {
+            Kind::Integer { min, max, .. } => vec![format!("{min}..={max}")],
+            Kind::Number { above, below, .. } => vec![format!("above {above}, below {below}")],
+            Kind::Boolean { .. } => vec!["true".into(), "false".into()],
+            Kind::Choice { allowed: texts, .. } | Kind::Text { forms: texts, .. } => {
+                texts.iter().map(|text| (*text).to_owned()).collect()
+            }
+        }
+    }
+
+    /// The default where it does not depend on the model; `None` too for a parameter that is off by default.
+    pub fn default_of(&self, method: &'static Method) -> Option<Value> {
+        if self.from_model { None } else { (self.get)(&Parameters::defaults(method, Head::Logits, PatternLayers::All)) }
+    }
+
+    pub(super) fn set(&self, parameters: &mut Parameters, value: &Value, facts: &Facts<'_>) -> Result<(), String> {
+        match &self.kind {
+            Kind::Integer { min, max, set } => {
+                let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
+                let number = number.filter(|n| (min..=max).contains(&n));
+                set(parameters, number.ok_or_else(|| format!("{value} is not an integer from {min} to {max}"))?);
+            }
+            Kind::Number { above, below, set } => {
+                let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+                let number = number.filter(|n| above < n && n < below);
+                set(
+                    parameters,
+                    number.ok_or_else(|| format!("{value} is not a number above {above} and below {below}"))?,
+                );
+            }
+            Kind::Boolean { set } => {
+                let flag = value.as_bool().or_else(|| value.as_str()?.trim().parse().ok());
+                set(parameters, flag.ok_or_else(|| format!("{value} is neither true nor false"))?);
+            }
+            Kind::Choice { allowed, set } => {
+                let refused = || format!("{value} is not one of the choices");
+                if !value.as_str().is_some_and(|choice| allowed.contains(&choice)) {
+                    return Err(refused());
+                }
+                set(parameters, value.clone()).map_err(|_| refused())?;
+            }
+            Kind::Text { set, .. } => set(parameters, value, facts)?,
+        }
+        Ok(())
+    }
+}

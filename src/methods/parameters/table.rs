@@ -1,0 +1,229 @@
+//! The parameters of all methods: one row each, in groups that methods share.
+
+use std::num::NonZeroUsize;
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{Kind, Parameter};
+use crate::{
+    autodiff::spec::PatternLayers,
+    image::baseline::{self, Baseline},
+    methods::{
+        quadrature::Quadrature,
+        target::{self, Target},
+    },
+};
+
+pub const MAX_STEPS: u64 = 10_000;
+/// The largest integer that every JSON reader keeps exact.
+const MAX_EXACT: u64 = (1 << 53) - 1;
+
+const TARGET: Parameter = Parameter {
+    name: "target",
+    kind: Kind::Text {
+        forms: target::FORMS,
+        set: |p, value, facts| Target::parse(value, facts.classes).map(|target| p.target = target),
+    },
+    doc: "the class to explain, resolved once on the clean input; a contrast a-b explains why a and not b",
+    from_model: false,
+    get: |p| Some(p.target.to_json()),
+};
+
+/// For methods that look at the class only to report it.
+pub const REPORTED: &[Parameter] = &[TARGET];
+
+pub const DIFFERENTIATED: &[Parameter] = &[
+    TARGET,
+    Parameter {
+        name: "head",
+        kind: Kind::Choice {
+            allowed: &["logits", "probabilities"],
+            set: |p, value| choose(value).map(|head| p.head = head),
+        },
+        doc: "which value of the network is explained",
+        from_model: true,
+        get: |p| Some(json!(p.head)),
+    },
+    Parameter {
+        name: "seed",
+        kind: Kind::Choice { allowed: &["one", "value"], set: |p, value| choose(value).map(|seed| p.seed = seed) },
+        doc: "what the backward walk starts with: one, or the head's own value",
+        from_model: false,
+        get: |p| Some(json!(p.seed)),
+    },
+];
+
+const PATTERN_LAYERS: Parameter = Parameter {
+    name: "pattern_layers",
+    kind: Kind::Text {
+        forms: &["all", "inner", "except_first", "except_last", "a list of nodes"],
+        set: |p, value, _| layers(value).map(|layers| p.pattern_layers = layers),
+    },
+    doc: "the Linear layers that use their pattern, under a rule set with patterns; the others keep their plain gradient",
+    from_model: true,
+    get: |p| match &p.pattern_layers {
+        _ if !p.needs_patterns() => None,
+        PatternLayers::Named(nodes) => Some(json!(nodes)),
+        named => Some(json!(named)),
+    },
+};
+
+pub const PATTERNED: &[Parameter] = &[PATTERN_LAYERS];
+
+/// For methods of which the rule set is a choice.
+pub const RULED: &[Parameter] = &[
+    Parameter {
+        name: "rule_set",
+        kind: Kind::Choice {
+            allowed: &["gradient", "guided_backprop", "deconvnet", "pattern_attribution", "pattern_net"],
+            set: |p, value| choose(value).map(|rule_set| p.rule_set = Some(rule_set)),
+        },
+        doc: "how derivatives are taken: the gradient, or what guided_backprop, deconvnet, pattern_attribution or pattern_net make of it",
+        from_model: false,
+        get: |p| p.rule_set.map(|rule_set| json!(rule_set)),
+    },
+    PATTERN_LAYERS,
+];
+
+pub const BASELINE: &[Parameter] = &[Parameter {
+    name: "baseline",
+    kind: Kind::Text {
+        forms: baseline::ALLOWED,
+        set: |p, value, _| match value.as_str().map(str::parse::<Baseline>) {
+            Some(Ok(baseline)) => {
+                p.baseline = baseline;
+                Ok(())
+            }
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("is not a text".to_owned()),
+        },
+    },
+    doc: "where the path starts; several, joined by +, are averaged",
+    from_model: false,
+    get: |p| Some(json!(p.baseline)),
+}];
+
+/// `quality` comes first: what it presets can be overridden one by one.
+pub const PATH: &[Parameter] = &[
+    Parameter {
+        name: "quality",
+        kind: Kind::Choice {
+            allowed: &["fast", "paper", "fine"],
+            set: |p, value| {
+                choose(value).map(|quality| {
+                    let (n_steps, quadrature) = match quality {
+                        Quality::Fast => (8, Quadrature::RiemannMidpoint),
+                        Quality::Paper => (25, Quadrature::RiemannRight),
+                        Quality::Fine => (50, Quadrature::RiemannMidpoint),
+                    };
+                    p.n_steps = NonZeroUsize::MIN.saturating_add(n_steps - 1);
+                    p.quadrature = quadrature;
+                })
+            },
+        },
+        doc: "presets n_steps and quadrature: fast 8 riemann_midpoint, paper 25 riemann_right, fine 50 riemann_midpoint",
+        from_model: false,
+        get: |_| None,
+    },
+    Parameter {
+        name: "n_steps",
+        kind: Kind::Integer {
+            min: 1,
+            max: MAX_STEPS,
+            set: |p, n| p.n_steps = NonZeroUsize::MIN.saturating_add(n.saturating_sub(1) as usize),
+        },
+        doc: "points of the path, per baseline",
+        from_model: false,
+        get: |p| p.tolerance.is_none().then(|| json!(p.n_steps)),
+    },
+    Parameter {
+        name: "quadrature",
+        kind: Kind::Choice {
+            allowed: &["riemann_left", "riemann_right", "riemann_midpoint", "riemann_trapezoid", "gauss_legendre"],
+            set: |p, value| choose(value).map(|quadrature| p.quadrature = quadrature),
+        },
+        doc: "where the points lie and how they are weighted; riemann_right is Eq. 1 of the PGIG paper",
+        from_model: false,
+        get: |p| p.tolerance.is_none().then(|| json!(p.quadrature)),
+    },
+    Parameter {
+        name: "multiply_by_inputs",
+        kind: Kind::Boolean { set: |p, multiply| p.multiply_by_inputs = multiply },
+        doc: "whether the averaged gradient is multiplied by (x - x')",
+        from_model: false,
+        get: |p| Some(json!(p.multiply_by_inputs)),
+    },
+];
+
+/// For paths whose completeness gap measures their error.
+pub const REFINED: &[Parameter] = &[
+    Parameter {
+        name: "tolerance",
+        kind: Kind::Number { above: 0.0, below: 1.0, set: |p, tolerance| p.tolerance = Some(tolerance) },
+        doc: "instead of n_steps: refines riemann_midpoint from 8 points, threefold each time, until approximation_error is below this",
+        from_model: false,
+        get: |p| p.tolerance.map(|tolerance| json!(tolerance)),
+    },
+    Parameter {
+        name: "max_steps",
+        kind: Kind::Integer { min: 8, max: MAX_STEPS, set: |p, n| p.max_steps = n as usize },
+        doc: "most points per baseline under a tolerance",
+        from_model: false,
+        get: |p| p.tolerance.is_some().then(|| json!(p.max_steps)),
+    },
+];
+
+pub const RANDOM: &[Parameter] = &[Parameter {
+    name: "seed_value",
+    kind: Kind::Integer { min: 0, max: MAX_EXACT, set: |p, seed| p.seed_value = seed },
+    doc: "key of the ChaCha8 generator, where anything is drawn at random",
+    from_model: false,
+    get: |p| Some(json!(p.seed_value)),
+}];
+
+/// For methods of the PGIG paper whose published code differs.
+pub const COMPAT_PGIG: &[Parameter] = &[compat(
+    &["pgig-2020"],
+    "reproduces the PGIG paper's code instead of the formula: paths lack their last term, and noise adds up from sample to sample",
+)];
+
+/// The row of `compat` for the values given.
+pub const fn compat(allowed: &'static [&'static str], doc: &'static str) -> Parameter {
+    Parameter {
+        name: "compat",
+        kind: Kind::Choice { allowed, set: |p, value| choose(value).map(|compat| p.compat = Some(compat)) },
+        doc,
+        from_model: false,
+        get: |p| p.compat.map(|compat| json!(compat)),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Quality {
+    Fast,
+    Paper,
+    Fine,
+}
+
+fn choose<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
+    serde_json::from_value(value)
+}
+
+fn layers(value: &Value) -> Result<PatternLayers, String> {
+    let nodes = match value {
+        Value::String(text) => match text.as_str() {
+            "all" => return Ok(PatternLayers::All),
+            "inner" => return Ok(PatternLayers::Inner),
+            "except_first" => return Ok(PatternLayers::ExceptFirst),
+            "except_last" => return Ok(PatternLayers::ExceptLast),
+            list => list.split(',').map(|node| node.trim().to_owned()).collect(),
+        },
+        list => serde_json::from_value::<Vec<String>>(list.clone()).map_err(|_| "is not a list of nodes".to_owned())?,
+    };
+    if nodes.is_empty() || nodes.iter().any(String::is_empty) {
+        return Err("names an empty node".to_owned());
+    }
+    Ok(PatternLayers::Named(nodes))
+}
