@@ -12,7 +12,10 @@ use explaind::{
         derive,
         spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
     },
-    engine::backend_ort::{OrtOptions, OrtSession, load_runtime},
+    engine::{
+        Provider,
+        backend_ort::{OrtSession, load_runtime},
+    },
     onnx::{
         graph::{Dim, Graph},
         read_model,
@@ -47,10 +50,10 @@ fn compare(model: &Path) -> anyhow::Result<()> {
         Tensor::from_shape_fn([&[BATCH], sample.as_slice()].concat(), |index| (index[2] * index[3]) as f32 % 7.0 - 3.0);
     let x = (input.name.as_str(), &x);
 
-    let mut forward = open(&forward)?;
+    let mut forward = open(forward)?;
     let classes = forward.run(&[(x.0, x.1.view())])?["logits"].shape()[1];
     let seed = Tensor::from_shape_fn(IxDyn(&[BATCH, classes]), |index| f32::from(u8::from(index[0] == index[1])));
-    let mut gradient = open(&graph(vec![RuleSetId::Gradient])?.graph)?;
+    let mut gradient = open(graph(vec![RuleSetId::Gradient])?.graph)?;
     let mut times = [vec![], vec![]];
     for _ in 0..=REPEATS {
         times[0].push(time(&mut forward, &[x])?);
@@ -65,14 +68,9 @@ fn compare(model: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// With a number for the batch, as the engine opens its sessions.
-fn open(graph: &Graph) -> anyhow::Result<OrtSession> {
-    let dimensions = graph.inputs.iter().filter_map(|input| match input.value_type.shape.first() {
-        Some(Dim::Symbol(name)) => Some((name.clone(), BATCH)),
-        _ => None,
-    });
-    let options = OrtOptions { dimensions: dimensions.collect(), ..OrtOptions::default() };
-    Ok(OrtSession::open(load_runtime(None, 0)?, graph, &options)?)
+/// As the engine opens its sessions.
+fn open(graph: Graph) -> anyhow::Result<OrtSession> {
+    Ok(OrtSession::open(load_runtime(None, 0)?, graph, Provider::Cpu)?)
 }
 
 fn time(session: &mut OrtSession, inputs: &[(&str, &Tensor)]) -> anyhow::Result<Duration> {

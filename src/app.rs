@@ -2,11 +2,15 @@
 //! [`App::plan`] says what is asked for, [`App::explain`] does it: bytes or tensor -> decode -> preprocess -> methods -> picture.
 
 pub mod answer;
+pub mod compare;
 mod input;
 pub mod options;
 pub mod plan;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -36,6 +40,7 @@ use crate::{
 };
 use answer::TimingMs;
 use input::{Prepared, Upload};
+use options::Options;
 use plan::{Plan, PredictPlan};
 
 pub use input::Input;
@@ -238,7 +243,7 @@ impl App {
     ) -> Result<Vec<Explanation>, AppError> {
         let started = Instant::now();
         let Task { plan, .. } = task;
-        let prepared = self.prepare(input, &plan.model).await?;
+        let mut prepared = self.prepare(input, &plan.model).await?;
         let request = drive::Request { parameters: plan.parameters.clone(), uploaded_baseline: task.uploaded.clone() };
         let limit = self.settings().max_interactive_evaluations / task.count;
         let input = prepared.tensor.clone();
@@ -248,34 +253,15 @@ impl App {
                 .map(|answered| answered.explained.into_iter().flatten().collect::<Vec<_>>())
                 .map_err(|error| whole_cost(error, task.count, self.settings().max_interactive_evaluations))?;
         let before_render = Instant::now();
-        let pictures = self.render(plan, prepared.upload, &explained).await?;
+        let pictures = self.render(plan, prepared.upload.take(), &explained).await?;
         let render = before_render.elapsed();
         telemetry::record_stage("decode", prepared.decode);
         telemetry::record_stage("preprocess", prepared.preprocess);
         telemetry::record_stage("render", render);
-        let labels = [("model", plan.model.id.clone()), ("method", plan.parameters.method.id.to_owned())];
-        metrics::counter!(names::EXPLANATIONS_TOTAL, &labels).increment(explained.len() as u64);
         Ok(explained
             .into_iter()
             .zip(pictures)
-            .map(|(explained, picture)| Explanation {
-                model: plan.model.clone(),
-                input: at,
-                picture: picture.png,
-                warnings: [&prepared.warnings, &explained.attribution.warnings, &picture.warnings]
-                    .into_iter()
-                    .flatten()
-                    .cloned()
-                    .collect(),
-                timing: TimingMs {
-                    decode: milliseconds(prepared.decode),
-                    preprocess: milliseconds(prepared.preprocess),
-                    render: milliseconds(render),
-                    total: milliseconds(started.elapsed()),
-                    ..engine_timing(explained.timing)
-                },
-                explained,
-            })
+            .map(|(explained, picture)| explanation(&plan.model, at, &prepared, explained, picture, render, started))
             .collect())
     }
 
@@ -324,6 +310,34 @@ impl App {
     }
 }
 
+fn explanation(
+    model: &Arc<Model>,
+    input: usize,
+    prepared: &Prepared,
+    explained: Explained,
+    picture: Picture,
+    render: Duration,
+    started: Instant,
+) -> Explanation {
+    let labels = [("model", model.id.clone()), ("method", explained.parameters.method.id.to_owned())];
+    metrics::counter!(names::EXPLANATIONS_TOTAL, &labels).increment(1);
+    let warnings = [&prepared.warnings, &explained.attribution.warnings, &picture.warnings];
+    Explanation {
+        model: model.clone(),
+        input,
+        picture: picture.png,
+        warnings: warnings.into_iter().flatten().cloned().collect(),
+        timing: TimingMs {
+            decode: milliseconds(prepared.decode),
+            preprocess: milliseconds(prepared.preprocess),
+            render: milliseconds(render),
+            total: milliseconds(started.elapsed()),
+            ..engine_timing(explained.timing)
+        },
+        explained,
+    }
+}
+
 #[derive(Default)]
 struct Picture {
     png: Option<Bytes>,
@@ -338,20 +352,27 @@ struct Task {
 }
 
 fn check_picture(plan: &Plan, inputs: &[Input]) -> Result<(), AppError> {
-    let png = plan.options.format == Some(options::Format::Png);
-    let mut faults = Vec::new();
-    let mut refuse = |param: &str, message: &str| {
-        let allowed = if param == "format" { vec!["json".into(), "npy".into()] } else { Vec::new() };
-        faults.push(Fault { param: param.into(), message: message.into(), allowed });
-    };
-    if inputs.len() * plan.parameters.target.answers() > 1 && png {
-        refuse("format", "png holds one picture, and this request has several answers");
-    }
-    if inputs.iter().any(|input| matches!(input, Input::Tensor(_))) {
-        let param = if png { Some("format") } else { plan.options.include_heatmap.then_some("include") };
-        param.into_iter().for_each(|param| refuse(param, "a picture needs an image to lie on, and this is a tensor"));
+    let mut faults = undrawable(&plan.options, inputs);
+    let answers = inputs.len() * plan.parameters.target.answers();
+    if answers > 1 && plan.options.format == Some(options::Format::Png) {
+        let message = "png holds one picture, and this request has several answers".into();
+        faults.insert(0, Fault { param: "format".into(), message, allowed: vec!["json".into(), "npy".into()] });
     }
     if faults.is_empty() { Ok(()) } else { Err(AppError::from(Faults(faults))) }
+}
+
+/// A picture that is asked for, of a tensor.
+fn undrawable(options: &Options, inputs: &[Input]) -> Vec<Fault> {
+    let png = options.format == Some(options::Format::Png);
+    let asked = match (png, options.include_heatmap) {
+        (true, _) => ("format", vec!["json".into(), "npy".into()]),
+        (false, true) => ("include", Vec::new()),
+        (false, false) => return Vec::new(),
+    };
+    let tensors = inputs.iter().any(|input| matches!(input, Input::Tensor(_)));
+    let (param, allowed) = asked;
+    let message = "a picture needs an image to lie on, and this is a tensor".into();
+    tensors.then(|| Fault { param: param.into(), message, allowed }).into_iter().collect()
 }
 
 /// Says which of several inputs an error is about; what concerns the whole request stays as it is.
@@ -378,6 +399,6 @@ fn engine_timing(timing: Timing) -> TimingMs {
     TimingMs { queue: milliseconds(timing.queue), model: milliseconds(timing.model), ..TimingMs::default() }
 }
 
-fn milliseconds(duration: std::time::Duration) -> f64 {
+fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }

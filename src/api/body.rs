@@ -6,7 +6,7 @@ use std::fmt;
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Multipart, Query, Request, multipart::MultipartError},
-    http::{StatusCode, header, request::Parts},
+    http::{StatusCode, Uri, header, request::Parts},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{
@@ -51,18 +51,29 @@ impl FromRequestParts<Api> for Pairs {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, ApiError> {
-        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
-            .map_err(|error| ApiError::BrokenBody { reason: error.to_string() })?;
-        let mut given = Map::new();
-        let mut faults = Vec::new();
-        for (name, value) in pairs {
-            if given.contains_key(&name) {
-                faults.push(twice(&name, "in the query"));
-            }
-            given.insert(name, Value::String(value));
-        }
-        if faults.is_empty() { Ok(Self(given)) } else { Err(AppError::from(Faults(faults)).into()) }
+        parse_query(&parts.uri, &[]).map(Self)
     }
+}
+
+/// The pairs of the query. The names in `repeated` may be given several times and become lists; any other given twice is a fault.
+pub fn parse_query(uri: &Uri, repeated: &[&str]) -> Result<Map<String, Value>, ApiError> {
+    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+        .map_err(|error| ApiError::BrokenBody { reason: error.to_string() })?;
+    let mut given = Map::new();
+    let mut faults = Vec::new();
+    for (name, value) in pairs {
+        if repeated.contains(&name.as_str()) {
+            if let Value::Array(values) = given.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
+                values.push(Value::String(value));
+            }
+            continue;
+        }
+        if given.contains_key(&name) {
+            faults.push(twice(&name, "in the query"));
+        }
+        given.insert(name, Value::String(value));
+    }
+    if faults.is_empty() { Ok(given) } else { Err(AppError::from(Faults(faults)).into()) }
 }
 
 fn twice(name: &str, place: &str) -> Fault {

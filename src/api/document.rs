@@ -9,7 +9,7 @@ use utoipa::{
     openapi::{
         self, Content, Ref, RefOr, Response,
         path::{Parameter, ParameterBuilder, ParameterIn},
-        schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type},
+        schema::{ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type},
     },
 };
 use utoipa_axum::router::OpenApiRouter;
@@ -18,6 +18,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use super::{Api, problem, requester::TIMEOUT_HEADER};
 use crate::{
     app::{
+        compare::MAX_WAYS,
         options::OPTIONS,
         plan::{DEFAULT_TOP_K, MAX_TOP_K},
     },
@@ -58,6 +59,7 @@ pub fn to_yaml() -> Result<String, String> {
 pub(super) fn split(routes: OpenApiRouter<Api>) -> (Router<Api>, openapi::OpenApi) {
     let (router, mut document) = OpenApiRouter::with_openapi(Description::openapi()).merge(routes).split_for_parts();
     add_parameters(&mut document, "/explain", explain_parameters());
+    add_parameters(&mut document, "/compare", compare_parameters());
     add_parameters(&mut document, "/predict", predict_parameters());
     add_request_id(&mut document);
     (router, document)
@@ -86,15 +88,29 @@ fn add_request_id(document: &mut openapi::OpenApi) {
     }
 }
 
+fn method_ids() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(METHODS.iter().map(|method| method.id)))
+}
+
 fn explain_parameters() -> Vec<Parameter> {
-    let mut found = vec![
-        query(
-            "method",
-            "the attribution method; by default pgig where the model has patterns, else integrated_gradients",
-            ObjectBuilder::new().schema_type(Type::String).enum_values(Some(METHODS.iter().map(|method| method.id))),
-        ),
-        model_parameter(),
-    ];
+    let doc = "the attribution method; by default pgig where the model has patterns, else integrated_gradients";
+    [query("method", doc, method_ids())].into_iter().chain(shared_parameters()).collect()
+}
+
+fn compare_parameters() -> Vec<Parameter> {
+    let methods = ArrayBuilder::new().items(method_ids().build()).max_items(Some(MAX_WAYS));
+    let methods = ParameterBuilder::new()
+        .name("method")
+        .parameter_in(ParameterIn::Query)
+        .description(Some("a method to compare; repeated"))
+        .schema(Some(methods.build()))
+        .build();
+    [methods].into_iter().chain(shared_parameters()).collect()
+}
+
+/// Of POST /explain and POST /compare: all but the methods.
+fn shared_parameters() -> Vec<Parameter> {
+    let mut found = vec![model_parameter()];
     let mut rows: Vec<&'static parameters::Parameter> = Vec::new();
     for row in METHODS.iter().flat_map(|method| method.parameters()) {
         if !rows.iter().any(|known| known.name == row.name) {
@@ -271,7 +287,7 @@ macro_rules! problem_sets {
 }
 
 problem_sets! {
-    /// Of POST /explain and /predict.
+    /// Of POST /explain, /compare and /predict.
     Problems = [BAD_REQUEST, NOT_ACCEPTABLE, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, TIMEOUT];
     /// Of what is looked up by id.
     MissingProblems = [BAD_PATH, NOT_FOUND, INTERNAL];

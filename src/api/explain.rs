@@ -111,16 +111,7 @@ fn describe(explanations: &[Explanation]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let [one] = explanations else { return headers };
     let target = &one.explained.target;
-    let text = [Some(&target.class), target.against.as_ref()]
-        .into_iter()
-        .flatten()
-        .map(|class| match &class.label {
-            Some(label) => format!("{} {label}", class.index),
-            None => class.index.to_string(),
-        })
-        .collect::<Vec<_>>()
-        .join(" - ");
-    insert(&mut headers, TARGET, text);
+    insert(&mut headers, TARGET, target.to_string());
     insert(&mut headers, SCORE, target.class.score.to_string());
     if let Some(delta) = one.explained.attribution.convergence_delta {
         insert(&mut headers, CONVERGENCE_DELTA, delta.to_string());

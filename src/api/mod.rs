@@ -3,6 +3,7 @@
 pub mod body;
 pub mod catalogue;
 pub mod codes;
+pub mod compare;
 pub mod document;
 pub mod explain;
 pub mod health;
@@ -93,6 +94,7 @@ impl Api {
 fn routes_of_contract() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(explain::explain))
+        .routes(routes!(compare::compare))
         .routes(routes!(predict::predict))
         .routes(routes!(catalogue::list_methods))
         .routes(routes!(catalogue::get_method))

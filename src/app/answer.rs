@@ -9,7 +9,7 @@ use utoipa::{
     openapi::schema::{ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type},
 };
 
-use super::{AppError, Explanation, options::Encoding};
+use super::{AppError, Explanation, compare::Compared, options::Encoding};
 use crate::{
     methods::{EndedBy, Refinement, drive::Prediction},
     tensor::{Tensor, write_npy},
@@ -60,6 +60,19 @@ pub struct Answer {
 pub enum Answers {
     One(Box<Answer>),
     Many(Vec<Answer>),
+}
+
+/// One input explained in several ways.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ComparisonAnswer {
+    /// In the order of the methods; with `target=top:k`, k for each.
+    pub explanations: Vec<Answer>,
+    /// The grid as a base64 PNG, with `include=heatmap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heatmap: Option<String>,
+    /// Evaluations of the model that all of it took. What methods share counts once: it may be less than their own numbers add up to.
+    pub evaluations: usize,
+    pub timing_ms: TimingMs,
 }
 
 /// A class with its score: the probability, or the bare output of a net that has only one.
@@ -178,6 +191,17 @@ pub fn to_json(explanations: &[Explanation], encoding: Encoding) -> Result<Vec<u
         many => Answers::Many(many.iter().map(|one| one.to_answer(encoding, true)).collect()),
     };
     serde_json::to_vec(&answers).map_err(|e| AppError::Encode { reason: e.to_string() })
+}
+
+/// JSON of a comparison.
+pub fn comparison_to_json(compared: &Compared, encoding: Encoding) -> Result<Vec<u8>, AppError> {
+    let answer = ComparisonAnswer {
+        explanations: compared.explanations.iter().map(|one| one.to_answer(encoding, false)).collect(),
+        heatmap: compared.grid.as_ref().map(|png| BASE64_STANDARD.encode(png)),
+        evaluations: compared.evaluations,
+        timing_ms: compared.timing,
+    };
+    serde_json::to_vec(&answer).map_err(|e| AppError::Encode { reason: e.to_string() })
 }
 
 /// npy: the attribution; several have a leading axis.

@@ -43,6 +43,7 @@ pub(super) struct Prepared {
 }
 
 /// The image that a heat map is laid over.
+#[derive(Clone)]
 pub(super) enum Upload {
     Decoded(RgbImage),
     Encoded(Bytes),

@@ -38,7 +38,7 @@ impl App {
         let options = Options::take(&mut given, &mut faults);
         let Some(model) = model else { return Err(AppError::from(Faults(faults))) };
         if uploaded_baseline {
-            given.entry("baseline").or_insert_with(|| Value::from(Term::Uploaded.to_string()));
+            given.entry("baseline").or_insert_with(uploaded);
         }
         let parameters = match Parameters::parse(&given, &drive::facts(&model)) {
             Ok(parameters) => Some(parameters),
@@ -88,7 +88,7 @@ impl App {
         }
     }
 
-    fn take_model(&self, given: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Option<Arc<Model>> {
+    pub(super) fn take_model(&self, given: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Option<Arc<Model>> {
         let asked = given.remove("model");
         let found = match &asked {
             None => self.models().default(),
@@ -128,8 +128,13 @@ fn with_options(mut fault: Fault, given: &Map<String, Value>) -> Fault {
     fault
 }
 
+/// The baseline that is sent with the request.
+pub(super) fn uploaded() -> Value {
+    Value::from(Term::Uploaded.to_string())
+}
+
 /// A baseline that is sent must be asked for, and the other way round.
-fn baseline_fault(parameters: &Parameters, sent: bool) -> Option<Fault> {
+pub(super) fn baseline_fault(parameters: &Parameters, sent: bool) -> Option<Fault> {
     let message = match (sent, parameters.baseline.terms().contains(&Term::Uploaded)) {
         (true, false) => "a baseline was sent, and another is asked for: leave one out",
         (false, true) => "`uploaded` needs a baseline sent with the request",

@@ -53,7 +53,9 @@ pub trait Backend: Send {
     fn prepare(&mut self, graph: &Arc<GraphOf>) -> Result<Prepared, EngineError>;
 
     /// Evaluates a batch of a prepared graph: as many rows as points, in their order. Ends early, with an error, when `stop` says so.
-    fn run(&mut self, graph: &Arc<GraphOf>, points: &[Point], stop: &Stop) -> Result<Vec<Row>, EngineError>;
+    /// `more` rows wait: memory is worth keeping.
+    fn run(&mut self, graph: &Arc<GraphOf>, points: &[Point], stop: &Stop, more: bool)
+    -> Result<Vec<Row>, EngineError>;
 
     /// Closes the graph after a panic: its session may be in any state.
     fn discard(&mut self, graph: &Arc<GraphOf>);

@@ -58,6 +58,8 @@ pub struct Batch {
     number: u64,
     pub rows: Vec<BatchRow>,
     pub stop: Stop,
+    /// Whether others wait.
+    pub more: bool,
 }
 
 impl Desk {
@@ -159,7 +161,7 @@ impl Desk {
         if more {
             self.work.notify_one();
         }
-        Some(Batch { number, rows, stop })
+        Some(Batch { number, rows, stop, more })
     }
 
     /// Hands out what a batch gave, `took` being the device's time for it.

@@ -113,7 +113,10 @@ mod tests {
             derive,
             spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
         },
-        engine::backend_ort::{OrtOptions, OrtSession, load_runtime},
+        engine::{
+            Provider,
+            backend_ort::{OrtSession, load_runtime},
+        },
         onnx::{
             graph::{Dim, ValueInfo, ValueType},
             write_model,
@@ -172,9 +175,8 @@ mod tests {
             let fused = fuse(graph.clone()).unwrap();
             assert!(fused.nodes.iter().any(|node| node.op_type == MAX_POOL_GRADIENT), "{attributes:?}");
             assert!(!fused.nodes.iter().any(|node| node.is("ScatterElements")), "{attributes:?}");
-            let mut nodes =
-                OrtSession::open_bytes(runtime, &write_model(&graph).unwrap(), &OrtOptions::default()).unwrap();
-            let mut kernel = OrtSession::open(runtime, &graph, &OrtOptions::default()).unwrap();
+            let mut nodes = OrtSession::open_bytes(runtime, &write_model(&graph).unwrap(), Provider::Cpu).unwrap();
+            let mut kernel = OrtSession::open(runtime, graph.clone(), Provider::Cpu).unwrap();
             // Few different numbers: many ties.
             let x = Tensor::from_shape_fn(vec![3, 2, 7, 6], |i| ((i[0] + 5 * i[1] + i[2] * i[3]) % 4) as f32 - 2.0);
             let classes = graph.inputs[1].value_type.shape[1].known().unwrap();

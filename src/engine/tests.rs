@@ -47,7 +47,7 @@ impl Backend for Fake {
         Ok(Prepared { batch_rows: 8, classes: Some(3) })
     }
 
-    fn run(&mut self, _: &Arc<GraphOf>, points: &[Point], stop: &Stop) -> Result<Vec<Row>, EngineError> {
+    fn run(&mut self, _: &Arc<GraphOf>, points: &[Point], stop: &Stop, _: bool) -> Result<Vec<Row>, EngineError> {
         let (send, stopped) = mpsc::channel();
         stop.on_stop(move || send.send(()).unwrap_or_default());
         if stopped.recv_timeout(self.delay).is_ok() {

@@ -27,7 +27,7 @@ pub fn work(desk: &Desk, backend: &mut dyn Backend) {
         let Some(batch) = desk.take(&graph, priority, prepared) else { continue };
         let points: Vec<Point> = batch.rows.iter().map(|row| row.point.clone()).collect();
         let started = Instant::now();
-        let result = guard(|| match backend.run(&graph, &points, &batch.stop)? {
+        let result = guard(|| match backend.run(&graph, &points, &batch.stop, batch.more)? {
             rows if rows.len() == points.len() => Ok(rows),
             rows => Err(EngineError::Runtime { reason: format!("{} rows for {} points", rows.len(), points.len()) }),
         });

@@ -1,7 +1,7 @@
 //! Drives methods over the engine: target on the clean input, runs, answers. The only file of the room that holds the engine.
 //! The clean input is evaluated once: by the run itself where it asks for it, else through the forward graph.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::try_join_all;
 use serde::Serialize;
@@ -70,6 +70,7 @@ pub struct Answered {
     pub explained: Vec<Vec<Explained>>,
     /// Rows that the model was asked for: fewer than the answers count where they share points.
     pub evaluations: usize,
+    pub timing: Timing,
 }
 
 /// One answer: a method's map for one target.
@@ -116,6 +117,18 @@ impl Timing {
     fn add(&mut self, other: &Timing) {
         self.queue += other.queue;
         self.model += other.model;
+    }
+}
+
+impl fmt::Display for Explanandum {
+    /// `285 Egyptian_cat`, and for a contrast `285 Egyptian_cat - 281 tabby`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let classes = [Some(&self.class), self.against.as_ref()].into_iter().flatten();
+        let names = classes.map(|class| match &class.label {
+            Some(label) => format!("{} {label}", class.index),
+            None => class.index.to_string(),
+        });
+        f.write_str(&names.collect::<Vec<_>>().join(" - "))
     }
 }
 
@@ -201,7 +214,7 @@ pub async fn explain(
             evaluations: task.effort.evaluations,
         });
     }
-    Ok(Answered { explained, evaluations: effort.evaluations })
+    Ok(Answered { explained, evaluations: effort.evaluations, timing: effort.timing })
 }
 
 /// The `top_k` best classes of `input` (without batch axis).
@@ -221,6 +234,13 @@ pub async fn predict(
 struct Effort {
     timing: Timing,
     evaluations: usize,
+}
+
+impl Effort {
+    fn add(&mut self, other: &Effort) {
+        self.evaluations += other.evaluations;
+        self.timing.add(&other.timing);
+    }
 }
 
 /// One method at work on one target.
@@ -270,7 +290,7 @@ async fn work(
             Ok::<_, MethodError>((rows, spent))
         });
         let (rows, spent): (Vec<_>, Vec<_>) = try_join_all(evaluations).await?.into_iter().unzip();
-        effort.evaluations += spent.iter().map(|spent| spent.evaluations).sum::<usize>();
+        spent.iter().for_each(|spent| effort.add(spent));
         let dealt = deal(&asks, &batches, rows);
         for (ask, (rows, place)) in dealt.into_iter().zip(asking).enumerate() {
             let at = asks[ask].points.iter().position(|point| Arc::ptr_eq(&point.input, input));
@@ -293,10 +313,9 @@ async fn work(
         None => {
             let mut spent = Effort::default();
             let row = forward(means, model, input, &mut spent).await?;
-            effort.evaluations += spent.evaluations;
+            effort.add(&spent);
             for task in &mut tasks {
-                task.effort.evaluations += spent.evaluations;
-                task.effort.timing.add(&spent.timing);
+                task.effort.add(&spent);
             }
             row
         }

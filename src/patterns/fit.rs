@@ -11,7 +11,10 @@ use serde::Serialize;
 use super::{FitError, Samples, Unreadable};
 use crate::{
     autodiff::fit::{FitLayer, Regime, Skipped, fit_graph},
-    engine::backend_ort::{OrtOptions, OrtSession, Runtime},
+    engine::{
+        Provider,
+        backend_ort::{OrtSession, Runtime},
+    },
     model::Model,
     tensor::Tensor,
 };
@@ -64,7 +67,7 @@ pub fn fit(
     if plan.layers.is_empty() {
         return Err(FitError::NoLayers);
     }
-    let mut session = OrtSession::open(runtime, &plan.graph, &OrtOptions::default())?;
+    let mut session = OrtSession::open(runtime, plan.graph, Provider::Cpu)?;
     let mut sums = plan.layers.iter().map(Sums::new).collect::<Vec<_>>();
     let (mut rows, mut unreadable, mut waiting) = (0, Vec::new(), Vec::new());
     let count = samples.len();

@@ -4,6 +4,7 @@ mod answers;
 mod bodies;
 mod catalogue;
 mod client;
+mod compare;
 mod contract;
 mod house;
 mod images;

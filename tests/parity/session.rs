@@ -1,7 +1,10 @@
 //! Runs a graph value on ONNX Runtime, and compares tensors.
 
 use explaind::{
-    engine::backend_ort::{OrtOptions, OrtSession, load_runtime},
+    engine::{
+        Provider,
+        backend_ort::{OrtSession, load_runtime},
+    },
     onnx::graph::Graph,
     tensor::Tensor,
 };
@@ -9,7 +12,7 @@ use indexmap::IndexMap;
 use ndarray::Axis;
 
 pub fn open(graph: &Graph) -> OrtSession {
-    OrtSession::open(load_runtime(None, 0).unwrap(), graph, &OrtOptions::default()).unwrap()
+    OrtSession::open(load_runtime(None, 0).unwrap(), graph.clone(), Provider::Cpu).unwrap()
 }
 
 /// All outputs by name.

@@ -7,7 +7,10 @@ use explaind::{
         self, DeriveError,
         spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule, Wrt},
     },
-    engine::backend_ort::{OrtOptions, OrtSession, load_runtime},
+    engine::{
+        Provider,
+        backend_ort::{OrtSession, load_runtime},
+    },
     onnx::{graph::Graph, write_model},
     tensor::Tensor,
 };
@@ -32,7 +35,7 @@ impl Net {
     pub fn open(graph: &Graph) -> Result<Self, String> {
         let runtime = load_runtime(None, 2).map_err(|error| error.to_string())?;
         let bytes = write_model(graph).map_err(|error| error.to_string())?;
-        let session = OrtSession::open_bytes(runtime, &bytes, &OrtOptions::default());
+        let session = OrtSession::open_bytes(runtime, &bytes, Provider::Cpu);
         session.map(Self).map_err(|error| error.to_string())
     }
 

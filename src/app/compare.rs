@@ -1,0 +1,291 @@
+//! One input explained in several ways, points shared: a labelled grid like Figure 1 of pgig.txt, or a list of answers.
+
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
+
+use ::image::imageops;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::{
+    App, AppError, Explanation, Input, Picture, answer, explanation,
+    input::{self, Upload},
+    milliseconds,
+    options::{Format, Options},
+    plan::{baseline_fault, uploaded},
+    undrawable,
+};
+use crate::{
+    engine::Caller,
+    image::{RgbImage, geometry::Geometry},
+    methods::{
+        Fault, Faults,
+        drive::{self, Explained},
+        parameters::Parameters,
+        registry,
+    },
+    model::Model,
+    render::{
+        encode::encode_png,
+        grid::{Cell, lay_out},
+        heatmap::draw,
+        legend::with_legend,
+        options::Scale,
+    },
+};
+
+/// The most methods in one request.
+pub const MAX_WAYS: usize = 32;
+/// Longest side of a picture in the grid, in pixels.
+const CELL: u32 = 256;
+/// Most pictures in a row of the grid.
+const MAX_COLUMNS: usize = 8;
+
+/// A comparison that can be carried out, as far as can be known before its input is read.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    pub model: Arc<Model>,
+    pub ways: Vec<Way>,
+    pub options: Options,
+}
+
+/// One method of a comparison.
+#[derive(Clone, Debug)]
+pub struct Way {
+    pub parameters: Parameters,
+    /// What was asked for it alone, beside the method: `pattern_layers all`.
+    pub note: String,
+}
+
+/// What a comparison gives.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// In the order of the methods; with `top:k`, k for each.
+    pub explanations: Vec<Explanation>,
+    /// The grid as PNG, when it is wanted.
+    pub grid: Option<Bytes>,
+    /// Evaluations of the model, those that methods shared counted once.
+    pub evaluations: usize,
+    pub timing: answer::TimingMs,
+}
+
+impl App {
+    /// As [`App::plan`], with several methods: `method` or `methods` holds ids, or objects with an id (`method` or `id`) and parameters
+    /// of their own. Parameters beside them are for every method that takes them.
+    pub fn plan_comparison(
+        &self,
+        mut given: Map<String, Value>,
+        uploaded_baseline: bool,
+    ) -> Result<Comparison, AppError> {
+        let mut faults = Vec::new();
+        let model = self.take_model(&mut given, &mut faults);
+        let options = Options::take(&mut given, &mut faults);
+        let asked = take_methods(&mut given, &mut faults);
+        if options.format == Some(Format::Npy) {
+            let message = "maps of different methods may differ in shape";
+            faults.push(Fault {
+                param: "format".into(),
+                message: message.into(),
+                allowed: vec!["png".into(), "json".into()],
+            });
+        }
+        let Some(model) = model else { return Err(AppError::from(Faults(faults))) };
+        if uploaded_baseline {
+            given.entry("baseline").or_insert_with(uploaded);
+        }
+        let taken: BTreeSet<&str> =
+            asked.iter().filter_map(method_of).flat_map(|method| method.parameters()).map(|p| p.name).collect();
+        faults.extend(given.keys().filter(|name| !asked.iter().any(|way| takes(way, name))).map(|name| Fault {
+            param: name.clone(),
+            message: "is no parameter of any of these methods".into(),
+            allowed: taken.iter().map(|name| (*name).to_owned()).collect(),
+        }));
+        let mut ways = Vec::new();
+        for (place, own) in asked.iter().enumerate() {
+            let mut all = own.clone();
+            for (name, value) in given.iter().filter(|(name, _)| takes(own, name)) {
+                all.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+            match Parameters::parse(&all, &drive::facts(&model)) {
+                Ok(parameters) => {
+                    faults.extend(baseline_fault(&parameters, uploaded_baseline && parameters.baselines() > 0));
+                    ways.push(Way { parameters, note: note(own) });
+                }
+                Err(Faults(found)) => {
+                    faults.extend(found.into_iter().map(|fault| match own.contains_key(&fault.param) {
+                        true => Fault { param: format!("methods[{place}].{}", fault.param), ..fault },
+                        false => fault,
+                    }))
+                }
+            }
+        }
+        faults.dedup();
+        if faults.is_empty() { Ok(Comparison { model, ways, options }) } else { Err(AppError::from(Faults(faults))) }
+    }
+
+    /// Explains one input in every way.
+    pub async fn compare(
+        &self,
+        plan: Comparison,
+        inputs: Vec<Input>,
+        uploaded_baseline: Option<Input>,
+        caller: &Caller,
+    ) -> Result<Compared, AppError> {
+        let started = Instant::now();
+        let mut inputs = self.split(inputs, &plan.model).await?;
+        let mut faults = undrawable(&plan.options, &inputs);
+        if inputs.len() > 1 {
+            let message = format!("{} inputs were sent; a comparison takes one", inputs.len());
+            faults.push(Fault { param: "image".into(), message, allowed: vec!["1".into()] });
+        }
+        let Some(input) = inputs.pop().filter(|_| faults.is_empty()) else {
+            return Err(AppError::from(Faults(faults)));
+        };
+        let uploaded = match uploaded_baseline {
+            Some(input) => Some(self.prepare(input, &plan.model).await?.tensor),
+            None => None,
+        };
+        let prepared = self.prepare(input, &plan.model).await?;
+        let request = |way: &Way| drive::Request {
+            parameters: way.parameters.clone(),
+            uploaded_baseline: uploaded.clone().filter(|_| way.parameters.baselines() > 0),
+        };
+        let requests: Vec<_> = plan.ways.iter().map(request).collect();
+        let limit = self.settings().max_interactive_evaluations;
+        let tensor = prepared.tensor.clone();
+        let answered = drive::explain(self.means(caller), &plan.model, tensor, &requests, Some(limit)).await?;
+        let before_render = Instant::now();
+        let (grid, oddities) = match &prepared.upload {
+            Some(_) if plan.options.want_picture() => {
+                let (app, plan, explained) = (self.clone(), plan.clone(), answered.explained.clone());
+                let upload = prepared.upload.clone();
+                self.pool().run(move || app.draw_grid(&plan, upload, &explained)).await??
+            }
+            _ => (None, Vec::new()),
+        };
+        let render = before_render.elapsed();
+        let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
+        let mut oddities = oddities.into_iter();
+        let explanations = explained.into_iter().map(|one| {
+            let picture = Picture { png: None, warnings: oddities.next().unwrap_or_default() };
+            explanation(&plan.model, 0, &prepared, one, picture, render, started)
+        });
+        let explanations: Vec<Explanation> = explanations.collect();
+        Ok(Compared {
+            explanations,
+            grid,
+            evaluations: answered.evaluations,
+            timing: answer::TimingMs {
+                decode: milliseconds(prepared.decode),
+                preprocess: milliseconds(prepared.preprocess),
+                queue: milliseconds(answered.timing.queue),
+                model: milliseconds(answered.timing.model),
+                render: milliseconds(render),
+                total: milliseconds(started.elapsed()),
+            },
+        })
+    }
+
+    /// The grid as PNG, and what is odd about each map, in the order of the explanations.
+    fn draw_grid(
+        &self,
+        plan: &Comparison,
+        upload: Option<(Upload, Geometry)>,
+        explained: &[Vec<Explained>],
+    ) -> Result<(Option<Bytes>, Vec<Vec<String>>), AppError> {
+        let (Some((upload, _)), Some(rule)) = (upload, &plan.model.manifest.input.preprocess) else {
+            return Ok((None, Vec::new()));
+        };
+        let picture = shrink(upload.into_pixels(&input::limits(self.settings()))?);
+        let geometry = Geometry::new(picture.dimensions(), rule);
+        let options = &plan.options.heatmap;
+        let maps: Vec<_> = explained.iter().flatten().map(|one| one.attribution.scores.clone()).collect();
+        let drawn = draw(&picture, &maps, rule.layout, &geometry, options)?;
+        let bounds = drawn.iter().find_map(|heatmap| heatmap.bounds);
+        let (pictures, warnings): (Vec<RgbImage>, Vec<_>) =
+            drawn.into_iter().map(|heatmap| (heatmap.image, heatmap.warnings)).unzip();
+        let targets = explained.first().map_or(0, Vec::len);
+        let groups: Vec<Vec<Cell>> = (0..targets)
+            .map(|target| {
+                let first = explained.first().and_then(|answers| answers.get(target));
+                let upload = first.map(|one| Cell {
+                    title: one.target.to_string(),
+                    note: format!("{:.3}", one.target.class.score),
+                    picture: picture.clone(),
+                });
+                let map_of = |(place, way): (usize, &Way)| {
+                    let picture = pictures.get(place * targets + target)?.clone();
+                    Some(Cell { title: way.parameters.method.title.to_owned(), note: way.note.clone(), picture })
+                };
+                upload.into_iter().chain(plan.ways.iter().enumerate().filter_map(map_of)).collect()
+            })
+            .collect();
+        let cells = plan.ways.len() + 1;
+        let columns = if targets > 1 { cells.min(MAX_COLUMNS) } else { (cells as f64).sqrt().ceil() as usize };
+        let mut grid = lay_out(&groups, columns)?;
+        if options.legend {
+            let shared = options.scale == Scale::Shared;
+            grid = with_legend(&grid, bounds.filter(|_| shared), options)?;
+        }
+        Ok((Some(encode_png(&grid)?.into()), warnings))
+    }
+}
+
+/// The methods asked for, each with its own parameters.
+fn take_methods(given: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Vec<Map<String, Value>> {
+    let values = ["method", "methods"].iter().filter_map(|name| given.remove(*name));
+    let values: Vec<Value> = values
+        .flat_map(|value| match value {
+            Value::Array(values) => values,
+            one => vec![one],
+        })
+        .collect();
+    let mut refuse = |message: String| {
+        let allowed = registry::METHODS.iter().map(|method| method.id.to_owned()).collect();
+        faults.push(Fault { param: "methods".into(), message, allowed });
+    };
+    if values.is_empty() || values.len() > MAX_WAYS {
+        refuse(format!("name from 1 to {MAX_WAYS} methods: method=pgig&method=gradient, or a JSON list `methods`"));
+        return Vec::new();
+    }
+    let mut asked = Vec::new();
+    for value in values {
+        match value {
+            Value::String(id) => asked.push(Map::from_iter([("method".to_owned(), Value::String(id))])),
+            Value::Object(mut own) => {
+                if let Some(id) = own.remove("id") {
+                    own.insert("method".to_owned(), id);
+                }
+                // As answers state it; a comparison has one model.
+                own.remove("model");
+                asked.push(own);
+            }
+            other => refuse(format!("{other} is neither a method's id nor an object with one")),
+        }
+    }
+    asked
+}
+
+fn method_of(own: &Map<String, Value>) -> Option<&'static registry::Method> {
+    registry::find(own.get("method")?.as_str()?)
+}
+
+fn takes(own: &Map<String, Value>, name: &str) -> bool {
+    method_of(own).is_some_and(|method| method.takes(name))
+}
+
+fn note(own: &Map<String, Value>) -> String {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let parts = own.iter().filter(|(name, _)| *name != "method").map(|(name, value)| format!("{name} {}", text(value)));
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+/// To a side of at most [`CELL`].
+fn shrink(upload: RgbImage) -> RgbImage {
+    let (width, height) = upload.dimensions();
+    let side = width.max(height);
+    if side <= CELL {
+        return upload;
+    }
+    let scale = |length: u32| (u64::from(length) * u64::from(CELL) / u64::from(side)).max(1) as u32;
+    imageops::thumbnail(&upload, scale(width), scale(height))
+}
