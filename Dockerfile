@@ -25,8 +25,10 @@ COPY --from=build /out/explaind /usr/local/bin/explaind
 COPY LICENSE* /opt/explaind/
 COPY models /opt/explaind/models
 COPY --chmod=755 docker/healthcheck /usr/local/bin/healthcheck
+RUN install -d -o nobody /var/lib/explaind
+VOLUME /var/lib/explaind
 WORKDIR /opt/explaind
-ENV EXPLAIND_LISTEN=0.0.0.0:8080
+ENV EXPLAIND_LISTEN=0.0.0.0:8080 EXPLAIND_DATA=/var/lib/explaind
 EXPOSE 8080
 USER nobody
 HEALTHCHECK --start-period=60s --interval=15s --timeout=3s CMD ["healthcheck"]
@@ -40,8 +42,10 @@ COPY --from=build /out/explaind /usr/local/bin/explaind
 COPY LICENSE* /opt/explaind/
 COPY models /opt/explaind/models
 COPY --chmod=755 docker/healthcheck /usr/local/bin/healthcheck
+RUN install -d -o nobody /var/lib/explaind
+VOLUME /var/lib/explaind
 WORKDIR /opt/explaind
-ENV EXPLAIND_LISTEN=0.0.0.0:8080
+ENV EXPLAIND_LISTEN=0.0.0.0:8080 EXPLAIND_DATA=/var/lib/explaind
 EXPOSE 8080
 USER nobody
 HEALTHCHECK --start-period=60s --interval=15s --timeout=3s CMD ["healthcheck"]

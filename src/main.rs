@@ -21,16 +21,21 @@ enum Command {
     FitPatterns(commands::fit_patterns::FitPatterns),
     /// Write a derived graph as ONNX
     Derive(commands::derive::Derive),
+    /// Look at the jobs of a server, cancel them, fetch their reports
+    Jobs(commands::jobs::Jobs),
     /// Print the OpenAPI document as YAML
     Openapi,
 }
 
 fn main() -> anyhow::Result<()> {
+    // Before the first TLS connection: to a server, to a store of files.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     match Cli::parse().command {
         Command::Serve(command) => command.run(),
         Command::Explain(command) => command.run(),
         Command::FitPatterns(command) => command.run(),
         Command::Derive(command) => command.run(),
+        Command::Jobs(command) => command.run(),
         Command::Openapi => {
             print!("{}", explaind::api::document::to_yaml().map_err(anyhow::Error::msg)?);
             Ok(())

@@ -113,7 +113,7 @@ pub async fn read_posted(request: Request, api: &Api) -> Result<Posted, ApiError
     }
 }
 
-fn too_large(api: &Api) -> ApiError {
+pub(super) fn too_large(api: &Api) -> ApiError {
     ApiError::BodyTooLarge { limit: api.app().settings().max_upload_bytes }
 }
 

@@ -135,8 +135,8 @@ pub struct Applicability {
     pub reason: Option<String>,
 }
 
-/// The last part of the path.
-pub struct Id(String);
+/// The id in the path.
+pub struct Id(pub String);
 
 impl FromRequestParts<Api> for Id {
     type Rejection = ApiError;

@@ -8,7 +8,9 @@ use super::problem::RefusedCost;
 use crate::{
     app::AppError,
     engine::EngineError,
+    files::FilesError,
     image::ImageError,
+    jobs::queue::JobError,
     methods::{Fault, Faults, drive::MethodError},
     render::RenderError,
     tensor::TensorError,
@@ -19,6 +21,8 @@ use crate::{
 pub enum ApiError {
     #[error(transparent)]
     App(#[from] AppError),
+    #[error(transparent)]
+    Job(#[from] JobError),
     #[error("there is nothing at {path}; GET /openapi.json lists what there is")]
     NoSuchRoute { path: String },
     #[error("the path cannot be read: {reason}")]
@@ -77,6 +81,7 @@ const CORRUPT_IMAGE: Code = row("corrupt_image", StatusCode::UNPROCESSABLE_ENTIT
 pub fn code_of(error: &ApiError) -> Code {
     match error {
         ApiError::App(error) => app_code(error),
+        ApiError::Job(error) => job_code(error),
         ApiError::NoSuchRoute { .. } => row("no_such_route", StatusCode::NOT_FOUND, "No such route"),
         ApiError::BrokenPath { .. } => row("broken_path", StatusCode::BAD_REQUEST, "Path that cannot be read"),
         ApiError::MethodNotAllowed { .. } => {
@@ -119,6 +124,24 @@ fn app_code(error: &AppError) -> Code {
         AppError::Render(error) => render_code(error),
         AppError::Panicked(_) | AppError::Encode { .. } => INTERNAL,
         AppError::AtInput { source, .. } => app_code(source),
+    }
+}
+
+fn job_code(error: &JobError) -> Code {
+    match error {
+        JobError::Parameters(_) => INVALID_PARAMETERS,
+        JobError::Unknown { .. } => row("unknown_job", StatusCode::NOT_FOUND, "No such job"),
+        JobError::KeyTaken { .. } => {
+            row("idempotency_key_taken", StatusCode::UNPROCESSABLE_ENTITY, "Idempotency key of another request")
+        }
+        JobError::NothingYet { .. } => row("nothing_to_report", StatusCode::CONFLICT, "Job without any result"),
+        JobError::UnknownKind { .. } => row("unknown_kind", StatusCode::CONFLICT, "Job of an unknown kind"),
+        JobError::Store(_) => row("jobs_unavailable", StatusCode::SERVICE_UNAVAILABLE, "Database of jobs out of reach"),
+        JobError::Files(FilesError::Store(object_store::Error::NotFound { .. })) => {
+            row("no_such_file", StatusCode::NOT_FOUND, "File that is not there")
+        }
+        JobError::Files(_) => row("files_unavailable", StatusCode::SERVICE_UNAVAILABLE, "Files out of reach"),
+        JobError::Work(_) | JobError::Panicked(_) => INTERNAL,
     }
 }
 
@@ -206,6 +229,7 @@ impl ApiError {
     pub fn faults(&self) -> Vec<Fault> {
         match self {
             Self::App(error) => app_faults(error),
+            Self::Job(JobError::Parameters(Faults(faults))) => faults.clone(),
             _ => Vec::new(),
         }
     }
@@ -227,6 +251,7 @@ impl ApiError {
             }
             Self::App(AppError::Method(MethodError::Engine(EngineError::Draining)))
             | Self::Busy { .. }
+            | Self::Job(JobError::Store(_) | JobError::Files(_))
             | Self::NotReady { .. } => Some(Duration::from_secs(1)),
             _ => None,
         }

@@ -40,6 +40,7 @@ use crate::{
     tags(
         (name = "explain", description = "Explanations and predictions"),
         (name = "catalogue", description = "Methods and models"),
+        (name = "jobs", description = "Long work that survives crashes and restarts"),
         (name = "health", description = "For balancers and monitors"),
     ),
     components(schemas(problem::Problem, HeatmapOptions)),
@@ -77,9 +78,12 @@ fn add_parameters(document: &mut openapi::OpenApi, path: &str, parameters: Vec<P
 }
 
 fn add_request_id(document: &mut openapi::OpenApi) {
-    let operations =
-        document.paths.paths.values_mut().flat_map(|item| [item.get.as_mut(), item.post.as_mut()]).flatten();
-    for response in operations.flat_map(|operation| operation.responses.responses.values_mut()) {
+    let operations = document
+        .paths
+        .paths
+        .values_mut()
+        .flat_map(|item| [item.get.as_mut(), item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()]);
+    for response in operations.flatten().flat_map(|operation| operation.responses.responses.values_mut()) {
         if let RefOr::T(response) = response {
             let mut header = openapi::Header::new(ObjectBuilder::new().schema_type(Type::String).build());
             header.description = Some("the request's own, or a new UUID; it finds the request in the log".into());
@@ -255,6 +259,7 @@ pub struct JsonRequest {
 const BAD_REQUEST: (u16, &str) = (400, "The body cannot be read.");
 const BAD_PATH: (u16, &str) = (400, "The path cannot be read.");
 const NOT_FOUND: (u16, &str) = (404, "There is no such thing.");
+const CONFLICT: (u16, &str) = (409, "Its state does not allow it.");
 const NOT_ACCEPTABLE: (u16, &str) = (406, "None of the types in Accept can be given.");
 const TOO_LARGE: (u16, &str) = (413, "The body, image or tensor is too large.");
 const UNSUPPORTED: (u16, &str) = (415, "The content type or image type is not supported.");
@@ -262,7 +267,7 @@ const UNPROCESSABLE: (u16, &str) =
     (422, "Parameters that are not allowed (all of them in `errors`), input that cannot be used, or too high a cost.");
 const TOO_MANY: (u16, &str) = (429, "Overloaded; see Retry-After.");
 const INTERNAL: (u16, &str) = (500, "An internal fault.");
-const UNAVAILABLE: (u16, &str) = (503, "The server drains or is not ready.");
+const UNAVAILABLE: (u16, &str) = (503, "The server drains or is not ready, or the jobs' database or files are away.");
 const TIMEOUT: (u16, &str) = (504, "The deadline passed; the work was stopped.");
 
 fn problems(kinds: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
@@ -292,6 +297,12 @@ problem_sets! {
     /// Of what is looked up by id.
     MissingProblems = [BAD_PATH, NOT_FOUND, INTERNAL];
     InternalProblems = [INTERNAL];
+    /// Of POST /jobs.
+    SubmitProblems = [BAD_REQUEST, TOO_LARGE, UNPROCESSABLE, INTERNAL, UNAVAILABLE];
+    JobsProblems = [BAD_REQUEST, UNPROCESSABLE, INTERNAL, UNAVAILABLE];
+    /// Of what is about one job.
+    JobProblems = [BAD_PATH, NOT_FOUND, CONFLICT, UNPROCESSABLE, INTERNAL, UNAVAILABLE];
+    ReportProblems = [BAD_PATH, NOT_FOUND, NOT_ACCEPTABLE, CONFLICT, UNPROCESSABLE, INTERNAL, UNAVAILABLE];
     ReadinessProblems = [INTERNAL, UNAVAILABLE];
 }
 

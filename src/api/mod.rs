@@ -5,22 +5,17 @@ pub mod catalogue;
 pub mod codes;
 pub mod compare;
 pub mod document;
+pub mod events;
 pub mod explain;
 pub mod health;
+pub mod jobs;
 pub mod negotiate;
 pub mod predict;
 pub mod problem;
 pub mod requester;
 pub mod server;
 
-use std::{
-    any::Any,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
-};
+use std::{any::Any, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -31,6 +26,7 @@ use axum::{
     routing::get,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -43,8 +39,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     app::{App, AppError},
     engine::EngineError,
+    jobs::{queue::Queue, registry::KINDS},
     methods::drive::MethodError,
-    settings::Settings,
+    settings::{Role, Settings},
     telemetry::{self, TelemetryError, names},
 };
 use codes::ApiError;
@@ -57,36 +54,52 @@ const MAX_REQUESTS: usize = 128;
 /// What handlers share.
 #[derive(Clone)]
 pub struct Api {
-    app: App,
+    jobs: Queue,
     door: Arc<Semaphore>,
-    draining: Arc<AtomicBool>,
+    draining: CancellationToken,
 }
 
 impl Api {
+    /// With every kind of job.
     pub fn new(app: App) -> Result<Self, TelemetryError> {
+        Self::with_jobs(Queue::new(app, KINDS))
+    }
+
+    pub fn with_jobs(jobs: Queue) -> Result<Self, TelemetryError> {
         telemetry::prometheus()?;
-        Ok(Self { app, door: Arc::new(Semaphore::new(MAX_REQUESTS)), draining: Arc::default() })
+        Ok(Self { jobs, door: Arc::new(Semaphore::new(MAX_REQUESTS)), draining: CancellationToken::new() })
     }
 
     pub fn app(&self) -> &App {
-        &self.app
+        self.jobs.app()
+    }
+
+    pub fn jobs(&self) -> &Queue {
+        &self.jobs
     }
 
     /// A place among the requests that are worked on, until it is dropped. None is given once the end has begun.
     fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        if self.is_draining() {
-            return Err(AppError::from(MethodError::from(EngineError::Draining)).into());
-        }
+        self.refuse_when_draining()?;
         self.door.clone().try_acquire_owned().map_err(|_| ApiError::Busy { limit: MAX_REQUESTS })
     }
 
     /// From now on `/readyz` says no, so that a balancer sends no more, and new work is refused.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.cancel();
     }
 
     fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.is_cancelled()
+    }
+
+    /// Resolves when the end begins.
+    async fn drained(&self) {
+        self.draining.cancelled().await;
+    }
+
+    fn refuse_when_draining(&self) -> Result<(), ApiError> {
+        if self.is_draining() { Err(AppError::from(MethodError::from(EngineError::Draining)).into()) } else { Ok(()) }
     }
 }
 
@@ -100,6 +113,17 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
         .routes(routes!(catalogue::get_method))
         .routes(routes!(catalogue::list_models))
         .routes(routes!(catalogue::get_model))
+        .routes(routes!(jobs::submit, jobs::list))
+        .routes(routes!(jobs::get, jobs::delete))
+        .routes(routes!(jobs::report))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(events::events))
+        .merge(routes_of_health())
+}
+
+/// What a process that only works on jobs answers.
+fn routes_of_health() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
@@ -107,9 +131,12 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
 
 /// All routes with what surrounds them: request id -> trace -> catch-panic -> cors -> limits.
 pub fn router(api: Api) -> Router {
-    let (contract, document) = document::split(routes_of_contract());
-    let document = Arc::new(document);
     let settings = api.app().settings();
+    let (contract, document) = document::split(match settings.role {
+        Role::All | Role::Api => routes_of_contract(),
+        Role::Worker => routes_of_health(),
+    });
+    let document = Arc::new(document);
     let around = ServiceBuilder::new()
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
         .layer(TraceLayer::new_for_http().make_span_with(span))
@@ -160,7 +187,7 @@ fn cors(settings: &Settings) -> Option<CorsLayer> {
     Some(
         CorsLayer::new()
             .allow_origin(allowed)
-            .allow_methods([Method::GET, Method::POST])
+            .allow_methods([Method::GET, Method::POST, Method::DELETE])
             .allow_headers([header::CONTENT_TYPE, header::ACCEPT, REQUEST_ID, requester::TIMEOUT_HEADER])
             .expose_headers(AnyOrigin),
     )
@@ -189,6 +216,7 @@ async fn measure(route: Option<MatchedPath>, request: Request, next: Next) -> Re
     let method = match *request.method() {
         Method::GET => "GET",
         Method::POST => "POST",
+        Method::DELETE => "DELETE",
         _ => "other",
     };
     let response = next.run(request).await;

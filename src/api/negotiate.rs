@@ -17,27 +17,31 @@ pub fn content_type(format: Format) -> &'static str {
 
 /// `asked` is the parameter, `suited` what a caller without wishes gets.
 pub fn choose_format(asked: Option<Format>, headers: &HeaderMap, suited: Format) -> Result<Format, ApiError> {
-    if let Some(format) = asked {
-        return Ok(format);
+    match asked {
+        Some(format) => Ok(format),
+        None => {
+            let mut formats = FORMATS;
+            formats.sort_by_key(|(format, _)| *format != suited);
+            choose(&formats, headers)
+        }
     }
+}
+
+/// What `Accept` likes best among `formats`; the first wins a tie, and serves callers without wishes.
+pub fn choose<F: Copy>(formats: &[(F, &str)], headers: &HeaderMap) -> Result<F, ApiError> {
     let accept =
         headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
-    if accept.is_empty() {
-        return Ok(suited);
-    }
-    let ranges: Vec<(Mime, f32)> = accept.split(',').filter_map(parse_range).collect();
-    // The format suited comes first, so that it wins a tie.
-    let mut best: Option<(Format, f32)> = None;
-    for (format, name) in
-        FORMATS.iter().filter(|(f, _)| *f == suited).chain(FORMATS.iter().filter(|(f, _)| *f != suited))
-    {
+    let wishes = if accept.is_empty() { "*/*" } else { &accept };
+    let ranges: Vec<(Mime, f32)> = wishes.split(',').filter_map(parse_range).collect();
+    let mut best: Option<(F, f32)> = None;
+    for (format, name) in formats {
         let quality = quality_of(name, &ranges);
         if quality > best.map_or(0.0, |(_, quality)| quality) {
             best = Some((*format, quality));
         }
     }
-    best.map(|(format, _)| format)
-        .ok_or_else(|| ApiError::NotAcceptable { accept, allowed: FORMATS.map(|(_, name)| name).join(", ") })
+    let allowed = || formats.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
+    best.map(|(format, _)| format).ok_or_else(|| ApiError::NotAcceptable { accept, allowed: allowed() })
 }
 
 fn parse_range(text: &str) -> Option<(Mime, f32)> {

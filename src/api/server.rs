@@ -8,6 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Api, router};
 use crate::{
     app::App,
+    jobs::runner::{End, Runner},
+    settings::Role,
     telemetry::{self, TelemetryError},
 };
 
@@ -33,9 +35,11 @@ pub async fn listen(app: &App) -> Result<TcpListener, ServeError> {
 }
 
 /// Serves until `stop` resolves, then drains: `drain_timeout` at most.
-pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
-    let (drain_timeout, engine) = (app.settings().drain_timeout, app.engine().clone());
-    let api = Api::new(app)?;
+pub async fn serve(api: Api, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+    let (drain_timeout, engine) = (api.app().settings().drain_timeout, api.app().engine().clone());
+    let end = End::default();
+    let working = work(&api, &end);
+    tokio::pin!(working);
     let stopping = CancellationToken::new();
     let draining = stopping.clone();
     let serving = axum::serve(listener, router(api.clone()))
@@ -48,20 +52,37 @@ pub async fn serve(app: App, listener: TcpListener, stop: impl Future<Output = (
     tokio::select! {
         ended = &mut serving => return stopped(ended),
         () = &mut upkeep => {}
+        () = &mut working => {}
         () = stop => {}
     }
     tracing::info!(timeout_ms = drain_timeout.as_millis() as u64, "draining");
     api.drain();
     stopping.cancel();
+    end.soon.cancel();
     // A request asks the engine again and again until it is done: the engine stays open to it as long as the time allows.
-    let in_time = tokio::time::timeout(drain_timeout, &mut serving).await;
-    engine.drain(Duration::ZERO).await;
-    if let Ok(ended) = in_time {
-        return stopped(ended);
+    let mut answered = None;
+    let in_time = tokio::time::timeout(drain_timeout, async {
+        tokio::join!(async { answered = Some((&mut serving).await) }, &mut working)
+    });
+    if in_time.await.is_err() {
+        tracing::warn!("work was still under way at the end of the drain; it is stopped");
+        // Shards are given back; the engine answers what it stops, and those answers still have to leave.
+        end.now.cancel();
+        let _ = tokio::time::timeout(LAST_ANSWERS, working).await;
     }
-    tracing::warn!("requests were still under way at the end of the drain; they are stopped");
-    // The engine answers what it stops; those answers still have to leave.
-    tokio::time::timeout(LAST_ANSWERS, serving).await.map_or(Ok(()), stopped)
+    engine.drain(Duration::ZERO).await;
+    match answered {
+        Some(ended) => stopped(ended),
+        None => tokio::time::timeout(LAST_ANSWERS, serving).await.map_or(Ok(()), stopped),
+    }
+}
+
+/// Works on jobs until the end, where that is this process's part.
+async fn work(api: &Api, end: &End) {
+    match api.app().settings().role {
+        Role::All | Role::Worker => Runner::new(api.jobs().clone()).run(end).await,
+        Role::Api => end.soon.cancelled().await,
+    }
 }
 
 async fn keep_up() {

@@ -3,6 +3,7 @@
 pub mod derive;
 pub mod explain;
 pub mod fit_patterns;
+pub mod jobs;
 pub mod serve;
 
 use std::sync::Arc;

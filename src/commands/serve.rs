@@ -2,7 +2,7 @@
 
 use clap::Args;
 use explaind::{
-    api::server,
+    api::{Api, server},
     app::App,
     settings::{self, Flags, LogFormat},
     telemetry,
@@ -18,11 +18,12 @@ impl Serve {
     pub fn run(self) -> anyhow::Result<()> {
         let settings = settings::load(&self.flags, std::env::vars())?;
         telemetry::install_tracing(&settings.log, settings.log_format == LogFormat::Json)?;
+        let role = settings.role;
         let app = App::start(settings)?;
         tokio::runtime::Runtime::new()?.block_on(async {
             let listener = server::listen(&app).await?;
-            tracing::info!(address = %listener.local_addr()?, models = app.model_ids().join(", "), "serving");
-            Ok(server::serve(app, listener, server::stop_signal()).await?)
+            tracing::info!(address = %listener.local_addr()?, models = app.model_ids().join(", "), ?role, "serving");
+            Ok(server::serve(Api::new(app)?, listener, server::stop_signal()).await?)
         })
     }
 }

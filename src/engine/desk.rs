@@ -91,8 +91,10 @@ impl Desk {
         if state.draining {
             return Err(EngineError::Draining);
         }
-        if !state.lanes.has_room(points.len()) {
-            counter!(names::REJECTED_TOTAL).increment(1);
+        if !state.lanes.has_room(points.len(), caller.priority) {
+            if caller.priority == Priority::Interactive {
+                counter!(names::REJECTED_TOTAL).increment(1);
+            }
             return Err(state.overloaded());
         }
         let (reply, answer) = oneshot::channel();

@@ -78,9 +78,11 @@ impl<G: PartialEq> Lanes<G> {
         self.waiting_rows
     }
 
-    /// Whether `rows` more may wait. A request larger than the limit is taken when nothing waits, or it could never run.
-    pub fn has_room(&self, rows: usize) -> bool {
-        self.waiting_rows == 0 || self.waiting_rows + rows <= self.limit_rows
+    /// Whether `rows` more may wait. Either priority has its own room: jobs never keep a request out. One larger than the limit is
+    /// taken when nothing of its priority waits, or it could never run.
+    pub fn has_room(&self, rows: usize, priority: Priority) -> bool {
+        let waiting: usize = self.lanes.iter().filter(|lane| lane.priority == priority).map(|lane| lane.rows).sum();
+        waiting == 0 || waiting + rows <= self.limit_rows
     }
 
     /// Puts the points at the end of their caller's queue.
@@ -273,9 +275,12 @@ mod tests {
     #[test]
     fn admission_counts_rows_and_takes_one_giant_alone() {
         let mut lanes = Lanes::new(4);
-        assert!(lanes.has_room(9));
+        let room = |lanes: &Lanes<_>, rows| lanes.has_room(rows, Priority::Interactive);
+        assert!(room(&lanes, 9));
         lanes.push(1, &Arc::new("g"), caller(1, Priority::Interactive), points(3));
-        assert!(lanes.has_room(1) && !lanes.has_room(2));
+        assert!(room(&lanes, 1) && !room(&lanes, 2));
+        lanes.push(2, &Arc::new("g"), caller(2, Priority::Job), points(9));
+        assert!(room(&lanes, 1) && !lanes.has_room(1, Priority::Job));
     }
 
     #[test]

@@ -17,15 +17,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{autodiff::spec::DeriveSpec, model::Model, tensor::Tensor};
 use backend::{Backend, GraphOf};
 pub use backend_ort::RuntimeError;
-use desk::Desk;
+use desk::{Answer, Desk};
 use lanes::RequestId;
 pub use provider::Provider;
 use sessions::Sessions;
+
+/// How often a job looks for room in a full queue.
+const ROOM: Duration = Duration::from_millis(20);
 
 /// One row to evaluate: an input without batch axis, and the cotangent of the head as sparse `(class, weight)` pairs:
 /// `[(c, 1)]` explains class c, `[(a, 1), (b, -1)]` why a and not b. Empty for forward-only graphs.
@@ -159,7 +163,10 @@ impl Engine {
         }
         let desk = &self.workers.desk;
         let graph = Arc::new(GraphOf::new(model.clone(), spec.clone()));
-        let (request, answer) = desk.admit(&graph, caller, points)?;
+        let (request, answer) = match caller.priority {
+            Priority::Interactive => desk.admit(&graph, caller, points)?,
+            Priority::Job => admit_in_time(desk, &graph, caller, points).await?,
+        };
         let _leave = Leave { desk, request };
         let deadline = async {
             match caller.deadline {
@@ -178,6 +185,21 @@ impl Engine {
     /// Refuses new work, finishes what was admitted, and after `limit` stops what is left.
     pub async fn drain(&self, limit: Duration) {
         self.workers.desk.drain(limit).await;
+    }
+}
+
+/// Jobs have time: a full queue is waited for.
+async fn admit_in_time(
+    desk: &Desk,
+    graph: &Arc<GraphOf>,
+    caller: &Caller,
+    points: Vec<Point>,
+) -> Result<(RequestId, oneshot::Receiver<Answer>), EngineError> {
+    loop {
+        match desk.admit(graph, caller, points.clone()) {
+            Err(EngineError::Overloaded { .. }) if !caller.cancel.is_cancelled() => tokio::time::sleep(ROOM).await,
+            admitted => return admitted,
+        }
     }
 }
 

@@ -177,6 +177,23 @@ async fn a_full_queue_refuses_and_says_when_to_come_back() {
     assert!(answered >= 4 && refused > 0 && answered + refused == 100, "{answered} answered, {refused} refused");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_wait_for_room_and_requests_go_before_them_all() {
+    let (engine, counts) = engine(16, 20);
+    let model = number_model();
+    let jobs = tokio::spawn(join_all((0..20).map(|id| {
+        let (engine, model) = (engine.clone(), model.clone());
+        let job = Caller { priority: Priority::Job, ..caller(id) };
+        async move { engine.evaluate(&model, &spec(&[]), points(&[1.0; 16]), &job).await.unwrap().rows.len() }
+    })));
+    assert!(settled(|| counts.rows.load(Ordering::SeqCst) > 0).await);
+    for _ in 0..5 {
+        engine.evaluate(&model, &spec(&[]), points(&[1.0; 16]), &caller(100)).await.unwrap();
+    }
+    assert!(counts.rows.load(Ordering::SeqCst) < 20 * 16, "the jobs came first");
+    assert_eq!(jobs.await.unwrap().iter().sum::<usize>(), 20 * 16);
+}
+
 #[tokio::test]
 async fn a_running_batch_stops_when_its_only_caller_leaves() {
     let (engine, counts) = engine(100, 60_000);

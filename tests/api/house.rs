@@ -45,6 +45,7 @@ pub fn open(settings: &[(&str, &str)]) -> House {
 pub fn settings_with(changes: &[(&str, &str)]) -> Settings {
     let mut values = BTreeMap::from([("default_model", "tiny".to_owned())].map(|(name, text)| (name.to_owned(), text)));
     values.insert("models".to_owned(), models().display().to_string());
+    values.insert("data".to_owned(), models().join(".data").display().to_string());
     values.extend(changes.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())));
     let library = std::env::vars().filter(|(name, _)| name == "EXPLAIND_ONNXRUNTIME");
     load(&Flags { config: None, values }, library).unwrap()

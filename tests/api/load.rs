@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use explaind::api::server;
+use explaind::api::{Api, server};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::{
@@ -29,7 +29,11 @@ async fn serve(house: &House) -> Server {
             std::future::pending().await
         }
     };
-    Server { address, stop, ended: tokio::spawn(server::serve(house.app.clone(), listener, stopped)) }
+    Server {
+        address,
+        stop,
+        ended: tokio::spawn(server::serve(Api::new(house.app.clone()).unwrap(), listener, stopped)),
+    }
 }
 
 /// Rows evaluated of a model, by all services of this process.

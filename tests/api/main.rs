@@ -8,6 +8,7 @@ mod compare;
 mod contract;
 mod house;
 mod images;
+mod jobs;
 mod load;
 mod parameters;
 mod problems;

@@ -178,15 +178,21 @@ impl Store {
             if written == 0 {
                 return Ok(Acked::Refused);
             }
-            let counted: Option<(i64, i64, i64, i64)> = sqlx::query_as(
+            let counted: Option<(i64, i64, i64)> = sqlx::query_as(
                 "UPDATE jobs SET shards_done = shards_done + 1 WHERE id = $1 AND state = 'running'
-                 RETURNING shards_done, shards, units,
-                    (SELECT CAST(SUM(units_done) AS BIGINT) FROM shards WHERE job_id = $1 AND state = 'succeeded')",
+                 RETURNING shards_done, shards, units",
             )
             .bind(&lease.job)
             .fetch_optional(&mut *transaction)
             .await?;
-            let Some((done, shards, units, units_done)) = counted else { return Ok(Acked::Refused) };
+            let Some((done, shards, units)) = counted else { return Ok(Acked::Refused) };
+            // A statement of its own: inside the update it would not see what was written while that waited for the row.
+            let units_done: i64 = sqlx::query_scalar(
+                "SELECT CAST(SUM(units_done) AS BIGINT) FROM shards WHERE job_id = $1 AND state = 'succeeded'",
+            )
+            .bind(&lease.job)
+            .fetch_one(&mut *transaction)
+            .await?;
             let progress = json!({ "done": units_done, "total": units, "shards_done": done, "shards": shards });
             record!(transaction, &lease.job, "progress", progress);
             if done == shards {

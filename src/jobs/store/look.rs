@@ -103,7 +103,7 @@ where
 
 impl Store {
     pub async fn job(&self, id: &str) -> Result<Option<Job>, StoreError> {
-        Ok(on!(self, |pool, _| { sqlx::query_as(select_jobs!("WHERE id = $1")).bind(id).fetch_optional(pool).await? }))
+        Ok(on!(self, |pool, _| sqlx::query_as(select_jobs!("WHERE id = $1")).bind(id).fetch_optional(pool).await?))
     }
 
     /// The newest first.

@@ -1,0 +1,314 @@
+//! /jobs: long work that survives crashes. Start, list, look, report, cancel, remove; the events are in [`super::events`].
+
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::{FromRequest, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::{
+    Api,
+    body::{Pairs, too_large},
+    catalogue::Id,
+    codes::ApiError,
+    document::{Binary, JobProblems, JobsProblems, ReportProblems, SubmitProblems},
+    negotiate::choose,
+};
+use crate::{
+    app::AppError,
+    jobs::{
+        Format, Report,
+        queue::{JobError, Look},
+        store::{Filter, Job, JobState, ShardError},
+    },
+    methods::{Fault, Faults},
+};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Bounds of a page of jobs, and its size when nothing is asked for.
+const PAGE: (u64, u64) = (200, 50);
+
+/// The longest idempotency key, in bytes.
+const LONGEST_KEY: usize = 255;
+
+/// A job as it stands. Times are milliseconds since 1970.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobCard {
+    pub id: String,
+    #[schema(example = "degradation")]
+    pub kind: String,
+    pub model: Option<String>,
+    pub state: JobState,
+    /// Everything that decides the result: posted again it gives the same.
+    #[schema(value_type = Object)]
+    pub parameters: Value,
+    /// In the kind's own unit, such as images.
+    pub done: u64,
+    pub total: u64,
+    /// The parts that a job is leased to workers in.
+    pub shards_done: u64,
+    pub shards: u64,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    pub created_at_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobList {
+    /// The newest first.
+    pub jobs: Vec<JobCard>,
+    /// Where the next page begins: its `after`. Absent on the last page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// All that is known of a job.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobDetail {
+    #[serde(flatten)]
+    pub job: JobCard,
+    /// Of `done`, per second, over the last shards; while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    /// Seconds left at that rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta_s: Option<f64>,
+    /// The result; as long as the job has not succeeded, that of the shards that are done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub result: Option<Value>,
+    /// Shards that failed at least once.
+    pub errors: Vec<ShardErrorCard>,
+    /// What GET /jobs/{id}/report can give.
+    pub formats: Vec<Format>,
+}
+
+/// A shard that failed, and what it said last.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ShardErrorCard {
+    pub shard: u64,
+    /// waiting, queued (it is tried again), running, succeeded, failed.
+    pub state: String,
+    pub failures: u64,
+    pub error: String,
+}
+
+/// What is to be done: `kind`, and that kind's parameters beside it.
+#[derive(ToSchema)]
+#[schema(example = json!({ "kind": "degradation", "model": "squeezenet1_1", "dataset": "photos", "methods": ["pgig", { "id": "integrated_gradients", "n_steps": 50 }] }))]
+pub struct JobRequest {
+    pub kind: String,
+}
+
+/// Start a job
+#[utoipa::path(post, path = "/jobs", tag = "jobs",
+    params(("Idempotency-Key" = Option<String>, Header, description = "a repeated request with the same key starts nothing: it is answered with the job of the first")),
+    request_body = JobRequest,
+    responses((status = 202, description = "The job; it was queued, or had been with this Idempotency-Key.", body = JobCard,
+        headers(("location" = String, description = "where to look at it"))), SubmitProblems))]
+pub async fn submit(
+    State(api): State<Api>,
+    Pairs(query): Pairs,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, ApiError> {
+    api.refuse_when_draining()?;
+    let mut faults: Vec<Fault> = Vec::new();
+    refuse_unknown(&query, &[], &mut faults);
+    let key = match headers.get(&IDEMPOTENCY_KEY) {
+        None => None,
+        Some(value) => match value.to_str().map(str::trim) {
+            Ok(key) if (1..=LONGEST_KEY).contains(&key.len()) => Some(key.to_owned()),
+            _ => {
+                let message = "is not a key of visible ASCII".to_owned();
+                let allowed = vec![format!("1 to {LONGEST_KEY} characters")];
+                faults.push(Fault { param: IDEMPOTENCY_KEY.to_string(), message, allowed });
+                None
+            }
+        },
+    };
+    refuse(faults)?;
+    let bytes = Bytes::from_request(request, &api).await.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(&api),
+        _ => ApiError::BrokenBody { reason: error.body_text() },
+    })?;
+    let asked: Map<String, Value> =
+        serde_json::from_slice(&bytes).map_err(|error| ApiError::BrokenJson { reason: error.to_string() })?;
+    let (job, _) = api.jobs().submit(asked, key).await?;
+    let location = HeaderValue::from_str(&format!("/jobs/{}", job.id))
+        .map_err(|error| ApiError::Internal { reason: error.to_string() })?;
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobCard::from(job))).into_response())
+}
+
+/// The jobs
+#[utoipa::path(get, path = "/jobs", tag = "jobs",
+    params(
+        ("state" = Option<JobState>, Query, description = "only jobs in this state"),
+        ("kind" = Option<String>, Query, description = "only jobs of this kind"),
+        ("model" = Option<String>, Query, description = "only jobs about this model"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 200, description = "jobs on a page; by default 50"),
+        ("after" = Option<String>, Query, description = "`next` of the page before"),
+    ),
+    responses((status = 200, body = JobList), JobsProblems))]
+pub async fn list(State(api): State<Api>, Pairs(query): Pairs) -> Result<Json<JobList>, ApiError> {
+    let filter = read_filter(&query)?;
+    let limit = filter.limit as usize;
+    // One more than a page says whether there is another.
+    let mut jobs = api.jobs().list(&Filter { limit: filter.limit + 1, ..filter }).await?;
+    let more = jobs.len() > limit;
+    jobs.truncate(limit);
+    let next = jobs.last().filter(|_| more).map(|job| job.id.clone());
+    Ok(Json(JobList { jobs: jobs.into_iter().map(JobCard::from).collect(), next }))
+}
+
+/// One job, with its result or what there is of it
+#[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", params(("id" = String, Path)),
+    responses((status = 200, body = JobDetail), JobProblems))]
+pub async fn get(State(api): State<Api>, Id(id): Id) -> Result<Json<JobDetail>, ApiError> {
+    let look = api.jobs().look(&id).await?;
+    let formats = api.jobs().formats(&look.job)?.to_vec();
+    let Look { job, rate, eta_s, result, errors } = look;
+    let errors = errors.into_iter().map(ShardErrorCard::from).collect();
+    Ok(Json(JobDetail { job: job.into(), rate, eta_s, result, errors, formats }))
+}
+
+/// The report on a job, or on what there is of it
+#[utoipa::path(get, path = "/jobs/{id}/report", tag = "jobs",
+    params(("id" = String, Path),
+        ("format" = Option<Format>, Query, description = "without it the Accept header decides; GET /jobs/{id} lists what there is")),
+    responses((status = 200, description = "The report.", content(
+        (Value = "application/json"), (String = "text/csv"), (String = "text/html"), (String = "image/svg+xml"),
+        (Binary = "image/png"), (Binary = "application/zip"))), ReportProblems))]
+pub async fn report(
+    State(api): State<Api>,
+    Id(id): Id,
+    Pairs(query): Pairs,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let job = api.jobs().job(&id).await?;
+    let formats = api.jobs().formats(&job)?;
+    let mut faults = Vec::new();
+    refuse_unknown(&query, &["format"], &mut faults);
+    let asked = query.get("format").and_then(Value::as_str);
+    let found = asked.and_then(|name| formats.iter().copied().find(|format| format.name() == name));
+    if let (Some(name), None) = (asked, found) {
+        let allowed = formats.iter().map(|format| format.name().to_owned()).collect();
+        faults.push(Fault {
+            param: "format".into(),
+            message: format!("there is no {name} report of a {}", job.kind),
+            allowed,
+        });
+    }
+    refuse(faults)?;
+    let format = match found {
+        Some(format) => format,
+        None => choose(&formats.iter().map(|format| (*format, format.content_type())).collect::<Vec<_>>(), &headers)?,
+    };
+    let (length, body) = match api.jobs().report(&job, format).await? {
+        Report::Bytes(bytes) => (bytes.len() as u64, Body::from(bytes)),
+        Report::File(path) => {
+            let (length, stream) = api.app().files().stream(&path).await.map_err(JobError::from)?;
+            (length, Body::from_stream(stream))
+        }
+    };
+    let mut response = ([(header::CONTENT_TYPE, format.content_type())], body).into_response();
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    if format == Format::Zip {
+        let name = format!("attachment; filename=\"{}-{id}.zip\"", job.kind);
+        response
+            .headers_mut()
+            .extend(HeaderValue::from_str(&name).ok().map(|name| (header::CONTENT_DISPOSITION, name)));
+    }
+    Ok(response)
+}
+
+/// Cancel a job
+///
+/// Its shards stop within a heartbeat. What is done stays; a job that has ended stays as it is.
+#[utoipa::path(post, path = "/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path)),
+    responses((status = 200, body = JobCard), JobProblems))]
+pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Result<Json<JobCard>, ApiError> {
+    Ok(Json(api.jobs().cancel(&id).await?.into()))
+}
+
+/// Remove a job with its files, ending it first
+#[utoipa::path(delete, path = "/jobs/{id}", tag = "jobs", params(("id" = String, Path)),
+    responses((status = 204, description = "It is gone."), JobProblems))]
+pub async fn delete(State(api): State<Api>, Id(id): Id) -> Result<StatusCode, ApiError> {
+    api.jobs().delete(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn read_filter(query: &Map<String, Value>) -> Result<Filter, ApiError> {
+    let (largest, usual) = PAGE;
+    let mut faults = Vec::new();
+    refuse_unknown(query, &["state", "kind", "model", "limit", "after"], &mut faults);
+    let text = |name: &str| query.get(name).and_then(Value::as_str).map(str::to_owned);
+    let state = text("state").and_then(|name| {
+        let state = JobState::find(&name);
+        if state.is_none() {
+            let allowed = JobState::ALL.map(|state| state.name().to_owned()).into();
+            faults.push(Fault { param: "state".into(), message: format!("{name} is no state of a job"), allowed });
+        }
+        state
+    });
+    let limit = text("limit").map_or(usual, |text| match text.trim().parse() {
+        Ok(limit) if (1..=largest).contains(&limit) => limit,
+        _ => {
+            let message = format!("{text} is not an integer from 1 to {largest}");
+            faults.push(Fault { param: "limit".into(), message, allowed: vec![format!("1..={largest}")] });
+            usual
+        }
+    });
+    refuse(faults)?;
+    Ok(Filter { state, kind: text("kind"), model: text("model"), after: text("after"), limit })
+}
+
+fn refuse_unknown(query: &Map<String, Value>, known: &[&str], faults: &mut Vec<Fault>) {
+    faults.extend(query.keys().filter(|name| !known.contains(&name.as_str())).map(|name| Fault {
+        param: name.clone(),
+        message: "is not a parameter of this request's query".into(),
+        allowed: known.iter().map(|name| (*name).to_owned()).collect(),
+    }));
+}
+
+fn refuse(faults: Vec<Fault>) -> Result<(), ApiError> {
+    if faults.is_empty() { Ok(()) } else { Err(AppError::from(Faults(faults)).into()) }
+}
+
+impl From<Job> for JobCard {
+    fn from(job: Job) -> Self {
+        Self {
+            id: job.id,
+            kind: job.kind,
+            model: job.model,
+            state: job.state,
+            parameters: job.spec,
+            done: job.units_done,
+            total: job.units,
+            shards_done: job.shards_done,
+            shards: job.shards,
+            error: job.error,
+            created_at_ms: job.created_at,
+            started_at_ms: job.started_at,
+            finished_at_ms: job.finished_at,
+        }
+    }
+}
+
+impl From<ShardError> for ShardErrorCard {
+    fn from(ShardError { shard, state, failures, error }: ShardError) -> Self {
+        Self { shard, state, failures, error }
+    }
+}

@@ -1,0 +1,148 @@
+//! A kind of job for the tests: numbers that follow from the seed and the shard, slowly if asked, with faults if asked.
+
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use explaind::{
+    app::App,
+    jobs::{
+        Context, Format, Kind, Kinds, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::Queue, store::Lease,
+    },
+    methods::{Fault, Faults},
+    settings::{Flags, load},
+};
+use futures::future::BoxFuture;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::databases::Place;
+
+pub static KINDS: Kinds = &[&Sum];
+
+/// `shards` numbers out of `seed_value`, `pause_ms` each, and their sum. `fault` is what goes wrong in shard 1, `times` times:
+/// passing, lasting, panic.
+pub struct Sum;
+
+/// How often each job has gone wrong in this process.
+static FAULTS: LazyLock<Mutex<HashMap<String, u64>>> = LazyLock::new(Mutex::default);
+
+impl Kind for Sum {
+    fn id(&self) -> &'static str {
+        "sum"
+    }
+
+    fn doc(&self) -> &'static str {
+        "adds numbers up"
+    }
+
+    fn plan<'a>(&'a self, asked: Map<String, Value>, _: &'a App) -> BoxFuture<'a, Result<Plan, Faults>> {
+        Box::pin(async move {
+            let shards = asked.get("shards").and_then(Value::as_u64).filter(|shards| (1..1000).contains(shards));
+            let Some(shards) = shards else {
+                let (message, allowed) = ("is not a number of shards".into(), vec!["1..1000".into()]);
+                return Err(Faults(vec![Fault { param: "shards".into(), message, allowed }]));
+            };
+            let mut spec = json!({ "seed_value": 0, "pause_ms": 0, "fault": null, "times": 0 });
+            spec.as_object_mut().unwrap().extend(asked);
+            let shards = (0..shards).map(|at| PlannedShard { units: 10, payload: json!({ "at": at }) }).collect();
+            Ok(Plan { spec, model: Some("none".into()), shards })
+        })
+    }
+
+    fn work<'a>(&'a self, context: &'a Context, shard: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>> {
+        Box::pin(async move {
+            let spec = &context.spec;
+            for step in 1..=10 {
+                tokio::time::sleep(Duration::from_millis(spec["pause_ms"].as_u64().unwrap()) / 10).await;
+                context.report_progress(step);
+            }
+            if shard.index == 1 && goes_wrong(&context.job, spec["times"].as_u64().unwrap()) {
+                match spec["fault"].as_str() {
+                    Some("passing") => return Err(WorkError::passing("out of luck")),
+                    Some("lasting") => return Err(WorkError::lasting("the data set is gone")),
+                    _ => panic!("on purpose"),
+                }
+            }
+            Ok(number(&spec["seed_value"], shard).to_le_bytes().to_vec().into())
+        })
+    }
+
+    fn reduce(&self, _: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
+        let read = |bytes: &Bytes| f64::from_le_bytes(bytes.as_ref().try_into().unwrap());
+        let numbers: Vec<Option<f64>> = results.iter().map(|result| result.as_ref().map(read)).collect();
+        Ok(json!({ "numbers": numbers, "sum": numbers.iter().flatten().sum::<f64>() }))
+    }
+
+    fn complete<'a>(&'a self, context: &'a Context, reduced: Value) -> BoxFuture<'a, Result<Value, WorkError>> {
+        Box::pin(async move {
+            context.files().write(&context.folder().join("sum.txt"), reduced["sum"].to_string()).await?;
+            Ok(reduced)
+        })
+    }
+
+    fn formats(&self) -> &'static [Format] {
+        &[Format::Json, Format::Csv]
+    }
+
+    fn report(&self, _: &Value, result: &Value, format: Format) -> Result<Report, WorkError> {
+        Ok(Report::Bytes(match format {
+            Format::Csv => format!("sum\n{}\n", result["sum"]).into(),
+            _ => result.to_string().into(),
+        }))
+    }
+}
+
+fn goes_wrong(job: &str, times: u64) -> bool {
+    let mut faults = FAULTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let count = faults.entry(job.to_owned()).or_default();
+    *count += 1;
+    *count <= times
+}
+
+/// What a job of so many shards gives.
+pub fn expected(seed: u64, shards: u64) -> Value {
+    let shard = |at| Shard { index: at as usize, units: 10, payload: json!({ "at": at }) };
+    let numbers: Vec<f64> = (0..shards).map(|at| number(&json!(seed), &shard(at))).collect();
+    json!({ "numbers": numbers, "sum": numbers.iter().sum::<f64>() })
+}
+
+/// The result of a leased shard.
+pub fn number_of(lease: &Lease) -> f64 {
+    number(&lease.spec["seed_value"], &lease.shard)
+}
+
+/// Anything that depends on all of the seed and the shard, between 0 and 1.
+fn number(seed: &Value, shard: &Shard) -> f64 {
+    let hash = Sha256::digest(format!("{seed} {} {}", shard.index, shard.payload));
+    f64::from(u32::from_le_bytes(hash[..4].try_into().unwrap())) / f64::from(u32::MAX)
+}
+
+/// A queue of test kinds in a process without models.
+pub fn queue(place: &Place, settings: &[(&'static str, &str)]) -> Queue {
+    let models = place.data.path().join("models");
+    std::fs::create_dir_all(&models).unwrap();
+    let mut values = vec![
+        ("models", models.display().to_string()),
+        ("data", place.data.path().display().to_string()),
+        ("database", place.database.clone().unwrap_or_default()),
+        ("lease_ms", "600".to_owned()),
+    ];
+    values.extend(settings.iter().map(|(name, text)| (*name, (*text).to_owned())));
+    Queue::new(start(values), KINDS)
+}
+
+pub fn start(values: impl IntoIterator<Item = (&'static str, String)>) -> App {
+    let values = values.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
+    let library = std::env::vars().filter(|(name, _)| name == "EXPLAIND_ONNXRUNTIME");
+    App::start(load(&Flags { config: None, values }, library).unwrap()).unwrap()
+}
+
+pub fn ask(fields: Value) -> Map<String, Value> {
+    let mut asked = json!({ "kind": "sum" });
+    asked.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    asked.as_object().unwrap().clone()
+}

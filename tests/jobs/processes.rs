@@ -1,0 +1,168 @@
+//! Workers as processes of their own that are killed and frozen at random moments. What comes out is what an undisturbed run gives.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use explaind::jobs::{
+    queue::Queue,
+    runner::{End, Runner},
+    store::{Job, JobState},
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+use crate::{
+    databases::{Place, both, postgres},
+    kinds::{ask, expected, queue},
+};
+
+#[derive(Clone, Copy, Debug)]
+pub enum Signal {
+    Kill,
+    Stop,
+    Continue,
+}
+
+pub fn send(process: u32, signal: Signal) {
+    let signal = match signal {
+        Signal::Kill => libc::SIGKILL,
+        Signal::Stop => libc::SIGSTOP,
+        Signal::Continue => libc::SIGCONT,
+    };
+    // Safe: it takes two numbers.
+    assert_eq!(unsafe { libc::kill(process as i32, signal) }, 0);
+}
+
+/// This binary again, to run one test that is a process of another.
+pub fn child(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).stdin(Stdio::null());
+    command
+}
+
+const DATA: &str = "EXPLAIND_TEST_WORKER_DATA";
+const DATABASE: &str = "EXPLAIND_TEST_WORKER_DATABASE";
+
+/// The worker; on its own it has nothing to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn worker() {
+    let Ok(data) = std::env::var(DATA) else { return };
+    explaind::telemetry::install_tracing("explaind=debug", false).unwrap();
+    let models = std::path::Path::new(&data).join("models");
+    let app = crate::kinds::start([
+        ("models", models.display().to_string()),
+        ("data", data),
+        ("database", std::env::var(DATABASE).unwrap_or_default()),
+        ("lease_ms", "600".to_owned()),
+        ("role", "worker".to_owned()),
+    ]);
+    Runner::new(Queue::new(app, crate::kinds::KINDS)).run(&End::default()).await;
+}
+
+struct Worker {
+    process: Child,
+    log: Arc<Mutex<String>>,
+}
+
+impl Worker {
+    fn start(place: &Place) -> Self {
+        let mut command = child("processes::worker");
+        command.env(DATA, place.data.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+        if let Some(database) = &place.database {
+            command.env(DATABASE, database);
+        }
+        let mut process = command.spawn().unwrap();
+        let (log, lines) =
+            (Arc::new(Mutex::new(String::new())), BufReader::new(process.stderr.take().unwrap()).lines());
+        let written = log.clone();
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| *written.lock().unwrap() += &format!("{line}\n"));
+        });
+        Self { process, log }
+    }
+
+    fn send(&self, signal: Signal) {
+        send(self.process.id(), signal);
+    }
+
+    fn kill(mut self) {
+        self.send(Signal::Kill);
+        self.process.wait().unwrap();
+    }
+
+    /// Until its log has one of these.
+    async fn says(&self, words: &[&str]) {
+        let started = Instant::now();
+        while !words.iter().any(|words| self.log.lock().unwrap().contains(words)) {
+            assert!(started.elapsed() < Duration::from_secs(60), "{}", self.log.lock().unwrap());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+async fn reach(queue: &Queue, id: &str, reached: impl Fn(&Job) -> bool) -> Job {
+    let started = Instant::now();
+    loop {
+        let job = queue.job(id).await.unwrap();
+        if reached(&job) {
+            return job;
+        }
+        assert!(started.elapsed() < Duration::from_secs(120), "{job:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The job has its undisturbed result, and each shard was counted once.
+async fn check(queue: &Queue, id: &str, shards: u64) {
+    let job = reach(queue, id, |job| job.state.is_final()).await;
+    assert_eq!(job.state, JobState::Succeeded, "{job:?}");
+    assert_eq!(queue.look(id).await.unwrap().result, Some(expected(0, shards)));
+    let events = queue.events(id, 0, 1000).await.unwrap();
+    let done: Vec<_> =
+        events.iter().filter(|e| e.kind == "progress").map(|e| e.payload["shards_done"].as_u64().unwrap()).collect();
+    assert_eq!(done, (1..=shards).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_ten_times_at_random_moments_loses_and_doubles_nothing() {
+    const SHARDS: u64 = 40;
+    for place in both().await {
+        let queue = queue(&place, &[]);
+        let asked = ask(json!({ "shards": SHARDS, "pause_ms": 150 }));
+        let (job, _) = queue.submit(asked, None).await.unwrap();
+        let mut random = ChaCha8Rng::seed_from_u64(10);
+        for _ in 0..10 {
+            let worker = Worker::start(&place);
+            tokio::time::sleep(Duration::from_millis(random.random_range(150..700))).await;
+            worker.kill();
+        }
+        let worker = Worker::start(&place);
+        check(&queue, &job.id, SHARDS).await;
+        worker.kill();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_workers_one_may_be_killed_and_one_frozen() {
+    const SHARDS: u64 = 30;
+    let place = postgres().await;
+    let queue = queue(&place, &[]);
+    let (job, _) = queue.submit(ask(json!({ "shards": SHARDS, "pause_ms": 300 })), None).await.unwrap();
+    let (killed, frozen) = (Worker::start(&place), Worker::start(&place));
+    reach(&queue, &job.id, |job| job.shards_done >= 4).await;
+    frozen.send(Signal::Stop);
+    killed.kill();
+    let fresh = Worker::start(&place);
+    // The frozen worker's shards are taken over once its leases have run out.
+    reach(&queue, &job.id, |job| job.shards_done >= SHARDS - 4).await;
+    frozen.send(Signal::Continue);
+    check(&queue, &job.id, SHARDS).await;
+    fresh.kill();
+    frozen.says(&["a late result was refused", "stopped: the lease or the job is over"]).await;
+    frozen.kill();
+}

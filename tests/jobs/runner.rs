@@ -1,0 +1,206 @@
+//! The runner in this process, on both databases.
+
+use std::time::{Duration, Instant};
+
+use explaind::jobs::{
+    Format, Report,
+    kind::folder_of,
+    local,
+    queue::{JobError, Queue},
+    runner::{End, Runner},
+    store::JobState,
+};
+use serde_json::json;
+
+use crate::{
+    databases::{both, sqlite},
+    kinds::{ask, expected, queue},
+};
+
+/// Runners at work until the test ends them.
+struct Working {
+    end: End,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn work(queue: &Queue) -> Working {
+    let (end, queue) = (End::default(), queue.clone());
+    let until = end.clone();
+    Working { end, task: tokio::spawn(async move { Runner::new(queue).run(&until).await }) }
+}
+
+impl Working {
+    async fn finish(self) {
+        self.end.soon.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+async fn wait_for(queue: &Queue, id: &str, reached: impl Fn(&explaind::jobs::store::Job) -> bool) {
+    let started = Instant::now();
+    loop {
+        let job = queue.job(id).await.unwrap();
+        if reached(&job) {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "{job:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_runs_to_its_end_and_is_reported() {
+    for place in both().await {
+        let queue = queue(&place, &[]);
+        let mut told = Vec::new();
+        let asked = ask(json!({ "shards": 9, "pause_ms": 100, "seed_value": 7 }));
+        let job = local::run(&queue, asked, None, |job| told.push(job.units_done)).await.unwrap();
+        assert_eq!((job.state, job.units_done), (JobState::Succeeded, 90), "{}", place.name);
+        assert!(told.is_sorted() && told.len() > 1, "{told:?}");
+        let look = queue.look(&job.id).await.unwrap();
+        let whole = expected(7, 9);
+        assert_eq!(look.result.as_ref(), Some(&whole));
+        assert_eq!(look.errors, []);
+        let report = queue.report(&job, Format::Csv).await.unwrap();
+        assert_eq!(report, Report::Bytes(format!("sum\n{}\n", whole["sum"]).into()));
+        let file = folder_of(&job.id).join("sum.txt");
+        assert_eq!(queue.app().files().read(&file).await.unwrap(), whole["sum"].to_string());
+        queue.delete(&job.id).await.unwrap();
+        assert!(queue.app().files().read(&file).await.is_err());
+        assert!(matches!(queue.look(&job.id).await, Err(JobError::Unknown { .. })));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_in_passing_is_tried_again() {
+    for place in both().await {
+        let queue = queue(&place, &[]);
+        for fault in ["passing", "panic"] {
+            let asked = ask(json!({ "shards": 3, "fault": fault, "times": 2 }));
+            let job = local::run(&queue, asked, None, |_| {}).await.unwrap();
+            assert_eq!(job.state, JobState::Succeeded, "{}: {fault}", place.name);
+            assert_eq!(queue.look(&job.id).await.unwrap().result, Some(expected(0, 3)));
+            let events = queue.events(&job.id, 0, 100).await.unwrap();
+            let failed: Vec<_> = events.iter().filter(|event| event.kind == "shard").collect();
+            assert_eq!(failed.len(), 2);
+            assert_eq!((&failed[1].payload["failures"], &failed[1].payload["retried"]), (&json!(2), &json!(true)));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_for_good_fails_its_job_alone_and_shows_what_was_done() {
+    for place in both().await {
+        let queue = queue(&place, &[("job_slots", "1")]);
+        let failing = ask(json!({ "shards": 3, "fault": "lasting", "times": 1 }));
+        let job = local::run(&queue, failing, None, |_| {}).await.unwrap();
+        assert_eq!(job.state, JobState::Failed, "{}", place.name);
+        assert_eq!(job.error.as_deref(), Some("shard 1: the data set is gone"));
+        let look = queue.look(&job.id).await.unwrap();
+        let numbers = look.result.unwrap()["numbers"].clone();
+        assert_eq!(numbers, json!([expected(0, 3)["numbers"][0], null, null]));
+        assert_eq!((look.errors.len(), look.errors[0].state.as_str()), (1, "failed"));
+        let other = local::run(&queue, ask(json!({ "shards": 2 })), None, |_| {}).await.unwrap();
+        assert_eq!(other.state, JobState::Succeeded);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_job_leaves_its_workers_to_others_within_a_heartbeat() {
+    for place in both().await {
+        let queue = queue(&place, &[]);
+        let working = work(&queue);
+        let (endless, _) = queue.submit(ask(json!({ "shards": 9, "pause_ms": 3_600_000 })), None).await.unwrap();
+        wait_for(&queue, &endless.id, |job| job.state == JobState::Running).await;
+        assert_eq!(queue.cancel(&endless.id).await.unwrap().state, JobState::Cancelled);
+        let (quick, _) = queue.submit(ask(json!({ "shards": 4 })), None).await.unwrap();
+        wait_for(&queue, &quick.id, |job| job.state == JobState::Succeeded).await;
+        assert_eq!(queue.cancel(&quick.id).await.unwrap().state, JobState::Succeeded, "{}", place.name);
+        working.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_inside_a_shard_is_seen() {
+    let place = sqlite();
+    let queue = queue(&place, &[]);
+    let working = work(&queue);
+    let (job, _) = queue.submit(ask(json!({ "shards": 1, "pause_ms": 20_000 })), None).await.unwrap();
+    wait_for(&queue, &job.id, |job| job.units_done > 0 && job.shards_done == 0).await;
+    queue.cancel(&job.id).await.unwrap();
+    working.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_waits_for_shards_under_way_and_then_gives_them_back() {
+    for place in both().await {
+        // Nobody waits for these leases to run out.
+        let queue = queue(&place, &[("lease_ms", "3600000")]);
+        let working = work(&queue);
+        let (job, _) = queue.submit(ask(json!({ "shards": 6, "pause_ms": 400 })), None).await.unwrap();
+        wait_for(&queue, &job.id, |job| job.state == JobState::Running).await;
+        working.finish().await;
+        let done = queue.job(&job.id).await.unwrap().shards_done;
+        assert!((1..=5).contains(&done), "{}: {done} shards", place.name);
+
+        let (endless, _) = queue.submit(ask(json!({ "shards": 2, "pause_ms": 3_600_000 })), None).await.unwrap();
+        let working = work(&queue);
+        wait_for(&queue, &endless.id, |job| job.state == JobState::Running).await;
+        working.end.now.cancel();
+        working.finish().await;
+        queue.cancel(&endless.id).await.unwrap();
+
+        let working = work(&queue);
+        wait_for(&queue, &job.id, |job| job.state == JobState::Succeeded).await;
+        assert_eq!(queue.look(&job.id).await.unwrap().result, Some(expected(0, 6)));
+        working.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_runners_share_a_job() {
+    for place in both().await {
+        let queues = [queue(&place, &[]), queue(&place, &[]), queue(&place, &[])];
+        let (job, _) = queues[0].submit(ask(json!({ "shards": 40, "pause_ms": 20 })), None).await.unwrap();
+        let working: Vec<_> = queues.iter().map(work).collect();
+        wait_for(&queues[0], &job.id, |job| job.state == JobState::Succeeded).await;
+        for working in working {
+            working.finish().await;
+        }
+        assert_eq!(queues[1].look(&job.id).await.unwrap().result, Some(expected(0, 40)), "{}", place.name);
+        let events = queues[2].events(&job.id, 0, 100).await.unwrap();
+        assert_eq!(events.iter().filter(|event| event.kind == "progress").count(), 40);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_of_a_request_are_told_before_anything_is_queued() {
+    let place = sqlite();
+    let queue = queue(&place, &[]);
+    for (asked, param) in [(ask(json!({ "kind": "summ" })), "kind"), (ask(json!({ "shards": 0 })), "shards")] {
+        match queue.submit(asked, None).await {
+            Err(JobError::Parameters(faults)) => {
+                assert_eq!(faults.0[0].param, param);
+                assert!(!faults.0[0].allowed.is_empty());
+            }
+            other => panic!("{:?}", other.map(|(job, _)| job)),
+        }
+    }
+    assert_eq!(queue.list(&explaind::jobs::store::Filter { limit: 9, ..Default::default() }).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_off_run_goes_on_where_it_was() {
+    let place = sqlite();
+    let asked = || ask(json!({ "shards": 8, "pause_ms": 200 }));
+    let queue = queue(&place, &[("job_slots", "1")]);
+    let broken_off =
+        tokio::time::timeout(Duration::from_millis(900), local::run(&queue, asked(), Some("run".into()), |_| {}));
+    assert!(broken_off.await.is_err());
+    let mut first = None;
+    let job = local::run(&queue, asked(), Some("run".into()), |job| {
+        first.get_or_insert(job.shards_done);
+    });
+    assert_eq!(job.await.unwrap().state, JobState::Succeeded);
+    assert!(first.unwrap() >= 1);
+}
