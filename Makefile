@@ -1,7 +1,7 @@
 # On a fresh machine with Rust, Python 3 + pip, a C compiler and make: `make serve`, or `make test`.
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: serve test build runtime postgresql models patterns bench peers
+.PHONY: serve test build runtime postgresql models patterns gallery bench peers
 
 serve: runtime build ## serve the bundled SqueezeNet (and what `make models` fetched)
 	scripts/serve.sh $(LISTEN)
@@ -25,6 +25,9 @@ models: ## EfficientNet-Lite0 into models/efficientnet_lite0
 
 patterns: runtime build ## fit the bundled SqueezeNet's patterns again
 	scripts/fit_patterns.sh
+
+gallery: runtime build ## the README's table of methods, measured, with a picture of each
+	scripts/gallery.py
 
 bench: runtime build ## core pieces, then side by side with PyTorch + Captum when `make peers` was run
 	cargo bench --locked

@@ -31,10 +31,11 @@ impl Run for OnePoint {
         let Some(row) = answers.first() else {
             return Step::Evaluate(vec![Point { input: input.clone(), seed: seed.clone() }]);
         };
-        let mut scores = Tensor::zeros(input.raw_dim());
-        for (score, (x, g)) in scores.iter_mut().zip(input.iter().zip(row.cotangents.iter().flatten())) {
-            *score = if self.multiply { x * g } else { *g };
-        }
+        let scores = match row.cotangents.first() {
+            Some(g) if self.multiply => input.as_ref() * g,
+            Some(g) => g.clone(),
+            None => Tensor::zeros(input.raw_dim()),
+        };
         let mut attribution = Attribution::of(scores);
         attribution.input_value = Some(head_value(row, parameters.head, seed));
         Step::Done(attribution)

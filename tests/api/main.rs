@@ -12,4 +12,5 @@ mod jobs;
 mod load;
 mod parameters;
 mod problems;
+mod reproducible;
 mod start;

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""The README's table of methods: formula, cost, time on the bundled SqueezeNet, and a thumbnail of each on one photo; and all methods of
+the PGIG paper in one grid. Starts the release server; `make gallery` builds it first.
+"""
+
+import contextlib
+import json
+import pathlib
+import socket
+import statistics
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs" / "methods"
+REPEATS = 5
+BEGIN, END = "<!-- methods: made by `make gallery` -->\n", "<!-- end of methods -->\n"
+# pgig.txt, section 5, in the order of its Figure 1, with its hyperparameters.
+PAPER = [
+    "random", "gradient", "input_x_gradient", "guided_backprop", "pattern_attribution", "smooth_grad_sq", "var_grad", "expected_gradients",
+    "smooth_grad_ig", "integrated_gradients", "pgig",
+]
+
+
+@contextlib.contextmanager
+def server():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [ROOT / "target/release/explaind", "serve", "--models", ROOT / "models", "--default-model", "squeezenet1_1", "--listen", listen, "--log", "warn"]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://{listen}/readyz").read()
+                break
+            except urllib.error.URLError:
+                if process.poll() is not None:
+                    raise SystemExit("the server did not start") from None
+                time.sleep(0.1)
+        yield f"http://{listen}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def post(url, body):
+    """The answer's bytes and its milliseconds in the service."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body)) as answer:
+            stages = dict(stage.strip().split(";dur=") for stage in answer.headers["server-timing"].split(","))
+            return answer.read(), float(stages["total"])
+    except urllib.error.HTTPError as error:
+        raise SystemExit(f"{url}: {error.read().decode()}") from None
+
+
+def main():
+    photo = (DOCS / "photo.png").read_bytes()
+    rows = []
+    with server() as address:
+        for method in json.load(urllib.request.urlopen(f"{address}/methods"))["methods"]:
+            url = f"{address}/explain?method={method['id']}"
+            thumbnail, _ = post(url, photo)
+            (DOCS / f"{method['id']}.png").write_bytes(thumbnail)
+            took = statistics.median(post(url, photo)[1] for _ in range(REPEATS))
+            time_text = f"{took:.0f} ms" if took < 1000 else f"{took / 1000:.1f} s"
+            patterns = "; needs patterns" if method["needs_patterns"] else ""
+            rows.append(
+                f"| <img src=\"docs/methods/{method['id']}.png\" width=\"110\"> | `{method['id']}` | {method['formula']}<br>*{method['paper']}* |"
+                f" {method['cost']}{patterns} | {time_text} |\n"
+            )
+        grid, took = post(f"{address}/compare?" + "&".join(f"method={method}" for method in PAPER), (ROOT / "examples/scarlet_macaw.webp").read_bytes())
+        (ROOT / "docs/compare.png").write_bytes(grid)
+        print(f"{len(PAPER)} methods in one request: {took / 1000:.1f} s")
+    table = "| | Method | What it computes | Evaluations | Time |\n|---|---|---|---|---|\n" + "".join(rows)
+    readme = (ROOT / "README.md").read_text()
+    before, rest = readme.split(BEGIN)
+    after = rest.split(END)[1]
+    (ROOT / "README.md").write_text(before + BEGIN + table + END + after)
+
+
+if __name__ == "__main__":
+    main()
