@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("methods/drive.rs", &["engine", "model", "pool"]),
     ("render", &["tensor", "image", "model::manifest"]),
     ("settings", &["fields", "engine::provider"]),
-    ("patterns", &["autodiff::fit", "autodiff::DeriveError", "engine::backend_ort", "image", "model", "tensor"]),
+    ("patterns", &["autodiff::fit", "autodiff::DeriveError", "engine::backend_ort", "engine::Provider", "image", "model", "tensor"]),
     ("telemetry", &[]),
     ("files", &[]),
     ("jobs", &["app", "methods", "engine", "model", "files", "pool", "tensor", "image", "render", "telemetry::names"]),

@@ -89,7 +89,7 @@ impl Store {
                 .await?
         });
         let Some((id, before)) = found else { return Ok(None) };
-        if before != asked.to_string() {
+        if serde_json::from_str::<Value>(&before).ok().as_ref() != Some(asked) {
             return Ok(Some(Submitted::KeyTaken { job: id }));
         }
         Ok(self.job(&id).await?.map(Submitted::Known))
