@@ -50,10 +50,12 @@ impl Files {
     /// Removes everything whose path begins with the folder `prefix`.
     pub async fn remove_all(&self, prefix: &object_store::path::Path) -> Result<(), FilesError> {
         let store = self.store().await?;
-        let found: Vec<_> = store.list(Some(prefix)).map_ok(|file| file.location).try_collect().await?;
-        for path in found {
-            match store.delete(&path).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+        let found = store.list(Some(prefix)).map_ok(|file| file.location).boxed();
+        let mut removed = store.delete_stream(found);
+        while let Some(one) = removed.next().await {
+            match one {
+                // Another replica was quicker.
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -89,7 +91,7 @@ fn open(place: &Place) -> Result<Arc<dyn ObjectStore>, FilesError> {
     match place {
         Place::Folder(path) => {
             fs::create_dir_all(path).map_err(|source| FilesError::Folder { path: path.clone(), source })?;
-            Ok(Arc::new(LocalFileSystem::new_with_prefix(path)?.with_fsync(true)))
+            Ok(Arc::new(LocalFileSystem::new_with_prefix(path)?.with_fsync(true).with_automatic_cleanup(true)))
         }
         Place::S3(url) => {
             let store = AmazonS3Builder::from_env().with_url(url).build()?;

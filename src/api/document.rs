@@ -22,6 +22,7 @@ use crate::{
         options::OPTIONS,
         plan::{DEFAULT_TOP_K, MAX_TOP_K},
     },
+    jobs::registry::KINDS,
     methods::{
         parameters::{self, Kind},
         registry::METHODS,
@@ -62,6 +63,7 @@ pub(super) fn split(routes: OpenApiRouter<Api>) -> (Router<Api>, openapi::OpenAp
     add_parameters(&mut document, "/explain", explain_parameters());
     add_parameters(&mut document, "/compare", compare_parameters());
     add_parameters(&mut document, "/predict", predict_parameters());
+    add_kinds(&mut document);
     add_request_id(&mut document);
     (router, document)
 }
@@ -74,6 +76,14 @@ pub(super) fn docs() -> Router<Api> {
 fn add_parameters(document: &mut openapi::OpenApi, path: &str, parameters: Vec<Parameter>) {
     if let Some(operation) = document.paths.paths.get_mut(path).and_then(|item| item.post.as_mut()) {
         operation.parameters.get_or_insert_default().extend(parameters.into_iter().map(RefOr::T));
+    }
+}
+
+/// What POST /jobs can start.
+fn add_kinds(document: &mut openapi::OpenApi) {
+    if let Some(operation) = document.paths.paths.get_mut("/jobs").and_then(|item| item.post.as_mut()) {
+        let kinds: String = KINDS.iter().map(|kind| format!("\n- `{}`: {}", kind.id(), kind.doc())).collect();
+        operation.description = Some(format!("Kinds:\n{kinds}"));
     }
 }
 

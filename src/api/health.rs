@@ -15,7 +15,7 @@ use super::{
     codes::ApiError,
     document::{InternalProblems, ReadinessProblems},
 };
-use crate::telemetry;
+use crate::{settings::Role, telemetry};
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Health {
@@ -36,6 +36,9 @@ pub struct Readiness {
     /// The execution providers in use: those that were asked for.
     #[schema(example = json!(["cpu"]))]
     pub providers: Vec<String>,
+    /// Why no jobs can be started or worked on, where that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jobs_unavailable: Option<String>,
 }
 
 /// Whether the process lives
@@ -46,7 +49,7 @@ pub async fn healthz() -> Json<Health> {
 
 /// Whether requests can be answered
 ///
-/// 503 while no model is loaded and while the server drains.
+/// 503 while no model is loaded and while the server drains; for a worker also while the jobs' database is out of reach.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, body = Readiness), ReadinessProblems))]
 pub async fn readyz(State(api): State<Api>) -> Result<Json<Readiness>, ApiError> {
     if api.is_draining() {
@@ -62,7 +65,11 @@ pub async fn readyz(State(api): State<Api>) -> Result<Json<Readiness>, ApiError>
         return Err(ApiError::NotReady { reason });
     }
     let providers = api.app().engine().providers().iter().map(ToString::to_string).collect();
-    Ok(Json(Readiness { status: "ready", models, broken_models, providers }))
+    let jobs_unavailable = api.jobs().check().await.err();
+    match jobs_unavailable {
+        Some(reason) if api.app().settings().role == Role::Worker => Err(ApiError::NotReady { reason }),
+        jobs_unavailable => Ok(Json(Readiness { status: "ready", models, broken_models, providers, jobs_unavailable })),
+    }
 }
 
 /// Metrics for Prometheus

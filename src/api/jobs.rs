@@ -177,7 +177,7 @@ pub async fn list(State(api): State<Api>, Pairs(query): Pairs) -> Result<Json<Jo
     responses((status = 200, body = JobDetail), JobProblems))]
 pub async fn get(State(api): State<Api>, Id(id): Id) -> Result<Json<JobDetail>, ApiError> {
     let look = api.jobs().look(&id).await?;
-    let formats = api.jobs().formats(&look.job)?.to_vec();
+    let formats = api.jobs().formats(&look.job).to_vec();
     let Look { job, rate, eta_s, result, errors } = look;
     let errors = errors.into_iter().map(ShardErrorCard::from).collect();
     Ok(Json(JobDetail { job: job.into(), rate, eta_s, result, errors, formats }))
@@ -197,7 +197,7 @@ pub async fn report(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let job = api.jobs().job(&id).await?;
-    let formats = api.jobs().formats(&job)?;
+    let formats = api.jobs().formats(&job);
     let mut faults = Vec::new();
     refuse_unknown(&query, &["format"], &mut faults);
     let asked = query.get("format").and_then(Value::as_str);

@@ -32,6 +32,9 @@ struct Parts {
     changed: Notify,
 }
 
+/// How long a health check waits.
+const SOON: Duration = Duration::from_secs(1);
+
 /// The most shard errors that are shown.
 const SHOWN_ERRORS: u64 = 100;
 
@@ -88,6 +91,15 @@ impl Queue {
         let settings = self.app().settings();
         let (database, data): (_, &Path) = (settings.database.as_deref(), &settings.data);
         self.parts.store.get_or_try_init(|| Store::open(database, data)).await
+    }
+
+    /// Whether the database answers, soon enough for a health check.
+    pub async fn check(&self) -> Result<(), String> {
+        let answer = async { self.store().await?.check().await };
+        match tokio::time::timeout(SOON, answer).await {
+            Ok(found) => found.map_err(|error: StoreError| error.to_string()),
+            Err(_) => Err(format!("the database of jobs did not answer within {} ms", SOON.as_millis())),
+        }
     }
 
     pub(super) fn tell_change(&self) {
@@ -155,7 +167,15 @@ impl Queue {
         let rate = store.rate(&job).await?;
         let left = job.units.saturating_sub(job.units_done) as f64;
         let errors = store.errors(id, SHOWN_ERRORS).await?;
-        let result = self.result(&job).await?;
+        // What is done can be looked at whatever becomes of its reduction.
+        let result = match self.result(&job).await {
+            Err(JobError::Store(error)) => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(%error, job = id, "there is no result to show");
+                None
+            }
+            Ok(result) => result,
+        };
         Ok(Look { eta_s: rate.filter(|rate| *rate > 0.0).map(|rate| left / rate), job, rate, result, errors })
     }
 
@@ -178,9 +198,9 @@ impl Queue {
         registry::find(self.kinds(), &job.kind).ok_or_else(unknown)
     }
 
-    /// The formats of a job's report; the first is for readers without wishes.
-    pub fn formats(&self, job: &Job) -> Result<&'static [Format], JobError> {
-        Ok(self.kind_of(job)?.formats())
+    /// The formats of a job's report; the first is for readers without wishes. None where the kind is not known here.
+    pub fn formats(&self, job: &Job) -> &'static [Format] {
+        self.kind_of(job).map_or(&[], |kind| kind.formats())
     }
 
     /// The report on a job's result, or on what there is of it. `format` is one of `formats`.

@@ -334,6 +334,8 @@ async fn without_a_database_jobs_are_503_and_the_rest_goes_on_until_it_is_back()
     assert!(refused.header("retry-after").is_some() && refused.text().contains("--data"), "{}", refused.text());
     assert_eq!(send_to(&router, get("/jobs")).await.problem().0, 503);
     assert_eq!(send_to(&router, post("/explain", red())).await.status, 200);
+    let ready = send_to(&router, get("/readyz")).await.answer();
+    assert!(ready["jobs_unavailable"].as_str().unwrap().contains("--data"), "{ready}");
     fs::remove_file(&data).unwrap();
     assert_eq!(ask().await.status, 202);
 }
@@ -345,6 +347,8 @@ async fn a_worker_answers_health_checks_alone() {
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(send_to(&house.router, get(path)).await.status, 200, "{path}");
     }
+    let away = open(&[("role", "worker"), ("data", "/proc/nowhere")]);
+    assert_eq!(send_to(&away.router, get("/readyz")).await.problem(), (503, "not_ready".into()));
     let document = send_to(&house.router, get("/openapi.json")).await.answer();
     let paths: Vec<_> = document["paths"].as_object().unwrap().keys().collect();
     assert_eq!(paths, ["/healthz", "/metrics", "/readyz"]);

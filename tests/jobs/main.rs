@@ -3,6 +3,7 @@
 
 mod crash;
 mod databases;
+mod faults;
 mod kinds;
 mod processes;
 mod runner;

@@ -38,6 +38,14 @@ pub fn send(process: u32, signal: Signal) {
     assert_eq!(unsafe { libc::kill(process as i32, signal) }, 0);
 }
 
+/// Files of a process may grow to so many bytes, or to any: what a full disk is to it.
+pub fn limit_files(process: u32, bytes: Option<u64>) {
+    let limit = libc::rlimit { rlim_cur: bytes.unwrap_or(libc::RLIM_INFINITY), rlim_max: libc::RLIM_INFINITY };
+    // Safe: the limit is read during the call, and nothing is written.
+    let set = unsafe { libc::prlimit(process as i32, libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
+}
+
 /// This binary again, to run one test that is a process of another.
 pub fn child(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -52,6 +60,8 @@ const DATABASE: &str = "EXPLAIND_TEST_WORKER_DATABASE";
 #[tokio::test(flavor = "multi_thread")]
 async fn worker() {
     let Ok(data) = std::env::var(DATA) else { return };
+    // Safe: no handler runs. Writes beyond a limit then fail, as on a full disk, instead of ending the process.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     explaind::telemetry::install_tracing("explaind=debug", false).unwrap();
     let models = std::path::Path::new(&data).join("models");
     let app = crate::kinds::start([
@@ -64,13 +74,13 @@ async fn worker() {
     Runner::new(Queue::new(app, crate::kinds::KINDS)).run(&End::default()).await;
 }
 
-struct Worker {
+pub struct Worker {
     process: Child,
     log: Arc<Mutex<String>>,
 }
 
 impl Worker {
-    fn start(place: &Place) -> Self {
+    pub fn start(place: &Place) -> Self {
         let mut command = child("processes::worker");
         command.env(DATA, place.data.path()).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(database) = &place.database {
@@ -86,17 +96,21 @@ impl Worker {
         Self { process, log }
     }
 
-    fn send(&self, signal: Signal) {
-        send(self.process.id(), signal);
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
-    fn kill(mut self) {
+    fn send(&self, signal: Signal) {
+        send(self.id(), signal);
+    }
+
+    pub fn kill(mut self) {
         self.send(Signal::Kill);
         self.process.wait().unwrap();
     }
 
     /// Until its log has one of these.
-    async fn says(&self, words: &[&str]) {
+    pub async fn says(&self, words: &[&str]) {
         let started = Instant::now();
         while !words.iter().any(|words| self.log.lock().unwrap().contains(words)) {
             assert!(started.elapsed() < Duration::from_secs(60), "{}", self.log.lock().unwrap());
@@ -105,7 +119,7 @@ impl Worker {
     }
 }
 
-async fn reach(queue: &Queue, id: &str, reached: impl Fn(&Job) -> bool) -> Job {
+pub async fn reach(queue: &Queue, id: &str, reached: impl Fn(&Job) -> bool) -> Job {
     let started = Instant::now();
     loop {
         let job = queue.job(id).await.unwrap();
@@ -118,7 +132,7 @@ async fn reach(queue: &Queue, id: &str, reached: impl Fn(&Job) -> bool) -> Job {
 }
 
 /// The job has its undisturbed result, and each shard was counted once.
-async fn check(queue: &Queue, id: &str, shards: u64) {
+pub async fn check(queue: &Queue, id: &str, shards: u64) {
     let job = reach(queue, id, |job| job.state.is_final()).await;
     assert_eq!(job.state, JobState::Succeeded, "{job:?}");
     assert_eq!(queue.look(id).await.unwrap().result, Some(expected(0, shards)));
