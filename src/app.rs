@@ -16,9 +16,10 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
+    dataset::{ArchiveLimits, DatasetError, Datasets},
     engine::{Caller, Engine, EngineSettings, RuntimeError},
     files::Files,
-    image::{ImageError, geometry::Geometry},
+    image::{ImageError, baseline::Pictures, geometry::Geometry},
     methods::{
         Fault, Faults,
         drive::{self, Explained, Means, MethodError, Prediction, Timing},
@@ -60,6 +61,9 @@ struct Parts {
     engine: Engine,
     pool: Pool,
     files: Files,
+    datasets: Arc<Datasets>,
+    /// The same, as the methods see them.
+    pictures: Arc<dyn Pictures>,
 }
 
 /// One input explained for one target.
@@ -114,6 +118,8 @@ pub enum AppError {
     #[error(transparent)]
     Render(#[from] RenderError),
     #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error(transparent)]
     Method(#[from] MethodError),
     #[error(transparent)]
     Panicked(#[from] WorkPanicked),
@@ -146,7 +152,14 @@ impl App {
         })?;
         let pool = Pool::new(settings.threads);
         let files = Files::new(&settings.data, settings.object_store.as_deref());
-        Ok(Self { parts: Arc::new(Parts { settings, models, engine, pool, files }) })
+        let datasets = Arc::new(Datasets::new(
+            settings.dataset.clone(),
+            &settings.data,
+            input::limits(&settings),
+            ArchiveLimits { max_bytes: settings.max_dataset_bytes, max_files: settings.max_dataset_files },
+        ));
+        let pictures: Arc<dyn Pictures> = datasets.clone();
+        Ok(Self { parts: Arc::new(Parts { settings, models, engine, pool, files, datasets, pictures }) })
     }
 
     pub fn settings(&self) -> &Settings {
@@ -159,6 +172,10 @@ impl App {
 
     pub fn model_ids(&self) -> Vec<String> {
         self.models().iter().map(|model| model.id.clone()).collect()
+    }
+
+    pub fn datasets(&self) -> &Arc<Datasets> {
+        &self.parts.datasets
     }
 
     pub fn engine(&self) -> &Engine {
@@ -176,7 +193,7 @@ impl App {
     }
 
     fn means<'a>(&'a self, caller: &'a Caller) -> Means<'a> {
-        Means { engine: self.engine(), pool: self.pool(), caller }
+        Means { engine: self.engine(), pool: self.pool(), caller, pictures: Some(&self.parts.pictures) }
     }
 
     /// Explains every input: one explanation each, or k each for `top:k`, in order.

@@ -4,17 +4,19 @@
 //! evaluations) -> `engine` (batches, worker, ONNX Runtime session of a graph that `autodiff` derived from the model's `onnx`)
 //! -> `methods` (attribution) -> `image` (back onto the upload) -> `render` (picture) -> `api` (bytes out).
 //! Long work runs as `jobs`: the same methods and metrics, shard by shard, on any replica.
-//! `model` holds what is known of each classifier; `app` wires the rooms; `settings` says how.
+//! `model` holds what is known of each classifier, `dataset` sets of labelled images; `app` wires the rooms; `settings` says how.
 
 pub mod api;
 pub mod app;
 pub mod autodiff;
+pub mod dataset;
 pub mod engine;
 pub mod fields;
 pub mod files;
 pub mod image;
 pub mod jobs;
 pub mod methods;
+pub mod metrics;
 pub mod model;
 pub mod onnx;
 pub mod patterns;

@@ -16,11 +16,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("autodiff", &["onnx", "tensor"]),
     ("image", &["tensor", "model::manifest"]),
     ("model", &["fields", "onnx", "image", "tensor", "autodiff::spec"]),
+    ("dataset", &["image", "model::manifest", "tensor"]),
     ("engine", &["onnx", "autodiff", "model", "tensor", "telemetry::names"]),
     ("methods", &["tensor", "autodiff::spec", "image::baseline", "model::manifest", "engine::Point", "engine::Row"]),
     ("methods/drive.rs", &["engine", "model", "pool"]),
+    ("metrics", &["tensor", "image", "model::manifest", "engine::Point", "engine::Row"]),
+    ("metrics/drive.rs", &["autodiff::spec", "engine", "model"]),
     ("render", &["tensor", "image", "model::manifest"]),
-    ("settings", &["fields", "engine::provider"]),
+    ("settings", &["fields", "dataset::is_id", "engine::provider"]),
     (
         "patterns",
         &[

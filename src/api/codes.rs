@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use super::problem::RefusedCost;
 use crate::{
     app::AppError,
+    dataset::{ArchiveError, DatasetError},
     engine::EngineError,
     files::FilesError,
     image::ImageError,
@@ -122,6 +123,7 @@ fn app_code(error: &AppError) -> Code {
         AppError::Tensor(error) => tensor_code(error),
         AppError::Method(error) => method_code(error),
         AppError::Render(error) => render_code(error),
+        AppError::Dataset(error) => dataset_code(error),
         AppError::Panicked(_) | AppError::Encode { .. } => INTERNAL,
         AppError::AtInput { source, .. } => app_code(source),
     }
@@ -172,6 +174,41 @@ fn render_code(error: &RenderError) -> Code {
             row("no_picture", StatusCode::UNPROCESSABLE_ENTITY, "Attribution that is no picture")
         }
         RenderError::Size { .. } | RenderError::Svg { .. } | RenderError::Encode { .. } => INTERNAL,
+    }
+}
+
+fn dataset_code(error: &DatasetError) -> Code {
+    match error {
+        DatasetError::Unknown { .. } => row("unknown_dataset", StatusCode::NOT_FOUND, "No such data set"),
+        DatasetError::Id { .. } => row("invalid_id", StatusCode::UNPROCESSABLE_ENTITY, "Name that is not allowed"),
+        DatasetError::Configured { .. } => {
+            row("configured_dataset", StatusCode::CONFLICT, "Data set of the server's settings")
+        }
+        DatasetError::Empty { .. } => row("empty_dataset", StatusCode::UNPROCESSABLE_ENTITY, "Data set without images"),
+        DatasetError::Changed { .. } => row("dataset_changed", StatusCode::CONFLICT, "Data set that changed"),
+        DatasetError::Image { source, .. } => image_code(source),
+        DatasetError::Archive(error) => archive_code(error),
+        DatasetError::File { .. } => {
+            row("dataset_unreadable", StatusCode::INTERNAL_SERVER_ERROR, "Data set that cannot be read")
+        }
+    }
+}
+
+fn archive_code(error: &ArchiveError) -> Code {
+    match error {
+        ArchiveError::Unknown => {
+            row("unsupported_archive", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported type of archive")
+        }
+        ArchiveError::Broken { .. } => {
+            row("broken_archive", StatusCode::UNPROCESSABLE_ENTITY, "Archive that cannot be read")
+        }
+        ArchiveError::Entry { .. } => {
+            row("refused_entry", StatusCode::UNPROCESSABLE_ENTITY, "Archive with an entry that is not allowed")
+        }
+        ArchiveError::TooManyFiles { .. } | ArchiveError::TooLarge { .. } | ArchiveError::Ratio => {
+            row("archive_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Archive too large")
+        }
+        ArchiveError::Write { .. } => INTERNAL,
     }
 }
 

@@ -42,6 +42,7 @@ use crate::{
         (name = "explain", description = "Explanations and predictions"),
         (name = "catalogue", description = "Methods and models"),
         (name = "jobs", description = "Long work that survives crashes and restarts"),
+        (name = "datasets", description = "Images for benchmarks, baselines and fits"),
         (name = "health", description = "For balancers and monitors"),
     ),
     components(schemas(problem::Problem, HeatmapOptions)),
@@ -305,7 +306,9 @@ problem_sets! {
     /// Of POST /explain, /compare and /predict.
     Problems = [BAD_REQUEST, NOT_ACCEPTABLE, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, TIMEOUT];
     /// Of what is looked up by id.
-    MissingProblems = [BAD_PATH, NOT_FOUND, INTERNAL];
+    MissingProblems = [BAD_PATH, NOT_FOUND, UNPROCESSABLE, INTERNAL];
+    /// Of what is uploaded and taken away.
+    UploadProblems = [BAD_REQUEST, NOT_FOUND, CONFLICT, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE];
     InternalProblems = [INTERNAL];
     /// Of POST /jobs.
     SubmitProblems = [BAD_REQUEST, TOO_LARGE, UNPROCESSABLE, INTERNAL, UNAVAILABLE];

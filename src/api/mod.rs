@@ -4,6 +4,7 @@ pub mod body;
 pub mod catalogue;
 pub mod codes;
 pub mod compare;
+pub mod datasets;
 pub mod document;
 pub mod events;
 pub mod explain;
@@ -118,6 +119,8 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
         .routes(routes!(jobs::report))
         .routes(routes!(jobs::cancel))
         .routes(routes!(events::events))
+        .routes(routes!(datasets::list_datasets))
+        .routes(routes!(datasets::get_dataset, datasets::put_dataset, datasets::delete_dataset))
         .merge(routes_of_health())
 }
 
@@ -187,7 +190,7 @@ fn cors(settings: &Settings) -> Option<CorsLayer> {
     Some(
         CorsLayer::new()
             .allow_origin(allowed)
-            .allow_methods([Method::GET, Method::POST, Method::DELETE])
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
             .allow_headers([header::CONTENT_TYPE, header::ACCEPT, REQUEST_ID, requester::TIMEOUT_HEADER])
             .expose_headers(AnyOrigin),
     )
@@ -216,6 +219,7 @@ async fn measure(route: Option<MatchedPath>, request: Request, next: Next) -> Re
     let method = match *request.method() {
         Method::GET => "GET",
         Method::POST => "POST",
+        Method::PUT => "PUT",
         Method::DELETE => "DELETE",
         _ => "other",
     };

@@ -17,6 +17,19 @@ pub struct DeriveSpec {
     pub pattern_layers: PatternLayers,
 }
 
+impl DeriveSpec {
+    /// The forward graph alone.
+    pub fn forward() -> Self {
+        Self {
+            rule_sets: Vec::new(),
+            wrt: Wrt::Input,
+            head: Head::Logits,
+            seed: SeedRule::One,
+            pattern_layers: PatternLayers::All,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleSetId {

@@ -2,7 +2,7 @@
 //! Every value lies in the model's input space. Random ones come from ChaCha8 keyed by (seed, index), so they repeat.
 //! Source: Sturmfels et al. 2020, "Visualizing the impact of feature attribution baselines". METHODS.md lists the meanings.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use ndarray::{ArrayViewMut1, Axis};
 use rand_chacha::{
@@ -18,13 +18,25 @@ use crate::{
 };
 
 /// What a baseline's text may be, as errors and the API list it.
-pub const ALLOWED: &[&str] =
-    &["zero", "black", "white", "mean", "blur:<sigma>", "uniform:<seed>", "random:<n>", "uploaded"];
+pub const ALLOWED: &[&str] = &[
+    "zero",
+    "black",
+    "white",
+    "mean",
+    "blur:<sigma>",
+    "uniform:<seed>",
+    "random:<n>",
+    "dataset:<id>",
+    "dataset:<id>:<n>",
+    "uploaded",
+];
 /// The most baselines one text may stand for.
 pub const MAX_BASELINES: usize = 100;
 /// In pixels of the model's input; at this width a blur is all but constant.
 const MAX_SIGMA: f32 = 100.0;
 const DEFAULT_SIGMA: f32 = 10.0;
+/// Images that `dataset:<id>` draws.
+const DEFAULT_DRAWN: usize = 5;
 
 /// One or several baselines. Parsed from text; `Display` gives text that parses to the same value, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,8 +59,19 @@ pub enum Term {
     Uniform(u64),
     /// This many such images, drawn by the request's `seed_value`.
     Random(usize),
+    /// So many images of a data set, drawn by the request's `seed_value`.
+    Dataset {
+        id: String,
+        count: usize,
+    },
     /// An image or tensor sent with the request.
     Uploaded,
+}
+
+/// The data sets, for baselines that are drawn from them.
+pub trait Pictures: fmt::Debug + Send + Sync {
+    /// `count` images of the set `id` as inputs of a model with this preprocessing. Equal arguments give equal images.
+    fn draw(&self, id: &str, count: usize, seed_value: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError>;
 }
 
 /// What baselines are made from, beside the input.
@@ -58,6 +81,7 @@ pub struct Material<'a> {
     pub preprocess: Option<&'a Preprocess>,
     /// The baseline sent with the request, already preprocessed.
     pub uploaded: Option<&'a Tensor>,
+    pub pictures: Option<&'a Arc<dyn Pictures>>,
     pub seed_value: u64,
 }
 
@@ -74,7 +98,11 @@ impl Baseline {
 
     /// How many baselines this stands for: the cost of a path method is proportional to it.
     pub fn count(&self) -> usize {
-        self.terms.iter().map(|term| if let Term::Random(n) = term { *n } else { 1 }).sum()
+        let count = |term: &Term| match term {
+            Term::Random(count) | Term::Dataset { count, .. } => *count,
+            _ => 1,
+        };
+        self.terms.iter().map(count).sum()
     }
 
     /// The baselines in the order of the text, each in the shape of `input`.
@@ -94,6 +122,12 @@ impl Baseline {
                 Term::Random(n) => baselines.extend(
                     (0..*n as u64).map(|index| uniform(input, material.preprocess, material.seed_value, index)),
                 ),
+                Term::Dataset { id, count } => {
+                    let none =
+                        || ImageError::DatasetBaseline { id: id.clone(), reason: "there are no data sets".into() };
+                    let pictures = material.pictures.ok_or_else(none)?;
+                    baselines.extend(pictures.draw(id, *count, material.seed_value, pixels()?)?);
+                }
                 Term::Uploaded => baselines.push(uploaded(input, material.uploaded)?),
             }
         }
@@ -236,7 +270,16 @@ impl FromStr for Term {
                 Ok(n) if (1..=MAX_BASELINES).contains(&n) => Ok(Term::Random(n)),
                 _ => Err(refuse(format!("n is a whole number from 1 to {MAX_BASELINES}"))),
             },
-            ("dataset", Some(id)) => Err(ImageError::DatasetBaseline { id: id.to_owned() }),
+            ("dataset", Some(argument)) => {
+                let (id, count) =
+                    argument.split_once(':').map_or((argument, Ok(DEFAULT_DRAWN)), |(id, n)| (id, n.parse()));
+                match count {
+                    Ok(count) if (1..=MAX_BASELINES).contains(&count) && !id.is_empty() => {
+                        Ok(Term::Dataset { id: id.to_owned(), count })
+                    }
+                    _ => Err(refuse(format!("write dataset:<id>:<n>, n a whole number from 1 to {MAX_BASELINES}"))),
+                }
+            }
             _ => Err(ImageError::UnknownBaseline { text: text.to_owned() }),
         }
     }
@@ -261,6 +304,7 @@ impl fmt::Display for Term {
             Term::Blur(sigma) => write!(f, "blur:{sigma}"),
             Term::Uniform(seed) => write!(f, "uniform:{seed}"),
             Term::Random(n) => write!(f, "random:{n}"),
+            Term::Dataset { id, count } => write!(f, "dataset:{id}:{count}"),
             Term::Uploaded => f.write_str("uploaded"),
         }
     }
@@ -300,7 +344,7 @@ mod tests {
     }
 
     fn resolve(text: &str, input: &Tensor, preprocess: Option<&Preprocess>) -> Result<Vec<Tensor>, ImageError> {
-        text.parse::<Baseline>()?.resolve(input, &Material { preprocess, uploaded: None, seed_value: 7 })
+        text.parse::<Baseline>()?.resolve(input, &Material { preprocess, seed_value: 7, ..Material::default() })
     }
 
     fn ramp(shape: &[usize]) -> Tensor {
@@ -321,6 +365,8 @@ mod tests {
             ("uniform:18446744073709551615", "uniform:18446744073709551615"),
             ("random", "random:1"),
             ("mean+uploaded+random:3", "mean+uploaded+random:3"),
+            ("dataset:photos", "dataset:photos:5"),
+            ("zero+dataset:a-b.c:20", "zero+dataset:a-b.c:20"),
         ] {
             let baseline: Baseline = text.parse().unwrap();
             assert_eq!(baseline.to_string(), canonical);
@@ -336,14 +382,25 @@ mod tests {
             assert!(matches!(error, ImageError::UnknownBaseline { .. }), "{text}: {error}");
             assert!(error.to_string().contains("blur:<sigma>"));
         }
-        for text in ["blur:0", "blur:nan", "blur:inf", "blur:101", "uniform:-1", "random:0", "random:101", "zero:1"] {
+        for text in [
+            "blur:0",
+            "blur:nan",
+            "blur:inf",
+            "blur:101",
+            "uniform:-1",
+            "random:0",
+            "random:101",
+            "zero:1",
+            "dataset:",
+            "dataset:x:0",
+            "dataset:x:y",
+        ] {
             assert!(matches!(text.parse::<Baseline>(), Err(ImageError::BaselineArgument { .. })), "{text}");
         }
         assert!(matches!(
             "random:60+random:41".parse::<Baseline>(),
             Err(ImageError::TooManyBaselines { count: 101, .. })
         ));
-        assert_eq!("dataset:x".parse::<Baseline>(), Err(ImageError::DatasetBaseline { id: "x".to_owned() }));
     }
 
     #[test]
@@ -398,6 +455,29 @@ mod tests {
         assert!(blue.iter().all(|value| (0.0..5.0).contains(value)));
         // 3000 draws: the mean's standard error is 5 / sqrt(12 * 3000) = 0.026.
         assert!((blue.mean().unwrap() - 2.5).abs() < 0.13);
+    }
+
+    #[derive(Debug)]
+    struct Numbered;
+
+    impl Pictures for Numbered {
+        fn draw(&self, id: &str, count: usize, seed_value: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
+            assert_eq!((id, seed_value, rule.width), ("photos", 7, 3));
+            Ok((0..count).map(|at| Tensor::from_elem(vec![3, 2, 3], at as f32)).collect())
+        }
+    }
+
+    #[test]
+    fn images_of_a_data_set_are_drawn_by_the_requests_seed() {
+        let (rule, input) = (rule(Layout::Nchw), Tensor::zeros(vec![3, 2, 3]));
+        let pictures: Arc<dyn Pictures> = Arc::new(Numbered);
+        let baseline: Baseline = "black+dataset:photos:4".parse().unwrap();
+        let material = Material { preprocess: Some(&rule), pictures: Some(&pictures), seed_value: 7, uploaded: None };
+        let found = baseline.resolve(&input, &material).unwrap();
+        assert_eq!((found.len(), baseline.count()), (5, 5));
+        assert_eq!(found[4][[0, 0, 0]], 3.0);
+        let without = baseline.resolve(&input, &Material { pictures: None, ..material });
+        assert!(matches!(without, Err(ImageError::DatasetBaseline { .. })));
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub enum ImageError {
     BaselineArgument { text: String, expected: String },
     #[error("baseline `{text}` stands for {count} baselines; at most {max} are averaged")]
     TooManyBaselines { text: String, count: usize, max: usize },
-    #[error("baselines from data sets are not available; allowed: {}", baseline::ALLOWED.join(", "))]
-    DatasetBaseline { id: String },
+    #[error("baseline `dataset:{id}`: {reason}")]
+    DatasetBaseline { id: String, reason: String },
     #[error(
         "baseline `{term}` is made of pixels, and this model takes ready tensors; allowed here: zero, mean, uniform:<seed>, random:<n>, uploaded"
     )]

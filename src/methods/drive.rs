@@ -13,9 +13,9 @@ use super::{
     target::{Classes, Goal, ranked},
 };
 use crate::{
-    autodiff::spec::{DeriveSpec, Head, PatternLayers, SeedRule, Wrt},
+    autodiff::spec::DeriveSpec,
     engine::{Caller, Engine, EngineError, Point, Row},
-    image::baseline::{self, Material},
+    image::baseline::{self, Material, Pictures},
     model::{Model, manifest::Layout},
     pool::{Pool, WorkPanicked},
     tensor::Tensor,
@@ -53,6 +53,8 @@ pub struct Means<'a> {
     /// For a method's own arithmetic.
     pub pool: &'a Pool,
     pub caller: &'a Caller,
+    /// Where the baseline `dataset:<id>` is drawn from.
+    pub pictures: Option<&'a Arc<dyn Pictures>>,
 }
 
 /// One way to explain an input.
@@ -173,8 +175,9 @@ pub async fn explain(
             check_classes(parameters, row.logits.len())?;
         }
         let baselines = {
-            let (model, input, request) = (model.clone(), input.clone(), request.clone());
-            means.pool.run(move || resolve_baselines(&model, &input, &request)).await??
+            let (model, input, request, pictures) =
+                (model.clone(), input.clone(), request.clone(), means.pictures.cloned());
+            means.pool.run(move || resolve_baselines(&model, &input, &request, pictures.as_ref())).await??
         };
         for goal in parameters.target.resolve(clean.as_ref().map_or(&[], |row| &row.logits)) {
             let seed: Arc<[(usize, f32)]> = goal.seed().into();
@@ -361,13 +364,7 @@ async fn forward(
     input: &Arc<Tensor>,
     effort: &mut Effort,
 ) -> Result<Row, MethodError> {
-    let spec = DeriveSpec {
-        rule_sets: Vec::new(),
-        wrt: Wrt::Input,
-        head: Head::Logits,
-        seed: SeedRule::One,
-        pattern_layers: PatternLayers::All,
-    };
+    let spec = DeriveSpec::forward();
     let point = Point { input: input.clone(), seed: Arc::new([]) };
     let rows = evaluate(means, model, &spec, vec![point], effort).await?;
     rows.into_iter()
@@ -406,13 +403,19 @@ fn check_shape(model: &Model, tensor: &Tensor) -> Result<(), MethodError> {
     Err(MethodError::Shape { model: model.id.clone(), expected: expected.clone(), found: tensor.shape().to_vec() })
 }
 
-fn resolve_baselines(model: &Model, input: &Tensor, request: &Request) -> Result<Vec<Arc<Tensor>>, Faults> {
+fn resolve_baselines(
+    model: &Model,
+    input: &Tensor,
+    request: &Request,
+    pictures: Option<&Arc<dyn Pictures>>,
+) -> Result<Vec<Arc<Tensor>>, Faults> {
     if request.parameters.baselines() == 0 {
         return Ok(Vec::new());
     }
     let material = Material {
         preprocess: model.manifest.input.preprocess.as_ref(),
         uploaded: request.uploaded_baseline.as_deref(),
+        pictures,
         seed_value: request.parameters.seed_value,
     };
     match request.parameters.baseline.resolve(input, &material) {

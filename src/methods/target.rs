@@ -141,7 +141,8 @@ pub fn ranked(values: &[f32]) -> Vec<usize> {
 }
 
 impl Classes<'_> {
-    fn find(&self, text: &str) -> Result<usize, String> {
+    /// The class that an index or a label names. The message of an error is for the user.
+    pub fn find(&self, text: &str) -> Result<usize, String> {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             return match (text.parse::<usize>(), self.count) {
                 (Ok(index), Some(count)) if index < count => Ok(index),

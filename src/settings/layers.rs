@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use toml::{Table, Value};
 
 use super::{LogFormat, Role, Settings, SettingsError};
 use crate::{
+    dataset::is_id,
     engine::provider::Provider,
     fields::{Fault, Fields},
 };
@@ -114,6 +115,13 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     let mut fields = Fields::new(table, "", faults);
     let listen = fields.take("listen", "address:port, such as 127.0.0.1:8080", |_| true);
     let models = fields.take("models", "a folder", |_| true);
+    let dataset = fields.take::<Vec<String>>(
+        "dataset",
+        "a list of ID=FOLDER, each ID once; an ID is letters, digits, _, - and .",
+        |pairs| folders(pairs).is_some(),
+    );
+    let max_dataset_bytes = fields.take("max_dataset_bytes", POSITIVE, |bytes| *bytes > 0u64);
+    let max_dataset_files = fields.take("max_dataset_files", POSITIVE, |files| *files > 0usize);
     let default_model = fields.take::<String>("default_model", "the name of a model's folder", |_| true);
     let data = fields.take("data", "a folder", |_| true);
     let database = fields.take::<String>("database", "postgres://user:password@host/name", |url| {
@@ -151,6 +159,9 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     Some(Settings {
         listen: listen?,
         models: models?,
+        dataset: folders(&dataset?)?,
+        max_dataset_bytes: max_dataset_bytes?,
+        max_dataset_files: max_dataset_files?,
         default_model: default_model.filter(|id| !id.is_empty()),
         data: data?,
         database: database.filter(|url| !url.is_empty()),
@@ -179,6 +190,18 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     })
 }
 
+/// The folders of data sets by id; none where a text is no `ID=FOLDER`, or an id is there twice.
+fn folders(pairs: &[String]) -> Option<BTreeMap<String, PathBuf>> {
+    let mut folders = BTreeMap::new();
+    for pair in pairs {
+        let (id, folder) = pair.split_once('=').filter(|(id, folder)| is_id(id) && !folder.is_empty())?;
+        if folders.insert(id.to_owned(), PathBuf::from(folder)).is_some() {
+            return None;
+        }
+    }
+    Some(folders)
+}
+
 /// The settings of `default.toml` with the comment above each.
 fn documented() -> Vec<(String, String)> {
     let mut settings = Vec::new();
@@ -205,8 +228,12 @@ impl Args for Flags {
                 .help("Settings file in TOML: the settings below by their names with _")
                 .value_parser(clap::value_parser!(PathBuf)),
         );
+        let known = defaults();
         for (key, help) in documented() {
-            command = command.arg(Arg::new(key.clone()).long(key.replace('_', "-")).value_name("VALUE").help(help));
+            let is_list = known.get(&key).is_some_and(Value::is_array);
+            let action = if is_list { ArgAction::Append } else { ArgAction::Set };
+            let flag = Arg::new(key.clone()).long(key.replace('_', "-")).value_name("VALUE").help(help).action(action);
+            command = command.arg(flag);
         }
         command
     }
@@ -226,8 +253,8 @@ impl FromArgMatches for Flags {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         self.config = matches.get_one::<PathBuf>(CONFIG).cloned();
         for (key, _) in documented() {
-            if let Some(text) = matches.get_one::<String>(&key) {
-                self.values.insert(key, text.clone());
+            if let Some(texts) = matches.get_many::<String>(&key) {
+                self.values.insert(key, texts.cloned().collect::<Vec<_>>().join(","));
             }
         }
         Ok(())
@@ -275,6 +302,18 @@ mod tests {
     fn lists_are_separated_by_commas_and_cuda_takes_a_device() {
         let settings = load(&flags(&[("providers", "cuda:1, cpu")]), []).unwrap();
         assert_eq!(settings.providers, [Provider::Cuda { device: 1 }, Provider::Cpu]);
+    }
+
+    #[test]
+    fn data_sets_are_named_by_repeated_flags() {
+        let command = Flags::augment_args(Command::new("explaind"));
+        let matches = command.get_matches_from(["explaind", "--dataset", "a=/srv/a", "--dataset", "b=c=d"]);
+        let settings = load(&Flags::from_arg_matches(&matches).unwrap(), []).unwrap();
+        let expected = [("a", "/srv/a"), ("b", "c=d")].map(|(id, folder)| (id.to_owned(), PathBuf::from(folder)));
+        assert_eq!(settings.dataset, BTreeMap::from(expected));
+        for wrong in ["photos", "=x", "a=", "../a=x", "a=x,a=y"] {
+            assert!(load(&flags(&[("dataset", wrong)]), []).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 mod layers;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -15,8 +15,12 @@ pub use layers::{Flags, load};
 pub struct Settings {
     pub listen: SocketAddr,
     pub models: PathBuf,
-    pub default_model: Option<String>,
     pub data: PathBuf,
+    /// Folders of data sets by id.
+    pub dataset: BTreeMap<String, PathBuf>,
+    pub max_dataset_bytes: u64,
+    pub max_dataset_files: usize,
+    pub default_model: Option<String>,
     /// None: SQLite in `data`.
     pub database: Option<String>,
     /// None: a folder in `data`.

@@ -6,6 +6,7 @@ mod catalogue;
 mod client;
 mod compare;
 mod contract;
+mod datasets;
 mod house;
 mod images;
 mod jobs;

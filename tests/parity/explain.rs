@@ -112,7 +112,7 @@ async fn what_cannot_be_done_is_refused_before_any_work() {
 async fn predictions_are_the_best_classes() {
     let model = dense_net(linear());
     let (engine, pool, caller) = (engine(), Pool::new(1), caller());
-    let means = Means { engine: &engine, pool: &pool, caller: &caller };
+    let means = Means { engine: &engine, pool: &pool, caller: &caller, pictures: None };
     let (predictions, _) = predict(means, &model, tensor(&X), 2).await.unwrap();
     assert_eq!(predictions.iter().map(|prediction| prediction.index).collect::<Vec<_>>(), [0, 1]);
     let expected = 2f32.exp() / (2f32.exp() + 1f32.exp() + (-3f32).exp());

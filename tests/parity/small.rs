@@ -128,7 +128,7 @@ pub async fn ask(
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts(model))?;
     let request = Request { parameters, uploaded_baseline: None };
     let (pool, caller) = (Pool::new(1), caller());
-    let means = Means { engine, pool: &pool, caller: &caller };
+    let means = Means { engine, pool: &pool, caller: &caller, pictures: None };
     let answered = explain(means, model, tensor(input), &[request], max_evaluations).await?;
     Ok(answered.explained.into_iter().flatten().collect())
 }

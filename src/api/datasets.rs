@@ -1,0 +1,237 @@
+//! GET, PUT and DELETE of data sets: folders of images with labels and masks. An upload is streamed to disk, never held in memory.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::{HeaderName, StatusCode},
+    response::{IntoResponse, Response},
+};
+use futures::StreamExt;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::io::AsyncWriteExt;
+use utoipa::ToSchema;
+
+use super::{
+    Api,
+    body::Pairs,
+    catalogue::Id,
+    codes::ApiError,
+    document::{Binary, MissingProblems, UploadProblems},
+};
+use crate::{
+    app::AppError,
+    dataset::{Dataset, DatasetError, Problem},
+    methods::{Fault, Faults, drive, target::Classes},
+};
+
+/// Problems that an answer lists; their count is told in full.
+const MAX_PROBLEMS: usize = 1000;
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DatasetList {
+    pub datasets: Vec<DatasetSummary>,
+    /// Sets that cannot be used as a whole, and why.
+    pub broken_datasets: Vec<BrokenDataset>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BrokenDataset {
+    pub id: String,
+    pub reason: String,
+}
+
+/// What a set of images holds.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DatasetSummary {
+    pub id: String,
+    /// Uploaded, else a folder of the server's settings.
+    pub uploaded: bool,
+    /// Those that cannot be decoded among them.
+    pub images: usize,
+    /// Images with a label.
+    pub labelled: usize,
+    /// Images with a mask.
+    pub masks: usize,
+    /// Things that are wrong with single files.
+    pub problems: usize,
+    /// Files that are neither images nor labels.
+    pub ignored_files: usize,
+    /// SHA-256 over paths, contents, labels and masks.
+    pub hash: String,
+}
+
+/// All that is known of a data set.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DatasetCard {
+    #[serde(flatten)]
+    pub summary: DatasetSummary,
+    /// How many images have each label.
+    pub labels: BTreeMap<String, usize>,
+    /// What is wrong with single files, the first 1000; with `model`, labels that it does not know too.
+    #[serde(rename = "problem_list")]
+    pub problems: Vec<Problem>,
+}
+
+/// The data sets, with what they hold
+///
+/// Files that are new or changed are read and decoded once: the first call after a large set was added takes long.
+#[utoipa::path(get, path = "/datasets", tag = "datasets", responses((status = 200, body = DatasetList), MissingProblems))]
+pub async fn list_datasets(State(api): State<Api>, Pairs(query): Pairs) -> Result<Json<DatasetList>, ApiError> {
+    take(query, &[])?;
+    let datasets = api.app().datasets().clone();
+    let (mut found, mut broken_datasets) = (Vec::new(), Vec::new());
+    for id in datasets.ids() {
+        match open(&api, id.clone()).await {
+            Ok(dataset) => found.push(summarise(&dataset)),
+            // Taken away meanwhile.
+            Err(ApiError::App(AppError::Dataset(DatasetError::Unknown { .. }))) => {}
+            Err(error) => broken_datasets.push(BrokenDataset { id, reason: error.to_string() }),
+        }
+    }
+    Ok(Json(DatasetList { datasets: found, broken_datasets }))
+}
+
+/// One data set
+#[utoipa::path(get, path = "/datasets/{id}", tag = "datasets",
+    params(
+        ("id" = String, Path, example = "photos"),
+        ("model" = Option<String>, Query, description = "a model whose classes the labels are held against"),
+    ),
+    responses((status = 200, body = DatasetCard), MissingProblems))]
+pub async fn get_dataset(
+    State(api): State<Api>,
+    Id(id): Id,
+    Pairs(query): Pairs,
+) -> Result<Json<DatasetCard>, ApiError> {
+    let query = take(query, &["model"])?;
+    let model = match query.get("model").and_then(Value::as_str) {
+        None => None,
+        Some(id) => {
+            let unknown = || AppError::UnknownModel { id: id.to_owned(), known: api.app().model_ids() };
+            Some(api.app().models().get(id).ok_or_else(unknown)?)
+        }
+    };
+    let dataset = open(&api, id).await?;
+    Ok(Json(describe(&dataset, model.as_ref().map(|model| drive::facts(model).classes))))
+}
+
+/// Upload a data set, in the place of one of the same name
+///
+/// A zip, tar or tar.gz, recognised by its first bytes, of images (PNG, JPEG, WebP, BMP) and perhaps `labels.csv` or `labels.tsv` with the
+/// columns `file`, and `label` or `index` (several that are right joined by `|`), and `mask`. Without a table the folders are the labels.
+/// `masks/` mirrors the images. It is taken whole or not at all. Jobs that use the old set stop and say so.
+#[utoipa::path(put, path = "/datasets/{id}", tag = "datasets",
+    params(("id" = String, Path, example = "photos")),
+    request_body(description = "The archive.", content(
+        (Binary = "application/zip"), (Binary = "application/x-tar"), (Binary = "application/gzip"), (Binary = "application/octet-stream"),
+    )),
+    responses(
+        (status = 200, description = "The set that replaced another.", body = DatasetCard),
+        (status = 201, description = "The new set.", body = DatasetCard, headers(("location" = String, description = "its path"))),
+        UploadProblems,
+    ))]
+pub async fn put_dataset(
+    State(api): State<Api>,
+    Id(id): Id,
+    Pairs(query): Pairs,
+    request: Request,
+) -> Result<Response, ApiError> {
+    take(query, &[])?;
+    let _place = api.enter()?;
+    let datasets = api.app().datasets().clone();
+    datasets.check_changeable(&id).map_err(AppError::from)?;
+    let mut archive = blocking(&api, move || datasets.receive()).await?;
+    let limit = api.app().datasets().archive_limits().max_bytes;
+    let internal = |error: std::io::Error| ApiError::Internal { reason: error.to_string() };
+    let mut file = tokio::fs::File::from_std(archive.reopen().map_err(internal)?);
+    let mut body = request.into_body().into_data_stream();
+    let mut received = 0;
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|error| ApiError::BrokenBody { reason: error.to_string() })?;
+        received += piece.len() as u64;
+        if received > limit {
+            return Err(ApiError::BodyTooLarge { limit: limit as usize });
+        }
+        file.write_all(&piece).await.map_err(internal)?;
+    }
+    file.flush().await.map_err(internal)?;
+    let (datasets, name) = (api.app().datasets().clone(), id.clone());
+    let (dataset, is_new) = blocking(&api, move || datasets.put(&name, &mut archive)).await?;
+    let card = Json(describe(&dataset, None));
+    match is_new {
+        true => Ok((StatusCode::CREATED, [(HeaderName::from_static("location"), format!("/datasets/{id}"))], card)
+            .into_response()),
+        false => Ok(card.into_response()),
+    }
+}
+
+/// Take an uploaded data set away
+#[utoipa::path(delete, path = "/datasets/{id}", tag = "datasets",
+    params(("id" = String, Path, example = "photos")),
+    responses((status = 204, description = "It is gone."), UploadProblems))]
+pub async fn delete_dataset(State(api): State<Api>, Id(id): Id, Pairs(query): Pairs) -> Result<StatusCode, ApiError> {
+    take(query, &[])?;
+    let datasets = api.app().datasets().clone();
+    blocking(&api, move || datasets.remove(&id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The query, when it has no other names.
+fn take(query: Map<String, Value>, names: &[&str]) -> Result<Map<String, Value>, ApiError> {
+    let unknown = query.keys().filter(|name| !names.contains(&name.as_str()));
+    let faults: Vec<Fault> = unknown
+        .map(|name| Fault {
+            param: name.clone(),
+            message: "is not a parameter of this route".into(),
+            allowed: names.iter().map(|name| (*name).to_owned()).collect(),
+        })
+        .collect();
+    if faults.is_empty() { Ok(query) } else { Err(AppError::from(Faults(faults)).into()) }
+}
+
+async fn blocking<T: Send + 'static>(
+    api: &Api,
+    work: impl FnOnce() -> Result<T, DatasetError> + Send + 'static,
+) -> Result<T, ApiError> {
+    Ok(api.app().pool().run(work).await.map_err(AppError::from)?.map_err(AppError::from)?)
+}
+
+async fn open(api: &Api, id: String) -> Result<Arc<Dataset>, ApiError> {
+    let datasets = api.app().datasets().clone();
+    blocking(api, move || datasets.open(&id)).await
+}
+
+fn summarise(dataset: &Dataset) -> DatasetSummary {
+    DatasetSummary {
+        id: dataset.id.clone(),
+        uploaded: dataset.uploaded,
+        images: dataset.images.len(),
+        labelled: dataset.labelled(),
+        masks: dataset.masks(),
+        problems: dataset.problems.len(),
+        ignored_files: dataset.ignored,
+        hash: dataset.hash.clone(),
+    }
+}
+
+fn describe(dataset: &Dataset, classes: Option<Classes<'_>>) -> DatasetCard {
+    let mut labels = BTreeMap::new();
+    for label in dataset.images.iter().flat_map(|picture| &picture.labels) {
+        *labels.entry(label.clone()).or_default() += 1;
+    }
+    let mut problems = dataset.problems.clone();
+    if let Some(classes) = classes {
+        problems.extend(dataset.images.iter().flat_map(|picture| {
+            picture.labels.iter().filter_map(|label| {
+                let message = classes.find(label).err()?;
+                Some(Problem { file: picture.file.clone(), kind: "unknown_label", message })
+            })
+        }));
+    }
+    let summary = DatasetSummary { problems: problems.len(), ..summarise(dataset) };
+    problems.truncate(MAX_PROBLEMS);
+    DatasetCard { summary, labels, problems }
+}

@@ -1,0 +1,283 @@
+//! Unpacks an uploaded zip, tar or tar.gz: images and label tables alone, nothing outside its folder, and no more than the limits.
+//! The first thing that is not allowed refuses the whole archive. Bombs are met while bytes are written, whatever the headers say.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{self, BufReader, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use flate2::read::MultiGzDecoder;
+use tar::{EntryType, PaxExtensions};
+use zip::{CompressionMethod, ZipArchive};
+
+use super::{EXTENSIONS, labels};
+
+/// The longest path of an entry, in bytes, and its deepest folder.
+const MAX_PATH: usize = 1024;
+const MAX_DEPTH: usize = 16;
+/// Of a tar's extended header: a path and a few numbers.
+const MAX_EXTENSION: u64 = 64 << 10;
+/// Unpacked bytes for each packed one; compressed photos have about 1, and flat bitmaps stay below.
+const MAX_RATIO: u64 = 200;
+/// So much may be unpacked at any ratio.
+const FREE_BYTES: u64 = 32 << 20;
+
+/// What an archive may become on disk.
+#[derive(Clone, Copy, Debug)]
+pub struct ArchiveLimits {
+    /// Packed, and also unpacked.
+    pub max_bytes: u64,
+    /// Entries of any kind.
+    pub max_files: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    #[error("this is no archive; send a zip, a tar or a tar.gz")]
+    Unknown,
+    #[error("the archive cannot be read: {reason}")]
+    Broken { reason: String },
+    #[error("entry {entry:?} {reason}")]
+    Entry { entry: String, reason: &'static str },
+    #[error("the archive has more than {limit} entries")]
+    TooManyFiles { limit: usize },
+    #[error("the archive is larger than {limit} bytes, packed or unpacked")]
+    TooLarge { limit: u64 },
+    #[error("the archive unpacks to more than {MAX_RATIO} times its size")]
+    Ratio,
+    #[error("{}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+/// Unpacks `archive` into the empty folder `into`; gives the number of files that were left out.
+pub fn unpack(archive: &mut File, into: &Path, limits: ArchiveLimits) -> Result<usize, ArchiveError> {
+    let packed = archive.seek(SeekFrom::End(0)).map_err(broken)?;
+    if packed > limits.max_bytes {
+        return Err(ArchiveError::TooLarge { limit: limits.max_bytes });
+    }
+    let mut start = [0; 512];
+    archive.rewind().map_err(broken)?;
+    let length = read_up_to(archive, &mut start).map_err(broken)?;
+    archive.rewind().map_err(broken)?;
+    let budget = (packed.saturating_mul(MAX_RATIO) + FREE_BYTES).min(limits.max_bytes);
+    let mut unpacking = Unpacking { into, limits, budget, left: budget, entries: 0, ignored: 0, seen: HashSet::new() };
+    match &start[..length] {
+        [b'P', b'K', 3 | 5, 4 | 6, ..] => unpacking.zip(archive)?,
+        [0x1f, 0x8b, ..] => unpacking.tar(MultiGzDecoder::new(BufReader::new(archive)))?,
+        block if block.get(257..262) == Some(b"ustar") => unpacking.tar(BufReader::new(archive))?,
+        _ => return Err(ArchiveError::Unknown),
+    }
+    Ok(unpacking.ignored)
+}
+
+fn read_up_to(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match from.read(&mut buffer[filled..])? {
+            0 => break,
+            length => filled += length,
+        }
+    }
+    Ok(filled)
+}
+
+fn broken(reason: impl ToString) -> ArchiveError {
+    ArchiveError::Broken { reason: reason.to_string() }
+}
+
+struct Unpacking<'a> {
+    into: &'a Path,
+    limits: ArchiveLimits,
+    /// Bytes that may be unpacked, and how many of them are left.
+    budget: u64,
+    left: u64,
+    entries: usize,
+    ignored: usize,
+    seen: HashSet<PathBuf>,
+}
+
+impl Unpacking<'_> {
+    fn zip(&mut self, archive: &mut File) -> Result<(), ArchiveError> {
+        if zip_entries(archive).map_err(broken)? > self.limits.max_files as u64 {
+            return Err(ArchiveError::TooManyFiles { limit: self.limits.max_files });
+        }
+        let mut archive = ZipArchive::new(BufReader::new(archive)).map_err(broken)?;
+        for index in 0..archive.len() {
+            let mut entry = archive.by_index(index).map_err(broken)?;
+            let name = entry.name().map_err(broken)?.into_owned();
+            let refuse = |reason| Err(ArchiveError::Entry { entry: name.clone(), reason });
+            self.count()?;
+            if entry.is_dir() {
+                check_path(&name)?;
+                continue;
+            }
+            if entry.is_symlink() || entry.unix_mode().is_some_and(|mode| !matches!(mode & 0o170_000, 0 | 0o100_000)) {
+                return refuse("is no plain file");
+            }
+            if !matches!(entry.compression(), CompressionMethod::Stored | CompressionMethod::Deflated) {
+                return refuse("is packed in another way than stored or deflated");
+            }
+            if let Some(path) = self.place(&name)? {
+                self.write(&path, &mut entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Extended headers are read here, not by the library: it would take their sizes on trust.
+    fn tar(&mut self, stream: impl Read) -> Result<(), ArchiveError> {
+        // What is skipped costs time too. Headers and padding are more than the files: twice the budget is never met by honest ones.
+        let mut archive = tar::Archive::new(stream.take(self.budget.saturating_mul(2)));
+        let mut long_name: Option<String> = None;
+        for entry in archive.entries().map_err(broken)?.raw(true) {
+            let mut entry = entry.map_err(broken)?;
+            self.count()?;
+            let kind = entry.header().entry_type();
+            if matches!(kind, EntryType::GNULongName | EntryType::XHeader) {
+                let text = extension(&mut entry)?;
+                match kind {
+                    EntryType::GNULongName => {
+                        long_name = Some(String::from_utf8_lossy(&text).trim_end_matches('\0').to_owned());
+                    }
+                    _ => long_name = pax_path(&text)?.or(long_name),
+                }
+                continue;
+            }
+            let name = match long_name.take() {
+                Some(name) => name,
+                None => String::from_utf8(entry.path_bytes().into_owned()).map_err(broken)?,
+            };
+            match kind {
+                EntryType::XGlobalHeader => {}
+                EntryType::Directory => drop(check_path(&name)?),
+                EntryType::Regular | EntryType::Continuous => {
+                    if let Some(path) = self.place(&name)? {
+                        self.write(&path, &mut entry)?;
+                    }
+                }
+                _ => return Err(ArchiveError::Entry { entry: name, reason: "is no plain file" }),
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self) -> Result<(), ArchiveError> {
+        self.entries += 1;
+        if self.entries > self.limits.max_files {
+            return Err(ArchiveError::TooManyFiles { limit: self.limits.max_files });
+        }
+        Ok(())
+    }
+
+    /// Where a file goes; none for one that no data set needs. Every path is checked, whether or not it is needed.
+    fn place(&mut self, name: &str) -> Result<Option<PathBuf>, ArchiveError> {
+        let path = check_path(name)?;
+        let hidden = path.iter().any(|part| part.as_encoded_bytes().starts_with(b".") || part == "__MACOSX");
+        if hidden || !is_wanted(&path) {
+            self.ignored += 1;
+            return Ok(None);
+        }
+        if !self.seen.insert(path.clone()) {
+            return Err(ArchiveError::Entry { entry: name.to_owned(), reason: "is there twice" });
+        }
+        Ok(Some(self.into.join(path)))
+    }
+
+    fn write(&mut self, path: &Path, content: &mut impl Read) -> Result<(), ArchiveError> {
+        let failed = |source| ArchiveError::Write { path: path.to_owned(), source };
+        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+        let mut file = File::create_new(path).map_err(failed)?;
+        let mut piece = [0; 64 << 10];
+        loop {
+            match content.read(&mut piece).map_err(broken)? {
+                0 => return Ok(()),
+                length if length as u64 > self.left => return Err(over(self.budget, self.limits.max_bytes)),
+                length => {
+                    self.left -= length as u64;
+                    io::Write::write_all(&mut file, &piece[..length]).map_err(failed)?;
+                }
+            }
+        }
+    }
+}
+
+fn over(budget: u64, limit: u64) -> ArchiveError {
+    if budget < limit { ArchiveError::Ratio } else { ArchiveError::TooLarge { limit } }
+}
+
+fn is_wanted(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let name = path.file_name().unwrap_or_default();
+    EXTENSIONS.contains(&extension.as_str()) || labels::FILES.iter().any(|file| name == *file)
+}
+
+/// The path, when it can only lie below the folder that it is joined to.
+fn check_path(name: &str) -> Result<PathBuf, ArchiveError> {
+    let refuse = |reason| Err(ArchiveError::Entry { entry: name.chars().take(200).collect(), reason });
+    if name.len() > MAX_PATH {
+        return refuse("has too long a path");
+    }
+    if name.contains('\\') || name.chars().any(char::is_control) {
+        return refuse("has a path with a backslash or a control character");
+    }
+    if name.starts_with('/') {
+        return refuse("has an absolute path");
+    }
+    let parts: Vec<_> = name.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    if parts.contains(&"..") {
+        return refuse("leaves its folder");
+    }
+    if parts.len() > MAX_DEPTH {
+        return refuse("lies too deep");
+    }
+    Ok(parts.iter().collect())
+}
+
+fn extension(entry: &mut impl Read) -> Result<Vec<u8>, ArchiveError> {
+    let mut text = Vec::new();
+    entry.take(MAX_EXTENSION + 1).read_to_end(&mut text).map_err(broken)?;
+    if text.len() as u64 > MAX_EXTENSION { Err(broken("an extended header is too long")) } else { Ok(text) }
+}
+
+fn pax_path(text: &[u8]) -> Result<Option<String>, ArchiveError> {
+    let mut path = None;
+    for field in PaxExtensions::new(text) {
+        let field = field.map_err(broken)?;
+        match field.key().map_err(broken)? {
+            "path" => path = Some(field.value().map_err(broken)?.to_owned()),
+            // The sizes of the plain headers are used: a file that needs this one is larger than any image.
+            "size" => return Err(broken("a file is larger than a plain tar header can say")),
+            _ => {}
+        }
+    }
+    Ok(path)
+}
+
+/// How many entries the zip's last record promises: the library reads that many headers into memory.
+fn zip_entries(archive: &mut File) -> io::Result<u64> {
+    const RECORD: u64 = 22;
+    let length = archive.seek(SeekFrom::End(0))?;
+    let mut tail = vec![0; length.min(RECORD + u64::from(u16::MAX) + 20) as usize];
+    archive.seek(SeekFrom::End(-(tail.len() as i64)))?;
+    archive.read_exact(&mut tail)?;
+    let at = tail.windows(4).rposition(|four| four == b"PK\x05\x06");
+    let count =
+        at.and_then(|at| tail.get(at + 10..at + 12)).map_or(0, |two| u64::from(u16::from_le_bytes([two[0], two[1]])));
+    // A zip of more entries keeps the count in another record.
+    let locator = at.and_then(|at| at.checked_sub(20)).and_then(|at| tail.get(at..at + 20));
+    let mut entries = count;
+    if let Some(locator) = locator.filter(|locator| locator.starts_with(b"PK\x06\x07")) {
+        let mut offset = [0; 8];
+        offset.copy_from_slice(&locator[8..16]);
+        let mut record = [0; 40];
+        archive.seek(SeekFrom::Start(u64::from_le_bytes(offset)))?;
+        archive.read_exact(&mut record)?;
+        let mut total = [0; 8];
+        total.copy_from_slice(&record[32..40]);
+        entries = entries.max(u64::from_le_bytes(total));
+    }
+    archive.rewind()?;
+    Ok(entries)
+}

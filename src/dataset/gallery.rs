@@ -1,0 +1,119 @@
+//! Images of data sets as inputs of a model: what the baseline `dataset:<id>` is drawn from.
+//! Drawn by ChaCha8(seed_value) without putting back; when all have come once, they come again. Images that cannot be decoded are left out.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+
+use super::{DatasetError, Datasets};
+use crate::{
+    image::{ImageError, baseline::Pictures, preprocess::preprocess},
+    model::manifest::Preprocess,
+    tensor::Tensor,
+};
+
+/// Inputs that are kept, in elements: 1 GiB. A job draws from the same images again and again.
+const KEPT_ELEMENTS: usize = 1 << 28;
+
+/// The inputs drawn last.
+#[derive(Default)]
+pub struct Kept(Mutex<Inputs>);
+
+#[derive(Default)]
+struct Inputs {
+    by_key: HashMap<Key, Arc<Tensor>>,
+    oldest_first: VecDeque<Key>,
+    elements: usize,
+}
+
+/// The hash of an image's file, and how it was preprocessed.
+type Key = (String, String);
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kept")
+    }
+}
+
+impl Kept {
+    fn get(&self, key: &Key) -> Option<Arc<Tensor>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_key.get(key).cloned()
+    }
+
+    fn keep(&self, key: Key, input: Arc<Tensor>) {
+        let mut inputs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inputs.elements += input.len();
+        if inputs.by_key.insert(key.clone(), input.clone()).is_some() {
+            inputs.elements -= input.len();
+        } else {
+            inputs.oldest_first.push_back(key);
+        }
+        while inputs.elements > KEPT_ELEMENTS
+            && let Some(oldest) = inputs.oldest_first.pop_front()
+        {
+            inputs.elements -= inputs.by_key.remove(&oldest).map_or(0, |input| input.len());
+        }
+    }
+}
+
+impl Pictures for Datasets {
+    fn draw(&self, id: &str, count: usize, seed_value: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
+        let fault = |reason: String| ImageError::DatasetBaseline { id: id.to_owned(), reason };
+        let dataset = self.open(id).map_err(|error| fault(error.to_string()))?;
+        let usable: Vec<usize> = (0..dataset.images.len()).filter(|at| dataset.images[*at].fault.is_none()).collect();
+        if usable.is_empty() {
+            return Err(fault(DatasetError::Empty { id: id.to_owned() }.to_string()));
+        }
+        let rule_key = format!("{rule:?}");
+        let draw = |index: usize| {
+            let key = (dataset.images[index].hash.clone(), rule_key.clone());
+            if let Some(input) = self.kept().get(&key) {
+                return Ok(input.as_ref().clone());
+            }
+            let image = dataset.read(index, self.limits()).map_err(|error| fault(error.to_string()))?.image;
+            let input = preprocess(&image, rule)?.0;
+            self.kept().keep(key, Arc::new(input.clone()));
+            Ok(input)
+        };
+        order(usable.len(), count, seed_value).into_iter().map(|at| draw(usable[at])).collect()
+    }
+}
+
+/// `count` numbers below `length` (above 0), each as often as any other, give or take one.
+fn order(length: usize, count: usize, seed_value: u64) -> Vec<usize> {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed_value);
+    let mut drawn = Vec::with_capacity(count);
+    while drawn.len() < count {
+        let mut left: Vec<usize> = (0..length).collect();
+        while drawn.len() < count && !left.is_empty() {
+            let at = (generator.next_u64() % left.len() as u64) as usize;
+            drawn.push(left.swap_remove(at));
+        }
+    }
+    drawn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_drawn_before_any_comes_twice() {
+        let drawn = order(7, 20, 3);
+        for round in drawn.chunks(7) {
+            let mut sorted = round.to_vec();
+            sorted.sort_unstable();
+            sorted.dedup();
+            assert_eq!(sorted.len(), round.len(), "{drawn:?}");
+        }
+        assert_eq!(drawn[..5], order(7, 5, 3)[..]);
+        assert_ne!(drawn, order(7, 20, 4));
+    }
+}

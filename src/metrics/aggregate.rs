@@ -1,0 +1,159 @@
+//! Curves of single images -> mean curves, areas, 95 % bootstrap intervals, and differences paired by image.
+//! The area of a row is ∫ of its mean curve (trapezoids over the steps) over the mean clean score: 1 for a row that changes nothing.
+//! Resample b draws as many images as there are, with ChaCha8(seed, b), the same for all rows. Percentiles interpolate linearly.
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+use serde::{Deserialize, Serialize};
+
+/// Resamples of an interval.
+pub const RESAMPLES: usize = 2000;
+const CONFIDENCE: f64 = 0.95;
+
+/// One row: a method, and the score that ranked its patches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowSummary {
+    pub mean_curve: Vec<f64>,
+    pub area: f64,
+    pub interval: [f64; 2],
+}
+
+/// Area of row `one` less that of row `other`, on the same images: below 0 where `one` falls faster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Difference {
+    pub one: usize,
+    pub other: usize,
+    pub difference: f64,
+    pub interval: [f64; 2],
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    pub rows: Vec<RowSummary>,
+    /// Each pair once.
+    pub differences: Vec<Difference>,
+}
+
+/// `images[i][r]` is the curve of row r on image i: as many values for each, the clean score first, equal for all rows of an image.
+/// None without an image, and where curves are not of one length.
+pub fn summarise(images: &[Vec<Vec<f64>>], seed_value: u64) -> Option<Summary> {
+    let rows = images.first()?.len();
+    let length = images.first()?.first()?.len();
+    if images.iter().any(|curves| curves.len() != rows || curves.iter().any(|curve| curve.len() != length)) {
+        return None;
+    }
+    let count = images.len() as f64;
+    let integrals: Vec<Vec<f64>> =
+        images.iter().map(|curves| curves.iter().map(|curve| integral(curve)).collect()).collect();
+    let clean: Vec<f64> = images.iter().map(|curves| curves[0][0]).collect();
+    let areas_of = |members: &[usize]| -> Vec<f64> {
+        let whole: f64 = members.iter().map(|image| clean[*image]).sum();
+        (0..rows).map(|row| members.iter().map(|image| integrals[*image][row]).sum::<f64>() / whole).collect()
+    };
+    let areas = areas_of(&(0..images.len()).collect::<Vec<_>>());
+    let resampled: Vec<Vec<f64>> =
+        (0..RESAMPLES as u64).map(|b| areas_of(&resample(images.len(), seed_value, b))).collect();
+    let interval_of = |value: &dyn Fn(&[f64]) -> f64| interval(resampled.iter().map(|areas| value(areas)).collect());
+    let summaries = (0..rows)
+        .map(|row| RowSummary {
+            mean_curve: (0..length).map(|k| images.iter().map(|curves| curves[row][k]).sum::<f64>() / count).collect(),
+            area: areas[row],
+            interval: interval_of(&|areas| areas[row]),
+        })
+        .collect();
+    let pairs = (0..rows).flat_map(|one| (one + 1..rows).map(move |other| (one, other)));
+    let differences = pairs
+        .map(|(one, other)| Difference {
+            one,
+            other,
+            difference: areas[one] - areas[other],
+            interval: interval_of(&|areas| areas[one] - areas[other]),
+        })
+        .collect();
+    Some(Summary { rows: summaries, differences })
+}
+
+/// Trapezoids over the steps, which make 1 together; a curve of one value is that value.
+fn integral(curve: &[f64]) -> f64 {
+    match curve {
+        [only] => *only,
+        _ => curve.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).sum::<f64>() / (curve.len() - 1) as f64,
+    }
+}
+
+fn resample(count: usize, seed_value: u64, number: u64) -> Vec<usize> {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed_value);
+    generator.set_stream(number);
+    // The remainder favours none by more than 2^-32.
+    (0..count).map(|_| (generator.next_u64() % count as u64) as usize).collect()
+}
+
+fn interval(mut values: Vec<f64>) -> [f64; 2] {
+    values.sort_by(f64::total_cmp);
+    let at = |quantile: f64| {
+        let place = quantile * (values.len() - 1) as f64;
+        let (low, part) = (place.floor() as usize, place.fract());
+        values[low] + part * (values[(low + 1).min(values.len() - 1)] - values[low])
+    };
+    [at((1.0 - CONFIDENCE) / 2.0), at((1.0 + CONFIDENCE) / 2.0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn areas_are_those_of_the_mean_curve_over_the_mean_clean_score() {
+        let images =
+            vec![vec![vec![0.8, 0.4, 0.0], vec![0.8, 0.8, 0.8]], vec![vec![0.2, 0.2, 0.2], vec![0.2, 0.0, 0.0]]];
+        let summary = summarise(&images, 0).unwrap();
+        let curves: Vec<_> = summary.rows.iter().map(|row| row.mean_curve.clone()).collect();
+        assert!(curves[0].iter().zip([0.5, 0.3, 0.1]).all(|(a, b)| (a - b).abs() < 1e-12), "{curves:?}");
+        assert!((summary.rows[0].area - 0.6).abs() < 1e-12 && (summary.rows[1].area - 0.85).abs() < 1e-12);
+        let [difference] = summary.differences.as_slice() else { panic!() };
+        assert_eq!((difference.one, difference.other), (0, 1));
+        assert!((difference.difference + 0.25).abs() < 1e-12);
+        // Two images: resamples are both, or one of them alone.
+        assert_eq!(summary.rows[0].interval.map(|x| (x * 1e9).round() / 1e9), [0.5, 1.0]);
+    }
+
+    #[test]
+    fn intervals_repeat_by_seed_and_cover_the_area() {
+        let images: Vec<_> = (0..40)
+            .map(|i| {
+                let wobble = f64::from(i * 7 % 11) / 50.0;
+                vec![vec![1.0, 0.4 + wobble, 0.2 + wobble], vec![1.0, 0.5 + wobble, 0.3 + wobble]]
+            })
+            .collect();
+        let summary = summarise(&images, 3).unwrap();
+        assert_eq!(summary, summarise(&images, 3).unwrap());
+        assert_ne!(summary, summarise(&images, 4).unwrap());
+        for row in &summary.rows {
+            let [low, high] = row.interval;
+            assert!(low < row.area && row.area < high && high - low < 0.1, "{row:?}");
+        }
+        // The rows wobble together: their difference is the same on every image, and its interval a point.
+        let difference = &summary.differences[0];
+        assert!((difference.difference + 0.075).abs() < 1e-12);
+        assert!(difference.interval.iter().all(|bound| (bound + 0.075).abs() < 1e-9), "{difference:?}");
+    }
+
+    /// The standard error of a mean of 400 draws from {0, 1} is 0.025: the interval is about 1.96 of it on each side.
+    #[test]
+    fn an_interval_has_the_width_that_its_spread_calls_for() {
+        let images: Vec<_> = (0..400).map(|i| vec![vec![1.0, f64::from(i % 2), f64::from(i % 2)]]).collect();
+        let [low, high] = summarise(&images, 0).unwrap().rows[0].interval;
+        // The first trapezoid is half clean: the mean of (3 v + 1) / 4 has three quarters of that error.
+        let expected = 2.0 * 1.96 * 0.025 * 0.75;
+        assert!((high - low - expected).abs() < 0.1 * expected, "{low} {high} {expected}");
+    }
+
+    #[test]
+    fn nothing_comes_of_no_images_or_of_curves_of_several_lengths() {
+        assert_eq!(summarise(&[], 0), None);
+        assert_eq!(summarise(&[vec![vec![1.0, 0.5]], vec![vec![1.0]]], 0), None);
+        assert_eq!(summarise(&[vec![vec![0.5]]], 0).unwrap().rows[0].area, 1.0);
+    }
+}
