@@ -1,7 +1,7 @@
 # On a fresh machine with Rust, Python 3 + pip, a C compiler and make: `make serve`, or `make test`.
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: serve test build runtime postgresql models patterns gallery bench peers
+.PHONY: serve test build runtime postgresql models datasets patterns gallery bench peers
 
 serve: runtime build ## serve the bundled SqueezeNet (and what `make models` fetched)
 	scripts/serve.sh $(LISTEN)
@@ -22,6 +22,9 @@ postgresql: ## for the tests of jobs, where Debian's package is not installed
 
 models: ## EfficientNet-Lite0 into models/efficientnet_lite0
 	scripts/fetch_models.sh
+
+datasets: ## labelled photos for benchmarks, and photos to fit patterns on, into data/datasets
+	scripts/fetch_datasets.sh
 
 patterns: runtime build ## fit the bundled SqueezeNet's patterns again
 	scripts/fit_patterns.sh
