@@ -192,7 +192,8 @@ impl App {
         &self.parts.pool
     }
 
-    fn means<'a>(&'a self, caller: &'a Caller) -> Means<'a> {
+    /// What methods are worked on with.
+    pub fn means<'a>(&'a self, caller: &'a Caller) -> Means<'a> {
         Means { engine: self.engine(), pool: self.pool(), caller, pictures: Some(&self.parts.pictures) }
     }
 

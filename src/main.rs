@@ -21,6 +21,8 @@ enum Command {
     FitPatterns(commands::fit_patterns::FitPatterns),
     /// Write a derived graph as ONNX
     Derive(commands::derive::Derive),
+    /// Compare methods by image degradation on a set of images, without a server
+    Bench(commands::bench::Bench),
     /// Look at the jobs of a server, cancel them, fetch their reports
     Jobs(commands::jobs::Jobs),
     /// Print the OpenAPI document as YAML
@@ -35,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         Command::Explain(command) => command.run(),
         Command::FitPatterns(command) => command.run(),
         Command::Derive(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Jobs(command) => command.run(),
         Command::Openapi => {
             print!("{}", explaind::api::document::to_yaml().map_err(anyhow::Error::msg)?);

@@ -38,7 +38,25 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("telemetry", &[]),
     ("files", &[]),
-    ("jobs", &["app", "methods", "engine", "model", "files", "pool", "tensor", "image", "render", "telemetry::names"]),
+    (
+        "jobs",
+        &[
+            "app",
+            "dataset",
+            "metrics",
+            "patterns",
+            "autodiff",
+            "methods",
+            "engine",
+            "model",
+            "files",
+            "pool",
+            "tensor",
+            "image",
+            "render",
+            "telemetry::names",
+        ],
+    ),
 ];
 
 const FREE_ROOMS: &[&str] = &["api", "app", "commands", "lib", "main"];

@@ -20,11 +20,12 @@ use super::{
     catalogue::Id,
     codes::ApiError,
     document::{Binary, MissingProblems, UploadProblems},
+    jobs::{refuse, refuse_unknown},
 };
 use crate::{
     app::AppError,
     dataset::{Dataset, DatasetError, Problem},
-    methods::{Fault, Faults, drive, target::Classes},
+    methods::{drive, target::Classes},
 };
 
 /// Problems that an answer lists; their count is told in full.
@@ -80,7 +81,7 @@ pub struct DatasetCard {
 /// Files that are new or changed are read and decoded once: the first call after a large set was added takes long.
 #[utoipa::path(get, path = "/datasets", tag = "datasets", responses((status = 200, body = DatasetList), MissingProblems))]
 pub async fn list_datasets(State(api): State<Api>, Pairs(query): Pairs) -> Result<Json<DatasetList>, ApiError> {
-    take(query, &[])?;
+    only(&query, &[])?;
     let datasets = api.app().datasets().clone();
     let (mut found, mut broken_datasets) = (Vec::new(), Vec::new());
     for id in datasets.ids() {
@@ -106,7 +107,7 @@ pub async fn get_dataset(
     Id(id): Id,
     Pairs(query): Pairs,
 ) -> Result<Json<DatasetCard>, ApiError> {
-    let query = take(query, &["model"])?;
+    only(&query, &["model"])?;
     let model = match query.get("model").and_then(Value::as_str) {
         None => None,
         Some(id) => {
@@ -139,7 +140,7 @@ pub async fn put_dataset(
     Pairs(query): Pairs,
     request: Request,
 ) -> Result<Response, ApiError> {
-    take(query, &[])?;
+    only(&query, &[])?;
     let _place = api.enter()?;
     let datasets = api.app().datasets().clone();
     datasets.check_changeable(&id).map_err(AppError::from)?;
@@ -173,23 +174,17 @@ pub async fn put_dataset(
     params(("id" = String, Path, example = "photos")),
     responses((status = 204, description = "It is gone."), UploadProblems))]
 pub async fn delete_dataset(State(api): State<Api>, Id(id): Id, Pairs(query): Pairs) -> Result<StatusCode, ApiError> {
-    take(query, &[])?;
+    only(&query, &[])?;
     let datasets = api.app().datasets().clone();
     blocking(&api, move || datasets.remove(&id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The query, when it has no other names.
-fn take(query: Map<String, Value>, names: &[&str]) -> Result<Map<String, Value>, ApiError> {
-    let unknown = query.keys().filter(|name| !names.contains(&name.as_str()));
-    let faults: Vec<Fault> = unknown
-        .map(|name| Fault {
-            param: name.clone(),
-            message: "is not a parameter of this route".into(),
-            allowed: names.iter().map(|name| (*name).to_owned()).collect(),
-        })
-        .collect();
-    if faults.is_empty() { Ok(query) } else { Err(AppError::from(Faults(faults)).into()) }
+/// Refuses a query with other names.
+fn only(query: &Map<String, Value>, names: &[&str]) -> Result<(), ApiError> {
+    let mut faults = Vec::new();
+    refuse_unknown(query, names, &mut faults);
+    refuse(faults)
 }
 
 async fn blocking<T: Send + 'static>(

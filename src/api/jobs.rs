@@ -275,7 +275,7 @@ fn read_filter(query: &Map<String, Value>) -> Result<Filter, ApiError> {
     Ok(Filter { state, kind: text("kind"), model: text("model"), after: text("after"), limit })
 }
 
-fn refuse_unknown(query: &Map<String, Value>, known: &[&str], faults: &mut Vec<Fault>) {
+pub(super) fn refuse_unknown(query: &Map<String, Value>, known: &[&str], faults: &mut Vec<Fault>) {
     faults.extend(query.keys().filter(|name| !known.contains(&name.as_str())).map(|name| Fault {
         param: name.clone(),
         message: "is not a parameter of this request's query".into(),
@@ -283,7 +283,7 @@ fn refuse_unknown(query: &Map<String, Value>, known: &[&str], faults: &mut Vec<F
     }));
 }
 
-fn refuse(faults: Vec<Fault>) -> Result<(), ApiError> {
+pub(super) fn refuse(faults: Vec<Fault>) -> Result<(), ApiError> {
     if faults.is_empty() { Ok(()) } else { Err(AppError::from(Faults(faults)).into()) }
 }
 

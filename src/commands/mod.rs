@@ -1,5 +1,6 @@
 //! One file for each sub-command.
 
+pub mod bench;
 pub mod derive;
 pub mod explain;
 pub mod fit_patterns;

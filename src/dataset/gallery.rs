@@ -72,7 +72,7 @@ impl Pictures for Datasets {
             return Err(fault(DatasetError::Empty { id: id.to_owned() }.to_string()));
         }
         let rule_key = format!("{rule:?}");
-        let draw = |index: usize| {
+        let read = |index: usize| {
             let key = (dataset.images[index].hash.clone(), rule_key.clone());
             if let Some(input) = self.kept().get(&key) {
                 return Ok(input.as_ref().clone());
@@ -82,12 +82,12 @@ impl Pictures for Datasets {
             self.kept().keep(key, Arc::new(input.clone()));
             Ok(input)
         };
-        order(usable.len(), count, seed_value).into_iter().map(|at| draw(usable[at])).collect()
+        draw(usable.len(), count, seed_value).into_iter().map(|at| read(usable[at])).collect()
     }
 }
 
 /// `count` numbers below `length` (above 0), each as often as any other, give or take one.
-fn order(length: usize, count: usize, seed_value: u64) -> Vec<usize> {
+pub fn draw(length: usize, count: usize, seed_value: u64) -> Vec<usize> {
     let mut generator = ChaCha8Rng::seed_from_u64(seed_value);
     let mut drawn = Vec::with_capacity(count);
     while drawn.len() < count {
@@ -106,14 +106,14 @@ mod tests {
 
     #[test]
     fn all_are_drawn_before_any_comes_twice() {
-        let drawn = order(7, 20, 3);
+        let drawn = draw(7, 20, 3);
         for round in drawn.chunks(7) {
             let mut sorted = round.to_vec();
             sorted.sort_unstable();
             sorted.dedup();
             assert_eq!(sorted.len(), round.len(), "{drawn:?}");
         }
-        assert_eq!(drawn[..5], order(7, 5, 3)[..]);
-        assert_ne!(drawn, order(7, 20, 4));
+        assert_eq!(drawn[..5], draw(7, 5, 3)[..]);
+        assert_ne!(drawn, draw(7, 20, 4));
     }
 }

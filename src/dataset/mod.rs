@@ -21,6 +21,7 @@ use crate::image::{
 };
 pub use archive::{ArchiveError, ArchiveLimits};
 pub use catalogue::Datasets;
+pub use gallery::draw;
 
 /// Extensions of the files that are read as images; what they hold is recognised by content.
 const EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];

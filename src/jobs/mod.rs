@@ -3,6 +3,7 @@
 //! when the others are done: whoever dies anywhere loses the shards it held, and nothing else.
 
 pub mod kind;
+pub mod kinds;
 pub mod local;
 pub mod queue;
 pub mod registry;

@@ -1,6 +1,7 @@
 //! The HTTP contract on real models and the real ONNX Runtime. Every answer is checked against the OpenAPI document.
 
 mod answers;
+mod benchmark;
 mod bodies;
 mod catalogue;
 mod client;

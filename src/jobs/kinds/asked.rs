@@ -1,0 +1,145 @@
+//! The fields of a job's request, read one by one: every fault is kept, and fields that nobody asked for are faults too.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::{
+    app::{App, AppError},
+    dataset::{Dataset, DatasetError},
+    jobs::WorkError,
+    methods::{Fault, Faults},
+    model::Model,
+};
+
+pub struct Asked<'a> {
+    app: &'a App,
+    given: Map<String, Value>,
+    known: Vec<&'static str>,
+    pub faults: Vec<Fault>,
+}
+
+impl<'a> Asked<'a> {
+    pub fn new(given: Map<String, Value>, app: &'a App) -> Self {
+        Self { app, given, known: Vec::new(), faults: Vec::new() }
+    }
+
+    pub fn refuse(&mut self, param: &str, message: impl Into<String>, allowed: &[&str]) {
+        let allowed = allowed.iter().map(|text| (*text).to_owned()).collect();
+        self.faults.push(Fault { param: param.to_owned(), message: message.into(), allowed });
+    }
+
+    /// The field as it is; null is absent.
+    pub fn raw(&mut self, name: &'static str) -> Option<Value> {
+        self.known.push(name);
+        self.given.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// The field, when it is there and right.
+    pub fn take<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        allowed: &[&str],
+        accept: impl Fn(&T) -> bool,
+    ) -> Option<T> {
+        let value = self.raw(name)?;
+        match serde_json::from_value(value.clone()) {
+            Ok(read) if accept(&read) => Some(read),
+            _ => {
+                self.refuse(name, format!("{value} is not allowed"), allowed);
+                None
+            }
+        }
+    }
+
+    /// `model`, by default the server's.
+    pub fn model(&mut self) -> Option<Arc<Model>> {
+        let models = self.app.models();
+        let id = self.raw("model");
+        let found = match &id {
+            None => models.default(),
+            Some(id) => id.as_str().and_then(|id| models.get(id)),
+        };
+        if found.is_none() {
+            let message =
+                id.map_or_else(|| "there is no default model".to_owned(), |id| format!("no model is called {id}"));
+            let allowed = self.app.model_ids();
+            self.faults.push(Fault { param: "model".into(), message, allowed });
+        }
+        found
+    }
+
+    /// `dataset`, as it is now.
+    pub async fn dataset(&mut self) -> Option<Arc<Dataset>> {
+        let id = self.raw("dataset");
+        let Some(id) = id.as_ref().and_then(Value::as_str) else {
+            let allowed = self.app.datasets().ids();
+            let message = id.map_or_else(|| "is missing".to_owned(), |id| format!("{id} is not a text"));
+            self.faults.push(Fault { param: "dataset".into(), message, allowed });
+            return None;
+        };
+        match open_dataset(self.app, id).await {
+            Ok(dataset) => Some(dataset),
+            Err(error) => {
+                let allowed = self.app.datasets().ids();
+                self.faults.push(Fault { param: "dataset".into(), message: error.to_string(), allowed });
+                None
+            }
+        }
+    }
+
+    /// A field that a settled request carries so that it cannot be run on something else.
+    pub fn expect(&mut self, name: &'static str, found: Option<&str>) {
+        let asked = self.raw(name);
+        if let Some(asked) = asked
+            && asked.as_str() != found
+        {
+            let message = format!(
+                "is {} now: it has changed since; leave {name} out to use it as it is",
+                found.unwrap_or("none")
+            );
+            self.refuse(name, message, &[]);
+        }
+    }
+
+    pub fn finish(mut self) -> Result<(), Faults> {
+        let unknown: Vec<String> = self.given.keys().cloned().collect();
+        let known = std::mem::take(&mut self.known);
+        unknown.iter().for_each(|name| self.refuse(name, "is not a parameter of this kind of job", &known));
+        if self.faults.is_empty() { Ok(()) } else { Err(Faults(self.faults)) }
+    }
+}
+
+/// Looks at the files of a data set on the pool.
+pub async fn open_dataset(app: &App, id: &str) -> Result<Arc<Dataset>, AppError> {
+    let (datasets, id) = (app.datasets().clone(), id.to_owned());
+    Ok(app.pool().run(move || datasets.open(&id)).await??)
+}
+
+/// The data set that a job was planned on, or why it cannot go on.
+pub async fn planned_dataset(app: &App, id: &str, hash: &str) -> Result<Arc<Dataset>, WorkError> {
+    let dataset = match open_dataset(app, id).await {
+        Err(error @ AppError::Dataset(DatasetError::Unknown { .. })) => {
+            return Err(WorkError::lasting(format!("the data set was taken away: {error}")));
+        }
+        other => other.map_err(WorkError::passing)?,
+    };
+    if dataset.hash == hash {
+        return Ok(dataset);
+    }
+    Err(WorkError::lasting(format!(
+        "data set {id} has changed since the job was started (its hash was {hash}, and is {}); start it again",
+        dataset.hash
+    )))
+}
+
+/// The model that a job was planned on, or why it cannot go on.
+pub fn planned_model(app: &App, id: &str, hash: &str) -> Result<Arc<Model>, WorkError> {
+    let model = app.models().get(id);
+    let model = model.ok_or_else(|| WorkError::lasting(format!("model {id} is not there any more")))?;
+    if model.hash == hash {
+        return Ok(model);
+    }
+    Err(WorkError::lasting(format!("model {id} is another one than when the job was started; start it again")))
+}

@@ -1,0 +1,278 @@
+//! `degradation`: the image degradation benchmark (pgig.txt, section 5) of several methods on a data set. A shard is a few images; for each,
+//! all methods are explained together, so that they share points and forward passes, and every ranking is degraded.
+//! An image that cannot be used is left out for all methods, with its reason: they are compared on the same images.
+
+mod chart;
+mod findings;
+mod report;
+mod spec;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::asked::{planned_dataset, planned_model};
+use crate::{
+    app::{App, AppError},
+    dataset::{Dataset, DatasetError, draw},
+    image::{decode::Limits, preprocess::preprocess},
+    jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard},
+    methods::{
+        Faults,
+        drive::{self, Explained, MethodError, Request},
+        parameters::Parameters,
+    },
+    metrics::{self, degradation::Subject, patches::Grid},
+    model::{Model, manifest::Preprocess},
+    tensor::Tensor,
+};
+use findings::{Findings, ImageResult, Outcome, Reason};
+use spec::{Labels, Row, Settled, Spec};
+
+/// Evaluations of a shard, about: a few seconds.
+const SHARD_EVALUATIONS: usize = 1500;
+const MAX_SHARD_IMAGES: usize = 32;
+/// Rankings of one image that are degraded at once: each has its next few inputs in memory.
+const RANKINGS_AT_ONCE: usize = 4;
+
+pub static DEGRADATION: Degradation = Degradation;
+
+#[derive(Debug)]
+pub struct Degradation;
+
+#[derive(Serialize, Deserialize)]
+struct Payload {
+    /// Places in the data set.
+    images: Vec<usize>,
+}
+
+impl Kind for Degradation {
+    fn id(&self) -> &'static str {
+        "degradation"
+    }
+
+    fn doc(&self) -> &'static str {
+        "Replaces the patches that each method ranks first and follows the score of the predicted class: the faster it falls, the better"
+    }
+
+    fn plan<'a>(&'a self, asked: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, Faults>> {
+        Box::pin(async move {
+            let Settled { spec, rows, dataset } = spec::settle(asked, app).await?;
+            let count = dataset.images.len();
+            let mut images: Vec<usize> = match spec.limit {
+                Some(limit) if limit < count => draw(count, limit, spec.seed_value),
+                _ => (0..count).collect(),
+            };
+            images.sort_unstable();
+            let explaining = Parameters::cost_of(rows.iter().map(|row| &row.parameters), true);
+            let cost = explaining + rows.len() * spec.metric.steps;
+            let size = (SHARD_EVALUATIONS / cost.max(1)).clamp(1, MAX_SHARD_IMAGES);
+            let shards = images
+                .chunks(size)
+                .map(|images| PlannedShard { units: images.len() as u64, payload: json!({ "images": images }) })
+                .collect();
+            Ok(Plan { model: Some(spec.model.clone()), spec: json!(spec), shards })
+        })
+    }
+
+    fn work<'a>(&'a self, context: &'a Context, shard: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>> {
+        Box::pin(async move {
+            let bench = Bench::open(context).await?;
+            let payload: Payload = serde_json::from_value(shard.payload.clone()).map_err(WorkError::lasting)?;
+            let mut results = Vec::with_capacity(payload.images.len());
+            for index in payload.images {
+                results.push(bench.measure(index).await?);
+                context.report_progress(results.len() as u64);
+            }
+            Ok(serde_json::to_vec(&results).map_err(WorkError::lasting)?.into())
+        })
+    }
+
+    fn reduce(&self, spec: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
+        let spec: Spec = serde_json::from_value(spec.clone()).map_err(WorkError::lasting)?;
+        let mut images = Vec::new();
+        for result in results.iter().flatten() {
+            images.extend(serde_json::from_slice::<Vec<ImageResult>>(result).map_err(WorkError::lasting)?);
+        }
+        let findings = Findings::of(&spec, images).map_err(WorkError::lasting)?;
+        serde_json::to_value(findings).map_err(WorkError::lasting)
+    }
+
+    fn formats(&self) -> &'static [Format] {
+        &[Format::Html, Format::Json, Format::Csv, Format::Svg, Format::Png]
+    }
+
+    fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError> {
+        let settled: Spec = serde_json::from_value(spec.clone()).map_err(WorkError::lasting)?;
+        let findings: Findings = serde_json::from_value(result.clone()).map_err(WorkError::lasting)?;
+        report::write(spec, &settled, &findings, format).map(|bytes| Report::Bytes(bytes.into()))
+    }
+}
+
+/// What all images of a shard share.
+struct Bench<'a> {
+    context: &'a Context,
+    spec: Spec,
+    model: Arc<Model>,
+    dataset: Arc<Dataset>,
+    rule: Preprocess,
+    grid: Arc<Grid>,
+    metric: Arc<metrics::degradation::Parameters>,
+    rows: Vec<Row>,
+    /// Each different explanation once, and which of them a row ranks by.
+    requests: Vec<Parameters>,
+    ranked_by: Vec<usize>,
+}
+
+impl<'a> Bench<'a> {
+    async fn open(context: &'a Context) -> Result<Self, WorkError> {
+        let spec: Spec = serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
+        let model = planned_model(&context.app, &spec.model, &spec.model_hash)?;
+        let patterns = model.patterns.as_ref().map(|patterns| &patterns.id);
+        if spec.patterns.is_some() && patterns != spec.patterns.as_ref() {
+            return Err(WorkError::lasting(
+                "the model's patterns were fitted anew since the job was started; start it again",
+            ));
+        }
+        let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
+        let input = &model.manifest.input;
+        let rule = input.preprocess.clone().ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
+        let grid = Grid::new(&input.shape, rule.layout, spec.metric.grid);
+        let grid = grid.ok_or_else(|| WorkError::lasting("the grid does not fit the model's input"))?;
+        let rows = spec.rows(&model).map_err(WorkError::lasting)?;
+        let (mut requests, mut ranked_by): (Vec<Parameters>, Vec<usize>) = (Vec::new(), Vec::new());
+        for row in &rows {
+            let known = requests.iter().position(|request| request.to_json() == row.parameters.to_json());
+            ranked_by.push(known.unwrap_or_else(|| {
+                requests.push(row.parameters.clone());
+                requests.len() - 1
+            }));
+        }
+        Ok(Self {
+            context,
+            metric: Arc::new(spec.metric.clone()),
+            grid: Arc::new(grid),
+            spec,
+            model,
+            dataset,
+            rule,
+            rows,
+            requests,
+            ranked_by,
+        })
+    }
+
+    async fn measure(&self, index: usize) -> Result<ImageResult, WorkError> {
+        let file = self.dataset.images.get(index).map(|image| image.file.clone());
+        let file =
+            file.ok_or_else(|| WorkError::lasting(format!("data set {} has no image {index}", self.dataset.id)))?;
+        Ok(ImageResult { index, file, outcome: self.try_measure(index).await? })
+    }
+
+    async fn try_measure(&self, index: usize) -> Result<Outcome, WorkError> {
+        let skipped = |reason, detail: String| Ok(Outcome::Skipped { reason, detail });
+        let Context { app, caller, .. } = self.context;
+        let (dataset, rule, limits) = (self.dataset.clone(), self.rule.clone(), *app.datasets().limits());
+        let input = match app.pool().run(move || read(&dataset, index, &rule, &limits)).await? {
+            Ok(input) => Arc::new(input),
+            Err(error @ DatasetError::Image { .. }) => return skipped(Reason::CorruptImage, error.to_string()),
+            Err(error) => return Err(WorkError::lasting(error)),
+        };
+        let predicted = match drive::predict(app.means(caller), &self.model, input.clone(), 1).await {
+            Err(error @ MethodError::NotFinite { .. }) => return skipped(Reason::NotFinite, error.to_string()),
+            other => other?.0,
+        };
+        let Some(predicted) = predicted.into_iter().next() else {
+            return Err(WorkError::lasting("the model has no classes"));
+        };
+        if self.spec.labels == Labels::Use
+            && let Some((reason, detail)) = self.mistaken(index, &predicted)
+        {
+            return skipped(reason, detail);
+        }
+        let requests: Vec<Request> = self
+            .requests
+            .iter()
+            .map(|parameters| Request { parameters: self.keyed(parameters, index), uploaded_baseline: None })
+            .collect();
+        let explained = match drive::explain(app.means(caller), &self.model, input.clone(), &requests, None).await {
+            Err(error @ MethodError::NotFinite { .. }) => return skipped(Reason::NotFinite, error.to_string()),
+            other => other?.explained,
+        };
+        let subjects = match self.rank(input, &explained, predicted.index, f64::from(predicted.score)).await? {
+            Ok(subjects) => subjects,
+            Err(method) => return skipped(Reason::NotFinite, format!("{method} gave scores that are not finite")),
+        };
+        let curves: Vec<Vec<f64>> = stream::iter(subjects)
+            .map(|subject| metrics::drive::run(app.engine(), &self.model, caller, metrics::degradation::build(subject)))
+            .buffered(RANKINGS_AT_ONCE)
+            .try_collect()
+            .await?;
+        if curves.iter().flatten().any(|score| !score.is_finite()) {
+            return skipped(
+                Reason::NotFinite,
+                "the model answers a degraded image with values that are not finite".into(),
+            );
+        }
+        let curves = curves.iter().map(|curve| curve.iter().map(|score| *score as f32).collect()).collect();
+        Ok(Outcome::Measured { class: predicted.index, label: predicted.label, curves })
+    }
+
+    /// Why a labelled image is not used.
+    fn mistaken(&self, index: usize, predicted: &drive::Prediction) -> Option<(Reason, String)> {
+        let labels = &self.dataset.images[index].labels;
+        let classes = drive::facts(&self.model).classes;
+        let found: Vec<Result<usize, String>> = labels.iter().map(|label| classes.find(label)).collect();
+        if labels.is_empty() || found.contains(&Ok(predicted.index)) {
+            return None;
+        }
+        match found.iter().find_map(|found| found.as_ref().err()) {
+            Some(message) => Some((Reason::UnknownLabel, message.clone())),
+            None => {
+                let name = predicted.label.clone().unwrap_or_else(|| predicted.index.to_string());
+                Some((Reason::Misclassified, format!("labelled {}, taken for {name}", labels.join(" or "))))
+            }
+        }
+    }
+
+    /// What a method draws at random differs from image to image.
+    fn keyed(&self, parameters: &Parameters, index: usize) -> Parameters {
+        let seed_value = parameters.seed_value.wrapping_add(self.spec.seed_value).wrapping_add(index as u64);
+        Parameters { seed_value, ..parameters.clone() }
+    }
+
+    /// Every row's ranking, or the method that has none.
+    async fn rank(
+        &self,
+        input: Arc<Tensor>,
+        explained: &[Vec<Explained>],
+        class: usize,
+        clean: f64,
+    ) -> Result<Result<Vec<Subject>, &'static str>, WorkError> {
+        let maps: Vec<Option<Arc<Tensor>>> =
+            explained.iter().map(|answers| Some(answers.first()?.attribution.scores.clone())).collect();
+        let (grid, metric, rule) = (self.grid.clone(), self.metric.clone(), self.rule.clone());
+        let rows: Vec<_> =
+            self.rows.iter().zip(&self.ranked_by).map(|(row, by)| (row.parameters.method.id, row.score, *by)).collect();
+        let rank = move || {
+            let fill = Arc::new(metric.fill(&input, &grid, &rule).map_err(AppError::from)?);
+            let subject = |(id, score, by)| {
+                let map: Option<&Arc<Tensor>> = maps.get::<usize>(by).and_then(Option::as_ref);
+                let ranking = map.and_then(|map| metric.rank(&grid, map, score)).ok_or(id)?;
+                let (input, fill, grid, parameters) = (input.clone(), fill.clone(), grid.clone(), metric.clone());
+                Ok(Subject { input, fill, grid, class, clean, ranking, parameters })
+            };
+            Ok::<_, AppError>(rows.into_iter().map(subject).collect())
+        };
+        Ok(self.context.app.pool().run(rank).await??)
+    }
+}
+
+fn read(dataset: &Dataset, index: usize, rule: &Preprocess, limits: &Limits) -> Result<Tensor, DatasetError> {
+    let image = dataset.read(index, limits)?.image;
+    let fault = |source| DatasetError::Image { file: dataset.images[index].file.clone(), source };
+    Ok(preprocess(&image, rule).map_err(fault)?.0)
+}

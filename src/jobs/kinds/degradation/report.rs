@@ -1,0 +1,276 @@
+//! The report of a benchmark: json, csv, svg, png, and one self-contained page with the figure, the tables and the request.
+
+use std::fmt::Write as _;
+
+use image::{Rgb, RgbImage};
+use serde_json::{Value, json};
+
+use super::{
+    chart::{self, HEIGHT, WIDTH},
+    findings::{Findings, Reason},
+    spec::Spec,
+};
+use crate::{
+    jobs::{Format, WorkError},
+    render::{encode::encode_png, svg::paint},
+};
+
+/// The report in one of the kind's formats. `request` is the settled one: it is part of the report as it is.
+pub fn write(request: &Value, spec: &Spec, findings: &Findings, format: Format) -> Result<Vec<u8>, WorkError> {
+    match format {
+        Format::Csv => csv(findings),
+        Format::Svg => Ok(svg(spec, findings)?.into_bytes()),
+        Format::Png => png(&svg(spec, findings)?),
+        Format::Html => Ok(html(request, spec, findings)?.into_bytes()),
+        _ => {
+            let report = json!({ "kind": "degradation", "request": request, "result": findings });
+            serde_json::to_vec_pretty(&report).map_err(WorkError::lasting)
+        }
+    }
+}
+
+fn svg(spec: &Spec, findings: &Findings) -> Result<String, WorkError> {
+    let title = format!("Image degradation of {} on {}", spec.model, spec.dataset);
+    chart::draw(findings, &title).map_err(WorkError::lasting)
+}
+
+/// The SVG's own size is read off its first tag, where the chart wrote it.
+fn png(svg: &str) -> Result<Vec<u8>, WorkError> {
+    let height = svg.split_once("height=\"").and_then(|(_, rest)| rest.split_once('"')?.0.parse().ok());
+    let mut picture = RgbImage::from_pixel(WIDTH, height.unwrap_or(HEIGHT), Rgb([255; 3]));
+    paint(&mut picture, svg).map_err(WorkError::lasting)?;
+    encode_png(&picture).map_err(WorkError::lasting)
+}
+
+/// A line for each row: what it is, its area, and its mean curve.
+fn csv(findings: &Findings) -> Result<Vec<u8>, WorkError> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let steps = findings.rows.first().map_or(0, |row| row.mean_curve.len());
+    let head = ["row", "method", "area", "area_low", "area_high", "images"].map(str::to_owned);
+    writer.write_record(head.into_iter().chain((0..steps).map(|k| format!("step_{k}")))).map_err(WorkError::lasting)?;
+    for row in &findings.rows {
+        let method = Value::Object(row.method.clone()).to_string();
+        let numbers = [row.area, row.interval[0], row.interval[1]].map(|number| number.to_string());
+        let start = [row.title.clone(), method].into_iter().chain(numbers).chain([findings.used.to_string()]);
+        writer.write_record(start.chain(row.mean_curve.iter().map(f64::to_string))).map_err(WorkError::lasting)?;
+    }
+    writer.into_inner().map_err(|error| WorkError::lasting(error.error()))
+}
+
+const STYLE: &str = "body{font:15px/1.45 'DejaVu Sans',Verdana,sans-serif;max-width:1160px;margin:2em auto;padding:0 1em;color:#222}\
+h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}svg{max-width:100%;height:auto}table{border-collapse:collapse;margin:1em 0}\
+td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
+td.s{font-weight:bold}.wide{overflow-x:auto}pre{background:#f5f5f5;padding:1em;overflow-x:auto}small{color:#666}";
+
+fn html(request: &Value, spec: &Spec, findings: &Findings) -> Result<String, WorkError> {
+    let title = format!("Image degradation: {} on {}", escape(&spec.model), escape(&spec.dataset));
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head><body>\n\
+         <h1>{title}</h1>\n<p>{} images were used, {} were left out. The patches that a method ranks {} are replaced one after another \
+         ({} of {} × {} patches); the curve is the mean score of the class that the model saw in the whole image. A {} area is better.</p>\n",
+        findings.used,
+        findings.skipped_images.len(),
+        if spec.metric.order == crate::metrics::degradation::Order::Descending { "highest" } else { "lowest" },
+        spec.metric.steps,
+        spec.metric.grid,
+        spec.metric.grid,
+        findings.better,
+    );
+    if findings.rows.is_empty() {
+        page.push_str("<p><b>No image could be used: there is nothing to compare.</b></p>\n");
+    } else {
+        page.push_str(&svg(spec, findings)?);
+        add_areas(&mut page, findings);
+        add_differences(&mut page, findings);
+    }
+    add_skipped(&mut page, findings);
+    let mut again = request.clone();
+    again["kind"] = json!("degradation");
+    let again = serde_json::to_string_pretty(&again).map_err(WorkError::lasting)?;
+    add(
+        &mut page,
+        format_args!(
+            "<h2>To run it again</h2>\n<p>POST this to /jobs. It holds every parameter, settled, and the hashes of the model, its patterns and \
+             the data set: on others it is refused.</p>\n<pre>{}</pre>\n<p><small>{}. explaind {}.</small></p>\n</body></html>\n",
+            escape(&again),
+            escape(&findings.paper),
+            escape(&findings.version)
+        ),
+    );
+    Ok(page)
+}
+
+fn add_areas(page: &mut String, findings: &Findings) {
+    page.push_str(
+        "<h2>Area under the curve</h2>\n<p>Over the mean score of the clean images; 95 % bootstrap intervals over images.</p>\n\
+         <table><tr><th>row</th><th class=\"n\">area</th><th class=\"n\">from</th><th class=\"n\">to</th><th>parameters</th></tr>\n",
+    );
+    for row in findings.by_area() {
+        let parameters =
+            row.method.iter().filter(|(name, _)| *name != "id").map(|(name, value)| match value.as_str() {
+                Some(text) => format!("{name} {text}"),
+                None => format!("{name} {value}"),
+            });
+        let parameters = escape(&parameters.collect::<Vec<_>>().join(", "));
+        let [low, high] = row.interval;
+        add(
+            page,
+            format_args!(
+                "<tr><td>{}</td><td class=\"n\">{:.4}</td><td class=\"n\">{low:.4}</td><td class=\"n\">{high:.4}</td><td><small>{parameters}</small></td></tr>\n",
+                escape(&row.title),
+                row.area
+            ),
+        );
+    }
+    page.push_str("</table>\n");
+}
+
+/// Row less column, both by area.
+fn add_differences(page: &mut String, findings: &Findings) {
+    let rows = findings.by_area();
+    page.push_str(
+        "<h2>Paired differences</h2>\n<p>Area of the row less that of the column, on the same images. Bold: the 95 % interval leaves out 0. \
+         Point at a number for its interval.</p>\n<div class=\"wide\"><table><tr><th></th>",
+    );
+    (1..=rows.len()).for_each(|number| add(page, format_args!("<th class=\"n\">{number}</th>")));
+    page.push_str("</tr>\n");
+    for (number, row) in rows.iter().enumerate() {
+        add(page, format_args!("<tr><th>{} {}</th>", number + 1, escape(&row.title)));
+        for other in &rows {
+            match findings.difference(&row.title, &other.title) {
+                Some((difference, [low, high])) => {
+                    let class = if low > 0.0 || high < 0.0 { "n s" } else { "n" };
+                    add(
+                        page,
+                        format_args!("<td class=\"{class}\" title=\"{low:.4} to {high:.4}\">{difference:+.3}</td>"),
+                    );
+                }
+                None => page.push_str("<td></td>"),
+            }
+        }
+        page.push_str("</tr>\n");
+    }
+    page.push_str("</table></div>\n");
+}
+
+fn add_skipped(page: &mut String, findings: &Findings) {
+    page.push_str("<h2>Left out</h2>\n");
+    if findings.skipped_images.is_empty() {
+        return page.push_str("<p>No image was left out.</p>\n");
+    }
+    let counts = findings.skipped.iter().map(|(reason, count)| format!("{count} {}", name_of(*reason)));
+    add(page, format_args!("<p>{}.</p>\n", counts.collect::<Vec<_>>().join(", ")));
+    page.push_str("<details><summary>which</summary><table><tr><th>file</th><th>reason</th><th></th></tr>\n");
+    for image in &findings.skipped_images {
+        let (file, reason, detail) = (escape(&image.file), name_of(image.reason), escape(&image.detail));
+        add(page, format_args!("<tr><td>{file}</td><td>{reason}</td><td>{detail}</td></tr>\n"));
+    }
+    page.push_str("</table></details>\n");
+}
+
+fn name_of(reason: Reason) -> &'static str {
+    match reason {
+        Reason::CorruptImage => "corrupt",
+        Reason::Misclassified => "misclassified",
+        Reason::UnknownLabel => "of an unknown label",
+        Reason::NotFinite => "with values that are not finite",
+    }
+}
+
+/// Writing to a text cannot fail.
+fn add(page: &mut String, text: std::fmt::Arguments<'_>) {
+    let _ = page.write_fmt(text);
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::kinds::degradation::findings::{ImageResult, Outcome};
+
+    fn spec() -> Value {
+        json!({
+            "model": "<tiny>", "model_hash": "aa", "patterns": null, "dataset": "photos", "dataset_hash": "bb",
+            "methods": [{ "id": "gradient", "score": "signed" }, { "id": "gradient", "score": "absolute" }, { "id": "random", "seed_value": 0, "score": "signed" }],
+            "grid": 2, "steps": 2, "order": "descending", "replacement": "mean", "limit": null, "labels": "use", "seed_value": 0
+        })
+    }
+
+    fn findings() -> Findings {
+        let image = |index, outcome| ImageResult { index, file: format!("{index}.png"), outcome };
+        let measured = |shift: f32| Outcome::Measured {
+            class: 1,
+            label: None,
+            curves: vec![vec![0.9, 0.5 + shift, 0.1], vec![0.9, 0.4 + shift, 0.0], vec![0.9, 0.9, 0.8 + shift]],
+        };
+        let corrupt = Outcome::Skipped { reason: Reason::CorruptImage, detail: "cut <off>".into() };
+        let images = vec![image(2, measured(0.0)), image(1, corrupt), image(0, measured(0.05))];
+        Findings::of(&serde_json::from_value(spec()).unwrap(), images).unwrap()
+    }
+
+    fn text(format: Format) -> String {
+        let settled = serde_json::from_value(spec()).unwrap();
+        String::from_utf8(write(&spec(), &settled, &findings(), format).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_table_holds_areas_and_curves() {
+        let table = text(Format::Csv);
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines[0], "row,method,area,area_low,area_high,images,step_0,step_1,step_2");
+        assert!(
+            lines.len() == 4 && lines[1].starts_with("gradient (signed),") && lines[3].starts_with("random,"),
+            "{table}"
+        );
+        let area = |line: usize| findings().rows[line - 1].area;
+        // (0.9 + 2 · 0.525 + 0.1) / 4 / 0.9
+        assert!((area(1) - 2.05 / 3.6).abs() < 1e-6 && area(2) < area(1) && area(1) < area(3));
+    }
+
+    #[test]
+    fn the_page_is_one_file_with_everything_to_run_it_again() {
+        let page = text(Format::Html);
+        assert!(!page.contains("src=") && !page.contains("<script") && !page.contains("<link"));
+        assert!(
+            page.contains("<svg")
+                && page.contains("&lt;tiny&gt;")
+                && page.contains("cut &lt;off&gt;")
+                && !page.contains("<tiny>")
+        );
+        for part in [
+            "model_hash",
+            "dataset_hash",
+            "&quot;kind&quot;: &quot;degradation&quot;",
+            "1 corrupt",
+            "gradient (absolute)",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+        assert!(page.find("gradient (absolute)") < page.find("random"), "the best first");
+    }
+
+    #[test]
+    fn the_picture_is_the_drawing() {
+        let settled = serde_json::from_value(spec()).unwrap();
+        let png = write(&spec(), &settled, &findings(), Format::Png).unwrap();
+        let picture = image::load_from_memory(&png).unwrap().into_rgb8();
+        assert_eq!(picture.dimensions(), (WIDTH, HEIGHT));
+        let coloured = picture.pixels().filter(|pixel| pixel.0 == [213, 94, 0]).count();
+        assert!(coloured > 300, "the best row's curve has {coloured} pixels");
+        assert!(text(Format::Svg).starts_with("<svg"));
+    }
+
+    #[test]
+    fn a_report_of_no_image_says_so() {
+        let settled: Spec = serde_json::from_value(spec()).unwrap();
+        let none = Findings::of(&settled, Vec::new()).unwrap();
+        let page = String::from_utf8(write(&spec(), &settled, &none, Format::Html).unwrap()).unwrap();
+        assert!(page.contains("nothing to compare"));
+        for format in [Format::Csv, Format::Svg, Format::Png, Format::Json] {
+            assert!(!write(&spec(), &settled, &none, format).unwrap().is_empty());
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The degradation benchmark as a job over HTTP, on small images: from the request to each form of the report.
+
+use std::{fs, time::Duration};
+
+use axum::{Router, body::Body, http::Request};
+use explaind::{
+    api::{Api, router},
+    app::App,
+    jobs::{
+        queue::Queue,
+        registry::KINDS,
+        runner::{End, Runner},
+    },
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    client::{Answered, get, post_json, send_to},
+    house::{blue, picture, red, settings_with},
+};
+
+/// A service with jobs and a set of images; its runner works until it is dropped.
+struct Place {
+    router: Router,
+    end: End,
+    queue: Queue,
+    photos: TempDir,
+    _data: TempDir,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.end.soon.cancel();
+        self.end.now.cancel();
+    }
+}
+
+/// Two red images and a blue one; one is broken, one is labelled wrongly, one with a class that `tiny` does not have.
+fn place() -> Place {
+    let (photos, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for (name, bytes) in [
+        ("red/a.png", red()),
+        ("red/b.png", red().slice(..40)),
+        ("red/c.png", picture(9, 9, [200, 10, 60])),
+        ("blue/d.png", blue()),
+        ("green/e.png", red()),
+        ("mauve/f.png", red()),
+    ] {
+        let path = photos.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let dataset = format!("photos={}", photos.path().display());
+    let settings = [("data", data.path().to_str().unwrap()), ("dataset", &dataset), ("lease_ms", "2000")];
+    let queue = Queue::new(App::start(settings_with(&settings)).unwrap(), KINDS);
+    Place { router: router(Api::with_jobs(queue.clone()).unwrap()), end: End::default(), queue, photos, _data: data }
+}
+
+impl Place {
+    fn work(&self) {
+        let (runner, end) = (Runner::new(self.queue.clone()), self.end.clone());
+        tokio::spawn(async move { runner.run(&end).await });
+    }
+
+    async fn submit(&self, body: &Value) -> String {
+        let answer = send_to(&self.router, post_json("/jobs", body)).await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        answer.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits for the end of a job.
+    async fn ended(&self, id: &str) -> Value {
+        for _ in 0..600 {
+            let job = send_to(&self.router, get(&format!("/jobs/{id}"))).await.answer();
+            if ["succeeded", "failed", "cancelled"].contains(&job["state"].as_str().unwrap()) {
+                return job;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("job {id} did not end");
+    }
+
+    async fn report(&self, id: &str, format: &str) -> Answered {
+        send_to(&self.router, get(&format!("/jobs/{id}/report?format={format}"))).await
+    }
+}
+
+fn request() -> Value {
+    json!({
+        "kind": "degradation", "model": "tiny", "dataset": "photos", "replacement": "zero", "grid": 4, "steps": 8, "seed_value": 5,
+        "methods": ["input_x_gradient", { "id": "gradient", "score": "absolute" }, { "id": "integrated_gradients", "n_steps": 5 }, "random"],
+    })
+}
+
+#[tokio::test]
+async fn a_benchmark_runs_to_its_report_and_repeats_byte_for_byte() {
+    let place = place();
+    place.work();
+    let id = place.submit(&request()).await;
+    let job = place.ended(&id).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
+    let report = place.report(&id, "json").await.answer();
+    let result = &report["result"];
+    assert_eq!((&result["used"], &result["better"]), (&json!(3), &json!("lower")));
+    assert_eq!(result["skipped"], json!({ "corrupt_image": 1, "misclassified": 1, "unknown_label": 1 }));
+    let rows = result["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 4);
+    assert!(rows.iter().all(|row| row["mean_curve"].as_array().unwrap().len() == 9));
+    let area = |title: &str| rows.iter().find(|row| row["title"] == title).unwrap()["area"].as_f64().unwrap();
+    assert!(area("input_x_gradient") < area("random"), "{rows:#?}");
+    // The net is linear where its rectifiers are on: the path changes no patch's place.
+    assert!((area("input_x_gradient") - area("integrated_gradients")).abs() < 1e-6);
+    assert_eq!(report["request"]["methods"][2]["n_steps"], 5);
+
+    let mut again = report["request"].clone();
+    again["kind"] = json!("degradation");
+    let second = place.submit(&again).await;
+    assert_eq!(place.ended(&second).await["state"], "succeeded");
+    for format in ["json", "csv", "html", "svg", "png"] {
+        let (one, two) = (place.report(&id, format).await, place.report(&second, format).await);
+        assert_eq!((one.status.as_u16(), one.body == two.body), (200, true), "{format}");
+    }
+    let page = place.report(&id, "html").await.text();
+    assert!(page.contains("<svg") && page.contains("green/e.png") && page.contains("input_x_gradient"));
+}
+
+#[tokio::test]
+async fn the_images_of_a_limit_are_drawn_by_the_seed() {
+    let place = place();
+    place.work();
+    let mut few = request();
+    few["limit"] = json!(2);
+    few["labels"] = json!("ignore");
+    let id = place.submit(&few).await;
+    assert_eq!(place.ended(&id).await["state"], "succeeded");
+    let result = place.report(&id, "json").await.answer()["result"].clone();
+    let skipped = result["skipped"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>();
+    assert_eq!(result["used"].as_u64().unwrap() + skipped, 2);
+}
+
+#[tokio::test]
+async fn all_that_is_wrong_with_a_request_is_told_at_once() {
+    let place = place();
+    let wrong = json!({
+        "kind": "degradation", "model": "tiny", "dataset": "fotos", "grid": 9, "order": "up", "step": 3, "limit": 0,
+        "methods": ["gradient", { "id": "pgig", "n_steps": 0, "target": 1 }, { "id": "guided" }, { "id": "random", "score": "loud" }],
+    });
+    let answer = send_to(&place.router, post_json("/jobs", &wrong)).await;
+    assert_eq!(
+        answer.refused(),
+        [
+            "dataset",
+            "grid",
+            "limit",
+            "methods[1].n_steps",
+            "methods[1].target",
+            "methods[2].id",
+            "methods[3].score",
+            "order",
+            "step"
+        ]
+    );
+    assert_eq!(answer.allowed("dataset"), ["photos"]);
+    let tensors = json!({ "kind": "degradation", "model": "numbers", "dataset": "photos", "methods": ["gradient"] });
+    assert_eq!(send_to(&place.router, post_json("/jobs", &tensors)).await.refused(), ["model"]);
+    let stale = json!({ "kind": "degradation", "model": "tiny", "dataset": "photos", "dataset_hash": "00", "methods": ["gradient"] });
+    assert_eq!(send_to(&place.router, post_json("/jobs", &stale)).await.refused(), ["dataset_hash"]);
+}
+
+#[tokio::test]
+async fn a_set_that_changes_or_goes_while_a_job_waits_ends_it_clearly_and_others_go_on() {
+    let place = place();
+    let upload = |bytes: Vec<u8>| {
+        let request = Request::put("/datasets/mine").body(Body::from(bytes)).unwrap();
+        send_to(&place.router, request)
+    };
+    let archive = |colour| {
+        let mut builder = tar::Builder::new(Vec::new());
+        let image = picture(8, 8, colour);
+        let mut header = tar::Header::new_gnu();
+        header.set_size(image.len() as u64);
+        builder.append_data(&mut header, "a.png", image.as_ref()).unwrap();
+        builder.into_inner().unwrap()
+    };
+    let mut body = request();
+    body["dataset"] = json!("mine");
+    upload(archive([255, 0, 0])).await;
+    let changed = place.submit(&body).await;
+    upload(archive([0, 255, 0])).await;
+    let other = place.submit(&request()).await;
+    place.work();
+    let job = place.ended(&changed).await;
+    assert_eq!(job["state"], "failed");
+    assert!(job.to_string().contains("has changed since the job was started"), "{job}");
+    assert_eq!(place.ended(&other).await["state"], "succeeded");
+
+    fs::remove_dir_all(place.photos.path()).unwrap();
+    let gone = send_to(&place.router, post_json("/jobs", &request())).await;
+    assert_eq!(gone.refused(), ["dataset"]);
+}
