@@ -63,6 +63,7 @@ pub struct Picture {
 
 /// Something wrong with one file of a set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = DatasetProblem)]
 pub struct Problem {
     pub file: String,
     /// corrupt_image, missing_file, bad_labels, missing_label or unknown_label.
