@@ -97,7 +97,7 @@ fn paint(
             chart.draw_series(DashedLineSeries::new(points(), dash, gap, style))?;
             let pieces = (8..40).step_by((dash + gap) as usize);
             for start in pieces {
-                right.draw(&PathElement::new([(start, y), ((start + dash as i32).min(40), y)], style))?;
+                right.draw(&PathElement::new([(start, y), ((start + dash).min(40), y)], style))?;
             }
         }
         right.draw(&Text::new(caption, (50, y - 7), TextStyle::from((FONT, 14).into_font())))?;
