@@ -39,14 +39,16 @@ fn outside_the_model(criterion: &mut Criterion) {
     let (scores, geometry) = preprocess(&upload, &rule).expect("the photo fits");
     let maps = [Arc::new(scores)];
     let drawn = draw(&upload, &maps, Layout::Nchw, &geometry, &options).expect("the map draws");
-    let picture = &drawn[0].image;
+    let picture = drawn[0].overlay.image();
     let mut group = criterion.benchmark_group("outside_the_model");
     group.bench_function("decode", |b| b.iter(|| decode::decode(black_box(&bytes), &limits)));
     group.bench_function("preprocess", |b| b.iter(|| preprocess(black_box(&upload), &rule)));
     group.bench_function("draw", |b| {
         b.iter(|| draw(black_box(&upload), &maps, Layout::Nchw, &geometry, &options));
     });
-    group.bench_function("encode", |b| b.iter(|| encode_png(black_box(picture))));
+    group.bench_function("paint", |b| b.iter(|| drawn[0].overlay.image()));
+    group.bench_function("encode", |b| b.iter(|| encode_png(black_box(&picture))));
+    group.bench_function("paint_and_encode", |b| b.iter(|| drawn[0].overlay.png()));
     group.finish();
 }
 

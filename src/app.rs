@@ -315,12 +315,12 @@ impl App {
         self.pool()
             .run(move || {
                 let upload = upload.into_pixels(&limits)?;
-                let finish = |heatmap: Heatmap| {
-                    let image = match options.legend {
-                        true => with_legend(&heatmap.image, heatmap.bounds, &options)?,
-                        false => heatmap.image,
+                let finish = |heatmap: Heatmap<'_>| {
+                    let png = match options.legend {
+                        true => encode_png(&with_legend(&heatmap.overlay.image(), heatmap.bounds, &options)?)?,
+                        false => heatmap.overlay.png()?,
                     };
-                    Ok(Picture { png: Some(encode_png(&image)?.into()), warnings: heatmap.warnings })
+                    Ok(Picture { png: Some(png.into()), warnings: heatmap.warnings })
                 };
                 draw(&upload, &scores, layout, &geometry, &options)?.into_iter().map(finish).collect()
             })

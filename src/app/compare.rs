@@ -202,7 +202,7 @@ impl App {
         let drawn = draw(&picture, &maps, rule.layout, &geometry, options)?;
         let bounds = drawn.iter().find_map(|heatmap| heatmap.bounds);
         let (pictures, warnings): (Vec<RgbImage>, Vec<_>) =
-            drawn.into_iter().map(|heatmap| (heatmap.image, heatmap.warnings)).unzip();
+            drawn.into_iter().map(|heatmap| (heatmap.overlay.image(), heatmap.warnings)).unzip();
         let targets = explained.first().map_or(0, Vec::len);
         let groups: Vec<Vec<Cell>> = (0..targets)
             .map(|target| {

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
@@ -24,6 +25,7 @@ use ort::{
     session::{RunOptions, Session, SessionInputValue, builder::SessionBuilder},
     value::{Shape, TensorElementType, TensorRef, TensorRefMut},
 };
+use tempfile::NamedTempFile;
 
 use super::{
     max_pool::{self, Window},
@@ -40,6 +42,8 @@ use crate::{
 
 /// The release that `make runtime` fetches. Any library with API 24 (1.24) or newer is accepted.
 pub const LIBRARY: &str = "runtime/libonnxruntime.so.1.31.1";
+/// Encoded models from this size on are given to the runtime as a file.
+const LARGE_MODEL_BYTES: usize = 16 << 20;
 /// Names the library's path when the settings do not.
 pub const LIBRARY_VARIABLE: &str = "EXPLAIND_ONNXRUNTIME";
 
@@ -180,19 +184,28 @@ impl OrtSession {
     /// and max-pool gradients run on a kernel of our own.
     pub fn open(runtime: &Runtime, graph: Graph, provider: Provider) -> Result<Self, RuntimeError> {
         if provider != Provider::Cpu {
-            return Self::open_bytes(runtime, &encode(graph)?, provider);
+            return Self::open_bytes(runtime, encode(graph)?, provider);
         }
         let fused = max_pool::fuse(graph).map_err(|e| RuntimeError::Open { reason: e.to_string() })?;
         let (graph, lent) = lend(fused);
-        let mut opened = Self::open_bytes(runtime, &encode(graph)?, provider)?;
+        let mut opened = Self::open_bytes(runtime, encode(graph)?, provider)?;
         opened.lent = lent.into_iter().map(|lent| Ok((lent.name, borrow(lent.literal)?))).collect::<Result<_, _>>()?;
         Ok(opened)
     }
 
-    /// Opens a session of an encoded `ModelProto`.
-    pub fn open_bytes(runtime: &Runtime, model: &[u8], provider: Provider) -> Result<Self, RuntimeError> {
-        let session = configure(runtime, provider)?.commit_from_memory(model).map_err(open_error)?;
-        Ok(Self { session, lent: Vec::new() })
+    /// Opens a session of an encoded `ModelProto`. A large one goes through a file where one can be written: else it would lie in
+    /// memory beside all that is made of it.
+    pub fn open_bytes(runtime: &Runtime, model: Vec<u8>, provider: Provider) -> Result<Self, RuntimeError> {
+        let mut builder = configure(runtime, provider)?;
+        let file = if model.len() < LARGE_MODEL_BYTES { None } else { write_file(&model).ok() };
+        let session = match file {
+            Some(file) => {
+                drop(model);
+                builder.commit_from_file(file.path())
+            }
+            None => builder.commit_from_memory(&model),
+        };
+        Ok(Self { session: session.map_err(open_error)?, lent: Vec::new() })
     }
 
     /// The inputs that [`Self::run`] must be given.
@@ -327,6 +340,12 @@ fn borrow(literal: Literal) -> Result<LentValue, RuntimeError> {
     Ok(LentValue { value: value.map_err(open_error)?, _bytes: literal.bytes })
 }
 
+fn write_file(bytes: &[u8]) -> std::io::Result<NamedTempFile> {
+    let mut file = NamedTempFile::new()?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
 /// Frees the graph: what it computed need not lie beside the encoded model while the session is made.
 fn encode(graph: Graph) -> Result<Vec<u8>, RuntimeError> {
     write_model(&graph).map_err(|error| RuntimeError::Open { reason: error.to_string() })
@@ -395,7 +414,7 @@ mod tests {
     fn squeezenet_answers_with_one_row_of_logits_per_image() {
         let model = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/squeezenet1_1/model.onnx")).unwrap();
         let runtime = load_runtime(None, 0).unwrap();
-        let mut session = OrtSession::open_bytes(runtime, &model, Provider::Cpu).unwrap();
+        let mut session = OrtSession::open_bytes(runtime, model, Provider::Cpu).unwrap();
         let name = session.input_names().next().unwrap().to_owned();
         let input = Tensor::from_elem(vec![1, 3, 224, 224], 0.25);
         let outputs = session.run(&[(&name, input.view())]).unwrap();

@@ -175,7 +175,7 @@ mod tests {
             let fused = fuse(graph.clone()).unwrap();
             assert!(fused.nodes.iter().any(|node| node.op_type == MAX_POOL_GRADIENT), "{attributes:?}");
             assert!(!fused.nodes.iter().any(|node| node.is("ScatterElements")), "{attributes:?}");
-            let mut nodes = OrtSession::open_bytes(runtime, &write_model(&graph).unwrap(), Provider::Cpu).unwrap();
+            let mut nodes = OrtSession::open_bytes(runtime, write_model(&graph).unwrap(), Provider::Cpu).unwrap();
             let mut kernel = OrtSession::open(runtime, graph.clone(), Provider::Cpu).unwrap();
             // Few different numbers: many ties.
             let x = Tensor::from_shape_fn(vec![3, 2, 7, 6], |i| ((i[0] + 5 * i[1] + i[2] * i[3]) % 4) as f32 - 2.0);

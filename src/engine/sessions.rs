@@ -66,7 +66,6 @@ impl Sessions {
         let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
         let bytes = own_bytes(&derived, &model.graph);
         let session = OrtSession::open(self.runtime, derived, self.provider)?;
-        return_freed_memory();
         let batch_rows = (self.batch_bytes / row_bytes.max(1)).clamp(1, self.batch_rows.max(1));
         let took = started.elapsed();
         histogram!(names::SESSION_OPEN_DURATION_SECONDS, "provider" => self.provider.to_string()).record(took);
@@ -82,15 +81,6 @@ impl Sessions {
             counter!(names::SESSIONS_EVICTED_TOTAL, "provider" => self.provider.to_string()).increment(1);
         }
         gauge!(names::SESSIONS_OPEN, "provider" => self.provider.to_string()).set(self.open.len() as f64);
-    }
-}
-
-/// What opening a session allocated and freed goes back to the system: glibc keeps it, hundreds of megabytes for a large network.
-fn return_freed_memory() {
-    // SAFETY: takes no pointers and may be called at any time.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

@@ -141,7 +141,7 @@ mod tests {
     fn lent_weights_give_the_answers_of_constants() {
         let runtime = load_runtime(None, 0).unwrap();
         let graph = two_products();
-        let mut constant = OrtSession::open_bytes(runtime, &write_model(&graph).unwrap(), Provider::Cpu).unwrap();
+        let mut constant = OrtSession::open_bytes(runtime, write_model(&graph).unwrap(), Provider::Cpu).unwrap();
         let mut lent = OrtSession::open(runtime, graph.clone(), Provider::Cpu).unwrap();
         let x = Tensor::from_shape_fn(vec![3, 2048], |i| ((i[0] * 31 + i[1] * 17) % 29) as f32 / 29.0 - 0.5);
         let (expected, found) = (constant.run(&[("x", x.view())]).unwrap(), lent.run(&[("x", x.view())]).unwrap());

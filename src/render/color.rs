@@ -18,6 +18,7 @@ pub struct Paint {
     pub add: [u16; 3],
 }
 
+#[derive(Clone, Debug)]
 pub struct Palette {
     table: Vec<Paint>,
 }

@@ -9,44 +9,44 @@ use super::{
     RenderError,
     options::{Drawing, HeatmapOptions},
     outline::outline,
-    overlay::{blank, overlay},
+    overlay::Overlay,
     plane::{Bounds, Strengths, bounds, normalise, reduce},
 };
 use crate::{image::geometry::Geometry, model::manifest::Layout, tensor::Tensor};
 
-/// A picture in the upload's size (plus its legend), and what is odd about it.
+/// A picture in the upload's size, still to be painted, and what is odd about it.
 #[derive(Clone, Debug)]
-pub struct Heatmap {
-    pub image: RgbImage,
+pub struct Heatmap<'a> {
+    pub overlay: Overlay<'a>,
     /// What its colours mean; none for a blank map.
     pub bounds: Option<Bounds>,
     pub warnings: Vec<String>,
 }
 
 /// Draws each map (the model's input size, without a batch axis) on the upload that `geometry` was made for.
-pub fn draw(
-    upload: &RgbImage,
+pub fn draw<'a>(
+    upload: &'a RgbImage,
     maps: &[Arc<Tensor>],
     layout: Layout,
     geometry: &Geometry,
     options: &HeatmapOptions,
-) -> Result<Vec<Heatmap>, RenderError> {
+) -> Result<Vec<Heatmap<'a>>, RenderError> {
     let planes = maps.iter().map(|scores| reduce(scores, layout, options.reduction)).collect::<Result<Vec<_>, _>>()?;
     let bounds = bounds(&planes, options);
     planes.iter().zip(bounds).map(|(plane, bounds)| draw_one(upload, plane, bounds, geometry, options)).collect()
 }
 
-fn draw_one(
-    upload: &RgbImage,
+fn draw_one<'a>(
+    upload: &'a RgbImage,
     plane: &Array2<f32>,
     bounds: Option<Bounds>,
     geometry: &Geometry,
     options: &HeatmapOptions,
-) -> Result<Heatmap, RenderError> {
+) -> Result<Heatmap<'a>, RenderError> {
     let strengths = match normalise(plane, bounds, options) {
         Strengths::Drawn(strengths) => strengths,
         Strengths::Blank { reason } => {
-            return Ok(Heatmap { image: blank(upload, options), bounds: None, warnings: vec![reason] });
+            return Ok(Heatmap { overlay: Overlay::new(upload, None, options), bounds: None, warnings: vec![reason] });
         }
     };
     let (height, width) = strengths.dim();
@@ -55,8 +55,8 @@ fn draw_one(
         Drawing::Pixels => geometry.back_project(strengths.view()),
         Drawing::Outlines => outline(&strengths, geometry),
     };
-    let image = overlay(upload, &projected.ok_or_else(mismatch)?, options);
-    Ok(Heatmap { image, bounds, warnings: Vec::new() })
+    let overlay = Overlay::new(upload, Some(projected.ok_or_else(mismatch)?), options);
+    Ok(Heatmap { overlay, bounds, warnings: Vec::new() })
 }
 
 #[cfg(test)]
@@ -85,21 +85,22 @@ mod tests {
     }
 
     /// A grey upload with a white disc, the model's tensor of it as the attribution, and its heat map.
-    fn heatmap(size: (u32, u32), at: (i32, i32), options: &HeatmapOptions) -> (RgbImage, Heatmap) {
+    fn heatmap(size: (u32, u32), at: (i32, i32), options: &HeatmapOptions) -> (RgbImage, RgbImage, Vec<String>) {
         let inside = |x: u32, y: u32| (x as i32 - at.0).pow(2) + (y as i32 - at.1).pow(2) < 100;
         let spot = RgbImage::from_fn(size.0, size.1, |x, y| Rgb([if inside(x, y) { 255 } else { 0 }; 3]));
         let upload = RgbImage::from_pixel(size.0, size.1, Rgb([100; 3]));
         let (scores, geometry) = preprocess(&spot, &rule(Resize::ShortSide(64))).unwrap();
         let heatmaps = draw(&upload, &[Arc::new(scores)], Layout::Nchw, &geometry, options).unwrap();
-        (upload, heatmaps.into_iter().next().unwrap())
+        let (image, warnings) = (heatmaps[0].overlay.image(), heatmaps[0].warnings.clone());
+        (upload, image, warnings)
     }
 
     #[test]
     fn heat_lies_on_the_spot_and_nowhere_else() {
         for (size, at) in [((300, 100), (160, 40)), ((100, 300), (60, 170)), ((128, 96), (60, 50))] {
-            let (upload, drawn) = heatmap(size, at, &HeatmapOptions::default());
-            assert_eq!(drawn.image.dimensions(), upload.dimensions());
-            for (x, y, pixel) in drawn.image.enumerate_pixels() {
+            let (upload, drawn, warnings) = heatmap(size, at, &HeatmapOptions::default());
+            assert_eq!(drawn.dimensions(), upload.dimensions());
+            for (x, y, pixel) in drawn.enumerate_pixels() {
                 let distance = f64::from(x as i32 - at.0).hypot(f64::from(y as i32 - at.1));
                 let [r, g, b] = pixel.0;
                 if distance < 5.0 {
@@ -108,24 +109,24 @@ mod tests {
                     assert!(pixel.0 == [100; 3] || pixel.0 == [60; 3], "{size:?}: heat at {x},{y}: {pixel:?}");
                 }
             }
-            assert_eq!(drawn.warnings, [""; 0]);
+            assert_eq!(warnings, [""; 0]);
         }
     }
 
     #[test]
     fn what_the_model_did_not_see_is_dimmed() {
-        let (_, drawn) = heatmap((300, 100), (150, 50), &HeatmapOptions::default());
+        let (_, drawn, _) = heatmap((300, 100), (150, 50), &HeatmapOptions::default());
         // 64 of 100 pixels are resized; the crop of 56 spans 87.5 pixels around the centre.
-        let row: Vec<u8> = (0..300).map(|x| drawn.image.get_pixel(x, 10).0[0]).collect();
+        let row: Vec<u8> = (0..300).map(|x| drawn.get_pixel(x, 10).0[0]).collect();
         assert_eq!((row[105], row[106], row[193], row[194]), (60, 100, 100, 60));
     }
 
     #[test]
     fn outlines_ring_the_spot_and_leave_its_inside() {
         let options = HeatmapOptions { r#type: Drawing::Outlines, ..HeatmapOptions::default() };
-        let (_, drawn) = heatmap((128, 96), (60, 50), &options);
-        assert_eq!(drawn.image.get_pixel(60, 50).0, [100; 3]);
-        let ring = (60..90).filter(|x| drawn.image.get_pixel(*x, 50).0 != [100; 3]).count();
+        let (_, drawn, _) = heatmap((128, 96), (60, 50), &options);
+        assert_eq!(drawn.get_pixel(60, 50).0, [100; 3]);
+        let ring = (60..90).filter(|x| drawn.get_pixel(*x, 50).0 != [100; 3]).count();
         assert_eq!(ring, 1, "one pixel wide at this size");
     }
 
@@ -137,7 +138,7 @@ mod tests {
         for fill in [0.0, f32::NAN] {
             let scores = zeros.mapv(|_| fill);
             let drawn = draw(&upload, &[Arc::new(scores)], Layout::Nchw, &geometry, &options).unwrap();
-            assert_eq!((&drawn[0].image, drawn[0].bounds, drawn[0].warnings.len()), (&upload, None, 1));
+            assert_eq!((drawn[0].overlay.image(), drawn[0].bounds, drawn[0].warnings.len()), (upload.clone(), None, 1));
         }
     }
 
@@ -149,9 +150,9 @@ mod tests {
                     &[OverlayType::None, OverlayType::Original, OverlayType::Grayscale, OverlayType::MaskBlack]
                 {
                     let options = HeatmapOptions { r#type, polarity, overlay_type, ..HeatmapOptions::default() };
-                    let (upload, drawn) = heatmap((64, 48), (30, 20), &options);
-                    assert_eq!(drawn.image.dimensions(), upload.dimensions());
-                    assert_eq!(drawn.warnings.len(), usize::from(polarity == Polarity::Negative));
+                    let (upload, drawn, warnings) = heatmap((64, 48), (30, 20), &options);
+                    assert_eq!(drawn.dimensions(), upload.dimensions());
+                    assert_eq!(warnings.len(), usize::from(polarity == Polarity::Negative));
                 }
             }
         }

@@ -12,7 +12,8 @@ use super::{
 
 const PAPER: Rgb<u8> = Rgb([255; 3]);
 
-/// The picture with a colour bar below it, labelled with the attributions at its ends; with words for a `bounds` of none.
+/// The picture with a colour bar below it, labelled with the attributions at its ends; with words where
+/// these differ from map to map.
 pub fn with_legend(
     picture: &RgbImage,
     bounds: Option<Bounds>,
@@ -29,7 +30,12 @@ pub fn with_legend(
             Polarity::Negative => [number(-upper), String::new(), number(-lower)],
             Polarity::Both => [number(-upper), "0".into(), number(upper)],
         },
-        None => Default::default(),
+        None => match options.polarity {
+            Polarity::Positive => ["weak", "", "strong"],
+            Polarity::Negative => ["strong", "", "weak"],
+            Polarity::Both => ["against", "0", "for"],
+        }
+        .map(str::to_owned),
     };
     bar(&mut whole, (width / 20, height + size as u32 / 2), width - width / 10, size as u32, options);
     let mut captions = Captions::new(whole.dimensions());

@@ -35,7 +35,7 @@ impl Net {
     pub fn open(graph: &Graph) -> Result<Self, String> {
         let runtime = load_runtime(None, 2).map_err(|error| error.to_string())?;
         let bytes = write_model(graph).map_err(|error| error.to_string())?;
-        let session = OrtSession::open_bytes(runtime, &bytes, Provider::Cpu);
+        let session = OrtSession::open_bytes(runtime, bytes, Provider::Cpu);
         session.map(Self).map_err(|error| error.to_string())
     }
 
