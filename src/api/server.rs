@@ -2,6 +2,7 @@
 
 use std::{future::Future, io, time::Duration};
 
+use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -38,8 +39,8 @@ pub async fn listen(app: &App) -> Result<TcpListener, ServeError> {
 pub async fn serve(api: Api, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
     let (drain_timeout, engine) = (api.app().settings().drain_timeout, api.app().engine().clone());
     let end = End::default();
-    let working = work(&api, &end);
-    tokio::pin!(working);
+    // Waited for in several places, and done in any of them.
+    let working = work(&api, &end).shared();
     let stopping = CancellationToken::new();
     let draining = stopping.clone();
     let serving = axum::serve(listener, router(api.clone()))
@@ -52,7 +53,7 @@ pub async fn serve(api: Api, listener: TcpListener, stop: impl Future<Output = (
     tokio::select! {
         ended = &mut serving => return stopped(ended),
         () = &mut upkeep => {}
-        () = &mut working => {}
+        () = working.clone() => {}
         () = stop => {}
     }
     tracing::info!(timeout_ms = drain_timeout.as_millis() as u64, "draining");
@@ -62,7 +63,7 @@ pub async fn serve(api: Api, listener: TcpListener, stop: impl Future<Output = (
     // A request asks the engine again and again until it is done: the engine stays open to it as long as the time allows.
     let mut answered = None;
     let in_time = tokio::time::timeout(drain_timeout, async {
-        tokio::join!(async { answered = Some((&mut serving).await) }, &mut working)
+        tokio::join!(async { answered = Some((&mut serving).await) }, working.clone())
     });
     if in_time.await.is_err() {
         tracing::warn!("work was still under way at the end of the drain; it is stopped");
