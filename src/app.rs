@@ -206,7 +206,7 @@ impl App {
         caller: &Caller,
     ) -> Result<Vec<Explanation>, AppError> {
         let inputs = self.split(inputs, &plan.model).await?;
-        check_picture(&plan, &inputs)?;
+        check_inputs(&plan, &inputs)?;
         let uploaded = match uploaded_baseline {
             Some(input) => Some(self.prepare(input, &plan.model).await?.tensor),
             None => None,
@@ -262,7 +262,7 @@ impl App {
         let started = Instant::now();
         let Task { plan, .. } = task;
         let mut prepared = self.prepare(input, &plan.model).await?;
-        let request = drive::Request { parameters: plan.parameters.clone(), uploaded_baseline: task.uploaded.clone() };
+        let request = drive::Request { parameters: plan.parameters_of(at), uploaded_baseline: task.uploaded.clone() };
         let limit = self.settings().max_interactive_evaluations / task.count;
         let input = prepared.tensor.clone();
         let explained =
@@ -369,9 +369,16 @@ struct Task {
     uploaded: Option<Arc<Tensor>>,
 }
 
-fn check_picture(plan: &Plan, inputs: &[Input]) -> Result<(), AppError> {
+/// What of the plan depends on the inputs.
+fn check_inputs(plan: &Plan, inputs: &[Input]) -> Result<(), AppError> {
     let mut faults = undrawable(&plan.options, inputs);
-    let answers = inputs.len() * plan.parameters.target.answers();
+    if let Some(targets) = &plan.targets
+        && targets.len() != inputs.len()
+    {
+        let message = format!("names {} targets for {} inputs", targets.len(), inputs.len());
+        faults.push(Fault { param: "targets".into(), message, allowed: vec!["one for each input".into()] });
+    }
+    let answers = (0..inputs.len()).map(|input| plan.parameters_of(input).target.answers()).sum::<usize>();
     if answers > 1 && plan.options.format == Some(options::Format::Png) {
         let message = "png holds one picture, and this request has several answers".into();
         faults.insert(0, Fault { param: "format".into(), message, allowed: vec!["json".into(), "npy".into()] });

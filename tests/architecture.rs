@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("onnx", &[]),
     ("autodiff", &["onnx", "tensor"]),
     ("image", &["tensor", "model::manifest"]),
-    ("model", &["fields", "onnx", "image", "tensor", "autodiff::spec"]),
+    ("model", &["fields", "onnx", "image", "tensor", "autodiff::spec", "autodiff::spatial_layers"]),
     ("dataset", &["image", "model::manifest", "tensor"]),
     ("engine", &["onnx", "autodiff", "model", "tensor", "telemetry::names"]),
     ("methods", &["tensor", "autodiff::spec", "image::baseline", "model::manifest", "engine::Point", "engine::Row"]),

@@ -23,7 +23,7 @@ use crate::{
     tensor::{NPY_MAGIC, ShapedData, Tensor, read_npy},
 };
 
-/// The most images in one multipart request.
+/// The most images in one request.
 pub const MAX_IMAGES: usize = 32;
 
 /// A body as it came.
@@ -139,8 +139,7 @@ async fn read_multipart(request: Request, api: &Api) -> Result<Posted, ApiError>
         let bytes = field.bytes().await.map_err(fault)?;
         let place = match name.as_str() {
             "image" if images.len() == MAX_IMAGES => {
-                let (message, allowed) = (format!("more than {MAX_IMAGES} images"), vec![format!("1..={MAX_IMAGES}")]);
-                return Err(AppError::from(Faults(vec![Fault { param: name, message, allowed }])).into());
+                return Err(too_many("image"));
             }
             "image" => {
                 images.push(bytes);
@@ -203,10 +202,15 @@ impl Posted {
 fn parse_json(bytes: &[u8]) -> Result<Contents, ApiError> {
     let body: JsonBody =
         serde_json::from_slice(bytes).map_err(|error| ApiError::BrokenJson { reason: error.to_string() })?;
-    let input = one_of(body.image, "image", body.tensor, "tensor")?
-        .ok_or(ApiError::AmbiguousBody { wanted: "image (base64), tensor" })?;
+    let one = one_of(body.image, "image", body.tensor, "tensor")?;
+    let inputs = match (one, body.images) {
+        (Some(input), None) => vec![input],
+        (None, Some(images)) if images.len() > MAX_IMAGES => return Err(too_many("images")),
+        (None, Some(images)) => images.iter().map(|text| decode(text, "images")).collect::<Result<_, _>>()?,
+        _ => return Err(ApiError::AmbiguousBody { wanted: "image (base64), images (a list of those), tensor" }),
+    };
     let baseline = one_of(body.baseline_image, "baseline_image", body.baseline_tensor, "baseline_tensor")?;
-    Ok(Contents { inputs: vec![input], baseline, parameters: body.parameters.finish("in the body")? })
+    Ok(Contents { inputs, baseline, parameters: body.parameters.finish("in the body")? })
 }
 
 fn one_of(
@@ -217,12 +221,7 @@ fn one_of(
 ) -> Result<Option<Input>, ApiError> {
     match (image, tensor) {
         (None, None) => Ok(None),
-        (Some(text), None) => {
-            let bytes = BASE64_STANDARD
-                .decode(text.trim())
-                .map_err(|error| ApiError::BrokenBase64 { field: image_field, reason: error.to_string() })?;
-            Ok(Some(Input::Image(bytes.into())))
-        }
+        (Some(text), None) => decode(&text, image_field).map(Some),
         (None, Some(shaped)) => {
             let tensor = Tensor::try_from(shaped).map_err(|error| {
                 let (param, allowed) = (tensor_field.into(), vec!["shape and data that agree".into()]);
@@ -234,10 +233,22 @@ fn one_of(
     }
 }
 
+fn decode(text: &str, field: &'static str) -> Result<Input, ApiError> {
+    let bytes = BASE64_STANDARD.decode(text.trim());
+    let bytes = bytes.map_err(|error| ApiError::BrokenBase64 { field, reason: error.to_string() })?;
+    Ok(Input::Image(bytes.into()))
+}
+
+fn too_many(field: &str) -> ApiError {
+    let (message, allowed) = (format!("more than {MAX_IMAGES} images"), vec![format!("1..={MAX_IMAGES}")]);
+    AppError::from(Faults(vec![Fault { param: field.into(), message, allowed }])).into()
+}
+
 /// The JSON body. Large fields are read straight into their types; what is left are parameters.
 #[derive(Default)]
 struct JsonBody {
     image: Option<String>,
+    images: Option<Vec<String>>,
     tensor: Option<ShapedData>,
     baseline_image: Option<String>,
     baseline_tensor: Option<ShapedData>,
@@ -303,7 +314,7 @@ impl<'de> Visitor<'de> for JsonBodyVisitor {
     type Value = JsonBody;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with `image` (base64) or `tensor`, and parameters")
+        f.write_str("an object with `image` (base64), `images` or `tensor`, and parameters")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonBody, A::Error> {
@@ -311,6 +322,7 @@ impl<'de> Visitor<'de> for JsonBodyVisitor {
         while let Some(name) = map.next_key::<String>()? {
             match name.as_str() {
                 "image" => body.image = Some(map.next_value()?),
+                "images" => body.images = Some(map.next_value()?),
                 "tensor" => body.tensor = Some(map.next_value()?),
                 "baseline_image" => body.baseline_image = Some(map.next_value()?),
                 "baseline_tensor" => body.baseline_tensor = Some(map.next_value()?),

@@ -18,7 +18,7 @@ use crate::{
     app::AppError,
     autodiff::{
         self, DeriveError,
-        spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+        spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
     },
     methods::{
         parameters::Parameter,
@@ -104,7 +104,10 @@ pub struct ModelCard {
     pub patterns: Option<String>,
     /// The Linear layers in the order of the forward pass; empty where the network cannot be differentiated.
     pub linear_layers: Vec<LayerCard>,
-    /// The values between input and head in the order of the forward pass: the layers of Grad-CAM; empty likewise.
+    /// The layers that Grad-CAM can look at, in the order of the forward pass; `manifest.layer` is the default.
+    #[schema(value_type = Vec<ActivationCard>)]
+    pub layers: Vec<Layer>,
+    /// The values between input and head in the order of the forward pass; empty where the network cannot be differentiated.
     pub activations: Vec<ActivationCard>,
     pub methods: Vec<Applicability>,
 }
@@ -188,6 +191,7 @@ pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelC
         labels: model.labels.clone(),
         patterns: model.patterns.as_ref().map(|patterns| patterns.id.clone()),
         linear_layers,
+        layers: model.layers.clone(),
         activations,
         methods: METHODS.iter().map(|method| applicability(method, &model, fault.as_deref())).collect(),
     }))
@@ -255,6 +259,9 @@ fn applicability(method: &Method, model: &Model, fault: Option<&str>) -> Applica
     let reason = match fault {
         Some(fault) if method.rule_set.is_some() => Some(fault.to_owned()),
         _ if method.needs_patterns() && model.patterns.is_none() => Some(missing()),
+        _ if method.takes("layer") && model.layers.is_empty() => {
+            Some("the model has no layer with height and width between its input and its head".to_owned())
+        }
         _ if method.needs_picture && model.manifest.input.preprocess.is_none() => {
             Some("it looks at the picture that the input shows, and the model takes ready tensors".to_owned())
         }

@@ -132,6 +132,11 @@ fn shared_parameters() -> Vec<Parameter> {
             rows.push(row);
         }
     }
+    found.push(query(
+        "targets",
+        "a target for each of several inputs, in their order, in place of target: a list in JSON, else joined by commas",
+        ObjectBuilder::new().schema_type(Type::String),
+    ));
     found.extend(rows.into_iter().map(method_parameter));
     found.extend(OPTIONS.iter().map(|option| {
         let schema = ObjectBuilder::new()
@@ -180,6 +185,7 @@ fn method_parameter(row: &'static parameters::Parameter) -> Parameter {
         Kind::Boolean { .. } => base.schema_type(Type::Boolean),
         // Rows of one name may differ in what they allow, as `compat` does.
         Kind::Choice { .. } => base.schema_type(Type::String).enum_values(Some(choices(row.name))),
+        Kind::Name { form, .. } => base.schema_type(Type::String).description(Some(*form)),
         Kind::Text { forms, .. } => base.schema_type(Type::String).description(Some(forms.join(", "))),
     };
     let defaults: Vec<_> = takers.iter().filter_map(|method| row.default_of(method)).collect();
@@ -260,6 +266,9 @@ pub struct MultipartRequest {
 pub struct JsonRequest {
     /// An encoded image, in base64.
     pub image: Option<String>,
+    /// Several, in base64.
+    #[schema(max_items = 32)]
+    pub images: Option<Vec<String>>,
     pub tensor: Option<ShapedData>,
     /// An encoded image to use as `baseline=uploaded`, in base64.
     pub baseline_image: Option<String>,

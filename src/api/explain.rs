@@ -77,7 +77,7 @@ pub async fn explain(
             let contents = app.pool().run(|| posted.parse()).await.map_err(AppError::from)??;
             let mut plan = app.plan(join(query, contents.parameters)?, contents.baseline.is_some())?;
             let suited = match contents.inputs.as_slice() {
-                [Input::Image(_)] if plan.parameters.target.answers() == 1 => Format::Png,
+                [Input::Image(_)] if plan.parameters_of(0).target.answers() == 1 => Format::Png,
                 _ => Format::Json,
             };
             let format = choose_format(plan.options.format, &headers, suited)?;

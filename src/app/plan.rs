@@ -7,7 +7,11 @@ use serde_json::{Map, Value};
 use super::{App, AppError, options::Options};
 use crate::{
     image::baseline::{self, Term},
-    methods::{Fault, Faults, drive, parameters::Parameters},
+    methods::{
+        Fault, Faults, drive,
+        parameters::Parameters,
+        target::{self, Target},
+    },
     model::{Model, registry::BrokenModel},
 };
 
@@ -16,6 +20,8 @@ use crate::{
 pub struct Plan {
     pub model: Arc<Model>,
     pub parameters: Parameters,
+    /// In place of the parameters' target: one for each input, when given.
+    pub targets: Option<Vec<Target>>,
     pub options: Options,
 }
 
@@ -29,14 +35,23 @@ pub struct PredictPlan {
 pub const MAX_TOP_K: usize = 1000;
 pub const DEFAULT_TOP_K: usize = 5;
 
+impl Plan {
+    /// The parameters of the input at this place.
+    pub fn parameters_of(&self, input: usize) -> Parameters {
+        let own = self.targets.as_ref().and_then(|targets| targets.get(input)).copied();
+        Parameters { target: own.unwrap_or(self.parameters.target), ..self.parameters.clone() }
+    }
+}
+
 impl App {
-    /// Resolves named values (texts as in a query, or JSON values): `model`, the answer's options, the method and its
+    /// Resolves named values (texts as in a query, or JSON values): `model`, the answer's options, `targets`, the method and its
     /// parameters. `uploaded_baseline` says that the request carries one: it is then the default of `baseline`.
     pub fn plan(&self, mut given: Map<String, Value>, uploaded_baseline: bool) -> Result<Plan, AppError> {
         let mut faults = Vec::new();
         let model = self.take_model(&mut given, &mut faults);
         let options = Options::take(&mut given, &mut faults);
         let Some(model) = model else { return Err(AppError::from(Faults(faults))) };
+        let targets = take_targets(&mut given, &model, &mut faults);
         if uploaded_baseline {
             given.entry("baseline").or_insert_with(uploaded);
         }
@@ -51,7 +66,7 @@ impl App {
             faults.extend(baseline_fault(parameters, uploaded_baseline));
         }
         match parameters {
-            Some(parameters) if faults.is_empty() => Ok(Plan { model, parameters, options }),
+            Some(parameters) if faults.is_empty() => Ok(Plan { model, parameters, targets, options }),
             _ => Err(AppError::from(Faults(faults))),
         }
     }
@@ -117,13 +132,37 @@ impl App {
     }
 }
 
+/// `targets`: a list, or texts joined by commas; in place of `target`.
+fn take_targets(given: &mut Map<String, Value>, model: &Model, faults: &mut Vec<Fault>) -> Option<Vec<Target>> {
+    let values = match given.remove("targets")? {
+        Value::Array(values) => values,
+        Value::String(text) => text.split(',').map(Value::from).collect(),
+        single => vec![single],
+    };
+    let mut refuse = |message: String, allowed: &[&str]| {
+        let allowed = allowed.iter().map(|form| (*form).to_owned()).collect();
+        faults.push(Fault { param: "targets".into(), message, allowed });
+    };
+    if given.contains_key("target") {
+        refuse("is given beside target: leave one out".into(), &[]);
+    }
+    let mut targets = Vec::with_capacity(values.len());
+    for (input, value) in values.iter().enumerate() {
+        match Target::parse(value, drive::facts(model).classes) {
+            Ok(target) => targets.push(target),
+            Err(message) => refuse(format!("of input {input} (counted from 0): {message}"), target::FORMS),
+        }
+    }
+    Some(targets)
+}
+
 /// A name that no method parameter has may be a misspelt option: those are allowed too.
 fn with_options(mut fault: Fault, given: &Map<String, Value>) -> Fault {
     let unknown = given.contains_key(&fault.param) && fault.param != "method" && {
         !crate::methods::registry::METHODS.iter().flat_map(|m| m.parameters()).any(|p| p.name == fault.param)
     };
     if unknown {
-        fault.allowed.extend(["model", "method"].into_iter().chain(Options::names()).map(str::to_owned));
+        fault.allowed.extend(["model", "method", "targets"].into_iter().chain(Options::names()).map(str::to_owned));
     }
     fault
 }

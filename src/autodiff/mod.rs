@@ -12,6 +12,7 @@ mod outputs;
 mod reverse;
 mod rules;
 mod sets;
+mod spatial;
 pub mod spec;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, HashMap};
 pub use error::{DeriveError, PatternFault, Unsupported};
 pub use layers::LinearLayer;
 pub use rules::table::GRADIENT as GRADIENT_RULES;
+pub use spatial::spatial_layers;
 
 use crate::onnx::{
     graph::{Dim, Element, Graph, ValueInfo, ValueType},

@@ -68,6 +68,14 @@ pub enum Wrt {
     Activation(String),
 }
 
+/// A value that Grad-CAM can look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Layer {
+    pub name: String,
+    /// Channels, height and width.
+    pub shape: [usize; 3],
+}
+
 /// Which value of the network the seed is a cotangent of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -99,6 +99,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<crate::onnx::graph::G
         labels: Vec::new(),
         hash: id.into(),
         graph,
+        layers: Vec::new(),
         patterns: None,
     })
 }

@@ -91,6 +91,12 @@ impl Default for Baseline {
     }
 }
 
+impl From<Term> for Baseline {
+    fn from(term: Term) -> Self {
+        Baseline { terms: vec![term] }
+    }
+}
+
 impl Baseline {
     pub fn terms(&self) -> &[Term] {
         &self.terms

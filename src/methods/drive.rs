@@ -142,6 +142,8 @@ pub fn facts(model: &Model) -> Facts<'_> {
         pattern_layers: &model.manifest.pattern_layers,
         classes: Classes { labels: &model.labels, count: model.classes() },
         has_patterns: model.patterns.is_some(),
+        layers: &model.layers,
+        layer: model.manifest.layer.as_deref(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Attribution methods: pure descriptions that ask for evaluations; one file each, one row each in `registry`.
 
 pub mod drive;
+pub mod expected;
+pub mod grad_cam;
+pub mod noise;
 pub mod parameters;
 pub mod path;
 pub mod point;
@@ -21,6 +24,9 @@ use crate::{
     tensor::Tensor,
 };
 use parameters::Parameters;
+
+/// Points asked for at once: a run of any length takes bounded memory.
+pub const CHUNK: usize = 32;
 
 /// A method at work on one input and one target: a state machine without I/O.
 pub trait Run: Send {

@@ -5,7 +5,7 @@
 use std::{num::NonZeroUsize, sync::Arc};
 
 use super::{
-    Attribution, EndedBy, Refinement, Run, Step, Subject, head_value,
+    Attribution, CHUNK, EndedBy, Refinement, Run, Step, Subject, head_value,
     parameters::{Compat, Parameters},
     quadrature::{Node, Quadrature},
     registry::Cost,
@@ -16,8 +16,6 @@ use crate::{
     tensor::Tensor,
 };
 
-/// Points asked for at once: a path of any length runs in bounded memory.
-const CHUNK: usize = 32;
 /// A tolerance starts with this many midpoints, and each refinement has thrice as many: every third one is known already.
 const COARSEST: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 const REFINE: usize = 3;
@@ -44,6 +42,11 @@ fn nodes(parameters: &Parameters) -> Vec<Node> {
         nodes.pop();
     }
     nodes
+}
+
+/// Points of a run from one baseline, its ends for their values alone left out.
+pub fn points(parameters: &Parameters) -> usize {
+    nodes(parameters).len()
 }
 
 fn last_level(max_steps: usize) -> usize {
@@ -151,12 +154,7 @@ impl StraightLine {
         } else if ask.alpha == 0.0 {
             start.clone()
         } else {
-            let mut between = Tensor::zeros(x.raw_dim());
-            for (value, (&x, &start)) in between.iter_mut().zip(x.iter().zip(start.iter())) {
-                let (x, start) = (f64::from(x), f64::from(start));
-                *value = (start + ask.alpha * (x - start)) as f32;
-            }
-            Arc::new(between)
+            Arc::new(between(start, x, ask.alpha))
         };
         Point { input, seed: self.subject.seed.clone() }
     }
@@ -211,6 +209,16 @@ impl StraightLine {
         self.n_steps = fine;
         self.total_weight *= REFINE as f64;
     }
+}
+
+/// x' + α (x - x').
+pub fn between(start: &Tensor, x: &Tensor, alpha: f64) -> Tensor {
+    let mut between = Tensor::zeros(x.raw_dim());
+    for (value, (&x, &start)) in between.iter_mut().zip(x.iter().zip(start.iter())) {
+        let (x, start) = (f64::from(x), f64::from(start));
+        *value = (start + alpha * (x - start)) as f32;
+    }
+    between
 }
 
 fn meets(attribution: &Attribution, tolerance: f64) -> bool {

@@ -1,14 +1,22 @@
 //! The methods: the table of contents of this room. A new method is a file and a row.
 
+use std::num::NonZeroUsize;
+
 use super::{
-    Run, Subject,
+    Run, Subject, expected, grad_cam, noise,
     parameters::{
         Parameter, Parameters,
-        table::{BASELINE, COMPAT_PGIG, DIFFERENTIATED, PATH, PATTERNED, RANDOM, REFINED, REPORTED, RULED},
+        table::{
+            BASELINE, COMPAT_PGIG, DIFFERENTIATED, LAYERED, NOISY, PATH, PATTERNED, RANDOM, REFINED, REPORTED, RULED,
+            SAMPLED,
+        },
     },
     path, point, random,
 };
-use crate::autodiff::spec::{RuleSetId, SeedRule};
+use crate::{
+    autodiff::spec::{RuleSetId, SeedRule},
+    image::baseline::Term,
+};
 
 #[derive(Debug)]
 pub struct Method {
@@ -138,6 +146,93 @@ pub static METHODS: &[Method] = &[
         groups: &[DIFFERENTIATED, PATTERNED, BASELINE, PATH, RANDOM, COMPAT_PGIG],
         cost: path::COST,
         build: path::straight_line,
+    },
+    Method {
+        id: "smooth_grad",
+        title: "SmoothGrad",
+        formula: "mean of g(x + ε), ε ~ N(0, σ²), σ = noise_level (max x - min x)",
+        paper: "Smilkov et al., SmoothGrad: removing noise by adding noise, 2017, section 3",
+        rule_set: Some(RuleSetId::Gradient),
+        needs_picture: false,
+        preset: NONE,
+        groups: &[DIFFERENTIATED, RULED, NOISY, RANDOM, COMPAT_PGIG],
+        cost: noise::COST,
+        build: noise::mean,
+    },
+    Method {
+        id: "smooth_grad_sq",
+        title: "SmoothGrad²",
+        formula: "mean of g(x + ε)²",
+        paper: "Hooker et al., A Benchmark for Interpretability Methods in Deep Neural Networks, 2019, section 4",
+        rule_set: Some(RuleSetId::Gradient),
+        needs_picture: false,
+        preset: NONE,
+        groups: &[DIFFERENTIATED, RULED, NOISY, RANDOM, COMPAT_PGIG],
+        cost: noise::COST,
+        build: noise::mean_square,
+    },
+    Method {
+        id: "var_grad",
+        title: "VarGrad",
+        formula: "variance of g(x + ε) over the samples",
+        paper: "Adebayo et al., Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter Values, 2018",
+        rule_set: Some(RuleSetId::Gradient),
+        needs_picture: false,
+        preset: NONE,
+        groups: &[DIFFERENTIATED, RULED, NOISY, RANDOM, COMPAT_PGIG],
+        cost: noise::COST,
+        build: noise::variance,
+    },
+    Method {
+        id: "smooth_grad_ig",
+        title: "SmoothGrad Integrated Gradients",
+        formula: "mean over ε of integrated_gradients at x + ε",
+        paper: "Smilkov et al., SmoothGrad: removing noise by adding noise, 2017, section 4",
+        rule_set: Some(RuleSetId::Gradient),
+        needs_picture: false,
+        preset: NONE,
+        groups: &[DIFFERENTIATED, RULED, BASELINE, PATH, NOISY, RANDOM, COMPAT_PGIG],
+        cost: noise::PATHS_COST,
+        build: noise::mean_path,
+    },
+    Method {
+        id: "expected_gradients",
+        title: "Expected Gradients",
+        formula: "mean over x' and α ~ U(0, 1) of (x - x') ⊙ g(x' + α (x - x'))",
+        paper: "Erion et al., Improving performance of deep learning models with axiomatic attribution priors and expected gradients, 2019",
+        rule_set: Some(RuleSetId::Gradient),
+        needs_picture: false,
+        preset: |p| {
+            p.n_samples = NonZeroUsize::MIN.saturating_add(48);
+            p.baseline = Term::Random(49).into();
+        },
+        groups: &[DIFFERENTIATED, RULED, BASELINE, SAMPLED, RANDOM],
+        cost: expected::COST,
+        build: expected::expected_derivative,
+    },
+    Method {
+        id: "grad_cam",
+        title: "Grad-CAM",
+        formula: "ReLU(Σ_k mean(∂f_c/∂A_k) A_k), upsampled",
+        paper: "Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017, section 3",
+        rule_set: Some(RuleSetId::Gradient),
+        needs_picture: false,
+        preset: NONE,
+        groups: &[DIFFERENTIATED, LAYERED],
+        cost: grad_cam::COST,
+        build: grad_cam::class_map,
+    },
+    Method {
+        id: "guided_grad_cam",
+        title: "Guided Grad-CAM",
+        formula: "grad_cam ⊙ guided_backprop",
+        paper: "Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017, section 3.2",
+        rule_set: Some(RuleSetId::GuidedBackprop),
+        needs_picture: false,
+        preset: NONE,
+        groups: &[DIFFERENTIATED, RULED, LAYERED],
+        cost: grad_cam::GUIDED_COST,
+        build: grad_cam::guided_class_map,
     },
     Method {
         id: "random",

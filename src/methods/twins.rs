@@ -3,16 +3,18 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use rand::RngExt;
 use serde_json::{Value, json};
 
 use super::{
     Attribution, Run, Step, Subject,
     parameters::{Facts, Parameters},
-    registry::METHODS,
+    random::generator,
+    registry::{self, METHODS},
     target::Classes,
 };
 use crate::{
-    autodiff::spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule},
+    autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
     engine::{Point, Row},
     model::manifest::Layout,
     tensor::Tensor,
@@ -30,6 +32,8 @@ pub fn subject(given: &Value, input: &[f32], baselines: &[&[f32]]) -> Subject {
         pattern_layers: &PatternLayers::All,
         classes: Classes { labels: &[], count: Some(2) },
         has_patterns: true,
+        layers: &[Layer { name: "hidden".into(), shape: [2, 2, 2] }],
+        layer: Some("hidden"),
     };
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts).unwrap();
     Subject {
@@ -143,12 +147,100 @@ fn times(factors: impl IntoIterator<Item = f64>, values: Vec<f64>) -> Vec<f64> {
 
 /// Eq. 1 as printed: 25 right Riemann points.
 fn integrated(g: impl Fn([f64; 2]) -> Vec<f64>) -> Vec<f64> {
+    integrated_from(X, g)
+}
+
+fn integrated_from(x: [f64; 2], g: impl Fn([f64; 2]) -> Vec<f64>) -> Vec<f64> {
     let mut mean = vec![0.0; 2];
     for k in 1..=25 {
-        let at = [0, 1].map(|i| START[i] + f64::from(k) / 25.0 * (X[i] - START[i]));
+        let at = [0, 1].map(|i| START[i] + f64::from(k) / 25.0 * (x[i] - START[i]));
         g(at).iter().zip(&mut mean).for_each(|(g, mean)| *mean += g / 25.0);
     }
-    times([X[0] - START[0], X[1] - START[1]], mean)
+    times([x[0] - START[0], x[1] - START[1]], mean)
+}
+
+/// The points of `noise_level` 0.15 around X.
+fn noisy() -> Vec<[f64; 2]> {
+    let mut asked = Vec::new();
+    let subject = subject(&json!({"method": "smooth_grad", "target": CLASS}), &X.map(|v| v as f32), &[]);
+    drive((subject.parameters.method.build)(subject), |spec, point| {
+        asked.push([0, 1].map(|i| f64::from(point.input[i])));
+        net(spec, point)
+    });
+    asked
+}
+
+fn mean_of(maps: impl Iterator<Item = Vec<f64>>) -> Vec<f64> {
+    let maps: Vec<_> = maps.collect();
+    (0..2).map(|i| maps.iter().map(|map| map[i]).sum::<f64>() / maps.len() as f64).collect()
+}
+
+fn smooth(statistic: fn(f64) -> f64) -> Vec<f64> {
+    mean_of(noisy().into_iter().map(|x| numeric_gradient(x).into_iter().map(statistic).collect()))
+}
+
+fn variance() -> Vec<f64> {
+    let mean = smooth(|g| g);
+    let squares = |x| numeric_gradient(x).iter().zip(&mean).map(|(g, mean)| (g - mean).powi(2)).collect();
+    mean_of(noisy().into_iter().map(squares))
+}
+
+fn expected() -> Vec<f64> {
+    let way = [0, 1].map(|i| X[i] - START[i]);
+    let alphas = (0..49).map(|sample| {
+        let mut generator = generator(0, sample);
+        let _baseline: f64 = generator.random();
+        generator.random::<f64>()
+    });
+    mean_of(alphas.map(|alpha| times(way, numeric_gradient([0, 1].map(|i| START[i] + alpha * way[i])))))
+}
+
+const PICTURE: [f64; 4] = [0.3, -0.2, 0.9, 0.6];
+/// Per class, channel and pixel: the head over two channels of rectified pixels, x and 1 - 2x.
+const HEAD: [[[f64; 4]; 2]; 2] =
+    [[[1.0, -1.0, 0.5, 2.0], [0.0, 1.0, -0.5, 0.5]], [[0.5, -2.0, 1.5, 1.0], [2.0, -1.0, 1.0, -0.5]]];
+const SLOPES: [f64; 2] = [1.0, -2.0];
+const SHIFTS: [f64; 2] = [0.0, 1.0];
+
+fn channel(k: usize, x: f64) -> f64 {
+    (SLOPES[k] * x + SHIFTS[k]).max(0.0)
+}
+
+/// In place of the engine, for methods that look at a layer.
+fn spatial_net(spec: &DeriveSpec, point: &Point) -> Row {
+    let x: Vec<f64> = point.input.iter().map(|&v| f64::from(v)).collect();
+    let value =
+        |c: usize| (0..2).map(|k| (0..4).map(|at| HEAD[c][k][at] * channel(k, x[at])).sum::<f64>()).sum::<f64>();
+    let (class, _) = point.seed[0];
+    let shaped = |values: Vec<f64>, channels: usize| {
+        Tensor::from_shape_vec(vec![channels, 2, 2], values.iter().map(|&v| v as f32).collect()).unwrap()
+    };
+    let (cotangent, activation) = match &spec.wrt {
+        Wrt::Activation(name) => {
+            assert_eq!((name.as_str(), &spec.rule_sets[..]), ("hidden", &[RuleSetId::Gradient][..]));
+            let values = (0..2).flat_map(|k| x.iter().map(move |&x| channel(k, x))).collect();
+            (shaped(HEAD[class].as_flattened().to_vec(), 2), Some(shaped(values, 2)))
+        }
+        Wrt::Input => {
+            assert_eq!(spec.rule_sets, [RuleSetId::GuidedBackprop]);
+            (shaped(guided_picture(class), 1), None)
+        }
+    };
+    let logits = [value(0) as f32, value(1) as f32];
+    Row { logits: logits.to_vec(), probabilities: Vec::new(), cotangents: vec![cotangent], activation }
+}
+
+fn guided_picture(class: usize) -> Vec<f64> {
+    let through = |k: usize, at: usize| {
+        let on = f64::from(u8::from(channel(k, PICTURE[at]) > 0.0));
+        on * HEAD[class][k][at].max(0.0) * SLOPES[k]
+    };
+    (0..4).map(|at| through(0, at) + through(1, at)).collect()
+}
+
+fn class_map() -> Vec<f64> {
+    let weight = |k: usize| HEAD[CLASS][k].iter().sum::<f64>() / 4.0;
+    PICTURE.map(|x| (weight(0) * channel(0, x) + weight(1) * channel(1, x)).max(0.0)).to_vec()
 }
 
 struct Case {
@@ -171,10 +263,33 @@ const CASES: &[Case] = &[
     },
     Case { method: "pattern_net", twin: Some(|| through(|h, i| on(X, h) * P2[CLASS][h] * P1[h][i])), evaluations: 1 },
     Case { method: "pgig", twin: Some(|| integrated(pattern_attribution)), evaluations: 25 },
+    Case { method: "smooth_grad", twin: Some(|| smooth(|g| g)), evaluations: 25 },
+    Case { method: "smooth_grad_sq", twin: Some(|| smooth(|g| g * g)), evaluations: 25 },
+    Case { method: "var_grad", twin: Some(variance), evaluations: 25 },
+    Case {
+        method: "smooth_grad_ig",
+        twin: Some(|| mean_of(noisy().into_iter().map(|x| integrated_from(x, numeric_gradient)))),
+        evaluations: 625,
+    },
+    Case { method: "expected_gradients", twin: Some(expected), evaluations: 49 },
+    Case { method: "grad_cam", twin: Some(class_map), evaluations: 1 },
+    Case {
+        method: "guided_grad_cam",
+        twin: Some(|| guided_picture(CLASS).iter().zip(class_map()).map(|(g, map)| g * map).collect()),
+        evaluations: 2,
+    },
     Case { method: "random", twin: None, evaluations: 0 },
 ];
 
 fn run(given: &Value) -> (Attribution, usize) {
+    if registry::find(given["method"].as_str().unwrap()).unwrap().takes("layer") {
+        let picture = PICTURE.map(|v| v as f32);
+        let subject = Subject {
+            input: Arc::new(Tensor::from_shape_vec(vec![1, 2, 2], picture.to_vec()).unwrap()),
+            ..subject(given, &picture, &[])
+        };
+        return drive((subject.parameters.method.build)(subject), spatial_net);
+    }
     let [input, start] = [X, START].map(|values| values.map(|v| v as f32));
     let subject = subject(given, &input, &[&start]);
     drive((subject.parameters.method.build)(subject), net)

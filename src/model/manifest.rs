@@ -10,7 +10,7 @@ pub struct Manifest {
     pub input: Input,
     pub head: Head,
     pub pattern_layers: PatternLayers,
-    /// Default layer of Grad-CAM.
+    /// Default layer of Grad-CAM; absent, the last of the model's layers.
     pub layer: Option<String>,
 }
 

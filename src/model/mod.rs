@@ -8,7 +8,7 @@ pub mod registry;
 use std::{path::PathBuf, sync::Arc};
 
 use crate::{
-    autodiff::spec::Patterns,
+    autodiff::spec::{Layer, Patterns},
     onnx::graph::{Dim, Graph},
 };
 use manifest::Manifest;
@@ -24,6 +24,8 @@ pub struct Model {
     /// SHA-256 of `model.onnx`, hex.
     pub hash: String,
     pub graph: Arc<Graph>,
+    /// The layers of Grad-CAM in the order of the forward pass; empty where there is none, or the graph cannot be read so far.
+    pub layers: Vec<Layer>,
     pub patterns: Option<Patterns>,
 }
 

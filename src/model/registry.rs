@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Model, manifest_file, patterns};
-use crate::onnx::read_model;
+use crate::{autodiff::spatial_layers, onnx::read_model};
 
 /// The models that serve, by id, and the folders that do not.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
             return Err(faults);
         }
     };
-    let manifest = match manifest_file::read(&text, &graph) {
+    let mut manifest = match manifest_file::read(&text, &graph) {
         Ok(manifest) => manifest,
         Err(found) => {
             faults.extend(found.iter().map(|fault| format!("model.toml: {fault}")));
@@ -115,6 +115,20 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
         }
     };
     manifest_file::fix_sizes(&mut graph, &manifest.input);
+    let layers = match manifest.input.shape[..] {
+        [_, _, _] => spatial_layers(&graph).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    match &manifest.layer {
+        None => manifest.layer = layers.last().map(|layer| layer.name.clone()),
+        Some(name) if layers.iter().any(|layer| layer.name == *name) => {}
+        Some(name) => {
+            let allowed = layers.iter().map(|layer| layer.name.as_str()).collect::<Vec<_>>().join(", ");
+            faults.push(format!(
+                "model.toml: layer: no layer with height and width is called {name:?} (allowed: {allowed})"
+            ));
+        }
+    }
     let labels = labels.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
     let path = folder.join(patterns::FILE);
     let patterns = path.exists().then(|| patterns::read(&path, &hash)).and_then(|read| match read {
@@ -124,7 +138,8 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
             None
         }
     });
-    let model = Model { id, folder: folder.to_owned(), manifest, labels, hash, graph: Arc::new(graph), patterns };
+    let model =
+        Model { id, folder: folder.to_owned(), manifest, labels, hash, graph: Arc::new(graph), layers, patterns };
     match model.classes() {
         Some(classes) if !model.labels.is_empty() && classes != model.labels.len() => {
             faults.push(format!("labels.txt has {} lines for {classes} classes", model.labels.len()));
@@ -161,6 +176,8 @@ mod tests {
         assert_eq!((model.id.as_str(), model.labels.len(), model.classes()), ("squeezenet1_1", 1000, Some(1000)));
         assert_eq!(model.labels[285], "Egyptian_cat");
         assert!(warnings.is_empty(), "{warnings:?}");
+        let last = model.layers.last().unwrap();
+        assert_eq!((Some(&last.name), last.shape), (model.manifest.layer.as_ref(), [1000, 13, 13]));
     }
 
     #[test]
@@ -170,7 +187,7 @@ mod tests {
             fs::create_dir_all(folder.path().join(id)).unwrap();
             fs::write(folder.path().join(id).join(file), text).unwrap();
         };
-        for id in ["good", "labels", "manifest"] {
+        for id in ["good", "labels", "layer", "manifest"] {
             fs::create_dir(folder.path().join(id)).unwrap();
             fs::copy(bundled().join("model.onnx"), folder.path().join(id).join("model.onnx")).unwrap();
         }
@@ -178,13 +195,14 @@ mod tests {
         write("empty", "README", "");
         write("labels", "labels.txt", "cat\ndog");
         write("manifest", "model.toml", "heads = 1\n[input]\nsize = 7");
+        write("layer", "model.toml", "layer = 'nowhere'");
         write("nonsense", "model.onnx", "not a model");
         let registry = Registry::load(folder.path(), None).unwrap();
         assert_eq!(registry.default().unwrap().id, "good");
         assert_eq!(registry.iter().count(), 1);
         assert_eq!(registry.warnings.len(), 1);
         let broken = registry.broken.iter().map(|b| (b.id.as_str(), b.faults.len())).collect::<Vec<_>>();
-        assert_eq!(broken, [("empty", 1), ("labels", 1), ("manifest", 2), ("nonsense", 1)]);
+        assert_eq!(broken, [("empty", 1), ("labels", 1), ("layer", 1), ("manifest", 2), ("nonsense", 1)]);
         let error = Registry::load(folder.path(), Some("lables")).unwrap_err();
         assert!(error.to_string().contains("good"), "{error}");
         let registry = Registry::load(folder.path(), Some("labels")).unwrap();

@@ -235,6 +235,7 @@ mod tests {
             labels: vec![],
             hash: String::new(),
             graph: Arc::new(graph),
+            layers: vec![],
             patterns: None,
         }
     }

@@ -126,6 +126,11 @@ async fn the_parameters_of_an_answer_give_it_again() {
         json!({ "method": "pgig", "pattern_layers": ["conv"], "head": "probabilities", "target": "red-blue" }),
         json!({ "method": "pgig", "multiply_by_inputs": false, "quadrature": "gauss_legendre", "n_steps": 5 }),
         json!({ "method": "gradient", "seed": "value", "target": "top:1" }),
+        json!({ "method": "integrated_gradients", "rule_set": "pattern_net", "pattern_layers": "except_last" }),
+        json!({ "method": "smooth_grad", "rule_set": "guided_backprop", "n_samples": 3, "noise_level": 0.2, "seed_value": 9 }),
+        json!({ "method": "smooth_grad_ig", "compat": "pgig-2020", "n_samples": 2, "n_steps": 3 }),
+        json!({ "method": "expected_gradients", "baseline": "black+white", "rule_set": "deconvnet", "n_samples": 5 }),
+        json!({ "method": "guided_grad_cam", "layer": "conv", "rule_set": "pattern_attribution", "target": "red-blue" }),
     ]);
     for mut request in requests {
         request["image"] = json!(image);

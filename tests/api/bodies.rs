@@ -107,6 +107,32 @@ async fn several_images_get_a_target_each() {
 }
 
 #[tokio::test]
+async fn each_of_several_inputs_may_name_its_own_target() {
+    let (red, blue) = (red(), blue());
+    let of = |answers: &Value| -> Vec<String> {
+        let labels = answers.as_array().unwrap().iter().map(|one| one["target"]["label"].as_str().unwrap().to_owned());
+        labels.collect()
+    };
+    let fields: [(&str, &[u8]); 3] =
+        [("image", &red), ("params", br#"{"method": "gradient", "targets": ["green", 0]}"#), ("image", &blue)];
+    assert_eq!(of(&send(multipart("/explain", &fields)).await.answer()), ["green", "red"]);
+    let images =
+        json!({ "images": [BASE64_STANDARD.encode(&red), BASE64_STANDARD.encode(&blue)], "method": "gradient" });
+    let answers = send(post_json("/explain?targets=top:2,predicted", &images)).await.answer();
+    assert_eq!(of(&answers)[0..1], ["red"]);
+    assert_eq!((of(&answers).len(), &of(&answers)[2]), (3, &"blue".to_owned()));
+    let array = write_npy(&tensor(&[2, 2], &[1.0, 0.0, 0.0, 5.0])).unwrap();
+    let stacked = send(post("/explain?model=numbers&method=gradient&format=npy&targets=2,1", array)).await.array();
+    assert_eq!(stacked, tensor(&[2, 2], &[NUMBERS[2], NUMBERS[1]].concat()));
+    for targets in ["red", "red,blue,green", "red,mauve", "red,blue&target=red"] {
+        let refused = send(post_json(&format!("/explain?targets={targets}"), &images)).await;
+        assert_eq!(refused.refused(), ["targets"], "{targets}");
+    }
+    let none = json!({ "images": [] });
+    assert_eq!(send(post_json("/explain", &none)).await.problem().1, "no_input");
+}
+
+#[tokio::test]
 async fn the_fault_of_one_of_several_images_says_which() {
     let red = red();
     let answer = send(multipart("/explain", &[("image", &red), ("image", &red[..40]), ("image", &red)])).await;

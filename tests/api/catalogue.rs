@@ -58,10 +58,13 @@ async fn a_model_says_which_methods_apply_and_why_others_do_not() {
     assert_eq!(applies(&plain, "integrated_gradients"), (true, String::new()));
     let layers: Vec<_> = plain["linear_layers"].as_array().unwrap().iter().map(|layer| layer["node"].clone()).collect();
     assert_eq!(layers, ["conv", "scores"]);
+    let layers = [json!({ "name": "conv", "shape": [3, 8, 8] }), json!({ "name": "relu", "shape": [3, 8, 8] })];
+    assert_eq!((&plain["layers"], &plain["manifest"]["layer"]), (&json!(layers), &json!("relu")));
     let activations = plain["activations"].as_array().unwrap();
     assert!(activations.contains(&json!({ "name": "relu", "shape": [3, 8, 8] })), "{activations:?}");
     let numbers = send(get("/models/numbers")).await.answer();
     assert!(applies(&numbers, "pgig").1.contains("--tensors"));
+    assert!(applies(&numbers, "grad_cam").1.contains("no layer"));
     assert_eq!((&numbers["takes_images"], &numbers["shape"]), (&json!(false), &json!([2])));
 }
 

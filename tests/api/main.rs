@@ -12,6 +12,7 @@ mod house;
 mod images;
 mod jobs;
 mod load;
+mod methods;
 mod parameters;
 mod problems;
 mod reproducible;

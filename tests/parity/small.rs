@@ -71,6 +71,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
         labels: Vec::new(),
         hash: "dense".into(),
         graph: Arc::new(graph),
+        layers: Vec::new(),
         patterns: (!patterns.is_empty()).then(|| Patterns { id: "given".into(), source: Arc::new(patterns) }),
     })
 }

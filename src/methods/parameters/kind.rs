@@ -23,11 +23,33 @@ pub struct Parameter {
 /// The type of a parameter, the values allowed, and how one is stored.
 #[derive(Debug)]
 pub enum Kind {
-    Integer { min: u64, max: u64, set: fn(&mut Parameters, u64) },
-    Number { above: f64, below: f64, set: fn(&mut Parameters, f64) },
-    Boolean { set: fn(&mut Parameters, bool) },
-    Choice { allowed: &'static [&'static str], set: fn(&mut Parameters, Value) -> serde_json::Result<()> },
-    Text { forms: &'static [&'static str], set: fn(&mut Parameters, &Value, &Facts<'_>) -> Result<(), String> },
+    Integer {
+        min: u64,
+        max: u64,
+        set: fn(&mut Parameters, u64),
+    },
+    Number {
+        above: f64,
+        below: f64,
+        set: fn(&mut Parameters, f64),
+    },
+    Boolean {
+        set: fn(&mut Parameters, bool),
+    },
+    Choice {
+        allowed: &'static [&'static str],
+        set: fn(&mut Parameters, Value) -> serde_json::Result<()>,
+    },
+    /// One of the names that the model gives.
+    Name {
+        form: &'static str,
+        among: fn(&Facts<'_>) -> Vec<String>,
+        set: fn(&mut Parameters, String),
+    },
+    Text {
+        forms: &'static [&'static str],
+        set: fn(&mut Parameters, &Value, &Facts<'_>) -> Result<(), String>,
+    },
 }
 
 impl Parameter {
@@ -36,7 +58,7 @@ impl Parameter {
             Kind::Integer { .. } => "integer",
             Kind::Number { .. } => "number",
             Kind::Boolean { .. } => "boolean",
-            Kind::Choice { .. } | Kind::Text { .. } => "string",
+            Kind::Choice { .. } | Kind::Name { .. } | Kind::Text { .. } => "string",
         }
     }
 
@@ -46,10 +68,16 @@ impl Parameter {
             Kind::Integer { min, max, .. } => vec![format!("{min}..={max}")],
             Kind::Number { above, below, .. } => vec![format!("above {above}, below {below}")],
             Kind::Boolean { .. } => vec!["true".into(), "false".into()],
+            Kind::Name { form, .. } => vec![(*form).to_owned()],
             Kind::Choice { allowed: texts, .. } | Kind::Text { forms: texts, .. } => {
                 texts.iter().map(|text| (*text).to_owned()).collect()
             }
         }
+    }
+
+    /// As [`Self::allowed`], with the names of this model.
+    pub fn allowed_for(&self, facts: &Facts<'_>) -> Vec<String> {
+        if let Kind::Name { among, .. } = self.kind { among(facts) } else { self.allowed() }
     }
 
     /// The default where it does not depend on the model; `None` too for a parameter that is off by default.
@@ -82,6 +110,10 @@ impl Parameter {
                     return Err(refused());
                 }
                 set(parameters, value.clone()).map_err(|_| refused())?;
+            }
+            Kind::Name { form, among, set } => {
+                let name = value.as_str().filter(|name| among(facts).iter().any(|known| known == name));
+                set(parameters, name.ok_or_else(|| format!("{value} is not {form}"))?.to_owned());
             }
             Kind::Text { set, .. } => set(parameters, value, facts)?,
         }

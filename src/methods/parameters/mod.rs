@@ -16,7 +16,7 @@ use super::{
     target::{Classes, Target},
 };
 use crate::{
-    autodiff::spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+    autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
     image::baseline::Baseline,
 };
 pub use kind::{Kind, Parameter};
@@ -40,6 +40,11 @@ pub struct Parameters {
     /// Most points per baseline under `tolerance`.
     pub max_steps: usize,
     pub multiply_by_inputs: bool,
+    pub n_samples: NonZeroUsize,
+    /// Deviation of the noise, in units of max - min of the input.
+    pub noise_level: f64,
+    /// What Grad-CAM looks at.
+    pub layer: Option<String>,
     pub seed_value: u64,
     /// What to reproduce in place of the formula.
     pub compat: Option<Compat>,
@@ -64,6 +69,9 @@ pub struct Facts<'a> {
     pub pattern_layers: &'a PatternLayers,
     pub classes: Classes<'a>,
     pub has_patterns: bool,
+    pub layers: &'a [Layer],
+    /// The default of `layer`.
+    pub layer: Option<&'a str>,
 }
 
 impl Parameters {
@@ -81,6 +89,9 @@ impl Parameters {
             tolerance: None,
             max_steps: 216,
             multiply_by_inputs: true,
+            n_samples: NonZeroUsize::MIN.saturating_add(24),
+            noise_level: 0.15,
+            layer: None,
             seed_value: 0,
             compat: None,
         };
@@ -104,11 +115,12 @@ impl Parameters {
             return Err(Faults(faults));
         };
         let mut parameters = Self::defaults(method, facts.head, facts.pattern_layers.clone());
+        parameters.layer = facts.layer.map(str::to_owned);
         for parameter in method.parameters() {
             if let Some(value) = given.get(parameter.name)
                 && let Err(message) = parameter.set(&mut parameters, value, facts)
             {
-                faults.push(Fault { param: parameter.name.into(), message, allowed: parameter.allowed() });
+                faults.push(Fault { param: parameter.name.into(), message, allowed: parameter.allowed_for(facts) });
             }
         }
         for name in given.keys().filter(|name| *name != "method" && !method.takes(name)) {
@@ -137,6 +149,9 @@ impl Parameters {
         }
         if given.contains_key("pattern_layers") && self.method.takes("pattern_layers") && !self.needs_patterns() {
             refuse("pattern_layers", "chooses among patterns, and the rule set uses none: leave one out", &[]);
+        }
+        if self.method.takes("layer") && self.layer.is_none() {
+            refuse("layer", "the model has no layer with height and width between its input and its head", &[]);
         }
         if self.compat == Some(Compat::Pgig2020) && self.method.takes("n_steps") {
             if self.tolerance.is_some() {
@@ -228,6 +243,8 @@ mod tests {
             pattern_layers: &PatternLayers::Inner,
             classes: Classes { labels, count: Some(3) },
             has_patterns: true,
+            layers: &[],
+            layer: Some("relu"),
         }
     }
 
@@ -332,6 +349,8 @@ mod tests {
             (json!({"method": "pgig", "compat": "pgig-2020", "n_steps": 1}), "n_steps"),
             (json!({"method": "integrated_gradients", "compat": "pgig-2020", "tolerance": 0.1}), "tolerance"),
             (json!({"method": "occlusion"}), "method"),
+            (json!({"method": "grad_cam", "layer": "nowhere"}), "layer"),
+            (json!({"method": "smooth_grad", "noise_level": 0}), "noise_level"),
         ];
         for (given, param) in cases {
             let faults = parse(given).unwrap_err();

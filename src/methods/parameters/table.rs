@@ -117,7 +117,7 @@ pub const PATH: &[Parameter] = &[
                         Quality::Paper => (25, Quadrature::RiemannRight),
                         Quality::Fine => (50, Quadrature::RiemannMidpoint),
                     };
-                    p.n_steps = NonZeroUsize::MIN.saturating_add(n_steps - 1);
+                    p.n_steps = counted(n_steps);
                     p.quadrature = quadrature;
                 })
             },
@@ -128,11 +128,7 @@ pub const PATH: &[Parameter] = &[
     },
     Parameter {
         name: "n_steps",
-        kind: Kind::Integer {
-            min: 1,
-            max: MAX_STEPS,
-            set: |p, n| p.n_steps = NonZeroUsize::MIN.saturating_add(n.saturating_sub(1) as usize),
-        },
+        kind: Kind::Integer { min: 1, max: MAX_STEPS, set: |p, n| p.n_steps = counted(n) },
         doc: "points of the path, per baseline",
         from_model: false,
         get: |p| p.tolerance.is_none().then(|| json!(p.n_steps)),
@@ -182,6 +178,42 @@ pub const RANDOM: &[Parameter] = &[Parameter {
     get: |p| Some(json!(p.seed_value)),
 }];
 
+const N_SAMPLES: Parameter = Parameter {
+    name: "n_samples",
+    kind: Kind::Integer { min: 1, max: MAX_STEPS, set: |p, n| p.n_samples = counted(n) },
+    doc: "how many samples are drawn",
+    from_model: false,
+    get: |p| Some(json!(p.n_samples)),
+};
+
+/// For methods that draw samples.
+pub const SAMPLED: &[Parameter] = &[N_SAMPLES];
+
+/// For methods that add noise to the input.
+pub const NOISY: &[Parameter] = &[
+    N_SAMPLES,
+    Parameter {
+        name: "noise_level",
+        kind: Kind::Number { above: 0.0, below: 10.0, set: |p, level| p.noise_level = level },
+        doc: "standard deviation of the noise, in units of max - min of the input",
+        from_model: false,
+        get: |p| Some(json!(p.noise_level)),
+    },
+];
+
+/// For methods that look at a layer.
+pub const LAYERED: &[Parameter] = &[Parameter {
+    name: "layer",
+    kind: Kind::Name {
+        form: "a layer of the model (GET /models/{id} lists them)",
+        among: |facts| facts.layers.iter().map(|layer| layer.name.clone()).collect(),
+        set: |p, layer| p.layer = Some(layer),
+    },
+    doc: "the layer whose channels are weighed",
+    from_model: true,
+    get: |p| p.layer.as_ref().map(|layer| json!(layer)),
+}];
+
 /// For methods of the PGIG paper whose published code differs.
 pub const COMPAT_PGIG: &[Parameter] = &[compat(
     &["pgig-2020"],
@@ -205,6 +237,11 @@ enum Quality {
     Fast,
     Paper,
     Fine,
+}
+
+/// A number from 1, as its row allows.
+fn counted(n: u64) -> NonZeroUsize {
+    NonZeroUsize::MIN.saturating_add(n.saturating_sub(1) as usize)
 }
 
 fn choose<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
