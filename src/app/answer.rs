@@ -118,7 +118,7 @@ impl From<Refinement> for RefinementEnd {
     }
 }
 
-/// float32 values in row-major order, in the shape of one input.
+/// float32 values in row-major order, in the shape of one input; with a single channel where a method scores pixels.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EncodedTensor {
     #[schema(example = json!([3, 224, 224]))]

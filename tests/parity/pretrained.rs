@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use explaind::{
     autodiff::{
         derive,
-        spec::{Head, PatternLayers},
+        spec::{DeriveSpec, Head, PatternLayers},
     },
     engine::{Point, Row, backend_ort::OrtSession},
     methods::{Step, Subject, parameters::Parameters, registry},
@@ -78,14 +78,13 @@ fn explain(source: &Graph, subject: Subject, logits: &[f32]) -> Arc<Tensor> {
     let input = subject.input.clone();
     let mut method = (subject.parameters.method.build)(subject);
     let spec = method.spec();
-    let set = spec.rule_sets[0].id();
     let mut session = open(&derive(source, &spec, None).unwrap().graph);
     let mut rows = Vec::new();
     loop {
         match method.step(&rows) {
             Step::Done(attribution) => return attribution.scores,
             Step::Evaluate(points) => {
-                rows = points.chunks(5).flat_map(|points| evaluate(&mut session, points, set)).collect();
+                rows = points.chunks(5).flat_map(|points| evaluate(&mut session, points, &spec, CLASSES)).collect();
                 for row in points.iter().zip(&rows).filter(|(point, _)| Arc::ptr_eq(&point.input, &input)) {
                     assert!(distance(&row.1.logits, logits) < 1e-5);
                 }
@@ -94,19 +93,21 @@ fn explain(source: &Graph, subject: Subject, logits: &[f32]) -> Arc<Tensor> {
     }
 }
 
-fn evaluate(session: &mut OrtSession, points: &[Point], set: &str) -> Vec<Row> {
+/// What the engine does with the points of a run.
+pub fn evaluate(session: &mut OrtSession, points: &[Point], spec: &DeriveSpec, classes: usize) -> Vec<Row> {
     let inputs: Vec<_> = points.iter().map(|point| point.input.view()).collect();
     let inputs = ndarray::stack(Axis(0), &inputs).unwrap();
-    let mut seed = Tensor::zeros(IxDyn(&[points.len(), CLASSES]));
+    let mut seed = Tensor::zeros(IxDyn(&[points.len(), classes]));
     for (row, point) in points.iter().enumerate() {
         point.seed.iter().for_each(|&(class, weight)| seed[[row, class]] = weight);
     }
     let answers = run(session, &[("input", &inputs), ("seed", &seed)]);
+    let one = |values: &Tensor, index: usize| values.index_axis(Axis(0), index).to_owned();
     let row = |index: usize| Row {
         logits: sample(&answers["logits"], index),
         probabilities: sample(&answers["probabilities"], index),
-        cotangents: vec![answers[set].index_axis(Axis(0), index).to_owned()],
-        activation: None,
+        cotangents: spec.rule_sets.iter().map(|set| one(&answers[set.id()], index)).collect(),
+        activation: answers.get("activation").map(|values| one(values, index)),
     };
     (0..points.len()).map(row).collect()
 }

@@ -1,13 +1,16 @@
 //! torchvision's classifiers as PyTorch exports them: derived gradients against PyTorch autograd in f64 (generate.py tells what is stored).
 
-use std::{fs, iter};
+use std::{fs, iter, path::Path};
 
 use explaind::{
     autodiff::{
-        derive,
+        derive, spatial_layers,
         spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
     },
-    onnx::read_model,
+    onnx::{
+        graph::{Dim, Graph},
+        read_model,
+    },
     tensor::Tensor,
 };
 use ndarray::{Axis, IxDyn};
@@ -47,15 +50,47 @@ fn files() -> Vec<String> {
     names
 }
 
+/// What Grad-CAM looks at by default: the op that makes it, and its shape.
+const LAYERS: &[(&str, &str, [usize; 3])] = &[
+    ("alexnet", "Relu", [256, 5, 5]),
+    ("densenet121", "Relu", [1024, 2, 2]),
+    ("efficientnet_b0", "Mul", [1280, 2, 2]),
+    ("googlenet", "Concat", [1024, 2, 2]),
+    ("inception_v3", "Concat", [2048, 8, 8]),
+    ("mnasnet", "Relu", [1280, 2, 2]),
+    ("mobilenet_v2", "Clip", [1280, 2, 2]),
+    ("mobilenet_v2_bn", "Clip", [1280, 2, 2]),
+    ("mobilenet_v3_large", "HardSwish", [960, 2, 2]),
+    ("mobilenet_v3_small", "HardSwish", [576, 2, 2]),
+    ("regnet_x", "Relu", [400, 2, 2]),
+    ("regnet_y", "Relu", [440, 2, 2]),
+    ("resnet18", "Relu", [512, 2, 2]),
+    ("resnet18_bn", "Relu", [512, 2, 2]),
+    ("resnet50", "Relu", [2048, 2, 2]),
+    ("resnext50", "Relu", [2048, 2, 2]),
+    ("shufflenet_v2", "Relu", [1024, 2, 2]),
+    ("squeezenet1_0", "Relu", [20, 3, 3]),
+    ("squeezenet1_1", "Relu", [20, 3, 3]),
+    ("vgg11", "Relu", [512, 4, 4]),
+    ("vgg16", "Relu", [512, 4, 4]),
+    ("vgg16_bn", "Relu", [512, 4, 4]),
+];
+
 #[derive(Deserialize)]
-struct Drawn {
-    seed: u64,
-    scale: f32,
-    shape: Vec<usize>,
+pub struct Drawn {
+    pub seed: u64,
+    pub scale: f32,
+    pub shape: Vec<usize>,
+}
+
+impl Drawn {
+    pub fn values(&self) -> Vec<f32> {
+        uniform(self.seed, self.shape.iter().product()).map(|u| self.scale * u).collect()
+    }
 }
 
 /// Numbers in [-1, 1) by splitmix64: generate.py draws the same.
-fn uniform(seed: u64, count: usize) -> impl Iterator<Item = f32> {
+pub fn uniform(seed: u64, count: usize) -> impl Iterator<Item = f32> {
     (1..=count as u64).map(move |index| {
         let z = (seed << 32).wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -66,10 +101,40 @@ fn uniform(seed: u64, count: usize) -> impl Iterator<Item = f32> {
 
 /// A batch of up to two samples: the stored input, then another, for an answer must not depend on who shares its batch.
 fn batch(input: &Drawn, rows: usize) -> Tensor {
-    let pixels: Vec<f32> = uniform(input.seed, input.shape.iter().product()).map(|u| input.scale * u).collect();
+    let pixels = input.values();
     let other = pixels.iter().rev().copied().collect();
     let pair = [pixels, other].map(|pixels| Tensor::from_shape_vec(input.shape.clone(), pixels).unwrap());
     ndarray::stack(Axis(0), &pair.each_ref().map(|tensor| tensor.view())[..rows]).unwrap()
+}
+
+/// Writes the weights that the metadata tells, for exports to be read there.
+pub fn write_weights(reference: &stored::Stored, folder: &Path) {
+    let mut weights = Vec::new();
+    for (seed, shift, scale, count) in reference.json::<Vec<(u64, f32, f32, usize)>>("weights") {
+        uniform(seed, count).for_each(|u| weights.extend_from_slice(&(shift + scale * u).to_le_bytes()));
+    }
+    fs::write(folder.join("weights.bin"), weights).unwrap();
+}
+
+/// An export whose weights were written to `folder`.
+pub fn read_export(export: &str, folder: &Path) -> Graph {
+    let path = folder.join(export);
+    fs::copy(stored::path("torchvision").join(export), &path).unwrap();
+    read_model(&path).unwrap_or_else(|error| panic!("{export}: {error}"))
+}
+
+/// What is wrong with the default layer. Inception's last layers have more than one pixel at its own input size alone.
+fn layer_fault(net: &str, source: &Graph) -> Option<String> {
+    let (_, op, shape) = LAYERS.iter().find(|row| row.0 == net)?;
+    let mut source = source.clone();
+    if net == "inception_v3" {
+        source.inputs[0].value_type.shape[2..].fill(Dim::Known(299));
+    }
+    let layer = spatial_layers(&source).unwrap().pop()?;
+    let made_by = &source.nodes.iter().find(|node| node.outputs.contains(&layer.name))?.op_type;
+    // Before opset 14 HardSwish was written out.
+    let fits = made_by == op || (*op == "HardSwish" && ["Mul", "Div"].contains(&made_by.as_str()));
+    (!fits || layer.shape != *shape).then(|| format!("the default layer is {made_by} {:?}", layer.shape))
 }
 
 fn agrees_with_pytorch(net: &str) {
@@ -87,18 +152,14 @@ fn agrees_with_pytorch(net: &str) {
     };
 
     let scratch = tempfile::tempdir().unwrap();
-    let mut weights = Vec::new();
-    for (seed, shift, scale, count) in reference.json::<Vec<(u64, f32, f32, usize)>>("weights") {
-        uniform(seed, count).for_each(|u| weights.extend_from_slice(&(shift + scale * u).to_le_bytes()));
-    }
-    fs::write(scratch.path().join("weights.bin"), weights).unwrap();
+    write_weights(&reference, scratch.path());
 
+    assert!(LAYERS.iter().any(|row| row.0 == net));
     let mut faults = Vec::new();
     let exports = files().into_iter().filter(|name| name.starts_with(&format!("{net}.")) && name.ends_with(".onnx"));
     for export in exports {
-        let path = scratch.path().join(&export);
-        fs::copy(stored::path("torchvision").join(&export), &path).unwrap();
-        let source = read_model(&path).unwrap_or_else(|error| panic!("{export}: {error}"));
+        let source = read_export(&export, scratch.path());
+        faults.extend(layer_fault(net, &source).map(|fault| format!("{export}: {fault}")));
         // A graph exported for a batch of one stays so.
         let rows = source.inputs[0].value_type.shape[0].known().unwrap_or(2);
         let batch = batch(&input, rows);
