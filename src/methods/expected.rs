@@ -1,6 +1,6 @@
 //! Expected Gradients: the mean over samples of (x - x') ⊙ g(x' + α (x - x')), x' drawn from the baselines, α ~ U(0, 1).
 //! Erion et al. 2019; pgig.txt, A.5. Sample k draws two uniforms u, v of ChaCha8(seed_value), stream k: baseline ⌊u · count⌋ and α = v.
-//! Cost: n_samples evaluations. Agrees with Captum's gradient at the same baselines and α to 1e-5 (tests/parity).
+//! Cost: n_samples evaluations. Agrees with Captum's gradient at the same baselines and α to 1e-6 (tests/parity).
 
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ impl Run for Expected {
         if parameters.baseline.terms().iter().any(|term| matches!(term, Term::Random(_))) {
             attribution
                 .warnings
-                .push("the baselines are random noise; name a data set: baseline=dataset:<id>".to_owned());
+                .push("the baselines are random noise; name a data set: baseline=dataset:<id>:49".to_owned());
         }
         Step::Done(attribution)
     }

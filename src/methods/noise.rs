@@ -2,7 +2,7 @@
 //! variance (VarGrad), and the mean of Integrated Gradients from there (SmoothGrad-IG). Smilkov et al. 2017; Hooker et al. 2019; pgig.txt,
 //! A.2 to A.4. The variance is that of the samples themselves (divided by n, as in that paper's code): SmoothGrad² = SmoothGrad ⊙ SmoothGrad + VarGrad.
 //! Noise of sample k: ChaCha8(seed_value), stream k, Box-Muller. Sums run in f64 in the order of the samples.
-//! Cost: n_samples evaluations, or paths. Agrees with Captum's NoiseTunnel at the same noise to 1e-5 (tests/parity).
+//! Cost: n_samples evaluations, or paths. Agrees with Captum's NoiseTunnel at the same noise to 1e-6 (tests/parity).
 
 use std::{f64::consts::TAU, iter, sync::Arc};
 

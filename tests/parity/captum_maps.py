@@ -138,8 +138,8 @@ def maps(model, x, target, pool):
 
 
 def disturbed(model, x, target, pool):
-    """The maps with additive noise of relative size ROUNDING on every leaf module's output; not those of Captum's rectifier hooks, which
-    see other cotangents behind such noise, and whose input is away from kinks (generate.py)."""
+    """The maps with additive noise of relative size ROUNDING on every leaf module's output. Not for the maps that Captum makes by hooks of its
+    own on rectifiers, which would meet these; generate.py chose the inputs away from kinks."""
     generator = torch.Generator().manual_seed(1)
 
     def disturb(_, __, output):

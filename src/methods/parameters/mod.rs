@@ -234,7 +234,12 @@ impl Serialize for Parameters {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
+
+    static LAYERS: LazyLock<Vec<Layer>> =
+        LazyLock::new(|| ["conv", "relu"].map(|name| Layer { name: name.into(), shape: [3, 8, 8] }).into());
 
     fn facts(labels: &[String]) -> Facts<'_> {
         Facts {
@@ -243,7 +248,7 @@ mod tests {
             pattern_layers: &PatternLayers::Inner,
             classes: Classes { labels, count: Some(3) },
             has_patterns: true,
-            layers: &[],
+            layers: LAYERS.as_slice(),
             layer: Some("relu"),
         }
     }
