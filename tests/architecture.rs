@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("dataset", &["image", "model::manifest", "tensor"]),
     ("engine", &["onnx", "autodiff", "model", "tensor", "telemetry::names"]),
     ("methods", &["tensor", "autodiff::spec", "image::baseline", "model::manifest", "engine::Point", "engine::Row"]),
-    ("methods/drive.rs", &["engine", "model", "pool"]),
+    ("methods/drive.rs", &["engine", "image::preprocess", "model", "pool"]),
     ("metrics", &["tensor", "image", "model::manifest", "engine::Point", "engine::Row"]),
     ("metrics/drive.rs", &["autodiff::spec", "engine", "model"]),
     ("render", &["tensor", "image", "model::manifest"]),

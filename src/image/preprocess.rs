@@ -7,6 +7,7 @@ use fast_image_resize::{
     FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
     images::{Image, ImageRef},
 };
+use ndarray::{Array2, Axis, Ix3};
 
 use super::{
     ImageError,
@@ -56,6 +57,28 @@ pub fn preprocess(upload: &RgbImage, rule: &Preprocess) -> Result<(Tensor, Geome
     };
     let tensor = Tensor::from_shape_vec(shape.to_vec(), data).map_err(failed)?;
     Ok((tensor, geometry))
+}
+
+/// `[height, width]` of the picture that a tensor of the model's input space shows: ITU-R 601, black 0 and white 1, not rounded.
+/// `None` for shapes that `rule` does not make.
+pub fn luma_of(tensor: &Tensor, rule: &Preprocess) -> Option<Array2<f32>> {
+    let shares: &[f64] = match rule.channels {
+        Channels::Rgb => &[0.299, 0.587, 0.114],
+        Channels::Bgr => &[0.114, 0.587, 0.299],
+        Channels::Gray => &[1.0],
+    };
+    let axis = match rule.layout {
+        Layout::Nchw => 0,
+        Layout::Nhwc => 2,
+    };
+    let pixels =
+        tensor.view().into_dimensionality::<Ix3>().ok().filter(|pixels| pixels.len_of(Axis(axis)) == shares.len())?;
+    let mut luma = Array2::<f64>::zeros(pixels.index_axis(Axis(axis), 0).raw_dim());
+    for ((plane, share), (black, white)) in pixels.axis_iter(Axis(axis)).zip(shares).zip(pixel_range(rule)) {
+        let (black, white) = (f64::from(black), f64::from(white));
+        luma.zip_mut_with(&plane, |luma, &value| *luma += share * (f64::from(value) - black) / (white - black));
+    }
+    Some(luma.mapv(|value| value as f32))
 }
 
 /// The tensor values of a black and of a white pixel, per channel in the tensor's order.
@@ -158,6 +181,7 @@ fn failed(fault: impl std::error::Error) -> ImageError {
 mod tests {
     use std::{fs, path::PathBuf};
 
+    use ::image::Rgb;
     use ndarray_npy::ReadNpyExt;
 
     use super::*;
@@ -173,6 +197,32 @@ mod tests {
             std: vec![1.0],
             resize,
             filter: Filter::Bilinear,
+        }
+    }
+
+    #[test]
+    fn the_luma_of_a_tensor_is_that_of_its_pixels_whatever_the_order() {
+        let upload = RgbImage::from_fn(4, 3, |x, y| Rgb([(60 * x) as u8, (100 * y) as u8, 30]));
+        for channels in [Channels::Rgb, Channels::Bgr] {
+            for layout in [Layout::Nchw, Layout::Nhwc] {
+                let rule = Preprocess {
+                    width: 4,
+                    height: 3,
+                    layout,
+                    channels,
+                    scale: 1.0 / 255.0,
+                    mean: vec![0.4, 0.5, 0.6],
+                    std: vec![0.2, 0.3, 0.4],
+                    resize: Resize::Stretch,
+                    filter: Filter::Bilinear,
+                };
+                let found = luma_of(&preprocess(&upload, &rule).unwrap().0, &rule).unwrap();
+                for (x, y, Rgb([r, g, b])) in upload.enumerate_pixels() {
+                    let expected = (0.299 * f32::from(*r) + 0.587 * f32::from(*g) + 0.114 * f32::from(*b)) / 255.0;
+                    assert!((found[[y as usize, x as usize]] - expected).abs() < 1e-6);
+                }
+                assert_eq!(luma_of(&Tensor::zeros(vec![2, 3, 4]), &rule), None);
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::try_join_all;
+use ndarray::Array2;
 use serde::Serialize;
 
 use super::{
@@ -15,7 +16,10 @@ use super::{
 use crate::{
     autodiff::spec::DeriveSpec,
     engine::{Caller, Engine, EngineError, Point, Row},
-    image::baseline::{self, Material, Pictures},
+    image::{
+        baseline::{self, Material, Pictures},
+        preprocess,
+    },
     model::{Model, manifest::Layout},
     pool::{Pool, WorkPanicked},
     tensor::Tensor,
@@ -169,6 +173,7 @@ pub async fn explain(
     }
     let mut effort = Effort::default();
     let clean = if first { Some(forward(means, model, &input, &mut effort).await?) } else { None };
+    let luma = luma_of(means, model, &input, requests).await?;
     let layout = model.manifest.input.preprocess.as_ref().map_or(Layout::Nchw, |rule| rule.layout);
     let mut tasks = Vec::new();
     for (place, request) in requests.iter().enumerate() {
@@ -189,6 +194,7 @@ pub async fn explain(
                 seed,
                 baselines: baselines.clone(),
                 layout,
+                luma: luma.clone().filter(|_| parameters.method.needs_picture),
                 parameters: Arc::new(Parameters { target: goal.target(), ..parameters.clone() }),
             };
             tasks.push(Task {
@@ -427,6 +433,21 @@ fn resolve_baselines(
             Err(Faults(vec![Fault { param: "baseline".into(), message: error.to_string(), allowed }]))
         }
     }
+}
+
+/// The picture that the input shows, where any of the methods looks at it.
+async fn luma_of(
+    means: Means<'_>,
+    model: &Arc<Model>,
+    input: &Arc<Tensor>,
+    requests: &[Request],
+) -> Result<Option<Arc<Array2<f32>>>, MethodError> {
+    if !requests.iter().any(|request| request.parameters.method.needs_picture) {
+        return Ok(None);
+    }
+    let (model, input) = (model.clone(), input.clone());
+    let luma = move || preprocess::luma_of(&input, model.manifest.input.preprocess.as_ref()?).map(Arc::new);
+    Ok(means.pool.run(luma).await?)
 }
 
 fn check_classes(parameters: &Parameters, count: usize) -> Result<(), Faults> {

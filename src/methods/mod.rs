@@ -1,6 +1,7 @@
 //! Attribution methods: pure descriptions that ask for evaluations; one file each, one row each in `registry`.
 
 pub mod drive;
+pub mod edges;
 pub mod expected;
 pub mod grad_cam;
 pub mod noise;
@@ -15,6 +16,7 @@ pub mod target;
 
 use std::sync::Arc;
 
+use ndarray::Array2;
 use serde::Serialize;
 
 use crate::{
@@ -57,6 +59,8 @@ pub struct Subject {
     pub baselines: Vec<Arc<Tensor>>,
     /// Which axis of the input holds its channels.
     pub layout: Layout,
+    /// `[height, width]` of the picture that the input shows, black 0 and white 1; for methods that look at it.
+    pub luma: Option<Arc<Array2<f32>>>,
     pub parameters: Arc<Parameters>,
 }
 

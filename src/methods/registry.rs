@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::{
-    Run, Subject, expected, grad_cam, noise,
+    Run, Subject, edges, expected, grad_cam, noise,
     parameters::{
         Parameter, Parameters,
         table::{
@@ -233,6 +233,18 @@ pub static METHODS: &[Method] = &[
         groups: &[DIFFERENTIATED, RULED, LAYERED],
         cost: grad_cam::GUIDED_COST,
         build: grad_cam::guided_class_map,
+    },
+    Method {
+        id: "edges",
+        title: "Edges",
+        formula: "Sobel magnitude of the picture's luma, the same for every model: a baseline of the benchmarks",
+        paper: "Adebayo et al., Sanity Checks for Saliency Maps, 2018, section 5.1",
+        rule_set: None,
+        needs_picture: true,
+        preset: NONE,
+        groups: &[REPORTED],
+        cost: Cost { words: "0, and 1 for the predictions", count: |_| 0, asks_input: |_| false },
+        build: edges::edges,
     },
     Method {
         id: "random",

@@ -42,6 +42,7 @@ pub fn subject(given: &Value, input: &[f32], baselines: &[&[f32]]) -> Subject {
         input_value: None,
         baselines: baselines.iter().map(|baseline| tensor(baseline.iter().copied())).collect(),
         layout: Layout::Nchw,
+        luma: None,
         parameters: Arc::new(parameters),
     }
 }
@@ -278,6 +279,7 @@ const CASES: &[Case] = &[
         twin: Some(|| guided_picture(CLASS).iter().zip(class_map()).map(|(g, map)| g * map).collect()),
         evaluations: 2,
     },
+    Case { method: "edges", twin: None, evaluations: 0 },
     Case { method: "random", twin: None, evaluations: 0 },
 ];
 

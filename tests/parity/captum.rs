@@ -67,6 +67,7 @@ fn agrees_with_captum(net: &str, export: &str) {
             input_value: None,
             baselines: baselines.clone(),
             layout: Layout::Nchw,
+            luma: None,
             parameters: Arc::new(parameters),
         };
         let scores = explain(&source, subject);

@@ -63,6 +63,7 @@ fn agrees_with_pytorch(model: &str) {
             input_value: None,
             baselines,
             layout: Layout::Nchw,
+            luma: None,
             parameters: Arc::new(parameters),
         };
         let scores = explain(&source, subject, &reference.floats("logits").unwrap());
