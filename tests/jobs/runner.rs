@@ -74,7 +74,8 @@ async fn a_job_runs_to_its_end_and_is_reported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_in_passing_is_tried_again() {
     for place in both().await {
-        let queue = queue(&place, &[]);
+        // Long enough for a panic that prints its stack on a busy machine.
+        let queue = queue(&place, &[("lease_ms", "6000")]);
         for fault in ["passing", "panic"] {
             let asked = ask(json!({ "shards": 3, "fault": fault, "times": 2 }));
             let job = local::run(&queue, asked, None, |_| {}).await.unwrap();
