@@ -3,13 +3,20 @@
 
 use std::{
     fs,
+    io::Seek,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use futures::{StreamExt, TryStreamExt};
-use object_store::{ObjectStore, ObjectStoreExt, aws::AmazonS3Builder, local::LocalFileSystem, prefix::PrefixStore};
-use tokio::sync::OnceCell;
+use object_store::{
+    ObjectStore, ObjectStoreExt, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem, prefix::PrefixStore,
+};
+use tokio::{io::AsyncReadExt, sync::OnceCell};
+
+/// How a large file is taken to the store: so many bytes at once, so many parts under way.
+const UPLOAD_PIECE: usize = 1 << 20;
+const UPLOADS_AT_ONCE: usize = 2;
 
 /// Clones share the store.
 #[derive(Clone, Debug)]
@@ -77,6 +84,24 @@ impl Files {
         Ok(())
     }
 
+    /// A file of any size, as `write`. It is read from its start.
+    pub async fn upload(&self, path: &object_store::path::Path, mut file: fs::File) -> Result<(), FilesError> {
+        let unreadable = |source| object_store::Error::Generic { store: "upload", source: Box::new(source) };
+        file.rewind().map_err(unreadable)?;
+        let mut file = tokio::fs::File::from_std(file);
+        let mut parts = WriteMultipart::new(self.store().await?.put_multipart(path).await?);
+        let mut piece = vec![0; UPLOAD_PIECE];
+        loop {
+            match file.read(&mut piece).await.map_err(unreadable)? {
+                0 => break,
+                length => parts.write(&piece[..length]),
+            }
+            parts.wait_for_capacity(UPLOADS_AT_ONCE).await?;
+        }
+        parts.finish().await?;
+        Ok(())
+    }
+
     /// The length of a file and its bytes as they come.
     pub async fn stream(
         &self,
@@ -120,6 +145,10 @@ mod tests {
         assert_eq!(files.read(&Path::from("jobs/ab/1")).await.unwrap(), "jobs/ab/1");
         let (length, _) = files.stream(&Path::from("jobs/ab/1")).await.unwrap();
         assert_eq!(length, 9);
+        let (mut large, bytes) = (tempfile::tempfile().unwrap(), vec![7; 3 * UPLOAD_PIECE + 5]);
+        std::io::Write::write_all(&mut large, &bytes).unwrap();
+        files.upload(&Path::from("jobs/ab/2"), large).await.unwrap();
+        assert_eq!(files.read(&Path::from("jobs/ab/2")).await.unwrap(), bytes);
     }
 
     #[tokio::test]

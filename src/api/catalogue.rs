@@ -168,7 +168,7 @@ pub async fn get_method(Id(id): Id) -> Result<Json<MethodCard>, ApiError> {
 /// The models, and the folders that are none
 #[utoipa::path(get, path = "/models", tag = "catalogue", responses((status = 200, body = ModelList), InternalProblems))]
 pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
-    let models = api.app().models().iter().map(|model| summarise(&api, model)).collect();
+    let models = api.app().models().iter().map(|model| summarise(&api, &model)).collect();
     Json(ModelList { models, broken_models: broken(&api) })
 }
 

@@ -41,7 +41,7 @@ impl ModelArgs {
         if let Some(model) = model {
             return Ok((settings, model));
         }
-        let known = registry.iter().map(|model| model.id.as_str()).collect::<Vec<_>>().join(", ");
+        let known = registry.iter().map(|model| model.id.clone()).collect::<Vec<_>>().join(", ");
         let broken = match &self.model {
             Some(id) => registry.broken.iter().find(|broken| broken.id == *id),
             None => registry.broken_default(),

@@ -14,7 +14,7 @@ use crate::{
 use manifest::Manifest;
 
 /// A classifier ready to be explained: a folder `models/<id>/`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Model {
     pub id: String,
     pub folder: PathBuf,

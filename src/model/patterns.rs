@@ -3,9 +3,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
-    io::{self, Read},
-    os::unix::fs::FileExt,
+    fs::{File, Permissions},
+    io::{self, Read, Write},
+    os::unix::fs::{FileExt, PermissionsExt},
     path::Path,
     sync::Arc,
 };
@@ -107,6 +107,28 @@ pub fn write(path: &Path, layers: &BTreeMap<String, Tensor>, provenance: &Proven
     let partial = path.with_extension("partial");
     std::fs::write(&partial, bytes)?;
     Ok(std::fs::rename(&partial, path)?)
+}
+
+/// Puts a patterns file in the place of the one of a model's folder, at once. Both stay in `patterns/` there, each by its id.
+pub(super) fn install(folder: &Path, file: &[u8], model_hash: &str) -> Result<Patterns, PatternsError> {
+    let versions = folder.join("patterns");
+    std::fs::create_dir_all(&versions)?;
+    let mut partial = tempfile::NamedTempFile::new_in(&versions)?;
+    partial.write_all(file)?;
+    partial.as_file().set_permissions(Permissions::from_mode(0o644))?;
+    partial.as_file().sync_all()?;
+    let (patterns, _) = read(partial.path(), model_hash)?;
+    let keep = |from: &Path, id: &str| match std::fs::hard_link(from, versions.join(format!("{id}.safetensors"))) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    };
+    let live = folder.join(FILE);
+    if let Ok(before) = File::open(&live) {
+        keep(&live, &hash(&before)?[..16])?;
+    }
+    keep(partial.path(), &patterns.id)?;
+    partial.persist(&live).map_err(|error| error.error)?;
+    Ok(patterns)
 }
 
 fn malformed(reason: impl ToString) -> PatternsError {

@@ -1,18 +1,22 @@
 //! All models of a folder. A broken one is kept with its faults and does not keep the others from serving.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{Model, manifest_file, patterns};
+use super::{
+    Model, manifest_file,
+    patterns::{self, PatternsError},
+};
 use crate::{autodiff::spatial_layers, onnx::read_model};
 
 /// The models that serve, by id, and the folders that do not.
 #[derive(Debug)]
 pub struct Registry {
-    models: Vec<Arc<Model>>,
+    /// In the order of their ids. One is replaced when its patterns are.
+    models: RwLock<Vec<Arc<Model>>>,
     default: Option<String>,
     pub broken: Vec<BrokenModel>,
     /// What is wrong but keeps nobody from serving, such as patterns of another model; `id: what`.
@@ -44,13 +48,15 @@ impl Registry {
         folders.retain(|path| path.is_dir() && !id_of(path).starts_with('.'));
         folders.sort();
         let mut registry =
-            Self { models: vec![], default: default.map(str::to_owned), broken: vec![], warnings: vec![] };
+            Self { models: RwLock::default(), default: default.map(str::to_owned), broken: vec![], warnings: vec![] };
+        let mut models = Vec::new();
         for folder in folders {
             match load_model(&folder, &mut registry.warnings) {
-                Ok(model) => registry.models.push(Arc::new(model)),
+                Ok(model) => models.push(Arc::new(model)),
                 Err(faults) => registry.broken.push(BrokenModel { id: id_of(&folder), faults }),
             }
         }
+        registry.models = RwLock::new(models);
         let Some(id) = default.filter(|id| registry.get(id).is_none()) else { return Ok(registry) };
         if registry.broken_default().is_none() {
             let known = registry.iter().map(|model| model.id.clone()).collect();
@@ -61,14 +67,14 @@ impl Registry {
     }
 
     pub fn get(&self, id: &str) -> Option<Arc<Model>> {
-        self.iter().find(|model| model.id == id).cloned()
+        self.iter().find(|model| model.id == id)
     }
 
     /// The model of requests that name none: the configured one, else the first. None where the configured one is broken.
     pub fn default(&self) -> Option<Arc<Model>> {
         match &self.default {
             Some(id) => self.get(id),
-            None => self.models.first().cloned(),
+            None => self.iter().next(),
         }
     }
 
@@ -79,8 +85,22 @@ impl Registry {
     }
 
     /// In the order of their ids.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Model>> {
-        self.models.iter()
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Model>> {
+        self.models.read().unwrap_or_else(PoisonError::into_inner).clone().into_iter()
+    }
+
+    /// Puts a patterns file in the place of the model's, at once: requests from now on use it. Every version stays beside the model in
+    /// `patterns/`, by its id. Gives the new id; the same file again changes nothing.
+    pub fn install_patterns(&self, id: &str, file: &[u8]) -> Result<String, PatternsError> {
+        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("model {id} is not there any more"));
+        let model = self.get(id).ok_or_else(missing)?;
+        let patterns = patterns::install(&model.folder, file, &model.hash)?;
+        let installed = patterns.id.clone();
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = models.iter_mut().find(|model| model.id == id) {
+            *place = Arc::new(Model { patterns: Some(patterns), ..Model::clone(place) });
+        }
+        Ok(installed)
     }
 }
 

@@ -2,7 +2,7 @@
 //! Batches are summed in f32 by ONNX Runtime, the batches' sums in f64 here. A channel without a positive sample, or whose
 //! denominator is zero, gets p = 0 and is counted. Agrees with the published stress data's patterns to 1e-6.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 use indexmap::IndexMap;
 use ndarray::{ArrayD, Axis, Zip};
@@ -55,13 +55,13 @@ pub struct LayerReport {
     pub zero_denominators: usize,
 }
 
-/// Fits every Linear layer of `model`; `progress` is told the samples done.
+/// Fits every Linear layer of `model`; `progress` is told the samples done, and may stop the fit.
 pub fn fit(
     model: &Model,
     samples: &Samples,
     regime: Regime,
     runtime: &Runtime,
-    mut progress: impl FnMut(usize),
+    mut progress: impl FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Fitted, FitError> {
     let plan = fit_graph(&model.graph, regime)?;
     if plan.layers.is_empty() {
@@ -85,7 +85,9 @@ pub fn fit(
                 sums.add(&outputs, batch.len_of(Axis(0)))?;
             }
         }
-        progress(index + 1);
+        if progress(index + 1).is_break() {
+            return Err(FitError::Stopped);
+        }
     }
     if rows == 0 {
         let first = unreadable.first().map(|fault| format!("{}: {}", fault.path.display(), fault.reason));
@@ -255,7 +257,9 @@ mod tests {
             [("w1", &[2, 1], &[-1.0, 1.0]), ("b1", &[1], &[1.0]), ("w2", &[1, 1], &[-1.0]), ("b2", &[1], &[1.0])];
         let model = model(&[2], &[1], nodes, &weights);
         let samples = Samples::in_tensor(x, &model).unwrap();
-        let fitted = fit(&model, &samples, Regime::Activation, load_runtime(None, 0).unwrap(), |_| {}).unwrap();
+        let fitted =
+            fit(&model, &samples, Regime::Activation, load_runtime(None, 0).unwrap(), |_| ControlFlow::Continue(()))
+                .unwrap();
         let first = &fitted.layers["hidden"];
         assert!((first[[0, 0]] - -1.016_209).abs() < 1e-6, "{first}");
         assert!((first[[1, 0]] - -0.016_209_05).abs() < 1e-6, "{first}");
@@ -282,7 +286,9 @@ mod tests {
             }];
         let model = model(&[2, 4, 4], &[2], nodes, &[("w", &[2, 2, 2, 2], &weight), ("b", &[2], &bias)]);
         let samples = Samples::in_tensor(x.clone(), &model).unwrap();
-        let fitted = fit(&model, &samples, Regime::Activation, load_runtime(None, 0).unwrap(), |_| {}).unwrap();
+        let fitted =
+            fit(&model, &samples, Regime::Activation, load_runtime(None, 0).unwrap(), |_| ControlFlow::Continue(()))
+                .unwrap();
 
         let w: Vec<f64> = weight[..8].iter().map(|w| f64::from(*w)).collect();
         let (mut xy, mut sx, mut sy, mut on, mut all) = ([0.0; 8], [0.0; 8], 0.0, 0.0, 0.0);

@@ -19,6 +19,8 @@ pub enum FitError {
     Shape { found: Vec<usize>, expected: Vec<usize> },
     #[error("{}: {source}", path.display())]
     File { path: std::path::PathBuf, source: std::io::Error },
+    #[error("the fit was stopped")]
+    Stopped,
     #[error("the model has no Linear layer to fit")]
     NoLayers,
     #[error("layer {layer}: ONNX Runtime gave no sum {output} in the weight's shape")]

@@ -21,11 +21,11 @@ use crate::{
 };
 
 /// A service with jobs and a set of images; its runner works until it is dropped.
-struct Place {
-    router: Router,
+pub struct Place {
+    pub router: Router,
     end: End,
-    queue: Queue,
-    photos: TempDir,
+    pub queue: Queue,
+    pub photos: TempDir,
     _data: TempDir,
 }
 
@@ -38,6 +38,11 @@ impl Drop for Place {
 
 /// Two red images and a blue one; one is broken, one is labelled wrongly, one with a class that `tiny` does not have.
 fn place() -> Place {
+    place_with(&[])
+}
+
+/// The same with settings of its own.
+pub fn place_with(changes: &[(&str, &str)]) -> Place {
     let (photos, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for (name, bytes) in [
         ("red/a.png", red()),
@@ -52,25 +57,27 @@ fn place() -> Place {
         fs::write(path, bytes).unwrap();
     }
     let dataset = format!("photos={}", photos.path().display());
-    let settings = [("data", data.path().to_str().unwrap()), ("dataset", &dataset), ("lease_ms", "2000")];
+    let own = [("data", data.path().to_str().unwrap()), ("dataset", &dataset), ("lease_ms", "2000")];
+    let settings: Vec<(&str, &str)> = own.into_iter().chain(changes.iter().copied()).collect();
     let queue = Queue::new(App::start(settings_with(&settings)).unwrap(), KINDS);
     Place { router: router(Api::with_jobs(queue.clone()).unwrap()), end: End::default(), queue, photos, _data: data }
 }
 
 impl Place {
-    fn work(&self) {
+    /// Starts to work on jobs.
+    pub fn work(&self) {
         let (runner, end) = (Runner::new(self.queue.clone()), self.end.clone());
         tokio::spawn(async move { runner.run(&end).await });
     }
 
-    async fn submit(&self, body: &Value) -> String {
+    pub async fn submit(&self, body: &Value) -> String {
         let answer = send_to(&self.router, post_json("/jobs", body)).await;
         assert_eq!(answer.status, 202, "{}", answer.text());
         answer.json()["id"].as_str().unwrap().to_owned()
     }
 
     /// Waits for the end of a job.
-    async fn ended(&self, id: &str) -> Value {
+    pub async fn ended(&self, id: &str) -> Value {
         for _ in 0..600 {
             let job = send_to(&self.router, get(&format!("/jobs/{id}"))).await.answer();
             if ["succeeded", "failed", "cancelled"].contains(&job["state"].as_str().unwrap()) {
@@ -81,7 +88,7 @@ impl Place {
         panic!("job {id} did not end");
     }
 
-    async fn report(&self, id: &str, format: &str) -> Answered {
+    pub async fn report(&self, id: &str, format: &str) -> Answered {
         send_to(&self.router, get(&format!("/jobs/{id}/report?format={format}"))).await
     }
 }

@@ -16,4 +16,5 @@ mod methods;
 mod parameters;
 mod problems;
 mod reproducible;
+mod sets;
 mod start;

@@ -26,8 +26,7 @@ impl<'a> Asked<'a> {
     }
 
     pub fn refuse(&mut self, param: &str, message: impl Into<String>, allowed: &[&str]) {
-        let allowed = allowed.iter().map(|text| (*text).to_owned()).collect();
-        self.faults.push(Fault { param: param.to_owned(), message: message.into(), allowed });
+        self.faults.push(fault(param, message, allowed));
     }
 
     /// The field as it is; null is absent.
@@ -103,12 +102,22 @@ impl<'a> Asked<'a> {
         }
     }
 
+    /// What is left, for another reader, and the faults so far.
+    pub fn rest(self) -> (Map<String, Value>, Vec<Fault>) {
+        (self.given, self.faults)
+    }
+
     pub fn finish(mut self) -> Result<(), Faults> {
         let unknown: Vec<String> = self.given.keys().cloned().collect();
         let known = std::mem::take(&mut self.known);
         unknown.iter().for_each(|name| self.refuse(name, "is not a parameter of this kind of job", &known));
         if self.faults.is_empty() { Ok(()) } else { Err(Faults(self.faults)) }
     }
+}
+
+pub fn fault(param: &str, message: impl Into<String>, allowed: &[&str]) -> Fault {
+    let allowed = allowed.iter().map(|text| (*text).to_owned()).collect();
+    Fault { param: param.to_owned(), message: message.into(), allowed }
 }
 
 /// Looks at the files of a data set on the pool.

@@ -2,3 +2,5 @@
 
 mod asked;
 pub mod degradation;
+pub mod explain_dataset;
+pub mod fit_patterns;

@@ -248,6 +248,14 @@ fn read_metric(asked: &mut Asked<'_>, model: Option<&Model>) -> degradation::Par
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::methods::registry;
+
+    #[test]
+    fn methods_without_a_sign_are_methods() {
+        let unknown: Vec<_> = WITHOUT_SIGN.iter().filter(|id| registry::find(id).is_none()).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+
 
     #[test]
     fn rows_are_called_by_what_tells_them_apart() {

@@ -1,0 +1,160 @@
+//! `fit_patterns`: fits a model's patterns (Eq. 2 of pgig.txt) on a data set, as `explaind fit-patterns` does, and puts them in the place of
+//! the ones in use. One shard: its sums run over all images. The versions before stay beside the model.
+
+use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::asked::{Asked, planned_dataset, planned_model};
+use crate::{
+    app::App,
+    autodiff::fit::Regime,
+    dataset::Dataset,
+    engine::backend_ort::load_runtime,
+    jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard},
+    methods::Faults,
+    model::{
+        Model,
+        patterns::{self, Provenance},
+    },
+    patterns::{FitError, Fitted, Samples, fit},
+};
+
+pub static FIT_PATTERNS: FitPatterns = FitPatterns;
+
+#[derive(Debug)]
+pub struct FitPatterns;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Spec {
+    model: String,
+    model_hash: String,
+    dataset: String,
+    dataset_hash: String,
+    /// Which samples are positive.
+    regime: Regime,
+}
+
+impl Kind for FitPatterns {
+    fn id(&self) -> &'static str {
+        "fit_patterns"
+    }
+
+    fn doc(&self) -> &'static str {
+        "Fits the patterns of PatternAttribution and PGIG on a data set; they are used from the job's end on"
+    }
+
+    fn plan<'a>(&'a self, given: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, Faults>> {
+        Box::pin(async move {
+            let mut asked = Asked::new(given, app);
+            let model = asked.model();
+            let dataset = asked.dataset().await;
+            asked.expect("model_hash", model.as_ref().map(|model| model.hash.as_str()));
+            asked.expect("dataset_hash", dataset.as_ref().map(|dataset| dataset.hash.as_str()));
+            let regime = asked.take("regime", &["activation", "weights"], |_| true).unwrap_or(Regime::Activation);
+            if model.as_ref().is_some_and(|model| model.manifest.input.preprocess.is_none()) {
+                asked.refuse("model", "takes ready tensors: `explaind fit-patterns --tensors X.npy` fits those", &[]);
+            }
+            if dataset.as_ref().is_some_and(|dataset| dataset.images.is_empty()) {
+                asked.refuse("dataset", "holds no image", &[]);
+            }
+            asked.finish()?;
+            let (Some(model), Some(dataset)) = (model, dataset) else { return Err(Faults(Vec::new())) };
+            let spec = Spec {
+                model: model.id.clone(),
+                model_hash: model.hash.clone(),
+                dataset: dataset.id.clone(),
+                dataset_hash: dataset.hash.clone(),
+                regime,
+            };
+            let shard = PlannedShard { units: dataset.images.len() as u64, payload: Value::Null };
+            Ok(Plan { model: Some(model.id.clone()), spec: json!(spec), shards: vec![shard] })
+        })
+    }
+
+    fn work<'a>(&'a self, context: &'a Context, _: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>> {
+        Box::pin(async move {
+            let spec: Spec = serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
+            let model = planned_model(&context.app, &spec.model, &spec.model_hash)?;
+            let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
+            let worker = context.clone();
+            let fitted = context.app.pool().run(move || fit_on(&worker, &spec, &model, &dataset)).await?;
+            let (report, file) = fitted?;
+            context.files().write(&place(context), file).await?;
+            Ok(serde_json::to_vec(&report).map_err(WorkError::lasting)?.into())
+        })
+    }
+
+    fn reduce(&self, _: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
+        let Some(result) = results.iter().flatten().next() else { return Ok(Value::Null) };
+        serde_json::from_slice(result).map_err(WorkError::lasting)
+    }
+
+    fn complete<'a>(&'a self, context: &'a Context, mut reduced: Value) -> BoxFuture<'a, Result<Value, WorkError>> {
+        Box::pin(async move {
+            let spec: Spec = serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
+            let file = context.files().read(&place(context)).await?;
+            planned_model(&context.app, &spec.model, &spec.model_hash)?;
+            let app = context.app.clone();
+            let installed = context.app.pool().run(move || app.models().install_patterns(&spec.model, &file)).await?;
+            reduced["patterns"] = json!(installed.map_err(WorkError::passing)?);
+            Ok(reduced)
+        })
+    }
+
+    fn report(&self, spec: &Value, result: &Value, _: Format) -> Result<Report, WorkError> {
+        let report = json!({ "kind": self.id(), "request": spec, "result": result });
+        Ok(Report::Bytes(serde_json::to_vec_pretty(&report).map_err(WorkError::lasting)?.into()))
+    }
+}
+
+fn place(context: &Context) -> object_store::path::Path {
+    context.folder().join(patterns::FILE)
+}
+
+/// The fit's report, and the patterns file.
+fn fit_on(
+    context: &Context,
+    spec: &Spec,
+    model: &Arc<Model>,
+    dataset: &Dataset,
+) -> Result<(Value, Vec<u8>), WorkError> {
+    let settings = context.app.settings();
+    let runtime = load_runtime(Some(&settings.onnxruntime), settings.threads).map_err(WorkError::passing)?;
+    let preprocess = model.manifest.input.preprocess.clone();
+    let preprocess = preprocess.ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
+    // In the order in which the command finds them in a folder.
+    let mut paths: Vec<PathBuf> = dataset.images.iter().map(|image| dataset.folder.join(&image.file)).collect();
+    paths.sort();
+    let samples = Samples::Images { paths, preprocess };
+    let on_sample = |done: usize| {
+        context.report_progress(done as u64);
+        if context.caller.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let fitted = fit(model, &samples, spec.regime, runtime, on_sample).map_err(|error| match error {
+        FitError::Stopped | FitError::Runtime(_) => WorkError::passing(error),
+        _ => WorkError::lasting(error),
+    })?;
+    let Fitted { layers, mut report } = fitted;
+    for fault in &mut report.unreadable {
+        if let Ok(below) = fault.path.strip_prefix(&dataset.folder) {
+            fault.path = below.to_owned();
+        }
+    }
+    let provenance = Provenance {
+        model_hash: model.hash.clone(),
+        data_set: dataset.id.clone(),
+        samples: report.samples,
+        rows: report.rows,
+        regime: json!(spec.regime).as_str().unwrap_or_default().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let folder = tempfile::tempdir().map_err(WorkError::passing)?;
+    let path = folder.path().join(patterns::FILE);
+    patterns::write(&path, &layers, &provenance).map_err(WorkError::passing)?;
+    let file = std::fs::read(&path).map_err(WorkError::passing)?;
+    Ok((serde_json::to_value(&report).map_err(WorkError::lasting)?, file))
+}
