@@ -256,7 +256,6 @@ mod tests {
         assert!(unknown.is_empty(), "{unknown:?}");
     }
 
-
     #[test]
     fn rows_are_called_by_what_tells_them_apart() {
         let entry = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
