@@ -4,11 +4,13 @@
 //! evaluations) -> `engine` (batches, worker, ONNX Runtime session of a graph that `autodiff` derived from the model's `onnx`)
 //! -> `methods` (attribution) -> `image` (back onto the upload) -> `render` (picture) -> `api` (bytes out).
 //! Long work runs as `jobs`: the same methods and metrics, shard by shard, on any replica.
-//! `model` holds what is known of each classifier, `dataset` sets of labelled images; `app` wires the rooms; `settings` says how.
+//! `segment` cuts pictures into regions; `model` holds what is known of each classifier, `dataset` sets of labelled images;
+//! `app` wires the rooms; `settings` says how.
 
 pub mod api;
 pub mod app;
 pub mod autodiff;
+pub mod blur;
 pub mod dataset;
 pub mod engine;
 pub mod fields;
@@ -22,6 +24,7 @@ pub mod onnx;
 pub mod patterns;
 pub mod pool;
 pub mod render;
+pub mod segment;
 pub mod settings;
 pub mod telemetry;
 pub mod tensor;

@@ -4,24 +4,27 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use ndarray::{ArrayViewMut1, Axis};
+use ndarray::Axis;
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{ImageError, preprocess::pixel_range};
-use crate::{
-    model::manifest::{Layout, Preprocess},
-    tensor::Tensor,
+use super::{
+    ImageError,
+    picture::{Picture, channel_axis},
+    preprocess::pixel_range,
 };
+use crate::{blur::blur, model::manifest::Preprocess, tensor::Tensor};
 
 /// What a baseline's text may be, as errors and the API list it.
 pub const ALLOWED: &[&str] = &[
     "zero",
     "black",
     "white",
+    "min",
+    "max",
     "mean",
     "blur:<sigma>",
     "uniform:<seed>",
@@ -51,6 +54,10 @@ pub enum Term {
     Zero,
     Black,
     White,
+    /// The picture's darkest value in every channel; the smallest element of inputs that are no images.
+    Min,
+    /// The picture's brightest value, likewise.
+    Max,
     /// The input's own mean per channel; over all elements for inputs that are no images.
     Mean,
     /// The input blurred by a Gaussian of this sigma, in pixels of the model's input; borders reflected.
@@ -83,6 +90,12 @@ pub struct Material<'a> {
     pub uploaded: Option<&'a Tensor>,
     pub pictures: Option<&'a Arc<dyn Pictures>>,
     pub seed_value: u64,
+}
+
+impl<const N: usize> From<[Term; N]> for Baseline {
+    fn from(terms: [Term; N]) -> Self {
+        Baseline { terms: terms.into() }
+    }
 }
 
 impl Default for Baseline {
@@ -122,8 +135,10 @@ impl Baseline {
                 Term::Zero => baselines.push(Tensor::zeros(input.raw_dim())),
                 Term::Black => baselines.push(constant(input, axis, &pixel_range(pixels()?), |(black, _)| *black)),
                 Term::White => baselines.push(constant(input, axis, &pixel_range(pixels()?), |(_, white)| *white)),
+                Term::Min => baselines.push(extreme(input, material.preprocess, |(low, _)| low)),
+                Term::Max => baselines.push(extreme(input, material.preprocess, |(_, high)| high)),
                 Term::Mean => baselines.push(constant(input, axis, &means(input, axis), |mean| *mean)),
-                Term::Blur(sigma) => baselines.push(blur(input, channel_axis(pixels()?.layout), *sigma)),
+                Term::Blur(sigma) => baselines.push(blurred(input, channel_axis(pixels()?.layout), *sigma)),
                 Term::Uniform(seed) => baselines.push(uniform(input, material.preprocess, *seed, 0)),
                 Term::Random(n) => baselines.extend(
                     (0..*n as u64).map(|index| uniform(input, material.preprocess, material.seed_value, index)),
@@ -141,13 +156,6 @@ impl Baseline {
     }
 }
 
-fn channel_axis(layout: Layout) -> usize {
-    match layout {
-        Layout::Nchw => 0,
-        Layout::Nhwc => 2,
-    }
-}
-
 /// A tensor like `input` with one value per index of `axis`, or one value overall.
 fn constant<T>(input: &Tensor, axis: Option<usize>, per_channel: &[T], value: impl Fn(&T) -> f32) -> Tensor {
     let mut tensor = Tensor::zeros(input.raw_dim());
@@ -158,6 +166,24 @@ fn constant<T>(input: &Tensor, axis: Option<usize>, per_channel: &[T], value: im
         None => per_channel.iter().for_each(|one| tensor.fill(value(one))),
     }
     tensor
+}
+
+/// One end of the input's range, the same in every channel of the picture.
+fn extreme(input: &Tensor, preprocess: Option<&Preprocess>, end: fn((f32, f32)) -> f32) -> Tensor {
+    let picture = preprocess.and_then(|rule| Some((Picture::of(input, rule)?, rule)));
+    match picture {
+        Some((picture, rule)) => {
+            let value = end(picture.extremes());
+            constant(input, Some(picture.channel_axis), &pixel_range(rule), |(black, white)| {
+                black + value * (white - black)
+            })
+        }
+        None => constant(input, None, &[end(range(input))], |value| *value),
+    }
+}
+
+fn range(input: &Tensor) -> (f32, f32) {
+    input.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(*v), high.max(*v)))
 }
 
 /// In f64, so that a large constant image keeps its value.
@@ -186,8 +212,7 @@ fn uniform(input: &Tensor, preprocess: Option<&Preprocess>, seed: u64, index: u6
             }
         }
         None => {
-            let (low, high) =
-                input.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(*v), high.max(*v)));
+            let (low, high) = range(input);
             tensor.iter_mut().for_each(|value| *value = low + draw() * (high - low));
         }
     }
@@ -203,31 +228,12 @@ fn uploaded(input: &Tensor, uploaded: Option<&Tensor>) -> Result<Tensor, ImageEr
     Ok(uploaded.clone())
 }
 
-/// Gaussian blur along both spatial axes, cut at 4 sigma, borders reflected (d c b a | a b c d | d c b a): as
-/// `scipy.ndimage.gaussian_filter`. Channels are affine in pixels, so blurring the tensor blurs the picture.
-fn blur(input: &Tensor, channel_axis: usize, sigma: f32) -> Tensor {
-    let radius = (4.0 * f64::from(sigma) + 0.5) as usize;
-    let weights: Vec<f64> = (0..=radius).map(|k| (-0.5 * (k as f64 / f64::from(sigma)).powi(2)).exp()).collect();
-    let total = weights[0] + 2.0 * weights[1..].iter().sum::<f64>();
-    let mut tensor = input.clone();
-    for axis in (0..input.ndim()).filter(|axis| *axis != channel_axis) {
-        tensor.lanes_mut(Axis(axis)).into_iter().for_each(|lane| blur_lane(lane, &weights, total));
-    }
-    tensor
-}
-
-fn blur_lane(mut lane: ArrayViewMut1<'_, f32>, weights: &[f64], total: f64) {
-    let (length, radius) = (lane.len(), weights.len() - 1);
-    let reflected = |at: isize| {
-        let at = at.rem_euclid(2 * length as isize) as usize;
-        f64::from(lane[at.min(2 * length - 1 - at)])
-    };
-    let padded: Vec<f64> = (0..length + 2 * radius).map(|at| reflected(at as isize - radius as isize)).collect();
-    for (at, value) in lane.iter_mut().enumerate() {
-        let centre = at + radius;
-        let sides: f64 = (1..=radius).map(|k| weights[k] * (padded[centre - k] + padded[centre + k])).sum();
-        *value = ((weights[0] * padded[centre] + sides) / total) as f32;
-    }
+/// Gaussian blur along both spatial axes. Channels are affine in pixels, so blurring the tensor blurs the picture.
+fn blurred(input: &Tensor, channel_axis: usize, sigma: f32) -> Tensor {
+    let axes: Vec<Axis> = (0..input.ndim()).filter(|axis| *axis != channel_axis).map(Axis).collect();
+    let mut values = input.mapv(f64::from);
+    blur(values.view_mut(), &axes, f64::from(sigma));
+    values.mapv(|value| value as f32)
 }
 
 impl FromStr for Baseline {
@@ -257,9 +263,11 @@ impl FromStr for Term {
             ("zero", None) => Ok(Term::Zero),
             ("black", None) => Ok(Term::Black),
             ("white", None) => Ok(Term::White),
+            ("min", None) => Ok(Term::Min),
+            ("max", None) => Ok(Term::Max),
             ("mean", None) => Ok(Term::Mean),
             ("uploaded", None) => Ok(Term::Uploaded),
-            ("zero" | "black" | "white" | "mean" | "uploaded", Some(_)) => {
+            ("zero" | "black" | "white" | "min" | "max" | "mean" | "uploaded", Some(_)) => {
                 Err(refuse(format!("`{name}` takes no argument")))
             }
             ("blur", None) => Ok(Term::Blur(DEFAULT_SIGMA)),
@@ -306,6 +314,8 @@ impl fmt::Display for Term {
             Term::Zero => f.write_str("zero"),
             Term::Black => f.write_str("black"),
             Term::White => f.write_str("white"),
+            Term::Min => f.write_str("min"),
+            Term::Max => f.write_str("max"),
             Term::Mean => f.write_str("mean"),
             Term::Blur(sigma) => write!(f, "blur:{sigma}"),
             Term::Uniform(seed) => write!(f, "uniform:{seed}"),
@@ -333,7 +343,7 @@ impl From<Baseline> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::manifest::{Channels, Filter, Resize};
+    use crate::model::manifest::{Channels, Filter, Layout, Resize};
 
     fn rule(layout: Layout) -> Preprocess {
         Preprocess {
@@ -366,6 +376,7 @@ mod tests {
         for (text, canonical) in [
             ("zero", "zero"),
             ("black+white", "black+white"),
+            ("min+max", "min+max"),
             (" blur + uniform ", "blur:10+uniform:0"),
             ("blur:2.50", "blur:2.5"),
             ("uniform:18446744073709551615", "uniform:18446744073709551615"),
@@ -419,6 +430,17 @@ mod tests {
                 assert!(found[1].index_axis(Axis(axis), channel).iter().all(|value| *value == white));
             }
         }
+    }
+
+    #[test]
+    fn min_and_max_are_the_pictures_darkest_and_brightest_value_in_every_channel() {
+        // Red 0.25, 0.5; green 0.125, 0.5; blue 0.5, 0.75 of white.
+        let input = Tensor::from_shape_vec(vec![3, 1, 2], vec![-0.5, 0.0, -0.5, 1.0, 2.5, 3.75]).unwrap();
+        let found = resolve("min+max", &input, Some(&rule(Layout::Nchw))).unwrap();
+        assert_eq!(found[0].as_slice().unwrap(), [-0.75, -0.75, -0.5, -0.5, 0.625, 0.625]);
+        assert_eq!(found[1].as_slice().unwrap(), [0.5, 0.5, 2.0, 2.0, 3.75, 3.75]);
+        let plain = resolve("min+max", &ramp(&[4]), None).unwrap();
+        assert_eq!([plain[0][0], plain[1][3]], [1.0, 4.0]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod baseline;
 pub mod decode;
 pub mod geometry;
+pub mod picture;
 pub mod preprocess;
 
 /// RGB, 8 bits per channel, upright (EXIF orientation applied): what an upload becomes.
@@ -40,7 +41,7 @@ pub enum ImageError {
     #[error("baseline `dataset:{id}`: {reason}")]
     DatasetBaseline { id: String, reason: String },
     #[error(
-        "baseline `{term}` is made of pixels, and this model takes ready tensors; allowed here: zero, mean, uniform:<seed>, random:<n>, uploaded"
+        "baseline `{term}` is made of pixels, and this model takes ready tensors; allowed here: zero, min, max, mean, uniform:<seed>, random:<n>, uploaded"
     )]
     BaselineNeedsPixels { term: String },
     #[error("baseline `uploaded` needs the baseline sent with the request")]

@@ -10,6 +10,7 @@ pub mod path;
 pub mod point;
 pub mod quadrature;
 pub mod random;
+pub mod ranking;
 pub mod registry;
 mod shared;
 pub mod target;

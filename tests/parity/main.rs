@@ -9,3 +9,4 @@ mod small;
 mod stored;
 mod stress;
 mod torchvision;
+mod xrai;
