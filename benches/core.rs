@@ -1,4 +1,4 @@
-//! What a request or a start-up pays outside ONNX Runtime: reading, deriving and writing the bundled SqueezeNet.
+//! What a request or a start-up pays outside ONNX Runtime: reading, deriving and writing the bundled SqueezeNet; the regions of XRAI.
 
 use std::{hint::black_box, path::Path};
 
@@ -8,6 +8,18 @@ use explaind::{
         derive,
         spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
     },
+    image::{
+        decode::{Limits, decode},
+        picture::Picture,
+        preprocess::preprocess,
+    },
+    methods::{
+        parameters::Parameters,
+        ranking::{Algorithm, Selection, rank},
+        registry::find,
+        xrai::segment,
+    },
+    model::manifest::{Channels, Filter, Layout, Preprocess, Resize},
     onnx::{read_model, write_model},
 };
 
@@ -28,5 +40,39 @@ fn squeezenet(criterion: &mut Criterion) {
     criterion.bench_function("write_model", |bencher| bencher.iter(|| write_model(black_box(&derived))));
 }
 
-criterion_group!(benches, squeezenet);
+/// What XRAI does beside its evaluations, for a photo in the size of most classifiers' inputs: six segmentations, and the ranking.
+fn regions(criterion: &mut Criterion) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/chelsea.png");
+    let bytes = std::fs::read(path).expect("the example is there");
+    let upload = decode(&bytes, &Limits::default()).expect("the example decodes").image;
+    let rule = Preprocess {
+        width: 224,
+        height: 224,
+        layout: Layout::Nchw,
+        channels: Channels::Rgb,
+        scale: 1.0 / 255.0,
+        mean: vec![0.485, 0.456, 0.406],
+        std: vec![0.229, 0.224, 0.225],
+        resize: Resize::ShortSide(256),
+        filter: Filter::Bicubic,
+    };
+    let (tensor, _) = preprocess(&upload, &rule).expect("the example fits");
+    let picture = Picture::of(&tensor, &rule).expect("it is a picture");
+    let method = find("xrai").expect("there is such a method");
+    let parameters = Parameters::defaults(method, Head::Logits, PatternLayers::All);
+    let regions = segment(&picture, &parameters).regions;
+    let map: Vec<f64> = (0..224 * 224_u32).map(|i| f64::from(i.wrapping_mul(2_654_435_761) >> 16) - 32_000.0).collect();
+    let select = |algorithm| Selection { algorithm, area_threshold: 1.0, min_pixel_diff: 50 };
+
+    criterion
+        .bench_function("segment_six_scales", |bencher| bencher.iter(|| segment(black_box(&picture), &parameters)));
+    criterion.bench_function("rank_regions_full", |bencher| {
+        bencher.iter(|| rank(black_box(&map), &regions, &select(Algorithm::Full)))
+    });
+    criterion.bench_function("rank_regions_fast", |bencher| {
+        bencher.iter(|| rank(black_box(&map), &regions, &select(Algorithm::Fast)))
+    });
+}
+
+criterion_group!(benches, squeezenet, regions);
 criterion_main!(benches);

@@ -6,6 +6,7 @@ pub mod compare;
 mod input;
 pub mod options;
 pub mod plan;
+pub mod segments;
 
 use std::{
     sync::Arc,
@@ -35,6 +36,7 @@ use crate::{
         heatmap::{Heatmap, draw},
         legend::with_legend,
     },
+    segment::Segmentation,
     settings::Settings,
     telemetry::{self, names},
     tensor::{Tensor, TensorError},
@@ -42,7 +44,8 @@ use crate::{
 use answer::TimingMs;
 use input::{Prepared, Upload};
 use options::Options;
-use plan::{Plan, PredictPlan};
+use plan::{Plan, PredictPlan, Sent};
+use segments::SentSegments;
 
 pub use input::Input;
 
@@ -66,6 +69,21 @@ struct Parts {
     pictures: Arc<dyn Pictures>,
 }
 
+/// What goes with the inputs of a request.
+#[derive(Debug, Default)]
+pub struct Uploads {
+    /// What the baseline `uploaded` stands for.
+    pub baseline: Option<Input>,
+    /// What the segments `uploaded` stand for: an encoded label image, or an npy file.
+    pub segments: Option<Bytes>,
+}
+
+impl Uploads {
+    pub fn sent(&self) -> Sent {
+        Sent { baseline: self.baseline.is_some(), segments: self.segments.is_some() }
+    }
+}
+
 /// One input explained for one target.
 #[derive(Clone, Debug)]
 pub struct Explanation {
@@ -75,6 +93,8 @@ pub struct Explanation {
     pub explained: Explained,
     /// The heat map as PNG, when the plan wants it.
     pub picture: Option<Bytes>,
+    /// Whether JSON tells the regions of the map.
+    pub segments: bool,
     /// About the input, the map, and the picture.
     pub warnings: Vec<String>,
     pub timing: TimingMs,
@@ -202,16 +222,13 @@ impl App {
         &self,
         plan: Plan,
         inputs: Vec<Input>,
-        uploaded_baseline: Option<Input>,
+        uploads: Uploads,
         caller: &Caller,
     ) -> Result<Vec<Explanation>, AppError> {
         let inputs = self.split(inputs, &plan.model).await?;
         check_inputs(&plan, &inputs)?;
-        let uploaded = match uploaded_baseline {
-            Some(input) => Some(self.prepare(input, &plan.model).await?.tensor),
-            None => None,
-        };
-        let task = Task { count: inputs.len(), plan, uploaded };
+        let uploads = self.read(uploads, &plan.model).await?;
+        let task = Task { count: inputs.len(), plan, uploads };
         let task = &task;
         let answers: Vec<Vec<Explanation>> = stream::iter(inputs.into_iter().enumerate())
             .map(|(at, input)| async move {
@@ -252,6 +269,38 @@ impl App {
         self.pool().run(move || input::prepare(input, &model, app.settings())).await?
     }
 
+    async fn read(&self, uploads: Uploads, model: &Arc<Model>) -> Result<ReadUploads, AppError> {
+        let baseline = match uploads.baseline {
+            Some(input) => Some(self.prepare(input, model).await?.tensor),
+            None => None,
+        };
+        let segments = match uploads.segments {
+            Some(bytes) => {
+                let limits = input::limits(self.settings());
+                Some(Arc::new(self.pool().run(move || SentSegments::read(&bytes, &limits)).await??))
+            }
+            None => None,
+        };
+        Ok(ReadUploads { baseline, segments })
+    }
+
+    /// The sent segments in the model's pixels.
+    async fn fit_segments(
+        &self,
+        uploads: &ReadUploads,
+        prepared: &Prepared,
+        model: &Model,
+    ) -> Result<Option<Arc<Segmentation>>, AppError> {
+        let (Some(segments), Some(rule)) = (&uploads.segments, &model.manifest.input.preprocess) else {
+            return Ok(None);
+        };
+        let size = (rule.height as usize, rule.width as usize);
+        let geometry = prepared.upload.as_ref().map(|(_, geometry)| *geometry);
+        let segments = segments.clone();
+        let fitted = self.pool().run(move || segments.fit(geometry.as_ref(), size)).await??;
+        Ok(Some(Arc::new(fitted)))
+    }
+
     async fn explain_one(
         &self,
         task: &Task,
@@ -262,7 +311,11 @@ impl App {
         let started = Instant::now();
         let Task { plan, .. } = task;
         let mut prepared = self.prepare(input, &plan.model).await?;
-        let request = drive::Request { parameters: plan.parameters_of(at), uploaded_baseline: task.uploaded.clone() };
+        let request = drive::Request {
+            parameters: plan.parameters_of(at),
+            uploaded_baseline: task.uploads.baseline.clone(),
+            uploaded_segments: self.fit_segments(&task.uploads, &prepared, &plan.model).await?,
+        };
         let limit = self.settings().max_interactive_evaluations / task.count;
         let input = prepared.tensor.clone();
         let explained =
@@ -279,7 +332,10 @@ impl App {
         Ok(explained
             .into_iter()
             .zip(pictures)
-            .map(|(explained, picture)| explanation(&plan.model, at, &prepared, explained, picture, render, started))
+            .map(|(explained, picture)| Explanation {
+                segments: plan.options.include_segments,
+                ..explanation(&plan.model, at, &prepared, explained, picture, render, started)
+            })
             .collect())
     }
 
@@ -344,6 +400,7 @@ fn explanation(
         model: model.clone(),
         input,
         picture: picture.png,
+        segments: false,
         warnings: warnings.into_iter().flatten().cloned().collect(),
         timing: TimingMs {
             decode: milliseconds(prepared.decode),
@@ -366,7 +423,13 @@ struct Picture {
 struct Task {
     plan: Plan,
     count: usize,
-    uploaded: Option<Arc<Tensor>>,
+    uploads: ReadUploads,
+}
+
+struct ReadUploads {
+    baseline: Option<Arc<Tensor>>,
+    /// Not yet in the model's pixels.
+    segments: Option<Arc<SentSegments>>,
 }
 
 /// What of the plan depends on the inputs.

@@ -1,11 +1,12 @@
 //! f32 data with a shape, row-major: what travels between images, models and attributions; and its npy and JSON forms.
 //! A header or a shape is believed only when as many elements are really there, so no claim costs memory.
 
-use ndarray_npy::{ReadNpyExt, WriteNpyExt, npy::header::Header};
+use ndarray::ArrayD;
+use ndarray_npy::{ReadNpyExt, ReadableElement, WriteNpyExt, npy::header::Header};
 use serde::{Deserialize, Serialize};
 
 /// A dense float tensor. One sample has no batch axis (`[3, 224, 224]`); a batch has it first.
-pub type Tensor = ndarray::ArrayD<f32>;
+pub type Tensor = ArrayD<f32>;
 
 /// As numpy before 2.0; more axes than any classifier has.
 pub const MAX_AXES: usize = 32;
@@ -20,8 +21,8 @@ const MAX_HEADER_BRACKETS: usize = 4;
 pub enum TensorError {
     #[error("this is no npy file: {reason}")]
     Npy { reason: String },
-    #[error("the npy file holds {found}; expected float32 or float64 (numpy: x.astype('float32'))")]
-    ElementType { found: String },
+    #[error("the npy file holds {found}; expected {expected}")]
+    ElementType { found: String, expected: &'static str },
     #[error("the npy header gives shape {shape:?}, which takes {expected_bytes} bytes; {found_bytes} bytes follow")]
     NpyLength { shape: Vec<usize>, expected_bytes: u128, found_bytes: usize },
     #[error("the tensor cannot be written as npy: {reason}")]
@@ -65,31 +66,67 @@ impl From<&Tensor> for ShapedData {
 
 /// Reads an npy file: float32, or float64 rounded to float32; any byte order; C or Fortran order (the result is row-major).
 pub fn read_npy(bytes: &[u8]) -> Result<Tensor, TensorError> {
-    let unreadable = |fault: &dyn std::fmt::Display| TensorError::Npy { reason: fault.to_string() };
+    const EXPECTED: &str = "float32 or float64 (numpy: x.astype('float32'))";
+    let tensor = match element_type(bytes)?.as_str() {
+        "<f4" | ">f4" => elements::<f32>(bytes, 4)?,
+        "<f8" | ">f8" => elements::<f64>(bytes, 8)?.mapv(|value| value as f32),
+        found => return Err(TensorError::ElementType { found: found.to_owned(), expected: EXPECTED }),
+    };
+    Ok(if tensor.is_standard_layout() { tensor } else { tensor.as_standard_layout().into_owned() })
+}
+
+/// Labels or masks of pixels.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Marks {
+    Labels(ArrayD<i64>),
+    Masks(ArrayD<bool>),
+}
+
+/// Reads an npy file of integers of any width and sign, or of bools; any byte and memory order.
+pub fn read_npy_marks(bytes: &[u8]) -> Result<Marks, TensorError> {
+    const EXPECTED: &str = "integers (labels) or bool (masks)";
+    let labels = match element_type(bytes)?.as_str() {
+        "|b1" => return Ok(Marks::Masks(elements(bytes, 1)?)),
+        "|u1" => elements::<u8>(bytes, 1)?.mapv(i64::from),
+        "|i1" => elements::<i8>(bytes, 1)?.mapv(i64::from),
+        "<u2" | ">u2" => elements::<u16>(bytes, 2)?.mapv(i64::from),
+        "<i2" | ">i2" => elements::<i16>(bytes, 2)?.mapv(i64::from),
+        "<u4" | ">u4" => elements::<u32>(bytes, 4)?.mapv(i64::from),
+        "<i4" | ">i4" => elements::<i32>(bytes, 4)?.mapv(i64::from),
+        "<u8" | ">u8" => elements::<u64>(bytes, 8)?.mapv(|label| i64::try_from(label).unwrap_or(i64::MAX)),
+        "<i8" | ">i8" => elements(bytes, 8)?,
+        found => return Err(TensorError::ElementType { found: found.to_owned(), expected: EXPECTED }),
+    };
+    Ok(Marks::Labels(labels))
+}
+
+fn unreadable(fault: &dyn std::fmt::Display) -> TensorError {
+    TensorError::Npy { reason: fault.to_string() }
+}
+
+fn header(bytes: &mut &[u8]) -> Result<Header, TensorError> {
     let text = header_text(bytes);
     let brackets = text.iter().filter(|byte| b"([{".contains(byte)).count();
     if text.len() > MAX_HEADER_BYTES || brackets > MAX_HEADER_BRACKETS {
         return Err(unreadable(&"its header is not that of a plain array"));
     }
+    Header::from_reader(bytes).map_err(|fault| unreadable(&fault))
+}
+
+/// As numpy spells it: `<f4`.
+fn element_type(mut bytes: &[u8]) -> Result<String, TensorError> {
+    Ok(header(&mut bytes)?.type_descriptor.to_string().trim_matches(['\'', '"']).to_owned())
+}
+
+/// The array, once as many bytes are there as its shape takes.
+fn elements<T: ReadableElement>(bytes: &[u8], element_bytes: u128) -> Result<ArrayD<T>, TensorError> {
     let mut rest = bytes;
-    let header = Header::from_reader(&mut rest).map_err(|fault| unreadable(&fault))?;
-    let element_type = header.type_descriptor.to_string();
-    let element_bytes = match element_type.trim_matches(['\'', '"']) {
-        "<f4" | ">f4" => 4,
-        "<f8" | ">f8" => 8,
-        found => return Err(TensorError::ElementType { found: found.to_owned() }),
-    };
-    let expected_bytes = element_count(&header.shape)?.saturating_mul(element_bytes);
+    let shape = header(&mut rest)?.shape;
+    let expected_bytes = element_count(&shape)?.saturating_mul(element_bytes);
     if expected_bytes != rest.len() as u128 {
-        return Err(TensorError::NpyLength { shape: header.shape, expected_bytes, found_bytes: rest.len() });
+        return Err(TensorError::NpyLength { shape, expected_bytes, found_bytes: rest.len() });
     }
-    let tensor = if element_bytes == 4 {
-        Tensor::read_npy(bytes).map_err(|fault| unreadable(&fault))?
-    } else {
-        let wide = ndarray::ArrayD::<f64>::read_npy(bytes).map_err(|fault| unreadable(&fault))?;
-        wide.mapv(|value| value as f32)
-    };
-    Ok(if tensor.is_standard_layout() { tensor } else { tensor.as_standard_layout().into_owned() })
+    ArrayD::read_npy(bytes).map_err(|fault| unreadable(&fault))
 }
 
 /// An npy file of version 1: float32, little-endian, C order.
@@ -191,8 +228,34 @@ mod tests {
     fn other_element_types_are_refused_by_name() {
         for descr in ["|u1", "<i8", "<f2", "<c8"] {
             let error = read_npy(&npy(descr, "False", "(1,)", &[0; 8])).unwrap_err();
-            assert_eq!(error, TensorError::ElementType { found: descr.to_owned() });
+            assert!(matches!(error, TensorError::ElementType { found, .. } if found == descr));
         }
+    }
+
+    #[test]
+    fn labels_of_every_width_and_masks_are_read() {
+        for (descr, bytes) in [
+            ("|u1", vec![0u8, 255]),
+            ("<u2", vec![0, 0, 255, 0]),
+            (">i2", vec![0, 0, 0, 255]),
+            ("<u4", vec![0, 0, 0, 0, 255, 0, 0, 0]),
+            (">u8", [vec![0; 15], vec![255]].concat()),
+        ] {
+            let expected = ArrayD::from_shape_vec(vec![2], vec![0, 255]).unwrap();
+            assert_eq!(
+                read_npy_marks(&npy(descr, "False", "(2,)", &bytes)).unwrap(),
+                Marks::Labels(expected),
+                "{descr}"
+            );
+        }
+        let negative = read_npy_marks(&npy("|i1", "False", "(1,)", &[254])).unwrap();
+        assert_eq!(negative, Marks::Labels(ArrayD::from_elem(vec![1], -2)));
+        let masks = read_npy_marks(&npy("|b1", "False", "(1, 2)", &[0, 1])).unwrap();
+        assert_eq!(masks, Marks::Masks(ArrayD::from_shape_vec(vec![1, 2], vec![false, true]).unwrap()));
+        assert!(read_npy_marks(&npy("|b1", "False", "(1,)", &[7])).is_err());
+        let error = read_npy_marks(&npy("<f4", "False", "(1,)", &[0; 4])).unwrap_err();
+        assert!(error.to_string().contains("integers"), "{error}");
+        assert!(matches!(read_npy_marks(&npy("<i8", "False", "(9999999,)", &[])), Err(TensorError::NpyLength { .. })));
     }
 
     #[test]
@@ -253,6 +316,7 @@ mod tests {
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = read_npy(&bytes);
+            let _ = read_npy_marks(&bytes);
         }
 
         #[test]

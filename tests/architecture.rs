@@ -22,7 +22,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["onnx", "autodiff", "model", "tensor", "telemetry::names"]),
     (
         "methods",
-        &["tensor", "autodiff::spec", "image::baseline", "segment", "model::manifest", "engine::Point", "engine::Row"],
+        &[
+            "tensor",
+            "autodiff::spec",
+            "image::baseline",
+            "image::picture",
+            "segment",
+            "model::manifest",
+            "engine::Point",
+            "engine::Row",
+        ],
     ),
     ("methods/drive.rs", &["engine", "image::preprocess", "model", "pool"]),
     ("metrics", &["tensor", "image", "model::manifest", "engine::Point", "engine::Row"]),

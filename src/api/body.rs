@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use super::{Api, codes::ApiError, negotiate::NPY};
 use crate::{
-    app::{AppError, Input},
+    app::{AppError, Input, Uploads},
     image::ALLOWED_TYPES,
     methods::{Fault, Faults},
     tensor::{NPY_MAGIC, ShapedData, Tensor, read_npy},
@@ -32,14 +32,14 @@ pub enum Posted {
     Image(Bytes),
     Npy(Bytes),
     Json(Bytes),
-    Multipart { images: Vec<Bytes>, baseline: Option<Bytes>, params: Option<Bytes> },
+    Multipart { images: Vec<Bytes>, baseline: Option<Bytes>, segments: Option<Bytes>, params: Option<Bytes> },
 }
 
 /// What a body holds.
 #[derive(Debug, Default)]
 pub struct Contents {
     pub inputs: Vec<Input>,
-    pub baseline: Option<Input>,
+    pub uploads: Uploads,
     pub parameters: Map<String, Value>,
 }
 
@@ -132,7 +132,7 @@ async fn read_multipart(request: Request, api: &Api) -> Result<Posted, ApiError>
     let mut multipart = Multipart::from_request(request, api)
         .await
         .map_err(|error| ApiError::BrokenMultipart { reason: error.body_text() })?;
-    let (mut images, mut baseline, mut params) = (Vec::new(), None, None);
+    let (mut images, mut baseline, mut segments, mut params) = (Vec::new(), None, None, None);
     let mut faults = Vec::new();
     while let Some(field) = multipart.next_field().await.map_err(fault)? {
         let name = field.name().unwrap_or_default().to_owned();
@@ -146,9 +146,10 @@ async fn read_multipart(request: Request, api: &Api) -> Result<Posted, ApiError>
                 continue;
             }
             "baseline" => &mut baseline,
+            "segments" => &mut segments,
             "params" => &mut params,
             _ => {
-                let allowed = ["image", "baseline", "params"].map(str::to_owned).into();
+                let allowed = ["image", "baseline", "segments", "params"].map(str::to_owned).into();
                 faults.push(Fault { param: name, message: "is not a field of the multipart body".into(), allowed });
                 continue;
             }
@@ -158,7 +159,7 @@ async fn read_multipart(request: Request, api: &Api) -> Result<Posted, ApiError>
         }
     }
     if faults.is_empty() {
-        Ok(Posted::Multipart { images, baseline, params })
+        Ok(Posted::Multipart { images, baseline, segments, params })
     } else {
         Err(AppError::from(Faults(faults)).into())
     }
@@ -185,9 +186,9 @@ impl Posted {
                 Ok(Contents { inputs: vec![Input::Tensor(tensor)], ..Contents::default() })
             }
             Self::Json(bytes) => parse_json(&bytes),
-            Self::Multipart { images, baseline, params } => Ok(Contents {
+            Self::Multipart { images, baseline, segments, params } => Ok(Contents {
                 inputs: images.into_iter().map(Input::Image).collect(),
-                baseline: baseline.map(Input::Image),
+                uploads: Uploads { baseline: baseline.map(Input::Image), segments },
                 parameters: match params {
                     None => Map::new(),
                     Some(params) => serde_json::from_slice::<Named>(&params)
@@ -210,7 +211,9 @@ fn parse_json(bytes: &[u8]) -> Result<Contents, ApiError> {
         _ => return Err(ApiError::AmbiguousBody { wanted: "image (base64), images (a list of those), tensor" }),
     };
     let baseline = one_of(body.baseline_image, "baseline_image", body.baseline_tensor, "baseline_tensor")?;
-    Ok(Contents { inputs, baseline, parameters: body.parameters.finish("in the body")? })
+    let segments = body.segments_file.map(|text| decode_base64(&text, "segments_file")).transpose()?;
+    let uploads = Uploads { baseline, segments };
+    Ok(Contents { inputs, uploads, parameters: body.parameters.finish("in the body")? })
 }
 
 fn one_of(
@@ -234,14 +237,17 @@ fn one_of(
 }
 
 fn decode(text: &str, field: &'static str) -> Result<Input, ApiError> {
-    let bytes = BASE64_STANDARD.decode(text.trim());
-    let bytes = bytes.map_err(|error| ApiError::BrokenBase64 { field, reason: error.to_string() })?;
-    Ok(Input::Image(bytes.into()))
+    decode_base64(text, field).map(Input::Image)
 }
 
 fn too_many(field: &str) -> ApiError {
     let (message, allowed) = (format!("more than {MAX_IMAGES} images"), vec![format!("1..={MAX_IMAGES}")]);
     AppError::from(Faults(vec![Fault { param: field.into(), message, allowed }])).into()
+}
+
+fn decode_base64(text: &str, field: &'static str) -> Result<Bytes, ApiError> {
+    let bytes = BASE64_STANDARD.decode(text.trim());
+    bytes.map(Bytes::from).map_err(|error| ApiError::BrokenBase64 { field, reason: error.to_string() })
 }
 
 /// The JSON body. Large fields are read straight into their types; what is left are parameters.
@@ -252,6 +258,7 @@ struct JsonBody {
     tensor: Option<ShapedData>,
     baseline_image: Option<String>,
     baseline_tensor: Option<ShapedData>,
+    segments_file: Option<String>,
     parameters: Named,
 }
 
@@ -326,6 +333,7 @@ impl<'de> Visitor<'de> for JsonBodyVisitor {
                 "tensor" => body.tensor = Some(map.next_value()?),
                 "baseline_image" => body.baseline_image = Some(map.next_value()?),
                 "baseline_tensor" => body.baseline_tensor = Some(map.next_value()?),
+                "segments_file" => body.segments_file = Some(map.next_value()?),
                 _ => {
                     let value = map.next_value()?;
                     body.parameters.add(name, value);

@@ -64,7 +64,7 @@ pub async fn compare(
             let posted = read_posted(request, &api).await?;
             let app = api.app();
             let contents = app.pool().run(|| posted.parse()).await.map_err(AppError::from)??;
-            let mut plan = app.plan_comparison(join(query, contents.parameters)?, contents.baseline.is_some())?;
+            let mut plan = app.plan_comparison(join(query, contents.parameters)?, contents.uploads.sent())?;
             let suited = match contents.inputs.as_slice() {
                 [Input::Image(_)] => Format::Png,
                 _ => Format::Json,
@@ -75,7 +75,7 @@ pub async fn compare(
             };
             plan.options.format = Some(format);
             let encoding = plan.options.encoding;
-            let compared = app.compare(plan, contents.inputs, contents.baseline, &requester.caller).await?;
+            let compared = app.compare(plan, contents.inputs, contents.uploads, &requester.caller).await?;
             let started = Instant::now();
             let timing = compared.timing;
             let bytes = app

@@ -179,8 +179,8 @@ fn method_parameter(row: &'static parameters::Parameter) -> Parameter {
         Kind::Integer { min, max, .. } => {
             base.schema_type(Type::Integer).minimum(Some(*min as f64)).maximum(Some(*max as f64))
         }
-        Kind::Number { above, below, .. } => {
-            base.schema_type(Type::Number).exclusive_minimum(Some(*above)).exclusive_maximum(Some(*below))
+        Kind::Number { above, max, .. } => {
+            base.schema_type(Type::Number).exclusive_minimum(Some(*above)).maximum(Some(*max))
         }
         Kind::Boolean { .. } => base.schema_type(Type::Boolean),
         // Rows of one name may differ in what they allow, as `compat` does.
@@ -255,6 +255,10 @@ pub struct MultipartRequest {
     /// An image to use as `baseline=uploaded`.
     #[schema(value_type = Option<Binary>, inline)]
     pub baseline: Option<Binary>,
+    /// Regions for `segments=uploaded`: a PNG whose colours are labels, or an npy file of integer labels `[height, width]` or `[n, height, width]`
+    /// (negative: no region) or of bool masks `[n, height, width]`, in the size of the upload or of the model's input.
+    #[schema(value_type = Option<Binary>, inline)]
+    pub segments: Option<Binary>,
     /// The parameters as a JSON object.
     #[schema(example = r#"{"method": "integrated_gradients", "n_steps": 50}"#)]
     pub params: Option<String>,
@@ -274,6 +278,8 @@ pub struct JsonRequest {
     pub baseline_image: Option<String>,
     /// A tensor to use as `baseline=uploaded`.
     pub baseline_tensor: Option<ShapedData>,
+    /// The file `segments` of the multipart form, in base64.
+    pub segments_file: Option<String>,
 }
 
 const BAD_REQUEST: (u16, &str) = (400, "The body cannot be read.");

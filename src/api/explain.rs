@@ -75,7 +75,7 @@ pub async fn explain(
             let posted = read_posted(request, &api).await?;
             let app = api.app();
             let contents = app.pool().run(|| posted.parse()).await.map_err(AppError::from)??;
-            let mut plan = app.plan(join(query, contents.parameters)?, contents.baseline.is_some())?;
+            let mut plan = app.plan(join(query, contents.parameters)?, contents.uploads.sent())?;
             let suited = match contents.inputs.as_slice() {
                 [Input::Image(_)] if plan.parameters_of(0).target.answers() == 1 => Format::Png,
                 _ => Format::Json,
@@ -83,7 +83,7 @@ pub async fn explain(
             let format = choose_format(plan.options.format, &headers, suited)?;
             plan.options.format = Some(format);
             let encoding = plan.options.encoding;
-            let explanations = app.explain(plan, contents.inputs, contents.baseline, &requester.caller).await?;
+            let explanations = app.explain(plan, contents.inputs, contents.uploads, &requester.caller).await?;
             let started = Instant::now();
             let headers = describe(&explanations);
             let timing = explanations.iter().map(|one| one.timing).collect::<Vec<_>>();

@@ -1,7 +1,7 @@
 //! An explanation as JSON, npy or PNG: the only place where answers are put into bytes, for the server and the command line.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use ndarray::Axis;
+use ndarray::{ArrayViewD, Axis};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::{
@@ -11,8 +11,8 @@ use utoipa::{
 
 use super::{AppError, Explanation, compare::Compared, options::Encoding};
 use crate::{
-    methods::{EndedBy, Refinement, drive::Prediction},
-    tensor::{Tensor, write_npy},
+    methods::{EndedBy, Refinement, Segments, drive::Prediction},
+    tensor::write_npy,
 };
 
 /// One explanation.
@@ -48,6 +48,9 @@ pub struct Answer {
     /// The picture as a base64 PNG, with `include=heatmap`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heatmap: Option<String>,
+    /// The regions of the map, with `include=segments`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segments: Option<RankedSegments>,
     /// Evaluations of the model that this took.
     pub evaluations: usize,
     pub warnings: Vec<String>,
@@ -118,11 +121,52 @@ impl From<Refinement> for RefinementEnd {
     }
 }
 
-/// float32 values in row-major order, in the shape of one input; with a single channel where a method scores pixels.
+/// The regions that a map is made of, in the pixels of the model's input.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RankedSegments {
+    /// int32 `[n, height, width]`: the label maps that the regions were made of, one per scale or as sent, labels counted from 0 (-1: no region).
+    /// Absent for regions sent as masks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<EncodedTensor>,
+    /// int32 `[height, width]`: the rank of each pixel's region, from 1.
+    pub ranks: EncodedTensor,
+    /// By rank; what no region covered comes last.
+    pub regions: Vec<RankedRegion>,
+}
+
+/// What one region added to those before it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RankedRegion {
+    /// Pixels.
+    pub area: usize,
+    /// The score of each of them; `null` when it is not finite.
+    pub value: Option<f64>,
+}
+
+impl RankedSegments {
+    fn new(segments: &Segments, encoding: Encoding) -> Self {
+        let number = |label: &u32| i32::try_from(*label).unwrap_or(-1);
+        let maps: Vec<_> = segments.segmentation.maps.iter().map(|map| map.view()).collect();
+        // Maps of one size always stack; no map does not.
+        let labels = ndarray::stack(Axis(0), &maps).ok();
+        Self {
+            labels: labels.map(|labels| encode(labels.map(number).view().into_dyn(), encoding)),
+            ranks: encode(segments.ranks.map(number).view().into_dyn(), encoding),
+            regions: segments
+                .regions
+                .iter()
+                .map(|region| RankedRegion { area: region.area, value: Some(region.value).filter(|v| v.is_finite()) })
+                .collect(),
+        }
+    }
+}
+
+/// Numbers in row-major order; those of a map in the shape of one input, with a single channel where a method scores pixels.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EncodedTensor {
     #[schema(example = json!([3, 224, 224]))]
     pub shape: Vec<usize>,
+    /// float32 of scores, int32 of labels and ranks.
     #[schema(example = "float32")]
     pub dtype: &'static str,
     pub encoding: Encoding,
@@ -170,13 +214,18 @@ impl Explanation {
                 against: explained.target.against.as_ref().map(ClassScore::from),
             },
             predictions: explained.predictions.iter().map(ClassScore::from).collect(),
-            attribution: encode(&attribution.scores, encoding),
+            attribution: encode(attribution.scores.view(), encoding),
             input_value: attribution.input_value,
             baseline_value: attribution.baseline_value,
             convergence_delta: attribution.convergence_delta,
             approximation_error: attribution.approximation_error,
             refinement: attribution.refinement.map(RefinementEnd::from),
             heatmap: self.picture.as_ref().map(|png| BASE64_STANDARD.encode(png)),
+            segments: attribution
+                .segments
+                .as_ref()
+                .filter(|_| self.segments)
+                .map(|segments| RankedSegments::new(segments, encoding)),
             evaluations: explained.evaluations,
             warnings: self.warnings.clone(),
             timing_ms: self.timing,
@@ -214,18 +263,41 @@ pub fn to_npy(explanations: &[Explanation]) -> Result<Vec<u8>, AppError> {
     Ok(write_npy(&stack)?)
 }
 
-fn encode(tensor: &Tensor, encoding: Encoding) -> EncodedTensor {
-    let data = match encoding {
-        Encoding::Base64 => {
-            let bytes: Vec<[u8; 4]> = tensor.iter().map(|value| value.to_le_bytes()).collect();
-            Value::String(BASE64_STANDARD.encode(bytes.as_flattened()))
-        }
-        Encoding::List => nest(tensor.view()),
-    };
-    EncodedTensor { shape: tensor.shape().to_vec(), dtype: "float32", encoding, data }
+/// Of an element: its name, and its bytes, little-endian.
+trait Element: Copy + Serialize {
+    const DTYPE: &'static str;
+    fn bytes(self) -> [u8; 4];
 }
 
-fn nest(tensor: ndarray::ArrayViewD<'_, f32>) -> Value {
+impl Element for f32 {
+    const DTYPE: &'static str = "float32";
+
+    fn bytes(self) -> [u8; 4] {
+        self.to_le_bytes()
+    }
+}
+
+impl Element for i32 {
+    const DTYPE: &'static str = "int32";
+
+    fn bytes(self) -> [u8; 4] {
+        self.to_le_bytes()
+    }
+}
+
+fn encode<T: Element>(tensor: ArrayViewD<'_, T>, encoding: Encoding) -> EncodedTensor {
+    let shape = tensor.shape().to_vec();
+    let data = match encoding {
+        Encoding::Base64 => {
+            let bytes: Vec<[u8; 4]> = tensor.iter().map(|value| value.bytes()).collect();
+            Value::String(BASE64_STANDARD.encode(bytes.as_flattened()))
+        }
+        Encoding::List => nest(tensor),
+    };
+    EncodedTensor { shape, dtype: T::DTYPE, encoding, data }
+}
+
+fn nest<T: Element>(tensor: ArrayViewD<'_, T>) -> Value {
     match tensor.ndim() {
         0 => tensor.first().map_or(Value::Null, |value| json!(value)),
         _ => tensor.outer_iter().map(nest).collect(),
@@ -241,13 +313,13 @@ mod tests {
     #[test]
     fn lists_are_nested_as_the_shape_says_and_hold_null_for_nan() {
         let tensor = arr2(&[[1.0, 2.5], [f32::NAN, 0.0]]).into_dyn();
-        assert_eq!(encode(&tensor, Encoding::List).data, json!([[1.0, 2.5], [null, 0.0]]));
+        assert_eq!(encode(tensor.view(), Encoding::List).data, json!([[1.0, 2.5], [null, 0.0]]));
     }
 
     #[test]
     fn base64_holds_little_endian_floats_in_row_major_order() {
         let transposed = arr2(&[[1.0, 2.0], [3.0, 4.0]]).reversed_axes().into_dyn();
-        let encoded = encode(&transposed, Encoding::Base64);
+        let encoded = encode(transposed.view(), Encoding::Base64);
         let bytes = BASE64_STANDARD.decode(encoded.data.as_str().unwrap()).unwrap();
         let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
         assert_eq!(values, [1.0, 3.0, 2.0, 4.0]);

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
-    App, AppError, Explanation, Input, Picture, answer, explanation,
+    App, AppError, Explanation, Input, Picture, Uploads, answer, explanation,
     input::{self, Upload},
     milliseconds,
     options::{Format, Options},
-    plan::{baseline_fault, uploaded},
+    plan::{Sent, add_sent, include_fault, sent_faults},
     undrawable,
 };
 use crate::{
@@ -71,11 +71,7 @@ pub struct Compared {
 impl App {
     /// As [`App::plan`], with several methods: `method` or `methods` holds ids, or objects with an id (`method` or `id`) and parameters
     /// of their own. Parameters beside them are for every method that takes them.
-    pub fn plan_comparison(
-        &self,
-        mut given: Map<String, Value>,
-        uploaded_baseline: bool,
-    ) -> Result<Comparison, AppError> {
+    pub fn plan_comparison(&self, mut given: Map<String, Value>, sent: Sent) -> Result<Comparison, AppError> {
         let mut faults = Vec::new();
         let model = self.take_model(&mut given, &mut faults);
         let options = Options::take(&mut given, &mut faults);
@@ -89,9 +85,7 @@ impl App {
             });
         }
         let Some(model) = model else { return Err(AppError::from(Faults(faults))) };
-        if uploaded_baseline {
-            given.entry("baseline").or_insert_with(uploaded);
-        }
+        add_sent(&mut given, sent);
         let taken: BTreeSet<&str> =
             asked.iter().filter_map(method_of).flat_map(|method| method.parameters()).map(|p| p.name).collect();
         faults.extend(given.keys().filter(|name| !asked.iter().any(|way| takes(way, name))).map(|name| Fault {
@@ -107,7 +101,9 @@ impl App {
             }
             match Parameters::parse(&all, &drive::facts(&model)) {
                 Ok(parameters) => {
-                    faults.extend(baseline_fault(&parameters, uploaded_baseline && parameters.baselines() > 0));
+                    let baseline = sent.baseline && parameters.baselines() > 0;
+                    let segments = sent.segments && parameters.method.ranks_regions();
+                    faults.extend(sent_faults(&parameters, Sent { baseline, segments }));
                     ways.push(Way { parameters, note: note(own) });
                 }
                 Err(Faults(found)) => {
@@ -118,6 +114,7 @@ impl App {
                 }
             }
         }
+        faults.extend(include_fault(&options, ways.iter().map(|way| &way.parameters)));
         faults.dedup();
         if faults.is_empty() { Ok(Comparison { model, ways, options }) } else { Err(AppError::from(Faults(faults))) }
     }
@@ -127,7 +124,7 @@ impl App {
         &self,
         plan: Comparison,
         inputs: Vec<Input>,
-        uploaded_baseline: Option<Input>,
+        uploads: Uploads,
         caller: &Caller,
     ) -> Result<Compared, AppError> {
         let started = Instant::now();
@@ -140,14 +137,13 @@ impl App {
         let Some(input) = inputs.pop().filter(|_| faults.is_empty()) else {
             return Err(AppError::from(Faults(faults)));
         };
-        let uploaded = match uploaded_baseline {
-            Some(input) => Some(self.prepare(input, &plan.model).await?.tensor),
-            None => None,
-        };
+        let uploads = self.read(uploads, &plan.model).await?;
         let prepared = self.prepare(input, &plan.model).await?;
+        let segments = self.fit_segments(&uploads, &prepared, &plan.model).await?;
         let request = |way: &Way| drive::Request {
             parameters: way.parameters.clone(),
-            uploaded_baseline: uploaded.clone().filter(|_| way.parameters.baselines() > 0),
+            uploaded_baseline: uploads.baseline.clone().filter(|_| way.parameters.baselines() > 0),
+            uploaded_segments: segments.clone(),
         };
         let requests: Vec<_> = plan.ways.iter().map(request).collect();
         let limit = self.settings().max_interactive_evaluations;
@@ -167,7 +163,10 @@ impl App {
         let mut oddities = oddities.into_iter();
         let explanations = explained.into_iter().map(|one| {
             let picture = Picture { png: None, warnings: oddities.next().unwrap_or_default() };
-            explanation(&plan.model, 0, &prepared, one, picture, render, started)
+            Explanation {
+                segments: plan.options.include_segments,
+                ..explanation(&plan.model, 0, &prepared, one, picture, render, started)
+            }
         });
         let explanations: Vec<Explanation> = explanations.collect();
         Ok(Compared {

@@ -14,6 +14,8 @@ pub struct Options {
     pub encoding: Encoding,
     /// JSON answers carry the picture too.
     pub include_heatmap: bool,
+    /// JSON answers tell the regions of the map.
+    pub include_segments: bool,
     pub heatmap: HeatmapOptions,
 }
 
@@ -38,6 +40,9 @@ pub enum Encoding {
 #[serde(rename_all = "lowercase")]
 enum Include {
     Heatmap,
+    Segments,
+    #[serde(rename = "heatmap,segments")]
+    Both,
 }
 
 /// One row of the table of options that are not the picture's.
@@ -67,10 +72,15 @@ pub static OPTIONS: &[AnswerOption] = &[
     },
     AnswerOption {
         name: "include",
-        doc: "adds the picture to a JSON answer, as a base64 PNG",
-        allowed: &["heatmap"],
+        doc: "adds to a JSON answer the picture, as a base64 PNG, or the regions of a map that is made of them",
+        allowed: &["heatmap", "segments", "heatmap,segments"],
         default: None,
-        set: |options, value| read(value).map(|Include::Heatmap| options.include_heatmap = true),
+        set: |options, value| {
+            read(value).map(|include| {
+                options.include_heatmap = matches!(include, Include::Heatmap | Include::Both);
+                options.include_segments = matches!(include, Include::Segments | Include::Both);
+            })
+        },
     },
 ];
 

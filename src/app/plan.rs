@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{App, AppError, options::Options};
+use super::{App, AppError, options::Options, segments};
 use crate::{
     image::baseline::{self, Term},
     methods::{
         Fault, Faults, drive,
-        parameters::Parameters,
+        parameters::{Parameters, SegmentSource},
         target::{self, Target},
     },
     model::{Model, registry::BrokenModel},
@@ -23,6 +23,13 @@ pub struct Plan {
     /// In place of the parameters' target: one for each input, when given.
     pub targets: Option<Vec<Target>>,
     pub options: Options,
+}
+
+/// What goes with the inputs of a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sent {
+    pub baseline: bool,
+    pub segments: bool,
 }
 
 /// A request for the best classes.
@@ -45,16 +52,14 @@ impl Plan {
 
 impl App {
     /// Resolves named values (texts as in a query, or JSON values): `model`, the answer's options, `targets`, the method and its
-    /// parameters. `uploaded_baseline` says that the request carries one: it is then the default of `baseline`.
-    pub fn plan(&self, mut given: Map<String, Value>, uploaded_baseline: bool) -> Result<Plan, AppError> {
+    /// parameters. What is `sent` with the request is then the default of the parameter it is for.
+    pub fn plan(&self, mut given: Map<String, Value>, sent: Sent) -> Result<Plan, AppError> {
         let mut faults = Vec::new();
         let model = self.take_model(&mut given, &mut faults);
         let options = Options::take(&mut given, &mut faults);
         let Some(model) = model else { return Err(AppError::from(Faults(faults))) };
         let targets = take_targets(&mut given, &model, &mut faults);
-        if uploaded_baseline {
-            given.entry("baseline").or_insert_with(uploaded);
-        }
+        add_sent(&mut given, sent);
         let parameters = match Parameters::parse(&given, &drive::facts(&model)) {
             Ok(parameters) => Some(parameters),
             Err(Faults(found)) => {
@@ -63,7 +68,8 @@ impl App {
             }
         };
         if let Some(parameters) = &parameters {
-            faults.extend(baseline_fault(parameters, uploaded_baseline));
+            faults.extend(sent_faults(parameters, sent));
+            faults.extend(include_fault(&options, [parameters]));
         }
         match parameters {
             Some(parameters) if faults.is_empty() => Ok(Plan { model, parameters, targets, options }),
@@ -167,18 +173,39 @@ fn with_options(mut fault: Fault, given: &Map<String, Value>) -> Fault {
     fault
 }
 
-/// The baseline that is sent with the request.
-pub(super) fn uploaded() -> Value {
-    Value::from(Term::Uploaded.to_string())
+/// What is sent is meant, unless the request says otherwise.
+pub(super) fn add_sent(given: &mut Map<String, Value>, sent: Sent) {
+    for (name, is_sent) in [("baseline", sent.baseline), ("segments", sent.segments)] {
+        if is_sent {
+            given.entry(name).or_insert_with(|| Value::from(Term::Uploaded.to_string()));
+        }
+    }
 }
 
-/// A baseline that is sent must be asked for, and the other way round.
-pub(super) fn baseline_fault(parameters: &Parameters, sent: bool) -> Option<Fault> {
-    let message = match (sent, parameters.baseline.terms().contains(&Term::Uploaded)) {
-        (true, false) => "a baseline was sent, and another is asked for: leave one out",
-        (false, true) => "`uploaded` needs a baseline sent with the request",
-        _ => return None,
-    };
-    let allowed = baseline::ALLOWED.iter().map(|form| (*form).to_owned()).collect();
-    Some(Fault { param: "baseline".into(), message: message.into(), allowed })
+/// What is sent must be asked for, and the other way round.
+pub(super) fn sent_faults(parameters: &Parameters, sent: Sent) -> Vec<Fault> {
+    let baseline = parameters.baseline.terms().contains(&Term::Uploaded);
+    let segments = parameters.method.ranks_regions() && parameters.segments == SegmentSource::Uploaded;
+    let mut faults = Vec::new();
+    for (param, is_sent, is_asked, forms) in [
+        ("baseline", sent.baseline, baseline, baseline::ALLOWED),
+        ("segments", sent.segments, segments, &segments::FORMS[..]),
+    ] {
+        let message = match (is_sent, is_asked) {
+            (true, false) => format!("a file of {param} was sent, and another value is asked for: leave one out"),
+            (false, true) => format!("`uploaded` needs {param} sent with the request"),
+            _ => continue,
+        };
+        let allowed = forms.iter().map(|form| (*form).to_owned()).collect();
+        faults.push(Fault { param: param.into(), message, allowed });
+    }
+    faults
+}
+
+/// Segments are asked for, of methods that rank none.
+pub(super) fn include_fault<'a>(options: &Options, asked: impl IntoIterator<Item = &'a Parameters>) -> Option<Fault> {
+    let ranks = |parameters: &Parameters| parameters.method.ranks_regions();
+    let refused = options.include_segments && !asked.into_iter().any(ranks);
+    let message = "only methods that rank regions have segments".into();
+    refused.then(|| Fault { param: "include".into(), message, allowed: vec!["heatmap".into()] })
 }

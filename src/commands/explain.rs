@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 use explaind::{
-    app::{App, Input, answer},
+    app::{App, Input, Uploads, answer},
     engine::{Caller, Priority},
     tensor::read_npy,
 };
@@ -26,6 +26,9 @@ pub struct Explain {
     /// What to explain: predicted, an index, a label, or a contrast a-b
     #[arg(long)]
     target: Option<String>,
+    /// Regions for a method that ranks them: a PNG whose colours are labels, or a .npy file of labels or masks
+    #[arg(long, value_name = "FILE")]
+    segments: Option<PathBuf>,
     /// Any other parameter of POST /explain; repeatable
     #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
     parameters: Vec<(String, String)>,
@@ -59,11 +62,14 @@ impl Explain {
             _ => Input::Image(bytes.into()),
         };
         let app = App::start(self.model.settings()?)?;
-        let plan = app.plan(given, false)?;
+        let segments = self.segments.map(|path| std::fs::read(&path).with_context(|| path.display().to_string()));
+        let uploads = Uploads { baseline: None, segments: segments.transpose()?.map(Into::into) };
+        let plan = app.plan(given, uploads.sent())?;
         let encoding = plan.options.encoding;
         let caller =
             Caller { id: 0, priority: Priority::Interactive, cancel: CancellationToken::new(), deadline: None };
-        let explanations = tokio::runtime::Runtime::new()?.block_on(app.explain(plan, vec![input], None, &caller))?;
+        let explained = app.explain(plan, vec![input], uploads, &caller);
+        let explanations = tokio::runtime::Runtime::new()?.block_on(explained)?;
         for warning in explanations.iter().flat_map(|one| &one.warnings) {
             eprintln!("warning: {warning}");
         }

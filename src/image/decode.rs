@@ -11,7 +11,9 @@ use std::{
 use ::image::{
     DynamicImage, ImageDecoder, ImageFormat, RgbImage,
     codecs::{bmp::BmpDecoder, jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder},
+    metadata::Orientation,
 };
+use ndarray::Array2;
 
 use super::ImageError;
 
@@ -44,6 +46,35 @@ const TRANSPARENT: &str = "the image has transparent pixels; it was laid over wh
 
 /// Decodes an uploaded image. Decoder panics come back as [`ImageError::DecoderPanicked`].
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
+    let format = recognise(bytes, limits)?;
+    guard(format, || {
+        let Read { image, orientation, animated } = read(format, bytes, limits)?;
+        let (rgb, transparent) = flatten(image);
+        let mut upright = DynamicImage::ImageRgb8(rgb);
+        upright.apply_orientation(orientation);
+        let warnings = [(animated, ANIMATED), (transparent, TRANSPARENT)];
+        Ok(Decoded {
+            image: upright.into_rgb8(),
+            warnings: warnings.iter().filter(|(holds, _)| *holds).map(|(_, text)| (*text).to_owned()).collect(),
+        })
+    })
+}
+
+/// Decodes an image whose colours are labels: `[height, width]`, one number per colour (16 bits each of red, green, blue and alpha).
+/// Meant for lossless types; the same limits and errors as [`decode`].
+pub fn decode_labels(bytes: &[u8], limits: &Limits) -> Result<Array2<u64>, ImageError> {
+    let format = recognise(bytes, limits)?;
+    guard(format, || {
+        let Read { mut image, orientation, .. } = read(format, bytes, limits)?;
+        image.apply_orientation(orientation);
+        let colours = image.into_rgba16();
+        let at = |y: usize, x: usize| colours.get_pixel(x as u32, y as u32).0;
+        let size = (colours.height() as usize, colours.width() as usize);
+        Ok(Array2::from_shape_fn(size, |(y, x)| at(y, x).iter().fold(0, |number, &v| number << 16 | u64::from(v))))
+    })
+}
+
+fn recognise(bytes: &[u8], limits: &Limits) -> Result<ImageFormat, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
@@ -51,18 +82,34 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
         return Err(ImageError::TooManyBytes { bytes: bytes.len(), limit: limits.max_bytes });
     }
     let format = ::image::guess_format(bytes).map_err(|_| ImageError::UnknownType)?;
-    let name = match format {
+    match format {
+        ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Bmp => Ok(format),
+        other => Err(ImageError::UnsupportedType { found: other.to_mime_type() }),
+    }
+}
+
+fn guard<T>(format: ImageFormat, work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(ImageError::DecoderPanicked { format: name(format) }))
+}
+
+fn name(format: ImageFormat) -> &'static str {
+    match format {
         ImageFormat::Png => "PNG",
         ImageFormat::Jpeg => "JPEG",
         ImageFormat::WebP => "WebP",
-        ImageFormat::Bmp => "BMP",
-        other => return Err(ImageError::UnsupportedType { found: other.to_mime_type() }),
-    };
-    catch_unwind(AssertUnwindSafe(|| decode_as(format, name, bytes, limits)))
-        .unwrap_or(Err(ImageError::DecoderPanicked { format: name }))
+        _ => "BMP",
+    }
 }
 
-fn decode_as(format: ImageFormat, name: &'static str, bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
+/// Pixels as they are stored.
+struct Read {
+    image: DynamicImage,
+    orientation: Orientation,
+    animated: bool,
+}
+
+fn read(format: ImageFormat, bytes: &[u8], limits: &Limits) -> Result<Read, ImageError> {
+    let name = name(format);
     let fault = |error| describe(name, error);
     let mut budget = ::image::Limits::no_limits();
     // 16-bit RGBA is the widest pixel; the rest is for compressed metadata.
@@ -94,15 +141,8 @@ fn decode_as(format: ImageFormat, name: &'static str, bytes: &[u8], limits: &Lim
         return Err(ImageError::TooLarge { width, height, max_side, max_pixels });
     }
     decoder.set_limits(budget).map_err(fault)?;
-    let orientation = decoder.orientation().unwrap_or(::image::metadata::Orientation::NoTransforms);
-    let (rgb, transparent) = flatten(DynamicImage::from_decoder(decoder).map_err(fault)?);
-    let mut upright = DynamicImage::ImageRgb8(rgb);
-    upright.apply_orientation(orientation);
-    let warnings = [(animated, ANIMATED), (transparent, TRANSPARENT)];
-    Ok(Decoded {
-        image: upright.into_rgb8(),
-        warnings: warnings.iter().filter(|(holds, _)| *holds).map(|(_, text)| (*text).to_owned()).collect(),
-    })
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Ok(Read { image: DynamicImage::from_decoder(decoder).map_err(fault)?, orientation, animated })
 }
 
 /// RGB8, with alpha laid over white, and whether any pixel was not opaque.
@@ -164,12 +204,12 @@ mod tests {
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/images")
     }
 
-    fn read(name: &str) -> Vec<u8> {
+    fn read_file(name: &str) -> Vec<u8> {
         fs::read(folder().join(name)).unwrap()
     }
 
     fn decode_file(name: &str) -> Decoded {
-        decode(&read(name), &Limits::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
+        decode(&read_file(name), &Limits::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
     /// The largest difference from the pixels PIL sees, and the size.
@@ -238,18 +278,35 @@ mod tests {
     }
 
     #[test]
+    fn labels_differ_where_the_stored_values_do() {
+        let write = |image: DynamicImage| {
+            let mut bytes = Cursor::new(Vec::new());
+            image.write_to(&mut bytes, ImageFormat::Png).unwrap();
+            decode_labels(bytes.get_ref(), &Limits::default()).unwrap()
+        };
+        let grey = ::image::ImageBuffer::from_fn(3, 2, |x, y| ::image::Luma([(3 * y + x) as u8]));
+        let wide = ::image::ImageBuffer::from_fn(3, 2, |x, y| ::image::Luma([(65_530 + 3 * y + x) as u16]));
+        for found in [write(DynamicImage::ImageLuma8(grey)), write(DynamicImage::ImageLuma16(wide))] {
+            assert_eq!(found.dim(), (2, 3));
+            assert!(found.as_slice().unwrap().windows(2).all(|pair| pair[0] < pair[1]), "{found}");
+        }
+        assert_eq!(decode_labels(b"no image", &Limits::default()), Err(ImageError::UnknownType));
+        assert!(decode_labels(&read_file("palette.png"), &Limits::default()).is_ok());
+    }
+
+    #[test]
     fn what_is_no_image_is_refused_naming_what_is() {
         let refused = |bytes: &[u8]| decode(bytes, &Limits::default()).unwrap_err();
         assert_eq!(refused(b""), ImageError::Empty);
         assert_eq!(refused(b"<html></html>"), ImageError::UnknownType);
-        assert_eq!(refused(&read("still.gif")), ImageError::UnsupportedType { found: "image/gif" });
-        assert!(refused(&read("still.gif")).to_string().contains("image/png, image/jpeg, image/webp, image/bmp"));
+        assert_eq!(refused(&read_file("still.gif")), ImageError::UnsupportedType { found: "image/gif" });
+        assert!(refused(&read_file("still.gif")).to_string().contains("image/png, image/jpeg, image/webp, image/bmp"));
     }
 
     #[test]
     fn every_truncation_is_an_error_and_most_are_named_so() {
         for name in ["rgb.png", "rgb.bmp", "rgb.webp", "exif6.jpg", "progressive420.jpg", "grey.jpg", "animated.webp"] {
-            let bytes = read(name);
+            let bytes = read_file(name);
             for length in 12..bytes.len() - 1 {
                 if let Ok(decoded) = decode(&bytes[..length], &Limits::default()) {
                     // Only what follows the pixels may be missing.
@@ -257,18 +314,18 @@ mod tests {
                 }
             }
         }
-        let photo = read("exif6.jpg");
+        let photo = read_file("exif6.jpg");
         assert_eq!(
             decode(&photo[..photo.len() * 3 / 4], &Limits::default()).unwrap_err(),
             ImageError::Truncated { format: "JPEG" }
         );
-        let png = read("rgb.png");
+        let png = read_file("rgb.png");
         assert_eq!(decode(&png[..60], &Limits::default()).unwrap_err(), ImageError::Truncated { format: "PNG" });
     }
 
     #[test]
     fn limits_hold_before_pixels_are_decoded() {
-        let bytes = read("rgb.png");
+        let bytes = read_file("rgb.png");
         let limits = Limits { max_bytes: bytes.len() - 1, ..Limits::default() };
         assert!(matches!(decode(&bytes, &limits), Err(ImageError::TooManyBytes { .. })));
         for limits in
@@ -281,12 +338,12 @@ mod tests {
 
     #[test]
     fn a_small_file_that_claims_a_huge_picture_is_refused_by_its_header() {
-        let mut png = read("rgb.png");
+        let mut png = read_file("rgb.png");
         png[16..24].copy_from_slice(&[0, 0, 0xF0, 0, 0, 0, 0xF0, 0]);
         let crc = png_crc(&png[12..29]);
         png[29..33].copy_from_slice(&crc.to_be_bytes());
         assert!(matches!(decode(&png, &Limits::default()), Err(ImageError::TooLarge { width: 61440, .. })));
-        let mut bmp = read("rgb.bmp");
+        let mut bmp = read_file("rgb.bmp");
         bmp[18..26].copy_from_slice(&[0, 0xF0, 0, 0, 0, 0xF0, 0, 0]);
         assert!(matches!(decode(&bmp, &Limits::default()), Err(ImageError::TooLarge { width: 61440, .. })));
     }
@@ -301,7 +358,7 @@ mod tests {
         #[test]
         fn damaged_images_never_panic(which in 0usize..6, hits in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..6)) {
             let name = ["rgb.png", "rgb.bmp", "rgb.webp", "exif6.jpg", "progressive420.jpg", "cmyk.jpg"][which];
-            let mut bytes = read(name);
+            let mut bytes = read_file(name);
             for (at, byte) in hits {
                 let at = usize::from(at) % bytes.len();
                 bytes[at] = byte;

@@ -98,6 +98,19 @@ impl Geometry {
         let plane = Array2::from_shape_vec((area.height as usize, area.width as usize), values).ok()?;
         Some(Projected { plane, area })
     }
+
+    /// The upload's pixel under the centre of each of the model's pixels, `[model height, model width]` of (row, column);
+    /// `None` on padding. For what cannot be averaged, such as labels.
+    pub fn nearest(&self) -> Array2<Option<(usize, usize)>> {
+        let along = |at: usize, upload: u32, resized: u32, offset: i32| {
+            let place = (at as f64 + 0.5 - f64::from(offset)) * f64::from(upload) / f64::from(resized);
+            (place >= 0.0 && place < f64::from(upload)).then_some(place as usize)
+        };
+        Array2::from_shape_fn((self.model.1 as usize, self.model.0 as usize), |(y, x)| {
+            let row = along(y, self.upload.1, self.resized.1, self.offset.1)?;
+            Some((row, along(x, self.upload.0, self.resized.0, self.offset.0)?))
+        })
+    }
 }
 
 /// Start and length of the pixels along one axis that the model saw.
@@ -201,6 +214,19 @@ mod tests {
         // 257 - 224 = 33: 16.5 rounds to the even 16; 35: 17.5 rounds to 18.
         assert_eq!(Geometry::new((257, 257), &rule(Resize::ShortSide(257))).offset, (-16, -16));
         assert_eq!(Geometry::new((259, 259), &rule(Resize::ShortSide(259))).offset, (-18, -18));
+    }
+
+    #[test]
+    fn the_nearest_pixel_is_that_under_the_centre_and_padding_has_none() {
+        let nearest = |size, resize| Geometry::new(size, &rule(resize)).nearest();
+        let doubled = nearest((112, 112), Resize::Stretch);
+        assert_eq!([doubled[[0, 1]], doubled[[223, 222]]], [Some((0, 0)), Some((111, 111))]);
+        let halved = nearest((448, 448), Resize::Stretch);
+        assert_eq!([halved[[0, 0]], halved[[100, 223]]], [Some((1, 1)), Some((201, 447))]);
+        let cropped = nearest((1024, 1024), Resize::ShortSide(256));
+        assert_eq!([cropped[[0, 0]], cropped[[223, 223]]], [Some((66, 66)), Some((958, 958))]);
+        let padded = nearest((200, 100), Resize::Pad);
+        assert_eq!([padded[[55, 9]], padded[[56, 0]], padded[[168, 0]]], [None, Some((0, 0)), None]);
     }
 
     #[test]

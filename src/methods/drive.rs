@@ -9,19 +9,22 @@ use serde::Serialize;
 
 use super::{
     Attribution, Fault, Faults, Run, Step, Subject, head_value,
-    parameters::{Facts, Parameters},
+    parameters::{Facts, Parameters, SegmentSource},
     shared::{Ask, deal, merge},
     target::{Classes, Goal, ranked},
+    xrai,
 };
 use crate::{
     autodiff::spec::DeriveSpec,
     engine::{Caller, Engine, EngineError, Point, Row},
     image::{
         baseline::{self, Material, Pictures},
+        picture::Picture,
         preprocess,
     },
     model::{Model, manifest::Layout},
     pool::{Pool, WorkPanicked},
+    segment::Segmentation,
     tensor::Tensor,
 };
 
@@ -67,6 +70,8 @@ pub struct Request {
     pub parameters: Parameters,
     /// What the baseline `uploaded` stands for, already preprocessed.
     pub uploaded_baseline: Option<Arc<Tensor>>,
+    /// What the segments `uploaded` stand for, in the model's pixels.
+    pub uploaded_segments: Option<Arc<Segmentation>>,
 }
 
 /// What [`explain`] gives.
@@ -181,10 +186,14 @@ pub async fn explain(
         if let Some(row) = &clean {
             check_classes(parameters, row.logits.len())?;
         }
-        let baselines = {
+        let (baselines, segmentation) = {
             let (model, input, request, pictures) =
                 (model.clone(), input.clone(), request.clone(), means.pictures.cloned());
-            means.pool.run(move || resolve_baselines(&model, &input, &request, pictures.as_ref())).await??
+            let resolve = move || {
+                let baselines = resolve_baselines(&model, &input, &request, pictures.as_ref())?;
+                Ok::<_, MethodError>((baselines, resolve_segmentation(&model, &input, &request)?))
+            };
+            means.pool.run(resolve).await??
         };
         for goal in parameters.target.resolve(clean.as_ref().map_or(&[], |row| &row.logits)) {
             let seed: Arc<[(usize, f32)]> = goal.seed().into();
@@ -195,6 +204,7 @@ pub async fn explain(
                 baselines: baselines.clone(),
                 layout,
                 luma: luma.clone().filter(|_| parameters.method.needs_picture),
+                segmentation: segmentation.clone(),
                 parameters: Arc::new(Parameters { target: goal.target(), ..parameters.clone() }),
             };
             tasks.push(Task {
@@ -448,6 +458,30 @@ async fn luma_of(
     let (model, input) = (model.clone(), input.clone());
     let luma = move || preprocess::luma_of(&input, model.manifest.input.preprocess.as_ref()?).map(Arc::new);
     Ok(means.pool.run(luma).await?)
+}
+
+/// The regions of methods that rank them; sent ones must be in the model's pixels.
+fn resolve_segmentation(model: &Model, input: &Tensor, request: &Request) -> Result<Arc<Segmentation>, MethodError> {
+    let parameters = &request.parameters;
+    if !parameters.method.ranks_regions() {
+        return Ok(Arc::default());
+    }
+    let Some(picture) = model.manifest.input.preprocess.as_ref().and_then(|rule| Picture::of(input, rule)) else {
+        return Err(MethodError::NoPicture { model: model.id.clone(), method: parameters.method.id });
+    };
+    if parameters.segments == SegmentSource::Felzenszwalb {
+        return Ok(Arc::new(xrai::segment(&picture, parameters)));
+    }
+    let (_, height, width) = picture.planes.dim();
+    let refuse = |message: &str| {
+        let allowed = vec![format!("{height} x {width}")];
+        Faults(vec![Fault { param: "segments".into(), message: message.into(), allowed }])
+    };
+    match &request.uploaded_segments {
+        Some(segmentation) if segmentation.regions.size() == (height, width) => Ok(segmentation.clone()),
+        Some(_) => Err(refuse("are of another size than the model's input").into()),
+        None => Err(refuse("`uploaded` needs segments sent with the request").into()),
+    }
 }
 
 fn check_classes(parameters: &Parameters, count: usize) -> Result<(), Faults> {

@@ -14,6 +14,7 @@ pub mod ranking;
 pub mod registry;
 mod shared;
 pub mod target;
+pub mod xrai;
 
 use std::sync::Arc;
 
@@ -24,9 +25,11 @@ use crate::{
     autodiff::spec::{DeriveSpec, Head},
     engine::{Point, Row},
     model::manifest::Layout,
+    segment::Segmentation,
     tensor::Tensor,
 };
 use parameters::Parameters;
+use ranking::Ranked;
 
 /// Points asked for at once: a run of any length takes bounded memory.
 pub const CHUNK: usize = 32;
@@ -62,6 +65,8 @@ pub struct Subject {
     pub layout: Layout,
     /// `[height, width]` of the picture that the input shows, black 0 and white 1; for methods that look at it.
     pub luma: Option<Arc<Array2<f32>>>,
+    /// The picture's regions, for methods that rank them; else none.
+    pub segmentation: Arc<Segmentation>,
     pub parameters: Arc<Parameters>,
 }
 
@@ -78,6 +83,8 @@ pub struct Attribution {
     pub approximation_error: Option<f64>,
     /// How a run with a `tolerance` ended.
     pub refinement: Option<Refinement>,
+    /// Of methods that rank regions.
+    pub segments: Option<Arc<Segments>>,
     pub warnings: Vec<String>,
 }
 
@@ -91,9 +98,20 @@ impl Attribution {
             convergence_delta: None,
             approximation_error: None,
             refinement: None,
+            segments: None,
             warnings: Vec::new(),
         }
     }
+}
+
+/// The regions that a map is made of.
+#[derive(Clone, Debug)]
+pub struct Segments {
+    pub segmentation: Arc<Segmentation>,
+    /// The rank of each pixel's region, from 1, `[height, width]`.
+    pub ranks: Array2<u32>,
+    /// By rank.
+    pub regions: Vec<Ranked>,
 }
 
 /// How far a path was refined, and what ended it.

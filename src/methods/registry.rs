@@ -7,15 +7,15 @@ use super::{
     parameters::{
         Parameter, Parameters,
         table::{
-            BASELINE, COMPAT_PGIG, DIFFERENTIATED, LAYERED, NOISY, PATH, PATTERNED, RANDOM, REFINED, REPORTED, RULED,
-            SAMPLED,
+            BASELINE, COMPAT_PGIG, COMPAT_SIG, DIFFERENTIATED, LAYERED, NOISY, PATH, PATTERNED, RANDOM, REFINED,
+            REGIONS, REPORTED, RULED, SAMPLED,
         },
     },
-    path, point, random,
+    path, point, random, xrai,
 };
 use crate::{
     autodiff::spec::{RuleSetId, SeedRule},
-    image::baseline::Term,
+    image::baseline::{Baseline, Term},
 };
 
 #[derive(Debug)]
@@ -148,6 +148,18 @@ pub static METHODS: &[Method] = &[
         build: path::straight_line,
     },
     Method {
+        id: "xrai",
+        title: "XRAI",
+        formula: "regions ranked by the mean of max over channels of integrated_gradients; each pixel that of its region",
+        paper: "Kapishnikov et al., Segment Integrated Gradients (XRAI), 2019, section 4",
+        rule_set: Some(RuleSetId::Gradient),
+        needs_picture: true,
+        preset: |p| p.baseline = Baseline::from([Term::Min, Term::Max]),
+        groups: &[DIFFERENTIATED, RULED, REGIONS, COMPAT_SIG, BASELINE, PATH, REFINED, RANDOM],
+        cost: path::COST,
+        build: xrai::xrai,
+    },
+    Method {
         id: "smooth_grad",
         title: "SmoothGrad",
         formula: "mean of g(x + ε), ε ~ N(0, σ²), σ = noise_level (max x - min x)",
@@ -272,6 +284,11 @@ impl Method {
 
     pub fn takes(&self, name: &str) -> bool {
         self.parameters().any(|parameter| parameter.name == name)
+    }
+
+    /// Whether it ranks regions of the picture.
+    pub fn ranks_regions(&self) -> bool {
+        self.takes("segments")
     }
 
     /// Whether it needs patterns by default.

@@ -43,6 +43,7 @@ pub fn subject(given: &Value, input: &[f32], baselines: &[&[f32]]) -> Subject {
         baselines: baselines.iter().map(|baseline| tensor(baseline.iter().copied())).collect(),
         layout: Layout::Nchw,
         luma: None,
+        segmentation: Arc::default(),
         parameters: Arc::new(parameters),
     }
 }
@@ -280,6 +281,12 @@ const CASES: &[Case] = &[
         evaluations: 2,
     },
     Case { method: "edges", twin: None, evaluations: 0 },
+    Case {
+        // Without regions one value for the whole picture, which here is one pixel.
+        method: "xrai",
+        twin: Some(|| vec![integrated(numeric_gradient).into_iter().fold(f64::MIN, f64::max)]),
+        evaluations: 26,
+    },
     Case { method: "random", twin: None, evaluations: 0 },
 ];
 
@@ -334,7 +341,12 @@ fn every_method_costs_what_it_says() {
 fn completeness_figures_are_given_only_where_scores_add_up() {
     for case in CASES {
         let (map, _) = run(&json!({"method": case.method, "target": CLASS}));
-        assert_eq!(map.convergence_delta.is_some(), case.method == "integrated_gradients", "{}", case.method);
+        assert_eq!(
+            map.convergence_delta.is_some(),
+            ["integrated_gradients", "xrai"].contains(&case.method),
+            "{}",
+            case.method
+        );
     }
 }
 

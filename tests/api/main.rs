@@ -16,5 +16,6 @@ mod methods;
 mod parameters;
 mod problems;
 mod reproducible;
+mod segments;
 mod sets;
 mod start;

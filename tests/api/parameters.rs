@@ -92,7 +92,7 @@ async fn an_unknown_parameter_is_refused_wherever_it_stands() {
     let field = send(multipart("/explain", &[("image", &red()), ("picture", b"x")])).await;
     assert_eq!(
         (field.refused(), field.allowed("picture")),
-        (vec!["picture".to_owned()], vec!["image".into(), "baseline".into(), "params".into()])
+        (vec!["picture".to_owned()], vec!["image".into(), "baseline".into(), "segments".into(), "params".into()])
     );
     assert_eq!(send(post("/predict?target=1", red())).await.refused(), ["target"]);
     // Known, but not to this method.

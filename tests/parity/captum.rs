@@ -68,6 +68,7 @@ fn agrees_with_captum(net: &str, export: &str) {
             baselines: baselines.clone(),
             layout: Layout::Nchw,
             luma: None,
+            segmentation: Arc::default(),
             parameters: Arc::new(parameters),
         };
         let scores = explain(&source, subject);

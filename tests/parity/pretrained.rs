@@ -64,6 +64,7 @@ fn agrees_with_pytorch(model: &str) {
             baselines,
             layout: Layout::Nchw,
             luma: None,
+            segmentation: Arc::default(),
             parameters: Arc::new(parameters),
         };
         let scores = explain(&source, subject, &reference.floats("logits").unwrap());

@@ -12,7 +12,7 @@ use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
 use super::asked::{Asked, planned_dataset, planned_model};
 use crate::{
-    app::{App, AppError},
+    app::{App, AppError, plan::Sent},
     dataset::{Dataset, DatasetError, draw},
     image::{RgbImage, decode::Limits, geometry::Geometry, preprocess::preprocess},
     jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard},
@@ -90,7 +90,7 @@ impl Kind for ExplainDataset {
             }
             let (model_hash, patterns) = (asked.raw("model_hash"), asked.raw("patterns"));
             let (rest, mut faults) = asked.rest();
-            let plan = match app.plan(rest, false) {
+            let plan = match app.plan(rest, Sent::default()) {
                 Ok(plan) => Some(plan),
                 Err(AppError::Parameters(Faults(found))) => {
                     faults.extend(found);
@@ -242,10 +242,10 @@ impl<'a> Task<'a> {
         let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
         let mut asked = spec.explain;
         asked.insert("model".to_owned(), json!(spec.model));
-        let plan = context.app.plan(asked, false)?;
+        let plan = context.app.plan(asked, Sent::default())?;
         let rule = model.manifest.input.preprocess.clone();
         let rule = rule.ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
-        let request = Request { parameters: plan.parameters, uploaded_baseline: None };
+        let request = Request { parameters: plan.parameters, uploaded_baseline: None, uploaded_segments: None };
         Ok(Self { context, model, dataset, rule, request, options: plan.options.heatmap })
     }
 

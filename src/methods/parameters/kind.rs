@@ -28,9 +28,10 @@ pub enum Kind {
         max: u64,
         set: fn(&mut Parameters, u64),
     },
+    /// Greater than `above`, at most `max`.
     Number {
         above: f64,
-        below: f64,
+        max: f64,
         set: fn(&mut Parameters, f64),
     },
     Boolean {
@@ -66,7 +67,7 @@ impl Parameter {
     pub fn allowed(&self) -> Vec<String> {
         match &self.kind {
             Kind::Integer { min, max, .. } => vec![format!("{min}..={max}")],
-            Kind::Number { above, below, .. } => vec![format!("above {above}, below {below}")],
+            Kind::Number { above, max, .. } => vec![format!("above {above}, at most {max}")],
             Kind::Boolean { .. } => vec!["true".into(), "false".into()],
             Kind::Name { form, .. } => vec![(*form).to_owned()],
             Kind::Choice { allowed: texts, .. } | Kind::Text { forms: texts, .. } => {
@@ -92,12 +93,12 @@ impl Parameter {
                 let number = number.filter(|n| (min..=max).contains(&n));
                 set(parameters, number.ok_or_else(|| format!("{value} is not an integer from {min} to {max}"))?);
             }
-            Kind::Number { above, below, set } => {
+            Kind::Number { above, max, set } => {
                 let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
-                let number = number.filter(|n| above < n && n < below);
+                let number = number.filter(|n| above < n && n <= max);
                 set(
                     parameters,
-                    number.ok_or_else(|| format!("{value} is not a number above {above} and below {below}"))?,
+                    number.ok_or_else(|| format!("{value} is not a number above {above} and at most {max}"))?,
                 );
             }
             Kind::Boolean { set } => {

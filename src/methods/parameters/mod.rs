@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Fault, Faults,
     quadrature::Quadrature,
+    ranking::Algorithm,
     registry::{self, Method},
     target::{Classes, Target},
 };
@@ -46,8 +47,23 @@ pub struct Parameters {
     /// What Grad-CAM looks at.
     pub layer: Option<String>,
     pub seed_value: u64,
+    pub segments: SegmentSource,
+    pub algorithm: Algorithm,
+    /// The part of the picture that ranked regions cover.
+    pub area_threshold: f64,
+    /// Pixels that a region must add.
+    pub min_pixel_diff: usize,
     /// What to reproduce in place of the formula.
     pub compat: Option<Compat>,
+}
+
+/// Where regions come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SegmentSource {
+    Felzenszwalb,
+    /// Sent with the request.
+    Uploaded,
 }
 
 /// Published code that differs from its paper.
@@ -56,7 +72,7 @@ pub enum Compat {
     /// The code of pgig.txt: the last term of the path left out, and noise that adds up from sample to sample.
     #[serde(rename = "pgig-2020")]
     Pgig2020,
-    /// The paper of sig.txt where its public code differs: segments under 20 pixels are ignored.
+    /// The paper of sig.txt where its public code differs: black and white, colours in 0..=1, segments from 20 pixels on.
     #[serde(rename = "sig-2019")]
     Sig2019,
 }
@@ -93,6 +109,10 @@ impl Parameters {
             noise_level: 0.15,
             layer: None,
             seed_value: 0,
+            segments: SegmentSource::Felzenszwalb,
+            algorithm: Algorithm::Full,
+            area_threshold: 1.0,
+            min_pixel_diff: 50,
             compat: None,
         };
         (method.preset)(&mut parameters);

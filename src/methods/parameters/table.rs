@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Kind, Parameter};
 use crate::{
     autodiff::spec::PatternLayers,
-    image::baseline::{self, Baseline},
+    image::baseline::{self, Baseline, Term},
     methods::{
         quadrature::Quadrature,
         target::{self, Target},
@@ -156,7 +156,7 @@ pub const PATH: &[Parameter] = &[
 pub const REFINED: &[Parameter] = &[
     Parameter {
         name: "tolerance",
-        kind: Kind::Number { above: 0.0, below: 1.0, set: |p, tolerance| p.tolerance = Some(tolerance) },
+        kind: Kind::Number { above: 0.0, max: 1.0, set: |p, tolerance| p.tolerance = Some(tolerance) },
         doc: "instead of n_steps: refines riemann_midpoint from 8 points, threefold each time, until approximation_error is below this",
         from_model: false,
         get: |p| p.tolerance.map(|tolerance| json!(tolerance)),
@@ -194,7 +194,7 @@ pub const NOISY: &[Parameter] = &[
     N_SAMPLES,
     Parameter {
         name: "noise_level",
-        kind: Kind::Number { above: 0.0, below: 10.0, set: |p, level| p.noise_level = level },
+        kind: Kind::Number { above: 0.0, max: 10.0, set: |p, level| p.noise_level = level },
         doc: "standard deviation of the noise, in units of max - min of the input",
         from_model: false,
         get: |p| Some(json!(p.noise_level)),
@@ -219,6 +219,61 @@ pub const COMPAT_PGIG: &[Parameter] = &[compat(
     &["pgig-2020"],
     "reproduces the PGIG paper's code instead of the formula: paths lack their last term, and noise adds up from sample to sample",
 )];
+
+/// For methods that rank regions.
+pub const REGIONS: &[Parameter] = &[
+    Parameter {
+        name: "segments",
+        kind: Kind::Choice {
+            allowed: &["felzenszwalb", "uploaded"],
+            set: |p, value| choose(value).map(|source| p.segments = source),
+        },
+        doc: "the regions: of Felzenszwalb's segmentation at six scales, or those sent with the request",
+        from_model: false,
+        get: |p| Some(json!(p.segments)),
+    },
+    Parameter {
+        name: "algorithm",
+        kind: Kind::Choice {
+            allowed: &["full", "fast"],
+            set: |p, value| choose(value).map(|algorithm| p.algorithm = algorithm),
+        },
+        doc: "full adds the region whose uncovered part is densest, again and again; fast takes the regions by their density",
+        from_model: false,
+        get: |p| Some(json!(p.algorithm)),
+    },
+    Parameter {
+        name: "area_threshold",
+        kind: Kind::Number { above: 0.0, max: 1.0, set: |p, part| p.area_threshold = part },
+        doc: "regions are ranked until they cover more than this part of the picture; the rest gets its mean",
+        from_model: false,
+        get: |p| Some(json!(p.area_threshold)),
+    },
+    Parameter {
+        name: "min_pixel_diff",
+        kind: Kind::Integer { min: 1, max: 1_000_000, set: |p, n| p.min_pixel_diff = n as usize },
+        doc: "regions that would add fewer pixels are passed over",
+        from_model: false,
+        get: |p| Some(json!(p.min_pixel_diff)),
+    },
+];
+
+/// What this presets can be overridden: it stands before the baseline.
+pub const COMPAT_SIG: &[Parameter] = &[Parameter {
+    kind: Kind::Choice {
+        allowed: &["sig-2019"],
+        set: |p, value| {
+            choose(value).map(|compat| {
+                p.compat = Some(compat);
+                p.baseline = Baseline::from([Term::Black, Term::White]);
+            })
+        },
+    },
+    ..compat(
+        &["sig-2019"],
+        "the SIG paper where the public code differs: black and white as baselines, colours in 0..1, segments from 20 pixels on",
+    )
+}];
 
 /// The row of `compat` for the values given.
 pub const fn compat(allowed: &'static [&'static str], doc: &'static str) -> Parameter {

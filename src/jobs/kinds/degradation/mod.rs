@@ -196,7 +196,11 @@ impl<'a> Bench<'a> {
         let requests: Vec<Request> = self
             .requests
             .iter()
-            .map(|parameters| Request { parameters: self.keyed(parameters, index), uploaded_baseline: None })
+            .map(|parameters| Request {
+                parameters: self.keyed(parameters, index),
+                uploaded_baseline: None,
+                uploaded_segments: None,
+            })
             .collect();
         let explained = match drive::explain(app.means(caller), &self.model, input.clone(), &requests, None).await {
             Err(error @ MethodError::NotFinite { .. }) => return skipped(Reason::NotFinite, error.to_string()),
