@@ -285,7 +285,7 @@ const CASES: &[Case] = &[
         // Without regions one value for the whole picture, which here is one pixel.
         method: "xrai",
         twin: Some(|| vec![integrated(numeric_gradient).into_iter().fold(f64::MIN, f64::max)]),
-        evaluations: 26,
+        evaluations: 52,
     },
     Case { method: "random", twin: None, evaluations: 0 },
 ];
@@ -300,7 +300,9 @@ fn run(given: &Value) -> (Attribution, usize) {
         return drive((subject.parameters.method.build)(subject), spatial_net);
     }
     let [input, start] = [X, START].map(|values| values.map(|v| v as f32));
-    let subject = subject(given, &input, &[&start]);
+    // As many baselines as the parameters name, all the same: their average is that of one.
+    let count = subject(given, &input, &[]).parameters.baselines().max(1);
+    let subject = subject(given, &input, &vec![start.as_slice(); count]);
     drive((subject.parameters.method.build)(subject), net)
 }
 
