@@ -15,6 +15,7 @@ use super::{
     undrawable,
 };
 use crate::{
+    autodiff::spec::RuleSetId,
     engine::Caller,
     image::{RgbImage, geometry::Geometry},
     methods::{
@@ -88,15 +89,17 @@ impl App {
         add_sent(&mut given, sent);
         let taken: BTreeSet<&str> =
             asked.iter().filter_map(method_of).flat_map(|method| method.parameters()).map(|p| p.name).collect();
-        faults.extend(given.keys().filter(|name| !asked.iter().any(|way| takes(way, name))).map(|name| Fault {
-            param: name.clone(),
-            message: "is no parameter of any of these methods".into(),
-            allowed: taken.iter().map(|name| (*name).to_owned()).collect(),
+        faults.extend(given.keys().filter(|name| !asked.iter().any(|way| takes(way, &given, name))).map(|name| {
+            Fault {
+                param: name.clone(),
+                message: "is no parameter of any of these methods".into(),
+                allowed: taken.iter().map(|name| (*name).to_owned()).collect(),
+            }
         }));
         let mut ways = Vec::new();
         for (place, own) in asked.iter().enumerate() {
             let mut all = own.clone();
-            for (name, value) in given.iter().filter(|(name, _)| takes(own, name)) {
+            for (name, value) in given.iter().filter(|(name, _)| takes(own, &given, name)) {
                 all.entry(name.clone()).or_insert_with(|| value.clone());
             }
             match Parameters::parse(&all, &drive::facts(&model)) {
@@ -268,8 +271,12 @@ fn method_of(own: &Map<String, Value>) -> Option<&'static registry::Method> {
     registry::find(own.get("method")?.as_str()?)
 }
 
-fn takes(own: &Map<String, Value>, name: &str) -> bool {
-    method_of(own).is_some_and(|method| method.takes(name))
+/// Whether a method, as it is asked for, takes a parameter that is given for all: `pattern_layers` is for rule sets with patterns.
+fn takes(own: &Map<String, Value>, given: &Map<String, Value>, name: &str) -> bool {
+    let Some(method) = method_of(own) else { return false };
+    let asked = own.get("rule_set").or_else(|| given.get("rule_set").filter(|_| method.takes("rule_set")));
+    let rule_set = asked.and_then(|id| serde_json::from_value(id.clone()).ok()).or(method.rule_set);
+    method.takes(name) && (name != "pattern_layers" || rule_set.is_some_and(RuleSetId::needs_patterns))
 }
 
 fn note(own: &Map<String, Value>) -> String {

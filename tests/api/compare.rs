@@ -59,6 +59,19 @@ async fn a_method_may_come_several_times_with_parameters_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_parameter_for_all_reaches_those_that_take_it() {
+    let methods =
+        json!(["gradient", "integrated_gradients", {"id": "integrated_gradients", "rule_set": "pattern_net"}, "pgig"]);
+    let body = json!({"methods": methods, "pattern_layers": "all", "n_steps": 2, "format": "json"});
+    let answer = compare(body).await.answer();
+    let found: Vec<_> =
+        explanations(&answer).iter().map(|one| one["parameters"].get("pattern_layers").cloned()).collect();
+    assert_eq!(found, [None, None, Some(json!("all")), Some(json!("all"))]);
+    let unused = compare(json!({"methods": ["integrated_gradients"], "pattern_layers": "all", "format": "json"})).await;
+    assert_eq!(unused.refused(), ["pattern_layers"]);
+}
+
+#[tokio::test]
 async fn a_grid_shows_the_upload_and_a_titled_map_for_each_method() {
     let upload = picture(40, 30, [201, 31, 11]);
     let one = send(post("/compare?method=gradient&method=pgig&method=random", upload.clone())).await.picture();
