@@ -147,7 +147,7 @@ pub struct OrtSession {
 /// A tensor of the runtime over bytes that it does not own. The value goes first.
 struct LentValue {
     value: TensorRefMut<'static, f32>,
-    _bytes: Bytes,
+    bytes: Bytes,
 }
 
 /// Ends a run from another thread, between two operators. One `Stop` serves one run.
@@ -212,6 +212,11 @@ impl OrtSession {
     pub fn input_names(&self) -> impl Iterator<Item = &str> {
         let names = self.session.inputs().iter().map(|input| input.name());
         names.filter(|name| self.lent.iter().all(|(lent, _)| lent != name))
+    }
+
+    /// Bytes of the weights that are read where the graph has them.
+    pub fn lent_bytes(&self) -> usize {
+        self.lent.iter().map(|(_, lent)| lent.bytes.len()).sum()
     }
 
     /// Runs the graph. Inputs by name; all outputs come back by name, in the graph's order.
@@ -337,7 +342,7 @@ fn borrow(literal: Literal) -> Result<LentValue, RuntimeError> {
     // SAFETY: the bytes are as many as the shape asks for (every `Literal`'s are), live as long as the value, and are an input, which
     // the runtime only reads. They may be unaligned, since they lie in a file; the runtime's matrix products load unaligned.
     let value = unsafe { TensorRefMut::from_raw(MemoryInfo::default(), data, Shape::from(literal.shape)) };
-    Ok(LentValue { value: value.map_err(open_error)?, _bytes: literal.bytes })
+    Ok(LentValue { value: value.map_err(open_error)?, bytes: literal.bytes })
 }
 
 fn write_file(bytes: &[u8]) -> std::io::Result<NamedTempFile> {

@@ -66,7 +66,9 @@ impl Sessions {
         let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
         let bytes = own_bytes(&derived, &model.graph);
         let session = OrtSession::open(self.runtime, derived, self.provider)?;
-        let batch_rows = (self.batch_bytes / row_bytes.max(1)).clamp(1, self.batch_rows.max(1));
+        // Lent weights are read in every batch, forwards and backwards: with rows that are light beside them, larger batches are faster.
+        let wanted_rows = self.batch_rows.max(2 * session.lent_bytes() / row_bytes.max(1)).max(1);
+        let batch_rows = (self.batch_bytes / row_bytes.max(1)).clamp(1, wanted_rows);
         let took = started.elapsed();
         histogram!(names::SESSION_OPEN_DURATION_SECONDS, "provider" => self.provider.to_string()).record(took);
         tracing::info!(model = model.id, spec = ?graph.spec, ?took, batch_rows, bytes, row_bytes, "session opened");
