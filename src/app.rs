@@ -326,9 +326,7 @@ impl App {
         let before_render = Instant::now();
         let pictures = self.render(plan, prepared.upload.take(), &explained).await?;
         let render = before_render.elapsed();
-        telemetry::record_stage("decode", prepared.decode);
-        telemetry::record_stage("preprocess", prepared.preprocess);
-        telemetry::record_stage("render", render);
+        record_stages(&prepared, render);
         Ok(explained
             .into_iter()
             .zip(pictures)
@@ -382,6 +380,12 @@ impl App {
             })
             .await?
     }
+}
+
+fn record_stages(prepared: &Prepared, render: Duration) {
+    telemetry::record_stage("decode", prepared.decode);
+    telemetry::record_stage("preprocess", prepared.preprocess);
+    telemetry::record_stage("render", render);
 }
 
 fn explanation(

@@ -12,7 +12,7 @@ use super::{
     milliseconds,
     options::{Format, Options},
     plan::{Sent, add_sent, include_fault, sent_faults},
-    undrawable,
+    record_stages, undrawable,
 };
 use crate::{
     autodiff::spec::RuleSetId,
@@ -141,7 +141,7 @@ impl App {
             return Err(AppError::from(Faults(faults)));
         };
         let uploads = self.read(uploads, &plan.model).await?;
-        let prepared = self.prepare(input, &plan.model).await?;
+        let mut prepared = self.prepare(input, &plan.model).await?;
         let segments = self.fit_segments(&uploads, &prepared, &plan.model).await?;
         let request = |way: &Way| drive::Request {
             parameters: way.parameters.clone(),
@@ -153,15 +153,15 @@ impl App {
         let tensor = prepared.tensor.clone();
         let answered = drive::explain(self.means(caller), &plan.model, tensor, &requests, Some(limit)).await?;
         let before_render = Instant::now();
-        let (grid, oddities) = match &prepared.upload {
-            Some(_) if plan.options.want_picture() => {
+        let (grid, oddities) = match prepared.upload.take() {
+            Some((upload, _)) if plan.options.want_picture() => {
                 let (app, plan, explained) = (self.clone(), plan.clone(), answered.explained.clone());
-                let upload = prepared.upload.clone();
                 self.pool().run(move || app.draw_grid(&plan, upload, &explained)).await??
             }
             _ => (None, Vec::new()),
         };
         let render = before_render.elapsed();
+        record_stages(&prepared, render);
         let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
         let mut oddities = oddities.into_iter();
         let explanations = explained.into_iter().map(|one| {
@@ -191,12 +191,10 @@ impl App {
     fn draw_grid(
         &self,
         plan: &Comparison,
-        upload: Option<(Upload, Geometry)>,
+        upload: Upload,
         explained: &[Vec<Explained>],
     ) -> Result<(Option<Bytes>, Vec<Vec<String>>), AppError> {
-        let (Some((upload, _)), Some(rule)) = (upload, &plan.model.manifest.input.preprocess) else {
-            return Ok((None, Vec::new()));
-        };
+        let Some(rule) = &plan.model.manifest.input.preprocess else { return Ok((None, Vec::new())) };
         let picture = shrink(upload.into_pixels(&input::limits(self.settings()))?);
         let geometry = Geometry::new(picture.dimensions(), rule);
         let options = &plan.options.heatmap;

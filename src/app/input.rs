@@ -43,7 +43,6 @@ pub(super) struct Prepared {
 }
 
 /// The image that a heat map is laid over.
-#[derive(Clone)]
 pub(super) enum Upload {
     Decoded(RgbImage),
     Encoded(Bytes),

@@ -157,7 +157,7 @@ pub struct Stop(Arc<RunOptions>);
 /// What a run on the CPU does with its memory when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
-    /// Keeps it for the next run: a third less time on SqueezeNet, a sixth on ResNet-50.
+    /// Keeps it for the next run: up to a quarter less time on SqueezeNet, a sixth on ResNet-50 (4 rows).
     Kept,
     /// Gives it back, so that an idle session holds its weights alone.
     Returned,
