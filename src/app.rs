@@ -6,6 +6,7 @@ pub mod compare;
 mod input;
 pub mod options;
 pub mod plan;
+mod replicas;
 pub mod segments;
 
 use std::{
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
-    dataset::{ArchiveLimits, DatasetError, Datasets},
+    dataset::{ArchiveLimits, Catalogue, DatasetError, Datasets},
     engine::{Caller, Engine, EngineSettings, RuntimeError},
     files::Files,
     image::{ImageError, baseline::Pictures, geometry::Geometry},
@@ -27,6 +28,7 @@ use crate::{
     },
     model::{
         Model,
+        fits::Fits,
         registry::{Registry, RegistryError},
     },
     pool::{Pool, WorkPanicked},
@@ -64,6 +66,7 @@ struct Parts {
     engine: Engine,
     pool: Pool,
     files: Files,
+    fits: Fits,
     datasets: Arc<Datasets>,
     /// The same, as the methods see them.
     pictures: Arc<dyn Pictures>,
@@ -172,14 +175,17 @@ impl App {
         })?;
         let pool = Pool::new(settings.threads);
         let files = Files::new(&settings.data, settings.object_store.as_deref());
-        let datasets = Arc::new(Datasets::new(
+        let catalogue = Catalogue::new(
             settings.dataset.clone(),
             &settings.data,
             input::limits(&settings),
             ArchiveLimits { max_bytes: settings.max_dataset_bytes, max_files: settings.max_dataset_files },
-        ));
+        );
+        let store = settings.object_store.is_some().then(|| files.clone());
+        let datasets = Arc::new(Datasets::new(catalogue, pool.clone(), store));
         let pictures: Arc<dyn Pictures> = datasets.clone();
-        Ok(Self { parts: Arc::new(Parts { settings, models, engine, pool, files, datasets, pictures }) })
+        let fits = Fits::new(files.clone(), pool.clone(), &settings.data);
+        Ok(Self { parts: Arc::new(Parts { settings, models, engine, pool, files, fits, datasets, pictures }) })
     }
 
     pub fn settings(&self) -> &Settings {

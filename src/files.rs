@@ -1,18 +1,22 @@
-//! Files that replicas share (reports, archives, data sets): a local folder by default, an S3-compatible store by setting.
-//! Opened at first use, so that a folder or a store that is away keeps nobody from starting.
+//! Files that replicas share (reports, archives, data sets, patterns): a local folder by default, another or an S3-compatible store by
+//! setting. Opened at first use, so that a folder or a store that is away keeps nobody from starting.
 
 use std::{
     fs,
-    io::Seek,
+    io::{self, Read, Seek},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{
     ObjectStore, ObjectStoreExt, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem, prefix::PrefixStore,
 };
-use tokio::{io::AsyncReadExt, sync::OnceCell};
+use sha2::{Digest, Sha256};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::OnceCell,
+};
 
 /// How a large file is taken to the store: so many bytes at once, so many parts under way.
 const UPLOAD_PIECE: usize = 1 << 20;
@@ -41,10 +45,11 @@ pub enum FilesError {
 }
 
 impl Files {
-    /// `object_store` is `s3://bucket/prefix`, or empty for the folder `files` in `data`.
+    /// `object_store` is `s3://bucket/prefix` or a folder; by default the folder `files` in `data`.
     pub fn new(data: &Path, object_store: Option<&str>) -> Self {
         let place = match object_store {
-            Some(url) => Place::S3(url.to_owned()),
+            Some(url) if url.starts_with("s3://") => Place::S3(url.to_owned()),
+            Some(folder) => Place::Folder(folder.into()),
             None => Place::Folder(data.join("files")),
         };
         Self { place: Arc::new(place), store: Arc::default() }
@@ -54,11 +59,32 @@ impl Files {
         self.store.get_or_try_init(async || open(&self.place)).await
     }
 
-    /// Removes everything whose path begins with the folder `prefix`.
+    /// Where a file is on this machine; none where the store is no folder of it.
+    pub fn local(&self, path: &object_store::path::Path) -> Option<PathBuf> {
+        match self.place.as_ref() {
+            Place::Folder(folder) => LocalFileSystem::new_with_prefix(folder).ok()?.path_to_filesystem(path).ok(),
+            Place::S3(_) => None,
+        }
+    }
+
+    /// Everything in the folder `prefix` and below. A store whose folder is not there yet is empty.
+    pub async fn list(&self, prefix: &object_store::path::Path) -> Result<Vec<object_store::path::Path>, FilesError> {
+        if matches!(self.place.as_ref(), Place::Folder(folder) if !folder.exists()) {
+            return Ok(Vec::new());
+        }
+        let found = self.store().await?.list(Some(prefix));
+        Ok(found.map_ok(|file| file.location).try_collect().await?)
+    }
+
+    /// Removes everything in the folder `prefix` and below.
     pub async fn remove_all(&self, prefix: &object_store::path::Path) -> Result<(), FilesError> {
-        let store = self.store().await?;
-        let found = store.list(Some(prefix)).map_ok(|file| file.location).boxed();
-        let mut removed = store.delete_stream(found);
+        self.remove(self.list(prefix).await?).await
+    }
+
+    /// Removes files, as far as they are there.
+    pub async fn remove(&self, files: Vec<object_store::path::Path>) -> Result<(), FilesError> {
+        let files = stream::iter(files.into_iter().map(Ok)).boxed();
+        let mut removed = self.store().await?.delete_stream(files);
         while let Some(one) = removed.next().await {
             match one {
                 // Another replica was quicker.
@@ -72,6 +98,14 @@ impl Files {
     /// The whole file.
     pub async fn read(&self, path: &object_store::path::Path) -> Result<bytes::Bytes, FilesError> {
         Ok(self.store().await?.get(path).await?.bytes().await?)
+    }
+
+    /// As `read`; none where there is no such file.
+    pub async fn read_if_there(&self, path: &object_store::path::Path) -> Result<Option<bytes::Bytes>, FilesError> {
+        match self.read(path).await {
+            Err(error) if error.is_missing() => Ok(None),
+            read => read.map(Some),
+        }
     }
 
     /// Whole or not at all: nobody sees a part of it.
@@ -102,6 +136,17 @@ impl Files {
         Ok(())
     }
 
+    /// The other way round, to the end of `into`.
+    pub async fn download(&self, path: &object_store::path::Path, into: &fs::File) -> Result<(), FilesError> {
+        let unwritable = |source| object_store::Error::Generic { store: "download", source: Box::new(source) };
+        let (_, mut pieces) = self.stream(path).await?;
+        let mut into = tokio::fs::File::from_std(into.try_clone().map_err(unwritable)?);
+        while let Some(piece) = pieces.try_next().await? {
+            into.write_all(&piece).await.map_err(unwritable)?;
+        }
+        Ok(into.flush().await.map_err(unwritable)?)
+    }
+
     /// The length of a file and its bytes as they come.
     pub async fn stream(
         &self,
@@ -110,6 +155,29 @@ impl Files {
         let found = self.store().await?.get(path).await?;
         Ok((found.meta.size, found.into_stream().boxed()))
     }
+}
+
+impl FilesError {
+    /// Whether there is no such file.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Store(object_store::Error::NotFound { .. }))
+    }
+}
+
+/// SHA-256 of a file from its start, hex. Read in pieces: a mapping would keep every page that was hashed in the process's memory.
+pub fn hash(mut file: &fs::File) -> io::Result<String> {
+    file.rewind()?;
+    let (mut hasher, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            length => hasher.update(&piece[..length]),
+        }
+    }
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn open(place: &Place) -> Result<Arc<dyn ObjectStore>, FilesError> {
@@ -149,6 +217,22 @@ mod tests {
         std::io::Write::write_all(&mut large, &bytes).unwrap();
         files.upload(&Path::from("jobs/ab/2"), large).await.unwrap();
         assert_eq!(files.read(&Path::from("jobs/ab/2")).await.unwrap(), bytes);
+        let copy = tempfile::tempfile().unwrap();
+        files.download(&Path::from("jobs/ab/2"), &copy).await.unwrap();
+        assert_eq!(hash(&copy).unwrap(), hex(&Sha256::digest(&bytes)));
+        assert_eq!(fs::read(files.local(&Path::from("jobs/ab/2")).unwrap()).unwrap(), bytes);
+        assert_eq!(files.read_if_there(&Path::from("jobs/ab/3")).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn replicas_with_a_folder_in_common_see_each_others_files() {
+        let (one, two, common) = (tempfile::tempdir(), tempfile::tempdir(), tempfile::tempdir().unwrap());
+        let common = common.path().join("common").display().to_string();
+        let [one, two] = [one, two].map(|data| Files::new(data.unwrap().path(), Some(&common)));
+        one.write(&Path::from("a/b"), "words").await.unwrap();
+        assert_eq!(two.list(&Path::from("a")).await.unwrap(), [Path::from("a/b")]);
+        two.remove(vec![Path::from("a/b"), Path::from("a/c")]).await.unwrap();
+        assert!(one.read(&Path::from("a/b")).await.unwrap_err().is_missing());
     }
 
     #[tokio::test]

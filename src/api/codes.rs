@@ -139,11 +139,15 @@ fn job_code(error: &JobError) -> Code {
         JobError::NothingYet { .. } => row("nothing_to_report", StatusCode::CONFLICT, "Job without any result"),
         JobError::UnknownKind { .. } => row("unknown_kind", StatusCode::CONFLICT, "Job of an unknown kind"),
         JobError::Store(_) => row("jobs_unavailable", StatusCode::SERVICE_UNAVAILABLE, "Database of jobs out of reach"),
-        JobError::Files(FilesError::Store(object_store::Error::NotFound { .. })) => {
-            row("no_such_file", StatusCode::NOT_FOUND, "File that is not there")
-        }
-        JobError::Files(_) => row("files_unavailable", StatusCode::SERVICE_UNAVAILABLE, "Files out of reach"),
+        JobError::Files(error) => files_code(error),
         JobError::Work(_) | JobError::Panicked(_) => INTERNAL,
+    }
+}
+
+fn files_code(error: &FilesError) -> Code {
+    match error.is_missing() {
+        true => row("no_such_file", StatusCode::NOT_FOUND, "File that is not there"),
+        false => row("files_unavailable", StatusCode::SERVICE_UNAVAILABLE, "Files out of reach"),
     }
 }
 
@@ -186,6 +190,9 @@ fn dataset_code(error: &DatasetError) -> Code {
         }
         DatasetError::Empty { .. } => row("empty_dataset", StatusCode::UNPROCESSABLE_ENTITY, "Data set without images"),
         DatasetError::Changed { .. } => row("dataset_changed", StatusCode::CONFLICT, "Data set that changed"),
+        DatasetError::Lost { .. } => row("dataset_lost", StatusCode::CONFLICT, "Data set whose upload is lost"),
+        DatasetError::Files(error) => files_code(error),
+        DatasetError::Panicked(_) => INTERNAL,
         DatasetError::Image { source, .. } => image_code(source),
         DatasetError::Archive(error) => archive_code(error),
         DatasetError::File { .. } => {
@@ -286,7 +293,10 @@ impl ApiError {
             Self::App(AppError::Method(MethodError::Engine(EngineError::Overloaded { retry_after, .. }))) => {
                 Some(*retry_after)
             }
-            Self::App(AppError::Method(MethodError::Engine(EngineError::Draining)))
+            Self::App(
+                AppError::Method(MethodError::Engine(EngineError::Draining))
+                | AppError::Dataset(DatasetError::Files(_)),
+            )
             | Self::Busy { .. }
             | Self::Job(JobError::Store(_) | JobError::Files(_))
             | Self::NotReady { .. } => Some(Duration::from_secs(1)),

@@ -1,6 +1,6 @@
 //! GET, PUT and DELETE of data sets: folders of images with labels and masks. An upload is streamed to disk, never held in memory.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use axum::{
     Json,
@@ -19,7 +19,7 @@ use super::{
     body::Pairs,
     catalogue::Id,
     codes::ApiError,
-    document::{Binary, MissingProblems, UploadProblems},
+    document::{Binary, DatasetProblems, UploadProblems},
     jobs::{refuse, refuse_unknown},
 };
 use crate::{
@@ -79,16 +79,16 @@ pub struct DatasetCard {
 /// The data sets, with what they hold
 ///
 /// Files that are new or changed are read and decoded once: the first call after a large set was added takes long.
-#[utoipa::path(get, path = "/datasets", tag = "datasets", responses((status = 200, body = DatasetList), MissingProblems))]
+#[utoipa::path(get, path = "/datasets", tag = "datasets", responses((status = 200, body = DatasetList), DatasetProblems))]
 pub async fn list_datasets(State(api): State<Api>, Pairs(query): Pairs) -> Result<Json<DatasetList>, ApiError> {
     only(&query, &[])?;
-    let datasets = api.app().datasets().clone();
+    let datasets = api.app().datasets();
     let (mut found, mut broken_datasets) = (Vec::new(), Vec::new());
-    for id in datasets.ids() {
-        match open(&api, id.clone()).await {
+    for id in datasets.ids().await.map_err(AppError::from)? {
+        match datasets.open(&id).await {
             Ok(dataset) => found.push(summarise(&dataset)),
             // Taken away meanwhile.
-            Err(ApiError::App(AppError::Dataset(DatasetError::Unknown { .. }))) => {}
+            Err(DatasetError::Unknown { .. }) => {}
             Err(error) => broken_datasets.push(BrokenDataset { id, reason: error.to_string() }),
         }
     }
@@ -101,7 +101,7 @@ pub async fn list_datasets(State(api): State<Api>, Pairs(query): Pairs) -> Resul
         ("id" = String, Path, example = "photos"),
         ("model" = Option<String>, Query, description = "a model whose classes the labels are held against"),
     ),
-    responses((status = 200, body = DatasetCard), MissingProblems))]
+    responses((status = 200, body = DatasetCard), DatasetProblems))]
 pub async fn get_dataset(
     State(api): State<Api>,
     Id(id): Id,
@@ -115,7 +115,7 @@ pub async fn get_dataset(
             Some(api.app().models().get(id).ok_or_else(unknown)?)
         }
     };
-    let dataset = open(&api, id).await?;
+    let dataset = api.app().datasets().open(&id).await.map_err(AppError::from)?;
     Ok(Json(describe(&dataset, model.as_ref().map(|model| drive::facts(model).classes))))
 }
 
@@ -142,10 +142,10 @@ pub async fn put_dataset(
 ) -> Result<Response, ApiError> {
     only(&query, &[])?;
     let _place = api.enter()?;
-    let datasets = api.app().datasets().clone();
-    datasets.check_changeable(&id).map_err(AppError::from)?;
-    let mut archive = blocking(&api, move || datasets.receive()).await?;
-    let limit = api.app().datasets().archive_limits().max_bytes;
+    let datasets = api.app().datasets();
+    datasets.here().check_changeable(&id).map_err(AppError::from)?;
+    let archive = datasets.receive().await.map_err(AppError::from)?;
+    let limit = datasets.here().archive_limits().max_bytes;
     let internal = |error: std::io::Error| ApiError::Internal { reason: error.to_string() };
     let mut file = tokio::fs::File::from_std(archive.reopen().map_err(internal)?);
     let mut body = request.into_body().into_data_stream();
@@ -159,8 +159,7 @@ pub async fn put_dataset(
         file.write_all(&piece).await.map_err(internal)?;
     }
     file.flush().await.map_err(internal)?;
-    let (datasets, name) = (api.app().datasets().clone(), id.clone());
-    let (dataset, is_new) = blocking(&api, move || datasets.put(&name, &mut archive)).await?;
+    let (dataset, is_new) = datasets.put(&id, archive).await.map_err(AppError::from)?;
     let card = Json(describe(&dataset, None));
     match is_new {
         true => Ok((StatusCode::CREATED, [(HeaderName::from_static("location"), format!("/datasets/{id}"))], card)
@@ -175,8 +174,7 @@ pub async fn put_dataset(
     responses((status = 204, description = "It is gone."), UploadProblems))]
 pub async fn delete_dataset(State(api): State<Api>, Id(id): Id, Pairs(query): Pairs) -> Result<StatusCode, ApiError> {
     only(&query, &[])?;
-    let datasets = api.app().datasets().clone();
-    blocking(&api, move || datasets.remove(&id)).await?;
+    api.app().datasets().remove(&id).await.map_err(AppError::from)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -185,18 +183,6 @@ fn only(query: &Map<String, Value>, names: &[&str]) -> Result<(), ApiError> {
     let mut faults = Vec::new();
     refuse_unknown(query, names, &mut faults);
     refuse(faults)
-}
-
-async fn blocking<T: Send + 'static>(
-    api: &Api,
-    work: impl FnOnce() -> Result<T, DatasetError> + Send + 'static,
-) -> Result<T, ApiError> {
-    Ok(api.app().pool().run(work).await.map_err(AppError::from)?.map_err(AppError::from)?)
-}
-
-async fn open(api: &Api, id: String) -> Result<Arc<Dataset>, ApiError> {
-    let datasets = api.app().datasets().clone();
-    blocking(api, move || datasets.open(&id)).await
 }
 
 fn summarise(dataset: &Dataset) -> DatasetSummary {

@@ -322,6 +322,8 @@ problem_sets! {
     Problems = [BAD_REQUEST, NOT_ACCEPTABLE, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, TIMEOUT];
     /// Of what is looked up by id.
     MissingProblems = [BAD_PATH, NOT_FOUND, UNPROCESSABLE, INTERNAL];
+    /// Of data sets, which may lie in a store that is away.
+    DatasetProblems = [BAD_PATH, NOT_FOUND, CONFLICT, UNPROCESSABLE, INTERNAL, UNAVAILABLE];
     /// Of what is uploaded and taken away.
     UploadProblems = [BAD_REQUEST, NOT_FOUND, CONFLICT, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE];
     InternalProblems = [INTERNAL];

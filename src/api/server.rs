@@ -37,7 +37,9 @@ pub async fn listen(app: &App) -> Result<TcpListener, ServeError> {
 
 /// Serves until `stop` resolves, then drains: `drain_timeout` at most.
 pub async fn serve(api: Api, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
-    let (drain_timeout, engine) = (api.app().settings().drain_timeout, api.app().engine().clone());
+    let app = api.app().clone();
+    let (drain_timeout, engine) = (app.settings().drain_timeout, app.engine().clone());
+    app.catch_up().await;
     let end = End::default();
     // Waited for in several places, and done in any of them.
     let working = work(&api, &end).shared();
@@ -47,12 +49,12 @@ pub async fn serve(api: Api, listener: TcpListener, stop: impl Future<Output = (
         .with_graceful_shutdown(async move { draining.cancelled().await })
         .into_future();
     tokio::pin!(serving);
-    let upkeep = keep_up();
+    let upkeep = async { tokio::join!(keep_up(), app.follow()) };
     tokio::pin!(upkeep);
     let stopped = |ended: io::Result<()>| ended.map_err(|source| ServeError::Stopped { source });
     tokio::select! {
         ended = &mut serving => return stopped(ended),
-        () = &mut upkeep => {}
+        _ = &mut upkeep => {}
         () = working.clone() => {}
         () = stop => {}
     }

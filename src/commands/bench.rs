@@ -94,6 +94,7 @@ fn format_of(path: &std::path::Path) -> anyhow::Result<Format> {
 }
 
 async fn compare(queue: &Queue, asked: Map<String, Value>, outputs: &[(PathBuf, Format)]) -> anyhow::Result<()> {
+    queue.app().catch_up().await;
     let (kind, plan) = queue.plan(asked).await?;
     let Value::Object(mut settled) = plan.spec else { bail!("the job's request is no object") };
     settled.insert("kind".to_owned(), json!(kind.id()));

@@ -62,6 +62,8 @@ impl Explain {
             _ => Input::Image(bytes.into()),
         };
         let app = App::start(self.model.settings()?)?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        runtime.block_on(app.catch_up());
         let segments = self.segments.map(|path| std::fs::read(&path).with_context(|| path.display().to_string()));
         let uploads = Uploads { baseline: None, segments: segments.transpose()?.map(Into::into) };
         let plan = app.plan(given, uploads.sent())?;
@@ -69,7 +71,7 @@ impl Explain {
         let caller =
             Caller { id: 0, priority: Priority::Interactive, cancel: CancellationToken::new(), deadline: None };
         let explained = app.explain(plan, vec![input], uploads, &caller);
-        let explanations = tokio::runtime::Runtime::new()?.block_on(explained)?;
+        let explanations = runtime.block_on(explained)?;
         for warning in explanations.iter().flat_map(|one| &one.warnings) {
             eprintln!("warning: {warning}");
         }

@@ -1,6 +1,6 @@
 //! `explaind fit-patterns`: fits a model's patterns and writes them beside it; the report goes to standard output as JSON.
 
-use std::{ops::ControlFlow, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use explaind::{
@@ -61,10 +61,7 @@ impl FitPatterns {
         // Draws nothing when standard error is no terminal.
         let bar = ProgressBar::new(samples.len() as u64);
         bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} samples, {eta} left")?);
-        let fitted = fit(&model, &samples, regime, runtime, |done| {
-            bar.set_position(done as u64);
-            ControlFlow::Continue(())
-        })?;
+        let fitted = fit(&model, samples, regime, runtime, |done| bar.set_position(done as u64))?;
         bar.finish_and_clear();
         let provenance = Provenance {
             model_hash: model.hash.clone(),

@@ -5,14 +5,16 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
+use futures::{FutureExt, future::BoxFuture};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
 
-use super::{DatasetError, Datasets};
+use super::{Catalogue, DatasetError, Datasets};
 use crate::{
     image::{ImageError, baseline::Pictures, preprocess::preprocess},
     model::manifest::Preprocess,
@@ -21,6 +23,9 @@ use crate::{
 
 /// Inputs that are kept, in elements: 1 GiB. A job draws from the same images again and again.
 const KEPT_ELEMENTS: usize = 1 << 28;
+
+/// A set that is drawn from image by image is compared with the other replicas' no more often.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The inputs drawn last.
 #[derive(Default)]
@@ -63,13 +68,28 @@ impl Kept {
     }
 }
 
+fn fault(id: &str, reason: &DatasetError) -> ImageError {
+    ImageError::DatasetBaseline { id: id.to_owned(), reason: reason.to_string() }
+}
+
 impl Pictures for Datasets {
+    fn bring<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ImageError>> {
+        async move { self.bring(id, LOOK).await.map_err(|error| fault(id, &error)) }.boxed()
+    }
+
     fn draw(&self, id: &str, count: usize, seed_value: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
-        let fault = |reason: String| ImageError::DatasetBaseline { id: id.to_owned(), reason };
-        let dataset = self.open(id).map_err(|error| fault(error.to_string()))?;
+        self.here().draw(id, count, seed_value, rule)
+    }
+}
+
+impl Catalogue {
+    /// As [`Pictures::draw`].
+    pub fn draw(&self, id: &str, count: usize, seed_value: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
+        let fault = |error: DatasetError| fault(id, &error);
+        let dataset = self.open(id).map_err(fault)?;
         let usable: Vec<usize> = (0..dataset.images.len()).filter(|at| dataset.images[*at].fault.is_none()).collect();
         if usable.is_empty() {
-            return Err(fault(DatasetError::Empty { id: id.to_owned() }.to_string()));
+            return Err(fault(DatasetError::Empty { id: id.to_owned() }));
         }
         let rule_key = format!("{rule:?}");
         let read = |index: usize| {
@@ -77,7 +97,7 @@ impl Pictures for Datasets {
             if let Some(input) = self.kept().get(&key) {
                 return Ok(input.as_ref().clone());
             }
-            let image = dataset.read(index, self.limits()).map_err(|error| fault(error.to_string()))?.image;
+            let image = dataset.read(index, self.limits()).map_err(fault)?.image;
             let input = preprocess(&image, rule)?.0;
             self.kept().keep(key, Arc::new(input.clone()));
             Ok(input)

@@ -9,19 +9,25 @@ mod gallery;
 mod index;
 mod labels;
 mod scan;
+mod shared;
 
 use std::{io, path::PathBuf};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::image::{
-    ImageError,
-    decode::{Decoded, Limits, decode},
+use crate::{
+    files::{FilesError, hex},
+    image::{
+        ImageError,
+        decode::{Decoded, Limits, decode},
+    },
+    pool::WorkPanicked,
 };
 pub use archive::{ArchiveError, ArchiveLimits};
-pub use catalogue::Datasets;
+pub use catalogue::Catalogue;
 pub use gallery::draw;
+pub use shared::Datasets;
 
 /// Extensions of the files that are read as images; what they hold is recognised by content.
 const EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
@@ -85,6 +91,12 @@ pub enum DatasetError {
     Changed { id: String, file: String },
     #[error("{file} cannot be decoded: {source}")]
     Image { file: String, source: ImageError },
+    #[error("the upload of data set {id} is not whole in the store of files: upload it again")]
+    Lost { id: String },
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error(transparent)]
+    Panicked(#[from] WorkPanicked),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error("{}: {source}", path.display())]
@@ -116,10 +128,6 @@ impl Dataset {
 pub fn is_id(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     (1..=MAX_ID).contains(&text.len()) && !text.starts_with('.') && text.chars().all(allowed)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn at(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> DatasetError {

@@ -13,7 +13,8 @@ use tempfile::{NamedTempFile, TempDir};
 use zip::{ZipWriter, write::SimpleFileOptions};
 
 use super::*;
-use crate::image::baseline::Pictures;
+
+mod shared;
 
 type Entries<'a> = &'a [(&'a str, Vec<u8>)];
 
@@ -41,10 +42,10 @@ fn open(entries: Entries<'_>) -> Dataset {
     std::sync::Arc::into_inner(dataset).unwrap()
 }
 
-fn datasets(data: &Path, photos: Option<&Path>) -> Datasets {
+fn datasets(data: &Path, photos: Option<&Path>) -> Catalogue {
     let folders = photos.map(|folder| ("photos".to_owned(), folder.to_owned())).into_iter().collect::<BTreeMap<_, _>>();
     let archive_limits = ArchiveLimits { max_bytes: 1 << 20, max_files: 20 };
-    Datasets::new(folders, data, Limits::default(), archive_limits)
+    Catalogue::new(folders, data, Limits::default(), archive_limits)
 }
 
 fn files(dataset: &Dataset) -> Vec<&str> {
@@ -85,7 +86,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn put(datasets: &Datasets, id: &str, archive: &[u8]) -> Result<(std::sync::Arc<Dataset>, bool), DatasetError> {
+fn put(datasets: &Catalogue, id: &str, archive: &[u8]) -> Result<(std::sync::Arc<Dataset>, bool), DatasetError> {
     let mut file: NamedTempFile = datasets.receive().unwrap();
     file.write_all(archive).unwrap();
     datasets.put(id, &mut file)
@@ -257,7 +258,7 @@ fn bombs_are_refused_by_count_size_and_ratio() {
         }
     }
     let limits = ArchiveLimits { max_bytes: 1 << 40, max_files: 20 };
-    let vast = Datasets::new(BTreeMap::new(), data.path(), Limits::default(), limits);
+    let vast = Catalogue::new(BTreeMap::new(), data.path(), Limits::default(), limits);
     let zeros = [("a.png", vec![0; 64 << 20])];
     for archive in [zip(&zeros), gzip(&tar(&zeros))] {
         assert!(matches!(put(&vast, "bomb", &archive), Err(DatasetError::Archive(ArchiveError::Ratio))));

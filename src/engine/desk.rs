@@ -22,8 +22,8 @@ pub type Answer = Result<Evaluated, EngineError>;
 pub struct Desk {
     state: Mutex<State>,
     work: Condvar,
-    /// Told when the last owed answer is given.
-    idle: Notify,
+    /// Told when no request is owed an answer, or none but jobs.
+    quiet: Notify,
 }
 
 struct State {
@@ -40,6 +40,7 @@ struct State {
 }
 
 struct Owed {
+    priority: Priority,
     rows: Vec<Option<Row>>,
     missing: usize,
     admitted: Instant,
@@ -73,7 +74,7 @@ impl Desk {
             closed: false,
             rows_per_second: 0.0,
         };
-        Self { state: Mutex::new(state), work: Condvar::new(), idle: Notify::new() }
+        Self { state: Mutex::new(state), work: Condvar::new(), quiet: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -100,8 +101,14 @@ impl Desk {
         let (reply, answer) = oneshot::channel();
         let id = state.number();
         let rows = points.len();
-        let owed =
-            Owed { rows: vec![None; rows], missing: rows, admitted: Instant::now(), model: Duration::ZERO, reply };
+        let owed = Owed {
+            priority: caller.priority,
+            rows: vec![None; rows],
+            missing: rows,
+            admitted: Instant::now(),
+            model: Duration::ZERO,
+            reply,
+        };
         state.owed.insert(id, owed);
         state.lanes.push(id, graph, caller.clone(), points);
         state.report_queue();
@@ -116,7 +123,7 @@ impl Desk {
         state.lanes.remove(request);
         state.forget(request);
         state.report_queue();
-        self.tell_if_idle(&state);
+        self.tell_if_quiet(&state);
     }
 
     /// Waits for work and says which graph is next; none when the workers are to end.
@@ -127,7 +134,7 @@ impl Desk {
                 return None;
             }
             state.expire();
-            self.tell_if_idle(&state);
+            self.tell_if_quiet(&state);
             if let Some(next) = state.lanes.next() {
                 return Some(next);
             }
@@ -151,7 +158,7 @@ impl Desk {
             state.settle(request, Err(EngineError::Runtime { reason }));
         }
         state.report_queue();
-        self.tell_if_idle(&state);
+        self.tell_if_quiet(&state);
         if rows.is_empty() {
             return None;
         }
@@ -191,7 +198,7 @@ impl Desk {
             }
         }
         state.report_queue();
-        self.tell_if_idle(&state);
+        self.tell_if_quiet(&state);
     }
 
     /// The graph cannot run: everyone who waits for it is told.
@@ -201,27 +208,38 @@ impl Desk {
             state.settle(request, Err(error.clone()));
         }
         state.report_queue();
-        self.tell_if_idle(&state);
+        self.tell_if_quiet(&state);
     }
 
-    fn tell_if_idle(&self, state: &State) {
-        if state.owed.is_empty() {
-            self.idle.notify_waiters();
+    fn tell_if_quiet(&self, state: &State) {
+        if state.is_quiet() {
+            self.quiet.notify_waiters();
+        }
+    }
+
+    /// Waits until no interactive request is owed an answer.
+    pub async fn until_quiet(&self) {
+        self.until(State::is_quiet).await;
+    }
+
+    /// Waits for what is told to `quiet`.
+    async fn until(&self, reached: impl Fn(&State) -> bool) {
+        loop {
+            let told = self.quiet.notified();
+            tokio::pin!(told);
+            told.as_mut().enable();
+            if reached(&self.lock()) {
+                return;
+            }
+            told.await;
         }
     }
 
     /// Refuses new requests and waits until none is owed an answer, at most `limit`; then the rest is refused too and stopped.
     pub async fn drain(&self, limit: Duration) {
         self.lock().draining = true;
-        let deadline = tokio::time::Instant::now() + limit;
-        loop {
-            let idle = self.idle.notified();
-            tokio::pin!(idle);
-            idle.as_mut().enable();
-            if self.lock().owed.is_empty() || tokio::time::timeout_at(deadline, idle).await.is_err() {
-                break;
-            }
-        }
+        // What is left when the time is over is refused.
+        let _ = tokio::time::timeout(limit, self.until(|state| state.owed.is_empty())).await;
         self.close();
     }
 
@@ -235,12 +253,17 @@ impl Desk {
             state.settle(request, Err(EngineError::Draining));
         }
         state.running.values().for_each(|running| running.stop.stop());
+        self.tell_if_quiet(&state);
         drop(state);
         self.work.notify_all();
     }
 }
 
 impl State {
+    fn is_quiet(&self) -> bool {
+        self.owed.values().all(|owed| owed.priority == Priority::Job)
+    }
+
     fn number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number

@@ -182,6 +182,11 @@ impl Engine {
         }
     }
 
+    /// Waits until no interactive request waits or runs: for a job's work beside the queue, before each of its steps.
+    pub async fn until_quiet(&self) {
+        self.workers.desk.until_quiet().await;
+    }
+
     /// Refuses new work, finishes what was admitted, and after `limit` stops what is left.
     pub async fn drain(&self, limit: Duration) {
         self.workers.desk.drain(limit).await;

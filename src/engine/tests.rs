@@ -195,6 +195,39 @@ async fn jobs_wait_for_room_and_requests_go_before_them_all() {
     assert_eq!(jobs.await.unwrap().iter().sum::<usize>(), 20 * 16);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_beside_the_queue_waits_for_requests_and_not_for_jobs() {
+    let (engine, counts) = engine(1000, 20);
+    let (model, spec) = (number_model(), spec(&[]));
+    let rows = || counts.rows.load(Ordering::SeqCst);
+    engine.until_quiet().await;
+    let job = Caller { priority: Priority::Job, ..caller(1) };
+    let (one, two) = (caller(2), caller(3));
+    let requests = async {
+        assert!(settled(|| rows() > 0).await);
+        engine.until_quiet().await;
+        let before = rows();
+        let (answer, left, done) = tokio::join!(
+            engine.evaluate(&model, &spec, points(&[1.0; 40]), &one),
+            tokio::time::timeout(Duration::from_millis(50), engine.evaluate(&model, &spec, points(&[1.0; 400]), &two)),
+            async {
+                // Asked for before this is.
+                tokio::task::yield_now().await;
+                engine.until_quiet().await;
+                rows() - before
+            }
+        );
+        assert!(answer.is_ok() && left.is_err());
+        assert!((40..400).contains(&done), "{done} rows were done before it was quiet");
+    };
+    tokio::select! {
+        _ = engine.evaluate(&model, &spec, points(&[1.0; 800]), &job) => panic!("requests waited for the job"),
+        () = requests => {}
+    }
+    engine.drain(Duration::ZERO).await;
+    engine.until_quiet().await;
+}
+
 #[tokio::test]
 async fn a_running_batch_stops_when_its_only_caller_leaves() {
     let (engine, counts) = engine(100, 60_000);

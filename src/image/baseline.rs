@@ -4,6 +4,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
+use futures::future::BoxFuture;
 use ndarray::Axis;
 use rand_chacha::{
     ChaCha8Rng,
@@ -77,6 +78,9 @@ pub enum Term {
 
 /// The data sets, for baselines that are drawn from them.
 pub trait Pictures: fmt::Debug + Send + Sync {
+    /// Makes the set `id` ready to be drawn from, where it may lie elsewhere.
+    fn bring<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ImageError>>;
+
     /// `count` images of the set `id` as inputs of a model with this preprocessing. Equal arguments give equal images.
     fn draw(&self, id: &str, count: usize, seed_value: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError>;
 }
@@ -489,6 +493,10 @@ mod tests {
     struct Numbered;
 
     impl Pictures for Numbered {
+        fn bring<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), ImageError>> {
+            Box::pin(async { Ok(()) })
+        }
+
         fn draw(&self, id: &str, count: usize, seed_value: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
             assert_eq!((id, seed_value, rule.width), ("photos", 7, 3));
             Ok((0..count).map(|at| Tensor::from_elem(vec![3, 2, 3], at as f32)).collect())

@@ -22,6 +22,7 @@ use crate::{
     engine::{Caller, EngineError},
     files::{Files, FilesError},
     methods::{Faults, drive::MethodError},
+    model::patterns::PatternsError,
     pool::WorkPanicked,
 };
 
@@ -226,6 +227,17 @@ impl From<AppError> for WorkError {
             AppError::Method(error) => error.into(),
             AppError::Panicked(_) => Self::passing(error),
             _ => Self::lasting(error),
+        }
+    }
+}
+
+impl From<PatternsError> for WorkError {
+    fn from(error: PatternsError) -> Self {
+        match error {
+            PatternsError::File(_) | PatternsError::Files(_) | PatternsError::Panicked(_) => Self::passing(error),
+            PatternsError::Format { .. } | PatternsError::OtherModel { .. } | PatternsError::Lost { .. } => {
+                Self::lasting(error)
+            }
         }
     }
 }

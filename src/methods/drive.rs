@@ -18,7 +18,8 @@ use crate::{
     autodiff::spec::DeriveSpec,
     engine::{Caller, Engine, EngineError, Point, Row},
     image::{
-        baseline::{self, Material, Pictures},
+        ImageError,
+        baseline::{self, Material, Pictures, Term},
         picture::Picture,
         preprocess,
     },
@@ -186,6 +187,7 @@ pub async fn explain(
         if let Some(row) = &clean {
             check_classes(parameters, row.logits.len())?;
         }
+        bring_baselines(request, means.pictures).await?;
         let (baselines, segmentation) = {
             let (model, input, request, pictures) =
                 (model.clone(), input.clone(), request.clone(), means.pictures.cloned());
@@ -421,6 +423,22 @@ fn check_shape(model: &Model, tensor: &Tensor) -> Result<(), MethodError> {
     Err(MethodError::Shape { model: model.id.clone(), expected: expected.clone(), found: tensor.shape().to_vec() })
 }
 
+/// Makes the data sets ready that baselines are drawn from.
+async fn bring_baselines(request: &Request, pictures: Option<&Arc<dyn Pictures>>) -> Result<(), Faults> {
+    let Some(pictures) = pictures.filter(|_| request.parameters.baselines() > 0) else { return Ok(()) };
+    for term in request.parameters.baseline.terms() {
+        if let Term::Dataset { id, .. } = term {
+            pictures.bring(id).await.map_err(|error| baseline_fault(&error))?;
+        }
+    }
+    Ok(())
+}
+
+fn baseline_fault(error: &ImageError) -> Faults {
+    let allowed = baseline::ALLOWED.iter().map(|form| (*form).to_owned()).collect();
+    Faults(vec![Fault { param: "baseline".into(), message: error.to_string(), allowed }])
+}
+
 fn resolve_baselines(
     model: &Model,
     input: &Tensor,
@@ -436,13 +454,8 @@ fn resolve_baselines(
         pictures,
         seed_value: request.parameters.seed_value,
     };
-    match request.parameters.baseline.resolve(input, &material) {
-        Ok(baselines) => Ok(baselines.into_iter().map(Arc::new).collect()),
-        Err(error) => {
-            let allowed = baseline::ALLOWED.iter().map(|form| (*form).to_owned()).collect();
-            Err(Faults(vec![Fault { param: "baseline".into(), message: error.to_string(), allowed }]))
-        }
-    }
+    let baselines = request.parameters.baseline.resolve(input, &material).map_err(|error| baseline_fault(&error))?;
+    Ok(baselines.into_iter().map(Arc::new).collect())
 }
 
 /// The picture that the input shows, where any of the methods looks at it.

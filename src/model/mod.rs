@@ -1,5 +1,6 @@
 //! What is known of each classifier: its folder, manifest, labels, patterns, and the registry of all of them.
 
+pub mod fits;
 pub mod manifest;
 mod manifest_file;
 pub mod patterns;

@@ -3,9 +3,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{File, Permissions},
-    io::{self, Read, Write},
-    os::unix::fs::{FileExt, PermissionsExt},
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
     path::Path,
     sync::Arc,
 };
@@ -15,17 +15,20 @@ use safetensors::{
     tensor::{TensorView, serialize},
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::{
     autodiff::spec::{PatternSource, Patterns},
+    files::{FilesError, hash},
     onnx::map_file,
+    pool::WorkPanicked,
     tensor::Tensor,
 };
 
 /// The file's name in a model's folder.
 pub const FILE: &str = "patterns.safetensors";
 const PROVENANCE: &str = "provenance";
+/// Of the SHA-256 in hex that patterns are called by.
+const ID_LENGTH: usize = 16;
 
 /// What a fit was made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +54,12 @@ pub enum PatternsError {
     Format { reason: String },
     #[error("{FILE} was fitted on another model.onnx (SHA-256 {found}); fit it again with `explaind fit-patterns`")]
     OtherModel { found: String },
+    #[error("the patterns {id} are not in the store of files any more, or not whole")]
+    Lost { id: String },
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error(transparent)]
+    Panicked(#[from] WorkPanicked),
 }
 
 /// Reads a file for the model whose `model.onnx` has this hash.
@@ -73,19 +82,13 @@ pub fn read(path: &Path, model_hash: &str) -> Result<(Patterns, Provenance), Pat
         layers.insert(name.to_owned(), Layer { shape: view.shape().to_vec(), offset });
     }
     let file = File::open(path)?;
-    let id = hash(&file)?[..16].to_owned();
+    let id = id_of(&hash(&file)?);
     Ok((Patterns { id, source: Arc::new(PatternsFile { file, layers }) }, provenance))
 }
 
-/// SHA-256 of a file, hex. Read in pieces: a mapping would keep every page that was hashed in the process's memory.
-pub(super) fn hash(mut file: &File) -> io::Result<String> {
-    let (mut hasher, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            length => hasher.update(&piece[..length]),
-        }
-    }
+/// How patterns are called whose file has this SHA-256.
+pub(super) fn id_of(hash: &str) -> String {
+    hash.chars().take(ID_LENGTH).collect()
 }
 
 /// Writes the file at once or not at all.
@@ -109,34 +112,8 @@ pub fn write(path: &Path, layers: &BTreeMap<String, Tensor>, provenance: &Proven
     Ok(std::fs::rename(&partial, path)?)
 }
 
-/// Puts a patterns file in the place of the one of a model's folder, at once. Both stay in `patterns/` there, each by its id.
-pub(super) fn install(folder: &Path, file: &[u8], model_hash: &str) -> Result<Patterns, PatternsError> {
-    let versions = folder.join("patterns");
-    std::fs::create_dir_all(&versions)?;
-    let mut partial = tempfile::NamedTempFile::new_in(&versions)?;
-    partial.write_all(file)?;
-    partial.as_file().set_permissions(Permissions::from_mode(0o644))?;
-    partial.as_file().sync_all()?;
-    let (patterns, _) = read(partial.path(), model_hash)?;
-    let keep = |from: &Path, id: &str| match std::fs::hard_link(from, versions.join(format!("{id}.safetensors"))) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    };
-    let live = folder.join(FILE);
-    if let Ok(before) = File::open(&live) {
-        keep(&live, &hash(&before)?[..16])?;
-    }
-    keep(partial.path(), &patterns.id)?;
-    partial.persist(&live).map_err(|error| error.error)?;
-    Ok(patterns)
-}
-
 fn malformed(reason: impl ToString) -> PatternsError {
     PatternsError::Format { reason: reason.to_string() }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(Debug)]

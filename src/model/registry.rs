@@ -1,22 +1,25 @@
 //! All models of a folder. A broken one is kept with its faults and does not keep the others from serving.
 
 use std::{
-    fs, io,
+    collections::HashMap,
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{
-    Model, manifest_file,
-    patterns::{self, PatternsError},
+use super::{Model, manifest_file, patterns};
+use crate::{
+    autodiff::{spatial_layers, spec::Patterns},
+    files,
+    onnx::read_model,
 };
-use crate::{autodiff::spatial_layers, onnx::read_model};
 
 /// The models that serve, by id, and the folders that do not.
 #[derive(Debug)]
 pub struct Registry {
     /// In the order of their ids. One is replaced when its patterns are.
     models: RwLock<Vec<Arc<Model>>>,
+    own_patterns: HashMap<String, Patterns>,
     default: Option<String>,
     pub broken: Vec<BrokenModel>,
     /// What is wrong but keeps nobody from serving, such as patterns of another model; `id: what`.
@@ -47,8 +50,13 @@ impl Registry {
             .map_err(unreadable)?;
         folders.retain(|path| path.is_dir() && !id_of(path).starts_with('.'));
         folders.sort();
-        let mut registry =
-            Self { models: RwLock::default(), default: default.map(str::to_owned), broken: vec![], warnings: vec![] };
+        let mut registry = Self {
+            models: RwLock::default(),
+            own_patterns: HashMap::new(),
+            default: default.map(str::to_owned),
+            broken: vec![],
+            warnings: vec![],
+        };
         let mut models = Vec::new();
         for folder in folders {
             match load_model(&folder, &mut registry.warnings) {
@@ -56,6 +64,8 @@ impl Registry {
                 Err(faults) => registry.broken.push(BrokenModel { id: id_of(&folder), faults }),
             }
         }
+        let own = models.iter().filter_map(|model| Some((model.id.clone(), model.patterns.clone()?)));
+        registry.own_patterns = own.collect();
         registry.models = RwLock::new(models);
         let Some(id) = default.filter(|id| registry.get(id).is_none()) else { return Ok(registry) };
         if registry.broken_default().is_none() {
@@ -89,18 +99,17 @@ impl Registry {
         self.models.read().unwrap_or_else(PoisonError::into_inner).clone().into_iter()
     }
 
-    /// Puts a patterns file in the place of the model's, at once: requests from now on use it. Every version stays beside the model in
-    /// `patterns/`, by its id. Gives the new id; the same file again changes nothing.
-    pub fn install_patterns(&self, id: &str, file: &[u8]) -> Result<String, PatternsError> {
-        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("model {id} is not there any more"));
-        let model = self.get(id).ok_or_else(missing)?;
-        let patterns = patterns::install(&model.folder, file, &model.hash)?;
-        let installed = patterns.id.clone();
+    /// The patterns of the model's folder, in use or not.
+    pub fn own_patterns(&self, id: &str) -> Option<&Patterns> {
+        self.own_patterns.get(id)
+    }
+
+    /// Gives a model other patterns, at once: requests from now on use them.
+    pub(super) fn set_patterns(&self, id: &str, patterns: Option<Patterns>) {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = models.iter_mut().find(|model| model.id == id) {
-            *place = Arc::new(Model { patterns: Some(patterns), ..Model::clone(place) });
+            *place = Arc::new(Model { patterns, ..Model::clone(place) });
         }
-        Ok(installed)
     }
 }
 
@@ -115,7 +124,7 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
     if !path.is_file() {
         return Err(vec!["model.onnx is missing".to_owned()]);
     }
-    let hash = fs::File::open(&path).and_then(|file| patterns::hash(&file));
+    let hash = fs::File::open(&path).and_then(|file| files::hash(&file));
     let hash = hash.map_err(|error| vec![format!("model.onnx: {error}")])?;
     let mut faults = Vec::new();
     let labels = read_optional(&folder.join("labels.txt"), &mut faults);

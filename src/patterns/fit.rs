@@ -2,7 +2,7 @@
 //! Batches are summed in f32 by ONNX Runtime, the batches' sums in f64 here. A channel without a positive sample, or whose
 //! denominator is zero, gets p = 0 and is counted. Agrees with the published stress data's patterns to 1e-6.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 use ndarray::{ArrayD, Axis, Zip};
@@ -15,7 +15,7 @@ use crate::{
         Provider,
         backend_ort::{OrtSession, Runtime},
     },
-    model::Model,
+    model::{Model, manifest::Input},
     tensor::Tensor,
 };
 
@@ -55,52 +55,103 @@ pub struct LayerReport {
     pub zero_denominators: usize,
 }
 
-/// Fits every Linear layer of `model`; `progress` is told the samples done, and may stop the fit.
+/// A fit under way, batch by batch: whoever has it decides when the next one runs.
+pub struct Fitting {
+    input: Input,
+    samples: Samples,
+    session: OrtSession,
+    sums: Vec<Sums>,
+    skipped: Vec<Skipped>,
+    samples_done: usize,
+    rows: usize,
+    unreadable: Vec<Unreadable>,
+    /// Inputs of samples that were read and not evaluated yet.
+    waiting: Vec<Tensor>,
+}
+
+impl Fitting {
+    /// Opens the session of the sums of every Linear layer of `model`. Takes seconds: not for an async thread.
+    pub fn start(model: &Model, samples: Samples, regime: Regime, runtime: &Runtime) -> Result<Self, FitError> {
+        let plan = fit_graph(&model.graph, regime)?;
+        if plan.layers.is_empty() {
+            return Err(FitError::NoLayers);
+        }
+        Ok(Self {
+            input: model.manifest.input.clone(),
+            samples,
+            session: OrtSession::open(runtime, plan.graph, Provider::Cpu)?,
+            sums: plan.layers.into_iter().map(Sums::new).collect(),
+            skipped: plan.skipped,
+            samples_done: 0,
+            rows: 0,
+            unreadable: Vec::new(),
+            waiting: Vec::new(),
+        })
+    }
+
+    /// Reads and evaluates the next batch; false when all samples are done.
+    pub fn step(&mut self) -> Result<bool, FitError> {
+        while self.waiting.len() < BATCH_ROWS && self.samples_done < self.samples.len() {
+            match self.samples.read(self.samples_done) {
+                Ok(views) => self.waiting.extend(views),
+                Err(fault) => self.unreadable.push(fault),
+            }
+            self.samples_done += 1;
+        }
+        let batch = self.waiting.drain(..BATCH_ROWS.min(self.waiting.len())).collect::<Vec<_>>();
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        self.rows += batch.len();
+        let batch = stack(&batch, &self.input.shape)?;
+        let outputs = self.session.run(&[(&self.input.name, batch.view())])?;
+        for sums in &mut self.sums {
+            sums.add(&outputs, batch.len_of(Axis(0)))?;
+        }
+        Ok(true)
+    }
+
+    pub fn samples_done(&self) -> usize {
+        self.samples_done
+    }
+
+    /// The patterns, once `step` has said that nothing is left.
+    pub fn finish(self) -> Result<Fitted, FitError> {
+        if self.rows == 0 {
+            let first = self.unreadable.first().map(|fault| format!("{}: {}", fault.path.display(), fault.reason));
+            let (count, first) = (self.samples_done, first.unwrap_or_default());
+            return Err(FitError::NoneReadable { count, first });
+        }
+        let (mut layers, mut reports) = (BTreeMap::new(), Vec::new());
+        for sums in self.sums {
+            let (pattern, report) = sums.finish();
+            layers.insert(report.output.clone(), pattern);
+            reports.push(report);
+        }
+        let report = Report {
+            samples: self.samples_done - self.unreadable.len(),
+            rows: self.rows,
+            unreadable: self.unreadable,
+            layers: reports,
+            skipped: self.skipped,
+        };
+        Ok(Fitted { layers, report })
+    }
+}
+
+/// Fits every Linear layer of `model` in one go; `progress` is told the samples done.
 pub fn fit(
     model: &Model,
-    samples: &Samples,
+    samples: Samples,
     regime: Regime,
     runtime: &Runtime,
-    mut progress: impl FnMut(usize) -> ControlFlow<()>,
+    mut progress: impl FnMut(usize),
 ) -> Result<Fitted, FitError> {
-    let plan = fit_graph(&model.graph, regime)?;
-    if plan.layers.is_empty() {
-        return Err(FitError::NoLayers);
+    let mut fitting = Fitting::start(model, samples, regime, runtime)?;
+    while fitting.step()? {
+        progress(fitting.samples_done());
     }
-    let mut session = OrtSession::open(runtime, plan.graph, Provider::Cpu)?;
-    let mut sums = plan.layers.iter().map(Sums::new).collect::<Vec<_>>();
-    let (mut rows, mut unreadable, mut waiting) = (0, Vec::new(), Vec::new());
-    let count = samples.len();
-    for index in 0..count {
-        match samples.read(index) {
-            Ok(views) => waiting.extend(views),
-            Err(fault) => unreadable.push(fault),
-        }
-        while waiting.len() >= BATCH_ROWS || (index + 1 == count && !waiting.is_empty()) {
-            let batch = waiting.drain(..BATCH_ROWS.min(waiting.len())).collect::<Vec<_>>();
-            rows += batch.len();
-            let batch = stack(&batch, &model.manifest.input.shape)?;
-            let outputs = session.run(&[(&model.manifest.input.name, batch.view())])?;
-            for sums in &mut sums {
-                sums.add(&outputs, batch.len_of(Axis(0)))?;
-            }
-        }
-        if progress(index + 1).is_break() {
-            return Err(FitError::Stopped);
-        }
-    }
-    if rows == 0 {
-        let first = unreadable.first().map(|fault| format!("{}: {}", fault.path.display(), fault.reason));
-        return Err(FitError::NoneReadable { count, first: first.unwrap_or_default() });
-    }
-    let (mut layers, mut reports) = (BTreeMap::new(), Vec::new());
-    for sums in sums {
-        let (pattern, report) = sums.finish();
-        layers.insert(report.output.clone(), pattern);
-        reports.push(report);
-    }
-    let report = Report { samples: count - unreadable.len(), rows, unreadable, layers: reports, skipped: plan.skipped };
-    Ok(Fitted { layers, report })
+    fitting.finish()
 }
 
 fn stack(rows: &[Tensor], expected: &[usize]) -> Result<Tensor, FitError> {
@@ -112,8 +163,8 @@ fn stack(rows: &[Tensor], expected: &[usize]) -> Result<Tensor, FitError> {
 }
 
 /// The sums of one layer over all batches.
-struct Sums<'a> {
-    layer: &'a FitLayer,
+struct Sums {
+    layer: FitLayer,
     weight: ArrayD<f64>,
     x_y: ArrayD<f64>,
     x: ArrayD<f64>,
@@ -124,25 +175,25 @@ struct Sums<'a> {
     count: f64,
 }
 
-impl<'a> Sums<'a> {
-    fn new(layer: &'a FitLayer) -> Self {
+impl Sums {
+    fn new(layer: FitLayer) -> Self {
         let shape = layer.weight.shape.as_slice();
         let channels = [shape[layer.channel_axis]];
         let mut weight = ArrayD::zeros(shape);
         weight.iter_mut().zip(layer.weight.to_f64s()).for_each(|(to, from)| *to = from);
         Self {
-            layer,
             weight,
             x_y: ArrayD::zeros(shape),
             x: ArrayD::zeros(shape),
             y: ArrayD::zeros(channels.as_slice()),
             positives: ArrayD::zeros(channels.as_slice()),
             count: 0.0,
+            layer,
         }
     }
 
     fn add(&mut self, outputs: &IndexMap<String, Tensor>, rows: usize) -> Result<(), FitError> {
-        let layer = self.layer;
+        let layer = &self.layer;
         let sums = [
             (&layer.x_y, &mut self.x_y),
             (&layer.x, &mut self.x),
@@ -182,8 +233,8 @@ impl<'a> Sums<'a> {
             pattern.index_axis_mut(axis, channel).zip_mut_with(&numerator, |p, n| *p = (n / denominator) as f32);
         }
         let report = LayerReport {
-            output: self.layer.output.clone(),
-            op_type: self.layer.op_type.clone(),
+            output: self.layer.output,
+            op_type: self.layer.op_type,
             regime: self.layer.regime,
             channels,
             without_positives,
@@ -257,9 +308,7 @@ mod tests {
             [("w1", &[2, 1], &[-1.0, 1.0]), ("b1", &[1], &[1.0]), ("w2", &[1, 1], &[-1.0]), ("b2", &[1], &[1.0])];
         let model = model(&[2], &[1], nodes, &weights);
         let samples = Samples::in_tensor(x, &model).unwrap();
-        let fitted =
-            fit(&model, &samples, Regime::Activation, load_runtime(None, 0).unwrap(), |_| ControlFlow::Continue(()))
-                .unwrap();
+        let fitted = fit(&model, samples, Regime::Activation, load_runtime(None, 0).unwrap(), |_| ()).unwrap();
         let first = &fitted.layers["hidden"];
         assert!((first[[0, 0]] - -1.016_209).abs() < 1e-6, "{first}");
         assert!((first[[1, 0]] - -0.016_209_05).abs() < 1e-6, "{first}");
@@ -286,9 +335,7 @@ mod tests {
             }];
         let model = model(&[2, 4, 4], &[2], nodes, &[("w", &[2, 2, 2, 2], &weight), ("b", &[2], &bias)]);
         let samples = Samples::in_tensor(x.clone(), &model).unwrap();
-        let fitted =
-            fit(&model, &samples, Regime::Activation, load_runtime(None, 0).unwrap(), |_| ControlFlow::Continue(()))
-                .unwrap();
+        let fitted = fit(&model, samples, Regime::Activation, load_runtime(None, 0).unwrap(), |_| ()).unwrap();
 
         let w: Vec<f64> = weight[..8].iter().map(|w| f64::from(*w)).collect();
         let (mut xy, mut sx, mut sy, mut on, mut all) = ([0.0; 8], [0.0; 8], 0.0, 0.0, 0.0);

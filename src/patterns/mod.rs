@@ -4,7 +4,7 @@
 pub mod fit;
 pub mod samples;
 
-pub use fit::{Fitted, LayerReport, Report, fit};
+pub use fit::{Fitted, Fitting, LayerReport, Report, fit};
 pub use samples::{Samples, Unreadable};
 
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +19,6 @@ pub enum FitError {
     Shape { found: Vec<usize>, expected: Vec<usize> },
     #[error("{}: {source}", path.display())]
     File { path: std::path::PathBuf, source: std::io::Error },
-    #[error("the fit was stopped")]
-    Stopped,
     #[error("the model has no Linear layer to fit")]
     NoLayers,
     #[error("layer {layer}: ONNX Runtime gave no sum {output} in the weight's shape")]

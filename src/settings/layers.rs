@@ -128,7 +128,9 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
         url.is_empty() || url.starts_with("postgres://") || url.starts_with("postgresql://")
     });
     let object_store =
-        fields.take::<String>("object_store", "s3://bucket/prefix", |url| url.is_empty() || url.starts_with("s3://"));
+        fields.take::<String>("object_store", "s3://bucket/prefix, or a folder that replicas share", |place| {
+            place.starts_with("s3://") || !place.contains("://")
+        });
     let role = fields.take::<Role>("role", "all, api, worker", |_| true);
     let job_slots = fields.take("job_slots", POSITIVE, |slots| *slots > 0usize);
     let lease_ms = fields.take("lease_ms", "a whole number from 100", |ms| *ms >= 100u64);

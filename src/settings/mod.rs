@@ -23,7 +23,7 @@ pub struct Settings {
     pub default_model: Option<String>,
     /// None: SQLite in `data`.
     pub database: Option<String>,
-    /// None: a folder in `data`.
+    /// `s3://bucket/prefix` or a folder. None: a folder in `data`.
     pub object_store: Option<String>,
     pub role: Role,
     pub job_slots: usize,

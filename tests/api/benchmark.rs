@@ -26,7 +26,7 @@ pub struct Place {
     end: End,
     pub queue: Queue,
     pub photos: TempDir,
-    _data: TempDir,
+    pub data: TempDir,
 }
 
 impl Drop for Place {
@@ -60,7 +60,7 @@ pub fn place_with(changes: &[(&str, &str)]) -> Place {
     let own = [("data", data.path().to_str().unwrap()), ("dataset", &dataset), ("lease_ms", "2000")];
     let settings: Vec<(&str, &str)> = own.into_iter().chain(changes.iter().copied()).collect();
     let queue = Queue::new(App::start(settings_with(&settings)).unwrap(), KINDS);
-    Place { router: router(Api::with_jobs(queue.clone()).unwrap()), end: End::default(), queue, photos, _data: data }
+    Place { router: router(Api::with_jobs(queue.clone()).unwrap()), end: End::default(), queue, photos, data }
 }
 
 impl Place {

@@ -1,16 +1,14 @@
 //! Jobs over whole data sets: patterns fitted and used from then on, and maps of every image in an archive.
 
-use std::{collections::BTreeMap, fs, io::Read, path::Path};
+use std::{collections::BTreeMap, fs, io::Read};
 
 use explaind::{
+    app::App,
     autodiff::fit::Regime,
     engine::backend_ort::load_runtime,
-    model::{
-        patterns::{self, Provenance},
-        registry::Registry,
-    },
+    model::patterns::{self, Provenance},
     patterns::{Samples, fit},
-    tensor::read_npy,
+    tensor::{Tensor, read_npy},
 };
 use serde_json::json;
 
@@ -20,32 +18,20 @@ use crate::{
     house::{red, settings_with},
 };
 
-/// A folder with the models `tiny` and `plain` alone, to be changed.
-fn own_models() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for id in ["tiny", "plain"] {
-        fs::create_dir(folder.path().join(id)).unwrap();
-        for entry in fs::read_dir(settings_with(&[]).models.join(id)).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), folder.path().join(id).join(entry.file_name())).unwrap();
-        }
-    }
-    folder
-}
-
-fn patterns_of(place: &Place, models: &Path, id: &str) -> (Vec<u8>, Vec<String>) {
-    let live = fs::read(models.join(id).join("patterns.safetensors")).unwrap();
-    let versions = fs::read_dir(models.join(id).join("patterns")).unwrap();
-    let mut versions: Vec<String> = versions.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    versions.sort();
-    assert!(place.queue.app().models().get(id).unwrap().patterns.is_some());
-    (live, versions)
+/// The names of all fits of a model that are kept.
+fn fits(place: &Place, id: &str) -> Vec<String> {
+    let model = place.queue.app().models().get(id).unwrap();
+    let folder = place.data.path().join("files/patterns").join(id).join(&model.hash);
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name != "current");
+    names.sort();
+    names
 }
 
 #[tokio::test]
 async fn patterns_fitted_by_a_job_are_the_commands_and_are_used_at_once() {
-    let models = own_models();
-    let place = place_with(&[("models", models.path().to_str().unwrap())]);
+    let place = place_with(&[]);
     place.work();
     let explain = || send_to(&place.router, post("/explain?model=plain&method=pgig&format=json", red()));
     assert_eq!(explain().await.status, 422);
@@ -59,57 +45,93 @@ async fn patterns_fitted_by_a_job_are_the_commands_and_are_used_at_once() {
     let card = send_to(&place.router, get("/models/plain")).await.answer();
     assert_eq!(card["patterns"], result["patterns"]);
 
-    let model = Registry::load(models.path(), None).unwrap().get("plain").unwrap();
+    // Another server with the same data folder, or this one after its restart.
+    let app = App::start(place.queue.app().settings().clone()).unwrap();
+    assert!(app.models().get("plain").unwrap().patterns.is_none());
+    app.catch_up().await;
+    let model = app.models().get("plain").unwrap();
+    assert_eq!(model.patterns.as_ref().unwrap().id, result["patterns"]);
     let samples = Samples::in_folder(place.photos.path(), &model).unwrap();
     let runtime = load_runtime(None, 0).unwrap();
-    let go_on = |_| std::ops::ControlFlow::Continue(());
-    let fitted = fit(&model, &samples, Regime::Activation, runtime, go_on).unwrap();
+    let fitted = fit(&model, samples, Regime::Activation, runtime, |_| ()).unwrap();
     for (layer, pattern) in &fitted.layers {
         assert_eq!(&model.patterns.as_ref().unwrap().source.read(layer).unwrap(), pattern, "{layer}");
     }
 
-    let (first, versions) = patterns_of(&place, models.path(), "plain");
-    assert_eq!(versions, [format!("{}.safetensors", result["patterns"].as_str().unwrap())]);
+    assert_eq!(fits(&place, "plain"), [format!("{}.safetensors", result["patterns"].as_str().unwrap())]);
     let again = json!({ "kind": "fit_patterns", "model": "plain", "dataset": "photos", "regime": "weights" });
     let id = place.submit(&again).await;
     assert_eq!(place.ended(&id).await["state"], "succeeded");
-    let (_, versions) = patterns_of(&place, models.path(), "plain");
-    assert_eq!(versions.len(), 2, "the fit before is kept");
-    let kept =
-        versions.iter().filter(|name| fs::read(models.path().join("plain/patterns").join(name)).unwrap() == first);
-    assert_eq!(kept.count(), 1);
+    assert_eq!(fits(&place, "plain").len(), 2, "the fit before is kept");
+    assert!(!place.queue.app().settings().models.join("plain/patterns.safetensors").exists());
 }
 
 #[tokio::test]
-async fn patterns_that_are_fitted_anew_end_a_benchmark_that_was_planned_on_the_old_ones() {
-    let models = own_models();
-    let place = place_with(&[("models", models.path().to_str().unwrap())]);
+async fn a_benchmark_keeps_the_patterns_that_it_was_planned_with() {
+    let place = place_with(&[]);
     let benchmark = json!({ "kind": "degradation", "model": "tiny", "dataset": "photos", "methods": ["pgig"], "grid": 2, "steps": 2 });
     let planned = place.submit(&benchmark).await;
-    let model = place.queue.app().models().get("tiny").unwrap();
+    let app = place.queue.app();
+    let model = app.models().get("tiny").unwrap();
     let before = model.patterns.as_ref().unwrap();
-    let layers = ["conv", "scores"].map(|layer| (layer.to_owned(), before.source.read(layer).unwrap() * 2.0));
-    let provenance = Provenance {
-        model_hash: model.hash.clone(),
-        data_set: "made up".into(),
-        samples: 1,
-        rows: 1,
-        regime: "activation".into(),
-        version: "0".into(),
+    let install = async |factor: f32| {
+        let layers = ["conv", "scores"].map(|layer| (layer.to_owned(), before.source.read(layer).unwrap() * factor));
+        let provenance = Provenance {
+            model_hash: model.hash.clone(),
+            data_set: "made up".into(),
+            samples: 1,
+            rows: 1,
+            regime: "activation".into(),
+            version: "0".into(),
+        };
+        let file = place.data.path().join("other.safetensors");
+        patterns::write(&file, &BTreeMap::from(layers), &provenance).unwrap();
+        app.install_patterns("tiny", fs::read(&file).unwrap().into()).await.unwrap()
     };
-    let file = models.path().join("other.safetensors");
-    patterns::write(&file, &BTreeMap::from(layers), &provenance).unwrap();
-    let registry = place.queue.app().models();
-    let installed = registry.install_patterns("tiny", &fs::read(&file).unwrap()).unwrap();
-    assert_eq!(registry.get("tiny").unwrap().patterns.as_ref().unwrap().id, installed);
-    assert_ne!(installed, before.id);
+    let first = install(2.0).await;
+    let planned_later = place.submit(&benchmark).await;
+    let second = install(3.0).await;
+    let in_use = app.models().get("tiny").unwrap().patterns.as_ref().unwrap().id.clone();
+    assert!(in_use == second && second != first && first != before.id);
     place.work();
-    let job = place.ended(&planned).await;
-    assert_eq!(job["state"], "failed");
-    assert!(job.to_string().contains("fitted anew"), "{job}");
+    for (id, patterns) in [(planned, &before.id), (planned_later, &first)] {
+        assert_eq!(place.ended(&id).await["state"], "succeeded");
+        assert_eq!(place.report(&id, "json").await.answer()["request"]["patterns"], *patterns);
+    }
     let mut stale = benchmark;
     stale["patterns"] = json!(before.id);
     assert_eq!(send_to(&place.router, post_json("/jobs", &stale)).await.refused(), ["patterns"]);
+}
+
+#[tokio::test]
+async fn patterns_that_are_put_into_the_models_folder_later_count_before_fitted_ones() {
+    let models = tempfile::tempdir().unwrap();
+    fs::create_dir(models.path().join("plain")).unwrap();
+    let (own, shared) = (models.path().join("plain"), settings_with(&[]).models);
+    for file in ["model.onnx", "model.toml"] {
+        fs::copy(shared.join("plain").join(file), own.join(file)).unwrap();
+    }
+    let place = place_with(&[("models", models.path().to_str().unwrap()), ("default_model", "plain")]);
+    // Those of a network with the same bytes.
+    let others = fs::read(shared.join("tiny/patterns.safetensors")).unwrap();
+    let fitted = place.queue.app().install_patterns("plain", others.clone().into()).await.unwrap();
+    let restart = async || {
+        let app = App::start(place.queue.app().settings().clone()).unwrap();
+        app.catch_up().await;
+        app.models().get("plain").unwrap().patterns.as_ref().map(|patterns| patterns.id.clone())
+    };
+    assert_eq!(restart().await, Some(fitted.clone()));
+    let put: Vec<f32> = vec![0.5; 9];
+    let layers = BTreeMap::from([("scores".to_owned(), Tensor::from_shape_vec(vec![3, 3], put).unwrap())]);
+    let (_, provenance) = patterns::read(
+        &shared.join("tiny/patterns.safetensors"),
+        &place.queue.app().models().get("plain").unwrap().hash,
+    )
+    .unwrap();
+    patterns::write(&own.join(patterns::FILE), &layers, &provenance).unwrap();
+    let found = restart().await.unwrap();
+    assert_ne!(found, fitted);
+    assert_eq!(found, patterns::read(&own.join(patterns::FILE), &provenance.model_hash).unwrap().0.id);
 }
 
 #[tokio::test]

@@ -1,30 +1,28 @@
-//! Disks that are full, databases that hang up, stores of files that others hold.
+//! Disks that are full, databases that hang up or turn read-only, stores of files that others hold, models that are taken away.
 
 use std::{
-    collections::BTreeMap,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     process::Stdio,
-    sync::{Arc, Mutex},
 };
 
-use axum::{
-    Router,
-    body::Bytes,
-    extract::{Path, Query, State},
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-    routing::get,
-};
+use bytes::Bytes;
 use explaind::files::Files;
 use object_store::path::Path as FilePath;
 use serde_json::json;
-use sqlx::{Connection, PgConnection};
-use tokio::net::TcpListener;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::{
     databases::{both, postgres},
     kinds::{ask, queue},
     processes::{Worker, check, child, limit_files, reach},
+    s3::S3,
+    served::{Served, benchmark, material},
 };
+
+/// Ends every other connection to a database of PostgreSQL.
+const HANG_UP: &str = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_results_wait_and_nothing_is_lost() {
@@ -53,8 +51,6 @@ async fn a_database_that_hangs_up_is_asked_again() {
     let mut connection = PgConnection::connect(place.database.as_deref().unwrap()).await.unwrap();
     for done in [2, 5, 8] {
         reach(&queue, &job.id, |job| job.shards_done >= done).await;
-        const HANG_UP: &str = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity
-            WHERE datname = current_database() AND pid <> pg_backend_pid()";
         sqlx::query(HANG_UP).execute(&mut connection).await.unwrap();
     }
     check(&queue, &job.id, SHARDS).await;
@@ -72,50 +68,6 @@ async fn a_job_whose_files_cannot_be_written_fails_and_says_so() {
         let look = queue.look(&job.id).await.unwrap();
         assert_eq!(look.result, Some(crate::kinds::expected(0, 2)), "what was done is there");
     }
-}
-
-/// As much of S3 as files need: objects by path, and lists of them.
-type Objects = Arc<Mutex<BTreeMap<String, Bytes>>>;
-
-async fn put(State(objects): State<Objects>, Path(path): Path<String>, body: Bytes) -> Response {
-    objects.lock().unwrap().insert(path, body);
-    [(header::ETAG, "\"1\"")].into_response()
-}
-
-async fn read(
-    State(objects): State<Objects>,
-    Path(path): Path<String>,
-    Query(query): Query<BTreeMap<String, String>>,
-) -> Response {
-    let objects = objects.lock().unwrap();
-    if let Some(prefix) = query.get("prefix") {
-        let found: String = objects
-            .iter()
-            .filter_map(|(key, bytes)| Some((key.strip_prefix("bucket/")?, bytes.len())))
-            .filter(|(key, _)| key.starts_with(prefix))
-            .map(|(key, size)| {
-                format!("<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>")
-            })
-            .collect();
-        return format!("<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>").into_response();
-    }
-    match objects.get(&path) {
-        Some(bytes) => {
-            let headers = [(header::ETAG, "\"1\""), (header::LAST_MODIFIED, "Thu, 01 Jan 2026 00:00:00 GMT")];
-            (headers, bytes.clone()).into_response()
-        }
-        None => StatusCode::NOT_FOUND.into_response(),
-    }
-}
-
-/// Removes several: the body lists their keys.
-async fn remove(State(objects): State<Objects>, Path(bucket): Path<String>, body: String) -> String {
-    let keys = body.split("<Key>").skip(1).map(|rest| rest.split("</Key>").next().unwrap());
-    let removed = keys.map(|key| {
-        objects.lock().unwrap().remove(&format!("{bucket}/{key}"));
-        format!("<Deleted><Key>{key}</Key></Deleted>")
-    });
-    format!("<DeleteResult>{}</DeleteResult>", removed.collect::<String>())
 }
 
 /// The process whose environment names the store; on its own it has nothing to do.
@@ -137,16 +89,90 @@ async fn replica() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_may_be_shared_through_an_s3_store() {
-    let objects = Objects::default();
-    let store = Router::new().route("/{*path}", get(read).put(put).post(remove)).with_state(objects.clone());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, store).await });
+    let s3 = S3::start().await;
     let mut replica = child("faults::replica");
-    replica.env("AWS_ENDPOINT", format!("http://{address}")).env("AWS_ALLOW_HTTP", "true");
-    replica.env("AWS_ACCESS_KEY_ID", "us").env("AWS_SECRET_ACCESS_KEY", "secret").stderr(Stdio::piped());
+    s3.tell(replica.stderr(Stdio::piped()));
     let said = tokio::task::spawn_blocking(move || replica.output().unwrap()).await.unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    let left: Vec<_> = objects.lock().unwrap().clone().into_iter().collect();
+    let left: Vec<_> = s3.objects().into_iter().collect();
     assert_eq!(left, [("bucket/our/files/jobs/b/two".to_owned(), Bytes::from("second"))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_turns_read_only_is_asked_until_it_takes_results_again() {
+    const SHARDS: u64 = 12;
+    const REFUSALS: &[&str] = &["a result cannot be written; trying again", "no shards can be leased; trying again"];
+    let asked = || ask(json!({ "shards": SHARDS, "pause_ms": 100 }));
+    let place = postgres().await;
+    let queue = queue(&place, &[]);
+    let (job, _) = queue.submit(asked(), None).await.unwrap();
+    let worker = Worker::start(&place);
+    reach(&queue, &job.id, |job| job.shards_done >= 2).await;
+    let mut connection = PgConnection::connect(place.database.as_deref().unwrap()).await.unwrap();
+    // As behind an address whose server is a standby now: those who connect again may only read.
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut connection).await.unwrap();
+    for (setting, then) in [("SET default_transaction_read_only = on", REFUSALS), ("RESET ALL", &[])] {
+        let change = AssertSqlSafe(format!("ALTER DATABASE {name} {setting}"));
+        sqlx::query(change).execute(&mut connection).await.unwrap();
+        sqlx::query(HANG_UP).execute(&mut connection).await.unwrap();
+        if !then.is_empty() {
+            worker.says(then).await;
+            let stuck = queue.job(&job.id).await.unwrap();
+            assert!(!stuck.state.is_final() && stuck.shards_done < SHARDS, "{stuck:?}");
+        }
+    }
+    check(&queue, &job.id, SHARDS).await;
+    worker.kill();
+
+    let place = crate::databases::sqlite();
+    let queue = crate::kinds::queue(&place, &[]);
+    let (job, _) = queue.submit(asked(), None).await.unwrap();
+    let worker = Worker::start(&place);
+    reach(&queue, &job.id, |job| job.shards_done >= 2).await;
+    // What is open stays writable: modes are looked at when a file is opened.
+    worker.kill();
+    let set_modes = |folder: u32, file: u32| {
+        let set = |path: &std::path::Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        set(place.data.path(), 0o755);
+        for entry in fs::read_dir(place.data.path()).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_file() {
+                set(&entry, file);
+            }
+        }
+        set(place.data.path(), folder);
+    };
+    set_modes(0o555, 0o444);
+    let worker = Worker::start(&place);
+    worker.says(REFUSALS).await;
+    let stuck = queue.job(&job.id).await.unwrap();
+    assert!(!stuck.state.is_final() && stuck.shards_done < SHARDS, "{stuck:?}");
+    set_modes(0o755, 0o644);
+    check(&queue, &job.id, SHARDS).await;
+    worker.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_taken_away_ends_its_jobs_clearly_and_others_go_on() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (material, place) = (material(), crate::databases::sqlite());
+    let models = material.path().join("models");
+    let doomed = models.join("doomed");
+    fs::create_dir(&doomed).unwrap();
+    for entry in fs::read_dir(models.join("colours")).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), doomed.join(entry.file_name())).unwrap();
+    }
+    let server = Served::start(material.path(), &place, "all");
+    let [mut doomed_job, other_job] = [benchmark(), benchmark()];
+    doomed_job["model"] = json!("doomed");
+    let ended = server.submit(&doomed_job).await;
+    server.reach(&ended, |job| job["shards_done"].as_u64() >= Some(1)).await;
+    let other = server.submit(&other_job).await;
+    server.kill();
+    fs::remove_dir_all(&doomed).unwrap();
+    let server = Served::start(material.path(), &place, "all");
+    let job = server.reach(&ended, |job| job["state"] == "failed").await;
+    assert!(job.to_string().contains("model doomed is not there any more"), "{job}");
+    assert!(job["result"]["used"].as_u64() > Some(0), "what was done is there: {job}");
+    server.reach(&other, |job| job["state"] == "succeeded").await;
+    server.kill();
 }

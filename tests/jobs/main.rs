@@ -1,5 +1,5 @@
 //! Durable jobs against SQLite and a real PostgreSQL: the store's verbs, the runner, crashes between any two steps, processes that
-//! are killed and frozen.
+//! are killed and frozen, replicas that have the database and a store of files in common.
 
 mod benchmark;
 mod cli;
@@ -8,5 +8,8 @@ mod databases;
 mod faults;
 mod kinds;
 mod processes;
+mod replicas;
 mod runner;
+mod s3;
+mod served;
 mod store;

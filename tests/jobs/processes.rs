@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -53,6 +54,18 @@ pub fn child(test: &str) -> Command {
     command
 }
 
+/// Takes root's leave to write what modes forbid from a process. Others never had it.
+fn obey_modes(command: &mut Command) {
+    const CAP_DAC_OVERRIDE: libc::c_ulong = 1;
+    // Safe: the call between fork and exec is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0);
+            Ok(())
+        })
+    };
+}
+
 const DATA: &str = "EXPLAIND_TEST_WORKER_DATA";
 const DATABASE: &str = "EXPLAIND_TEST_WORKER_DATABASE";
 
@@ -86,6 +99,7 @@ impl Worker {
         if let Some(database) = &place.database {
             command.env(DATABASE, database);
         }
+        obey_modes(&mut command);
         let mut process = command.spawn().unwrap();
         let (log, lines) =
             (Arc::new(Mutex::new(String::new())), BufReader::new(process.stderr.take().unwrap()).lines());

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    app::{App, AppError},
+    app::App,
     dataset::{Dataset, DatasetError},
     jobs::WorkError,
     methods::{Fault, Faults},
@@ -73,19 +73,24 @@ impl<'a> Asked<'a> {
     pub async fn dataset(&mut self) -> Option<Arc<Dataset>> {
         let id = self.raw("dataset");
         let Some(id) = id.as_ref().and_then(Value::as_str) else {
-            let allowed = self.app.datasets().ids();
+            let allowed = self.dataset_ids().await;
             let message = id.map_or_else(|| "is missing".to_owned(), |id| format!("{id} is not a text"));
             self.faults.push(Fault { param: "dataset".into(), message, allowed });
             return None;
         };
-        match open_dataset(self.app, id).await {
+        match self.app.datasets().open(id).await {
             Ok(dataset) => Some(dataset),
             Err(error) => {
-                let allowed = self.app.datasets().ids();
+                let allowed = self.dataset_ids().await;
                 self.faults.push(Fault { param: "dataset".into(), message: error.to_string(), allowed });
                 None
             }
         }
+    }
+
+    /// As far as they can be told.
+    async fn dataset_ids(&self) -> Vec<String> {
+        self.app.datasets().ids().await.unwrap_or_default()
     }
 
     /// A field that a settled request carries so that it cannot be run on something else.
@@ -120,18 +125,13 @@ pub fn fault(param: &str, message: impl Into<String>, allowed: &[&str]) -> Fault
     Fault { param: param.to_owned(), message: message.into(), allowed }
 }
 
-/// Looks at the files of a data set on the pool.
-pub async fn open_dataset(app: &App, id: &str) -> Result<Arc<Dataset>, AppError> {
-    let (datasets, id) = (app.datasets().clone(), id.to_owned());
-    Ok(app.pool().run(move || datasets.open(&id)).await??)
-}
-
 /// The data set that a job was planned on, or why it cannot go on.
 pub async fn planned_dataset(app: &App, id: &str, hash: &str) -> Result<Arc<Dataset>, WorkError> {
-    let dataset = match open_dataset(app, id).await {
-        Err(error @ AppError::Dataset(DatasetError::Unknown { .. })) => {
+    let dataset = match app.datasets().open(id).await {
+        Err(error @ DatasetError::Unknown { .. }) => {
             return Err(WorkError::lasting(format!("the data set was taken away: {error}")));
         }
+        Err(error @ DatasetError::Lost { .. }) => return Err(WorkError::lasting(error)),
         other => other.map_err(WorkError::passing)?,
     };
     if dataset.hash == hash {
@@ -143,12 +143,16 @@ pub async fn planned_dataset(app: &App, id: &str, hash: &str) -> Result<Arc<Data
     )))
 }
 
-/// The model that a job was planned on, or why it cannot go on.
-pub fn planned_model(app: &App, id: &str, hash: &str) -> Result<Arc<Model>, WorkError> {
+/// The model that a job was planned on, with the patterns that it was planned on: those in use may be others by now.
+pub async fn planned_model(app: &App, id: &str, hash: &str, patterns: Option<&str>) -> Result<Arc<Model>, WorkError> {
     let model = app.models().get(id);
     let model = model.ok_or_else(|| WorkError::lasting(format!("model {id} is not there any more")))?;
-    if model.hash == hash {
-        return Ok(model);
+    if model.hash != hash {
+        let message = format!("model {id} is another one than when the job was started; start it again");
+        return Err(WorkError::lasting(message));
     }
-    Err(WorkError::lasting(format!("model {id} is another one than when the job was started; start it again")))
+    match patterns {
+        Some(patterns) => Ok(app.model_with_patterns(&model, patterns).await?),
+        None => Ok(model),
+    }
 }

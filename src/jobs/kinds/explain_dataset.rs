@@ -232,13 +232,7 @@ struct Task<'a> {
 impl<'a> Task<'a> {
     async fn open(context: &'a Context) -> Result<Self, WorkError> {
         let spec: Spec = serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
-        let model = planned_model(&context.app, &spec.model, &spec.model_hash)?;
-        let patterns = model.patterns.as_ref().map(|patterns| &patterns.id);
-        if spec.patterns.is_some() && patterns != spec.patterns.as_ref() {
-            return Err(WorkError::lasting(
-                "the model's patterns were fitted anew since the job was started; start it again",
-            ));
-        }
+        let model = planned_model(&context.app, &spec.model, &spec.model_hash, spec.patterns.as_deref()).await?;
         let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
         let mut asked = spec.explain;
         asked.insert("model".to_owned(), json!(spec.model));
@@ -262,7 +256,7 @@ impl<'a> Task<'a> {
                 written: Vec::new(),
             })
         };
-        let (dataset, rule, limits) = (self.dataset.clone(), self.rule.clone(), *app.datasets().limits());
+        let (dataset, rule, limits) = (self.dataset.clone(), self.rule.clone(), *app.datasets().here().limits());
         let (upload, input, geometry) = match app.pool().run(move || read(&dataset, index, &rule, &limits)).await? {
             Ok(read) => read,
             Err(error @ DatasetError::Image { .. }) => return skipped(&error),

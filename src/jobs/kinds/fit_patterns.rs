@@ -1,7 +1,7 @@
 //! `fit_patterns`: fits a model's patterns (Eq. 2 of pgig.txt) on a data set, as `explaind fit-patterns` does, and puts them in the place of
-//! the ones in use. One shard: its sums run over all images. The versions before stay beside the model.
+//! the ones in use, on all replicas. One shard: its sums run over all images. The versions before are kept.
 
-use std::{ops::ControlFlow, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -20,7 +20,7 @@ use crate::{
         Model,
         patterns::{self, Provenance},
     },
-    patterns::{FitError, Fitted, Samples, fit},
+    patterns::{FitError, Fitted, Fitting, Samples},
 };
 
 pub static FIT_PATTERNS: FitPatterns = FitPatterns;
@@ -78,11 +78,11 @@ impl Kind for FitPatterns {
     fn work<'a>(&'a self, context: &'a Context, _: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>> {
         Box::pin(async move {
             let spec: Spec = serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
-            let model = planned_model(&context.app, &spec.model, &spec.model_hash)?;
+            let model = planned_model(&context.app, &spec.model, &spec.model_hash, None).await?;
             let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
-            let worker = context.clone();
-            let fitted = context.app.pool().run(move || fit_on(&worker, &spec, &model, &dataset)).await?;
-            let (report, file) = fitted?;
+            let fitted = fit_on(context, &spec, &model, &dataset).await?;
+            let write = move || write(fitted, &spec, &model, &dataset);
+            let (report, file) = context.app.pool().run(write).await??;
             context.files().write(&place(context), file).await?;
             Ok(serde_json::to_vec(&report).map_err(WorkError::lasting)?.into())
         })
@@ -97,10 +97,8 @@ impl Kind for FitPatterns {
         Box::pin(async move {
             let spec: Spec = serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
             let file = context.files().read(&place(context)).await?;
-            planned_model(&context.app, &spec.model, &spec.model_hash)?;
-            let app = context.app.clone();
-            let installed = context.app.pool().run(move || app.models().install_patterns(&spec.model, &file)).await?;
-            reduced["patterns"] = json!(installed.map_err(WorkError::passing)?);
+            planned_model(&context.app, &spec.model, &spec.model_hash, None).await?;
+            reduced["patterns"] = json!(context.app.install_patterns(&spec.model, file).await?);
             Ok(reduced)
         })
     }
@@ -115,14 +113,9 @@ fn place(context: &Context) -> object_store::path::Path {
     context.folder().join(patterns::FILE)
 }
 
-/// The fit's report, and the patterns file.
-fn fit_on(
-    context: &Context,
-    spec: &Spec,
-    model: &Arc<Model>,
-    dataset: &Dataset,
-) -> Result<(Value, Vec<u8>), WorkError> {
-    let settings = context.app.settings();
+/// Batch by batch, each when no request waits: its session runs beside the engine's.
+async fn fit_on(context: &Context, spec: &Spec, model: &Arc<Model>, dataset: &Dataset) -> Result<Fitted, WorkError> {
+    let (app, settings) = (&context.app, context.app.settings());
     let runtime = load_runtime(Some(&settings.onnxruntime), settings.threads).map_err(WorkError::passing)?;
     let preprocess = model.manifest.input.preprocess.clone();
     let preprocess = preprocess.ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
@@ -130,14 +123,31 @@ fn fit_on(
     let mut paths: Vec<PathBuf> = dataset.images.iter().map(|image| dataset.folder.join(&image.file)).collect();
     paths.sort();
     let samples = Samples::Images { paths, preprocess };
-    let on_sample = |done: usize| {
-        context.report_progress(done as u64);
-        if context.caller.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    let fitted = fit(model, &samples, spec.regime, runtime, on_sample).map_err(|error| match error {
-        FitError::Stopped | FitError::Runtime(_) => WorkError::passing(error),
-        _ => WorkError::lasting(error),
-    })?;
+    let (model, regime) = (model.clone(), spec.regime);
+    let mut fitting = app.pool().run(move || Fitting::start(&model, samples, regime, runtime)).await??;
+    loop {
+        app.engine().until_quiet().await;
+        let step = move || fitting.step().map(|more| (fitting, more));
+        let (stepped, more) = app.pool().run(step).await??;
+        context.report_progress(stepped.samples_done() as u64);
+        if !more {
+            return Ok(app.pool().run(move || stepped.finish()).await??);
+        }
+        fitting = stepped;
+    }
+}
+
+impl From<FitError> for WorkError {
+    fn from(error: FitError) -> Self {
+        match error {
+            FitError::Runtime(_) => Self::passing(error),
+            _ => Self::lasting(error),
+        }
+    }
+}
+
+/// The fit's report, and the patterns file.
+fn write(fitted: Fitted, spec: &Spec, model: &Model, dataset: &Dataset) -> Result<(Value, Vec<u8>), WorkError> {
     let Fitted { layers, mut report } = fitted;
     for fault in &mut report.unreadable {
         if let Ok(below) = fault.path.strip_prefix(&dataset.folder) {

@@ -150,7 +150,14 @@ impl Store {
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(PATIENCE);
-                Pools::Sqlite(SqlitePoolOptions::new().max_connections(4).connect_with(options).await?)
+                // SQLite opens a file that it may not write, and such a connection would stay so when it may.
+                let pool = SqlitePoolOptions::new().max_connections(4).after_connect(|connection, _| {
+                    Box::pin(async {
+                        sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK").execute(connection).await?;
+                        Ok(())
+                    })
+                });
+                Pools::Sqlite(pool.connect_with(options).await?)
             }
         };
         let store = Self { pools };

@@ -130,13 +130,7 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     async fn open(context: &'a Context) -> Result<Self, WorkError> {
         let spec: Spec = serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
-        let model = planned_model(&context.app, &spec.model, &spec.model_hash)?;
-        let patterns = model.patterns.as_ref().map(|patterns| &patterns.id);
-        if spec.patterns.is_some() && patterns != spec.patterns.as_ref() {
-            return Err(WorkError::lasting(
-                "the model's patterns were fitted anew since the job was started; start it again",
-            ));
-        }
+        let model = planned_model(&context.app, &spec.model, &spec.model_hash, spec.patterns.as_deref()).await?;
         let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
         let input = &model.manifest.input;
         let rule = input.preprocess.clone().ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
@@ -175,7 +169,7 @@ impl<'a> Bench<'a> {
     async fn try_measure(&self, index: usize) -> Result<Outcome, WorkError> {
         let skipped = |reason, detail: String| Ok(Outcome::Skipped { reason, detail });
         let Context { app, caller, .. } = self.context;
-        let (dataset, rule, limits) = (self.dataset.clone(), self.rule.clone(), *app.datasets().limits());
+        let (dataset, rule, limits) = (self.dataset.clone(), self.rule.clone(), *app.datasets().here().limits());
         let input = match app.pool().run(move || read(&dataset, index, &rule, &limits)).await? {
             Ok(input) => Arc::new(input),
             Err(error @ DatasetError::Image { .. }) => return skipped(Reason::CorruptImage, error.to_string()),

@@ -1,0 +1,69 @@
+//! What this replica takes over from others through the store of files: the patterns that their jobs fitted, and that shared data sets
+//! were replaced or taken away.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::App;
+use crate::{
+    dataset::DatasetError,
+    model::{Model, patterns::PatternsError},
+};
+
+/// How often this replica looks.
+const LOOK: Duration = Duration::from_secs(2);
+/// So long the first look may keep it from starting.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error(transparent)]
+    Patterns(#[from] PatternsError),
+    #[error(transparent)]
+    Datasets(#[from] DatasetError),
+}
+
+impl App {
+    /// One look, before anything is answered. A store that is away keeps nobody from starting.
+    pub async fn catch_up(&self) {
+        match tokio::time::timeout(FIRST_LOOK, self.look()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "what other replicas changed is not known yet"),
+            Err(_) => {
+                tracing::warn!("the store of files does not answer; what other replicas changed is not known yet")
+            }
+        }
+    }
+
+    /// Looks again and again.
+    pub async fn follow(&self) {
+        let mut is_away = false;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let found = self.look().await;
+            match &found {
+                // Said once, not at every look.
+                Err(error) if !is_away => tracing::warn!(%error, "other replicas cannot be followed; trying again"),
+                Ok(()) if is_away => tracing::info!("other replicas are followed again"),
+                _ => {}
+            }
+            is_away = found.is_err();
+        }
+    }
+
+    async fn look(&self) -> Result<(), LookError> {
+        self.parts.fits.follow(self.models()).await?;
+        Ok(self.datasets().drop_outdated().await?)
+    }
+
+    /// Puts a patterns file to use: here at once, on other replicas at their next look. Every version is kept. Gives its id.
+    pub async fn install_patterns(&self, model: &str, file: Bytes) -> Result<String, PatternsError> {
+        self.parts.fits.install(self.models(), model, file).await
+    }
+
+    /// The model with the patterns of this id, which need not be those in use.
+    pub async fn model_with_patterns(&self, model: &Arc<Model>, id: &str) -> Result<Arc<Model>, PatternsError> {
+        self.parts.fits.find(self.models(), model, id).await
+    }
+}

@@ -1,0 +1,178 @@
+//! Patterns that jobs fitted, for all replicas. In the store of files every version stays as `patterns/<model>/<its hash>/<id>`;
+//! `current` beside them names the one in use, and the one of the model's folder that it replaces: patterns that are put into that folder
+//! later count again. Layers are read from the store where it is a folder, else from a copy below the data folder.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use object_store::path::Path as FilePath;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+use tokio::sync::Mutex;
+
+use super::{
+    Model,
+    patterns::{self, PatternsError, id_of},
+    registry::Registry,
+};
+use crate::{
+    autodiff::spec::Patterns,
+    files::{Files, hash, hex},
+    pool::Pool,
+};
+
+const FOLDER: &str = "patterns";
+const CURRENT: &str = "current";
+
+#[derive(Debug)]
+pub struct Fits {
+    files: Files,
+    pool: Pool,
+    copies: PathBuf,
+    /// Held while the models of this process get other patterns: the last one that was named stays.
+    changing: Mutex<()>,
+}
+
+/// What is in use.
+#[derive(Serialize, Deserialize)]
+struct Current {
+    id: String,
+    replaces: Option<String>,
+}
+
+impl Fits {
+    /// `data` is the folder of everything that the server writes.
+    pub fn new(files: Files, pool: Pool, data: &Path) -> Self {
+        Self { files, pool, copies: data.join("copies"), changing: Mutex::default() }
+    }
+
+    /// Stores a patterns file of the model `id` and puts it to use: here at once, on other replicas at their next look. Gives its id; the
+    /// same file again changes nothing.
+    pub async fn install(&self, models: &Registry, id: &str, file: Bytes) -> Result<String, PatternsError> {
+        let _changing = self.changing.lock().await;
+        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("model {id} is not there any more"));
+        let model = models.get(id).ok_or_else(missing)?;
+        let current = Current {
+            id: id_of(&hex(&Sha256::digest(&file))),
+            replaces: models.own_patterns(id).map(|own| own.id.clone()),
+        };
+        self.files.write(&version(&model, &current.id), file).await?;
+        let patterns = self.open(&model, &current.id).await?;
+        self.files.write(&current_of(&model), serde_json::json!(current).to_string()).await?;
+        models.set_patterns(id, Some(patterns));
+        Ok(current.id)
+    }
+
+    /// Puts to use what other replicas have. A model whose patterns cannot be had keeps those it has.
+    pub async fn follow(&self, models: &Registry) -> Result<(), PatternsError> {
+        let _changing = self.changing.lock().await;
+        let named = self.files.list(&FilePath::from(FOLDER)).await?;
+        for model in models.iter() {
+            let wanted = match named.contains(&current_of(&model)) {
+                true => self.wanted(models, &model).await,
+                false => Ok(models.own_patterns(&model.id).cloned()),
+            };
+            match wanted {
+                Ok(wanted) if id(wanted.as_ref()) == id(model.patterns.as_ref()) => {}
+                Ok(wanted) => {
+                    tracing::info!(model = model.id, patterns = id(wanted.as_ref()), "other patterns are in use");
+                    models.set_patterns(&model.id, wanted);
+                }
+                Err(error) => tracing::warn!(model = model.id, %error, "fitted patterns cannot be used"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn wanted(&self, models: &Registry, model: &Model) -> Result<Option<Patterns>, PatternsError> {
+        let own = models.own_patterns(&model.id);
+        let text = self.files.read(&current_of(model)).await?;
+        let current: Current =
+            serde_json::from_slice(&text).map_err(|error| PatternsError::Format { reason: error.to_string() })?;
+        if current.replaces.as_deref() != id(own) {
+            return Ok(own.cloned());
+        }
+        match &model.patterns {
+            Some(patterns) if patterns.id == current.id => Ok(Some(patterns.clone())),
+            _ => self.open(model, &current.id).await.map(Some),
+        }
+    }
+
+    /// The model with the patterns of this id, in use or not.
+    pub async fn find(&self, models: &Registry, model: &Arc<Model>, id: &str) -> Result<Arc<Model>, PatternsError> {
+        if model.patterns.as_ref().is_some_and(|patterns| patterns.id == id) {
+            return Ok(model.clone());
+        }
+        let patterns = match models.own_patterns(&model.id).filter(|own| own.id == id) {
+            Some(own) => own.clone(),
+            None => self.open(model, id).await?,
+        };
+        Ok(Arc::new(Model { patterns: Some(patterns), ..Model::clone(model) }))
+    }
+
+    async fn open(&self, model: &Model, id: &str) -> Result<Patterns, PatternsError> {
+        let stored = version(model, id);
+        let path = match self.files.local(&stored) {
+            Some(path) => path,
+            None => self.copy(&stored, id).await?,
+        };
+        let (model_hash, id) = (model.hash.clone(), id.to_owned());
+        let read = move || match patterns::read(&path, &model_hash) {
+            Ok((patterns, _)) if patterns.id == id => Ok(patterns),
+            Err(PatternsError::File(error)) if error.kind() == io::ErrorKind::NotFound => {
+                Err(PatternsError::Lost { id })
+            }
+            Ok(_) => Err(PatternsError::Lost { id }),
+            Err(error) => Err(error),
+        };
+        self.pool.run(read).await?
+    }
+
+    /// Brings a version here once. What lies under its name is whole and has its hash.
+    async fn copy(&self, stored: &FilePath, id: &str) -> Result<PathBuf, PatternsError> {
+        let path = stored.parts().fold(self.copies.clone(), |below, part| below.join(part.as_ref()));
+        if path.is_file() {
+            return Ok(path);
+        }
+        let folder = path.parent().unwrap_or(&self.copies).to_owned();
+        let make = move || {
+            fs::create_dir_all(&folder)?;
+            NamedTempFile::new_in(&folder)
+        };
+        let copy = self.pool.run(make).await??;
+        match self.files.download(stored, copy.as_file()).await {
+            Err(error) if error.is_missing() => return Err(PatternsError::Lost { id: id.to_owned() }),
+            downloaded => downloaded?,
+        }
+        let id = id.to_owned();
+        let keep = move || {
+            if id_of(&hash(copy.as_file())?) != id {
+                return Err(PatternsError::Lost { id });
+            }
+            copy.persist(&path).map_err(|error| error.error)?;
+            Ok(path)
+        };
+        self.pool.run(keep).await?
+    }
+}
+
+fn id(patterns: Option<&Patterns>) -> Option<&str> {
+    patterns.map(|patterns| patterns.id.as_str())
+}
+
+fn folder(model: &Model) -> FilePath {
+    FilePath::from_iter([FOLDER, &model.id, &model.hash])
+}
+
+fn version(model: &Model, id: &str) -> FilePath {
+    folder(model).join(format!("{id}.safetensors"))
+}
+
+fn current_of(model: &Model) -> FilePath {
+    folder(model).join(CURRENT)
+}

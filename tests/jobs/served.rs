@@ -1,0 +1,161 @@
+//! `explaind serve` as a process, with a model that tells colours apart and photos of colours.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use explaind::onnx::{
+    graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
+    write_model,
+};
+use image::RgbImage;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    databases::Place,
+    processes::{Signal, send},
+};
+
+const CLASSES: [&str; 3] = ["red", "green", "blue"];
+pub const IMAGES: usize = 60;
+
+/// `models/colours`, and `photos`.
+pub fn material() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("models/colours");
+    fs::create_dir_all(&model).unwrap();
+    fs::write(model.join("model.onnx"), write_model(&colour_net()).unwrap()).unwrap();
+    fs::write(model.join("labels.txt"), CLASSES.join("\n")).unwrap();
+    let pixels = "head = \"logits\"\n[input]\nmean = 0.0\nstd = 1.0\nresize = \"stretch\"\n";
+    fs::write(model.join("model.toml"), pixels).unwrap();
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    for at in 0..IMAGES {
+        let class = folder.path().join("photos").join(CLASSES[at % 3]);
+        fs::create_dir_all(&class).unwrap();
+        let image = RgbImage::from_fn(8, 8, |_, _| {
+            let mut pixel: [u8; 3] = random.random();
+            pixel[at % 3] = pixel[at % 3].saturating_add(120);
+            image::Rgb(pixel)
+        });
+        image.save(class.join(format!("{at:03}.png"))).unwrap();
+    }
+    folder
+}
+
+/// Class c answers to the mean of channel c.
+fn colour_net() -> Graph {
+    let value = |name: &str, sides: &[usize]| {
+        let shape = [Dim::from("N")].into_iter().chain(sides.iter().map(|side| (*side).into())).collect();
+        ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, shape) }
+    };
+    let mut classes = vec![-1.0; 9];
+    (0..3).for_each(|c| classes[c * 4] = 4.0);
+    let initializers =
+        [("classes", Literal::from_f32s(&[3, 3], &classes)), ("bias", Literal::from_f32s(&[3], &[0.0; 3]))];
+    Graph {
+        name: "colours".into(),
+        ir_version: 8,
+        opset_imports: BTreeMap::from([(String::new(), 17)]),
+        inputs: vec![value("x", &[3, 8, 8])],
+        outputs: vec![value("scores", &[3])],
+        initializers: initializers.into_iter().map(|(name, literal)| (name.to_owned(), literal)).collect(),
+        nodes: vec![
+            Node::new("GlobalAveragePool", ["x"], ["pool"]),
+            Node::new("Flatten", ["pool"], ["flat"]),
+            Node::new("Gemm", ["flat", "classes", "bias"], ["scores"]).with("transB", 1_i64),
+        ],
+        metadata: BTreeMap::new(),
+    }
+}
+
+/// A benchmark of all photos by some methods.
+pub fn benchmark() -> Value {
+    json!({
+        "kind": "degradation", "model": "colours", "dataset": "photos", "grid": 8, "steps": 64,
+        "methods": ["gradient", { "id": "integrated_gradients", "n_steps": 120 }, "random"],
+    })
+}
+
+pub struct Served {
+    process: Child,
+    pub url: String,
+}
+
+impl Served {
+    pub fn start(material: &Path, place: &Place, role: &str) -> Self {
+        Self::with(material, place.data.path(), place.database.as_deref(), role, |_| ())
+    }
+
+    /// With arguments and an environment of its own.
+    pub fn with(
+        material: &Path,
+        data: &Path,
+        database: Option<&str>,
+        role: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_explaind"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--lease-ms", "600", "--role", role]);
+        command.arg("--models").arg(material.join("models")).arg("--data").arg(data);
+        command.arg("--dataset").arg(format!("photos={}", material.join("photos").display()));
+        if let Some(database) = database {
+            command.args(["--database", database]);
+        }
+        change(&mut command);
+        let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let line = log.find(|line| line.contains("serving address=")).expect("the server does not start");
+        let address = line.split("address=").nth(1).unwrap().split(' ').next().unwrap();
+        let url = format!("http://{address}");
+        // What nobody reads fills the pipe.
+        std::thread::spawn(move || log.for_each(drop));
+        Self { process, url }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn kill(mut self) {
+        send(self.id(), Signal::Kill);
+        self.process.wait().unwrap();
+    }
+
+    pub async fn text(&self, path: &str) -> String {
+        let answer = reqwest::get(format!("{}{path}", self.url)).await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.text().await.unwrap());
+        answer.text().await.unwrap()
+    }
+
+    pub async fn job(&self, id: &str) -> Value {
+        serde_json::from_str(&self.text(&format!("/jobs/{id}")).await).unwrap()
+    }
+
+    /// Posts a job, and gives its id.
+    pub async fn submit(&self, asked: &Value) -> String {
+        let answer = reqwest::Client::new().post(format!("{}/jobs", self.url)).json(asked).send().await.unwrap();
+        assert_eq!(answer.status(), 202, "{}", answer.text().await.unwrap());
+        answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn reach(&self, id: &str, reached: impl Fn(&Value) -> bool) -> Value {
+        let started = Instant::now();
+        loop {
+            let job = self.job(id).await;
+            if reached(&job) {
+                return job;
+            }
+            let ended = ["succeeded", "failed", "cancelled"].contains(&job["state"].as_str().unwrap());
+            assert!(started.elapsed() < Duration::from_secs(180) && !ended, "{job}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
