@@ -30,6 +30,9 @@ const FILE: &str = "jobs.sqlite";
 /// How long a write waits for another process's.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Refused by a connection that may only read, and changes nothing.
+const TRY_TO_WRITE: &str = "BEGIN IMMEDIATE; PRAGMA user_version = 0; ROLLBACK";
+
 /// Clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -153,7 +156,7 @@ impl Store {
                 // SQLite opens a file that it may not write, and such a connection would stay so when it may.
                 let pool = SqlitePoolOptions::new().max_connections(4).after_connect(|connection, _| {
                     Box::pin(async {
-                        sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK").execute(connection).await?;
+                        sqlx::raw_sql(TRY_TO_WRITE).execute(connection).await?;
                         Ok(())
                     })
                 });
