@@ -153,14 +153,13 @@ impl Store {
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(PATIENCE);
+                let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
                 // SQLite opens a file that it may not write, and such a connection would stay so when it may.
-                let pool = SqlitePoolOptions::new().max_connections(4).after_connect(|connection, _| {
-                    Box::pin(async {
-                        sqlx::raw_sql(TRY_TO_WRITE).execute(connection).await?;
-                        Ok(())
-                    })
-                });
-                Pools::Sqlite(pool.connect_with(options).await?)
+                if let Err(error) = sqlx::raw_sql(TRY_TO_WRITE).execute(&pool).await {
+                    pool.close().await;
+                    return Err(error.into());
+                }
+                Pools::Sqlite(pool)
             }
         };
         let store = Self { pools };
