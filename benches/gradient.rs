@@ -1,82 +1,82 @@
-//! What a batched gradient costs in forward passes of the same runtime: medians of alternated runs, one line a model.
-//! `cargo bench --bench gradient -- MODEL.onnx …`; without models, the bundled SqueezeNet.
+//! What a batched gradient costs in forward passes: both through the engine as it serves, medians of alternated calls, one line a model.
+//! `cargo bench --bench gradient -- MODEL_FOLDER …`; without folders, the bundled SqueezeNet.
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use explaind::{
-    autodiff::{
-        derive,
-        spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
-    },
-    engine::{
-        Provider,
-        backend_ort::{OrtSession, load_runtime},
-    },
-    onnx::{
-        graph::{Dim, Graph},
-        read_model,
-    },
+    autodiff::spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+    engine::{Caller, Engine, EngineSettings, Point, Priority, Provider},
+    model::{Model, registry::Registry},
     tensor::Tensor,
 };
-use ndarray::IxDyn;
+use tokio_util::sync::CancellationToken;
 
 const BATCH: usize = 8;
 const REPEATS: usize = 9;
 
-fn main() -> anyhow::Result<()> {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
     // `cargo bench` adds flags of its own.
-    let mut models: Vec<PathBuf> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).map(Into::into).collect();
-    if models.is_empty() {
-        models.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1/model.onnx"));
+    let mut folders: Vec<PathBuf> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).map(Into::into).collect();
+    if folders.is_empty() {
+        folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1"));
     }
-    models.iter().try_for_each(|model| compare(model).with_context(|| model.display().to_string()))
+    let engine = Engine::start(&EngineSettings {
+        library: None,
+        providers: vec![Provider::Cpu],
+        threads: 0,
+        queue_rows: BATCH,
+        batch_rows: 4,
+        batch_bytes: 1 << 30,
+        session_bytes: 4 << 30,
+    })?;
+    for folder in folders {
+        compare(&engine, &folder).await.with_context(|| folder.display().to_string())?;
+    }
+    Ok(())
 }
 
-fn compare(model: &Path) -> anyhow::Result<()> {
-    let source = read_model(model)?;
-    let graph = |rule_sets: Vec<RuleSetId>| {
-        let (wrt, pattern_layers) = (Wrt::Input, PatternLayers::All);
-        derive(&source, &DeriveSpec { rule_sets, wrt, head: Head::Logits, seed: SeedRule::One, pattern_layers }, None)
-    };
-    let forward = graph(vec![])?.graph;
-    let input = &source.inputs.first().context("no input")?;
-    let sample =
-        input.value_type.shape[1..].iter().map(Dim::known).collect::<Option<Vec<_>>>().context("no fixed size")?;
-    let x =
-        Tensor::from_shape_fn([&[BATCH], sample.as_slice()].concat(), |index| (index[2] * index[3]) as f32 % 7.0 - 3.0);
-    let x = (input.name.as_str(), &x);
-
-    let mut forward = open(forward)?;
-    let classes = forward.run(&[(x.0, x.1.view())])?["logits"].shape()[1];
-    let seed = Tensor::from_shape_fn(IxDyn(&[BATCH, classes]), |index| f32::from(u8::from(index[0] == index[1])));
-    let mut gradient = open(graph(vec![RuleSetId::Gradient])?.graph)?;
+async fn compare(engine: &Engine, folder: &Path) -> anyhow::Result<()> {
+    let id = folder.file_name().and_then(|name| name.to_str()).context("no folder of a model")?;
+    let model = Registry::load(folder.parent().context("no folder of models")?, None)?.get(id);
+    let model = model.context("the model cannot be served")?;
+    let points: Vec<Point> = (0..BATCH)
+        .map(|row| Point {
+            input: Arc::new(Tensor::from_shape_fn(model.manifest.input.shape.as_slice(), |index| {
+                ((index[1] + row) * index[2]) as f32 % 7.0 - 3.0
+            })),
+            seed: Arc::new([(row, 1.0)]),
+        })
+        .collect();
     let mut times = [vec![], vec![]];
     for _ in 0..=REPEATS {
-        times[0].push(time(&mut forward, &[x])?);
-        times[1].push(time(&mut gradient, &[x, ("seed", &seed)])?);
+        times[0].push(time(engine, &model, vec![], &points).await?);
+        times[1].push(time(engine, &model, vec![RuleSetId::Gradient], &points).await?);
     }
     let [forward, gradient] = times.map(median);
     println!(
-        "{}: forward {forward:.0?}, gradient {gradient:.0?} for {BATCH} images: {:.2} forward passes",
-        model.display(),
+        "{id}: forward {forward:.0?}, gradient {gradient:.0?} for {BATCH} images: {:.2} forward passes",
         gradient.as_secs_f64() / forward.as_secs_f64()
     );
     Ok(())
 }
 
-/// As the engine opens its sessions.
-fn open(graph: Graph) -> anyhow::Result<OrtSession> {
-    Ok(OrtSession::open(load_runtime(None, 0)?, graph, Provider::Cpu)?)
-}
-
-fn time(session: &mut OrtSession, inputs: &[(&str, &Tensor)]) -> anyhow::Result<Duration> {
-    let inputs: Vec<_> = inputs.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
+async fn time(
+    engine: &Engine,
+    model: &Arc<Model>,
+    rule_sets: Vec<RuleSetId>,
+    points: &[Point],
+) -> anyhow::Result<Duration> {
+    let (wrt, pattern_layers) = (Wrt::Input, PatternLayers::All);
+    let spec = DeriveSpec { rule_sets, wrt, head: Head::Logits, seed: SeedRule::One, pattern_layers };
+    let caller = Caller { id: 0, priority: Priority::Interactive, cancel: CancellationToken::new(), deadline: None };
     let start = Instant::now();
-    session.run(&inputs)?;
+    engine.evaluate(model, &spec, points.to_vec(), &caller).await?;
     Ok(start.elapsed())
 }
 

@@ -132,8 +132,8 @@ def integrated_gradients(name, model, repeats):
 
 def gradient(names):
     """benches/gradient.rs on the exported nets."""
-    files = [FOLDER / name / "model.onnx" for name in names]
-    subprocess.run(["cargo", "bench", "--quiet", "--locked", "--bench", "gradient", "--", *files], check=True, cwd=ROOT)
+    folders = [FOLDER / name for name in names]
+    subprocess.run(["cargo", "bench", "--quiet", "--locked", "--bench", "gradient", "--", *folders], check=True, cwd=ROOT)
     print("  goals:", ", ".join(f"{name} {NETS[name][2]}" for name in names))
 
 

@@ -75,7 +75,7 @@ pub fn derive(source: &Graph, spec: &DeriveSpec, patterns: Option<&Patterns>) ->
 }
 
 fn tidy(graph: Graph) -> Result<Graph, DeriveError> {
-    let graph = passes::dedup(passes::prune(graph)?)?;
+    let graph = passes::dedup(passes::prune(passes::narrow(passes::prune(graph)?)?)?)?;
     Ok(passes::checked("derive", graph)?)
 }
 

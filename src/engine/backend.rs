@@ -42,20 +42,23 @@ impl PartialEq for GraphOf {
 /// A graph that can run now.
 #[derive(Clone, Copy, Debug)]
 pub struct Prepared {
-    /// Most rows of one batch.
+    /// Most rows of one batch, a multiple of `at_once`.
     pub batch_rows: usize,
+    /// Rows that take no longer than one.
+    pub at_once: usize,
     /// Length of a seed, where the graph has one.
     pub classes: Option<usize>,
 }
 
 pub trait Backend: Send {
-    /// Opens the graph, which may take seconds, or finds it open.
-    fn prepare(&mut self, graph: &Arc<GraphOf>) -> Result<Prepared, EngineError>;
+    /// Opens the graph, which may take seconds, or finds it open. `rows` wait for it.
+    fn prepare(&mut self, graph: &Arc<GraphOf>, rows: usize) -> Result<Prepared, EngineError>;
 
     /// Evaluates a batch of a prepared graph: as many rows as points, in their order. Ends early, with an error, when `stop` says so.
-    /// `more` rows wait: memory is worth keeping.
-    fn run(&mut self, graph: &Arc<GraphOf>, points: &[Point], stop: &Stop, more: bool)
-    -> Result<Vec<Row>, EngineError>;
+    fn run(&mut self, graph: &Arc<GraphOf>, points: &[Point], stop: &Stop) -> Result<Vec<Row>, EngineError>;
+
+    /// Gives back the memory that only runs need: nothing has been asked for in a while.
+    fn rest(&mut self);
 
     /// Closes the graph after a panic: its session may be in any state.
     fn discard(&mut self, graph: &Arc<GraphOf>);

@@ -14,10 +14,11 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use ndarray::ArrayViewD;
 use ort::{
+    AsPointer,
     environment::{Environment, GlobalThreadPoolOptions},
     ep::{ArenaExtendStrategy, CUDA, cuda::ConvAlgorithmSearch},
     logging::LogLevel,
-    memory::MemoryInfo,
+    memory::{Allocator, MemoryInfo},
     operator::{
         ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
         ShapeInferenceContext,
@@ -40,12 +41,15 @@ use crate::{
     tensor::Tensor,
 };
 
-/// The release that `make runtime` fetches. Any library with API 24 (1.24) or newer is accepted.
+/// The release that `make runtime` fetches. Any library with API 25 (1.25) or newer is accepted.
 pub const LIBRARY: &str = "runtime/libonnxruntime.so.1.31.1";
 /// Encoded models from this size on are given to the runtime as a file.
 const LARGE_MODEL_BYTES: usize = 16 << 20;
 /// Names the library's path when the settings do not.
 pub const LIBRARY_VARIABLE: &str = "EXPLAIND_ONNXRUNTIME";
+
+/// From this version on an allocator of the runtime can shrink.
+const SHRINK_VERSION: u32 = 25;
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 static LOADING: Mutex<()> = Mutex::new(());
@@ -119,7 +123,7 @@ impl Runtime {
             nodes: vec![Node::new("Relu", ["x"], ["y"])],
             metadata: BTreeMap::new(),
         };
-        OrtSession::open(self, graph, provider).map(drop).map_err(|error| match error {
+        OrtSession::open(self, graph, provider, Threads::Shared).map(drop).map_err(|error| match error {
             RuntimeError::Open { reason } => RuntimeError::Provider { provider, reason },
             other => other,
         })
@@ -147,29 +151,25 @@ pub struct OrtSession {
 /// A tensor of the runtime over bytes that it does not own. The value goes first.
 struct LentValue {
     value: TensorRefMut<'static, f32>,
-    bytes: Bytes,
+    _bytes: Bytes,
 }
 
 /// Ends a run from another thread, between two operators. One `Stop` serves one run.
 #[derive(Clone)]
 pub struct Stop(Arc<RunOptions>);
 
-/// What a run on the CPU does with its memory when it ends.
+/// The threads that work inside the operators of a session on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Memory {
-    /// Keeps it for the next run: up to a quarter less time on SqueezeNet, a sixth on ResNet-50 (4 rows).
-    Kept,
-    /// Gives it back, so that an idle session holds its weights alone.
-    Returned,
+pub enum Threads {
+    /// Those of the environment, which all sessions share.
+    Shared,
+    /// So many of its own, the caller among them.
+    Own(usize),
 }
 
 impl Stop {
-    pub fn new(memory: Memory) -> Result<Self, RuntimeError> {
-        let mut options = RunOptions::new().map_err(run_error)?;
-        if memory == Memory::Returned {
-            options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(run_error)?;
-        }
-        Ok(Self(Arc::new(options)))
+    pub fn new() -> Result<Self, RuntimeError> {
+        Ok(Self(Arc::new(RunOptions::new().map_err(run_error)?)))
     }
 
     pub fn stop(&self) {
@@ -182,21 +182,26 @@ impl Stop {
 impl OrtSession {
     /// Opens a session of a graph. On the CPU its large matrices are not copied: the session reads them where the graph has them;
     /// and max-pool gradients run on a kernel of our own.
-    pub fn open(runtime: &Runtime, graph: Graph, provider: Provider) -> Result<Self, RuntimeError> {
+    pub fn open(runtime: &Runtime, graph: Graph, provider: Provider, threads: Threads) -> Result<Self, RuntimeError> {
         if provider != Provider::Cpu {
-            return Self::open_bytes(runtime, encode(graph)?, provider);
+            return Self::open_bytes(runtime, encode(graph)?, provider, threads);
         }
         let fused = max_pool::fuse(graph).map_err(|e| RuntimeError::Open { reason: e.to_string() })?;
         let (graph, lent) = lend(fused);
-        let mut opened = Self::open_bytes(runtime, encode(graph)?, provider)?;
+        let mut opened = Self::open_bytes(runtime, encode(graph)?, provider, threads)?;
         opened.lent = lent.into_iter().map(|lent| Ok((lent.name, borrow(lent.literal)?))).collect::<Result<_, _>>()?;
         Ok(opened)
     }
 
     /// Opens a session of an encoded `ModelProto`. A large one goes through a file where one can be written: else it would lie in
     /// memory beside all that is made of it.
-    pub fn open_bytes(runtime: &Runtime, model: Vec<u8>, provider: Provider) -> Result<Self, RuntimeError> {
-        let mut builder = configure(runtime, provider)?;
+    pub fn open_bytes(
+        runtime: &Runtime,
+        model: Vec<u8>,
+        provider: Provider,
+        threads: Threads,
+    ) -> Result<Self, RuntimeError> {
+        let mut builder = configure(runtime, provider, threads)?;
         let file = if model.len() < LARGE_MODEL_BYTES { None } else { write_file(&model).ok() };
         let session = match file {
             Some(file) => {
@@ -214,14 +219,26 @@ impl OrtSession {
         names.filter(|name| self.lent.iter().all(|(lent, _)| lent != name))
     }
 
-    /// Bytes of the weights that are read where the graph has them.
-    pub fn lent_bytes(&self) -> usize {
-        self.lent.iter().map(|(_, lent)| lent.bytes.len()).sum()
+    /// Gives back the memory that runs have left for the next: up to a quarter of a run's time on SqueezeNet.
+    pub fn release_memory(&mut self) {
+        let Ok(allocator) = Allocator::new(&self.session, MemoryInfo::default()) else { return };
+        let allocator = allocator.ptr().cast_mut();
+        // SAFETY: the allocator is the session's own and alive to the end of this function; no run is under way, for `self` is borrowed
+        // mutably; the last field is read only where the library has it.
+        let shrunk = unsafe {
+            match (*allocator).version {
+                SHRINK_VERSION.. => (*allocator).Shrink.map(|shrink| ort::Error::result_from_status(shrink(allocator))),
+                _ => None,
+            }
+        };
+        if let Some(Err(error)) = shrunk {
+            tracing::warn!(%error, "a session could not give its memory back");
+        }
     }
 
     /// Runs the graph. Inputs by name; all outputs come back by name, in the graph's order.
     pub fn run(&mut self, inputs: &[(&str, ArrayViewD<'_, f32>)]) -> Result<IndexMap<String, Tensor>, RuntimeError> {
-        self.run_until(inputs, &Stop::new(Memory::Kept)?)
+        self.run_until(inputs, &Stop::new()?)
     }
 
     /// As [`Self::run`]; [`RuntimeError::Stopped`] when `stop` ended it.
@@ -246,8 +263,12 @@ impl OrtSession {
     }
 }
 
-fn configure(runtime: &Runtime, provider: Provider) -> Result<SessionBuilder, RuntimeError> {
+fn configure(runtime: &Runtime, provider: Provider, threads: Threads) -> Result<SessionBuilder, RuntimeError> {
     let mut builder = Session::builder(&runtime.environment).map_err(open_error)?;
+    if let Threads::Own(count) = threads {
+        let own = builder.with_independent_thread_pool().and_then(|builder| builder.with_intra_threads(count));
+        builder = own.and_then(|builder| builder.with_intra_op_spinning(false)).map_err(open_error)?;
+    }
     if let Provider::Cuda { device } = provider {
         let cuda = CUDA::default()
             .with_device_id(i32::from(device))
@@ -261,7 +282,7 @@ fn configure(runtime: &Runtime, provider: Provider) -> Result<SessionBuilder, Ru
             .map_err(|e| RuntimeError::Provider { provider, reason: e.to_string() })?;
     }
     if provider == Provider::Cpu {
-        // Weights stay out of the arena, or it could not be given back: see `Memory`.
+        // Weights stay out of the arena, or it could not be given back.
         builder = builder.with_device_allocated_initializers().map_err(open_error)?;
         builder = builder.with_memory_pattern(false).map_err(open_error)?;
         let operators = OperatorDomain::new(max_pool::DOMAIN).and_then(|domain| domain.add(MaxPoolGradient));
@@ -342,7 +363,7 @@ fn borrow(literal: Literal) -> Result<LentValue, RuntimeError> {
     // SAFETY: the bytes are as many as the shape asks for (every `Literal`'s are), live as long as the value, and are an input, which
     // the runtime only reads. They may be unaligned, since they lie in a file; the runtime's matrix products load unaligned.
     let value = unsafe { TensorRefMut::from_raw(MemoryInfo::default(), data, Shape::from(literal.shape)) };
-    Ok(LentValue { value: value.map_err(open_error)?, bytes: literal.bytes })
+    Ok(LentValue { value: value.map_err(open_error)?, _bytes: literal.bytes })
 }
 
 fn write_file(bytes: &[u8]) -> std::io::Result<NamedTempFile> {
@@ -419,13 +440,13 @@ mod tests {
     fn squeezenet_answers_with_one_row_of_logits_per_image() {
         let model = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/squeezenet1_1/model.onnx")).unwrap();
         let runtime = load_runtime(None, 0).unwrap();
-        let mut session = OrtSession::open_bytes(runtime, model, Provider::Cpu).unwrap();
+        let mut session = OrtSession::open_bytes(runtime, model, Provider::Cpu, Threads::Shared).unwrap();
         let name = session.input_names().next().unwrap().to_owned();
         let input = Tensor::from_elem(vec![1, 3, 224, 224], 0.25);
         let outputs = session.run(&[(&name, input.view())]).unwrap();
         assert_eq!(outputs.values().next().unwrap().len(), 1000);
 
-        let stop = Stop::new(Memory::Returned).unwrap();
+        let stop = Stop::new().unwrap();
         stop.stop();
         assert!(matches!(session.run_until(&[(&name, input.view())], &stop), Err(RuntimeError::Stopped)));
     }

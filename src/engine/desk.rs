@@ -17,6 +17,9 @@ use super::{
 };
 use crate::telemetry::names;
 
+/// After so long without work a worker gives memory back.
+pub const REST_AFTER: Duration = Duration::from_secs(2);
+
 pub type Answer = Result<Evaluated, EngineError>;
 
 pub struct Desk {
@@ -59,8 +62,18 @@ pub struct Batch {
     number: u64,
     pub rows: Vec<BatchRow>,
     pub stop: Stop,
-    /// Whether others wait.
-    pub more: bool,
+}
+
+pub enum Next {
+    /// `rows` wait for `graph`.
+    Work {
+        graph: Arc<GraphOf>,
+        priority: Priority,
+        rows: usize,
+    },
+    /// There has been nothing to do for [`REST_AFTER`].
+    Rest,
+    End,
 }
 
 impl Desk {
@@ -126,19 +139,25 @@ impl Desk {
         self.tell_if_quiet(&state);
     }
 
-    /// Waits for work and says which graph is next; none when the workers are to end.
-    pub fn next_graph(&self) -> Option<(Arc<GraphOf>, Priority)> {
+    /// Waits for what a worker is to do next. One that has rested since its last work is not told to rest again.
+    pub fn next(&self, rested: bool) -> Next {
+        let rest_at = Instant::now() + REST_AFTER;
         let mut state = self.lock();
         loop {
             if state.closed {
-                return None;
+                return Next::End;
             }
             state.expire();
             self.tell_if_quiet(&state);
-            if let Some(next) = state.lanes.next() {
-                return Some(next);
+            if let Some((graph, priority, rows)) = state.lanes.next() {
+                return Next::Work { graph, priority, rows };
             }
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let left = rest_at.saturating_duration_since(Instant::now());
+            state = match (rested, left) {
+                (true, _) => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                (false, Duration::ZERO) => return Next::Rest,
+                (false, left) => self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
         }
     }
 
@@ -147,7 +166,7 @@ impl Desk {
     pub fn take(&self, graph: &Arc<GraphOf>, priority: Priority, prepared: Prepared) -> Option<Batch> {
         let mut state = self.lock();
         state.expire();
-        let mut rows = state.lanes.take(graph, priority, prepared.batch_rows);
+        let mut rows = state.lanes.take(graph, priority, prepared.batch_rows, prepared.at_once);
         let classes = prepared.classes.unwrap_or(usize::MAX);
         let fits = |row: &BatchRow| row.point.seed.iter().all(|(class, _)| *class < classes);
         let misfits: HashSet<RequestId> = rows.iter().filter(|row| !fits(row)).map(|row| row.request).collect();
@@ -170,7 +189,7 @@ impl Desk {
         if more {
             self.work.notify_one();
         }
-        Some(Batch { number, rows, stop, more })
+        Some(Batch { number, rows, stop })
     }
 
     /// Hands out what a batch gave, `took` being the device's time for it.

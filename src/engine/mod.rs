@@ -6,6 +6,7 @@ pub mod backend_ort;
 mod desk;
 mod lanes;
 mod max_pool;
+mod open_graph;
 pub mod provider;
 mod sessions;
 mod weights;
@@ -86,7 +87,7 @@ pub struct EngineSettings {
     pub threads: usize,
     /// Rows that may wait.
     pub queue_rows: usize,
-    /// Most rows of one batch.
+    /// Most rows of one batch, unless that leaves threads or heavy weights without enough to do.
     pub batch_rows: usize,
     /// Memory for the activations of one batch; graphs that need more per row run in smaller batches.
     pub batch_bytes: usize,

@@ -29,6 +29,7 @@ struct Counts {
     batches: Arc<Mutex<Vec<usize>>>,
     stopped: Arc<AtomicBool>,
     discarded: Arc<AtomicUsize>,
+    rests: Arc<AtomicUsize>,
 }
 
 struct Fake {
@@ -40,14 +41,14 @@ const PANICS: f32 = -666.0;
 const FAILS: f32 = -777.0;
 
 impl Backend for Fake {
-    fn prepare(&mut self, graph: &Arc<GraphOf>) -> Result<Prepared, EngineError> {
+    fn prepare(&mut self, graph: &Arc<GraphOf>, _: usize) -> Result<Prepared, EngineError> {
         if graph.spec.wrt == Wrt::Activation("nowhere".into()) {
             return Err(EngineError::Runtime { reason: "cannot be prepared".into() });
         }
-        Ok(Prepared { batch_rows: 8, classes: Some(3) })
+        Ok(Prepared { batch_rows: 8, at_once: 1, classes: Some(3) })
     }
 
-    fn run(&mut self, _: &Arc<GraphOf>, points: &[Point], stop: &Stop, _: bool) -> Result<Vec<Row>, EngineError> {
+    fn run(&mut self, _: &Arc<GraphOf>, points: &[Point], stop: &Stop) -> Result<Vec<Row>, EngineError> {
         let (send, stopped) = mpsc::channel();
         stop.on_stop(move || send.send(()).unwrap_or_default());
         if stopped.recv_timeout(self.delay).is_ok() {
@@ -63,6 +64,10 @@ impl Backend for Fake {
         }
         let row = |x: f32| Row { logits: vec![2.0 * x], probabilities: vec![], cotangents: vec![], activation: None };
         Ok(values.into_iter().map(row).collect())
+    }
+
+    fn rest(&mut self) {
+        self.counts.rests.fetch_add(1, Ordering::SeqCst);
     }
 
     fn discard(&mut self, _: &Arc<GraphOf>) {
@@ -288,6 +293,17 @@ async fn a_panic_fails_its_batch_and_the_worker_goes_on() {
     }
     assert_eq!(counts.discarded.load(Ordering::SeqCst), 1);
     assert_eq!(engine.evaluate(&model, &spec, points(&[4.0]), &caller(1)).await.unwrap().rows[0].logits, [8.0]);
+}
+
+#[tokio::test]
+async fn an_idle_worker_rests_once_and_works_again() {
+    let (engine, counts) = engine(100, 1);
+    let (model, spec) = (number_model(), spec(&[]));
+    for turns in 1..=2 {
+        engine.evaluate(&model, &spec, points(&[1.0]), &caller(1)).await.unwrap();
+        tokio::time::sleep(desk::REST_AFTER + desk::REST_AFTER / 2).await;
+        assert_eq!(counts.rests.load(Ordering::SeqCst), turns);
+    }
 }
 
 #[tokio::test]

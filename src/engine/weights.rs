@@ -31,6 +31,11 @@ pub fn lend(mut graph: Graph) -> (Graph, Vec<Lent>) {
     (graph, lent)
 }
 
+/// Bytes of the weights that [`lend`] would take out.
+pub fn lent_bytes(graph: &Graph) -> usize {
+    lendable(graph).iter().filter_map(|name| graph.initializers.get(name)).map(|literal| literal.bytes.len()).sum()
+}
+
 fn lendable(graph: &Graph) -> Vec<String> {
     let pinned = graph.pinned();
     let elsewhere: HashSet<&str> = graph
@@ -88,7 +93,7 @@ mod tests {
     use crate::{
         engine::{
             Provider,
-            backend_ort::{OrtSession, load_runtime},
+            backend_ort::{OrtSession, Threads, load_runtime},
         },
         onnx::write_model,
         tensor::Tensor,
@@ -141,8 +146,9 @@ mod tests {
     fn lent_weights_give_the_answers_of_constants() {
         let runtime = load_runtime(None, 0).unwrap();
         let graph = two_products();
-        let mut constant = OrtSession::open_bytes(runtime, write_model(&graph).unwrap(), Provider::Cpu).unwrap();
-        let mut lent = OrtSession::open(runtime, graph.clone(), Provider::Cpu).unwrap();
+        let mut constant =
+            OrtSession::open_bytes(runtime, write_model(&graph).unwrap(), Provider::Cpu, Threads::Shared).unwrap();
+        let mut lent = OrtSession::open(runtime, graph.clone(), Provider::Cpu, Threads::Shared).unwrap();
         let x = Tensor::from_shape_fn(vec![3, 2048], |i| ((i[0] * 31 + i[1] * 17) % 29) as f32 / 29.0 - 0.5);
         let (expected, found) = (constant.run(&[("x", x.view())]).unwrap(), lent.run(&[("x", x.view())]).unwrap());
         for (name, expected) in &expected {

@@ -1,5 +1,5 @@
 //! One thread per device: asks the desk for the next graph when the device is free, prepares it, runs a batch of it, hands out the rows.
-//! A panic in the backend costs the batch it happened in, and its callers are told; the thread goes on.
+//! A panic in the backend costs the batch it happened in, and its callers are told; the thread goes on. An idle device rests.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -10,13 +10,24 @@ use std::{
 use super::{
     EngineError, Point,
     backend::{Backend, GraphOf},
-    desk::Desk,
+    desk::{Desk, Next},
 };
 
 /// Works until the desk closes.
 pub fn work(desk: &Desk, backend: &mut dyn Backend) {
-    while let Some((graph, priority)) = desk.next_graph() {
-        let prepared = match guard(|| backend.prepare(&graph)) {
+    let mut rested = true;
+    loop {
+        let (graph, priority, rows) = match desk.next(rested) {
+            Next::Work { graph, priority, rows } => (graph, priority, rows),
+            Next::Rest => {
+                backend.rest();
+                rested = true;
+                continue;
+            }
+            Next::End => return,
+        };
+        rested = false;
+        let prepared = match guard(|| backend.prepare(&graph, rows)) {
             Ok(prepared) => prepared,
             Err(error) => {
                 discard_after_panic(backend, &error, &graph);
@@ -27,7 +38,7 @@ pub fn work(desk: &Desk, backend: &mut dyn Backend) {
         let Some(batch) = desk.take(&graph, priority, prepared) else { continue };
         let points: Vec<Point> = batch.rows.iter().map(|row| row.point.clone()).collect();
         let started = Instant::now();
-        let result = guard(|| match backend.run(&graph, &points, &batch.stop, batch.more)? {
+        let result = guard(|| match backend.run(&graph, &points, &batch.stop)? {
             rows if rows.len() == points.len() => Ok(rows),
             rows => Err(EngineError::Runtime { reason: format!("{} rows for {} points", rows.len(), points.len()) }),
         });

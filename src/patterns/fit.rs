@@ -13,7 +13,7 @@ use crate::{
     autodiff::fit::{FitLayer, Regime, Skipped, fit_graph},
     engine::{
         Provider,
-        backend_ort::{OrtSession, Runtime},
+        backend_ort::{OrtSession, Runtime, Threads},
     },
     model::{Model, manifest::Input},
     tensor::Tensor,
@@ -79,7 +79,7 @@ impl Fitting {
         Ok(Self {
             input: model.manifest.input.clone(),
             samples,
-            session: OrtSession::open(runtime, plan.graph, Provider::Cpu)?,
+            session: OrtSession::open(runtime, plan.graph, Provider::Cpu, Threads::Shared)?,
             sums: plan.layers.into_iter().map(Sums::new).collect(),
             skipped: plan.skipped,
             samples_done: 0,

@@ -3,7 +3,7 @@
 use explaind::{
     engine::{
         Provider,
-        backend_ort::{OrtSession, load_runtime},
+        backend_ort::{OrtSession, Threads, load_runtime},
     },
     onnx::graph::Graph,
     tensor::Tensor,
@@ -12,7 +12,7 @@ use indexmap::IndexMap;
 use ndarray::Axis;
 
 pub fn open(graph: &Graph) -> OrtSession {
-    OrtSession::open(load_runtime(None, 0).unwrap(), graph.clone(), Provider::Cpu).unwrap()
+    OrtSession::open(load_runtime(None, 0).unwrap(), graph.clone(), Provider::Cpu, Threads::Shared).unwrap()
 }
 
 /// All outputs by name.

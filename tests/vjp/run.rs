@@ -9,7 +9,7 @@ use explaind::{
     },
     engine::{
         Provider,
-        backend_ort::{OrtSession, load_runtime},
+        backend_ort::{OrtSession, Threads, load_runtime},
     },
     onnx::{graph::Graph, write_model},
     tensor::Tensor,
@@ -35,7 +35,7 @@ impl Net {
     pub fn open(graph: &Graph) -> Result<Self, String> {
         let runtime = load_runtime(None, 2).map_err(|error| error.to_string())?;
         let bytes = write_model(graph).map_err(|error| error.to_string())?;
-        let session = OrtSession::open_bytes(runtime, bytes, Provider::Cpu);
+        let session = OrtSession::open_bytes(runtime, bytes, Provider::Cpu, Threads::Shared);
         session.map(Self).map_err(|error| error.to_string())
     }
 

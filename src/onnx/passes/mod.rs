@@ -5,6 +5,7 @@ mod check;
 mod dedup;
 mod evaluate;
 mod fold;
+mod narrow;
 mod normalise;
 mod prune;
 
@@ -12,5 +13,6 @@ pub use batch::free_batch;
 pub use check::{check, checked, find_faults, sort};
 pub use dedup::dedup;
 pub use fold::fold;
+pub use narrow::narrow;
 pub use normalise::{OPSET, normalise};
 pub use prune::prune;

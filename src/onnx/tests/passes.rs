@@ -1,6 +1,6 @@
 use super::{graph, value};
 use crate::onnx::graph::{Dim, Element, Graph, Literal, Node};
-use crate::onnx::passes::{dedup, fold, free_batch, normalise, prune};
+use crate::onnx::passes::{dedup, fold, free_batch, narrow, normalise, prune};
 
 fn ops(graph: &Graph) -> Vec<&str> {
     graph.nodes.iter().map(|node| node.op_type.as_str()).collect()
@@ -183,4 +183,55 @@ fn training_mode_is_refused_with_node_and_op() {
     let source = graph(13, &[value("x", &[0, 2])], constants, nodes, &[value("y", &[0, 2])]);
     let told = normalise(source).unwrap_err().to_string();
     assert!(told.contains("node y (Dropout): training mode is not supported"), "{told}");
+}
+
+/// A 1 x 1 convolution with five outputs, and a reader of channels `start .. end` along `axis` for each of `cuts`.
+fn sliced(group: i64, cuts: &[(i64, i64, i64)]) -> Graph {
+    let weights: Vec<f32> = (0..10).map(|i| i as f32).collect();
+    let mut constants = vec![
+        ("w".to_owned(), Literal::from_f32s(&[5, 2, 1, 1], &weights)),
+        ("b".to_owned(), Literal::from_f32s(&[5], &[10.0, 11.0, 12.0, 13.0, 14.0])),
+    ];
+    let mut nodes = vec![Node::new("Conv", ["x", "w", "b"], ["c"]).with("group", group)];
+    let mut outputs = Vec::new();
+    for (index, &(start, end, axis)) in cuts.iter().enumerate() {
+        let bounds = [("starts", start), ("ends", end), ("axes", axis)].map(|(bound, at)| {
+            constants.push((format!("{bound}{index}"), Literal::vector_i64(&[at])));
+            format!("{bound}{index}")
+        });
+        let part = format!("part{index}");
+        nodes.push(Node::new("Slice", std::iter::once("c".to_owned()).chain(bounds), [part.clone()]));
+        outputs.push(value(&part, if axis == 1 { &[0, 0, 4, 4] } else { &[0, 5, 0, 4] }));
+    }
+    let constants = constants.iter().map(|(name, literal)| (name.as_str(), literal.clone())).collect();
+    graph(17, &[value("x", &[0, 2 * group as usize, 4, 4])], constants, nodes, &outputs)
+}
+
+#[test]
+fn a_convolution_read_by_slices_of_its_channels_becomes_one_for_each() {
+    let narrowed = prune(narrow(sliced(1, &[(0, 2, 1), (2, i64::MAX, 1)])).unwrap()).unwrap();
+    assert_eq!(ops(&narrowed), ["Conv", "Conv"]);
+    let values = |node: usize, input: usize| {
+        let literal = &narrowed.initializers[&narrowed.nodes[node].inputs[input]];
+        (literal.shape.clone(), literal.to_f32s().unwrap())
+    };
+    assert_eq!(values(0, 1), (vec![2, 2, 1, 1], vec![0.0, 1.0, 2.0, 3.0]));
+    assert_eq!(values(1, 1), (vec![3, 2, 1, 1], vec![4.0, 5.0, 6.0, 7.0, 8.0, 9.0]));
+    assert_eq!((values(0, 2).1, values(1, 2).1), (vec![10.0, 11.0], vec![12.0, 13.0, 14.0]));
+    assert_eq!([narrowed.nodes[0].outputs[0].as_str(), &narrowed.nodes[1].outputs[0]], ["part0", "part1"]);
+}
+
+#[test]
+fn a_convolution_that_is_read_otherwise_too_stays_whole() {
+    let mut read_whole = sliced(1, &[(0, 2, 1)]);
+    read_whole.nodes.push(Node::new("Relu", ["c"], ["r"]));
+    read_whole.outputs.push(value("r", &[0, 5, 4, 4]));
+    let mut asked_for = sliced(1, &[(0, 2, 1)]);
+    asked_for.outputs.push(value("c", &[0, 5, 4, 4]));
+    let mut variable = sliced(1, &[(0, 2, 1)]);
+    variable.initializers.shift_remove("w");
+    variable.inputs.push(value("w", &[5, 2, 1, 1]));
+    for whole in [read_whole, asked_for, variable, sliced(1, &[(0, 2, 1), (0, 2, 2)]), sliced(5, &[(0, 2, 1)])] {
+        assert_eq!(narrow(whole.clone()).unwrap(), whole);
+    }
 }

@@ -1,0 +1,199 @@
+//! The sessions of one graph, and how a batch goes through them: all rows at once, or on the CPU each row on its own.
+//!
+//! A session for one row knows every size, so that ONNX Runtime keeps its blocked layout through the backward walk; and the cores are used
+//! better by rows of their own than by parts of one. So a graph has a session that answers a single row with all threads, and from the first batch on
+//! copies of it that share the rows. Cost: each copy has its own weights.
+
+use std::{
+    panic::resume_unwind,
+    slice,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use ndarray::{Array2, ArrayD, Axis};
+
+use super::{
+    EngineError, Point, Row,
+    backend::{GraphOf, Stop},
+    backend_ort::{self, OrtSession, Runtime, RuntimeError, Threads},
+    provider::Provider,
+};
+use crate::{
+    autodiff::spec::Wrt,
+    onnx::graph::{Dim, Graph},
+    tensor::Tensor,
+};
+
+/// How a graph's batches are run.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    Together,
+    /// So many rows at once, each in its own copy of the session and by so many threads.
+    Apart {
+        copies: usize,
+        threads: usize,
+    },
+}
+
+pub struct OpenGraph {
+    way: Way,
+    first: OrtSession,
+    /// None before the first batch.
+    copies: Vec<OrtSession>,
+}
+
+impl OpenGraph {
+    pub fn open(runtime: &Runtime, graph: Graph, provider: Provider, way: Way) -> Result<Self, RuntimeError> {
+        let graph = match way {
+            Way::Together => graph,
+            Way::Apart { .. } => for_one_row(graph),
+        };
+        let first = OrtSession::open(runtime, graph, provider, Threads::Shared)?;
+        Ok(Self { way, first, copies: Vec::new() })
+    }
+
+    /// Sessions open now.
+    pub fn count(&self) -> usize {
+        1 + self.copies.len()
+    }
+
+    /// Whether a batch of `rows` would use no more sessions than are open.
+    pub fn is_ready_for(&self, rows: usize) -> bool {
+        match self.way {
+            Way::Apart { copies, .. } if copies > 1 && rows > 1 => !self.copies.is_empty(),
+            _ => true,
+        }
+    }
+
+    /// Opens the copies of `graph`, which is what [`Self::open`] was given.
+    pub fn open_copies(&mut self, runtime: &Runtime, graph: &Graph) -> Result<(), RuntimeError> {
+        let Way::Apart { copies, threads } = self.way else { return Ok(()) };
+        let open = || OrtSession::open(runtime, for_one_row(graph.clone()), Provider::Cpu, Threads::Own(threads));
+        self.copies = in_parallel((0..copies).map(|_| open))?;
+        Ok(())
+    }
+
+    pub fn release_memory(&mut self) {
+        self.copies.iter_mut().chain([&mut self.first]).for_each(OrtSession::release_memory);
+    }
+
+    /// One row for each point, in their order.
+    pub fn run(
+        &mut self,
+        graph: &GraphOf,
+        classes: Option<usize>,
+        points: &[Point],
+        stop: &Stop,
+    ) -> Result<Vec<Row>, EngineError> {
+        let ort_stop = backend_ort::Stop::new()?;
+        let hook = ort_stop.clone();
+        stop.on_stop(move || hook.stop());
+        let evaluate =
+            |session: &mut OrtSession, points: &[Point]| evaluate(session, graph, classes, points, &ort_stop);
+        let apart = matches!(self.way, Way::Apart { .. });
+        if !apart {
+            return evaluate(&mut self.first, points);
+        }
+        if points.len() == 1 || self.copies.is_empty() {
+            let rows = points.iter().map(|point| evaluate(&mut self.first, slice::from_ref(point)));
+            return Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect());
+        }
+        let next = AtomicUsize::new(0);
+        let (next, evaluate) = (&next, &evaluate);
+        let shares = self.copies.iter_mut().map(|session| {
+            move || {
+                let mut rows = Vec::new();
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(point) = points.get(index) else { return Ok::<_, EngineError>(rows) };
+                    let evaluated = evaluate(session, slice::from_ref(point));
+                    // Nobody needs the rest of a batch that has failed.
+                    let evaluated = evaluated.inspect_err(|_| next.store(points.len(), Ordering::Relaxed))?;
+                    rows.extend(evaluated.into_iter().map(|row| (index, row)));
+                }
+            }
+        });
+        let mut rows: Vec<_> = in_parallel(shares)?.into_iter().flatten().collect();
+        rows.sort_by_key(|(index, _)| *index);
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+}
+
+/// What each task gives; the first error or panic among them.
+fn in_parallel<T: Send, E: Send, F: FnOnce() -> Result<T, E> + Send>(
+    tasks: impl Iterator<Item = F>,
+) -> Result<Vec<T>, E> {
+    thread::scope(|scope| {
+        let started: Vec<_> = tasks.map(|task| scope.spawn(task)).collect();
+        let ended: Vec<_> =
+            started.into_iter().map(|task| task.join().unwrap_or_else(|panic| resume_unwind(panic))).collect();
+        ended.into_iter().collect()
+    })
+}
+
+/// The graph with a batch of one; the batch is its only dimension without a number.
+fn for_one_row(mut graph: Graph) -> Graph {
+    for value in graph.inputs.iter_mut().chain(&mut graph.outputs) {
+        for dim in value.value_type.shape.iter_mut().filter(|dim| dim.known().is_none()) {
+            *dim = Dim::Known(1);
+        }
+    }
+    graph
+}
+
+/// One run of a session.
+fn evaluate(
+    session: &mut OrtSession,
+    graph: &GraphOf,
+    classes: Option<usize>,
+    points: &[Point],
+    stop: &backend_ort::Stop,
+) -> Result<Vec<Row>, EngineError> {
+    let failed = |reason: String| EngineError::Runtime { reason };
+    let views: Vec<_> = points.iter().map(|point| point.input.view()).collect();
+    let input = ndarray::stack(Axis(0), &views).map_err(|e| failed(e.to_string()))?;
+    let mut inputs = vec![(graph.model.manifest.input.name.as_str(), input.view())];
+    let seeds = classes.map(|classes| seed_rows(points, classes));
+    if let Some(seeds) = &seeds {
+        inputs.push(("seed", seeds.view()));
+    }
+    let mut outputs = session.run_until(&inputs, stop)?;
+    let mut rows_of = |name: &str| -> Result<ArrayD<f32>, EngineError> {
+        let values = outputs.swap_remove(name).ok_or_else(|| failed(format!("no output `{name}`")))?;
+        if values.shape().first() == Some(&points.len()) {
+            Ok(values)
+        } else {
+            Err(failed(format!("output `{name}` has shape {:?} for {} rows", values.shape(), points.len())))
+        }
+    };
+    let (logits, probabilities) = (rows_of("logits")?, rows_of("probabilities")?);
+    let sets = &graph.spec.rule_sets;
+    let cotangents = sets.iter().map(|set| rows_of(set.id())).collect::<Result<Vec<_>, _>>()?;
+    let activation = match &graph.spec.wrt {
+        Wrt::Input => None,
+        Wrt::Activation(_) => Some(rows_of("activation")?),
+    };
+    let row = |values: &ArrayD<f32>, index: usize| -> Tensor { values.index_axis(Axis(0), index).to_owned() };
+    Ok((0..points.len())
+        .map(|index| Row {
+            logits: logits.index_axis(Axis(0), index).iter().copied().collect(),
+            probabilities: probabilities.index_axis(Axis(0), index).iter().copied().collect(),
+            cotangents: cotangents.iter().map(|values| row(values, index)).collect(),
+            activation: activation.as_ref().map(|values| row(values, index)),
+        })
+        .collect())
+}
+
+/// Dense seeds, one row each. Classes are below `classes`.
+fn seed_rows(points: &[Point], classes: usize) -> ArrayD<f32> {
+    let mut seeds = Array2::zeros((points.len(), classes));
+    for (mut row, point) in seeds.rows_mut().into_iter().zip(points) {
+        for &(class, weight) in point.seed.iter() {
+            if let Some(entry) = row.get_mut(class) {
+                *entry += weight;
+            }
+        }
+    }
+    seeds.into_dyn()
+}
