@@ -100,12 +100,13 @@ def seconds(function):
 
 
 def medians(repeats, **functions):
-    """Each once to warm up, then all in turn, `repeats` times."""
+    """Each once to warm up, then all in turn, `repeats` times; PyTorch's threads go on spinning for a while, so after a pause."""
     times = {name: [] for name in functions}
     for function in functions.values():
         function()
     for _ in range(repeats):
         for name, function in functions.items():
+            time.sleep(1)
             times[name].append(seconds(function))
     return {name: statistics.median(values) for name, values in times.items()}
 

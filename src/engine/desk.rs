@@ -17,12 +17,11 @@ use super::{
 };
 use crate::telemetry::names;
 
-/// After so long without work a worker gives memory back.
-pub const REST_AFTER: Duration = Duration::from_secs(2);
-
 pub type Answer = Result<Evaluated, EngineError>;
 
 pub struct Desk {
+    /// A worker rests after so long without work.
+    rest_after: Duration,
     state: Mutex<State>,
     work: Condvar,
     /// Told when no request is owed an answer, or none but jobs.
@@ -71,13 +70,13 @@ pub enum Next {
         priority: Priority,
         rows: usize,
     },
-    /// There has been nothing to do for [`REST_AFTER`].
+    /// There has been nothing to do for a while.
     Rest,
     End,
 }
 
 impl Desk {
-    pub fn new(limit_rows: usize) -> Self {
+    pub fn new(limit_rows: usize, rest_after: Duration) -> Self {
         let state = State {
             lanes: Lanes::new(limit_rows),
             owed: HashMap::new(),
@@ -87,7 +86,7 @@ impl Desk {
             closed: false,
             rows_per_second: 0.0,
         };
-        Self { state: Mutex::new(state), work: Condvar::new(), quiet: Notify::new() }
+        Self { rest_after, state: Mutex::new(state), work: Condvar::new(), quiet: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -141,7 +140,7 @@ impl Desk {
 
     /// Waits for what a worker is to do next. One that has rested since its last work is not told to rest again.
     pub fn next(&self, rested: bool) -> Next {
-        let rest_at = Instant::now() + REST_AFTER;
+        let rest_at = Instant::now() + self.rest_after;
         let mut state = self.lock();
         loop {
             if state.closed {

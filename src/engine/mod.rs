@@ -29,6 +29,8 @@ use lanes::RequestId;
 pub use provider::Provider;
 use sessions::Sessions;
 
+/// After so long without work a device gives back the memory that it needs to run only.
+const REST_AFTER: Duration = Duration::from_secs(20);
 /// How often a job looks for room in a full queue.
 const ROOM: Duration = Duration::from_millis(20);
 
@@ -121,15 +123,16 @@ impl Engine {
             runtime.probe(provider)?;
             backends.push(Box::new(Sessions::new(runtime, provider, settings)));
         }
-        Self::with_backends(settings.queue_rows, settings.providers.clone(), backends)
+        Self::with_backends(settings.queue_rows, REST_AFTER, settings.providers.clone(), backends)
     }
 
     fn with_backends(
         queue_rows: usize,
+        rest_after: Duration,
         providers: Vec<Provider>,
         backends: Vec<Box<dyn Backend>>,
     ) -> Result<Self, RuntimeError> {
-        let desk = Arc::new(Desk::new(queue_rows));
+        let desk = Arc::new(Desk::new(queue_rows, rest_after));
         let engine = Self { workers: Arc::new(Workers { desk: desk.clone(), providers }) };
         for (number, mut backend) in backends.into_iter().enumerate() {
             let desk = desk.clone();

@@ -1,12 +1,11 @@
-//! The sessions of one graph, and how a batch goes through them: all rows at once, or on the CPU each row on its own.
+//! The sessions of one graph, and how a batch goes through them.
 //!
-//! A session for one row knows every size, so that ONNX Runtime keeps its blocked layout through the backward walk; and the cores are used
-//! better by rows of their own than by parts of one. So a graph has a session that answers a single row with all threads, and from the first batch on
-//! copies of it that share the rows. Cost: each copy has its own weights.
+//! On the CPU the cores are used better by rows of their own than by parts of the same rows: one session answers a single row with all
+//! threads, and from the first batch on copies of it, with fewer threads each, share the rows. A session for one row knows every size, so that ONNX Runtime
+//! keeps its blocked layout through the backward walk. Cost: each copy has its own weights, except those that are lent.
 
 use std::{
     panic::resume_unwind,
-    slice,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
@@ -27,13 +26,13 @@ use crate::{
 
 /// How a graph's batches are run.
 #[derive(Clone, Copy, Debug)]
-pub enum Way {
-    Together,
-    /// So many rows at once, each in its own copy of the session and by so many threads.
-    Apart {
-        copies: usize,
-        threads: usize,
-    },
+pub struct Way {
+    /// One row a run; else as many as there are.
+    pub row_by_row: bool,
+    /// Sessions that share a batch.
+    pub copies: usize,
+    /// Threads of each.
+    pub threads: usize,
 }
 
 pub struct OpenGraph {
@@ -45,11 +44,7 @@ pub struct OpenGraph {
 
 impl OpenGraph {
     pub fn open(runtime: &Runtime, graph: Graph, provider: Provider, way: Way) -> Result<Self, RuntimeError> {
-        let graph = match way {
-            Way::Together => graph,
-            Way::Apart { .. } => for_one_row(graph),
-        };
-        let first = OrtSession::open(runtime, graph, provider, Threads::Shared)?;
+        let first = OrtSession::open(runtime, way.shape(graph), provider, Threads::Shared)?;
         Ok(Self { way, first, copies: Vec::new() })
     }
 
@@ -60,16 +55,13 @@ impl OpenGraph {
 
     /// Whether a batch of `rows` would use no more sessions than are open.
     pub fn is_ready_for(&self, rows: usize) -> bool {
-        match self.way {
-            Way::Apart { copies, .. } if copies > 1 && rows > 1 => !self.copies.is_empty(),
-            _ => true,
-        }
+        rows == 1 || self.way.copies == 1 || !self.copies.is_empty()
     }
 
     /// Opens the copies of `graph`, which is what [`Self::open`] was given.
     pub fn open_copies(&mut self, runtime: &Runtime, graph: &Graph) -> Result<(), RuntimeError> {
-        let Way::Apart { copies, threads } = self.way else { return Ok(()) };
-        let open = || OrtSession::open(runtime, for_one_row(graph.clone()), Provider::Cpu, Threads::Own(threads));
+        let Way { copies, threads, .. } = self.way;
+        let open = || OrtSession::open(runtime, self.way.shape(graph.clone()), Provider::Cpu, Threads::Own(threads));
         self.copies = in_parallel((0..copies).map(|_| open))?;
         Ok(())
     }
@@ -91,32 +83,41 @@ impl OpenGraph {
         stop.on_stop(move || hook.stop());
         let evaluate =
             |session: &mut OrtSession, points: &[Point]| evaluate(session, graph, classes, points, &ort_stop);
-        let apart = matches!(self.way, Way::Apart { .. });
-        if !apart {
-            return evaluate(&mut self.first, points);
-        }
-        if points.len() == 1 || self.copies.is_empty() {
-            let rows = points.iter().map(|point| evaluate(&mut self.first, slice::from_ref(point)));
+        let sharing = if points.len() > 1 { self.copies.as_mut_slice() } else { &mut [] };
+        let size = if self.way.row_by_row { 1 } else { points.len().div_ceil(sharing.len().max(1)) };
+        let parts: Vec<&[Point]> = points.chunks(size).collect();
+        if sharing.is_empty() {
+            let rows = parts.into_iter().map(|part| evaluate(&mut self.first, part));
             return Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect());
         }
         let next = AtomicUsize::new(0);
-        let (next, evaluate) = (&next, &evaluate);
-        let shares = self.copies.iter_mut().map(|session| {
+        let (next, parts, evaluate) = (&next, &parts, &evaluate);
+        let shares = sharing.iter_mut().map(|session| {
             move || {
-                let mut rows = Vec::new();
+                let mut done = Vec::new();
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(point) = points.get(index) else { return Ok::<_, EngineError>(rows) };
-                    let evaluated = evaluate(session, slice::from_ref(point));
+                    let Some(part) = parts.get(index) else { return Ok::<_, EngineError>(done) };
                     // Nobody needs the rest of a batch that has failed.
-                    let evaluated = evaluated.inspect_err(|_| next.store(points.len(), Ordering::Relaxed))?;
-                    rows.extend(evaluated.into_iter().map(|row| (index, row)));
+                    let rows = evaluate(session, part).inspect_err(|_| next.store(parts.len(), Ordering::Relaxed))?;
+                    done.push((index, rows));
                 }
             }
         });
-        let mut rows: Vec<_> = in_parallel(shares)?.into_iter().flatten().collect();
-        rows.sort_by_key(|(index, _)| *index);
-        Ok(rows.into_iter().map(|(_, row)| row).collect())
+        let mut done: Vec<_> = in_parallel(shares)?.into_iter().flatten().collect();
+        done.sort_by_key(|(index, _)| *index);
+        Ok(done.into_iter().flat_map(|(_, rows)| rows).collect())
+    }
+}
+
+impl Way {
+    /// The graph that a session of this way runs. The batch is its only dimension without a number.
+    fn shape(self, mut graph: Graph) -> Graph {
+        let values = graph.inputs.iter_mut().chain(&mut graph.outputs).filter(|_| self.row_by_row);
+        for dim in values.flat_map(|value| &mut value.value_type.shape).filter(|dim| dim.known().is_none()) {
+            *dim = Dim::Known(1);
+        }
+        graph
     }
 }
 
@@ -130,16 +131,6 @@ fn in_parallel<T: Send, E: Send, F: FnOnce() -> Result<T, E> + Send>(
             started.into_iter().map(|task| task.join().unwrap_or_else(|panic| resume_unwind(panic))).collect();
         ended.into_iter().collect()
     })
-}
-
-/// The graph with a batch of one; the batch is its only dimension without a number.
-fn for_one_row(mut graph: Graph) -> Graph {
-    for value in graph.inputs.iter_mut().chain(&mut graph.outputs) {
-        for dim in value.value_type.shape.iter_mut().filter(|dim| dim.known().is_none()) {
-            *dim = Dim::Known(1);
-        }
-    }
-    graph
 }
 
 /// One run of a session.

@@ -75,22 +75,29 @@ impl Sessions {
         let classes = derived.inputs.iter().find(|input| input.name == "seed");
         let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
         let bytes = own_bytes(&derived, &graph.model.graph);
-        let lent_bytes = if self.provider == Provider::Cpu { weights::lent_bytes(&derived) } else { 0 };
-        let room = self.batch_bytes / row_bytes.max(1);
-        let (way, at_once, batch_rows) = if self.provider != Provider::Cpu || lent_bytes > 0 {
-            // Lent weights are read in every run, forwards and backwards: with rows that are light beside them, larger batches are faster.
-            (Way::Together, 1, room.clamp(1, self.batch_rows.max(2 * lent_bytes / row_bytes.max(1)).max(1)))
-        } else {
-            // Half of the memory for sessions may go to copies of one graph's weights.
-            let copies = (self.session_bytes / 2 / bytes.max(1)).min(room).clamp(1, self.threads);
-            let way = Way::Apart { copies, threads: self.threads / copies };
-            (way, copies, self.batch_rows.next_multiple_of(copies))
+        let room = (self.batch_bytes / row_bytes.max(1)).max(1);
+        let (way, batch_rows) = match self.provider {
+            Provider::Cpu => {
+                // Half of the memory for sessions may go to copies of one graph's weights.
+                let copies = (self.session_bytes / 2 / bytes.max(1)).min(room).clamp(1, self.threads);
+                // Lent weights are read in every run, forwards and backwards: with rows that are light beside them, large runs are faster.
+                let lent_bytes = weights::lent_bytes(&derived);
+                let wanted = self.batch_rows.max(2 * lent_bytes / row_bytes.max(1));
+                let way = Way { row_by_row: lent_bytes == 0, copies, threads: self.threads / copies };
+                (way, wanted.min(room).next_multiple_of(copies))
+            }
+            Provider::Cuda { .. } => (Way { row_by_row: false, copies: 1, threads: 1 }, self.batch_rows.min(room)),
         };
         let sessions = OpenGraph::open(self.runtime, derived, self.provider, way)?;
         let took = started.elapsed();
         histogram!(names::SESSION_OPEN_DURATION_SECONDS, "provider" => self.provider.to_string()).record(took);
         tracing::info!(model = graph.model.id, spec = ?graph.spec, ?took, ?way, batch_rows, bytes, row_bytes, "graph opened");
-        Ok(Open { graph: graph.clone(), sessions, prepared: Prepared { batch_rows, at_once, classes }, bytes })
+        Ok(Open {
+            graph: graph.clone(),
+            sessions,
+            prepared: Prepared { batch_rows, at_once: way.copies, classes },
+            bytes,
+        })
     }
 
     fn evict(&mut self) {

@@ -146,7 +146,7 @@ impl StraightLine {
         self.answered += answers.len();
     }
 
-    /// The ends of the path are the very tensors given.
+    /// The ends of the path are the very tensors given; without a seed where only the head's value is of interest.
     fn point(&self, ask: &Ask) -> Point {
         let (x, start) = (&self.subject.input, &self.subject.baselines[ask.baseline]);
         let input = if ask.alpha == 1.0 {
@@ -156,7 +156,8 @@ impl StraightLine {
         } else {
             Arc::new(between(start, x, ask.alpha))
         };
-        Point { input, seed: self.subject.seed.clone() }
+        let seed = if ask.weight > 0.0 { self.subject.seed.clone() } else { Arc::new([]) };
+        Point { input, seed }
     }
 
     /// The map of all that was answered.

@@ -1,6 +1,6 @@
 //! Asks of several runs, merged: a point that several of them want is evaluated once, by the graph with all the rule sets they want.
 //! Points are the same when their inputs and seeds hold the same numbers. A graph has one head, one rule for the seed and one choice of
-//! pattern layers: asks that differ there are evaluated apart.
+//! pattern layers: asks that differ there are evaluated apart. A point without a seed needs no way back: the forward graph answers it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -46,8 +46,10 @@ struct Merged {
 pub fn merge(asks: &[Ask]) -> Vec<Batch> {
     let mut merged: Vec<Merged> = Vec::new();
     let mut places: HashMap<u64, Vec<usize>> = HashMap::new();
+    let forward = DeriveSpec::forward();
     for (ask, Ask { spec, points }) in asks.iter().enumerate() {
         for (index, point) in points.iter().enumerate() {
+            let spec = if point.seed.is_empty() { &forward } else { spec };
             let alike = places.entry(fingerprint(point)).or_default();
             let joined = alike.iter().copied().find_map(|at| {
                 let other: &mut Merged = &mut merged[at];
@@ -172,6 +174,20 @@ mod tests {
             activation: None,
         };
         batch.points.iter().map(row).collect()
+    }
+
+    #[test]
+    fn a_point_without_a_seed_goes_through_the_forward_graph() {
+        let seedless = Point { seed: Arc::new([]), ..point(1.0, 0) };
+        let asks = [Ask { spec: spec(&[Gradient]), points: vec![seedless, point(2.0, 0)] }];
+        let batches = merge(&asks);
+        let sets: Vec<_> = batches.iter().map(|batch| (batch.spec.rule_sets.clone(), batch.points.len())).collect();
+        assert_eq!(sets, [(vec![], 1), (vec![Gradient], 1)]);
+        let dealt = deal(&asks, &batches, batches.iter().map(evaluate).collect());
+        assert_eq!(
+            dealt[0].iter().map(|row| (row.logits[0], row.cotangents.len())).collect::<Vec<_>>(),
+            [(1.0, 0), (2.0, 1)]
+        );
     }
 
     #[test]
