@@ -18,7 +18,7 @@ use ort::{
     environment::{Environment, GlobalThreadPoolOptions},
     ep::{ArenaExtendStrategy, CUDA, cuda::ConvAlgorithmSearch},
     logging::LogLevel,
-    memory::{Allocator, MemoryInfo},
+    memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
     operator::{
         ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
         ShapeInferenceContext,
@@ -41,15 +41,12 @@ use crate::{
     tensor::Tensor,
 };
 
-/// The release that `make runtime` fetches. Any library with API 25 (1.25) or newer is accepted.
+/// The release that `make runtime` fetches. Any library with API 24 (1.24) or newer is accepted.
 pub const LIBRARY: &str = "runtime/libonnxruntime.so.1.31.1";
 /// Encoded models from this size on are given to the runtime as a file.
 const LARGE_MODEL_BYTES: usize = 16 << 20;
 /// Names the library's path when the settings do not.
 pub const LIBRARY_VARIABLE: &str = "EXPLAIND_ONNXRUNTIME";
-
-/// From this version on an allocator of the runtime can shrink.
-const SHRINK_VERSION: u32 = 25;
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 static LOADING: Mutex<()> = Mutex::new(());
@@ -102,6 +99,7 @@ pub fn load_runtime(library: Option<&Path>, threads: usize) -> Result<&'static R
         .and_then(|pool| builder.with_name("explaind").with_telemetry(false).with_global_thread_pool(pool).build())
         .map_err(|e| unusable(e.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
+    share_arena(&environment).map_err(|e| unusable(e.to_string()))?;
     let runtime = Runtime { environment, library: library.clone() };
     // The runtime adds an operator domain that it does not know yet without a lock: the first session makes ours known.
     runtime.probe(Provider::Cpu).map_err(|e| unusable(e.to_string()))?;
@@ -111,22 +109,50 @@ pub fn load_runtime(library: Option<&Path>, threads: usize) -> Result<&'static R
 impl Runtime {
     /// Whether a device is there: registers it for a session of one node.
     pub fn probe(&self, provider: Provider) -> Result<(), RuntimeError> {
-        let value =
-            |name: &str| ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, vec![1.into()]) };
-        let graph = Graph {
-            name: "probe".into(),
-            ir_version: 8,
-            opset_imports: [(String::new(), 17)].into(),
-            inputs: vec![value("x")],
-            outputs: vec![value("y")],
-            initializers: IndexMap::new(),
-            nodes: vec![Node::new("Relu", ["x"], ["y"])],
-            metadata: BTreeMap::new(),
-        };
-        OrtSession::open(self, graph, provider, Threads::Shared).map(drop).map_err(|error| match error {
+        OrtSession::open(self, one_node(), provider, Threads::Shared).map(drop).map_err(|error| match error {
             RuntimeError::Open { reason } => RuntimeError::Provider { provider, reason },
             other => other,
         })
+    }
+
+    /// Gives back what the runs of all sessions on the CPU have left in the arena for the next. The runtime does that at the end of a run only:
+    /// here of one node.
+    pub fn release_memory(&self) -> Result<(), RuntimeError> {
+        let mut session = OrtSession::open(self, one_node(), Provider::Cpu, Threads::Shared)?;
+        let mut options = RunOptions::new().map_err(run_error)?;
+        options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(run_error)?;
+        session.run_until(&[("x", Tensor::zeros(vec![1]).view())], &Stop(Arc::new(options))).map(drop)
+    }
+}
+
+fn one_node() -> Graph {
+    let value =
+        |name: &str| ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, vec![1.into()]) };
+    Graph {
+        name: "one_node".into(),
+        ir_version: 8,
+        opset_imports: [(String::new(), 17)].into(),
+        inputs: vec![value("x")],
+        outputs: vec![value("y")],
+        initializers: IndexMap::new(),
+        nodes: vec![Node::new("Relu", ["x"], ["y"])],
+        metadata: BTreeMap::new(),
+    }
+}
+
+/// Makes all sessions on the CPU take the memory of their runs from one arena, which grows by what is asked for.
+fn share_arena(environment: &Environment) -> ort::Result<()> {
+    const GROWS_AS_REQUESTED: i32 = 1;
+    let (api, environment) = (ort::api(), environment.ptr().cast_mut());
+    let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Arena, MemoryType::Default)?;
+    let mut settings = std::ptr::null_mut();
+    // SAFETY: the functions of the loaded library, on an environment and a description that outlive the calls; 0 and -1 are defaults. The
+    // settings are the library's own, and not used after they are released.
+    unsafe {
+        ort::Error::result_from_status((api.CreateArenaCfg)(0, GROWS_AS_REQUESTED, -1, -1, &raw mut settings))?;
+        let registered = (api.CreateAndRegisterAllocator)(environment, memory.ptr(), settings);
+        (api.ReleaseArenaCfg)(settings);
+        ort::Error::result_from_status(registered)
     }
 }
 
@@ -219,23 +245,6 @@ impl OrtSession {
         names.filter(|name| self.lent.iter().all(|(lent, _)| lent != name))
     }
 
-    /// Gives back the memory that runs have left for the next: up to a quarter of a run's time on SqueezeNet.
-    pub fn release_memory(&mut self) {
-        let Ok(allocator) = Allocator::new(&self.session, MemoryInfo::default()) else { return };
-        let allocator = allocator.ptr().cast_mut();
-        // SAFETY: the allocator is the session's own and alive to the end of this function; no run is under way, for `self` is borrowed
-        // mutably; the last field is read only where the library has it.
-        let shrunk = unsafe {
-            match (*allocator).version {
-                SHRINK_VERSION.. => (*allocator).Shrink.map(|shrink| ort::Error::result_from_status(shrink(allocator))),
-                _ => None,
-            }
-        };
-        if let Some(Err(error)) = shrunk {
-            tracing::warn!(%error, "a session could not give its memory back");
-        }
-    }
-
     /// Runs the graph. Inputs by name; all outputs come back by name, in the graph's order.
     pub fn run(&mut self, inputs: &[(&str, ArrayViewD<'_, f32>)]) -> Result<IndexMap<String, Tensor>, RuntimeError> {
         self.run_until(inputs, &Stop::new()?)
@@ -282,6 +291,7 @@ fn configure(runtime: &Runtime, provider: Provider, threads: Threads) -> Result<
             .map_err(|e| RuntimeError::Provider { provider, reason: e.to_string() })?;
     }
     if provider == Provider::Cpu {
+        builder = builder.with_env_allocators().map_err(open_error)?;
         // Weights stay out of the arena, or it could not be given back.
         builder = builder.with_device_allocated_initializers().map_err(open_error)?;
         builder = builder.with_memory_pattern(false).map_err(open_error)?;
@@ -406,15 +416,27 @@ mod tests {
         assert!(std::ptr::eq(first, load_runtime(None, 0).unwrap()));
     }
 
+    /// Runs `work`, the whole of the test `name`, in `times` fresh processes one after another.
+    fn in_fresh_processes(name: &str, times: usize, work: impl FnOnce()) {
+        const CHILD: &str = "EXPLAIND_TEST_IN_A_FRESH_PROCESS";
+        if std::env::var_os(CHILD).is_some() {
+            return work();
+        }
+        for _ in 0..times {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            let test = format!("engine::backend_ort::tests::{name}");
+            let output = child.args(["--exact", &test]).env(CHILD, "1").output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+    }
+
     /// The runtime checks for our domain and adds it without a lock, once per process: only a fresh process can show it.
     #[test]
     fn the_first_sessions_of_a_process_open_at_once() {
-        const CHILD: &str = "EXPLAIND_TEST_OPENS_SESSIONS";
-        let name = "engine::backend_ort::tests::the_first_sessions_of_a_process_open_at_once";
-        if std::env::var_os(CHILD).is_some() {
+        in_fresh_processes("the_first_sessions_of_a_process_open_at_once", 8, || {
             let runtime = load_runtime(None, 1).unwrap();
             let start = std::sync::Barrier::new(16);
-            return std::thread::scope(|scope| {
+            std::thread::scope(|scope| {
                 for _ in 0..16 {
                     scope.spawn(|| {
                         start.wait();
@@ -422,12 +444,30 @@ mod tests {
                     });
                 }
             });
-        }
-        for _ in 0..8 {
-            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-            let output = child.args(["--exact", name]).env(CHILD, "1").output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-        }
+        });
+    }
+
+    #[test]
+    fn released_memory_is_the_system_s_again() {
+        in_fresh_processes("released_memory_is_the_system_s_again", 1, || {
+            let runtime = load_runtime(None, 1).unwrap();
+            let mut graph = one_node();
+            graph.inputs[0].value_type.shape = vec!["n".into()];
+            graph.outputs[0].value_type.shape = vec!["n".into()];
+            let mut session = OrtSession::open(runtime, graph, Provider::Cpu, Threads::Shared).unwrap();
+            let input = Tensor::zeros(vec![16 << 20]);
+            drop(session.run(&[("x", input.view())]).unwrap());
+            let kept = resident_kib();
+            runtime.release_memory().unwrap();
+            // The output was 64 MiB.
+            assert!(kept - resident_kib() > 60 << 10, "{kept} KiB, then {}", resident_kib());
+        });
+    }
+
+    fn resident_kib() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     #[test]

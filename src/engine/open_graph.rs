@@ -66,10 +66,6 @@ impl OpenGraph {
         Ok(())
     }
 
-    pub fn release_memory(&mut self) {
-        self.copies.iter_mut().chain([&mut self.first]).for_each(OrtSession::release_memory);
-    }
-
     /// One row for each point, in their order.
     pub fn run(
         &mut self,

@@ -158,7 +158,9 @@ impl Backend for Sessions {
     }
 
     fn rest(&mut self) {
-        self.open.iter_mut().for_each(|open| open.sessions.release_memory());
+        if let Err(error) = self.runtime.release_memory() {
+            tracing::warn!(%error, "memory that is not needed could not be given back");
+        }
     }
 
     fn discard(&mut self, graph: &Arc<GraphOf>) {
