@@ -99,9 +99,10 @@ pub fn max_pool_gradient(
             for offset in (0..taps).map(|tap| tap * step) {
                 let here = (line * width + offset) as u32;
                 for ((value, best), place) in lines.of_tap(line, offset).iter().zip(&mut best).zip(&mut place) {
-                    let larger = value > best;
-                    *best = if larger { *value } else { *best };
-                    *place = if larger { here } else { *place };
+                    // Bits, or the compiler jumps, which costs four times as much where no branch can be foreseen.
+                    let larger = u32::from(value > best).wrapping_neg();
+                    *best = f32::from_bits((value.to_bits() & larger) | (best.to_bits() & !larger));
+                    *place = (here & larger) | (*place & !larger);
                 }
             }
         }
