@@ -7,14 +7,14 @@ use super::{
     parameters::{
         Parameter, Parameters,
         table::{
-            BASELINE, COMPAT_PGIG, COMPAT_SIG, DIFFERENTIATED, LAYERED, NOISY, PATH, PATTERNED, RANDOM, REFINED,
-            REGIONS, REPORTED, RULED, SAMPLED,
+            BASELINE, COMPAT_PGIG, COMPAT_SIG, DIFFERENTIATED, LAYERED, NOISY, PATH, PATTERNED, PATTERNED_THROUGHOUT,
+            RANDOM, REFINED, REGIONS, REPORTED, RULED, SAMPLED,
         },
     },
     path, point, random, xrai,
 };
 use crate::{
-    autodiff::spec::{RuleSetId, SeedRule},
+    autodiff::spec::{PatternLayers, RuleSetId, SeedRule},
     image::baseline::{Baseline, Term},
 };
 
@@ -118,8 +118,8 @@ pub static METHODS: &[Method] = &[
         paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
         rule_set: Some(RuleSetId::PatternAttribution),
         needs_picture: false,
-        preset: |p| p.seed = SeedRule::Value,
-        groups: &[DIFFERENTIATED, PATTERNED],
+        preset: |p| (p.seed, p.pattern_layers) = (SeedRule::Value, PatternLayers::All),
+        groups: &[DIFFERENTIATED, PATTERNED_THROUGHOUT],
         cost: ONE,
         build: point::derivative,
     },
@@ -130,8 +130,8 @@ pub static METHODS: &[Method] = &[
         paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
         rule_set: Some(RuleSetId::PatternNet),
         needs_picture: false,
-        preset: NONE,
-        groups: &[DIFFERENTIATED, PATTERNED],
+        preset: |p| p.pattern_layers = PatternLayers::All,
+        groups: &[DIFFERENTIATED, PATTERNED_THROUGHOUT],
         cost: ONE,
         build: point::derivative,
     },

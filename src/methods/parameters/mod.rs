@@ -388,6 +388,12 @@ mod tests {
         let print =
             |rule_set: &str| parse(json!({"method": "integrated_gradients", "rule_set": rule_set})).unwrap().to_json();
         assert_eq!(print("pattern_net")["pattern_layers"], json!("inner"));
+        let own = parse(json!({"method": "pattern_attribution"})).unwrap().to_json();
+        assert_eq!(
+            own["pattern_layers"],
+            json!("all"),
+            "the model's choice is for products with the input's difference"
+        );
         assert!(!print("gradient").contains_key("pattern_layers"));
         let all = json!({"method": "integrated_gradients", "rule_set": "pattern_attribution", "pattern_layers": "all"});
         let spec = parse(all).unwrap().derive_spec();

@@ -71,6 +71,9 @@ const PATTERN_LAYERS: Parameter = Parameter {
 
 pub const PATTERNED: &[Parameter] = &[PATTERN_LAYERS];
 
+/// For methods that are defined with patterns in every layer: what a model prefers suits products with the input's difference.
+pub const PATTERNED_THROUGHOUT: &[Parameter] = &[Parameter { from_model: false, ..PATTERN_LAYERS }];
+
 /// For methods of which the rule set is a choice.
 pub const RULED: &[Parameter] = &[
     Parameter {
