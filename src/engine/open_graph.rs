@@ -1,8 +1,9 @@
 //! The sessions of one graph, and how a batch goes through them.
 //!
-//! On the CPU the cores are used better by rows of their own than by parts of the same rows: one session answers a single row with all
-//! threads, and from the first batch on copies of it, with fewer threads each, share the rows. A session for one row knows every size, so that ONNX Runtime
-//! keeps its blocked layout through the backward walk. Cost: each copy has its own weights, except those that are lent.
+//! On the CPU the cores are used better by rows of their own than by parts of the same rows: one session answers a
+//! single row with all threads, and from the first batch on copies of it, with fewer threads each, share the rows. A
+//! session for one row knows every size, so that ONNX Runtime keeps its blocked layout through the backward walk.
+//! Cost: each copy has its own weights, except those that are lent.
 
 use std::{
     panic::resume_unwind,
