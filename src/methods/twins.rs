@@ -93,16 +93,18 @@ fn logits(x: [f64; 2]) -> [f64; 2] {
 /// In place of the engine: what a derived graph of the net answers.
 fn net(spec: &DeriveSpec, point: &Point) -> Row {
     let x = [f64::from(point.input[0]), f64::from(point.input[1])];
-    let (class, weight) = point.seed[0];
+    // Without a seed there is no way back: a class as good as any.
+    let (class, weight) = point.seed.first().copied().unwrap_or((0, 0.0));
     let value = if spec.seed == SeedRule::Value { logits(x)[class] } else { 1.0 };
-    let weigh = |w: f64, p: f64| match spec.rule_sets[0] {
-        RuleSetId::PatternAttribution => w * p,
-        RuleSetId::PatternNet => p,
+    let rule_set = spec.rule_sets.first();
+    let weigh = |w: f64, p: f64| match rule_set {
+        Some(RuleSetId::PatternAttribution) => w * p,
+        Some(RuleSetId::PatternNet) => p,
         _ => w,
     };
-    let gate = |on: f64, cotangent: f64| match spec.rule_sets[0] {
-        RuleSetId::Deconvnet => cotangent.max(0.0),
-        RuleSetId::GuidedBackprop if on > 0.0 => cotangent.max(0.0),
+    let gate = |on: f64, cotangent: f64| match rule_set {
+        Some(RuleSetId::Deconvnet) => cotangent.max(0.0),
+        Some(RuleSetId::GuidedBackprop) if on > 0.0 => cotangent.max(0.0),
         _ if on > 0.0 => cotangent,
         _ => 0.0,
     };
