@@ -275,8 +275,9 @@ impl OrtSession {
 fn configure(runtime: &Runtime, provider: Provider, threads: Threads) -> Result<SessionBuilder, RuntimeError> {
     let mut builder = Session::builder(&runtime.environment).map_err(open_error)?;
     if let Threads::Own(count) = threads {
-        let own = builder.with_independent_thread_pool().and_then(|builder| builder.with_intra_threads(count));
-        builder = own.and_then(|builder| builder.with_intra_op_spinning(false)).map_err(open_error)?;
+        builder = builder.with_independent_thread_pool().map_err(open_error)?;
+        builder = builder.with_intra_threads(count).map_err(open_error)?;
+        builder = builder.with_intra_op_spinning(false).map_err(open_error)?;
     }
     if let Provider::Cuda { device } = provider {
         let cuda = CUDA::default()

@@ -245,10 +245,7 @@ mod tests {
             let (left, right, across) = w.span(1, index % columns, width);
             let taps =
                 (top..bottom).step_by(down).flat_map(|y| (left..right).step_by(across).map(move |x| y * width + x));
-            let best = taps.clone().fold(None, |best: Option<usize>, at| match best {
-                Some(first) if !(x[at] > x[first]) => best,
-                _ => Some(at),
-            });
+            let best = taps.reduce(|first, at| if x[at] > x[first] { at } else { first });
             if let Some(at) = best {
                 dx[at] += cotangent;
             }
