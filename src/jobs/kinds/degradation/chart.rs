@@ -81,11 +81,13 @@ fn paint(
     ))?;
     for (place, row) in rows.iter().enumerate() {
         let style = ShapeStyle::from(&COLOURS[place % COLOURS.len()]).stroke_width(2);
-        // After ten rows the colours come again, dotted.
-        let (dash, gap) = match (row.method.get("score").and_then(|score| score.as_str()), place / COLOURS.len()) {
-            (Some("absolute"), _) => (7, 4),
-            (_, 0) => (0, 0),
-            _ => (2, 3),
+        // After ten rows the colours come again, dotted or in longer dashes.
+        let absolute = row.method.get("score").and_then(|score| score.as_str()) == Some("absolute");
+        let (dash, gap) = match (absolute, place / COLOURS.len()) {
+            (true, 0) => (7, 4),
+            (true, _) => (14, 6),
+            (false, 0) => (0, 0),
+            (false, _) => (2, 3),
         };
         let points = || row.mean_curve.iter().enumerate().map(|(step, score)| (step as f64, *score));
         let y = 60 + LINE * place as i32;
