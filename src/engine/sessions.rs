@@ -82,9 +82,10 @@ impl Sessions {
                 let copies = (self.session_bytes / 2 / bytes.max(1)).min(room).clamp(1, self.threads);
                 // Lent weights are read in every run, forwards and backwards: with rows that are light beside them, large runs are faster.
                 let lent_bytes = weights::lent_bytes(&derived);
-                let wanted = self.batch_rows.max(2 * lent_bytes / row_bytes.max(1));
+                let wanted = self.batch_rows.max(2 * lent_bytes / row_bytes.max(1)).min(room);
                 let way = Way { row_by_row: lent_bytes == 0, copies, threads: self.threads / copies };
-                (way, wanted.min(room).next_multiple_of(copies))
+                // Rows that run one by one gain nothing from waiting for each other: whoever comes next waits for one round.
+                (way, if way.row_by_row { copies } else { wanted.next_multiple_of(copies) })
             }
             Provider::Cuda { .. } => (Way { row_by_row: false, copies: 1, threads: 1 }, self.batch_rows.min(room)),
         };
