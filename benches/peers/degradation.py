@@ -5,7 +5,8 @@
 For each count of images: `explaind bench` as a whole command, start and reports and all, then the same images in this process, method after method:
 Captum's attributions at its defaults (SmoothGrad-IG noisy image by noisy image: all at once, its default, would take 14 GB), PatternAttribution and PGIG as Captum runs over a net
 whose convolutions go backwards through the weight times its pattern, each ranking's degraded images in batches of 25. Printed: seconds, their
-ratio, and the areas under the mean curves of both, which differ as the two decode and resize photos.
+ratio, and the areas under the mean curves of both. They agree but for what is drawn at random: both get PNG files without transparency, as
+JPEG decoders differ in a level here and there, which a gradient feels.
 """
 
 import argparse
@@ -68,6 +69,14 @@ class PatternConv2d(nn.Module):
     def forward(self, x):
         conv = self.conv
         return PatternConvolution.apply(x, conv.weight, conv.bias, self.back, conv.stride, conv.padding)
+
+
+def opaque(file, folder):
+    """The photo as a PNG file, over white."""
+    photo = Image.open(file).convert("RGBA")
+    path = folder / f"{file.stem}.png"
+    Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB").save(path)
+    return path
 
 
 def network(patterns=None, layers="all"):
@@ -154,7 +163,7 @@ def area(net, x, target, clean, scores):
 def straight(files, methods, net):
     areas = {}
     for file in files:
-        x = PREPROCESS(Image.open(file).convert("RGB"))[None]
+        x = PREPROCESS(Image.open(file))[None]
         with torch.no_grad():
             probabilities = net(x)[0]
         target = int(probabilities.argmax())
@@ -167,20 +176,15 @@ def straight(files, methods, net):
     return {name: float(np.mean(values)) for name, values in areas.items()}
 
 
-def explaind(files):
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        (folder / "photos").mkdir()
-        for file in files:
-            (folder / "photos" / file.name).symlink_to(file)
-        (folder / "data" / "datasets").mkdir(parents=True)
-        (folder / "data" / "datasets" / "fit_photos").symlink_to(DATASETS / "fit_photos")
-        report = folder / "report.json"
-        command = [EXPLAIND, "bench", "--models", MODEL.parent, "--model", MODEL.name, "--data", folder / "data", "--threads", str(CORES)]
-        command += ["--dataset", f"peer={folder / 'photos'}", "--methods", METHODS, "--log", "warn", "-o", report]
-        start = time.perf_counter()
-        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - start, json.loads(report.read_text())
+def explaind(photos, folder):
+    (folder / "data" / "datasets").mkdir(parents=True)
+    (folder / "data" / "datasets" / "fit_photos").symlink_to(DATASETS / "fit_photos")
+    report = folder / "report.json"
+    command = [EXPLAIND, "bench", "--models", MODEL.parent, "--model", MODEL.name, "--data", folder / "data", "--threads", str(CORES)]
+    command += ["--dataset", f"peer={photos}", "--methods", METHODS, "--log", "warn", "-o", report]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start, json.loads(report.read_text())
 
 
 def main():
@@ -195,10 +199,14 @@ def main():
     straight(files[:1], {"gradient": methods["gradient"]}, net)
     for count in arguments.images:
         chosen = files[:: len(files) // count][:count]
-        ours, report = explaind(chosen)
-        start = time.perf_counter()
-        theirs = straight(chosen, methods, net)
-        seconds = time.perf_counter() - start
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            (folder / "photos").mkdir()
+            chosen = [opaque(file, folder / "photos") for file in chosen]
+            ours, report = explaind(folder / "photos", folder)
+            start = time.perf_counter()
+            theirs = straight(chosen, methods, net)
+            seconds = time.perf_counter() - start
         print(f"{count} images: explaind {ours:.1f} s, PyTorch + Captum {seconds:.1f} s: {seconds / ours:.2f} x")
     print(f"areas under the curves of the last {len(chosen)} images:")
     for (name, area_of_theirs), row in zip(theirs.items(), report["result"]["rows"], strict=True):

@@ -42,10 +42,8 @@ impl PartialEq for GraphOf {
 /// A graph that can run now.
 #[derive(Clone, Copy, Debug)]
 pub struct Prepared {
-    /// Most rows of one batch, a multiple of `at_once`.
+    /// Most rows of one batch.
     pub batch_rows: usize,
-    /// Rows that take no longer than one.
-    pub at_once: usize,
     /// Length of a seed, where the graph has one.
     pub classes: Option<usize>,
 }

@@ -340,6 +340,7 @@ impl Operator for MaxPoolGradient {
             strides: pair("strides", 1)?,
             dilations: pair("dilations", 1)?,
             pads: pair("pads", 0)?,
+            gated: context.get::<i64>("gated").is_some_and(|gated| gated != 0),
         })
     }
 }

@@ -165,7 +165,7 @@ impl Desk {
     pub fn take(&self, graph: &Arc<GraphOf>, priority: Priority, prepared: Prepared) -> Option<Batch> {
         let mut state = self.lock();
         state.expire();
-        let mut rows = state.lanes.take(graph, priority, prepared.batch_rows, prepared.at_once);
+        let mut rows = state.lanes.take(graph, priority, prepared.batch_rows);
         let classes = prepared.classes.unwrap_or(usize::MAX);
         let fits = |row: &BatchRow| row.point.seed.iter().all(|(class, _)| *class < classes);
         let misfits: HashSet<RequestId> = rows.iter().filter(|row| !fits(row)).map(|row| row.request).collect();

@@ -149,15 +149,14 @@ impl<G: PartialEq> Lanes<G> {
         interactive.or(self.lanes.front()).map(|lane| (lane.graph.clone(), lane.priority, lane.rows))
     }
 
-    /// Forms a batch of at most `budget` rows of a lane and sends the lane to the end of the turns. What waits is split evenly, but into
-    /// multiples of `at_once`: 9 rows with a budget of 8 go as 5 and 4, which costs the same time and less memory; or as 6 and 3, when
-    /// three run at once.
-    pub fn take(&mut self, graph: &Arc<G>, priority: Priority, budget: usize, at_once: usize) -> Vec<BatchRow> {
+    /// Forms a batch of at most `budget` rows of a lane and sends the lane to the end of the turns. What waits is split evenly: 9 rows
+    /// with a budget of 8 go as 5 and 4, which costs the same time and less memory.
+    pub fn take(&mut self, graph: &Arc<G>, priority: Priority, budget: usize) -> Vec<BatchRow> {
         let Some(mut lane) = self.position(graph, priority).and_then(|at| self.lanes.remove(at)) else {
             return Vec::new();
         };
         let batches = lane.rows.div_ceil(budget.max(1));
-        let size = lane.rows.div_ceil(batches.max(1)).next_multiple_of(at_once.max(1));
+        let size = lane.rows.div_ceil(batches.max(1));
         let mut batch = Vec::with_capacity(size);
         while batch.len() < size
             && let Some((id, mut queue)) = lane.callers.pop_front()
@@ -212,7 +211,7 @@ mod tests {
 
     fn next_batch(lanes: &mut Lanes<&'static str>, budget: usize) -> Vec<(RequestId, usize)> {
         let Some((graph, priority, _)) = lanes.next() else { return Vec::new() };
-        lanes.take(&graph, priority, budget, 1).iter().map(|row| (row.request, row.index)).collect()
+        lanes.take(&graph, priority, budget).iter().map(|row| (row.request, row.index)).collect()
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Same numbers; a prototype saved a fifth of SqueezeNet's gradient at 8 rows. Cost: one reading of dy, two of x, one writing of dx.
 
 use crate::onnx::{
-    OnnxError,
+    OnnxError, Types,
     graph::{Element, Graph, Node},
     infer, passes,
 };
@@ -13,7 +13,8 @@ use crate::onnx::{
 pub const DOMAIN: &str = "explaind";
 pub const MAX_POOL_GRADIENT: &str = "MaxPoolGradient";
 
-/// Replaces every max-pool gradient over two spatial axes of f32 by one `MaxPoolGradient(x, dy) -> dx` with the pool's attributes.
+/// Replaces every max-pool gradient over two spatial axes of f32 by one `MaxPoolGradient(x, dy) -> dx` with the pool's attributes; and
+/// with `gated` where Relus made all of x and their gradients alone read dx, which then need no masks of their own.
 pub fn fuse(mut graph: Graph) -> Result<Graph, OnnxError> {
     let types = infer(&graph)?;
     let found: Vec<(usize, Node)> = {
@@ -47,10 +48,56 @@ pub fn fuse(mut graph: Graph) -> Result<Graph, OnnxError> {
         return Ok(graph);
     }
     graph.opset_imports.insert(DOMAIN.into(), 1);
-    for (index, node) in found {
+    for (index, mut node) in found {
+        for (masked, open) in masks(&graph, &types, &node).unwrap_or_default() {
+            node.attributes.insert("gated".into(), 1.into());
+            let masked = &mut graph.nodes[masked];
+            *masked = Node::new("Identity", [open], std::mem::take(&mut masked.outputs));
+        }
         graph.nodes[index] = node;
     }
     passes::prune(graph)
+}
+
+/// The nodes that mask a max-pool gradient as the Relus before the pool ask for, each with what it masks; none where anything else reads
+/// the gradient.
+fn masks(graph: &Graph, types: &Types, gradient: &Node) -> Option<Vec<(usize, String)>> {
+    let (consumers, producers, pinned) = (graph.consumers(), graph.producers(), graph.pinned());
+    let (x, dx) = (gradient.input(0)?, gradient.output(0)?);
+    // Multiplications of `value` by 1 where `source` is above 0 and else 0, as `Emitter::step` writes it.
+    let masks_of = |value: &str, source: &str| -> Option<Vec<(usize, String)>> {
+        let is_step = |mask: &str| {
+            let step = producers.get(mask).map(|&index| &graph.nodes[index])?;
+            let steep = step.float("alpha") == Some(2f32.powi(127)) && step.float("beta") == Some(0.0);
+            Some(step.is("HardSigmoid") && steep && step.input(0) == Some(source))
+        };
+        let masks = |&reader: &usize| {
+            let node = &graph.nodes[reader];
+            let other = node.inputs.iter().find(|input| *input != value)?;
+            (node.is("Mul") && is_step(other)?).then(|| (reader, value.to_owned()))
+        };
+        let readers = consumers.get(value).filter(|_| !pinned.contains(value))?;
+        readers.iter().map(masks).collect()
+    };
+    let joined =
+        producers.get(x).map(|&index| &graph.nodes[index]).filter(|n| n.is("Concat") && n.int("axis") == Some(1));
+    let Some(joined) = joined else { return masks_of(dx, x) };
+    let channels = |value: &str| types.shape(value)?.get(1)?.known();
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for source in &joined.inputs {
+        let end = start + channels(source)?;
+        parts.push((start..end, source));
+        start = end;
+    }
+    let readers = consumers.get(dx).filter(|_| !pinned.contains(dx))?;
+    let masks = readers.iter().map(|&reader| {
+        let slice = &graph.nodes[reader];
+        let range = passes::channel_range(slice, dx, &graph.initializers, start)?;
+        let (_, source) = parts.iter().find(|(part, _)| *part == range)?;
+        masks_of(slice.output(0)?, source)
+    });
+    Some(masks.collect::<Option<Vec<_>>>()?.concat())
 }
 
 /// A pooling window over the two spatial axes. Padding at the end follows from the shapes.
@@ -61,6 +108,8 @@ pub struct Window {
     pub dilations: [usize; 2],
     /// Padding before the first row and column; never chosen as a maximum.
     pub pads: [usize; 2],
+    /// Maxima that are not above 0 pass nothing on: the gradient of a Relu before the pool is in it.
+    pub gated: bool,
 }
 
 impl Window {
@@ -88,34 +137,45 @@ pub fn max_pool_gradient(
     dx: &mut [f32],
 ) {
     dx.fill(0.0);
-    let (taps, step, stride) = (window.kernel[1], window.dilations[1], window.strides[1]);
+    let (stride, pad) = (window.strides[1], window.pads[1]);
     let lines = Phases::of(window, x, width, columns);
-    let (mut best, mut place) = (vec![0.0; columns], vec![0; columns]);
+    let offsets = (0..window.kernel[1]).map(|tap| tap * window.dilations[1]);
+    let taps: Vec<_> = offsets.map(|offset| (offset, lines.start_of(offset))).collect();
+    let (mut best, mut place, mut passed) = (vec![0.0; columns], vec![0; columns], vec![0.0; columns]);
     for (row, cotangents) in dy.chunks_exact(columns).enumerate() {
         let (top, bottom, down) = window.span(0, row, height);
         best.fill(f32::NEG_INFINITY);
         place.fill(NOWHERE);
         for line in (top..bottom).step_by(down) {
-            for offset in (0..taps).map(|tap| tap * step) {
+            for &(offset, start) in &taps {
                 let here = (line * width + offset) as u32;
-                for ((value, best), place) in lines.of_tap(line, offset).iter().zip(&mut best).zip(&mut place) {
+                let values = &lines.values[line * lines.size + start..][..columns];
+                for ((value, best), place) in values.iter().zip(&mut best).zip(&mut place) {
                     // Bits, or the compiler jumps, which costs four times as much where no branch can be foreseen.
-                    let larger = u32::from(value > best).wrapping_neg();
+                    let larger = mask(value > best);
                     *best = f32::from_bits((value.to_bits() & larger) | (best.to_bits() & !larger));
                     *place = (here & larger) | (*place & !larger);
                 }
             }
         }
-        for (column, (cotangent, place)) in cotangents.iter().zip(&place).enumerate() {
+        for ((passed, cotangent), best) in passed.iter_mut().zip(cotangents).zip(&best) {
+            *passed = f32::from_bits(cotangent.to_bits() & mask(!window.gated | (*best > 0.0)));
+        }
+        for (column, (passed, place)) in passed.iter().zip(&place).enumerate() {
             let at = match *place {
                 NOWHERE => top * width + window.span(1, column, width).0,
-                place => (place as usize + column * stride).saturating_sub(window.pads[1]),
+                place => (place as usize + column * stride).saturating_sub(pad),
             };
-            if let Some(at) = dx.get_mut(at) {
-                *at += cotangent;
+            if let Some(dx) = dx.get_mut(at) {
+                *dx += passed;
             }
         }
     }
+}
+
+/// All bits, or none.
+fn mask(condition: bool) -> u32 {
+    u32::from(condition).wrapping_neg()
 }
 
 /// The place of a maximum that no value is larger than negative infinity for.
@@ -125,33 +185,40 @@ const NOWHERE: u32 = u32::MAX;
 /// lies side by side.
 struct Phases {
     values: Vec<f32>,
+    /// Of a line's values.
+    size: usize,
     stride: usize,
-    length: usize,
-    columns: usize,
 }
 
 impl Phases {
     fn of(window: &Window, x: &[f32], width: usize, columns: usize) -> Self {
         let (stride, pad) = (window.strides[1], window.pads[1]);
         let reach = (columns - 1) * stride + (window.kernel[1] - 1) * window.dilations[1] + 1;
-        let length = reach.div_ceil(stride);
-        let mut values = vec![f32::NEG_INFINITY; x.len() / width * stride * length];
-        for (line, parts) in x.chunks_exact(width).zip(values.chunks_exact_mut(stride * length)) {
-            for (phase, part) in parts.chunks_exact_mut(length).enumerate() {
-                let padding = pad.saturating_sub(phase).div_ceil(stride).min(length);
-                let first = (padding * stride + phase).saturating_sub(pad).min(width);
-                for (slot, value) in part[padding..].iter_mut().zip(line[first..].iter().step_by(stride)) {
+        let size = reach.max(pad + width).next_multiple_of(stride);
+        let mut padded = vec![f32::NEG_INFINITY; size];
+        let mut values = vec![0.0; x.len() / width * size];
+        for (line, parts) in x.chunks_exact(width).zip(values.chunks_exact_mut(size)) {
+            padded[pad..pad + width].copy_from_slice(line);
+            if stride == 2 {
+                // What the general case does, in a form that is worked on several at a time.
+                let (even, odd) = parts.split_at_mut(size / 2);
+                for ((pair, even), odd) in padded.chunks_exact(2).zip(even).zip(odd) {
+                    (*even, *odd) = (pair[0], pair[1]);
+                }
+                continue;
+            }
+            for (phase, part) in parts.chunks_exact_mut(size / stride).enumerate() {
+                for (slot, value) in part.iter_mut().zip(padded.iter().skip(phase).step_by(stride)) {
                     *slot = *value;
                 }
             }
         }
-        Self { values, stride, length, columns }
+        Self { values, size, stride }
     }
 
-    /// What the tap `offset` behind its window's start reads of `line`, for each column of windows.
-    fn of_tap(&self, line: usize, offset: usize) -> &[f32] {
-        let start = (line * self.stride + offset % self.stride) * self.length + offset / self.stride;
-        &self.values[start..start + self.columns]
+    /// Where, among a line's values, the tap `offset` behind its window's start reads for the first column of windows.
+    fn start_of(&self, offset: usize) -> usize {
+        offset % self.stride * (self.size / self.stride) + offset / self.stride
     }
 }
 
@@ -175,16 +242,16 @@ mod tests {
     };
 
     fn window(kernel: usize, stride: usize, dilation: usize, pad: usize) -> Window {
-        Window { kernel: [kernel; 2], strides: [stride; 2], dilations: [dilation; 2], pads: [pad; 2] }
+        Window { kernel: [kernel; 2], strides: [stride; 2], dilations: [dilation; 2], pads: [pad; 2], gated: false }
     }
 
-    /// `out = flatten(MaxPool(x))` over 2 channels of 7 x 6, derived.
-    fn derived_pool(attributes: [(&str, Vec<i64>); 3], ceil_mode: i64) -> Graph {
+    /// `out = flatten(MaxPool(pooled))`, derived; `before` makes `pooled` of `x`, 2 channels of 7 x 6.
+    fn derived_pool(before: Vec<Node>, attributes: [(&str, Vec<i64>); 3], ceil_mode: i64) -> Graph {
         let value = |name: &str, shape: Vec<Dim>| ValueInfo {
             name: name.into(),
             value_type: ValueType::new(Element::Float, shape),
         };
-        let mut pool = Node::new("MaxPool", ["x"], ["pooled"]).with("ceil_mode", ceil_mode);
+        let mut pool = Node::new("MaxPool", ["pooled"], ["maxima"]).with("ceil_mode", ceil_mode);
         for (name, values) in attributes {
             pool = pool.with(name, values);
         }
@@ -195,7 +262,7 @@ mod tests {
             inputs: vec![value("x", vec!["n".into(), 2.into(), 7.into(), 6.into()])],
             outputs: vec![value("out", vec!["n".into(), "classes".into()])],
             initializers: Default::default(),
-            nodes: vec![pool, Node::new("Flatten", ["pooled"], ["out"])],
+            nodes: before.into_iter().chain([pool, Node::new("Flatten", ["maxima"], ["out"])]).collect(),
             metadata: Default::default(),
         };
         let spec = DeriveSpec {
@@ -208,32 +275,58 @@ mod tests {
         derive(&source, &spec, None).unwrap().graph
     }
 
+    /// Holds the session with the kernel, and the fused graph, to the nodes that were derived.
+    fn assert_fused(graph: &Graph) -> Graph {
+        let runtime = load_runtime(None, 0).unwrap();
+        let fused = fuse(graph.clone()).unwrap();
+        assert!(fused.nodes.iter().any(|node| node.op_type == MAX_POOL_GRADIENT));
+        assert!(!fused.nodes.iter().any(|node| node.is("ScatterElements")));
+        let mut nodes =
+            OrtSession::open_bytes(runtime, write_model(graph).unwrap(), Provider::Cpu, Threads::Shared).unwrap();
+        let mut kernel = OrtSession::open(runtime, graph.clone(), Provider::Cpu, Threads::Shared).unwrap();
+        // Few different numbers: many ties.
+        let x = Tensor::from_shape_fn(vec![3, 2, 7, 6], |i| ((i[0] + 5 * i[1] + i[2] * i[3]) % 4) as f32 - 2.0);
+        let classes = graph.inputs[1].value_type.shape[1].known().unwrap();
+        let seed = Tensor::from_shape_fn(vec![3, classes], |i| (1 + i[0] * classes + i[1]) as f32);
+        let inputs = [("x", x.view()), ("seed", seed.view())];
+        assert_eq!(kernel.run(&inputs).unwrap(), nodes.run(&inputs).unwrap());
+        fused
+    }
+
+    fn window_of(kernel: &[i64], strides: &[i64], pads: &[i64]) -> [(&'static str, Vec<i64>); 3] {
+        [("kernel_shape", kernel.to_vec()), ("strides", strides.to_vec()), ("pads", pads.to_vec())]
+    }
+
     #[test]
     fn the_kernel_gives_the_numbers_of_the_nodes_it_replaces() {
-        let runtime = load_runtime(None, 0).unwrap();
-        let lists = |kernel: &[i64], strides: &[i64], pads: &[i64]| {
-            [("kernel_shape", kernel.to_vec()), ("strides", strides.to_vec()), ("pads", pads.to_vec())]
-        };
         let cases = [
-            (lists(&[3, 3], &[2, 2], &[0, 0, 0, 0]), 0),
-            (lists(&[3, 3], &[2, 2], &[0, 0, 0, 0]), 1),
-            (lists(&[3, 2], &[1, 2], &[1, 0, 1, 1]), 0),
-            (lists(&[2, 2], &[2, 2], &[0, 0, 0, 0]), 0),
+            (window_of(&[3, 3], &[2, 2], &[0, 0, 0, 0]), 0),
+            (window_of(&[3, 3], &[2, 2], &[0, 0, 0, 0]), 1),
+            (window_of(&[3, 2], &[1, 2], &[1, 0, 1, 1]), 0),
+            (window_of(&[2, 2], &[2, 2], &[0, 0, 0, 0]), 0),
         ];
         for (attributes, ceil_mode) in cases {
-            let graph = derived_pool(attributes.clone(), ceil_mode);
-            let fused = fuse(graph.clone()).unwrap();
-            assert!(fused.nodes.iter().any(|node| node.op_type == MAX_POOL_GRADIENT), "{attributes:?}");
-            assert!(!fused.nodes.iter().any(|node| node.is("ScatterElements")), "{attributes:?}");
-            let mut nodes =
-                OrtSession::open_bytes(runtime, write_model(&graph).unwrap(), Provider::Cpu, Threads::Shared).unwrap();
-            let mut kernel = OrtSession::open(runtime, graph.clone(), Provider::Cpu, Threads::Shared).unwrap();
-            // Few different numbers: many ties.
-            let x = Tensor::from_shape_fn(vec![3, 2, 7, 6], |i| ((i[0] + 5 * i[1] + i[2] * i[3]) % 4) as f32 - 2.0);
-            let classes = graph.inputs[1].value_type.shape[1].known().unwrap();
-            let seed = Tensor::from_shape_fn(vec![3, classes], |i| (1 + i[0] * classes + i[1]) as f32);
-            let inputs = [("x", x.view()), ("seed", seed.view())];
-            assert_eq!(kernel.run(&inputs).unwrap(), nodes.run(&inputs).unwrap(), "{attributes:?}");
+            assert_fused(&derived_pool(vec![Node::new("Identity", ["x"], ["pooled"])], attributes, ceil_mode));
+        }
+    }
+
+    #[test]
+    fn the_masks_of_relus_before_a_pool_go_into_its_gradient() {
+        let relu = |from: &str, to: &str| Node::new("Relu", [from], [to]);
+        let two_relus = |join: Node| vec![relu("x", "a"), Node::new("Neg", ["x"], ["minus"]), relu("minus", "b"), join];
+        let cases = [
+            (vec![relu("x", "pooled")], 0),
+            (two_relus(Node::new("Concat", ["a", "b"], ["pooled"]).with("axis", 1)), 0),
+            // One part of what is pooled is no Relu's.
+            (two_relus(Node::new("Concat", ["a", "minus"], ["pooled"]).with("axis", 1)), 1),
+            // The Relu's mask is for the sum.
+            (two_relus(Node::new("Add", ["a", "b"], ["pooled"])), 2),
+        ];
+        for (before, masks) in cases {
+            let fused = assert_fused(&derived_pool(before, window_of(&[3, 3], &[2, 2], &[1, 1, 1, 1]), 0));
+            assert_eq!(fused.nodes.iter().filter(|node| node.is("HardSigmoid")).count(), masks);
+            let gradient = fused.nodes.iter().find(|node| node.op_type == MAX_POOL_GRADIENT).unwrap();
+            assert_eq!(gradient.int_or("gated", 0) == 1, masks == 0);
         }
     }
 
@@ -246,7 +339,7 @@ mod tests {
             let taps =
                 (top..bottom).step_by(down).flat_map(|y| (left..right).step_by(across).map(move |x| y * width + x));
             let best = taps.reduce(|first, at| if x[at] > x[first] { at } else { first });
-            if let Some(at) = best {
+            if let Some(at) = best.filter(|&at| !w.gated || x[at] > 0.0) {
                 dx[at] += cotangent;
             }
         }
@@ -257,7 +350,7 @@ mod tests {
         #[test]
         fn windows_side_by_side_are_windows_one_by_one(
             kernel in [1_usize..4, 1_usize..4], strides in [1_usize..4, 1_usize..4], dilations in [1_usize..3, 1_usize..3],
-            pads in [0_usize..3, 0_usize..3], end_pads in [0_usize..3, 0_usize..3], extra in [0_usize..6, 0_usize..6], levels in 1_u32..6, seed in 0_u32..1000,
+            pads in [0_usize..3, 0_usize..3], end_pads in [0_usize..3, 0_usize..3], extra in [0_usize..6, 0_usize..6], levels in 1_u32..6, seed in 0_u32..1000, gated: bool,
         ) {
             let reach = |axis: usize| (kernel[axis] - 1) * dilations[axis] + 1;
             // ONNX keeps pads below the kernel.
@@ -265,7 +358,7 @@ mod tests {
             let end_pads = [0, 1].map(|axis: usize| end_pads[axis].min(kernel[axis] - 1));
             let plane = [0, 1].map(|axis| reach(axis) + extra[axis]);
             let outputs = [0, 1].map(|axis| (plane[axis] + pads[axis] + end_pads[axis] - reach(axis)) / strides[axis] + 1);
-            let w = Window { kernel, strides, dilations, pads };
+            let w = Window { kernel, strides, dilations, pads, gated };
             let drawn = |index: usize| (index as u32 + 1).wrapping_mul(2_654_435_761 ^ seed) >> 16;
             // Few levels: many ties; the lowest is negative infinity.
             let x: Vec<f32> = (0..plane[0] * plane[1])
@@ -303,7 +396,7 @@ mod tests {
     #[test]
     fn dilated_taps_skip_the_padding_in_whole_steps() {
         // One axis of the window reads positions -1, 1, 3 of 5: the first lies on the padding.
-        let w = Window { kernel: [1, 3], strides: [1, 1], dilations: [1, 2], pads: [0, 1] };
+        let w = Window { kernel: [1, 3], strides: [1, 1], dilations: [1, 2], pads: [0, 1], gated: false };
         assert_eq!(w.span(1, 0, 5), (1, 4, 2));
         let mut dx = [f32::NAN; 5];
         max_pool_gradient(&w, &[9.0, 1.0, 9.0, 2.0, 9.0], [1, 5], &[1.0], 1, &mut dx);

@@ -44,7 +44,7 @@ pub struct OpenGraph {
 }
 
 impl OpenGraph {
-    pub fn open(runtime: &Runtime, graph: Graph, provider: Provider, way: Way) -> Result<Self, RuntimeError> {
+    pub fn open(runtime: &Runtime, graph: &Graph, provider: Provider, way: Way) -> Result<Self, RuntimeError> {
         let first = OrtSession::open(runtime, way.shape(graph), provider, Threads::Shared)?;
         Ok(Self { way, first, copies: Vec::new() })
     }
@@ -62,7 +62,7 @@ impl OpenGraph {
     /// Opens the copies of `graph`, which is what [`Self::open`] was given.
     pub fn open_copies(&mut self, runtime: &Runtime, graph: &Graph) -> Result<(), RuntimeError> {
         let Way { copies, threads, .. } = self.way;
-        let open = || OrtSession::open(runtime, self.way.shape(graph.clone()), Provider::Cpu, Threads::Own(threads));
+        let open = || OrtSession::open(runtime, self.way.shape(graph), Provider::Cpu, Threads::Own(threads));
         self.copies = in_parallel((0..copies).map(|_| open))?;
         Ok(())
     }
@@ -109,7 +109,8 @@ impl OpenGraph {
 
 impl Way {
     /// The graph that a session of this way runs. The batch is its only dimension without a number.
-    fn shape(self, mut graph: Graph) -> Graph {
+    fn shape(self, graph: &Graph) -> Graph {
+        let mut graph = graph.clone();
         let values = graph.inputs.iter_mut().chain(&mut graph.outputs).filter(|_| self.row_by_row);
         for dim in values.flat_map(|value| &mut value.value_type.shape).filter(|dim| dim.known().is_none()) {
             *dim = Dim::Known(1);

@@ -67,21 +67,19 @@ impl Sessions {
         self.open.last_mut()
     }
 
-    fn open(&self, graph: &Arc<GraphOf>) -> Result<Open, EngineError> {
+    fn open(&self, graph: &Arc<GraphOf>, derived: &Graph) -> Result<Open, EngineError> {
         let started = Instant::now();
-        let derived = derive(graph)?;
-        let row_bytes =
-            activations::peak_bytes(&derived).map_err(|e| EngineError::Runtime { reason: e.to_string() })?;
+        let row_bytes = activations::peak_bytes(derived).map_err(|e| EngineError::Runtime { reason: e.to_string() })?;
         let classes = derived.inputs.iter().find(|input| input.name == "seed");
         let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
-        let bytes = own_bytes(&derived, &graph.model.graph);
+        let bytes = own_bytes(derived, &graph.model.graph);
         let room = (self.batch_bytes / row_bytes.max(1)).max(1);
         let (way, batch_rows) = match self.provider {
             Provider::Cpu => {
                 // Half of the memory for sessions may go to copies of one graph's weights.
                 let copies = (self.session_bytes / 2 / bytes.max(1)).min(room).clamp(1, self.threads);
                 // Lent weights are read in every run, forwards and backwards: with rows that are light beside them, large runs are faster.
-                let lent_bytes = weights::lent_bytes(&derived);
+                let lent_bytes = weights::lent_bytes(derived);
                 let wanted = self.batch_rows.max(2 * lent_bytes / row_bytes.max(1)).min(room);
                 let way = Way { row_by_row: lent_bytes == 0, copies, threads: self.threads / copies };
                 // Rows that run one by one gain nothing from waiting for each other: whoever comes next waits for one round.
@@ -93,12 +91,7 @@ impl Sessions {
         let took = started.elapsed();
         histogram!(names::SESSION_OPEN_DURATION_SECONDS, "provider" => self.provider.to_string()).record(took);
         tracing::info!(model = graph.model.id, spec = ?graph.spec, ?took, ?way, batch_rows, bytes, row_bytes, "graph opened");
-        Ok(Open {
-            graph: graph.clone(),
-            sessions,
-            prepared: Prepared { batch_rows, at_once: way.copies, classes },
-            bytes,
-        })
+        Ok(Open { graph: graph.clone(), sessions, prepared: Prepared { batch_rows, classes }, bytes })
     }
 
     fn evict(&mut self) {
@@ -134,22 +127,23 @@ fn own_bytes(derived: &Graph, source: &Graph) -> usize {
 
 impl Backend for Sessions {
     fn prepare(&mut self, graph: &Arc<GraphOf>, rows: usize) -> Result<Prepared, EngineError> {
-        let ready = self.find(graph).is_some_and(|open| open.sessions.is_ready_for(rows));
-        if !ready {
-            // What other runs have left would lie beside what opening takes.
-            self.rest();
-            if self.find(graph).is_none() {
-                let opened = self.open(graph)?;
-                self.open.push(opened);
-            }
-            let runtime = self.runtime;
-            if let Some(open) = self.find(graph).filter(|open| !open.sessions.is_ready_for(rows)) {
-                open.sessions.open_copies(runtime, &derive(graph)?)?;
-            }
-            self.evict();
+        if let Some(open) = self.find(graph).filter(|open| open.sessions.is_ready_for(rows)) {
+            return Ok(open.prepared);
         }
-        let open = self.find(graph).ok_or_else(|| EngineError::Runtime { reason: "the graph was closed".into() })?;
-        Ok(open.prepared)
+        // What other runs have left would lie beside what opening takes.
+        self.rest();
+        let derived = derive(graph)?;
+        let mut open = match self.open.pop_if(|open| open.graph == *graph) {
+            Some(open) => open,
+            None => self.open(graph, &derived)?,
+        };
+        if !open.sessions.is_ready_for(rows) {
+            open.sessions.open_copies(self.runtime, &derived)?;
+        }
+        let prepared = open.prepared;
+        self.open.push(open);
+        self.evict();
+        Ok(prepared)
     }
 
     fn run(&mut self, graph: &Arc<GraphOf>, points: &[Point], stop: &Stop) -> Result<Vec<Row>, EngineError> {

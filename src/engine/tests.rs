@@ -46,7 +46,7 @@ impl Backend for Fake {
         if graph.spec.wrt == Wrt::Activation("nowhere".into()) {
             return Err(EngineError::Runtime { reason: "cannot be prepared".into() });
         }
-        Ok(Prepared { batch_rows: 8, at_once: 1, classes: Some(3) })
+        Ok(Prepared { batch_rows: 8, classes: Some(3) })
     }
 
     fn run(&mut self, _: &Arc<GraphOf>, points: &[Point], stop: &Stop) -> Result<Vec<Row>, EngineError> {

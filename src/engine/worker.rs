@@ -20,7 +20,12 @@ pub fn work(desk: &Desk, backend: &mut dyn Backend) {
         let (graph, priority, rows) = match desk.next(rested) {
             Next::Work { graph, priority, rows } => (graph, priority, rows),
             Next::Rest => {
-                backend.rest();
+                if let Err(Failure::Panic(words)) = guard(|| {
+                    backend.rest();
+                    Ok(())
+                }) {
+                    tracing::error!(words, "panic while memory was given back");
+                }
                 rested = true;
                 continue;
             }

@@ -13,6 +13,6 @@ pub use batch::free_batch;
 pub use check::{check, checked, find_faults, sort};
 pub use dedup::dedup;
 pub use fold::fold;
-pub use narrow::narrow;
+pub use narrow::{channel_range, narrow};
 pub use normalise::{OPSET, normalise};
 pub use prune::prune;

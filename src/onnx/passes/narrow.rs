@@ -2,7 +2,7 @@
 //! the same sums, and no copy between them. The backward walk through Concat writes such slices; where they go, ONNX Runtime keeps its
 //! blocked layout. Run `prune` afterwards.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use indexmap::IndexMap;
 
@@ -16,12 +16,12 @@ pub fn narrow(mut graph: Graph) -> Result<Graph, OnnxError> {
         return Ok(graph);
     }
     let mut names = Names::of(&graph);
-    for (slice, Part { conv, start, end }) in parts {
+    for (slice, Part { conv, channels }) in parts {
         let mut narrowed = graph.nodes[conv].clone();
         for input in narrowed.inputs.iter_mut().skip(1).filter(|input| !input.is_empty()) {
             let Some(whole) = graph.initializers.get(input) else { continue };
-            let rows = rows(whole, start, end);
-            *input = names.fresh(&format!("{input}.{start}"));
+            let rows = rows(whole, &channels);
+            *input = names.fresh(&format!("{input}.{}", channels.start));
             graph.initializers.insert(input.clone(), rows);
         }
         let slice = &mut graph.nodes[slice];
@@ -31,11 +31,10 @@ pub fn narrow(mut graph: Graph) -> Result<Graph, OnnxError> {
     checked("narrow", graph)
 }
 
-/// Channels `start .. end` of what the node `conv` makes.
+/// Some channels of what the node `conv` makes.
 struct Part {
     conv: usize,
-    start: usize,
-    end: usize,
+    channels: Range<usize>,
 }
 
 /// By the index of the Slice.
@@ -49,8 +48,8 @@ fn find_parts(graph: &Graph) -> BTreeMap<usize, Part> {
             .into_iter()
             .flatten()
             .map(|&reader| {
-                let (start, end) = channel_range(&graph.nodes[reader], output, &graph.initializers, channels)?;
-                Some((reader, Part { conv, start, end }))
+                let channels = channel_range(&graph.nodes[reader], output, &graph.initializers, channels)?;
+                Some((reader, Part { conv, channels }))
             })
             .collect();
         parts.extend(slices.unwrap_or_default());
@@ -67,24 +66,24 @@ fn channels(node: &Node, constants: &IndexMap<String, Literal>) -> Option<usize>
 }
 
 /// What a Slice along the channels alone reads of `value`.
-fn channel_range(
+pub fn channel_range(
     node: &Node,
     value: &str,
     constants: &IndexMap<String, Literal>,
     channels: usize,
-) -> Option<(usize, usize)> {
+) -> Option<Range<usize>> {
     let numbers = |index: usize| constants.get(node.input(index)?)?.to_i64s();
     let cuts = node.is("Slice") && node.input(0) == Some(value) && numbers(3)? == [1];
     let step = node.input(4).is_none() || numbers(4)? == [1];
     let ([start], [end]) = (&numbers(1)?[..], &numbers(2)?[..]) else { return None };
     let (start, end) = (usize::try_from(*start).ok()?, usize::try_from(*end).ok()?.min(channels));
-    (cuts && step && start < end).then_some((start, end))
+    (cuts && step && start < end).then_some(start..end)
 }
 
-/// Rows `start .. end` of the first axis, sharing the whole's bytes.
-fn rows(whole: &Literal, start: usize, end: usize) -> Literal {
+/// Rows of the first axis, sharing the whole's bytes.
+fn rows(whole: &Literal, rows: &Range<usize>) -> Literal {
     let row = whole.bytes.len() / whole.shape[0].max(1);
     let mut shape = whole.shape.clone();
-    shape[0] = end - start;
-    Literal { element: whole.element, shape, bytes: whole.bytes.slice(row * start..row * end) }
+    shape[0] = rows.len();
+    Literal { element: whole.element, shape, bytes: whole.bytes.slice(row * rows.start..row * rows.end) }
 }
