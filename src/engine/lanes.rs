@@ -149,14 +149,12 @@ impl<G: PartialEq> Lanes<G> {
         interactive.or(self.lanes.front()).map(|lane| (lane.graph.clone(), lane.priority, lane.rows))
     }
 
-    /// Forms a batch of at most `budget` rows of a lane and sends the lane to the end of the turns. What waits is split evenly: 9 rows
-    /// with a budget of 8 go as 5 and 4, which costs the same time and less memory.
+    /// Forms a batch of at most `budget` rows of a lane and sends the lane to the end of the turns.
     pub fn take(&mut self, graph: &Arc<G>, priority: Priority, budget: usize) -> Vec<BatchRow> {
         let Some(mut lane) = self.position(graph, priority).and_then(|at| self.lanes.remove(at)) else {
             return Vec::new();
         };
-        let batches = lane.rows.div_ceil(budget.max(1));
-        let size = lane.rows.div_ceil(batches.max(1));
+        let size = lane.rows.min(budget.max(1));
         let mut batch = Vec::with_capacity(size);
         while batch.len() < size
             && let Some((id, mut queue)) = lane.callers.pop_front()
@@ -229,11 +227,11 @@ mod tests {
     }
 
     #[test]
-    fn a_rest_is_split_evenly() {
+    fn a_batch_is_as_large_as_it_may_be() {
         let mut lanes = Lanes::new(100);
         lanes.push(1, &Arc::new("g"), caller(1, Priority::Interactive), points(25));
         let sizes: Vec<usize> = (0..4).map(|_| next_batch(&mut lanes, 8).len()).collect();
-        assert_eq!(sizes, [7, 6, 6, 6]);
+        assert_eq!(sizes, [8, 8, 8, 1]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! On the CPU the cores are used better by rows of their own than by parts of the same rows: one session answers a
 //! single row with all threads, and from the first batch on copies of it, with fewer threads each, share the rows. A
-//! session for one row knows every size, so that ONNX Runtime keeps its blocked layout through the backward walk.
+//! session that knows its batch knows every size, so that ONNX Runtime keeps its blocked layout through the backward walk.
 //! Cost: each copy has its own weights, except those that are lent.
 
 use std::{
@@ -28,9 +28,9 @@ use crate::{
 /// How a graph's batches are run.
 #[derive(Clone, Copy, Debug)]
 pub struct Way {
-    /// One row a run; else as many as there are.
-    pub row_by_row: bool,
-    /// Sessions that share a batch.
+    /// Of one run of a copy.
+    pub rows: usize,
+    /// Sessions that share a batch; 1: all batches go through one session, in one run.
     pub copies: usize,
     /// Threads of each.
     pub threads: usize,
@@ -39,13 +39,14 @@ pub struct Way {
 pub struct OpenGraph {
     way: Way,
     first: OrtSession,
-    /// None before the first batch.
+    /// None before the first batch for them.
     copies: Vec<OrtSession>,
 }
 
 impl OpenGraph {
     pub fn open(runtime: &Runtime, graph: &Graph, provider: Provider, way: Way) -> Result<Self, RuntimeError> {
-        let first = OrtSession::open(runtime, way.shape(graph), provider, Threads::Shared)?;
+        let rows = (way.rows == 1).then_some(1);
+        let first = OrtSession::open(runtime, with_batch(graph, rows), provider, Threads::Shared)?;
         Ok(Self { way, first, copies: Vec::new() })
     }
 
@@ -56,13 +57,13 @@ impl OpenGraph {
 
     /// Whether a batch of `rows` would use no more sessions than are open.
     pub fn is_ready_for(&self, rows: usize) -> bool {
-        rows == 1 || self.way.copies == 1 || !self.copies.is_empty()
+        !self.way.shares(rows) || !self.copies.is_empty()
     }
 
     /// Opens the copies of `graph`, which is what [`Self::open`] was given.
     pub fn open_copies(&mut self, runtime: &Runtime, graph: &Graph) -> Result<(), RuntimeError> {
-        let Way { copies, threads, .. } = self.way;
-        let open = || OrtSession::open(runtime, self.way.shape(graph), Provider::Cpu, Threads::Own(threads));
+        let Way { rows, copies, threads } = self.way;
+        let open = || OrtSession::open(runtime, with_batch(graph, Some(rows)), Provider::Cpu, Threads::Own(threads));
         self.copies = in_parallel((0..copies).map(|_| open))?;
         Ok(())
     }
@@ -80,16 +81,16 @@ impl OpenGraph {
         stop.on_stop(move || hook.stop());
         let evaluate =
             |session: &mut OrtSession, points: &[Point]| evaluate(session, graph, classes, points, &ort_stop);
-        let sharing = if points.len() > 1 { self.copies.as_mut_slice() } else { &mut [] };
-        let size = if self.way.row_by_row { 1 } else { points.len().div_ceil(sharing.len().max(1)) };
+        let shared = self.way.shares(points.len());
+        let size = if shared || self.way.rows == 1 { self.way.rows } else { points.len() };
         let parts: Vec<&[Point]> = points.chunks(size).collect();
-        if sharing.is_empty() {
+        if !shared {
             let rows = parts.into_iter().map(|part| evaluate(&mut self.first, part));
             return Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect());
         }
         let next = AtomicUsize::new(0);
         let (next, parts, evaluate) = (&next, &parts, &evaluate);
-        let shares = sharing.iter_mut().map(|session| {
+        let shares = self.copies.iter_mut().map(|session| {
             move || {
                 let mut done = Vec::new();
                 loop {
@@ -108,15 +109,26 @@ impl OpenGraph {
 }
 
 impl Way {
-    /// The graph that a session of this way runs. The batch is its only dimension without a number.
-    fn shape(self, graph: &Graph) -> Graph {
-        let mut graph = graph.clone();
-        let values = graph.inputs.iter_mut().chain(&mut graph.outputs).filter(|_| self.row_by_row);
-        for dim in values.flat_map(|value| &mut value.value_type.shape).filter(|dim| dim.known().is_none()) {
-            *dim = Dim::Known(1);
-        }
-        graph
+    /// Most rows of a batch that the copies can share.
+    pub fn batch_rows(self) -> usize {
+        self.rows * self.copies
     }
+
+    /// Whether the copies share a batch. A session for several rows takes no fewer.
+    fn shares(self, rows: usize) -> bool {
+        self.copies > 1 && rows >= if self.rows == 1 { 2 } else { self.batch_rows() }
+    }
+}
+
+/// The graph for batches of `rows`, or of any size. The batch is its only dimension without a number.
+fn with_batch(graph: &Graph, rows: Option<usize>) -> Graph {
+    let mut graph = graph.clone();
+    let Some(rows) = rows else { return graph };
+    let values = graph.inputs.iter_mut().chain(&mut graph.outputs);
+    for dim in values.flat_map(|value| &mut value.value_type.shape).filter(|dim| dim.known().is_none()) {
+        *dim = Dim::Known(rows);
+    }
+    graph
 }
 
 /// What each task gives; the first error or panic among them.

@@ -74,24 +74,25 @@ impl Sessions {
         let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
         let bytes = own_bytes(derived, &graph.model.graph);
         let room = (self.batch_bytes / row_bytes.max(1)).max(1);
-        let (way, batch_rows) = match self.provider {
+        let way = match self.provider {
             Provider::Cpu => {
                 // Half of the memory for sessions may go to copies of one graph's weights.
                 let copies = (self.session_bytes / 2 / bytes.max(1)).min(room).clamp(1, self.threads);
                 // Lent weights are read in every run, forwards and backwards: with rows that are light beside them, large runs are faster.
-                let lent_bytes = weights::lent_bytes(derived);
-                let wanted = self.batch_rows.max(2 * lent_bytes / row_bytes.max(1)).min(room);
-                let way = Way { row_by_row: lent_bytes == 0, copies, threads: self.threads / copies };
-                // Rows that run one by one gain nothing from waiting for each other: whoever comes next waits for one round.
-                (way, if way.row_by_row { copies } else { wanted.next_multiple_of(copies) })
+                // Else rows that run one by one gain nothing from waiting for each other: whoever comes next waits for one round.
+                let rows = match weights::lent_bytes(derived) {
+                    0 => 1,
+                    lent_bytes => (self.batch_rows.max(2 * lent_bytes / row_bytes.max(1)).min(room) / copies).max(1),
+                };
+                Way { rows, copies, threads: self.threads / copies }
             }
-            Provider::Cuda { .. } => (Way { row_by_row: false, copies: 1, threads: 1 }, self.batch_rows.min(room)),
+            Provider::Cuda { .. } => Way { rows: self.batch_rows.min(room), copies: 1, threads: 1 },
         };
         let sessions = OpenGraph::open(self.runtime, derived, self.provider, way)?;
         let took = started.elapsed();
         histogram!(names::SESSION_OPEN_DURATION_SECONDS, "provider" => self.provider.to_string()).record(took);
-        tracing::info!(model = graph.model.id, spec = ?graph.spec, ?took, ?way, batch_rows, bytes, row_bytes, "graph opened");
-        Ok(Open { graph: graph.clone(), sessions, prepared: Prepared { batch_rows, classes }, bytes })
+        tracing::info!(model = graph.model.id, spec = ?graph.spec, ?took, ?way, bytes, row_bytes, "graph opened");
+        Ok(Open { graph: graph.clone(), sessions, prepared: Prepared { batch_rows: way.batch_rows(), classes }, bytes })
     }
 
     fn evict(&mut self) {

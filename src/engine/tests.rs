@@ -19,7 +19,10 @@ use super::{
 use crate::{
     autodiff::spec::{Head, PatternLayers, RuleSetId, SeedRule, Wrt},
     model::manifest::{Input, Manifest},
-    onnx::read_model,
+    onnx::{
+        graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
+        read_model,
+    },
 };
 
 /// Answers `2 x` as logits, after `delay` per batch, which a stop cuts short.
@@ -92,7 +95,7 @@ fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
     }
 }
 
-fn model(id: &str, name: &str, shape: &[usize], graph: Arc<crate::onnx::graph::Graph>) -> Arc<Model> {
+fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model> {
     Arc::new(Model {
         id: id.into(),
         folder: PathBuf::new(),
@@ -111,7 +114,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<crate::onnx::graph::G
 }
 
 fn number_model() -> Arc<Model> {
-    let graph = crate::onnx::graph::Graph {
+    let graph = Graph {
         name: "none".into(),
         ir_version: 8,
         opset_imports: Default::default(),
@@ -382,40 +385,77 @@ async fn a_wrong_shape_is_refused_before_it_waits() {
     assert_eq!(counts.rows.load(Ordering::SeqCst), 0);
 }
 
+/// Asks for the gradients of five points, and for one of them alone.
+async fn assert_rows_do_not_depend_on_their_batch(
+    model: &Arc<Model>,
+    threads: usize,
+    batch_bytes: usize,
+    session_bytes: usize,
+) {
+    let settings = EngineSettings {
+        library: None,
+        providers: vec![Provider::Cpu],
+        threads,
+        queue_rows: 100,
+        batch_rows: 4,
+        batch_bytes,
+        session_bytes,
+    };
+    let engine = Engine::start(&settings).unwrap();
+    let shape = &model.manifest.input.shape;
+    let point = |shift: usize| Point {
+        input: Arc::new(Tensor::from_shape_fn(shape.clone(), |i| ((i[1] * 7 + i[2] * 3 + shift) % 31) as f32 / 16.0)),
+        seed: Arc::from([(shift + 2, 1.0)]),
+    };
+    let (spec, one) = (spec(&[RuleSetId::Gradient]), caller(1));
+    let alone = engine.evaluate(model, &spec, vec![point(5)], &one).await.unwrap();
+    let shared = engine.evaluate(model, &spec, [1, 5, 9, 13, 17].map(point).to_vec(), &one).await.unwrap();
+    let (a, b) = (&alone.rows[0], &shared.rows[1]);
+    assert_eq!((a.logits.len(), a.cotangents[0].shape()), (1000, shape.as_slice()));
+    let largest = a.cotangents[0].iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+    assert!(largest > 0.0);
+    // Other numbers of threads may sum in another order.
+    assert!(a.cotangents[0].iter().zip(&b.cotangents[0]).all(|(x, y)| (x - y).abs() < 1e-5 * largest));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn squeezenet_gradients_do_not_depend_on_who_shared_the_batch() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1/model.onnx");
     let graph = read_model(&path).unwrap();
     let name = graph.inputs[0].name.clone();
     let model = model("squeezenet1_1", &name, &[3, 224, 224], Arc::new(graph));
-    let point = |shift: usize, class: usize| Point {
-        input: Arc::new(Tensor::from_shape_fn(vec![3, 224, 224], |i| {
-            ((i[1] * 7 + i[2] * 3 + shift) % 31) as f32 / 16.0
-        })),
-        seed: Arc::from([(class, 1.0)]),
-    };
-    let spec = spec(&[RuleSetId::Gradient]);
-    let one = caller(1);
     // One thread has no copies; three threads have three of one thread, or one of three where the memory is short.
     for (threads, session_bytes) in [(1, 1 << 30), (3, 1 << 30), (3, 1 << 20)] {
-        let settings = EngineSettings {
-            library: None,
-            providers: vec![Provider::Cpu],
-            threads,
-            queue_rows: 100,
-            batch_rows: 4,
-            batch_bytes: 1 << 30,
-            session_bytes,
-        };
-        let engine = Engine::start(&settings).unwrap();
-        let alone = engine.evaluate(&model, &spec, vec![point(5, 7)], &one).await.unwrap();
-        let many = [1, 5, 9, 13, 17].map(|shift| point(shift, shift + 2)).to_vec();
-        let shared = engine.evaluate(&model, &spec, many, &one).await.unwrap();
-        let (a, b) = (&alone.rows[0], &shared.rows[1]);
-        assert_eq!((a.logits.len(), a.cotangents[0].shape()), (1000, [3, 224, 224].as_slice()));
-        let largest = a.cotangents[0].iter().fold(0.0_f32, |m, x| m.max(x.abs()));
-        assert!(largest > 0.0);
-        // Other numbers of threads may sum in another order.
-        assert!(a.cotangents[0].iter().zip(&b.cotangents[0]).all(|(x, y)| (x - y).abs() < 1e-5 * largest));
+        assert_rows_do_not_depend_on_their_batch(&model, threads, 1 << 30, session_bytes).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gradients_through_lent_weights_do_not_depend_on_who_shared_the_batch() {
+    let value = |name: &str, shape: Vec<Dim>| ValueInfo {
+        name: name.into(),
+        value_type: ValueType::new(Element::Float, shape),
+    };
+    let weights: Vec<f32> =
+        (0..1100 * 1000).map(|index: u32| (index.wrapping_mul(2_654_435_761) >> 20) as f32 / 4096.0 - 0.5).collect();
+    let graph = Graph {
+        name: "lent".into(),
+        ir_version: 8,
+        opset_imports: [(String::new(), 17)].into(),
+        inputs: vec![value("x", vec!["n".into(), 11.into(), 10.into(), 10.into()])],
+        outputs: vec![value("out", vec!["n".into(), 1000.into()])],
+        initializers: [("w".to_owned(), Literal::from_f32s(&[1100, 1000], &weights))].into(),
+        nodes: vec![
+            Node::new("Relu", ["x"], ["a"]),
+            Node::new("Flatten", ["a"], ["b"]),
+            Node::new("Gemm", ["b", "w"], ["out"]),
+        ],
+        metadata: Default::default(),
+    };
+    assert!(weights::lent_bytes(&graph) > 0);
+    let model = model("lent", "x", &[11, 10, 10], Arc::new(graph));
+    // Batches of four and one, of two, two and one, and of five.
+    for batch_bytes in [120 << 10, 60 << 10, 1 << 30] {
+        assert_rows_do_not_depend_on_their_batch(&model, 2, batch_bytes, 1 << 30).await;
     }
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use ndarray::{ArrayD, Zip};
 use rand::RngExt;
 
 use super::{Attribution, CHUNK, Run, Step, Subject, path::between, random::generator, registry::Cost};
@@ -21,11 +22,11 @@ struct Expected {
     subject: Subject,
     asked: usize,
     answered: usize,
-    sums: Vec<f64>,
+    sums: ArrayD<f64>,
 }
 
 pub fn expected_derivative(subject: Subject) -> Box<dyn Run> {
-    Box::new(Expected { sums: vec![0.0; subject.input.len()], asked: 0, answered: 0, subject })
+    Box::new(Expected { sums: ArrayD::zeros(subject.input.raw_dim()), asked: 0, answered: 0, subject })
 }
 
 impl Expected {
@@ -47,11 +48,10 @@ impl Run for Expected {
         for row in answers {
             let start = self.draw(self.answered).0.clone();
             self.answered += 1;
-            let lengths =
-                self.subject.input.iter().zip(start.iter()).map(|(&x, &start)| f64::from(x) - f64::from(start));
-            for (sum, (length, &g)) in self.sums.iter_mut().zip(lengths.zip(row.cotangents.iter().flatten())) {
-                *sum += length * f64::from(g);
-            }
+            let Some(g) = row.cotangents.first() else { continue };
+            Zip::from(&mut self.sums).and(&*self.subject.input).and(&*start).and(g).for_each(|sum, &x, &start, &g| {
+                *sum += (f64::from(x) - f64::from(start)) * f64::from(g);
+            });
         }
         let Subject { input, seed, parameters, .. } = &self.subject;
         let n_samples = parameters.n_samples.get();
@@ -64,9 +64,7 @@ impl Run for Expected {
             };
             return Step::Evaluate(samples.map(point).collect());
         }
-        let mut scores = Tensor::zeros(input.raw_dim());
-        scores.iter_mut().zip(&self.sums).for_each(|(score, sum)| *score = (sum / n_samples as f64) as f32);
-        let mut attribution = Attribution::of(scores);
+        let mut attribution = Attribution::of(self.sums.mapv(|sum| (sum / n_samples as f64) as f32));
         if parameters.baseline.terms().iter().any(|term| matches!(term, Term::Random(_))) {
             attribution
                 .warnings

@@ -6,6 +6,7 @@
 
 use std::{f64::consts::TAU, iter, sync::Arc};
 
+use ndarray::{ArrayD, Zip};
 use rand::RngExt;
 
 use super::{
@@ -53,7 +54,7 @@ pub fn variance(subject: Subject) -> Box<dyn Run> {
 pub fn mean_path(subject: Subject) -> Box<dyn Run> {
     let mut noisy = Noisy::of(&subject);
     let path = path_from(&subject, noisy.draw());
-    Box::new(Paths { sums: vec![0.0; subject.input.len()], noisy, path, subject })
+    Box::new(Paths { sums: ArrayD::zeros(subject.input.raw_dim()), noisy, path, subject })
 }
 
 /// The noisy inputs, one after another.
@@ -63,7 +64,7 @@ struct Noisy {
     seed_value: u64,
     drawn: usize,
     /// Of the latest sample, in units of sigma.
-    noise: Vec<f64>,
+    noise: ArrayD<f64>,
     /// `compat: pgig-2020`: each sample keeps the noise of those before it.
     adds_up: bool,
 }
@@ -79,7 +80,7 @@ impl Noisy {
             sigma: parameters.noise_level * (high - low),
             seed_value: parameters.seed_value,
             drawn: 0,
-            noise: vec![0.0; input.len()],
+            noise: ArrayD::zeros(input.raw_dim()),
             adds_up: parameters.compat == Some(Compat::Pgig2020),
         }
     }
@@ -90,11 +91,8 @@ impl Noisy {
         for (noise, drawn) in self.noise.iter_mut().zip(drawn) {
             *noise = if self.adds_up { *noise + drawn } else { drawn };
         }
-        let mut noisy = Tensor::zeros(self.input.raw_dim());
-        for (value, (&x, noise)) in noisy.iter_mut().zip(self.input.iter().zip(&self.noise)) {
-            *value = (f64::from(x) + self.sigma * noise) as f32;
-        }
-        Arc::new(noisy)
+        let noisy = |&x: &f32, noise: &f64| (f64::from(x) + self.sigma * noise) as f32;
+        Arc::new(Zip::from(&*self.input).and(&self.noise).map_collect(noisy))
     }
 }
 
@@ -115,24 +113,24 @@ struct Samples {
     statistic: Statistic,
     answered: usize,
     /// Per element the mean of the derivatives so far, and the sum of their squared distances to it.
-    means: Vec<f64>,
-    spreads: Vec<f64>,
+    means: ArrayD<f64>,
+    spreads: ArrayD<f64>,
 }
 
 impl Samples {
     fn new(subject: Subject, statistic: Statistic) -> Self {
-        let zeros = vec![0.0; subject.input.len()];
+        let zeros = ArrayD::zeros(subject.input.raw_dim());
         Self { noisy: Noisy::of(&subject), statistic, answered: 0, means: zeros.clone(), spreads: zeros, subject }
     }
 
     fn absorb(&mut self, row: &Row) {
         self.answered += 1;
-        let moments = self.means.iter_mut().zip(&mut self.spreads);
-        for ((mean, spread), &g) in moments.zip(row.cotangents.iter().flatten()) {
+        let Some(g) = row.cotangents.first() else { return };
+        Zip::from(&mut self.means).and(&mut self.spreads).and(g).for_each(|mean, spread, &g| {
             let distance = f64::from(g) - *mean;
             *mean += distance / self.answered as f64;
             *spread += distance * (f64::from(g) - *mean);
-        }
+        });
     }
 
     fn score(&self, mean: f64, spread: f64) -> f64 {
@@ -158,11 +156,8 @@ impl Run for Samples {
             let point = |_| Point { input: self.noisy.draw(), seed: seed.clone() };
             return Step::Evaluate((0..left.min(CHUNK)).map(point).collect());
         }
-        let mut scores = Tensor::zeros(self.subject.input.raw_dim());
-        for (score, (&mean, &spread)) in scores.iter_mut().zip(self.means.iter().zip(&self.spreads)) {
-            *score = self.score(mean, spread) as f32;
-        }
-        Step::Done(Attribution::of(scores))
+        let score = |&mean: &f64, &spread: &f64| self.score(mean, spread) as f32;
+        Step::Done(Attribution::of(Zip::from(&self.means).and(&self.spreads).map_collect(score)))
     }
 }
 
@@ -171,7 +166,7 @@ struct Paths {
     subject: Subject,
     noisy: Noisy,
     path: Box<dyn Run>,
-    sums: Vec<f64>,
+    sums: ArrayD<f64>,
 }
 
 fn path_from(subject: &Subject, input: Arc<Tensor>) -> Box<dyn Run> {
@@ -190,16 +185,14 @@ impl Run for Paths {
                 Step::Evaluate(points) => return Step::Evaluate(points),
                 Step::Done(map) => map,
             };
-            self.sums.iter_mut().zip(map.scores.iter()).for_each(|(sum, &score)| *sum += f64::from(score));
+            self.sums.zip_mut_with(&map.scores, |sum, &score| *sum += f64::from(score));
             if self.noisy.drawn == n_samples {
                 break;
             }
             self.path = path_from(&self.subject, self.noisy.draw());
             answers = &[];
         }
-        let mut scores = Tensor::zeros(self.subject.input.raw_dim());
-        scores.iter_mut().zip(&self.sums).for_each(|(score, sum)| *score = (sum / n_samples as f64) as f32);
-        Step::Done(Attribution::of(scores))
+        Step::Done(Attribution::of(self.sums.mapv(|sum| (sum / n_samples as f64) as f32)))
     }
 }
 

@@ -4,6 +4,8 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
+use ndarray::{ArrayD, Zip};
+
 use super::{
     Attribution, CHUNK, EndedBy, Refinement, Run, Step, Subject, head_value,
     parameters::{Compat, Parameters},
@@ -69,7 +71,7 @@ struct StraightLine {
     asks: Vec<Ask>,
     answered: usize,
     /// Σ w g per baseline, over all that was answered.
-    sums: Vec<Vec<f64>>,
+    sums: Vec<ArrayD<f64>>,
     /// What the weights in `sums` add up to.
     total_weight: f64,
     /// Points per baseline so far.
@@ -93,7 +95,7 @@ pub fn straight_line(subject: Subject) -> Box<dyn Run> {
         asks.extend(end(1.0).map(|alpha| Ask { baseline: 0, alpha, weight: 0.0 }));
     }
     Box::new(StraightLine {
-        sums: vec![vec![0.0; subject.input.len()]; subject.baselines.len()],
+        sums: vec![ArrayD::zeros(subject.input.raw_dim()); subject.baselines.len()],
         total_weight: 1.0,
         n_steps: nodes.len(),
         input_value: subject.input_value,
@@ -137,10 +139,10 @@ impl StraightLine {
             if ask.alpha == 0.0 && parameters.is_complete() {
                 self.baseline_values.push(head_value(row, parameters.head, seed));
             }
-            if ask.weight > 0.0 {
-                for (sum, &g) in self.sums[ask.baseline].iter_mut().zip(row.cotangents.iter().flatten()) {
-                    *sum += ask.weight * f64::from(g);
-                }
+            if ask.weight > 0.0
+                && let Some(g) = row.cotangents.first()
+            {
+                self.sums[ask.baseline].zip_mut_with(g, |sum, &g| *sum += ask.weight * f64::from(g));
             }
         }
         self.answered += answers.len();
@@ -164,16 +166,14 @@ impl StraightLine {
     fn attribution(&self) -> Attribution {
         let Subject { input, baselines, parameters, .. } = &self.subject;
         let scale = 1.0 / (self.total_weight * baselines.len() as f64);
-        let mut scores = vec![0.0; input.len()];
+        let mut scores = ArrayD::<f64>::zeros(input.raw_dim());
         for (sums, start) in self.sums.iter().zip(baselines) {
-            for (score, (sum, (&x, &start))) in scores.iter_mut().zip(sums.iter().zip(input.iter().zip(start.iter()))) {
+            Zip::from(&mut scores).and(sums).and(&**input).and(&**start).for_each(|score, sum, &x, &start| {
                 let length = if parameters.multiply_by_inputs { f64::from(x) - f64::from(start) } else { 1.0 };
                 *score += length * sum * scale;
-            }
+            });
         }
-        let mut map = Tensor::zeros(input.raw_dim());
-        map.iter_mut().zip(&scores).for_each(|(value, &score)| *value = score as f32);
-        let mut attribution = Attribution::of(map);
+        let mut attribution = Attribution::of(scores.mapv(|score| score as f32));
         attribution.input_value = self.input_value;
         if let Some(input_value) = self.input_value
             && parameters.is_complete()
@@ -214,12 +214,10 @@ impl StraightLine {
 
 /// x' + α (x - x').
 pub fn between(start: &Tensor, x: &Tensor, alpha: f64) -> Tensor {
-    let mut between = Tensor::zeros(x.raw_dim());
-    for (value, (&x, &start)) in between.iter_mut().zip(x.iter().zip(start.iter())) {
+    Zip::from(x).and(start).map_collect(|&x, &start| {
         let (x, start) = (f64::from(x), f64::from(start));
-        *value = (start + alpha * (x - start)) as f32;
-    }
-    between
+        (start + alpha * (x - start)) as f32
+    })
 }
 
 fn meets(attribution: &Attribution, tolerance: f64) -> bool {
