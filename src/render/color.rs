@@ -5,8 +5,11 @@ use colorous::Gradient;
 
 use super::options::{ColorMap, OverlayType};
 
-/// Entries of a table: strength -1, 0 and 1 are the first, the middle and the last.
-const ENTRIES: usize = 511;
+/// Entries of a table: strength -1, 0 and 1 are the first, the middle and the last but one, which the last repeats: a power of two.
+const ENTRIES: usize = 512;
+const MIDDLE: f32 = 255.0;
+/// From here on floats are whole numbers, which are their lowest bits.
+const WHOLE: f32 = 8_388_608.0;
 const PINK: [u8; 3] = [240, 30, 150];
 const GREEN: [u8; 3] = [40, 230, 60];
 const RED: [u8; 3] = [240, 40, 40];
@@ -20,14 +23,14 @@ pub struct Paint {
 
 #[derive(Clone, Debug)]
 pub struct Palette {
-    table: Vec<Paint>,
+    table: Box<[Paint; ENTRIES]>,
 }
 
 impl Palette {
     /// `alpha` is the opacity of strength 1 over an upload; it grows with the square root of the strength.
     pub fn new(map: ColorMap, overlay: OverlayType, alpha: f32) -> Palette {
-        let table = (0..ENTRIES).map(|at| {
-            let strength = at as f32 / (ENTRIES / 2) as f32 - 1.0;
+        let table = std::array::from_fn(|at| {
+            let strength = (at as f32 / MIDDLE - 1.0).min(1.0);
             let (color, hue) = color(map, strength);
             match overlay {
                 OverlayType::MaskBlack => Paint { keep: (256.0 * strength.abs().sqrt()) as u16, add: [0; 3] },
@@ -36,14 +39,15 @@ impl Palette {
                 OverlayType::Original | OverlayType::Grayscale => mix(color, alpha * strength.abs().sqrt()),
             }
         });
-        Palette { table: table.collect() }
+        Palette { table: Box::new(table) }
     }
 
     /// Strengths beyond -1..=1 count as the nearest; NaN as 0.
     pub fn paint(&self, strength: f32) -> Paint {
-        let middle = (ENTRIES / 2) as f32;
-        let at = if strength.is_nan() { middle } else { middle + middle * strength + 0.5 };
-        self.table[(at as usize).min(ENTRIES - 1)]
+        let strength = if strength.is_nan() { 0.0 } else { strength.clamp(-1.0, 1.0) };
+        // A conversion to an integer would look for overflow, and indexing for the end of the table.
+        let at = (MIDDLE + MIDDLE * strength + WHOLE).to_bits() as usize;
+        self.table[at % ENTRIES]
     }
 }
 

@@ -96,7 +96,7 @@ impl Place {
 fn request() -> Value {
     json!({
         "kind": "degradation", "model": "tiny", "dataset": "photos", "replacement": "zero", "grid": 4, "steps": 8, "seed_value": 5,
-        "methods": ["input_x_gradient", { "id": "gradient", "score": "absolute" }, { "id": "integrated_gradients", "n_steps": 5 }, "random"],
+        "methods": ["input_x_gradient", { "id": "gradient", "score": "absolute" }, { "method": "integrated_gradients", "n_steps": 5 }, "random"],
     })
 }
 
@@ -151,7 +151,7 @@ async fn all_that_is_wrong_with_a_request_is_told_at_once() {
     let place = place();
     let wrong = json!({
         "kind": "degradation", "model": "tiny", "dataset": "fotos", "grid": 9, "order": "up", "step": 3, "limit": 0,
-        "methods": ["gradient", { "id": "pgig", "n_steps": 0, "target": 1 }, { "id": "guided" }, { "id": "random", "score": "loud" }],
+        "methods": ["gradient", { "id": "pgig", "n_steps": 0, "target": 1 }, { "id": "guided" }, { "id": "random", "score": "loud" }, { "id": "pgig", "method": "gradient" }, {}],
     });
     let answer = send_to(&place.router, post_json("/jobs", &wrong)).await;
     assert_eq!(
@@ -164,6 +164,8 @@ async fn all_that_is_wrong_with_a_request_is_told_at_once() {
             "methods[1].target",
             "methods[2].id",
             "methods[3].score",
+            "methods[4].id",
+            "methods[5].id",
             "order",
             "step"
         ]

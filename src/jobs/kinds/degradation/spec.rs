@@ -174,13 +174,15 @@ fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Vec<Fault>> {
         allowed: allowed.iter().map(|text| (*text).to_owned()).collect(),
     };
     let mut given = match value {
-        Value::String(id) => Map::from_iter([("id".to_owned(), json!(id))]),
+        Value::String(id) => Map::from_iter([("method".to_owned(), json!(id))]),
         Value::Object(fields) => fields.clone(),
         _ => return Err(vec![fault("id", "is neither an id nor an object", &[])]),
     };
     let mut faults = Vec::new();
-    if given.remove("method").is_some() {
-        faults.push(fault("method", "is called id here", &["id"]));
+    // The parameters that answers state name it `method`, as requests do.
+    let id = given.remove("id").or_else(|| given.get("method").cloned()).unwrap_or(Value::Null);
+    if given.insert("method".to_owned(), id.clone()).is_some_and(|method| method != id) {
+        faults.push(fault("id", "and method name different methods: give one of them", &[]));
     }
     if given.remove("target").is_some_and(|target| target != "predicted") {
         faults.push(fault("target", "is always the predicted class: its score is what is followed", &["predicted"]));
@@ -190,8 +192,6 @@ fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Vec<Fault>> {
     if score.is_some() && named.is_none() {
         faults.push(fault("score", "is not one of the choices", &["signed", "absolute"]));
     }
-    given.insert("method".to_owned(), given.get("id").cloned().unwrap_or(Value::Null));
-    given.remove("id");
     let parameters = match Parameters::parse(&given, &facts(model)) {
         Ok(parameters) if parameters.needs_patterns() && model.patterns.is_none() => {
             faults.push(fault("id", "needs patterns, and the model has none: a fit_patterns job fits them", &[]));
