@@ -5,8 +5,8 @@
 For each count of images: `explaind bench` as a whole command, start and reports and all, then the same images in this process, method after method:
 Captum's attributions at its defaults (SmoothGrad-IG noisy image by noisy image: all at once, its default, would take 14 GB), PatternAttribution and PGIG as Captum runs over a net
 whose convolutions go backwards through the weight times its pattern, each ranking's degraded images in batches of 25. Printed: seconds, their
-ratio, and the areas under the mean curves of both. They agree but for what is drawn at random: both get PNG files without transparency, as
-JPEG decoders differ in a level here and there, which a gradient feels.
+ratio, and the areas under the mean curves of both. They agree but for what is drawn at random, and where rounding turns the order of two
+patches: both get PNG files of the model's size, as decoders and resizes differ in a level here and there, which a gradient feels.
 """
 
 import argparse
@@ -38,8 +38,9 @@ METHODS = (
     "random,gradient,input_x_gradient,integrated_gradients,var_grad,smooth_grad_sq,smooth_grad_ig,"
     f"expected_gradients baseline=dataset:fit_photos:{BASELINES},guided_backprop,pattern_attribution,pgig pattern_layers=inner,pgig pattern_layers=all"
 )
+RESIZE = transforms.Resize(256, transforms.InterpolationMode.BICUBIC)
 PREPROCESS = transforms.Compose([
-    transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
+    RESIZE,
     transforms.CenterCrop(224),
     transforms.ToTensor(),
     transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
@@ -72,10 +73,10 @@ class PatternConv2d(nn.Module):
 
 
 def opaque(file, folder):
-    """The photo as a PNG file, over white."""
+    """The photo as a PNG file, over white, in the size that the model crops."""
     photo = Image.open(file).convert("RGBA")
     path = folder / f"{file.stem}.png"
-    Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB").save(path)
+    RESIZE(Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")).save(path)
     return path
 
 
@@ -144,7 +145,7 @@ def photos(dataset):
 
 
 def area(net, x, target, clean, scores):
-    """Under the curve of the target's probability, over that of the clean image, while the top patches become their own means."""
+    """Under the curve of the target's probability while the top patches become their own means."""
     borders = [round(i * x.shape[-1] / GRID) for i in range(GRID + 1)]
     boxes = [(slice(a, b), slice(c, d)) for a, b in zip(borders, borders[1:]) for c, d in zip(borders, borders[1:])]
     means = [float(scores[box].mean()) for box in boxes]
@@ -157,23 +158,25 @@ def area(net, x, target, clean, scores):
             with torch.no_grad():
                 curve += net(torch.stack(batch))[:, target].tolist()
             batch = []
-    return np.trapezoid(np.array(curve) / clean, dx=1 / PATCHES)
+    return np.trapezoid(curve, dx=1 / PATCHES)
 
 
 def straight(files, methods, net):
-    areas = {}
+    """Method -> area under its mean curve, over the mean of the clean probabilities."""
+    areas, whole = {}, 0
     for file in files:
         x = PREPROCESS(Image.open(file))[None]
         with torch.no_grad():
             probabilities = net(x)[0]
         target = int(probabilities.argmax())
         clean = float(probabilities[target])
+        whole += clean
         for name, (method, unsigned) in methods.items():
-            scores = method(x, target).detach()[0].sum(0)
-            areas.setdefault(name, []).append(area(net, x, target, clean, scores))
+            scores = method(x, target).detach()[0]
+            areas.setdefault(name, []).append(area(net, x, target, clean, scores.sum(0)))
             if unsigned:
-                areas.setdefault(f"{name} absolute", []).append(area(net, x, target, clean, scores.abs()))
-    return {name: float(np.mean(values)) for name, values in areas.items()}
+                areas.setdefault(f"{name} absolute", []).append(area(net, x, target, clean, scores.abs().sum(0)))
+    return {name: sum(values) / whole for name, values in areas.items()}
 
 
 def explaind(photos, folder):
