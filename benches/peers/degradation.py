@@ -72,10 +72,9 @@ class PatternConv2d(nn.Module):
         return PatternConvolution.apply(x, conv.weight, conv.bias, self.back, conv.stride, conv.padding)
 
 
-def opaque(file, folder):
-    """The photo as a PNG file, over white, in the size that the model crops."""
+def prepare(file, path):
+    """Writes the photo as PNG, over white, in the size that the model crops."""
     photo = Image.open(file).convert("RGBA")
-    path = folder / f"{file.stem}.png"
     RESIZE(Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")).save(path)
     return path
 
@@ -179,12 +178,12 @@ def straight(files, methods, net):
     return {name: sum(values) / whole for name, values in areas.items()}
 
 
-def explaind(photos, folder):
+def explaind(images, folder):
     (folder / "data" / "datasets").mkdir(parents=True)
     (folder / "data" / "datasets" / "fit_photos").symlink_to(DATASETS / "fit_photos")
     report = folder / "report.json"
     command = [EXPLAIND, "bench", "--models", MODEL.parent, "--model", MODEL.name, "--data", folder / "data", "--threads", str(CORES)]
-    command += ["--dataset", f"peer={photos}", "--methods", METHODS, "--log", "warn", "-o", report]
+    command += ["--dataset", f"peer={images}", "--methods", METHODS, "--log", "warn", "-o", report]
     start = time.perf_counter()
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start, json.loads(report.read_text())
@@ -205,7 +204,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
             (folder / "photos").mkdir()
-            chosen = [opaque(file, folder / "photos") for file in chosen]
+            chosen = [prepare(file, folder / "photos" / f"{place}.png") for place, file in enumerate(chosen)]
             ours, report = explaind(folder / "photos", folder)
             start = time.perf_counter()
             theirs = straight(chosen, methods, net)

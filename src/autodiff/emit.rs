@@ -9,6 +9,9 @@ use crate::onnx::{
     graph::{Attribute, Dim, Element, Graph, Literal, Names, Node, ValueInfo, ValueType},
 };
 
+/// Exponent of the steepest slope that a step may have.
+const STEEPEST: i32 = 127;
+
 pub struct Emitter {
     pub graph: Graph,
     types: Types,
@@ -310,11 +313,17 @@ impl Emitter {
     /// `Where` and comparisons would leave the blocked layout.
     pub fn step(&mut self, y: &str, sign: f32, bound: f32) -> Result<String, DeriveError> {
         let room = if bound == 0.0 { 0 } else { bound.abs().log2().floor() as i32 + 1 };
-        let slope = 2f32.powi(127 - room.max(0));
+        let slope = 2f32.powi(STEEPEST - room.max(0));
         let ramp = attributes([("alpha", (sign * slope).into()), ("beta", (-sign * bound * slope).into())]);
         let output = self.value_type(y)?;
         Ok(self.node("HardSigmoid", &[y], ramp, output))
     }
+}
+
+/// What `node` is the step of, as [`Emitter::step`] writes it for sign 1 and bound 0: 1 where that is above 0, else 0.
+pub fn stepped(node: &Node) -> Option<&str> {
+    let steepest = node.float("alpha") == Some(2f32.powi(STEEPEST)) && node.float("beta") == Some(0.0);
+    node.input(0).filter(|_| node.is("HardSigmoid") && steepest)
 }
 
 pub fn broadcast(a: &[Dim], b: &[Dim]) -> Vec<Dim> {

@@ -17,6 +17,7 @@ pub mod spec;
 
 use std::collections::{BTreeMap, HashMap};
 
+pub use emit::stepped;
 pub use error::{DeriveError, PatternFault, Unsupported};
 pub use layers::LinearLayer;
 pub use rules::table::GRADIENT as GRADIENT_RULES;

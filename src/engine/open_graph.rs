@@ -81,7 +81,8 @@ impl OpenGraph {
         stop.on_stop(move || hook.stop());
         let evaluate =
             |session: &mut OrtSession, points: &[Point]| evaluate(session, graph, classes, points, &ort_stop);
-        let shared = self.way.shares(points.len());
+        // More rows may have come since the graph was prepared: then the first session answers them all.
+        let shared = self.way.shares(points.len()) && !self.copies.is_empty();
         let size = if shared || self.way.rows == 1 { self.way.rows } else { points.len() };
         let parts: Vec<&[Point]> = points.chunks(size).collect();
         if !shared {

@@ -68,7 +68,6 @@ impl Sessions {
     }
 
     fn open(&self, graph: &Arc<GraphOf>, derived: &Graph) -> Result<Open, EngineError> {
-        let started = Instant::now();
         let row_bytes = activations::peak_bytes(derived).map_err(|e| EngineError::Runtime { reason: e.to_string() })?;
         let classes = derived.inputs.iter().find(|input| input.name == "seed");
         let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
@@ -89,9 +88,7 @@ impl Sessions {
             Provider::Cuda { .. } => Way { rows: self.batch_rows.min(room), copies: 1, threads: 1 },
         };
         let sessions = OpenGraph::open(self.runtime, derived, self.provider, way)?;
-        let took = started.elapsed();
-        histogram!(names::SESSION_OPEN_DURATION_SECONDS, "provider" => self.provider.to_string()).record(took);
-        tracing::info!(model = graph.model.id, spec = ?graph.spec, ?took, ?way, bytes, row_bytes, "graph opened");
+        tracing::info!(model = graph.model.id, spec = ?graph.spec, ?way, bytes, row_bytes, "graph opened");
         Ok(Open { graph: graph.clone(), sessions, prepared: Prepared { batch_rows: way.batch_rows(), classes }, bytes })
     }
 
@@ -133,6 +130,7 @@ impl Backend for Sessions {
         }
         // What other runs have left would lie beside what opening takes.
         self.rest();
+        let started = Instant::now();
         let derived = derive(graph)?;
         let mut open = match self.open.pop_if(|open| open.graph == *graph) {
             Some(open) => open,
@@ -141,6 +139,8 @@ impl Backend for Sessions {
         if !open.sessions.is_ready_for(rows) {
             open.sessions.open_copies(self.runtime, &derived)?;
         }
+        histogram!(names::SESSION_OPEN_DURATION_SECONDS, "provider" => self.provider.to_string())
+            .record(started.elapsed());
         let prepared = open.prepared;
         self.open.push(open);
         self.evict();

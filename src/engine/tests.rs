@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     backend::{Prepared, Stop},
+    backend_ort::load_runtime,
+    sessions::Sessions,
     *,
 };
 use crate::{
@@ -430,8 +432,7 @@ async fn squeezenet_gradients_do_not_depend_on_who_shared_the_batch() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gradients_through_lent_weights_do_not_depend_on_who_shared_the_batch() {
+fn lent_model() -> Arc<Model> {
     let value = |name: &str, shape: Vec<Dim>| ValueInfo {
         name: name.into(),
         value_type: ValueType::new(Element::Float, shape),
@@ -453,9 +454,46 @@ async fn gradients_through_lent_weights_do_not_depend_on_who_shared_the_batch() 
         metadata: Default::default(),
     };
     assert!(weights::lent_bytes(&graph) > 0);
-    let model = model("lent", "x", &[11, 10, 10], Arc::new(graph));
+    model("lent", "x", &[11, 10, 10], Arc::new(graph))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gradients_through_lent_weights_do_not_depend_on_who_shared_the_batch() {
+    let model = lent_model();
     // Batches of four and one, of two, two and one, and of five.
     for batch_bytes in [120 << 10, 60 << 10, 1 << 30] {
         assert_rows_do_not_depend_on_their_batch(&model, 2, batch_bytes, 1 << 30).await;
+    }
+}
+
+#[test]
+fn rows_that_come_after_a_graph_was_prepared_are_answered_too() {
+    // Two copies for a row each, and for two rows each.
+    for batch_bytes in [60 << 10, 120 << 10] {
+        let settings = EngineSettings {
+            library: None,
+            providers: vec![Provider::Cpu],
+            threads: 2,
+            queue_rows: 100,
+            batch_rows: 4,
+            batch_bytes,
+            session_bytes: 1 << 30,
+        };
+        let mut sessions = Sessions::new(load_runtime(None, 0).unwrap(), Provider::Cpu, &settings);
+        let graph = Arc::new(GraphOf { model: lent_model(), spec: spec(&[RuleSetId::Gradient]) });
+        let point = |class: usize| Point {
+            input: Arc::new(Tensor::from_elem(vec![11, 10, 10], 1.0)),
+            seed: Arc::from([(class, 1.0)]),
+        };
+        let prepared = sessions.prepare(&graph, 1).unwrap();
+        let points: Vec<Point> = (0..prepared.batch_rows).map(point).collect();
+        assert!(points.len() > 1);
+        let early = sessions.run(&graph, &points, &Stop::default()).unwrap();
+        sessions.prepare(&graph, points.len()).unwrap();
+        let shared = sessions.run(&graph, &points, &Stop::default()).unwrap();
+        assert_eq!((early.len(), shared.len()), (points.len(), points.len()));
+        for (a, b) in early.iter().zip(&shared) {
+            assert!(a.cotangents[0].iter().zip(&b.cotangents[0]).all(|(a, b)| (a - b).abs() < 1e-6));
+        }
     }
 }

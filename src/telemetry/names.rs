@@ -29,5 +29,5 @@ pub const SHARD_DURATION_SECONDS: &str = "explaind_shard_duration_seconds";
 pub const SESSIONS_OPEN: &str = "explaind_sessions_open";
 /// Counter by `provider`: sessions closed for lack of memory.
 pub const SESSIONS_EVICTED_TOTAL: &str = "explaind_sessions_evicted_total";
-/// Histogram by `provider`: deriving a graph and opening its session.
+/// Histogram by `provider`: deriving a graph and opening its session, or the copies that share batches.
 pub const SESSION_OPEN_DURATION_SECONDS: &str = "explaind_session_open_duration_seconds";
