@@ -39,27 +39,37 @@ impl PartialEq for GraphOf {
     }
 }
 
-/// A graph that can run now.
-#[derive(Clone, Copy, Debug)]
+/// A graph that can run now, and as long as this is kept.
+#[derive(Clone)]
 pub struct Prepared {
+    pub graph: Arc<dyn Ready>,
     /// Most rows of one batch.
     pub batch_rows: usize,
+    /// Most batches that run at once on one device.
+    pub at_once: usize,
     /// Length of a seed, where the graph has one.
     pub classes: Option<usize>,
 }
 
-pub trait Backend: Send {
-    /// Opens the graph, which may take seconds, or finds it open. `rows` wait for it.
-    fn prepare(&mut self, graph: &Arc<GraphOf>, rows: usize) -> Result<Prepared, EngineError>;
+/// One device. Its workers share it.
+pub trait Backend: Send + Sync {
+    /// Batches of different graphs that it runs well at once: one worker each.
+    fn workers(&self) -> usize;
 
-    /// Evaluates a batch of a prepared graph: as many rows as points, in their order. Ends early, with an error, when `stop` says so.
-    fn run(&mut self, graph: &Arc<GraphOf>, points: &[Point], stop: &Stop) -> Result<Vec<Row>, EngineError>;
+    /// Opens the graph, which may take seconds, or finds it open. `rows` wait for it; `busy` devices have other work too.
+    fn prepare(&self, graph: &Arc<GraphOf>, rows: usize, busy: bool) -> Result<Prepared, EngineError>;
 
     /// Gives back the memory that only runs need: nothing has been asked for in a while.
-    fn rest(&mut self);
+    fn rest(&self);
 
     /// Closes the graph after a panic: its session may be in any state.
-    fn discard(&mut self, graph: &Arc<GraphOf>);
+    fn discard(&self, graph: &Arc<GraphOf>);
+}
+
+pub trait Ready: Send + Sync {
+    /// Evaluates a batch: as many rows as points, in their order. One that runs `alone` has the whole device. Ends early, with an error,
+    /// when `stop` says so.
+    fn run(&self, points: &[Point], alone: bool, stop: &Stop) -> Result<Vec<Row>, EngineError>;
 }
 
 /// Ends a running batch from another thread.

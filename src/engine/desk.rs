@@ -32,6 +32,8 @@ struct State {
     lanes: Lanes<GraphOf>,
     owed: HashMap<RequestId, Owed>,
     running: HashMap<u64, Running>,
+    /// When the last batch ended; none when the devices have rested since.
+    idle_since: Option<Instant>,
     last_number: u64,
     /// No new requests.
     draining: bool,
@@ -46,11 +48,19 @@ struct Owed {
     rows: Vec<Option<Row>>,
     missing: usize,
     admitted: Instant,
+    /// Batches with rows of it that run now, and since when there has been one.
+    batches: usize,
+    since: Instant,
+    /// Time in which one ran, before `since`.
     model: Duration,
     reply: oneshot::Sender<Answer>,
 }
 
 struct Running {
+    device: usize,
+    graph: Arc<GraphOf>,
+    /// Most batches of the graph at once on the device.
+    at_once: usize,
     /// Requests that still wait for the batch.
     wanted_by: HashSet<RequestId>,
     stop: Stop,
@@ -60,15 +70,18 @@ struct Running {
 pub struct Batch {
     number: u64,
     pub rows: Vec<BatchRow>,
+    /// Nothing else ran on the device, nor waited.
+    pub alone: bool,
     pub stop: Stop,
 }
 
 pub enum Next {
-    /// `rows` wait for `graph`.
+    /// `rows` wait for `graph`. Is there other work too, the device is `busy`.
     Work {
         graph: Arc<GraphOf>,
         priority: Priority,
         rows: usize,
+        busy: bool,
     },
     /// There has been nothing to do for a while.
     Rest,
@@ -81,6 +94,7 @@ impl Desk {
             lanes: Lanes::new(limit_rows),
             owed: HashMap::new(),
             running: HashMap::new(),
+            idle_since: None,
             last_number: 0,
             draining: false,
             closed: false,
@@ -113,11 +127,14 @@ impl Desk {
         let (reply, answer) = oneshot::channel();
         let id = state.number();
         let rows = points.len();
+        let now = Instant::now();
         let owed = Owed {
             priority: caller.priority,
             rows: vec![None; rows],
             missing: rows,
-            admitted: Instant::now(),
+            admitted: now,
+            batches: 0,
+            since: now,
             model: Duration::ZERO,
             reply,
         };
@@ -125,7 +142,7 @@ impl Desk {
         state.lanes.push(id, graph, caller.clone(), points);
         state.report_queue();
         drop(state);
-        self.work.notify_one();
+        self.work.notify_all();
         Ok((id, answer))
     }
 
@@ -138,9 +155,8 @@ impl Desk {
         self.tell_if_quiet(&state);
     }
 
-    /// Waits for what a worker is to do next. One that has rested since its last work is not told to rest again.
-    pub fn next(&self, rested: bool) -> Next {
-        let rest_at = Instant::now() + self.rest_after;
+    /// Waits for what a worker of a device is to do next. One worker is told when to rest, once.
+    pub fn next(&self, device: usize) -> Next {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -148,23 +164,36 @@ impl Desk {
             }
             state.expire();
             self.tell_if_quiet(&state);
-            if let Some((graph, priority, rows)) = state.lanes.next() {
-                return Next::Work { graph, priority, rows };
+            if let Some((graph, priority, rows)) = state.lanes.next(|graph| state.can_run(device, graph)) {
+                let busy = state.is_busy(device) || state.lanes.waiting_rows() > rows;
+                return Next::Work { graph, priority, rows, busy };
             }
-            let left = rest_at.saturating_duration_since(Instant::now());
-            state = match (rested, left) {
-                (true, _) => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
-                (false, Duration::ZERO) => return Next::Rest,
-                (false, left) => self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            let idle_since = state.idle_since.filter(|_| state.running.is_empty());
+            state = match idle_since.map(|since| self.rest_after.saturating_sub(since.elapsed())) {
+                None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => {
+                    state.idle_since = None;
+                    return Next::Rest;
+                }
+                Some(left) => self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
     }
 
-    /// Forms a batch of a prepared graph; none when its callers have left meanwhile. Requests with a seed that does not fit the
-    /// graph fail alone.
-    pub fn take(&self, graph: &Arc<GraphOf>, priority: Priority, prepared: Prepared) -> Option<Batch> {
+    /// Forms a batch of a prepared graph; none when its callers have left meanwhile, or other workers took what may run at once.
+    /// Requests with a seed that does not fit the graph fail alone.
+    pub fn take(
+        &self,
+        device: usize,
+        graph: &Arc<GraphOf>,
+        priority: Priority,
+        prepared: &Prepared,
+    ) -> Option<Batch> {
         let mut state = self.lock();
         state.expire();
+        if !state.can_run(device, graph) {
+            return None;
+        }
         let mut rows = state.lanes.take(graph, priority, prepared.batch_rows);
         let classes = prepared.classes.unwrap_or(usize::MAX);
         let fits = |row: &BatchRow| row.point.seed.iter().all(|(class, _)| *class < classes);
@@ -181,29 +210,25 @@ impl Desk {
             return None;
         }
         let (number, stop) = (state.number(), Stop::default());
-        let wanted_by = rows.iter().map(|row| row.request).collect();
-        state.running.insert(number, Running { wanted_by, stop: stop.clone() });
-        let more = state.lanes.next().is_some();
-        drop(state);
-        if more {
-            self.work.notify_one();
-        }
-        Some(Batch { number, rows, stop })
+        let alone = !state.is_busy(device) && state.lanes.waiting_rows() == 0;
+        let wanted_by: HashSet<RequestId> = rows.iter().map(|row| row.request).collect();
+        state.start(&wanted_by);
+        let at_once = prepared.at_once;
+        state.running.insert(number, Running { device, graph: graph.clone(), at_once, wanted_by, stop: stop.clone() });
+        Some(Batch { number, rows, alone, stop })
     }
 
     /// Hands out what a batch gave, `took` being the device's time for it.
     pub fn deliver(&self, graph: &GraphOf, batch: Batch, took: Duration, result: Result<Vec<Row>, EngineError>) {
         let mut state = self.lock();
+        let running = state.running.len();
         state.running.remove(&batch.number);
+        state.idle_since = Some(Instant::now());
         let requests: HashSet<RequestId> = batch.rows.iter().map(|row| row.request).collect();
+        state.end(&requests);
         match result {
             Ok(rows) => {
-                state.measure(graph, batch.rows.len(), took);
-                for request in &requests {
-                    if let Some(owed) = state.owed.get_mut(request) {
-                        owed.model += took;
-                    }
-                }
+                state.measure(graph, batch.rows.len(), running, took);
                 for (place, row) in batch.rows.iter().zip(rows) {
                     state.fill(place, row);
                 }
@@ -278,6 +303,42 @@ impl Desk {
 }
 
 impl State {
+    /// Whether the device may run one more batch of the graph.
+    fn can_run(&self, device: usize, graph: &Arc<GraphOf>) -> bool {
+        let mut same = self.running.values().filter(|running| running.device == device && running.graph == *graph);
+        let Some(first) = same.next() else { return true };
+        1 + same.count() < first.at_once
+    }
+
+    fn is_busy(&self, device: usize) -> bool {
+        self.running.values().any(|running| running.device == device)
+    }
+
+    /// A batch with rows of the requests starts.
+    fn start(&mut self, requests: &HashSet<RequestId>) {
+        let now = Instant::now();
+        for request in requests {
+            if let Some(owed) = self.owed.get_mut(request) {
+                if owed.batches == 0 {
+                    owed.since = now;
+                }
+                owed.batches += 1;
+            }
+        }
+    }
+
+    /// A batch that was started with them has ended.
+    fn end(&mut self, requests: &HashSet<RequestId>) {
+        for request in requests {
+            if let Some(owed) = self.owed.get_mut(request) {
+                owed.batches -= 1;
+                if owed.batches == 0 {
+                    owed.model += owed.since.elapsed();
+                }
+            }
+        }
+    }
+
     fn is_quiet(&self) -> bool {
         self.owed.values().all(|owed| owed.priority == Priority::Job)
     }
@@ -338,8 +399,9 @@ impl State {
         self.owed.remove(&request)
     }
 
-    fn measure(&mut self, graph: &GraphOf, rows: usize, took: Duration) {
-        let rate = rows as f64 / took.as_secs_f64().max(1e-6);
+    /// `running` batches shared the devices.
+    fn measure(&mut self, graph: &GraphOf, rows: usize, running: usize, took: Duration) {
+        let rate = (rows * running) as f64 / took.as_secs_f64().max(1e-6);
         self.rows_per_second = if self.rows_per_second == 0.0 { rate } else { 0.8 * self.rows_per_second + 0.2 * rate };
         let model = graph.model.id.clone();
         counter!(names::ROWS_TOTAL, "model" => model.clone()).increment(rows as u64);

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    iter,
     sync::Arc,
     time::Instant,
 };
@@ -143,10 +144,13 @@ impl<G: PartialEq> Lanes<G> {
         self.lanes.retain(|lane| lane.rows > 0);
     }
 
-    /// The lane whose turn it is, and the rows that wait in it.
-    pub fn next(&self) -> Option<(Arc<G>, Priority, usize)> {
-        let interactive = self.lanes.iter().find(|lane| lane.priority == Priority::Interactive);
-        interactive.or(self.lanes.front()).map(|lane| (lane.graph.clone(), lane.priority, lane.rows))
+    /// The lane whose turn it is, of those whose graph `can_run`, and the rows that wait in it.
+    pub fn next(&self, can_run: impl Fn(&Arc<G>) -> bool) -> Option<(Arc<G>, Priority, usize)> {
+        let mut lanes = self.lanes.iter().filter(|lane| can_run(&lane.graph));
+        let first = lanes.next()?;
+        let interactive = iter::once(first).chain(lanes).find(|lane| lane.priority == Priority::Interactive);
+        let lane = interactive.unwrap_or(first);
+        Some((lane.graph.clone(), lane.priority, lane.rows))
     }
 
     /// Forms a batch of at most `budget` rows of a lane and sends the lane to the end of the turns.
@@ -208,7 +212,7 @@ mod tests {
     }
 
     fn next_batch(lanes: &mut Lanes<&'static str>, budget: usize) -> Vec<(RequestId, usize)> {
-        let Some((graph, priority, _)) = lanes.next() else { return Vec::new() };
+        let Some((graph, priority, _)) = lanes.next(|_| true) else { return Vec::new() };
         lanes.take(&graph, priority, budget).iter().map(|row| (row.request, row.index)).collect()
     }
 
@@ -223,7 +227,7 @@ mod tests {
         assert_eq!(next_batch(&mut lanes, 4), [(1, 0), (2, 0), (4, 0), (1, 1)]);
         assert_eq!(next_batch(&mut lanes, 4), [(4, 1), (1, 2), (4, 2), (1, 3)]);
         assert_eq!(next_batch(&mut lanes, 4), [(4, 3), (1, 4), (1, 5), (3, 0)]);
-        assert_eq!((lanes.waiting_rows(), lanes.next().is_none()), (0, true));
+        assert_eq!((lanes.waiting_rows(), lanes.next(|_| true).is_none()), (0, true));
     }
 
     #[test]
@@ -258,7 +262,7 @@ mod tests {
         assert_eq!(lanes.expire(now), [(1, Lapse::Cancelled), (2, Lapse::DeadlineExceeded)]);
         assert_eq!(lanes.waiting_rows(), 2);
         lanes.remove(3);
-        assert!(lanes.next().is_none());
+        assert!(lanes.next(|_| true).is_none());
     }
 
     #[test]

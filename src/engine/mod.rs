@@ -1,4 +1,4 @@
-//! Who runs what, when, where: admission, lanes, batches, one worker thread per device, sessions of derived graphs.
+//! Who runs what, when, where: admission, lanes, batches, the worker threads of each device, sessions of derived graphs.
 
 mod activations;
 mod backend;
@@ -118,10 +118,10 @@ impl Engine {
     /// Loads ONNX Runtime, opens every device that was asked for and starts its worker.
     pub fn start(settings: &EngineSettings) -> Result<Self, RuntimeError> {
         let runtime = backend_ort::load_runtime(settings.library.as_deref(), settings.threads)?;
-        let mut backends: Vec<Box<dyn Backend>> = Vec::new();
+        let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
         for &provider in &settings.providers {
             runtime.probe(provider)?;
-            backends.push(Box::new(Sessions::new(runtime, provider, settings)));
+            backends.push(Arc::new(Sessions::new(runtime, provider, settings)));
         }
         Self::with_backends(settings.queue_rows, REST_AFTER, settings.providers.clone(), backends)
     }
@@ -130,16 +130,18 @@ impl Engine {
         queue_rows: usize,
         rest_after: Duration,
         providers: Vec<Provider>,
-        backends: Vec<Box<dyn Backend>>,
+        backends: Vec<Arc<dyn Backend>>,
     ) -> Result<Self, RuntimeError> {
         let desk = Arc::new(Desk::new(queue_rows, rest_after));
         let engine = Self { workers: Arc::new(Workers { desk: desk.clone(), providers }) };
-        for (number, mut backend) in backends.into_iter().enumerate() {
-            let desk = desk.clone();
-            std::thread::Builder::new()
-                .name(format!("device-{number}"))
-                .spawn(move || worker::work(&desk, backend.as_mut()))
-                .map_err(|e| RuntimeError::Thread { reason: e.to_string() })?;
+        for (device, backend) in backends.into_iter().enumerate() {
+            for number in 0..backend.workers() {
+                let (desk, backend) = (desk.clone(), backend.clone());
+                std::thread::Builder::new()
+                    .name(format!("device-{device}-{number}"))
+                    .spawn(move || worker::work(&desk, device, backend.as_ref()))
+                    .map_err(|e| RuntimeError::Thread { reason: e.to_string() })?;
+            }
         }
         Ok(engine)
     }

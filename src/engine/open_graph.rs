@@ -1,13 +1,13 @@
-//! The sessions of one graph, and how a batch goes through them.
+//! The sessions of one graph, and which of them a batch goes through.
 //!
-//! On the CPU the cores are used better by rows of their own than by parts of the same rows: one session answers a
-//! single row with all threads, and from the first batch on copies of it, with fewer threads each, share the rows. A
+//! On the CPU the cores are used better by rows of their own than by parts of the same rows: a batch that is alone has one
+//! session with all threads, and from the first batch beside others on there are copies of it, with fewer threads each. A
 //! session that knows its batch knows every size, so that ONNX Runtime keeps its blocked layout through the backward walk.
 //! Cost: each copy has its own weights, except those that are lent.
 
 use std::{
     panic::resume_unwind,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
 };
 
@@ -15,7 +15,7 @@ use ndarray::{Array2, ArrayD, Axis};
 
 use super::{
     EngineError, Point, Row,
-    backend::{GraphOf, Stop},
+    backend::{GraphOf, Prepared, Ready, Stop},
     backend_ort::{self, OrtSession, Runtime, RuntimeError, Threads},
     provider::Provider,
 };
@@ -28,97 +28,137 @@ use crate::{
 /// How a graph's batches are run.
 #[derive(Clone, Copy, Debug)]
 pub struct Way {
-    /// Of one run of a copy.
+    /// Of a batch, at most; a copy takes no fewer.
     pub rows: usize,
-    /// Sessions that share a batch; 1: all batches go through one session, in one run.
+    /// Batches that run at once; 1: no copies.
     pub copies: usize,
     /// Threads of each.
     pub threads: usize,
 }
 
 pub struct OpenGraph {
+    graph: Arc<GraphOf>,
     way: Way,
-    first: OrtSession,
-    /// None before the first batch for them.
-    copies: Vec<OrtSession>,
+    /// Length of a seed, where the graph has one.
+    classes: Option<usize>,
+    first: Mutex<OrtSession>,
+    /// Those that are free, once there are any.
+    copies: OnceLock<Mutex<Vec<OrtSession>>>,
 }
 
 impl OpenGraph {
-    pub fn open(runtime: &Runtime, graph: &Graph, provider: Provider, way: Way) -> Result<Self, RuntimeError> {
+    /// `derived` is what `graph` says.
+    pub fn open(
+        runtime: &Runtime,
+        graph: Arc<GraphOf>,
+        derived: &Graph,
+        provider: Provider,
+        way: Way,
+    ) -> Result<Self, RuntimeError> {
+        let classes = derived.inputs.iter().find(|input| input.name == "seed");
+        let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
         let rows = (way.rows == 1).then_some(1);
-        let first = OrtSession::open(runtime, with_batch(graph, rows), provider, Threads::Shared)?;
-        Ok(Self { way, first, copies: Vec::new() })
+        let first = OrtSession::open(runtime, with_batch(derived, rows), provider, Threads::Shared)?;
+        Ok(Self { graph, way, classes, first: Mutex::new(first), copies: OnceLock::new() })
+    }
+
+    pub fn prepared(self: &Arc<Self>) -> Prepared {
+        let Way { rows, copies, .. } = self.way;
+        Prepared { graph: self.clone(), batch_rows: rows, at_once: copies, classes: self.classes }
     }
 
     /// Sessions open now.
     pub fn count(&self) -> usize {
-        1 + self.copies.len()
+        1 + self.copies.get().map_or(0, |_| self.way.copies)
     }
 
-    /// Whether a batch of `rows` would use no more sessions than are open.
-    pub fn is_ready_for(&self, rows: usize) -> bool {
-        !self.way.shares(rows) || !self.copies.is_empty()
+    /// Whether the next of `rows` that wait would find their session open.
+    pub fn is_ready_for(&self, rows: usize, busy: bool) -> bool {
+        let batch = rows.min(self.way.rows);
+        !self.way.copied(batch, !busy && rows == batch) || self.copies.get().is_some()
     }
 
-    /// Opens the copies of `graph`, which is what [`Self::open`] was given.
-    pub fn open_copies(&mut self, runtime: &Runtime, graph: &Graph) -> Result<(), RuntimeError> {
+    /// Opens the copies of what [`Self::open`] was given.
+    pub fn open_copies(&self, runtime: &Runtime, derived: &Graph) -> Result<(), RuntimeError> {
         let Way { rows, copies, threads } = self.way;
-        let open = || OrtSession::open(runtime, with_batch(graph, Some(rows)), Provider::Cpu, Threads::Own(threads));
-        self.copies = in_parallel((0..copies).map(|_| open))?;
+        let open = || OrtSession::open(runtime, with_batch(derived, Some(rows)), Provider::Cpu, Threads::Own(threads));
+        let opened = in_parallel((0..copies).map(|_| open))?;
+        self.copies.get_or_init(|| Mutex::new(opened));
         Ok(())
     }
 
-    /// One row for each point, in their order.
-    pub fn run(
-        &mut self,
-        graph: &GraphOf,
-        classes: Option<usize>,
+    /// One run of a session.
+    fn evaluate(
+        &self,
+        session: &mut OrtSession,
         points: &[Point],
-        stop: &Stop,
+        stop: &backend_ort::Stop,
     ) -> Result<Vec<Row>, EngineError> {
+        let graph = &self.graph;
+        let failed = |reason: String| EngineError::Runtime { reason };
+        let views: Vec<_> = points.iter().map(|point| point.input.view()).collect();
+        let input = ndarray::stack(Axis(0), &views).map_err(|e| failed(e.to_string()))?;
+        let mut inputs = vec![(graph.model.manifest.input.name.as_str(), input.view())];
+        let seeds = self.classes.map(|classes| seed_rows(points, classes));
+        if let Some(seeds) = &seeds {
+            inputs.push(("seed", seeds.view()));
+        }
+        let mut outputs = session.run_until(&inputs, stop)?;
+        let mut rows_of = |name: &str| -> Result<ArrayD<f32>, EngineError> {
+            let values = outputs.swap_remove(name).ok_or_else(|| failed(format!("no output `{name}`")))?;
+            if values.shape().first() == Some(&points.len()) {
+                Ok(values)
+            } else {
+                Err(failed(format!("output `{name}` has shape {:?} for {} rows", values.shape(), points.len())))
+            }
+        };
+        let (logits, probabilities) = (rows_of("logits")?, rows_of("probabilities")?);
+        let sets = &graph.spec.rule_sets;
+        let cotangents = sets.iter().map(|set| rows_of(set.id())).collect::<Result<Vec<_>, _>>()?;
+        let activation = match &graph.spec.wrt {
+            Wrt::Input => None,
+            Wrt::Activation(_) => Some(rows_of("activation")?),
+        };
+        let row = |values: &ArrayD<f32>, index: usize| -> Tensor { values.index_axis(Axis(0), index).to_owned() };
+        Ok((0..points.len())
+            .map(|index| Row {
+                logits: logits.index_axis(Axis(0), index).iter().copied().collect(),
+                probabilities: probabilities.index_axis(Axis(0), index).iter().copied().collect(),
+                cotangents: cotangents.iter().map(|values| row(values, index)).collect(),
+                activation: activation.as_ref().map(|values| row(values, index)),
+            })
+            .collect())
+    }
+}
+
+impl Ready for OpenGraph {
+    fn run(&self, points: &[Point], alone: bool, stop: &Stop) -> Result<Vec<Row>, EngineError> {
         let ort_stop = backend_ort::Stop::new()?;
         let hook = ort_stop.clone();
         stop.on_stop(move || hook.stop());
-        let evaluate =
-            |session: &mut OrtSession, points: &[Point]| evaluate(session, graph, classes, points, &ort_stop);
-        // More rows may have come since the graph was prepared: then the first session answers them all.
-        let shared = self.way.shares(points.len()) && !self.copies.is_empty();
-        let size = if shared || self.way.rows == 1 { self.way.rows } else { points.len() };
-        let parts: Vec<&[Point]> = points.chunks(size).collect();
-        if !shared {
-            let rows = parts.into_iter().map(|part| evaluate(&mut self.first, part));
-            return Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect());
-        }
-        let next = AtomicUsize::new(0);
-        let (next, parts, evaluate) = (&next, &parts, &evaluate);
-        let shares = self.copies.iter_mut().map(|session| {
-            move || {
-                let mut done = Vec::new();
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(part) = parts.get(index) else { return Ok::<_, EngineError>(done) };
-                    // Nobody needs the rest of a batch that has failed.
-                    let rows = evaluate(session, part).inspect_err(|_| next.store(parts.len(), Ordering::Relaxed))?;
-                    done.push((index, rows));
-                }
+        // Other work may have come since the graph was prepared: then the first session answers, one batch after another.
+        let copies = self.copies.get().filter(|_| self.way.copied(points.len(), alone));
+        match copies.and_then(|copies| Some((copies, lock(copies).pop()?))) {
+            Some((copies, mut session)) => {
+                let rows = self.evaluate(&mut session, points, &ort_stop);
+                lock(copies).push(session);
+                rows
             }
-        });
-        let mut done: Vec<_> = in_parallel(shares)?.into_iter().flatten().collect();
-        done.sort_by_key(|(index, _)| *index);
-        Ok(done.into_iter().flat_map(|(_, rows)| rows).collect())
+            None => self.evaluate(&mut lock(&self.first), points, &ort_stop),
+        }
     }
 }
 
 impl Way {
-    /// Most rows of a batch that the copies can share.
-    pub fn batch_rows(self) -> usize {
-        self.rows * self.copies
+    /// Whether a batch goes to a copy.
+    fn copied(self, rows: usize, alone: bool) -> bool {
+        self.copies > 1 && !alone && rows == self.rows
     }
+}
 
-    /// Whether the copies share a batch. A session for several rows takes no fewer.
-    fn shares(self, rows: usize) -> bool {
-        self.copies > 1 && rows >= if self.rows == 1 { 2 } else { self.batch_rows() }
-    }
+/// A session that a panic has left is closed with its graph.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The graph for batches of `rows`, or of any size. The batch is its only dimension without a number.
@@ -142,49 +182,6 @@ fn in_parallel<T: Send, E: Send, F: FnOnce() -> Result<T, E> + Send>(
             started.into_iter().map(|task| task.join().unwrap_or_else(|panic| resume_unwind(panic))).collect();
         ended.into_iter().collect()
     })
-}
-
-/// One run of a session.
-fn evaluate(
-    session: &mut OrtSession,
-    graph: &GraphOf,
-    classes: Option<usize>,
-    points: &[Point],
-    stop: &backend_ort::Stop,
-) -> Result<Vec<Row>, EngineError> {
-    let failed = |reason: String| EngineError::Runtime { reason };
-    let views: Vec<_> = points.iter().map(|point| point.input.view()).collect();
-    let input = ndarray::stack(Axis(0), &views).map_err(|e| failed(e.to_string()))?;
-    let mut inputs = vec![(graph.model.manifest.input.name.as_str(), input.view())];
-    let seeds = classes.map(|classes| seed_rows(points, classes));
-    if let Some(seeds) = &seeds {
-        inputs.push(("seed", seeds.view()));
-    }
-    let mut outputs = session.run_until(&inputs, stop)?;
-    let mut rows_of = |name: &str| -> Result<ArrayD<f32>, EngineError> {
-        let values = outputs.swap_remove(name).ok_or_else(|| failed(format!("no output `{name}`")))?;
-        if values.shape().first() == Some(&points.len()) {
-            Ok(values)
-        } else {
-            Err(failed(format!("output `{name}` has shape {:?} for {} rows", values.shape(), points.len())))
-        }
-    };
-    let (logits, probabilities) = (rows_of("logits")?, rows_of("probabilities")?);
-    let sets = &graph.spec.rule_sets;
-    let cotangents = sets.iter().map(|set| rows_of(set.id())).collect::<Result<Vec<_>, _>>()?;
-    let activation = match &graph.spec.wrt {
-        Wrt::Input => None,
-        Wrt::Activation(_) => Some(rows_of("activation")?),
-    };
-    let row = |values: &ArrayD<f32>, index: usize| -> Tensor { values.index_axis(Axis(0), index).to_owned() };
-    Ok((0..points.len())
-        .map(|index| Row {
-            logits: logits.index_axis(Axis(0), index).iter().copied().collect(),
-            probabilities: probabilities.index_axis(Axis(0), index).iter().copied().collect(),
-            cotangents: cotangents.iter().map(|values| row(values, index)).collect(),
-            activation: activation.as_ref().map(|values| row(values, index)),
-        })
-        .collect())
 }
 
 /// Dense seeds, one row each. Classes are below `classes`.

@@ -2,13 +2,16 @@
 //!
 //! Weights are in memory once where that matters: see `weights`.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use metrics::{counter, gauge, histogram};
 
 use super::{
-    EngineError, EngineSettings, Point, Row, activations,
-    backend::{Backend, GraphOf, Prepared, Stop},
+    EngineError, EngineSettings, activations,
+    backend::{Backend, GraphOf, Prepared},
     backend_ort::{Runtime, RuntimeError},
     open_graph::{OpenGraph, Way},
     provider::Provider,
@@ -24,13 +27,13 @@ pub struct Sessions {
     batch_bytes: usize,
     session_bytes: usize,
     /// Least recently used first.
-    open: Vec<Open>,
+    open: Mutex<Vec<Open>>,
 }
 
+#[derive(Clone)]
 struct Open {
     graph: Arc<GraphOf>,
-    sessions: OpenGraph,
-    prepared: Prepared,
+    sessions: Arc<OpenGraph>,
     /// Of one session.
     bytes: usize,
 }
@@ -56,21 +59,15 @@ impl Sessions {
         let EngineSettings { batch_rows, batch_bytes, session_bytes, .. } = *settings;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if settings.threads == 0 { cores() } else { settings.threads };
-        Self { runtime, provider, threads, batch_rows, batch_bytes, session_bytes, open: Vec::new() }
+        Self { runtime, provider, threads, batch_rows, batch_bytes, session_bytes, open: Mutex::default() }
     }
 
-    /// The open sessions of `graph`, now the most recently used.
-    fn find(&mut self, graph: &Arc<GraphOf>) -> Option<&mut Open> {
-        let at = self.open.iter().position(|open| open.graph == *graph)?;
-        let open = self.open.remove(at);
-        self.open.push(open);
-        self.open.last_mut()
+    fn lock(&self) -> MutexGuard<'_, Vec<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, graph: &Arc<GraphOf>, derived: &Graph) -> Result<Open, EngineError> {
         let row_bytes = activations::peak_bytes(derived).map_err(|e| EngineError::Runtime { reason: e.to_string() })?;
-        let classes = derived.inputs.iter().find(|input| input.name == "seed");
-        let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
         let bytes = own_bytes(derived, &graph.model.graph);
         let room = (self.batch_bytes / row_bytes.max(1)).max(1);
         let way = match self.provider {
@@ -87,20 +84,28 @@ impl Sessions {
             }
             Provider::Cuda { .. } => Way { rows: self.batch_rows.min(room), copies: 1, threads: 1 },
         };
-        let sessions = OpenGraph::open(self.runtime, derived, self.provider, way)?;
+        let sessions = OpenGraph::open(self.runtime, graph.clone(), derived, self.provider, way)?;
         tracing::info!(model = graph.model.id, spec = ?graph.spec, ?way, bytes, row_bytes, "graph opened");
-        Ok(Open { graph: graph.clone(), sessions, prepared: Prepared { batch_rows: way.batch_rows(), classes }, bytes })
+        Ok(Open { graph: graph.clone(), sessions: Arc::new(sessions), bytes })
     }
 
-    fn evict(&mut self) {
+    fn evict(&self, open: &mut Vec<Open>) {
         let total = |open: &[Open]| open.iter().map(Open::bytes).sum::<usize>();
-        while self.open.len() > 1 && total(&self.open) > self.session_bytes {
-            let closed = self.open.remove(0);
+        while open.len() > 1 && total(open) > self.session_bytes {
+            let closed = open.remove(0);
             tracing::info!(model = closed.graph.model.id, bytes = closed.bytes(), "sessions closed to make room");
             counter!(names::SESSIONS_EVICTED_TOTAL, "provider" => self.provider.to_string()).increment(1);
         }
-        gauge!(names::SESSIONS_OPEN, "provider" => self.provider.to_string()).set(self.open.len() as f64);
+        gauge!(names::SESSIONS_OPEN, "provider" => self.provider.to_string()).set(open.len() as f64);
     }
+}
+
+/// The open sessions of `graph`, now the most recently used.
+fn find<'a>(all: &'a mut Vec<Open>, graph: &Arc<GraphOf>) -> Option<&'a Open> {
+    let at = all.iter().position(|open| open.graph == *graph)?;
+    let open = all.remove(at);
+    all.push(open);
+    all.last()
 }
 
 fn derive(graph: &GraphOf) -> Result<Graph, EngineError> {
@@ -124,43 +129,50 @@ fn own_bytes(derived: &Graph, source: &Graph) -> usize {
 }
 
 impl Backend for Sessions {
-    fn prepare(&mut self, graph: &Arc<GraphOf>, rows: usize) -> Result<Prepared, EngineError> {
-        if let Some(open) = self.find(graph).filter(|open| open.sessions.is_ready_for(rows)) {
-            return Ok(open.prepared);
+    fn workers(&self) -> usize {
+        match self.provider {
+            Provider::Cpu => self.threads,
+            Provider::Cuda { .. } => 1,
+        }
+    }
+
+    fn prepare(&self, graph: &Arc<GraphOf>, rows: usize, busy: bool) -> Result<Prepared, EngineError> {
+        // A graph that is opened keeps the others waiting: two that open at once would need the memory of both.
+        let mut all = self.lock();
+        let found = find(&mut all, graph).cloned();
+        if let Some(open) = found.as_ref().filter(|open| open.sessions.is_ready_for(rows, busy)) {
+            return Ok(open.sessions.prepared());
         }
         // What other runs have left would lie beside what opening takes.
         self.rest();
         let started = Instant::now();
         let derived = derive(graph)?;
-        let mut open = match self.open.pop_if(|open| open.graph == *graph) {
+        let open = match found {
             Some(open) => open,
-            None => self.open(graph, &derived)?,
+            None => {
+                let open = self.open(graph, &derived)?;
+                all.push(open.clone());
+                open
+            }
         };
-        if !open.sessions.is_ready_for(rows) {
+        if !open.sessions.is_ready_for(rows, busy) {
             open.sessions.open_copies(self.runtime, &derived)?;
         }
         histogram!(names::SESSION_OPEN_DURATION_SECONDS, "provider" => self.provider.to_string())
             .record(started.elapsed());
-        let prepared = open.prepared;
-        self.open.push(open);
-        self.evict();
-        Ok(prepared)
+        self.evict(&mut all);
+        Ok(open.sessions.prepared())
     }
 
-    fn run(&mut self, graph: &Arc<GraphOf>, points: &[Point], stop: &Stop) -> Result<Vec<Row>, EngineError> {
-        let open = self.find(graph);
-        let open = open.ok_or_else(|| EngineError::Runtime { reason: "the graph was not prepared".into() })?;
-        open.sessions.run(graph, open.prepared.classes, points, stop)
-    }
-
-    fn rest(&mut self) {
+    fn rest(&self) {
         if let Err(error) = self.runtime.release_memory() {
             tracing::warn!(%error, "memory that is not needed could not be given back");
         }
     }
 
-    fn discard(&mut self, graph: &Arc<GraphOf>) {
-        self.open.retain(|open| open.graph != *graph);
-        self.evict();
+    fn discard(&self, graph: &Arc<GraphOf>) {
+        let mut all = self.lock();
+        all.retain(|open| open.graph != *graph);
+        self.evict(&mut all);
     }
 }

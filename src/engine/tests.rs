@@ -13,7 +13,7 @@ use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    backend::{Prepared, Stop},
+    backend::{Prepared, Ready, Stop},
     backend_ort::load_runtime,
     sessions::Sessions,
     *,
@@ -32,29 +32,70 @@ use crate::{
 struct Counts {
     rows: Arc<AtomicUsize>,
     batches: Arc<Mutex<Vec<usize>>>,
+    running: Arc<AtomicUsize>,
+    most_running: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
     discarded: Arc<AtomicUsize>,
     rests: Arc<AtomicUsize>,
 }
 
+#[derive(Clone)]
 struct Fake {
     counts: Counts,
     delay: Duration,
+    workers: usize,
+    at_once: usize,
 }
 
 const REST: Duration = Duration::from_millis(300);
 const PANICS: f32 = -666.0;
 const FAILS: f32 = -777.0;
 
+/// A batch that runs.
+struct Running<'a> {
+    counts: &'a Counts,
+    others: usize,
+}
+
+impl<'a> Running<'a> {
+    fn start(counts: &'a Counts) -> Self {
+        let others = counts.running.fetch_add(1, Ordering::SeqCst);
+        counts.most_running.fetch_max(others + 1, Ordering::SeqCst);
+        Self { counts, others }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.counts.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Backend for Fake {
-    fn prepare(&mut self, graph: &Arc<GraphOf>, _: usize) -> Result<Prepared, EngineError> {
+    fn workers(&self) -> usize {
+        self.workers
+    }
+
+    fn prepare(&self, graph: &Arc<GraphOf>, _: usize, _: bool) -> Result<Prepared, EngineError> {
         if graph.spec.wrt == Wrt::Activation("nowhere".into()) {
             return Err(EngineError::Runtime { reason: "cannot be prepared".into() });
         }
-        Ok(Prepared { batch_rows: 8, classes: Some(3) })
+        Ok(Prepared { graph: Arc::new(self.clone()), batch_rows: 8, at_once: self.at_once, classes: Some(3) })
     }
 
-    fn run(&mut self, _: &Arc<GraphOf>, points: &[Point], stop: &Stop) -> Result<Vec<Row>, EngineError> {
+    fn rest(&self) {
+        self.counts.rests.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn discard(&self, _: &Arc<GraphOf>) {
+        self.counts.discarded.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Ready for Fake {
+    fn run(&self, points: &[Point], alone: bool, stop: &Stop) -> Result<Vec<Row>, EngineError> {
+        let running = Running::start(&self.counts);
+        assert!(!alone || running.others == 0);
         let (send, stopped) = mpsc::channel();
         stop.on_stop(move || send.send(()).unwrap_or_default());
         if stopped.recv_timeout(self.delay).is_ok() {
@@ -71,20 +112,16 @@ impl Backend for Fake {
         let row = |x: f32| Row { logits: vec![2.0 * x], probabilities: vec![], cotangents: vec![], activation: None };
         Ok(values.into_iter().map(row).collect())
     }
-
-    fn rest(&mut self) {
-        self.counts.rests.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn discard(&mut self, _: &Arc<GraphOf>) {
-        self.counts.discarded.fetch_add(1, Ordering::SeqCst);
-    }
 }
 
 fn engine(queue_rows: usize, delay_ms: u64) -> (Engine, Counts) {
+    engine_of(queue_rows, delay_ms, 1, 1)
+}
+
+fn engine_of(queue_rows: usize, delay_ms: u64, workers: usize, at_once: usize) -> (Engine, Counts) {
     let counts = Counts::default();
-    let fake = Fake { counts: counts.clone(), delay: Duration::from_millis(delay_ms) };
-    (Engine::with_backends(queue_rows, REST, vec![Provider::Cpu], vec![Box::new(fake)]).unwrap(), counts)
+    let fake = Fake { counts: counts.clone(), delay: Duration::from_millis(delay_ms), workers, at_once };
+    (Engine::with_backends(queue_rows, REST, vec![Provider::Cpu], vec![Arc::new(fake)]).unwrap(), counts)
 }
 
 fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
@@ -165,6 +202,24 @@ async fn a_hundred_callers_get_their_own_rows_back() {
     let total: usize = join_all(calls).await.into_iter().map(Result::unwrap).sum();
     assert_eq!(counts.rows.load(Ordering::SeqCst), total);
     assert!(counts.batches.lock().unwrap().iter().all(|rows| *rows <= 8));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_batches_of_a_graph_run_at_once_as_it_has_sessions_for() {
+    let model = number_model();
+    for (workers, at_once, both) in [(1, 3, 1), (3, 1, 2), (3, 2, 3), (4, 3, 4)] {
+        let (engine, counts) = engine_of(1000, 10, workers, at_once);
+        let (one, other, caller) = (spec(&[]), spec(&[RuleSetId::Gradient]), caller(1));
+        let answer = engine.evaluate(&model, &one, points(&[1.0; 100]), &caller).await.unwrap();
+        assert_eq!(answer.rows.len(), 100);
+        assert_eq!(counts.most_running.swap(0, Ordering::SeqCst), workers.min(at_once));
+        let (a, b) = tokio::join!(
+            engine.evaluate(&model, &one, points(&[1.0; 100]), &caller),
+            engine.evaluate(&model, &other, points(&[2.0; 100]), &caller)
+        );
+        assert_eq!((a.unwrap().rows.len(), b.unwrap().rows.len()), (100, 100));
+        assert_eq!(counts.most_running.load(Ordering::SeqCst), both);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -302,8 +357,8 @@ async fn a_panic_fails_its_batch_and_the_worker_goes_on() {
 }
 
 #[tokio::test]
-async fn an_idle_worker_rests_once_and_works_again() {
-    let (engine, counts) = engine(100, 1);
+async fn an_idle_device_rests_once_and_works_again() {
+    let (engine, counts) = engine_of(100, 1, 2, 2);
     let (model, spec) = (number_model(), spec(&[]));
     for turns in 1..=2 {
         engine.evaluate(&model, &spec, points(&[1.0]), &caller(1)).await.unwrap();
@@ -371,12 +426,15 @@ async fn draining_stops_what_takes_too_long() {
 
 #[tokio::test]
 async fn times_add_up_to_the_whole_wait() {
-    let (engine, _) = engine(100, 40);
     let (model, spec) = (number_model(), spec(&[]));
-    let started = Instant::now();
-    let evaluated = engine.evaluate(&model, &spec, points(&[1.0; 16]), &caller(1)).await.unwrap();
-    let whole = started.elapsed();
-    assert!(evaluated.model >= Duration::from_millis(80) && evaluated.queue + evaluated.model <= whole);
+    // Batches of eight, one after another and at once.
+    for (workers, least) in [(1, 80), (2, 40)] {
+        let (engine, _) = engine_of(100, 40, workers, workers);
+        let started = Instant::now();
+        let evaluated = engine.evaluate(&model, &spec, points(&[1.0; 16]), &caller(1)).await.unwrap();
+        let whole = started.elapsed();
+        assert!(evaluated.model >= Duration::from_millis(least) && evaluated.queue + evaluated.model <= whole);
+    }
 }
 
 #[tokio::test]
@@ -479,18 +537,18 @@ fn rows_that_come_after_a_graph_was_prepared_are_answered_too() {
             batch_bytes,
             session_bytes: 1 << 30,
         };
-        let mut sessions = Sessions::new(load_runtime(None, 0).unwrap(), Provider::Cpu, &settings);
+        let sessions = Sessions::new(load_runtime(None, 0).unwrap(), Provider::Cpu, &settings);
         let graph = Arc::new(GraphOf { model: lent_model(), spec: spec(&[RuleSetId::Gradient]) });
         let point = |class: usize| Point {
             input: Arc::new(Tensor::from_elem(vec![11, 10, 10], 1.0)),
             seed: Arc::from([(class, 1.0)]),
         };
-        let prepared = sessions.prepare(&graph, 1).unwrap();
+        let prepared = sessions.prepare(&graph, 1, false).unwrap();
         let points: Vec<Point> = (0..prepared.batch_rows).map(point).collect();
-        assert!(points.len() > 1);
-        let early = sessions.run(&graph, &points, &Stop::default()).unwrap();
-        sessions.prepare(&graph, points.len()).unwrap();
-        let shared = sessions.run(&graph, &points, &Stop::default()).unwrap();
+        let run = || prepared.graph.run(&points, false, &Stop::default()).unwrap();
+        let early = run();
+        sessions.prepare(&graph, points.len() + 1, false).unwrap();
+        let shared = run();
         assert_eq!((early.len(), shared.len()), (points.len(), points.len()));
         for (a, b) in early.iter().zip(&shared) {
             assert!(a.cotangents[0].iter().zip(&b.cotangents[0]).all(|(a, b)| (a - b).abs() < 1e-6));

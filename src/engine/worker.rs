@@ -1,4 +1,4 @@
-//! One thread per device: asks the desk for the next graph when the device is free, prepares it, runs a batch of it, hands out the rows.
+//! A thread that works for a device, beside others: asks the desk for the next graph, prepares it, runs a batch of it, hands out the rows.
 //! A panic in the backend costs the batch it happened in, and its callers are told; the thread goes on. An idle device rests.
 
 use std::{
@@ -13,12 +13,11 @@ use super::{
     desk::{Desk, Next},
 };
 
-/// Works until the desk closes.
-pub fn work(desk: &Desk, backend: &mut dyn Backend) {
-    let mut rested = true;
+/// Works for the device of this number until the desk closes.
+pub fn work(desk: &Desk, device: usize, backend: &dyn Backend) {
     loop {
-        let (graph, priority, rows) = match desk.next(rested) {
-            Next::Work { graph, priority, rows } => (graph, priority, rows),
+        let (graph, priority, rows, busy) = match desk.next(device) {
+            Next::Work { graph, priority, rows, busy } => (graph, priority, rows, busy),
             Next::Rest => {
                 if let Err(Failure::Panic(words)) = guard(|| {
                     backend.rest();
@@ -26,13 +25,11 @@ pub fn work(desk: &Desk, backend: &mut dyn Backend) {
                 }) {
                     tracing::error!(words, "panic while memory was given back");
                 }
-                rested = true;
                 continue;
             }
             Next::End => return,
         };
-        rested = false;
-        let prepared = match guard(|| backend.prepare(&graph, rows)) {
+        let prepared = match guard(|| backend.prepare(&graph, rows, busy)) {
             Ok(prepared) => prepared,
             Err(error) => {
                 discard_after_panic(backend, &error, &graph);
@@ -40,10 +37,10 @@ pub fn work(desk: &Desk, backend: &mut dyn Backend) {
                 continue;
             }
         };
-        let Some(batch) = desk.take(&graph, priority, prepared) else { continue };
+        let Some(batch) = desk.take(device, &graph, priority, &prepared) else { continue };
         let points: Vec<Point> = batch.rows.iter().map(|row| row.point.clone()).collect();
         let started = Instant::now();
-        let result = guard(|| match backend.run(&graph, &points, &batch.stop)? {
+        let result = guard(|| match prepared.graph.run(&points, batch.alone, &batch.stop)? {
             rows if rows.len() == points.len() => Ok(rows),
             rows => Err(EngineError::Runtime { reason: format!("{} rows for {} points", rows.len(), points.len()) }),
         });
@@ -79,7 +76,7 @@ fn guard<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, Failure>
     }
 }
 
-fn discard_after_panic(backend: &mut dyn Backend, failure: &Failure, graph: &Arc<GraphOf>) {
+fn discard_after_panic(backend: &dyn Backend, failure: &Failure, graph: &Arc<GraphOf>) {
     if let Failure::Panic(words) = failure {
         tracing::error!(words, "panic while a graph was prepared or run");
         if catch_unwind(AssertUnwindSafe(|| backend.discard(graph))).is_err() {
