@@ -34,8 +34,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("methods/drive.rs", &["engine", "image::preprocess", "image::ImageError", "model", "pool"]),
-    ("metrics", &["tensor", "image", "model::manifest", "engine::Point", "engine::Row"]),
-    ("metrics/drive.rs", &["autodiff::spec", "engine", "model"]),
+    ("metrics", &["tensor", "image", "model::manifest", "engine::Row", "autodiff::stages"]),
+    ("metrics/drive.rs", &["autodiff::spec", "engine", "model", "onnx::graph"]),
     ("render", &["tensor", "image", "model::manifest"]),
     ("settings", &["fields", "dataset::is_id", "engine::provider"]),
     (

@@ -14,6 +14,7 @@ mod rules;
 mod sets;
 mod spatial;
 pub mod spec;
+pub mod stages;
 
 use std::collections::{BTreeMap, HashMap};
 

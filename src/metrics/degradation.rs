@@ -13,7 +13,7 @@ use super::{
     score,
 };
 use crate::{
-    engine::{Point, Row},
+    engine::Row,
     image::{
         ImageError,
         baseline::{Baseline, Material},
@@ -137,11 +137,11 @@ impl Run for Degrading {
             return Step::Done(std::mem::take(&mut self.curve));
         }
         self.asked += next.len();
-        let points = next.iter().map(|patch| {
+        let inputs = next.iter().map(|patch| {
             grid.cut_mut(&mut self.degraded, *patch).assign(&grid.cut(fill, *patch));
-            Point { input: Arc::new(self.degraded.clone()), seed: Arc::new([]) }
+            Arc::new(self.degraded.clone())
         });
-        Step::Evaluate(points.collect())
+        Step::Evaluate(inputs.collect())
     }
 }
 
@@ -198,15 +198,15 @@ mod tests {
         loop {
             match run.step(&answers) {
                 Step::Done(curve) => return curve,
-                Step::Evaluate(points) => {
-                    assert!(!points.is_empty() && points.len() <= CHUNK);
-                    let row = |point: &Point| Row {
+                Step::Evaluate(inputs) => {
+                    assert!(!inputs.is_empty() && inputs.len() <= CHUNK);
+                    let row = |input: &Arc<Tensor>| Row {
                         logits: vec![0.0, 0.0],
-                        probabilities: vec![0.0, net(&point.input) as f32],
+                        probabilities: vec![0.0, net(input) as f32],
                         cotangents: vec![],
                         activation: None,
                     };
-                    answers = points.iter().map(row).collect();
+                    answers = inputs.iter().map(row).collect();
                 }
             }
         }

@@ -4,18 +4,22 @@
 pub mod aggregate;
 pub mod degradation;
 pub mod drive;
+mod local;
 pub mod patches;
 
-use crate::engine::{Point, Row};
+use std::sync::Arc;
+
+use crate::{engine::Row, tensor::Tensor};
 
 /// A metric at work on one image and one attribution: a state machine without I/O over the forward graph.
 pub trait Run: Send {
-    /// First called with no answers; then with the rows of the points it asked for, in their order.
+    /// First called with no answers; then with the rows of the inputs it asked for, in their order.
     fn step(&mut self, answers: &[Row]) -> Step;
 }
 
 pub enum Step {
-    Evaluate(Vec<Point>),
+    /// Cheapest where each input differs from the one before in few pixels.
+    Evaluate(Vec<Arc<Tensor>>),
     /// The score of the class at each step, the clean input first.
     Done(Vec<f64>),
 }

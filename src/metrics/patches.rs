@@ -40,6 +40,11 @@ impl Grid {
         (self.rows.len() - 1) * (self.columns.len() - 1)
     }
 
+    /// Rows and columns of the largest patch.
+    pub fn largest(&self) -> [usize; 2] {
+        [&self.rows, &self.columns].map(|borders| borders.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0))
+    }
+
     /// First row and column of a patch, and those after its last.
     fn bounds(&self, patch: usize) -> ([usize; 2], [usize; 2]) {
         let (row, column) = (patch / (self.columns.len() - 1), patch % (self.columns.len() - 1));

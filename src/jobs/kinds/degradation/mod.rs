@@ -25,7 +25,7 @@ use crate::{
         drive::{self, Explained, MethodError, Request},
         parameters::Parameters,
     },
-    metrics::{self, degradation::Subject, patches::Grid},
+    metrics::{self, degradation::Subject, drive::Forward, patches::Grid},
     model::{Model, manifest::Preprocess},
     tensor::Tensor,
 };
@@ -119,6 +119,7 @@ struct Bench<'a> {
     model: Arc<Model>,
     dataset: Arc<Dataset>,
     rule: Preprocess,
+    forward: Forward,
     grid: Arc<Grid>,
     metric: Arc<metrics::degradation::Parameters>,
     rows: Vec<Row>,
@@ -148,6 +149,7 @@ impl<'a> Bench<'a> {
         Ok(Self {
             context,
             metric: Arc::new(spec.metric.clone()),
+            forward: Forward::new(&model, grid.largest()),
             grid: Arc::new(grid),
             spec,
             model,
@@ -200,12 +202,15 @@ impl<'a> Bench<'a> {
             Err(error @ MethodError::NotFinite { .. }) => return skipped(Reason::NotFinite, error.to_string()),
             other => other?.explained,
         };
-        let subjects = match self.rank(input, &explained, predicted.index, f64::from(predicted.score)).await? {
+        let subjects = match self.rank(input.clone(), &explained, predicted.index, f64::from(predicted.score)).await? {
             Ok(subjects) => subjects,
             Err(method) => return skipped(Reason::NotFinite, format!("{method} gave scores that are not finite")),
         };
+        let clean = self.forward.trace(app.engine(), caller, &input).await?;
         let curves: Vec<Vec<f64>> = stream::iter(subjects)
-            .map(|subject| metrics::drive::run(app.engine(), &self.model, caller, metrics::degradation::build(subject)))
+            .map(|subject| {
+                self.forward.run(app.engine(), caller, clean.clone(), metrics::degradation::build(subject))
+            })
             .buffered(RANKINGS_AT_ONCE)
             .try_collect()
             .await?;

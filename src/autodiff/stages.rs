@@ -1,0 +1,540 @@
+//! The forward pass in stages, for inputs that differ from the one before in a few pixels. A stage reads a window of what the stage before
+//! it makes: as much as the receptive fields of the values that the change reaches ask for. The rest of the network follows the last.
+//!
+//! A value is the end of a stage when all that follows depends on the input through it alone, and each of its pixels on a window of the
+//! input: pixel j of an axis on the input's pixels from `stride` j - `before` to `stride` j + `after`. A window starts at a multiple of
+//! the stride and leaves a multiple of it to the far border, so that padding lies where the whole input has it; what a window's own
+//! borders spoil is outside of what the change reaches. Cost: the stages of least work, counted in multiplications.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{
+    DeriveError,
+    emit::Emitter,
+    forward::{self, BATCH, Forward},
+    layers,
+    rules::window::Window,
+};
+use crate::onnx::{
+    graph::{Dim, Element, Graph, Node, ValueInfo, ValueType},
+    infer, passes,
+};
+
+/// What handing a window over costs, in multiplications.
+const HANDING_OVER: f64 = 4e6;
+
+/// Stages are worth their memory when they leave less than this part of the work.
+const WORTHWHILE: f64 = 0.8;
+
+/// Ops that work on each pixel alone.
+const POINTWISE: &[&str] = &[
+    "Abs",
+    "Add",
+    "Clip",
+    "Div",
+    "Elu",
+    "Erf",
+    "Exp",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "LRN",
+    "LeakyRelu",
+    "Log",
+    "Max",
+    "Min",
+    "Mul",
+    "Neg",
+    "PRelu",
+    "Pow",
+    "Reciprocal",
+    "Relu",
+    "Selu",
+    "Sigmoid",
+    "Softplus",
+    "Sqrt",
+    "Sub",
+    "Sum",
+    "Tanh",
+];
+
+/// The stages, and the classifier that follows: from what the last one makes to the source's probabilities.
+#[derive(Clone, Debug)]
+pub struct Stages {
+    pub stages: Vec<Stage>,
+    pub rest: Graph,
+}
+
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// What it makes, as the source calls it.
+    pub value: String,
+    /// `[batch, channels, window]` to its part of `value`, flattened: a classifier of as many classes.
+    pub graph: Graph,
+    /// Channels, height and width of all that it reads, and of `value`.
+    pub input: [usize; 3],
+    pub output: [usize; 3],
+    /// Height and width of a window, and of what is made of it.
+    pub window: [usize; 2],
+    pub made: [usize; 2],
+    field: Field,
+}
+
+/// Rows and columns from `start` to before `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    pub start: [usize; 2],
+    pub end: [usize; 2],
+}
+
+/// The window of the input that a pixel depends on, by axis. Padding counts as input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Field {
+    stride: [i64; 2],
+    before: [i64; 2],
+    after: [i64; 2],
+}
+
+/// A value at which the network can be cut.
+struct Cut {
+    value: String,
+    /// Nodes before it.
+    nodes: usize,
+    /// Multiplications in them.
+    work: f64,
+    shape: [usize; 3],
+    field: Field,
+    /// Pixels of it that a change reaches.
+    change: [i64; 2],
+}
+
+impl Stage {
+    /// Where the window for what has changed starts, and which pixels of the output may change; none when a window is too small for it.
+    pub fn place(&self, changed: &Region) -> Option<([usize; 2], Region)> {
+        let (mut start, mut reached) = ([0; 2], Region { start: [0; 2], end: [0; 2] });
+        for axis in 0..2 {
+            let (size, pixels) = (self.input[1 + axis] as i64, self.output[1 + axis] as i64);
+            let (stride, before, after) = (self.field.stride[axis], self.field.before[axis], self.field.after[axis]);
+            let (first, last) = (changed.start[axis] as i64, changed.end[axis] as i64 - 1);
+            let from = (first - after + stride - 1).div_euclid(stride).clamp(0, pixels - 1);
+            let to = (last + before).div_euclid(stride).clamp(from, pixels - 1);
+            let window = self.window[axis] as i64;
+            let begin = ((stride * from - before).div_euclid(stride) * stride).clamp(0, size - window);
+            let is_seen = (stride * to + after).min(size - 1) < begin + window;
+            if !is_seen || to - begin / stride >= self.made[axis] as i64 {
+                return None;
+            }
+            start[axis] = begin as usize;
+            (reached.start[axis], reached.end[axis]) = (from as usize, to as usize + 1);
+        }
+        Some((start, reached))
+    }
+
+    /// Where the pixels of a window that starts at `start` lie in the output.
+    pub fn made_at(&self, start: [usize; 2]) -> [usize; 2] {
+        [0, 1].map(|axis| start[axis] / self.field.stride[axis] as usize)
+    }
+}
+
+/// The stages for changes of at most `change` rows and columns; none where they would save little.
+pub fn stages(source: &Graph, change: [usize; 2]) -> Result<Option<Stages>, DeriveError> {
+    plan(source, change, HANDING_OVER)
+}
+
+fn plan(source: &Graph, change: [usize; 2], handing_over: f64) -> Result<Option<Stages>, DeriveError> {
+    let Forward { emit, nodes, input, head } = forward::prepare(source, false)?;
+    let Ok(&[channels, height, width]) = emit.sizes(&input, 1).as_deref() else { return Ok(None) };
+    let start = Cut {
+        value: input.clone(),
+        nodes: 0,
+        work: 0.0,
+        shape: [channels, height, width],
+        field: Field { stride: [1; 2], before: [0; 2], after: [0; 2] },
+        change: change.map(|size| size as i64),
+    };
+    let (cuts, whole) = cuts(&emit, &nodes, start, &head.probabilities);
+    // The least work up to each cut, and the cut before it on the way there.
+    let mut best = vec![(0.0, 0); cuts.len()];
+    for to in 1..cuts.len() {
+        let ways = (0..to).map(|from| (best[from].0 + step(&cuts[from], &cuts[to]).2 + handing_over, from));
+        best[to] = ways.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, 0));
+    }
+    let ends = best.iter().zip(&cuts).map(|((work, _), cut)| work + whole - cut.work);
+    let Some((mut at, left)) = ends.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)) else { return Ok(None) };
+    if left >= WORTHWHILE * whole {
+        return Ok(None);
+    }
+    let rest = part(&emit, &nodes[cuts[at].nodes..], &cuts[at], None, &head.probabilities)?;
+    let mut stages = Vec::new();
+    while at > 0 {
+        let (from, to) = (&cuts[best[at].1], &cuts[at]);
+        stages.push(stage(&emit, &nodes[from.nodes..to.nodes], from, to)?);
+        at = best[at].1;
+    }
+    stages.reverse();
+    Ok(Some(Stages { stages, rest }))
+}
+
+/// Where the network can be cut, the input first, and the multiplications of all of it.
+fn cuts(emit: &Emitter, nodes: &[Node], start: Cut, head: &str) -> (Vec<Cut>, f64) {
+    let active = layers::active(emit, nodes, &start.value, head);
+    let mut last_use: HashMap<&str, usize> = HashMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        last_use.extend(node.inputs.iter().map(|input| (input.as_str(), index)));
+    }
+    let change = start.change;
+    let mut fields = HashMap::from([(start.value.clone(), start.field)]);
+    let mut alive = HashSet::from([start.value.clone()]);
+    let (mut cuts, mut work) = (vec![start], 0.0);
+    for (index, node) in nodes.iter().enumerate() {
+        let Some(output) = node.output(0).filter(|output| active.contains(*output)) else { continue };
+        work += multiplications(emit, node);
+        if let Some(field) = field_of(emit, node, &fields, &active) {
+            fields.insert(output.to_owned(), field);
+        }
+        alive.retain(|value| last_use.get(value.as_str()).is_some_and(|last| *last > index));
+        alive.extend(node.outputs.iter().filter(|output| active.contains(*output)).cloned());
+        let is_float = emit.value_type(output).is_ok_and(|found| found.element == Element::Float);
+        if alive.len() == 1
+            && is_float
+            && let (Some(&field), Ok(&[channels, height, width])) = (fields.get(output), emit.sizes(output, 1).as_deref())
+        {
+            let reached = |axis: usize| {
+                (change[axis] - 1 + field.before[axis] + field.after[axis]).div_euclid(field.stride[axis]) + 1
+            };
+            cuts.push(Cut {
+                value: output.to_owned(),
+                nodes: index + 1,
+                work,
+                shape: [channels, height, width],
+                field,
+                change: [0, 1].map(reached),
+            });
+        }
+    }
+    (cuts, work)
+}
+
+/// The field of a node's output; none where a pixel depends on more than a window.
+fn field_of(emit: &Emitter, node: &Node, fields: &HashMap<String, Field>, active: &HashSet<String>) -> Option<Field> {
+    let (moving, fixed): (Vec<&String>, Vec<&String>) =
+        node.inputs.iter().filter(|input| !input.is_empty()).partition(|input| active.contains(*input));
+    let (first, others) = moving.split_first()?;
+    let sizes = emit.sizes(first, 2).ok()?;
+    let joined = others.iter().try_fold(*fields.get(*first)?, |joined, other| {
+        let fits = emit.sizes(other, 2).is_ok_and(|other| other == sizes);
+        joined.join(fields.get(*other).filter(|_| fits)?)
+    })?;
+    // The same for all pixels.
+    let uniform = |value: &&String| {
+        let shape = emit.literal(value).map(|literal| &literal.shape);
+        shape.is_some_and(|shape| shape.iter().rev().take(2).all(|size| *size == 1))
+    };
+    let allowed = match node.op_type.as_str() {
+        _ if !node.domain.is_empty() => false,
+        "Conv" | "MaxPool" | "AveragePool" => return Some(joined.through(&window_of(emit, node)?)),
+        "Concat" => node.int("axis") == Some(1) && fixed.is_empty(),
+        "BatchNormalization" => true,
+        op => POINTWISE.contains(&op) && fixed.iter().all(uniform),
+    };
+    allowed.then_some(joined)
+}
+
+/// The window of a convolution or a pool over two axes, with the padding that the whole input has.
+fn window_of(emit: &Emitter, node: &Node) -> Option<Window> {
+    let sizes = emit.sizes(node.input(0)?, 2).ok()?;
+    let kernel = match node.op_type.as_str() {
+        "Conv" => emit.literal(node.input(1)?)?.shape.get(2..)?.to_vec(),
+        _ => node.ints("kernel_shape")?.iter().map(|&size| usize::try_from(size).ok()).collect::<Option<_>>()?,
+    };
+    let plain = kernel.len() == 2 && sizes.len() == 2 && node.outputs.len() == 1;
+    Window::of_node(node, kernel, &sizes).ok().filter(|_| plain)
+}
+
+impl Field {
+    fn join(self, other: &Field) -> Option<Field> {
+        let larger = |a: [i64; 2], b: [i64; 2]| [a[0].max(b[0]), a[1].max(b[1])];
+        (self.stride == other.stride).then(|| Field {
+            stride: self.stride,
+            before: larger(self.before, other.before),
+            after: larger(self.after, other.after),
+        })
+    }
+
+    /// Of what a window slides over values of this field.
+    fn through(self, window: &Window) -> Field {
+        let by_axis = |of: &dyn Fn(usize) -> i64| [of(0), of(1)];
+        let begin = |axis: usize| window.begin[axis] as i64;
+        Field {
+            stride: by_axis(&|axis| self.stride[axis] * window.strides[axis] as i64),
+            before: by_axis(&|axis| self.before[axis] + begin(axis) * self.stride[axis]),
+            after: by_axis(&|axis| {
+                self.after[axis] + (window.extent(axis) as i64 - 1 - begin(axis)) * self.stride[axis]
+            }),
+        }
+    }
+
+    /// As seen from a value that lies on all ways to this one.
+    fn from(&self, other: &Field) -> Field {
+        let by_axis = |of: &dyn Fn(usize) -> i64| [of(0), of(1)];
+        Field {
+            stride: by_axis(&|axis| self.stride[axis] / other.stride[axis]),
+            before: by_axis(&|axis| (self.before[axis] - other.before[axis]) / other.stride[axis]),
+            after: by_axis(&|axis| (self.after[axis] - other.after[axis]) / other.stride[axis]),
+        }
+    }
+}
+
+/// The field of one cut as seen from another, the window that a change there asks for, and the work on it.
+fn step(from: &Cut, to: &Cut) -> (Field, [usize; 2], f64) {
+    let field = to.field.from(&from.field);
+    let window = [0, 1].map(|axis| {
+        let (stride, size) = (field.stride[axis], from.shape[1 + axis] as i64);
+        let before = (field.before[axis] + stride - 1).div_euclid(stride) * stride;
+        let needed = (to.change[axis] - 1) * stride + before + field.after[axis] + 1;
+        (needed + (size - needed).rem_euclid(stride)).min(size) as usize
+    });
+    let share = (window[0] * window[1]) as f64 / (from.shape[1] * from.shape[2]) as f64;
+    (field, window, share * (to.work - from.work))
+}
+
+fn stage(emit: &Emitter, nodes: &[Node], from: &Cut, to: &Cut) -> Result<Stage, DeriveError> {
+    let (field, window, _) = step(from, to);
+    let flat = format!("{}/flat", to.value);
+    let flatten = Node::new("Flatten", [to.value.as_str()], [flat.as_str()]);
+    let nodes: Vec<Node> = nodes.iter().cloned().chain([flatten]).collect();
+    let graph = part(emit, &nodes, from, Some(window), &flat)?;
+    let types = infer(&graph)?;
+    let sizes = types.shape(&to.value).and_then(|shape| Some([shape.get(2)?.known()?, shape.get(3)?.known()?]));
+    let made = sizes.ok_or_else(|| DeriveError::UnknownShape { value: to.value.clone() })?;
+    Ok(Stage { value: to.value.clone(), graph, input: from.shape, output: to.shape, window, made, field })
+}
+
+/// The nodes as a graph from a cut, or from a window of it, to one value.
+fn part(
+    emit: &Emitter,
+    nodes: &[Node],
+    from: &Cut,
+    window: Option<[usize; 2]>,
+    output: &str,
+) -> Result<Graph, DeriveError> {
+    let [channels, height, width] = from.shape;
+    let [height, width] = window.unwrap_or([height, width]);
+    let shape = [Dim::Symbol(BATCH.into())].into_iter().chain([channels, height, width].map(Dim::Known)).collect();
+    let explicit = |node: &Node| {
+        let mut node = node.clone();
+        if let Some(window) = window_of(emit, &node).filter(|_| node.attributes.remove("auto_pad").is_some()) {
+            node.attributes.extend(window.attributes());
+        }
+        node
+    };
+    let mut graph = Graph {
+        inputs: vec![ValueInfo { name: from.value.clone(), value_type: ValueType::new(Element::Float, shape) }],
+        outputs: Vec::new(),
+        nodes: nodes.iter().map(explicit).collect(),
+        ..emit.graph.clone()
+    };
+    let value_type = infer(&graph)?.get(output).cloned();
+    let value_type = value_type.ok_or_else(|| DeriveError::UnknownShape { value: output.to_owned() })?;
+    graph.outputs.push(ValueInfo { name: output.to_owned(), value_type });
+    Ok(passes::prune(graph)?)
+}
+
+/// Of a node, for one row; those of ops that multiply little are counted by what they write.
+fn multiplications(emit: &Emitter, node: &Node) -> f64 {
+    let elements = |value: &str| {
+        let shape = emit.shape(value).unwrap_or_default();
+        shape.iter().map(|dim| dim.known().unwrap_or(1) as f64).product::<f64>()
+    };
+    let written = node.outputs.first().map_or(0.0, |output| elements(output));
+    let of_each = match node.op_type.as_str() {
+        "Conv" => node.input(1).and_then(|weight| {
+            let filters = emit.shape(weight).ok()?.first()?.known()?;
+            Some(elements(weight) / filters as f64)
+        }),
+        "Gemm" | "MatMul" => node.input(0).and_then(|value| Some(emit.shape(value).ok()?.last()?.known()? as f64)),
+        _ => None,
+    };
+    written * of_each.unwrap_or(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{ArrayD, Axis, Slice};
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::{
+        engine::{
+            Provider,
+            backend_ort::{OrtSession, Threads, load_runtime},
+        },
+        onnx::graph::Literal,
+        tensor::Tensor,
+    };
+
+    const CHANNELS: usize = 4;
+
+    /// One layer after another; each reads the value of the one before.
+    #[derive(Clone, Debug)]
+    enum Layer {
+        Conv { kernel: usize, stride: usize, dilation: usize, pads: [usize; 4] },
+        Pool { op: &'static str, kernel: usize, stride: usize, pads: usize, ceil: bool },
+        Same { kernel: usize, stride: usize, lower: bool },
+        Relu,
+        /// Two convolutions beside each other, joined by channels.
+        Fork,
+        /// A convolution around which its input goes too.
+        Skip,
+    }
+
+    fn layer() -> impl Strategy<Value = Layer> {
+        prop_oneof![
+            (1_usize..4, 1_usize..3, 1_usize..3, [0_usize..3, 0_usize..3, 0_usize..3, 0_usize..3])
+                .prop_map(|(kernel, stride, dilation, pads)| Layer::Conv { kernel, stride, dilation, pads }),
+            (2_usize..4, 1_usize..3, 0_usize..2, any::<bool>(), any::<bool>()).prop_map(
+                |(kernel, stride, pads, ceil, max)| {
+                    Layer::Pool { op: if max { "MaxPool" } else { "AveragePool" }, kernel, stride, pads, ceil }
+                }
+            ),
+            (1_usize..4, 1_usize..3, any::<bool>())
+                .prop_map(|(kernel, stride, lower)| Layer::Same { kernel, stride, lower }),
+            Just(Layer::Relu),
+            Just(Layer::Fork),
+            Just(Layer::Skip),
+        ]
+    }
+
+    fn ints(values: &[usize]) -> Vec<i64> {
+        values.iter().map(|&value| value as i64).collect()
+    }
+
+    fn network(layers: &[Layer], size: [usize; 2]) -> Graph {
+        let value = |name: &str, shape: Vec<Dim>| ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(Element::Float, shape),
+        };
+        let mut graph = Graph {
+            name: "windows".into(),
+            ir_version: 8,
+            opset_imports: [(String::new(), 17)].into(),
+            inputs: vec![value("v0", vec!["n".into(), CHANNELS.into(), size[0].into(), size[1].into()])],
+            outputs: vec![value("out", vec!["n".into(), CHANNELS.into()])],
+            initializers: Default::default(),
+            nodes: Vec::new(),
+            metadata: Default::default(),
+        };
+        let conv = |graph: &mut Graph, from: &str, to: &str, kernel: usize, channels: usize| {
+            let name = format!("{to}.weight");
+            let count = channels * CHANNELS * kernel * kernel;
+            let weights: Vec<f32> = (0..count).map(|i| ((i * 37 + 11) % 17) as f32 / 17.0 - 0.4).collect();
+            graph.initializers.insert(name.clone(), Literal::from_f32s(&[channels, CHANNELS, kernel, kernel], &weights));
+            Node::new("Conv", [from, &name], [to])
+        };
+        for (index, layer) in layers.iter().enumerate() {
+            let (from, to) = (format!("v{index}"), format!("v{}", index + 1));
+            let nodes = match *layer {
+                Layer::Conv { kernel, stride, dilation, pads } => vec![
+                    conv(&mut graph, &from, &to, kernel, CHANNELS)
+                        .with("strides", ints(&[stride; 2]))
+                        .with("dilations", ints(&[dilation; 2]))
+                        .with("pads", ints(&pads)),
+                ],
+                Layer::Pool { op, kernel, stride, pads, ceil } => vec![
+                    Node::new(op, [from], [to])
+                        .with("kernel_shape", ints(&[kernel; 2]))
+                        .with("strides", ints(&[stride; 2]))
+                        .with("pads", ints(&[pads; 4]))
+                        .with("ceil_mode", i64::from(ceil)),
+                ],
+                Layer::Same { kernel, stride, lower } => vec![
+                    conv(&mut graph, &from, &to, kernel, CHANNELS)
+                        .with("strides", ints(&[stride; 2]))
+                        .with("auto_pad", if lower { "SAME_LOWER" } else { "SAME_UPPER" }),
+                ],
+                Layer::Relu => vec![Node::new("Relu", [from], [to])],
+                Layer::Fork => {
+                    let (wide, narrow) = (format!("{to}.wide"), format!("{to}.narrow"));
+                    vec![
+                        conv(&mut graph, &from, &wide, 3, CHANNELS / 2).with("pads", vec![1_i64; 4]),
+                        conv(&mut graph, &from, &narrow, 1, CHANNELS / 2),
+                        Node::new("Concat", [wide, narrow], [to]).with("axis", 1),
+                    ]
+                }
+                Layer::Skip => {
+                    let around = format!("{to}.around");
+                    vec![
+                        conv(&mut graph, &from, &around, 3, CHANNELS).with("pads", vec![1_i64; 4]),
+                        Node::new("Add", [from, around], [to]),
+                    ]
+                }
+            };
+            graph.nodes.extend(nodes);
+        }
+        let last = format!("v{}", layers.len());
+        graph.nodes.push(Node::new("GlobalAveragePool", [last.as_str()], ["pooled"]));
+        graph.nodes.push(Node::new("Flatten", ["pooled"], ["out"]));
+        graph
+    }
+
+    fn run(graph: &Graph, input: &Tensor, value: &str) -> Tensor {
+        let mut graph = graph.clone();
+        if graph.outputs.iter().all(|output| output.name != value) {
+            let value_type = infer(&graph).unwrap().get(value).cloned().unwrap();
+            graph.outputs.push(ValueInfo { name: value.into(), value_type });
+        }
+        let name = graph.inputs[0].name.clone();
+        let runtime = load_runtime(None, 1).unwrap();
+        let mut session = OrtSession::open(runtime, graph, Provider::Cpu, Threads::Shared).unwrap();
+        let batch = input.clone().insert_axis(Axis(0));
+        session.run(&[(&name, batch.view())]).unwrap().swap_remove(value).unwrap().index_axis_move(Axis(0), 0)
+    }
+
+    fn window(planes: &Tensor, start: [usize; 2], size: [usize; 2]) -> Tensor {
+        let by_axis = |axis: usize| Slice::from(start[axis]..start[axis] + size[axis]);
+        planes.slice_axis(Axis(1), by_axis(0)).slice_axis(Axis(2), by_axis(1)).to_owned()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn stages_make_of_windows_what_the_network_makes_of_all(
+            layers in vec(layer(), 1..6), size in [14_usize..30, 14_usize..30], change in [1_usize..5, 1_usize..5], seed in 0_usize..1000,
+        ) {
+            let graph = network(&layers, size);
+            let Ok(Some(Stages { stages, rest })) = plan(&graph, change, 0.0) else { return Ok(()) };
+            let drawn = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 7) % 1000) as f32 / 500.0 - 1.0;
+            let input = Tensor::from_shape_fn(vec![CHANNELS, size[0], size[1]], |i| drawn(i[0] * 7919 + i[1] * 104_729 + i[2] * 31 + seed));
+            let forward = forward::prepare(&graph, false).unwrap().emit.graph;
+            // Corners and a place between.
+            let middle = [0, 1].map(|axis| (seed * (3 + axis)) % (size[axis] - change[axis] + 1));
+            let ends = [0, 1].map(|axis| size[axis] - change[axis]);
+            for at in [[0, 0], [0, ends[1]], [ends[0], 0], ends, middle] {
+                let mut changed = input.clone();
+                let patch = |axis: usize| Slice::from(at[axis]..at[axis] + change[axis]);
+                changed.slice_axis_mut(Axis(1), patch(0)).slice_axis_mut(Axis(2), patch(1)).fill(5.0);
+                let mut region = Region { start: at, end: [at[0] + change[0], at[1] + change[1]] };
+                let mut whole = changed.clone();
+                for stage in &stages {
+                    let (before, after) = (run(&forward, &input, &stage.value), run(&forward, &changed, &stage.value));
+                    let (start, reached) = stage.place(&region).unwrap();
+                    let flat = run(&stage.graph, &window(&whole, start, stage.window), &stage.graph.outputs[0].name);
+                    let made = ArrayD::from_shape_vec(vec![stage.output[0], stage.made[0], stage.made[1]], flat.into_raw_vec_and_offset().0).unwrap();
+                    let origin = stage.made_at(start);
+                    for ((i, before), after) in before.indexed_iter().zip(&after) {
+                        let is_reached = (0..2).all(|axis| (reached.start[axis]..reached.end[axis]).contains(&i[1 + axis]));
+                        if is_reached {
+                            let found = made[[i[0], i[1] - origin[0], i[2] - origin[1]]];
+                            prop_assert!((found - after).abs() <= 1e-5 * (1.0 + after.abs()), "{} at {i:?}: {found} for {after}", stage.value);
+                        } else {
+                            prop_assert_eq!(before, after, "{} at {:?} changed outside of {:?}", &stage.value, i, reached);
+                        }
+                    }
+                    (whole, region) = (after, reached);
+                }
+                let (found, expected) = (run(&rest, &whole, &rest.outputs[0].name), run(&forward, &changed, &rest.outputs[0].name));
+                prop_assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found} {expected}");
+            }
+        }
+    }
+}
