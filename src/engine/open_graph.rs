@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use ndarray::{Array2, ArrayD, Axis};
+use ndarray::{Array2, ArrayD, Axis, CowArray};
 
 use super::{
     EngineError, Point, Row,
@@ -96,38 +96,41 @@ impl OpenGraph {
     ) -> Result<Vec<Row>, EngineError> {
         let graph = &self.graph;
         let failed = |reason: String| EngineError::Runtime { reason };
-        let views: Vec<_> = points.iter().map(|point| point.input.view()).collect();
-        let input = ndarray::stack(Axis(0), &views).map_err(|e| failed(e.to_string()))?;
+        let input = match points {
+            [point] => CowArray::from(point.input.view().insert_axis(Axis(0))),
+            _ => {
+                let views: Vec<_> = points.iter().map(|point| point.input.view()).collect();
+                CowArray::from(ndarray::stack(Axis(0), &views).map_err(|e| failed(e.to_string()))?)
+            }
+        };
         let mut inputs = vec![(graph.model.manifest.input.name.as_str(), input.view())];
         let seeds = self.classes.map(|classes| seed_rows(points, classes));
         if let Some(seeds) = &seeds {
             inputs.push(("seed", seeds.view()));
         }
         let mut outputs = session.run_until(&inputs, stop)?;
-        let mut rows_of = |name: &str| -> Result<ArrayD<f32>, EngineError> {
+        let mut rows_of = |name: &str| {
             let values = outputs.swap_remove(name).ok_or_else(|| failed(format!("no output `{name}`")))?;
             if values.shape().first() == Some(&points.len()) {
-                Ok(values)
+                Ok(split(values).into_iter())
             } else {
                 Err(failed(format!("output `{name}` has shape {:?} for {} rows", values.shape(), points.len())))
             }
         };
         let (logits, probabilities) = (rows_of("logits")?, rows_of("probabilities")?);
         let sets = &graph.spec.rule_sets;
-        let cotangents = sets.iter().map(|set| rows_of(set.id())).collect::<Result<Vec<_>, _>>()?;
-        let activation = match &graph.spec.wrt {
+        let mut cotangents = sets.iter().map(|set| rows_of(set.id())).collect::<Result<Vec<_>, _>>()?;
+        let mut activation = match &graph.spec.wrt {
             Wrt::Input => None,
             Wrt::Activation(_) => Some(rows_of("activation")?),
         };
-        let row = |values: &ArrayD<f32>, index: usize| -> Tensor { values.index_axis(Axis(0), index).to_owned() };
-        Ok((0..points.len())
-            .map(|index| Row {
-                logits: logits.index_axis(Axis(0), index).iter().copied().collect(),
-                probabilities: probabilities.index_axis(Axis(0), index).iter().copied().collect(),
-                cotangents: cotangents.iter().map(|values| row(values, index)).collect(),
-                activation: activation.as_ref().map(|values| row(values, index)),
-            })
-            .collect())
+        let row = |(logits, probabilities): (Tensor, Tensor)| Row {
+            logits: logits.into_raw_vec_and_offset().0,
+            probabilities: probabilities.into_raw_vec_and_offset().0,
+            cotangents: cotangents.iter_mut().filter_map(Iterator::next).collect(),
+            activation: activation.as_mut().and_then(Iterator::next),
+        };
+        Ok(logits.zip(probabilities).map(row).collect())
     }
 }
 
@@ -182,6 +185,14 @@ fn in_parallel<T: Send, E: Send, F: FnOnce() -> Result<T, E> + Send>(
             started.into_iter().map(|task| task.join().unwrap_or_else(|panic| resume_unwind(panic))).collect();
         ended.into_iter().collect()
     })
+}
+
+/// The rows of a batch, each all that its memory holds; that of a batch of one is not copied.
+fn split(batch: Tensor) -> Vec<Tensor> {
+    match batch.len_of(Axis(0)) {
+        1 => vec![batch.index_axis_move(Axis(0), 0)],
+        _ => batch.outer_iter().map(|row| row.to_owned()).collect(),
+    }
 }
 
 /// Dense seeds, one row each. Classes are below `classes`.

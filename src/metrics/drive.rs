@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use futures::future::try_join_all;
+use ndarray::{ArrayView3, ShapeError};
 
 use super::{
     Run, Step,
-    local::{self, Trace},
+    local::{self, Place, Trace},
 };
 use crate::{
     autodiff::{
@@ -55,7 +56,7 @@ impl Forward {
         let made = self.stages.iter().map(|(stage, _)| async {
             let spec = DeriveSpec { wrt: Wrt::Activation(stage.value.clone()), ..DeriveSpec::forward() };
             let rows = engine.evaluate(&self.model, &spec, vec![point(input.clone())], caller).await?.rows;
-            let made = rows.into_iter().next().and_then(|row| row.activation);
+            let made = rows.into_iter().next().and_then(|row| row.activation?.into_dimensionality().ok());
             made.ok_or_else(|| EngineError::Runtime { reason: format!("no value of `{}`", stage.value) })
         });
         Ok(Trace { input: input.clone(), made: try_join_all(made).await? })
@@ -93,25 +94,32 @@ impl Forward {
         let Some(((first, _), places)) = self.stages.first().zip(local::places(stages, &trace.input, &inputs)) else {
             return run(&self.model, inputs).await;
         };
-        let cut = |planes: &Tensor, start, stage: &Stage| Arc::new(local::cut(planes, start, stage.window));
+        let pictures = inputs.iter().filter_map(|input| local::planes(input));
         let mut parts: Vec<_> =
-            inputs.iter().zip(&places).map(|(input, places)| cut(input, places[0].start, first)).collect();
+            pictures.zip(&places).map(|(planes, places)| cut(planes, &places[0], first)).collect();
         for (at, ((stage, model), made)) in self.stages.iter().zip(&mut trace.made).enumerate() {
             let rows = run(model, parts).await?;
-            let next = |(row, places): (Row, &Vec<local::Place>)| {
-                local::paste(made, &row.logits, stage, &places[at]);
-                match self.stages.get(at + 1) {
-                    Some((next, _)) => cut(made, places[at + 1].start, next),
-                    None => Arc::new(made.clone()),
-                }
+            let ([height, width], channels) = (stage.made, stage.output[0]);
+            let next = |(row, places): (&Row, &Vec<Place>)| {
+                let window = ArrayView3::from_shape((channels, height, width), &row.logits)?;
+                local::paste(made, window, stage, &places[at]);
+                Ok(match self.stages.get(at + 1) {
+                    Some((next, _)) => cut(made.view(), &places[at + 1], next),
+                    None => Arc::new(made.clone().into_dyn()),
+                })
             };
-            parts = rows.into_iter().zip(&places).map(next).collect();
+            let pasted: Result<_, ShapeError> = rows.iter().zip(&places).map(next).collect();
+            parts = pasted.map_err(|error| EngineError::Runtime { reason: error.to_string() })?;
         }
         if let Some(last) = inputs.into_iter().next_back() {
             trace.input = last;
         }
         run(&self.rest, parts).await
     }
+}
+
+fn cut(planes: ArrayView3<'_, f32>, place: &Place, stage: &Stage) -> Arc<Tensor> {
+    Arc::new(local::cut(planes, place.start, stage.window))
 }
 
 fn point(input: Arc<Tensor>) -> Point {

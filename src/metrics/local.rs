@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ndarray::{ArrayView3, Axis, Ix3, Slice, s};
+use ndarray::{Array3, ArrayView3, Axis, s};
 
 use crate::{
     autodiff::stages::{Region, Stage},
@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Trace {
     pub input: Arc<Tensor>,
-    pub made: Vec<Tensor>,
+    pub made: Vec<Array3<f32>>,
 }
 
 /// Where the window of a stage starts, and the pixels of its output that it is read for.
@@ -46,7 +46,7 @@ pub fn places<'a>(
 
 /// The rows and columns in which two inputs differ; the first pixel of two that are equal, none of two that are no pictures.
 fn difference(one: &Tensor, other: &Tensor) -> Option<Region> {
-    let (one, other) = (one.view().into_dimensionality::<Ix3>().ok()?, other.view().into_dimensionality::<Ix3>().ok()?);
+    let (one, other) = (planes(one)?, planes(other)?);
     let extent = |axis: usize, one: ArrayView3<'_, f32>, other: ArrayView3<'_, f32>| {
         let mut differs = (0..one.len_of(Axis(axis)))
             .filter(|&at| one.index_axis(Axis(axis), at) != other.index_axis(Axis(axis), at));
@@ -61,30 +61,23 @@ fn difference(one: &Tensor, other: &Tensor) -> Option<Region> {
     Some(Region { start: [top, left], end: [bottom, right] })
 }
 
+/// Channels, height and width; none of what is no picture.
+pub fn planes(tensor: &Tensor) -> Option<ArrayView3<'_, f32>> {
+    tensor.view().into_dimensionality().ok()
+}
+
 /// A window of the planes.
-pub fn cut(planes: &Tensor, start: [usize; 2], size: [usize; 2]) -> Tensor {
-    let mut view = planes.view();
-    for axis in 0..2 {
-        view.slice_axis_inplace(Axis(1 + axis), Slice::from(start[axis]..start[axis] + size[axis]));
-    }
-    view.to_owned()
+pub fn cut(planes: ArrayView3<'_, f32>, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> Tensor {
+    let mut window = Array3::zeros((planes.len_of(Axis(0)), height, width));
+    window.assign(&planes.slice(s![.., top..top + height, left..left + width]));
+    window.into_dyn()
 }
 
 /// Writes what a stage has made of a window into all that it made before.
-pub fn paste(planes: &mut Tensor, made: &[f32], stage: &Stage, place: &Place) {
-    let ([height, width], origin, Region { start, end }) = (stage.made, stage.made_at(place.start), place.reached);
-    for (mut plane, made) in planes.outer_iter_mut().zip(made.chunks_exact(height * width)) {
-        for row in start[0]..end[0] {
-            let from = (row - origin[0]) * width + start[1] - origin[1];
-            let made = &made[from..from + end[1] - start[1]];
-            plane
-                .index_axis_mut(Axis(0), row)
-                .slice_axis_mut(Axis(0), Slice::from(start[1]..end[1]))
-                .iter_mut()
-                .zip(made)
-                .for_each(|(value, made)| *value = *made);
-        }
-    }
+pub fn paste(planes: &mut Array3<f32>, made: ArrayView3<'_, f32>, stage: &Stage, place: &Place) {
+    let (Region { start: [top, left], end: [bottom, right] }, [y, x]) = (place.reached, stage.made_at(place.start));
+    let made = made.slice(s![.., top - y..bottom - y, left - x..right - x]);
+    planes.slice_mut(s![.., top..bottom, left..right]).assign(&made);
 }
 
 #[cfg(test)]
