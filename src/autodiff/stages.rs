@@ -21,7 +21,7 @@ use crate::onnx::{
 };
 
 /// What handing a window over costs, in multiplications.
-const HANDING_OVER: f64 = 4e6;
+const HANDING_OVER: f64 = 8e6;
 
 /// Stages are worth their memory when they leave less than this part of the work.
 const WORTHWHILE: f64 = 0.8;
