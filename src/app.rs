@@ -318,9 +318,9 @@ impl App {
         let Task { plan, .. } = task;
         let mut prepared = self.prepare(input, &plan.model).await?;
         let request = drive::Request {
-            parameters: plan.parameters_of(at),
             uploaded_baseline: task.uploads.baseline.clone(),
             uploaded_segments: self.fit_segments(&task.uploads, &prepared, &plan.model).await?,
+            ..drive::Request::of(plan.parameters_of(at))
         };
         let limit = self.settings().max_interactive_evaluations / task.count;
         let input = prepared.tensor.clone();

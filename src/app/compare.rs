@@ -144,9 +144,9 @@ impl App {
         let mut prepared = self.prepare(input, &plan.model).await?;
         let segments = self.fit_segments(&uploads, &prepared, &plan.model).await?;
         let request = |way: &Way| drive::Request {
-            parameters: way.parameters.clone(),
             uploaded_baseline: uploads.baseline.clone().filter(|_| way.parameters.baselines() > 0),
             uploaded_segments: segments.clone(),
+            ..drive::Request::of(way.parameters.clone())
         };
         let requests: Vec<_> = plan.ways.iter().map(request).collect();
         let limit = self.settings().max_interactive_evaluations;

@@ -197,7 +197,8 @@ fn cuts(emit: &Emitter, nodes: &[Node], start: Cut, head: &str) -> (Vec<Cut>, f6
         let is_float = emit.value_type(output).is_ok_and(|found| found.element == Element::Float);
         if alive.len() == 1
             && is_float
-            && let (Some(&field), Ok(&[channels, height, width])) = (fields.get(output), emit.sizes(output, 1).as_deref())
+            && let (Some(&field), Ok(&[channels, height, width])) =
+                (fields.get(output), emit.sizes(output, 1).as_deref())
         {
             let reached = |axis: usize| {
                 (change[axis] - 1 + field.before[axis] + field.after[axis]).div_euclid(field.stride[axis]) + 1
@@ -378,9 +379,24 @@ mod tests {
     /// One layer after another; each reads the value of the one before.
     #[derive(Clone, Debug)]
     enum Layer {
-        Conv { kernel: usize, stride: usize, dilation: usize, pads: [usize; 4] },
-        Pool { op: &'static str, kernel: usize, stride: usize, pads: usize, ceil: bool },
-        Same { kernel: usize, stride: usize, lower: bool },
+        Conv {
+            kernel: usize,
+            stride: usize,
+            dilation: usize,
+            pads: [usize; 4],
+        },
+        Pool {
+            op: &'static str,
+            kernel: usize,
+            stride: usize,
+            pads: usize,
+            ceil: bool,
+        },
+        Same {
+            kernel: usize,
+            stride: usize,
+            lower: bool,
+        },
         Relu,
         /// Two convolutions beside each other, joined by channels.
         Fork,
@@ -397,8 +413,11 @@ mod tests {
                     Layer::Pool { op: if max { "MaxPool" } else { "AveragePool" }, kernel, stride, pads, ceil }
                 }
             ),
-            (1_usize..4, 1_usize..3, any::<bool>())
-                .prop_map(|(kernel, stride, lower)| Layer::Same { kernel, stride, lower }),
+            (1_usize..4, 1_usize..3, any::<bool>()).prop_map(|(kernel, stride, lower)| Layer::Same {
+                kernel,
+                stride,
+                lower
+            }),
             Just(Layer::Relu),
             Just(Layer::Fork),
             Just(Layer::Skip),
@@ -428,7 +447,9 @@ mod tests {
             let name = format!("{to}.weight");
             let count = channels * CHANNELS * kernel * kernel;
             let weights: Vec<f32> = (0..count).map(|i| ((i * 37 + 11) % 17) as f32 / 17.0 - 0.4).collect();
-            graph.initializers.insert(name.clone(), Literal::from_f32s(&[channels, CHANNELS, kernel, kernel], &weights));
+            graph
+                .initializers
+                .insert(name.clone(), Literal::from_f32s(&[channels, CHANNELS, kernel, kernel], &weights));
             Node::new("Conv", [from, &name], [to])
         };
         for (index, layer) in layers.iter().enumerate() {

@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
+use rayon::prelude::*;
 
 use super::{Catalogue, DatasetError, Datasets};
 use crate::{
@@ -29,7 +30,11 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// The inputs drawn last.
 #[derive(Default)]
-pub struct Kept(Mutex<Inputs>);
+pub struct Kept {
+    inputs: Mutex<Inputs>,
+    /// Held while images are read: who wants the same ones waits for them.
+    reading: Mutex<()>,
+}
 
 #[derive(Default)]
 struct Inputs {
@@ -49,11 +54,11 @@ impl fmt::Debug for Kept {
 
 impl Kept {
     fn get(&self, key: &Key) -> Option<Arc<Tensor>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_key.get(key).cloned()
+        lock(&self.inputs).by_key.get(key).cloned()
     }
 
     fn keep(&self, key: Key, input: Arc<Tensor>) {
-        let mut inputs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inputs = lock(&self.inputs);
         inputs.elements += input.len();
         if inputs.by_key.insert(key.clone(), input.clone()).is_some() {
             inputs.elements -= input.len();
@@ -66,6 +71,10 @@ impl Kept {
             inputs.elements -= inputs.by_key.remove(&oldest).map_or(0, |input| input.len());
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fault(id: &str, reason: &DatasetError) -> ImageError {
@@ -102,7 +111,8 @@ impl Catalogue {
             self.kept().keep(key, Arc::new(input.clone()));
             Ok(input)
         };
-        draw(usable.len(), count, seed_value).into_iter().map(|at| read(usable[at])).collect()
+        let _reading = lock(&self.kept().reading);
+        draw(usable.len(), count, seed_value).into_par_iter().map(|at| read(usable[at])).collect()
     }
 }
 

@@ -182,13 +182,7 @@ impl Desk {
 
     /// Forms a batch of a prepared graph; none when its callers have left meanwhile, or other workers took what may run at once.
     /// Requests with a seed that does not fit the graph fail alone.
-    pub fn take(
-        &self,
-        device: usize,
-        graph: &Arc<GraphOf>,
-        priority: Priority,
-        prepared: &Prepared,
-    ) -> Option<Batch> {
+    pub fn take(&self, device: usize, graph: &Arc<GraphOf>, priority: Priority, prepared: &Prepared) -> Option<Batch> {
         let mut state = self.lock();
         state.expire();
         if !state.can_run(device, graph) {

@@ -69,10 +69,19 @@ pub struct Means<'a> {
 #[derive(Clone, Debug)]
 pub struct Request {
     pub parameters: Parameters,
+    /// Draws baselines; `parameters.seed_value` draws all else.
+    pub baseline_seed: u64,
     /// What the baseline `uploaded` stands for, already preprocessed.
     pub uploaded_baseline: Option<Arc<Tensor>>,
     /// What the segments `uploaded` stand for, in the model's pixels.
     pub uploaded_segments: Option<Arc<Segmentation>>,
+}
+
+impl Request {
+    /// Without uploads; one seed draws all.
+    pub fn of(parameters: Parameters) -> Self {
+        Self { baseline_seed: parameters.seed_value, parameters, uploaded_baseline: None, uploaded_segments: None }
+    }
 }
 
 /// What [`explain`] gives.
@@ -452,7 +461,7 @@ fn resolve_baselines(
         preprocess: model.manifest.input.preprocess.as_ref(),
         uploaded: request.uploaded_baseline.as_deref(),
         pictures,
-        seed_value: request.parameters.seed_value,
+        seed_value: request.baseline_seed,
     };
     let baselines = request.parameters.baseline.resolve(input, &material).map_err(|error| baseline_fault(&error))?;
     Ok(baselines.into_iter().map(Arc::new).collect())

@@ -95,8 +95,7 @@ impl Forward {
             return run(&self.model, inputs).await;
         };
         let pictures = inputs.iter().filter_map(|input| local::planes(input));
-        let mut parts: Vec<_> =
-            pictures.zip(&places).map(|(planes, places)| cut(planes, &places[0], first)).collect();
+        let mut parts: Vec<_> = pictures.zip(&places).map(|(planes, places)| cut(planes, &places[0], first)).collect();
         for (at, ((stage, model), made)) in self.stages.iter().zip(&mut trace.made).enumerate() {
             let rows = run(model, parts).await?;
             let ([height, width], channels) = (stage.made, stage.output[0]);
@@ -187,12 +186,20 @@ mod tests {
             session_bytes: 1 << 30,
         };
         let engine = Engine::start(&settings).unwrap();
-        let caller =
-            Caller { id: 1, priority: Priority::Job, cancel: CancellationToken::new(), deadline: None };
-        let mut input = Tensor::from_shape_fn(vec![3, 224, 224], |i| ((i[1] * 7 + i[2] * 3 + i[0]) % 31) as f32 / 16.0 - 1.0);
+        let caller = Caller { id: 1, priority: Priority::Job, cancel: CancellationToken::new(), deadline: None };
+        let mut input =
+            Tensor::from_shape_fn(vec![3, 224, 224], |i| ((i[1] * 7 + i[2] * 3 + i[0]) % 31) as f32 / 16.0 - 1.0);
         let clean = Arc::new(input.clone());
         // Patches at corners and between; one change that is larger than what the stages are made for.
-        let changes = [([0, 0], 9), ([215, 215], 9), ([0, 215], 9), ([100, 37], 9), ([60, 60], 120), ([113, 9], 8), ([9, 113], 1)];
+        let changes = [
+            ([0, 0], 9),
+            ([215, 215], 9),
+            ([0, 215], 9),
+            ([100, 37], 9),
+            ([60, 60], 120),
+            ([113, 9], 8),
+            ([9, 113], 1),
+        ];
         let inputs: Vec<Arc<Tensor>> = changes
             .iter()
             .map(|&(at, size)| {

@@ -127,7 +127,7 @@ pub async fn ask(
     max_evaluations: Option<usize>,
 ) -> Result<Vec<Explained>, MethodError> {
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts(model))?;
-    let request = Request { parameters, uploaded_baseline: None, uploaded_segments: None };
+    let request = Request::of(parameters);
     let (pool, caller) = (Pool::new(1), caller());
     let means = Means { engine, pool: &pool, caller: &caller, pictures: None };
     let answered = explain(means, model, tensor(input), &[request], max_evaluations).await?;

@@ -239,7 +239,7 @@ impl<'a> Task<'a> {
         let plan = context.app.plan(asked, Sent::default())?;
         let rule = model.manifest.input.preprocess.clone();
         let rule = rule.ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
-        let request = Request { parameters: plan.parameters, uploaded_baseline: None, uploaded_segments: None };
+        let request = Request::of(plan.parameters);
         Ok(Self { context, model, dataset, rule, request, options: plan.options.heatmap })
     }
 

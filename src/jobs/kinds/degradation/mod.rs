@@ -193,9 +193,8 @@ impl<'a> Bench<'a> {
             .requests
             .iter()
             .map(|parameters| Request {
-                parameters: self.keyed(parameters, index),
-                uploaded_baseline: None,
-                uploaded_segments: None,
+                baseline_seed: self.seed_of(parameters),
+                ..Request::of(self.keyed(parameters, index))
             })
             .collect();
         let explained = match drive::explain(app.means(caller), &self.model, input.clone(), &requests, None).await {
@@ -208,9 +207,7 @@ impl<'a> Bench<'a> {
         };
         let clean = self.forward.trace(app.engine(), caller, &input).await?;
         let curves: Vec<Vec<f64>> = stream::iter(subjects)
-            .map(|subject| {
-                self.forward.run(app.engine(), caller, clean.clone(), metrics::degradation::build(subject))
-            })
+            .map(|subject| self.forward.run(app.engine(), caller, clean.clone(), metrics::degradation::build(subject)))
             .buffered(RANKINGS_AT_ONCE)
             .try_collect()
             .await?;
@@ -241,10 +238,14 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// What a method draws at random differs from image to image.
+    /// What a method draws at random differs from image to image, but for its baselines: to read others for each would take longer than
+    /// to explain it.
     fn keyed(&self, parameters: &Parameters, index: usize) -> Parameters {
-        let seed_value = parameters.seed_value.wrapping_add(self.spec.seed_value).wrapping_add(index as u64);
-        Parameters { seed_value, ..parameters.clone() }
+        Parameters { seed_value: self.seed_of(parameters).wrapping_add(index as u64), ..parameters.clone() }
+    }
+
+    fn seed_of(&self, parameters: &Parameters) -> u64 {
+        parameters.seed_value.wrapping_add(self.spec.seed_value)
     }
 
     /// Every row's ranking, or the method that has none.

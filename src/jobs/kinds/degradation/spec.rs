@@ -39,7 +39,7 @@ pub struct Spec {
     /// So many images, drawn by `seed_value`; all without it.
     pub limit: Option<usize>,
     pub labels: Labels,
-    /// Of the draw, the intervals, and image by image of what methods draw: theirs is added to it with the image's number.
+    /// Of the draw, the intervals, and what methods draw: theirs is added to it, and for all but baselines the image's number.
     pub seed_value: u64,
 }
 
