@@ -1,6 +1,6 @@
 //! What a worker needs of the thing that runs graphs. The workers are tested with a counting fake, and run on `sessions`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{EngineError, Point, Row};
 use crate::{
@@ -72,6 +72,11 @@ pub trait Ready: Send + Sync {
     fn run(&self, points: &[Point], alone: bool, stop: &Stop) -> Result<Vec<Row>, EngineError>;
 }
 
+/// What a panic has left is as good as any other: graphs are closed after one.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Ends a running batch from another thread.
 #[derive(Clone, Default)]
 pub struct Stop(Arc<Mutex<StopState>>);
@@ -84,7 +89,7 @@ struct StopState {
 
 impl Stop {
     pub fn stop(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         state.stopped = true;
         if let Some(hook) = &state.hook {
             hook();
@@ -93,7 +98,7 @@ impl Stop {
 
     /// `hook` runs when the batch is stopped; at once when it already is.
     pub fn on_stop(&self, hook: impl Fn() + Send + 'static) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         if state.stopped {
             hook();
         }

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     io::Write,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use ort::{
 use tempfile::NamedTempFile;
 
 use super::{
+    backend::lock,
     max_pool::{self, Window},
     provider::Provider,
     weights::lend,
@@ -86,7 +87,7 @@ fn list(paths: &[PathBuf]) -> String {
 /// The library is `library`, else what [`LIBRARY_VARIABLE`] names, else [`LIBRARY`]; relative paths start at the current folder, at
 /// the executable's, or at the project that built it. `threads` is the size of the pool inside operators; 0: one for each core.
 pub fn load_runtime(library: Option<&Path>, threads: usize) -> Result<&'static Runtime, RuntimeError> {
-    let _loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _loading = lock(&LOADING);
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
     }
@@ -361,11 +362,14 @@ impl Kernel for Window {
         }
         let planes = x.chunks_exact(pixels).zip(dy.chunks_exact(outputs)).zip(dx.chunks_exact_mut(pixels));
         let planes: Vec<_> = planes.map(Mutex::new).collect();
+        let gradient = max_pool::Gradient::new(self, plane, [outputs / columns, columns]);
+        let unused = Mutex::new(Vec::new());
         context.par_for(planes.len(), 0, |index| {
+            let mut scratch = lock(&unused).pop().unwrap_or_else(|| gradient.scratch());
             // Each plane is visited once: the lock is never waited for.
-            let mut plane_of = planes[index].lock().unwrap_or_else(PoisonError::into_inner);
-            let ((x, dy), dx) = &mut *plane_of;
-            max_pool::max_pool_gradient(self, x, plane, dy, columns, dx);
+            let ((x, dy), dx) = &mut *lock(&planes[index]);
+            gradient.run(&mut scratch, x, dy, dx);
+            lock(&unused).push(scratch);
         })
     }
 }

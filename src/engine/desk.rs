@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     Caller, EngineError, Evaluated, Point, Priority, Row,
-    backend::{GraphOf, Prepared, Stop},
+    backend::{GraphOf, Prepared, Stop, lock},
     lanes::{BatchRow, Lanes, Lapse, RequestId},
 };
 use crate::telemetry::names;
@@ -104,7 +104,7 @@ impl Desk {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Takes a request in, or says why not. `points` are not empty.

@@ -7,7 +7,7 @@
 
 use std::{
     panic::resume_unwind,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock},
     thread,
 };
 
@@ -15,7 +15,7 @@ use ndarray::{Array2, ArrayD, Axis, CowArray};
 
 use super::{
     EngineError, Point, Row,
-    backend::{GraphOf, Prepared, Ready, Stop},
+    backend::{GraphOf, Prepared, Ready, Stop, lock},
     backend_ort::{self, OrtSession, Runtime, RuntimeError, Threads},
     provider::Provider,
 };
@@ -157,11 +157,6 @@ impl Way {
     fn copied(self, rows: usize, alone: bool) -> bool {
         self.copies > 1 && !alone && rows == self.rows
     }
-}
-
-/// A session that a panic has left is closed with its graph.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The graph for batches of `rows`, or of any size. The batch is its only dimension without a number.

@@ -3,7 +3,7 @@
 //! Weights are in memory once where that matters: see `weights`.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -11,7 +11,7 @@ use metrics::{counter, gauge, histogram};
 
 use super::{
     EngineError, EngineSettings, activations,
-    backend::{Backend, GraphOf, Prepared},
+    backend::{Backend, GraphOf, Prepared, lock},
     backend_ort::{Runtime, RuntimeError},
     open_graph::{OpenGraph, Way},
     provider::Provider,
@@ -60,10 +60,6 @@ impl Sessions {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if settings.threads == 0 { cores() } else { settings.threads };
         Self { runtime, provider, threads, batch_rows, batch_bytes, session_bytes, open: Mutex::default() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, graph: &Arc<GraphOf>, derived: &Graph) -> Result<Open, EngineError> {
@@ -138,7 +134,7 @@ impl Backend for Sessions {
 
     fn prepare(&self, graph: &Arc<GraphOf>, rows: usize, busy: bool) -> Result<Prepared, EngineError> {
         // A graph that is opened keeps the others waiting: two that open at once would need the memory of both.
-        let mut all = self.lock();
+        let mut all = lock(&self.open);
         let found = find(&mut all, graph).cloned();
         if let Some(open) = found.as_ref().filter(|open| open.sessions.is_ready_for(rows, busy)) {
             return Ok(open.sessions.prepared());
@@ -171,7 +167,7 @@ impl Backend for Sessions {
     }
 
     fn discard(&self, graph: &Arc<GraphOf>) {
-        let mut all = self.lock();
+        let mut all = lock(&self.open);
         all.retain(|open| open.graph != *graph);
         self.evict(&mut all);
     }
