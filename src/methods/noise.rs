@@ -4,7 +4,7 @@
 //! Noise of sample k: ChaCha8(seed_value), stream k, Box-Muller. Sums run in f64 in the order of the samples.
 //! Cost: n_samples evaluations, or paths. Agrees with Captum's NoiseTunnel at the same noise to 1e-6 (tests/parity).
 
-use std::{f64::consts::TAU, iter, sync::Arc};
+use std::{collections::VecDeque, f64::consts::TAU, iter, sync::Arc};
 
 use ndarray::{ArrayD, Zip};
 use rand::RngExt;
@@ -52,9 +52,15 @@ pub fn variance(subject: Subject) -> Box<dyn Run> {
 }
 
 pub fn mean_path(subject: Subject) -> Box<dyn Run> {
-    let mut noisy = Noisy::of(&subject);
-    let path = path_from(&subject, noisy.draw());
-    Box::new(Paths { sums: ArrayD::zeros(subject.input.raw_dim()), noisy, path, subject })
+    Box::new(Paths {
+        noisy: Noisy::of(&subject),
+        samples: VecDeque::new(),
+        ends: VecDeque::new(),
+        path: None,
+        asked: Vec::new(),
+        sums: ArrayD::zeros(subject.input.raw_dim()),
+        subject,
+    })
 }
 
 /// The noisy inputs, one after another.
@@ -161,38 +167,82 @@ impl Run for Samples {
     }
 }
 
-/// One path after another, each from a noisy input.
+/// One path after another, each to a noisy input. Where paths ask for their ends, those of many are asked for together first: other
+/// methods ask for the same points then.
 struct Paths {
     subject: Subject,
     noisy: Noisy,
-    path: Box<dyn Run>,
+    /// Noisy inputs whose paths are not at their end, and the rows there; the first is under way.
+    samples: VecDeque<Arc<Tensor>>,
+    ends: VecDeque<Row>,
+    path: Option<Box<dyn Run>>,
+    /// Of each point that the path waits for, whether it is its end.
+    asked: Vec<bool>,
     sums: ArrayD<f64>,
 }
 
-fn path_from(subject: &Subject, input: Arc<Tensor>) -> Box<dyn Run> {
-    straight_line(Subject { input, input_value: None, ..subject.clone() })
+impl Paths {
+    /// The next noisy inputs, and their points where paths ask for them.
+    fn draw(&mut self) -> Vec<Point> {
+        let left = self.subject.parameters.n_samples.get() - self.noisy.drawn;
+        self.samples = (0..left.min(CHUNK)).map(|_| self.noisy.draw()).collect();
+        let samples = self.samples.iter().filter(|_| (path::COST.asks_input)(&self.subject.parameters));
+        samples.map(|sample| Point { input: sample.clone(), seed: self.subject.seed.clone() }).collect()
+    }
+
+    /// The rows that the path waits for.
+    fn answers(&self, others: &[Row]) -> Vec<Row> {
+        let mut others = others.iter();
+        let rows = self.asked.iter().map(|is_end| if *is_end { self.ends.front() } else { others.next() });
+        rows.flatten().cloned().collect()
+    }
 }
 
 impl Run for Paths {
     fn spec(&self) -> DeriveSpec {
-        self.path.spec()
+        self.subject.parameters.derive_spec()
     }
 
-    fn step(&mut self, mut answers: &[Row]) -> Step {
+    fn step(&mut self, answers: &[Row]) -> Step {
+        let mut answers = match self.path {
+            Some(_) => self.answers(answers),
+            None => {
+                self.ends = answers.to_vec().into();
+                Vec::new()
+            }
+        };
         let n_samples = self.subject.parameters.n_samples.get();
         loop {
-            let map = match self.path.step(answers) {
-                Step::Evaluate(points) => return Step::Evaluate(points),
-                Step::Done(map) => map,
-            };
-            self.sums.zip_mut_with(&map.scores, |sum, &score| *sum += f64::from(score));
-            if self.noisy.drawn == n_samples {
-                break;
+            if self.samples.is_empty() && self.noisy.drawn == n_samples {
+                return Step::Done(Attribution::of(self.sums.mapv(|sum| (sum / n_samples as f64) as f32)));
             }
-            self.path = path_from(&self.subject, self.noisy.draw());
-            answers = &[];
+            if self.samples.is_empty() {
+                let points = self.draw();
+                if !points.is_empty() {
+                    return Step::Evaluate(points);
+                }
+            }
+            let Some(sample) = self.samples.front() else { continue };
+            let start = || straight_line(Subject { input: sample.clone(), input_value: None, ..self.subject.clone() });
+            match self.path.get_or_insert_with(start).step(&answers) {
+                Step::Evaluate(points) => {
+                    let is_end = |point: &Point| !self.ends.is_empty() && Arc::ptr_eq(&point.input, sample);
+                    self.asked = points.iter().map(is_end).collect();
+                    let others: Vec<Point> = points.into_iter().filter(|point| !is_end(point)).collect();
+                    if !others.is_empty() {
+                        return Step::Evaluate(others);
+                    }
+                    answers = self.answers(&[]);
+                }
+                Step::Done(map) => {
+                    self.sums.zip_mut_with(&map.scores, |sum, &score| *sum += f64::from(score));
+                    self.samples.pop_front();
+                    self.ends.pop_front();
+                    self.path = None;
+                    answers = Vec::new();
+                }
+            }
         }
-        Step::Done(Attribution::of(self.sums.mapv(|sum| (sum / n_samples as f64) as f32)))
     }
 }
 
@@ -243,6 +293,43 @@ mod tests {
         for (step, point) in apart.iter().zip(&walk) {
             at = [at[0] + step[0] - 1.0, at[1] + step[1] - 3.0];
             assert!((at[0] - point[0]).abs() < 1e-5 && (at[1] - point[1]).abs() < 1e-5, "{at:?} {point:?}");
+        }
+    }
+
+    #[test]
+    fn paths_ask_first_for_the_points_of_smooth_grad() {
+        let ends = points(json!({"method": "smooth_grad", "n_samples": 40}));
+        let given = |rule: &str| json!({"method": "smooth_grad_ig", "n_samples": 40, "n_steps": 3, "quadrature": rule});
+        let asked = points(given("riemann_right"));
+        assert_eq!(asked.len(), 120);
+        assert_eq!((&asked[..CHUNK], &asked[3 * CHUNK..][..40 - CHUNK]), (&ends[..CHUNK], &ends[CHUNK..]));
+        // No path of midpoints asks for its end.
+        let asked = points(given("riemann_midpoint"));
+        assert!(asked.len() == 120 && ends.iter().all(|end| !asked.contains(end)));
+    }
+
+    #[test]
+    fn the_mean_of_paths_is_the_mean_of_the_gradient_s_integrals() {
+        for rule in ["riemann_right", "riemann_left", "riemann_trapezoid", "gauss_legendre"] {
+            let given = json!({"method": "smooth_grad_ig", "n_samples": 35, "n_steps": 2, "quadrature": rule});
+            let subject = subject(&given, &[1.0, 3.0], &[&[0.0, 1.0], &[0.5, 0.5]]);
+            let (run, parameters) = (mean_path(subject.clone()), subject.parameters.clone());
+            let found = drive(run, |_, point| row(&[0.0], &[point.input[0].into(), 2.0])).0.scores;
+            let (mut noisy, mut expected) = (Noisy::of(&subject), [0.0; 2]);
+            for _ in 0..35 {
+                let x = noisy.draw();
+                for start in &subject.baselines {
+                    for node in parameters.quadrature.nodes(parameters.n_steps) {
+                        let [x, start] = [&x, start].map(|at| [f64::from(at[0]), f64::from(at[1])]);
+                        let at = start[0] + node.alpha * (x[0] - start[0]);
+                        expected[0] += node.weight * at * (x[0] - start[0]) / 70.0;
+                        expected[1] += node.weight * 2.0 * (x[1] - start[1]) / 70.0;
+                    }
+                }
+            }
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((f64::from(*found) - expected).abs() < 1e-5, "{rule}: {found} for {expected}");
+            }
         }
     }
 
