@@ -111,8 +111,7 @@ struct Cut {
 impl Stage {
     /// Where the window for what has changed starts, and which pixels of the output may change; none when a window is too small for it.
     pub fn place(&self, changed: &Region) -> Option<([usize; 2], Region)> {
-        let (mut start, mut reached) = ([0; 2], Region { start: [0; 2], end: [0; 2] });
-        for axis in 0..2 {
+        let along = |axis: usize| {
             let (size, pixels) = (self.input[1 + axis] as i64, self.output[1 + axis] as i64);
             let (stride, before, after) = (self.field.stride[axis], self.field.before[axis], self.field.after[axis]);
             let (first, last) = (changed.start[axis] as i64, changed.end[axis] as i64 - 1);
@@ -121,13 +120,11 @@ impl Stage {
             let window = self.window[axis] as i64;
             let begin = ((stride * from - before).div_euclid(stride) * stride).clamp(0, size - window);
             let is_seen = (stride * to + after).min(size - 1) < begin + window;
-            if !is_seen || to - begin / stride >= self.made[axis] as i64 {
-                return None;
-            }
-            start[axis] = begin as usize;
-            (reached.start[axis], reached.end[axis]) = (from as usize, to as usize + 1);
-        }
-        Some((start, reached))
+            let is_made = to - begin / stride < self.made[axis] as i64;
+            (is_seen && is_made).then_some((begin as usize, from as usize, to as usize + 1))
+        };
+        let (down, across) = (along(0)?, along(1)?);
+        Some(([down.0, across.0], Region { start: [down.1, across.1], end: [down.2, across.2] }))
     }
 
     /// Where the pixels of a window that starts at `start` lie in the output.

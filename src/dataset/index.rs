@@ -9,6 +9,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -42,19 +43,18 @@ impl From<&Metadata> for Stamp {
     }
 }
 
-/// Brings `index` up to date with `files`; an image is decoded to see whether it can be.
+/// Brings `index` up to date with `files`; an image is decoded to see whether it can be, several at a time.
 pub fn refresh(index: &mut Index, folder: &Path, files: &BTreeMap<String, Stamp>, limits: &Limits) {
     index.retain(|file, known| files.get(file) == Some(&known.stamp));
-    for (file, stamp) in files {
-        if index.contains_key(file) {
-            continue;
-        }
+    let look = |(file, stamp): (&String, &Stamp)| {
         let (hash, fault) = match fs::read(folder.join(file)) {
             Ok(bytes) => (hex(&Sha256::digest(&bytes)), decode(&bytes, limits).err().map(|error| error.to_string())),
             Err(error) => (String::new(), Some(error.to_string())),
         };
-        index.insert(file.clone(), Known { stamp: *stamp, hash, fault });
-    }
+        (file.clone(), Known { stamp: *stamp, hash, fault })
+    };
+    let new: Vec<_> = files.iter().filter(|(file, _)| !index.contains_key(*file)).collect();
+    index.extend(new.into_par_iter().map(look).collect::<Vec<_>>());
 }
 
 /// The index of a folder that was stored last; empty where there is none.

@@ -51,7 +51,7 @@ fn difference(one: &Tensor, other: &Tensor) -> Option<Region> {
         let mut differs = (0..one.len_of(Axis(axis)))
             .filter(|&at| one.index_axis(Axis(axis), at) != other.index_axis(Axis(axis), at));
         let first = differs.next()?;
-        Some((first, differs.last().unwrap_or(first) + 1))
+        Some((first, differs.next_back().unwrap_or(first) + 1))
     };
     let Some((top, bottom)) = extent(1, one, other) else {
         return Some(Region { start: [0; 2], end: [1; 2] });
