@@ -4,6 +4,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     process::Stdio,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -38,6 +39,23 @@ async fn on_a_full_disk_results_wait_and_nothing_is_lost() {
     assert!(!stuck.state.is_final() && stuck.shards_done < SHARDS, "{stuck:?}");
     limit_files(worker.id(), None);
     check(&queue, &job.id, SHARDS).await;
+    worker.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_met_a_full_disk_leases_again_when_there_is_room() {
+    let place = crate::databases::sqlite();
+    let queue = queue(&place, &[]);
+    let worker = Worker::start(&place);
+    let (first, _) = queue.submit(ask(json!({ "shards": 1 })), None).await.unwrap();
+    check(&queue, &first.id, 1).await;
+    limit_files(worker.id(), Some(0));
+    let (job, _) = queue.submit(ask(json!({ "shards": 3 })), None).await.unwrap();
+    worker.says(&["no shards can be leased; trying again"]).await;
+    // Long enough for every connection to meet it.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    limit_files(worker.id(), None);
+    check(&queue, &job.id, 3).await;
     worker.kill();
 }
 

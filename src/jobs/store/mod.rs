@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use sqlx::{
-    PgPool, SqlSafeStr, SqlitePool,
+    Connection, PgPool, SqlSafeStr, SqlitePool,
     migrate::{Migration, MigrationType, Migrator},
     postgres::PgPoolOptions,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -153,7 +153,12 @@ impl Store {
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(PATIENCE);
-                let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+                // SQLite itself ends a transaction that a full disk stopped; its connection would count it as open for ever.
+                let pool = SqlitePoolOptions::new()
+                    .max_connections(4)
+                    .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
+                    .connect_with(options)
+                    .await?;
                 // SQLite opens a file that it may not write, and such a connection would stay so when it may.
                 if let Err(error) = sqlx::raw_sql(TRY_TO_WRITE).execute(&pool).await {
                     pool.close().await;
