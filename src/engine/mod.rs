@@ -83,7 +83,7 @@ pub struct Evaluated {
 pub struct EngineSettings {
     /// ONNX Runtime's library; see [`backend_ort::load_runtime`].
     pub library: Option<PathBuf>,
-    /// One worker each.
+    /// On the CPU a worker for each thread, else one.
     pub providers: Vec<Provider>,
     /// Threads inside operators on the CPU; 0: one for each core.
     pub threads: usize,
@@ -93,7 +93,7 @@ pub struct EngineSettings {
     pub batch_rows: usize,
     /// Memory for the activations of one batch; graphs that need more per row run in smaller batches.
     pub batch_bytes: usize,
-    /// Memory for the open sessions of one worker; the least recently used are closed.
+    /// Memory for the open sessions of one device; the least recently used are closed.
     pub session_bytes: usize,
 }
 

@@ -138,6 +138,8 @@ impl<'a> Bench<'a> {
         let grid = Grid::new(&input.shape, rule.layout, spec.metric.grid);
         let grid = grid.ok_or_else(|| WorkError::lasting("the grid does not fit the model's input"))?;
         let rows = spec.rows(&model).map_err(WorkError::lasting)?;
+        let (cut, largest) = (model.clone(), grid.largest());
+        let forward = context.app.pool().run(move || Forward::new(&cut, largest)).await?;
         let (mut requests, mut ranked_by): (Vec<Parameters>, Vec<usize>) = (Vec::new(), Vec::new());
         for row in &rows {
             let known = requests.iter().position(|request| request.to_json() == row.parameters.to_json());
@@ -149,7 +151,7 @@ impl<'a> Bench<'a> {
         Ok(Self {
             context,
             metric: Arc::new(spec.metric.clone()),
-            forward: Forward::new(&model, grid.largest()),
+            forward,
             grid: Arc::new(grid),
             spec,
             model,
