@@ -5,6 +5,7 @@
 
 use std::array::from_fn;
 
+use super::blocks::mask;
 use crate::{
     autodiff::stepped,
     onnx::{
@@ -43,7 +44,6 @@ pub fn fuse(mut graph: Graph) -> Result<Graph, OnnxError> {
             gradient.domain = DOMAIN.into();
             gradient.name.clone_from(&node.name);
             gradient.attributes.clone_from(&pool.attributes);
-            gradient.attributes.remove("ceil_mode");
             fits.then_some(gradient)
         };
         let reshapes = graph.nodes.iter().enumerate().filter(|(_, node)| node.is("Reshape"));
@@ -164,7 +164,6 @@ impl<'a> Gradient<'a> {
                     let value = lanes(&values[tap + column..]);
                     best = from_fn(|i| if value[i] > best[i] { value[i] } else { best[i] });
                 }
-                // Bits, or the compiler jumps.
                 let mut left: [u32; LANES] = from_fn(|i| passed[i].to_bits() & mask(!gated | (best[i] > 0.0)));
                 for tap in taps {
                     let value = lanes(&values[tap + column..]);
@@ -182,11 +181,6 @@ impl<'a> Gradient<'a> {
 fn lanes(values: &[f32]) -> [f32; LANES] {
     let values = &values[..LANES];
     from_fn(|i| values[i])
-}
-
-/// All bits, or none.
-fn mask(condition: bool) -> u32 {
-    u32::from(condition).wrapping_neg()
 }
 
 /// The lines of a plane with their padding, each dealt into as many parts as windows are apart: what one tap of a row of windows reads
@@ -257,7 +251,7 @@ impl Phases {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::{
         autodiff::{
@@ -366,7 +360,7 @@ mod tests {
 
     impl Window {
         /// Where along `axis` the window of output `index` reads: first position, one past the last, step.
-        fn span(&self, axis: usize, index: usize, size: usize) -> (usize, usize, usize) {
+        pub fn span(&self, axis: usize, index: usize, size: usize) -> (usize, usize, usize) {
             let step = self.dilations[axis];
             let origin = index * self.strides[axis];
             let end = (origin + (self.kernel[axis] - 1) * step + 1).saturating_sub(self.pads[axis]).min(size);
@@ -385,7 +379,7 @@ mod tests {
     }
 
     /// Every window on its own, as the operator is defined.
-    fn naive(w: &Window, x: &[f32], [height, width]: [usize; 2], dy: &[f32], columns: usize) -> Vec<f32> {
+    pub fn naive(w: &Window, x: &[f32], [height, width]: [usize; 2], dy: &[f32], columns: usize) -> Vec<f32> {
         let mut dx = vec![0.0; x.len()];
         for (index, cotangent) in dy.iter().enumerate() {
             let (top, bottom, down) = w.span(0, index / columns, height);
@@ -400,19 +394,30 @@ mod tests {
         dx
     }
 
+    /// A window, a plane with room for it and `extra` more, and what the plane is pooled to.
+    pub fn placed(
+        kernel: [usize; 2],
+        strides: [usize; 2],
+        dilations: [usize; 2],
+        pads: [[usize; 2]; 2],
+        extra: [usize; 2],
+        gated: bool,
+    ) -> (Window, [usize; 2], [usize; 2]) {
+        let reach = |axis: usize| (kernel[axis] - 1) * dilations[axis] + 1;
+        // ONNX keeps pads below the kernel.
+        let [pads, end_pads] = pads.map(|pads| [0, 1].map(|axis: usize| pads[axis].min(kernel[axis] - 1)));
+        let plane = [0, 1].map(|axis| reach(axis) + extra[axis]);
+        let outputs = [0, 1].map(|axis| (plane[axis] + pads[axis] + end_pads[axis] - reach(axis)) / strides[axis] + 1);
+        (Window { kernel, strides, dilations, pads, gated }, plane, outputs)
+    }
+
     proptest::proptest! {
         #[test]
         fn windows_side_by_side_are_windows_one_by_one(
             kernel in [1_usize..4, 1_usize..4], strides in [1_usize..4, 1_usize..4], dilations in [1_usize..3, 1_usize..3],
             pads in [0_usize..3, 0_usize..3], end_pads in [0_usize..3, 0_usize..3], extra in [0_usize..6, 0_usize..6], levels in 1_u32..6, seed in 0_u32..1000, gated: bool,
         ) {
-            let reach = |axis: usize| (kernel[axis] - 1) * dilations[axis] + 1;
-            // ONNX keeps pads below the kernel.
-            let pads = [0, 1].map(|axis: usize| pads[axis].min(kernel[axis] - 1));
-            let end_pads = [0, 1].map(|axis: usize| end_pads[axis].min(kernel[axis] - 1));
-            let plane = [0, 1].map(|axis| reach(axis) + extra[axis]);
-            let outputs = [0, 1].map(|axis| (plane[axis] + pads[axis] + end_pads[axis] - reach(axis)) / strides[axis] + 1);
-            let w = Window { kernel, strides, dilations, pads, gated };
+            let (w, plane, outputs) = placed(kernel, strides, dilations, [pads, end_pads], extra, gated);
             let drawn = |index: usize| (index as u32 + 1).wrapping_mul(2_654_435_761 ^ seed) >> 16;
             // Few levels: many ties; the lowest is negative infinity.
             let x: Vec<f32> = (0..plane[0] * plane[1])

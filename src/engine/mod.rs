@@ -3,11 +3,13 @@
 mod activations;
 mod backend;
 pub mod backend_ort;
+mod blocks;
 mod desk;
 mod lanes;
 mod max_pool;
 mod open_graph;
 pub mod provider;
+mod refined;
 mod sessions;
 mod weights;
 mod worker;

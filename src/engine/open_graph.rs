@@ -16,7 +16,7 @@ use ndarray::{Array2, ArrayD, Axis, CowArray};
 use super::{
     EngineError, Point, Row,
     backend::{GraphOf, Prepared, Ready, Stop, lock},
-    backend_ort::{self, OrtSession, Runtime, RuntimeError, Threads},
+    backend_ort::{self, Encoded, OrtSession, Runtime, RuntimeError, Threads},
     provider::Provider,
 };
 use crate::{
@@ -42,6 +42,8 @@ pub struct OpenGraph {
     /// Length of a seed, where the graph has one.
     classes: Option<usize>,
     first: Mutex<OrtSession>,
+    /// What copies are opened of, where that is the same and small.
+    encoded: Mutex<Option<Encoded>>,
     /// Those that are free, once there are any.
     copies: OnceLock<Mutex<Vec<OrtSession>>>,
 }
@@ -58,8 +60,11 @@ impl OpenGraph {
         let classes = derived.inputs.iter().find(|input| input.name == "seed");
         let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
         let rows = (way.rows == 1).then_some(1);
-        let first = OrtSession::open(runtime, with_batch(derived, rows), provider, Threads::Shared)?;
-        Ok(Self { graph, way, classes, first: Mutex::new(first), copies: OnceLock::new() })
+        let encoded = Encoded::new(runtime, with_batch(derived, rows), provider)?;
+        let first = Mutex::new(OrtSession::open_encoded(runtime, &encoded, Threads::Shared)?);
+        let encoded =
+            Mutex::new(Some(encoded).filter(|encoded| way.copies > 1 && rows.is_some() && encoded.is_small()));
+        Ok(Self { graph, way, classes, first, encoded, copies: OnceLock::new() })
     }
 
     pub fn prepared(self: &Arc<Self>) -> Prepared {
@@ -78,10 +83,19 @@ impl OpenGraph {
         !self.way.copied(batch, !busy && rows == batch) || self.copies.get().is_some()
     }
 
-    /// Opens the copies of what [`Self::open`] was given.
-    pub fn open_copies(&self, runtime: &Runtime, derived: &Graph) -> Result<(), RuntimeError> {
+    /// Opens the copies; `derive` gives what [`Self::open`] was given once more.
+    pub fn open_copies(
+        &self,
+        runtime: &Runtime,
+        derive: impl FnOnce() -> Result<Graph, EngineError>,
+    ) -> Result<(), EngineError> {
         let Way { rows, copies, threads } = self.way;
-        let open = || OrtSession::open(runtime, with_batch(derived, Some(rows)), Provider::Cpu, Threads::Own(threads));
+        let kept = lock(&self.encoded).take();
+        let encoded = match kept {
+            Some(encoded) => encoded,
+            None => Encoded::new(runtime, with_batch(&derive()?, Some(rows)), Provider::Cpu)?,
+        };
+        let open = || OrtSession::open_encoded(runtime, &encoded, Threads::Own(threads));
         let opened = in_parallel((0..copies).map(|_| open))?;
         self.copies.get_or_init(|| Mutex::new(opened));
         Ok(())
@@ -160,7 +174,7 @@ impl Way {
 }
 
 /// The graph for batches of `rows`, or of any size. The batch is its only dimension without a number.
-fn with_batch(graph: &Graph, rows: Option<usize>) -> Graph {
+pub fn with_batch(graph: &Graph, rows: Option<usize>) -> Graph {
     let mut graph = graph.clone();
     let Some(rows) = rows else { return graph };
     let values = graph.inputs.iter_mut().chain(&mut graph.outputs);

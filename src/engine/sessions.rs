@@ -142,17 +142,16 @@ impl Backend for Sessions {
         // What other runs have left would lie beside what opening takes.
         self.rest();
         let started = Instant::now();
-        let derived = derive(graph)?;
         let open = match found {
             Some(open) => open,
             None => {
-                let open = self.open(graph, &derived)?;
+                let open = self.open(graph, &derive(graph)?)?;
                 all.push(open.clone());
                 open
             }
         };
         if !open.sessions.is_ready_for(rows, busy) {
-            open.sessions.open_copies(self.runtime, &derived)?;
+            open.sessions.open_copies(self.runtime, || derive(graph))?;
         }
         histogram!(names::SESSION_OPEN_DURATION_SECONDS, "provider" => self.provider.to_string())
             .record(started.elapsed());

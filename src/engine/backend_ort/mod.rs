@@ -1,11 +1,13 @@
-//! ONNX Runtime: finds and loads the library, opens sessions of graphs, runs them. The only file that imports `ort`.
+//! ONNX Runtime: finds and loads the library, opens sessions of graphs, runs them. The only room that imports `ort`.
 //!
 //! One environment per process, with one thread pool that all sessions share; spinning is off, so an idle server is idle.
 //! `Session::run` needs `&mut`: a session belongs to one thread.
 
+mod encoded;
+mod operators;
+
 use std::{
     collections::BTreeMap,
-    io::Write,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock},
 };
@@ -19,33 +21,19 @@ use ort::{
     ep::{ArenaExtendStrategy, CUDA, cuda::ConvAlgorithmSearch},
     logging::LogLevel,
     memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
-    operator::{
-        ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
-        ShapeInferenceContext,
-    },
     session::{RunOptions, Session, SessionInputValue, builder::SessionBuilder},
-    value::{Shape, TensorElementType, TensorRef, TensorRefMut},
+    value::{Shape, TensorRef, TensorRefMut},
 };
-use tempfile::NamedTempFile;
 
-use super::{
-    backend::lock,
-    max_pool::{self, Window},
-    provider::Provider,
-    weights::lend,
-};
+pub use self::encoded::Encoded;
+use super::{backend::lock, provider::Provider, refined};
 use crate::{
-    onnx::{
-        graph::{Element, Graph, Literal, Node, ValueInfo, ValueType},
-        write_model,
-    },
+    onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
     tensor::Tensor,
 };
 
 /// The release that `make runtime` fetches. Any library with API 24 (1.24) or newer is accepted.
 pub const LIBRARY: &str = "runtime/libonnxruntime.so.1.31.1";
-/// Encoded models from this size on are given to the runtime as a file.
-const LARGE_MODEL_BYTES: usize = 16 << 20;
 /// Names the library's path when the settings do not.
 pub const LIBRARY_VARIABLE: &str = "EXPLAIND_ONNXRUNTIME";
 
@@ -56,6 +44,8 @@ static LOADING: Mutex<()> = Mutex::new(());
 pub struct Runtime {
     environment: Environment,
     pub library: PathBuf,
+    /// Channels side by side in the blocked layout of images.
+    block: Option<usize>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -101,9 +91,10 @@ pub fn load_runtime(library: Option<&Path>, threads: usize) -> Result<&'static R
         .map_err(|e| unusable(e.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
     share_arena(&environment).map_err(|e| unusable(e.to_string()))?;
-    let runtime = Runtime { environment, library: library.clone() };
+    let mut runtime = Runtime { environment, library: library.clone(), block: None };
     // The runtime adds an operator domain that it does not know yet without a lock: the first session makes ours known.
     runtime.probe(Provider::Cpu).map_err(|e| unusable(e.to_string()))?;
+    runtime.block = runtime.find_block();
     Ok(RUNTIME.get_or_init(|| runtime))
 }
 
@@ -114,6 +105,22 @@ impl Runtime {
             RuntimeError::Open { reason } => RuntimeError::Provider { provider, reason },
             other => other,
         })
+    }
+
+    /// None where this processor has no blocked layout, or one that our kernels do not know.
+    fn find_block(&self) -> Option<usize> {
+        let shape = [1, 64, 1, 2];
+        let mut graph = one_node();
+        for value in graph.inputs.iter_mut().chain(&mut graph.outputs) {
+            value.value_type.shape = shape.map(Dim::Known).to_vec();
+        }
+        graph.opset_imports.insert(refined::BLOCKED.into(), 1);
+        (graph.nodes[0].op_type, graph.nodes[0].domain) = ("ReorderInput".into(), refined::BLOCKED.into());
+        let mut session = OrtSession::open(self, graph, Provider::Cpu, Threads::Shared).ok()?;
+        // Every channel of the first pixel is 0, of the second 1.
+        let x = Tensor::from_shape_fn(shape.to_vec(), |at| at[3] as f32);
+        let y = session.run(&[("x", x.view())]).ok()?.swap_remove("y")?;
+        y.iter().position(|second| *second == 1.0).filter(|block| [8, 16].contains(block))
     }
 
     /// Gives back what the runs of all sessions on the CPU have left in the arena for the next. The runtime does that at the end of a run only:
@@ -207,37 +214,25 @@ impl Stop {
 }
 
 impl OrtSession {
-    /// Opens a session of a graph. On the CPU its large matrices are not copied: the session reads them where the graph has them;
-    /// and max-pool gradients run on a kernel of our own.
+    /// Opens a session of a graph.
     pub fn open(runtime: &Runtime, graph: Graph, provider: Provider, threads: Threads) -> Result<Self, RuntimeError> {
-        if provider != Provider::Cpu {
-            return Self::open_bytes(runtime, encode(graph)?, provider, threads);
-        }
-        let fused = max_pool::fuse(graph).map_err(|e| RuntimeError::Open { reason: e.to_string() })?;
-        let (graph, lent) = lend(fused);
-        let mut opened = Self::open_bytes(runtime, encode(graph)?, provider, threads)?;
-        opened.lent = lent.into_iter().map(|lent| Ok((lent.name, borrow(lent.literal)?))).collect::<Result<_, _>>()?;
-        Ok(opened)
+        Self::open_encoded(runtime, &Encoded::new(runtime, graph, provider)?, threads)
     }
 
-    /// Opens a session of an encoded `ModelProto`. A large one goes through a file where one can be written: else it would lie in
-    /// memory beside all that is made of it.
+    pub fn open_encoded(runtime: &Runtime, encoded: &Encoded, threads: Threads) -> Result<Self, RuntimeError> {
+        let session = encoded.open(configure(runtime, encoded.provider(), threads)?)?;
+        let lent = encoded.lent().iter().map(|lent| Ok((lent.name.clone(), borrow(lent.literal.clone())?)));
+        Ok(Self { session, lent: lent.collect::<Result<_, _>>()? })
+    }
+
+    /// Opens a session of an encoded `ModelProto`, as it is.
     pub fn open_bytes(
         runtime: &Runtime,
         model: Vec<u8>,
         provider: Provider,
         threads: Threads,
     ) -> Result<Self, RuntimeError> {
-        let mut builder = configure(runtime, provider, threads)?;
-        let file = if model.len() < LARGE_MODEL_BYTES { None } else { write_file(&model).ok() };
-        let session = match file {
-            Some(file) => {
-                drop(model);
-                builder.commit_from_file(file.path())
-            }
-            None => builder.commit_from_memory(&model),
-        };
-        Ok(Self { session: session.map_err(open_error)?, lent: Vec::new() })
+        Self::open_encoded(runtime, &Encoded::of_bytes(model, provider), threads)
     }
 
     /// The inputs that [`Self::run`] must be given.
@@ -297,81 +292,9 @@ fn configure(runtime: &Runtime, provider: Provider, threads: Threads) -> Result<
         // Weights stay out of the arena, or it could not be given back.
         builder = builder.with_device_allocated_initializers().map_err(open_error)?;
         builder = builder.with_memory_pattern(false).map_err(open_error)?;
-        let operators = OperatorDomain::new(max_pool::DOMAIN).and_then(|domain| domain.add(MaxPoolGradient));
-        builder = builder.with_operators(operators.map_err(open_error)?).map_err(open_error)?;
+        builder = builder.with_operators(operators::domain().map_err(open_error)?).map_err(open_error)?;
     }
     Ok(builder)
-}
-
-/// `MaxPoolGradient(x, dy) -> dx`, planes dealt to the runtime's threads.
-struct MaxPoolGradient;
-
-impl Operator for MaxPoolGradient {
-    type Kernel<'attributes> = Window;
-
-    fn name(&self) -> &str {
-        max_pool::MAX_POOL_GRADIENT
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [const { OperatorInput::required(TensorElementType::Float32) }; 2]
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(TensorElementType::Float32)]
-    }
-
-    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
-        match context.inputs().first() {
-            Some(x) => context.set_output(0, x),
-            None => Ok(()),
-        }
-    }
-
-    fn create_kernel<'attributes>(&self, context: &KernelContext<'attributes>) -> ort::Result<Window> {
-        let pair = |name: &str, default: usize| match context.get::<Vec<i64>>(name) {
-            None => Ok([default; 2]),
-            Some(values) => values
-                .get(..2)
-                .and_then(|pair| Some([usize::try_from(pair[0]).ok()?, usize::try_from(pair[1]).ok()?]))
-                .ok_or_else(|| ort::Error::new(format!("{name} must be two numbers or more, none negative"))),
-        };
-        Ok(Window {
-            kernel: pair("kernel_shape", 1)?,
-            strides: pair("strides", 1)?,
-            dilations: pair("dilations", 1)?,
-            pads: pair("pads", 0)?,
-            gated: context.get::<i64>("gated").is_some_and(|gated| gated != 0),
-        })
-    }
-}
-
-impl Kernel for Window {
-    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let absent = || ort::Error::new("MaxPoolGradient takes x and dy and gives dx");
-        let (x, dy) = (context.input(0)?.ok_or_else(absent)?, context.input(1)?.ok_or_else(absent)?);
-        let ((x_shape, x), (dy_shape, dy)) = (x.try_extract_tensor::<f32>()?, dy.try_extract_tensor::<f32>()?);
-        let mut dx = context.output(0, x_shape.to_vec())?.ok_or_else(absent)?;
-        let (_, dx) = dx.try_extract_tensor_mut::<f32>()?;
-        let size = |shape: &Shape, axis: usize| shape.get(axis).map_or(0, |&size| size as usize);
-        let plane = [size(x_shape, 2), size(x_shape, 3)];
-        let (pixels, columns) = (plane[0] * plane[1], size(dy_shape, 3));
-        let outputs = size(dy_shape, 2) * columns;
-        if pixels == 0 || outputs == 0 || x.len() / pixels != dy.len() / outputs {
-            return Err(ort::Error::new("MaxPoolGradient: x and dy do not fit each other"));
-        }
-        let planes = x.chunks_exact(pixels).zip(dy.chunks_exact(outputs)).zip(dx.chunks_exact_mut(pixels));
-        let planes: Vec<_> = planes.map(Mutex::new).collect();
-        let gradient = max_pool::Gradient::new(self, plane, [outputs / columns, columns]);
-        let unused = Mutex::new(Vec::new());
-        context.par_for(planes.len(), 0, |index| {
-            let mut scratch = lock(&unused).pop().unwrap_or_else(|| gradient.scratch());
-            // Each plane is visited once: the lock is never waited for.
-            let ((x, dy), dx) = &mut *lock(&planes[index]);
-            gradient.run(&mut scratch, x, dy, dx);
-            lock(&unused).push(scratch);
-        })
-    }
 }
 
 fn borrow(literal: Literal) -> Result<LentValue, RuntimeError> {
@@ -380,17 +303,6 @@ fn borrow(literal: Literal) -> Result<LentValue, RuntimeError> {
     // the runtime only reads. They may be unaligned, since they lie in a file; the runtime's matrix products load unaligned.
     let value = unsafe { TensorRefMut::from_raw(MemoryInfo::default(), data, Shape::from(literal.shape)) };
     Ok(LentValue { value: value.map_err(open_error)?, _bytes: literal.bytes })
-}
-
-fn write_file(bytes: &[u8]) -> std::io::Result<NamedTempFile> {
-    let mut file = NamedTempFile::new()?;
-    file.write_all(bytes)?;
-    Ok(file)
-}
-
-/// Frees the graph: what it computed need not lie beside the encoded model while the session is made.
-fn encode(graph: Graph) -> Result<Vec<u8>, RuntimeError> {
-    write_model(&graph).map_err(|error| RuntimeError::Open { reason: error.to_string() })
 }
 
 fn open_error<R>(error: ort::Error<R>) -> RuntimeError {

@@ -1,0 +1,265 @@
+//! A graph made ready for sessions: encoded, and for the CPU optimised and refined once for all of them.
+
+use std::io::Write;
+
+use ort::{
+    logging::LogLevel,
+    session::{
+        Session,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
+};
+use tempfile::NamedTempFile;
+
+use super::{Runtime, RuntimeError, Threads, configure, open_error};
+use crate::{
+    engine::{
+        max_pool,
+        provider::Provider,
+        refined,
+        weights::{Lent, lend},
+    },
+    onnx::{OnnxError, graph::Graph, infer, read_model, write_model},
+};
+
+/// Encoded models from this size on are given to the runtime as a file.
+const LARGE_MODEL_BYTES: usize = 16 << 20;
+
+/// A graph as sessions are opened of it, any number of them.
+pub struct Encoded {
+    model: Stored,
+    /// What the sessions read outside of it.
+    lent: Vec<Lent>,
+    provider: Provider,
+    /// The runtime's optimiser has seen it.
+    optimised: bool,
+}
+
+/// An encoded `ModelProto`.
+enum Stored {
+    Memory(Vec<u8>),
+    File(NamedTempFile),
+}
+
+impl Encoded {
+    /// On the CPU large matrices stay outside: sessions read them where the graph has them. Kernels of our own stand in for some nodes.
+    pub fn new(runtime: &Runtime, graph: Graph, provider: Provider) -> Result<Self, RuntimeError> {
+        if provider != Provider::Cpu {
+            return Ok(Self::of_bytes(encode(&graph)?, provider));
+        }
+        let fused = max_pool::fuse(graph).map_err(|e| RuntimeError::Open { reason: e.to_string() })?;
+        let (graph, lent) = lend(fused);
+        if refined::is_refinable(&graph) {
+            match refine(runtime, &graph) {
+                Ok(model) => return Ok(Self { model, lent, provider, optimised: true }),
+                Err(reason) => tracing::warn!(%reason, "a graph runs as the runtime has it"),
+            }
+        }
+        Ok(Self { lent, ..Self::of_bytes(encode(&graph)?, provider) })
+    }
+
+    /// An encoded `ModelProto`, as it is.
+    pub fn of_bytes(model: Vec<u8>, provider: Provider) -> Self {
+        Self { model: Stored::of(model), lent: Vec::new(), provider, optimised: false }
+    }
+
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// What a session must be given in every run.
+    pub fn lent(&self) -> &[Lent] {
+        &self.lent
+    }
+
+    pub(super) fn open(&self, mut builder: SessionBuilder) -> Result<Session, RuntimeError> {
+        if self.optimised {
+            builder = builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(open_error)?;
+        }
+        self.model.open(builder)
+    }
+
+    /// Whether it lies in memory, and not in a file.
+    pub fn is_small(&self) -> bool {
+        matches!(self.model, Stored::Memory(_))
+    }
+}
+
+impl Stored {
+    /// A large model goes into a file where one can be written: else it would lie in memory beside all that is made of it.
+    fn of(model: Vec<u8>) -> Self {
+        let file = if model.len() < LARGE_MODEL_BYTES { None } else { write_file(&model).ok() };
+        file.map_or(Self::Memory(model), Self::File)
+    }
+
+    fn open(&self, mut builder: SessionBuilder) -> Result<Session, RuntimeError> {
+        let session = match self {
+            Self::Memory(model) => builder.commit_from_memory(model),
+            Self::File(file) => builder.commit_from_file(file.path()),
+        };
+        session.map_err(open_error)
+    }
+}
+
+/// What the runtime's optimiser makes of a graph for the CPU, with kernels of our own put in.
+fn refine(runtime: &Runtime, graph: &Graph) -> Result<Stored, RuntimeError> {
+    let failed = |error: OnnxError| RuntimeError::Open { reason: error.to_string() };
+    let types = infer(graph).map_err(failed)?;
+    let file = NamedTempFile::new().map_err(|error| RuntimeError::Open { reason: error.to_string() })?;
+    let builder = configure(runtime, Provider::Cpu, Threads::Shared)?;
+    // It warns that the file is for this machine only.
+    let builder = builder.with_log_level(LogLevel::Error).map_err(open_error)?;
+    let builder = builder.with_config_entry("session.disable_prepacking", "1").map_err(open_error)?;
+    let builder = builder.with_optimized_model_path(file.path()).map_err(open_error)?;
+    drop(Stored::of(encode(graph)?).open(builder)?);
+    let optimised = read_model(file.path()).map_err(failed)?;
+    let refined = refined::refine(optimised, &types, runtime.block).map_err(failed)?;
+    Ok(Stored::of(encode(&refined)?))
+}
+
+fn write_file(bytes: &[u8]) -> std::io::Result<NamedTempFile> {
+    let mut file = NamedTempFile::new()?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+fn encode(graph: &Graph) -> Result<Vec<u8>, RuntimeError> {
+    write_model(graph).map_err(|error| RuntimeError::Open { reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        autodiff::{
+            derive,
+            spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+        },
+        engine::{
+            backend_ort::{OrtSession, load_runtime, one_node},
+            open_graph::with_batch,
+        },
+        onnx::{
+            graph::{Dim, Element, Literal, Node, ValueInfo, ValueType},
+            read_bytes,
+        },
+        tensor::Tensor,
+    };
+
+    const SHAPE: [usize; 4] = [2, 3, 21, 20];
+
+    fn drawn(index: usize) -> f32 {
+        ((index as u32 + 1).wrapping_mul(2_654_435_761) >> 16) as f32 / 65536.0 - 0.5
+    }
+
+    /// Convolutions, a pool of one Relu, a pool of two that are joined, and a global average over a Relu; two rows.
+    fn derived(rule_sets: Vec<RuleSetId>) -> Graph {
+        let value = |name: &str, row: &[usize]| {
+            let shape = [Dim::from("n")].into_iter().chain(row.iter().map(|&size| size.into())).collect();
+            ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, shape) }
+        };
+        let convolutions = [("x", "a", 3, 16, 3), ("p", "b", 16, 16, 3), ("p", "c", 16, 32, 1), ("q", "d", 48, 16, 3)];
+        let mut initializers = indexmap::IndexMap::new();
+        let mut nodes = Vec::new();
+        for (from, to, inputs, outputs, size) in convolutions {
+            let weight = format!("{to}.weight");
+            let values: Vec<f32> = (0..outputs * inputs * size * size).map(|index| drawn(index + outputs)).collect();
+            initializers.insert(weight.clone(), Literal::from_f32s(&[outputs, inputs, size, size], &values));
+            let sum = format!("{to}.sum");
+            nodes.push(Node::new("Conv", [from, &weight], [sum.as_str()]).with("kernel_shape", vec![size as i64; 2]));
+            nodes.push(Node::new("Relu", [sum.as_str()], [to]));
+            let padded = |size: i64| vec![size; 4];
+            match to {
+                "a" => nodes.push(
+                    Node::new("MaxPool", ["a"], ["p"])
+                        .with("kernel_shape", vec![3_i64; 2])
+                        .with("strides", vec![2_i64; 2]),
+                ),
+                "b" => nodes.iter_mut().rev().nth(1).unwrap().attributes.extend([("pads".into(), padded(1).into())]),
+                "c" => {
+                    nodes.push(Node::new("Concat", ["b", "c"], ["bc"]).with("axis", 1));
+                    let pool = Node::new("MaxPool", ["bc"], ["q"]).with("kernel_shape", vec![2_i64; 2]);
+                    nodes.push(pool.with("strides", vec![1_i64; 2]).with("pads", padded(1)));
+                }
+                _ => {
+                    nodes.push(Node::new("GlobalAveragePool", ["d"], ["means"]));
+                    nodes.push(Node::new("Flatten", ["means"], ["out"]));
+                }
+            }
+        }
+        let source = Graph {
+            name: "pools".into(),
+            ir_version: 8,
+            opset_imports: [(String::new(), 17)].into(),
+            inputs: vec![value("x", &SHAPE[1..])],
+            outputs: vec![value("out", &[16])],
+            initializers,
+            nodes,
+            metadata: Default::default(),
+        };
+        let spec = DeriveSpec {
+            rule_sets,
+            wrt: Wrt::Input,
+            head: Head::Probabilities,
+            seed: SeedRule::One,
+            pattern_layers: PatternLayers::All,
+        };
+        with_batch(&derive(&source, &spec, None).unwrap().graph, Some(SHAPE[0]))
+    }
+
+    fn count(graph: &Graph, op_type: &str) -> usize {
+        graph.nodes.iter().filter(|node| node.op_type == op_type).count()
+    }
+
+    #[test]
+    fn a_refined_graph_gives_the_numbers_of_the_one_that_was_derived() {
+        let runtime = load_runtime(None, 0).unwrap();
+        let graph = derived(vec![RuleSetId::Gradient, RuleSetId::GuidedBackprop]);
+        let bytes = write_model(&graph).unwrap();
+        let mut plain = OrtSession::open_bytes(runtime, bytes, Provider::Cpu, Threads::Shared).unwrap();
+        let encoded = Encoded::new(runtime, graph.clone(), Provider::Cpu).unwrap();
+        assert!(encoded.optimised);
+        let x = Tensor::from_shape_fn(SHAPE.to_vec(), |at| drawn(at[0] * 7919 + at[1] * 631 + at[2] * 20 + at[3]));
+        let seed = Tensor::from_shape_fn(vec![2, 16], |at| drawn(at[0] * 16 + at[1]));
+        let inputs = [("x", x.view()), ("seed", seed.view())];
+        let expected = plain.run(&inputs).unwrap();
+        for threads in [Threads::Shared, Threads::Own(1)] {
+            let found = OrtSession::open_encoded(runtime, &encoded, threads).unwrap().run(&inputs).unwrap();
+            for (name, expected) in &expected {
+                let largest = expected.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+                assert!(largest > 0.0, "{name}");
+                let close = expected.iter().zip(&found[name]).all(|(a, b)| (a - b).abs() <= 1e-6 * largest);
+                assert!(close, "{name} with {threads:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn masks_become_gates_and_pools_stay_in_blocks() {
+        let runtime = load_runtime(None, 0).unwrap();
+        let graph = derived(vec![RuleSetId::Gradient]);
+        let Stored::Memory(model) = Encoded::new(runtime, graph, Provider::Cpu).unwrap().model else {
+            panic!("a small model in a file");
+        };
+        let refined = read_bytes(model.into(), None).unwrap();
+        assert_eq!(count(&refined, "HardSigmoid"), 0);
+        assert_eq!(count(&refined, refined::RELU_GRADIENT), 1);
+        if runtime.block.is_some() {
+            assert_eq!(count(&refined, max_pool::MAX_POOL_GRADIENT), 0);
+            assert_eq!(count(&refined, refined::BLOCKED_MAX_POOL_GRADIENT), 2);
+            assert_eq!(["Split", "Expand", "ReorderInput"].map(|op_type| count(&refined, op_type)), [0; 3]);
+        }
+    }
+
+    #[test]
+    fn graphs_without_masks_or_pools_are_left_to_the_runtime() {
+        let runtime = load_runtime(None, 0).unwrap();
+        let mut graph = one_node();
+        assert!(!Encoded::new(runtime, graph.clone(), Provider::Cpu).unwrap().optimised);
+        graph.nodes[0].op_type = "NoSuchOperator".into();
+        assert!(matches!(
+            OrtSession::open(runtime, graph, Provider::Cpu, Threads::Shared),
+            Err(RuntimeError::Open { .. })
+        ));
+    }
+}

@@ -1,0 +1,263 @@
+//! The operators that only this process has, as ONNX Runtime calls them.
+
+use std::sync::Mutex;
+
+use ort::{
+    operator::{
+        ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
+        ShapeInferenceContext,
+    },
+    value::{Shape, TensorElementType, ValueType},
+};
+
+use crate::engine::{
+    backend::lock,
+    blocks,
+    max_pool::{self, DOMAIN, Window},
+    refined,
+};
+
+/// Elements of a Relu's gradient that one thread works on before it takes the next.
+const SPAN: usize = 1 << 15;
+
+pub fn domain() -> ort::Result<OperatorDomain> {
+    OperatorDomain::new(DOMAIN)?.add(MaxPoolGradient)?.add(BlockedMaxPoolGradient)?.add(ReluGradient)
+}
+
+const FLOATS: OperatorInput = OperatorInput::required(TensorElementType::Float32);
+
+/// `MaxPoolGradient(x, dy) -> dx`, planes dealt to the runtime's threads.
+struct MaxPoolGradient;
+
+impl Operator for MaxPoolGradient {
+    type Kernel<'attributes> = Window;
+
+    fn name(&self) -> &str {
+        max_pool::MAX_POOL_GRADIENT
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [FLOATS; 2]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+        match context.inputs().first() {
+            Some(x) => context.set_output(0, x),
+            None => Ok(()),
+        }
+    }
+
+    fn create_kernel<'attributes>(&self, context: &KernelContext<'attributes>) -> ort::Result<Window> {
+        window(context)
+    }
+}
+
+fn window(context: &KernelContext) -> ort::Result<Window> {
+    let pair = |name: &str, default: usize| match context.get::<Vec<i64>>(name) {
+        None => Ok([default; 2]),
+        Some(values) => values
+            .get(..2)
+            .and_then(|pair| Some([usize::try_from(pair[0]).ok()?, usize::try_from(pair[1]).ok()?]))
+            .ok_or_else(|| ort::Error::new(format!("{name} must be two numbers or more, none negative"))),
+    };
+    Ok(Window {
+        kernel: pair("kernel_shape", 1)?,
+        strides: pair("strides", 1)?,
+        dilations: pair("dilations", 1)?,
+        pads: pair("pads", 0)?,
+        gated: context.get::<i64>("gated").is_some_and(|gated| gated != 0),
+    })
+}
+
+/// Heights and widths of a pool's input and output.
+fn planes(x: &Shape, dy: &Shape) -> ort::Result<[[usize; 2]; 2]> {
+    let [x, dy] = [x, dy].map(|shape| [2, 3].map(|axis| shape.get(axis).map_or(0, |&size| size as usize)));
+    let filled = [x, dy].as_flattened().iter().all(|size| *size > 0);
+    if filled { Ok([x, dy]) } else { Err(ort::Error::new("a max pool's gradient takes images")) }
+}
+
+fn absent() -> ort::Error {
+    ort::Error::new("an input or output is missing")
+}
+
+impl Kernel for Window {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let (x, dy) = (context.input(0)?.ok_or_else(absent)?, context.input(1)?.ok_or_else(absent)?);
+        let ((x_shape, x), (dy_shape, dy)) = (x.try_extract_tensor::<f32>()?, dy.try_extract_tensor::<f32>()?);
+        let mut dx = context.output(0, x_shape.to_vec())?.ok_or_else(absent)?;
+        let (_, dx) = dx.try_extract_tensor_mut::<f32>()?;
+        let [plane, outputs] = planes(x_shape, dy_shape)?;
+        let [pixels, places] = [plane, outputs].map(|[height, width]| height * width);
+        if x.len() / pixels != dy.len() / places {
+            return Err(ort::Error::new("MaxPoolGradient: x and dy do not fit each other"));
+        }
+        let planes = x.chunks_exact(pixels).zip(dy.chunks_exact(places)).zip(dx.chunks_exact_mut(pixels));
+        let gradient = max_pool::Gradient::new(self, plane, outputs);
+        let unused = Mutex::new(Vec::new());
+        deal(context, planes, |((x, dy), dx)| {
+            let mut scratch = lock(&unused).pop().unwrap_or_else(|| gradient.scratch());
+            gradient.run(&mut scratch, x, dy, dx);
+            lock(&unused).push(scratch);
+        })
+    }
+}
+
+/// Runs `work` on each task, on the runtime's threads.
+fn deal<T: Send>(
+    context: &ComputeContext,
+    tasks: impl Iterator<Item = T>,
+    work: impl Fn(&mut T) + Sync + Send,
+) -> ort::Result<()> {
+    let tasks: Vec<_> = tasks.map(Mutex::new).collect();
+    // Each is visited once: the lock is never waited for.
+    context.par_for(tasks.len(), 0, |index| work(&mut lock(&tasks[index])))
+}
+
+/// `BlockedMaxPoolGradient(x, y, dy) -> dx...`, blocks dealt to the runtime's threads.
+struct BlockedMaxPoolGradient;
+
+/// [`Window`] over blocks.
+struct Blocks {
+    window: Window,
+    block: usize,
+    /// Channels of each output.
+    parts: Vec<i64>,
+}
+
+impl Operator for BlockedMaxPoolGradient {
+    type Kernel<'attributes> = Blocks;
+
+    fn name(&self) -> &str {
+        refined::BLOCKED_MAX_POOL_GRADIENT
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [FLOATS; 3]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::variadic(1).homogenous(TensorElementType::Float32)]
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+        let Some(x) = context.inputs().into_iter().next() else { return Ok(()) };
+        for (index, channels) in context.attr::<Vec<i64>>("parts")?.into_iter().enumerate() {
+            let mut dx = x.clone();
+            if let ValueType::Tensor { shape, .. } = &mut dx {
+                shape[1] = channels;
+            }
+            context.set_output(index, &dx)?;
+        }
+        Ok(())
+    }
+
+    fn create_kernel<'attributes>(&self, context: &KernelContext<'attributes>) -> ort::Result<Blocks> {
+        let block = context.get::<i64>("block").and_then(|block| usize::try_from(block).ok()).ok_or_else(absent)?;
+        let parts = context.get::<Vec<i64>>("parts").ok_or_else(absent)?;
+        Ok(Blocks { window: window(context)?, block, parts })
+    }
+}
+
+impl Kernel for Blocks {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let Self { window, block, parts } = &*self;
+        let block = *block;
+        let input = |index: usize| context.input(index)?.ok_or_else(absent);
+        let (x, y, dy) = (input(0)?, input(1)?, input(2)?);
+        let ((x_shape, x), (_, y), (dy_shape, dy)) =
+            (x.try_extract_tensor::<f32>()?, y.try_extract_tensor::<f32>()?, dy.try_extract_tensor::<f32>()?);
+        let [plane, outputs] = planes(x_shape, dy_shape)?;
+        let [size, places] = [plane, outputs].map(|[height, width]| height * width * block);
+        if parts.iter().sum::<i64>() != x_shape[1] || y.len() != dy.len() || x.len() / size != dy.len() / places {
+            return Err(ort::Error::new("BlockedMaxPoolGradient: x, y, dy and parts do not fit each other"));
+        }
+        let mut values = Vec::new();
+        for (index, &channels) in parts.iter().enumerate() {
+            let shape = [x_shape[0], channels, x_shape[2], x_shape[3]];
+            values.push(context.output(index, shape)?.ok_or_else(absent)?);
+        }
+        let mut pieces = Vec::new();
+        for (value, &channels) in values.iter_mut().zip(parts) {
+            let (_, values) = value.try_extract_tensor_mut::<f32>()?;
+            pieces.push((values.chunks_exact_mut(size), channels as usize / block));
+        }
+        let mut dx = Vec::new();
+        for _ in 0..x_shape[0] {
+            pieces.iter_mut().for_each(|(blocks, count)| dx.extend(blocks.take(*count)));
+        }
+        let inputs = x.chunks_exact(size).zip(y.chunks_exact(places).zip(dy.chunks_exact(places)));
+        let gradient = blocks::Gradient::new(window, plane, outputs[1]);
+        deal(context, inputs.zip(dx), |((x, (y, dy)), dx)| match block {
+            8 => gradient.run::<8>(x, y, dy, dx),
+            _ => gradient.run::<16>(x, y, dy, dx),
+        })
+    }
+}
+
+/// `ReluGradient(dy, y) -> dx`, spans dealt to the runtime's threads.
+struct ReluGradient;
+
+/// Channels of y side by side that share their numbers of dy with all pixels; none where dy has y's shape.
+struct Gate {
+    block: Option<usize>,
+}
+
+impl Operator for ReluGradient {
+    type Kernel<'attributes> = Gate;
+    const INPLACES: &[(u32, u32)] = &[(0, 0)];
+
+    fn name(&self) -> &str {
+        refined::RELU_GRADIENT
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [FLOATS; 2]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+        match context.inputs().get(1) {
+            Some(y) => context.set_output(0, y),
+            None => Ok(()),
+        }
+    }
+
+    fn create_kernel<'attributes>(&self, context: &KernelContext<'attributes>) -> ort::Result<Gate> {
+        Ok(Gate { block: context.get::<i64>("block").and_then(|block| usize::try_from(block).ok()) })
+    }
+}
+
+impl Kernel for Gate {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let (dy, y) = (context.input(0)?.ok_or_else(absent)?, context.input(1)?.ok_or_else(absent)?);
+        let (y_shape, y) = y.try_extract_tensor::<f32>()?;
+        let (start, count) = {
+            let (_, dy) = dy.try_extract_tensor::<f32>()?;
+            (dy.as_ptr(), dy.len())
+        };
+        let spans = self.block.map_or(count.div_ceil(SPAN), |block| count / block).max(1);
+        let whole = match self.block {
+            None => count == y.len(),
+            Some(block) => count.is_multiple_of(block) && y.len().is_multiple_of(spans * block),
+        };
+        if !whole {
+            return Err(ort::Error::new("ReluGradient: dy and y do not fit each other"));
+        }
+        let (span, size) = self.block.map_or((SPAN, SPAN), |block| (block, (y.len() / spans).max(1)));
+        let mut dx = context.output(0, y_shape.to_vec())?.ok_or_else(absent)?;
+        let (_, dx) = dx.try_extract_tensor_mut::<f32>()?;
+        let y = y.chunks(size);
+        if std::ptr::eq(start, dx.as_ptr()) {
+            return deal(context, y.zip(dx.chunks_mut(size)), |(y, dx)| blocks::gate_in_place(y, dx));
+        }
+        let (_, dy) = dy.try_extract_tensor::<f32>()?;
+        deal(context, dy.chunks(span).zip(y).zip(dx.chunks_mut(size)), |((dy, y), dx)| blocks::gate(dy, y, dx))
+    }
+}

@@ -1,0 +1,147 @@
+//! Kernels for ONNX Runtime's blocked layout, in which some channels of an image lie side by side, pixel by pixel; and for what has the
+//! same order of elements in any layout.
+
+use std::array::from_fn;
+
+use super::max_pool::Window;
+
+/// The gradient of a pooling of images of one size, a block of channels at a time.
+pub struct Gradient<'a> {
+    window: &'a Window,
+    plane: [usize; 2],
+    columns: usize,
+    /// Where the taps of a window that lies inside read, counted from its first.
+    inside: Vec<usize>,
+    /// The columns whose windows lie inside.
+    whole: std::ops::Range<usize>,
+}
+
+impl<'a> Gradient<'a> {
+    /// Images of `[height, width]` pooled to lines of `columns`.
+    pub fn new(window: &'a Window, plane: [usize; 2], columns: usize) -> Self {
+        let taps = |axis: usize| (0..window.kernel[axis]).map(move |tap| tap * window.dilations[axis]);
+        let inside = taps(0).flat_map(|line| taps(1).map(move |column| line * plane[1] + column)).collect();
+        let (stride, pad) = (window.strides[1], window.pads[1]);
+        let reach = (window.kernel[1] - 1) * window.dilations[1] + 1;
+        let end = (plane[1] + pad).checked_sub(reach).map_or(0, |last| (last / stride + 1).min(columns));
+        Self { window, plane, columns, inside, whole: pad.div_ceil(stride)..end }
+    }
+
+    /// The places along an axis that the taps of window `index` read.
+    fn places(&self, axis: usize, index: usize) -> impl Iterator<Item = usize> {
+        let (window, size) = (self.window, self.plane[axis]);
+        let taps = (0..window.kernel[axis]).map(move |tap| index * window.strides[axis] + tap * window.dilations[axis]);
+        taps.filter_map(move |place| place.checked_sub(window.pads[axis])).filter(move |place| *place < size)
+    }
+
+    /// Writes the cotangent `dx` of one block of the input `x`, whose maxima are `y`. A tie goes to the first maximum in row-major order.
+    pub fn run<const BLOCK: usize>(&self, x: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let ([x, y, dy], dx) = ([x, y, dy].map(|values| values.as_chunks::<BLOCK>().0), dx.as_chunks_mut().0);
+        let (mut cut, mut cleared) = (Vec::new(), 0);
+        let lines = y.chunks_exact(self.columns).zip(dy.chunks_exact(self.columns));
+        for (row, (maxima, cotangents)) in lines.enumerate() {
+            let lines: Vec<usize> = self.places(0, row).map(|line| line * self.plane[1]).collect();
+            // Cleared just before it is added to, while the processor has it at hand.
+            let reached = lines.last().map_or(0, |line| line + self.plane[1]).max(cleared);
+            dx[cleared..reached].fill([0.0; BLOCK]);
+            cleared = reached;
+            for (column, (best, cotangent)) in maxima.iter().zip(cotangents).enumerate() {
+                if lines.len() == self.window.kernel[0] && self.whole.contains(&column) {
+                    let first = lines[0] + column * self.window.strides[1] - self.window.pads[1];
+                    self.pass(&x[first..], best, cotangent, &mut dx[first..], &self.inside);
+                } else {
+                    cut.clear();
+                    cut.extend(lines.iter().flat_map(|line| self.places(1, column).map(move |place| line + place)));
+                    self.pass(x, best, cotangent, dx, &cut);
+                }
+            }
+        }
+        dx[cleared..].fill([0.0; BLOCK]);
+    }
+
+    /// Adds what one window passes on.
+    #[inline]
+    fn pass<const BLOCK: usize>(
+        &self,
+        x: &[[f32; BLOCK]],
+        best: &[f32; BLOCK],
+        cotangent: &[f32; BLOCK],
+        dx: &mut [[f32; BLOCK]],
+        taps: &[usize],
+    ) {
+        let mut left: [u32; BLOCK] = from_fn(|i| cotangent[i].to_bits() & mask(!self.window.gated | (best[i] > 0.0)));
+        for &tap in taps {
+            let (value, sum) = (x[tap], &mut dx[tap]);
+            let chosen: [u32; BLOCK] = from_fn(|i| mask(value[i] == best[i]));
+            *sum = from_fn(|i| sum[i] + f32::from_bits(left[i] & chosen[i]));
+            left = from_fn(|i| left[i] & !chosen[i]);
+        }
+    }
+}
+
+/// The gradient of a Relu with the value `y`: `dx` is `dy` where `y` is above 0. A shorter `dy` is repeated.
+pub fn gate(dy: &[f32], y: &[f32], dx: &mut [f32]) {
+    for (y, dx) in y.chunks(dy.len()).zip(dx.chunks_mut(dy.len())) {
+        dx.iter_mut().zip(y).zip(dy).for_each(|((dx, y), dy)| *dx = gated(*dy, *y));
+    }
+}
+
+/// [`gate`] of what `dx` holds.
+pub fn gate_in_place(y: &[f32], dx: &mut [f32]) {
+    dx.iter_mut().zip(y).for_each(|(dx, y)| *dx = gated(*dx, *y));
+}
+
+fn gated(dy: f32, y: f32) -> f32 {
+    f32::from_bits(dy.to_bits() & mask(y > 0.0))
+}
+
+/// All bits, or none: with a condition the compiler jumps.
+pub fn mask(condition: bool) -> u32 {
+    u32::from(condition).wrapping_neg()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::max_pool::tests::{naive, placed};
+
+    proptest::proptest! {
+        #[test]
+        fn channels_side_by_side_are_planes_one_by_one(
+            kernel in [1_usize..4, 1_usize..4], strides in [1_usize..4, 1_usize..4], dilations in [1_usize..3, 1_usize..3],
+            pads in [0_usize..3, 0_usize..3], end_pads in [0_usize..3, 0_usize..3], extra in [0_usize..6, 0_usize..6], levels in 1_u32..6, seed in 0_u32..1000, gated: bool,
+        ) {
+            let (window, plane, outputs) = placed(kernel, strides, dilations, [pads, end_pads], extra, gated);
+            let [pixels, places] = [plane, outputs].map(|[height, width]| height * width);
+            let drawn = |index: usize| (index as u32 + 1).wrapping_mul(2_654_435_761 ^ seed) >> 16;
+            // Few levels: many ties.
+            let x: Vec<f32> = (0..pixels * 8).map(|index| (drawn(index) % levels) as f32 - 2.0).collect();
+            let dy: Vec<f32> = (0..places * 8).map(|index| (index + 1) as f32).collect();
+            let channel = |values: &[f32], lane: usize| values[lane..].iter().step_by(8).copied().collect::<Vec<_>>();
+            let y: Vec<f32> = (0..places * 8).map(|index| {
+                let lines = window.span(0, index / 8 / outputs[1], plane[0]);
+                let columns = window.span(1, index / 8 % outputs[1], plane[1]);
+                let taps = (lines.0..lines.1).step_by(lines.2).flat_map(|line| (columns.0..columns.1).step_by(columns.2).map(move |column| line * plane[1] + column));
+                taps.map(|tap| x[tap * 8 + index % 8]).fold(f32::NEG_INFINITY, f32::max)
+            }).collect();
+            let mut dx = vec![f32::NAN; x.len()];
+            Gradient::new(&window, plane, outputs[1]).run::<8>(&x, &y, &dy, &mut dx);
+            for lane in 0..8 {
+                let expected = naive(&window, &channel(&x, lane), plane, &channel(&dy, lane), outputs[1]);
+                proptest::prop_assert_eq!(channel(&dx, lane), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_gate_lets_through_where_the_relu_did() {
+        let y = [1.0, 0.0, -1.0, 2.0, f32::NAN, 1e-45];
+        let mut dx = [9.0; 6];
+        gate(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &y, &mut dx);
+        assert_eq!(dx, [1.0, 0.0, 0.0, 4.0, 0.0, 6.0]);
+        gate(&[7.0, 8.0], &y, &mut dx);
+        assert_eq!(dx, [7.0, 0.0, 0.0, 8.0, 0.0, 8.0]);
+        gate_in_place(&[0.0, 1.0, 1.0, 0.0, 1.0, 1.0], &mut dx);
+        assert_eq!(dx, [0.0, 0.0, 0.0, 0.0, 0.0, 8.0]);
+    }
+}
