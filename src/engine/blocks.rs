@@ -105,6 +105,33 @@ mod tests {
     use super::*;
     use crate::engine::max_pool::tests::{naive, placed};
 
+    /// Holds blocks of so many channels to planes one by one; `drawn` gives the input.
+    fn assert_as_planes<const BLOCK: usize>(
+        window: &Window,
+        plane: [usize; 2],
+        outputs: [usize; 2],
+        drawn: impl Fn(usize) -> f32,
+    ) {
+        let [pixels, places] = [plane, outputs].map(|[height, width]| height * width);
+        let x: Vec<f32> = (0..pixels * BLOCK).map(drawn).collect();
+        let dy: Vec<f32> = (0..places * BLOCK).map(|index| (index + 1) as f32).collect();
+        let maximum = |place: usize, channel: usize| {
+            let (top, bottom, down) = window.span(0, place / outputs[1], plane[0]);
+            let (left, right, across) = window.span(1, place % outputs[1], plane[1]);
+            let taps = (top..bottom).step_by(down).flat_map(|line| {
+                (left..right).step_by(across).map(move |column| (line * plane[1] + column) * BLOCK + channel)
+            });
+            taps.map(|tap| x[tap]).fold(f32::NEG_INFINITY, f32::max)
+        };
+        let y: Vec<f32> = (0..places * BLOCK).map(|index| maximum(index / BLOCK, index % BLOCK)).collect();
+        let mut dx = vec![f32::NAN; x.len()];
+        Gradient::new(window, plane, outputs[1]).run::<BLOCK>(&x, &y, &dy, &mut dx);
+        for channel in 0..BLOCK {
+            let of = |values: &[f32]| values[channel..].iter().step_by(BLOCK).copied().collect::<Vec<_>>();
+            assert_eq!(of(&dx), naive(window, &of(&x), plane, &of(&dy), outputs[1]), "channel {channel} of {BLOCK}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn channels_side_by_side_are_planes_one_by_one(
@@ -112,24 +139,10 @@ mod tests {
             pads in [0_usize..3, 0_usize..3], end_pads in [0_usize..3, 0_usize..3], extra in [0_usize..6, 0_usize..6], levels in 1_u32..6, seed in 0_u32..1000, gated: bool,
         ) {
             let (window, plane, outputs) = placed(kernel, strides, dilations, [pads, end_pads], extra, gated);
-            let [pixels, places] = [plane, outputs].map(|[height, width]| height * width);
-            let drawn = |index: usize| (index as u32 + 1).wrapping_mul(2_654_435_761 ^ seed) >> 16;
             // Few levels: many ties.
-            let x: Vec<f32> = (0..pixels * 8).map(|index| (drawn(index) % levels) as f32 - 2.0).collect();
-            let dy: Vec<f32> = (0..places * 8).map(|index| (index + 1) as f32).collect();
-            let channel = |values: &[f32], lane: usize| values[lane..].iter().step_by(8).copied().collect::<Vec<_>>();
-            let y: Vec<f32> = (0..places * 8).map(|index| {
-                let lines = window.span(0, index / 8 / outputs[1], plane[0]);
-                let columns = window.span(1, index / 8 % outputs[1], plane[1]);
-                let taps = (lines.0..lines.1).step_by(lines.2).flat_map(|line| (columns.0..columns.1).step_by(columns.2).map(move |column| line * plane[1] + column));
-                taps.map(|tap| x[tap * 8 + index % 8]).fold(f32::NEG_INFINITY, f32::max)
-            }).collect();
-            let mut dx = vec![f32::NAN; x.len()];
-            Gradient::new(&window, plane, outputs[1]).run::<8>(&x, &y, &dy, &mut dx);
-            for lane in 0..8 {
-                let expected = naive(&window, &channel(&x, lane), plane, &channel(&dy, lane), outputs[1]);
-                proptest::prop_assert_eq!(channel(&dx, lane), expected);
-            }
+            let drawn = |index: usize| ((index as u32 + 1).wrapping_mul(2_654_435_761 ^ seed) >> 16) % levels;
+            assert_as_planes::<8>(&window, plane, outputs, |index| drawn(index) as f32 - 2.0);
+            assert_as_planes::<16>(&window, plane, outputs, |index| drawn(index) as f32 - 2.0);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     autodiff::stepped,
     onnx::{
         OnnxError, Types,
-        graph::{Graph, Names, Node},
+        graph::{Dim, Element, Graph, Names, Node},
         passes,
     },
 };
@@ -31,12 +31,54 @@ pub fn is_refinable(graph: &Graph) -> bool {
 /// `types` are those of the graph that the runtime was given: it keeps the names of values in planes. `block`: channels side by side.
 pub fn refine(mut graph: Graph, types: &Types, block: Option<usize>) -> Result<Graph, OnnxError> {
     graph.opset_imports.insert(DOMAIN.into(), 1);
-    gate(&mut graph);
+    let blocked = blocked_values(&graph);
+    replace(&mut graph, |edges, node| gate(edges, node, types, &blocked));
     if let Some(block) = block {
-        gate_blocks(&mut graph, types, block);
-        pool_blocks(&mut graph, block);
+        replace(&mut graph, |edges, node| gate_blocks(edges, node, types, block));
+        let mut names = Names::of(&graph);
+        let sizes: HashMap<_, _> =
+            graph.initializers.iter().filter_map(|(name, sizes)| Some((name.clone(), sizes.to_i64s()?))).collect();
+        replace(&mut graph, |edges, node| pool_blocks(edges, node, &sizes, &mut names, block as i64));
     }
     passes::prune(graph)
+}
+
+/// What stands in the place of a node.
+struct Edit {
+    nodes: Vec<Node>,
+    /// Values, and those that are read instead of them.
+    renamed: Vec<(String, String)>,
+}
+
+fn replace(graph: &mut Graph, mut edit: impl FnMut(&Edges, &Node) -> Option<Edit>) {
+    let edges = Edges::of(graph);
+    let found: Vec<_> = graph.nodes.iter().map(|node| edit(&edges, node)).collect();
+    let mut renamed = HashMap::new();
+    let nodes = std::mem::take(&mut graph.nodes).into_iter().zip(found);
+    graph.nodes = nodes
+        .flat_map(|(node, edit)| {
+            let Some(edit) = edit else { return vec![node] };
+            renamed.extend(edit.renamed);
+            edit.nodes
+        })
+        .collect();
+    for input in graph.nodes.iter_mut().flat_map(|node| &mut node.inputs) {
+        if let Some(name) = renamed.get(input) {
+            input.clone_from(name);
+        }
+    }
+}
+
+/// Values in the blocked layout: what the runtime's operators for it make, and what others make of nothing else.
+fn blocked_values(graph: &Graph) -> HashSet<String> {
+    let mut blocked = HashSet::new();
+    for node in &graph.nodes {
+        let made = node.domain == BLOCKED && node.op_type != "ReorderOutput";
+        if made || (!node.inputs.is_empty() && node.inputs.iter().all(|input| blocked.contains(input))) {
+            blocked.extend(node.outputs.iter().cloned());
+        }
+    }
+    blocked
 }
 
 fn own(op_type: &str, inputs: &[&str], outputs: Vec<String>) -> Node {
@@ -45,103 +87,74 @@ fn own(op_type: &str, inputs: &[&str], outputs: Vec<String>) -> Node {
     node
 }
 
-/// `dy * step(y)` becomes `ReluGradient(dy, y)`.
-fn gate(graph: &mut Graph) {
-    let producers = graph.producers();
-    let step = |value: &str| stepped(&graph.nodes[*producers.get(value)?]);
-    let gated = |node: &Node| {
-        let (a, b) = (node.input(0)?, node.input(1).filter(|_| node.is("Mul"))?);
-        let (dy, y) = step(b).map(|y| (a, y)).or_else(|| Some((b, step(a)?)))?;
-        Some(own(RELU_GRADIENT, &[dy, y], node.outputs.clone()))
+/// `dy * step(y)` becomes `ReluGradient(dy, y)` where the two are floats of one shape.
+fn gate(edges: &Edges, node: &Node, types: &Types, blocked: &HashSet<String>) -> Option<Edit> {
+    let step = |value: &str| stepped(edges.producer(value)?);
+    let (a, b) = (node.input(0)?, node.input(1).filter(|_| node.is("Mul"))?);
+    let (dy, y) = step(b).map(|y| (a, y)).or_else(|| Some((b, step(a)?)))?;
+    let alike = match (types.get(dy), types.get(y)) {
+        (Some(dy), Some(y)) => dy == y && dy.element == Element::Float,
+        // The runtime keeps products in blocks where both sides have one shape.
+        _ => blocked.contains(dy) && blocked.contains(y),
     };
-    let found: Vec<_> =
-        graph.nodes.iter().enumerate().filter_map(|(index, node)| Some((index, gated(node)?))).collect();
-    found.into_iter().for_each(|(index, node)| graph.nodes[index] = node);
+    alike.then(|| Edit { nodes: vec![own(RELU_GRADIENT, &[dy, y], node.outputs.clone())], renamed: vec![] })
 }
 
 /// Blocks stay blocks where a mask left them only to meet one number per channel (a global average's gradient) and the product goes back.
-fn gate_blocks(graph: &mut Graph, types: &Types, block: usize) {
-    let edges = Edges::of(graph);
-    let gated = |node: &Node| {
-        let made_by = |index: usize| edges.producer(node.input(index)?).filter(|_| node.is("Mul"));
-        let (a, b) = (made_by(0)?, made_by(1)?);
-        let (spread, mask) = if a.is("Expand") { (a, b) } else { (b, a) };
-        let mask = edges.producer(mask.input(0).filter(|_| spread.is("Expand") && reorders(mask, "ReorderOutput"))?)?;
-        let (numbers, y) = (spread.input(0)?, stepped(mask)?);
-        let [_, channels, rest @ ..] = types.shape(numbers)? else { return None };
-        let fits =
-            channels.known()?.is_multiple_of(block) && rest.len() == 2 && rest.iter().all(|dim| dim.known() == Some(1));
-        let blocked = edges.blocked(node.output(0)?).filter(|_| fits)?;
-        let gradient = own(RELU_GRADIENT, &[numbers, y], node.outputs.clone()).with("block", block as i64);
-        Some((
-            gradient,
-            blocked.into_iter().map(|value| (value.to_owned(), node.outputs[0].clone())).collect::<Vec<_>>(),
-        ))
+fn gate_blocks(edges: &Edges, node: &Node, types: &Types, block: usize) -> Option<Edit> {
+    let made_by = |index: usize| edges.producer(node.input(index)?).filter(|_| node.is("Mul"));
+    let (a, b) = (made_by(0)?, made_by(1)?);
+    let (spread, mask) = if a.is("Expand") { (a, b) } else { (b, a) };
+    let mask = edges.producer(mask.input(0).filter(|_| spread.is("Expand") && reorders(mask, "ReorderOutput"))?)?;
+    let (numbers, y, dx) = (spread.input(0)?, stepped(mask)?, node.output(0)?);
+    let [_, channels, height, width] = types.shape(numbers)?.iter().map(Dim::known).collect::<Vec<_>>()[..] else {
+        return None;
     };
-    let found: Vec<_> =
-        graph.nodes.iter().enumerate().filter_map(|(index, node)| Some((index, gated(node)?))).collect();
-    let mut renamed = HashMap::new();
-    for (index, (node, values)) in found {
-        graph.nodes[index] = node;
-        renamed.extend(values);
-    }
-    rename(graph, &renamed);
+    let fits = channels?.is_multiple_of(block) && (height, width) == (Some(1), Some(1));
+    let readers = edges.blocked(dx).filter(|_| fits)?;
+    let gradient = own(RELU_GRADIENT, &[numbers, y], vec![dx.to_owned()]).with("block", block as i64);
+    let renamed = readers.into_iter().map(|value| (value.to_owned(), dx.to_owned()));
+    Some(Edit { nodes: vec![gradient], renamed: renamed.collect() })
 }
 
-/// Gradients of pools whose values come from blocks read the blocks, and write them: the convolutions after them read them at once.
-fn pool_blocks(graph: &mut Graph, block: usize) {
-    let edges = Edges::of(graph);
-    let mut names = Names::of(graph);
-    let mut renamed = HashMap::new();
-    let mut found = HashMap::new();
-    let whole = |channels: i64| channels > 0 && channels % block as i64 == 0;
-    let mut blocks = |node: &Node| {
-        let from_blocks = |value: &str| {
-            let node = edges.producer(value).filter(|node| reorders(node, "ReorderOutput"))?;
-            Some((node.input(0)?, node.int("channels").filter(|channels| whole(*channels))?))
-        };
-        let ((x, channels), (dy, _), dx) =
-            (from_blocks(node.input(0)?)?, from_blocks(node.input(1)?)?, node.output(0)?);
-        let pool = edges
-            .readers(x)
-            .find(|pool| pool.op_type == "MaxPool" && pool.domain == BLOCKED && same_window(pool, node))?;
-        let split = match &edges.readers(dx).collect::<Vec<_>>()[..] {
-            [split] if split.is("Split") && split.int_or("axis", 0) == 1 && !edges.pinned.contains(dx) => Some(*split),
-            _ => None,
-        };
-        let pieces = split.and_then(|split| {
-            let sizes = graph
-                .initializers
-                .get(split.input(1)?)?
-                .to_i64s()
-                .filter(|sizes| sizes.iter().all(|size| whole(*size)))?;
-            let blocked = split.outputs.iter().map(|output| edges.blocked(output)).collect::<Option<Vec<_>>>()?;
-            Some(sizes.into_iter().zip(blocked).collect::<Vec<_>>())
-        });
-        let in_planes = pieces.is_none() && edges.blocked(dx).is_none();
-        let pieces = pieces.unwrap_or_else(|| vec![(channels, edges.reordered(dx).collect())]);
-        let outputs: Vec<String> = pieces.iter().map(|_| names.fresh(&format!("{dx}.blocked"))).collect();
-        for ((_, values), output) in pieces.iter().zip(&outputs) {
-            renamed.extend(values.iter().map(|value| ((*value).to_owned(), output.clone())));
-        }
-        let planes = in_planes.then(|| {
-            let mut planes = Node::new("ReorderOutput", [outputs[0].as_str()], [dx]).with("channels", channels);
-            planes.domain = BLOCKED.into();
-            planes
-        });
-        let parts: Vec<i64> = pieces.iter().map(|(channels, _)| *channels).collect();
-        let mut gradient = own(BLOCKED_MAX_POOL_GRADIENT, &[x, pool.output(0)?, dy], outputs);
-        gradient.attributes.clone_from(&node.attributes);
-        Some([Some(gradient.with("block", block as i64).with("parts", parts)), planes])
+/// The gradient of a pool whose values come from blocks reads the blocks, and writes them: the convolutions after it read them at once.
+/// `sizes`: the constants that a Split may name.
+fn pool_blocks(
+    edges: &Edges,
+    node: &Node,
+    sizes: &HashMap<String, Vec<i64>>,
+    names: &mut Names,
+    block: i64,
+) -> Option<Edit> {
+    let from_blocks = |index: usize| {
+        let node = edges.producer(node.input(index)?).filter(|node| reorders(node, "ReorderOutput"))?;
+        Some((node.input(0)?, node.int("channels").filter(|channels| channels % block == 0)?))
     };
-    for (index, node) in graph.nodes.iter().enumerate().filter(|(_, node)| node.op_type == MAX_POOL_GRADIENT) {
-        found.extend(blocks(node).map(|nodes| (index, nodes)));
-    }
-    let nodes = std::mem::take(&mut graph.nodes).into_iter().enumerate();
-    graph.nodes = nodes
-        .flat_map(|(index, node)| found.remove(&index).unwrap_or([Some(node), None]).into_iter().flatten())
-        .collect();
-    rename(graph, &renamed);
+    let dx = node.output(0).filter(|_| node.op_type == MAX_POOL_GRADIENT)?;
+    let ((x, channels), (dy, _)) = (from_blocks(0)?, from_blocks(1)?);
+    let forward = |pool: &&Node| pool.op_type == "MaxPool" && pool.domain == BLOCKED && same_window(pool, node);
+    let y = edges.readers(x).find(forward)?.output(0)?;
+    let split = edges.only_reader(dx).filter(|split| split.is("Split") && split.int_or("axis", 0) == 1);
+    let parts = split.and_then(|split| {
+        let sizes = sizes.get(split.input(1)?).filter(|sizes| sizes.iter().all(|size| size % block == 0))?;
+        let readers = split.outputs.iter().map(|part| edges.blocked(part)).collect::<Option<Vec<_>>>()?;
+        Some(sizes.iter().copied().zip(readers).collect::<Vec<_>>())
+    });
+    let in_planes = parts.is_none() && edges.blocked(dx).is_none();
+    let parts = parts.unwrap_or_else(|| vec![(channels, edges.reordered(dx).collect())]);
+    let outputs: Vec<_> = parts.iter().map(|_| names.fresh(&format!("{dx}.blocked"))).collect();
+    let renamed = parts
+        .iter()
+        .zip(&outputs)
+        .flat_map(|((_, readers), output)| readers.iter().map(|value| ((*value).to_owned(), output.clone())));
+    let renamed = renamed.collect();
+    let mut planes = Node::new("ReorderOutput", [outputs[0].as_str()], [dx]).with("channels", channels);
+    planes.domain = BLOCKED.into();
+    let mut gradient = own(BLOCKED_MAX_POOL_GRADIENT, &[x, y, dy], outputs);
+    gradient.attributes.clone_from(&node.attributes);
+    let parts: Vec<i64> = parts.into_iter().map(|(channels, _)| channels).collect();
+    let gradient = gradient.with("block", block).with("parts", parts);
+    Some(Edit { nodes: [Some(gradient), in_planes.then_some(planes)].into_iter().flatten().collect(), renamed })
 }
 
 fn same_window(a: &Node, b: &Node) -> bool {
@@ -180,6 +193,12 @@ impl<'a> Edges<'a> {
         self.producers.get(value).map(|&index| &self.nodes[index])
     }
 
+    /// The one node that reads a value, which nothing else needs.
+    fn only_reader(&self, value: &str) -> Option<&'a Node> {
+        let mut readers = self.readers(value).filter(|_| !self.pinned.contains(value));
+        readers.next().filter(|_| readers.next().is_none())
+    }
+
     fn readers(&self, value: &str) -> impl Iterator<Item = &'a Node> {
         self.consumers.get(value).into_iter().flatten().map(|&index| &self.nodes[index])
     }
@@ -193,13 +212,5 @@ impl<'a> Edges<'a> {
     fn blocked(&self, value: &str) -> Option<Vec<&'a str>> {
         let all = self.readers(value).all(|node| reorders(node, "ReorderInput")) && !self.pinned.contains(value);
         all.then(|| self.reordered(value).collect())
-    }
-}
-
-fn rename(graph: &mut Graph, renamed: &HashMap<String, String>) {
-    for input in graph.nodes.iter_mut().flat_map(|node| &mut node.inputs) {
-        if let Some(name) = renamed.get(input) {
-            input.clone_from(name);
-        }
     }
 }

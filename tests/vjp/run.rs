@@ -11,7 +11,7 @@ use explaind::{
         Provider,
         backend_ort::{OrtSession, Threads, load_runtime},
     },
-    onnx::{graph::Graph, write_model},
+    onnx::graph::Graph,
     tensor::Tensor,
 };
 
@@ -34,8 +34,7 @@ pub struct Net(OrtSession);
 impl Net {
     pub fn open(graph: &Graph) -> Result<Self, String> {
         let runtime = load_runtime(None, 2).map_err(|error| error.to_string())?;
-        let bytes = write_model(graph).map_err(|error| error.to_string())?;
-        let session = OrtSession::open_bytes(runtime, bytes, Provider::Cpu, Threads::Shared);
+        let session = OrtSession::open(runtime, graph.clone(), Provider::Cpu, Threads::Shared);
         session.map(Self).map_err(|error| error.to_string())
     }
 
