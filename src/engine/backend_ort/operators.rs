@@ -242,15 +242,16 @@ impl Kernel for Gate {
             let (_, dy) = dy.try_extract_tensor::<f32>()?;
             (dy.as_ptr(), dy.len())
         };
-        let spans = self.block.map_or(count.div_ceil(SPAN), |block| count / block).max(1);
-        let whole = match self.block {
-            None => count == y.len(),
-            Some(block) => count.is_multiple_of(block) && y.len().is_multiple_of(spans * block),
+        let (fits, span, size) = match self.block {
+            None => (count == y.len(), SPAN, SPAN),
+            Some(block) => {
+                let pixels = y.len() / count.max(1);
+                (count.is_multiple_of(block) && y.len() == count * pixels, block, (block * pixels).max(1))
+            }
         };
-        if !whole {
+        if !fits {
             return Err(ort::Error::new("ReluGradient: dy and y do not fit each other"));
         }
-        let (span, size) = self.block.map_or((SPAN, SPAN), |block| (block, (y.len() / spans).max(1)));
         let mut dx = context.output(0, y_shape.to_vec())?.ok_or_else(absent)?;
         let (_, dx) = dx.try_extract_tensor_mut::<f32>()?;
         let y = y.chunks(size);
