@@ -52,7 +52,7 @@ impl Encoded {
         if refined::is_refinable(&graph) {
             match refine(runtime, &graph) {
                 Ok(model) => return Ok(Self { model, lent, provider, optimised: true }),
-                Err(reason) => tracing::warn!(%reason, "a graph runs as the runtime has it"),
+                Err(reason) => tracing::warn!(%reason, "a graph could not be refined, and runs slower"),
             }
         }
         Ok(Self { lent, ..Self::of_bytes(encode(&graph)?, provider) })
