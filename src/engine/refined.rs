@@ -36,9 +36,7 @@ pub fn refine(mut graph: Graph, types: &Types, block: Option<usize>) -> Result<G
     if let Some(block) = block {
         replace(&mut graph, |edges, node| gate_blocks(edges, node, types, block));
         let mut names = Names::of(&graph);
-        let sizes: HashMap<_, _> =
-            graph.initializers.iter().filter_map(|(name, sizes)| Some((name.clone(), sizes.to_i64s()?))).collect();
-        replace(&mut graph, |edges, node| pool_blocks(edges, node, &sizes, &mut names, block as i64));
+        replace(&mut graph, |edges, node| pool_blocks(edges, node, &mut names, block as i64));
     }
     passes::prune(graph)
 }
@@ -120,14 +118,7 @@ fn gate_blocks(edges: &Edges, node: &Node, types: &Types, block: usize) -> Optio
 }
 
 /// The gradient of a pool whose values come from blocks reads the blocks, and writes them: the convolutions after it read them at once.
-/// `sizes`: the constants that a Split may name.
-fn pool_blocks(
-    edges: &Edges,
-    node: &Node,
-    sizes: &HashMap<String, Vec<i64>>,
-    names: &mut Names,
-    block: i64,
-) -> Option<Edit> {
+fn pool_blocks(edges: &Edges, node: &Node, names: &mut Names, block: i64) -> Option<Edit> {
     let from_blocks = |index: usize| {
         let node = edges.producer(node.input(index)?).filter(|node| reorders(node, "ReorderOutput"))?;
         Some((node.input(0)?, node.int("channels").filter(|channels| channels % block == 0)?))
@@ -138,18 +129,18 @@ fn pool_blocks(
     let y = edges.readers(x).find(forward)?.output(0)?;
     let split = edges.only_reader(dx).filter(|split| split.is("Split") && split.int_or("axis", 0) == 1);
     let parts = split.and_then(|split| {
-        let sizes = sizes.get(split.input(1)?).filter(|sizes| sizes.iter().all(|size| size % block == 0))?;
+        let sizes = edges.graph.initializers.get(split.input(1)?)?.to_i64s()?;
         let readers = split.outputs.iter().map(|part| edges.blocked(part)).collect::<Option<Vec<_>>>()?;
-        Some(sizes.iter().copied().zip(readers).collect::<Vec<_>>())
+        let whole = sizes.iter().all(|size| size % block == 0);
+        whole.then(|| sizes.into_iter().zip(readers).collect::<Vec<_>>())
     });
     let in_planes = parts.is_none() && edges.blocked(dx).is_none();
     let parts = parts.unwrap_or_else(|| vec![(channels, edges.reordered(dx).collect())]);
     let outputs: Vec<_> = parts.iter().map(|_| names.fresh(&format!("{dx}.blocked"))).collect();
-    let renamed = parts
-        .iter()
-        .zip(&outputs)
-        .flat_map(|((_, readers), output)| readers.iter().map(|value| ((*value).to_owned(), output.clone())));
-    let renamed = renamed.collect();
+    let mut renamed = Vec::new();
+    for ((_, readers), output) in parts.iter().zip(&outputs) {
+        renamed.extend(readers.iter().map(|value| ((*value).to_owned(), output.clone())));
+    }
     let mut planes = Node::new("ReorderOutput", [outputs[0].as_str()], [dx]).with("channels", channels);
     planes.domain = BLOCKED.into();
     let mut gradient = own(BLOCKED_MAX_POOL_GRADIENT, &[x, y, dy], outputs);
@@ -179,7 +170,7 @@ fn reorders(node: &Node, op_type: &str) -> bool {
 
 /// Who makes and who reads a value.
 struct Edges<'a> {
-    nodes: &'a [Node],
+    graph: &'a Graph,
     producers: HashMap<&'a str, usize>,
     consumers: HashMap<&'a str, Vec<usize>>,
     pinned: HashSet<String>,
@@ -188,11 +179,11 @@ struct Edges<'a> {
 impl<'a> Edges<'a> {
     fn of(graph: &'a Graph) -> Self {
         let (producers, consumers, pinned) = (graph.producers(), graph.consumers(), graph.pinned());
-        Self { nodes: &graph.nodes, producers, consumers, pinned }
+        Self { graph, producers, consumers, pinned }
     }
 
     fn producer(&self, value: &str) -> Option<&'a Node> {
-        self.producers.get(value).map(|&index| &self.nodes[index])
+        self.producers.get(value).map(|&index| &self.graph.nodes[index])
     }
 
     /// The one node that reads a value, which nothing else needs.
@@ -202,7 +193,7 @@ impl<'a> Edges<'a> {
     }
 
     fn readers(&self, value: &str) -> impl Iterator<Item = &'a Node> {
-        self.consumers.get(value).into_iter().flatten().map(|&index| &self.nodes[index])
+        self.consumers.get(value).into_iter().flatten().map(|&index| &self.graph.nodes[index])
     }
 
     /// What the nodes that put a value of planes into blocks make of it.
