@@ -10,6 +10,7 @@ use std::{
 /// `main.rs`, `commands`, `app` and `api` are the ends of the wiring and may use every room; nobody may use `api`.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("tensor", &[]),
+    ("text", &[]),
     ("fields", &[]),
     ("pool", &[]),
     ("blur", &[]),
@@ -73,6 +74,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// What every room may use.
+const COMMON: &[&str] = &["text"];
+
 const FREE_ROOMS: &[&str] = &["api", "app", "commands", "lib", "main"];
 
 /// Crates that only these files or folders may name.
@@ -86,6 +90,7 @@ fn rooms_use_each_other_in_one_direction() {
         for path in crate_paths(&text) {
             let used = path.split("::").next().unwrap_or_default();
             let allowed = used == room
+                || COMMON.contains(&used)
                 || (used != "api" && FREE_ROOMS.contains(&room.as_str()))
                 || (used == "api" && room == "main")
                 || MAY_USE
