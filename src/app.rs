@@ -444,33 +444,33 @@ struct ReadUploads {
 
 /// What of the plan depends on the inputs.
 fn check_inputs(plan: &Plan, inputs: &[Input]) -> Result<(), AppError> {
-    let mut faults = undrawable(&plan.options, inputs);
+    let mut faults = Faults::default();
+    let answers = (0..inputs.len()).map(|input| plan.parameters_of(input).target.answers()).sum::<usize>();
+    if answers > 1 && plan.options.format == Some(options::Format::Png) {
+        let message = "png holds one picture, and this request has several answers";
+        faults.push(Fault::new("format", message, ["json", "npy"]));
+    }
+    faults.extend(undrawable(&plan.options, inputs));
     if let Some(targets) = &plan.targets
         && targets.len() != inputs.len()
     {
         let message = format!("names {} targets for {} inputs", targets.len(), inputs.len());
-        faults.push(Fault { param: "targets".into(), message, allowed: vec!["one for each input".into()] });
+        faults.push(Fault::new("targets", message, ["one for each input"]));
     }
-    let answers = (0..inputs.len()).map(|input| plan.parameters_of(input).target.answers()).sum::<usize>();
-    if answers > 1 && plan.options.format == Some(options::Format::Png) {
-        let message = "png holds one picture, and this request has several answers".into();
-        faults.insert(0, Fault { param: "format".into(), message, allowed: vec!["json".into(), "npy".into()] });
-    }
-    if faults.is_empty() { Ok(()) } else { Err(AppError::from(Faults(faults))) }
+    Ok(faults.settle(())?)
 }
 
 /// A picture that is asked for, of a tensor.
-fn undrawable(options: &Options, inputs: &[Input]) -> Vec<Fault> {
+fn undrawable(options: &Options, inputs: &[Input]) -> Option<Fault> {
     let png = options.format == Some(options::Format::Png);
-    let asked = match (png, options.include_heatmap) {
-        (true, _) => ("format", vec!["json".into(), "npy".into()]),
-        (false, true) => ("include", Vec::new()),
-        (false, false) => return Vec::new(),
+    let (param, allowed): (_, &[&str]) = match (png, options.include_heatmap) {
+        (true, _) => ("format", &["json", "npy"]),
+        (false, true) => ("include", &[]),
+        (false, false) => return None,
     };
     let tensors = inputs.iter().any(|input| matches!(input, Input::Tensor(_)));
-    let (param, allowed) = asked;
-    let message = "a picture needs an image to lie on, and this is a tensor".into();
-    tensors.then(|| Fault { param: param.into(), message, allowed }).into_iter().collect()
+    let message = "a picture needs an image to lie on, and this is a tensor";
+    tensors.then(|| Fault::new(param, message, allowed))
 }
 
 /// Says which of several inputs an error is about; what concerns the whole request stays as it is.

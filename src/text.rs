@@ -1,6 +1,9 @@
 //! Texts of others in our sentences: whatever a client names in a request comes back cut, in answers and in logs.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    fmt::{self, Display, Write},
+};
 
 /// The most bytes of a client's text that are repeated.
 pub const EXCERPT_BYTES: usize = 200;
@@ -18,6 +21,26 @@ pub fn cut(text: &str, bytes: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(bytes)]))
 }
 
+/// What `value` looks like, at most its first [`EXCERPT_BYTES`] bytes and `…`; the rest is never written.
+pub fn shown(value: impl Display) -> String {
+    let mut text = Bounded(String::new());
+    match write!(text, "{value}") {
+        Ok(()) => text.0,
+        Err(_) => text.0 + "…",
+    }
+}
+
+/// Takes no more than [`EXCERPT_BYTES`].
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        let room = EXCERPT_BYTES - self.0.len();
+        self.0.push_str(&part[..part.floor_char_boundary(room)]);
+        if part.len() <= room { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -28,5 +51,19 @@ mod tests {
         assert_eq!(cut("café au lait", 5), "café…");
         assert_eq!(cut("café au lait", 4), "caf…");
         assert_eq!(excerpt(&"x".repeat(1 << 20)).len(), EXCERPT_BYTES + '…'.len_utf8());
+    }
+
+    #[test]
+    fn values_are_written_no_further_than_they_are_shown() {
+        struct Endless;
+        impl Display for Endless {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                loop {
+                    f.write_str("never ")?;
+                }
+            }
+        }
+        assert_eq!(shown(Endless).len(), EXCERPT_BYTES + '…'.len_utf8());
+        assert_eq!(shown(7), "7");
     }
 }

@@ -11,13 +11,13 @@ use axum::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{Error as _, MapAccess, Visitor},
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{Api, codes::ApiError, negotiate::NPY};
 use crate::{
-    app::{AppError, Input, Uploads},
+    app::{App, AppError, Input, Uploads, plan::Sent},
     image::ALLOWED_TYPES,
     methods::{Fault, Faults},
     tensor::{NPY_MAGIC, ShapedData, Tensor, read_npy},
@@ -25,6 +25,10 @@ use crate::{
 
 /// The most images in one request.
 pub const MAX_IMAGES: usize = 32;
+
+/// Bounds of the parameters of one request: how many, and the bytes of their values as JSON, together.
+const MAX_PARAMETERS: usize = 256;
+const MAX_PARAMETER_BYTES: usize = 1 << 20;
 
 /// A body as it came.
 #[derive(Debug)]
@@ -60,7 +64,7 @@ pub fn parse_query(uri: &Uri, repeated: &[&str]) -> Result<Map<String, Value>, A
     let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
         .map_err(|error| ApiError::BrokenBody { reason: error.to_string() })?;
     let mut given = Map::new();
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     for (name, value) in pairs {
         if repeated.contains(&name.as_str()) {
             if let Value::Array(values) = given.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
@@ -69,32 +73,48 @@ pub fn parse_query(uri: &Uri, repeated: &[&str]) -> Result<Map<String, Value>, A
             continue;
         }
         if given.contains_key(&name) {
-            faults.push(twice(&name, "in the query"));
+            faults.push_with(|| twice(&name, "in the query"));
         }
         given.insert(name, Value::String(value));
     }
-    if faults.is_empty() { Ok(given) } else { Err(AppError::from(Faults(faults)).into()) }
+    Ok(faults.settle(given).map_err(AppError::from)?)
 }
 
 fn twice(name: &str, place: &str) -> Fault {
-    Fault { param: name.to_owned(), message: format!("is given twice {place}"), allowed: Vec::new() }
+    Fault::says(name, format!("is given twice {place}"))
 }
 
 /// The query's values joined with the body's.
-pub fn join(query: Map<String, Value>, body: Map<String, Value>) -> Result<Map<String, Value>, AppError> {
+fn join(query: Map<String, Value>, body: Map<String, Value>) -> Result<Map<String, Value>, AppError> {
     let mut given = query;
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     for (name, value) in body {
         if given.contains_key(&name) {
-            faults.push(twice(&name, ": in the query and in the body"));
+            faults.push_with(|| twice(&name, "(in the query and in the body)"));
         }
         given.insert(name, value);
     }
-    if faults.is_empty() { Ok(given) } else { Err(AppError::from(Faults(faults))) }
+    Ok(faults.settle(given)?)
+}
+
+/// Reads the body, and settles with `plan` what the query and the body ask for. What is large is worked on in the pool.
+pub async fn settle<T: Send + 'static>(
+    query: Map<String, Value>,
+    request: Request,
+    api: &Api,
+    plan: impl FnOnce(&App, Map<String, Value>, Sent) -> Result<T, AppError> + Send + 'static,
+) -> Result<(T, Vec<Input>, Uploads), ApiError> {
+    let posted = read_posted(request, api).await?;
+    let app = api.app().clone();
+    let settle = move || {
+        let Contents { inputs, uploads, parameters } = posted.parse()?;
+        Ok((plan(&app, join(query, parameters)?, uploads.sent())?, inputs, uploads))
+    };
+    api.app().pool().run(settle).await.map_err(AppError::from)?
 }
 
 /// Reads the body that the content type announces, or whose first bytes say what it is: curl's --data-binary announces a form.
-pub async fn read_posted(request: Request, api: &Api) -> Result<Posted, ApiError> {
+async fn read_posted(request: Request, api: &Api) -> Result<Posted, ApiError> {
     let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
     let essence = content_type.map(|text| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     match essence.as_deref() {
@@ -133,7 +153,7 @@ async fn read_multipart(request: Request, api: &Api) -> Result<Posted, ApiError>
         .await
         .map_err(|error| ApiError::BrokenMultipart { reason: error.body_text() })?;
     let (mut images, mut baseline, mut segments, mut params) = (Vec::new(), None, None, None);
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     while let Some(field) = multipart.next_field().await.map_err(fault)? {
         let name = field.name().unwrap_or_default().to_owned();
         let bytes = field.bytes().await.map_err(fault)?;
@@ -149,8 +169,10 @@ async fn read_multipart(request: Request, api: &Api) -> Result<Posted, ApiError>
             "segments" => &mut segments,
             "params" => &mut params,
             _ => {
-                let allowed = ["image", "baseline", "segments", "params"].map(str::to_owned).into();
-                faults.push(Fault { param: name, message: "is not a field of the multipart body".into(), allowed });
+                faults.push_with(|| {
+                    let allowed = ["image", "baseline", "segments", "params"];
+                    Fault::new(name, "is not a field of the multipart body", allowed)
+                });
                 continue;
             }
         };
@@ -158,11 +180,7 @@ async fn read_multipart(request: Request, api: &Api) -> Result<Posted, ApiError>
             faults.push(twice(&name, "in the multipart body"));
         }
     }
-    if faults.is_empty() {
-        Ok(Posted::Multipart { images, baseline, segments, params })
-    } else {
-        Err(AppError::from(Faults(faults)).into())
-    }
+    Ok(faults.settle(Posted::Multipart { images, baseline, segments, params }).map_err(AppError::from)?)
 }
 
 impl Posted {
@@ -227,8 +245,8 @@ fn one_of(
         (Some(text), None) => decode(&text, image_field).map(Some),
         (None, Some(shaped)) => {
             let tensor = Tensor::try_from(shaped).map_err(|error| {
-                let (param, allowed) = (tensor_field.into(), vec!["shape and data that agree".into()]);
-                AppError::from(Faults(vec![Fault { param, message: error.to_string(), allowed }]))
+                let fault = Fault::new(tensor_field, error.to_string(), ["shape and data that agree"]);
+                AppError::from(Faults::from(fault))
             })?;
             Ok(Some(Input::Tensor(tensor)))
         }
@@ -241,8 +259,8 @@ fn decode(text: &str, field: &'static str) -> Result<Input, ApiError> {
 }
 
 fn too_many(field: &str) -> ApiError {
-    let (message, allowed) = (format!("more than {MAX_IMAGES} images"), vec![format!("1..={MAX_IMAGES}")]);
-    AppError::from(Faults(vec![Fault { param: field.into(), message, allowed }])).into()
+    let message = format!("more than {MAX_IMAGES} images");
+    AppError::from(Faults::from(Fault::new(field, message, [format!("1 to {MAX_IMAGES}")]))).into()
 }
 
 fn decode_base64(text: &str, field: &'static str) -> Result<Bytes, ApiError> {
@@ -262,26 +280,34 @@ struct JsonBody {
     parameters: Named,
 }
 
-/// The fields of an object, and those that it has twice.
+/// The fields of an object within the bounds of parameters, and those that it has twice.
 #[derive(Default)]
 struct Named {
     values: Map<String, Value>,
+    bytes: usize,
     repeated: Vec<String>,
 }
 
 impl Named {
-    fn add(&mut self, name: String, value: Value) {
+    /// Takes the field whose name was just read. Its value is only taken apart when the bounds hold.
+    fn read<'de, A: MapAccess<'de>>(&mut self, name: String, map: &mut A) -> Result<(), A::Error> {
+        let value: Box<RawValue> = map.next_value()?;
+        self.bytes += name.len() + value.get().len();
+        if self.values.len() + self.repeated.len() == MAX_PARAMETERS || self.bytes > MAX_PARAMETER_BYTES {
+            let bounds =
+                format!("more than {MAX_PARAMETERS} parameters, or more than {MAX_PARAMETER_BYTES} bytes of them");
+            return Err(A::Error::custom(bounds));
+        }
         if self.values.contains_key(&name) {
             self.repeated.push(name.clone());
         }
-        self.values.insert(name, value);
+        self.values.insert(name, serde_json::from_str(value.get()).map_err(A::Error::custom)?);
+        Ok(())
     }
 
     fn finish(self, place: &str) -> Result<Map<String, Value>, ApiError> {
-        match self.repeated.is_empty() {
-            true => Ok(self.values),
-            false => Err(AppError::from(Faults(self.repeated.iter().map(|name| twice(name, place)).collect())).into()),
-        }
+        let faults: Faults = self.repeated.iter().map(|name| twice(name, place)).collect();
+        Ok(faults.settle(self.values).map_err(AppError::from)?)
     }
 }
 
@@ -302,8 +328,8 @@ impl<'de> Visitor<'de> for NamedVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Named, A::Error> {
         let mut named = Named::default();
-        while let Some((name, value)) = map.next_entry()? {
-            named.add(name, value);
+        while let Some(name) = map.next_key()? {
+            named.read(name, &mut map)?;
         }
         Ok(named)
     }
@@ -334,10 +360,7 @@ impl<'de> Visitor<'de> for JsonBodyVisitor {
                 "baseline_image" => body.baseline_image = Some(map.next_value()?),
                 "baseline_tensor" => body.baseline_tensor = Some(map.next_value()?),
                 "segments_file" => body.segments_file = Some(map.next_value()?),
-                _ => {
-                    let value = map.next_value()?;
-                    body.parameters.add(name, value);
-                }
+                _ => body.parameters.read(name, &mut map)?,
             }
         }
         Ok(body)

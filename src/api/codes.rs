@@ -270,11 +270,11 @@ fn engine_code(error: &EngineError) -> Code {
 
 impl ApiError {
     /// The refused parameters, for the problem's `errors`.
-    pub fn faults(&self) -> Vec<Fault> {
+    pub fn faults(&self) -> Faults {
         match self {
             Self::App(error) => app_faults(error),
-            Self::Job(JobError::Parameters(Faults(faults))) => faults.clone(),
-            _ => Vec::new(),
+            Self::Job(JobError::Parameters(faults)) => faults.clone(),
+            _ => Faults::default(),
         }
     }
 
@@ -305,19 +305,13 @@ impl ApiError {
     }
 }
 
-fn app_faults(error: &AppError) -> Vec<Fault> {
+fn app_faults(error: &AppError) -> Faults {
     match error {
-        AppError::Parameters(Faults(faults)) | AppError::Method(MethodError::Parameters(Faults(faults))) => {
-            faults.clone()
-        }
+        AppError::Parameters(faults) | AppError::Method(MethodError::Parameters(faults)) => faults.clone(),
         AppError::Image(error) if image_code(error) == INVALID_PARAMETERS => {
-            vec![Fault {
-                param: "baseline".into(),
-                message: error.to_string(),
-                allowed: crate::image::baseline::ALLOWED.iter().map(|form| (*form).to_owned()).collect(),
-            }]
+            Fault::new("baseline", error.to_string(), crate::image::baseline::ALLOWED).into()
         }
         AppError::AtInput { source, .. } => app_faults(source),
-        _ => Vec::new(),
+        _ => Faults::default(),
     }
 }

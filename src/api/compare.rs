@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{
     Api,
-    body::{join, parse_query, read_posted},
+    body::{parse_query, settle},
     codes::ApiError,
     document::{Binary, JsonRequest, MultipartRequest, Problems},
     explain::server_timing,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     app::{
-        AppError, Input,
+        App, AppError, Input,
         answer::{self, ComparisonAnswer},
         options::Format,
     },
@@ -61,11 +61,9 @@ pub async fn compare(
     requester
         .finish(async {
             let query = parse_query(&uri, &["method"])?;
-            let posted = read_posted(request, &api).await?;
             let app = api.app();
-            let contents = app.pool().run(|| posted.parse()).await.map_err(AppError::from)??;
-            let mut plan = app.plan_comparison(join(query, contents.parameters)?, contents.uploads.sent())?;
-            let suited = match contents.inputs.as_slice() {
+            let (mut plan, inputs, uploads) = settle(query, request, &api, App::plan_comparison).await?;
+            let suited = match inputs.as_slice() {
                 [Input::Image(_)] => Format::Png,
                 _ => Format::Json,
             };
@@ -75,7 +73,7 @@ pub async fn compare(
             };
             plan.options.format = Some(format);
             let encoding = plan.options.encoding;
-            let compared = app.compare(plan, contents.inputs, contents.uploads, &requester.caller).await?;
+            let compared = app.compare(plan, inputs, uploads, &requester.caller).await?;
             let started = Instant::now();
             let timing = compared.timing;
             let bytes = app

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     app::AppError,
     dataset::{Dataset, DatasetError, Problem},
-    methods::{drive, target::Classes},
+    methods::{Faults, drive, target::Classes},
 };
 
 /// Problems that an answer lists; their count is told in full.
@@ -180,7 +180,7 @@ pub async fn delete_dataset(State(api): State<Api>, Id(id): Id, Pairs(query): Pa
 
 /// Refuses a query with other names.
 fn only(query: &Map<String, Value>, names: &[&str]) -> Result<(), ApiError> {
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     refuse_unknown(query, names, &mut faults);
     refuse(faults)
 }

@@ -48,8 +48,8 @@ pub async fn events(
     let last = match headers.get(&LAST_EVENT_ID) {
         None => 0,
         Some(value) => value.to_str().ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
-            let (message, allowed) = ("is not the id of an event".to_owned(), vec!["a whole number".to_owned()]);
-            AppError::from(Faults(vec![Fault { param: LAST_EVENT_ID.to_string(), message, allowed }]))
+            let fault = Fault::new(LAST_EVENT_ID.as_str(), "is not the id of an event", ["a whole number"]);
+            AppError::from(Faults::from(fault))
         })?,
     };
     api.jobs().job(&job).await?;

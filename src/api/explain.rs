@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{
     Api,
-    body::{Pairs, join, read_posted},
+    body::{Pairs, settle},
     codes::ApiError,
     document::{Binary, JsonRequest, MultipartRequest, Problems},
     negotiate::{choose_format, content_type},
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     app::{
-        AppError, Explanation, Input,
+        App, AppError, Explanation, Input,
         answer::{self, Answers, TimingMs},
         options::Format,
     },
@@ -72,18 +72,16 @@ pub async fn explain(
 ) -> Result<Response, ApiError> {
     requester
         .finish(async {
-            let posted = read_posted(request, &api).await?;
             let app = api.app();
-            let contents = app.pool().run(|| posted.parse()).await.map_err(AppError::from)??;
-            let mut plan = app.plan(join(query, contents.parameters)?, contents.uploads.sent())?;
-            let suited = match contents.inputs.as_slice() {
+            let (mut plan, inputs, uploads) = settle(query, request, &api, App::plan).await?;
+            let suited = match inputs.as_slice() {
                 [Input::Image(_)] if plan.parameters_of(0).target.answers() == 1 => Format::Png,
                 _ => Format::Json,
             };
             let format = choose_format(plan.options.format, &headers, suited)?;
             plan.options.format = Some(format);
             let encoding = plan.options.encoding;
-            let explanations = app.explain(plan, contents.inputs, contents.uploads, &requester.caller).await?;
+            let explanations = app.explain(plan, inputs, uploads, &requester.caller).await?;
             let started = Instant::now();
             let headers = describe(&explanations);
             let timing = explanations.iter().map(|one| one.timing).collect::<Vec<_>>();

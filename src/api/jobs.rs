@@ -27,6 +27,7 @@ use crate::{
         store::{Filter, Job, JobState, ShardError},
     },
     methods::{Fault, Faults},
+    text::excerpt,
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -124,7 +125,7 @@ pub async fn submit(
     request: Request,
 ) -> Result<Response, ApiError> {
     api.refuse_when_draining()?;
-    let mut faults: Vec<Fault> = Vec::new();
+    let mut faults = Faults::default();
     refuse_unknown(&query, &[], &mut faults);
     let key = match headers.get(&IDEMPOTENCY_KEY) {
         None => None,
@@ -132,8 +133,8 @@ pub async fn submit(
             Ok(key) if (1..=LONGEST_KEY).contains(&key.len()) => Some(key.to_owned()),
             _ => {
                 let message = "is not a key of visible ASCII".to_owned();
-                let allowed = vec![format!("1 to {LONGEST_KEY} characters")];
-                faults.push(Fault { param: IDEMPOTENCY_KEY.to_string(), message, allowed });
+                let allowed = [format!("1 to {LONGEST_KEY} characters")];
+                faults.push(Fault::new(IDEMPOTENCY_KEY.as_str(), message, allowed));
                 None
             }
         },
@@ -198,17 +199,13 @@ pub async fn report(
 ) -> Result<Response, ApiError> {
     let job = api.jobs().job(&id).await?;
     let formats = api.jobs().formats(&job);
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     refuse_unknown(&query, &["format"], &mut faults);
     let asked = query.get("format").and_then(Value::as_str);
     let found = asked.and_then(|name| formats.iter().copied().find(|format| format.name() == name));
     if let (Some(name), None) = (asked, found) {
-        let allowed = formats.iter().map(|format| format.name().to_owned()).collect();
-        faults.push(Fault {
-            param: "format".into(),
-            message: format!("there is no {name} report of a {}", job.kind),
-            allowed,
-        });
+        let message = format!("there is no {} report of a {}", excerpt(name), job.kind);
+        faults.push(Fault::new("format", message, formats.iter().map(|format| format.name())));
     }
     refuse(faults)?;
     let format = match found {
@@ -252,22 +249,22 @@ pub async fn delete(State(api): State<Api>, Id(id): Id) -> Result<StatusCode, Ap
 
 fn read_filter(query: &Map<String, Value>) -> Result<Filter, ApiError> {
     let (largest, usual) = PAGE;
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     refuse_unknown(query, &["state", "kind", "model", "limit", "after"], &mut faults);
     let text = |name: &str| query.get(name).and_then(Value::as_str).map(str::to_owned);
     let state = text("state").and_then(|name| {
         let state = JobState::find(&name);
         if state.is_none() {
-            let allowed = JobState::ALL.map(|state| state.name().to_owned()).into();
-            faults.push(Fault { param: "state".into(), message: format!("{name} is no state of a job"), allowed });
+            let message = format!("{} is no state of a job", excerpt(&name));
+            faults.push(Fault::new("state", message, JobState::ALL.map(|state| state.name())));
         }
         state
     });
     let limit = text("limit").map_or(usual, |text| match text.trim().parse() {
         Ok(limit) if (1..=largest).contains(&limit) => limit,
         _ => {
-            let message = format!("{text} is not an integer from 1 to {largest}");
-            faults.push(Fault { param: "limit".into(), message, allowed: vec![format!("1..={largest}")] });
+            let message = format!("{} is not an integer from 1 to {largest}", excerpt(&text));
+            faults.push(Fault::new("limit", message, [format!("1 to {largest}")]));
             usual
         }
     });
@@ -275,16 +272,15 @@ fn read_filter(query: &Map<String, Value>) -> Result<Filter, ApiError> {
     Ok(Filter { state, kind: text("kind"), model: text("model"), after: text("after"), limit })
 }
 
-pub(super) fn refuse_unknown(query: &Map<String, Value>, known: &[&str], faults: &mut Vec<Fault>) {
-    faults.extend(query.keys().filter(|name| !known.contains(&name.as_str())).map(|name| Fault {
-        param: name.clone(),
-        message: "is not a parameter of this request's query".into(),
-        allowed: known.iter().map(|name| (*name).to_owned()).collect(),
-    }));
+pub(super) fn refuse_unknown(query: &Map<String, Value>, known: &[&str], faults: &mut Faults) {
+    let unknown = query.keys().filter(|name| !known.contains(&name.as_str()));
+    faults.refuse_unknown(unknown, "is not a parameter of this request's query", || {
+        known.iter().map(|name| (*name).to_owned()).collect()
+    });
 }
 
-pub(super) fn refuse(faults: Vec<Fault>) -> Result<(), ApiError> {
-    if faults.is_empty() { Ok(()) } else { Err(AppError::from(Faults(faults)).into()) }
+pub(super) fn refuse(faults: Faults) -> Result<(), ApiError> {
+    Ok(faults.settle(()).map_err(AppError::from)?)
 }
 
 impl From<Job> for JobCard {

@@ -44,6 +44,7 @@ use crate::{
     methods::drive::MethodError,
     settings::{Role, Settings},
     telemetry::{self, TelemetryError, names},
+    text::excerpt,
 };
 use codes::ApiError;
 
@@ -174,7 +175,7 @@ fn answer_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
 
 fn span<B>(request: &axum::http::Request<B>) -> tracing::Span {
     let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
+    tracing::info_span!("request", id, method = %request.method(), path = %excerpt(request.uri().path()))
 }
 
 /// Off unless the settings name origins.

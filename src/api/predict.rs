@@ -10,14 +10,14 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    body::{Pairs, join, read_posted},
+    body::{Pairs, settle},
     codes::ApiError,
     document::{Binary, JsonRequest, MultipartRequest, Problems},
     explain::server_timing,
     requester::Requester,
 };
 use crate::app::{
-    AppError, Predicted,
+    App, Predicted,
     answer::{ClassScore, TimingMs},
 };
 
@@ -67,11 +67,9 @@ pub async fn predict(
 ) -> Result<Response, ApiError> {
     requester
         .finish(async {
-            let posted = read_posted(request, &api).await?;
-            let app = api.app();
-            let contents = app.pool().run(|| posted.parse()).await.map_err(AppError::from)??;
-            let plan = app.plan_prediction(join(query, contents.parameters)?)?;
-            let predicted = app.predict(&plan, contents.inputs, &requester.caller).await?;
+            let plan = |app: &App, given, _| app.plan_prediction(given);
+            let (plan, inputs, _) = settle(query, request, &api, plan).await?;
+            let predicted = api.app().predict(&plan, inputs, &requester.caller).await?;
             let headers = server_timing(&predicted.iter().map(|one| one.timing).collect::<Vec<_>>(), 0.0);
             let mut answers: Vec<_> =
                 predicted.into_iter().enumerate().map(|(at, one)| to_answer(&plan.model.id, at, one)).collect();

@@ -8,9 +8,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::codes::{ApiError, Code, code_of};
-use crate::{methods::Fault, telemetry::names};
+use crate::{methods::Fault, telemetry::names, text::cut};
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// The most bytes of a problem's detail, in answers and in the log.
+const DETAIL_BYTES: usize = 4000;
 
 /// What went wrong, and what to do about it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -30,9 +33,12 @@ pub struct Problem {
     pub detail: String,
     /// The kind of problem, to branch on.
     pub code: String,
-    /// Every parameter that was refused, all at once.
+    /// Every parameter that was refused, all at once: the first 20.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<RefusedParameter>,
+    /// How many were refused beside those in `errors`.
+    #[serde(skip_serializing_if = "is_none")]
+    pub more_errors: usize,
     /// What the request would cost, when that was too much.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<RefusedCost>,
@@ -54,6 +60,10 @@ pub struct RefusedCost {
     pub max_interactive_evaluations: usize,
 }
 
+fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
 impl From<&Fault> for RefusedParameter {
     fn from(fault: &Fault) -> Self {
         Self { param: fault.param.clone(), message: fault.message.clone(), allowed: fault.allowed.clone() }
@@ -63,13 +73,15 @@ impl From<&Fault> for RefusedParameter {
 impl From<&ApiError> for Problem {
     fn from(error: &ApiError) -> Self {
         let Code { code, status, title } = code_of(error);
+        let faults = error.faults();
         Self {
             r#type: format!("urn:explaind:problem:{code}"),
             title: title.to_owned(),
             status: status.as_u16(),
-            detail: error.to_string(),
+            detail: cut(&error.to_string(), DETAIL_BYTES).into_owned(),
             code: code.to_owned(),
-            errors: error.faults().iter().map(RefusedParameter::from).collect(),
+            errors: faults.shown().iter().map(RefusedParameter::from).collect(),
+            more_errors: faults.more(),
             cost: error.refused_cost(),
         }
     }

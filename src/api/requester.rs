@@ -51,9 +51,8 @@ impl FromRequestParts<Api> for Requester {
             Some(value) => {
                 let wanted = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok()).filter(|ms| *ms > 0);
                 let wanted = wanted.ok_or_else(|| {
-                    let param = TIMEOUT_HEADER.to_string();
-                    let (message, allowed) = ("is not a whole number of milliseconds".into(), vec!["1..".to_owned()]);
-                    AppError::from(Faults(vec![Fault { param, message, allowed }]))
+                    let message = "is not a whole number of milliseconds";
+                    AppError::from(Faults::from(Fault::new(TIMEOUT_HEADER.as_str(), message, ["from 1 on"])))
                 })?;
                 api.app().settings().request_timeout.min(std::time::Duration::from_millis(wanted))
             }

@@ -73,29 +73,21 @@ impl App {
     /// As [`App::plan`], with several methods: `method` or `methods` holds ids, or objects with an id (`method` or `id`) and parameters
     /// of their own. Parameters beside them are for every method that takes them.
     pub fn plan_comparison(&self, mut given: Map<String, Value>, sent: Sent) -> Result<Comparison, AppError> {
-        let mut faults = Vec::new();
+        let mut faults = Faults::default();
         let model = self.take_model(&mut given, &mut faults);
         let options = Options::take(&mut given, &mut faults);
         let asked = take_methods(&mut given, &mut faults);
         if options.format == Some(Format::Npy) {
-            let message = "maps of different methods may differ in shape";
-            faults.push(Fault {
-                param: "format".into(),
-                message: message.into(),
-                allowed: vec!["png".into(), "json".into()],
-            });
+            faults.push(Fault::new("format", "maps of different methods may differ in shape", ["png", "json"]));
         }
-        let Some(model) = model else { return Err(AppError::from(Faults(faults))) };
+        let Some(model) = model else { return Err(faults.into()) };
         add_sent(&mut given, sent);
         let taken: BTreeSet<&str> =
             asked.iter().filter_map(method_of).flat_map(|method| method.parameters()).map(|p| p.name).collect();
-        faults.extend(given.keys().filter(|name| !asked.iter().any(|way| takes(way, &given, name))).map(|name| {
-            Fault {
-                param: name.clone(),
-                message: "is no parameter of any of these methods".into(),
-                allowed: taken.iter().map(|name| (*name).to_owned()).collect(),
-            }
-        }));
+        let unknown = given.keys().filter(|name| !asked.iter().any(|way| takes(way, &given, name)));
+        faults.refuse_unknown(unknown, "is not a parameter of any of these methods", || {
+            taken.iter().map(|name| (*name).to_owned()).collect()
+        });
         let mut ways = Vec::new();
         for (place, own) in asked.iter().enumerate() {
             let mut all = own.clone();
@@ -106,20 +98,18 @@ impl App {
                 Ok(parameters) => {
                     let baseline = sent.baseline && parameters.baselines() > 0;
                     let segments = sent.segments && parameters.method.ranks_regions();
-                    faults.extend(sent_faults(&parameters, Sent { baseline, segments }));
+                    faults.append(sent_faults(&parameters, Sent { baseline, segments }), |fault| fault);
                     ways.push(Way { parameters, note: note(own) });
                 }
-                Err(Faults(found)) => {
-                    faults.extend(found.into_iter().map(|fault| match own.contains_key(&fault.param) {
-                        true => Fault { param: format!("methods[{place}].{}", fault.param), ..fault },
-                        false => fault,
-                    }))
-                }
+                Err(found) => faults.append(found, |fault| match own.contains_key(&fault.param) {
+                    true => Fault { param: format!("methods[{place}].{}", fault.param), ..fault },
+                    false => fault,
+                }),
             }
         }
         faults.extend(include_fault(&options, ways.iter().map(|way| &way.parameters)));
         faults.dedup();
-        if faults.is_empty() { Ok(Comparison { model, ways, options }) } else { Err(AppError::from(Faults(faults))) }
+        Ok(faults.settle(Comparison { model, ways, options })?)
     }
 
     /// Explains one input in every way.
@@ -132,13 +122,13 @@ impl App {
     ) -> Result<Compared, AppError> {
         let started = Instant::now();
         let mut inputs = self.split(inputs, &plan.model).await?;
-        let mut faults = undrawable(&plan.options, &inputs);
+        let mut faults = Faults::from_iter(undrawable(&plan.options, &inputs));
         if inputs.len() > 1 {
             let message = format!("{} inputs were sent; a comparison takes one", inputs.len());
-            faults.push(Fault { param: "image".into(), message, allowed: vec!["1".into()] });
+            faults.push(Fault::new("image", message, ["1"]));
         }
         let Some(input) = inputs.pop().filter(|_| faults.is_empty()) else {
-            return Err(AppError::from(Faults(faults)));
+            return Err(faults.into());
         };
         let uploads = self.read(uploads, &plan.model).await?;
         let mut prepared = self.prepare(input, &plan.model).await?;
@@ -231,7 +221,7 @@ impl App {
 }
 
 /// The methods asked for, each with its own parameters.
-fn take_methods(given: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Vec<Map<String, Value>> {
+fn take_methods(given: &mut Map<String, Value>, faults: &mut Faults) -> Vec<Map<String, Value>> {
     let values = ["method", "methods"].iter().filter_map(|name| given.remove(*name));
     let values: Vec<Value> = values
         .flat_map(|value| match value {
@@ -240,8 +230,7 @@ fn take_methods(given: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Vec<
         })
         .collect();
     let mut refuse = |message: String| {
-        let allowed = registry::METHODS.iter().map(|method| method.id.to_owned()).collect();
-        faults.push(Fault { param: "methods".into(), message, allowed });
+        faults.push(Fault::new("methods", message, registry::METHODS.iter().map(|method| method.id)));
     };
     if values.is_empty() || values.len() > MAX_WAYS {
         refuse(format!("name from 1 to {MAX_WAYS} methods: method=pgig&method=gradient, or a JSON list `methods`"));

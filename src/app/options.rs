@@ -4,7 +4,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::{methods::Fault, render::options::HeatmapOptions};
+use crate::{
+    methods::{Fault, Faults},
+    render::options::HeatmapOptions,
+    text::shown,
+};
 
 /// The options of one request.
 #[derive(Clone, Debug, Default)]
@@ -94,14 +98,13 @@ impl Options {
     }
 
     /// Takes the options out of `given` and leaves the rest.
-    pub fn take(given: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Self {
+    pub fn take(given: &mut Map<String, Value>, faults: &mut Faults) -> Self {
         let mut options = Self::default();
         for option in OPTIONS {
             if let Some(value) = given.remove(option.name)
                 && (option.set)(&mut options, value.clone()).is_err()
             {
-                let allowed = option.allowed.iter().map(|text| (*text).to_owned()).collect();
-                faults.push(Fault { param: option.name.into(), message: format!("{value} is not allowed"), allowed });
+                faults.push(Fault::new(option.name, format!("{} is not allowed", shown(&value)), option.allowed));
             }
         }
         let picture: Vec<(&str, String)> = HeatmapOptions::NAMES
@@ -135,9 +138,9 @@ mod tests {
     use super::*;
 
     fn take(given: Value) -> (Options, Map<String, Value>, Vec<String>) {
-        let (mut given, mut faults) = (given.as_object().unwrap().clone(), Vec::new());
+        let (mut given, mut faults) = (given.as_object().unwrap().clone(), Faults::default());
         let options = Options::take(&mut given, &mut faults);
-        (options, given, faults.into_iter().map(|fault| fault.param).collect())
+        (options, given, faults.shown().iter().map(|fault| fault.param.clone()).collect())
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::{
         target::{self, Target},
     },
     model::{Model, registry::BrokenModel},
+    text::shown,
 };
 
 /// A request for an explanation that can be carried out, as far as can be known before its input is read.
@@ -54,32 +55,32 @@ impl App {
     /// Resolves named values (texts as in a query, or JSON values): `model`, the answer's options, `targets`, the method and its
     /// parameters. What is `sent` with the request is then the default of the parameter it is for.
     pub fn plan(&self, mut given: Map<String, Value>, sent: Sent) -> Result<Plan, AppError> {
-        let mut faults = Vec::new();
+        let mut faults = Faults::default();
         let model = self.take_model(&mut given, &mut faults);
         let options = Options::take(&mut given, &mut faults);
-        let Some(model) = model else { return Err(AppError::from(Faults(faults))) };
+        let Some(model) = model else { return Err(faults.into()) };
         let targets = take_targets(&mut given, &model, &mut faults);
         add_sent(&mut given, sent);
         let parameters = match Parameters::parse(&given, &drive::facts(&model)) {
             Ok(parameters) => Some(parameters),
-            Err(Faults(found)) => {
-                faults.extend(found.into_iter().map(|fault| with_options(fault, &given)));
+            Err(found) => {
+                faults.append(found, |fault| with_options(fault, &given));
                 None
             }
         };
         if let Some(parameters) = &parameters {
-            faults.extend(sent_faults(parameters, sent));
+            faults.append(sent_faults(parameters, sent), |fault| fault);
             faults.extend(include_fault(&options, [parameters]));
         }
         match parameters {
             Some(parameters) if faults.is_empty() => Ok(Plan { model, parameters, targets, options }),
-            _ => Err(AppError::from(Faults(faults))),
+            _ => Err(faults.into()),
         }
     }
 
     /// Resolves `model` and `top_k`.
     pub fn plan_prediction(&self, mut given: Map<String, Value>) -> Result<PredictPlan, AppError> {
-        let mut faults = Vec::new();
+        let mut faults = Faults::default();
         let model = self.take_model(&mut given, &mut faults);
         let top_k = match given.remove("top_k") {
             None => DEFAULT_TOP_K,
@@ -87,29 +88,24 @@ impl App {
                 let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
                 number.filter(|k| (1..=MAX_TOP_K as u64).contains(k)).map_or_else(
                     || {
-                        faults.push(Fault {
-                            param: "top_k".into(),
-                            message: format!("{value} is not an integer from 1 to {MAX_TOP_K}"),
-                            allowed: vec![format!("1..={MAX_TOP_K}")],
-                        });
+                        let message = format!("{} is not an integer from 1 to {MAX_TOP_K}", shown(&value));
+                        faults.push(Fault::new("top_k", message, [format!("1 to {MAX_TOP_K}")]));
                         DEFAULT_TOP_K
                     },
                     |k| k as usize,
                 )
             }
         };
-        faults.extend(given.keys().map(|name| Fault {
-            param: name.clone(),
-            message: "is not a parameter of a prediction".into(),
-            allowed: vec!["model".into(), "top_k".into()],
-        }));
+        faults.refuse_unknown(given.keys(), "is not a parameter of a prediction", || {
+            vec!["model".into(), "top_k".into()]
+        });
         match model {
             Some(model) if faults.is_empty() => Ok(PredictPlan { model, top_k }),
-            _ => Err(AppError::from(Faults(faults))),
+            _ => Err(faults.into()),
         }
     }
 
-    pub(super) fn take_model(&self, given: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Option<Arc<Model>> {
+    pub(super) fn take_model(&self, given: &mut Map<String, Value>, faults: &mut Faults) -> Option<Arc<Model>> {
         let asked = given.remove("model");
         let found = match &asked {
             None => self.models().default(),
@@ -122,12 +118,11 @@ impl App {
                 }
                 (None, None) => "no model is loaded; the server's log says why".into(),
                 (Some(id), _) => match self.broken_faults(&id) {
-                    Some(faults) => format!("model {id} cannot be served: {faults}"),
-                    None => format!("no model is called {id}"),
+                    Some(faults) => format!("model {} cannot be served: {faults}", shown(&id)),
+                    None => format!("no model is called {}", shown(&id)),
                 },
             };
-            let allowed = self.model_ids();
-            faults.push(Fault { param: "model".into(), message, allowed });
+            faults.push(Fault::new("model", message, self.model_ids()));
         }
         found
     }
@@ -139,15 +134,14 @@ impl App {
 }
 
 /// `targets`: a list, or texts joined by commas; in place of `target`.
-fn take_targets(given: &mut Map<String, Value>, model: &Model, faults: &mut Vec<Fault>) -> Option<Vec<Target>> {
+fn take_targets(given: &mut Map<String, Value>, model: &Model, faults: &mut Faults) -> Option<Vec<Target>> {
     let values = match given.remove("targets")? {
         Value::Array(values) => values,
         Value::String(text) => text.split(',').map(Value::from).collect(),
         single => vec![single],
     };
     let mut refuse = |message: String, allowed: &[&str]| {
-        let allowed = allowed.iter().map(|form| (*form).to_owned()).collect();
-        faults.push(Fault { param: "targets".into(), message, allowed });
+        faults.push(Fault::new("targets", message, allowed));
     };
     if given.contains_key("target") {
         refuse("is given beside target: leave one out".into(), &[]);
@@ -183,10 +177,10 @@ pub(super) fn add_sent(given: &mut Map<String, Value>, sent: Sent) {
 }
 
 /// What is sent must be asked for, and the other way round.
-pub(super) fn sent_faults(parameters: &Parameters, sent: Sent) -> Vec<Fault> {
+pub(super) fn sent_faults(parameters: &Parameters, sent: Sent) -> Faults {
     let baseline = parameters.baseline.terms().contains(&Term::Uploaded);
     let segments = parameters.method.ranks_regions() && parameters.segments == SegmentSource::Uploaded;
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     for (param, is_sent, is_asked, forms) in [
         ("baseline", sent.baseline, baseline, baseline::ALLOWED),
         ("segments", sent.segments, segments, &segments::FORMS[..]),
@@ -196,8 +190,7 @@ pub(super) fn sent_faults(parameters: &Parameters, sent: Sent) -> Vec<Fault> {
             (false, true) => format!("`uploaded` needs {param} sent with the request"),
             _ => continue,
         };
-        let allowed = forms.iter().map(|form| (*form).to_owned()).collect();
-        faults.push(Fault { param: param.into(), message, allowed });
+        faults.push(Fault::new(param, message, forms));
     }
     faults
 }
@@ -206,6 +199,6 @@ pub(super) fn sent_faults(parameters: &Parameters, sent: Sent) -> Vec<Fault> {
 pub(super) fn include_fault<'a>(options: &Options, asked: impl IntoIterator<Item = &'a Parameters>) -> Option<Fault> {
     let ranks = |parameters: &Parameters| parameters.method.ranks_regions();
     let refused = options.include_segments && !asked.into_iter().any(ranks);
-    let message = "only methods that rank regions have segments".into();
-    refused.then(|| Fault { param: "include".into(), message, allowed: vec!["heatmap".into()] })
+    let message = "only methods that rank regions have segments";
+    refused.then(|| Fault::new("include", message, ["heatmap"]))
 }

@@ -35,8 +35,7 @@ pub(super) enum SentSegments {
 }
 
 fn refuse<T>(message: impl Into<String>, allowed: impl IntoIterator<Item = String>) -> Result<T, Faults> {
-    let (param, message, allowed) = ("segments".to_owned(), message.into(), allowed.into_iter().collect());
-    Err(Faults(vec![Fault { param, message, allowed }]))
+    Err(Fault::new("segments", message, allowed).into())
 }
 
 fn forms() -> impl Iterator<Item = String> {
@@ -186,16 +185,17 @@ mod tests {
     #[test]
     fn another_size_is_refused_with_the_sizes_that_fit() {
         let segments = SentSegments::Maps(vec![Array2::zeros((3, 5))]);
-        let Faults(faults) = segments.fit(Some(&padded()), (4, 4)).unwrap_err();
+        let faults = segments.fit(Some(&padded()), (4, 4)).unwrap_err();
+        let faults = faults.shown();
         assert_eq!(faults[0].message, "the segments are 3 x 5 (height, width)");
         assert_eq!(faults[0].allowed, ["2 x 4 (the upload)", "4 x 4 (the model's input)"]);
-        assert_eq!(segments.fit(None, (4, 4)).unwrap_err().0[0].allowed, ["4 x 4 (the model's input)"]);
+        assert_eq!(segments.fit(None, (4, 4)).unwrap_err().shown()[0].allowed, ["4 x 4 (the model's input)"]);
     }
 
     #[test]
     fn masks_that_overlap_without_bound_are_refused() {
         let all = |count: usize| SentSegments::Masks(Array3::from_elem((count, 4, 4), true)).fit(None, (4, 4));
         assert_eq!(all(64).unwrap().regions.total_area(), 64 * 16);
-        assert_eq!(all(65).unwrap_err().0[0].param, "segments");
+        assert_eq!(all(65).unwrap_err().shown()[0].param, "segments");
     }
 }

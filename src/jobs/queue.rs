@@ -16,6 +16,7 @@ use crate::{
     files::FilesError,
     methods::{Fault, Faults},
     pool::WorkPanicked,
+    text::shown,
 };
 
 /// Clones share everything.
@@ -146,9 +147,8 @@ impl Queue {
         let id = asked.remove("kind");
         let kind = id.as_ref().and_then(Value::as_str).and_then(|id| registry::find(self.kinds(), id));
         let Some(kind) = kind else {
-            let message = id.map_or_else(|| "is missing".to_owned(), |id| format!("{id} is no kind of job"));
-            let allowed = self.kinds().iter().map(|kind| kind.id().to_owned()).collect();
-            return Err(Faults(vec![Fault { param: "kind".into(), message, allowed }]).into());
+            let message = id.map_or_else(|| "is missing".to_owned(), |id| format!("{} is no kind of job", shown(id)));
+            return Err(Faults::from(Fault::new("kind", message, self.kinds().iter().map(|kind| kind.id()))).into());
         };
         Ok((kind, kind.plan(asked, self.app()).await?))
     }

@@ -445,7 +445,7 @@ async fn bring_baselines(request: &Request, pictures: Option<&Arc<dyn Pictures>>
 
 fn baseline_fault(error: &ImageError) -> Faults {
     let allowed = baseline::ALLOWED.iter().map(|form| (*form).to_owned()).collect();
-    Faults(vec![Fault { param: "baseline".into(), message: error.to_string(), allowed }])
+    Fault { param: "baseline".into(), message: error.to_string(), allowed }.into()
 }
 
 fn resolve_baselines(
@@ -497,7 +497,7 @@ fn resolve_segmentation(model: &Model, input: &Tensor, request: &Request) -> Res
     let (_, height, width) = picture.planes.dim();
     let refuse = |message: &str| {
         let allowed = vec![format!("{height} x {width}")];
-        Faults(vec![Fault { param: "segments".into(), message: message.into(), allowed }])
+        Faults::from(Fault { param: "segments".into(), message: message.into(), allowed })
     };
     match &request.uploaded_segments {
         Some(segmentation) if segmentation.regions.size() == (height, width) => Ok(segmentation.clone()),
@@ -507,13 +507,13 @@ fn resolve_segmentation(model: &Model, input: &Tensor, request: &Request) -> Res
 }
 
 fn check_classes(parameters: &Parameters, count: usize) -> Result<(), Faults> {
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     if parameters.target.largest().is_some_and(|index| index >= count) || parameters.target.answers() > count {
         let message = format!("the model has {count} classes");
         faults.push(Fault { param: "target".into(), message, allowed: vec![format!("0..{count}")] });
     }
     faults.extend(parameters.single_output_fault(Some(count)));
-    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    faults.settle(())
 }
 
 fn predictions(model: &Model, row: &Row, top: usize) -> Vec<Prediction> {

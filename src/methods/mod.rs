@@ -3,6 +3,7 @@
 pub mod drive;
 pub mod edges;
 pub mod expected;
+mod faults;
 pub mod grad_cam;
 pub mod noise;
 pub mod parameters;
@@ -28,6 +29,7 @@ use crate::{
     segment::Segmentation,
     tensor::Tensor,
 };
+pub use faults::{Fault, Faults};
 use parameters::Parameters;
 use ranking::Ranked;
 
@@ -127,23 +129,6 @@ pub struct Refinement {
 pub enum EndedBy {
     Tolerance,
     MaxSteps,
-}
-
-/// One parameter that was refused, and what would have been accepted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fault {
-    pub param: String,
-    pub message: String,
-    pub allowed: Vec<String>,
-}
-
-/// All that is wrong with the parameters given.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", sentence(.0))]
-pub struct Faults(pub Vec<Fault>);
-
-fn sentence(faults: &[Fault]) -> String {
-    faults.iter().map(|fault| format!("{}: {}", fault.param, fault.message)).collect::<Vec<_>>().join("; ")
 }
 
 /// f_c of a row: the head's values weighted by the seed.

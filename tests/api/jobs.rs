@@ -47,7 +47,7 @@ impl Kind for Echo {
         Box::pin(async move {
             if !asked.get("word").is_some_and(Value::is_string) {
                 let fault = |param: &str| Fault { param: param.into(), message: "is wrong".into(), allowed: vec![] };
-                return Err(Faults(vec![fault("word"), fault("shards")]));
+                return Err(Faults::from_iter([fault("word"), fault("shards")]));
             }
             let shards = asked.get("shards").and_then(Value::as_u64).unwrap_or(1);
             let shards = (0..shards).map(|_| PlannedShard { units: 2, payload: Value::Null }).collect();

@@ -105,3 +105,69 @@ async fn a_model_that_is_named_and_broken_says_what_is_wrong_with_it() {
     assert_eq!(unknown.refused(), ["model"]);
     assert!(unknown.allowed("model").contains(&"numbers".to_owned()));
 }
+
+/// What a request of a megabyte may be answered with.
+const BOUND: usize = 64 << 10;
+
+#[tokio::test]
+async fn an_error_never_grows_with_the_request() {
+    let long = "x".repeat(1 << 20);
+    let path = "y".repeat(60_000);
+    let many: serde_json::Map<String, serde_json::Value> = (0..100_000).map(|at| (at.to_string(), json!(0))).collect();
+    let mut requests: Vec<(String, Request<Body>)> = Vec::new();
+    for field in ["model", "method", "target", "targets", "baseline", "n_steps", "format", "type", "layer", "z"] {
+        requests.push((field.into(), post_json("/explain", &json!({"image": "AA==", field: &long[..900_000]}))));
+        requests.push((format!("{field} query"), post(&format!("/explain?{field}={path}"), red())));
+    }
+    for field in ["image", "images", "tensor", "baseline_tensor", "segments_file", "segments", "baseline_image"] {
+        requests.push((field.into(), post_json("/explain", &json!({ field: long }))));
+    }
+    for place in ["/explain", "/compare", "/predict", "/jobs"] {
+        requests.push((format!("{place} many"), post_json(place, &json!(many))));
+        requests.push((format!("{place} name"), post_json(place, &json!({ "image": "AA==", &long[..900_000]: 1 }))));
+        requests.push((format!("{place} query"), post(&format!("{place}?{path}=1"), red())));
+    }
+    for field in ["kind", "model", "dataset", "methods", "limit", "labels", "metric"] {
+        let mut asked = json!({"kind": "degradation", "methods": ["random"], "dataset": "none"});
+        asked[field] = json!(&long[..900_000]);
+        requests.push((format!("job {field}"), post_json("/jobs", &asked)));
+    }
+    let methods: Vec<_> = (0..10_000).map(|at| json!({ "id": format!("{at}{}", &long[..50]) })).collect();
+    requests.push(("job methods".into(), post_json("/jobs", &json!({"kind": "degradation", "methods": methods}))));
+    for path in
+        [format!("/jobs?state={path}"), format!("/methods/{path}"), format!("/datasets/{path}"), format!("/{path}")]
+    {
+        requests.push((path[..12].into(), get(&path)));
+    }
+    for header in ["accept", "x-request-timeout-ms"] {
+        requests.push((header.into(), with(post("/explain", red()), header, &path)));
+    }
+    requests.push(("content type".into(), crate::client::post_as("/explain", &path, red())));
+    for (name, request) in requests {
+        let answer = send(request).await;
+        assert!(answer.status.is_client_error(), "{name}: {}", answer.status);
+        assert!(answer.body.len() < BOUND, "{name}: {} bytes", answer.body.len());
+    }
+}
+
+#[tokio::test]
+async fn many_faults_are_counted_and_the_first_are_told() {
+    let query: Vec<String> = (0..100).map(|at| format!("a{at}=1")).collect();
+    let answer = send(post(&format!("/explain?{}", query.join("&")), red())).await;
+    assert_eq!(answer.problem(), (422, "invalid_parameters".into()));
+    let problem = answer.json();
+    assert_eq!(problem["errors"].as_array().map(Vec::len), Some(20));
+    assert_eq!(problem["more_errors"], 80);
+    assert!(problem["detail"].as_str().unwrap().ends_with("and 80 more"));
+}
+
+#[tokio::test]
+async fn parameters_are_bounded_in_number_and_size() {
+    let many: serde_json::Map<String, serde_json::Value> = (0..300).map(|at| (at.to_string(), json!(0))).collect();
+    let deep = json!({ "methods": vec![0; 600_000] });
+    for body in [json!(many), deep] {
+        let answer = send(post_json("/compare", &body)).await;
+        assert_eq!(answer.problem(), (400, "broken_json".into()));
+        assert!(answer.text().contains("256 parameters"), "{}", answer.text());
+    }
+}

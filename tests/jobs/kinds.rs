@@ -44,7 +44,7 @@ impl Kind for Sum {
             let shards = asked.get("shards").and_then(Value::as_u64).filter(|shards| (1..1000).contains(shards));
             let Some(shards) = shards else {
                 let (message, allowed) = ("is not a number of shards".into(), vec!["1..1000".into()]);
-                return Err(Faults(vec![Fault { param: "shards".into(), message, allowed }]));
+                return Err(Fault { param: "shards".into(), message, allowed }.into());
             };
             let mut spec = json!({ "seed_value": 0, "pause_ms": 0, "fault": null, "times": 0 });
             spec.as_object_mut().unwrap().extend(asked);

@@ -181,8 +181,8 @@ async fn faults_of_a_request_are_told_before_anything_is_queued() {
     for (asked, param) in [(ask(json!({ "kind": "summ" })), "kind"), (ask(json!({ "shards": 0 })), "shards")] {
         match queue.submit(asked, None).await {
             Err(JobError::Parameters(faults)) => {
-                assert_eq!(faults.0[0].param, param);
-                assert!(!faults.0[0].allowed.is_empty());
+                assert_eq!(faults.shown()[0].param, param);
+                assert!(!faults.shown()[0].allowed.is_empty());
             }
             other => panic!("{:?}", other.map(|(job, _)| job)),
         }

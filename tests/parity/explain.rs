@@ -101,7 +101,7 @@ async fn what_cannot_be_done_is_refused_before_any_work() {
     ] {
         let refused = ask(&engine, &bare, &X, &given, None).await.unwrap_err();
         let MethodError::Parameters(faults) = refused else { panic!("{refused}") };
-        assert_eq!(faults.0[0].param, param);
+        assert_eq!(faults.shown()[0].param, param);
     }
     let single = dense_net(vec![Dense { weights: vec![vec![1.0, 1.0]], bias: vec![0.0], pattern: None }]);
     let refused = ask(&engine, &single, &X, &json!({"method": "gradient", "head": "probabilities"}), None).await;

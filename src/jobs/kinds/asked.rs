@@ -11,22 +11,23 @@ use crate::{
     jobs::WorkError,
     methods::{Fault, Faults},
     model::Model,
+    text::shown,
 };
 
 pub struct Asked<'a> {
     app: &'a App,
     given: Map<String, Value>,
     known: Vec<&'static str>,
-    pub faults: Vec<Fault>,
+    pub faults: Faults,
 }
 
 impl<'a> Asked<'a> {
     pub fn new(given: Map<String, Value>, app: &'a App) -> Self {
-        Self { app, given, known: Vec::new(), faults: Vec::new() }
+        Self { app, given, known: Vec::new(), faults: Faults::default() }
     }
 
     pub fn refuse(&mut self, param: &str, message: impl Into<String>, allowed: &[&str]) {
-        self.faults.push(fault(param, message, allowed));
+        self.faults.push(Fault::new(param, message, allowed));
     }
 
     /// The field as it is; null is absent.
@@ -46,7 +47,7 @@ impl<'a> Asked<'a> {
         match serde_json::from_value(value.clone()) {
             Ok(read) if accept(&read) => Some(read),
             _ => {
-                self.refuse(name, format!("{value} is not allowed"), allowed);
+                self.refuse(name, format!("{} is not allowed", shown(&value)), allowed);
                 None
             }
         }
@@ -61,10 +62,11 @@ impl<'a> Asked<'a> {
             Some(id) => id.as_str().and_then(|id| models.get(id)),
         };
         if found.is_none() {
-            let message =
-                id.map_or_else(|| "there is no default model".to_owned(), |id| format!("no model is called {id}"));
-            let allowed = self.app.model_ids();
-            self.faults.push(Fault { param: "model".into(), message, allowed });
+            let message = id.map_or_else(
+                || "there is no default model".to_owned(),
+                |id| format!("no model is called {}", shown(id)),
+            );
+            self.faults.push(Fault::new("model", message, self.app.model_ids()));
         }
         found
     }
@@ -74,15 +76,15 @@ impl<'a> Asked<'a> {
         let id = self.raw("dataset");
         let Some(id) = id.as_ref().and_then(Value::as_str) else {
             let allowed = self.dataset_ids().await;
-            let message = id.map_or_else(|| "is missing".to_owned(), |id| format!("{id} is not a text"));
-            self.faults.push(Fault { param: "dataset".into(), message, allowed });
+            let message = id.map_or_else(|| "is missing".to_owned(), |id| format!("{} is not a text", shown(id)));
+            self.faults.push(Fault::new("dataset", message, allowed));
             return None;
         };
         match self.app.datasets().open(id).await {
             Ok(dataset) => Some(dataset),
             Err(error) => {
                 let allowed = self.dataset_ids().await;
-                self.faults.push(Fault { param: "dataset".into(), message: error.to_string(), allowed });
+                self.faults.push(Fault::new("dataset", error.to_string(), allowed));
                 None
             }
         }
@@ -108,21 +110,16 @@ impl<'a> Asked<'a> {
     }
 
     /// What is left, for another reader, and the faults so far.
-    pub fn rest(self) -> (Map<String, Value>, Vec<Fault>) {
+    pub fn rest(self) -> (Map<String, Value>, Faults) {
         (self.given, self.faults)
     }
 
     pub fn finish(mut self) -> Result<(), Faults> {
-        let unknown: Vec<String> = self.given.keys().cloned().collect();
-        let known = std::mem::take(&mut self.known);
-        unknown.iter().for_each(|name| self.refuse(name, "is not a parameter of this kind of job", &known));
-        if self.faults.is_empty() { Ok(()) } else { Err(Faults(self.faults)) }
+        self.faults.refuse_unknown(self.given.keys(), "is not a parameter of this kind of job", || {
+            self.known.iter().map(|name| (*name).to_owned()).collect()
+        });
+        self.faults.settle(())
     }
-}
-
-pub fn fault(param: &str, message: impl Into<String>, allowed: &[&str]) -> Fault {
-    let allowed = allowed.iter().map(|text| (*text).to_owned()).collect();
-    Fault { param: param.to_owned(), message: message.into(), allowed }
 }
 
 /// The data set that a job was planned on, or why it cannot go on.

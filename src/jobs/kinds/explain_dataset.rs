@@ -17,7 +17,7 @@ use crate::{
     image::{RgbImage, decode::Limits, geometry::Geometry, preprocess::preprocess},
     jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard},
     methods::{
-        Faults,
+        Fault, Faults,
         drive::{self, Explained, MethodError, Request},
         parameters::Parameters,
     },
@@ -92,13 +92,13 @@ impl Kind for ExplainDataset {
             let (rest, mut faults) = asked.rest();
             let plan = match app.plan(rest, Sent::default()) {
                 Ok(plan) => Some(plan),
-                Err(AppError::Parameters(Faults(found))) => {
-                    faults.extend(found);
+                Err(AppError::Parameters(found)) => {
+                    faults.append(found, |fault| fault);
                     None
                 }
-                Err(error) => return Err(Faults(vec![super::asked::fault("model", error.to_string(), &[])])),
+                Err(error) => return Err(Fault::says("model", error.to_string()).into()),
             };
-            let (Some(plan), Some(dataset)) = (plan, dataset) else { return Err(Faults(faults)) };
+            let (Some(plan), Some(dataset)) = (plan, dataset) else { return Err(faults) };
             let model = plan.model;
             let found = model
                 .patterns
@@ -109,17 +109,17 @@ impl Kind for ExplainDataset {
                 [("model_hash", model_hash, Some(&model.hash)), ("patterns", patterns, found.as_ref())]
             {
                 if wanted.is_some_and(|wanted| wanted.as_str() != found.map(String::as_str)) {
-                    faults.push(super::asked::fault(name, "has changed since; leave it out to use what is there", &[]));
+                    faults.push(Fault::says(name, "has changed since; leave it out to use what is there"));
                 }
             }
             if model.manifest.input.preprocess.is_none() {
-                faults.push(super::asked::fault("model", "takes ready tensors, not images", &[]));
+                faults.push(Fault::says("model", "takes ready tensors, not images"));
             }
             if dataset.images.is_empty() {
-                faults.push(super::asked::fault("dataset", "holds no image", &[]));
+                faults.push(Fault::says("dataset", "holds no image"));
             }
             if !faults.is_empty() {
-                return Err(Faults(faults));
+                return Err(faults);
             }
             let mut explain = plan.parameters.to_json();
             if let Ok(Value::Object(options)) = serde_json::to_value(&plan.options.heatmap) {

@@ -62,7 +62,7 @@ impl Kind for FitPatterns {
                 asked.refuse("dataset", "holds no image", &[]);
             }
             asked.finish()?;
-            let (Some(model), Some(dataset)) = (model, dataset) else { return Err(Faults(Vec::new())) };
+            let (Some(model), Some(dataset)) = (model, dataset) else { return Err(Faults::default()) };
             let spec = Spec {
                 model: model.id.clone(),
                 model_hash: model.hash.clone(),

@@ -6,6 +6,7 @@ use super::{Facts, Parameters};
 use crate::{
     autodiff::spec::{Head, PatternLayers},
     methods::registry::Method,
+    text::shown,
 };
 
 /// One row of the table.
@@ -91,22 +92,26 @@ impl Parameter {
             Kind::Integer { min, max, set } => {
                 let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
                 let number = number.filter(|n| (min..=max).contains(&n));
-                set(parameters, number.ok_or_else(|| format!("{value} is not an integer from {min} to {max}"))?);
+                set(
+                    parameters,
+                    number.ok_or_else(|| format!("{} is not an integer from {min} to {max}", shown(value)))?,
+                );
             }
             Kind::Number { above, max, set } => {
                 let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
                 let number = number.filter(|n| above < n && n <= max);
                 set(
                     parameters,
-                    number.ok_or_else(|| format!("{value} is not a number above {above} and at most {max}"))?,
+                    number
+                        .ok_or_else(|| format!("{} is not a number above {above} and at most {max}", shown(value)))?,
                 );
             }
             Kind::Boolean { set } => {
                 let flag = value.as_bool().or_else(|| value.as_str()?.trim().parse().ok());
-                set(parameters, flag.ok_or_else(|| format!("{value} is neither true nor false"))?);
+                set(parameters, flag.ok_or_else(|| format!("{} is neither true nor false", shown(value)))?);
             }
             Kind::Choice { allowed, set } => {
-                let refused = || format!("{value} is not one of the choices");
+                let refused = || format!("{} is not one of the choices", shown(value));
                 if !value.as_str().is_some_and(|choice| allowed.contains(&choice)) {
                     return Err(refused());
                 }
@@ -114,7 +119,7 @@ impl Parameter {
             }
             Kind::Name { form, among, set } => {
                 let name = value.as_str().filter(|name| among(facts).iter().any(|known| known == name));
-                set(parameters, name.ok_or_else(|| format!("{value} is not {form}"))?.to_owned());
+                set(parameters, name.ok_or_else(|| format!("{} is not {form}", shown(value)))?.to_owned());
             }
             Kind::Text { set, .. } => set(parameters, value, facts)?,
         }

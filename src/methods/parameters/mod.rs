@@ -19,6 +19,7 @@ use super::{
 use crate::{
     autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
     image::baseline::Baseline,
+    text::shown,
 };
 pub use kind::{Kind, Parameter};
 
@@ -122,7 +123,7 @@ impl Parameters {
     /// Resolves what was given (texts or JSON values, by name, `method` among them) against the defaults of method and model.
     /// Without `method` it is `pgig` where the model has patterns, else `integrated_gradients`.
     pub fn parse(given: &Map<String, Value>, facts: &Facts<'_>) -> Result<Self, Faults> {
-        let mut faults = Vec::new();
+        let mut faults = Faults::default();
         let method = match given.get("method") {
             None if facts.has_patterns => registry::find("pgig"),
             None => registry::find("integrated_gradients"),
@@ -130,9 +131,8 @@ impl Parameters {
         };
         let Some(method) = method else {
             let value = given.get("method").unwrap_or(&Value::Null);
-            let allowed = registry::METHODS.iter().map(|method| method.id.to_owned()).collect();
-            faults.push(Fault { param: "method".into(), message: format!("no method is called {value}"), allowed });
-            return Err(Faults(faults));
+            let ids = registry::METHODS.iter().map(|method| method.id);
+            return Err(Fault::new("method", format!("no method is called {}", shown(value)), ids).into());
         };
         let mut parameters = Self::defaults(method, facts.head, facts.pattern_layers.clone());
         parameters.layer = facts.layer.map(str::to_owned);
@@ -143,20 +143,17 @@ impl Parameters {
                 faults.push(Fault { param: parameter.name.into(), message, allowed: parameter.allowed_for(facts) });
             }
         }
-        for name in given.keys().filter(|name| *name != "method" && !method.takes(name)) {
-            let message = format!("is not a parameter of {}", method.id);
-            let allowed = method.parameters().map(|parameter| parameter.name.to_owned()).collect();
-            faults.push(Fault { param: name.clone(), message, allowed });
-        }
+        let unknown = given.keys().filter(|name| *name != "method" && !method.takes(name));
+        faults.refuse_unknown(unknown, &format!("is not a parameter of {}", method.id), || {
+            method.parameters().map(|parameter| parameter.name.to_owned()).collect()
+        });
         parameters.contradictions(given, facts, &mut faults);
-        if faults.is_empty() { Ok(parameters) } else { Err(Faults(faults)) }
+        faults.settle(parameters)
     }
 
-    fn contradictions(&self, given: &Map<String, Value>, facts: &Facts<'_>, faults: &mut Vec<Fault>) {
-        let mut refuse = |param: &str, message: &str, allowed: &[&str]| {
-            let allowed = allowed.iter().map(|text| (*text).to_owned()).collect();
-            faults.push(Fault { param: param.to_owned(), message: message.to_owned(), allowed });
-        };
+    fn contradictions(&self, given: &Map<String, Value>, facts: &Facts<'_>, faults: &mut Faults) {
+        let mut refuse =
+            |param: &str, message: &str, allowed: &[&str]| faults.push(Fault::new(param, message, allowed));
         if self.tolerance.is_some() {
             for name in ["n_steps", "quadrature", "quality"].into_iter().filter(|name| given.contains_key(*name)) {
                 refuse(name, "is chosen by the tolerance: give one or the other", &[]);
@@ -275,7 +272,7 @@ mod tests {
 
     fn parse(given: Value) -> Result<Parameters, Vec<Fault>> {
         let labels = ["cat", "dog", "bird"].map(String::from);
-        Parameters::parse(given.as_object().unwrap(), &facts(&labels)).map_err(|Faults(faults)| faults)
+        Parameters::parse(given.as_object().unwrap(), &facts(&labels)).map_err(|faults| faults.shown().to_vec())
     }
 
     #[test]

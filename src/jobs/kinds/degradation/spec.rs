@@ -82,7 +82,7 @@ pub async fn settle(given: Map<String, Value>, app: &App) -> Result<Settled, Fau
         asked.refuse("dataset", "holds no image", &[]);
     }
     asked.finish()?;
-    let (Some(model), Some(dataset)) = (model, dataset) else { return Err(Faults(Vec::new())) };
+    let (Some(model), Some(dataset)) = (model, dataset) else { return Err(Faults::default()) };
     let patterned = rows.iter().any(|row| row.parameters.needs_patterns());
     let spec = Spec {
         model: model.id.clone(),
@@ -104,7 +104,7 @@ impl Spec {
     pub fn rows(&self, model: &Model) -> Result<Vec<Row>, Faults> {
         let mut rows = Vec::new();
         for entry in &self.methods {
-            rows.extend(read_method(&Value::Object(entry.clone()), model).map_err(Faults)?);
+            rows.extend(read_method(&Value::Object(entry.clone()), model)?);
         }
         Ok(rows)
     }
@@ -154,10 +154,10 @@ fn read_methods(asked: &mut Asked<'_>, model: Option<&Model>) -> Vec<Row> {
     for (at, value) in entries.iter().enumerate() {
         match read_method(value, model) {
             Ok(found) => rows.extend(found),
-            Err(faults) => asked.faults.extend(faults.into_iter().map(|fault| Fault {
+            Err(faults) => asked.faults.append(faults, |fault| Fault {
                 param: format!("methods[{at}].{}", if fault.param == "method" { "id" } else { &fault.param }),
                 ..fault
-            })),
+            }),
         }
     }
     if rows.len() > MAX_ROWS {
@@ -167,39 +167,35 @@ fn read_methods(asked: &mut Asked<'_>, model: Option<&Model>) -> Vec<Row> {
 }
 
 /// The rows of one entry: two where the method has no sign of its own and the entry names no score.
-fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Vec<Fault>> {
-    let fault = |param: &str, message: &str, allowed: &[&str]| Fault {
-        param: param.to_owned(),
-        message: message.to_owned(),
-        allowed: allowed.iter().map(|text| (*text).to_owned()).collect(),
-    };
+fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Faults> {
     let mut given = match value {
         Value::String(id) => Map::from_iter([("method".to_owned(), json!(id))]),
         Value::Object(fields) => fields.clone(),
-        _ => return Err(vec![fault("id", "is neither an id nor an object", &[])]),
+        _ => return Err(Fault::says("id", "is neither an id nor an object").into()),
     };
-    let mut faults = Vec::new();
+    let mut faults = Faults::default();
     // The parameters that answers state name it `method`, as requests do.
     let id = given.remove("id").or_else(|| given.get("method").cloned()).unwrap_or(Value::Null);
     if given.insert("method".to_owned(), id.clone()).is_some_and(|method| method != id) {
-        faults.push(fault("id", "and method name different methods: give one of them", &[]));
+        faults.push(Fault::says("id", "and method name different methods: give one of them"));
     }
     if given.remove("target").is_some_and(|target| target != "predicted") {
-        faults.push(fault("target", "is always the predicted class: its score is what is followed", &["predicted"]));
+        let message = "is always the predicted class: its score is what is followed";
+        faults.push(Fault::new("target", message, ["predicted"]));
     }
     let score = given.remove("score");
     let named: Option<Score> = score.as_ref().and_then(|score| serde_json::from_value(score.clone()).ok());
     if score.is_some() && named.is_none() {
-        faults.push(fault("score", "is not one of the choices", &["signed", "absolute"]));
+        faults.push(Fault::new("score", "is not one of the choices", ["signed", "absolute"]));
     }
     let parameters = match Parameters::parse(&given, &facts(model)) {
         Ok(parameters) if parameters.needs_patterns() && model.patterns.is_none() => {
-            faults.push(fault("id", "needs patterns, and the model has none: a fit_patterns job fits them", &[]));
+            faults.push(Fault::says("id", "needs patterns, and the model has none: a fit_patterns job fits them"));
             parameters
         }
         Ok(parameters) => parameters,
-        Err(Faults(found)) => {
-            faults.extend(found);
+        Err(found) => {
+            faults.append(found, |fault| fault);
             return Err(faults);
         }
     };
