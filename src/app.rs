@@ -32,6 +32,7 @@ use crate::{
         registry::{Registry, RegistryError},
     },
     pool::{Pool, WorkPanicked},
+    quota::Quota,
     render::{
         RenderError,
         encode::encode_png,
@@ -65,6 +66,7 @@ struct Parts {
     models: Registry,
     engine: Engine,
     pool: Pool,
+    quota: Quota,
     files: Files,
     fits: Fits,
     datasets: Arc<Datasets>,
@@ -174,6 +176,7 @@ impl App {
             session_bytes: (settings.session_memory_mib as usize).saturating_mul(MIB),
         })?;
         let pool = Pool::new(settings.threads);
+        let quota = Quota::new(&settings.data, settings.max_data_bytes);
         let files = Files::new(&settings.data, settings.object_store.as_deref());
         let catalogue = Catalogue::new(
             settings.dataset.clone(),
@@ -185,7 +188,7 @@ impl App {
         let datasets = Arc::new(Datasets::new(catalogue, pool.clone(), store));
         let pictures: Arc<dyn Pictures> = datasets.clone();
         let fits = Fits::new(files.clone(), pool.clone(), &settings.data);
-        Ok(Self { parts: Arc::new(Parts { settings, models, engine, pool, files, fits, datasets, pictures }) })
+        Ok(Self { parts: Arc::new(Parts { settings, models, engine, pool, quota, files, fits, datasets, pictures }) })
     }
 
     pub fn settings(&self) -> &Settings {
@@ -216,6 +219,11 @@ impl App {
     /// Where blocking work of a request belongs.
     pub fn pool(&self) -> &Pool {
         &self.parts.pool
+    }
+
+    /// What the data folder may still hold: whoever writes there reserves room first.
+    pub fn quota(&self) -> &Quota {
+        &self.parts.quota
     }
 
     /// What methods are worked on with.

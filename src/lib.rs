@@ -23,6 +23,7 @@ pub mod model;
 pub mod onnx;
 pub mod patterns;
 pub mod pool;
+pub mod quota;
 pub mod render;
 pub mod segment;
 pub mod settings;

@@ -122,6 +122,8 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     );
     let max_dataset_bytes = fields.take("max_dataset_bytes", POSITIVE, |bytes| *bytes > 0u64);
     let max_dataset_files = fields.take("max_dataset_files", POSITIVE, |files| *files > 0usize);
+    let max_datasets = fields.take("max_datasets", POSITIVE, |datasets| *datasets > 0usize);
+    let max_data_bytes = fields.take("max_data_bytes", POSITIVE, |bytes| *bytes > 0u64);
     let default_model = fields.take::<String>("default_model", "the name of a model's folder", |_| true);
     let data = fields.take("data", "a folder", |_| true);
     let database = fields.take::<String>("database", "postgres://user:password@host/name", |url| {
@@ -164,6 +166,8 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
         dataset: folders(&dataset?)?,
         max_dataset_bytes: max_dataset_bytes?,
         max_dataset_files: max_dataset_files?,
+        max_datasets: max_datasets?,
+        max_data_bytes: max_data_bytes?,
         default_model: default_model.filter(|id| !id.is_empty()),
         data: data?,
         database: database.filter(|url| !url.is_empty()),

@@ -20,6 +20,8 @@ pub struct Settings {
     pub dataset: BTreeMap<String, PathBuf>,
     pub max_dataset_bytes: u64,
     pub max_dataset_files: usize,
+    pub max_datasets: usize,
+    pub max_data_bytes: u64,
     pub default_model: Option<String>,
     /// None: SQLite in `data`.
     pub database: Option<String>,
