@@ -19,6 +19,9 @@ const UPKEEP: Duration = Duration::from_secs(5);
 
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
+/// What the end may take beyond the drain timeout, whatever runs.
+pub const GRACE: Duration = Duration::from_secs(3);
+
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error("cannot listen on {address}: {source}; choose another address with --listen")]
@@ -98,8 +101,25 @@ async fn keep_up() {
     }
 }
 
-/// Resolves at SIGINT (ctrl-c) or SIGTERM.
-pub async fn stop_signal() {
+/// Cancelled at the first SIGINT (ctrl-c) or SIGTERM. Signals have a thread of their own, which hears them whatever the others do, and
+/// ends the process where the drain has not: [`GRACE`] after `drain_timeout`.
+pub fn stop_at_signal(drain_timeout: Duration) -> io::Result<CancellationToken> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(signal());
+        told.cancel();
+        std::thread::sleep(drain_timeout + GRACE);
+        tracing::error!("work could not be stopped in time; the process is ended");
+        // SAFETY: ends the process without running what might wait for the threads that do not end.
+        unsafe { libc::_exit(1) }
+    })?;
+    Ok(stop)
+}
+
+/// Resolves at SIGINT or SIGTERM.
+async fn signal() {
     let interrupt = async {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;

@@ -18,12 +18,17 @@ impl Serve {
     pub fn run(self) -> anyhow::Result<()> {
         let settings = settings::load(&self.flags, std::env::vars())?;
         telemetry::install_tracing(&settings.log, settings.log_format == LogFormat::Json)?;
-        let role = settings.role;
+        let (role, drain_timeout) = (settings.role, settings.drain_timeout);
         let app = App::start(settings)?;
-        tokio::runtime::Runtime::new()?.block_on(async {
+        let stop = server::stop_at_signal(drain_timeout)?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        let served = runtime.block_on(async {
             let listener = server::listen(&app).await?;
             tracing::info!(address = %listener.local_addr()?, models = app.model_ids().join(", "), ?role, "serving");
-            Ok(server::serve(Api::new(app)?, listener, server::stop_signal()).await?)
-        })
+            Ok(server::serve(Api::new(app)?, listener, stop.cancelled_owned()).await?)
+        });
+        // What still runs in the pool has no one to answer.
+        runtime.shutdown_background();
+        served
     }
 }

@@ -12,4 +12,5 @@ mod replicas;
 mod runner;
 mod s3;
 mod served;
+mod shutdown;
 mod store;

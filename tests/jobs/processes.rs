@@ -25,6 +25,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub enum Signal {
     Kill,
+    Terminate,
     Stop,
     Continue,
 }
@@ -32,6 +33,7 @@ pub enum Signal {
 pub fn send(process: u32, signal: Signal) {
     let signal = match signal {
         Signal::Kill => libc::SIGKILL,
+        Signal::Terminate => libc::SIGTERM,
         Signal::Stop => libc::SIGSTOP,
         Signal::Continue => libc::SIGCONT,
     };

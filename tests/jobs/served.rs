@@ -129,6 +129,20 @@ impl Served {
         self.process.wait().unwrap();
     }
 
+    /// Asks it to end; its exit code, when it has ended within `limit`.
+    pub fn terminate(mut self, limit: Duration) -> Option<i32> {
+        send(self.id(), Signal::Terminate);
+        let asked = Instant::now();
+        while asked.elapsed() < limit {
+            if let Some(ended) = self.process.try_wait().unwrap() {
+                return ended.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.kill();
+        None
+    }
+
     pub async fn text(&self, path: &str) -> String {
         let answer = reqwest::get(format!("{}{path}", self.url)).await.unwrap();
         assert!(answer.status().is_success(), "{path}: {}", answer.text().await.unwrap());
