@@ -23,6 +23,7 @@ COPY --from=fetch-cuda /out/runtime-cuda /opt/explaind/runtime
 ENV EXPLAIND_PROVIDERS=cuda
 COPY --from=build /out/explaind /usr/local/bin/explaind
 COPY LICENSE* /opt/explaind/
+COPY fonts/LICENSE /opt/explaind/fonts/
 COPY models /opt/explaind/models
 COPY --chmod=755 docker/healthcheck /usr/local/bin/healthcheck
 RUN install -d -o nobody /var/lib/explaind
@@ -40,6 +41,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends libstdc++6 && r
 COPY --from=fetch /out/runtime /opt/explaind/runtime
 COPY --from=build /out/explaind /usr/local/bin/explaind
 COPY LICENSE* /opt/explaind/
+COPY fonts/LICENSE /opt/explaind/fonts/
 COPY models /opt/explaind/models
 COPY --chmod=755 docker/healthcheck /usr/local/bin/healthcheck
 RUN install -d -o nobody /var/lib/explaind

@@ -2,6 +2,7 @@
 
 pub mod color;
 pub mod encode;
+pub mod fonts;
 pub mod grid;
 pub mod heatmap;
 pub mod legend;

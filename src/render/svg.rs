@@ -1,33 +1,23 @@
-//! SVG onto pixels: captions, legends and charts. Text is DejaVu Sans, which the binary carries: the system's fonts play no part.
+//! SVG onto pixels: captions, legends and charts.
 
-use std::{
-    fmt::Write as _,
-    sync::{Arc, LazyLock},
-};
+use std::fmt::Write as _;
 
 use ::image::{Rgb, RgbImage};
 use resvg::{
     tiny_skia::{Pixmap, Transform},
-    usvg::{Options, Tree, fontdb::Database},
+    usvg::{Node, Tree},
 };
 
-use super::RenderError;
-
-/// What `font-family` must say; the only one there is.
-pub const FONT: &str = "DejaVu Sans";
-
-static FONTS: LazyLock<Arc<Database>> = LazyLock::new(|| {
-    let mut fonts = Database::new();
-    fonts.load_font_data(dejavu::sans::regular().to_vec());
-    fonts.load_font_data(dejavu::sans::bold().to_vec());
-    Arc::new(fonts)
-});
+use super::{
+    RenderError,
+    fonts::{self, runs},
+};
+use crate::text::excerpt;
 
 /// Paints a whole SVG document over `picture`, one of its units on each pixel.
 pub fn paint(picture: &mut RgbImage, svg: &str) -> Result<(), RenderError> {
     let fault = |reason: String| RenderError::Svg { reason };
-    let options = Options { font_family: FONT.to_owned(), fontdb: FONTS.clone(), ..Options::default() };
-    let tree = Tree::from_str(svg, &options).map_err(|e| fault(e.to_string()))?;
+    let tree = Tree::from_str(svg, &fonts::options()).map_err(|e| fault(e.to_string()))?;
     let (width, height) = picture.dimensions();
     let mut layer = Pixmap::new(width, height).ok_or_else(|| fault(format!("{width} x {height} pixels")))?;
     resvg::render(&tree, Transform::default(), &mut layer.as_mut());
@@ -75,32 +65,55 @@ pub enum Anchor {
 impl Captions {
     pub fn new((width, height): (u32, u32)) -> Self {
         let svg = format!(
-            r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="{FONT}" fill="black">"#
+            r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" fill="black" xml:space="preserve">"#
         );
         Self { svg }
     }
 
-    /// Adds a line with its baseline at `(x, y)`; it shrinks where it would be wider than `room`.
+    /// Adds a line with its baseline at `(x, y)`; it shrinks where it would be wider than `room`. A long text is cut.
     pub fn add(&mut self, (x, y): (u32, u32), room: u32, size: f32, anchor: Anchor, text: &str) {
-        // An average letter is 0.6 of its size wide.
-        let size = size.min(room as f32 / (0.6 * text.chars().count().max(1) as f32));
-        let anchor = match anchor {
-            Anchor::Start => "start",
-            Anchor::Middle => "middle",
-            Anchor::End => "end",
-        };
-        // Writing to a text cannot fail.
-        let _ = write!(
-            self.svg,
-            r#"<text x="{x}" y="{y}" font-size="{size:.1}" text-anchor="{anchor}">{}</text>"#,
-            escape(text)
-        );
+        // Each piece is a text of its own: one with several fonts would be shaped as if every font had as many glyphs.
+        let runs = runs(&excerpt(text)).into_iter().map(|(family, run)| (family, width(family, &run), run));
+        let runs: Vec<_> = runs.collect();
+        let whole: f32 = runs.iter().map(|(_, width, _)| width).sum();
+        let size = size.min(room as f32 / whole.max(f32::EPSILON));
+        let mut left = x as f32
+            - match anchor {
+                Anchor::Start => 0.0,
+                Anchor::Middle => size * whole / 2.0,
+                Anchor::End => size * whole,
+            };
+        for (family, width, run) in runs {
+            // Writing to a text cannot fail.
+            let _ = write!(
+                self.svg,
+                r#"<text x="{left:.2}" y="{y}" font-size="{size:.2}" font-family="{family}">{}</text>"#,
+                escape(&run)
+            );
+            left += size * width;
+        }
     }
 
     pub fn paint(mut self, picture: &mut RgbImage) -> Result<(), RenderError> {
         self.svg.push_str("</svg>");
         paint(picture, &self.svg)
     }
+}
+
+/// Of a text in one font, in units of its size.
+fn width(family: &str, text: &str) -> f32 {
+    const SIZE: f32 = 100.0;
+    let svg = format!(
+        r#"<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1" xml:space="preserve"><text font-size="{SIZE}" font-family="{family}">{}</text></svg>"#,
+        escape(text)
+    );
+    let tree = Tree::from_str(&svg, &fonts::options()).ok();
+    let width = tree.and_then(|tree| match tree.root().children() {
+        [Node::Text(text)] => Some(text.bounding_box().width()),
+        _ => None,
+    });
+    // Of blanks alone there is no box.
+    width.map_or(0.0, |width| width / SIZE)
 }
 
 #[cfg(test)]
@@ -132,5 +145,56 @@ mod tests {
         assert_eq!((picture.get_pixel(0, 0).0, picture.get_pixel(1, 0).0), ([255, 0, 0], [100; 3]));
         assert!(picture.get_pixel(2, 0).0.iter().all(|value| value.abs_diff(178) < 2));
         assert!(matches!(paint(&mut picture, "<svg"), Err(RenderError::Svg { .. })));
+    }
+    #[test]
+    fn widths_are_those_of_the_glyphs_and_blanks_count() {
+        // DejaVu Sans: its digits are 0.636 wide, its blank 0.318.
+        assert!((width(fonts::FONT, "285") - 3.0 * 0.636).abs() < 0.01, "{}", width(fonts::FONT, "285"));
+        assert!((width(fonts::FONT, "285 ") - width(fonts::FONT, "285") - 0.318).abs() < 0.01);
+        assert!((width("WenQuanYi Micro Hei", "東京") - 2.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn labels_in_many_scripts_have_glyphs() {
+        for label in [
+            "cat",
+            "café",
+            "γάτα",
+            "кошка",
+            "חתול",
+            "قطة",
+            "猫",
+            "犬",
+            "东京",
+            "ねこ",
+            "ネコ",
+            "고양이",
+            "แมว",
+            "ນໍ້າ",
+            "ឆ្មា",
+            "ကြောင်",
+            "बिल्ली",
+            "বিড়াল",
+            "બિલાડી",
+            "சூனை",
+            "పిల్లి",
+            "ಬೆಕ್ಕು",
+            "പൂച്ച",
+            "පූසා",
+            "ድመት",
+            "կատու",
+            "კატა",
+            "mèo đỏ",
+        ] {
+            let mut captions = Captions::new((400, 60));
+            captions.add((200, 40), 400, 20.0, Anchor::Middle, &format!("285 {label} (9)"));
+            let tree = Tree::from_str(&format!("{}</svg>", captions.svg), &fonts::options()).unwrap();
+            for node in tree.root().children() {
+                let Node::Text(text) = node else { panic!("{label}: no text") };
+                let glyphs = text.layouted().iter().flat_map(|span| &span.positioned_glyphs);
+                assert!(glyphs.clone().count() > 0 && glyphs.clone().all(|glyph| glyph.id.0 != 0), "{label}");
+                assert!(glyphs.clone().all(|glyph| !glyph.text.contains('\u{fffd}')), "{label}");
+            }
+        }
     }
 }

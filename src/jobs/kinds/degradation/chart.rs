@@ -10,7 +10,7 @@ use plotters::{
 };
 
 use super::findings::{Findings, RowFinding};
-use crate::render::svg::FONT;
+use crate::render::fonts::FONT;
 
 pub const WIDTH: u32 = 1120;
 pub const HEIGHT: u32 = 560;
