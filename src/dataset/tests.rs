@@ -324,5 +324,6 @@ fn baselines_are_drawn_from_what_can_be_decoded_and_repeat_by_seed() {
     three.sort_by(f32::total_cmp);
     assert_eq!(three, [10.0, 30.0, 40.0]);
     assert!((0..20).any(|seed| reds(3, seed) != reds(3, 1)));
+    assert_eq!(reds(50, 1), reds(3, 1), "none is drawn twice");
     assert!(datasets.draw("other", 1, 0, &rule).unwrap_err().to_string().contains("photos"));
 }

@@ -81,7 +81,8 @@ pub trait Pictures: fmt::Debug + Send + Sync {
     /// Makes the set `id` ready to be drawn from, where it may lie elsewhere.
     fn bring<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ImageError>>;
 
-    /// `count` images of the set `id` as inputs of a model with this preprocessing. Equal arguments give equal images.
+    /// `count` different images of the set `id` as inputs of a model with this preprocessing: fewer where the set has fewer. Equal
+    /// arguments give equal images.
     fn draw(&self, id: &str, count: usize, seed_value: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError>;
 }
 
@@ -119,7 +120,7 @@ impl Baseline {
         &self.terms
     }
 
-    /// How many baselines this stands for: the cost of a path method is proportional to it.
+    /// How many baselines this stands for, at most (a data set may have fewer images): the cost of a path method is proportional to it.
     pub fn count(&self) -> usize {
         let count = |term: &Term| match term {
             Term::Random(count) | Term::Dataset { count, .. } => *count,

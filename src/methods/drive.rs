@@ -8,7 +8,7 @@ use ndarray::Array2;
 use serde::Serialize;
 
 use super::{
-    Attribution, Fault, Faults, Run, Step, Subject, head_value,
+    Attribution, Fault, Faults, Run, Step, Subject, doubts, head_value,
     parameters::{Facts, Parameters, SegmentSource},
     shared::{Ask, deal, merge},
     target::{Classes, Goal, ranked},
@@ -19,7 +19,7 @@ use crate::{
     engine::{Caller, Engine, EngineError, Point, Row},
     image::{
         ImageError,
-        baseline::{self, Material, Pictures, Term},
+        baseline::{self, Baseline, Material, Pictures, Term},
         picture::Picture,
         preprocess,
     },
@@ -27,6 +27,7 @@ use crate::{
     pool::{Pool, WorkPanicked},
     segment::Segmentation,
     tensor::Tensor,
+    text::excerpt,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -197,7 +198,7 @@ pub async fn explain(
             check_classes(parameters, row.logits.len())?;
         }
         bring_baselines(request, means.pictures).await?;
-        let (baselines, segmentation) = {
+        let ((baselines, shortages), segmentation) = {
             let (model, input, request, pictures) =
                 (model.clone(), input.clone(), request.clone(), means.pictures.cloned());
             let resolve = move || {
@@ -223,6 +224,7 @@ pub async fn explain(
                 goal,
                 parameters: subject.parameters.clone(),
                 run: (parameters.method.build)(subject),
+                shortages: shortages.clone(),
                 answers: Vec::new(),
                 attribution: None,
                 effort,
@@ -233,7 +235,8 @@ pub async fn explain(
     let mut explained: Vec<Vec<Explained>> = requests.iter().map(|_| Vec::new()).collect();
     for task in tasks {
         let Some(mut attribution) = task.attribution else { continue };
-        attribution.warnings.extend(doubts(&attribution.scores));
+        let doubts = doubts::about(&attribution);
+        attribution.warnings.extend(task.shortages.into_iter().chain(doubts));
         explained[task.place].push(Explained {
             target: Explanandum {
                 class: prediction(model, &clean, task.goal.index),
@@ -282,6 +285,8 @@ struct Task {
     goal: Goal,
     parameters: Arc<Parameters>,
     run: Box<dyn Run>,
+    /// About its baselines.
+    shortages: Vec<String>,
     /// For the next step.
     answers: Vec<Row>,
     attribution: Option<Attribution>,
@@ -448,14 +453,16 @@ fn baseline_fault(error: &ImageError) -> Faults {
     Fault { param: "baseline".into(), message: error.to_string(), allowed }.into()
 }
 
+/// The baselines, and a warning for each data set that has fewer images than were asked for.
 fn resolve_baselines(
     model: &Model,
     input: &Tensor,
     request: &Request,
     pictures: Option<&Arc<dyn Pictures>>,
-) -> Result<Vec<Arc<Tensor>>, Faults> {
+) -> Result<(Vec<Arc<Tensor>>, Vec<String>), Faults> {
+    let (mut baselines, mut warnings) = (Vec::new(), Vec::new());
     if request.parameters.baselines() == 0 {
-        return Ok(Vec::new());
+        return Ok((baselines, warnings));
     }
     let material = Material {
         preprocess: model.manifest.input.preprocess.as_ref(),
@@ -463,8 +470,20 @@ fn resolve_baselines(
         pictures,
         seed_value: request.baseline_seed,
     };
-    let baselines = request.parameters.baseline.resolve(input, &material).map_err(|error| baseline_fault(&error))?;
-    Ok(baselines.into_iter().map(Arc::new).collect())
+    for term in request.parameters.baseline.terms() {
+        let found = Baseline::from(term.clone()).resolve(input, &material).map_err(|error| baseline_fault(&error))?;
+        if let Term::Dataset { id, count } = term
+            && found.len() < *count
+        {
+            warnings.push(format!(
+                "the set {} has {} of the {count} images asked for as baselines",
+                excerpt(id),
+                found.len()
+            ));
+        }
+        baselines.extend(found.into_iter().map(Arc::new));
+    }
+    Ok((baselines, warnings))
 }
 
 /// The picture that the input shows, where any of the methods looks at it.
@@ -524,16 +543,4 @@ fn prediction(model: &Model, row: &Row, index: usize) -> Prediction {
     let scores = if row.logits.len() == 1 { &row.logits } else { &row.probabilities };
     let score = scores.get(index).copied().unwrap_or(f32::NAN);
     Prediction { index, label: model.labels.get(index).cloned(), score }
-}
-
-/// What a reader of the map should know.
-fn doubts(scores: &Tensor) -> Option<String> {
-    let wrong = scores.iter().filter(|score| !score.is_finite()).count();
-    if wrong > 0 {
-        Some(format!("{wrong} of {} scores are not finite", scores.len()))
-    } else if scores.iter().all(|&score| score == 0.0) {
-        Some("every score is zero: the target does not react to this input".to_owned())
-    } else {
-        None
-    }
 }

@@ -4,7 +4,7 @@
 
 use ndarray::{Array2, Axis};
 
-use super::{Attribution, Run, Step, Subject};
+use super::{Attribution, Run, Step, Subject, doubts::is_zero};
 use crate::{autodiff::spec::DeriveSpec, engine::Row, model::manifest::Layout, tensor::Tensor};
 
 struct Edges {
@@ -26,10 +26,12 @@ impl Run for Edges {
             Layout::Nchw => Axis(0),
             Layout::Nhwc => Axis(2),
         };
-        Step::Done(Attribution::of(match luma {
+        let scores = match luma {
             Some(luma) => magnitude(luma).insert_axis(channels).into_dyn(),
             None => Tensor::zeros(input.raw_dim()),
-        }))
+        };
+        let cause = is_zero(&scores).then(|| "the picture has no edges".to_owned());
+        Step::Done(Attribution { cause, ..Attribution::of(scores) })
     }
 }
 

@@ -7,7 +7,13 @@ use std::sync::Arc;
 use ndarray::{ArrayD, Zip};
 use rand::RngExt;
 
-use super::{Attribution, CHUNK, Run, Step, Subject, path::between, random::generator, registry::Cost};
+use super::{
+    Attribution, CHUNK, Run, Step, Subject,
+    doubts::{Starts, is_zero, one_sample},
+    path::between,
+    random::generator,
+    registry::Cost,
+};
 use crate::{
     autodiff::spec::DeriveSpec,
     engine::{Point, Row},
@@ -23,10 +29,13 @@ struct Expected {
     asked: usize,
     answered: usize,
     sums: ArrayD<f64>,
+    /// Whether every derivative so far was zero.
+    no_derivative: bool,
 }
 
 pub fn expected_derivative(subject: Subject) -> Box<dyn Run> {
-    Box::new(Expected { sums: ArrayD::zeros(subject.input.raw_dim()), asked: 0, answered: 0, subject })
+    let sums = ArrayD::zeros(subject.input.raw_dim());
+    Box::new(Expected { sums, asked: 0, answered: 0, no_derivative: true, subject })
 }
 
 impl Expected {
@@ -49,6 +58,7 @@ impl Run for Expected {
             let start = self.draw(self.answered).0.clone();
             self.answered += 1;
             let Some(g) = row.cotangents.first() else { continue };
+            self.no_derivative &= is_zero(g);
             Zip::from(&mut self.sums).and(&*self.subject.input).and(&*start).and(g).for_each(|sum, &x, &start, &g| {
                 *sum += (f64::from(x) - f64::from(start)) * f64::from(g);
             });
@@ -65,6 +75,9 @@ impl Run for Expected {
             return Step::Evaluate(samples.map(point).collect());
         }
         let mut attribution = Attribution::of(self.sums.mapv(|sum| (sum / n_samples as f64) as f32));
+        let starts = Starts::of(&self.subject);
+        attribution.cause = is_zero(&attribution.scores).then(|| starts.cause(parameters, self.no_derivative));
+        attribution.warnings.extend(starts.warning().into_iter().chain(one_sample(parameters)));
         if parameters.baseline.terms().iter().any(|term| matches!(term, Term::Random(_))) {
             attribution
                 .warnings

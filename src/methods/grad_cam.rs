@@ -3,14 +3,20 @@
 //! Guided Grad-CAM: that times the derivative at each input element, by default guided backpropagation.
 //! Selvaraju et al. 2017, section 3. Cost: one evaluation, guided two. Agrees with Captum to 1e-6 (tests/parity).
 
-use ndarray::{Array2, ArrayView3, Axis, Ix3};
+use ndarray::{Array2, Array3, ArrayView3, Axis, Ix3};
 
-use super::{Attribution, Run, Step, Subject, head_value, registry::Cost};
+use super::{
+    Attribution, Run, Step, Subject,
+    doubts::{is_zero, no_derivative, no_derivative_at_input},
+    head_value,
+    registry::Cost,
+};
 use crate::{
     autodiff::spec::{DeriveSpec, PatternLayers, RuleSetId, Wrt},
     engine::{Point, Row},
     model::manifest::Layout,
     tensor::Tensor,
+    text::excerpt,
 };
 
 pub const COST: Cost = Cost { words: "1", count: |_| 1, asks_input: |_| true };
@@ -20,7 +26,13 @@ struct GradCam {
     subject: Subject,
     guided: bool,
     /// The map in the input's size, while the derivative it is multiplied with is awaited.
-    map: Option<Tensor>,
+    map: Option<Map>,
+}
+
+struct Map {
+    scores: Tensor,
+    /// Why the scores are the same everywhere, if they are.
+    cause: Option<String>,
 }
 
 pub fn class_map(subject: Subject) -> Box<dyn Run> {
@@ -50,8 +62,9 @@ impl Run for GradCam {
         let Subject { input, seed, parameters, .. } = &self.subject;
         let ask = || Step::Evaluate(vec![Point { input: input.clone(), seed: seed.clone() }]);
         let Some(row) = answers.first() else { return ask() };
-        let scores = match self.map.take() {
-            Some(map) => row.cotangents.iter().fold(map, |map, derivative| map * derivative),
+        let value = head_value(row, parameters.head, seed);
+        let Map { scores, cause } = match self.map.take() {
+            Some(map) => guide(map, row, || no_derivative_at_input(parameters, value)),
             None => {
                 let map = self.map_of(row);
                 if self.guided {
@@ -61,32 +74,66 @@ impl Run for GradCam {
                 map
             }
         };
-        let mut attribution = Attribution::of(scores);
-        attribution.input_value = Some(head_value(row, parameters.head, seed));
-        Step::Done(attribution)
+        Step::Done(Attribution { cause, input_value: Some(value), ..Attribution::of(scores) })
     }
 }
 
 impl GradCam {
-    /// With a single channel, in the input's layout. Zeros, of which the driver warns, for what has no height and width.
-    fn map_of(&self, row: &Row) -> Tensor {
+    /// With a single channel, in the input's layout. Zeros for what has no height and width.
+    fn map_of(&self, row: &Row) -> Map {
         let Subject { input, layout, .. } = &self.subject;
+        let none = || Map { scores: Tensor::zeros(input.raw_dim()), cause: None };
         let view =
             |tensor: Option<&'_ Tensor>| tensor?.view().into_dimensionality::<Ix3>().ok().map(|v| v.into_owned());
         let (channels, rows, columns) = match (layout, input.shape()) {
             (Layout::Nchw, &[_, rows, columns]) => (Axis(0), rows, columns),
             (Layout::Nhwc, &[rows, columns, _]) => (Axis(2), rows, columns),
-            _ => return Tensor::zeros(input.raw_dim()),
+            _ => return none(),
         };
         let (Some(values), Some(cotangents)) = (view(row.activation.as_ref()), view(row.cotangents.first())) else {
-            return Tensor::zeros(input.raw_dim());
+            return none();
         };
-        let map = resize(&weigh(values.view(), cotangents.view()), (rows, columns));
-        map.mapv(|score| score as f32).insert_axis(channels).into_dyn()
+        let sums = weigh(values.view(), cotangents.view());
+        let cause = self.cause(&sums, &values, &cotangents);
+        let map = resize(&rectify(sums), (rows, columns));
+        Map { scores: map.mapv(|score| score as f32).insert_axis(channels).into_dyn(), cause }
+    }
+
+    /// Why the map is the same everywhere, if it is.
+    fn cause(&self, sums: &Array2<f64>, values: &Array3<f32>, cotangents: &Array3<f32>) -> Option<String> {
+        let parameters = &self.subject.parameters;
+        let layer = excerpt(parameters.layer.as_deref().unwrap_or_default());
+        if sums.iter().any(|sum| !(*sum <= 0.0)) {
+            let message =
+                || format!("layer {layer} is 1 x 1: it cannot tell one place from another; choose an earlier one");
+            return (sums.len() == 1).then(message);
+        }
+        Some(if sums.iter().any(|sum| *sum < 0.0) {
+            format!(
+                "no weighted sum over the channels of layer {layer} is positive: this layer speaks against the target"
+            )
+        } else if cotangents.iter().all(|g| *g == 0.0) {
+            no_derivative(RuleSetId::Gradient, parameters.head, &format!("at layer {layer}"))
+        } else if values.iter().all(|a| *a == 0.0) {
+            format!("layer {layer} is zero everywhere")
+        } else {
+            format!("the channels of layer {layer} that are not zero have weight zero")
+        })
     }
 }
 
-/// ReLU(Σ_k mean(∂_k) A_k), `[height, width]` of `[channels, height, width]`.
+/// The map times the derivative at each input element.
+fn guide(map: Map, row: &Row, no_derivative: impl Fn() -> String) -> Map {
+    let derivatives = &row.cotangents;
+    let no_derivative = derivatives.iter().all(is_zero).then(no_derivative);
+    let without_map = map.cause.filter(|_| is_zero(&map.scores)).or(no_derivative);
+    let scores = derivatives.iter().fold(map.scores, |map, derivative| map * derivative);
+    let apart = || "the derivative is zero wherever Grad-CAM's map is not".to_owned();
+    let cause = is_zero(&scores).then(|| without_map.unwrap_or_else(apart));
+    Map { scores, cause }
+}
+
+/// Σ_k mean(∂_k) A_k, `[height, width]` of `[channels, height, width]`.
 fn weigh(values: ArrayView3<'_, f32>, cotangents: ArrayView3<'_, f32>) -> Array2<f64> {
     let (_, height, width) = values.dim();
     let mut sum = Array2::zeros((height, width));
@@ -94,7 +141,12 @@ fn weigh(values: ArrayView3<'_, f32>, cotangents: ArrayView3<'_, f32>) -> Array2
         let weight = cotangent.iter().map(|&g| f64::from(g)).sum::<f64>() / (height * width) as f64;
         sum.zip_mut_with(&channel, |sum, &a| *sum += weight * f64::from(a));
     }
-    sum.mapv_into(|score: f64| score.max(0.0))
+    sum
+}
+
+/// `f64::max` would take a NaN for 0.
+fn rectify(sums: Array2<f64>) -> Array2<f64> {
+    sums.mapv_into(|sum| if sum < 0.0 { 0.0 } else { sum })
 }
 
 fn resize(map: &Array2<f64>, (height, width): (usize, usize)) -> Array2<f64> {
@@ -138,6 +190,12 @@ mod tests {
         let values = array![[[1.0, 2.0]], [[3.0, -1.0]]];
         let cotangents = array![[[4.0, 0.0]], [[-1.0, -1.0]]];
         // 2 A_0 - A_1 = (-1, 5).
-        assert_eq!(weigh(values.view(), cotangents.view()), array![[0.0, 5.0]]);
+        assert_eq!(rectify(weigh(values.view(), cotangents.view())), array![[0.0, 5.0]]);
+    }
+
+    #[test]
+    fn what_is_not_finite_stays() {
+        let rectified = rectify(array![[f64::NAN, -1.0, f64::INFINITY]]);
+        assert!(rectified[[0, 0]].is_nan() && rectified[[0, 1]] == 0.0 && rectified[[0, 2]].is_infinite());
     }
 }

@@ -1,5 +1,6 @@
 //! Attribution methods: pure descriptions that ask for evaluations; one file each, one row each in `registry`.
 
+mod doubts;
 pub mod drive;
 pub mod edges;
 pub mod expected;
@@ -87,6 +88,8 @@ pub struct Attribution {
     pub refinement: Option<Refinement>,
     /// Of methods that rank regions.
     pub segments: Option<Arc<Segments>>,
+    /// Why every score is the same, where the method can tell.
+    pub cause: Option<String>,
     pub warnings: Vec<String>,
 }
 
@@ -101,6 +104,7 @@ impl Attribution {
             approximation_error: None,
             refinement: None,
             segments: None,
+            cause: None,
             warnings: Vec::new(),
         }
     }

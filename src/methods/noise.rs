@@ -11,7 +11,8 @@ use rand::RngExt;
 
 use super::{
     Attribution, CHUNK, Run, Step, Subject,
-    parameters::Compat,
+    doubts::{is_zero, no_derivative_of, one_sample},
+    parameters::{Compat, Parameters},
     path::{self, straight_line},
     random::generator,
     registry::Cost,
@@ -59,6 +60,7 @@ pub fn mean_path(subject: Subject) -> Box<dyn Run> {
         path: None,
         asked: Vec::new(),
         sums: ArrayD::zeros(subject.input.raw_dim()),
+        cause: None,
         subject,
     })
 }
@@ -73,6 +75,8 @@ struct Noisy {
     noise: ArrayD<f64>,
     /// `compat: pgig-2020`: each sample keeps the noise of those before it.
     adds_up: bool,
+    /// Whether any sample differed from the input.
+    moved: bool,
 }
 
 impl Noisy {
@@ -88,6 +92,7 @@ impl Noisy {
             drawn: 0,
             noise: ArrayD::zeros(input.raw_dim()),
             adds_up: parameters.compat == Some(Compat::Pgig2020),
+            moved: false,
         }
     }
 
@@ -98,7 +103,18 @@ impl Noisy {
             *noise = if self.adds_up { *noise + drawn } else { drawn };
         }
         let noisy = |&x: &f32, noise: &f64| (f64::from(x) + self.sigma * noise) as f32;
-        Arc::new(Zip::from(&*self.input).and(&self.noise).map_collect(noisy))
+        let sample = Zip::from(&*self.input).and(&self.noise).map_collect(noisy);
+        self.moved |= sample != *self.input;
+        Arc::new(sample)
+    }
+
+    /// Samples that are the input itself.
+    fn stillness(&self, parameters: &Parameters) -> Option<String> {
+        let message = match self.sigma == 0.0 {
+            true => "the input is the same everywhere, so noise_level (times its range) gives no noise".to_owned(),
+            false => format!("noise_level={} is too small to change the input", parameters.noise_level),
+        };
+        (!self.moved).then_some(message)
     }
 }
 
@@ -147,6 +163,34 @@ impl Samples {
             Statistic::Variance => variance,
         }
     }
+
+    /// With what a reader should know.
+    fn told(&self, mut attribution: Attribution) -> Attribution {
+        let parameters = &self.subject.parameters;
+        let still = self.noisy.stillness(parameters);
+        if let Statistic::Variance = self.statistic {
+            let one =
+                (parameters.n_samples.get() == 1).then_some("the variance of one sample is zero: raise n_samples");
+            attribution.cause = one.map(str::to_owned).or(still);
+        } else {
+            attribution.warnings.extend(one_sample(parameters).into_iter().chain(still));
+        }
+        if attribution.cause.is_none() && is_zero(&attribution.scores) {
+            attribution.cause = Some(self.cause());
+        }
+        attribution
+    }
+
+    /// Why every score is zero, of several samples that differ.
+    fn cause(&self) -> String {
+        let zero = |values: &ArrayD<f64>| values.iter().all(|value| *value == 0.0);
+        match (zero(&self.means), zero(&self.spreads), self.statistic) {
+            (true, true, _) => no_derivative_of(&self.subject.parameters, "at every sample"),
+            (false, true, Statistic::Variance) => "the derivative is the same at every sample".to_owned(),
+            (true, false, Statistic::Mean) => "the derivatives of the samples cancel out".to_owned(),
+            _ => "every score is smaller than float32 can hold".to_owned(),
+        }
+    }
 }
 
 impl Run for Samples {
@@ -163,7 +207,7 @@ impl Run for Samples {
             return Step::Evaluate((0..left.min(CHUNK)).map(point).collect());
         }
         let score = |&mean: &f64, &spread: &f64| self.score(mean, spread) as f32;
-        Step::Done(Attribution::of(Zip::from(&self.means).and(&self.spreads).map_collect(score)))
+        Step::Done(self.told(Attribution::of(Zip::from(&self.means).and(&self.spreads).map_collect(score))))
     }
 }
 
@@ -179,6 +223,8 @@ struct Paths {
     /// Of each point that the path waits for, whether it is its end.
     asked: Vec<bool>,
     sums: ArrayD<f64>,
+    /// Why the first map is zero, if it is.
+    cause: Option<String>,
 }
 
 impl Paths {
@@ -195,6 +241,15 @@ impl Paths {
         let mut others = others.iter();
         let rows = self.asked.iter().map(|is_end| if *is_end { self.ends.front() } else { others.next() });
         rows.flatten().cloned().collect()
+    }
+
+    fn mean(&self) -> Attribution {
+        let parameters = &self.subject.parameters;
+        let n_samples = parameters.n_samples.get() as f64;
+        let mut attribution = Attribution::of(self.sums.mapv(|sum| (sum / n_samples) as f32));
+        attribution.warnings.extend(one_sample(parameters).into_iter().chain(self.noisy.stillness(parameters)));
+        attribution.cause = self.cause.clone().filter(|_| is_zero(&attribution.scores));
+        attribution
     }
 }
 
@@ -214,7 +269,7 @@ impl Run for Paths {
         let n_samples = self.subject.parameters.n_samples.get();
         loop {
             if self.samples.is_empty() && self.noisy.drawn == n_samples {
-                return Step::Done(Attribution::of(self.sums.mapv(|sum| (sum / n_samples as f64) as f32)));
+                return Step::Done(self.mean());
             }
             if self.samples.is_empty() {
                 let points = self.draw();
@@ -235,6 +290,7 @@ impl Run for Paths {
                     answers = self.answers(&[]);
                 }
                 Step::Done(map) => {
+                    self.cause = self.cause.take().or(map.cause);
                     self.sums.zip_mut_with(&map.scores, |sum, &score| *sum += f64::from(score));
                     self.samples.pop_front();
                     self.ends.pop_front();

@@ -7,7 +7,9 @@ use std::{num::NonZeroUsize, sync::Arc};
 use ndarray::{ArrayD, Zip};
 
 use super::{
-    Attribution, CHUNK, EndedBy, Refinement, Run, Step, Subject, head_value,
+    Attribution, CHUNK, EndedBy, Refinement, Run, Step, Subject,
+    doubts::{Starts, is_zero, large_error, no_derivative_of},
+    head_value,
     parameters::{Compat, Parameters},
     quadrature::{Node, Quadrature},
     registry::Cost,
@@ -115,7 +117,7 @@ impl Run for StraightLine {
         self.absorb(answers);
         if self.answered == self.asks.len() {
             let attribution = self.attribution();
-            let Some(tolerance) = self.subject.parameters.tolerance else { return Step::Done(attribution) };
+            let Some(tolerance) = self.subject.parameters.tolerance else { return Step::Done(self.told(attribution)) };
             if meets(&attribution, tolerance) {
                 return Step::Done(self.refined(attribution, EndedBy::Tolerance));
             }
@@ -188,7 +190,26 @@ impl StraightLine {
         attribution
     }
 
-    fn refined(&self, mut attribution: Attribution, ended_by: EndedBy) -> Attribution {
+    /// With what a reader should know.
+    fn told(&self, mut attribution: Attribution) -> Attribution {
+        let parameters = &self.subject.parameters;
+        if parameters.multiply_by_inputs {
+            let starts = Starts::of(&self.subject);
+            let no_derivative = self.sums.iter().all(|sums| sums.iter().all(|sum| *sum == 0.0));
+            attribution.cause = is_zero(&attribution.scores).then(|| starts.cause(parameters, no_derivative));
+            attribution.warnings.extend(starts.warning());
+        } else {
+            let along = || no_derivative_of(parameters, "all along the path");
+            attribution.cause = is_zero(&attribution.scores).then(along);
+        }
+        if parameters.tolerance.is_none() {
+            attribution.warnings.extend(large_error(&attribution, parameters));
+        }
+        attribution
+    }
+
+    fn refined(&self, attribution: Attribution, ended_by: EndedBy) -> Attribution {
+        let mut attribution = self.told(attribution);
         if ended_by == EndedBy::MaxSteps {
             let steps = self.n_steps;
             attribution.warnings.push(format!("the tolerance was not reached with {steps} steps; raise max_steps"));

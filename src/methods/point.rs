@@ -1,7 +1,11 @@
 //! One derivative at the input: g(x), or x ⊙ g(x); the rule set says which derivative. Cost: one evaluation.
 //! Gradient, Input × Gradient, Guided Backpropagation, DeconvNet, PatternNet, PatternAttribution (seeded with f_c(x)).
 
-use super::{Attribution, Run, Step, Subject, head_value};
+use super::{
+    Attribution, Run, Step, Subject,
+    doubts::{is_zero, no_derivative_at_input},
+    head_value,
+};
 use crate::{
     autodiff::spec::DeriveSpec,
     engine::{Point, Row},
@@ -31,13 +35,15 @@ impl Run for OnePoint {
         let Some(row) = answers.first() else {
             return Step::Evaluate(vec![Point { input: input.clone(), seed: seed.clone() }]);
         };
-        let scores = match row.cotangents.first() {
-            Some(g) if self.multiply => input.as_ref() * g,
-            Some(g) => g.clone(),
-            None => Tensor::zeros(input.raw_dim()),
+        let value = head_value(row, parameters.head, seed);
+        let g = row.cotangents.first().cloned().unwrap_or_else(|| Tensor::zeros(input.raw_dim()));
+        let cause = match is_zero(&g) {
+            true => no_derivative_at_input(parameters, value),
+            false => "the input is zero wherever the derivative is not".to_owned(),
         };
-        let mut attribution = Attribution::of(scores);
-        attribution.input_value = Some(head_value(row, parameters.head, seed));
+        let mut attribution = Attribution::of(if self.multiply { input.as_ref() * g } else { g });
+        attribution.cause = is_zero(&attribution.scores).then_some(cause);
+        attribution.input_value = Some(value);
         Step::Done(attribution)
     }
 }

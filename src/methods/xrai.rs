@@ -10,7 +10,8 @@ use ndarray::{Array2, Axis};
 
 use super::{
     Attribution, Run, Segments, Step, Subject,
-    parameters::{Compat, Parameters},
+    doubts::is_zero,
+    parameters::{Compat, Parameters, SegmentSource},
     path,
     ranking::{Ranking, Selection, rank},
 };
@@ -82,12 +83,48 @@ impl Regional {
         let mut scores = Tensor::zeros(merged.raw_dim());
         scores.iter_mut().zip(&ranking.values).for_each(|(score, &value)| *score = value as f32);
         let Ranking { ranks, regions, .. } = ranking;
+        let small = segmentation.regions.iter().filter(|pixels| pixels.len() < parameters.min_pixel_diff).count();
+        let cause = if is_zero(&attribution.scores) {
+            attribution.cause
+        } else if regions.len() == 1 {
+            Some(one_region(segmentation, small, parameters))
+        } else {
+            is_zero(&scores).then(|| "the largest score over the channels is zero in every pixel".to_owned())
+        };
+        let mut warnings = attribution.warnings;
+        if small > 0 && regions.len() > 1 {
+            let (all, least) = (segmentation.regions.len(), parameters.min_pixel_diff);
+            warnings.push(format!(
+                "{small} of {all} regions are smaller than min_pixel_diff={least} pixels and passed over: lower it or send \
+                 coarser segments"
+            ));
+        }
         let ranks = Array2::from_shape_vec(segmentation.regions.size(), ranks).ok();
         let segmentation = segmentation.clone();
         Attribution {
+            cause,
+            warnings,
             scores: Arc::new(scores.insert_axis(channels)),
             segments: ranks.map(|ranks| Arc::new(Segments { segmentation, ranks, regions })),
             ..attribution
         }
+    }
+}
+
+/// Why the whole picture is one region. `small`: how many are too small to be ranked.
+fn one_region(segmentation: &Segmentation, small: usize, parameters: &Parameters) -> String {
+    let (all, least) = (segmentation.regions.len(), parameters.min_pixel_diff);
+    let (height, width) = segmentation.regions.size();
+    let one = "the map is one region";
+    if small > 0 && small == all {
+        return format!(
+            "{one}: all {all} are smaller than min_pixel_diff={least} pixels; lower it or send coarser segments"
+        );
+    }
+    match parameters.segments {
+        SegmentSource::Felzenszwalb => {
+            format!("{one}: the segmentation finds no other in {height} x {width} pixels; send segments of your own")
+        }
+        SegmentSource::Uploaded => format!("{one}: no other of the segments sent adds min_pixel_diff={least} pixels"),
     }
 }
