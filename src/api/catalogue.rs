@@ -86,6 +86,8 @@ pub struct ModelSummary {
     pub takes_images: bool,
     pub classes: Option<usize>,
     pub has_patterns: bool,
+    /// What was assumed because its `model.toml` does not say it; answers repeat it.
+    pub warnings: Vec<String>,
 }
 
 /// All that is known of a model.
@@ -247,6 +249,7 @@ fn summarise(api: &Api, model: &Model) -> ModelSummary {
         takes_images: model.manifest.input.preprocess.is_some(),
         classes: model.classes(),
         has_patterns: model.patterns.is_some(),
+        warnings: model.manifest.assumed.iter().cloned().collect(),
     }
 }
 

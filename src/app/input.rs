@@ -13,7 +13,7 @@ use crate::{
     image::{
         RgbImage,
         decode::{Limits, decode},
-        geometry::Geometry,
+        geometry::{Area, Geometry},
         preprocess::preprocess,
     },
     methods::drive::MethodError,
@@ -32,6 +32,9 @@ pub enum Input {
 /// Uploads of up to this many pixels wait for their picture decoded (6 MB); larger ones are decoded again, so that requests
 /// in flight cost little more than their bodies.
 const KEEP_PIXELS: u64 = 2 << 20;
+
+/// A crop that shows less of an upload's area is told.
+const LITTLE: f64 = 0.5;
 
 /// One input of the model, without batch axis, and what a picture of it needs.
 pub(super) struct Prepared {
@@ -107,14 +110,24 @@ fn prepare_image(bytes: Bytes, model: &Model, limits: &Limits) -> Result<Prepare
     let (tensor, geometry) = preprocess(&decoded.image, rule)?;
     let preprocess = started.elapsed() - decode;
     let pixels = u64::from(decoded.image.width()) * u64::from(decoded.image.height());
+    let warnings = decoded.warnings.into_iter().chain(model.manifest.assumed.clone()).chain(little_seen(&geometry));
+    let warnings = warnings.collect();
     let upload = if pixels <= KEEP_PIXELS { Upload::Decoded(decoded.image) } else { Upload::Encoded(bytes) };
-    Ok(Prepared {
-        tensor: Arc::new(tensor),
-        upload: Some((upload, geometry)),
-        warnings: decoded.warnings,
-        decode,
-        preprocess,
-    })
+    Ok(Prepared { tensor: Arc::new(tensor), upload: Some((upload, geometry)), warnings, decode, preprocess })
+}
+
+/// A crop that leaves out more of the upload than it keeps.
+fn little_seen(geometry: &Geometry) -> Option<String> {
+    let (Area { left, top, width, height }, (all_x, all_y)) = (geometry.seen(), geometry.upload);
+    let share = f64::from(width) * f64::from(height) / (f64::from(all_x) * f64::from(all_y));
+    let message = || {
+        format!(
+            "the model saw {width} x {height} pixels of the upload's {all_x} x {all_y} ({:.0} %), from ({left}, {top}): its crop left \
+             out the rest",
+            100.0 * share
+        )
+    };
+    (share < LITTLE).then(message)
 }
 
 fn check_tensor(tensor: &Tensor, model: &Model) -> Result<(), AppError> {

@@ -143,6 +143,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
             head: Head::Logits,
             pattern_layers: PatternLayers::All,
             layer: None,
+            assumed: None,
         },
         labels: Vec::new(),
         hash: id.into(),

@@ -12,6 +12,9 @@ pub struct Manifest {
     pub pattern_layers: PatternLayers,
     /// Default layer of Grad-CAM; absent, the last of the model's layers.
     pub layer: Option<String>,
+    /// What of the preprocessing model.toml leaves out, and what stands for it.
+    #[serde(skip)]
+    pub assumed: Option<String>,
 }
 
 /// The model's input value, and, for image classifiers, its preprocessing.

@@ -53,10 +53,10 @@ pub fn read(text: &str, graph: &Graph) -> Result<Manifest, Vec<Fault>> {
     let layer = fields.take("layer", "the name of a value of the graph", |_| true);
     let input = fields.table("input").unwrap_or(&empty);
     fields.finish();
-    let input = read_input(Fields::new(input, "input", &mut faults), graph);
-    match input {
-        Some(input) if faults.is_empty() => Ok(Manifest {
-            input,
+    match read_input(Fields::new(input, "input", &mut faults), graph) {
+        Some(resolved) if faults.is_empty() => Ok(Manifest {
+            assumed: assumed(&resolved, input),
+            input: resolved,
             head: head.unwrap_or(default_head(graph)),
             pattern_layers: pattern_layers.unwrap_or(PatternLayers::All),
             layer,
@@ -68,6 +68,29 @@ pub fn read(text: &str, graph: &Graph) -> Result<Manifest, Vec<Fault>> {
 fn default_head(graph: &Graph) -> Head {
     let one_class = |output: &ValueInfo| output.value_type.shape.iter().skip(1).all(|dim| *dim == Dim::Known(1));
     if graph.outputs.first().is_some_and(one_class) { Head::Logits } else { Head::Probabilities }
+}
+
+/// What of the preprocessing of images is not in the table `input`, and what `resolved` has in its place.
+fn assumed(resolved: &Input, input: &Table) -> Option<String> {
+    let rule = resolved.preprocess.as_ref()?;
+    let absent: Vec<&str> = ["mean", "std", "resize"].into_iter().filter(|key| !input.contains_key(*key)).collect();
+    let values = match (rule.channels, absent.contains(&"mean"), absent.contains(&"std")) {
+        (_, false, false) => None,
+        (Channels::Gray, true, true) => Some("mean 0 and std 1"),
+        (Channels::Gray, true, false) => Some("mean 0"),
+        (Channels::Gray, false, true) => Some("std 1"),
+        (_, true, true) => Some("ImageNet's mean and std"),
+        (_, true, false) => Some("ImageNet's mean"),
+        (_, false, true) => Some("ImageNet's std"),
+    };
+    let resize = absent.contains(&"resize").then(|| match rule.resize {
+        Resize::ShortSide(side) => format!("a short side of {side} with a centre crop"),
+        Resize::Stretch => format!("stretching to {} x {}", rule.width, rule.height),
+        Resize::Pad => "padding".to_owned(),
+    });
+    let instead: Vec<String> = values.map(str::to_owned).into_iter().chain(resize).collect();
+    let said = || format!("model.toml does not give {}: assumed {}", absent.join(", "), instead.join(", and "));
+    (!absent.is_empty()).then(said)
 }
 
 /// Writes the sizes that the manifest fixed into the graph's input type: everything but the batch is a number afterwards.
@@ -322,6 +345,23 @@ mod tests {
         assert_eq!((preprocess.layout, preprocess.channels), (Layout::Nchw, Channels::Rgb));
         assert_eq!(preprocess.resize, Resize::ShortSide(256));
         assert_eq!((manifest.head, manifest.pattern_layers), (Head::Probabilities, PatternLayers::All));
+        let assumed = "model.toml does not give mean, std, resize: assumed ImageNet's mean and std, and a short side of 256 with a \
+                       centre crop";
+        assert_eq!(manifest.assumed.as_deref(), Some(assumed));
+    }
+
+    #[test]
+    fn only_what_the_file_leaves_out_is_assumed() {
+        let assumed = |text: &str, sizes| read(text, &graph(&known(sizes), 9)).unwrap().assumed;
+        let photo = [3, 224, 224];
+        assert_eq!(assumed("[input]\nmean = 0.5\nstd = 0.5\nresize = 'pad'", photo), None);
+        let std = "model.toml does not give std: assumed ImageNet's std";
+        assert_eq!(assumed("[input]\nmean = 0.5\nresize = 'pad'", photo).as_deref(), Some(std));
+        let resize = "model.toml does not give resize: assumed a short side of 256 with a centre crop";
+        assert_eq!(assumed("[input]\nmean = 0.5\nstd = 1", photo).as_deref(), Some(resize));
+        let grey = "model.toml does not give mean, std, resize: assumed mean 0 and std 1, and stretching to 128 x 96";
+        assert_eq!(assumed("", [1, 96, 128]).as_deref(), Some(grey));
+        assert_eq!(read("", &graph(&[Dim::Known(2)], 1)).unwrap().assumed, None);
     }
 
     #[test]

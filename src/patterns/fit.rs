@@ -284,6 +284,7 @@ mod tests {
                 head: Head::Logits,
                 pattern_layers: PatternLayers::All,
                 layer: None,
+                assumed: None,
             },
             labels: vec![],
             hash: String::new(),

@@ -67,6 +67,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
             head: Head::Logits,
             pattern_layers: PatternLayers::All,
             layer: None,
+            assumed: None,
         },
         labels: Vec::new(),
         hash: "dense".into(),
