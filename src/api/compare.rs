@@ -14,7 +14,7 @@ use super::{
     body::{parse_query, settle},
     codes::ApiError,
     document::{Binary, JsonRequest, MultipartRequest, Problems},
-    explain::server_timing,
+    explain::{server_timing, warnings_header},
     negotiate::{choose_format, content_type},
     requester::Requester,
 };
@@ -47,7 +47,9 @@ use crate::{
     responses(
         (status = 200, description = "The comparison.",
             content((Binary = "image/png"), (ComparisonAnswer = "application/json")),
-            headers(("server-timing" = String, description = "milliseconds of each stage"))),
+            headers(
+                ("x-explaind-warnings" = String, description = "as for POST /explain, each with its method in front; once where all have it"),
+                ("server-timing" = String, description = "milliseconds of each stage"))),
         Problems,
     ),
 )]
@@ -76,6 +78,7 @@ pub async fn compare(
             let compared = app.compare(plan, inputs, uploads, &requester.caller).await?;
             let started = Instant::now();
             let timing = compared.timing;
+            let headers = warnings_header(compared.warnings().into_iter());
             let bytes = app
                 .pool()
                 .run(move || match format {
@@ -87,6 +90,7 @@ pub async fn compare(
             let encode = started.elapsed();
             telemetry::record_stage("encode", encode);
             let mut response = ([(header::CONTENT_TYPE, content_type(format))], bytes).into_response();
+            response.headers_mut().extend(headers);
             response.headers_mut().extend(server_timing(&[timing], encode.as_secs_f64() * 1e3));
             Ok(response)
         })

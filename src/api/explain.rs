@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
     Api,
@@ -24,6 +25,7 @@ use crate::{
         options::Format,
     },
     telemetry,
+    text::{cut, excerpt},
 };
 
 const TARGET: HeaderName = HeaderName::from_static("x-explaind-target");
@@ -31,6 +33,25 @@ const SCORE: HeaderName = HeaderName::from_static("x-explaind-score");
 const CONVERGENCE_DELTA: HeaderName = HeaderName::from_static("x-explaind-convergence-delta");
 const WARNINGS: HeaderName = HeaderName::from_static("x-explaind-warnings");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// The most bytes of warnings that a header tells.
+const WARNING_BYTES: usize = 1000;
+/// What RFC 8187 writes as it is.
+const ATTR_CHAR: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'!')
+    .remove(b'#')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'^')
+    .remove(b'_')
+    .remove(b'`')
+    .remove(b'|')
+    .remove(b'~');
+/// How a text begins that is written as RFC 8187 says.
+const EXTENDED: &str = "UTF-8''";
 
 /// Explain what a classifier saw
 ///
@@ -54,10 +75,10 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         (status = 200, description = "The explanation.",
             content((Binary = "image/png"), (Answers = "application/json"), (Binary = "application/x-npy")),
             headers(
-                ("x-explaind-target" = String, description = "index and label of the class explained; with one explanation"),
+                ("x-explaind-target" = String, description = "index and label of the class explained; with one explanation. What is not ASCII is written as RFC 8187 does in parameters: `UTF-8''285%20caf%C3%A9`"),
                 ("x-explaind-score" = f32, description = "its score"),
-                ("x-explaind-convergence-delta" = f64, description = "where completeness holds"),
-                ("x-explaind-warnings" = String, description = "joined by `; `"),
+                ("x-explaind-convergence-delta" = f64, description = "where completeness holds and it is finite"),
+                ("x-explaind-warnings" = String, description = "joined by `; `, at most about 1000 bytes, then how many more there are; what is not ASCII as in x-explaind-target"),
                 ("server-timing" = String, description = "milliseconds of each stage"),
             )),
         Problems,
@@ -109,24 +130,47 @@ fn describe(explanations: &[Explanation]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let [one] = explanations else { return headers };
     let target = &one.explained.target;
-    insert(&mut headers, TARGET, target.to_string());
-    insert(&mut headers, SCORE, target.class.score.to_string());
-    if let Some(delta) = one.explained.attribution.convergence_delta {
-        insert(&mut headers, CONVERGENCE_DELTA, delta.to_string());
+    insert(&mut headers, TARGET, &excerpt(&target.to_string()));
+    insert(&mut headers, SCORE, &target.class.score.to_string());
+    if let Some(delta) = one.explained.attribution.convergence_delta.filter(|delta| delta.is_finite()) {
+        insert(&mut headers, CONVERGENCE_DELTA, &delta.to_string());
     }
-    let warnings = one.warnings.join("; ");
-    if !warnings.is_empty() {
-        insert(&mut headers, WARNINGS, warnings);
+    headers.extend(warnings_header(one.warnings.iter().cloned()));
+    headers
+}
+
+/// `x-explaind-warnings`: those that fit, and how many do not; none for none.
+pub fn warnings_header(warnings: impl Iterator<Item = String>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let mut joined = String::new();
+    let mut left_out = 0;
+    for warning in warnings {
+        if joined.is_empty() {
+            joined.push_str(&cut(&warning, WARNING_BYTES));
+        } else if left_out == 0 && joined.len() + warning.len() <= WARNING_BYTES {
+            joined.push_str("; ");
+            joined.push_str(&warning);
+        } else {
+            left_out += 1;
+        }
+    }
+    if left_out > 0 {
+        joined.push_str(&format!("; and {left_out} more"));
+    }
+    if !joined.is_empty() {
+        insert(&mut headers, WARNINGS, &joined);
     }
     headers
 }
 
-/// Header values hold visible ASCII; what is not becomes `?`.
-fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
-    let visible: String = text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
-    if let Ok(value) = HeaderValue::from_str(&visible) {
-        headers.insert(name, value);
-    }
+/// Header values hold visible ASCII; any other text is written as RFC 8187 does in parameters: `UTF-8''caf%C3%A9`.
+fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    let is_plain = text.chars().all(|c| c.is_ascii_graphic() || c == ' ') && !text.starts_with(EXTENDED);
+    let value = match is_plain {
+        true => HeaderValue::from_str(text),
+        false => HeaderValue::from_str(&format!("{EXTENDED}{}", utf8_percent_encode(text, &ATTR_CHAR))),
+    };
+    headers.extend(value.ok().map(|value| (name, value)));
 }
 
 /// The stages of all inputs, summed; `total` is the longest.
@@ -143,6 +187,39 @@ pub fn server_timing(timing: &[TimingMs], encode: f64) -> HeaderMap {
         ("total", total),
     ];
     let mut headers = HeaderMap::new();
-    insert(&mut headers, SERVER_TIMING, stages.map(|(name, ms)| format!("{name};dur={ms:.2}")).join(", "));
+    insert(&mut headers, SERVER_TIMING, &stages.map(|(name, ms)| format!("{name};dur={ms:.2}")).join(", "));
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(text: &str) -> String {
+        let mut headers = HeaderMap::new();
+        insert(&mut headers, TARGET, text);
+        headers[TARGET].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn texts_beyond_ascii_are_written_as_rfc_8187_says() {
+        assert_eq!(written("285 Egyptian_cat - 281 tabby, (100%)"), "285 Egyptian_cat - 281 tabby, (100%)");
+        assert_eq!(written("0 café"), "UTF-8''0%20caf%C3%A9");
+        assert_eq!(written("1 猫!"), "UTF-8''1%20%E7%8C%AB!");
+        assert_eq!(written("2 a\r\nb: c"), "UTF-8''2%20a%0D%0Ab%3A%20c");
+        assert_eq!(written("UTF-8''x"), "UTF-8''UTF-8%27%27x");
+    }
+
+    #[test]
+    fn many_warnings_are_cut_and_counted() {
+        let header = |warnings: &[String]| {
+            let headers = warnings_header(warnings.iter().cloned());
+            headers.get(WARNINGS).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(header(&[]), None);
+        assert_eq!(header(&["a".into(), "b".into()]).unwrap(), "a; b");
+        let many = vec!["w".repeat(400); 50];
+        assert_eq!(header(&many).unwrap(), format!("{0}; {0}; and 48 more", "w".repeat(400)));
+        assert!(header(&["é".repeat(100_000)]).unwrap().len() < 4000);
+    }
 }

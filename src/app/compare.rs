@@ -69,6 +69,24 @@ pub struct Compared {
     pub timing: answer::TimingMs,
 }
 
+impl Compared {
+    /// Those of all methods: each with its method in front, or once where every method has it.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> = Vec::new();
+        for one in &self.explanations {
+            for warning in &one.warnings {
+                let shared = self.explanations.iter().all(|other| other.warnings.contains(warning));
+                let method = one.explained.parameters.method.id;
+                let said = if shared { warning.clone() } else { format!("{method}: {warning}") };
+                if !warnings.contains(&said) {
+                    warnings.push(said);
+                }
+            }
+        }
+        warnings
+    }
+}
+
 impl App {
     /// As [`App::plan`], with several methods: `method` or `methods` holds ids, or objects with an id (`method` or `id`) and parameters
     /// of their own. Parameters beside them are for every method that takes them.

@@ -23,7 +23,8 @@ pub struct Heatmap<'a> {
     pub warnings: Vec<String>,
 }
 
-/// Draws each map (the model's input size, without a batch axis) on the upload that `geometry` was made for.
+/// Draws each map (the model's input size, without a batch axis) on the upload that `geometry` was made for. Of scores that are zero
+/// everywhere or not finite there is no warning here: they speak for themselves, and their method says why.
 pub fn draw<'a>(
     upload: &'a RgbImage,
     maps: &[Arc<Tensor>],
@@ -33,7 +34,13 @@ pub fn draw<'a>(
 ) -> Result<Vec<Heatmap<'a>>, RenderError> {
     let planes = maps.iter().map(|scores| reduce(scores, layout, options.reduction)).collect::<Result<Vec<_>, _>>()?;
     let bounds = bounds(&planes, options);
-    planes.iter().zip(bounds).map(|(plane, bounds)| draw_one(upload, plane, bounds, geometry, options)).collect()
+    let drawn = planes.iter().zip(bounds).map(|(plane, bounds)| draw_one(upload, plane, bounds, geometry, options));
+    let told =
+        |scores: &Tensor| scores.iter().all(|score| *score == 0.0) || scores.iter().any(|score| !score.is_finite());
+    let drawn = drawn.zip(maps).map(|(heatmap, scores)| {
+        heatmap.map(|heatmap| if told(scores) { Heatmap { warnings: Vec::new(), ..heatmap } } else { heatmap })
+    });
+    drawn.collect()
 }
 
 fn draw_one<'a>(
@@ -55,8 +62,12 @@ fn draw_one<'a>(
         Drawing::Pixels => geometry.back_project(strengths.view()),
         Drawing::Outlines => outline(&strengths, geometry),
     };
-    let overlay = Overlay::new(upload, Some(projected.ok_or_else(mismatch)?), options);
-    Ok(Heatmap { overlay, bounds, warnings: Vec::new() })
+    let projected = projected.ok_or_else(mismatch)?;
+    let no_outline = options.r#type == Drawing::Outlines && projected.plane.iter().all(|value| *value == 0.0);
+    let warnings =
+        no_outline.then(|| "the map has no border inside the picture: type=OUTLINES draws nothing".to_owned());
+    let overlay = Overlay::new(upload, Some(projected), options);
+    Ok(Heatmap { overlay, bounds, warnings: warnings.into_iter().collect() })
 }
 
 #[cfg(test)]
@@ -131,15 +142,38 @@ mod tests {
     }
 
     #[test]
-    fn a_map_of_zeros_is_the_upload_with_a_warning() {
+    fn a_map_of_zeros_or_of_nan_is_the_upload() {
         let upload = RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8, y as u8, 7]));
         let (zeros, geometry) = preprocess(&RgbImage::new(40, 30), &rule(Resize::ShortSide(64))).unwrap();
         let options = HeatmapOptions { overlay_type: OverlayType::Original, ..HeatmapOptions::default() };
         for fill in [0.0, f32::NAN] {
             let scores = zeros.mapv(|_| fill);
             let drawn = draw(&upload, &[Arc::new(scores)], Layout::Nchw, &geometry, &options).unwrap();
-            assert_eq!((drawn[0].overlay.image(), drawn[0].bounds, drawn[0].warnings.len()), (upload.clone(), None, 1));
+            assert_eq!((drawn[0].overlay.image(), drawn[0].bounds, drawn[0].warnings.len()), (upload.clone(), None, 0));
         }
+    }
+
+    #[test]
+    fn what_leaves_the_picture_blank_is_told() {
+        let upload = RgbImage::from_pixel(40, 30, Rgb([90; 3]));
+        let (zeros, geometry) = preprocess(&RgbImage::new(40, 30), &rule(Resize::ShortSide(64))).unwrap();
+        let warnings = |scores: Tensor, options: &HeatmapOptions| {
+            draw(&upload, &[Arc::new(scores)], Layout::Nchw, &geometry, options).unwrap()[0].warnings.clone()
+        };
+        let outlines = HeatmapOptions { r#type: Drawing::Outlines, ..HeatmapOptions::default() };
+        let none = "the map has no border inside the picture: type=OUTLINES draws nothing";
+        assert_eq!(warnings(zeros.mapv(|_| 0.5), &outlines), [none]);
+        assert_eq!(warnings(zeros.mapv(|_| 0.5), &HeatmapOptions::default()), [""; 0]);
+        let negative = "the attribution has no positive value; the heat map is blank";
+        assert_eq!(warnings(zeros.mapv(|_| -0.5), &outlines), [negative]);
+        // Scores that cancel over the channels are not zero themselves.
+        let mut cancel = zeros.clone();
+        cancel.index_axis_mut(ndarray::Axis(0), 0).fill(1.0);
+        cancel.index_axis_mut(ndarray::Axis(0), 1).fill(-1.0);
+        assert_eq!(
+            warnings(cancel, &HeatmapOptions::default()),
+            ["the attribution is zero in every pixel; the heat map is blank"]
+        );
     }
 
     #[test]

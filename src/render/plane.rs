@@ -100,7 +100,7 @@ pub fn normalise(plane: &Array2<f32>, bounds: Option<Bounds>, options: &HeatmapO
     let signed = |value: f32| shown(value, options.polarity);
     let bounds = match bounds {
         Some(bounds) if plane.iter().any(|value| signed(*value) != 0.0) => bounds,
-        _ if plane.iter().all(|value| *value == 0.0) => return blank("the attribution is zero everywhere"),
+        _ if plane.iter().all(|value| *value == 0.0) => return blank("the attribution is zero in every pixel"),
         _ if options.polarity == Polarity::Negative => return blank("the attribution has no negative value"),
         _ => return blank("the attribution has no positive value"),
     };
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn maps_without_anything_to_draw_are_blank_with_a_reason() {
         for (plane, word) in [
-            (array![[0.0, -0.0]], "zero everywhere"),
+            (array![[0.0, -0.0]], "zero in every pixel"),
             (array![[1.0, f32::NAN]], "NaN"),
             (array![[f32::INFINITY, 1.0]], "infinite"),
             (array![[-1.0, 0.0]], "no positive"),
