@@ -1,8 +1,15 @@
-//! The command line. Errors are told with their causes; the exit code is 1.
+//! The command line. Errors are told with their causes, each fault of a request on a line of its own; the exit code is 1.
 
 mod commands;
 
+use std::{error::Error, process::ExitCode};
+
 use clap::{Parser, Subcommand};
+use explaind::{
+    app::AppError,
+    jobs::queue::JobError,
+    methods::{Faults, drive::MethodError},
+};
 
 #[derive(Parser)]
 #[command(name = "explaind", version, about = "Explains the decisions of any ONNX image classifier")]
@@ -40,11 +47,21 @@ fn return_large_blocks() {
     }
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     return_large_blocks();
     // Before the first TLS connection: to a server, to a store of files.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match Cli::parse().command {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&error).iter().for_each(|line| eprintln!("error: {line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Serve(command) => command.run(),
         Command::Explain(command) => command.run(),
         Command::FitPatterns(command) => command.run(),
@@ -55,5 +72,37 @@ fn main() -> anyhow::Result<()> {
             print!("{}", explaind::api::document::to_yaml().map_err(anyhow::Error::msg)?);
             Ok(())
         }
+    }
+}
+
+/// Every fault of a request and what would have been accepted, or the error and its causes.
+fn tell(error: &anyhow::Error) -> Vec<String> {
+    let Some(faults) = error.chain().find_map(faults_of) else {
+        let mut whole = String::new();
+        for text in error.chain().map(ToString::to_string) {
+            // Some errors have the words of their cause in their own.
+            if whole.is_empty() {
+                whole = text;
+            } else if !whole.contains(&text) {
+                whole = format!("{whole}: {text}");
+            }
+        }
+        return vec![whole];
+    };
+    let told = faults.shown().iter().map(|fault| match fault.allowed.as_slice() {
+        [] => format!("{}: {}", fault.param, fault.message),
+        allowed => format!("{}: {} (allowed: {})", fault.param, fault.message, allowed.join(", ")),
+    });
+    told.chain((faults.more() > 0).then(|| format!("and {} more", faults.more()))).collect()
+}
+
+fn faults_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Faults> {
+    if let Some(AppError::Parameters(faults) | AppError::Method(MethodError::Parameters(faults))) = error.downcast_ref()
+    {
+        return Some(faults);
+    }
+    match error.downcast_ref() {
+        Some(JobError::Parameters(faults)) => Some(faults),
+        _ => error.downcast_ref(),
     }
 }

@@ -529,7 +529,11 @@ fn check_classes(parameters: &Parameters, count: usize) -> Result<(), Faults> {
     let mut faults = Faults::default();
     if parameters.target.largest().is_some_and(|index| index >= count) || parameters.target.answers() > count {
         let message = format!("the model has {count} classes");
-        faults.push(Fault { param: "target".into(), message, allowed: vec![format!("0..{count}")] });
+        faults.push(Fault {
+            param: "target".into(),
+            message,
+            allowed: vec![format!("0 to {}", count.saturating_sub(1))],
+        });
     }
     faults.extend(parameters.single_output_fault(Some(count)));
     faults.settle(())

@@ -62,7 +62,7 @@ fn models() -> &'static Path {
             files.iter().for_each(|(name, bytes)| fs::write(folder.path().join(id).join(name), bytes).unwrap());
         };
         let pixels: &[u8] = b"head = \"logits\"\n[input]\nmean = 0.0\nstd = 1.0\nresize = \"stretch\"\n";
-        let net = write_model(&colour_net()).unwrap();
+        let net = colour_model();
         make("tiny", &[("model.onnx", &net), ("model.toml", pixels), ("labels.txt", b"red\ngreen\nblue\n")]);
         write_patterns(&folder.path().join("tiny"), &net);
         make("plain", &[("model.onnx", &net), ("model.toml", pixels)]);
@@ -115,6 +115,11 @@ fn cosine_net() -> Graph {
     net.nodes[0].inputs[0] = "cosine".into();
     net.nodes.insert(0, Node::new("Cos", ["x"], ["cosine"]));
     net
+}
+
+/// The file of `tiny` and `plain`.
+pub fn colour_model() -> Vec<u8> {
+    write_model(&colour_net()).unwrap()
 }
 
 /// Class c answers to the mean of channel c.

@@ -64,10 +64,10 @@ impl Parameter {
         }
     }
 
-    /// For people: `1..=10000`, the choices, or the forms.
+    /// For people: `1 to 10000`, the choices, or the forms.
     pub fn allowed(&self) -> Vec<String> {
         match &self.kind {
-            Kind::Integer { min, max, .. } => vec![format!("{min}..={max}")],
+            Kind::Integer { min, max, .. } => vec![format!("{min} to {max}")],
             Kind::Number { above, max, .. } => vec![format!("above {above}, at most {max}")],
             Kind::Boolean { .. } => vec!["true".into(), "false".into()],
             Kind::Name { form, .. } => vec![(*form).to_owned()],

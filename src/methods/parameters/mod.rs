@@ -178,7 +178,7 @@ impl Parameters {
                 refuse("quadrature", "compat pgig-2020 knows one rule", &["riemann_right"]);
             }
             if self.n_steps.get() == 1 {
-                refuse("n_steps", "compat pgig-2020 leaves out the only term", &["2..=10000"]);
+                refuse("n_steps", "compat pgig-2020 leaves out the only term", &["2 to 10000"]);
             }
         }
         faults.extend(self.single_output_fault(facts.classes.count));
@@ -349,7 +349,7 @@ mod tests {
             "pattern_layers",
         ];
         assert_eq!(names, expected);
-        assert_eq!(faults[2].allowed, ["1..=10000"]);
+        assert_eq!(faults[2].allowed, ["1 to 10000"]);
         assert!(faults[3].allowed.contains(&"gauss_legendre".to_owned()));
         assert!(faults[6].allowed.contains(&"n_steps".to_owned()));
     }

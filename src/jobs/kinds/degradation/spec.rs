@@ -221,7 +221,7 @@ fn read_metric(asked: &mut Asked<'_>, model: Option<&Model>) -> degradation::Par
         }
         None => usize::MAX,
     };
-    let range = format!("1..={side}");
+    let range = format!("1 to {side}");
     let grid = asked.take("grid", &[&range], |grid| (1..=side).contains(grid)).unwrap_or(defaults.grid.min(side));
     if let Some((input, Some(rule))) = rule
         && Grid::new(&input.shape, rule.layout, grid).is_none()
@@ -237,7 +237,7 @@ fn read_metric(asked: &mut Asked<'_>, model: Option<&Model>) -> degradation::Par
     }
     let metric = degradation::Parameters { grid, order, replacement, compat, ..defaults };
     let most = metric.max_steps().max(1);
-    let steps = asked.take("steps", &[&format!("1..={most}")], |steps| (1..=most).contains(steps));
+    let steps = asked.take("steps", &[&format!("1 to {most}")], |steps| (1..=most).contains(steps));
     degradation::Parameters { steps: steps.unwrap_or(metric.steps.min(most)), ..metric }
 }
 
