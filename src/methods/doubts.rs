@@ -153,7 +153,8 @@ mod tests {
         let flat = "the input is the same everywhere, so noise_level (times its range) gives no noise";
         let one = "n_samples is 1: nothing is averaged; raise it";
         type Answer = fn(&[f32]) -> Vec<f64>;
-        let cases: &[(Value, &[f32], &[&[f32]], Answer, &[&str])] = &[
+        type Case<'a> = (Value, &'a [f32], &'a [&'a [f32]], Answer, &'a [&'a str]);
+        let cases: &[Case<'_>] = &[
             (json!({"method": "gradient"}), X, &[], ones, &[]),
             (json!({"method": "gradient"}), X, &[], zeros, &[&logits("at the input")]),
             (json!({"method": "gradient", "head": "probabilities"}), X, &[], zeros, &[probability]),

@@ -103,7 +103,7 @@ impl GradCam {
     fn cause(&self, sums: &Array2<f64>, values: &Array3<f32>, cotangents: &Array3<f32>) -> Option<String> {
         let parameters = &self.subject.parameters;
         let layer = excerpt(parameters.layer.as_deref().unwrap_or_default());
-        if sums.iter().any(|sum| !(*sum <= 0.0)) {
+        if sums.iter().any(|sum| *sum > 0.0 || sum.is_nan()) {
             let message =
                 || format!("layer {layer} is 1 x 1: it cannot tell one place from another; choose an earlier one");
             return (sums.len() == 1).then(message);

@@ -148,9 +148,10 @@ mod tests {
     }
     #[test]
     fn widths_are_those_of_the_glyphs_and_blanks_count() {
-        // DejaVu Sans: its digits are 0.636 wide, its blank 0.318.
-        assert!((width(fonts::FONT, "285") - 3.0 * 0.636).abs() < 0.01, "{}", width(fonts::FONT, "285"));
-        assert!((width(fonts::FONT, "285 ") - width(fonts::FONT, "285") - 0.318).abs() < 0.01);
+        // In 2048ths, of DejaVu Sans: its digits 1303, its blank 651.
+        let digits = width(fonts::FONT, "285");
+        assert!((digits - 3.0 * 1303.0 / 2048.0).abs() < 0.01, "{digits}");
+        assert!((width(fonts::FONT, "285 ") - digits - 651.0 / 2048.0).abs() < 0.01);
         assert!((width("WenQuanYi Micro Hei", "東京") - 2.0).abs() < 0.1);
     }
 
