@@ -182,10 +182,15 @@ impl App {
             settings.dataset.clone(),
             &settings.data,
             input::limits(&settings),
-            ArchiveLimits { max_bytes: settings.max_dataset_bytes, max_files: settings.max_dataset_files },
+            ArchiveLimits {
+                max_bytes: settings.max_dataset_bytes,
+                max_files: settings.max_dataset_files,
+                max_sets: settings.max_datasets,
+            },
+            quota.clone(),
         );
         let store = settings.object_store.is_some().then(|| files.clone());
-        let datasets = Arc::new(Datasets::new(catalogue, pool.clone(), store));
+        let datasets = Arc::new(Datasets::new(catalogue, store));
         let pictures: Arc<dyn Pictures> = datasets.clone();
         let fits = Fits::new(files.clone(), pool.clone(), &settings.data);
         Ok(Self { parts: Arc::new(Parts { settings, models, engine, pool, quota, files, fits, datasets, pictures }) })

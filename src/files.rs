@@ -6,6 +6,7 @@ use std::{
     io::{self, Read, Seek},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -36,12 +37,13 @@ enum Place {
     S3(String),
 }
 
+/// Paths and addresses of the server stand in the log alone.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    #[error("cannot write to the folder {}: {source}", path.display())]
-    Folder { path: PathBuf, source: std::io::Error },
-    #[error("the store of files: {0}")]
-    Store(#[from] object_store::Error),
+    #[error("the folder of the store of files cannot be made: {}", source.kind())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("the store of files: {}", reason(.0))]
+    Store(object_store::Error),
 }
 
 impl Files {
@@ -69,11 +71,23 @@ impl Files {
 
     /// Everything in the folder `prefix` and below. A store whose folder is not there yet is empty.
     pub async fn list(&self, prefix: &object_store::path::Path) -> Result<Vec<object_store::path::Path>, FilesError> {
+        self.list_older(prefix, Duration::ZERO).await
+    }
+
+    /// As `list`, what was written longer ago than `age`.
+    pub async fn list_older(
+        &self,
+        prefix: &object_store::path::Path,
+        age: Duration,
+    ) -> Result<Vec<object_store::path::Path>, FilesError> {
         if matches!(self.place.as_ref(), Place::Folder(folder) if !folder.exists()) {
             return Ok(Vec::new());
         }
-        let found = self.store().await?.list(Some(prefix));
-        Ok(found.map_ok(|file| file.location).try_collect().await?)
+        let found: Vec<_> = self.store().await?.list(Some(prefix)).try_collect().await?;
+        let is_older = |file: &object_store::ObjectMeta| {
+            age.is_zero() || SystemTime::now().duration_since(file.last_modified.into()).is_ok_and(|found| found > age)
+        };
+        Ok(found.into_iter().filter(is_older).map(|file| file.location).collect())
     }
 
     /// Removes everything in the folder `prefix` and below.
@@ -162,6 +176,46 @@ impl FilesError {
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Store(object_store::Error::NotFound { .. }))
     }
+
+    /// Whether there is no room for it.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Folder { source, .. } => is_full(source),
+            Self::Store(error) => io_of(error).is_some_and(is_full),
+        }
+    }
+}
+
+impl From<object_store::Error> for FilesError {
+    fn from(error: object_store::Error) -> Self {
+        if !matches!(error, object_store::Error::NotFound { .. }) {
+            tracing::warn!("the store of files: {error}");
+        }
+        Self::Store(error)
+    }
+}
+
+/// The disk's error beneath another, if there is one.
+fn io_of(error: &object_store::Error) -> Option<&io::Error> {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source()).find_map(|error| error.downcast_ref())
+}
+
+/// What happened, without where.
+fn reason(error: &object_store::Error) -> String {
+    match error {
+        object_store::Error::NotFound { .. } => "there is no such file".to_owned(),
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+            "it refuses the server".to_owned()
+        }
+        other => io_of(other).map_or_else(|| "it failed".to_owned(), |error| error.kind().to_string()),
+    }
+}
+
+/// Whether a disk had no room, or no more for this user or in one file.
+pub fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// SHA-256 of a file from its start, hex. Read in pieces: a mapping would keep every page that was hashed in the process's memory.
@@ -183,7 +237,10 @@ pub fn hex(bytes: &[u8]) -> String {
 fn open(place: &Place) -> Result<Arc<dyn ObjectStore>, FilesError> {
     match place {
         Place::Folder(path) => {
-            fs::create_dir_all(path).map_err(|source| FilesError::Folder { path: path.clone(), source })?;
+            fs::create_dir_all(path).map_err(|source| {
+                tracing::warn!("{}: {source}", path.display());
+                FilesError::Folder { path: path.clone(), source }
+            })?;
             Ok(Arc::new(LocalFileSystem::new_with_prefix(path)?.with_fsync(true).with_automatic_cleanup(true)))
         }
         Place::S3(url) => {

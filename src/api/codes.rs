@@ -9,7 +9,7 @@ use crate::{
     app::AppError,
     dataset::{ArchiveError, DatasetError},
     engine::EngineError,
-    files::FilesError,
+    files::{FilesError, is_full},
     image::ImageError,
     jobs::queue::JobError,
     methods::{Fault, Faults, drive::MethodError},
@@ -77,6 +77,8 @@ const INVALID_PARAMETERS: Code =
 const BODY_TOO_LARGE: Code = row("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Body too large");
 const INTERNAL: Code = row("internal", StatusCode::INTERNAL_SERVER_ERROR, "Internal fault");
 const DEADLINE_EXCEEDED: Code = row("deadline_exceeded", StatusCode::GATEWAY_TIMEOUT, "Deadline exceeded");
+const DISK_FULL: Code = row("disk_full", StatusCode::INSUFFICIENT_STORAGE, "Disk full");
+const QUOTA_EXCEEDED: Code = row("quota_exceeded", StatusCode::INSUFFICIENT_STORAGE, "Data folder full");
 const CORRUPT_IMAGE: Code = row("corrupt_image", StatusCode::UNPROCESSABLE_ENTITY, "Image that cannot be decoded");
 
 pub fn code_of(error: &ApiError) -> Code {
@@ -145,9 +147,17 @@ fn job_code(error: &JobError) -> Code {
 }
 
 fn files_code(error: &FilesError) -> Code {
-    match error.is_missing() {
-        true => row("no_such_file", StatusCode::NOT_FOUND, "File that is not there"),
-        false => row("files_unavailable", StatusCode::SERVICE_UNAVAILABLE, "Files out of reach"),
+    match (error.is_missing(), error.is_full()) {
+        (true, _) => row("no_such_file", StatusCode::NOT_FOUND, "File that is not there"),
+        (_, true) => DISK_FULL,
+        _ => row("files_unavailable", StatusCode::SERVICE_UNAVAILABLE, "Files out of reach"),
+    }
+}
+
+fn disk_code(error: &std::io::Error) -> Code {
+    match is_full(error) {
+        true => DISK_FULL,
+        false => row("storage_unavailable", StatusCode::SERVICE_UNAVAILABLE, "Storage of data sets out of reach"),
     }
 }
 
@@ -189,15 +199,19 @@ fn dataset_code(error: &DatasetError) -> Code {
             row("configured_dataset", StatusCode::CONFLICT, "Data set of the server's settings")
         }
         DatasetError::Empty { .. } => row("empty_dataset", StatusCode::UNPROCESSABLE_ENTITY, "Data set without images"),
-        DatasetError::Changed { .. } => row("dataset_changed", StatusCode::CONFLICT, "Data set that changed"),
+        DatasetError::Changed { .. } | DatasetError::Replaced { .. } => {
+            row("dataset_changed", StatusCode::CONFLICT, "Data set that changed")
+        }
+        DatasetError::TooMany { .. } => {
+            row("too_many_datasets", StatusCode::INSUFFICIENT_STORAGE, "Too many data sets")
+        }
+        DatasetError::Quota(_) => QUOTA_EXCEEDED,
         DatasetError::Lost { .. } => row("dataset_lost", StatusCode::CONFLICT, "Data set whose upload is lost"),
         DatasetError::Files(error) => files_code(error),
         DatasetError::Panicked(_) => INTERNAL,
         DatasetError::Image { source, .. } => image_code(source),
         DatasetError::Archive(error) => archive_code(error),
-        DatasetError::File { .. } => {
-            row("dataset_unreadable", StatusCode::INTERNAL_SERVER_ERROR, "Data set that cannot be read")
-        }
+        DatasetError::File { source, .. } => disk_code(source),
     }
 }
 
@@ -215,7 +229,8 @@ fn archive_code(error: &ArchiveError) -> Code {
         ArchiveError::TooManyFiles { .. } | ArchiveError::TooLarge { .. } | ArchiveError::Ratio => {
             row("archive_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Archive too large")
         }
-        ArchiveError::Write { .. } => INTERNAL,
+        ArchiveError::Quota(_) => QUOTA_EXCEEDED,
+        ArchiveError::Write { source, .. } => disk_code(source),
     }
 }
 
@@ -293,10 +308,10 @@ impl ApiError {
             Self::App(AppError::Method(MethodError::Engine(EngineError::Overloaded { retry_after, .. }))) => {
                 Some(*retry_after)
             }
-            Self::App(
-                AppError::Method(MethodError::Engine(EngineError::Draining))
-                | AppError::Dataset(DatasetError::Files(_)),
-            )
+            Self::App(AppError::Dataset(error)) if dataset_code(error).status == StatusCode::SERVICE_UNAVAILABLE => {
+                Some(Duration::from_secs(1))
+            }
+            Self::App(AppError::Method(MethodError::Engine(EngineError::Draining)))
             | Self::Busy { .. }
             | Self::Job(JobError::Store(_) | JobError::Files(_))
             | Self::NotReady { .. } => Some(Duration::from_secs(1)),

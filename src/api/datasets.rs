@@ -1,6 +1,6 @@
 //! GET, PUT and DELETE of data sets: folders of images with labels and masks. An upload is streamed to disk, never held in memory.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
@@ -11,7 +11,6 @@ use axum::{
 use futures::StreamExt;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tokio::io::AsyncWriteExt;
 use utoipa::ToSchema;
 
 use super::{
@@ -26,10 +25,13 @@ use crate::{
     app::AppError,
     dataset::{Dataset, DatasetError, Problem},
     methods::{Faults, drive, target::Classes},
+    model::Model,
+    text::excerpt,
 };
 
-/// Problems that an answer lists; their count is told in full.
+/// Problems, and labels, that an answer lists; their count is told in full.
 const MAX_PROBLEMS: usize = 1000;
+const MAX_LABELS: usize = 1000;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DatasetList {
@@ -60,6 +62,9 @@ pub struct DatasetSummary {
     pub problems: usize,
     /// Files that are neither images nor labels.
     pub ignored_files: usize,
+    /// How many of them have each extension, in lower case; `none` and `other` for those without one of their own here.
+    #[schema(example = json!({ ".heic": 100 }))]
+    pub ignored: BTreeMap<String, usize>,
     /// SHA-256 over paths, contents, labels and masks.
     pub hash: String,
 }
@@ -69,8 +74,10 @@ pub struct DatasetSummary {
 pub struct DatasetCard {
     #[serde(flatten)]
     pub summary: DatasetSummary,
-    /// How many images have each label.
+    /// How many images have each label; of the first 1000 labels.
     pub labels: BTreeMap<String, usize>,
+    /// How many labels there are.
+    pub distinct_labels: usize,
     /// What is wrong with single files, the first 1000; with `model`, labels that it does not know too.
     #[serde(rename = "problem_list")]
     pub problems: Vec<Problem>,
@@ -86,19 +93,21 @@ pub async fn list_datasets(State(api): State<Api>, Pairs(query): Pairs) -> Resul
     let (mut found, mut broken_datasets) = (Vec::new(), Vec::new());
     for id in datasets.ids().await.map_err(AppError::from)? {
         match datasets.open(&id).await {
-            Ok(dataset) => found.push(summarise(&dataset)),
+            Ok(dataset) => found.push(dataset),
             // Taken away meanwhile.
             Err(DatasetError::Unknown { .. }) => {}
             Err(error) => broken_datasets.push(BrokenDataset { id, reason: error.to_string() }),
         }
     }
-    Ok(Json(DatasetList { datasets: found, broken_datasets }))
+    let summarise = move || found.iter().map(|dataset| summarise(dataset)).collect();
+    let datasets = api.app().pool().run(summarise).await.map_err(AppError::from)?;
+    Ok(Json(DatasetList { datasets, broken_datasets }))
 }
 
 /// One data set
 #[utoipa::path(get, path = "/datasets/{id}", tag = "datasets",
     params(
-        ("id" = String, Path, example = "photos"),
+        ("id" = String, Path, example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"),
         ("model" = Option<String>, Query, description = "a model whose classes the labels are held against"),
     ),
     responses((status = 200, body = DatasetCard), DatasetProblems))]
@@ -116,16 +125,17 @@ pub async fn get_dataset(
         }
     };
     let dataset = api.app().datasets().open(&id).await.map_err(AppError::from)?;
-    Ok(Json(describe(&dataset, model.as_ref().map(|model| drive::facts(model).classes))))
+    Ok(Json(describe(&api, dataset, model).await?))
 }
 
 /// Upload a data set, in the place of one of the same name
 ///
 /// A zip, tar or tar.gz, recognised by its first bytes, of images (PNG, JPEG, WebP, BMP) and perhaps `labels.csv` or `labels.tsv` with the
 /// columns `file`, and `label` or `index` (several that are right joined by `|`), and `mask`. Without a table the folders are the labels.
-/// `masks/` mirrors the images. It is taken whole or not at all. Jobs that use the old set stop and say so.
+/// `masks/` mirrors the images. Other files are left out and counted. It is taken whole or not at all. Jobs that use the old set stop and
+/// say so; where the content is the same, they go on.
 #[utoipa::path(put, path = "/datasets/{id}", tag = "datasets",
-    params(("id" = String, Path, example = "photos")),
+    params(("id" = String, Path, example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")),
     request_body(description = "The archive.", content(
         (Binary = "application/zip"), (Binary = "application/x-tar"), (Binary = "application/gzip"), (Binary = "application/octet-stream"),
     )),
@@ -144,10 +154,8 @@ pub async fn put_dataset(
     let _place = api.enter()?;
     let datasets = api.app().datasets();
     datasets.here().check_changeable(&id).map_err(AppError::from)?;
-    let archive = datasets.receive().await.map_err(AppError::from)?;
+    let mut arrival = datasets.receive(&id).await.map_err(AppError::from)?;
     let limit = datasets.here().archive_limits().max_bytes;
-    let internal = |error: std::io::Error| ApiError::Internal { reason: error.to_string() };
-    let mut file = tokio::fs::File::from_std(archive.reopen().map_err(internal)?);
     let mut body = request.into_body().into_data_stream();
     let mut received = 0;
     while let Some(piece) = body.next().await {
@@ -156,11 +164,10 @@ pub async fn put_dataset(
         if received > limit {
             return Err(ApiError::BodyTooLarge { limit: limit as usize });
         }
-        file.write_all(&piece).await.map_err(internal)?;
+        arrival = arrival.write(&piece).await.map_err(AppError::from)?;
     }
-    file.flush().await.map_err(internal)?;
-    let (dataset, is_new) = datasets.put(&id, archive).await.map_err(AppError::from)?;
-    let card = Json(describe(&dataset, None));
+    let (dataset, is_new) = datasets.put(&id, arrival).await.map_err(AppError::from)?;
+    let card = Json(describe(&api, dataset, None).await?);
     match is_new {
         true => Ok((StatusCode::CREATED, [(HeaderName::from_static("location"), format!("/datasets/{id}"))], card)
             .into_response()),
@@ -170,7 +177,7 @@ pub async fn put_dataset(
 
 /// Take an uploaded data set away
 #[utoipa::path(delete, path = "/datasets/{id}", tag = "datasets",
-    params(("id" = String, Path, example = "photos")),
+    params(("id" = String, Path, example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")),
     responses((status = 204, description = "It is gone."), UploadProblems))]
 pub async fn delete_dataset(State(api): State<Api>, Id(id): Id, Pairs(query): Pairs) -> Result<StatusCode, ApiError> {
     only(&query, &[])?;
@@ -193,15 +200,22 @@ fn summarise(dataset: &Dataset) -> DatasetSummary {
         labelled: dataset.labelled(),
         masks: dataset.masks(),
         problems: dataset.problems.len(),
-        ignored_files: dataset.ignored,
+        ignored_files: dataset.ignored.files,
+        ignored: dataset.ignored.extensions.clone(),
         hash: dataset.hash.clone(),
     }
 }
 
-fn describe(dataset: &Dataset, classes: Option<Classes<'_>>) -> DatasetCard {
-    let mut labels = BTreeMap::new();
+/// On the pool: it takes as long as the set is large.
+async fn describe(api: &Api, dataset: Arc<Dataset>, model: Option<Arc<Model>>) -> Result<DatasetCard, AppError> {
+    let work = move || card(&dataset, model.as_ref().map(|model| drive::facts(model).classes));
+    Ok(api.app().pool().run(work).await?)
+}
+
+fn card(dataset: &Dataset, classes: Option<Classes<'_>>) -> DatasetCard {
+    let mut labels: BTreeMap<&str, usize> = BTreeMap::new();
     for label in dataset.images.iter().flat_map(|picture| &picture.labels) {
-        *labels.entry(label.clone()).or_default() += 1;
+        *labels.entry(label).or_default() += 1;
     }
     let mut problems = dataset.problems.clone();
     if let Some(classes) = classes {
@@ -214,5 +228,11 @@ fn describe(dataset: &Dataset, classes: Option<Classes<'_>>) -> DatasetCard {
     }
     let summary = DatasetSummary { problems: problems.len(), ..summarise(dataset) };
     problems.truncate(MAX_PROBLEMS);
-    DatasetCard { summary, labels, problems }
+    for Problem { file, message, .. } in &mut problems {
+        *file = excerpt(file).into_owned();
+        *message = excerpt(message).into_owned();
+    }
+    let distinct_labels = labels.len();
+    let shown = labels.into_iter().take(MAX_LABELS).map(|(label, count)| (excerpt(label).into_owned(), count));
+    DatasetCard { summary, labels: shown.collect(), distinct_labels, problems }
 }

@@ -294,6 +294,8 @@ const UNPROCESSABLE: (u16, &str) =
 const TOO_MANY: (u16, &str) = (429, "Overloaded; see Retry-After.");
 const INTERNAL: (u16, &str) = (500, "An internal fault.");
 const UNAVAILABLE: (u16, &str) = (503, "The server drains or is not ready, or the jobs' database or files are away.");
+const INSUFFICIENT: (u16, &str) =
+    (507, "There is no room: the disk, the data folder's quota or the number of data sets is used up.");
 const TIMEOUT: (u16, &str) = (504, "The deadline passed; the work was stopped.");
 
 fn problems(kinds: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
@@ -323,9 +325,9 @@ problem_sets! {
     /// Of what is looked up by id.
     MissingProblems = [BAD_PATH, NOT_FOUND, UNPROCESSABLE, INTERNAL];
     /// Of data sets, which may lie in a store that is away.
-    DatasetProblems = [BAD_PATH, NOT_FOUND, CONFLICT, UNPROCESSABLE, INTERNAL, UNAVAILABLE];
+    DatasetProblems = [BAD_PATH, NOT_FOUND, CONFLICT, UNPROCESSABLE, INTERNAL, UNAVAILABLE, INSUFFICIENT];
     /// Of what is uploaded and taken away.
-    UploadProblems = [BAD_REQUEST, NOT_FOUND, CONFLICT, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE];
+    UploadProblems = [BAD_REQUEST, NOT_FOUND, CONFLICT, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, INSUFFICIENT];
     InternalProblems = [INTERNAL];
     /// Of POST /jobs.
     SubmitProblems = [BAD_REQUEST, TOO_LARGE, UNPROCESSABLE, INTERNAL, UNAVAILABLE];

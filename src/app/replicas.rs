@@ -13,6 +13,8 @@ use crate::{
 
 /// How often this replica looks.
 const LOOK: Duration = Duration::from_secs(2);
+/// How often what is left over is looked for.
+const SWEEP: Duration = Duration::from_secs(300);
 /// So long the first look may keep it from starting.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 
@@ -36,8 +38,21 @@ impl App {
         }
     }
 
-    /// Looks again and again.
+    /// Looks again and again, and keeps the data folder free of what broken-off uploads left.
     pub async fn follow(&self) {
+        tokio::join!(self.follow_others(), self.sweep_datasets());
+    }
+
+    async fn sweep_datasets(&self) {
+        loop {
+            if let Err(error) = self.datasets().sweep().await {
+                tracing::warn!(%error, "what broken-off uploads left was not removed");
+            }
+            tokio::time::sleep(SWEEP).await;
+        }
+    }
+
+    async fn follow_others(&self) {
         let mut is_away = false;
         loop {
             tokio::time::sleep(LOOK).await;

@@ -4,7 +4,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::{self, BufReader, Read, Seek, SeekFrom},
+    io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,11 @@ use flate2::read::MultiGzDecoder;
 use tar::{EntryType, PaxExtensions};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::{EXTENSIONS, labels};
+use super::{is_image, labels, listing::Ignored};
+use crate::{
+    quota::{QuotaError, Reservation, on_disk},
+    text::excerpt,
+};
 
 /// The longest path of an entry, in bytes, and its deepest folder.
 const MAX_PATH: usize = 1024;
@@ -31,6 +35,8 @@ pub struct ArchiveLimits {
     pub max_bytes: u64,
     /// Entries of any kind.
     pub max_files: usize,
+    /// Uploaded sets at once.
+    pub max_sets: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +53,19 @@ pub enum ArchiveError {
     TooLarge { limit: u64 },
     #[error("the archive unpacks to more than {MAX_RATIO} times its size")]
     Ratio,
-    #[error("{}: {source}", path.display())]
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
+    #[error("the server's storage of data sets failed: {}", source.kind())]
     Write { path: PathBuf, source: io::Error },
 }
 
-/// Unpacks `archive` into the empty folder `into`; gives the number of files that were left out.
-pub fn unpack(archive: &mut File, into: &Path, limits: ArchiveLimits) -> Result<usize, ArchiveError> {
+/// Unpacks `archive` into the empty folder `into`, `reserved` byte by byte; gives the files that were left out.
+pub fn unpack(
+    archive: &mut File,
+    into: &Path,
+    limits: ArchiveLimits,
+    reserved: &mut Reservation,
+) -> Result<Ignored, ArchiveError> {
     let packed = archive.seek(SeekFrom::End(0)).map_err(broken)?;
     if packed > limits.max_bytes {
         return Err(ArchiveError::TooLarge { limit: limits.max_bytes });
@@ -62,7 +75,16 @@ pub fn unpack(archive: &mut File, into: &Path, limits: ArchiveLimits) -> Result<
     let length = read_up_to(archive, &mut start).map_err(broken)?;
     archive.rewind().map_err(broken)?;
     let budget = (packed.saturating_mul(MAX_RATIO) + FREE_BYTES).min(limits.max_bytes);
-    let mut unpacking = Unpacking { into, limits, budget, left: budget, entries: 0, ignored: 0, seen: HashSet::new() };
+    let mut unpacking = Unpacking {
+        into,
+        limits,
+        reserved,
+        budget,
+        left: budget,
+        entries: 0,
+        ignored: Ignored::default(),
+        seen: HashSet::new(),
+    };
     match &start[..length] {
         [b'P', b'K', 3 | 5, 4 | 6, ..] => unpacking.zip(archive)?,
         [0x1f, 0x8b, ..] => unpacking.tar(MultiGzDecoder::new(BufReader::new(archive)))?,
@@ -84,17 +106,22 @@ fn read_up_to(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 fn broken(reason: impl ToString) -> ArchiveError {
-    ArchiveError::Broken { reason: reason.to_string() }
+    ArchiveError::Broken { reason: excerpt(&reason.to_string()).into_owned() }
+}
+
+fn refuse(entry: &str, reason: &'static str) -> ArchiveError {
+    ArchiveError::Entry { entry: excerpt(entry).into_owned(), reason }
 }
 
 struct Unpacking<'a> {
     into: &'a Path,
     limits: ArchiveLimits,
+    reserved: &'a mut Reservation,
     /// Bytes that may be unpacked, and how many of them are left.
     budget: u64,
     left: u64,
     entries: usize,
-    ignored: usize,
+    ignored: Ignored,
     seen: HashSet<PathBuf>,
 }
 
@@ -107,20 +134,19 @@ impl Unpacking<'_> {
         for index in 0..archive.len() {
             let mut entry = archive.by_index(index).map_err(broken)?;
             let name = entry.name().map_err(broken)?.into_owned();
-            let refuse = |reason| Err(ArchiveError::Entry { entry: name.clone(), reason });
             self.count()?;
             if entry.is_dir() {
                 check_path(&name)?;
                 continue;
             }
             if entry.is_symlink() || entry.unix_mode().is_some_and(|mode| !matches!(mode & 0o170_000, 0 | 0o100_000)) {
-                return refuse("is no plain file");
+                return Err(refuse(&name, "is no plain file"));
             }
             if !matches!(entry.compression(), CompressionMethod::Stored | CompressionMethod::Deflated) {
-                return refuse("is packed in another way than stored or deflated");
+                return Err(refuse(&name, "is packed in another way than stored or deflated"));
             }
             if let Some(path) = self.place(&name)? {
-                self.write(&path, &mut entry)?;
+                self.write(&name, &path, &mut entry)?;
             }
         }
         Ok(())
@@ -154,13 +180,16 @@ impl Unpacking<'_> {
                 EntryType::Directory => drop(check_path(&name)?),
                 EntryType::Regular | EntryType::Continuous => {
                     if let Some(path) = self.place(&name)? {
-                        self.write(&path, &mut entry)?;
+                        self.write(&name, &path, &mut entry)?;
                     }
                 }
-                _ => return Err(ArchiveError::Entry { entry: name, reason: "is no plain file" }),
+                _ => return Err(refuse(&name, "is no plain file")),
             }
         }
-        Ok(())
+        // To the end of the stream: what is compressed has its checksum there.
+        let mut rest = archive.into_inner();
+        io::copy(&mut rest, &mut io::sink()).map_err(broken)?;
+        if rest.limit() == 0 { Err(over(self.budget, self.limits.max_bytes)) } else { Ok(()) }
     }
 
     fn count(&mut self) -> Result<(), ArchiveError> {
@@ -174,31 +203,53 @@ impl Unpacking<'_> {
     /// Where a file goes; none for one that no data set needs. Every path is checked, whether or not it is needed.
     fn place(&mut self, name: &str) -> Result<Option<PathBuf>, ArchiveError> {
         let path = check_path(name)?;
-        let hidden = path.iter().any(|part| part.as_encoded_bytes().starts_with(b".") || part == "__MACOSX");
-        if hidden || !is_wanted(&path) {
-            self.ignored += 1;
+        if path.iter().any(|part| part.as_encoded_bytes().starts_with(b".") || part == "__MACOSX") {
+            return Ok(None);
+        }
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        if !is_wanted(&file) {
+            self.ignored.add(&file);
             return Ok(None);
         }
         if !self.seen.insert(path.clone()) {
-            return Err(ArchiveError::Entry { entry: name.to_owned(), reason: "is there twice" });
+            return Err(refuse(name, TWICE));
         }
         Ok(Some(self.into.join(path)))
     }
 
-    fn write(&mut self, path: &Path, content: &mut impl Read) -> Result<(), ArchiveError> {
-        let failed = |source| ArchiveError::Write { path: path.to_owned(), source };
+    fn write(&mut self, name: &str, path: &Path, content: &mut impl Read) -> Result<(), ArchiveError> {
+        let failed = |source| failed(name, path, source);
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
         let mut file = File::create_new(path).map_err(failed)?;
-        let mut piece = [0; 64 << 10];
+        let (mut piece, mut length, mut reserved) = ([0; 64 << 10], 0, 0);
         loop {
-            match content.read(&mut piece).map_err(broken)? {
-                0 => return Ok(()),
-                length if length as u64 > self.left => return Err(over(self.budget, self.limits.max_bytes)),
-                length => {
-                    self.left -= length as u64;
-                    io::Write::write_all(&mut file, &piece[..length]).map_err(failed)?;
-                }
+            let read = content.read(&mut piece).map_err(broken)?;
+            if read == 0 {
+                return Ok(());
             }
+            self.left = self.left.checked_sub(read as u64).ok_or_else(|| over(self.budget, self.limits.max_bytes))?;
+            length += read as u64;
+            if on_disk(length) > reserved {
+                self.reserved.grow(on_disk(length) - reserved)?;
+                reserved = on_disk(length);
+            }
+            io::Write::write_all(&mut file, &piece[..read]).map_err(failed)?;
+        }
+    }
+}
+
+const TWICE: &str = "is there twice, or as a file and as a folder";
+
+/// What a disk cannot store under this name is the archive's fault, anything else the disk's.
+fn failed(name: &str, path: &Path, source: io::Error) -> ArchiveError {
+    match source.kind() {
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => refuse(name, TWICE),
+        ErrorKind::InvalidFilename | ErrorKind::InvalidInput => {
+            refuse(name, "has a name that cannot be stored: shorten its parts, and leave out special characters")
+        }
+        _ => {
+            tracing::warn!("{}: {source}", path.display());
+            ArchiveError::Write { path: path.to_owned(), source }
         }
     }
 }
@@ -207,25 +258,24 @@ fn over(budget: u64, limit: u64) -> ArchiveError {
     if budget < limit { ArchiveError::Ratio } else { ArchiveError::TooLarge { limit } }
 }
 
-fn is_wanted(path: &Path) -> bool {
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    let name = path.file_name().unwrap_or_default();
-    EXTENSIONS.contains(&extension.as_str()) || labels::FILES.iter().any(|file| name == *file)
+fn is_wanted(file: &str) -> bool {
+    is_image(file) || labels::FILES.contains(&file)
 }
 
-/// The path, when it can only lie below the folder that it is joined to.
+/// The path, when it can only lie below the folder that it is joined to. Older tools of Windows join its parts by backslashes.
 fn check_path(name: &str) -> Result<PathBuf, ArchiveError> {
-    let refuse = |reason| Err(ArchiveError::Entry { entry: name.chars().take(200).collect(), reason });
+    let refuse = |reason| Err(refuse(name, reason));
     if name.len() > MAX_PATH {
         return refuse("has too long a path");
     }
-    if name.contains('\\') || name.chars().any(char::is_control) {
-        return refuse("has a path with a backslash or a control character");
+    if name.chars().any(char::is_control) {
+        return refuse("has a path with a control character");
     }
-    if name.starts_with('/') {
+    let path = name.replace('\\', "/");
+    if path.starts_with('/') || matches!(path.as_bytes(), [drive, b':', ..] if drive.is_ascii_alphabetic()) {
         return refuse("has an absolute path");
     }
-    let parts: Vec<_> = name.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let parts: Vec<_> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     if parts.contains(&"..") {
         return refuse("leaves its folder");
     }

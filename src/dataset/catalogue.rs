@@ -1,14 +1,14 @@
 //! The data sets that lie here: the folders of the settings, and below the data folder `datasets/` and `copies/datasets/` of what is shared.
 //!
 //! One of either lies in `<id>/<version>/`, and `<id>/current` names the version: replacing it is one rename, so that every server on
-//! the same folder sees the old set or the new one, never a part.
+//! the same folder sees the old set or the new one, never a part. A version is never changed, and its name never given twice.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tempfile::{NamedTempFile, TempDir};
@@ -20,12 +20,22 @@ use super::{
     gallery::Kept,
     index::{self, Index},
     is_id,
-    scan::{Files, assemble, list},
+    listing::{Files, list},
+    scan::assemble,
+    staging::{Change, Staging},
 };
-use crate::image::decode::Limits;
+use crate::{
+    image::decode::Limits,
+    quota::{Quota, Reservation},
+};
 
 /// Names the version of an upload that counts.
 const CURRENT: &str = "current";
+/// A look at a folder of the settings with more files than this counts for so many times as long as it took.
+const MANY_FILES: usize = 1000;
+const REST_OVER_LOOK: u32 = 10;
+/// How often a set is opened again that is replaced while it is looked at.
+const TRIES: usize = 8;
 
 /// Where data sets are, and what was seen of them last.
 #[derive(Debug)]
@@ -35,15 +45,20 @@ pub struct Catalogue {
     /// Unpacked from the store that replicas share.
     copies: PathBuf,
     indices: PathBuf,
+    staging: Staging,
+    quota: Quota,
     limits: Limits,
     archive_limits: ArchiveLimits,
     seen: Mutex<HashMap<String, Seen>>,
     kept: Kept,
 }
 
-/// An archive's images in a folder of their own, which goes when this is dropped.
+/// The images of an archive in a folder of their own, which goes when this is dropped.
 pub struct Unpacked {
-    root: PathBuf,
+    dataset: Dataset,
+    index: Index,
+    files: Files,
+    reservation: Reservation,
     _folder: TempDir,
 }
 
@@ -51,16 +66,36 @@ pub struct Unpacked {
 struct Seen {
     files: Files,
     dataset: Arc<Dataset>,
+    looked: Instant,
+    /// So long it counts without another look.
+    rest: Duration,
+}
+
+/// Where a set lies now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    folder: PathBuf,
+    /// Of an upload or a copy.
+    version: Option<String>,
 }
 
 impl Catalogue {
-    /// `folders` by id; `data` is the folder of everything that the server writes. Nothing is read yet.
-    pub fn new(folders: BTreeMap<String, PathBuf>, data: &Path, limits: Limits, archive_limits: ArchiveLimits) -> Self {
+    /// `folders` by id; `data` is the folder of everything that the server writes, of which `quota` is. Nothing is read yet.
+    pub fn new(
+        folders: BTreeMap<String, PathBuf>,
+        data: &Path,
+        limits: Limits,
+        archive_limits: ArchiveLimits,
+        quota: Quota,
+    ) -> Self {
+        let uploads = data.join("datasets");
         Self {
             folders,
-            uploads: data.join("datasets"),
+            staging: Staging::new(uploads.clone(), quota.clone()),
+            uploads,
             copies: data.join("copies/datasets"),
             indices: data.join("index"),
+            quota,
             limits,
             archive_limits,
             seen: Mutex::default(),
@@ -76,66 +111,108 @@ impl Catalogue {
         ids
     }
 
+    /// The set as it was at the last look, when that still counts. Cheap.
+    pub fn remembered(&self, id: &str) -> Result<Option<Arc<Dataset>>, DatasetError> {
+        let place = self.place(id)?;
+        let still_counts = |seen: &&Seen| {
+            seen.dataset.folder == place.folder && (place.version.is_some() || seen.looked.elapsed() < seen.rest)
+        };
+        Ok(self.seen().get(id).filter(still_counts).map(|seen| seen.dataset.clone()))
+    }
+
     /// The set as it is now. Reads the files that are new or changed since it was last opened, by this server or an earlier one.
     pub fn open(&self, id: &str) -> Result<Arc<Dataset>, DatasetError> {
-        let (folder, uploaded) = self.folder(id)?;
-        let files = list(&folder)?;
-        let known = |seen: &Seen| (seen.dataset.folder == folder && seen.files == files).then(|| seen.dataset.clone());
-        if let Some(dataset) = self.seen().get(id).and_then(known) {
-            return Ok(dataset);
+        for _ in 0..TRIES {
+            if let Some(dataset) = self.remembered(id)? {
+                return Ok(dataset);
+            }
+            let place = self.place(id)?;
+            let looked = self.look(id, &place);
+            // A version that counts no more may have gone while it was looked at.
+            if place.version.is_none() {
+                return looked;
+            } else if self.place(id)? == place {
+                return looked.map_err(|error| match error {
+                    DatasetError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                        DatasetError::Lost { id: id.to_owned() }
+                    }
+                    other => other,
+                });
+            }
         }
-        let mut index = index::load(&self.indices, id);
-        let dataset = self.assemble(id, folder, uploaded, files, &mut index);
-        if let Err(error) = index::save(&self.indices, id, &index) {
+        Err(DatasetError::Replaced { id: id.to_owned() })
+    }
+
+    fn look(&self, id: &str, place: &Place) -> Result<Arc<Dataset>, DatasetError> {
+        let started = Instant::now();
+        let files = list(&place.folder, place.version.is_some())?;
+        let is_large = files.images.len() + files.ignored.files > MANY_FILES;
+        let rest = if is_large { started.elapsed() * REST_OVER_LOOK } else { Duration::ZERO };
+        let known = |seen: &&Seen| seen.dataset.folder == place.folder && seen.files == files;
+        let known = self.seen().get(id).filter(known).map(|seen| seen.dataset.clone());
+        let dataset = known.unwrap_or_else(|| {
+            let mut index = index::load(&self.indices, id, &place.key());
+            let dataset = assemble(id, place.folder.clone(), place.version.is_some(), &files, &mut index, &self.limits);
+            self.store(id, place, &index);
+            Arc::new(dataset)
+        });
+        let seen = Seen { files, dataset: dataset.clone(), looked: Instant::now(), rest };
+        self.seen().insert(id.to_owned(), seen);
+        Ok(dataset)
+    }
+
+    fn store(&self, id: &str, place: &Place, index: &Index) {
+        if let Err(error) = index::save(&self.staging, &self.indices, id, &place.key(), index) {
             tracing::warn!(
                 id,
                 "the index of the data set was not stored, and its files are read again next time: {error}"
             );
         }
-        Ok(dataset)
     }
 
-    fn assemble(&self, id: &str, folder: PathBuf, uploaded: bool, files: Files, index: &mut Index) -> Arc<Dataset> {
-        let dataset = Arc::new(assemble(id, folder, uploaded, &files, index, &self.limits));
-        self.seen().insert(id.to_owned(), Seen { files, dataset: dataset.clone() });
-        dataset
+    /// An empty file for the bytes of an upload of this id; it goes when it is dropped.
+    pub fn receive(&self, id: &str) -> Result<(NamedTempFile, Reservation), DatasetError> {
+        self.check_changeable(id)?;
+        self.check_count(id, &self.uploads)?;
+        self.receive_copy()
     }
 
-    /// An empty file for the bytes of an upload; it goes when it is dropped.
-    pub fn receive(&self) -> Result<NamedTempFile, DatasetError> {
-        fs::create_dir_all(&self.uploads).map_err(at(&self.uploads))?;
-        tempfile::Builder::new().prefix(".upload-").tempfile_in(&self.uploads).map_err(at(&self.uploads))
+    /// As `receive`, for an upload of another replica.
+    pub fn receive_copy(&self) -> Result<(NamedTempFile, Reservation), DatasetError> {
+        Ok((self.staging.file().map_err(at(&self.uploads))?, self.quota.reserve(0)?))
     }
 
-    /// Makes `archive` the set `id`, in the place of what was there; gives the set, and whether it is new.
+    /// Makes `archive` the set `id`, in the place of what was there; gives the set, and whether it is new. Where the set that is there
+    /// has the same content, it stays: nobody who reads it is disturbed.
     pub fn put(&self, id: &str, archive: &mut NamedTempFile) -> Result<(Arc<Dataset>, bool), DatasetError> {
         self.check_changeable(id)?;
         let unpacked = self.unpack(id, archive)?;
-        let home = self.uploads.join(id);
-        let is_new = !home.join(CURRENT).exists();
-        place(&home, &uuid::Uuid::new_v4().to_string(), unpacked)?;
-        Ok((self.open(id)?, is_new))
+        let version = format!("{}-{}", unpacked.fingerprint()?, uuid::Uuid::new_v4().simple());
+        self.settle(&self.uploads, id, &version, unpacked)
     }
 
     /// The images of `archive`, of which there is at least one.
     pub fn unpack(&self, id: &str, archive: &mut NamedTempFile) -> Result<Unpacked, DatasetError> {
-        let folder =
-            tempfile::Builder::new().prefix(".unpack-").tempdir_in(&self.uploads).map_err(at(&self.uploads))?;
-        unpack(archive.as_file_mut(), folder.path(), self.archive_limits)?;
+        let folder = self.staging.temporary_folder().map_err(at(&self.uploads))?;
+        let mut reservation = self.quota.reserve(0)?;
+        let ignored = unpack(archive.as_file_mut(), folder.path(), self.archive_limits, &mut reservation)?;
         let root = innermost(folder.path()).map_err(at(folder.path()))?;
-        if list(&root)?.images.is_empty() {
+        ignored.save(&root).map_err(at(&root))?;
+        let (files, mut index) = (list(&root, true)?, Index::new());
+        if files.images.is_empty() {
             return Err(DatasetError::Empty { id: id.to_owned() });
         }
-        Ok(Unpacked { root, _folder: folder })
+        let dataset = assemble(id, root, true, &files, &mut index, &self.limits);
+        Ok(Unpacked { dataset, index, files, reservation, _folder: folder })
     }
 
     /// Makes this version of a shared set the one that is opened here.
-    pub fn place_copy(&self, id: &str, version: &str, unpacked: Unpacked) -> Result<(), DatasetError> {
-        place(&self.copies.join(id), version, unpacked)
+    pub fn place_copy(&self, id: &str, version: &str, unpacked: Unpacked) -> Result<Arc<Dataset>, DatasetError> {
+        Ok(self.settle(&self.copies, id, version, unpacked)?.0)
     }
 
     /// The version of a shared set that lies here.
-    pub fn copy_of(&self, id: &str) -> Option<String> {
+    pub fn copy_of(&self, id: &str) -> Result<Option<String>, DatasetError> {
         current(&self.copies.join(id))
     }
 
@@ -145,26 +222,92 @@ impl Catalogue {
     }
 
     pub fn drop_copy(&self, id: &str) -> Result<(), DatasetError> {
-        self.take_away(id, &self.copies.join(id))
+        self.take_away(id, &self.copies).map(drop)
     }
 
     /// Takes an uploaded set away. A job that uses it fails and says so.
     pub fn remove(&self, id: &str) -> Result<(), DatasetError> {
         self.check_changeable(id)?;
-        let home = self.uploads.join(id);
-        if current(&home).is_none() {
-            return Err(self.unknown(id));
-        }
-        self.take_away(id, &home)
+        if self.take_away(id, &self.uploads)? { Ok(()) } else { Err(self.unknown(id)) }
     }
 
-    fn take_away(&self, id: &str, home: &Path) -> Result<(), DatasetError> {
-        fs::remove_file(home.join(CURRENT)).map_err(at(home))?;
+    /// Gives whether it was there.
+    fn take_away(&self, id: &str, sets: &Path) -> Result<bool, DatasetError> {
+        let home = sets.join(id);
+        if current(&home)?.is_none() {
+            return Ok(false);
+        }
+        let mut change = self.staging.change().map_err(at(sets))?;
+        if current(&home)?.is_none() {
+            return Ok(false);
+        }
+        change.take_away(&home).map_err(at(&home))?;
         self.seen().remove(id);
-        fs::remove_dir_all(home).map_err(at(home))
+        index::remove(&self.indices, id);
+        Ok(true)
+    }
+
+    /// Makes what was unpacked the version that counts, and takes the others away.
+    fn settle(
+        &self,
+        sets: &Path,
+        id: &str,
+        version: &str,
+        unpacked: Unpacked,
+    ) -> Result<(Arc<Dataset>, bool), DatasetError> {
+        let Unpacked { mut dataset, index, files, reservation, _folder } = unpacked;
+        let home = sets.join(id);
+        let mut change = self.staging.change().map_err(at(sets))?;
+        let before = current(&home)?;
+        if before.is_none() && sets == self.uploads {
+            self.check_count(id, sets)?;
+        }
+        let same = before.as_ref().filter(|before| content(before) == content(version));
+        let same = same.filter(|same| list(&home.join(same), true).is_ok_and(|found| found.is_alike(&files)));
+        let version = same.cloned().unwrap_or_else(|| version.to_owned());
+        let place = Place { folder: home.join(&version), version: Some(version.clone()) };
+        let root = std::mem::replace(&mut dataset.folder, place.folder.clone());
+        if same.is_none() {
+            let named = || {
+                fs::create_dir_all(&home)?;
+                fs::rename(&root, &place.folder)?;
+                change.write(&home.join(CURRENT), version.as_bytes())
+            };
+            if let Err(error) = named() {
+                sweep(&mut change, &home, before.as_deref());
+                return Err(at(&home)(error));
+            }
+            reservation.keep();
+            sweep(&mut change, &home, Some(&version));
+        }
+        let dataset = Arc::new(dataset);
+        // A later look finds the files with other stamps where the version was there before, and the same set.
+        let seen = Seen { files, dataset: dataset.clone(), looked: Instant::now(), rest: Duration::ZERO };
+        self.seen().insert(id.to_owned(), seen);
+        drop(change);
+        if same.is_none() {
+            self.store(id, &place, &index);
+        }
+        Ok((dataset, before.is_none()))
+    }
+
+    /// Removes what nobody needs any more: the unfinished uploads of processes that are gone, and versions that count no more.
+    pub fn sweep(&self) -> Result<(), DatasetError> {
+        if !self.uploads.is_dir() {
+            return Ok(());
+        }
+        let mut change = self.staging.change().map_err(at(&self.uploads))?;
+        change.take_leftovers().map_err(at(&self.uploads))?;
+        for home in [&self.uploads, &self.copies].into_iter().flat_map(|sets| homes_in(sets)) {
+            if let Ok(version) = current(&home) {
+                sweep(&mut change, &home, version.as_deref());
+            }
+        }
+        Ok(())
     }
 
     fn unknown(&self, id: &str) -> DatasetError {
+        self.seen().remove(id);
         DatasetError::Unknown { id: id.to_owned(), known: self.ids() }
     }
 
@@ -192,14 +335,25 @@ impl Catalogue {
         }
     }
 
-    /// Where the set lies, and whether it was uploaded.
-    fn folder(&self, id: &str) -> Result<(PathBuf, bool), DatasetError> {
-        if let Some(folder) = self.folders.get(id) {
-            return Ok((folder.clone(), false));
+    /// Whether there may be a set of this id beside those that are there.
+    fn check_count(&self, id: &str, sets: &Path) -> Result<(), DatasetError> {
+        let limit = self.archive_limits.max_sets;
+        if current(&sets.join(id))?.is_none() && ids_in(sets).count() >= limit {
+            return Err(DatasetError::TooMany { limit });
         }
-        let homes = [&self.copies, &self.uploads].into_iter().filter(|_| is_id(id)).map(|all| all.join(id));
-        let found = homes.filter_map(|home| Some(home.join(current(&home)?))).next();
-        found.map(|folder| (folder, true)).ok_or_else(|| self.unknown(id))
+        Ok(())
+    }
+
+    fn place(&self, id: &str) -> Result<Place, DatasetError> {
+        if let Some(folder) = self.folders.get(id) {
+            return Ok(Place { folder: folder.clone(), version: None });
+        }
+        for sets in [&self.copies, &self.uploads].into_iter().filter(|_| is_id(id)) {
+            if let Some(version) = current(&sets.join(id))? {
+                return Ok(Place { folder: sets.join(id).join(&version), version: Some(version) });
+            }
+        }
+        Err(self.unknown(id))
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<String, Seen>> {
@@ -207,51 +361,62 @@ impl Catalogue {
     }
 }
 
-/// Makes what was unpacked the version that counts.
-fn place(home: &Path, version: &str, unpacked: Unpacked) -> Result<(), DatasetError> {
-    fs::create_dir_all(home).map_err(at(home))?;
-    let folder = home.join(version);
-    match fs::rename(&unpacked.root, &folder) {
-        // Another server on the same folder was quicker.
-        Err(_) if folder.is_dir() => {}
-        renamed => renamed.map_err(at(home))?,
+impl Place {
+    /// Tells the files of one state of a set from those of another: two uploads may have files of one name, length and time.
+    fn key(&self) -> String {
+        self.version.clone().unwrap_or_else(|| self.folder.display().to_string())
     }
-    set_current(home, version).map_err(at(home))?;
-    sweep(home, version);
-    Ok(())
 }
 
-/// Removes versions that count no more.
-fn sweep(home: &Path, version: &str) {
+impl Unpacked {
+    /// SHA-256 over all that was unpacked, hex.
+    fn fingerprint(&self) -> Result<String, DatasetError> {
+        let folder = &self.dataset.folder;
+        index::fingerprint(&self.index, folder, &self.files).map_err(at(folder))
+    }
+}
+
+/// The part of a version's name that says what is in it.
+fn content(version: &str) -> &str {
+    version.rsplit_once('-').map_or(version, |(content, _)| content)
+}
+
+/// Takes versions away that do not count, and the home of none.
+fn sweep(change: &mut Change<'_>, home: &Path, version: Option<&str>) {
     for entry in fs::read_dir(home).into_iter().flatten().filter_map(Result::ok) {
         let path = entry.path();
         if path.is_dir()
-            && entry.file_name() != version
-            && let Err(error) = fs::remove_dir_all(&path)
+            && version.is_none_or(|version| entry.file_name() != version)
+            && let Err(error) = change.take_away(&path)
         {
             tracing::warn!("{} was not removed: {error}", path.display());
         }
     }
+    if version.is_none() {
+        // Unless something else is in it.
+        let _ = fs::remove_dir(home);
+    }
+}
+
+/// The folders of a folder of sets whose names are ids.
+fn homes_in(sets: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(sets).into_iter().flatten().filter_map(Result::ok);
+    entries.filter(|entry| entry.file_name().to_str().is_some_and(is_id)).map(|entry| entry.path())
 }
 
 /// The ids of the sets in a folder of sets.
 fn ids_in(sets: &Path) -> impl Iterator<Item = String> {
-    let entries = fs::read_dir(sets).into_iter().flatten().filter_map(Result::ok);
-    let complete = entries.filter(|entry| entry.path().join(CURRENT).is_file());
-    complete.filter_map(|entry| entry.file_name().into_string().ok()).filter(|id| is_id(id))
+    let complete = homes_in(sets).filter(|home| home.join(CURRENT).is_file());
+    complete.filter_map(|home| home.file_name()?.to_str().map(str::to_owned))
 }
 
 /// The version that counts.
-fn current(home: &Path) -> Option<String> {
-    Some(fs::read_to_string(home.join(CURRENT)).ok()?.trim().to_owned())
-}
-
-fn set_current(home: &Path, version: &str) -> io::Result<()> {
-    let mut file = NamedTempFile::new_in(home)?;
-    file.write_all(version.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(home.join(CURRENT))?;
-    Ok(())
+pub(super) fn current(home: &Path) -> Result<Option<String>, DatasetError> {
+    match fs::read_to_string(home.join(CURRENT)) {
+        Ok(version) => Ok(Some(version.trim().to_owned())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(at(home)(error)),
+    }
 }
 
 /// An archive of one folder is that folder.

@@ -1,10 +1,11 @@
 //! What is known of a folder's files, so that only new and changed ones are read again: by path, length and time of change.
-//! Kept beside the server's data as JSON; a lost or broken index costs reading the files once more.
+//! Kept beside the server's data as JSON, with what it is of: a folder, or a version of an upload. A lost or broken index costs reading
+//! the files once more.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, Metadata},
-    io::Write,
+    fs::{self, File, Metadata},
+    io::{self, Read},
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
@@ -13,8 +14,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::hex;
-use crate::image::decode::{Limits, decode};
+use super::{labels, listing::Files, staging::Staging};
+use crate::{
+    files::{hash, hex},
+    image::{
+        ImageError,
+        decode::{Limits, decode},
+    },
+};
 
 /// Files by their paths below the folder.
 pub type Index = BTreeMap<String, Known>;
@@ -31,7 +38,7 @@ pub struct Known {
 /// Tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
-    length: u64,
+    pub length: u64,
     /// Since 1970, in nanoseconds; 0 where the file system does not say.
     modified: u64,
 }
@@ -47,29 +54,89 @@ impl From<&Metadata> for Stamp {
 pub fn refresh(index: &mut Index, folder: &Path, files: &BTreeMap<String, Stamp>, limits: &Limits) {
     index.retain(|file, known| files.get(file) == Some(&known.stamp));
     let look = |(file, stamp): (&String, &Stamp)| {
-        let (hash, fault) = match fs::read(folder.join(file)) {
-            Ok(bytes) => (hex(&Sha256::digest(&bytes)), decode(&bytes, limits).err().map(|error| error.to_string())),
-            Err(error) => (String::new(), Some(error.to_string())),
-        };
+        let (hash, fault) = examine(&folder.join(file), limits).unwrap_or_else(|error| {
+            let fault = format!("it cannot be read: {error}");
+            (String::new(), Some(fault))
+        });
         (file.clone(), Known { stamp: *stamp, hash, fault })
     };
     let new: Vec<_> = files.iter().filter(|(file, _)| !index.contains_key(*file)).collect();
     index.extend(new.into_par_iter().map(look).collect::<Vec<_>>());
 }
 
-/// The index of a folder that was stored last; empty where there is none.
-pub fn load(store: &Path, id: &str) -> Index {
+/// The hash of an image's file, and why it cannot be decoded. A file that is too large is hashed in pieces.
+fn examine(path: &Path, limits: &Limits) -> io::Result<(String, Option<String>)> {
+    let (mut file, length) = open_plain(path)?;
+    if length > limits.max_bytes as u64 {
+        let fault = ImageError::TooManyBytes { bytes: length as usize, limit: limits.max_bytes };
+        return Ok((hash(&file)?, Some(fault.to_string())));
+    }
+    let bytes = read_up_to(&mut file, length)?;
+    Ok((hex(&Sha256::digest(&bytes)), decode(&bytes, limits).err().map(|error| error.to_string())))
+}
+
+/// A plain file and its length. Never waits for whoever writes to a fifo.
+pub fn open_plain(path: &Path) -> io::Result<(File, u64)> {
+    let mut options = File::options();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let file = options.read(true).open(path)?;
+    let found = file.metadata()?;
+    if found.is_file() { Ok((file, found.len())) } else { Err(io::Error::other("it is no plain file")) }
+}
+
+/// The first `length` bytes: of a file that grows meanwhile no more.
+pub fn read_up_to(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// SHA-256 over the images, the masks, the label table and what was left out, hex: of an upload as it was unpacked into `folder`.
+pub fn fingerprint(index: &Index, folder: &Path, files: &Files) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    for (file, known) in index {
+        hasher.update(format!("{file}\0{}\n", known.hash));
+    }
+    for table in labels::FILES.iter().map(|name| folder.join(name)).filter(|table| table.is_file()) {
+        hasher.update(hash(&File::open(table)?)?);
+    }
+    hasher.update(serde_json::to_vec(&files.ignored)?);
+    Ok(hex(&hasher.finalize()))
+}
+
+/// An index with what it is of.
+#[derive(Deserialize)]
+struct Stored {
+    of: String,
+    files: Index,
+}
+
+#[derive(Serialize)]
+struct Storing<'a> {
+    of: &'a str,
+    files: &'a Index,
+}
+
+/// The index that was stored last, if it was one of `of`; else an empty one.
+pub fn load(store: &Path, id: &str, of: &str) -> Index {
     let text = fs::read(place(store, id)).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+    serde_json::from_slice::<Stored>(&text)
+        .ok()
+        .filter(|stored| stored.of == of)
+        .map(|stored| stored.files)
+        .unwrap_or_default()
 }
 
 /// Stores it at once or not at all.
-pub fn save(store: &Path, id: &str, index: &Index) -> std::io::Result<()> {
+pub fn save(staging: &Staging, store: &Path, id: &str, of: &str, files: &Index) -> io::Result<()> {
     fs::create_dir_all(store)?;
-    let mut file = tempfile::NamedTempFile::new_in(store)?;
-    file.write_all(&serde_json::to_vec(index)?)?;
-    file.persist(place(store, id))?;
-    Ok(())
+    staging.write(&place(store, id), &serde_json::to_vec(&Storing { of, files })?)
+}
+
+/// Forgets the index of a set that is gone.
+pub fn remove(store: &Path, id: &str) {
+    let _ = fs::remove_file(place(store, id));
 }
 
 fn place(store: &Path, id: &str) -> PathBuf {

@@ -8,10 +8,15 @@ pub mod catalogue;
 mod gallery;
 mod index;
 mod labels;
+mod listing;
 mod scan;
 mod shared;
+mod staging;
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -23,14 +28,17 @@ use crate::{
         decode::{Decoded, Limits, decode},
     },
     pool::WorkPanicked,
+    quota::QuotaError,
+    text::excerpt,
 };
 pub use archive::{ArchiveError, ArchiveLimits};
 pub use catalogue::Catalogue;
 pub use gallery::draw;
-pub use shared::Datasets;
+pub use listing::Ignored;
+pub use shared::{Arrival, Datasets};
 
 /// Extensions of the files that are read as images; what they hold is recognised by content.
-const EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
+const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "jpe", "jfif", "jif", "webp", "bmp"];
 /// The longest id.
 const MAX_ID: usize = 64;
 pub const ID_FORM: &str = "letters, digits, `_`, `-` and `.`, not a `.` first, at most 64";
@@ -47,7 +55,7 @@ pub struct Dataset {
     /// What is wrong with single files; the rest can be used.
     pub problems: Vec<Problem>,
     /// Files that are neither images nor labels.
-    pub ignored: usize,
+    pub ignored: Ignored,
     /// SHA-256 over paths, contents, labels and masks, hex.
     pub hash: String,
 }
@@ -72,47 +80,75 @@ pub struct Picture {
 #[schema(as = DatasetProblem)]
 pub struct Problem {
     pub file: String,
-    /// corrupt_image, missing_file, bad_labels, missing_label or unknown_label.
+    /// corrupt_image, unreadable_file, missing_file, bad_labels, missing_label or unknown_label.
     pub kind: &'static str,
     pub message: String,
 }
 
+/// Paths of the server stand in the log alone.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
-    #[error("no data set is called {id}; there are: {}", known.join(", "))]
+    #[error("no data set is called {}; there are: {}", excerpt(id), some_of(known))]
     Unknown { id: String, known: Vec<String> },
-    #[error("{id:?} is no data set's id: {ID_FORM}")]
+    #[error("{:?} is no data set's id: {ID_FORM}", excerpt(id))]
     Id { id: String },
     #[error("data set {id} is a folder of the server's settings: it is changed there, not by a request")]
     Configured { id: String },
+    #[error("there are {limit} data sets, and no more may be (max_datasets): delete one first")]
+    TooMany { limit: usize },
     #[error("data set {id} holds no image")]
     Empty { id: String },
-    #[error("{file} of data set {id} is gone or has changed since the set was looked at")]
+    #[error("{} of data set {id} is gone or has changed since the set was looked at", excerpt(file))]
     Changed { id: String, file: String },
-    #[error("{file} cannot be decoded: {source}")]
+    #[error("data set {id} is replaced again and again while it is looked at; try again")]
+    Replaced { id: String },
+    #[error("{} cannot be decoded: {source}", excerpt(file))]
     Image { file: String, source: ImageError },
-    #[error("the upload of data set {id} is not whole in the store of files: upload it again")]
+    #[error("the upload of data set {id} is not whole in the server's storage: upload it again")]
     Lost { id: String },
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     #[error(transparent)]
     Files(#[from] FilesError),
     #[error(transparent)]
     Panicked(#[from] WorkPanicked),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    #[error("{}: {source}", path.display())]
+    #[error("the server's storage of data sets failed: {}", source.kind())]
     File { path: PathBuf, source: io::Error },
+}
+
+/// The first of many names, and how many more there are.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 impl Dataset {
     /// Decodes the image at `index` (below the count). A file that is not the one that was looked at is refused.
     pub fn read(&self, index: usize, limits: &Limits) -> Result<Decoded, DatasetError> {
         let picture = &self.images[index];
+        let fault = |source| DatasetError::Image { file: picture.file.clone(), source };
+        let read = |folder: &Path| {
+            let (mut file, length) = index::open_plain(&folder.join(&picture.file)).ok()?;
+            if length > limits.max_bytes as u64 {
+                return Some(Err(fault(ImageError::TooManyBytes { bytes: length as usize, limit: limits.max_bytes })));
+            }
+            let bytes = index::read_up_to(&mut file, length).ok()?;
+            (hex(&Sha256::digest(&bytes)) == picture.hash).then_some(Ok(bytes))
+        };
+        // An upload that was replaced may have the same image.
+        let replaced = || {
+            let home = self.folder.parent().filter(|_| self.uploaded)?;
+            read(&home.join(catalogue::current(home).ok()??))
+        };
         let changed = || DatasetError::Changed { id: self.id.clone(), file: picture.file.clone() };
-        let bytes = std::fs::read(self.folder.join(&picture.file)).map_err(|_| changed())?;
-        if hex(&Sha256::digest(&bytes)) != picture.hash {
-            return Err(changed());
-        }
-        decode(&bytes, limits).map_err(|source| DatasetError::Image { file: picture.file.clone(), source })
+        let bytes = read(&self.folder).or_else(replaced).ok_or_else(changed)??;
+        decode(&bytes, limits).map_err(fault)
     }
 
     pub fn labelled(&self) -> usize {
@@ -130,9 +166,18 @@ pub fn is_id(text: &str) -> bool {
     (1..=MAX_ID).contains(&text.len()) && !text.starts_with('.') && text.chars().all(allowed)
 }
 
+/// Whether a file of this name is read as an image or a mask.
+fn is_image(name: &str) -> bool {
+    let extension = Path::new(name).extension().unwrap_or_default();
+    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+}
+
 fn at(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> DatasetError {
     let path = path.into();
-    move |source| DatasetError::File { path, source }
+    move |source| {
+        tracing::warn!("{}: {source}", path.display());
+        DatasetError::File { path, source }
+    }
 }
 
 #[cfg(test)]

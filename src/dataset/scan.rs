@@ -1,63 +1,19 @@
-//! Reads a folder as a data set: its files, then labels and masks, then the hash over all of them.
+//! Puts a folder's files together as a data set: labels and masks, then the hash over all of them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::{
-    Dataset, DatasetError, EXTENSIONS, Picture, Problem, at, hex,
-    index::{Index, Stamp, refresh},
+    Dataset, EXTENSIONS, Picture, Problem, hex,
+    index::{Index, refresh},
     labels::{self, Line},
+    listing::Files,
 };
 use crate::image::decode::Limits;
 
 /// The folder that mirrors the images with their masks.
 const MASKS: &str = "masks/";
-
-/// The files of a folder, hidden ones left out.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Files {
-    /// Images and masks by path.
-    pub images: BTreeMap<String, Stamp>,
-    /// The label table, if there is one.
-    pub table: Option<Stamp>,
-    pub ignored: usize,
-}
-
-pub fn list(folder: &Path) -> Result<Files, DatasetError> {
-    let mut files = Files::default();
-    collect(folder, "", &mut files)?;
-    let table = labels::FILES.iter().find_map(|name| fs::metadata(folder.join(name)).ok());
-    files.table = table.as_ref().map(Stamp::from);
-    files.ignored -= labels::FILES.iter().filter(|name| folder.join(name).is_file()).count();
-    Ok(files)
-}
-
-fn collect(folder: &Path, prefix: &str, files: &mut Files) -> Result<(), DatasetError> {
-    for entry in fs::read_dir(folder).map_err(at(folder))? {
-        let entry = entry.map_err(at(folder))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') {
-            continue;
-        }
-        let path = entry.path();
-        // Follows links: a folder of the settings may be made of them.
-        let metadata = fs::metadata(&path).map_err(at(&path))?;
-        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        if metadata.is_dir() {
-            collect(&path, &format!("{prefix}{name}/"), files)?;
-        } else if EXTENSIONS.contains(&extension.as_str()) {
-            files.images.insert(format!("{prefix}{name}"), Stamp::from(&metadata));
-        } else {
-            files.ignored += 1;
-        }
-    }
-    Ok(())
-}
 
 /// Puts the set together, bringing `index` up to date with `files`.
 pub fn assemble(
@@ -69,7 +25,7 @@ pub fn assemble(
     limits: &Limits,
 ) -> Dataset {
     refresh(index, &folder, &files.images, limits);
-    let mut problems = Vec::new();
+    let mut problems = files.problems.clone();
     let table = labels::read(&folder, &mut problems);
     let mut named = table.clone().unwrap_or_default();
     let paths: Vec<&String> = files.images.keys().filter(|path| !path.starts_with(MASKS)).collect();
@@ -107,7 +63,7 @@ pub fn assemble(
     }));
     problems.sort_by(|a, b| (&a.file, a.kind).cmp(&(&b.file, b.kind)));
     let hash = hash(&images, index);
-    Dataset { id: id.to_owned(), folder, uploaded, images, problems, ignored: files.ignored, hash }
+    Dataset { id: id.to_owned(), folder, uploaded, images, problems, ignored: files.ignored.clone(), hash }
 }
 
 /// The name of the folder that a file lies in.

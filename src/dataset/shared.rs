@@ -4,6 +4,8 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    io::Write,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,16 +18,27 @@ use super::{Catalogue, Dataset, DatasetError, at, is_id};
 use crate::{
     files::{Files, hash},
     pool::Pool,
+    quota::{Reservation, on_disk},
 };
 
 const FOLDER: &str = "datasets";
 const CURRENT: &str = "current";
+/// What lies in the store and does not count is of an upload that was broken off, when it has lain there for so long.
+const BROKEN_OFF: Duration = Duration::from_secs(24 * 3600);
+/// Sets that are unpacked or read whole at once, and short looks at the disk: apart from each other, and from the pool of requests.
+const READINGS_AT_ONCE: usize = 4;
+const LOOKS_AT_ONCE: usize = 32;
+/// Bytes of an upload that are written at once.
+const PIECE: usize = 1 << 20;
 
 /// Every data set, wherever it lies.
 #[derive(Debug)]
 pub struct Datasets {
     here: Arc<Catalogue>,
-    pool: Pool,
+    readings: Pool,
+    brief: Pool,
+    /// By the hash of an id: held while a set is read, so that those who need it at once read it once.
+    turns: [tokio::sync::Mutex<()>; 64],
     store: Option<Files>,
     looks: Mutex<HashMap<String, Look>>,
 }
@@ -41,10 +54,45 @@ struct Upload {
     sha256: String,
 }
 
+/// The bytes of an upload as far as they have come. They go when it is dropped.
+#[derive(Debug)]
+pub struct Arrival {
+    file: NamedTempFile,
+    reserved: Reservation,
+    waiting: Vec<u8>,
+    pool: Pool,
+}
+
+impl Arrival {
+    /// With these bytes at its end.
+    pub async fn write(mut self, piece: &[u8]) -> Result<Self, DatasetError> {
+        self.waiting.extend_from_slice(piece);
+        if self.waiting.len() < PIECE { Ok(self) } else { self.flush().await }
+    }
+
+    async fn flush(mut self) -> Result<Self, DatasetError> {
+        let pool = self.pool.clone();
+        let write = move || {
+            self.reserved.grow(on_disk(self.waiting.len() as u64))?;
+            self.file.write_all(&self.waiting).map_err(at(self.file.path()))?;
+            self.waiting.clear();
+            Ok(self)
+        };
+        pool.run(write).await?
+    }
+}
+
 impl Datasets {
     /// `store` is where replicas share uploads, where that is not the data folder.
-    pub fn new(here: Catalogue, pool: Pool, store: Option<Files>) -> Self {
-        Self { here: Arc::new(here), pool, store, looks: Mutex::default() }
+    pub fn new(here: Catalogue, store: Option<Files>) -> Self {
+        Self {
+            here: Arc::new(here),
+            readings: Pool::new(READINGS_AT_ONCE),
+            brief: Pool::new(LOOKS_AT_ONCE),
+            turns: [const { tokio::sync::Mutex::const_new(()) }; 64],
+            store,
+            looks: Mutex::default(),
+        }
     }
 
     /// What lies on this machine.
@@ -52,18 +100,18 @@ impl Datasets {
         &self.here
     }
 
-    /// An empty file for the bytes of an upload; it goes when it is dropped.
-    pub async fn receive(&self) -> Result<NamedTempFile, DatasetError> {
-        self.look_here(Catalogue::receive).await
+    /// A place for the bytes of an upload.
+    pub async fn receive(&self, id: &str) -> Result<Arrival, DatasetError> {
+        let name = id.to_owned();
+        let (file, reserved) = self.look_here(move |here| here.receive(&name)).await?;
+        Ok(Arrival { file, reserved, waiting: Vec::new(), pool: self.brief.clone() })
     }
 
     /// Every id, in order. A set that is listed may still fail to open.
     pub async fn ids(&self) -> Result<Vec<String>, DatasetError> {
         let mut ids = self.look_here(|here| Ok(here.ids())).await?;
         if let Some(store) = &self.store {
-            let files = store.list(&Path::from(FOLDER)).await?;
-            let sets = files.iter().filter(|file| file.filename() == Some(CURRENT));
-            ids.extend(sets.filter_map(|file| Some(file.parts().nth(1)?.as_ref().to_owned())));
+            ids.extend(shared_ids(store).await?);
             ids.sort();
             ids.dedup();
         }
@@ -74,64 +122,114 @@ impl Datasets {
     pub async fn open(&self, id: &str) -> Result<Arc<Dataset>, DatasetError> {
         self.bring(id, Duration::ZERO).await?;
         let name = id.to_owned();
-        match self.look_here(move |here| here.open(&name)).await {
+        let opened = match self.look_here(move |here| here.remembered(&name)).await {
+            Ok(Some(dataset)) => Ok(dataset),
+            Ok(None) => {
+                let turn = BuildHasherDefault::<DefaultHasher>::default().hash_one(id) as usize % self.turns.len();
+                let _turn = self.turns[turn].lock().await;
+                let name = id.to_owned();
+                self.read_here(move |here| here.open(&name)).await
+            }
+            Err(error) => Err(error),
+        };
+        match opened {
             Err(DatasetError::Unknown { id, .. }) => Err(DatasetError::Unknown { id, known: self.ids().await? }),
             opened => opened,
         }
     }
 
-    /// Makes `archive` the set `id`, in the place of what was there; gives the set, and whether it is new.
-    pub async fn put(&self, id: &str, mut archive: NamedTempFile) -> Result<(Arc<Dataset>, bool), DatasetError> {
+    /// Makes what arrived the set `id`, in the place of what was there; gives the set, and whether it is new.
+    pub async fn put(&self, id: &str, arrival: Arrival) -> Result<(Arc<Dataset>, bool), DatasetError> {
         self.here.check_changeable(id)?;
+        let Arrival { file: mut archive, reserved: _reserved, .. } = arrival.flush().await?;
         let name = id.to_owned();
         let Some(store) = &self.store else {
-            return self.look_here(move |here| here.put(&name, &mut archive)).await;
+            return self.read_here(move |here| here.put(&name, &mut archive)).await;
         };
         let unpack = move |here: &Catalogue| {
             let unpacked = here.unpack(&name, &mut archive)?;
             let sha256 = hash_of(&archive)?;
             Ok((unpacked, sha256, archive))
         };
-        let (unpacked, sha256, archive) = self.look_here(unpack).await?;
+        let (unpacked, sha256, archive) = self.read_here(unpack).await?;
         let look = self.look_of(id);
         let mut looked = look.lock().await;
-        let mut outdated = store.list(&folder(id)).await?;
-        let is_new = !outdated.contains(&current(id));
-        outdated.retain(|file| *file != current(id));
+        let before = match self.uploaded(store, id).await {
+            Err(DatasetError::Lost { .. }) => None,
+            found => found?,
+        };
+        let known = shared_ids(store).await?;
+        let (is_new, limit) = (!known.iter().any(|known| known == id), self.here.archive_limits().max_sets);
+        if is_new && known.len() >= limit {
+            return Err(DatasetError::TooMany { limit });
+        }
+        if let Some(same) = before.as_ref().filter(|before| before.sha256 == sha256)
+            && store.list(&folder(id)).await?.contains(&file_of(id, same))
+        {
+            drop(looked);
+            return Ok((self.open(id).await?, false));
+        }
         let upload = Upload { version: uuid::Uuid::new_v4().to_string(), sha256 };
-        store.upload(&folder(id).join(upload.version.as_str()), archive.into_file()).await?;
+        store.upload(&file_of(id, &upload), archive.into_file()).await?;
         let text = serde_json::json!(upload).to_string();
         store.write(&current(id), text).await?;
-        let name = id.to_owned();
-        self.look_here(move |here| here.place_copy(&name, &upload.version, unpacked)).await?;
+        let (name, version) = (id.to_owned(), upload.version.clone());
+        let dataset = self.read_here(move |here| here.place_copy(&name, &version, unpacked)).await?;
         *looked = Some(Instant::now());
         drop(looked);
-        if let Err(error) = store.remove(outdated).await {
+        if let Err(error) = self.remove_outdated(store, id, before, Some(&upload)).await {
             tracing::warn!(%error, id, "the upload before was not removed from the store of files");
         }
-        Ok((self.open(id).await?, is_new))
+        Ok((dataset, is_new))
     }
 
     /// Takes an uploaded set away, everywhere. A job that uses it fails and says so.
     pub async fn remove(&self, id: &str) -> Result<(), DatasetError> {
         self.here.check_changeable(id)?;
         let name = id.to_owned();
-        let removed = self.look_here(move |here| here.remove(&name)).await;
+        let removed = self.read_here(move |here| here.remove(&name)).await;
         let Some(store) = &self.store else { return removed };
         let look = self.look_of(id);
         let _look = look.lock().await;
         let shared = store.list(&folder(id)).await?.contains(&current(id));
         if shared {
+            let before = match self.uploaded(store, id).await {
+                Err(DatasetError::Lost { .. }) => None,
+                found => found?,
+            };
             // First what makes it a set: nobody opens a part of it.
             store.remove(vec![current(id)]).await?;
-            store.remove_all(&folder(id)).await?;
+            self.remove_outdated(store, id, before, None).await?;
             self.drop_copy(id).await?;
         }
+        self.looks().remove(id);
         match removed {
             Err(DatasetError::Unknown { .. }) if shared => Ok(()),
             Err(DatasetError::Unknown { id, .. }) => Err(DatasetError::Unknown { id, known: self.ids().await? }),
             removed => removed,
         }
+    }
+
+    /// Removes the upload that counted before, which is never named again, and what was broken off. One that another replica is
+    /// about to name stays.
+    async fn remove_outdated(
+        &self,
+        store: &Files,
+        id: &str,
+        before: Option<Upload>,
+        now: Option<&Upload>,
+    ) -> Result<(), DatasetError> {
+        let mut outdated = store.list_older(&folder(id), BROKEN_OFF).await?;
+        let named = self.uploaded(store, id).await?;
+        let kept: Vec<Path> = named.iter().chain(now).map(|upload| file_of(id, upload)).chain([current(id)]).collect();
+        outdated.extend(before.map(|before| file_of(id, &before)));
+        outdated.retain(|file| !kept.contains(file));
+        Ok(store.remove(outdated).await?)
+    }
+
+    /// Removes what broken-off uploads left here.
+    pub async fn sweep(&self) -> Result<(), DatasetError> {
+        self.read_here(Catalogue::sweep).await
     }
 
     /// Makes the copy that lies here the upload that counts, where a set of that id is shared. One that was looked after within `age`
@@ -185,13 +283,14 @@ impl Datasets {
             return Ok(());
         }
         let lost = || DatasetError::Lost { id: id.to_owned() };
-        let mut archive = self.receive().await?;
-        match store.download(&folder(id).join(upload.version.as_str()), archive.as_file()).await {
+        let (mut archive, mut reserved) = self.look_here(Catalogue::receive_copy).await?;
+        match store.download(&file_of(id, upload), archive.as_file()).await {
             Err(error) if error.is_missing() => return Err(lost()),
             downloaded => downloaded?,
         }
         let (name, Upload { version, sha256 }) = (id.to_owned(), upload.clone());
         let unpack = move |here: &Catalogue| {
+            reserved.grow(on_disk(archive.as_file().metadata().map_err(at(archive.path()))?.len()))?;
             if hash_of(&archive)? != sha256 {
                 return Ok(false);
             }
@@ -199,7 +298,7 @@ impl Datasets {
             here.place_copy(&name, &version, unpacked)?;
             Ok(true)
         };
-        if self.look_here(unpack).await? { Ok(()) } else { Err(lost()) }
+        if self.read_here(unpack).await? { Ok(()) } else { Err(lost()) }
     }
 
     async fn uploaded(&self, store: &Files, id: &str) -> Result<Option<Upload>, DatasetError> {
@@ -212,12 +311,21 @@ impl Datasets {
 
     async fn copy_of(&self, id: &str) -> Result<Option<String>, DatasetError> {
         let id = id.to_owned();
-        self.look_here(move |here| Ok(here.copy_of(&id))).await
+        self.look_here(move |here| here.copy_of(&id)).await
     }
 
     async fn drop_copy(&self, id: &str) -> Result<(), DatasetError> {
         let id = id.to_owned();
-        self.look_here(move |here| if here.copy_of(&id).is_some() { here.drop_copy(&id) } else { Ok(()) }).await
+        self.read_here(move |here| here.drop_copy(&id)).await
+    }
+
+    /// What takes as long as the set is large.
+    async fn read_here<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Catalogue) -> Result<T, DatasetError> + Send + 'static,
+    ) -> Result<T, DatasetError> {
+        let here = self.here.clone();
+        self.readings.run(move || work(&here)).await?
     }
 
     async fn look_here<T: Send + 'static>(
@@ -225,7 +333,7 @@ impl Datasets {
         work: impl FnOnce(&Catalogue) -> Result<T, DatasetError> + Send + 'static,
     ) -> Result<T, DatasetError> {
         let here = self.here.clone();
-        self.pool.run(move || work(&here)).await?
+        self.brief.run(move || work(&here)).await?
     }
 
     fn look_of(&self, id: &str) -> Look {
@@ -243,6 +351,16 @@ fn folder(id: &str) -> Path {
 
 fn current(id: &str) -> Path {
     folder(id).join(CURRENT)
+}
+
+fn file_of(id: &str, upload: &Upload) -> Path {
+    folder(id).join(upload.version.as_str())
+}
+
+async fn shared_ids(store: &Files) -> Result<Vec<String>, DatasetError> {
+    let files = store.list(&Path::from(FOLDER)).await?;
+    let sets = files.iter().filter(|file| file.filename() == Some(CURRENT));
+    Ok(sets.filter_map(|file| Some(file.parts().nth(1)?.as_ref().to_owned())).collect())
 }
 
 fn hash_of(archive: &NamedTempFile) -> Result<String, DatasetError> {

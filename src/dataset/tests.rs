@@ -13,7 +13,10 @@ use tempfile::{NamedTempFile, TempDir};
 use zip::{ZipWriter, write::SimpleFileOptions};
 
 use super::*;
+use crate::quota::Quota;
 
+mod changes;
+mod listing;
 mod shared;
 
 type Entries<'a> = &'a [(&'a str, Vec<u8>)];
@@ -44,8 +47,8 @@ fn open(entries: Entries<'_>) -> Dataset {
 
 fn datasets(data: &Path, photos: Option<&Path>) -> Catalogue {
     let folders = photos.map(|folder| ("photos".to_owned(), folder.to_owned())).into_iter().collect::<BTreeMap<_, _>>();
-    let archive_limits = ArchiveLimits { max_bytes: 1 << 20, max_files: 20 };
-    Catalogue::new(folders, data, Limits::default(), archive_limits)
+    let archive_limits = ArchiveLimits { max_bytes: 1 << 20, max_files: 20, max_sets: 10 };
+    Catalogue::new(folders, data, Limits::default(), archive_limits, Quota::new(data, 1 << 30))
 }
 
 fn files(dataset: &Dataset) -> Vec<&str> {
@@ -87,9 +90,25 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn put(datasets: &Catalogue, id: &str, archive: &[u8]) -> Result<(std::sync::Arc<Dataset>, bool), DatasetError> {
-    let mut file: NamedTempFile = datasets.receive().unwrap();
+    let mut file: NamedTempFile = datasets.receive_copy().unwrap().0;
     file.write_all(archive).unwrap();
     datasets.put(id, &mut file)
+}
+
+/// What lies in the folder of uploads, but for what the process itself needs there.
+fn left(data: &Path) -> Vec<String> {
+    let entries = fs::read_dir(data.join("datasets")).into_iter().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name != ".lock" && !name.starts_with(".staging-"));
+    names
+}
+
+/// What lies in this process's folder for uploads.
+fn staged(data: &Path) -> Vec<String> {
+    let entries = fs::read_dir(data.join("datasets")).into_iter().flatten().map(Result::unwrap);
+    let own = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(".staging-"));
+    let inside = own.flat_map(|own| fs::read_dir(own.path()).unwrap()).map(Result::unwrap);
+    inside.map(|entry| entry.file_name().into_string().unwrap()).filter(|name| name != "alive").collect()
 }
 
 #[test]
@@ -102,12 +121,12 @@ fn folders_name_labels_and_a_table_does_so_before_them() {
         (dataset.images[0].labels.clone(), dataset.images[1].labels.clone()),
         (vec!["cat".into()], vec!["dog".into()])
     );
-    assert_eq!((dataset.labelled(), dataset.ignored, problems(&dataset)), (2, 1, vec![]));
+    assert_eq!((dataset.labelled(), dataset.ignored.files, problems(&dataset)), (2, 1, vec![]));
 
     let table = "file,extra,index\ncat/b.png,x,281|282\ngone.png,x,3\n".as_bytes().to_vec();
     let dataset = open(&[plain[0].clone(), plain[1].clone(), ("labels.csv", table)]);
     assert_eq!(dataset.images[0].labels, ["281", "282"]);
-    assert_eq!((dataset.labelled(), dataset.ignored), (1, 0));
+    assert_eq!((dataset.labelled(), dataset.ignored.files), (1, 0));
     assert_eq!(problems(&dataset), [("dog/a.png", "missing_label"), ("gone.png", "missing_file")]);
 
     let single = open(&[("only/a.png", photo(1)), ("only/b.png", photo(2))]);
@@ -217,7 +236,20 @@ fn long_names_of_both_kinds_of_tar_are_read() {
 fn archives_that_leave_their_folder_or_hold_links_are_refused_whole() {
     let data = tempfile::tempdir().unwrap();
     let datasets = datasets(data.path(), None);
-    let bad = ["../evil.png", "/evil.png", "a/../../evil.png", "a\\evil.png", "a\u{1}.png"];
+    let bad = [
+        "../evil.png",
+        "/evil.png",
+        "a/../../evil.png",
+        "..\\evil.png",
+        "a\\..\\..\\evil.png",
+        "\\evil.png",
+        "\\\\host\\share\\evil.png",
+        "C:\\evil.png",
+        "c:evil.png",
+        "a\u{1}.png",
+        "good.png/evil.png",
+        ".\\good.png",
+    ];
     for name in bad {
         let entries = [("good.png", photo(1)), (name, photo(2))];
         for archive in [zip(&entries), tar(&entries), gzip(&tar(&entries))] {
@@ -234,9 +266,7 @@ fn archives_that_leave_their_folder_or_hold_links_are_refused_whole() {
     let twice = [("a.png", photo(1)), ("./a.png", photo(2))];
     assert!(matches!(put(&datasets, "bad", &tar(&twice)), Err(DatasetError::Archive(ArchiveError::Entry { .. }))));
     assert_eq!(datasets.ids(), [""; 0]);
-    let left: Vec<_> =
-        fs::read_dir(data.path().join("datasets")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(left.is_empty(), "{left:?}");
+    assert_eq!((left(data.path()), staged(data.path())), (vec![], vec![]));
 }
 
 #[test]
@@ -257,12 +287,88 @@ fn bombs_are_refused_by_count_size_and_ratio() {
             assert!(expected, "{error}");
         }
     }
-    let limits = ArchiveLimits { max_bytes: 1 << 40, max_files: 20 };
-    let vast = Catalogue::new(BTreeMap::new(), data.path(), Limits::default(), limits);
+    let limits = ArchiveLimits { max_bytes: 1 << 40, max_files: 20, max_sets: 10 };
+    let quota = Quota::new(data.path(), 1 << 40);
+    let vast = Catalogue::new(BTreeMap::new(), data.path(), Limits::default(), limits, quota);
     let zeros = [("a.png", vec![0; 64 << 20])];
     for archive in [zip(&zeros), gzip(&tar(&zeros))] {
         assert!(matches!(put(&vast, "bomb", &archive), Err(DatasetError::Archive(ArchiveError::Ratio))));
     }
+}
+
+#[test]
+fn names_that_no_disk_stores_are_the_archives_fault_and_no_path_of_the_server_is_told() {
+    let data = tempfile::tempdir().unwrap();
+    let datasets = datasets(data.path(), None);
+    let long = format!("{}.png", "n".repeat(300));
+    let long_folder = format!("{}/a.png", "n".repeat(256));
+    for names in [vec![long.as_str()], vec![&long_folder], vec!["a.png", "a.png/b.png"], vec!["a.png/b.png", "a.png"]] {
+        let entries: Vec<_> = names.iter().map(|name| (*name, photo(1))).collect();
+        let error = put(&datasets, "x", &zip(&entries)).unwrap_err();
+        assert!(matches!(error, DatasetError::Archive(ArchiveError::Entry { .. })), "{names:?}: {error}");
+        let text = error.to_string();
+        assert!(!text.contains(data.path().to_str().unwrap()) && text.len() < 400, "{text}");
+    }
+    assert_eq!((left(data.path()), staged(data.path())), (vec![], vec![]));
+}
+
+#[test]
+fn backslashes_of_windows_join_folders() {
+    let data = tempfile::tempdir().unwrap();
+    let datasets = datasets(data.path(), None);
+    let entries = [("tabby\\a.png", photo(1)), ("espresso\\deep\\b.png", photo(2)), ("espresso/c.png", photo(3))];
+    for (id, archive) in [("zip", zip(&entries)), ("tar", tar(&entries))] {
+        let (dataset, _) = put(&datasets, id, &archive).unwrap();
+        assert_eq!(files(&dataset), ["espresso/c.png", "espresso/deep/b.png", "tabby/a.png"], "{id}");
+    }
+    let twice = [("a\\b.png", photo(1)), ("a/b.png", photo(2))];
+    assert!(matches!(put(&datasets, "x", &zip(&twice)), Err(DatasetError::Archive(ArchiveError::Entry { .. }))));
+}
+
+#[test]
+fn what_an_archive_leaves_out_is_counted_by_extension_for_good() {
+    let data = tempfile::tempdir().unwrap();
+    let entries = [
+        ("set/a.png", photo(1)),
+        ("set/b.JFIF", photo(2)),
+        ("set/c.jpe", photo(3)),
+        ("set/IMG_1.HEIC", vec![1]),
+        ("set/IMG_2.heic", vec![1]),
+        ("set/README", vec![1]),
+        ("set/Thumbs.db", vec![1]),
+        ("set/desktop.ini", vec![1]),
+        ("set/.DS_Store", vec![1]),
+        ("__MACOSX/set/._a.png", vec![1]),
+    ];
+    let expected = BTreeMap::from([(".heic".to_owned(), 2), ("none".to_owned(), 1)]);
+    for archive in [zip(&entries), tar(&entries)] {
+        let (dataset, _) = put(&datasets(data.path(), None), "mine", &archive).unwrap();
+        assert_eq!((dataset.images.len(), dataset.ignored.files, &dataset.ignored.extensions), (3, 3, &expected));
+    }
+    let after_a_restart = datasets(data.path(), None).open("mine").unwrap();
+    assert_eq!((after_a_restart.ignored.files, &after_a_restart.ignored.extensions), (3, &expected));
+
+    let mut many = Ignored::default();
+    (0..100).for_each(|at| many.add(&format!("a.x{at}")));
+    many.add(&format!("a.{}", "x".repeat(1000)));
+    assert_eq!((many.files, many.extensions.len(), many.extensions["other"]), (101, 20, 82));
+}
+
+#[test]
+fn a_compressed_tar_is_read_to_its_checksum() {
+    let data = tempfile::tempdir().unwrap();
+    let datasets = datasets(data.path(), None);
+    let whole = gzip(&tar(&[("a.png", photo(1))]));
+    for missing in 1..=20 {
+        let error = put(&datasets, "x", &whole[..whole.len() - missing]).unwrap_err();
+        assert!(matches!(error, DatasetError::Archive(ArchiveError::Broken { .. })), "{missing}: {error}");
+    }
+    for at in 1..=8 {
+        let mut wrong = whole.clone();
+        wrong[whole.len() - at] ^= 1;
+        assert!(matches!(put(&datasets, "x", &wrong), Err(DatasetError::Archive(ArchiveError::Broken { .. }))), "{at}");
+    }
+    put(&datasets, "x", &whole).unwrap();
 }
 
 #[test]

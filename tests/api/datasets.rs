@@ -6,6 +6,7 @@ use axum::{
     body::Body,
     http::{Method, Request},
 };
+use futures::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use zip::{ZipWriter, write::SimpleFileOptions};
@@ -19,7 +20,7 @@ use crate::{
 struct Place {
     house: House,
     photos: TempDir,
-    _data: TempDir,
+    data: TempDir,
 }
 
 fn place() -> Place {
@@ -32,7 +33,7 @@ fn place() -> Place {
     let settings = format!("photos={},lost={}/lost", photos.path().display(), photos.path().display());
     let house =
         open(&[("data", data.path().to_str().unwrap()), ("dataset", &settings), ("max_dataset_bytes", "100000")]);
-    Place { house, photos, _data: data }
+    Place { house, photos, data }
 }
 
 fn request(method: Method, uri: &str, body: impl Into<Body>) -> Request<Body> {
@@ -104,6 +105,8 @@ async fn bad_uploads_are_refused_and_leave_the_set_as_it_was() {
     let good = place.put("/datasets/mine", zip(&[("a.png", &red())])).await.json();
     for (uri, body, problem) in [
         ("/datasets/mine", zip(&[("../a.png", &red())]), (422, "refused_entry")),
+        ("/datasets/mine", zip(&[(&format!("{}.png", "n".repeat(300)), &red())]), (422, "refused_entry")),
+        ("/datasets/mine", zip(&[("a.png", &red()), ("a.png/b.png", &red())]), (422, "refused_entry")),
         ("/datasets/mine", zip(&[("a.txt", b"x")]), (422, "empty_dataset")),
         ("/datasets/mine", zip(&[("a.png", &red())])[..50].to_vec(), (422, "broken_archive")),
         ("/datasets/mine", zip(&[("a.png", &[0; 200_000])]), (413, "archive_too_large")),
@@ -120,6 +123,110 @@ async fn bad_uploads_are_refused_and_leave_the_set_as_it_was() {
     assert_eq!(place.delete("/datasets/photos").await.problem(), (409, "configured_dataset".into()));
     assert_eq!(place.put("/datasets/mine?mode=x", Vec::new()).await.refused(), ["mode"]);
     assert_eq!(place.get("/datasets/mine?models=tiny").await.refused(), ["models"]);
+}
+
+#[tokio::test]
+async fn files_that_were_left_out_are_told_by_their_extensions() {
+    let place = place();
+    let entries: [(&str, &[u8]); 5] =
+        [("a.jfif", &red()), ("b.heic", b"x"), ("c.HEIC", b"x"), ("Thumbs.db", b"x"), ("d.docx", b"x")];
+    let card = place.put("/datasets/mine", zip(&entries)).await.json();
+    assert_eq!((&card["images"], &card["ignored_files"]), (&json!(1), &json!(3)));
+    assert_eq!(card["ignored"], json!({ ".heic": 2, ".docx": 1 }));
+    let list = place.get("/datasets").await.answer();
+    assert_eq!(list["datasets"][0]["ignored"], card["ignored"]);
+}
+
+#[tokio::test]
+async fn the_contract_says_which_ids_there_may_be() {
+    let place = place();
+    let document: Value = serde_json::to_value(explaind::api::document::document()).unwrap();
+    let schema = &document["paths"]["/datasets/{id}"]["put"]["parameters"][0]["schema"];
+    let longest = "x".repeat(64);
+    let too_long = "x".repeat(65);
+    for id in ["a", "A-b_c.9", "_", "-", "a..b", ".a", "a b", "a:b", "é", "a+b", "a~", &longest, &too_long] {
+        let encoded: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let refused = place.put(&format!("/datasets/{encoded}"), "words").await.problem().1 == "invalid_id";
+        assert_eq!(jsonschema::is_valid(schema, &json!(id)), !refused, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn answers_are_as_long_as_a_reader_can_use() {
+    let place = place();
+    let table: String = (0..1500).map(|at| format!("gone{at}.png,label{at}\n")).collect();
+    fs::write(place.photos.path().join("labels.csv"), format!("file,label\n{table}")).unwrap();
+    for at in 0..1100 {
+        fs::write(place.photos.path().join(format!("gone{at}.png")), "").unwrap();
+    }
+    let card = place.get("/datasets/photos").await.answer();
+    assert_eq!((&card["images"], &card["distinct_labels"]), (&json!(1103), &json!(1100)));
+    assert_eq!(card["labels"].as_object().unwrap().len(), 1000);
+    assert_eq!(card["problem_list"].as_array().unwrap().len(), 1000);
+    // Of 400 lines without a file, 1101 corrupt images, and 3 that the table does not name.
+    assert_eq!(card["problems"], 1504);
+    let unknown = place.get(&format!("/datasets/{}", "x".repeat(5000))).await;
+    assert_eq!(unknown.problem(), (404, "unknown_dataset".into()));
+    assert!(unknown.body.len() < 1000, "{}", unknown.text());
+}
+
+#[tokio::test]
+async fn what_there_is_no_room_for_is_refused_with_the_numbers() {
+    let data = tempfile::tempdir().unwrap();
+    let limits = [("data", data.path().to_str().unwrap()), ("max_data_bytes", "150000"), ("max_datasets", "2")];
+    let house = open(&limits);
+    let put = async |id: &str, archive: Vec<u8>| {
+        send_to(&house.router, request(Method::PUT, &format!("/datasets/{id}"), archive)).await
+    };
+    let large = zip(&[("a.png", &red()), ("b.png", &[7; 200_000])]);
+    let refused = put("large", large).await;
+    assert_eq!(refused.problem(), (507, "quota_exceeded".into()), "{}", refused.text());
+    assert!(refused.text().contains("150000 bytes"), "{}", refused.text());
+    let packed = put("large", vec![b'x'; 200_000]).await;
+    assert_eq!(packed.problem(), (507, "quota_exceeded".into()), "while it is sent: {}", packed.text());
+    for id in ["one", "two"] {
+        assert_eq!(put(id, zip(&[("a.png", &red())])).await.status, 201);
+    }
+    assert_eq!(put("three", zip(&[("a.png", &red())])).await.problem(), (507, "too_many_datasets".into()));
+    assert_eq!(put("two", zip(&[("a.png", &blue())])).await.status, 200);
+    let delete = request(Method::DELETE, "/datasets/one", Body::empty());
+    assert_eq!(send_to(&house.router, delete).await.status, 204);
+    assert_eq!(put("three", zip(&[("a.png", &red())])).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_data_folder_that_is_away_is_the_servers_fault_and_its_path_is_not_told() {
+    let place = place();
+    let data = place.data.path();
+    fs::write(data.join("datasets"), "in the way").unwrap();
+    let answer = place.put("/datasets/mine", zip(&[("a.png", &red())])).await;
+    assert_eq!(answer.problem(), (503, "storage_unavailable".into()), "{}", answer.text());
+    let list = place.get("/datasets").await;
+    let lost = place.get("/datasets/lost").await;
+    assert_eq!(lost.problem(), (503, "storage_unavailable".into()), "{}", lost.text());
+    let baseline = "/explain?method=integrated_gradients&baseline=dataset:lost&model=tiny";
+    let drawn = send_to(&place.house.router, post(baseline, red())).await;
+    for answer in [answer, list, lost, drawn] {
+        for folder in [data, place.photos.path()] {
+            assert!(!answer.text().contains(folder.to_str().unwrap()), "{}", answer.text());
+        }
+    }
+    fs::remove_file(data.join("datasets")).unwrap();
+    assert_eq!(place.put("/datasets/mine", zip(&[("a.png", &red())])).await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_of_one_set_at_once_are_all_taken_and_one_of_them_stays() {
+    let place = place();
+    for round in 0..4 {
+        let uri = format!("/datasets/race{round}");
+        let archives: Vec<_> = (0..8_u8).map(|at| zip(&[("a.png", &picture(9, 9, [at, 0, 0]))])).collect();
+        let answers = join_all(archives.into_iter().map(|archive| place.put(&uri, archive))).await;
+        let count = |status: u16| answers.iter().filter(|answer| answer.status == status).count();
+        assert_eq!((count(201), count(200)), (1, 7));
+        let found = place.get(&uri).await.answer();
+        assert!(answers.iter().any(|answer| answer.json()["hash"] == found["hash"]));
+    }
 }
 
 #[tokio::test]

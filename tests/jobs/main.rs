@@ -14,3 +14,4 @@ mod s3;
 mod served;
 mod shutdown;
 mod store;
+mod uploads;

@@ -4,7 +4,7 @@ use futures::future::join_all;
 use object_store::path::Path as FilePath;
 
 use super::*;
-use crate::{files::Files, pool::Pool};
+use crate::files::Files;
 
 struct Replicas {
     store: TempDir,
@@ -17,7 +17,7 @@ fn replicas(count: usize) -> Replicas {
     let data: Vec<TempDir> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
     let open = |data: &TempDir| {
         let files = Files::new(data.path(), Some(store.path().to_str().unwrap()));
-        Datasets::new(datasets(data.path(), None), Pool::new(2), Some(files))
+        Datasets::new(datasets(data.path(), None), Some(files))
     };
     let datasets = data.iter().map(open).collect();
     Replicas { store, data, datasets }
@@ -44,10 +44,13 @@ impl Replicas {
 }
 
 async fn put(datasets: &Datasets, entries: Entries<'_>) -> (String, bool) {
-    let mut archive = datasets.receive().await.unwrap();
-    archive.write_all(&zip(entries)).unwrap();
-    let (dataset, is_new) = datasets.put("mine", archive).await.unwrap();
+    let (dataset, is_new) = try_put(datasets, entries).await.unwrap();
     (dataset.hash.clone(), is_new)
+}
+
+async fn try_put(datasets: &Datasets, entries: Entries<'_>) -> Result<(std::sync::Arc<Dataset>, bool), DatasetError> {
+    let arrival = datasets.receive("mine").await?.write(&zip(entries)).await?;
+    datasets.put("mine", arrival).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,8 +67,8 @@ async fn an_upload_to_one_replica_is_every_replicas() {
         assert!(opened.folder.starts_with(replicas.data[1].path()));
     }
     assert_eq!(replicas.copies(1).len(), 2, "one version and its name");
-    let left = fs::read_dir(replicas.data[1].path().join("datasets")).unwrap().count();
-    assert_eq!(left, 0, "what was downloaded is gone");
+    let data = replicas.data[1].path();
+    assert_eq!((left(data), staged(data)), (vec![], vec![]), "what was downloaded is gone");
 
     let (second, is_new) = put(two, &[("c.png", photo(3))]).await;
     assert!(!is_new && second != first);
@@ -129,10 +132,66 @@ async fn a_store_that_is_away_is_told_and_folders_of_the_settings_do_not_need_it
     let in_the_way = data.path().join("store");
     fs::write(&in_the_way, "in the way").unwrap();
     let files = Files::new(data.path(), Some(in_the_way.to_str().unwrap()));
-    let datasets = Datasets::new(datasets(data.path(), Some(photos.path())), Pool::new(1), Some(files.clone()));
+    let datasets = Datasets::new(datasets(data.path(), Some(photos.path())), Some(files.clone()));
     assert_eq!(datasets.open("photos").await.unwrap().images.len(), 1);
     assert!(matches!(datasets.open("mine").await, Err(DatasetError::Files(_))));
     fs::remove_file(&in_the_way).unwrap();
     assert!(matches!(datasets.open("mine").await, Err(DatasetError::Unknown { .. })));
     assert!(files.list(&FilePath::from("datasets")).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_to_several_replicas_at_once_leave_one_of_them_whole() {
+    let replicas = replicas(3);
+    for round in 0..6_u8 {
+        let uploads = (0..6_u8).map(|at| {
+            let datasets = &replicas.datasets[usize::from(at) % 3];
+            async move { put(datasets, &[("a.png", photo(10 * round + at)), ("b.png", photo(at))]).await.0 }
+        });
+        let sent = join_all(uploads).await;
+        for datasets in &replicas.datasets {
+            let opened = datasets.open("mine").await.unwrap();
+            assert!(sent.contains(&opened.hash));
+            assert!(opened.read(0, datasets.here().limits()).is_ok());
+        }
+    }
+    let [one, two] = [&replicas.datasets[0], &replicas.datasets[1]];
+    for round in 0..10_u8 {
+        let entries = [("a.png", photo(100 + round))];
+        let (_, removed) = tokio::join!(put(one, &entries), two.remove("mine"));
+        assert!(matches!(removed, Ok(()) | Err(DatasetError::Unknown { .. })), "{removed:?}");
+        for datasets in &replicas.datasets {
+            let opened = datasets.open("mine").await;
+            assert!(matches!(opened, Ok(_) | Err(DatasetError::Unknown { .. })), "{opened:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_same_archive_again_changes_nothing() {
+    let replicas = replicas(2);
+    let [one, two] = [&replicas.datasets[0], &replicas.datasets[1]];
+    let entries = [("a.png", photo(1)), ("b.png", photo(2))];
+    put(one, &entries).await;
+    let (before, opened) = (replicas.stored(), two.open("mine").await.unwrap());
+    let (_, is_new) = put(one, &entries).await;
+    assert!(!is_new);
+    assert_eq!(replicas.stored(), before);
+    assert!(std::sync::Arc::ptr_eq(&opened, &two.open("mine").await.unwrap()));
+    fs::remove_file(before.iter().find(|path| !path.ends_with("current")).unwrap()).unwrap();
+    put(one, &entries).await;
+    assert_eq!(replicas.stored().len(), 2, "one that was lost is mended");
+}
+
+#[tokio::test]
+async fn a_store_that_is_full_of_sets_takes_no_more() {
+    let replicas = replicas(2);
+    for at in 0..10 {
+        let home = replicas.store.path().join(format!("datasets/set{at}"));
+        fs::create_dir_all(&home).unwrap();
+        fs::write(home.join("current"), "{}").unwrap();
+    }
+    let refused = try_put(&replicas.datasets[1], &[("a.png", photo(1))]).await;
+    assert!(matches!(refused, Err(DatasetError::TooMany { limit: 10 })), "{refused:?}");
+    assert!(replicas.stored().is_empty());
 }

@@ -1,0 +1,145 @@
+//! The files of a data set's folder. What cannot be looked at is a problem of its own and keeps nobody from the rest: links that lead
+//! nowhere or back, folders that may not be read, sockets and fifos. Hidden files, and what systems leave behind, count nowhere.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, Metadata},
+    io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{DatasetError, Problem, at, index::Stamp, is_image, labels};
+
+/// The deepest folder below a set's.
+const MAX_DEPTH: usize = 64;
+/// Extensions that are counted each, and the longest of them in bytes; the others are counted together.
+const MAX_EXTENSIONS: usize = 20;
+const MAX_EXTENSION: usize = 16;
+/// What systems leave beside pictures, in lower case.
+const LITTER: [&str; 3] = ["thumbs.db", "ehthumbs.db", "desktop.ini"];
+/// In the folder of an upload: the files of its archive that were left out.
+const IGNORED: &str = ".ignored.json";
+
+/// The files of a folder, hidden ones left out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// Images and masks by path.
+    pub images: BTreeMap<String, Stamp>,
+    /// The label table, if there is one.
+    pub table: Option<Stamp>,
+    pub ignored: Ignored,
+    /// Of what cannot be looked at.
+    pub problems: Vec<Problem>,
+}
+
+/// Files that are neither images nor labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ignored {
+    pub files: usize,
+    /// How many have each extension, in lower case with its point.
+    pub extensions: BTreeMap<String, usize>,
+}
+
+impl Ignored {
+    /// Counts a file by its name, unless a system left it there.
+    pub fn add(&mut self, name: &str) {
+        if LITTER.contains(&name.to_lowercase().as_str()) {
+            return;
+        }
+        let extension = match name.rsplit_once('.') {
+            Some((_, extension)) if extension.len() <= MAX_EXTENSION => format!(".{}", extension.to_lowercase()),
+            Some(_) => "other".to_owned(),
+            None => "none".to_owned(),
+        };
+        let is_full = self.extensions.len() >= MAX_EXTENSIONS - 1 && !self.extensions.contains_key(&extension);
+        self.files += 1;
+        *self.extensions.entry(if is_full { "other".to_owned() } else { extension }).or_default() += 1;
+    }
+
+    /// Keeps the count with the upload in `folder`.
+    pub fn save(&self, folder: &Path) -> io::Result<()> {
+        fs::write(folder.join(IGNORED), serde_json::to_vec(self)?)
+    }
+
+    fn load(folder: &Path) -> Self {
+        let text = fs::read(folder.join(IGNORED)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+}
+
+/// Of a folder of the settings, or of an upload.
+pub fn list(folder: &Path, uploaded: bool) -> Result<Files, DatasetError> {
+    let mut files =
+        Files { ignored: if uploaded { Ignored::load(folder) } else { Ignored::default() }, ..Files::default() };
+    let root = fs::canonicalize(folder).map_err(at(folder))?;
+    files.collect(&mut vec![root], "").map_err(at(folder))?;
+    let table = labels::FILES.iter().filter_map(|name| fs::metadata(folder.join(name)).ok());
+    files.table = table.filter(Metadata::is_file).map(|found| Stamp::from(&found)).next();
+    Ok(files)
+}
+
+impl Files {
+    /// `folders` are the real ones from the set's to the one that is read: a link to one of them has no end.
+    fn collect(&mut self, folders: &mut Vec<PathBuf>, prefix: &str) -> io::Result<()> {
+        let Some(folder) = folders.last().cloned() else { return Ok(()) };
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let name = match entry.file_name().into_string() {
+                Ok(name) if name.starts_with('.') => continue,
+                Ok(name) => name,
+                Err(name) => {
+                    self.complain(format!("{prefix}{}", name.to_string_lossy()), "its name is not UTF-8");
+                    continue;
+                }
+            };
+            let (path, file) = (entry.path(), format!("{prefix}{name}"));
+            // Follows links: a folder of the settings may be made of them.
+            match fs::metadata(&path) {
+                Ok(found) if found.is_dir() => self.descend(folders, &path, &file),
+                Ok(found) if is_image(&name) && found.is_file() => drop(self.images.insert(file, Stamp::from(&found))),
+                Ok(_) if is_image(&name) => self.complain(file, "it is no plain file"),
+                Ok(_) if prefix.is_empty() && labels::FILES.contains(&name.as_str()) => {}
+                Ok(_) => self.ignored.add(&name),
+                // Taken away since its folder was listed.
+                Err(_) if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
+                Err(error) => self.complain(file, &format!("it cannot be looked at: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn descend(&mut self, folders: &mut Vec<PathBuf>, path: &Path, file: &str) {
+        let below = match fs::canonicalize(path) {
+            Ok(real) if folders.contains(&real) => {
+                return self.complain(file.to_owned(), "it is a link to a folder above it");
+            }
+            Ok(_) if folders.len() > MAX_DEPTH => return self.complain(file.to_owned(), "it lies too deep"),
+            Ok(real) => {
+                folders.push(real);
+                let collected = self.collect(folders, &format!("{file}/"));
+                folders.pop();
+                collected
+            }
+            Err(error) => Err(error),
+        };
+        match below {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                self.complain(file.to_owned(), &format!("the folder cannot be read: {error}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn complain(&mut self, file: String, message: &str) {
+        self.problems.push(Problem { file, kind: "unreadable_file", message: message.to_owned() });
+    }
+
+    /// Whether the same files are there, each as long, whenever they were written.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        let lengths =
+            |files: &Self| files.images.iter().map(|(file, stamp)| (file.clone(), stamp.length)).collect::<Vec<_>>();
+        lengths(self) == lengths(other) && self.table.map(|stamp| stamp.length) == other.table.map(|stamp| stamp.length)
+    }
+}

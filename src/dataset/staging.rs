@@ -1,0 +1,162 @@
+//! Where uploads become sets: a folder of this process's own beside them, so that a set appears by one rename. Changes of sets are made one
+//! at a time, by whichever process on the same data folder: under a lock on a file. What a process that was killed left is known by
+//! the lock on its folder being free.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use tempfile::{NamedTempFile, TempDir};
+
+use crate::quota::{Quota, size_of};
+
+/// Locked while a set is changed.
+const LOCK: &str = ".lock";
+/// The folders of processes, and what else an unfinished upload may be called.
+const STAGING: &str = ".staging-";
+const UNFINISHED: [&str; 3] = [STAGING, ".upload-", ".unpack-"];
+/// In such a folder: locked as long as its process lives.
+const ALIVE: &str = "alive";
+
+#[derive(Debug)]
+pub struct Staging {
+    /// The folder of the sets.
+    sets: PathBuf,
+    quota: Quota,
+    own: Mutex<Option<Own>>,
+}
+
+#[derive(Debug)]
+struct Own {
+    folder: PathBuf,
+    _alive: File,
+}
+
+/// The right to change sets: while it lasts no other process or thread changes one.
+pub struct Change<'a> {
+    staging: &'a Staging,
+    folder: PathBuf,
+    lock: Option<File>,
+    /// Moved out of the way, and removed when the lock is free again.
+    taken: Vec<PathBuf>,
+}
+
+impl Staging {
+    /// Nothing is written until it is needed.
+    pub fn new(sets: PathBuf, quota: Quota) -> Self {
+        Self { sets, quota, own: Mutex::default() }
+    }
+
+    /// Waits until nobody else changes a set.
+    pub fn change(&self) -> io::Result<Change<'_>> {
+        let folder = self.folder()?;
+        Ok(Change { staging: self, folder, lock: Some(self.lock()?), taken: Vec::new() })
+    }
+
+    fn lock(&self) -> io::Result<File> {
+        fs::create_dir_all(&self.sets)?;
+        let file = File::options().create(true).truncate(false).write(true).open(self.sets.join(LOCK))?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    /// Of this process.
+    fn folder(&self) -> io::Result<PathBuf> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Own { folder, .. }) = own.as_ref().filter(|own| own.folder.is_dir()) {
+            return Ok(folder.clone());
+        }
+        // Nobody who changes sets sees the folder without its lock.
+        let _lock = self.lock()?;
+        let folder = self.sets.join(format!("{STAGING}{}", uuid::Uuid::new_v4()));
+        fs::create_dir(&folder)?;
+        let alive = File::create_new(folder.join(ALIVE))?;
+        alive.lock()?;
+        *own = Some(Own { folder: folder.clone(), _alive: alive });
+        Ok(folder)
+    }
+
+    /// An empty file that goes when it is dropped.
+    pub fn file(&self) -> io::Result<NamedTempFile> {
+        NamedTempFile::new_in(self.folder()?)
+    }
+
+    /// An empty folder that goes when it is dropped.
+    pub fn temporary_folder(&self) -> io::Result<TempDir> {
+        TempDir::new_in(self.folder()?)
+    }
+
+    /// Writes a file at once or not at all.
+    pub fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        write(&self.folder()?, path, bytes)
+    }
+}
+
+fn write(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = NamedTempFile::new_in(staging)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+impl Change<'_> {
+    /// Writes a file at once or not at all.
+    pub fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        write(&self.folder, path, bytes)
+    }
+
+    /// Moves a file or a folder out of the way, at once.
+    pub fn take_away(&mut self, path: &Path) -> io::Result<()> {
+        let place = self.folder.join(uuid::Uuid::new_v4().to_string());
+        fs::rename(path, &place)?;
+        self.taken.push(place);
+        Ok(())
+    }
+
+    /// Takes away what processes that are gone left unfinished.
+    pub fn take_leftovers(&mut self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.staging.sets)? {
+            let (name, path) = entry.map(|entry| (entry.file_name(), entry.path()))?;
+            let is_unfinished = UNFINISHED.iter().any(|prefix| name.to_string_lossy().starts_with(prefix));
+            if is_unfinished && !is_alive(&path) {
+                tracing::info!("removing {}: the process that was writing it is gone", path.display());
+                self.take_away(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.lock = None;
+        for path in &self.taken {
+            self.staging.quota.release(size_of(path));
+            let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            // It goes with this process's folder at the latest.
+            if let Err(error) = removed {
+                tracing::warn!("{} was not removed: {error}", path.display());
+            }
+        }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Some(own) = self.own.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = fs::remove_dir_all(own.folder);
+        }
+    }
+}
+
+/// Whether a process holds this folder. One that cannot be asked is left alone.
+fn is_alive(folder: &Path) -> bool {
+    match File::options().write(true).open(folder.join(ALIVE)) {
+        Ok(file) => file.try_lock().is_err(),
+        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    }
+}
