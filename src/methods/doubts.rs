@@ -68,26 +68,41 @@ pub struct Starts {
 
 impl Starts {
     pub fn of(subject: &Subject) -> Self {
-        let at_input = subject.baselines.iter().filter(|start| **start == subject.input).count();
+        let at_input = subject.baselines.iter().filter(|start| are_alike(&subject.input, start)).count();
         Self { at_input, all: subject.baselines.len() }
     }
 
-    /// Where some of several add nothing.
-    pub fn warning(&self) -> Option<String> {
-        let some = 0 < self.at_input && self.at_input < self.all;
-        some.then(|| format!("{} of {} baselines equal the input and add nothing", self.at_input, self.all))
+    pub fn are_input(&self) -> bool {
+        self.at_input == self.all
+    }
+
+    /// Where some of several add nothing, or all of them nothing but rounding errors.
+    pub fn warning(&self, is_zero: bool) -> Option<String> {
+        match self.at_input {
+            0 => None,
+            all if all == self.all => (!is_zero).then(|| format!("{NO_PATH}; the scores are rounding errors")),
+            some => Some(format!("{some} of {} baselines equal the input and add nothing", self.all)),
+        }
     }
 
     /// Why (x - x') ⊙ g is zero, where g is zero in every element or not.
     pub fn cause(&self, parameters: &Parameters, no_derivative_there: bool) -> String {
-        if self.at_input == self.all {
-            return "the baseline equals the input: there is no path between them".to_owned();
-        }
-        match no_derivative_there {
-            true => no_derivative_of(parameters, "all along the path"),
-            false => "the derivative is zero wherever the input differs from the baseline".to_owned(),
+        if self.are_input() {
+            NO_PATH.to_owned()
+        } else if no_derivative_there {
+            no_derivative_of(parameters, "all along the path")
+        } else {
+            "the derivative is zero wherever the input differs from the baseline".to_owned()
         }
     }
+}
+
+const NO_PATH: &str = "the baseline equals the input: there is no path between them";
+
+/// Up to rounding: baselines are computed, and an upload may have come through another file.
+fn are_alike(input: &Tensor, start: &Tensor) -> bool {
+    let largest = input.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+    input.iter().zip(start).all(|(x, start)| (x - start).abs() <= 1e-6 * largest)
 }
 
 /// A path with too few points.
@@ -259,6 +274,17 @@ mod tests {
         let subject = subject(&json!({"method": "pattern_attribution", "target": 1}), &[1.0, 2.0], &[]);
         let map = drive((subject.parameters.method.build)(subject), |_, _| row(&[1.0, 0.0], &[0.0, 0.0])).0;
         assert_eq!(tell(map), ["the target's value is zero, and seed=value starts with it"]);
+    }
+
+    #[test]
+    fn a_baseline_that_is_the_input_but_for_rounding_is_told_and_no_error_of_its_path() {
+        for method in ["integrated_gradients", "expected_gradients"] {
+            let given = json!({"method": method, "baseline": "zero"});
+            let warnings = said(given, &[1.0, 3.0], &[&[1.0, 3.0000002]], ones);
+            let alike = "the baseline equals the input: there is no path between them; the scores are rounding errors";
+            assert_eq!(warnings, [alike]);
+        }
+        assert!(!are_alike(&Tensor::ones(vec![2]), &Tensor::from_elem(vec![2], 1.001)));
     }
 
     #[test]

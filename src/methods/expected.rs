@@ -76,8 +76,9 @@ impl Run for Expected {
         }
         let mut attribution = Attribution::of(self.sums.mapv(|sum| (sum / n_samples as f64) as f32));
         let starts = Starts::of(&self.subject);
-        attribution.cause = is_zero(&attribution.scores).then(|| starts.cause(parameters, self.no_derivative));
-        attribution.warnings.extend(starts.warning().into_iter().chain(one_sample(parameters)));
+        let is_zero = is_zero(&attribution.scores);
+        attribution.cause = is_zero.then(|| starts.cause(parameters, self.no_derivative));
+        attribution.warnings.extend(starts.warning(is_zero).into_iter().chain(one_sample(parameters)));
         if parameters.baseline.terms().iter().any(|term| matches!(term, Term::Random(_))) {
             attribution
                 .warnings

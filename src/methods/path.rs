@@ -196,14 +196,15 @@ impl StraightLine {
         if parameters.multiply_by_inputs {
             let starts = Starts::of(&self.subject);
             let no_derivative = self.sums.iter().all(|sums| sums.iter().all(|sum| *sum == 0.0));
-            attribution.cause = is_zero(&attribution.scores).then(|| starts.cause(parameters, no_derivative));
-            attribution.warnings.extend(starts.warning());
+            let is_zero = is_zero(&attribution.scores);
+            attribution.cause = is_zero.then(|| starts.cause(parameters, no_derivative));
+            attribution.warnings.extend(starts.warning(is_zero));
+            if parameters.tolerance.is_none() && !starts.are_input() {
+                attribution.warnings.extend(large_error(&attribution, parameters));
+            }
         } else {
             let along = || no_derivative_of(parameters, "all along the path");
             attribution.cause = is_zero(&attribution.scores).then(along);
-        }
-        if parameters.tolerance.is_none() {
-            attribution.warnings.extend(large_error(&attribution, parameters));
         }
         attribution
     }

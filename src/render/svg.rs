@@ -155,6 +155,27 @@ mod tests {
         assert!((width("WenQuanYi Micro Hei", "東京") - 2.0).abs() < 0.1);
     }
 
+    /// Every text is written, and nothing of it as a box.
+    fn check_glyphs(tree: &Tree, label: &str) {
+        for node in tree.root().children() {
+            let Node::Text(text) = node else { panic!("{label}: no text") };
+            let glyphs = text.layouted().iter().flat_map(|span| &span.positioned_glyphs);
+            assert!(glyphs.clone().count() > 0 && glyphs.clone().all(|glyph| glyph.id.0 != 0), "{label}");
+            assert!(glyphs.clone().all(|glyph| !glyph.text.contains('\u{fffd}')), "{label}");
+        }
+    }
+
+    #[test]
+    fn charts_find_in_another_font_what_theirs_does_not_have() {
+        for title in ["Image degradation of 猫 on two", "고양이", "แมว"] {
+            let svg = format!(
+                r#"<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><text font-family="{}">{title}</text></svg>"#,
+                fonts::FONT
+            );
+            check_glyphs(&Tree::from_str(&svg, &fonts::options()).unwrap(), title);
+        }
+    }
+
     #[test]
     fn labels_in_many_scripts_have_glyphs() {
         for label in [
@@ -190,12 +211,7 @@ mod tests {
             let mut captions = Captions::new((400, 60));
             captions.add((200, 40), 400, 20.0, Anchor::Middle, &format!("285 {label} (9)"));
             let tree = Tree::from_str(&format!("{}</svg>", captions.svg), &fonts::options()).unwrap();
-            for node in tree.root().children() {
-                let Node::Text(text) = node else { panic!("{label}: no text") };
-                let glyphs = text.layouted().iter().flat_map(|span| &span.positioned_glyphs);
-                assert!(glyphs.clone().count() > 0 && glyphs.clone().all(|glyph| glyph.id.0 != 0), "{label}");
-                assert!(glyphs.clone().all(|glyph| !glyph.text.contains('\u{fffd}')), "{label}");
-            }
+            check_glyphs(&tree, label);
         }
     }
 }

@@ -122,6 +122,14 @@ pub fn colour_model() -> Vec<u8> {
     write_model(&colour_net()).unwrap()
 }
 
+/// As `tiny`, with the logarithm of each mean: not finite for black.
+pub fn logarithm_model() -> Vec<u8> {
+    let mut net = colour_net();
+    net.nodes[4].inputs[0] = "log".into();
+    net.nodes.insert(4, Node::new("Log", ["flat"], ["log"]));
+    write_model(&net).unwrap()
+}
+
 /// Class c answers to the mean of channel c.
 fn colour_net() -> Graph {
     let mut filters = vec![0.0; 3 * 3 * 9];

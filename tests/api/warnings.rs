@@ -9,14 +9,18 @@ use crate::{
     house::{self, House, blue, open, picture, red},
 };
 
-/// A service with one model: `tiny` without a model.toml, its labels in three scripts.
-fn scripts() -> (House, tempfile::TempDir) {
+/// A service with one model of these files.
+fn alone(files: &[(&str, &[u8])]) -> (House, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("scripts")).unwrap();
-    fs::write(folder.path().join("scripts/model.onnx"), house::colour_model()).unwrap();
-    fs::write(folder.path().join("scripts/labels.txt"), "猫\nкошка\nแมว\n").unwrap();
+    fs::create_dir(folder.path().join("own")).unwrap();
+    files.iter().for_each(|(name, bytes)| fs::write(folder.path().join("own").join(name), bytes).unwrap());
     let models = folder.path().to_str().unwrap();
-    (open(&[("models", models), ("default_model", "scripts"), ("data", &format!("{models}/.data"))]), folder)
+    (open(&[("models", models), ("default_model", "own"), ("data", &format!("{models}/.data"))]), folder)
+}
+
+/// `tiny` without a model.toml, its labels in three scripts.
+fn scripts() -> (House, tempfile::TempDir) {
+    alone(&[("model.onnx", &house::colour_model()), ("labels.txt", "猫\nкошка\nแมว\n".as_bytes())])
 }
 
 fn warnings(answer: &Value) -> Vec<String> {
@@ -52,6 +56,20 @@ async fn a_label_beyond_ascii_is_in_the_header_as_rfc_8187_says() {
     let grid = send_to(&house.router, post("/compare?method=gradient&method=grad_cam&target=top:3", red())).await;
     grid.picture();
     assert!(grid.header("x-explaind-warnings").unwrap().starts_with("model.toml does not give"));
+}
+
+#[tokio::test]
+async fn a_delta_that_is_not_finite_is_told_and_in_no_header() {
+    let toml = b"head = \"logits\"\n[input]\nmean = 0.0\nstd = 1.0\nresize = \"stretch\"\n";
+    let (house, _folder) = alone(&[("model.onnx", &house::logarithm_model()), ("model.toml", toml)]);
+    let said = "the target's value at the baseline is not finite: there is no convergence_delta";
+    let drawn = send_to(&house.router, post("/explain?method=integrated_gradients", red())).await;
+    drawn.picture();
+    assert_eq!(drawn.header("x-explaind-convergence-delta"), None);
+    assert_eq!(drawn.header("x-explaind-warnings"), Some(said));
+    let answer = send_to(&house.router, post("/explain?method=integrated_gradients&format=json", red())).await.answer();
+    assert!(answer["convergence_delta"].is_null());
+    assert_eq!(warnings(&answer), [said]);
 }
 
 #[tokio::test]
