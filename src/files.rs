@@ -189,7 +189,7 @@ impl FilesError {
 impl From<object_store::Error> for FilesError {
     fn from(error: object_store::Error) -> Self {
         if !matches!(error, object_store::Error::NotFound { .. }) {
-            tracing::warn!("the store of files: {error}");
+            tracing::debug!("the store of files: {error}");
         }
         Self::Store(error)
     }

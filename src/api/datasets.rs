@@ -100,7 +100,7 @@ pub async fn list_datasets(State(api): State<Api>, Pairs(query): Pairs) -> Resul
         }
     }
     let summarise = move || found.iter().map(|dataset| summarise(dataset)).collect();
-    let datasets = api.app().pool().run(summarise).await.map_err(AppError::from)?;
+    let datasets = datasets.work(summarise).await.map_err(AppError::from)?;
     Ok(Json(DatasetList { datasets, broken_datasets }))
 }
 
@@ -206,10 +206,10 @@ fn summarise(dataset: &Dataset) -> DatasetSummary {
     }
 }
 
-/// On the pool: it takes as long as the set is large.
+/// Takes as long as the set is large.
 async fn describe(api: &Api, dataset: Arc<Dataset>, model: Option<Arc<Model>>) -> Result<DatasetCard, AppError> {
     let work = move || card(&dataset, model.as_ref().map(|model| drive::facts(model).classes));
-    Ok(api.app().pool().run(work).await?)
+    Ok(api.app().datasets().work(work).await?)
 }
 
 fn card(dataset: &Dataset, classes: Option<Classes<'_>>) -> DatasetCard {

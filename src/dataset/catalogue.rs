@@ -148,7 +148,10 @@ impl Catalogue {
         let files = list(&place.folder, place.version.is_some())?;
         let is_large = files.images.len() + files.ignored.files > MANY_FILES;
         let rest = if is_large { started.elapsed() * REST_OVER_LOOK } else { Duration::ZERO };
-        let known = |seen: &&Seen| seen.dataset.folder == place.folder && seen.files == files;
+        // What could not be read may be readable now, with the same stamp.
+        let is_whole = |dataset: &Dataset| dataset.images.iter().all(|picture| !picture.hash.is_empty());
+        let known =
+            |seen: &&Seen| seen.dataset.folder == place.folder && seen.files == files && is_whole(&seen.dataset);
         let known = self.seen().get(id).filter(known).map(|seen| seen.dataset.clone());
         let dataset = known.unwrap_or_else(|| {
             let mut index = index::load(&self.indices, id, &place.key());

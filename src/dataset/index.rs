@@ -50,9 +50,9 @@ impl From<&Metadata> for Stamp {
     }
 }
 
-/// Brings `index` up to date with `files`; an image is decoded to see whether it can be, several at a time.
+/// Brings `index` up to date with `files`: reads those that are new or changed, or could not be read; an image is decoded to see whether it can be, several at a time.
 pub fn refresh(index: &mut Index, folder: &Path, files: &BTreeMap<String, Stamp>, limits: &Limits) {
-    index.retain(|file, known| files.get(file) == Some(&known.stamp));
+    index.retain(|file, known| files.get(file) == Some(&known.stamp) && !known.hash.is_empty());
     let look = |(file, stamp): (&String, &Stamp)| {
         let (hash, fault) = examine(&folder.join(file), limits).unwrap_or_else(|error| {
             let fault = format!("it cannot be read: {error}");

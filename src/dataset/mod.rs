@@ -123,6 +123,7 @@ fn some_of(names: &[String]) -> String {
     const SHOWN: usize = 20;
     let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(SHOWN) {
+        0 if names.is_empty() => "none".to_owned(),
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

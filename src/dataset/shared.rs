@@ -17,7 +17,7 @@ use tempfile::NamedTempFile;
 use super::{Catalogue, Dataset, DatasetError, at, is_id};
 use crate::{
     files::{Files, hash},
-    pool::Pool,
+    pool::{Pool, WorkPanicked},
     quota::{Reservation, on_disk},
 };
 
@@ -225,6 +225,11 @@ impl Datasets {
         outdated.extend(before.map(|before| file_of(id, &before)));
         outdated.retain(|file| !kept.contains(file));
         Ok(store.remove(outdated).await?)
+    }
+
+    /// Work on a set that takes as long as the set is large, apart from that on requests.
+    pub async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, WorkPanicked> {
+        self.readings.run(work).await
     }
 
     /// Removes what broken-off uploads left here.

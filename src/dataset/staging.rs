@@ -3,10 +3,11 @@
 //! the lock on its folder being free.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tempfile::{NamedTempFile, TempDir};
@@ -15,6 +16,9 @@ use crate::quota::{Quota, size_of};
 
 /// Locked while a set is changed.
 const LOCK: &str = ".lock";
+/// How long it is waited for, and how often it is asked for.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(2);
 /// The folders of processes, and what else an unfinished upload may be called.
 const STAGING: &str = ".staging-";
 const UNFINISHED: [&str; 3] = [STAGING, ".upload-", ".unpack-"];
@@ -50,7 +54,7 @@ impl Staging {
         Self { sets, quota, own: Mutex::default() }
     }
 
-    /// Waits until nobody else changes a set.
+    /// Waits until nobody else changes a set; not for ever, since another process may have been frozen meanwhile.
     pub fn change(&self) -> io::Result<Change<'_>> {
         let folder = self.folder()?;
         Ok(Change { staging: self, folder, lock: Some(self.lock()?), taken: Vec::new() })
@@ -59,8 +63,17 @@ impl Staging {
     fn lock(&self) -> io::Result<File> {
         fs::create_dir_all(&self.sets)?;
         let file = File::options().create(true).truncate(false).write(true).open(self.sets.join(LOCK))?;
-        file.lock()?;
-        Ok(file)
+        let started = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) if started.elapsed() > PATIENCE => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            }
+        }
     }
 
     /// Of this process.

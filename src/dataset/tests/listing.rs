@@ -77,6 +77,17 @@ fn what_may_not_be_read_and_names_that_are_no_text_are_told() {
 }
 
 #[test]
+fn what_could_not_be_read_is_tried_again_though_it_looks_the_same() {
+    let (data, photos) = (tempfile::tempdir().unwrap(), folder(&[("a.png", photo(1))]));
+    let look = || datasets(data.path(), Some(photos.path())).open("photos").unwrap();
+    let (datasets, whole) = (super::datasets(data.path(), Some(photos.path())), look());
+    let index = data.path().join("index/photos.json");
+    let unread = fs::read_to_string(&index).unwrap().replace(&whole.images[0].hash, "");
+    fs::write(&index, unread.replace("\"fault\":null", "\"fault\":\"it cannot be read\"")).unwrap();
+    assert_eq!(datasets.open("photos").unwrap().images, whole.images);
+}
+
+#[test]
 fn a_folder_that_goes_while_it_is_listed_takes_nothing_else_with_it() {
     let photos = folder(&[("a.png", photo(1))]);
     let end = std::sync::atomic::AtomicBool::new(false);
