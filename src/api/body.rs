@@ -1,21 +1,29 @@
 //! The bodies that POST /explain and /predict take: one image, multipart, JSON, npy. Reading is asynchronous, parsing is not
 //! (it runs on the pool). Values of parameters come from the query and the body together.
 
-use std::fmt;
+use std::{convert::Infallible, fmt};
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Multipart, Query, Request, multipart::MultipartError},
-    http::{StatusCode, Uri, header, request::Parts},
+    extract::{FromRequestParts, Query, Request},
+    http::{Uri, header, request::Parts},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use futures::{executor::block_on, stream};
+use multer::Multipart;
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, MapAccess, Visitor},
 };
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{Api, codes::ApiError, negotiate::NPY};
+use super::{
+    Api,
+    codes::ApiError,
+    intake::{self, Share},
+    negotiate::NPY,
+    requester::Place,
+};
 use crate::{
     app::{App, AppError, Input, Uploads, plan::Sent},
     image::ALLOWED_TYPES,
@@ -97,66 +105,78 @@ fn join(query: Map<String, Value>, body: Map<String, Value>) -> Result<Map<Strin
     Ok(faults.settle(given)?)
 }
 
-/// Reads the body, and settles with `plan` what the query and the body ask for. What is large is worked on in the pool.
+/// Reads the body, takes a place among the requests that are worked on, and settles with `plan` what the query and the body ask for.
+/// What is large is worked on in the pool.
 pub async fn settle<T: Send + 'static>(
     query: Map<String, Value>,
     request: Request,
     api: &Api,
     plan: impl FnOnce(&App, Map<String, Value>, Sent) -> Result<T, AppError> + Send + 'static,
-) -> Result<(T, Vec<Input>, Uploads), ApiError> {
-    let posted = read_posted(request, api).await?;
+) -> Result<(T, Vec<Input>, Uploads, Place), ApiError> {
+    let (posted, body) = read_posted(request, api).await?;
+    let place = Place::take(api, body)?;
     let app = api.app().clone();
     let settle = move || {
         let Contents { inputs, uploads, parameters } = posted.parse()?;
-        Ok((plan(&app, join(query, parameters)?, uploads.sent())?, inputs, uploads))
+        Ok((plan(&app, join(query, parameters)?, uploads.sent())?, inputs, uploads, place))
     };
     api.app().pool().run(settle).await.map_err(AppError::from)?
 }
 
+/// Most parts of a multipart body: images, what goes with them, and some that are then named as unknown.
+const MAX_PARTS: usize = 64;
+
 /// Reads the body that the content type announces, or whose first bytes say what it is: curl's --data-binary announces a form.
-async fn read_posted(request: Request, api: &Api) -> Result<Posted, ApiError> {
+pub async fn read_posted(request: Request, api: &Api) -> Result<(Posted, Share), ApiError> {
     let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
     let essence = content_type.map(|text| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-    match essence.as_deref() {
-        None | Some("" | "application/x-www-form-urlencoded" | "application/octet-stream") => {
-            read(request, api).await.map(Posted::recognise)
-        }
+    let recognise: fn(Bytes) -> Posted = match essence.as_deref() {
+        None | Some("" | "application/x-www-form-urlencoded" | "application/octet-stream") => Posted::recognise,
         // The decoder looks at the content, and refuses by name what it does not read.
-        Some(image) if image.starts_with("image/") => read(request, api).await.map(Posted::Image),
-        Some(NPY) => read(request, api).await.map(Posted::Npy),
-        Some("application/json") => read(request, api).await.map(Posted::Json),
-        Some("multipart/form-data") => read_multipart(request, api).await,
-        _ => Err(ApiError::UnsupportedMediaType {
-            found: essence,
-            allowed: format!("{ALLOWED_TYPES}, {}, application/json or multipart/form-data", NPY),
-        }),
-    }
+        Some(image) if image.starts_with("image/") => Posted::Image,
+        Some(NPY) => Posted::Npy,
+        Some("application/json") => Posted::Json,
+        Some("multipart/form-data") => {
+            let boundary = multer::parse_boundary(content_type.unwrap_or_default()).map_err(broken_multipart)?;
+            let (bytes, share) = read(request, api).await?;
+            let parts = move || block_on(split(Multipart::new(stream::iter([Ok::<_, Infallible>(bytes)]), boundary)));
+            return Ok((api.app().pool().run(parts).await.map_err(AppError::from)??, share));
+        }
+        _ => {
+            return Err(ApiError::UnsupportedMediaType {
+                found: essence,
+                allowed: format!("{ALLOWED_TYPES}, {}, application/json or multipart/form-data", NPY),
+            });
+        }
+    };
+    let (bytes, share) = read(request, api).await?;
+    Ok((recognise(bytes), share))
 }
 
 pub(super) fn too_large(api: &Api) -> ApiError {
     ApiError::BodyTooLarge { limit: api.app().settings().max_upload_bytes }
 }
 
-async fn read(request: Request, api: &Api) -> Result<Bytes, ApiError> {
-    Bytes::from_request(request, api).await.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large(api),
-        _ => ApiError::BrokenBody { reason: error.body_text() },
-    })
+async fn read(request: Request, api: &Api) -> Result<(Bytes, Share), ApiError> {
+    intake::read(request, api, api.app().settings().max_upload_bytes).await
 }
 
-async fn read_multipart(request: Request, api: &Api) -> Result<Posted, ApiError> {
-    let fault = |error: MultipartError| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large(api),
-        _ => ApiError::BrokenMultipart { reason: error.body_text() },
-    };
-    let mut multipart = Multipart::from_request(request, api)
-        .await
-        .map_err(|error| ApiError::BrokenMultipart { reason: error.body_text() })?;
+fn broken_multipart(error: multer::Error) -> ApiError {
+    ApiError::BrokenMultipart { reason: error.to_string() }
+}
+
+/// Takes the parts of a whole body apart. Their headers and names may be as long as the body.
+async fn split(mut multipart: Multipart<'_>) -> Result<Posted, ApiError> {
+    let mut parts = 0;
     let (mut images, mut baseline, mut segments, mut params) = (Vec::new(), None, None, None);
     let mut faults = Faults::default();
-    while let Some(field) = multipart.next_field().await.map_err(fault)? {
+    while let Some(field) = multipart.next_field().await.map_err(broken_multipart)? {
+        parts += 1;
+        if parts > MAX_PARTS {
+            return Err(ApiError::BrokenMultipart { reason: format!("it has more than {MAX_PARTS} parts") });
+        }
         let name = field.name().unwrap_or_default().to_owned();
-        let bytes = field.bytes().await.map_err(fault)?;
+        let bytes = field.bytes().await.map_err(broken_multipart)?;
         let place = match name.as_str() {
             "image" if images.len() == MAX_IMAGES => {
                 return Err(too_many("image"));

@@ -50,6 +50,16 @@ pub enum ApiError {
     AmbiguousBody { wanted: &'static str },
     #[error("{limit} requests are being worked on; try again shortly")]
     Busy { limit: usize },
+    #[error("{limit} data sets are being uploaded; try again shortly")]
+    TooManyUploads { limit: usize },
+    #[error("the bodies of other requests take all of {mib} MiB; try again shortly")]
+    BodiesTakeAllMemory { mib: u64 },
+    #[error("{limit} connections are being answered; try again shortly")]
+    TooManyConnections { limit: usize },
+    #[error(
+        "the body did not come in time: after {received} bytes nothing came for {idle_ms} ms, or less than {bytes_per_second} bytes a second in all; send it again without pauses"
+    )]
+    BodyTimeout { received: u64, idle_ms: u128, bytes_per_second: u64 },
     #[error("the request took longer than {timeout_ms} ms and was stopped")]
     DeadlineExceeded { timeout_ms: u128 },
     #[error("the server is not ready: {reason}")]
@@ -75,6 +85,7 @@ const fn row(code: &'static str, status: StatusCode, title: &'static str) -> Cod
 const INVALID_PARAMETERS: Code =
     row("invalid_parameters", StatusCode::UNPROCESSABLE_ENTITY, "Parameters that are not allowed");
 const BODY_TOO_LARGE: Code = row("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Body too large");
+const OVERLOADED: Code = row("overloaded", StatusCode::TOO_MANY_REQUESTS, "Overloaded");
 const INTERNAL: Code = row("internal", StatusCode::INTERNAL_SERVER_ERROR, "Internal fault");
 const DEADLINE_EXCEEDED: Code = row("deadline_exceeded", StatusCode::GATEWAY_TIMEOUT, "Deadline exceeded");
 const DISK_FULL: Code = row("disk_full", StatusCode::INSUFFICIENT_STORAGE, "Disk full");
@@ -105,7 +116,13 @@ pub fn code_of(error: &ApiError) -> Code {
         ApiError::AmbiguousBody { .. } => {
             row("ambiguous_body", StatusCode::UNPROCESSABLE_ENTITY, "Body without one clear input")
         }
-        ApiError::Busy { .. } => row("overloaded", StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+        ApiError::Busy { .. } | ApiError::TooManyUploads { .. } | ApiError::BodiesTakeAllMemory { .. } => OVERLOADED,
+        ApiError::TooManyConnections { .. } => {
+            row("too_many_connections", StatusCode::SERVICE_UNAVAILABLE, "Too many connections")
+        }
+        ApiError::BodyTimeout { .. } => {
+            row("body_timeout", StatusCode::REQUEST_TIMEOUT, "Body that did not come in time")
+        }
         ApiError::DeadlineExceeded { .. } => DEADLINE_EXCEEDED,
         ApiError::NotReady { .. } => row("not_ready", StatusCode::SERVICE_UNAVAILABLE, "Not ready"),
         ApiError::Panicked | ApiError::Internal { .. } => INTERNAL,
@@ -272,7 +289,7 @@ fn method_code(error: &MethodError) -> Code {
 
 fn engine_code(error: &EngineError) -> Code {
     match error {
-        EngineError::Overloaded { .. } => row("overloaded", StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+        EngineError::Overloaded { .. } => OVERLOADED,
         EngineError::Cancelled => row("cancelled", StatusCode::SERVICE_UNAVAILABLE, "Stopped before its end"),
         EngineError::DeadlineExceeded => DEADLINE_EXCEEDED,
         EngineError::Draining => row("draining", StatusCode::SERVICE_UNAVAILABLE, "Shutting down"),
@@ -313,6 +330,9 @@ impl ApiError {
             }
             Self::App(AppError::Method(MethodError::Engine(EngineError::Draining)))
             | Self::Busy { .. }
+            | Self::TooManyUploads { .. }
+            | Self::BodiesTakeAllMemory { .. }
+            | Self::TooManyConnections { .. }
             | Self::Job(JobError::Store(_) | JobError::Files(_))
             | Self::NotReady { .. } => Some(Duration::from_secs(1)),
             _ => None,

@@ -64,7 +64,7 @@ pub async fn compare(
         .finish(async {
             let query = parse_query(&uri, &["method"])?;
             let app = api.app();
-            let (mut plan, inputs, uploads) = settle(query, request, &api, App::plan_comparison).await?;
+            let (mut plan, inputs, uploads, _place) = settle(query, request, &api, App::plan_comparison).await?;
             let suited = match inputs.as_slice() {
                 [Input::Image(_)] => Format::Png,
                 _ => Format::Json,

@@ -8,7 +8,6 @@ use axum::{
     http::{HeaderName, StatusCode},
     response::{IntoResponse, Response},
 };
-use futures::StreamExt;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -19,6 +18,7 @@ use super::{
     catalogue::Id,
     codes::ApiError,
     document::{Binary, DatasetProblems, UploadProblems},
+    intake::Intake,
     jobs::{refuse, refuse_unknown},
 };
 use crate::{
@@ -151,19 +151,12 @@ pub async fn put_dataset(
     request: Request,
 ) -> Result<Response, ApiError> {
     only(&query, &[])?;
-    let _place = api.enter()?;
+    let _place = api.enter_upload()?;
     let datasets = api.app().datasets();
     datasets.here().check_changeable(&id).map_err(AppError::from)?;
+    let mut intake = Intake::new(request, &api, datasets.here().archive_limits().max_bytes)?;
     let mut arrival = datasets.receive(&id).await.map_err(AppError::from)?;
-    let limit = datasets.here().archive_limits().max_bytes;
-    let mut body = request.into_body().into_data_stream();
-    let mut received = 0;
-    while let Some(piece) = body.next().await {
-        let piece = piece.map_err(|error| ApiError::BrokenBody { reason: error.to_string() })?;
-        received += piece.len() as u64;
-        if received > limit {
-            return Err(ApiError::BodyTooLarge { limit: limit as usize });
-        }
+    while let Some(piece) = intake.next().await? {
         arrival = arrival.write(&piece).await.map_err(AppError::from)?;
     }
     let (dataset, is_new) = datasets.put(&id, arrival).await.map_err(AppError::from)?;

@@ -285,6 +285,7 @@ pub struct JsonRequest {
 const BAD_REQUEST: (u16, &str) = (400, "The body cannot be read.");
 const BAD_PATH: (u16, &str) = (400, "The path cannot be read.");
 const NOT_FOUND: (u16, &str) = (404, "There is no such thing.");
+const BODY_TIMEOUT: (u16, &str) = (408, "The body did not come in time.");
 const CONFLICT: (u16, &str) = (409, "Its state does not allow it.");
 const NOT_ACCEPTABLE: (u16, &str) = (406, "None of the types in Accept can be given.");
 const TOO_LARGE: (u16, &str) = (413, "The body, image or tensor is too large.");
@@ -321,16 +322,16 @@ macro_rules! problem_sets {
 
 problem_sets! {
     /// Of POST /explain, /compare and /predict.
-    Problems = [BAD_REQUEST, NOT_ACCEPTABLE, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, TIMEOUT];
+    Problems = [BAD_REQUEST, NOT_ACCEPTABLE, BODY_TIMEOUT, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, TIMEOUT];
     /// Of what is looked up by id.
     MissingProblems = [BAD_PATH, NOT_FOUND, UNPROCESSABLE, INTERNAL];
     /// Of data sets, which may lie in a store that is away.
     DatasetProblems = [BAD_PATH, NOT_FOUND, CONFLICT, UNPROCESSABLE, INTERNAL, UNAVAILABLE, INSUFFICIENT];
     /// Of what is uploaded and taken away.
-    UploadProblems = [BAD_REQUEST, NOT_FOUND, CONFLICT, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, INSUFFICIENT];
+    UploadProblems = [BAD_REQUEST, NOT_FOUND, BODY_TIMEOUT, CONFLICT, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, INSUFFICIENT];
     InternalProblems = [INTERNAL];
     /// Of POST /jobs.
-    SubmitProblems = [BAD_REQUEST, TOO_LARGE, UNPROCESSABLE, INTERNAL, UNAVAILABLE];
+    SubmitProblems = [BAD_REQUEST, BODY_TIMEOUT, TOO_LARGE, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE];
     JobsProblems = [BAD_REQUEST, UNPROCESSABLE, INTERNAL, UNAVAILABLE];
     /// Of what is about one job.
     JobProblems = [BAD_PATH, NOT_FOUND, CONFLICT, UNPROCESSABLE, INTERNAL, UNAVAILABLE];

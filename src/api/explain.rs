@@ -94,7 +94,7 @@ pub async fn explain(
     requester
         .finish(async {
             let app = api.app();
-            let (mut plan, inputs, uploads) = settle(query, request, &api, App::plan).await?;
+            let (mut plan, inputs, uploads, _place) = settle(query, request, &api, App::plan).await?;
             let suited = match inputs.as_slice() {
                 [Input::Image(_)] if plan.parameters_of(0).target.answers() == 1 => Format::Png,
                 _ => Format::Json,

@@ -4,12 +4,15 @@ pub mod body;
 pub mod catalogue;
 pub mod codes;
 pub mod compare;
+mod connections;
 pub mod datasets;
 pub mod document;
 pub mod events;
 pub mod explain;
 pub mod health;
+mod intake;
 pub mod jobs;
+mod listener;
 pub mod negotiate;
 pub mod predict;
 pub mod problem;
@@ -47,17 +50,23 @@ use crate::{
     text::excerpt,
 };
 use codes::ApiError;
+use intake::Memory;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Explanations and predictions worked on at once; more are answered 429. Together with the body limit this bounds memory.
+/// Explanations and predictions worked on at once, with their bodies read; more are answered 429.
 const MAX_REQUESTS: usize = 128;
+
+/// Data sets uploaded at once.
+const MAX_UPLOADS: usize = 16;
 
 /// What handlers share.
 #[derive(Clone)]
 pub struct Api {
     jobs: Queue,
     door: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    memory: Memory,
     draining: CancellationToken,
 }
 
@@ -69,7 +78,13 @@ impl Api {
 
     pub fn with_jobs(jobs: Queue) -> Result<Self, TelemetryError> {
         telemetry::prometheus()?;
-        Ok(Self { jobs, door: Arc::new(Semaphore::new(MAX_REQUESTS)), draining: CancellationToken::new() })
+        Ok(Self {
+            door: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
+            memory: Memory::new(jobs.app().settings().body_memory_mib),
+            draining: CancellationToken::new(),
+            jobs,
+        })
     }
 
     pub fn app(&self) -> &App {
@@ -84,6 +99,12 @@ impl Api {
     fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         self.refuse_when_draining()?;
         self.door.clone().try_acquire_owned().map_err(|_| ApiError::Busy { limit: MAX_REQUESTS })
+    }
+
+    /// A place among the uploads, until it is dropped. None is given once the end has begun.
+    fn enter_upload(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.refuse_when_draining()?;
+        self.uploads.clone().try_acquire_owned().map_err(|_| ApiError::TooManyUploads { limit: MAX_UPLOADS })
     }
 
     /// From now on `/readyz` says no, so that a balancer sends no more, and new work is refused.

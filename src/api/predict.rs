@@ -68,7 +68,7 @@ pub async fn predict(
     requester
         .finish(async {
             let plan = |app: &App, given, _| app.plan_prediction(given);
-            let (plan, inputs, _) = settle(query, request, &api, plan).await?;
+            let (plan, inputs, _, _place) = settle(query, request, &api, plan).await?;
             let predicted = api.app().predict(&plan, inputs, &requester.caller).await?;
             let headers = server_timing(&predicted.iter().map(|one| one.timing).collect::<Vec<_>>(), 0.0);
             let mut answers: Vec<_> =

@@ -107,3 +107,16 @@ impl IntoResponse for ApiError {
         response
     }
 }
+
+/// An error as the bytes of a whole answer, for a connection that is then closed.
+pub fn to_http(error: &ApiError) -> Result<Vec<u8>, serde_json::Error> {
+    let (body, status) = (serde_json::to_vec(&Problem::from(error))?, code_of(error).status);
+    let retry = error.retry_after().map_or(0, |wait| wait.as_secs().max(1));
+    let mut text = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {CONTENT_TYPE}\r\ncontent-length: {}\r\nretry-after: {retry}\r\nconnection: close\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    text.extend(body);
+    Ok(text)
+}

@@ -1,4 +1,4 @@
-//! Who asks: a place at the door, a deadline, and a token that is cancelled when the caller goes away.
+//! Who asks: a deadline, a place among the requests worked on once the body is there, and a token that is cancelled when the caller goes away.
 //! hyper drops a handler whose connection closes, the handler drops this, and the engine stops.
 
 use std::{
@@ -13,7 +13,7 @@ use axum::{
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Api, codes::ApiError};
+use super::{Api, codes::ApiError, intake::Share};
 use crate::{
     app::AppError,
     engine::{Caller, Priority},
@@ -28,7 +28,13 @@ pub struct Requester {
     timeout: std::time::Duration,
     deadline: Instant,
     _gone: DropGuard,
-    _place: OwnedSemaphorePermit,
+}
+
+/// A place among the requests that are worked on, and the memory of its body.
+#[derive(Debug)]
+pub struct Place {
+    _worked_on: OwnedSemaphorePermit,
+    _body: Share,
 }
 
 impl Requester {
@@ -40,12 +46,19 @@ impl Requester {
     }
 }
 
+impl Place {
+    /// Taken when the body is there: slow senders hold none.
+    pub fn take(api: &Api, body: Share) -> Result<Self, ApiError> {
+        Ok(Self { _worked_on: api.enter()?, _body: body })
+    }
+}
+
 impl FromRequestParts<Api> for Requester {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let place = api.enter()?;
+        api.refuse_when_draining()?;
         let timeout = match parts.headers.get(&TIMEOUT_HEADER) {
             None => api.app().settings().request_timeout,
             Some(value) => {
@@ -65,6 +78,6 @@ impl FromRequestParts<Api> for Requester {
             cancel: cancel.clone(),
             deadline: Some(deadline),
         };
-        Ok(Self { caller, timeout, deadline, _gone: cancel.drop_guard(), _place: place })
+        Ok(Self { caller, timeout, deadline, _gone: cancel.drop_guard() })
     }
 }

@@ -1,4 +1,4 @@
-//! Listens, answers, and ends in order: no new connections, the requests under way, then whatever the time allows.
+//! Listens, answers, and ends in order: /readyz says no, no new connections, the requests under way, then whatever the time allows.
 
 use std::{future::Future, io, time::Duration};
 
@@ -6,7 +6,7 @@ use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, router};
+use super::{Api, connections::Limits, listener, router};
 use crate::{
     app::App,
     jobs::runner::{End, Runner},
@@ -26,8 +26,6 @@ pub const GRACE: Duration = Duration::from_secs(3);
 pub enum ServeError {
     #[error("cannot listen on {address}: {source}; choose another address with --listen")]
     Listen { address: std::net::SocketAddr, source: io::Error },
-    #[error("the server stopped: {source}")]
-    Stopped { source: io::Error },
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
 }
@@ -41,34 +39,42 @@ pub async fn listen(app: &App) -> Result<TcpListener, ServeError> {
 /// Serves until `stop` resolves, then drains: `drain_timeout` at most.
 pub async fn serve(api: Api, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
     let app = api.app().clone();
-    let (drain_timeout, engine) = (app.settings().drain_timeout, app.engine().clone());
+    let (drain_timeout, grace) = (app.settings().drain_timeout, app.settings().shutdown_grace);
+    let engine = app.engine().clone();
     app.catch_up().await;
     let end = End::default();
     // Waited for in several places, and done in any of them.
     let working = work(&api, &end).shared();
     let stopping = CancellationToken::new();
     let draining = stopping.clone();
-    let serving = axum::serve(listener, router(api.clone()))
-        .with_graceful_shutdown(async move { draining.cancelled().await })
-        .into_future();
+    let serving = listener::serve(listener, router(api.clone()), Limits::of(app.settings()), draining);
     tokio::pin!(serving);
     let upkeep = async { tokio::join!(keep_up(), app.follow()) };
     tokio::pin!(upkeep);
-    let stopped = |ended: io::Result<()>| ended.map_err(|source| ServeError::Stopped { source });
     tokio::select! {
-        ended = &mut serving => return stopped(ended),
+        () = &mut serving => return Ok(()),
         _ = &mut upkeep => {}
         () = working.clone() => {}
         () = stop => {}
     }
     tracing::info!(timeout_ms = drain_timeout.as_millis() as u64, "draining");
     api.drain();
-    stopping.cancel();
     end.soon.cancel();
     // A request asks the engine again and again until it is done: the engine stays open to it as long as the time allows.
-    let mut answered = None;
+    let mut answered = false;
+    let closing = async {
+        tokio::time::sleep(grace).await;
+        stopping.cancel();
+        std::future::pending::<()>().await
+    };
     let in_time = tokio::time::timeout(drain_timeout, async {
-        tokio::join!(async { answered = Some((&mut serving).await) }, working.clone())
+        let answering = async {
+            tokio::select! {
+                () = &mut serving => answered = true,
+                () = closing => {}
+            }
+        };
+        tokio::join!(answering, working.clone())
     });
     if in_time.await.is_err() {
         tracing::warn!("work was still under way at the end of the drain; it is stopped");
@@ -77,10 +83,11 @@ pub async fn serve(api: Api, listener: TcpListener, stop: impl Future<Output = (
         let _ = tokio::time::timeout(LAST_ANSWERS, working).await;
     }
     engine.drain(Duration::ZERO).await;
-    match answered {
-        Some(ended) => stopped(ended),
-        None => tokio::time::timeout(LAST_ANSWERS, serving).await.map_or(Ok(()), stopped),
+    stopping.cancel();
+    if !answered {
+        let _ = tokio::time::timeout(LAST_ANSWERS, serving).await;
     }
+    Ok(())
 }
 
 /// Works on jobs until the end, where that is this process's part.

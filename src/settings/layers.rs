@@ -142,6 +142,13 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
         .take::<Vec<Provider>>("providers", "a list of cpu, cuda, cuda:<device>", |providers| !providers.is_empty());
     let threads = fields.take::<usize>("threads", "0 (all cores) to 1024", |threads| *threads <= 1024);
     let max_upload_bytes = fields.take("max_upload_bytes", POSITIVE, |bytes| *bytes > 0usize);
+    let body_memory_mib = fields.take("body_memory_mib", POSITIVE, |mib| *mib > 0u64);
+    let max_connections = fields.take("max_connections", POSITIVE, |connections| *connections > 0usize);
+    let header_timeout_ms = fields.take("header_timeout_ms", POSITIVE, |ms| *ms > 0u64);
+    let keep_alive_timeout_ms = fields.take("keep_alive_timeout_ms", POSITIVE, |ms| *ms > 0u64);
+    let body_idle_timeout_ms = fields.take("body_idle_timeout_ms", POSITIVE, |ms| *ms > 0u64);
+    let min_body_rate = fields.take("min_body_rate", POSITIVE, |rate| *rate > 0u64);
+    let write_timeout_ms = fields.take("write_timeout_ms", POSITIVE, |ms| *ms > 0u64);
     let max_pixels = fields.take("max_pixels", POSITIVE, |pixels| *pixels > 0u64);
     let max_side = fields.take("max_side", POSITIVE, |side| *side > 0u32);
     let max_tensor_elements = fields.take("max_tensor_elements", POSITIVE, |elements| *elements > 0usize);
@@ -152,6 +159,7 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     let max_interactive_evaluations = fields.take("max_interactive_evaluations", POSITIVE, |n| *n > 0usize);
     let request_timeout_ms = fields.take("request_timeout_ms", POSITIVE, |ms| *ms > 0u64);
     let drain_timeout_ms = fields.take("drain_timeout_ms", "a whole number", |_: &u64| true);
+    let shutdown_grace_ms = fields.take("shutdown_grace_ms", "a whole number", |_: &u64| true);
     let cors_origins = fields.take("cors_origins", "a list of origins, or \"*\"", |_| true);
     let log = fields.take("log", "a filter of tracing's EnvFilter, such as info,explaind=debug", |_| true);
     let log_format = fields.take::<LogFormat>("log_format", "text, json", |_| true);
@@ -180,6 +188,13 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
         providers: providers?,
         threads,
         max_upload_bytes: max_upload_bytes?,
+        body_memory_mib: body_memory_mib?,
+        max_connections: max_connections?,
+        header_timeout: Duration::from_millis(header_timeout_ms?),
+        keep_alive_timeout: Duration::from_millis(keep_alive_timeout_ms?),
+        body_idle_timeout: Duration::from_millis(body_idle_timeout_ms?),
+        min_body_rate: min_body_rate?,
+        write_timeout: Duration::from_millis(write_timeout_ms?),
         max_pixels: max_pixels?,
         max_side: max_side?,
         max_tensor_elements: max_tensor_elements?,
@@ -190,6 +205,7 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
         max_interactive_evaluations: max_interactive_evaluations?,
         request_timeout: Duration::from_millis(request_timeout_ms?),
         drain_timeout: Duration::from_millis(drain_timeout_ms?),
+        shutdown_grace: Duration::from_millis(shutdown_grace_ms?),
         cors_origins: cors_origins?,
         log: log?,
         log_format: log_format?,

@@ -36,6 +36,14 @@ pub struct Settings {
     /// At least 1.
     pub threads: usize,
     pub max_upload_bytes: usize,
+    pub body_memory_mib: u64,
+    pub max_connections: usize,
+    pub header_timeout: Duration,
+    pub keep_alive_timeout: Duration,
+    pub body_idle_timeout: Duration,
+    /// In bytes per second.
+    pub min_body_rate: u64,
+    pub write_timeout: Duration,
     pub max_pixels: u64,
     pub max_side: u32,
     pub max_tensor_elements: usize,
@@ -46,6 +54,7 @@ pub struct Settings {
     pub max_interactive_evaluations: usize,
     pub request_timeout: Duration,
     pub drain_timeout: Duration,
+    pub shutdown_grace: Duration,
     pub cors_origins: Vec<String>,
     pub log: String,
     pub log_format: LogFormat,

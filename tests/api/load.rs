@@ -14,13 +14,13 @@ use crate::{
     house::{House, open, picture, red, shared},
 };
 
-struct Server {
-    address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    ended: JoinHandle<Result<(), server::ServeError>>,
+pub struct Server {
+    pub address: SocketAddr,
+    pub stop: oneshot::Sender<()>,
+    pub ended: JoinHandle<Result<(), server::ServeError>>,
 }
 
-async fn serve(house: &House) -> Server {
+pub async fn serve(house: &House) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();

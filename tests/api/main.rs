@@ -9,6 +9,7 @@ mod client;
 mod compare;
 mod contract;
 mod datasets;
+mod edge;
 mod house;
 mod images;
 mod jobs;
