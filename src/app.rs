@@ -19,7 +19,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     dataset::{ArchiveLimits, Catalogue, DatasetError, Datasets},
-    engine::{Caller, Engine, EngineSettings, RuntimeError},
+    engine::{Caller, Engine, EngineError, EngineSettings, Kind, Reservation, RuntimeError},
     files::Files,
     image::{ImageError, baseline::Pictures, geometry::Geometry},
     methods::{
@@ -246,6 +246,8 @@ impl App {
     ) -> Result<Vec<Explanation>, AppError> {
         let inputs = self.split(inputs, &plan.model).await?;
         check_inputs(&plan, &inputs)?;
+        let costs = (0..inputs.len()).map(|at| drive::cost(&plan.model, [&plan.parameters_of(at)].into_iter()).0);
+        let _admitted = self.admit(&plan.model, plan.parameters.method.id, costs.sum(), caller).await?;
         let uploads = self.read(uploads, &plan.model).await?;
         let task = Task { count: inputs.len(), plan, uploads };
         let task = &task;
@@ -268,6 +270,7 @@ impl App {
     ) -> Result<Vec<Predicted>, AppError> {
         let inputs = self.split(inputs, &plan.model).await?;
         let count = inputs.len();
+        let _admitted = self.admit(&plan.model, "predict", count, caller).await?;
         stream::iter(inputs.into_iter().enumerate())
             .map(|(at, input)| async move {
                 self.predict_one(plan, input, caller).await.map_err(|error| locate(error, at, count))
@@ -275,6 +278,21 @@ impl App {
             .buffered(INPUTS_AT_ONCE)
             .try_collect()
             .await
+    }
+
+    /// A place among the requests that are done in time; none for what costs more than is allowed, which is refused by that name.
+    async fn admit(
+        &self,
+        model: &Model,
+        way: &'static str,
+        cost: usize,
+        caller: &Caller,
+    ) -> Result<Option<Reservation>, AppError> {
+        if cost > self.settings().max_interactive_evaluations {
+            return Ok(None);
+        }
+        let kind = Kind { model: model.id.clone(), way };
+        Ok(Some(self.engine().reserve(&kind, cost, caller).await.map_err(MethodError::from)?))
     }
 
     async fn split(&self, inputs: Vec<Input>, model: &Arc<Model>) -> Result<Vec<Input>, AppError> {
@@ -343,7 +361,7 @@ impl App {
                 .map(|answered| answered.explained.into_iter().flatten().collect::<Vec<_>>())
                 .map_err(|error| whole_cost(error, task.count, self.settings().max_interactive_evaluations))?;
         let before_render = Instant::now();
-        let pictures = self.render(plan, prepared.upload.take(), &explained).await?;
+        let pictures = self.render(plan, prepared.upload.take(), &explained, caller).await?;
         let render = before_render.elapsed();
         record_stages(&prepared, render);
         Ok(explained
@@ -378,6 +396,7 @@ impl App {
         plan: &Plan,
         upload: Option<(Upload, Geometry)>,
         explained: &[Explained],
+        caller: &Caller,
     ) -> Result<Vec<Picture>, AppError> {
         let Some((upload, geometry)) = upload.filter(|_| plan.options.want_picture()) else {
             return Ok(explained.iter().map(|_| Picture::default()).collect());
@@ -385,16 +404,25 @@ impl App {
         let Some(rule) = &plan.model.manifest.input.preprocess else { return Ok(Vec::new()) };
         let (layout, options, limits) = (rule.layout, plan.options.heatmap.clone(), input::limits(self.settings()));
         let scores: Vec<_> = explained.iter().map(|one| one.attribution.scores.clone()).collect();
+        let gone = caller.cancel.clone();
+        // A large picture takes seconds, and its caller may leave meanwhile.
+        let go_on = move || match gone.is_cancelled() {
+            true => Err(MethodError::from(EngineError::Cancelled)),
+            false => Ok(()),
+        };
         self.pool()
             .run(move || {
+                go_on()?;
                 let upload = upload.into_pixels(&limits)?;
                 let finish = |heatmap: Heatmap<'_>| {
+                    go_on()?;
                     let png = match options.legend {
                         true => encode_png(&with_legend(&heatmap.overlay.image(), heatmap.bounds, &options)?)?,
                         false => heatmap.overlay.png()?,
                     };
                     Ok(Picture { png: Some(png.into()), warnings: heatmap.warnings })
                 };
+                go_on()?;
                 draw(&upload, &scores, layout, &geometry, &options)?.into_iter().map(finish).collect()
             })
             .await?

@@ -15,6 +15,7 @@ use crate::{
     methods::{Fault, Faults, drive::MethodError},
     render::RenderError,
     tensor::TensorError,
+    text::excerpt,
 };
 
 /// Everything that a request can be answered with instead of what it asked for.
@@ -62,6 +63,21 @@ pub enum ApiError {
     BodyTimeout { received: u64, idle_ms: u128, bytes_per_second: u64 },
     #[error("the request took longer than {timeout_ms} ms and was stopped")]
     DeadlineExceeded { timeout_ms: u128 },
+    #[error(
+        "pages of {origin} may not ask this of the server; the setting cors_origins lists the origins that may",
+        origin = excerpt(origin)
+    )]
+    ForeignOrigin { origin: String },
+    #[error(
+        "{host} is not a name of this server, which listens on this machine alone; the setting allowed_hosts lists further names",
+        host = excerpt(host)
+    )]
+    ForeignHost { host: String },
+    #[error(
+        "the body has the content-encoding {found}, and none is taken; send it as it is, without that header",
+        found = excerpt(found)
+    )]
+    ContentEncoding { found: String },
     #[error("the server is not ready: {reason}")]
     NotReady { reason: String },
     #[error("an internal fault stopped this request; its x-request-id finds it in the server's log")]
@@ -124,6 +140,11 @@ pub fn code_of(error: &ApiError) -> Code {
             row("body_timeout", StatusCode::REQUEST_TIMEOUT, "Body that did not come in time")
         }
         ApiError::DeadlineExceeded { .. } => DEADLINE_EXCEEDED,
+        ApiError::ForeignOrigin { .. } => row("foreign_origin", StatusCode::FORBIDDEN, "Page of another origin"),
+        ApiError::ForeignHost { .. } => row("foreign_host", StatusCode::FORBIDDEN, "Host that is not this server"),
+        ApiError::ContentEncoding { .. } => {
+            row("unsupported_content_encoding", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported content encoding")
+        }
         ApiError::NotReady { .. } => row("not_ready", StatusCode::SERVICE_UNAVAILABLE, "Not ready"),
         ApiError::Panicked | ApiError::Internal { .. } => INTERNAL,
     }
@@ -289,7 +310,7 @@ fn method_code(error: &MethodError) -> Code {
 
 fn engine_code(error: &EngineError) -> Code {
     match error {
-        EngineError::Overloaded { .. } => OVERLOADED,
+        EngineError::Overloaded { .. } | EngineError::TooLate { .. } => OVERLOADED,
         EngineError::Cancelled => row("cancelled", StatusCode::SERVICE_UNAVAILABLE, "Stopped before its end"),
         EngineError::DeadlineExceeded => DEADLINE_EXCEEDED,
         EngineError::Draining => row("draining", StatusCode::SERVICE_UNAVAILABLE, "Shutting down"),
@@ -322,9 +343,9 @@ impl ApiError {
     /// When trying again makes sense.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::App(AppError::Method(MethodError::Engine(EngineError::Overloaded { retry_after, .. }))) => {
-                Some(*retry_after)
-            }
+            Self::App(AppError::Method(MethodError::Engine(
+                EngineError::Overloaded { retry_after, .. } | EngineError::TooLate { retry_after, .. },
+            ))) => Some(*retry_after),
             Self::App(AppError::Dataset(error)) if dataset_code(error).status == StatusCode::SERVICE_UNAVAILABLE => {
                 Some(Duration::from_secs(1))
             }

@@ -65,6 +65,7 @@ pub(super) fn split(routes: OpenApiRouter<Api>) -> (Router<Api>, openapi::OpenAp
     add_parameters(&mut document, "/compare", compare_parameters());
     add_parameters(&mut document, "/predict", predict_parameters());
     add_kinds(&mut document);
+    add_refusals(&mut document);
     add_request_id(&mut document);
     (router, document)
 }
@@ -85,6 +86,20 @@ fn add_kinds(document: &mut openapi::OpenApi) {
     if let Some(operation) = document.paths.paths.get_mut("/jobs").and_then(|item| item.post.as_mut()) {
         let kinds: String = KINDS.iter().map(|kind| format!("\n- `{}`: {}", kind.id(), kind.doc())).collect();
         operation.description = Some(format!("Kinds:\n{kinds}"));
+    }
+}
+
+/// What every operation may be refused with, whatever it does.
+fn add_refusals(document: &mut openapi::OpenApi) {
+    for item in document.paths.paths.values_mut() {
+        for operation in [item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()].into_iter().flatten() {
+            operation.responses.responses.extend(problems(&[FOREIGN]));
+        }
+        for operation in
+            [item.get.as_mut(), item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()].into_iter().flatten()
+        {
+            operation.responses.responses.extend(problems(&[METHOD_NOT_ALLOWED]));
+        }
     }
 }
 
@@ -284,6 +299,8 @@ pub struct JsonRequest {
 
 const BAD_REQUEST: (u16, &str) = (400, "The body cannot be read.");
 const BAD_PATH: (u16, &str) = (400, "The path cannot be read.");
+const FOREIGN: (u16, &str) = (403, "A page of another origin asks; cors_origins and allowed_hosts say which may.");
+const METHOD_NOT_ALLOWED: (u16, &str) = (405, "Another method was used than those of this path; Allow lists them.");
 const NOT_FOUND: (u16, &str) = (404, "There is no such thing.");
 const BODY_TIMEOUT: (u16, &str) = (408, "The body did not come in time.");
 const CONFLICT: (u16, &str) = (409, "Its state does not allow it.");

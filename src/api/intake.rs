@@ -52,6 +52,12 @@ pub struct Intake {
 impl Intake {
     /// Takes at most `limit` bytes. One that is announced longer is refused at once.
     pub fn new(request: Request, api: &Api, limit: u64) -> Result<Self, ApiError> {
+        // One of several is enough: what cannot be undone is refused.
+        let encodings =
+            request.headers().get_all(header::CONTENT_ENCODING).iter().map(|found| found.to_str().unwrap_or("?"));
+        if let Some(found) = encodings.into_iter().find(|found| !found.trim().eq_ignore_ascii_case("identity")) {
+            return Err(ApiError::ContentEncoding { found: found.to_owned() });
+        }
         let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
         if announced.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > limit) {
             return Err(ApiError::BodyTooLarge { limit: limit as usize });

@@ -18,8 +18,13 @@ pub mod predict;
 pub mod problem;
 pub mod requester;
 pub mod server;
+mod shield;
 
-use std::{any::Any, sync::Arc, time::Instant};
+use std::{
+    any::Any,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -31,13 +36,15 @@ use axum::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, util::MapRequestLayer};
 use tower_http::{
     catch_panic::CatchPanicLayer,
+    classify::ServerErrorsFailureClass,
     cors::{AllowOrigin, Any as AnyOrigin, CorsLayer},
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     trace::TraceLayer,
 };
+use tracing::Span;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
@@ -51,6 +58,7 @@ use crate::{
 };
 use codes::ApiError;
 use intake::Memory;
+use shield::Shield;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -154,7 +162,7 @@ fn routes_of_health() -> OpenApiRouter<Api> {
         .routes(routes!(health::metrics))
 }
 
-/// All routes with what surrounds them: request id -> trace -> catch-panic -> cors -> limits.
+/// All routes with what surrounds them: request id -> trace -> catch-panic -> cors -> foreign pages -> limits.
 pub fn router(api: Api) -> Router {
     let settings = api.app().settings();
     let (contract, document) = document::split(match settings.role {
@@ -163,12 +171,14 @@ pub fn router(api: Api) -> Router {
     });
     let document = Arc::new(document);
     let around = ServiceBuilder::new()
+        .layer(MapRequestLayer::new(shield::clean_request_id))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
-        .layer(TraceLayer::new_for_http().make_span_with(span))
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(log_failure))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(middleware::from_fn(measure))
         .layer(CatchPanicLayer::custom(answer_panic))
         .option_layer(cors(settings))
+        .layer(middleware::from_fn_with_state(Shield::of(settings), shield::guard))
         .layer(DefaultBodyLimit::max(settings.max_upload_bytes));
     contract
         .route("/openapi.json", get(move || async move { axum::Json(document.as_ref().clone()) }))
@@ -197,6 +207,13 @@ fn answer_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
 fn span<B>(request: &axum::http::Request<B>) -> tracing::Span {
     let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     tracing::info_span!("request", id, method = %request.method(), path = %excerpt(request.uri().path()))
+}
+
+/// An answer that broke off. Those that are a fault have said so themselves.
+fn log_failure(failure: ServerErrorsFailureClass, _: Duration, _: &Span) {
+    if let ServerErrorsFailureClass::Error(reason) = failure {
+        tracing::error!(reason, "an answer broke off");
+    }
 }
 
 /// Off unless the settings name origins.

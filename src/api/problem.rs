@@ -1,7 +1,7 @@
 //! `application/problem+json` (RFC 9457): how every error leaves the server.
 
 use axum::{
-    http::{HeaderValue, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -92,10 +92,11 @@ impl IntoResponse for ApiError {
         let problem = Problem::from(&self);
         let status = code_of(&self).status;
         metrics::counter!(names::PROBLEMS_TOTAL, "code" => problem.code.clone()).increment(1);
-        if status.is_server_error() {
-            tracing::error!(code = problem.code, detail = problem.detail);
-        } else {
-            tracing::info!(code = problem.code, detail = problem.detail);
+        match status {
+            // The caller chose the deadline, or the operator did.
+            StatusCode::GATEWAY_TIMEOUT => tracing::warn!(code = problem.code, detail = problem.detail),
+            _ if status.is_server_error() => tracing::error!(code = problem.code, detail = problem.detail),
+            _ => tracing::info!(code = problem.code, detail = problem.detail),
         }
         let mut response = (status, axum::Json(problem)).into_response();
         let headers = response.headers_mut();

@@ -148,6 +148,8 @@ impl App {
         let Some(input) = inputs.pop().filter(|_| faults.is_empty()) else {
             return Err(faults.into());
         };
+        let (cost, _) = drive::cost(&plan.model, plan.ways.iter().map(|way| &way.parameters));
+        let _admitted = self.admit(&plan.model, "compare", cost, caller).await?;
         let uploads = self.read(uploads, &plan.model).await?;
         let mut prepared = self.prepare(input, &plan.model).await?;
         let segments = self.fit_segments(&uploads, &prepared, &plan.model).await?;

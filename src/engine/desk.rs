@@ -12,6 +12,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     Caller, EngineError, Evaluated, Point, Priority, Row,
+    admission::{Admission, Kind, Verdict},
     backend::{GraphOf, Prepared, Stop, lock},
     lanes::{BatchRow, Lanes, Lapse, RequestId},
 };
@@ -26,9 +27,12 @@ pub struct Desk {
     work: Condvar,
     /// Told when no request is owed an answer, or none but jobs.
     quiet: Notify,
+    /// Told when more is known about how long requests take, or fewer are admitted.
+    admission_changes: Notify,
 }
 
 struct State {
+    admission: Admission,
     lanes: Lanes<GraphOf>,
     owed: HashMap<RequestId, Owed>,
     running: HashMap<u64, Running>,
@@ -44,6 +48,7 @@ struct State {
 }
 
 struct Owed {
+    caller: u64,
     priority: Priority,
     rows: Vec<Option<Row>>,
     missing: usize,
@@ -91,6 +96,7 @@ pub enum Next {
 impl Desk {
     pub fn new(limit_rows: usize, rest_after: Duration) -> Self {
         let state = State {
+            admission: Admission::default(),
             lanes: Lanes::new(limit_rows),
             owed: HashMap::new(),
             running: HashMap::new(),
@@ -100,11 +106,39 @@ impl Desk {
             closed: false,
             rows_per_second: 0.0,
         };
-        Self { rest_after, state: Mutex::new(state), work: Condvar::new(), quiet: Notify::new() }
+        Self {
+            rest_after,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            quiet: Notify::new(),
+            admission_changes: Notify::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Whether a request can be done in time.
+    pub fn ask(&self, kind: &Kind, rows: usize, caller: &Caller) -> Result<Verdict, EngineError> {
+        let mut state = self.lock();
+        if state.draining {
+            return Err(EngineError::Draining);
+        }
+        let verdict = state.admission.ask(caller.id, kind, rows, caller.deadline, Instant::now());
+        if matches!(verdict, Verdict::Refused { .. }) {
+            counter!(names::REJECTED_TOTAL).increment(1);
+        }
+        Ok(verdict)
+    }
+
+    pub fn release(&self, caller: u64) {
+        self.lock().admission.release(caller);
+        self.admission_changes.notify_waiters();
+    }
+
+    pub fn admission_changes(&self) -> &Notify {
+        &self.admission_changes
     }
 
     /// Takes a request in, or says why not. `points` are not empty.
@@ -129,6 +163,7 @@ impl Desk {
         let rows = points.len();
         let now = Instant::now();
         let owed = Owed {
+            caller: caller.id,
             priority: caller.priority,
             rows: vec![None; rows],
             missing: rows,
@@ -223,6 +258,7 @@ impl Desk {
         match result {
             Ok(rows) => {
                 state.measure(graph, batch.rows.len(), running, took);
+                state.measure_callers(&requests, batch.rows.len(), running, took);
                 for (place, row) in batch.rows.iter().zip(rows) {
                     state.fill(place, row);
                 }
@@ -236,6 +272,8 @@ impl Desk {
         }
         state.report_queue();
         self.tell_if_quiet(&state);
+        drop(state);
+        self.admission_changes.notify_waiters();
     }
 
     /// The graph cannot run: everyone who waits for it is told.
@@ -366,6 +404,7 @@ impl State {
         if let Some(slot @ None) = owed.rows.get_mut(place.index) {
             *slot = Some(row);
             owed.missing -= 1;
+            self.admission.done(owed.caller);
         }
         if owed.missing == 0
             && let Some(owed) = self.owed.remove(&place.request)
@@ -401,6 +440,15 @@ impl State {
         counter!(names::ROWS_TOTAL, "model" => model.clone()).increment(rows as u64);
         counter!(names::BATCHES_TOTAL, "model" => model.clone()).increment(1);
         histogram!(names::BATCH_DURATION_SECONDS, "model" => model).record(took);
+    }
+
+    /// What the rows of a batch took says how long requests like theirs take.
+    fn measure_callers(&mut self, requests: &HashSet<RequestId>, rows: usize, running: usize, took: Duration) {
+        let callers: HashSet<u64> =
+            requests.iter().filter_map(|request| Some(self.owed.get(request)?.caller)).collect();
+        for caller in callers {
+            self.admission.measure(caller, took.as_secs_f64() / (rows * running) as f64);
+        }
     }
 
     fn report_queue(&self) {

@@ -1,6 +1,7 @@
 //! Who runs what, when, where: admission, lanes, batches, the worker threads of each device, sessions of derived graphs.
 
 mod activations;
+mod admission;
 mod backend;
 pub mod backend_ort;
 mod blocks;
@@ -24,6 +25,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{autodiff::spec::DeriveSpec, model::Model, tensor::Tensor};
+pub use admission::Kind;
+use admission::Verdict;
 use backend::{Backend, GraphOf};
 pub use backend_ort::RuntimeError;
 use desk::{Answer, Desk};
@@ -69,6 +72,24 @@ pub struct Caller {
     /// Cancelled when the caller goes away.
     pub cancel: CancellationToken,
     pub deadline: Option<Instant>,
+}
+
+impl Caller {
+    /// `work`, as long as the caller waits for it.
+    async fn until_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, EngineError> {
+        let deadline = async {
+            match self.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = self.cancel.cancelled() => Err(EngineError::Cancelled),
+            () = deadline => Err(EngineError::DeadlineExceeded),
+        }
+    }
 }
 
 /// The answers, in the order of the points. `model` is the time the device worked on the batches they were in; `queue` is the rest of
@@ -153,6 +174,26 @@ impl Engine {
         &self.workers.providers
     }
 
+    /// Admits a request with `rows` to evaluate, where all of them can be done before its caller's deadline beside what was admitted
+    /// before. Drop the reservation with the answer.
+    pub async fn reserve(&self, kind: &Kind, rows: usize, caller: &Caller) -> Result<Reservation, EngineError> {
+        let desk = &self.workers.desk;
+        loop {
+            let told = desk.admission_changes().notified();
+            tokio::pin!(told);
+            told.as_mut().enable();
+            match desk.ask(kind, rows, caller)? {
+                Verdict::Admitted => return Ok(Reservation { desk: desk.clone(), caller: caller.id }),
+                Verdict::Unknown => caller.until_ended(told).await?,
+                Verdict::Refused { needed, retry_after } => {
+                    let left =
+                        caller.deadline.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
+                    return Err(EngineError::TooLate { needed, left, retry_after });
+                }
+            }
+        }
+    }
+
     /// Evaluates `points` on the graph that `spec` derives from `model`. Dropping the future gives the work up.
     pub async fn evaluate(
         &self,
@@ -176,18 +217,7 @@ impl Engine {
             Priority::Job => admit_in_time(desk, &graph, caller, points).await?,
         };
         let _leave = Leave { desk, request };
-        let deadline = async {
-            match caller.deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            answer = answer => answer.unwrap_or(Err(EngineError::Draining)),
-            () = caller.cancel.cancelled() => Err(EngineError::Cancelled),
-            () = deadline => Err(EngineError::DeadlineExceeded),
-        }
+        caller.until_ended(answer).await?.unwrap_or(Err(EngineError::Draining))
     }
 
     /// Waits until no interactive request waits or runs: for a job's work beside the queue, before each of its steps.
@@ -216,6 +246,18 @@ async fn admit_in_time(
     }
 }
 
+/// An admitted request's share of the time to come, until it is dropped.
+pub struct Reservation {
+    desk: Arc<Desk>,
+    caller: u64,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.desk.release(self.caller);
+    }
+}
+
 /// Gives a request up when its future ends or is dropped; an answered one is no longer known.
 struct Leave<'a> {
     desk: &'a Desk,
@@ -233,6 +275,12 @@ pub enum EngineError {
     /// Admission is full. 429 with `Retry-After`.
     #[error("the queue is full: {waiting_rows} rows wait, {limit_rows} are allowed")]
     Overloaded { waiting_rows: usize, limit_rows: usize, retry_after: Duration },
+    /// 429 with `Retry-After`.
+    #[error(
+        "beside the requests that are worked on this one would take about {:.0} s, and {:.0} s are left until its deadline; try again later, lower the cost, or give it more time",
+        needed.as_secs_f64().ceil(), left.as_secs_f64()
+    )]
+    TooLate { needed: Duration, left: Duration, retry_after: Duration },
     #[error("the caller went away")]
     Cancelled,
     #[error("the deadline passed")]

@@ -556,3 +556,76 @@ fn rows_that_come_after_a_graph_was_prepared_are_answered_too() {
         }
     }
 }
+
+/// Asks for `rows` rows at once, as a request whose time is measured and which has to be done within `limit`.
+async fn in_time(engine: &Engine, id: u64, rows: usize, limit: Duration) -> Result<usize, EngineError> {
+    let caller = Caller { deadline: Some(Instant::now() + limit), ..caller(id) };
+    let kind = Kind { model: "numbers".into(), way: "gradient" };
+    let _admitted = engine.reserve(&kind, rows, &caller).await?;
+    let evaluated = engine.evaluate(&number_model(), &spec(&[]), points(&vec![1.0; rows]), &caller).await?;
+    Ok(evaluated.rows.len())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_crowd_as_many_are_admitted_as_end_in_time_and_the_others_know_at_once_when_to_come_back() {
+    // 8 rows in 20 ms: 200 rows in half a second.
+    let (engine, _) = engine(100_000, 20);
+    let limit = Duration::from_secs(4);
+    in_time(&engine, 0, 64, limit).await.unwrap();
+    let crowd = (1..=32).map(|id| {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            let started = Instant::now();
+            (in_time(&engine, id, 200, limit).await, started.elapsed())
+        })
+    });
+    let (mut answered, mut waits) = (0, Vec::new());
+    let started = Instant::now();
+    for (answer, took) in join_all(crowd).await.into_iter().map(Result::unwrap) {
+        match answer {
+            Ok(rows) => answered += rows / 200,
+            Err(EngineError::TooLate { retry_after, .. }) => {
+                assert!(took < Duration::from_millis(500), "{took:?}");
+                waits.push(retry_after);
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    // As many as the sleeping backend allows on a busy machine.
+    assert!(
+        (3..=6).contains(&answered) && answered + waits.len() == 32,
+        "{answered} answered, {} refused",
+        waits.len()
+    );
+    let wait = waits.into_iter().max().unwrap();
+    assert!(wait <= Duration::from_secs(8), "{wait:?}");
+    tokio::time::sleep_until((started + wait).into()).await;
+    assert_eq!(in_time(&engine, 99, 200, limit).await.unwrap(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_unknown_cost_waits_for_the_first_to_be_measured() {
+    let (engine, _) = engine(100_000, 20);
+    let crowd = (1..=16).map(|id| {
+        let engine = engine.clone();
+        tokio::spawn(async move { in_time(&engine, id, 100, Duration::from_secs(2)).await })
+    });
+    let answers: Vec<_> = join_all(crowd).await.into_iter().map(Result::unwrap).collect();
+    let late = answers.iter().filter(|answer| matches!(answer, Err(EngineError::DeadlineExceeded))).count();
+    let refused = answers.iter().filter(|answer| matches!(answer, Err(EngineError::TooLate { .. }))).count();
+    assert_eq!((late, answers.iter().filter(|answer| answer.is_ok()).count() + refused), (0, 16));
+    assert!(refused >= 8, "{refused} refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abandoned_reservation_makes_room() {
+    let (engine, _) = engine(100_000, 20);
+    let limit = Duration::from_secs(4);
+    in_time(&engine, 0, 64, limit).await.unwrap();
+    let kind = Kind { model: "numbers".into(), way: "gradient" };
+    let patient = |id| Caller { deadline: Some(Instant::now() + limit), ..caller(id) };
+    let first = engine.reserve(&kind, 1000, &patient(1)).await.unwrap();
+    assert!(matches!(engine.reserve(&kind, 1000, &patient(2)).await, Err(EngineError::TooLate { .. })));
+    drop(first);
+    assert!(engine.reserve(&kind, 1000, &patient(3)).await.is_ok());
+}

@@ -200,6 +200,7 @@ impl From<&EngineError> for WorkError {
             | EngineError::Cancelled
             | EngineError::DeadlineExceeded
             | EngineError::Draining
+            | EngineError::TooLate { .. }
             | EngineError::Runtime { .. } => Self::passing(error),
         }
     }

@@ -167,6 +167,13 @@ pub fn facts(model: &Model) -> Facts<'_> {
     }
 }
 
+/// What it costs to explain one input in all these ways, in evaluations, and whether the clean input is evaluated first: a class of a
+/// model whose outputs cannot be counted beforehand is checked against the clean row.
+pub fn cost<'a>(model: &Model, ways: impl Iterator<Item = &'a Parameters> + Clone) -> (usize, bool) {
+    let first = model.classes().is_none() || ways.clone().any(|parameters| parameters.target.needs_logits());
+    (Parameters::cost_of(ways, first), first)
+}
+
 /// Explains `input` (without batch axis) in every way requested: for each request one answer, or k for `top:k`. A point that several
 /// runs ask for is evaluated once. Together they may cost at most `max_evaluations`, counted as if nothing were shared.
 pub async fn explain(
@@ -179,9 +186,7 @@ pub async fn explain(
     for Request { parameters, .. } in requests {
         check(model, &input, parameters)?;
     }
-    // A class of a model whose outputs cannot be counted beforehand is checked against the clean row.
-    let first = model.classes().is_none() || requests.iter().any(|request| request.parameters.target.needs_logits());
-    let cost = Parameters::cost_of(requests.iter().map(|request| &request.parameters), first);
+    let (cost, first) = cost(model, requests.iter().map(|request| &request.parameters));
     if let Some(limit) = max_evaluations
         && cost > limit
     {

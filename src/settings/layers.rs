@@ -161,6 +161,7 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     let drain_timeout_ms = fields.take("drain_timeout_ms", "a whole number", |_: &u64| true);
     let shutdown_grace_ms = fields.take("shutdown_grace_ms", "a whole number", |_: &u64| true);
     let cors_origins = fields.take("cors_origins", "a list of origins, or \"*\"", |_| true);
+    let allowed_hosts = fields.take("allowed_hosts", "a list of host names", |_| true);
     let log = fields.take("log", "a filter of tracing's EnvFilter, such as info,explaind=debug", |_| true);
     let log_format = fields.take::<LogFormat>("log_format", "text, json", |_| true);
     fields.finish();
@@ -207,6 +208,7 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
         drain_timeout: Duration::from_millis(drain_timeout_ms?),
         shutdown_grace: Duration::from_millis(shutdown_grace_ms?),
         cors_origins: cors_origins?,
+        allowed_hosts: allowed_hosts?,
         log: log?,
         log_format: log_format?,
     })

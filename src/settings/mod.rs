@@ -56,6 +56,7 @@ pub struct Settings {
     pub drain_timeout: Duration,
     pub shutdown_grace: Duration,
     pub cors_origins: Vec<String>,
+    pub allowed_hosts: Vec<String>,
     pub log: String,
     pub log_format: LogFormat,
 }
