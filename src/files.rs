@@ -90,9 +90,24 @@ impl Files {
         Ok(found.into_iter().filter(is_older).map(|file| file.location).collect())
     }
 
-    /// Removes everything in the folder `prefix` and below.
+    /// The names of the folders in the folder `prefix`.
+    pub async fn folders(&self, prefix: &object_store::path::Path) -> Result<Vec<String>, FilesError> {
+        if matches!(self.place.as_ref(), Place::Folder(folder) if !folder.exists()) {
+            return Ok(Vec::new());
+        }
+        let found = self.store().await?.list_with_delimiter(Some(prefix)).await?;
+        Ok(found.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
+    }
+
+    /// Removes everything in the folder `prefix` and below; where it is a folder of this machine, with what broken-off writes left.
     pub async fn remove_all(&self, prefix: &object_store::path::Path) -> Result<(), FilesError> {
-        self.remove(self.list(prefix).await?).await
+        let Some(path) = self.local(prefix) else { return self.remove(self.list(prefix).await?).await };
+        match tokio::fs::remove_dir_all(&path).await {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(object_store::Error::Generic { store: "remove", source: Box::new(source) }.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes files, as far as they are there.

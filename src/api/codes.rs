@@ -176,8 +176,15 @@ fn job_code(error: &JobError) -> Code {
         JobError::KeyTaken { .. } => {
             row("idempotency_key_taken", StatusCode::UNPROCESSABLE_ENTITY, "Idempotency key of another request")
         }
+        JobError::TooManyJobs { .. } => row("too_many_jobs", StatusCode::TOO_MANY_REQUESTS, "Too many jobs"),
+        JobError::TooManyFollowers { .. } => OVERLOADED,
+        JobError::TooCostly { .. } => {
+            row("job_too_costly", StatusCode::UNPROCESSABLE_ENTITY, "Job that costs more than is allowed")
+        }
         JobError::NothingYet { .. } => row("nothing_to_report", StatusCode::CONFLICT, "Job without any result"),
         JobError::UnknownKind { .. } => row("unknown_kind", StatusCode::CONFLICT, "Job of an unknown kind"),
+        JobError::Store(error) if error.is_full() => DISK_FULL,
+        JobError::Quota(_) => QUOTA_EXCEEDED,
         JobError::Store(_) => row("jobs_unavailable", StatusCode::SERVICE_UNAVAILABLE, "Database of jobs out of reach"),
         JobError::Files(error) => files_code(error),
         JobError::Work(_) | JobError::Panicked(_) => INTERNAL,
@@ -327,6 +334,9 @@ impl ApiError {
         match self {
             Self::App(error) => app_faults(error),
             Self::Job(JobError::Parameters(faults)) => faults.clone(),
+            Self::Job(JobError::TooCostly { lower, .. }) => {
+                lower.iter().map(|(param, allowed)| Fault::new(*param, "costs too much", allowed)).collect()
+            }
             _ => Faults::default(),
         }
     }
@@ -356,6 +366,9 @@ impl ApiError {
             | Self::TooManyConnections { .. }
             | Self::Job(JobError::Store(_) | JobError::Files(_))
             | Self::NotReady { .. } => Some(Duration::from_secs(1)),
+            Self::Job(JobError::TooManyJobs { .. } | JobError::TooManyFollowers { .. }) => {
+                Some(Duration::from_secs(10))
+            }
             _ => None,
         }
     }

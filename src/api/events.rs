@@ -1,7 +1,7 @@
 //! GET /jobs/{id}/events: what happens to a job, as server-sent events. `id` counts from 1 without gaps; a reader that comes back with
 //! `Last-Event-ID` goes on where it was. The stream ends with the job, and when the server drains.
 
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use std::convert::Infallible;
 
 use axum::{
     extract::State,
@@ -11,7 +11,7 @@ use axum::{
 use futures::{Stream, stream};
 use serde_json::json;
 
-use super::{Api, catalogue::Id, codes::ApiError, document::JobProblems};
+use super::{Api, catalogue::Id, codes::ApiError, document::EventsProblems};
 use crate::{
     app::AppError,
     jobs::store::Event,
@@ -20,26 +20,12 @@ use crate::{
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// How often other replicas' events are looked for.
-const LOOK: Duration = Duration::from_millis(500);
-
-/// Events read at once.
-const PAGE: u64 = 500;
-
-/// A stream that reads on.
-struct Reader {
-    api: Api,
-    job: String,
-    last: u64,
-    read: VecDeque<Event>,
-}
-
 /// What happens to a job, as it happens
 ///
 /// Events are `state`, `progress` and `shard` (one that failed). The stream ends with the job.
 #[utoipa::path(get, path = "/jobs/{id}/events", tag = "jobs",
     params(("id" = String, Path), ("Last-Event-ID" = Option<u64>, Header, description = "the last event that was read")),
-    responses((status = 200, description = "Server-sent events.", body = String, content_type = "text/event-stream"), JobProblems))]
+    responses((status = 200, description = "Server-sent events.", body = String, content_type = "text/event-stream"), EventsProblems))]
 pub async fn events(
     State(api): State<Api>,
     Id(job): Id,
@@ -52,40 +38,16 @@ pub async fn events(
             AppError::from(Faults::from(fault))
         })?,
     };
-    api.jobs().job(&job).await?;
-    let reader = Reader { api, job, last, read: VecDeque::new() };
-    let events = stream::unfold(reader, |mut reader| async {
-        let event = reader.next().await?;
-        Some((Ok(write(&event)), reader))
+    let follower = api.jobs().follow(&job, last).await?;
+    let events = stream::unfold((api, follower), |(api, mut follower)| async {
+        let event = tokio::select! {
+            biased;
+            () = api.drained() => None,
+            event = follower.next() => event,
+        };
+        Some((Ok(write(&event?)), (api, follower)))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
-}
-
-impl Reader {
-    /// The next event; none at the end of the job, of the server, or of the database.
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.read.pop_front() {
-                self.last = event.seq;
-                return Some(event);
-            }
-            if self.api.is_draining() {
-                return None;
-            }
-            // Looked at before the events: what ends a job is among them.
-            let ended = self.api.jobs().job(&self.job).await.ok()?.state.is_final();
-            self.read.extend(self.api.jobs().events(&self.job, self.last, PAGE).await.ok()?);
-            if self.read.is_empty() {
-                if ended {
-                    return None;
-                }
-                tokio::select! {
-                    () = self.api.jobs().wait_for_change(LOOK) => {}
-                    () = self.api.drained() => {}
-                }
-            }
-        }
-    }
 }
 
 fn write(event: &Event) -> sse::Event {

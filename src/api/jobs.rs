@@ -1,22 +1,27 @@
 //! /jobs: long work that survives crashes. Start, list, look, report, cancel, remove; the events are in [`super::events`].
 
+use std::{sync::Arc, time::Duration};
+
 use axum::{
     Json,
     body::{Body, Bytes},
-    extract::{FromRequest, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use bytes::BytesMut;
+use futures::StreamExt;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{
     Api,
-    body::{Pairs, too_large},
+    body::Pairs,
     catalogue::Id,
     codes::ApiError,
     document::{Binary, JobProblems, JobsProblems, ReportProblems, SubmitProblems},
+    fields,
     negotiate::choose,
 };
 use crate::{
@@ -34,6 +39,15 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Bounds of a page of jobs, and its size when nothing is asked for.
 const PAGE: (u64, u64) = (200, 50);
+
+/// What a job is asked with.
+const JSON: &str = "application/json";
+
+/// The largest request for a job, in bytes.
+const MAX_BODY: usize = 1 << 20;
+
+/// How long it may take to come.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The longest idempotency key, in bytes.
 const LONGEST_KEY: usize = 255;
@@ -88,7 +102,8 @@ pub struct JobDetail {
     /// The result; as long as the job has not succeeded, that of the shards that are done.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
-    pub result: Option<Value>,
+    #[serde(serialize_with = "whole")]
+    pub result: Option<Arc<Value>>,
     /// Shards that failed at least once.
     pub errors: Vec<ShardErrorCard>,
     /// What GET /jobs/{id}/report can give.
@@ -129,23 +144,22 @@ pub async fn submit(
     refuse_unknown(&query, &[], &mut faults);
     let key = match headers.get(&IDEMPOTENCY_KEY) {
         None => None,
-        Some(value) => match value.to_str().map(str::trim) {
-            Ok(key) if (1..=LONGEST_KEY).contains(&key.len()) => Some(key.to_owned()),
+        Some(value) => match value.to_str() {
+            Ok(key) if (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Some(key.to_owned())
+            }
             _ => {
                 let message = "is not a key of visible ASCII".to_owned();
-                let allowed = [format!("1 to {LONGEST_KEY} characters")];
+                let allowed = [format!("1 to {LONGEST_KEY} characters, no space or tab among them")];
                 faults.push(Fault::new(IDEMPOTENCY_KEY.as_str(), message, allowed));
                 None
             }
         },
     };
     refuse(faults)?;
-    let bytes = Bytes::from_request(request, &api).await.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large(&api),
-        _ => ApiError::BrokenBody { reason: error.body_text() },
-    })?;
-    let asked: Map<String, Value> =
-        serde_json::from_slice(&bytes).map_err(|error| ApiError::BrokenJson { reason: error.to_string() })?;
+    check_type(&headers)?;
+    let bytes = read_body(request).await?;
+    let asked = api.app().pool().run(move || fields::read(&bytes)).await.map_err(AppError::from)??;
     let (job, _) = api.jobs().submit(asked, key).await?;
     let location = HeaderValue::from_str(&format!("/jobs/{}", job.id))
         .map_err(|error| ApiError::Internal { reason: error.to_string() })?;
@@ -176,12 +190,20 @@ pub async fn list(State(api): State<Api>, Pairs(query): Pairs) -> Result<Json<Jo
 /// One job, with its result or what there is of it
 #[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", params(("id" = String, Path)),
     responses((status = 200, body = JobDetail), JobProblems))]
-pub async fn get(State(api): State<Api>, Id(id): Id) -> Result<Json<JobDetail>, ApiError> {
+pub async fn get(State(api): State<Api>, Id(id): Id) -> Result<Response, ApiError> {
     let look = api.jobs().look(&id).await?;
     let formats = api.jobs().formats(&look.job).to_vec();
     let Look { job, rate, eta_s, result, errors } = look;
     let errors = errors.into_iter().map(ShardErrorCard::from).collect();
-    Ok(Json(JobDetail { job: job.into(), rate, eta_s, result, errors, formats }))
+    let detail = JobDetail { job: job.into(), rate, eta_s, result, errors, formats };
+    // A result may be some megabytes.
+    let written = api.app().pool().run(move || serde_json::to_vec(&detail)).await.map_err(AppError::from)?;
+    let written = written.map_err(|error| ApiError::Internal { reason: error.to_string() })?;
+    Ok(([(header::CONTENT_TYPE, JSON)], written).into_response())
+}
+
+fn whole<S: Serializer>(result: &Option<Arc<Value>>, serializer: S) -> Result<S::Ok, S::Error> {
+    result.as_deref().serialize(serializer)
 }
 
 /// The report on a job, or on what there is of it
@@ -245,6 +267,37 @@ pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Result<Json<JobCard>,
 pub async fn delete(State(api): State<Api>, Id(id): Id) -> Result<StatusCode, ApiError> {
     api.jobs().delete(&id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Only JSON starts a job: what a page of another site can send without asking does not.
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let found = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
+    let essence = found.map(|text| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+    match essence {
+        Some(essence) if essence == JSON || essence.starts_with("application/") && essence.ends_with("+json") => Ok(()),
+        essence => Err(ApiError::UnsupportedMediaType { found: essence, allowed: JSON.to_owned() }),
+    }
+}
+
+/// Reads a body of at most [`MAX_BODY`] bytes. One that is announced longer is refused at once.
+async fn read_body(request: Request) -> Result<Bytes, ApiError> {
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let (mut bytes, mut body) = (BytesMut::new(), request.into_body().into_data_stream());
+    let read = async {
+        if announced.is_some_and(|length: usize| length > MAX_BODY) {
+            return Err(ApiError::BodyTooLarge { limit: MAX_BODY });
+        }
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(|error| ApiError::BrokenBody { reason: error.to_string() })?;
+            if bytes.len() + piece.len() > MAX_BODY {
+                return Err(ApiError::BodyTooLarge { limit: MAX_BODY });
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.freeze())
+    };
+    let late = ApiError::DeadlineExceeded { timeout_ms: BODY_TIME.as_millis() };
+    tokio::time::timeout(BODY_TIME, read).await.unwrap_or(Err(late))
 }
 
 fn read_filter(query: &Map<String, Value>) -> Result<Filter, ApiError> {

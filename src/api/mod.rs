@@ -9,6 +9,7 @@ pub mod datasets;
 pub mod document;
 pub mod events;
 pub mod explain;
+mod fields;
 pub mod health;
 mod intake;
 pub mod jobs;

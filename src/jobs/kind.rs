@@ -17,11 +17,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::queue::JobError;
 use crate::{
     app::{App, AppError},
     engine::{Caller, EngineError},
     files::{Files, FilesError},
-    methods::{Faults, drive::MethodError},
+    methods::drive::MethodError,
     model::patterns::PatternsError,
     pool::WorkPanicked,
 };
@@ -37,7 +38,8 @@ pub trait Kind: Send + Sync {
     fn doc(&self) -> &'static str;
 
     /// Checks what is asked for (the body of POST /jobs without `kind`) and settles every default: all faults at once.
-    fn plan<'a>(&'a self, asked: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, Faults>>;
+    /// What grows with the data set or the request is worked on in the pool.
+    fn plan<'a>(&'a self, asked: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, JobError>>;
 
     /// The result of one shard. Stops soon once `context.caller.cancel` is cancelled, with any error.
     fn work<'a>(&'a self, context: &'a Context, shard: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>>;
@@ -123,7 +125,12 @@ impl Context {
 
 /// Where the files of a job are.
 pub fn folder_of(job: &str) -> Path {
-    Path::from_iter(["jobs", job])
+    folder_of_all().join(job)
+}
+
+/// Where the folders of all jobs are.
+pub fn folder_of_all() -> Path {
+    Path::from("jobs")
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -7,7 +7,9 @@ pub mod kinds;
 pub mod local;
 pub mod queue;
 pub mod registry;
+mod results;
 pub mod runner;
 pub mod store;
+pub mod watch;
 
 pub use kind::{Context, Format, Kind, Kinds, Plan, Report, Shard, WorkError};

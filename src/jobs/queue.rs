@@ -3,19 +3,22 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, broadcast, futures::Notified};
 
 use super::{
     Format, Kind, Kinds, Plan, Report, WorkError,
-    kind::folder_of,
+    kind::{folder_of, folder_of_all},
     registry,
+    results::Results,
     store::{Event, Filter, Job, JobState, NewJob, ShardError, Store, StoreError, Submitted},
+    watch::{Follower, Watch},
 };
 use crate::{
     app::App,
     files::FilesError,
     methods::{Fault, Faults},
     pool::WorkPanicked,
+    quota::{QuotaError, Reservation, on_disk},
     text::shown,
 };
 
@@ -31,7 +34,19 @@ struct Parts {
     store: OnceCell<Store>,
     /// Told of whatever this process changes, so that nobody here has to wait for the next look at the database.
     changed: Notify,
+    /// Told of the jobs that this process ends: its own workers need not wait for their next heartbeat.
+    ended: broadcast::Sender<String>,
+    watch: Watch,
+    results: Results,
 }
+
+/// Ends that a worker may be late to hear of; it then asks the database.
+const ENDED_AT_ONCE: usize = 64;
+
+/// What a job takes in the database before it runs, about: itself, and for each shard and each unit.
+const JOB_BYTES: u64 = 4096;
+const SHARD_BYTES: u64 = 200;
+const UNIT_BYTES: u64 = 8;
 
 /// How long a health check waits.
 const SOON: Duration = Duration::from_secs(1);
@@ -47,7 +62,7 @@ pub struct Look {
     pub rate: Option<f64>,
     pub eta_s: Option<f64>,
     /// The result, or what there is of it: of a job with a shard done.
-    pub result: Option<Value>,
+    pub result: Option<Arc<Value>>,
     pub errors: Vec<ShardError>,
 }
 
@@ -57,6 +72,24 @@ pub enum JobError {
     Parameters(#[from] Faults),
     #[error("no job is called {id}; GET /jobs lists them")]
     Unknown { id: String },
+    #[error("{limit} jobs are queued or running, which is the most (max_jobs); submit again when some have ended")]
+    TooManyJobs { limit: u64 },
+    #[error(
+        "{what} {found} {unit}; at most {most} are allowed ({setting}); lower {}",
+        lower.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ")
+    )]
+    TooCostly {
+        /// Such as `the job costs`.
+        what: &'static str,
+        found: u64,
+        unit: &'static str,
+        most: u64,
+        setting: &'static str,
+        /// The parameters that it depends on, and the values that would do where that is known.
+        lower: Vec<(&'static str, Option<String>)>,
+    },
+    #[error("{limit} readers of events are connected, which is the most; try again later, or look at GET /jobs/{{id}}")]
+    TooManyFollowers { limit: usize },
     #[error("job {id} was submitted with this Idempotency-Key and another body; take a new key")]
     KeyTaken { id: String },
     #[error("job {id} is {}: it has nothing to report yet", state.name())]
@@ -68,6 +101,8 @@ pub enum JobError {
     #[error(transparent)]
     Files(#[from] FilesError),
     #[error(transparent)]
+    Quota(#[from] QuotaError),
+    #[error(transparent)]
     Work(#[from] WorkError),
     #[error(transparent)]
     Panicked(#[from] WorkPanicked),
@@ -75,7 +110,9 @@ pub enum JobError {
 
 impl Queue {
     pub fn new(app: App, kinds: Kinds) -> Self {
-        let parts = Parts { app, kinds, store: OnceCell::new(), changed: Notify::new() };
+        let (changed, ended) = (Notify::new(), broadcast::Sender::new(ENDED_AT_ONCE));
+        let (watch, results) = (Watch::default(), Results::default());
+        let parts = Parts { app, kinds, store: OnceCell::new(), changed, ended, watch, results };
         Self { parts: Arc::new(parts) }
     }
 
@@ -107,17 +144,45 @@ impl Queue {
         self.parts.changed.notify_waiters();
     }
 
+    fn tell_end(&self, job: &str) {
+        // Nobody listens where nobody works.
+        let _ = self.parts.ended.send(job.to_owned());
+        self.tell_change();
+    }
+
+    /// The jobs that this process ends from now on.
+    pub(super) fn ended_here(&self) -> broadcast::Receiver<String> {
+        self.parts.ended.subscribe()
+    }
+
+    pub(super) fn watch(&self) -> &Watch {
+        &self.parts.watch
+    }
+
+    /// Events of a job after `last`, as they come.
+    pub async fn follow(&self, id: &str, last: u64) -> Result<Follower, JobError> {
+        self.job(id).await?;
+        self.watch().follow(self, id.to_owned(), last)
+    }
+
+    /// The next change by this process.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.parts.changed.notified()
+    }
+
     /// Waits until this process changes something, and no longer than `limit`: others may have.
     pub async fn wait_for_change(&self, limit: Duration) {
-        let _ = tokio::time::timeout(limit, self.parts.changed.notified()).await;
+        let _ = tokio::time::timeout(limit, self.changed()).await;
     }
 
     /// Plans and submits what is asked for: `kind`, and that kind's parameters. With an idempotency key only the first time.
     pub async fn submit(&self, asked: Map<String, Value>, key: Option<String>) -> Result<(Job, bool), JobError> {
-        let store = self.store().await?;
+        let (store, max_jobs) = (self.store().await?, self.app().settings().max_jobs);
         let whole = Value::Object(asked.clone());
         let submitted = match store.submitted(key.as_deref(), &whole).await? {
             Some(known) => known,
+            // Told before the request is planned, and once more in the transaction that adds the job.
+            None if store.open_jobs().await? >= max_jobs => Submitted::Full,
             None => {
                 let (kind, plan) = self.plan(asked).await?;
                 let new = NewJob {
@@ -129,7 +194,12 @@ impl Queue {
                     spec: plan.spec,
                     shards: plan.shards,
                 };
-                store.submit(&new).await?
+                let room = self.reserve(&new).await?;
+                let submitted = store.submit(&new, max_jobs).await?;
+                if let (Some(room), Submitted::New(_)) = (room, &submitted) {
+                    room.keep();
+                }
+                submitted
             }
         };
         match submitted {
@@ -139,7 +209,19 @@ impl Queue {
             }
             Submitted::Known(job) => Ok((job, false)),
             Submitted::KeyTaken { job } => Err(JobError::KeyTaken { id: job }),
+            Submitted::Full => Err(JobError::TooManyJobs { limit: max_jobs }),
         }
+    }
+
+    /// Room in the data folder for what a job takes in its database, where that is there.
+    async fn reserve(&self, new: &NewJob) -> Result<Option<Reservation>, JobError> {
+        if self.app().settings().database.is_some() {
+            return Ok(None);
+        }
+        let units: u64 = new.shards.iter().map(|shard| shard.units).sum();
+        let bytes = JOB_BYTES + SHARD_BYTES * new.shards.len() as u64 + UNIT_BYTES * units;
+        let quota = self.app().quota().clone();
+        Ok(Some(self.app().pool().run(move || quota.reserve(on_disk(bytes))).await??))
     }
 
     /// What is asked for, settled, without submitting it.
@@ -180,17 +262,20 @@ impl Queue {
     }
 
     /// The result, or the reduction of what there is.
-    async fn result(&self, job: &Job) -> Result<Option<Value>, JobError> {
-        let store = self.store().await?;
-        if job.state == JobState::Succeeded {
-            return Ok(store.result(&job.id).await?);
-        }
+    async fn result(&self, job: &Job) -> Result<Option<Arc<Value>>, JobError> {
         if job.shards_done == 0 {
             return Ok(None);
         }
-        let (kind, results) = (self.kind_of(job)?, store.results(&job.id).await?);
-        let spec = job.spec.clone();
-        Ok(Some(self.app().pool().run(move || kind.reduce(&spec, &results)).await??))
+        let (queue, of) = (self.clone(), job.clone());
+        let make = async move {
+            let store = queue.store().await?;
+            if of.state == JobState::Succeeded {
+                return store.result(&of.id).await?.ok_or(JobError::Unknown { id: of.id });
+            }
+            let (kind, results) = (queue.kind_of(&of)?, store.results(&of.id).await?);
+            Ok(queue.app().pool().run(move || kind.reduce(&of.spec, &results)).await??)
+        };
+        self.parts.results.get(job, make).await.map(Some)
     }
 
     fn kind_of(&self, job: &Job) -> Result<&'static dyn Kind, JobError> {
@@ -220,7 +305,7 @@ impl Queue {
     /// Ends a job; one that has ended stays as it is.
     pub async fn cancel(&self, id: &str) -> Result<Job, JobError> {
         self.store().await?.cancel(id).await?;
-        self.tell_change();
+        self.tell_end(id);
         self.job(id).await
     }
 
@@ -229,19 +314,52 @@ impl Queue {
         if !self.store().await?.delete(id).await? {
             return Err(JobError::Unknown { id: id.to_owned() });
         }
-        self.tell_change();
-        Ok(self.app().files().remove_all(&folder_of(id)).await?)
+        self.tell_end(id);
+        // The job is gone; what is left of its files now is found by the next sweep.
+        if let Err(error) = self.app().files().remove_all(&folder_of(id)).await {
+            tracing::warn!(%error, job = id, "the files of a deleted job could not be removed; they are tried again");
+        }
+        Ok(())
     }
 
-    /// Removes the jobs that ended longer ago than `age`, with their files.
-    pub async fn forget(&self, age: Duration) -> Result<usize, JobError> {
-        let outdated = self.store().await?.outdated(age.as_millis() as u64).await?;
-        for id in &outdated {
-            match self.delete(id).await {
-                Ok(()) | Err(JobError::Unknown { .. }) => {}
-                Err(error) => return Err(error),
+    /// Removes the jobs that ended longer ago than `age`, and all but the last `kept` that ended, with their files.
+    pub async fn forget(&self, age: Duration, kept: u64) -> Result<usize, JobError> {
+        let store = self.store().await?;
+        let mut forgotten = 0;
+        loop {
+            let outdated = store.outdated(age.as_millis() as u64, kept).await?;
+            if outdated.is_empty() {
+                return Ok(forgotten);
             }
+            for id in &outdated {
+                match self.delete(id).await {
+                    Ok(()) | Err(JobError::Unknown { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            forgotten += outdated.len();
         }
-        Ok(outdated.len())
+    }
+
+    /// Removes the files of a job that is not there any more; a worker that was stopped may have written some after all.
+    pub(super) async fn clear(&self, id: &str) -> Result<(), JobError> {
+        if !self.store().await?.gone(vec![id.to_owned()]).await?.is_empty() {
+            self.app().files().remove_all(&folder_of(id)).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the files of all jobs that are not there any more: of those that were deleted while a worker wrote, or by a process that
+    /// ended before their files. A job is there before its first file, so that files which are found before jobs are looked for belong
+    /// to no job to come.
+    pub async fn sweep(&self) -> Result<usize, JobError> {
+        let files = self.app().files();
+        let folders = files.folders(&folder_of_all()).await?;
+        let ids = folders.into_iter().filter(|name| uuid::Uuid::try_parse(name).is_ok()).collect();
+        let gone = self.store().await?.gone(ids).await?;
+        for id in &gone {
+            files.remove_all(&folder_of(id)).await?;
+        }
+        Ok(gone.len())
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +23,7 @@ use super::{
     store::{Acked, Lease, Renewed, StoreError},
 };
 use crate::{
+    app::App,
     engine::{Caller, Priority},
     telemetry::names,
 };
@@ -38,8 +40,12 @@ const LEASE_OVER_RETRY: u32 = 15;
 /// First and longest pause while the database does not answer.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
-/// How often jobs past their retention are removed.
-const SWEEP: Duration = Duration::from_secs(3600);
+/// How often jobs past their retention are removed, and how often the files of jobs that are gone.
+const FORGET: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// So long an attempt that is over may take to end by itself, so that it writes no more.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Works on the shards of a queue, as many at once as the settings say.
 pub struct Runner {
@@ -69,7 +75,9 @@ impl Runner {
     /// Works until the end.
     pub async fn run(&self, end: &End) {
         let slots = self.queue.app().settings().job_slots;
-        tokio::join!(join_all((0..slots).map(|_| self.work(end))), self.sweep(end));
+        let forget = every(FORGET, end, || self.forget());
+        let sweep = every(SWEEP, end, || self.sweep());
+        tokio::join!(join_all((0..slots).map(|_| self.work(end))), forget, sweep);
     }
 
     async fn work(&self, end: &End) {
@@ -108,12 +116,17 @@ impl Runner {
         let started = Instant::now();
         let context = self.context(&lease);
         let _ended = context.caller.cancel.clone().drop_guard();
+        let evaluation = AssertUnwindSafe(self.evaluate(kind, &context, &lease)).catch_unwind();
+        tokio::pin!(evaluation);
         let outcome = tokio::select! {
             biased;
-            outcome = AssertUnwindSafe(self.evaluate(kind, &context, &lease)).catch_unwind() => outcome
+            outcome = &mut evaluation => outcome
                 .unwrap_or_else(|_| Outcome::Failed(WorkError::Passing("its work panicked; the log says where".into()))),
             () = self.hold(&lease, &context) => {
                 tracing::info!(job = lease.job, shard = lease.shard.index, "stopped: the lease or the job is over");
+                context.caller.cancel.cancel();
+                let _ = tokio::time::timeout(GRACE, evaluation).await;
+                self.clear(&lease).await;
                 return count(&lease, "stopped");
             }
             () = end.now.cancelled() => {
@@ -131,6 +144,7 @@ impl Runner {
             (Some(Acked::Written), _) => count(&lease, "succeeded"),
             (Some(Acked::Refused), _) => {
                 tracing::warn!(job = lease.job, shard = lease.shard.index, "a late result was refused");
+                self.clear(&lease).await;
                 count(&lease, "refused");
             }
             (None, _) => count(&lease, "unwritten"),
@@ -173,9 +187,11 @@ impl Runner {
 
     /// Renews the lease; resolves when there is nothing to renew any more.
     async fn hold(&self, lease: &Lease, context: &Context) {
-        let length = self.lease();
+        let (length, mut ended) = (self.lease(), self.queue.ended_here());
         loop {
-            tokio::time::sleep(length / BEATS).await;
+            // A receiver that missed some is told so, and asks the database.
+            let heard = async { while ended.recv().await.is_ok_and(|job| job != lease.job) {} };
+            let _ = tokio::time::timeout(length / BEATS, heard).await;
             let done = context.units_done.load(Ordering::Relaxed);
             let renewed = match self.queue.store().await {
                 Ok(store) => store.renew(lease, length.as_millis() as u64, done).await,
@@ -210,11 +226,12 @@ impl Runner {
         match outcome {
             Outcome::Shard(result) => store.ack(lease, result).await,
             Outcome::Job(result) => store.finish(lease, result).await,
-            Outcome::Failed(WorkError::Passing(error)) => {
-                let retry = self.lease() / LEASE_OVER_RETRY;
-                store.fail(lease, error, Some(retry.as_millis() as u64)).await
+            Outcome::Failed(error) => {
+                let retry = (self.lease() / LEASE_OVER_RETRY).as_millis() as u64;
+                let retry = matches!(error, WorkError::Passing(_)).then_some(retry);
+                let told = without_folders(&error.to_string(), &folders(self.queue.app()));
+                store.fail(lease, &told, retry).await
             }
-            Outcome::Failed(WorkError::Lasting(error)) => store.fail(lease, error, None).await,
         }
     }
 
@@ -228,20 +245,62 @@ impl Runner {
         }
     }
 
-    async fn sweep(&self, end: &End) {
-        let age = self.queue.app().settings().job_retention;
-        while !end.soon.is_cancelled() {
-            match self.queue.forget(age).await {
-                Ok(0) => {}
-                Ok(jobs) => tracing::info!(jobs, "removed jobs past their retention"),
-                Err(error) => tracing::warn!(%error, "old jobs could not be removed"),
-            }
-            tokio::select! {
-                () = end.soon.cancelled() => {}
-                () = tokio::time::sleep(SWEEP) => {}
-            }
+    /// What was stopped may have written files for a job that had been deleted by then.
+    async fn clear(&self, lease: &Lease) {
+        if let Err(error) = self.queue.clear(&lease.job).await {
+            tracing::warn!(%error, job = lease.job, "files of a deleted job may be left; they are looked for again");
         }
     }
+
+    async fn forget(&self) {
+        let settings = self.queue.app().settings();
+        match self.queue.forget(settings.job_retention, settings.max_kept_jobs).await {
+            Ok(0) => {}
+            Ok(jobs) => tracing::info!(jobs, "removed jobs past their retention"),
+            Err(error) => tracing::warn!(%error, "old jobs could not be removed"),
+        }
+    }
+
+    async fn sweep(&self) {
+        match self.queue.sweep().await {
+            Ok(0) => {}
+            Ok(jobs) => tracing::info!(jobs, "removed the files of deleted jobs"),
+            Err(error) => tracing::warn!(%error, "the files of deleted jobs could not be looked for"),
+        }
+    }
+}
+
+/// Does it at once and then again and again, until the end.
+async fn every<F: Future<Output = ()>>(pause: Duration, end: &End, mut act: impl FnMut() -> F) {
+    while !end.soon.is_cancelled() {
+        act().await;
+        tokio::select! {
+            () = end.soon.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// The folders of this machine that errors may name, absolute, the deepest first.
+fn folders(app: &App) -> Vec<PathBuf> {
+    let settings = app.settings();
+    let store = settings.object_store.as_ref().filter(|store| !store.contains("://")).map(PathBuf::from);
+    let named = [settings.data.clone(), settings.models.clone(), settings.onnxruntime.clone(), std::env::temp_dir()];
+    let all = named.into_iter().chain(store).chain(settings.dataset.values().cloned());
+    let mut folders: Vec<PathBuf> =
+        all.flat_map(|folder| [std::path::absolute(&folder), folder.canonicalize()]).filter_map(Result::ok).collect();
+    folders.retain(|folder| folder.parent().is_some());
+    folders.sort_by_key(|folder| std::cmp::Reverse(folder.as_os_str().len()));
+    folders
+}
+
+/// What clients see of an error: paths begin below the server's folders. The log has them whole.
+fn without_folders(text: &str, folders: &[PathBuf]) -> String {
+    folders.iter().fold(text.to_owned(), |text, folder| {
+        let path = folder.display().to_string();
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        text.replace(&format!("{path}/"), "").replace(&path, &name)
+    })
 }
 
 /// Sleeps, longer each time, unless `end` comes first.
@@ -255,4 +314,21 @@ async fn rest(pause: &mut Duration, end: &CancellationToken) {
 
 fn count(lease: &Lease, outcome: &'static str) {
     metrics::counter!(names::SHARDS_TOTAL, "kind" => lease.kind.clone(), "outcome" => outcome).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_no_folder_of_the_server() {
+        let folders = ["/srv/data/files", "/srv/data", "/tmp"].map(PathBuf::from);
+        for (text, told) in [
+            ("cannot write to /srv/data/files/jobs/1/a.npy: full", "cannot write to jobs/1/a.npy: full"),
+            ("the folder /srv/data is away, \"/tmp/x\" too", "the folder data is away, \"x\" too"),
+            ("GET /jobs lists image/png at http://host/srv", "GET /jobs lists image/png at http://host/srv"),
+        ] {
+            assert_eq!(without_folders(text, &folders), told);
+        }
+    }
 }

@@ -137,6 +137,11 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     let job_slots = fields.take("job_slots", POSITIVE, |slots| *slots > 0usize);
     let lease_ms = fields.take("lease_ms", "a whole number from 100", |ms| *ms >= 100u64);
     let job_retention_days = fields.take("job_retention_days", POSITIVE, |days| (1..=36_500u64).contains(days));
+    let max_kept_jobs = fields.take("max_kept_jobs", POSITIVE, |most| *most > 0u64);
+    let max_jobs = fields.take("max_jobs", POSITIVE, |most| *most > 0u64);
+    let max_job_evaluations = fields.take("max_job_evaluations", POSITIVE, |most| *most > 0u64);
+    let max_image_evaluations = fields.take("max_image_evaluations", POSITIVE, |most| *most > 0u64);
+    let max_job_output_bytes = fields.take("max_job_output_bytes", POSITIVE, |most| *most > 0u64);
     let onnxruntime = fields.take("onnxruntime", "the path of libonnxruntime", |_| true);
     let providers = fields
         .take::<Vec<Provider>>("providers", "a list of cpu, cuda, cuda:<device>", |providers| !providers.is_empty());
@@ -185,6 +190,11 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
         job_slots: job_slots?,
         lease: Duration::from_millis(lease_ms?),
         job_retention: Duration::from_secs(job_retention_days? * 24 * 3600),
+        max_kept_jobs: max_kept_jobs?,
+        max_jobs: max_jobs?,
+        max_job_evaluations: max_job_evaluations?,
+        max_image_evaluations: max_image_evaluations?,
+        max_job_output_bytes: max_job_output_bytes?,
         onnxruntime: onnxruntime?,
         providers: providers?,
         threads,

@@ -31,6 +31,11 @@ pub struct Settings {
     pub job_slots: usize,
     pub lease: Duration,
     pub job_retention: Duration,
+    pub max_kept_jobs: u64,
+    pub max_jobs: u64,
+    pub max_job_evaluations: u64,
+    pub max_image_evaluations: u64,
+    pub max_job_output_bytes: u64,
     pub onnxruntime: PathBuf,
     pub providers: Vec<Provider>,
     /// At least 1.

@@ -178,6 +178,59 @@ async fn all_that_is_wrong_with_a_request_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn what_a_job_costs_is_refused_with_the_numbers_and_what_to_lower() {
+    let refused = async |settings: &[(&str, &str)], job: &Value| {
+        let answer = send_to(&place_with(settings).router, post_json("/jobs", job)).await;
+        assert_eq!(answer.problem(), (422, "job_too_costly".into()), "{}", answer.text());
+        let problem = answer.json();
+        let lower: Vec<_> = problem["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|error| format!("{} {}", error["param"].as_str().unwrap(), error["allowed"]))
+            .collect();
+        (problem["detail"].as_str().unwrap().to_owned(), lower.join(", "))
+    };
+    let accepted = async |settings: &[(&str, &str)], job: &Value| {
+        let answer = send_to(&place_with(settings).router, post_json("/jobs", job)).await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+    };
+    // 6 images; each 1 + 1 + 6 + 0 evaluations to explain, 1 to predict, and 8 steps for each of 4 rows.
+    let costs = |name: &str, n: usize| [(name.to_owned(), n.to_string())];
+    let cost = 41;
+    for (name, one) in [("max_image_evaluations", cost), ("max_job_evaluations", 6 * cost)] {
+        for (limit, fits) in [(one, true), (one - 1, false)] {
+            let [(name, limit)] = costs(name, limit);
+            match fits {
+                true => accepted(&[(&name, &limit)], &request()).await,
+                false => {
+                    let (detail, lower) = refused(&[(&name, &limit)], &request()).await;
+                    let numbers = [one.to_string(), limit.clone(), name.clone()];
+                    assert!(numbers.iter().all(|number| detail.contains(number)), "{detail}");
+                    let expected = match name.as_str() {
+                        "max_image_evaluations" => r#"steps ["1..=7"], methods []"#,
+                        _ => r#"limit ["1..=5"], steps ["1..=7"], methods []"#,
+                    };
+                    assert_eq!(lower, expected);
+                }
+            }
+        }
+    }
+    let mut few = request();
+    few["limit"] = json!(5);
+    accepted(&[("max_job_evaluations", &(6 * cost - 1).to_string())], &few).await;
+
+    let maps = json!({ "kind": "explain_dataset", "model": "tiny", "dataset": "photos", "method": "gradient" });
+    let (detail, lower) = refused(&[("max_job_output_bytes", "20000")], &maps).await;
+    assert!(detail.contains("20000") && detail.contains("max_job_output_bytes"), "{detail}");
+    assert!(lower.starts_with("limit [\"1..="), "{lower}");
+    let (detail, lower) = refused(&[("max_image_evaluations", "1")], &json!({
+        "kind": "explain_dataset", "model": "tiny", "dataset": "photos", "method": "integrated_gradients", "n_steps": 5
+    })).await;
+    assert!(lower.contains("n_steps"), "{detail} {lower}");
+}
+
+#[tokio::test]
 async fn a_set_that_changes_or_goes_while_a_job_waits_ends_it_clearly_and_others_go_on() {
     let place = place();
     let upload = |bytes: Vec<u8>| {

@@ -14,15 +14,18 @@ use explaind::{
     jobs::{
         Context, Format, Kind, Kinds, Plan, Report, Shard, WorkError,
         kind::PlannedShard,
-        queue::Queue,
+        queue::{JobError, Queue},
         runner::{End, Runner},
+        watch::MAX_FOLLOWERS,
     },
     methods::{Fault, Faults},
 };
 use futures::future::BoxFuture;
+use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
+use tower::ServiceExt;
 
 use crate::{
     client::{Answered, get, post, post_as, post_json, send_to, with},
@@ -43,11 +46,11 @@ impl Kind for Echo {
         "says a word again"
     }
 
-    fn plan<'a>(&'a self, asked: Map<String, Value>, _: &'a App) -> BoxFuture<'a, Result<Plan, Faults>> {
+    fn plan<'a>(&'a self, asked: Map<String, Value>, _: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
             if !asked.get("word").is_some_and(Value::is_string) {
                 let fault = |param: &str| Fault { param: param.into(), message: "is wrong".into(), allowed: vec![] };
-                return Err(Faults::from_iter([fault("word"), fault("shards")]));
+                return Err(Faults::from_iter([fault("word"), fault("shards")]).into());
             }
             let shards = asked.get("shards").and_then(Value::as_u64).unwrap_or(1);
             let shards = (0..shards).map(|_| PlannedShard { units: 2, payload: Value::Null }).collect();
@@ -108,8 +111,14 @@ impl Drop for Shop {
 }
 
 fn shop() -> Shop {
+    shop_with(&[])
+}
+
+/// The same with settings of its own.
+fn shop_with(changes: &[(&str, &str)]) -> Shop {
     let data = tempfile::tempdir().unwrap();
-    let house = open(&[("data", data.path().to_str().unwrap()), ("lease_ms", "500")]);
+    let own = [("data", data.path().to_str().unwrap()), ("lease_ms", "500")];
+    let house = open(&own.into_iter().chain(changes.iter().copied()).collect::<Vec<_>>());
     let queue = Queue::new(house.app, KINDS);
     let api = Api::with_jobs(queue.clone()).unwrap();
     let working = tokio::spawn(async move { Runner::new(queue).run(&End::default()).await });
@@ -222,8 +231,10 @@ async fn an_idempotency_key_starts_one_job() {
     assert_eq!((first.status.as_u16(), second.status.as_u16()), (202, 202));
     assert_eq!(first.json()["id"], second.json()["id"]);
     assert_eq!(ask("b").await.problem(), (422, "idempotency_key_taken".into()));
-    let empty = with(post_json("/jobs", &echo(json!({}))), "idempotency-key", " ");
-    assert_eq!(shop.send(empty).await.refused(), ["idempotency-key"]);
+    for wrong in [" ", "a\tb", "a b", &"x".repeat(256)] {
+        let request = with(post_json("/jobs", &echo(json!({}))), "idempotency-key", wrong);
+        assert_eq!(shop.send(request).await.refused(), ["idempotency-key"], "{wrong:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,6 +256,104 @@ async fn what_a_job_cannot_be_asked_is_told_all_at_once() {
     let list = shop.send(get("/jobs?state=done&limit=0&model=tiny&sort=age")).await;
     assert_eq!(list.refused(), ["limit", "sort", "state"]);
     assert!(list.allowed("state").contains(&"failed".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_small_json_with_each_field_once_starts_a_job() {
+    let shop = shop();
+    for (kind, status) in [
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("multipart/form-data; boundary=x", 415),
+        ("text/x+json", 415),
+        ("application/json; charset=utf-8", 202),
+        ("Application/JSON", 202),
+        ("application/vnd.us+json", 202),
+    ] {
+        let answer = shop.send(post_as("/jobs", kind, echo(json!({})).to_string())).await;
+        assert_eq!(answer.status, status, "{kind}: {}", answer.text());
+        assert!(status == 202 || answer.text().contains("send application/json"), "{}", answer.text());
+    }
+    let untyped = Request::post("/jobs").body(Body::from(echo(json!({})).to_string())).unwrap();
+    assert_eq!(shop.send(untyped).await.problem(), (415, "unsupported_media_type".into()));
+
+    let twice = r#"{"kind":"echo","word":"a","kind":"echo","more":{"x":1,"x":2}}"#;
+    assert_eq!(shop.send(post_as("/jobs", "application/json", twice)).await.refused(), ["kind", "x"]);
+    let long = echo(json!({ "word": "x".repeat(1001) }));
+    assert_eq!(shop.send(post_json("/jobs", &long)).await.refused(), ["word"]);
+
+    // As large as it may be, and one byte more: announced, and in pieces.
+    let padded = |bytes: usize| {
+        let text = echo(json!({})).to_string();
+        text.clone() + &" ".repeat(bytes - text.len())
+    };
+    assert_eq!(shop.send(post_as("/jobs", "application/json", padded(1 << 20))).await.status, 202);
+    let announced = shop.send(post_as("/jobs", "application/json", padded((1 << 20) + 1))).await;
+    assert_eq!(announced.problem(), (413, "body_too_large".into()));
+    assert!(announced.text().contains("1048576"), "{}", announced.text());
+    let pieces = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 4096])));
+    let endless = shop.send(post_as("/jobs", "application/json", Body::from_stream(pieces))).await;
+    assert_eq!(endless.problem(), (413, "body_too_large".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_is_told_until_jobs_have_ended() {
+    let shop = shop_with(&[("max_jobs", "2")]);
+    let ask = async || shop.send(post_json("/jobs", &echo(json!({ "hold": true })))).await;
+    let first = ask().await;
+    assert_eq!((first.status.as_u16(), ask().await.status.as_u16()), (202, 202));
+    let refused = ask().await;
+    assert_eq!(refused.problem(), (429, "too_many_jobs".into()));
+    assert!(refused.header("retry-after").is_some() && refused.text().contains("2 jobs"), "{}", refused.text());
+    let id = first.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(shop.send(post(&format!("/jobs/{id}/cancel"), "")).await.status, 200);
+    assert_eq!(ask().await.status, 202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_folder_that_is_full_takes_no_jobs() {
+    let shop = shop_with(&[("max_data_bytes", "1")]);
+    let refused = shop.send(post_json("/jobs", &echo(json!({})))).await;
+    assert_eq!(refused.problem(), (507, "quota_exceeded".into()));
+    assert!(refused.text().contains("max_data_bytes"), "{}", refused.text());
+    assert_eq!(shop.send(get("/jobs")).await.answer()["jobs"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_events_are_counted_and_miss_nothing() {
+    const SHARDS: u64 = 150;
+    let shop = shop();
+    let id = shop.start(json!({ "hold": true })).await;
+    let read = |id: &str| shop.router.clone().oneshot(get(&format!("/jobs/{id}/events")));
+    let mut readers = Vec::new();
+    for _ in 0..MAX_FOLLOWERS {
+        let answer = read(&id).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        readers.push(answer);
+    }
+    let refused = shop.send(get(&format!("/jobs/{id}/events"))).await;
+    assert_eq!(refused.problem(), (429, "overloaded".into()));
+    assert!(refused.header("retry-after").is_some() && refused.text().contains("1000 readers"), "{}", refused.text());
+
+    // Those that do not read keep nobody waiting; one that comes late reads what was, and all read to the end.
+    readers.truncate(50);
+    let many = shop.start(json!({ "shards": SHARDS })).await;
+    let (early, slow) = (read(&many).await.unwrap(), read(&many).await.unwrap());
+    let all = |answer: axum::response::Response| async {
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let seen = events(&Answered { status: head.status, headers: head.headers, body });
+        seen.into_iter().map(|(id, ..)| id).collect::<Vec<_>>()
+    };
+    let expected: Vec<u64> = (1..=SHARDS + 3).collect();
+    assert_eq!(all(early).await, expected);
+    shop.reach(&many, "succeeded").await;
+    assert_eq!(all(slow).await, expected, "its first event is no longer kept in memory");
+    assert_eq!(all(read(&many).await.unwrap()).await, expected);
+    assert_eq!(shop.send(post(&format!("/jobs/{id}/cancel"), "")).await.status, 200);
+    for reader in readers {
+        assert_eq!(all(reader).await, [1, 2, 3]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -332,10 +441,12 @@ async fn without_a_database_jobs_are_503_and_the_rest_goes_on_until_it_is_back()
     let refused = ask().await;
     assert_eq!(refused.problem(), (503, "jobs_unavailable".into()));
     assert!(refused.header("retry-after").is_some() && refused.text().contains("--data"), "{}", refused.text());
+    assert!(!refused.text().contains(folder.path().to_str().unwrap()), "{}", refused.text());
     assert_eq!(send_to(&router, get("/jobs")).await.problem().0, 503);
     assert_eq!(send_to(&router, post("/explain", red())).await.status, 200);
     let ready = send_to(&router, get("/readyz")).await.answer();
-    assert!(ready["jobs_unavailable"].as_str().unwrap().contains("--data"), "{ready}");
+    let reason = ready["jobs_unavailable"].as_str().unwrap();
+    assert!(reason.contains("--data") && !reason.contains(folder.path().to_str().unwrap()), "{ready}");
     fs::remove_file(&data).unwrap();
     assert_eq!(ask().await.status, 202);
 }

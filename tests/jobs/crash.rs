@@ -98,7 +98,7 @@ async fn run_to_the_end(place: &Place, id: &str) {
     let job = local::run(&queue, ask(json!({ "shards": SHARDS })), Some("crash".into()), |_| {}).await.unwrap();
     assert_eq!((job.id.as_str(), job.state), (id, JobState::Succeeded));
     let look = queue.look(id).await.unwrap();
-    assert_eq!(look.result, Some(expected(0, SHARDS)));
+    assert_eq!(look.result.as_deref(), Some(&expected(0, SHARDS)));
     let events = queue.events(id, 0, 100).await.unwrap();
     let done: Vec<_> =
         events.iter().filter(|e| e.kind == "progress").map(|e| e.payload["shards_done"].as_u64().unwrap()).collect();

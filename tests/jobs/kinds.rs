@@ -10,7 +10,10 @@ use bytes::Bytes;
 use explaind::{
     app::App,
     jobs::{
-        Context, Format, Kind, Kinds, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::Queue, store::Lease,
+        Context, Format, Kind, Kinds, Plan, Report, Shard, WorkError,
+        kind::PlannedShard,
+        queue::{JobError, Queue},
+        store::Lease,
     },
     methods::{Fault, Faults},
     settings::{Flags, load},
@@ -24,7 +27,7 @@ use crate::databases::Place;
 pub static KINDS: Kinds = &[&Sum];
 
 /// `shards` numbers out of `seed_value`, `pause_ms` each, and their sum. `fault` is what goes wrong in shard 1, `times` times:
-/// passing, lasting, panic.
+/// passing, lasting, panic. With `scribble` it writes files and nothing else.
 pub struct Sum;
 
 /// How often each job has gone wrong in this process.
@@ -39,12 +42,12 @@ impl Kind for Sum {
         "adds numbers up"
     }
 
-    fn plan<'a>(&'a self, asked: Map<String, Value>, _: &'a App) -> BoxFuture<'a, Result<Plan, Faults>> {
+    fn plan<'a>(&'a self, asked: Map<String, Value>, _: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
             let shards = asked.get("shards").and_then(Value::as_u64).filter(|shards| (1..1000).contains(shards));
             let Some(shards) = shards else {
                 let (message, allowed) = ("is not a number of shards".into(), vec!["1..1000".into()]);
-                return Err(Fault { param: "shards".into(), message, allowed }.into());
+                return Err(Faults::from(Fault { param: "shards".into(), message, allowed }).into());
             };
             let mut spec = json!({ "seed_value": 0, "pause_ms": 0, "fault": null, "times": 0 });
             spec.as_object_mut().unwrap().extend(asked);
@@ -56,6 +59,9 @@ impl Kind for Sum {
     fn work<'a>(&'a self, context: &'a Context, shard: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>> {
         Box::pin(async move {
             let spec = &context.spec;
+            if spec["scribble"] == true {
+                return scribble(context).await;
+            }
             for step in 1..=10 {
                 tokio::time::sleep(Duration::from_millis(spec["pause_ms"].as_u64().unwrap()) / 10).await;
                 context.report_progress(step);
@@ -94,6 +100,19 @@ impl Kind for Sum {
             _ => result.to_string().into(),
         }))
     }
+}
+
+/// Writes files until it is stopped, and one more.
+async fn scribble(context: &Context) -> Result<Bytes, WorkError> {
+    for at in 0.. {
+        let stopped = context.caller.cancel.is_cancelled();
+        context.files().write(&context.folder().join(format!("{at}")), "words").await?;
+        if stopped {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err(WorkError::passing("stopped"))
 }
 
 fn goes_wrong(job: &str, times: u64) -> bool {

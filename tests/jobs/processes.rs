@@ -151,7 +151,7 @@ pub async fn reach(queue: &Queue, id: &str, reached: impl Fn(&Job) -> bool) -> J
 pub async fn check(queue: &Queue, id: &str, shards: u64) {
     let job = reach(queue, id, |job| job.state.is_final()).await;
     assert_eq!(job.state, JobState::Succeeded, "{job:?}");
-    assert_eq!(queue.look(id).await.unwrap().result, Some(expected(0, shards)));
+    assert_eq!(queue.look(id).await.unwrap().result.as_deref(), Some(&expected(0, shards)));
     let events = queue.events(id, 0, 1000).await.unwrap();
     let done: Vec<_> =
         events.iter().filter(|e| e.kind == "progress").map(|e| e.payload["shards_done"].as_u64().unwrap()).collect();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use explaind::jobs::{
     Format, Report,
-    kind::folder_of,
+    kind::{folder_of, folder_of_all},
     local,
     queue::{JobError, Queue},
     runner::{End, Runner},
@@ -59,7 +59,7 @@ async fn a_job_runs_to_its_end_and_is_reported() {
         assert!(told.is_sorted() && told.len() > 1, "{told:?}");
         let look = queue.look(&job.id).await.unwrap();
         let whole = expected(7, 9);
-        assert_eq!(look.result.as_ref(), Some(&whole));
+        assert_eq!(look.result.as_deref(), Some(&whole));
         assert_eq!(look.errors, []);
         let report = queue.report(&job, Format::Csv).await.unwrap();
         assert_eq!(report, Report::Bytes(format!("sum\n{}\n", whole["sum"]).into()));
@@ -80,7 +80,7 @@ async fn what_fails_in_passing_is_tried_again() {
             let asked = ask(json!({ "shards": 3, "fault": fault, "times": 2 }));
             let job = local::run(&queue, asked, None, |_| {}).await.unwrap();
             assert_eq!(job.state, JobState::Succeeded, "{}: {fault}", place.name);
-            assert_eq!(queue.look(&job.id).await.unwrap().result, Some(expected(0, 3)));
+            assert_eq!(queue.look(&job.id).await.unwrap().result.as_deref(), Some(&expected(0, 3)));
             let events = queue.events(&job.id, 0, 100).await.unwrap();
             let failed: Vec<_> = events.iter().filter(|event| event.kind == "shard").collect();
             assert_eq!(failed.len(), 2);
@@ -122,6 +122,60 @@ async fn a_cancelled_job_leaves_its_workers_to_others_within_a_heartbeat() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_deleted_while_workers_write_leaves_no_files() {
+    for place in both().await {
+        // The workers of this process are told; that of another asks within a heartbeat.
+        for (lease, elsewhere) in [("3600000", false), ("600", true)] {
+            let worker = queue(&place, &[("lease_ms", lease)]);
+            let deleter = if elsewhere { queue(&place, &[]) } else { worker.clone() };
+            let working = work(&worker);
+            let (job, _) = deleter.submit(ask(json!({ "shards": 4, "scribble": true })), None).await.unwrap();
+            let files = deleter.app().files();
+            let started = Instant::now();
+            while files.list(&folder_of(&job.id)).await.unwrap().len() < 3 {
+                assert!(started.elapsed() < Duration::from_secs(60));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            deleter.delete(&job.id).await.unwrap();
+            let started = Instant::now();
+            while files.folders(&folder_of_all()).await.unwrap() != [""; 0] {
+                assert!(started.elapsed() < Duration::from_secs(10), "{}: elsewhere: {elsewhere}", place.name);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            working.finish().await;
+            assert_eq!(files.folders(&folder_of_all()).await.unwrap(), [""; 0], "{}", place.name);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_jobs_that_are_gone_go_at_the_start_and_others_stay() {
+    let place = sqlite();
+    let queue = queue(&place, &[]);
+    let (kept, _) = queue.submit(ask(json!({ "shards": 1, "pause_ms": 3_600_000 })), None).await.unwrap();
+    let files = queue.app().files();
+    let gone = "0a0a0a0a-0a0a-4a0a-8a0a-0a0a0a0a0a0a";
+    for name in [gone, kept.id.as_str(), "notes"] {
+        files.write(&folder_of(name).join("maps").join("file"), "words").await.unwrap();
+    }
+    // What a writer that was killed leaves, which no list of files names.
+    std::fs::write(place.data.path().join("files/jobs").join(gone).join("maps/file#1"), "half").unwrap();
+    let working = work(&queue);
+    let started = Instant::now();
+    while place.data.path().join("files/jobs").join(gone).exists() {
+        assert!(started.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut left = files.folders(&folder_of_all()).await.unwrap();
+    left.sort();
+    let mut expected = vec![kept.id.clone(), "notes".to_owned()];
+    expected.sort();
+    assert_eq!(left, expected);
+    queue.cancel(&kept.id).await.unwrap();
+    working.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn progress_inside_a_shard_is_seen() {
     let place = sqlite();
     let queue = queue(&place, &[]);
@@ -153,7 +207,7 @@ async fn the_end_waits_for_shards_under_way_and_then_gives_them_back() {
 
         let working = work(&queue);
         wait_for(&queue, &job.id, |job| job.state == JobState::Succeeded).await;
-        assert_eq!(queue.look(&job.id).await.unwrap().result, Some(expected(0, 6)));
+        assert_eq!(queue.look(&job.id).await.unwrap().result.as_deref(), Some(&expected(0, 6)));
         working.finish().await;
     }
 }
@@ -168,7 +222,7 @@ async fn several_runners_share_a_job() {
         for working in working {
             working.finish().await;
         }
-        assert_eq!(queues[1].look(&job.id).await.unwrap().result, Some(expected(0, 40)), "{}", place.name);
+        assert_eq!(queues[1].look(&job.id).await.unwrap().result.as_deref(), Some(&expected(0, 40)), "{}", place.name);
         let events = queues[2].events(&job.id, 0, 100).await.unwrap();
         assert_eq!(events.iter().filter(|event| event.kind == "progress").count(), 40);
     }

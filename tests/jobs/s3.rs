@@ -76,12 +76,15 @@ async fn read(State(held): State<Shared>, Path(path): Path<String>, Query(query)
     let mut held = held.lock().unwrap();
     if let Some(prefix) = query.get("prefix") {
         let found = held.objects.iter().filter_map(|(key, bytes)| Some((key.strip_prefix("bucket/")?, bytes.len())));
-        let found: String = found
-            .filter(|(key, _)| key.starts_with(prefix))
-            .map(|(key, size)| {
-                format!("<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>")
-            })
-            .collect();
+        let below = found.filter_map(|(key, size)| Some((key, key.strip_prefix(prefix.as_str())?, size)));
+        let entries = below.map(|(key, rest, size)| match (query.get("delimiter"), rest.split_once('/')) {
+            (Some(_), Some((folder, _))) => format!("<CommonPrefixes><Prefix>{prefix}{folder}/</Prefix></CommonPrefixes>"),
+            _ => format!("<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"),
+        });
+        // Keys are sorted: files of a folder follow each other.
+        let mut entries: Vec<String> = entries.collect();
+        entries.dedup();
+        let found = entries.concat();
         return format!("<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>").into_response();
     }
     let Some(bytes) = held.objects.get(&path).cloned() else { return StatusCode::NOT_FOUND.into_response() };

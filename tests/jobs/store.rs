@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::databases::both;
 
 const LONG: u64 = 60_000;
+const MANY: u64 = 1000;
 
 fn new_job(id: &str, shards: usize) -> NewJob {
     NewJob {
@@ -27,7 +28,7 @@ fn new_job(id: &str, shards: usize) -> NewJob {
 }
 
 async fn submit(store: &Store, id: &str, shards: usize) {
-    assert!(matches!(store.submit(&new_job(id, shards)).await.unwrap(), Submitted::New(_)));
+    assert!(matches!(store.submit(&new_job(id, shards), MANY).await.unwrap(), Submitted::New(_)));
 }
 
 async fn claim(store: &Store, lease_ms: u64) -> Option<Lease> {
@@ -89,7 +90,7 @@ async fn an_idempotency_key_names_one_job_however_many_ask_at_once() {
         let store = place.store().await;
         let keyed = |id: usize| NewJob { idempotency_key: Some("key".into()), ..new_job(&format!("job {id}"), 2) };
         let jobs: Vec<NewJob> = (0..8).map(keyed).collect();
-        let submitted = join_all(jobs.iter().map(|job| store.submit(job))).await;
+        let submitted = join_all(jobs.iter().map(|job| store.submit(job, MANY))).await;
         let (mut new, mut ids) = (0, HashSet::new());
         for submitted in submitted {
             match submitted.unwrap() {
@@ -100,13 +101,13 @@ async fn an_idempotency_key_names_one_job_however_many_ask_at_once() {
                 Submitted::Known(job) => {
                     ids.insert(job.id);
                 }
-                Submitted::KeyTaken { .. } => panic!("the same was asked"),
+                other => panic!("{other:?}"),
             }
         }
         assert_eq!((new, ids.len()), (1, 1), "{}", place.name);
         let other = NewJob { asked: json!({ "z": 2 }), ..keyed(9) };
         let id = ids.into_iter().next().unwrap();
-        assert_eq!(store.submit(&other).await.unwrap(), Submitted::KeyTaken { job: id });
+        assert_eq!(store.submit(&other, MANY).await.unwrap(), Submitted::KeyTaken { job: id });
     }
 }
 
@@ -165,6 +166,110 @@ async fn jobs_take_turns() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(turns, ["short", "long", "short", "long"], "{}", place.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_job_does_not_wait_for_huge_ones_ahead_of_it() {
+    for place in both().await {
+        let store = place.store().await;
+        for at in 0..10 {
+            submit(&store, &format!("huge {at}"), 50).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        for at in 0..10 {
+            assert_eq!(claim(&store, LONG).await.unwrap().job, format!("huge {at}"), "{}: one turn each", place.name);
+        }
+        submit(&store, "small", 2).await;
+        assert_eq!(claim(&store, LONG).await.unwrap().job, "small", "{}", place.name);
+        // It has one under way as they have, and its turn was the last.
+        assert_eq!(claim(&store, LONG).await.unwrap().job, "huge 0", "{}", place.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_with_long_shards_gets_no_more_workers_than_one_with_short_ones() {
+    for place in both().await {
+        let store = place.store().await;
+        submit(&store, "long", 50).await;
+        let _held = [claim(&store, LONG).await.unwrap(), claim(&store, LONG).await.unwrap()];
+        submit(&store, "short", 50).await;
+        for _ in 0..5 {
+            let lease = claim(&store, LONG).await.unwrap();
+            assert_eq!(lease.job, "short", "{}", place.name);
+            store.ack(&lease, &result(&lease)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    }
+    // A lease that ran out is no work under way.
+    for place in both().await {
+        let store = place.store().await;
+        submit(&store, "frozen", 5).await;
+        claim_and_freeze(&store).await;
+        submit(&store, "new", 5).await;
+        assert_eq!(claim(&store, LONG).await.unwrap().job, "frozen", "{}: it came first", place.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_keep_coming_do_not_keep_an_old_one_waiting() {
+    for place in both().await {
+        let store = place.store().await;
+        submit(&store, "old", 50).await;
+        let mut turns = 0;
+        for at in 0..12 {
+            let lease = claim(&store, LONG).await.unwrap();
+            turns += usize::from(lease.job == "old");
+            store.ack(&lease, &result(&lease)).await.unwrap();
+            // Two come for each one that is worked on.
+            for new in 0..2 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                submit(&store, &format!("new {at} {new}"), 1).await;
+            }
+        }
+        assert!(turns >= 3, "{}: {turns} turns of 12", place.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_jobs_are_open_than_are_allowed() {
+    for place in both().await {
+        let store = place.store().await;
+        submit(&store, "one", 1).await;
+        submit(&store, "two", 1).await;
+        claim(&store, LONG).await.unwrap();
+        assert_eq!(store.submit(&new_job("three", 1), 2).await.unwrap(), Submitted::Full, "{}", place.name);
+        assert_eq!(store.job("three").await.unwrap(), None);
+        store.cancel("two").await.unwrap();
+        assert!(matches!(store.submit(&new_job("three", 1), 2).await.unwrap(), Submitted::New(_)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failures_leave_behind_is_bounded() {
+    for place in both().await {
+        let store = place.store().await;
+        submit(&store, "one", 1).await;
+        let lease = claim(&store, LONG).await.unwrap();
+        store.fail(&lease, &"ü".repeat(1 << 19), None).await.unwrap();
+        let job = store.job("one").await.unwrap().unwrap();
+        assert!(job.error.unwrap().len() < 1020, "{}", place.name);
+        assert!(store.errors("one", 9).await.unwrap()[0].error.len() < 1004);
+        let events = store.events("one", 0, 9).await.unwrap();
+        assert!(events.iter().all(|event| event.payload.to_string().len() < 1100), "{events:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_of_shards_go_when_the_job_has_its_own() {
+    for place in both().await {
+        let store = place.store().await;
+        submit(&store, "one", 2).await;
+        let reduction = work_off(&store).await;
+        assert!(store.results("one").await.unwrap().iter().all(Option::is_some));
+        store.finish(&reduction, &json!(7)).await.unwrap();
+        assert_eq!(store.results("one").await.unwrap(), [None, None], "{}", place.name);
+        assert_eq!(store.job("one").await.unwrap().unwrap().units_done, 20);
     }
 }
 
@@ -331,8 +436,15 @@ async fn ended_jobs_are_forgotten_after_their_time_and_running_ones_never() {
         submit(&store, "ended", 1).await;
         store.cancel("ended").await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
-        assert_eq!(store.outdated(0).await.unwrap(), ["ended"], "{}", place.name);
-        assert_eq!(store.outdated(LONG).await.unwrap(), [""; 0]);
+        assert_eq!(store.outdated(0, MANY).await.unwrap(), ["ended"], "{}", place.name);
+        assert_eq!(store.outdated(LONG, MANY).await.unwrap(), [""; 0]);
+        for id in ["later", "last"] {
+            submit(&store, id, 1).await;
+            store.cancel(id).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(store.outdated(LONG, 1).await.unwrap(), ["ended", "later"], "the last one is kept");
+        assert_eq!(store.outdated(LONG, 3).await.unwrap(), [""; 0]);
         assert!(store.delete("ended").await.unwrap() && !store.delete("ended").await.unwrap());
         assert_eq!(store.job("ended").await.unwrap(), None);
         assert_eq!(store.events("ended", 0, 10).await.unwrap(), []);

@@ -14,16 +14,20 @@ use crate::{
     text::shown,
 };
 
-pub struct Asked<'a> {
-    app: &'a App,
+pub struct Asked {
+    app: App,
     given: Map<String, Value>,
     known: Vec<&'static str>,
     pub faults: Faults,
 }
 
-impl<'a> Asked<'a> {
-    pub fn new(given: Map<String, Value>, app: &'a App) -> Self {
-        Self { app, given, known: Vec::new(), faults: Faults::default() }
+impl Asked {
+    pub fn new(given: Map<String, Value>, app: &App) -> Self {
+        Self { app: app.clone(), given, known: Vec::new(), faults: Faults::default() }
+    }
+
+    pub fn app(&self) -> &App {
+        &self.app
     }
 
     pub fn refuse(&mut self, param: &str, message: impl Into<String>, allowed: &[&str]) {
@@ -55,8 +59,8 @@ impl<'a> Asked<'a> {
 
     /// `model`, by default the server's.
     pub fn model(&mut self) -> Option<Arc<Model>> {
-        let models = self.app.models();
         let id = self.raw("model");
+        let models = self.app.models();
         let found = match &id {
             None => models.default(),
             Some(id) => id.as_str().and_then(|id| models.get(id)),

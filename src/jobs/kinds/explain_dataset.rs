@@ -10,18 +10,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
-use super::asked::{Asked, planned_dataset, planned_model};
+use super::{
+    asked::{Asked, planned_dataset, planned_model},
+    cost::{check_evaluations, check_output},
+};
 use crate::{
     app::{App, AppError, plan::Sent},
     dataset::{Dataset, DatasetError, draw},
+    engine::EngineError,
     image::{RgbImage, decode::Limits, geometry::Geometry, preprocess::preprocess},
-    jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard},
+    jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError},
     methods::{
         Fault, Faults,
         drive::{self, Explained, MethodError, Request},
         parameters::Parameters,
     },
     model::manifest::Preprocess,
+    quota::{QuotaError, Reservation, on_disk},
     render::{heatmap, options::HeatmapOptions},
     tensor::{Tensor, write_npy},
 };
@@ -29,6 +34,9 @@ use crate::{
 /// Evaluations of a shard, about: a few seconds.
 const SHARD_EVALUATIONS: usize = 300;
 const MAX_SHARD_IMAGES: usize = 32;
+/// Parameters that evaluations are counted by.
+const COSTLY: &[&str] = &["n_steps", "n_samples", "max_steps", "baseline", "target"];
+const TOO_MUCH: &str = "more bytes than were estimated when the job was queued";
 /// Options of an answer that an archive has no use for.
 const ANSWER_OPTIONS: &[&str] = &["format", "encoding", "include"];
 
@@ -55,6 +63,8 @@ struct Spec {
 struct Payload {
     /// Places in the data set.
     images: Vec<usize>,
+    /// What they were estimated to come to in the store of files, the archive's part among it.
+    output_bytes: Option<u64>,
 }
 
 /// What the archive's index says of an image.
@@ -77,83 +87,19 @@ impl Kind for ExplainDataset {
         "Explains every image of a data set by one method: maps as npy and heat maps as PNG, in a zip archive"
     }
 
-    fn plan<'a>(&'a self, given: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, Faults>> {
+    fn plan<'a>(&'a self, given: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
             let mut asked = Asked::new(given, app);
             let dataset = asked.dataset().await;
-            asked.expect("dataset_hash", dataset.as_ref().map(|dataset| dataset.hash.as_str()));
-            let limit = asked.take("limit", &["a whole number from 1"], |limit| *limit > 0usize);
-            for option in ANSWER_OPTIONS {
-                if asked.raw(option).is_some() {
-                    asked.refuse(option, "is not a parameter of this kind of job: it writes npy and PNG", &[]);
-                }
-            }
-            let (model_hash, patterns) = (asked.raw("model_hash"), asked.raw("patterns"));
-            let (rest, mut faults) = asked.rest();
-            let plan = match app.plan(rest, Sent::default()) {
-                Ok(plan) => Some(plan),
-                Err(AppError::Parameters(found)) => {
-                    faults.append(found, |fault| fault);
-                    None
-                }
-                Err(error) => return Err(Fault::says("model", error.to_string()).into()),
-            };
-            let (Some(plan), Some(dataset)) = (plan, dataset) else { return Err(faults) };
-            let model = plan.model;
-            let found = model
-                .patterns
-                .as_ref()
-                .filter(|_| plan.parameters.needs_patterns())
-                .map(|patterns| patterns.id.clone());
-            for (name, wanted, found) in
-                [("model_hash", model_hash, Some(&model.hash)), ("patterns", patterns, found.as_ref())]
-            {
-                if wanted.is_some_and(|wanted| wanted.as_str() != found.map(String::as_str)) {
-                    faults.push(Fault::says(name, "has changed since; leave it out to use what is there"));
-                }
-            }
-            if model.manifest.input.preprocess.is_none() {
-                faults.push(Fault::says("model", "takes ready tensors, not images"));
-            }
-            if dataset.images.is_empty() {
-                faults.push(Fault::says("dataset", "holds no image"));
-            }
-            if !faults.is_empty() {
-                return Err(faults);
-            }
-            let mut explain = plan.parameters.to_json();
-            if let Ok(Value::Object(options)) = serde_json::to_value(&plan.options.heatmap) {
-                explain.extend(options.into_iter().filter(|(_, value)| !value.is_null()));
-            }
-            let count = dataset.images.len();
-            let mut images: Vec<usize> = match limit {
-                Some(limit) if limit < count => draw(count, limit, plan.parameters.seed_value),
-                _ => (0..count).collect(),
-            };
-            images.sort_unstable();
-            let cost = Parameters::cost_of([&plan.parameters].into_iter(), true);
-            let size = (SHARD_EVALUATIONS / cost.max(1)).clamp(1, MAX_SHARD_IMAGES);
-            let shards = images
-                .chunks(size)
-                .map(|images| PlannedShard { units: images.len() as u64, payload: json!({ "images": images }) })
-                .collect();
-            let spec = Spec {
-                model: model.id.clone(),
-                model_hash: model.hash.clone(),
-                patterns: found,
-                dataset: dataset.id.clone(),
-                dataset_hash: dataset.hash.clone(),
-                limit,
-                explain,
-            };
-            Ok(Plan { model: Some(model.id.clone()), spec: json!(spec), shards })
+            app.pool().run(move || plan(asked, dataset)).await?
         })
     }
 
     fn work<'a>(&'a self, context: &'a Context, shard: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>> {
         Box::pin(async move {
             let payload: Payload = serde_json::from_value(shard.payload.clone()).map_err(WorkError::lasting)?;
-            let task = Task::open(context).await?;
+            let mut task = Task::open(context).await?;
+            task.bytes_left = payload.output_bytes.unwrap_or(u64::MAX) / 2;
             let mut entries = Vec::with_capacity(payload.images.len());
             for index in payload.images {
                 entries.push(task.explain(index).await?);
@@ -173,20 +119,28 @@ impl Kind for ExplainDataset {
         Ok(json!({ "explained": explained, "skipped": entries.len() - explained, "images": entries }))
     }
 
-    fn complete<'a>(&'a self, context: &'a Context, mut reduced: Value) -> BoxFuture<'a, Result<Value, WorkError>> {
+    fn complete<'a>(&'a self, context: &'a Context, reduced: Value) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async move {
-            let images: Vec<Entry> = serde_json::from_value(reduced["images"].clone()).map_err(WorkError::lasting)?;
-            let index = json!({ "kind": self.id(), "request": context.spec.as_ref(), "result": &reduced });
-            let index = serde_json::to_vec_pretty(&index).map_err(WorkError::lasting)?;
-            let mut writer = ZipWriter::new(tempfile::tempfile().map_err(WorkError::passing)?);
-            add(&mut writer, "index.json", &index).map_err(WorkError::passing)?;
-            for name in images.iter().flat_map(|entry| &entry.written) {
-                let bytes = context.files().read(&place(context, name)).await?;
-                add(&mut writer, name, &bytes).map_err(WorkError::passing)?;
+            let (spec, kind) = (context.spec.clone(), self.id());
+            let start = move || start_archive(kind, &spec, &reduced).map(|archive| (archive, reduced));
+            let ((mut writer, names), mut reduced) = context.app.pool().run(start).await??;
+            for name in names {
+                let bytes = context.files().read(&place(context, &name)).await?;
+                let add = move || add(&mut writer, &name, &bytes).map(|()| writer);
+                writer = context.app.pool().run(add).await?.map_err(WorkError::passing)?;
             }
-            let file = writer.finish().map_err(WorkError::passing)?;
+            let app = context.app.clone();
+            let finish = move || {
+                let file = writer.finish().map_err(WorkError::passing)?;
+                let length = file.metadata().map_err(WorkError::passing)?.len();
+                Ok::<_, WorkError>((file, reserve(&app, [length].into_iter()).map_err(WorkError::passing)?))
+            };
+            let (file, room) = context.app.pool().run(finish).await??;
             let archive = context.folder().join("maps.zip");
             context.files().upload(&archive, file).await?;
+            if let Some(room) = room {
+                room.keep();
+            }
             reduced["archive"] = json!(archive.as_ref());
             Ok(reduced)
         })
@@ -206,9 +160,137 @@ impl Kind for ExplainDataset {
     }
 }
 
+fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobError> {
+    let app = asked.app().clone();
+    asked.expect("dataset_hash", dataset.as_ref().map(|dataset| dataset.hash.as_str()));
+    let limit = asked.take("limit", &["a whole number from 1"], |limit: &usize| *limit > 0);
+    for option in ANSWER_OPTIONS {
+        if asked.raw(option).is_some() {
+            asked.refuse(option, "is not a parameter of this kind of job: it writes npy and PNG", &[]);
+        }
+    }
+    let (model_hash, patterns) = (asked.raw("model_hash"), asked.raw("patterns"));
+    let (rest, mut faults) = asked.rest();
+    let plan = match app.plan(rest, Sent::default()) {
+        Ok(plan) => Some(plan),
+        Err(AppError::Parameters(found)) => {
+            faults.append(found, |fault| fault);
+            None
+        }
+        Err(error) => return Err(Faults::from(Fault::says("model", error.to_string())).into()),
+    };
+    let (Some(plan), Some(dataset)) = (plan, dataset) else { return Err(faults.into()) };
+    let model = plan.model;
+    let found =
+        model.patterns.as_ref().filter(|_| plan.parameters.needs_patterns()).map(|patterns| patterns.id.clone());
+    for (name, wanted, found) in [("model_hash", model_hash, Some(&model.hash)), ("patterns", patterns, found.as_ref())]
+    {
+        if wanted.is_some_and(|wanted| wanted.as_str() != found.map(String::as_str)) {
+            faults.push(Fault::says(name, "has changed since; leave it out to use what is there"));
+        }
+    }
+    if model.manifest.input.preprocess.is_none() {
+        faults.push(Fault::says("model", "takes ready tensors, not images"));
+    }
+    if dataset.images.is_empty() {
+        faults.push(Fault::says("dataset", "holds no image"));
+    }
+    if !faults.is_empty() {
+        return Err(faults.into());
+    }
+    let mut explain = plan.parameters.to_json();
+    if let Ok(Value::Object(options)) = serde_json::to_value(&plan.options.heatmap) {
+        explain.extend(options.into_iter().filter(|(_, value)| !value.is_null()));
+    }
+    let count = dataset.images.len();
+    let used = limit.map_or(count, |limit| limit.min(count));
+    let cost = Parameters::cost_of([&plan.parameters].into_iter(), true);
+    let lower: Vec<_> = COSTLY.iter().filter(|name| explain.contains_key(**name)).map(|name| (*name, None)).collect();
+    check_evaluations(&app, cost, used, |_| lower)?;
+    let mut images = if used < count { draw(count, used, plan.parameters.seed_value) } else { (0..count).collect() };
+    images.sort_unstable();
+    let limits = *app.datasets().here().limits();
+    let (input, answers) = (&model.manifest.input.shape, plan.parameters.target.answers() as u64);
+    let bytes = check_output(&app, &images, |index| output_bytes(pixels(&dataset, *index, &limits), input, answers))?;
+    if writes_to_data(&app) {
+        // It is asked for again when files are written: others may take it until then.
+        app.quota().reserve(bytes.iter().sum())?;
+    }
+    let size = (SHARD_EVALUATIONS / cost.max(1)).clamp(1, MAX_SHARD_IMAGES);
+    let shards = images
+        .chunks(size)
+        .zip(bytes.chunks(size))
+        .map(|(images, bytes)| PlannedShard {
+            units: images.len() as u64,
+            payload: json!(Payload { images: images.to_vec(), output_bytes: Some(bytes.iter().sum()) }),
+        })
+        .collect();
+    let spec = Spec {
+        model: model.id.clone(),
+        model_hash: model.hash.clone(),
+        patterns: found,
+        dataset: dataset.id.clone(),
+        dataset_hash: dataset.hash.clone(),
+        limit,
+        explain,
+    };
+    Ok(Plan { model: Some(model.id.clone()), spec: json!(spec), shards })
+}
+
+/// Whether files lie in the data folder, which has a quota.
+fn writes_to_data(app: &App) -> bool {
+    app.settings().object_store.is_none()
+}
+
+/// Room in the data folder for files of these lengths, where they go there. Belongs in the pool.
+fn reserve(app: &App, lengths: impl Iterator<Item = u64>) -> Result<Option<Reservation>, QuotaError> {
+    writes_to_data(app).then(|| app.quota().reserve(lengths.map(on_disk).sum())).transpose()
+}
+
+/// Width and height of an image by its header; none where it cannot be explained, and then nothing is written for it.
+fn pixels(dataset: &Dataset, index: usize, limits: &Limits) -> Option<(u64, u64)> {
+    let picture = dataset.images.get(index).filter(|picture| picture.fault.is_none())?;
+    let path = dataset.folder.join(&picture.file);
+    let read = imagesize::size(&path).ok().map(|size| (size.width as u64, size.height as u64));
+    let (width, height) = read.or_else(|| {
+        let reader = image::ImageReader::open(&path).ok()?.with_guessed_format().ok()?;
+        reader.into_dimensions().ok().map(|(width, height)| (width.into(), height.into()))
+    })?;
+    width.checked_mul(height).filter(|pixels| *pixels <= limits.max_pixels)?;
+    Some((width, height))
+}
+
+/// What an image may come to: for each answer a float for each element of the input, and a PNG, both in files of their own and in
+/// the archive. Fast deflate has a fixed code of at most 12 bits for a byte.
+fn output_bytes(pixels: Option<(u64, u64)>, input: &[usize], answers: u64) -> u64 {
+    const HEADERS: u64 = 2048;
+    let Some((width, height)) = pixels else { return 0 };
+    let npy = 4 * input.iter().product::<usize>() as u64;
+    2 * answers * (png_bytes(width, height) + npy + HEADERS)
+}
+
+/// Without headers. An EXIF orientation may turn it: a filter's byte for each row, whichever side is the row.
+fn png_bytes(width: u64, height: u64) -> u64 {
+    (3 * width * height + width.max(height)) * 12 / 8
+}
+
 /// Where a file of the archive is kept until the end.
 fn place(context: &Context, name: &str) -> Path {
     name.split('/').fold(context.folder().join("maps"), |folder, part| folder.join(part))
+}
+
+/// An archive with its index, and the names of the files to come.
+fn start_archive(
+    kind: &str,
+    request: &Value,
+    result: &Value,
+) -> Result<(ZipWriter<std::fs::File>, Vec<String>), WorkError> {
+    let images: Vec<Entry> = serde_json::from_value(result["images"].clone()).map_err(WorkError::lasting)?;
+    let index = json!({ "kind": kind, "request": request, "result": result });
+    let index = serde_json::to_vec_pretty(&index).map_err(WorkError::lasting)?;
+    let mut writer = ZipWriter::new(tempfile::tempfile().map_err(WorkError::passing)?);
+    add(&mut writer, "index.json", &index).map_err(WorkError::passing)?;
+    Ok((writer, images.into_iter().flat_map(|entry| entry.written).collect()))
 }
 
 /// Entries carry no time: the same maps give the same archive.
@@ -227,6 +309,8 @@ struct Task<'a> {
     rule: Preprocess,
     request: Request,
     options: HeatmapOptions,
+    /// That may still be written.
+    bytes_left: u64,
 }
 
 impl<'a> Task<'a> {
@@ -240,10 +324,10 @@ impl<'a> Task<'a> {
         let rule = model.manifest.input.preprocess.clone();
         let rule = rule.ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
         let request = Request::of(plan.parameters);
-        Ok(Self { context, model, dataset, rule, request, options: plan.options.heatmap })
+        Ok(Self { context, model, dataset, rule, request, options: plan.options.heatmap, bytes_left: 0 })
     }
 
-    async fn explain(&self, index: usize) -> Result<Entry, WorkError> {
+    async fn explain(&mut self, index: usize) -> Result<Entry, WorkError> {
         let Context { app, caller, .. } = self.context;
         let file = self.dataset.images.get(index).map(|image| image.file.clone());
         let file =
@@ -260,7 +344,8 @@ impl<'a> Task<'a> {
         let (upload, input, geometry) = match app.pool().run(move || read(&dataset, index, &rule, &limits)).await? {
             Ok(read) => read,
             Err(error @ DatasetError::Image { .. }) => return skipped(&error),
-            Err(error) => return Err(WorkError::lasting(error)),
+            // Opened again it is another set, which is told then, or the same in another place.
+            Err(error) => return Err(WorkError::passing(error)),
         };
         let requests = std::slice::from_ref(&self.request);
         let explained = match drive::explain(app.means(caller), &self.model, Arc::new(input), requests, None).await {
@@ -268,11 +353,11 @@ impl<'a> Task<'a> {
             other => other?.explained.into_iter().flatten().collect::<Vec<Explained>>(),
         };
         let (layout, options) = (self.rule.layout, self.options.clone());
-        let (name, several) = (file.clone(), explained.len() > 1);
+        let (name, several, quota) = (file.clone(), explained.len() > 1, app.clone());
         let drawn = app.pool().run(move || {
             let scores: Vec<Arc<Tensor>> = explained.iter().map(|one| one.attribution.scores.clone()).collect();
             let pictures = heatmap::draw(&upload, &scores, layout, &geometry, &options).map_err(AppError::from)?;
-            explained
+            let drawn = explained
                 .iter()
                 .zip(pictures)
                 .enumerate()
@@ -284,15 +369,27 @@ impl<'a> Task<'a> {
                     let says = json!({ "target": one.target, "warnings": warnings });
                     Ok((says, [(format!("{stem}.npy"), npy), (format!("{stem}.png"), png)]))
                 })
-                .collect::<Result<Vec<_>, AppError>>()
+                .collect::<Result<Vec<_>, AppError>>()?;
+            let lengths = drawn.iter().flat_map(|(_, files)| files).map(|(_, bytes)| bytes.len() as u64);
+            let room = reserve(&quota, lengths).map_err(WorkError::passing)?;
+            Ok::<_, WorkError>((drawn, room))
         });
+        let (drawn, room) = drawn.await??;
         let (mut says, mut written) = (Vec::new(), Vec::new());
-        for (one, files) in drawn.await?? {
+        for (one, files) in drawn {
             says.push(one);
             for (name, bytes) in files {
+                if caller.cancel.is_cancelled() {
+                    return Err(EngineError::Cancelled.into());
+                }
+                let left = self.bytes_left.checked_sub(bytes.len() as u64);
+                self.bytes_left = left.ok_or_else(|| WorkError::lasting(TOO_MUCH))?;
                 self.context.files().write(&place(self.context, &name), bytes).await?;
                 written.push(name);
             }
+        }
+        if let Some(room) = room {
+            room.keep();
         }
         Ok(Entry { index, file, outcome: json!({ "explained": says }), written })
     }
@@ -308,4 +405,24 @@ fn read(
     let fault = |source| DatasetError::Image { file: dataset.images[index].file.clone(), source };
     let (input, geometry) = preprocess(&image, rule).map_err(fault)?;
     Ok((image, input, geometry))
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::render::encode::encode_png;
+
+    #[test]
+    fn noise_compresses_to_no_more_than_is_estimated() {
+        for (width, height) in [(1, 1), (61, 47), (3, 400), (400, 3), (300, 300)] {
+            let noise = RgbImage::from_fn(width, height, |x, y| {
+                let hash = Sha256::digest(format!("{x} {y}"));
+                image::Rgb([hash[0], hash[1], hash[2]])
+            });
+            let (found, most) = (encode_png(&noise).unwrap().len() as u64, png_bytes(width.into(), height.into()));
+            assert!(found <= most + 1024, "{width} x {height}: {found} bytes, and {most} were estimated");
+        }
+    }
 }

@@ -8,13 +8,16 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::asked::{Asked, planned_dataset, planned_model};
+use super::{
+    asked::{Asked, planned_dataset, planned_model},
+    cost::check_evaluations,
+};
 use crate::{
     app::App,
     autodiff::fit::Regime,
     dataset::Dataset,
     engine::backend_ort::load_runtime,
-    jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard},
+    jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError},
     methods::Faults,
     model::{
         Model,
@@ -47,7 +50,7 @@ impl Kind for FitPatterns {
         "Fits the patterns of PatternAttribution and PGIG on a data set; they are used from the job's end on"
     }
 
-    fn plan<'a>(&'a self, given: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, Faults>> {
+    fn plan<'a>(&'a self, given: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
             let mut asked = Asked::new(given, app);
             let model = asked.model();
@@ -62,7 +65,8 @@ impl Kind for FitPatterns {
                 asked.refuse("dataset", "holds no image", &[]);
             }
             asked.finish()?;
-            let (Some(model), Some(dataset)) = (model, dataset) else { return Err(Faults::default()) };
+            let (Some(model), Some(dataset)) = (model, dataset) else { return Err(Faults::default().into()) };
+            check_evaluations(app, 1, dataset.images.len(), |_| vec![("dataset", None)])?;
             let spec = Spec {
                 model: model.id.clone(),
                 model_hash: model.hash.clone(),
@@ -81,6 +85,10 @@ impl Kind for FitPatterns {
             let model = planned_model(&context.app, &spec.model, &spec.model_hash, None).await?;
             let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
             let fitted = fit_on(context, &spec, &model, &dataset).await?;
+            // Images that went while they were read were counted as unreadable: those of the same set lie elsewhere then.
+            if planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?.folder != dataset.folder {
+                return Err(WorkError::passing("the data set was uploaded again while it was read"));
+            }
             let write = move || write(fitted, &spec, &model, &dataset);
             let (report, file) = context.app.pool().run(write).await??;
             context.files().write(&place(context), file).await?;

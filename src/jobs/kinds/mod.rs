@@ -1,6 +1,7 @@
 //! The kinds of jobs, one file or folder each.
 
 mod asked;
+mod cost;
 pub mod degradation;
 pub mod explain_dataset;
 pub mod fit_patterns;

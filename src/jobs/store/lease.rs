@@ -5,13 +5,19 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{JobState, Store, StoreError, integer, natural, on, record};
-use crate::jobs::kind::Shard;
+use crate::{jobs::kind::Shard, text::cut};
 
 /// A shard that failed so often fails its job.
 pub const MAX_FAILURES: u64 = 5;
 
 /// A shard whose lease ran out so often fails its job: it is likely what kills its workers.
 pub const MAX_LOSSES: u64 = 20;
+
+/// The longest text that a failure leaves in the database, in bytes.
+const LONGEST_ERROR: usize = 1000;
+
+/// Events about progress, and events about failures, that one job has at the most.
+const MAX_EVENTS: u64 = 1000;
 
 /// A shard, for a while.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,26 +47,65 @@ pub enum Acked {
     Refused,
 }
 
-/// Takes the next shard: jobs take turns, the one that waited longest first.
+/// Takes a shard ($1 for whom, $2 for how long, $3 the kinds). Jobs take turns: the one with the fewest shards under way first, then
+/// the one whose last turn, or arrival, is the longest ago. `$next` is a job and its first shard to be worked on.
 macro_rules! claim {
-    ($lock:literal) => {
+    ($next:expr) => {
         concat!(
             "UPDATE shards SET state = 'running', lease_token = lease_token + 1, lease_owner = $1,
                 lease_until = (SELECT now FROM clock) + $2, units_done = 0,
                 losses = losses + CASE WHEN state = 'running' THEN 1 ELSE 0 END
-             WHERE (job_id, idx) = (
-                SELECT s.job_id, s.idx FROM shards s JOIN jobs j ON j.id = s.job_id
-                WHERE j.state IN ('queued', 'running') AND $3 LIKE '%,' || j.kind || ',%'
-                    AND (s.state = 'queued' AND s.not_before <= (SELECT now FROM clock)
-                        OR s.state = 'running' AND s.lease_until < (SELECT now FROM clock))
-                ORDER BY j.leased_at, j.created_at, j.id, s.idx LIMIT 1 ",
-            $lock,
-            ")
-             RETURNING job_id, idx, units, payload, lease_token, losses"
+             WHERE (job_id, idx) = (",
+            $next,
+            ") RETURNING job_id, idx, units, payload, lease_token, losses"
         )
     };
 }
-pub(super) use claim;
+
+/// The open jobs `j` of the kinds, and how many of their shards are under way.
+macro_rules! open_jobs {
+    () => {
+        " FROM jobs j LEFT JOIN (SELECT job_id, COUNT(*) AS running FROM shards
+                WHERE state = 'running' AND lease_until >= (SELECT now FROM clock) GROUP BY job_id) r ON r.job_id = j.id
+            WHERE j.state IN ('queued', 'running') AND $3 LIKE '%,' || j.kind || ',%' "
+    };
+}
+
+macro_rules! turn {
+    () => {
+        " ORDER BY COALESCE(r.running, 0), j.leased_at, j.created_at, j.id "
+    };
+}
+
+/// The first shard of job `j` that is to be worked on.
+macro_rules! next_shard {
+    () => {
+        " SELECT s.idx FROM shards s WHERE s.job_id = j.id
+            AND (s.state = 'queued' AND s.not_before <= (SELECT now FROM clock)
+                OR s.state = 'running' AND s.lease_until < (SELECT now FROM clock))
+            ORDER BY s.idx LIMIT 1 "
+    };
+}
+
+pub(super) const SQLITE_CLAIM: &str = claim!(concat!(
+    "SELECT j.id, (",
+    next_shard!(),
+    ") AS next ",
+    open_jobs!(),
+    " AND next IS NOT NULL ",
+    turn!(),
+    " LIMIT 1"
+));
+
+/// The jobs are in the order of their turns before shards are looked at: only the one that is taken is locked.
+pub(super) const POSTGRES_CLAIM: &str = claim!(concat!(
+    "SELECT j.id, s.idx FROM (SELECT j.id ",
+    open_jobs!(),
+    turn!(),
+    ") j CROSS JOIN LATERAL (",
+    next_shard!(),
+    " FOR UPDATE SKIP LOCKED) s LIMIT 1"
+));
 
 /// Of the writes about a shard: $1 the job, $2 its index, $3 the token.
 macro_rules! fenced {
@@ -87,6 +132,11 @@ macro_rules! fail_job {
         .await?;
         record!($transaction, $job, "state", json!({ "state": JobState::Failed, "error": $error }));
     }};
+}
+
+/// Whether it is worth an event that so many shards are done: of a job of very many not each is.
+fn is_told(done: u64, shards: u64) -> bool {
+    done == shards || done.is_multiple_of(shards.div_ceil(MAX_EVENTS).max(1))
 }
 
 type Claimed = (String, i64, i64, String, i64, i64);
@@ -193,8 +243,10 @@ impl Store {
             .bind(&lease.job)
             .fetch_one(&mut *transaction)
             .await?;
-            let progress = json!({ "done": units_done, "total": units, "shards_done": done, "shards": shards });
-            record!(transaction, &lease.job, "progress", progress);
+            if is_told(natural(done), natural(shards)) {
+                let progress = json!({ "done": units_done, "total": units, "shards_done": done, "shards": shards });
+                record!(transaction, &lease.job, "progress", progress);
+            }
             if done == shards {
                 sqlx::query("UPDATE shards SET state = 'queued' WHERE job_id = $1 AND idx = $2")
                     .bind(&lease.job)
@@ -211,6 +263,11 @@ impl Store {
     pub async fn finish(&self, lease: &Lease, result: &Value) -> Result<Acked, StoreError> {
         on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin).await?;
+            // What the result was made of is not kept beside it.
+            sqlx::query("UPDATE shards SET result = NULL WHERE job_id = $1")
+                .bind(&lease.job)
+                .execute(&mut *transaction)
+                .await?;
             let written = sqlx::query(fenced!("state = 'succeeded', finished_at = (SELECT now FROM clock)"))
                 .bind(&lease.job)
                 .bind(lease.index())
@@ -239,6 +296,7 @@ impl Store {
     /// Says that a shard failed: it is tried again after a pause of `retry_ms` that doubles with every failure. Its job fails where
     /// there is none, and when it failed too often.
     pub async fn fail(&self, lease: &Lease, error: &str, retry_ms: Option<u64>) -> Result<Acked, StoreError> {
+        let error = cut(error, LONGEST_ERROR);
         on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin).await?;
             let failures: Option<(i64,)> = sqlx::query_as(concat!(
@@ -251,15 +309,25 @@ impl Store {
             .bind(&lease.job)
             .bind(lease.index())
             .bind(lease.token)
-            .bind(error)
+            .bind(error.as_ref())
             .bind(integer(retry_ms.unwrap_or_default()))
             .fetch_optional(&mut *transaction)
             .await?;
             let Some((failures,)) = failures else { return Ok(Acked::Refused) };
             let fails = retry_ms.is_none() || natural(failures) >= MAX_FAILURES;
-            // The job is locked before its event, and found to run.
-            let event = json!({ "shard": lease.shard.index, "failures": failures, "error": error, "retried": !fails });
-            record!(transaction, &lease.job, "shard", event);
+            // Locks the job before its events. All but a few of those that are not about progress are about failures.
+            let told: i64 = sqlx::query_scalar(
+                "UPDATE jobs SET leased_at = leased_at WHERE id = $1 RETURNING last_event -
+                    (SELECT COUNT(*) FROM job_events WHERE job_id = $1 AND kind = 'progress')",
+            )
+            .bind(&lease.job)
+            .fetch_one(&mut *transaction)
+            .await?;
+            if natural(told) < MAX_EVENTS {
+                let event =
+                    json!({ "shard": lease.shard.index, "failures": failures, "error": error, "retried": !fails });
+                record!(transaction, &lease.job, "shard", event);
+            }
             if fails {
                 sqlx::query("UPDATE shards SET state = 'failed' WHERE job_id = $1 AND idx = $2")
                     .bind(&lease.job)
@@ -296,5 +364,19 @@ impl Lease {
     /// What error messages call it.
     pub fn name(&self) -> String {
         if self.reduces { "the reduction".to_owned() } else { format!("shard {}", self.shard.index) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_a_bounded_number_of_times_and_at_the_end() {
+        for shards in [1, 7, MAX_EVENTS, MAX_EVENTS + 1, 23_456] {
+            let told: Vec<u64> = (1..=shards).filter(|done| is_told(*done, shards)).collect();
+            assert!(told.len() as u64 <= MAX_EVENTS && told.last() == Some(&shards), "{shards}: {}", told.len());
+            assert!(shards > MAX_EVENTS || told.len() as u64 == shards, "{shards}: {}", told.len());
+        }
     }
 }

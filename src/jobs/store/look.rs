@@ -1,5 +1,7 @@
 //! What can be seen of jobs: one, a page of them, results, errors, events, pace.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use serde_json::Value;
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
@@ -53,6 +55,14 @@ pub struct Event {
     /// state, progress, shard.
     pub kind: String,
     pub payload: Value,
+}
+
+/// How far a job's events go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub last_event: u64,
+    /// No more will come.
+    pub ended: bool,
 }
 
 /// The shards that a pace is measured over.
@@ -184,6 +194,29 @@ impl Store {
             Ok(Event { seq: natural(seq), at: natural(at), kind, payload })
         };
         rows.into_iter().map(read).collect()
+    }
+
+    /// The last event of every job that is queued or running.
+    pub async fn open_heads(&self) -> Result<HashMap<String, Head>, StoreError> {
+        let rows: Vec<(String, i64)> = on!(self, |pool, _| {
+            sqlx::query_as("SELECT id, last_event FROM jobs WHERE state IN ('queued', 'running')")
+                .fetch_all(pool)
+                .await?
+        });
+        let head = |last_event| Head { last_event: natural(last_event), ended: false };
+        Ok(rows.into_iter().map(|(id, last_event)| (id, head(last_event))).collect())
+    }
+
+    /// The last event of one job; that of a job that is not there is none.
+    pub async fn head(&self, id: &str) -> Result<Head, StoreError> {
+        let found: Option<(i64, String)> = on!(self, |pool, _| {
+            sqlx::query_as("SELECT last_event, state FROM jobs WHERE id = $1").bind(id).fetch_optional(pool).await?
+        });
+        let is_final = |state: &str| JobState::find(state).is_none_or(JobState::is_final);
+        Ok(found.map_or(Head { last_event: 0, ended: true }, |(last_event, state)| Head {
+            last_event: natural(last_event),
+            ended: is_final(&state),
+        }))
     }
 
     /// Units per second over the last shards of a running job; none before the first is done.

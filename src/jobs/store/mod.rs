@@ -6,10 +6,7 @@ mod lease;
 mod look;
 mod submit;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sqlx::{
@@ -21,7 +18,7 @@ use sqlx::{
 use utoipa::ToSchema;
 
 pub use lease::{Acked, Lease, MAX_FAILURES, MAX_LOSSES, Renewed};
-pub use look::{Event, Filter, Job, ShardError};
+pub use look::{Event, Filter, Head, Job, ShardError};
 pub use submit::{NewJob, Submitted};
 
 /// The database of a data folder that names no other.
@@ -51,8 +48,8 @@ struct Dialect {
     claim: &'static str,
 }
 
-static SQLITE: Dialect = Dialect { begin: "BEGIN IMMEDIATE", claim: lease::claim!("") };
-static POSTGRES: Dialect = Dialect { begin: "BEGIN", claim: lease::claim!("FOR UPDATE OF s SKIP LOCKED") };
+static SQLITE: Dialect = Dialect { begin: "BEGIN IMMEDIATE", claim: lease::SQLITE_CLAIM };
+static POSTGRES: Dialect = Dialect { begin: "BEGIN", claim: lease::POSTGRES_CLAIM };
 
 /// The same body for either database: the first name is its pool, the second its [`Dialect`].
 macro_rules! on {
@@ -127,14 +124,25 @@ impl JobState {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("cannot make the data folder {}: {source}; choose another with --data", path.display())]
-    Folder { path: PathBuf, source: std::io::Error },
+    #[error("cannot make the data folder: {source}; choose another with --data")]
+    Folder { source: std::io::Error },
     #[error("the database of jobs: {0}")]
     Database(#[from] sqlx::Error),
     #[error("the tables of jobs cannot be brought up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error("the database of jobs holds what this version cannot read: {0}")]
     Unreadable(String),
+}
+
+impl StoreError {
+    /// Whether there is no room left on the disk: SQLITE_FULL, and PostgreSQL's disk_full.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => matches!(error.code().as_deref(), Some("13" | "53100")),
+            Self::Folder { source } => source.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
 }
 
 impl Store {
@@ -146,7 +154,10 @@ impl Store {
                 Pools::Postgres(options.connect(url).await?)
             }
             None => {
-                std::fs::create_dir_all(data).map_err(|source| StoreError::Folder { path: data.to_owned(), source })?;
+                std::fs::create_dir_all(data).map_err(|source| {
+                    tracing::error!(folder = %data.display(), error = %source, "the data folder cannot be made");
+                    StoreError::Folder { source }
+                })?;
                 let options = SqliteConnectOptions::new()
                     .filename(data.join(FILE))
                     .create_if_missing(true)
@@ -190,8 +201,10 @@ impl Store {
 }
 
 fn migrations(first: &'static str) -> Migrator {
-    let first = Migration::new(1, "jobs".into(), MigrationType::Simple, first.into_sql_str(), false);
-    Migrator::with_migrations(vec![first])
+    let step = |number, name: &'static str, sql: &'static str| {
+        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![step(1, "jobs", first), step(2, "indices", include_str!("indices.sql"))])
 }
 
 /// A count or a time out of the database; they are never negative.
@@ -202,4 +215,21 @@ fn natural(number: i64) -> u64 {
 /// The other way round; no count comes near the end.
 fn integer(number: u64) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_disk_without_room_is_told_from_other_faults() {
+        let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await.unwrap();
+        let fault = async |sql: &'static str| StoreError::from(sqlx::raw_sql(sql).execute(&pool).await.unwrap_err());
+        let full =
+            fault("PRAGMA max_page_count = 3; CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(100000))").await;
+        assert!(full.is_full(), "{full}");
+        assert!(!fault("SELECT y FROM t").await.is_full());
+        let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        assert!(!StoreError::Folder { source }.is_full());
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Job, JobState, Store, StoreError, integer, on, record};
+use super::{Job, JobState, Store, StoreError, integer, natural, on, record};
 use crate::jobs::kind::PlannedShard;
 
 /// A job to submit.
@@ -27,19 +27,35 @@ pub enum Submitted {
     KeyTaken {
         job: String,
     },
+    /// So many jobs are open that no other is taken.
+    Full,
 }
 
+const OPEN_JOBS: &str = "SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'running')";
+
 impl Store {
-    pub async fn submit(&self, new: &NewJob) -> Result<Submitted, StoreError> {
+    /// How many jobs are queued or running.
+    pub async fn open_jobs(&self) -> Result<u64, StoreError> {
+        let open: i64 = on!(self, |pool, _| sqlx::query_scalar(OPEN_JOBS).fetch_one(pool).await?);
+        Ok(natural(open))
+    }
+
+    /// Adds a job where fewer than `max_open` are queued or running. Replicas that submit at the same moment may go beyond by one each.
+    pub async fn submit(&self, new: &NewJob, max_open: u64) -> Result<Submitted, StoreError> {
         if let Some(known) = self.submitted(new.idempotency_key.as_deref(), &new.asked).await? {
             return Ok(known);
         }
         let units: u64 = new.shards.iter().map(|shard| shard.units).sum();
         let inserted = on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin).await?;
+            let open: i64 = sqlx::query_scalar(OPEN_JOBS).fetch_one(&mut *transaction).await?;
+            if natural(open) >= max_open {
+                return Ok(Submitted::Full);
+            }
+            // It takes turns from now on, behind those whose turn has not come yet.
             let inserted = sqlx::query(
-                "INSERT INTO jobs (id, kind, model, idempotency_key, asked, spec, state, shards, units, created_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, (SELECT now FROM clock))
+                "INSERT INTO jobs (id, kind, model, idempotency_key, asked, spec, state, shards, units, created_at, leased_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, (SELECT now FROM clock), (SELECT now FROM clock))
                  ON CONFLICT (idempotency_key) DO NOTHING",
             )
             .bind(&new.id)
@@ -138,13 +154,33 @@ impl Store {
         Ok(deleted > 0)
     }
 
-    /// Jobs that ended longer ago than `age_ms`.
-    pub async fn outdated(&self, age_ms: u64) -> Result<Vec<String>, StoreError> {
+    /// Jobs that ended longer ago than `age_ms`, and those that ended before the last `kept`; the oldest first, a thousand at most.
+    pub async fn outdated(&self, age_ms: u64, kept: u64) -> Result<Vec<String>, StoreError> {
         Ok(on!(self, |pool, _| {
-            sqlx::query_scalar("SELECT id FROM jobs WHERE finished_at < (SELECT now FROM clock) - $1")
-                .bind(integer(age_ms))
-                .fetch_all(pool)
-                .await?
+            sqlx::query_scalar(
+                "SELECT id FROM jobs WHERE finished_at < (SELECT now FROM clock) - $1
+                    OR id IN (SELECT id FROM jobs WHERE finished_at IS NOT NULL
+                        ORDER BY finished_at DESC, id LIMIT 1000000 OFFSET $2)
+                 ORDER BY finished_at, id LIMIT 1000",
+            )
+            .bind(integer(age_ms))
+            .bind(integer(kept))
+            .fetch_all(pool)
+            .await?
         }))
+    }
+
+    /// Which of these jobs are not there.
+    pub async fn gone(&self, ids: Vec<String>) -> Result<Vec<String>, StoreError> {
+        let mut gone = Vec::new();
+        for id in ids {
+            let found: Option<i64> = on!(self, |pool, _| {
+                sqlx::query_scalar("SELECT created_at FROM jobs WHERE id = $1").bind(&id).fetch_optional(pool).await?
+            });
+            if found.is_none() {
+                gone.push(id);
+            }
+        }
+        Ok(gone)
     }
 }

@@ -62,8 +62,12 @@ pub struct Findings {
     pub rows: Vec<RowFinding>,
     /// Each pair of rows once.
     pub differences: Vec<DifferenceFinding>,
+    /// The first [`MAX_SKIPPED`] of them.
     pub skipped_images: Vec<SkippedImage>,
 }
+
+/// Left-out images that a report names; `skipped` counts all.
+pub const MAX_SKIPPED: usize = 1000;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowFinding {
@@ -110,7 +114,9 @@ impl Findings {
                 }
                 Outcome::Skipped { reason, detail } => {
                     *skipped.entry(reason).or_default() += 1;
-                    skipped_images.push(SkippedImage { file, reason, detail });
+                    if skipped_images.len() < MAX_SKIPPED {
+                        skipped_images.push(SkippedImage { file, reason, detail });
+                    }
                 }
             }
         }

@@ -14,14 +14,16 @@ use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::asked::{planned_dataset, planned_model};
+use super::{
+    asked::{Asked, planned_dataset, planned_model},
+    cost::check_evaluations,
+};
 use crate::{
     app::{App, AppError},
     dataset::{Dataset, DatasetError, draw},
     image::{decode::Limits, preprocess::preprocess},
-    jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard},
+    jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError},
     methods::{
-        Faults,
         drive::{self, Explained, MethodError, Request},
         parameters::Parameters,
     },
@@ -58,23 +60,11 @@ impl Kind for Degradation {
         "Replaces the patches that each method ranks first and follows the score of the predicted class: the faster it falls, the better"
     }
 
-    fn plan<'a>(&'a self, asked: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, Faults>> {
+    fn plan<'a>(&'a self, given: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
-            let Settled { spec, rows, dataset } = spec::settle(asked, app).await?;
-            let count = dataset.images.len();
-            let mut images: Vec<usize> = match spec.limit {
-                Some(limit) if limit < count => draw(count, limit, spec.seed_value),
-                _ => (0..count).collect(),
-            };
-            images.sort_unstable();
-            let explaining = Parameters::cost_of(rows.iter().map(|row| &row.parameters), true);
-            let cost = explaining + rows.len() * spec.metric.steps;
-            let size = (SHARD_EVALUATIONS / cost.max(1)).clamp(1, MAX_SHARD_IMAGES);
-            let shards = images
-                .chunks(size)
-                .map(|images| PlannedShard { units: images.len() as u64, payload: json!({ "images": images }) })
-                .collect();
-            Ok(Plan { model: Some(spec.model.clone()), spec: json!(spec), shards })
+            let mut asked = Asked::new(given, app);
+            let dataset = asked.dataset().await;
+            app.pool().run(move || plan(asked, dataset)).await?
         })
     }
 
@@ -110,6 +100,27 @@ impl Kind for Degradation {
         let findings: Findings = serde_json::from_value(result.clone()).map_err(WorkError::lasting)?;
         report::write(spec, &settled, &findings, format).map(|bytes| Report::Bytes(bytes.into()))
     }
+}
+
+fn plan(asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobError> {
+    let app = asked.app().clone();
+    let Settled { spec, rows, dataset } = spec::settle(asked, dataset)?;
+    let count = dataset.images.len();
+    let used = spec.limit.map_or(count, |limit| limit.min(count));
+    let explaining = Parameters::cost_of(rows.iter().map(|row| &row.parameters), true);
+    let cost = explaining + rows.len() * spec.metric.steps;
+    check_evaluations(&app, cost, used, |most| {
+        let steps = most.saturating_sub(explaining as u64) / rows.len() as u64;
+        vec![("steps", (steps > 0).then(|| format!("1..={steps}"))), ("methods", None)]
+    })?;
+    let mut images = if used < count { draw(count, used, spec.seed_value) } else { (0..count).collect() };
+    images.sort_unstable();
+    let size = (SHARD_EVALUATIONS / cost.max(1)).clamp(1, MAX_SHARD_IMAGES);
+    let shards = images
+        .chunks(size)
+        .map(|images| PlannedShard { units: images.len() as u64, payload: json!({ "images": images }) })
+        .collect();
+    Ok(Plan { model: Some(spec.model.clone()), spec: json!(spec), shards })
 }
 
 /// What all images of a shard share.
@@ -177,7 +188,8 @@ impl<'a> Bench<'a> {
         let input = match app.pool().run(move || read(&dataset, index, &rule, &limits)).await? {
             Ok(input) => Arc::new(input),
             Err(error @ DatasetError::Image { .. }) => return skipped(Reason::CorruptImage, error.to_string()),
-            Err(error) => return Err(WorkError::lasting(error)),
+            // Opened again it is another set, which is told then, or the same in another place.
+            Err(error) => return Err(WorkError::passing(error)),
         };
         let predicted = match drive::predict(app.means(caller), &self.model, input.clone(), 1).await {
             Err(error @ MethodError::NotFinite { .. }) => return skipped(Reason::NotFinite, error.to_string()),

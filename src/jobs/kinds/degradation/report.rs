@@ -69,7 +69,7 @@ fn html(request: &Value, spec: &Spec, findings: &Findings) -> Result<String, Wor
          <h1>{title}</h1>\n<p>{} images were used, {} were left out. The patches that a method ranks {} are replaced one after another \
          ({} of {} × {} patches); the curve is the mean score of the class that the model saw in the whole image. A {} area is better.</p>\n",
         findings.used,
-        findings.skipped_images.len(),
+        findings.skipped.values().sum::<usize>(),
         if spec.metric.order == crate::metrics::degradation::Order::Descending { "highest" } else { "lowest" },
         spec.metric.steps,
         spec.metric.grid,
@@ -165,7 +165,12 @@ fn add_skipped(page: &mut String, findings: &Findings) {
         let (file, reason, detail) = (escape(&image.file), name_of(image.reason), escape(&image.detail));
         add(page, format_args!("<tr><td>{file}</td><td>{reason}</td><td>{detail}</td></tr>\n"));
     }
-    page.push_str("</table></details>\n");
+    page.push_str("</table>");
+    let unnamed = findings.skipped.values().sum::<usize>().saturating_sub(findings.skipped_images.len());
+    if unnamed > 0 {
+        add(page, format_args!("<p>And {unnamed} more.</p>"));
+    }
+    page.push_str("</details>\n");
 }
 
 fn name_of(reason: Reason) -> &'static str {
@@ -189,7 +194,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::kinds::degradation::findings::{ImageResult, Outcome};
+    use crate::jobs::kinds::degradation::findings::{ImageResult, MAX_SKIPPED, Outcome};
 
     fn spec() -> Value {
         json!({
@@ -250,6 +255,20 @@ mod tests {
             assert!(page.contains(part), "{part}");
         }
         assert!(page.find("gradient (absolute)") < page.find("random"), "the best first");
+    }
+
+    #[test]
+    fn of_very_many_images_left_out_the_first_are_named_and_all_are_counted() {
+        let settled: Spec = serde_json::from_value(spec()).unwrap();
+        let corrupt = |index| {
+            let outcome = Outcome::Skipped { reason: Reason::CorruptImage, detail: "cut off".into() };
+            ImageResult { index, file: format!("{index}.png"), outcome }
+        };
+        let found = Findings::of(&settled, (0..MAX_SKIPPED + 5).map(corrupt).collect()).unwrap();
+        assert_eq!((found.skipped_images.len(), found.skipped[&Reason::CorruptImage]), (MAX_SKIPPED, MAX_SKIPPED + 5));
+        let page = String::from_utf8(write(&spec(), &settled, &found, Format::Html).unwrap()).unwrap();
+        assert!(page.contains("999.png") && !page.contains("1000.png") && page.contains("And 5 more"));
+        assert!(page.contains("1005 were left out") && page.contains("1005 corrupt"));
     }
 
     #[test]

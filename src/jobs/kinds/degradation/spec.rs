@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    app::App,
     dataset::Dataset,
     jobs::kinds::asked::Asked,
     methods::{Fault, Faults, drive::facts, parameters::Parameters, registry::METHODS},
@@ -20,7 +19,7 @@ use crate::{
 /// Methods whose maps have a sign, but none that says for or against: they are ranked by magnitude too.
 const WITHOUT_SIGN: &[&str] =
     &["gradient", "guided_backprop", "deconvnet", "pattern_net", "smooth_grad", "guided_grad_cam"];
-const MAX_ROWS: usize = 100;
+const MAX_ROWS: usize = 64;
 /// The largest integer that every JSON reader keeps exact.
 const MAX_EXACT: u64 = (1 << 53) - 1;
 
@@ -66,10 +65,9 @@ pub struct Settled {
     pub dataset: Arc<Dataset>,
 }
 
-pub async fn settle(given: Map<String, Value>, app: &App) -> Result<Settled, Faults> {
-    let mut asked = Asked::new(given, app);
+/// `dataset` is the one that was asked for.
+pub fn settle(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Settled, Faults> {
     let model = asked.model();
-    let dataset = asked.dataset().await;
     asked.expect("model_hash", model.as_ref().map(|model| model.hash.as_str()));
     asked.expect("dataset_hash", dataset.as_ref().map(|dataset| dataset.hash.as_str()));
     asked.expect("patterns", model.as_ref().and_then(|model| Some(model.patterns.as_ref()?.id.as_str())));
@@ -137,7 +135,7 @@ fn entry(row: &Row) -> Map<String, Value> {
     entry
 }
 
-fn read_methods(asked: &mut Asked<'_>, model: Option<&Model>) -> Vec<Row> {
+fn read_methods(asked: &mut Asked, model: Option<&Model>) -> Vec<Row> {
     let ids: Vec<&str> = METHODS.iter().map(|method| method.id).collect();
     let Some(Value::Array(entries)) =
         asked.raw("methods").filter(|list| list.as_array().is_some_and(|list| !list.is_empty()))
@@ -149,6 +147,13 @@ fn read_methods(asked: &mut Asked<'_>, model: Option<&Model>) -> Vec<Row> {
         );
         return Vec::new();
     };
+    let too_many = |asked: &mut Asked, what: &str, count| {
+        asked.refuse("methods", format!("{what} {count}; at most {MAX_ROWS} are compared"), &[]);
+    };
+    if entries.len() > MAX_ROWS {
+        too_many(asked, "are", entries.len());
+        return Vec::new();
+    }
     let Some(model) = model else { return Vec::new() };
     let mut rows = Vec::new();
     for (at, value) in entries.iter().enumerate() {
@@ -161,7 +166,7 @@ fn read_methods(asked: &mut Asked<'_>, model: Option<&Model>) -> Vec<Row> {
         }
     }
     if rows.len() > MAX_ROWS {
-        asked.refuse("methods", format!("make {} rows; at most {MAX_ROWS} are compared", rows.len()), &[]);
+        too_many(asked, "with and without sign are", rows.len());
     }
     rows
 }
@@ -210,7 +215,7 @@ fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Faults> {
     Ok(scores.into_iter().map(|score| Row { parameters: parameters.clone(), score }).collect())
 }
 
-fn read_metric(asked: &mut Asked<'_>, model: Option<&Model>) -> degradation::Parameters {
+fn read_metric(asked: &mut Asked, model: Option<&Model>) -> degradation::Parameters {
     let defaults = degradation::Parameters::default();
     let rule = model.map(|model| (&model.manifest.input, model.manifest.input.preprocess.as_ref()));
     let side = match rule {

@@ -1,0 +1,229 @@
+//! Who follows the events of jobs: one task looks at the database for all of them, as long as there are any, and keeps the last events of
+//! each job that is followed. A reader that is too slow for those reads on from the database: it misses nothing, and nothing waits for it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+
+use super::{
+    queue::{JobError, Queue},
+    store::{Event, Head, StoreError},
+};
+
+/// How often other replicas' events are looked for.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Looks at what this process changed are no closer together.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Events that are kept of a job, and read at once.
+const RECENT: u64 = 100;
+
+/// The most readers at once.
+pub const MAX_FOLLOWERS: usize = 1000;
+
+pub struct Watch {
+    places: Arc<Semaphore>,
+    feeds: Mutex<Feeds>,
+    /// Somebody follows a job that was not followed.
+    joined: Notify,
+}
+
+#[derive(Default)]
+struct Feeds {
+    jobs: HashMap<String, watch::Sender<Feed>>,
+    /// Whether the task is at work.
+    watched: bool,
+}
+
+/// The end of a job's events, as far as it was read.
+#[derive(Default)]
+struct Feed {
+    /// Without gaps.
+    recent: VecDeque<Event>,
+    last: u64,
+    ended: bool,
+}
+
+/// One who reads the events of a job.
+pub struct Follower {
+    queue: Queue,
+    job: String,
+    last: u64,
+    read: VecDeque<Event>,
+    feed: watch::Receiver<Feed>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { places: Arc::new(Semaphore::new(MAX_FOLLOWERS)), feeds: Mutex::default(), joined: Notify::new() }
+    }
+}
+
+impl Watch {
+    /// Events of `job` after `last`, as they come.
+    pub(super) fn follow(&self, queue: &Queue, job: String, last: u64) -> Result<Follower, JobError> {
+        let place = self.places.clone().try_acquire_owned();
+        let place = place.map_err(|_| JobError::TooManyFollowers { limit: MAX_FOLLOWERS })?;
+        let mut feeds = self.feeds();
+        let feed = feeds.jobs.entry(job.clone()).or_insert_with(|| watch::channel(Feed::default()).0).subscribe();
+        if !feeds.watched {
+            feeds.watched = true;
+            tokio::spawn(watch(queue.clone()));
+        }
+        drop(feeds);
+        self.joined.notify_one();
+        Ok(Follower { queue: queue.clone(), job, last, read: VecDeque::new(), feed, _place: place })
+    }
+
+    fn feeds(&self) -> MutexGuard<'_, Feeds> {
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The jobs that are followed, and the last event that each feed has; none when the task may end.
+    fn followed(&self) -> Option<Vec<(String, u64)>> {
+        let mut feeds = self.feeds();
+        feeds.jobs.retain(|_, feed| feed.receiver_count() > 0);
+        feeds.watched = !feeds.jobs.is_empty();
+        feeds.watched.then(|| feeds.jobs.iter().map(|(job, feed)| (job.clone(), feed.borrow().last)).collect())
+    }
+
+    /// Readers of a feed that is gone read what there is, and end.
+    fn close(&self) {
+        self.feeds().jobs.clear();
+    }
+}
+
+/// Looks until nobody follows.
+async fn watch(queue: Queue) {
+    while let Some(followed) = queue.watch().followed() {
+        // From here on no change is missed.
+        let changed = queue.changed();
+        if let Err(error) = look(&queue, followed).await {
+            tracing::warn!(%error, "the events of jobs cannot be read; their readers may come again");
+            queue.watch().close();
+        }
+        tokio::time::sleep(PAUSE).await;
+        tokio::select! {
+            () = queue.watch().joined.notified() => {}
+            _ = tokio::time::timeout(LOOK, changed) => {}
+        }
+    }
+}
+
+/// One query for all, and one more for each job that something happened to.
+async fn look(queue: &Queue, followed: Vec<(String, u64)>) -> Result<(), StoreError> {
+    let store = queue.store().await?;
+    let open = store.open_heads().await?;
+    for (job, known) in followed {
+        // Looked at before the events: what ends a job is among them.
+        let Head { last_event, ended } = match open.get(&job) {
+            Some(head) => *head,
+            None => store.head(&job).await?,
+        };
+        if last_event <= known && !ended {
+            continue;
+        }
+        let mut events = Vec::new();
+        let mut after = known.max(last_event.saturating_sub(RECENT));
+        while after < last_event {
+            let page = store.events(&job, after, RECENT).await?;
+            let Some(last) = page.last() else { break };
+            after = last.seq;
+            events.extend(page);
+        }
+        if let Some(feed) = queue.watch().feeds().jobs.get(&job) {
+            feed.send_modify(|feed| feed.add(events, ended));
+        }
+    }
+    Ok(())
+}
+
+impl Feed {
+    fn add(&mut self, events: Vec<Event>, ended: bool) {
+        for event in events {
+            if event.seq != self.last + 1 {
+                self.recent.clear();
+            }
+            self.last = event.seq;
+            self.recent.push_back(event);
+        }
+        let surplus = self.recent.len().saturating_sub(RECENT as usize);
+        self.recent.drain(..surplus);
+        self.ended = ended;
+    }
+
+    /// Those after `last`; none where some of them are not kept.
+    fn after(&self, last: u64) -> Option<VecDeque<Event>> {
+        let first = self.recent.front().map_or(self.last + 1, |event| event.seq);
+        (first <= last.saturating_add(1))
+            .then(|| self.recent.iter().filter(|event| event.seq > last).cloned().collect())
+    }
+}
+
+impl Follower {
+    /// The next event; none at the end of the job, or of the database.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.read.pop_front() {
+                self.last = event.seq;
+                return Some(event);
+            }
+            let (kept, last, ended) = {
+                let feed = self.feed.borrow_and_update();
+                (feed.after(self.last), feed.last, feed.ended)
+            };
+            if last > self.last {
+                self.read = match kept {
+                    Some(kept) => kept,
+                    None => self.queue.events(&self.job, self.last, RECENT).await.ok()?.into(),
+                };
+                // The job was deleted with its events.
+                if self.read.is_empty() {
+                    return None;
+                }
+            } else if ended {
+                return None;
+            } else {
+                self.feed.changed().await.ok()?;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn events(seqs: std::ops::RangeInclusive<u64>) -> Vec<Event> {
+        seqs.map(|seq| Event { seq, at: 0, kind: "progress".into(), payload: Value::Null }).collect()
+    }
+
+    fn seqs(found: Option<VecDeque<Event>>) -> Option<Vec<u64>> {
+        found.map(|events| events.iter().map(|event| event.seq).collect())
+    }
+
+    #[test]
+    fn a_feed_keeps_the_last_events_and_says_when_it_lacks_some() {
+        let mut feed = Feed::default();
+        assert_eq!(seqs(feed.after(0)), Some(vec![]));
+        feed.add(events(1..=3), false);
+        assert_eq!(seqs(feed.after(0)), Some(vec![1, 2, 3]));
+        assert_eq!(seqs(feed.after(2)), Some(vec![3]));
+        assert_eq!(seqs(feed.after(9)), Some(vec![]));
+        feed.add(events(4..=RECENT + 20), false);
+        assert_eq!(feed.recent.len() as u64, RECENT);
+        assert_eq!((seqs(feed.after(19)), seqs(feed.after(20)).unwrap().len() as u64), (None, RECENT));
+        // It was not looked at for a while.
+        feed.add(events(500..=501), true);
+        assert_eq!((seqs(feed.after(498)), seqs(feed.after(499))), (None, Some(vec![500, 501])));
+        assert!(feed.ended && feed.last == 501);
+    }
+}
