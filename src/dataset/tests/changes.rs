@@ -199,7 +199,7 @@ fn sets_are_limited_in_number() {
     let [one, two] = pair(data.path());
     thread::scope(|scope| {
         let put = |at: usize| {
-            let server = if at % 2 == 0 { &one } else { &two };
+            let server = if at.is_multiple_of(2) { &one } else { &two };
             scope.spawn(move || put(server, &format!("set{at}"), &set(1)))
         };
         let uploads: Vec<_> = (0..14).map(put).collect();

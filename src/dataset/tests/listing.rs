@@ -59,8 +59,8 @@ fn what_may_not_be_read_and_names_that_are_no_text_are_told() {
     let strange = std::ffi::OsStr::from_bytes(b"caf\xe9.png");
     fs::write(photos.path().join(strange), photo(4)).unwrap();
     let (closed, secret) = (photos.path().join("closed"), photos.path().join("secret.png"));
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o0)).unwrap();
     let obeyed = fs::read_dir(&closed).is_err();
     let dataset = list(photos.path());
     let (found, told) = (files(&dataset), problems(&dataset));
