@@ -248,7 +248,7 @@ impl App {
         check_inputs(&plan, &inputs)?;
         let costs = (0..inputs.len()).map(|at| drive::cost(&plan.model, [&plan.parameters_of(at)].into_iter()).0);
         let _admitted = self.admit(&plan.model, plan.parameters.method.id, costs.sum(), caller).await?;
-        let uploads = self.read(uploads, &plan.model).await?;
+        let uploads = self.read(uploads, &inputs, &plan.model).await?;
         let task = Task { count: inputs.len(), plan, uploads };
         let task = &task;
         let answers: Vec<Vec<Explanation>> = stream::iter(inputs.into_iter().enumerate())
@@ -306,15 +306,16 @@ impl App {
         self.pool().run(move || input::prepare(input, &model, app.settings())).await?
     }
 
-    async fn read(&self, uploads: Uploads, model: &Arc<Model>) -> Result<ReadUploads, AppError> {
+    async fn read(&self, uploads: Uploads, inputs: &[Input], model: &Arc<Model>) -> Result<ReadUploads, AppError> {
         let baseline = match uploads.baseline {
             Some(input) => Some(self.prepare(input, model).await?.tensor),
             None => None,
         };
         let segments = match uploads.segments {
             Some(bytes) => {
-                let limits = input::limits(self.settings());
-                Some(Arc::new(self.pool().run(move || SentSegments::read(&bytes, &limits)).await??))
+                let (limits, inputs, model) = (input::limits(self.settings()), inputs.to_vec(), model.clone());
+                let check = move || input::check_segments(bytes, &inputs, &model, limits);
+                Some(Arc::new(self.pool().run(check).await??))
             }
             None => None,
         };

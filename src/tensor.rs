@@ -1,9 +1,11 @@
 //! f32 data with a shape, row-major: what travels between images, models and attributions; and its npy and JSON forms.
 //! A header or a shape is believed only when as many elements are really there, so no claim costs memory.
 
-use ndarray::ArrayD;
-use ndarray_npy::{ReadNpyExt, ReadableElement, WriteNpyExt, npy::header::Header};
+use ndarray::{ArrayD, ShapeBuilder};
+use ndarray_npy::{WriteNpyExt, npy::header::Header};
 use serde::{Deserialize, Serialize};
+
+use crate::text::excerpt;
 
 /// A dense float tensor. One sample has no batch axis (`[3, 224, 224]`); a batch has it first.
 pub type Tensor = ArrayD<f32>;
@@ -64,44 +66,133 @@ impl From<&Tensor> for ShapedData {
     }
 }
 
-/// Reads an npy file: float32, or float64 rounded to float32; any byte order; C or Fortran order (the result is row-major).
+/// What [`read_npy`] reads, as a refusal says it.
+const FLOATS: &str = "float32 or float64 (numpy: x.astype('float32'))";
+
+/// Reads an npy file of floats (float16 and float64 become float32); any byte order; C or Fortran order (the result is row-major).
 pub fn read_npy(bytes: &[u8]) -> Result<Tensor, TensorError> {
-    const EXPECTED: &str = "float32 or float64 (numpy: x.astype('float32'))";
-    let tensor = match element_type(bytes)?.as_str() {
-        "<f4" | ">f4" => elements::<f32>(bytes, 4)?,
-        "<f8" | ">f8" => elements::<f64>(bytes, 8)?.mapv(|value| value as f32),
-        found => return Err(TensorError::ElementType { found: found.to_owned(), expected: EXPECTED }),
-    };
-    Ok(if tensor.is_standard_layout() { tensor } else { tensor.as_standard_layout().into_owned() })
+    Npy::read(bytes, FLOATS)?.tensor()
 }
 
-/// Labels or masks of pixels.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Marks {
-    Labels(ArrayD<i64>),
-    Masks(ArrayD<bool>),
+/// What the elements of an npy file are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    Floats,
+    /// uint8.
+    Bytes,
+    /// Of any other width and sign.
+    Integers,
+    Bools,
 }
 
-/// Reads an npy file of integers of any width and sign, or of bools; any byte and memory order.
-pub fn read_npy_marks(bytes: &[u8]) -> Result<Marks, TensorError> {
-    const EXPECTED: &str = "integers (labels) or bool (masks)";
-    let labels = match element_type(bytes)?.as_str() {
-        "|b1" => return Ok(Marks::Masks(elements(bytes, 1)?)),
-        "|u1" => elements::<u8>(bytes, 1)?.mapv(i64::from),
-        "|i1" => elements::<i8>(bytes, 1)?.mapv(i64::from),
-        "<u2" | ">u2" => elements::<u16>(bytes, 2)?.mapv(i64::from),
-        "<i2" | ">i2" => elements::<i16>(bytes, 2)?.mapv(i64::from),
-        "<u4" | ">u4" => elements::<u32>(bytes, 4)?.mapv(i64::from),
-        "<i4" | ">i4" => elements::<i32>(bytes, 4)?.mapv(i64::from),
-        "<u8" | ">u8" => elements::<u64>(bytes, 8)?.mapv(|label| i64::try_from(label).unwrap_or(i64::MAX)),
-        "<i8" | ">i8" => elements(bytes, 8)?,
-        found => return Err(TensorError::ElementType { found: found.to_owned(), expected: EXPECTED }),
+#[derive(Clone, Copy)]
+enum ReadElement {
+    Float(fn(&[u8]) -> f32),
+    Integer(fn(&[u8]) -> i64),
+}
+
+struct ElementType {
+    /// As the header spells it.
+    descr: &'static str,
+    name: &'static str,
+    holds: Holds,
+    bytes: usize,
+    read: ReadElement,
+}
+
+/// A row for each byte order: `(name, holds, type, one conversion for both)`.
+macro_rules! element_types {
+    ($(($little:literal, $big:literal, $name:literal, $holds:ident, $type:ty, $read:ident, $convert:expr)),* $(,)?) => {
+        &[$(
+            ElementType {
+                descr: $little, name: $name, holds: Holds::$holds, bytes: size_of::<$type>(),
+                read: ReadElement::$read(|bytes| $convert(<$type>::from_le_bytes(bytes.try_into().unwrap_or_default()))),
+            },
+            ElementType {
+                descr: $big, name: $name, holds: Holds::$holds, bytes: size_of::<$type>(),
+                read: ReadElement::$read(|bytes| $convert(<$type>::from_be_bytes(bytes.try_into().unwrap_or_default()))),
+            },
+        )*]
     };
-    Ok(Marks::Labels(labels))
+}
+
+static ELEMENT_TYPES: &[ElementType] = element_types![
+    ("<f2", ">f2", "float16", Floats, half::f16, Float, f32::from),
+    ("<f4", ">f4", "float32", Floats, f32, Float, f32::from),
+    ("<f8", ">f8", "float64", Floats, f64, Float, |value: f64| value as f32),
+    ("|b1", "?", "bool", Bools, u8, Integer, i64::from),
+    ("|u1", "u1", "uint8", Bytes, u8, Integer, i64::from),
+    ("|i1", "i1", "int8", Integers, i8, Integer, i64::from),
+    ("<u2", ">u2", "uint16", Integers, u16, Integer, i64::from),
+    ("<i2", ">i2", "int16", Integers, i16, Integer, i64::from),
+    ("<u4", ">u4", "uint32", Integers, u32, Integer, i64::from),
+    ("<i4", ">i4", "int32", Integers, i32, Integer, i64::from),
+    ("<u8", ">u8", "uint64", Integers, u64, Integer, |label: u64| i64::try_from(label).unwrap_or(i64::MAX)),
+    ("<i8", ">i8", "int64", Integers, i64, Integer, i64::from),
+];
+
+/// An npy file whose header was read, and whose data is as long as the header says. Elements are read where they lie.
+pub struct Npy<'a> {
+    shape: Vec<usize>,
+    element: &'static ElementType,
+    fortran_order: bool,
+    data: &'a [u8],
+    expected: &'static str,
+}
+
+impl<'a> Npy<'a> {
+    /// `expected` are the element types that would do, as a refusal says them.
+    pub fn read(bytes: &'a [u8], expected: &'static str) -> Result<Self, TensorError> {
+        let mut data = bytes;
+        let Header { type_descriptor, layout, shape, .. } = header(&mut data)?;
+        let descr = type_descriptor.to_string();
+        let descr = descr.trim_matches(['\'', '"']);
+        let Some(element) = ELEMENT_TYPES.iter().find(|known| known.descr == descr) else {
+            return Err(TensorError::ElementType { found: excerpt(descr).into_owned(), expected });
+        };
+        let expected_bytes = element_count(&shape)?.saturating_mul(element.bytes as u128);
+        if expected_bytes != data.len() as u128 {
+            return Err(TensorError::NpyLength { shape, expected_bytes, found_bytes: data.len() });
+        }
+        Ok(Npy { shape, element, fortran_order: layout.is_fortran(), data, expected })
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    pub fn holds(&self) -> Holds {
+        self.element.holds
+    }
+
+    /// All of it, row-major. Fails unless it holds floats.
+    pub fn tensor(&self) -> Result<Tensor, TensorError> {
+        let ReadElement::Float(read) = self.element.read else { return Err(self.wrong_element()) };
+        let values = self.data.chunks_exact(self.element.bytes).map(read).collect();
+        let shape = self.shape.clone().set_f(self.fortran_order);
+        let tensor = Tensor::from_shape_vec(shape, values).map_err(|fault| unreadable(&fault))?;
+        Ok(if tensor.is_standard_layout() { tensor } else { tensor.as_standard_layout().into_owned() })
+    }
+
+    /// The integer (a bool: 0 or 1) at an index for each axis; `None` outside, and of floats.
+    pub fn integer(&self, index: &[usize]) -> Option<i64> {
+        let ReadElement::Integer(read) = self.element.read else { return None };
+        let step = |place: usize, (at, side): (&usize, &usize)| (at < side).then(|| place * side + at);
+        let place = match self.fortran_order {
+            false => index.iter().zip(&self.shape).try_fold(0, step)?,
+            true => index.iter().zip(&self.shape).rev().try_fold(0, step)?,
+        };
+        let from = place * self.element.bytes;
+        self.data.get(from..from + self.element.bytes).map(read)
+    }
+
+    pub fn wrong_element(&self) -> TensorError {
+        TensorError::ElementType { found: self.element.name.to_owned(), expected: self.expected }
+    }
 }
 
 fn unreadable(fault: &dyn std::fmt::Display) -> TensorError {
-    TensorError::Npy { reason: fault.to_string() }
+    TensorError::Npy { reason: excerpt(&fault.to_string()).into_owned() }
 }
 
 fn header(bytes: &mut &[u8]) -> Result<Header, TensorError> {
@@ -111,22 +202,6 @@ fn header(bytes: &mut &[u8]) -> Result<Header, TensorError> {
         return Err(unreadable(&"its header is not that of a plain array"));
     }
     Header::from_reader(bytes).map_err(|fault| unreadable(&fault))
-}
-
-/// As numpy spells it: `<f4`.
-fn element_type(mut bytes: &[u8]) -> Result<String, TensorError> {
-    Ok(header(&mut bytes)?.type_descriptor.to_string().trim_matches(['\'', '"']).to_owned())
-}
-
-/// The array, once as many bytes are there as its shape takes.
-fn elements<T: ReadableElement>(bytes: &[u8], element_bytes: u128) -> Result<ArrayD<T>, TensorError> {
-    let mut rest = bytes;
-    let shape = header(&mut rest)?.shape;
-    let expected_bytes = element_count(&shape)?.saturating_mul(element_bytes);
-    if expected_bytes != rest.len() as u128 {
-        return Err(TensorError::NpyLength { shape, expected_bytes, found_bytes: rest.len() });
-    }
-    ArrayD::read_npy(bytes).map_err(|fault| unreadable(&fault))
 }
 
 /// An npy file of version 1: float32, little-endian, C order.
@@ -173,7 +248,6 @@ fn element_count(shape: &[usize]) -> Result<u128, TensorError> {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::ShapeBuilder;
     use proptest::prelude::*;
 
     use super::*;
@@ -225,15 +299,21 @@ mod tests {
     }
 
     #[test]
+    fn float16_is_read() {
+        let data: Vec<u8> = [0.5f32, -2.0].iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
+        assert_eq!(read_npy(&npy("<f2", "False", "(2,)", &data)).unwrap().as_slice().unwrap(), [0.5f32, -2.0]);
+    }
+
+    #[test]
     fn other_element_types_are_refused_by_name() {
-        for descr in ["|u1", "<i8", "<f2", "<c8"] {
-            let error = read_npy(&npy(descr, "False", "(1,)", &[0; 8])).unwrap_err();
-            assert!(matches!(error, TensorError::ElementType { found, .. } if found == descr));
+        for (descr, bytes, name) in [("|u1", 1, "uint8"), ("<i8", 8, "int64"), ("|b1", 1, "bool"), ("<c8", 8, "<c8")] {
+            let error = read_npy(&npy(descr, "False", "(1,)", &vec![0; bytes])).unwrap_err();
+            assert!(matches!(error, TensorError::ElementType { found, .. } if found == name), "{descr}");
         }
     }
 
     #[test]
-    fn labels_of_every_width_and_masks_are_read() {
+    fn integers_of_every_width_and_bools_are_read_where_they_lie() {
         for (descr, bytes) in [
             ("|u1", vec![0u8, 255]),
             ("<u2", vec![0, 0, 255, 0]),
@@ -241,21 +321,26 @@ mod tests {
             ("<u4", vec![0, 0, 0, 0, 255, 0, 0, 0]),
             (">u8", [vec![0; 15], vec![255]].concat()),
         ] {
-            let expected = ArrayD::from_shape_vec(vec![2], vec![0, 255]).unwrap();
-            assert_eq!(
-                read_npy_marks(&npy(descr, "False", "(2,)", &bytes)).unwrap(),
-                Marks::Labels(expected),
-                "{descr}"
-            );
+            let bytes = npy(descr, "False", "(2,)", &bytes);
+            let labels = Npy::read(&bytes, "labels").unwrap();
+            assert_eq!([0, 1, 2].map(|at| labels.integer(&[at])), [Some(0), Some(255), None], "{descr}");
         }
-        let negative = read_npy_marks(&npy("|i1", "False", "(1,)", &[254])).unwrap();
-        assert_eq!(negative, Marks::Labels(ArrayD::from_elem(vec![1], -2)));
-        let masks = read_npy_marks(&npy("|b1", "False", "(1, 2)", &[0, 1])).unwrap();
-        assert_eq!(masks, Marks::Masks(ArrayD::from_shape_vec(vec![1, 2], vec![false, true]).unwrap()));
-        assert!(read_npy_marks(&npy("|b1", "False", "(1,)", &[7])).is_err());
-        let error = read_npy_marks(&npy("<f4", "False", "(1,)", &[0; 4])).unwrap_err();
-        assert!(error.to_string().contains("integers"), "{error}");
-        assert!(matches!(read_npy_marks(&npy("<i8", "False", "(9999999,)", &[])), Err(TensorError::NpyLength { .. })));
+        let negative = npy("|i1", "False", "(1,)", &[254]);
+        assert_eq!(Npy::read(&negative, "labels").unwrap().integer(&[0]), Some(-2));
+        let masks = npy("|b1", "False", "(1, 2)", &[0, 1]);
+        let masks = Npy::read(&masks, "masks").unwrap();
+        assert_eq!((masks.holds(), masks.integer(&[0, 1])), (Holds::Bools, Some(1)));
+        for order in ["False", "True"] {
+            let bytes = npy("|u1", order, "(2, 3)", &[0, 1, 2, 3, 4, 5]);
+            let found = Npy::read(&bytes, "labels").unwrap().integer(&[1, 2]);
+            assert_eq!(found, Some(5));
+            let found = Npy::read(&bytes, "labels").unwrap().integer(&[1, 0]);
+            assert_eq!(found, Some(if order == "True" { 1 } else { 3 }));
+        }
+        assert!(matches!(
+            Npy::read(&npy("<i8", "False", "(9999999,)", &[]), "labels"),
+            Err(TensorError::NpyLength { .. })
+        ));
     }
 
     #[test]
@@ -316,7 +401,6 @@ mod tests {
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = read_npy(&bytes);
-            let _ = read_npy_marks(&bytes);
         }
 
         #[test]

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     app::{App, AppError, Input, Uploads, plan::Sent},
-    image::ALLOWED_TYPES,
+    image::types,
     methods::{Fault, Faults},
     tensor::{NPY_MAGIC, ShapedData, Tensor, read_npy},
 };
@@ -145,7 +145,7 @@ pub async fn read_posted(request: Request, api: &Api) -> Result<(Posted, Share),
         _ => {
             return Err(ApiError::UnsupportedMediaType {
                 found: essence,
-                allowed: format!("{ALLOWED_TYPES}, {}, application/json or multipart/form-data", NPY),
+                allowed: format!("{}, {NPY}, application/json or multipart/form-data", types::content_types()),
             });
         }
     };

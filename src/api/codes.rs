@@ -215,7 +215,10 @@ fn image_code(error: &ImageError) -> Code {
         }
         ImageError::TooLarge { .. } => row("image_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Image too large"),
         ImageError::Truncated { .. } => row("truncated_image", StatusCode::UNPROCESSABLE_ENTITY, "Truncated image"),
-        ImageError::Corrupt { .. } | ImageError::DecoderPanicked { .. } => CORRUPT_IMAGE,
+        ImageError::Corrupt { .. }
+        | ImageError::DecoderPanicked { .. }
+        | ImageError::LineBreaksStripped
+        | ImageError::LossyLabels { .. } => CORRUPT_IMAGE,
         ImageError::UnknownBaseline { .. }
         | ImageError::BaselineArgument { .. }
         | ImageError::TooManyBaselines { .. }

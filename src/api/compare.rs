@@ -40,7 +40,6 @@ use crate::{
     request_body(
         description = "One input, as POST /explain takes it.",
         content(
-            (Binary = "image/jpeg"), (Binary = "image/png"), (Binary = "image/webp"), (Binary = "image/bmp"),
             (MultipartRequest = "multipart/form-data"), (JsonRequest = "application/json"), (Binary = "application/x-npy"), (Binary = "application/octet-stream"),
         ),
     ),

@@ -130,7 +130,7 @@ pub async fn get_dataset(
 
 /// Upload a data set, in the place of one of the same name
 ///
-/// A zip, tar or tar.gz, recognised by its first bytes, of images (PNG, JPEG, WebP, BMP) and perhaps `labels.csv` or `labels.tsv` with the
+/// A zip, tar or tar.gz, recognised by its first bytes, of images (PNG, JPEG, WebP, BMP, GIF, TIFF) and perhaps `labels.csv` or `labels.tsv` with the
 /// columns `file`, and `label` or `index` (several that are right joined by `|`), and `mask`. Without a table the folders are the labels.
 /// `masks/` mirrors the images. Other files are left out and counted. It is taken whole or not at all. Jobs that use the old set stop and
 /// say so; where the content is the same, they go on.

@@ -22,6 +22,7 @@ use crate::{
         options::OPTIONS,
         plan::{DEFAULT_TOP_K, MAX_TOP_K},
     },
+    image::types::TYPES,
     jobs::registry::KINDS,
     methods::{
         parameters::{self, Kind},
@@ -64,6 +65,9 @@ pub(super) fn split(routes: OpenApiRouter<Api>) -> (Router<Api>, openapi::OpenAp
     add_parameters(&mut document, "/explain", explain_parameters());
     add_parameters(&mut document, "/compare", compare_parameters());
     add_parameters(&mut document, "/predict", predict_parameters());
+    for path in ["/explain", "/compare", "/predict"] {
+        add_image_types(&mut document, path);
+    }
     add_kinds(&mut document);
     add_refusals(&mut document);
     add_request_id(&mut document);
@@ -78,6 +82,15 @@ pub(super) fn docs() -> Router<Api> {
 fn add_parameters(document: &mut openapi::OpenApi, path: &str, parameters: Vec<Parameter>) {
     if let Some(operation) = document.paths.paths.get_mut(path).and_then(|item| item.post.as_mut()) {
         operation.parameters.get_or_insert_default().extend(parameters.into_iter().map(RefOr::T));
+    }
+}
+
+/// The types that are decoded, as bodies.
+fn add_image_types(document: &mut openapi::OpenApi, path: &str) {
+    let post = document.paths.paths.get_mut(path).and_then(|item| item.post.as_mut());
+    if let Some(RefOr::T(body)) = post.and_then(|operation| operation.request_body.as_mut()) {
+        let content = || RefOr::T(Content::new(Some(Binary::schema())));
+        body.content.extend(TYPES.iter().map(|kind| (kind.content_type.to_owned(), content())));
     }
 }
 
@@ -270,7 +283,7 @@ pub struct MultipartRequest {
     /// An image to use as `baseline=uploaded`.
     #[schema(value_type = Option<Binary>, inline)]
     pub baseline: Option<Binary>,
-    /// Regions for `segments=uploaded`: a PNG whose colours are labels, or an npy file of integer labels `[height, width]` or `[n, height, width]`
+    /// Regions for `segments=uploaded`: a PNG (or another lossless type) whose colours are labels, or an npy file of integer labels `[height, width]` or `[n, height, width]`
     /// (negative: no region) or of bool masks `[n, height, width]`, in the size of the upload or of the model's input.
     #[schema(value_type = Option<Binary>, inline)]
     pub segments: Option<Binary>,

@@ -67,7 +67,6 @@ const EXTENDED: &str = "UTF-8''";
             application/octet-stream or application/x-www-form-urlencoded (what curl says for --data-binary), an image, npy or \
             JSON is recognised by its first bytes.",
         content(
-            (Binary = "image/jpeg"), (Binary = "image/png"), (Binary = "image/webp"), (Binary = "image/bmp"),
             (MultipartRequest = "multipart/form-data"), (JsonRequest = "application/json"), (Binary = "application/x-npy"), (Binary = "application/octet-stream"),
         ),
     ),

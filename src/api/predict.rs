@@ -49,7 +49,6 @@ pub enum PredictAnswers {
     request_body(
         description = "As for POST /explain.",
         content(
-            (Binary = "image/jpeg"), (Binary = "image/png"), (Binary = "image/webp"), (Binary = "image/bmp"),
             (MultipartRequest = "multipart/form-data"), (JsonRequest = "application/json"), (Binary = "application/x-npy"), (Binary = "application/octet-stream"),
         ),
     ),

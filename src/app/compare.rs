@@ -150,7 +150,7 @@ impl App {
         };
         let (cost, _) = drive::cost(&plan.model, plan.ways.iter().map(|way| &way.parameters));
         let _admitted = self.admit(&plan.model, "compare", cost, caller).await?;
-        let uploads = self.read(uploads, &plan.model).await?;
+        let uploads = self.read(uploads, std::slice::from_ref(&input), &plan.model).await?;
         let mut prepared = self.prepare(input, &plan.model).await?;
         let segments = self.fit_segments(&uploads, &prepared, &plan.model).await?;
         let request = |way: &Way| drive::Request {

@@ -8,11 +8,11 @@ use std::{
 use bytes::Bytes;
 use ndarray::Axis;
 
-use super::AppError;
+use super::{AppError, locate, segments::SentSegments};
 use crate::{
     image::{
         RgbImage,
-        decode::{Limits, decode},
+        decode::{Limits, decode, size},
         geometry::{Area, Geometry},
         preprocess::preprocess,
     },
@@ -80,6 +80,29 @@ pub(super) fn split(inputs: Vec<Input>, model: &Model, max_elements: usize) -> R
         }
     }
     Ok(found)
+}
+
+/// Segments whose size, by its header, is that of each input or of the model's.
+pub(super) fn check_segments(
+    bytes: Bytes,
+    inputs: &[Input],
+    model: &Model,
+    limits: Limits,
+) -> Result<SentSegments, AppError> {
+    let segments = SentSegments::new(bytes, limits)?;
+    let Some(rule) = &model.manifest.input.preprocess else { return Ok(segments) };
+    for (at, input) in inputs.iter().enumerate() {
+        let check = || {
+            let upload = match input {
+                Input::Image(bytes) => Some(size(bytes, &limits)?),
+                Input::Tensor(_) => None,
+            };
+            let upload = upload.map(|(width, height)| (height as usize, width as usize));
+            Ok(segments.check_size(upload, (rule.height as usize, rule.width as usize))?)
+        };
+        check().map_err(|error| locate(error, at, inputs.len()))?;
+    }
+    Ok(segments)
 }
 
 pub(super) fn prepare(input: Input, model: &Model, settings: &Settings) -> Result<Prepared, AppError> {

@@ -16,7 +16,7 @@ use super::ModelArgs;
 
 #[derive(Args)]
 pub struct Explain {
-    /// A PNG, JPEG, WebP or BMP file, or a .npy file with a ready float32 tensor
+    /// A PNG, JPEG, WebP, BMP, GIF or TIFF file, or a .npy file with a ready float32 tensor
     image: PathBuf,
     #[command(flatten)]
     model: ModelArgs,
@@ -26,7 +26,7 @@ pub struct Explain {
     /// What to explain: predicted, an index, a label, or a contrast a-b
     #[arg(long)]
     target: Option<String>,
-    /// Regions for a method that ranks them: a PNG whose colours are labels, or a .npy file of labels or masks
+    /// Regions for a method that ranks them: a PNG (or another lossless type) whose colours are labels, or a .npy file of labels or masks
     #[arg(long, value_name = "FILE")]
     segments: Option<PathBuf>,
     /// Any other parameter of POST /explain; repeatable

@@ -26,6 +26,7 @@ use crate::{
     image::{
         ImageError,
         decode::{Decoded, Limits, decode},
+        types::is_image_extension,
     },
     pool::WorkPanicked,
     quota::QuotaError,
@@ -37,8 +38,6 @@ pub use gallery::draw;
 pub use listing::Ignored;
 pub use shared::{Arrival, Datasets};
 
-/// Extensions of the files that are read as images; what they hold is recognised by content.
-const EXTENSIONS: [&str; 8] = ["png", "jpg", "jpeg", "jpe", "jfif", "jif", "webp", "bmp"];
 /// The longest id.
 const MAX_ID: usize = 64;
 pub const ID_FORM: &str = "letters, digits, `_`, `-` and `.`, not a `.` first, at most 64";
@@ -169,8 +168,7 @@ pub fn is_id(text: &str) -> bool {
 
 /// Whether a file of this name is read as an image or a mask.
 fn is_image(name: &str) -> bool {
-    let extension = Path::new(name).extension().unwrap_or_default();
-    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+    is_image_extension(&Path::new(name).extension().unwrap_or_default().to_string_lossy())
 }
 
 fn at(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> DatasetError {

@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, path::PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Dataset, EXTENSIONS, Picture, Problem, hex,
+    Dataset, Picture, Problem, hex,
     index::{Index, refresh},
     labels::{self, Line},
     listing::Files,
 };
-use crate::image::decode::Limits;
+use crate::image::{decode::Limits, types::extensions};
 
 /// The folder that mirrors the images with their masks.
 const MASKS: &str = "masks/";
@@ -83,8 +83,8 @@ fn mask_of(path: &str, named: Option<&str>, files: &Files, problems: &mut Vec<Pr
         return None;
     }
     let stem = path.rsplit_once('.').map_or(path, |(stem, _)| stem);
-    let candidates = EXTENSIONS.iter().map(|extension| format!("{MASKS}{stem}.{extension}"));
-    candidates.into_iter().find(|mask| files.images.contains_key(mask))
+    let mut candidates = extensions().map(|extension| format!("{MASKS}{stem}.{extension}"));
+    candidates.find(|mask| files.images.contains_key(mask))
 }
 
 /// Each field ends with a zero byte and each image with a line feed: none of them can stand in a field.

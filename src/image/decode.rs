@@ -1,21 +1,17 @@
-//! Uploaded bytes -> upright RGB8. PNG, JPEG, WebP and BMP, recognised by content; limits hold before pixels are decoded.
+//! Uploaded bytes -> upright RGB8. The types of `types.rs`, recognised by content; limits hold before pixels are decoded.
 //! Transparency is laid over white, as viewers show it; 16 bits keep their upper 8; CMYK follows Adobe's inverted convention
-//! (as PIL does); EXIF orientation is applied; of an animation the first frame is taken. ICC profiles are not applied.
+//! (as PIL does); EXIF orientation is applied; of an animation the first frame is taken, of several pages the first. ICC profiles are not applied.
 //! Agrees with PIL exactly on lossless types, within 3 of 255 on JPEG (within 8 where chroma is subsampled).
 
-use std::{
-    io::{Cursor, ErrorKind},
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ::image::{
-    DynamicImage, ImageDecoder, ImageFormat, RgbImage,
-    codecs::{bmp::BmpDecoder, jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder},
-    metadata::Orientation,
-};
-use ndarray::Array2;
+use ::image::{DynamicImage, Pixel, RgbImage};
 
-use super::ImageError;
+use super::{
+    ImageError,
+    open::{Opened, open},
+    types::{self, Format},
+};
 
 /// What an upload may cost. All limits are checked before any pixel is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,108 +37,104 @@ pub struct Decoded {
     pub warnings: Vec<String>,
 }
 
-const ANIMATED: &str = "the image is animated; its first frame was used";
 const TRANSPARENT: &str = "the image has transparent pixels; it was laid over white";
+
+impl Decoded {
+    /// Of pixels that are upright.
+    pub fn of_pixels(image: DynamicImage) -> Self {
+        let (image, transparent) = flatten(image);
+        Decoded { image, warnings: transparent.then(|| TRANSPARENT.to_owned()).into_iter().collect() }
+    }
+}
 
 /// Decodes an uploaded image. Decoder panics come back as [`ImageError::DecoderPanicked`].
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
-    let format = recognise(bytes, limits)?;
-    guard(format, || {
-        let Read { image, orientation, animated } = read(format, bytes, limits)?;
-        let (rgb, transparent) = flatten(image);
-        let mut upright = DynamicImage::ImageRgb8(rgb);
+    with_opened(bytes, limits, |opened| {
+        let Opened { orientation, warning, read, .. } = opened;
+        let Decoded { image, warnings } = Decoded::of_pixels(read()?);
+        let mut upright = DynamicImage::ImageRgb8(image);
         upright.apply_orientation(orientation);
-        let warnings = [(animated, ANIMATED), (transparent, TRANSPARENT)];
-        Ok(Decoded {
-            image: upright.into_rgb8(),
-            warnings: warnings.iter().filter(|(holds, _)| *holds).map(|(_, text)| (*text).to_owned()).collect(),
+        let told = warning.map(str::to_owned).into_iter().chain(warnings);
+        Ok(Decoded { image: upright.into_rgb8(), warnings: told.collect() })
+    })
+}
+
+/// Width and height of the upright image, by its header. The same limits as [`decode`].
+pub fn size(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), ImageError> {
+    with_opened(bytes, limits, |opened| Ok(opened.upright()))
+}
+
+/// An image whose colours are labels: of a lossless type, upright, as stored.
+#[derive(Debug)]
+pub struct LabelImage(DynamicImage);
+
+impl LabelImage {
+    /// The same limits and errors as [`decode`].
+    pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Self, ImageError> {
+        with_opened(bytes, limits, |opened| {
+            let mut image = (opened.read)()?;
+            image.apply_orientation(opened.orientation);
+            Ok(LabelImage(image))
         })
-    })
+    }
+
+    /// Width and height of what [`LabelImage::decode`] would give, by its header. Fails where it would because of the type.
+    pub fn size(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), ImageError> {
+        let format = recognise(bytes, limits)?.name();
+        with_opened(bytes, limits, |opened| match opened.lossless {
+            true => Ok(opened.upright()),
+            false => Err(ImageError::LossyLabels { format }),
+        })
+    }
+
+    /// One number per colour, rising with its first channel, then the second. Panics outside the image.
+    pub fn label(&self, x: u32, y: u32) -> u64 {
+        fn number<P: Pixel<Subpixel: Into<u64>>>(pixel: &P) -> u64 {
+            pixel.channels().iter().fold(0, |number, value| number << 16 | (*value).into())
+        }
+        match &self.0 {
+            DynamicImage::ImageLuma8(image) => number(image.get_pixel(x, y)),
+            DynamicImage::ImageLumaA8(image) => number(image.get_pixel(x, y)),
+            DynamicImage::ImageRgb8(image) => number(image.get_pixel(x, y)),
+            DynamicImage::ImageRgba8(image) => number(image.get_pixel(x, y)),
+            DynamicImage::ImageLuma16(image) => number(image.get_pixel(x, y)),
+            DynamicImage::ImageLumaA16(image) => number(image.get_pixel(x, y)),
+            DynamicImage::ImageRgb16(image) => number(image.get_pixel(x, y)),
+            DynamicImage::ImageRgba16(image) => number(image.get_pixel(x, y)),
+            // No type that is read has other pixels.
+            other => number(&::image::GenericImageView::get_pixel(other, x, y)),
+        }
+    }
 }
 
-/// Decodes an image whose colours are labels: `[height, width]`, one number per colour (16 bits each of red, green, blue and alpha).
-/// Meant for lossless types; the same limits and errors as [`decode`].
-pub fn decode_labels(bytes: &[u8], limits: &Limits) -> Result<Array2<u64>, ImageError> {
-    let format = recognise(bytes, limits)?;
-    guard(format, || {
-        let Read { mut image, orientation, .. } = read(format, bytes, limits)?;
-        image.apply_orientation(orientation);
-        let colours = image.into_rgba16();
-        let at = |y: usize, x: usize| colours.get_pixel(x as u32, y as u32).0;
-        let size = (colours.height() as usize, colours.width() as usize);
-        Ok(Array2::from_shape_fn(size, |(y, x)| at(y, x).iter().fold(0, |number, &v| number << 16 | u64::from(v))))
-    })
-}
-
-fn recognise(bytes: &[u8], limits: &Limits) -> Result<ImageFormat, ImageError> {
+fn recognise(bytes: &[u8], limits: &Limits) -> Result<Format, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
     if bytes.len() > limits.max_bytes {
         return Err(ImageError::TooManyBytes { bytes: bytes.len(), limit: limits.max_bytes });
     }
-    let format = ::image::guess_format(bytes).map_err(|_| ImageError::UnknownType)?;
-    match format {
-        ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Bmp => Ok(format),
-        other => Err(ImageError::UnsupportedType { found: other.to_mime_type() }),
-    }
+    Format::recognise(bytes).ok_or_else(|| match types::refusal(bytes) {
+        Some((found, advice)) => ImageError::UnsupportedType { found, advice },
+        None if types::line_breaks_are_stripped(bytes) => ImageError::LineBreaksStripped,
+        None => ImageError::UnknownType,
+    })
 }
 
-fn guard<T>(format: ImageFormat, work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(ImageError::DecoderPanicked { format: name(format) }))
-}
-
-fn name(format: ImageFormat) -> &'static str {
-    match format {
-        ImageFormat::Png => "PNG",
-        ImageFormat::Jpeg => "JPEG",
-        ImageFormat::WebP => "WebP",
-        _ => "BMP",
-    }
-}
-
-/// Pixels as they are stored.
-struct Read {
-    image: DynamicImage,
-    orientation: Orientation,
-    animated: bool,
-}
-
-fn read(format: ImageFormat, bytes: &[u8], limits: &Limits) -> Result<Read, ImageError> {
-    let name = name(format);
-    let fault = |error| describe(name, error);
-    let mut budget = ::image::Limits::no_limits();
-    // 16-bit RGBA is the widest pixel; the rest is for compressed metadata.
-    budget.max_alloc = Some(limits.max_pixels * 8 + (1 << 20));
-    let reader = Cursor::new(bytes);
-    let mut animated = false;
-    let mut decoder: Box<dyn ImageDecoder + '_> = match format {
-        ImageFormat::Png => {
-            let png = PngDecoder::with_limits(reader, budget.clone()).map_err(fault)?;
-            animated = png.is_apng().map_err(fault)?;
-            Box::new(png)
+/// Opens an image and works on it. Panics of decoders come back as errors.
+fn with_opened<T>(
+    bytes: &[u8],
+    limits: &Limits,
+    work: impl FnOnce(Opened<'_>) -> Result<T, ImageError>,
+) -> Result<T, ImageError> {
+    let format = recognise(bytes, limits)?;
+    let done = catch_unwind(AssertUnwindSafe(|| work(open(format, bytes, limits)?)));
+    match done.unwrap_or(Err(ImageError::DecoderPanicked { format: format.name() })) {
+        Err(ImageError::Corrupt { .. } | ImageError::Truncated { .. }) if types::line_breaks_are_stripped(bytes) => {
+            Err(ImageError::LineBreaksStripped)
         }
-        ImageFormat::Jpeg if !jpeg_has_its_end(bytes) => return Err(ImageError::Truncated { format: name }),
-        ImageFormat::Jpeg => Box::new(JpegDecoder::new(reader).map_err(fault)?),
-        ImageFormat::WebP => {
-            let webp = WebPDecoder::new(reader).map_err(fault)?;
-            animated = webp.has_animation();
-            Box::new(webp)
-        }
-        _ => Box::new(BmpDecoder::new(reader).map_err(fault)?),
-    };
-    let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    if pixels == 0 {
-        return Err(ImageError::Corrupt { format: name, reason: format!("its size is {width} x {height}") });
+        other => other,
     }
-    if width.max(height) > limits.max_side || pixels > limits.max_pixels {
-        let Limits { max_pixels, max_side, .. } = *limits;
-        return Err(ImageError::TooLarge { width, height, max_side, max_pixels });
-    }
-    decoder.set_limits(budget).map_err(fault)?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    Ok(Read { image: DynamicImage::from_decoder(decoder).map_err(fault)?, orientation, animated })
 }
 
 /// RGB8, with alpha laid over white, and whether any pixel was not opaque.
@@ -164,41 +156,16 @@ fn flatten(image: DynamicImage) -> (RgbImage, bool) {
     (rgb, transparent)
 }
 
-/// Whether the end-of-image marker stands after the scans. The decoder paints what is missing grey, without an error.
-fn jpeg_has_its_end(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while at + 1 < bytes.len() {
-        match (bytes[at], bytes[at + 1]) {
-            (0xFF, 0xD9) => return true,
-            // Fill bytes, stuffed bytes and restart markers carry no length.
-            (0xFF, 0xFF) => at += 1,
-            (0xFF, 0x00 | 0x01 | 0xD0..=0xD8) => at += 2,
-            (0xFF, _) if at + 3 < bytes.len() => {
-                at += 2 + usize::from(u16::from_be_bytes([bytes[at + 2], bytes[at + 3]]));
-            }
-            (0xFF, _) => return false,
-            // Entropy-coded data.
-            _ => at += 1,
-        }
-    }
-    false
-}
-
-fn describe(format: &'static str, error: ::image::ImageError) -> ImageError {
-    match error {
-        ::image::ImageError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => ImageError::Truncated { format },
-        other => ImageError::Corrupt { format, reason: other.to_string() },
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::PathBuf};
+    use std::{fs, io::Cursor, path::PathBuf};
 
+    use ::image::ImageFormat;
     use ndarray_npy::ReadNpyExt;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::image::open::{ANIMATED, PAGES};
 
     fn folder() -> PathBuf {
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/images")
@@ -234,9 +201,25 @@ mod tests {
             "grey16.png",
             "animated.png",
             "animated.webp",
+            "still.gif",
+            "interlaced.gif",
+            "animated.gif",
+            "transparent.gif",
+            "rgb.tif",
+            "lzw.tif",
+            "deflate.tif",
+            "grey.tif",
+            "grey16.tif",
+            "bilevel.tif",
+            "palette.tif",
+            "rgba.tif",
+            "pages.tif",
+            "turned.tif",
         ] {
             assert_eq!(difference_from_pil(name), 0, "{name}");
         }
+        // Rounded down where PIL rounds.
+        assert!(difference_from_pil("cmyk.tif") <= 1);
     }
 
     #[test]
@@ -263,7 +246,12 @@ mod tests {
     fn animation_and_transparency_are_told() {
         assert_eq!(decode_file("animated.png").warnings, [ANIMATED]);
         assert!(decode_file("animated.webp").warnings.contains(&ANIMATED.to_owned()));
-        assert_eq!(decode_file("rgba.png").warnings, [TRANSPARENT]);
+        assert_eq!(decode_file("animated.gif").warnings, [ANIMATED]);
+        assert_eq!(decode_file("still.gif").warnings, [""; 0]);
+        assert_eq!(decode_file("pages.tif").warnings, [PAGES]);
+        for name in ["rgba.png", "rgba.tif", "transparent.gif"] {
+            assert_eq!(decode_file(name).warnings, [TRANSPARENT], "{name}");
+        }
         assert_eq!(decode_file("rgb.png").warnings, [""; 0]);
     }
 
@@ -279,33 +267,104 @@ mod tests {
 
     #[test]
     fn labels_differ_where_the_stored_values_do() {
-        let write = |image: DynamicImage| {
+        let write = |image: DynamicImage, format| {
             let mut bytes = Cursor::new(Vec::new());
-            image.write_to(&mut bytes, ImageFormat::Png).unwrap();
-            decode_labels(bytes.get_ref(), &Limits::default()).unwrap()
+            image.write_to(&mut bytes, format).unwrap();
+            assert_eq!(LabelImage::size(bytes.get_ref(), &Limits::default()), Ok((3, 2)));
+            LabelImage::decode(bytes.get_ref(), &Limits::default()).unwrap()
         };
         let grey = ::image::ImageBuffer::from_fn(3, 2, |x, y| ::image::Luma([(3 * y + x) as u8]));
         let wide = ::image::ImageBuffer::from_fn(3, 2, |x, y| ::image::Luma([(65_530 + 3 * y + x) as u16]));
-        for found in [write(DynamicImage::ImageLuma8(grey)), write(DynamicImage::ImageLuma16(wide))] {
-            assert_eq!(found.dim(), (2, 3));
-            assert!(found.as_slice().unwrap().windows(2).all(|pair| pair[0] < pair[1]), "{found}");
+        let rgb = RgbImage::from_fn(3, 2, |x, y| ::image::Rgb([y as u8, x as u8, 255 - x as u8]));
+        for (image, format) in [
+            (DynamicImage::ImageLuma8(grey.clone()), ImageFormat::Png),
+            (DynamicImage::ImageLuma8(grey), ImageFormat::Tiff),
+            (DynamicImage::ImageLuma16(wide), ImageFormat::Png),
+            (DynamicImage::ImageRgb8(rgb.clone()), ImageFormat::Bmp),
+            (DynamicImage::ImageRgb8(rgb), ImageFormat::WebP),
+        ] {
+            let image = write(image, format);
+            let labels: Vec<_> = (0..2).flat_map(|y| [0, 1, 2].map(|x| image.label(x, y))).collect();
+            assert!(labels.windows(2).all(|pair| pair[0] < pair[1]), "{format:?}: {labels:?}");
         }
-        assert_eq!(decode_labels(b"no image", &Limits::default()), Err(ImageError::UnknownType));
-        assert!(decode_labels(&read_file("palette.png"), &Limits::default()).is_ok());
+        assert!(matches!(LabelImage::size(b"no image", &Limits::default()), Err(ImageError::UnknownType)));
+        for name in ["palette.png", "still.gif", "palette.tif", "animated.webp"] {
+            assert_eq!(LabelImage::size(&read_file(name), &Limits::default()), Ok((24, 16)), "{name}");
+        }
+    }
+
+    #[test]
+    fn labels_in_a_lossy_type_are_refused() {
+        for (name, format) in
+            [("exif1.jpg", "JPEG"), ("progressive420.jpg", "JPEG"), ("lossy.webp", "WebP"), ("jpeg.tif", "TIFF")]
+        {
+            let found = LabelImage::size(&read_file(name), &Limits::default());
+            assert_eq!(found, Err(ImageError::LossyLabels { format }), "{name}");
+        }
     }
 
     #[test]
     fn what_is_no_image_is_refused_naming_what_is() {
-        let refused = |bytes: &[u8]| decode(bytes, &Limits::default()).unwrap_err();
-        assert_eq!(refused(b""), ImageError::Empty);
-        assert_eq!(refused(b"<html></html>"), ImageError::UnknownType);
-        assert_eq!(refused(&read_file("still.gif")), ImageError::UnsupportedType { found: "image/gif" });
-        assert!(refused(&read_file("still.gif")).to_string().contains("image/png, image/jpeg, image/webp, image/bmp"));
+        let refused = |bytes: &[u8]| decode(bytes, &Limits::default()).unwrap_err().to_string();
+        assert_eq!(decode(b"", &Limits::default()).unwrap_err(), ImageError::Empty);
+        assert_eq!(refused(b"words"), "this is no image of a known type: send PNG, JPEG, WebP, BMP, GIF or TIFF");
+        let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
+        assert_eq!(refused(heic), "HEIC is not supported: send PNG, JPEG, WebP, BMP, GIF or TIFF");
+        assert!(refused(b"\x1f\x8b\x08").contains("unpack it"));
+        assert!(refused(&read_file("float.tif")).contains("8-bit"), "{}", refused(&read_file("float.tif")));
+    }
+
+    #[test]
+    fn a_file_that_curl_stripped_of_line_breaks_is_told_so() {
+        let strip = |bytes: &[u8]| bytes.iter().copied().filter(|byte| !b"\r\n\0".contains(byte)).collect::<Vec<u8>>();
+        let noise =
+            ::image::GrayImage::from_fn(64, 64, |x, y| ::image::Luma([(x * x * 31 + y * y * 17 + x * y) as u8]));
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff] {
+            let mut bytes = Cursor::new(Vec::new());
+            DynamicImage::ImageLuma8(noise.clone()).into_rgb8().write_to(&mut bytes, format).unwrap();
+            let error = decode(&strip(bytes.get_ref()), &Limits::default()).unwrap_err().to_string();
+            assert!(error.contains("--data-binary"), "{format:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn texts_and_profiles_that_expand_without_bound_cost_little() {
+        let png = read_file("rgb.png");
+        let deflated = |bytes: &[u8]| {
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+            std::io::Write::write_all(&mut encoder, bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let bomb = deflated(&vec![0; 64 << 20]);
+        for (kind, head) in [(b"iCCP", &b"p\0\0"[..]), (b"zTXt", b"k\0\0"), (b"iTXt", b"k\0\x01\0\0\0")] {
+            let body = [&kind[..], head, &bomb].concat();
+            let length = ((body.len() - 4) as u32).to_be_bytes();
+            let chunk = [&length[..], &body, &png_crc(&body).to_be_bytes()].concat();
+            // After IHDR.
+            let file = [&png[..33], &chunk, &png[33..]].concat();
+            let opened = super::open(Format::Png, &file, &Limits::default()).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!((opened.read)().unwrap().into_rgb8(), decode_file("rgb.png").image);
+        }
     }
 
     #[test]
     fn every_truncation_is_an_error_and_most_are_named_so() {
-        for name in ["rgb.png", "rgb.bmp", "rgb.webp", "exif6.jpg", "progressive420.jpg", "grey.jpg", "animated.webp"] {
+        for name in [
+            "rgb.png",
+            "rgb.bmp",
+            "rgb.webp",
+            "exif6.jpg",
+            "progressive420.jpg",
+            "grey.jpg",
+            "animated.webp",
+            "still.gif",
+            "interlaced.gif",
+            "animated.gif",
+            "rgb.tif",
+            "lzw.tif",
+            "palette.tif",
+            "jpeg.tif",
+        ] {
             let bytes = read_file(name);
             for length in 12..bytes.len() - 1 {
                 if let Ok(decoded) = decode(&bytes[..length], &Limits::default()) {
@@ -325,15 +384,21 @@ mod tests {
 
     #[test]
     fn limits_hold_before_pixels_are_decoded() {
-        let bytes = read_file("rgb.png");
-        let limits = Limits { max_bytes: bytes.len() - 1, ..Limits::default() };
-        assert!(matches!(decode(&bytes, &limits), Err(ImageError::TooManyBytes { .. })));
-        for limits in
-            [Limits { max_pixels: 24 * 16 - 1, ..Limits::default() }, Limits { max_side: 23, ..Limits::default() }]
-        {
-            assert!(matches!(decode(&bytes, &limits), Err(ImageError::TooLarge { width: 24, height: 16, .. })));
+        for name in ["rgb.png", "rgb.bmp", "rgb.webp", "exif1.jpg", "still.gif", "rgb.tif", "palette.tif"] {
+            let bytes = read_file(name);
+            let limits = Limits { max_bytes: bytes.len() - 1, ..Limits::default() };
+            assert!(matches!(decode(&bytes, &limits), Err(ImageError::TooManyBytes { .. })), "{name}");
+            for limits in
+                [Limits { max_pixels: 24 * 16 - 1, ..Limits::default() }, Limits { max_side: 23, ..Limits::default() }]
+            {
+                for found in [decode(&bytes, &limits).map(|_| ()), size(&bytes, &limits).map(|_| ())] {
+                    let refused = matches!(found, Err(ImageError::TooLarge { width: 24, height: 16, .. }));
+                    assert!(refused, "{name}: {found:?}");
+                }
+            }
+            assert!(decode(&bytes, &Limits { max_bytes: bytes.len(), max_pixels: 24 * 16, max_side: 24 }).is_ok());
         }
-        assert!(decode(&bytes, &Limits { max_bytes: bytes.len(), max_pixels: 24 * 16, max_side: 24 }).is_ok());
+        assert_eq!(size(&read_file("exif6.jpg"), &Limits::default()), Ok((16, 24)));
     }
 
     #[test]
@@ -346,6 +411,9 @@ mod tests {
         let mut bmp = read_file("rgb.bmp");
         bmp[18..26].copy_from_slice(&[0, 0xF0, 0, 0, 0, 0xF0, 0, 0]);
         assert!(matches!(decode(&bmp, &Limits::default()), Err(ImageError::TooLarge { width: 61440, .. })));
+        let mut gif = read_file("still.gif");
+        gif[6..10].copy_from_slice(&[0, 0xF0, 0, 0xF0]);
+        assert!(matches!(decode(&gif, &Limits::default()), Err(ImageError::TooLarge { width: 61440, .. })));
     }
 
     fn png_crc(bytes: &[u8]) -> u32 {
@@ -356,14 +424,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damaged_images_never_panic(which in 0usize..6, hits in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..6)) {
-            let name = ["rgb.png", "rgb.bmp", "rgb.webp", "exif6.jpg", "progressive420.jpg", "cmyk.jpg"][which];
+        fn damaged_images_never_panic(which in 0usize..13, hits in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..6)) {
+            let name = [
+                "rgb.png", "rgb.bmp", "rgb.webp", "exif6.jpg", "progressive420.jpg", "cmyk.jpg", "animated.gif",
+                "interlaced.gif", "rgb.tif", "lzw.tif", "palette.tif", "jpeg.tif", "pages.tif",
+            ][which];
             let mut bytes = read_file(name);
             for (at, byte) in hits {
                 let at = usize::from(at) % bytes.len();
                 bytes[at] = byte;
             }
-            let _ = decode(&bytes, &Limits { max_pixels: 1 << 16, ..Limits::default() });
+            let limits = Limits { max_pixels: 1 << 16, ..Limits::default() };
+            let _ = decode(&bytes, &limits);
+            let _ = LabelImage::size(&bytes, &limits);
+            let _ = LabelImage::decode(&bytes, &limits);
         }
     }
 }

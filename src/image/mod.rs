@@ -3,14 +3,13 @@
 pub mod baseline;
 pub mod decode;
 pub mod geometry;
+mod open;
 pub mod picture;
 pub mod preprocess;
+pub mod types;
 
 /// RGB, 8 bits per channel, upright (EXIF orientation applied): what an upload becomes.
 pub use ::image::RgbImage;
-
-/// The image types that are decoded, as an error lists them.
-pub const ALLOWED_TYPES: &str = "image/png, image/jpeg, image/webp, image/bmp";
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ImageError {
@@ -18,10 +17,14 @@ pub enum ImageError {
     Empty,
     #[error("the image has {bytes} bytes; {limit} are allowed")]
     TooManyBytes { bytes: usize, limit: usize },
-    #[error("this is no image of a known type; allowed: {ALLOWED_TYPES}")]
+    #[error("this is no image of a known type: send {}", types::names())]
     UnknownType,
-    #[error("{found} is not supported; allowed: {ALLOWED_TYPES}")]
-    UnsupportedType { found: &'static str },
+    #[error("{found} is not supported: {}", advice.map_or_else(|| format!("send {}", types::names()), str::to_owned))]
+    UnsupportedType { found: &'static str, advice: Option<&'static str> },
+    #[error("the image cannot be decoded: {}", types::LINE_BREAKS_STRIPPED)]
+    LineBreaksStripped,
+    #[error("{format} compresses with loss, which makes colours of its own: send labels as PNG or npy")]
+    LossyLabels { format: &'static str },
     #[error("the image is {width} x {height}; at most {max_side} per side and {max_pixels} pixels are allowed")]
     TooLarge { width: u32, height: u32, max_side: u32, max_pixels: u64 },
     #[error("the {format} image ends early: it was cut off on the way here")]

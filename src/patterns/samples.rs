@@ -18,12 +18,11 @@ use crate::{
         RgbImage,
         decode::{Limits, decode},
         preprocess::preprocess,
+        types::is_image_extension,
     },
     model::{Model, manifest::Preprocess},
     tensor::Tensor,
 };
-
-const EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
 
 /// A sample that was left out.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -94,10 +93,10 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), FitError> {
     let failed = |source| FitError::File { path: folder.to_owned(), source };
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        let extension = path.extension().unwrap_or_default().to_string_lossy();
         if path.is_dir() {
             collect(&path, paths)?;
-        } else if EXTENSIONS.contains(&extension.as_str()) {
+        } else if is_image_extension(&extension) {
             paths.push(path);
         }
     }

@@ -104,6 +104,39 @@ async fn segments_that_do_not_fit_are_refused_with_what_would() {
 }
 
 #[tokio::test]
+async fn labels_of_another_size_are_refused_before_they_are_decoded() {
+    // 67 million pixels in 65 kB.
+    let mut huge = std::io::Cursor::new(Vec::new());
+    image::GrayImage::new(8192, 8192).write_to(&mut huge, ImageFormat::Png).unwrap();
+    let huge = huge.into_inner();
+    let started = std::time::Instant::now();
+    let requests = (0..24).map(|_| explain_with(&huge));
+    for answer in futures::future::join_all(requests).await {
+        assert_eq!(answer.refused(), ["segments"]);
+        assert_eq!(answer.allowed("segments"), ["8 x 12 (the upload)", "8 x 8 (the model's input)"]);
+    }
+    // Decoding one of them takes longer.
+    assert!(started.elapsed().as_millis() < 2000, "{:?}", started.elapsed());
+    let several = [("image", &red()[..]), ("image", &red()), ("segments", &huge)];
+    let answer = send(multipart(URI, &several)).await;
+    assert!(answer.json()["detail"].as_str().unwrap().starts_with("input 0"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn labels_in_a_lossy_type_are_refused() {
+    let labels = image::load_from_memory(&label_image(4)).unwrap().into_rgb8();
+    for (format, accepted) in [(ImageFormat::Jpeg, false), (ImageFormat::Bmp, true), (ImageFormat::Tiff, true)] {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        labels.write_to(&mut bytes, format).unwrap();
+        let answer = explain_with(bytes.get_ref()).await;
+        match accepted {
+            true => assert_eq!(areas(&answer.answer()).len(), 2, "{format:?}"),
+            false => assert_eq!(answer.refused(), ["segments"], "{format:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn segments_are_sent_when_they_are_asked_for_and_only_then() {
     let file = label_image(4);
     let fields: [(&str, &[u8]); 2] = [("image", &red()), ("segments", &file)];

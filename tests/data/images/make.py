@@ -66,7 +66,42 @@ keep(
     save(frames[0], format="webp", save_all=True, append_images=frames[1:], duration=50, lossless=True),
     RGB,
 )
-open("still.gif", "wb").write(save(photo, format="gif"))
+keep("still.gif", save(photo, format="gif"))
+keep("interlaced.gif", save(photo, format="gif", interlace=1))
+keep(
+    "animated.gif",
+    save(photo.quantize(16), format="gif", save_all=True, append_images=[frame.quantize(16) for frame in frames[1:]]),
+    np.asarray(photo.quantize(16).convert("RGB")),
+)
+# Index 0 is transparent.
+indices = (x // 6).astype(np.uint8)
+clear = Image.fromarray(indices).convert("P")
+clear.putpalette([10, 20, 30, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+over = np.asarray(clear.convert("RGB")).copy()
+over[indices == 0] = 255
+keep("transparent.gif", save(clear, format="gif", transparency=0), over)
+
+for name, image, options in (
+    ("rgb.tif", photo, {}),
+    ("lzw.tif", photo, {"compression": "tiff_lzw"}),
+    ("deflate.tif", photo, {"compression": "tiff_adobe_deflate"}),
+    ("grey.tif", photo.convert("L"), {}),
+    ("bilevel.tif", photo.convert("1"), {}),
+    ("palette.tif", photo.quantize(16), {"compression": "packbits"}),
+    ("cmyk.tif", photo.convert("CMYK"), {}),
+):
+    keep(name, save(image, format="tiff", **options))
+keep("rgba.tif", save(Image.fromarray(np.dstack([RGB, ALPHA])), format="tiff"), over_white(RGB, ALPHA))
+keep("grey16.tif", save(Image.fromarray(grey16), format="tiff"), np.repeat(RGB[..., 1:2], 3, axis=-1))
+keep("pages.tif", save(photo, format="tiff", save_all=True, append_images=frames[1:]), RGB)
+# Big-endian, stored as a camera held upside down.
+turned = Image.Exif()
+turned[0x0112] = 3
+data = save(photo, format="tiff", big_endian=True, exif=turned)
+keep("turned.tif", data, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
+open("jpeg.tif", "wb").write(save(photo, format="tiff", compression="jpeg"))
+open("lossy.webp", "wb").write(save(photo, format="webp", quality=80))
+open("float.tif", "wb").write(save(Image.fromarray(RGB[..., 0].astype(np.float32)), format="tiff"))
 
 # A smooth picture with noise, and what PIL's `Resize(32)` + `CenterCrop(28)` make of it, wide and tall, down and up.
 noise = np.random.default_rng(0).integers(-40, 40, (47, 75, 3))
