@@ -1,9 +1,12 @@
-//! Texts of others in our sentences: whatever a client names in a request comes back cut, in answers and in logs.
+//! Texts of others: their encoding, and how much of them stands in our sentences. Whatever a client names in a request comes back cut,
+//! in answers and in logs.
 
 use std::{
     borrow::Cow,
     fmt::{self, Display, Write},
 };
+
+use encoding_rs::{UTF_8, UTF_16BE, UTF_16LE};
 
 /// The most bytes of a client's text that are repeated.
 pub const EXCERPT_BYTES: usize = 200;
@@ -41,9 +44,31 @@ impl Write for Bounded {
     }
 }
 
+/// A file in UTF-8 or UTF-16 as text, without its byte order mark; UTF-16 is known without one by the zero byte of its first letter.
+/// False where bytes are neither: they are replaced.
+pub fn decode(bytes: &[u8]) -> (Cow<'_, str>, bool) {
+    let expected = match bytes {
+        [0, second, ..] if *second != 0 => UTF_16BE,
+        [first, 0, ..] if *first != 0 => UTF_16LE,
+        _ => UTF_8,
+    };
+    let (text, _, is_broken) = expected.decode(bytes);
+    (text, !is_broken)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_read_with_and_without_a_mark_and_broken_bytes_are_told() {
+        let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        for bytes in ["né".into(), "\u{feff}né".as_bytes().to_vec(), utf16("né"), utf16("\u{feff}né")] {
+            assert_eq!(decode(&bytes), ("né".into(), true), "{bytes:?}");
+        }
+        assert_eq!(decode(b"n\xe9"), ("n\u{fffd}".into(), false));
+        assert_eq!(decode(b""), ("".into(), true));
+    }
 
     #[test]
     fn short_texts_stay_and_long_ones_are_cut_between_characters() {

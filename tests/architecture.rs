@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("autodiff", &["onnx", "tensor"]),
     ("image", &["tensor", "blur", "model::manifest"]),
     ("model", &["fields", "onnx", "image", "tensor", "autodiff::spec", "autodiff::spatial_layers", "files", "pool"]),
-    ("dataset", &["image", "model::manifest", "tensor", "files", "pool", "quota"]),
+    ("dataset", &["image", "model::manifest", "model::labels", "tensor", "files", "pool", "quota"]),
     ("engine", &["onnx", "autodiff", "model", "tensor", "telemetry::names"]),
     (
         "methods",
@@ -31,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "image::picture",
             "segment",
             "model::manifest",
+            "model::labels",
             "engine::Point",
             "engine::Row",
         ],

@@ -190,7 +190,7 @@ pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelC
         summary: summarise(&api, &model),
         hash: model.hash.clone(),
         manifest,
-        labels: model.labels.clone(),
+        labels: model.labels.to_vec(),
         patterns: model.patterns.as_ref().map(|patterns| patterns.id.clone()),
         linear_layers,
         layers: model.layers.clone(),

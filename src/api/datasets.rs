@@ -24,8 +24,8 @@ use super::{
 use crate::{
     app::AppError,
     dataset::{Dataset, DatasetError, Problem},
-    methods::{Faults, drive, target::Classes},
-    model::Model,
+    methods::{Faults, drive},
+    model::{Model, labels::Classes},
     text::excerpt,
 };
 
@@ -214,7 +214,7 @@ fn card(dataset: &Dataset, classes: Option<Classes<'_>>) -> DatasetCard {
     if let Some(classes) = classes {
         problems.extend(dataset.images.iter().flat_map(|picture| {
             picture.labels.iter().filter_map(|label| {
-                let message = classes.find(label).err()?;
+                let message = classes.explain(&classes.named(label).err()?);
                 Some(Problem { file: picture.file.clone(), kind: "unknown_label", message })
             })
         }));

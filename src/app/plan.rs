@@ -135,22 +135,28 @@ impl App {
 
 /// `targets`: a list, or texts joined by commas; in place of `target`.
 fn take_targets(given: &mut Map<String, Value>, model: &Model, faults: &mut Faults) -> Option<Vec<Target>> {
-    let values = match given.remove("targets")? {
+    // One more than are taken shows that there are too many.
+    let values: Vec<Value> = match given.remove("targets")? {
         Value::Array(values) => values,
-        Value::String(text) => text.split(',').map(Value::from).collect(),
+        Value::String(text) => text.split(',').take(target::MAX_TARGETS + 1).map(Value::from).collect(),
         single => vec![single],
     };
-    let mut refuse = |message: String, allowed: &[&str]| {
-        faults.push(Fault::new("targets", message, allowed));
-    };
     if given.contains_key("target") {
-        refuse("is given beside target: leave one out".into(), &[]);
+        faults.push(Fault::says("targets", "is given beside target: leave one out"));
     }
+    if values.len() > target::MAX_TARGETS {
+        faults.push(Fault::says("targets", format!("names more than {} targets", target::MAX_TARGETS)));
+        return None;
+    }
+    let classes = drive::facts(model).classes;
     let mut targets = Vec::with_capacity(values.len());
     for (input, value) in values.iter().enumerate() {
-        match Target::parse(value, drive::facts(model).classes) {
+        match Target::parse(value, classes) {
             Ok(target) => targets.push(target),
-            Err(message) => refuse(format!("of input {input} (counted from 0): {message}"), target::FORMS),
+            Err(error) => faults.push_with(|| {
+                let message = format!("of input {input} (counted from 0): {}", error.explain(classes));
+                Fault::new("targets", message, target::FORMS)
+            }),
         }
     }
     Some(targets)

@@ -145,7 +145,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
             layer: None,
             assumed: None,
         },
-        labels: Vec::new(),
+        labels: Default::default(),
         hash: id.into(),
         graph,
         layers: Vec::new(),

@@ -11,7 +11,7 @@ use super::{
     Attribution, Fault, Faults, Run, Step, Subject, doubts, head_value,
     parameters::{Facts, Parameters, SegmentSource},
     shared::{Ask, deal, merge},
-    target::{Classes, Goal, ranked},
+    target::{Goal, ranked},
     xrai,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
         picture::Picture,
         preprocess,
     },
-    model::{Model, manifest::Layout},
+    model::{Model, labels::Classes, manifest::Layout},
     pool::{Pool, WorkPanicked},
     segment::Segmentation,
     tensor::Tensor,

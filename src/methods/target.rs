@@ -1,8 +1,13 @@
 //! Which output is explained: `predicted`, an index, a label, `top:k`, or a contrast `a-b` (why a and not b).
-//! Labels match without regard to case, and with spaces for underscores. A number is always an index. A text that is a label as
-//! a whole is that label, even with `-` in it; else it is cut at the one `-` that leaves a class on both sides.
+//! `index:10` and `label:10` say which is meant where a label consists of digits. A text that is a label as a whole is that label, even
+//! with `-` in it; else it is cut at the one `-` that leaves a class on both sides.
 
 use serde_json::{Value, json};
+
+use crate::{
+    model::labels::{Classes, LabelError},
+    text::excerpt,
+};
 
 /// A parsed target. Indices are below the number of classes where that was known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,23 +19,51 @@ pub enum Target {
     Contrast(usize, usize),
 }
 
-pub const FORMS: &[&str] = &["predicted", "an index", "a label", "top:k", "a contrast a-b of indices or labels"];
+pub const FORMS: &[&str] = &[
+    "predicted",
+    "an index (281 or index:281)",
+    "a label (tabby or label:tabby)",
+    "top:k",
+    "a contrast a-b of indices or labels",
+];
 pub const MAX_TOP: usize = 20;
+/// The longest target, in bytes.
+pub const MAX_BYTES: usize = 256;
+/// The most targets of one request.
+pub const MAX_TARGETS: usize = 10_000;
 
-/// The classes of a model: labels may be empty, the count unknown.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Classes<'a> {
-    pub labels: &'a [String],
-    pub count: Option<usize>,
+/// Why a value is no target; [`TargetError::explain`] is for the user.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    #[error("is neither a text nor an index")]
+    Type,
+    #[error("has {bytes} bytes; at most {MAX_BYTES} are read: a class of a longer label has an index")]
+    TooLong { bytes: usize },
+    #[error("top:k needs k from 1 to {most}")]
+    Top { most: usize },
+    #[error("contrasts class {class} with itself")]
+    Same { class: usize },
+    #[error("`{}` can be cut into two labels in several ways; use indices", excerpt(.text))]
+    Cuts { text: String },
+    #[error(transparent)]
+    Class(#[from] LabelError),
+}
+
+impl TargetError {
+    /// The error, and labels that may have been meant: this compares a name with every label, once.
+    pub fn explain(&self, classes: Classes<'_>) -> String {
+        if let Self::Class(error) = self { classes.explain(error) } else { self.to_string() }
+    }
 }
 
 impl Target {
-    /// The message of an error is for the user.
-    pub fn parse(value: &Value, classes: Classes<'_>) -> Result<Self, String> {
+    /// The work is bounded by [`MAX_BYTES`], however many labels there are.
+    pub fn parse(value: &Value, classes: Classes<'_>) -> Result<Self, TargetError> {
         let text = match value {
+            Value::String(text) if text.len() > MAX_BYTES => return Err(TargetError::TooLong { bytes: text.len() }),
             Value::String(text) => text.trim(),
-            Value::Number(number) => return classes.find(&number.to_string()).map(Self::Class),
-            _ => return Err("is neither a text nor an index".into()),
+            Value::Number(number) => return Ok(classes.index_of(&number.to_string()).map(Self::Class)?),
+            _ => return Err(TargetError::Type),
         };
         if text.eq_ignore_ascii_case("predicted") {
             return Ok(Self::Predicted);
@@ -39,30 +72,26 @@ impl Target {
             let most = classes.count.unwrap_or(MAX_TOP).min(MAX_TOP);
             return match k.trim().parse() {
                 Ok(k) if (1..=most).contains(&k) => Ok(Self::Top(k)),
-                _ => Err(format!("top:k needs k from 1 to {most}")),
+                _ => Err(TargetError::Top { most }),
             };
         }
-        let whole = match classes.find(text) {
+        let whole = match class(text, classes) {
             Ok(class) => return Ok(Self::Class(class)),
-            Err(message) => message,
+            Err(error) => error,
         };
         let cuts: Vec<_> = text
             .match_indices('-')
-            .map(|(at, _)| (classes.find(text[..at].trim()), classes.find(text[at + 1..].trim())))
+            .map(|(at, _)| (text[..at].trim(), text[at + 1..].trim()))
+            .filter(|(a, b)| !a.is_empty() && !b.is_empty())
+            .map(|(a, b)| (class(a, classes), class(b, classes)))
             .collect();
         let contrasts: Vec<_> =
             cuts.iter().filter_map(|cut| Some((*cut.0.as_ref().ok()?, *cut.1.as_ref().ok()?))).collect();
         match contrasts[..] {
-            [(a, b)] if a == b => Err(format!("contrasts class {a} with itself")),
+            [(a, b)] if a == b => Err(TargetError::Same { class: a }),
             [(a, b)] => Ok(Self::Contrast(a, b)),
-            [] => {
-                let half = cuts.into_iter().find_map(|cut| match cut {
-                    (Ok(_), Err(message)) | (Err(message), Ok(_)) => Some(message),
-                    _ => None,
-                });
-                Err(half.unwrap_or(whole))
-            }
-            _ => Err(format!("`{text}` can be cut into two labels in several ways; use indices")),
+            [] => Err(half(cuts).unwrap_or(whole).into()),
+            _ => Err(TargetError::Cuts { text: text.to_owned() }),
         }
     }
 
@@ -102,7 +131,8 @@ impl Target {
             Self::Predicted => json!("predicted"),
             Self::Class(class) => json!(class),
             Self::Top(k) => json!(format!("top:{k}")),
-            Self::Contrast(a, b) => json!(format!("{a}-{b}")),
+            // Also where labels consist of digits.
+            Self::Contrast(a, b) => json!(format!("index:{a}-index:{b}")),
         }
     }
 }
@@ -140,64 +170,48 @@ pub fn ranked(values: &[f32]) -> Vec<usize> {
     order
 }
 
-impl Classes<'_> {
-    /// The class that an index or a label names. The message of an error is for the user.
-    pub fn find(&self, text: &str) -> Result<usize, String> {
-        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return match (text.parse::<usize>(), self.count) {
-                (Ok(index), Some(count)) if index < count => Ok(index),
-                (Ok(index), None) => Ok(index),
-                (_, Some(count)) => Err(format!("index {text} is not below the number of classes, {count}")),
-                (Err(_), None) => Err(format!("index {text} is too large")),
-            };
-        }
-        let wanted = fold(text);
-        let found: Vec<usize> =
-            (0..self.labels.len()).filter(|&i| !wanted.is_empty() && fold(&self.labels[i]) == wanted).collect();
-        match found[..] {
-            [index] => Ok(index),
-            [] => Err(self.unknown(text, &wanted)),
-            _ => Err(format!("label `{text}` names several classes; use one of the indices {found:?}")),
-        }
-    }
-
-    fn unknown(&self, text: &str, wanted: &str) -> String {
-        if self.labels.is_empty() {
-            return format!("`{text}` is not an index, and the model has no labels");
-        }
-        let mut near: Vec<(f64, &String)> = self
-            .labels
-            .iter()
-            .map(|label| {
-                let folded = fold(label);
-                let part = !wanted.is_empty() && folded.contains(wanted);
-                (f64::from(u8::from(part)) + strsim::jaro_winkler(&folded, wanted), label)
-            })
-            .filter(|&(likeness, _)| likeness > 0.8)
-            .collect();
-        near.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let near: Vec<_> = near.iter().take(5).map(|(_, label)| label.as_str()).collect();
-        match near[..] {
-            [] => format!("no class is called `{text}`"),
-            _ => format!("no class is called `{text}`; near: {}", near.join(", ")),
-        }
+/// The class that an index or a label names; a prefix says which of the two is meant.
+fn class(text: &str, classes: Classes<'_>) -> Result<usize, LabelError> {
+    match text.split_once(':') {
+        Some(("index", index)) => classes.index_of(index.trim()),
+        Some(("label", label)) => classes.label(label.trim()),
+        _ => classes.label_or_index(text),
     }
 }
 
-fn fold(label: &str) -> String {
-    label.trim().to_lowercase().replace(' ', "_")
+/// What is wrong with a contrast that nearly is one: a cut with one class beside it, else one whose parts are known and cannot be taken.
+fn half(cuts: Vec<(Result<usize, LabelError>, Result<usize, LabelError>)>) -> Option<LabelError> {
+    let is_known = |error: &LabelError| !matches!(error, LabelError::Unknown { .. } | LabelError::Unlabelled { .. });
+    let mut known = None;
+    for cut in cuts {
+        match cut {
+            (Ok(_), Err(error)) | (Err(error), Ok(_)) => return Some(error),
+            (Err(one), Err(other)) if is_known(&one) && is_known(&other) => known = known.or(Some(one)),
+            _ => {}
+        }
+    }
+    known
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::labels::Labels;
+
+    fn parse_among(value: &Value, labels: &[&str]) -> Result<Target, String> {
+        let labels = Labels::from(labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>());
+        let classes = Classes { labels: &labels, count: Some(labels.len()) };
+        Target::parse(value, classes).map_err(|error| error.explain(classes))
+    }
 
     fn parse(text: &str) -> Result<Target, String> {
-        let labels: Vec<String> =
-            ["tabby", "Egyptian_cat", "black-and-tan_coonhound", "crane", "jack-o'-lantern", "crane", "tan"]
-                .map(String::from)
-                .into();
-        Target::parse(&json!(text), Classes { labels: &labels, count: Some(labels.len()) })
+        let labels = ["tabby", "Egyptian_cat", "black-and-tan_coonhound", "crane", "jack-o'-lantern", "crane", "tan"];
+        parse_among(&json!(text), &labels)
+    }
+
+    /// Without labels.
+    fn parse_of(value: &Value, count: Option<usize>) -> Result<Target, TargetError> {
+        Target::parse(value, Classes { labels: &Labels::default(), count })
     }
 
     #[test]
@@ -213,11 +227,15 @@ mod tests {
             ("tabby-egyptian cat", Target::Contrast(0, 1)),
             ("tabby - 1", Target::Contrast(0, 1)),
             ("jack-o'-lantern-black-and-tan_coonhound", Target::Contrast(4, 2)),
+            ("index:3", Target::Class(3)),
+            ("label: egyptian cat", Target::Class(1)),
+            ("label:jack-o'-lantern-index:3", Target::Contrast(4, 3)),
+            ("index:1-index:0", Target::Contrast(1, 0)),
         ];
         for (text, expected) in cases {
             assert_eq!(parse(text), Ok(expected), "{text}");
         }
-        assert_eq!(Target::parse(&json!(7), Classes::default()), Ok(Target::Class(7)));
+        assert_eq!(parse_of(&json!(7), None), Ok(Target::Class(7)));
     }
 
     #[test]
@@ -234,13 +252,19 @@ mod tests {
             ("1-1", "with itself"),
             ("", "no class"),
             ("-1", "no class"),
+            ("index:7", "not below the number of classes, 7"),
+            ("index:tabby", "is no index"),
+            ("label:1", "no class is called `1`"),
+            ("8-9", "index 8 is not below"),
+            ("label:index:3", "no class is called `index:3`"),
         ];
         for (text, part) in cases {
             let message = parse(text).unwrap_err();
             assert!(message.contains(part), "{text}: {message}");
         }
-        assert!(Target::parse(&json!(-1), Classes::default()).is_err());
-        assert!(Target::parse(&json!([1]), Classes::default()).is_err());
+        for value in [json!(-1), json!(1.5), json!([1]), json!(null)] {
+            assert!(parse_of(&value, None).is_err(), "{value}");
+        }
     }
 
     #[test]
@@ -257,7 +281,47 @@ mod tests {
     #[test]
     fn a_target_posted_back_is_the_same_target() {
         for target in [Target::Predicted, Target::Class(5), Target::Top(3), Target::Contrast(2, 1)] {
-            assert_eq!(Target::parse(&target.to_json(), Classes { labels: &[], count: Some(9) }), Ok(target));
+            assert_eq!(parse_of(&target.to_json(), Some(9)), Ok(target));
+            let numeric = ["0", "1", "10", "2", "2-1", "5"];
+            assert_eq!(parse_among(&target.to_json(), &numeric), Ok(target));
+        }
+    }
+
+    #[test]
+    fn a_text_of_digits_that_is_one_classs_label_and_anothers_index_is_refused_with_both_ways_to_say_it() {
+        let numeric = ["0", "1", "10", "11", "2", "3"];
+        for (value, expected) in [
+            (json!(2), Target::Class(2)),
+            (json!("1"), Target::Class(1)),
+            (json!("10"), Target::Class(2)),
+            (json!("label:2"), Target::Class(4)),
+            (json!("index:2"), Target::Class(2)),
+            (json!("label:2-index:2"), Target::Contrast(4, 2)),
+            (json!("10-0"), Target::Contrast(2, 0)),
+        ] {
+            assert_eq!(parse_among(&value, &numeric), Ok(expected), "{value}");
+        }
+        for text in ["2", "2-3", "3-10", "10-3"] {
+            let message = parse_among(&json!(text), &numeric).unwrap_err();
+            let digits = if text.contains('3') && text != "2-3" { "3" } else { "2" };
+            for part in [format!("label:{digits}"), format!("index:{digits}")] {
+                assert!(message.contains(&part), "{text}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_target_is_bounded_before_it_is_looked_at() {
+        for text in ["-".repeat(20_000), "a-".repeat(10_000), "x".repeat(1 << 20), " ".repeat(300) + "1"] {
+            let bytes = text.len();
+            let error = parse_of(&json!(text), Some(9)).unwrap_err();
+            assert_eq!(error, TargetError::TooLong { bytes });
+            assert!(error.to_string().len() < 200, "{error}");
+        }
+        // What is read is cut at every hyphen and still names one fault, in few words.
+        for text in ["-".repeat(MAX_BYTES), "a-".repeat(MAX_BYTES / 2)] {
+            let message = parse(&text).unwrap_err();
+            assert!(message.starts_with("no class is called") && message.len() < 400, "{message}");
         }
     }
 }

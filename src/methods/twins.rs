@@ -11,12 +11,14 @@ use super::{
     parameters::{Facts, Parameters},
     random::generator,
     registry::{self, METHODS},
-    target::Classes,
 };
 use crate::{
     autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
     engine::{Point, Row},
-    model::manifest::Layout,
+    model::{
+        labels::{Classes, Labels},
+        manifest::Layout,
+    },
     tensor::Tensor,
 };
 
@@ -30,7 +32,7 @@ pub fn subject(given: &Value, input: &[f32], baselines: &[&[f32]]) -> Subject {
         model: "tiny",
         head: Head::Logits,
         pattern_layers: &PatternLayers::All,
-        classes: Classes { labels: &[], count: Some(2) },
+        classes: Classes { labels: &Labels::default(), count: Some(2) },
         has_patterns: true,
         layers: &[Layer { name: "hidden".into(), shape: [2, 2, 2] }],
         layer: Some("hidden"),

@@ -135,7 +135,7 @@ fn part(model: &Model, name: &str, graph: &Graph) -> Arc<Model> {
             input: Input { name: input.name.clone(), shape, preprocess: None },
             ..model.manifest.clone()
         },
-        labels: Vec::new(),
+        labels: Default::default(),
         graph: Arc::new(graph.clone()),
         layers: Vec::new(),
         patterns: None,

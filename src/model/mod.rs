@@ -1,6 +1,7 @@
 //! What is known of each classifier: its folder, manifest, labels, patterns, and the registry of all of them.
 
 pub mod fits;
+pub mod labels;
 pub mod manifest;
 mod manifest_file;
 pub mod patterns;
@@ -12,6 +13,7 @@ use crate::{
     autodiff::spec::{Layer, Patterns},
     onnx::graph::{Dim, Graph},
 };
+use labels::Labels;
 use manifest::Manifest;
 
 /// A classifier ready to be explained: a folder `models/<id>/`.
@@ -21,7 +23,7 @@ pub struct Model {
     pub folder: PathBuf,
     pub manifest: Manifest,
     /// One name per class; empty when the model has no labels file.
-    pub labels: Vec<String>,
+    pub labels: Labels,
     /// SHA-256 of `model.onnx`, hex.
     pub hash: String,
     pub graph: Arc<Graph>,

@@ -3,11 +3,16 @@
 use std::{
     collections::HashMap,
     fs,
+    io::Read,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{Model, manifest_file, patterns};
+use super::{
+    Model,
+    labels::{self, Labels},
+    manifest_file, patterns,
+};
 use crate::{
     autodiff::{spatial_layers, spec::Patterns},
     files,
@@ -127,7 +132,7 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
     let hash = fs::File::open(&path).and_then(|file| files::hash(&file));
     let hash = hash.map_err(|error| vec![format!("model.onnx: {error}")])?;
     let mut faults = Vec::new();
-    let labels = read_optional(&folder.join("labels.txt"), &mut faults);
+    let labels = read_labels(&folder.join("labels.txt"), &mut faults);
     let text = read_optional(&folder.join("model.toml"), &mut faults);
     let mut graph = match read_model(&path) {
         Ok(graph) => graph,
@@ -158,7 +163,6 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
             ));
         }
     }
-    let labels = labels.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
     let path = folder.join(patterns::FILE);
     let patterns = path.exists().then(|| patterns::read(&path, &hash)).and_then(|read| match read {
         Ok((patterns, _)) => Some(patterns),
@@ -176,6 +180,24 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
         _ => {}
     }
     if faults.is_empty() { Ok(model) } else { Err(faults) }
+}
+
+/// The labels of a file that need not be there.
+fn read_labels(path: &Path, faults: &mut Vec<String>) -> Labels {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(labels::MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
+    let found = match read {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Labels::default()),
+        Err(error) => Err(vec![error.to_string()]),
+        Ok(length) if length as u64 > labels::MAX_FILE_BYTES => {
+            Err(vec![format!("is larger than {} bytes", labels::MAX_FILE_BYTES)])
+        }
+        Ok(_) => Labels::read(&bytes),
+    };
+    found.unwrap_or_else(|found| {
+        faults.extend(found.iter().map(|fault| format!("labels.txt: {fault}")));
+        Labels::default()
+    })
 }
 
 /// The text of a file that need not be there.
@@ -222,7 +244,7 @@ mod tests {
         }
         write("good", patterns::FILE, "x");
         write("empty", "README", "");
-        write("labels", "labels.txt", "cat\ndog");
+        write("labels", "labels.txt", "\u{feff}cat\r\ndog\r\n\r\n");
         write("manifest", "model.toml", "heads = 1\n[input]\nsize = 7");
         write("layer", "model.toml", "layer = 'nowhere'");
         write("nonsense", "model.onnx", "not a model");
@@ -232,6 +254,7 @@ mod tests {
         assert_eq!(registry.warnings.len(), 1);
         let broken = registry.broken.iter().map(|b| (b.id.as_str(), b.faults.len())).collect::<Vec<_>>();
         assert_eq!(broken, [("empty", 1), ("labels", 1), ("layer", 1), ("manifest", 2), ("nonsense", 1)]);
+        assert_eq!(registry.broken[1].faults, ["labels.txt has 2 lines for 1000 classes"]);
         let error = Registry::load(folder.path(), Some("lables")).unwrap_err();
         assert!(error.to_string().contains("good"), "{error}");
         let registry = Registry::load(folder.path(), Some("labels")).unwrap();

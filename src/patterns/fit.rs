@@ -286,7 +286,7 @@ mod tests {
                 layer: None,
                 assumed: None,
             },
-            labels: vec![],
+            labels: Default::default(),
             hash: String::new(),
             graph: Arc::new(graph),
             layers: vec![],

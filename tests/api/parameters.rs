@@ -32,6 +32,27 @@ async fn targets_are_indices_labels_ranks_and_contrasts() {
 }
 
 #[tokio::test]
+async fn a_target_of_any_length_is_refused_in_few_words() {
+    for target in ["-".repeat(20_000), "a-".repeat(10_000), "x".repeat(40_000)] {
+        let answers = [
+            send(post(&format!("/explain?target={target}"), red())).await,
+            send(post_json("/explain", &json!({ "image": BASE64_STANDARD.encode(red()), "target": target }))).await,
+        ];
+        for answer in answers {
+            assert_eq!(answer.refused(), ["target"]);
+            assert!(answer.text().contains("at most 256") && answer.body.len() < 1000, "{}", answer.text());
+        }
+        let mut body = json!({ "image": BASE64_STANDARD.encode(red()), "targets": [target] });
+        assert_eq!(send(post_json("/explain", &body)).await.refused(), ["targets"]);
+        body["targets"] = json!(vec![0; 10_001]);
+        let answer = send(post_json("/explain", &body)).await;
+        assert!(answer.refused() == ["targets"] && answer.text().contains("more than 10000"), "{}", answer.text());
+        body["targets"] = json!(vec!["mauve"; 10_000]);
+        assert!(send(post_json("/explain", &body)).await.status == 422);
+    }
+}
+
+#[tokio::test]
 async fn baselines_have_names_and_are_averaged() {
     let explain = async |baseline: &str| {
         let uri = format!("/explain?method=integrated_gradients&target=0&format=json&baseline={baseline}");

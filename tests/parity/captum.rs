@@ -12,9 +12,11 @@ use explaind::{
         Step, Subject,
         parameters::{Facts, Parameters},
         registry::METHODS,
-        target::Classes,
     },
-    model::manifest::Layout,
+    model::{
+        labels::{Classes, Labels},
+        manifest::Layout,
+    },
     onnx::graph::Graph,
     tensor::Tensor,
 };
@@ -88,7 +90,7 @@ fn parse(given: &Value, source: &Graph) -> Parameters {
         model: "net",
         head: Head::Logits,
         pattern_layers: &PatternLayers::All,
-        classes: Classes { labels: &[], count: Some(CLASSES) },
+        classes: Classes { labels: &Labels::default(), count: Some(CLASSES) },
         has_patterns: false,
         layer: layers.last().map(|layer| layer.name.as_str()),
         layers: &layers,

@@ -69,7 +69,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
             layer: None,
             assumed: None,
         },
-        labels: Vec::new(),
+        labels: Default::default(),
         hash: "dense".into(),
         graph: Arc::new(graph),
         layers: Vec::new(),

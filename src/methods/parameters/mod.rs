@@ -14,11 +14,12 @@ use super::{
     quadrature::Quadrature,
     ranking::Algorithm,
     registry::{self, Method},
-    target::{Classes, Target},
+    target::Target,
 };
 use crate::{
     autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
     image::baseline::Baseline,
+    model::labels::Classes,
     text::shown,
 };
 pub use kind::{Kind, Parameter};
@@ -254,11 +255,12 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
+    use crate::model::labels::Labels;
 
     static LAYERS: LazyLock<Vec<Layer>> =
         LazyLock::new(|| ["conv", "relu"].map(|name| Layer { name: name.into(), shape: [3, 8, 8] }).into());
 
-    fn facts(labels: &[String]) -> Facts<'_> {
+    fn facts(labels: &Labels) -> Facts<'_> {
         Facts {
             model: "tiny",
             head: Head::Probabilities,
@@ -271,7 +273,7 @@ mod tests {
     }
 
     fn parse(given: Value) -> Result<Parameters, Vec<Fault>> {
-        let labels = ["cat", "dog", "bird"].map(String::from);
+        let labels = Labels::from(["cat", "dog", "bird"].map(String::from).to_vec());
         Parameters::parse(given.as_object().unwrap(), &facts(&labels)).map_err(|faults| faults.shown().to_vec())
     }
 
@@ -399,7 +401,8 @@ mod tests {
 
     #[test]
     fn the_probability_of_a_single_output_is_refused() {
-        let facts = Facts { classes: Classes { labels: &[], count: Some(1) }, ..facts(&[]) };
+        let labels = Labels::default();
+        let facts = Facts { classes: Classes { labels: &labels, count: Some(1) }, ..facts(&labels) };
         let error = Parameters::parse(&Map::new(), &facts).unwrap_err();
         assert!(error.to_string().starts_with("head:"), "{error}");
     }

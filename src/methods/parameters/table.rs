@@ -23,9 +23,16 @@ const TARGET: Parameter = Parameter {
     name: "target",
     kind: Kind::Text {
         forms: target::FORMS,
-        set: |p, value, facts| Target::parse(value, facts.classes).map(|target| p.target = target),
+        set: |p, value, facts| match Target::parse(value, facts.classes) {
+            Ok(target) => {
+                p.target = target;
+                Ok(())
+            }
+            Err(error) => Err(error.explain(facts.classes)),
+        },
     },
-    doc: "the class to explain, resolved once on the clean input; a contrast a-b explains why a and not b",
+    doc: "the class to explain, resolved once on the clean input; a contrast a-b explains why a and not b. A number in JSON is an index; \
+          a text of digits that is a label too needs index: or label: before it",
     from_model: false,
     get: |p| Some(p.target.to_json()),
 };

@@ -28,7 +28,7 @@ use crate::{
         parameters::Parameters,
     },
     metrics::{self, degradation::Subject, drive::Forward, patches::Grid},
-    model::{Model, manifest::Preprocess},
+    model::{Model, labels::LabelError, manifest::Preprocess},
     tensor::Tensor,
 };
 use findings::{Findings, ImageResult, Outcome, Reason};
@@ -239,12 +239,12 @@ impl<'a> Bench<'a> {
     fn mistaken(&self, index: usize, predicted: &drive::Prediction) -> Option<(Reason, String)> {
         let labels = &self.dataset.images[index].labels;
         let classes = drive::facts(&self.model).classes;
-        let found: Vec<Result<usize, String>> = labels.iter().map(|label| classes.find(label)).collect();
-        if labels.is_empty() || found.contains(&Ok(predicted.index)) {
+        let found: Vec<Result<Vec<usize>, LabelError>> = labels.iter().map(|label| classes.named(label)).collect();
+        if labels.is_empty() || found.iter().flatten().any(|named| named.contains(&predicted.index)) {
             return None;
         }
         match found.iter().find_map(|found| found.as_ref().err()) {
-            Some(message) => Some((Reason::UnknownLabel, message.clone())),
+            Some(error) => Some((Reason::UnknownLabel, classes.explain(error))),
             None => {
                 let name = predicted.label.clone().unwrap_or_else(|| predicted.index.to_string());
                 Some((Reason::Misclassified, format!("labelled {}, taken for {name}", labels.join(" or "))))
