@@ -7,6 +7,7 @@ use std::{
 };
 
 use encoding_rs::{UTF_8, UTF_16BE, UTF_16LE};
+use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 /// The most bytes of a client's text that are repeated.
 pub const EXCERPT_BYTES: usize = 200;
@@ -54,6 +55,11 @@ pub fn decode(bytes: &[u8]) -> (Cow<'_, str>, bool) {
     };
     let (text, _, is_broken) = expected.decode(bytes);
     (text, !is_broken)
+}
+
+/// The text with each letter and its accents as one character where there is one: the form NFC.
+pub fn composed(text: &str) -> Cow<'_, str> {
+    if is_nfc(text) { Cow::Borrowed(text) } else { Cow::Owned(text.nfc().collect()) }
 }
 
 #[cfg(test)]

@@ -23,15 +23,19 @@ use super::{
 };
 use crate::{
     app::AppError,
-    dataset::{Dataset, DatasetError, Problem},
+    dataset::{Dataset, DatasetError, Doubt, Meaning, Problem, Source},
     methods::{Faults, drive},
     model::{Model, labels::Classes},
-    text::excerpt,
+    text::{cut, excerpt},
 };
 
 /// Problems, and labels, that an answer lists; their count is told in full.
 const MAX_PROBLEMS: usize = 1000;
 const MAX_LABELS: usize = 1000;
+/// The most bytes of what is said of one.
+const MAX_MESSAGE: usize = 1000;
+/// Unknown labels that are compared with all of the model, for those that may have been meant.
+const MAX_COMPARED: usize = 20;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DatasetList {
@@ -74,11 +78,11 @@ pub struct DatasetSummary {
 pub struct DatasetCard {
     #[serde(flatten)]
     pub summary: DatasetSummary,
-    /// How many images have each label; of the first 1000 labels.
+    /// How many images have each label, of the first 1000 labels; those of the column `index` are `index:281`.
     pub labels: BTreeMap<String, usize>,
     /// How many labels there are.
     pub distinct_labels: usize,
-    /// What is wrong with single files, the first 1000; with `model`, labels that it does not know too.
+    /// What is wrong with single files, the first 1000; with `model`, labels that mean no class of it too, each once with its first image.
     #[serde(rename = "problem_list")]
     pub problems: Vec<Problem>,
 }
@@ -132,8 +136,9 @@ pub async fn get_dataset(
 ///
 /// A zip, tar or tar.gz, recognised by its first bytes, of images (PNG, JPEG, WebP, BMP, GIF, TIFF) and perhaps `labels.csv` or `labels.tsv` with the
 /// columns `file`, and `label` or `index` (several that are right joined by `|`), and `mask`. Without a table the folders are the labels.
-/// `masks/` mirrors the images. Other files are left out and counted. It is taken whole or not at all. Jobs that use the old set stop and
-/// say so; where the content is the same, they go on.
+/// A label of digits is an index only where no label of the model consists of digits; where label and index disagree, neither counts, but
+/// for an index that only counts the rows. `masks/` mirrors the images. Other files are left out and counted. It is taken whole or not at
+/// all. Jobs that use the old set stop and say so; where the content is the same, they go on.
 #[utoipa::path(put, path = "/datasets/{id}", tag = "datasets",
     params(("id" = String, Path, example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")),
     request_body(description = "The archive.", content(
@@ -206,26 +211,53 @@ async fn describe(api: &Api, dataset: Arc<Dataset>, model: Option<Arc<Model>>) -
 }
 
 fn card(dataset: &Dataset, classes: Option<Classes<'_>>) -> DatasetCard {
-    let mut labels: BTreeMap<&str, usize> = BTreeMap::new();
-    for label in dataset.images.iter().flat_map(|picture| &picture.labels) {
-        *labels.entry(label).or_default() += 1;
+    let (mut labels, mut doubts) = (BTreeMap::<String, usize>::new(), BTreeMap::<Doubt, (&str, usize)>::new());
+    let mut labelled = 0;
+    for picture in dataset.images.iter().filter(|picture| !picture.truth.is_empty()) {
+        let meaning = classes.map(|classes| dataset.meaning(picture, classes));
+        if meaning.as_ref().is_some_and(Meaning::is_empty) {
+            continue;
+        }
+        labelled += 1;
+        picture.truth.texts().into_iter().for_each(|text| *labels.entry(text).or_default() += 1);
+        for doubt in meaning.into_iter().flat_map(|meaning| meaning.doubts) {
+            doubts.entry(doubt).or_insert((&picture.file, 0)).1 += 1;
+        }
     }
     let mut problems = dataset.problems.clone();
-    if let Some(classes) = classes {
-        problems.extend(dataset.images.iter().flat_map(|picture| {
-            picture.labels.iter().filter_map(|label| {
-                let message = classes.explain(&classes.named(label).err()?);
-                Some(Problem { file: picture.file.clone(), kind: "unknown_label", message })
-            })
-        }));
-    }
-    let summary = DatasetSummary { problems: problems.len(), ..summarise(dataset) };
+    problems.extend(only_folder(dataset, classes.map(|_| labelled)));
+    let count = problems.len() + doubts.len();
+    let explained = doubts.into_iter().enumerate().map(|(at, (doubt, (file, images)))| {
+        let reason = match classes {
+            Some(classes) if at < MAX_COMPARED => doubt.explain(classes),
+            _ => doubt.to_string(),
+        };
+        let message = if images > 1 { format!("{reason} ({images} images)") } else { reason };
+        Problem { file: file.to_owned(), kind: doubt.kind(), message }
+    });
+    problems.extend(explained.take(MAX_PROBLEMS));
     problems.truncate(MAX_PROBLEMS);
     for Problem { file, message, .. } in &mut problems {
         *file = excerpt(file).into_owned();
-        *message = excerpt(message).into_owned();
+        *message = cut(message, MAX_MESSAGE).into_owned();
     }
     let distinct_labels = labels.len();
-    let shown = labels.into_iter().take(MAX_LABELS).map(|(label, count)| (excerpt(label).into_owned(), count));
+    let shown = labels.into_iter().take(MAX_LABELS).map(|(label, count)| (excerpt(&label).into_owned(), count));
+    let summary = DatasetSummary { labelled, problems: count, ..summarise(dataset) };
     DatasetCard { summary, labels: shown.collect(), distinct_labels, problems }
+}
+
+/// What a reader should know where all images lie in folders of one name; `labelled` images have it as a label of the model's.
+fn only_folder(dataset: &Dataset, labelled: Option<usize>) -> Option<Problem> {
+    let picture = dataset.images.iter().find(|picture| !picture.truth.is_empty())?;
+    if dataset.source != Source::OnlyFolder || labelled.is_some_and(|labelled| labelled > 0) {
+        return None;
+    }
+    let name = &picture.truth;
+    let message = match labelled {
+        None => format!("all images lie in one folder: `{name}` is their label where a model has a class of that name"),
+        Some(_) => format!("all images lie in one folder, and no class is called `{name}`: they have no label"),
+    };
+    let folder = picture.file.rsplit_once('/').map_or("", |(folder, _)| folder);
+    Some(Problem { file: folder.to_owned(), kind: "only_folder", message })
 }

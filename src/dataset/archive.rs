@@ -259,7 +259,7 @@ fn over(budget: u64, limit: u64) -> ArchiveError {
 }
 
 fn is_wanted(file: &str) -> bool {
-    is_image(file) || labels::FILES.contains(&file)
+    is_image(file) || labels::is_table(file)
 }
 
 /// The path, when it can only lie below the folder that it is joined to. Older tools of Windows join its parts by backslashes.

@@ -19,7 +19,7 @@ use super::{
     at,
     gallery::Kept,
     index::{self, Index},
-    is_id,
+    is_id, labels,
     listing::{Files, list},
     scan::assemble,
     staging::{Change, Staging},
@@ -422,14 +422,24 @@ pub(super) fn current(home: &Path) -> Result<Option<String>, DatasetError> {
     }
 }
 
-/// An archive of one folder is that folder.
+/// An archive of one folder is that folder, unless the folder holds images alone: then its name may be their label.
 fn innermost(folder: &Path) -> io::Result<PathBuf> {
     let mut folder = folder.to_owned();
     loop {
         let entries = fs::read_dir(&folder)?.collect::<io::Result<Vec<_>>>()?;
         match entries.as_slice() {
-            [only] if only.path().is_dir() => folder = only.path(),
+            [only] if only.path().is_dir() && !holds_images_alone(&only.path())? => folder = only.path(),
             _ => return Ok(folder),
         }
     }
+}
+
+fn holds_images_alone(folder: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.path().is_dir() || entry.file_name().to_str().is_some_and(labels::is_table) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{labels, listing::Files, staging::Staging};
+use super::{listing::Files, staging::Staging};
 use crate::{
     files::{hash, hex},
     image::{
@@ -98,8 +98,8 @@ pub fn fingerprint(index: &Index, folder: &Path, files: &Files) -> io::Result<St
     for (file, known) in index {
         hasher.update(format!("{file}\0{}\n", known.hash));
     }
-    for table in labels::FILES.iter().map(|name| folder.join(name)).filter(|table| table.is_file()) {
-        hasher.update(hash(&File::open(table)?)?);
+    for table in files.tables.keys() {
+        hasher.update(format!("{table}\0{}\n", hash(&File::open(folder.join(table))?)?));
     }
     hasher.update(serde_json::to_vec(&files.ignored)?);
     Ok(hex(&hasher.finalize()))

@@ -3,8 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, Metadata},
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -27,8 +26,8 @@ const IGNORED: &str = ".ignored.json";
 pub struct Files {
     /// Images and masks by path.
     pub images: BTreeMap<String, Stamp>,
-    /// The label table, if there is one.
-    pub table: Option<Stamp>,
+    /// Label tables by name.
+    pub tables: BTreeMap<String, Stamp>,
     pub ignored: Ignored,
     /// Of what cannot be looked at.
     pub problems: Vec<Problem>,
@@ -75,8 +74,6 @@ pub fn list(folder: &Path, uploaded: bool) -> Result<Files, DatasetError> {
         Files { ignored: if uploaded { Ignored::load(folder) } else { Ignored::default() }, ..Files::default() };
     let root = fs::canonicalize(folder).map_err(at(folder))?;
     files.collect(&mut vec![root], "").map_err(at(folder))?;
-    let table = labels::FILES.iter().filter_map(|name| fs::metadata(folder.join(name)).ok());
-    files.table = table.filter(Metadata::is_file).map(|found| Stamp::from(&found)).next();
     Ok(files)
 }
 
@@ -100,7 +97,9 @@ impl Files {
                 Ok(found) if found.is_dir() => self.descend(folders, &path, &file),
                 Ok(found) if is_image(&name) && found.is_file() => drop(self.images.insert(file, Stamp::from(&found))),
                 Ok(_) if is_image(&name) => self.complain(file, "it is no plain file"),
-                Ok(_) if prefix.is_empty() && labels::FILES.contains(&name.as_str()) => {}
+                Ok(found) if prefix.is_empty() && labels::is_table(&name) && found.is_file() => {
+                    self.tables.insert(name, Stamp::from(&found));
+                }
                 Ok(_) => self.ignored.add(&name),
                 // Taken away since its folder was listed.
                 Err(_) if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
@@ -138,8 +137,10 @@ impl Files {
 
     /// Whether the same files are there, each as long, whenever they were written.
     pub fn is_alike(&self, other: &Self) -> bool {
-        let lengths =
-            |files: &Self| files.images.iter().map(|(file, stamp)| (file.clone(), stamp.length)).collect::<Vec<_>>();
-        lengths(self) == lengths(other) && self.table.map(|stamp| stamp.length) == other.table.map(|stamp| stamp.length)
+        let lengths = |files: &Self| {
+            let all = files.images.iter().chain(&files.tables);
+            all.map(|(file, stamp)| (file.clone(), stamp.length)).collect::<Vec<_>>()
+        };
+        lengths(self) == lengths(other)
     }
 }

@@ -1,7 +1,6 @@
 //! Sets of images with labels and masks: folders named in the settings, and archives that were uploaded.
 //!
-//! `labels.csv` or `labels.tsv` says each file's label; without one, and with images in several folders, a folder's name is the label of
-//! what lies in it. `masks/` mirrors the images' paths. Images are in the order of their paths; a set's hash covers files, labels, masks.
+//! `labels.csv` or `labels.tsv` says each file's label; without one, a folder's name is the label of what lies in it. `masks/` mirrors the images' paths. Images are in the order of their paths; a set's hash covers files, labels, masks.
 
 pub mod archive;
 pub mod catalogue;
@@ -12,6 +11,7 @@ mod listing;
 mod scan;
 mod shared;
 mod staging;
+mod truth;
 
 use std::{
     io,
@@ -37,6 +37,7 @@ pub use catalogue::Catalogue;
 pub use gallery::draw;
 pub use listing::Ignored;
 pub use shared::{Arrival, Datasets};
+pub use truth::{Doubt, Meaning, Source, Truth};
 
 /// The longest id.
 const MAX_ID: usize = 64;
@@ -51,6 +52,8 @@ pub struct Dataset {
     pub uploaded: bool,
     /// In the order of their paths.
     pub images: Vec<Picture>,
+    /// Where their truths stand.
+    pub source: Source,
     /// What is wrong with single files; the rest can be used.
     pub problems: Vec<Problem>,
     /// Files that are neither images nor labels.
@@ -64,8 +67,7 @@ pub struct Dataset {
 pub struct Picture {
     /// Path below the set's folder, parts joined by `/`.
     pub file: String,
-    /// Names or indices of classes, any of which is right; empty without a label.
-    pub labels: Vec<String>,
+    pub truth: Truth,
     /// Path of its mask below the set's folder.
     pub mask: Option<String>,
     /// SHA-256 of the file, hex.
@@ -79,7 +81,7 @@ pub struct Picture {
 #[schema(as = DatasetProblem)]
 pub struct Problem {
     pub file: String,
-    /// corrupt_image, unreadable_file, missing_file, bad_labels, missing_label or unknown_label.
+    /// corrupt_image, unreadable_file, missing_file, bad_labels, missing_label, unknown_label, ambiguous_label or only_folder.
     pub kind: &'static str,
     pub message: String,
 }
@@ -152,7 +154,7 @@ impl Dataset {
     }
 
     pub fn labelled(&self) -> usize {
-        self.images.iter().filter(|picture| !picture.labels.is_empty()).count()
+        self.images.iter().filter(|picture| !picture.truth.is_empty()).count()
     }
 
     pub fn masks(&self) -> usize {

@@ -7,13 +7,17 @@ use sha2::{Digest, Sha256};
 use super::{
     Dataset, Picture, Problem, hex,
     index::{Index, refresh},
-    labels::{self, Line},
+    labels::{self, Line, Paths, Table},
     listing::Files,
+    truth::{Source, Truth},
 };
-use crate::image::{decode::Limits, types::extensions};
+use crate::{
+    image::{decode::Limits, types::extensions},
+    text::excerpt,
+};
 
 /// The folder that mirrors the images with their masks.
-const MASKS: &str = "masks/";
+pub const MASKS: &str = "masks/";
 
 /// Puts the set together, bringing `index` up to date with `files`.
 pub fn assemble(
@@ -26,44 +30,45 @@ pub fn assemble(
 ) -> Dataset {
     refresh(index, &folder, &files.images, limits);
     let mut problems = files.problems.clone();
-    let table = labels::read(&folder, &mut problems);
-    let mut named = table.clone().unwrap_or_default();
+    let known_paths = Paths::new(&files.images);
+    let mut table = labels::read(&folder, files.tables.keys(), &known_paths, &mut problems);
     let paths: Vec<&String> = files.images.keys().filter(|path| !path.starts_with(MASKS)).collect();
     let parents: BTreeSet<Option<&str>> = paths.iter().map(|path| parent(path)).collect();
-    let by_folder = table.is_none() && parents.len() > 1;
+    let source = match &table {
+        Some(Table { is_numbered: true, .. }) => Source::NumberedTable,
+        Some(_) => Source::Table,
+        None if parents.len() == 1 => Source::OnlyFolder,
+        None => Source::Folders,
+    };
     let mut images = Vec::with_capacity(paths.len());
     for path in paths {
-        let line = match named.remove(path.as_str()) {
-            Some(line) => line,
-            None if table.is_some() => {
+        let line = match &mut table {
+            Some(table) => table.lines.remove(path).unwrap_or_else(|| {
                 let message = "the label table does not name it".to_owned();
                 problems.push(Problem { file: path.clone(), kind: "missing_label", message });
                 Line::default()
-            }
+            }),
             None => {
-                Line { labels: parent(path).filter(|_| by_folder).map(str::to_owned).into_iter().collect(), mask: None }
+                let names = parent(path).map(str::to_owned).into_iter().collect();
+                Line { truth: Truth { names, ..Truth::default() }, mask: None }
             }
         };
         let known = &index[path];
         if let Some(fault) = &known.fault {
             problems.push(Problem { file: path.clone(), kind: "corrupt_image", message: fault.clone() });
         }
-        let mask = mask_of(path, line.mask.as_deref(), files, &mut problems);
+        let mask = mask_of(path, line.mask.as_deref(), &known_paths, &mut problems);
         images.push(Picture {
             file: path.clone(),
-            labels: line.labels,
+            truth: line.truth,
             mask,
             hash: known.hash.clone(),
             fault: known.fault.clone(),
         });
     }
-    problems.extend(named.into_keys().map(|file| {
-        let message = "the label table names it, and it is not there".to_owned();
-        Problem { file, kind: "missing_file", message }
-    }));
     problems.sort_by(|a, b| (&a.file, a.kind).cmp(&(&b.file, b.kind)));
-    let hash = hash(&images, index);
-    Dataset { id: id.to_owned(), folder, uploaded, images, problems, ignored: files.ignored.clone(), hash }
+    let hash = hash(&images, source, index);
+    Dataset { id: id.to_owned(), folder, uploaded, images, source, problems, ignored: files.ignored.clone(), hash }
 }
 
 /// The name of the folder that a file lies in.
@@ -73,30 +78,38 @@ fn parent(path: &str) -> Option<&str> {
 }
 
 /// The mask that the table names, or the file of the same path below `masks/`, whatever its image type.
-fn mask_of(path: &str, named: Option<&str>, files: &Files, problems: &mut Vec<Problem>) -> Option<String> {
+fn mask_of(path: &str, named: Option<&str>, paths: &Paths<'_>, problems: &mut Vec<Problem>) -> Option<String> {
     if let Some(named) = named {
-        if files.images.contains_key(named) {
-            return Some(named.to_owned());
+        if let Some(mask) = paths.find(named) {
+            return Some(mask.to_owned());
         }
-        let message = format!("its mask {named} is not there");
+        let message = format!("its mask {} is not there", excerpt(named));
         problems.push(Problem { file: path.to_owned(), kind: "missing_file", message });
         return None;
     }
     let stem = path.rsplit_once('.').map_or(path, |(stem, _)| stem);
     let mut candidates = extensions().map(|extension| format!("{MASKS}{stem}.{extension}"));
-    candidates.find(|mask| files.images.contains_key(mask))
+    candidates.find_map(|mask| paths.find(&mask).map(str::to_owned))
 }
 
 /// Each field ends with a zero byte and each image with a line feed: none of them can stand in a field.
-fn hash(images: &[Picture], index: &Index) -> String {
+fn hash(images: &[Picture], source: Source, index: &Index) -> String {
     let mut hasher = Sha256::new();
     for picture in images {
         let mask = picture.mask.as_ref().map_or("", |mask| index[mask].hash.as_str());
-        for field in [picture.file.as_str(), &picture.hash, &picture.labels.join("|"), mask] {
+        let Truth { names, indices } = &picture.truth;
+        for field in [picture.file.as_str(), &picture.hash, &names.join("|"), mask] {
             hasher.update(field);
             hasher.update([0]);
         }
+        for index in indices {
+            hasher.update(index.to_string());
+            hasher.update([0]);
+        }
         hasher.update(b"\n");
+    }
+    if source == Source::NumberedTable {
+        hasher.update(b"numbered");
     }
     hex(&hasher.finalize())
 }

@@ -16,6 +16,7 @@ use super::*;
 use crate::quota::Quota;
 
 mod changes;
+mod labels;
 mod listing;
 mod shared;
 
@@ -118,19 +119,17 @@ fn folders_name_labels_and_a_table_does_so_before_them() {
     let dataset = open(&plain);
     assert_eq!(files(&dataset), ["cat/b.png", "dog/a.png"]);
     assert_eq!(
-        (dataset.images[0].labels.clone(), dataset.images[1].labels.clone()),
-        (vec!["cat".into()], vec!["dog".into()])
+        (&dataset.images[0].truth.names, &dataset.images[1].truth.names),
+        (&vec!["cat".into()], &vec!["dog".into()])
     );
     assert_eq!((dataset.labelled(), dataset.ignored.files, problems(&dataset)), (2, 1, vec![]));
 
     let table = "file,extra,index\ncat/b.png,x,281|282\ngone.png,x,3\n".as_bytes().to_vec();
     let dataset = open(&[plain[0].clone(), plain[1].clone(), ("labels.csv", table)]);
-    assert_eq!(dataset.images[0].labels, ["281", "282"]);
+    assert_eq!(dataset.images[0].truth.indices, [281, 282]);
     assert_eq!((dataset.labelled(), dataset.ignored.files), (1, 0));
     assert_eq!(problems(&dataset), [("dog/a.png", "missing_label"), ("gone.png", "missing_file")]);
 
-    let single = open(&[("only/a.png", photo(1)), ("only/b.png", photo(2))]);
-    assert_eq!((single.images.len(), single.labelled()), (2, 0));
     let headless = open(&[("a.png", photo(1)), ("labels.tsv", b"a.png\t3\n".to_vec())]);
     assert_eq!(problems(&headless), [("a.png", "missing_label"), ("labels.tsv", "bad_labels")]);
 }

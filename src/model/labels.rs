@@ -4,9 +4,8 @@
 use std::{borrow::Cow, ops::Deref};
 
 use indexmap::IndexMap;
-use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-use crate::text::{decode, excerpt};
+use crate::text::{composed, decode, excerpt};
 
 /// The longest label of a model, in bytes.
 pub const MAX_LABEL_BYTES: usize = 1024;
@@ -102,9 +101,7 @@ fn start(text: &str) -> &str {
 }
 
 fn fold(name: &str) -> String {
-    let name = name.trim();
-    let composed = if is_nfc(name) { Cow::Borrowed(name) } else { Cow::Owned(name.nfc().collect::<String>()) };
-    composed.to_lowercase().replace(' ', "_")
+    composed(name.trim()).to_lowercase().replace(' ', "_")
 }
 
 /// Whether it consists of digits, as an index does.
@@ -193,13 +190,9 @@ impl Classes<'_> {
         }
     }
 
-    /// The classes that a data set's label names, at least one. Digits are an index where no class has such a name.
-    pub fn named(&self, name: &str) -> Result<Vec<usize>, LabelError> {
-        match self.labels.called(name) {
-            [] if is_number(name) && !self.labels.numeric => Ok(vec![self.index_of(name)?]),
-            [] => self.label(name).map(|class| vec![class]),
-            classes => Ok(classes.to_vec()),
-        }
+    /// The class that a name in a data set means. Digits are an index where no label consists of digits.
+    pub fn named(&self, name: &str) -> Result<usize, LabelError> {
+        if is_number(name) && !self.labels.numeric { self.index_of(name) } else { self.label(name) }
     }
 
     /// The label of a class, or its index where it has none; cut.
@@ -271,7 +264,7 @@ mod tests {
         }
         let error = classes.label("Crane").unwrap_err();
         assert_eq!(error, LabelError::Several { name: "Crane".into(), classes: vec![2, 3] });
-        assert_eq!(classes.named("Crane"), Ok(vec![2, 3]));
+        assert_eq!(classes.named("Crane"), Err(error));
         let alike = vec![String::from("x"); 1000].into();
         let many = Classes { labels: &alike, count: None }.label("x").unwrap_err().to_string();
         assert!(many.contains("and 980 more") && many.len() < 300, "{many}");
@@ -281,18 +274,18 @@ mod tests {
     fn digits_are_a_label_before_they_are_an_index_and_never_both_in_silence() {
         let numeric = labels(&["0", "1", "10", "2"]);
         let classes = Classes { labels: &numeric, count: Some(4) };
-        assert_eq!((classes.named("10"), classes.named("2")), (Ok(vec![2]), Ok(vec![3])));
+        assert_eq!((classes.named("10"), classes.named("2")), (Ok(2), Ok(3)));
         assert_eq!(classes.named("3"), Err(LabelError::Unknown { name: "3".into() }));
         assert_eq!((classes.label_or_index("1"), classes.label_or_index("10")), (Ok(1), Ok(2)));
         assert_eq!(classes.label_or_index("3"), Ok(3), "no label is called that");
         assert_eq!(classes.label_or_index("2"), Err(LabelError::LabelOrIndex { digits: "2".into(), class: 3 }));
         let words = labels(&["cat", "dog"]);
         let classes = Classes { labels: &words, count: Some(2) };
-        assert_eq!((classes.named("1"), classes.label_or_index("1")), (Ok(vec![1]), Ok(1)));
+        assert_eq!((classes.named("1"), classes.label_or_index("1")), (Ok(1), Ok(1)));
         assert_eq!(classes.named("2"), Err(LabelError::Range { index: "2".into(), count: 2 }));
         let none = Labels::default();
         let classes = Classes { labels: &none, count: None };
-        assert_eq!(classes.named("7"), Ok(vec![7]));
+        assert_eq!(classes.named("7"), Ok(7));
         assert_eq!(classes.named("cat"), Err(LabelError::Unlabelled { name: "cat".into() }));
         assert!(matches!(classes.index_of(&"9".repeat(30)), Err(LabelError::TooLarge { .. })));
     }

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::{
     client::{Answered, get, post_json, send_to},
-    house::{blue, picture, red, settings_with},
+    house::{blue, digits, picture, red, settings_with},
 };
 
 /// A service with jobs and a set of images; its runner works until it is dropped.
@@ -130,6 +130,26 @@ async fn a_benchmark_runs_to_its_report_and_repeats_byte_for_byte() {
     }
     let page = place.report(&id, "html").await.text();
     assert!(page.contains("<svg") && page.contains("green/e.png") && page.contains("input_x_gradient"));
+}
+
+#[tokio::test]
+async fn folders_called_by_digits_are_the_classes_of_those_labels() {
+    let models = digits();
+    let place = place_with(&[("models", models.path().to_str().unwrap()), ("default_model", "digits")]);
+    for folder in ["red", "blue", "green", "mauve"] {
+        fs::remove_dir_all(place.photos.path().join(folder)).unwrap();
+    }
+    for (folder, name) in [("10", "a.png"), ("10", "b.png"), ("2", "c.png"), ("1", "d.png")] {
+        fs::create_dir_all(place.photos.path().join(folder)).unwrap();
+        fs::write(place.photos.path().join(folder).join(name), red()).unwrap();
+    }
+    place.work();
+    let request = json!({ "kind": "degradation", "dataset": "photos", "methods": ["random"], "grid": 2 });
+    let id = place.submit(&request).await;
+    assert_eq!(place.ended(&id).await["state"], "succeeded");
+    let result = place.report(&id, "json").await.answer()["result"].clone();
+    assert_eq!((&result["used"], &result["skipped"]), (&json!(2), &json!({ "misclassified": 1, "unknown_label": 1 })));
+    assert_eq!(result["skipped_images"][1]["detail"], "labelled 2, taken for 10");
 }
 
 #[tokio::test]

@@ -230,6 +230,70 @@ async fn uploads_of_one_set_at_once_are_all_taken_and_one_of_them_stays() {
 }
 
 #[tokio::test]
+async fn unknown_labels_of_any_number_and_length_are_told_once_each_in_a_bounded_answer() {
+    let place = place();
+    let names: Vec<String> = (0..60).map(|at| format!("{at}.png")).collect();
+    let mut lines = String::from("file,label\n");
+    for (at, name) in names.iter().enumerate() {
+        let labels: Vec<String> = (0..30).map(|label| format!("redd{}", 30 * (at % 50) + label)).collect();
+        lines += &format!("{name},{}\n", labels.join("|"));
+    }
+    lines += &format!("gone.png,{}\n0.png,{}\n", "x".repeat(4_000), "y".repeat(4_000));
+    let images: Vec<bytes::Bytes> = names.iter().map(|_| red()).collect();
+    let mut entries: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(images.iter().map(|i| &i[..])).collect();
+    entries.push(("labels.csv", lines.as_bytes()));
+    place.put("/datasets/many", zip(&entries)).await;
+    let answer = place.get("/datasets/many?model=tiny").await;
+    let card = answer.answer();
+    assert!(answer.body.len() < 500_000, "{}", answer.body.len());
+    // 1500 but the 30 of the first image, whose last line has none that can be read.
+    assert_eq!((&card["distinct_labels"], card["labels"].as_object().unwrap().len()), (&json!(1500), 1000));
+    let problems = card["problem_list"].as_array().unwrap();
+    let unknown: Vec<&str> = problems
+        .iter()
+        .filter(|problem| problem["kind"] == "unknown_label")
+        .map(|problem| problem["message"].as_str().unwrap())
+        .collect();
+    assert_eq!(card["problems"], 1500 + (problems.len() - unknown.len()));
+    assert_eq!(unknown.iter().filter(|message| message.contains("near: red")).count(), 20);
+    assert!(unknown.iter().any(|message| message.contains("(2 images)")));
+}
+
+#[tokio::test]
+async fn the_rows_numbers_do_not_hide_the_labels_and_a_contradiction_is_a_problem() {
+    let place = place();
+    let labels = async |id: &str, table: &str| {
+        let files = [("a.png", &red()[..]), ("b.png", &blue()[..]), ("labels.csv", table.as_bytes())];
+        place.put(&format!("/datasets/{id}"), zip(&files)).await;
+        place.get(&format!("/datasets/{id}?model=tiny")).await.answer()
+    };
+    let numbered = labels("numbered", "index,file,label\n0,a.png,blue\n1,b.png,red\n").await;
+    assert_eq!((&numbered["labels"], &numbered["problems"]), (&json!({ "blue": 1, "red": 1 }), &json!(0)));
+    let wrong = labels("wrong", "index,file,label\n1,a.png,blue\n2,b.png,blue\n").await;
+    assert_eq!(wrong["problem_list"][0]["kind"], "ambiguous_label");
+    assert_eq!(wrong["problem_list"][0]["message"], "index 1 is `green`, label says `blue`");
+    assert_eq!(wrong["problems"], 1);
+    let indices = labels("indices", "index,file\n0,a.png\n9,b.png\n").await;
+    assert_eq!(indices["labels"], json!({ "index:0": 1, "index:9": 1 }));
+    assert_eq!(indices["problem_list"][0]["message"], "index 9 is not below the number of classes, 3");
+}
+
+#[tokio::test]
+async fn the_name_of_an_only_folder_is_a_label_where_the_model_has_such_a_class() {
+    let place = place();
+    for (folder, labels, labelled) in [("red", json!({ "red": 2 }), 2), ("photos", json!({}), 0)] {
+        let (a, b) = (format!("{folder}/a.png"), format!("{folder}/b.png"));
+        let uri = format!("/datasets/{folder}1");
+        let put = place.put(&uri, zip(&[(a.as_str(), &red()), (b.as_str(), &blue())])).await.json();
+        assert_eq!((&put["labels"], &put["problem_list"][0]["kind"]), (&json!({ folder: 2 }), &json!("only_folder")));
+        let card = place.get(&format!("{uri}?model=tiny")).await.answer();
+        assert_eq!((&card["labels"], &card["labelled"]), (&labels, &json!(labelled)));
+        let told = card["problem_list"].as_array().unwrap();
+        assert_eq!(told.iter().filter(|problem| problem["kind"] == "only_folder").count(), usize::from(labelled == 0));
+    }
+}
+
+#[tokio::test]
 async fn a_baseline_is_drawn_from_a_set() {
     let place = place();
     place.put("/datasets/black", zip(&[("a.png", &picture(9, 9, [0, 0, 0]))])).await;

@@ -78,6 +78,18 @@ fn models() -> &'static Path {
     FOLDER.path()
 }
 
+/// A folder of models with one, `digits`: `tiny` with classes called 10, 2 and 0.
+pub fn digits() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("digits");
+    fs::create_dir(&own).unwrap();
+    for file in ["model.onnx", "model.toml"] {
+        fs::copy(models().join("tiny").join(file), own.join(file)).unwrap();
+    }
+    fs::write(own.join("labels.txt"), "\u{feff}10\r\n2\r\n0\r\n\r\n").unwrap();
+    folder
+}
+
 fn bundled() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1")
 }

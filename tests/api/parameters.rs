@@ -4,8 +4,8 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{get, multipart, post, post_json, send, values},
-    house::{NUMBERS, blue, red},
+    client::{get, multipart, post, post_json, send, send_to, values},
+    house::{NUMBERS, blue, digits, open, red},
 };
 
 async fn numbers(target: Value) -> Value {
@@ -50,6 +50,38 @@ async fn a_target_of_any_length_is_refused_in_few_words() {
         body["targets"] = json!(vec!["mauve"; 10_000]);
         assert!(send(post_json("/explain", &body)).await.status == 422);
     }
+}
+
+#[tokio::test]
+async fn digits_that_are_one_classs_label_and_anothers_index_are_refused_with_both_ways_to_say_it() {
+    let models = digits();
+    let data = models.path().join(".data");
+    let folders = [("models", models.path()), ("data", &data)].map(|(name, path)| (name, path.to_str().unwrap()));
+    let house = open(&[folders[0], folders[1], ("default_model", "digits")]);
+    let explain = async |target: Value| {
+        let body =
+            json!({ "image": BASE64_STANDARD.encode(red()), "method": "gradient", "target": target, "format": "json" });
+        send_to(&house.router, post_json("/explain", &body)).await
+    };
+    for (target, class, label) in [
+        (json!(2), 2, "0"),
+        (json!("index:2"), 2, "0"),
+        (json!("label:2"), 1, "2"),
+        (json!("10"), 0, "10"),
+        (json!("1"), 1, "2"),
+    ] {
+        let found = explain(target.clone()).await.answer()["target"].clone();
+        assert_eq!((&found["index"], &found["label"]), (&json!(class), &json!(label)), "{target}");
+    }
+    for target in ["2", "0", "2-10", "10-0"] {
+        let answer = explain(json!(target)).await;
+        assert_eq!(answer.refused(), ["target"]);
+        assert!(answer.text().contains("label:") && answer.text().contains("index:"), "{}", answer.text());
+    }
+    let contrast = explain(json!("label:2-label:10")).await.answer();
+    assert_eq!((&contrast["target"]["index"], &contrast["target"]["against"]["index"]), (&json!(1), &json!(0)));
+    let again = explain(contrast["parameters"]["target"].clone()).await.answer();
+    assert_eq!((&again["target"], values(&again)), (&contrast["target"], values(&contrast)));
 }
 
 #[tokio::test]

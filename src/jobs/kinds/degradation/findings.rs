@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::spec::Spec;
-use crate::metrics::{self, Direction, aggregate::summarise};
+use crate::{
+    dataset::Doubt,
+    metrics::{self, Direction, aggregate::summarise},
+};
 
 /// One image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,7 +46,15 @@ pub enum Reason {
     Misclassified,
     /// The model has no such class; `labels: ignore` uses the image.
     UnknownLabel,
+    /// Its label and its index name different classes, or its label names several; `labels: ignore` uses the image.
+    AmbiguousLabel,
     NotFinite,
+}
+
+impl Reason {
+    pub fn of(doubt: &Doubt) -> Self {
+        if doubt.kind() == "ambiguous_label" { Self::AmbiguousLabel } else { Self::UnknownLabel }
+    }
 }
 
 /// All images so far.

@@ -28,7 +28,7 @@ use crate::{
         parameters::Parameters,
     },
     metrics::{self, degradation::Subject, drive::Forward, patches::Grid},
-    model::{Model, labels::LabelError, manifest::Preprocess},
+    model::{Model, manifest::Preprocess},
     tensor::Tensor,
 };
 use findings::{Findings, ImageResult, Outcome, Reason};
@@ -199,7 +199,7 @@ impl<'a> Bench<'a> {
             return Err(WorkError::lasting("the model has no classes"));
         };
         if self.spec.labels == Labels::Use
-            && let Some((reason, detail)) = self.mistaken(index, &predicted)
+            && let Some((reason, detail)) = self.mistaken(index, &predicted).await?
         {
             return skipped(reason, detail);
         }
@@ -235,21 +235,29 @@ impl<'a> Bench<'a> {
         Ok(Outcome::Measured { class: predicted.index, label: predicted.label, curves })
     }
 
-    /// Why a labelled image is not used.
-    fn mistaken(&self, index: usize, predicted: &drive::Prediction) -> Option<(Reason, String)> {
-        let labels = &self.dataset.images[index].labels;
-        let classes = drive::facts(&self.model).classes;
-        let found: Vec<Result<Vec<usize>, LabelError>> = labels.iter().map(|label| classes.named(label)).collect();
-        if labels.is_empty() || found.iter().flatten().any(|named| named.contains(&predicted.index)) {
-            return None;
-        }
-        match found.iter().find_map(|found| found.as_ref().err()) {
-            Some(error) => Some((Reason::UnknownLabel, classes.explain(error))),
-            None => {
-                let name = predicted.label.clone().unwrap_or_else(|| predicted.index.to_string());
-                Some((Reason::Misclassified, format!("labelled {}, taken for {name}", labels.join(" or "))))
+    /// Why a labelled image is not used. On the pool: an unknown label is compared with all of the model.
+    async fn mistaken(
+        &self,
+        index: usize,
+        predicted: &drive::Prediction,
+    ) -> Result<Option<(Reason, String)>, WorkError> {
+        let (dataset, model) = (self.dataset.clone(), self.model.clone());
+        let predicted = predicted.clone();
+        let judge = move || {
+            let (picture, classes) = (&dataset.images[index], drive::facts(&model).classes);
+            let meaning = dataset.meaning(picture, classes);
+            if meaning.is_empty() || meaning.classes.contains(&predicted.index) {
+                return None;
             }
-        }
+            Some(match meaning.doubts.first() {
+                Some(doubt) => (Reason::of(doubt), doubt.explain(classes)),
+                None => {
+                    let taken = classes.name(predicted.index);
+                    (Reason::Misclassified, format!("labelled {}, taken for {taken}", picture.truth))
+                }
+            })
+        };
+        Ok(self.context.app.pool().run(judge).await?)
     }
 
     /// What a method draws at random differs from image to image, but for its baselines: to read others for each would take longer than

@@ -178,6 +178,7 @@ fn name_of(reason: Reason) -> &'static str {
         Reason::CorruptImage => "corrupt",
         Reason::Misclassified => "misclassified",
         Reason::UnknownLabel => "of an unknown label",
+        Reason::AmbiguousLabel => "of an ambiguous label",
         Reason::NotFinite => "with values that are not finite",
     }
 }
