@@ -158,13 +158,7 @@ pub enum AppError {
 impl App {
     /// Loads the models, ONNX Runtime and its devices, and starts the workers. Takes seconds: not for an async thread.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        let models = Registry::load(&settings.models, settings.default_model.as_deref())?;
-        for broken in &models.broken {
-            tracing::error!(model = broken.id, "not served: {}", broken.faults.join("; "));
-        }
-        for warning in &models.warnings {
-            tracing::warn!("{warning}");
-        }
+        let mut models = Registry::load(&settings.models, settings.default_model.as_deref())?;
         const MIB: usize = 1 << 20;
         let engine = Engine::start(&EngineSettings {
             library: Some(settings.onnxruntime.clone()),
@@ -175,6 +169,13 @@ impl App {
             batch_bytes: (settings.batch_memory_mib as usize).saturating_mul(MIB),
             session_bytes: (settings.session_memory_mib as usize).saturating_mul(MIB),
         })?;
+        models.retain(|model| engine.try_out(model).map_err(|error| format!("model.onnx: {error}")));
+        for broken in &models.broken {
+            tracing::error!(model = broken.id, "not served: {}", broken.faults.join("; "));
+        }
+        for warning in models.all_warnings() {
+            tracing::warn!("{warning}");
+        }
         let pool = Pool::new(settings.threads);
         let quota = Quota::new(&settings.data, settings.max_data_bytes);
         let files = Files::new(&settings.data, settings.object_store.as_deref());

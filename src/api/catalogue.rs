@@ -1,5 +1,10 @@
 //! GET /methods, /models: what there is, and what each takes.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use axum::{
     Json,
     extract::{FromRequestParts, Path, State},
@@ -7,6 +12,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::OnceCell;
 use utoipa::ToSchema;
 
 use super::{
@@ -26,7 +32,11 @@ use crate::{
     },
     model::Model,
     onnx::graph::Graph,
+    text::cut,
 };
+
+/// Bytes of the reason why a network has no gradient: it may list every node.
+const LONGEST_REASON: usize = 4_000;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MethodList {
@@ -86,7 +96,8 @@ pub struct ModelSummary {
     pub takes_images: bool,
     pub classes: Option<usize>,
     pub has_patterns: bool,
-    /// What was assumed because its `model.toml` does not say it; answers repeat it.
+    /// What was assumed because its `model.toml` does not say it (answers repeat it), and what of the graph is left out or read in a way
+    /// of its own, such as an ArgMax behind the scores.
     pub warnings: Vec<String>,
 }
 
@@ -97,7 +108,7 @@ pub struct ModelCard {
     pub summary: ModelSummary,
     /// SHA-256 of `model.onnx`.
     pub hash: String,
-    /// As in `model.toml`, with what was absent inferred: input, head, pattern_layers, layer.
+    /// As in `model.toml`, with what was absent inferred: input, head, pattern_layers, output, layer.
     #[schema(value_type = Object)]
     pub manifest: Value,
     /// One name per class; empty without a labels file.
@@ -115,7 +126,7 @@ pub struct ModelCard {
 }
 
 /// A Linear layer.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LayerCard {
     /// What `pattern_layers` calls it.
     pub node: String,
@@ -124,7 +135,7 @@ pub struct LayerCard {
 }
 
 /// A value inside the network.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ActivationCard {
     pub name: String,
     /// Without batch axis.
@@ -183,9 +194,11 @@ pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelC
     let model = models.get(&id).ok_or_else(|| AppError::UnknownModel { id, known: api.app().model_ids() })?;
     let manifest = serde_json::to_value(&model.manifest).map_err(|e| ApiError::Internal { reason: e.to_string() })?;
     let graph = model.graph.clone();
-    let derivable = api.app().pool().run(move || examine(&graph)).await.map_err(AppError::from)?;
-    let fault = derivable.as_ref().err().map(ToString::to_string);
-    let (linear_layers, activations) = derivable.unwrap_or_default();
+    let examined = api.examined(&model.id);
+    let examined = examined
+        .get_or_try_init(async || api.app().pool().run(move || examine(&graph)).await.map_err(AppError::from))
+        .await?;
+    let Examined { fault, linear_layers, activations } = examined.clone();
     Ok(Json(ModelCard {
         summary: summarise(&api, &model),
         hash: model.hash.clone(),
@@ -199,9 +212,37 @@ pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelC
     }))
 }
 
+/// What takes deriving a network to know.
+#[derive(Clone, Default)]
+pub struct Examined {
+    /// Why it has no gradient.
+    fault: Option<String>,
+    linear_layers: Vec<LayerCard>,
+    activations: Vec<ActivationCard>,
+}
+
+/// Of each model once: models stay as they are while the server runs.
+#[derive(Default)]
+pub struct Examinations(Mutex<HashMap<String, Arc<OnceCell<Examined>>>>);
+
+impl Examinations {
+    pub fn of(&self, id: &str) -> Arc<OnceCell<Examined>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default().clone()
+    }
+}
+
+fn examine(graph: &Graph) -> Examined {
+    match derive_layers(graph) {
+        Ok((linear_layers, activations)) => Examined { fault: None, linear_layers, activations },
+        Err(error) => {
+            Examined { fault: Some(cut(&error.to_string(), LONGEST_REASON).into_owned()), ..Examined::default() }
+        }
+    }
+}
+
 /// The layers of a network that has a gradient. Every rule set differs from the gradient in rules alone: where it has none,
 /// no method that differentiates applies.
-fn examine(graph: &Graph) -> Result<(Vec<LayerCard>, Vec<ActivationCard>), DeriveError> {
+fn derive_layers(graph: &Graph) -> Result<(Vec<LayerCard>, Vec<ActivationCard>), DeriveError> {
     let spec = DeriveSpec {
         rule_sets: vec![RuleSetId::Gradient],
         wrt: Wrt::Input,
@@ -249,7 +290,7 @@ fn summarise(api: &Api, model: &Model) -> ModelSummary {
         takes_images: model.manifest.input.preprocess.is_some(),
         classes: model.classes(),
         has_patterns: model.patterns.is_some(),
-        warnings: model.manifest.assumed.iter().cloned().collect(),
+        warnings: model.manifest.assumed.iter().chain(&model.warnings).cloned().collect(),
     }
 }
 

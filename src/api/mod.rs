@@ -35,7 +35,7 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::{ServiceBuilder, util::MapRequestLayer};
 use tower_http::{
@@ -57,6 +57,7 @@ use crate::{
     telemetry::{self, TelemetryError, names},
     text::excerpt,
 };
+use catalogue::{Examinations, Examined};
 use codes::ApiError;
 use intake::Memory;
 use shield::Shield;
@@ -77,6 +78,7 @@ pub struct Api {
     uploads: Arc<Semaphore>,
     memory: Memory,
     draining: CancellationToken,
+    examinations: Arc<Examinations>,
 }
 
 impl Api {
@@ -92,12 +94,17 @@ impl Api {
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
             memory: Memory::new(jobs.app().settings().body_memory_mib),
             draining: CancellationToken::new(),
+            examinations: Arc::default(),
             jobs,
         })
     }
 
     pub fn app(&self) -> &App {
         self.jobs.app()
+    }
+
+    fn examined(&self, id: &str) -> Arc<OnceCell<Examined>> {
+        self.examinations.of(id)
     }
 
     pub fn jobs(&self) -> &Queue {

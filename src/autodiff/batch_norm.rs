@@ -1,6 +1,8 @@
 //! Folds BatchNormalization into the Linear layer before it: w' = w s, b' = (b - mean) s + shift, s = scale / √(var + ε).
 //! The folded layer takes over the BatchNormalization's output value; a Gemm's alpha and beta fold too, so that its weight is all of w.
 
+use std::collections::HashMap;
+
 use crate::onnx::graph::{Element, Graph, Literal, Node};
 
 /// What takes the place of a Linear node, at position `at`, and of the BatchNormalization behind it.
@@ -12,10 +14,12 @@ struct Folded {
 
 pub fn fold(mut graph: Graph) -> Graph {
     let mut kept = vec![true; graph.nodes.len()];
+    let mut edges = Edges::of(&graph);
     for (index, kept) in kept.iter_mut().enumerate() {
         scale_gemm(&mut graph, index);
-        if let Some(Folded { at, node, constants }) = folded(&graph, index) {
+        if let Some(Folded { at, node, constants }) = folded(&graph, &edges, index) {
             *kept = false;
+            edges.makers.insert(node.outputs[0].clone(), at);
             graph.initializers.extend(constants);
             graph.nodes[at] = node;
         }
@@ -25,14 +29,30 @@ pub fn fold(mut graph: Graph) -> Graph {
     graph
 }
 
-fn folded(graph: &Graph, index: usize) -> Option<Folded> {
+/// The node whose first output a value is, and how often each value is read, by nodes or as an output.
+struct Edges {
+    makers: HashMap<String, usize>,
+    reads: HashMap<String, usize>,
+}
+
+impl Edges {
+    fn of(graph: &Graph) -> Self {
+        let makers = graph.nodes.iter().enumerate().filter_map(|(index, node)| Some((node.outputs.first()?, index)));
+        let mut reads = HashMap::new();
+        let outputs = graph.outputs.iter().map(|output| &output.name);
+        for name in graph.nodes.iter().flat_map(|node| &node.inputs).chain(outputs) {
+            *reads.entry(name.clone()).or_default() += 1;
+        }
+        Self { makers: makers.map(|(name, index)| (name.clone(), index)).collect(), reads }
+    }
+}
+
+fn folded(graph: &Graph, edges: &Edges, index: usize) -> Option<Folded> {
     let norm =
         graph.nodes.get(index).filter(|node| node.is("BatchNormalization") && node.int_or("training_mode", 0) == 0)?;
-    let at = graph.nodes[..index].iter().rposition(|node| node.outputs.first() == norm.inputs.first())?;
+    let at = edges.makers.get(norm.inputs.first()?).copied().filter(|&at| at < index)?;
     let linear = &graph.nodes[at];
-    let read_once =
-        graph.nodes.iter().flat_map(|node| &node.inputs).filter(|name| **name == linear.outputs[0]).count() == 1;
-    if !read_once || graph.outputs.iter().any(|output| output.name == linear.outputs[0]) {
+    if edges.reads.get(&linear.outputs[0]) != Some(&1) {
         return None;
     }
     let floats = |name: &str| graph.initializers.get(name).filter(|found| found.element == Element::Float)?.to_f32s();

@@ -3,7 +3,7 @@
 
 use super::{
     DeriveError, Unsupported,
-    emit::Emitter,
+    emit::{CONSTANTS, Emitter},
     sets::{Role, RuleSet},
     spec::PatternSource,
 };
@@ -80,6 +80,19 @@ impl VjpContext<'_> {
 
     pub fn refusal(&self, reason: impl Into<String>) -> DeriveError {
         DeriveError::Unsupported { nodes: vec![Unsupported::new(self.node, &self.emit.graph, reason.into())] }
+    }
+
+    /// Refuses the node when the backward graph would hold too much with a constant of this shape.
+    pub fn fits_constant(&mut self, shape: &[usize]) -> Result<(), DeriveError> {
+        let elements = shape.iter().fold(1, |all: usize, &size| all.saturating_mul(size));
+        let left = self.emit.constants_left;
+        let rest = left.checked_sub(elements).ok_or_else(|| {
+            self.refusal(format!(
+                "its gradient needs a constant of {elements} elements, and {left} of {CONSTANTS} for the whole graph are left"
+            ))
+        })?;
+        self.emit.constants_left = rest;
+        Ok(())
     }
 
     /// The cotangent of the node's first output.

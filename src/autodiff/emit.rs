@@ -3,11 +3,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::DeriveError;
+use super::{DeriveError, Unsupported};
 use crate::onnx::{
     Types,
     graph::{Attribute, Dim, Element, Graph, Literal, Names, Node, ValueInfo, ValueType},
+    oversize,
 };
+
+/// Elements of such constants in one derived graph: 256 MiB of float32.
+pub const CONSTANTS: usize = 1 << 26;
 
 /// Exponent of the steepest slope that a step may have.
 const STEEPEST: i32 = 127;
@@ -19,6 +23,8 @@ pub struct Emitter {
     /// Small constants by content.
     constants: HashMap<(Element, Vec<usize>, bytes::Bytes), String>,
     scope: String,
+    /// Elements that rules may still make constants of whose size follows from attributes and shapes.
+    pub constants_left: usize,
 }
 
 /// Attributes of a node to be: `attributes([("axis", 1.into())])` reads like the ONNX page of the op.
@@ -32,7 +38,14 @@ pub fn ints(values: impl IntoIterator<Item = usize>) -> Attribute {
 
 impl Emitter {
     pub fn new(graph: Graph, types: Types) -> Self {
-        Self { names: Names::of(&graph), graph, types, constants: HashMap::new(), scope: String::new() }
+        Self {
+            names: Names::of(&graph),
+            graph,
+            types,
+            constants: HashMap::new(),
+            scope: String::new(),
+            constants_left: CONSTANTS,
+        }
     }
 
     /// Values made from here on are named `scope/op`.
@@ -167,6 +180,33 @@ impl Emitter {
             attributes,
         });
         names
+    }
+
+    /// The sum of values of one type; many are summed by one node.
+    pub fn sum(&mut self, parts: &[String]) -> Result<String, DeriveError> {
+        const MANY: usize = 8;
+        match parts {
+            [first, rest @ ..] if rest.len() < MANY => {
+                rest.iter().try_fold(first.clone(), |total, part| self.add(&total, part))
+            }
+            _ => {
+                let names: Vec<&str> = parts.iter().map(String::as_str).collect();
+                let types = parts.iter().map(|part| self.value_type(part)).collect::<Result<Vec<_>, _>>()?;
+                let element = types[0].element;
+                let shape = types.iter().fold(Vec::new(), |shape, part| broadcast(&shape, &part.shape));
+                Ok(self.node("Sum", &names, BTreeMap::new(), ValueType { element, shape }))
+            }
+        }
+    }
+
+    /// The nodes that make a value larger than is supported.
+    pub fn oversize(&self) -> Vec<Unsupported> {
+        let made = self.graph.nodes.iter().flat_map(|node| node.outputs.iter().map(move |output| (node, output)));
+        let found = made.filter_map(|(node, output)| {
+            let what = oversize(&self.types.get(output)?.shape)?;
+            Some(Unsupported::new(node, &self.graph, format!("its output would have {what}")))
+        });
+        found.collect()
     }
 
     /// An element-wise op of one input that keeps its type.

@@ -36,12 +36,14 @@ pub enum DeriveError {
     UnknownShape { value: String },
     #[error("value {value} is {element}, not a float")]
     Element { value: String, element: Element },
+    #[error("its values take {bytes} bytes for one input, of which {most} are supported: use a smaller input")]
+    TooLarge { bytes: usize, most: usize },
     #[error(transparent)]
     Onnx(#[from] OnnxError),
 }
 
 /// A node that has no gradient here. `node` is its name or, when it has none, its first output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, thiserror::Error)]
 #[error("{node} ({op_type}, opset {opset}): {reason}")]
 pub struct Unsupported {
     pub node: String,

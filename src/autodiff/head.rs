@@ -2,10 +2,10 @@
 //! An output behind Softmax or Sigmoid gives both; other outputs are logits, and Softmax over the classes is added (Sigmoid for one class).
 
 use super::{
-    DeriveError,
+    DeriveError, Unsupported,
     emit::{Emitter, attributes},
 };
-use crate::onnx::graph::{Dim, Node};
+use crate::onnx::graph::{Dim, Element, Node};
 
 /// Names of two values `[batch, classes]`.
 pub struct HeadValues {
@@ -24,6 +24,11 @@ pub fn attach(emit: &mut Emitter) -> Result<HeadValues, DeriveError> {
     let output = flat.or_else(|| outputs.iter().find(|name| fits(emit, name).is_some()));
     let found = output.and_then(|output| Some((output.clone(), fits(emit, output)?)));
     let Some((output, classes)) = found else {
+        let untyped = |node: &&Node| node.outputs.iter().any(|name| !name.is_empty() && emit.value_type(name).is_err());
+        if let Some(node) = emit.graph.nodes.iter().find(untyped) {
+            let reason = "the type and shape of what it makes are not known".to_owned();
+            return Err(DeriveError::Unsupported { nodes: vec![Unsupported::new(node, &emit.graph, reason)] });
+        }
         let outputs = outputs.iter().map(|name| (name.clone(), emit.shape(name).unwrap_or_default())).collect();
         return Err(DeriveError::NoHead { outputs });
     };
@@ -54,12 +59,20 @@ fn class_count(shape: &[Dim]) -> Option<usize> {
 
 /// The Softmax, LogSoftmax or Sigmoid that the output is, perhaps reshaped.
 fn end<'a>(nodes: &'a [Node], output: &str) -> Option<&'a Node> {
-    let node = nodes.iter().rev().find(|node| node.outputs.first().is_some_and(|name| name == output))?;
-    match node.op_type.as_str() {
-        "Softmax" | "LogSoftmax" | "Sigmoid" => Some(node),
-        "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" | "Identity" | "Dropout" => end(nodes, &node.inputs[0]),
-        _ => None,
+    let mut output = output;
+    // Against their order: whatever makes the input of a node comes before it.
+    for node in nodes.iter().rev().filter(|node| node.domain.is_empty()) {
+        if node.output(0) != Some(output) {
+            continue;
+        }
+        match node.op_type.as_str() {
+            "Softmax" | "LogSoftmax" | "Sigmoid" => return Some(node),
+            "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" | "Identity" | "Dropout" => output = node.input(0)?,
+            "Cast" if node.int("to") == Some(Element::Float as i64) => output = node.input(0)?,
+            _ => return None,
+        }
     }
+    None
 }
 
 /// Softmax must run over the classes; Sigmoid works on each alone.
@@ -73,7 +86,8 @@ fn spans_classes(emit: &Emitter, node: &Node, classes: usize) -> bool {
 
 fn flatten(emit: &mut Emitter, value: &str, classes: usize) -> Result<String, DeriveError> {
     let batch = emit.shape(value)?[0].clone();
-    emit.reshape(value, &[batch, Dim::Known(classes)])
+    let flat = emit.reshape(value, &[batch, Dim::Known(classes)])?;
+    emit.cast(&flat, Element::Float)
 }
 
 fn probabilities(emit: &mut Emitter, logits: &str, classes: usize) -> Result<String, DeriveError> {

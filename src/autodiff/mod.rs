@@ -28,6 +28,8 @@ use crate::onnx::{
     graph::{Dim, Element, Graph, ValueInfo, ValueType},
     passes,
 };
+use indexmap::IndexSet;
+
 use context::PatternOf;
 use forward::Forward;
 use spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule, Wrt};
@@ -91,18 +93,21 @@ fn reverse_all(
     rule_sets: &[RuleSetId],
     patterns: &HashMap<&str, PatternOf>,
 ) -> Result<Vec<(&'static str, String)>, DeriveError> {
-    let (mut found, mut unsupported) = (Vec::new(), Vec::<Unsupported>::new());
+    let (mut found, mut unsupported) = (Vec::new(), IndexSet::new());
     for id in rule_sets {
         let walk = reverse::Walk { set: sets::rule_set(*id), scope: id.id(), nodes, wrt, head, patterns };
         match reverse::reverse(emit, &walk, seed) {
             Ok(output) => found.push((id.id(), output)),
-            Err(DeriveError::Unsupported { nodes }) => {
-                unsupported.extend(nodes.into_iter().filter(|node| !unsupported.contains(node)).collect::<Vec<_>>());
-            }
+            Err(DeriveError::Unsupported { nodes }) => unsupported.extend(nodes),
             Err(error) => return Err(error),
         }
     }
-    if unsupported.is_empty() { Ok(found) } else { Err(DeriveError::Unsupported { nodes: unsupported }) }
+    unsupported.extend(emit.oversize());
+    if unsupported.is_empty() {
+        Ok(found)
+    } else {
+        Err(DeriveError::Unsupported { nodes: unsupported.into_iter().collect() })
+    }
 }
 
 /// The input `seed`, and the cotangent of the head that it makes.

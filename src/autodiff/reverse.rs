@@ -112,12 +112,7 @@ pub fn varying(emit: &Emitter, nodes: &[Node], wrt: &str) -> HashSet<String> {
 }
 
 fn sum(emit: &mut Emitter, parts: Vec<String>) -> Result<Option<String>, DeriveError> {
-    let mut parts = parts.into_iter();
-    let Some(mut total) = parts.next() else { return Ok(None) };
-    for part in parts {
-        total = emit.add(&total, &part)?;
-    }
-    Ok(Some(total))
+    if parts.is_empty() { Ok(None) } else { emit.sum(&parts).map(Some) }
 }
 
 /// Sums over the axes along which a value of `shape` was broadcast.

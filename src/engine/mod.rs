@@ -12,6 +12,7 @@ mod open_graph;
 pub mod provider;
 mod refined;
 mod sessions;
+mod trial;
 mod weights;
 mod worker;
 
@@ -33,6 +34,7 @@ use desk::{Answer, Desk};
 use lanes::RequestId;
 pub use provider::Provider;
 use sessions::Sessions;
+pub use trial::TrialError;
 
 /// After so long without work a device gives back the memory that it needs to run only.
 const REST_AFTER: Duration = Duration::from_secs(20);
@@ -218,6 +220,13 @@ impl Engine {
         };
         let _leave = Leave { desk, request };
         caller.until_ended(answer).await?.unwrap_or(Err(EngineError::Draining))
+    }
+
+    /// Whether predictions of `model` can run. Blocks, for as long as one takes and its session is opened.
+    pub fn try_out(&self, model: &Model) -> Result<(), TrialError> {
+        let open = |error: RuntimeError| TrialError::Open { reason: error.to_string() };
+        let runtime = backend_ort::load_runtime(None, 0).map_err(open)?;
+        self.providers().iter().try_for_each(|&provider| trial::try_out(runtime, provider, model))
     }
 
     /// Waits until no interactive request waits or runs: for a job's work beside the queue, before each of its steps.

@@ -23,9 +23,13 @@ pub const BLOCKED_MAX_POOL_GRADIENT: &str = "BlockedMaxPoolGradient";
 /// Domain of the runtime's operators that read or write the blocked layout.
 pub const BLOCKED: &str = "com.microsoft.nchwc";
 
+/// The runtime's time to open a graph with operators of ours grows with the square of its nodes: 15,000 took it a minute.
+const MOST_NODES: usize = 5_000;
+
 /// Whether [`refine`] may find something in what the runtime makes of `graph`.
 pub fn is_refinable(graph: &Graph) -> bool {
-    graph.nodes.iter().any(|node| node.op_type == MAX_POOL_GRADIENT || stepped(node).is_some())
+    graph.nodes.len() <= MOST_NODES
+        && graph.nodes.iter().any(|node| node.op_type == MAX_POOL_GRADIENT || stepped(node).is_some())
 }
 
 /// `types` are those of the graph that the runtime was given: it keeps the names of values in planes. `block`: channels side by side.
@@ -205,5 +209,31 @@ impl<'a> Edges<'a> {
     fn blocked(&self, value: &str) -> Option<Vec<&'a str>> {
         let all = self.readers(value).all(|node| reorders(node, "ReorderInput")) && !self.pinned.contains(value);
         all.then(|| self.reordered(value).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::graph::ValueInfo;
+
+    #[test]
+    fn graphs_of_many_nodes_are_opened_as_they_are() {
+        let gates = |count: usize| {
+            let mut step = Node::new("HardSigmoid", ["x"], ["y"]).with("alpha", 2f32.powi(127)).with("beta", 0.0);
+            step.name = "step".into();
+            Graph {
+                name: "gates".into(),
+                ir_version: 8,
+                opset_imports: [(String::new(), 17)].into(),
+                inputs: Vec::<ValueInfo>::new(),
+                outputs: Vec::new(),
+                initializers: Default::default(),
+                nodes: vec![step; count],
+                metadata: Default::default(),
+            }
+        };
+        assert!(is_refinable(&gates(MOST_NODES)));
+        assert!(!is_refinable(&gates(MOST_NODES + 1)));
     }
 }

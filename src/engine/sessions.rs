@@ -15,9 +15,14 @@ use super::{
     backend_ort::{Runtime, RuntimeError},
     open_graph::{OpenGraph, Way},
     provider::Provider,
+    trial::LARGEST_ROW,
     weights,
 };
-use crate::{autodiff, onnx::graph::Graph, telemetry::names};
+use crate::{
+    autodiff::{self, DeriveError},
+    onnx::graph::Graph,
+    telemetry::names,
+};
 
 pub struct Sessions {
     runtime: &'static Runtime,
@@ -65,6 +70,9 @@ impl Sessions {
     fn open(&self, graph: &Arc<GraphOf>, derived: &Graph) -> Result<Open, EngineError> {
         let row_bytes = activations::peak_bytes(derived).map_err(|e| EngineError::Runtime { reason: e.to_string() })?;
         let bytes = own_bytes(derived, &graph.model.graph);
+        if row_bytes > LARGEST_ROW {
+            return Err(EngineError::Derive(Arc::new(DeriveError::TooLarge { bytes: row_bytes, most: LARGEST_ROW })));
+        }
         let room = (self.batch_bytes / row_bytes.max(1)).max(1);
         let way = match self.provider {
             Provider::Cpu => {

@@ -142,6 +142,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
             input: Input { name: name.into(), shape: shape.to_vec(), preprocess: None },
             head: Head::Logits,
             pattern_layers: PatternLayers::All,
+            output: None,
             layer: None,
             assumed: None,
         },
@@ -150,6 +151,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
         graph,
         layers: Vec::new(),
         patterns: None,
+        warnings: Vec::new(),
     })
 }
 

@@ -139,6 +139,7 @@ fn part(model: &Model, name: &str, graph: &Graph) -> Arc<Model> {
         graph: Arc::new(graph.clone()),
         layers: Vec::new(),
         patterns: None,
+        warnings: Vec::new(),
         ..model.clone()
     })
 }

@@ -10,6 +10,8 @@ pub struct Manifest {
     pub input: Input,
     pub head: Head,
     pub pattern_layers: PatternLayers,
+    /// The graph output with the class scores; needed where several may be.
+    pub output: Option<String>,
     /// Default layer of Grad-CAM; absent, the last of the model's layers.
     pub layer: Option<String>,
     /// What of the preprocessing model.toml leaves out, and what stands for it.

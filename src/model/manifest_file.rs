@@ -1,7 +1,8 @@
 //! `model.toml` as text -> [`Manifest`]: what the file leaves out is inferred from the graph, and every fault is told with what is allowed.
 //!
 //! Left out, a rank-4 input with 1 or 3 channels is an image: ImageNet's mean and std on pixels / 255, the short side resized to
-//! 256/224 of the input, centre crop; a symbolic side is 224. The head is `probabilities`, `logits` when there is one output.
+//! 256/224 of the input, centre crop; a symbolic side is 224; pixels of an integer input stay 0 to 255. The head is `probabilities`,
+//! `logits` when there is one output.
 
 use serde::Deserialize;
 use toml::Table;
@@ -10,7 +11,7 @@ use super::manifest::{Channels, Filter, Input, Layout, Manifest, Preprocess, Res
 use crate::{
     autodiff::spec::{Head, PatternLayers},
     fields::{Fault, Fields},
-    onnx::graph::{Dim, Graph, ValueInfo},
+    onnx::graph::{Dim, Element, Graph, ValueInfo},
 };
 
 const SYMBOLIC_SIDE: usize = 224;
@@ -35,8 +36,43 @@ impl<T> Each<T> {
     }
 }
 
-/// The manifest of `graph`; `text` is empty when there is no file.
-pub fn read(text: &str, graph: &Graph) -> Result<Manifest, Vec<Fault>> {
+/// A manifest, of which what follows from the output is still open.
+pub struct Draft {
+    input: Input,
+    assumed: Option<String>,
+    head: Option<Head>,
+    pattern_layers: Option<PatternLayers>,
+    output: Option<String>,
+    layer: Option<String>,
+}
+
+impl Draft {
+    /// Name of the input, and of the output where the file says it.
+    pub fn ends(&self) -> (&str, Option<&str>) {
+        (&self.input.name, self.output.as_deref())
+    }
+
+    /// For the graph with the output that is explained. The layer is the one that the file names.
+    pub fn finish(self, graph: &Graph) -> Manifest {
+        Manifest {
+            head: self.head.unwrap_or_else(|| default_head(graph)),
+            input: self.input,
+            assumed: self.assumed,
+            pattern_layers: self.pattern_layers.unwrap_or(PatternLayers::All),
+            output: self.output,
+            layer: self.layer,
+        }
+    }
+}
+
+/// What the file says of `graph`; `text` is empty when there is none. The sizes that it fixes are written into the graph's input.
+pub fn read(text: &str, graph: &mut Graph) -> Result<Draft, Vec<Fault>> {
+    let draft = read_draft(text, graph)?;
+    fix_sizes(graph, &draft.input);
+    Ok(draft)
+}
+
+fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Vec<Fault>> {
     let table: Table = match text.parse() {
         Ok(table) => table,
         Err(error) => return Err(vec![Fault::new("", error.to_string().trim_end(), "TOML")]),
@@ -50,17 +86,16 @@ pub fn read(text: &str, graph: &Graph) -> Result<Manifest, Vec<Fault>> {
         "\"all\", \"inner\", \"except_first\", \"except_last\", { named = [nodes] }",
         |_| true,
     );
+    let outputs = graph.outputs.iter().map(|output| output.name.as_str()).collect::<Vec<_>>().join(", ");
+    let output = fields.take::<String>("output", &outputs, |name| graph.outputs.iter().any(|o| o.name == *name));
     let layer = fields.take("layer", "the name of a value of the graph", |_| true);
     let input = fields.table("input").unwrap_or(&empty);
     fields.finish();
     match read_input(Fields::new(input, "input", &mut faults), graph) {
-        Some(resolved) if faults.is_empty() => Ok(Manifest {
-            assumed: assumed(&resolved, input),
-            input: resolved,
-            head: head.unwrap_or(default_head(graph)),
-            pattern_layers: pattern_layers.unwrap_or(PatternLayers::All),
-            layer,
-        }),
+        Some(resolved) if faults.is_empty() => {
+            let assumed = assumed(&resolved, input, graph);
+            Ok(Draft { input: resolved, assumed, head, pattern_layers, output, layer })
+        }
         _ => Err(faults),
     }
 }
@@ -71,14 +106,16 @@ fn default_head(graph: &Graph) -> Head {
 }
 
 /// What of the preprocessing of images is not in the table `input`, and what `resolved` has in its place.
-fn assumed(resolved: &Input, input: &Table) -> Option<String> {
+fn assumed(resolved: &Input, input: &Table, graph: &Graph) -> Option<String> {
     let rule = resolved.preprocess.as_ref()?;
     let absent: Vec<&str> = ["mean", "std", "resize"].into_iter().filter(|key| !input.contains_key(*key)).collect();
-    let values = match (rule.channels, absent.contains(&"mean"), absent.contains(&"std")) {
+    let is_integer = graph.inputs.iter().any(|info| info.name == resolved.name && !info.value_type.element.is_float());
+    let is_plain = is_integer || rule.channels == Channels::Gray;
+    let values = match (is_plain, absent.contains(&"mean"), absent.contains(&"std")) {
         (_, false, false) => None,
-        (Channels::Gray, true, true) => Some("mean 0 and std 1"),
-        (Channels::Gray, true, false) => Some("mean 0"),
-        (Channels::Gray, false, true) => Some("std 1"),
+        (true, true, true) => Some("mean 0 and std 1"),
+        (true, true, false) => Some("mean 0"),
+        (true, false, true) => Some("std 1"),
         (_, true, true) => Some("ImageNet's mean and std"),
         (_, true, false) => Some("ImageNet's mean"),
         (_, false, true) => Some("ImageNet's std"),
@@ -93,8 +130,8 @@ fn assumed(resolved: &Input, input: &Table) -> Option<String> {
     (!absent.is_empty()).then(said)
 }
 
-/// Writes the sizes that the manifest fixed into the graph's input type: everything but the batch is a number afterwards.
-pub fn fix_sizes(graph: &mut Graph, input: &Input) {
+/// Everything but the batch is a number afterwards.
+fn fix_sizes(graph: &mut Graph, input: &Input) {
     if let Some(info) = graph.inputs.iter_mut().find(|info| info.name == input.name) {
         for (dim, size) in info.value_type.shape.iter_mut().skip(1).zip(&input.shape) {
             *dim = Dim::Known(*size);
@@ -169,13 +206,16 @@ impl Pixels {
         layout: Layout,
         channel_count: usize,
         sides: [usize; 2],
+        element: Element,
     ) -> Preprocess {
         let channels = self.channels.unwrap_or(if channel_count == 1 { Channels::Gray } else { Channels::Rgb });
         if (channels == Channels::Gray) != (channel_count == 1) {
             let allowed = if channel_count == 1 { "\"gray\"" } else { "\"rgb\", \"bgr\"" };
             fields.fault("channels", format!("the graph's input has {channel_count} channel(s)"), allowed);
         }
+        let as_they_are = !element.is_float();
         let [mean, std] = match channels {
+            _ if as_they_are => [vec![0.0; channel_count], vec![1.0; channel_count]],
             Channels::Rgb => [IMAGENET_MEAN.to_vec(), IMAGENET_STD.to_vec()],
             Channels::Bgr => [IMAGENET_MEAN, IMAGENET_STD].map(|values| values.into_iter().rev().collect()),
             Channels::Gray => [vec![0.0], vec![1.0]],
@@ -202,7 +242,7 @@ impl Pixels {
             height: height as u32,
             layout,
             channels,
-            scale: self.scale.unwrap_or(1.0 / 255.0),
+            scale: self.scale.unwrap_or(if as_they_are { 1.0 } else { 1.0 / 255.0 }),
             mean: per_channel("mean", self.mean, mean),
             std: per_channel("std", self.std, std),
             resize: self.resize.unwrap_or(default_resize),
@@ -246,7 +286,7 @@ fn resolve(
                 Layout::Nchw => vec![channel_count, sides[0], sides[1]],
                 Layout::Nhwc => vec![sides[0], sides[1], channel_count],
             };
-            let preprocess = Some(pixels.resolve(fields, layout, channel_count, sides));
+            let preprocess = Some(pixels.resolve(fields, layout, channel_count, sides, info.value_type.element));
             Some(Input { name: info.name.clone(), shape, preprocess })
         }
         None => {
@@ -312,7 +352,7 @@ fn show(dims: &[Dim]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::graph::{Element, ValueType};
+    use crate::onnx::graph::ValueType;
 
     fn graph(input: &[Dim], classes: usize) -> Graph {
         let value = |name: &str, dims: Vec<Dim>| ValueInfo {
@@ -335,6 +375,10 @@ mod tests {
 
     fn known(sizes: [usize; 3]) -> Vec<Dim> {
         sizes.map(Dim::Known).to_vec()
+    }
+
+    fn read(text: &str, graph: &Graph) -> Result<Manifest, Vec<Fault>> {
+        Ok(super::read(text, &mut graph.clone())?.finish(graph))
     }
 
     #[test]
@@ -378,9 +422,18 @@ mod tests {
         let dims = [Dim::Known(3), Dim::Symbol("h".into()), Dim::Symbol("w".into())];
         let mut graph = graph(&dims, 10);
         assert_eq!(read("", &graph).unwrap().input.shape, [3, 224, 224]);
-        let manifest = read("[input]\nsize = [32, 48]", &graph).unwrap();
-        fix_sizes(&mut graph, &manifest.input);
+        super::read("[input]\nsize = [32, 48]", &mut graph).unwrap();
         assert_eq!(graph.inputs[0].value_type.shape[1..], known([3, 32, 48]));
+    }
+
+    #[test]
+    fn pixels_of_an_integer_input_stay_as_they_are() {
+        let mut graph = graph(&known([3, 8, 8]), 10);
+        graph.inputs[0].value_type.element = Element::Uint8;
+        let preprocess = read("", &graph).unwrap().input.preprocess.unwrap();
+        assert_eq!((preprocess.scale, preprocess.mean, preprocess.std), (1.0, vec![0.0; 3], vec![1.0; 3]));
+        let preprocess = read("[input]\nscale = 2.0", &graph).unwrap().input.preprocess.unwrap();
+        assert_eq!(preprocess.scale, 2.0);
     }
 
     #[test]

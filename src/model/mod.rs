@@ -1,6 +1,8 @@
 //! What is known of each classifier: its folder, manifest, labels, patterns, and the registry of all of them.
 
+mod ends;
 pub mod fits;
+mod foreign;
 pub mod labels;
 pub mod manifest;
 mod manifest_file;
@@ -30,6 +32,8 @@ pub struct Model {
     /// The layers of Grad-CAM in the order of the forward pass; empty where there is none, or the graph cannot be read so far.
     pub layers: Vec<Layer>,
     pub patterns: Option<Patterns>,
+    /// What of the graph is left out or read in a way of its own.
+    pub warnings: Vec<String>,
 }
 
 impl Model {

@@ -4,12 +4,15 @@ use std::{
     collections::HashMap,
     fs,
     io::Read,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
 use super::{
     Model,
+    ends::{self, Ends},
+    foreign,
     labels::{self, Labels},
     manifest_file, patterns,
 };
@@ -17,6 +20,7 @@ use crate::{
     autodiff::{spatial_layers, spec::Patterns},
     files,
     onnx::read_model,
+    text::cut,
 };
 
 /// The models that serve, by id, and the folders that do not.
@@ -36,6 +40,17 @@ pub struct Registry {
 pub struct BrokenModel {
     pub id: String,
     pub faults: Vec<String>,
+}
+
+impl BrokenModel {
+    /// Bytes of a fault that are told: one may list every node of a network.
+    const TOLD: usize = 4_000;
+    const MOST: usize = 20;
+
+    fn new(id: String, mut faults: Vec<String>) -> Self {
+        faults.truncate(Self::MOST);
+        Self { id, faults: faults.into_iter().map(|fault| cut(&fault, Self::TOLD).into_owned()).collect() }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +79,13 @@ impl Registry {
         };
         let mut models = Vec::new();
         for folder in folders {
-            match load_model(&folder, &mut registry.warnings) {
+            // What no check foresees in one model's file keeps no other from serving.
+            let load = AssertUnwindSafe(|| load_model(&folder, &mut registry.warnings));
+            match catch_unwind(load)
+                .unwrap_or_else(|_| Err(vec!["model.onnx: reading it failed; see the log".to_owned()]))
+            {
                 Ok(model) => models.push(Arc::new(model)),
-                Err(faults) => registry.broken.push(BrokenModel { id: id_of(&folder), faults }),
+                Err(faults) => registry.broken.push(BrokenModel::new(id_of(&folder), faults)),
             }
         }
         let own = models.iter().filter_map(|model| Some((model.id.clone(), model.patterns.clone()?)));
@@ -77,8 +96,39 @@ impl Registry {
             let known = registry.iter().map(|model| model.id.clone()).collect();
             return Err(RegistryError::NoDefault { id: id.to_owned(), known });
         }
-        registry.warnings.push(format!("{id}: it is default_model, and broken: requests have to name a model"));
+        registry.warn_of_default();
         Ok(registry)
+    }
+
+    fn warn_of_default(&mut self) {
+        let Some(id) = self.broken_default().map(|broken| broken.id.clone()) else { return };
+        let warning = format!("{id}: it is default_model, and broken: requests have to name a model");
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    /// What is wrong but keeps nobody from serving, of the folder and of each model; `id: what`.
+    pub fn all_warnings(&self) -> Vec<String> {
+        let of =
+            |model: Arc<Model>| model.warnings.iter().map(|what| format!("{}: {what}", model.id)).collect::<Vec<_>>();
+        self.warnings.iter().cloned().chain(self.iter().flat_map(of)).collect()
+    }
+
+    /// Keeps the models that pass `check`; the others are broken, for the reason that it gives.
+    pub fn retain(&mut self, check: impl Fn(&Arc<Model>) -> Result<(), String>) {
+        let models = self.models.get_mut().unwrap_or_else(PoisonError::into_inner);
+        models.retain(|model| match catch_unwind(AssertUnwindSafe(|| check(model))) {
+            Ok(Ok(())) => true,
+            failed => {
+                let fault =
+                    failed.ok().and_then(Result::err).unwrap_or_else(|| "running it failed; see the log".to_owned());
+                self.broken.push(BrokenModel::new(model.id.clone(), vec![fault]));
+                false
+            }
+        });
+        self.broken.sort_by(|a, b| a.id.cmp(&b.id));
+        self.warn_of_default();
     }
 
     pub fn get(&self, id: &str) -> Option<Arc<Model>> {
@@ -118,6 +168,9 @@ impl Registry {
     }
 }
 
+/// Weights of this size may be read by sessions where they lie: their copies are made once, here.
+const LARGE_BYTES: usize = 4 << 20;
+
 fn id_of(folder: &Path) -> String {
     folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
@@ -134,21 +187,33 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
     let mut faults = Vec::new();
     let labels = read_labels(&folder.join("labels.txt"), &mut faults);
     let text = read_optional(&folder.join("model.toml"), &mut faults);
+    let of_graph = |error: &dyn std::fmt::Display| vec![format!("model.onnx: {error}")];
     let mut graph = match read_model(&path) {
         Ok(graph) => graph,
+        Err(_) if let Some(what) = foreign::what(&path) => {
+            faults.push(format!("model.onnx is {what}"));
+            return Err(faults);
+        }
         Err(error) => {
-            faults.push(format!("model.onnx: {error}"));
+            faults.extend(of_graph(&error));
             return Err(faults);
         }
     };
-    let mut manifest = match manifest_file::read(&text, &graph) {
-        Ok(manifest) => manifest,
+    let draft = match manifest_file::read(&text, &mut graph) {
+        Ok(draft) => draft,
         Err(found) => {
             faults.extend(found.iter().map(|fault| format!("model.toml: {fault}")));
             return Err(faults);
         }
     };
-    manifest_file::fix_sizes(&mut graph, &manifest.input);
+    let (input, output) = draft.ends();
+    let Ends { graph, is_binary, warnings: own } =
+        ends::adapt(graph, input, output).map_err(|error| of_graph(&error))?;
+    let mut manifest = draft.finish(&graph);
+    let mut graph = graph;
+    for literal in graph.initializers.values_mut().filter(|literal| literal.bytes.len() >= LARGE_BYTES) {
+        *literal = literal.clone().aligned();
+    }
     let layers = match manifest.input.shape[..] {
         [_, _, _] => spatial_layers(&graph).unwrap_or_default(),
         _ => Vec::new(),
@@ -163,16 +228,33 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
             ));
         }
     }
+    let labels = match (&labels[..], is_binary) {
+        ([positive], true) => Labels::from(vec![format!("not {positive}"), positive.clone()]),
+        _ => labels,
+    };
     let path = folder.join(patterns::FILE);
-    let patterns = path.exists().then(|| patterns::read(&path, &hash)).and_then(|read| match read {
+    if foreign::is_pointer(&path) {
+        warnings.push(format!("{id}: {} is {}", patterns::FILE, foreign::POINTER));
+    }
+    let has_patterns = path.exists() && !foreign::is_pointer(&path);
+    let patterns = has_patterns.then(|| patterns::read(&path, &hash)).and_then(|read| match read {
         Ok((patterns, _)) => Some(patterns),
         Err(error) => {
             warnings.push(format!("{id}: {error}"));
             None
         }
     });
-    let model =
-        Model { id, folder: folder.to_owned(), manifest, labels, hash, graph: Arc::new(graph), layers, patterns };
+    let model = Model {
+        id,
+        folder: folder.to_owned(),
+        manifest,
+        labels,
+        hash,
+        graph: Arc::new(graph),
+        layers,
+        patterns,
+        warnings: own,
+    };
     match model.classes() {
         Some(classes) if !model.labels.is_empty() && classes != model.labels.len() => {
             faults.push(format!("labels.txt has {} lines for {classes} classes", model.labels.len()));
@@ -203,6 +285,11 @@ fn read_labels(path: &Path, faults: &mut Vec<String>) -> Labels {
 /// The text of a file that need not be there.
 fn read_optional(path: &Path, faults: &mut Vec<String>) -> String {
     match fs::read_to_string(path) {
+        Ok(_) if foreign::is_pointer(path) => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            faults.push(format!("{name} is {}", foreign::POINTER));
+            String::new()
+        }
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => {

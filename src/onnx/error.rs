@@ -78,6 +78,8 @@ pub enum TensorFault {
     Field { key: String, value: String },
     #[error("external file {location:?} has {found} bytes, {needed} are needed")]
     Short { location: String, needed: u64, found: u64 },
+    #[error("external file {location:?} is a Git LFS pointer, not the file itself: run `git lfs pull`")]
+    Pointer { location: String },
     #[error("cannot read external file {location:?}: {reason}")]
     Unreadable { location: String, reason: String },
 }

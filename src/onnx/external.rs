@@ -15,6 +15,9 @@ pub fn map_file(path: &Path) -> std::io::Result<Bytes> {
     Ok(Bytes::from_owner(unsafe { memmap2::Mmap::map(&file)? }))
 }
 
+/// How a Git LFS pointer starts, which stands in a clone for a large file that was not fetched.
+pub const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// The external files of one model, opened on demand.
 pub struct ExternalFiles {
     folder: Option<PathBuf>,
@@ -30,6 +33,9 @@ impl ExternalFiles {
     pub fn slice(&mut self, location: &str, offset: u64, length: usize) -> Result<Bytes, TensorFault> {
         let file = self.open(location)?;
         let needed = offset.saturating_add(length as u64);
+        if file.starts_with(LFS_POINTER) {
+            return Err(TensorFault::Pointer { location: location.into() });
+        }
         if needed > file.len() as u64 {
             return Err(TensorFault::Short { location: location.into(), needed, found: file.len() as u64 });
         }

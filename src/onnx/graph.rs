@@ -300,23 +300,31 @@ impl Graph {
 
 /// Gives names that are not in use yet, the same ones in the same order for the same graph.
 #[derive(Clone, Debug)]
-pub struct Names(HashSet<String>);
+pub struct Names {
+    taken: HashSet<String>,
+    /// Of each wish that was taken, how many numbers were tried: many nodes may have the same.
+    counts: HashMap<String, usize>,
+}
 
 impl Names {
     pub fn of(graph: &Graph) -> Self {
         let mut names = graph.value_names();
         names.extend(graph.nodes.iter().flat_map(Node::captured));
-        Self(names)
+        Self { taken: names, counts: HashMap::new() }
     }
 
     /// `wish`, or `wish.1`, `wish.2` … when it is taken.
     pub fn fresh(&mut self, wish: &str) -> String {
-        let mut name = wish.to_string();
-        let mut count = 0;
-        while name.is_empty() || !self.0.insert(name.clone()) {
-            count += 1;
-            name = format!("{wish}.{count}");
+        if !wish.is_empty() && self.taken.insert(wish.to_string()) {
+            return wish.to_string();
         }
-        name
+        let count = self.counts.entry(wish.to_string()).or_default();
+        loop {
+            *count += 1;
+            let name = format!("{wish}.{count}");
+            if self.taken.insert(name.clone()) {
+                return name;
+            }
+        }
     }
 }

@@ -50,6 +50,14 @@ impl Literal {
         Self { element: Element::Float, shape: shape.to_vec(), bytes: Bytes::from_owner(Floats(values)) }
     }
 
+    /// The same numbers, at an address that float32 may have: copied where they lie in a file at any other.
+    pub fn aligned(self) -> Self {
+        if self.element != Element::Float || self.bytes.as_ptr().cast::<f32>().is_aligned() {
+            return self;
+        }
+        Self::from_f32_vec(&self.shape, self.decode(f32::from_le_bytes))
+    }
+
     /// `values` are row-major and as many as `shape` asks for.
     pub fn from_i64s(shape: &[usize], values: &[i64]) -> Self {
         Self::from_numbers(Element::Int64, shape, bytes_of(values, i64::to_le_bytes))
@@ -176,6 +184,17 @@ fn bytes_of<const N: usize, T: Copy>(values: &[T], to_bytes: impl Fn(T) -> [u8; 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unaligned_numbers_are_copied_and_aligned_ones_stay() {
+        let whole = Bytes::from_owner(Floats(vec![0.0; 4]));
+        let at =
+            |start: usize| Literal { element: Element::Float, shape: vec![2], bytes: whole.slice(start..start + 8) };
+        assert_eq!(at(4).aligned().bytes.as_ptr(), at(4).bytes.as_ptr());
+        let copied = at(1).aligned();
+        assert!(copied.bytes.as_ptr().cast::<f32>().is_aligned());
+        assert_eq!(copied, at(1));
+    }
 
     #[test]
     fn numbers_come_back_from_every_element_type() {

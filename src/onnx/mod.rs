@@ -12,9 +12,9 @@ pub mod types;
 pub mod write;
 
 pub use error::{Fault, OnnxError};
-pub use external::map_file;
+pub use external::{LFS_POINTER, map_file};
 pub use read::{NEWEST_OPSET, OLDEST_OPSET, read_bytes, read_model};
-pub use types::{Types, infer, infer_node};
+pub use types::{Types, infer, infer_node, oversize};
 pub use write::{ExternalRef, LARGEST_MODEL, write_model, write_model_external};
 
 #[cfg(test)]

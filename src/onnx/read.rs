@@ -17,7 +17,7 @@ use super::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
 use super::tensor_proto::read_tensor;
-use super::types::{LARGEST_SIZE, infer};
+use super::types::{infer, oversize};
 
 pub const OLDEST_OPSET: i64 = 7;
 pub const NEWEST_OPSET: i64 = 22;
@@ -248,7 +248,7 @@ fn read_declared(proto: &ValueInfoProto) -> Option<Declared> {
         code => Some(Element::from_code(code)?),
     };
     let shape = tensor.shape.as_ref().map(|shape| read_shape(proto.name(), shape));
-    let fits = shape.iter().flatten().filter_map(Dim::known).all(|size| size <= LARGEST_SIZE);
+    let fits = shape.as_ref().is_none_or(|shape| oversize(shape).is_none());
     fits.then_some(Declared { element, shape })
 }
 

@@ -6,16 +6,16 @@ use super::error::TensorFault;
 use super::external::ExternalFiles;
 use super::graph::{Element, Literal};
 use super::proto::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
-use super::types::LARGEST_SIZE;
+use super::types::{LARGEST_RANK, LARGEST_SIZE};
 
 /// Reads one stored tensor; its byte count is checked against its shape.
 pub fn read_tensor(tensor: &TensorProto, files: &mut ExternalFiles) -> Result<Literal, TensorFault> {
     let code = tensor.data_type.unwrap_or_default();
     let element = Element::from_code(code).ok_or(TensorFault::Element(code))?;
-    let bad_shape = || TensorFault::Shape(tensor.dims.clone());
+    let bad_shape = || TensorFault::Shape(tensor.dims.iter().copied().take(LARGEST_RANK).collect());
     let shape: Vec<usize> =
         tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<_>>().ok_or_else(bad_shape)?;
-    if shape.iter().any(|&size| size > LARGEST_SIZE) {
+    if shape.len() > LARGEST_RANK || shape.iter().any(|&size| size > LARGEST_SIZE) {
         return Err(bad_shape());
     }
     let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(bad_shape)?;

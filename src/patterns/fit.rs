@@ -283,6 +283,7 @@ mod tests {
                 input: Input { name: "x".into(), shape: input.to_vec(), preprocess: None },
                 head: Head::Logits,
                 pattern_layers: PatternLayers::All,
+                output: None,
                 layer: None,
                 assumed: None,
             },
@@ -291,6 +292,7 @@ mod tests {
             graph: Arc::new(graph),
             layers: vec![],
             patterns: None,
+            warnings: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ mod compare;
 mod contract;
 mod datasets;
 mod edge;
+mod ends;
 mod house;
 mod images;
 mod jobs;

@@ -66,6 +66,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
             input: Input { name: "x".into(), shape: vec![inputs], preprocess: None },
             head: Head::Logits,
             pattern_layers: PatternLayers::All,
+            output: None,
             layer: None,
             assumed: None,
         },
@@ -74,6 +75,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
         graph: Arc::new(graph),
         layers: Vec::new(),
         patterns: (!patterns.is_empty()).then(|| Patterns { id: "given".into(), source: Arc::new(patterns) }),
+        warnings: Vec::new(),
     })
 }
 

@@ -4,6 +4,7 @@ mod case;
 mod cases;
 mod heads;
 mod kinks;
+mod limits;
 mod overlays;
 mod run;
 

@@ -39,6 +39,7 @@ pub fn lrn(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let x_type = ctx.emit.value_type(&x)?;
     let channels = ctx.emit.sizes(&x, 1)?[0];
     let (before, after) = ((size - 1) / 2, size / 2);
+    ctx.fits_constant(&[channels, channels])?;
     let emit = &mut *ctx.emit;
     let square = emit.mul(&x, &x)?;
     let sum = channel_band(emit, &square, channels, (before, after), x_type.clone())?;
@@ -64,7 +65,7 @@ fn channel_band(
     (before, after): (usize, usize),
     output: ValueType,
 ) -> Result<String, DeriveError> {
-    let inside = |to: usize, from: usize| from + before >= to && from <= to + after;
+    let inside = |to: usize, from: usize| from.saturating_add(before) >= to && from <= to.saturating_add(after);
     let weight: Vec<f32> = (0..channels * channels).map(|i| f32::from(inside(i / channels, i % channels))).collect();
     let mut shape = vec![1; output.shape.len()];
     (shape[0], shape[1]) = (channels, channels);

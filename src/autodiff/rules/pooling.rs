@@ -51,15 +51,16 @@ pub fn average_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let window = Window::of(ctx, kernel(ctx)?, &sizes)?;
     let include_pad = ctx.node.int_or("count_include_pad", 0) != 0;
     let x_type = ctx.emit.value_type(&x)?;
-    let shares = shares(&window, &sizes, &positions, include_pad);
     let mut shape = vec![1, 1];
     shape.extend(&positions);
+    ctx.fits_constant(&shape)?;
+    let shares = shares(&window, &sizes, &positions, include_pad);
     let share = match shares.iter().all(|share| *share == shares[0]) {
         true => ctx.emit.scalar(shares[0], &dy)?,
         false => ctx.emit.floats(&shape, &shares, &dy)?,
     };
     let dy = ctx.emit.mul(&dy, &share)?;
-    Ok(Cotangents::first(window_sums(ctx.emit, &dy, &window, x_type)?))
+    Ok(Cotangents::first(window_sums(ctx, &dy, &window, x_type)?))
 }
 
 /// 1 / (elements that a window averages), for every window in row-major order.
@@ -69,9 +70,10 @@ fn shares(window: &Window, sizes: &[usize], positions: &[usize], include_pad: bo
         let (front, size) = (window.begin[axis], sizes[axis]);
         let (low, high) = if include_pad { (0, front + size + window.end[axis]) } else { (front, front + size) };
         let count = |position: usize| {
-            let taps =
-                (0..window.kernel[axis]).map(|tap| position * window.strides[axis] + tap * window.dilations[axis]);
-            taps.filter(|tap| (low..high).contains(tap)).count()
+            let first = position * window.strides[axis];
+            // Taps before `end`.
+            let before = |end: usize| end.saturating_sub(first).div_ceil(window.dilations[axis]);
+            before(high).min(window.kernel[axis]).saturating_sub(before(low))
         };
         let counts: Vec<f32> = (0..positions[axis]).map(|position| count(position) as f32).collect();
         shares = shares.iter().flat_map(|share| counts.iter().map(move |count| share / count)).collect();
@@ -80,7 +82,8 @@ fn shares(window: &Window, sizes: &[usize], positions: &[usize], include_pad: bo
 }
 
 /// Every element of dy added to all inputs of its window: the transpose of summing windows.
-fn window_sums(emit: &mut Emitter, dy: &str, window: &Window, x: ValueType) -> Result<String, DeriveError> {
+fn window_sums(ctx: &mut VjpContext, dy: &str, window: &Window, x: ValueType) -> Result<String, DeriveError> {
+    let emit = &mut *ctx.emit;
     let (sizes, positions) = (emit.sizes(dy, 2)?, x.shape[2..].iter().filter_map(Dim::known).collect::<Vec<_>>());
     if window.tiles(&positions) && sizes.len() == 2 {
         return enlarge(emit, dy, &window.kernel, x);
@@ -88,6 +91,8 @@ fn window_sums(emit: &mut Emitter, dy: &str, window: &Window, x: ValueType) -> R
     let channels = emit.sizes(dy, 1)?[0];
     let mut shape = vec![channels, 1];
     shape.extend(&window.kernel);
+    ctx.fits_constant(&shape)?;
+    let emit = &mut *ctx.emit;
     let ones = emit.constant(Literal::from_f64s(x.element, &shape, &vec![1.0; shape.iter().product()]));
     input_gradient(emit, dy, &ones, channels, window, x)
 }

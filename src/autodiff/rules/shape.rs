@@ -81,12 +81,11 @@ pub fn slice(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
             return Err(ctx.refusal("it cuts the batch"));
         };
         let start = if start < 0 { start + size } else { start };
-        let start = if step > 0 { start.clamp(0, size) } else { start.clamp(0, size - 1) };
+        let start = if step > 0 { start.clamp(0, size) } else { start.clamp(0, (size - 1).max(0)) };
         if step == 1 {
             amounts[axis] = (start as usize, size as usize - start as usize - count);
         } else {
-            let reads: Vec<usize> = (0..count as i64).map(|i| (start + i * step) as usize).collect();
-            dx = scatter(ctx, &dx, axis, size as usize, &reads)?;
+            dx = scatter(ctx, &dx, axis, size as usize, count, |i| (start + i as i64 * step) as usize)?;
         }
     }
     Ok(Cotangents::first(ctx.emit.pad(&dx, &amounts)?))
@@ -101,11 +100,10 @@ pub fn gather(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let axis = ctx.axis(ctx.node.int_or("axis", 0), shape.len())?;
     let Some(size) = shape[axis].known() else { return Err(ctx.refusal("it gathers over the batch")) };
     let indices = ctx.constant_i64(1)?.unwrap_or_default();
-    let wrap = |index: i64| if index < 0 { index + size as i64 } else { index } as usize;
-    let reads: Vec<usize> = indices.into_iter().map(wrap).collect();
-    shape[axis] = Dim::Known(reads.len());
+    let wrap = |index: i64| if index < 0 { index.saturating_add(size as i64) } else { index } as usize;
+    shape[axis] = Dim::Known(indices.len());
     let dy = ctx.emit.reshape(&dy, &shape)?;
-    Ok(Cotangents::first(scatter(ctx, &dy, axis, size, &reads)?))
+    Ok(Cotangents::first(scatter(ctx, &dy, axis, size, indices.len(), |i| wrap(indices[i]))?))
 }
 
 /// Mode constant cuts the border off (negative pads put zeros back); reflect and edge also fold it onto what it repeats.
@@ -137,15 +135,15 @@ pub fn pad(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
                 kept.push((axis, before.max(0) as usize, (total - after.max(0)) as usize));
                 restored[axis] = ((-before).max(0) as usize, (-after).max(0) as usize);
             }
-            "edge" => {
-                let reads: Vec<usize> = (0..total).map(|i| (i - before).clamp(0, size - 1) as usize).collect();
-                dx = scatter(ctx, &dx, axis, size as usize, &reads)?;
+            "edge" if size > 0 => {
+                let read = |i: usize| (i as i64 - before).clamp(0, size - 1) as usize;
+                dx = scatter(ctx, &dx, axis, size as usize, total as usize, read)?;
             }
             "reflect" if size > 1 => {
                 let period = 2 * (size - 1);
                 let folded = |i: i64| (i - before).rem_euclid(period);
-                let reads: Vec<usize> = (0..total).map(|i| folded(i).min(period - folded(i)) as usize).collect();
-                dx = scatter(ctx, &dx, axis, size as usize, &reads)?;
+                let read = |i: usize| folded(i as i64).min(period - folded(i as i64)) as usize;
+                dx = scatter(ctx, &dx, axis, size as usize, total as usize, read)?;
             }
             _ => return Err(ctx.refusal(format!("pad mode {mode:?} over {size} elements"))),
         }
@@ -154,10 +152,18 @@ pub fn pad(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents::first(ctx.emit.pad(&dx, &restored)?))
 }
 
-/// The transpose of reading positions `reads` of an axis of `size`: position `reads[j]` receives `dy[j]`, summed over equal reads.
-fn scatter(ctx: &mut VjpContext, dy: &str, axis: usize, size: usize, reads: &[usize]) -> Result<String, DeriveError> {
+/// The transpose of `count` reads of an axis of `size`: position `read(j)` receives `dy[j]`, summed over equal reads.
+fn scatter(
+    ctx: &mut VjpContext,
+    dy: &str,
+    axis: usize,
+    size: usize,
+    count: usize,
+    read: impl Fn(usize) -> usize,
+) -> Result<String, DeriveError> {
+    ctx.fits_constant(&[size.max(count)])?;
     let mut readers: Vec<Vec<usize>> = vec![Vec::new(); size];
-    for (from, &to) in reads.iter().enumerate() {
+    for (from, to) in (0..count).map(|from| (from, read(from))) {
         readers.get_mut(to).ok_or_else(|| ctx.refusal(format!("index {to} is outside {size}")))?.push(from);
     }
     let rounds = readers.iter().map(Vec::len).max().unwrap_or(0);

@@ -31,7 +31,7 @@ pub struct Encoded {
     /// What the sessions read outside of it.
     lent: Vec<Lent>,
     provider: Provider,
-    /// The runtime's optimiser has seen it.
+    /// The runtime's optimiser has seen it, or is not to.
     optimised: bool,
 }
 
@@ -61,6 +61,11 @@ impl Encoded {
     /// An encoded `ModelProto`, as it is.
     pub fn of_bytes(model: Vec<u8>, provider: Provider) -> Self {
         Self { model: Stored::of(model), lent: Vec::new(), provider, optimised: false }
+    }
+
+    /// Sessions of it are opened without the optimiser.
+    pub fn as_it_is(self) -> Self {
+        Self { optimised: true, ..self }
     }
 
     pub fn provider(&self) -> Provider {

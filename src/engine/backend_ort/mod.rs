@@ -298,9 +298,10 @@ fn configure(runtime: &Runtime, provider: Provider, threads: Threads) -> Result<
 }
 
 fn borrow(literal: Literal) -> Result<LentValue, RuntimeError> {
+    let literal = literal.aligned();
     let data = literal.bytes.as_ptr().cast_mut().cast();
-    // SAFETY: the bytes are as many as the shape asks for (every `Literal`'s are), live as long as the value, and are an input, which
-    // the runtime only reads. They may be unaligned, since they lie in a file; the runtime's matrix products load unaligned.
+    // SAFETY: the bytes are as many as the shape asks for (every `Literal`'s are), are aligned, live as long as the value, and are an
+    // input, which the runtime only reads.
     let value = unsafe { TensorRefMut::from_raw(MemoryInfo::default(), data, Shape::from(literal.shape)) };
     Ok(LentValue { value: value.map_err(open_error)?, _bytes: literal.bytes })
 }

@@ -7,16 +7,25 @@ use crate::onnx::graph::{Dim, Element, Literal, Node, ValueType};
 use crate::onnx::types::slice_range;
 
 const LARGEST_BYTES: usize = 1 << 20;
+/// All that one graph may have evaluated.
+pub const BUDGET_BYTES: usize = 64 << 20;
 const LARGEST_INTEGER: f64 = (1u64 << 53) as f64;
 
-/// The single output of `node`, whose type is `result`; none for ops and sizes that are not evaluated.
-pub fn evaluate(node: &Node, constants: &IndexMap<String, Literal>, result: &ValueType) -> Option<Literal> {
+/// The single output of `node`, whose type is `result`; none for ops and sizes that are not evaluated. What is tried is taken from `budget`.
+pub fn evaluate(
+    node: &Node,
+    constants: &IndexMap<String, Literal>,
+    result: &ValueType,
+    budget: &mut usize,
+) -> Option<Literal> {
     let shape = result.shape.iter().map(Dim::known).collect::<Option<Vec<_>>>()?;
     let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
-    if len.checked_mul(result.element.size())? > LARGEST_BYTES || !node.domain.is_empty() {
+    let bytes = len.checked_mul(result.element.size())?;
+    if bytes > LARGEST_BYTES || !node.domain.is_empty() {
         return None;
     }
     let inputs: Vec<&Literal> = node.inputs.iter().map(|name| constants.get(name)).collect::<Option<_>>()?;
+    *budget = budget.checked_sub(bytes)?;
     let first = inputs.first().copied();
     let moved = |source: &dyn Fn(&[usize]) -> Option<usize>| pick(first?, &shape, source);
     match node.op_type.as_str() {
@@ -151,8 +160,9 @@ fn concat(node: &Node, inputs: &[&Literal], shape: &[usize]) -> Option<Literal> 
     let rows: usize = shape.get(..axis)?.iter().product();
     let element = inputs.first()?.element;
     let mut bytes = Vec::new();
+    let parts: Vec<_> = inputs.iter().filter(|part| !part.is_empty()).collect();
     for row in 0..rows {
-        for part in inputs {
+        for part in &parts {
             let width = part.bytes.len() / rows.max(1);
             bytes.extend_from_slice(part.bytes.get(row * width..(row + 1) * width)?);
         }

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::checked;
-use super::evaluate::evaluate;
+use super::evaluate::{BUDGET_BYTES, evaluate};
 use crate::onnx::error::OnnxError;
 use crate::onnx::graph::{Dim, Graph, Literal, Names, Node, ValueType};
 use crate::onnx::types::{Types, to_literal};
@@ -14,6 +14,7 @@ pub fn fold(mut graph: Graph) -> Result<Graph, OnnxError> {
     let mut names = Names::of(&graph);
     let mut types = Types::of_sources(&graph);
     let mut same: HashMap<String, String> = HashMap::new();
+    let mut budget = BUDGET_BYTES;
     let mut kept = Vec::with_capacity(graph.nodes.len());
     for mut node in std::mem::take(&mut graph.nodes) {
         for input in &mut node.inputs {
@@ -22,7 +23,7 @@ pub fn fold(mut graph: Graph) -> Result<Graph, OnnxError> {
             }
         }
         types.add_node(&node, &graph.initializers)?;
-        if let Some(literals) = constants_of(&node, &graph, &types) {
+        if let Some(literals) = constants_of(&node, &graph, &types, &mut budget) {
             graph.initializers.extend(node.outputs.iter().cloned().zip(literals));
             continue;
         }
@@ -46,12 +47,12 @@ pub fn fold(mut graph: Graph) -> Result<Graph, OnnxError> {
 }
 
 /// The values of a node's outputs when all are constant.
-fn constants_of(node: &Node, graph: &Graph, types: &Types) -> Option<Vec<Literal>> {
+fn constants_of(node: &Node, graph: &Graph, types: &Types, budget: &mut usize) -> Option<Vec<Literal>> {
     let [output] = node.outputs.as_slice() else { return None };
     let value_type = types.get(output)?;
     let shape = types.sizes(output).and_then(|sizes| to_literal(sizes, value_type.element));
     let literal = shape.filter(|literal| literal.value_type() == *value_type);
-    literal.or_else(|| evaluate(node, &graph.initializers, value_type)).map(|literal| vec![literal])
+    literal.or_else(|| evaluate(node, &graph.initializers, value_type, budget)).map(|literal| vec![literal])
 }
 
 /// Ops that hand their input on, because they always do or because there is nothing to do.

@@ -8,6 +8,7 @@ mod fold;
 mod narrow;
 mod normalise;
 mod prune;
+mod single;
 
 pub use batch::free_batch;
 pub use check::{check, checked, find_faults, sort};
@@ -16,3 +17,4 @@ pub use fold::fold;
 pub use narrow::{channel_range, narrow};
 pub use normalise::{OPSET, normalise};
 pub use prune::prune;
+pub use single::single;

@@ -1,5 +1,6 @@
 //! Ops that move, cut, join or repeat elements, and those that make a tensor from a shape.
 
+use super::LARGEST_RANK;
 use super::site::{Inferred, Site, Stop, axes_of, axis_of, one, wrong};
 use super::size::{Size, product};
 use crate::onnx::graph::{Dim, Element, ValueType};
@@ -37,7 +38,7 @@ fn reshape(site: &Site<'_>) -> Inferred {
             Ok(sizes) => sizes.items,
             // The rank at least is the length of the shape.
             Err(_) => match site.shape(1)?.as_slice() {
-                [Dim::Known(rank)] => vec![None; *rank],
+                [Dim::Known(rank)] if *rank <= LARGEST_RANK => vec![None; *rank],
                 _ => return Err(Stop::Unknown),
             },
         },
@@ -93,6 +94,9 @@ fn squeeze(site: &Site<'_>) -> Inferred {
 fn unsqueeze(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let Some(axes) = site.ints_of("axes", 1)? else { return wrong("axes are missing") };
+    if axes.len() > LARGEST_RANK {
+        return wrong(format!("{} axes, and at most {LARGEST_RANK} are supported", axes.len()));
+    }
     let mut axes = axes_of(&axes, input.shape.len() + axes.len())?;
     axes.sort_unstable();
     let mut shape = input.shape;
@@ -150,7 +154,11 @@ fn split(site: &Site<'_>) -> Inferred {
         (Some(parts), dim) => {
             let sizes = parts.iter().map(|&p| usize::try_from(p)).collect::<Result<Vec<_>, _>>();
             let Ok(sizes) = sizes else { return wrong("split sizes must not be negative") };
-            if sizes.len() != count || dim.known().is_some_and(|size| sizes.iter().sum::<usize>() != size) {
+            if sizes.len() != count
+                || dim
+                    .known()
+                    .is_some_and(|size| sizes.iter().fold(0, |sum: usize, size| sum.saturating_add(*size)) != size)
+            {
                 return wrong(format!("split {sizes:?} does not fit size {dim} and {count} outputs"));
             }
             sizes.into_iter().map(Dim::Known).collect()
@@ -181,7 +189,10 @@ pub fn slice_range(size: i64, start: i64, end: i64, step: i64) -> (i64, i64, i64
 
 fn slice(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
-    let unknown = || site.shape(1).ok().and_then(|s| s.first().and_then(Dim::known));
+    let unknown = || {
+        let count = site.shape(1).ok().and_then(|shape| shape.first()?.known());
+        count.filter(|&count| count <= LARGEST_RANK)
+    };
     let ends_of = |name: &str, at: usize| -> Result<Option<Vec<Option<i64>>>, Stop> {
         match site.node.ints(name) {
             Some(values) => Ok(Some(values.iter().map(|&v| Some(v)).collect())),
@@ -228,7 +239,9 @@ fn gather_nd(site: &Site<'_>) -> Inferred {
     let (input, indices) = (site.value_type(0)?, site.shape(1)?);
     let batch = usize::try_from(site.node.int_or("batch_dims", 0)).unwrap_or(0);
     let depth = indices.last().and_then(Dim::known).ok_or(Stop::Unknown)?;
-    let Some(rest) = input.shape.get(batch + depth..) else { return wrong("indices are deeper than the input") };
+    let Some(rest) = input.shape.get(batch.saturating_add(depth)..) else {
+        return wrong("indices are deeper than the input");
+    };
     one(input.element, [&indices[..indices.len() - 1], rest].concat())
 }
 
@@ -268,9 +281,15 @@ fn tile(site: &Site<'_>) -> Inferred {
     if repeats.len() != input.shape.len() {
         return wrong(format!("{} repeats for rank {}", repeats.len(), input.shape.len()));
     }
-    let dims = input.shape.iter().zip(repeats).enumerate();
-    let shape = dims.map(|(axis, (dim, count))| site.dim_of(count.and_then(|c| Size::from(dim).times(&c)), axis));
-    one(input.element, shape.collect())
+    let mut shape = Vec::with_capacity(repeats.len());
+    for (axis, (dim, count)) in input.shape.iter().zip(repeats).enumerate() {
+        let size = count.as_ref().and_then(|count| Size::from(dim).times(count));
+        if let (None, Dim::Known(size), Some(count)) = (&size, dim, count.as_ref().and_then(Size::as_known)) {
+            return wrong(format!("{size} elements {count} times along axis {axis} are too many"));
+        }
+        shape.push(site.dim_of(size, axis));
+    }
+    one(input.element, shape)
 }
 
 fn shape_of(site: &Site<'_>) -> Inferred {

@@ -22,6 +22,11 @@ use super::graph::{Dim, Graph, Literal, Node, ValueType};
 
 /// Dimensions stay below this, so that sums and products of a few of them do not overflow.
 pub const LARGEST_SIZE: usize = i32::MAX as usize;
+/// Elements that a value may have in one row of the batch: 1 GiB of float32.
+pub const LARGEST_TENSOR: usize = 1 << 28;
+pub const LARGEST_RANK: usize = 32;
+/// Integers of a shape that are followed through a graph.
+pub const LONGEST_SHAPE: usize = 64;
 
 /// Value -> type, with the values of small integer tensors (shapes) as far as they are known.
 #[derive(Clone, Debug, Default)]
@@ -100,15 +105,28 @@ pub fn infer_node(
     match outcome {
         Ok(mut inferred) => {
             inferred.resize(node.outputs.len(), None);
-            let sizes = inferred.iter().flatten().flat_map(|value_type| &value_type.shape).filter_map(Dim::known);
-            match sizes.max().filter(|&size| size > LARGEST_SIZE) {
-                Some(size) => Err(refuse(node, format!("an output would have a dimension of {size}"))),
+            match inferred.iter().flatten().find_map(|value_type| oversize(&value_type.shape)) {
+                Some(what) => Err(refuse(node, format!("an output would have {what}"))),
                 None => Ok(inferred),
             }
         }
         Err(Stop::Unknown) => Ok(vec![None; node.outputs.len()]),
         Err(Stop::Wrong(reason)) => Err(refuse(node, reason)),
     }
+}
+
+/// What is too large about a shape; dimensions that are not known count as 1.
+pub fn oversize(shape: &[Dim]) -> Option<String> {
+    if shape.len() > LARGEST_RANK {
+        return Some(format!("{} dimensions, and at most {LARGEST_RANK} are supported", shape.len()));
+    }
+    let sizes = || shape.iter().filter_map(Dim::known);
+    if let Some(size) = sizes().find(|&size| size > LARGEST_SIZE) {
+        return Some(format!("a dimension of {size}, and at most {LARGEST_SIZE} is supported"));
+    }
+    let elements = sizes().fold(1, usize::saturating_mul);
+    (elements > LARGEST_TENSOR)
+        .then(|| format!("{elements} elements for one input, and at most {LARGEST_TENSOR} are supported"))
 }
 
 fn refuse(node: &Node, reason: String) -> OnnxError {

@@ -1,6 +1,10 @@
 //! A size as a product of a number and symbols (`2*batch`): what reshapes of a symbolic batch need, and no more.
 
+use super::LONGEST_SHAPE;
 use crate::onnx::graph::{Dim, Literal};
+
+/// Symbols of one size, powers counted.
+const MOST_SYMBOLS: usize = 16;
 
 /// `factor` times the symbols; negative only in values such as the -1 of Reshape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +28,9 @@ impl Size {
         let factor = self.factor.checked_mul(other.factor)?;
         if factor == 0 {
             return Some(Self::known(0));
+        }
+        if self.symbols.len() + other.symbols.len() > MOST_SYMBOLS {
+            return None;
         }
         let mut symbols = [self.symbols.as_slice(), &other.symbols].concat();
         symbols.sort();
@@ -93,7 +100,7 @@ impl Sizes {
 
     /// The values of a short integer constant.
     pub fn of_literal(literal: &Literal) -> Option<Self> {
-        if literal.shape.len() > 1 || literal.len() > 64 {
+        if literal.shape.len() > 1 || literal.len() > LONGEST_SHAPE {
             return None;
         }
         let items = literal.to_i64s()?.into_iter().map(|v| Some(Size::known(v))).collect();

@@ -1,5 +1,6 @@
 //! The content of shapes on their way through a graph: `Shape -> Gather -> Mul -> Concat` with a symbolic batch stays known.
 
+use super::LONGEST_SHAPE;
 use super::layout::{shape_range, slice_range};
 use super::site::Site;
 use super::size::{Size, Sizes, product};
@@ -78,8 +79,11 @@ fn concat(site: &Site<'_>) -> Option<Sizes> {
         let integers = matches!(site.element(index).ok()?, Element::Int64 | Element::Int32);
         match (site.sizes(index), site.shape(index).ok()?.as_slice()) {
             (Ok(sizes), _) if !sizes.scalar => items.extend(sizes.items),
-            (_, [Dim::Known(count)]) if integers && *count <= 64 => items.extend(vec![None; *count]),
+            (_, [Dim::Known(count)]) if integers && *count <= LONGEST_SHAPE => items.extend(vec![None; *count]),
             _ => return None,
+        }
+        if items.len() > LONGEST_SHAPE {
+            return None;
         }
     }
     Some(Sizes::vector(items))
@@ -143,14 +147,18 @@ fn constant_of_shape(site: &Site<'_>, shape: &Sizes) -> Option<Sizes> {
     };
     match shape.as_known()?.as_slice() {
         [] => Some(Sizes::scalar(Some(Size::known(value)))),
-        [count] => (0..=64).contains(count).then(|| Sizes::vector(vec![Some(Size::known(value)); *count as usize])),
+        [count] => (0..=LONGEST_SHAPE as i64)
+            .contains(count)
+            .then(|| Sizes::vector(vec![Some(Size::known(value)); *count as usize])),
         _ => None,
     }
 }
 
 fn expand(sizes: &Sizes, shape: &Sizes) -> Option<Sizes> {
     match (shape.as_known()?.as_slice(), sizes.items.as_slice()) {
-        ([count], [item]) => (1..=64).contains(count).then(|| Sizes::vector(vec![item.clone(); *count as usize])),
+        ([count], [item]) => {
+            (1..=LONGEST_SHAPE as i64).contains(count).then(|| Sizes::vector(vec![item.clone(); *count as usize]))
+        }
         ([_], _) => Some(sizes.clone()),
         _ => None,
     }

@@ -47,10 +47,12 @@ fn is_size(size: &usize) -> bool {
 impl Window {
     /// Positions of the window along spatial `axis` of `dim`; none when `dim` is a symbol and windows change it.
     fn positions(&self, axis: usize, dim: &Dim, ceil: bool) -> Result<Option<Dim>, Stop> {
-        let (stride, span) =
-            (self.strides[axis] as i64, (self.kernel[axis] as i64 - 1) * self.dilations[axis] as i64 + 1);
+        let (stride, span) = (self.strides[axis] as i64, self.span(axis));
         let (begin, end) = (self.pads[axis], self.pads[axis + self.kernel.len()]);
         let same = self.auto_pad.starts_with("SAME");
+        if *dim == Dim::Known(0) {
+            return wrong(format!("its input has no elements along spatial axis {axis}"));
+        }
         let Dim::Known(size) = dim else {
             let keeps = stride == 1 && (same || (self.auto_pad == "NOTSET" && begin + end == span - 1) || span == 1);
             return Ok(keeps.then(|| dim.clone()));
@@ -72,6 +74,11 @@ impl Window {
             floor + i64::from(extra)
         };
         Ok(Some(Dim::Known(usize::try_from(positions).unwrap_or(0))))
+    }
+
+    /// Input positions from the first tap to the last. Sizes are below 2^31: no product of two overflows.
+    fn span(&self, axis: usize) -> i64 {
+        (self.kernel[axis] as i64 - 1) * self.dilations[axis] as i64 + 1
     }
 
     fn apply(&self, site: &Site<'_>, spatial: &[Dim], ceil: bool) -> Result<Vec<Dim>, Stop> {
@@ -136,10 +143,10 @@ fn conv_transpose(site: &Site<'_>) -> Inferred {
             continue;
         }
         let stride = window.strides[axis] as i64;
-        let span = (window.kernel[axis] as i64 - 1) * window.dilations[axis] as i64 + 1;
+        let span = window.span(axis);
         shape.push(match dim {
             Dim::Known(size) => {
-                let full = stride * (*size as i64 - 1) + added[axis] + span;
+                let full = (stride * (*size as i64 - 1)).saturating_add(added[axis] + span);
                 let out = match window.auto_pad.as_str() {
                     "SAME_UPPER" | "SAME_LOWER" => *size as i64 * stride,
                     "VALID" => full,
@@ -161,7 +168,14 @@ fn pool(site: &Site<'_>) -> Inferred {
         return wrong(format!("kernel_shape does not fit an input of rank {}", input.shape.len()));
     }
     let ceil = site.node.int_or("ceil_mode", 0) != 0;
-    let spatial = window(site, kernel)?.apply(site, &input.shape[2..], ceil)?;
+    let window = window(site, kernel)?;
+    for axis in 0..window.kernel.len() {
+        let pad = window.pads[axis].max(window.pads[axis + window.kernel.len()]);
+        if window.auto_pad == "NOTSET" && pad >= window.span(axis) {
+            return wrong(format!("pads of {pad} must be smaller than the window of {}", window.span(axis)));
+        }
+    }
+    let spatial = window.apply(site, &input.shape[2..], ceil)?;
     let shape = [&input.shape[..2], &spatial].concat();
     let indices = ValueType { element: Element::Int64, shape: shape.clone() };
     Ok(vec![Some(ValueType { element: input.element, shape }), Some(indices)])

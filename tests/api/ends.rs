@@ -1,0 +1,312 @@
+//! Models whose inputs and outputs are not float32 scores of an image: adapted where that is exact, else named with what to do.
+
+use std::{collections::BTreeMap, fs};
+
+use explaind::onnx::{
+    graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
+    write_model,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    client::{get, post_json, send_to, values},
+    house::{House, open},
+};
+
+fn info(name: &str, element: Element, sizes: &[usize]) -> ValueInfo {
+    let shape = [Dim::from("N")].into_iter().chain(sizes.iter().map(|&size| size.into())).collect();
+    ValueInfo { name: name.into(), value_type: ValueType::new(element, shape) }
+}
+
+fn graph(input: ValueInfo, outputs: Vec<ValueInfo>, constants: Vec<(&str, Literal)>, nodes: Vec<Node>) -> Graph {
+    Graph {
+        name: "ends".into(),
+        ir_version: 8,
+        opset_imports: BTreeMap::from([(String::new(), 17)]),
+        inputs: vec![input],
+        outputs,
+        initializers: constants.into_iter().map(|(name, literal)| (name.to_owned(), literal)).collect(),
+        nodes,
+        metadata: BTreeMap::new(),
+    }
+}
+
+const WEIGHTS: [f64; 6] = [1.0, 2.0, -1.0, 0.5, -0.25, 3.0];
+
+/// Scores W x of three classes over two numbers, in `element`.
+fn linear(element: Element, nodes: Vec<Node>, outputs: Vec<ValueInfo>) -> Graph {
+    let weights = Literal::from_f64s(element, &[3, 2], &WEIGHTS);
+    let first = Node::new("Gemm", ["x", "w"], ["z"]).with("transB", 1_i64);
+    graph(info("x", element, &[2]), outputs, vec![("w", weights)], [vec![first], nodes].concat())
+}
+
+/// The z of x = (1, 2).
+const SCORES: [f32; 3] = [5.0, 0.0, 5.75];
+
+fn sigmoid(z: f64) -> f64 {
+    1.0 / (1.0 + (-z).exp())
+}
+
+fn serve(models: &[(&str, Vec<u8>, &[(&str, &str)])]) -> (TempDir, House) {
+    let folder = tempfile::tempdir().unwrap();
+    for (id, model, files) in models {
+        let own = folder.path().join(id);
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("model.onnx"), model).unwrap();
+        files.iter().for_each(|(name, text)| fs::write(own.join(name), text).unwrap());
+    }
+    let house = open(&[("models", folder.path().to_str().unwrap()), ("default_model", "")]);
+    (folder, house)
+}
+
+fn written(graph: &Graph) -> Vec<u8> {
+    write_model(graph).unwrap()
+}
+
+fn at(x: &[f32]) -> Value {
+    json!({ "tensor": { "shape": [x.len()], "data": x } })
+}
+
+/// index -> score.
+async fn predict(house: &House, id: &str, input: &Value) -> BTreeMap<u64, f64> {
+    let answer = send_to(&house.router, post_json(&format!("/predict?model={id}"), input)).await.answer();
+    let found = answer["predictions"].as_array().unwrap_or_else(|| panic!("{answer}"));
+    found.iter().map(|one| (one["index"].as_u64().unwrap(), one["score"].as_f64().unwrap())).collect()
+}
+
+async fn gradient(house: &House, id: &str, query: &str, input: &Value) -> Vec<f32> {
+    let uri = format!("/explain?model={id}&method=gradient&format=json&{query}");
+    values(&send_to(&house.router, post_json(&uri, input)).await.answer())
+}
+
+fn close(found: &[f32], expected: &[f32]) {
+    let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * b.abs().max(1.0);
+    assert!(found.len() == expected.len() && found.iter().zip(expected).all(near), "{found:?} is not {expected:?}");
+}
+
+async fn faults(house: &House) -> BTreeMap<String, String> {
+    let list = send_to(&house.router, get("/models")).await.answer();
+    let broken = list["broken_models"].as_array().unwrap().iter();
+    broken.map(|one| (one["id"].as_str().unwrap().to_owned(), one["faults"].to_string())).collect()
+}
+
+#[tokio::test]
+async fn nets_of_any_float_are_worked_on_in_float32() {
+    let net = |element| written(&linear(element, vec![], vec![info("z", element, &[3])]));
+    let inside = {
+        let mut graph = linear(Element::Float16, vec![], vec![info("scores", Element::Float, &[3])]);
+        graph.inputs[0] = info("pixels", Element::Float, &[2]);
+        graph.nodes.insert(0, Node::new("Cast", ["pixels"], ["x"]).with("to", Element::Float16 as i64));
+        graph.nodes.push(Node::new("Cast", ["z"], ["scores"]).with("to", Element::Float as i64));
+        written(&graph)
+    };
+    let (_folder, house) = serve(&[
+        ("half", net(Element::Float16), &[]),
+        ("double", net(Element::Double), &[]),
+        ("brain", net(Element::Bfloat16), &[]),
+        ("inside", inside, &[]),
+    ]);
+    for id in ["half", "double", "brain", "inside"] {
+        close(&gradient(&house, id, "head=logits&target=1", &at(&[1.0, 2.0])).await, &[-1.0, 0.5]);
+        let total: f32 = SCORES.iter().map(|z| z.exp()).sum();
+        let found: Vec<f32> = predict(&house, id, &at(&[1.0, 2.0])).await.into_values().map(|p| p as f32).collect();
+        close(&found, &SCORES.map(|z| z.exp() / total));
+    }
+}
+
+#[tokio::test]
+async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
+    let net = |node: Node| {
+        let nodes = vec![
+            node,
+            Node::new("ReduceMean", ["floats"], ["pooled"]).with("axes", vec![2_i64, 3]).with("keepdims", 0_i64),
+        ];
+        written(&graph(
+            info("x", Element::Uint8, &[3, 2, 2]),
+            vec![info("pooled", Element::Float, &[3])],
+            vec![],
+            nodes,
+        ))
+    };
+    let cast = Node::new("Cast", ["x"], ["floats"]).with("to", Element::Float as i64);
+    let other = Node::new("DequantizeLinear", ["x", "scale"], ["floats"]);
+    let mut quantised = graph(
+        info("x", Element::Uint8, &[3, 2, 2]),
+        vec![info("floats", Element::Float, &[3, 2, 2])],
+        vec![("scale", Literal::scalar_f32(0.5))],
+        vec![other],
+    );
+    quantised.name = "quantised".into();
+    let (_folder, house) = serve(&[("pixels", net(cast), &[]), ("quantised", written(&quantised), &[])]);
+    let card = send_to(&house.router, get("/models/pixels")).await.answer();
+    let rule = &card["manifest"]["input"]["preprocess"];
+    assert_eq!(
+        (&rule["scale"], &rule["mean"], &rule["std"]),
+        (&json!(1.0), &json!([0.0, 0.0, 0.0]), &json!([1.0, 1.0, 1.0]))
+    );
+    let image = json!({ "tensor": { "shape": [3, 2, 2], "data": [255, 255, 255, 255, 0, 0, 0, 0, 10, 20, 30, 40] } });
+    let found = gradient(&house, "pixels", "head=logits&target=2", &image).await;
+    close(&found, &[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.25, 0.25, 0.25]);
+    let fault = &faults(&house).await["quantised"];
+    assert!(
+        fault.contains("input x is uint8") && fault.contains("DequantizeLinear") && fault.contains("float32 input"),
+        "{fault}"
+    );
+}
+
+/// Index 1 is the class whose probability the net gives, as in Keras.
+#[tokio::test]
+async fn one_sigmoid_over_one_score_has_two_classes() {
+    let (w, x) = ([0.5_f32, -0.25], [1.0_f32, 0.86548]);
+    let z = f64::from(w[0] * x[0] + w[1] * x[1]);
+    let p = sigmoid(z);
+    let net = |tail: &[Node], sizes: &[usize]| {
+        let first = Node::new("Gemm", ["x", "w"], ["z"]).with("transB", 1_i64);
+        let constants = vec![("w", Literal::from_f32s(&[1, 2], &w)), ("axis", Literal::vector_i64(&[1]))];
+        let nodes = [&[first, Node::new("Sigmoid", ["z"], ["p"])], tail].concat();
+        let name = nodes.last().unwrap().outputs[0].clone();
+        written(&graph(info("x", Element::Float, &[2]), vec![info(&name, Element::Float, sizes)], constants, nodes))
+    };
+    let plain = net(&[], &[1]);
+    let squeezed = net(&[Node::new("Squeeze", ["p", "axis"], ["flat"])], &[]);
+    let (_folder, house) = serve(&[
+        ("plain", plain.clone(), &[("labels.txt", "benign\nmalignant\n")]),
+        ("squeezed", squeezed, &[]),
+        ("named", plain.clone(), &[("labels.txt", "malignant\n")]),
+        ("three", plain, &[("labels.txt", "a\nb\nc\n")]),
+    ]);
+    for id in ["plain", "squeezed", "named"] {
+        let found = predict(&house, id, &at(&x)).await;
+        assert!((found[&1] - p).abs() < 1e-6 && (found[&0] - (1.0 - p)).abs() < 1e-6, "{id}: {found:?}");
+        let slope = (p * (1.0 - p)) as f32;
+        for (class, sign) in [(1, 1.0), (0, -1.0)] {
+            let target = format!("target={class}");
+            let raw = gradient(&house, id, &format!("head=logits&{target}"), &at(&x)).await;
+            close(&raw, &w.map(|w| sign * w));
+            let found = gradient(&house, id, &format!("head=probabilities&{target}"), &at(&x)).await;
+            close(&found, &w.map(|w| sign * slope * w));
+        }
+        // The default explains the predicted class, on the probability.
+        close(&gradient(&house, id, "", &at(&x)).await, &w.map(|w| slope * w));
+        close(&gradient(&house, id, "", &at(&[-x[0], -x[1]])).await, &w.map(|w| -slope * w));
+    }
+    let labels =
+        async |id: &str| send_to(&house.router, get(&format!("/models/{id}"))).await.answer()["labels"].clone();
+    assert_eq!(labels("plain").await, json!(["benign", "malignant"]));
+    assert_eq!(labels("named").await, json!(["not malignant", "malignant"]));
+    assert!(faults(&house).await["three"].contains("3 lines for 2 classes"));
+}
+
+#[tokio::test]
+async fn the_scores_in_front_of_a_choice_are_explained() {
+    let arg_max = |axis: i64| Node::new("ArgMax", ["z"], ["choice"]).with("axis", axis).with("keepdims", 0_i64);
+    let chosen = |node: Node| linear(Element::Float, vec![node], vec![info("choice", Element::Int64, &[])]);
+    let cast = {
+        let nodes = vec![arg_max(-1), Node::new("Cast", ["choice"], ["number"]).with("to", Element::Float as i64)];
+        linear(Element::Float, nodes, vec![info("number", Element::Float, &[])])
+    };
+    let two = |second: &str| {
+        let nodes = vec![arg_max(1), Node::new("Softmax", ["z"], ["p"]), Node::new("Neg", ["z"], ["n"])];
+        linear(
+            Element::Float,
+            nodes,
+            vec![
+                info("choice", Element::Int64, &[]),
+                info(second, Element::Float, &[3]),
+                info("n", Element::Float, &[3]),
+            ],
+        )
+    };
+    let label_first = {
+        let mut graph = two("p");
+        graph.outputs.truncate(2);
+        graph
+    };
+    let (_folder, house) = serve(&[
+        ("choice", written(&chosen(arg_max(1))), &[]),
+        ("cast", written(&cast), &[]),
+        ("batch", written(&chosen(arg_max(0))), &[]),
+        ("label_first", written(&label_first), &[]),
+        ("several", written(&two("p")), &[]),
+        ("named", written(&two("p")), &[("model.toml", "output = \"p\"")]),
+    ]);
+    for id in ["choice", "cast", "label_first", "named"] {
+        let found = predict(&house, id, &at(&[1.0, 2.0])).await;
+        let total: f32 = SCORES.iter().map(|z| z.exp()).sum();
+        close(&[found[&2] as f32], &[SCORES[2].exp() / total]);
+        close(&gradient(&house, id, "head=logits&target=0", &at(&[1.0, 2.0])).await, &[1.0, 2.0]);
+    }
+    let card = send_to(&house.router, get("/models/choice")).await.answer();
+    assert!(card["warnings"][0].as_str().unwrap().contains("node choice (ArgMax)"), "{}", card["warnings"]);
+    let faults = faults(&house).await;
+    assert_eq!(faults.keys().collect::<Vec<_>>(), ["batch", "several"]);
+    assert!(faults["batch"].contains("node choice (ArgMax)") && faults["batch"].contains("along the classes"));
+    assert!(faults["several"].contains("p float32 [N, 3], n float32 [N, 3]") && faults["several"].contains("output ="));
+}
+
+/// None of these can be run: each is named at start, with the reason, and not served with errors.
+#[tokio::test]
+async fn models_that_cannot_run_are_named_at_start() {
+    let node = |node: Node| linear(Element::Float, vec![node], vec![info("out", Element::Float, &[3])]);
+    let plain = |op: &str| Node::new(op, ["z"], ["out"]);
+    let mut custom = plain("Blur");
+    custom.domain = "my.ops".into();
+    let mut newer = node(plain("Relu"));
+    newer.opset_imports.insert(String::new(), 99);
+    let mut ir = node(plain("Relu"));
+    ir.ir_version = 99;
+    let mut undeclared = node(plain("Relu"));
+    undeclared.initializers.insert("w".into(), Literal::from_i64s(&[3, 2], &[1; 6]));
+    let fixed = {
+        let mut graph = node(Node::new("Add", ["z", "rows"], ["out"]));
+        graph.initializers.insert("rows".into(), Literal::from_f32s(&[4, 3], &[0.0; 12]));
+        graph
+    };
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("attribute", written(&node(plain("Relu").with("colour", Attribute::Int(3)))), "colour"),
+        ("axis", written(&node(plain("Softmax").with("axis", 99_i64))), "axis"),
+        ("custom", written(&custom_opset(node(custom))), "Blur"),
+        ("element", written(&undeclared), "element"),
+        ("ir", written(&ir), "IR version 99"),
+        ("newer", written(&newer), "opset 99"),
+        ("rows", written(&fixed), "rows"),
+        ("unknown", written(&node(plain("NoSuchOp"))), "NoSuchOp"),
+        ("empty", Vec::new(), "empty"),
+        ("gzip", b"\x1f\x8b\x08rest".to_vec(), "gzip"),
+        ("html", b"<!DOCTYPE html><html>404</html>".to_vec(), "HTML"),
+        ("lfs", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n".to_vec(), "git lfs pull"),
+        ("tflite", b"\x1c\0\0\0TFL3....".to_vec(), "TensorFlow Lite"),
+        ("torch", b"PK\x03\x04....".to_vec(), "export the model to ONNX"),
+    ];
+    let models: Vec<_> = cases.iter().map(|(id, bytes, _)| (*id, bytes.clone(), &[] as &[(&str, &str)])).collect();
+    let (_folder, house) = serve(&models);
+    let found = faults(&house).await;
+    let served = send_to(&house.router, get("/models")).await.answer()["models"].clone();
+    assert_eq!(served, json!([]));
+    for (id, _, part) in &cases {
+        if ["element", "rows"].contains(id) {
+            assert!(found.contains_key(*id), "{id}");
+        } else {
+            assert!(found[*id].contains(part), "{id}: {}", found[*id]);
+        }
+    }
+}
+
+fn custom_opset(mut graph: Graph) -> Graph {
+    graph.opset_imports.insert("my.ops".into(), 1);
+    graph
+}
+
+/// LRN over 2^62 channels is a sum over all of them.
+#[tokio::test]
+async fn a_window_of_channels_beyond_all_channels_is_harmless() {
+    let lrn = Node::new("LRN", ["z4"], ["out"]).with("size", 1_i64 << 62);
+    let reshape = Node::new("Reshape", ["z", "shape"], ["z4"]);
+    let mut graph = linear(Element::Float, vec![reshape, lrn], vec![info("out", Element::Float, &[3, 1, 1])]);
+    graph.initializers.insert("shape".into(), Literal::vector_i64(&[0, 3, 1, 1]));
+    let (_folder, house) = serve(&[("lrn", written(&graph), &[])]);
+    let answer = send_to(&house.router, post_json("/predict?model=lrn", &at(&[1.0, 2.0]))).await;
+    let named = faults(&house).await.contains_key("lrn");
+    assert!(answer.status == 200 || named, "{}", answer.text());
+}
