@@ -57,7 +57,9 @@ impl OpenGraph {
         provider: Provider,
         way: Way,
     ) -> Result<Self, RuntimeError> {
-        let classes = derived.inputs.iter().find(|input| input.name == "seed");
+        // Without a rule set there is no seed: an input of that name is the model's own.
+        let takes_seed = !graph.spec.rule_sets.is_empty();
+        let classes = derived.inputs.iter().find(|input| takes_seed && input.name == "seed");
         let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
         let rows = (way.rows == 1).then_some(1);
         let encoded = Encoded::new(runtime, with_batch(derived, rows), provider)?;
