@@ -153,10 +153,6 @@ pub async fn read_posted(request: Request, api: &Api) -> Result<(Posted, Share),
     Ok((recognise(bytes), share))
 }
 
-pub(super) fn too_large(api: &Api) -> ApiError {
-    ApiError::BodyTooLarge { limit: api.app().settings().max_upload_bytes }
-}
-
 async fn read(request: Request, api: &Api) -> Result<(Bytes, Share), ApiError> {
     intake::read(request, api, api.app().settings().max_upload_bytes).await
 }

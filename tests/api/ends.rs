@@ -48,7 +48,10 @@ fn sigmoid(z: f64) -> f64 {
     1.0 / (1.0 + (-z).exp())
 }
 
-fn serve(models: &[(&str, Vec<u8>, &[(&str, &str)])]) -> (TempDir, House) {
+/// A model's folder: its id, its graph, and the other files in it.
+type Folder<'a> = (&'a str, Vec<u8>, &'a [(&'a str, &'a str)]);
+
+fn serve(models: &[Folder<'_>]) -> (TempDir, House) {
     let folder = tempfile::tempdir().unwrap();
     for (id, model, files) in models {
         let own = folder.path().join(id);
