@@ -45,7 +45,7 @@ use crate::{
     tensor::{Tensor, TensorError},
 };
 use answer::TimingMs;
-use input::{Prepared, Upload};
+use input::{Inputs, One, Prepared, Upload};
 use options::Options;
 use plan::{Plan, PredictPlan, Sent};
 use segments::SentSegments;
@@ -113,6 +113,20 @@ pub struct Predicted {
     pub timing: TimingMs,
 }
 
+/// What a request gives, in the order of its inputs.
+#[derive(Clone, Debug)]
+pub struct Answered<T> {
+    pub answers: Vec<T>,
+    /// Whether it is a list: of several answers, or of the inputs along a leading axis, were it one.
+    pub is_list: bool,
+}
+
+impl<T> Answered<T> {
+    fn new(answers: Vec<T>, batched: bool) -> Self {
+        Self { is_list: batched || answers.len() != 1, answers }
+    }
+}
+
 /// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -134,6 +148,11 @@ pub enum AppError {
     TakesTensors { model: String, shape: Vec<usize> },
     #[error("the tensor has {found} elements; {limit} are allowed")]
     TooManyElements { found: usize, limit: usize },
+    #[error(
+        "uint8 pixels are [height, width], [height, width, 1, 3 or 4] or [1 or 3, height, width], or several of them along one \
+         axis more; this array is {shape:?}"
+    )]
+    PixelShape { shape: Vec<usize> },
     #[error("there is no input in this request")]
     NoInput,
     #[error(transparent)]
@@ -244,8 +263,8 @@ impl App {
         inputs: Vec<Input>,
         uploads: Uploads,
         caller: &Caller,
-    ) -> Result<Vec<Explanation>, AppError> {
-        let inputs = self.split(inputs, &plan.model).await?;
+    ) -> Result<Answered<Explanation>, AppError> {
+        let Inputs { each: inputs, batched } = self.split(inputs, &plan.model).await?;
         check_inputs(&plan, &inputs)?;
         let costs = (0..inputs.len()).map(|at| drive::cost(&plan.model, [&plan.parameters_of(at)].into_iter()).0);
         let _admitted = self.admit(&plan.model, plan.parameters.method.id, costs.sum(), caller).await?;
@@ -259,7 +278,7 @@ impl App {
             .buffered(INPUTS_AT_ONCE)
             .try_collect()
             .await?;
-        Ok(answers.into_iter().flatten().collect())
+        Ok(Answered::new(answers.into_iter().flatten().collect(), batched))
     }
 
     /// The best classes of every input, in order.
@@ -268,17 +287,18 @@ impl App {
         plan: &PredictPlan,
         inputs: Vec<Input>,
         caller: &Caller,
-    ) -> Result<Vec<Predicted>, AppError> {
-        let inputs = self.split(inputs, &plan.model).await?;
+    ) -> Result<Answered<Predicted>, AppError> {
+        let Inputs { each: inputs, batched } = self.split(inputs, &plan.model).await?;
         let count = inputs.len();
         let _admitted = self.admit(&plan.model, "predict", count, caller).await?;
-        stream::iter(inputs.into_iter().enumerate())
+        let answers: Vec<Predicted> = stream::iter(inputs.into_iter().enumerate())
             .map(|(at, input)| async move {
                 self.predict_one(plan, input, caller).await.map_err(|error| locate(error, at, count))
             })
             .buffered(INPUTS_AT_ONCE)
             .try_collect()
-            .await
+            .await?;
+        Ok(Answered::new(answers, batched))
     }
 
     /// A place among the requests that are done in time; none for what costs more than is allowed, which is refused by that name.
@@ -296,20 +316,26 @@ impl App {
         Ok(Some(self.engine().reserve(&kind, cost, caller).await.map_err(MethodError::from)?))
     }
 
-    async fn split(&self, inputs: Vec<Input>, model: &Arc<Model>) -> Result<Vec<Input>, AppError> {
-        let (model, max_elements) = (model.clone(), self.settings().max_tensor_elements);
-        let inputs = self.pool().run(move || input::split(inputs, &model, max_elements)).await??;
-        if inputs.is_empty() { Err(AppError::NoInput) } else { Ok(inputs) }
+    async fn split(&self, inputs: Vec<Input>, model: &Arc<Model>) -> Result<Inputs, AppError> {
+        let (app, model) = (self.clone(), model.clone());
+        let inputs = self.pool().run(move || input::split(inputs, &model, app.settings())).await??;
+        if inputs.each.is_empty() { Err(AppError::NoInput) } else { Ok(inputs) }
     }
 
-    async fn prepare(&self, input: Input, model: &Arc<Model>) -> Result<Prepared, AppError> {
+    async fn prepare(&self, input: One, model: &Arc<Model>) -> Result<Prepared, AppError> {
         let (app, model) = (self.clone(), model.clone());
         self.pool().run(move || input::prepare(input, &model, app.settings())).await?
     }
 
-    async fn read(&self, uploads: Uploads, inputs: &[Input], model: &Arc<Model>) -> Result<ReadUploads, AppError> {
+    async fn read(&self, uploads: Uploads, inputs: &[One], model: &Arc<Model>) -> Result<ReadUploads, AppError> {
         let baseline = match uploads.baseline {
-            Some(input) => Some(self.prepare(input, model).await?.tensor),
+            Some(input) => {
+                let mut each = self.split(vec![input], model).await?.each;
+                match (each.pop(), each.is_empty()) {
+                    (Some(one), true) => Some(self.prepare(one, model).await?.tensor),
+                    _ => return Err(Faults::from(Fault::new("baseline", "several were sent", ["1"])).into()),
+                }
+            }
             None => None,
         };
         let segments = match uploads.segments {
@@ -344,7 +370,7 @@ impl App {
         &self,
         task: &Task,
         at: usize,
-        input: Input,
+        input: One,
         caller: &Caller,
     ) -> Result<Vec<Explanation>, AppError> {
         let started = Instant::now();
@@ -376,7 +402,7 @@ impl App {
             .collect())
     }
 
-    async fn predict_one(&self, plan: &PredictPlan, input: Input, caller: &Caller) -> Result<Predicted, AppError> {
+    async fn predict_one(&self, plan: &PredictPlan, input: One, caller: &Caller) -> Result<Predicted, AppError> {
         let started = Instant::now();
         let prepared = self.prepare(input, &plan.model).await?;
         let (predictions, timing) =
@@ -486,7 +512,7 @@ struct ReadUploads {
 }
 
 /// What of the plan depends on the inputs.
-fn check_inputs(plan: &Plan, inputs: &[Input]) -> Result<(), AppError> {
+fn check_inputs(plan: &Plan, inputs: &[One]) -> Result<(), AppError> {
     let mut faults = Faults::default();
     let answers = (0..inputs.len()).map(|input| plan.parameters_of(input).target.answers()).sum::<usize>();
     if answers > 1 && plan.options.format == Some(options::Format::Png) {
@@ -504,14 +530,14 @@ fn check_inputs(plan: &Plan, inputs: &[Input]) -> Result<(), AppError> {
 }
 
 /// A picture that is asked for, of a tensor.
-fn undrawable(options: &Options, inputs: &[Input]) -> Option<Fault> {
+fn undrawable(options: &Options, inputs: &[One]) -> Option<Fault> {
     let png = options.format == Some(options::Format::Png);
     let (param, allowed): (_, &[&str]) = match (png, options.include_heatmap) {
         (true, _) => ("format", &["json", "npy"]),
         (false, true) => ("include", &[]),
         (false, false) => return None,
     };
-    let tensors = inputs.iter().any(|input| matches!(input, Input::Tensor(_)));
+    let tensors = inputs.iter().any(|input| matches!(input, One::Tensor(_)));
     let message = "a picture needs an image to lie on, and this is a tensor";
     tensors.then(|| Fault::new(param, message, allowed))
 }

@@ -5,7 +5,7 @@ use ndarray::{ArrayD, ShapeBuilder};
 use ndarray_npy::{WriteNpyExt, npy::header::Header};
 use serde::{Deserialize, Serialize};
 
-use crate::text::excerpt;
+use crate::text::{LINE_BREAKS_STRIPPED, excerpt};
 
 /// A dense float tensor. One sample has no batch axis (`[3, 224, 224]`); a batch has it first.
 pub type Tensor = ArrayD<f32>;
@@ -201,7 +201,10 @@ fn header(bytes: &mut &[u8]) -> Result<Header, TensorError> {
     if text.len() > MAX_HEADER_BYTES || brackets > MAX_HEADER_BRACKETS {
         return Err(unreadable(&"its header is not that of a plain array"));
     }
-    Header::from_reader(bytes).map_err(|fault| unreadable(&fault))
+    // The header ends with a line break.
+    let stripped = !bytes.contains(&b'\n');
+    Header::from_reader(bytes)
+        .map_err(|fault| if stripped { unreadable(&LINE_BREAKS_STRIPPED) } else { unreadable(&fault) })
 }
 
 /// An npy file of version 1: float32, little-endian, C order.
@@ -296,6 +299,13 @@ mod tests {
     fn big_endian_is_read() {
         let data: Vec<u8> = [0.1f32, -2.0].iter().flat_map(|value| value.to_be_bytes()).collect();
         assert_eq!(read_npy(&npy(">f4", "False", "(2,)", &data)).unwrap().as_slice().unwrap(), [0.1f32, -2.0]);
+    }
+
+    #[test]
+    fn an_array_that_curl_stripped_of_line_breaks_is_told_so() {
+        let bytes = npy("<f4", "False", "(2,)", &[9; 8]);
+        let stripped: Vec<u8> = bytes.into_iter().filter(|byte| !b"\r\n\0".contains(byte)).collect();
+        assert!(read_npy(&stripped).unwrap_err().to_string().contains("--data-binary"));
     }
 
     #[test]

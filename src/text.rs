@@ -9,6 +9,10 @@ use std::{
 use encoding_rs::{UTF_8, UTF_16BE, UTF_16LE};
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
+/// What is left of a file by `curl -d @file`.
+pub const LINE_BREAKS_STRIPPED: &str =
+    "the file has lost its line breaks, as curl -d strips them; send it with --data-binary";
+
 /// The most bytes of a client's text that are repeated.
 pub const EXCERPT_BYTES: usize = 200;
 

@@ -8,7 +8,6 @@ use axum::{
     extract::{FromRequestParts, Query, Request},
     http::{Uri, header, request::Parts},
 };
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures::{executor::block_on, stream};
 use multer::Multipart;
 use serde::{
@@ -21,6 +20,7 @@ use super::{
     Api,
     codes::ApiError,
     intake::{self, Share},
+    json_body,
     negotiate::NPY,
     requester::Place,
 };
@@ -28,7 +28,7 @@ use crate::{
     app::{App, AppError, Input, Uploads, plan::Sent},
     image::types,
     methods::{Fault, Faults},
-    tensor::{NPY_MAGIC, ShapedData, Tensor, read_npy},
+    tensor::{NPY_MAGIC, TensorError},
 };
 
 /// The most images in one request.
@@ -204,7 +204,7 @@ impl Posted {
     fn recognise(bytes: Bytes) -> Self {
         if bytes.starts_with(NPY_MAGIC) {
             Self::Npy(bytes)
-        } else if bytes.trim_ascii_start().starts_with(b"{") {
+        } else if json_body::starts_as_json(&bytes) {
             Self::Json(bytes)
         } else {
             Self::Image(bytes)
@@ -215,90 +215,31 @@ impl Posted {
     pub fn parse(self) -> Result<Contents, ApiError> {
         match self {
             Self::Image(bytes) => Ok(Contents { inputs: vec![Input::Image(bytes)], ..Contents::default() }),
-            Self::Npy(bytes) => {
-                let tensor = read_npy(&bytes).map_err(AppError::from)?;
-                Ok(Contents { inputs: vec![Input::Tensor(tensor)], ..Contents::default() })
+            Self::Npy(bytes) if !bytes.starts_with(NPY_MAGIC) => {
+                Err(AppError::from(TensorError::Npy { reason: types::describe(&bytes) }).into())
             }
-            Self::Json(bytes) => parse_json(&bytes),
+            Self::Npy(bytes) => Ok(Contents { inputs: vec![Input::Npy(bytes)], ..Contents::default() }),
+            Self::Json(bytes) => json_body::parse(&bytes),
             Self::Multipart { images, baseline, segments, params } => Ok(Contents {
-                inputs: images.into_iter().map(Input::Image).collect(),
-                uploads: Uploads { baseline: baseline.map(Input::Image), segments },
+                inputs: images.into_iter().map(Input::of).collect(),
+                uploads: Uploads { baseline: baseline.map(Input::of), segments },
                 parameters: match params {
                     None => Map::new(),
-                    Some(params) => serde_json::from_slice::<Named>(&params)
-                        .map_err(|error| ApiError::BrokenJson { reason: format!("params: {error}") })?
-                        .finish("in params")?,
+                    Some(params) => json_body::parse_parameters(&params)?.finish("in params")?,
                 },
             }),
         }
     }
 }
 
-fn parse_json(bytes: &[u8]) -> Result<Contents, ApiError> {
-    let body: JsonBody =
-        serde_json::from_slice(bytes).map_err(|error| ApiError::BrokenJson { reason: error.to_string() })?;
-    let one = one_of(body.image, "image", body.tensor, "tensor")?;
-    let inputs = match (one, body.images) {
-        (Some(input), None) => vec![input],
-        (None, Some(images)) if images.len() > MAX_IMAGES => return Err(too_many("images")),
-        (None, Some(images)) => images.iter().map(|text| decode(text, "images")).collect::<Result<_, _>>()?,
-        _ => return Err(ApiError::AmbiguousBody { wanted: "image (base64), images (a list of those), tensor" }),
-    };
-    let baseline = one_of(body.baseline_image, "baseline_image", body.baseline_tensor, "baseline_tensor")?;
-    let segments = body.segments_file.map(|text| decode_base64(&text, "segments_file")).transpose()?;
-    let uploads = Uploads { baseline, segments };
-    Ok(Contents { inputs, uploads, parameters: body.parameters.finish("in the body")? })
-}
-
-fn one_of(
-    image: Option<String>,
-    image_field: &'static str,
-    tensor: Option<ShapedData>,
-    tensor_field: &'static str,
-) -> Result<Option<Input>, ApiError> {
-    match (image, tensor) {
-        (None, None) => Ok(None),
-        (Some(text), None) => decode(&text, image_field).map(Some),
-        (None, Some(shaped)) => {
-            let tensor = Tensor::try_from(shaped).map_err(|error| {
-                let fault = Fault::new(tensor_field, error.to_string(), ["shape and data that agree"]);
-                AppError::from(Faults::from(fault))
-            })?;
-            Ok(Some(Input::Tensor(tensor)))
-        }
-        (Some(_), Some(_)) => Err(ApiError::AmbiguousBody { wanted: "an image, a tensor" }),
-    }
-}
-
-fn decode(text: &str, field: &'static str) -> Result<Input, ApiError> {
-    decode_base64(text, field).map(Input::Image)
-}
-
-fn too_many(field: &str) -> ApiError {
+pub(super) fn too_many(field: &str) -> ApiError {
     let message = format!("more than {MAX_IMAGES} images");
     AppError::from(Faults::from(Fault::new(field, message, [format!("1 to {MAX_IMAGES}")]))).into()
 }
 
-fn decode_base64(text: &str, field: &'static str) -> Result<Bytes, ApiError> {
-    let bytes = BASE64_STANDARD.decode(text.trim());
-    bytes.map(Bytes::from).map_err(|error| ApiError::BrokenBase64 { field, reason: error.to_string() })
-}
-
-/// The JSON body. Large fields are read straight into their types; what is left are parameters.
-#[derive(Default)]
-struct JsonBody {
-    image: Option<String>,
-    images: Option<Vec<String>>,
-    tensor: Option<ShapedData>,
-    baseline_image: Option<String>,
-    baseline_tensor: Option<ShapedData>,
-    segments_file: Option<String>,
-    parameters: Named,
-}
-
 /// The fields of an object within the bounds of parameters, and those that it has twice.
 #[derive(Default)]
-struct Named {
+pub(super) struct Named {
     values: Map<String, Value>,
     bytes: usize,
     repeated: Vec<String>,
@@ -306,7 +247,7 @@ struct Named {
 
 impl Named {
     /// Takes the field whose name was just read. Its value is only taken apart when the bounds hold.
-    fn read<'de, A: MapAccess<'de>>(&mut self, name: String, map: &mut A) -> Result<(), A::Error> {
+    pub(super) fn read<'de, A: MapAccess<'de>>(&mut self, name: String, map: &mut A) -> Result<(), A::Error> {
         let value: Box<RawValue> = map.next_value()?;
         self.bytes += name.len() + value.get().len();
         if self.values.len() + self.repeated.len() == MAX_PARAMETERS || self.bytes > MAX_PARAMETER_BYTES {
@@ -321,7 +262,16 @@ impl Named {
         Ok(())
     }
 
-    fn finish(self, place: &str) -> Result<Map<String, Value>, ApiError> {
+    /// A name that was given again.
+    pub(super) fn repeat(&mut self, name: &str) {
+        if self.repeated.len() < MAX_PARAMETERS {
+            self.repeated.push(name.to_owned());
+        }
+    }
+
+    /// `null` is absent.
+    pub(super) fn finish(mut self, place: &str) -> Result<Map<String, Value>, ApiError> {
+        self.values.retain(|_, value| !value.is_null());
         let faults: Faults = self.repeated.iter().map(|name| twice(name, place)).collect();
         Ok(faults.settle(self.values).map_err(AppError::from)?)
     }
@@ -348,37 +298,5 @@ impl<'de> Visitor<'de> for NamedVisitor {
             named.read(name, &mut map)?;
         }
         Ok(named)
-    }
-}
-
-impl<'de> Deserialize<'de> for JsonBody {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(JsonBodyVisitor)
-    }
-}
-
-struct JsonBodyVisitor;
-
-impl<'de> Visitor<'de> for JsonBodyVisitor {
-    type Value = JsonBody;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with `image` (base64), `images` or `tensor`, and parameters")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonBody, A::Error> {
-        let mut body = JsonBody::default();
-        while let Some(name) = map.next_key::<String>()? {
-            match name.as_str() {
-                "image" => body.image = Some(map.next_value()?),
-                "images" => body.images = Some(map.next_value()?),
-                "tensor" => body.tensor = Some(map.next_value()?),
-                "baseline_image" => body.baseline_image = Some(map.next_value()?),
-                "baseline_tensor" => body.baseline_tensor = Some(map.next_value()?),
-                "segments_file" => body.segments_file = Some(map.next_value()?),
-                _ => body.parameters.read(name, &mut map)?,
-            }
-        }
-        Ok(body)
     }
 }

@@ -106,6 +106,7 @@ const INTERNAL: Code = row("internal", StatusCode::INTERNAL_SERVER_ERROR, "Inter
 const DEADLINE_EXCEEDED: Code = row("deadline_exceeded", StatusCode::GATEWAY_TIMEOUT, "Deadline exceeded");
 const DISK_FULL: Code = row("disk_full", StatusCode::INSUFFICIENT_STORAGE, "Disk full");
 const QUOTA_EXCEEDED: Code = row("quota_exceeded", StatusCode::INSUFFICIENT_STORAGE, "Data folder full");
+const WRONG_SHAPE: Code = row("wrong_shape", StatusCode::UNPROCESSABLE_ENTITY, "Tensor of another shape");
 const CORRUPT_IMAGE: Code = row("corrupt_image", StatusCode::UNPROCESSABLE_ENTITY, "Image that cannot be decoded");
 
 pub fn code_of(error: &ApiError) -> Code {
@@ -158,6 +159,7 @@ fn app_code(error: &AppError) -> Code {
             row("takes_tensors", StatusCode::UNPROCESSABLE_ENTITY, "Model that takes no images")
         }
         AppError::TooManyElements { .. } => row("tensor_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Tensor too large"),
+        AppError::PixelShape { .. } => WRONG_SHAPE,
         AppError::NoInput => row("no_input", StatusCode::UNPROCESSABLE_ENTITY, "No input"),
         AppError::Image(error) => image_code(error),
         AppError::Tensor(error) => tensor_code(error),
@@ -309,7 +311,7 @@ fn method_code(error: &MethodError) -> Code {
         MethodError::TooCostly { .. } => {
             row("too_costly", StatusCode::UNPROCESSABLE_ENTITY, "Too costly for one request")
         }
-        MethodError::Shape { .. } => row("wrong_shape", StatusCode::UNPROCESSABLE_ENTITY, "Tensor of another shape"),
+        MethodError::Shape { .. } => WRONG_SHAPE,
         MethodError::NotFinite { .. } => {
             row("model_not_finite", StatusCode::UNPROCESSABLE_ENTITY, "Model output that is not finite")
         }

@@ -9,7 +9,9 @@ use utoipa::{
     openapi::{
         self, Content, Ref, RefOr, Response,
         path::{Parameter, ParameterBuilder, ParameterIn},
-        schema::{ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type},
+        schema::{
+            ArrayBuilder, KnownFormat, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType, Type,
+        },
     },
 };
 use utoipa_axum::router::OpenApiRouter;
@@ -46,7 +48,7 @@ use crate::{
         (name = "datasets", description = "Images for benchmarks, baselines and fits"),
         (name = "health", description = "For balancers and monitors"),
     ),
-    components(schemas(problem::Problem, HeatmapOptions)),
+    components(schemas(problem::Problem, HeatmapOptions, ShapedData)),
 )]
 struct Description;
 
@@ -292,19 +294,28 @@ pub struct MultipartRequest {
     pub params: Option<String>,
 }
 
-/// An image or a tensor, and parameters beside it under their own names.
+/// The numbers with their shape, or nested lists of them.
+fn tensor_schema() -> Schema {
+    let lists = ArrayBuilder::new().items(Object::with_type(SchemaType::AnyValue));
+    let none = Object::with_type(Type::Null);
+    OneOfBuilder::new().item(none).item(Ref::from_schema_name("ShapedData")).item(lists).build().into()
+}
+
+/// An image or a tensor, and parameters beside it under their own names. `null` is as good as absent.
 #[derive(ToSchema)]
 #[schema(example = json!({ "tensor": { "shape": [2], "data": [1.0, 2.0] }, "method": "integrated_gradients", "n_steps": 50 }))]
 pub struct JsonRequest {
-    /// An encoded image, in base64.
+    /// An encoded image (or an npy file) in base64: either alphabet, padded or not, wrapped or not, or a data URL.
     pub image: Option<String>,
     /// Several, in base64.
     #[schema(max_items = 32)]
     pub images: Option<Vec<String>>,
+    #[schema(schema_with = tensor_schema)]
     pub tensor: Option<ShapedData>,
     /// An encoded image to use as `baseline=uploaded`, in base64.
     pub baseline_image: Option<String>,
     /// A tensor to use as `baseline=uploaded`.
+    #[schema(schema_with = tensor_schema)]
     pub baseline_tensor: Option<ShapedData>,
     /// The file `segments` of the multipart form, in base64.
     pub segments_file: Option<String>,

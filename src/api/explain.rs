@@ -62,8 +62,10 @@ const EXTENDED: &str = "UTF-8''";
     path = "/explain",
     tag = "explain",
     request_body(
-        description = "The image itself, several in a multipart form, or a ready tensor in the model's own input space \
-            (one leading axis more than the model's input: as many inputs). Without a content type, or as \
+        description = "The image itself, several in a multipart form, or an array. Floats (npy, or JSON) are a ready tensor in the \
+            model's own input space; with one leading axis more they are as many inputs, and the answer is a list (npy: has that axis \
+            too), even of one. uint8 in npy is pixels, treated as an image of them: [height, width], [height, width, 1, 3 or 4] or \
+            [1 or 3, height, width], or several of them along a leading axis. Without a content type, or as \
             application/octet-stream or application/x-www-form-urlencoded (what curl says for --data-binary), an image, npy or \
             JSON is recognised by its first bytes.",
         content(
@@ -101,16 +103,16 @@ pub async fn explain(
             let format = choose_format(plan.options.format, &headers, suited)?;
             plan.options.format = Some(format);
             let encoding = plan.options.encoding;
-            let explanations = app.explain(plan, inputs, uploads, &requester.caller).await?;
+            let answered = app.explain(plan, inputs, uploads, &requester.caller).await?;
             let started = Instant::now();
-            let headers = describe(&explanations);
-            let timing = explanations.iter().map(|one| one.timing).collect::<Vec<_>>();
+            let headers = describe(&answered.answers);
+            let timing = answered.answers.iter().map(|one| one.timing).collect::<Vec<_>>();
             let bytes = app
                 .pool()
                 .run(move || match format {
-                    Format::Json => answer::to_json(&explanations, encoding).map(Bytes::from),
-                    Format::Npy => answer::to_npy(&explanations).map(Bytes::from),
-                    Format::Png => Ok(explanations.into_iter().find_map(|one| one.picture).unwrap_or_default()),
+                    Format::Json => answer::to_json(&answered, encoding).map(Bytes::from),
+                    Format::Npy => answer::to_npy(&answered).map(Bytes::from),
+                    Format::Png => Ok(answered.answers.into_iter().find_map(|one| one.picture).unwrap_or_default()),
                 })
                 .await
                 .map_err(AppError::from)??;

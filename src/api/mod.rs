@@ -13,6 +13,7 @@ mod fields;
 pub mod health;
 mod intake;
 pub mod jobs;
+mod json_body;
 mod listener;
 pub mod negotiate;
 pub mod predict;

@@ -33,7 +33,7 @@ pub struct PredictAnswer {
     pub timing_ms: TimingMs,
 }
 
-/// One answer, or a list for several inputs.
+/// One answer, or a list for several inputs and for inputs along a leading axis (be it one).
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum PredictAnswers {
@@ -69,12 +69,14 @@ pub async fn predict(
             let plan = |app: &App, given, _| app.plan_prediction(given);
             let (plan, inputs, _, _place) = settle(query, request, &api, plan).await?;
             let predicted = api.app().predict(&plan, inputs, &requester.caller).await?;
+            let is_list = predicted.is_list;
+            let predicted = predicted.answers;
             let headers = server_timing(&predicted.iter().map(|one| one.timing).collect::<Vec<_>>(), 0.0);
             let mut answers: Vec<_> =
                 predicted.into_iter().enumerate().map(|(at, one)| to_answer(&plan.model.id, at, one)).collect();
-            let answers = match answers.len() {
-                1 => PredictAnswers::One(PredictAnswer { input: None, ..answers.remove(0) }),
-                _ => PredictAnswers::Many(answers),
+            let answers = match is_list {
+                false => PredictAnswers::One(PredictAnswer { input: None, ..answers.remove(0) }),
+                true => PredictAnswers::Many(answers),
             };
             Ok((headers, Json(answers)).into_response())
         })

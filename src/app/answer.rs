@@ -9,7 +9,7 @@ use utoipa::{
     openapi::schema::{ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type},
 };
 
-use super::{AppError, Explanation, compare::Compared, options::Encoding};
+use super::{Answered, AppError, Explanation, compare::Compared, options::Encoding};
 use crate::{
     methods::{EndedBy, Refinement, Segments, drive::Prediction},
     tensor::write_npy,
@@ -57,7 +57,7 @@ pub struct Answer {
     pub timing_ms: TimingMs,
 }
 
-/// One answer, or a list: for several inputs, or for `target=top:k`.
+/// One answer, or a list: for several inputs, for inputs along a leading axis (be it one), or for `target=top:k`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Answers {
@@ -233,10 +233,10 @@ impl Explanation {
     }
 }
 
-/// JSON: one object for one explanation, else a list.
-pub fn to_json(explanations: &[Explanation], encoding: Encoding) -> Result<Vec<u8>, AppError> {
-    let answers = match explanations {
-        [one] => Answers::One(Box::new(one.to_answer(encoding, false))),
+/// JSON: an object, or a list of them.
+pub fn to_json(answered: &Answered<Explanation>, encoding: Encoding) -> Result<Vec<u8>, AppError> {
+    let answers = match answered.answers.as_slice() {
+        [one] if !answered.is_list => Answers::One(Box::new(one.to_answer(encoding, false))),
         many => Answers::Many(many.iter().map(|one| one.to_answer(encoding, true)).collect()),
     };
     serde_json::to_vec(&answers).map_err(|e| AppError::Encode { reason: e.to_string() })
@@ -253,12 +253,12 @@ pub fn comparison_to_json(compared: &Compared, encoding: Encoding) -> Result<Vec
     serde_json::to_vec(&answer).map_err(|e| AppError::Encode { reason: e.to_string() })
 }
 
-/// npy: the attribution; several have a leading axis.
-pub fn to_npy(explanations: &[Explanation]) -> Result<Vec<u8>, AppError> {
-    if let [one] = explanations {
+/// npy: the attribution; those of a list have a leading axis.
+pub fn to_npy(answered: &Answered<Explanation>) -> Result<Vec<u8>, AppError> {
+    if let ([one], false) = (answered.answers.as_slice(), answered.is_list) {
         return Ok(write_npy(&one.explained.attribution.scores)?);
     }
-    let scores: Vec<_> = explanations.iter().map(|one| one.explained.attribution.scores.view()).collect();
+    let scores: Vec<_> = answered.answers.iter().map(|one| one.explained.attribution.scores.view()).collect();
     let stack = ndarray::stack(Axis(0), &scores).map_err(|error| AppError::Encode { reason: error.to_string() })?;
     Ok(write_npy(&stack)?)
 }

@@ -139,7 +139,7 @@ impl App {
         caller: &Caller,
     ) -> Result<Compared, AppError> {
         let started = Instant::now();
-        let mut inputs = self.split(inputs, &plan.model).await?;
+        let mut inputs = self.split(inputs, &plan.model).await?.each;
         let mut faults = Faults::from_iter(undrawable(&plan.options, &inputs));
         if inputs.len() > 1 {
             let message = format!("{} inputs were sent; a comparison takes one", inputs.len());

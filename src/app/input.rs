@@ -1,40 +1,75 @@
-//! What was sent -> the model's input: decode and preprocess images, check tensors. Synchronous; runs on the pool.
+//! What was sent -> the model's inputs: arrays taken apart by their header, images decoded and preprocessed, tensors checked.
+//! Synchronous; runs on the pool.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use ::image::{DynamicImage, GrayImage, RgbaImage};
 use bytes::Bytes;
 use ndarray::Axis;
 
 use super::{AppError, locate, segments::SentSegments};
 use crate::{
     image::{
-        RgbImage,
-        decode::{Limits, decode, size},
+        ImageError, RgbImage,
+        decode::{Decoded, Limits, decode, size},
         geometry::{Area, Geometry},
-        preprocess::preprocess,
+        picture::channel_axis,
+        preprocess::{pixel_range, preprocess},
     },
-    methods::drive::MethodError,
-    model::Model,
+    methods::{Fault, Faults, drive::MethodError},
+    model::{Model, manifest::Preprocess},
     settings::Settings,
-    tensor::{Tensor, check_finite},
+    tensor::{Holds, NPY_MAGIC, Npy, Tensor, check_finite},
 };
 
-/// An encoded image, or a tensor in the model's own input space: one input, or several along a leading axis.
+/// As it was sent: one input, or several along a leading axis.
 #[derive(Clone, Debug)]
 pub enum Input {
+    /// An encoded image.
     Image(Bytes),
+    /// An npy file: a tensor in the model's own input space, or uint8 pixels.
+    Npy(Bytes),
+    /// A tensor in the model's own input space.
     Tensor(Tensor),
 }
 
+impl Input {
+    /// A file, recognised by its first bytes.
+    pub fn of(bytes: Bytes) -> Self {
+        if bytes.starts_with(NPY_MAGIC) { Self::Npy(bytes) } else { Self::Image(bytes) }
+    }
+}
+
+/// One input of the model, not yet in its space.
+#[derive(Clone, Debug)]
+pub(super) enum One {
+    Image(Bytes),
+    Pixels(Decoded),
+    Tensor(Tensor),
+}
+
+/// The inputs of a request, and whether any came along a leading axis.
+pub(super) struct Inputs {
+    pub each: Vec<One>,
+    pub batched: bool,
+}
+
+/// The longest leading axis.
+const MAX_BATCH: usize = 4096;
 /// Uploads of up to this many pixels wait for their picture decoded (6 MB); larger ones are decoded again, so that requests
 /// in flight cost little more than their bodies.
 const KEEP_PIXELS: u64 = 2 << 20;
-
 /// A crop that shows less of an upload's area is told.
 const LITTLE: f64 = 0.5;
+/// How many times over a tensor's values may leave the range of pixels before a warning says so.
+const FAR_OUTSIDE: f32 = 3.0;
+
+const FLOATS: &str = "float32 or float64 (numpy: x.astype('float32'))";
+const FLOATS_OR_PIXELS: &str =
+    "float32 or float64 normalised as GET /models/{id} says, or uint8 pixels; or send the picture itself";
 
 /// One input of the model, without batch axis, and what a picture of it needs.
 pub(super) struct Prepared {
@@ -64,28 +99,157 @@ pub(super) fn limits(settings: &Settings) -> Limits {
     Limits { max_bytes: settings.max_upload_bytes, max_pixels: settings.max_pixels, max_side: settings.max_side }
 }
 
-/// Tensors with one axis more than the model's input are as many inputs as that axis is long.
-pub(super) fn split(inputs: Vec<Input>, model: &Model, max_elements: usize) -> Result<Vec<Input>, AppError> {
-    let rank = model.manifest.input.shape.len();
-    let mut found = Vec::with_capacity(inputs.len());
+/// Tensors and pixels with one axis more than an input are as many inputs as that axis is long. An npy file is held to the model's
+/// shape by its header.
+pub(super) fn split(inputs: Vec<Input>, model: &Model, settings: &Settings) -> Result<Inputs, AppError> {
+    let mut all = Inputs { each: Vec::with_capacity(inputs.len()), batched: false };
     for input in inputs {
         match input {
-            Input::Tensor(tensor) if tensor.len() > max_elements => {
-                return Err(AppError::TooManyElements { found: tensor.len(), limit: max_elements });
+            Input::Image(bytes) => all.each.push(One::Image(bytes)),
+            Input::Tensor(tensor) => all.add_tensor(tensor, model, settings)?,
+            Input::Npy(bytes) => {
+                let is_picture = model.manifest.input.preprocess.is_some();
+                let file = Npy::read(&bytes, if is_picture { FLOATS_OR_PIXELS } else { FLOATS })?;
+                check_elements(file.shape().iter().product(), settings)?;
+                match file.holds() {
+                    Holds::Floats => {
+                        check_shape(file.shape(), model)?;
+                        all.add_tensor(file.tensor()?, model, settings)?;
+                    }
+                    Holds::Bytes if is_picture => all.add_pixels(&file, &limits(settings))?,
+                    _ => return Err(file.wrong_element().into()),
+                }
             }
-            Input::Tensor(tensor) if tensor.ndim() == rank + 1 => {
-                found.extend(tensor.axis_iter(Axis(0)).map(|one| Input::Tensor(one.to_owned())));
-            }
-            other => found.push(other),
         }
     }
-    Ok(found)
+    Ok(all)
+}
+
+impl Inputs {
+    fn add_tensor(&mut self, tensor: Tensor, model: &Model, settings: &Settings) -> Result<(), AppError> {
+        check_elements(tensor.len(), settings)?;
+        if tensor.ndim() == model.manifest.input.shape.len() + 1 {
+            check_batch(tensor.len_of(Axis(0)))?;
+            self.batched = true;
+            self.each.extend(tensor.axis_iter(Axis(0)).map(|one| One::Tensor(one.to_owned())));
+        } else {
+            self.each.push(One::Tensor(tensor));
+        }
+        Ok(())
+    }
+
+    fn add_pixels(&mut self, file: &Npy<'_>, limits: &Limits) -> Result<(), AppError> {
+        let shape = file.shape();
+        let wrong = || AppError::PixelShape { shape: shape.to_vec() };
+        let (count, grid) = match (Grid::of(shape), shape.split_first()) {
+            (Some(grid), _) => (None, grid),
+            (None, Some((count, own))) => (Some(*count), Grid::of(own).ok_or_else(wrong)?),
+            (None, None) => return Err(wrong()),
+        };
+        grid.check_size(limits)?;
+        check_batch(count.unwrap_or(1))?;
+        self.batched |= count.is_some();
+        for at in 0..count.unwrap_or(1) {
+            self.each.push(One::Pixels(Decoded::of_pixels(grid.picture(file, count.map(|_| at)))));
+        }
+        Ok(())
+    }
+}
+
+/// How one picture lies in an array.
+#[derive(Clone, Copy)]
+struct Grid {
+    width: usize,
+    height: usize,
+    channels: usize,
+    order: Order,
+}
+
+#[derive(Clone, Copy)]
+enum Order {
+    /// `[height, width]`
+    Plane,
+    /// `[height, width, channels]`
+    ChannelsLast,
+    /// `[channels, height, width]`
+    ChannelsFirst,
+}
+
+impl Grid {
+    fn of(shape: &[usize]) -> Option<Grid> {
+        let (height, width, channels, order) = match *shape {
+            [height, width] => (height, width, 1, Order::Plane),
+            [height, width, channels @ (1 | 3 | 4)] => (height, width, channels, Order::ChannelsLast),
+            [channels @ (1 | 3), height, width] => (height, width, channels, Order::ChannelsFirst),
+            _ => return None,
+        };
+        Some(Grid { width, height, channels, order })
+    }
+
+    fn check_size(&self, limits: &Limits) -> Result<(), ImageError> {
+        let Limits { max_pixels, max_side, .. } = *limits;
+        let side = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        let (width, height) = (side(self.width), side(self.height));
+        if width.max(height) > max_side || u64::from(width) * u64::from(height) > max_pixels {
+            return Err(ImageError::TooLarge { width, height, max_side, max_pixels });
+        }
+        Ok(())
+    }
+
+    /// The picture at this place of a batch, or the only one. The file holds bytes.
+    fn picture(&self, file: &Npy<'_>, batch: Option<usize>) -> DynamicImage {
+        let sample = |y: usize, x: usize, channel: usize| {
+            let own: &[usize] = match self.order {
+                Order::Plane => &[y, x],
+                Order::ChannelsLast => &[y, x, channel],
+                Order::ChannelsFirst => &[channel, y, x],
+            };
+            let mut index = [0; 4];
+            let from = usize::from(batch.is_some());
+            index[0] = batch.unwrap_or_default();
+            index[from..from + own.len()].copy_from_slice(own);
+            file.integer(&index[..from + own.len()]).map_or(0, |byte| byte as u8)
+        };
+        let samples = (0..self.height)
+            .flat_map(|y| (0..self.width).flat_map(move |x| (0..self.channels).map(move |channel| (y, x, channel))))
+            .map(|(y, x, channel)| sample(y, x, channel))
+            .collect();
+        let (width, height) = (self.width as u32, self.height as u32);
+        let picture = match self.channels {
+            1 => GrayImage::from_raw(width, height, samples).map(DynamicImage::ImageLuma8),
+            3 => RgbImage::from_raw(width, height, samples).map(DynamicImage::ImageRgb8),
+            _ => RgbaImage::from_raw(width, height, samples).map(DynamicImage::ImageRgba8),
+        };
+        // As many samples as the size takes: there is always a picture.
+        picture.unwrap_or_default()
+    }
+}
+
+fn check_elements(found: usize, settings: &Settings) -> Result<(), AppError> {
+    let limit = settings.max_tensor_elements;
+    if found > limit { Err(AppError::TooManyElements { found, limit }) } else { Ok(()) }
+}
+
+fn check_batch(count: usize) -> Result<(), Faults> {
+    if count <= MAX_BATCH {
+        return Ok(());
+    }
+    Err(Fault::new("tensor", format!("its leading axis holds {count} inputs"), [format!("1 to {MAX_BATCH}")]).into())
+}
+
+/// The model's, or that with a leading axis more.
+fn check_shape(found: &[usize], model: &Model) -> Result<(), MethodError> {
+    let expected = &model.manifest.input.shape;
+    if found == expected.as_slice() || found.split_first().is_some_and(|(_, own)| own == expected.as_slice()) {
+        return Ok(());
+    }
+    Err(MethodError::Shape { model: model.id.clone(), expected: expected.clone(), found: found.to_vec() })
 }
 
 /// Segments whose size, by its header, is that of each input or of the model's.
 pub(super) fn check_segments(
     bytes: Bytes,
-    inputs: &[Input],
+    inputs: &[One],
     model: &Model,
     limits: Limits,
 ) -> Result<SentSegments, AppError> {
@@ -94,8 +258,9 @@ pub(super) fn check_segments(
     for (at, input) in inputs.iter().enumerate() {
         let check = || {
             let upload = match input {
-                Input::Image(bytes) => Some(size(bytes, &limits)?),
-                Input::Tensor(_) => None,
+                One::Image(bytes) => Some(size(bytes, &limits)?),
+                One::Pixels(decoded) => Some(decoded.image.dimensions()),
+                One::Tensor(_) => None,
             };
             let upload = upload.map(|(width, height)| (height as usize, width as usize));
             Ok(segments.check_size(upload, (rule.height as usize, rule.width as usize))?)
@@ -105,15 +270,35 @@ pub(super) fn check_segments(
     Ok(segments)
 }
 
-pub(super) fn prepare(input: Input, model: &Model, settings: &Settings) -> Result<Prepared, AppError> {
+pub(super) fn prepare(input: One, model: &Model, settings: &Settings) -> Result<Prepared, AppError> {
+    let rule = model.manifest.input.preprocess.as_ref();
+    let pixels = || {
+        rule.ok_or_else(|| AppError::TakesTensors {
+            model: model.id.clone(),
+            shape: model.manifest.input.shape.clone(),
+        })
+    };
     match input {
-        Input::Image(bytes) => prepare_image(bytes, model, &limits(settings)),
-        Input::Tensor(tensor) => {
-            check_tensor(&tensor, model)?;
+        One::Image(bytes) => {
+            let (rule, started, limits) = (pixels()?, Instant::now(), limits(settings));
+            let decoded = decode(&bytes, &limits)?;
+            prepare_pixels(decoded, model, rule, started.elapsed(), |image| {
+                let pixels = u64::from(image.width()) * u64::from(image.height());
+                if pixels <= KEEP_PIXELS { Upload::Decoded(image) } else { Upload::Encoded(bytes) }
+            })
+        }
+        One::Pixels(decoded) => prepare_pixels(decoded, model, pixels()?, Duration::ZERO, Upload::Decoded),
+        One::Tensor(tensor) => {
+            if tensor.shape() != model.manifest.input.shape.as_slice() {
+                let (id, expected, found) =
+                    (model.id.clone(), model.manifest.input.shape.clone(), tensor.shape().to_vec());
+                return Err(MethodError::Shape { model: id, expected, found }.into());
+            }
+            check_finite(&tensor)?;
             Ok(Prepared {
+                warnings: rule.and_then(|rule| far_outside(&tensor, rule)).into_iter().collect(),
                 tensor: Arc::new(tensor),
                 upload: None,
-                warnings: Vec::new(),
                 decode: Duration::ZERO,
                 preprocess: Duration::ZERO,
             })
@@ -121,22 +306,20 @@ pub(super) fn prepare(input: Input, model: &Model, settings: &Settings) -> Resul
     }
 }
 
-fn prepare_image(bytes: Bytes, model: &Model, limits: &Limits) -> Result<Prepared, AppError> {
-    let rule =
-        model.manifest.input.preprocess.as_ref().ok_or_else(|| AppError::TakesTensors {
-            model: model.id.clone(),
-            shape: model.manifest.input.shape.clone(),
-        })?;
+fn prepare_pixels(
+    decoded: Decoded,
+    model: &Model,
+    rule: &Preprocess,
+    decode: Duration,
+    keep: impl FnOnce(RgbImage) -> Upload,
+) -> Result<Prepared, AppError> {
     let started = Instant::now();
-    let decoded = decode(&bytes, limits)?;
-    let decode = started.elapsed();
     let (tensor, geometry) = preprocess(&decoded.image, rule)?;
-    let preprocess = started.elapsed() - decode;
-    let pixels = u64::from(decoded.image.width()) * u64::from(decoded.image.height());
+    let preprocess = started.elapsed();
     let warnings = decoded.warnings.into_iter().chain(model.manifest.assumed.clone()).chain(little_seen(&geometry));
     let warnings = warnings.collect();
-    let upload = if pixels <= KEEP_PIXELS { Upload::Decoded(decoded.image) } else { Upload::Encoded(bytes) };
-    Ok(Prepared { tensor: Arc::new(tensor), upload: Some((upload, geometry)), warnings, decode, preprocess })
+    let upload = Some((keep(decoded.image), geometry));
+    Ok(Prepared { tensor: Arc::new(tensor), upload, warnings, decode, preprocess })
 }
 
 /// A crop that leaves out more of the upload than it keeps.
@@ -153,11 +336,94 @@ fn little_seen(geometry: &Geometry) -> Option<String> {
     (share < LITTLE).then(message)
 }
 
-fn check_tensor(tensor: &Tensor, model: &Model) -> Result<(), AppError> {
-    let expected = &model.manifest.input.shape;
-    if tensor.shape() != expected.as_slice() {
-        let (model, found) = (model.id.clone(), tensor.shape().to_vec());
-        return Err(MethodError::Shape { model, expected: expected.clone(), found }.into());
+/// Said of tensors that no picture gives, by far: as a rule they were not normalised.
+fn far_outside(tensor: &Tensor, rule: &Preprocess) -> Option<String> {
+    let range = pixel_range(rule);
+    let axis = Axis(channel_axis(rule.layout));
+    let is_far = tensor.axis_iter(axis).zip(&range).any(|(plane, (black, white))| {
+        let (middle, reach) = ((black + white) / 2.0, FAR_OUTSIDE * (white - black).abs() / 2.0);
+        plane.iter().any(|value| (value - middle).abs() > reach)
+    });
+    let ends = |(low, high): (f32, f32), value: f32| (low.min(value), high.max(value));
+    let none = (f32::INFINITY, f32::NEG_INFINITY);
+    is_far.then(|| {
+        let (low, high) = tensor.iter().copied().fold(none, ends);
+        let (black, white) = range.iter().flat_map(|(black, white)| [*black, *white]).fold(none, ends);
+        format!(
+            "the tensor's values run from {low} to {high}, and those of pictures from {black} to {white}: was it normalised as \
+             GET /models/{{id}} says?"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array, Array2, Array3, Dimension};
+    use ndarray_npy::WriteNpyExt;
+
+    use super::*;
+    use crate::model::manifest::{Channels, Filter, Layout, Resize};
+
+    fn pictures<D: Dimension>(array: &Array<u8, D>) -> Result<(Vec<RgbImage>, bool), AppError> {
+        let mut bytes = Vec::new();
+        array.write_npy(&mut bytes).unwrap();
+        let mut all = Inputs { each: Vec::new(), batched: false };
+        all.add_pixels(&Npy::read(&bytes, FLOATS_OR_PIXELS).unwrap(), &Limits::default())?;
+        let image = |one| match one {
+            One::Pixels(decoded) => decoded.image,
+            _ => unreachable!(),
+        };
+        Ok((all.each.into_iter().map(image).collect(), all.batched))
     }
-    Ok(check_finite(tensor)?)
+
+    #[test]
+    fn bytes_are_pixels_in_every_order_and_in_batches() {
+        let value = |y: usize, x: usize, channel: usize| (40 * y + 10 * x + channel) as u8;
+        let rgb = RgbImage::from_fn(6, 5, |x, y| [0, 1, 2].map(|c| value(y as usize, x as usize, c)).into());
+        let grey = RgbImage::from_fn(6, 5, |x, y| [value(y as usize, x as usize, 0); 3].into());
+        let last = Array3::from_shape_fn((5, 6, 3), |(y, x, c)| value(y, x, c));
+        let first = Array3::from_shape_fn((3, 5, 6), |(c, y, x)| value(y, x, c));
+        let opaque = Array3::from_shape_fn((5, 6, 4), |(y, x, c)| if c == 3 { 255 } else { value(y, x, c) });
+        let plane = Array2::from_shape_fn((5, 6), |(y, x)| value(y, x, 0));
+        let fortran = last.t().as_standard_layout().into_owned().reversed_axes();
+        for array in [&last, &first, &opaque, &fortran] {
+            assert_eq!(pictures(array).unwrap(), (vec![rgb.clone()], false), "{:?}", array.shape());
+            let batch = array.clone().insert_axis(Axis(0));
+            assert_eq!(pictures(&batch).unwrap(), (vec![rgb.clone()], true), "{:?}", batch.shape());
+        }
+        assert_eq!(pictures(&plane).unwrap(), (vec![grey.clone()], false));
+        for axis in [0, 2] {
+            assert_eq!(pictures(&plane.clone().insert_axis(Axis(axis))).unwrap(), (vec![grey.clone()], false));
+        }
+        let several = Array3::from_shape_fn((2, 5, 6), |(_, y, x)| value(y, x, 0));
+        assert_eq!(pictures(&several).unwrap(), (vec![grey.clone(), grey], true));
+        for shape in [vec![7], vec![2, 5, 6, 2], vec![1, 1, 5, 6, 3]] {
+            let refused = pictures(&Array::<u8, _>::zeros(shape.clone())).unwrap_err();
+            assert!(matches!(refused, AppError::PixelShape { .. }), "{shape:?}");
+        }
+        assert!(matches!(pictures(&Array::<u8, _>::zeros((4097, 2, 2, 3))), Err(AppError::Parameters(_))));
+    }
+
+    #[test]
+    fn only_values_far_from_those_of_pixels_are_told() {
+        let rule = Preprocess {
+            width: 2,
+            height: 1,
+            layout: Layout::Nchw,
+            channels: Channels::Rgb,
+            scale: 1.0 / 255.0,
+            mean: vec![0.5],
+            std: vec![0.25],
+            resize: Resize::Stretch,
+            filter: Filter::Bilinear,
+        };
+        // Pixels become -2 to 2.
+        for (value, told) in [(0.0, false), (5.9, false), (-5.9, false), (6.1, true), (-255.0, true)] {
+            let mut tensor = Tensor::zeros(vec![3, 1, 2]);
+            tensor[[2, 0, 1]] = value;
+            assert_eq!(far_outside(&tensor, &rule).is_some(), told, "{value}");
+        }
+        let tensor = Tensor::from_elem(vec![3, 1, 2], 255.0);
+        assert!(far_outside(&tensor, &rule).unwrap().contains("from 255 to 255, and those of pictures from -2 to 2"));
+    }
 }

@@ -7,7 +7,6 @@ use clap::Args;
 use explaind::{
     app::{App, Input, Uploads, answer},
     engine::{Caller, Priority},
-    tensor::read_npy,
 };
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +15,7 @@ use super::ModelArgs;
 
 #[derive(Args)]
 pub struct Explain {
-    /// A PNG, JPEG, WebP, BMP, GIF or TIFF file, or a .npy file with a ready float32 tensor
+    /// A PNG, JPEG, WebP, BMP, GIF or TIFF file, or a .npy file with a ready tensor of floats or with uint8 pixels
     image: PathBuf,
     #[command(flatten)]
     model: ModelArgs,
@@ -57,10 +56,7 @@ impl Explain {
             }
         }
         let bytes = std::fs::read(&self.image).with_context(|| self.image.display().to_string())?;
-        let input = match self.image.extension() {
-            Some(extension) if extension == "npy" => Input::Tensor(read_npy(&bytes)?),
-            _ => Input::Image(bytes.into()),
-        };
+        let input = Input::of(bytes.into());
         let app = App::start(self.model.settings()?)?;
         let runtime = tokio::runtime::Runtime::new()?;
         runtime.block_on(app.catch_up());
@@ -71,14 +67,14 @@ impl Explain {
         let caller =
             Caller { id: 0, priority: Priority::Interactive, cancel: CancellationToken::new(), deadline: None };
         let explained = app.explain(plan, vec![input], uploads, &caller);
-        let explanations = runtime.block_on(explained)?;
-        for warning in explanations.iter().flat_map(|one| &one.warnings) {
+        let answered = runtime.block_on(explained)?;
+        for warning in answered.answers.iter().flat_map(|one| &one.warnings) {
             eprintln!("warning: {warning}");
         }
         let answer = match format.as_str() {
-            "json" => answer::to_json(&explanations, encoding)?,
-            "npy" => answer::to_npy(&explanations)?,
-            _ => explanations.into_iter().find_map(|one| one.picture).unwrap_or_default().into(),
+            "json" => answer::to_json(&answered, encoding)?,
+            "npy" => answer::to_npy(&answered)?,
+            _ => answered.answers.into_iter().find_map(|one| one.picture).unwrap_or_default().into(),
         };
         std::fs::write(&self.output, answer).with_context(|| self.output.display().to_string())
     }

@@ -21,7 +21,7 @@ pub enum ImageError {
     UnknownType,
     #[error("{found} is not supported: {}", advice.map_or_else(|| format!("send {}", types::names()), str::to_owned))]
     UnsupportedType { found: &'static str, advice: Option<&'static str> },
-    #[error("the image cannot be decoded: {}", types::LINE_BREAKS_STRIPPED)]
+    #[error("the image cannot be decoded: {}", crate::text::LINE_BREAKS_STRIPPED)]
     LineBreaksStripped,
     #[error("{format} compresses with loss, which makes colours of its own: send labels as PNG or npy")]
     LossyLabels { format: &'static str },

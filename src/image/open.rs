@@ -148,6 +148,9 @@ fn gif_fault(error: gif::DecodingError) -> ImageError {
     match error {
         gif::DecodingError::UnexpectedEof => truncated(Format::Gif),
         gif::DecodingError::Io(io) if io.kind() == ErrorKind::UnexpectedEof => truncated(Format::Gif),
+        gif::DecodingError::OutOfMemory | gif::DecodingError::MemoryLimit => {
+            corrupt(Format::Gif, "its first frame is larger than an image may be".to_owned())
+        }
         other => corrupt(Format::Gif, other.to_string()),
     }
 }

@@ -1,6 +1,8 @@
 //! Which types of image are decoded, and by what content others are known, so that a refusal names what was sent.
 //! This is the only list: content types, file extensions and names everywhere come from it.
 
+use crate::text::LINE_BREAKS_STRIPPED;
+
 /// A type of image that is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -118,9 +120,6 @@ const fn other(name: &'static str, signatures: &'static [(usize, &'static [u8])]
     Other { name, signatures, advice: Some(advice) }
 }
 
-/// What `curl -d @file` leaves of a file.
-pub const LINE_BREAKS_STRIPPED: &str =
-    "the file has lost its line breaks, as curl -d strips them; send it with --data-binary";
 const AS_TEXT: &str = "read and send the file as bytes, not as text";
 const UNPACKED: &str = "unpack it and send the image itself";
 
@@ -144,6 +143,7 @@ static OTHERS: &[Other] = &[
     picture("HDF5", &[(0, b"\x89HDF\r\n\x1a\n")]),
     picture("PDF", &[(0, b"%PDF")]),
     picture("PostScript", &[(0, b"%!PS")]),
+    other("an npy array", &[(0, b"\x93NUMPY")], "send it as application/x-npy"),
     other("a zip archive", &[(0, b"PK\x03\x04"), (0, b"PK\x05\x06")], UNPACKED),
     other("gzip-compressed data", &[(0, b"\x1f\x8b")], UNPACKED),
     other("zstd-compressed data", &[(0, b"\x28\xb5\x2f\xfd")], UNPACKED),
@@ -192,6 +192,16 @@ pub fn refusal(bytes: &[u8]) -> Option<(&'static str, Option<&'static str>)> {
     }
     let has = |other: &&Other| other.signatures.iter().any(|(at, signature)| matches_at(bytes, *at, signature));
     OTHERS.iter().find(has).map(|other| (other.name, other.advice)).or_else(|| text(bytes))
+}
+
+/// What this is, and what to do with it, where something else was announced.
+pub fn describe(bytes: &[u8]) -> String {
+    match (Format::recognise(bytes), refusal(bytes)) {
+        (Some(format), _) => format!("it is a {} image", format.name()),
+        (None, Some((found, Some(advice)))) => format!("it is {found}: {advice}"),
+        (None, Some((found, None))) => format!("it is {found}"),
+        (None, None) => "its first bytes are of no known type".to_owned(),
+    }
 }
 
 /// Brands after the first say what a HEIF container holds.

@@ -69,8 +69,19 @@ async fn a_leading_axis_more_is_as_many_inputs() {
     assert_eq!(found, [(json!(0), json!(0)), (json!(1), json!(2))]);
     let stacked = send(post("/explain?model=numbers&method=gradient&format=npy", array)).await.array();
     assert_eq!(stacked, tensor(&[2, 2], &[NUMBERS[0], NUMBERS[2]].concat()));
+    // A batch of one keeps its axis.
     let one = write_npy(&tensor(&[1, 2], &[1.0, 0.0])).unwrap();
-    assert_eq!(send(post("/explain?model=numbers&format=npy", one)).await.array().shape(), [2]);
+    assert_eq!(send(post("/explain?model=numbers&format=npy", one.clone())).await.array().shape(), [1, 2]);
+    let alone = write_npy(&tensor(&[2], &[1.0, 0.0])).unwrap();
+    assert_eq!(send(post("/explain?model=numbers&format=npy", alone.clone())).await.array().shape(), [2]);
+    let nested = json!({ "tensor": [[1.0, 0.0]] });
+    for uri in ["/explain?model=numbers&method=gradient", "/predict?model=numbers"] {
+        for request in [post(uri, one.clone()), post_json(uri, &nested)] {
+            let answers = send(request).await.answer();
+            assert_eq!((answers.as_array().unwrap().len(), &answers[0]["input"]), (1, &json!(0)), "{uri}");
+        }
+        assert!(send(post(uri, alone.clone())).await.answer().is_object());
+    }
 }
 
 #[tokio::test]
@@ -213,6 +224,115 @@ async fn bodies_that_cannot_be_read_say_why() {
     }
     let nothing = send(Request::post("/explain").body(Body::empty()).unwrap()).await;
     assert_eq!(nothing.problem(), (422, "empty_image".into()));
+}
+
+#[tokio::test]
+async fn json_is_taken_as_people_write_it() {
+    let wanted = NUMBERS[2].to_vec();
+    let nulls = json!({ "image": null, "images": null, "tensor": { "shape": [2], "data": [0.5, -3] }, "baseline_image": null,
+        "baseline_tensor": null, "segments_file": null, "encoding": null, "targets": null });
+    let text = json!({ "tensor": [0.5, -3] }).to_string();
+    let utf16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let marked = format!("\u{feff}{text}").into_bytes();
+    for body in [nulls.to_string().into_bytes(), marked, [b"\xFF\xFE", &utf16[..]].concat()] {
+        for content_type in ["application/json", "application/x-www-form-urlencoded"] {
+            assert_eq!(scores(post_as(NUMBERS_GRADIENT, content_type, body.clone())).await, wanted);
+        }
+    }
+    let expected = scores(post(GRADIENT, red())).await;
+    let image = BASE64_STANDARD.encode(red());
+    let lines: Vec<_> = image.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    for text in [format!("data:image/png;base64,{image}"), lines.join("\r\n")] {
+        assert_eq!(scores(post_json(GRADIENT, &json!({ "image": text }))).await, expected);
+        assert_eq!(scores(post_json(GRADIENT, &json!({ "images": [text] }))).await, expected);
+    }
+    let twice = r#"{"tensor": [1, 2], "tensor": [1, 2]}"#;
+    assert_eq!(send(post("/predict?model=numbers", twice)).await.refused(), ["tensor"]);
+    let quoted = json!({ "image": format!("b'{image}'") });
+    assert!(send(post_json("/predict", &quoted)).await.text().contains("Python"));
+}
+
+#[tokio::test]
+async fn an_error_is_small_whatever_was_sent() {
+    let long = "A".repeat(1_000_000);
+    for body in [
+        json!({ "tensor": long }),
+        json!({ "tensor": [long] }),
+        json!({ "tensor": { "shape": [1], "data": [long] } }),
+        json!({ "tensor": { "shape": [long], "data": [1] } }),
+        json!({ "images": long }),
+        json!({ "image": [long] }),
+        json!({ "image": long }),
+        json!(long),
+        json!([long]),
+    ] {
+        let answer = send(post_json("/predict", &body)).await;
+        assert!(answer.status.is_client_error() && answer.body.len() < 2000, "{}", answer.body.len());
+    }
+}
+
+#[tokio::test]
+async fn bytes_in_an_array_are_pixels() {
+    let pixels = image::load_from_memory(&red()).unwrap().into_rgb8();
+    let (width, height) = (pixels.width() as usize, pixels.height() as usize);
+    let at = |y: usize, x: usize, channel: usize| pixels.get_pixel(x as u32, y as u32).0[channel];
+    let npy = |array: ndarray::ArrayD<u8>| {
+        let mut bytes = Vec::new();
+        ndarray_npy::WriteNpyExt::write_npy(&array, &mut bytes).unwrap();
+        bytes
+    };
+    let last = ndarray::Array3::from_shape_fn((height, width, 3), |(y, x, c)| at(y, x, c)).into_dyn();
+    let first = ndarray::Array3::from_shape_fn((3, height, width), |(c, y, x)| at(y, x, c)).into_dyn();
+    let expected = scores(post(GRADIENT, red())).await;
+    let picture = send(post("/explain?method=gradient&target=0", red())).await.picture();
+    for array in [last, first] {
+        assert_eq!(scores(post(GRADIENT, npy(array.clone()))).await, expected);
+        let drawn = send(post("/explain?method=gradient&target=0&format=png", npy(array.clone()))).await;
+        assert_eq!(drawn.picture(), picture);
+        let batch = npy(array.clone().insert_axis(ndarray::Axis(0)));
+        let answers = send(post(GRADIENT, batch)).await.answer();
+        assert_eq!(answers.as_array().unwrap().len(), 1);
+        assert_eq!(values(&answers[0]), expected);
+        let as_file = json!({ "image": BASE64_STANDARD.encode(npy(array.clone())) });
+        assert_eq!(scores(post_json(GRADIENT, &as_file)).await, expected);
+        assert_eq!(scores(multipart(GRADIENT, &[("image", &npy(array))])).await, expected);
+    }
+    let odd = npy(ndarray::ArrayD::zeros(vec![5, 6, 7, 2]));
+    assert_eq!(send(post("/predict", odd)).await.problem(), (422, "wrong_shape".into()));
+    let bytes = npy(ndarray::ArrayD::zeros(vec![2]));
+    assert_eq!(send(post("/predict?model=numbers", bytes)).await.problem(), (422, "broken_npy".into()));
+    let mut whole = Vec::new();
+    ndarray_npy::WriteNpyExt::write_npy(&ndarray::Array3::<i64>::zeros((3, 8, 8)), &mut whole).unwrap();
+    let refused = send(post("/predict", whole)).await;
+    assert_eq!(refused.problem(), (422, "broken_npy".into()));
+    assert!(refused.text().contains("int64") && refused.text().contains("send the picture"), "{}", refused.text());
+}
+
+#[tokio::test]
+async fn values_that_no_pixel_has_are_warned_about() {
+    let warnings = async |value: f32| {
+        let array = write_npy(&tensor(&[3, 8, 8], &[value; 192])).unwrap();
+        send(post(GRADIENT, array)).await.answer()["warnings"].to_string()
+    };
+    // The model's pixels lie within a few units of 0.
+    assert!(warnings(255_000.0).await.contains("was it normalised"), "{}", warnings(255_000.0).await);
+    assert!(!warnings(0.5).await.contains("was it normalised"));
+}
+
+#[tokio::test]
+async fn archives_and_other_files_are_named_under_every_content_type() {
+    let npz = [b"PK\x03\x04", &[0; 22][..], &[9, 0, 0, 0], b"arr_0.npy", &[0; 9]].concat();
+    for (content_type, code) in
+        [("application/x-npy", "broken_npy"), ("application/octet-stream", "unsupported_image_type")]
+    {
+        let answer = send(post_as("/predict", content_type, npz.clone())).await;
+        assert_eq!(answer.problem().1, code);
+        assert!(answer.text().contains("npz archive") && answer.text().contains("send one npy"), "{}", answer.text());
+    }
+    let png = send(post_as("/predict", "application/x-npy", red())).await;
+    assert!(png.text().contains("it is a PNG image"), "{}", png.text());
+    let stripped: Vec<u8> = red().iter().copied().filter(|byte| !b"\r\n\0".contains(byte)).collect();
+    assert!(send(post("/predict", stripped)).await.text().contains("--data-binary"));
 }
 
 #[tokio::test]

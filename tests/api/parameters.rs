@@ -179,7 +179,6 @@ async fn wrong_types_and_ranges_are_refused() {
         ("n_steps", json!(-1)),
         ("n_steps", json!(10_001)),
         ("n_steps", json!([3])),
-        ("n_steps", json!(null)),
         ("multiply_by_inputs", json!("perhaps")),
         ("seed_value", json!(-1)),
         ("target", json!(1.5)),
