@@ -1,16 +1,14 @@
 //! /jobs: long work that survives crashes. Start, list, look, report, cancel, remove; the events are in [`super::events`].
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Json,
-    body::{Body, Bytes},
+    body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use bytes::BytesMut;
-use futures::StreamExt;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -21,7 +19,7 @@ use super::{
     catalogue::Id,
     codes::ApiError,
     document::{Binary, JobProblems, JobsProblems, ReportProblems, SubmitProblems},
-    fields,
+    fields, intake,
     negotiate::choose,
 };
 use crate::{
@@ -45,9 +43,6 @@ const JSON: &str = "application/json";
 
 /// The largest request for a job, in bytes.
 const MAX_BODY: usize = 1 << 20;
-
-/// How long it may take to come.
-const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The longest idempotency key, in bytes.
 const LONGEST_KEY: usize = 255;
@@ -158,7 +153,7 @@ pub async fn submit(
     };
     refuse(faults)?;
     check_type(&headers)?;
-    let bytes = read_body(request).await?;
+    let (bytes, _share) = intake::read(request, &api, MAX_BODY).await?;
     let asked = api.app().pool().run(move || fields::read(&bytes)).await.map_err(AppError::from)??;
     let (job, _) = api.jobs().submit(asked, key).await?;
     let location = HeaderValue::from_str(&format!("/jobs/{}", job.id))
@@ -277,27 +272,6 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
         Some(essence) if essence == JSON || essence.starts_with("application/") && essence.ends_with("+json") => Ok(()),
         essence => Err(ApiError::UnsupportedMediaType { found: essence, allowed: JSON.to_owned() }),
     }
-}
-
-/// Reads a body of at most [`MAX_BODY`] bytes. One that is announced longer is refused at once.
-async fn read_body(request: Request) -> Result<Bytes, ApiError> {
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let (mut bytes, mut body) = (BytesMut::new(), request.into_body().into_data_stream());
-    let read = async {
-        if announced.is_some_and(|length: usize| length > MAX_BODY) {
-            return Err(ApiError::BodyTooLarge { limit: MAX_BODY });
-        }
-        while let Some(piece) = body.next().await {
-            let piece = piece.map_err(|error| ApiError::BrokenBody { reason: error.to_string() })?;
-            if bytes.len() + piece.len() > MAX_BODY {
-                return Err(ApiError::BodyTooLarge { limit: MAX_BODY });
-            }
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(bytes.freeze())
-    };
-    let late = ApiError::DeadlineExceeded { timeout_ms: BODY_TIME.as_millis() };
-    tokio::time::timeout(BODY_TIME, read).await.unwrap_or(Err(late))
 }
 
 fn read_filter(query: &Map<String, Value>) -> Result<Filter, ApiError> {

@@ -30,7 +30,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, MatchedPath, Request},
+    extract::{MatchedPath, Request},
     http::{HeaderName, HeaderValue, Method, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Redirect, Response},
@@ -171,7 +171,7 @@ fn routes_of_health() -> OpenApiRouter<Api> {
         .routes(routes!(health::metrics))
 }
 
-/// All routes with what surrounds them: request id -> trace -> catch-panic -> cors -> foreign pages -> limits.
+/// All routes with what surrounds them: request id -> trace -> catch-panic -> cors -> foreign pages.
 pub fn router(api: Api) -> Router {
     let settings = api.app().settings();
     let (contract, document) = document::split(match settings.role {
@@ -187,8 +187,7 @@ pub fn router(api: Api) -> Router {
         .layer(middleware::from_fn(measure))
         .layer(CatchPanicLayer::custom(answer_panic))
         .option_layer(cors(settings))
-        .layer(middleware::from_fn_with_state(Shield::of(settings), shield::guard))
-        .layer(DefaultBodyLimit::max(settings.max_upload_bytes));
+        .layer(middleware::from_fn_with_state(Shield::of(settings), shield::guard));
     contract
         .route("/openapi.json", get(move || async move { axum::Json(document.as_ref().clone()) }))
         .route("/", get(|| async { Redirect::temporary("/docs") }))
