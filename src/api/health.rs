@@ -59,7 +59,7 @@ pub async fn readyz(State(api): State<Api>) -> Result<Json<Readiness>, ApiError>
     let broken_models = super::catalogue::broken(&api);
     if models.is_empty() {
         let reason = match broken_models.len() {
-            0 => format!("there is no model in {}", api.app().settings().models.display()),
+            0 => "there is no model in the models folder".to_owned(),
             n => format!("none of {n} models could be loaded; GET /models says why"),
         };
         return Err(ApiError::NotReady { reason });

@@ -34,6 +34,7 @@ pub(super) fn starts_as_json(bytes: &[u8]) -> bool {
 pub(super) fn parse(bytes: &[u8]) -> Result<Contents, ApiError> {
     let text = utf8(bytes)?;
     let body: JsonBody = serde_json::from_slice(&text).map_err(|error| broken(&text, &error))?;
+    let parameters = body.parameters.finish("in the body")?;
     let one = one_of(body.image, "image", body.tensor, "tensor")?;
     let inputs = match (one, body.images) {
         (Some(input), None) => vec![input],
@@ -44,7 +45,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Contents, ApiError> {
     let baseline = one_of(body.baseline_image, "baseline_image", body.baseline_tensor, "baseline_tensor")?;
     let segments = body.segments_file.map(|text| decode_base64(&text, "segments_file")).transpose()?;
     let uploads = Uploads { baseline, segments };
-    Ok(Contents { inputs, uploads, parameters: body.parameters.finish("in the body")? })
+    Ok(Contents { inputs, uploads, parameters })
 }
 
 /// The parameters of a multipart form.

@@ -177,6 +177,13 @@ fn pools() -> Vec<Case> {
                 .ints("strides", &[2, 2])
                 .ints("pads", &[1, 1, 1, 1])
                 .with("ceil_mode", 1),
+            pool(op, "stride beyond the kernel, ceil, no window begins there", &[2, 6, 6], &[2, 2])
+                .ints("strides", &[3, 3])
+                .with("ceil_mode", 1),
+            pool(op, "3x3 stride 3 pad 1, ceil, no window begins there along one axis", &[2, 8, 9], &[3, 3])
+                .ints("strides", &[3, 3])
+                .ints("pads", &[1, 1, 1, 1])
+                .with("ceil_mode", 1),
             pool(op, "3x3 stride 1 pad 1", &[2, 5, 5], &[3, 3]).ints("pads", &[1, 1, 1, 1]),
             pool(op, "stride beyond the kernel", &[2, 7, 7], &[2, 2]).ints("strides", &[3, 3]),
             pool(op, "asymmetric pads", &[2, 6, 6], &[3, 3]).ints("strides", &[2, 2]).ints("pads", &[0, 1, 1, 0]),

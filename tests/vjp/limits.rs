@@ -177,3 +177,19 @@ fn what_doubles_with_every_node_stays_small() {
 fn ints_of(values: &[i64]) -> Literal {
     Literal::vector_i64(values)
 }
+
+#[test]
+fn a_window_that_would_begin_beyond_the_input_is_no_window() {
+    let pool = Node::new("MaxPool", ["x"], ["pooled"]).with("kernel_shape", vec![2_i64, 2]);
+    let pool = pool.with("strides", vec![3_i64, 3]).with("ceil_mode", 1_i64);
+    let nodes = vec![pool, Node::new("Relu", ["pooled"], ["on"]), Node::new("GlobalAveragePool", ["on"], ["last"])];
+    let source = graph(&[1, 6, 6], vec![], nodes);
+    let mut net = Net::open(&derive(&source, &spec(&[RuleSetId::Gradient]), None).unwrap()).unwrap();
+    let x = tensor(&[1, 1, 6, 6], (1..=36).map(|v| v as f32).collect());
+    let gradient = &net.run(&[("x", &x), ("seed", &tensor(&[1, 1], vec![1.0]))]).unwrap()["gradient"];
+    // Of four windows each has its largest value at its end.
+    let expected = |y: usize, x: usize| if [1, 4].contains(&y) && [1, 4].contains(&x) { 0.25 } else { 0.0 };
+    for (at, found) in gradient.indexed_iter() {
+        assert_eq!(*found, expected(at[2], at[3]), "{at:?}");
+    }
+}

@@ -79,12 +79,42 @@ impl Rewriter {
             "Dropout" => self.dropout(node, used),
             "BatchNormalization" => batch_normalization(node, used),
             "Cast" | "CastLike" => Ok(vec![without(node, "saturate")]),
-            "AveragePool" => average_pool(node),
+            "MaxPool" => Ok(vec![self.without_ceil(node)]),
+            "AveragePool" => average_pool(self.without_ceil(node)),
             "Softmax" | "LogSoftmax" | "Hardmax" if opset < 13 => self.coerced(node),
             "Gelu" => self.gelu(node),
             "GroupNormalization" => self.group_normalization(node),
             _ => Ok(vec![node]),
         }
+    }
+
+    /// A pool in `ceil_mode` as one with pads at the end that give as many windows. ONNX's shape inference counts windows that start
+    /// beyond the input, which no kernel computes: graphs that say so do not open.
+    fn without_ceil(&self, node: Node) -> Node {
+        let sizes = |value: Option<&str>| -> Option<Vec<i64>> {
+            let shape = value.and_then(|value| self.types.shape(value))?;
+            shape.iter().skip(2).map(|dim| Some(dim.known()? as i64)).collect()
+        };
+        let (Some(kernel), Some(input)) = (node.ints("kernel_shape"), sizes(node.input(0))) else { return node };
+        let Some(windows) = sizes(node.outputs.first().map(String::as_str)) else { return node };
+        if node.int_or("ceil_mode", 0) == 0 || node.string("auto_pad").is_some_and(|pad| pad != "NOTSET") {
+            return node;
+        }
+        let rank = kernel.len();
+        let each = |name: &str, other: i64| node.ints(name).map_or(vec![other; rank], <[i64]>::to_vec);
+        let (strides, dilations) = (each("strides", 1), each("dilations", 1));
+        let given = node.ints("pads").map_or(vec![0; 2 * rank], <[i64]>::to_vec);
+        let mut pads = given.clone();
+        for axis in 0..rank {
+            let span = (kernel[axis] - 1) * dilations[axis] + 1;
+            let needed = (windows[axis] - 1) * strides[axis] + span - input[axis] - given[axis];
+            pads[rank + axis] = needed.max(given[rank + axis]);
+        }
+        // Pads that count would change the means.
+        if pads != given && node.int_or("count_include_pad", 0) != 0 {
+            return node;
+        }
+        without(node, "ceil_mode").with("pads", pads)
     }
 
     /// Adds a constant named after `node` and `role`; its value's name.
