@@ -71,6 +71,7 @@ pub(super) fn split(routes: OpenApiRouter<Api>) -> (Router<Api>, openapi::OpenAp
         add_image_types(&mut document, path);
     }
     add_kinds(&mut document);
+    refuse_null(&mut document);
     add_refusals(&mut document);
     add_request_id(&mut document);
     (router, document)
@@ -115,6 +116,38 @@ fn add_refusals(document: &mut openapi::OpenApi) {
         {
             operation.responses.responses.extend(problems(&[METHOD_NOT_ALLOWED]));
         }
+    }
+}
+
+/// Parameters of paths, queries and headers are absent or not: they are never null.
+fn refuse_null(document: &mut openapi::OpenApi) {
+    let items = document.paths.paths.values_mut();
+    let operations =
+        items.flat_map(|item| [item.get.as_mut(), item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()]);
+    for parameter in operations.flatten().flat_map(|operation| operation.parameters.iter_mut().flatten()) {
+        if let RefOr::T(Parameter { schema: Some(schema), .. }) = parameter {
+            refuse_null_in(schema);
+        }
+    }
+}
+
+fn refuse_null_in(schema: &mut RefOr<Schema>) {
+    let is_null = |schema: &RefOr<Schema>| matches!(schema, RefOr::T(Schema::Object(object)) if object.schema_type == SchemaType::from(Type::Null));
+    match schema {
+        RefOr::T(Schema::Object(object)) => {
+            if let SchemaType::Array(types) = &object.schema_type
+                && let [only] = types.iter().filter(|one| **one != Type::Null).collect::<Vec<_>>()[..]
+            {
+                object.schema_type = only.clone().into();
+            }
+        }
+        RefOr::T(Schema::OneOf(choice)) => {
+            choice.items.retain(|item| !is_null(item));
+            if let [_] = choice.items[..] {
+                *schema = choice.items.remove(0);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -222,7 +255,9 @@ fn method_parameter(row: &'static parameters::Parameter) -> Parameter {
     let shared =
         defaults.first().filter(|first| defaults.len() == takers.len() && defaults.iter().all(|d| d == *first));
     let ids = takers.iter().map(|method| method.id).collect::<Vec<_>>().join(", ");
-    query(row.name, &format!("{} (of {ids})", row.doc), schema.default(shared.cloned()))
+    // A `default` would be sent by clients whatever the method, and refused by methods that do not take it.
+    let default = shared.map(|default| format!("; by default {default}")).unwrap_or_default();
+    query(row.name, &format!("{} (of {ids}{default})", row.doc), schema)
 }
 
 fn choices(name: &str) -> Vec<String> {
@@ -283,27 +318,43 @@ pub struct MultipartRequest {
     #[schema(value_type = Vec<Binary>, inline, max_items = 32)]
     pub image: Vec<Binary>,
     /// An image to use as `baseline=uploaded`.
-    #[schema(value_type = Option<Binary>, inline)]
+    #[schema(value_type = Binary, inline, required = false)]
     pub baseline: Option<Binary>,
     /// Regions for `segments=uploaded`: a PNG (or another lossless type) whose colours are labels, or an npy file of integer labels `[height, width]` or `[n, height, width]`
     /// (negative: no region) or of bool masks `[n, height, width]`, in the size of the upload or of the model's input.
-    #[schema(value_type = Option<Binary>, inline)]
+    #[schema(value_type = Binary, inline, required = false)]
     pub segments: Option<Binary>,
     /// The parameters as a JSON object.
-    #[schema(example = r#"{"method": "integrated_gradients", "n_steps": 50}"#)]
+    #[schema(value_type = String, required = false, example = r#"{"method": "integrated_gradients", "n_steps": 50}"#)]
     pub params: Option<String>,
 }
 
+/// One or several images to predict.
+#[derive(ToSchema)]
+pub struct PredictMultipartRequest {
+    /// One or several files.
+    #[schema(value_type = Vec<Binary>, inline, max_items = 32)]
+    pub image: Vec<Binary>,
+    /// The parameters as a JSON object.
+    #[schema(value_type = String, required = false)]
+    pub params: Option<String>,
+}
+
+/// A picture of 8 x 8 pixels, in base64: a blue disc.
+const DISC: &str = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAIAQMAAAD+wSzIAAAABlBMVEXIeCgeWqB0wpGFAAAAGElEQVR42mNgYLBhcmJiYGJgYmD+y8AAAAk9AYdnJaAyAAAAAElFTkSuQmCC";
+
 /// The numbers with their shape, or nested lists of them.
 fn tensor_schema() -> Schema {
-    let lists = ArrayBuilder::new().items(Object::with_type(SchemaType::AnyValue));
+    let inner = Object::with_type(Type::Array);
+    let rows = OneOfBuilder::new().item(Object::with_type(Type::Number)).item(inner);
+    let lists = ArrayBuilder::new().items(RefOr::T(Schema::from(rows.build())));
     let none = Object::with_type(Type::Null);
     OneOfBuilder::new().item(none).item(Ref::from_schema_name("ShapedData")).item(lists).build().into()
 }
 
 /// An image or a tensor, and parameters beside it under their own names. `null` is as good as absent.
 #[derive(ToSchema)]
-#[schema(example = json!({ "tensor": { "shape": [2], "data": [1.0, 2.0] }, "method": "integrated_gradients", "n_steps": 50 }))]
+#[schema(example = json!({ "image": DISC, "method": "integrated_gradients", "n_steps": 50 }))]
 pub struct JsonRequest {
     /// An encoded image (or an npy file) in base64: either alphabet, padded or not, wrapped or not, or a data URL.
     pub image: Option<String>,
@@ -319,6 +370,19 @@ pub struct JsonRequest {
     pub baseline_tensor: Option<ShapedData>,
     /// The file `segments` of the multipart form, in base64.
     pub segments_file: Option<String>,
+}
+
+/// An image or a tensor to predict, and parameters beside it under their own names. `null` is as good as absent.
+#[derive(ToSchema)]
+#[schema(example = json!({ "image": DISC }))]
+pub struct JsonPredictRequest {
+    /// An encoded image (or an npy file) in base64: either alphabet, padded or not, wrapped or not, or a data URL.
+    pub image: Option<String>,
+    /// Several, in base64.
+    #[schema(max_items = 32)]
+    pub images: Option<Vec<String>>,
+    #[schema(schema_with = tensor_schema)]
+    pub tensor: Option<ShapedData>,
 }
 
 const BAD_REQUEST: (u16, &str) = (400, "The body cannot be read.");

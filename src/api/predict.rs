@@ -12,7 +12,7 @@ use super::{
     Api,
     body::{Pairs, settle},
     codes::ApiError,
-    document::{Binary, JsonRequest, MultipartRequest, Problems},
+    document::{Binary, JsonPredictRequest, PredictMultipartRequest, Problems},
     explain::server_timing,
     requester::Requester,
 };
@@ -49,7 +49,7 @@ pub enum PredictAnswers {
     request_body(
         description = "As for POST /explain.",
         content(
-            (MultipartRequest = "multipart/form-data"), (JsonRequest = "application/json"), (Binary = "application/x-npy"), (Binary = "application/octet-stream"),
+            (PredictMultipartRequest = "multipart/form-data"), (JsonPredictRequest = "application/json"), (Binary = "application/x-npy"), (Binary = "application/octet-stream"),
         ),
     ),
     responses(
