@@ -328,11 +328,18 @@ impl App {
     }
 
     async fn read(&self, uploads: Uploads, inputs: &[One], model: &Arc<Model>) -> Result<ReadUploads, AppError> {
+        let mut warnings = Vec::new();
         let baseline = match uploads.baseline {
             Some(input) => {
                 let mut each = self.split(vec![input], model).await?.each;
                 match (each.pop(), each.is_empty()) {
-                    (Some(one), true) => Some(self.prepare(one, model).await?.tensor),
+                    (Some(one), true) => {
+                        let prepared = self.prepare(one, model).await?;
+                        let own =
+                            prepared.warnings.into_iter().filter(|one| model.manifest.assumed.as_ref() != Some(one));
+                        warnings.extend(own.map(|warning| format!("baseline: {warning}")));
+                        Some(prepared.tensor)
+                    }
                     _ => return Err(Faults::from(Fault::new("baseline", "several were sent", ["1"])).into()),
                 }
             }
@@ -346,7 +353,7 @@ impl App {
             }
             None => None,
         };
-        Ok(ReadUploads { baseline, segments })
+        Ok(ReadUploads { baseline, segments, warnings })
     }
 
     /// The sent segments in the model's pixels.
@@ -376,6 +383,7 @@ impl App {
         let started = Instant::now();
         let Task { plan, .. } = task;
         let mut prepared = self.prepare(input, &plan.model).await?;
+        prepared.warnings.extend(task.uploads.warnings.iter().cloned());
         let request = drive::Request {
             uploaded_baseline: task.uploads.baseline.clone(),
             uploaded_segments: self.fit_segments(&task.uploads, &prepared, &plan.model).await?,
@@ -509,6 +517,8 @@ struct ReadUploads {
     baseline: Option<Arc<Tensor>>,
     /// Not yet in the model's pixels.
     segments: Option<Arc<SentSegments>>,
+    /// About the baseline.
+    warnings: Vec<String>,
 }
 
 /// What of the plan depends on the inputs.

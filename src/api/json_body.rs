@@ -178,9 +178,10 @@ fn decode_base64(text: &str, field: &'static str) -> Result<Bytes, ApiError> {
     if ["http://", "https://", "file://"].iter().any(|scheme| text.starts_with(scheme)) {
         return Err(refuse("it is a URL; send the file itself: no address is fetched".to_owned()));
     }
-    let data = match text.strip_prefix("data:").map(|url| url.split_once(',')) {
+    let is_url = text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
+    let data = match is_url.then(|| text.split_once(',')) {
         None => text,
-        Some(Some((head, data))) if head.ends_with(";base64") => data,
+        Some(Some((head, data))) if head.to_ascii_lowercase().ends_with(";base64") => data,
         Some(_) => return Err(refuse("a data URL has `;base64,` before its data".to_owned())),
     };
     let is_plain = |byte: &u8| !byte.is_ascii_whitespace() && !b"-_".contains(byte);
@@ -614,6 +615,7 @@ mod tests {
             plain.clone(),
             format!("data:image/png;base64,{plain}"),
             format!("data:;charset=utf-8;base64,{plain}"),
+            format!("DATA:IMAGE/PNG;BASE64,{plain}"),
             wrapped("\n"),
             wrapped("\r\n"),
             wrapped(" "),

@@ -152,6 +152,7 @@ impl App {
         let _admitted = self.admit(&plan.model, "compare", cost, caller).await?;
         let uploads = self.read(uploads, std::slice::from_ref(&input), &plan.model).await?;
         let mut prepared = self.prepare(input, &plan.model).await?;
+        prepared.warnings.extend(uploads.warnings.iter().cloned());
         let segments = self.fit_segments(&uploads, &prepared, &plan.model).await?;
         let request = |way: &Way| drive::Request {
             uploaded_baseline: uploads.baseline.clone().filter(|_| way.parameters.baselines() > 0),
@@ -266,6 +267,7 @@ fn take_methods(given: &mut Map<String, Value>, faults: &mut Faults) -> Vec<Map<
                 }
                 // As answers state it; a comparison has one model.
                 own.remove("model");
+                own.retain(|_, value| !value.is_null());
                 asked.push(own);
             }
             other => refuse(format!("{other} is neither a method's id nor an object with one")),

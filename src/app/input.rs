@@ -20,7 +20,10 @@ use crate::{
         preprocess::{pixel_range, preprocess},
     },
     methods::{Fault, Faults, drive::MethodError},
-    model::{Model, manifest::Preprocess},
+    model::{
+        Model,
+        manifest::{Channels, Preprocess},
+    },
     settings::Settings,
     tensor::{Holds, NPY_MAGIC, Npy, Tensor, check_finite},
 };
@@ -116,7 +119,7 @@ pub(super) fn split(inputs: Vec<Input>, model: &Model, settings: &Settings) -> R
                         check_shape(file.shape(), model)?;
                         all.add_tensor(file.tensor()?, model, settings)?;
                     }
-                    Holds::Bytes if is_picture => all.add_pixels(&file, &limits(settings))?,
+                    Holds::Bytes if is_picture => all.add_pixels(&file, takes_gray(model), &limits(settings))?,
                     _ => return Err(file.wrong_element().into()),
                 }
             }
@@ -138,14 +141,16 @@ impl Inputs {
         Ok(())
     }
 
-    fn add_pixels(&mut self, file: &Npy<'_>, limits: &Limits) -> Result<(), AppError> {
+    /// Planes without channels are several pictures where the model takes such: `is_gray`.
+    fn add_pixels(&mut self, file: &Npy<'_>, is_gray: bool, limits: &Limits) -> Result<(), AppError> {
         let shape = file.shape();
-        let wrong = || AppError::PixelShape { shape: shape.to_vec() };
-        let (count, grid) = match (Grid::of(shape), shape.split_first()) {
-            (Some(grid), _) => (None, grid),
-            (None, Some((count, own))) => (Some(*count), Grid::of(own).ok_or_else(wrong)?),
-            (None, None) => return Err(wrong()),
+        let several = shape.split_first().filter(|(_, own)| own.len() == 3 || is_gray);
+        let (count, grid) = match (Grid::of(shape), several) {
+            (Some(grid), _) => (None, Some(grid)),
+            (None, Some((count, own))) => (Some(*count), Grid::of(own)),
+            (None, None) => (None, None),
         };
+        let grid = grid.ok_or_else(|| AppError::PixelShape { shape: shape.to_vec() })?;
         grid.check_size(limits)?;
         check_batch(count.unwrap_or(1))?;
         self.batched |= count.is_some();
@@ -154,6 +159,10 @@ impl Inputs {
         }
         Ok(())
     }
+}
+
+fn takes_gray(model: &Model) -> bool {
+    model.manifest.input.preprocess.as_ref().is_some_and(|rule| rule.channels == Channels::Gray)
 }
 
 /// How one picture lies in an array.
@@ -180,7 +189,7 @@ impl Grid {
         let (height, width, channels, order) = match *shape {
             [height, width] => (height, width, 1, Order::Plane),
             [height, width, channels @ (1 | 3 | 4)] => (height, width, channels, Order::ChannelsLast),
-            [channels @ (1 | 3), height, width] => (height, width, channels, Order::ChannelsFirst),
+            [channels @ (1 | 3 | 4), height, width] => (height, width, channels, Order::ChannelsFirst),
             _ => return None,
         };
         Some(Grid { width, height, channels, order })
@@ -362,13 +371,17 @@ mod tests {
     use ndarray_npy::WriteNpyExt;
 
     use super::*;
-    use crate::model::manifest::{Channels, Filter, Layout, Resize};
+    use crate::model::manifest::{Filter, Layout, Resize};
 
     fn pictures<D: Dimension>(array: &Array<u8, D>) -> Result<(Vec<RgbImage>, bool), AppError> {
+        pictures_for(false, array)
+    }
+
+    fn pictures_for<D: Dimension>(is_gray: bool, array: &Array<u8, D>) -> Result<(Vec<RgbImage>, bool), AppError> {
         let mut bytes = Vec::new();
         array.write_npy(&mut bytes).unwrap();
         let mut all = Inputs { each: Vec::new(), batched: false };
-        all.add_pixels(&Npy::read(&bytes, FLOATS_OR_PIXELS).unwrap(), &Limits::default())?;
+        all.add_pixels(&Npy::read(&bytes, FLOATS_OR_PIXELS).unwrap(), is_gray, &Limits::default())?;
         let image = |one| match one {
             One::Pixels(decoded) => decoded.image,
             _ => unreachable!(),
@@ -396,8 +409,8 @@ mod tests {
             assert_eq!(pictures(&plane.clone().insert_axis(Axis(axis))).unwrap(), (vec![grey.clone()], false));
         }
         let several = Array3::from_shape_fn((2, 5, 6), |(_, y, x)| value(y, x, 0));
-        assert_eq!(pictures(&several).unwrap(), (vec![grey.clone(), grey], true));
-        for shape in [vec![7], vec![2, 5, 6, 2], vec![1, 1, 5, 6, 3]] {
+        assert_eq!(pictures_for(true, &several).unwrap(), (vec![grey.clone(), grey], true));
+        for shape in [vec![7], vec![2, 5, 6], vec![5, 6, 2], vec![2, 5, 6, 2], vec![1, 1, 5, 6, 3]] {
             let refused = pictures(&Array::<u8, _>::zeros(shape.clone())).unwrap_err();
             assert!(matches!(refused, AppError::PixelShape { .. }), "{shape:?}");
         }

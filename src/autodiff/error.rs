@@ -28,7 +28,7 @@ pub enum DeriveError {
     NoHead { outputs: Vec<(String, Vec<Dim>)> },
     #[error("the model has no value named {name}")]
     UnknownActivation { name: String },
-    #[error("{head} does not vary with {wrt}")]
+    #[error("no operator with a gradient leads from {wrt} to {head}")]
     Detached { wrt: String, head: String },
     #[error("derived graphs use the name(s) {}: rename the model's own", names.join(", "))]
     ReservedInput { names: Vec<String> },

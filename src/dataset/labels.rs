@@ -159,10 +159,17 @@ impl Reading<'_> {
         let own = if self.name.to_ascii_lowercase().ends_with("tsv") { b'\t' } else { b',' };
         let found = [own, b',', b';', b'\t'].into_iter().find_map(|delimiter| {
             let mut reader = reader(delimiter);
-            let columns = Columns::of(reader.headers().ok()?)?;
-            Some((reader, columns))
+            let header = reader.headers().ok()?;
+            let columns = Columns::of(header)?;
+            let count = |name: &&str| header.iter().filter(|column| column.trim().eq_ignore_ascii_case(name)).count();
+            let twice = ["file", "label", "index", "mask"].into_iter().find(|name| count(name) > 1);
+            Some((reader, columns, twice))
         });
-        let Some((mut reader, columns)) = found else {
+        let twice = found.as_ref().and_then(|(_, _, twice)| *twice);
+        if let Some(name) = twice {
+            self.fault(format!("two of its columns are called {name}: the first counts"));
+        }
+        let Some((mut reader, columns, _)) = found else {
             let first = text.split(['\r', '\n']).find(|line| !line.trim().is_empty()).unwrap_or_default();
             return self.fault(format!(
                 "its first line has to name the columns: file, and label or index (mask is optional); it is `{}`",
@@ -205,6 +212,9 @@ impl Reading<'_> {
         let indices = self.several(index, file, |index| {
             index.parse().map_err(|_| format!("`{}` is no index: that is a whole number from 0", excerpt(index)))
         });
+        if field(columns.label).is_none() && field(columns.index).is_none() {
+            self.complain(file, "missing_label", "the label table has no label for it".to_owned());
+        }
         let mask = field(columns.mask).map(str::to_owned);
         if self.table.lines.insert(file.to_owned(), Line { truth: Truth { names, indices }, mask }).is_some() {
             self.fault(format!("{} is there twice; the last line counts", excerpt(file)));

@@ -49,6 +49,10 @@ pub fn assemble(
                 Line::default()
             }),
             None => {
+                if source == Source::Folders && parent(path).is_none() {
+                    let message = "it lies in no folder, and the folders are the labels".to_owned();
+                    problems.push(Problem { file: path.clone(), kind: "missing_label", message });
+                }
                 let names = parent(path).map(str::to_owned).into_iter().collect();
                 Line { truth: Truth { names, ..Truth::default() }, mask: None }
             }

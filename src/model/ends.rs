@@ -16,6 +16,10 @@ pub enum EndsError {
     #[error("input {input} is {element}, and node {node} ({op}) needs it so: export the model with a float32 input")]
     Input { input: String, element: Element, node: String, op: String },
     #[error(
+        "input {input} is {element}, which pixels from 0 to 255 do not fit: export the model with a float32 or uint8 input"
+    )]
+    Narrow { input: String, element: Element },
+    #[error(
         "the model has {} outputs that may be class scores: name one in model.toml, output = \"NAME\": {}",
         names.len(), names.join(", ")
     )]
@@ -54,8 +58,11 @@ pub fn adapt(graph: Graph, input: &str, output: Option<&str>) -> Result<Ends, En
     if let Some(logit) = &logit {
         info = two_classes(&mut graph, logit, info.value_type);
     }
+    let output = info.name.clone();
     graph.outputs = vec![info];
-    Ok(Ends { graph: passes::prune(graph)?, is_binary: logit.is_some(), warnings })
+    let graph = passes::prune(graph)?;
+    refuse_choices(&graph, input, &output)?;
+    Ok(Ends { graph, is_binary: logit.is_some(), warnings })
 }
 
 /// Ops that hand integers on as they are.
@@ -65,6 +72,9 @@ const MOVES: &[&str] = &["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatte
 fn take_floats(graph: &mut Graph, input: &str) -> Result<(), EndsError> {
     let Some(info) = graph.inputs.iter_mut().find(|info| info.name == input) else { return Ok(()) };
     let element = std::mem::replace(&mut info.value_type.element, Element::Float);
+    if matches!(element, Element::Int8 | Element::Bool) {
+        return Err(EndsError::Narrow { input: input.to_owned(), element });
+    }
     let mut integers = HashSet::from([input.to_owned()]);
     for node in graph.nodes.iter().filter(|_| element != Element::Float) {
         let reads = |value: &String| integers.contains(value);
@@ -82,6 +92,58 @@ fn take_floats(graph: &mut Graph, input: &str) -> Result<(), EndsError> {
         integers.extend(node.outputs.iter().cloned());
     }
     Ok(())
+}
+
+/// Ops that make a decision or a table's entry of the scores they read: no score reaches what they make.
+const DECISIONS: &[&str] = &[
+    "ArgMax",
+    "ArgMin",
+    "Hardmax",
+    "OneHot",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Equal",
+    "And",
+    "Or",
+    "Xor",
+    "Not",
+    "NonZero",
+    "IsNaN",
+    "IsInf",
+];
+
+/// Refuses a graph whose output only follows from decisions, by the last of them.
+fn refuse_choices(graph: &Graph, input: &str, output: &str) -> Result<(), EndsError> {
+    let mut scores = HashSet::from([input]);
+    let mut last = None;
+    for node in &graph.nodes {
+        // What a Gather, a Where or a OneHot chooses by does not reach what it makes.
+        let from = match node.op_type.as_str() {
+            "Gather" | "GatherElements" | "GatherND" => &node.inputs[..node.inputs.len().min(1)],
+            "Where" => &node.inputs[node.inputs.len().min(1)..],
+            _ => &node.inputs[..],
+        };
+        let to = node.int("to").and_then(|code| Element::from_code(i32::try_from(code).ok()?));
+        let is_cast = node.is("Cast") && to.is_some_and(|to| !to.is_float());
+        let decides = is_cast || DECISIONS.contains(&node.op_type.as_str());
+        let reads = |value: &String| scores.contains(value.as_str());
+        if !from.iter().any(reads) && !node.captured().iter().any(reads) {
+            continue;
+        }
+        match decides {
+            true => last = Some(node),
+            false => scores.extend(node.outputs.iter().map(String::as_str)),
+        }
+    }
+    match last.filter(|_| !scores.contains(output)) {
+        None => Ok(()),
+        Some(node) => {
+            let (name, node, op) = (output.to_owned(), node.label().to_owned(), node.op_type.clone());
+            Err(EndsError::Chosen { name, node, op, reason: "no score reaches the output behind it".to_owned() })
+        }
+    }
 }
 
 /// The output with class scores: the one that is named, the only one, or the only float one of a batch of vectors.

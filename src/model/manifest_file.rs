@@ -11,6 +11,7 @@ use super::manifest::{Channels, Filter, Input, Layout, Manifest, Preprocess, Res
 use crate::{
     autodiff::spec::{Head, PatternLayers},
     fields::{Fault, Fields},
+    image::preprocess::pixel_range,
     onnx::graph::{Dim, Element, Graph, ValueInfo},
 };
 
@@ -237,7 +238,7 @@ impl Pixels {
         } else {
             Resize::Stretch
         };
-        Preprocess {
+        let rule = Preprocess {
             width: width as u32,
             height: height as u32,
             layout,
@@ -247,7 +248,17 @@ impl Pixels {
             std: per_channel("std", self.std, std),
             resize: self.resize.unwrap_or(default_resize),
             filter: self.filter.unwrap_or(Filter::Bilinear),
+        };
+        let unsigned = [Element::Uint8, Element::Uint16, Element::Uint32, Element::Uint64].contains(&element);
+        let most = if element == Element::Uint8 { 255.0 } else { f32::INFINITY };
+        let range = pixel_range(&rule);
+        if let Some((black, white)) =
+            range.into_iter().find(|&(black, white)| unsigned && (black.min(white) < 0.0 || black.max(white) > most))
+        {
+            let problem = format!("the graph's input is {element}, and these make {black} to {white} of pixels");
+            fields.fault("mean", problem, "leave out mean, std and scale: pixels stay 0 to 255");
         }
+        rule
     }
 }
 
@@ -432,8 +443,12 @@ mod tests {
         graph.inputs[0].value_type.element = Element::Uint8;
         let preprocess = read("", &graph).unwrap().input.preprocess.unwrap();
         assert_eq!((preprocess.scale, preprocess.mean, preprocess.std), (1.0, vec![0.0; 3], vec![1.0; 3]));
-        let preprocess = read("[input]\nscale = 2.0", &graph).unwrap().input.preprocess.unwrap();
-        assert_eq!(preprocess.scale, 2.0);
+        let preprocess = read("[input]\nscale = 0.5", &graph).unwrap().input.preprocess.unwrap();
+        assert_eq!(preprocess.scale, 0.5);
+        for text in ["scale = 2.0", "mean = [0.485, 0.456, 0.406]\nstd = [0.229, 0.224, 0.225]", "mean = 127.5"] {
+            let faults = read(&format!("[input]\n{text}"), &graph).unwrap_err();
+            assert!(faults[0].to_string().contains("the graph's input is uint8"), "{text}: {}", faults[0]);
+        }
     }
 
     #[test]

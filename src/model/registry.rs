@@ -257,7 +257,7 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
     };
     match model.classes() {
         Some(classes) if !model.labels.is_empty() && classes != model.labels.len() => {
-            faults.push(format!("labels.txt has {} lines for {classes} classes", model.labels.len()));
+            faults.push(format!("labels.txt names {} classes, and the model has {classes}", model.labels.len()));
         }
         _ => {}
     }
@@ -266,6 +266,10 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
 
 /// The labels of a file that need not be there.
 fn read_labels(path: &Path, faults: &mut Vec<String>) -> Labels {
+    if foreign::is_pointer(path) {
+        faults.push(format!("labels.txt is {}", foreign::POINTER));
+        return Labels::default();
+    }
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(labels::MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
     let found = match read {
@@ -341,7 +345,7 @@ mod tests {
         assert_eq!(registry.warnings.len(), 1);
         let broken = registry.broken.iter().map(|b| (b.id.as_str(), b.faults.len())).collect::<Vec<_>>();
         assert_eq!(broken, [("empty", 1), ("labels", 1), ("layer", 1), ("manifest", 2), ("nonsense", 1)]);
-        assert_eq!(registry.broken[1].faults, ["labels.txt has 2 lines for 1000 classes"]);
+        assert_eq!(registry.broken[1].faults, ["labels.txt names 2 classes, and the model has 1000"]);
         let error = Registry::load(folder.path(), Some("lables")).unwrap_err();
         assert!(error.to_string().contains("good"), "{error}");
         let registry = Registry::load(folder.path(), Some("labels")).unwrap();

@@ -141,7 +141,14 @@ async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
         vec![other],
     );
     quantised.name = "quantised".into();
-    let (_folder, house) = serve(&[("pixels", net(cast), &[]), ("quantised", written(&quantised), &[])]);
+    let signed = {
+        let cast = Node::new("Cast", ["x"], ["floats"]).with("to", Element::Float as i64);
+        let out = vec![info("floats", Element::Float, &[3])];
+        written(&graph(info("x", Element::Int8, &[3]), out, vec![], vec![cast]))
+    };
+    let models = [("pixels", net(cast), &[][..]), ("quantised", written(&quantised), &[]), ("signed", signed, &[])];
+    let (_folder, house) = serve(&models);
+    assert!(faults(&house).await["signed"].contains("input x is int8, which pixels from 0 to 255 do not fit"));
     let card = send_to(&house.router, get("/models/pixels")).await.answer();
     let rule = &card["manifest"]["input"]["preprocess"];
     assert_eq!(
@@ -198,7 +205,7 @@ async fn one_sigmoid_over_one_score_has_two_classes() {
         async |id: &str| send_to(&house.router, get(&format!("/models/{id}"))).await.answer()["labels"].clone();
     assert_eq!(labels("plain").await, json!(["benign", "malignant"]));
     assert_eq!(labels("named").await, json!(["not malignant", "malignant"]));
-    assert!(faults(&house).await["three"].contains("3 lines for 2 classes"));
+    assert!(faults(&house).await["three"].contains("names 3 classes, and the model has 2"));
 }
 
 #[tokio::test]
@@ -266,7 +273,21 @@ async fn models_that_cannot_run_are_named_at_start() {
         graph.initializers.insert("rows".into(), Literal::from_f32s(&[4, 3], &[0.0; 12]));
         graph
     };
+    let decided = |between: Vec<Node>| {
+        let mut graph = linear(Element::Float, between, vec![info("out", Element::Float, &[3])]);
+        graph.initializers.insert("half".into(), Literal::from_f32s(&[], &[0.5]));
+        graph.initializers.insert("table".into(), Literal::from_f32s(&[3, 3], &[1.0; 9]));
+        written(&graph)
+    };
+    let arg_max = || Node::new("ArgMax", ["z"], ["choice"]).with("axis", 1_i64).with("keepdims", 0_i64);
+    let looked_up = decided(vec![arg_max(), Node::new("Gather", ["table", "choice"], ["out"])]);
+    let thresholded = decided(vec![
+        Node::new("Greater", ["z", "half"], ["is"]),
+        Node::new("Cast", ["is"], ["out"]).with("to", Element::Float as i64),
+    ]);
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("looked_up", looked_up, "node choice (ArgMax)"),
+        ("thresholded", thresholded, "node is (Greater)"),
         ("attribute", written(&node(plain("Relu").with("colour", Attribute::Int(3)))), "colour"),
         ("axis", written(&node(plain("Softmax").with("axis", 99_i64))), "axis"),
         ("custom", written(&custom_opset(node(custom))), "Blur"),

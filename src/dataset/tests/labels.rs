@@ -156,3 +156,15 @@ fn an_only_folder_may_be_a_label_and_is_kept_with_an_upload() {
     assert_eq!((files(&masked), masked.masks()), (vec!["a.png"], 1));
     assert_eq!(names(&open(&[("a.png", photo(1))])), [("a.png", vec![])]);
 }
+
+#[test]
+fn images_that_get_no_label_beside_those_that_do_are_told() {
+    let folders = open(&[("cat/a.png", photo(1)), ("dog/b.png", photo(2)), ("c.png", photo(3))]);
+    assert_eq!(problems(&folders), [("c.png", "missing_label")]);
+    let table = b"file,label\na.png,cat\nb.png,\nc.png\n".to_vec();
+    let listed = open(&[("a.png", photo(1)), ("b.png", photo(2)), ("c.png", photo(3)), ("labels.csv", table)]);
+    assert_eq!(problems(&listed), [("b.png", "missing_label"), ("c.png", "missing_label")]);
+    let twice = b"file,label,label\na.png,cat,dog\n".to_vec();
+    let columns = open(&[("a.png", photo(1)), ("labels.csv", twice)]);
+    assert_eq!((names(&columns)[0].1.clone(), problems(&columns)), (vec!["cat"], vec![("labels.csv", "bad_labels")]));
+}

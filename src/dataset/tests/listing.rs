@@ -63,7 +63,8 @@ fn what_may_not_be_read_and_names_that_are_no_text_are_told() {
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o0)).unwrap();
     let obeyed = fs::read_dir(&closed).is_err();
     let dataset = list(photos.path());
-    let (found, told) = (files(&dataset), problems(&dataset));
+    let found = files(&dataset);
+    let told: Vec<_> = problems(&dataset).into_iter().filter(|(_, kind)| *kind != "missing_label").collect();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
     let strange = ("caf\u{fffd}.png", "unreadable_file");
     // Root may read everything.

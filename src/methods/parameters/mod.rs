@@ -189,7 +189,7 @@ impl Parameters {
         let saturated = self.head == Head::Probabilities && classes == Some(1) && self.rule_set.is_some();
         saturated.then(|| Fault {
             param: "head".to_owned(),
-            message: "the probability of the only output is always 1: its gradient is zero".to_owned(),
+            message: "the model has one output and no Sigmoid behind it: there is no probability".to_owned(),
             allowed: vec!["logits".to_owned()],
         })
     }

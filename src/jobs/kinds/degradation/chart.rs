@@ -69,13 +69,13 @@ fn paint(
         .bold_line_style(BLACK.mix(0.12))
         .x_desc("patches replaced")
         .y_desc("mean score of the class")
-        .x_label_formatter(&|x| format!("{x:.0}"))
+        .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() })
         .y_label_formatter(&|y| format!("{y:.2}"))
         .label_style((FONT, 14))
         .axis_desc_style((FONT, 15))
         .draw()?;
     right.draw(&Text::new(
-        format!("area under the curve, {} images", findings.used),
+        format!("area under the curve, {} image{}", findings.used, if findings.used == 1 { "" } else { "s" }),
         (8, 34),
         TextStyle::from((FONT, 14).into_font()),
     ))?;

@@ -178,6 +178,7 @@ fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Faults> {
         Value::Object(fields) => fields.clone(),
         _ => return Err(Fault::says("id", "is neither an id nor an object").into()),
     };
+    given.retain(|_, value| !value.is_null());
     let mut faults = Faults::default();
     // The parameters that answers state name it `method`, as requests do.
     let id = given.remove("id").or_else(|| given.get("method").cloned()).unwrap_or(Value::Null);
