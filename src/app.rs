@@ -43,6 +43,7 @@ use crate::{
     settings::Settings,
     telemetry::{self, names},
     tensor::{Tensor, TensorError},
+    text::excerpt,
 };
 use answer::TimingMs;
 use input::{Inputs, One, Prepared, Upload};
@@ -140,7 +141,7 @@ pub enum StartError {
 pub enum AppError {
     #[error(transparent)]
     Parameters(#[from] Faults),
-    #[error("no model is called {id}; there are: {}", known.join(", "))]
+    #[error("no model is called {}; there are: {}", excerpt(id), known.join(", "))]
     UnknownModel { id: String, known: Vec<String> },
     #[error(
         "model {model} takes ready tensors of shape {shape:?}, not images; send application/x-npy or a JSON tensor"

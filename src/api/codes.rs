@@ -25,17 +25,17 @@ pub enum ApiError {
     App(#[from] AppError),
     #[error(transparent)]
     Job(#[from] JobError),
-    #[error("there is nothing at {path}; GET /openapi.json lists what there is")]
+    #[error("there is nothing at {}; GET /openapi.json lists what there is", excerpt(path))]
     NoSuchRoute { path: String },
     #[error("the path cannot be read: {reason}")]
     BrokenPath { reason: String },
-    #[error("{method} is not allowed at {path}")]
+    #[error("{} is not allowed at {}", excerpt(method), excerpt(path))]
     MethodNotAllowed { method: String, path: String },
-    #[error("no method is called {id}; GET /methods lists them")]
+    #[error("no method is called {}; GET /methods lists them", excerpt(id))]
     UnknownMethod { id: String },
-    #[error("the body's content type is {found}; send {allowed}", found = found.as_deref().unwrap_or("missing"))]
+    #[error("the body's content type is {found}; send {allowed}", found = excerpt(found.as_deref().unwrap_or("missing")))]
     UnsupportedMediaType { found: Option<String>, allowed: String },
-    #[error("none of the types in `accept: {accept}` can be given; there are: {allowed}")]
+    #[error("none of the types in `accept: {}` can be given; there are: {allowed}", excerpt(accept))]
     NotAcceptable { accept: String, allowed: String },
     #[error("the body is larger than {limit} bytes")]
     BodyTooLarge { limit: usize },

@@ -1,4 +1,4 @@
-//! Accepts connections and speaks HTTP/1.1 and HTTP/2 on them, within the [`Limits`] of connections, heads, bodies and slow readers.
+//! Accepts connections and speaks HTTP/1.1 on them, within the [`Limits`] of connections, heads, bodies and slow readers.
 //! Nothing that a client does or leaves undone ends the listener.
 
 use std::{
@@ -14,12 +14,10 @@ use axum::{Router, body::Body, http::Request, response::Response};
 use bytes::Bytes;
 use hyper::{
     body::{Body as HttpBody, Frame, Incoming, SizeHint},
+    server::conn::http1,
     service::service_fn,
 };
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto::Builder,
-};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -44,8 +42,6 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 /// After the last answer, what the client still sends is read and dropped for so long and so many bytes: closing on unread bytes resets
 /// the connection, and the answer is lost on its way.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 64 << 20);
-/// Requests at once on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 32;
 
 impl Limits {
     /// The limits of the settings. A quarter of the process's descriptors is left to files and databases.
@@ -129,9 +125,9 @@ async fn attend(stream: TcpStream, router: Router, entered: Entered, closing: Ca
             Ok::<Response<Answer>, Infallible>(answer.map(|body| Answer { body, _in_request: in_request }))
         }
     });
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().max_buf_size(MAX_HEAD_BYTES);
-    builder.http2().max_header_list_size(MAX_HEAD_BYTES as u32).max_concurrent_streams(MAX_STREAMS);
+    // HTTP/2 would let a client keep answers of many requests in memory by its windows, which show in no progress of the connection.
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(MAX_HEAD_BYTES);
     let io = TokioIo::new(WatchedStream { stream, connection: connection.clone(), linger: None });
     let mut served = pin!(builder.serve_connection(io, service));
     let mut is_closing = false;

@@ -222,11 +222,15 @@ impl Engine {
         caller.until_ended(answer).await?.unwrap_or(Err(EngineError::Draining))
     }
 
-    /// Whether predictions of `model` can run. Blocks, for as long as one takes and its session is opened.
-    pub fn try_out(&self, model: &Model) -> Result<(), TrialError> {
+    /// Whether predictions of `model` can run, and what is odd about them. Blocks, for as long as one takes and its session is opened.
+    pub fn try_out(&self, model: &Model) -> Result<Option<String>, TrialError> {
         let open = |error: RuntimeError| TrialError::Open { reason: error.to_string() };
         let runtime = backend_ort::load_runtime(None, 0).map_err(open)?;
-        self.providers().iter().try_for_each(|&provider| trial::try_out(runtime, provider, model))
+        let mut doubt = None;
+        for &provider in self.providers() {
+            doubt = trial::try_out(runtime, provider, model)?;
+        }
+        Ok(doubt)
     }
 
     /// Waits until no interactive request waits or runs: for a job's work beside the queue, before each of its steps.

@@ -33,7 +33,8 @@ pub enum TrialError {
     Rows { outputs: String, classes: usize },
 }
 
-pub fn try_out(runtime: &Runtime, provider: Provider, model: &Model) -> Result<(), TrialError> {
+/// What is odd about the answer, if anything.
+pub fn try_out(runtime: &Runtime, provider: Provider, model: &Model) -> Result<Option<String>, TrialError> {
     let spec = DeriveSpec {
         rule_sets: Vec::new(),
         wrt: Wrt::Input,
@@ -56,7 +57,19 @@ pub fn try_out(runtime: &Runtime, provider: Provider, model: &Model) -> Result<(
     let outputs = session.run(&[(model.manifest.input.name.as_str(), zeros.view())]);
     let outputs = outputs.map_err(|error| TrialError::Run { reason: error.to_string() })?;
     match outputs.values().find(|values| values.shape() != [1, classes]) {
-        None => Ok(()),
+        None => Ok(outputs.get("logits").and_then(twice_normalised)),
         Some(values) => Err(TrialError::Rows { outputs: format!("{:?}", values.shape()), classes }),
     }
+}
+
+/// Scores that are probabilities already, though none of the ops that make them was found in front of the output.
+fn twice_normalised(logits: &Tensor) -> Option<String> {
+    let (whole, total) = (logits.iter().all(|score| *score >= 0.0), logits.sum());
+    let is_share = |of: f32| whole && logits.len() > 1 && (total - of).abs() < 1e-3 * of;
+    (is_share(1.0) || is_share(100.0)).then(|| {
+        format!(
+            "the scores of an input of zeros add up to {total}, as probabilities do, but the model does not end in Softmax, so one is put \
+             behind them: export it with its Softmax last, or with the scores in front of it"
+        )
+    })
 }

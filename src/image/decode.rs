@@ -402,6 +402,16 @@ mod tests {
     }
 
     #[test]
+    fn deep_pixels_count_for_more_than_one() {
+        let deep = ::image::ImageBuffer::<::image::Rgba<u16>, _>::new(24, 16);
+        let mut bytes = Cursor::new(Vec::new());
+        DynamicImage::ImageRgba16(deep).write_to(&mut bytes, ImageFormat::Png).unwrap();
+        let decode_within = |max_pixels| decode(bytes.get_ref(), &Limits { max_pixels, ..Limits::default() });
+        assert!(matches!(decode_within(24 * 16), Err(ImageError::TooLarge { max_pixels: 192, .. })));
+        assert!(decode_within(2 * 24 * 16).is_ok());
+    }
+
+    #[test]
     fn a_small_file_that_claims_a_huge_picture_is_refused_by_its_header() {
         let mut png = read_file("rgb.png");
         png[16..24].copy_from_slice(&[0, 0, 0xF0, 0, 0, 0, 0xF0, 0]);

@@ -69,6 +69,9 @@ pub fn open<'a>(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<Open
     }
 }
 
+/// Of a pixel that counts as one: red, green, blue and alpha of 8 bits. Of deeper ones a picture may have fewer.
+const PIXEL_BYTES: u64 = 4;
+
 fn of_decoder<'a>(
     format: Format,
     mut decoder: impl ImageDecoder + 'a,
@@ -76,6 +79,10 @@ fn of_decoder<'a>(
 ) -> Result<Opened<'a>, ImageError> {
     let size = decoder.dimensions();
     check_size(format, size, limits)?;
+    let pixel_bytes = u64::from(decoder.color_type().bytes_per_pixel());
+    if pixel_bytes > PIXEL_BYTES {
+        check_size(format, size, &Limits { max_pixels: limits.max_pixels * PIXEL_BYTES / pixel_bytes, ..*limits })?;
+    }
     decoder.set_limits(budget(decoder.total_bytes())).map_err(|error| describe(format, error))?;
     Ok(Opened {
         size,

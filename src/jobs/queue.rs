@@ -19,7 +19,7 @@ use crate::{
     methods::{Fault, Faults},
     pool::WorkPanicked,
     quota::{QuotaError, Reservation, on_disk},
-    text::shown,
+    text::{excerpt, shown},
 };
 
 /// Clones share everything.
@@ -70,7 +70,7 @@ pub struct Look {
 pub enum JobError {
     #[error(transparent)]
     Parameters(#[from] Faults),
-    #[error("no job is called {id}; GET /jobs lists them")]
+    #[error("no job is called {}; GET /jobs lists them", excerpt(id))]
     Unknown { id: String },
     #[error("{limit} jobs are queued or running, which is the most (max_jobs); submit again when some have ended")]
     TooManyJobs { limit: u64 },

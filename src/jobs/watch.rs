@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const RECENT: u64 = 100;
 
 /// The most readers at once.
-pub const MAX_FOLLOWERS: usize = 1000;
+pub const MAX_FOLLOWERS: usize = 512;
 
 pub struct Watch {
     places: Arc<Semaphore>,

@@ -115,11 +115,14 @@ impl Registry {
         self.warnings.iter().cloned().chain(self.iter().flat_map(of)).collect()
     }
 
-    /// Keeps the models that pass `check`; the others are broken, for the reason that it gives.
-    pub fn retain(&mut self, check: impl Fn(&Arc<Model>) -> Result<(), String>) {
+    /// Keeps the models that pass `check`, with the warning that it gives; the others are broken, for the reason that it gives.
+    pub fn retain(&mut self, check: impl Fn(&Model) -> Result<Option<String>, String>) {
         let models = self.models.get_mut().unwrap_or_else(PoisonError::into_inner);
-        models.retain(|model| match catch_unwind(AssertUnwindSafe(|| check(model))) {
-            Ok(Ok(())) => true,
+        models.retain_mut(|model| match catch_unwind(AssertUnwindSafe(|| check(model))) {
+            Ok(Ok(warning)) => {
+                Arc::make_mut(model).warnings.extend(warning);
+                true
+            }
             failed => {
                 let fault =
                     failed.ok().and_then(Result::err).unwrap_or_else(|| "running it failed; see the log".to_owned());

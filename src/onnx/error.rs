@@ -25,6 +25,8 @@ pub enum OnnxError {
 pub enum Fault {
     #[error("the file holds no graph")]
     NoGraph,
+    #[error("the graph has {nodes} nodes; at most {most} are supported")]
+    TooManyNodes { nodes: usize, most: usize },
     #[error("IR version {0} is not supported: export the model with IR version 3 to 13")]
     IrVersion(i64),
     #[error("opset {version} is not supported: export the model with opset {oldest} to {newest}")]

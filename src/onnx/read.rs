@@ -23,6 +23,9 @@ pub const OLDEST_OPSET: i64 = 7;
 pub const NEWEST_OPSET: i64 = 22;
 const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=13;
 
+/// Classifiers have a few thousand nodes; ONNX Runtime takes minutes to open a chain of 50,000.
+pub const MAX_NODES: usize = 20_000;
+
 /// Reads a model file; external data is looked for in its folder only.
 pub fn read_model(path: &Path) -> Result<Graph, OnnxError> {
     let bytes = map_file(path).map_err(|source| OnnxError::File { path: path.into(), source })?;
@@ -34,6 +37,9 @@ pub fn read_model(path: &Path) -> Result<Graph, OnnxError> {
 pub fn read_bytes(bytes: Bytes, folder: Option<&Path>) -> Result<Graph, OnnxError> {
     let model = ModelProto::decode(bytes)?;
     let Some(proto) = model.graph else { return Err(OnnxError::Model(vec![Fault::NoGraph])) };
+    if proto.node.len() > MAX_NODES {
+        return Err(OnnxError::Model(vec![Fault::TooManyNodes { nodes: proto.node.len(), most: MAX_NODES }]));
+    }
     let mut faults = Vec::new();
     let ir_version = model.ir_version.unwrap_or_default();
     if !IR_VERSIONS.contains(&ir_version) {

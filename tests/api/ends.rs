@@ -255,6 +255,23 @@ async fn the_scores_in_front_of_a_choice_are_explained() {
     assert!(faults["several"].contains("p float32 [N, 3], n float32 [N, 3]") && faults["several"].contains("output ="));
 }
 
+#[tokio::test]
+async fn probabilities_that_do_not_end_in_softmax_are_told() {
+    let net = |nodes: Vec<Node>| {
+        let mut graph = linear(Element::Float, nodes, vec![info("out", Element::Float, &[3])]);
+        graph.initializers.insert("low".into(), Literal::from_f32s(&[], &[1e-7]));
+        written(&graph)
+    };
+    let softmax = |to: &str| Node::new("Softmax", ["z"], [to]).with("axis", 1_i64);
+    let clipped = net(vec![softmax("p"), Node::new("Clip", ["p", "low"], ["out"])]);
+    let plain = net(vec![softmax("out")]);
+    let (_folder, house) = serve(&[("clipped", clipped, &[]), ("plain", plain, &[])]);
+    for (id, told) in [("clipped", true), ("plain", false)] {
+        let card = send_to(&house.router, get(&format!("/models/{id}"))).await.answer();
+        assert_eq!(card["warnings"].to_string().contains("add up to 1"), told, "{id}: {}", card["warnings"]);
+    }
+}
+
 /// None of these can be run: each is named at start, with the reason, and not served with errors.
 #[tokio::test]
 async fn models_that_cannot_run_are_named_at_start() {

@@ -10,6 +10,7 @@ use crate::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
     ValueInfoProto, type_proto,
 };
+use crate::onnx::read::MAX_NODES;
 use crate::onnx::{ExternalRef, read_bytes, read_model, write_model, write_model_external};
 
 fn linear() -> Graph {
@@ -305,4 +306,17 @@ proptest! {
             write_model(&read).unwrap();
         }
     }
+}
+
+#[test]
+fn graphs_of_more_nodes_than_any_classifier_are_refused_by_their_number() {
+    let chain = |nodes: usize| {
+        let name = |at: usize| if at == nodes { "y".to_owned() } else { format!("v{at}") };
+        let node = |at: usize| Node::new("Relu", [if at == 0 { "x".into() } else { name(at) }], [name(at + 1)]);
+        let nodes = (0..nodes).map(node).collect();
+        write_model(&graph(17, &[value("x", &[0, 2])], vec![], nodes, &[value("y", &[0, 2])])).unwrap()
+    };
+    assert!(read_bytes(chain(10).into(), None).is_ok());
+    let refused = read_bytes(chain(MAX_NODES + 1).into(), None).unwrap_err().to_string();
+    assert!(refused.contains("20001 nodes; at most 20000"), "{refused}");
 }
