@@ -333,7 +333,11 @@ async fn readers_of_events_are_counted_and_miss_nothing() {
     }
     let refused = shop.send(get(&format!("/jobs/{id}/events"))).await;
     assert_eq!(refused.problem(), (429, "overloaded".into()));
-    assert!(refused.header("retry-after").is_some() && refused.text().contains(&format!("{MAX_FOLLOWERS} readers")), "{}", refused.text());
+    assert!(
+        refused.header("retry-after").is_some() && refused.text().contains(&format!("{MAX_FOLLOWERS} readers")),
+        "{}",
+        refused.text()
+    );
 
     // Those that do not read keep nobody waiting; one that comes late reads what was, and all read to the end.
     readers.truncate(50);
