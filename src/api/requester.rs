@@ -1,17 +1,14 @@
 //! Who asks: a deadline, a place among the requests worked on once the body is there, and a token that is cancelled when the caller goes away.
 //! hyper drops a handler whose connection closes, the handler drops this, and the engine stops.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
-};
+use std::time::Instant;
 
 use axum::{
     extract::FromRequestParts,
     http::{HeaderName, request::Parts},
 };
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 
 use super::{Api, codes::ApiError, intake::Share};
 use crate::{
@@ -57,7 +54,6 @@ impl FromRequestParts<Api> for Requester {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         api.refuse_when_draining()?;
         let timeout = match parts.headers.get(&TIMEOUT_HEADER) {
             None => api.app().settings().request_timeout,
@@ -71,13 +67,8 @@ impl FromRequestParts<Api> for Requester {
             }
         };
         let deadline = Instant::now() + timeout;
-        let cancel = CancellationToken::new();
-        let caller = Caller {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            priority: Priority::Interactive,
-            cancel: cancel.clone(),
-            deadline: Some(deadline),
-        };
-        Ok(Self { caller, timeout, deadline, _gone: cancel.drop_guard() })
+        let caller = Caller::new(Priority::Interactive, Some(deadline));
+        let gone = caller.cancel.clone().drop_guard();
+        Ok(Self { caller, timeout, deadline, _gone: gone })
     }
 }

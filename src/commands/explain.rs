@@ -9,7 +9,6 @@ use explaind::{
     engine::{Caller, Priority},
 };
 use serde_json::{Map, Value};
-use tokio_util::sync::CancellationToken;
 
 use super::ModelArgs;
 
@@ -64,8 +63,7 @@ impl Explain {
         let uploads = Uploads { baseline: None, segments: segments.transpose()?.map(Into::into) };
         let plan = app.plan(given, uploads.sent())?;
         let encoding = plan.options.encoding;
-        let caller =
-            Caller { id: 0, priority: Priority::Interactive, cancel: CancellationToken::new(), deadline: None };
+        let caller = Caller::new(Priority::Interactive, None);
         let explained = app.explain(plan, vec![input], uploads, &caller);
         let answered = runtime.block_on(explained)?;
         for warning in answered.answers.iter().flat_map(|one| &one.warnings) {

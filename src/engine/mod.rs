@@ -18,7 +18,10 @@ mod worker;
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -68,7 +71,7 @@ pub enum Priority {
 /// Whom the work is for: what schedules it and what ends it early.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Rows are dealt round-robin over callers of equal priority.
+    /// Rows are dealt round-robin over callers of equal priority, and admission counts what each has left: no two have the same.
     pub id: u64,
     pub priority: Priority,
     /// Cancelled when the caller goes away.
@@ -77,6 +80,13 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// With an id of its own.
+    pub fn new(priority: Priority, deadline: Option<Instant>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { id, priority, cancel: CancellationToken::new(), deadline }
+    }
+
     /// `work`, as long as the caller waits for it.
     async fn until_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, EngineError> {
         let deadline = async {

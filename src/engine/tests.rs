@@ -178,6 +178,12 @@ fn caller(id: u64) -> Caller {
     Caller { id, priority: Priority::Interactive, cancel: CancellationToken::new(), deadline: None }
 }
 
+#[test]
+fn a_job_and_a_request_are_never_the_same_caller() {
+    let callers = [Priority::Job, Priority::Interactive, Priority::Job].map(|priority| Caller::new(priority, None).id);
+    assert_eq!(std::collections::HashSet::from(callers).len(), 3);
+}
+
 async fn settled(condition: impl Fn() -> bool) -> bool {
     for _ in 0..200 {
         if condition() {

@@ -4,10 +4,7 @@
 use std::{
     panic::AssertUnwindSafe,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -152,16 +149,9 @@ impl Runner {
     }
 
     fn context(&self, lease: &Lease) -> Context {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let caller = Caller {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            priority: Priority::Job,
-            cancel: CancellationToken::new(),
-            deadline: None,
-        };
         Context {
             app: self.queue.app().clone(),
-            caller,
+            caller: Caller::new(Priority::Job, None),
             job: lease.job.clone(),
             spec: Arc::new(lease.spec.clone()),
             units_done: Arc::default(),
