@@ -5,6 +5,7 @@ pub mod answer;
 pub mod compare;
 mod input;
 pub mod options;
+mod pixels;
 pub mod plan;
 mod replicas;
 pub mod segments;
@@ -48,6 +49,7 @@ use crate::{
 use answer::TimingMs;
 use input::{Inputs, One, Prepared, Upload};
 use options::Options;
+use pixels::Pixels;
 use plan::{Plan, PredictPlan, Sent};
 use segments::SentSegments;
 
@@ -67,6 +69,7 @@ struct Parts {
     models: Registry,
     engine: Engine,
     pool: Pool,
+    pixels: Pixels,
     quota: Quota,
     files: Files,
     fits: Fits,
@@ -197,6 +200,7 @@ impl App {
             tracing::warn!("{warning}");
         }
         let pool = Pool::new(settings.threads);
+        let pixels = Pixels::new(settings.max_pixels);
         let quota = Quota::new(&settings.data, settings.max_data_bytes);
         let files = Files::new(&settings.data, settings.object_store.as_deref());
         let catalogue = Catalogue::new(
@@ -214,7 +218,9 @@ impl App {
         let datasets = Arc::new(Datasets::new(catalogue, store));
         let pictures: Arc<dyn Pictures> = datasets.clone();
         let fits = Fits::new(files.clone(), pool.clone(), &settings.data);
-        Ok(Self { parts: Arc::new(Parts { settings, models, engine, pool, quota, files, fits, datasets, pictures }) })
+        Ok(Self {
+            parts: Arc::new(Parts { settings, models, engine, pool, pixels, quota, files, fits, datasets, pictures }),
+        })
     }
 
     pub fn settings(&self) -> &Settings {
@@ -245,6 +251,11 @@ impl App {
     /// Where blocking work of a request belongs.
     pub fn pool(&self) -> &Pool {
         &self.parts.pool
+    }
+
+    /// Room for decoded pictures of requests.
+    fn pixels(&self) -> &Pixels {
+        &self.parts.pixels
     }
 
     /// What the data folder may still hold: whoever writes there reserves room first.
@@ -324,8 +335,13 @@ impl App {
     }
 
     async fn prepare(&self, input: One, model: &Arc<Model>) -> Result<Prepared, AppError> {
+        let room = self.pixels().room(input.pixels_to_decode()).await;
         let (app, model) = (self.clone(), model.clone());
-        self.pool().run(move || input::prepare(input, &model, app.settings())).await?
+        let prepare = move || {
+            let _room = room;
+            input::prepare(input, &model, app.settings(), app.pixels())
+        };
+        self.pool().run(prepare).await?
     }
 
     async fn read(&self, uploads: Uploads, inputs: &[One], model: &Arc<Model>) -> Result<ReadUploads, AppError> {
@@ -370,7 +386,12 @@ impl App {
         let size = (rule.height as usize, rule.width as usize);
         let geometry = prepared.upload.as_ref().map(|(_, geometry)| *geometry);
         let segments = segments.clone();
-        let fitted = self.pool().run(move || segments.fit(geometry.as_ref(), size)).await??;
+        let room = self.pixels().room(segments.pixels()).await;
+        let fit = move || {
+            let _room = room;
+            segments.fit(geometry.as_ref(), size)
+        };
+        let fitted = self.pool().run(fit).await??;
         Ok(Some(Arc::new(fitted)))
     }
 
@@ -447,8 +468,10 @@ impl App {
             true => Err(MethodError::from(EngineError::Cancelled)),
             false => Ok(()),
         };
+        let room = self.pixels().room(input::area(geometry.upload)).await;
         self.pool()
             .run(move || {
+                let _room = room;
                 go_on()?;
                 let upload = upload.into_pixels(&limits)?;
                 let finish = |heatmap: Heatmap<'_>| {

@@ -165,9 +165,14 @@ impl App {
         let answered = drive::explain(self.means(caller), &plan.model, tensor, &requests, Some(limit)).await?;
         let before_render = Instant::now();
         let (grid, oddities) = match prepared.upload.take() {
-            Some((upload, _)) if plan.options.want_picture() => {
+            Some((upload, geometry)) if plan.options.want_picture() => {
+                let room = self.pixels().room(input::area(geometry.upload)).await;
                 let (app, plan, explained) = (self.clone(), plan.clone(), answered.explained.clone());
-                self.pool().run(move || app.draw_grid(&plan, upload, &explained)).await??
+                let draw = move || {
+                    let _room = room;
+                    app.draw_grid(&plan, upload, &explained)
+                };
+                self.pool().run(draw).await??
             }
             _ => (None, Vec::new()),
         };

@@ -10,7 +10,11 @@ use ::image::{DynamicImage, GrayImage, RgbaImage};
 use bytes::Bytes;
 use ndarray::Axis;
 
-use super::{AppError, locate, segments::SentSegments};
+use super::{
+    AppError, locate,
+    pixels::{Pixels, Room},
+    segments::SentSegments,
+};
 use crate::{
     image::{
         ImageError, RgbImage,
@@ -49,9 +53,24 @@ impl Input {
 /// One input of the model, not yet in its space.
 #[derive(Clone, Debug)]
 pub(super) enum One {
-    Image(Bytes),
+    /// Encoded, and its width and height by its header.
+    Image(Bytes, (u32, u32)),
     Pixels(Decoded),
     Tensor(Tensor),
+}
+
+impl One {
+    /// Pixels that decoding it makes.
+    pub fn pixels_to_decode(&self) -> u64 {
+        match self {
+            Self::Image(_, size) => area(*size),
+            Self::Pixels(_) | Self::Tensor(_) => 0,
+        }
+    }
+}
+
+pub(super) fn area((width, height): (u32, u32)) -> u64 {
+    u64::from(width) * u64::from(height)
 }
 
 /// The inputs of a request, and whether any came along a leading axis.
@@ -62,9 +81,6 @@ pub(super) struct Inputs {
 
 /// The longest leading axis.
 const MAX_BATCH: usize = 4096;
-/// Uploads of up to this many pixels wait for their picture decoded (6 MB); larger ones are decoded again, so that requests
-/// in flight cost little more than their bodies.
-const KEEP_PIXELS: u64 = 2 << 20;
 /// A crop that shows less of an upload's area is told.
 const LITTLE: f64 = 0.5;
 /// How many times over a tensor's values may leave the range of pixels before a warning says so.
@@ -85,14 +101,18 @@ pub(super) struct Prepared {
 
 /// The image that a heat map is laid over.
 pub(super) enum Upload {
-    Decoded(RgbImage),
+    Decoded {
+        image: RgbImage,
+        _room: Option<Room>,
+    },
+    /// To be decoded again: requests in flight cost little more than their bodies.
     Encoded(Bytes),
 }
 
 impl Upload {
     pub fn into_pixels(self, limits: &Limits) -> Result<RgbImage, AppError> {
         match self {
-            Self::Decoded(pixels) => Ok(pixels),
+            Self::Decoded { image, .. } => Ok(image),
             Self::Encoded(bytes) => Ok(decode(&bytes, limits)?.image),
         }
     }
@@ -105,10 +125,14 @@ pub(super) fn limits(settings: &Settings) -> Limits {
 /// Tensors and pixels with one axis more than an input are as many inputs as that axis is long. An npy file is held to the model's
 /// shape by its header.
 pub(super) fn split(inputs: Vec<Input>, model: &Model, settings: &Settings) -> Result<Inputs, AppError> {
-    let mut all = Inputs { each: Vec::with_capacity(inputs.len()), batched: false };
-    for input in inputs {
+    let (count, limits) = (inputs.len(), limits(settings));
+    let mut all = Inputs { each: Vec::with_capacity(count), batched: false };
+    for (at, input) in inputs.into_iter().enumerate() {
         match input {
-            Input::Image(bytes) => all.each.push(One::Image(bytes)),
+            Input::Image(bytes) => {
+                let size = size(&bytes, &limits).map_err(|error| locate(error.into(), at, count))?;
+                all.each.push(One::Image(bytes, size));
+            }
             Input::Tensor(tensor) => all.add_tensor(tensor, model, settings)?,
             Input::Npy(bytes) => {
                 let is_picture = model.manifest.input.preprocess.is_some();
@@ -119,7 +143,7 @@ pub(super) fn split(inputs: Vec<Input>, model: &Model, settings: &Settings) -> R
                         check_shape(file.shape(), model)?;
                         all.add_tensor(file.tensor()?, model, settings)?;
                     }
-                    Holds::Bytes if is_picture => all.add_pixels(&file, takes_gray(model), &limits(settings))?,
+                    Holds::Bytes if is_picture => all.add_pixels(&file, takes_gray(model), &limits)?,
                     _ => return Err(file.wrong_element().into()),
                 }
             }
@@ -267,7 +291,7 @@ pub(super) fn check_segments(
     for (at, input) in inputs.iter().enumerate() {
         let check = || {
             let upload = match input {
-                One::Image(bytes) => Some(size(bytes, &limits)?),
+                One::Image(_, size) => Some(*size),
                 One::Pixels(decoded) => Some(decoded.image.dimensions()),
                 One::Tensor(_) => None,
             };
@@ -279,7 +303,7 @@ pub(super) fn check_segments(
     Ok(segments)
 }
 
-pub(super) fn prepare(input: One, model: &Model, settings: &Settings) -> Result<Prepared, AppError> {
+pub(super) fn prepare(input: One, model: &Model, settings: &Settings, kept: &Pixels) -> Result<Prepared, AppError> {
     let rule = model.manifest.input.preprocess.as_ref();
     let pixels = || {
         rule.ok_or_else(|| AppError::TakesTensors {
@@ -288,15 +312,17 @@ pub(super) fn prepare(input: One, model: &Model, settings: &Settings) -> Result<
         })
     };
     match input {
-        One::Image(bytes) => {
+        One::Image(bytes, size) => {
             let (rule, started, limits) = (pixels()?, Instant::now(), limits(settings));
             let decoded = decode(&bytes, &limits)?;
-            prepare_pixels(decoded, model, rule, started.elapsed(), |image| {
-                let pixels = u64::from(image.width()) * u64::from(image.height());
-                if pixels <= KEEP_PIXELS { Upload::Decoded(image) } else { Upload::Encoded(bytes) }
+            prepare_pixels(decoded, model, rule, started.elapsed(), |image| match kept.keep(area(size)) {
+                Some(room) => Upload::Decoded { image, _room: Some(room) },
+                None => Upload::Encoded(bytes),
             })
         }
-        One::Pixels(decoded) => prepare_pixels(decoded, model, pixels()?, Duration::ZERO, Upload::Decoded),
+        One::Pixels(decoded) => {
+            prepare_pixels(decoded, model, pixels()?, Duration::ZERO, |image| Upload::Decoded { image, _room: None })
+        }
         One::Tensor(tensor) => {
             if tensor.shape() != model.manifest.input.shape.as_slice() {
                 let (id, expected, found) =

@@ -60,6 +60,10 @@ impl SentSegments {
         Ok(Self { bytes, limits, size })
     }
 
+    pub fn pixels(&self) -> u64 {
+        self.size.0 as u64 * self.size.1 as u64
+    }
+
     /// Refuses those that have neither the size of the upload nor that of the model's input; all are (height, width).
     pub fn check_size(&self, upload: Option<(usize, usize)>, model: (usize, usize)) -> Result<(), Faults> {
         if upload == Some(self.size) || self.size == model {

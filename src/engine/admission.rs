@@ -1,6 +1,7 @@
 //! Whether a request can be answered in time beside those admitted before it: a plain struct, clocks are handed in.
-//! Rows are dealt round-robin, so a request with r seconds of work ends after sum over all of min(r, their work); it is admitted when that
-//! is before its deadline and no other is pushed past its own. What a row takes is measured for each kind of request.
+//! Whoever has the least left is first and graphs take turns, so a request with r seconds of work ends at the latest after the sum over
+//! all of min(r, their work); it is admitted when that is before its deadline and no other is pushed past its own. What a row takes is
+//! measured for each kind of request.
 
 use std::{
     collections::HashMap,
@@ -90,6 +91,11 @@ impl Admission {
         (request.rows as f64 * rate, left)
     }
 
+    /// Rows of the caller that are still to be evaluated; none of one that was not admitted here.
+    pub fn rows_left(&self, caller: u64) -> usize {
+        self.admitted.get(&caller).map_or(0, |request| request.rows)
+    }
+
     /// A row of the caller was evaluated.
     pub fn done(&mut self, caller: u64) {
         if let Some(request) = self.admitted.get_mut(&caller) {
@@ -114,7 +120,7 @@ impl Admission {
     }
 }
 
-/// When `own` seconds of work are done beside all of `loads`, itself among them, by turns.
+/// When `own` seconds of work are done beside all of `loads`, itself among them.
 fn end(loads: &[Load], own: f64) -> f64 {
     MARGIN * loads.iter().map(|(work, _)| work.min(own)).sum::<f64>()
 }

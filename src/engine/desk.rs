@@ -218,12 +218,14 @@ impl Desk {
     /// Forms a batch of a prepared graph; none when its callers have left meanwhile, or other workers took what may run at once.
     /// Requests with a seed that does not fit the graph fail alone.
     pub fn take(&self, device: usize, graph: &Arc<GraphOf>, priority: Priority, prepared: &Prepared) -> Option<Batch> {
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         state.expire();
         if !state.can_run(device, graph) {
             return None;
         }
-        let mut rows = state.lanes.take(graph, priority, prepared.batch_rows);
+        let admission = &state.admission;
+        let mut rows = state.lanes.take(graph, priority, prepared.batch_rows, |caller| admission.rows_left(caller));
         let classes = prepared.classes.unwrap_or(usize::MAX);
         let fits = |row: &BatchRow| row.point.seed.iter().all(|(class, _)| *class < classes);
         let misfits: HashSet<RequestId> = rows.iter().filter(|row| !fits(row)).map(|row| row.request).collect();
@@ -234,7 +236,7 @@ impl Desk {
             state.settle(request, Err(EngineError::Runtime { reason }));
         }
         state.report_queue();
-        self.tell_if_quiet(&state);
+        self.tell_if_quiet(state);
         if rows.is_empty() {
             return None;
         }

@@ -1,7 +1,8 @@
 //! Who is next: the scheduling policy as a plain struct, without threads, channels or clocks.
 //!
-//! A lane holds the waiting rows of one graph and one priority. Interactive lanes go before jobs; lanes of equal priority take turns;
-//! inside a lane rows are dealt round-robin over callers, so a caller with many rows delays the others by one row a turn.
+//! A lane holds the waiting rows of one graph and one priority. Interactive lanes go before jobs; lanes of equal priority take turns.
+//! Inside an interactive lane the caller with the least left to do is first, then the one that came first (shortest remaining
+//! processing time): under overload most answers are early and only the last ones are late. Jobs take turns by batches.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -153,28 +154,41 @@ impl<G: PartialEq> Lanes<G> {
         Some((lane.graph.clone(), lane.priority, lane.rows))
     }
 
-    /// Forms a batch of at most `budget` rows of a lane and sends the lane to the end of the turns.
-    pub fn take(&mut self, graph: &Arc<G>, priority: Priority, budget: usize) -> Vec<BatchRow> {
+    /// Forms a batch of at most `budget` rows of a lane and sends the lane to the end of the turns. `left` says how many rows a caller
+    /// has left to evaluate, waiting here or not.
+    pub fn take(
+        &mut self,
+        graph: &Arc<G>,
+        priority: Priority,
+        budget: usize,
+        left: impl Fn(u64) -> usize,
+    ) -> Vec<BatchRow> {
         let Some(mut lane) = self.position(graph, priority).and_then(|at| self.lanes.remove(at)) else {
             return Vec::new();
         };
+        if priority == Priority::Interactive {
+            lane.callers.make_contiguous().sort_by_key(|(id, _)| left(*id));
+        }
         let size = lane.rows.min(budget.max(1));
         let mut batch = Vec::with_capacity(size);
         while batch.len() < size
-            && let Some((id, mut queue)) = lane.callers.pop_front()
+            && let Some((_, queue)) = lane.callers.front_mut()
         {
             if let Some(waiting) = queue.front_mut()
                 && let Some(point) = waiting.points.next()
             {
                 batch.push(BatchRow { request: waiting.request, index: waiting.next, point });
                 waiting.next += 1;
-                if waiting.points.len() == 0 {
-                    queue.pop_front();
-                }
             }
-            if !queue.is_empty() {
-                lane.callers.push_back((id, queue));
+            if queue.front().is_some_and(|waiting| waiting.points.len() == 0) {
+                queue.pop_front();
             }
+            if queue.is_empty() {
+                lane.callers.pop_front();
+            }
+        }
+        if priority == Priority::Job && !lane.callers.is_empty() {
+            lane.callers.rotate_left(1);
         }
         lane.rows -= batch.len();
         self.waiting_rows -= batch.len();
@@ -196,7 +210,7 @@ impl<G: PartialEq> Lanes<G> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::HashMap, time::Duration};
 
     use tokio_util::sync::CancellationToken;
 
@@ -213,21 +227,34 @@ mod tests {
 
     fn next_batch(lanes: &mut Lanes<&'static str>, budget: usize) -> Vec<(RequestId, usize)> {
         let Some((graph, priority, _)) = lanes.next(|_| true) else { return Vec::new() };
-        lanes.take(&graph, priority, budget).iter().map(|row| (row.request, row.index)).collect()
+        lanes.take(&graph, priority, budget, |_| 0).iter().map(|row| (row.request, row.index)).collect()
     }
 
     #[test]
-    fn rows_are_dealt_round_robin_over_callers() {
+    fn the_caller_with_the_least_left_is_first_then_the_one_that_came_first() {
         let mut lanes = Lanes::new(100);
         let graph = Arc::new("g");
-        lanes.push(1, &graph, caller(10, Priority::Interactive), points(6));
-        lanes.push(2, &graph, caller(20, Priority::Interactive), points(1));
+        let left = HashMap::from([(10, 7), (20, 3), (30, 3)]);
+        lanes.push(1, &graph, caller(10, Priority::Interactive), points(2));
+        lanes.push(2, &graph, caller(20, Priority::Interactive), points(2));
         lanes.push(3, &graph, caller(10, Priority::Interactive), points(1));
-        lanes.push(4, &graph, caller(30, Priority::Interactive), points(4));
-        assert_eq!(next_batch(&mut lanes, 4), [(1, 0), (2, 0), (4, 0), (1, 1)]);
-        assert_eq!(next_batch(&mut lanes, 4), [(4, 1), (1, 2), (4, 2), (1, 3)]);
-        assert_eq!(next_batch(&mut lanes, 4), [(4, 3), (1, 4), (1, 5), (3, 0)]);
+        lanes.push(4, &graph, caller(30, Priority::Interactive), points(1));
+        let mut take = || -> Vec<(RequestId, usize)> {
+            let batch = lanes.take(&graph, Priority::Interactive, 2, |id| left[&id]);
+            batch.iter().map(|row| (row.request, row.index)).collect()
+        };
+        assert_eq!([take(), take(), take()], [vec![(2, 0), (2, 1)], vec![(4, 0), (1, 0)], vec![(1, 1), (3, 0)]]);
         assert_eq!((lanes.waiting_rows(), lanes.next(|_| true).is_none()), (0, true));
+    }
+
+    #[test]
+    fn jobs_take_turns_by_batches() {
+        let mut lanes = Lanes::new(100);
+        let graph = Arc::new("g");
+        lanes.push(1, &graph, caller(1, Priority::Job), points(5));
+        lanes.push(2, &graph, caller(2, Priority::Job), points(3));
+        let turns: Vec<Vec<(RequestId, usize)>> = (0..4).map(|_| next_batch(&mut lanes, 2)).collect();
+        assert_eq!(turns, [vec![(1, 0), (1, 1)], vec![(2, 0), (2, 1)], vec![(1, 2), (1, 3)], vec![(2, 2), (1, 4)]]);
     }
 
     #[test]

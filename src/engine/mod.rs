@@ -71,7 +71,7 @@ pub enum Priority {
 /// Whom the work is for: what schedules it and what ends it early.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Rows are dealt round-robin over callers of equal priority, and admission counts what each has left: no two have the same.
+    /// Batches are filled caller by caller, and admission counts what each has left: no two have the same.
     pub id: u64,
     pub priority: Priority,
     /// Cancelled when the caller goes away.

@@ -127,7 +127,9 @@ pub enum StoreError {
     #[error("cannot make the data folder: {source}; choose another with --data")]
     Folder { source: std::io::Error },
     #[error("the database of jobs: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
+    #[error("there is no room left on the disk of the database of jobs: free some, then send this again")]
+    Full,
     #[error("the tables of jobs cannot be brought up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error("the database of jobs holds what this version cannot read: {0}")]
@@ -135,12 +137,23 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether there is no room left on the disk: SQLITE_FULL, and PostgreSQL's disk_full.
+    /// Whether there is no room left on the disk.
     pub fn is_full(&self) -> bool {
         match self {
-            Self::Database(sqlx::Error::Database(error)) => matches!(error.code().as_deref(), Some("13" | "53100")),
+            Self::Full => true,
             Self::Folder { source } => source.kind() == std::io::ErrorKind::StorageFull,
             _ => false,
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        // SQLITE_FULL, and PostgreSQL's disk_full.
+        let is_full = |code: &str| matches!(code, "13" | "53100");
+        match error.as_database_error().and_then(|error| error.code()) {
+            Some(code) if is_full(&code) => Self::Full,
+            _ => Self::Database(error),
         }
     }
 }
@@ -227,7 +240,7 @@ mod tests {
         let fault = async |sql: &'static str| StoreError::from(sqlx::raw_sql(sql).execute(&pool).await.unwrap_err());
         let full =
             fault("PRAGMA max_page_count = 3; CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(100000))").await;
-        assert!(full.is_full(), "{full}");
+        assert!(matches!(full, StoreError::Full), "{full}");
         assert!(!fault("SELECT y FROM t").await.is_full());
         let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         assert!(!StoreError::Folder { source }.is_full());
