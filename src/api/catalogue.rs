@@ -163,32 +163,32 @@ impl FromRequestParts<Api> for Id {
     }
 }
 
-/// The attribution methods
-#[utoipa::path(get, path = "/methods", tag = "catalogue", responses((status = 200, body = MethodList), InternalProblems))]
+/// List attribution methods
+#[utoipa::path(get, path = "/methods", tag = "catalogue", responses((status = 200, description = "The methods.", body = MethodList), InternalProblems))]
 pub async fn list_methods() -> Json<MethodList> {
     Json(MethodList { methods: METHODS.iter().map(describe_method).collect() })
 }
 
-/// One attribution method
+/// Get one attribution method
 #[utoipa::path(get, path = "/methods/{id}", tag = "catalogue",
-    params(("id" = String, Path, example = "pgig")),
-    responses((status = 200, body = MethodCard), MissingProblems))]
+    params(("id" = String, Path, description = "The method's id.", example = "pgig")),
+    responses((status = 200, description = "The method.", body = MethodCard), MissingProblems))]
 pub async fn get_method(Id(id): Id) -> Result<Json<MethodCard>, ApiError> {
     let method = registry::find(&id).ok_or(ApiError::UnknownMethod { id })?;
     Ok(Json(describe_method(method)))
 }
 
-/// The models, and the folders that are none
-#[utoipa::path(get, path = "/models", tag = "catalogue", responses((status = 200, body = ModelList), InternalProblems))]
+/// List models and folders that failed to load
+#[utoipa::path(get, path = "/models", tag = "catalogue", responses((status = 200, description = "The models.", body = ModelList), InternalProblems))]
 pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
     let models = api.app().models().iter().map(|model| summarise(&api, &model)).collect();
     Json(ModelList { models, broken_models: broken(&api) })
 }
 
-/// One model
+/// Get one model
 #[utoipa::path(get, path = "/models/{id}", tag = "catalogue",
-    params(("id" = String, Path, example = "squeezenet1_1")),
-    responses((status = 200, body = ModelCard), MissingProblems))]
+    params(("id" = String, Path, description = "The model's id.", example = "squeezenet1_1")),
+    responses((status = 200, description = "The model.", body = ModelCard), MissingProblems))]
 pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelCard>, ApiError> {
     let models = api.app().models();
     let model = models.get(&id).ok_or_else(|| AppError::UnknownModel { id, known: api.app().model_ids() })?;

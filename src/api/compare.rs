@@ -13,7 +13,7 @@ use super::{
     Api,
     body::{parse_query, settle},
     codes::ApiError,
-    document::{Binary, JsonRequest, MultipartRequest, Problems},
+    document::{Binary, CompareForm, CompareRequest, Problems},
     explain::{server_timing, warnings_header},
     negotiate::{choose_format, content_type},
     requester::Requester,
@@ -29,10 +29,10 @@ use crate::{
 
 /// Compare methods on one input
 ///
-/// Every method is named: `method=pgig&method=gradient` in the query, or a list `methods` in the body, of ids or of objects with an `id`
-/// and parameters of their own (`{"id": "pgig", "pattern_layers": "all"}`). Other parameters are for every method that takes them.
-/// Points of the model that several methods need are evaluated once. An image gives a labelled grid: the upload, then a map for each
-/// method; with `target=top:k` a row or more for each class. Tensors give JSON.
+/// Name each method: `method=pgig&method=gradient` in the query or a form, or in JSON a list `methods` of ids or of objects with an `id`
+/// and parameters for that method alone (`{"id": "pgig", "pattern_layers": "all"}`). Other parameters apply to every method that takes
+/// them. Evaluations that several methods need are done once. An image is answered with a labelled grid: the image, then one map per
+/// method; with `target=top:k`, at least one row per class. Tensors are answered with JSON.
 #[utoipa::path(
     post,
     path = "/compare",
@@ -40,15 +40,15 @@ use crate::{
     request_body(
         description = "One input, as POST /explain takes it.",
         content(
-            (MultipartRequest = "multipart/form-data"), (JsonRequest = "application/json"), (Binary = "application/x-npy"), (Binary = "application/octet-stream"),
+            (CompareRequest = "application/json"), (CompareForm = "multipart/form-data"), (Binary = "application/x-npy"), (Binary = "application/octet-stream"),
         ),
     ),
     responses(
         (status = 200, description = "The comparison.",
-            content((Binary = "image/png"), (ComparisonAnswer = "application/json")),
+            content((ComparisonAnswer = "application/json"), (Binary = "image/png")),
             headers(
-                ("x-explaind-warnings" = String, description = "as for POST /explain, each with its method in front; once where all have it"),
-                ("server-timing" = String, description = "milliseconds of each stage"))),
+                ("x-explaind-warnings" = String, description = "As for POST /explain, each preceded by its method unless all methods share it."),
+                ("server-timing" = String, description = "Milliseconds spent in each stage."))),
         Problems,
     ),
 )]

@@ -87,10 +87,10 @@ pub struct DatasetCard {
     pub problems: Vec<Problem>,
 }
 
-/// The data sets, with what they hold
+/// List data sets
 ///
-/// Files that are new or changed are read and decoded once: the first call after a large set was added takes long.
-#[utoipa::path(get, path = "/datasets", tag = "datasets", responses((status = 200, body = DatasetList), DatasetProblems))]
+/// New and changed files are read and decoded once, so the first call after adding a large data set takes a while.
+#[utoipa::path(get, path = "/datasets", tag = "datasets", responses((status = 200, description = "The data sets.", body = DatasetList), DatasetProblems))]
 pub async fn list_datasets(State(api): State<Api>, Pairs(query): Pairs) -> Result<Json<DatasetList>, ApiError> {
     only(&query, &[])?;
     let datasets = api.app().datasets();
@@ -108,13 +108,13 @@ pub async fn list_datasets(State(api): State<Api>, Pairs(query): Pairs) -> Resul
     Ok(Json(DatasetList { datasets, broken_datasets }))
 }
 
-/// One data set
+/// Get one data set
 #[utoipa::path(get, path = "/datasets/{id}", tag = "datasets",
     params(
-        ("id" = String, Path, example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"),
-        ("model" = Option<String>, Query, description = "a model whose classes the labels are held against"),
+        ("id" = String, Path, description = "The data set's id.", example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"),
+        ("model" = Option<String>, Query, description = "A model to check the labels against: labels that none of its classes has are listed as problems."),
     ),
-    responses((status = 200, body = DatasetCard), DatasetProblems))]
+    responses((status = 200, description = "The data set.", body = DatasetCard), DatasetProblems))]
 pub async fn get_dataset(
     State(api): State<Api>,
     Id(id): Id,
@@ -132,21 +132,22 @@ pub async fn get_dataset(
     Ok(Json(describe(&api, dataset, model).await?))
 }
 
-/// Upload a data set, in the place of one of the same name
+/// Upload a data set, replacing one with the same id
 ///
-/// A zip, tar or tar.gz, recognised by its first bytes, of images (PNG, JPEG, WebP, BMP, GIF, TIFF) and perhaps `labels.csv` or `labels.tsv` with the
-/// columns `file`, and `label` or `index` (several that are right joined by `|`), and `mask`. Without a table the folders are the labels.
-/// A label of digits is an index only where no label of the model consists of digits; where label and index disagree, neither counts, but
-/// for an index that only counts the rows. `masks/` mirrors the images. Other files are left out and counted. It is taken whole or not at
-/// all. Jobs that use the old set stop and say so; where the content is the same, they go on.
+/// The body is a zip, tar or tar.gz archive (recognised by its first bytes) of images (PNG, JPEG, WebP, BMP, GIF, TIFF). Labels come from
+/// `labels.csv` or `labels.tsv` with the columns `file`, and `label` or `index` (separate multiple correct labels with `|`), and optionally
+/// `mask`; without such a table the folder names are the labels. A label of digits is an index only where no label of the model consists
+/// of digits. Where label and index of an image disagree, neither is used, unless the index merely numbers the rows. The folder `masks/`
+/// mirrors the images. Other files are ignored and counted. The upload takes effect as a whole or not at all. Jobs that use the replaced
+/// data set fail with a message, unless its content is unchanged.
 #[utoipa::path(put, path = "/datasets/{id}", tag = "datasets",
-    params(("id" = String, Path, example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")),
+    params(("id" = String, Path, description = "The data set's id.", example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")),
     request_body(description = "The archive.", content(
         (Binary = "application/zip"), (Binary = "application/x-tar"), (Binary = "application/gzip"), (Binary = "application/octet-stream"),
     )),
     responses(
-        (status = 200, description = "The set that replaced another.", body = DatasetCard),
-        (status = 201, description = "The new set.", body = DatasetCard, headers(("location" = String, description = "its path"))),
+        (status = 200, description = "The data set, which replaced another.", body = DatasetCard),
+        (status = 201, description = "The new data set.", body = DatasetCard, headers(("location" = String, description = "The path of the data set."))),
         UploadProblems,
     ))]
 pub async fn put_dataset(
@@ -173,10 +174,10 @@ pub async fn put_dataset(
     }
 }
 
-/// Take an uploaded data set away
+/// Delete an uploaded data set
 #[utoipa::path(delete, path = "/datasets/{id}", tag = "datasets",
-    params(("id" = String, Path, example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")),
-    responses((status = 204, description = "It is gone."), UploadProblems))]
+    params(("id" = String, Path, description = "The data set's id.", example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")),
+    responses((status = 204, description = "Deleted."), UploadProblems))]
 pub async fn delete_dataset(State(api): State<Api>, Id(id): Id, Pairs(query): Pairs) -> Result<StatusCode, ApiError> {
     only(&query, &[])?;
     api.app().datasets().remove(&id).await.map_err(AppError::from)?;

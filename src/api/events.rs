@@ -20,13 +20,13 @@ use crate::{
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// What happens to a job, as it happens
+/// Follow a job (server-sent events)
 ///
-/// Events are `state`, `progress` and `shard` (one that failed). The stream ends with the job.
+/// The events are `state`, `progress` and `shard` (a part of the job that failed). The stream ends when the job does.
 #[utoipa::path(get, path = "/jobs/{id}/events", tag = "jobs",
-    params(("id" = String, Path), ("Last-Event-ID" = Option<u64>, Header, description = "the last event that was read")),
+    params(("id" = String, Path, description = "The job's id."), ("Last-Event-ID" = Option<u64>, Header, description = "The id of the last event received: the stream continues after it.")),
     responses((status = 200, description = "Server-sent events.", body = String, content_type = "text/event-stream"), EventsProblems))]
-pub async fn events(
+pub async fn follow_job(
     State(api): State<Api>,
     Id(job): Id,
     headers: HeaderMap,

@@ -14,7 +14,7 @@ use super::{
     Api,
     body::{Pairs, settle},
     codes::ApiError,
-    document::{Binary, JsonRequest, MultipartRequest, Problems},
+    document::{Binary, ExplainForm, ExplainRequest, Problems},
     negotiate::{choose_format, content_type},
     requester::Requester,
 };
@@ -53,34 +53,33 @@ const ATTR_CHAR: AsciiSet = NON_ALPHANUMERIC
 /// How a text begins that is written as RFC 8187 says.
 const EXTENDED: &str = "UTF-8''";
 
-/// Explain what a classifier saw
+/// Explain a prediction
 ///
-/// One image gives a heat map over the upload, in its own size; tensors, several images and `target=top:k` give numbers.
-/// Parameters may stand in the query, in the JSON body or in the multipart field `params`.
+/// Answers a single image with a heat map over it, at its own size, and anything else with JSON, unless `format` or the Accept header asks
+/// for something else. Parameters may be given in the query, in the JSON body or as fields of the form.
 #[utoipa::path(
     post,
     path = "/explain",
     tag = "explain",
     request_body(
-        description = "The image itself, several in a multipart form, or an array. Floats (npy, or JSON) are a ready tensor in the \
-            model's own input space; with one leading axis more they are as many inputs, and the answer is a list (npy: has that axis \
-            too), even of one. uint8 in npy is pixels, treated as an image of them: [height, width], [height, width, 1, 3 or 4] or \
-            [1 or 3, height, width], or several of them along a leading axis. Without a content type, or as \
-            application/octet-stream or application/x-www-form-urlencoded (what curl says for --data-binary), an image, npy or \
-            JSON is recognised by its first bytes.",
+        description = "An image file, a form with one or several, an npy array, or JSON. Arrays of floats are tensors that are already \
+            preprocessed for the model; with one leading axis more they are a batch, and an npy answer has that axis too. npy arrays of \
+            uint8 are pixels: [height, width], [height, width, 1, 3 or 4] or [1 or 3, height, width], or a batch of those. Bodies \
+            without a content type, or sent as application/octet-stream or application/x-www-form-urlencoded (the default of curl \
+            --data-binary), are recognised by their first bytes.",
         content(
-            (MultipartRequest = "multipart/form-data"), (JsonRequest = "application/json"), (Binary = "application/x-npy"), (Binary = "application/octet-stream"),
+            (ExplainRequest = "application/json"), (ExplainForm = "multipart/form-data"), (Binary = "application/x-npy"), (Binary = "application/octet-stream"),
         ),
     ),
     responses(
         (status = 200, description = "The explanation.",
-            content((Binary = "image/png"), (Answers = "application/json"), (Binary = "application/x-npy")),
+            content((Answers = "application/json"), (Binary = "image/png"), (Binary = "application/x-npy")),
             headers(
-                ("x-explaind-target" = String, description = "index and label of the class explained; with one explanation. What is not ASCII is written as RFC 8187 does in parameters: `UTF-8''285%20caf%C3%A9`"),
-                ("x-explaind-score" = f32, description = "its score"),
-                ("x-explaind-convergence-delta" = f64, description = "where completeness holds and it is finite"),
-                ("x-explaind-warnings" = String, description = "joined by `; `, at most about 1000 bytes, then how many more there are; what is not ASCII as in x-explaind-target"),
-                ("server-timing" = String, description = "milliseconds of each stage"),
+                ("x-explaind-target" = String, description = "Index and label of the class explained, where there is one explanation. Text beyond ASCII is encoded as in RFC 8187: `UTF-8''285%20caf%C3%A9`."),
+                ("x-explaind-score" = f32, description = "The score of that class."),
+                ("x-explaind-convergence-delta" = f64, description = "The convergence delta, for methods that satisfy completeness."),
+                ("x-explaind-warnings" = String, description = "Warnings, joined by `; `: about 1000 bytes of them, then how many more there are. Text beyond ASCII is encoded as in x-explaind-target."),
+                ("server-timing" = String, description = "Milliseconds spent in each stage."),
             )),
         Problems,
     ),

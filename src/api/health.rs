@@ -41,17 +41,17 @@ pub struct Readiness {
     pub jobs_unavailable: Option<String>,
 }
 
-/// Whether the process lives
-#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, body = Health), InternalProblems))]
-pub async fn healthz() -> Json<Health> {
+/// Liveness probe
+#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, description = "The process runs.", body = Health), InternalProblems))]
+pub async fn check_liveness() -> Json<Health> {
     Json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
 }
 
-/// Whether requests can be answered
+/// Readiness probe
 ///
-/// 503 while no model is loaded and while the server drains; for a worker also while the jobs' database is out of reach.
-#[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, body = Readiness), ReadinessProblems))]
-pub async fn readyz(State(api): State<Api>) -> Result<Json<Readiness>, ApiError> {
+/// 503 while no model is loaded and during shutdown; for a worker also while the jobs' database is unreachable.
+#[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, description = "Requests are answered.", body = Readiness), ReadinessProblems))]
+pub async fn check_readiness(State(api): State<Api>) -> Result<Json<Readiness>, ApiError> {
     if api.is_draining() {
         return Err(ApiError::NotReady { reason: "it is shutting down".into() });
     }
@@ -72,10 +72,10 @@ pub async fn readyz(State(api): State<Api>) -> Result<Json<Readiness>, ApiError>
     }
 }
 
-/// Metrics for Prometheus
+/// Metrics in the Prometheus text format
 #[utoipa::path(get, path = "/metrics", tag = "health",
-    responses((status = 200, body = String, content_type = "text/plain"), InternalProblems))]
-pub async fn metrics() -> Result<Response, ApiError> {
+    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain"), InternalProblems))]
+pub async fn get_metrics() -> Result<Response, ApiError> {
     let recorder = telemetry::prometheus().map_err(|error| ApiError::Internal { reason: error.to_string() })?;
     // Rendering walks every sample since the last upkeep.
     let text = tokio::task::spawn_blocking(|| recorder.render()).await.map_err(|_| ApiError::Panicked)?;

@@ -124,11 +124,11 @@ pub struct JobRequest {
 
 /// Start a job
 #[utoipa::path(post, path = "/jobs", tag = "jobs",
-    params(("Idempotency-Key" = Option<String>, Header, description = "a repeated request with the same key starts nothing: it is answered with the job of the first")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key starts no second job: it is answered with the first one.")),
     request_body = JobRequest,
-    responses((status = 202, description = "The job; it was queued, or had been with this Idempotency-Key.", body = JobCard,
-        headers(("location" = String, description = "where to look at it"))), SubmitProblems))]
-pub async fn submit(
+    responses((status = 202, description = "The job: newly queued, or the one that this Idempotency-Key started before.", body = JobCard,
+        headers(("location" = String, description = "The path of the job."))), SubmitProblems))]
+pub async fn start_job(
     State(api): State<Api>,
     Pairs(query): Pairs,
     headers: HeaderMap,
@@ -161,17 +161,17 @@ pub async fn submit(
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobCard::from(job))).into_response())
 }
 
-/// The jobs
+/// List jobs
 #[utoipa::path(get, path = "/jobs", tag = "jobs",
     params(
-        ("state" = Option<JobState>, Query, description = "only jobs in this state"),
-        ("kind" = Option<String>, Query, description = "only jobs of this kind"),
-        ("model" = Option<String>, Query, description = "only jobs about this model"),
-        ("limit" = Option<u64>, Query, minimum = 1, maximum = 200, description = "jobs on a page; by default 50"),
-        ("after" = Option<String>, Query, description = "`next` of the page before"),
+        ("state" = Option<JobState>, Query, description = "Only jobs in this state."),
+        ("kind" = Option<String>, Query, description = "Only jobs of this kind."),
+        ("model" = Option<String>, Query, description = "Only jobs for this model."),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 200, description = "Number of jobs per page. Default: 50."),
+        ("after" = Option<String>, Query, description = "The value of `next` on the previous page."),
     ),
-    responses((status = 200, body = JobList), JobsProblems))]
-pub async fn list(State(api): State<Api>, Pairs(query): Pairs) -> Result<Json<JobList>, ApiError> {
+    responses((status = 200, description = "A page of jobs.", body = JobList), JobsProblems))]
+pub async fn list_jobs(State(api): State<Api>, Pairs(query): Pairs) -> Result<Json<JobList>, ApiError> {
     let filter = read_filter(&query)?;
     let limit = filter.limit as usize;
     // One more than a page says whether there is another.
@@ -182,10 +182,10 @@ pub async fn list(State(api): State<Api>, Pairs(query): Pairs) -> Result<Json<Jo
     Ok(Json(JobList { jobs: jobs.into_iter().map(JobCard::from).collect(), next }))
 }
 
-/// One job, with its result or what there is of it
-#[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", params(("id" = String, Path)),
-    responses((status = 200, body = JobDetail), JobProblems))]
-pub async fn get(State(api): State<Api>, Id(id): Id) -> Result<Response, ApiError> {
+/// Get a job, with its result so far
+#[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job's id.")),
+    responses((status = 200, description = "The job.", body = JobDetail), JobProblems))]
+pub async fn get_job(State(api): State<Api>, Id(id): Id) -> Result<Response, ApiError> {
     let look = api.jobs().look(&id).await?;
     let formats = api.jobs().formats(&look.job).to_vec();
     let Look { job, rate, eta_s, result, errors } = look;
@@ -201,14 +201,14 @@ fn whole<S: Serializer>(result: &Option<Arc<Value>>, serializer: S) -> Result<S:
     result.as_deref().serialize(serializer)
 }
 
-/// The report on a job, or on what there is of it
+/// Download a report (partial while running)
 #[utoipa::path(get, path = "/jobs/{id}/report", tag = "jobs",
-    params(("id" = String, Path),
-        ("format" = Option<Format>, Query, description = "without it the Accept header decides; GET /jobs/{id} lists what there is")),
+    params(("id" = String, Path, description = "The job's id."),
+        ("format" = Option<Format>, Query, description = "Format of the report. Default: what the Accept header asks for; GET /jobs/{id} lists the formats.")),
     responses((status = 200, description = "The report.", content(
         (Value = "application/json"), (String = "text/csv"), (String = "text/html"), (String = "image/svg+xml"),
         (Binary = "image/png"), (Binary = "application/zip"))), ReportProblems))]
-pub async fn report(
+pub async fn get_job_report(
     State(api): State<Api>,
     Id(id): Id,
     Pairs(query): Pairs,
@@ -249,17 +249,17 @@ pub async fn report(
 
 /// Cancel a job
 ///
-/// Its shards stop within a heartbeat. What is done stays; a job that has ended stays as it is.
-#[utoipa::path(post, path = "/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path)),
-    responses((status = 200, body = JobCard), JobProblems))]
-pub async fn cancel(State(api): State<Api>, Id(id): Id) -> Result<Json<JobCard>, ApiError> {
+/// Its running parts stop within seconds. Finished parts are kept; a job that has ended is not changed.
+#[utoipa::path(post, path = "/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path, description = "The job's id.")),
+    responses((status = 200, description = "The job.", body = JobCard), JobProblems))]
+pub async fn cancel_job(State(api): State<Api>, Id(id): Id) -> Result<Json<JobCard>, ApiError> {
     Ok(Json(api.jobs().cancel(&id).await?.into()))
 }
 
-/// Remove a job with its files, ending it first
-#[utoipa::path(delete, path = "/jobs/{id}", tag = "jobs", params(("id" = String, Path)),
-    responses((status = 204, description = "It is gone."), JobProblems))]
-pub async fn delete(State(api): State<Api>, Id(id): Id) -> Result<StatusCode, ApiError> {
+/// Delete a job and its files, cancelling it first
+#[utoipa::path(delete, path = "/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job's id.")),
+    responses((status = 204, description = "Deleted."), JobProblems))]
+pub async fn delete_job(State(api): State<Api>, Id(id): Id) -> Result<StatusCode, ApiError> {
     api.jobs().delete(&id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -6,6 +6,7 @@ pub mod codes;
 pub mod compare;
 mod connections;
 pub mod datasets;
+mod docs;
 pub mod document;
 pub mod events;
 pub mod explain;
@@ -153,11 +154,11 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
         .routes(routes!(catalogue::get_method))
         .routes(routes!(catalogue::list_models))
         .routes(routes!(catalogue::get_model))
-        .routes(routes!(jobs::submit, jobs::list))
-        .routes(routes!(jobs::get, jobs::delete))
-        .routes(routes!(jobs::report))
-        .routes(routes!(jobs::cancel))
-        .routes(routes!(events::events))
+        .routes(routes!(jobs::list_jobs, jobs::start_job))
+        .routes(routes!(jobs::get_job, jobs::delete_job))
+        .routes(routes!(jobs::get_job_report))
+        .routes(routes!(jobs::cancel_job))
+        .routes(routes!(events::follow_job))
         .routes(routes!(datasets::list_datasets))
         .routes(routes!(datasets::get_dataset, datasets::put_dataset, datasets::delete_dataset))
         .merge(routes_of_health())
@@ -166,9 +167,9 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
 /// What a process that only works on jobs answers.
 fn routes_of_health() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
-        .routes(routes!(health::healthz))
-        .routes(routes!(health::readyz))
-        .routes(routes!(health::metrics))
+        .routes(routes!(health::check_liveness))
+        .routes(routes!(health::check_readiness))
+        .routes(routes!(health::get_metrics))
 }
 
 /// All routes with what surrounds them: request id -> trace -> catch-panic -> cors -> foreign pages.
@@ -190,8 +191,8 @@ pub fn router(api: Api) -> Router {
         .layer(middleware::from_fn_with_state(Shield::of(settings), shield::guard));
     contract
         .route("/openapi.json", get(move || async move { axum::Json(document.as_ref().clone()) }))
-        .route("/", get(|| async { Redirect::temporary("/docs") }))
-        .merge(document::docs())
+        .route("/", get(|| async { Redirect::temporary("/docs/") }))
+        .merge(docs::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(around)

@@ -12,7 +12,7 @@ use super::{
     Api,
     body::{Pairs, settle},
     codes::ApiError,
-    document::{Binary, JsonPredictRequest, PredictMultipartRequest, Problems},
+    document::{Binary, PredictForm, PredictRequest, Problems},
     explain::server_timing,
     requester::Requester,
 };
@@ -41,7 +41,7 @@ pub enum PredictAnswers {
     Many(Vec<PredictAnswer>),
 }
 
-/// The best classes of an input
+/// Classify an image
 #[utoipa::path(
     post,
     path = "/predict",
@@ -49,12 +49,12 @@ pub enum PredictAnswers {
     request_body(
         description = "As for POST /explain.",
         content(
-            (PredictMultipartRequest = "multipart/form-data"), (JsonPredictRequest = "application/json"), (Binary = "application/x-npy"), (Binary = "application/octet-stream"),
+            (PredictRequest = "application/json"), (PredictForm = "multipart/form-data"), (Binary = "application/x-npy"), (Binary = "application/octet-stream"),
         ),
     ),
     responses(
         (status = 200, description = "The best classes.", body = PredictAnswers,
-            headers(("server-timing" = String, description = "milliseconds of each stage"))),
+            headers(("server-timing" = String, description = "Milliseconds spent in each stage."))),
         Problems,
     ),
 )]

@@ -62,14 +62,14 @@ pub struct AnswerOption {
 pub static OPTIONS: &[AnswerOption] = &[
     AnswerOption {
         name: "format",
-        doc: "format of the answer; without it the Accept header decides, and then the input: png for one image, else json",
+        doc: "Format of the answer. Default: what the Accept header asks for, else png for a single image and json otherwise.",
         allowed: &["png", "json", "npy"],
         default: None,
         set: |options, value| read(value).map(|format| options.format = Some(format)),
     },
     AnswerOption {
         name: "encoding",
-        doc: "how JSON holds the attribution: base64 of float32 little-endian, or nested lists",
+        doc: "How JSON represents arrays: base64 of little-endian values, or nested lists.",
         allowed: &["base64", "list"],
         default: Some("base64"),
         set: |options, value| read(value).map(|encoding| options.encoding = encoding),

@@ -111,17 +111,38 @@ fn every_reference_of_the_document_leads_somewhere() {
     }
 }
 
+/// Path, method and operation.
+fn operations() -> impl Iterator<Item = (&'static str, &'static str, &'static Value)> {
+    let items = DOCUMENT["paths"].as_object().unwrap().iter();
+    let of = |(path, item): (&'static String, &'static Value)| {
+        item.as_object().unwrap().iter().map(|(method, operation)| (path.as_str(), method.as_str(), operation))
+    };
+    items.flat_map(of)
+}
+
 #[test]
-fn every_default_of_the_document_is_a_value_that_it_allows() {
-    let operations = DOCUMENT["paths"].as_object().unwrap().values().filter_map(|item| item.get("post"));
-    let parameters: Vec<&Value> = operations.flat_map(|post| post["parameters"].as_array().unwrap()).collect();
-    assert!(parameters.len() > 20);
-    for parameter in parameters {
-        let schema = &parameter["schema"];
-        if let Some(default) = schema.get("default") {
-            validate(schema, default, &parameter["name"].to_string());
+fn every_operation_and_parameter_is_described_and_no_default_is_sent_unasked() {
+    let mut ids = Vec::new();
+    for (path, method, operation) in operations() {
+        let place = format!("{method} {path}");
+        ids.push(operation["operationId"].as_str().unwrap());
+        assert!(operation["summary"].as_str().is_some_and(|text| text.len() > 5), "{place}");
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            assert!(response["description"].as_str().is_some_and(|text| text.len() > 5), "{place} {status}");
+        }
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let place = format!("{place} {}", parameter["name"]);
+            assert!(parameter["description"].as_str().is_some_and(|text| text.len() > 5), "{place}");
+            assert!(parameter["schema"].get("default").is_none(), "{place}");
+            assert!(!parameter.to_string().contains("0.899"), "{place}");
         }
     }
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((ids.len(), count), (count, count), "{ids:?}");
+    let readable = |id: &&str| id.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    assert!(ids.iter().all(readable) && ids.contains(&"list_jobs") && ids.contains(&"get_model"), "{ids:?}");
 }
 
 #[test]

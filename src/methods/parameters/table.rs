@@ -31,8 +31,8 @@ const TARGET: Parameter = Parameter {
             Err(error) => Err(error.explain(facts.classes)),
         },
     },
-    doc: "the class to explain, resolved once on the clean input; a contrast a-b explains why a and not b. A number in JSON is an index; \
-          a text of digits that is a label too needs index: or label: before it",
+    doc: "The class to explain, resolved once on the unmodified input; a contrast a-b explains why a rather than b. A number in JSON is \
+          an index; digits that are a label as well need the prefix index: or label:.",
     from_model: false,
     get: |p| Some(p.target.to_json()),
 };
@@ -48,14 +48,14 @@ pub const DIFFERENTIATED: &[Parameter] = &[
             allowed: &["logits", "probabilities"],
             set: |p, value| choose(value).map(|head| p.head = head),
         },
-        doc: "which value of the network is explained",
+        doc: "Which output of the network is explained: its logits or its probabilities.",
         from_model: true,
         get: |p| Some(json!(p.head)),
     },
     Parameter {
         name: "seed",
         kind: Kind::Choice { allowed: &["one", "value"], set: |p, value| choose(value).map(|seed| p.seed = seed) },
-        doc: "what the backward walk starts with: one, or the head's own value",
+        doc: "The gradient at the output where backpropagation starts: one, or the output's own value.",
         from_model: false,
         get: |p| Some(json!(p.seed)),
     },
@@ -67,7 +67,7 @@ const PATTERN_LAYERS: Parameter = Parameter {
         forms: &["all", "inner", "except_first", "except_last", "a list of nodes"],
         set: |p, value, _| layers(value).map(|layers| p.pattern_layers = layers),
     },
-    doc: "the Linear layers that use their pattern, under a rule set with patterns; the others keep their plain gradient",
+    doc: "The layers whose weights are combined with their patterns, where the rule set uses patterns; other layers keep the plain gradient.",
     from_model: true,
     get: |p| match &p.pattern_layers {
         _ if !p.needs_patterns() => None,
@@ -89,7 +89,7 @@ pub const RULED: &[Parameter] = &[
             allowed: &["gradient", "guided_backprop", "deconvnet", "pattern_attribution", "pattern_net"],
             set: |p, value| choose(value).map(|rule_set| p.rule_set = Some(rule_set)),
         },
-        doc: "how derivatives are taken: the gradient, or what guided_backprop, deconvnet, pattern_attribution or pattern_net make of it",
+        doc: "The rules of the backward pass: the plain gradient, or those of guided_backprop, deconvnet, pattern_attribution or pattern_net.",
         from_model: false,
         get: |p| p.rule_set.map(|rule_set| json!(rule_set)),
     },
@@ -109,7 +109,7 @@ pub const BASELINE: &[Parameter] = &[Parameter {
             None => Err("is not a text".to_owned()),
         },
     },
-    doc: "where the path starts; several, joined by +, are averaged",
+    doc: "The baseline, where the path starts; results for several, joined by +, are averaged.",
     from_model: false,
     get: |p| Some(json!(p.baseline)),
 }];
@@ -132,14 +132,14 @@ pub const PATH: &[Parameter] = &[
                 })
             },
         },
-        doc: "presets n_steps and quadrature: fast 8 riemann_midpoint, paper 25 riemann_right, fine 50 riemann_midpoint",
+        doc: "Sets n_steps and quadrature: fast is 8 and riemann_midpoint, paper 25 and riemann_right, fine 50 and riemann_midpoint.",
         from_model: false,
         get: |_| None,
     },
     Parameter {
         name: "n_steps",
         kind: Kind::Integer { min: 1, max: MAX_STEPS, set: |p, n| p.n_steps = counted(n) },
-        doc: "points of the path, per baseline",
+        doc: "The number of points on the path, for each baseline.",
         from_model: false,
         get: |p| p.tolerance.is_none().then(|| json!(p.n_steps)),
     },
@@ -149,14 +149,14 @@ pub const PATH: &[Parameter] = &[
             allowed: &["riemann_left", "riemann_right", "riemann_midpoint", "riemann_trapezoid", "gauss_legendre"],
             set: |p, value| choose(value).map(|quadrature| p.quadrature = quadrature),
         },
-        doc: "where the points lie and how they are weighted; riemann_right is Eq. 1 of the PGIG paper",
+        doc: "The quadrature rule of the path integral; riemann_right is Eq. 1 of the PGIG paper.",
         from_model: false,
         get: |p| p.tolerance.is_none().then(|| json!(p.quadrature)),
     },
     Parameter {
         name: "multiply_by_inputs",
         kind: Kind::Boolean { set: |p, multiply| p.multiply_by_inputs = multiply },
-        doc: "whether the averaged gradient is multiplied by (x - x')",
+        doc: "Whether the averaged gradient is multiplied by (x - x').",
         from_model: false,
         get: |p| Some(json!(p.multiply_by_inputs)),
     },
@@ -167,14 +167,14 @@ pub const REFINED: &[Parameter] = &[
     Parameter {
         name: "tolerance",
         kind: Kind::Number { above: 0.0, max: 1.0, set: |p, tolerance| p.tolerance = Some(tolerance) },
-        doc: "instead of n_steps: refines riemann_midpoint from 8 points, threefold each time, until approximation_error is below this",
+        doc: "Instead of n_steps: riemann_midpoint with 8 points, tripled until approximation_error is below this value.",
         from_model: false,
         get: |p| p.tolerance.map(|tolerance| json!(tolerance)),
     },
     Parameter {
         name: "max_steps",
         kind: Kind::Integer { min: 8, max: MAX_STEPS, set: |p, n| p.max_steps = n as usize },
-        doc: "most points per baseline under a tolerance",
+        doc: "With tolerance: the most points on the path, for each baseline.",
         from_model: false,
         get: |p| p.tolerance.is_some().then(|| json!(p.max_steps)),
     },
@@ -183,7 +183,7 @@ pub const REFINED: &[Parameter] = &[
 pub const RANDOM: &[Parameter] = &[Parameter {
     name: "seed_value",
     kind: Kind::Integer { min: 0, max: MAX_EXACT, set: |p, seed| p.seed_value = seed },
-    doc: "key of the ChaCha8 generator, where anything is drawn at random",
+    doc: "Seed of the random number generator (ChaCha8).",
     from_model: false,
     get: |p| Some(json!(p.seed_value)),
 }];
@@ -191,7 +191,7 @@ pub const RANDOM: &[Parameter] = &[Parameter {
 const N_SAMPLES: Parameter = Parameter {
     name: "n_samples",
     kind: Kind::Integer { min: 1, max: MAX_STEPS, set: |p, n| p.n_samples = counted(n) },
-    doc: "how many samples are drawn",
+    doc: "The number of random samples.",
     from_model: false,
     get: |p| Some(json!(p.n_samples)),
 };
@@ -205,7 +205,7 @@ pub const NOISY: &[Parameter] = &[
     Parameter {
         name: "noise_level",
         kind: Kind::Number { above: 0.0, max: 10.0, set: |p, level| p.noise_level = level },
-        doc: "standard deviation of the noise, in units of max - min of the input",
+        doc: "Standard deviation of the noise, as a fraction of the input's range (max - min).",
         from_model: false,
         get: |p| Some(json!(p.noise_level)),
     },
@@ -219,7 +219,7 @@ pub const LAYERED: &[Parameter] = &[Parameter {
         among: |facts| facts.layers.iter().map(|layer| layer.name.clone()).collect(),
         set: |p, layer| p.layer = Some(layer),
     },
-    doc: "the layer whose channels are weighed",
+    doc: "The layer whose activations are weighted.",
     from_model: true,
     get: |p| p.layer.as_ref().map(|layer| json!(layer)),
 }];
@@ -227,7 +227,8 @@ pub const LAYERED: &[Parameter] = &[Parameter {
 /// For methods of the PGIG paper whose published code differs.
 pub const COMPAT_PGIG: &[Parameter] = &[compat(
     &["pgig-2020"],
-    "reproduces the PGIG paper's code instead of the formula: paths lack their last term, and noise adds up from sample to sample",
+    "pgig-2020: as the published code of the PGIG paper, not its formulas: the last term of the path is left out, and noise accumulates \
+     from sample to sample.",
 )];
 
 /// For methods that rank regions.
@@ -238,7 +239,7 @@ pub const REGIONS: &[Parameter] = &[
             allowed: &["felzenszwalb", "uploaded"],
             set: |p, value| choose(value).map(|source| p.segments = source),
         },
-        doc: "the regions: of Felzenszwalb's segmentation at six scales, or those sent with the request",
+        doc: "The regions: from Felzenszwalb's segmentation at six scales, or uploaded with the request.",
         from_model: false,
         get: |p| Some(json!(p.segments)),
     },
@@ -248,21 +249,21 @@ pub const REGIONS: &[Parameter] = &[
             allowed: &["full", "fast"],
             set: |p, value| choose(value).map(|algorithm| p.algorithm = algorithm),
         },
-        doc: "full adds the region whose uncovered part is densest, again and again; fast takes the regions by their density",
+        doc: "full: repeatedly add the region with the highest mean attribution over its uncovered pixels. fast: rank regions once by their mean attribution.",
         from_model: false,
         get: |p| Some(json!(p.algorithm)),
     },
     Parameter {
         name: "area_threshold",
         kind: Kind::Number { above: 0.0, max: 1.0, set: |p, part| p.area_threshold = part },
-        doc: "regions are ranked until they cover more than this part of the picture; the rest gets its mean",
+        doc: "Regions are ranked until they cover more than this fraction of the picture; the remaining pixels get their mean.",
         from_model: false,
         get: |p| Some(json!(p.area_threshold)),
     },
     Parameter {
         name: "min_pixel_diff",
         kind: Kind::Integer { min: 1, max: 1_000_000, set: |p, n| p.min_pixel_diff = n as usize },
-        doc: "regions that would add fewer pixels are passed over",
+        doc: "Regions that would add fewer pixels are skipped.",
         from_model: false,
         get: |p| Some(json!(p.min_pixel_diff)),
     },
@@ -281,7 +282,8 @@ pub const COMPAT_SIG: &[Parameter] = &[Parameter {
     },
     ..compat(
         &["sig-2019"],
-        "the SIG paper where the public code differs: black and white as baselines, colours in 0..1, segments from 20 pixels on",
+        "sig-2019: as the SIG paper where its published code differs: black and white baselines, colours from 0 to 1, segments of at least \
+         20 pixels.",
     )
 }];
 

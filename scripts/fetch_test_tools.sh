@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# What tests/clients needs, into runtime/: a Python environment with OpenAPI's validator, two generators of clients and Playwright,
+# and Chromium where it is not installed, out of Debian's packages. Quick when they are there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+requirements=tests/clients/requirements.txt
+environment=runtime/test_tools
+browser=runtime/chromium
+mkdir -p runtime
+scratch=$(mktemp -d runtime/.fetch.XXXXXX)
+trap 'rm -rf "$scratch"' EXIT
+
+if ! cmp -s "$requirements" "$environment/requirements.txt"; then
+  python3 -c 'import ensurepip, venv' || { echo "fetch_test_tools.sh: Python's venv is needed (Debian: apt-get install python3-venv)." >&2; exit 1; }
+  echo "fetching generators of clients into $environment"
+  rm -rf "$environment"
+  python3 -m venv "$environment"
+  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: --requirement "$requirements"
+  cp "$requirements" "$environment/requirements.txt"
+fi
+
+if command -v chromium >/dev/null || command -v chromium-headless-shell >/dev/null || [ -d "$browser" ]; then exit 0; fi
+
+command -v apt-get >/dev/null || { echo "fetch_test_tools.sh: Chromium is needed, and fetched on Debian alone: install it." >&2; exit 1; }
+echo "fetching Chromium into $browser"
+# The browser and those of its libraries that are not installed.
+missing() { apt-get --simulate --no-install-recommends install chromium-headless-shell | awk '/^Inst /{ print $2 }'; }
+fetch() (cd "$scratch" && mapfile -t packages < <(missing) && [ ${#packages[@]} -gt 0 ] && apt-get download -qq "${packages[@]}")
+fetch 2>/dev/null || { apt-get update -qq && fetch; }
+for package in "$scratch"/*.deb; do dpkg-deb -x "$package" "$scratch/root"; done
+mv "$scratch/root" "$browser"

@@ -1,0 +1,157 @@
+//! The bodies of requests, as their handlers name them: inputs, and every parameter beside them under its own name.
+
+use serde_json::{Value, json};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        Ref, RefOr,
+        schema::{
+            ArrayBuilder, KnownFormat, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType, Type,
+        },
+    },
+};
+
+use super::parameters::{self, Field};
+use crate::api::body::MAX_IMAGES;
+
+/// Bytes, as the content type says.
+pub struct Binary;
+
+impl PartialSchema for Binary {
+    fn schema() -> RefOr<Schema> {
+        RefOr::T(file().build().into())
+    }
+}
+
+impl ToSchema for Binary {}
+
+/// Bodies: fields of an object, those that it must have, and an example that a server with the bundled model answers.
+macro_rules! bodies {
+    ($($(#[$doc:meta])* $name:ident { $description:literal, $fields:expr, $required:expr, $example:expr })*) => {
+        $($(#[$doc])* pub struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                object($description, $fields, $required, $example)
+            }
+        }
+
+        impl ToSchema for $name {})*
+    };
+}
+
+bodies! {
+    /// JSON for POST /explain.
+    ExplainRequest {
+        "One of `image`, `images` and `tensor`, and parameters under their own names. `null` counts as absent.",
+        inputs().into_iter().chain(uploads()).chain(parameters::of_explain()),
+        None, Some(json!({ "image": DISC, "method": "integrated_gradients", "n_steps": 50 }))
+    }
+    /// JSON for POST /compare.
+    CompareRequest {
+        "One of `image`, `images` and `tensor`, and parameters under their own names; those beside `methods` are for every method that takes them.",
+        inputs().into_iter().chain(uploads()).chain(parameters::of_compare_body()),
+        Some("methods"), Some(json!({ "image": DISC, "methods": ["gradient", { "id": "integrated_gradients", "n_steps": 50 }] }))
+    }
+    /// JSON for POST /predict.
+    PredictRequest {
+        "One of `image`, `images` and `tensor`, and parameters under their own names. `null` counts as absent.",
+        inputs().into_iter().chain(parameters::of_predict()),
+        None, Some(json!({ "image": DISC, "top_k": 3 }))
+    }
+    /// A form for POST /explain.
+    ExplainForm {
+        "Images and what goes with them as files, parameters as text fields.",
+        form_files().into_iter().chain(form_uploads()).chain(parameters::of_explain()).chain([params()]),
+        Some("image"), None
+    }
+    /// A form for POST /compare.
+    CompareForm {
+        "An image and what goes with it as files, parameters as text fields; `method` is repeated.",
+        form_files().into_iter().chain(form_uploads()).chain(parameters::of_compare()).chain([params()]),
+        Some("image"), None
+    }
+    /// A form for POST /predict.
+    PredictForm {
+        "Images as files, parameters as text fields.",
+        form_files().into_iter().chain(parameters::of_predict()).chain([params()]),
+        Some("image"), None
+    }
+}
+
+/// An object with these fields; of two with the same name the first.
+fn object(
+    description: &str,
+    fields: impl Iterator<Item = Field>,
+    required: Option<&str>,
+    example: Option<Value>,
+) -> RefOr<Schema> {
+    let mut object = ObjectBuilder::new().description(Some(description)).examples(example).build();
+    for (name, schema) in fields.map(Field::into_property) {
+        object.properties.entry(name).or_insert(schema);
+    }
+    object.required.extend(required.map(str::to_owned));
+    RefOr::T(object.into())
+}
+
+/// A picture of 8 x 8 pixels, in base64: a blue disc.
+const DISC: &str = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAIAQMAAAD+wSzIAAAABlBMVEXIeCgeWqB0wpGFAAAAGElEQVR42mNgYLBhcmJiYGJgYmD+y8AAAAk9AYdnJaAyAAAAAElFTkSuQmCC";
+
+fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}
+
+fn file() -> ObjectBuilder {
+    text().format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+}
+
+/// The numbers with their shape, or nested lists of them.
+fn tensor() -> Schema {
+    let any = Object::with_type(SchemaType::AnyValue);
+    let lists = ArrayBuilder::new().items(any).description(Some("Nested lists of numbers."));
+    OneOfBuilder::new().item(Ref::from_schema_name("ShapedData")).item(lists).build().into()
+}
+
+fn inputs() -> [Field; 3] {
+    let images = ArrayBuilder::new().items(text()).max_items(Some(MAX_IMAGES)).build();
+    let image = "An encoded image (or an npy file) in base64: standard or URL-safe alphabet, with or without padding or line breaks, or a \
+        data URL.";
+    [
+        Field::new("image", image, text()),
+        Field::new("images", "Several images, each in base64.", Schema::from(images)),
+        Field::new(
+            "tensor",
+            "An input that is already preprocessed; with one leading axis more, a batch of them.",
+            tensor(),
+        ),
+    ]
+}
+
+fn uploads() -> [Field; 3] {
+    [
+        Field::new("baseline_image", "An encoded image to use as `baseline=uploaded`, in base64.", text()),
+        Field::new("baseline_tensor", "A tensor to use as `baseline=uploaded`.", tensor()),
+        Field::new("segments_file", "The file `segments` of the multipart form, in base64.", text()),
+    ]
+}
+
+fn form_files() -> [Field; 1] {
+    let files = ArrayBuilder::new().items(file()).max_items(Some(MAX_IMAGES)).build();
+    [Field::new(
+        "image",
+        "One or several image or npy files. The field may also be called `file`.",
+        Schema::from(files),
+    )]
+}
+
+fn form_uploads() -> [Field; 2] {
+    let segments = "A file of regions, to use as `segments=uploaded`: a PNG (or another lossless type) whose colours are labels, or an npy \
+        file of integer labels `[height, width]` or `[n, height, width]` (negative: no region) or of bool masks `[n, height, width]`, in \
+        the size of the upload or of the model's input. A text is the parameter `segments`.";
+    let baseline = "An image or npy file to use as `baseline=uploaded`. A text is the parameter `baseline`.";
+    [Field::new("baseline", baseline, file()), Field::new("segments", segments, file())]
+}
+
+fn params() -> Field {
+    Field::new("params", "Parameters as one JSON object, beside or instead of text fields.", text())
+}

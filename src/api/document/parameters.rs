@@ -1,0 +1,241 @@
+//! The parameters of POST /explain, /compare and /predict, out of the tables that parse them: once for the query, once as fields of
+//! JSON and of forms. None has a `default` in its schema: clients would send it whatever the method, and methods refuse what they do
+//! not take.
+
+use indexmap::IndexSet;
+use serde_json::Value;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+        schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type},
+    },
+};
+
+use crate::{
+    api::requester::TIMEOUT_HEADER,
+    app::{
+        compare::MAX_WAYS,
+        options::OPTIONS,
+        plan::{DEFAULT_TOP_K, MAX_TOP_K},
+    },
+    methods::{
+        parameters::{self, Kind},
+        registry::METHODS,
+    },
+    render::options::HeatmapOptions,
+};
+
+/// A parameter, wherever it is given.
+pub struct Field {
+    pub name: String,
+    pub description: String,
+    pub schema: RefOr<Schema>,
+}
+
+impl Field {
+    pub fn new(name: &str, description: impl Into<String>, schema: impl Into<RefOr<Schema>>) -> Self {
+        Self { name: name.to_owned(), description: description.into(), schema: schema.into() }
+    }
+
+    pub fn into_query(self) -> Parameter {
+        self.into_parameter(ParameterIn::Query)
+    }
+
+    fn into_parameter(self, place: ParameterIn) -> Parameter {
+        ParameterBuilder::new()
+            .name(self.name)
+            .parameter_in(place)
+            .description(Some(self.description))
+            .schema(Some(self.schema))
+            .build()
+    }
+
+    /// As a property of an object.
+    pub fn into_property(self) -> (String, RefOr<Schema>) {
+        let mut schema = self.schema;
+        match &mut schema {
+            RefOr::T(Schema::Object(object)) => object.description = Some(self.description),
+            RefOr::T(Schema::Array(array)) => array.description = Some(self.description),
+            RefOr::Ref(reference) => reference.description = self.description,
+            RefOr::T(_) => {}
+        }
+        (self.name, schema)
+    }
+}
+
+/// Of POST /explain.
+pub fn of_explain() -> Vec<Field> {
+    let doc = "The attribution method. Default: pgig where the model has patterns, else integrated_gradients.";
+    [Field::new("method", doc, method_ids())].into_iter().chain(shared()).collect()
+}
+
+/// Of POST /compare, in the query.
+pub fn of_compare() -> Vec<Field> {
+    let methods = ArrayBuilder::new().items(method_ids().build()).max_items(Some(MAX_WAYS)).build();
+    let method = Field::new("method", "A method to compare; repeat it for each method.", Schema::from(methods));
+    [method].into_iter().chain(shared()).collect()
+}
+
+/// Of POST /compare, in a JSON body.
+pub fn of_compare_body() -> Vec<Field> {
+    let id = Field::new("id", "The method.", method_ids());
+    let own = [id].into_iter().chain(of_methods()).map(Field::into_property);
+    let own = own.fold(ObjectBuilder::new(), |object, (name, schema)| object.property(name, schema));
+    let way = OneOfBuilder::new().item(method_ids()).item(own.required("id"));
+    let methods = ArrayBuilder::new().items(way).max_items(Some(MAX_WAYS)).build();
+    let doc = "The methods to compare: ids, or objects with an `id` and parameters for that method alone.";
+    [Field::new("methods", doc, Schema::from(methods))].into_iter().chain(shared()).collect()
+}
+
+/// Of POST /predict.
+pub fn of_predict() -> Vec<Field> {
+    let top_k = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_TOP_K as f64));
+    vec![model(), Field::new("top_k", format!("The number of classes. Default: {DEFAULT_TOP_K}."), top_k)]
+}
+
+/// The deadline of a request.
+pub fn timeout() -> Parameter {
+    let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+    let doc = "Deadline of the request in milliseconds: work that takes longer is stopped and answered with 504.";
+    Field::new(TIMEOUT_HEADER.as_str(), doc, schema).into_parameter(ParameterIn::Header)
+}
+
+/// All but the methods: what is explained, how it is answered, how it is drawn, then what only some methods take.
+fn shared() -> impl Iterator<Item = Field> {
+    let targets = "A target for each of several inputs, in their order, instead of `target`: joined by commas, or a list in JSON.";
+    let options = OPTIONS.iter().map(|option| {
+        let default = option.default.map(|default| format!(" Default: {default}.")).unwrap_or_default();
+        let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(option.allowed.iter().copied()));
+        Field::new(option.name, format!("{}{default}", option.doc), schema)
+    });
+    let (for_all, for_some): (Vec<_>, Vec<_>) =
+        rows().into_iter().partition(|(_, takers)| takers.len() == METHODS.len());
+    let describe = |(row, takers): (&'static parameters::Parameter, Vec<&'static str>)| of_row(row, &takers);
+    [model()]
+        .into_iter()
+        .chain(for_all.into_iter().map(describe))
+        .chain([Field::new("targets", targets, ObjectBuilder::new().schema_type(Type::String))])
+        .chain(options)
+        .chain(of_picture())
+        .chain(for_some.into_iter().map(describe))
+}
+
+/// The rows of all methods, each name once, with the methods that take it.
+fn rows() -> Vec<(&'static parameters::Parameter, Vec<&'static str>)> {
+    let mut found: Vec<(&'static parameters::Parameter, Vec<&'static str>)> = Vec::new();
+    for method in METHODS {
+        for row in method.parameters() {
+            match found.iter_mut().find(|(known, _)| known.name == row.name) {
+                Some((_, takers)) => takers.push(method.id),
+                None => found.push((row, vec![method.id])),
+            }
+        }
+    }
+    found
+}
+
+fn of_methods() -> impl Iterator<Item = Field> {
+    rows().into_iter().map(|(row, takers)| of_row(row, &takers))
+}
+
+fn model() -> Field {
+    Field::new(
+        "model",
+        "The model's id. Default: the server's default model.",
+        ObjectBuilder::new().schema_type(Type::String),
+    )
+}
+
+fn method_ids() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(METHODS.iter().map(|method| method.id)))
+}
+
+/// Which methods take it stands in its description, with what those have in common as default.
+fn of_row(row: &'static parameters::Parameter, takers: &[&'static str]) -> Field {
+    let base = ObjectBuilder::new();
+    let (schema, forms) = match &row.kind {
+        Kind::Integer { min, max, .. } => {
+            (base.schema_type(Type::Integer).minimum(Some(*min as f64)).maximum(Some(*max as f64)), None)
+        }
+        Kind::Number { above, max, .. } => {
+            (base.schema_type(Type::Number).exclusive_minimum(Some(*above)).maximum(Some(*max)), None)
+        }
+        Kind::Boolean { .. } => (base.schema_type(Type::Boolean), None),
+        Kind::Choice { .. } => (base.schema_type(Type::String).enum_values(Some(choices(row.name))), None),
+        Kind::Name { form, .. } => (base.schema_type(Type::String), Some(format!("Allowed: {form}."))),
+        Kind::Text { forms, .. } => (base.schema_type(Type::String), Some(format!("One of: {}.", forms.join(", ")))),
+    };
+    let methods = METHODS.iter().filter(|method| takers.contains(&method.id));
+    let defaults: Vec<Option<Value>> = methods.map(|method| row.default_of(method)).collect();
+    let shared = defaults.first().cloned().flatten().filter(|first| defaults.iter().all(|d| d.as_ref() == Some(first)));
+    let mut description = docs(row.name).join(" ");
+    if let Some(forms) = forms {
+        description.push_str(&format!(" {forms}"));
+    }
+    if let Some(default) = shared {
+        let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+        description.push_str(&format!(" Default: {default}."));
+    } else if defaults.iter().any(Option::is_some) {
+        description.push_str(" The default depends on the method: GET /methods.");
+    } else if row.from_model {
+        description.push_str(" Default: the model's own.");
+    }
+    description.push_str(&format!("\n\nMethods: {}.", among_all(takers)));
+    Field::new(row.name, description, schema)
+}
+
+/// The methods by name, or those left out where they are fewer.
+fn among_all(takers: &[&str]) -> String {
+    let others: Vec<&str> = METHODS.iter().map(|method| method.id).filter(|id| !takers.contains(id)).collect();
+    match others.len() {
+        0 => "all".to_owned(),
+        few if few <= 3 => format!("all except {}", others.join(", ")),
+        _ => takers.join(", "),
+    }
+}
+
+/// Rows of one name may differ in what they say and allow, as those of `compat` do.
+fn rows_named(name: &str) -> impl Iterator<Item = &'static parameters::Parameter> {
+    METHODS.iter().flat_map(|method| method.parameters()).filter(move |row| row.name == name)
+}
+
+fn docs(name: &str) -> Vec<&'static str> {
+    rows_named(name).map(|row| row.doc).collect::<IndexSet<_>>().into_iter().collect()
+}
+
+fn choices(name: &str) -> Vec<String> {
+    rows_named(name).flat_map(parameters::Parameter::allowed).collect::<IndexSet<_>>().into_iter().collect()
+}
+
+/// From the schema of the picture's options.
+fn of_picture() -> Vec<Field> {
+    let RefOr::T(Schema::Object(object)) = HeatmapOptions::schema() else { return Vec::new() };
+    // Through text: a float32 is 0.9 there, and 0.8999999761581421 as a JSON value.
+    let defaults = serde_json::to_string(&HeatmapOptions::default()).unwrap_or_default();
+    let defaults: Value = serde_json::from_str(&defaults).unwrap_or_default();
+    let mut types = Vec::new();
+    HeatmapOptions::schemas(&mut types);
+    let of_type = |place: &str| {
+        let (_, schema) = types.iter().find(|(name, _)| place.ends_with(&format!("/{name}")))?;
+        if let RefOr::T(Schema::Object(object)) = schema { object.description.clone() } else { None }
+    };
+    let option = |(name, mut schema): (String, RefOr<Schema>)| {
+        let doc = match &mut schema {
+            RefOr::T(Schema::Object(object)) => {
+                object.default = None;
+                object.description.take()
+            }
+            RefOr::Ref(reference) => {
+                reference.default = None;
+                of_type(&reference.ref_location)
+            }
+            RefOr::T(_) => None,
+        };
+        let default = &defaults[&name];
+        let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+        Field::new(&name, format!("Picture: {} Default: {default}.", doc.unwrap_or_default()), schema)
+    };
+    object.properties.into_iter().map(option).collect()
+}
