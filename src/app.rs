@@ -46,9 +46,9 @@ use crate::{
     tensor::{Tensor, TensorError},
     text::excerpt,
 };
-use answer::TimingMs;
+use answer::{ImageSize, TimingMs};
 use input::{Inputs, One, Prepared, Upload};
-use options::Options;
+use options::{Channels, Include, Options};
 use pixels::Pixels;
 use plan::{Plan, PredictPlan, Sent};
 use segments::SentSegments;
@@ -102,8 +102,11 @@ pub struct Explanation {
     pub explained: Explained,
     /// The heat map as PNG, when the plan wants it.
     pub picture: Option<Bytes>,
-    /// Whether JSON tells the regions of the map.
-    pub segments: bool,
+    /// Where it lies on the uploaded image.
+    pub image: Option<ImageSize>,
+    /// What of it JSON holds.
+    pub include: Include,
+    pub channels: Channels,
     /// About the input, the map, and the picture.
     pub warnings: Vec<String>,
     pub timing: TimingMs,
@@ -112,6 +115,7 @@ pub struct Explanation {
 /// The best classes of one input.
 #[derive(Clone, Debug)]
 pub struct Predicted {
+    pub image: Option<ImageSize>,
     pub predictions: Vec<Prediction>,
     pub warnings: Vec<String>,
     pub timing: TimingMs,
@@ -121,14 +125,10 @@ pub struct Predicted {
 #[derive(Clone, Debug)]
 pub struct Answered<T> {
     pub answers: Vec<T>,
-    /// Whether it is a list: of several answers, or of the inputs along a leading axis, were it one.
-    pub is_list: bool,
-}
-
-impl<T> Answered<T> {
-    fn new(answers: Vec<T>, batched: bool) -> Self {
-        Self { is_list: batched || answers.len() != 1, answers }
-    }
+    /// Whether arrays have a leading axis: for several answers, and for inputs that came with one.
+    pub has_axis: bool,
+    /// Of the model, those that answers share counted once.
+    pub evaluations: usize,
 }
 
 /// Why the service cannot start.
@@ -283,14 +283,16 @@ impl App {
         let uploads = self.read(uploads, &inputs, &plan.model).await?;
         let task = Task { count: inputs.len(), plan, uploads };
         let task = &task;
-        let answers: Vec<Vec<Explanation>> = stream::iter(inputs.into_iter().enumerate())
+        let answers: Vec<(Vec<Explanation>, usize)> = stream::iter(inputs.into_iter().enumerate())
             .map(|(at, input)| async move {
                 self.explain_one(task, at, input, caller).await.map_err(|error| locate(error, at, task.count))
             })
             .buffered(INPUTS_AT_ONCE)
             .try_collect()
             .await?;
-        Ok(Answered::new(answers.into_iter().flatten().collect(), batched))
+        let (answers, evaluations): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
+        let answers: Vec<_> = answers.into_iter().flatten().collect();
+        Ok(Answered { has_axis: batched || answers.len() != 1, answers, evaluations: evaluations.into_iter().sum() })
     }
 
     /// The best classes of every input, in order.
@@ -299,18 +301,17 @@ impl App {
         plan: &PredictPlan,
         inputs: Vec<Input>,
         caller: &Caller,
-    ) -> Result<Answered<Predicted>, AppError> {
-        let Inputs { each: inputs, batched } = self.split(inputs, &plan.model).await?;
+    ) -> Result<Vec<Predicted>, AppError> {
+        let inputs = self.split(inputs, &plan.model).await?.each;
         let count = inputs.len();
         let _admitted = self.admit(&plan.model, "predict", count, caller).await?;
-        let answers: Vec<Predicted> = stream::iter(inputs.into_iter().enumerate())
+        stream::iter(inputs.into_iter().enumerate())
             .map(|(at, input)| async move {
                 self.predict_one(plan, input, caller).await.map_err(|error| locate(error, at, count))
             })
             .buffered(INPUTS_AT_ONCE)
             .try_collect()
-            .await?;
-        Ok(Answered::new(answers, batched))
+            .await
     }
 
     /// A place among the requests that are done in time; none for what costs more than is allowed, which is refused by that name.
@@ -401,7 +402,7 @@ impl App {
         at: usize,
         input: One,
         caller: &Caller,
-    ) -> Result<Vec<Explanation>, AppError> {
+    ) -> Result<(Vec<Explanation>, usize), AppError> {
         let started = Instant::now();
         let Task { plan, .. } = task;
         let mut prepared = self.prepare(input, &plan.model).await?;
@@ -413,23 +414,19 @@ impl App {
         };
         let limit = self.settings().max_interactive_evaluations / task.count;
         let input = prepared.tensor.clone();
-        let explained =
+        let answered =
             drive::explain(self.means(caller), &plan.model, input, std::slice::from_ref(&request), Some(limit))
                 .await
-                .map(|answered| answered.explained.into_iter().flatten().collect::<Vec<_>>())
                 .map_err(|error| whole_cost(error, task.count, self.settings().max_interactive_evaluations))?;
+        let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
         let before_render = Instant::now();
         let pictures = self.render(plan, prepared.upload.take(), &explained, caller).await?;
         let render = before_render.elapsed();
         record_stages(&prepared, render);
-        Ok(explained
-            .into_iter()
-            .zip(pictures)
-            .map(|(explained, picture)| Explanation {
-                segments: plan.options.include_segments,
-                ..explanation(&plan.model, at, &prepared, explained, picture, render, started)
-            })
-            .collect())
+        let explanations = explained.into_iter().zip(pictures).map(|(explained, picture)| {
+            explanation(&plan.model, &plan.options, at, &prepared, explained, picture, render, started)
+        });
+        Ok((explanations.collect(), answered.evaluations))
     }
 
     async fn predict_one(&self, plan: &PredictPlan, input: One, caller: &Caller) -> Result<Predicted, AppError> {
@@ -445,7 +442,7 @@ impl App {
             total: milliseconds(started.elapsed()),
             ..engine_timing(timing)
         };
-        Ok(Predicted { predictions, warnings: prepared.warnings, timing })
+        Ok(Predicted { image: prepared.image, predictions, warnings: prepared.warnings, timing })
     }
 
     /// The heat map of each explanation as PNG, and what is odd about it, where the plan wants one.
@@ -497,6 +494,7 @@ fn record_stages(prepared: &Prepared, render: Duration) {
 
 fn explanation(
     model: &Arc<Model>,
+    options: &Options,
     input: usize,
     prepared: &Prepared,
     explained: Explained,
@@ -511,7 +509,9 @@ fn explanation(
         model: model.clone(),
         input,
         picture: picture.png,
-        segments: false,
+        image: prepared.image,
+        include: options.include,
+        channels: options.channels,
         warnings: warnings.into_iter().flatten().cloned().collect(),
         timing: TimingMs {
             decode: milliseconds(prepared.decode),
@@ -566,7 +566,7 @@ fn check_inputs(plan: &Plan, inputs: &[One]) -> Result<(), AppError> {
 /// A picture that is asked for, of a tensor.
 fn undrawable(options: &Options, inputs: &[One]) -> Option<Fault> {
     let png = options.format == Some(options::Format::Png);
-    let (param, allowed): (_, &[&str]) = match (png, options.include_heatmap) {
+    let (param, allowed): (_, &[&str]) = match (png, options.include.heatmap) {
         (true, _) => ("format", &["json", "npy"]),
         (false, true) => ("include", &[]),
         (false, false) => return None,

@@ -7,6 +7,9 @@
 //! `segment` cuts pictures into regions; `model` holds what is known of each classifier, `dataset` sets of labelled images;
 //! `app` wires the rooms; `settings` says how.
 
+/// Of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 pub mod api;
 pub mod app;
 pub mod autodiff;

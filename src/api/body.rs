@@ -1,4 +1,4 @@
-//! The bodies that POST /explain and /predict take: one image, multipart, JSON, npy. Reading is asynchronous, parsing is not
+//! The bodies that POST /explain, /compare and /predict take: one image, multipart, JSON, npy. Reading is asynchronous, parsing is not
 //! (it runs on the pool). Values of parameters come from the query and the body together.
 
 use std::{convert::Infallible, fmt};
@@ -6,7 +6,7 @@ use std::{convert::Infallible, fmt};
 use axum::{
     body::Bytes,
     extract::{FromRequestParts, Query, Request},
-    http::{Uri, header, request::Parts},
+    http::{HeaderMap, Uri, header, request::Parts},
 };
 use futures::{executor::block_on, stream};
 use multer::Multipart;
@@ -44,7 +44,19 @@ pub enum Posted {
     Image(Bytes),
     Npy(Bytes),
     Json(Bytes),
-    Multipart { images: Vec<Bytes>, baseline: Option<Bytes>, segments: Option<Bytes>, params: Option<Bytes> },
+    Multipart(Form),
+}
+
+/// The parts of a multipart body.
+#[derive(Debug, Default)]
+pub struct Form {
+    images: Vec<Bytes>,
+    baseline: Option<Bytes>,
+    segments: Option<Bytes>,
+    /// Parameters as JSON.
+    params: Option<Bytes>,
+    /// Parameters as fields of their own.
+    fields: Map<String, Value>,
 }
 
 /// What a body holds.
@@ -74,77 +86,119 @@ pub fn parse_query(uri: &Uri, repeated: &[&str]) -> Result<Map<String, Value>, A
     let mut given = Map::new();
     let mut faults = Faults::default();
     for (name, value) in pairs {
-        if repeated.contains(&name.as_str()) {
-            if let Value::Array(values) = given.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
-                values.push(Value::String(value));
-            }
-            continue;
-        }
-        if given.contains_key(&name) {
-            faults.push_with(|| twice(&name, "in the query"));
-        }
-        given.insert(name, Value::String(value));
+        add(&mut given, name, value, repeated, "in the query", &mut faults);
     }
     Ok(faults.settle(given).map_err(AppError::from)?)
+}
+
+/// Adds a pair of a query or form: to a list where its name may be repeated.
+fn add(
+    given: &mut Map<String, Value>,
+    name: String,
+    value: String,
+    repeated: &[&str],
+    place: &str,
+    faults: &mut Faults,
+) {
+    if repeated.contains(&name.as_str()) {
+        if let Value::Array(values) = given.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
+            values.push(Value::String(value));
+        }
+        return;
+    }
+    if given.contains_key(&name) {
+        faults.push_with(|| twice(&name, place));
+    }
+    given.insert(name, Value::String(value));
 }
 
 fn twice(name: &str, place: &str) -> Fault {
     Fault::says(name, format!("is given twice {place}"))
 }
 
-/// The query's values joined with the body's.
-fn join(query: Map<String, Value>, body: Map<String, Value>) -> Result<Map<String, Value>, AppError> {
-    let mut given = query;
+/// The values of two places, where each is given once.
+fn join(one: Map<String, Value>, other: Map<String, Value>, places: &str) -> Result<Map<String, Value>, AppError> {
+    let mut given = one;
     let mut faults = Faults::default();
-    for (name, value) in body {
+    for (name, value) in other {
         if given.contains_key(&name) {
-            faults.push_with(|| twice(&name, "(in the query and in the body)"));
+            faults.push_with(|| twice(&name, places));
         }
         given.insert(name, value);
     }
     Ok(faults.settle(given)?)
 }
 
-/// Reads the body, takes a place among the requests that are worked on, and settles with `plan` what the query and the body ask for.
-/// What is large is worked on in the pool.
+/// A request that is read, and can be carried out as far as is known.
+pub struct Settled<T> {
+    pub plan: T,
+    pub inputs: Vec<Input>,
+    pub uploads: Uploads,
+    /// Whether the body is one image and nothing else, of an image's type or of none.
+    pub is_picture: bool,
+    pub place: Place,
+}
+
+/// Reads query and body, takes a place among the requests that are worked on, and settles with `plan` what both ask for. Parameters in
+/// `repeated` may be given several times. What is large is worked on in the pool.
 pub async fn settle<T: Send + 'static>(
-    query: Map<String, Value>,
     request: Request,
     api: &Api,
+    repeated: &'static [&'static str],
     plan: impl FnOnce(&App, Map<String, Value>, Sent) -> Result<T, AppError> + Send + 'static,
-) -> Result<(T, Vec<Input>, Uploads, Place), ApiError> {
-    let (posted, body) = read_posted(request, api).await?;
+) -> Result<Settled<T>, ApiError> {
+    let query = parse_query(request.uri(), repeated)?;
+    // Generated clients say so of every file, and read JSON.
+    let is_binary = media_type(request.headers()).as_deref() == Some(OCTET_STREAM);
+    let (posted, body) = read_posted(request, api, repeated).await?;
+    let is_picture = matches!(posted, Posted::Image(_)) && !is_binary;
     let place = Place::take(api, body)?;
     let app = api.app().clone();
     let settle = move || {
         let Contents { inputs, uploads, parameters } = posted.parse()?;
-        Ok((plan(&app, join(query, parameters)?, uploads.sent())?, inputs, uploads, place))
+        let given = join(query, parameters, "(in the query and in the body)")?;
+        Ok(Settled { plan: plan(&app, given, uploads.sent())?, inputs, uploads, is_picture, place })
     };
     api.app().pool().run(settle).await.map_err(AppError::from)?
 }
 
-/// Most parts of a multipart body: images, what goes with them, and some that are then named as unknown.
-const MAX_PARTS: usize = 64;
+/// Most parts of a multipart body: images, what goes with them, and parameters.
+const MAX_PARTS: usize = MAX_IMAGES + MAX_PARAMETERS;
+
+const OCTET_STREAM: &str = "application/octet-stream";
+
+/// The content type without its parameters, in lower case.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(header::CONTENT_TYPE)?.to_str().unwrap_or("unreadable");
+    Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
 
 /// Reads the body that the content type announces, or whose first bytes say what it is: curl's --data-binary announces a form.
-pub async fn read_posted(request: Request, api: &Api) -> Result<(Posted, Share), ApiError> {
-    let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
-    let essence = content_type.map(|text| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-    let recognise: fn(Bytes) -> Posted = match essence.as_deref() {
-        None | Some("" | "application/x-www-form-urlencoded" | "application/octet-stream") => Posted::recognise,
+async fn read_posted(
+    request: Request,
+    api: &Api,
+    repeated: &'static [&'static str],
+) -> Result<(Posted, Share), ApiError> {
+    let media_type = media_type(request.headers());
+    let recognise: fn(Bytes) -> Posted = match media_type.as_deref() {
+        None | Some("" | "application/x-www-form-urlencoded" | OCTET_STREAM) => Posted::recognise,
         // The decoder looks at the content, and refuses by name what it does not read.
         Some(image) if image.starts_with("image/") => Posted::Image,
         Some(NPY) => Posted::Npy,
         Some("application/json") => Posted::Json,
         Some("multipart/form-data") => {
+            let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let boundary = multer::parse_boundary(content_type.unwrap_or_default()).map_err(broken_multipart)?;
             let (bytes, share) = read(request, api).await?;
-            let parts = move || block_on(split(Multipart::new(stream::iter([Ok::<_, Infallible>(bytes)]), boundary)));
+            let parts = move || {
+                let multipart = Multipart::new(stream::iter([Ok::<_, Infallible>(bytes)]), boundary);
+                block_on(split(multipart, repeated)).map(Posted::Multipart)
+            };
             return Ok((api.app().pool().run(parts).await.map_err(AppError::from)??, share));
         }
         _ => {
             return Err(ApiError::UnsupportedMediaType {
-                found: essence,
+                found: media_type,
                 allowed: format!("{}, {NPY}, application/json or multipart/form-data", types::content_types()),
             });
         }
@@ -161,42 +215,49 @@ fn broken_multipart(error: multer::Error) -> ApiError {
     ApiError::BrokenMultipart { reason: error.to_string() }
 }
 
-/// Takes the parts of a whole body apart. Their headers and names may be as long as the body.
-async fn split(mut multipart: Multipart<'_>) -> Result<Posted, ApiError> {
-    let mut parts = 0;
-    let (mut images, mut baseline, mut segments, mut params) = (Vec::new(), None, None, None);
-    let mut faults = Faults::default();
+/// Takes the parts of a whole body apart. Their headers and names may be as long as the body. An empty text is a field left blank.
+async fn split(mut multipart: Multipart<'_>, repeated: &[&str]) -> Result<Form, ApiError> {
+    let (mut form, mut faults) = (Form::default(), Faults::default());
+    let (mut parts, mut parameter_bytes) = (0, 0);
     while let Some(field) = multipart.next_field().await.map_err(broken_multipart)? {
         parts += 1;
         if parts > MAX_PARTS {
             return Err(ApiError::BrokenMultipart { reason: format!("it has more than {MAX_PARTS} parts") });
         }
         let name = field.name().unwrap_or_default().to_owned();
+        let is_file = field.file_name().is_some();
         let bytes = field.bytes().await.map_err(broken_multipart)?;
-        let place = match name.as_str() {
-            "image" if images.len() == MAX_IMAGES => {
-                return Err(too_many("image"));
-            }
-            "image" => {
-                images.push(bytes);
+        let text = (!is_file).then(|| std::str::from_utf8(&bytes).ok()).flatten();
+        let place = match (name.as_str(), text) {
+            ("image" | "file", _) if form.images.len() == MAX_IMAGES => return Err(too_many("image")),
+            ("image" | "file", _) => {
+                form.images.push(bytes);
                 continue;
             }
-            "baseline" => &mut baseline,
-            "segments" => &mut segments,
-            "params" => &mut params,
-            _ => {
-                faults.push_with(|| {
-                    let allowed = ["image", "baseline", "segments", "params"];
-                    Fault::new(name, "is not a field of the multipart body", allowed)
-                });
+            ("params", _) => &mut form.params,
+            ("baseline", None) => &mut form.baseline,
+            ("segments", None) => &mut form.segments,
+            (_, Some("")) => continue,
+            (_, Some(text)) => {
+                parameter_bytes += name.len() + text.len();
+                if parameter_bytes > MAX_PARAMETER_BYTES {
+                    let reason = format!("its text fields hold more than {MAX_PARAMETER_BYTES} bytes");
+                    return Err(ApiError::BrokenMultipart { reason });
+                }
+                add(&mut form.fields, name, text.to_owned(), repeated, "in the form", &mut faults);
+                continue;
+            }
+            (_, None) => {
+                let allowed = ["image", "file", "baseline", "segments"];
+                faults.push_with(|| Fault::new(name, "is not a file of this form; parameters are texts", allowed));
                 continue;
             }
         };
         if place.replace(bytes).is_some() {
-            faults.push(twice(&name, "in the multipart body"));
+            faults.push(twice(&name, "in the form"));
         }
     }
-    Ok(faults.settle(Posted::Multipart { images, baseline, segments, params }).map_err(AppError::from)?)
+    Ok(faults.settle(form).map_err(AppError::from)?)
 }
 
 impl Posted {
@@ -220,12 +281,15 @@ impl Posted {
             }
             Self::Npy(bytes) => Ok(Contents { inputs: vec![Input::Npy(bytes)], ..Contents::default() }),
             Self::Json(bytes) => json_body::parse(&bytes),
-            Self::Multipart { images, baseline, segments, params } => Ok(Contents {
+            Self::Multipart(Form { images, baseline, segments, params, fields }) => Ok(Contents {
                 inputs: images.into_iter().map(Input::of).collect(),
                 uploads: Uploads { baseline: baseline.map(Input::of), segments },
                 parameters: match params {
-                    None => Map::new(),
-                    Some(params) => json_body::parse_parameters(&params)?.finish("in params")?,
+                    None => fields,
+                    Some(params) => {
+                        let params = json_body::parse_parameters(&params)?.finish("in params")?;
+                        join(fields, params, "(in a field and in params)")?
+                    }
                 },
             }),
         }

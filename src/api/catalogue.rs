@@ -11,7 +11,10 @@ use axum::{
     http::request::Parts,
 };
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{
+    Value,
+    value::{self, RawValue},
+};
 use tokio::sync::OnceCell;
 use utoipa::ToSchema;
 
@@ -53,7 +56,7 @@ pub struct MethodCard {
     pub paper: String,
     /// Evaluations of the model (one forward and backward pass of one input), in terms of its parameters.
     pub cost: String,
-    /// By default, without a `rule_set`.
+    /// Whether it needs patterns, with its default `rule_set`.
     pub needs_patterns: bool,
     pub parameters: Vec<ParameterCard>,
 }
@@ -75,7 +78,7 @@ pub struct ParameterCard {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
     pub models: Vec<ModelSummary>,
-    /// Folders that could not be loaded, with every fault.
+    /// Folders that failed to load, with every error.
     pub broken_models: Vec<BrokenModel>,
 }
 
@@ -88,11 +91,11 @@ pub struct BrokenModel {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelSummary {
     pub id: String,
-    /// Whether requests that name no model get this one.
+    /// Whether it is used for requests that name no model.
     pub default: bool,
     /// Shape of one input, without batch axis.
     pub shape: Vec<usize>,
-    /// Whether it takes images; else ready tensors alone.
+    /// Whether it takes images; otherwise only preprocessed tensors.
     pub takes_images: bool,
     pub classes: Option<usize>,
     pub has_patterns: bool,
@@ -101,23 +104,24 @@ pub struct ModelSummary {
     pub warnings: Vec<String>,
 }
 
-/// All that is known of a model.
+/// A model in full.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelCard {
     #[serde(flatten)]
     pub summary: ModelSummary,
     /// SHA-256 of `model.onnx`.
     pub hash: String,
-    /// As in `model.toml`, with what was absent inferred: input, head, pattern_layers, output, layer.
+    /// `model.toml` with missing entries filled in: input, head, pattern_layers, output, layer.
     #[schema(value_type = Object)]
-    pub manifest: Value,
+    pub manifest: Box<RawValue>,
     /// One name per class; empty without a labels file.
     pub labels: Vec<String>,
-    /// Identifies the fit of the patterns.
+    /// Id of the fitted patterns.
     pub patterns: Option<String>,
-    /// The Linear layers in the order of the forward pass; empty where the network cannot be differentiated.
+    /// The layers with weights (convolutions and matrix products), in the order of the forward pass; empty where the network cannot be
+    /// differentiated.
     pub linear_layers: Vec<LayerCard>,
-    /// The layers that Grad-CAM can look at, in the order of the forward pass; `manifest.layer` is the default.
+    /// The layers that Grad-CAM can use, in the order of the forward pass; `manifest.layer` is the default.
     #[schema(value_type = Vec<ActivationCard>)]
     pub layers: Vec<Layer>,
     /// The values between input and head in the order of the forward pass; empty where the network cannot be differentiated.
@@ -125,10 +129,10 @@ pub struct ModelCard {
     pub methods: Vec<Applicability>,
 }
 
-/// A Linear layer.
+/// A layer with weights.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LayerCard {
-    /// What `pattern_layers` calls it.
+    /// Its name in `pattern_layers`.
     pub node: String,
     pub op_type: String,
     pub weight_shape: Vec<usize>,
@@ -192,7 +196,8 @@ pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
 pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelCard>, ApiError> {
     let models = api.app().models();
     let model = models.get(&id).ok_or_else(|| AppError::UnknownModel { id, known: api.app().model_ids() })?;
-    let manifest = serde_json::to_value(&model.manifest).map_err(|e| ApiError::Internal { reason: e.to_string() })?;
+    // As text, a float32 is as short as it was written; as a JSON value it would be a float64 with the rounding told.
+    let manifest = value::to_raw_value(&model.manifest).map_err(|e| ApiError::Internal { reason: e.to_string() })?;
     let graph = model.graph.clone();
     let examined = api.examined(&model.id);
     let examined = examined

@@ -4,14 +4,14 @@ use std::time::Instant;
 
 use axum::{
     extract::State,
-    http::{HeaderMap, Uri, header},
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 
 use super::{
     Api,
-    body::{parse_query, settle},
+    body::{Settled, settle},
     codes::ApiError,
     document::{Binary, CompareForm, CompareRequest, Problems},
     explain::{server_timing, warnings_header},
@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     app::{
-        App, AppError, Input,
-        answer::{self, ComparisonAnswer},
+        App, AppError,
+        answer::{self, Explanations},
         options::Format,
     },
     telemetry,
@@ -31,8 +31,8 @@ use crate::{
 ///
 /// Name each method: `method=pgig&method=gradient` in the query or a form, or in JSON a list `methods` of ids or of objects with an `id`
 /// and parameters for that method alone (`{"id": "pgig", "pattern_layers": "all"}`). Other parameters apply to every method that takes
-/// them. Evaluations that several methods need are done once. An image is answered with a labelled grid: the image, then one map per
-/// method; with `target=top:k`, at least one row per class. Tensors are answered with JSON.
+/// them. Evaluations that several methods need are done once. A picture is a labelled grid: the image, then one map per method; with
+/// `target=top:k`, at least one row per class. The format of the answer is chosen as for POST /explain.
 #[utoipa::path(
     post,
     path = "/compare",
@@ -45,7 +45,7 @@ use crate::{
     ),
     responses(
         (status = 200, description = "The comparison.",
-            content((ComparisonAnswer = "application/json"), (Binary = "image/png")),
+            content((Explanations = "application/json"), (Binary = "image/png")),
             headers(
                 ("x-explaind-warnings" = String, description = "As for POST /explain, each preceded by its method unless all methods share it."),
                 ("server-timing" = String, description = "Milliseconds spent in each stage."))),
@@ -55,19 +55,15 @@ use crate::{
 pub async fn compare(
     State(api): State<Api>,
     requester: Requester,
-    uri: Uri,
     headers: HeaderMap,
     request: axum::extract::Request,
 ) -> Result<Response, ApiError> {
     requester
         .finish(async {
-            let query = parse_query(&uri, &["method"])?;
             let app = api.app();
-            let (mut plan, inputs, uploads, _place) = settle(query, request, &api, App::plan_comparison).await?;
-            let suited = match inputs.as_slice() {
-                [Input::Image(_)] => Format::Png,
-                _ => Format::Json,
-            };
+            let Settled { mut plan, inputs, uploads, is_picture, place: _place } =
+                settle(request, &api, &["method", "include"], App::plan_comparison).await?;
+            let suited = if is_picture { Format::Png } else { Format::Json };
             let format = match choose_format(plan.options.format, &headers, suited)? {
                 Format::Npy => suited,
                 format => format,
@@ -90,7 +86,7 @@ pub async fn compare(
             telemetry::record_stage("encode", encode);
             let mut response = ([(header::CONTENT_TYPE, content_type(format))], bytes).into_response();
             response.headers_mut().extend(headers);
-            response.headers_mut().extend(server_timing(&[timing], encode.as_secs_f64() * 1e3));
+            response.headers_mut().extend(server_timing(timing, encode.as_secs_f64() * 1e3));
             Ok(response)
         })
         .await

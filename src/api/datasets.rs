@@ -40,7 +40,7 @@ const MAX_COMPARED: usize = 20;
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DatasetList {
     pub datasets: Vec<DatasetSummary>,
-    /// Sets that cannot be used as a whole, and why.
+    /// Data sets that cannot be used, and why.
     pub broken_datasets: Vec<BrokenDataset>,
 }
 
@@ -50,39 +50,39 @@ pub struct BrokenDataset {
     pub reason: String,
 }
 
-/// What a set of images holds.
+/// A data set in short.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DatasetSummary {
     pub id: String,
-    /// Uploaded, else a folder of the server's settings.
+    /// Whether it was uploaded; otherwise it is a folder from the server's settings.
     pub uploaded: bool,
-    /// Those that cannot be decoded among them.
+    /// Number of images, including those that cannot be decoded.
     pub images: usize,
-    /// Images with a label.
+    /// Number of images with a label.
     pub labelled: usize,
-    /// Images with a mask.
+    /// Number of images with a mask.
     pub masks: usize,
-    /// Things that are wrong with single files.
+    /// Number of problems with individual files.
     pub problems: usize,
-    /// Files that are neither images nor labels.
+    /// Number of files that are neither images nor labels.
     pub ignored_files: usize,
-    /// How many of them have each extension, in lower case; `none` and `other` for those without one of their own here.
+    /// Their number by extension, in lower case; `none` for those without, `other` for extensions that are not listed.
     #[schema(example = json!({ ".heic": 100 }))]
     pub ignored: BTreeMap<String, usize>,
     /// SHA-256 over paths, contents, labels and masks.
     pub hash: String,
 }
 
-/// All that is known of a data set.
+/// A data set in full.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DatasetCard {
     #[serde(flatten)]
     pub summary: DatasetSummary,
-    /// How many images have each label, of the first 1000 labels; those of the column `index` are `index:281`.
+    /// The number of images with each label, for the first 1000 labels; those from the column `index` are written `index:281`.
     pub labels: BTreeMap<String, usize>,
-    /// How many labels there are.
+    /// The number of different labels.
     pub distinct_labels: usize,
-    /// What is wrong with single files, the first 1000; with `model`, labels that mean no class of it too, each once with its first image.
+    /// Problems with individual files, at most 1000. With `model` also labels that none of its classes has, each once with its first image.
     #[serde(rename = "problem_list")]
     pub problems: Vec<Problem>,
 }

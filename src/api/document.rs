@@ -6,7 +6,7 @@ mod problems;
 
 use axum::Router;
 use utoipa::{
-    OpenApi, PartialSchema,
+    OpenApi, PartialSchema, ToSchema,
     openapi::{
         self, Content, RefOr,
         path::Parameter,
@@ -40,7 +40,7 @@ pub use problems::*;
         (name = "datasets", description = "Images for benchmarks, baselines and pattern fitting"),
         (name = "health", description = "Probes and metrics"),
     ),
-    components(schemas(problem::Problem, HeatmapOptions, ShapedData)),
+    components(schemas(problem::Problem, HeatmapOptions, ShapedData, Tensor)),
 )]
 struct Description;
 
@@ -64,6 +64,7 @@ pub(super) fn split(routes: OpenApiRouter<Api>) -> (Router<Api>, openapi::OpenAp
     }
     add_kinds(&mut document);
     refuse_null(&mut document);
+    add_types(&mut document);
     add_refusals(&mut document);
     add_request_id(&mut document);
     (router, document)
@@ -104,6 +105,14 @@ fn add_refusals(document: &mut openapi::OpenApi) {
         {
             operation.responses.responses.extend(problems::problems(&[METHOD_NOT_ALLOWED]));
         }
+    }
+}
+
+/// Parameters are described one by one: of those of the picture and of methods only the types are components.
+fn add_types(document: &mut openapi::OpenApi) {
+    if let Some(components) = &mut document.components {
+        components.schemas.remove(&*HeatmapOptions::name());
+        components.schemas.extend(parameters::types());
     }
 }
 

@@ -11,7 +11,7 @@ use axum::{
 use futures::{Stream, stream};
 use serde_json::json;
 
-use super::{Api, catalogue::Id, codes::ApiError, document::EventsProblems};
+use super::{Api, catalogue::Id, codes::ApiError, document::EventsProblems, jobs::Time};
 use crate::{
     app::AppError,
     jobs::store::Event,
@@ -51,7 +51,7 @@ pub async fn follow_job(
 }
 
 fn write(event: &Event) -> sse::Event {
-    let mut data = json!({ "at_ms": event.at });
+    let mut data = json!({ "at": Time(event.at).to_string() });
     if let (Some(fields), Some(payload)) = (data.as_object_mut(), event.payload.as_object()) {
         fields.extend(payload.clone());
     }

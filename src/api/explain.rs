@@ -12,7 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
     Api,
-    body::{Pairs, settle},
+    body::{Settled, settle},
     codes::ApiError,
     document::{Binary, ExplainForm, ExplainRequest, Problems},
     negotiate::{choose_format, content_type},
@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     app::{
-        App, AppError, Explanation, Input,
-        answer::{self, Answers, TimingMs},
+        App, AppError, Explanation,
+        answer::{self, Explanations, TimingMs},
         options::Format,
     },
     telemetry,
@@ -55,8 +55,9 @@ const EXTENDED: &str = "UTF-8''";
 
 /// Explain a prediction
 ///
-/// Answers a single image with a heat map over it, at its own size, and anything else with JSON, unless `format` or the Accept header asks
-/// for something else. Parameters may be given in the query, in the JSON body or as fields of the form.
+/// An image that is the whole body is answered with a heat map over it, at its own size; a form, JSON, an array or
+/// application/octet-stream with JSON. `format` or the Accept header chooses otherwise. Parameters may be given in the query, in the JSON
+/// body or as fields of the form.
 #[utoipa::path(
     post,
     path = "/explain",
@@ -73,7 +74,7 @@ const EXTENDED: &str = "UTF-8''";
     ),
     responses(
         (status = 200, description = "The explanation.",
-            content((Answers = "application/json"), (Binary = "image/png"), (Binary = "application/x-npy")),
+            content((Explanations = "application/json"), (Binary = "image/png"), (Binary = "application/x-npy")),
             headers(
                 ("x-explaind-target" = String, description = "Index and label of the class explained, where there is one explanation. Text beyond ASCII is encoded as in RFC 8187: `UTF-8''285%20caf%C3%A9`."),
                 ("x-explaind-score" = f32, description = "The score of that class."),
@@ -87,17 +88,17 @@ const EXTENDED: &str = "UTF-8''";
 pub async fn explain(
     State(api): State<Api>,
     requester: Requester,
-    Pairs(query): Pairs,
     headers: HeaderMap,
     request: axum::extract::Request,
 ) -> Result<Response, ApiError> {
     requester
         .finish(async {
             let app = api.app();
-            let (mut plan, inputs, uploads, _place) = settle(query, request, &api, App::plan).await?;
-            let suited = match inputs.as_slice() {
-                [Input::Image(_)] if plan.parameters_of(0).target.answers() == 1 => Format::Png,
-                _ => Format::Json,
+            let Settled { mut plan, inputs, uploads, is_picture, place: _place } =
+                settle(request, &api, &["include"], App::plan).await?;
+            let suited = match is_picture && plan.parameters_of(0).target.answers() == 1 {
+                true => Format::Png,
+                false => Format::Json,
             };
             let format = choose_format(plan.options.format, &headers, suited)?;
             plan.options.format = Some(format);
@@ -105,7 +106,7 @@ pub async fn explain(
             let answered = app.explain(plan, inputs, uploads, &requester.caller).await?;
             let started = Instant::now();
             let headers = describe(&answered.answers);
-            let timing = answered.answers.iter().map(|one| one.timing).collect::<Vec<_>>();
+            let timing = TimingMs::of(&answered.answers);
             let bytes = app
                 .pool()
                 .run(move || match format {
@@ -119,7 +120,7 @@ pub async fn explain(
             telemetry::record_stage("encode", encode);
             let mut response = ([(header::CONTENT_TYPE, content_type(format))], bytes).into_response();
             response.headers_mut().extend(headers);
-            response.headers_mut().extend(server_timing(&timing, encode.as_secs_f64() * 1e3));
+            response.headers_mut().extend(server_timing(timing, encode.as_secs_f64() * 1e3));
             Ok(response)
         })
         .await
@@ -173,18 +174,16 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     headers.extend(value.ok().map(|value| (name, value)));
 }
 
-/// The stages of all inputs, summed; `total` is the longest.
-pub fn server_timing(timing: &[TimingMs], encode: f64) -> HeaderMap {
-    let sum = |stage: fn(&TimingMs) -> f64| timing.iter().map(stage).sum::<f64>();
-    let total = timing.iter().map(|one| one.total).fold(0.0, f64::max) + encode;
+/// The stages of a request, the encoding of its answer among them.
+pub fn server_timing(timing: TimingMs, encode: f64) -> HeaderMap {
     let stages = [
-        ("decode", sum(|t| t.decode)),
-        ("preprocess", sum(|t| t.preprocess)),
-        ("queue", sum(|t| t.queue)),
-        ("model", sum(|t| t.model)),
-        ("render", sum(|t| t.render)),
+        ("decode", timing.decode),
+        ("preprocess", timing.preprocess),
+        ("queue", timing.queue),
+        ("model", timing.model),
+        ("render", timing.render),
         ("encode", encode),
-        ("total", total),
+        ("total", timing.total + encode),
     ];
     let mut headers = HeaderMap::new();
     insert(&mut headers, SERVER_TIMING, &stages.map(|(name, ms)| format!("{name};dur={ms:.2}")).join(", "));

@@ -15,7 +15,7 @@ use super::{
     codes::ApiError,
     document::{InternalProblems, ReadinessProblems},
 };
-use crate::{settings::Role, telemetry};
+use crate::{VERSION, settings::Role, telemetry};
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Health {
@@ -31,12 +31,12 @@ pub struct Readiness {
     pub status: &'static str,
     /// The models that are served.
     pub models: Vec<String>,
-    /// The models that could not be loaded; they do not keep the others from serving.
+    /// Models that failed to load; the others are served nevertheless.
     pub broken_models: Vec<BrokenModel>,
-    /// The execution providers in use: those that were asked for.
+    /// The execution providers in use.
     #[schema(example = json!(["cpu"]))]
     pub providers: Vec<String>,
-    /// Why no jobs can be started or worked on, where that is so.
+    /// Why jobs cannot be started or run, where that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jobs_unavailable: Option<String>,
 }
@@ -44,7 +44,7 @@ pub struct Readiness {
 /// Liveness probe
 #[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, description = "The process runs.", body = Health), InternalProblems))]
 pub async fn check_liveness() -> Json<Health> {
-    Json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") })
+    Json(Health { status: "ok", version: VERSION })
 }
 
 /// Readiness probe

@@ -1,6 +1,10 @@
 //! /jobs: long work that survives crashes. Start, list, look, report, cancel, remove; the events are in [`super::events`].
 
-use std::sync::Arc;
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use axum::{
     Json,
@@ -47,7 +51,7 @@ const MAX_BODY: usize = 1 << 20;
 /// The longest idempotency key, in bytes.
 const LONGEST_KEY: usize = 255;
 
-/// A job as it stands. Times are milliseconds since 1970.
+/// A job as it stands.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JobCard {
     pub id: String,
@@ -55,57 +59,76 @@ pub struct JobCard {
     pub kind: String,
     pub model: Option<String>,
     pub state: JobState,
-    /// Everything that decides the result: posted again it gives the same.
+    /// All parameters, resolved: posted again they give the same result.
     #[schema(value_type = Object)]
     pub parameters: Value,
-    /// In the kind's own unit, such as images.
+    /// Finished units of work, such as images.
     pub done: u64,
     pub total: u64,
-    /// The parts that a job is leased to workers in.
+    /// Finished parts: a job is divided into parts that workers process independently.
     pub shards_done: u64,
     pub shards: u64,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    pub created_at_ms: u64,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Time,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub started_at_ms: Option<u64>,
+    #[schema(value_type = String, format = DateTime, required = false)]
+    pub started_at: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub finished_at_ms: Option<u64>,
+    #[schema(value_type = String, format = DateTime, required = false)]
+    pub finished_at: Option<Time>,
+}
+
+/// Milliseconds since 1970, told as RFC 3339 does: 2026-11-28T23:05:09.123Z.
+#[derive(Clone, Copy, Debug)]
+pub struct Time(pub u64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(self.0)).fmt(f)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JobList {
-    /// The newest first.
+    /// Newest first.
     pub jobs: Vec<JobCard>,
-    /// Where the next page begins: its `after`. Absent on the last page.
+    /// The value of `after` for the next page. Absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
 
-/// All that is known of a job.
+/// A job in full.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JobDetail {
     #[serde(flatten)]
     pub job: JobCard,
-    /// Of `done`, per second, over the last shards; while it runs.
+    /// Units per second over the last finished parts; while the job runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
     /// Seconds left at that rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_s: Option<f64>,
-    /// The result; as long as the job has not succeeded, that of the shards that are done.
+    /// The result; until the job has succeeded, that of the finished parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     #[serde(serialize_with = "whole")]
     pub result: Option<Arc<Value>>,
-    /// Shards that failed at least once.
+    /// Parts that failed at least once.
     pub errors: Vec<ShardErrorCard>,
-    /// What GET /jobs/{id}/report can give.
+    /// The formats of GET /jobs/{id}/report.
     pub formats: Vec<Format>,
 }
 
-/// A shard that failed, and what it said last.
+/// A part that failed, with its last error.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ShardErrorCard {
     pub shard: u64,
@@ -115,7 +138,7 @@ pub struct ShardErrorCard {
     pub error: String,
 }
 
-/// What is to be done: `kind`, and that kind's parameters beside it.
+/// The kind of job, and that kind's parameters beside it.
 #[derive(ToSchema)]
 #[schema(example = json!({ "kind": "degradation", "model": "squeezenet1_1", "dataset": "photos", "methods": ["pgig", { "id": "integrated_gradients", "n_steps": 50 }] }))]
 pub struct JobRequest {
@@ -323,9 +346,9 @@ impl From<Job> for JobCard {
             shards_done: job.shards_done,
             shards: job.shards,
             error: job.error,
-            created_at_ms: job.created_at,
-            started_at_ms: job.started_at,
-            finished_at_ms: job.finished_at,
+            created_at: Time(job.created_at),
+            started_at: job.started_at.map(Time),
+            finished_at: job.finished_at.map(Time),
         }
     }
 }

@@ -10,35 +10,46 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    body::{Pairs, settle},
+    body::{Settled, settle},
     codes::ApiError,
     document::{Binary, PredictForm, PredictRequest, Problems},
     explain::server_timing,
     requester::Requester,
 };
-use crate::app::{
-    App, Predicted,
-    answer::{ClassScore, TimingMs},
+use crate::{
+    VERSION,
+    app::{
+        App, Predicted,
+        answer::{ClassScore, ImageSize, TimingMs},
+    },
 };
 
-/// The best classes of one input, by falling score.
+/// The answer of POST /predict.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct PredictAnswer {
+pub struct Classifications {
+    /// Of explaind.
+    #[schema(example = "0.1.0")]
+    pub version: &'static str,
     pub model: String,
-    /// Which input this is about, counted from 0; present in lists.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub input: Option<usize>,
-    pub predictions: Vec<ClassScore>,
-    pub warnings: Vec<String>,
+    /// SHA-256 of `model.onnx`.
+    pub model_hash: String,
+    /// For each input, in order.
+    pub results: Vec<Classification>,
     pub timing_ms: TimingMs,
 }
 
-/// One answer, or a list for several inputs and for inputs along a leading axis (be it one).
+/// The best classes of one input.
 #[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum PredictAnswers {
-    One(PredictAnswer),
-    Many(Vec<PredictAnswer>),
+pub struct Classification {
+    /// The input, counted from 0.
+    pub input: usize,
+    /// The image that was sent; absent for tensors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSize>,
+    /// By falling score.
+    pub predictions: Vec<ClassScore>,
+    pub warnings: Vec<String>,
+    pub timing_ms: TimingMs,
 }
 
 /// Classify an image
@@ -53,7 +64,7 @@ pub enum PredictAnswers {
         ),
     ),
     responses(
-        (status = 200, description = "The best classes.", body = PredictAnswers,
+        (status = 200, description = "The best classes.", body = Classifications,
             headers(("server-timing" = String, description = "Milliseconds spent in each stage."))),
         Problems,
     ),
@@ -61,32 +72,30 @@ pub enum PredictAnswers {
 pub async fn predict(
     State(api): State<Api>,
     requester: Requester,
-    Pairs(query): Pairs,
     request: axum::extract::Request,
 ) -> Result<Response, ApiError> {
     requester
         .finish(async {
             let plan = |app: &App, given, _| app.plan_prediction(given);
-            let (plan, inputs, _, _place) = settle(query, request, &api, plan).await?;
+            let Settled { plan, inputs, place: _place, .. } = settle(request, &api, &[], plan).await?;
             let predicted = api.app().predict(&plan, inputs, &requester.caller).await?;
-            let is_list = predicted.is_list;
-            let predicted = predicted.answers;
-            let headers = server_timing(&predicted.iter().map(|one| one.timing).collect::<Vec<_>>(), 0.0);
-            let mut answers: Vec<_> =
-                predicted.into_iter().enumerate().map(|(at, one)| to_answer(&plan.model.id, at, one)).collect();
-            let answers = match is_list {
-                false => PredictAnswers::One(PredictAnswer { input: None, ..answers.remove(0) }),
-                true => PredictAnswers::Many(answers),
+            let timing_ms = TimingMs::sum(predicted.iter().map(|one| one.timing));
+            let answer = Classifications {
+                version: VERSION,
+                model: plan.model.id.clone(),
+                model_hash: plan.model.hash.clone(),
+                results: predicted.into_iter().enumerate().map(|(input, one)| describe(input, one)).collect(),
+                timing_ms,
             };
-            Ok((headers, Json(answers)).into_response())
+            Ok((server_timing(timing_ms, 0.0), Json(answer)).into_response())
         })
         .await
 }
 
-fn to_answer(model: &str, at: usize, predicted: Predicted) -> PredictAnswer {
-    PredictAnswer {
-        model: model.to_owned(),
-        input: Some(at),
+fn describe(input: usize, predicted: Predicted) -> Classification {
+    Classification {
+        input,
+        image: predicted.image,
         predictions: predicted.predictions.iter().map(ClassScore::from).collect(),
         warnings: predicted.warnings,
         timing_ms: predicted.timing,

@@ -18,9 +18,9 @@ const DETAIL_BYTES: usize = 4000;
 /// What went wrong, and what to do about it.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
-    "type": "urn:explaind:problem:invalid_parameters", "title": "Invalid parameters", "status": 422,
-    "detail": "n_steps: 0 is out of range", "code": "invalid_parameters",
-    "errors": [{ "param": "n_steps", "message": "0 is out of range", "allowed": ["1 to 2000"] }],
+    "type": "urn:explaind:problem:invalid_parameters", "title": "Parameters that are not allowed", "status": 422,
+    "detail": "n_steps: 0 is not an integer from 1 to 10000", "code": "invalid_parameters",
+    "errors": [{ "param": "n_steps", "message": "0 is not an integer from 1 to 10000", "allowed": ["1 to 10000"] }],
 }))]
 pub struct Problem {
     /// Identifies the kind of problem: `urn:explaind:problem:` and the code.
@@ -33,13 +33,13 @@ pub struct Problem {
     pub detail: String,
     /// The kind of problem, to branch on.
     pub code: String,
-    /// Every parameter that was refused, all at once: the first 20.
+    /// Every refused parameter, at most 20.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<RefusedParameter>,
-    /// How many were refused beside those in `errors`.
+    /// How many more were refused.
     #[serde(skip_serializing_if = "is_none")]
     pub more_errors: usize,
-    /// What the request would cost, when that was too much.
+    /// The cost of the request, where that was too high.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<RefusedCost>,
 }

@@ -1,7 +1,8 @@
 //! An explanation as JSON, npy or PNG: the only place where answers are put into bytes, for the server and the command line.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use ndarray::{ArrayViewD, Axis};
+use bytes::Bytes;
+use ndarray::{ArrayViewD, Axis, CowArray, IxDyn};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::{
@@ -9,28 +10,62 @@ use utoipa::{
     openapi::schema::{ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type},
 };
 
-use super::{Answered, AppError, Explanation, compare::Compared, options::Encoding};
+use super::{
+    Answered, AppError, Explanation,
+    compare::Compared,
+    options::{Channels, Encoding},
+};
 use crate::{
+    VERSION,
+    image::{
+        geometry::{Area, Geometry},
+        picture::channel_axis,
+    },
     methods::{EndedBy, Refinement, Segments, drive::Prediction},
     tensor::write_npy,
 };
+
+/// The answer of POST /explain and POST /compare.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Explanations {
+    /// Of explaind.
+    #[schema(example = "0.1.0")]
+    pub version: &'static str,
+    /// For each input in order, and for each method of a comparison; with `target=top:k`, k for each.
+    pub explanations: Vec<Answer>,
+    /// The grid of a comparison as a base64 PNG, with `include=heatmap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heatmap: Option<String>,
+    /// Evaluations of the model that all of it took. Where explanations share some, it is less than their own numbers add up to.
+    pub evaluations: usize,
+    pub timing_ms: TimingMs,
+}
 
 /// One explanation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Answer {
     pub model: String,
-    pub method: String,
-    /// Which input this explains, counted from 0; present in lists.
+    /// SHA-256 of `model.onnx`.
+    pub model_hash: String,
+    /// Identifies the fit of the patterns, for methods that use them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub input: Option<usize>,
+    pub patterns: Option<String>,
+    pub method: String,
+    /// The input that this explains, counted from 0.
+    pub input: usize,
+    /// The image that was sent; absent for tensors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSize>,
     /// All parameters, resolved: posted again they give this answer again.
     #[schema(value_type = Object)]
     pub parameters: Map<String, Value>,
     pub target: TargetScore,
     /// The five best classes of the input.
     pub predictions: Vec<ClassScore>,
-    pub attribution: EncodedTensor,
-    /// f(x): the head's value of the target; for path methods.
+    /// The map, in the pixels of the model's input: those of `image.crop`. Absent where `include` leaves it out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attribution: Option<EncodedTensor>,
+    /// f(x), the explained output at the input; for path methods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_value: Option<f64>,
     /// f(x'), averaged over the baselines; for path methods.
@@ -57,25 +92,35 @@ pub struct Answer {
     pub timing_ms: TimingMs,
 }
 
-/// One answer, or a list: for several inputs, for inputs along a leading axis (be it one), or for `target=top:k`.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum Answers {
-    One(Box<Answer>),
-    Many(Vec<Answer>),
+/// The size of an uploaded image, upright as its EXIF orientation says, and the part of it that the model saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ImageSize {
+    #[schema(example = 1024)]
+    pub width: u32,
+    #[schema(example = 768)]
+    pub height: u32,
+    pub crop: Crop,
 }
 
-/// One input explained in several ways.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ComparisonAnswer {
-    /// In the order of the methods; with `target=top:k`, k for each.
-    pub explanations: Vec<Answer>,
-    /// The grid as a base64 PNG, with `include=heatmap`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub heatmap: Option<String>,
-    /// Evaluations of the model that all of it took. What methods share counts once: it may be less than their own numbers add up to.
-    pub evaluations: usize,
-    pub timing_ms: TimingMs,
+/// A rectangle in the pixels of the uploaded image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Crop {
+    #[schema(example = 176)]
+    pub left: u32,
+    #[schema(example = 48)]
+    pub top: u32,
+    #[schema(example = 672)]
+    pub width: u32,
+    #[schema(example = 672)]
+    pub height: u32,
+}
+
+impl From<&Geometry> for ImageSize {
+    fn from(geometry: &Geometry) -> Self {
+        let ((width, height), Area { left, top, width: seen_width, height: seen_height }) =
+            (geometry.upload, geometry.seen());
+        Self { width, height, crop: Crop { left, top, width: seen_width, height: seen_height } }
+    }
 }
 
 /// A class with its score: the probability, or the bare output of a net that has only one.
@@ -87,7 +132,7 @@ pub struct ClassScore {
     pub score: f32,
 }
 
-/// The class explained, and for a contrast the class it was held against.
+/// The class explained; for a contrast also the class it was contrasted with.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct TargetScore {
     #[serde(flatten)]
@@ -96,10 +141,10 @@ pub struct TargetScore {
     pub against: Option<ClassScore>,
 }
 
-/// How far a path was refined, and what ended it.
+/// How far the path was refined, and why it ended.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RefinementEnd {
-    /// Points of the last quadrature, per baseline.
+    /// Points of the last quadrature, for each baseline.
     pub n_steps: usize,
     pub ended_by: RefinementEndedBy,
 }
@@ -192,6 +237,25 @@ pub struct TimingMs {
     pub total: f64,
 }
 
+impl TimingMs {
+    /// Of a whole request: the stages of its inputs summed, and the longest `total`. Explanations of one input were timed together.
+    pub fn of(explanations: &[Explanation]) -> Self {
+        let of_inputs = explanations.chunk_by(|one, next| one.input == next.input).filter_map(|same| same.first());
+        Self::sum(of_inputs.map(|one| one.timing))
+    }
+
+    pub fn sum(timings: impl Iterator<Item = Self>) -> Self {
+        timings.fold(Self::default(), |sum, one| Self {
+            decode: sum.decode + one.decode,
+            preprocess: sum.preprocess + one.preprocess,
+            queue: sum.queue + one.queue,
+            model: sum.model + one.model,
+            render: sum.render + one.render,
+            total: sum.total.max(one.total),
+        })
+    }
+}
+
 impl From<&Prediction> for ClassScore {
     fn from(prediction: &Prediction) -> Self {
         Self { index: prediction.index, label: prediction.label.clone(), score: prediction.score }
@@ -199,22 +263,38 @@ impl From<&Prediction> for ClassScore {
 }
 
 impl Explanation {
-    fn to_answer(&self, encoding: Encoding, in_list: bool) -> Answer {
+    /// The map as JSON and npy hold it.
+    fn scores(&self) -> CowArray<'_, f32, IxDyn> {
+        let scores = &self.explained.attribution.scores;
+        match (self.channels, &self.model.manifest.input.preprocess) {
+            (Channels::Sum, Some(rule)) => {
+                let axis = Axis(channel_axis(rule.layout));
+                scores.sum_axis(axis).insert_axis(axis).into()
+            }
+            _ => scores.view().into(),
+        }
+    }
+
+    fn to_answer(&self, encoding: Encoding) -> Answer {
         let explained = &self.explained;
         let attribution = &explained.attribution;
+        let patterns = self.model.patterns.as_ref().filter(|_| explained.parameters.needs_patterns());
         let mut parameters = Map::from_iter([("model".to_owned(), json!(self.model.id))]);
         parameters.extend(explained.parameters.to_json());
         Answer {
             model: self.model.id.clone(),
+            model_hash: self.model.hash.clone(),
+            patterns: patterns.map(|patterns| patterns.id.clone()),
             method: explained.parameters.method.id.to_owned(),
-            input: in_list.then_some(self.input),
+            input: self.input,
+            image: self.image,
             parameters,
             target: TargetScore {
                 class: (&explained.target.class).into(),
                 against: explained.target.against.as_ref().map(ClassScore::from),
             },
             predictions: explained.predictions.iter().map(ClassScore::from).collect(),
-            attribution: encode(attribution.scores.view(), encoding),
+            attribution: self.include.attribution.then(|| encode(self.scores().view(), encoding)),
             input_value: attribution.input_value,
             baseline_value: attribution.baseline_value,
             convergence_delta: attribution.convergence_delta,
@@ -224,7 +304,7 @@ impl Explanation {
             segments: attribution
                 .segments
                 .as_ref()
-                .filter(|_| self.segments)
+                .filter(|_| self.include.segments)
                 .map(|segments| RankedSegments::new(segments, encoding)),
             evaluations: explained.evaluations,
             warnings: self.warnings.clone(),
@@ -233,33 +313,41 @@ impl Explanation {
     }
 }
 
-/// JSON: an object, or a list of them.
+/// JSON of POST /explain.
 pub fn to_json(answered: &Answered<Explanation>, encoding: Encoding) -> Result<Vec<u8>, AppError> {
-    let answers = match answered.answers.as_slice() {
-        [one] if !answered.is_list => Answers::One(Box::new(one.to_answer(encoding, false))),
-        many => Answers::Many(many.iter().map(|one| one.to_answer(encoding, true)).collect()),
-    };
-    serde_json::to_vec(&answers).map_err(|e| AppError::Encode { reason: e.to_string() })
+    write(&answered.answers, None, answered.evaluations, TimingMs::of(&answered.answers), encoding)
 }
 
-/// JSON of a comparison.
+/// JSON of POST /compare.
 pub fn comparison_to_json(compared: &Compared, encoding: Encoding) -> Result<Vec<u8>, AppError> {
-    let answer = ComparisonAnswer {
-        explanations: compared.explanations.iter().map(|one| one.to_answer(encoding, false)).collect(),
-        heatmap: compared.grid.as_ref().map(|png| BASE64_STANDARD.encode(png)),
-        evaluations: compared.evaluations,
-        timing_ms: compared.timing,
+    write(&compared.explanations, compared.grid.as_ref(), compared.evaluations, compared.timing, encoding)
+}
+
+fn write(
+    explanations: &[Explanation],
+    grid: Option<&Bytes>,
+    evaluations: usize,
+    timing_ms: TimingMs,
+    encoding: Encoding,
+) -> Result<Vec<u8>, AppError> {
+    let answer = Explanations {
+        version: VERSION,
+        explanations: explanations.iter().map(|one| one.to_answer(encoding)).collect(),
+        heatmap: grid.map(|png| BASE64_STANDARD.encode(png)),
+        evaluations,
+        timing_ms,
     };
     serde_json::to_vec(&answer).map_err(|e| AppError::Encode { reason: e.to_string() })
 }
 
 /// npy: the attribution; those of a list have a leading axis.
 pub fn to_npy(answered: &Answered<Explanation>) -> Result<Vec<u8>, AppError> {
-    if let ([one], false) = (answered.answers.as_slice(), answered.is_list) {
-        return Ok(write_npy(&one.explained.attribution.scores)?);
+    if let ([one], false) = (answered.answers.as_slice(), answered.has_axis) {
+        return Ok(write_npy(&one.scores().into_owned())?);
     }
-    let scores: Vec<_> = answered.answers.iter().map(|one| one.explained.attribution.scores.view()).collect();
-    let stack = ndarray::stack(Axis(0), &scores).map_err(|error| AppError::Encode { reason: error.to_string() })?;
+    let scores: Vec<_> = answered.answers.iter().map(Explanation::scores).collect();
+    let views: Vec<_> = scores.iter().map(|scores| scores.view()).collect();
+    let stack = ndarray::stack(Axis(0), &views).map_err(|error| AppError::Encode { reason: error.to_string() })?;
     Ok(write_npy(&stack)?)
 }
 

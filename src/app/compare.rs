@@ -11,7 +11,7 @@ use super::{
     input::{self, Upload},
     milliseconds,
     options::{Format, Options},
-    plan::{Sent, add_sent, include_fault, sent_faults},
+    plan::{Sent, add_sent, channels_fault, include_fault, sent_faults},
     record_stages, undrawable,
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     methods::{
         Fault, Faults,
         drive::{self, Explained},
-        parameters::Parameters,
+        parameters::{Parameters, renamed},
         registry,
     },
     model::Model,
@@ -90,7 +90,8 @@ impl Compared {
 impl App {
     /// As [`App::plan`], with several methods: `method` or `methods` holds ids, or objects with an id (`method` or `id`) and parameters
     /// of their own. Parameters beside them are for every method that takes them.
-    pub fn plan_comparison(&self, mut given: Map<String, Value>, sent: Sent) -> Result<Comparison, AppError> {
+    pub fn plan_comparison(&self, given: Map<String, Value>, sent: Sent) -> Result<Comparison, AppError> {
+        let mut given = renamed(given);
         let mut faults = Faults::default();
         let model = self.take_model(&mut given, &mut faults);
         let options = Options::take(&mut given, &mut faults);
@@ -125,6 +126,7 @@ impl App {
                 }),
             }
         }
+        faults.extend(channels_fault(&options, &model));
         faults.extend(include_fault(&options, ways.iter().map(|way| &way.parameters)));
         faults.dedup();
         Ok(faults.settle(Comparison { model, ways, options })?)
@@ -182,10 +184,7 @@ impl App {
         let mut oddities = oddities.into_iter();
         let explanations = explained.into_iter().map(|one| {
             let picture = Picture { png: None, warnings: oddities.next().unwrap_or_default() };
-            Explanation {
-                segments: plan.options.include_segments,
-                ..explanation(&plan.model, 0, &prepared, one, picture, render, started)
-            }
+            explanation(&plan.model, &plan.options, 0, &prepared, one, picture, render, started)
         });
         let explanations: Vec<Explanation> = explanations.collect();
         Ok(Compared {
@@ -273,7 +272,7 @@ fn take_methods(given: &mut Map<String, Value>, faults: &mut Faults) -> Vec<Map<
                 // As answers state it; a comparison has one model.
                 own.remove("model");
                 own.retain(|_, value| !value.is_null());
-                asked.push(own);
+                asked.push(renamed(own));
             }
             other => refuse(format!("{other} is neither a method's id nor an object with one")),
         }

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use ndarray::Axis;
 
 use super::{
-    AppError, locate,
+    AppError,
+    answer::ImageSize,
+    locate,
     pixels::{Pixels, Room},
     segments::SentSegments,
 };
@@ -94,6 +96,7 @@ const FLOATS_OR_PIXELS: &str =
 pub(super) struct Prepared {
     pub tensor: Arc<Tensor>,
     pub upload: Option<(Upload, Geometry)>,
+    pub image: Option<ImageSize>,
     pub warnings: Vec<String>,
     pub decode: Duration,
     pub preprocess: Duration,
@@ -334,6 +337,7 @@ pub(super) fn prepare(input: One, model: &Model, settings: &Settings, kept: &Pix
                 warnings: rule.and_then(|rule| far_outside(&tensor, rule)).into_iter().collect(),
                 tensor: Arc::new(tensor),
                 upload: None,
+                image: None,
                 decode: Duration::ZERO,
                 preprocess: Duration::ZERO,
             })
@@ -353,8 +357,8 @@ fn prepare_pixels(
     let preprocess = started.elapsed();
     let warnings = decoded.warnings.into_iter().chain(model.manifest.assumed.clone()).chain(little_seen(&geometry));
     let warnings = warnings.collect();
-    let upload = Some((keep(decoded.image), geometry));
-    Ok(Prepared { tensor: Arc::new(tensor), upload, warnings, decode, preprocess })
+    let (image, upload) = (Some(ImageSize::from(&geometry)), Some((keep(decoded.image), geometry)));
+    Ok(Prepared { tensor: Arc::new(tensor), upload, image, warnings, decode, preprocess })
 }
 
 /// A crop that leaves out more of the upload than it keeps.

@@ -16,10 +16,8 @@ pub struct Options {
     /// `None` leaves it to the `Accept` header, and then to the kind of input.
     pub format: Option<Format>,
     pub encoding: Encoding,
-    /// JSON answers carry the picture too.
-    pub include_heatmap: bool,
-    /// JSON answers tell the regions of the map.
-    pub include_segments: bool,
+    pub include: Include,
+    pub channels: Channels,
     pub heatmap: HeatmapOptions,
 }
 
@@ -40,13 +38,53 @@ pub enum Encoding {
     List,
 }
 
-#[derive(Deserialize)]
+/// What JSON holds beside the numbers about a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Include {
+    pub attribution: bool,
+    pub heatmap: bool,
+    pub segments: bool,
+}
+
+impl Default for Include {
+    fn default() -> Self {
+        Self { attribution: true, ..Self::NONE }
+    }
+}
+
+impl Include {
+    const NONE: Self = Self { attribution: false, heatmap: false, segments: false };
+
+    /// Names, in a list or joined by commas. `none` stands alone.
+    fn read(value: &Value) -> Option<Self> {
+        let texts: Vec<&str> = match value {
+            Value::String(text) => vec![text],
+            Value::Array(texts) => texts.iter().map(Value::as_str).collect::<Option<_>>()?,
+            _ => return None,
+        };
+        let names: Vec<&str> = texts.iter().flat_map(|text| text.split(',')).collect();
+        let mut found = Self::NONE;
+        for name in &names {
+            match name.trim() {
+                "attribution" => found.attribution = true,
+                "heatmap" => found.heatmap = true,
+                "segments" => found.segments = true,
+                "none" if names.len() == 1 => {}
+                _ => return None,
+            }
+        }
+        (!names.is_empty()).then_some(found)
+    }
+}
+
+/// How many channels an attribution has in JSON and npy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Include {
-    Heatmap,
-    Segments,
-    #[serde(rename = "heatmap,segments")]
-    Both,
+pub enum Channels {
+    #[default]
+    All,
+    /// One: their sum.
+    Sum,
 }
 
 /// One row of the table of options that are not the picture's.
@@ -56,15 +94,21 @@ pub struct AnswerOption {
     pub doc: &'static str,
     pub allowed: &'static [&'static str],
     pub default: Option<&'static str>,
-    set: fn(&mut Options, Value) -> serde_json::Result<()>,
+    /// Whether several values may be given: repeated in a query or form, a list in JSON, or joined by commas.
+    pub is_list: bool,
+    set: fn(&mut Options, Value) -> Option<()>,
 }
+
+/// What `include` may name.
+pub const INCLUDED: &[&str] = &["attribution", "heatmap", "segments", "none"];
 
 pub static OPTIONS: &[AnswerOption] = &[
     AnswerOption {
         name: "format",
-        doc: "Format of the answer. Default: what the Accept header asks for, else png for a single image and json otherwise.",
+        doc: "Format of the answer. Default: what the Accept header asks for, else png for a body that is an image, and json for all others.",
         allowed: &["png", "json", "npy"],
         default: None,
+        is_list: false,
         set: |options, value| read(value).map(|format| options.format = Some(format)),
     },
     AnswerOption {
@@ -72,24 +116,33 @@ pub static OPTIONS: &[AnswerOption] = &[
         doc: "How JSON represents arrays: base64 of little-endian values, or nested lists.",
         allowed: &["base64", "list"],
         default: Some("base64"),
+        is_list: false,
         set: |options, value| read(value).map(|encoding| options.encoding = encoding),
     },
     AnswerOption {
         name: "include",
-        doc: "adds to a JSON answer the picture, as a base64 PNG, or the regions of a map that is made of them",
-        allowed: &["heatmap", "segments", "heatmap,segments"],
-        default: None,
+        doc: "What a JSON answer holds beside target, scores and warnings: the attribution, the heat map (a base64 PNG), the segments (regions \
+              of methods that rank them), or none of these. Several are repeated, or joined by commas.",
+        allowed: INCLUDED,
+        default: Some("attribution"),
+        is_list: true,
         set: |options, value| {
-            read(value).map(|include| {
-                options.include_heatmap = matches!(include, Include::Heatmap | Include::Both);
-                options.include_segments = matches!(include, Include::Segments | Include::Both);
-            })
+            options.include = Include::read(&value)?;
+            Some(())
         },
+    },
+    AnswerOption {
+        name: "channels",
+        doc: "The channels of the attribution in JSON and npy answers: all of the model's input, or one that is their sum.",
+        allowed: &["all", "sum"],
+        default: Some("all"),
+        is_list: false,
+        set: |options, value| read(value).map(|channels| options.channels = channels),
     },
 ];
 
-fn read<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
-    serde_json::from_value(value)
+fn read<T: DeserializeOwned>(value: Value) -> Option<T> {
+    serde_json::from_value(value).ok()
 }
 
 impl Options {
@@ -102,7 +155,7 @@ impl Options {
         let mut options = Self::default();
         for option in OPTIONS {
             if let Some(value) = given.remove(option.name)
-                && (option.set)(&mut options, value.clone()).is_err()
+                && (option.set)(&mut options, value.clone()).is_none()
             {
                 faults.push(Fault::new(option.name, format!("{} is not allowed", shown(&value)), option.allowed));
             }
@@ -127,7 +180,7 @@ impl Options {
 
     /// Whether anything of the answer is the picture.
     pub fn want_picture(&self) -> bool {
-        self.include_heatmap || self.format == Some(Format::Png)
+        self.include.heatmap || self.format == Some(Format::Png)
     }
 }
 
@@ -147,9 +200,33 @@ mod tests {
     fn options_are_taken_and_the_rest_is_left() {
         let given = json!({"format": "json", "include": "heatmap", "alpha": 0.5, "clip_percent_lowerbound": "10", "n_steps": 3});
         let (options, rest, faults) = take(given);
-        assert_eq!((options.format, options.include_heatmap, options.heatmap.alpha), (Some(Format::Json), true, 0.5));
+        assert_eq!((options.format, options.include.heatmap, options.heatmap.alpha), (Some(Format::Json), true, 0.5));
         assert_eq!(Value::Object(rest), json!({"n_steps": 3}));
         assert!(faults.is_empty() && options.want_picture());
+    }
+
+    #[test]
+    fn what_is_included_is_named_in_any_way_and_replaces_the_default() {
+        let include = |value: Value| {
+            let (options, _, faults) = take(json!({ "include": value }));
+            let Include { attribution, heatmap, segments } = options.include;
+            faults.is_empty().then_some([attribution, heatmap, segments])
+        };
+        assert_eq!(Include::default(), Include { attribution: true, heatmap: false, segments: false });
+        for (value, expected) in [
+            (json!("heatmap"), Some([false, true, false])),
+            (json!("attribution, segments"), Some([true, false, true])),
+            (json!(["segments", "heatmap", "attribution"]), Some([true; 3])),
+            (json!(["segments,heatmap", "attribution"]), Some([true; 3])),
+            (json!("none"), Some([false; 3])),
+            (json!("none,heatmap"), None),
+            (json!("everything"), None),
+            (json!(""), None),
+            (json!([]), None),
+            (json!([1]), None),
+        ] {
+            assert_eq!(include(value.clone()), expected, "{value}");
+        }
     }
 
     #[test]

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{App, AppError, options::Options, segments};
+use super::{
+    App, AppError,
+    options::{Channels, Options},
+    segments,
+};
 use crate::{
     image::baseline::{self, Term},
     methods::{
@@ -71,6 +75,7 @@ impl App {
         if let Some(parameters) = &parameters {
             faults.append(sent_faults(parameters, sent), |fault| fault);
             faults.extend(include_fault(&options, [parameters]));
+            faults.extend(channels_fault(&options, &model));
         }
         match parameters {
             Some(parameters) if faults.is_empty() => Ok(Plan { model, parameters, targets, options }),
@@ -201,10 +206,16 @@ pub(super) fn sent_faults(parameters: &Parameters, sent: Sent) -> Faults {
     faults
 }
 
+/// A sum over channels, of a model whose input has none.
+pub(super) fn channels_fault(options: &Options, model: &Model) -> Option<Fault> {
+    let refused = options.channels == Channels::Sum && model.manifest.input.preprocess.is_none();
+    refused.then(|| Fault::new("channels", "the model's input has no channels: it takes no images", ["all"]))
+}
+
 /// Segments are asked for, of methods that rank none.
 pub(super) fn include_fault<'a>(options: &Options, asked: impl IntoIterator<Item = &'a Parameters>) -> Option<Fault> {
     let ranks = |parameters: &Parameters| parameters.method.ranks_regions();
-    let refused = options.include_segments && !asked.into_iter().any(ranks);
+    let refused = options.include.segments && !asked.into_iter().any(ranks);
     let message = "only methods that rank regions have segments";
-    refused.then(|| Fault::new("include", message, ["heatmap"]))
+    refused.then(|| Fault::new("include", message, ["attribution", "heatmap", "none"]))
 }

@@ -24,7 +24,7 @@ pub struct Bench {
     /// Methods to compare; each may be followed by its parameters and score, as in "pgig pattern_layers=all,gradient score=absolute"
     #[arg(long, required = true, value_delimiter = ',', value_name = "METHOD [NAME=VALUE]...", value_parser = method)]
     methods: Vec<Value>,
-    /// Any other parameter of the job: steps, grid, order, replacement, limit, labels, seed_value, compat; repeatable
+    /// Any other parameter of the job: steps, grid, order, replacement, limit, labels, seed, compat; repeatable
     #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
     parameters: Vec<(String, Value)>,
     /// A report to write: .html, .json, .csv, .svg or .png; repeatable

@@ -1,5 +1,5 @@
 //! Images of data sets as inputs of a model: what the baseline `dataset:<id>` is drawn from.
-//! Drawn by ChaCha8(seed_value) without putting back: no more than there are. Images that cannot be decoded are left out.
+//! Drawn by ChaCha8(seed) without putting back: no more than there are. Images that cannot be decoded are left out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -86,14 +86,14 @@ impl Pictures for Datasets {
         async move { self.bring(id, LOOK).await.map_err(|error| fault(id, &error)) }.boxed()
     }
 
-    fn draw(&self, id: &str, count: usize, seed_value: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
-        self.here().draw(id, count, seed_value, rule)
+    fn draw(&self, id: &str, count: usize, seed: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
+        self.here().draw(id, count, seed, rule)
     }
 }
 
 impl Catalogue {
     /// As [`Pictures::draw`].
-    pub fn draw(&self, id: &str, count: usize, seed_value: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
+    pub fn draw(&self, id: &str, count: usize, seed: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
         let fault = |error: DatasetError| fault(id, &error);
         let dataset = self.open(id).map_err(fault)?;
         let usable: Vec<usize> = (0..dataset.images.len()).filter(|at| dataset.images[*at].fault.is_none()).collect();
@@ -112,13 +112,13 @@ impl Catalogue {
             Ok(input)
         };
         let _reading = lock(&self.kept().reading);
-        draw(usable.len(), count, seed_value).into_par_iter().map(|at| read(usable[at])).collect()
+        draw(usable.len(), count, seed).into_par_iter().map(|at| read(usable[at])).collect()
     }
 }
 
 /// `count` different numbers below `length`: all of them where there are no more.
-pub fn draw(length: usize, count: usize, seed_value: u64) -> Vec<usize> {
-    let mut generator = ChaCha8Rng::seed_from_u64(seed_value);
+pub fn draw(length: usize, count: usize, seed: u64) -> Vec<usize> {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
     let mut left: Vec<usize> = (0..length).collect();
     (0..count.min(length)).map(|_| left.swap_remove((generator.next_u64() % left.len() as u64) as usize)).collect()
 }

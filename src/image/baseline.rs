@@ -65,9 +65,9 @@ pub enum Term {
     Blur(f32),
     /// One random image: each element uniform between black and white (without preprocessing: the input's min and max).
     Uniform(u64),
-    /// This many such images, drawn by the request's `seed_value`.
+    /// This many such images, drawn by the request's `seed`.
     Random(usize),
-    /// So many images of a data set, drawn by the request's `seed_value`.
+    /// So many images of a data set, drawn by the request's `seed`.
     Dataset {
         id: String,
         count: usize,
@@ -83,7 +83,7 @@ pub trait Pictures: fmt::Debug + Send + Sync {
 
     /// `count` different images of the set `id` as inputs of a model with this preprocessing: fewer where the set has fewer. Equal
     /// arguments give equal images.
-    fn draw(&self, id: &str, count: usize, seed_value: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError>;
+    fn draw(&self, id: &str, count: usize, seed: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError>;
 }
 
 /// What baselines are made from, beside the input.
@@ -94,7 +94,7 @@ pub struct Material<'a> {
     /// The baseline sent with the request, already preprocessed.
     pub uploaded: Option<&'a Tensor>,
     pub pictures: Option<&'a Arc<dyn Pictures>>,
-    pub seed_value: u64,
+    pub seed: u64,
 }
 
 impl<const N: usize> From<[Term; N]> for Baseline {
@@ -145,14 +145,13 @@ impl Baseline {
                 Term::Mean => baselines.push(constant(input, axis, &means(input, axis), |mean| *mean)),
                 Term::Blur(sigma) => baselines.push(blurred(input, channel_axis(pixels()?.layout), *sigma)),
                 Term::Uniform(seed) => baselines.push(uniform(input, material.preprocess, *seed, 0)),
-                Term::Random(n) => baselines.extend(
-                    (0..*n as u64).map(|index| uniform(input, material.preprocess, material.seed_value, index)),
-                ),
+                Term::Random(n) => baselines
+                    .extend((0..*n as u64).map(|index| uniform(input, material.preprocess, material.seed, index))),
                 Term::Dataset { id, count } => {
                     let none =
                         || ImageError::DatasetBaseline { id: id.clone(), reason: "there are no data sets".into() };
                     let pictures = material.pictures.ok_or_else(none)?;
-                    baselines.extend(pictures.draw(id, *count, material.seed_value, pixels()?)?);
+                    baselines.extend(pictures.draw(id, *count, material.seed, pixels()?)?);
                 }
                 Term::Uploaded => baselines.push(uploaded(input, material.uploaded)?),
             }
@@ -365,7 +364,7 @@ mod tests {
     }
 
     fn resolve(text: &str, input: &Tensor, preprocess: Option<&Preprocess>) -> Result<Vec<Tensor>, ImageError> {
-        text.parse::<Baseline>()?.resolve(input, &Material { preprocess, seed_value: 7, ..Material::default() })
+        text.parse::<Baseline>()?.resolve(input, &Material { preprocess, seed: 7, ..Material::default() })
     }
 
     fn ramp(shape: &[usize]) -> Tensor {
@@ -498,8 +497,8 @@ mod tests {
             Box::pin(async { Ok(()) })
         }
 
-        fn draw(&self, id: &str, count: usize, seed_value: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
-            assert_eq!((id, seed_value, rule.width), ("photos", 7, 3));
+        fn draw(&self, id: &str, count: usize, seed: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
+            assert_eq!((id, seed, rule.width), ("photos", 7, 3));
             Ok((0..count).map(|at| Tensor::from_elem(vec![3, 2, 3], at as f32)).collect())
         }
     }
@@ -509,7 +508,7 @@ mod tests {
         let (rule, input) = (rule(Layout::Nchw), Tensor::zeros(vec![3, 2, 3]));
         let pictures: Arc<dyn Pictures> = Arc::new(Numbered);
         let baseline: Baseline = "black+dataset:photos:4".parse().unwrap();
-        let material = Material { preprocess: Some(&rule), pictures: Some(&pictures), seed_value: 7, uploaded: None };
+        let material = Material { preprocess: Some(&rule), pictures: Some(&pictures), seed: 7, uploaded: None };
         let found = baseline.resolve(&input, &material).unwrap();
         assert_eq!((found.len(), baseline.count()), (5, 5));
         assert_eq!(found[4][[0, 0, 0]], 3.0);

@@ -54,7 +54,7 @@ pub fn no_derivative_of(parameters: &Parameters, place: &str) -> String {
 
 /// As [`no_derivative_of`] at the input, whose value for the target is `value`.
 pub fn no_derivative_at_input(parameters: &Parameters, value: f64) -> String {
-    if parameters.seed == SeedRule::Value && value == 0.0 {
+    if parameters.grad_output == SeedRule::Value && value == 0.0 {
         return "the target's value is zero, and seed=value starts with it".to_owned();
     }
     no_derivative_of(parameters, "at the input")
@@ -173,7 +173,7 @@ mod tests {
             (json!({"method": "gradient"}), X, &[], ones, &[]),
             (json!({"method": "gradient"}), X, &[], zeros, &[&logits("at the input")]),
             (json!({"method": "gradient", "head": "probabilities"}), X, &[], zeros, &[probability]),
-            (json!({"method": "gradient", "seed": "value"}), X, &[], zeros, &[&logits("at the input")]),
+            (json!({"method": "gradient", "grad_output": "value"}), X, &[], zeros, &[&logits("at the input")]),
             (
                 json!({"method": "guided_backprop"}),
                 X,

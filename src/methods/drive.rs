@@ -70,7 +70,7 @@ pub struct Means<'a> {
 #[derive(Clone, Debug)]
 pub struct Request {
     pub parameters: Parameters,
-    /// Draws baselines; `parameters.seed_value` draws all else.
+    /// Draws baselines; `parameters.seed` draws all else.
     pub baseline_seed: u64,
     /// What the baseline `uploaded` stands for, already preprocessed.
     pub uploaded_baseline: Option<Arc<Tensor>>,
@@ -81,7 +81,7 @@ pub struct Request {
 impl Request {
     /// Without uploads; one seed draws all.
     pub fn of(parameters: Parameters) -> Self {
-        Self { baseline_seed: parameters.seed_value, parameters, uploaded_baseline: None, uploaded_segments: None }
+        Self { baseline_seed: parameters.seed, parameters, uploaded_baseline: None, uploaded_segments: None }
     }
 }
 
@@ -473,7 +473,7 @@ fn resolve_baselines(
         preprocess: model.manifest.input.preprocess.as_ref(),
         uploaded: request.uploaded_baseline.as_deref(),
         pictures,
-        seed_value: request.baseline_seed,
+        seed: request.baseline_seed,
     };
     for term in request.parameters.baseline.terms() {
         let found = Baseline::from(term.clone()).resolve(input, &material).map_err(|error| baseline_fault(&error))?;

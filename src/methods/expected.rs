@@ -1,5 +1,5 @@
 //! Expected Gradients: the mean over samples of (x - x') ⊙ g(x' + α (x - x')), x' drawn from the baselines, α ~ U(0, 1).
-//! Erion et al. 2019; pgig.txt, A.5. Sample k draws two uniforms u, v of ChaCha8(seed_value), stream k: baseline ⌊u · count⌋ and α = v.
+//! Erion et al. 2019; pgig.txt, A.5. Sample k draws two uniforms u, v of ChaCha8(seed), stream k: baseline ⌊u · count⌋ and α = v.
 //! Cost: n_samples evaluations. Agrees with Captum's gradient at the same baselines and α to 1e-6 (tests/parity).
 
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl Expected {
     /// Baseline and α of a sample.
     fn draw(&self, sample: usize) -> (&Arc<Tensor>, f64) {
         let baselines = &self.subject.baselines;
-        let mut generator = generator(self.subject.parameters.seed_value, sample as u64);
+        let mut generator = generator(self.subject.parameters.seed, sample as u64);
         let place = (generator.random::<f64>() * baselines.len() as f64) as usize;
         (&baselines[place.min(baselines.len() - 1)], generator.random())
     }

@@ -1,7 +1,7 @@
 //! Derivatives at noisy inputs x + ε, ε ~ N(0, σ²), σ = noise_level (max x - min x): their mean (SmoothGrad), mean square (SmoothGrad²) and
 //! variance (VarGrad), and the mean of Integrated Gradients from there (SmoothGrad-IG). Smilkov et al. 2017; Hooker et al. 2019; pgig.txt,
 //! A.2 to A.4. The variance is that of the samples themselves (divided by n, as in that paper's code): SmoothGrad² = SmoothGrad ⊙ SmoothGrad + VarGrad.
-//! Noise of sample k: ChaCha8(seed_value), stream k, Box-Muller. Sums run in f64 in the order of the samples.
+//! Noise of sample k: ChaCha8(seed), stream k, Box-Muller. Sums run in f64 in the order of the samples.
 //! Cost: n_samples evaluations, or paths. Agrees with Captum's NoiseTunnel at the same noise to 1e-6 (tests/parity).
 
 use std::{collections::VecDeque, f64::consts::TAU, iter, sync::Arc};
@@ -69,7 +69,7 @@ pub fn mean_path(subject: Subject) -> Box<dyn Run> {
 struct Noisy {
     input: Arc<Tensor>,
     sigma: f64,
-    seed_value: u64,
+    seed: u64,
     drawn: usize,
     /// Of the latest sample, in units of sigma.
     noise: ArrayD<f64>,
@@ -88,7 +88,7 @@ impl Noisy {
         Self {
             input: input.clone(),
             sigma: parameters.noise_level * (high - low),
-            seed_value: parameters.seed_value,
+            seed: parameters.seed,
             drawn: 0,
             noise: ArrayD::zeros(input.raw_dim()),
             adds_up: parameters.compat == Some(Compat::Pgig2020),
@@ -97,7 +97,7 @@ impl Noisy {
     }
 
     fn draw(&mut self) -> Arc<Tensor> {
-        let drawn = normals(self.seed_value, self.drawn as u64);
+        let drawn = normals(self.seed, self.drawn as u64);
         self.drawn += 1;
         for (noise, drawn) in self.noise.iter_mut().zip(drawn) {
             *noise = if self.adds_up { *noise + drawn } else { drawn };
@@ -119,8 +119,8 @@ impl Noisy {
 }
 
 /// N(0, 1) without end: from two uniforms u, v in [0, 1) the pair √(-2 ln (1 - u)) (cos 2πv, sin 2πv).
-fn normals(seed_value: u64, sample: u64) -> impl Iterator<Item = f64> {
-    let mut generator = generator(seed_value, sample);
+fn normals(seed: u64, sample: u64) -> impl Iterator<Item = f64> {
+    let mut generator = generator(seed, sample);
     let mut uniform = move || generator.random::<f64>();
     iter::repeat_with(move || {
         let (radius, angle) = ((-2.0 * (1.0 - uniform()).ln()).sqrt(), TAU * uniform());
@@ -325,7 +325,7 @@ mod tests {
         let given = json!({"method": "smooth_grad", "n_samples": 4000, "noise_level": 0.25});
         let asked = points(given.clone());
         assert_eq!(asked, points(given));
-        assert_ne!(asked[0], points(json!({"method": "smooth_grad", "noise_level": 0.25, "seed_value": 1}))[0]);
+        assert_ne!(asked[0], points(json!({"method": "smooth_grad", "noise_level": 0.25, "seed": 1}))[0]);
         for (at, x) in [(0, 1.0), (1, 3.0)] {
             let noise: Vec<f64> = asked.iter().map(|point| f64::from(point[at]) - x).collect();
             let mean = noise.iter().sum::<f64>() / 4000.0;

@@ -354,7 +354,7 @@ mod tests {
             (json!({"quadrature": "riemann_trapezoid"}), 1, 25, 0),
             (json!({"quadrature": "riemann_midpoint"}), 1, 27, 0),
             (json!({"quadrature": "gauss_legendre"}), 2, 2 * 26 + 1, 0),
-            (json!({"seed": "value", "quadrature": "riemann_midpoint"}), 1, 25, 1),
+            (json!({"grad_output": "value", "quadrature": "riemann_midpoint"}), 1, 25, 1),
             (json!({"multiply_by_inputs": false}), 1, 25, 0),
             (json!({"n_steps": 100}), 2, 202, 0),
         ];

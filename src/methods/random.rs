@@ -15,8 +15,8 @@ pub fn noise(subject: Subject) -> Box<dyn Run> {
 }
 
 /// The generator of one sample of a request: the same on every machine.
-pub fn generator(seed_value: u64, sample: u64) -> ChaCha8Rng {
-    let mut generator = ChaCha8Rng::seed_from_u64(seed_value);
+pub fn generator(seed: u64, sample: u64) -> ChaCha8Rng {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
     generator.set_stream(sample);
     generator
 }
@@ -27,7 +27,7 @@ impl Run for Noise {
     }
 
     fn step(&mut self, _answers: &[Row]) -> Step {
-        let mut generator = generator(self.subject.parameters.seed_value, 0);
+        let mut generator = generator(self.subject.parameters.seed, 0);
         Step::Done(Attribution::of(Tensor::from_shape_simple_fn(self.subject.input.raw_dim(), || {
             generator.random_range(-1.0..1.0)
         })))

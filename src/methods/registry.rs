@@ -118,7 +118,7 @@ pub static METHODS: &[Method] = &[
         paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
         rule_set: Some(RuleSetId::PatternAttribution),
         needs_picture: false,
-        preset: |p| (p.seed, p.pattern_layers) = (SeedRule::Value, PatternLayers::All),
+        preset: |p| (p.grad_output, p.pattern_layers) = (SeedRule::Value, PatternLayers::All),
         groups: &[DIFFERENTIATED, PATTERNED_THROUGHOUT],
         cost: ONE,
         build: point::derivative,

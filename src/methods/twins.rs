@@ -358,7 +358,7 @@ fn completeness_figures_are_given_only_where_scores_add_up() {
 
 #[test]
 fn noise_repeats_by_its_seed_and_fills_its_range() {
-    let noise = |seed: u64| run(&json!({"method": "random", "seed_value": seed})).0.scores;
+    let noise = |seed: u64| run(&json!({"method": "random", "seed": seed})).0.scores;
     assert_eq!(noise(3), noise(3));
     assert_ne!(noise(3), noise(4));
     assert!(noise(3).iter().all(|v| v.abs() <= 1.0));

@@ -38,7 +38,7 @@ pub struct Summary {
 
 /// `images[i][r]` is the curve of row r on image i: as many values for each, the clean score first, equal for all rows of an image.
 /// None without an image, and where curves are not of one length.
-pub fn summarise(images: &[Vec<Vec<f64>>], seed_value: u64) -> Option<Summary> {
+pub fn summarise(images: &[Vec<Vec<f64>>], seed: u64) -> Option<Summary> {
     let rows = images.first()?.len();
     let length = images.first()?.first()?.len();
     if images.iter().any(|curves| curves.len() != rows || curves.iter().any(|curve| curve.len() != length)) {
@@ -53,8 +53,7 @@ pub fn summarise(images: &[Vec<Vec<f64>>], seed_value: u64) -> Option<Summary> {
         (0..rows).map(|row| members.iter().map(|image| integrals[*image][row]).sum::<f64>() / whole).collect()
     };
     let areas = areas_of(&(0..images.len()).collect::<Vec<_>>());
-    let resampled: Vec<Vec<f64>> =
-        (0..RESAMPLES as u64).map(|b| areas_of(&resample(images.len(), seed_value, b))).collect();
+    let resampled: Vec<Vec<f64>> = (0..RESAMPLES as u64).map(|b| areas_of(&resample(images.len(), seed, b))).collect();
     let interval_of = |value: &dyn Fn(&[f64]) -> f64| interval(resampled.iter().map(|areas| value(areas)).collect());
     let summaries = (0..rows)
         .map(|row| RowSummary {
@@ -83,8 +82,8 @@ fn integral(curve: &[f64]) -> f64 {
     }
 }
 
-fn resample(count: usize, seed_value: u64, number: u64) -> Vec<usize> {
-    let mut generator = ChaCha8Rng::seed_from_u64(seed_value);
+fn resample(count: usize, seed: u64, number: u64) -> Vec<usize> {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
     generator.set_stream(number);
     // The remainder favours none by more than 2^-32.
     (0..count).map(|_| (generator.next_u64() % count as u64) as usize).collect()

@@ -193,7 +193,7 @@ impl HeatmapOptions {
             "reduction" => self.reduction = Reduction::parse(text).ok_or_else(|| unknown(Reduction::ALLOWED))?,
             "scale" => self.scale = Scale::parse(text).ok_or_else(|| unknown(Scale::ALLOWED))?,
             "top_percent" => self.top_percent = number(text)?,
-            "legend" => self.legend = text.parse().map_err(|_| unknown(&["true", "false"]))?,
+            "legend" => self.legend = text.to_ascii_lowercase().parse().map_err(|_| unknown(&["true", "false"]))?,
             "clip_percent_upperbound" => self.clip_percent_upperbound = number(text)?,
             "clip_percent_lowerbound" => self.clip_percent_lowerbound = number(text)?,
             "alpha" => self.alpha = number(text)?,

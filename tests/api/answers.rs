@@ -6,7 +6,7 @@ use explaind::methods::registry::METHODS;
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Answered, post, post_json, send, values, with},
+    client::{Answered, get, post, post_json, send, values, with},
     house::{fixture, picture, red},
 };
 
@@ -40,8 +40,8 @@ async fn the_format_is_the_parameter_then_accept_then_what_suits() {
 #[tokio::test]
 async fn every_encoding_holds_the_same_numbers() {
     const URI: &str = "/explain?method=integrated_gradients&format=";
-    let base64 = send(post(&format!("{URI}json"), red())).await.answer();
-    let list = send(post(&format!("{URI}json&encoding=list"), red())).await.answer();
+    let base64 = send(post(&format!("{URI}json"), red())).await.only();
+    let list = send(post(&format!("{URI}json&encoding=list"), red())).await.only();
     let npy = send(post(&format!("{URI}npy"), red())).await.array();
     assert_eq!(
         (&base64["attribution"]["encoding"], &list["attribution"]["encoding"]),
@@ -73,12 +73,66 @@ async fn the_picture_has_the_size_of_the_upload() {
 
 #[tokio::test]
 async fn a_json_answer_can_carry_the_picture() {
-    let with_picture = send(post("/explain?method=gradient&format=json&include=heatmap", red())).await.answer();
+    let with_picture = send(post("/explain?method=gradient&format=json&include=heatmap", red())).await.only();
     let bytes = BASE64_STANDARD.decode(with_picture["heatmap"].as_str().unwrap()).unwrap();
     let alone = send(post("/explain?method=gradient", red())).await;
     alone.picture();
     assert_eq!(bytes, alone.body);
     assert!(send(post("/explain?method=gradient&format=json", red())).await.answer().get("heatmap").is_none());
+}
+
+#[tokio::test]
+async fn json_holds_what_is_asked_for_in_one_shape() {
+    let explain = async |query: &str| send(post(&format!("/explain?method=gradient&format=json{query}"), red())).await;
+    let parts = ["attribution", "heatmap"];
+    for (query, expected) in [
+        ("", [true, false]),
+        ("&include=attribution", [true, false]),
+        ("&include=heatmap", [false, true]),
+        ("&include=heatmap,attribution", [true, true]),
+        ("&include=heatmap&include=attribution", [true, true]),
+        ("&include=none", [false, false]),
+    ] {
+        let one = explain(query).await.only();
+        assert_eq!(parts.map(|part| one.get(part).is_some()), expected, "{query}");
+        assert!(one["target"]["score"].is_number() && one["predictions"].is_array(), "{query}");
+    }
+    let [one, several] = [explain("").await.answer(), explain("&target=top:2").await.answer()];
+    let fields = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(fields(&one), fields(&several));
+    assert_eq!(fields(&one["explanations"][0]), fields(&several["explanations"][1]));
+    assert_eq!(several["explanations"].as_array().unwrap().len(), 2);
+    assert_eq!(one["version"], explaind::VERSION);
+}
+
+#[tokio::test]
+async fn an_answer_says_what_made_it_and_where_on_the_image_it_lies() {
+    // 75 x 47 pixels become 409 x 256, of which the middle 224 x 224 are seen.
+    let uri = "/explain?model=squeezenet1_1&method=gradient&format=json&include=none";
+    let answer = send(post(uri, fixture("wide.png"))).await.only();
+    let card = send(get("/models/squeezenet1_1")).await.answer();
+    assert_eq!((&answer["model_hash"], answer.get("patterns")), (&card["hash"], None));
+    let image = json!({ "width": 75, "height": 47, "crop": { "left": 17, "top": 3, "width": 41, "height": 41 } });
+    assert_eq!(answer["image"], image);
+    assert_eq!(send(post("/predict?model=squeezenet1_1", fixture("wide.png"))).await.only()["image"], image);
+    let patterned = send(post("/explain?method=pgig&format=json&model=tiny", red())).await.only();
+    assert_eq!(patterned["patterns"], send(get("/models/tiny")).await.answer()["patterns"]);
+    assert_eq!(patterned["image"]["crop"], json!({ "left": 0, "top": 0, "width": 12, "height": 8 }));
+    let tensor = json!({ "tensor": [1.0, 2.0], "model": "numbers", "method": "gradient" });
+    assert!(send(post_json("/explain", &tensor)).await.only().get("image").is_none());
+}
+
+#[tokio::test]
+async fn channels_are_summed_where_that_is_asked_for() {
+    const URI: &str = "/explain?method=gradient&target=0";
+    let all = send(post(&format!("{URI}&format=npy"), red())).await.array();
+    let expected = all.sum_axis(ndarray::Axis(0)).insert_axis(ndarray::Axis(0));
+    assert_eq!(send(post(&format!("{URI}&format=npy&channels=sum"), red())).await.array(), expected);
+    let json = send(post(&format!("{URI}&format=json&channels=sum"), red())).await.only();
+    assert_eq!((&json["attribution"]["shape"], values(&json)), (&json!([1, 8, 8]), expected.iter().copied().collect()));
+    assert_eq!(send(post(&format!("{URI}&channels=sum"), red())).await.body, send(post(URI, red())).await.body);
+    let tensor = json!({ "tensor": [1.0, 2.0], "model": "numbers", "channels": "sum" });
+    assert_eq!(send(post_json("/explain", &tensor)).await.refused(), ["channels"]);
 }
 
 #[tokio::test]
@@ -103,7 +157,7 @@ async fn the_options_of_the_picture_change_it_and_nothing_else() {
 async fn the_headers_beside_a_picture_say_what_the_json_says() {
     const URI: &str = "/explain?method=integrated_gradients&target=0-2&n_steps=7";
     let picture = send(post(URI, red())).await;
-    let json = send(post(&format!("{URI}&format=json"), red())).await.answer();
+    let json = send(post(&format!("{URI}&format=json"), red())).await.only();
     picture.picture();
     let number = |answer: &Answered, name: &str| answer.header(name).unwrap().parse::<f64>().unwrap();
     assert_eq!(picture.header("x-explaind-target"), Some("0 red - 2 blue"));
@@ -122,24 +176,23 @@ async fn the_parameters_of_an_answer_give_it_again() {
     let mut requests: Vec<Value> = METHODS.iter().map(|method| json!({ "method": method.id })).collect();
     requests.extend([
         json!({ "method": "integrated_gradients", "tolerance": 0.01, "target": "green" }),
-        json!({ "method": "integrated_gradients", "quality": "fine", "baseline": "random:3+blur", "seed_value": 7 }),
+        json!({ "method": "integrated_gradients", "quality": "fine", "baseline": "random:3+blur", "seed": 7 }),
         json!({ "method": "pgig", "pattern_layers": ["conv"], "head": "probabilities", "target": "red-blue" }),
         json!({ "method": "pgig", "multiply_by_inputs": false, "quadrature": "gauss_legendre", "n_steps": 5 }),
-        json!({ "method": "gradient", "seed": "value", "target": "top:1" }),
+        json!({ "method": "gradient", "grad_output": "value", "target": "top:1" }),
         json!({ "method": "integrated_gradients", "rule_set": "pattern_net", "pattern_layers": "except_last" }),
-        json!({ "method": "smooth_grad", "rule_set": "guided_backprop", "n_samples": 3, "noise_level": 0.2, "seed_value": 9 }),
+        json!({ "method": "smooth_grad", "rule_set": "guided_backprop", "n_samples": 3, "noise_level": 0.2, "seed": 9 }),
         json!({ "method": "smooth_grad_ig", "compat": "pgig-2020", "n_samples": 2, "n_steps": 3 }),
         json!({ "method": "expected_gradients", "baseline": "black+white", "rule_set": "deconvnet", "n_samples": 5 }),
         json!({ "method": "guided_grad_cam", "layer": "conv", "rule_set": "pattern_attribution", "target": "red-blue" }),
     ]);
     for mut request in requests {
         request["image"] = json!(image);
-        let first = send(post_json("/explain?format=json", &request)).await.answer();
-        let first = first.as_array().map_or(&first, |list| &list[0]).clone();
+        let first = send(post_json("/explain?format=json", &request)).await.only();
         assert!(values(&first).iter().any(|value| *value != 0.0), "{}", first["parameters"]);
         let mut again = first["parameters"].clone();
         again["image"] = json!(image);
-        let second = send(post_json("/explain?format=json", &again)).await.answer();
+        let second = send(post_json("/explain?format=json", &again)).await.only();
         assert_eq!(second["parameters"], first["parameters"]);
         assert_eq!(values(&second), values(&first), "{}", first["parameters"]);
         let query: String =
@@ -151,7 +204,7 @@ async fn the_parameters_of_an_answer_give_it_again() {
                 };
                 format!("{query}&{name}={}", text.replace('+', "%2B"))
             });
-        let third = send(post(&format!("/explain?format=json{query}"), red())).await.answer();
+        let third = send(post(&format!("/explain?format=json{query}"), red())).await.only();
         assert_eq!(values(&third), values(&first), "{query}");
     }
 }
@@ -163,7 +216,7 @@ async fn integrated_gradients_sum_to_the_difference_of_the_values() {
         fixture("wide.png"),
     ))
     .await;
-    let answer = answer.answer();
+    let answer = answer.only();
     let number = |name: &str| answer[name].as_f64().unwrap_or_else(|| panic!("{name}"));
     let sum: f64 = values(&answer).iter().map(|value| f64::from(*value)).sum();
     let gap = number("input_value") - number("baseline_value");

@@ -95,7 +95,7 @@ impl Place {
 
 fn request() -> Value {
     json!({
-        "kind": "degradation", "model": "tiny", "dataset": "photos", "replacement": "zero", "grid": 4, "steps": 8, "seed_value": 5,
+        "kind": "degradation", "model": "tiny", "dataset": "photos", "replacement": "zero", "grid": 4, "steps": 8, "seed": 5,
         "methods": ["input_x_gradient", { "id": "gradient", "score": "absolute" }, { "method": "integrated_gradients", "n_steps": 5 }, "random"],
     })
 }

@@ -15,7 +15,7 @@ const GRADIENT: &str = "/explain?method=gradient&target=0&format=json";
 const NUMBERS_GRADIENT: &str = "/explain?model=numbers&method=gradient&target=2&format=json";
 
 async fn scores(request: Request<Body>) -> Vec<f32> {
-    values(&send(request).await.answer())
+    values(&send(request).await.only())
 }
 
 fn tensor(shape: &[usize], values: &[f32]) -> Tensor {
@@ -45,7 +45,7 @@ async fn every_image_type_is_read_whatever_its_name_says() {
     for format in [ImageFormat::Bmp, ImageFormat::WebP] {
         assert_eq!(scores(post_as(GRADIENT, "image/png", encode(&pixels, format))).await, expected, "{format:?}");
     }
-    let jpeg = send(post(GRADIENT, encode(&pixels, ImageFormat::Jpeg))).await.answer();
+    let jpeg = send(post(GRADIENT, encode(&pixels, ImageFormat::Jpeg))).await.only();
     assert_eq!(jpeg["target"]["label"], "red");
 }
 
@@ -63,9 +63,8 @@ async fn a_tensor_is_one_as_json_and_as_npy() {
 #[tokio::test]
 async fn a_leading_axis_more_is_as_many_inputs() {
     let array = write_npy(&tensor(&[2, 2], &[1.0, 0.0, 0.0, 5.0])).unwrap();
-    let answers = send(post("/explain?model=numbers&method=gradient", array.clone())).await.answer();
-    let found: Vec<_> =
-        answers.as_array().unwrap().iter().map(|one| (one["input"].clone(), one["target"]["index"].clone())).collect();
+    let answers = send(post("/explain?model=numbers&method=gradient", array.clone())).await.each();
+    let found: Vec<_> = answers.iter().map(|one| (one["input"].clone(), one["target"]["index"].clone())).collect();
     assert_eq!(found, [(json!(0), json!(0)), (json!(1), json!(2))]);
     let stacked = send(post("/explain?model=numbers&method=gradient&format=npy", array)).await.array();
     assert_eq!(stacked, tensor(&[2, 2], &[NUMBERS[0], NUMBERS[2]].concat()));
@@ -77,10 +76,9 @@ async fn a_leading_axis_more_is_as_many_inputs() {
     let nested = json!({ "tensor": [[1.0, 0.0]] });
     for uri in ["/explain?model=numbers&method=gradient", "/predict?model=numbers"] {
         for request in [post(uri, one.clone()), post_json(uri, &nested)] {
-            let answers = send(request).await.answer();
-            assert_eq!((answers.as_array().unwrap().len(), &answers[0]["input"]), (1, &json!(0)), "{uri}");
+            assert_eq!(send(request).await.only()["input"], 0, "{uri}");
         }
-        assert!(send(post(uri, alone.clone())).await.answer().is_object());
+        assert_eq!(send(post(uri, alone.clone())).await.only()["input"], 0);
     }
 }
 
@@ -88,10 +86,70 @@ async fn a_leading_axis_more_is_as_many_inputs() {
 async fn an_image_model_takes_tensors_in_its_own_input_space() {
     let body =
         json!({ "tensor": { "shape": [3, 8, 8], "data": vec![0.5; 192] }, "method": "gradient", "target": "blue" });
-    let answer = send(post_json("/explain", &body)).await.answer();
+    let answer = send(post_json("/explain", &body)).await.only();
     assert_eq!((&answer["attribution"]["shape"], &answer["target"]["index"]), (&json!([3, 8, 8]), &json!(2)));
     assert_eq!(send(post_json("/explain?format=png", &body)).await.refused(), ["format"]);
     assert_eq!(send(post_json("/explain?include=heatmap", &body)).await.refused(), ["include"]);
+}
+
+#[tokio::test]
+async fn fields_of_a_form_are_parameters() {
+    let red = red();
+    let plain =
+        send(post("/explain?method=integrated_gradients&n_steps=3&baseline=white&format=json", red.clone())).await;
+    let fields: [(&str, &[u8]); 5] = [
+        ("method=", b"integrated_gradients"),
+        ("n_steps=", b"3"),
+        ("baseline=", b"white"),
+        ("target=", b""),
+        ("file", &red),
+    ];
+    let by_form = send(multipart("/explain", &fields)).await.only();
+    assert_eq!((&by_form["parameters"], values(&by_form)), (&plain.only()["parameters"], values(&plain.only())));
+    let mixed: [(&str, &[u8]); 3] = [("method=", b"gradient"), ("params", br#"{"target": 2}"#), ("image", &red)];
+    let mixed = send(multipart("/explain?channels=sum", &mixed)).await.only();
+    assert_eq!((&mixed["target"]["index"], &mixed["attribution"]["shape"]), (&json!(2), &json!([1, 8, 8])));
+    let compared: [(&str, &[u8]); 5] = [
+        ("method=", b"gradient"),
+        ("method=", b"random"),
+        ("include=", b"heatmap"),
+        ("include=", b"attribution"),
+        ("image", &red),
+    ];
+    let compared = send(multipart("/compare", &compared)).await;
+    let methods: Vec<_> = compared.each().iter().map(|one| one["method"].clone()).collect();
+    assert_eq!(methods, ["gradient", "random"]);
+    assert!(compared.answer()["heatmap"].is_string() && compared.each()[0]["attribution"].is_object());
+    let classes = send(multipart("/predict", &[("top_k=", b"2"), ("image", &red)])).await.only();
+    assert_eq!(classes["predictions"].as_array().unwrap().len(), 2);
+
+    let refused = async |fields: &[(&str, &[u8])]| send(multipart("/explain", fields)).await.refused();
+    let image = ("image", &red[..]);
+    assert_eq!(refused(&[image, ("n_step=", b"3")]).await, ["n_step"]);
+    assert_eq!(refused(&[image, ("n_steps=", b"3"), ("n_steps=", b"3")]).await, ["n_steps"]);
+    assert_eq!(refused(&[image, ("n_steps=", b"3"), ("params", br#"{"n_steps": 3}"#)]).await, ["n_steps"]);
+    assert_eq!(refused(&[image, ("method=", b"\xFF")]).await, ["method"]);
+    let long = vec![b'x'; 1 << 20];
+    let answer = send(multipart("/explain", &[image, ("target=", &long), ("layer=", &long)])).await;
+    assert_eq!(answer.problem(), (400, "broken_multipart".into()));
+}
+
+#[tokio::test]
+async fn an_image_is_answered_with_a_picture_and_other_bodies_with_json() {
+    let (red, base64) = (red(), json!({ "image": BASE64_STANDARD.encode(red()) }));
+    for uri in ["/explain?method=gradient", "/compare?method=gradient"] {
+        for (request, expected) in [
+            (post(uri, red.clone()), "image/png"),
+            (post_as(uri, "image/jpeg", red.clone()), "image/png"),
+            (post_as(uri, "application/octet-stream", red.clone()), "application/json"),
+            (post_json(uri, &base64), "application/json"),
+            (multipart(uri, &[("image", &red)]), "application/json"),
+            (post_json(&format!("{uri}&format=png"), &base64), "image/png"),
+        ] {
+            let answer = send(request).await;
+            assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, Some(expected)), "{uri}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -99,10 +157,8 @@ async fn several_images_get_a_target_each() {
     let (red, blue) = (red(), blue());
     let fields: [(&str, &[u8]); 3] =
         [("image", &red), ("params", br#"{"method": "gradient", "include": "heatmap"}"#), ("image", &blue)];
-    let answers = send(multipart("/explain", &fields)).await.answer();
+    let answers = send(multipart("/explain", &fields)).await.each();
     let found: Vec<_> = answers
-        .as_array()
-        .unwrap()
         .iter()
         .map(|one| {
             (one["input"].as_u64().unwrap(), one["target"]["label"].as_str().unwrap(), one["heatmap"].is_string())
@@ -110,7 +166,7 @@ async fn several_images_get_a_target_each() {
         .collect();
     assert_eq!(found, [(0, "red", true), (1, "blue", true)]);
     assert_eq!(send(multipart("/explain?format=png", &[fields[0], fields[2]])).await.refused(), ["format"]);
-    let classes = send(multipart("/predict", &[fields[0], fields[2]])).await.answer();
+    let classes = send(multipart("/predict", &[fields[0], fields[2]])).await.each();
     assert_eq!(
         (&classes[0]["predictions"][0]["label"], &classes[1]["predictions"][0]["label"]),
         (&json!("red"), &json!("blue"))
@@ -120,16 +176,15 @@ async fn several_images_get_a_target_each() {
 #[tokio::test]
 async fn each_of_several_inputs_may_name_its_own_target() {
     let (red, blue) = (red(), blue());
-    let of = |answers: &Value| -> Vec<String> {
-        let labels = answers.as_array().unwrap().iter().map(|one| one["target"]["label"].as_str().unwrap().to_owned());
-        labels.collect()
+    let of = |answers: &[Value]| -> Vec<String> {
+        answers.iter().map(|one| one["target"]["label"].as_str().unwrap().to_owned()).collect()
     };
     let fields: [(&str, &[u8]); 3] =
         [("image", &red), ("params", br#"{"method": "gradient", "targets": ["green", 0]}"#), ("image", &blue)];
-    assert_eq!(of(&send(multipart("/explain", &fields)).await.answer()), ["green", "red"]);
+    assert_eq!(of(&send(multipart("/explain", &fields)).await.each()), ["green", "red"]);
     let images =
         json!({ "images": [BASE64_STANDARD.encode(&red), BASE64_STANDARD.encode(&blue)], "method": "gradient" });
-    let answers = send(post_json("/explain?targets=top:2,predicted", &images)).await.answer();
+    let answers = send(post_json("/explain?targets=top:2,predicted", &images)).await.each();
     assert_eq!(of(&answers)[0..1], ["red"]);
     assert_eq!((of(&answers).len(), &of(&answers)[2]), (3, &"blue".to_owned()));
     let array = write_npy(&tensor(&[2, 2], &[1.0, 0.0, 0.0, 5.0])).unwrap();
@@ -155,15 +210,15 @@ async fn the_fault_of_one_of_several_images_says_which() {
 async fn an_uploaded_baseline_is_where_the_path_starts() {
     const IG: &str = "/explain?method=integrated_gradients&target=0&format=json";
     let encoded = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
-    let by_multipart = send(multipart(IG, &[("image", &red()), ("baseline", &blue())])).await.answer();
+    let by_multipart = send(multipart(IG, &[("image", &red()), ("baseline", &blue())])).await.only();
     assert_eq!(by_multipart["parameters"]["baseline"], "uploaded");
     let both = json!({ "image": encoded(&red()), "baseline_image": encoded(&blue()), "baseline": "uploaded" });
-    assert_eq!(values(&send(post_json(IG, &both)).await.answer()), values(&by_multipart));
-    let itself = send(multipart(IG, &[("image", &red()), ("baseline", &red())])).await.answer();
+    assert_eq!(values(&send(post_json(IG, &both)).await.only()), values(&by_multipart));
+    let itself = send(multipart(IG, &[("image", &red()), ("baseline", &red())])).await.only();
     assert!(values(&itself).iter().all(|value| *value == 0.0));
     let numbers =
         json!({ "tensor": { "shape": [2], "data": [2, 1] }, "baseline_tensor": { "shape": [2], "data": [1, 1] } });
-    let found = send(post_json("/explain?model=numbers&method=integrated_gradients&target=0", &numbers)).await.answer();
+    let found = send(post_json("/explain?model=numbers&method=integrated_gradients&target=0", &numbers)).await.only();
     assert_eq!((values(&found), &found["baseline_value"]), (vec![1.0, 0.0], &json!(1.0)));
 }
 
@@ -290,9 +345,7 @@ async fn bytes_in_an_array_are_pixels() {
         let drawn = send(post("/explain?method=gradient&target=0&format=png", npy(array.clone()))).await;
         assert_eq!(drawn.picture(), picture);
         let batch = npy(array.clone().insert_axis(ndarray::Axis(0)));
-        let answers = send(post(GRADIENT, batch)).await.answer();
-        assert_eq!(answers.as_array().unwrap().len(), 1);
-        assert_eq!(values(&answers[0]), expected);
+        assert_eq!(values(&send(post(GRADIENT, batch)).await.only()), expected);
         let as_file = json!({ "image": BASE64_STANDARD.encode(npy(array.clone())) });
         assert_eq!(scores(post_json(GRADIENT, &as_file)).await, expected);
         assert_eq!(scores(multipart(GRADIENT, &[("image", &npy(array))])).await, expected);
@@ -312,7 +365,7 @@ async fn bytes_in_an_array_are_pixels() {
 async fn values_that_no_pixel_has_are_warned_about() {
     let warnings = async |value: f32| {
         let array = write_npy(&tensor(&[3, 8, 8], &[value; 192])).unwrap();
-        send(post(GRADIENT, array)).await.answer()["warnings"].to_string()
+        send(post(GRADIENT, array)).await.only()["warnings"].to_string()
     };
     // The model's pixels lie within a few units of 0.
     assert!(warnings(255_000.0).await.contains("was it normalised"), "{}", warnings(255_000.0).await);
@@ -360,11 +413,11 @@ async fn tensors_that_do_not_fit_say_why() {
 
 #[tokio::test]
 async fn a_prediction_lists_the_best_classes() {
-    let answer = send(post("/predict?top_k=2", red())).await.answer();
+    let answer = send(post("/predict?top_k=2", red())).await.only();
     let labels: Vec<&Value> = answer["predictions"].as_array().unwrap().iter().map(|one| &one["label"]).collect();
     assert_eq!(labels, ["red", "green"]);
     let all =
-        send(post_json("/predict", &json!({ "image": BASE64_STANDARD.encode(red()), "top_k": 1000 }))).await.answer();
+        send(post_json("/predict", &json!({ "image": BASE64_STANDARD.encode(red()), "top_k": 1000 }))).await.only();
     let sum: f64 = all["predictions"].as_array().unwrap().iter().map(|one| one["score"].as_f64().unwrap()).sum();
     assert!((sum - 1.0).abs() < 1e-6);
     for given in ["top_k=0", "top_k=1001", "top_k=two"] {

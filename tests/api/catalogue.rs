@@ -52,6 +52,9 @@ async fn a_model_says_which_methods_apply_and_why_others_do_not() {
         (&json!(true), &json!(true), &json!("logits"))
     );
     assert!(tiny["patterns"].is_string());
+    // float32 is told as it was written.
+    let bundled = send(get("/models/squeezenet1_1")).await.text();
+    assert!(bundled.contains("[0.485,0.456,0.406]") && !bundled.contains("0.48500"), "{bundled}");
     let plain = send(get("/models/plain")).await.answer();
     let (does, reason) = applies(&plain, "pgig");
     assert!(!does && reason.contains("explaind fit-patterns --model plain"), "{reason}");
@@ -123,7 +126,7 @@ async fn the_documentation_needs_no_network() {
     let assets: Vec<&str> = places.filter_map(|rest| rest.split('"').next()).collect();
     assert_eq!(assets.len(), 5, "{page}");
     for asset in assets.into_iter().chain(["README.md"]) {
-        let found = send(get(&format!("/docs/{asset}"))).await;
+        let found = send(get(&format!("/docs/{}", asset.trim_start_matches("./")))).await;
         assert_eq!(found.status, 200, "{asset}");
         assert!(!found.body.is_empty(), "{asset}");
     }

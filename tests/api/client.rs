@@ -60,6 +60,19 @@ impl Answered {
         self.json()
     }
 
+    /// The explanations, or the results of predictions, of a 200.
+    pub fn each(&self) -> Vec<Value> {
+        let answer = self.answer();
+        let each = answer.get("explanations").or_else(|| answer.get("results"));
+        each.unwrap_or_else(|| panic!("{answer}")).as_array().unwrap().clone()
+    }
+
+    /// The only one of them.
+    pub fn only(&self) -> Value {
+        let [one] = &self.each()[..] else { panic!("{}", self.text()) };
+        one.clone()
+    }
+
     /// Status and code of a problem.
     pub fn problem(&self) -> (u16, String) {
         (self.status.as_u16(), self.json()["code"].as_str().unwrap_or_default().to_owned())
@@ -127,11 +140,13 @@ pub fn with(mut request: Request<Body>, name: &'static str, value: &str) -> Requ
     request
 }
 
-/// A multipart POST of named fields; those named `params` are text, the others files.
+/// A multipart POST of named fields; `params` and those whose name is followed by = are text, the others files.
 pub fn multipart(uri: &str, fields: &[(&str, &[u8])]) -> Request<Body> {
     let mut body = Vec::new();
     for (name, bytes) in fields {
-        let file = if *name == "params" { "" } else { "; filename=\"f\"\r\ncontent-type: application/octet-stream" };
+        let is_text = *name == "params" || name.ends_with('=');
+        let file = if is_text { "" } else { "; filename=\"f\"\r\ncontent-type: application/octet-stream" };
+        let name = name.trim_end_matches('=');
         body.extend(format!("--edge\r\ncontent-disposition: form-data; name=\"{name}\"{file}\r\n\r\n").bytes());
         body.extend(*bytes);
         body.extend(b"\r\n");

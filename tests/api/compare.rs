@@ -28,7 +28,7 @@ async fn points_that_methods_share_are_evaluated_once_and_the_maps_are_those_of_
     assert_eq!(own, 4 + 26 + 25);
     for (method, together) in methods.iter().zip(explanations(&answer)) {
         assert_eq!(together["method"], *method);
-        let alone = send(post(&format!("/explain?method={method}&target=0&format=json"), red())).await.answer();
+        let alone = send(post(&format!("/explain?method={method}&target=0&format=json"), red())).await.only();
         assert_eq!(together["parameters"], alone["parameters"]);
         assert_eq!(together["evaluations"], alone["evaluations"], "{method}");
         for (a, b) in values(together).iter().zip(values(&alone)) {

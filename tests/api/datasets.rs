@@ -301,7 +301,7 @@ async fn a_baseline_is_drawn_from_a_set() {
         let uri = format!("/explain?method=integrated_gradients&format=json&encoding=list&baseline={baseline}");
         send_to(&place.house.router, post(&uri, red())).await
     };
-    let (drawn, black) = (explain("dataset:black").await.answer(), explain("black").await.answer());
+    let (drawn, black) = (explain("dataset:black").await.only(), explain("black").await.only());
     assert_eq!(drawn["parameters"]["baseline"], "dataset:black:5");
     // Five paths averaged in place of one.
     for (drawn, black) in crate::client::values(&drawn).iter().zip(crate::client::values(&black)) {

@@ -250,10 +250,10 @@ async fn a_multipart_body_has_a_bounded_number_of_parts_and_short_faults() {
     let answer = send(multipart("/predict", &many)).await;
     assert_eq!(answer.status, 422);
     let name = "n".repeat(100_000);
-    let strangers = vec![(name.as_str(), &b""[..]); 80];
+    let strangers = vec![(name.as_str(), &b""[..]); 300];
     let answer = send(multipart("/predict", &strangers)).await;
     assert_eq!(answer.problem(), (400, "broken_multipart".into()));
-    assert!(answer.text().contains("64 parts"), "{}", answer.text());
+    assert!(answer.text().contains("288 parts"), "{}", answer.text());
     let answer = send(multipart("/predict", &strangers[..2])).await;
     assert!(answer.body.len() < 4000, "{} bytes", answer.body.len());
     let head = format!(

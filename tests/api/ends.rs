@@ -73,14 +73,14 @@ fn at(x: &[f32]) -> Value {
 
 /// index -> score.
 async fn predict(house: &House, id: &str, input: &Value) -> BTreeMap<u64, f64> {
-    let answer = send_to(&house.router, post_json(&format!("/predict?model={id}"), input)).await.answer();
+    let answer = send_to(&house.router, post_json(&format!("/predict?model={id}"), input)).await.only();
     let found = answer["predictions"].as_array().unwrap_or_else(|| panic!("{answer}"));
     found.iter().map(|one| (one["index"].as_u64().unwrap(), one["score"].as_f64().unwrap())).collect()
 }
 
 async fn gradient(house: &House, id: &str, query: &str, input: &Value) -> Vec<f32> {
     let uri = format!("/explain?model={id}&method=gradient&format=json&{query}");
-    values(&send_to(&house.router, post_json(&uri, input)).await.answer())
+    values(&send_to(&house.router, post_json(&uri, input)).await.only())
 }
 
 fn close(found: &[f32], expected: &[f32]) {

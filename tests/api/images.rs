@@ -40,7 +40,7 @@ async fn every_kind_of_image_is_explained() {
         ("exif8.jpg", None),
     ] {
         let answer =
-            send(post("/explain?method=gradient&format=json&include=heatmap&target=0", fixture(name))).await.answer();
+            send(post("/explain?method=gradient&format=json&include=heatmap&target=0", fixture(name))).await.only();
         let warnings = answer["warnings"].to_string();
         assert!(warning.is_none_or(|warning| warnings.contains(warning)), "{name}: {warnings}");
         let turned = ["exif5.jpg", "exif8.jpg"].contains(&name);
@@ -53,7 +53,7 @@ async fn every_kind_of_image_is_explained() {
 #[tokio::test]
 async fn a_rotated_photo_is_seen_upright() {
     let score = async |name: &str| {
-        send(post("/predict", fixture(name))).await.answer()["predictions"][0]["score"].as_f64().unwrap()
+        send(post("/predict", fixture(name))).await.only()["predictions"][0]["score"].as_f64().unwrap()
     };
     let upright = score("exif1.jpg").await;
     for turn in 2..=8 {
@@ -117,7 +117,6 @@ async fn too_many_bytes_pixels_or_elements_are_refused_before_they_are_decoded()
 async fn at_most_32_images_come_at_once() {
     let red = red();
     let fields = |count| vec![("image", red.as_ref()); count];
-    let answers = send(crate::client::multipart("/predict", &fields(32))).await.answer();
-    assert_eq!(answers.as_array().unwrap().len(), 32);
+    assert_eq!(send(crate::client::multipart("/predict", &fields(32))).await.each().len(), 32);
     assert_eq!(send(crate::client::multipart("/predict", &fields(33))).await.refused(), ["image"]);
 }

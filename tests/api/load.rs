@@ -111,11 +111,11 @@ async fn a_hundred_clients_get_a_hundred_right_answers() {
         .collect();
     let mut expected = Vec::new();
     for (uri, body) in &requests {
-        expected.push(values(&send(post(uri, body.clone())).await.answer()));
+        expected.push(values(&send(post(uri, body.clone())).await.only()));
     }
     let answers = crowd(server.address, requests).await;
     for (answer, expected) in answers.iter().zip(&expected) {
-        let found = values(&answer.answer());
+        let found = values(&answer.only());
         let gap = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         // A batch of another size may sum in another order.
         assert!(gap < 1e-5, "{gap}");
@@ -128,7 +128,7 @@ async fn a_full_queue_is_429_and_says_when_to_try_again() {
     let house = open(&[("queue_rows", "8")]);
     let server = serve(&house).await;
     const URI: &str = "/explain?method=gradient&model=squeezenet1_1&target=285&format=json";
-    let expected = values(&send_to(&house.router, post(URI, red())).await.answer());
+    let expected = values(&send_to(&house.router, post(URI, red())).await.only());
     let answers = crowd(server.address, (0..100).map(|_| (URI.to_owned(), red().to_vec())).collect()).await;
     let (mut done, mut refused) = (0, 0);
     for answer in answers {
@@ -138,7 +138,7 @@ async fn a_full_queue_is_429_and_says_when_to_try_again() {
             assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
         } else {
             done += 1;
-            let found = values(&answer.answer());
+            let found = values(&answer.only());
             let size = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
             let gap: Vec<f32> = found.iter().zip(&expected).map(|(a, b)| a - b).collect();
             assert!(size(&gap) < 1e-4 * size(&expected));

@@ -20,7 +20,7 @@ fn cheap(method: &str) -> String {
 #[tokio::test]
 async fn every_method_explains_a_photo_in_numbers_and_in_a_picture() {
     for method in METHODS {
-        let answer = send(post(&format!("{}&format=json", cheap(method.id)), fixture("wide.png"))).await.answer();
+        let answer = send(post(&format!("{}&format=json", cheap(method.id)), fixture("wide.png"))).await.only();
         let shape: Vec<usize> = serde_json::from_value(answer["attribution"]["shape"].clone()).unwrap();
         assert!(shape == [3, 224, 224] || shape == [1, 224, 224], "{}: {shape:?}", method.id);
         let found = values(&answer);
@@ -40,8 +40,8 @@ async fn a_layer_that_is_none_is_refused_with_those_that_are() {
     assert_eq!((answer.refused(), answer.allowed("layer")), (vec!["layer".into()], vec!["conv".into(), "relu".into()]));
     let tensor = json!({ "tensor": { "shape": [2], "data": [2, -1] } });
     assert_eq!(send(post_json("/explain?model=numbers&method=grad_cam", &tensor)).await.refused(), ["layer"]);
-    let other = send(post("/explain?method=grad_cam&layer=conv&format=json", red())).await.answer();
-    let usual = send(post("/explain?method=grad_cam&format=json", red())).await.answer();
+    let other = send(post("/explain?method=grad_cam&layer=conv&format=json", red())).await.only();
+    let usual = send(post("/explain?method=grad_cam&format=json", red())).await.only();
     assert_eq!((&other["parameters"]["layer"], &usual["parameters"]["layer"]), (&json!("conv"), &json!("relu")));
 }
 
@@ -57,14 +57,13 @@ async fn patterns_are_needed_where_the_rule_set_says_so() {
 #[tokio::test]
 async fn the_best_classes_share_one_forward_pass() {
     let evaluations = async |target: &str, method: &str| {
-        let answers =
-            send(post(&format!("/explain?format=json&method={method}&target={target}"), red())).await.answer();
-        let counts = answers.as_array().unwrap().iter().map(|one: &Value| one["evaluations"].as_u64().unwrap());
-        counts.collect::<Vec<_>>()
+        let answer = send(post(&format!("/explain?format=json&method={method}&target={target}"), red())).await;
+        let count = |one: &Value| one["evaluations"].as_u64().unwrap();
+        (answer.each().iter().map(count).collect::<Vec<_>>(), count(&answer.answer()))
     };
     // The clean input once, which every answer counts, and a gradient each.
-    assert_eq!(evaluations("top:3", "gradient").await, [2, 2, 2]);
-    assert_eq!(evaluations("top:2", "guided_grad_cam").await, [3, 3]);
+    assert_eq!(evaluations("top:3", "gradient").await, (vec![2, 2, 2], 4));
+    assert_eq!(evaluations("top:2", "guided_grad_cam").await, (vec![3, 3], 5));
 }
 
 #[tokio::test]
@@ -72,12 +71,12 @@ async fn every_method_that_differentiates_explains_a_contrast() {
     for method in METHODS.iter().filter(|method| method.rule_set.is_some()) {
         let uri = |target: &str| format!("{}&format=json&target={target}", cheap(method.id));
         let upload = fixture("wide.png");
-        let contrast = send(post(&uri("285-281"), upload.clone())).await.answer();
+        let contrast = send(post(&uri("285-281"), upload.clone())).await.only();
         let (one, other) = (send(post(&uri("285"), upload.clone())).await, send(post(&uri("281"), upload)).await);
         assert_eq!(contrast["target"]["against"]["index"], 281, "{}", method.id);
         let linear = ["gradient", "input_x_gradient", "integrated_gradients", "smooth_grad", "expected_gradients"];
         if linear.contains(&method.id) {
-            let (one, other) = (values(&one.answer()), values(&other.answer()));
+            let (one, other) = (values(&one.only()), values(&other.only()));
             let scale = one.iter().chain(&other).fold(0.0_f32, |most, value| most.max(value.abs()));
             for (found, (one, other)) in values(&contrast).iter().zip(one.iter().zip(&other)) {
                 // Three sums in f32 in different orders.

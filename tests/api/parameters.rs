@@ -9,8 +9,12 @@ use crate::{
 };
 
 async fn numbers(target: Value) -> Value {
+    numbers_each(target).await.remove(0)
+}
+
+async fn numbers_each(target: Value) -> Vec<Value> {
     let body = json!({ "tensor": { "shape": [2], "data": [2, -1] }, "model": "numbers", "method": "gradient", "target": target });
-    send(post_json("/explain", &body)).await.answer()
+    send(post_json("/explain", &body)).await.each()
 }
 
 #[tokio::test]
@@ -18,8 +22,8 @@ async fn targets_are_indices_labels_ranks_and_contrasts() {
     assert_eq!(values(&numbers(json!("predicted")).await), NUMBERS[0]);
     assert_eq!(values(&numbers(json!(1)).await), NUMBERS[1]);
     assert_eq!(values(&numbers(json!("2")).await), NUMBERS[2]);
-    let top = numbers(json!("top:2")).await;
-    assert_eq!(top.as_array().unwrap().iter().map(values).collect::<Vec<_>>(), [NUMBERS[0], NUMBERS[1]]);
+    let top = numbers_each(json!("top:2")).await;
+    assert_eq!(top.iter().map(values).collect::<Vec<_>>(), [NUMBERS[0], NUMBERS[1]]);
     let contrast = numbers(json!("0-2")).await;
     assert_eq!((values(&contrast), &contrast["target"]["against"]["index"]), (vec![2.0, -1.0], &json!(2)));
     let label = send(post("/explain?target=blue&method=gradient", red())).await;
@@ -70,7 +74,7 @@ async fn digits_that_are_one_classs_label_and_anothers_index_are_refused_with_bo
         (json!("10"), 0, "10"),
         (json!("1"), 1, "2"),
     ] {
-        let found = explain(target.clone()).await.answer()["target"].clone();
+        let found = explain(target.clone()).await.only()["target"].clone();
         assert_eq!((&found["index"], &found["label"]), (&json!(class), &json!(label)), "{target}");
     }
     for target in ["2", "0", "2-10", "10-0"] {
@@ -78,9 +82,9 @@ async fn digits_that_are_one_classs_label_and_anothers_index_are_refused_with_bo
         assert_eq!(answer.refused(), ["target"]);
         assert!(answer.text().contains("label:") && answer.text().contains("index:"), "{}", answer.text());
     }
-    let contrast = explain(json!("label:2-label:10")).await.answer();
+    let contrast = explain(json!("label:2-label:10")).await.only();
     assert_eq!((&contrast["target"]["index"], &contrast["target"]["against"]["index"]), (&json!(1), &json!(0)));
-    let again = explain(contrast["parameters"]["target"].clone()).await.answer();
+    let again = explain(contrast["parameters"]["target"].clone()).await.only();
     assert_eq!((&again["target"], values(&again)), (&contrast["target"], values(&contrast)));
 }
 
@@ -88,7 +92,7 @@ async fn digits_that_are_one_classs_label_and_anothers_index_are_refused_with_bo
 async fn baselines_have_names_and_are_averaged() {
     let explain = async |baseline: &str| {
         let uri = format!("/explain?method=integrated_gradients&target=0&format=json&baseline={baseline}");
-        send(post(&uri, red())).await.answer()
+        send(post(&uri, red())).await.only()
     };
     let mut maps = Vec::new();
     for baseline in ["zero", "white", "mean", "blur:2", "uniform:3", "random:2"] {
@@ -115,7 +119,7 @@ async fn baselines_have_names_and_are_averaged() {
 #[tokio::test]
 async fn without_a_method_it_is_pgig_where_there_are_patterns() {
     for (model, method) in [("tiny", "pgig"), ("plain", "integrated_gradients")] {
-        let answer = send(post(&format!("/explain?format=json&model={model}"), red())).await.answer();
+        let answer = send(post(&format!("/explain?format=json&model={model}"), red())).await.only();
         assert_eq!((&answer["method"], &answer["model"]), (&json!(method), &json!(model)));
     }
 }
@@ -145,7 +149,7 @@ async fn an_unknown_parameter_is_refused_wherever_it_stands() {
     let field = send(multipart("/explain", &[("image", &red()), ("picture", b"x")])).await;
     assert_eq!(
         (field.refused(), field.allowed("picture")),
-        (vec!["picture".to_owned()], vec!["image".into(), "baseline".into(), "segments".into(), "params".into()])
+        (vec!["picture".to_owned()], vec!["image".into(), "file".into(), "baseline".into(), "segments".into()])
     );
     assert_eq!(send(post("/predict?target=1", red())).await.refused(), ["target"]);
     // Known, but not to this method.
@@ -180,7 +184,7 @@ async fn wrong_types_and_ranges_are_refused() {
         ("n_steps", json!(10_001)),
         ("n_steps", json!([3])),
         ("multiply_by_inputs", json!("perhaps")),
-        ("seed_value", json!(-1)),
+        ("seed", json!(-1)),
         ("target", json!(1.5)),
         ("target", json!({ "index": 1 })),
         ("baseline", json!(3)),
@@ -191,6 +195,7 @@ async fn wrong_types_and_ranges_are_refused() {
         ("model", json!(3)),
         ("encoding", json!("hex")),
         ("include", json!("everything")),
+        ("channels", json!("mean")),
         ("clip_percent_lowerbound", json!("low")),
         ("clip_percent_upperbound", json!(101)),
         ("alpha", json!("nan")),

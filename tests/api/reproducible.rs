@@ -10,10 +10,10 @@ use crate::{
 };
 
 /// Every method on the small net that has patterns; few samples are as random as many.
-fn uri(method: &str, seed_value: u64) -> String {
+fn uri(method: &str, seed: u64) -> String {
     let takes = |name: &str| METHODS.iter().any(|known| known.id == method && known.takes(name));
     let few = if takes("n_samples") { "&n_samples=4" } else { "" };
-    let seed = if takes("seed_value") { format!("&seed_value={seed_value}") } else { String::new() };
+    let seed = if takes("seed") { format!("&seed={seed}") } else { String::new() };
     format!("/explain?method={method}&target=0&format=json{few}{seed}")
 }
 
@@ -28,7 +28,7 @@ fn distance(one: &Value, other: &Value) -> f32 {
 async fn numbers_do_not_depend_on_what_else_runs() {
     let mut alone = Vec::new();
     for method in METHODS {
-        alone.push(send(post(&uri(method.id, 5), red())).await.answer());
+        alone.push(send(post(&uri(method.id, 5), red())).await.only());
     }
     // All at once, each beside strangers on other pictures: batches are now shared.
     let crowd = METHODS.iter().flat_map(|method| {
@@ -37,7 +37,7 @@ async fn numbers_do_not_depend_on_what_else_runs() {
     });
     let crowded = join_all(crowd.map(send)).await;
     for ((method, alone), crowded) in METHODS.iter().zip(&alone).zip(crowded.iter().skip(1).step_by(4)) {
-        let gap = distance(&crowded.answer(), alone);
+        let gap = distance(&crowded.only(), alone);
         assert!(gap <= 1e-6, "{}: {gap:e}", method.id);
     }
 }
@@ -45,9 +45,9 @@ async fn numbers_do_not_depend_on_what_else_runs() {
 #[tokio::test]
 async fn the_seed_decides_what_is_drawn_at_random() {
     for method in METHODS.iter().filter(|method| method.takes("n_samples") || method.id == "random") {
-        let one = send(post(&uri(method.id, 5), red())).await.answer();
-        let same = send(post(&uri(method.id, 5), red())).await.answer();
-        let other = send(post(&uri(method.id, 6), red())).await.answer();
+        let one = send(post(&uri(method.id, 5), red())).await.only();
+        let same = send(post(&uri(method.id, 5), red())).await.only();
+        let other = send(post(&uri(method.id, 6), red())).await.only();
         assert_eq!(values(&one), values(&same), "{}", method.id);
         assert_ne!(values(&one), values(&other), "{}", method.id);
     }
@@ -56,11 +56,11 @@ async fn the_seed_decides_what_is_drawn_at_random() {
 #[tokio::test]
 async fn the_parameters_of_an_answer_posted_back_give_the_same_map() {
     for method in METHODS {
-        let first = send(post(&uri(method.id, 5), red())).await.answer();
+        let first = send(post(&uri(method.id, 5), red())).await.only();
         let mut body = first["parameters"].clone();
         body["image"] = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, red()).into();
         body["format"] = "json".into();
-        let again = send(post_json("/explain", &body)).await.answer();
+        let again = send(post_json("/explain", &body)).await.only();
         assert_eq!((values(&again), &again["parameters"]), (values(&first), &first["parameters"]), "{}", method.id);
     }
 }

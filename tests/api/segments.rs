@@ -25,7 +25,8 @@ fn label_image(column: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
-const URI: &str = "/explain?method=xrai&format=json&target=0&min_pixel_diff=1&encoding=list&include=segments";
+const URI: &str =
+    "/explain?method=xrai&format=json&target=0&min_pixel_diff=1&encoding=list&include=attribution,segments";
 
 async fn explain_with(segments: &[u8]) -> Answered {
     send(multipart(URI, &[("image", &red()), ("segments", segments)])).await
@@ -37,7 +38,7 @@ fn areas(answer: &Value) -> Vec<u64> {
 
 #[tokio::test]
 async fn a_map_of_regions_has_one_channel_and_the_total_of_its_regions() {
-    let answer = send(post(URI, red())).await.answer();
+    let answer = send(post(URI, red())).await.only();
     assert_eq!(answer["attribution"]["shape"], json!([1, 8, 8]));
     assert_eq!(
         (&answer["segments"]["labels"]["shape"], &answer["segments"]["ranks"]["shape"]),
@@ -57,7 +58,7 @@ async fn a_map_of_regions_has_one_channel_and_the_total_of_its_regions() {
 #[tokio::test]
 async fn segments_are_sent_as_an_image_as_labels_or_as_masks_in_either_size() {
     // The upload's first four of 12 columns hold the centres of the model's first three of 8.
-    let image = explain_with(&label_image(4)).await.answer();
+    let image = explain_with(&label_image(4)).await.only();
     assert_eq!(image["parameters"]["segments"], "uploaded");
     let mut found = areas(&image);
     found.sort_unstable();
@@ -67,16 +68,16 @@ async fn segments_are_sent_as_an_image_as_labels_or_as_masks_in_either_size() {
     let of_model = Array3::from_shape_fn((1, 8, 8), |(_, _, x)| if x < 3 { 0u8 } else { 200 });
     let masks = Array3::from_shape_fn((2, 8, 12), |(mask, _, x)| (x < 4) == (mask == 0));
     for file in [npy(&labels), npy(&of_model), npy(&masks)] {
-        let answer = explain_with(&file).await.answer();
+        let answer = explain_with(&file).await.only();
         assert_eq!(values(&answer), values(&image));
         assert_eq!(answer["segments"]["ranks"], image["segments"]["ranks"]);
     }
     assert!(explain_with(&npy(&masks)).await.answer()["segments"].get("labels").is_none());
     let body = json!({"image": BASE64_STANDARD.encode(red()), "segments_file": BASE64_STANDARD.encode(npy(&labels))});
-    assert_eq!(values(&send(post_json(URI, &body)).await.answer()), values(&image));
+    assert_eq!(values(&send(post_json(URI, &body)).await.only()), values(&image));
     // The third region is what no label names.
     let partial = Array2::from_shape_fn((8, 8), |(y, x)| if y > 3 { -1i32 } else { i32::from(x > 3) });
-    assert_eq!(areas(&explain_with(&npy(&partial)).await.answer())[2], 32);
+    assert_eq!(areas(&explain_with(&npy(&partial)).await.only())[2], 32);
 }
 
 #[tokio::test]
@@ -130,7 +131,7 @@ async fn labels_in_a_lossy_type_are_refused() {
         labels.write_to(&mut bytes, format).unwrap();
         let answer = explain_with(bytes.get_ref()).await;
         match accepted {
-            true => assert_eq!(areas(&answer.answer()).len(), 2, "{format:?}"),
+            true => assert_eq!(areas(&answer.only()).len(), 2, "{format:?}"),
             false => assert_eq!(answer.refused(), ["segments"], "{format:?}"),
         }
     }
@@ -166,8 +167,9 @@ async fn a_posted_tensor_is_segmented_by_the_picture_it_shows() {
     let side = 224;
     let tensor = Array3::from_shape_fn((3, side, side), |(_, y, x)| if x + y < side { -1.5f32 } else { 2.0 });
     let body = npy(&tensor);
-    let uri = "/explain?method=xrai&quality=fast&include=segments&encoding=list&target=0&model=squeezenet1_1";
-    let answer = send(post_as(uri, "application/x-npy", body)).await.answer();
+    let uri =
+        "/explain?method=xrai&quality=fast&include=attribution,segments&encoding=list&target=0&model=squeezenet1_1";
+    let answer = send(post_as(uri, "application/x-npy", body)).await.only();
     let labels = &answer["segments"]["labels"]["data"][5];
     assert_eq!(labels[0][0], labels[50][50]);
     assert_ne!(labels[0][0], labels[223][223]);

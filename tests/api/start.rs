@@ -94,7 +94,7 @@ async fn a_foreign_name_that_leads_to_this_machine_is_refused_unless_it_is_liste
 #[tokio::test]
 async fn every_answer_tells_browsers_what_it_may_do() {
     let page = send(get("/docs/")).await;
-    assert_eq!(page.header("content-type"), Some("text/html"));
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
     for answer in [send(get("/healthz")).await, send(get("/nothing")).await, send(post("/explain", red())).await, page]
     {
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));

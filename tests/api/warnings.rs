@@ -35,13 +35,13 @@ async fn what_a_model_leaves_unsaid_is_told_with_each_answer_and_in_the_list_of_
     assert_eq!(warnings(&models["models"][0]), [assumed]);
     let square = picture(8, 8, [250, 40, 20]);
     for uri in ["/predict", "/explain?method=gradient&format=json"] {
-        assert_eq!(warnings(&send_to(&house.router, post(uri, square.clone())).await.answer()), [assumed]);
+        assert_eq!(warnings(&send_to(&house.router, post(uri, square.clone())).await.only()), [assumed]);
     }
-    let wide = send_to(&house.router, post("/predict", picture(48, 8, [250, 40, 20]))).await.answer();
+    let wide = send_to(&house.router, post("/predict", picture(48, 8, [250, 40, 20]))).await.only();
     // Resized to 54 x 9, of which the crop takes 8 x 8 from (23, 0) on.
     let seen = "the model saw 8 x 7 pixels of the upload's 48 x 8 (15 %), from (20, 0): its crop left out the rest";
     assert_eq!(warnings(&wide), [assumed, seen]);
-    assert_eq!(warnings(&send(post("/predict?model=tiny", picture(48, 8, [250, 40, 20]))).await.answer()), [""; 0]);
+    assert_eq!(warnings(&send(post("/predict?model=tiny", picture(48, 8, [250, 40, 20]))).await.only()), [""; 0]);
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn a_delta_that_is_not_finite_is_told_and_in_no_header() {
     drawn.picture();
     assert_eq!(drawn.header("x-explaind-convergence-delta"), None);
     assert_eq!(drawn.header("x-explaind-warnings"), Some(said));
-    let answer = send_to(&house.router, post("/explain?method=integrated_gradients&format=json", red())).await.answer();
+    let answer = send_to(&house.router, post("/explain?method=integrated_gradients&format=json", red())).await.only();
     assert!(answer["convergence_delta"].is_null());
     assert_eq!(warnings(&answer), [said]);
 }
@@ -76,11 +76,11 @@ async fn a_delta_that_is_not_finite_is_told_and_in_no_header() {
 async fn an_empty_map_says_what_happened() {
     let equal =
         multipart("/explain?method=integrated_gradients&format=json", &[("image", &red()), ("baseline", &red())]);
-    let said = warnings(&send(equal).await.answer());
+    let said = warnings(&send(equal).await.only());
     assert_eq!(said, ["the baseline equals the input: there is no path between them"]);
     let other =
         multipart("/explain?method=integrated_gradients&format=json", &[("image", &red()), ("baseline", &blue())]);
-    assert_eq!(warnings(&send(other).await.answer()), [""; 0]);
+    assert_eq!(warnings(&send(other).await.only()), [""; 0]);
     for (uri, said) in [
         (
             "method=grad_cam&target=green",
@@ -89,7 +89,7 @@ async fn an_empty_map_says_what_happened() {
         ("method=var_grad&n_samples=1", "the variance of one sample is zero: raise n_samples"),
         ("method=smooth_grad&n_samples=1", "n_samples is 1: nothing is averaged; raise it"),
     ] {
-        let answer = send(post(&format!("/explain?format=json&{uri}"), red())).await.answer();
+        let answer = send(post(&format!("/explain?format=json&{uri}"), red())).await.only();
         assert_eq!(warnings(&answer), [said], "{uri}");
         let drawn = send(post(&format!("/explain?{uri}"), red())).await;
         drawn.picture();
@@ -98,7 +98,7 @@ async fn an_empty_map_says_what_happened() {
     let flat = picture(8, 8, [7; 3]);
     let flat = image::load_from_memory(&flat).unwrap().crop_imm(4, 0, 4, 8).into_rgb8();
     let answer = send(post("/explain?method=edges&format=json", house::encode(&flat, image::ImageFormat::Png))).await;
-    assert_eq!(warnings(&answer.answer()), ["the picture has no edges"]);
+    assert_eq!(warnings(&answer.only()), ["the picture has no edges"]);
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn a_set_of_two_images_gives_two_baselines_however_many_are_asked_for() {
     }
     let house = open(&[("dataset", &format!("two={}", folder.path().display()))]);
     let uri = "/explain?method=integrated_gradients&quadrature=riemann_trapezoid&n_steps=3&baseline=dataset:two:50&format=json";
-    let answer = send_to(&house.router, post(uri, picture(8, 8, [90, 200, 30]))).await.answer();
+    let answer = send_to(&house.router, post(uri, picture(8, 8, [90, 200, 30]))).await.only();
     assert_eq!(warnings(&answer), ["the set two has 2 of the 50 images asked for as baselines"]);
     // And one for the predictions.
     assert_eq!(answer["evaluations"], 2 * 3 + 1);

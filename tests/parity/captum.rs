@@ -57,7 +57,7 @@ fn agrees_with_captum(net: &str, export: &str) {
     for method in METHODS {
         let Some(expected) = captum.floats(method.id) else { continue };
         let mut given = json!({"method": method.id, "target": drawn.json::<usize>("target"), "head": "logits"});
-        for (name, key) in [("n_samples", "samples"), ("noise_level", "noise_level"), ("seed_value", "seed_value")] {
+        for (name, key) in [("n_samples", "samples"), ("noise_level", "noise_level"), ("seed", "seed_value")] {
             if method.takes(name) {
                 given[name] = captum.json(key);
             }

@@ -8,6 +8,7 @@ function pictureFirst(described) {
 
 async function show() {
   const spec = await (await fetch("../openapi.json")).json()
+  spec.externalDocs.url = new URL(spec.externalDocs.url, location).href
   for (const operation of Object.values(spec.paths).flatMap(Object.values)) {
     pictureFirst(operation.requestBody)
     pictureFirst(operation.responses["200"])

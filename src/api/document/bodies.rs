@@ -6,7 +6,7 @@ use utoipa::{
     openapi::{
         Ref, RefOr,
         schema::{
-            ArrayBuilder, KnownFormat, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType, Type,
+            AnyOfBuilder, ArrayBuilder, KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
         },
     },
 };
@@ -106,10 +106,21 @@ fn file() -> ObjectBuilder {
 }
 
 /// The numbers with their shape, or nested lists of them.
-fn tensor() -> Schema {
-    let any = Object::with_type(SchemaType::AnyValue);
-    let lists = ArrayBuilder::new().items(any).description(Some("Nested lists of numbers."));
-    OneOfBuilder::new().item(Ref::from_schema_name("ShapedData")).item(lists).build().into()
+pub struct Tensor;
+
+impl PartialSchema for Tensor {
+    fn schema() -> RefOr<Schema> {
+        let any = Object::with_type(SchemaType::AnyValue);
+        let lists = ArrayBuilder::new().items(any).description(Some("Nested lists of numbers."));
+        let forms = AnyOfBuilder::new().item(Ref::from_schema_name("ShapedData")).item(lists);
+        RefOr::T(forms.description(Some("An array of numbers, in either form.")).build().into())
+    }
+}
+
+impl ToSchema for Tensor {}
+
+fn tensor() -> Ref {
+    Ref::from_schema_name("Tensor")
 }
 
 fn inputs() -> [Field; 3] {

@@ -3,11 +3,11 @@
 //! not take.
 
 use indexmap::IndexSet;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
-        RefOr,
+        Ref, RefOr,
         path::{Parameter, ParameterBuilder, ParameterIn},
         schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type},
     },
@@ -32,11 +32,13 @@ pub struct Field {
     pub name: String,
     pub description: String,
     pub schema: RefOr<Schema>,
+    /// What the page at /docs fills in.
+    example: Option<Value>,
 }
 
 impl Field {
     pub fn new(name: &str, description: impl Into<String>, schema: impl Into<RefOr<Schema>>) -> Self {
-        Self { name: name.to_owned(), description: description.into(), schema: schema.into() }
+        Self { name: name.to_owned(), description: description.into(), schema: schema.into(), example: None }
     }
 
     pub fn into_query(self) -> Parameter {
@@ -49,6 +51,7 @@ impl Field {
             .parameter_in(place)
             .description(Some(self.description))
             .schema(Some(self.schema))
+            .example(self.example)
             .build()
     }
 
@@ -68,22 +71,23 @@ impl Field {
 /// Of POST /explain.
 pub fn of_explain() -> Vec<Field> {
     let doc = "The attribution method. Default: pgig where the model has patterns, else integrated_gradients.";
-    [Field::new("method", doc, method_ids())].into_iter().chain(shared()).collect()
+    [Field::new("method", doc, method_id())].into_iter().chain(shared()).collect()
 }
 
 /// Of POST /compare, in the query.
 pub fn of_compare() -> Vec<Field> {
-    let methods = ArrayBuilder::new().items(method_ids().build()).max_items(Some(MAX_WAYS)).build();
+    let methods = ArrayBuilder::new().items(method_id()).max_items(Some(MAX_WAYS)).build();
     let method = Field::new("method", "A method to compare; repeat it for each method.", Schema::from(methods));
+    let method = Field { example: Some(json!(["gradient", "integrated_gradients"])), ..method };
     [method].into_iter().chain(shared()).collect()
 }
 
 /// Of POST /compare, in a JSON body.
 pub fn of_compare_body() -> Vec<Field> {
-    let id = Field::new("id", "The method.", method_ids());
+    let id = Field::new("id", "The method.", method_id());
     let own = [id].into_iter().chain(of_methods()).map(Field::into_property);
     let own = own.fold(ObjectBuilder::new(), |object, (name, schema)| object.property(name, schema));
-    let way = OneOfBuilder::new().item(method_ids()).item(own.required("id"));
+    let way = OneOfBuilder::new().item(method_id()).item(own.required("id"));
     let methods = ArrayBuilder::new().items(way).max_items(Some(MAX_WAYS)).build();
     let doc = "The methods to compare: ids, or objects with an `id` and parameters for that method alone.";
     [Field::new("methods", doc, Schema::from(methods))].into_iter().chain(shared()).collect()
@@ -107,7 +111,11 @@ fn shared() -> impl Iterator<Item = Field> {
     let targets = "A target for each of several inputs, in their order, instead of `target`: joined by commas, or a list in JSON.";
     let options = OPTIONS.iter().map(|option| {
         let default = option.default.map(|default| format!(" Default: {default}.")).unwrap_or_default();
-        let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(option.allowed.iter().copied()));
+        let one = Ref::from_schema_name(type_of_option(option.name));
+        let schema = match option.is_list {
+            true => RefOr::T(ArrayBuilder::new().items(one).build().into()),
+            false => RefOr::Ref(one),
+        };
         Field::new(option.name, format!("{}{default}", option.doc), schema)
     });
     let (for_all, for_some): (Vec<_>, Vec<_>) =
@@ -148,24 +156,54 @@ fn model() -> Field {
     )
 }
 
-fn method_ids() -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(METHODS.iter().map(|method| method.id)))
+/// What parameters choose among: types of their own, which clients know by one name wherever they are given.
+pub fn types() -> impl Iterator<Item = (String, RefOr<Schema>)> {
+    let methods = METHODS.iter().map(|method| method.id.to_owned()).collect();
+    let rows = rows().into_iter().filter(|(row, _)| matches!(row.kind, Kind::Choice { .. }));
+    let options = OPTIONS.iter().map(|option| {
+        let allowed = option.allowed.iter().map(|choice| (*choice).to_owned()).collect();
+        (type_of_option(option.name), allowed)
+    });
+    let all = [(METHOD.to_owned(), methods)]
+        .into_iter()
+        .chain(rows.map(|(row, _)| (camel_case(row.name), choices(row.name))))
+        .chain(options);
+    all.map(|(name, allowed): (String, Vec<String>)| {
+        (name, RefOr::T(ObjectBuilder::new().schema_type(Type::String).enum_values(Some(allowed)).build().into()))
+    })
+}
+
+const METHOD: &str = "Method";
+
+fn method_id() -> Ref {
+    Ref::from_schema_name(METHOD)
+}
+
+fn type_of_option(name: &str) -> String {
+    format!("Answer{}", camel_case(name))
+}
+
+/// `RuleSet` of `rule_set`.
+fn camel_case(name: &str) -> String {
+    let words = name.split('_').filter_map(|word| word.split_at_checked(1));
+    words.flat_map(|(first, rest)| [first.to_ascii_uppercase(), rest.to_owned()]).collect()
 }
 
 /// Which methods take it stands in its description, with what those have in common as default.
 fn of_row(row: &'static parameters::Parameter, takers: &[&'static str]) -> Field {
-    let base = ObjectBuilder::new();
-    let (schema, forms) = match &row.kind {
+    let base = |kind| ObjectBuilder::new().schema_type(kind);
+    let text = || RefOr::T(base(Type::String).build().into());
+    let (schema, forms): (RefOr<Schema>, _) = match &row.kind {
         Kind::Integer { min, max, .. } => {
-            (base.schema_type(Type::Integer).minimum(Some(*min as f64)).maximum(Some(*max as f64)), None)
+            (base(Type::Integer).minimum(Some(*min as f64)).maximum(Some(*max as f64)).into(), None)
         }
         Kind::Number { above, max, .. } => {
-            (base.schema_type(Type::Number).exclusive_minimum(Some(*above)).maximum(Some(*max)), None)
+            (base(Type::Number).exclusive_minimum(Some(*above)).maximum(Some(*max)).into(), None)
         }
-        Kind::Boolean { .. } => (base.schema_type(Type::Boolean), None),
-        Kind::Choice { .. } => (base.schema_type(Type::String).enum_values(Some(choices(row.name))), None),
-        Kind::Name { form, .. } => (base.schema_type(Type::String), Some(format!("Allowed: {form}."))),
-        Kind::Text { forms, .. } => (base.schema_type(Type::String), Some(format!("One of: {}.", forms.join(", ")))),
+        Kind::Boolean { .. } => (base(Type::Boolean).into(), None),
+        Kind::Choice { .. } => (RefOr::Ref(Ref::from_schema_name(camel_case(row.name))), None),
+        Kind::Name { form, .. } => (text(), Some(format!("Allowed: {form}."))),
+        Kind::Text { forms, .. } => (text(), Some(format!("One of: {}.", forms.join(", ")))),
     };
     let methods = METHODS.iter().filter(|method| takers.contains(&method.id));
     let defaults: Vec<Option<Value>> = methods.map(|method| row.default_of(method)).collect();

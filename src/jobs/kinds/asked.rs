@@ -9,7 +9,7 @@ use crate::{
     app::App,
     dataset::{Dataset, DatasetError},
     jobs::WorkError,
-    methods::{Fault, Faults},
+    methods::{Fault, Faults, parameters},
     model::Model,
     text::shown,
 };
@@ -23,7 +23,7 @@ pub struct Asked {
 
 impl Asked {
     pub fn new(given: Map<String, Value>, app: &App) -> Self {
-        Self { app: app.clone(), given, known: Vec::new(), faults: Faults::default() }
+        Self { app: app.clone(), given: parameters::renamed(given), known: Vec::new(), faults: Faults::default() }
     }
 
     pub fn app(&self) -> &App {

@@ -38,7 +38,7 @@ const MAX_SHARD_IMAGES: usize = 32;
 const COSTLY: &[&str] = &["n_steps", "n_samples", "max_steps", "baseline", "target"];
 const TOO_MUCH: &str = "more bytes than were estimated when the job was queued";
 /// Options of an answer that an archive has no use for.
-const ANSWER_OPTIONS: &[&str] = &["format", "encoding", "include"];
+const ANSWER_OPTIONS: &[&str] = &["format", "encoding", "include", "channels"];
 
 pub static EXPLAIN_DATASET: ExplainDataset = ExplainDataset;
 
@@ -52,7 +52,7 @@ struct Spec {
     patterns: Option<String>,
     dataset: String,
     dataset_hash: String,
-    /// So many images, drawn by `seed_value`; all without it.
+    /// So many images, drawn by `seed`; all without it.
     limit: Option<usize>,
     /// The method, its parameters, and the picture's options, as POST /explain takes them.
     #[serde(flatten)]
@@ -207,7 +207,7 @@ fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobErro
     let cost = Parameters::cost_of([&plan.parameters].into_iter(), true);
     let lower: Vec<_> = COSTLY.iter().filter(|name| explain.contains_key(**name)).map(|name| (*name, None)).collect();
     check_evaluations(&app, cost, used, |_| lower)?;
-    let mut images = if used < count { draw(count, used, plan.parameters.seed_value) } else { (0..count).collect() };
+    let mut images = if used < count { draw(count, used, plan.parameters.seed) } else { (0..count).collect() };
     images.sort_unstable();
     let limits = *app.datasets().here().limits();
     let (input, answers) = (&model.manifest.input.shape, plan.parameters.target.answers() as u64);

@@ -107,7 +107,7 @@ impl Parameter {
                 );
             }
             Kind::Boolean { set } => {
-                let flag = value.as_bool().or_else(|| value.as_str()?.trim().parse().ok());
+                let flag = value.as_bool().or_else(|| value.as_str()?.trim().to_ascii_lowercase().parse().ok());
                 set(parameters, flag.ok_or_else(|| format!("{} is neither true nor false", shown(value)))?);
             }
             Kind::Choice { allowed, set } => {

@@ -30,7 +30,7 @@ pub struct Parameters {
     pub method: &'static Method,
     pub target: Target,
     pub head: Head,
-    pub seed: SeedRule,
+    pub grad_output: SeedRule,
     /// How derivatives are taken; none for methods that do not ask the model.
     pub rule_set: Option<RuleSetId>,
     pub pattern_layers: PatternLayers,
@@ -48,7 +48,7 @@ pub struct Parameters {
     pub noise_level: f64,
     /// What Grad-CAM looks at.
     pub layer: Option<String>,
-    pub seed_value: u64,
+    pub seed: u64,
     pub segments: SegmentSource,
     pub algorithm: Algorithm,
     /// The part of the picture that ranked regions cover.
@@ -98,7 +98,7 @@ impl Parameters {
             method,
             target: Target::Predicted,
             head,
-            seed: SeedRule::One,
+            grad_output: SeedRule::One,
             rule_set: method.rule_set,
             pattern_layers,
             baseline: Baseline::default(),
@@ -110,7 +110,7 @@ impl Parameters {
             n_samples: NonZeroUsize::MIN.saturating_add(24),
             noise_level: 0.15,
             layer: None,
-            seed_value: 0,
+            seed: 0,
             segments: SegmentSource::Felzenszwalb,
             algorithm: Algorithm::Full,
             area_threshold: 1.0,
@@ -124,6 +124,7 @@ impl Parameters {
     /// Resolves what was given (texts or JSON values, by name, `method` among them) against the defaults of method and model.
     /// Without `method` it is `pgig` where the model has patterns, else `integrated_gradients`.
     pub fn parse(given: &Map<String, Value>, facts: &Facts<'_>) -> Result<Self, Faults> {
+        let given = &renamed(given.clone());
         let mut faults = Faults::default();
         let method = match given.get("method") {
             None if facts.has_patterns => registry::find("pgig"),
@@ -160,7 +161,11 @@ impl Parameters {
                 refuse(name, "is chosen by the tolerance: give one or the other", &[]);
             }
             if !self.is_complete() {
-                refuse("tolerance", "needs a map that sums to f(x) - f(x'): seed one and multiply_by_inputs true", &[]);
+                refuse(
+                    "tolerance",
+                    "needs a map that sums to f(x) - f(x'): grad_output one and multiply_by_inputs true",
+                    &[],
+                );
             }
         } else if given.contains_key("max_steps") && !given.contains_key("tolerance") {
             refuse("max_steps", "limits a tolerance, and none is given", &[]);
@@ -198,7 +203,7 @@ impl Parameters {
     pub fn is_complete(&self) -> bool {
         self.method.takes("tolerance")
             && self.rule_set == Some(RuleSetId::Gradient)
-            && self.seed == SeedRule::One
+            && self.grad_output == SeedRule::One
             && self.multiply_by_inputs
     }
 
@@ -214,7 +219,7 @@ impl Parameters {
             rule_sets: self.rule_set.into_iter().collect(),
             wrt: Wrt::Input,
             head: self.head,
-            seed: self.seed,
+            seed: self.grad_output,
             pattern_layers,
         }
     }
@@ -242,6 +247,20 @@ impl Parameters {
         let values = self.method.parameters().filter_map(|p| Some((p.name.to_owned(), (p.get)(self)?)));
         [("method".to_owned(), json!(self.method.id))].into_iter().chain(values).collect()
     }
+}
+
+/// What was given, by the names of today: `seed` was the gradient at the output (one or value), and the random seed `seed_value`.
+pub fn renamed(mut given: Map<String, Value>) -> Map<String, Value> {
+    let is_gradient = given.get("seed").is_some_and(|value| value == "one" || value == "value");
+    let old = [("seed", "grad_output", is_gradient), ("seed_value", "seed", true)];
+    for (old, new, _) in old.into_iter().filter(|(.., is_meant)| *is_meant) {
+        if !given.contains_key(new)
+            && let Some(value) = given.shift_remove(old)
+        {
+            given.insert(new.to_owned(), value);
+        }
+    }
+    given
 }
 
 impl Serialize for Parameters {
@@ -282,15 +301,12 @@ mod tests {
         let print = |given| Value::Object(parse(given).unwrap().to_json());
         assert_eq!(
             print(json!({})),
-            json!({"method": "pgig", "target": "predicted", "head": "probabilities", "seed": "one", "pattern_layers": "inner",
+            json!({"method": "pgig", "target": "predicted", "head": "probabilities", "grad_output": "one", "pattern_layers": "inner",
                    "baseline": "zero", "n_steps": 25, "quadrature": "riemann_right", "multiply_by_inputs": true,
-                   "seed_value": 0})
+                   "seed": 0})
         );
-        assert_eq!(print(json!({"method": "pattern_attribution"}))["seed"], json!("value"));
-        assert_eq!(
-            print(json!({"method": "random"})),
-            json!({"method": "random", "target": "predicted", "seed_value": 0})
-        );
+        assert_eq!(print(json!({"method": "pattern_attribution"}))["grad_output"], json!("value"));
+        assert_eq!(print(json!({"method": "random"})), json!({"method": "random", "target": "predicted", "seed": 0}));
     }
 
     #[test]
@@ -305,6 +321,16 @@ mod tests {
     }
 
     #[test]
+    fn the_names_of_before_are_taken() {
+        let old = parse(json!({"method": "pgig", "seed": "value", "seed_value": 7})).unwrap();
+        let new = parse(json!({"method": "pgig", "grad_output": "value", "seed": 7})).unwrap();
+        assert_eq!(old.to_json(), new.to_json());
+        assert_eq!((new.to_json()["grad_output"].clone(), new.seed), (json!("value"), 7));
+        assert_eq!(parse(json!({"method": "pgig", "seed": "other"})).unwrap_err()[0].param, "seed");
+        assert_eq!(parse(json!({"method": "pgig", "seed": 1, "seed_value": 7})).unwrap_err()[0].param, "seed_value");
+    }
+
+    #[test]
     fn a_preset_is_resolved_and_can_be_overridden_in_part() {
         let fast = parse(json!({"quality": "fast"})).unwrap();
         assert_eq!((fast.n_steps.get(), fast.quadrature), (8, Quadrature::RiemannMidpoint));
@@ -316,7 +342,9 @@ mod tests {
     fn every_method_posted_back_resolves_to_itself() {
         let mut given: Vec<Value> = registry::METHODS.iter().map(|method| json!({"method": method.id})).collect();
         given.push(json!({"method": "integrated_gradients", "tolerance": 0.01, "target": "cat-dog", "baseline": "black+white"}));
-        given.push(json!({"pattern_layers": "conv1, conv2", "quality": "fast", "seed": "value", "target": "top:2"}));
+        given.push(
+            json!({"pattern_layers": "conv1, conv2", "quality": "fast", "grad_output": "value", "target": "top:2"}),
+        );
         for method in registry::METHODS.iter().filter(|method| method.takes("rule_set")) {
             let sets = RuleSetId::ALL.map(|set| json!({"method": method.id, "rule_set": set.id()}));
             given.extend(sets);
@@ -360,7 +388,7 @@ mod tests {
     fn contradictions_are_refused() {
         let cases = [
             (json!({"method": "integrated_gradients", "tolerance": 0.1, "n_steps": 5}), "n_steps"),
-            (json!({"method": "integrated_gradients", "tolerance": 0.1, "seed": "value"}), "tolerance"),
+            (json!({"method": "integrated_gradients", "tolerance": 0.1, "grad_output": "value"}), "tolerance"),
             (json!({"method": "integrated_gradients", "max_steps": 50}), "max_steps"),
             (json!({"method": "pgig", "tolerance": 0.1}), "tolerance"),
             (json!({"method": "integrated_gradients", "tolerance": 0.1, "rule_set": "guided_backprop"}), "tolerance"),

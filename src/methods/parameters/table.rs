@@ -53,11 +53,14 @@ pub const DIFFERENTIATED: &[Parameter] = &[
         get: |p| Some(json!(p.head)),
     },
     Parameter {
-        name: "seed",
-        kind: Kind::Choice { allowed: &["one", "value"], set: |p, value| choose(value).map(|seed| p.seed = seed) },
+        name: "grad_output",
+        kind: Kind::Choice {
+            allowed: &["one", "value"],
+            set: |p, value| choose(value).map(|gradient| p.grad_output = gradient),
+        },
         doc: "The gradient at the output where backpropagation starts: one, or the output's own value.",
         from_model: false,
-        get: |p| Some(json!(p.seed)),
+        get: |p| Some(json!(p.grad_output)),
     },
 ];
 
@@ -181,11 +184,11 @@ pub const REFINED: &[Parameter] = &[
 ];
 
 pub const RANDOM: &[Parameter] = &[Parameter {
-    name: "seed_value",
-    kind: Kind::Integer { min: 0, max: MAX_EXACT, set: |p, seed| p.seed_value = seed },
+    name: "seed",
+    kind: Kind::Integer { min: 0, max: MAX_EXACT, set: |p, seed| p.seed = seed },
     doc: "Seed of the random number generator (ChaCha8).",
     from_model: false,
-    get: |p| Some(json!(p.seed_value)),
+    get: |p| Some(json!(p.seed)),
 }];
 
 const N_SAMPLES: Parameter = Parameter {

@@ -133,7 +133,7 @@ impl Findings {
         }
         let summary = match curves.is_empty() {
             true => None,
-            false => Some(summarise(&curves, spec.seed_value).ok_or(Uneven)?),
+            false => Some(summarise(&curves, spec.seed).ok_or(Uneven)?),
         };
         let titles = spec.titles();
         let (rows, differences) = summary.map_or_else(Default::default, |summary| (summary.rows, summary.differences));

@@ -113,7 +113,7 @@ fn plan(asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobError> {
         let steps = most.saturating_sub(explaining as u64) / rows.len() as u64;
         vec![("steps", (steps > 0).then(|| format!("1..={steps}"))), ("methods", None)]
     })?;
-    let mut images = if used < count { draw(count, used, spec.seed_value) } else { (0..count).collect() };
+    let mut images = if used < count { draw(count, used, spec.seed) } else { (0..count).collect() };
     images.sort_unstable();
     let size = (SHARD_EVALUATIONS / cost.max(1)).clamp(1, MAX_SHARD_IMAGES);
     let shards = images
@@ -263,11 +263,11 @@ impl<'a> Bench<'a> {
     /// What a method draws at random differs from image to image, but for its baselines: to read others for each would take longer than
     /// to explain it.
     fn keyed(&self, parameters: &Parameters, index: usize) -> Parameters {
-        Parameters { seed_value: self.seed_of(parameters).wrapping_add(index as u64), ..parameters.clone() }
+        Parameters { seed: self.seed_of(parameters).wrapping_add(index as u64), ..parameters.clone() }
     }
 
     fn seed_of(&self, parameters: &Parameters) -> u64 {
-        parameters.seed_value.wrapping_add(self.spec.seed_value)
+        parameters.seed.wrapping_add(self.spec.seed)
     }
 
     /// Every row's ranking, or the method that has none.

@@ -200,8 +200,8 @@ mod tests {
     fn spec() -> Value {
         json!({
             "model": "<tiny>", "model_hash": "aa", "patterns": null, "dataset": "photos", "dataset_hash": "bb",
-            "methods": [{ "id": "gradient", "score": "signed" }, { "id": "gradient", "score": "absolute" }, { "id": "random", "seed_value": 0, "score": "signed" }],
-            "grid": 2, "steps": 2, "order": "descending", "replacement": "mean", "limit": null, "labels": "use", "seed_value": 0
+            "methods": [{ "id": "gradient", "score": "signed" }, { "id": "gradient", "score": "absolute" }, { "id": "random", "seed": 0, "score": "signed" }],
+            "grid": 2, "steps": 2, "order": "descending", "replacement": "mean", "limit": null, "labels": "use", "seed": 0
         })
     }
 

@@ -35,11 +35,12 @@ pub struct Spec {
     pub methods: Vec<Map<String, Value>>,
     #[serde(flatten)]
     pub metric: degradation::Parameters,
-    /// So many images, drawn by `seed_value`; all without it.
+    /// So many images, drawn by `seed`; all without it.
     pub limit: Option<usize>,
     pub labels: Labels,
     /// Of the draw, the intervals, and what methods draw: theirs is added to it, and for all but baselines the image's number.
-    pub seed_value: u64,
+    #[serde(alias = "seed_value")]
+    pub seed: u64,
 }
 
 /// What labels are for.
@@ -75,7 +76,7 @@ pub fn settle(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Settled
     let metric = read_metric(&mut asked, model.as_deref());
     let limit = asked.take("limit", &["a whole number from 1"], |limit| *limit > 0usize);
     let labels = asked.take("labels", &["use", "ignore"], |_| true).unwrap_or(Labels::Use);
-    let seed_value = asked.take("seed_value", &["a whole number"], |seed| *seed <= MAX_EXACT).unwrap_or(0);
+    let seed = asked.take("seed", &["a whole number"], |seed| *seed <= MAX_EXACT).unwrap_or(0);
     if dataset.as_ref().is_some_and(|dataset| dataset.images.is_empty()) {
         asked.refuse("dataset", "holds no image", &[]);
     }
@@ -92,7 +93,7 @@ pub fn settle(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Settled
         metric,
         limit,
         labels,
-        seed_value,
+        seed,
     };
     Ok(Settled { spec, rows, dataset })
 }
@@ -277,7 +278,7 @@ mod tests {
             metric: degradation::Parameters::default(),
             limit: None,
             labels: Labels::Use,
-            seed_value: 0,
+            seed: 0,
         };
         assert_eq!(
             spec.titles(),
