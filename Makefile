@@ -1,12 +1,12 @@
 # On a fresh machine with Rust, Python 3 + pip, a C compiler and make: `make serve`, or `make test`.
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: serve test build runtime postgresql models datasets patterns gallery bench peers
+.PHONY: serve test build runtime postgresql test_tools models datasets patterns gallery bench peers
 
 serve: runtime build ## serve the bundled SqueezeNet (and what `make models` fetched)
 	scripts/serve.sh $(LISTEN)
 
-test: runtime models postgresql ## everything that must hold
+test: runtime models postgresql test_tools ## everything that must hold
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked
@@ -19,6 +19,9 @@ runtime: ## ONNX Runtime into runtime/, checked by hash
 
 postgresql: ## for the tests of jobs, where Debian's package is not installed
 	scripts/fetch_postgresql.sh
+
+test_tools: ## generators of clients and Chromium, for the tests of the contract
+	scripts/fetch_test_tools.sh
 
 models: ## EfficientNet-Lite0 into models/efficientnet_lite0
 	scripts/fetch_models.sh

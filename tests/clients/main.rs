@@ -1,0 +1,96 @@
+//! What others make of the contract: its validator, generators of clients, and a browser, each on the server as it is run.
+//! `scripts/fetch_test_tools.sh` fetches them.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+/// `explaind serve` on the bundled model and any free port, until it is dropped.
+struct Server {
+    process: Child,
+    url: String,
+    folder: TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_explaind"))
+            .args([
+                "serve",
+                "--models",
+                "models",
+                "--default-model",
+                "squeezenet1_1",
+                "--listen",
+                "127.0.0.1:0",
+                "--data",
+            ])
+            .arg(folder.path().join("data"))
+            .env("EXPLAIND_LOG_FORMAT", "json")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+        let address = log.by_ref().find_map(|line| {
+            let line = line.unwrap();
+            let (_, rest) = line.split_once("127.0.0.1:")?;
+            Some(rest.chars().take_while(char::is_ascii_digit).collect::<String>())
+        });
+        let url = format!("http://127.0.0.1:{}", address.expect("the server did not start"));
+        // Its log is read on, or it would wait for a reader.
+        std::thread::spawn(move || log.for_each(drop));
+        Self { process, url, folder }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Runs a script of this folder on a server of its own; what the script says is shown where it fails.
+fn run(script: &str) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join("runtime/test_tools/bin/python");
+    assert!(python.exists(), "run scripts/fetch_test_tools.sh first");
+    let server = Server::start();
+    let scratch = server.folder.path().join("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let output = Command::new(python)
+        .arg(root.join("tests/clients").join(script))
+        .arg(&server.url)
+        .current_dir(&scratch)
+        .env("EXPLAIND_ROOT", root)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn the_document_is_valid() {
+    run("document.py");
+}
+
+#[test]
+fn openapi_python_client_explains_a_photo() {
+    run("python_client.py");
+}
+
+#[test]
+fn openapi_generator_explains_a_photo() {
+    run("generator.py");
+}
+
+#[test]
+fn the_docs_page_explains_a_photo() {
+    run("docs_page.py");
+}

@@ -1,0 +1,31 @@
+"""What the scripts of this folder share."""
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+
+ROOT = pathlib.Path(os.environ["EXPLAIND_ROOT"])
+PHOTO = ROOT / "examples/chelsea.png"
+# Of the photo; 281, 282 and 285 are the cats in it.
+SIZE = (451, 300)
+CATS = {"tabby", "tiger_cat", "Egyptian_cat"}
+
+
+def tool(name, *arguments):
+    """Runs a program of this environment; its complaint is ours. Its output is given."""
+    path = pathlib.Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}"}
+    done = subprocess.run([path / name, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        sys.exit(f"{name}: {done.stdout}")
+    return done.stdout
+
+
+def png_size(data):
+    assert data[:8] == b"\x89PNG\r\n\x1a\n", data[:80]
+    return struct.unpack(">II", data[16:24])
+
+
+def floats(data):
+    return struct.unpack(f"<{len(data) // 4}f", data)
