@@ -17,6 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use tracing::Span;
 
 use crate::{
     dataset::{ArchiveLimits, Catalogue, DatasetError, Datasets},
@@ -42,7 +43,7 @@ use crate::{
     },
     segment::Segmentation,
     settings::Settings,
-    telemetry::{self, names},
+    telemetry::{self, Stage, names},
     tensor::{Tensor, TensorError},
     text::excerpt,
 };
@@ -276,6 +277,7 @@ impl App {
         uploads: Uploads,
         caller: &Caller,
     ) -> Result<Answered<Explanation>, AppError> {
+        tell_log(&plan.model, Some(plan.parameters.method.id));
         let Inputs { each: inputs, batched } = self.split(inputs, &plan.model).await?;
         check_inputs(&plan, &inputs)?;
         let costs = (0..inputs.len()).map(|at| drive::cost(&plan.model, [&plan.parameters_of(at)].into_iter()).0);
@@ -302,6 +304,7 @@ impl App {
         inputs: Vec<Input>,
         caller: &Caller,
     ) -> Result<Vec<Predicted>, AppError> {
+        tell_log(&plan.model, None);
         let inputs = self.split(inputs, &plan.model).await?.each;
         let count = inputs.len();
         let _admitted = self.admit(&plan.model, "predict", count, caller).await?;
@@ -434,8 +437,8 @@ impl App {
         let prepared = self.prepare(input, &plan.model).await?;
         let (predictions, timing) =
             drive::predict(self.means(caller), &plan.model, prepared.tensor, plan.top_k).await?;
-        telemetry::record_stage("decode", prepared.decode);
-        telemetry::record_stage("preprocess", prepared.preprocess);
+        telemetry::record_stage(Stage::Decode, prepared.decode);
+        telemetry::record_stage(Stage::Preprocess, prepared.preprocess);
         let timing = TimingMs {
             decode: milliseconds(prepared.decode),
             preprocess: milliseconds(prepared.preprocess),
@@ -486,10 +489,15 @@ impl App {
     }
 }
 
+/// Adds what a request is about to its span in the log.
+fn tell_log(model: &Model, attribution: Option<&str>) {
+    Span::current().record("model", &model.id).record("attribution", attribution);
+}
+
 fn record_stages(prepared: &Prepared, render: Duration) {
-    telemetry::record_stage("decode", prepared.decode);
-    telemetry::record_stage("preprocess", prepared.preprocess);
-    telemetry::record_stage("render", render);
+    telemetry::record_stage(Stage::Decode, prepared.decode);
+    telemetry::record_stage(Stage::Preprocess, prepared.preprocess);
+    telemetry::record_stage(Stage::Render, render);
 }
 
 fn explanation(
@@ -595,8 +603,8 @@ fn whole_cost(error: MethodError, count: usize, limit: usize) -> MethodError {
 }
 
 fn engine_timing(timing: Timing) -> TimingMs {
-    telemetry::record_stage("queue", timing.queue);
-    telemetry::record_stage("model", timing.model);
+    telemetry::record_stage(Stage::Queue, timing.queue);
+    telemetry::record_stage(Stage::Model, timing.model);
     TimingMs { queue: milliseconds(timing.queue), model: milliseconds(timing.model), ..TimingMs::default() }
 }
 

@@ -24,7 +24,7 @@ use crate::{
         answer::{self, Explanations, TimingMs},
         options::Format,
     },
-    telemetry,
+    telemetry::{self, Stage},
     text::{cut, excerpt},
 };
 
@@ -117,7 +117,7 @@ pub async fn explain(
                 .await
                 .map_err(AppError::from)??;
             let encode = started.elapsed();
-            telemetry::record_stage("encode", encode);
+            telemetry::record_stage(Stage::Encode, encode);
             let mut response = ([(header::CONTENT_TYPE, content_type(format))], bytes).into_response();
             response.headers_mut().extend(headers);
             response.headers_mut().extend(server_timing(timing, encode.as_secs_f64() * 1e3));

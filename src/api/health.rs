@@ -14,6 +14,7 @@ use super::{
     catalogue::BrokenModel,
     codes::ApiError,
     document::{InternalProblems, ReadinessProblems},
+    monitor,
 };
 use crate::{VERSION, settings::Role, telemetry};
 
@@ -75,9 +76,10 @@ pub async fn check_readiness(State(api): State<Api>) -> Result<Json<Readiness>, 
 /// Metrics in the Prometheus text format
 #[utoipa::path(get, path = "/metrics", tag = "health",
     responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain"), InternalProblems))]
-pub async fn get_metrics() -> Result<Response, ApiError> {
-    let recorder = telemetry::prometheus().map_err(|error| ApiError::Internal { reason: error.to_string() })?;
+pub async fn get_metrics(State(api): State<Api>) -> Result<Response, ApiError> {
+    monitor::count_jobs(&api).await;
     // Rendering walks every sample since the last upkeep.
-    let text = tokio::task::spawn_blocking(|| recorder.render()).await.map_err(|_| ApiError::Panicked)?;
+    let rendered = tokio::task::spawn_blocking(telemetry::render).await.map_err(|_| ApiError::Panicked)?;
+    let text = rendered.map_err(|error| ApiError::Internal { reason: error.to_string() })?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }

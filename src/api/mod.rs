@@ -1,5 +1,6 @@
 //! The only room that knows HTTP: routes, extractors, problem+json, OpenAPI.
 
+mod access;
 pub mod body;
 pub mod catalogue;
 pub mod codes;
@@ -16,6 +17,7 @@ mod intake;
 pub mod jobs;
 mod json_body;
 mod listener;
+mod monitor;
 pub mod negotiate;
 pub mod predict;
 pub mod problem;
@@ -23,17 +25,12 @@ pub mod requester;
 pub mod server;
 mod shield;
 
-use std::{
-    any::Any,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{any::Any, sync::Arc};
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request},
     http::{HeaderName, HeaderValue, Method, Uri, header},
-    middleware::{self, Next},
+    middleware,
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
@@ -42,12 +39,9 @@ use tokio_util::sync::CancellationToken;
 use tower::{ServiceBuilder, util::MapRequestLayer};
 use tower_http::{
     catch_panic::CatchPanicLayer,
-    classify::ServerErrorsFailureClass,
     cors::{AllowOrigin, Any as AnyOrigin, CorsLayer},
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
-    trace::TraceLayer,
 };
-use tracing::Span;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
@@ -56,8 +50,7 @@ use crate::{
     jobs::{queue::Queue, registry::KINDS},
     methods::drive::MethodError,
     settings::{Role, Settings},
-    telemetry::{self, TelemetryError, names},
-    text::excerpt,
+    telemetry::{self, TelemetryError},
 };
 use catalogue::{Examinations, Examined};
 use codes::ApiError;
@@ -91,14 +84,16 @@ impl Api {
 
     pub fn with_jobs(jobs: Queue) -> Result<Self, TelemetryError> {
         telemetry::prometheus()?;
-        Ok(Self {
+        let api = Self {
             door: Arc::new(Semaphore::new(MAX_REQUESTS)),
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
             memory: Memory::new(jobs.app().settings().body_memory_mib),
             draining: CancellationToken::new(),
             examinations: Arc::default(),
             jobs,
-        })
+        };
+        monitor::start_at_zero(&api);
+        Ok(api)
     }
 
     pub fn app(&self) -> &App {
@@ -172,7 +167,7 @@ fn routes_of_health() -> OpenApiRouter<Api> {
         .routes(routes!(health::get_metrics))
 }
 
-/// All routes with what surrounds them: request id -> trace -> catch-panic -> cors -> foreign pages.
+/// All routes with what surrounds them: request id -> log and metrics -> catch-panic -> cors -> foreign pages.
 pub fn router(api: Api) -> Router {
     let settings = api.app().settings();
     let (contract, document) = document::split(match settings.role {
@@ -183,9 +178,8 @@ pub fn router(api: Api) -> Router {
     let around = ServiceBuilder::new()
         .layer(MapRequestLayer::new(shield::clean_request_id))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
-        .layer(TraceLayer::new_for_http().make_span_with(span).on_failure(log_failure))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-        .layer(middleware::from_fn(measure))
+        .layer(middleware::from_fn(access::observe))
         .layer(CatchPanicLayer::custom(answer_panic))
         .option_layer(cors(settings))
         .layer(middleware::from_fn_with_state(Shield::of(settings), shield::guard));
@@ -213,18 +207,6 @@ fn answer_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::Panicked.into_response()
 }
 
-fn span<B>(request: &axum::http::Request<B>) -> tracing::Span {
-    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    tracing::info_span!("request", id, method = %request.method(), path = %excerpt(request.uri().path()))
-}
-
-/// An answer that broke off. Those that are a fault have said so themselves.
-fn log_failure(failure: ServerErrorsFailureClass, _: Duration, _: &Span) {
-    if let ServerErrorsFailureClass::Error(reason) = failure {
-        tracing::error!(reason, "an answer broke off");
-    }
-}
-
 /// Off unless the settings name origins.
 fn cors(settings: &Settings) -> Option<CorsLayer> {
     let origins = &settings.cors_origins;
@@ -239,41 +221,13 @@ fn cors(settings: &Settings) -> Option<CorsLayer> {
         CorsLayer::new()
             .allow_origin(allowed)
             .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-            .allow_headers([header::CONTENT_TYPE, header::ACCEPT, REQUEST_ID, requester::TIMEOUT_HEADER])
+            .allow_headers([
+                header::CONTENT_TYPE,
+                header::ACCEPT,
+                REQUEST_ID,
+                access::TRACEPARENT,
+                requester::TIMEOUT_HEADER,
+            ])
             .expose_headers(AnyOrigin),
     )
-}
-
-/// Counts a request while it is answered, also when its caller goes away.
-struct InFlight;
-
-impl InFlight {
-    fn start() -> Self {
-        metrics::gauge!(names::HTTP_REQUESTS_IN_FLIGHT).increment(1.0);
-        Self
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        metrics::gauge!(names::HTTP_REQUESTS_IN_FLIGHT).decrement(1.0);
-    }
-}
-
-async fn measure(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
-    let _in_flight = InFlight::start();
-    let started = Instant::now();
-    let route = route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
-    let method = match *request.method() {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        _ => "other",
-    };
-    let response = next.run(request).await;
-    let status = response.status().as_str().to_owned();
-    let labels = [("method", method.to_owned()), ("route", route), ("status", status)];
-    metrics::histogram!(names::HTTP_REQUEST_DURATION_SECONDS, &labels).record(started.elapsed());
-    response
 }

@@ -1,13 +1,17 @@
 //! `application/problem+json` (RFC 9457): how every error leaves the server.
 
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    Extension,
+    http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::codes::{ApiError, Code, code_of};
+use super::{
+    access::Refusal,
+    codes::{ApiError, Code, code_of},
+};
 use crate::{methods::Fault, telemetry::names, text::cut};
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -92,13 +96,8 @@ impl IntoResponse for ApiError {
         let problem = Problem::from(&self);
         let status = code_of(&self).status;
         metrics::counter!(names::PROBLEMS_TOTAL, "code" => problem.code.clone()).increment(1);
-        match status {
-            // The caller chose the deadline, or the operator did.
-            StatusCode::GATEWAY_TIMEOUT => tracing::warn!(code = problem.code, detail = problem.detail),
-            _ if status.is_server_error() => tracing::error!(code = problem.code, detail = problem.detail),
-            _ => tracing::info!(code = problem.code, detail = problem.detail),
-        }
-        let mut response = (status, axum::Json(problem)).into_response();
+        let refusal = Refusal { code: problem.code.clone(), detail: problem.detail.clone() };
+        let mut response = (status, Extension(refusal), axum::Json(problem)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
         if let Some(wait) = self.retry_after() {

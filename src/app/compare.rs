@@ -12,7 +12,7 @@ use super::{
     milliseconds,
     options::{Format, Options},
     plan::{Sent, add_sent, channels_fault, include_fault, sent_faults},
-    record_stages, undrawable,
+    record_stages, tell_log, undrawable,
 };
 use crate::{
     autodiff::spec::RuleSetId,
@@ -32,6 +32,7 @@ use crate::{
         legend::with_legend,
         options::Scale,
     },
+    text::excerpt,
 };
 
 /// The most methods in one request.
@@ -141,6 +142,8 @@ impl App {
         caller: &Caller,
     ) -> Result<Compared, AppError> {
         let started = Instant::now();
+        let methods: Vec<_> = plan.ways.iter().map(|way| way.parameters.method.id).collect();
+        tell_log(&plan.model, Some(&excerpt(&methods.join(","))));
         let mut inputs = self.split(inputs, &plan.model).await?.each;
         let mut faults = Faults::from_iter(undrawable(&plan.options, &inputs));
         if inputs.len() > 1 {

@@ -1,6 +1,6 @@
 //! What to derive: rule sets, with respect to what, from which head.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,34 @@ impl DeriveSpec {
             head: Head::Logits,
             seed: SeedRule::One,
             pattern_layers: PatternLayers::All,
+        }
+    }
+}
+
+/// For people, in the log: `gradient of probabilities at conv10, pattern layers inner`.
+impl fmt::Display for DeriveSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.rule_sets.is_empty() {
+            return f.write_str("forward");
+        }
+        let rules: Vec<_> = self.rule_sets.iter().map(|rules| rules.id()).collect();
+        let head = match self.head {
+            Head::Logits => "logits",
+            Head::Probabilities => "probabilities",
+        };
+        write!(f, "{} of {head}", rules.join("+"))?;
+        if let Wrt::Activation(name) = &self.wrt {
+            write!(f, " at {name}")?;
+        }
+        if !self.rule_sets.iter().any(|rules| rules.needs_patterns()) {
+            return Ok(());
+        }
+        match &self.pattern_layers {
+            PatternLayers::All => f.write_str(", pattern layers all"),
+            PatternLayers::Inner => f.write_str(", pattern layers inner"),
+            PatternLayers::ExceptFirst => f.write_str(", pattern layers except_first"),
+            PatternLayers::ExceptLast => f.write_str(", pattern layers except_last"),
+            PatternLayers::Named(layers) => write!(f, ", {} named pattern layers", layers.len()),
         }
     }
 }
@@ -131,5 +159,28 @@ impl PatternSource for BTreeMap<String, Tensor> {
 
     fn read(&self, layer: &str) -> std::io::Result<Tensor> {
         self.get(layer).cloned().ok_or_else(|| std::io::Error::other(format!("no pattern for `{layer}`")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_is_told_in_words() {
+        let gradient = DeriveSpec { rule_sets: vec![RuleSetId::Gradient], ..DeriveSpec::forward() };
+        assert_eq!(DeriveSpec::forward().to_string(), "forward");
+        assert_eq!(gradient.to_string(), "gradient of logits");
+        let at_layer = DeriveSpec {
+            rule_sets: vec![RuleSetId::Gradient, RuleSetId::PatternAttribution],
+            wrt: Wrt::Activation("conv10".into()),
+            head: Head::Probabilities,
+            pattern_layers: PatternLayers::Inner,
+            ..gradient
+        };
+        assert_eq!(
+            at_layer.to_string(),
+            "gradient+pattern_attribution of probabilities at conv10, pattern layers inner"
+        );
     }
 }

@@ -4,6 +4,7 @@ use clap::Args;
 use explaind::{
     api::{Api, server},
     app::App,
+    engine::backend_ort,
     settings::{self, Flags, LogFormat},
     telemetry,
 };
@@ -24,7 +25,9 @@ impl Serve {
         let runtime = tokio::runtime::Runtime::new()?;
         let served = runtime.block_on(async {
             let listener = server::listen(&app).await?;
-            tracing::info!(address = %listener.local_addr()?, models = app.model_ids().join(", "), ?role, "serving");
+            let (address, models) = (listener.local_addr()?, app.model_ids().join(", "));
+            let onnxruntime = backend_ort::loaded().map(|runtime| runtime.version.as_str());
+            tracing::info!(%address, models, role = role.name(), onnxruntime, "serving");
             Ok(server::serve(Api::new(app)?, listener, stop.cancelled_owned()).await?)
         });
         // What still runs in the pool has no one to answer.

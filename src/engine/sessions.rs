@@ -89,7 +89,17 @@ impl Sessions {
             Provider::Cuda { .. } => Way { rows: self.batch_rows.min(room), copies: 1, threads: 1 },
         };
         let sessions = OpenGraph::open(self.runtime, graph.clone(), derived, self.provider, way)?;
-        tracing::info!(model = graph.model.id, spec = ?graph.spec, ?way, bytes, row_bytes, "graph opened");
+        let (graph_kind, Way { rows, copies, threads }) = (graph.spec.to_string(), way);
+        tracing::info!(
+            model = graph.model.id,
+            graph = graph_kind,
+            rows,
+            copies,
+            threads,
+            bytes,
+            row_bytes,
+            "graph opened"
+        );
         Ok(Open { graph: graph.clone(), sessions: Arc::new(sessions), bytes })
     }
 
@@ -100,7 +110,9 @@ impl Sessions {
             tracing::info!(model = closed.graph.model.id, bytes = closed.bytes(), "sessions closed to make room");
             counter!(names::SESSIONS_EVICTED_TOTAL, "provider" => self.provider.to_string()).increment(1);
         }
-        gauge!(names::SESSIONS_OPEN, "provider" => self.provider.to_string()).set(open.len() as f64);
+        let provider = self.provider.to_string();
+        gauge!(names::SESSIONS_OPEN, "provider" => provider.clone()).set(open.len() as f64);
+        gauge!(names::SESSION_MEMORY_BYTES, "provider" => provider).set(total(open) as f64);
     }
 }
 

@@ -48,7 +48,7 @@ const JOB_BYTES: u64 = 4096;
 const SHARD_BYTES: u64 = 200;
 const UNIT_BYTES: u64 = 8;
 
-/// How long a health check waits.
+/// How long a health check or a monitor waits.
 const SOON: Duration = Duration::from_secs(1);
 
 /// The most shard errors that are shown.
@@ -108,6 +108,14 @@ pub enum JobError {
     Panicked(#[from] WorkPanicked),
 }
 
+/// What the database answers, unless it takes too long.
+async fn soon<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
+    match tokio::time::timeout(SOON, answer).await {
+        Ok(found) => found.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the database of jobs did not answer within {} ms", SOON.as_millis())),
+    }
+}
+
 impl Queue {
     pub fn new(app: App, kinds: Kinds) -> Self {
         let (changed, ended) = (Notify::new(), broadcast::Sender::new(ENDED_AT_ONCE));
@@ -133,11 +141,12 @@ impl Queue {
 
     /// Whether the database answers, soon enough for a health check.
     pub async fn check(&self) -> Result<(), String> {
-        let answer = async { self.store().await?.check().await };
-        match tokio::time::timeout(SOON, answer).await {
-            Ok(found) => found.map_err(|error: StoreError| error.to_string()),
-            Err(_) => Err(format!("the database of jobs did not answer within {} ms", SOON.as_millis())),
-        }
+        soon(async { self.store().await?.check().await }).await
+    }
+
+    /// How many jobs are in each state, told soon enough for a monitor.
+    pub async fn counts(&self) -> Result<Vec<(JobState, u64)>, String> {
+        soon(async { self.store().await?.counts().await }).await
     }
 
     pub(super) fn tell_change(&self) {

@@ -124,11 +124,11 @@ impl Runner {
                 context.caller.cancel.cancel();
                 let _ = tokio::time::timeout(GRACE, evaluation).await;
                 self.clear(&lease).await;
-                return count(&lease, "stopped");
+                return count(&lease, Ending::Stopped);
             }
             () = end.now.cancelled() => {
                 self.give_back(&lease).await;
-                return count(&lease, "given_back");
+                return count(&lease, Ending::GivenBack);
             }
         };
         let settled = self.settle(&lease, &outcome, end).await;
@@ -136,15 +136,15 @@ impl Runner {
         match (settled, &outcome) {
             (Some(Acked::Written), Outcome::Failed(error)) => {
                 tracing::warn!(job = lease.job, shard = lease.shard.index, %error, "a shard failed");
-                count(&lease, "failed");
+                count(&lease, Ending::Failed);
             }
-            (Some(Acked::Written), _) => count(&lease, "succeeded"),
+            (Some(Acked::Written), _) => count(&lease, Ending::Succeeded),
             (Some(Acked::Refused), _) => {
                 tracing::warn!(job = lease.job, shard = lease.shard.index, "a late result was refused");
                 self.clear(&lease).await;
-                count(&lease, "refused");
+                count(&lease, Ending::Refused);
             }
-            (None, _) => count(&lease, "unwritten"),
+            (None, _) => count(&lease, Ending::Unwritten),
         }
     }
 
@@ -302,8 +302,36 @@ async fn rest(pause: &mut Duration, end: &CancellationToken) {
     *pause = (*pause * 2).min(PAUSES.1);
 }
 
-fn count(lease: &Lease, outcome: &'static str) {
-    metrics::counter!(names::SHARDS_TOTAL, "kind" => lease.kind.clone(), "outcome" => outcome).increment(1);
+/// How a shard ends here; each is counted. Stopped: it was cancelled or its lease was lost. Refused: its result came too late. Given
+/// back: the server ended. Unwritten: the database could not be reached.
+#[derive(Clone, Copy, Debug)]
+pub enum Ending {
+    Succeeded,
+    Failed,
+    Stopped,
+    Refused,
+    GivenBack,
+    Unwritten,
+}
+
+impl Ending {
+    pub const ALL: [Self; 6] =
+        [Self::Succeeded, Self::Failed, Self::Stopped, Self::Refused, Self::GivenBack, Self::Unwritten];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::Refused => "refused",
+            Self::GivenBack => "given_back",
+            Self::Unwritten => "unwritten",
+        }
+    }
+}
+
+fn count(lease: &Lease, ending: Ending) {
+    metrics::counter!(names::SHARDS_TOTAL, "kind" => lease.kind.clone(), "outcome" => ending.name()).increment(1);
 }
 
 #[cfg(test)]

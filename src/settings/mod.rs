@@ -84,6 +84,16 @@ pub enum Role {
     Worker,
 }
 
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Api => "api",
+            Self::Worker => "worker",
+        }
+    }
+}
+
 /// Everything wrong with the settings, in the order of the layers.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the settings have {} fault(s):\n  {}", faults.len(), faults.join("\n  "))]

@@ -1,33 +1,56 @@
-//! Every Prometheus metric name, once. Durations are seconds; labels stand beside each name.
+//! Every metric of explaind, once: its type, its name, and the text that /metrics describes it with. Durations are in seconds.
 
-/// Histogram by `method`, `route`, `status`: from the request's head to the answer's head.
-pub const HTTP_REQUEST_DURATION_SECONDS: &str = "explaind_http_request_duration_seconds";
-/// Gauge: requests being answered.
-pub const HTTP_REQUESTS_IN_FLIGHT: &str = "explaind_http_requests_in_flight";
-/// Histogram by `stage`: decode, preprocess, queue, model, render, encode.
-pub const STAGE_DURATION_SECONDS: &str = "explaind_stage_duration_seconds";
-/// Counter by `model`, `method`: explanations given.
-pub const EXPLANATIONS_TOTAL: &str = "explaind_explanations_total";
-/// Counter by `code`: answers that were a problem.
-pub const PROBLEMS_TOTAL: &str = "explaind_problems_total";
-/// Gauge: rows that wait for a device.
-pub const QUEUE_ROWS: &str = "explaind_queue_rows";
-/// Counter: calls refused because the queue was full.
-pub const REJECTED_TOTAL: &str = "explaind_rejected_total";
-/// Counter by `model`: rows evaluated.
-pub const ROWS_TOTAL: &str = "explaind_rows_total";
-/// Counter by `model`: batches run; rows over batches is how well they fill.
-pub const BATCHES_TOTAL: &str = "explaind_batches_total";
-/// Histogram by `model`: one batch on the device.
-pub const BATCH_DURATION_SECONDS: &str = "explaind_batch_duration_seconds";
-/// Counter by `kind`, `outcome`: shards of jobs that ended here: succeeded, failed, stopped (cancelled or lost), refused (too late),
-/// given_back (at the end of the server), unwritten.
-pub const SHARDS_TOTAL: &str = "explaind_shards_total";
-/// Histogram by `kind`: one shard of a job, from lease to write.
-pub const SHARD_DURATION_SECONDS: &str = "explaind_shard_duration_seconds";
-/// Gauge by `provider`: sessions of derived graphs that are open.
-pub const SESSIONS_OPEN: &str = "explaind_sessions_open";
-/// Counter by `provider`: sessions closed for lack of memory.
-pub const SESSIONS_EVICTED_TOTAL: &str = "explaind_sessions_evicted_total";
-/// Histogram by `provider`: deriving a graph and opening its session, or the copies that share batches.
-pub const SESSION_OPEN_DURATION_SECONDS: &str = "explaind_session_open_duration_seconds";
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+
+/// One row for each metric: a constant for its name, and its description.
+macro_rules! metrics {
+    ($($describe:ident $constant:ident = $name:literal: $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+
+        /// Gives the recorder the description of every metric.
+        pub(super) fn describe() {
+            $($describe!($constant, $help);)*
+        }
+    };
+}
+
+metrics! {
+    describe_gauge BUILD_INFO = "explaind_build_info":
+        "Always 1; the labels are the versions of explaind and of the ONNX Runtime library in use.";
+    describe_histogram HTTP_REQUEST_DURATION_SECONDS = "explaind_http_request_duration_seconds":
+        "Time from a request's header to its response's header, by HTTP method, route and status.";
+    describe_gauge HTTP_REQUESTS_IN_FLIGHT = "explaind_http_requests_in_flight":
+        "Requests that are being handled and have no response header yet.";
+    describe_counter PROBLEMS_TOTAL = "explaind_problems_total":
+        "Error responses (application/problem+json), by code.";
+    describe_histogram STAGE_DURATION_SECONDS = "explaind_stage_duration_seconds":
+        "Time that one stage of a request took: decode, preprocess, queue, model, render or encode.";
+    describe_counter EXPLANATIONS_TOTAL = "explaind_explanations_total":
+        "Explanations computed for requests, by model and attribution method.";
+    describe_gauge QUEUE_ROWS = "explaind_queue_rows":
+        "Rows (evaluations of one input) that wait for an execution provider.";
+    describe_counter REJECTED_TOTAL = "explaind_rejected_total":
+        "Requests refused with 429 because the queue was full or their deadline could not be met.";
+    describe_counter ROWS_TOTAL = "explaind_rows_total":
+        "Rows (evaluations of one input) computed, by model.";
+    describe_counter BATCHES_TOTAL = "explaind_batches_total":
+        "Batches run, by model; rows divided by batches is the mean batch size.";
+    describe_histogram BATCH_DURATION_SECONDS = "explaind_batch_duration_seconds":
+        "Time that one batch took on the execution provider, by model.";
+    describe_gauge SESSIONS_OPEN = "explaind_sessions_open":
+        "Derived graphs that have open ONNX Runtime sessions, by execution provider.";
+    describe_gauge SESSION_MEMORY_BYTES = "explaind_session_memory_bytes":
+        "Memory held by the constants of open sessions, by execution provider; session_memory_mib is its limit.";
+    describe_counter SESSIONS_EVICTED_TOTAL = "explaind_sessions_evicted_total":
+        "Derived graphs whose sessions were closed to stay within session_memory_mib, by execution provider.";
+    describe_histogram SESSION_OPEN_DURATION_SECONDS = "explaind_session_open_duration_seconds":
+        "Time to derive a graph and open its sessions, by execution provider.";
+    describe_gauge JOBS = "explaind_jobs":
+        "Jobs in the database by state, when it was last read; replicas with the same database report the same numbers.";
+    describe_gauge JOBS_DATABASE_UP = "explaind_jobs_database_up":
+        "1 if the database of jobs answered during this scrape, else 0.";
+    describe_counter SHARDS_TOTAL = "explaind_shards_total":
+        "Shards of jobs that ended in this process, by kind of job and outcome.";
+    describe_histogram SHARD_DURATION_SECONDS = "explaind_shard_duration_seconds":
+        "Time from leasing a shard of a job to writing its result, by kind of job.";
+}

@@ -1,5 +1,7 @@
 //! What the service says of itself: methods, models, health, metrics, documentation.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use explaind::methods::registry::METHODS;
 use serde_json::{Value, json};
 
@@ -108,6 +110,57 @@ async fn metrics_count_what_was_done() {
         "explaind_rows_total{model=\"plain\"}",
         "explaind_stage_duration_seconds_count{stage=\"decode\"}",
         "explaind_http_requests_in_flight",
+    ] {
+        assert!(text.contains(name), "{name} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn every_metric_has_help_and_type() {
+    let text = send(get("/metrics")).await.text();
+    let (mut helped, mut typed) = (BTreeSet::new(), BTreeMap::new());
+    let mut sampled = BTreeSet::new();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(help.len() > 10, "{line}");
+            helped.insert(name);
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            typed.insert(name, kind);
+        } else {
+            sampled.insert(line.split(['{', ' ']).next().unwrap());
+        }
+    }
+    assert!(sampled.len() > 30, "{sampled:?}");
+    for sample in sampled {
+        let of_histogram = ["_bucket", "_sum", "_count"].into_iter().find_map(|end| sample.strip_suffix(end));
+        let name = match of_histogram.filter(|name| typed.get(name) == Some(&"histogram")) {
+            Some(name) => name,
+            None => sample,
+        };
+        assert!(helped.contains(name), "{sample} has no # HELP");
+        let kind = typed.get(name).unwrap_or_else(|| panic!("{sample} has no # TYPE"));
+        assert_eq!(name.ends_with("_total"), *kind == "counter", "{sample} is a {kind}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_there_before_anything_happens() {
+    let text = send(get("/metrics")).await.text();
+    for name in [
+        "explaind_build_info{version=\"",
+        "explaind_jobs{state=\"queued\"} ",
+        "explaind_jobs{state=\"failed\"} ",
+        "explaind_jobs_database_up 1",
+        "explaind_shards_total{kind=\"fit_patterns\",outcome=\"failed\"} 0",
+        "explaind_shard_duration_seconds_count{kind=\"explain_dataset\"} 0",
+        "explaind_explanations_total{model=\"plain\",method=\"deconvnet\"} ",
+        "explaind_sessions_evicted_total{provider=\"cpu\"} ",
+        "explaind_session_memory_bytes{provider=\"cpu\"} ",
+        "process_resident_memory_bytes ",
+        "process_cpu_seconds_total ",
+        "process_open_fds ",
     ] {
         assert!(text.contains(name), "{name} is not in\n{text}");
     }

@@ -1,5 +1,6 @@
 //! The HTTP contract on real models and the real ONNX Runtime. Every answer is checked against the OpenAPI document.
 
+mod access;
 mod answers;
 mod benchmark;
 mod bodies;

@@ -8,6 +8,7 @@ mod operators;
 
 use std::{
     collections::BTreeMap,
+    ffi::CStr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock},
 };
@@ -44,6 +45,8 @@ static LOADING: Mutex<()> = Mutex::new(());
 pub struct Runtime {
     environment: Environment,
     pub library: PathBuf,
+    /// As the library tells it, such as 1.31.1.
+    pub version: String,
     /// Channels side by side in the blocked layout of images.
     block: Option<usize>,
 }
@@ -91,7 +94,8 @@ pub fn load_runtime(library: Option<&Path>, threads: usize) -> Result<&'static R
         .map_err(|e| unusable(e.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
     share_arena(&environment).map_err(|e| unusable(e.to_string()))?;
-    let mut runtime = Runtime { environment, library: library.clone(), block: None };
+    let version = version_of(&library).map_err(|e| unusable(e.to_string()))?;
+    let mut runtime = Runtime { environment, library: library.clone(), version, block: None };
     // The runtime adds an operator domain that it does not know yet without a lock: the first session makes ours known.
     runtime.probe(Provider::Cpu).map_err(|e| unusable(e.to_string()))?;
     runtime.block = runtime.find_block();
@@ -161,6 +165,20 @@ fn share_arena(environment: &Environment) -> ort::Result<()> {
         let registered = (api.CreateAndRegisterAllocator)(environment, memory.ptr(), settings);
         (api.ReleaseArenaCfg)(settings);
         ort::Error::result_from_status(registered)
+    }
+}
+
+/// The runtime of this process, once it is loaded.
+pub fn loaded() -> Option<&'static Runtime> {
+    RUNTIME.get()
+}
+
+fn version_of(library: &Path) -> Result<String, libloading::Error> {
+    // SAFETY: the library is loaded already, so that none of its code runs anew; the function is that of its C API, and what it returns is static.
+    unsafe {
+        let library = libloading::Library::new(library)?;
+        let base = library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase")?;
+        Ok(CStr::from_ptr(((*base()).GetVersionString)()).to_string_lossy().into_owned())
     }
 }
 

@@ -116,6 +116,16 @@ impl Store {
         Ok(on!(self, |pool, _| sqlx::query_as(select_jobs!("WHERE id = $1")).bind(id).fetch_optional(pool).await?))
     }
 
+    /// How many jobs are in each state; none is left out.
+    pub async fn counts(&self) -> Result<Vec<(JobState, u64)>, StoreError> {
+        let found: Vec<(String, i64)> = on!(self, |pool, _| {
+            sqlx::query_as("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetch_all(pool).await?
+        });
+        let found: HashMap<_, _> = found.into_iter().collect();
+        let count = |state: JobState| found.get(state.name()).copied().map_or(0, natural);
+        Ok(JobState::ALL.map(|state| (state, count(state))).to_vec())
+    }
+
     /// The newest first.
     pub async fn jobs(&self, filter: &Filter) -> Result<Vec<Job>, StoreError> {
         Ok(on!(self, |pool, _| {

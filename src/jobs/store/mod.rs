@@ -217,7 +217,11 @@ fn migrations(first: &'static str) -> Migrator {
     let step = |number, name: &'static str, sql: &'static str| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![step(1, "jobs", first), step(2, "indices", include_str!("indices.sql"))])
+    Migrator::with_migrations(vec![
+        step(1, "jobs", first),
+        step(2, "indices", include_str!("indices.sql")),
+        step(3, "states", include_str!("states.sql")),
+    ])
 }
 
 /// A count or a time out of the database; they are never negative.
