@@ -4,8 +4,9 @@
 
 use ::image::RgbImage;
 use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{Image, ImageRef},
+    FilterType, ResizeAlg, ResizeOptions, Resizer,
+    images::{TypedImage, TypedImageRef},
+    pixels::U8x3,
 };
 use ndarray::{Array2, Axis, Ix3};
 
@@ -148,7 +149,7 @@ impl Stretch {
 /// Of Lanczos, in pixels of the coarser of the two images.
 const WIDEST_SUPPORT: f64 = 3.0;
 
-/// RGB bytes, `rows.computed` x `columns.computed`.
+/// RGB bytes, `rows.computed` x `columns.computed`. The pixels' type is fixed: `Resizer::resize` would be compiled for every type there is.
 fn resize(upload: &RgbImage, columns: &Stretch, rows: &Stretch, filter: Filter) -> Result<Vec<u8>, ImageError> {
     let algorithm = match filter {
         Filter::Nearest => ResizeAlg::Nearest,
@@ -160,17 +161,20 @@ fn resize(upload: &RgbImage, columns: &Stretch, rows: &Stretch, filter: Filter) 
     // Columns first, then rows, as PIL; the other order cuts overshoots of noisy pictures elsewhere.
     let top = rows.source.0.floor();
     let bottom = (rows.source.0 + rows.source.1).ceil().min(f64::from(upload.height()));
-    let source = ImageRef::new(upload.width(), upload.height(), upload, PixelType::U8x3).map_err(failed)?;
-    let mut narrow = Image::new(columns.computed, (bottom - top) as u32, PixelType::U8x3);
+    let source = TypedImageRef::<U8x3>::from_buffer(upload.width(), upload.height(), upload).map_err(failed)?;
+    let height = (bottom - top) as u32;
+    let mut narrow = TypedImage::<U8x3>::new(columns.computed, height);
     let options = ResizeOptions::new().resize_alg(algorithm);
     let mut resizer = Resizer::new();
     let cut = options.crop(columns.source.0, top, columns.source.1, bottom - top);
-    resizer.resize(&source, &mut narrow, &cut).map_err(failed)?;
-    let mut target = Image::new(columns.computed, rows.computed, PixelType::U8x3);
+    resizer.resize_typed(&source, &mut narrow, &cut).map_err(failed)?;
+    let narrow = TypedImageRef::new(columns.computed, height, narrow.pixels()).map_err(failed)?;
+    let mut bytes = vec![0; columns.computed as usize * rows.computed as usize * 3];
+    let mut target = TypedImage::<U8x3>::from_buffer(columns.computed, rows.computed, &mut bytes).map_err(failed)?;
     let (from, length) = span(rows.source.0 - top, rows.source.0 - top + rows.source.1);
     let cut = options.crop(0.0, from, f64::from(columns.computed), length.min(bottom - top - from));
-    resizer.resize(&narrow, &mut target, &cut).map_err(failed)?;
-    Ok(target.into_vec())
+    resizer.resize_typed(&narrow, &mut target, &cut).map_err(failed)?;
+    Ok(bytes)
 }
 
 fn failed(fault: impl std::error::Error) -> ImageError {

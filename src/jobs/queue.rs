@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, OnceCell, broadcast, futures::Notified};
 
@@ -136,7 +137,8 @@ impl Queue {
     pub async fn store(&self) -> Result<&Store, StoreError> {
         let settings = self.app().settings();
         let (database, data): (_, &Path) = (settings.database.as_deref(), &settings.data);
-        self.parts.store.get_or_try_init(|| Store::open(database, data)).await
+        // Boxed: the many callers would each hold, and compile, all that opening a database takes.
+        self.parts.store.get_or_try_init(|| Store::open(database, data).boxed()).await
     }
 
     /// Whether the database answers, soon enough for a health check.
