@@ -7,16 +7,19 @@ mod input;
 pub mod options;
 mod pixels;
 pub mod plan;
+mod reload;
 mod replicas;
 pub mod segments;
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Notify;
 use tracing::Span;
 
 use crate::{
@@ -31,7 +34,7 @@ use crate::{
     model::{
         Model,
         fits::Fits,
-        registry::{Registry, RegistryError},
+        registry::{Check, Models, Registry, RegistryError},
     },
     pool::{Pool, WorkPanicked},
     quota::Quota,
@@ -55,6 +58,7 @@ use plan::{Plan, PredictPlan, Sent};
 use segments::SentSegments;
 
 pub use input::Input;
+pub use reload::ReloadError;
 
 /// How many inputs of one request are worked on at once.
 const INPUTS_AT_ONCE: usize = 8;
@@ -67,7 +71,7 @@ pub struct App {
 
 struct Parts {
     settings: Settings,
-    models: Registry,
+    models: Models,
     engine: Engine,
     pool: Pool,
     pixels: Pixels,
@@ -77,6 +81,8 @@ struct Parts {
     datasets: Arc<Datasets>,
     /// The same, as the methods see them.
     pictures: Arc<dyn Pictures>,
+    /// Told when other models are in use.
+    reloaded: Notify,
 }
 
 /// What goes with the inputs of a request.
@@ -180,9 +186,21 @@ pub enum AppError {
 }
 
 impl App {
-    /// Loads the models, ONNX Runtime and its devices, and starts the workers. Takes seconds: not for an async thread.
+    /// Loads ONNX Runtime and its devices, starts the workers, and loads the models. Takes seconds: not for an async thread.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        let mut models = Registry::load(&settings.models, settings.default_model.as_deref())?;
+        let (folder, default) = (settings.models.clone(), settings.default_model.clone());
+        Self::start_with(settings, |check| Registry::load_after(None, &folder, default.as_deref(), check))
+    }
+
+    /// As [`Self::start`], with one model alone: a folder, or an .onnx file.
+    pub fn start_with_one(settings: Settings, model: &Path) -> Result<Self, StartError> {
+        Self::start_with(settings, |check| Ok(Registry::of_one(model, check)))
+    }
+
+    fn start_with(
+        settings: Settings,
+        load: impl FnOnce(Check<'_>) -> Result<Registry, RegistryError>,
+    ) -> Result<Self, StartError> {
         const MIB: usize = 1 << 20;
         let engine = Engine::start(&EngineSettings {
             library: Some(settings.onnxruntime.clone()),
@@ -193,13 +211,8 @@ impl App {
             batch_bytes: (settings.batch_memory_mib as usize).saturating_mul(MIB),
             session_bytes: (settings.session_memory_mib as usize).saturating_mul(MIB),
         })?;
-        models.retain(|model| engine.try_out(model).map_err(|error| format!("model.onnx: {error}")));
-        for broken in &models.broken {
-            tracing::error!(model = broken.id, "not served: {}", broken.faults.join("; "));
-        }
-        for warning in models.all_warnings() {
-            tracing::warn!("{warning}");
-        }
+        let models = load(&|model| try_out(&engine, model))?;
+        tell_models(&models);
         let pool = Pool::new(settings.threads);
         let pixels = Pixels::new(settings.max_pixels);
         let quota = Quota::new(&settings.data, settings.max_data_bytes);
@@ -219,17 +232,20 @@ impl App {
         let datasets = Arc::new(Datasets::new(catalogue, store));
         let pictures: Arc<dyn Pictures> = datasets.clone();
         let fits = Fits::new(files.clone(), pool.clone(), &settings.data);
-        Ok(Self {
-            parts: Arc::new(Parts { settings, models, engine, pool, pixels, quota, files, fits, datasets, pictures }),
-        })
+        let models = Models::new(models);
+        let reloaded = Notify::new();
+        let parts =
+            Parts { settings, models, engine, pool, pixels, quota, files, fits, datasets, pictures, reloaded };
+        Ok(Self { parts: Arc::new(parts) })
     }
 
     pub fn settings(&self) -> &Settings {
         &self.parts.settings
     }
 
-    pub fn models(&self) -> &Registry {
-        &self.parts.models
+    /// Those in use now: a request takes them once.
+    pub fn models(&self) -> Arc<Registry> {
+        self.parts.models.get()
     }
 
     pub fn model_ids(&self) -> Vec<String> {
@@ -492,6 +508,25 @@ impl App {
 /// Adds what a request is about to its span in the log.
 fn tell_log(model: &Model, attribution: Option<&str>) {
     Span::current().record("model", &model.id).record("attribution", attribution);
+}
+
+fn try_out(engine: &Engine, model: &Model) -> Result<Option<String>, String> {
+    engine.try_out(model).map_err(|error| format!("model.onnx: {error}"))
+}
+
+/// Logs what is wrong or odd about the models.
+fn tell_models(models: &Registry) {
+    for broken in &models.broken {
+        tracing::error!(model = broken.id, "not served: {}", broken.faults.join("; "));
+    }
+    for warning in models.all_warnings() {
+        tracing::warn!("{warning}");
+    }
+    if models.is_without_default() {
+        tracing::warn!(
+            "there are several models, and the setting default_model names none: requests have to name theirs"
+        );
+    }
 }
 
 fn record_stages(prepared: &Prepared, render: Duration) {

@@ -1,10 +1,11 @@
-//! The command line. Errors are told with their causes, each fault of a request on a line of its own; the exit code is 1.
+//! The command line. Errors are told with their causes, each fault of a request on a line of its own; the exit code is 1, that of a wrong
+//! usage 2. A reader that closes the pipe ends a command without a word.
 
 mod commands;
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, io, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use explaind::{
     app::AppError,
     jobs::queue::JobError,
@@ -12,7 +13,11 @@ use explaind::{
 };
 
 #[derive(Parser)]
-#[command(name = "explaind", version, about = "Explains the decisions of any ONNX image classifier")]
+#[command(
+    name = "explaind",
+    version,
+    about = "Explains the decisions of ONNX image classifiers: as an HTTP service, and from the command line"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -22,18 +27,30 @@ struct Cli {
 enum Command {
     /// Serve explanations over HTTP
     Serve(commands::serve::Serve),
-    /// Explain one image without a server
+    /// Explain images without a server
     Explain(commands::explain::Explain),
+    /// Explain images by several methods, side by side
+    Compare(commands::explain::Compare),
+    /// Print the best classes of images
+    Predict(commands::predict::Predict),
+    /// List the attribution methods, or the parameters of one
+    Methods(commands::methods::Methods),
+    /// Check whether models can be served, and what is assumed of them
+    Models(commands::models::Models),
     /// Fit the patterns of PatternAttribution and PGIG, and write patterns.safetensors beside the model
     FitPatterns(commands::fit_patterns::FitPatterns),
-    /// Write a derived graph as ONNX
-    Derive(commands::derive::Derive),
     /// Compare methods by image degradation on a set of images, without a server
     Bench(commands::bench::Bench),
     /// Look at the jobs of a server, cancel them, fetch their reports
     Jobs(commands::jobs::Jobs),
+    /// Write a derived graph as ONNX
+    Derive(commands::derive::Derive),
     /// Print the OpenAPI document as YAML
     Openapi,
+    /// Print the settings as they are settled, and where each comes from
+    Config(commands::config::Config),
+    /// Print what a shell needs to complete commands and flags
+    Completions(commands::completions::Completions),
 }
 
 /// Makes glibc give blocks of 4 MB and more back when they are freed: it would keep most of what the opening of sessions frees.
@@ -53,25 +70,38 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&error).iter().for_each(|line| eprintln!("error: {line}"));
+            tell(&error).iter().for_each(|line| commands::tell(format_args!("error: {line}")));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the reader of standard output has had enough, as `head` does.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(broken)
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(command) => command.run(),
         Command::Explain(command) => command.run(),
+        Command::Compare(command) => command.run(),
+        Command::Predict(command) => command.run(),
+        Command::Methods(command) => command.run(),
+        Command::Models(command) => command.run(),
         Command::FitPatterns(command) => command.run(),
-        Command::Derive(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Jobs(command) => command.run(),
+        Command::Derive(command) => command.run(),
         Command::Openapi => {
-            print!("{}", explaind::api::document::to_yaml().map_err(anyhow::Error::msg)?);
-            Ok(())
+            let document = explaind::api::document::to_yaml().map_err(anyhow::Error::msg)?;
+            Ok(commands::say(document.trim_end())?)
         }
+        Command::Config(command) => command.run(),
+        Command::Completions(command) => command.run(Cli::command()),
     }
 }
 

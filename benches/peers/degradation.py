@@ -183,7 +183,7 @@ def explaind(images, folder):
     (folder / "data" / "datasets" / "fit_photos").symlink_to(DATASETS / "fit_photos")
     report = folder / "report.json"
     command = [EXPLAIND, "bench", "--models", MODEL.parent, "--model", MODEL.name, "--data", folder / "data", "--threads", str(CORES)]
-    command += ["--dataset", f"peer={images}", "--methods", METHODS, "--log", "warn", "-o", report]
+    command += ["--dataset", f"peer={images}", "--methods", METHODS, "-o", report]
     start = time.perf_counter()
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start, json.loads(report.read_text())

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use axum::{
@@ -33,7 +33,10 @@ use crate::{
         parameters::Parameter,
         registry::{self, METHODS, Method},
     },
-    model::Model,
+    model::{
+        Model,
+        registry::{RELOAD, Registry},
+    },
     onnx::graph::Graph,
     text::cut,
 };
@@ -109,7 +112,7 @@ pub struct ModelSummary {
 pub struct ModelCard {
     #[serde(flatten)]
     pub summary: ModelSummary,
-    /// SHA-256 of `model.onnx`.
+    /// SHA-256 of `model.onnx`; where that has external data, of the SHA-256 of all of its files.
     pub hash: String,
     /// `model.toml` with missing entries filled in: input, head, pattern_layers, output, layer.
     #[schema(value_type = Object)]
@@ -185,8 +188,9 @@ pub async fn get_method(Id(id): Id) -> Result<Json<MethodCard>, ApiError> {
 /// List models and folders that failed to load
 #[utoipa::path(get, path = "/models", tag = "catalogue", responses((status = 200, description = "The models.", body = ModelList), InternalProblems))]
 pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
-    let models = api.app().models().iter().map(|model| summarise(&api, &model)).collect();
-    Json(ModelList { models, broken_models: broken(&api) })
+    let registry = api.app().models();
+    let models = registry.iter().map(|model| summarise(&registry, &model)).collect();
+    Json(ModelList { models, broken_models: broken(&registry) })
 }
 
 /// Get one model
@@ -196,25 +200,30 @@ pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
 pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelCard>, ApiError> {
     let models = api.app().models();
     let model = models.get(&id).ok_or_else(|| AppError::UnknownModel { id, known: api.app().model_ids() })?;
-    // As text, a float32 is as short as it was written; as a JSON value it would be a float64 with the rounding told.
-    let manifest = value::to_raw_value(&model.manifest).map_err(|e| ApiError::Internal { reason: e.to_string() })?;
     let graph = model.graph.clone();
-    let examined = api.examined(&model.id);
+    let examined = api.examined(&model);
     let examined = examined
         .get_or_try_init(async || api.app().pool().run(move || examine(&graph)).await.map_err(AppError::from))
         .await?;
-    let Examined { fault, linear_layers, activations } = examined.clone();
-    Ok(Json(ModelCard {
-        summary: summarise(&api, &model),
+    let card = describe_model(&models, &model, examined.clone());
+    Ok(Json(card.map_err(|error| ApiError::Internal { reason: error.to_string() })?))
+}
+
+/// All that is known of a model of `registry`.
+pub fn describe_model(registry: &Registry, model: &Model, examined: Examined) -> serde_json::Result<ModelCard> {
+    let Examined { fault, linear_layers, activations } = examined;
+    Ok(ModelCard {
+        summary: summarise(registry, model),
         hash: model.hash.clone(),
-        manifest,
+        // As text, a float32 is as short as it was written; as a JSON value it would be a float64 with the rounding told.
+        manifest: value::to_raw_value(&model.manifest)?,
         labels: model.labels.to_vec(),
         patterns: model.patterns.as_ref().map(|patterns| patterns.id.clone()),
         linear_layers,
         layers: model.layers.clone(),
         activations,
-        methods: METHODS.iter().map(|method| applicability(method, &model, fault.as_deref())).collect(),
-    }))
+        methods: METHODS.iter().map(|method| applicability(method, model, fault.as_deref())).collect(),
+    })
 }
 
 /// What takes deriving a network to know.
@@ -226,17 +235,29 @@ pub struct Examined {
     activations: Vec<ActivationCard>,
 }
 
-/// Of each model once: models stay as they are while the server runs.
+/// Of the graph that a model has, once.
 #[derive(Default)]
-pub struct Examinations(Mutex<HashMap<String, Arc<OnceCell<Examined>>>>);
+pub struct Examinations(Mutex<HashMap<String, Examination>>);
+
+struct Examination {
+    graph: Weak<Graph>,
+    examined: Arc<OnceCell<Examined>>,
+}
 
 impl Examinations {
-    pub fn of(&self, id: &str) -> Arc<OnceCell<Examined>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default().clone()
+    pub fn of(&self, model: &Model) -> Arc<OnceCell<Examined>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Examination { graph: Arc::downgrade(&model.graph), examined: Arc::default() };
+        let known = all.entry(model.id.clone()).or_insert_with(new);
+        if !known.graph.ptr_eq(&Arc::downgrade(&model.graph)) {
+            *known = new();
+        }
+        known.examined.clone()
     }
 }
 
-fn examine(graph: &Graph) -> Examined {
+/// Derives what can be derived. Takes up to seconds.
+pub fn examine(graph: &Graph) -> Examined {
     match derive_layers(graph) {
         Ok((linear_layers, activations)) => Examined { fault: None, linear_layers, activations },
         Err(error) => {
@@ -264,7 +285,8 @@ fn derive_layers(graph: &Graph) -> Result<(Vec<LayerCard>, Vec<ActivationCard>),
     Ok((layers.collect(), activations.collect()))
 }
 
-fn describe_method(method: &'static Method) -> MethodCard {
+/// A method with its parameters.
+pub fn describe_method(method: &'static Method) -> MethodCard {
     MethodCard {
         id: method.id.to_owned(),
         title: method.title.to_owned(),
@@ -287,10 +309,10 @@ fn describe_parameter(parameter: &Parameter, method: &'static Method) -> Paramet
     }
 }
 
-fn summarise(api: &Api, model: &Model) -> ModelSummary {
+fn summarise(registry: &Registry, model: &Model) -> ModelSummary {
     ModelSummary {
         id: model.id.clone(),
-        default: api.app().models().default().is_some_and(|default| default.id == model.id),
+        default: registry.default().is_some_and(|default| default.id == model.id),
         shape: model.manifest.input.shape.clone(),
         takes_images: model.manifest.input.preprocess.is_some(),
         classes: model.classes(),
@@ -303,7 +325,10 @@ fn summarise(api: &Api, model: &Model) -> ModelSummary {
 fn applicability(method: &Method, model: &Model, fault: Option<&str>) -> Applicability {
     let missing = || {
         let from = if model.manifest.input.preprocess.is_some() { "--images FOLDER" } else { "--tensors X.npy" };
-        format!("the model has no patterns; `explaind fit-patterns --model {} {from}` fits them", model.id)
+        format!(
+            "the model has no patterns; `explaind fit-patterns --model {} {from}` fits them; then {RELOAD}",
+            model.id
+        )
     };
     let reason = match fault {
         Some(fault) if method.rule_set.is_some() => Some(fault.to_owned()),
@@ -320,7 +345,6 @@ fn applicability(method: &Method, model: &Model, fault: Option<&str>) -> Applica
 }
 
 /// The folders that could not be loaded.
-pub(super) fn broken(api: &Api) -> Vec<BrokenModel> {
-    let broken = api.app().models().broken.iter();
-    broken.map(|broken| BrokenModel { id: broken.id.clone(), faults: broken.faults.clone() }).collect()
+pub(super) fn broken(registry: &Registry) -> Vec<BrokenModel> {
+    registry.broken.iter().map(|broken| BrokenModel { id: broken.id.clone(), faults: broken.faults.clone() }).collect()
 }

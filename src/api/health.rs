@@ -56,8 +56,9 @@ pub async fn check_readiness(State(api): State<Api>) -> Result<Json<Readiness>, 
     if api.is_draining() {
         return Err(ApiError::NotReady { reason: "it is shutting down".into() });
     }
-    let models = api.app().model_ids();
-    let broken_models = super::catalogue::broken(&api);
+    let registry = api.app().models();
+    let models: Vec<String> = registry.iter().map(|model| model.id.clone()).collect();
+    let broken_models = super::catalogue::broken(&registry);
     if models.is_empty() {
         let reason = match broken_models.len() {
             0 => "there is no model in the models folder".to_owned(),

@@ -49,6 +49,7 @@ use crate::{
     engine::EngineError,
     jobs::{queue::Queue, registry::KINDS},
     methods::drive::MethodError,
+    model::Model,
     settings::{Role, Settings},
     telemetry::{self, TelemetryError},
 };
@@ -100,8 +101,8 @@ impl Api {
         self.jobs.app()
     }
 
-    fn examined(&self, id: &str) -> Arc<OnceCell<Examined>> {
-        self.examinations.of(id)
+    fn examined(&self, model: &Model) -> Arc<OnceCell<Examined>> {
+        self.examinations.of(model)
     }
 
     pub fn jobs(&self) -> &Queue {

@@ -16,7 +16,10 @@ use crate::{
         parameters::{Parameters, SegmentSource},
         target::{self, Target},
     },
-    model::{Model, registry::BrokenModel},
+    model::{
+        Model,
+        registry::{BrokenModel, RELOAD, Registry},
+    },
     text::shown,
 };
 
@@ -111,31 +114,39 @@ impl App {
     }
 
     pub(super) fn take_model(&self, given: &mut Map<String, Value>, faults: &mut Faults) -> Option<Arc<Model>> {
-        let asked = given.remove("model");
-        let found = match &asked {
-            None => self.models().default(),
-            Some(id) => id.as_str().and_then(|id| self.models().get(id)),
-        };
-        if found.is_none() {
-            let message = match (asked, self.models().broken_default()) {
-                (None, Some(BrokenModel { id, faults })) => {
-                    format!("the default model {id} cannot be served ({}); name another", faults.join("; "))
-                }
-                (None, None) => "no model is loaded; the server's log says why".into(),
-                (Some(id), _) => match self.broken_faults(&id) {
-                    Some(faults) => format!("model {} cannot be served: {faults}", shown(&id)),
-                    None => format!("no model is called {}", shown(&id)),
-                },
-            };
-            faults.push(Fault::new("model", message, self.model_ids()));
-        }
-        found
+        let (models, asked) = (self.models(), given.remove("model"));
+        find_model(&models, asked.as_ref()).map_err(|fault| faults.push(fault)).ok()
     }
+}
 
-    fn broken_faults(&self, id: &Value) -> Option<String> {
-        let broken = self.models().broken.iter().find(|broken| id == broken.id.as_str())?;
-        Some(broken.faults.join("; "))
-    }
+/// The model that a request names, or the default for one that names none.
+pub fn find_model(models: &Registry, asked: Option<&Value>) -> Result<Arc<Model>, Fault> {
+    let found = match asked {
+        None => models.default(),
+        Some(id) => id.as_str().and_then(|id| models.get(id)),
+    };
+    found.ok_or_else(|| {
+        let message = match (asked, models.broken_default()) {
+            (None, Some(BrokenModel { id, faults })) => {
+                format!("the default model {id} cannot be served ({}); name another", faults.join("; "))
+            }
+            (None, None) if models.is_without_default() => {
+                "is missing: there are several models, and the setting default_model names none of them".into()
+            }
+            (None, None) => "no model is loaded; the server's log says why".into(),
+            (Some(id), _) => match models.broken.iter().find(|broken| id == broken.id.as_str()) {
+                Some(broken) => {
+                    let faults = broken.faults.join("; ");
+                    format!("model {} cannot be served: {faults}; when that is mended, {RELOAD}", shown(id))
+                }
+                None if id.as_str().is_some_and(|id| models.was_added(id)) => {
+                    format!("model {} came after the models were read: {RELOAD}", shown(id))
+                }
+                None => format!("no model is called {}", shown(id)),
+            },
+        };
+        Fault::new("model", message, models.iter().map(|model| model.id.clone()))
+    })
 }
 
 /// `targets`: a list, or texts joined by commas; in place of `target`.

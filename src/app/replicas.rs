@@ -38,9 +38,9 @@ impl App {
         }
     }
 
-    /// Looks again and again, and keeps the data folder free of what broken-off uploads left.
+    /// Looks again and again, keeps the data folder free of what broken-off uploads left, and closes what earlier models have left open.
     pub async fn follow(&self) {
-        tokio::join!(self.follow_others(), self.sweep_datasets());
+        tokio::join!(self.follow_others(), self.sweep_datasets(), self.close_outdated_sessions());
     }
 
     async fn sweep_datasets(&self) {
@@ -68,17 +68,17 @@ impl App {
     }
 
     async fn look(&self) -> Result<(), LookError> {
-        self.parts.fits.follow(self.models()).await?;
+        self.parts.fits.follow(&self.parts.models).await?;
         Ok(self.datasets().drop_outdated().await?)
     }
 
     /// Puts a patterns file to use: here at once, on other replicas at their next look. Every version is kept. Gives its id.
     pub async fn install_patterns(&self, model: &str, file: Bytes) -> Result<String, PatternsError> {
-        self.parts.fits.install(self.models(), model, file).await
+        self.parts.fits.install(&self.parts.models, model, file).await
     }
 
     /// The model with the patterns of this id, which need not be those in use.
     pub async fn model_with_patterns(&self, model: &Arc<Model>, id: &str) -> Result<Arc<Model>, PatternsError> {
-        self.parts.fits.find(self.models(), model, id).await
+        self.parts.fits.find(&self.models(), model, id).await
     }
 }

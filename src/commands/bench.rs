@@ -1,116 +1,176 @@
-//! `explaind bench`: the degradation benchmark without a server, by the job that POST /jobs runs. One that was broken off goes on where it was.
+//! `explaind bench`: the degradation benchmark without a server, by the job that POST /jobs runs. Its queue is its own: no server takes it
+//! up. One that was broken off goes on where it was.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    process::exit,
+    sync::OnceLock,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use explaind::{
-    app::App,
+    dataset::is_id,
     jobs::{Format, Report, local, queue::Queue, registry::KINDS, store::JobState},
+    settings::Settings,
 };
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::ModelArgs;
+use super::{Benchmarks, ModelArgs, json_or_text, method, pair, say, tell};
 
-const DATASET: &str = "dataset";
+/// Of a command that SIGINT ended, as shells have it.
+const INTERRUPTED: i32 = 130;
 
-/// The images: `--dataset ID` or `--dataset ID=FOLDER`.
 #[derive(Args)]
 pub struct Bench {
-    #[command(flatten)]
-    model: ModelArgs,
+    /// The images to measure on: a folder, the ID of a data set, or ID=FOLDER
+    #[arg(value_name = "DATASET")]
+    images: Option<String>,
+    /// As DATASET, or further sets as ID=FOLDER, which baselines may be drawn from; repeatable. Without DATASET the last is measured
+    #[arg(short, long = "dataset", value_name = "DATASET")]
+    datasets: Vec<String>,
     /// Methods to compare; each may be followed by its parameters and score, as in "pgig pattern_layers=all,gradient score=absolute"
     #[arg(long, required = true, value_delimiter = ',', value_name = "METHOD [NAME=VALUE]...", value_parser = method)]
     methods: Vec<Value>,
-    /// Any other parameter of the job: steps, grid, order, replacement, limit, labels, seed, compat; repeatable
+    /// Most images to measure [default: all]
+    #[arg(short, long, value_name = "N")]
+    limit: Option<u64>,
+    /// Any other parameter of the job: steps, grid, order, replacement, labels, seed, compat; repeatable
     #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
-    parameters: Vec<(String, Value)>,
+    parameters: Vec<(String, String)>,
     /// A report to write: .html, .json, .csv, .svg or .png; repeatable
     #[arg(short, long, value_name = "FILE", default_value = "report.html")]
     output: Vec<PathBuf>,
-}
-
-fn pair(text: &str) -> Result<(String, Value), String> {
-    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
-    Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| json!(value))))
-}
-
-fn method(text: &str) -> Result<Value, String> {
-    let mut words = text.split_whitespace();
-    let id = words.next().ok_or("a method's id is missing")?;
-    let mut entry = Map::from_iter([("id".to_owned(), json!(id))]);
-    for word in words {
-        let (name, value) = pair(word)?;
-        if entry.insert(name.clone(), value).is_some() {
-            return Err(format!("{name} is given twice"));
-        }
-    }
-    Ok(Value::Object(entry))
+    #[command(flatten)]
+    model: ModelArgs<Benchmarks>,
 }
 
 impl Bench {
-    pub fn run(mut self) -> anyhow::Result<()> {
+    pub fn run(self) -> anyhow::Result<()> {
         let formats =
             self.output.iter().map(|path| Ok((path.clone(), format_of(path)?))).collect::<anyhow::Result<Vec<_>>>()?;
-        let dataset = self.take_dataset()?;
+        let mut settings = self.model.settings()?;
         let mut asked = Map::from_iter([
             ("kind".to_owned(), json!("degradation")),
-            (DATASET.to_owned(), json!(dataset)),
+            ("dataset".to_owned(), json!(take_dataset(self.images, self.datasets, &mut settings)?)),
             ("methods".to_owned(), Value::Array(self.methods)),
         ]);
-        asked.extend(self.model.model.clone().map(|model| ("model".to_owned(), json!(model))));
+        asked.extend(self.limit.map(|limit| ("limit".to_owned(), json!(limit))));
         for (name, value) in self.parameters {
-            if asked.insert(name.clone(), value).is_some() {
+            if asked.insert(name.clone(), json_or_text(&value)).is_some() {
                 bail!("{name} is given twice");
             }
         }
-        let queue = Queue::new(App::start(self.model.settings()?)?, KINDS);
-        tokio::runtime::Runtime::new()?.block_on(compare(&queue, asked, &formats))
-    }
-
-    /// The set that is named last. One that the settings do not know yet is named with its folder, and is a setting too.
-    fn take_dataset(&mut self) -> anyhow::Result<String> {
-        let given = self.model.flags.values.remove(DATASET).unwrap_or_default();
-        let (folders, ids): (Vec<&str>, Vec<&str>) =
-            given.split(',').filter(|text| !text.is_empty()).partition(|text| text.contains('='));
-        let named = given.rsplit(',').next().unwrap_or_default();
-        let id = named.split('=').next().unwrap_or_default().to_owned();
-        if id.is_empty() || ids.len() > 1 {
-            bail!("--dataset: name one set of images, as ID or ID=FOLDER");
-        }
-        if !folders.is_empty() {
-            self.model.flags.values.insert(DATASET.to_owned(), folders.join(","));
-        }
-        Ok(id)
+        let data = settings.data.clone();
+        let app = self.model.app_with(settings)?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        runtime.block_on(async {
+            app.catch_up().await;
+            let (kind, plan) = Queue::new(app.clone(), KINDS).plan(asked).await?;
+            let Value::Object(mut settled) = plan.spec else { bail!("the job's request is no object") };
+            settled.insert("kind".to_owned(), json!(kind.id()));
+            // The same comparison of the same files has the same key.
+            let key: String =
+                Sha256::digest(serde_json::to_vec(&settled)?).iter().map(|byte| format!("{byte:02x}")).collect();
+            let folder = data.join("bench").join(&key);
+            std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+            let queue = Queue::in_folder(app, KINDS, folder.clone());
+            let ended = compare(&queue, settled, key, &folder, &formats).await;
+            // What has ended, well or not, is not gone on with.
+            std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+            ended
+        })
     }
 }
 
-fn format_of(path: &std::path::Path) -> anyhow::Result<Format> {
+/// The id of the set that is measured. Sets that are named with their folders are settings too.
+fn take_dataset(images: Option<String>, mut named: Vec<String>, settings: &mut Settings) -> anyhow::Result<String> {
+    let Some(measured) = images.or_else(|| named.pop()) else {
+        bail!("name the images to measure on: a folder, the ID of a data set, or ID=FOLDER");
+    };
+    for text in &named {
+        let Some((id, folder)) = text.split_once('=') else {
+            bail!("--dataset {text}: one set is measured; name others, which baselines are drawn from, as ID=FOLDER");
+        };
+        add_dataset(id, Path::new(folder), settings)?;
+    }
+    if let Some((id, folder)) = measured.split_once('=') {
+        return add_dataset(id, Path::new(folder), settings);
+    }
+    let is_known = settings.dataset.contains_key(&measured) || settings.data.join("datasets").join(&measured).is_dir();
+    let folder = Path::new(&measured);
+    if is_known || !folder.is_dir() && is_id(&measured) {
+        return Ok(measured);
+    }
+    let folder = folder.canonicalize().with_context(|| measured.clone())?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let id: String = name.chars().map(|c| if is_id(&format!("x{c}")) { c } else { '_' }).collect();
+    let id = id.trim_start_matches('.');
+    add_dataset(if is_id(id) { id } else { "images" }, &folder, settings)
+}
+
+fn add_dataset(id: &str, folder: &Path, settings: &mut Settings) -> anyhow::Result<String> {
+    if !is_id(id) {
+        bail!("{id:?} is no name of a data set: letters, digits, _, - and . are allowed");
+    }
+    if !folder.is_dir() {
+        bail!("{}: there is no such folder", folder.display());
+    }
+    settings.dataset.insert(id.to_owned(), folder.to_owned());
+    Ok(id.to_owned())
+}
+
+fn format_of(path: &Path) -> anyhow::Result<Format> {
     let extension = path.extension().unwrap_or_default().to_string_lossy();
     let format = Format::ALL.into_iter().find(|format| format.name() == extension && *format != Format::Zip);
     format.with_context(|| format!("{}: a report's name must end in .html, .json, .csv, .svg or .png", path.display()))
 }
 
-async fn compare(queue: &Queue, asked: Map<String, Value>, outputs: &[(PathBuf, Format)]) -> anyhow::Result<()> {
-    queue.app().catch_up().await;
-    let (kind, plan) = queue.plan(asked).await?;
-    let Value::Object(mut settled) = plan.spec else { bail!("the job's request is no object") };
-    settled.insert("kind".to_owned(), json!(kind.id()));
-    // The same comparison of the same files has the same key.
-    let key: String = Sha256::digest(serde_json::to_vec(&settled)?).iter().map(|byte| format!("{byte:02x}")).collect();
+async fn compare(
+    queue: &Queue,
+    settled: Map<String, Value>,
+    key: String,
+    folder: &Path,
+    outputs: &[(PathBuf, Format)],
+) -> anyhow::Result<()> {
     // Draws nothing when standard error is no terminal.
     let bar = ProgressBar::new(0);
-    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} images, {eta} left")?);
-    let job = local::run(queue, settled, Some(format!("bench-{key}")), |job| {
+    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} images, {msg}")?);
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    let told = OnceLock::new();
+    let job = local::run_until(stop, queue, settled, Some(key), |job, left| {
+        told.get_or_init(|| tell(format_args!("measuring {} images; Ctrl-C breaks off", job.units)));
         bar.set_length(job.units);
         bar.set_position(job.units_done);
+        bar.set_message(match left {
+            Some(left) => format!("{} left", HumanDuration(Duration::from_secs(left.ceil() as u64))),
+            None => "the time left is not known yet".to_owned(),
+        });
     })
     .await?;
     bar.finish_and_clear();
+    if !job.state.is_final() {
+        tell(format_args!(
+            "broken off after {} of {} images; the same command goes on there (kept in {})",
+            job.units_done,
+            job.units,
+            folder.display()
+        ));
+        exit(INTERRUPTED);
+    }
+    let look = queue.look(&job.id).await?;
     if job.state != JobState::Succeeded {
-        let errors = queue.look(&job.id).await?.errors.into_iter().map(|fault| fault.error);
+        let errors = look.errors.into_iter().map(|fault| fault.error);
         let faults = job.error.into_iter().chain(errors).collect::<Vec<_>>().join("\n  ");
         bail!("the benchmark {}:\n  {faults}", job.state.name());
     }
@@ -120,7 +180,74 @@ async fn compare(queue: &Queue, asked: Map<String, Value>, outputs: &[(PathBuf, 
             Report::File(file) => queue.app().files().read(&file).await?,
         };
         std::fs::write(path, bytes).with_context(|| path.display().to_string())?;
-        println!("{}", path.display());
+    }
+    print(look.result.as_deref().unwrap_or(&Value::Null))?;
+    for (path, _) in outputs {
+        say(format_args!("report: {}", path.display()))?;
     }
     Ok(())
+}
+
+/// The areas, the best first.
+fn print(result: &Value) -> anyhow::Result<()> {
+    let skipped = result["skipped"].as_object().into_iter().flatten();
+    let skipped: Vec<String> = skipped.map(|(reason, count)| format!("{count} {}", reason.replace('_', " "))).collect();
+    let left_out = if skipped.is_empty() { "none".to_owned() } else { skipped.join(", ") };
+    say(format_args!("{} images measured; left out: {left_out}", result["used"]))?;
+    let better = result["better"].as_str().unwrap_or_default();
+    let mut rows: Vec<&Value> = result["rows"].as_array().into_iter().flatten().collect();
+    let area = |row: &Value| row["area"].as_f64().unwrap_or(f64::NAN);
+    rows.sort_by(|one, other| area(one).total_cmp(&area(other)));
+    if better == "higher" {
+        rows.reverse();
+    }
+    let title = |row: &Value| row["title"].as_str().unwrap_or_default().to_owned();
+    let width = rows.iter().map(|row| title(row).chars().count()).max().unwrap_or_default().max("method".len());
+    if !rows.is_empty() {
+        say(format_args!("{:width$}  area   95 % interval   ({better} is better)", "method"))?;
+    }
+    for row in rows {
+        let [low, high] = [0, 1].map(|end| row["interval"][end].as_f64().unwrap_or(f64::NAN));
+        say(format_args!("{:width$}  {:.3}  {low:.3} to {high:.3}", title(row), area(row)))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use explaind::settings::{Flags, load};
+
+    use super::*;
+
+    #[test]
+    fn a_data_set_is_a_folder_an_id_or_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let photos = folder.path().join("my photos");
+        std::fs::create_dir(&photos).unwrap();
+        let photos = photos.display().to_string();
+        let take = |images: Option<&str>, named: &[&str]| {
+            let mut settings = load(&Flags::default(), []).unwrap();
+            settings.dataset.insert("known".to_owned(), "/srv/known".into());
+            let named = named.iter().map(|text| (*text).to_owned()).collect();
+            let id =
+                take_dataset(images.map(str::to_owned), named, &mut settings).map_err(|error| error.to_string())?;
+            let folder = settings.dataset.get(&id).map(|folder| folder.display().to_string());
+            Ok::<_, String>((id, folder.unwrap_or_default()))
+        };
+        let given = format!("a={photos}");
+        assert_eq!(take(Some(&photos), &[]).unwrap().0, "my_photos");
+        assert_eq!(take(Some(&given), &[]).unwrap(), ("a".to_owned(), photos.clone()));
+        assert_eq!(take(None, &[&given, "known"]).unwrap(), ("known".to_owned(), "/srv/known".to_owned()));
+        assert_eq!(take(None, &["uploaded"]).unwrap(), ("uploaded".to_owned(), String::new()));
+        for (images, named, part) in [
+            (None, &[][..], "name the images"),
+            (Some("known"), &["other"], "as ID=FOLDER"),
+            (Some("a=/nowhere"), &[], "no such folder"),
+            (Some("no/where"), &[], "no/where"),
+            (Some("a b=/tmp"), &[], "letters, digits"),
+        ] {
+            let error = take(images, named).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
 }

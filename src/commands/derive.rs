@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 use explaind::{
     autodiff::{
@@ -12,26 +13,26 @@ use explaind::{
 };
 use serde::de::{DeserializeOwned, IntoDeserializer, value::Error};
 
-use super::ModelArgs;
+use super::{ModelArgs, Reads, say};
 
 #[derive(Args)]
 pub struct Derive {
     #[command(flatten)]
-    model: ModelArgs,
+    model: ModelArgs<Reads>,
     /// gradient, guided_backprop, deconvnet, pattern_attribution, pattern_net; several share one forward pass
-    #[arg(long, required = true, value_delimiter = ',', value_parser = word::<RuleSetId>)]
+    #[arg(long, required = true, value_delimiter = ',', value_name = "RULE_SET", value_parser = word::<RuleSetId>)]
     rule_set: Vec<RuleSetId>,
     /// logits or probabilities [default: the model's]
-    #[arg(long, value_parser = word::<Head>)]
+    #[arg(long, value_name = "HEAD", value_parser = word::<Head>)]
     head: Option<Head>,
     /// A value of the graph to derive with respect to [default: the input]
     #[arg(long, value_name = "VALUE")]
     wrt: Option<String>,
     /// one: the seed as given; value: times the head's own value
-    #[arg(long, default_value = "one", value_parser = word::<SeedRule>)]
+    #[arg(long, value_name = "one|value", default_value = "one", value_parser = word::<SeedRule>)]
     seed: SeedRule,
     /// all, inner, except_first, except_last, or a list of nodes [default: the model's]
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
     pattern_layers: Option<Vec<String>>,
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
@@ -60,7 +61,8 @@ impl Derive {
             },
         };
         let derived = derive(&model.graph, &spec, model.patterns.as_ref())?;
-        std::fs::write(&self.output, write_model(&derived.graph)?)?;
-        Ok(())
+        let path = self.output.display();
+        std::fs::write(&self.output, write_model(&derived.graph)?).with_context(|| path.to_string())?;
+        Ok(say(format_args!("{path}: {} nodes of model {}", derived.graph.nodes.len(), model.id))?)
     }
 }

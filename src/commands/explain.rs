@@ -1,79 +1,203 @@
-//! `explaind explain`: one image (or one tensor in a .npy file) explained without a server, by the core that POST /explain runs.
+//! `explaind explain` and `explaind compare`: images explained without a server, by the core that POST /explain and /compare run.
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use explaind::{
-    app::{App, Input, Uploads, answer},
+    app::{
+        App, AppError, Explanation, Input, Uploads, answer,
+        compare::Comparison,
+        options::{Encoding, OPTIONS},
+        plan::Plan,
+    },
     engine::{Caller, Priority},
 };
+use futures::{StreamExt, stream};
 use serde_json::{Map, Value};
 
-use super::ModelArgs;
+use super::{
+    Explains, ModelArgs,
+    images::{Formats, Outputs, Source, Sources},
+    method, pair, say, tell, warn,
+};
+
+/// One is decoded and drawn while another is evaluated.
+const AT_ONCE: usize = 2;
+
+/// What both commands take.
+#[derive(Args)]
+struct Common {
+    /// PNG, JPEG, WebP, BMP, GIF or TIFF files; .npy files of floats in the model's input space or of uint8 pixels; folders, with their
+    /// sub-folders; - for standard input
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// A file (the end of its name is the format), a folder, or - for standard output. Several images need a folder
+    #[arg(short, long, value_name = "FILE|FOLDER")]
+    output: PathBuf,
+    /// png, json, ...: for folders and standard output [default: png]
+    #[arg(short, long)]
+    format: Option<String>,
+    /// What to explain: predicted, an index, a label, or a contrast a-b [default: predicted]
+    #[arg(short, long)]
+    target: Option<String>,
+    #[command(flatten)]
+    model: ModelArgs<Explains>,
+    /// Regions for a method that ranks them, of one image: a PNG (or another lossless type) whose colours are labels, or a .npy file of
+    /// labels or masks
+    #[arg(long, value_name = "FILE")]
+    segments: Option<PathBuf>,
+    /// Any other parameter of the method or of the picture, such as n_steps=50; repeatable. `explaind methods ID` lists them
+    #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
+    parameters: Vec<(String, String)>,
+}
 
 #[derive(Args)]
 pub struct Explain {
-    /// A PNG, JPEG, WebP, BMP, GIF or TIFF file, or a .npy file with a ready tensor of floats or with uint8 pixels
-    image: PathBuf,
-    #[command(flatten)]
-    model: ModelArgs,
-    /// Attribution method [default: pgig where the model has patterns, else integrated_gradients]
+    /// Attribution method; `explaind methods` lists them [default: pgig where the model has patterns, else integrated_gradients]
     #[arg(long)]
     method: Option<String>,
-    /// What to explain: predicted, an index, a label, or a contrast a-b
-    #[arg(long)]
-    target: Option<String>,
-    /// Regions for a method that ranks them: a PNG (or another lossless type) whose colours are labels, or a .npy file of labels or masks
-    #[arg(long, value_name = "FILE")]
-    segments: Option<PathBuf>,
-    /// Any other parameter of POST /explain; repeatable
-    #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
-    parameters: Vec<(String, String)>,
-    /// The file to write: .png, .json or .npy
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    #[command(flatten)]
+    common: Common,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
+#[derive(Args)]
+pub struct Compare {
+    /// Methods; each may be followed by its parameters, as in "pgig pattern_layers=all,gradient". `explaind methods` lists them
+    #[arg(long, required = true, value_delimiter = ',', value_name = "METHOD [NAME=VALUE]...", value_parser = method)]
+    methods: Vec<Value>,
+    #[command(flatten)]
+    common: Common,
 }
 
 impl Explain {
     pub fn run(self) -> anyhow::Result<()> {
-        let format = match self.output.extension().and_then(|extension| extension.to_str()) {
-            Some(format @ ("png" | "json" | "npy")) => format.to_owned(),
-            _ => bail!("{}: the output's name must end in .png, .json or .npy", self.output.display()),
-        };
+        let method = self.method.map(|method| ("method".to_owned(), method.into()));
+        self.common.run(method, |app, given, uploads| Ok(Way::Explain(app.plan(given, uploads.sent())?)))
+    }
+}
+
+impl Compare {
+    pub fn run(self) -> anyhow::Result<()> {
+        let methods = ("methods".to_owned(), Value::Array(self.methods));
+        let plan = |app: &App, given, uploads: &Uploads| Ok(Way::Compare(app.plan_comparison(given, uploads.sent())?));
+        self.common.run(Some(methods), plan)
+    }
+}
+
+/// What is done with each image.
+enum Way {
+    Explain(Plan),
+    Compare(Comparison),
+}
+
+/// What that gives.
+struct Answer {
+    bytes: Vec<u8>,
+    /// What was explained, and by which methods.
+    told: String,
+    warnings: Vec<String>,
+}
+
+impl Common {
+    fn run(
+        self,
+        method: Option<(String, Value)>,
+        plan: impl FnOnce(&App, Map<String, Value>, &Uploads) -> Result<Way, AppError>,
+    ) -> anyhow::Result<()> {
+        let sources = Sources::of(&self.images)?;
+        let allowed = OPTIONS.iter().find(|option| option.name == "format").map_or(&[][..], |option| option.allowed);
+        let formats = Formats { allowed, asked: self.format.as_deref() };
+        let (mut outputs, format) = Outputs::new(&self.output, &sources, &formats)?;
+        if outputs.is_standard() && sources.are_many && format != "json" {
+            bail!("standard output takes several answers as JSON alone, one a line: --format json, or -o FOLDER");
+        }
         let mut given = Map::from_iter([("format".to_owned(), Value::from(format.as_str()))]);
-        let named = [("model", &self.model.model), ("method", &self.method), ("target", &self.target)];
-        let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
-        for (name, value) in named.chain(self.parameters) {
-            if given.insert(name.clone(), value.into()).is_some() {
+        let target = self.target.map(|target| ("target".to_owned(), target.into()));
+        let others = self.parameters.into_iter().map(|(name, value)| (name, value.into()));
+        for (name, value) in method.into_iter().chain(target).chain(others) {
+            if given.insert(name.clone(), value).is_some() {
                 bail!("{name} is given twice");
             }
         }
-        let bytes = std::fs::read(&self.image).with_context(|| self.image.display().to_string())?;
-        let input = Input::of(bytes.into());
-        let app = App::start(self.model.settings()?)?;
+        if self.segments.is_some() && sources.are_many {
+            bail!("--segments are those of one image, and several are named");
+        }
+        let segments = self.segments.map(|path| std::fs::read(&path).with_context(|| path.display().to_string()));
+        let segments = segments.transpose()?.map(bytes::Bytes::from);
+        let uploads = || Uploads { baseline: None, segments: segments.clone() };
+        let app = self.model.app()?;
         let runtime = tokio::runtime::Runtime::new()?;
         runtime.block_on(app.catch_up());
-        let segments = self.segments.map(|path| std::fs::read(&path).with_context(|| path.display().to_string()));
-        let uploads = Uploads { baseline: None, segments: segments.transpose()?.map(Into::into) };
-        let plan = app.plan(given, uploads.sent())?;
-        let encoding = plan.options.encoding;
-        let caller = Caller::new(Priority::Interactive, None);
-        let explained = app.explain(plan, vec![input], uploads, &caller);
-        let answered = runtime.block_on(explained)?;
-        for warning in answered.answers.iter().flat_map(|one| &one.warnings) {
-            eprintln!("warning: {warning}");
+        let way = plan(&app, given, &uploads())?;
+        let explain = async |source| (source, explain(&app, &way, source, uploads(), &format).await);
+        let mut answers = stream::iter(&sources.all).map(explain).buffered(AT_ONCE);
+        let (mut told, mut failed) = (HashSet::new(), 0);
+        while let Some((source, answer)) = runtime.block_on(answers.next()) {
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(error) if !sources.are_many => return Err(error),
+                Err(error) => {
+                    crate::tell(&error).iter().for_each(|line| tell(format_args!("error: {}: {line}", source.shown())));
+                    failed += 1;
+                    continue;
+                }
+            };
+            // What is true of the model is true of each image: it is said once.
+            answer.warnings.into_iter().filter(|warning| told.insert(warning.clone())).for_each(warn);
+            match outputs.write(source, &answer.bytes)? {
+                Some(path) => say(format_args!("{}: {} -> {}", source.shown(), answer.told, path.display()))?,
+                None => tell(format_args!("{}: {}", source.shown(), answer.told)),
+            }
         }
-        let answer = match format.as_str() {
-            "json" => answer::to_json(&answered, encoding)?,
-            "npy" => answer::to_npy(&answered)?,
-            _ => answered.answers.into_iter().find_map(|one| one.picture).unwrap_or_default().into(),
-        };
-        std::fs::write(&self.output, answer).with_context(|| self.output.display().to_string())
+        match failed {
+            0 => Ok(()),
+            failed => bail!("{failed} of {} images could not be explained", sources.all.len()),
+        }
     }
+}
+
+async fn explain(app: &App, way: &Way, source: &Source, uploads: Uploads, format: &str) -> anyhow::Result<Answer> {
+    let input = vec![Input::of(source.read()?.into())];
+    let caller = Caller::new(Priority::Interactive, None);
+    match way {
+        Way::Explain(plan) => {
+            let answered = app.explain(plan.clone(), input, uploads, &caller).await?;
+            let warnings = answered.answers.iter().flat_map(|one| one.warnings.clone()).collect();
+            let methods = vec![plan.parameters.method.id];
+            let told = told(&answered.answers, &methods);
+            let bytes = match format {
+                "json" => answer::to_json(&answered, plan.options.encoding)?,
+                "npy" => answer::to_npy(&answered)?,
+                _ => picture(answered.answers.into_iter().find_map(|one| one.picture))?,
+            };
+            Ok(Answer { bytes, told, warnings })
+        }
+        Way::Compare(plan) => {
+            let compared = app.compare(plan.clone(), input, uploads, &caller).await?;
+            let warnings = compared.warnings();
+            let methods: Vec<&str> = plan.ways.iter().map(|way| way.parameters.method.id).collect();
+            let targets = compared.explanations.len() / methods.len().max(1);
+            let told = told(&compared.explanations[..targets], &methods);
+            let encoding: Encoding = plan.options.encoding;
+            let bytes = match format {
+                "json" => answer::comparison_to_json(&compared, encoding)?,
+                _ => picture(compared.grid)?,
+            };
+            Ok(Answer { bytes, told, warnings })
+        }
+    }
+}
+
+fn picture(drawn: Option<bytes::Bytes>) -> anyhow::Result<Vec<u8>> {
+    Ok(drawn.context("no picture was drawn")?.into())
+}
+
+/// `Egyptian_cat 0.512, by pgig`.
+fn told(explanations: &[Explanation], methods: &[&str]) -> String {
+    let targets = explanations.iter().map(|one| {
+        let target = &one.explained.target;
+        format!("{target} {:.4}", target.class.score)
+    });
+    format!("{}, by {}", targets.collect::<Vec<_>>().join(", "), methods.join(", "))
 }

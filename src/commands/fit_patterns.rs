@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Context, bail};
 use clap::Args;
 use explaind::{
     autodiff::fit::Regime,
@@ -12,12 +13,12 @@ use explaind::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::ModelArgs;
+use super::{ModelArgs, Runs, say, tell};
 
 #[derive(Args)]
 pub struct FitPatterns {
     #[command(flatten)]
-    model: ModelArgs,
+    model: ModelArgs<Runs>,
     #[command(flatten)]
     source: Source,
     /// Which samples are positive: where the following rectifier is on (activation), or where wᵀx > 0 (weights)
@@ -45,12 +46,16 @@ enum RegimeName {
 impl FitPatterns {
     pub fn run(self) -> anyhow::Result<()> {
         let (settings, model) = self.model.load()?;
+        let Some(folder) = &model.folder else {
+            bail!("patterns are kept beside a model.onnx: put the file into a folder of its own, as model.onnx");
+        };
         let runtime = load_runtime(Some(&settings.onnxruntime), settings.threads)?;
         let (path, samples) = match (self.source.images, self.source.tensors) {
             (Some(folder), _) => (folder.clone(), Samples::in_folder(&folder, &model)?),
             (None, file) => {
                 let file = file.unwrap_or_default();
-                let tensor = read_npy(&std::fs::read(&file)?)?;
+                let name = || file.display().to_string();
+                let tensor = read_npy(&std::fs::read(&file).with_context(name)?).with_context(name)?;
                 (file, Samples::in_tensor(tensor, &model)?)
             }
         };
@@ -71,8 +76,15 @@ impl FitPatterns {
             regime: regime_name.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        patterns::write(&model.folder.join(patterns::FILE), &fitted.layers, &provenance)?;
-        println!("{}", serde_json::to_string_pretty(&fitted.report)?);
+        let written = folder.join(patterns::FILE);
+        patterns::write(&written, &fitted.layers, &provenance)?;
+        say(serde_json::to_string_pretty(&fitted.report)?)?;
+        tell(format_args!(
+            "{}: patterns of {} layers, fitted on {} samples; a running server takes them at SIGHUP or when it is restarted",
+            written.display(),
+            fitted.layers.len(),
+            provenance.samples
+        ));
         Ok(())
     }
 }

@@ -7,8 +7,14 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use explaind::{
+    methods::{Fault, Faults},
+    text::excerpt,
+};
 use reqwest::{Client, Method, Response};
 use serde_json::Value;
+
+use super::say;
 
 #[derive(Args)]
 pub struct Jobs {
@@ -89,9 +95,16 @@ impl Server {
         }
         let text = response.text().await?;
         let problem: Value = serde_json::from_str(&text).unwrap_or_default();
+        let text_of = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let refused = problem["errors"].as_array().into_iter().flatten().map(|error| {
+            let allowed: Vec<String> = error["allowed"].as_array().into_iter().flatten().map(text_of).collect();
+            Fault::new(text_of(&error["param"]), text_of(&error["message"]), allowed)
+        });
+        let faults = Faults::from_iter(refused);
         match problem["detail"].as_str() {
+            Some(_) if !faults.is_empty() => Err(faults.into()),
             Some(detail) => bail!("{detail}"),
-            None => bail!("{} answered {status}: {text}", self.url),
+            None => bail!("{} answered {status}: {}", self.url, excerpt(&text)),
         }
     }
 
@@ -102,14 +115,18 @@ impl Server {
     /// All pages.
     async fn list(&self, filters: Vec<(&str, String)>) -> anyhow::Result<()> {
         let mut after = None;
-        writeln!(stdout(), "{:36}  {:16}  {:20}  {:9}  done", "id", "kind", "model", "state")?;
+        let mut head = Some(format!("{:36}  {:16}  {:20}  {:9}  done", "id", "kind", "model", "state"));
         loop {
             let query: Vec<_> = filters.iter().cloned().chain(after.map(|id| ("after", id))).collect();
             let page: Value = self.ask(Method::GET, &["jobs"], &query).await?.json().await?;
+            if let Some(head) = head.take() {
+                say(head)?;
+            }
             for job in page["jobs"].as_array().into_iter().flatten() {
                 let text = |name: &str| job[name].as_str().unwrap_or("-").to_owned();
                 let (id, kind, model, state) = (text("id"), text("kind"), text("model"), text("state"));
-                writeln!(stdout(), "{id:36}  {kind:16}  {model:20}  {state:9}  {}/{}", job["done"], job["total"])?;
+                let done = format!("{}/{}", job["done"], job["total"]);
+                say(format_args!("{id:36}  {kind:16}  {model:20}  {state:9}  {done}"))?;
             }
             after = page["next"].as_str().map(str::to_owned);
             if after.is_none() {
@@ -134,5 +151,5 @@ impl Server {
 }
 
 fn print(value: &Value) -> anyhow::Result<()> {
-    Ok(writeln!(stdout(), "{}", serde_json::to_string_pretty(value)?)?)
+    Ok(say(serde_json::to_string_pretty(value)?)?)
 }

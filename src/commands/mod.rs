@@ -1,55 +1,179 @@
 //! One file for each sub-command.
 
 pub mod bench;
+pub mod completions;
+pub mod config;
 pub mod derive;
 pub mod explain;
 pub mod fit_patterns;
+mod images;
 pub mod jobs;
+pub mod methods;
+pub mod models;
+pub mod predict;
 pub mod serve;
 
-use std::sync::Arc;
+use std::{
+    fmt::Display,
+    io::{Write, stderr, stdout},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use explaind::{
-    model::{Model, registry::Registry},
-    settings::{self, Flags, Settings},
+    app::App,
+    methods::{Fault, Faults},
+    model::{
+        Model,
+        registry::{Registry, folders_in},
+    },
+    settings::{self, FlagsFor, Settings, Uses},
 };
+use serde_json::{Map, Value, json};
+
+/// The settings that each kind of command uses, by the sections of default.toml.
+macro_rules! uses {
+    ($($(#[doc = $doc:literal])* $name:ident: $sections:expr;)+) => {$(
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug)]
+        pub struct $name;
+
+        impl Uses for $name {
+            const SECTIONS: &'static [&'static str] = $sections;
+        }
+    )+};
+}
+
+uses! {
+    /// Reads a model, and runs nothing.
+    Reads: &["Models"];
+    /// Runs a model by itself.
+    Runs: &["Models", "ONNX Runtime"];
+    /// Runs a model on images.
+    Predicts: &["Models", "Limits of a request", "ONNX Runtime", "Devices"];
+    /// As that, with what baselines and patterns are made of.
+    Explains: &["Models", "Data", "Data sets", "Limits of a request", "ONNX Runtime", "Devices"];
+    /// Works on a job.
+    Benchmarks: &["Models", "Data", "Limits of a request", "Work on jobs", "ONNX Runtime", "Devices"];
+    Everything: &[
+        "Models", "Server", "Log", "Data", "Data sets", "Uploaded data sets", "Limits of a request", "Queue of jobs",
+        "Work on jobs", "ONNX Runtime", "Devices",
+    ];
+}
 
 /// The model that a command works on, and the settings.
 #[derive(Args)]
-pub struct ModelArgs {
-    /// Name of the model's folder [default: default_model]
-    #[arg(long, value_name = "ID")]
+pub struct ModelArgs<U: Uses + Send + Sync + 'static> {
+    /// A model: the name of its folder in the models folder, or the path of its folder or .onnx file [default: the setting
+    /// default_model, else the only one there is]
+    #[arg(short, long, value_name = "ID|PATH")]
     pub model: Option<String>,
     #[command(flatten)]
-    pub flags: Flags,
+    pub flags: FlagsFor<U>,
 }
 
-impl ModelArgs {
+impl<U: Uses + Send + Sync + 'static> ModelArgs<U> {
     pub fn settings(&self) -> anyhow::Result<Settings> {
-        Ok(settings::load(&self.flags, std::env::vars())?)
+        Ok(settings::load(&self.flags.0, std::env::vars())?)
     }
 
     pub fn load(&self) -> anyhow::Result<(Settings, Arc<Model>)> {
         let settings = self.settings()?;
-        let registry = Registry::load(&settings.models, settings.default_model.as_deref())?;
-        let model = match &self.model {
-            None => registry.default(),
-            Some(id) => registry.get(id),
-        };
-        if let Some(model) = model {
-            return Ok((settings, model));
+        let registry = Registry::of_one(&self.path(&settings)?, &|_| Ok(None));
+        let model = only(&registry)?;
+        Ok((settings, model))
+    }
+
+    /// The core with this model alone.
+    pub fn app(&self) -> anyhow::Result<App> {
+        self.app_with(self.settings()?)
+    }
+
+    pub fn app_with(&self, settings: Settings) -> anyhow::Result<App> {
+        let path = self.path(&settings)?;
+        let app = App::start_with_one(settings, &path)?;
+        only(&app.models())?;
+        app.models().warnings.iter().for_each(|warning| warn(warning));
+        Ok(app)
+    }
+
+    fn path(&self, settings: &Settings) -> anyhow::Result<PathBuf> {
+        let asked = self.model.as_ref().or(settings.default_model.as_ref());
+        if let Some(path) = asked.filter(|asked| asked.contains('/') || asked.ends_with(".onnx")).map(PathBuf::from) {
+            if !path.exists() {
+                bail!("no model is at {}", path.display());
+            }
+            return Ok(path);
         }
-        let known = registry.iter().map(|model| model.id.clone()).collect::<Vec<_>>().join(", ");
-        let broken = match &self.model {
-            Some(id) => registry.broken.iter().find(|broken| broken.id == *id),
-            None => registry.broken_default(),
+        let mut folders = folders_in(&settings.models)?;
+        folders.retain(|folder| folder.join("model.onnx").exists());
+        let name = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let found = match (asked, folders.as_slice()) {
+            (Some(id), all) => all.iter().find(|folder| name(folder) == *id),
+            (None, [only]) => Some(only),
+            (None, []) => bail!(
+                "there is no model in {}: each is a folder with a model.onnx; name another folder with --models",
+                settings.models.display()
+            ),
+            (None, _) => None,
         };
-        match (&self.model, broken) {
-            (_, Some(broken)) => bail!("model {} cannot be used:\n  {}", broken.id, broken.faults.join("\n  ")),
-            (Some(id), None) => bail!("no model is called {id}; there are: {known}"),
-            (None, None) => None.with_context(|| format!("there is no model in {}", settings.models.display())),
+        if let Some(found) = found {
+            return Ok(found.clone());
+        }
+        let message = match asked {
+            Some(id) => format!("no model in {} is called {id:?}", settings.models.display()),
+            None => format!("{} holds several: name one with --model", settings.models.display()),
+        };
+        Err(Faults::from(Fault::new("model", message, folders.iter().map(|folder| name(folder)))).into())
+    }
+}
+
+/// The model of a registry of one, or what is wrong with it.
+fn only(registry: &Registry) -> anyhow::Result<Arc<Model>> {
+    match (registry.iter().next(), registry.broken.first()) {
+        (_, Some(broken)) => bail!("model {} cannot be used:\n  {}", broken.id, broken.faults.join("\n  ")),
+        (Some(model), None) => Ok(model),
+        (None, None) => bail!("there is no model"),
+    }
+}
+
+/// A line on standard output. A closed pipe is an error, which ends the command without a word.
+pub fn say(line: impl Display) -> std::io::Result<()> {
+    writeln!(stdout(), "{line}")
+}
+
+/// A line on standard error; where that is closed there is nobody to tell.
+pub fn tell(line: impl Display) {
+    let _ = writeln!(stderr(), "{line}");
+}
+
+pub fn warn(warning: impl Display) {
+    tell(format_args!("warning: {warning}"));
+}
+
+/// `NAME=VALUE`, the value as text.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A method's id and parameters of its own, as in "pgig pattern_layers=all".
+fn method(text: &str) -> Result<Value, String> {
+    let mut words = text.split_whitespace();
+    let id = words.next().ok_or("a method's id is missing")?;
+    let mut entry = Map::from_iter([("id".to_owned(), json!(id))]);
+    for word in words {
+        let (name, value) = pair(word)?;
+        if entry.insert(name.clone(), json_or_text(&value)).is_some() {
+            return Err(format!("{name} is given twice"));
         }
     }
+    Ok(Value::Object(entry))
+}
+
+/// A number or another JSON value as such, else the text.
+fn json_or_text(value: &str) -> Value {
+    serde_json::from_str(value).unwrap_or_else(|_| json!(value))
 }

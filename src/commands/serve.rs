@@ -1,28 +1,37 @@
-//! `explaind serve`: the HTTP service, until SIGINT or SIGTERM.
+//! `explaind serve`: the HTTP service, until SIGINT or SIGTERM. At SIGHUP it reads the models folder again.
+
+use std::io::{IsTerminal, stderr};
 
 use clap::Args;
 use explaind::{
     api::{Api, server},
     app::App,
     engine::backend_ort,
-    settings::{self, Flags, LogFormat},
+    settings::{self, FlagsFor, LogFormat},
     telemetry,
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::Everything;
 
 #[derive(Args)]
+#[command(after_help = "Models that were added, changed or taken away are read again at SIGHUP: kill -HUP PID")]
 pub struct Serve {
     #[command(flatten)]
-    flags: Flags,
+    flags: FlagsFor<Everything>,
 }
 
 impl Serve {
     pub fn run(self) -> anyhow::Result<()> {
-        let settings = settings::load(&self.flags, std::env::vars())?;
+        let settings = settings::load(&self.flags.0, std::env::vars())?;
         telemetry::install_tracing(&settings.log, settings.log_format == LogFormat::Json)?;
         let (role, drain_timeout) = (settings.role, settings.drain_timeout);
+        let runtime = tokio::runtime::Runtime::new()?;
+        // Before the models are loaded: without a listener the signal would end the process.
+        let hangups = runtime.block_on(async { signal(SignalKind::hangup()) })?;
         let app = App::start(settings)?;
         let stop = server::stop_at_signal(drain_timeout)?;
-        let runtime = tokio::runtime::Runtime::new()?;
+        runtime.spawn(reload_at(hangups, app.clone(), stderr().is_terminal()));
         let served = runtime.block_on(async {
             let listener = server::listen(&app).await?;
             let (address, models) = (listener.local_addr()?, app.model_ids().join(", "));
@@ -33,5 +42,19 @@ impl Serve {
         // What still runs in the pool has no one to answer.
         runtime.shutdown_background();
         served
+    }
+}
+
+/// Reads the models again at each signal. One that came because the terminal was closed ends the server.
+async fn reload_at(mut hangups: Signal, app: App, had_terminal: bool) {
+    while hangups.recv().await.is_some() {
+        if had_terminal && !stderr().is_terminal() {
+            // SAFETY: sends this process the signal that ends it in order.
+            unsafe { libc::raise(libc::SIGTERM) };
+            return;
+        }
+        if let Err(error) = app.reload_models().await {
+            tracing::error!(%error, "the models stay as they are");
+        }
     }
 }

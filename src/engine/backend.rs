@@ -35,7 +35,13 @@ impl GraphOf {
 
 impl PartialEq for GraphOf {
     fn eq(&self, other: &Self) -> bool {
-        self.model.hash == other.model.hash && self.spec == other.spec && self.patterns() == other.patterns()
+        let network = |model: &Model| {
+            let manifest = &model.manifest;
+            (model.hash.clone(), manifest.input.name.clone(), manifest.input.shape.clone(), manifest.output.clone())
+        };
+        self.spec == other.spec
+            && self.patterns() == other.patterns()
+            && (Arc::ptr_eq(&self.model.graph, &other.model.graph) || network(&self.model) == network(&other.model))
     }
 }
 
@@ -64,6 +70,9 @@ pub trait Backend: Send + Sync {
 
     /// Closes the graph after a panic: its session may be in any state.
     fn discard(&self, graph: &Arc<GraphOf>);
+
+    /// Closes the graphs of models that are `outdated` and that nobody holds any more. How many are left that someone holds.
+    fn close_outdated(&self, outdated: &dyn Fn(&Model) -> bool) -> usize;
 }
 
 pub trait Ready: Send + Sync {

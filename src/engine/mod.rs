@@ -141,6 +141,7 @@ pub struct Engine {
 struct Workers {
     desk: Arc<Desk>,
     providers: Vec<Provider>,
+    backends: Vec<Arc<dyn Backend>>,
 }
 
 impl Drop for Workers {
@@ -168,7 +169,7 @@ impl Engine {
         backends: Vec<Arc<dyn Backend>>,
     ) -> Result<Self, RuntimeError> {
         let desk = Arc::new(Desk::new(queue_rows, rest_after));
-        let engine = Self { workers: Arc::new(Workers { desk: desk.clone(), providers }) };
+        let engine = Self { workers: Arc::new(Workers { desk: desk.clone(), providers, backends: backends.clone() }) };
         for (device, backend) in backends.into_iter().enumerate() {
             for number in 0..backend.workers() {
                 let (desk, backend) = (desk.clone(), backend.clone());
@@ -241,6 +242,12 @@ impl Engine {
             doubt = trial::try_out(runtime, provider, model)?;
         }
         Ok(doubt)
+    }
+
+    /// Closes the sessions of models that are `outdated` and that no request holds any more; how many are left that some request holds.
+    /// Waits for one that is being opened: not for an async thread.
+    pub fn close_outdated(&self, outdated: impl Fn(&Model) -> bool) -> usize {
+        self.workers.backends.iter().map(|backend| backend.close_outdated(&outdated)).sum()
     }
 
     /// Waits until no interactive request waits or runs: for a job's work beside the queue, before each of its steps.

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     autodiff::{self, DeriveError},
+    model::Model,
     onnx::graph::Graph,
     telemetry::names,
 };
@@ -189,5 +190,26 @@ impl Backend for Sessions {
         let mut all = lock(&self.open);
         all.retain(|open| open.graph != *graph);
         self.evict(&mut all);
+    }
+
+    fn close_outdated(&self, outdated: &dyn Fn(&Model) -> bool) -> usize {
+        let mut all = lock(&self.open);
+        // A request under way holds its model beside the open graphs, each of which holds it once.
+        let holders = |model: &Arc<Model>| all.iter().filter(|open| Arc::ptr_eq(&open.graph.model, model)).count();
+        let (mut kept, mut left) = (Vec::with_capacity(all.len()), 0);
+        for open in all.iter() {
+            let model = &open.graph.model;
+            let is_outdated = outdated(model);
+            let is_held = Arc::strong_count(model) > holders(model);
+            left += usize::from(is_outdated && is_held);
+            if !is_outdated || is_held {
+                kept.push(open.clone());
+            } else {
+                tracing::info!(model = model.id, bytes = open.bytes(), "sessions of an earlier model closed");
+            }
+        }
+        *all = kept;
+        self.evict(&mut all);
+        left
     }
 }

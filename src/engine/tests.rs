@@ -90,6 +90,10 @@ impl Backend for Fake {
     fn discard(&self, _: &Arc<GraphOf>) {
         self.counts.discarded.fetch_add(1, Ordering::SeqCst);
     }
+
+    fn close_outdated(&self, _: &dyn Fn(&Model) -> bool) -> usize {
+        0
+    }
 }
 
 impl Ready for Fake {
@@ -137,7 +141,7 @@ fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
 fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model> {
     Arc::new(Model {
         id: id.into(),
-        folder: PathBuf::new(),
+        folder: None,
         manifest: Manifest {
             input: Input { name: name.into(), shape: shape.to_vec(), preprocess: None },
             head: Head::Logits,

@@ -1,7 +1,8 @@
-//! One job run to its end in this process: what `explaind bench` does. The queue is that of the app's settings.
+//! One job run to its end in this process: what `explaind bench` does. The queue is that of this job alone.
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use serde_json::{Map, Value};
 
 use super::{
@@ -20,21 +21,40 @@ pub async fn run(
     key: Option<String>,
     mut on_progress: impl FnMut(&Job),
 ) -> Result<Job, JobError> {
+    run_until(std::future::pending(), queue, asked, key, |job, _| on_progress(job)).await
+}
+
+/// As [`run`], or until `stop` resolves, where the job is not final yet. Told are also the seconds left, once they are known.
+pub async fn run_until(
+    stop: impl Future<Output = ()>,
+    queue: &Queue,
+    asked: Map<String, Value>,
+    key: Option<String>,
+    mut on_progress: impl FnMut(&Job, Option<f64>),
+) -> Result<Job, JobError> {
     let (job, _) = queue.submit(asked, key).await?;
     let end = End::default();
     let runner = Runner::new(queue.clone());
     let watch = async {
-        let found = loop {
-            match queue.job(&job.id).await {
-                Ok(job) if !job.state.is_final() => on_progress(&job),
-                found => break found,
+        tokio::pin!(stop);
+        let mut is_stopped = false;
+        loop {
+            let job = queue.job(&job.id).await?;
+            if job.state.is_final() || is_stopped {
+                return Ok(job);
             }
-            tokio::time::sleep(TELL).await;
-        };
+            let (_, left) = queue.rate(&job).await?;
+            on_progress(&job, left);
+            tokio::select! {
+                () = tokio::time::sleep(TELL) => {}
+                () = &mut stop => is_stopped = true,
+            }
+        }
+    };
+    let watch = watch.inspect(|_| {
         end.soon.cancel();
         end.now.cancel();
-        found
-    };
-    let (found, ()) = tokio::join!(watch, runner.run(&end));
+    });
+    let (found, ()) = tokio::join!(watch, runner.work_until(&end));
     found
 }

@@ -1,6 +1,10 @@
 //! Where jobs are handed in and looked at: what the API and the command line call. Runners work on the same queue.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::FutureExt;
 use serde_json::{Map, Value};
@@ -32,6 +36,8 @@ pub struct Queue {
 struct Parts {
     app: App,
     kinds: Kinds,
+    /// Of a queue that is not that of the settings.
+    folder: Option<PathBuf>,
     store: OnceCell<Store>,
     /// Told of whatever this process changes, so that nobody here has to wait for the next look at the database.
     changed: Notify,
@@ -118,10 +124,20 @@ async fn soon<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<
 }
 
 impl Queue {
+    /// The queue that the app's settings name.
     pub fn new(app: App, kinds: Kinds) -> Self {
+        Self::at(app, kinds, None)
+    }
+
+    /// A queue of its own in this folder.
+    pub fn in_folder(app: App, kinds: Kinds, folder: PathBuf) -> Self {
+        Self::at(app, kinds, Some(folder))
+    }
+
+    fn at(app: App, kinds: Kinds, folder: Option<PathBuf>) -> Self {
         let (changed, ended) = (Notify::new(), broadcast::Sender::new(ENDED_AT_ONCE));
         let (watch, results) = (Watch::default(), Results::default());
-        let parts = Parts { app, kinds, store: OnceCell::new(), changed, ended, watch, results };
+        let parts = Parts { app, kinds, folder, store: OnceCell::new(), changed, ended, watch, results };
         Self { parts: Arc::new(parts) }
     }
 
@@ -136,7 +152,10 @@ impl Queue {
     /// Opened at first use, and tried again as long as it cannot be: a database that is away keeps nobody from explaining.
     pub async fn store(&self) -> Result<&Store, StoreError> {
         let settings = self.app().settings();
-        let (database, data): (_, &Path) = (settings.database.as_deref(), &settings.data);
+        let (database, data): (_, &Path) = match &self.parts.folder {
+            Some(folder) => (None, folder),
+            None => (settings.database.as_deref(), &settings.data),
+        };
         // Boxed: the many callers would each hold, and compile, all that opening a database takes.
         self.parts.store.get_or_try_init(|| Store::open(database, data).boxed()).await
     }
@@ -226,7 +245,7 @@ impl Queue {
 
     /// Room in the data folder for what a job takes in its database, where that is there.
     async fn reserve(&self, new: &NewJob) -> Result<Option<Reservation>, JobError> {
-        if self.app().settings().database.is_some() {
+        if self.parts.folder.is_none() && self.app().settings().database.is_some() {
             return Ok(None);
         }
         let units: u64 = new.shards.iter().map(|shard| shard.units).sum();
@@ -257,8 +276,7 @@ impl Queue {
     pub async fn look(&self, id: &str) -> Result<Look, JobError> {
         let job = self.job(id).await?;
         let store = self.store().await?;
-        let rate = store.rate(&job).await?;
-        let left = job.units.saturating_sub(job.units_done) as f64;
+        let (rate, eta_s) = self.rate(&job).await?;
         let errors = store.errors(id, SHOWN_ERRORS).await?;
         // What is done can be looked at whatever becomes of its reduction.
         let result = match self.result(&job).await {
@@ -269,7 +287,14 @@ impl Queue {
             }
             Ok(result) => result,
         };
-        Ok(Look { eta_s: rate.filter(|rate| *rate > 0.0).map(|rate| left / rate), job, rate, result, errors })
+        Ok(Look { job, rate, eta_s, result, errors })
+    }
+
+    /// Units per second of a running job, and the seconds left at that rate.
+    pub async fn rate(&self, job: &Job) -> Result<(Option<f64>, Option<f64>), JobError> {
+        let rate = self.store().await?.rate(job).await?;
+        let left = job.units.saturating_sub(job.units_done) as f64;
+        Ok((rate, rate.filter(|rate| *rate > 0.0).map(|rate| left / rate)))
     }
 
     /// The result, or the reduction of what there is.

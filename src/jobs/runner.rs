@@ -69,12 +69,17 @@ impl Runner {
         Self { queue, owner: format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple()) }
     }
 
-    /// Works until the end.
+    /// Works until the end, and keeps the store free of jobs past their retention and of the files of jobs that are gone.
     pub async fn run(&self, end: &End) {
-        let slots = self.queue.app().settings().job_slots;
         let forget = every(FORGET, end, || self.forget());
         let sweep = every(SWEEP, end, || self.sweep());
-        tokio::join!(join_all((0..slots).map(|_| self.work(end))), forget, sweep);
+        tokio::join!(self.work_until(end), forget, sweep);
+    }
+
+    /// Works until the end, and removes nothing: files of jobs that this queue does not know are those of others.
+    pub async fn work_until(&self, end: &End) {
+        let slots = self.queue.app().settings().job_slots;
+        join_all((0..slots).map(|_| self.work(end))).await;
     }
 
     async fn work(&self, end: &End) {

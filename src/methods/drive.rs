@@ -35,7 +35,7 @@ pub enum MethodError {
     #[error(transparent)]
     Parameters(#[from] Faults),
     #[error(
-        "{method} with rule set {rule_set} needs patterns and model {model} has none; run `explaind fit-patterns --model {model} --images FOLDER`"
+        "{method} with rule set {rule_set} needs patterns and model {model} has none; run `explaind fit-patterns --model {model} --images FOLDER`; for a running server, then send it SIGHUP or restart it"
     )]
     PatternsMissing { model: String, method: &'static str, rule_set: &'static str },
     #[error("{method} looks at the picture that the input shows, and model {model} takes ready tensors that show none")]

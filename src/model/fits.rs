@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use super::{
     Model,
     patterns::{self, PatternsError, id_of},
-    registry::Registry,
+    registry::{Models, Registry},
 };
 use crate::{
     autodiff::spec::Patterns,
@@ -53,8 +53,9 @@ impl Fits {
 
     /// Stores a patterns file of the model `id` and puts it to use: here at once, on other replicas at their next look. Gives its id; the
     /// same file again changes nothing.
-    pub async fn install(&self, models: &Registry, id: &str, file: Bytes) -> Result<String, PatternsError> {
+    pub async fn install(&self, models: &Models, id: &str, file: Bytes) -> Result<String, PatternsError> {
         let _changing = self.changing.lock().await;
+        let models = models.get();
         let missing = || io::Error::new(io::ErrorKind::NotFound, format!("model {id} is not there any more"));
         let model = models.get(id).ok_or_else(missing)?;
         let current = Current {
@@ -69,8 +70,21 @@ impl Fits {
     }
 
     /// Puts to use what other replicas have. A model whose patterns cannot be had keeps those it has.
-    pub async fn follow(&self, models: &Registry) -> Result<(), PatternsError> {
+    pub async fn follow(&self, models: &Models) -> Result<(), PatternsError> {
         let _changing = self.changing.lock().await;
+        self.bring_up_to_date(&models.get()).await
+    }
+
+    /// Puts other models to use, with the patterns that jobs fitted for them as far as they can be had.
+    pub async fn replace(&self, models: &Models, by: Registry) {
+        let _changing = self.changing.lock().await;
+        if let Err(error) = self.bring_up_to_date(&by).await {
+            tracing::warn!(%error, "patterns that jobs fitted are not in use yet");
+        }
+        models.set(by);
+    }
+
+    async fn bring_up_to_date(&self, models: &Registry) -> Result<(), PatternsError> {
         let named = self.files.list(&FilePath::from(FOLDER)).await?;
         for model in models.iter() {
             let wanted = match named.contains(&current_of(&model)) {

@@ -18,7 +18,7 @@ const NEAR_BYTES: usize = 64;
 const MAX_FAULTS: usize = 5;
 
 /// One name per class; empty where the model has no labels.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
     names: Vec<String>,
     /// The classes of each folded name, in the order in which the names come first.

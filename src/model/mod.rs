@@ -22,11 +22,12 @@ use manifest::Manifest;
 #[derive(Clone, Debug)]
 pub struct Model {
     pub id: String,
-    pub folder: PathBuf,
+    /// None for an .onnx file alone.
+    pub folder: Option<PathBuf>,
     pub manifest: Manifest,
     /// One name per class; empty when the model has no labels file.
     pub labels: Labels,
-    /// SHA-256 of `model.onnx`, hex.
+    /// SHA-256 of `model.onnx`, hex; where that has external data, of the SHA-256 of all of its files.
     pub hash: String,
     pub graph: Arc<Graph>,
     /// The layers of Grad-CAM in the order of the forward pass; empty where there is none, or the graph cannot be read so far.

@@ -3,11 +3,13 @@
 use std::{
     collections::HashMap,
     fs,
-    io::Read,
+    io::{self, Read},
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
+
+use sha2::{Digest, Sha256};
 
 use super::{
     Model,
@@ -19,9 +21,12 @@ use super::{
 use crate::{
     autodiff::{spatial_layers, spec::Patterns},
     files,
-    onnx::read_model,
+    onnx::read_model_files,
     text::cut,
 };
+
+/// How a running server takes notice of changes in the models folder.
+pub const RELOAD: &str = "send the server SIGHUP, or restart it";
 
 /// The models that serve, by id, and the folders that do not.
 #[derive(Debug)]
@@ -30,9 +35,31 @@ pub struct Registry {
     models: RwLock<Vec<Arc<Model>>>,
     own_patterns: HashMap<String, Patterns>,
     default: Option<String>,
+    /// Where the models are; none for one alone.
+    place: Option<PathBuf>,
+    /// Folders with a model.onnx, broken or not.
+    folders: usize,
     pub broken: Vec<BrokenModel>,
     /// What is wrong but keeps nobody from serving, such as patterns of another model; `id: what`.
     pub warnings: Vec<String>,
+}
+
+/// The registry in use. One that was read later takes its place at once; requests that have taken the one before keep it.
+#[derive(Debug)]
+pub struct Models(RwLock<Arc<Registry>>);
+
+impl Models {
+    pub fn new(registry: Registry) -> Self {
+        Self(RwLock::new(Arc::new(registry)))
+    }
+
+    pub fn get(&self) -> Arc<Registry> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set(&self, registry: Registry) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(registry);
+    }
 }
 
 /// A folder that is no model, and every reason.
@@ -56,56 +83,111 @@ impl BrokenModel {
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     #[error("cannot read the models folder {}: {source}; name another with --models", path.display())]
-    Folder { path: PathBuf, source: std::io::Error },
+    Folder { path: PathBuf, source: io::Error },
     #[error("default_model {id:?} is not there; there are: {}", known.join(", "))]
     NoDefault { id: String, known: Vec<String> },
 }
 
+/// A models folder's sub-folders that are not hidden, in the order of their names.
+pub fn folders_in(models: &Path) -> Result<Vec<PathBuf>, RegistryError> {
+    let mut folders = fs::read_dir(models)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>())
+        .map_err(|source| RegistryError::Folder { path: models.to_owned(), source })?;
+    folders.retain(|path| path.is_dir() && !id_of(path).starts_with('.'));
+    folders.sort();
+    Ok(folders)
+}
+
+/// Whether a model can run, and a warning where that is odd; else why not.
+pub type Check<'a> = &'a dyn Fn(&Model) -> Result<Option<String>, String>;
+
 impl Registry {
-    /// Loads every sub-folder of `folder` that is not hidden.
+    /// Loads every sub-folder of `folder` that is not hidden. Nothing is run.
     pub fn load(folder: &Path, default: Option<&str>) -> Result<Self, RegistryError> {
-        let unreadable = |source| RegistryError::Folder { path: folder.to_owned(), source };
-        let mut folders = fs::read_dir(folder)
-            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
-            .map_err(unreadable)?;
-        folders.retain(|path| path.is_dir() && !id_of(path).starts_with('.'));
-        folders.sort();
-        let mut registry = Self {
-            models: RwLock::default(),
-            own_patterns: HashMap::new(),
-            default: default.map(str::to_owned),
-            broken: vec![],
-            warnings: vec![],
-        };
-        let mut models = Vec::new();
-        for folder in folders {
-            // What no check foresees in one model's file keeps no other from serving.
-            let load = AssertUnwindSafe(|| load_model(&folder, &mut registry.warnings));
-            match catch_unwind(load)
-                .unwrap_or_else(|_| Err(vec!["model.onnx: reading it failed; see the log".to_owned()]))
-            {
-                Ok(model) => models.push(Arc::new(model)),
-                Err(faults) => registry.broken.push(BrokenModel::new(id_of(&folder), faults)),
-            }
+        Self::load_after(None, folder, default, &|_| Ok(None))
+    }
+
+    /// As [`Self::load`], of models that pass `check`, to take the place of `before`: a model whose files are the same stays the one it was, and
+    /// so does one whose files have become unusable, with the faults told.
+    pub fn load_after(
+        before: Option<&Self>,
+        folder: &Path,
+        default: Option<&str>,
+        check: Check<'_>,
+    ) -> Result<Self, RegistryError> {
+        let mut registry = Self { place: Some(folder.to_owned()), ..Self::empty(default) };
+        for folder in folders_in(folder)? {
+            registry.add(&folder, before, check);
         }
-        let own = models.iter().filter_map(|model| Some((model.id.clone(), model.patterns.clone()?)));
-        registry.own_patterns = own.collect();
-        registry.models = RwLock::new(models);
         let Some(id) = default.filter(|id| registry.get(id).is_none()) else { return Ok(registry) };
         if registry.broken_default().is_none() {
             let known = registry.iter().map(|model| model.id.clone()).collect();
             return Err(RegistryError::NoDefault { id: id.to_owned(), known });
         }
-        registry.warn_of_default();
+        registry.warnings.push(format!("{id}: it is default_model, and broken: requests have to name a model"));
         Ok(registry)
     }
 
-    fn warn_of_default(&mut self) {
-        let Some(id) = self.broken_default().map(|broken| broken.id.clone()) else { return };
-        let warning = format!("{id}: it is default_model, and broken: requests have to name a model");
-        if !self.warnings.contains(&warning) {
-            self.warnings.push(warning);
+    /// One model alone: a folder, or an .onnx file without what may lie beside a model.onnx.
+    pub fn of_one(path: &Path, check: Check<'_>) -> Self {
+        let mut registry = Self::empty(None);
+        registry.add(path, None, check);
+        registry
+    }
+
+    fn empty(default: Option<&str>) -> Self {
+        Self {
+            models: RwLock::default(),
+            own_patterns: HashMap::new(),
+            default: default.map(str::to_owned),
+            place: None,
+            folders: 0,
+            broken: vec![],
+            warnings: vec![],
         }
+    }
+
+    fn add(&mut self, path: &Path, before: Option<&Self>, check: Check<'_>) {
+        let files = ModelFiles::of(path);
+        self.folders += usize::from(files.onnx.exists());
+        let known = before.and_then(|before| Some((before, before.get(&files.id)?)));
+        let load = || {
+            let model = load_model(&files, &mut self.warnings)?;
+            if let Some((before, known)) = known.as_ref().filter(|(_, known)| is_same(known, &model)) {
+                return Ok((before.with_patterns(known, &model), model.patterns));
+            }
+            let mut model = detached(model);
+            let warning = check(&model).map_err(|fault| vec![fault])?;
+            model.warnings.extend(warning);
+            let own = model.patterns.clone();
+            Ok((Arc::new(model), own))
+        };
+        // What no check foresees in one model's file keeps no other from serving.
+        let loaded = catch_unwind(AssertUnwindSafe(load));
+        let loaded =
+            loaded.unwrap_or_else(|_| Err(vec!["model.onnx: reading or running it failed; see the log".to_owned()]));
+        let (model, own) = match (loaded, known) {
+            (Ok(found), _) => found,
+            (Err(faults), None) => return self.broken.push(BrokenModel::new(files.id, faults)),
+            (Err(mut faults), Some((before, known))) => {
+                faults
+                    .insert(0, "as its files are now it cannot be served; requests get it as it was before".to_owned());
+                self.broken.push(BrokenModel::new(files.id, faults));
+                let own = before.own_patterns(&known.id).cloned();
+                (known, own)
+            }
+        };
+        self.own_patterns.extend(own.map(|own| (model.id.clone(), own)));
+        self.models.get_mut().unwrap_or_else(PoisonError::into_inner).push(model);
+    }
+
+    /// A model of this registry, with the patterns that its folder holds by now, where those are others.
+    fn with_patterns(&self, known: &Arc<Model>, now: &Model) -> Arc<Model> {
+        let id = |patterns: Option<&Patterns>| patterns.map(|patterns| patterns.id.clone());
+        if id(now.patterns.as_ref()) == id(self.own_patterns(&known.id)) {
+            return known.clone();
+        }
+        Arc::new(Model { patterns: now.patterns.clone(), ..Model::clone(known) })
     }
 
     /// What is wrong but keeps nobody from serving, of the folder and of each model; `id: what`.
@@ -115,40 +197,35 @@ impl Registry {
         self.warnings.iter().cloned().chain(self.iter().flat_map(of)).collect()
     }
 
-    /// Keeps the models that pass `check`, with the warning that it gives; the others are broken, for the reason that it gives.
-    pub fn retain(&mut self, check: impl Fn(&Model) -> Result<Option<String>, String>) {
-        let models = self.models.get_mut().unwrap_or_else(PoisonError::into_inner);
-        models.retain_mut(|model| match catch_unwind(AssertUnwindSafe(|| check(model))) {
-            Ok(Ok(warning)) => {
-                Arc::make_mut(model).warnings.extend(warning);
-                true
-            }
-            failed => {
-                let fault =
-                    failed.ok().and_then(Result::err).unwrap_or_else(|| "running it failed; see the log".to_owned());
-                self.broken.push(BrokenModel::new(model.id.clone(), vec![fault]));
-                false
-            }
-        });
-        self.broken.sort_by(|a, b| a.id.cmp(&b.id));
-        self.warn_of_default();
-    }
-
     pub fn get(&self, id: &str) -> Option<Arc<Model>> {
         self.iter().find(|model| model.id == id)
     }
 
-    /// The model of requests that name none: the configured one, else the first. None where the configured one is broken.
+    /// The model of requests that name none: the configured one, else the only one that there is, broken ones counted. None where the
+    /// configured one is broken, and where there are several.
     pub fn default(&self) -> Option<Arc<Model>> {
         match &self.default {
             Some(id) => self.get(id),
-            None => self.iter().next(),
+            None => self.iter().next().filter(|_| self.folders == 1),
         }
+    }
+
+    /// Whether a model of this name has come into the folder since it was read.
+    pub fn was_added(&self, id: &str) -> bool {
+        let is_name = Path::new(id).components().eq([Component::Normal(id.as_ref())]);
+        let known = self.get(id).is_some() || self.broken.iter().any(|broken| broken.id == id);
+        let path = self.place.as_ref().filter(|_| is_name && !known).map(|place| place.join(id).join(ModelFiles::ONNX));
+        path.is_some_and(|path| path.is_file())
+    }
+
+    /// Whether several models are there and none is configured as the default: requests have to name theirs.
+    pub fn is_without_default(&self) -> bool {
+        self.default.is_none() && self.folders > 1
     }
 
     /// The configured default where it cannot be served: requests that name no model get its faults, not another model.
     pub fn broken_default(&self) -> Option<&BrokenModel> {
-        let id = self.default.as_ref()?;
+        let id = self.default.as_ref().filter(|id| self.get(id).is_none())?;
         self.broken.iter().find(|broken| broken.id == *id)
     }
 
@@ -171,30 +248,84 @@ impl Registry {
     }
 }
 
-/// Weights of this size may be read by sessions where they lie: their copies are made once, here.
-const LARGE_BYTES: usize = 4 << 20;
-
 fn id_of(folder: &Path) -> String {
     folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// One model, or every fault of its folder. Patterns that do not fit are a warning: the model serves without them.
-fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<String>> {
-    let id = id_of(folder);
-    let path = folder.join("model.onnx");
-    if !path.is_file() {
-        return Err(vec!["model.onnx is missing".to_owned()]);
+/// Where the files of one model lie.
+struct ModelFiles {
+    id: String,
+    onnx: PathBuf,
+    /// Of model.toml, labels.txt and patterns; none for an .onnx file alone.
+    folder: Option<PathBuf>,
+}
+
+impl ModelFiles {
+    const ONNX: &str = "model.onnx";
+
+    fn of(path: &Path) -> Self {
+        match path.file_name() {
+            Some(name) if path.is_file() && name != Self::ONNX => {
+                let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                Self { id, onnx: path.to_owned(), folder: None }
+            }
+            _ => {
+                let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+                // `.` and `..` have no name of their own.
+                let id = match folder.file_name() {
+                    Some(_) => id_of(folder),
+                    None => folder.join(".").canonicalize().map(|folder| id_of(&folder)).unwrap_or_default(),
+                };
+                Self { id, onnx: folder.join(Self::ONNX), folder: Some(folder.to_owned()) }
+            }
+        }
     }
-    let hash = fs::File::open(&path).and_then(|file| files::hash(&file));
-    let hash = hash.map_err(|error| vec![format!("model.onnx: {error}")])?;
+
+    fn beside(&self, name: &str) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.join(name))
+    }
+}
+
+/// SHA-256 of what makes the network: of model.onnx or, where that has external data, of the SHA-256 of all of its files.
+fn hash_of(onnx: &Path, external: &[PathBuf]) -> io::Result<String> {
+    let of_file = |path: &Path| files::hash(&fs::File::open(path)?);
+    if external.is_empty() {
+        return of_file(onnx);
+    }
+    let mut all = Sha256::new();
+    for path in std::iter::once(onnx).chain(external.iter().map(PathBuf::as_path)) {
+        all.update(of_file(path)?);
+    }
+    Ok(files::hex(&all.finalize()))
+}
+
+/// Whether the files of both give the same model, whatever their patterns.
+fn is_same(one: &Model, other: &Model) -> bool {
+    let of = |model: &Model| (model.hash.clone(), model.manifest.clone(), model.labels.clone(), model.folder.clone());
+    of(one) == of(other)
+}
+
+/// Its files may be changed from now on, and sessions may read large weights where they lie: their copies are made once, here.
+fn detached(mut model: Model) -> Model {
+    Arc::make_mut(&mut model.graph).detach();
+    model
+}
+
+/// One model, or every fault of its files. Patterns that do not fit are a warning: the model serves without them.
+fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, Vec<String>> {
+    let ModelFiles { id, onnx, folder } = files;
+    let name = onnx.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if !onnx.is_file() {
+        return Err(vec![format!("{name} is missing")]);
+    }
     let mut faults = Vec::new();
-    let labels = read_labels(&folder.join("labels.txt"), &mut faults);
-    let text = read_optional(&folder.join("model.toml"), &mut faults);
-    let of_graph = |error: &dyn std::fmt::Display| vec![format!("model.onnx: {error}")];
-    let mut graph = match read_model(&path) {
-        Ok(graph) => graph,
-        Err(_) if let Some(what) = foreign::what(&path) => {
-            faults.push(format!("model.onnx is {what}"));
+    let labels = files.beside("labels.txt").map(|path| read_labels(&path, &mut faults)).unwrap_or_default();
+    let text = files.beside("model.toml").map(|path| read_optional(&path, &mut faults)).unwrap_or_default();
+    let of_graph = |error: &dyn std::fmt::Display| vec![format!("{name}: {error}")];
+    let (mut graph, external) = match read_model_files(onnx) {
+        Ok(read) => read,
+        Err(_) if let Some(what) = foreign::what(onnx) => {
+            faults.push(format!("{name} is {what}"));
             return Err(faults);
         }
         Err(error) => {
@@ -202,6 +333,7 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
             return Err(faults);
         }
     };
+    let hash = hash_of(onnx, &external).map_err(|error| of_graph(&error))?;
     let draft = match manifest_file::read(&text, &mut graph) {
         Ok(draft) => draft,
         Err(found) => {
@@ -213,10 +345,6 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
     let Ends { graph, is_binary, warnings: own } =
         ends::adapt(graph, input, output).map_err(|error| of_graph(&error))?;
     let mut manifest = draft.finish(&graph);
-    let mut graph = graph;
-    for literal in graph.initializers.values_mut().filter(|literal| literal.bytes.len() >= LARGE_BYTES) {
-        *literal = literal.clone().aligned();
-    }
     let layers = match manifest.input.shape[..] {
         [_, _, _] => spatial_layers(&graph).unwrap_or_default(),
         _ => Vec::new(),
@@ -235,21 +363,19 @@ fn load_model(folder: &Path, warnings: &mut Vec<String>) -> Result<Model, Vec<St
         ([positive], true) => Labels::from(vec![format!("not {positive}"), positive.clone()]),
         _ => labels,
     };
-    let path = folder.join(patterns::FILE);
-    if foreign::is_pointer(&path) {
-        warnings.push(format!("{id}: {} is {}", patterns::FILE, foreign::POINTER));
-    }
-    let has_patterns = path.exists() && !foreign::is_pointer(&path);
-    let patterns = has_patterns.then(|| patterns::read(&path, &hash)).and_then(|read| match read {
-        Ok((patterns, _)) => Some(patterns),
-        Err(error) => {
-            warnings.push(format!("{id}: {error}"));
-            None
+    let patterns = files.beside(patterns::FILE).filter(|path| path.exists()).and_then(|path| {
+        if foreign::is_pointer(&path) {
+            warnings.push(format!("{id}: {} is {}", patterns::FILE, foreign::POINTER));
+            return None;
         }
+        patterns::read(&path, &hash)
+            .map(|(patterns, _)| patterns)
+            .map_err(|error| warnings.push(format!("{id}: {error}")))
+            .ok()
     });
     let model = Model {
-        id,
-        folder: folder.to_owned(),
+        id: id.clone(),
+        folder: folder.clone(),
         manifest,
         labels,
         hash,
@@ -276,7 +402,7 @@ fn read_labels(path: &Path, faults: &mut Vec<String>) -> Labels {
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(labels::MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
     let found = match read {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Labels::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Labels::default()),
         Err(error) => Err(vec![error.to_string()]),
         Ok(length) if length as u64 > labels::MAX_FILE_BYTES => {
             Err(vec![format!("is larger than {} bytes", labels::MAX_FILE_BYTES)])
@@ -298,7 +424,7 @@ fn read_optional(path: &Path, faults: &mut Vec<String>) -> String {
             String::new()
         }
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => {
             faults.push(format!("{}: {error}", path.file_name().unwrap_or_default().to_string_lossy()));
             String::new()
@@ -317,7 +443,7 @@ mod tests {
     #[test]
     fn the_bundled_model_loads_with_its_labels() {
         let mut warnings = Vec::new();
-        let model = load_model(&bundled(), &mut warnings).unwrap();
+        let model = load_model(&ModelFiles::of(&bundled()), &mut warnings).unwrap();
         assert_eq!((model.id.as_str(), model.labels.len(), model.classes()), ("squeezenet1_1", 1000, Some(1000)));
         assert_eq!(model.labels[285], "Egyptian_cat");
         assert!(warnings.is_empty(), "{warnings:?}");
@@ -343,8 +469,8 @@ mod tests {
         write("layer", "model.toml", "layer = 'nowhere'");
         write("nonsense", "model.onnx", "not a model");
         let registry = Registry::load(folder.path(), None).unwrap();
-        assert_eq!(registry.default().unwrap().id, "good");
-        assert_eq!(registry.iter().count(), 1);
+        assert!(registry.default().is_none() && registry.is_without_default(), "others might be mended");
+        assert_eq!(registry.iter().map(|model| model.id.clone()).collect::<Vec<_>>(), ["good"]);
         assert_eq!(registry.warnings.len(), 1);
         let broken = registry.broken.iter().map(|b| (b.id.as_str(), b.faults.len())).collect::<Vec<_>>();
         assert_eq!(broken, [("empty", 1), ("labels", 1), ("layer", 1), ("manifest", 2), ("nonsense", 1)]);
@@ -354,5 +480,88 @@ mod tests {
         let registry = Registry::load(folder.path(), Some("labels")).unwrap();
         assert!(registry.default().is_none() && registry.get("good").is_some());
         assert_eq!(registry.broken_default().unwrap().id, "labels");
+    }
+
+    /// A model.onnx of the bundled network in each folder.
+    fn folder_of(ids: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for id in ids {
+            fs::create_dir(folder.path().join(id)).unwrap();
+            fs::copy(bundled().join("model.onnx"), folder.path().join(id).join("model.onnx")).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn a_default_is_configured_or_the_only_one() {
+        let folder = folder_of(&["one"]);
+        let load = |default| Registry::load(folder.path(), default).unwrap();
+        assert_eq!(load(None).default().unwrap().id, "one");
+        fs::create_dir(folder.path().join("lost+found")).unwrap();
+        assert_eq!(load(None).default().unwrap().id, "one", "a folder without model.onnx is no second model");
+        fs::create_dir(folder.path().join("another")).unwrap();
+        fs::copy(bundled().join("model.onnx"), folder.path().join("another/model.onnx")).unwrap();
+        assert!(load(None).default().is_none() && load(None).is_without_default());
+        assert_eq!(load(Some("one")).default().unwrap().id, "one");
+        assert!(!load(Some("one")).is_without_default());
+    }
+
+    #[test]
+    fn read_again_models_that_are_the_same_stay_and_others_are_what_their_files_are_now() {
+        let folder = folder_of(&["changed", "gone", "same"]);
+        let at = |file: &str| folder.path().join(file);
+        let before = Registry::load(folder.path(), None).unwrap();
+        fs::write(at("changed/model.toml"), "head = 'logits'").unwrap();
+        fs::remove_dir_all(at("gone")).unwrap();
+        fs::create_dir(at("new")).unwrap();
+        fs::copy(bundled().join("model.onnx"), at("new/model.onnx")).unwrap();
+        assert!(before.was_added("new") && !before.was_added("same") && !before.was_added("../models/new"));
+        // What lies in memory does not change with its file.
+        fs::write(at("same/model.onnx"), b"").unwrap();
+        let weights = |registry: &Registry| registry.get("same").unwrap().graph.initializers[0].to_f32s();
+        let read = weights(&before);
+        fs::copy(bundled().join("model.onnx"), at("same/model.onnx")).unwrap();
+
+        let tried = std::cell::RefCell::new(Vec::new());
+        let check = |model: &Model| {
+            tried.borrow_mut().push(model.id.clone());
+            Ok(None)
+        };
+        let after = Registry::load_after(Some(&before), folder.path(), None, &check).unwrap();
+        assert_eq!(after.iter().map(|model| model.id.clone()).collect::<Vec<_>>(), ["changed", "new", "same"]);
+        assert_eq!(*tried.borrow(), ["changed", "new"]);
+        assert!(Arc::ptr_eq(&before.get("same").unwrap(), &after.get("same").unwrap()) && weights(&after) == read);
+        assert_eq!(after.get("changed").unwrap().manifest.head, crate::autodiff::spec::Head::Logits);
+
+        fs::write(at("same/labels.txt"), "one label").unwrap();
+        fs::create_dir(at("worse")).unwrap();
+        fs::write(at("worse/model.onnx"), b"no model").unwrap();
+        let broken = Registry::load_after(Some(&after), folder.path(), None, &|_| Ok(None)).unwrap();
+        assert!(Arc::ptr_eq(&after.get("same").unwrap(), &broken.get("same").unwrap()), "as it was before");
+        assert_eq!(broken.broken.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["same", "worse"]);
+        assert!(broken.broken[0].faults[0].contains("as it was before"), "{:?}", broken.broken[0]);
+        let refused = Registry::load_after(None, folder.path(), None, &|_| Err("it does not run".to_owned())).unwrap();
+        assert!(refused.iter().next().is_none() && refused.broken[1].faults == ["it does not run"]);
+    }
+
+    #[test]
+    fn external_data_is_part_of_what_a_model_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        let graph = crate::onnx::read_model(&bundled().join("model.onnx")).unwrap();
+        let mut weights = Vec::new();
+        let model = crate::onnx::write_model_external(&graph, 1 << 20, &mut |_, literal| {
+            let offset = weights.len() as u64;
+            weights.extend_from_slice(&literal.bytes);
+            Some(crate::onnx::ExternalRef { location: "weights.bin".into(), offset })
+        });
+        fs::write(&path, model.unwrap()).unwrap();
+        fs::write(folder.path().join("weights.bin"), &weights).unwrap();
+        let hash = || load_model(&ModelFiles::of(folder.path()), &mut Vec::new()).unwrap().hash;
+        let first = hash();
+        assert_eq!(first, hash());
+        weights[0] ^= 1;
+        fs::write(folder.path().join("weights.bin"), &weights).unwrap();
+        assert_ne!(first, hash());
     }
 }

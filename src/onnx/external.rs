@@ -29,6 +29,13 @@ impl ExternalFiles {
         Self { folder: folder.map(Path::to_path_buf), files: HashMap::new() }
     }
 
+    /// Those that were opened, in the order of their paths.
+    pub fn opened(self) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = self.files.into_keys().collect();
+        paths.sort();
+        paths
+    }
+
     /// `length` bytes of `location` from `offset`.
     pub fn slice(&mut self, location: &str, offset: u64, length: usize) -> Result<Bytes, TensorFault> {
         let file = self.open(location)?;

@@ -263,6 +263,19 @@ impl Graph {
         self.opset_imports.get("").copied().unwrap_or_default()
     }
 
+    /// Copies what still lies in a mapped file, which may then change or go.
+    pub fn detach(&mut self) {
+        self.initializers.values_mut().for_each(|literal| *literal = literal.detached());
+        for attribute in self.nodes.iter_mut().flat_map(|node| node.attributes.values_mut()) {
+            match attribute {
+                Attribute::Tensor(literal) => *literal = literal.detached(),
+                Attribute::String(bytes) | Attribute::Opaque(bytes) => *bytes = Bytes::copy_from_slice(bytes),
+                Attribute::Strings(all) => all.iter_mut().for_each(|bytes| *bytes = Bytes::copy_from_slice(bytes)),
+                Attribute::Float(_) | Attribute::Int(_) | Attribute::Floats(_) | Attribute::Ints(_) => {}
+            }
+        }
+    }
+
     /// Value -> index of the node that produces it.
     pub fn producers(&self) -> HashMap<&str, usize> {
         let outputs =

@@ -58,6 +58,14 @@ impl Literal {
         Self::from_f32_vec(&self.shape, self.decode(f32::from_le_bytes))
     }
 
+    /// A copy of the same numbers that shares no mapped file, at an address that they may have.
+    pub fn detached(&self) -> Self {
+        match self.element {
+            Element::Float => Self::from_f32_vec(&self.shape, self.decode(f32::from_le_bytes)),
+            _ => Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self.clone() },
+        }
+    }
+
     /// `values` are row-major and as many as `shape` asks for.
     pub fn from_i64s(shape: &[usize], values: &[i64]) -> Self {
         Self::from_numbers(Element::Int64, shape, bytes_of(values, i64::to_le_bytes))
@@ -194,6 +202,19 @@ mod tests {
         let copied = at(1).aligned();
         assert!(copied.bytes.as_ptr().cast::<f32>().is_aligned());
         assert_eq!(copied, at(1));
+    }
+
+    #[test]
+    fn detached_numbers_are_the_same_elsewhere_and_floats_are_aligned() {
+        let whole = Bytes::from_owner(Floats(vec![0.5; 4]));
+        for (element, start) in [(Element::Float, 4), (Element::Float, 1), (Element::Uint8, 1)] {
+            let shape = vec![8 / element.size()];
+            let literal = Literal { element, shape, bytes: whole.slice(start..start + 8) };
+            let copied = literal.detached();
+            assert_eq!(copied, literal);
+            assert_ne!(copied.bytes.as_ptr(), literal.bytes.as_ptr());
+            assert!(element != Element::Float || copied.bytes.as_ptr().cast::<f32>().is_aligned());
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! Unknown ops, domains and attributes are kept; whoever has to understand a node refuses it. All faults are reported together.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use indexmap::IndexMap;
@@ -28,13 +28,24 @@ pub const MAX_NODES: usize = 20_000;
 
 /// Reads a model file; external data is looked for in its folder only.
 pub fn read_model(path: &Path) -> Result<Graph, OnnxError> {
+    read_model_files(path).map(|(graph, _)| graph)
+}
+
+/// As [`read_model`], with the paths of the files that hold external data.
+pub fn read_model_files(path: &Path) -> Result<(Graph, Vec<PathBuf>), OnnxError> {
     let bytes = map_file(path).map_err(|source| OnnxError::File { path: path.into(), source })?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    read_bytes(bytes, Some(folder))
+    let mut files = ExternalFiles::of(Some(folder));
+    let graph = read(bytes, &mut files)?;
+    Ok((graph, files.opened()))
 }
 
 /// Reads a model from memory; `folder` is where its external data may lie.
 pub fn read_bytes(bytes: Bytes, folder: Option<&Path>) -> Result<Graph, OnnxError> {
+    read(bytes, &mut ExternalFiles::of(folder))
+}
+
+fn read(bytes: Bytes, files: &mut ExternalFiles) -> Result<Graph, OnnxError> {
     let model = ModelProto::decode(bytes)?;
     let Some(proto) = model.graph else { return Err(OnnxError::Model(vec![Fault::NoGraph])) };
     if proto.node.len() > MAX_NODES {
@@ -65,9 +76,8 @@ pub fn read_bytes(bytes: Bytes, folder: Option<&Path>) -> Result<Graph, OnnxErro
         nodes: vec![],
         metadata: metadata.map(|entry| (entry.key.unwrap_or_default(), entry.value.unwrap_or_default())).collect(),
     };
-    let mut files = ExternalFiles::of(folder);
-    read_initializers(&proto, &mut files, &mut graph, &mut faults);
-    read_nodes(&proto, &mut files, &mut graph, &mut faults);
+    read_initializers(&proto, files, &mut graph, &mut faults);
+    read_nodes(&proto, files, &mut graph, &mut faults);
     let declared = read_ends(&proto, &mut graph, &mut faults);
     // Later checks would only repeat what an unreadable tensor or a wrong opset caused.
     if faults.is_empty() {

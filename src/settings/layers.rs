@@ -1,6 +1,6 @@
 //! The layers of settings laid over each other, and the typed reading of the result.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, marker::PhantomData, path::PathBuf, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use toml::{Table, Value};
@@ -17,7 +17,7 @@ const PREFIX: &str = "EXPLAIND_";
 /// The environment's way to name the config file.
 const CONFIG: &str = "config";
 
-/// The flags that were given: one `--name` for every setting, and `--config FILE`.
+/// The flags that were given: settings by their names, and `--config FILE`.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     pub config: Option<PathBuf>,
@@ -26,44 +26,83 @@ pub struct Flags {
 
 /// Reads all layers. `environment` is `std::env::vars()` or a test's.
 pub fn load(flags: &Flags, environment: impl IntoIterator<Item = (String, String)>) -> Result<Settings, SettingsError> {
-    let mut faults = Vec::new();
-    let mut merged = defaults();
-    let mut sources = BTreeMap::new();
+    Layers::of(flags, environment).read()
+}
 
-    let mut environment = environment
-        .into_iter()
-        .filter_map(|(name, text)| Some((name.strip_prefix(PREFIX)?.to_lowercase(), text)))
-        .collect::<BTreeMap<_, _>>();
-    let config = environment.remove(CONFIG).map(PathBuf::from);
-    if let Some(path) = flags.config.clone().or(config) {
-        match read_config(&path) {
-            Ok(table) => {
-                for (key, value) in table {
-                    sources.insert(key.clone(), path.display().to_string());
-                    merged.insert(key, value);
+/// All layers over each other.
+struct Layers {
+    merged: Table,
+    /// Where a setting has its value from, unless that is its default.
+    sources: BTreeMap<String, String>,
+    faults: Vec<String>,
+}
+
+impl Layers {
+    fn of(flags: &Flags, environment: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut layers = Self { merged: defaults(), sources: BTreeMap::new(), faults: Vec::new() };
+        let mut environment = environment
+            .into_iter()
+            .filter_map(|(name, text)| Some((name.strip_prefix(PREFIX)?.to_lowercase(), text)))
+            .collect::<BTreeMap<_, _>>();
+        let config = environment.remove(CONFIG).map(PathBuf::from);
+        if let Some(path) = flags.config.clone().or(config) {
+            match read_config(&path) {
+                Ok(table) => {
+                    for (key, value) in table {
+                        layers.sources.insert(key.clone(), path.display().to_string());
+                        layers.merged.insert(key, value);
+                    }
                 }
+                Err(problem) => layers.faults.push(problem),
             }
-            Err(problem) => faults.push(problem),
         }
-    }
-    let known = defaults();
-    for (key, text) in environment {
-        let source = format!("{PREFIX}{}", key.to_uppercase());
-        lay(&known, &mut merged, &mut sources, &mut faults, &key, &text, source);
-    }
-    for (key, text) in &flags.values {
-        lay(&known, &mut merged, &mut sources, &mut faults, key, text, format!("--{}", key.replace('_', "-")));
+        let known = defaults();
+        for (key, text) in environment {
+            let source = format!("{PREFIX}{}", key.to_uppercase());
+            layers.lay(&known, &key, &text, source);
+        }
+        for (key, text) in &flags.values {
+            layers.lay(&known, key, text, format!("--{}", key.replace('_', "-")));
+        }
+        layers
     }
 
-    let mut found = Vec::new();
-    let settings = read(&merged, &mut found);
-    faults.extend(found.into_iter().map(|fault| match sources.get(&fault.path) {
-        Some(source) => format!("{source}: {fault}"),
-        None => fault.to_string(),
-    }));
-    match settings {
-        Some(settings) if faults.is_empty() => Ok(settings),
-        _ => Err(SettingsError { faults }),
+    /// Lays the text of a flag or of an environment variable over the others, as the type that the default has.
+    fn lay(&mut self, known: &Table, key: &str, text: &str, source: String) {
+        let value = match known.get(key) {
+            None => {
+                let names = known.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                self.faults.push(format!("{source}: there is no such setting (allowed: config, {names})"));
+                return;
+            }
+            Some(Value::Array(_)) => {
+                let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+                Value::Array(parts.map(|part| Value::String(part.to_owned())).collect())
+            }
+            Some(Value::Integer(_)) => match text.trim().parse() {
+                Ok(number) => Value::Integer(number),
+                Err(_) => {
+                    self.faults.push(format!("{source}: {text:?} is not a whole number"));
+                    return;
+                }
+            },
+            Some(_) => Value::String(text.to_owned()),
+        };
+        self.merged.insert(key.to_owned(), value);
+        self.sources.insert(key.to_owned(), source);
+    }
+
+    fn read(&self) -> Result<Settings, SettingsError> {
+        let (mut faults, mut found) = (self.faults.clone(), Vec::new());
+        let settings = read(&self.merged, &mut found);
+        faults.extend(found.into_iter().map(|fault| match self.sources.get(&fault.path) {
+            Some(source) => format!("{source}: {fault}"),
+            None => fault.to_string(),
+        }));
+        match settings {
+            Some(settings) if faults.is_empty() => Ok(settings),
+            _ => Err(SettingsError { faults }),
+        }
     }
 }
 
@@ -75,39 +114,6 @@ fn defaults() -> Table {
 fn read_config(path: &PathBuf) -> Result<Table, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     text.parse().map_err(|error| format!("{}: {error}", path.display()))
-}
-
-/// Lays the text of a flag or of an environment variable over `merged`, as the type that the default has.
-fn lay(
-    known: &Table,
-    merged: &mut Table,
-    sources: &mut BTreeMap<String, String>,
-    faults: &mut Vec<String>,
-    key: &str,
-    text: &str,
-    source: String,
-) {
-    let value = match known.get(key) {
-        None => {
-            let names = known.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            faults.push(format!("{source}: there is no such setting (allowed: config, {names})"));
-            return;
-        }
-        Some(Value::Array(_)) => {
-            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-            Value::Array(parts.map(|part| Value::String(part.to_owned())).collect())
-        }
-        Some(Value::Integer(_)) => match text.trim().parse() {
-            Ok(number) => Value::Integer(number),
-            Err(_) => {
-                faults.push(format!("{source}: {text:?} is not a whole number"));
-                return;
-            }
-        },
-        Some(_) => Value::String(text.to_owned()),
-    };
-    merged.insert(key.to_owned(), value);
-    sources.insert(key.to_owned(), source);
 }
 
 fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
@@ -236,15 +242,50 @@ fn folders(pairs: &[String]) -> Option<BTreeMap<String, PathBuf>> {
     Some(folders)
 }
 
-/// The settings of `default.toml` with the comment above each.
-fn documented() -> Vec<(String, String)> {
-    let mut settings = Vec::new();
-    let mut help = Vec::new();
+/// A setting as `default.toml` tells it.
+struct Documented {
+    key: String,
+    section: &'static str,
+    help: String,
+    /// What help calls its value.
+    value_name: &'static str,
+    is_list: bool,
+    default: String,
+}
+
+impl Documented {
+    fn flag(&self) -> String {
+        self.key.replace('_', "-")
+    }
+
+    fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.key.to_uppercase())
+    }
+}
+
+fn documented() -> Vec<Documented> {
+    let known = defaults();
+    let (mut settings, mut help, mut section) = (Vec::new(), Vec::new(), "");
     for line in DEFAULTS.lines() {
-        if let Some(comment) = line.strip_prefix('#') {
+        if let Some(title) = line.strip_prefix("## ") {
+            section = title;
+        } else if let Some(comment) = line.strip_prefix('#') {
             help.push(comment.trim());
-        } else if let Some((key, _)) = line.split_once(" = ") {
-            settings.push((key.to_owned(), help.join(" ")));
+        } else if let Some((key, rest)) = line.split_once(" = ") {
+            let value = known.get(key);
+            let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let default = match value {
+                Some(Value::Array(values)) => values.iter().map(text).collect::<Vec<_>>().join(","),
+                value => value.map_or_else(String::new, text),
+            };
+            settings.push(Documented {
+                key: key.to_owned(),
+                section,
+                help: help.join(" "),
+                value_name: rest.split_once(" # ").map_or("VALUE", |(_, name)| name),
+                is_list: value.is_some_and(Value::is_array),
+                default,
+            });
             help.clear();
         } else {
             help.clear();
@@ -253,23 +294,64 @@ fn documented() -> Vec<(String, String)> {
     settings
 }
 
-impl Args for Flags {
+/// Every setting with its value as TOML, and where it was set: `config` prints that.
+pub fn settled(
+    flags: &Flags,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Vec<(String, Value, Option<String>)>, SettingsError> {
+    let layers = Layers::of(flags, environment);
+    layers.read()?;
+    let Layers { mut merged, sources, .. } = layers;
+    let settings = documented().into_iter();
+    Ok(settings
+        .filter_map(|one| Some((one.key.clone(), merged.remove(&one.key)?, sources.get(&one.key).cloned())))
+        .collect())
+}
+
+/// The sections of `default.toml` whose settings a command uses: only they are flags of it. `-h` shows the essential ones, `--help` all.
+pub trait Uses {
+    const SECTIONS: &'static [&'static str];
+}
+
+const ESSENTIAL: [&str; 3] = ["models", "listen", "default_model"];
+
+/// The flags of one command.
+#[derive(Clone, Debug)]
+pub struct FlagsFor<U>(pub Flags, PhantomData<fn() -> U>);
+
+impl<U: Uses> FlagsFor<U> {
+    fn settings() -> impl Iterator<Item = Documented> {
+        documented().into_iter().filter(|setting| U::SECTIONS.contains(&setting.section))
+    }
+}
+
+impl<U: Uses> Args for FlagsFor<U> {
     fn augment_args(mut command: Command) -> Command {
-        command = command.arg(
+        for setting in Self::settings() {
+            let default = match setting.default.as_str() {
+                "" => String::new(),
+                default => format!(" [default: {default}]"),
+            };
+            let help = format!("{}{default} [env: {}]", setting.help, setting.variable());
+            let action = if setting.is_list { ArgAction::Append } else { ArgAction::Set };
+            let flag = Arg::new(setting.key.clone())
+                .long(setting.flag())
+                .value_name(setting.value_name)
+                .help(help)
+                .help_heading(format!("{} (settings)", setting.section))
+                .hide_short_help(!ESSENTIAL.contains(&setting.key.as_str()))
+                .action(action);
+            command = command.arg(flag);
+        }
+        command.arg(
             Arg::new(CONFIG)
                 .long(CONFIG)
                 .value_name("FILE")
-                .help("Settings file in TOML: the settings below by their names with _")
+                .help(format!("Settings file in TOML: all settings by their names with _ [env: {PREFIX}CONFIG]"))
+                .help_heading("Settings file")
+                .hide_short_help(true)
                 .value_parser(clap::value_parser!(PathBuf)),
-        );
-        let known = defaults();
-        for (key, help) in documented() {
-            let is_list = known.get(&key).is_some_and(Value::is_array);
-            let action = if is_list { ArgAction::Append } else { ArgAction::Set };
-            let flag = Arg::new(key.clone()).long(key.replace('_', "-")).value_name("VALUE").help(help).action(action);
-            command = command.arg(flag);
-        }
-        command
+        )
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -277,18 +359,18 @@ impl Args for Flags {
     }
 }
 
-impl FromArgMatches for Flags {
+impl<U: Uses> FromArgMatches for FlagsFor<U> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut flags = Self::default();
+        let mut flags = Self(Flags::default(), PhantomData);
         flags.update_from_arg_matches(matches)?;
         Ok(flags)
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.config = matches.get_one::<PathBuf>(CONFIG).cloned();
-        for (key, _) in documented() {
-            if let Some(texts) = matches.get_many::<String>(&key) {
-                self.values.insert(key, texts.cloned().collect::<Vec<_>>().join(","));
+        self.0.config = matches.get_one::<PathBuf>(CONFIG).cloned();
+        for setting in Self::settings() {
+            if let Some(texts) = matches.get_many::<String>(&setting.key) {
+                self.0.values.insert(setting.key, texts.cloned().collect::<Vec<_>>().join(","));
             }
         }
         Ok(())
@@ -308,15 +390,15 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_parse_and_every_one_has_a_help_text() {
+    fn the_defaults_parse_and_every_one_has_a_section_a_help_text_and_a_name_for_its_value() {
         let settings = load(&Flags::default(), []).unwrap();
         assert_eq!(settings.listen.to_string(), "127.0.0.1:8080");
         assert!(settings.threads > 0);
         assert_eq!(settings.default_model, None);
         let documented = documented();
         assert_eq!(documented.len(), defaults().len());
-        for (key, help) in documented {
-            assert!(!help.is_empty(), "{key}");
+        for Documented { key, section, help, value_name, .. } in documented {
+            assert!(!help.is_empty() && !section.is_empty() && value_name != "VALUE", "{key}");
         }
     }
 
@@ -338,11 +420,38 @@ mod tests {
         assert_eq!(settings.providers, [Provider::Cuda { device: 1 }, Provider::Cpu]);
     }
 
+    struct Data;
+
+    impl Uses for Data {
+        const SECTIONS: &'static [&'static str] = &["Data", "Data sets"];
+    }
+
+    #[test]
+    fn a_command_takes_the_settings_of_its_sections_alone_and_help_tells_their_defaults_and_variables() {
+        let mut command = FlagsFor::<Data>::augment_args(Command::new("explaind"));
+        let (short, long) = (command.render_help().to_string(), command.render_long_help().to_string());
+        assert!(!short.contains("--data"), "{short}");
+        for part in ["Data (settings):", "--data <FOLDER>", "[default: data] [env: EXPLAIND_DATA]", "--config <FILE>"] {
+            assert!(long.contains(part), "{part} is missing in\n{long}");
+        }
+        assert!(command.try_get_matches_from(["explaind", "--listen", "127.0.0.1:1"]).is_err());
+    }
+
+    #[test]
+    fn what_is_settled_is_told_with_its_source() {
+        let all = settled(&flags(&[("models", "here")]), environment(&[("EXPLAIND_MAX_SIDE", "2")])).unwrap();
+        let of = |name: &str| all.iter().find(|(key, ..)| key == name).unwrap();
+        assert_eq!((&of("models").1, of("models").2.as_deref()), (&Value::from("here"), Some("--models")));
+        assert_eq!((&of("max_side").1, of("max_side").2.as_deref()), (&Value::from(2), Some("EXPLAIND_MAX_SIDE")));
+        assert_eq!((of("role").2.as_deref(), all.len()), (None, defaults().len()));
+        assert!(settled(&flags(&[("log_format", "xml")]), []).is_err());
+    }
+
     #[test]
     fn data_sets_are_named_by_repeated_flags() {
-        let command = Flags::augment_args(Command::new("explaind"));
+        let command = FlagsFor::<Data>::augment_args(Command::new("explaind"));
         let matches = command.get_matches_from(["explaind", "--dataset", "a=/srv/a", "--dataset", "b=c=d"]);
-        let settings = load(&Flags::from_arg_matches(&matches).unwrap(), []).unwrap();
+        let settings = load(&FlagsFor::<Data>::from_arg_matches(&matches).unwrap().0, []).unwrap();
         let expected = [("a", "/srv/a"), ("b", "c=d")].map(|(id, folder)| (id.to_owned(), PathBuf::from(folder)));
         assert_eq!(settings.dataset, BTreeMap::from(expected));
         for wrong in ["photos", "=x", "a=", "../a=x", "a=x,a=y"] {

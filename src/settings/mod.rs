@@ -1,6 +1,6 @@
 //! Typed settings: default.toml < config file < EXPLAIND_* environment < flags; all faults are reported at once, each with its source.
 //!
-//! A setting is a line in `default.toml` (its name, type, default and help text) and a field here.
+//! A setting is a line in `default.toml` (its name, type, default and help text, below its section) and a field here.
 
 mod layers;
 
@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use serde::Deserialize;
 
 use crate::engine::provider::Provider;
-pub use layers::{Flags, load};
+pub use layers::{Flags, FlagsFor, Uses, load, settled};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {

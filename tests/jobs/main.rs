@@ -1,6 +1,7 @@
 //! Durable jobs against SQLite and a real PostgreSQL: the store's verbs, the runner, crashes between any two steps, processes that
 //! are killed and frozen, replicas that have the database and a store of files in common.
 
+mod bench;
 mod benchmark;
 mod cli;
 mod crash;
@@ -8,6 +9,7 @@ mod databases;
 mod faults;
 mod kinds;
 mod processes;
+mod reload;
 mod replicas;
 mod runner;
 mod s3;

@@ -26,6 +26,7 @@ use crate::{
 pub enum Signal {
     Kill,
     Terminate,
+    HangUp,
     Stop,
     Continue,
 }
@@ -34,6 +35,7 @@ pub fn send(process: u32, signal: Signal) {
     let signal = match signal {
         Signal::Kill => libc::SIGKILL,
         Signal::Terminate => libc::SIGTERM,
+        Signal::HangUp => libc::SIGHUP,
         Signal::Stop => libc::SIGSTOP,
         Signal::Continue => libc::SIGCONT,
     };

@@ -61,7 +61,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
     };
     Arc::new(Model {
         id: "dense".into(),
-        folder: PathBuf::new(),
+        folder: None,
         manifest: Manifest {
             input: Input { name: "x".into(), shape: vec![inputs], preprocess: None },
             head: Head::Logits,

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    app::App,
+    app::{App, plan::find_model},
     dataset::{Dataset, DatasetError},
     jobs::WorkError,
     methods::{Fault, Faults, parameters},
@@ -60,19 +60,7 @@ impl Asked {
     /// `model`, by default the server's.
     pub fn model(&mut self) -> Option<Arc<Model>> {
         let id = self.raw("model");
-        let models = self.app.models();
-        let found = match &id {
-            None => models.default(),
-            Some(id) => id.as_str().and_then(|id| models.get(id)),
-        };
-        if found.is_none() {
-            let message = id.map_or_else(
-                || "there is no default model".to_owned(),
-                |id| format!("no model is called {}", shown(id)),
-            );
-            self.faults.push(Fault::new("model", message, self.app.model_ids()));
-        }
-        found
+        find_model(&self.app.models(), id.as_ref()).map_err(|fault| self.faults.push(fault)).ok()
     }
 
     /// `dataset`, as it is now.

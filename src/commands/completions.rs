@@ -1,0 +1,20 @@
+//! `explaind completions`: what a shell reads to complete the commands and their flags.
+
+use std::io::{Write, stdout};
+
+use clap::{Args, Command};
+use clap_complete::{Shell, generate};
+
+/// As a script on standard output, for example: explaind completions bash > ~/.local/share/bash-completion/completions/explaind
+#[derive(Args)]
+pub struct Completions {
+    shell: Shell,
+}
+
+impl Completions {
+    pub fn run(self, mut command: Command) -> anyhow::Result<()> {
+        let mut script = Vec::new();
+        generate(self.shell, &mut command, "explaind", &mut script);
+        Ok(stdout().write_all(&script)?)
+    }
+}

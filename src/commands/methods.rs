@@ -1,0 +1,65 @@
+//! `explaind methods`: the attribution methods and their parameters, as GET /methods lists them.
+
+use clap::Args;
+use explaind::{
+    api::catalogue::{MethodCard, describe_method},
+    app::options::Options,
+    methods::{
+        Fault, Faults,
+        registry::{METHODS, find},
+    },
+};
+
+use super::say;
+
+#[derive(Args)]
+pub struct Methods {
+    /// A method, to see its parameters
+    id: Option<String>,
+    /// As JSON, as GET /methods answers
+    #[arg(long)]
+    json: bool,
+}
+
+impl Methods {
+    pub fn run(self) -> anyhow::Result<()> {
+        let Some(id) = self.id else {
+            if self.json {
+                let all: Vec<MethodCard> = METHODS.iter().map(describe_method).collect();
+                return Ok(say(serde_json::to_string_pretty(&serde_json::json!({ "methods": all }))?)?);
+            }
+            let width = METHODS.iter().map(|method| method.id.len()).max().unwrap_or_default();
+            for method in METHODS {
+                let note = if method.needs_patterns() { " (needs patterns)" } else { "" };
+                say(format_args!("{:width$}  {}{note}", method.id, method.title))?;
+            }
+            return Ok(say("\nexplaind methods ID: the formula, paper and parameters of one")?);
+        };
+        let unknown = || {
+            let message = format!("no method is called {id:?}");
+            Faults::from(Fault::new("method", message, METHODS.iter().map(|method| method.id)))
+        };
+        let card = describe_method(find(&id).ok_or_else(unknown)?);
+        if self.json {
+            return Ok(say(serde_json::to_string_pretty(&card)?)?);
+        }
+        say(format_args!("{}: {}", card.id, card.title))?;
+        let cost = format!("{} evaluations of the model", card.cost);
+        for (name, text) in [("computes", &card.formula), ("paper", &card.paper), ("cost", &cost)] {
+            say(format_args!("  {name:9} {text}"))?;
+        }
+        say("\nParameters (-p NAME=VALUE):")?;
+        for parameter in &card.parameters {
+            let default = match (&parameter.default, parameter.default_from_model) {
+                (_, true) => "the model's".to_owned(),
+                (serde_json::Value::Null, false) => "off".to_owned(),
+                (serde_json::Value::String(text), false) => text.clone(),
+                (value, false) => value.to_string(),
+            };
+            say(format_args!("  {}: {} [default: {default}]", parameter.name, parameter.allowed.join(", ")))?;
+            say(format_args!("      {}", parameter.doc))?;
+        }
+        let options = Options::names().filter(|name| *name != "format").collect::<Vec<_>>().join(", ");
+        Ok(say(format_args!("\nOptions of the answer and its picture (-p NAME=VALUE): {options}"))?)
+    }
+}

@@ -1,0 +1,102 @@
+//! `explaind predict`: the best classes of images without a server, by the core that POST /predict runs.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use explaind::{
+    app::{App, Input, Predicted, answer::ClassScore, plan::PredictPlan},
+    engine::{Caller, Priority},
+};
+use futures::{StreamExt, stream};
+use serde_json::{Map, json};
+
+use super::{
+    ModelArgs, Predicts,
+    images::{Source, Sources},
+    say, tell, warn,
+};
+
+/// Images that are decoded and evaluated beside each other.
+const AT_ONCE: usize = 4;
+
+#[derive(Args)]
+pub struct Predict {
+    /// PNG, JPEG, WebP, BMP, GIF or TIFF files; .npy files of floats in the model's input space or of uint8 pixels; folders, with their
+    /// sub-folders; - for standard input
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// How many classes
+    #[arg(short = 'k', long, value_name = "N", default_value_t = explaind::app::plan::DEFAULT_TOP_K)]
+    top_k: usize,
+    /// text, or json: one object a line, as POST /predict answers
+    #[arg(short, long, value_enum, default_value = "text")]
+    format: Form,
+    #[command(flatten)]
+    model: ModelArgs<Predicts>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Text,
+    Json,
+}
+
+impl Predict {
+    pub fn run(self) -> anyhow::Result<()> {
+        let sources = Sources::of(&self.images)?;
+        let app = self.model.app()?;
+        let plan = app.plan_prediction(Map::from_iter([("top_k".to_owned(), json!(self.top_k))]))?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        let predict = async |source| (source, predict(&app, &plan, source).await);
+        let mut answers = stream::iter(&sources.all).map(predict).buffered(AT_ONCE);
+        let (mut told, mut failed) = (std::collections::HashSet::new(), 0);
+        while let Some((source, answer)) = runtime.block_on(answers.next()) {
+            match answer {
+                Ok(answers) => {
+                    let warnings = answers.iter().flat_map(|one| &one.warnings);
+                    warnings.filter(|warning| told.insert((*warning).clone())).for_each(warn);
+                    for (place, one) in answers.iter().enumerate() {
+                        let name = match answers.len() {
+                            1 => source.shown(),
+                            _ => format!("{} [{place}]", source.shown()),
+                        };
+                        match self.format {
+                            Form::Text => say(text(&name, one))?,
+                            Form::Json => say(line(&name, &plan, one))?,
+                        }
+                    }
+                }
+                Err(error) if !sources.are_many => return Err(error),
+                Err(error) => {
+                    crate::tell(&error).iter().for_each(|line| tell(format_args!("error: {}: {line}", source.shown())));
+                    failed += 1;
+                }
+            }
+        }
+        match failed {
+            0 => Ok(()),
+            failed => bail!("{failed} of {} images could not be classified", sources.all.len()),
+        }
+    }
+}
+
+async fn predict(app: &App, plan: &PredictPlan, source: &Source) -> anyhow::Result<Vec<Predicted>> {
+    let input = vec![Input::of(source.read()?.into())];
+    let caller = Caller::new(Priority::Interactive, None);
+    Ok(app.predict(plan, input, &caller).await?.answers)
+}
+
+fn text(name: &str, predicted: &Predicted) -> String {
+    let lines = predicted.predictions.iter().map(|one| {
+        let label = one.label.as_ref().map_or_else(String::new, |label| format!("  {label}"));
+        format!("\n  {:.4}  {:>5}{label}", one.score, one.index)
+    });
+    format!("{name}{}", lines.collect::<String>())
+}
+
+fn line(name: &str, plan: &PredictPlan, predicted: &Predicted) -> String {
+    let predictions: Vec<ClassScore> = predicted.predictions.iter().map(ClassScore::from).collect();
+    json!({ "file": name, "model": plan.model.id, "predictions": predictions, "warnings": predicted.warnings })
+        .to_string()
+}
