@@ -234,8 +234,7 @@ impl App {
         let fits = Fits::new(files.clone(), pool.clone(), &settings.data);
         let models = Models::new(models);
         let reloaded = Notify::new();
-        let parts =
-            Parts { settings, models, engine, pool, pixels, quota, files, fits, datasets, pictures, reloaded };
+        let parts = Parts { settings, models, engine, pool, pixels, quota, files, fits, datasets, pictures, reloaded };
         Ok(Self { parts: Arc::new(parts) })
     }
 
