@@ -7,7 +7,12 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use explaind::{
     image::{decode, preprocess::preprocess},
     model::manifest::{Channels, Filter, Layout, Preprocess, Resize},
-    render::{encode::encode_png, heatmap::draw, options::HeatmapOptions},
+    render::{
+        encode::encode_png,
+        ground::{Ground, alone},
+        heatmap::draw,
+        options::Look,
+    },
 };
 
 /// A smooth picture with grain, as photos have it.
@@ -34,21 +39,21 @@ fn outside_the_model(criterion: &mut Criterion) {
         resize: Resize::ShortSide(256),
         filter: Filter::Bilinear,
     };
-    let (bytes, limits, options) = (photo(), decode::Limits::default(), HeatmapOptions::default());
+    let (bytes, limits, options) = (photo(), decode::Limits::default(), Look::Signed.options());
     let upload = decode::decode(&bytes, &limits).expect("the photo decodes").image;
     let (scores, geometry) = preprocess(&upload, &rule).expect("the photo fits");
     let maps = [Arc::new(scores)];
-    let drawn = draw(&upload, &maps, Layout::Nchw, &geometry, &options).expect("the map draws");
+    let ground = Ground::new(&upload, &geometry, &options, alone).expect("the photo fits");
+    let drawn = draw(&ground, &maps, Layout::Nchw, &options).expect("the map draws");
     let picture = drawn[0].overlay.image();
     let mut group = criterion.benchmark_group("outside_the_model");
     group.bench_function("decode", |b| b.iter(|| decode::decode(black_box(&bytes), &limits)));
     group.bench_function("preprocess", |b| b.iter(|| preprocess(black_box(&upload), &rule)));
     group.bench_function("draw", |b| {
-        b.iter(|| draw(black_box(&upload), &maps, Layout::Nchw, &geometry, &options));
+        b.iter(|| draw(black_box(&ground), &maps, Layout::Nchw, &options));
     });
     group.bench_function("paint", |b| b.iter(|| drawn[0].overlay.image()));
-    group.bench_function("encode", |b| b.iter(|| encode_png(black_box(&picture))));
-    group.bench_function("paint_and_encode", |b| b.iter(|| drawn[0].overlay.png()));
+    group.bench_function("encode", |b| b.iter(|| encode_png(black_box(&picture), &[])));
     group.finish();
 }
 

@@ -5,6 +5,7 @@ pub mod answer;
 pub mod compare;
 mod input;
 pub mod options;
+pub mod picture;
 mod pixels;
 pub mod plan;
 mod reload;
@@ -38,12 +39,7 @@ use crate::{
     },
     pool::{Pool, WorkPanicked},
     quota::Quota,
-    render::{
-        RenderError,
-        encode::encode_png,
-        heatmap::{Heatmap, draw},
-        legend::with_legend,
-    },
+    render::{RenderError, encode::FileType},
     segment::Segmentation,
     settings::Settings,
     telemetry::{self, Stage, names},
@@ -53,6 +49,7 @@ use crate::{
 use answer::{ImageSize, TimingMs};
 use input::{Inputs, One, Prepared, Upload};
 use options::{Channels, Include, Options};
+use picture::{Picture, pictures};
 use pixels::Pixels;
 use plan::{Plan, PredictPlan, Sent};
 use segments::SentSegments;
@@ -107,7 +104,7 @@ pub struct Explanation {
     /// Counts the request's inputs from 0.
     pub input: usize,
     pub explained: Explained,
-    /// The heat map as PNG, when the plan wants it.
+    /// The heat map as a file, when the plan wants it: in JSON as PNG.
     pub picture: Option<Bytes>,
     /// Where it lies on the uploaded image.
     pub image: Option<ImageSize>,
@@ -463,7 +460,7 @@ impl App {
         Ok(Predicted { image: prepared.image, predictions, warnings: prepared.warnings, timing })
     }
 
-    /// The heat map of each explanation as PNG, and what is odd about it, where the plan wants one.
+    /// The picture of each explanation, where the plan wants one.
     async fn render(
         &self,
         plan: &Plan,
@@ -474,13 +471,12 @@ impl App {
         let Some((upload, geometry)) = upload.filter(|_| plan.options.want_picture()) else {
             return Ok(explained.iter().map(|_| Picture::default()).collect());
         };
-        let Some(rule) = &plan.model.manifest.input.preprocess else { return Ok(Vec::new()) };
-        let (layout, options, limits) = (rule.layout, plan.options.heatmap.clone(), input::limits(self.settings()));
-        let scores: Vec<_> = explained.iter().map(|one| one.attribution.scores.clone()).collect();
+        let (model, options, limits) = (plan.model.clone(), plan.heatmap.clone(), input::limits(self.settings()));
+        let file_type = plan.options.file_type().unwrap_or(FileType::Png);
+        let explained = explained.to_vec();
         let gone = caller.cancel.clone();
-        // A large picture takes seconds, and its caller may leave meanwhile.
         let go_on = move || match gone.is_cancelled() {
-            true => Err(MethodError::from(EngineError::Cancelled)),
+            true => Err(MethodError::from(EngineError::Cancelled).into()),
             false => Ok(()),
         };
         let room = self.pixels().room(input::area(geometry.upload)).await;
@@ -489,16 +485,7 @@ impl App {
                 let _room = room;
                 go_on()?;
                 let upload = upload.into_pixels(&limits)?;
-                let finish = |heatmap: Heatmap<'_>| {
-                    go_on()?;
-                    let png = match options.legend {
-                        true => encode_png(&with_legend(&heatmap.overlay.image(), heatmap.bounds, &options)?)?,
-                        false => heatmap.overlay.png()?,
-                    };
-                    Ok(Picture { png: Some(png.into()), warnings: heatmap.warnings })
-                };
-                go_on()?;
-                draw(&upload, &scores, layout, &geometry, &options)?.into_iter().map(finish).collect()
+                pictures((&upload, &geometry), &model, &explained, &options, file_type, go_on)
             })
             .await?
     }
@@ -550,7 +537,7 @@ fn explanation(
     Explanation {
         model: model.clone(),
         input,
-        picture: picture.png,
+        picture: picture.file,
         image: prepared.image,
         include: options.include,
         channels: options.channels,
@@ -564,12 +551,6 @@ fn explanation(
         },
         explained,
     }
-}
-
-#[derive(Default)]
-struct Picture {
-    png: Option<Bytes>,
-    warnings: Vec<String>,
 }
 
 /// What the inputs of one request share.
@@ -591,8 +572,8 @@ struct ReadUploads {
 fn check_inputs(plan: &Plan, inputs: &[One]) -> Result<(), AppError> {
     let mut faults = Faults::default();
     let answers = (0..inputs.len()).map(|input| plan.parameters_of(input).target.answers()).sum::<usize>();
-    if answers > 1 && plan.options.format == Some(options::Format::Png) {
-        let message = "png holds one picture, and this request has several answers";
+    if answers > 1 && plan.options.file_type().is_some() {
+        let message = "a picture shows one answer, and this request has several";
         faults.push(Fault::new("format", message, ["json", "npy"]));
     }
     faults.extend(undrawable(&plan.options, inputs));
@@ -607,8 +588,7 @@ fn check_inputs(plan: &Plan, inputs: &[One]) -> Result<(), AppError> {
 
 /// A picture that is asked for, of a tensor.
 fn undrawable(options: &Options, inputs: &[One]) -> Option<Fault> {
-    let png = options.format == Some(options::Format::Png);
-    let (param, allowed): (_, &[&str]) = match (png, options.include.heatmap) {
+    let (param, allowed): (_, &[&str]) = match (options.file_type().is_some(), options.include.heatmap) {
         (true, _) => ("format", &["json", "npy"]),
         (false, true) => ("include", &[]),
         (false, false) => return None,

@@ -237,7 +237,10 @@ fn render_code(error: &RenderError) -> Code {
         RenderError::NotAnImage { .. } => {
             row("no_picture", StatusCode::UNPROCESSABLE_ENTITY, "Attribution that is no picture")
         }
-        RenderError::Size { .. } | RenderError::Svg { .. } | RenderError::Encode { .. } => INTERNAL,
+        RenderError::Size { .. }
+        | RenderError::Resize { .. }
+        | RenderError::Svg { .. }
+        | RenderError::Encode { .. } => INTERNAL,
     }
 }
 

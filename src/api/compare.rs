@@ -45,7 +45,7 @@ use crate::{
     ),
     responses(
         (status = 200, description = "The comparison.",
-            content((Explanations = "application/json"), (Binary = "image/png")),
+            content((Explanations = "application/json"), (Binary = "image/png"), (Binary = "image/jpeg"), (Binary = "image/webp")),
             headers(
                 ("x-explaind-warnings" = String, description = "As for POST /explain, each preceded by its method unless all methods share it."),
                 ("server-timing" = String, description = "Milliseconds spent in each stage."))),
@@ -77,8 +77,8 @@ pub async fn compare(
             let bytes = app
                 .pool()
                 .run(move || match format {
-                    Format::Png => Ok(compared.grid.unwrap_or_default()),
-                    _ => answer::comparison_to_json(&compared, encoding).map(Bytes::from),
+                    Format::Json | Format::Npy => answer::comparison_to_json(&compared, encoding).map(Bytes::from),
+                    Format::Png | Format::Jpeg | Format::Webp => Ok(compared.grid.unwrap_or_default()),
                 })
                 .await
                 .map_err(AppError::from)??;

@@ -55,7 +55,7 @@ const EXTENDED: &str = "UTF-8''";
 
 /// Explain a prediction
 ///
-/// An image that is the whole body is answered with a heat map over it, at its own size; a form, JSON, an array or
+/// An image that is the whole body is answered with a picture of its heat map (PNG, JPEG or WebP); a form, JSON, an array or
 /// application/octet-stream with JSON. `format` or the Accept header chooses otherwise. Parameters may be given in the query, in the JSON
 /// body or as fields of the form.
 #[utoipa::path(
@@ -74,7 +74,10 @@ const EXTENDED: &str = "UTF-8''";
     ),
     responses(
         (status = 200, description = "The explanation.",
-            content((Explanations = "application/json"), (Binary = "image/png"), (Binary = "application/x-npy")),
+            content(
+                (Explanations = "application/json"), (Binary = "image/png"), (Binary = "image/jpeg"), (Binary = "image/webp"),
+                (Binary = "application/x-npy"),
+            ),
             headers(
                 ("x-explaind-target" = String, description = "Index and label of the class explained, where there is one explanation. Text beyond ASCII is encoded as in RFC 8187: `UTF-8''285%20caf%C3%A9`."),
                 ("x-explaind-score" = f32, description = "The score of that class."),
@@ -112,7 +115,9 @@ pub async fn explain(
                 .run(move || match format {
                     Format::Json => answer::to_json(&answered, encoding).map(Bytes::from),
                     Format::Npy => answer::to_npy(&answered).map(Bytes::from),
-                    Format::Png => Ok(answered.answers.into_iter().find_map(|one| one.picture).unwrap_or_default()),
+                    Format::Png | Format::Jpeg | Format::Webp => {
+                        Ok(answered.answers.into_iter().find_map(|one| one.picture).unwrap_or_default())
+                    }
                 })
                 .await
                 .map_err(AppError::from)??;

@@ -8,8 +8,13 @@ use crate::app::options::Format;
 
 pub const NPY: &str = "application/x-npy";
 
-const FORMATS: [(Format, &str); 3] =
-    [(Format::Png, "image/png"), (Format::Json, "application/json"), (Format::Npy, NPY)];
+const FORMATS: [(Format, &str); 5] = [
+    (Format::Png, "image/png"),
+    (Format::Jpeg, "image/jpeg"),
+    (Format::Webp, "image/webp"),
+    (Format::Json, "application/json"),
+    (Format::Npy, NPY),
+];
 
 pub fn content_type(format: Format) -> &'static str {
     FORMATS.iter().find(|(known, _)| *known == format).map_or(mime::APPLICATION_OCTET_STREAM.as_ref(), |(_, name)| name)
@@ -84,9 +89,11 @@ mod tests {
             ("*/*", Format::Json, Some(Format::Json)),
             ("application/json", Format::Png, Some(Format::Json)),
             ("image/*", Format::Json, Some(Format::Png)),
+            ("image/jpeg", Format::Png, Some(Format::Jpeg)),
+            ("image/avif,image/webp,*/*;q=0.8", Format::Png, Some(Format::Webp)),
             ("application/x-npy, application/json;q=0.5", Format::Png, Some(Format::Npy)),
             ("text/html, */*;q=0.1", Format::Json, Some(Format::Json)),
-            ("image/png;q=0, */*", Format::Png, Some(Format::Json)),
+            ("image/*;q=0, */*", Format::Png, Some(Format::Json)),
             ("text/html", Format::Png, None),
         ] {
             assert_eq!(choose(accept, suited), expected, "{accept}");

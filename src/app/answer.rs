@@ -300,7 +300,7 @@ impl Explanation {
             convergence_delta: attribution.convergence_delta,
             approximation_error: attribution.approximation_error,
             refinement: attribution.refinement.map(RefinementEnd::from),
-            heatmap: self.picture.as_ref().map(|png| BASE64_STANDARD.encode(png)),
+            heatmap: self.picture.as_ref().map(|file| BASE64_STANDARD.encode(file)),
             segments: attribution
                 .segments
                 .as_ref()
@@ -333,7 +333,7 @@ fn write(
     let answer = Explanations {
         version: VERSION,
         explanations: explanations.iter().map(|one| one.to_answer(encoding)).collect(),
-        heatmap: grid.map(|png| BASE64_STANDARD.encode(png)),
+        heatmap: grid.map(|file| BASE64_STANDARD.encode(file)),
         evaluations,
         timing_ms,
     };

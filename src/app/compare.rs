@@ -2,43 +2,49 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
-use ::image::imageops;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
-    App, AppError, Explanation, Input, Picture, Uploads, answer, explanation,
+    App, AppError, Explanation, Input, Uploads, answer, explanation,
     input::{self, Upload},
     milliseconds,
-    options::{Format, Options},
+    options::{Format, Options, look},
+    picture::{FRAME_NOTE, Picture, ends, score, software},
     plan::{Sent, add_sent, channels_fault, include_fault, sent_faults},
     record_stages, tell_log, undrawable,
 };
 use crate::{
     autodiff::spec::RuleSetId,
     engine::Caller,
-    image::{RgbImage, geometry::Geometry},
+    image::geometry::Geometry,
     methods::{
         Fault, Faults,
         drive::{self, Explained},
         parameters::{Parameters, renamed},
-        registry,
+        registry::{self, Scores},
     },
     model::Model,
     render::{
-        encode::encode_png,
-        grid::{Cell, lay_out},
+        encode::{FileType, encode},
+        frame::Caption,
+        grid::{Cell, grid_size, lay_out},
+        ground::{Ground, ground_size},
         heatmap::draw,
-        legend::with_legend,
-        options::Scale,
+        legend::Legend,
+        options::{HeatmapOptions, SIZES, Scale},
+        plane::Bounds,
     },
     text::excerpt,
 };
 
 /// The most methods in one request.
 pub const MAX_WAYS: usize = 32;
-/// Longest side of a picture in the grid, in pixels.
+/// Longest side of a picture in the grid where no size is asked for, in pixels.
 const CELL: u32 = 256;
+/// The largest grid: 24 megapixels, with sides that every type of file can hold.
+const MAX_GRID_PIXELS: u64 = 24_000_000;
+const MAX_GRID_SIDE: u64 = 16_000;
 /// Most pictures in a row of the grid.
 const MAX_COLUMNS: usize = 8;
 
@@ -54,6 +60,8 @@ pub struct Comparison {
 #[derive(Clone, Debug)]
 pub struct Way {
     pub parameters: Parameters,
+    /// What its pictures look like.
+    pub heatmap: HeatmapOptions,
     /// What was asked for it alone, beside the method: `pattern_layers all`.
     pub note: String,
 }
@@ -63,7 +71,7 @@ pub struct Way {
 pub struct Compared {
     /// In the order of the methods; with `top:k`, k for each.
     pub explanations: Vec<Explanation>,
-    /// The grid as PNG, when it is wanted.
+    /// The grid as a file, when it is wanted: in JSON as PNG.
     pub grid: Option<Bytes>,
     /// Evaluations of the model, those that methods shared counted once.
     pub evaluations: usize,
@@ -98,7 +106,8 @@ impl App {
         let options = Options::take(&mut given, &mut faults);
         let asked = take_methods(&mut given, &mut faults);
         if options.format == Some(Format::Npy) {
-            faults.push(Fault::new("format", "maps of different methods may differ in shape", ["png", "json"]));
+            let message = "maps of different methods may differ in shape";
+            faults.push(Fault::new("format", message, ["png", "jpeg", "webp", "json"]));
         }
         let Some(model) = model else { return Err(faults.into()) };
         add_sent(&mut given, sent);
@@ -108,7 +117,7 @@ impl App {
         faults.refuse_unknown(unknown, "is not a parameter of any of these methods", || {
             taken.iter().map(|name| (*name).to_owned()).collect()
         });
-        let mut ways = Vec::new();
+        let (mut ways, mut picture_faults) = (Vec::new(), Faults::default());
         for (place, own) in asked.iter().enumerate() {
             let mut all = own.clone();
             for (name, value) in given.iter().filter(|(name, _)| takes(own, &given, name)) {
@@ -119,7 +128,10 @@ impl App {
                     let baseline = sent.baseline && parameters.baselines() > 0;
                     let segments = sent.segments && parameters.method.ranks_regions();
                     faults.append(sent_faults(&parameters, Sent { baseline, segments }), |fault| fault);
-                    ways.push(Way { parameters, note: note(own) });
+                    match options.heatmap(look(parameters.method)) {
+                        Ok(heatmap) => ways.push(Way { parameters, heatmap, note: note(own) }),
+                        Err(found) => picture_faults = found,
+                    }
                 }
                 Err(found) => faults.append(found, |fault| match own.contains_key(&fault.param) {
                     true => Fault { param: format!("methods[{place}].{}", fault.param), ..fault },
@@ -129,6 +141,7 @@ impl App {
         }
         faults.extend(channels_fault(&options, &model));
         faults.extend(include_fault(&options, ways.iter().map(|way| &way.parameters)));
+        faults.append(picture_faults, |fault| fault);
         faults.dedup();
         Ok(faults.settle(Comparison { model, ways, options })?)
     }
@@ -158,6 +171,11 @@ impl App {
         let uploads = self.read(uploads, std::slice::from_ref(&input), &plan.model).await?;
         let mut prepared = self.prepare(input, &plan.model).await?;
         prepared.warnings.extend(uploads.warnings.iter().cloned());
+        if let Some((_, geometry)) = prepared.upload.as_ref().filter(|_| plan.options.want_picture())
+            && let Some(fault) = plan.grid_fault(geometry)
+        {
+            return Err(Faults::from(fault).into());
+        }
         let segments = self.fit_segments(&uploads, &prepared, &plan.model).await?;
         let request = |way: &Way| drive::Request {
             uploaded_baseline: uploads.baseline.clone().filter(|_| way.parameters.baselines() > 0),
@@ -175,7 +193,7 @@ impl App {
                 let (app, plan, explained) = (self.clone(), plan.clone(), answered.explained.clone());
                 let draw = move || {
                     let _room = room;
-                    app.draw_grid(&plan, upload, &explained)
+                    app.draw_grid(&plan, (upload, geometry), &explained)
                 };
                 self.pool().run(draw).await??
             }
@@ -186,7 +204,7 @@ impl App {
         let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
         let mut oddities = oddities.into_iter();
         let explanations = explained.into_iter().map(|one| {
-            let picture = Picture { png: None, warnings: oddities.next().unwrap_or_default() };
+            let picture = Picture { file: None, warnings: oddities.next().unwrap_or_default() };
             explanation(&plan.model, &plan.options, 0, &prepared, one, picture, render, started)
         });
         let explanations: Vec<Explanation> = explanations.collect();
@@ -205,47 +223,124 @@ impl App {
         })
     }
 
-    /// The grid as PNG, and what is odd about each map, in the order of the explanations.
+    /// The grid as a file, and what is odd about each map, in the order of the explanations.
     fn draw_grid(
         &self,
         plan: &Comparison,
-        upload: Upload,
+        (upload, geometry): (Upload, Geometry),
         explained: &[Vec<Explained>],
     ) -> Result<(Option<Bytes>, Vec<Vec<String>>), AppError> {
-        let Some(rule) = &plan.model.manifest.input.preprocess else { return Ok((None, Vec::new())) };
-        let picture = shrink(upload.into_pixels(&input::limits(self.settings()))?);
-        let geometry = Geometry::new(picture.dimensions(), rule);
-        let options = &plan.options.heatmap;
-        let maps: Vec<_> = explained.iter().flatten().map(|one| one.attribution.scores.clone()).collect();
-        let drawn = draw(&picture, &maps, rule.layout, &geometry, options)?;
-        let bounds = drawn.iter().find_map(|heatmap| heatmap.bounds);
-        let (pictures, warnings): (Vec<RgbImage>, Vec<_>) =
-            drawn.into_iter().map(|heatmap| (heatmap.overlay.image(), heatmap.warnings)).unzip();
-        let targets = explained.first().map_or(0, Vec::len);
-        let groups: Vec<Vec<Cell>> = (0..targets)
-            .map(|target| {
-                let first = explained.first().and_then(|answers| answers.get(target));
-                let upload = first.map(|one| Cell {
-                    title: one.target.to_string(),
-                    note: format!("{:.3}", one.target.class.score),
-                    picture: picture.clone(),
-                });
-                let map_of = |(place, way): (usize, &Way)| {
-                    let picture = pictures.get(place * targets + target)?.clone();
-                    Some(Cell { title: way.parameters.method.title.to_owned(), note: way.note.clone(), picture })
-                };
-                upload.into_iter().chain(plan.ways.iter().enumerate().filter_map(map_of)).collect()
-            })
-            .collect();
-        let cells = plan.ways.len() + 1;
-        let columns = if targets > 1 { cells.min(MAX_COLUMNS) } else { (cells as f64).sqrt().ceil() as usize };
-        let mut grid = lay_out(&groups, columns)?;
-        if options.legend {
-            let shared = options.scale == Scale::Shared;
-            grid = with_legend(&grid, bounds.filter(|_| shared), options)?;
+        let (Some(rule), Some(first)) = (&plan.model.manifest.input.preprocess, plan.ways.first()) else {
+            return Ok((None, Vec::new()));
+        };
+        let upload = upload.into_pixels(&input::limits(self.settings()))?;
+        let ground = Ground::new(&upload, &geometry, &first.heatmap, in_grid)?;
+        let (mut drawn, mut legends) = (Vec::new(), Vec::new());
+        for looks in plan.looks() {
+            let answers = || looks.iter().flat_map(|at| explained[*at].iter().map(move |one| (*at, one)));
+            let maps: Vec<_> = answers().map(|(_, one)| one.attribution.scores.clone()).collect();
+            let ways: Vec<&Way> = looks.iter().map(|at| &plan.ways[*at]).collect();
+            let heatmaps = draw(&ground, &maps, rule.layout, &ways[0].heatmap)?;
+            legends.extend(grid_legend(&ways, heatmaps.iter().find_map(|heatmap| heatmap.bounds)));
+            drawn.extend(answers().map(|(at, _)| at).zip(heatmaps));
         }
-        Ok((Some(encode_png(&grid)?.into()), warnings))
+        drawn.sort_by_key(|(at, _)| *at);
+        let is_framed = drawn.iter().any(|(_, heatmap)| heatmap.overlay.is_framed());
+        let rows = explained.first().map_or(0, Vec::len);
+        let mut groups: Vec<Vec<Cell>> = vec![Vec::new(); rows];
+        for (group, one) in groups.iter_mut().zip(explained.iter().flatten()) {
+            let caption = Caption { title: one.target.to_string(), note: score(&one.target) };
+            group.push(Cell { caption, picture: ground.pixels.clone().into_owned() });
+        }
+        let mut warnings = Vec::new();
+        for ways in drawn.chunk_by(|(a, _), (b, _)| a == b) {
+            for (group, (at, heatmap)) in groups.iter_mut().zip(ways) {
+                let Way { parameters, note, .. } = &plan.ways[*at];
+                let caption = Caption { title: parameters.method.short.to_owned(), note: note.clone() };
+                group.push(Cell { caption, picture: heatmap.overlay.image() });
+                warnings.push(heatmap.warnings.clone());
+            }
+        }
+        let grid = lay_out(&groups, plan.columns(), &legends, if is_framed { FRAME_NOTE } else { "" })?;
+        let file_type = plan.options.file_type().unwrap_or(FileType::Png);
+        Ok((Some(encode(&grid, file_type, &[software()])?.into()), warnings))
     }
+}
+
+impl Comparison {
+    /// Pictures in a row of the grid.
+    fn columns(&self) -> usize {
+        let cells = self.ways.len() + 1;
+        if self.rows() > 1 { cells.min(MAX_COLUMNS) } else { (cells as f64).sqrt().ceil() as usize }
+    }
+
+    /// One for each target.
+    fn rows(&self) -> usize {
+        self.ways.first().map_or(1, |way| way.parameters.target.answers())
+    }
+
+    /// Places of ways that are drawn alike: each such set has one legend, and its scale may be shared.
+    fn looks(&self) -> Vec<Vec<usize>> {
+        let mut looks: Vec<Vec<usize>> = Vec::new();
+        for (at, way) in self.ways.iter().enumerate() {
+            let alike = |places: &&mut Vec<usize>| {
+                let other = &self.ways[places[0]];
+                other.heatmap == way.heatmap && meaning(other) == meaning(way)
+            };
+            match looks.iter_mut().find(alike) {
+                Some(places) => places.push(at),
+                None => looks.push(vec![at]),
+            }
+        }
+        looks
+    }
+
+    /// A grid that would be too large.
+    fn grid_fault(&self, geometry: &Geometry) -> Option<Fault> {
+        let first = &self.ways.first()?.heatmap;
+        let count = (self.ways.len() + 1) * self.rows();
+        let is_large = |size: Option<u32>| {
+            let picture = ground_size(geometry, &HeatmapOptions { size, ..first.clone() }, in_grid);
+            let (width, height) = grid_size(picture, self.rows(), self.ways.len() + 1, self.columns());
+            width * height > MAX_GRID_PIXELS || width.max(height) > MAX_GRID_SIDE
+        };
+        if !is_large(first.size) {
+            return None;
+        }
+        let allowed =
+            SIZES.rev().find(|size| !is_large(Some(*size))).map(|most| format!("{} to {most}", SIZES.start()));
+        let message =
+            format!("a grid of {count} pictures of this size is too large: ask for smaller ones, or for fewer");
+        Some(Fault::new("size", message, allowed))
+    }
+}
+
+/// The usual longest side of a picture in a grid.
+fn in_grid(_: u32) -> u32 {
+    CELL
+}
+
+/// What the colours say of a method's maps.
+fn meaning(way: &Way) -> &'static str {
+    match way.parameters.method.scores {
+        Scores::Evidence => "attribution to the class",
+        Scores::Sensitivity | Scores::Magnitude => "sensitivity to the pixel",
+        Scores::Areas => "importance of the area",
+    }
+}
+
+/// Of ways that are drawn alike, where one is wanted.
+fn grid_legend(ways: &[&Way], bounds: Option<Bounds>) -> Option<Legend> {
+    let Way { parameters, heatmap, .. } = ways.first().filter(|way| way.heatmap.legend)?;
+    let mut names: Vec<&str> = ways.iter().map(|way| way.parameters.method.short).collect();
+    names.dedup();
+    Some(Legend {
+        title: meaning(ways[0]).to_owned(),
+        bounds: bounds.filter(|_| heatmap.scale == Scale::Shared),
+        options: heatmap.clone(),
+        ends: ends(parameters.method),
+        note: names.join(", "),
+    })
 }
 
 /// The methods asked for, each with its own parameters.
@@ -299,15 +394,4 @@ fn note(own: &Map<String, Value>) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let parts = own.iter().filter(|(name, _)| *name != "method").map(|(name, value)| format!("{name} {}", text(value)));
     parts.collect::<Vec<_>>().join(", ")
-}
-
-/// To a side of at most [`CELL`].
-fn shrink(upload: RgbImage) -> RgbImage {
-    let (width, height) = upload.dimensions();
-    let side = width.max(height);
-    if side <= CELL {
-        return upload;
-    }
-    let scale = |length: u32| (u64::from(length) * u64::from(CELL) / u64::from(side)).max(1) as u32;
-    imageops::thumbnail(&upload, scale(width), scale(height))
 }

@@ -5,8 +5,14 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::{
-    methods::{Fault, Faults},
-    render::options::HeatmapOptions,
+    methods::{
+        Fault, Faults,
+        registry::{Method, Scores},
+    },
+    render::{
+        encode::FileType,
+        options::{HeatmapOptions, Look, OptionFault},
+    },
     text::shown,
 };
 
@@ -18,15 +24,30 @@ pub struct Options {
     pub encoding: Encoding,
     pub include: Include,
     pub channels: Channels,
-    pub heatmap: HeatmapOptions,
+    /// What the picture shall look like, as it was asked for; [`Options::heatmap`] has the rest.
+    picture: Vec<(&'static str, String)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     Png,
+    Jpeg,
+    Webp,
     Json,
     Npy,
+}
+
+impl Format {
+    /// Of answers that are a picture.
+    pub fn file_type(self) -> Option<FileType> {
+        match self {
+            Self::Png => Some(FileType::Png),
+            Self::Jpeg => Some(FileType::Jpeg),
+            Self::Webp => Some(FileType::Webp),
+            Self::Json | Self::Npy => None,
+        }
+    }
 }
 
 /// How JSON holds the values of a tensor.
@@ -106,7 +127,7 @@ pub static OPTIONS: &[AnswerOption] = &[
     AnswerOption {
         name: "format",
         doc: "Format of the answer. Default: what the Accept header asks for, else png for a body that is an image, and json for all others.",
-        allowed: &["png", "json", "npy"],
+        allowed: &["png", "jpeg", "webp", "json", "npy"],
         default: None,
         is_list: false,
         set: |options, value| read(value).map(|format| options.format = Some(format)),
@@ -160,27 +181,42 @@ impl Options {
                 faults.push(Fault::new(option.name, format!("{} is not allowed", shown(&value)), option.allowed));
             }
         }
-        let picture: Vec<(&str, String)> = HeatmapOptions::NAMES
+        options.picture = HeatmapOptions::NAMES
             .iter()
             .filter_map(|name| match given.remove(*name)? {
                 Value::String(text) => Some((*name, text)),
                 other => Some((*name, other.to_string())),
             })
             .collect();
-        match HeatmapOptions::parse(picture.iter().map(|(name, text)| (*name, text.as_str()))) {
-            Ok(heatmap) => options.heatmap = heatmap,
-            Err(found) => faults.extend(found.into_iter().map(|fault| Fault {
-                param: fault.param,
-                message: fault.message,
-                allowed: fault.allowed,
-            })),
-        }
         options
+    }
+
+    /// What a picture looks like: as asked for, and in the rest as the look has it.
+    pub fn heatmap(&self, look: Look) -> Result<HeatmapOptions, Faults> {
+        let asked = self.picture.iter().map(|(name, text)| (*name, text.as_str()));
+        HeatmapOptions::parse(asked, look).map_err(|found| {
+            let fault = |fault: OptionFault| Fault::new(fault.param, fault.message, fault.allowed);
+            Faults::from_iter(found.into_iter().map(fault))
+        })
     }
 
     /// Whether anything of the answer is the picture.
     pub fn want_picture(&self) -> bool {
-        self.include.heatmap || self.format == Some(Format::Png)
+        self.include.heatmap || self.file_type().is_some()
+    }
+
+    /// Of the answer, where it is a picture.
+    pub fn file_type(&self) -> Option<FileType> {
+        self.format.and_then(Format::file_type)
+    }
+}
+
+/// What a method's maps look like by default.
+pub fn look(method: &Method) -> Look {
+    match method.scores {
+        Scores::Evidence => Look::Signed,
+        Scores::Sensitivity | Scores::Magnitude => Look::Strength,
+        Scores::Areas => Look::Areas,
     }
 }
 
@@ -200,7 +236,8 @@ mod tests {
     fn options_are_taken_and_the_rest_is_left() {
         let given = json!({"format": "json", "include": "heatmap", "alpha": 0.5, "clip_percent_lowerbound": "10", "n_steps": 3});
         let (options, rest, faults) = take(given);
-        assert_eq!((options.format, options.include.heatmap, options.heatmap.alpha), (Some(Format::Json), true, 0.5));
+        let heatmap = options.heatmap(Look::Areas).unwrap();
+        assert_eq!((options.format, options.include.heatmap, heatmap.alpha), (Some(Format::Json), true, 0.5));
         assert_eq!(Value::Object(rest), json!({"n_steps": 3}));
         assert!(faults.is_empty() && options.want_picture());
     }
@@ -230,8 +267,10 @@ mod tests {
     }
 
     #[test]
-    fn faults_of_both_kinds_come_together() {
-        let (.., faults) = take(json!({"format": "gif", "encoding": 7, "type": "DOTS"}));
-        assert_eq!(faults, ["format", "encoding", "type"]);
+    fn faults_of_answers_and_of_pictures_are_told() {
+        let (options, _, faults) = take(json!({"format": "gif", "encoding": 7, "type": "DOTS", "size": 0}));
+        assert_eq!(faults, ["format", "encoding"]);
+        let faults = options.heatmap(Look::Signed).unwrap_err();
+        assert_eq!(faults.shown().iter().map(|fault| fault.param.as_str()).collect::<Vec<_>>(), ["type", "size"]);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     App, AppError,
-    options::{Channels, Options},
+    options::{Channels, Options, look},
     segments,
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
         Model,
         registry::{BrokenModel, RELOAD, Registry},
     },
+    render::options::{HeatmapOptions, Look},
     text::shown,
 };
 
@@ -31,6 +32,8 @@ pub struct Plan {
     /// In place of the parameters' target: one for each input, when given.
     pub targets: Option<Vec<Target>>,
     pub options: Options,
+    /// What pictures look like.
+    pub heatmap: HeatmapOptions,
 }
 
 /// What goes with the inputs of a request.
@@ -80,8 +83,13 @@ impl App {
             faults.extend(include_fault(&options, [parameters]));
             faults.extend(channels_fault(&options, &model));
         }
-        match parameters {
-            Some(parameters) if faults.is_empty() => Ok(Plan { model, parameters, targets, options }),
+        // Without a method it is not known what suits its maps: what was asked for is checked all the same.
+        let look = parameters.as_ref().map_or(Look::Signed, |parameters| look(parameters.method));
+        let heatmap = options.heatmap(look).map_err(|found| faults.append(found, |fault| fault)).ok();
+        match (parameters, heatmap) {
+            (Some(parameters), Some(heatmap)) if faults.is_empty() => {
+                Ok(Plan { model, parameters, targets, options, heatmap })
+            }
             _ => Err(faults.into()),
         }
     }

@@ -32,7 +32,19 @@ pub struct Area {
     pub height: u32,
 }
 
-/// A plane in the upload's pixels. It covers the part of the upload that the model saw; the rest is unknown.
+/// Where the model's canvas lies on a picture of the upload, in any size: the upload whole, or the part that the model saw.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Placement {
+    /// Width and height of the picture.
+    pub picture: (u32, u32),
+    /// The part of the picture that the model saw.
+    pub seen: Area,
+    /// That part in the model's pixels: left, top, width, height.
+    window: (f64, f64, f64, f64),
+    model: (u32, u32),
+}
+
+/// A plane in the pixels of a picture. It covers the part that the model saw; the rest is unknown.
 #[derive(Clone, Debug)]
 pub struct Projected {
     /// `[area.height, area.width]`.
@@ -73,30 +85,28 @@ impl Geometry {
         Area { left, top, width, height }
     }
 
-    /// `plane` (`[model height, model width]`) in the upload's pixels: bilinear where it grows, averaged where it shrinks.
-    /// `None` for a plane of another size.
-    pub fn back_project(&self, plane: ArrayView2<f32>) -> Option<Projected> {
-        let area = self.seen();
-        if plane.dim() != (self.model.1 as usize, self.model.0 as usize) {
-            return None;
-        }
-        let window = |start: u32, length: u32, upload: u32, resized: u32, offset: i32, model: u32| {
+    /// On a picture of the whole upload, resized to `picture`.
+    pub fn on_photo(&self, picture: (u32, u32)) -> Placement {
+        let resized = Geometry { upload: picture, ..*self };
+        Placement { picture, seen: resized.seen(), window: resized.window(resized.seen()), model: self.model }
+    }
+
+    /// On a picture of [`Geometry::seen`] alone, resized to `picture`.
+    pub fn on_crop(&self, picture: (u32, u32)) -> Placement {
+        let seen = Area { left: 0, top: 0, width: picture.0, height: picture.1 };
+        Placement { picture, seen, window: self.window(self.seen()), model: self.model }
+    }
+
+    /// A part of the upload in the model's pixels: left, top, width, height.
+    fn window(&self, area: Area) -> (f64, f64, f64, f64) {
+        let along = |start: u32, length: u32, upload: u32, resized: u32, offset: i32, model: u32| {
             let scale = f64::from(resized) / f64::from(upload);
             let edge = |at: u32| (f64::from(at) * scale + f64::from(offset)).clamp(0.0, f64::from(model));
             span(edge(start), edge(start + length))
         };
-        let (left, width) = window(area.left, area.width, self.upload.0, self.resized.0, self.offset.0, self.model.0);
-        let (top, height) = window(area.top, area.height, self.upload.1, self.resized.1, self.offset.1, self.model.1);
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            .crop(left, top, width, height);
-        let pixels: Vec<F32> = plane.iter().map(|value| F32::new(*value)).collect();
-        let source = TypedImageRef::new(self.model.0, self.model.1, &pixels).ok()?;
-        let mut target = TypedImage::<F32>::new(area.width, area.height);
-        Resizer::new().resize_typed(&source, &mut target, &options).ok()?;
-        let values = target.pixels().iter().map(|pixel| pixel.0).collect();
-        let plane = Array2::from_shape_vec((area.height as usize, area.width as usize), values).ok()?;
-        Some(Projected { plane, area })
+        let (left, width) = along(area.left, area.width, self.upload.0, self.resized.0, self.offset.0, self.model.0);
+        let (top, height) = along(area.top, area.height, self.upload.1, self.resized.1, self.offset.1, self.model.1);
+        (left, top, width, height)
     }
 
     /// The upload's pixel under the centre of each of the model's pixels, `[model height, model width]` of (row, column);
@@ -110,6 +120,32 @@ impl Geometry {
             let row = along(y, self.upload.1, self.resized.1, self.offset.1)?;
             Some((row, along(x, self.upload.0, self.resized.0, self.offset.0)?))
         })
+    }
+}
+
+impl Placement {
+    /// Width and height of the planes that it places.
+    pub fn model(&self) -> (u32, u32) {
+        self.model
+    }
+
+    /// `plane` (`[model height, model width]`) in the picture's pixels: bilinear where it grows, averaged where it shrinks.
+    /// `None` for a plane of another size.
+    pub fn project(&self, plane: ArrayView2<f32>) -> Option<Projected> {
+        if plane.dim() != (self.model.1 as usize, self.model.0 as usize) {
+            return None;
+        }
+        let (area, (left, top, width, height)) = (self.seen, self.window);
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .crop(left, top, width, height);
+        let pixels: Vec<F32> = plane.iter().map(|value| F32::new(*value)).collect();
+        let source = TypedImageRef::new(self.model.0, self.model.1, &pixels).ok()?;
+        let mut target = TypedImage::<F32>::new(area.width, area.height);
+        Resizer::new().resize_typed(&source, &mut target, &options).ok()?;
+        let values = target.pixels().iter().map(|pixel| pixel.0).collect();
+        let plane = Array2::from_shape_vec((area.height as usize, area.width as usize), values).ok()?;
+        Some(Projected { plane, area })
     }
 }
 
@@ -164,7 +200,7 @@ mod tests {
         });
         let (tensor, geometry) = preprocess(&upload, &rule(resize)).unwrap();
         let plane = tensor.index_axis(ndarray::Axis(0), 0).into_dimensionality().unwrap();
-        let Projected { plane, area } = geometry.back_project(plane).unwrap();
+        let Projected { plane, area } = geometry.on_photo(size).project(plane).unwrap();
         assert_eq!(plane.dim(), (area.height as usize, area.width as usize));
         let mut sums = (0.0, 0.0, 0.0);
         for ((y, x), value) in plane.indexed_iter() {
@@ -230,8 +266,34 @@ mod tests {
     }
 
     #[test]
+    fn a_spot_lands_in_the_same_place_on_a_picture_of_another_size_and_on_the_crop() {
+        // The model's pixel (100, 60) alone, of a panorama of which it sees columns 512 to 1024.
+        let geometry = Geometry::new((1536, 512), &rule(Resize::ShortSide(224)));
+        let mut plane = Array2::zeros((224, 224));
+        plane[[60, 100]] = 1.0;
+        let centre = |placement: Placement| {
+            let Projected { plane, area } = placement.project(plane.view()).unwrap();
+            let mass: f32 = plane.sum();
+            let along = |at: fn((usize, usize)) -> usize| {
+                plane.indexed_iter().map(|(place, value)| value * (at(place) as f32 + 0.5)).sum::<f32>() / mass
+            };
+            (f64::from(along(|(_, x)| x)) + f64::from(area.left), f64::from(along(|(y, _)| y)) + f64::from(area.top))
+        };
+        let (x, y) = (100.5 / 224.0, 60.5 / 224.0);
+        for (placement, expected) in [
+            (geometry.on_photo((1536, 512)), (512.0 + 512.0 * x, 512.0 * y)),
+            (geometry.on_photo((3072, 1024)), (1024.0 + 1024.0 * x, 1024.0 * y)),
+            (geometry.on_photo((384, 128)), (128.0 + 128.0 * x, 128.0 * y)),
+            (geometry.on_crop((600, 600)), (600.0 * x, 600.0 * y)),
+        ] {
+            let found = centre(placement);
+            assert!((found.0 - expected.0).abs() < 0.5 && (found.1 - expected.1).abs() < 0.5, "{found:?} {expected:?}");
+        }
+    }
+
+    #[test]
     fn a_plane_of_another_size_is_not_projected() {
         let geometry = Geometry::new((300, 300), &rule(Resize::Stretch));
-        assert!(geometry.back_project(Array2::zeros((224, 223)).view()).is_none());
+        assert!(geometry.on_photo((300, 300)).project(Array2::zeros((224, 223)).view()).is_none());
     }
 }

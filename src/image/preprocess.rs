@@ -306,7 +306,9 @@ mod tests {
                     let rule = Preprocess { filter, ..rule(224, 224, resize) };
                     let (found, geometry) = preprocess(&upload, &rule).unwrap();
                     assert!(found.iter().all(|value| *value == 7.0 || (*value == 0.0 && resize == Resize::Pad)));
-                    assert!(geometry.back_project(ndarray::Array2::ones((224, 224)).view()).is_some());
+                    assert!(
+                        geometry.on_photo(geometry.upload).project(ndarray::Array2::ones((224, 224)).view()).is_some()
+                    );
                 }
             }
         }

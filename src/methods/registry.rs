@@ -22,6 +22,10 @@ use crate::{
 pub struct Method {
     pub id: &'static str,
     pub title: &'static str,
+    /// For captions and legends, where room is short: as the field abbreviates it.
+    pub short: &'static str,
+    /// What its values say, which decides how they are ranked and drawn by default.
+    pub scores: Scores,
     pub formula: &'static str,
     /// Paper and section.
     pub paper: &'static str,
@@ -35,6 +39,19 @@ pub struct Method {
     pub cost: Cost,
     /// One run, on one input and one target.
     pub build: fn(Subject) -> Box<dyn Run>,
+}
+
+/// What the values of a map say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scores {
+    /// For the class where they are positive, against it where they are negative.
+    Evidence,
+    /// How much the output depends on a pixel: the sign is a direction of change, neither for nor against.
+    Sensitivity,
+    /// The same without a sign.
+    Magnitude,
+    /// How much areas count; none is negative, and neighbours are alike.
+    Areas,
 }
 
 /// Evaluations of a derived graph per target (an upper bound under a `tolerance`).
@@ -54,6 +71,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "gradient",
         title: "Gradient",
+        short: "Gradient",
+        scores: Scores::Sensitivity,
         formula: "g(x)",
         paper: "Simonyan et al., Deep Inside Convolutional Networks, 2013, section 3",
         rule_set: Some(RuleSetId::Gradient),
@@ -66,6 +85,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "input_x_gradient",
         title: "Input × Gradient",
+        short: "Input × Gradient",
+        scores: Scores::Evidence,
         formula: "x ⊙ g(x)",
         paper: "Shrikumar et al., Not Just a Black Box, 2016, section 3",
         rule_set: Some(RuleSetId::Gradient),
@@ -78,6 +99,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "integrated_gradients",
         title: "Integrated Gradients",
+        short: "Integrated Gradients",
+        scores: Scores::Evidence,
         formula: "(x - x') ⊙ Σ w_k g(x' + α_k (x - x'))",
         paper: "Sundararajan et al., Axiomatic Attribution for Deep Networks, 2017, section 3",
         rule_set: Some(RuleSetId::Gradient),
@@ -90,6 +113,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "guided_backprop",
         title: "Guided Backpropagation",
+        short: "Guided Backprop",
+        scores: Scores::Sensitivity,
         formula: "g(x), rectifiers pass positive cotangents where they were on",
         paper: "Springenberg et al., Striving for Simplicity, 2014, section 3.4",
         rule_set: Some(RuleSetId::GuidedBackprop),
@@ -102,6 +127,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "deconvnet",
         title: "DeconvNet",
+        short: "DeconvNet",
+        scores: Scores::Sensitivity,
         formula: "g(x), rectifiers pass positive cotangents",
         paper: "Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2013, section 2.1",
         rule_set: Some(RuleSetId::Deconvnet),
@@ -114,6 +141,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "pattern_attribution",
         title: "PatternAttribution",
+        short: "PatternAttribution",
+        scores: Scores::Evidence,
         formula: "g(x) with weights w ⊙ p, started with f_c(x)",
         paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
         rule_set: Some(RuleSetId::PatternAttribution),
@@ -126,6 +155,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "pattern_net",
         title: "PatternNet",
+        short: "PatternNet",
+        scores: Scores::Sensitivity,
         formula: "g(x) with patterns p for weights: the signal",
         paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
         rule_set: Some(RuleSetId::PatternNet),
@@ -138,6 +169,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "pgig",
         title: "Pattern-Guided Integrated Gradients",
+        short: "PGIG",
+        scores: Scores::Evidence,
         formula: "(x - x') ⊙ Σ w_k g(x' + α_k (x - x')) with weights w ⊙ p",
         paper: "Schwarzenberg & Castle, Pattern-Guided Integrated Gradients, 2020, Eq. 4",
         rule_set: Some(RuleSetId::PatternAttribution),
@@ -150,6 +183,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "xrai",
         title: "XRAI",
+        short: "XRAI",
+        scores: Scores::Areas,
         formula: "regions ranked by the mean of max over channels of integrated_gradients; each pixel that of its region",
         paper: "Kapishnikov et al., Segment Integrated Gradients (XRAI), 2019, section 4",
         rule_set: Some(RuleSetId::Gradient),
@@ -162,6 +197,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "smooth_grad",
         title: "SmoothGrad",
+        short: "SmoothGrad",
+        scores: Scores::Sensitivity,
         formula: "mean of g(x + ε), ε ~ N(0, σ²), σ = noise_level (max x - min x)",
         paper: "Smilkov et al., SmoothGrad: removing noise by adding noise, 2017, section 3",
         rule_set: Some(RuleSetId::Gradient),
@@ -174,6 +211,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "smooth_grad_sq",
         title: "SmoothGrad²",
+        short: "SmoothGrad²",
+        scores: Scores::Magnitude,
         formula: "mean of g(x + ε)²",
         paper: "Hooker et al., A Benchmark for Interpretability Methods in Deep Neural Networks, 2019, section 4",
         rule_set: Some(RuleSetId::Gradient),
@@ -186,6 +225,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "var_grad",
         title: "VarGrad",
+        short: "VarGrad",
+        scores: Scores::Magnitude,
         formula: "variance of g(x + ε) over the samples",
         paper: "Adebayo et al., Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter Values, 2018",
         rule_set: Some(RuleSetId::Gradient),
@@ -198,6 +239,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "smooth_grad_ig",
         title: "SmoothGrad Integrated Gradients",
+        short: "SmoothGrad-IG",
+        scores: Scores::Evidence,
         formula: "mean over ε of integrated_gradients at x + ε",
         paper: "Smilkov et al., SmoothGrad: removing noise by adding noise, 2017, section 4",
         rule_set: Some(RuleSetId::Gradient),
@@ -210,6 +253,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "expected_gradients",
         title: "Expected Gradients",
+        short: "Expected Gradients",
+        scores: Scores::Evidence,
         formula: "mean over x' and α ~ U(0, 1) of (x - x') ⊙ g(x' + α (x - x'))",
         paper: "Erion et al., Improving performance of deep learning models with axiomatic attribution priors and expected gradients, 2019",
         rule_set: Some(RuleSetId::Gradient),
@@ -225,6 +270,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "grad_cam",
         title: "Grad-CAM",
+        short: "Grad-CAM",
+        scores: Scores::Areas,
         formula: "ReLU(Σ_k mean(∂f_c/∂A_k) A_k), upsampled",
         paper: "Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017, section 3",
         rule_set: Some(RuleSetId::Gradient),
@@ -237,6 +284,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "guided_grad_cam",
         title: "Guided Grad-CAM",
+        short: "Guided Grad-CAM",
+        scores: Scores::Sensitivity,
         formula: "grad_cam ⊙ guided_backprop",
         paper: "Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017, section 3.2",
         rule_set: Some(RuleSetId::GuidedBackprop),
@@ -249,6 +298,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "edges",
         title: "Edges",
+        short: "Edges",
+        scores: Scores::Magnitude,
         formula: "Sobel magnitude of the picture's luma, the same for every model: a baseline of the benchmarks",
         paper: "Adebayo et al., Sanity Checks for Saliency Maps, 2018, section 5.1",
         rule_set: None,
@@ -261,6 +312,8 @@ pub static METHODS: &[Method] = &[
     Method {
         id: "random",
         title: "Random",
+        short: "Random",
+        scores: Scores::Evidence,
         formula: "u ~ U(-1, 1), the same for every model and input: a baseline of the benchmarks",
         paper: "none",
         rule_set: None,

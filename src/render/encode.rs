@@ -1,53 +1,85 @@
-//! RGB8 -> PNG, for speed: one filter, fast deflate, rows compressed while the next are painted.
+//! RGB8 -> a file. PNG for speed: one filter, fast deflate, rows compressed while the next are filtered.
 
-use std::{sync::mpsc::sync_channel, thread};
+use std::{io::Cursor, sync::mpsc::sync_channel, thread};
 
-use ::image::RgbImage;
+use ::image::{
+    ExtendedColorType, ImageError, RgbImage,
+    codecs::{jpeg::JpegEncoder, webp::WebPEncoder},
+};
 use fdeflate::Compressor;
 
 use super::RenderError;
+use crate::text::cut;
 
-/// Rows that are painted and compressed together.
+/// Rows that are filtered and compressed together.
 const BAND: usize = 32;
 /// Bands that may wait to be compressed.
 const WAITING: usize = 4;
 /// The filter of all rows: each byte less the one above it.
 const UP: u8 = 2;
+/// Of 100: fine dots stay dots.
+const JPEG_QUALITY: u8 = 92;
+/// The most bytes of one text in a file.
+pub const MOST_TEXT: usize = 4096;
 
-/// A PNG file.
-pub fn encode_png(picture: &RgbImage) -> Result<Vec<u8>, RenderError> {
-    let row_bytes = 3 * picture.width() as usize;
-    encode_rows(picture.dimensions(), |first, rows| {
-        rows.copy_from_slice(&picture.as_raw()[first * row_bytes..][..rows.len()]);
-    })
+/// The types of file that pictures are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileType {
+    Png,
+    Jpeg,
+    /// Lossless.
+    Webp,
 }
 
-/// A PNG file of rows that are painted by another thread, while earlier ones are compressed. `paint` is given the number of its first
-/// row, and black rows.
-pub fn encode_rows(
-    (width, height): (u32, u32),
-    paint: impl Fn(usize, &mut [u8]) + Send,
-) -> Result<Vec<u8>, RenderError> {
-    let (row_bytes, rows) = (3 * width as usize, height as usize);
+/// A text that a PNG carries: a keyword (Latin-1, at most 79 characters) and what it says.
+pub type Text = (&'static str, String);
+
+/// A file of the picture. The texts are for PNG; long ones are cut.
+pub fn encode(picture: &RgbImage, file_type: FileType, texts: &[Text]) -> Result<Vec<u8>, RenderError> {
+    let mut bytes = Cursor::new(Vec::new());
+    let (width, height) = picture.dimensions();
+    let fault = |error: ImageError| RenderError::Encode { reason: error.to_string() };
+    match file_type {
+        FileType::Png => return encode_png(picture, texts),
+        FileType::Jpeg => JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
+            .encode(picture.as_raw(), width, height, ExtendedColorType::Rgb8)
+            .map_err(fault)?,
+        FileType::Webp => WebPEncoder::new_lossless(&mut bytes)
+            .encode(picture.as_raw(), width, height, ExtendedColorType::Rgb8)
+            .map_err(fault)?,
+    }
+    Ok(bytes.into_inner())
+}
+
+/// A PNG file.
+pub fn encode_png(picture: &RgbImage, texts: &[Text]) -> Result<Vec<u8>, RenderError> {
+    let (width, height) = picture.dimensions();
+    let row_bytes = 3 * width as usize;
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
+    for (keyword, text) in texts {
+        let (keyword, text) = ((*keyword).to_owned(), cut(text, MOST_TEXT).into_owned());
+        // Readers know tEXt best, and it holds ASCII.
+        match text.is_ascii() {
+            true => encoder.add_text_chunk(keyword, text).map_err(fault)?,
+            false => encoder.add_itxt_chunk(keyword, text).map_err(fault)?,
+        }
+    }
     let mut writer = encoder.write_header().map_err(fault)?;
     let compressed = thread::scope(|scope| {
         let (send, filtered) = sync_channel(WAITING);
         scope.spawn(move || {
             let mut above = vec![0; row_bytes];
-            for first in (0..rows).step_by(BAND) {
-                let mut band = vec![0; BAND.min(rows - first) * row_bytes];
-                paint(first, &mut band);
+            for band in picture.as_raw().chunks(BAND * row_bytes) {
                 // Nobody listens when the compressor has failed.
-                if send.send(filter(&band, &mut above)).is_err() {
+                if send.send(filter(band, &mut above)).is_err() {
                     return;
                 }
             }
         });
-        let mut compressor = Compressor::new(Vec::with_capacity(row_bytes * rows / 2))?;
+        let mut compressor = Compressor::new(Vec::with_capacity(row_bytes * height as usize / 2))?;
         filtered.into_iter().try_for_each(|band| compressor.write_data(&band))?;
         compressor.finish()
     });
@@ -76,14 +108,46 @@ fn fault(fault: png::EncodingError) -> RenderError {
 mod tests {
     use super::*;
 
+    fn picture(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| ::image::Rgb([(x * 7 + y) as u8, (x * y) as u8, (x ^ y) as u8]))
+    }
+
     #[test]
-    fn a_png_holds_the_pixels_it_was_made_of() {
+    fn files_without_loss_hold_the_pixels_they_were_made_of() {
         for (width, height) in [(1, 1), (61, 47), (3, 200)] {
-            let picture = RgbImage::from_fn(width, height, |x, y| {
-                ::image::Rgb([(x * 7 + y) as u8, (x * y) as u8, (x ^ y) as u8])
-            });
-            let bytes = encode_png(&picture).unwrap();
-            assert_eq!(::image::load_from_memory(&bytes).unwrap().into_rgb8(), picture);
+            for file_type in [FileType::Png, FileType::Webp] {
+                let bytes = encode(&picture(width, height), file_type, &[]).unwrap();
+                let read = ::image::load_from_memory(&bytes).unwrap().into_rgb8();
+                assert_eq!(read, picture(width, height), "{file_type:?}");
+            }
         }
+    }
+
+    #[test]
+    fn a_jpeg_is_near_the_pixels_it_was_made_of() {
+        let smooth = RgbImage::from_fn(64, 48, |x, y| ::image::Rgb([3 * x as u8, 5 * y as u8, 90]));
+        let bytes = encode(&smooth, FileType::Jpeg, &[]).unwrap();
+        assert_eq!(::image::guess_format(&bytes).unwrap(), ::image::ImageFormat::Jpeg);
+        let read = ::image::load_from_memory(&bytes).unwrap().into_rgb8();
+        let apart = read.iter().zip(smooth.iter()).map(|(a, b)| u32::from(a.abs_diff(*b))).max();
+        assert!(apart < Some(12), "{apart:?}");
+    }
+
+    #[test]
+    fn a_png_carries_its_texts_and_long_ones_are_cut() {
+        let texts =
+            [("Method", "gradient".to_owned()), ("Target", "7 café".to_owned()), ("Parameters", "x".repeat(9000))];
+        let bytes = encode(&picture(5, 4), FileType::Png, &texts).unwrap();
+        let reader = png::Decoder::new(Cursor::new(bytes)).read_info().unwrap();
+        let latin: Vec<_> =
+            reader.info().uncompressed_latin1_text.iter().map(|t| (&t.keyword[..], &t.text[..])).collect();
+        assert_eq!(latin[0], ("Method", "gradient"));
+        let utf8 = &reader.info().utf8_text;
+        assert_eq!((&utf8[0].keyword[..], utf8[0].get_text().unwrap()), ("Target", "7 café".to_owned()));
+        // The mark of what was cut is not ASCII.
+        assert_eq!(
+            (utf8[1].keyword.as_str(), utf8[1].get_text().unwrap().len()),
+            ("Parameters", MOST_TEXT + '…'.len_utf8())
+        );
     }
 }

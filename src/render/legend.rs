@@ -1,76 +1,98 @@
-//! What the colours of a heat map mean: a bar from the weakest to the strongest attribution, below the picture.
+//! What the colours of a heat map mean: a titled bar from the weakest to the strongest attribution.
 
-use ::image::{Rgb, RgbImage, imageops};
+use ::image::{Rgb, RgbImage};
 
 use super::{
     RenderError,
     color::Palette,
+    frame::PAPER,
     options::{HeatmapOptions, OverlayType, Polarity},
     plane::Bounds,
-    svg::{Anchor, Captions},
+    svg::{Anchor, Captions, common_size},
 };
 
-const PAPER: Rgb<u8> = Rgb([255; 3]);
+/// Narrower columns, in units of the text's size, would cut titles.
+const COLUMN: f32 = 22.0;
 
-/// The picture with a colour bar below it, labelled with the attributions at its ends; with words where
-/// these differ from map to map.
-pub fn with_legend(
-    picture: &RgbImage,
-    bounds: Option<Bounds>,
-    options: &HeatmapOptions,
-) -> Result<RgbImage, RenderError> {
-    let (width, height) = picture.dimensions();
-    let size = text_size(width);
-    let strip = (size * 3.2) as u32;
-    let mut whole = RgbImage::from_pixel(width, height + strip, PAPER);
-    imageops::replace(&mut whole, picture, 0, 0);
-    let ends = match bounds {
-        Some(Bounds { lower, upper }) => match options.polarity {
-            Polarity::Positive => [number(lower), String::new(), number(upper)],
-            Polarity::Negative => [number(-upper), String::new(), number(-lower)],
-            Polarity::Both => [number(-upper), "0".into(), number(upper)],
-        },
-        None => match options.polarity {
-            Polarity::Positive => ["weak", "", "strong"],
-            Polarity::Negative => ["strong", "", "weak"],
-            Polarity::Both => ["against", "0", "for"],
+/// A colour bar with its title.
+#[derive(Clone, Debug)]
+pub struct Legend {
+    pub title: String,
+    /// The attributions at its ends; none where they differ from map to map.
+    pub bounds: Option<Bounds>,
+    pub options: HeatmapOptions,
+    /// What negative and positive values are called.
+    pub ends: [&'static str; 2],
+    /// A line below; may be empty.
+    pub note: String,
+}
+
+impl Legend {
+    /// Legends over paper of this width, side by side where there is room.
+    pub(super) fn strip(legends: &[Legend], width: u32, size: f32) -> Result<RgbImage, RenderError> {
+        let columns = ((width as f32 / (COLUMN * size)) as usize).clamp(1, legends.len().max(1));
+        let lines = if legends.iter().any(|legend| !legend.note.is_empty()) { 5.1 } else { 4.0 };
+        let (pitch_x, pitch_y) = (width / columns as u32, (size * lines) as u32);
+        let rows = legends.len().div_ceil(columns) as u32;
+        let mut strip = RgbImage::from_pixel(width, rows * pitch_y, PAPER);
+        let mut captions = Captions::new(strip.dimensions());
+        for (place, legend) in legends.iter().enumerate() {
+            let (column, row) = ((place % columns) as u32, (place / columns) as u32);
+            let margin = (size as u32).min(pitch_x / 8);
+            let (left, bar) = (column * pitch_x + margin, pitch_x - 2 * margin);
+            let line = |at: f32| row * pitch_y + (size * at) as u32;
+            let middle = left + bar / 2;
+            let title_size = common_size([legend.title.as_str()], bar, size);
+            captions.add((middle, line(1.2)), bar, title_size, Anchor::Middle, &legend.title);
+            legend.paint_bar(&mut strip, (left, line(1.6)), (bar, size as u32));
+            let (ends, room) = (legend.scale(), bar * 2 / 5);
+            let ends_size = common_size(ends.iter().map(String::as_str), room, size);
+            let anchors = [(left, Anchor::Start), (middle, Anchor::Middle), (left + bar, Anchor::End)];
+            for (text, (x, anchor)) in ends.iter().zip(anchors) {
+                captions.add((x, line(3.6)), room, ends_size, anchor, text);
+            }
+            let note_size = common_size([legend.note.as_str()], bar, size * 0.8);
+            captions.add((middle, line(4.8)), bar, note_size, Anchor::Middle, &legend.note);
         }
-        .map(str::to_owned),
-    };
-    bar(&mut whole, (width / 20, height + size as u32 / 2), width - width / 10, size as u32, options);
-    let mut captions = Captions::new(whole.dimensions());
-    let baseline = height + (size * 2.7) as u32;
-    let anchors = [(width / 20, Anchor::Start), (width / 2, Anchor::Middle), (width - width / 20, Anchor::End)];
-    for (text, (x, anchor)) in ends.iter().zip(anchors) {
-        captions.add((x, baseline), width / 3, size, anchor, text);
+        captions.paint(&mut strip)?;
+        Ok(strip)
     }
-    captions.paint(&mut whole)?;
-    Ok(whole)
-}
 
-/// A size that can be read at the picture's width, in pixels.
-pub(super) fn text_size(width: u32) -> f32 {
-    (width as f32 / 28.0).clamp(10.0, 28.0)
-}
+    /// What stands below the bar: left, in the middle and right.
+    fn scale(&self) -> [String; 3] {
+        let [negative, positive] = self.ends;
+        match (self.bounds, self.options.polarity) {
+            (Some(Bounds { lower, upper }), Polarity::Positive) => [number(lower), String::new(), number(upper)],
+            (Some(Bounds { lower, upper }), Polarity::Negative) => [number(-upper), String::new(), number(-lower)],
+            (Some(Bounds { upper, .. }), Polarity::Both) => {
+                [format!("{negative} {}", number(-upper)), "0".into(), format!("{positive} {}", number(upper))]
+            }
+            (None, Polarity::Positive) => ["weak", "", "strong"].map(str::to_owned),
+            (None, Polarity::Negative) => ["strong", "", "weak"].map(str::to_owned),
+            (None, Polarity::Both) => [negative, "0", positive].map(str::to_owned),
+        }
+    }
 
-/// Every strength that `options` can show, from left to right, as it looks over mid-grey (over black without an upload).
-fn bar(picture: &mut RgbImage, (left, top): (u32, u32), width: u32, height: u32, options: &HeatmapOptions) {
-    let palette = Palette::new(options.color_map, options.overlay_type, options.alpha);
-    let under = match options.overlay_type {
-        OverlayType::None => [0; 3],
-        OverlayType::MaskBlack => [255; 3],
-        OverlayType::Original | OverlayType::Grayscale => [128; 3],
-    };
-    let (from, to) = match options.polarity {
-        Polarity::Positive => (0.0, 1.0),
-        Polarity::Negative => (-1.0, 0.0),
-        Polarity::Both => (-1.0, 1.0),
-    };
-    for column in 0..width {
-        let strength = from + (to - from) * column as f32 / width.saturating_sub(1).max(1) as f32;
-        let color = Rgb(palette.paint(strength).over(under));
-        for row in 0..height {
-            picture.put_pixel(left + column, top + row, color);
+    /// Every strength that can be shown, from left to right, as it looks over a plain upload.
+    fn paint_bar(&self, picture: &mut RgbImage, (left, top): (u32, u32), (width, height): (u32, u32)) {
+        let palette = Palette::new(&self.options);
+        let under = match self.options.overlay_type {
+            OverlayType::None => [0; 3],
+            OverlayType::MaskBlack => [255; 3],
+            OverlayType::Original | OverlayType::Grayscale => [128; 3],
+            OverlayType::Faded => [230; 3],
+        };
+        let (from, to) = match self.options.polarity {
+            Polarity::Positive => (0.0, 1.0),
+            Polarity::Negative => (-1.0, 0.0),
+            Polarity::Both => (-1.0, 1.0),
+        };
+        for column in 0..width {
+            let strength = from + (to - from) * column as f32 / width.saturating_sub(1).max(1) as f32;
+            let color = Rgb(palette.paint(strength).over(under));
+            for row in 0..height {
+                picture.put_pixel(left + column, top + row, color);
+            }
         }
     }
 }
@@ -90,30 +112,60 @@ fn number(value: f32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::render::options::ColorMap;
+    use crate::render::options::{ColorMap, Look};
 
-    #[test]
-    fn the_picture_stays_and_the_bar_runs_through_the_colours() {
-        let picture = RgbImage::from_pixel(300, 200, Rgb([7, 8, 9]));
+    fn legend(polarity: Polarity, bounds: Option<Bounds>) -> Legend {
         let options = HeatmapOptions {
-            polarity: Polarity::Both,
+            polarity,
             color_map: ColorMap::RedGreen,
             overlay_type: OverlayType::None,
-            ..Default::default()
+            ..Look::Signed.options()
         };
+        Legend {
+            title: "attribution to 290 jaguar".into(),
+            bounds,
+            options,
+            ends: ["against", "for"],
+            note: "the frame".into(),
+        }
+    }
+
+    #[test]
+    fn a_bar_runs_through_the_colours_between_its_title_and_its_ends() {
         let bounds = Some(Bounds { lower: 0.0, upper: 0.0123 });
-        let drawn = with_legend(&picture, bounds, &options).unwrap();
-        assert!(drawn.width() == 300 && drawn.height() > 220);
-        assert_eq!(imageops::crop_imm(&drawn, 0, 0, 300, 200).to_image(), picture);
-        let [left, middle, right] = [16, 150, 283].map(|x| drawn.get_pixel(x, 209).0);
+        let drawn = Legend::strip(&[legend(Polarity::Both, bounds)], 300, 10.0).unwrap();
+        assert_eq!(drawn.width(), 300);
+        let [left, middle, right] = [12, 150, 287].map(|x| drawn.get_pixel(x, 20).0);
         assert!(left[0] > 150 && left[1] < 60, "{left:?}");
         assert!(middle.iter().all(|value| *value < 10), "{middle:?}");
         assert!(right[1] > 150 && right[0] < 60, "{right:?}");
-        let ink = |from: u32, to: u32| {
-            let dark = |(x, y, p): &(u32, u32, &Rgb<u8>)| (from..to).contains(x) && *y > 221 && p.0[0] < 128;
+        let ink = |columns: std::ops::Range<u32>, rows: std::ops::Range<u32>| {
+            let dark = |(x, y, p): &(u32, u32, &Rgb<u8>)| columns.contains(x) && rows.contains(y) && p.0[0] < 128;
             drawn.enumerate_pixels().filter(dark).count()
         };
-        assert!(ink(0, 100) > 10 && ink(140, 160) > 3 && ink(200, 300) > 10, "the ends and the middle are labelled");
+        assert!(ink(0..300, 0..15) > 50, "a title");
+        assert!(ink(0..100, 28..38) > 10 && ink(140..160, 28..38) > 3 && ink(200..300, 28..38) > 10, "its ends");
+        assert!(ink(0..300, 40..51) > 10, "a note");
+    }
+
+    #[test]
+    fn ends_are_numbers_or_words() {
+        let bounds = Some(Bounds { lower: 0.001, upper: 0.0123 });
+        for (polarity, numbers, words) in [
+            (Polarity::Positive, ["0.00100", "", "0.0123"], ["weak", "", "strong"]),
+            (Polarity::Negative, ["-0.0123", "", "-0.00100"], ["strong", "", "weak"]),
+            (Polarity::Both, ["against -0.0123", "0", "for 0.0123"], ["against", "0", "for"]),
+        ] {
+            assert_eq!(legend(polarity, bounds).scale(), numbers);
+            assert_eq!(legend(polarity, None).scale(), words);
+        }
+    }
+
+    #[test]
+    fn several_stand_side_by_side_where_there_is_room() {
+        let two = [legend(Polarity::Both, None), legend(Polarity::Positive, None)];
+        let (wide, narrow) = (Legend::strip(&two, 900, 14.0).unwrap(), Legend::strip(&two, 400, 14.0).unwrap());
+        assert_eq!((wide.width(), narrow.width(), narrow.height()), (900, 400, 2 * wide.height()));
     }
 
     #[test]

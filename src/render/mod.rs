@@ -3,7 +3,9 @@
 pub mod color;
 pub mod encode;
 pub mod fonts;
+pub mod frame;
 pub mod grid;
+pub mod ground;
 pub mod heatmap;
 pub mod legend;
 pub mod options;
@@ -20,6 +22,8 @@ pub enum RenderError {
     NotAnImage { shape: Vec<usize> },
     #[error("the attribution is {found:?} pixels (width, height); the model's input is {expected:?}")]
     Size { found: (usize, usize), expected: (u32, u32) },
+    #[error("the picture cannot be resized: {reason}")]
+    Resize { reason: String },
     #[error("the drawing cannot be rendered: {reason}")]
     Svg { reason: String },
     #[error("the picture cannot be encoded: {reason}")]

@@ -1,8 +1,11 @@
 //! What a heat map shall look like: options named as in managed explanation services, parsed from text with all faults at once.
+//! What is not asked for follows the [`Look`] that suits the method's maps.
 //! `clip_percent_*` are percentiles of the pixels with attribution of the sign shown: at 99.9 and 62, the strongest 38 % of them are
 //! drawn, and the strongest 0.1 % have full colour.
 
-use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
+
+use serde::Serialize;
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
@@ -11,10 +14,12 @@ use utoipa::{
     },
 };
 
+use crate::text::excerpt;
+
 macro_rules! choice {
-    (#[doc = $doc:literal] $name:ident { $($(#[$note:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        #[doc = $doc]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    ($(#[doc = $doc:literal])+ $name:ident { $($(#[$note:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
         pub enum $name { $($(#[$note])* #[serde(rename = $text)] $variant),+ }
 
         impl $name {
@@ -32,7 +37,7 @@ macro_rules! choice {
         impl PartialSchema for $name {
             fn schema() -> RefOr<Schema> {
                 let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Self::ALLOWED.iter().copied()));
-                schema.description(Some($doc.trim())).build().into()
+                schema.description(Some([$($doc.trim()),+].join(" "))).build().into()
             }
         }
 
@@ -44,31 +49,32 @@ choice! {
     /// What is drawn.
     Drawing {
         /// Every pixel by its strength.
-        Pixels = "PIXELS",
+        Pixels = "pixels",
         /// The borders of the regions that hold most of the attribution.
-        Outlines = "OUTLINES",
+        Outlines = "outlines",
     }
 }
 
 choice! {
     /// Which sign of attribution is shown.
-    Polarity { Positive = "POSITIVE", Negative = "NEGATIVE", Both = "BOTH" }
+    Polarity { Positive = "positive", Negative = "negative", Both = "both" }
 }
 
 choice! {
-    /// PINK_GREEN, RED_GREEN: negative, positive. RD_BU: positive is red, negative blue, as in SHAP. Others show strength alone.
+    /// rd_bu: positive is red, negative blue, as in SHAP; pink_green, red_green: negative, positive; the others show strength alone. Those
+    /// that print well in grey and suit the colour-blind: rd_bu, viridis, inferno, magma, plasma.
     ColorMap {
-        PinkGreen = "PINK_GREEN",
-        PinkWhiteGreen = "PINK_WHITE_GREEN",
-        RedGreen = "RED_GREEN",
-        RdBu = "RD_BU",
-        Red = "RED",
-        Green = "GREEN",
-        Viridis = "VIRIDIS",
-        Inferno = "INFERNO",
-        Magma = "MAGMA",
-        Plasma = "PLASMA",
-        Turbo = "TURBO",
+        PinkGreen = "pink_green",
+        PinkWhiteGreen = "pink_white_green",
+        RedGreen = "red_green",
+        RdBu = "rd_bu",
+        Red = "red",
+        Green = "green",
+        Viridis = "viridis",
+        Inferno = "inferno",
+        Magma = "magma",
+        Plasma = "plasma",
+        Turbo = "turbo",
     }
 }
 
@@ -76,11 +82,13 @@ choice! {
     /// What lies under the colours.
     OverlayType {
         /// Nothing: the colours alone.
-        None = "NONE",
-        Original = "ORIGINAL",
-        Grayscale = "GRAYSCALE",
+        None = "none",
+        Original = "original",
+        Grayscale = "grayscale",
+        /// Pale grey, on which colours of either sign stand out.
+        Faded = "faded",
         /// The upload shows through where there is attribution; the rest is black. The colour map plays no part.
-        MaskBlack = "MASK_BLACK",
+        MaskBlack = "mask_black",
     }
 }
 
@@ -101,9 +109,16 @@ choice! {
     Scale { PerImage = "per_image", Shared = "shared" }
 }
 
-/// The options of one heat map. Absent fields take their defaults.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+choice! {
+    /// photo: the whole upload; crop: the part that the network saw.
+    View { Photo = "photo", Crop = "crop" }
+}
+
+/// Longest side of a picture, in pixels.
+pub const SIZES: RangeInclusive<u32> = 64..=4096;
+
+/// The options of one heat map.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct HeatmapOptions {
     pub r#type: Drawing,
     pub polarity: Polarity,
@@ -113,31 +128,86 @@ pub struct HeatmapOptions {
     /// Percentile, from 0: what lies below is not drawn.
     pub clip_percent_lowerbound: f32,
     pub overlay_type: OverlayType,
-    /// Opacity of the strongest colour over the upload, from 0 to 1.
+    /// Opacity of the colours over the upload, from 0 to 1: of the strongest, or of all where the colour map shows strength alone.
     pub alpha: f32,
     pub reduction: Reduction,
     pub scale: Scale,
     /// Above 0, at most 100. Below 100: the pixels of the top so many percent, at full strength, and nothing else (equal values go
-    /// together); the clip percentiles play no part. With MASK_BLACK, the masks of the XRAI paper.
+    /// together); the clip percentiles play no part. With mask_black, the masks of the XRAI paper.
     pub top_percent: f32,
-    /// Adds a colour bar below the picture, which is that much taller.
+    /// A colour bar below the picture, titled with the class; the picture is that much taller.
     pub legend: bool,
+    /// Class, score, method and model above the picture, which is that much taller.
+    pub caption: bool,
+    pub view: View,
+    /// Longest side of the picture in pixels, without caption and legend: 64 to 4096. By default that of the upload, but from 480 to 1600;
+    /// in a grid 256.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = u32, required = false, minimum = 64, maximum = 4096)]
+    pub size: Option<u32>,
 }
 
-impl Default for HeatmapOptions {
-    fn default() -> Self {
-        HeatmapOptions {
+/// What maps look like by default, by what their values say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Both signs say something: two colours on the faded upload.
+    Signed,
+    /// Fine strengths without a sign.
+    Strength,
+    /// Strengths that are alike over whole areas: a colour map over the upload.
+    Areas,
+}
+
+impl Look {
+    pub const ALL: [Look; 3] = [Look::Signed, Look::Strength, Look::Areas];
+
+    /// Which maps look so, in the contract.
+    pub fn maps(self) -> &'static str {
+        match self {
+            Look::Signed => "signed attributions",
+            Look::Strength => "sensitivity maps",
+            Look::Areas => "grad_cam and xrai",
+        }
+    }
+
+    pub fn options(self) -> HeatmapOptions {
+        let signed = HeatmapOptions {
             r#type: Drawing::Pixels,
-            polarity: Polarity::Positive,
-            color_map: ColorMap::PinkGreen,
-            clip_percent_upperbound: 99.9,
-            clip_percent_lowerbound: 62.0,
-            overlay_type: OverlayType::Grayscale,
-            alpha: 0.9,
+            polarity: Polarity::Both,
+            color_map: ColorMap::RdBu,
+            clip_percent_upperbound: 99.0,
+            clip_percent_lowerbound: 50.0,
+            overlay_type: OverlayType::Faded,
+            alpha: 1.0,
             reduction: Reduction::Sum,
             scale: Scale::PerImage,
             top_percent: 100.0,
-            legend: false,
+            legend: true,
+            caption: false,
+            view: View::Photo,
+            size: None,
+        };
+        match self {
+            Look::Signed => signed,
+            Look::Strength => HeatmapOptions {
+                polarity: Polarity::Positive,
+                color_map: ColorMap::Inferno,
+                clip_percent_upperbound: 99.5,
+                clip_percent_lowerbound: 0.0,
+                overlay_type: OverlayType::Grayscale,
+                alpha: 0.8,
+                reduction: Reduction::AbsSum,
+                ..signed
+            },
+            Look::Areas => HeatmapOptions {
+                polarity: Polarity::Positive,
+                color_map: ColorMap::Viridis,
+                clip_percent_upperbound: 100.0,
+                clip_percent_lowerbound: 0.0,
+                overlay_type: OverlayType::Original,
+                alpha: 0.75,
+                ..signed
+            },
         }
     }
 }
@@ -164,11 +234,17 @@ impl HeatmapOptions {
         "scale",
         "top_percent",
         "legend",
+        "caption",
+        "view",
+        "size",
     ];
 
-    /// Reads parameters (each one of [`HeatmapOptions::NAMES`]) over the defaults. All faults at once.
-    pub fn parse<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, Vec<OptionFault>> {
-        let mut options = HeatmapOptions::default();
+    /// Reads parameters (each one of [`HeatmapOptions::NAMES`]) over the defaults of a look. All faults at once.
+    pub fn parse<'a>(
+        pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+        look: Look,
+    ) -> Result<Self, Vec<OptionFault>> {
+        let mut options = look.options();
         let mut faults = Vec::new();
         for (name, text) in pairs {
             if let Err((message, allowed)) = options.set(name, text) {
@@ -181,8 +257,8 @@ impl HeatmapOptions {
     }
 
     fn set(&mut self, name: &str, text: &str) -> Result<(), (String, &'static [&'static str])> {
-        let unknown = |allowed| (format!("`{text}` is not a value of `{name}`"), allowed);
-        let number = |text: &str| text.parse().map_err(|_| (format!("`{text}` is not a number"), &[][..]));
+        let unknown = |allowed| (format!("`{}` is not a value of `{name}`", excerpt(text)), allowed);
+        let number = |text: &str| text.parse().map_err(|_| (format!("`{}` is not a number", excerpt(text)), &[][..]));
         match name {
             "type" => self.r#type = Drawing::parse(text).ok_or_else(|| unknown(Drawing::ALLOWED))?,
             "polarity" => self.polarity = Polarity::parse(text).ok_or_else(|| unknown(Polarity::ALLOWED))?,
@@ -194,6 +270,12 @@ impl HeatmapOptions {
             "scale" => self.scale = Scale::parse(text).ok_or_else(|| unknown(Scale::ALLOWED))?,
             "top_percent" => self.top_percent = number(text)?,
             "legend" => self.legend = text.to_ascii_lowercase().parse().map_err(|_| unknown(&["true", "false"]))?,
+            "caption" => self.caption = text.to_ascii_lowercase().parse().map_err(|_| unknown(&["true", "false"]))?,
+            "view" => self.view = View::parse(text).ok_or_else(|| unknown(View::ALLOWED))?,
+            "size" => {
+                let size = text.parse().map_err(|_| (format!("`{}` is not a whole number", excerpt(text)), &[][..]))?;
+                self.size = Some(size);
+            }
             "clip_percent_upperbound" => self.clip_percent_upperbound = number(text)?,
             "clip_percent_lowerbound" => self.clip_percent_lowerbound = number(text)?,
             "alpha" => self.alpha = number(text)?,
@@ -202,14 +284,19 @@ impl HeatmapOptions {
         Ok(())
     }
 
-    /// What is wrong with the numbers; for options that came by serde.
-    pub fn faults(&self) -> Vec<OptionFault> {
+    /// What is wrong with the numbers.
+    fn faults(&self) -> Vec<OptionFault> {
         let (upper, lower) = (self.clip_percent_upperbound, self.clip_percent_lowerbound);
         let checks = [
             ("clip_percent_upperbound", upper > 0.0 && upper <= 100.0, "above 0, at most 100".to_owned()),
             ("clip_percent_lowerbound", lower >= 0.0 && lower < upper, format!("from 0, below {upper}")),
             ("alpha", (0.0..=1.0).contains(&self.alpha), "from 0 to 1".to_owned()),
             ("top_percent", self.top_percent > 0.0 && self.top_percent <= 100.0, "above 0, at most 100".to_owned()),
+            (
+                "size",
+                self.size.is_none_or(|size| SIZES.contains(&size)),
+                format!("{} to {}", SIZES.start(), SIZES.end()),
+            ),
         ];
         let faulty = checks.into_iter().filter(|(_, holds, _)| !holds);
         faulty
@@ -226,40 +313,55 @@ impl HeatmapOptions {
 mod tests {
     use super::*;
 
+    fn parse(pairs: &[(&str, &str)]) -> Result<HeatmapOptions, Vec<OptionFault>> {
+        HeatmapOptions::parse(pairs.iter().copied(), Look::Signed)
+    }
+
     #[test]
     fn all_faults_come_at_once_with_what_is_allowed() {
-        let faults = HeatmapOptions::parse([
+        let faults = parse(&[
             ("type", "DOTS"),
             ("color_map", "viridis"),
             ("alpha", "2"),
             ("clip_percent_lowerbound", "x"),
+            ("size", "5000"),
             ("colour", "red"),
         ])
         .unwrap_err();
         let params: Vec<_> = faults.iter().map(|fault| fault.param.as_str()).collect();
-        assert_eq!(params, ["type", "clip_percent_lowerbound", "colour", "alpha"]);
-        assert_eq!(faults[0].allowed, ["PIXELS", "OUTLINES"]);
+        assert_eq!(params, ["type", "clip_percent_lowerbound", "colour", "alpha", "size"]);
+        assert_eq!(faults[0].allowed, ["pixels", "outlines"]);
         assert_eq!(faults[3].allowed, ["from 0 to 1"]);
+        assert_eq!(faults[4].allowed, ["64 to 4096"]);
     }
 
     #[test]
     fn every_name_can_be_set_and_case_does_not_matter() {
-        let texts = ["outlines", "Both", "RD_BU", "99", "10", "none", "0.5", "L2", "Shared", "5", "true"];
-        let options = HeatmapOptions::parse(HeatmapOptions::NAMES.iter().copied().zip(texts)).unwrap();
+        let texts = [
+            "OUTLINES", "Both", "RD_BU", "99", "10", "NONE", "0.5", "L2", "Shared", "5", "true", "true", "Crop", "700",
+        ];
+        let pairs = HeatmapOptions::NAMES.iter().copied().zip(texts);
+        let options = HeatmapOptions::parse(pairs, Look::Areas).unwrap();
         let json = serde_json::to_string(&options).unwrap();
         assert_eq!(
             json,
-            r#"{"type":"OUTLINES","polarity":"BOTH","color_map":"RD_BU","clip_percent_upperbound":99.0,"clip_percent_lowerbound":10.0,"overlay_type":"NONE","alpha":0.5,"reduction":"l2","scale":"shared","top_percent":5.0,"legend":true}"#
+            r#"{"type":"outlines","polarity":"both","color_map":"rd_bu","clip_percent_upperbound":99.0,"clip_percent_lowerbound":10.0,"overlay_type":"none","alpha":0.5,"reduction":"l2","scale":"shared","top_percent":5.0,"legend":true,"caption":true,"view":"crop","size":700}"#
         );
-        assert_eq!(serde_json::from_str::<HeatmapOptions>(&json).unwrap(), options);
-        assert!(serde_json::from_str::<HeatmapOptions>(r#"{"colour": 1}"#).is_err());
+    }
+
+    #[test]
+    fn what_is_not_asked_for_follows_the_look() {
+        for look in [Look::Signed, Look::Strength, Look::Areas] {
+            let options = HeatmapOptions::parse([("alpha", "0.25")], look).unwrap();
+            assert_eq!(options, HeatmapOptions { alpha: 0.25, ..look.options() });
+        }
     }
 
     #[test]
     fn bounds_must_leave_something_between_them() {
         for (upper, lower) in [("50", "50"), ("0", "0"), ("101", "62"), ("99", "-1"), ("nan", "1")] {
             let pairs = [("clip_percent_upperbound", upper), ("clip_percent_lowerbound", lower)];
-            assert!(HeatmapOptions::parse(pairs).is_err(), "{upper} {lower}");
+            assert!(parse(&pairs).is_err(), "{upper} {lower}");
         }
     }
 }

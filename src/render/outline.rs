@@ -3,22 +3,22 @@
 
 use ndarray::{Array2, Axis, Zip, s};
 
-use crate::image::geometry::{Geometry, Projected};
+use crate::image::geometry::{Placement, Projected};
 
 /// Share of the total strength that the kept regions hold.
 const KEPT: f64 = 0.9;
-/// Of the upload's long side: a rim's width.
+/// Of the picture's long side: a rim's width.
 const RIM: f32 = 1.0 / 300.0;
 
-/// Rims of the regions of `strengths` (in -1..=1) on the upload: 1 or -1 on a rim, else 0.
+/// Rims of the regions of `strengths` (in -1..=1) on a picture: 1 or -1 on a rim, else 0.
 /// `None` when the plane has not the model's size.
-pub fn outline(strengths: &Array2<f32>, geometry: &Geometry) -> Option<Projected> {
+pub fn outline(strengths: &Array2<f32>, placement: &Placement) -> Option<Projected> {
     let mut rims: Option<Projected> = None;
     for sign in [1.0, -1.0] {
         let one_sign = strengths.mapv(|value| (value * sign).max(0.0));
         let regions = keep_strongest(&clean(&one_sign.mapv(|value| value > 0.0)), &one_sign);
-        let projected = geometry.back_project(regions.mapv(|inside| if inside { 1.0 } else { 0.0 }).view())?;
-        let width = (RIM * geometry.upload.0.max(geometry.upload.1) as f32).round().max(1.0) as usize;
+        let projected = placement.project(regions.mapv(|inside| if inside { 1.0 } else { 0.0 }).view())?;
+        let width = (RIM * placement.picture.0.max(placement.picture.1) as f32).round().max(1.0) as usize;
         let rim = rim(&projected.plane.mapv(|value| value > 0.5), width);
         let target = rims.get_or_insert_with(|| Projected { plane: Array2::zeros(rim.dim()), area: projected.area });
         Zip::from(&mut target.plane).and(&rim).for_each(|value, on| {

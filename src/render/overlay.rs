@@ -1,43 +1,53 @@
-//! Paints strengths onto an upload in its own size. What the model did not see gets no heat and is dimmed to 60 %.
+//! Paints strengths onto a picture. What the model did not see gets no heat; a thin frame shows where that begins.
 
 use std::{num::NonZeroUsize, thread};
 
-use ::image::RgbImage;
+use ::image::{Rgb, RgbImage};
 
 use super::{
-    RenderError,
     color::{Paint, Palette},
-    encode::encode_rows,
+    ground::Ground,
     options::{HeatmapOptions, OverlayType},
 };
-use crate::image::{geometry::Projected, preprocess::luma};
+use crate::image::{
+    geometry::{Area, Projected},
+    preprocess::luma,
+};
 
-/// Of 256.
-const DIMMED: u16 = 154;
+/// Of the distance from white that `faded` leaves, in 256ths.
+const FADED: u16 = 64;
+/// Of a picture's longest side: the width of each line of the frame.
+const FRAME: f32 = 1.0 / 600.0;
 
 /// A picture that is not painted yet: strengths on an upload.
 #[derive(Clone, Debug)]
 pub struct Overlay<'a> {
-    upload: &'a RgbImage,
-    /// In -1..=1. `None`: no heat, and nothing dimmed.
+    ground: &'a Ground<'a>,
+    /// In -1..=1. `None`: no heat.
     strengths: Option<Projected>,
     overlay_type: OverlayType,
     palette: Palette,
 }
 
 impl<'a> Overlay<'a> {
-    /// Where `strengths` has none, the upload alone.
-    pub fn new(upload: &'a RgbImage, strengths: Option<Projected>, options: &HeatmapOptions) -> Self {
-        let palette = Palette::new(options.color_map, options.overlay_type, options.alpha);
-        Self { upload, strengths, overlay_type: options.overlay_type, palette }
+    /// Without strengths: what lies under the colours alone.
+    pub fn new(ground: &'a Ground<'a>, strengths: Option<Projected>, options: &HeatmapOptions) -> Self {
+        Self { ground, strengths, overlay_type: options.overlay_type, palette: Palette::new(options) }
+    }
+
+    /// Whether there is something that the model did not see.
+    pub fn is_framed(&self) -> bool {
+        let Area { width, height, .. } = self.ground.placement.seen;
+        (width, height) != self.ground.placement.picture
     }
 
     /// The picture, painted in bands on all cores.
     pub fn image(&self) -> RgbImage {
-        let mut picture = RgbImage::new(self.upload.width(), self.upload.height());
-        let width = 3 * self.upload.width() as usize;
+        let pixels = &self.ground.pixels;
+        let mut picture = RgbImage::new(pixels.width(), pixels.height());
+        let width = 3 * pixels.width() as usize;
         let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let band_rows = (self.upload.height() as usize).div_ceil(threads);
+        let band_rows = (pixels.height() as usize).div_ceil(threads);
         if width > 0 && band_rows > 0 {
             thread::scope(|scope| {
                 for (index, band) in picture.chunks_mut(band_rows * width).enumerate() {
@@ -45,39 +55,50 @@ impl<'a> Overlay<'a> {
                 }
             });
         }
+        if self.is_framed() {
+            frame(&mut picture, self.ground.placement.seen);
+        }
         picture
-    }
-
-    /// The picture as PNG, painted while it is encoded.
-    pub fn png(&self) -> Result<Vec<u8>, RenderError> {
-        encode_rows(self.upload.dimensions(), |first, rows| self.paint(first, rows))
     }
 
     /// Paints rows from `first` on.
     fn paint(&self, first: usize, rows: &mut [u8]) {
-        let width = 3 * self.upload.width() as usize;
+        let width = 3 * self.ground.pixels.width() as usize;
         for (y, row) in (first..).zip(rows.chunks_exact_mut(width)) {
-            lay_under(&self.upload.as_raw()[y * width..][..width], row, self.overlay_type);
+            lay_under(&self.ground.pixels.as_raw()[y * width..][..width], row, self.overlay_type);
             self.heat(y, row);
         }
     }
 
     fn heat(&self, y: usize, row: &mut [u8]) {
-        let nothing = self.palette.paint(0.0);
-        let Some(Projected { plane, area }) = &self.strengths else { return fill(row, nothing) };
-        let unseen = Paint {
-            keep: (u32::from(nothing.keep) * u32::from(DIMMED) / 256) as u16,
-            add: nothing.add.map(|value| (u32::from(value) * u32::from(DIMMED) / 256) as u16),
-        };
+        let outside = self.palette.outside;
+        let Some(Projected { plane, area }) = &self.strengths else { return };
         let (left, right) = (3 * area.left as usize, 3 * (area.left + area.width) as usize);
         let top = area.top as usize;
         if !(top..top + area.height as usize).contains(&y) {
-            return fill(row, unseen);
+            return fill(row, outside);
         }
-        fill(&mut row[..left], unseen);
-        fill(&mut row[right..], unseen);
+        fill(&mut row[..left], outside);
+        fill(&mut row[right..], outside);
         for (pixel, strength) in row[left..right].as_chunks_mut().0.iter_mut().zip(plane.row(y - top)) {
             *pixel = self.palette.paint(*strength).over(*pixel);
+        }
+    }
+}
+
+/// Around `area`, outside of it: a dark line and a light one, so that one of them shows on any picture.
+fn frame(picture: &mut RgbImage, area: Area) {
+    let (width, height) = picture.dimensions();
+    let line = (FRAME * width.max(height) as f32).round().max(1.0) as u32;
+    let (right, bottom) = (area.left + area.width, area.top + area.height);
+    let distance = |x: u32, from: u32, to: u32| if x < from { from - x } else { (x + 1).saturating_sub(to) };
+    let rows = area.top.saturating_sub(2 * line)..(bottom + 2 * line).min(height);
+    for y in rows {
+        for x in area.left.saturating_sub(2 * line)..(right + 2 * line).min(width) {
+            let far = distance(x, area.left, right).max(distance(y, area.top, bottom));
+            if far > 0 {
+                picture.put_pixel(x, y, Rgb(if far <= line { [0; 3] } else { [255; 3] }));
+            }
         }
     }
 }
@@ -94,6 +115,12 @@ fn lay_under(upload: &[u8], row: &mut [u8], overlay_type: OverlayType) {
         OverlayType::Grayscale => {
             for (pixel, [r, g, b]) in row.as_chunks_mut().0.iter_mut().zip(upload.as_chunks().0) {
                 *pixel = [luma(*r, *g, *b); 3];
+            }
+        }
+        OverlayType::Faded => {
+            for (pixel, [r, g, b]) in row.as_chunks_mut().0.iter_mut().zip(upload.as_chunks().0) {
+                let distance = (u16::from(255 - luma(*r, *g, *b)) * FADED) >> 8;
+                *pixel = [255 - distance as u8; 3];
             }
         }
     }

@@ -93,7 +93,7 @@ fn measure<'a>(planes: impl IntoIterator<Item = &'a Array2<f32>>, options: &Heat
 
 /// Clips and scales a plane by `polarity` and `bounds`.
 pub fn normalise(plane: &Array2<f32>, bounds: Option<Bounds>, options: &HeatmapOptions) -> Strengths {
-    let blank = |reason: &str| Strengths::Blank { reason: format!("{reason}; the heat map is blank") };
+    let blank = |reason: &str| Strengths::Blank { reason: reason.to_owned() };
     if !is_finite(plane) {
         return blank("the attribution has values that are NaN or infinite");
     }
@@ -131,6 +131,7 @@ mod tests {
     use ndarray::array;
 
     use super::*;
+    use crate::render::options::Look;
 
     /// By the plane's own bounds.
     fn normalise(plane: &Array2<f32>, options: &HeatmapOptions) -> Strengths {
@@ -142,8 +143,12 @@ mod tests {
             polarity,
             clip_percent_lowerbound: lower,
             clip_percent_upperbound: upper,
-            ..Default::default()
+            ..Look::Signed.options()
         }
+    }
+
+    fn positive() -> HeatmapOptions {
+        options(Polarity::Positive, 62.0, 99.9)
     }
 
     #[test]
@@ -204,7 +209,7 @@ mod tests {
     fn the_top_percent_of_the_pixels_are_drawn_and_equal_values_go_together() {
         let plane = array![[5.0, 1.0, 2.0, 2.0, -9.0, 0.0, 0.0, 0.0, 0.0, 0.0]];
         let drawn = |top_percent: f32, polarity: Polarity| {
-            normalise(&plane, &HeatmapOptions { top_percent, polarity, ..Default::default() })
+            normalise(&plane, &HeatmapOptions { top_percent, polarity, ..positive() })
         };
         let positive = |at: &[usize]| {
             Strengths::Drawn(Array2::from_shape_fn((1, 10), |(_, x)| f32::from(u8::from(at.contains(&x)))))
@@ -220,8 +225,8 @@ mod tests {
 
     #[test]
     fn a_single_pixel_and_a_constant_map_are_drawn_at_full_strength() {
-        assert_eq!(normalise(&array![[0.0, 3.0]], &HeatmapOptions::default()), Strengths::Drawn(array![[0.0, 1.0]]));
-        assert_eq!(normalise(&array![[2.0, 2.0]], &HeatmapOptions::default()), Strengths::Drawn(array![[1.0, 1.0]]));
+        assert_eq!(normalise(&array![[0.0, 3.0]], &positive()), Strengths::Drawn(array![[0.0, 1.0]]));
+        assert_eq!(normalise(&array![[2.0, 2.0]], &positive()), Strengths::Drawn(array![[1.0, 1.0]]));
     }
 
     #[test]
@@ -232,7 +237,7 @@ mod tests {
             (array![[f32::INFINITY, 1.0]], "infinite"),
             (array![[-1.0, 0.0]], "no positive"),
         ] {
-            match normalise(&plane, &HeatmapOptions::default()) {
+            match normalise(&plane, &positive()) {
                 Strengths::Blank { reason } => assert!(reason.contains(word), "{reason}"),
                 drawn => panic!("{word}: {drawn:?}"),
             }

@@ -49,6 +49,10 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
+/// How far texts may shrink before their ends are cut off.
+const SMALLEST: f32 = 0.8;
+const CUT: char = '…';
+
 /// Lines of text, to be painted together.
 pub struct Captions {
     svg: String,
@@ -70,20 +74,17 @@ impl Captions {
         Self { svg }
     }
 
-    /// Adds a line with its baseline at `(x, y)`; it shrinks where it would be wider than `room`. A long text is cut.
+    /// Adds a line with its baseline at `(x, y)`. Where it would be wider than `room` its end is cut off.
     pub fn add(&mut self, (x, y): (u32, u32), room: u32, size: f32, anchor: Anchor, text: &str) {
-        // Each piece is a text of its own: one with several fonts would be shaped as if every font had as many glyphs.
-        let runs = runs(&excerpt(text)).into_iter().map(|(family, run)| (family, width(family, &run), run));
-        let runs: Vec<_> = runs.collect();
-        let whole: f32 = runs.iter().map(|(_, width, _)| width).sum();
-        let size = size.min(room as f32 / whole.max(f32::EPSILON));
+        let line = cut(Line::new(&excerpt(text)), room as f32 / size);
         let mut left = x as f32
             - match anchor {
                 Anchor::Start => 0.0,
-                Anchor::Middle => size * whole / 2.0,
-                Anchor::End => size * whole,
+                Anchor::Middle => size * line.width / 2.0,
+                Anchor::End => size * line.width,
             };
-        for (family, width, run) in runs {
+        // Each piece is a text of its own: one with several fonts would be shaped as if every font had as many glyphs.
+        for (family, width, run) in line.runs {
             // Writing to a text cannot fail.
             let _ = write!(
                 self.svg,
@@ -98,6 +99,43 @@ impl Captions {
         self.svg.push_str("</svg>");
         paint(picture, &self.svg)
     }
+}
+
+/// The largest size up to `size` at which all of the texts fit into `room`; where that would be hard to read, a smaller one that cuts
+/// the longest.
+pub fn common_size<'a>(texts: impl IntoIterator<Item = &'a str>, room: u32, size: f32) -> f32 {
+    let widest = texts.into_iter().map(|text| Line::new(&excerpt(text)).width).fold(f32::EPSILON, f32::max);
+    size.min(room as f32 / widest).max(SMALLEST * size)
+}
+
+/// A text in pieces of one font each, with their widths in units of its size.
+struct Line {
+    text: String,
+    runs: Vec<(&'static str, f32, String)>,
+    width: f32,
+}
+
+impl Line {
+    fn new(text: &str) -> Self {
+        let runs = runs(text).into_iter().map(|(family, run)| (family, width(family, &run), run));
+        let runs: Vec<_> = runs.collect();
+        Self { text: text.to_owned(), width: runs.iter().map(|(_, width, _)| width).sum(), runs }
+    }
+}
+
+/// The line, or its beginning that is no wider than `room`, in units of its size.
+fn cut(mut line: Line, room: f32) -> Line {
+    while line.width > room * 1.001 {
+        let count = line.text.trim_end_matches(CUT).chars().count();
+        // By the mean width of a character; another turn where that is too many.
+        let kept = ((count as f32 * room / line.width) as usize).min(count.saturating_sub(1));
+        if kept == 0 {
+            break;
+        }
+        let start: String = line.text.chars().take(kept).collect();
+        line = Line::new(&format!("{}{CUT}", start.trim_end()));
+    }
+    line
 }
 
 /// Of a text in one font, in units of its size.
@@ -134,6 +172,19 @@ mod tests {
         assert!(dark(&picture, 0, 60) > 20, "nothing written");
         assert_eq!(dark(&picture, 115, 240), 0, "wider than its room");
         assert!(dark(&picture, 270, 300) > 20, "nothing at the end");
+    }
+
+    #[test]
+    fn texts_that_fit_at_one_size_share_it_and_longer_ones_are_cut() {
+        let room = |text: &str| Line::new(text).width;
+        let long = "Guided Backpropagation";
+        assert_eq!(common_size(["IG", "XRAI"], 1000, 18.0), 18.0);
+        let shared = common_size(["IG", long], (16.0 * room(long)) as u32, 18.0);
+        assert!((15.5..=16.0).contains(&shared), "{shared}");
+        assert_eq!(common_size([long], 20, 20.0), SMALLEST * 20.0);
+        let short = cut(Line::new(long), 0.5 * room(long));
+        assert!(short.text.starts_with("Guided B") && short.text.ends_with(CUT) && short.width <= 0.51 * room(long));
+        assert_eq!(cut(Line::new(long), room(long)).text, long);
     }
 
     #[test]

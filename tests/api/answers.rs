@@ -54,7 +54,7 @@ async fn every_encoding_holds_the_same_numbers() {
 }
 
 #[tokio::test]
-async fn the_picture_has_the_size_of_the_upload() {
+async fn the_picture_has_the_sides_of_the_upload_as_large_as_asked_for() {
     let uploads = [
         (red().to_vec(), (12, 8)),
         (picture(90, 30, [200, 30, 10]).to_vec(), (90, 30)),
@@ -65,10 +65,83 @@ async fn the_picture_has_the_size_of_the_upload() {
     ];
     for model in ["tiny", "squeezenet1_1"] {
         for (upload, size) in &uploads {
-            let answer = send(post(&format!("/explain?method=gradient&model={model}"), upload.clone())).await;
-            assert_eq!(answer.picture().dimensions(), *size, "{model}");
+            let long = size.0.max(size.1);
+            let uri = format!("/explain?method=gradient&legend=false&model={model}&size=");
+            let beyond = send(post(&format!("{uri}5000"), upload.clone())).await;
+            assert_eq!(
+                (beyond.refused(), beyond.allowed("size")),
+                (vec!["size".to_owned()], vec!["64 to 4096".to_owned()])
+            );
+            let scaled =
+                |side: u32| (size.0 as f32 * side as f32 / long as f32, size.1 as f32 * side as f32 / long as f32);
+            for side in [64, 200] {
+                let (width, height) = send(post(&format!("{uri}{side}"), upload.clone())).await.picture().dimensions();
+                let expected = scaled(side);
+                assert!(
+                    (width as f32 - expected.0).abs() <= 0.5 && (height as f32 - expected.1).abs() <= 0.5,
+                    "{size:?}"
+                );
+            }
         }
     }
+}
+
+#[tokio::test]
+async fn tiny_uploads_are_enlarged_huge_ones_made_smaller_and_a_crop_is_what_the_network_saw() {
+    let bare = "/explain?method=gradient&legend=false";
+    let size = async |uri: String, upload| send(post(&uri, upload)).await.picture().dimensions();
+    assert_eq!(size(bare.to_owned(), picture(16, 8, [200, 30, 10])).await, (480, 240));
+    assert_eq!(size(bare.to_owned(), picture(2000, 500, [200, 30, 10])).await, (1600, 400));
+    // A ninth of a panorama, and nothing of the rest.
+    let crop = format!("{bare}&model=squeezenet1_1&view=crop&size=90");
+    assert_eq!(size(crop, picture(900, 100, [200, 30, 10])).await, (90, 90));
+}
+
+#[tokio::test]
+async fn a_picture_says_what_it_explains() {
+    const URI: &str = "/explain?method=integrated_gradients&target=red&n_steps=3";
+    let rows = async |options: &str| send(post(&format!("{URI}{options}"), red())).await.picture().height();
+    let (bare, legend, both) = (rows("&legend=false").await, rows("").await, rows("&caption=true").await);
+    assert!(bare < legend && legend < both, "{bare} {legend} {both}");
+    let png = send(post(URI, red())).await.body;
+    let reader = png::Decoder::new(std::io::Cursor::new(&png)).read_info().unwrap();
+    let texts = &reader.info().uncompressed_latin1_text;
+    let text = |keyword: &str| texts.iter().find(|text| text.keyword == keyword).map(|text| text.text.clone()).unwrap();
+    assert_eq!(text("Title"), "Integrated Gradients: attribution to 0 red");
+    assert_eq!(
+        (text("Model"), text("Method"), text("Target")),
+        ("tiny".into(), "integrated_gradients".into(), "0 red".into())
+    );
+    let json = send(post(&format!("{URI}&format=json"), red())).await.answer();
+    assert_eq!(serde_json::from_str::<Value>(&text("Parameters")).unwrap(), json["parameters"]);
+    assert!((text("Score").parse::<f64>().unwrap() - json["target"]["score"].as_f64().unwrap()).abs() < 1e-6);
+}
+
+#[tokio::test]
+async fn a_picture_comes_as_png_jpeg_or_webp() {
+    let png = send(post("/explain?method=gradient", red())).await.picture();
+    for (query, accept, content_type) in [
+        ("&format=jpeg", None, "image/jpeg"),
+        ("&format=webp", None, "image/webp"),
+        ("", Some("image/webp"), "image/webp"),
+        ("", Some("image/jpeg, image/png;q=0.5"), "image/jpeg"),
+    ] {
+        for route in ["explain", "compare"] {
+            let mut request = post(&format!("/{route}?method=gradient{query}"), red());
+            if let Some(accept) = accept {
+                request = with(request, "accept", accept);
+            }
+            let answer = send(request).await;
+            assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, Some(content_type)));
+            let read = image::load_from_memory(&answer.body).unwrap().into_rgb8();
+            if route == "explain" {
+                let apart = read.iter().zip(png.iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
+                assert!(apart <= 3 * read.len() as u64, "{content_type}: {apart} over {}", read.len());
+            }
+        }
+    }
+    let several = send(post("/explain?method=gradient&target=top:2&format=webp", red())).await;
+    assert_eq!(several.refused(), ["format"]);
 }
 
 #[tokio::test]
@@ -140,6 +213,7 @@ async fn the_options_of_the_picture_change_it_and_nothing_else() {
     let plain = send(post("/explain?method=gradient&target=0", red())).await;
     for option in [
         "overlay_type=NONE",
+        "overlay_type=mask_black",
         "type=outlines",
         "alpha=0.2",
         "color_map=viridis&overlay_type=NONE",

@@ -39,14 +39,18 @@ async fn every_kind_of_image_is_explained() {
         ("exif5.jpg", None),
         ("exif8.jpg", None),
     ] {
-        let answer =
-            send(post("/explain?method=gradient&format=json&include=heatmap&target=0", fixture(name))).await.only();
+        let answer = send(post(
+            "/explain?method=gradient&format=json&include=heatmap&target=0&legend=false&size=240",
+            fixture(name),
+        ))
+        .await
+        .only();
         let warnings = answer["warnings"].to_string();
         assert!(warning.is_none_or(|warning| warnings.contains(warning)), "{name}: {warnings}");
         let turned = ["exif5.jpg", "exif8.jpg"].contains(&name);
         let png = BASE64_STANDARD.decode(answer["heatmap"].as_str().unwrap()).unwrap();
         let size = image::load_from_memory(&png).unwrap().into_rgb8().dimensions();
-        assert_eq!(size, if turned { (16, 24) } else { (24, 16) }, "{name}");
+        assert_eq!(size, if turned { (160, 240) } else { (240, 160) }, "{name}");
     }
 }
 

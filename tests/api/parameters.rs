@@ -130,7 +130,7 @@ async fn every_fault_is_told_at_once_with_what_is_allowed() {
     let answer = send(post(uri, red())).await;
     assert_eq!(answer.refused(), ["alpha", "colour", "format", "n_steps", "quadrature", "target", "type"]);
     assert_eq!(answer.allowed("n_steps"), ["1 to 10000"]);
-    assert_eq!(answer.allowed("format"), ["png", "json", "npy"]);
+    assert_eq!(answer.allowed("format"), ["png", "jpeg", "webp", "json", "npy"]);
     let known = answer.allowed("colour");
     for name in ["n_steps", "baseline", "format", "color_map", "model", "method"] {
         assert!(known.contains(&name.to_owned()), "{name}: {known:?}");

@@ -51,8 +51,8 @@ async fn a_map_of_regions_has_one_channel_and_the_total_of_its_regions() {
     let sum: f64 = regions.iter().map(|r| r["area"].as_f64().unwrap() * r["value"].as_f64().unwrap()).sum();
     assert!((total - sum).abs() < 1e-5 && total != 0.0, "{total} {sum}");
     assert!(send(post("/explain?method=xrai&format=json", red())).await.answer().get("segments").is_none());
-    let picture = send(post("/explain?method=xrai&type=OUTLINES", red())).await.picture();
-    assert_eq!(picture.dimensions(), (12, 8));
+    let picture = send(post("/explain?method=xrai&type=OUTLINES&legend=false", red())).await.picture();
+    assert_eq!(picture.dimensions(), (480, 320));
 }
 
 #[tokio::test]

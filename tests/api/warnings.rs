@@ -106,7 +106,7 @@ async fn a_map_of_one_region_says_why_and_its_outline_that_there_is_none() {
     let answer = send(post("/explain?method=xrai&type=OUTLINES", red())).await;
     answer.picture();
     let said = "the map is one region: the segmentation finds no other in 8 x 8 pixels; send segments of your own; \
-                the map has no border inside the picture: type=OUTLINES draws nothing";
+                the map has no border inside the picture: type=outlines draws nothing";
     assert_eq!(answer.header("x-explaind-warnings"), Some(said));
 }
 

@@ -24,7 +24,7 @@ use crate::{
         parameters::{self, Kind},
         registry::METHODS,
     },
-    render::options::HeatmapOptions,
+    render::options::{HeatmapOptions, Look},
 };
 
 /// A parameter, wherever it is given.
@@ -251,8 +251,10 @@ fn choices(name: &str) -> Vec<String> {
 fn of_picture() -> Vec<Field> {
     let RefOr::T(Schema::Object(object)) = HeatmapOptions::schema() else { return Vec::new() };
     // Through text: a float32 is 0.9 there, and 0.8999999761581421 as a JSON value.
-    let defaults = serde_json::to_string(&HeatmapOptions::default()).unwrap_or_default();
-    let defaults: Value = serde_json::from_str(&defaults).unwrap_or_default();
+    let defaults = Look::ALL.map(|look| {
+        let options = serde_json::to_string(&look.options()).unwrap_or_default();
+        (look.maps(), serde_json::from_str::<Value>(&options).unwrap_or_default())
+    });
     let mut types = Vec::new();
     HeatmapOptions::schemas(&mut types);
     let of_type = |place: &str| {
@@ -271,9 +273,19 @@ fn of_picture() -> Vec<Field> {
             }
             RefOr::T(_) => None,
         };
-        let default = &defaults[&name];
-        let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
-        Field::new(&name, format!("Picture: {} Default: {default}.", doc.unwrap_or_default()), schema)
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let [(_, first), others @ ..] = &defaults;
+        let default = match first.get(&name) {
+            None => String::new(),
+            Some(first) if others.iter().all(|(_, other)| other[&name] == *first) => {
+                format!(" Default: {}.", text(first))
+            }
+            Some(_) => {
+                let each = defaults.iter().map(|(maps, options)| format!("{} for {maps}", text(&options[&name])));
+                format!(" Default: {}.", each.collect::<Vec<_>>().join(", "))
+            }
+        };
+        Field::new(&name, format!("Picture: {}{default}", doc.unwrap_or_default()), schema)
     };
     object.properties.into_iter().map(option).collect()
 }

@@ -15,7 +15,11 @@ use super::{
     cost::{check_evaluations, check_output},
 };
 use crate::{
-    app::{App, AppError, plan::Sent},
+    app::{
+        App, AppError,
+        picture::{MOST_TEXT_BYTES, pictures},
+        plan::Sent,
+    },
     dataset::{Dataset, DatasetError, draw},
     engine::EngineError,
     image::{RgbImage, decode::Limits, geometry::Geometry, preprocess::preprocess},
@@ -27,7 +31,7 @@ use crate::{
     },
     model::manifest::Preprocess,
     quota::{QuotaError, Reservation, on_disk},
-    render::{heatmap, options::HeatmapOptions},
+    render::{encode::FileType, frame::largest_picture, options::HeatmapOptions},
     tensor::{Tensor, write_npy},
 };
 
@@ -199,7 +203,7 @@ fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobErro
         return Err(faults.into());
     }
     let mut explain = plan.parameters.to_json();
-    if let Ok(Value::Object(options)) = serde_json::to_value(&plan.options.heatmap) {
+    if let Ok(Value::Object(options)) = serde_json::to_value(&plan.heatmap) {
         explain.extend(options.into_iter().filter(|(_, value)| !value.is_null()));
     }
     let count = dataset.images.len();
@@ -210,8 +214,12 @@ fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobErro
     let mut images = if used < count { draw(count, used, plan.parameters.seed) } else { (0..count).collect() };
     images.sort_unstable();
     let limits = *app.datasets().here().limits();
-    let (input, answers) = (&model.manifest.input.shape, plan.parameters.target.answers() as u64);
-    let bytes = check_output(&app, &images, |index| output_bytes(pixels(&dataset, *index, &limits), input, answers))?;
+    let (input, answers, options) =
+        (&model.manifest.input.shape, plan.parameters.target.answers() as u64, &plan.heatmap);
+    let bytes = check_output(&app, &images, |index| {
+        let bytes = |(width, height)| output_bytes(picture_bytes(width, height, options), input);
+        answers * pixels(&dataset, *index, &limits).map_or(0, bytes)
+    })?;
     if writes_to_data(&app) {
         // It is asked for again when files are written: others may take it until then.
         app.quota().reserve(bytes.iter().sum())?;
@@ -260,18 +268,17 @@ fn pixels(dataset: &Dataset, index: usize, limits: &Limits) -> Option<(u64, u64)
     Some((width, height))
 }
 
-/// What an image may come to: for each answer a float for each element of the input, and a PNG, both in files of their own and in
-/// the archive. Fast deflate has a fixed code of at most 12 bits for a byte.
-fn output_bytes(pixels: Option<(u64, u64)>, input: &[usize], answers: u64) -> u64 {
+/// What an answer may come to: a float for each element of the input, and a PNG, both in files of their own and in the archive.
+fn output_bytes(picture: u64, input: &[usize]) -> u64 {
     const HEADERS: u64 = 2048;
-    let Some((width, height)) = pixels else { return 0 };
     let npy = 4 * input.iter().product::<usize>() as u64;
-    2 * answers * (png_bytes(width, height) + npy + HEADERS)
+    2 * (picture + npy + HEADERS)
 }
 
-/// Without headers. An EXIF orientation may turn it: a filter's byte for each row, whichever side is the row.
-fn png_bytes(width: u64, height: u64) -> u64 {
-    (3 * width * height + width.max(height)) * 12 / 8
+/// A PNG of a picture of this upload at most: fast deflate has a fixed code of at most 12 bits for a byte, and each row has a byte more.
+fn picture_bytes(width: u64, height: u64, options: &HeatmapOptions) -> u64 {
+    let (width, height) = largest_picture((width, height), options);
+    (3 * width + 1) * height * 12 / 8 + MOST_TEXT_BYTES
 }
 
 /// Where a file of the archive is kept until the end.
@@ -324,7 +331,7 @@ impl<'a> Task<'a> {
         let rule = model.manifest.input.preprocess.clone();
         let rule = rule.ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
         let request = Request::of(plan.parameters);
-        Ok(Self { context, model, dataset, rule, request, options: plan.options.heatmap, bytes_left: 0 })
+        Ok(Self { context, model, dataset, rule, request, options: plan.heatmap, bytes_left: 0 })
     }
 
     async fn explain(&mut self, index: usize) -> Result<Entry, WorkError> {
@@ -352,18 +359,18 @@ impl<'a> Task<'a> {
             Err(error @ MethodError::NotFinite { .. }) => return skipped(&error),
             other => other?.explained.into_iter().flatten().collect::<Vec<Explained>>(),
         };
-        let (layout, options) = (self.rule.layout, self.options.clone());
+        let (model, options) = (self.model.clone(), self.options.clone());
         let (name, several, quota) = (file.clone(), explained.len() > 1, app.clone());
         let drawn = app.pool().run(move || {
-            let scores: Vec<Arc<Tensor>> = explained.iter().map(|one| one.attribution.scores.clone()).collect();
-            let pictures = heatmap::draw(&upload, &scores, layout, &geometry, &options).map_err(AppError::from)?;
+            let upload = (&upload, &geometry);
+            let drawn = pictures(upload, &model, &explained, &options, FileType::Png, || Ok(()))?;
             let drawn = explained
                 .iter()
-                .zip(pictures)
+                .zip(drawn)
                 .enumerate()
                 .map(|(at, (one, picture))| {
                     let stem = if several { format!("{name}.{at}") } else { name.clone() };
-                    let png = picture.overlay.png().map_err(AppError::from)?;
+                    let png = picture.file.unwrap_or_default().into();
                     let npy = write_npy(&one.attribution.scores).map_err(AppError::from)?;
                     let warnings: Vec<&String> = one.attribution.warnings.iter().chain(&picture.warnings).collect();
                     let says = json!({ "target": one.target, "warnings": warnings });
@@ -412,7 +419,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::render::encode::encode_png;
+    use crate::render::{encode::encode_png, options::Look};
 
     #[test]
     fn noise_compresses_to_no_more_than_is_estimated() {
@@ -421,7 +428,9 @@ mod tests {
                 let hash = Sha256::digest(format!("{x} {y}"));
                 image::Rgb([hash[0], hash[1], hash[2]])
             });
-            let (found, most) = (encode_png(&noise).unwrap().len() as u64, png_bytes(width.into(), height.into()));
+            let options = HeatmapOptions { size: Some(width.max(height)), ..Look::Signed.options() };
+            let found = encode_png(&noise, &[]).unwrap().len() as u64;
+            let most = picture_bytes(width.into(), height.into(), &options);
             assert!(found <= most + 1024, "{width} x {height}: {found} bytes, and {most} were estimated");
         }
     }

@@ -39,7 +39,7 @@ fn png(svg: &str) -> Result<Vec<u8>, WorkError> {
     let height = svg.split_once("height=\"").and_then(|(_, rest)| rest.split_once('"')?.0.parse().ok());
     let mut picture = RgbImage::from_pixel(WIDTH, height.unwrap_or(HEIGHT), Rgb([255; 3]));
     paint(&mut picture, svg).map_err(WorkError::lasting)?;
-    encode_png(&picture).map_err(WorkError::lasting)
+    encode_png(&picture, &[]).map_err(WorkError::lasting)
 }
 
 /// A line for each row: what it is, its area, and its mean curve.

@@ -8,7 +8,12 @@ use serde_json::{Map, Value, json};
 use crate::{
     dataset::Dataset,
     jobs::kinds::asked::Asked,
-    methods::{Fault, Faults, drive::facts, parameters::Parameters, registry::METHODS},
+    methods::{
+        Fault, Faults,
+        drive::facts,
+        parameters::Parameters,
+        registry::{METHODS, Scores},
+    },
     metrics::{
         degradation::{self, Compat, Order, Replacement},
         patches::{Grid, Score},
@@ -16,9 +21,6 @@ use crate::{
     model::Model,
 };
 
-/// Methods whose maps have a sign, but none that says for or against: they are ranked by magnitude too.
-const WITHOUT_SIGN: &[&str] =
-    &["gradient", "guided_backprop", "deconvnet", "pattern_net", "smooth_grad", "guided_grad_cam"];
 const MAX_ROWS: usize = 64;
 /// The largest integer that every JSON reader keeps exact.
 const MAX_EXACT: u64 = (1 << 53) - 1;
@@ -211,7 +213,8 @@ fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Faults> {
     }
     let scores = match named {
         Some(score) => vec![score],
-        None if WITHOUT_SIGN.contains(&parameters.method.id) => vec![Score::Signed, Score::Absolute],
+        // Their sign says neither for nor against: magnitude may rank them better.
+        None if parameters.method.scores == Scores::Sensitivity => vec![Score::Signed, Score::Absolute],
         None => vec![Score::Signed],
     };
     Ok(scores.into_iter().map(|score| Row { parameters: parameters.clone(), score }).collect())
@@ -251,13 +254,6 @@ fn read_metric(asked: &mut Asked, model: Option<&Model>) -> degradation::Paramet
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::registry;
-
-    #[test]
-    fn methods_without_a_sign_are_methods() {
-        let unknown: Vec<_> = WITHOUT_SIGN.iter().filter(|id| registry::find(id).is_none()).collect();
-        assert!(unknown.is_empty(), "{unknown:?}");
-    }
 
     #[test]
     fn rows_are_called_by_what_tells_them_apart() {

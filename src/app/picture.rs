@@ -1,0 +1,117 @@
+//! The picture of an explanation: its heat map, what is said around it, and the texts that the file carries.
+
+use ::image::RgbImage;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::AppError;
+use crate::{
+    image::geometry::Geometry,
+    methods::{
+        drive::{Explained, Explanandum},
+        registry::{Method, Scores},
+    },
+    model::Model,
+    render::{
+        encode::{FileType, MOST_TEXT, Text, encode},
+        frame::{Caption, frame},
+        ground::{Ground, alone},
+        heatmap::{Heatmap, draw},
+        legend::Legend,
+        options::HeatmapOptions,
+    },
+};
+
+/// The most bytes of the texts of one file.
+pub const MOST_TEXT_BYTES: u64 = 8 * (MOST_TEXT as u64 + 128);
+
+/// Below legends of pictures with a frame.
+pub const FRAME_NOTE: &str = "frame: the part that the network saw";
+
+/// A file, and what is odd about the map on it.
+#[derive(Debug, Default)]
+pub struct Picture {
+    pub file: Option<Bytes>,
+    pub warnings: Vec<String>,
+}
+
+/// A picture for each explanation of one upload. `go_on` is asked in between: a large picture takes long, and its caller may leave.
+pub fn pictures(
+    (upload, geometry): (&RgbImage, &Geometry),
+    model: &Model,
+    explained: &[Explained],
+    options: &HeatmapOptions,
+    file_type: FileType,
+    go_on: impl Fn() -> Result<(), AppError>,
+) -> Result<Vec<Picture>, AppError> {
+    let Some(rule) = &model.manifest.input.preprocess else { return Ok(Vec::new()) };
+    go_on()?;
+    let ground = Ground::new(upload, geometry, options, alone)?;
+    go_on()?;
+    let maps: Vec<_> = explained.iter().map(|one| one.attribution.scores.clone()).collect();
+    let drawn = draw(&ground, &maps, rule.layout, options)?;
+    let finish = |(heatmap, one): (Heatmap<'_>, &Explained)| {
+        go_on()?;
+        let caption = options.caption.then(|| caption(model, one));
+        let legend = options.legend.then(|| legend(&heatmap, one, options));
+        let picture = frame(heatmap.overlay.image(), caption.as_ref(), legend.as_slice())?;
+        let file = encode(&picture, file_type, &texts(model, one))?;
+        Ok(Picture { file: Some(file.into()), warnings: heatmap.warnings })
+    };
+    drawn.into_iter().zip(explained).map(finish).collect()
+}
+
+fn caption(model: &Model, explained: &Explained) -> Caption {
+    Caption {
+        title: format!("{} · {}", explained.target, score(&explained.target)),
+        note: format!("{} · {}", explained.parameters.method.short, model.id),
+    }
+}
+
+fn legend(heatmap: &Heatmap<'_>, explained: &Explained, options: &HeatmapOptions) -> Legend {
+    let method = explained.parameters.method;
+    let about = format!("attribution to {}", explained.target);
+    // A caption names the method already.
+    let title = if options.caption { about } else { format!("{}: {about}", method.short) };
+    let frame = heatmap.overlay.is_framed().then(|| FRAME_NOTE.to_owned());
+    let note = heatmap.blank.iter().cloned().chain(frame).collect::<Vec<_>>().join("; ");
+    Legend { title, bounds: heatmap.bounds, options: options.clone(), ends: ends(method), note }
+}
+
+/// What negative and positive scores of a method are called.
+pub fn ends(method: &Method) -> [&'static str; 2] {
+    match method.scores {
+        Scores::Evidence => ["against", "for"],
+        Scores::Sensitivity | Scores::Magnitude | Scores::Areas => ["negative", "positive"],
+    }
+}
+
+/// Three decimals, or what is left of smaller scores.
+pub fn score(target: &Explanandum) -> String {
+    match target.class.score {
+        tiny if tiny != 0.0 && tiny.abs() < 0.001 => format!("{tiny:.1e}"),
+        score => format!("{score:.3}"),
+    }
+}
+
+/// Which program made a file.
+pub fn software() -> Text {
+    ("Software", concat!("explaind ", env!("CARGO_PKG_VERSION")).to_owned())
+}
+
+/// What a PNG says of itself: enough to make it again.
+fn texts(model: &Model, explained: &Explained) -> Vec<Text> {
+    let method = explained.parameters.method;
+    let mut parameters = Map::from_iter([("model".to_owned(), Value::from(model.id.as_str()))]);
+    parameters.extend(explained.parameters.to_json());
+    vec![
+        ("Title", format!("{}: attribution to {}", method.title, explained.target)),
+        software(),
+        ("Model", model.id.clone()),
+        ("Model SHA-256", model.hash.clone()),
+        ("Method", method.id.to_owned()),
+        ("Target", explained.target.to_string()),
+        ("Score", explained.target.class.score.to_string()),
+        ("Parameters", Value::Object(parameters).to_string()),
+    ]
+}
