@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The README's table of methods: formula, cost, time on the bundled SqueezeNet, and a thumbnail of each on one photo; and all methods of
-the PGIG paper in one grid. Starts the release server; `make gallery` builds it first.
+the PGIG paper in one grid. Starts the release server; `make gallery` builds it first. `--pictures BINARY` starts another one and makes the
+pictures alone: its times are not those of a release.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import pathlib
 import socket
 import statistics
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "methods"
 REPEATS = 5
 BEGIN, END = "<!-- methods: made by `make gallery` -->\n", "<!-- end of methods -->\n"
-# pgig.txt, section 5, in the order of its Figure 1, with its hyperparameters.
+# Section 5 of the PGIG paper, in the order of its Figure 1, with its hyperparameters.
 PAPER = [
     "random", "gradient", "input_x_gradient", "guided_backprop", "pattern_attribution", "smooth_grad_sq", "var_grad", "expected_gradients",
     "smooth_grad_ig", "integrated_gradients", "pgig",
@@ -25,11 +27,11 @@ PAPER = [
 
 
 @contextlib.contextmanager
-def server():
+def server(binary):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         listen = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [ROOT / "target/release/explaind", "serve", "--models", ROOT / "models", "--default-model", "squeezenet1_1", "--listen", listen, "--log", "warn"]
+    command = [binary, "serve", "--models", ROOT / "models", "--default-model", "squeezenet1_1", "--listen", listen, "--log", "warn"]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         while True:
@@ -59,12 +61,14 @@ def post(url, body):
 def main():
     photo = (DOCS / "photo.png").read_bytes()
     rows = []
-    with server() as address:
+    pictures_only = sys.argv[1:2] == ["--pictures"]
+    with server(sys.argv[2] if pictures_only else ROOT / "target/release/explaind") as address:
         for method in json.load(urllib.request.urlopen(f"{address}/methods"))["methods"]:
-            url = f"{address}/explain?method={method['id']}"
+            # As they stand in the table: small, under the name of the method.
+            url = f"{address}/explain?method={method['id']}&legend=false&view=crop&size=224"
             thumbnail, _ = post(url, photo)
             (DOCS / f"{method['id']}.png").write_bytes(thumbnail)
-            took = statistics.median(post(url, photo)[1] for _ in range(REPEATS))
+            took = statistics.median(post(url, photo)[1] for _ in range(1 if pictures_only else REPEATS))
             time_text = f"{took:.0f} ms" if took < 1000 else f"{took / 1000:.1f} s"
             patterns = "; needs patterns" if method["needs_patterns"] else ""
             rows.append(
@@ -73,7 +77,12 @@ def main():
             )
         grid, took = post(f"{address}/compare?" + "&".join(f"method={method}" for method in PAPER), (ROOT / "examples/scarlet_macaw.webp").read_bytes())
         (ROOT / "docs/compare.png").write_bytes(grid)
+        jaguar = (ROOT / "examples/jaguar.webp").read_bytes()
+        explained, _ = post(f"{address}/explain?method=pgig&caption=true&size=560&format=jpeg", jaguar)
+        (ROOT / "docs/jaguar.jpg").write_bytes(explained)
         print(f"{len(PAPER)} methods in one request: {took / 1000:.1f} s")
+    if pictures_only:
+        return
     table = "| | Method | What it computes | Evaluations | Time |\n|---|---|---|---|---|\n" + "".join(rows)
     readme = (ROOT / "README.md").read_text()
     before, rest = readme.split(BEGIN)

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     autodiff::spec::RuleSetId,
     engine::Caller,
-    image::geometry::Geometry,
+    image::{RgbImage, geometry::Geometry},
     methods::{
         Fault, Faults,
         drive::{self, Explained},
@@ -230,16 +230,31 @@ impl App {
         (upload, geometry): (Upload, Geometry),
         explained: &[Vec<Explained>],
     ) -> Result<(Option<Bytes>, Vec<Vec<String>>), AppError> {
-        let (Some(rule), Some(first)) = (&plan.model.manifest.input.preprocess, plan.ways.first()) else {
-            return Ok((None, Vec::new()));
-        };
         let upload = upload.into_pixels(&input::limits(self.settings()))?;
-        let ground = Ground::new(&upload, &geometry, &first.heatmap, in_grid)?;
+        let (grid, warnings) = plan.draw(&upload, &geometry, explained)?;
+        let file_type = plan.options.file_type().unwrap_or(FileType::Png);
+        Ok((Some(encode(&grid, file_type, &[software()])?.into()), warnings))
+    }
+}
+
+impl Comparison {
+    /// The grid, and what is odd about each map, in the order of the explanations: as many for each way.
+    pub fn draw(
+        &self,
+        upload: &RgbImage,
+        geometry: &Geometry,
+        explained: &[Vec<Explained>],
+    ) -> Result<(RgbImage, Vec<Vec<String>>), AppError> {
+        // A model that takes images has a rule for them, and a comparison has a way.
+        let (Some(rule), Some(first)) = (&self.model.manifest.input.preprocess, self.ways.first()) else {
+            return Ok((RgbImage::new(1, 1), Vec::new()));
+        };
+        let ground = Ground::new(upload, geometry, &first.heatmap, in_grid)?;
         let (mut drawn, mut legends) = (Vec::new(), Vec::new());
-        for looks in plan.looks() {
+        for looks in self.looks() {
             let answers = || looks.iter().flat_map(|at| explained[*at].iter().map(move |one| (*at, one)));
             let maps: Vec<_> = answers().map(|(_, one)| one.attribution.scores.clone()).collect();
-            let ways: Vec<&Way> = looks.iter().map(|at| &plan.ways[*at]).collect();
+            let ways: Vec<&Way> = looks.iter().map(|at| &self.ways[*at]).collect();
             let heatmaps = draw(&ground, &maps, rule.layout, &ways[0].heatmap)?;
             legends.extend(grid_legend(&ways, heatmaps.iter().find_map(|heatmap| heatmap.bounds)));
             drawn.extend(answers().map(|(at, _)| at).zip(heatmaps));
@@ -255,19 +270,16 @@ impl App {
         let mut warnings = Vec::new();
         for ways in drawn.chunk_by(|(a, _), (b, _)| a == b) {
             for (group, (at, heatmap)) in groups.iter_mut().zip(ways) {
-                let Way { parameters, note, .. } = &plan.ways[*at];
+                let Way { parameters, note, .. } = &self.ways[*at];
                 let caption = Caption { title: parameters.method.short.to_owned(), note: note.clone() };
                 group.push(Cell { caption, picture: heatmap.overlay.image() });
                 warnings.push(heatmap.warnings.clone());
             }
         }
-        let grid = lay_out(&groups, plan.columns(), &legends, if is_framed { FRAME_NOTE } else { "" })?;
-        let file_type = plan.options.file_type().unwrap_or(FileType::Png);
-        Ok((Some(encode(&grid, file_type, &[software()])?.into()), warnings))
+        let grid = lay_out(&groups, self.columns(), &legends, if is_framed { FRAME_NOTE } else { "" })?;
+        Ok((grid, warnings))
     }
-}
 
-impl Comparison {
     /// Pictures in a row of the grid.
     fn columns(&self) -> usize {
         let cells = self.ways.len() + 1;

@@ -132,6 +132,11 @@ pub struct EngineSettings {
     pub session_bytes: usize,
 }
 
+/// Of ONNX Runtime, once an engine was started: `1.24.1`, or what its build says of itself.
+pub fn runtime_version() -> String {
+    backend_ort::runtime_version()
+}
+
 /// A handle to the workers; clones share them. The workers end with the last clone, or with [`Engine::drain`].
 #[derive(Clone)]
 pub struct Engine {

@@ -26,6 +26,8 @@ pub struct Method {
     pub short: &'static str,
     /// What its values say, which decides how they are ranked and drawn by default.
     pub scores: Scores,
+    /// Of its curves, in every chart: told apart by people who see few colours, after Okabe and Ito, and Tol.
+    pub color: [u8; 3],
     pub formula: &'static str,
     /// Paper and section.
     pub paper: &'static str,
@@ -73,6 +75,7 @@ pub static METHODS: &[Method] = &[
         title: "Gradient",
         short: "Gradient",
         scores: Scores::Sensitivity,
+        color: [86, 180, 233],
         formula: "g(x)",
         paper: "Simonyan et al., Deep Inside Convolutional Networks, 2013, section 3",
         rule_set: Some(RuleSetId::Gradient),
@@ -87,6 +90,7 @@ pub static METHODS: &[Method] = &[
         title: "Input × Gradient",
         short: "Input × Gradient",
         scores: Scores::Evidence,
+        color: [153, 153, 51],
         formula: "x ⊙ g(x)",
         paper: "Shrikumar et al., Not Just a Black Box, 2016, section 3",
         rule_set: Some(RuleSetId::Gradient),
@@ -101,6 +105,7 @@ pub static METHODS: &[Method] = &[
         title: "Integrated Gradients",
         short: "Integrated Gradients",
         scores: Scores::Evidence,
+        color: [0, 114, 178],
         formula: "(x - x') ⊙ Σ w_k g(x' + α_k (x - x'))",
         paper: "Sundararajan et al., Axiomatic Attribution for Deep Networks, 2017, section 3",
         rule_set: Some(RuleSetId::Gradient),
@@ -115,6 +120,7 @@ pub static METHODS: &[Method] = &[
         title: "Guided Backpropagation",
         short: "Guided Backprop",
         scores: Scores::Sensitivity,
+        color: [0, 158, 115],
         formula: "g(x), rectifiers pass positive cotangents where they were on",
         paper: "Springenberg et al., Striving for Simplicity, 2014, section 3.4",
         rule_set: Some(RuleSetId::GuidedBackprop),
@@ -129,6 +135,7 @@ pub static METHODS: &[Method] = &[
         title: "DeconvNet",
         short: "DeconvNet",
         scores: Scores::Sensitivity,
+        color: [68, 170, 153],
         formula: "g(x), rectifiers pass positive cotangents",
         paper: "Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2013, section 2.1",
         rule_set: Some(RuleSetId::Deconvnet),
@@ -143,6 +150,7 @@ pub static METHODS: &[Method] = &[
         title: "PatternAttribution",
         short: "PatternAttribution",
         scores: Scores::Evidence,
+        color: [230, 159, 0],
         formula: "g(x) with weights w ⊙ p, started with f_c(x)",
         paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
         rule_set: Some(RuleSetId::PatternAttribution),
@@ -157,6 +165,7 @@ pub static METHODS: &[Method] = &[
         title: "PatternNet",
         short: "PatternNet",
         scores: Scores::Sensitivity,
+        color: [200, 180, 90],
         formula: "g(x) with patterns p for weights: the signal",
         paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
         rule_set: Some(RuleSetId::PatternNet),
@@ -171,6 +180,7 @@ pub static METHODS: &[Method] = &[
         title: "Pattern-Guided Integrated Gradients",
         short: "PGIG",
         scores: Scores::Evidence,
+        color: [213, 94, 0],
         formula: "(x - x') ⊙ Σ w_k g(x' + α_k (x - x')) with weights w ⊙ p",
         paper: "Schwarzenberg & Castle, Pattern-Guided Integrated Gradients, 2020, Eq. 4",
         rule_set: Some(RuleSetId::PatternAttribution),
@@ -185,6 +195,7 @@ pub static METHODS: &[Method] = &[
         title: "XRAI",
         short: "XRAI",
         scores: Scores::Areas,
+        color: [204, 102, 119],
         formula: "regions ranked by the mean of max over channels of integrated_gradients; each pixel that of its region",
         paper: "Kapishnikov et al., Segment Integrated Gradients (XRAI), 2019, section 4",
         rule_set: Some(RuleSetId::Gradient),
@@ -199,6 +210,7 @@ pub static METHODS: &[Method] = &[
         title: "SmoothGrad",
         short: "SmoothGrad",
         scores: Scores::Sensitivity,
+        color: [170, 68, 153],
         formula: "mean of g(x + ε), ε ~ N(0, σ²), σ = noise_level (max x - min x)",
         paper: "Smilkov et al., SmoothGrad: removing noise by adding noise, 2017, section 3",
         rule_set: Some(RuleSetId::Gradient),
@@ -213,6 +225,7 @@ pub static METHODS: &[Method] = &[
         title: "SmoothGrad²",
         short: "SmoothGrad²",
         scores: Scores::Magnitude,
+        color: [136, 34, 85],
         formula: "mean of g(x + ε)²",
         paper: "Hooker et al., A Benchmark for Interpretability Methods in Deep Neural Networks, 2019, section 4",
         rule_set: Some(RuleSetId::Gradient),
@@ -227,6 +240,7 @@ pub static METHODS: &[Method] = &[
         title: "VarGrad",
         short: "VarGrad",
         scores: Scores::Magnitude,
+        color: [204, 121, 167],
         formula: "variance of g(x + ε) over the samples",
         paper: "Adebayo et al., Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter Values, 2018",
         rule_set: Some(RuleSetId::Gradient),
@@ -241,6 +255,7 @@ pub static METHODS: &[Method] = &[
         title: "SmoothGrad Integrated Gradients",
         short: "SmoothGrad-IG",
         scores: Scores::Evidence,
+        color: [51, 34, 136],
         formula: "mean over ε of integrated_gradients at x + ε",
         paper: "Smilkov et al., SmoothGrad: removing noise by adding noise, 2017, section 4",
         rule_set: Some(RuleSetId::Gradient),
@@ -255,6 +270,7 @@ pub static METHODS: &[Method] = &[
         title: "Expected Gradients",
         short: "Expected Gradients",
         scores: Scores::Evidence,
+        color: [17, 119, 51],
         formula: "mean over x' and α ~ U(0, 1) of (x - x') ⊙ g(x' + α (x - x'))",
         paper: "Erion et al., Improving performance of deep learning models with axiomatic attribution priors and expected gradients, 2019",
         rule_set: Some(RuleSetId::Gradient),
@@ -272,6 +288,7 @@ pub static METHODS: &[Method] = &[
         title: "Grad-CAM",
         short: "Grad-CAM",
         scores: Scores::Areas,
+        color: [140, 86, 75],
         formula: "ReLU(Σ_k mean(∂f_c/∂A_k) A_k), upsampled",
         paper: "Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017, section 3",
         rule_set: Some(RuleSetId::Gradient),
@@ -286,6 +303,7 @@ pub static METHODS: &[Method] = &[
         title: "Guided Grad-CAM",
         short: "Guided Grad-CAM",
         scores: Scores::Sensitivity,
+        color: [102, 130, 20],
         formula: "grad_cam ⊙ guided_backprop",
         paper: "Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017, section 3.2",
         rule_set: Some(RuleSetId::GuidedBackprop),
@@ -300,6 +318,7 @@ pub static METHODS: &[Method] = &[
         title: "Edges",
         short: "Edges",
         scores: Scores::Magnitude,
+        color: [160, 160, 160],
         formula: "Sobel magnitude of the picture's luma, the same for every model: a baseline of the benchmarks",
         paper: "Adebayo et al., Sanity Checks for Saliency Maps, 2018, section 5.1",
         rule_set: None,
@@ -314,6 +333,7 @@ pub static METHODS: &[Method] = &[
         title: "Random",
         short: "Random",
         scores: Scores::Evidence,
+        color: [90, 90, 90],
         formula: "u ~ U(-1, 1), the same for every model and input: a baseline of the benchmarks",
         paper: "none",
         rule_set: None,
@@ -347,5 +367,23 @@ impl Method {
     /// Whether it needs patterns by default.
     pub fn needs_patterns(&self) -> bool {
         self.rule_set.is_some_and(RuleSetId::needs_patterns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_have_names_and_colours_of_their_own() {
+        for (at, method) in METHODS.iter().enumerate() {
+            assert!(method.short.chars().count() <= 20, "{} does not fit over a picture", method.short);
+            let others = &METHODS[at + 1..];
+            assert!(
+                others.iter().all(|other| other.short != method.short && other.color != method.color),
+                "{}",
+                method.id
+            );
+        }
     }
 }

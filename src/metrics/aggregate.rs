@@ -16,6 +16,8 @@ const CONFIDENCE: f64 = 0.95;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowSummary {
     pub mean_curve: Vec<f64>,
+    /// 95 % interval of each of its values, by their standard error; none of a single image.
+    pub band: Option<Vec<[f64; 2]>>,
     pub area: f64,
     pub interval: [f64; 2],
 }
@@ -44,7 +46,6 @@ pub fn summarise(images: &[Vec<Vec<f64>>], seed: u64) -> Option<Summary> {
     if images.iter().any(|curves| curves.len() != rows || curves.iter().any(|curve| curve.len() != length)) {
         return None;
     }
-    let count = images.len() as f64;
     let integrals: Vec<Vec<f64>> =
         images.iter().map(|curves| curves.iter().map(|curve| integral(curve)).collect()).collect();
     let clean: Vec<f64> = images.iter().map(|curves| curves[0][0]).collect();
@@ -57,7 +58,8 @@ pub fn summarise(images: &[Vec<Vec<f64>>], seed: u64) -> Option<Summary> {
     let interval_of = |value: &dyn Fn(&[f64]) -> f64| interval(resampled.iter().map(|areas| value(areas)).collect());
     let summaries = (0..rows)
         .map(|row| RowSummary {
-            mean_curve: (0..length).map(|k| images.iter().map(|curves| curves[row][k]).sum::<f64>() / count).collect(),
+            mean_curve: (0..length).map(|k| mean(images, row, k)).collect(),
+            band: (images.len() > 1).then(|| (0..length).map(|k| band(images, row, k)).collect()),
             area: areas[row],
             interval: interval_of(&|areas| areas[row]),
         })
@@ -72,6 +74,19 @@ pub fn summarise(images: &[Vec<Vec<f64>>], seed: u64) -> Option<Summary> {
         })
         .collect();
     Some(Summary { rows: summaries, differences })
+}
+
+/// Of a row's score at step `k`.
+fn mean(images: &[Vec<Vec<f64>>], row: usize, k: usize) -> f64 {
+    images.iter().map(|curves| curves[row][k]).sum::<f64>() / images.len() as f64
+}
+
+/// 1.96 standard errors on each side of the mean.
+fn band(images: &[Vec<Vec<f64>>], row: usize, k: usize) -> [f64; 2] {
+    let (mean, count) = (mean(images, row, k), images.len() as f64);
+    let variance = images.iter().map(|curves| (curves[row][k] - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    let reach = 1.96 * (variance / count).sqrt();
+    [mean - reach, mean + reach]
 }
 
 /// Trapezoids over the steps, which make 1 together; a curve of one value is that value.
@@ -147,6 +162,17 @@ mod tests {
         // The first trapezoid is half clean: the mean of (3 v + 1) / 4 has three quarters of that error.
         let expected = 2.0 * 1.96 * 0.025 * 0.75;
         assert!((high - low - expected).abs() < 0.1 * expected, "{low} {high} {expected}");
+    }
+
+    #[test]
+    fn a_band_is_1_96_standard_errors_wide_on_each_side() {
+        // Values 0 and 1, 200 of each: variance 1/4 · 400/399.
+        let images: Vec<_> = (0..400).map(|i| vec![vec![1.0, f64::from(i % 2)]]).collect();
+        let band = summarise(&images, 0).unwrap().rows.remove(0).band.unwrap();
+        let reach = 1.96 * (0.25_f64 / 399.0).sqrt();
+        assert_eq!(band[0], [1.0, 1.0]);
+        assert!((band[1][0] - (0.5 - reach)).abs() < 1e-12 && (band[1][1] - (0.5 + reach)).abs() < 1e-12, "{band:?}");
+        assert_eq!(summarise(&images[..1], 0).unwrap().rows[0].band, None);
     }
 
     #[test]

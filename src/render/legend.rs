@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Narrower columns, in units of the text's size, would cut titles.
-const COLUMN: f32 = 22.0;
+const COLUMN: f32 = 18.0;
 
 /// A colour bar with its title.
 #[derive(Clone, Debug)]

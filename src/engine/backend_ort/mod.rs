@@ -102,6 +102,19 @@ pub fn load_runtime(library: Option<&Path>, threads: usize) -> Result<&'static R
     Ok(RUNTIME.get_or_init(|| runtime))
 }
 
+/// By the name of the library's file, as releases have it (`libonnxruntime.so.1.24.1`), else by the commit that it was built from.
+pub fn runtime_version() -> String {
+    let library = RUNTIME.get().and_then(|runtime| runtime.library.canonicalize().ok());
+    let version = library.as_deref().and_then(version_in_name);
+    version.unwrap_or_else(|| ort::info().trim_start_matches("ORT Build Info: ").to_owned())
+}
+
+fn version_in_name(library: &Path) -> Option<String> {
+    let (_, version) = library.file_name()?.to_str()?.split_once(".so.")?;
+    let is_version = version.split('.').count() == 3 && version.chars().all(|c| c.is_ascii_digit() || c == '.');
+    is_version.then(|| version.to_owned())
+}
+
 impl Runtime {
     /// Whether a device is there: registers it for a session of one node.
     pub fn probe(&self, provider: Provider) -> Result<(), RuntimeError> {
@@ -409,6 +422,20 @@ mod tests {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn releases_tell_their_version_by_the_name_of_their_file() {
+        for (name, version) in [
+            ("/opt/libonnxruntime.so.1.24.1", Some("1.24.1")),
+            ("/opt/libonnxruntime.so", None),
+            ("/opt/libonnxruntime.so.1", None),
+            ("/opt/libonnxruntime.so.old.2.3", None),
+        ] {
+            assert_eq!(version_in_name(Path::new(name)).as_deref(), version, "{name}");
+        }
+        load_runtime(None, 0).unwrap();
+        assert!(runtime_version().starts_with("1."), "{}", runtime_version());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a benchmark finds: of single images, and of all of them so far. Holds no times: the same request gives the same bytes.
+//! What a benchmark finds: of single images, and of all of them so far. The same request finds the same, but for the time it ended.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +30,9 @@ pub enum Outcome {
         label: Option<String>,
         /// Its score at each step, for each row.
         curves: Vec<Vec<f32>>,
+        /// Its maps side by side, as a JPEG in base64; of the first images alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        maps: Option<String>,
     },
     Skipped {
         reason: Reason,
@@ -75,6 +78,36 @@ pub struct Findings {
     pub differences: Vec<DifferenceFinding>,
     /// The first [`MAX_SKIPPED`] of them.
     pub skipped_images: Vec<SkippedImage>,
+    /// Maps of the first [`SAMPLES`] images used; once all images are measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
+    /// What it ran on; once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+}
+
+/// Maps of one image, for the reader to look at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    pub file: String,
+    /// A JPEG in base64.
+    pub maps: String,
+}
+
+/// Images whose maps a report shows.
+pub const SAMPLES: usize = 3;
+
+/// What a benchmark ran on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    pub onnxruntime: String,
+    /// Execution providers, joined by commas.
+    pub providers: String,
+    /// Of ONNX Runtime on the CPU.
+    pub threads: usize,
+    /// When it ended, as RFC 3339: not among the bytes that a repetition gives again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
 }
 
 /// Left-out images that a report names; `skipped` counts all.
@@ -91,6 +124,9 @@ pub struct RowFinding {
     pub interval: [f64; 2],
     /// Mean score of the class at each step, the clean image first.
     pub mean_curve: Vec<f64>,
+    /// Pointwise 95 % intervals of the mean curve; none of a single image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub band: Option<Vec<[f64; 2]>>,
 }
 
 /// Area of `one` less that of `other`, paired by image.
@@ -117,9 +153,11 @@ impl Findings {
     pub fn of(spec: &Spec, mut images: Vec<ImageResult>) -> Result<Self, Uneven> {
         images.sort_by_key(|image| image.index);
         let (mut curves, mut skipped_images, mut skipped) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let mut samples = Vec::new();
         for ImageResult { file, outcome, .. } in images {
             match outcome {
-                Outcome::Measured { curves: found, .. } => {
+                Outcome::Measured { curves: found, maps, .. } => {
+                    samples.extend(maps.filter(|_| samples.len() < SAMPLES).map(|maps| Sample { file, maps }));
                     let wide = |curve: Vec<f32>| curve.into_iter().map(f64::from).collect::<Vec<f64>>();
                     curves.push(found.into_iter().map(wide).collect::<Vec<_>>());
                 }
@@ -143,6 +181,7 @@ impl Findings {
             area: row.area,
             interval: row.interval,
             mean_curve: row.mean_curve,
+            band: row.band,
         });
         let differences = differences.into_iter().map(|found| DifferenceFinding {
             one: titles[found.one].clone(),
@@ -163,6 +202,8 @@ impl Findings {
             rows: rows.collect(),
             differences: differences.collect(),
             skipped_images,
+            samples,
+            run: None,
         })
     }
 

@@ -7,8 +7,9 @@ mod findings;
 mod report;
 mod spec;
 
-use std::sync::Arc;
+use std::{num::NonZeroUsize, sync::Arc, thread, time::SystemTime};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use serde::{Deserialize, Serialize};
@@ -19,9 +20,14 @@ use super::{
     cost::check_evaluations,
 };
 use crate::{
-    app::{App, AppError},
+    app::{
+        App, AppError,
+        compare::{Comparison, Way},
+        options::{Options, look},
+    },
     dataset::{Dataset, DatasetError, draw},
-    image::{decode::Limits, preprocess::preprocess},
+    engine::runtime_version,
+    image::{RgbImage, decode::Limits, geometry::Geometry, preprocess::preprocess},
     jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError},
     methods::{
         drive::{self, Explained, MethodError, Request},
@@ -29,9 +35,13 @@ use crate::{
     },
     metrics::{self, degradation::Subject, drive::Forward, patches::Grid},
     model::{Model, manifest::Preprocess},
+    render::{
+        encode::{FileType, encode},
+        options::{HeatmapOptions, View},
+    },
     tensor::Tensor,
 };
-use findings::{Findings, ImageResult, Outcome, Reason};
+use findings::{Findings, ImageResult, Outcome, Reason, Run, SAMPLES};
 use spec::{Labels, Row, Settled, Spec};
 
 /// Evaluations of a shard, about: a few seconds.
@@ -39,6 +49,11 @@ const SHARD_EVALUATIONS: usize = 1500;
 const MAX_SHARD_IMAGES: usize = 32;
 /// Rankings of one image that are degraded at once: each has its next few inputs in memory.
 const RANKINGS_AT_ONCE: usize = 4;
+/// Images of which maps are kept: the first that can be used are shown.
+const SAMPLED: usize = 4 * SAMPLES;
+/// The most methods whose maps are kept, and the longest side of each in pixels.
+const SAMPLED_METHODS: usize = 15;
+const SAMPLE_SIDE: u32 = 190;
 
 pub static DEGRADATION: Degradation = Degradation;
 
@@ -49,6 +64,9 @@ pub struct Degradation;
 struct Payload {
     /// Places in the data set.
     images: Vec<usize>,
+    /// Of so many of them, from the first, maps are kept.
+    #[serde(default)]
+    samples: usize,
 }
 
 impl Kind for Degradation {
@@ -73,8 +91,8 @@ impl Kind for Degradation {
             let bench = Bench::open(context).await?;
             let payload: Payload = serde_json::from_value(shard.payload.clone()).map_err(WorkError::lasting)?;
             let mut results = Vec::with_capacity(payload.images.len());
-            for index in payload.images {
-                results.push(bench.measure(index).await?);
+            for (at, index) in payload.images.into_iter().enumerate() {
+                results.push(bench.measure(index, at < payload.samples).await?);
                 context.report_progress(results.len() as u64);
             }
             Ok(serde_json::to_vec(&results).map_err(WorkError::lasting)?.into())
@@ -87,8 +105,27 @@ impl Kind for Degradation {
         for result in results.iter().flatten() {
             images.extend(serde_json::from_slice::<Vec<ImageResult>>(result).map_err(WorkError::lasting)?);
         }
-        let findings = Findings::of(&spec, images).map_err(WorkError::lasting)?;
+        let mut findings = Findings::of(&spec, images).map_err(WorkError::lasting)?;
+        if results.iter().any(Option::is_none) {
+            // Readers who watch it run need none.
+            findings.samples.clear();
+        }
         serde_json::to_value(findings).map_err(WorkError::lasting)
+    }
+
+    fn complete<'a>(&'a self, context: &'a Context, mut reduced: Value) -> BoxFuture<'a, Result<Value, WorkError>> {
+        Box::pin(async move {
+            let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
+            let providers = context.app.engine().providers().iter().map(ToString::to_string);
+            let run = Run {
+                onnxruntime: runtime_version(),
+                providers: providers.collect::<Vec<_>>().join(", "),
+                threads: Some(context.app.settings().threads).filter(|threads| *threads > 0).unwrap_or_else(cores),
+                ended: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
+            };
+            reduced["run"] = json!(run);
+            Ok(reduced)
+        })
     }
 
     fn formats(&self) -> &'static [Format] {
@@ -116,10 +153,11 @@ fn plan(asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobError> {
     let mut images = if used < count { draw(count, used, spec.seed) } else { (0..count).collect() };
     images.sort_unstable();
     let size = (SHARD_EVALUATIONS / cost.max(1)).clamp(1, MAX_SHARD_IMAGES);
-    let shards = images
-        .chunks(size)
-        .map(|images| PlannedShard { units: images.len() as u64, payload: json!({ "images": images }) })
-        .collect();
+    let shards = images.chunks(size).enumerate().map(|(at, images)| {
+        let payload = Payload { images: images.to_vec(), samples: SAMPLED.saturating_sub(at * size).min(images.len()) };
+        PlannedShard { units: images.len() as u64, payload: json!(payload) }
+    });
+    let shards = shards.collect();
     Ok(Plan { model: Some(spec.model.clone()), spec: json!(spec), shards })
 }
 
@@ -174,19 +212,19 @@ impl<'a> Bench<'a> {
         })
     }
 
-    async fn measure(&self, index: usize) -> Result<ImageResult, WorkError> {
+    async fn measure(&self, index: usize, is_sample: bool) -> Result<ImageResult, WorkError> {
         let file = self.dataset.images.get(index).map(|image| image.file.clone());
         let file =
             file.ok_or_else(|| WorkError::lasting(format!("data set {} has no image {index}", self.dataset.id)))?;
-        Ok(ImageResult { index, file, outcome: self.try_measure(index).await? })
+        Ok(ImageResult { index, file, outcome: self.try_measure(index, is_sample).await? })
     }
 
-    async fn try_measure(&self, index: usize) -> Result<Outcome, WorkError> {
+    async fn try_measure(&self, index: usize, is_sample: bool) -> Result<Outcome, WorkError> {
         let skipped = |reason, detail: String| Ok(Outcome::Skipped { reason, detail });
         let Context { app, caller, .. } = self.context;
         let (dataset, rule, limits) = (self.dataset.clone(), self.rule.clone(), *app.datasets().here().limits());
-        let input = match app.pool().run(move || read(&dataset, index, &rule, &limits)).await? {
-            Ok(input) => Arc::new(input),
+        let (picture, input, geometry) = match app.pool().run(move || read(&dataset, index, &rule, &limits)).await? {
+            Ok(read) => read,
             Err(error @ DatasetError::Image { .. }) => return skipped(Reason::CorruptImage, error.to_string()),
             // Opened again it is another set, which is told then, or the same in another place.
             Err(error) => return Err(WorkError::passing(error)),
@@ -232,7 +270,44 @@ impl<'a> Bench<'a> {
             );
         }
         let curves = curves.iter().map(|curve| curve.iter().map(|score| *score as f32).collect()).collect();
-        Ok(Outcome::Measured { class: predicted.index, label: predicted.label, curves })
+        let maps = match is_sample {
+            true => Some(self.draw(picture, geometry, explained).await?),
+            false => None,
+        };
+        Ok(Outcome::Measured { class: predicted.index, label: predicted.label, curves, maps })
+    }
+
+    /// The maps of an image side by side, as a JPEG in base64.
+    async fn draw(
+        &self,
+        picture: RgbImage,
+        geometry: Geometry,
+        mut explained: Vec<Vec<Explained>>,
+    ) -> Result<String, WorkError> {
+        let titles = self.spec.titles();
+        let way = |(at, parameters): (usize, &Parameters)| {
+            let row = self.ranked_by.iter().position(|by| *by == at);
+            // Rows of one map may differ in the score that ranks it: this says nothing of the map.
+            let telling = row.and_then(|row| titles[row].split_once(" (")?.1.strip_suffix(')'));
+            let note = telling.unwrap_or_default().split(", ").filter(|word| !["signed", "absolute"].contains(word));
+            Way {
+                heatmap: HeatmapOptions {
+                    view: View::Crop,
+                    size: Some(SAMPLE_SIDE),
+                    ..look(parameters.method).options()
+                },
+                note: note.collect::<Vec<_>>().join(", "),
+                parameters: parameters.clone(),
+            }
+        };
+        let ways = self.requests.iter().enumerate().take(SAMPLED_METHODS).map(way).collect();
+        let comparison = Comparison { model: self.model.clone(), ways, options: Options::default() };
+        explained.truncate(SAMPLED_METHODS);
+        let draw = move || {
+            let (grid, _) = comparison.draw(&picture, &geometry, &explained)?;
+            encode(&grid, FileType::Jpeg, &[]).map_err(AppError::from)
+        };
+        Ok(BASE64_STANDARD.encode(self.context.app.pool().run(draw).await??))
     }
 
     /// Why a labelled image is not used. On the pool: an unknown label is compared with all of the model.
@@ -297,8 +372,14 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn read(dataset: &Dataset, index: usize, rule: &Preprocess, limits: &Limits) -> Result<Tensor, DatasetError> {
+fn read(
+    dataset: &Dataset,
+    index: usize,
+    rule: &Preprocess,
+    limits: &Limits,
+) -> Result<(RgbImage, Arc<Tensor>, Geometry), DatasetError> {
     let image = dataset.read(index, limits)?.image;
     let fault = |source| DatasetError::Image { file: dataset.images[index].file.clone(), source };
-    Ok(preprocess(&image, rule).map_err(fault)?.0)
+    let (input, geometry) = preprocess(&image, rule).map_err(fault)?;
+    Ok((image, Arc::new(input), geometry))
 }

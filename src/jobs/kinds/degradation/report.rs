@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 
 use super::{
     chart::{self, HEIGHT, WIDTH},
-    findings::{Findings, Reason},
+    findings::{Findings, Reason, Run, Sample},
     spec::Spec,
 };
 use crate::{
     jobs::{Format, WorkError},
+    metrics::aggregate::RESAMPLES,
     render::{encode::encode_png, svg::paint},
 };
 
@@ -23,6 +24,10 @@ pub fn write(request: &Value, spec: &Spec, findings: &Findings, format: Format) 
         Format::Png => png(&svg(spec, findings)?),
         Format::Html => Ok(html(request, spec, findings)?.into_bytes()),
         _ => {
+            let mut findings = findings.clone();
+            // Those are for people to look at, and the date would tell a repetition from the first run.
+            findings.samples.clear();
+            findings.run.iter_mut().for_each(|run| run.ended = None);
             let report = json!({ "kind": "degradation", "request": request, "result": findings });
             serde_json::to_vec_pretty(&report).map_err(WorkError::lasting)
         }
@@ -57,17 +62,21 @@ fn csv(findings: &Findings) -> Result<Vec<u8>, WorkError> {
     writer.into_inner().map_err(|error| WorkError::lasting(error.error()))
 }
 
+/// Images from which on intervals are trusted enough to set differences in bold.
+const ENOUGH: usize = 30;
+
 const STYLE: &str = "body{font:15px/1.45 'DejaVu Sans',Verdana,sans-serif;max-width:1160px;margin:2em auto;padding:0 1em;color:#222}\
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}svg{max-width:100%;height:auto}table{border-collapse:collapse;margin:1em 0}\
 td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
-td.s{font-weight:bold}.wide{overflow-x:auto}pre{background:#f5f5f5;padding:1em;overflow-x:auto}small{color:#666}";
+td.s{font-weight:bold}.wide{overflow-x:auto}img{max-width:100%;height:auto}figure{margin:1em 0}pre{background:#f5f5f5;padding:1em;overflow-x:auto}small{color:#666}";
 
 fn html(request: &Value, spec: &Spec, findings: &Findings) -> Result<String, WorkError> {
     let title = format!("Image degradation: {} on {}", escape(&spec.model), escape(&spec.dataset));
     let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head><body>\n\
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{title}</title><style>{STYLE}</style></head><body>\n\
          <h1>{title}</h1>\n<p>{} images were used, {} were left out. The patches that a method ranks {} are replaced one after another \
-         ({} of {} × {} patches); the curve is the mean score of the class that the model saw in the whole image. A {} area is better.</p>\n",
+         ({} of {} × {} patches); the curve is the mean score (the probability) of the class that the model predicts for the whole image. A {} area is better.</p>\n",
         findings.used,
         findings.skipped.values().sum::<usize>(),
         if spec.metric.order == crate::metrics::degradation::Order::Descending { "highest" } else { "lowest" },
@@ -79,9 +88,12 @@ fn html(request: &Value, spec: &Spec, findings: &Findings) -> Result<String, Wor
     if findings.rows.is_empty() {
         page.push_str("<p><b>No image could be used: there is nothing to compare.</b></p>\n");
     } else {
+        page.push_str("<div class=\"wide\">");
         page.push_str(&svg(spec, findings)?);
-        add_areas(&mut page, findings);
+        page.push_str("</div>\n");
+        add_areas(&mut page, spec, findings);
         add_differences(&mut page, findings);
+        add_samples(&mut page, findings);
     }
     add_skipped(&mut page, findings);
     let mut again = request.clone();
@@ -91,19 +103,27 @@ fn html(request: &Value, spec: &Spec, findings: &Findings) -> Result<String, Wor
         &mut page,
         format_args!(
             "<h2>To run it again</h2>\n<p>POST this to /jobs. It holds every parameter, settled, and the hashes of the model, its patterns and \
-             the data set: on others it is refused.</p>\n<pre>{}</pre>\n<p><small>{}. explaind {}.</small></p>\n</body></html>\n",
+             the data set: on others it is refused.</p>\n<pre>{}</pre>\n<p><small>{}.</small></p>\n",
             escape(&again),
             escape(&findings.paper),
-            escape(&findings.version)
         ),
     );
+    add_run(&mut page, findings);
+    page.push_str("</body></html>\n");
     Ok(page)
 }
 
-fn add_areas(page: &mut String, findings: &Findings) {
-    page.push_str(
-        "<h2>Area under the curve</h2>\n<p>Over the mean score of the clean images; 95 % bootstrap intervals over images.</p>\n\
-         <table><tr><th>row</th><th class=\"n\">area</th><th class=\"n\">from</th><th class=\"n\">to</th><th>parameters</th></tr>\n",
+fn add_areas(page: &mut String, spec: &Spec, findings: &Findings) {
+    add(
+        page,
+        format_args!(
+            "<h2>Area under the curve</h2>\n<p>Normalised: the area under the mean curve over the steps, which make 1 together, divided by the \
+             mean score of the clean images. A ranking that changes nothing has 1, one that removes the class at once has 0. \
+             95 % intervals: percentiles of {RESAMPLES} bootstrap resamples of the images (ChaCha8, seed {}), the same for all rows.</p>\n\
+             <div class=\"wide\"><table><tr><th>row</th><th class=\"n\">area</th><th class=\"n\">from</th><th class=\"n\">to</th>\
+             <th>parameters</th></tr>\n",
+            spec.seed_value
+        ),
     );
     for row in findings.by_area() {
         let parameters =
@@ -122,15 +142,27 @@ fn add_areas(page: &mut String, findings: &Findings) {
             ),
         );
     }
-    page.push_str("</table>\n");
+    page.push_str("</table></div>\n");
 }
 
 /// Row less column, both by area.
 fn add_differences(page: &mut String, findings: &Findings) {
     let rows = findings.by_area();
-    page.push_str(
-        "<h2>Paired differences</h2>\n<p>Area of the row less that of the column, on the same images. Bold: the 95 % interval leaves out 0. \
-         Point at a number for its interval.</p>\n<div class=\"wide\"><table><tr><th></th>",
+    let is_bold = findings.used >= ENOUGH;
+    let bold = match is_bold {
+        true => "Bold: the 95 % interval excludes 0.".to_owned(),
+        false => format!(
+            "Nothing is set in bold below {ENOUGH} images: bootstrap intervals of so few are too narrow to trust."
+        ),
+    };
+    let pairs = findings.differences.len();
+    add(
+        page,
+        format_args!(
+            "<h2>Paired differences</h2>\n<p>Area of the row minus that of the column, on the same images. {bold} Hover for the interval. \
+             {pairs} pairs are compared without correction for multiple comparisons: of pairs without any difference, about one in twenty \
+             has an interval that excludes 0.</p>\n<div class=\"wide\"><table><tr><th></th>"
+        ),
     );
     (1..=rows.len()).for_each(|number| add(page, format_args!("<th class=\"n\">{number}</th>")));
     page.push_str("</tr>\n");
@@ -139,7 +171,7 @@ fn add_differences(page: &mut String, findings: &Findings) {
         for other in &rows {
             match findings.difference(&row.title, &other.title) {
                 Some((difference, [low, high])) => {
-                    let class = if low > 0.0 || high < 0.0 { "n s" } else { "n" };
+                    let class = if is_bold && (low > 0.0 || high < 0.0) { "n s" } else { "n" };
                     add(
                         page,
                         format_args!("<td class=\"{class}\" title=\"{low:.4} to {high:.4}\">{difference:+.3}</td>"),
@@ -151,6 +183,45 @@ fn add_differences(page: &mut String, findings: &Findings) {
         page.push_str("</tr>\n");
     }
     page.push_str("</table></div>\n");
+}
+
+/// Maps of the first images, to see what was ranked.
+fn add_samples(page: &mut String, findings: &Findings) {
+    if findings.samples.is_empty() {
+        return;
+    }
+    page.push_str(
+        "<h2>Sample maps</h2>\n<p>Of the first images that were used: the part that the network saw, the class that it predicts with its \
+         score, and the maps that were ranked.</p>\n",
+    );
+    for Sample { file, maps } in &findings.samples {
+        let file = escape(file);
+        add(
+            page,
+            format_args!(
+                "<figure><img alt=\"Maps of {file}\" src=\"data:image/jpeg;base64,{}\"><figcaption><small>{file}</small></figcaption></figure>\n",
+                escape(maps)
+            ),
+        );
+    }
+}
+
+/// What it ran on, and when: on a line of its own, which alone differs in a repetition.
+fn add_run(page: &mut String, findings: &Findings) {
+    let version = escape(&findings.version);
+    let Some(Run { onnxruntime, providers, threads, ended }) = &findings.run else {
+        return add(page, format_args!("<p><small>explaind {version}. The job has not ended.</small></p>\n"));
+    };
+    let (onnxruntime, providers) = (escape(onnxruntime), escape(providers));
+    add(
+        page,
+        format_args!(
+            "<p><small>explaind {version}, ONNX Runtime {onnxruntime}, execution provider {providers}, {threads} threads.</small></p>\n"
+        ),
+    );
+    if let Some(ended) = ended {
+        add(page, format_args!("<p><small>Ended at <time>{}</time>.</small></p>\n", escape(ended)));
+    }
 }
 
 fn add_skipped(page: &mut String, findings: &Findings) {
@@ -211,6 +282,7 @@ mod tests {
             class: 1,
             label: None,
             curves: vec![vec![0.9, 0.5 + shift, 0.1], vec![0.9, 0.4 + shift, 0.0], vec![0.9, 0.9, 0.8 + shift]],
+            maps: (shift == 0.0).then(|| "/9j/".to_owned()),
         };
         let corrupt = Outcome::Skipped { reason: Reason::CorruptImage, detail: "cut <off>".into() };
         let images = vec![image(2, measured(0.0)), image(1, corrupt), image(0, measured(0.05))];
@@ -239,7 +311,14 @@ mod tests {
     #[test]
     fn the_page_is_one_file_with_everything_to_run_it_again() {
         let page = text(Format::Html);
-        assert!(!page.contains("src=") && !page.contains("<script") && !page.contains("<link"));
+        assert!(
+            !page.contains("href=")
+                && !page.contains("src=\"http")
+                && !page.contains("<script")
+                && !page.contains("<link")
+        );
+        assert!(page.matches("src=").count() == 1 && page.contains(r#"src="data:image/jpeg;base64,/9j/""#));
+        assert!(page.contains("2000 bootstrap resamples") && page.contains("seed 0") && page.contains("viewport"));
         assert!(
             page.contains("<svg")
                 && page.contains("&lt;tiny&gt;")
@@ -256,6 +335,44 @@ mod tests {
             assert!(page.contains(part), "{part}");
         }
         assert!(page.find("gradient (absolute)") < page.find("random"), "the best first");
+    }
+
+    #[test]
+    fn differences_are_in_bold_from_thirty_images_on() {
+        let page = |count: usize| {
+            let image = |index| {
+                let curves = vec![vec![0.9, 0.5, 0.1], vec![0.9, 0.4, 0.0], vec![0.9, 0.9, 0.8]];
+                let outcome = Outcome::Measured { class: 1, label: None, curves, maps: None };
+                ImageResult { index, file: format!("{index}.png"), outcome }
+            };
+            let settled: Spec = serde_json::from_value(spec()).unwrap();
+            let found = Findings::of(&settled, (0..count).map(image).collect()).unwrap();
+            String::from_utf8(write(&spec(), &settled, &found, Format::Html).unwrap()).unwrap()
+        };
+        let (few, enough) = (page(29), page(30));
+        assert!(few.contains("below 30 images") && !few.contains(r#"class="n s""#));
+        assert!(enough.contains("Bold: the 95 % interval excludes 0") && enough.contains(r#"class="n s""#));
+        assert!(few.contains("3 pairs are compared without correction"));
+    }
+
+    #[test]
+    fn the_page_alone_tells_when_it_ended() {
+        let run = Run {
+            onnxruntime: "1.31.1".into(),
+            providers: "cpu".into(),
+            threads: 2,
+            ended: Some("2026-11-28T23:59:00Z".into()),
+        };
+        let found = Findings { run: Some(run), ..findings() };
+        let settled: Spec = serde_json::from_value(spec()).unwrap();
+        let written = |format| String::from_utf8_lossy(&write(&spec(), &settled, &found, format).unwrap()).into_owned();
+        for format in [Format::Json, Format::Csv, Format::Svg] {
+            assert!(!written(format).contains("2026-11-28"), "{format:?}");
+        }
+        let page = written(Format::Html);
+        assert!(page.contains("ONNX Runtime 1.31.1, execution provider cpu, 2 threads"));
+        assert!(page.contains("<time>2026-11-28T23:59:00Z</time>"));
+        assert!(written(Format::Json).contains("1.31.1") && !written(Format::Json).contains("/9j/"));
     }
 
     #[test]
@@ -278,8 +395,11 @@ mod tests {
         let png = write(&spec(), &settled, &findings(), Format::Png).unwrap();
         let picture = image::load_from_memory(&png).unwrap().into_rgb8();
         assert_eq!(picture.dimensions(), (WIDTH, HEIGHT));
-        let coloured = picture.pixels().filter(|pixel| pixel.0 == [213, 94, 0]).count();
-        assert!(coloured > 300, "the best row's curve has {coloured} pixels");
+        let [gradient, random] = ["gradient", "random"].map(|id| crate::methods::registry::find(id).unwrap().color);
+        for color in [gradient, random] {
+            let coloured = picture.pixels().filter(|pixel| pixel.0 == color).count();
+            assert!(coloured > 300, "the curves of {color:?} have {coloured} pixels");
+        }
         assert!(text(Format::Svg).starts_with("<svg"));
     }
 
