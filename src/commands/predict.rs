@@ -84,7 +84,7 @@ impl Predict {
 async fn predict(app: &App, plan: &PredictPlan, source: &Source) -> anyhow::Result<Vec<Predicted>> {
     let input = vec![Input::of(source.read()?.into())];
     let caller = Caller::new(Priority::Interactive, None);
-    Ok(app.predict(plan, input, &caller).await?.answers)
+    Ok(app.predict(plan, input, &caller).await?)
 }
 
 fn text(name: &str, predicted: &Predicted) -> String {

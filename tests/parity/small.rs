@@ -1,6 +1,6 @@
 //! Small nets built as graph values, and an engine to run them: the whole way from a request to its answers.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use explaind::{
     autodiff::spec::{Head, PatternLayers, Patterns},

@@ -122,7 +122,7 @@ fn add_areas(page: &mut String, spec: &Spec, findings: &Findings) {
              95 % intervals: percentiles of {RESAMPLES} bootstrap resamples of the images (ChaCha8, seed {}), the same for all rows.</p>\n\
              <div class=\"wide\"><table><tr><th>row</th><th class=\"n\">area</th><th class=\"n\">from</th><th class=\"n\">to</th>\
              <th>parameters</th></tr>\n",
-            spec.seed_value
+            spec.seed
         ),
     );
     for row in findings.by_area() {
