@@ -439,7 +439,8 @@ impl App {
         let render = before_render.elapsed();
         record_stages(&prepared, render);
         let explanations = explained.into_iter().zip(pictures).map(|(explained, picture)| {
-            explanation(&plan.model, &plan.options, at, &prepared, explained, picture, render, started)
+            let one = explanation(&plan.model, &plan.options, &prepared, explained, picture, render, started);
+            Explanation { input: at, ..one }
         });
         Ok((explanations.collect(), answered.evaluations))
     }
@@ -521,10 +522,10 @@ fn record_stages(prepared: &Prepared, render: Duration) {
     telemetry::record_stage(Stage::Render, render);
 }
 
+/// Of the first input.
 fn explanation(
     model: &Arc<Model>,
     options: &Options,
-    input: usize,
     prepared: &Prepared,
     explained: Explained,
     picture: Picture,
@@ -536,7 +537,7 @@ fn explanation(
     let warnings = [&prepared.warnings, &explained.attribution.warnings, &picture.warnings];
     Explanation {
         model: model.clone(),
-        input,
+        input: 0,
         picture: picture.file,
         image: prepared.image,
         include: options.include,
@@ -622,6 +623,7 @@ fn engine_timing(timing: Timing) -> TimingMs {
     TimingMs { queue: milliseconds(timing.queue), model: milliseconds(timing.model), ..TimingMs::default() }
 }
 
+/// To the microsecond.
 fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
+    duration.as_micros() as f64 / 1e3
 }

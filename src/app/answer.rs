@@ -245,12 +245,13 @@ impl TimingMs {
     }
 
     pub fn sum(timings: impl Iterator<Item = Self>) -> Self {
+        let add = |one: f64, other: f64| ((one + other) * 1e3).round() / 1e3;
         timings.fold(Self::default(), |sum, one| Self {
-            decode: sum.decode + one.decode,
-            preprocess: sum.preprocess + one.preprocess,
-            queue: sum.queue + one.queue,
-            model: sum.model + one.model,
-            render: sum.render + one.render,
+            decode: add(sum.decode, one.decode),
+            preprocess: add(sum.preprocess, one.preprocess),
+            queue: add(sum.queue, one.queue),
+            model: add(sum.model, one.model),
+            render: add(sum.render, one.render),
             total: sum.total.max(one.total),
         })
     }

@@ -205,7 +205,7 @@ impl App {
         let mut oddities = oddities.into_iter();
         let explanations = explained.into_iter().map(|one| {
             let picture = Picture { file: None, warnings: oddities.next().unwrap_or_default() };
-            explanation(&plan.model, &plan.options, 0, &prepared, one, picture, render, started)
+            explanation(&plan.model, &plan.options, &prepared, one, picture, render, started)
         });
         let explanations: Vec<Explanation> = explanations.collect();
         Ok(Compared {

@@ -145,6 +145,26 @@ fn every_operation_and_parameter_is_described_and_no_default_is_sent_unasked() {
     assert!(ids.iter().all(readable) && ids.contains(&"list_jobs") && ids.contains(&"get_model"), "{ids:?}");
 }
 
+#[tokio::test]
+async fn the_examples_of_the_document_are_answered() {
+    let mut tried = 0;
+    for (path, method, operation) in operations().filter(|(path, ..)| !path.starts_with("/jobs")) {
+        let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+        let schema = schema["$ref"].as_str().map(|reference| DOCUMENT.pointer(&reference[1..]).unwrap());
+        if let Some(example) = schema.and_then(|schema| schema["examples"].get(0)) {
+            assert_eq!(send(crate::client::post_json(path, example)).await.status, 200, "{path} {example}");
+            tried += 1;
+        }
+        let id = operation["parameters"].as_array().into_iter().flatten().find(|parameter| parameter["in"] == "path");
+        if let (Some(id), "get", false) = (id, method, path.starts_with("/datasets")) {
+            let path = path.replace("{id}", id["example"].as_str().unwrap());
+            assert_eq!(send(get(&path)).await.status, 200, "{path}");
+            tried += 1;
+        }
+    }
+    assert_eq!(tried, 5);
+}
+
 #[test]
 fn refusals_of_every_operation_are_documented() {
     for (path, item) in DOCUMENT["paths"].as_object().unwrap() {

@@ -148,7 +148,7 @@ fn plan(asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobError> {
     let cost = explaining + rows.len() * spec.metric.steps;
     check_evaluations(&app, cost, used, |most| {
         let steps = most.saturating_sub(explaining as u64) / rows.len() as u64;
-        vec![("steps", (steps > 0).then(|| format!("1..={steps}"))), ("methods", None)]
+        vec![("steps", (steps > 0).then(|| format!("1 to {steps}"))), ("methods", None)]
     })?;
     let mut images = if used < count { draw(count, used, spec.seed) } else { (0..count).collect() };
     images.sort_unstable();
