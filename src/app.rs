@@ -210,6 +210,9 @@ impl App {
         })?;
         let models = load(&|model| try_out(&engine, model))?;
         tell_models(&models);
+        if models.is_without_default() {
+            tracing::warn!("there are several models, and default_model is not set: requests have to name theirs");
+        }
         let pool = Pool::new(settings.threads);
         let pixels = Pixels::new(settings.max_pixels);
         let quota = Quota::new(&settings.data, settings.max_data_bytes);
@@ -508,11 +511,6 @@ fn tell_models(models: &Registry) {
     }
     for warning in models.all_warnings() {
         tracing::warn!("{warning}");
-    }
-    if models.is_without_default() {
-        tracing::warn!(
-            "there are several models, and the setting default_model names none: requests have to name theirs"
-        );
     }
 }
 

@@ -95,7 +95,7 @@ impl<U: Uses + Send + Sync + 'static> ModelArgs<U> {
         let path = self.path(&settings)?;
         let app = App::start_with_one(settings, &path)?;
         only(&app.models())?;
-        app.models().warnings.iter().for_each(|warning| warn(warning));
+        app.models().warnings.iter().for_each(warn);
         Ok(app)
     }
 

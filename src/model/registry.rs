@@ -190,10 +190,12 @@ impl Registry {
         Arc::new(Model { patterns: now.patterns.clone(), ..Model::clone(known) })
     }
 
-    /// What is wrong but keeps nobody from serving, of the folder and of each model; `id: what`.
+    /// What is wrong, odd or assumed but keeps nobody from serving, of the folder and of each model; `id: what`.
     pub fn all_warnings(&self) -> Vec<String> {
-        let of =
-            |model: Arc<Model>| model.warnings.iter().map(|what| format!("{}: {what}", model.id)).collect::<Vec<_>>();
+        let of = |model: Arc<Model>| {
+            let own = model.manifest.assumed.iter().chain(&model.warnings);
+            own.map(|what| format!("{}: {what}", model.id)).collect::<Vec<_>>()
+        };
         self.warnings.iter().cloned().chain(self.iter().flat_map(of)).collect()
     }
 

@@ -36,7 +36,12 @@ where
 {
     let filter = EnvFilter::try_new(format!("ort=warn,sqlx::postgres::notice=warn,{filter}"))
         .map_err(|e| TelemetryError::Filter { filter: filter.into(), reason: e.to_string() })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
+    // A line that cannot be written, to a closed pipe or terminal, is lost: to say so there would panic.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(colours)
+        .log_internal_errors(false);
     Ok(match json {
         true => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
         false => Box::new(builder.finish()),
