@@ -10,10 +10,15 @@
 /// Of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+// The commands see the library as other programs do.
+extern crate self as explaind;
+
 pub mod api;
 pub mod app;
 pub mod autodiff;
 pub mod blur;
+pub mod cli;
+mod commands;
 pub mod dataset;
 pub mod engine;
 pub mod fields;

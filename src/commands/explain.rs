@@ -138,7 +138,9 @@ impl Common {
                 Ok(answer) => answer,
                 Err(error) if !sources.are_many => return Err(error),
                 Err(error) => {
-                    crate::tell(&error).iter().for_each(|line| tell(format_args!("error: {}: {line}", source.shown())));
+                    crate::cli::tell(&error)
+                        .iter()
+                        .for_each(|line| tell(format_args!("error: {}: {line}", source.shown())));
                     failed += 1;
                     continue;
                 }

@@ -1,0 +1,139 @@
+//! The command line. Errors are told with their causes, each fault of a request on a line of its own; the exit code is 1, that of a wrong
+//! usage 2. A reader that closes the pipe ends a command without a word.
+
+use std::{error::Error, io, process::ExitCode};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use explaind::{
+    app::AppError,
+    jobs::queue::JobError,
+    methods::{Faults, drive::MethodError},
+};
+
+use crate::commands;
+
+#[derive(Parser)]
+#[command(
+    name = "explaind",
+    version,
+    about = "Explains the decisions of ONNX image classifiers: as an HTTP service, and from the command line"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve explanations over HTTP
+    Serve(commands::serve::Serve),
+    /// Explain images without a server
+    Explain(commands::explain::Explain),
+    /// Explain images by several methods, side by side
+    Compare(commands::explain::Compare),
+    /// Print the best classes of images
+    Predict(commands::predict::Predict),
+    /// List the attribution methods, or the parameters of one
+    Methods(commands::methods::Methods),
+    /// Check whether models can be served, and what is assumed of them
+    Models(commands::models::Models),
+    /// Fit the patterns of PatternAttribution and PGIG, and write patterns.safetensors beside the model
+    FitPatterns(commands::fit_patterns::FitPatterns),
+    /// Compare methods by image degradation on a set of images, without a server
+    Bench(commands::bench::Bench),
+    /// Look at the jobs of a server, cancel them, fetch their reports
+    Jobs(commands::jobs::Jobs),
+    /// Write a derived graph as ONNX
+    Derive(commands::derive::Derive),
+    /// Print the OpenAPI document as YAML
+    Openapi,
+    /// Print the settings as they are settled, and where each comes from
+    Config(commands::config::Config),
+    /// Print what a shell needs to complete commands and flags
+    Completions(commands::completions::Completions),
+}
+
+/// Makes glibc give blocks of 4 MB and more back when they are freed: it would keep most of what the opening of sessions frees.
+/// Smaller ones, such as pictures, are kept to be used again.
+fn return_large_blocks() {
+    // SAFETY: sets numbers of the allocator, before there are other threads.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 8 << 20);
+    }
+}
+
+/// Does what the arguments of the process say.
+pub fn main() -> ExitCode {
+    return_large_blocks();
+    // Before the first TLS connection: to a server, to a store of files.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&error).iter().for_each(|line| commands::tell(format_args!("error: {line}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the reader of standard output has had enough, as `head` does.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(broken)
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(command) => command.run(),
+        Command::Explain(command) => command.run(),
+        Command::Compare(command) => command.run(),
+        Command::Predict(command) => command.run(),
+        Command::Methods(command) => command.run(),
+        Command::Models(command) => command.run(),
+        Command::FitPatterns(command) => command.run(),
+        Command::Bench(command) => command.run(),
+        Command::Jobs(command) => command.run(),
+        Command::Derive(command) => command.run(),
+        Command::Openapi => {
+            let document = explaind::api::document::to_yaml().map_err(anyhow::Error::msg)?;
+            Ok(commands::say(document.trim_end())?)
+        }
+        Command::Config(command) => command.run(),
+        Command::Completions(command) => command.run(Cli::command()),
+    }
+}
+
+/// Every fault of a request and what would have been accepted, or the error and its causes.
+pub(crate) fn tell(error: &anyhow::Error) -> Vec<String> {
+    let Some(faults) = error.chain().find_map(faults_of) else {
+        let mut whole = String::new();
+        for text in error.chain().map(ToString::to_string) {
+            // Some errors have the words of their cause in their own.
+            if whole.is_empty() {
+                whole = text;
+            } else if !whole.contains(&text) {
+                whole = format!("{whole}: {text}");
+            }
+        }
+        return vec![whole];
+    };
+    let told = faults.shown().iter().map(|fault| match fault.allowed.as_slice() {
+        [] => format!("{}: {}", fault.param, fault.message),
+        allowed => format!("{}: {} (allowed: {})", fault.param, fault.message, allowed.join(", ")),
+    });
+    told.chain((faults.more() > 0).then(|| format!("and {} more", faults.more()))).collect()
+}
+
+fn faults_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Faults> {
+    if let Some(AppError::Parameters(faults) | AppError::Method(MethodError::Parameters(faults))) = error.downcast_ref()
+    {
+        return Some(faults);
+    }
+    match error.downcast_ref() {
+        Some(JobError::Parameters(faults)) => Some(faults),
+        _ => error.downcast_ref(),
+    }
+}
