@@ -9,6 +9,7 @@ use explaind::{
     engine::{Caller, Priority},
 };
 use futures::{StreamExt, stream};
+use serde::Serialize;
 use serde_json::{Map, json};
 
 use super::{
@@ -63,7 +64,7 @@ impl Predict {
                         };
                         match self.format {
                             Form::Text => say(text(&name, one))?,
-                            Form::Json => say(line(&name, &plan, one))?,
+                            Form::Json => say(line(&name, &plan, one)?)?,
                         }
                     }
                 }
@@ -97,8 +98,15 @@ fn text(name: &str, predicted: &Predicted) -> String {
     format!("{name}{}", lines.collect::<String>())
 }
 
-fn line(name: &str, plan: &PredictPlan, predicted: &Predicted) -> String {
-    let predictions: Vec<ClassScore> = predicted.predictions.iter().map(ClassScore::from).collect();
-    json!({ "file": name, "model": plan.model.id, "predictions": predictions, "warnings": predicted.warnings })
-        .to_string()
+#[derive(Serialize)]
+struct Line<'a> {
+    file: &'a str,
+    model: &'a str,
+    predictions: Vec<ClassScore>,
+    warnings: &'a [String],
+}
+
+fn line(file: &str, plan: &PredictPlan, predicted: &Predicted) -> serde_json::Result<String> {
+    let predictions = predicted.predictions.iter().map(ClassScore::from).collect();
+    serde_json::to_string(&Line { file, model: &plan.model.id, predictions, warnings: &predicted.warnings })
 }
