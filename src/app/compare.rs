@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use indexmap::IndexSet;
 use serde_json::{Map, Value};
 
 use super::{
@@ -344,14 +345,13 @@ fn meaning(way: &Way) -> &'static str {
 /// Of ways that are drawn alike, where one is wanted.
 fn grid_legend(ways: &[&Way], bounds: Option<Bounds>) -> Option<Legend> {
     let Way { parameters, heatmap, .. } = ways.first().filter(|way| way.heatmap.legend)?;
-    let mut names: Vec<&str> = ways.iter().map(|way| way.parameters.method.short).collect();
-    names.dedup();
+    let names: IndexSet<&str> = ways.iter().map(|way| way.parameters.method.short).collect();
     Some(Legend {
         title: meaning(ways[0]).to_owned(),
         bounds: bounds.filter(|_| heatmap.scale == Scale::Shared),
         options: heatmap.clone(),
         ends: ends(parameters.method),
-        note: names.join(", "),
+        note: names.into_iter().collect::<Vec<_>>().join(", "),
     })
 }
 

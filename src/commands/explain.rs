@@ -120,6 +120,8 @@ impl Common {
                 bail!("{name} is given twice");
             }
         }
+        // A file is looked at without what was printed beside it.
+        given.entry("caption").or_insert(true.into());
         if self.segments.is_some() && sources.are_many {
             bail!("--segments are those of one image, and several are named");
         }

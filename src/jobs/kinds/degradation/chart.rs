@@ -76,7 +76,7 @@ fn paint(
         let Some(band) = &row.band else { continue };
         let edge = |side: usize| band.iter().enumerate().map(move |(k, ends)| (k as f64, ends[side].clamp(0.0, top)));
         let around = edge(0).chain(edge(1).collect::<Vec<_>>().into_iter().rev()).collect::<Vec<_>>();
-        chart.draw_series([Polygon::new(around, color_of(row).mix(0.12))])?;
+        chart.draw_series([Polygon::new(around, color_of(row).mix(0.07))])?;
     }
     for (place, row) in rows.iter().enumerate() {
         let style = ShapeStyle::from(&color_of(row)).stroke_width(2);

@@ -53,7 +53,7 @@ const RANKINGS_AT_ONCE: usize = 4;
 const SAMPLED: usize = 4 * SAMPLES;
 /// The most methods whose maps are kept, and the longest side of each in pixels.
 const SAMPLED_METHODS: usize = 15;
-const SAMPLE_SIDE: u32 = 190;
+const SAMPLE_SIDE: u32 = 160;
 
 pub static DEGRADATION: Degradation = Degradation;
 
