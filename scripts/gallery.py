@@ -31,7 +31,7 @@ def server(binary):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         listen = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [binary, "serve", "--models", ROOT / "models", "--default-model", "squeezenet1_1", "--listen", listen, "--log", "warn"]
+    command = [binary, "serve", "--models", ROOT / "models", "--default-model", "squeezenet1_1", "--listen", listen, "--log", "warn", "--request-timeout-ms", "900000"]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         while True:
@@ -65,7 +65,7 @@ def main():
     with server(sys.argv[2] if pictures_only else ROOT / "target/release/explaind") as address:
         for method in json.load(urllib.request.urlopen(f"{address}/methods"))["methods"]:
             # As they stand in the table: small, under the name of the method.
-            url = f"{address}/explain?method={method['id']}&legend=false&view=crop&size=224"
+            url = f"{address}/explain?method={method['id']}&legend=false&view=crop&size=160"
             thumbnail, _ = post(url, photo)
             (DOCS / f"{method['id']}.png").write_bytes(thumbnail)
             took = statistics.median(post(url, photo)[1] for _ in range(1 if pictures_only else REPEATS))
