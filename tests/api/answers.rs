@@ -112,7 +112,7 @@ async fn a_picture_says_what_it_explains() {
         (text("Model"), text("Method"), text("Target")),
         ("tiny".into(), "integrated_gradients".into(), "0 red".into())
     );
-    let json = send(post(&format!("{URI}&format=json"), red())).await.answer();
+    let json = send(post(&format!("{URI}&format=json"), red())).await.only();
     assert_eq!(serde_json::from_str::<Value>(&text("Parameters")).unwrap(), json["parameters"]);
     assert!((text("Score").parse::<f64>().unwrap() - json["target"]["score"].as_f64().unwrap()).abs() < 1e-6);
 }

@@ -2,7 +2,7 @@
 import base64
 import sys
 
-from shared import CATS, PHOTO, SIZE, floats, png_size, tool
+from shared import CATS, PHOTO, SIZE, floats, is_picture, tool
 
 url = sys.argv[1]
 tool("openapi-generator-cli", "generate", "-i", f"{url}/openapi.json", "-g", "python", "-o", "client")
@@ -41,9 +41,9 @@ for tensor in [shaped, nested]:
 
 # The picture: in JSON, and as it is.
 one = check(api.explain(ExplainRequest(image=text, method=Method.GRAD_CAM), include=["heatmap"]), "grad_cam")
-assert png_size(base64.b64decode(one.heatmap)) == SIZE and one.attribution is None
+assert is_picture(base64.b64decode(one.heatmap)) and one.attribution is None
 drawn = api.explain_without_preload_content(ExplainRequest(image=text, method=Method.GRADIENT), format="png")
-assert (drawn.status, png_size(drawn.read())) == (200, SIZE)
+assert drawn.status == 200 and is_picture(drawn.read())
 
 # The rest of the contract, as far as it needs no data set.
 compared = api.compare(CompareRequest.from_dict({"image": text, "methods": ["gradient", {"id": "random", "seed": 3}]}))

@@ -3,7 +3,7 @@ import base64
 import io
 import sys
 
-from shared import CATS, PHOTO, SIZE, floats, png_size, tool
+from shared import CATS, PHOTO, SIZE, floats, is_picture, tool
 
 url = sys.argv[1]
 made = tool("openapi-python-client", "generate", "--url", f"{url}/openapi.json", "--output-path", "client")
@@ -56,7 +56,7 @@ check(explain.sync(client=client, body=file(), method=Method.GRAD_CAM), "grad_ca
 include = [AnswerInclude.HEATMAP, AnswerInclude.ATTRIBUTION]
 form = ExplainForm(image=[file()], method=Method.GRADIENT, legend=True, include=include)
 one = check(explain.sync(client=client, body=form), "gradient")
-assert png_size(base64.b64decode(one.heatmap))[0] == SIZE[0] and len(one.attribution.data) > 0
+assert is_picture(base64.b64decode(one.heatmap)) and len(one.attribution.data) > 0
 # A tensor, with its shape and as nested lists.
 shaped = ShapedData(shape=[3, 224, 224], data=[0.25] * (3 * 224 * 224))
 nested = [[[0.25] * 224] * 224] * 3
@@ -66,9 +66,9 @@ for tensor in [shaped, nested]:
 
 # The picture: in JSON, and as it is, which the client hands over by its bytes.
 one = check(explain.sync(client=client, body=file(), include=[AnswerInclude.HEATMAP]), "pgig")
-assert png_size(base64.b64decode(one.heatmap)) == SIZE and not one.attribution
+assert is_picture(base64.b64decode(one.heatmap)) and not one.attribution
 drawn = client.get_httpx_client().request(**explain._get_kwargs(body=file(), format_=AnswerFormat.PNG))
-assert (drawn.status_code, png_size(drawn.content)) == (200, SIZE)
+assert drawn.status_code == 200 and is_picture(drawn.content)
 
 # The rest of the contract, as far as it needs no data set.
 body = CompareRequest.from_dict({"image": text, "methods": ["gradient", {"id": "random", "seed": 3}]})

@@ -22,9 +22,10 @@ def tool(name, *arguments):
     return done.stdout
 
 
-def png_size(data):
-    assert data[:8] == b"\x89PNG\r\n\x1a\n", data[:80]
-    return struct.unpack(">II", data[16:24])
+def is_picture(data):
+    """Whether this is a PNG as large as the photo, or larger by its legend."""
+    width, height = struct.unpack(">II", data[16:24])
+    return data[:8] == b"\x89PNG\r\n\x1a\n" and width >= SIZE[0] and height >= SIZE[1]
 
 
 def floats(data):
