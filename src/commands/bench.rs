@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::exit,
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -148,12 +148,20 @@ async fn compare(
         }
     };
     let told = OnceLock::new();
+    // The rate is measured when a part is done; in between the time left goes by.
+    let mut measured: Option<(u64, f64, Instant)> = None;
     let job = local::run_until(stop, queue, settled, Some(key), |job, left| {
         told.get_or_init(|| tell(format_args!("measuring {} images; Ctrl-C breaks off", job.units)));
         bar.set_length(job.units);
         bar.set_position(job.units_done);
-        bar.set_message(match left {
-            Some(left) => format!("{} left", HumanDuration(Duration::from_secs(left.ceil() as u64))),
+        if let Some(left) = left.filter(|_| measured.is_none_or(|(parts, ..)| parts != job.shards_done)) {
+            measured = Some((job.shards_done, left, Instant::now()));
+        }
+        bar.set_message(match measured {
+            Some((_, left, at)) => {
+                let left = Duration::from_secs_f64(left).saturating_sub(at.elapsed()).as_secs();
+                format!("about {} left", HumanDuration(Duration::from_secs(left.max(1))))
+            }
             None => "the time left is not known yet".to_owned(),
         });
     })

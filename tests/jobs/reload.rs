@@ -76,7 +76,7 @@ async fn at_sighup_models_are_added_changed_kept_and_taken_away_while_a_job_runs
     send(server.id(), Signal::HangUp);
     loop {
         let (_, answer) = predict(&server, material.path(), "?model=another").await;
-        let label = answer["predictions"][0]["label"].as_str().unwrap();
+        let label = answer["results"][0]["predictions"][0]["label"].as_str().unwrap();
         if label == "rouge" {
             break;
         }
@@ -88,7 +88,7 @@ async fn at_sighup_models_are_added_changed_kept_and_taken_away_while_a_job_runs
     let list = reload(&server, |list| list["broken_models"][0]["id"] == "another").await;
     assert_eq!(ids(&list), ["another", "colours"]);
     let (status, answer) = predict(&server, material.path(), "?model=another").await;
-    assert_eq!((status, &answer["predictions"][0]["label"]), (200, &json!("rouge")));
+    assert_eq!((status, &answer["results"][0]["predictions"][0]["label"]), (200, &json!("rouge")));
 
     fs::remove_dir_all(at("another")).unwrap();
     let list = reload(&server, |list| ids(list) == ["colours"]).await;
