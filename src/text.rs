@@ -38,6 +38,15 @@ pub fn shown(value: impl Display) -> String {
     }
 }
 
+/// A word of a command that is to be copied into a shell: in quotes where it needs them.
+pub fn quoted(word: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return Cow::Borrowed(word);
+    }
+    Cow::Owned(format!("'{}'", word.replace('\'', "'\\''")))
+}
+
 /// Takes no more than [`EXCERPT_BYTES`].
 struct Bounded(String);
 
@@ -86,6 +95,13 @@ mod tests {
         assert_eq!(cut("café au lait", 5), "café…");
         assert_eq!(cut("café au lait", 4), "caf…");
         assert_eq!(excerpt(&"x".repeat(1 << 20)).len(), EXCERPT_BYTES + '…'.len_utf8());
+    }
+
+    #[test]
+    fn words_of_a_command_are_quoted_where_a_shell_needs_it() {
+        for (word, expected) in [("mine-1.0", "mine-1.0"), ("my net", "'my net'"), ("it's", r"'it'\''s'"), ("", "''")] {
+            assert_eq!(quoted(word), expected);
+        }
     }
 
     #[test]

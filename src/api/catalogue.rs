@@ -38,7 +38,7 @@ use crate::{
         registry::{RELOAD, Registry},
     },
     onnx::graph::Graph,
-    text::cut,
+    text::{cut, quoted},
 };
 
 /// Bytes of the reason why a network has no gradient: it may list every node.
@@ -327,7 +327,7 @@ fn applicability(method: &Method, model: &Model, fault: Option<&str>) -> Applica
         let from = if model.manifest.input.preprocess.is_some() { "--images FOLDER" } else { "--tensors X.npy" };
         format!(
             "the model has no patterns; `explaind fit-patterns --model {} {from}` fits them; then {RELOAD}",
-            model.id
+            quoted(&model.id)
         )
     };
     let reason = match fault {

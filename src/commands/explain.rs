@@ -35,7 +35,7 @@ struct Common {
     /// A file (the end of its name is the format), a folder, or - for standard output. Several images need a folder
     #[arg(short, long, value_name = "FILE|FOLDER")]
     output: PathBuf,
-    /// png, json, ...: for folders and standard output [default: png]
+    /// png, jpeg, webp, json or npy: for folders and standard output [default: png]
     #[arg(short, long)]
     format: Option<String>,
     /// What to explain: predicted, an index, a label, or a contrast a-b [default: predicted]
@@ -73,7 +73,7 @@ pub struct Compare {
 impl Explain {
     pub fn run(self) -> anyhow::Result<()> {
         let method = self.method.map(|method| ("method".to_owned(), method.into()));
-        self.common.run(method, |app, given, uploads| Ok(Way::Explain(app.plan(given, uploads.sent())?)))
+        self.common.run(method, |app, given, uploads| Ok(Way::Explain(Box::new(app.plan(given, uploads.sent())?))))
     }
 }
 
@@ -87,7 +87,7 @@ impl Compare {
 
 /// What is done with each image.
 enum Way {
-    Explain(Plan),
+    Explain(Box<Plan>),
     Compare(Comparison),
 }
 
@@ -166,7 +166,7 @@ async fn explain(app: &App, way: &Way, source: &Source, uploads: Uploads, format
     let caller = Caller::new(Priority::Interactive, None);
     match way {
         Way::Explain(plan) => {
-            let answered = app.explain(plan.clone(), input, uploads, &caller).await?;
+            let answered = app.explain(Plan::clone(plan), input, uploads, &caller).await?;
             let warnings = answered.answers.iter().flat_map(|one| one.warnings.clone()).collect();
             let methods = vec![plan.parameters.method.id];
             let told = told(&answered.answers, &methods);

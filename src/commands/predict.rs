@@ -30,7 +30,7 @@ pub struct Predict {
     /// How many classes
     #[arg(short = 'k', long, value_name = "N", default_value_t = explaind::app::plan::DEFAULT_TOP_K)]
     top_k: usize,
-    /// text, or json: one object a line, as POST /predict answers
+    /// text, or json: for each input a line with file, model, predictions and warnings
     #[arg(short, long, value_enum, default_value = "text")]
     format: Form,
     #[command(flatten)]

@@ -27,7 +27,7 @@ use crate::{
     pool::{Pool, WorkPanicked},
     segment::Segmentation,
     tensor::Tensor,
-    text::excerpt,
+    text::{excerpt, quoted},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,8 @@ pub enum MethodError {
     #[error(transparent)]
     Parameters(#[from] Faults),
     #[error(
-        "{method} with rule set {rule_set} needs patterns and model {model} has none; run `explaind fit-patterns --model {model} --images FOLDER`; for a running server, then send it SIGHUP or restart it"
+        "{method} with rule set {rule_set} needs patterns and model {model} has none; run `explaind fit-patterns --model {} --images FOLDER`; for a running server, then send it SIGHUP or restart it",
+        quoted(model)
     )]
     PatternsMissing { model: String, method: &'static str, rule_set: &'static str },
     #[error("{method} looks at the picture that the input shows, and model {model} takes ready tensors that show none")]
