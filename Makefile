@@ -1,43 +1,49 @@
 # On a fresh machine with Rust, Python 3 + pip, a C compiler and make: `make serve`, or `make test`.
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: serve test build runtime postgresql test_tools models datasets patterns gallery bench peers
+.PHONY: help serve test build runtime postgresql test_tools models datasets patterns gallery docs bench peers
 
-serve: runtime build ## serve the bundled SqueezeNet (and what `make models` fetched)
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: runtime build ## build, and serve the models on 127.0.0.1:8080 (or LISTEN=HOST:PORT)
 	scripts/serve.sh $(LISTEN)
 
-test: runtime models postgresql test_tools ## everything that must hold
+test: runtime models postgresql test_tools ## formatting, lints and all tests
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked
 
-build: ## target/release/explaind
+build: ## build target/release/explaind
 	cargo build --locked --release
 
-runtime: ## ONNX Runtime into runtime/, checked by hash
+runtime: ## fetch ONNX Runtime into runtime/, checked by hash
 	scripts/fetch_onnxruntime.sh
 
-postgresql: ## for the tests of jobs, where Debian's package is not installed
+postgresql: ## fetch PostgreSQL for the tests of jobs, where Debian's package is not installed
 	scripts/fetch_postgresql.sh
 
-test_tools: ## generators of clients and Chromium, for the tests of the contract
+test_tools: ## fetch generators of clients and Chromium, for the tests of the API
 	scripts/fetch_test_tools.sh
 
-models: ## EfficientNet-Lite0 into models/efficientnet_lite0
+models: ## fetch a second network, EfficientNet-Lite0, into models/
 	scripts/fetch_models.sh
 
-datasets: ## labelled photos for benchmarks, and photos to fit patterns on, into data/datasets
+datasets: ## fetch 282 labelled photos for benchmarks, and 146 to fit patterns on, into data/ (needs apt-get)
 	scripts/fetch_datasets.sh
 
-patterns: runtime build ## fit the bundled SqueezeNet's patterns again
+patterns: runtime build ## fit the patterns of the bundled SqueezeNet again
 	scripts/fit_patterns.sh
 
-gallery: runtime build ## the README's table of methods, measured, with a picture of each
+gallery: runtime build ## measure the methods and redraw their pictures, for the table in README.md
 	scripts/gallery.py
 
-bench: runtime build ## core pieces, then side by side with PyTorch + Captum when `make peers` was run
+docs: ## write docs/settings.md from the settings
+	UPDATE_DOCS=1 cargo test --locked --test api documents::
+
+bench: runtime build ## time the core pieces; beside PyTorch and Captum when `make peers` was run
 	cargo bench --locked
 	if [ -x benches/peers/.venv/bin/python ]; then benches/peers/.venv/bin/python benches/peers/compare.py; fi
 
-peers: ## PyTorch, torchvision and Captum (several GB) into benches/peers/.venv, for `make bench`
+peers: ## install PyTorch, torchvision and Captum (several GB) for `make bench`
 	benches/peers/install.sh

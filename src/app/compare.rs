@@ -1,4 +1,4 @@
-//! One input explained in several ways, points shared: a labelled grid like Figure 1 of pgig.txt, or a list of answers.
+//! One input explained in several ways, points shared: a labelled grid like Figure 1 of the PGIG paper, or a list of answers.
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 

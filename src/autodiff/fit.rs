@@ -1,4 +1,4 @@
-//! A graph from a batch of inputs to the sums of Eq. 2 (pgig.txt) for every Linear layer: Σ₊ x ŷ, Σ₊ x, Σ ŷ, n₊, with ŷ = wᵀx (no bias).
+//! A graph from a batch of inputs to the sums of Eq. 2 (the PGIG paper) for every Linear layer: Σ₊ x ŷ, Σ₊ x, Σ ŷ, n₊, with ŷ = wᵀx (no bias).
 //! The sums over patches are weight gradients whose cotangents are mask ⊙ ŷ and mask; Conv: per kernel tap a Slice, a MatMul and a
 //! sum over the batch, so that no patch matrix is ever made. BatchNorm is folded first.
 

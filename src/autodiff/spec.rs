@@ -117,7 +117,7 @@ pub enum Head {
 pub enum SeedRule {
     /// The seed as given.
     One,
-    /// The seed times the head's own value ("the backpropagation is started with ŷ", pgig.txt section 2).
+    /// The seed times the head's own value ("the backpropagation is started with ŷ", the PGIG paper section 2).
     Value,
 }
 
@@ -125,7 +125,7 @@ pub enum SeedRule {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PatternLayers {
-    /// Every Linear layer: Eq. 4 of pgig.txt as printed.
+    /// Every Linear layer: Eq. 4 of the PGIG paper as printed.
     All,
     /// Neither the first nor the last.
     Inner,
@@ -135,7 +135,7 @@ pub enum PatternLayers {
     Named(Vec<String>),
 }
 
-/// Patterns of a model (Eq. 2 of pgig.txt).
+/// Patterns of a model (Eq. 2 of the PGIG paper).
 #[derive(Clone, Debug)]
 pub struct Patterns {
     /// Identifies the fit: a hash of the patterns file.

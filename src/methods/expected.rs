@@ -1,5 +1,5 @@
 //! Expected Gradients: the mean over samples of (x - x') ⊙ g(x' + α (x - x')), x' drawn from the baselines, α ~ U(0, 1).
-//! Erion et al. 2019; pgig.txt, A.5. Sample k draws two uniforms u, v of ChaCha8(seed), stream k: baseline ⌊u · count⌋ and α = v.
+//! Erion et al. 2019; the PGIG paper, A.5. Sample k draws two uniforms u, v of ChaCha8(seed), stream k: baseline ⌊u · count⌋ and α = v.
 //! Cost: n_samples evaluations. Agrees with Captum's gradient at the same baselines and α to 1e-6 (tests/parity).
 
 use std::sync::Arc;

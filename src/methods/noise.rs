@@ -1,5 +1,5 @@
 //! Derivatives at noisy inputs x + ε, ε ~ N(0, σ²), σ = noise_level (max x - min x): their mean (SmoothGrad), mean square (SmoothGrad²) and
-//! variance (VarGrad), and the mean of Integrated Gradients from there (SmoothGrad-IG). Smilkov et al. 2017; Hooker et al. 2019; pgig.txt,
+//! variance (VarGrad), and the mean of Integrated Gradients from there (SmoothGrad-IG). Smilkov et al. 2017; Hooker et al. 2019; the PGIG paper,
 //! A.2 to A.4. The variance is that of the samples themselves (divided by n, as in that paper's code): SmoothGrad² = SmoothGrad ⊙ SmoothGrad + VarGrad.
 //! Noise of sample k: ChaCha8(seed), stream k, Box-Muller. Sums run in f64 in the order of the samples.
 //! Cost: n_samples evaluations, or paths. Agrees with Captum's NoiseTunnel at the same noise to 1e-6 (tests/parity).
@@ -27,7 +27,7 @@ pub const COST: Cost =
     Cost { words: "n_samples", count: |parameters| parameters.n_samples.get(), asks_input: |_| false };
 
 pub const PATHS_COST: Cost = Cost {
-    words: "n_samples × n_steps per baseline",
+    words: "n_samples × n_steps × baselines",
     count: |parameters| parameters.n_samples.get() * parameters.baseline.count() * path::points(parameters),
     asks_input: |_| false,
 };

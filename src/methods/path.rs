@@ -1,5 +1,5 @@
 //! Integrated Gradients: (x - x') ⊙ Σ w_k g(x' + α_k (x - x')), averaged over baselines x'; g by any rule set.
-//! Sundararajan et al. 2017; Eq. 1 and Eq. 4 of pgig.txt. Sums run in f64 in index order.
+//! Sundararajan et al. 2017; Eq. 1 and Eq. 4 of the PGIG paper. Sums run in f64 in index order.
 //! Cost per baseline: one evaluation per point, and f(x'), f(x) where they are needed and no point of the rule lies there.
 
 use std::{num::NonZeroUsize, sync::Arc};
@@ -25,8 +25,7 @@ const COARSEST: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 const REFINE: usize = 3;
 
 pub const COST: Cost = Cost {
-    words: "per baseline n_steps (max_steps under a tolerance), and f(x') where scores sum to f(x) - f(x') and no point lies there; \
-            once f(x) where no point lies there",
+    words: "n_steps × baselines (max_steps under a tolerance), plus up to 1 forward pass per baseline and 1 for the input",
     count: |parameters| {
         let points = nodes(parameters);
         let steps = if parameters.tolerance.is_some() { last_level(parameters.max_steps) } else { points.len() };

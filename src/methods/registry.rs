@@ -325,7 +325,7 @@ pub static METHODS: &[Method] = &[
         needs_picture: true,
         preset: NONE,
         groups: &[REPORTED],
-        cost: Cost { words: "0, and 1 for the predictions", count: |_| 0, asks_input: |_| false },
+        cost: Cost { words: "0, plus 1 forward pass for the predictions", count: |_| 0, asks_input: |_| false },
         build: edges::edges,
     },
     Method {
@@ -340,7 +340,7 @@ pub static METHODS: &[Method] = &[
         needs_picture: false,
         preset: NONE,
         groups: &[REPORTED, RANDOM],
-        cost: Cost { words: "0, and 1 for the predictions", count: |_| 0, asks_input: |_| false },
+        cost: Cost { words: "0, plus 1 forward pass for the predictions", count: |_| 0, asks_input: |_| false },
         build: random::noise,
     },
 ];

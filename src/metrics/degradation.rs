@@ -1,5 +1,5 @@
 //! Image degradation: the patches with the highest scores are replaced one after another, and the score of the class is followed.
-//! pgig.txt, section 5. The curve has `steps` + 1 values, the clean input's first. Cost: `steps` evaluations of the forward graph.
+//! The PGIG paper, section 5. The curve has `steps` + 1 values, the clean input's first. Cost: `steps` evaluations of the forward graph.
 //! `compat: pgig-2020` does as the published code: the first patch of the ranking is never replaced, and of the others only channels
 //! whose mean is above 0. The input keeps the model's own size and channel order.
 

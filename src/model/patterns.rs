@@ -1,4 +1,4 @@
-//! `patterns.safetensors`: one tensor for each Linear layer (Eq. 2 of pgig.txt), keyed by the layer's output value, with the fit's
+//! `patterns.safetensors`: one tensor for each Linear layer (Eq. 2 of the PGIG paper), keyed by the layer's output value, with the fit's
 //! provenance as JSON in the metadata. The same fit writes the same bytes. Layers are read from the file one at a time.
 
 use std::{

@@ -1,4 +1,4 @@
-//! Eq. 2 of pgig.txt, per output channel: p = (E₊[x ŷ] - E₊[x] E[ŷ]) / (wᵀE₊[x ŷ] - wᵀE₊[x] E[ŷ]), ŷ = wᵀx without the bias.
+//! Eq. 2 of the PGIG paper, per output channel: p = (E₊[x ŷ] - E₊[x] E[ŷ]) / (wᵀE₊[x ŷ] - wᵀE₊[x] E[ŷ]), ŷ = wᵀx without the bias.
 //! Batches are summed in f32 by ONNX Runtime, the batches' sums in f64 here. A channel without a positive sample, or whose
 //! denominator is zero, gets p = 0 and is counted. Agrees with the published stress data's patterns to 1e-6.
 

@@ -1,4 +1,4 @@
-//! Fits patterns to a model: samples -> batches -> sums on ONNX Runtime -> Eq. 2 (pgig.txt) for every Linear layer.
+//! Fits patterns to a model: samples -> batches -> sums on ONNX Runtime -> Eq. 2 (the PGIG paper) for every Linear layer.
 //! Cost: one forward pass and one weight gradient for each layer and row; memory for one batch, and two f64 sums for each weight.
 
 pub mod fit;

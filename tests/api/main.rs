@@ -10,6 +10,7 @@ mod client;
 mod compare;
 mod contract;
 mod datasets;
+mod documents;
 mod edge;
 mod ends;
 mod house;

@@ -1,4 +1,4 @@
-//! The stress test of pgig.txt, section 3, through the engine: y = 1 - ReLU(1 - z) of an input whose second dimension is noise alone.
+//! The stress test of the PGIG paper, section 3, through the engine: y = 1 - ReLU(1 - z) of an input whose second dimension is noise alone.
 //! tests/data/stress/X.csv holds the inputs that its authors published; the patterns are Eq. 2 on them, ŷ = wᵀx before the rectifier.
 
 use std::{fs, path::Path, sync::Arc};

@@ -1,4 +1,4 @@
-//! `fit_patterns`: fits a model's patterns (Eq. 2 of pgig.txt) on a data set, as `explaind fit-patterns` does, and puts them in the place of
+//! `fit_patterns`: fits a model's patterns (Eq. 2 of the PGIG paper) on a data set, as `explaind fit-patterns` does, and puts them in the place of
 //! the ones in use, on all replicas. One shard: its sums run over all images. The versions before are kept.
 
 use std::{path::PathBuf, sync::Arc};

@@ -1,4 +1,4 @@
-//! `degradation`: the image degradation benchmark (pgig.txt, section 5) of several methods on a data set. A shard is a few images; for each,
+//! `degradation`: the image degradation benchmark (the PGIG paper, section 5) of several methods on a data set. A shard is a few images; for each,
 //! all methods are explained together, so that they share points and forward passes, and every ranking is degraded.
 //! An image that cannot be used is left out for all methods, with its reason: they are compared on the same images.
 

@@ -1,0 +1,133 @@
+//! What README and the pages of docs/ say must be so: files that they name, settings, fields of model.toml, the version.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use explaind::model::registry::Registry;
+
+use crate::house::colour_model;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// Every page for people.
+fn pages() -> Vec<PathBuf> {
+    let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    docs.filter(|path| path.extension().is_some_and(|end| end == "md")).chain([root().join("README.md")]).collect()
+}
+
+/// docs/settings.md: a row for each setting of default.toml, below the headings there.
+fn settings_page() -> String {
+    let mut page = "# Settings\n\nEach can be given in a file (`--config FILE` or `EXPLAIND_CONFIG`, in TOML), in the environment \
+        (`EXPLAIND_MAX_PIXELS`) or as a flag\n(`--max-pixels`); a flag wins over the environment, and that over the file. Lists are \
+        separated by commas in flags and in the environment.\n\n<!-- Written by `make docs` from src/settings/default.toml. -->\n"
+        .to_owned();
+    let head = "\n| Setting | Default | |\n|---|---|---|\n";
+    let mut words: Vec<&str> = Vec::new();
+    let mut open = false;
+    for line in read("src/settings/default.toml").lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            page.push_str(&format!("\n## {heading}\n"));
+            open = false;
+        } else if let Some(text) = line.strip_prefix("# ") {
+            words.push(text);
+        } else if let Some((name, value)) = line.split_once(" = ") {
+            let value = value.split(" # ").next().unwrap();
+            if !open {
+                page.push_str(head);
+                open = true;
+            }
+            page.push_str(&format!("| `{name}` | `{value}` | {} |\n", words.join(" ").replace('|', "\\|")));
+            words.clear();
+        } else {
+            words.clear();
+        }
+    }
+    page
+}
+
+#[test]
+fn the_page_of_settings_has_each_of_them() {
+    let page = settings_page();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(root().join("docs/settings.md"), &page).unwrap();
+    }
+    assert!(read("docs/settings.md") == page, "docs/settings.md is out of date; `make docs` writes it");
+    assert!(page.contains("| `max_side` | `16384` | Longest side of an image, in pixels. |"), "{page}");
+}
+
+/// The fields that the reader of model.toml knows in the table `heading` (empty: at the top), as its errors list them.
+fn known_fields(heading: &str) -> BTreeSet<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("one");
+    fs::create_dir(&model).unwrap();
+    fs::write(model.join("model.onnx"), colour_model()).unwrap();
+    fs::write(model.join("model.toml"), format!("{heading}\nnot_a_field = 1\n")).unwrap();
+    let registry = Registry::load(folder.path(), None).unwrap();
+    let fault = registry.broken[0].faults.iter().find(|fault| fault.contains("not_a_field")).unwrap().clone();
+    let (_, allowed) = fault.split_once("(allowed: ").unwrap_or_else(|| panic!("{fault}"));
+    allowed.trim_end_matches(')').split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_page_of_models_has_each_field_of_model_toml() {
+    let page = read("docs/models.md");
+    let told: BTreeSet<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .filter(|name| !name.contains(['.', ' ']))
+        .map(str::to_owned)
+        .collect();
+    let mut known = known_fields("");
+    known.remove("input");
+    known.extend(known_fields("[input]"));
+    assert_eq!(told, known);
+}
+
+#[test]
+fn every_file_that_a_page_links_to_is_there() {
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        let pictures = text.split("src=\"").skip(1).filter_map(|rest| rest.split('"').next());
+        for link in links.chain(pictures).filter(|link| !link.is_empty() && !link.contains("://")) {
+            assert!(page.parent().unwrap().join(link).exists(), "{}: {link}", page.display());
+        }
+    }
+}
+
+/// The anchor that a heading of Markdown gets.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase().replace(' ', "-");
+    kept.chars().filter(|c| c.is_alphanumeric() || *c == '-' || *c == '_').collect()
+}
+
+#[test]
+fn every_heading_that_a_page_links_to_is_there() {
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let headings: Vec<String> = text
+            .lines()
+            .filter(|line| line.starts_with('#'))
+            .map(|line| anchor(line.trim_start_matches('#')))
+            .collect();
+        for link in text.split("](#").skip(1).filter_map(|rest| rest.split(')').next()) {
+            assert!(headings.iter().any(|heading| heading == link), "{}: #{link}", page.display());
+        }
+    }
+}
+
+#[test]
+fn the_container_has_the_version_of_the_crate() {
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(read("Dockerfile").contains(&format!("org.opencontainers.image.version=\"{version}\"")));
+    assert!(read("docs/kubernetes.yaml").contains(&format!("image: explaind:{version}")));
+}
