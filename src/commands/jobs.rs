@@ -43,7 +43,7 @@ enum Action {
     Show { id: String },
     /// Cancel a job; what is done stays
     Cancel { id: String },
-    /// Fetch the report on a job, or on what there is of it
+    /// Download the report of a job (partial while it runs)
     Report {
         id: String,
         /// json, csv, html, svg, png or zip, as far as the kind has it [default: by the output's name, else the kind's first]
