@@ -137,7 +137,7 @@ pub struct HeatmapOptions {
     pub top_percent: f32,
     /// A colour bar below the picture, titled with the class; the picture is that much taller.
     pub legend: bool,
-    /// Class, score, method and model above the picture, which is that much taller.
+    /// Class, score, method and model above the picture, which is that much taller. Grids name them anyway.
     pub caption: bool,
     pub view: View,
     /// Longest side of the picture in pixels, without caption and legend: 64 to 4096. By default that of the upload, but from 480 to 1600;
