@@ -273,8 +273,8 @@ impl HeatmapOptions {
             "caption" => self.caption = text.to_ascii_lowercase().parse().map_err(|_| unknown(&["true", "false"]))?,
             "view" => self.view = View::parse(text).ok_or_else(|| unknown(View::ALLOWED))?,
             "size" => {
-                let size = text.parse().map_err(|_| (format!("`{}` is not a whole number", excerpt(text)), &[][..]))?;
-                self.size = Some(size);
+                let fault = |_| (format!("`{}` is not a whole number", excerpt(text)), &["64 to 4096"][..]);
+                self.size = Some(text.parse().map_err(fault)?);
             }
             "clip_percent_upperbound" => self.clip_percent_upperbound = number(text)?,
             "clip_percent_lowerbound" => self.clip_percent_lowerbound = number(text)?,
@@ -333,6 +333,7 @@ mod tests {
         assert_eq!(faults[0].allowed, ["pixels", "outlines"]);
         assert_eq!(faults[3].allowed, ["from 0 to 1"]);
         assert_eq!(faults[4].allowed, ["64 to 4096"]);
+        assert_eq!(parse(&[("size", "large")]).unwrap_err()[0].allowed, ["64 to 4096"]);
     }
 
     #[test]
