@@ -53,6 +53,11 @@ pub trait Kind: Send + Sync {
         Box::pin(async { Ok(reduced) })
     }
 
+    /// What GET /jobs/{id} shows of a result: not what only a report needs.
+    fn overview(&self, result: Arc<Value>) -> Arc<Value> {
+        result
+    }
+
     /// The formats of its report; the first is for readers without wishes.
     fn formats(&self) -> &'static [Format] {
         &[Format::Json]

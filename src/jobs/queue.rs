@@ -285,7 +285,11 @@ impl Queue {
                 tracing::warn!(%error, job = id, "there is no result to show");
                 None
             }
-            Ok(result) => result,
+            Ok(None) => None,
+            Ok(Some(result)) => match self.kind_of(&job) {
+                Ok(kind) => Some(self.app().pool().run(move || kind.overview(result)).await?),
+                Err(_) => Some(result),
+            },
         };
         Ok(Look { job, rate, eta_s, result, errors })
     }

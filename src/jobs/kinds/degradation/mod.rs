@@ -128,6 +128,13 @@ impl Kind for Degradation {
         })
     }
 
+    /// Without the sample maps, which are large.
+    fn overview(&self, result: Arc<Value>) -> Arc<Value> {
+        let Some(fields) = result.as_object() else { return result };
+        let shown = fields.iter().filter(|(name, _)| *name != "samples");
+        Arc::new(Value::Object(shown.map(|(name, value)| (name.clone(), value.clone())).collect()))
+    }
+
     fn formats(&self) -> &'static [Format] {
         &[Format::Html, Format::Json, Format::Csv, Format::Svg, Format::Png]
     }
