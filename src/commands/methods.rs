@@ -44,9 +44,8 @@ impl Methods {
             return Ok(say(serde_json::to_string_pretty(&card)?)?);
         }
         say(format_args!("{}: {}", card.id, card.title))?;
-        let cost = format!("{} evaluations of the model", card.cost);
-        for (name, text) in [("computes", &card.formula), ("paper", &card.paper), ("cost", &cost)] {
-            say(format_args!("  {name:9} {text}"))?;
+        for (name, text) in [("computes", &card.formula), ("paper", &card.paper), ("evaluations", &card.cost)] {
+            say(format_args!("  {name:11}  {text}"))?;
         }
         say("\nParameters (-p NAME=VALUE):")?;
         for parameter in &card.parameters {
