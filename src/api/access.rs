@@ -73,7 +73,7 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let is_zero = |id: &str| id.bytes().all(|byte| byte == b'0');
     // Later versions may have more parts; version ff is forbidden.
     let more = parts.next().is_some();
-    (version != "ff" && !(version == "00" && more) && !is_zero(trace_id) && !is_zero(parent_id)).then_some(trace_id)
+    (version != "ff" && (version != "00" || !more) && !is_zero(trace_id) && !is_zero(parent_id)).then_some(trace_id)
 }
 
 /// A method as a label: there are as many as a client likes.
