@@ -101,9 +101,10 @@ fn take_dataset(images: Option<String>, mut named: Vec<String>, settings: &mut S
     if let Some((id, folder)) = measured.split_once('=') {
         return add_dataset(id, Path::new(folder), settings);
     }
-    let is_known = settings.dataset.contains_key(&measured) || settings.data.join("datasets").join(&measured).is_dir();
+    let is_known =
+        || settings.dataset.contains_key(&measured) || settings.data.join("datasets").join(&measured).is_dir();
     let folder = Path::new(&measured);
-    if is_known || !folder.is_dir() && is_id(&measured) {
+    if is_id(&measured) && (is_known() || !folder.is_dir()) {
         return Ok(measured);
     }
     let folder = folder.canonicalize().with_context(|| measured.clone())?;
