@@ -18,7 +18,8 @@ const DURATION_BUCKETS: [f64; 17] =
 
 /// Sends spans and events to standard error, as text or one JSON object a line.
 /// `filter` is a `tracing` directive list (`info,explaind=debug`). Of the binding to ONNX Runtime only warnings are told, unless the list
-/// names `ort`: it takes every release that is newer than itself for a doubtful one. So are PostgreSQL's notices.
+/// names `ort`: it takes every release that is newer than itself for a doubtful one. So it is with `sqlx`, which tells all of PostgreSQL's
+/// notices.
 pub fn install_tracing(filter: &str, json: bool) -> Result<(), TelemetryError> {
     let subscriber = subscriber(filter, json, stderr().is_terminal(), stderr)?;
     subscriber.try_init().map_err(|e| TelemetryError::AlreadyInstalled { reason: e.to_string() })
@@ -34,7 +35,7 @@ pub fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(format!("ort=warn,sqlx::postgres::notice=warn,{filter}"))
+    let filter = EnvFilter::try_new(format!("ort=warn,sqlx=warn,{filter}"))
         .map_err(|e| TelemetryError::Filter { filter: filter.into(), reason: e.to_string() })?;
     // A line that cannot be written, to a closed pipe or terminal, is lost: to say so there would panic.
     let builder = tracing_subscriber::fmt()

@@ -108,20 +108,7 @@ fn folders_are_explained_into_folders_and_each_line_names_class_score_method_and
     shell.write("in/a.png", &red());
     shell.write("in/sub/a.png", &blue());
     shell.write("in/broken.png", b"no picture");
-    let said = shell.run(&[
-        "explain",
-        "in",
-        "--model",
-        "tiny",
-        "--method",
-        "gradient",
-        "-o",
-        "out",
-        "-p",
-        "caption=false",
-        "-p",
-        "legend=false",
-    ]);
+    let said = shell.run(&["explain", "in", "--model", "tiny", "--method", "gradient", "-o", "out"]);
     assert_eq!(said.code, Some(1));
     assert!(said.told.contains("error: in/broken.png: ") && said.told.contains("1 of 3 images"), "{}", said.told);
     let lines: Vec<_> = said.out.lines().collect();
