@@ -1,9 +1,9 @@
 //! Listens, answers, and ends in order: /readyz says no, no new connections, the requests under way, then whatever the time allows.
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use futures::FutureExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::{Api, connections::Limits, listener, router};
@@ -17,6 +17,9 @@ use crate::{
 /// The metrics' recorder sorts its samples this often.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// Connections that may wait to be accepted; the system may allow fewer. Those beyond are tried again by their clients, later and later.
+const BACKLOG: u32 = 4096;
+
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// What the end may take beyond the drain timeout, whatever runs.
@@ -25,7 +28,7 @@ pub const GRACE: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error("cannot listen on {address}: {source}; choose another address with --listen")]
-    Listen { address: std::net::SocketAddr, source: io::Error },
+    Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
 }
@@ -33,7 +36,15 @@ pub enum ServeError {
 /// Opens the address of the settings.
 pub async fn listen(app: &App) -> Result<TcpListener, ServeError> {
     let address = app.settings().listen;
-    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
+    listen_at(address).map_err(|source| ServeError::Listen { address, source })
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections of the server before this one may still be closing.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `stop` resolves, then drains: `drain_timeout` at most.
@@ -146,5 +157,21 @@ async fn signal() {
     tokio::select! {
         () = interrupt => {}
         () = terminate => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_burst_of_connections_waits_to_be_accepted() {
+        let listener = listen_at(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_millis(500));
+        let connected: io::Result<Vec<TcpStream>> = (0..400).map(connect).collect();
+        assert_eq!(connected.unwrap().len(), 400);
     }
 }
