@@ -28,6 +28,10 @@ pub enum DeriveError {
     NoHead { outputs: Vec<(String, Vec<Dim>)> },
     #[error("the model has no value named {name}")]
     UnknownActivation { name: String },
+    #[error("the model has no weights or biases that its head depends on")]
+    NoParameters,
+    #[error("{} is no parameter of the model; it has {}", names.join(", "), excerpt(known))]
+    UnknownParameters { names: Vec<String>, known: Vec<String> },
     #[error("no operator with a gradient leads from {wrt} to {head}")]
     Detached { wrt: String, head: String },
     #[error("derived graphs use the name(s) {}: rename the model's own", names.join(", "))]
@@ -74,6 +78,13 @@ pub enum PatternFault {
 
 fn list<T: ToString>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The first of many names.
+fn excerpt(names: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
 fn dims(shape: &[Dim]) -> String {

@@ -1,6 +1,5 @@
 //! A graph from a batch of inputs to the sums of Eq. 2 (the PGIG paper) for every Linear layer: Σ₊ x ŷ, Σ₊ x, Σ ŷ, n₊, with ŷ = wᵀx (no bias).
-//! The sums over patches are weight gradients whose cotangents are mask ⊙ ŷ and mask; Conv: per kernel tap a Slice, a MatMul and a
-//! sum over the batch, so that no patch matrix is ever made. BatchNorm is folded first.
+//! The sums over patches are weight gradients whose cotangents are mask ⊙ ŷ and mask. BatchNorm is folded first.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,10 +9,14 @@ use super::{
     forward::{self, Forward},
     layers::{self, LinearLayer},
     outputs,
-    rules::window::Window,
+    rules::{
+        convolution::{self, channel_sums},
+        matrix,
+        window::Window,
+    },
     sets::{Role, role},
 };
-use crate::onnx::graph::{Dim, Graph, Literal, Node, ValueType};
+use crate::onnx::graph::{Graph, Literal, Node};
 
 /// Which samples count as positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -155,17 +158,14 @@ fn sums(
     let positive_y = emit.mul(&samples.mask, &samples.y)?;
     let (x_y, x, channel_axis) = match node.op_type.as_str() {
         "Conv" => {
-            let (x_y, x) = conv_sums(emit, node, &weight.shape, &positive_y, &samples.mask)?;
+            let [x_y, x] = conv_sums(emit, node, &weight.shape, [&positive_y, &samples.mask])?;
             (x_y, x, 0)
         }
         _ => {
             let transposed = node.is("Gemm") && node.int_or("transB", 0) != 0;
-            let x_y = matrix_sums(emit, &node.inputs[0], &positive_y, &weight.shape, transposed)?;
-            (
-                x_y,
-                matrix_sums(emit, &node.inputs[0], &samples.mask, &weight.shape, transposed)?,
-                usize::from(!transposed),
-            )
+            let mut sums =
+                |dy: &str| matrix::weight_gradient(emit, &node.inputs[0], dy, weight.value_type(), transposed);
+            (sums(&positive_y)?, sums(&samples.mask)?, usize::from(!transposed))
         }
     };
     let y = channel_sums(emit, &samples.y, channel)?;
@@ -178,94 +178,11 @@ fn sums(
     Ok(FitLayer { output, node, op_type, weight, channel_axis, regime, positions, x_y, x, y, positives })
 }
 
-/// Sums over everything but the channels.
-fn channel_sums(emit: &mut Emitter, value: &str, channel: usize) -> Result<String, DeriveError> {
-    let shape = emit.shape(value)?;
-    let axes: Vec<usize> = (0..shape.len()).filter(|&axis| axis != channel).collect();
-    let summed = emit.reduce_sum(value, &axes)?;
-    emit.reshape(&summed, &[shape[channel].clone()])
-}
-
-/// Xᵀ D (or Dᵀ X for a transposed weight) over all rows.
-fn matrix_sums(emit: &mut Emitter, x: &str, d: &str, shape: &[usize], transposed: bool) -> Result<String, DeriveError> {
-    let rows = |emit: &mut Emitter, value: &str| -> Result<String, DeriveError> {
-        let shape = emit.shape(value)?;
-        if shape.len() == 2 {
-            return Ok(value.to_owned());
-        }
-        let last = shape[shape.len() - 1].clone();
-        emit.reshape(value, &[Dim::Symbol(format!("{value} rows")), last])
-    };
-    let (x, d) = (rows(emit, x)?, rows(emit, d)?);
-    let output = ValueType::new(emit.value_type(&d)?.element, shape.iter().map(|&n| Dim::Known(n)).collect());
-    let (left, right) = if transposed { (&d, &x) } else { (&x, &d) };
-    Ok(emit.node("Gemm", &[left, right], attributes([("transA", 1.into())]), output))
-}
-
-/// Both weight gradients of a Conv at once: per tap, `[2 channels, positions] x [positions, inputs]` for each sample and group.
-fn conv_sums(
-    emit: &mut Emitter,
-    node: &Node,
-    shape: &[usize],
-    positive_y: &str,
-    mask: &str,
-) -> Result<(String, String), DeriveError> {
+/// Both weight gradients of a Conv at once.
+fn conv_sums(emit: &mut Emitter, node: &Node, shape: &[usize], dys: [&str; 2]) -> Result<[String; 2], DeriveError> {
     let x = &node.inputs[0];
-    let window = Window::of_node(node, shape[2..].to_vec(), &emit.sizes(x, 2)?)
-        .map_err(|reason| DeriveError::Unsupported { nodes: vec![Unsupported::new(node, &emit.graph, reason)] })?;
-    let places = emit.sizes(mask, 2)?;
-    let (group, count) = (group_count(node), places.iter().product::<usize>());
-    let per_group = shape[0] / group;
-    let batch = emit.shape(mask)?[0].clone();
-    let grouped = |channels: usize| [batch.clone(), Dim::Known(group), Dim::Known(channels), Dim::Known(count)];
-    let (upper, lower) = (emit.reshape(positive_y, &grouped(per_group))?, emit.reshape(mask, &grouped(per_group))?);
-    let cotangents = emit.concat(&[&upper, &lower], 2)?;
-    let pads: Vec<_> =
-        [(0, 0), (0, 0)].into_iter().chain(window.begin.iter().copied().zip(window.end.iter().copied())).collect();
-    let padded = emit.pad(x, &pads)?;
-    let mut taps = Vec::new();
-    for tap in 0..window.kernel.iter().product() {
-        let patch = tap_of(emit, &padded, &window, &places, tap)?;
-        let patch = emit.reshape(&patch, &grouped(shape[1]))?;
-        let patch = emit.transpose(&patch, &[0, 1, 3, 2])?;
-        let product = super::rules::matrix::batched(emit, &cotangents, &patch)?;
-        let summed = emit.reduce_sum(&product, &[0])?;
-        taps.push(emit.reshape(&summed, &[group, 2 * per_group, shape[1], 1].map(Dim::Known))?);
-    }
-    let taps = emit.concat(&taps.iter().map(String::as_str).collect::<Vec<_>>(), 3)?;
-    let shape: Vec<Dim> = shape.iter().map(|&size| Dim::Known(size)).collect();
-    let mut half = |start: usize| {
-        let half = emit.slice(&taps, &[(1, start, start + per_group)])?;
-        emit.reshape(&half, &shape)
-    };
-    Ok((half(0)?, half(per_group)?))
-}
-
-fn group_count(node: &Node) -> usize {
-    usize::try_from(node.int_or("group", 1)).unwrap_or(1).max(1)
-}
-
-/// The inputs that kernel tap `tap` (row-major) meets at every place of the window.
-fn tap_of(
-    emit: &mut Emitter,
-    padded: &str,
-    window: &Window,
-    places: &[usize],
-    tap: usize,
-) -> Result<String, DeriveError> {
-    let mut output = emit.value_type(padded)?;
-    let (mut rest, mut starts, mut ends) = (tap, vec![0; window.rank()], vec![0; window.rank()]);
-    for axis in (0..window.rank()).rev() {
-        let start = rest % window.kernel[axis] * window.dilations[axis];
-        rest /= window.kernel[axis];
-        (starts[axis], ends[axis]) = (start as i64, (start + (places[axis] - 1) * window.strides[axis] + 1) as i64);
-        output.shape[axis + 2] = Dim::Known(places[axis]);
-    }
-    if emit.shape(padded)? == output.shape {
-        return Ok(padded.to_owned());
-    }
-    let axes: Vec<i64> = (0..window.rank() as i64).map(|axis| axis + 2).collect();
-    let steps: Vec<i64> = window.strides.iter().map(|&stride| stride as i64).collect();
-    let [starts, ends, axes, steps] = [starts, ends, axes, steps].map(|values| emit.i64s(&values));
-    Ok(emit.node("Slice", &[padded, &starts, &ends, &axes, &steps], Default::default(), output))
+    let refusal = |reason| DeriveError::Unsupported { nodes: vec![Unsupported::new(node, &emit.graph, reason)] };
+    let window = Window::of_node(node, shape[2..].to_vec(), &emit.sizes(x, 2)?).map_err(refusal)?;
+    let sums = convolution::weight_gradients(emit, x, &dys, shape, convolution::group(node), &window)?;
+    sums.try_into().map_err(|_| DeriveError::UnknownShape { value: x.clone() })
 }

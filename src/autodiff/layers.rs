@@ -26,7 +26,7 @@ pub struct LinearLayer {
 
 /// The Linear nodes that the head's dependence on `input` runs through.
 pub fn linear_layers(emit: &Emitter, nodes: &[Node], input: &str, head: &str) -> Vec<LinearLayer> {
-    let active = active(emit, nodes, input, head);
+    let active = active(emit, nodes, &[input], head);
     let linear =
         nodes.iter().filter(|node| active.contains(&node.outputs[0]) && role(node, &emit.graph) == Some(Role::Linear));
     let layers = linear.filter_map(|node| {
@@ -42,8 +42,8 @@ pub fn linear_layers(emit: &Emitter, nodes: &[Node], input: &str, head: &str) ->
     layers.collect()
 }
 
-/// The values that vary with `wrt` and that `head` depends on.
-pub fn active(emit: &Emitter, nodes: &[Node], wrt: &str, head: &str) -> HashSet<String> {
+/// The values that vary with any of `wrt` and that `head` depends on.
+pub fn active(emit: &Emitter, nodes: &[Node], wrt: &[&str], head: &str) -> HashSet<String> {
     let varies = reverse::varying(emit, nodes, wrt);
     let mut needed = HashSet::from([head.to_owned()]);
     for node in nodes.iter().rev() {

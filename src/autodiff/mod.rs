@@ -9,6 +9,7 @@ mod forward;
 mod head;
 mod layers;
 mod outputs;
+pub mod parameters;
 mod reverse;
 mod rules;
 mod sets;
@@ -67,7 +68,7 @@ pub fn derive(source: &Graph, spec: &DeriveSpec, patterns: Option<&Patterns>) ->
     };
     if !spec.rule_sets.is_empty() {
         let cotangent = add_seed(&mut emit, head.classes, value, spec.seed)?;
-        for (name, output) in reverse_all(&mut emit, &nodes, wrt, value, &cotangent, &spec.rule_sets, &chosen)? {
+        for (name, output) in reverse_all(&mut emit, &nodes, &[wrt], value, &cotangent, &spec.rule_sets, &chosen)? {
             wanted.push((output, name.to_owned()));
         }
     }
@@ -83,11 +84,11 @@ fn tidy(graph: Graph) -> Result<Graph, DeriveError> {
     Ok(passes::checked("derive", graph)?)
 }
 
-/// One walk per rule set; unsupported nodes of all of them are reported together, each once.
+/// One walk per rule set, each with a cotangent for each of `wrt`; unsupported nodes of all of them are reported together, each once.
 fn reverse_all(
     emit: &mut emit::Emitter,
     nodes: &[crate::onnx::graph::Node],
-    wrt: &str,
+    wrt: &[&str],
     head: &str,
     seed: &str,
     rule_sets: &[RuleSetId],
@@ -97,7 +98,7 @@ fn reverse_all(
     for id in rule_sets {
         let walk = reverse::Walk { set: sets::rule_set(*id), scope: id.id(), nodes, wrt, head, patterns };
         match reverse::reverse(emit, &walk, seed) {
-            Ok(output) => found.push((id.id(), output)),
+            Ok(outputs) => found.extend(outputs.into_iter().map(|output| (id.id(), output))),
             Err(DeriveError::Unsupported { nodes }) => unsupported.extend(nodes),
             Err(error) => return Err(error),
         }
@@ -176,7 +177,7 @@ pub fn linear_layers(source: &Graph) -> Result<Vec<LinearLayer>, DeriveError> {
 /// The values that [`Wrt::Activation`] may name, in the order of the forward pass, with their shapes without the batch.
 pub fn activations(source: &Graph) -> Result<Vec<(String, Vec<usize>)>, DeriveError> {
     let Forward { emit, nodes, input, head } = forward::prepare(source, false)?;
-    let active = layers::active(&emit, &nodes, &input, &head.logits);
+    let active = layers::active(&emit, &nodes, &[&input], &head.logits);
     let known = source.value_names();
     let values =
         nodes.iter().flat_map(|node| &node.outputs).filter(|value| active.contains(*value) && known.contains(*value));

@@ -1,4 +1,4 @@
-//! The backward walk: from the head to `wrt` against the order of the nodes, one rule per active node. Cotangents of a value are summed
+//! The backward walk: from the head to the values of `wrt` against the order of the nodes, one rule per active node. Cotangents of a value are summed
 //! once all its readers have spoken, and brought to the value's shape here, once for all rules. Nodes without a rule are all named together.
 
 use std::collections::{HashMap, HashSet};
@@ -18,26 +18,25 @@ pub struct Walk<'a> {
     pub scope: &'a str,
     /// The forward nodes.
     pub nodes: &'a [Node],
-    pub wrt: &'a str,
+    /// None of them depends on another.
+    pub wrt: &'a [&'a str],
     pub head: &'a str,
     /// The patterns to use, by output value of their Linear node.
     pub patterns: &'a HashMap<&'a str, PatternOf<'a>>,
 }
 
-/// Emits the cotangent of `wrt` for the cotangent `seed` of the head.
-pub fn reverse(emit: &mut Emitter, walk: &Walk, seed: &str) -> Result<String, DeriveError> {
+/// Emits the cotangents of `wrt`, in its order, for the cotangent `seed` of the head.
+pub fn reverse(emit: &mut Emitter, walk: &Walk, seed: &str) -> Result<Vec<String>, DeriveError> {
     let varies = varying(emit, walk.nodes, walk.wrt);
     if !varies.contains(walk.head) {
-        return Err(DeriveError::Detached { wrt: walk.wrt.to_owned(), head: walk.head.to_owned() });
+        return Err(DeriveError::Detached { wrt: walk.wrt.join(", "), head: walk.head.to_owned() });
     }
     let mut waiting: HashMap<String, Vec<String>> = HashMap::from([(walk.head.to_owned(), vec![seed.to_owned()])]);
     let mut unsupported = Vec::new();
     for node in walk.nodes.iter().rev() {
-        if !node
-            .outputs
-            .iter()
-            .any(|output| varies.contains(output) && output != walk.wrt && waiting.contains_key(output))
-        {
+        if !node.outputs.iter().any(|output| {
+            varies.contains(output) && !walk.wrt.contains(&output.as_str()) && waiting.contains_key(output)
+        }) {
             continue;
         }
         emit.set_scope(format!("{}/{}", walk.scope, node.label()));
@@ -63,8 +62,11 @@ pub fn reverse(emit: &mut Emitter, walk: &Walk, seed: &str) -> Result<String, De
         unsupported.reverse();
         return Err(DeriveError::Unsupported { nodes: unsupported });
     }
-    let found = sum(emit, waiting.remove(walk.wrt).unwrap_or_default())?;
-    found.ok_or_else(|| DeriveError::Detached { wrt: walk.wrt.to_owned(), head: walk.head.to_owned() })
+    let cotangent = |wrt: &&str| {
+        let found = sum(emit, waiting.remove(*wrt).unwrap_or_default())?;
+        found.ok_or_else(|| DeriveError::Detached { wrt: (*wrt).to_owned(), head: walk.head.to_owned() })
+    };
+    walk.wrt.iter().map(cotangent).collect()
 }
 
 /// One node: its rule's cotangents, one per input in the input's shape; inactive inputs get an empty name.
@@ -97,9 +99,9 @@ fn step(
     Ok(result)
 }
 
-/// The values that vary with `wrt`: those reached from it through ops that let a cotangent pass back.
-pub fn varying(emit: &Emitter, nodes: &[Node], wrt: &str) -> HashSet<String> {
-    let mut varies = HashSet::from([wrt.to_owned()]);
+/// The values that vary with any of `wrt`: those reached through ops that let a cotangent pass back.
+pub fn varying(emit: &Emitter, nodes: &[Node], wrt: &[&str]) -> HashSet<String> {
+    let mut varies: HashSet<String> = wrt.iter().map(|&value| value.to_owned()).collect();
     for node in nodes {
         let stops = node.domain.is_empty() && table::STOPS.contains(&node.op_type.as_str());
         if stops || !node.inputs.iter().any(|input| varies.contains(input)) {

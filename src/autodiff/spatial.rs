@@ -36,7 +36,7 @@ const MOVES: &[&str] = &[
 /// In the order of the forward pass; all of them values of `source`.
 pub fn spatial_layers(source: &Graph) -> Result<Vec<Layer>, DeriveError> {
     let Forward { emit, nodes, input, head } = forward::prepare(source, false)?;
-    let active = layers::active(&emit, &nodes, &input, &head.logits);
+    let active = layers::active(&emit, &nodes, &[&input], &head.logits);
     let known = source.value_names();
     let computed = nodes.iter().filter(|node| !MOVES.contains(&node.op_type.as_str())).flat_map(|node| &node.outputs);
     let layer = |name: &String| match emit.sizes(name, 1).ok()?[..] {

@@ -174,7 +174,7 @@ fn plan(source: &Graph, change: [usize; 2], handing_over: f64) -> Result<Option<
 
 /// Where the network can be cut, the input first, and the multiplications of all of it.
 fn cuts(emit: &Emitter, nodes: &[Node], start: Cut, head: &str) -> (Vec<Cut>, f64) {
-    let active = layers::active(emit, nodes, &start.value, head);
+    let active = layers::active(emit, nodes, &[&start.value], head);
     let mut last_use: HashMap<&str, usize> = HashMap::new();
     for (index, node) in nodes.iter().enumerate() {
         last_use.extend(node.inputs.iter().map(|input| (input.as_str(), index)));

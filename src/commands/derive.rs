@@ -7,8 +7,10 @@ use clap::Args;
 use explaind::{
     autodiff::{
         derive,
+        parameters::{Parameters, parameter_gradients},
         spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
     },
+    model::Model,
     onnx::write_model,
 };
 use serde::de::{DeserializeOwned, IntoDeserializer, value::Error};
@@ -20,7 +22,7 @@ pub struct Derive {
     #[command(flatten)]
     model: ModelArgs<Reads>,
     /// gradient, guided_backprop, deconvnet, pattern_attribution, pattern_net; several share one forward pass
-    #[arg(long, required = true, value_delimiter = ',', value_name = "RULE_SET", value_parser = word::<RuleSetId>)]
+    #[arg(long, required_unless_present = "parameters", value_delimiter = ',', value_name = "RULE_SET", value_parser = word::<RuleSetId>)]
     rule_set: Vec<RuleSetId>,
     /// logits or probabilities [default: the model's]
     #[arg(long, value_name = "HEAD", value_parser = word::<Head>)]
@@ -28,6 +30,9 @@ pub struct Derive {
     /// A value of the graph to derive with respect to [default: the input]
     #[arg(long, value_name = "VALUE")]
     wrt: Option<String>,
+    /// Derive with respect to weights and biases, which become inputs of the graph: all, or the names of some
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with_all = ["rule_set", "wrt", "seed", "pattern_layers"])]
+    parameters: Option<Vec<String>>,
     /// one: the seed as given; value: times the head's own value
     #[arg(long, value_name = "one|value", default_value = "one", value_parser = word::<SeedRule>)]
     seed: SeedRule,
@@ -47,22 +52,29 @@ fn word<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
 impl Derive {
     pub fn run(self) -> anyhow::Result<()> {
         let (_, model) = self.model.load()?;
-        let spec = DeriveSpec {
-            rule_sets: self.rule_set,
-            wrt: self.wrt.map_or(Wrt::Input, Wrt::Activation),
+        let graph = match &self.parameters {
+            Some(names) => {
+                let wanted = if names == &["all"] { Parameters::All } else { Parameters::Named(names.clone()) };
+                parameter_gradients(&model.graph, self.head.unwrap_or(model.manifest.head), &wanted)?.graph
+            }
+            None => derive(&model.graph, &self.spec(&model), model.patterns.as_ref())?.graph,
+        };
+        let path = self.output.display();
+        std::fs::write(&self.output, write_model(&graph)?).with_context(|| path.to_string())?;
+        Ok(say(format_args!("{path}: {} nodes of model {}", graph.nodes.len(), model.id))?)
+    }
+
+    fn spec(&self, model: &Model) -> DeriveSpec {
+        DeriveSpec {
+            rule_sets: self.rule_set.clone(),
+            wrt: self.wrt.clone().map_or(Wrt::Input, Wrt::Activation),
             head: self.head.unwrap_or(model.manifest.head),
             seed: self.seed,
-            pattern_layers: match self.pattern_layers {
+            pattern_layers: match self.pattern_layers.as_deref() {
                 None => model.manifest.pattern_layers.clone(),
-                Some(names) => match names.as_slice() {
-                    [one] => word(one).unwrap_or(PatternLayers::Named(names)),
-                    _ => PatternLayers::Named(names),
-                },
+                Some([one]) => word(one).unwrap_or_else(|_| PatternLayers::Named(vec![one.clone()])),
+                Some(names) => PatternLayers::Named(names.to_vec()),
             },
-        };
-        let derived = derive(&model.graph, &spec, model.patterns.as_ref())?;
-        let path = self.output.display();
-        std::fs::write(&self.output, write_model(&derived.graph)?).with_context(|| path.to_string())?;
-        Ok(say(format_args!("{path}: {} nodes of model {}", derived.graph.nodes.len(), model.id))?)
+        }
     }
 }

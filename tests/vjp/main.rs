@@ -6,6 +6,7 @@ mod heads;
 mod kinks;
 mod limits;
 mod overlays;
+mod parameters;
 mod run;
 
 use std::collections::BTreeSet;

@@ -54,11 +54,34 @@ pub fn mat_mul(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     };
     let db = if !ctx.is_active(1) {
         None
+    } else if type_b.shape.len() == 2 {
+        Some(weight_gradient(ctx.emit, &a, &dy, type_b, false)?)
     } else {
         let at = swap_last_two(ctx.emit, &a)?;
         Some(batched(ctx.emit, &at, &dy)?)
     };
     Ok(Cotangents(vec![da, db]))
+}
+
+/// Xᵀ dY (or dYᵀ X for a weight that is used transposed) over the rows of all leading axes: the gradient of a `weight` of this type.
+pub fn weight_gradient(
+    emit: &mut Emitter,
+    x: &str,
+    dy: &str,
+    weight: ValueType,
+    transposed: bool,
+) -> Result<String, DeriveError> {
+    let rows = |emit: &mut Emitter, value: &str| -> Result<String, DeriveError> {
+        let shape = emit.shape(value)?;
+        if shape.len() == 2 {
+            return Ok(value.to_owned());
+        }
+        let last = shape[shape.len() - 1].clone();
+        emit.reshape(value, &[Dim::Symbol(format!("{value} rows")), last])
+    };
+    let (x, dy) = (rows(emit, x)?, rows(emit, dy)?);
+    let (left, right) = if transposed { (&dy, &x) } else { (&x, &dy) };
+    Ok(product(emit, (left, true), (right, false), 1.0, weight))
 }
 
 fn swap_last_two(emit: &mut Emitter, x: &str) -> Result<String, DeriveError> {

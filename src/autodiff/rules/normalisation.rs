@@ -1,5 +1,6 @@
 //! Normalisations in their inference form.
 
+use super::convolution::channel_sums;
 use crate::autodiff::{
     DeriveError,
     context::{Cotangents, VjpContext},
@@ -7,20 +8,44 @@ use crate::autodiff::{
 };
 use crate::onnx::graph::{Attribute, Dim, ValueType};
 
-/// Affine per channel: dx = dy scale / √(var + ε).
+/// y = scale x̂ + b, x̂ = r (x - mean), r = 1 / √(var + ε), with constant mean and var: dx = dy scale r; dscale = Σ dy x̂; db = Σ dy.
 pub fn batch_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
+    let (dy, x, scale) = (ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?);
     if ctx.node.int_or("training_mode", 0) != 0 {
         return Err(ctx.refusal("it is in training mode: export the model for inference"));
     }
-    let (Some(scale), Some(variance)) = (ctx.constant_f32(1)?, ctx.constant_f32(4)?) else {
+    let constant = |found: Result<Option<Vec<f32>>, DeriveError>| found.ok().flatten();
+    let (Some(mean), Some(variance)) = (constant(ctx.constant_f32(3)), constant(ctx.constant_f32(4))) else {
         return Err(ctx.refusal("its statistics are not constant"));
     };
     let epsilon = ctx.node.float_or("epsilon", 1e-5);
-    let factors: Vec<f32> = scale.iter().zip(&variance).map(|(s, v)| s / (v + epsilon).sqrt()).collect();
+    let inverse: Vec<f32> = variance.iter().map(|v| 1.0 / (v + epsilon).sqrt()).collect();
     let rank = ctx.emit.shape(&x)?.len();
-    let factors = per_channel(ctx.emit, &factors, rank, &x)?;
-    Ok(Cotangents::first(ctx.emit.mul(&dy, &factors)?))
+    let dx = match constant(ctx.constant_f32(1)) {
+        _ if !ctx.is_active(0) => None,
+        Some(scale) => {
+            let factors: Vec<f32> = scale.iter().zip(&variance).map(|(s, v)| s / (v + epsilon).sqrt()).collect();
+            let factors = per_channel(ctx.emit, &factors, rank, &x)?;
+            Some(ctx.emit.mul(&dy, &factors)?)
+        }
+        None => {
+            let inverse = per_channel(ctx.emit, &inverse, rank, &x)?;
+            let scale = along_channels(ctx.emit, &scale, rank)?;
+            let factors = ctx.emit.mul(&scale, &inverse)?;
+            Some(ctx.emit.mul(&dy, &factors)?)
+        }
+    };
+    let dscale = if ctx.is_active(1) {
+        let (mean, inverse) = (per_channel(ctx.emit, &mean, rank, &x)?, per_channel(ctx.emit, &inverse, rank, &x)?);
+        let centred = ctx.emit.binary("Sub", &x, &mean)?;
+        let standard = ctx.emit.mul(&centred, &inverse)?;
+        let product = ctx.emit.mul(&dy, &standard)?;
+        Some(channel_sums(ctx.emit, &product, 1)?)
+    } else {
+        None
+    };
+    let dbias = if ctx.is_active(2) { Some(channel_sums(ctx.emit, &dy, 1)?) } else { None };
+    Ok(Cotangents(vec![dx, dscale, dbias]))
 }
 
 /// A constant that varies along axis 1 of values of `rank`.
@@ -28,6 +53,13 @@ fn per_channel(emit: &mut Emitter, values: &[f32], rank: usize, like: &str) -> R
     let mut shape = vec![1; rank.max(2)];
     shape[1] = values.len();
     emit.floats(&shape, values, like)
+}
+
+/// A value `[channels]` in the shape in which it meets values of `rank`.
+fn along_channels(emit: &mut Emitter, value: &str, rank: usize) -> Result<String, DeriveError> {
+    let mut shape = vec![Dim::Known(1); rank.max(2)];
+    shape[1] = emit.shape(value)?[0].clone();
+    emit.reshape(value, &shape)
 }
 
 /// y = x s^-β, s = k + α/n Σ x² over a window of channels: dx = dy s^-β - 2αβ/n x Σᵀ(dy y / s). The window is a 1x1 Conv.
@@ -77,23 +109,35 @@ pub fn layer_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveErr
     let (x, scale) = (ctx.input(0)?, ctx.input(1)?);
     let rank = ctx.emit.shape(&x)?.len();
     let first = ctx.axis(ctx.node.int_or("axis", -1), rank)?;
-    standardised(ctx, &x, &scale, (first..rank).collect())
+    let Standardised { dx, dscale } = standardised(ctx, &x, &scale, (first..rank).collect())?;
+    let dbias = ctx.cotangent()?;
+    Ok(Cotangents(vec![dx, dscale, Some(dbias)]))
 }
 
 pub fn instance_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    let x = ctx.input(0)?;
+    let (x, scale) = (ctx.input(0)?, ctx.input(1)?);
     let rank = ctx.emit.shape(&x)?.len();
-    let Some(scale) = ctx.constant_f32(1)? else { return Err(ctx.refusal("its scale is not constant")) };
-    let scale = per_channel(ctx.emit, &scale, rank, &x)?;
-    standardised(ctx, &x, &scale, (2..rank).collect())
+    let scale = match ctx.constant_f32(1) {
+        Ok(Some(scale)) => per_channel(ctx.emit, &scale, rank, &x)?,
+        _ => along_channels(ctx.emit, &scale, rank)?,
+    };
+    let Standardised { dx, dscale } = standardised(ctx, &x, &scale, (2..rank).collect())?;
+    let dscale = dscale.map(|dscale| channel_sums(ctx.emit, &dscale, 1)).transpose()?;
+    let dy = ctx.cotangent()?;
+    let dbias = if ctx.is_active(2) { Some(channel_sums(ctx.emit, &dy, 1)?) } else { None };
+    Ok(Cotangents(vec![dx, dscale, dbias]))
 }
 
-/// y = scale x̂ + b, x̂ = r (x - mean), r = 1/√(var + ε): dx = r (g - mean(g) - x̂ mean(g x̂)) with g = dy scale.
-fn standardised(ctx: &mut VjpContext, x: &str, scale: &str, axes: Vec<usize>) -> Result<Cotangents, DeriveError> {
-    if ctx.is_active(1) || ctx.is_active(2) {
-        return Err(ctx.refusal("its scale or bias varies with the input"));
-    }
+/// The cotangents that are asked for; `dscale` in the shape of x.
+struct Standardised {
+    dx: Option<String>,
+    dscale: Option<String>,
+}
+
+/// y = scale x̂ + b, x̂ = r (x - mean), r = 1/√(var + ε): dx = r (g - mean(g) - x̂ mean(g x̂)) with g = dy scale; dscale = dy x̂.
+fn standardised(ctx: &mut VjpContext, x: &str, scale: &str, axes: Vec<usize>) -> Result<Standardised, DeriveError> {
     let (dy, epsilon) = (ctx.cotangent()?, ctx.node.float_or("epsilon", 1e-5));
+    let (for_x, for_scale) = (ctx.is_active(0), ctx.is_active(1));
     let emit = &mut *ctx.emit;
     let centre = mean(emit, x, &axes)?;
     let centred = emit.binary("Sub", x, &centre)?;
@@ -103,6 +147,10 @@ fn standardised(ctx: &mut VjpContext, x: &str, scale: &str, axes: Vec<usize>) ->
     let variance = emit.add(&variance, &epsilon)?;
     let deviation = emit.unary("Sqrt", &variance)?;
     let standard = emit.binary("Div", &centred, &deviation)?;
+    let dscale = if for_scale { Some(emit.mul(&dy, &standard)?) } else { None };
+    if !for_x {
+        return Ok(Standardised { dx: None, dscale });
+    }
     let g = emit.mul(&dy, scale)?;
     let g_mean = mean(emit, &g, &axes)?;
     let g_standard = emit.mul(&g, &standard)?;
@@ -110,7 +158,7 @@ fn standardised(ctx: &mut VjpContext, x: &str, scale: &str, axes: Vec<usize>) ->
     let along = emit.mul(&standard, &slope)?;
     let rest = emit.binary("Sub", &g, &g_mean)?;
     let rest = emit.binary("Sub", &rest, &along)?;
-    Ok(Cotangents::first(emit.binary("Div", &rest, &deviation)?))
+    Ok(Standardised { dx: Some(emit.binary("Div", &rest, &deviation)?), dscale })
 }
 
 fn mean(emit: &mut Emitter, x: &str, axes: &[usize]) -> Result<String, DeriveError> {
