@@ -203,7 +203,7 @@ impl Catalogue {
         ignored.save(&root).map_err(at(&root))?;
         let (files, mut index) = (list(&root, true)?, Index::new());
         if files.images.is_empty() {
-            return Err(DatasetError::Empty { id: id.to_owned() });
+            return Err(DatasetError::Empty { id: id.to_owned(), ignored });
         }
         let dataset = assemble(id, root, true, &files, &mut index, &self.limits);
         Ok(Unpacked { dataset, index, files, reservation, _folder: folder })

@@ -98,7 +98,7 @@ impl Catalogue {
         let dataset = self.open(id).map_err(fault)?;
         let usable: Vec<usize> = (0..dataset.images.len()).filter(|at| dataset.images[*at].fault.is_none()).collect();
         if usable.is_empty() {
-            return Err(fault(DatasetError::Empty { id: id.to_owned() }));
+            return Err(fault(DatasetError::Empty { id: id.to_owned(), ignored: dataset.ignored.clone() }));
         }
         let rule_key = format!("{rule:?}");
         let read = |index: usize| {

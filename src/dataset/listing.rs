@@ -3,13 +3,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{DatasetError, Problem, at, index::Stamp, is_image, labels};
+use crate::image::types;
 
 /// The deepest folder below a set's.
 const MAX_DEPTH: usize = 64;
@@ -39,6 +40,18 @@ pub struct Ignored {
     pub files: usize,
     /// How many have each extension, in lower case with its point.
     pub extensions: BTreeMap<String, usize>,
+}
+
+/// ` (left out: 2 .heic, 1 .txt)`; nothing when there are none.
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.files == 0 {
+            return Ok(());
+        }
+        let counts: Vec<String> =
+            self.extensions.iter().map(|(extension, count)| format!("{count} {extension}")).collect();
+        write!(f, " (left out: {}); images are {}", counts.join(", "), types::names())
+    }
 }
 
 impl Ignored {

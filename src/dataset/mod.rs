@@ -97,8 +97,8 @@ pub enum DatasetError {
     Configured { id: String },
     #[error("there are {limit} data sets, and no more may be (max_datasets): delete one first")]
     TooMany { limit: usize },
-    #[error("data set {id} holds no image")]
-    Empty { id: String },
+    #[error("data set {id} holds no image that can be read{ignored}")]
+    Empty { id: String, ignored: Ignored },
     #[error("{} of data set {id} is gone or has changed since the set was looked at", excerpt(file))]
     Changed { id: String, file: String },
     #[error("data set {id} is replaced again and again while it is looked at; try again")]

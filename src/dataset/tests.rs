@@ -383,7 +383,11 @@ fn what_is_no_archive_or_holds_no_image_is_refused() {
         let error = put(&datasets, "x", &broken).unwrap_err();
         assert!(matches!(error, DatasetError::Archive(ArchiveError::Broken { .. })), "{error}");
     }
-    assert!(matches!(put(&datasets, "x", &zip(&[("a.txt", vec![1])])), Err(DatasetError::Empty { .. })));
+    let error = put(&datasets, "x", &zip(&[("a.txt", vec![1]), ("b.HEIC", vec![1]), ("c.heic", vec![1])])).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "data set x holds no image that can be read (left out: 2 .heic, 1 .txt); images are PNG, JPEG, WebP, BMP, GIF or TIFF"
+    );
     assert!(matches!(put(&datasets, "../x", &whole), Err(DatasetError::Id { .. })));
 }
 
