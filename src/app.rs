@@ -35,7 +35,7 @@ use crate::{
     model::{
         Model,
         fits::Fits,
-        registry::{Check, Models, Registry, RegistryError},
+        registry::{Check, Models, RELOAD, Registry, RegistryError},
     },
     pool::{Pool, WorkPanicked},
     quota::Quota,
@@ -210,6 +210,9 @@ impl App {
         })?;
         let models = load(&|model| try_out(&engine, model))?;
         tell_models(&models);
+        if models.iter().next().is_none() {
+            tracing::warn!("no model is loaded: put one into {}, then {RELOAD}", settings.models.display());
+        }
         if models.is_without_default() {
             tracing::warn!("there are several models, and default_model is not set: requests have to name theirs");
         }

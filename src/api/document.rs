@@ -16,7 +16,12 @@ use utoipa::{
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{Api, problem};
-use crate::{image::types::TYPES, jobs::registry::KINDS, render::options::HeatmapOptions, tensor::ShapedData};
+use crate::{
+    image::types::TYPES,
+    jobs::{Kind, registry::KINDS},
+    render::options::HeatmapOptions,
+    tensor::ShapedData,
+};
 
 pub use bodies::*;
 use parameters::Field;
@@ -89,8 +94,11 @@ fn add_image_types(document: &mut openapi::OpenApi, path: &str) {
 /// What POST /jobs can start.
 fn add_kinds(document: &mut openapi::OpenApi) {
     if let Some(operation) = document.paths.paths.get_mut("/jobs").and_then(|item| item.post.as_mut()) {
-        let kinds: String = KINDS.iter().map(|kind| format!("\n- `{}`: {}", kind.id(), kind.doc())).collect();
-        operation.description = Some(format!("Kinds:\n{kinds}"));
+        let describe = |kind: &&dyn Kind| {
+            let parameters = kind.parameters().iter().map(|(name, doc)| format!("\n  - `{name}`: {doc}"));
+            format!("\n- `{}`: {}. Its parameters:{}", kind.id(), kind.doc(), parameters.collect::<String>())
+        };
+        operation.description = Some(format!("Kinds:\n{}", KINDS.iter().map(describe).collect::<String>()));
     }
 }
 

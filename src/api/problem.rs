@@ -21,11 +21,6 @@ const DETAIL_BYTES: usize = 4000;
 
 /// What went wrong, and what to do about it.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({
-    "type": "urn:explaind:problem:invalid_parameters", "title": "Parameters that are not allowed", "status": 422,
-    "detail": "n_steps: 0 is not an integer from 1 to 10000", "code": "invalid_parameters",
-    "errors": [{ "param": "n_steps", "message": "0 is not an integer from 1 to 10000", "allowed": ["1 to 10000"] }],
-}))]
 pub struct Problem {
     /// Identifies the kind of problem: `urn:explaind:problem:` and the code.
     pub r#type: String,

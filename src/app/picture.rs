@@ -8,7 +8,7 @@ use super::AppError;
 use crate::{
     image::geometry::Geometry,
     methods::{
-        drive::{Explained, Explanandum},
+        drive::{Explained, Explanandum, Prediction},
         registry::{Method, Scores},
     },
     model::Model,
@@ -70,7 +70,12 @@ fn caption(model: &Model, explained: &Explained) -> Caption {
 
 fn legend(heatmap: &Heatmap<'_>, explained: &Explained, options: &HeatmapOptions) -> Legend {
     let method = explained.parameters.method;
-    let about = format!("attribution to {}", explained.target);
+    let about = match method.scores {
+        // The same whatever the class.
+        _ if method.rule_set.is_none() => "no class is looked at".to_owned(),
+        Scores::Evidence | Scores::Areas => format!("attribution to {}", explained.target),
+        Scores::Sensitivity | Scores::Magnitude => format!("sensitivity of {}", explained.target),
+    };
     // A caption names the method already.
     let title = if options.caption { about } else { format!("{}: {about}", method.short) };
     let frame = heatmap.overlay.is_framed().then(|| FRAME_NOTE.to_owned());
@@ -86,12 +91,14 @@ pub fn ends(method: &Method) -> [&'static str; 2] {
     }
 }
 
-/// Three decimals, or what is left of smaller scores.
+/// Three decimals, or what is left of smaller scores; of a contrast both.
 pub fn score(target: &Explanandum) -> String {
-    match target.class.score {
+    let text = |class: &Prediction| match class.score {
         tiny if tiny != 0.0 && tiny.abs() < 0.001 => format!("{tiny:.1e}"),
         score => format!("{score:.3}"),
-    }
+    };
+    let scores = [Some(&target.class), target.against.as_ref()].into_iter().flatten().map(text);
+    scores.collect::<Vec<_>>().join(" - ")
 }
 
 /// Which program made a file.

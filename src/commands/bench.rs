@@ -36,7 +36,7 @@ pub struct Bench {
     /// Methods to compare; each may be followed by its parameters and score, as in "pgig pattern_layers=all,gradient score=absolute"
     #[arg(long, required = true, value_delimiter = ',', value_name = "METHOD [NAME=VALUE]...", value_parser = method)]
     methods: Vec<Value>,
-    /// Most images to measure [default: all]
+    /// Most images to measure, drawn at random by the parameter seed [default: all]
     #[arg(short, long, value_name = "N")]
     limit: Option<u64>,
     /// Any other parameter of the job: steps, grid, order, replacement, labels, seed, compat; repeatable

@@ -138,7 +138,7 @@ impl Common {
         while let Some((source, answer)) = runtime.block_on(answers.next()) {
             let answer = match answer {
                 Ok(answer) => answer,
-                Err(error) if !sources.are_many => return Err(error),
+                Err(error) if !sources.are_many => return Err(error.context(source.shown())),
                 Err(error) => {
                     crate::cli::tell(&error)
                         .iter()
@@ -201,7 +201,8 @@ fn picture(drawn: Option<bytes::Bytes>) -> anyhow::Result<Vec<u8>> {
 fn told(explanations: &[Explanation], methods: &[&str]) -> String {
     let targets = explanations.iter().map(|one| {
         let target = &one.explained.target;
-        format!("{target} {:.4}", target.class.score)
+        let against = target.against.as_ref().map_or_else(String::new, |class| format!(" - {:.4}", class.score));
+        format!("{target} {:.4}{against}", target.class.score)
     });
     format!("{}, by {}", targets.collect::<Vec<_>>().join(", "), methods.join(", "))
 }

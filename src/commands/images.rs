@@ -150,7 +150,7 @@ impl Outputs {
                 (Some(format), _) => (Place::File(output.to_owned()), format),
                 (None, Some(asked)) => (Place::File(output.to_owned()), asked.clone()),
                 (None, None) => bail!(
-                    "{}: the output's name must end in {}, or be a folder that is there",
+                    "{}: the output's name must end in {}, or in / for a folder",
                     output.display(),
                     formats.list()
                 ),
@@ -186,17 +186,16 @@ impl Outputs {
             }
             Place::File(path) => path.clone(),
             Place::Folder(folder) => {
-                let path = self.free(&folder.join(&source.name))?;
-                self.taken.insert(path.canonicalize().unwrap_or_else(|_| path.clone()));
-                path
+                let wanted = folder.join(&source.name);
+                self.claim(&wanted)?
             }
         };
         fs::write(&path, answer).with_context(|| path.display().to_string())?;
         Ok(Some(path))
     }
 
-    /// A name that is neither an input's nor another output's: `a.png` for `a.jpg`, then `a.jpg.png`, `a-2.png` and so on.
-    fn free(&self, wanted: &Path) -> anyhow::Result<PathBuf> {
+    /// Takes a name that is neither an input's nor another output's: `a.png` for `a.jpg`, then `a.jpg.png`, `a-2.png` and so on.
+    fn claim(&mut self, wanted: &Path) -> anyhow::Result<PathBuf> {
         let folder = wanted.parent().unwrap_or(Path::new(""));
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let folder = folder.canonicalize()?;
@@ -208,8 +207,9 @@ impl Outputs {
         let (stem, whole) = (wanted.file_stem().unwrap_or_default(), wanted.file_name().unwrap_or_default());
         let numbered = (2..).map(|n| named(stem, &format!("-{n}")));
         let mut names = [named(stem, ""), named(whole, "")].into_iter().chain(numbered);
-        let name = names.find(|name| !self.taken.contains(&folder.join(name)));
-        Ok(wanted.with_file_name(name.unwrap_or_default()))
+        let name = names.find(|name| !self.taken.contains(&folder.join(name))).unwrap_or_default();
+        self.taken.insert(folder.join(&name));
+        Ok(wanted.with_file_name(name))
     }
 }
 
@@ -235,6 +235,8 @@ mod tests {
         };
         assert_eq!(write(at("out")), ["a.png", "a.png.png", "sub/a.png", "a.jpg.png"]);
         assert_eq!(write(at("out")), ["a.png", "a.png.png", "sub/a.png", "a.jpg.png"], "again over the first ones");
+        std::os::unix::fs::symlink(at("out"), at("link")).unwrap();
+        assert_eq!(write(at("link/new")), ["a.png", "a.png.png", "sub/a.png", "a.jpg.png"], "by another path");
         // a.png is an input there.
         assert_eq!(write(at("in")), ["a.jpg.png", "a.png.png", "sub/a.png", "a-2.png"]);
         assert_eq!(fs::read(at("in/a.png")).unwrap(), b"x");

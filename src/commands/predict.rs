@@ -68,7 +68,7 @@ impl Predict {
                         }
                     }
                 }
-                Err(error) if !sources.are_many => return Err(error),
+                Err(error) if !sources.are_many => return Err(error.context(source.shown())),
                 Err(error) => {
                     crate::cli::tell(&error)
                         .iter()

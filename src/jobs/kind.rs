@@ -37,6 +37,9 @@ pub trait Kind: Send + Sync {
     /// What it does, in a sentence.
     fn doc(&self) -> &'static str;
 
+    /// Its parameters, each with what it is and its default.
+    fn parameters(&self) -> &'static [(&'static str, &'static str)];
+
     /// Checks what is asked for (the body of POST /jobs without `kind`) and settles every default: all faults at once.
     /// What grows with the data set or the request is worked on in the pool.
     fn plan<'a>(&'a self, asked: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, JobError>>;

@@ -15,6 +15,7 @@ use explaind::{
         Context, Format, Kind, Kinds, Plan, Report, Shard, WorkError,
         kind::PlannedShard,
         queue::{JobError, Queue},
+        registry,
         runner::{End, Runner},
         watch::MAX_FOLLOWERS,
     },
@@ -44,6 +45,10 @@ impl Kind for Echo {
 
     fn doc(&self) -> &'static str {
         "says a word again"
+    }
+
+    fn parameters(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
     }
 
     fn plan<'a>(&'a self, asked: Map<String, Value>, _: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
@@ -467,4 +472,19 @@ async fn a_worker_answers_health_checks_alone() {
     let document = send_to(&house.router, get("/openapi.json")).await.answer();
     let paths: Vec<_> = document["paths"].as_object().unwrap().keys().collect();
     assert_eq!(paths, ["/healthz", "/metrics", "/readyz"]);
+}
+
+#[tokio::test]
+async fn what_is_documented_of_a_kind_is_a_parameter_of_it() {
+    let data = tempfile::tempdir().unwrap();
+    let app = open(&[("data", data.path().to_str().unwrap())]).app;
+    for kind in registry::KINDS {
+        let documented = kind.parameters().iter().map(|(name, _)| *name);
+        for (name, is_known) in documented.map(|name| (name, true)).chain([("odd", false)]) {
+            let asked = Map::from_iter([(name.to_owned(), json!({ "odd": 1 }))]);
+            let Err(JobError::Parameters(faults)) = kind.plan(asked, &app).await else { panic!("{name} was taken") };
+            let unknown = |fault: &Fault| fault.param == name && fault.message.contains("is not a parameter");
+            assert_eq!(!faults.shown().iter().any(unknown), is_known, "{} {name}", kind.id());
+        }
+    }
 }

@@ -42,6 +42,10 @@ impl Kind for Sum {
         "adds numbers up"
     }
 
+    fn parameters(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
     fn plan<'a>(&'a self, asked: Map<String, Value>, _: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
             let shards = asked.get("shards").and_then(Value::as_u64).filter(|shards| (1..1000).contains(shards));

@@ -203,7 +203,10 @@ fn of_row(row: &'static parameters::Parameter, takers: &[&'static str]) -> Field
         Kind::Boolean { .. } => (base(Type::Boolean).into(), None),
         Kind::Choice { .. } => (RefOr::Ref(Ref::from_schema_name(camel_case(row.name))), None),
         Kind::Name { form, .. } => (text(), Some(format!("Allowed: {form}."))),
-        Kind::Text { forms, .. } => (text(), Some(format!("One of: {}.", forms.join(", ")))),
+        Kind::Text { forms, .. } => (
+            text(),
+            Some(format!("One of: {}.", forms.iter().map(|form| format!("`{form}`")).collect::<Vec<_>>().join(", "))),
+        ),
     };
     let methods = METHODS.iter().filter(|method| takers.contains(&method.id));
     let defaults: Vec<Option<Value>> = methods.map(|method| row.default_of(method)).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
 use utoipa::{
     IntoResponses,
     openapi::{Content, Ref, RefOr, Response},
@@ -35,12 +36,23 @@ const TIMEOUT: (u16, &str) = (504, "The deadline passed; the work was stopped.")
 
 pub fn problems(kinds: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
     let schema = Ref::from_schema_name("Problem");
-    let response = |description: &str| {
+    let response = |status: u16, description: &str| {
+        let mut content = Content::new(Some(schema.clone()));
+        content.example = (status == UNPROCESSABLE.0).then(refused);
         let mut response = Response::new(description);
-        response.content.insert(problem::CONTENT_TYPE.to_owned(), RefOr::T(Content::new(Some(schema.clone()))));
+        response.content.insert(problem::CONTENT_TYPE.to_owned(), RefOr::T(content));
         RefOr::T(response)
     };
-    kinds.iter().map(|(status, description)| (status.to_string(), response(description))).collect()
+    kinds.iter().map(|(status, description)| (status.to_string(), response(*status, description))).collect()
+}
+
+/// An example of refused parameters.
+fn refused() -> Value {
+    json!({
+        "type": "urn:explaind:problem:invalid_parameters", "title": "Parameters that are not allowed", "status": 422,
+        "detail": "n_steps: 0 is not an integer from 1 to 10000", "code": "invalid_parameters",
+        "errors": [{ "param": "n_steps", "message": "0 is not an integer from 1 to 10000", "allowed": ["1 to 10000"] }],
+    })
 }
 
 macro_rules! problem_sets {

@@ -91,6 +91,17 @@ impl Kind for ExplainDataset {
         "Explains every image of a data set by one method: maps as npy and heat maps as PNG, in a zip archive"
     }
 
+    fn parameters(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            ("dataset", "the id of the data set"),
+            ("limit", "most images, drawn at random by `seed`; default: all"),
+            (
+                "method",
+                "one method, and beside it the parameters and picture options of POST /explain; default: as there",
+            ),
+        ]
+    }
+
     fn plan<'a>(&'a self, given: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
             let mut asked = Asked::new(given, app);
@@ -168,6 +179,9 @@ fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobErro
     let app = asked.app().clone();
     asked.expect("dataset_hash", dataset.as_ref().map(|dataset| dataset.hash.as_str()));
     let limit = asked.take("limit", &["a whole number from 1"], |limit: &usize| *limit > 0);
+    if asked.raw("methods").is_some() {
+        asked.refuse("methods", "this kind of job takes one method: send it as `method`", &[]);
+    }
     for option in ANSWER_OPTIONS {
         if asked.raw(option).is_some() {
             asked.refuse(option, "is not a parameter of this kind of job: it writes npy and PNG", &[]);

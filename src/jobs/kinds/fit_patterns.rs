@@ -50,6 +50,18 @@ impl Kind for FitPatterns {
         "Fits the patterns of PatternAttribution and PGIG on a data set; they are used from the job's end on"
     }
 
+    fn parameters(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            ("model", "the model's id; default: as for POST /explain"),
+            ("dataset", "the id of the data set"),
+            (
+                "regime",
+                "which samples count: `activation` (the rectifier behind the layer is on; the default) or `weights` (the product without bias \
+                 is positive)",
+            ),
+        ]
+    }
+
     fn plan<'a>(&'a self, given: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
             let mut asked = Asked::new(given, app);

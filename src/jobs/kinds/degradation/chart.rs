@@ -46,7 +46,11 @@ fn paint(
     area.fill(&WHITE)?;
     let (left, right) = area.split_horizontally(LEGEND);
     let steps = rows.first().map_or(1, |row| row.mean_curve.len().saturating_sub(1).max(1));
-    let top = rows.iter().flat_map(|row| &row.mean_curve).fold(0.0_f64, |top, score| top.max(*score));
+    let means = rows.iter().flat_map(|row| &row.mean_curve).copied();
+    let highest = means.fold(0.0_f64, f64::max);
+    let bands = rows.iter().flat_map(|row| row.band.iter().flatten()).map(|[_, high]| *high).fold(highest, f64::max);
+    // Probabilities end at 1, and so do their bands.
+    let top = if highest <= 1.0 { bands.min(1.0) } else { bands };
     let top = if top > 0.0 { top * 1.04 } else { 1.0 };
     let mut chart = ChartBuilder::on(&left)
         .margin(14)

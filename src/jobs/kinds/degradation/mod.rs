@@ -78,6 +78,29 @@ impl Kind for Degradation {
         "Replaces the patches that each method ranks first and follows the score of the predicted class: the faster it falls, the better"
     }
 
+    fn parameters(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            ("model", "the model's id; default: as for POST /explain"),
+            ("dataset", "the id of the data set"),
+            (
+                "methods",
+                "a list of method ids, or of objects with `id`, the method's parameters, and `score`: `signed` or `absolute` (ranked by \
+                 magnitude); sensitivity methods get both without it",
+            ),
+            ("grid", "patches along each side; default: 25"),
+            ("steps", "patches replaced; default: 100"),
+            ("order", "`descending` (most important first, the default) or `ascending`"),
+            (
+                "replacement",
+                "`mean` (of the patch, per channel; the default), `zero` (in the model's input space) or `blur` (sigma 10)",
+            ),
+            ("limit", "most images, drawn at random by `seed`; default: all"),
+            ("labels", "`use` (labelled images that the model misclassifies are left out; the default) or `ignore`"),
+            ("seed", "of the draw, the bootstrap, and what methods draw; default: 0"),
+            ("compat", "`pgig-2020`: as in the published code of the PGIG paper"),
+        ]
+    }
+
     fn plan<'a>(&'a self, given: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
             let mut asked = Asked::new(given, app);

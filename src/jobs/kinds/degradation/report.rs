@@ -72,10 +72,17 @@ td.s{font-weight:bold}.wide{overflow-x:auto}img{max-width:100%;height:auto}figur
 
 fn html(request: &Value, spec: &Spec, findings: &Findings) -> Result<String, WorkError> {
     let title = format!("Image degradation: {} on {}", escape(&spec.model), escape(&spec.dataset));
+    let partial = match findings.run {
+        Some(_) => "",
+        None => "<b>Partial results: the job has not run to its end.</b> ",
+    };
+    let drawn = spec.limit.map_or_else(String::new, |limit| {
+        format!("; at most {limit} were drawn at random from the data set, with seed {}", spec.seed)
+    });
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{title}</title><style>{STYLE}</style></head><body>\n\
-         <h1>{title}</h1>\n<p>{} images were used, {} were left out. The patches that a method ranks {} are replaced one after another \
+         <h1>{title}</h1>\n<p>{partial}{} images were used, {} were left out{drawn}. The patches that a method ranks {} are replaced one after another \
          ({} of {} × {} patches); the curve is the mean score (the probability) of the class that the model predicts for the whole image. A {} area is better.</p>\n",
         findings.used,
         findings.skipped.values().sum::<usize>(),
@@ -102,7 +109,7 @@ fn html(request: &Value, spec: &Spec, findings: &Findings) -> Result<String, Wor
     add(
         &mut page,
         format_args!(
-            "<h2>To run it again</h2>\n<p>POST this to /jobs. It holds every parameter, settled, and the hashes of the model, its patterns and \
+            "<h2>To run it again</h2>\n<p>POST this to /jobs of a server that has the same model and data set. It holds every parameter, settled, and the hashes of the model, its patterns and \
              the data set: on others it is refused.</p>\n<pre>{}</pre>\n<p><small>{}.</small></p>\n",
             escape(&again),
             escape(&findings.paper),
@@ -117,10 +124,10 @@ fn add_areas(page: &mut String, spec: &Spec, findings: &Findings) {
     add(
         page,
         format_args!(
-            "<h2>Area under the curve</h2>\n<p>Normalised: the area under the mean curve over the steps, which make 1 together, divided by the \
+            "<h2>Area under the curve</h2>\n<p>Normalised: the area under the mean curve, with the steps scaled to a width of 1, divided by the \
              mean score of the clean images. A ranking that changes nothing has 1, one that removes the class at once has 0. \
              95 % intervals: percentiles of {RESAMPLES} bootstrap resamples of the images (ChaCha8, seed {}), the same for all rows.</p>\n\
-             <div class=\"wide\"><table><tr><th>row</th><th class=\"n\">area</th><th class=\"n\">from</th><th class=\"n\">to</th>\
+             <div class=\"wide\"><table><tr><th>method</th><th class=\"n\">area</th><th class=\"n\">from</th><th class=\"n\">to</th>\
              <th>parameters</th></tr>\n",
             spec.seed
         ),
@@ -210,7 +217,12 @@ fn add_samples(page: &mut String, findings: &Findings) {
 fn add_run(page: &mut String, findings: &Findings) {
     let version = escape(&findings.version);
     let Some(Run { onnxruntime, providers, threads, ended }) = &findings.run else {
-        return add(page, format_args!("<p><small>explaind {version}. The job has not ended.</small></p>\n"));
+        return add(
+            page,
+            format_args!(
+                "<p><small>explaind {version}. These are partial results: the job has not run to its end.</small></p>\n"
+            ),
+        );
     };
     let (onnxruntime, providers) = (escape(onnxruntime), escape(providers));
     add(
