@@ -75,9 +75,24 @@ pub fn composed(text: &str) -> Cow<'_, str> {
     if is_nfc(text) { Cow::Borrowed(text) } else { Cow::Owned(text.nfc().collect()) }
 }
 
+/// Without control characters, but for line breaks and tabs, and without those that turn the direction of text: what a terminal or a
+/// viewer would obey.
+pub fn printable(text: &str) -> String {
+    let obeyed = |c: char| {
+        c.is_control() && !matches!(c, '\n' | '\t')
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if obeyed(c) { '\u{fffd}' } else { c }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_not_printed() {
+        assert_eq!(printable("caf\u{e9}\u{1b}[31m\n\tab\u{202e}c"), "caf\u{e9}\u{fffd}[31m\n\tab\u{fffd}c");
+    }
 
     #[test]
     fn files_are_read_with_and_without_a_mark_and_broken_bytes_are_told() {

@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 /// A client that takes this many bytes of an answer within `write` is not stalled.
 const PROGRESS_BYTES: u64 = 64 << 10;
 
+/// Shorter stalls are those of any reader: a full buffer of the socket.
+const STALL: Duration = Duration::from_secs(2);
+
 /// What clients may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -112,13 +115,18 @@ impl Connections {
                 continue;
             }
             answer_bytes += state.answer_bytes;
-            stalled.extend(state.stalled.map(|(since, _)| (since, state.answer_bytes, connection)));
+            let stall = state.stalled.filter(|(since, _)| now.saturating_duration_since(*since) >= STALL);
+            stalled.extend(stall.map(|(since, _)| (since, state.answer_bytes, connection)));
         }
         stalled.sort_by_key(|(since, ..)| *since);
         for (_, bytes, connection) in stalled {
             if answer_bytes <= self.limits.answer_bytes {
                 break;
             }
+            tracing::warn!(
+                bytes,
+                "an answer was given up: its client is slow to take it, and answers take too much memory"
+            );
             connection.closed.cancel();
             answer_bytes -= bytes;
         }
@@ -348,6 +356,8 @@ mod tests {
             entered.connection.stalls(after(start, wait));
             (entered, request)
         });
+        connections.sweep(after(start, 1));
+        assert!(!is_closed(&first.0), "a reader whose buffer is full is not stalled yet");
         connections.sweep(after(start, 2));
         assert!(is_closed(&first.0) && !is_closed(&second.0));
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use indexmap::IndexSet;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
     App, AppError, Explanation, Input, Uploads, answer, explanation,
@@ -36,7 +36,7 @@ use crate::{
         options::{HeatmapOptions, SIZES, Scale},
         plane::Bounds,
     },
-    text::excerpt,
+    text::{excerpt, shown},
 };
 
 /// The most methods in one request.
@@ -105,12 +105,20 @@ impl App {
         let mut faults = Faults::default();
         let model = self.take_model(&mut given, &mut faults);
         let options = Options::take(&mut given, &mut faults);
-        let asked = take_methods(&mut given, &mut faults);
+        let mut asked = take_methods(&mut given, &mut faults);
         if options.format == Some(Format::Npy) {
             let message = "maps of different methods may differ in shape";
             faults.push(Fault::new("format", message, ["png", "jpeg", "webp", "json"]));
         }
         let Some(model) = model else { return Err(faults.into()) };
+        for own in &mut asked {
+            // As answers state it.
+            if let Some(other) = own.remove("model").filter(|other| *other != json!(model.id)) {
+                let message =
+                    format!("names the model {}: all methods of a comparison explain the same", shown(&other));
+                faults.push(Fault::new("methods", message, [model.id.clone()]));
+            }
+        }
         add_sent(&mut given, sent);
         let taken: BTreeSet<&str> =
             asked.iter().filter_map(method_of).flat_map(|method| method.parameters()).map(|p| p.name).collect();
@@ -376,11 +384,11 @@ fn take_methods(given: &mut Map<String, Value>, faults: &mut Faults) -> Vec<Map<
         match value {
             Value::String(id) => asked.push(Map::from_iter([("method".to_owned(), Value::String(id))])),
             Value::Object(mut own) => {
-                if let Some(id) = own.remove("id") {
-                    own.insert("method".to_owned(), id);
+                if let Some(id) = own.remove("id")
+                    && own.insert("method".to_owned(), id.clone()).is_some_and(|method| method != id)
+                {
+                    refuse(format!("{} has another id than method: give one of them", shown(&id)));
                 }
-                // As answers state it; a comparison has one model.
-                own.remove("model");
                 own.retain(|_, value| !value.is_null());
                 asked.push(renamed(own));
             }

@@ -20,6 +20,7 @@ use crate::{
         legend::Legend,
         options::HeatmapOptions,
     },
+    text::printable,
 };
 
 /// The most bytes of the texts of one file.
@@ -63,8 +64,9 @@ pub fn pictures(
 
 fn caption(model: &Model, explained: &Explained) -> Caption {
     Caption {
-        title: format!("{} · {}", explained.target, score(&explained.target)),
-        note: format!("{} · {}", explained.parameters.method.short, model.id),
+        title: explained.target.to_string(),
+        // Not beside the label, which may run from right to left.
+        note: format!("{} · {} · {}", score(&explained.target), explained.parameters.method.short, model.id),
     }
 }
 
@@ -111,7 +113,7 @@ fn texts(model: &Model, explained: &Explained) -> Vec<Text> {
     let method = explained.parameters.method;
     let mut parameters = Map::from_iter([("model".to_owned(), Value::from(model.id.as_str()))]);
     parameters.extend(explained.parameters.to_json());
-    vec![
+    let texts = [
         ("Title", format!("{}: attribution to {}", method.title, explained.target)),
         software(),
         ("Model", model.id.clone()),
@@ -120,5 +122,6 @@ fn texts(model: &Model, explained: &Explained) -> Vec<Text> {
         ("Target", explained.target.to_string()),
         ("Score", explained.target.class.score.to_string()),
         ("Parameters", Value::Object(parameters).to_string()),
-    ]
+    ];
+    texts.map(|(keyword, text)| (keyword, printable(&text))).into()
 }

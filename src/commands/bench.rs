@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Benchmarks, ModelArgs, json_or_text, method, pair, say, tell};
+use super::{Benchmarks, ModelArgs, json_or_text, method, pair, say, tell, write_file};
 
 /// Of a command that SIGINT ended, as shells have it.
 const INTERRUPTED: i32 = 130;
@@ -188,7 +188,7 @@ async fn compare(
             Report::Bytes(bytes) => bytes,
             Report::File(file) => queue.app().files().read(&file).await?,
         };
-        std::fs::write(path, bytes).with_context(|| path.display().to_string())?;
+        write_file(path, &bytes)?;
     }
     print(look.result.as_deref().unwrap_or(&Value::Null))?;
     for (path, _) in outputs {

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 use explaind::{
     autodiff::{
@@ -15,7 +14,7 @@ use explaind::{
 };
 use serde::de::{DeserializeOwned, IntoDeserializer, value::Error};
 
-use super::{ModelArgs, Reads, say};
+use super::{ModelArgs, Reads, say, write_file};
 
 #[derive(Args)]
 pub struct Derive {
@@ -60,7 +59,7 @@ impl Derive {
             None => derive(&model.graph, &self.spec(&model), model.patterns.as_ref())?.graph,
         };
         let path = self.output.display();
-        std::fs::write(&self.output, write_model(&graph)?).with_context(|| path.to_string())?;
+        write_file(&self.output, &write_model(&graph)?)?;
         Ok(say(format_args!("{path}: {} nodes of model {}", graph.nodes.len(), model.id))?)
     }
 

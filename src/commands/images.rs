@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context, bail};
 use explaind::image::types::{extensions, is_image_extension};
 
+use super::write_file;
+
 const STANDARD: &str = "-";
 
 /// One image or array.
@@ -190,7 +192,7 @@ impl Outputs {
                 self.claim(&wanted)?
             }
         };
-        fs::write(&path, answer).with_context(|| path.display().to_string())?;
+        write_file(&path, answer)?;
         Ok(Some(path))
     }
 

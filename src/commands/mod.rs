@@ -15,12 +15,14 @@ pub mod serve;
 
 use std::{
     fmt::Display,
+    fs,
     io::{Write, stderr, stdout},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use explaind::{
     app::App,
@@ -30,6 +32,7 @@ use explaind::{
         registry::{Registry, folders_in},
     },
     settings::{self, FlagsFor, Settings, Uses},
+    text::printable,
 };
 use serde_json::{Map, Value, json};
 
@@ -141,12 +144,29 @@ fn only(registry: &Registry) -> anyhow::Result<Arc<Model>> {
 
 /// A line on standard output. A closed pipe is an error, which ends the command without a word.
 pub fn say(line: impl Display) -> std::io::Result<()> {
-    writeln!(stdout(), "{line}")
+    writeln!(stdout(), "{}", printable(&line.to_string()))
 }
 
 /// A line on standard error; where that is closed there is nobody to tell.
 pub fn tell(line: impl Display) {
-    let _ = writeln!(stderr(), "{line}");
+    let _ = writeln!(stderr(), "{}", printable(&line.to_string()));
+}
+
+/// Writes a file whole or not at all. What is no regular file (/dev/null, a pipe) is written as it is.
+pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let write = || -> std::io::Result<()> {
+        if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+            return fs::write(path, bytes);
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // As other files are made; the umask takes from it.
+        let permissions = fs::Permissions::from_mode(0o666);
+        let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| path.display().to_string())
 }
 
 pub fn warn(warning: impl Display) {

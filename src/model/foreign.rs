@@ -40,6 +40,10 @@ pub fn is_pointer(path: &Path) -> bool {
 
 fn start(path: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
+    // A pipe would be waited for.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
     File::open(path)?.take(64).read_to_end(&mut start)?;
     Ok(start)
 }

@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     autodiff::spec::{PatternSource, Patterns},
     files::{FilesError, hash},
-    onnx::map_file,
     pool::WorkPanicked,
     tensor::Tensor,
 };
@@ -64,7 +63,7 @@ pub enum PatternsError {
 
 /// Reads a file for the model whose `model.onnx` has this hash.
 pub fn read(path: &Path, model_hash: &str) -> Result<(Patterns, Provenance), PatternsError> {
-    let bytes = map_file(path)?;
+    let bytes = std::fs::read(path)?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(malformed)?;
     let text = header.metadata().as_ref().and_then(|metadata| metadata.get(PROVENANCE));
     let provenance = text.ok_or_else(|| malformed("it does not say what it was fitted on"))?;

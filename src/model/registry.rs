@@ -25,6 +25,8 @@ use crate::{
     text::cut,
 };
 
+/// The largest model.toml.
+const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// How a running server takes notice of changes in the models folder.
 pub const RELOAD: &str = "send the server SIGHUP, or restart it";
 
@@ -401,15 +403,10 @@ fn read_labels(path: &Path, faults: &mut Vec<String>) -> Labels {
         faults.push(format!("labels.txt is {}", foreign::POINTER));
         return Labels::default();
     }
-    let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(labels::MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
-    let found = match read {
+    let found = match read_bounded(path, labels::MAX_FILE_BYTES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Labels::default()),
         Err(error) => Err(vec![error.to_string()]),
-        Ok(length) if length as u64 > labels::MAX_FILE_BYTES => {
-            Err(vec![format!("is larger than {} bytes", labels::MAX_FILE_BYTES)])
-        }
-        Ok(_) => Labels::read(&bytes),
+        Ok(bytes) => Labels::read(&bytes),
     };
     found.unwrap_or_else(|found| {
         faults.extend(found.iter().map(|fault| format!("labels.txt: {fault}")));
@@ -417,9 +414,23 @@ fn read_labels(path: &Path, faults: &mut Vec<String>) -> Labels {
     })
 }
 
+/// A regular file of at most `limit` bytes: a pipe or a device could be read without end.
+fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!("is larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
 /// The text of a file that need not be there.
 fn read_optional(path: &Path, faults: &mut Vec<String>) -> String {
-    match fs::read_to_string(path) {
+    let text = |bytes| String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+    match read_bounded(path, MAX_MANIFEST_BYTES).and_then(text) {
         Ok(_) if foreign::is_pointer(path) => {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             faults.push(format!("{name} is {}", foreign::POINTER));
@@ -482,6 +493,25 @@ mod tests {
         let registry = Registry::load(folder.path(), Some("labels")).unwrap();
         assert!(registry.default().is_none() && registry.get("good").is_some());
         assert_eq!(registry.broken_default().unwrap().id, "labels");
+    }
+
+    #[test]
+    fn pipes_and_endless_files_beside_a_model_are_refused() {
+        let folder = folder_of(&["pipe", "endless", "large"]);
+        let at = |file: &str| folder.path().join(file);
+        let made = std::process::Command::new("mkfifo").arg(at("pipe/labels.txt")).status().unwrap();
+        assert!(made.success());
+        std::os::unix::fs::symlink("/dev/zero", at("endless/model.toml")).unwrap();
+        fs::write(at("large/model.toml"), "# ".repeat(MAX_MANIFEST_BYTES as usize)).unwrap();
+        let registry = Registry::load(folder.path(), None).unwrap();
+        let broken: Vec<_> =
+            registry.broken.iter().map(|broken| (broken.id.as_str(), broken.faults.join("; "))).collect();
+        let expected = [
+            ("endless", "model.toml: it is no regular file".to_owned()),
+            ("large", "model.toml: is larger than 1048576 bytes".to_owned()),
+            ("pipe", "labels.txt: it is no regular file".to_owned()),
+        ];
+        assert_eq!(broken, expected);
     }
 
     /// A model.onnx of the bundled network in each folder.

@@ -1,19 +1,11 @@
-//! Files beside the model that hold its weights. Only regular files inside the model's own folder are opened, each mapped once.
+//! Files beside the model that hold its weights. Only regular files inside the model's own folder are opened, each read once.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
 use super::error::TensorFault;
-
-/// Maps a file; the bytes share its pages. The file must not be shortened while they live.
-pub fn map_file(path: &Path) -> std::io::Result<Bytes> {
-    let file = File::open(path)?;
-    // SAFETY: the map is read-only; that nobody truncates model files under a running server is asked of the operator.
-    Ok(Bytes::from_owner(unsafe { memmap2::Mmap::map(&file)? }))
-}
 
 /// How a Git LFS pointer starts, which stands in a clone for a large file that was not fetched.
 pub const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
@@ -66,7 +58,7 @@ impl ExternalFiles {
         if let Some(bytes) = self.files.get(&path) {
             return Ok(bytes.clone());
         }
-        let bytes = map_file(&path).map_err(unreadable)?;
+        let bytes = Bytes::from(std::fs::read(&path).map_err(unreadable)?);
         self.files.insert(path, bytes.clone());
         Ok(bytes)
     }

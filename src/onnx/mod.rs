@@ -12,7 +12,7 @@ pub mod types;
 pub mod write;
 
 pub use error::{Fault, OnnxError};
-pub use external::{LFS_POINTER, map_file};
+pub use external::LFS_POINTER;
 pub use read::{NEWEST_OPSET, OLDEST_OPSET, read_bytes, read_model, read_model_files};
 pub use types::{Types, infer, infer_node, oversize};
 pub use write::{ExternalRef, LARGEST_MODEL, write_model, write_model_external};

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use prost::Message;
 
 use super::error::{Fault, OnnxError};
-use super::external::{ExternalFiles, map_file};
+use super::external::ExternalFiles;
 use super::graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
 use super::passes::{find_faults, sort};
 use super::proto::attribute_proto::AttributeType;
@@ -33,7 +33,8 @@ pub fn read_model(path: &Path) -> Result<Graph, OnnxError> {
 
 /// As [`read_model`], with the paths of the files that hold external data.
 pub fn read_model_files(path: &Path) -> Result<(Graph, Vec<PathBuf>), OnnxError> {
-    let bytes = map_file(path).map_err(|source| OnnxError::File { path: path.into(), source })?;
+    // Not mapped: whoever copies over the file meanwhile would end the process.
+    let bytes = std::fs::read(path).map_err(|source| OnnxError::File { path: path.into(), source })?.into();
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut files = ExternalFiles::of(Some(folder));
     let graph = read(bytes, &mut files)?;

@@ -12,7 +12,7 @@ use super::{
     RenderError,
     fonts::{self, runs},
 };
-use crate::text::excerpt;
+use crate::text::{excerpt, printable};
 
 /// Paints a whole SVG document over `picture`, one of its units on each pixel.
 pub fn paint(picture: &mut RgbImage, svg: &str) -> Result<(), RenderError> {
@@ -76,7 +76,7 @@ impl Captions {
 
     /// Adds a line with its baseline at `(x, y)`. Where it would be wider than `room` its end is cut off.
     pub fn add(&mut self, (x, y): (u32, u32), room: u32, size: f32, anchor: Anchor, text: &str) {
-        let line = cut(Line::new(&excerpt(text)), room as f32 / size);
+        let line = cut(Line::new(&printable(&excerpt(text))), room as f32 / size);
         let mut left = x as f32
             - match anchor {
                 Anchor::Start => 0.0,
@@ -104,7 +104,7 @@ impl Captions {
 /// The largest size up to `size` at which all of the texts fit into `room`; where that would be hard to read, a smaller one that cuts
 /// the longest.
 pub fn common_size<'a>(texts: impl IntoIterator<Item = &'a str>, room: u32, size: f32) -> f32 {
-    let widest = texts.into_iter().map(|text| Line::new(&excerpt(text)).width).fold(f32::EPSILON, f32::max);
+    let widest = texts.into_iter().map(|text| Line::new(&printable(&excerpt(text))).width).fold(f32::EPSILON, f32::max);
     size.min(room as f32 / widest).max(SMALLEST * size)
 }
 

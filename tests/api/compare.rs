@@ -132,3 +132,17 @@ async fn faults_name_the_method_they_are_about() {
     let tensor = json!({"tensor": {"shape": [2], "data": [1.0, 2.0]}, "model": "numbers", "methods": ["gradient"], "format": "png"});
     assert_eq!(send(post_json("/compare", &tensor)).await.refused(), ["format"]);
 }
+
+#[tokio::test]
+async fn an_entry_names_one_method_and_the_model_of_all() {
+    for (entry, part) in [
+        (json!({"id": "edges", "method": "random"}), "has another id than method"),
+        (json!({"id": "edges", "model": "other"}), "names the model \"other\""),
+    ] {
+        let refused = compare(json!({"methods": [entry], "format": "json"})).await;
+        assert_eq!(refused.problem(), (422, "invalid_parameters".to_owned()));
+        assert!(refused.json()["detail"].as_str().unwrap().contains(part), "{}", refused.json());
+    }
+    let entry = json!({"id": "edges", "method": "edges", "model": "tiny"});
+    compare(json!({"methods": [entry], "format": "json"})).await.answer();
+}
