@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Explains, ModelArgs,
-    images::{Formats, Outputs, Source, Sources},
+    images::{Formats, Outputs, Source, Sources, tell_failed},
     method, pair, say, tell, warn,
 };
 
@@ -140,9 +140,7 @@ impl Common {
                 Ok(answer) => answer,
                 Err(error) if !sources.are_many => return Err(error.context(source.shown())),
                 Err(error) => {
-                    crate::cli::tell(&error)
-                        .iter()
-                        .for_each(|line| tell(format_args!("error: {}: {line}", source.shown())));
+                    tell_failed(source, &error);
                     failed += 1;
                     continue;
                 }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use explaind::image::types::{extensions, is_image_extension};
 
-use super::write_file;
+use super::{tell, write_file};
 
 const STANDARD: &str = "-";
 
@@ -39,6 +39,11 @@ impl Source {
     pub fn shown(&self) -> String {
         self.path.as_ref().map_or_else(|| "standard input".to_owned(), |path| path.display().to_string())
     }
+}
+
+/// Says why one of several could not be worked on.
+pub fn tell_failed(source: &Source, error: &anyhow::Error) {
+    crate::cli::tell(error).iter().for_each(|line| tell(format_args!("error: {}: {line}", source.shown())));
 }
 
 /// What is named on the command line.

@@ -14,8 +14,8 @@ use serde_json::{Map, json};
 
 use super::{
     ModelArgs, Predicts,
-    images::{Source, Sources},
-    say, tell, warn,
+    images::{Source, Sources, tell_failed},
+    say, warn,
 };
 
 /// Images that are decoded and evaluated beside each other.
@@ -70,9 +70,7 @@ impl Predict {
                 }
                 Err(error) if !sources.are_many => return Err(error.context(source.shown())),
                 Err(error) => {
-                    crate::cli::tell(&error)
-                        .iter()
-                        .for_each(|line| tell(format_args!("error: {}: {line}", source.shown())));
+                    tell_failed(source, &error);
                     failed += 1;
                 }
             }

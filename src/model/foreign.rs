@@ -1,7 +1,7 @@
 //! What a file that is no ONNX model is instead, by how it starts.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
     path::Path,
 };
@@ -40,10 +40,14 @@ pub fn is_pointer(path: &Path) -> bool {
 
 fn start(path: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    // A pipe would be waited for.
-    if !std::fs::metadata(path)?.is_file() {
+    open_regular(path)?.take(64).read_to_end(&mut start)?;
+    Ok(start)
+}
+
+/// Opens a regular file. A pipe would be waited for, and a device read without end.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
-    File::open(path)?.take(64).read_to_end(&mut start)?;
-    Ok(start)
+    File::open(path)
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
-    io,
+    io::{self, Read},
     os::unix::fs::FileExt,
     path::Path,
     sync::Arc,
@@ -16,6 +16,7 @@ use safetensors::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::foreign::open_regular;
 use crate::{
     autodiff::spec::{PatternSource, Patterns},
     files::{FilesError, hash},
@@ -63,7 +64,9 @@ pub enum PatternsError {
 
 /// Reads a file for the model whose `model.onnx` has this hash.
 pub fn read(path: &Path, model_hash: &str) -> Result<(Patterns, Provenance), PatternsError> {
-    let bytes = std::fs::read(path)?;
+    let mut file = open_regular(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(malformed)?;
     let text = header.metadata().as_ref().and_then(|metadata| metadata.get(PROVENANCE));
     let provenance = text.ok_or_else(|| malformed("it does not say what it was fitted on"))?;
@@ -80,7 +83,6 @@ pub fn read(path: &Path, model_hash: &str) -> Result<(Patterns, Provenance), Pat
         let offset = (view.data().as_ptr() as usize - bytes.as_ptr() as usize) as u64;
         layers.insert(name.to_owned(), Layer { shape: view.shape().to_vec(), offset });
     }
-    let file = File::open(path)?;
     let id = id_of(&hash(&file)?);
     Ok((Patterns { id, source: Arc::new(PatternsFile { file, layers }) }, provenance))
 }
