@@ -1,4 +1,5 @@
-//! What a request or a start-up pays outside ONNX Runtime: reading, deriving and writing the bundled SqueezeNet; the regions of XRAI.
+//! What a request or a start-up pays outside ONNX Runtime: reading, deriving and writing the
+//! bundled SqueezeNet; the regions of XRAI.
 
 use std::{hint::black_box, path::Path};
 
@@ -33,18 +34,29 @@ fn squeezenet(criterion: &mut Criterion) {
         seed: SeedRule::One,
         pattern_layers: PatternLayers::All,
     };
-    let derived = derive(&source, &spec, None).expect("the bundled model derives").graph;
+    let derived = derive(&source, &spec, None)
+        .expect("the bundled model derives")
+        .graph;
 
-    criterion.bench_function("read_model", |bencher| bencher.iter(|| read_model(black_box(&path))));
-    criterion.bench_function("derive_gradient", |bencher| bencher.iter(|| derive(black_box(&source), &spec, None)));
-    criterion.bench_function("write_model", |bencher| bencher.iter(|| write_model(black_box(&derived))));
+    criterion.bench_function("read_model", |bencher| {
+        bencher.iter(|| read_model(black_box(&path)))
+    });
+    criterion.bench_function("derive_gradient", |bencher| {
+        bencher.iter(|| derive(black_box(&source), &spec, None))
+    });
+    criterion.bench_function("write_model", |bencher| {
+        bencher.iter(|| write_model(black_box(&derived)))
+    });
 }
 
-/// What XRAI does beside its evaluations, for a photo in the size of most classifiers' inputs: six segmentations, and the ranking.
+/// What XRAI does beside its evaluations, for a photo in the size of most classifiers' inputs: six
+/// segmentations, and the ranking.
 fn regions(criterion: &mut Criterion) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/chelsea.png");
     let bytes = std::fs::read(path).expect("the example is there");
-    let upload = decode(&bytes, &Limits::default()).expect("the example decodes").image;
+    let upload = decode(&bytes, &Limits::default())
+        .expect("the example decodes")
+        .image;
     let rule = Preprocess {
         width: 224,
         height: 224,
@@ -61,11 +73,18 @@ fn regions(criterion: &mut Criterion) {
     let method = find("xrai").expect("there is such a method");
     let parameters = Parameters::defaults(method, Head::Logits, PatternLayers::All);
     let regions = segment(&picture, &parameters).regions;
-    let map: Vec<f64> = (0..224 * 224_u32).map(|i| f64::from(i.wrapping_mul(2_654_435_761) >> 16) - 32_000.0).collect();
-    let select = |algorithm| Selection { algorithm, area_threshold: 1.0, min_pixel_diff: 50 };
+    let map: Vec<f64> = (0..224 * 224_u32)
+        .map(|i| f64::from(i.wrapping_mul(2_654_435_761) >> 16) - 32_000.0)
+        .collect();
+    let select = |algorithm| Selection {
+        algorithm,
+        area_threshold: 1.0,
+        min_pixel_diff: 50,
+    };
 
-    criterion
-        .bench_function("segment_six_scales", |bencher| bencher.iter(|| segment(black_box(&picture), &parameters)));
+    criterion.bench_function("segment_six_scales", |bencher| {
+        bencher.iter(|| segment(black_box(&picture), &parameters))
+    });
     criterion.bench_function("rank_regions_full", |bencher| {
         bencher.iter(|| rank(black_box(&map), &regions, &select(Algorithm::Full)))
     });

@@ -1,5 +1,6 @@
-//! What a batched gradient costs in forward passes: both through the engine as it serves, medians of alternated calls, one line a model.
-//! `cargo bench --bench gradient -- MODEL_FOLDER …`; without folders, the bundled SqueezeNet.
+//! What a batched gradient costs in forward passes: both through the engine as it serves, medians
+//! of alternated calls, one line a model. `cargo bench --bench gradient -- MODEL_FOLDER …`; without
+//! folders, the bundled SqueezeNet.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +23,11 @@ const REPEATS: usize = 9;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     // `cargo bench` adds flags of its own.
-    let mut folders: Vec<PathBuf> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).map(Into::into).collect();
+    let mut folders: Vec<PathBuf> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with("--"))
+        .map(Into::into)
+        .collect();
     if folders.is_empty() {
         folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1"));
     }
@@ -36,20 +41,26 @@ async fn main() -> anyhow::Result<()> {
         session_bytes: 4 << 30,
     })?;
     for folder in folders {
-        compare(&engine, &folder).await.with_context(|| folder.display().to_string())?;
+        compare(&engine, &folder)
+            .await
+            .with_context(|| folder.display().to_string())?;
     }
     Ok(())
 }
 
 async fn compare(engine: &Engine, folder: &Path) -> anyhow::Result<()> {
-    let id = folder.file_name().and_then(|name| name.to_str()).context("no folder of a model")?;
+    let id = folder
+        .file_name()
+        .and_then(|name| name.to_str())
+        .context("no folder of a model")?;
     let model = Registry::load(folder.parent().context("no folder of models")?, None)?.get(id);
     let model = model.context("the model cannot be served")?;
     let points: Vec<Point> = (0..BATCH)
         .map(|row| Point {
-            input: Arc::new(Tensor::from_shape_fn(model.manifest.input.shape.as_slice(), |index| {
-                ((index[1] + row) * index[2]) as f32 % 7.0 - 3.0
-            })),
+            input: Arc::new(Tensor::from_shape_fn(
+                model.manifest.input.shape.as_slice(),
+                |index| ((index[1] + row) * index[2]) as f32 % 7.0 - 3.0,
+            )),
             seed: Arc::new([(row, 1.0)]),
         })
         .collect();
@@ -73,10 +84,23 @@ async fn time(
     points: &[Point],
 ) -> anyhow::Result<Duration> {
     let (wrt, pattern_layers) = (Wrt::Input, PatternLayers::All);
-    let spec = DeriveSpec { rule_sets, wrt, head: Head::Logits, seed: SeedRule::One, pattern_layers };
-    let caller = Caller { id: 0, priority: Priority::Interactive, cancel: CancellationToken::new(), deadline: None };
+    let spec = DeriveSpec {
+        rule_sets,
+        wrt,
+        head: Head::Logits,
+        seed: SeedRule::One,
+        pattern_layers,
+    };
+    let caller = Caller {
+        id: 0,
+        priority: Priority::Interactive,
+        cancel: CancellationToken::new(),
+        deadline: None,
+    };
     let start = Instant::now();
-    engine.evaluate(model, &spec, points.to_vec(), &caller).await?;
+    engine
+        .evaluate(model, &spec, points.to_vec(), &caller)
+        .await?;
     Ok(start.elapsed())
 }
 

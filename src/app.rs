@@ -1,5 +1,6 @@
-//! Wires the rooms together: what the server, the command line and the tests call.
-//! [`App::plan`] says what is asked for, [`App::explain`] does it: bytes or tensor -> decode -> preprocess -> methods -> picture.
+//! Wires the rooms together: what the server, the command line and the tests call. [`App::plan`]
+//! says what is asked for, [`App::explain`] does it: bytes or tensor -> decode -> preprocess ->
+//! methods -> picture.
 
 pub mod answer;
 pub mod compare;
@@ -93,7 +94,10 @@ pub struct Uploads {
 
 impl Uploads {
     pub fn sent(&self) -> Sent {
-        Sent { baseline: self.baseline.is_some(), segments: self.segments.is_some() }
+        Sent {
+            baseline: self.baseline.is_some(),
+            segments: self.segments.is_some(),
+        }
     }
 }
 
@@ -183,10 +187,13 @@ pub enum AppError {
 }
 
 impl App {
-    /// Loads ONNX Runtime and its devices, starts the workers, and loads the models. Takes seconds: not for an async thread.
+    /// Loads ONNX Runtime and its devices, starts the workers, and loads the models. Takes seconds:
+    /// not for an async thread.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let (folder, default) = (settings.models.clone(), settings.default_model.clone());
-        Self::start_with(settings, |check| Registry::load_after(None, &folder, default.as_deref(), check))
+        Self::start_with(settings, |check| {
+            Registry::load_after(None, &folder, default.as_deref(), check)
+        })
     }
 
     /// As [`Self::start`], with one model alone: a folder, or an .onnx file.
@@ -211,10 +218,15 @@ impl App {
         let models = load(&|model| try_out(&engine, model))?;
         tell_models(&models);
         if models.iter().next().is_none() {
-            tracing::warn!("no model is loaded: put one into {}, then {RELOAD}", settings.models.display());
+            tracing::warn!(
+                "no model is loaded: put one into {}, then {RELOAD}",
+                settings.models.display()
+            );
         }
         if models.is_without_default() {
-            tracing::warn!("there are several models, and default_model is not set: requests have to name theirs");
+            tracing::warn!(
+                "there are several models, and default_model is not set: requests have to name theirs"
+            );
         }
         let pool = Pool::new(settings.threads);
         let pixels = Pixels::new(settings.max_pixels);
@@ -237,8 +249,22 @@ impl App {
         let fits = Fits::new(files.clone(), pool.clone(), &settings.data);
         let models = Models::new(models);
         let reloaded = Notify::new();
-        let parts = Parts { settings, models, engine, pool, pixels, quota, files, fits, datasets, pictures, reloaded };
-        Ok(Self { parts: Arc::new(parts) })
+        let parts = Parts {
+            settings,
+            models,
+            engine,
+            pool,
+            pixels,
+            quota,
+            files,
+            fits,
+            datasets,
+            pictures,
+            reloaded,
+        };
+        Ok(Self {
+            parts: Arc::new(parts),
+        })
     }
 
     pub fn settings(&self) -> &Settings {
@@ -284,7 +310,12 @@ impl App {
 
     /// What methods are worked on with.
     pub fn means<'a>(&'a self, caller: &'a Caller) -> Means<'a> {
-        Means { engine: self.engine(), pool: self.pool(), caller, pictures: Some(&self.parts.pictures) }
+        Means {
+            engine: self.engine(),
+            pool: self.pool(),
+            caller,
+            pictures: Some(&self.parts.pictures),
+        }
     }
 
     /// Explains every input: one explanation each, or k each for `top:k`, in order.
@@ -296,23 +327,39 @@ impl App {
         caller: &Caller,
     ) -> Result<Answered<Explanation>, AppError> {
         tell_log(&plan.model, Some(plan.parameters.method.id));
-        let Inputs { each: inputs, batched } = self.split(inputs, &plan.model).await?;
+        let Inputs {
+            each: inputs,
+            batched,
+        } = self.split(inputs, &plan.model).await?;
         check_inputs(&plan, &inputs)?;
-        let costs = (0..inputs.len()).map(|at| drive::cost(&plan.model, [&plan.parameters_of(at)].into_iter()).0);
-        let _admitted = self.admit(&plan.model, plan.parameters.method.id, costs.sum(), caller).await?;
+        let costs = (0..inputs.len())
+            .map(|at| drive::cost(&plan.model, [&plan.parameters_of(at)].into_iter()).0);
+        let _admitted = self
+            .admit(&plan.model, plan.parameters.method.id, costs.sum(), caller)
+            .await?;
         let uploads = self.read(uploads, &inputs, &plan.model).await?;
-        let task = Task { count: inputs.len(), plan, uploads };
+        let task = Task {
+            count: inputs.len(),
+            plan,
+            uploads,
+        };
         let task = &task;
         let answers: Vec<(Vec<Explanation>, usize)> = stream::iter(inputs.into_iter().enumerate())
             .map(|(at, input)| async move {
-                self.explain_one(task, at, input, caller).await.map_err(|error| locate(error, at, task.count))
+                self.explain_one(task, at, input, caller)
+                    .await
+                    .map_err(|error| locate(error, at, task.count))
             })
             .buffered(INPUTS_AT_ONCE)
             .try_collect()
             .await?;
         let (answers, evaluations): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
         let answers: Vec<_> = answers.into_iter().flatten().collect();
-        Ok(Answered { has_axis: batched || answers.len() != 1, answers, evaluations: evaluations.into_iter().sum() })
+        Ok(Answered {
+            has_axis: batched || answers.len() != 1,
+            answers,
+            evaluations: evaluations.into_iter().sum(),
+        })
     }
 
     /// The best classes of every input, in order.
@@ -328,14 +375,17 @@ impl App {
         let _admitted = self.admit(&plan.model, "predict", count, caller).await?;
         stream::iter(inputs.into_iter().enumerate())
             .map(|(at, input)| async move {
-                self.predict_one(plan, input, caller).await.map_err(|error| locate(error, at, count))
+                self.predict_one(plan, input, caller)
+                    .await
+                    .map_err(|error| locate(error, at, count))
             })
             .buffered(INPUTS_AT_ONCE)
             .try_collect()
             .await
     }
 
-    /// A place among the requests that are done in time; none for what costs more than is allowed, which is refused by that name.
+    /// A place among the requests that are done in time; none for what costs more than is allowed,
+    /// which is refused by that name.
     async fn admit(
         &self,
         model: &Model,
@@ -346,14 +396,29 @@ impl App {
         if cost > self.settings().max_interactive_evaluations {
             return Ok(None);
         }
-        let kind = Kind { model: model.id.clone(), way };
-        Ok(Some(self.engine().reserve(&kind, cost, caller).await.map_err(MethodError::from)?))
+        let kind = Kind {
+            model: model.id.clone(),
+            way,
+        };
+        Ok(Some(
+            self.engine()
+                .reserve(&kind, cost, caller)
+                .await
+                .map_err(MethodError::from)?,
+        ))
     }
 
     async fn split(&self, inputs: Vec<Input>, model: &Arc<Model>) -> Result<Inputs, AppError> {
         let (app, model) = (self.clone(), model.clone());
-        let inputs = self.pool().run(move || input::split(inputs, &model, app.settings())).await??;
-        if inputs.each.is_empty() { Err(AppError::NoInput) } else { Ok(inputs) }
+        let inputs = self
+            .pool()
+            .run(move || input::split(inputs, &model, app.settings()))
+            .await??;
+        if inputs.each.is_empty() {
+            Err(AppError::NoInput)
+        } else {
+            Ok(inputs)
+        }
     }
 
     async fn prepare(&self, input: One, model: &Arc<Model>) -> Result<Prepared, AppError> {
@@ -366,7 +431,12 @@ impl App {
         self.pool().run(prepare).await?
     }
 
-    async fn read(&self, uploads: Uploads, inputs: &[One], model: &Arc<Model>) -> Result<ReadUploads, AppError> {
+    async fn read(
+        &self,
+        uploads: Uploads,
+        inputs: &[One],
+        model: &Arc<Model>,
+    ) -> Result<ReadUploads, AppError> {
         let mut warnings = Vec::new();
         let baseline = match uploads.baseline {
             Some(input) => {
@@ -374,25 +444,42 @@ impl App {
                 match (each.pop(), each.is_empty()) {
                     (Some(one), true) => {
                         let prepared = self.prepare(one, model).await?;
-                        let own =
-                            prepared.warnings.into_iter().filter(|one| model.manifest.assumed.as_ref() != Some(one));
+                        let own = prepared
+                            .warnings
+                            .into_iter()
+                            .filter(|one| model.manifest.assumed.as_ref() != Some(one));
                         warnings.extend(own.map(|warning| format!("baseline: {warning}")));
                         Some(prepared.tensor)
                     }
-                    _ => return Err(Faults::from(Fault::new("baseline", "several were sent", ["1"])).into()),
+                    _ => {
+                        return Err(Faults::from(Fault::new(
+                            "baseline",
+                            "several were sent",
+                            ["1"],
+                        ))
+                        .into());
+                    }
                 }
             }
             None => None,
         };
         let segments = match uploads.segments {
             Some(bytes) => {
-                let (limits, inputs, model) = (input::limits(self.settings()), inputs.to_vec(), model.clone());
+                let (limits, inputs, model) = (
+                    input::limits(self.settings()),
+                    inputs.to_vec(),
+                    model.clone(),
+                );
                 let check = move || input::check_segments(bytes, &inputs, &model, limits);
                 Some(Arc::new(self.pool().run(check).await??))
             }
             None => None,
         };
-        Ok(ReadUploads { baseline, segments, warnings })
+        Ok(ReadUploads {
+            baseline,
+            segments,
+            warnings,
+        })
     }
 
     /// The sent segments in the model's pixels.
@@ -402,7 +489,8 @@ impl App {
         prepared: &Prepared,
         model: &Model,
     ) -> Result<Option<Arc<Segmentation>>, AppError> {
-        let (Some(segments), Some(rule)) = (&uploads.segments, &model.manifest.input.preprocess) else {
+        let (Some(segments), Some(rule)) = (&uploads.segments, &model.manifest.input.preprocess)
+        else {
             return Ok(None);
         };
         let size = (rule.height as usize, rule.width as usize);
@@ -427,31 +515,64 @@ impl App {
         let started = Instant::now();
         let Task { plan, .. } = task;
         let mut prepared = self.prepare(input, &plan.model).await?;
-        prepared.warnings.extend(task.uploads.warnings.iter().cloned());
+        prepared
+            .warnings
+            .extend(task.uploads.warnings.iter().cloned());
         let request = drive::Request {
             uploaded_baseline: task.uploads.baseline.clone(),
-            uploaded_segments: self.fit_segments(&task.uploads, &prepared, &plan.model).await?,
+            uploaded_segments: self
+                .fit_segments(&task.uploads, &prepared, &plan.model)
+                .await?,
             ..drive::Request::of(plan.parameters_of(at))
         };
         let limit = self.settings().max_interactive_evaluations / task.count;
         let input = prepared.tensor.clone();
-        let answered =
-            drive::explain(self.means(caller), &plan.model, input, std::slice::from_ref(&request), Some(limit))
-                .await
-                .map_err(|error| whole_cost(error, task.count, self.settings().max_interactive_evaluations))?;
+        let answered = drive::explain(
+            self.means(caller),
+            &plan.model,
+            input,
+            std::slice::from_ref(&request),
+            Some(limit),
+        )
+        .await
+        .map_err(|error| {
+            whole_cost(
+                error,
+                task.count,
+                self.settings().max_interactive_evaluations,
+            )
+        })?;
         let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
         let before_render = Instant::now();
-        let pictures = self.render(plan, prepared.upload.take(), &explained, caller).await?;
+        let pictures = self
+            .render(plan, prepared.upload.take(), &explained, caller)
+            .await?;
         let render = before_render.elapsed();
         record_stages(&prepared, render);
-        let explanations = explained.into_iter().zip(pictures).map(|(explained, picture)| {
-            let one = explanation(&plan.model, &plan.options, &prepared, explained, picture, render, started);
-            Explanation { input: at, ..one }
-        });
+        let explanations = explained
+            .into_iter()
+            .zip(pictures)
+            .map(|(explained, picture)| {
+                let one = explanation(
+                    &plan.model,
+                    &plan.options,
+                    &prepared,
+                    explained,
+                    picture,
+                    render,
+                    started,
+                );
+                Explanation { input: at, ..one }
+            });
         Ok((explanations.collect(), answered.evaluations))
     }
 
-    async fn predict_one(&self, plan: &PredictPlan, input: One, caller: &Caller) -> Result<Predicted, AppError> {
+    async fn predict_one(
+        &self,
+        plan: &PredictPlan,
+        input: One,
+        caller: &Caller,
+    ) -> Result<Predicted, AppError> {
         let started = Instant::now();
         let prepared = self.prepare(input, &plan.model).await?;
         let (predictions, timing) =
@@ -464,7 +585,12 @@ impl App {
             total: milliseconds(started.elapsed()),
             ..engine_timing(timing)
         };
-        Ok(Predicted { image: prepared.image, predictions, warnings: prepared.warnings, timing })
+        Ok(Predicted {
+            image: prepared.image,
+            predictions,
+            warnings: prepared.warnings,
+            timing,
+        })
     }
 
     /// The picture of each explanation, where the plan wants one.
@@ -478,7 +604,11 @@ impl App {
         let Some((upload, geometry)) = upload.filter(|_| plan.options.want_picture()) else {
             return Ok(explained.iter().map(|_| Picture::default()).collect());
         };
-        let (model, options, limits) = (plan.model.clone(), plan.heatmap.clone(), input::limits(self.settings()));
+        let (model, options, limits) = (
+            plan.model.clone(),
+            plan.heatmap.clone(),
+            input::limits(self.settings()),
+        );
         let file_type = plan.options.file_type().unwrap_or(FileType::Png);
         let explained = explained.to_vec();
         let gone = caller.cancel.clone();
@@ -492,7 +622,14 @@ impl App {
                 let _room = room;
                 go_on()?;
                 let upload = upload.into_pixels(&limits)?;
-                pictures((&upload, &geometry), &model, &explained, &options, file_type, go_on)
+                pictures(
+                    (&upload, &geometry),
+                    &model,
+                    &explained,
+                    &options,
+                    file_type,
+                    go_on,
+                )
             })
             .await?
     }
@@ -500,17 +637,25 @@ impl App {
 
 /// Adds what a request is about to its span in the log.
 fn tell_log(model: &Model, attribution: Option<&str>) {
-    Span::current().record("model", &model.id).record("attribution", attribution);
+    Span::current()
+        .record("model", &model.id)
+        .record("attribution", attribution);
 }
 
 fn try_out(engine: &Engine, model: &Model) -> Result<Option<String>, String> {
-    engine.try_out(model).map_err(|error| format!("model.onnx: {error}"))
+    engine
+        .try_out(model)
+        .map_err(|error| format!("model.onnx: {error}"))
 }
 
 /// Logs what is wrong or odd about the models.
 fn tell_models(models: &Registry) {
     for broken in &models.broken {
-        tracing::error!(model = broken.id, "not served: {}", broken.faults.join("; "));
+        tracing::error!(
+            model = broken.id,
+            "not served: {}",
+            broken.faults.join("; ")
+        );
     }
     for warning in models.all_warnings() {
         tracing::warn!("{warning}");
@@ -533,9 +678,16 @@ fn explanation(
     render: Duration,
     started: Instant,
 ) -> Explanation {
-    let labels = [("model", model.id.clone()), ("method", explained.parameters.method.id.to_owned())];
+    let labels = [
+        ("model", model.id.clone()),
+        ("method", explained.parameters.method.id.to_owned()),
+    ];
     metrics::counter!(names::EXPLANATIONS_TOTAL, &labels).increment(1);
-    let warnings = [&prepared.warnings, &explained.attribution.warnings, &picture.warnings];
+    let warnings = [
+        &prepared.warnings,
+        &explained.attribution.warnings,
+        &picture.warnings,
+    ];
     Explanation {
         model: model.clone(),
         input: 0,
@@ -573,7 +725,9 @@ struct ReadUploads {
 /// What of the plan depends on the inputs.
 fn check_inputs(plan: &Plan, inputs: &[One]) -> Result<(), AppError> {
     let mut faults = Faults::default();
-    let answers = (0..inputs.len()).map(|input| plan.parameters_of(input).target.answers()).sum::<usize>();
+    let answers = (0..inputs.len())
+        .map(|input| plan.parameters_of(input).target.answers())
+        .sum::<usize>();
     if answers > 1 && plan.options.file_type().is_some() {
         let message = "a picture shows one answer, and this request has several";
         faults.push(Fault::new("format", message, ["json", "npy"]));
@@ -582,7 +736,11 @@ fn check_inputs(plan: &Plan, inputs: &[One]) -> Result<(), AppError> {
     if let Some(targets) = &plan.targets
         && targets.len() != inputs.len()
     {
-        let message = format!("names {} targets for {} inputs", targets.len(), inputs.len());
+        let message = format!(
+            "names {} targets for {} inputs",
+            targets.len(),
+            inputs.len()
+        );
         faults.push(Fault::new("targets", message, ["one for each input"]));
     }
     Ok(faults.settle(())?)
@@ -590,11 +748,12 @@ fn check_inputs(plan: &Plan, inputs: &[One]) -> Result<(), AppError> {
 
 /// A picture that is asked for, of a tensor.
 fn undrawable(options: &Options, inputs: &[One]) -> Option<Fault> {
-    let (param, allowed): (_, &[&str]) = match (options.file_type().is_some(), options.include.heatmap) {
-        (true, _) => ("format", &["json", "npy"]),
-        (false, true) => ("include", &[]),
-        (false, false) => return None,
-    };
+    let (param, allowed): (_, &[&str]) =
+        match (options.file_type().is_some(), options.include.heatmap) {
+            (true, _) => ("format", &["json", "npy"]),
+            (false, true) => ("include", &[]),
+            (false, false) => return None,
+        };
     let tensors = inputs.iter().any(|input| matches!(input, One::Tensor(_)));
     let message = "a picture needs an image to lie on, and this is a tensor";
     tensors.then(|| Fault::new(param, message, allowed))
@@ -603,9 +762,14 @@ fn undrawable(options: &Options, inputs: &[One]) -> Option<Fault> {
 /// Says which of several inputs an error is about; what concerns the whole request stays as it is.
 fn locate(error: AppError, input: usize, count: usize) -> AppError {
     match error {
-        AppError::Method(MethodError::Engine(_) | MethodError::TooCostly { .. } | MethodError::Panicked(_))
+        AppError::Method(
+            MethodError::Engine(_) | MethodError::TooCostly { .. } | MethodError::Panicked(_),
+        )
         | AppError::Panicked(_) => error,
-        other if count > 1 => AppError::AtInput { input, source: Box::new(other) },
+        other if count > 1 => AppError::AtInput {
+            input,
+            source: Box::new(other),
+        },
         other => other,
     }
 }
@@ -613,7 +777,10 @@ fn locate(error: AppError, input: usize, count: usize) -> AppError {
 /// The limit is dealt evenly over the inputs; the user is told the sum.
 fn whole_cost(error: MethodError, count: usize, limit: usize) -> MethodError {
     match error {
-        MethodError::TooCostly { cost, .. } => MethodError::TooCostly { cost: cost * count, limit },
+        MethodError::TooCostly { cost, .. } => MethodError::TooCostly {
+            cost: cost * count,
+            limit,
+        },
         other => other,
     }
 }
@@ -621,7 +788,11 @@ fn whole_cost(error: MethodError, count: usize, limit: usize) -> MethodError {
 fn engine_timing(timing: Timing) -> TimingMs {
     telemetry::record_stage(Stage::Queue, timing.queue);
     telemetry::record_stage(Stage::Model, timing.model);
-    TimingMs { queue: milliseconds(timing.queue), model: milliseconds(timing.model), ..TimingMs::default() }
+    TimingMs {
+        queue: milliseconds(timing.queue),
+        model: milliseconds(timing.model),
+        ..TimingMs::default()
+    }
 }
 
 /// To the microsecond.

@@ -1,5 +1,6 @@
-//! Gaussian blur, cut at 4 sigma, borders reflected (d c b a | a b c d | d c b a): `scipy.ndimage.gaussian_filter` to the last bit.
-//! Weights exp(-k² / 2σ²), normalised. Cost: 4σ multiplications per element and axis, in f64.
+//! Gaussian blur, cut at 4 sigma, borders reflected (d c b a | a b c d | d c b a):
+//! `scipy.ndimage.gaussian_filter` to the last bit. Weights exp(-k² / 2σ²), normalised. Cost: 4σ
+//! multiplications per element and axis, in f64.
 
 use ndarray::{ArrayViewMut1, ArrayViewMutD, Axis};
 
@@ -15,7 +16,10 @@ pub fn blur(mut values: ArrayViewMutD<'_, f64>, axes: &[Axis], sigma: f64) {
         return;
     }
     for axis in axes {
-        values.lanes_mut(*axis).into_iter().for_each(|lane| blur_lane(lane, &weights));
+        values
+            .lanes_mut(*axis)
+            .into_iter()
+            .for_each(|lane| blur_lane(lane, &weights));
     }
 }
 
@@ -26,13 +30,17 @@ fn blur_lane(mut lane: ArrayViewMut1<'_, f64>, weights: &[f64]) {
         let at = at.rem_euclid(2 * length as isize) as usize;
         lane[at.min(2 * length - 1 - at)]
     };
-    let padded: Vec<f64> = (0..length + 2 * radius).map(|at| reflected(at as isize - radius as isize)).collect();
+    let padded: Vec<f64> = (0..length + 2 * radius)
+        .map(|at| reflected(at as isize - radius as isize))
+        .collect();
     for (at, value) in lane.iter_mut().enumerate() {
         let centre = at + radius;
         // From the ends inwards, as scipy sums.
         *value = (1..=radius)
             .rev()
-            .fold(padded[centre] * weights[0], |sum, k| sum + (padded[centre - k] + padded[centre + k]) * weights[k]);
+            .fold(padded[centre] * weights[0], |sum, k| {
+                sum + (padded[centre - k] + padded[centre + k]) * weights[k]
+            });
     }
 }
 
@@ -51,7 +59,11 @@ mod tests {
         let total: f64 = (-8..=8).map(|k| weight(f64::from(k))).sum();
         for y in 0..41 {
             let distance = (y as f64 - 20.0).abs();
-            let expected = if distance > 8.0 { 0.0 } else { weight(distance) / total };
+            let expected = if distance > 8.0 {
+                0.0
+            } else {
+                weight(distance) / total
+            };
             assert!((spot[[y, 2]] - expected).abs() < 1e-15, "{y}");
         }
         for sigma in [0.1, 0.8, 3.0, 50.0] {
@@ -67,8 +79,13 @@ mod tests {
         // scipy 1.17: gaussian_filter([0.1, 0.7, 0.2, 0.9, 0.4], 0.8)
         let mut line = Array1::from_vec(vec![0.1, 0.7, 0.2, 0.9, 0.4]);
         blur(line.view_mut().into_dyn(), &[Axis(0)], 0.8);
-        let expected =
-            [0.2527203188252738, 0.43996186321706243, 0.47620796550398836, 0.6103373256363404, 0.5207725268173355];
+        let expected = [
+            0.2527203188252738,
+            0.43996186321706243,
+            0.47620796550398836,
+            0.6103373256363404,
+            0.5207725268173355,
+        ];
         assert_eq!(line.to_vec(), expected);
     }
 }

@@ -1,5 +1,6 @@
-//! The command line. Errors are told with their causes, each fault of a request on a line of its own; the exit code is 1, that of a wrong
-//! usage 2. A reader that closes the pipe ends a command without a word.
+//! The command line. Errors are told with their causes, each fault of a request on a line of its
+//! own; the exit code is 1, that of a wrong usage 2. A reader that closes the pipe ends a command
+//! without a word.
 
 use std::{error::Error, io, process::ExitCode};
 
@@ -37,7 +38,8 @@ enum Command {
     Methods(commands::methods::Methods),
     /// Check whether models can be served, and what is assumed of them
     Models(commands::models::Models),
-    /// Fit the patterns of PatternAttribution and PGIG, and write patterns.safetensors beside the model
+    /// Fit the patterns of PatternAttribution and PGIG, and write patterns.safetensors beside the
+    /// model
     FitPatterns(commands::fit_patterns::FitPatterns),
     /// Compare methods by image degradation on a set of images, without a server
     Bench(commands::bench::Bench),
@@ -53,8 +55,8 @@ enum Command {
     Completions(commands::completions::Completions),
 }
 
-/// Makes glibc give blocks of 4 MB and more back when they are freed: it would keep most of what the opening of sessions frees.
-/// Smaller ones, such as pictures, are kept to be used again.
+/// Makes glibc give blocks of 4 MB and more back when they are freed: it would keep most of what
+/// the opening of sessions frees. Smaller ones, such as pictures, are kept to be used again.
 fn return_large_blocks() {
     // SAFETY: sets numbers of the allocator, before there are other threads.
     #[cfg(target_env = "gnu")]
@@ -73,7 +75,9 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&error).iter().for_each(|line| commands::tell(format_args!("error: {line}")));
+            tell(&error)
+                .iter()
+                .for_each(|line| commands::tell(format_args!("error: {line}")));
             ExitCode::FAILURE
         }
     }
@@ -82,7 +86,10 @@ pub fn main() -> ExitCode {
 /// Whether the reader of standard output has had enough, as `head` does.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
-    error.chain().filter_map(|cause| cause.downcast_ref()).any(broken)
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref())
+        .any(broken)
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
@@ -120,15 +127,25 @@ pub(crate) fn tell(error: &anyhow::Error) -> Vec<String> {
         }
         return vec![whole];
     };
-    let told = faults.shown().iter().map(|fault| match fault.allowed.as_slice() {
-        [] => format!("{}: {}", fault.param, fault.message),
-        allowed => format!("{}: {} (allowed: {})", fault.param, fault.message, allowed.join(", ")),
-    });
-    told.chain((faults.more() > 0).then(|| format!("and {} more", faults.more()))).collect()
+    let told = faults
+        .shown()
+        .iter()
+        .map(|fault| match fault.allowed.as_slice() {
+            [] => format!("{}: {}", fault.param, fault.message),
+            allowed => format!(
+                "{}: {} (allowed: {})",
+                fault.param,
+                fault.message,
+                allowed.join(", ")
+            ),
+        });
+    told.chain((faults.more() > 0).then(|| format!("and {} more", faults.more())))
+        .collect()
 }
 
 fn faults_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Faults> {
-    if let Some(AppError::Parameters(faults) | AppError::Method(MethodError::Parameters(faults))) = error.downcast_ref()
+    if let Some(AppError::Parameters(faults) | AppError::Method(MethodError::Parameters(faults))) =
+        error.downcast_ref()
     {
         return Some(faults);
     }

@@ -1,4 +1,5 @@
-//! Reads a TOML table field by field and keeps every fault, so that a file is mended in one go. Fields nobody asked for are faults too.
+//! Reads a TOML table field by field and keeps every fault, so that a file is mended in one go.
+//! Fields nobody asked for are faults too.
 
 use std::fmt;
 
@@ -15,8 +16,16 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub fn new(path: impl Into<String>, problem: impl Into<String>, allowed: impl Into<String>) -> Self {
-        Self { path: path.into(), problem: problem.into(), allowed: allowed.into() }
+    pub fn new(
+        path: impl Into<String>,
+        problem: impl Into<String>,
+        allowed: impl Into<String>,
+    ) -> Self {
+        Self {
+            path: path.into(),
+            problem: problem.into(),
+            allowed: allowed.into(),
+        }
     }
 }
 
@@ -26,7 +35,11 @@ impl fmt::Display for Fault {
             write!(f, "{}: ", self.path)?;
         }
         f.write_str(&self.problem)?;
-        if self.allowed.is_empty() { Ok(()) } else { write!(f, " (allowed: {})", self.allowed) }
+        if self.allowed.is_empty() {
+            Ok(())
+        } else {
+            write!(f, " (allowed: {})", self.allowed)
+        }
     }
 }
 
@@ -40,10 +53,16 @@ pub struct Fields<'t, 'f> {
 
 impl<'t, 'f> Fields<'t, 'f> {
     pub fn new(table: &'t Table, path: impl Into<String>, faults: &'f mut Vec<Fault>) -> Self {
-        Self { table, path: path.into(), known: Vec::new(), faults }
+        Self {
+            table,
+            path: path.into(),
+            known: Vec::new(),
+            faults,
+        }
     }
 
-    /// The field, when it is there and right: the serde form of `T`, and `accept`ed. A wrong one is reported with `allowed`.
+    /// The field, when it is there and right: the serde form of `T`, and `accept`ed. A wrong one is
+    /// reported with `allowed`.
     pub fn take<T: DeserializeOwned>(
         &mut self,
         key: &'static str,
@@ -73,13 +92,21 @@ impl<'t, 'f> Fields<'t, 'f> {
     }
 
     pub fn fault(&mut self, key: &str, problem: impl Into<String>, allowed: impl Into<String>) {
-        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+        let path = if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        };
         self.faults.push(Fault::new(path, problem, allowed));
     }
 
     pub fn finish(mut self) {
         let allowed = self.known.join(", ");
-        let unknown = self.table.keys().filter(|key| !self.known.contains(&key.as_str())).collect::<Vec<_>>();
+        let unknown = self
+            .table
+            .keys()
+            .filter(|key| !self.known.contains(&key.as_str()))
+            .collect::<Vec<_>>();
         for key in unknown {
             self.fault(key, "unknown field", &allowed);
         }
@@ -101,9 +128,15 @@ mod tests {
         assert!(fields.table("d").is_some());
         assert_eq!(fields.take::<i64>("absent", "", |_| true), None);
         fields.finish();
-        let paths = faults.iter().map(|fault| fault.path.as_str()).collect::<Vec<_>>();
+        let paths = faults
+            .iter()
+            .map(|fault| fault.path.as_str())
+            .collect::<Vec<_>>();
         assert_eq!(paths, ["top.a", "top.b", "top.c"]);
-        assert_eq!(faults[1].to_string(), "top.b: 7 is out of range (allowed: 1 to 3)");
+        assert_eq!(
+            faults[1].to_string(),
+            "top.b: 7 is out of range (allowed: 1 to 3)"
+        );
     }
 
     #[test]
@@ -113,6 +146,9 @@ mod tests {
         let mut fields = Fields::new(&table, "input", &mut faults);
         fields.take::<i64>("resize", "", |_| true);
         fields.finish();
-        assert_eq!(faults, [Fault::new("input.resise", "unknown field", "resize")]);
+        assert_eq!(
+            faults,
+            [Fault::new("input.resise", "unknown field", "resize")]
+        );
     }
 }

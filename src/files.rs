@@ -1,5 +1,6 @@
-//! Files that replicas share (reports, archives, data sets, patterns): a local folder by default, another or an S3-compatible store by
-//! setting. Opened at first use, so that a folder or a store that is away keeps nobody from starting.
+//! Files that replicas share (reports, archives, data sets, patterns): a local folder by default,
+//! another or an S3-compatible store by setting. Opened at first use, so that a folder or a store
+//! that is away keeps nobody from starting.
 
 use std::{
     fs,
@@ -11,7 +12,8 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{
-    ObjectStore, ObjectStoreExt, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem, prefix::PrefixStore,
+    ObjectStore, ObjectStoreExt, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem,
+    prefix::PrefixStore,
 };
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -33,7 +35,8 @@ pub struct Files {
 #[derive(Debug)]
 enum Place {
     Folder(PathBuf),
-    /// `s3://bucket/prefix`; the credentials, the region and the endpoint are in the AWS_* environment.
+    /// `s3://bucket/prefix`; the credentials, the region and the endpoint are in the AWS_*
+    /// environment.
     S3(String),
 }
 
@@ -54,7 +57,10 @@ impl Files {
             Some(folder) => Place::Folder(folder.into()),
             None => Place::Folder(data.join("files")),
         };
-        Self { place: Arc::new(place), store: Arc::default() }
+        Self {
+            place: Arc::new(place),
+            store: Arc::default(),
+        }
     }
 
     pub async fn store(&self) -> Result<&Arc<dyn ObjectStore>, FilesError> {
@@ -64,13 +70,19 @@ impl Files {
     /// Where a file is on this machine; none where the store is no folder of it.
     pub fn local(&self, path: &object_store::path::Path) -> Option<PathBuf> {
         match self.place.as_ref() {
-            Place::Folder(folder) => LocalFileSystem::new_with_prefix(folder).ok()?.path_to_filesystem(path).ok(),
+            Place::Folder(folder) => LocalFileSystem::new_with_prefix(folder)
+                .ok()?
+                .path_to_filesystem(path)
+                .ok(),
             Place::S3(_) => None,
         }
     }
 
     /// Everything in the folder `prefix` and below. A store whose folder is not there yet is empty.
-    pub async fn list(&self, prefix: &object_store::path::Path) -> Result<Vec<object_store::path::Path>, FilesError> {
+    pub async fn list(
+        &self,
+        prefix: &object_store::path::Path,
+    ) -> Result<Vec<object_store::path::Path>, FilesError> {
         self.list_older(prefix, Duration::ZERO).await
     }
 
@@ -85,26 +97,51 @@ impl Files {
         }
         let found: Vec<_> = self.store().await?.list(Some(prefix)).try_collect().await?;
         let is_older = |file: &object_store::ObjectMeta| {
-            age.is_zero() || SystemTime::now().duration_since(file.last_modified.into()).is_ok_and(|found| found > age)
+            age.is_zero()
+                || SystemTime::now()
+                    .duration_since(file.last_modified.into())
+                    .is_ok_and(|found| found > age)
         };
-        Ok(found.into_iter().filter(is_older).map(|file| file.location).collect())
+        Ok(found
+            .into_iter()
+            .filter(is_older)
+            .map(|file| file.location)
+            .collect())
     }
 
     /// The names of the folders in the folder `prefix`.
-    pub async fn folders(&self, prefix: &object_store::path::Path) -> Result<Vec<String>, FilesError> {
+    pub async fn folders(
+        &self,
+        prefix: &object_store::path::Path,
+    ) -> Result<Vec<String>, FilesError> {
         if matches!(self.place.as_ref(), Place::Folder(folder) if !folder.exists()) {
             return Ok(Vec::new());
         }
-        let found = self.store().await?.list_with_delimiter(Some(prefix)).await?;
-        Ok(found.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
+        let found = self
+            .store()
+            .await?
+            .list_with_delimiter(Some(prefix))
+            .await?;
+        Ok(found
+            .common_prefixes
+            .iter()
+            .filter_map(|path| path.filename().map(str::to_owned))
+            .collect())
     }
 
-    /// Removes everything in the folder `prefix` and below; where it is a folder of this machine, with what broken-off writes left.
+    /// Removes everything in the folder `prefix` and below; where it is a folder of this machine,
+    /// with what broken-off writes left.
     pub async fn remove_all(&self, prefix: &object_store::path::Path) -> Result<(), FilesError> {
-        let Some(path) = self.local(prefix) else { return self.remove(self.list(prefix).await?).await };
+        let Some(path) = self.local(prefix) else {
+            return self.remove(self.list(prefix).await?).await;
+        };
         match tokio::fs::remove_dir_all(&path).await {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(object_store::Error::Generic { store: "remove", source: Box::new(source) }.into())
+                Err(object_store::Error::Generic {
+                    store: "remove",
+                    source: Box::new(source),
+                }
+                .into())
             }
             _ => Ok(()),
         }
@@ -130,7 +167,10 @@ impl Files {
     }
 
     /// As `read`; none where there is no such file.
-    pub async fn read_if_there(&self, path: &object_store::path::Path) -> Result<Option<bytes::Bytes>, FilesError> {
+    pub async fn read_if_there(
+        &self,
+        path: &object_store::path::Path,
+    ) -> Result<Option<bytes::Bytes>, FilesError> {
         match self.read(path).await {
             Err(error) if error.is_missing() => Ok(None),
             read => read.map(Some),
@@ -148,8 +188,15 @@ impl Files {
     }
 
     /// A file of any size, as `write`. It is read from its start.
-    pub async fn upload(&self, path: &object_store::path::Path, mut file: fs::File) -> Result<(), FilesError> {
-        let unreadable = |source| object_store::Error::Generic { store: "upload", source: Box::new(source) };
+    pub async fn upload(
+        &self,
+        path: &object_store::path::Path,
+        mut file: fs::File,
+    ) -> Result<(), FilesError> {
+        let unreadable = |source| object_store::Error::Generic {
+            store: "upload",
+            source: Box::new(source),
+        };
         file.rewind().map_err(unreadable)?;
         let mut file = tokio::fs::File::from_std(file);
         let mut parts = WriteMultipart::new(self.store().await?.put_multipart(path).await?);
@@ -166,8 +213,15 @@ impl Files {
     }
 
     /// The other way round, to the end of `into`.
-    pub async fn download(&self, path: &object_store::path::Path, into: &fs::File) -> Result<(), FilesError> {
-        let unwritable = |source| object_store::Error::Generic { store: "download", source: Box::new(source) };
+    pub async fn download(
+        &self,
+        path: &object_store::path::Path,
+        into: &fs::File,
+    ) -> Result<(), FilesError> {
+        let unwritable = |source| object_store::Error::Generic {
+            store: "download",
+            source: Box::new(source),
+        };
         let (_, mut pieces) = self.stream(path).await?;
         let mut into = tokio::fs::File::from_std(into.try_clone().map_err(unwritable)?);
         while let Some(piece) = pieces.try_next().await? {
@@ -180,7 +234,13 @@ impl Files {
     pub async fn stream(
         &self,
         path: &object_store::path::Path,
-    ) -> Result<(u64, futures::stream::BoxStream<'static, Result<bytes::Bytes, object_store::Error>>), FilesError> {
+    ) -> Result<
+        (
+            u64,
+            futures::stream::BoxStream<'static, Result<bytes::Bytes, object_store::Error>>,
+        ),
+        FilesError,
+    > {
         let found = self.store().await?.get(path).await?;
         Ok((found.meta.size, found.into_stream().boxed()))
     }
@@ -213,17 +273,19 @@ impl From<object_store::Error> for FilesError {
 /// The disk's error beneath another, if there is one.
 fn io_of(error: &object_store::Error) -> Option<&io::Error> {
     let first: &(dyn std::error::Error + 'static) = error;
-    std::iter::successors(Some(first), |error| error.source()).find_map(|error| error.downcast_ref())
+    std::iter::successors(Some(first), |error| error.source())
+        .find_map(|error| error.downcast_ref())
 }
 
 /// What happened, without where.
 fn reason(error: &object_store::Error) -> String {
     match error {
         object_store::Error::NotFound { .. } => "there is no such file".to_owned(),
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-            "it refuses the server".to_owned()
+        object_store::Error::PermissionDenied { .. }
+        | object_store::Error::Unauthenticated { .. } => "it refuses the server".to_owned(),
+        other => {
+            io_of(other).map_or_else(|| "it failed".to_owned(), |error| error.kind().to_string())
         }
-        other => io_of(other).map_or_else(|| "it failed".to_owned(), |error| error.kind().to_string()),
     }
 }
 
@@ -233,7 +295,8 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-/// SHA-256 of a file from its start, hex. Read in pieces: a mapping would keep every page that was hashed in the process's memory.
+/// SHA-256 of a file from its start, hex. Read in pieces: a mapping would keep every page that was
+/// hashed in the process's memory.
 pub fn hash(mut file: &fs::File) -> io::Result<String> {
     file.rewind()?;
     let (mut hasher, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
@@ -254,13 +317,23 @@ fn open(place: &Place) -> Result<Arc<dyn ObjectStore>, FilesError> {
         Place::Folder(path) => {
             fs::create_dir_all(path).map_err(|source| {
                 tracing::warn!("{}: {source}", path.display());
-                FilesError::Folder { path: path.clone(), source }
+                FilesError::Folder {
+                    path: path.clone(),
+                    source,
+                }
             })?;
-            Ok(Arc::new(LocalFileSystem::new_with_prefix(path)?.with_fsync(true).with_automatic_cleanup(true)))
+            Ok(Arc::new(
+                LocalFileSystem::new_with_prefix(path)?
+                    .with_fsync(true)
+                    .with_automatic_cleanup(true),
+            ))
         }
         Place::S3(url) => {
             let store = AmazonS3Builder::from_env().with_url(url).build()?;
-            let prefix = url.trim_start_matches("s3://").split_once('/').map_or("", |(_, prefix)| prefix);
+            let prefix = url
+                .trim_start_matches("s3://")
+                .split_once('/')
+                .map_or("", |(_, prefix)| prefix);
             Ok(Arc::new(PrefixStore::new(store, prefix.trim_matches('/'))))
         }
     }
@@ -278,11 +351,17 @@ mod tests {
         let files = Files::new(data.path(), None);
         assert!(!data.path().join("files").exists());
         for name in ["jobs/a/1", "jobs/a/2", "jobs/ab/1"] {
-            files.write(&Path::from(name), name.as_bytes().to_vec()).await.unwrap();
+            files
+                .write(&Path::from(name), name.as_bytes().to_vec())
+                .await
+                .unwrap();
         }
         files.remove_all(&Path::from("jobs/a")).await.unwrap();
         assert!(files.read(&Path::from("jobs/a/1")).await.is_err());
-        assert_eq!(files.read(&Path::from("jobs/ab/1")).await.unwrap(), "jobs/ab/1");
+        assert_eq!(
+            files.read(&Path::from("jobs/ab/1")).await.unwrap(),
+            "jobs/ab/1"
+        );
         let (length, _) = files.stream(&Path::from("jobs/ab/1")).await.unwrap();
         assert_eq!(length, 9);
         let (mut large, bytes) = (tempfile::tempfile().unwrap(), vec![7; 3 * UPLOAD_PIECE + 5]);
@@ -290,20 +369,38 @@ mod tests {
         files.upload(&Path::from("jobs/ab/2"), large).await.unwrap();
         assert_eq!(files.read(&Path::from("jobs/ab/2")).await.unwrap(), bytes);
         let copy = tempfile::tempfile().unwrap();
-        files.download(&Path::from("jobs/ab/2"), &copy).await.unwrap();
+        files
+            .download(&Path::from("jobs/ab/2"), &copy)
+            .await
+            .unwrap();
         assert_eq!(hash(&copy).unwrap(), hex(&Sha256::digest(&bytes)));
-        assert_eq!(fs::read(files.local(&Path::from("jobs/ab/2")).unwrap()).unwrap(), bytes);
-        assert_eq!(files.read_if_there(&Path::from("jobs/ab/3")).await.unwrap(), None);
+        assert_eq!(
+            fs::read(files.local(&Path::from("jobs/ab/2")).unwrap()).unwrap(),
+            bytes
+        );
+        assert_eq!(
+            files.read_if_there(&Path::from("jobs/ab/3")).await.unwrap(),
+            None
+        );
     }
 
     #[tokio::test]
     async fn replicas_with_a_folder_in_common_see_each_others_files() {
-        let (one, two, common) = (tempfile::tempdir(), tempfile::tempdir(), tempfile::tempdir().unwrap());
+        let (one, two, common) = (
+            tempfile::tempdir(),
+            tempfile::tempdir(),
+            tempfile::tempdir().unwrap(),
+        );
         let common = common.path().join("common").display().to_string();
         let [one, two] = [one, two].map(|data| Files::new(data.unwrap().path(), Some(&common)));
         one.write(&Path::from("a/b"), "words").await.unwrap();
-        assert_eq!(two.list(&Path::from("a")).await.unwrap(), [Path::from("a/b")]);
-        two.remove(vec![Path::from("a/b"), Path::from("a/c")]).await.unwrap();
+        assert_eq!(
+            two.list(&Path::from("a")).await.unwrap(),
+            [Path::from("a/b")]
+        );
+        two.remove(vec![Path::from("a/b"), Path::from("a/c")])
+            .await
+            .unwrap();
         assert!(one.read(&Path::from("a/b")).await.unwrap_err().is_missing());
     }
 
@@ -311,7 +408,11 @@ mod tests {
     async fn a_folder_that_cannot_be_made_is_named() {
         let data = tempfile::tempdir().unwrap();
         fs::write(data.path().join("files"), "in the way").unwrap();
-        let error = Files::new(data.path(), None).store().await.unwrap_err().to_string();
+        let error = Files::new(data.path(), None)
+            .store()
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("files"), "{error}");
     }
 }

@@ -1,10 +1,12 @@
-//! A bounded place for work that would block an async thread: decoding, the arithmetic of methods, rendering, encoding.
+//! A bounded place for work that would block an async thread: decoding, the arithmetic of methods,
+//! rendering, encoding.
 
 use std::sync::Arc;
 
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-/// As many pieces of work at once as there are permits; the rest wait in order. Clones share the permits.
+/// As many pieces of work at once as there are permits; the rest wait in order. Clones share the
+/// permits.
 #[derive(Clone, Debug)]
 pub struct Pool {
     permits: Arc<Semaphore>,
@@ -17,13 +19,23 @@ pub struct WorkPanicked;
 
 impl Pool {
     pub fn new(threads: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(threads.max(1))) }
+        Self {
+            permits: Arc::new(Semaphore::new(threads.max(1))),
+        }
     }
 
-    /// Runs `work` on a blocking thread. A caller that goes away while waiting gives up its place; work that has begun ends,
-    /// and holds its permit until then.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, WorkPanicked> {
-        let permit = self.permits.clone().acquire_owned().await.map_err(|_| WorkPanicked)?;
+    /// Runs `work` on a blocking thread. A caller that goes away while waiting gives up its place;
+    /// work that has begun ends, and holds its permit until then.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkPanicked> {
+        let permit = self
+            .permits
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| WorkPanicked)?;
         let span = tracing::Span::current();
         spawn_blocking(move || {
             let _permit = permit;

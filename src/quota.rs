@@ -1,6 +1,7 @@
-//! How much the data folder may hold: whoever writes there reserves first, and is refused with the numbers when it would be too much.
-//! The folder is measured now and then (files in blocks of 4 KiB), at most a tenth of the time; in between, what this process writes is
-//! added. Other processes on the same folder are seen at the next measuring.
+//! How much the data folder may hold: whoever writes there reserves first, and is refused with the
+//! numbers when it would be too much. The folder is measured now and then (files in blocks of 4
+//! KiB), at most a tenth of the time; in between, what this process writes is added. Other
+//! processes on the same folder are seen at the next measuring.
 
 use std::{
     fs,
@@ -44,7 +45,8 @@ struct Measured {
     length: Duration,
 }
 
-/// Room for bytes that are being written. Dropped, it is free again: for what was not written, or was removed.
+/// Room for bytes that are being written. Dropped, it is free again: for what was not written, or
+/// was removed.
 #[derive(Debug)]
 pub struct Reservation {
     quota: Quota,
@@ -63,15 +65,26 @@ pub struct QuotaError {
 }
 
 impl Quota {
-    /// Of `folder` and all below it, which need not be there yet. Nothing is read until the first reservation.
+    /// Of `folder` and all below it, which need not be there yet. Nothing is read until the first
+    /// reservation.
     pub fn new(folder: &Path, limit: u64) -> Self {
-        let parts = Parts { folder: folder.to_owned(), limit, count: Mutex::default() };
-        Self { parts: Arc::new(parts) }
+        let parts = Parts {
+            folder: folder.to_owned(),
+            limit,
+            count: Mutex::default(),
+        };
+        Self {
+            parts: Arc::new(parts),
+        }
     }
 
-    /// Room for `bytes` to be written at once. May read the whole folder's tree: not for an async worker.
+    /// Room for `bytes` to be written at once. May read the whole folder's tree: not for an async
+    /// worker.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, QuotaError> {
-        let mut reservation = Reservation { quota: self.clone(), bytes: 0 };
+        let mut reservation = Reservation {
+            quota: self.clone(),
+            bytes: 0,
+        };
         reservation.grow(bytes)?;
         Ok(reservation)
     }
@@ -83,7 +96,8 @@ impl Quota {
         count.used()
     }
 
-    /// To be told when files that take so much ([`size_of`]) are removed: at once, not only when it is measured next.
+    /// To be told when files that take so much ([`size_of`]) are removed: at once, not only when it
+    /// is measured next.
     pub fn release(&self, bytes: u64) {
         let mut count = self.count();
         count.settled = count.settled.saturating_sub(bytes);
@@ -91,18 +105,28 @@ impl Quota {
 
     fn measure_if_older(&self, count: &mut Count, age: Duration) {
         let wait = |last: Measured| age.max(last.length * PAUSE_OVER_LENGTH);
-        if count.measured.is_some_and(|last| last.at.elapsed() < wait(last)) {
+        if count
+            .measured
+            .is_some_and(|last| last.at.elapsed() < wait(last))
+        {
             return;
         }
-        // What is reserved is written by now, or about to be: without it, the rest is what lies there for good.
+        // What is reserved is written by now, or about to be: without it, the rest is what lies
+        // there for good.
         let started = Instant::now();
         count.settled = size_of(&self.parts.folder).saturating_sub(count.reserved);
-        count.measured = Some(Measured { at: Instant::now(), length: started.elapsed() });
+        count.measured = Some(Measured {
+            at: Instant::now(),
+            length: started.elapsed(),
+        });
     }
 
     /// Held while the folder is measured: who needs the number too waits for it.
     fn count(&self) -> MutexGuard<'_, Count> {
-        self.parts.count.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts
+            .count
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -125,7 +149,11 @@ impl Reservation {
                 return Ok(());
             }
         }
-        Err(QuotaError { used: count.used(), asked: bytes, limit })
+        Err(QuotaError {
+            used: count.used(),
+            asked: bytes,
+            limit,
+        })
     }
 
     /// The bytes were written and stay.
@@ -148,11 +176,16 @@ pub fn on_disk(length: u64) -> u64 {
     length.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
-/// What lies in a folder and below takes; links are not followed, and what cannot be read counts nothing.
+/// What lies in a folder and below takes; links are not followed, and what cannot be read counts
+/// nothing.
 pub fn size_of(folder: &Path) -> u64 {
     let (mut folders, mut bytes) = (vec![folder.to_owned()], 0_u64);
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        for entry in fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+        {
             match entry.metadata() {
                 Ok(found) if found.is_dir() => folders.push(entry.path()),
                 Ok(found) => bytes = bytes.saturating_add(on_disk(found.len())),
@@ -180,7 +213,11 @@ mod tests {
         let mut one = quota.reserve(2 * BLOCK).unwrap();
         assert_eq!(quota.used(), 7 * BLOCK);
         one.grow(3 * BLOCK).unwrap();
-        let refused = QuotaError { used: 10 * BLOCK, asked: 1, limit: 10 * BLOCK };
+        let refused = QuotaError {
+            used: 10 * BLOCK,
+            asked: 1,
+            limit: 10 * BLOCK,
+        };
         assert_eq!(quota.reserve(1).unwrap_err(), refused);
         assert_eq!(one.grow(1).unwrap_err(), refused);
         drop(one);
@@ -196,7 +233,11 @@ mod tests {
         let reservation = quota.reserve(4 * BLOCK).unwrap();
         write(folder.path(), "new", 4 * BLOCK);
         quota.count().measured = None;
-        assert_eq!(quota.used(), 4 * BLOCK, "measured with the file half written");
+        assert_eq!(
+            quota.used(),
+            4 * BLOCK,
+            "measured with the file half written"
+        );
         reservation.keep();
         assert_eq!(quota.used(), 4 * BLOCK);
         quota.count().measured = None;
@@ -228,9 +269,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let quota = Quota::new(folder.path(), 100);
         let given = std::thread::scope(|scope| {
-            let tries: Vec<_> =
-                (0..8).map(|_| scope.spawn(|| (0..40).map(|_| quota.reserve(1)).collect::<Vec<_>>())).collect();
-            tries.into_iter().flat_map(|tried| tried.join().unwrap()).filter_map(Result::ok).collect::<Vec<_>>()
+            let tries: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| (0..40).map(|_| quota.reserve(1)).collect::<Vec<_>>()))
+                .collect();
+            tries
+                .into_iter()
+                .flat_map(|tried| tried.join().unwrap())
+                .filter_map(Result::ok)
+                .collect::<Vec<_>>()
         });
         assert_eq!(given.len(), 100);
         drop(given);

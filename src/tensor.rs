@@ -1,5 +1,6 @@
-//! f32 data with a shape, row-major: what travels between images, models and attributions; and its npy and JSON forms.
-//! A header or a shape is believed only when as many elements are really there, so no claim costs memory.
+//! f32 data with a shape, row-major: what travels between images, models and attributions; and its
+//! npy and JSON forms. A header or a shape is believed only when as many elements are really there,
+//! so no claim costs memory.
 
 use ndarray::{ArrayD, ShapeBuilder};
 use ndarray_npy::{WriteNpyExt, npy::header::Header};
@@ -16,7 +17,8 @@ pub const MAX_AXES: usize = 32;
 pub const NPY_MAGIC: &[u8] = b"\x93NUMPY";
 /// NumPy writes 118 bytes for any usual array; the parser takes many times the header's size.
 const MAX_HEADER_BYTES: usize = 1024;
-/// Brackets in the header of a plain array: one dict, one shape. More would be nesting, which the parser recurses into.
+/// Brackets in the header of a plain array: one dict, one shape. More would be nesting, which the
+/// parser recurses into.
 const MAX_HEADER_BRACKETS: usize = 4;
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -24,19 +26,36 @@ pub enum TensorError {
     #[error("this is no npy file: {reason}")]
     Npy { reason: String },
     #[error("the npy file holds {found}; expected {expected}")]
-    ElementType { found: String, expected: &'static str },
-    #[error("the npy header gives shape {shape:?}, which takes {expected_bytes} bytes; {found_bytes} bytes follow")]
-    NpyLength { shape: Vec<usize>, expected_bytes: u128, found_bytes: usize },
+    ElementType {
+        found: String,
+        expected: &'static str,
+    },
+    #[error(
+        "the npy header gives shape {shape:?}, which takes {expected_bytes} bytes; {found_bytes} bytes follow"
+    )]
+    NpyLength {
+        shape: Vec<usize>,
+        expected_bytes: u128,
+        found_bytes: usize,
+    },
     #[error("the tensor cannot be written as npy: {reason}")]
     Write { reason: String },
     #[error("shape {shape:?} takes {expected} numbers; data has {found}")]
-    Count { shape: Vec<usize>, expected: u128, found: usize },
+    Count {
+        shape: Vec<usize>,
+        expected: u128,
+        found: usize,
+    },
     #[error("the tensor has {axes} axes; at most {MAX_AXES} are allowed")]
     Axes { axes: usize },
     #[error("the tensor is empty: shape {shape:?}")]
     Empty { shape: Vec<usize> },
     #[error("{count} of {total} elements are NaN or infinite, the first at {first:?}")]
-    NotFinite { count: usize, total: usize, first: Vec<usize> },
+    NotFinite {
+        count: usize,
+        total: usize,
+        first: Vec<usize>,
+    },
 }
 
 /// float32 values in row-major order: the JSON form, `{"shape": [2, 2], "data": [1, 2, 3, 4]}`.
@@ -54,22 +73,34 @@ impl TryFrom<ShapedData> for Tensor {
         let expected = element_count(&shape)?;
         let found = data.len();
         if expected != found as u128 {
-            return Err(TensorError::Count { shape, expected, found });
+            return Err(TensorError::Count {
+                shape,
+                expected,
+                found,
+            });
         }
-        Tensor::from_shape_vec(shape.clone(), data).map_err(|_| TensorError::Count { shape, expected, found })
+        Tensor::from_shape_vec(shape.clone(), data).map_err(|_| TensorError::Count {
+            shape,
+            expected,
+            found,
+        })
     }
 }
 
 impl From<&Tensor> for ShapedData {
     fn from(tensor: &Tensor) -> Self {
-        ShapedData { shape: tensor.shape().to_vec(), data: tensor.iter().copied().collect() }
+        ShapedData {
+            shape: tensor.shape().to_vec(),
+            data: tensor.iter().copied().collect(),
+        }
     }
 }
 
 /// What [`read_npy`] reads, as a refusal says it.
 const FLOATS: &str = "float32 or float64 (numpy: x.astype('float32'))";
 
-/// Reads an npy file of floats (float16 and float64 become float32); any byte order; C or Fortran order (the result is row-major).
+/// Reads an npy file of floats (float16 and float64 become float32); any byte order; C or Fortran
+/// order (the result is row-major).
 pub fn read_npy(bytes: &[u8]) -> Result<Tensor, TensorError> {
     Npy::read(bytes, FLOATS)?.tensor()
 }
@@ -119,7 +150,15 @@ macro_rules! element_types {
 static ELEMENT_TYPES: &[ElementType] = element_types![
     ("<f2", ">f2", "float16", Floats, half::f16, Float, f32::from),
     ("<f4", ">f4", "float32", Floats, f32, Float, f32::from),
-    ("<f8", ">f8", "float64", Floats, f64, Float, |value: f64| value as f32),
+    (
+        "<f8",
+        ">f8",
+        "float64",
+        Floats,
+        f64,
+        Float,
+        |value: f64| value as f32
+    ),
     ("|b1", "?", "bool", Bools, u8, Integer, i64::from),
     ("|u1", "u1", "uint8", Bytes, u8, Integer, i64::from),
     ("|i1", "i1", "int8", Integers, i8, Integer, i64::from),
@@ -127,11 +166,20 @@ static ELEMENT_TYPES: &[ElementType] = element_types![
     ("<i2", ">i2", "int16", Integers, i16, Integer, i64::from),
     ("<u4", ">u4", "uint32", Integers, u32, Integer, i64::from),
     ("<i4", ">i4", "int32", Integers, i32, Integer, i64::from),
-    ("<u8", ">u8", "uint64", Integers, u64, Integer, |label: u64| i64::try_from(label).unwrap_or(i64::MAX)),
+    (
+        "<u8",
+        ">u8",
+        "uint64",
+        Integers,
+        u64,
+        Integer,
+        |label: u64| i64::try_from(label).unwrap_or(i64::MAX)
+    ),
     ("<i8", ">i8", "int64", Integers, i64, Integer, i64::from),
 ];
 
-/// An npy file whose header was read, and whose data is as long as the header says. Elements are read where they lie.
+/// An npy file whose header was read, and whose data is as long as the header says. Elements are
+/// read where they lie.
 pub struct Npy<'a> {
     shape: Vec<usize>,
     element: &'static ElementType,
@@ -144,17 +192,35 @@ impl<'a> Npy<'a> {
     /// `expected` are the element types that would do, as a refusal says them.
     pub fn read(bytes: &'a [u8], expected: &'static str) -> Result<Self, TensorError> {
         let mut data = bytes;
-        let Header { type_descriptor, layout, shape, .. } = header(&mut data)?;
+        let Header {
+            type_descriptor,
+            layout,
+            shape,
+            ..
+        } = header(&mut data)?;
         let descr = type_descriptor.to_string();
         let descr = descr.trim_matches(['\'', '"']);
         let Some(element) = ELEMENT_TYPES.iter().find(|known| known.descr == descr) else {
-            return Err(TensorError::ElementType { found: excerpt(descr).into_owned(), expected });
+            return Err(TensorError::ElementType {
+                found: excerpt(descr).into_owned(),
+                expected,
+            });
         };
         let expected_bytes = element_count(&shape)?.saturating_mul(element.bytes as u128);
         if expected_bytes != data.len() as u128 {
-            return Err(TensorError::NpyLength { shape, expected_bytes, found_bytes: data.len() });
+            return Err(TensorError::NpyLength {
+                shape,
+                expected_bytes,
+                found_bytes: data.len(),
+            });
         }
-        Ok(Npy { shape, element, fortran_order: layout.is_fortran(), data, expected })
+        Ok(Npy {
+            shape,
+            element,
+            fortran_order: layout.is_fortran(),
+            data,
+            expected,
+        })
     }
 
     pub fn shape(&self) -> &[usize] {
@@ -167,17 +233,30 @@ impl<'a> Npy<'a> {
 
     /// All of it, row-major. Fails unless it holds floats.
     pub fn tensor(&self) -> Result<Tensor, TensorError> {
-        let ReadElement::Float(read) = self.element.read else { return Err(self.wrong_element()) };
-        let values = self.data.chunks_exact(self.element.bytes).map(read).collect();
+        let ReadElement::Float(read) = self.element.read else {
+            return Err(self.wrong_element());
+        };
+        let values = self
+            .data
+            .chunks_exact(self.element.bytes)
+            .map(read)
+            .collect();
         let shape = self.shape.clone().set_f(self.fortran_order);
         let tensor = Tensor::from_shape_vec(shape, values).map_err(|fault| unreadable(&fault))?;
-        Ok(if tensor.is_standard_layout() { tensor } else { tensor.as_standard_layout().into_owned() })
+        Ok(if tensor.is_standard_layout() {
+            tensor
+        } else {
+            tensor.as_standard_layout().into_owned()
+        })
     }
 
     /// The integer (a bool: 0 or 1) at an index for each axis; `None` outside, and of floats.
     pub fn integer(&self, index: &[usize]) -> Option<i64> {
-        let ReadElement::Integer(read) = self.element.read else { return None };
-        let step = |place: usize, (at, side): (&usize, &usize)| (at < side).then(|| place * side + at);
+        let ReadElement::Integer(read) = self.element.read else {
+            return None;
+        };
+        let step =
+            |place: usize, (at, side): (&usize, &usize)| (at < side).then(|| place * side + at);
         let place = match self.fortran_order {
             false => index.iter().zip(&self.shape).try_fold(0, step)?,
             true => index.iter().zip(&self.shape).rev().try_fold(0, step)?,
@@ -187,12 +266,17 @@ impl<'a> Npy<'a> {
     }
 
     pub fn wrong_element(&self) -> TensorError {
-        TensorError::ElementType { found: self.element.name.to_owned(), expected: self.expected }
+        TensorError::ElementType {
+            found: self.element.name.to_owned(),
+            expected: self.expected,
+        }
     }
 }
 
 fn unreadable(fault: &dyn std::fmt::Display) -> TensorError {
-    TensorError::Npy { reason: excerpt(&fault.to_string()).into_owned() }
+    TensorError::Npy {
+        reason: excerpt(&fault.to_string()).into_owned(),
+    }
 }
 
 fn header(bytes: &mut &[u8]) -> Result<Header, TensorError> {
@@ -203,21 +287,31 @@ fn header(bytes: &mut &[u8]) -> Result<Header, TensorError> {
     }
     // The header ends with a line break.
     let stripped = !bytes.contains(&b'\n');
-    Header::from_reader(bytes)
-        .map_err(|fault| if stripped { unreadable(&LINE_BREAKS_STRIPPED) } else { unreadable(&fault) })
+    Header::from_reader(bytes).map_err(|fault| {
+        if stripped {
+            unreadable(&LINE_BREAKS_STRIPPED)
+        } else {
+            unreadable(&fault)
+        }
+    })
 }
 
 /// An npy file of version 1: float32, little-endian, C order.
 pub fn write_npy(tensor: &Tensor) -> Result<Vec<u8>, TensorError> {
     let mut bytes = Vec::with_capacity(128 + 4 * tensor.len());
     let rows = tensor.as_standard_layout();
-    rows.write_npy(&mut bytes).map_err(|fault| TensorError::Write { reason: fault.to_string() })?;
+    rows.write_npy(&mut bytes)
+        .map_err(|fault| TensorError::Write {
+            reason: fault.to_string(),
+        })?;
     Ok(bytes)
 }
 
 /// Refuses NaN and infinities, naming the first and how many there are.
 pub fn check_finite(tensor: &Tensor) -> Result<(), TensorError> {
-    let mut faulty = tensor.indexed_iter().filter(|(_, value)| !value.is_finite());
+    let mut faulty = tensor
+        .indexed_iter()
+        .filter(|(_, value)| !value.is_finite());
     match faulty.next() {
         None => Ok(()),
         Some((first, _)) => Err(TensorError::NotFinite {
@@ -232,7 +326,9 @@ pub fn check_finite(tensor: &Tensor) -> Result<(), TensorError> {
 fn header_text(bytes: &[u8]) -> &[u8] {
     let (start, length): (usize, usize) = match bytes {
         [_, _, _, _, _, _, 1, _, a, b, ..] => (10, usize::from(u16::from_le_bytes([*a, *b]))),
-        [_, _, _, _, _, _, _, _, a, b, c, d, ..] => (12, u32::from_le_bytes([*a, *b, *c, *d]) as usize),
+        [_, _, _, _, _, _, _, _, a, b, c, d, ..] => {
+            (12, u32::from_le_bytes([*a, *b, *c, *d]) as usize)
+        }
         _ => (0, 0),
     };
     &bytes[start..bytes.len().min(start.saturating_add(length))]
@@ -244,9 +340,13 @@ fn element_count(shape: &[usize]) -> Result<u128, TensorError> {
         return Err(TensorError::Axes { axes: shape.len() });
     }
     if shape.contains(&0) {
-        return Err(TensorError::Empty { shape: shape.to_vec() });
+        return Err(TensorError::Empty {
+            shape: shape.to_vec(),
+        });
     }
-    Ok(shape.iter().fold(1u128, |product, side| product.saturating_mul(*side as u128)))
+    Ok(shape
+        .iter()
+        .fold(1u128, |product, side| product.saturating_mul(*side as u128)))
 }
 
 #[cfg(test)]
@@ -256,7 +356,8 @@ mod tests {
     use super::*;
 
     fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
-        let text = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
+        let text =
+            format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
         let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
         bytes.extend((text.len() as u16).to_le_bytes());
         bytes.extend(text.as_bytes());
@@ -265,19 +366,29 @@ mod tests {
     }
 
     fn floats(values: &[f32]) -> Vec<u8> {
-        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+        values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect()
     }
 
     #[test]
     fn written_npy_reads_back_bit_for_bit() {
-        let tensor =
-            Tensor::from_shape_fn(vec![2, 3, 4], |at| at[0] as f32 - 0.1 * at[1] as f32 + 1e-30 * at[2] as f32);
+        let tensor = Tensor::from_shape_fn(vec![2, 3, 4], |at| {
+            at[0] as f32 - 0.1 * at[1] as f32 + 1e-30 * at[2] as f32
+        });
         assert_eq!(read_npy(&write_npy(&tensor).unwrap()).unwrap(), tensor);
     }
 
     #[test]
     fn fortran_order_becomes_row_major() {
-        let read = read_npy(&npy("<f4", "True", "(2, 3)", &floats(&[1., 4., 2., 5., 3., 6.]))).unwrap();
+        let read = read_npy(&npy(
+            "<f4",
+            "True",
+            "(2, 3)",
+            &floats(&[1., 4., 2., 5., 3., 6.]),
+        ))
+        .unwrap();
         assert_eq!(read.as_slice().unwrap(), [1., 2., 3., 4., 5., 6.]);
         assert_eq!(read.shape(), [2, 3]);
     }
@@ -291,34 +402,77 @@ mod tests {
 
     #[test]
     fn float64_is_rounded_to_float32() {
-        let data: Vec<u8> = [0.1f64, -2.0].iter().flat_map(|value| value.to_le_bytes()).collect();
-        assert_eq!(read_npy(&npy("<f8", "False", "(2,)", &data)).unwrap().as_slice().unwrap(), [0.1f32, -2.0]);
+        let data: Vec<u8> = [0.1f64, -2.0]
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        assert_eq!(
+            read_npy(&npy("<f8", "False", "(2,)", &data))
+                .unwrap()
+                .as_slice()
+                .unwrap(),
+            [0.1f32, -2.0]
+        );
     }
 
     #[test]
     fn big_endian_is_read() {
-        let data: Vec<u8> = [0.1f32, -2.0].iter().flat_map(|value| value.to_be_bytes()).collect();
-        assert_eq!(read_npy(&npy(">f4", "False", "(2,)", &data)).unwrap().as_slice().unwrap(), [0.1f32, -2.0]);
+        let data: Vec<u8> = [0.1f32, -2.0]
+            .iter()
+            .flat_map(|value| value.to_be_bytes())
+            .collect();
+        assert_eq!(
+            read_npy(&npy(">f4", "False", "(2,)", &data))
+                .unwrap()
+                .as_slice()
+                .unwrap(),
+            [0.1f32, -2.0]
+        );
     }
 
     #[test]
     fn an_array_that_curl_stripped_of_line_breaks_is_told_so() {
         let bytes = npy("<f4", "False", "(2,)", &[9; 8]);
-        let stripped: Vec<u8> = bytes.into_iter().filter(|byte| !b"\r\n\0".contains(byte)).collect();
-        assert!(read_npy(&stripped).unwrap_err().to_string().contains("--data-binary"));
+        let stripped: Vec<u8> = bytes
+            .into_iter()
+            .filter(|byte| !b"\r\n\0".contains(byte))
+            .collect();
+        assert!(
+            read_npy(&stripped)
+                .unwrap_err()
+                .to_string()
+                .contains("--data-binary")
+        );
     }
 
     #[test]
     fn float16_is_read() {
-        let data: Vec<u8> = [0.5f32, -2.0].iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
-        assert_eq!(read_npy(&npy("<f2", "False", "(2,)", &data)).unwrap().as_slice().unwrap(), [0.5f32, -2.0]);
+        let data: Vec<u8> = [0.5f32, -2.0]
+            .iter()
+            .flat_map(|value| half::f16::from_f32(*value).to_le_bytes())
+            .collect();
+        assert_eq!(
+            read_npy(&npy("<f2", "False", "(2,)", &data))
+                .unwrap()
+                .as_slice()
+                .unwrap(),
+            [0.5f32, -2.0]
+        );
     }
 
     #[test]
     fn other_element_types_are_refused_by_name() {
-        for (descr, bytes, name) in [("|u1", 1, "uint8"), ("<i8", 8, "int64"), ("|b1", 1, "bool"), ("<c8", 8, "<c8")] {
+        for (descr, bytes, name) in [
+            ("|u1", 1, "uint8"),
+            ("<i8", 8, "int64"),
+            ("|b1", 1, "bool"),
+            ("<c8", 8, "<c8"),
+        ] {
             let error = read_npy(&npy(descr, "False", "(1,)", &vec![0; bytes])).unwrap_err();
-            assert!(matches!(error, TensorError::ElementType { found, .. } if found == name), "{descr}");
+            assert!(
+                matches!(error, TensorError::ElementType { found, .. } if found == name),
+                "{descr}"
+            );
         }
     }
 
@@ -333,13 +487,23 @@ mod tests {
         ] {
             let bytes = npy(descr, "False", "(2,)", &bytes);
             let labels = Npy::read(&bytes, "labels").unwrap();
-            assert_eq!([0, 1, 2].map(|at| labels.integer(&[at])), [Some(0), Some(255), None], "{descr}");
+            assert_eq!(
+                [0, 1, 2].map(|at| labels.integer(&[at])),
+                [Some(0), Some(255), None],
+                "{descr}"
+            );
         }
         let negative = npy("|i1", "False", "(1,)", &[254]);
-        assert_eq!(Npy::read(&negative, "labels").unwrap().integer(&[0]), Some(-2));
+        assert_eq!(
+            Npy::read(&negative, "labels").unwrap().integer(&[0]),
+            Some(-2)
+        );
         let masks = npy("|b1", "False", "(1, 2)", &[0, 1]);
         let masks = Npy::read(&masks, "masks").unwrap();
-        assert_eq!((masks.holds(), masks.integer(&[0, 1])), (Holds::Bools, Some(1)));
+        assert_eq!(
+            (masks.holds(), masks.integer(&[0, 1])),
+            (Holds::Bools, Some(1))
+        );
         for order in ["False", "True"] {
             let bytes = npy("|u1", order, "(2, 3)", &[0, 1, 2, 3, 4, 5]);
             let found = Npy::read(&bytes, "labels").unwrap().integer(&[1, 2]);
@@ -355,39 +519,84 @@ mod tests {
 
     #[test]
     fn a_header_that_claims_more_than_the_file_has_costs_no_memory() {
-        for shape in ["(1000000000000,)", "(18446744073709551615, 18446744073709551615)", "(5,)", "(3,)"] {
+        for shape in [
+            "(1000000000000,)",
+            "(18446744073709551615, 18446744073709551615)",
+            "(5,)",
+            "(3,)",
+        ] {
             let error = read_npy(&npy("<f4", "False", shape, &floats(&[1.; 4]))).unwrap_err();
-            assert!(matches!(error, TensorError::NpyLength { found_bytes: 16, .. }), "{shape}: {error}");
+            assert!(
+                matches!(
+                    error,
+                    TensorError::NpyLength {
+                        found_bytes: 16,
+                        ..
+                    }
+                ),
+                "{shape}: {error}"
+            );
         }
     }
 
     #[test]
     fn a_deeply_nested_header_is_refused_before_it_is_parsed() {
         let nested = format!("\n{}1{}", "(".repeat(20_000), ")".repeat(20_000));
-        assert!(matches!(read_npy(&npy("<f4", "False", &nested, &[])), Err(TensorError::Npy { .. })));
+        assert!(matches!(
+            read_npy(&npy("<f4", "False", &nested, &[])),
+            Err(TensorError::Npy { .. })
+        ));
     }
 
     #[test]
     fn a_long_header_is_refused_before_it_is_parsed() {
         let long = format!("(4,{})", " ".repeat(MAX_HEADER_BYTES));
-        assert!(matches!(read_npy(&npy("<f4", "False", &long, &floats(&[1.; 4]))), Err(TensorError::Npy { .. })));
+        assert!(matches!(
+            read_npy(&npy("<f4", "False", &long, &floats(&[1.; 4]))),
+            Err(TensorError::Npy { .. })
+        ));
     }
 
     #[test]
     fn empty_shapes_and_too_many_axes_are_refused() {
-        let shaped = |shape: Vec<usize>, data: Vec<f32>| Tensor::try_from(ShapedData { shape, data });
-        assert_eq!(shaped(vec![0, 3], vec![]), Err(TensorError::Empty { shape: vec![0, 3] }));
-        assert_eq!(shaped(vec![1; 33], vec![1.]), Err(TensorError::Axes { axes: 33 }));
-        assert!(matches!(read_npy(&npy("<f4", "False", "(0,)", &[])), Err(TensorError::Empty { .. })));
+        let shaped =
+            |shape: Vec<usize>, data: Vec<f32>| Tensor::try_from(ShapedData { shape, data });
+        assert_eq!(
+            shaped(vec![0, 3], vec![]),
+            Err(TensorError::Empty { shape: vec![0, 3] })
+        );
+        assert_eq!(
+            shaped(vec![1; 33], vec![1.]),
+            Err(TensorError::Axes { axes: 33 })
+        );
+        assert!(matches!(
+            read_npy(&npy("<f4", "False", "(0,)", &[])),
+            Err(TensorError::Empty { .. })
+        ));
     }
 
     #[test]
     fn json_counts_must_agree_with_the_shape() {
-        let shaped = ShapedData { shape: vec![2, 3], data: vec![0.; 5] };
+        let shaped = ShapedData {
+            shape: vec![2, 3],
+            data: vec![0.; 5],
+        };
         let error = Tensor::try_from(shaped).unwrap_err();
-        assert_eq!(error.to_string(), "shape [2, 3] takes 6 numbers; data has 5");
-        let huge = ShapedData { shape: vec![usize::MAX; 3], data: vec![] };
-        assert!(matches!(Tensor::try_from(huge), Err(TensorError::Count { expected: u128::MAX, .. })));
+        assert_eq!(
+            error.to_string(),
+            "shape [2, 3] takes 6 numbers; data has 5"
+        );
+        let huge = ShapedData {
+            shape: vec![usize::MAX; 3],
+            data: vec![],
+        };
+        assert!(matches!(
+            Tensor::try_from(huge),
+            Err(TensorError::Count {
+                expected: u128::MAX,
+                ..
+            })
+        ));
         let scalar: ShapedData = serde_json::from_str(r#"{"shape": [], "data": [7]}"#).unwrap();
         assert_eq!(Tensor::try_from(scalar).unwrap().ndim(), 0);
     }
@@ -395,7 +604,13 @@ mod tests {
     #[test]
     fn json_form_lists_any_memory_order_row_major() {
         let tensor = Tensor::from_shape_vec(vec![2, 2].f(), vec![1., 3., 2., 4.]).unwrap();
-        assert_eq!(ShapedData::from(&tensor), ShapedData { shape: vec![2, 2], data: vec![1., 2., 3., 4.] });
+        assert_eq!(
+            ShapedData::from(&tensor),
+            ShapedData {
+                shape: vec![2, 2],
+                data: vec![1., 2., 3., 4.]
+            }
+        );
     }
 
     #[test]
@@ -404,7 +619,14 @@ mod tests {
         assert_eq!(check_finite(&tensor), Ok(()));
         tensor[[0, 2]] = f32::NAN;
         tensor[[1, 1]] = f32::NEG_INFINITY;
-        assert_eq!(check_finite(&tensor), Err(TensorError::NotFinite { count: 2, total: 6, first: vec![0, 2] }));
+        assert_eq!(
+            check_finite(&tensor),
+            Err(TensorError::NotFinite {
+                count: 2,
+                total: 6,
+                first: vec![0, 2]
+            })
+        );
     }
 
     proptest! {

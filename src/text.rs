@@ -1,5 +1,5 @@
-//! Texts of others: their encoding, and how much of them stands in our sentences. Whatever a client names in a request comes back cut,
-//! in answers and in logs.
+//! Texts of others: their encoding, and how much of them stands in our sentences. Whatever a client
+//! names in a request comes back cut, in answers and in logs.
 
 use std::{
     borrow::Cow,
@@ -29,7 +29,8 @@ pub fn cut(text: &str, bytes: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(bytes)]))
 }
 
-/// What `value` looks like, at most its first [`EXCERPT_BYTES`] bytes and `…`; the rest is never written.
+/// What `value` looks like, at most its first [`EXCERPT_BYTES`] bytes and `…`; the rest is never
+/// written.
 pub fn shown(value: impl Display) -> String {
     let mut text = Bounded(String::new());
     match write!(text, "{value}") {
@@ -54,12 +55,16 @@ impl Write for Bounded {
     fn write_str(&mut self, part: &str) -> fmt::Result {
         let room = EXCERPT_BYTES - self.0.len();
         self.0.push_str(&part[..part.floor_char_boundary(room)]);
-        if part.len() <= room { Ok(()) } else { Err(fmt::Error) }
+        if part.len() <= room {
+            Ok(())
+        } else {
+            Err(fmt::Error)
+        }
     }
 }
 
-/// A file in UTF-8 or UTF-16 as text, without its byte order mark; UTF-16 is known without one by the zero byte of its first letter.
-/// False where bytes are neither: they are replaced.
+/// A file in UTF-8 or UTF-16 as text, without its byte order mark; UTF-16 is known without one by
+/// the zero byte of its first letter. False where bytes are neither: they are replaced.
 pub fn decode(bytes: &[u8]) -> (Cow<'_, str>, bool) {
     let expected = match bytes {
         [0, second, ..] if *second != 0 => UTF_16BE,
@@ -72,17 +77,23 @@ pub fn decode(bytes: &[u8]) -> (Cow<'_, str>, bool) {
 
 /// The text with each letter and its accents as one character where there is one: the form NFC.
 pub fn composed(text: &str) -> Cow<'_, str> {
-    if is_nfc(text) { Cow::Borrowed(text) } else { Cow::Owned(text.nfc().collect()) }
+    if is_nfc(text) {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(text.nfc().collect())
+    }
 }
 
-/// Without control characters, but for line breaks and tabs, and without those that turn the direction of text: what a terminal or a
-/// viewer would obey.
+/// Without control characters, but for line breaks and tabs, and without those that turn the
+/// direction of text: what a terminal or a viewer would obey.
 pub fn printable(text: &str) -> String {
     let obeyed = |c: char| {
         c.is_control() && !matches!(c, '\n' | '\t')
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    text.chars().map(|c| if obeyed(c) { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if obeyed(c) { '\u{fffd}' } else { c })
+        .collect()
 }
 
 #[cfg(test)]
@@ -91,13 +102,25 @@ mod tests {
 
     #[test]
     fn what_a_terminal_would_obey_is_not_printed() {
-        assert_eq!(printable("caf\u{e9}\u{1b}[31m\n\tab\u{202e}c"), "caf\u{e9}\u{fffd}[31m\n\tab\u{fffd}c");
+        assert_eq!(
+            printable("caf\u{e9}\u{1b}[31m\n\tab\u{202e}c"),
+            "caf\u{e9}\u{fffd}[31m\n\tab\u{fffd}c"
+        );
     }
 
     #[test]
     fn files_are_read_with_and_without_a_mark_and_broken_bytes_are_told() {
-        let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
-        for bytes in ["né".into(), "\u{feff}né".as_bytes().to_vec(), utf16("né"), utf16("\u{feff}né")] {
+        let utf16 = |text: &str| {
+            text.encode_utf16()
+                .flat_map(u16::to_le_bytes)
+                .collect::<Vec<u8>>()
+        };
+        for bytes in [
+            "né".into(),
+            "\u{feff}né".as_bytes().to_vec(),
+            utf16("né"),
+            utf16("\u{feff}né"),
+        ] {
             assert_eq!(decode(&bytes), ("né".into(), true), "{bytes:?}");
         }
         assert_eq!(decode(b"n\xe9"), ("n\u{fffd}".into(), false));
@@ -109,12 +132,20 @@ mod tests {
         assert_eq!(excerpt("caf\u{e9}"), "café");
         assert_eq!(cut("café au lait", 5), "café…");
         assert_eq!(cut("café au lait", 4), "caf…");
-        assert_eq!(excerpt(&"x".repeat(1 << 20)).len(), EXCERPT_BYTES + '…'.len_utf8());
+        assert_eq!(
+            excerpt(&"x".repeat(1 << 20)).len(),
+            EXCERPT_BYTES + '…'.len_utf8()
+        );
     }
 
     #[test]
     fn words_of_a_command_are_quoted_where_a_shell_needs_it() {
-        for (word, expected) in [("mine-1.0", "mine-1.0"), ("my net", "'my net'"), ("it's", r"'it'\''s'"), ("", "''")] {
+        for (word, expected) in [
+            ("mine-1.0", "mine-1.0"),
+            ("my net", "'my net'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+        ] {
             assert_eq!(quoted(word), expected);
         }
     }

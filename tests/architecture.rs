@@ -1,13 +1,14 @@
-//! Keeps the direction of use between rooms: reads every `crate::` path of `src/` and compares it with the table below.
-//! Test modules (all that follows `#[cfg(test)]`) may use what they like.
+//! Keeps the direction of use between rooms: reads every `crate::` path of `src/` and compares it
+//! with the table below. Test modules (all that follows `#[cfg(test)]`) may use what they like.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Room or file -> the paths it may use beside its own. A file's row adds to its room's.
-/// `cli`, `commands`, `app` and `api` are the ends of the wiring and may use every room; nobody may use `api`.
+/// Room or file -> the paths it may use beside its own. A file's row adds to its room's. `cli`,
+/// `commands`, `app` and `api` are the ends of the wiring and may use every room; nobody may use
+/// `api`.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("tensor", &[]),
     ("text", &[]),
@@ -19,9 +20,35 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("onnx", &[]),
     ("autodiff", &["onnx", "tensor"]),
     ("image", &["tensor", "blur", "model::manifest"]),
-    ("model", &["fields", "onnx", "image", "tensor", "autodiff::spec", "autodiff::spatial_layers", "files", "pool"]),
-    ("dataset", &["image", "model::manifest", "model::labels", "tensor", "files", "pool", "quota"]),
-    ("engine", &["onnx", "autodiff", "model", "tensor", "telemetry::names"]),
+    (
+        "model",
+        &[
+            "fields",
+            "onnx",
+            "image",
+            "tensor",
+            "autodiff::spec",
+            "autodiff::spatial_layers",
+            "files",
+            "pool",
+        ],
+    ),
+    (
+        "dataset",
+        &[
+            "image",
+            "model::manifest",
+            "model::labels",
+            "tensor",
+            "files",
+            "pool",
+            "quota",
+        ],
+    ),
+    (
+        "engine",
+        &["onnx", "autodiff", "model", "tensor", "telemetry::names"],
+    ),
     (
         "methods",
         &[
@@ -36,11 +63,35 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "engine::Row",
         ],
     ),
-    ("methods/drive.rs", &["engine", "image::preprocess", "image::ImageError", "model", "pool"]),
-    ("metrics", &["tensor", "image", "model::manifest", "engine::Row", "autodiff::stages"]),
-    ("metrics/drive.rs", &["autodiff::spec", "engine", "model", "onnx::graph"]),
+    (
+        "methods/drive.rs",
+        &[
+            "engine",
+            "image::preprocess",
+            "image::ImageError",
+            "model",
+            "pool",
+        ],
+    ),
+    (
+        "metrics",
+        &[
+            "tensor",
+            "image",
+            "model::manifest",
+            "engine::Row",
+            "autodiff::stages",
+        ],
+    ),
+    (
+        "metrics/drive.rs",
+        &["autodiff::spec", "engine", "model", "onnx::graph"],
+    ),
     ("render", &["tensor", "image", "model::manifest"]),
-    ("settings", &["fields", "dataset::is_id", "engine::provider"]),
+    (
+        "settings",
+        &["fields", "dataset::is_id", "engine::provider"],
+    ),
     (
         "patterns",
         &[
@@ -106,7 +157,11 @@ fn rooms_use_each_other_in_one_direction() {
             }
         }
     }
-    assert!(faults.is_empty(), "against ARCHITECTURE.md's direction of use:\n{}", faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "against ARCHITECTURE.md's direction of use:\n{}",
+        faults.join("\n")
+    );
 }
 
 #[test]
@@ -127,7 +182,10 @@ fn fenced_crates_stay_behind_their_fence() {
         for (name, homes) in FENCED {
             let named = code_of(&text)
                 .match_indices(&format!("{name}::"))
-                .any(|(at, _)| !code_of(&text)[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'));
+                .any(|(at, _)| {
+                    !code_of(&text)[..at]
+                        .ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+                });
             if named && !homes.iter().any(|home| file.starts_with(home)) {
                 faults.push(format!("src/{file} names {name}"));
             }
@@ -152,8 +210,18 @@ fn sources() -> Vec<(String, String)> {
         .into_iter()
         .map(|path| {
             let text = fs::read_to_string(&path).unwrap();
-            let text = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
-            (path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/"), text)
+            let text = text
+                .split("#[cfg(test)]")
+                .next()
+                .unwrap_or_default()
+                .to_owned();
+            (
+                path.strip_prefix(&root)
+                    .unwrap()
+                    .to_string_lossy()
+                    .replace('\\', "/"),
+                text,
+            )
         })
         .collect()
 }
@@ -170,12 +238,19 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 fn room_of(file: &str) -> String {
-    file.split('/').next().unwrap_or_default().trim_end_matches(".rs").to_owned()
+    file.split('/')
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(".rs")
+        .to_owned()
 }
 
 /// The text without its comment lines.
 fn code_of(text: &str) -> String {
-    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The paths after each `crate::`, use trees expanded.
@@ -183,13 +258,21 @@ fn crate_paths(text: &str) -> Vec<String> {
     let code = code_of(text);
     let mut paths = Vec::new();
     for (at, _) in code.match_indices("crate::") {
-        expand(&mut code[at + "crate::".len()..].chars().peekable(), String::new(), &mut paths);
+        expand(
+            &mut code[at + "crate::".len()..].chars().peekable(),
+            String::new(),
+            &mut paths,
+        );
     }
     paths
 }
 
 /// Reads one use tree: `a::b`, or `a::{b, c::{d}}`.
-fn expand(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, mut prefix: String, paths: &mut Vec<String>) {
+fn expand(
+    chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+    mut prefix: String,
+    paths: &mut Vec<String>,
+) {
     while let Some(&c) = chars.peek() {
         if c.is_alphanumeric() || c == '_' || c == ':' {
             prefix.push(c);

@@ -1,4 +1,5 @@
-//! What is told of every request: a span with its id, one line in the log when its response has ended, and its metrics.
+//! What is told of every request: a span with its id, one line in the log when its response has
+//! ended, and its metrics.
 
 use std::{
     pin::Pin,
@@ -22,7 +23,8 @@ use crate::{telemetry::names, text::excerpt};
 /// The header of W3C Trace Context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Asked every few seconds by balancers and monitors: logged at debug, unless the answer is a server error.
+/// Asked every few seconds by balancers and monitors: logged at debug, unless the answer is a
+/// server error.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// Why a request was refused: for its line in the log, carried in the response's extensions.
@@ -32,7 +34,8 @@ pub struct Refusal {
     pub detail: String,
 }
 
-/// Runs a request in its span, measures it, and logs it when the last byte of its response is taken, or nobody wants it any more.
+/// Runs a request in its span, measures it, and logs it when the last byte of its response is
+/// taken, or nobody wants it any more.
 pub async fn observe(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let route = route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
     let span = span(&request);
@@ -44,36 +47,54 @@ pub async fn observe(route: Option<MatchedPath>, request: Request, next: Next) -
     let mut response = next.run(request).instrument(span).await;
     drop(in_flight);
     let status = response.status();
-    let labels = [("method", method.to_owned()), ("route", route), ("status", status.as_str().to_owned())];
-    metrics::histogram!(names::HTTP_REQUEST_DURATION_SECONDS, &labels).record(line.started.elapsed());
+    let labels = [
+        ("method", method.to_owned()),
+        ("route", route),
+        ("status", status.as_str().to_owned()),
+    ];
+    metrics::histogram!(names::HTTP_REQUEST_DURATION_SECONDS, &labels)
+        .record(line.started.elapsed());
     line.status = Some(status);
     line.refusal = response.extensions_mut().remove();
-    line.length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    line.length = response
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
     response.map(|body| Body::new(Logged { body, line }))
 }
 
 /// Its `model` and `attribution` are recorded by whoever finds them out.
 fn span(request: &Request) -> Span {
     let headers = request.headers();
-    let id = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    let (method, path) = (excerpt(request.method().as_str()), excerpt(request.uri().path()));
+    let id = headers
+        .get(REQUEST_ID)
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or_default();
+    let (method, path) = (
+        excerpt(request.method().as_str()),
+        excerpt(request.uri().path()),
+    );
     let trace_id = trace_id(headers);
     tracing::info_span!("request", id, %method, %path, trace_id, model = Empty, attribution = Empty)
 }
 
-/// The trace that a caller's `traceparent` names: `00-<trace id>-<parent id>-<flags>`, in lower-case hexadecimal digits.
+/// The trace that a caller's `traceparent` names: `00-<trace id>-<parent id>-<flags>`, in
+/// lower-case hexadecimal digits.
 fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(TRACEPARENT)?.to_str().ok()?;
     let mut parts = text.splitn(5, '-');
     let mut digits = |count: usize| {
         let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        parts.next().filter(|part| part.len() == count && part.bytes().all(is_digit))
+        parts
+            .next()
+            .filter(|part| part.len() == count && part.bytes().all(is_digit))
     };
     let (version, trace_id, parent_id, _flags) = (digits(2)?, digits(32)?, digits(16)?, digits(2)?);
     let is_zero = |id: &str| id.bytes().all(|byte| byte == b'0');
     // Later versions may have more parts; version ff is forbidden.
     let more = parts.next().is_some();
-    (version != "ff" && (version != "00" || !more) && !is_zero(trace_id) && !is_zero(parent_id)).then_some(trace_id)
+    (version != "ff" && (version != "00" || !more) && !is_zero(trace_id) && !is_zero(parent_id))
+        .then_some(trace_id)
 }
 
 /// A method as a label: there are as many as a client likes.
@@ -121,14 +142,29 @@ struct Line {
 impl Line {
     fn new(span: Span, route: String) -> Self {
         let (started, status, refusal, length) = (Instant::now(), None, None, None);
-        Self { span, route, started, status, refusal, length, bytes: 0, complete: false }
+        Self {
+            span,
+            route,
+            started,
+            status,
+            refusal,
+            length,
+            bytes: 0,
+            complete: false,
+        }
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let Self { span, route, bytes, .. } = self;
-        let (code, detail) = self.refusal.as_ref().map(|one| (one.code.as_str(), one.detail.as_str())).unzip();
+        let Self {
+            span, route, bytes, ..
+        } = self;
+        let (code, detail) = self
+            .refusal
+            .as_ref()
+            .map(|one| (one.code.as_str(), one.detail.as_str()))
+            .unzip();
         let status = self.status.map(|status| status.as_u16());
         let duration_ms = to_ms(self.started.elapsed());
         // Only where it is so: a client that went away, before the response or within it.
@@ -169,7 +205,9 @@ impl HttpBody for Logged {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         match &frame {
             Some(Ok(frame)) => self.line.bytes += frame.data_ref().map_or(0, Bytes::len) as u64,
-            Some(Err(error)) => tracing::error!(parent: &self.line.span, %error, "the response broke off"),
+            Some(Err(error)) => {
+                tracing::error!(parent: &self.line.span, %error, "the response broke off")
+            }
             None => self.line.complete = true,
         }
         Poll::Ready(frame)
@@ -187,7 +225,8 @@ impl HttpBody for Logged {
 impl Drop for Logged {
     /// A body of known length is not asked for its end.
     fn drop(&mut self) {
-        self.line.complete |= self.body.is_end_stream() || self.line.length == Some(self.line.bytes);
+        self.line.complete |=
+            self.body.is_end_stream() || self.line.length == Some(self.line.bytes);
     }
 }
 
@@ -202,8 +241,14 @@ mod tests {
             let headers = HeaderMap::from_iter([(TRACEPARENT, text.parse().unwrap())]);
             trace_id(&headers).map(str::to_owned)
         };
-        assert_eq!(of(&format!("00-{id}-00f067aa0ba902b7-01")).as_deref(), Some(id));
-        assert_eq!(of(&format!("01-{id}-00f067aa0ba902b7-01-more")).as_deref(), Some(id));
+        assert_eq!(
+            of(&format!("00-{id}-00f067aa0ba902b7-01")).as_deref(),
+            Some(id)
+        );
+        assert_eq!(
+            of(&format!("01-{id}-00f067aa0ba902b7-01-more")).as_deref(),
+            Some(id)
+        );
         for refused in [
             String::new(),
             id.to_owned(),

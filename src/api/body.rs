@@ -1,5 +1,6 @@
-//! The bodies that POST /explain, /compare and /predict take: one image, multipart, JSON, npy. Reading is asynchronous, parsing is not
-//! (it runs on the pool). Values of parameters come from the query and the body together.
+//! The bodies that POST /explain, /compare and /predict take: one image, multipart, JSON, npy.
+//! Reading is asynchronous, parsing is not (it runs on the pool). Values of parameters come from
+//! the query and the body together.
 
 use std::{convert::Infallible, fmt};
 
@@ -34,7 +35,8 @@ use crate::{
 /// The most images in one request.
 pub const MAX_IMAGES: usize = 32;
 
-/// Bounds of the parameters of one request: how many, and the bytes of their values as JSON, together.
+/// Bounds of the parameters of one request: how many, and the bytes of their values as JSON,
+/// together.
 const MAX_PARAMETERS: usize = 256;
 const MAX_PARAMETER_BYTES: usize = 1 << 20;
 
@@ -79,14 +81,25 @@ impl FromRequestParts<Api> for Pairs {
     }
 }
 
-/// The pairs of the query. The names in `repeated` may be given several times and become lists; any other given twice is a fault.
+/// The pairs of the query. The names in `repeated` may be given several times and become lists; any
+/// other given twice is a fault.
 pub fn parse_query(uri: &Uri, repeated: &[&str]) -> Result<Map<String, Value>, ApiError> {
-    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-        .map_err(|error| ApiError::BrokenBody { reason: error.to_string() })?;
+    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|error| {
+        ApiError::BrokenBody {
+            reason: error.to_string(),
+        }
+    })?;
     let mut given = Map::new();
     let mut faults = Faults::default();
     for (name, value) in pairs {
-        add(&mut given, name, value, repeated, "in the query", &mut faults);
+        add(
+            &mut given,
+            name,
+            value,
+            repeated,
+            "in the query",
+            &mut faults,
+        );
     }
     Ok(faults.settle(given).map_err(AppError::from)?)
 }
@@ -101,7 +114,10 @@ fn add(
     faults: &mut Faults,
 ) {
     if repeated.contains(&name.as_str()) {
-        if let Value::Array(values) = given.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
+        if let Value::Array(values) = given
+            .entry(name)
+            .or_insert_with(|| Value::Array(Vec::new()))
+        {
             values.push(Value::String(value));
         }
         return;
@@ -117,7 +133,11 @@ fn twice(name: &str, place: &str) -> Fault {
 }
 
 /// The values of two places, where each is given once.
-fn join(one: Map<String, Value>, other: Map<String, Value>, places: &str) -> Result<Map<String, Value>, AppError> {
+fn join(
+    one: Map<String, Value>,
+    other: Map<String, Value>,
+    places: &str,
+) -> Result<Map<String, Value>, AppError> {
     let mut given = one;
     let mut faults = Faults::default();
     for (name, value) in other {
@@ -139,8 +159,9 @@ pub struct Settled<T> {
     pub place: Place,
 }
 
-/// Reads query and body, takes a place among the requests that are worked on, and settles with `plan` what both ask for. Parameters in
-/// `repeated` may be given several times. What is large is worked on in the pool.
+/// Reads query and body, takes a place among the requests that are worked on, and settles with
+/// `plan` what both ask for. Parameters in `repeated` may be given several times. What is large is
+/// worked on in the pool.
 pub async fn settle<T: Send + 'static>(
     request: Request,
     api: &Api,
@@ -155,9 +176,19 @@ pub async fn settle<T: Send + 'static>(
     let place = Place::take(api, body)?;
     let app = api.app().clone();
     let settle = move || {
-        let Contents { inputs, uploads, parameters } = posted.parse()?;
+        let Contents {
+            inputs,
+            uploads,
+            parameters,
+        } = posted.parse()?;
         let given = join(query, parameters, "(in the query and in the body)")?;
-        Ok(Settled { plan: plan(&app, given, uploads.sent())?, inputs, uploads, is_picture, place })
+        Ok(Settled {
+            plan: plan(&app, given, uploads.sent())?,
+            inputs,
+            uploads,
+            is_picture,
+            place,
+        })
     };
     api.app().pool().run(settle).await.map_err(AppError::from)?
 }
@@ -169,11 +200,21 @@ const OCTET_STREAM: &str = "application/octet-stream";
 
 /// The content type without its parameters, in lower case.
 fn media_type(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get(header::CONTENT_TYPE)?.to_str().unwrap_or("unreadable");
-    Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+    let text = headers
+        .get(header::CONTENT_TYPE)?
+        .to_str()
+        .unwrap_or("unreadable");
+    Some(
+        text.split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase(),
+    )
 }
 
-/// Reads the body that the content type announces, or whose first bytes say what it is: curl's --data-binary announces a form.
+/// Reads the body that the content type announces, or whose first bytes say what it is: curl's
+/// --data-binary announces a form.
 async fn read_posted(
     request: Request,
     api: &Api,
@@ -187,19 +228,34 @@ async fn read_posted(
         Some(NPY) => Posted::Npy,
         Some("application/json") => Posted::Json,
         Some("multipart/form-data") => {
-            let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-            let boundary = multer::parse_boundary(content_type.unwrap_or_default()).map_err(broken_multipart)?;
+            let content_type = request
+                .headers()
+                .get(header::CONTENT_TYPE)
+                .and_then(|value| value.to_str().ok());
+            let boundary = multer::parse_boundary(content_type.unwrap_or_default())
+                .map_err(broken_multipart)?;
             let (bytes, share) = read(request, api).await?;
             let parts = move || {
-                let multipart = Multipart::new(stream::iter([Ok::<_, Infallible>(bytes)]), boundary);
+                let multipart =
+                    Multipart::new(stream::iter([Ok::<_, Infallible>(bytes)]), boundary);
                 block_on(split(multipart, repeated)).map(Posted::Multipart)
             };
-            return Ok((api.app().pool().run(parts).await.map_err(AppError::from)??, share));
+            return Ok((
+                api.app()
+                    .pool()
+                    .run(parts)
+                    .await
+                    .map_err(AppError::from)??,
+                share,
+            ));
         }
         _ => {
             return Err(ApiError::UnsupportedMediaType {
                 found: media_type,
-                allowed: format!("{}, {NPY}, application/json or multipart/form-data", types::content_types()),
+                allowed: format!(
+                    "{}, {NPY}, application/json or multipart/form-data",
+                    types::content_types()
+                ),
             });
         }
     };
@@ -212,24 +268,33 @@ async fn read(request: Request, api: &Api) -> Result<(Bytes, Share), ApiError> {
 }
 
 fn broken_multipart(error: multer::Error) -> ApiError {
-    ApiError::BrokenMultipart { reason: error.to_string() }
+    ApiError::BrokenMultipart {
+        reason: error.to_string(),
+    }
 }
 
-/// Takes the parts of a whole body apart. Their headers and names may be as long as the body. An empty text is a field left blank.
+/// Takes the parts of a whole body apart. Their headers and names may be as long as the body. An
+/// empty text is a field left blank.
 async fn split(mut multipart: Multipart<'_>, repeated: &[&str]) -> Result<Form, ApiError> {
     let (mut form, mut faults) = (Form::default(), Faults::default());
     let (mut parts, mut parameter_bytes) = (0, 0);
     while let Some(field) = multipart.next_field().await.map_err(broken_multipart)? {
         parts += 1;
         if parts > MAX_PARTS {
-            return Err(ApiError::BrokenMultipart { reason: format!("it has more than {MAX_PARTS} parts") });
+            return Err(ApiError::BrokenMultipart {
+                reason: format!("it has more than {MAX_PARTS} parts"),
+            });
         }
         let name = field.name().unwrap_or_default().to_owned();
         let is_file = field.file_name().is_some();
         let bytes = field.bytes().await.map_err(broken_multipart)?;
-        let text = (!is_file).then(|| std::str::from_utf8(&bytes).ok()).flatten();
+        let text = (!is_file)
+            .then(|| std::str::from_utf8(&bytes).ok())
+            .flatten();
         let place = match (name.as_str(), text) {
-            ("image" | "file", _) if form.images.len() == MAX_IMAGES => return Err(too_many("image")),
+            ("image" | "file", _) if form.images.len() == MAX_IMAGES => {
+                return Err(too_many("image"));
+            }
             ("image" | "file", _) => {
                 form.images.push(bytes);
                 continue;
@@ -241,15 +306,29 @@ async fn split(mut multipart: Multipart<'_>, repeated: &[&str]) -> Result<Form, 
             (_, Some(text)) => {
                 parameter_bytes += name.len() + text.len();
                 if parameter_bytes > MAX_PARAMETER_BYTES {
-                    let reason = format!("its text fields hold more than {MAX_PARAMETER_BYTES} bytes");
+                    let reason =
+                        format!("its text fields hold more than {MAX_PARAMETER_BYTES} bytes");
                     return Err(ApiError::BrokenMultipart { reason });
                 }
-                add(&mut form.fields, name, text.to_owned(), repeated, "in the form", &mut faults);
+                add(
+                    &mut form.fields,
+                    name,
+                    text.to_owned(),
+                    repeated,
+                    "in the form",
+                    &mut faults,
+                );
                 continue;
             }
             (_, None) => {
                 let allowed = ["image", "file", "baseline", "segments"];
-                faults.push_with(|| Fault::new(name, "is not a file of this form; parameters are texts", allowed));
+                faults.push_with(|| {
+                    Fault::new(
+                        name,
+                        "is not a file of this form; parameters are texts",
+                        allowed,
+                    )
+                });
                 continue;
             }
         };
@@ -261,7 +340,8 @@ async fn split(mut multipart: Multipart<'_>, repeated: &[&str]) -> Result<Form, 
 }
 
 impl Posted {
-    /// By the first bytes. What is neither an array nor JSON is left to the image decoder, which names what it allows.
+    /// By the first bytes. What is neither an array nor JSON is left to the image decoder, which
+    /// names what it allows.
     fn recognise(bytes: Bytes) -> Self {
         if bytes.starts_with(NPY_MAGIC) {
             Self::Npy(bytes)
@@ -275,15 +355,33 @@ impl Posted {
     /// Takes the body apart. May take as long as the body is large.
     pub fn parse(self) -> Result<Contents, ApiError> {
         match self {
-            Self::Image(bytes) => Ok(Contents { inputs: vec![Input::Image(bytes)], ..Contents::default() }),
+            Self::Image(bytes) => Ok(Contents {
+                inputs: vec![Input::Image(bytes)],
+                ..Contents::default()
+            }),
             Self::Npy(bytes) if !bytes.starts_with(NPY_MAGIC) => {
-                Err(AppError::from(TensorError::Npy { reason: types::describe(&bytes) }).into())
+                Err(AppError::from(TensorError::Npy {
+                    reason: types::describe(&bytes),
+                })
+                .into())
             }
-            Self::Npy(bytes) => Ok(Contents { inputs: vec![Input::Npy(bytes)], ..Contents::default() }),
+            Self::Npy(bytes) => Ok(Contents {
+                inputs: vec![Input::Npy(bytes)],
+                ..Contents::default()
+            }),
             Self::Json(bytes) => json_body::parse(&bytes),
-            Self::Multipart(Form { images, baseline, segments, params, fields }) => Ok(Contents {
+            Self::Multipart(Form {
+                images,
+                baseline,
+                segments,
+                params,
+                fields,
+            }) => Ok(Contents {
                 inputs: images.into_iter().map(Input::of).collect(),
-                uploads: Uploads { baseline: baseline.map(Input::of), segments },
+                uploads: Uploads {
+                    baseline: baseline.map(Input::of),
+                    segments,
+                },
                 parameters: match params {
                     None => fields,
                     Some(params) => {
@@ -298,7 +396,12 @@ impl Posted {
 
 pub(super) fn too_many(field: &str) -> ApiError {
     let message = format!("more than {MAX_IMAGES} images");
-    AppError::from(Faults::from(Fault::new(field, message, [format!("1 to {MAX_IMAGES}")]))).into()
+    AppError::from(Faults::from(Fault::new(
+        field,
+        message,
+        [format!("1 to {MAX_IMAGES}")],
+    )))
+    .into()
 }
 
 /// The fields of an object within the bounds of parameters, and those that it has twice.
@@ -310,19 +413,30 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// Takes the field whose name was just read. Its value is only taken apart when the bounds hold.
-    pub(super) fn read<'de, A: MapAccess<'de>>(&mut self, name: String, map: &mut A) -> Result<(), A::Error> {
+    /// Takes the field whose name was just read. Its value is only taken apart when the bounds
+    /// hold.
+    pub(super) fn read<'de, A: MapAccess<'de>>(
+        &mut self,
+        name: String,
+        map: &mut A,
+    ) -> Result<(), A::Error> {
         let value: Box<RawValue> = map.next_value()?;
         self.bytes += name.len() + value.get().len();
-        if self.values.len() + self.repeated.len() == MAX_PARAMETERS || self.bytes > MAX_PARAMETER_BYTES {
-            let bounds =
-                format!("more than {MAX_PARAMETERS} parameters, or more than {MAX_PARAMETER_BYTES} bytes of them");
+        if self.values.len() + self.repeated.len() == MAX_PARAMETERS
+            || self.bytes > MAX_PARAMETER_BYTES
+        {
+            let bounds = format!(
+                "more than {MAX_PARAMETERS} parameters, or more than {MAX_PARAMETER_BYTES} bytes of them"
+            );
             return Err(A::Error::custom(bounds));
         }
         if self.values.contains_key(&name) {
             self.repeated.push(name.clone());
         }
-        self.values.insert(name, serde_json::from_str(value.get()).map_err(A::Error::custom)?);
+        self.values.insert(
+            name,
+            serde_json::from_str(value.get()).map_err(A::Error::custom)?,
+        );
         Ok(())
     }
 
@@ -336,7 +450,11 @@ impl Named {
     /// `null` is absent.
     pub(super) fn finish(mut self, place: &str) -> Result<Map<String, Value>, ApiError> {
         self.values.retain(|_, value| !value.is_null());
-        let faults: Faults = self.repeated.iter().map(|name| twice(name, place)).collect();
+        let faults: Faults = self
+            .repeated
+            .iter()
+            .map(|name| twice(name, place))
+            .collect();
         Ok(faults.settle(self.values).map_err(AppError::from)?)
     }
 }

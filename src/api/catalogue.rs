@@ -57,7 +57,8 @@ pub struct MethodCard {
     pub title: String,
     pub formula: String,
     pub paper: String,
-    /// Evaluations of the model (one forward and backward pass of one input), in terms of its parameters.
+    /// Evaluations of the model (one forward and backward pass of one input), in terms of its
+    /// parameters.
     pub cost: String,
     /// Whether it needs patterns, with its default `rule_set`.
     pub needs_patterns: bool,
@@ -102,8 +103,8 @@ pub struct ModelSummary {
     pub takes_images: bool,
     pub classes: Option<usize>,
     pub has_patterns: bool,
-    /// What was assumed because its `model.toml` does not say it (answers repeat it), and what of the graph is left out or read in a way
-    /// of its own, such as an ArgMax behind the scores.
+    /// What was assumed because its `model.toml` does not say it (answers repeat it), and what of
+    /// the graph is left out or read in a way of its own, such as an ArgMax behind the scores.
     pub warnings: Vec<String>,
 }
 
@@ -121,13 +122,15 @@ pub struct ModelCard {
     pub labels: Vec<String>,
     /// Id of the fitted patterns.
     pub patterns: Option<String>,
-    /// The layers with weights (convolutions and matrix products), in the order of the forward pass; empty where the network cannot be
-    /// differentiated.
+    /// The layers with weights (convolutions and matrix products), in the order of the forward
+    /// pass; empty where the network cannot be differentiated.
     pub linear_layers: Vec<LayerCard>,
-    /// The layers that Grad-CAM can use, in the order of the forward pass; `manifest.layer` is the default.
+    /// The layers that Grad-CAM can use, in the order of the forward pass; `manifest.layer` is the
+    /// default.
     #[schema(value_type = Vec<ActivationCard>)]
     pub layers: Vec<Layer>,
-    /// The values between input and head in the order of the forward pass; empty where the network cannot be differentiated.
+    /// The values between input and head in the order of the forward pass; empty where the network
+    /// cannot be differentiated.
     pub activations: Vec<ActivationCard>,
     pub methods: Vec<Applicability>,
 }
@@ -166,14 +169,19 @@ impl FromRequestParts<Api> for Id {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         let path = Path::from_request_parts(parts, api).await;
-        path.map(|Path(id)| Self(id)).map_err(|error| ApiError::BrokenPath { reason: error.body_text() })
+        path.map(|Path(id)| Self(id))
+            .map_err(|error| ApiError::BrokenPath {
+                reason: error.body_text(),
+            })
     }
 }
 
 /// List attribution methods
 #[utoipa::path(get, path = "/methods", tag = "catalogue", responses((status = 200, description = "The methods.", body = MethodList), InternalProblems))]
 pub async fn list_methods() -> Json<MethodList> {
-    Json(MethodList { methods: METHODS.iter().map(describe_method).collect() })
+    Json(MethodList {
+        methods: METHODS.iter().map(describe_method).collect(),
+    })
 }
 
 /// Get one attribution method
@@ -189,8 +197,14 @@ pub async fn get_method(Id(id): Id) -> Result<Json<MethodCard>, ApiError> {
 #[utoipa::path(get, path = "/models", tag = "catalogue", responses((status = 200, description = "The models.", body = ModelList), InternalProblems))]
 pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
     let registry = api.app().models();
-    let models = registry.iter().map(|model| summarise(&registry, &model)).collect();
-    Json(ModelList { models, broken_models: broken(&registry) })
+    let models = registry
+        .iter()
+        .map(|model| summarise(&registry, &model))
+        .collect();
+    Json(ModelList {
+        models,
+        broken_models: broken(&registry),
+    })
 }
 
 /// Get one model
@@ -199,30 +213,53 @@ pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
     responses((status = 200, description = "The model.", body = ModelCard), MissingProblems))]
 pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelCard>, ApiError> {
     let models = api.app().models();
-    let model = models.get(&id).ok_or_else(|| AppError::UnknownModel { id, known: api.app().model_ids() })?;
+    let model = models.get(&id).ok_or_else(|| AppError::UnknownModel {
+        id,
+        known: api.app().model_ids(),
+    })?;
     let graph = model.graph.clone();
     let examined = api.examined(&model);
     let examined = examined
-        .get_or_try_init(async || api.app().pool().run(move || examine(&graph)).await.map_err(AppError::from))
+        .get_or_try_init(async || {
+            api.app()
+                .pool()
+                .run(move || examine(&graph))
+                .await
+                .map_err(AppError::from)
+        })
         .await?;
     let card = describe_model(&models, &model, examined.clone());
-    Ok(Json(card.map_err(|error| ApiError::Internal { reason: error.to_string() })?))
+    Ok(Json(card.map_err(|error| ApiError::Internal {
+        reason: error.to_string(),
+    })?))
 }
 
 /// All that is known of a model of `registry`.
-pub fn describe_model(registry: &Registry, model: &Model, examined: Examined) -> serde_json::Result<ModelCard> {
-    let Examined { fault, linear_layers, activations } = examined;
+pub fn describe_model(
+    registry: &Registry,
+    model: &Model,
+    examined: Examined,
+) -> serde_json::Result<ModelCard> {
+    let Examined {
+        fault,
+        linear_layers,
+        activations,
+    } = examined;
     Ok(ModelCard {
         summary: summarise(registry, model),
         hash: model.hash.clone(),
-        // As text, a float32 is as short as it was written; as a JSON value it would be a float64 with the rounding told.
+        // As text, a float32 is as short as it was written; as a JSON value it would be a float64
+        // with the rounding told.
         manifest: value::to_raw_value(&model.manifest)?,
         labels: model.labels.to_vec(),
         patterns: model.patterns.as_ref().map(|patterns| patterns.id.clone()),
         linear_layers,
         layers: model.layers.clone(),
         activations,
-        methods: METHODS.iter().map(|method| applicability(method, model, fault.as_deref())).collect(),
+        methods: METHODS
+            .iter()
+            .map(|method| applicability(method, model, fault.as_deref()))
+            .collect(),
     })
 }
 
@@ -247,7 +284,10 @@ struct Examination {
 impl Examinations {
     pub fn of(&self, model: &Model) -> Arc<OnceCell<Examined>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Examination { graph: Arc::downgrade(&model.graph), examined: Arc::default() };
+        let new = || Examination {
+            graph: Arc::downgrade(&model.graph),
+            examined: Arc::default(),
+        };
         let known = all.entry(model.id.clone()).or_insert_with(new);
         if !known.graph.ptr_eq(&Arc::downgrade(&model.graph)) {
             *known = new();
@@ -259,15 +299,20 @@ impl Examinations {
 /// Derives what can be derived. Takes up to seconds.
 pub fn examine(graph: &Graph) -> Examined {
     match derive_layers(graph) {
-        Ok((linear_layers, activations)) => Examined { fault: None, linear_layers, activations },
-        Err(error) => {
-            Examined { fault: Some(cut(&error.to_string(), LONGEST_REASON).into_owned()), ..Examined::default() }
-        }
+        Ok((linear_layers, activations)) => Examined {
+            fault: None,
+            linear_layers,
+            activations,
+        },
+        Err(error) => Examined {
+            fault: Some(cut(&error.to_string(), LONGEST_REASON).into_owned()),
+            ..Examined::default()
+        },
     }
 }
 
-/// The layers of a network that has a gradient. Every rule set differs from the gradient in rules alone: where it has none,
-/// no method that differentiates applies.
+/// The layers of a network that has a gradient. Every rule set differs from the gradient in rules
+/// alone: where it has none, no method that differentiates applies.
 fn derive_layers(graph: &Graph) -> Result<(Vec<LayerCard>, Vec<ActivationCard>), DeriveError> {
     let spec = DeriveSpec {
         rule_sets: vec![RuleSetId::Gradient],
@@ -278,8 +323,11 @@ fn derive_layers(graph: &Graph) -> Result<(Vec<LayerCard>, Vec<ActivationCard>),
     };
     autodiff::derive(graph, &spec, None)?;
     let layers = autodiff::linear_layers(graph)?.into_iter();
-    let layers =
-        layers.map(|layer| LayerCard { node: layer.node, op_type: layer.op_type, weight_shape: layer.weight_shape });
+    let layers = layers.map(|layer| LayerCard {
+        node: layer.node,
+        op_type: layer.op_type,
+        weight_shape: layer.weight_shape,
+    });
     let activations = autodiff::activations(graph)?.into_iter();
     let activations = activations.map(|(name, shape)| ActivationCard { name, shape });
     Ok((layers.collect(), activations.collect()))
@@ -294,7 +342,10 @@ pub fn describe_method(method: &'static Method) -> MethodCard {
         paper: method.paper.to_owned(),
         cost: method.cost.words.to_owned(),
         needs_patterns: method.needs_patterns(),
-        parameters: method.parameters().map(|parameter| describe_parameter(parameter, method)).collect(),
+        parameters: method
+            .parameters()
+            .map(|parameter| describe_parameter(parameter, method))
+            .collect(),
     }
 }
 
@@ -312,19 +363,31 @@ fn describe_parameter(parameter: &Parameter, method: &'static Method) -> Paramet
 fn summarise(registry: &Registry, model: &Model) -> ModelSummary {
     ModelSummary {
         id: model.id.clone(),
-        default: registry.default().is_some_and(|default| default.id == model.id),
+        default: registry
+            .default()
+            .is_some_and(|default| default.id == model.id),
         shape: model.manifest.input.shape.clone(),
         takes_images: model.manifest.input.preprocess.is_some(),
         classes: model.classes(),
         has_patterns: model.patterns.is_some(),
-        warnings: model.manifest.assumed.iter().chain(&model.warnings).cloned().collect(),
+        warnings: model
+            .manifest
+            .assumed
+            .iter()
+            .chain(&model.warnings)
+            .cloned()
+            .collect(),
     }
 }
 
 /// `fault` is why the network cannot be differentiated.
 fn applicability(method: &Method, model: &Model, fault: Option<&str>) -> Applicability {
     let missing = || {
-        let from = if model.manifest.input.preprocess.is_some() { "--images FOLDER" } else { "--tensors X.npy" };
+        let from = if model.manifest.input.preprocess.is_some() {
+            "--images FOLDER"
+        } else {
+            "--tensors X.npy"
+        };
         format!(
             "the model has no patterns; `explaind fit-patterns --model {} {from}` fits them; then {RELOAD}",
             quoted(&model.id)
@@ -333,18 +396,31 @@ fn applicability(method: &Method, model: &Model, fault: Option<&str>) -> Applica
     let reason = match fault {
         Some(fault) if method.rule_set.is_some() => Some(fault.to_owned()),
         _ if method.needs_patterns() && model.patterns.is_none() => Some(missing()),
-        _ if method.takes("layer") && model.layers.is_empty() => {
-            Some("the model has no layer with height and width between its input and its head".to_owned())
-        }
-        _ if method.needs_picture && model.manifest.input.preprocess.is_none() => {
-            Some("it looks at the picture that the input shows, and the model takes ready tensors".to_owned())
-        }
+        _ if method.takes("layer") && model.layers.is_empty() => Some(
+            "the model has no layer with height and width between its input and its head"
+                .to_owned(),
+        ),
+        _ if method.needs_picture && model.manifest.input.preprocess.is_none() => Some(
+            "it looks at the picture that the input shows, and the model takes ready tensors"
+                .to_owned(),
+        ),
         _ => None,
     };
-    Applicability { id: method.id.to_owned(), applies: reason.is_none(), reason }
+    Applicability {
+        id: method.id.to_owned(),
+        applies: reason.is_none(),
+        reason,
+    }
 }
 
 /// The folders that could not be loaded.
 pub(super) fn broken(registry: &Registry) -> Vec<BrokenModel> {
-    registry.broken.iter().map(|broken| BrokenModel { id: broken.id.clone(), faults: broken.faults.clone() }).collect()
+    registry
+        .broken
+        .iter()
+        .map(|broken| BrokenModel {
+            id: broken.id.clone(),
+            faults: broken.faults.clone(),
+        })
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! The one table from error to code, status and title. A new variant anywhere does not compile until it has its row.
+//! The one table from error to code, status and title. A new variant anywhere does not compile
+//! until it has its row.
 
 use std::time::Duration;
 
@@ -25,7 +26,10 @@ pub enum ApiError {
     App(#[from] AppError),
     #[error(transparent)]
     Job(#[from] JobError),
-    #[error("there is nothing at {}; GET /openapi.json lists what there is", excerpt(path))]
+    #[error(
+        "there is nothing at {}; GET /openapi.json lists what there is",
+        excerpt(path)
+    )]
     NoSuchRoute { path: String },
     #[error("the path cannot be read: {reason}")]
     BrokenPath { reason: String },
@@ -34,8 +38,14 @@ pub enum ApiError {
     #[error("no method is called {}; GET /methods lists them", excerpt(id))]
     UnknownMethod { id: String },
     #[error("the body's content type is {found}; send {allowed}", found = excerpt(found.as_deref().unwrap_or("missing")))]
-    UnsupportedMediaType { found: Option<String>, allowed: String },
-    #[error("none of the types in `accept: {}` can be given; there are: {allowed}", excerpt(accept))]
+    UnsupportedMediaType {
+        found: Option<String>,
+        allowed: String,
+    },
+    #[error(
+        "none of the types in `accept: {}` can be given; there are: {allowed}",
+        excerpt(accept)
+    )]
     NotAcceptable { accept: String, allowed: String },
     #[error("the body is larger than {limit} bytes")]
     BodyTooLarge { limit: usize },
@@ -60,7 +70,11 @@ pub enum ApiError {
     #[error(
         "the body did not come in time: after {received} bytes nothing came for {idle_ms} ms, or less than {bytes_per_second} bytes a second in all; send it again without pauses"
     )]
-    BodyTimeout { received: u64, idle_ms: u128, bytes_per_second: u64 },
+    BodyTimeout {
+        received: u64,
+        idle_ms: u128,
+        bytes_per_second: u64,
+    },
     #[error("the request took longer than {timeout_ms} ms and was stopped")]
     DeadlineExceeded { timeout_ms: u128 },
     #[error(
@@ -80,7 +94,9 @@ pub enum ApiError {
     ContentEncoding { found: String },
     #[error("the server is not ready: {reason}")]
     NotReady { reason: String },
-    #[error("an internal fault stopped this request; its x-request-id finds it in the server's log")]
+    #[error(
+        "an internal fault stopped this request; its x-request-id finds it in the server's log"
+    )]
     Panicked,
     #[error("an internal fault: {reason}")]
     Internal { reason: String },
@@ -95,57 +111,134 @@ pub struct Code {
 }
 
 const fn row(code: &'static str, status: StatusCode, title: &'static str) -> Code {
-    Code { code, status, title }
+    Code {
+        code,
+        status,
+        title,
+    }
 }
 
-const INVALID_PARAMETERS: Code =
-    row("invalid_parameters", StatusCode::UNPROCESSABLE_ENTITY, "Parameters that are not allowed");
-const BODY_TOO_LARGE: Code = row("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Body too large");
+const INVALID_PARAMETERS: Code = row(
+    "invalid_parameters",
+    StatusCode::UNPROCESSABLE_ENTITY,
+    "Parameters that are not allowed",
+);
+const BODY_TOO_LARGE: Code = row(
+    "body_too_large",
+    StatusCode::PAYLOAD_TOO_LARGE,
+    "Body too large",
+);
 const OVERLOADED: Code = row("overloaded", StatusCode::TOO_MANY_REQUESTS, "Overloaded");
-const INTERNAL: Code = row("internal", StatusCode::INTERNAL_SERVER_ERROR, "Internal fault");
-const DEADLINE_EXCEEDED: Code = row("deadline_exceeded", StatusCode::GATEWAY_TIMEOUT, "Deadline exceeded");
+const INTERNAL: Code = row(
+    "internal",
+    StatusCode::INTERNAL_SERVER_ERROR,
+    "Internal fault",
+);
+const DEADLINE_EXCEEDED: Code = row(
+    "deadline_exceeded",
+    StatusCode::GATEWAY_TIMEOUT,
+    "Deadline exceeded",
+);
 const DISK_FULL: Code = row("disk_full", StatusCode::INSUFFICIENT_STORAGE, "Disk full");
-const QUOTA_EXCEEDED: Code = row("quota_exceeded", StatusCode::INSUFFICIENT_STORAGE, "Data folder full");
-const WRONG_SHAPE: Code = row("wrong_shape", StatusCode::UNPROCESSABLE_ENTITY, "Tensor of another shape");
-const CORRUPT_IMAGE: Code = row("corrupt_image", StatusCode::UNPROCESSABLE_ENTITY, "Image that cannot be decoded");
+const QUOTA_EXCEEDED: Code = row(
+    "quota_exceeded",
+    StatusCode::INSUFFICIENT_STORAGE,
+    "Data folder full",
+);
+const WRONG_SHAPE: Code = row(
+    "wrong_shape",
+    StatusCode::UNPROCESSABLE_ENTITY,
+    "Tensor of another shape",
+);
+const CORRUPT_IMAGE: Code = row(
+    "corrupt_image",
+    StatusCode::UNPROCESSABLE_ENTITY,
+    "Image that cannot be decoded",
+);
 
 pub fn code_of(error: &ApiError) -> Code {
     match error {
         ApiError::App(error) => app_code(error),
         ApiError::Job(error) => job_code(error),
-        ApiError::NoSuchRoute { .. } => row("no_such_route", StatusCode::NOT_FOUND, "No such route"),
-        ApiError::BrokenPath { .. } => row("broken_path", StatusCode::BAD_REQUEST, "Path that cannot be read"),
-        ApiError::MethodNotAllowed { .. } => {
-            row("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+        ApiError::NoSuchRoute { .. } => {
+            row("no_such_route", StatusCode::NOT_FOUND, "No such route")
         }
-        ApiError::UnknownMethod { .. } => row("unknown_method", StatusCode::NOT_FOUND, "No such attribution method"),
-        ApiError::UnsupportedMediaType { .. } => {
-            row("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported content type")
-        }
-        ApiError::NotAcceptable { .. } => {
-            row("not_acceptable", StatusCode::NOT_ACCEPTABLE, "No acceptable type of answer")
-        }
+        ApiError::BrokenPath { .. } => row(
+            "broken_path",
+            StatusCode::BAD_REQUEST,
+            "Path that cannot be read",
+        ),
+        ApiError::MethodNotAllowed { .. } => row(
+            "method_not_allowed",
+            StatusCode::METHOD_NOT_ALLOWED,
+            "Method not allowed",
+        ),
+        ApiError::UnknownMethod { .. } => row(
+            "unknown_method",
+            StatusCode::NOT_FOUND,
+            "No such attribution method",
+        ),
+        ApiError::UnsupportedMediaType { .. } => row(
+            "unsupported_media_type",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Unsupported content type",
+        ),
+        ApiError::NotAcceptable { .. } => row(
+            "not_acceptable",
+            StatusCode::NOT_ACCEPTABLE,
+            "No acceptable type of answer",
+        ),
         ApiError::BodyTooLarge { .. } => BODY_TOO_LARGE,
-        ApiError::BrokenBody { .. } => row("broken_body", StatusCode::BAD_REQUEST, "Body that cannot be read"),
+        ApiError::BrokenBody { .. } => row(
+            "broken_body",
+            StatusCode::BAD_REQUEST,
+            "Body that cannot be read",
+        ),
         ApiError::BrokenJson { .. } => row("broken_json", StatusCode::BAD_REQUEST, "Broken JSON"),
-        ApiError::BrokenMultipart { .. } => row("broken_multipart", StatusCode::BAD_REQUEST, "Broken multipart body"),
-        ApiError::BrokenBase64 { .. } => row("broken_base64", StatusCode::UNPROCESSABLE_ENTITY, "Broken base64"),
-        ApiError::AmbiguousBody { .. } => {
-            row("ambiguous_body", StatusCode::UNPROCESSABLE_ENTITY, "Body without one clear input")
-        }
-        ApiError::Busy { .. } | ApiError::TooManyUploads { .. } | ApiError::BodiesTakeAllMemory { .. } => OVERLOADED,
-        ApiError::TooManyConnections { .. } => {
-            row("too_many_connections", StatusCode::SERVICE_UNAVAILABLE, "Too many connections")
-        }
-        ApiError::BodyTimeout { .. } => {
-            row("body_timeout", StatusCode::REQUEST_TIMEOUT, "Body that did not come in time")
-        }
+        ApiError::BrokenMultipart { .. } => row(
+            "broken_multipart",
+            StatusCode::BAD_REQUEST,
+            "Broken multipart body",
+        ),
+        ApiError::BrokenBase64 { .. } => row(
+            "broken_base64",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Broken base64",
+        ),
+        ApiError::AmbiguousBody { .. } => row(
+            "ambiguous_body",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Body without one clear input",
+        ),
+        ApiError::Busy { .. }
+        | ApiError::TooManyUploads { .. }
+        | ApiError::BodiesTakeAllMemory { .. } => OVERLOADED,
+        ApiError::TooManyConnections { .. } => row(
+            "too_many_connections",
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Too many connections",
+        ),
+        ApiError::BodyTimeout { .. } => row(
+            "body_timeout",
+            StatusCode::REQUEST_TIMEOUT,
+            "Body that did not come in time",
+        ),
         ApiError::DeadlineExceeded { .. } => DEADLINE_EXCEEDED,
-        ApiError::ForeignOrigin { .. } => row("foreign_origin", StatusCode::FORBIDDEN, "Page of another origin"),
-        ApiError::ForeignHost { .. } => row("foreign_host", StatusCode::FORBIDDEN, "Host that is not this server"),
-        ApiError::ContentEncoding { .. } => {
-            row("unsupported_content_encoding", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported content encoding")
-        }
+        ApiError::ForeignOrigin { .. } => row(
+            "foreign_origin",
+            StatusCode::FORBIDDEN,
+            "Page of another origin",
+        ),
+        ApiError::ForeignHost { .. } => row(
+            "foreign_host",
+            StatusCode::FORBIDDEN,
+            "Host that is not this server",
+        ),
+        ApiError::ContentEncoding { .. } => row(
+            "unsupported_content_encoding",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Unsupported content encoding",
+        ),
         ApiError::NotReady { .. } => row("not_ready", StatusCode::SERVICE_UNAVAILABLE, "Not ready"),
         ApiError::Panicked | ApiError::Internal { .. } => INTERNAL,
     }
@@ -154,11 +247,19 @@ pub fn code_of(error: &ApiError) -> Code {
 fn app_code(error: &AppError) -> Code {
     match error {
         AppError::Parameters(_) => INVALID_PARAMETERS,
-        AppError::UnknownModel { .. } => row("unknown_model", StatusCode::NOT_FOUND, "No such model"),
-        AppError::TakesTensors { .. } => {
-            row("takes_tensors", StatusCode::UNPROCESSABLE_ENTITY, "Model that takes no images")
+        AppError::UnknownModel { .. } => {
+            row("unknown_model", StatusCode::NOT_FOUND, "No such model")
         }
-        AppError::TooManyElements { .. } => row("tensor_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Tensor too large"),
+        AppError::TakesTensors { .. } => row(
+            "takes_tensors",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Model that takes no images",
+        ),
+        AppError::TooManyElements { .. } => row(
+            "tensor_too_large",
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "Tensor too large",
+        ),
         AppError::PixelShape { .. } => WRONG_SHAPE,
         AppError::NoInput => row("no_input", StatusCode::UNPROCESSABLE_ENTITY, "No input"),
         AppError::Image(error) => image_code(error),
@@ -175,19 +276,39 @@ fn job_code(error: &JobError) -> Code {
     match error {
         JobError::Parameters(_) => INVALID_PARAMETERS,
         JobError::Unknown { .. } => row("unknown_job", StatusCode::NOT_FOUND, "No such job"),
-        JobError::KeyTaken { .. } => {
-            row("idempotency_key_taken", StatusCode::UNPROCESSABLE_ENTITY, "Idempotency key of another request")
-        }
-        JobError::TooManyJobs { .. } => row("too_many_jobs", StatusCode::TOO_MANY_REQUESTS, "Too many jobs"),
+        JobError::KeyTaken { .. } => row(
+            "idempotency_key_taken",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Idempotency key of another request",
+        ),
+        JobError::TooManyJobs { .. } => row(
+            "too_many_jobs",
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many jobs",
+        ),
         JobError::TooManyFollowers { .. } => OVERLOADED,
-        JobError::TooCostly { .. } => {
-            row("job_too_costly", StatusCode::UNPROCESSABLE_ENTITY, "Job that costs more than is allowed")
-        }
-        JobError::NothingYet { .. } => row("nothing_to_report", StatusCode::CONFLICT, "Job without any result"),
-        JobError::UnknownKind { .. } => row("unknown_kind", StatusCode::CONFLICT, "Job of an unknown kind"),
+        JobError::TooCostly { .. } => row(
+            "job_too_costly",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Job that costs more than is allowed",
+        ),
+        JobError::NothingYet { .. } => row(
+            "nothing_to_report",
+            StatusCode::CONFLICT,
+            "Job without any result",
+        ),
+        JobError::UnknownKind { .. } => row(
+            "unknown_kind",
+            StatusCode::CONFLICT,
+            "Job of an unknown kind",
+        ),
         JobError::Store(error) if error.is_full() => DISK_FULL,
         JobError::Quota(_) => QUOTA_EXCEEDED,
-        JobError::Store(_) => row("jobs_unavailable", StatusCode::SERVICE_UNAVAILABLE, "Database of jobs out of reach"),
+        JobError::Store(_) => row(
+            "jobs_unavailable",
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Database of jobs out of reach",
+        ),
         JobError::Files(error) => files_code(error),
         JobError::Work(_) | JobError::Panicked(_) => INTERNAL,
     }
@@ -195,28 +316,54 @@ fn job_code(error: &JobError) -> Code {
 
 fn files_code(error: &FilesError) -> Code {
     match (error.is_missing(), error.is_full()) {
-        (true, _) => row("no_such_file", StatusCode::NOT_FOUND, "File that is not there"),
+        (true, _) => row(
+            "no_such_file",
+            StatusCode::NOT_FOUND,
+            "File that is not there",
+        ),
         (_, true) => DISK_FULL,
-        _ => row("files_unavailable", StatusCode::SERVICE_UNAVAILABLE, "Files out of reach"),
+        _ => row(
+            "files_unavailable",
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Files out of reach",
+        ),
     }
 }
 
 fn disk_code(error: &std::io::Error) -> Code {
     match is_full(error) {
         true => DISK_FULL,
-        false => row("storage_unavailable", StatusCode::SERVICE_UNAVAILABLE, "Storage of data sets out of reach"),
+        false => row(
+            "storage_unavailable",
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Storage of data sets out of reach",
+        ),
     }
 }
 
 fn image_code(error: &ImageError) -> Code {
     match error {
-        ImageError::Empty => row("empty_image", StatusCode::UNPROCESSABLE_ENTITY, "Empty image"),
+        ImageError::Empty => row(
+            "empty_image",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Empty image",
+        ),
         ImageError::TooManyBytes { .. } => BODY_TOO_LARGE,
-        ImageError::UnknownType | ImageError::UnsupportedType { .. } => {
-            row("unsupported_image_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported image type")
-        }
-        ImageError::TooLarge { .. } => row("image_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Image too large"),
-        ImageError::Truncated { .. } => row("truncated_image", StatusCode::UNPROCESSABLE_ENTITY, "Truncated image"),
+        ImageError::UnknownType | ImageError::UnsupportedType { .. } => row(
+            "unsupported_image_type",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Unsupported image type",
+        ),
+        ImageError::TooLarge { .. } => row(
+            "image_too_large",
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "Image too large",
+        ),
+        ImageError::Truncated { .. } => row(
+            "truncated_image",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Truncated image",
+        ),
         ImageError::Corrupt { .. }
         | ImageError::DecoderPanicked { .. }
         | ImageError::LineBreaksStripped
@@ -234,9 +381,11 @@ fn image_code(error: &ImageError) -> Code {
 
 fn render_code(error: &RenderError) -> Code {
     match error {
-        RenderError::NotAnImage { .. } => {
-            row("no_picture", StatusCode::UNPROCESSABLE_ENTITY, "Attribution that is no picture")
-        }
+        RenderError::NotAnImage { .. } => row(
+            "no_picture",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Attribution that is no picture",
+        ),
         RenderError::Size { .. }
         | RenderError::Resize { .. }
         | RenderError::Svg { .. }
@@ -246,20 +395,40 @@ fn render_code(error: &RenderError) -> Code {
 
 fn dataset_code(error: &DatasetError) -> Code {
     match error {
-        DatasetError::Unknown { .. } => row("unknown_dataset", StatusCode::NOT_FOUND, "No such data set"),
-        DatasetError::Id { .. } => row("invalid_id", StatusCode::UNPROCESSABLE_ENTITY, "Name that is not allowed"),
-        DatasetError::Configured { .. } => {
-            row("configured_dataset", StatusCode::CONFLICT, "Data set of the server's settings")
+        DatasetError::Unknown { .. } => {
+            row("unknown_dataset", StatusCode::NOT_FOUND, "No such data set")
         }
-        DatasetError::Empty { .. } => row("empty_dataset", StatusCode::UNPROCESSABLE_ENTITY, "Data set without images"),
-        DatasetError::Changed { .. } | DatasetError::Replaced { .. } => {
-            row("dataset_changed", StatusCode::CONFLICT, "Data set that changed")
-        }
-        DatasetError::TooMany { .. } => {
-            row("too_many_datasets", StatusCode::INSUFFICIENT_STORAGE, "Too many data sets")
-        }
+        DatasetError::Id { .. } => row(
+            "invalid_id",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Name that is not allowed",
+        ),
+        DatasetError::Configured { .. } => row(
+            "configured_dataset",
+            StatusCode::CONFLICT,
+            "Data set of the server's settings",
+        ),
+        DatasetError::Empty { .. } => row(
+            "empty_dataset",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Data set without images",
+        ),
+        DatasetError::Changed { .. } | DatasetError::Replaced { .. } => row(
+            "dataset_changed",
+            StatusCode::CONFLICT,
+            "Data set that changed",
+        ),
+        DatasetError::TooMany { .. } => row(
+            "too_many_datasets",
+            StatusCode::INSUFFICIENT_STORAGE,
+            "Too many data sets",
+        ),
         DatasetError::Quota(_) => QUOTA_EXCEEDED,
-        DatasetError::Lost { .. } => row("dataset_lost", StatusCode::CONFLICT, "Data set whose upload is lost"),
+        DatasetError::Lost { .. } => row(
+            "dataset_lost",
+            StatusCode::CONFLICT,
+            "Data set whose upload is lost",
+        ),
         DatasetError::Files(error) => files_code(error),
         DatasetError::Panicked(_) => INTERNAL,
         DatasetError::Image { source, .. } => image_code(source),
@@ -270,17 +439,27 @@ fn dataset_code(error: &DatasetError) -> Code {
 
 fn archive_code(error: &ArchiveError) -> Code {
     match error {
-        ArchiveError::Unknown => {
-            row("unsupported_archive", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported type of archive")
-        }
-        ArchiveError::Broken { .. } => {
-            row("broken_archive", StatusCode::UNPROCESSABLE_ENTITY, "Archive that cannot be read")
-        }
-        ArchiveError::Entry { .. } => {
-            row("refused_entry", StatusCode::UNPROCESSABLE_ENTITY, "Archive with an entry that is not allowed")
-        }
+        ArchiveError::Unknown => row(
+            "unsupported_archive",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Unsupported type of archive",
+        ),
+        ArchiveError::Broken { .. } => row(
+            "broken_archive",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Archive that cannot be read",
+        ),
+        ArchiveError::Entry { .. } => row(
+            "refused_entry",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Archive with an entry that is not allowed",
+        ),
         ArchiveError::TooManyFiles { .. } | ArchiveError::TooLarge { .. } | ArchiveError::Ratio => {
-            row("archive_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Archive too large")
+            row(
+                "archive_too_large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "Archive too large",
+            )
         }
         ArchiveError::Quota(_) => QUOTA_EXCEEDED,
         ArchiveError::Write { source, .. } => disk_code(source),
@@ -294,10 +473,16 @@ fn tensor_code(error: &TensorError) -> Code {
         | TensorError::NpyLength { .. }
         | TensorError::Count { .. }
         | TensorError::Axes { .. }
-        | TensorError::Empty { .. } => row("broken_npy", StatusCode::UNPROCESSABLE_ENTITY, "Array that cannot be read"),
-        TensorError::NotFinite { .. } => {
-            row("not_finite", StatusCode::UNPROCESSABLE_ENTITY, "Values that are not finite")
-        }
+        | TensorError::Empty { .. } => row(
+            "broken_npy",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Array that cannot be read",
+        ),
+        TensorError::NotFinite { .. } => row(
+            "not_finite",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Values that are not finite",
+        ),
         TensorError::Write { .. } => INTERNAL,
     }
 }
@@ -305,19 +490,27 @@ fn tensor_code(error: &TensorError) -> Code {
 fn method_code(error: &MethodError) -> Code {
     match error {
         MethodError::Parameters(_) => INVALID_PARAMETERS,
-        MethodError::PatternsMissing { .. } => {
-            row("patterns_missing", StatusCode::UNPROCESSABLE_ENTITY, "Model without patterns")
-        }
-        MethodError::NoPicture { .. } => {
-            row("needs_picture", StatusCode::UNPROCESSABLE_ENTITY, "Method that looks at pictures")
-        }
-        MethodError::TooCostly { .. } => {
-            row("too_costly", StatusCode::UNPROCESSABLE_ENTITY, "Too costly for one request")
-        }
+        MethodError::PatternsMissing { .. } => row(
+            "patterns_missing",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Model without patterns",
+        ),
+        MethodError::NoPicture { .. } => row(
+            "needs_picture",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Method that looks at pictures",
+        ),
+        MethodError::TooCostly { .. } => row(
+            "too_costly",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Too costly for one request",
+        ),
         MethodError::Shape { .. } => WRONG_SHAPE,
-        MethodError::NotFinite { .. } => {
-            row("model_not_finite", StatusCode::UNPROCESSABLE_ENTITY, "Model output that is not finite")
-        }
+        MethodError::NotFinite { .. } => row(
+            "model_not_finite",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Model output that is not finite",
+        ),
         MethodError::Engine(error) => engine_code(error),
         MethodError::Panicked(_) => INTERNAL,
     }
@@ -326,12 +519,18 @@ fn method_code(error: &MethodError) -> Code {
 fn engine_code(error: &EngineError) -> Code {
     match error {
         EngineError::Overloaded { .. } | EngineError::TooLate { .. } => OVERLOADED,
-        EngineError::Cancelled => row("cancelled", StatusCode::SERVICE_UNAVAILABLE, "Stopped before its end"),
+        EngineError::Cancelled => row(
+            "cancelled",
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Stopped before its end",
+        ),
         EngineError::DeadlineExceeded => DEADLINE_EXCEEDED,
         EngineError::Draining => row("draining", StatusCode::SERVICE_UNAVAILABLE, "Shutting down"),
-        EngineError::Derive(_) => {
-            row("underivable", StatusCode::UNPROCESSABLE_ENTITY, "Model that this method cannot explain")
-        }
+        EngineError::Derive(_) => row(
+            "underivable",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Model that this method cannot explain",
+        ),
         EngineError::Runtime { .. } => INTERNAL,
     }
 }
@@ -342,9 +541,10 @@ impl ApiError {
         match self {
             Self::App(error) => app_faults(error),
             Self::Job(JobError::Parameters(faults)) => faults.clone(),
-            Self::Job(JobError::TooCostly { lower, .. }) => {
-                lower.iter().map(|(param, allowed)| Fault::new(*param, "costs too much", allowed)).collect()
-            }
+            Self::Job(JobError::TooCostly { lower, .. }) => lower
+                .iter()
+                .map(|(param, allowed)| Fault::new(*param, "costs too much", allowed))
+                .collect(),
             _ => Faults::default(),
         }
     }
@@ -352,7 +552,10 @@ impl ApiError {
     pub fn refused_cost(&self) -> Option<RefusedCost> {
         match self {
             Self::App(AppError::Method(MethodError::TooCostly { cost, limit })) => {
-                Some(RefusedCost { evaluations: *cost, max_interactive_evaluations: *limit })
+                Some(RefusedCost {
+                    evaluations: *cost,
+                    max_interactive_evaluations: *limit,
+                })
             }
             _ => None,
         }
@@ -362,9 +565,12 @@ impl ApiError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::App(AppError::Method(MethodError::Engine(
-                EngineError::Overloaded { retry_after, .. } | EngineError::TooLate { retry_after, .. },
+                EngineError::Overloaded { retry_after, .. }
+                | EngineError::TooLate { retry_after, .. },
             ))) => Some(*retry_after),
-            Self::App(AppError::Dataset(error)) if dataset_code(error).status == StatusCode::SERVICE_UNAVAILABLE => {
+            Self::App(AppError::Dataset(error))
+                if dataset_code(error).status == StatusCode::SERVICE_UNAVAILABLE =>
+            {
                 Some(Duration::from_secs(1))
             }
             Self::App(AppError::Method(MethodError::Engine(EngineError::Draining)))
@@ -384,10 +590,15 @@ impl ApiError {
 
 fn app_faults(error: &AppError) -> Faults {
     match error {
-        AppError::Parameters(faults) | AppError::Method(MethodError::Parameters(faults)) => faults.clone(),
-        AppError::Image(error) if image_code(error) == INVALID_PARAMETERS => {
-            Fault::new("baseline", error.to_string(), crate::image::baseline::ALLOWED).into()
+        AppError::Parameters(faults) | AppError::Method(MethodError::Parameters(faults)) => {
+            faults.clone()
         }
+        AppError::Image(error) if image_code(error) == INVALID_PARAMETERS => Fault::new(
+            "baseline",
+            error.to_string(),
+            crate::image::baseline::ALLOWED,
+        )
+        .into(),
         AppError::AtInput { source, .. } => app_faults(source),
         _ => Faults::default(),
     }

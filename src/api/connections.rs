@@ -1,5 +1,6 @@
-//! Who is connected, and what each connection waits for: how long a client may take, and who has to leave when there is no more room.
-//! Plain state and clocks that are handed in; [`super::listener`] moves the bytes.
+//! Who is connected, and what each connection waits for: how long a client may take, and who has to
+//! leave when there is no more room. Plain state and clocks that are handed in; [`super::listener`]
+//! moves the bytes.
 
 use std::{
     collections::HashMap,
@@ -23,7 +24,8 @@ const STALL: Duration = Duration::from_secs(2);
 pub struct Limits {
     /// Connections at once.
     pub connections: usize,
-    /// From the first byte of a request, or the start of the connection, to the end of the request's head.
+    /// From the first byte of a request, or the start of the connection, to the end of the
+    /// request's head.
     pub head: Duration,
     /// Between requests.
     pub keep_alive: Duration,
@@ -70,19 +72,30 @@ impl State {
     }
 
     fn is_overdue(&self, limits: &Limits, now: Instant) -> bool {
-        let patience = if self.head { limits.head } else { limits.keep_alive };
+        let patience = if self.head {
+            limits.head
+        } else {
+            limits.keep_alive
+        };
         let silent = self.requests == 0 && now.saturating_duration_since(self.since) >= patience;
-        silent || self.stalled.is_some_and(|(since, _)| now.saturating_duration_since(since) >= limits.write)
+        silent
+            || self
+                .stalled
+                .is_some_and(|(since, _)| now.saturating_duration_since(since) >= limits.write)
     }
 }
 
 impl Connections {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, next: AtomicU64::new(0), open: Mutex::default() }
+        Self {
+            limits,
+            next: AtomicU64::new(0),
+            open: Mutex::default(),
+        }
     }
 
-    /// A place for one more. Where there is none the connection is closed that has waited longest for its client; none when all
-    /// are being answered.
+    /// A place for one more. Where there is none the connection is closed that has waited longest
+    /// for its client; none when all are being answered.
     pub fn enter(self: &Arc<Self>, now: Instant) -> Option<Entered> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= self.limits.connections {
@@ -92,7 +105,11 @@ impl Connections {
         let connection = Arc::new(Connection::new(now));
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         open.insert(number, connection.clone());
-        Some(Entered { connections: self.clone(), number, connection })
+        Some(Entered {
+            connections: self.clone(),
+            number,
+            connection,
+        })
     }
 
     /// Closes the connection that has waited longest for its client.
@@ -103,7 +120,8 @@ impl Connections {
         }
     }
 
-    /// Closes what takes too long, and the most stalled of those whose answers together take too much memory.
+    /// Closes what takes too long, and the most stalled of those whose answers together take too
+    /// much memory.
     pub fn sweep(&self, now: Instant) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let mut stalled = Vec::new();
@@ -115,7 +133,9 @@ impl Connections {
                 continue;
             }
             answer_bytes += state.answer_bytes;
-            let stall = state.stalled.filter(|(since, _)| now.saturating_duration_since(*since) >= STALL);
+            let stall = state
+                .stalled
+                .filter(|(since, _)| now.saturating_duration_since(*since) >= STALL);
             stalled.extend(stall.map(|(since, _)| (since, state.answer_bytes, connection)));
         }
         stalled.sort_by_key(|(since, ..)| *since);
@@ -135,14 +155,20 @@ impl Connections {
     /// Closes every connection without a request.
     pub fn close_idle(&self) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.values().filter(|connection| connection.lock().requests == 0).for_each(|idle| idle.closed.cancel());
+        open.values()
+            .filter(|connection| connection.lock().requests == 0)
+            .for_each(|idle| idle.closed.cancel());
     }
 }
 
 fn longest_waiting(open: &HashMap<u64, Arc<Connection>>) -> Option<(u64, &Arc<Connection>)> {
-    let waiting = open.iter().filter(|(_, connection)| !connection.closed.is_cancelled());
+    let waiting = open
+        .iter()
+        .filter(|(_, connection)| !connection.closed.is_cancelled());
     waiting
-        .filter_map(|(number, connection)| Some((connection.lock().waits_for_client()?, *number, connection)))
+        .filter_map(|(number, connection)| {
+            Some((connection.lock().waits_for_client()?, *number, connection))
+        })
         .min_by_key(|(since, number, _)| (*since, *number))
         .map(|(_, number, connection)| (number, connection))
 }
@@ -157,15 +183,29 @@ pub struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.connections.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+        self.connections
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.number);
     }
 }
 
 impl Connection {
     fn new(now: Instant) -> Self {
-        let state =
-            State { requests: 0, bodies: 0, head: true, since: now, stalled: None, written: 0, answer_bytes: 0 };
-        Self { state: Mutex::new(state), closed: CancellationToken::new() }
+        let state = State {
+            requests: 0,
+            bodies: 0,
+            head: true,
+            since: now,
+            stalled: None,
+            written: 0,
+            answer_bytes: 0,
+        };
+        Self {
+            state: Mutex::new(state),
+            closed: CancellationToken::new(),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -191,7 +231,9 @@ impl Connection {
         state.requests += 1;
         (state.head, state.since) = (false, now);
         drop(state);
-        InRequest { connection: self.clone() }
+        InRequest {
+            connection: self.clone(),
+        }
     }
 
     /// A request's body is waited for, or no longer.
@@ -200,7 +242,9 @@ impl Connection {
         state.bodies += 1;
         state.since = now;
         drop(state);
-        InBody { connection: self.clone() }
+        InBody {
+            connection: self.clone(),
+        }
     }
 
     /// An answer of known length is on its way.
@@ -213,7 +257,9 @@ impl Connection {
         let mut state = self.lock();
         state.written += bytes as u64;
         let written = state.written;
-        state.stalled = state.stalled.filter(|(_, before)| written - before < PROGRESS_BYTES);
+        state.stalled = state
+            .stalled
+            .filter(|(_, before)| written - before < PROGRESS_BYTES);
     }
 
     /// The client takes no more bytes for now.
@@ -286,7 +332,10 @@ mod tests {
     #[test]
     fn a_head_has_its_time_and_an_idle_connection_another() {
         let (connections, start) = open(LIMITS);
-        let (silent, between) = (connections.enter(start).unwrap(), connections.enter(start).unwrap());
+        let (silent, between) = (
+            connections.enter(start).unwrap(),
+            connections.enter(start).unwrap(),
+        );
         drop(between.connection.begin(start));
         connections.sweep(after(start, 9));
         assert!(!is_closed(&silent));
@@ -311,7 +360,10 @@ mod tests {
     #[test]
     fn a_reader_that_takes_nothing_is_closed_and_a_slow_one_is_not() {
         let (connections, start) = open(LIMITS);
-        let (stuck, slow) = (connections.enter(start).unwrap(), connections.enter(start).unwrap());
+        let (stuck, slow) = (
+            connections.enter(start).unwrap(),
+            connections.enter(start).unwrap(),
+        );
         let _requests = [stuck.connection.begin(start), slow.connection.begin(start)];
         for entered in [&stuck, &slow] {
             entered.connection.stalls(start);
@@ -340,7 +392,10 @@ mod tests {
         assert!(is_closed(&half_sent) && !is_closed(&at_work) && !is_closed(&upload));
         let fifth = connections.enter(after(start, 5)).unwrap();
         assert!(is_closed(&upload) && !is_closed(&fourth));
-        let _requests = [fourth.connection.begin(start), fifth.connection.begin(start)];
+        let _requests = [
+            fourth.connection.begin(start),
+            fifth.connection.begin(start),
+        ];
         assert!(connections.enter(after(start, 6)).is_none());
         drop(at_work);
         assert!(connections.enter(after(start, 7)).is_some());
@@ -357,7 +412,10 @@ mod tests {
             (entered, request)
         });
         connections.sweep(after(start, 1));
-        assert!(!is_closed(&first.0), "a reader whose buffer is full is not stalled yet");
+        assert!(
+            !is_closed(&first.0),
+            "a reader whose buffer is full is not stalled yet"
+        );
         connections.sweep(after(start, 2));
         assert!(is_closed(&first.0) && !is_closed(&second.0));
     }
@@ -365,7 +423,10 @@ mod tests {
     #[test]
     fn at_the_end_only_requests_keep_their_connection() {
         let (connections, start) = open(LIMITS);
-        let (idle, at_work) = (connections.enter(start).unwrap(), connections.enter(start).unwrap());
+        let (idle, at_work) = (
+            connections.enter(start).unwrap(),
+            connections.enter(start).unwrap(),
+        );
         let _request = at_work.connection.begin(start);
         connections.close_idle();
         assert!(is_closed(&idle) && !is_closed(&at_work));

@@ -1,4 +1,5 @@
-//! GET, PUT and DELETE of data sets: folders of images with labels and masks. An upload is streamed to disk, never held in memory.
+//! GET, PUT and DELETE of data sets: folders of images with labels and masks. An upload is streamed
+//! to disk, never held in memory.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -66,7 +67,8 @@ pub struct DatasetSummary {
     pub problems: usize,
     /// Number of files that are neither images nor labels.
     pub ignored_files: usize,
-    /// Their number by extension, in lower case; `none` for those without, `other` for extensions that are not listed.
+    /// Their number by extension, in lower case; `none` for those without, `other` for extensions
+    /// that are not listed.
     #[schema(example = json!({ ".heic": 100 }))]
     pub ignored: BTreeMap<String, usize>,
     /// SHA-256 over paths, contents, labels and masks.
@@ -78,20 +80,26 @@ pub struct DatasetSummary {
 pub struct DatasetCard {
     #[serde(flatten)]
     pub summary: DatasetSummary,
-    /// The number of images with each label, for the first 1000 labels; those from the column `index` are written `index:281`.
+    /// The number of images with each label, for the first 1000 labels; those from the column
+    /// `index` are written `index:281`.
     pub labels: BTreeMap<String, usize>,
     /// The number of different labels.
     pub distinct_labels: usize,
-    /// Problems with individual files, at most 1000. With `model` also labels that none of its classes has, each once with its first image.
+    /// Problems with individual files, at most 1000. With `model` also labels that none of its
+    /// classes has, each once with its first image.
     #[serde(rename = "problem_list")]
     pub problems: Vec<Problem>,
 }
 
 /// List data sets
 ///
-/// New and changed files are read and decoded once, so the first call after adding a large data set takes a while.
+/// New and changed files are read and decoded once, so the first call after adding a large data set
+/// takes a while.
 #[utoipa::path(get, path = "/datasets", tag = "datasets", responses((status = 200, description = "The data sets.", body = DatasetList), DatasetProblems))]
-pub async fn list_datasets(State(api): State<Api>, Pairs(query): Pairs) -> Result<Json<DatasetList>, ApiError> {
+pub async fn list_datasets(
+    State(api): State<Api>,
+    Pairs(query): Pairs,
+) -> Result<Json<DatasetList>, ApiError> {
     only(&query, &[])?;
     let datasets = api.app().datasets();
     let (mut found, mut broken_datasets) = (Vec::new(), Vec::new());
@@ -100,12 +108,18 @@ pub async fn list_datasets(State(api): State<Api>, Pairs(query): Pairs) -> Resul
             Ok(dataset) => found.push(dataset),
             // Taken away meanwhile.
             Err(DatasetError::Unknown { .. }) => {}
-            Err(error) => broken_datasets.push(BrokenDataset { id, reason: error.to_string() }),
+            Err(error) => broken_datasets.push(BrokenDataset {
+                id,
+                reason: error.to_string(),
+            }),
         }
     }
     let summarise = move || found.iter().map(|dataset| summarise(dataset)).collect();
     let datasets = datasets.work(summarise).await.map_err(AppError::from)?;
-    Ok(Json(DatasetList { datasets, broken_datasets }))
+    Ok(Json(DatasetList {
+        datasets,
+        broken_datasets,
+    }))
 }
 
 /// Get one data set
@@ -124,22 +138,32 @@ pub async fn get_dataset(
     let model = match query.get("model").and_then(Value::as_str) {
         None => None,
         Some(id) => {
-            let unknown = || AppError::UnknownModel { id: id.to_owned(), known: api.app().model_ids() };
+            let unknown = || AppError::UnknownModel {
+                id: id.to_owned(),
+                known: api.app().model_ids(),
+            };
             Some(api.app().models().get(id).ok_or_else(unknown)?)
         }
     };
-    let dataset = api.app().datasets().open(&id).await.map_err(AppError::from)?;
+    let dataset = api
+        .app()
+        .datasets()
+        .open(&id)
+        .await
+        .map_err(AppError::from)?;
     Ok(Json(describe(&api, dataset, model).await?))
 }
 
 /// Upload a data set, replacing one with the same id
 ///
-/// The body is a zip, tar or tar.gz archive (recognised by its first bytes) of images (PNG, JPEG, WebP, BMP, GIF, TIFF). Labels come from
-/// `labels.csv` or `labels.tsv` with the columns `file`, and `label` or `index` (separate multiple correct labels with `|`), and optionally
-/// `mask`; without such a table the folder names are the labels. A label of digits is an index only where no label of the model consists
-/// of digits. Where label and index of an image disagree, neither is used, unless the index merely numbers the rows. The folder `masks/`
-/// mirrors the images. Other files are ignored and counted. The upload takes effect as a whole or not at all. Jobs that use the replaced
-/// data set fail with a message, unless its content is unchanged.
+/// The body is a zip, tar or tar.gz archive (recognised by its first bytes) of images (PNG, JPEG,
+/// WebP, BMP, GIF, TIFF). Labels come from `labels.csv` or `labels.tsv` with the columns `file`,
+/// and `label` or `index` (separate multiple correct labels with `|`), and optionally `mask`;
+/// without such a table the folder names are the labels. A label of digits is an index only where
+/// no label of the model consists of digits. Where label and index of an image disagree, neither is
+/// used, unless the index merely numbers the rows. The folder `masks/` mirrors the images. Other
+/// files are ignored and counted. The upload takes effect as a whole or not at all. Jobs that use
+/// the replaced data set fail with a message, unless its content is unchanged.
 #[utoipa::path(put, path = "/datasets/{id}", tag = "datasets",
     params(("id" = String, Path, description = "The data set's id.", example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")),
     request_body(description = "The archive.", content(
@@ -159,7 +183,10 @@ pub async fn put_dataset(
     only(&query, &[])?;
     let _place = api.enter_upload()?;
     let datasets = api.app().datasets();
-    datasets.here().check_changeable(&id).map_err(AppError::from)?;
+    datasets
+        .here()
+        .check_changeable(&id)
+        .map_err(AppError::from)?;
     let mut intake = Intake::new(request, &api, datasets.here().archive_limits().max_bytes)?;
     let mut arrival = datasets.receive(&id).await.map_err(AppError::from)?;
     while let Some(piece) = intake.next().await? {
@@ -168,7 +195,14 @@ pub async fn put_dataset(
     let (dataset, is_new) = datasets.put(&id, arrival).await.map_err(AppError::from)?;
     let card = Json(describe(&api, dataset, None).await?);
     match is_new {
-        true => Ok((StatusCode::CREATED, [(HeaderName::from_static("location"), format!("/datasets/{id}"))], card)
+        true => Ok((
+            StatusCode::CREATED,
+            [(
+                HeaderName::from_static("location"),
+                format!("/datasets/{id}"),
+            )],
+            card,
+        )
             .into_response()),
         false => Ok(card.into_response()),
     }
@@ -178,9 +212,17 @@ pub async fn put_dataset(
 #[utoipa::path(delete, path = "/datasets/{id}", tag = "datasets",
     params(("id" = String, Path, description = "The data set's id.", example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")),
     responses((status = 204, description = "Deleted."), UploadProblems))]
-pub async fn delete_dataset(State(api): State<Api>, Id(id): Id, Pairs(query): Pairs) -> Result<StatusCode, ApiError> {
+pub async fn delete_dataset(
+    State(api): State<Api>,
+    Id(id): Id,
+    Pairs(query): Pairs,
+) -> Result<StatusCode, ApiError> {
     only(&query, &[])?;
-    api.app().datasets().remove(&id).await.map_err(AppError::from)?;
+    api.app()
+        .datasets()
+        .remove(&id)
+        .await
+        .map_err(AppError::from)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -206,21 +248,41 @@ fn summarise(dataset: &Dataset) -> DatasetSummary {
 }
 
 /// Takes as long as the set is large.
-async fn describe(api: &Api, dataset: Arc<Dataset>, model: Option<Arc<Model>>) -> Result<DatasetCard, AppError> {
-    let work = move || card(&dataset, model.as_ref().map(|model| drive::facts(model).classes));
+async fn describe(
+    api: &Api,
+    dataset: Arc<Dataset>,
+    model: Option<Arc<Model>>,
+) -> Result<DatasetCard, AppError> {
+    let work = move || {
+        card(
+            &dataset,
+            model.as_ref().map(|model| drive::facts(model).classes),
+        )
+    };
     Ok(api.app().datasets().work(work).await?)
 }
 
 fn card(dataset: &Dataset, classes: Option<Classes<'_>>) -> DatasetCard {
-    let (mut labels, mut doubts) = (BTreeMap::<String, usize>::new(), BTreeMap::<Doubt, (&str, usize)>::new());
+    let (mut labels, mut doubts) = (
+        BTreeMap::<String, usize>::new(),
+        BTreeMap::<Doubt, (&str, usize)>::new(),
+    );
     let mut labelled = 0;
-    for picture in dataset.images.iter().filter(|picture| !picture.truth.is_empty()) {
+    for picture in dataset
+        .images
+        .iter()
+        .filter(|picture| !picture.truth.is_empty())
+    {
         let meaning = classes.map(|classes| dataset.meaning(picture, classes));
         if meaning.as_ref().is_some_and(Meaning::is_empty) {
             continue;
         }
         labelled += 1;
-        picture.truth.texts().into_iter().for_each(|text| *labels.entry(text).or_default() += 1);
+        picture
+            .truth
+            .texts()
+            .into_iter()
+            .for_each(|text| *labels.entry(text).or_default() += 1);
         for doubt in meaning.into_iter().flat_map(|meaning| meaning.doubts) {
             doubts.entry(doubt).or_insert((&picture.file, 0)).1 += 1;
         }
@@ -228,14 +290,25 @@ fn card(dataset: &Dataset, classes: Option<Classes<'_>>) -> DatasetCard {
     let mut problems = dataset.problems.clone();
     problems.extend(only_folder(dataset, classes.map(|_| labelled)));
     let count = problems.len() + doubts.len();
-    let explained = doubts.into_iter().enumerate().map(|(at, (doubt, (file, images)))| {
-        let reason = match classes {
-            Some(classes) if at < MAX_COMPARED => doubt.explain(classes),
-            _ => doubt.to_string(),
-        };
-        let message = if images > 1 { format!("{reason} ({images} images)") } else { reason };
-        Problem { file: file.to_owned(), kind: doubt.kind(), message }
-    });
+    let explained = doubts
+        .into_iter()
+        .enumerate()
+        .map(|(at, (doubt, (file, images)))| {
+            let reason = match classes {
+                Some(classes) if at < MAX_COMPARED => doubt.explain(classes),
+                _ => doubt.to_string(),
+            };
+            let message = if images > 1 {
+                format!("{reason} ({images} images)")
+            } else {
+                reason
+            };
+            Problem {
+                file: file.to_owned(),
+                kind: doubt.kind(),
+                message,
+            }
+        });
     problems.extend(explained.take(MAX_PROBLEMS));
     problems.truncate(MAX_PROBLEMS);
     for Problem { file, message, .. } in &mut problems {
@@ -243,22 +316,49 @@ fn card(dataset: &Dataset, classes: Option<Classes<'_>>) -> DatasetCard {
         *message = cut(message, MAX_MESSAGE).into_owned();
     }
     let distinct_labels = labels.len();
-    let shown = labels.into_iter().take(MAX_LABELS).map(|(label, count)| (excerpt(&label).into_owned(), count));
-    let summary = DatasetSummary { labelled, problems: count, ..summarise(dataset) };
-    DatasetCard { summary, labels: shown.collect(), distinct_labels, problems }
+    let shown = labels
+        .into_iter()
+        .take(MAX_LABELS)
+        .map(|(label, count)| (excerpt(&label).into_owned(), count));
+    let summary = DatasetSummary {
+        labelled,
+        problems: count,
+        ..summarise(dataset)
+    };
+    DatasetCard {
+        summary,
+        labels: shown.collect(),
+        distinct_labels,
+        problems,
+    }
 }
 
-/// What a reader should know where all images lie in folders of one name; `labelled` images have it as a label of the model's.
+/// What a reader should know where all images lie in folders of one name; `labelled` images have it
+/// as a label of the model's.
 fn only_folder(dataset: &Dataset, labelled: Option<usize>) -> Option<Problem> {
-    let picture = dataset.images.iter().find(|picture| !picture.truth.is_empty())?;
+    let picture = dataset
+        .images
+        .iter()
+        .find(|picture| !picture.truth.is_empty())?;
     if dataset.source != Source::OnlyFolder || labelled.is_some_and(|labelled| labelled > 0) {
         return None;
     }
     let name = &picture.truth;
     let message = match labelled {
-        None => format!("all images lie in one folder: `{name}` is their label where a model has a class of that name"),
-        Some(_) => format!("all images lie in one folder, and no class is called `{name}`: they have no label"),
+        None => format!(
+            "all images lie in one folder: `{name}` is their label where a model has a class of that name"
+        ),
+        Some(_) => format!(
+            "all images lie in one folder, and no class is called `{name}`: they have no label"
+        ),
     };
-    let folder = picture.file.rsplit_once('/').map_or("", |(folder, _)| folder);
-    Some(Problem { file: folder.to_owned(), kind: "only_folder", message })
+    let folder = picture
+        .file
+        .rsplit_once('/')
+        .map_or("", |(folder, _)| folder);
+    Some(Problem {
+        file: folder.to_owned(),
+        kind: "only_folder",
+        message,
+    })
 }

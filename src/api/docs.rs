@@ -1,4 +1,5 @@
-//! The page at /docs: Swagger UI out of the binary, which needs no network, with a start page of its own.
+//! The page at /docs: Swagger UI out of the binary, which needs no network, with a start page of
+//! its own.
 
 use std::sync::Arc;
 
@@ -15,10 +16,26 @@ use super::{Api, codes::ApiError};
 
 /// Files of the page that are not Swagger UI's.
 const OWN: [(&str, &str, &str); 4] = [
-    ("index.html", "text/html; charset=utf-8", include_str!("docs/index.html")),
-    ("explaind.css", "text/css; charset=utf-8", include_str!("docs/explaind.css")),
-    ("explaind.js", "text/javascript; charset=utf-8", include_str!("docs/explaind.js")),
-    ("README.md", "text/plain; charset=utf-8", include_str!("../../README.md")),
+    (
+        "index.html",
+        "text/html; charset=utf-8",
+        include_str!("docs/index.html"),
+    ),
+    (
+        "explaind.css",
+        "text/css; charset=utf-8",
+        include_str!("docs/explaind.css"),
+    ),
+    (
+        "explaind.js",
+        "text/javascript; charset=utf-8",
+        include_str!("docs/explaind.js"),
+    ),
+    (
+        "README.md",
+        "text/plain; charset=utf-8",
+        include_str!("../../README.md"),
+    ),
 ];
 
 pub fn routes() -> Router<Api> {
@@ -33,7 +50,9 @@ async fn file(Path(name): Path<String>) -> Result<Response, ApiError> {
         return Ok(([(CONTENT_TYPE, *content_type)], *text).into_response());
     }
     let served = serve(&name, Arc::new(Config::default())).ok().flatten();
-    let file = served.ok_or_else(|| ApiError::NoSuchRoute { path: format!("/docs/{name}") })?;
+    let file = served.ok_or_else(|| ApiError::NoSuchRoute {
+        path: format!("/docs/{name}"),
+    })?;
     let (content_type, bytes) = ([(CONTENT_TYPE, file.content_type)], file.bytes.into_owned());
     Ok(match file.gzpipped {
         true => (content_type, [(CONTENT_ENCODING, "gzip")], bytes).into_response(),

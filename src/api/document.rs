@@ -1,4 +1,5 @@
-//! The OpenAPI document: generated from the handlers and their types, with the parameters of the registry's tables added.
+//! The OpenAPI document: generated from the handlers and their types, with the parameters of the
+//! registry's tables added.
 
 mod bodies;
 mod parameters;
@@ -60,7 +61,9 @@ pub fn to_yaml() -> Result<String, String> {
 }
 
 pub(super) fn split(routes: OpenApiRouter<Api>) -> (Router<Api>, openapi::OpenApi) {
-    let (router, mut document) = OpenApiRouter::with_openapi(Description::openapi()).merge(routes).split_for_parts();
+    let (router, mut document) = OpenApiRouter::with_openapi(Description::openapi())
+        .merge(routes)
+        .split_for_parts();
     add_parameters(&mut document, "/explain", parameters::of_explain());
     add_parameters(&mut document, "/compare", parameters::of_compare());
     add_parameters(&mut document, "/predict", parameters::of_predict());
@@ -76,47 +79,98 @@ pub(super) fn split(routes: OpenApiRouter<Api>) -> (Router<Api>, openapi::OpenAp
 }
 
 fn add_parameters(document: &mut openapi::OpenApi, path: &str, fields: Vec<Field>) {
-    if let Some(operation) = document.paths.paths.get_mut(path).and_then(|item| item.post.as_mut()) {
-        let parameters = fields.into_iter().map(Field::into_query).chain([parameters::timeout()]);
-        operation.parameters.get_or_insert_default().extend(parameters.map(RefOr::T));
+    if let Some(operation) = document
+        .paths
+        .paths
+        .get_mut(path)
+        .and_then(|item| item.post.as_mut())
+    {
+        let parameters = fields
+            .into_iter()
+            .map(Field::into_query)
+            .chain([parameters::timeout()]);
+        operation
+            .parameters
+            .get_or_insert_default()
+            .extend(parameters.map(RefOr::T));
     }
 }
 
 /// The types that are decoded, as bodies.
 fn add_image_types(document: &mut openapi::OpenApi, path: &str) {
-    let post = document.paths.paths.get_mut(path).and_then(|item| item.post.as_mut());
+    let post = document
+        .paths
+        .paths
+        .get_mut(path)
+        .and_then(|item| item.post.as_mut());
     if let Some(RefOr::T(body)) = post.and_then(|operation| operation.request_body.as_mut()) {
         let content = || RefOr::T(Content::new(Some(Binary::schema())));
-        body.content.extend(TYPES.iter().map(|kind| (kind.content_type.to_owned(), content())));
+        body.content.extend(
+            TYPES
+                .iter()
+                .map(|kind| (kind.content_type.to_owned(), content())),
+        );
     }
 }
 
 /// What POST /jobs can start.
 fn add_kinds(document: &mut openapi::OpenApi) {
-    if let Some(operation) = document.paths.paths.get_mut("/jobs").and_then(|item| item.post.as_mut()) {
+    if let Some(operation) = document
+        .paths
+        .paths
+        .get_mut("/jobs")
+        .and_then(|item| item.post.as_mut())
+    {
         let describe = |kind: &&dyn Kind| {
-            let parameters = kind.parameters().iter().map(|(name, doc)| format!("\n  - `{name}`: {doc}"));
-            format!("\n- `{}`: {}. Its parameters:{}", kind.id(), kind.doc(), parameters.collect::<String>())
+            let parameters = kind
+                .parameters()
+                .iter()
+                .map(|(name, doc)| format!("\n  - `{name}`: {doc}"));
+            format!(
+                "\n- `{}`: {}. Its parameters:{}",
+                kind.id(),
+                kind.doc(),
+                parameters.collect::<String>()
+            )
         };
-        operation.description = Some(format!("Kinds:\n{}", KINDS.iter().map(describe).collect::<String>()));
+        operation.description = Some(format!(
+            "Kinds:\n{}",
+            KINDS.iter().map(describe).collect::<String>()
+        ));
     }
 }
 
 /// What every operation may be refused with, whatever it does.
 fn add_refusals(document: &mut openapi::OpenApi) {
     for item in document.paths.paths.values_mut() {
-        for operation in [item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()].into_iter().flatten() {
-            operation.responses.responses.extend(problems::problems(&[FOREIGN]));
-        }
-        for operation in
-            [item.get.as_mut(), item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()].into_iter().flatten()
+        for operation in [item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()]
+            .into_iter()
+            .flatten()
         {
-            operation.responses.responses.extend(problems::problems(&[METHOD_NOT_ALLOWED]));
+            operation
+                .responses
+                .responses
+                .extend(problems::problems(&[FOREIGN]));
+        }
+        for operation in [
+            item.get.as_mut(),
+            item.post.as_mut(),
+            item.put.as_mut(),
+            item.delete.as_mut(),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            operation
+                .responses
+                .responses
+                .extend(problems::problems(&[METHOD_NOT_ALLOWED]));
         }
     }
 }
 
-/// Parameters are described one by one: of those of the picture and of methods only the types are components.
+/// Parameters are described one by one: of those of the picture and of methods only the types are
+/// components.
 fn add_types(document: &mut openapi::OpenApi) {
     if let Some(components) = &mut document.components {
         components.schemas.remove(&*HeatmapOptions::name());
@@ -127,10 +181,23 @@ fn add_types(document: &mut openapi::OpenApi) {
 /// Parameters of paths, queries and headers are absent or not: they are never null.
 fn refuse_null(document: &mut openapi::OpenApi) {
     let items = document.paths.paths.values_mut();
-    let operations =
-        items.flat_map(|item| [item.get.as_mut(), item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()]);
-    for parameter in operations.flatten().flat_map(|operation| operation.parameters.iter_mut().flatten()) {
-        if let RefOr::T(Parameter { schema: Some(schema), .. }) = parameter {
+    let operations = items.flat_map(|item| {
+        [
+            item.get.as_mut(),
+            item.post.as_mut(),
+            item.put.as_mut(),
+            item.delete.as_mut(),
+        ]
+    });
+    for parameter in operations
+        .flatten()
+        .flat_map(|operation| operation.parameters.iter_mut().flatten())
+    {
+        if let RefOr::T(Parameter {
+            schema: Some(schema),
+            ..
+        }) = parameter
+        {
             refuse_null_in(schema);
         }
     }
@@ -141,7 +208,10 @@ fn refuse_null_in(schema: &mut RefOr<Schema>) {
     match schema {
         RefOr::T(Schema::Object(object)) => {
             if let SchemaType::Array(types) = &object.schema_type
-                && let [only] = types.iter().filter(|one| **one != Type::Null).collect::<Vec<_>>()[..]
+                && let [only] = types
+                    .iter()
+                    .filter(|one| **one != Type::Null)
+                    .collect::<Vec<_>>()[..]
             {
                 object.schema_type = only.clone().into();
             }
@@ -157,16 +227,26 @@ fn refuse_null_in(schema: &mut RefOr<Schema>) {
 }
 
 fn add_request_id(document: &mut openapi::OpenApi) {
-    let operations = document
-        .paths
-        .paths
-        .values_mut()
-        .flat_map(|item| [item.get.as_mut(), item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()]);
-    for response in operations.flatten().flat_map(|operation| operation.responses.responses.values_mut()) {
+    let operations = document.paths.paths.values_mut().flat_map(|item| {
+        [
+            item.get.as_mut(),
+            item.post.as_mut(),
+            item.put.as_mut(),
+            item.delete.as_mut(),
+        ]
+    });
+    for response in operations
+        .flatten()
+        .flat_map(|operation| operation.responses.responses.values_mut())
+    {
         if let RefOr::T(response) = response {
-            let mut header = openapi::Header::new(ObjectBuilder::new().schema_type(Type::String).build());
-            header.description = Some("The request's own id, or a new UUID; the log names it too.".into());
-            response.headers.insert(super::REQUEST_ID.to_string(), RefOr::T(header));
+            let mut header =
+                openapi::Header::new(ObjectBuilder::new().schema_type(Type::String).build());
+            header.description =
+                Some("The request's own id, or a new UUID; the log names it too.".into());
+            response
+                .headers
+                .insert(super::REQUEST_ID.to_string(), RefOr::T(header));
         }
     }
 }

@@ -1,5 +1,6 @@
-//! GET /jobs/{id}/events: what happens to a job, as server-sent events. `id` counts from 1 without gaps; a reader that comes back with
-//! `Last-Event-ID` goes on where it was. The stream ends with the job, and when the server drains.
+//! GET /jobs/{id}/events: what happens to a job, as server-sent events. `id` counts from 1 without
+//! gaps; a reader that comes back with `Last-Event-ID` goes on where it was. The stream ends with
+//! the job, and when the server drains.
 
 use std::convert::Infallible;
 
@@ -22,7 +23,8 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Follow a job (server-sent events)
 ///
-/// The events are `state`, `progress` and `shard` (a part of the job that failed). The stream ends when the job does.
+/// The events are `state`, `progress` and `shard` (a part of the job that failed). The stream ends
+/// when the job does.
 #[utoipa::path(get, path = "/jobs/{id}/events", tag = "jobs",
     params(("id" = String, Path, description = "The job's id."), ("Last-Event-ID" = Option<u64>, Header, description = "The id of the last event received: the stream continues after it.")),
     responses((status = 200, description = "Server-sent events.", body = String, content_type = "text/event-stream"), EventsProblems))]
@@ -33,10 +35,18 @@ pub async fn follow_job(
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, ApiError> {
     let last = match headers.get(&LAST_EVENT_ID) {
         None => 0,
-        Some(value) => value.to_str().ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
-            let fault = Fault::new(LAST_EVENT_ID.as_str(), "is not the id of an event", ["a whole number"]);
-            AppError::from(Faults::from(fault))
-        })?,
+        Some(value) => value
+            .to_str()
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .ok_or_else(|| {
+                let fault = Fault::new(
+                    LAST_EVENT_ID.as_str(),
+                    "is not the id of an event",
+                    ["a whole number"],
+                );
+                AppError::from(Faults::from(fault))
+            })?,
     };
     let follower = api.jobs().follow(&job, last).await?;
     let events = stream::unfold((api, follower), |(api, mut follower)| async {
@@ -55,5 +65,8 @@ fn write(event: &Event) -> sse::Event {
     if let (Some(fields), Some(payload)) = (data.as_object_mut(), event.payload.as_object()) {
         fields.extend(payload.clone());
     }
-    sse::Event::default().id(event.seq.to_string()).event(&event.kind).data(data.to_string())
+    sse::Event::default()
+        .id(event.seq.to_string())
+        .event(&event.kind)
+        .data(data.to_string())
 }

@@ -55,9 +55,10 @@ const EXTENDED: &str = "UTF-8''";
 
 /// Explain a prediction
 ///
-/// An image that is the whole body is answered with a picture of its heat map (PNG, JPEG or WebP); a form, JSON, an array or
-/// application/octet-stream with JSON. `format` or the Accept header chooses otherwise. Parameters may be given in the query, in the JSON
-/// body or as fields of the form.
+/// An image that is the whole body is answered with a picture of its heat map (PNG, JPEG or WebP);
+/// a form, JSON, an array or application/octet-stream with JSON. `format` or the Accept header
+/// chooses otherwise. Parameters may be given in the query, in the JSON body or as fields of the
+/// form.
 #[utoipa::path(
     post,
     path = "/explain",
@@ -97,8 +98,13 @@ pub async fn explain(
     requester
         .finish(async {
             let app = api.app();
-            let Settled { mut plan, inputs, uploads, is_picture, place: _place } =
-                settle(request, &api, &["include"], App::plan).await?;
+            let Settled {
+                mut plan,
+                inputs,
+                uploads,
+                is_picture,
+                place: _place,
+            } = settle(request, &api, &["include"], App::plan).await?;
             let suited = match is_picture && plan.parameters_of(0).target.answers() == 1 {
                 true => Format::Png,
                 false => Format::Json,
@@ -106,7 +112,9 @@ pub async fn explain(
             let format = choose_format(plan.options.format, &headers, suited)?;
             plan.options.format = Some(format);
             let encoding = plan.options.encoding;
-            let answered = app.explain(plan, inputs, uploads, &requester.caller).await?;
+            let answered = app
+                .explain(plan, inputs, uploads, &requester.caller)
+                .await?;
             let started = Instant::now();
             let headers = describe(&answered.answers);
             let timing = TimingMs::of(&answered.answers);
@@ -115,17 +123,22 @@ pub async fn explain(
                 .run(move || match format {
                     Format::Json => answer::to_json(&answered, encoding).map(Bytes::from),
                     Format::Npy => answer::to_npy(&answered).map(Bytes::from),
-                    Format::Png | Format::Jpeg | Format::Webp => {
-                        Ok(answered.answers.into_iter().find_map(|one| one.picture).unwrap_or_default())
-                    }
+                    Format::Png | Format::Jpeg | Format::Webp => Ok(answered
+                        .answers
+                        .into_iter()
+                        .find_map(|one| one.picture)
+                        .unwrap_or_default()),
                 })
                 .await
                 .map_err(AppError::from)??;
             let encode = started.elapsed();
             telemetry::record_stage(Stage::Encode, encode);
-            let mut response = ([(header::CONTENT_TYPE, content_type(format))], bytes).into_response();
+            let mut response =
+                ([(header::CONTENT_TYPE, content_type(format))], bytes).into_response();
             response.headers_mut().extend(headers);
-            response.headers_mut().extend(server_timing(timing, encode.as_secs_f64() * 1e3));
+            response
+                .headers_mut()
+                .extend(server_timing(timing, encode.as_secs_f64() * 1e3));
             Ok(response)
         })
         .await
@@ -138,7 +151,12 @@ fn describe(explanations: &[Explanation]) -> HeaderMap {
     let target = &one.explained.target;
     insert(&mut headers, TARGET, &excerpt(&target.to_string()));
     insert(&mut headers, SCORE, &target.class.score.to_string());
-    if let Some(delta) = one.explained.attribution.convergence_delta.filter(|delta| delta.is_finite()) {
+    if let Some(delta) = one
+        .explained
+        .attribution
+        .convergence_delta
+        .filter(|delta| delta.is_finite())
+    {
         insert(&mut headers, CONVERGENCE_DELTA, &delta.to_string());
     }
     headers.extend(warnings_header(one.warnings.iter().cloned()));
@@ -169,12 +187,17 @@ pub fn warnings_header(warnings: impl Iterator<Item = String>) -> HeaderMap {
     headers
 }
 
-/// Header values hold visible ASCII; any other text is written as RFC 8187 does in parameters: `UTF-8''caf%C3%A9`.
+/// Header values hold visible ASCII; any other text is written as RFC 8187 does in parameters:
+/// `UTF-8''caf%C3%A9`.
 fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
-    let is_plain = text.chars().all(|c| c.is_ascii_graphic() || c == ' ') && !text.starts_with(EXTENDED);
+    let is_plain =
+        text.chars().all(|c| c.is_ascii_graphic() || c == ' ') && !text.starts_with(EXTENDED);
     let value = match is_plain {
         true => HeaderValue::from_str(text),
-        false => HeaderValue::from_str(&format!("{EXTENDED}{}", utf8_percent_encode(text, &ATTR_CHAR))),
+        false => HeaderValue::from_str(&format!(
+            "{EXTENDED}{}",
+            utf8_percent_encode(text, &ATTR_CHAR)
+        )),
     };
     headers.extend(value.ok().map(|value| (name, value)));
 }
@@ -191,7 +214,13 @@ pub fn server_timing(timing: TimingMs, encode: f64) -> HeaderMap {
         ("total", timing.total + encode),
     ];
     let mut headers = HeaderMap::new();
-    insert(&mut headers, SERVER_TIMING, &stages.map(|(name, ms)| format!("{name};dur={ms:.2}")).join(", "));
+    insert(
+        &mut headers,
+        SERVER_TIMING,
+        &stages
+            .map(|(name, ms)| format!("{name};dur={ms:.2}"))
+            .join(", "),
+    );
     headers
 }
 
@@ -207,7 +236,10 @@ mod tests {
 
     #[test]
     fn texts_beyond_ascii_are_written_as_rfc_8187_says() {
-        assert_eq!(written("285 Egyptian_cat - 281 tabby, (100%)"), "285 Egyptian_cat - 281 tabby, (100%)");
+        assert_eq!(
+            written("285 Egyptian_cat - 281 tabby, (100%)"),
+            "285 Egyptian_cat - 281 tabby, (100%)"
+        );
         assert_eq!(written("0 café"), "UTF-8''0%20caf%C3%A9");
         assert_eq!(written("1 猫!"), "UTF-8''1%20%E7%8C%AB!");
         assert_eq!(written("2 a\r\nb: c"), "UTF-8''2%20a%0D%0Ab%3A%20c");
@@ -218,12 +250,17 @@ mod tests {
     fn many_warnings_are_cut_and_counted() {
         let header = |warnings: &[String]| {
             let headers = warnings_header(warnings.iter().cloned());
-            headers.get(WARNINGS).map(|value| value.to_str().unwrap().to_owned())
+            headers
+                .get(WARNINGS)
+                .map(|value| value.to_str().unwrap().to_owned())
         };
         assert_eq!(header(&[]), None);
         assert_eq!(header(&["a".into(), "b".into()]).unwrap(), "a; b");
         let many = vec!["w".repeat(400); 50];
-        assert_eq!(header(&many).unwrap(), format!("{0}; {0}; and 48 more", "w".repeat(400)));
+        assert_eq!(
+            header(&many).unwrap(),
+            format!("{0}; {0}; and 48 more", "w".repeat(400))
+        );
         assert!(header(&["é".repeat(100_000)]).unwrap().len() < 4000);
     }
 }

@@ -1,4 +1,5 @@
-//! The JSON object that a job is asked with: every field once, at any depth, in bounded numbers and lengths.
+//! The JSON object that a job is asked with: every field once, at any depth, in bounded numbers and
+//! lengths.
 
 use std::fmt;
 
@@ -21,11 +22,19 @@ const LONGEST_TEXT: usize = 1000;
 pub fn read(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let mut reader = Reader::default();
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let read = Field { reader: &mut reader, name: "" }.deserialize(&mut json);
+    let read = Field {
+        reader: &mut reader,
+        name: "",
+    }
+    .deserialize(&mut json);
     let read = read.and_then(|value| json.end().map(|()| value));
-    let value = read.map_err(|error| ApiError::BrokenJson { reason: error.to_string() })?;
+    let value = read.map_err(|error| ApiError::BrokenJson {
+        reason: error.to_string(),
+    })?;
     let Value::Object(fields) = value else {
-        return Err(ApiError::BrokenJson { reason: "it is no object".into() });
+        return Err(ApiError::BrokenJson {
+            reason: "it is no object".into(),
+        });
     };
     Ok(reader.faults.settle(fields).map_err(AppError::from)?)
 }
@@ -48,7 +57,9 @@ impl<'de> DeserializeSeed<'de> for Field<'_> {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         self.reader.values += 1;
         if self.reader.values > MAX_VALUES {
-            return Err(D::Error::custom(format_args!("it holds more than {MAX_VALUES} values")));
+            return Err(D::Error::custom(format_args!(
+                "it holds more than {MAX_VALUES} values"
+            )));
         }
         deserializer.deserialize_any(self)
     }
@@ -83,7 +94,10 @@ impl<'de> Visitor<'de> for Field<'_> {
 
     fn visit_str<E>(self, text: &str) -> Result<Value, E> {
         if text.len() > LONGEST_TEXT {
-            let message = format!("is a text of {} bytes; at most {LONGEST_TEXT} are read", text.len());
+            let message = format!(
+                "is a text of {} bytes; at most {LONGEST_TEXT} are read",
+                text.len()
+            );
             self.reader.faults.push(Fault::says(self.name, message));
             return Ok(Value::Null);
         }
@@ -102,9 +116,14 @@ impl<'de> Visitor<'de> for Field<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut fields = Map::new();
         while let Some(name) = map.next_key::<String>()? {
-            let value = map.next_value_seed(Field { reader: self.reader, name: &name })?;
+            let value = map.next_value_seed(Field {
+                reader: self.reader,
+                name: &name,
+            })?;
             if fields.contains_key(&name) {
-                self.reader.faults.push_with(|| Fault::says(&name, "is given twice in the body"));
+                self.reader
+                    .faults
+                    .push_with(|| Fault::says(&name, "is given twice in the body"));
             }
             fields.insert(name, value);
         }
@@ -123,12 +142,18 @@ mod tests {
     #[test]
     fn objects_are_read_as_they_are() {
         let text = r#"{"kind":"x","a":[1,-2,0.5,null,true,"é"],"b":{"c":{}}}"#;
-        assert_eq!(Value::Object(read(text.as_bytes()).unwrap()).to_string(), text);
+        assert_eq!(
+            Value::Object(read(text.as_bytes()).unwrap()).to_string(),
+            text
+        );
     }
 
     #[test]
     fn a_field_that_is_there_twice_is_refused_at_any_depth() {
-        assert_eq!(refused(r#"{"kind":"a","kind":"a"}"#), "kind: is given twice in the body");
+        assert_eq!(
+            refused(r#"{"kind":"a","kind":"a"}"#),
+            "kind: is given twice in the body"
+        );
         assert_eq!(
             refused(r#"{"methods":[{"id":"a","n_steps":1,"n_steps":2}],"a":{"b":{"c":1,"c":1}}}"#),
             "n_steps: is given twice in the body; c: is given twice in the body"
@@ -139,10 +164,27 @@ mod tests {
     #[test]
     fn what_is_long_many_or_no_object_is_refused() {
         let long = format!(r#"{{"a":["{}"]}}"#, "x".repeat(LONGEST_TEXT + 1));
-        assert_eq!(refused(&long), "a: is a text of 1001 bytes; at most 1000 are read");
-        assert!(refused(&format!(r#"{{"a":[{}1]}}"#, "[],".repeat(MAX_VALUES))).contains("more than 10000 values"));
-        for text in ["", "[]", "{", "word", "7", r#"{"a":1} {"b":1}"#, &"[".repeat(100_000)] {
-            assert!(refused(text).starts_with("the body is not the JSON object that is wanted"), "{text}");
+        assert_eq!(
+            refused(&long),
+            "a: is a text of 1001 bytes; at most 1000 are read"
+        );
+        assert!(
+            refused(&format!(r#"{{"a":[{}1]}}"#, "[],".repeat(MAX_VALUES)))
+                .contains("more than 10000 values")
+        );
+        for text in [
+            "",
+            "[]",
+            "{",
+            "word",
+            "7",
+            r#"{"a":1} {"b":1}"#,
+            &"[".repeat(100_000),
+        ] {
+            assert!(
+                refused(text).starts_with("the body is not the JSON object that is wanted"),
+                "{text}"
+            );
         }
     }
 }

@@ -45,16 +45,22 @@ pub struct Readiness {
 /// Liveness probe
 #[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, description = "The process runs.", body = Health), InternalProblems))]
 pub async fn check_liveness() -> Json<Health> {
-    Json(Health { status: "ok", version: VERSION })
+    Json(Health {
+        status: "ok",
+        version: VERSION,
+    })
 }
 
 /// Readiness probe
 ///
-/// 503 while no model is loaded and during shutdown; for a worker also while the jobs' database is unreachable.
+/// 503 while no model is loaded and during shutdown; for a worker also while the jobs' database is
+/// unreachable.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, description = "Requests are answered.", body = Readiness), ReadinessProblems))]
 pub async fn check_readiness(State(api): State<Api>) -> Result<Json<Readiness>, ApiError> {
     if api.is_draining() {
-        return Err(ApiError::NotReady { reason: "it is shutting down".into() });
+        return Err(ApiError::NotReady {
+            reason: "it is shutting down".into(),
+        });
     }
     let registry = api.app().models();
     let models: Vec<String> = registry.iter().map(|model| model.id.clone()).collect();
@@ -66,11 +72,25 @@ pub async fn check_readiness(State(api): State<Api>) -> Result<Json<Readiness>, 
         };
         return Err(ApiError::NotReady { reason });
     }
-    let providers = api.app().engine().providers().iter().map(ToString::to_string).collect();
+    let providers = api
+        .app()
+        .engine()
+        .providers()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let jobs_unavailable = api.jobs().check().await.err();
     match jobs_unavailable {
-        Some(reason) if api.app().settings().role == Role::Worker => Err(ApiError::NotReady { reason }),
-        jobs_unavailable => Ok(Json(Readiness { status: "ready", models, broken_models, providers, jobs_unavailable })),
+        Some(reason) if api.app().settings().role == Role::Worker => {
+            Err(ApiError::NotReady { reason })
+        }
+        jobs_unavailable => Ok(Json(Readiness {
+            status: "ready",
+            models,
+            broken_models,
+            providers,
+            jobs_unavailable,
+        })),
     }
 }
 
@@ -80,7 +100,11 @@ pub async fn check_readiness(State(api): State<Api>) -> Result<Json<Readiness>, 
 pub async fn get_metrics(State(api): State<Api>) -> Result<Response, ApiError> {
     monitor::count_jobs(&api).await;
     // Rendering walks every sample since the last upkeep.
-    let rendered = tokio::task::spawn_blocking(telemetry::render).await.map_err(|_| ApiError::Panicked)?;
-    let text = rendered.map_err(|error| ApiError::Internal { reason: error.to_string() })?;
+    let rendered = tokio::task::spawn_blocking(telemetry::render)
+        .await
+        .map_err(|_| ApiError::Panicked)?;
+    let text = rendered.map_err(|error| ApiError::Internal {
+        reason: error.to_string(),
+    })?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }

@@ -1,4 +1,5 @@
-//! How bodies come in: piece by piece, as long as the client keeps sending, and only as many bytes at once as there is memory for.
+//! How bodies come in: piece by piece, as long as the client keeps sending, and only as many bytes
+//! at once as there is memory for.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,12 +31,16 @@ struct Patience {
 
 impl Patience {
     fn of(settings: &Settings) -> Self {
-        Self { idle: settings.body_idle_timeout, bytes_per_second: settings.min_body_rate }
+        Self {
+            idle: settings.body_idle_timeout,
+            bytes_per_second: settings.min_body_rate,
+        }
     }
 
     /// For the next piece, when `received` bytes were `waited` for so far.
     fn left(&self, waited: Duration, received: u64) -> Duration {
-        let whole = self.idle + Duration::from_secs_f64(received as f64 / self.bytes_per_second as f64);
+        let whole =
+            self.idle + Duration::from_secs_f64(received as f64 / self.bytes_per_second as f64);
         whole.saturating_sub(waited).min(self.idle)
     }
 }
@@ -53,14 +58,30 @@ impl Intake {
     /// Takes at most `limit` bytes. One that is announced longer is refused at once.
     pub fn new(request: Request, api: &Api, limit: u64) -> Result<Self, ApiError> {
         // One of several is enough: what cannot be undone is refused.
-        let encodings =
-            request.headers().get_all(header::CONTENT_ENCODING).iter().map(|found| found.to_str().unwrap_or("?"));
-        if let Some(found) = encodings.into_iter().find(|found| !found.trim().eq_ignore_ascii_case("identity")) {
-            return Err(ApiError::ContentEncoding { found: found.to_owned() });
+        let encodings = request
+            .headers()
+            .get_all(header::CONTENT_ENCODING)
+            .iter()
+            .map(|found| found.to_str().unwrap_or("?"));
+        if let Some(found) = encodings
+            .into_iter()
+            .find(|found| !found.trim().eq_ignore_ascii_case("identity"))
+        {
+            return Err(ApiError::ContentEncoding {
+                found: found.to_owned(),
+            });
         }
-        let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-        if announced.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > limit) {
-            return Err(ApiError::BodyTooLarge { limit: limit as usize });
+        let announced = request
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok());
+        if announced
+            .and_then(|length| length.parse::<u64>().ok())
+            .is_some_and(|length| length > limit)
+        {
+            return Err(ApiError::BodyTooLarge {
+                limit: limit as usize,
+            });
         }
         Ok(Self {
             stream: request.into_body().into_data_stream(),
@@ -75,16 +96,22 @@ impl Intake {
     pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         let started = Instant::now();
         let left = self.patience.left(self.waited, self.received);
-        let piece = timeout(left, self.stream.next()).await.map_err(|_| ApiError::BodyTimeout {
-            received: self.received,
-            idle_ms: self.patience.idle.as_millis(),
-            bytes_per_second: self.patience.bytes_per_second,
-        })?;
+        let piece = timeout(left, self.stream.next())
+            .await
+            .map_err(|_| ApiError::BodyTimeout {
+                received: self.received,
+                idle_ms: self.patience.idle.as_millis(),
+                bytes_per_second: self.patience.bytes_per_second,
+            })?;
         self.waited += started.elapsed();
-        let piece = piece.transpose().map_err(|error| ApiError::BrokenBody { reason: error.to_string() })?;
+        let piece = piece.transpose().map_err(|error| ApiError::BrokenBody {
+            reason: error.to_string(),
+        })?;
         self.received += piece.as_ref().map_or(0, Bytes::len) as u64;
         if self.received > self.limit {
-            return Err(ApiError::BodyTooLarge { limit: self.limit as usize });
+            return Err(ApiError::BodyTooLarge {
+                limit: self.limit as usize,
+            });
         }
         Ok(piece)
     }
@@ -105,13 +132,21 @@ pub struct Share {
 
 impl Memory {
     pub fn new(mib: u64) -> Self {
-        let kib = (mib as usize).saturating_mul(KIB).min(Semaphore::MAX_PERMITS);
-        Self { kib: Arc::new(Semaphore::new(kib)), mib }
+        let kib = (mib as usize)
+            .saturating_mul(KIB)
+            .min(Semaphore::MAX_PERMITS);
+        Self {
+            kib: Arc::new(Semaphore::new(kib)),
+            mib,
+        }
     }
 
     /// Makes the share large enough for `bytes`, or says that there is no more.
     fn grow(&self, share: &mut Share, bytes: usize) -> Result<(), ApiError> {
-        let held = share.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let held = share
+            .permit
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
         let more = bytes.div_ceil(KIB).saturating_sub(held);
         let more = u32::try_from(more).unwrap_or(u32::MAX);
         let more = self
@@ -146,7 +181,10 @@ mod tests {
 
     #[test]
     fn patience_is_for_the_next_piece_and_for_the_rate_of_all() {
-        let patience = Patience { idle: 15 * SECOND, bytes_per_second: 1000 };
+        let patience = Patience {
+            idle: 15 * SECOND,
+            bytes_per_second: 1000,
+        };
         assert_eq!(patience.left(Duration::ZERO, 0), 15 * SECOND);
         assert_eq!(patience.left(10 * SECOND, 0), 5 * SECOND);
         assert_eq!(patience.left(10 * SECOND, 10), Duration::from_millis(5010));
@@ -162,7 +200,10 @@ mod tests {
         memory.grow(&mut one, 1024).unwrap();
         assert_eq!(memory.kib.available_permits(), 1023);
         memory.grow(&mut one, 1 << 19).unwrap();
-        assert!(matches!(memory.grow(&mut other, (1 << 19) + 1), Err(ApiError::BodiesTakeAllMemory { mib: 1 })));
+        assert!(matches!(
+            memory.grow(&mut other, (1 << 19) + 1),
+            Err(ApiError::BodiesTakeAllMemory { mib: 1 })
+        ));
         drop(one);
         memory.grow(&mut other, 1 << 20).unwrap();
         assert_eq!(memory.kib.available_permits(), 0);

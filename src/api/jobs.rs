@@ -1,4 +1,5 @@
-//! /jobs: long work that survives crashes. Start, list, look, report, cancel, remove; the events are in [`super::events`].
+//! /jobs: long work that survives crashes. Start, list, look, report, cancel, remove; the events
+//! are in [`super::events`].
 
 use std::{
     fmt,
@@ -163,12 +164,17 @@ pub async fn start_job(
     let key = match headers.get(&IDEMPOTENCY_KEY) {
         None => None,
         Some(value) => match value.to_str() {
-            Ok(key) if (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok(key)
+                if (1..=LONGEST_KEY).contains(&key.len())
+                    && key.bytes().all(|byte| byte.is_ascii_graphic()) =>
+            {
                 Some(key.to_owned())
             }
             _ => {
                 let message = "is not a key of visible ASCII".to_owned();
-                let allowed = [format!("1 to {LONGEST_KEY} characters, no space or tab among them")];
+                let allowed = [format!(
+                    "1 to {LONGEST_KEY} characters, no space or tab among them"
+                )];
                 faults.push(Fault::new(IDEMPOTENCY_KEY.as_str(), message, allowed));
                 None
             }
@@ -177,11 +183,24 @@ pub async fn start_job(
     refuse(faults)?;
     check_type(&headers)?;
     let (bytes, _share) = intake::read(request, &api, MAX_BODY).await?;
-    let asked = api.app().pool().run(move || fields::read(&bytes)).await.map_err(AppError::from)??;
+    let asked = api
+        .app()
+        .pool()
+        .run(move || fields::read(&bytes))
+        .await
+        .map_err(AppError::from)??;
     let (job, _) = api.jobs().submit(asked, key).await?;
-    let location = HeaderValue::from_str(&format!("/jobs/{}", job.id))
-        .map_err(|error| ApiError::Internal { reason: error.to_string() })?;
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobCard::from(job))).into_response())
+    let location = HeaderValue::from_str(&format!("/jobs/{}", job.id)).map_err(|error| {
+        ApiError::Internal {
+            reason: error.to_string(),
+        }
+    })?;
+    Ok((
+        StatusCode::ACCEPTED,
+        [(header::LOCATION, location)],
+        Json(JobCard::from(job)),
+    )
+        .into_response())
 }
 
 /// List jobs
@@ -194,15 +213,27 @@ pub async fn start_job(
         ("after" = Option<String>, Query, description = "The value of `next` on the previous page."),
     ),
     responses((status = 200, description = "A page of jobs.", body = JobList), JobsProblems))]
-pub async fn list_jobs(State(api): State<Api>, Pairs(query): Pairs) -> Result<Json<JobList>, ApiError> {
+pub async fn list_jobs(
+    State(api): State<Api>,
+    Pairs(query): Pairs,
+) -> Result<Json<JobList>, ApiError> {
     let filter = read_filter(&query)?;
     let limit = filter.limit as usize;
     // One more than a page says whether there is another.
-    let mut jobs = api.jobs().list(&Filter { limit: filter.limit + 1, ..filter }).await?;
+    let mut jobs = api
+        .jobs()
+        .list(&Filter {
+            limit: filter.limit + 1,
+            ..filter
+        })
+        .await?;
     let more = jobs.len() > limit;
     jobs.truncate(limit);
     let next = jobs.last().filter(|_| more).map(|job| job.id.clone());
-    Ok(Json(JobList { jobs: jobs.into_iter().map(JobCard::from).collect(), next }))
+    Ok(Json(JobList {
+        jobs: jobs.into_iter().map(JobCard::from).collect(),
+        next,
+    }))
 }
 
 /// Get a job, with its result so far
@@ -211,12 +242,32 @@ pub async fn list_jobs(State(api): State<Api>, Pairs(query): Pairs) -> Result<Js
 pub async fn get_job(State(api): State<Api>, Id(id): Id) -> Result<Response, ApiError> {
     let look = api.jobs().look(&id).await?;
     let formats = api.jobs().formats(&look.job).to_vec();
-    let Look { job, rate, eta_s, result, errors } = look;
+    let Look {
+        job,
+        rate,
+        eta_s,
+        result,
+        errors,
+    } = look;
     let errors = errors.into_iter().map(ShardErrorCard::from).collect();
-    let detail = JobDetail { job: job.into(), rate, eta_s, result, errors, formats };
+    let detail = JobDetail {
+        job: job.into(),
+        rate,
+        eta_s,
+        result,
+        errors,
+        formats,
+    };
     // A result may be some megabytes.
-    let written = api.app().pool().run(move || serde_json::to_vec(&detail)).await.map_err(AppError::from)?;
-    let written = written.map_err(|error| ApiError::Internal { reason: error.to_string() })?;
+    let written = api
+        .app()
+        .pool()
+        .run(move || serde_json::to_vec(&detail))
+        .await
+        .map_err(AppError::from)?;
+    let written = written.map_err(|error| ApiError::Internal {
+        reason: error.to_string(),
+    })?;
     Ok(([(header::CONTENT_TYPE, JSON)], written).into_response())
 }
 
@@ -245,34 +296,54 @@ pub async fn get_job_report(
     let found = asked.and_then(|name| formats.iter().copied().find(|format| format.name() == name));
     if let (Some(name), None) = (asked, found) {
         let message = format!("there is no {} report of a {}", excerpt(name), job.kind);
-        faults.push(Fault::new("format", message, formats.iter().map(|format| format.name())));
+        faults.push(Fault::new(
+            "format",
+            message,
+            formats.iter().map(|format| format.name()),
+        ));
     }
     refuse(faults)?;
     let format = match found {
         Some(format) => format,
-        None => choose(&formats.iter().map(|format| (*format, format.content_type())).collect::<Vec<_>>(), &headers)?,
+        None => choose(
+            &formats
+                .iter()
+                .map(|format| (*format, format.content_type()))
+                .collect::<Vec<_>>(),
+            &headers,
+        )?,
     };
     let (length, body) = match api.jobs().report(&job, format).await? {
         Report::Bytes(bytes) => (bytes.len() as u64, Body::from(bytes)),
         Report::File(path) => {
-            let (length, stream) = api.app().files().stream(&path).await.map_err(JobError::from)?;
+            let (length, stream) = api
+                .app()
+                .files()
+                .stream(&path)
+                .await
+                .map_err(JobError::from)?;
             (length, Body::from_stream(stream))
         }
     };
     let mut response = ([(header::CONTENT_TYPE, format.content_type())], body).into_response();
-    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     if format == Format::Zip {
         let name = format!("attachment; filename=\"{}-{id}.zip\"", job.kind);
-        response
-            .headers_mut()
-            .extend(HeaderValue::from_str(&name).ok().map(|name| (header::CONTENT_DISPOSITION, name)));
+        response.headers_mut().extend(
+            HeaderValue::from_str(&name)
+                .ok()
+                .map(|name| (header::CONTENT_DISPOSITION, name)),
+        );
     }
     Ok(response)
 }
 
 /// Cancel a job
 ///
-/// Its running parts stop within seconds. Finished parts are kept; a job that has ended is not changed.
+/// Its running parts stop within seconds. Finished parts are kept; a job that has ended is not
+/// changed.
 #[utoipa::path(post, path = "/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path, description = "The job's id.")),
     responses((status = 200, description = "The job.", body = JobCard), JobProblems))]
 pub async fn cancel_job(State(api): State<Api>, Id(id): Id) -> Result<Json<JobCard>, ApiError> {
@@ -289,24 +360,48 @@ pub async fn delete_job(State(api): State<Api>, Id(id): Id) -> Result<StatusCode
 
 /// Only JSON starts a job: what a page of another site can send without asking does not.
 fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let found = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("unreadable"));
-    let essence = found.map(|text| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+    let found = headers
+        .get(header::CONTENT_TYPE)
+        .map(|value| value.to_str().unwrap_or("unreadable"));
+    let essence = found.map(|text| {
+        text.split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase()
+    });
     match essence {
-        Some(essence) if essence == JSON || essence.starts_with("application/") && essence.ends_with("+json") => Ok(()),
-        essence => Err(ApiError::UnsupportedMediaType { found: essence, allowed: JSON.to_owned() }),
+        Some(essence)
+            if essence == JSON
+                || essence.starts_with("application/") && essence.ends_with("+json") =>
+        {
+            Ok(())
+        }
+        essence => Err(ApiError::UnsupportedMediaType {
+            found: essence,
+            allowed: JSON.to_owned(),
+        }),
     }
 }
 
 fn read_filter(query: &Map<String, Value>) -> Result<Filter, ApiError> {
     let (largest, usual) = PAGE;
     let mut faults = Faults::default();
-    refuse_unknown(query, &["state", "kind", "model", "limit", "after"], &mut faults);
+    refuse_unknown(
+        query,
+        &["state", "kind", "model", "limit", "after"],
+        &mut faults,
+    );
     let text = |name: &str| query.get(name).and_then(Value::as_str).map(str::to_owned);
     let state = text("state").and_then(|name| {
         let state = JobState::find(&name);
         if state.is_none() {
             let message = format!("{} is no state of a job", excerpt(&name));
-            faults.push(Fault::new("state", message, JobState::ALL.map(|state| state.name())));
+            faults.push(Fault::new(
+                "state",
+                message,
+                JobState::ALL.map(|state| state.name()),
+            ));
         }
         state
     });
@@ -319,14 +414,22 @@ fn read_filter(query: &Map<String, Value>) -> Result<Filter, ApiError> {
         }
     });
     refuse(faults)?;
-    Ok(Filter { state, kind: text("kind"), model: text("model"), after: text("after"), limit })
+    Ok(Filter {
+        state,
+        kind: text("kind"),
+        model: text("model"),
+        after: text("after"),
+        limit,
+    })
 }
 
 pub(super) fn refuse_unknown(query: &Map<String, Value>, known: &[&str], faults: &mut Faults) {
     let unknown = query.keys().filter(|name| !known.contains(&name.as_str()));
-    faults.refuse_unknown(unknown, "is not a parameter of this request's query", || {
-        known.iter().map(|name| (*name).to_owned()).collect()
-    });
+    faults.refuse_unknown(
+        unknown,
+        "is not a parameter of this request's query",
+        || known.iter().map(|name| (*name).to_owned()).collect(),
+    );
 }
 
 pub(super) fn refuse(faults: Faults) -> Result<(), ApiError> {
@@ -354,7 +457,19 @@ impl From<Job> for JobCard {
 }
 
 impl From<ShardError> for ShardErrorCard {
-    fn from(ShardError { shard, state, failures, error }: ShardError) -> Self {
-        Self { shard, state, failures, error }
+    fn from(
+        ShardError {
+            shard,
+            state,
+            failures,
+            error,
+        }: ShardError,
+    ) -> Self {
+        Self {
+            shard,
+            state,
+            failures,
+            error,
+        }
     }
 }

@@ -1,5 +1,6 @@
-//! The JSON body as people send it: with a byte order mark or in UTF-16, `null` for what is absent, base64 as data URLs, wrapped or
-//! URL-safe, tensors as nested lists. Messages are in words, with line and column, and repeat little of what was sent.
+//! The JSON body as people send it: with a byte order mark or in UTF-16, `null` for what is absent,
+//! base64 as data URLs, wrapped or URL-safe, tensors as nested lists. Messages are in words, with
+//! line and column, and repeat little of what was sent.
 
 use std::{borrow::Cow, fmt};
 
@@ -24,11 +25,14 @@ use crate::{
     text::{cut, excerpt},
 };
 
-/// Whether this starts as a JSON object or list, in UTF-8 or UTF-16, with or without a byte order mark.
+/// Whether this starts as a JSON object or list, in UTF-8 or UTF-16, with or without a byte order
+/// mark.
 pub(super) fn starts_as_json(bytes: &[u8]) -> bool {
     let marks = [0, 0xEF, 0xBB, 0xBF, 0xFE, 0xFF];
     let head = bytes.iter().take(64).filter(|byte| !marks.contains(byte));
-    head.copied().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| b"{[".contains(&byte))
+    head.copied()
+        .find(|byte| !byte.is_ascii_whitespace())
+        .is_some_and(|byte| b"{[".contains(&byte))
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Contents, ApiError> {
@@ -39,20 +43,41 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Contents, ApiError> {
     let inputs = match (one, body.images) {
         (Some(input), None) => vec![input],
         (None, Some(Texts(images))) if images.len() > MAX_IMAGES => return Err(too_many("images")),
-        (None, Some(Texts(images))) => images.iter().map(|text| decode(text, "images")).collect::<Result<_, _>>()?,
-        _ => return Err(ApiError::AmbiguousBody { wanted: "image (base64), images (a list of those), tensor" }),
+        (None, Some(Texts(images))) => images
+            .iter()
+            .map(|text| decode(text, "images"))
+            .collect::<Result<_, _>>()?,
+        _ => {
+            return Err(ApiError::AmbiguousBody {
+                wanted: "image (base64), images (a list of those), tensor",
+            });
+        }
     };
-    let baseline = one_of(body.baseline_image, "baseline_image", body.baseline_tensor, "baseline_tensor")?;
-    let segments = body.segments_file.map(|text| decode_base64(&text, "segments_file")).transpose()?;
+    let baseline = one_of(
+        body.baseline_image,
+        "baseline_image",
+        body.baseline_tensor,
+        "baseline_tensor",
+    )?;
+    let segments = body
+        .segments_file
+        .map(|text| decode_base64(&text, "segments_file"))
+        .transpose()?;
     let uploads = Uploads { baseline, segments };
-    Ok(Contents { inputs, uploads, parameters })
+    Ok(Contents {
+        inputs,
+        uploads,
+        parameters,
+    })
 }
 
 /// The parameters of a multipart form.
 pub(super) fn parse_parameters(bytes: &[u8]) -> Result<Named, ApiError> {
     let text = utf8(bytes)?;
     serde_json::from_slice(&text).map_err(|error| match broken(&text, &error) {
-        ApiError::BrokenJson { reason } => ApiError::BrokenJson { reason: format!("params: {reason}") },
+        ApiError::BrokenJson { reason } => ApiError::BrokenJson {
+            reason: format!("params: {reason}"),
+        },
         other => other,
     })
 }
@@ -63,13 +88,20 @@ fn utf8(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ApiError> {
         [0xFE, 0xFF, units @ ..] => (units, u16::from_be_bytes),
         [first, 0, ..] if *first != 0 => (bytes, u16::from_le_bytes),
         [0, second, ..] if *second != 0 => (bytes, u16::from_be_bytes),
-        _ => return Ok(Cow::Borrowed(bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes))),
+        _ => {
+            return Ok(Cow::Borrowed(
+                bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes),
+            ));
+        }
     };
     let (pairs, rest) = units.as_chunks::<2>();
-    let text = char::decode_utf16(pairs.iter().map(|pair| from_pair(*pair))).collect::<Result<String, _>>();
+    let text = char::decode_utf16(pairs.iter().map(|pair| from_pair(*pair)))
+        .collect::<Result<String, _>>();
     match text {
         Ok(text) if rest.is_empty() => Ok(Cow::Owned(text.into_bytes())),
-        _ => Err(ApiError::BrokenJson { reason: "it is UTF-16 that is broken; send UTF-8".to_owned() }),
+        _ => Err(ApiError::BrokenJson {
+            reason: "it is UTF-16 that is broken; send UTF-8".to_owned(),
+        }),
     }
 }
 
@@ -84,8 +116,7 @@ const NOT_JSON: [(&str, &str); 8] = [
     ("False", PYTHON),
     ("'", PYTHON),
 ];
-const NOT_FINITE: &str =
-    "NaN and Infinity are no JSON, though Python writes them, and every value of an input has to be finite";
+const NOT_FINITE: &str = "NaN and Infinity are no JSON, though Python writes them, and every value of an input has to be finite";
 const PYTHON: &str = "this is Python's notation, not JSON: write it with json.dumps";
 
 /// What the parser says, in words.
@@ -103,37 +134,56 @@ const IN_WORDS: [(&str, &str); 17] = [
     ("EOF while parsing", "it ends inside"),
     ("expected value", "a value is expected here"),
     ("expected ident", "an unknown word stands here"),
-    ("key must be a string", "a name in double quotes is expected here"),
+    (
+        "key must be a string",
+        "a name in double quotes is expected here",
+    ),
     ("trailing characters", "something follows its end"),
-    ("trailing comma", "a comma stands before the end of a list or object"),
+    (
+        "trailing comma",
+        "a comma stands before the end of a list or object",
+    ),
     ("recursion limit exceeded", "it is nested too deep"),
 ];
 
 fn broken(text: &[u8], error: &serde_json::Error) -> ApiError {
     let (line, column) = (error.line(), error.column());
     let told = error.to_string();
-    let told = told.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&told);
+    let told = told
+        .strip_suffix(&format!(" at line {line} column {column}"))
+        .unwrap_or(&told);
     let reason = match not_json(text, line, column) {
         Some(reason) if error.is_syntax() => reason.to_owned(),
         _ => {
-            let (found, expected) = told.rsplit_once(", expected ").map_or((told, None), |(f, e)| (f, Some(e)));
+            let (found, expected) = told
+                .rsplit_once(", expected ")
+                .map_or((told, None), |(f, e)| (f, Some(e)));
             let mut words = cut(found, 80).into_owned();
             if let Some(expected) = expected {
                 words = format!("{words}, expected {}", excerpt(expected));
             }
-            IN_WORDS.iter().fold(words, |words, (term, plain)| words.replace(term, plain))
+            IN_WORDS
+                .iter()
+                .fold(words, |words, (term, plain)| words.replace(term, plain))
         }
     };
-    ApiError::BrokenJson { reason: format!("{reason} (line {line}, column {column})") }
+    ApiError::BrokenJson {
+        reason: format!("{reason} (line {line}, column {column})"),
+    }
 }
 
 fn not_json(text: &[u8], line: usize, column: usize) -> Option<&'static str> {
-    let lines = text.split(|byte| *byte == b'\n').take(line.saturating_sub(1));
+    let lines = text
+        .split(|byte| *byte == b'\n')
+        .take(line.saturating_sub(1));
     let at = lines.map(|line| line.len() + 1).sum::<usize>() + column;
     // The parser may have read a character or two of it.
     (at.saturating_sub(2)..=at).find_map(|at| {
         let rest = text.get(at..)?;
-        NOT_JSON.iter().find(|(token, _)| rest.starts_with(token.as_bytes())).map(|(_, reason)| *reason)
+        NOT_JSON
+            .iter()
+            .find(|(token, _)| rest.starts_with(token.as_bytes()))
+            .map(|(_, reason)| *reason)
     })
 }
 
@@ -148,12 +198,18 @@ fn one_of(
         (Some(text), None) => decode(&text, image_field).map(Some),
         (None, Some(JsonTensor(shaped))) => {
             let tensor = Tensor::try_from(shaped).map_err(|error| {
-                let fault = Fault::new(tensor_field, error.to_string(), ["shape and data that agree"]);
+                let fault = Fault::new(
+                    tensor_field,
+                    error.to_string(),
+                    ["shape and data that agree"],
+                );
                 AppError::from(Faults::from(fault))
             })?;
             Ok(Some(Input::Tensor(tensor)))
         }
-        (Some(_), Some(_)) => Err(ApiError::AmbiguousBody { wanted: "an image, a tensor" }),
+        (Some(_), Some(_)) => Err(ApiError::AmbiguousBody {
+            wanted: "an image, a tensor",
+        }),
     }
 }
 
@@ -168,21 +224,35 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Of a data URL the data; white space is passed over, and either alphabet taken, with or without padding.
+/// Of a data URL the data; white space is passed over, and either alphabet taken, with or without
+/// padding.
 fn decode_base64(text: &str, field: &'static str) -> Result<Bytes, ApiError> {
     let refuse = |reason: String| ApiError::BrokenBase64 { field, reason };
     let text = text.trim();
     if text.starts_with("b'") || text.starts_with("b\"") {
-        return Err(refuse("it is Python's notation of bytes, b'...'; send the text, .decode() of it".to_owned()));
+        return Err(refuse(
+            "it is Python's notation of bytes, b'...'; send the text, .decode() of it".to_owned(),
+        ));
     }
-    if ["http://", "https://", "file://"].iter().any(|scheme| text.starts_with(scheme)) {
-        return Err(refuse("it is a URL; send the file itself: no address is fetched".to_owned()));
+    if ["http://", "https://", "file://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme))
+    {
+        return Err(refuse(
+            "it is a URL; send the file itself: no address is fetched".to_owned(),
+        ));
     }
-    let is_url = text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
+    let is_url = text
+        .get(..5)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"));
     let data = match is_url.then(|| text.split_once(',')) {
         None => text,
         Some(Some((head, data))) if head.to_ascii_lowercase().ends_with(";base64") => data,
-        Some(_) => return Err(refuse("a data URL has `;base64,` before its data".to_owned())),
+        Some(_) => {
+            return Err(refuse(
+                "a data URL has `;base64,` before its data".to_owned(),
+            ));
+        }
     };
     let is_plain = |byte: &u8| !byte.is_ascii_whitespace() && !b"-_".contains(byte);
     let symbols = match data.bytes().all(|byte| is_plain(&byte)) {
@@ -200,9 +270,15 @@ fn decode_base64(text: &str, field: &'static str) -> Result<Bytes, ApiError> {
     BASE64.decode(&symbols).map(Bytes::from).map_err(|error| {
         refuse(match error {
             DecodeError::InvalidByte(at, byte) => {
-                format!("symbol {at} (counted from 0, without white space) is `{}`", byte.escape_ascii())
+                format!(
+                    "symbol {at} (counted from 0, without white space) is `{}`",
+                    byte.escape_ascii()
+                )
             }
-            _ => format!("its {} symbols end early or are padded wrongly", symbols.len()),
+            _ => format!(
+                "its {} symbols end early or are padded wrongly",
+                symbols.len()
+            ),
         })
     })
 }
@@ -219,7 +295,14 @@ struct JsonBody {
     parameters: Named,
 }
 
-const FIELDS: [&str; 6] = ["image", "images", "tensor", "baseline_image", "baseline_tensor", "segments_file"];
+const FIELDS: [&str; 6] = [
+    "image",
+    "images",
+    "tensor",
+    "baseline_image",
+    "baseline_tensor",
+    "segments_file",
+];
 
 impl<'de> Deserialize<'de> for JsonBody {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -313,7 +396,10 @@ impl<'de> Visitor<'de> for TensorVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<JsonTensor, A::Error> {
         let mut nested = Nested::default();
         Element(&mut nested).visit_seq(list)?;
-        Ok(JsonTensor(ShapedData { shape: nested.shape, data: nested.data }))
+        Ok(JsonTensor(ShapedData {
+            shape: nested.shape,
+            data: nested.data,
+        }))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonTensor, A::Error> {
@@ -327,7 +413,10 @@ impl<'de> Visitor<'de> for TensorVisitor {
                     data.replace(nested).is_some()
                 }
                 other => {
-                    let message = format!("`{}` is no field of a tensor; it has `shape` and `data`", excerpt(other));
+                    let message = format!(
+                        "`{}` is no field of a tensor; it has `shape` and `data`",
+                        excerpt(other)
+                    );
                     return Err(A::Error::custom(message));
                 }
             };
@@ -335,11 +424,19 @@ impl<'de> Visitor<'de> for TensorVisitor {
                 return Err(A::Error::custom(format!("`{name}` is given twice")));
             }
         }
-        let (Some(Sides(shape)), Some(Nested { shape: sides, data, .. })) = (shape, data) else {
+        let (
+            Some(Sides(shape)),
+            Some(Nested {
+                shape: sides, data, ..
+            }),
+        ) = (shape, data)
+        else {
             return Err(A::Error::custom("a tensor has `shape` and `data`"));
         };
         if sides.len() != 1 && sides != shape {
-            return Err(A::Error::custom("`data` is one list of numbers, row by row, or nested as `shape` says"));
+            return Err(A::Error::custom(
+                "`data` is one list of numbers, row by row, or nested as `shape` says",
+            ));
         }
         Ok(JsonTensor(ShapedData { shape, data }))
     }
@@ -403,13 +500,19 @@ impl<'de> Visitor<'de> for Element<'_> {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
-        let Nested { data, place, depth, .. } = self.0;
+        let Nested {
+            data, place, depth, ..
+        } = self.0;
         if *depth.get_or_insert(place.len()) != place.len() {
-            return Err(E::custom(format!("a number stands at {place:?} of the tensor, where others have a list")));
+            return Err(E::custom(format!(
+                "a number stands at {place:?} of the tensor, where others have a list"
+            )));
         }
         let rounded = value as f32;
         if !rounded.is_finite() {
-            return Err(E::custom(format!("the number at {place:?} of the tensor is beyond float32")));
+            return Err(E::custom(format!(
+                "the number at {place:?} of the tensor is beyond float32"
+            )));
         }
         data.push(rounded);
         Ok(())
@@ -424,14 +527,19 @@ impl<'de> Visitor<'de> for Element<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<(), E> {
-        Err(E::custom(format!("found a text, expected a number at {:?} of the tensor", self.0.place)))
+        Err(E::custom(format!(
+            "found a text, expected a number at {:?} of the tensor",
+            self.0.place
+        )))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let nested = self.0;
         let axis = nested.place.len();
         if axis == MAX_AXES {
-            return Err(A::Error::custom(format!("the tensor has more than {MAX_AXES} axes")));
+            return Err(A::Error::custom(format!(
+                "the tensor has more than {MAX_AXES} axes"
+            )));
         }
         if nested.depth.is_some_and(|depth| depth <= axis) {
             let place = &nested.place;
@@ -456,8 +564,9 @@ impl<'de> Visitor<'de> for Element<'_> {
         let expected = std::mem::replace(&mut nested.shape[axis], count);
         if expected != usize::MAX && expected != count {
             let place = &nested.place;
-            let message =
-                format!("the list at {place:?} of the tensor has {count} elements, and those before {expected}");
+            let message = format!(
+                "the list at {place:?} of the tensor has {count} elements, and those before {expected}"
+            );
             return Err(A::Error::custom(message));
         }
         Ok(())
@@ -494,7 +603,10 @@ mod tests {
         assert_eq!(contents.parameters.keys().collect::<Vec<_>>(), ["method"]);
         for name in FIELDS {
             assert!(
-                reason(format!(r#"{{"{name}": null, "tensor": [1], "{name}": null}}"#)).contains("twice"),
+                reason(format!(
+                    r#"{{"{name}": null, "tensor": [1], "{name}": null}}"#
+                ))
+                .contains("twice"),
                 "{name}"
             );
         }
@@ -508,7 +620,11 @@ mod tests {
             r#"{"shape": [2, 3], "data": [1, 2, 3, 4, 5, 6.5]}"#,
             r#"{"data": [[1, 2, 3], [4, 5, 6.5]], "shape": [2, 3]}"#,
         ] {
-            assert_eq!(tensor(&format!(r#"{{"tensor": {form}}}"#)), expected, "{form}");
+            assert_eq!(
+                tensor(&format!(r#"{{"tensor": {form}}}"#)),
+                expected,
+                "{form}"
+            );
         }
     }
 
@@ -516,30 +632,59 @@ mod tests {
     fn what_is_wrong_with_a_tensor_is_told_with_its_place() {
         let deep = format!("{}1{}", "[".repeat(40), "]".repeat(40));
         for (form, expected) in [
-            ("[[1, 2], [3]]", "the list at [1] of the tensor has 1 elements, and those before 2"),
-            ("[[1, 2], 3]", "a number stands at [1] of the tensor, where others have a list"),
-            ("[1, [2]]", "a list stands at [1] of the tensor, where others have a number"),
-            ("[[1, null]]", "found null, expected a number at [0, 1] of the tensor"),
+            (
+                "[[1, 2], [3]]",
+                "the list at [1] of the tensor has 1 elements, and those before 2",
+            ),
+            (
+                "[[1, 2], 3]",
+                "a number stands at [1] of the tensor, where others have a list",
+            ),
+            (
+                "[1, [2]]",
+                "a list stands at [1] of the tensor, where others have a number",
+            ),
+            (
+                "[[1, null]]",
+                "found null, expected a number at [0, 1] of the tensor",
+            ),
             ("[[1, true]]", "expected a number at [0, 1] of the tensor"),
-            ("[[1, 1e39]]", "the number at [0, 1] of the tensor is beyond float32"),
+            (
+                "[[1, 1e39]]",
+                "the number at [0, 1] of the tensor is beyond float32",
+            ),
             ("7", "found the number `7`, expected nested lists"),
             (r#"{"shape": [1]}"#, "a tensor has `shape` and `data`"),
-            (r#"{"shape": [-1], "data": [1]}"#, "expected a whole number from 0"),
+            (
+                r#"{"shape": [-1], "data": [1]}"#,
+                "expected a whole number from 0",
+            ),
             (r#"{"shape": [2, 2], "data": [[1, 2, 3, 4]]}"#, "row by row"),
-            (r#"{"shape": [1], "shape": [1], "data": [1]}"#, "`shape` is given twice"),
+            (
+                r#"{"shape": [1], "shape": [1], "data": [1]}"#,
+                "`shape` is given twice",
+            ),
             (deep.as_str(), "more than 32 axes"),
             ("[]", "the tensor is empty: shape [0]"),
         ] {
             let told = reason(format!(r#"{{"tensor": {form}}}"#));
             assert!(told.contains(expected), "{form}: {told}");
-            assert!(!["usize", "f32", "sequence", "EOF", "ident"].iter().any(|term| told.contains(term)), "{told}");
+            assert!(
+                !["usize", "f32", "sequence", "EOF", "ident"]
+                    .iter()
+                    .any(|term| told.contains(term)),
+                "{told}"
+            );
         }
     }
 
     #[test]
     fn what_python_writes_that_is_no_json_is_named() {
         for (body, expected) in [
-            ("{\"tensor\": {\"shape\": [2],\n \"data\": [1, NaN]}}", "NaN and Infinity are no JSON"),
+            (
+                "{\"tensor\": {\"shape\": [2],\n \"data\": [1, NaN]}}",
+                "NaN and Infinity are no JSON",
+            ),
             ("{\"tensor\": [-Infinity]}", "NaN and Infinity are no JSON"),
             ("{\"tensor\": [Infinity]}", "NaN and Infinity are no JSON"),
             ("{\"image\": None}", "json.dumps"),
@@ -559,7 +704,10 @@ mod tests {
             ("[1]", "found a list, expected an object with `image`"),
             (r#"{"image": 7}"#, "found the number `7`, expected a string"),
             (r#"{"image": "x",}"#, "comma"),
-            (r#"{"images": {}}"#, "found an object, expected a list of images"),
+            (
+                r#"{"images": {}}"#,
+                "found an object, expected a list of images",
+            ),
             (r#"{"x": 1} {"#, "something follows"),
         ] {
             assert!(reason(body).contains(expected), "{body}: {}", reason(body));
@@ -586,7 +734,9 @@ mod tests {
     #[test]
     fn a_byte_order_mark_and_utf_16_are_read() {
         let body = r#"{"tensor": [1, 2.5], "target": "Käfer 猫"}"#;
-        let wide = |convert: fn(u16) -> [u8; 2]| body.encode_utf16().flat_map(convert).collect::<Vec<u8>>();
+        let wide = |convert: fn(u16) -> [u8; 2]| {
+            body.encode_utf16().flat_map(convert).collect::<Vec<u8>>()
+        };
         let forms = [
             [b"\xEF\xBB\xBF", body.as_bytes()].concat(),
             [b"\xFF\xFE", &wide(u16::to_le_bytes)[..]].concat(),
@@ -599,17 +749,29 @@ mod tests {
             let contents = parse(&form).unwrap();
             assert_eq!(contents.parameters["target"], "Käfer 猫");
             let half = reason(&form[..form.len() - 1]);
-            assert!(half.contains("broken") || half.contains("ends inside"), "{half}");
+            assert!(
+                half.contains("broken") || half.contains("ends inside"),
+                "{half}"
+            );
         }
         assert!(!starts_as_json(b"\x89PNG\r\n") && !starts_as_json(b""));
     }
 
     #[test]
     fn base64_is_taken_as_people_have_it() {
-        let bytes: Vec<u8> = (0..=255).cycle().take(1000).chain([0xFB, 0xFF, 0xFE]).collect();
+        let bytes: Vec<u8> = (0..=255)
+            .cycle()
+            .take(1000)
+            .chain([0xFB, 0xFF, 0xFE])
+            .collect();
         let plain = BASE64_STANDARD.encode(&bytes);
         let wrapped = |gap: &str| {
-            plain.as_bytes().chunks(76).map(|l| std::str::from_utf8(l).unwrap()).collect::<Vec<_>>().join(gap)
+            plain
+                .as_bytes()
+                .chunks(76)
+                .map(|l| std::str::from_utf8(l).unwrap())
+                .collect::<Vec<_>>()
+                .join(gap)
         };
         for text in [
             plain.clone(),
@@ -629,7 +791,10 @@ mod tests {
             ("b'iVBORw0KGgo='", "Python"),
             ("https://example.org/a.png", "URL"),
             ("data:image/png,%89PNG", ";base64,"),
-            ("iVBO*", "symbol 4 (counted from 0, without white space) is `*`"),
+            (
+                "iVBO*",
+                "symbol 4 (counted from 0, without white space) is `*`",
+            ),
             ("iVBOR", "end early"),
         ] {
             let told = decode_base64(text, "image").unwrap_err().to_string();

@@ -1,5 +1,5 @@
-//! Accepts connections and speaks HTTP/1.1 on them, within the [`Limits`] of connections, heads, bodies and slow readers.
-//! Nothing that a client does or leaves undone ends the listener.
+//! Accepts connections and speaks HTTP/1.1 on them, within the [`Limits`] of connections, heads,
+//! bodies and slow readers. Nothing that a client does or leaves undone ends the listener.
 
 use std::{
     convert::Infallible,
@@ -39,12 +39,13 @@ const SWEEP: Duration = Duration::from_millis(250);
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// Longest head of a request, in bytes; a longer one is answered 431.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// After the last answer, what the client still sends is read and dropped for so long and so many bytes: closing on unread bytes resets
-/// the connection, and the answer is lost on its way.
+/// After the last answer, what the client still sends is read and dropped for so long and so many
+/// bytes: closing on unread bytes resets the connection, and the answer is lost on its way.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 64 << 20);
 
 impl Limits {
-    /// The limits of the settings. A quarter of the process's descriptors is left to files and databases.
+    /// The limits of the settings. A quarter of the process's descriptors is left to files and
+    /// databases.
     pub fn of(settings: &Settings) -> Self {
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let room = descriptors.map_or(usize::MAX, |all| (all - all / 4) as usize);
@@ -59,7 +60,12 @@ impl Limits {
 }
 
 /// Serves until `closing`, then finishes what was asked before.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, closing: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    closing: CancellationToken,
+) {
     let connections = Arc::new(Connections::new(limits));
     let tasks = TaskTracker::new();
     let mut sweep = tokio::time::interval(SWEEP);
@@ -99,14 +105,19 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, closin
 fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
     )
 }
 
 /// Every connection is being answered: says so, if the client listens at once.
 fn refuse(stream: TcpStream, limit: usize) {
     let error = ApiError::TooManyConnections { limit };
-    tracing::warn!(limit, "a connection was refused: all others are being answered");
+    tracing::warn!(
+        limit,
+        "a connection was refused: all others are being answered"
+    );
     if let (Ok(text), Ok(mut stream)) = (problem::to_http(&error), stream.into_std()) {
         let _ = stream.write(&text);
     }
@@ -122,13 +133,21 @@ async fn attend(stream: TcpStream, router: Router, entered: Entered, closing: Ca
         async move {
             let answer = answer.await?;
             connection.answer(answer.body().size_hint().exact().unwrap_or(0) as usize);
-            Ok::<Response<Answer>, Infallible>(answer.map(|body| Answer { body, _in_request: in_request }))
+            Ok::<Response<Answer>, Infallible>(answer.map(|body| Answer {
+                body,
+                _in_request: in_request,
+            }))
         }
     });
-    // HTTP/2 would let a client keep answers of many requests in memory by its windows, which show in no progress of the connection.
+    // HTTP/2 would let a client keep answers of many requests in memory by its windows, which show
+    // in no progress of the connection.
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD_BYTES);
-    let io = TokioIo::new(WatchedStream { stream, connection: connection.clone(), linger: None });
+    let io = TokioIo::new(WatchedStream {
+        stream,
+        connection: connection.clone(),
+        linger: None,
+    });
     let mut served = pin!(builder.serve_connection(io, service));
     let mut is_closing = false;
     loop {
@@ -168,7 +187,11 @@ impl WatchedStream {
 }
 
 impl AsyncRead for WatchedStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
         if into.filled().len() > before {
@@ -179,7 +202,11 @@ impl AsyncRead for WatchedStream {
 }
 
 impl AsyncWrite for WatchedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.tell(written)
     }
@@ -214,7 +241,9 @@ impl AsyncWrite for WatchedStream {
             let mut into = ReadBuf::new(&mut dropped);
             match Pin::new(&mut *stream).poll_read(cx, &mut into) {
                 Poll::Pending => return time.as_mut().poll(cx).map(Ok),
-                Poll::Ready(Ok(())) if !into.filled().is_empty() && into.filled().len() < *bytes => {
+                Poll::Ready(Ok(()))
+                    if !into.filled().is_empty() && into.filled().len() < *bytes =>
+                {
                     *bytes -= into.filled().len();
                 }
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
@@ -232,7 +261,11 @@ struct WatchedBody {
 
 impl WatchedBody {
     fn new(body: Incoming, connection: Arc<Connection>) -> Self {
-        Self { body, connection, waiting: None }
+        Self {
+            body,
+            connection,
+            waiting: None,
+        }
     }
 }
 
@@ -240,7 +273,10 @@ impl HttpBody for WatchedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         match &frame {
             Poll::Ready(_) => self.waiting = None,
@@ -271,7 +307,10 @@ impl HttpBody for Answer {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

@@ -109,16 +109,25 @@ impl Api {
         &self.jobs
     }
 
-    /// A place among the requests that are worked on, until it is dropped. None is given once the end has begun.
+    /// A place among the requests that are worked on, until it is dropped. None is given once the
+    /// end has begun.
     fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         self.refuse_when_draining()?;
-        self.door.clone().try_acquire_owned().map_err(|_| ApiError::Busy { limit: MAX_REQUESTS })
+        self.door
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| ApiError::Busy {
+                limit: MAX_REQUESTS,
+            })
     }
 
     /// A place among the uploads, until it is dropped. None is given once the end has begun.
     fn enter_upload(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         self.refuse_when_draining()?;
-        self.uploads.clone().try_acquire_owned().map_err(|_| ApiError::TooManyUploads { limit: MAX_UPLOADS })
+        self.uploads
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| ApiError::TooManyUploads { limit: MAX_UPLOADS })
     }
 
     /// From now on `/readyz` says no, so that a balancer sends no more, and new work is refused.
@@ -136,7 +145,11 @@ impl Api {
     }
 
     fn refuse_when_draining(&self) -> Result<(), ApiError> {
-        if self.is_draining() { Err(AppError::from(MethodError::from(EngineError::Draining)).into()) } else { Ok(()) }
+        if self.is_draining() {
+            Err(AppError::from(MethodError::from(EngineError::Draining)).into())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -156,7 +169,11 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(events::follow_job))
         .routes(routes!(datasets::list_datasets))
-        .routes(routes!(datasets::get_dataset, datasets::put_dataset, datasets::delete_dataset))
+        .routes(routes!(
+            datasets::get_dataset,
+            datasets::put_dataset,
+            datasets::delete_dataset
+        ))
         .merge(routes_of_health())
 }
 
@@ -168,7 +185,8 @@ fn routes_of_health() -> OpenApiRouter<Api> {
         .routes(routes!(health::get_metrics))
 }
 
-/// All routes with what surrounds them: request id -> log and metrics -> catch-panic -> cors -> foreign pages.
+/// All routes with what surrounds them: request id -> log and metrics -> catch-panic -> cors ->
+/// foreign pages.
 pub fn router(api: Api) -> Router {
     let settings = api.app().settings();
     let (contract, document) = document::split(match settings.role {
@@ -183,9 +201,15 @@ pub fn router(api: Api) -> Router {
         .layer(middleware::from_fn(access::observe))
         .layer(CatchPanicLayer::custom(answer_panic))
         .option_layer(cors(settings))
-        .layer(middleware::from_fn_with_state(Shield::of(settings), shield::guard));
+        .layer(middleware::from_fn_with_state(
+            Shield::of(settings),
+            shield::guard,
+        ));
     contract
-        .route("/openapi.json", get(move || async move { axum::Json(document.as_ref().clone()) }))
+        .route(
+            "/openapi.json",
+            get(move || async move { axum::Json(document.as_ref().clone()) }),
+        )
         .route("/", get(|| async { Redirect::temporary("/docs/") }))
         .merge(docs::routes())
         .fallback(no_such_route)
@@ -195,16 +219,27 @@ pub fn router(api: Api) -> Router {
 }
 
 async fn no_such_route(uri: Uri) -> ApiError {
-    ApiError::NoSuchRoute { path: uri.path().to_owned() }
+    ApiError::NoSuchRoute {
+        path: uri.path().to_owned(),
+    }
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
-    ApiError::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned() }
+    ApiError::MethodNotAllowed {
+        method: method.to_string(),
+        path: uri.path().to_owned(),
+    }
 }
 
 fn answer_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    tracing::error!(panic = text.unwrap_or("of unknown type"), "a handler panicked");
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!(
+        panic = text.unwrap_or("of unknown type"),
+        "a handler panicked"
+    );
     ApiError::Panicked.into_response()
 }
 
@@ -216,7 +251,11 @@ fn cors(settings: &Settings) -> Option<CorsLayer> {
     }
     let allowed = match origins.iter().any(|origin| origin == "*") {
         true => AllowOrigin::any(),
-        false => AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
+        false => AllowOrigin::list(
+            origins
+                .iter()
+                .filter_map(|origin| HeaderValue::from_str(origin).ok()),
+        ),
     };
     Some(
         CorsLayer::new()

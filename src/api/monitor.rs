@@ -1,5 +1,5 @@
-//! What /metrics tells beyond the events that are counted where they happen: series that are there from the start, and gauges that are
-//! read when somebody asks.
+//! What /metrics tells beyond the events that are counted where they happen: series that are there
+//! from the start, and gauges that are read when somebody asks.
 
 use super::Api;
 use crate::{
@@ -9,10 +9,12 @@ use crate::{
     telemetry::{Stage, names},
 };
 
-/// Makes the series whose labels are known start at zero: an alert can tell "none yet" from "no data".
+/// Makes the series whose labels are known start at zero: an alert can tell "none yet" from "no
+/// data".
 pub fn start_at_zero(api: &Api) {
     let engine = api.app().engine();
-    let onnxruntime = backend_ort::loaded().map_or_else(String::new, |runtime| runtime.version.clone());
+    let onnxruntime =
+        backend_ort::loaded().map_or_else(String::new, |runtime| runtime.version.clone());
     metrics::gauge!(names::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "onnxruntime" => onnxruntime).set(1.0);
     metrics::gauge!(names::HTTP_REQUESTS_IN_FLIGHT).increment(0.0);
     metrics::gauge!(names::QUEUE_ROWS).increment(0.0);
@@ -33,12 +35,14 @@ pub fn start_at_zero(api: &Api) {
         let provider = provider.to_string();
         metrics::gauge!(names::SESSIONS_OPEN, "provider" => provider.clone()).increment(0.0);
         metrics::gauge!(names::SESSION_MEMORY_BYTES, "provider" => provider.clone()).increment(0.0);
-        metrics::counter!(names::SESSIONS_EVICTED_TOTAL, "provider" => provider.clone()).increment(0);
+        metrics::counter!(names::SESSIONS_EVICTED_TOTAL, "provider" => provider.clone())
+            .increment(0);
         let _ = metrics::histogram!(names::SESSION_OPEN_DURATION_SECONDS, "provider" => provider);
     }
     for kind in api.jobs().kinds() {
         for ending in Ending::ALL {
-            metrics::counter!(names::SHARDS_TOTAL, "kind" => kind.id(), "outcome" => ending.name()).increment(0);
+            metrics::counter!(names::SHARDS_TOTAL, "kind" => kind.id(), "outcome" => ending.name())
+                .increment(0);
         }
         let _ = metrics::histogram!(names::SHARD_DURATION_SECONDS, "kind" => kind.id());
     }

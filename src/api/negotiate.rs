@@ -17,11 +17,18 @@ const FORMATS: [(Format, &str); 5] = [
 ];
 
 pub fn content_type(format: Format) -> &'static str {
-    FORMATS.iter().find(|(known, _)| *known == format).map_or(mime::APPLICATION_OCTET_STREAM.as_ref(), |(_, name)| name)
+    FORMATS
+        .iter()
+        .find(|(known, _)| *known == format)
+        .map_or(mime::APPLICATION_OCTET_STREAM.as_ref(), |(_, name)| name)
 }
 
 /// `asked` is the parameter, `suited` what a caller without wishes gets.
-pub fn choose_format(asked: Option<Format>, headers: &HeaderMap, suited: Format) -> Result<Format, ApiError> {
+pub fn choose_format(
+    asked: Option<Format>,
+    headers: &HeaderMap,
+    suited: Format,
+) -> Result<Format, ApiError> {
     match asked {
         Some(format) => Ok(format),
         None => {
@@ -32,10 +39,15 @@ pub fn choose_format(asked: Option<Format>, headers: &HeaderMap, suited: Format)
     }
 }
 
-/// What `Accept` likes best among `formats`; the first wins a tie, and serves callers without wishes.
+/// What `Accept` likes best among `formats`; the first wins a tie, and serves callers without
+/// wishes.
 pub fn choose<F: Copy>(formats: &[(F, &str)], headers: &HeaderMap) -> Result<F, ApiError> {
-    let accept =
-        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
+    let accept = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect::<Vec<_>>()
+        .join(",");
     let wishes = if accept.is_empty() { "*/*" } else { &accept };
     let ranges: Vec<(Mime, f32)> = wishes.split(',').filter_map(parse_range).collect();
     let mut best: Option<(F, f32)> = None;
@@ -45,13 +57,26 @@ pub fn choose<F: Copy>(formats: &[(F, &str)], headers: &HeaderMap) -> Result<F, 
             best = Some((*format, quality));
         }
     }
-    let allowed = || formats.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
-    best.map(|(format, _)| format).ok_or_else(|| ApiError::NotAcceptable { accept, allowed: allowed() })
+    let allowed = || {
+        formats
+            .iter()
+            .map(|(_, name)| *name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    best.map(|(format, _)| format)
+        .ok_or_else(|| ApiError::NotAcceptable {
+            accept,
+            allowed: allowed(),
+        })
 }
 
 fn parse_range(text: &str) -> Option<(Mime, f32)> {
     let range: Mime = text.trim().parse().ok()?;
-    let quality = range.get_param("q").and_then(|q| q.as_str().parse().ok()).unwrap_or(1.0);
+    let quality = range
+        .get_param("q")
+        .and_then(|q| q.as_str().parse().ok())
+        .unwrap_or(1.0);
     Some((range, quality))
 }
 
@@ -78,7 +103,8 @@ mod tests {
     use super::*;
 
     fn choose(accept: &str, suited: Format) -> Option<Format> {
-        let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_str(accept).unwrap())]);
+        let headers =
+            HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_str(accept).unwrap())]);
         choose_format(None, &headers, suited).ok()
     }
 
@@ -90,8 +116,16 @@ mod tests {
             ("application/json", Format::Png, Some(Format::Json)),
             ("image/*", Format::Json, Some(Format::Png)),
             ("image/jpeg", Format::Png, Some(Format::Jpeg)),
-            ("image/avif,image/webp,*/*;q=0.8", Format::Png, Some(Format::Webp)),
-            ("application/x-npy, application/json;q=0.5", Format::Png, Some(Format::Npy)),
+            (
+                "image/avif,image/webp,*/*;q=0.8",
+                Format::Png,
+                Some(Format::Webp),
+            ),
+            (
+                "application/x-npy, application/json;q=0.5",
+                Format::Png,
+                Some(Format::Npy),
+            ),
             ("text/html, */*;q=0.1", Format::Json, Some(Format::Json)),
             ("image/*;q=0, */*", Format::Png, Some(Format::Json)),
             ("text/html", Format::Png, None),
@@ -102,8 +136,15 @@ mod tests {
 
     #[test]
     fn the_parameter_wins_over_accept() {
-        let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("text/html"))]);
-        assert_eq!(choose_format(Some(Format::Npy), &headers, Format::Png).unwrap(), Format::Npy);
-        assert_eq!(choose_format(None, &HeaderMap::new(), Format::Json).unwrap(), Format::Json);
+        let headers =
+            HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("text/html"))]);
+        assert_eq!(
+            choose_format(Some(Format::Npy), &headers, Format::Png).unwrap(),
+            Format::Npy
+        );
+        assert_eq!(
+            choose_format(None, &HeaderMap::new(), Format::Json).unwrap(),
+            Format::Json
+        );
     }
 }

@@ -77,14 +77,23 @@ pub async fn predict(
     requester
         .finish(async {
             let plan = |app: &App, given, _| app.plan_prediction(given);
-            let Settled { plan, inputs, place: _place, .. } = settle(request, &api, &[], plan).await?;
+            let Settled {
+                plan,
+                inputs,
+                place: _place,
+                ..
+            } = settle(request, &api, &[], plan).await?;
             let predicted = api.app().predict(&plan, inputs, &requester.caller).await?;
             let timing_ms = TimingMs::sum(predicted.iter().map(|one| one.timing));
             let answer = Classifications {
                 version: VERSION,
                 model: plan.model.id.clone(),
                 model_hash: plan.model.hash.clone(),
-                results: predicted.into_iter().enumerate().map(|(input, one)| describe(input, one)).collect(),
+                results: predicted
+                    .into_iter()
+                    .enumerate()
+                    .map(|(input, one)| describe(input, one))
+                    .collect(),
                 timing_ms,
             };
             Ok((server_timing(timing_ms, 0.0), Json(answer)).into_response())

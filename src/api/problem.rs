@@ -52,7 +52,8 @@ pub struct RefusedParameter {
     pub allowed: Vec<String>,
 }
 
-/// A cost in evaluations (one forward and backward pass of one input), and the most that one request may cost.
+/// A cost in evaluations (one forward and backward pass of one input), and the most that one
+/// request may cost.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RefusedCost {
     pub evaluations: usize,
@@ -65,13 +66,21 @@ fn is_none(count: &usize) -> bool {
 
 impl From<&Fault> for RefusedParameter {
     fn from(fault: &Fault) -> Self {
-        Self { param: fault.param.clone(), message: fault.message.clone(), allowed: fault.allowed.clone() }
+        Self {
+            param: fault.param.clone(),
+            message: fault.message.clone(),
+            allowed: fault.allowed.clone(),
+        }
     }
 }
 
 impl From<&ApiError> for Problem {
     fn from(error: &ApiError) -> Self {
-        let Code { code, status, title } = code_of(error);
+        let Code {
+            code,
+            status,
+            title,
+        } = code_of(error);
         let faults = error.faults();
         Self {
             r#type: format!("urn:explaind:problem:{code}"),
@@ -91,13 +100,19 @@ impl IntoResponse for ApiError {
         let problem = Problem::from(&self);
         let status = code_of(&self).status;
         metrics::counter!(names::PROBLEMS_TOTAL, "code" => problem.code.clone()).increment(1);
-        let refusal = Refusal { code: problem.code.clone(), detail: problem.detail.clone() };
+        let refusal = Refusal {
+            code: problem.code.clone(),
+            detail: problem.detail.clone(),
+        };
         let mut response = (status, Extension(refusal), axum::Json(problem)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
         if let Some(wait) = self.retry_after() {
             // Whole seconds, at least one: the header knows no fractions.
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000).max(1) as u64));
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(wait.as_millis().div_ceil(1000).max(1) as u64),
+            );
         }
         response
     }
@@ -105,7 +120,10 @@ impl IntoResponse for ApiError {
 
 /// An error as the bytes of a whole answer, for a connection that is then closed.
 pub fn to_http(error: &ApiError) -> Result<Vec<u8>, serde_json::Error> {
-    let (body, status) = (serde_json::to_vec(&Problem::from(error))?, code_of(error).status);
+    let (body, status) = (
+        serde_json::to_vec(&Problem::from(error))?,
+        code_of(error).status,
+    );
     let retry = error.retry_after().map_or(0, |wait| wait.as_secs().max(1));
     let mut text = format!(
         "HTTP/1.1 {status}\r\ncontent-type: {CONTENT_TYPE}\r\ncontent-length: {}\r\nretry-after: {retry}\r\nconnection: close\r\n\r\n",

@@ -1,4 +1,5 @@
-//! Listens, answers, and ends in order: /readyz says no, no new connections, the requests under way, then whatever the time allows.
+//! Listens, answers, and ends in order: /readyz says no, no new connections, the requests under
+//! way, then whatever the time allows.
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
@@ -17,7 +18,8 @@ use crate::{
 /// The metrics' recorder sorts its samples this often.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Connections that may wait to be accepted; the system may allow fewer. Those beyond are tried again by their clients, later and later.
+/// Connections that may wait to be accepted; the system may allow fewer. Those beyond are tried
+/// again by their clients, later and later.
 const BACKLOG: u32 = 4096;
 
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
@@ -28,7 +30,10 @@ pub const GRACE: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error("cannot listen on {address}: {source}; choose another address with --listen")]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
 }
@@ -40,7 +45,11 @@ pub async fn listen(app: &App) -> Result<TcpListener, ServeError> {
 }
 
 fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
     // Connections of the server before this one may still be closing.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -48,7 +57,11 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until `stop` resolves, then drains: `drain_timeout` at most.
-pub async fn serve(api: Api, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+pub async fn serve(
+    api: Api,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let app = api.app().clone();
     let (drain_timeout, grace) = (app.settings().drain_timeout, app.settings().shutdown_grace);
     let engine = app.engine().clone();
@@ -58,7 +71,12 @@ pub async fn serve(api: Api, listener: TcpListener, stop: impl Future<Output = (
     let working = work(&api, &end).shared();
     let stopping = CancellationToken::new();
     let draining = stopping.clone();
-    let serving = listener::serve(listener, router(api.clone()), Limits::of(app.settings()), draining);
+    let serving = listener::serve(
+        listener,
+        router(api.clone()),
+        Limits::of(app.settings()),
+        draining,
+    );
     tokio::pin!(serving);
     let upkeep = async { tokio::join!(keep_up(), app.follow()) };
     tokio::pin!(upkeep);
@@ -71,7 +89,8 @@ pub async fn serve(api: Api, listener: TcpListener, stop: impl Future<Output = (
     tracing::info!(timeout_ms = drain_timeout.as_millis() as u64, "draining");
     api.drain();
     end.soon.cancel();
-    // A request asks the engine again and again until it is done: the engine stays open to it as long as the time allows.
+    // A request asks the engine again and again until it is done: the engine stays open to it as
+    // long as the time allows.
     let mut answered = false;
     let closing = async {
         tokio::time::sleep(grace).await;
@@ -89,7 +108,8 @@ pub async fn serve(api: Api, listener: TcpListener, stop: impl Future<Output = (
     });
     if in_time.await.is_err() {
         tracing::warn!("work was still under way at the end of the drain; it is stopped");
-        // Shards are given back; the engine answers what it stops, and those answers still have to leave.
+        // Shards are given back; the engine answers what it stops, and those answers still have to
+        // leave.
         end.now.cancel();
         let _ = tokio::time::timeout(LAST_ANSWERS, working).await;
     }
@@ -119,20 +139,26 @@ async fn keep_up() {
     }
 }
 
-/// Cancelled at the first SIGINT (ctrl-c) or SIGTERM. Signals have a thread of their own, which hears them whatever the others do, and
-/// ends the process where the drain has not: [`GRACE`] after `drain_timeout`.
+/// Cancelled at the first SIGINT (ctrl-c) or SIGTERM. Signals have a thread of their own, which
+/// hears them whatever the others do, and ends the process where the drain has not: [`GRACE`] after
+/// `drain_timeout`.
 pub fn stop_at_signal(drain_timeout: Duration) -> io::Result<CancellationToken> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let stop = CancellationToken::new();
     let told = stop.clone();
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(signal());
-        told.cancel();
-        std::thread::sleep(drain_timeout + GRACE);
-        tracing::error!("work could not be stopped in time; the process is ended");
-        // SAFETY: ends the process without running what might wait for the threads that do not end.
-        unsafe { libc::_exit(1) }
-    })?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(signal());
+            told.cancel();
+            std::thread::sleep(drain_timeout + GRACE);
+            tracing::error!("work could not be stopped in time; the process is ended");
+            // SAFETY: ends the process without running what might wait for the threads that do not
+            // end.
+            unsafe { libc::_exit(1) }
+        })?;
     Ok(stop)
 }
 

@@ -1,4 +1,5 @@
-//! An explanation as JSON, npy or PNG: the only place where answers are put into bytes, for the server and the command line.
+//! An explanation as JSON, npy or PNG: the only place where answers are put into bytes, for the
+//! server and the command line.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -7,7 +8,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::{
     ToSchema,
-    openapi::schema::{ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type},
+    openapi::schema::{
+        ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type,
+    },
 };
 
 use super::{
@@ -31,12 +34,14 @@ pub struct Explanations {
     /// Of explaind.
     #[schema(example = "0.1.0")]
     pub version: &'static str,
-    /// For each input in order, and for each method of a comparison; with `target=top:k`, k for each.
+    /// For each input in order, and for each method of a comparison; with `target=top:k`, k for
+    /// each.
     pub explanations: Vec<Answer>,
     /// The grid of a comparison as a base64 PNG, with `include=heatmap`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heatmap: Option<String>,
-    /// Evaluations of the model that all of it took. Where explanations share some, it is less than their own numbers add up to.
+    /// Evaluations of the model that all of it took. Where explanations share some, it is less than
+    /// their own numbers add up to.
     pub evaluations: usize,
     pub timing_ms: TimingMs,
 }
@@ -62,7 +67,8 @@ pub struct Answer {
     pub target: TargetScore,
     /// The five best classes of the input.
     pub predictions: Vec<ClassScore>,
-    /// The map, in the pixels of the model's input: those of `image.crop`. Absent where `include` leaves it out.
+    /// The map, in the pixels of the model's input: those of `image.crop`. Absent where `include`
+    /// leaves it out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attribution: Option<EncodedTensor>,
     /// f(x), the explained output at the input; for path methods.
@@ -92,7 +98,8 @@ pub struct Answer {
     pub timing_ms: TimingMs,
 }
 
-/// The size of an uploaded image, upright as its EXIF orientation says, and the part of it that the model saw.
+/// The size of an uploaded image, upright as its EXIF orientation says, and the part of it that the
+/// model saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ImageSize {
     #[schema(example = 1024)]
@@ -117,9 +124,25 @@ pub struct Crop {
 
 impl From<&Geometry> for ImageSize {
     fn from(geometry: &Geometry) -> Self {
-        let ((width, height), Area { left, top, width: seen_width, height: seen_height }) =
-            (geometry.upload, geometry.seen());
-        Self { width, height, crop: Crop { left, top, width: seen_width, height: seen_height } }
+        let (
+            (width, height),
+            Area {
+                left,
+                top,
+                width: seen_width,
+                height: seen_height,
+            },
+        ) = (geometry.upload, geometry.seen());
+        Self {
+            width,
+            height,
+            crop: Crop {
+                left,
+                top,
+                width: seen_width,
+                height: seen_height,
+            },
+        }
     }
 }
 
@@ -162,15 +185,18 @@ impl From<Refinement> for RefinementEnd {
             EndedBy::Tolerance => RefinementEndedBy::Tolerance,
             EndedBy::MaxSteps => RefinementEndedBy::MaxSteps,
         };
-        Self { n_steps: refinement.n_steps, ended_by }
+        Self {
+            n_steps: refinement.n_steps,
+            ended_by,
+        }
     }
 }
 
 /// The regions that a map is made of, in the pixels of the model's input.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RankedSegments {
-    /// int32 `[n, height, width]`: the label maps that the regions were made of, one per scale or as sent, labels counted from 0 (-1: no region).
-    /// Absent for regions sent as masks.
+    /// int32 `[n, height, width]`: the label maps that the regions were made of, one per scale or
+    /// as sent, labels counted from 0 (-1: no region). Absent for regions sent as masks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<EncodedTensor>,
     /// int32 `[height, width]`: the rank of each pixel's region, from 1.
@@ -191,7 +217,12 @@ pub struct RankedRegion {
 impl RankedSegments {
     fn new(segments: &Segments, encoding: Encoding) -> Self {
         let number = |label: &u32| i32::try_from(*label).unwrap_or(-1);
-        let maps: Vec<_> = segments.segmentation.maps.iter().map(|map| map.view()).collect();
+        let maps: Vec<_> = segments
+            .segmentation
+            .maps
+            .iter()
+            .map(|map| map.view())
+            .collect();
         // Maps of one size always stack; no map does not.
         let labels = ndarray::stack(Axis(0), &maps).ok();
         Self {
@@ -200,13 +231,17 @@ impl RankedSegments {
             regions: segments
                 .regions
                 .iter()
-                .map(|region| RankedRegion { area: region.area, value: Some(region.value).filter(|v| v.is_finite()) })
+                .map(|region| RankedRegion {
+                    area: region.area,
+                    value: Some(region.value).filter(|v| v.is_finite()),
+                })
                 .collect(),
         }
     }
 }
 
-/// Numbers in row-major order; those of a map in the shape of one input, with a single channel where a method scores pixels.
+/// Numbers in row-major order; those of a map in the shape of one input, with a single channel
+/// where a method scores pixels.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EncodedTensor {
     #[schema(example = json!([3, 224, 224]))]
@@ -215,7 +250,8 @@ pub struct EncodedTensor {
     #[schema(example = "float32")]
     pub dtype: &'static str,
     pub encoding: Encoding,
-    /// base64: the values' little-endian bytes. list: nested lists; a value that is not finite is `null`.
+    /// base64: the values' little-endian bytes. list: nested lists; a value that is not finite is
+    /// `null`.
     #[schema(schema_with = encoded_data)]
     pub data: Value,
 }
@@ -226,7 +262,8 @@ fn encoded_data() -> Schema {
     OneOfBuilder::new().item(base64).item(list).build().into()
 }
 
-/// Milliseconds of each stage; stages that did not happen are 0. `total` runs from the plan to before the encoding.
+/// Milliseconds of each stage; stages that did not happen are 0. `total` runs from the plan to
+/// before the encoding.
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 pub struct TimingMs {
     pub decode: f64,
@@ -238,9 +275,12 @@ pub struct TimingMs {
 }
 
 impl TimingMs {
-    /// Of a whole request: the stages of its inputs summed, and the longest `total`. Explanations of one input were timed together.
+    /// Of a whole request: the stages of its inputs summed, and the longest `total`. Explanations
+    /// of one input were timed together.
     pub fn of(explanations: &[Explanation]) -> Self {
-        let of_inputs = explanations.chunk_by(|one, next| one.input == next.input).filter_map(|same| same.first());
+        let of_inputs = explanations
+            .chunk_by(|one, next| one.input == next.input)
+            .filter_map(|same| same.first());
         Self::sum(of_inputs.map(|one| one.timing))
     }
 
@@ -259,7 +299,11 @@ impl TimingMs {
 
 impl From<&Prediction> for ClassScore {
     fn from(prediction: &Prediction) -> Self {
-        Self { index: prediction.index, label: prediction.label.clone(), score: prediction.score }
+        Self {
+            index: prediction.index,
+            label: prediction.label.clone(),
+            score: prediction.score,
+        }
     }
 }
 
@@ -279,7 +323,11 @@ impl Explanation {
     fn to_answer(&self, encoding: Encoding) -> Answer {
         let explained = &self.explained;
         let attribution = &explained.attribution;
-        let patterns = self.model.patterns.as_ref().filter(|_| explained.parameters.needs_patterns());
+        let patterns = self
+            .model
+            .patterns
+            .as_ref()
+            .filter(|_| explained.parameters.needs_patterns());
         let mut parameters = Map::from_iter([("model".to_owned(), json!(self.model.id))]);
         parameters.extend(explained.parameters.to_json());
         Answer {
@@ -295,13 +343,19 @@ impl Explanation {
                 against: explained.target.against.as_ref().map(ClassScore::from),
             },
             predictions: explained.predictions.iter().map(ClassScore::from).collect(),
-            attribution: self.include.attribution.then(|| encode(self.scores().view(), encoding)),
+            attribution: self
+                .include
+                .attribution
+                .then(|| encode(self.scores().view(), encoding)),
             input_value: attribution.input_value,
             baseline_value: attribution.baseline_value,
             convergence_delta: attribution.convergence_delta,
             approximation_error: attribution.approximation_error,
             refinement: attribution.refinement.map(RefinementEnd::from),
-            heatmap: self.picture.as_ref().map(|file| BASE64_STANDARD.encode(file)),
+            heatmap: self
+                .picture
+                .as_ref()
+                .map(|file| BASE64_STANDARD.encode(file)),
             segments: attribution
                 .segments
                 .as_ref()
@@ -316,12 +370,24 @@ impl Explanation {
 
 /// JSON of POST /explain.
 pub fn to_json(answered: &Answered<Explanation>, encoding: Encoding) -> Result<Vec<u8>, AppError> {
-    write(&answered.answers, None, answered.evaluations, TimingMs::of(&answered.answers), encoding)
+    write(
+        &answered.answers,
+        None,
+        answered.evaluations,
+        TimingMs::of(&answered.answers),
+        encoding,
+    )
 }
 
 /// JSON of POST /compare.
 pub fn comparison_to_json(compared: &Compared, encoding: Encoding) -> Result<Vec<u8>, AppError> {
-    write(&compared.explanations, compared.grid.as_ref(), compared.evaluations, compared.timing, encoding)
+    write(
+        &compared.explanations,
+        compared.grid.as_ref(),
+        compared.evaluations,
+        compared.timing,
+        encoding,
+    )
 }
 
 fn write(
@@ -333,12 +399,17 @@ fn write(
 ) -> Result<Vec<u8>, AppError> {
     let answer = Explanations {
         version: VERSION,
-        explanations: explanations.iter().map(|one| one.to_answer(encoding)).collect(),
+        explanations: explanations
+            .iter()
+            .map(|one| one.to_answer(encoding))
+            .collect(),
         heatmap: grid.map(|file| BASE64_STANDARD.encode(file)),
         evaluations,
         timing_ms,
     };
-    serde_json::to_vec(&answer).map_err(|e| AppError::Encode { reason: e.to_string() })
+    serde_json::to_vec(&answer).map_err(|e| AppError::Encode {
+        reason: e.to_string(),
+    })
 }
 
 /// npy: the attribution; those of a list have a leading axis.
@@ -348,7 +419,9 @@ pub fn to_npy(answered: &Answered<Explanation>) -> Result<Vec<u8>, AppError> {
     }
     let scores: Vec<_> = answered.answers.iter().map(Explanation::scores).collect();
     let views: Vec<_> = scores.iter().map(|scores| scores.view()).collect();
-    let stack = ndarray::stack(Axis(0), &views).map_err(|error| AppError::Encode { reason: error.to_string() })?;
+    let stack = ndarray::stack(Axis(0), &views).map_err(|error| AppError::Encode {
+        reason: error.to_string(),
+    })?;
     Ok(write_npy(&stack)?)
 }
 
@@ -383,7 +456,12 @@ fn encode<T: Element>(tensor: ArrayViewD<'_, T>, encoding: Encoding) -> EncodedT
         }
         Encoding::List => nest(tensor),
     };
-    EncodedTensor { shape, dtype: T::DTYPE, encoding, data }
+    EncodedTensor {
+        shape,
+        dtype: T::DTYPE,
+        encoding,
+        data,
+    }
 }
 
 fn nest<T: Element>(tensor: ArrayViewD<'_, T>) -> Value {
@@ -402,15 +480,23 @@ mod tests {
     #[test]
     fn lists_are_nested_as_the_shape_says_and_hold_null_for_nan() {
         let tensor = arr2(&[[1.0, 2.5], [f32::NAN, 0.0]]).into_dyn();
-        assert_eq!(encode(tensor.view(), Encoding::List).data, json!([[1.0, 2.5], [null, 0.0]]));
+        assert_eq!(
+            encode(tensor.view(), Encoding::List).data,
+            json!([[1.0, 2.5], [null, 0.0]])
+        );
     }
 
     #[test]
     fn base64_holds_little_endian_floats_in_row_major_order() {
         let transposed = arr2(&[[1.0, 2.0], [3.0, 4.0]]).reversed_axes().into_dyn();
         let encoded = encode(transposed.view(), Encoding::Base64);
-        let bytes = BASE64_STANDARD.decode(encoded.data.as_str().unwrap()).unwrap();
-        let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let bytes = BASE64_STANDARD
+            .decode(encoded.data.as_str().unwrap())
+            .unwrap();
+        let values: Vec<f32> = bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect();
         assert_eq!(values, [1.0, 3.0, 2.0, 4.0]);
     }
 }

@@ -1,4 +1,5 @@
-//! One input explained in several ways, points shared: a labelled grid like Figure 1 of the PGIG paper, or a list of answers.
+//! One input explained in several ways, points shared: a labelled grid like Figure 1 of the PGIG
+//! paper, or a list of answers.
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
@@ -85,9 +86,16 @@ impl Compared {
         let mut warnings: Vec<String> = Vec::new();
         for one in &self.explanations {
             for warning in &one.warnings {
-                let shared = self.explanations.iter().all(|other| other.warnings.contains(warning));
+                let shared = self
+                    .explanations
+                    .iter()
+                    .all(|other| other.warnings.contains(warning));
                 let method = one.explained.parameters.method.id;
-                let said = if shared { warning.clone() } else { format!("{method}: {warning}") };
+                let said = if shared {
+                    warning.clone()
+                } else {
+                    format!("{method}: {warning}")
+                };
                 if !warnings.contains(&said) {
                     warnings.push(said);
                 }
@@ -98,9 +106,14 @@ impl Compared {
 }
 
 impl App {
-    /// As [`App::plan`], with several methods: `method` or `methods` holds ids, or objects with an id (`method` or `id`) and parameters
-    /// of their own. Parameters beside them are for every method that takes them.
-    pub fn plan_comparison(&self, given: Map<String, Value>, sent: Sent) -> Result<Comparison, AppError> {
+    /// As [`App::plan`], with several methods: `method` or `methods` holds ids, or objects with an
+    /// id (`method` or `id`) and parameters of their own. Parameters beside them are for every
+    /// method that takes them.
+    pub fn plan_comparison(
+        &self,
+        given: Map<String, Value>,
+        sent: Sent,
+    ) -> Result<Comparison, AppError> {
         let mut given = renamed(given);
         let mut faults = Faults::default();
         let model = self.take_model(&mut given, &mut faults);
@@ -108,24 +121,43 @@ impl App {
         let mut asked = take_methods(&mut given, &mut faults);
         if options.format == Some(Format::Npy) {
             let message = "maps of different methods may differ in shape";
-            faults.push(Fault::new("format", message, ["png", "jpeg", "webp", "json"]));
+            faults.push(Fault::new(
+                "format",
+                message,
+                ["png", "jpeg", "webp", "json"],
+            ));
         }
-        let Some(model) = model else { return Err(faults.into()) };
+        let Some(model) = model else {
+            return Err(faults.into());
+        };
         for own in &mut asked {
             // As answers state it.
-            if let Some(other) = own.remove("model").filter(|other| *other != json!(model.id)) {
-                let message =
-                    format!("names the model {}: all methods of a comparison explain the same", shown(&other));
+            if let Some(other) = own
+                .remove("model")
+                .filter(|other| *other != json!(model.id))
+            {
+                let message = format!(
+                    "names the model {}: all methods of a comparison explain the same",
+                    shown(&other)
+                );
                 faults.push(Fault::new("methods", message, [model.id.clone()]));
             }
         }
         add_sent(&mut given, sent);
-        let taken: BTreeSet<&str> =
-            asked.iter().filter_map(method_of).flat_map(|method| method.parameters()).map(|p| p.name).collect();
-        let unknown = given.keys().filter(|name| !asked.iter().any(|way| takes(way, &given, name)));
-        faults.refuse_unknown(unknown, "is not a parameter of any of these methods", || {
-            taken.iter().map(|name| (*name).to_owned()).collect()
-        });
+        let taken: BTreeSet<&str> = asked
+            .iter()
+            .filter_map(method_of)
+            .flat_map(|method| method.parameters())
+            .map(|p| p.name)
+            .collect();
+        let unknown = given
+            .keys()
+            .filter(|name| !asked.iter().any(|way| takes(way, &given, name)));
+        faults.refuse_unknown(
+            unknown,
+            "is not a parameter of any of these methods",
+            || taken.iter().map(|name| (*name).to_owned()).collect(),
+        );
         let (mut ways, mut picture_faults) = (Vec::new(), Faults::default());
         for (place, own) in asked.iter().enumerate() {
             let mut all = own.clone();
@@ -136,23 +168,40 @@ impl App {
                 Ok(parameters) => {
                     let baseline = sent.baseline && parameters.baselines() > 0;
                     let segments = sent.segments && parameters.method.ranks_regions();
-                    faults.append(sent_faults(&parameters, Sent { baseline, segments }), |fault| fault);
+                    faults.append(
+                        sent_faults(&parameters, Sent { baseline, segments }),
+                        |fault| fault,
+                    );
                     match options.heatmap(look(parameters.method)) {
-                        Ok(heatmap) => ways.push(Way { parameters, heatmap, note: note(own) }),
+                        Ok(heatmap) => ways.push(Way {
+                            parameters,
+                            heatmap,
+                            note: note(own),
+                        }),
                         Err(found) => picture_faults = found,
                     }
                 }
                 Err(found) => faults.append(found, |fault| match own.contains_key(&fault.param) {
-                    true => Fault { param: format!("methods[{place}].{}", fault.param), ..fault },
+                    true => Fault {
+                        param: format!("methods[{place}].{}", fault.param),
+                        ..fault
+                    },
                     false => fault,
                 }),
             }
         }
         faults.extend(channels_fault(&options, &model));
-        faults.extend(include_fault(&options, ways.iter().map(|way| &way.parameters)));
+        faults.extend(include_fault(
+            &options,
+            ways.iter().map(|way| &way.parameters),
+        ));
         faults.append(picture_faults, |fault| fault);
         faults.dedup();
-        Ok(faults.settle(Comparison { model, ways, options })?)
+        Ok(faults.settle(Comparison {
+            model,
+            ways,
+            options,
+        })?)
     }
 
     /// Explains one input in every way.
@@ -164,7 +213,11 @@ impl App {
         caller: &Caller,
     ) -> Result<Compared, AppError> {
         let started = Instant::now();
-        let methods: Vec<_> = plan.ways.iter().map(|way| way.parameters.method.id).collect();
+        let methods: Vec<_> = plan
+            .ways
+            .iter()
+            .map(|way| way.parameters.method.id)
+            .collect();
         tell_log(&plan.model, Some(&excerpt(&methods.join(","))));
         let mut inputs = self.split(inputs, &plan.model).await?.each;
         let mut faults = Faults::from_iter(undrawable(&plan.options, &inputs));
@@ -177,29 +230,45 @@ impl App {
         };
         let (cost, _) = drive::cost(&plan.model, plan.ways.iter().map(|way| &way.parameters));
         let _admitted = self.admit(&plan.model, "compare", cost, caller).await?;
-        let uploads = self.read(uploads, std::slice::from_ref(&input), &plan.model).await?;
+        let uploads = self
+            .read(uploads, std::slice::from_ref(&input), &plan.model)
+            .await?;
         let mut prepared = self.prepare(input, &plan.model).await?;
         prepared.warnings.extend(uploads.warnings.iter().cloned());
-        if let Some((_, geometry)) = prepared.upload.as_ref().filter(|_| plan.options.want_picture())
+        if let Some((_, geometry)) = prepared
+            .upload
+            .as_ref()
+            .filter(|_| plan.options.want_picture())
             && let Some(fault) = plan.grid_fault(geometry)
         {
             return Err(Faults::from(fault).into());
         }
         let segments = self.fit_segments(&uploads, &prepared, &plan.model).await?;
         let request = |way: &Way| drive::Request {
-            uploaded_baseline: uploads.baseline.clone().filter(|_| way.parameters.baselines() > 0),
+            uploaded_baseline: uploads
+                .baseline
+                .clone()
+                .filter(|_| way.parameters.baselines() > 0),
             uploaded_segments: segments.clone(),
             ..drive::Request::of(way.parameters.clone())
         };
         let requests: Vec<_> = plan.ways.iter().map(request).collect();
         let limit = self.settings().max_interactive_evaluations;
         let tensor = prepared.tensor.clone();
-        let answered = drive::explain(self.means(caller), &plan.model, tensor, &requests, Some(limit)).await?;
+        let answered = drive::explain(
+            self.means(caller),
+            &plan.model,
+            tensor,
+            &requests,
+            Some(limit),
+        )
+        .await?;
         let before_render = Instant::now();
         let (grid, oddities) = match prepared.upload.take() {
             Some((upload, geometry)) if plan.options.want_picture() => {
                 let room = self.pixels().room(input::area(geometry.upload)).await;
-                let (app, plan, explained) = (self.clone(), plan.clone(), answered.explained.clone());
+                let (app, plan, explained) =
+                    (self.clone(), plan.clone(), answered.explained.clone());
                 let draw = move || {
                     let _room = room;
                     app.draw_grid(&plan, (upload, geometry), &explained)
@@ -213,8 +282,19 @@ impl App {
         let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
         let mut oddities = oddities.into_iter();
         let explanations = explained.into_iter().map(|one| {
-            let picture = Picture { file: None, warnings: oddities.next().unwrap_or_default() };
-            explanation(&plan.model, &plan.options, &prepared, one, picture, render, started)
+            let picture = Picture {
+                file: None,
+                warnings: oddities.next().unwrap_or_default(),
+            };
+            explanation(
+                &plan.model,
+                &plan.options,
+                &prepared,
+                one,
+                picture,
+                render,
+                started,
+            )
         });
         let explanations: Vec<Explanation> = explanations.collect();
         Ok(Compared {
@@ -242,12 +322,16 @@ impl App {
         let upload = upload.into_pixels(&input::limits(self.settings()))?;
         let (grid, warnings) = plan.draw(&upload, &geometry, explained)?;
         let file_type = plan.options.file_type().unwrap_or(FileType::Png);
-        Ok((Some(encode(&grid, file_type, &[software()])?.into()), warnings))
+        Ok((
+            Some(encode(&grid, file_type, &[software()])?.into()),
+            warnings,
+        ))
     }
 }
 
 impl Comparison {
-    /// The grid, and what is odd about each map, in the order of the explanations: as many for each way.
+    /// The grid, and what is odd about each map, in the order of the explanations: as many for each
+    /// way.
     pub fn draw(
         &self,
         upload: &RgbImage,
@@ -255,17 +339,27 @@ impl Comparison {
         explained: &[Vec<Explained>],
     ) -> Result<(RgbImage, Vec<Vec<String>>), AppError> {
         // A model that takes images has a rule for them, and a comparison has a way.
-        let (Some(rule), Some(first)) = (&self.model.manifest.input.preprocess, self.ways.first()) else {
+        let (Some(rule), Some(first)) = (&self.model.manifest.input.preprocess, self.ways.first())
+        else {
             return Ok((RgbImage::new(1, 1), Vec::new()));
         };
         let ground = Ground::new(upload, geometry, &first.heatmap, in_grid)?;
         let (mut drawn, mut legends) = (Vec::new(), Vec::new());
         for looks in self.looks() {
-            let answers = || looks.iter().flat_map(|at| explained[*at].iter().map(move |one| (*at, one)));
-            let maps: Vec<_> = answers().map(|(_, one)| one.attribution.scores.clone()).collect();
+            let answers = || {
+                looks
+                    .iter()
+                    .flat_map(|at| explained[*at].iter().map(move |one| (*at, one)))
+            };
+            let maps: Vec<_> = answers()
+                .map(|(_, one)| one.attribution.scores.clone())
+                .collect();
             let ways: Vec<&Way> = looks.iter().map(|at| &self.ways[*at]).collect();
             let heatmaps = draw(&ground, &maps, rule.layout, &ways[0].heatmap)?;
-            legends.extend(grid_legend(&ways, heatmaps.iter().find_map(|heatmap| heatmap.bounds)));
+            legends.extend(grid_legend(
+                &ways,
+                heatmaps.iter().find_map(|heatmap| heatmap.bounds),
+            ));
             drawn.extend(answers().map(|(at, _)| at).zip(heatmaps));
         }
         drawn.sort_by_key(|(at, _)| *at);
@@ -273,34 +367,60 @@ impl Comparison {
         let rows = explained.first().map_or(0, Vec::len);
         let mut groups: Vec<Vec<Cell>> = vec![Vec::new(); rows];
         for (group, one) in groups.iter_mut().zip(explained.iter().flatten()) {
-            let caption = Caption { title: one.target.to_string(), note: score(&one.target) };
-            group.push(Cell { caption, picture: ground.pixels.clone().into_owned() });
+            let caption = Caption {
+                title: one.target.to_string(),
+                note: score(&one.target),
+            };
+            group.push(Cell {
+                caption,
+                picture: ground.pixels.clone().into_owned(),
+            });
         }
         let mut warnings = Vec::new();
         for ways in drawn.chunk_by(|(a, _), (b, _)| a == b) {
             for (group, (at, heatmap)) in groups.iter_mut().zip(ways) {
-                let Way { parameters, note, .. } = &self.ways[*at];
-                let caption = Caption { title: parameters.method.short.to_owned(), note: note.clone() };
-                group.push(Cell { caption, picture: heatmap.overlay.image() });
+                let Way {
+                    parameters, note, ..
+                } = &self.ways[*at];
+                let caption = Caption {
+                    title: parameters.method.short.to_owned(),
+                    note: note.clone(),
+                };
+                group.push(Cell {
+                    caption,
+                    picture: heatmap.overlay.image(),
+                });
                 warnings.push(heatmap.warnings.clone());
             }
         }
-        let grid = lay_out(&groups, self.columns(), &legends, if is_framed { FRAME_NOTE } else { "" })?;
+        let grid = lay_out(
+            &groups,
+            self.columns(),
+            &legends,
+            if is_framed { FRAME_NOTE } else { "" },
+        )?;
         Ok((grid, warnings))
     }
 
     /// Pictures in a row of the grid.
     fn columns(&self) -> usize {
         let cells = self.ways.len() + 1;
-        if self.rows() > 1 { cells.min(MAX_COLUMNS) } else { (cells as f64).sqrt().ceil() as usize }
+        if self.rows() > 1 {
+            cells.min(MAX_COLUMNS)
+        } else {
+            (cells as f64).sqrt().ceil() as usize
+        }
     }
 
     /// One for each target.
     fn rows(&self) -> usize {
-        self.ways.first().map_or(1, |way| way.parameters.target.answers())
+        self.ways
+            .first()
+            .map_or(1, |way| way.parameters.target.answers())
     }
 
-    /// Places of ways that are drawn alike: each such set has one legend, and its scale may be shared.
+    /// Places of ways that are drawn alike: each such set has one legend, and its scale may be
+    /// shared.
     fn looks(&self) -> Vec<Vec<usize>> {
         let mut looks: Vec<Vec<usize>> = Vec::new();
         for (at, way) in self.ways.iter().enumerate() {
@@ -321,17 +441,28 @@ impl Comparison {
         let first = &self.ways.first()?.heatmap;
         let count = (self.ways.len() + 1) * self.rows();
         let is_large = |size: Option<u32>| {
-            let picture = ground_size(geometry, &HeatmapOptions { size, ..first.clone() }, in_grid);
-            let (width, height) = grid_size(picture, self.rows(), self.ways.len() + 1, self.columns());
+            let picture = ground_size(
+                geometry,
+                &HeatmapOptions {
+                    size,
+                    ..first.clone()
+                },
+                in_grid,
+            );
+            let (width, height) =
+                grid_size(picture, self.rows(), self.ways.len() + 1, self.columns());
             width * height > MAX_GRID_PIXELS || width.max(height) > MAX_GRID_SIDE
         };
         if !is_large(first.size) {
             return None;
         }
-        let allowed =
-            SIZES.rev().find(|size| !is_large(Some(*size))).map(|most| format!("{} to {most}", SIZES.start()));
-        let message =
-            format!("a grid of {count} pictures of this size is too large: ask for smaller ones, or for fewer");
+        let allowed = SIZES
+            .rev()
+            .find(|size| !is_large(Some(*size)))
+            .map(|most| format!("{} to {most}", SIZES.start()));
+        let message = format!(
+            "a grid of {count} pictures of this size is too large: ask for smaller ones, or for fewer"
+        );
         Some(Fault::new("size", message, allowed))
     }
 }
@@ -352,7 +483,11 @@ fn meaning(way: &Way) -> &'static str {
 
 /// Of ways that are drawn alike, where one is wanted.
 fn grid_legend(ways: &[&Way], bounds: Option<Bounds>) -> Option<Legend> {
-    let Way { parameters, heatmap, .. } = ways.first().filter(|way| way.heatmap.legend)?;
+    let Way {
+        parameters,
+        heatmap,
+        ..
+    } = ways.first().filter(|way| way.heatmap.legend)?;
     let names: IndexSet<&str> = ways.iter().map(|way| way.parameters.method.short).collect();
     Some(Legend {
         title: meaning(ways[0]).to_owned(),
@@ -365,7 +500,9 @@ fn grid_legend(ways: &[&Way], bounds: Option<Bounds>) -> Option<Legend> {
 
 /// The methods asked for, each with its own parameters.
 fn take_methods(given: &mut Map<String, Value>, faults: &mut Faults) -> Vec<Map<String, Value>> {
-    let values = ["method", "methods"].iter().filter_map(|name| given.remove(*name));
+    let values = ["method", "methods"]
+        .iter()
+        .filter_map(|name| given.remove(*name));
     let values: Vec<Value> = values
         .flat_map(|value| match value {
             Value::Array(values) => values,
@@ -373,26 +510,41 @@ fn take_methods(given: &mut Map<String, Value>, faults: &mut Faults) -> Vec<Map<
         })
         .collect();
     let mut refuse = |message: String| {
-        faults.push(Fault::new("methods", message, registry::METHODS.iter().map(|method| method.id)));
+        faults.push(Fault::new(
+            "methods",
+            message,
+            registry::METHODS.iter().map(|method| method.id),
+        ));
     };
     if values.is_empty() || values.len() > MAX_WAYS {
-        refuse(format!("name from 1 to {MAX_WAYS} methods: method=pgig&method=gradient, or a JSON list `methods`"));
+        refuse(format!(
+            "name from 1 to {MAX_WAYS} methods: method=pgig&method=gradient, or a JSON list `methods`"
+        ));
         return Vec::new();
     }
     let mut asked = Vec::new();
     for value in values {
         match value {
-            Value::String(id) => asked.push(Map::from_iter([("method".to_owned(), Value::String(id))])),
+            Value::String(id) => {
+                asked.push(Map::from_iter([("method".to_owned(), Value::String(id))]))
+            }
             Value::Object(mut own) => {
                 if let Some(id) = own.remove("id")
-                    && own.insert("method".to_owned(), id.clone()).is_some_and(|method| method != id)
+                    && own
+                        .insert("method".to_owned(), id.clone())
+                        .is_some_and(|method| method != id)
                 {
-                    refuse(format!("{} has another id than method: give one of them", shown(&id)));
+                    refuse(format!(
+                        "{} has another id than method: give one of them",
+                        shown(&id)
+                    ));
                 }
                 own.retain(|_, value| !value.is_null());
                 asked.push(renamed(own));
             }
-            other => refuse(format!("{other} is neither a method's id nor an object with one")),
+            other => refuse(format!(
+                "{other} is neither a method's id nor an object with one"
+            )),
         }
     }
     asked
@@ -402,16 +554,31 @@ fn method_of(own: &Map<String, Value>) -> Option<&'static registry::Method> {
     registry::find(own.get("method")?.as_str()?)
 }
 
-/// Whether a method, as it is asked for, takes a parameter that is given for all: `pattern_layers` is for rule sets with patterns.
+/// Whether a method, as it is asked for, takes a parameter that is given for all: `pattern_layers`
+/// is for rule sets with patterns.
 fn takes(own: &Map<String, Value>, given: &Map<String, Value>, name: &str) -> bool {
-    let Some(method) = method_of(own) else { return false };
-    let asked = own.get("rule_set").or_else(|| given.get("rule_set").filter(|_| method.takes("rule_set")));
-    let rule_set = asked.and_then(|id| serde_json::from_value(id.clone()).ok()).or(method.rule_set);
-    method.takes(name) && (name != "pattern_layers" || rule_set.is_some_and(RuleSetId::needs_patterns))
+    let Some(method) = method_of(own) else {
+        return false;
+    };
+    let asked = own
+        .get("rule_set")
+        .or_else(|| given.get("rule_set").filter(|_| method.takes("rule_set")));
+    let rule_set = asked
+        .and_then(|id| serde_json::from_value(id.clone()).ok())
+        .or(method.rule_set);
+    method.takes(name)
+        && (name != "pattern_layers" || rule_set.is_some_and(RuleSetId::needs_patterns))
 }
 
 fn note(own: &Map<String, Value>) -> String {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let parts = own.iter().filter(|(name, _)| *name != "method").map(|(name, value)| format!("{name} {}", text(value)));
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned)
+    };
+    let parts = own
+        .iter()
+        .filter(|(name, _)| *name != "method")
+        .map(|(name, value)| format!("{name} {}", text(value)));
     parts.collect::<Vec<_>>().join(", ")
 }

@@ -1,5 +1,5 @@
-//! What was sent -> the model's inputs: arrays taken apart by their header, images decoded and preprocessed, tensors checked.
-//! Synchronous; runs on the pool.
+//! What was sent -> the model's inputs: arrays taken apart by their header, images decoded and
+//! preprocessed, tensors checked. Synchronous; runs on the pool.
 
 use std::{
     sync::Arc,
@@ -48,7 +48,11 @@ pub enum Input {
 impl Input {
     /// A file, recognised by its first bytes.
     pub fn of(bytes: Bytes) -> Self {
-        if bytes.starts_with(NPY_MAGIC) { Self::Npy(bytes) } else { Self::Image(bytes) }
+        if bytes.starts_with(NPY_MAGIC) {
+            Self::Npy(bytes)
+        } else {
+            Self::Image(bytes)
+        }
     }
 }
 
@@ -89,8 +93,7 @@ const LITTLE: f64 = 0.5;
 const FAR_OUTSIDE: f32 = 3.0;
 
 const FLOATS: &str = "float32 or float64 (numpy: x.astype('float32'))";
-const FLOATS_OR_PIXELS: &str =
-    "float32 or float64 normalised as GET /models/{id} says, or uint8 pixels; or send the picture itself";
+const FLOATS_OR_PIXELS: &str = "float32 or float64 normalised as GET /models/{id} says, or uint8 pixels; or send the picture itself";
 
 /// One input of the model, without batch axis, and what a picture of it needs.
 pub(super) struct Prepared {
@@ -122,18 +125,30 @@ impl Upload {
 }
 
 pub(super) fn limits(settings: &Settings) -> Limits {
-    Limits { max_bytes: settings.max_upload_bytes, max_pixels: settings.max_pixels, max_side: settings.max_side }
+    Limits {
+        max_bytes: settings.max_upload_bytes,
+        max_pixels: settings.max_pixels,
+        max_side: settings.max_side,
+    }
 }
 
-/// Tensors and pixels with one axis more than an input are as many inputs as that axis is long. An npy file is held to the model's
-/// shape by its header.
-pub(super) fn split(inputs: Vec<Input>, model: &Model, settings: &Settings) -> Result<Inputs, AppError> {
+/// Tensors and pixels with one axis more than an input are as many inputs as that axis is long. An
+/// npy file is held to the model's shape by its header.
+pub(super) fn split(
+    inputs: Vec<Input>,
+    model: &Model,
+    settings: &Settings,
+) -> Result<Inputs, AppError> {
     let (count, limits) = (inputs.len(), limits(settings));
-    let mut all = Inputs { each: Vec::with_capacity(count), batched: false };
+    let mut all = Inputs {
+        each: Vec::with_capacity(count),
+        batched: false,
+    };
     for (at, input) in inputs.into_iter().enumerate() {
         match input {
             Input::Image(bytes) => {
-                let size = size(&bytes, &limits).map_err(|error| locate(error.into(), at, count))?;
+                let size =
+                    size(&bytes, &limits).map_err(|error| locate(error.into(), at, count))?;
                 all.each.push(One::Image(bytes, size));
             }
             Input::Tensor(tensor) => all.add_tensor(tensor, model, settings)?,
@@ -146,7 +161,9 @@ pub(super) fn split(inputs: Vec<Input>, model: &Model, settings: &Settings) -> R
                         check_shape(file.shape(), model)?;
                         all.add_tensor(file.tensor()?, model, settings)?;
                     }
-                    Holds::Bytes if is_picture => all.add_pixels(&file, takes_gray(model), &limits)?,
+                    Holds::Bytes if is_picture => {
+                        all.add_pixels(&file, takes_gray(model), &limits)?
+                    }
                     _ => return Err(file.wrong_element().into()),
                 }
             }
@@ -156,12 +173,21 @@ pub(super) fn split(inputs: Vec<Input>, model: &Model, settings: &Settings) -> R
 }
 
 impl Inputs {
-    fn add_tensor(&mut self, tensor: Tensor, model: &Model, settings: &Settings) -> Result<(), AppError> {
+    fn add_tensor(
+        &mut self,
+        tensor: Tensor,
+        model: &Model,
+        settings: &Settings,
+    ) -> Result<(), AppError> {
         check_elements(tensor.len(), settings)?;
         if tensor.ndim() == model.manifest.input.shape.len() + 1 {
             check_batch(tensor.len_of(Axis(0)))?;
             self.batched = true;
-            self.each.extend(tensor.axis_iter(Axis(0)).map(|one| One::Tensor(one.to_owned())));
+            self.each.extend(
+                tensor
+                    .axis_iter(Axis(0))
+                    .map(|one| One::Tensor(one.to_owned())),
+            );
         } else {
             self.each.push(One::Tensor(tensor));
         }
@@ -169,27 +195,43 @@ impl Inputs {
     }
 
     /// Planes without channels are several pictures where the model takes such: `is_gray`.
-    fn add_pixels(&mut self, file: &Npy<'_>, is_gray: bool, limits: &Limits) -> Result<(), AppError> {
+    fn add_pixels(
+        &mut self,
+        file: &Npy<'_>,
+        is_gray: bool,
+        limits: &Limits,
+    ) -> Result<(), AppError> {
         let shape = file.shape();
-        let several = shape.split_first().filter(|(_, own)| own.len() == 3 || is_gray);
+        let several = shape
+            .split_first()
+            .filter(|(_, own)| own.len() == 3 || is_gray);
         let (count, grid) = match (Grid::of(shape), several) {
             (Some(grid), _) => (None, Some(grid)),
             (None, Some((count, own))) => (Some(*count), Grid::of(own)),
             (None, None) => (None, None),
         };
-        let grid = grid.ok_or_else(|| AppError::PixelShape { shape: shape.to_vec() })?;
+        let grid = grid.ok_or_else(|| AppError::PixelShape {
+            shape: shape.to_vec(),
+        })?;
         grid.check_size(limits)?;
         check_batch(count.unwrap_or(1))?;
         self.batched |= count.is_some();
         for at in 0..count.unwrap_or(1) {
-            self.each.push(One::Pixels(Decoded::of_pixels(grid.picture(file, count.map(|_| at)))));
+            self.each.push(One::Pixels(Decoded::of_pixels(
+                grid.picture(file, count.map(|_| at)),
+            )));
         }
         Ok(())
     }
 }
 
 fn takes_gray(model: &Model) -> bool {
-    model.manifest.input.preprocess.as_ref().is_some_and(|rule| rule.channels == Channels::Gray)
+    model
+        .manifest
+        .input
+        .preprocess
+        .as_ref()
+        .is_some_and(|rule| rule.channels == Channels::Gray)
 }
 
 /// How one picture lies in an array.
@@ -215,19 +257,37 @@ impl Grid {
     fn of(shape: &[usize]) -> Option<Grid> {
         let (height, width, channels, order) = match *shape {
             [height, width] => (height, width, 1, Order::Plane),
-            [height, width, channels @ (1 | 3 | 4)] => (height, width, channels, Order::ChannelsLast),
-            [channels @ (1 | 3 | 4), height, width] => (height, width, channels, Order::ChannelsFirst),
+            [height, width, channels @ (1 | 3 | 4)] => {
+                (height, width, channels, Order::ChannelsLast)
+            }
+            [channels @ (1 | 3 | 4), height, width] => {
+                (height, width, channels, Order::ChannelsFirst)
+            }
             _ => return None,
         };
-        Some(Grid { width, height, channels, order })
+        Some(Grid {
+            width,
+            height,
+            channels,
+            order,
+        })
     }
 
     fn check_size(&self, limits: &Limits) -> Result<(), ImageError> {
-        let Limits { max_pixels, max_side, .. } = *limits;
+        let Limits {
+            max_pixels,
+            max_side,
+            ..
+        } = *limits;
         let side = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let (width, height) = (side(self.width), side(self.height));
         if width.max(height) > max_side || u64::from(width) * u64::from(height) > max_pixels {
-            return Err(ImageError::TooLarge { width, height, max_side, max_pixels });
+            return Err(ImageError::TooLarge {
+                width,
+                height,
+                max_side,
+                max_pixels,
+            });
         }
         Ok(())
     }
@@ -244,10 +304,14 @@ impl Grid {
             let from = usize::from(batch.is_some());
             index[0] = batch.unwrap_or_default();
             index[from..from + own.len()].copy_from_slice(own);
-            file.integer(&index[..from + own.len()]).map_or(0, |byte| byte as u8)
+            file.integer(&index[..from + own.len()])
+                .map_or(0, |byte| byte as u8)
         };
         let samples = (0..self.height)
-            .flat_map(|y| (0..self.width).flat_map(move |x| (0..self.channels).map(move |channel| (y, x, channel))))
+            .flat_map(|y| {
+                (0..self.width)
+                    .flat_map(move |x| (0..self.channels).map(move |channel| (y, x, channel)))
+            })
             .map(|(y, x, channel)| sample(y, x, channel))
             .collect();
         let (width, height) = (self.width as u32, self.height as u32);
@@ -263,23 +327,40 @@ impl Grid {
 
 fn check_elements(found: usize, settings: &Settings) -> Result<(), AppError> {
     let limit = settings.max_tensor_elements;
-    if found > limit { Err(AppError::TooManyElements { found, limit }) } else { Ok(()) }
+    if found > limit {
+        Err(AppError::TooManyElements { found, limit })
+    } else {
+        Ok(())
+    }
 }
 
 fn check_batch(count: usize) -> Result<(), Faults> {
     if count <= MAX_BATCH {
         return Ok(());
     }
-    Err(Fault::new("tensor", format!("its leading axis holds {count} inputs"), [format!("1 to {MAX_BATCH}")]).into())
+    Err(Fault::new(
+        "tensor",
+        format!("its leading axis holds {count} inputs"),
+        [format!("1 to {MAX_BATCH}")],
+    )
+    .into())
 }
 
 /// The model's, or that with a leading axis more.
 fn check_shape(found: &[usize], model: &Model) -> Result<(), MethodError> {
     let expected = &model.manifest.input.shape;
-    if found == expected.as_slice() || found.split_first().is_some_and(|(_, own)| own == expected.as_slice()) {
+    if found == expected.as_slice()
+        || found
+            .split_first()
+            .is_some_and(|(_, own)| own == expected.as_slice())
+    {
         return Ok(());
     }
-    Err(MethodError::Shape { model: model.id.clone(), expected: expected.clone(), found: found.to_vec() })
+    Err(MethodError::Shape {
+        model: model.id.clone(),
+        expected: expected.clone(),
+        found: found.to_vec(),
+    })
 }
 
 /// Segments whose size, by its header, is that of each input or of the model's.
@@ -290,7 +371,9 @@ pub(super) fn check_segments(
     limits: Limits,
 ) -> Result<SentSegments, AppError> {
     let segments = SentSegments::new(bytes, limits)?;
-    let Some(rule) = &model.manifest.input.preprocess else { return Ok(segments) };
+    let Some(rule) = &model.manifest.input.preprocess else {
+        return Ok(segments);
+    };
     for (at, input) in inputs.iter().enumerate() {
         let check = || {
             let upload = match input {
@@ -306,7 +389,12 @@ pub(super) fn check_segments(
     Ok(segments)
 }
 
-pub(super) fn prepare(input: One, model: &Model, settings: &Settings, kept: &Pixels) -> Result<Prepared, AppError> {
+pub(super) fn prepare(
+    input: One,
+    model: &Model,
+    settings: &Settings,
+    kept: &Pixels,
+) -> Result<Prepared, AppError> {
     let rule = model.manifest.input.preprocess.as_ref();
     let pixels = || {
         rule.ok_or_else(|| AppError::TakesTensors {
@@ -318,23 +406,41 @@ pub(super) fn prepare(input: One, model: &Model, settings: &Settings, kept: &Pix
         One::Image(bytes, size) => {
             let (rule, started, limits) = (pixels()?, Instant::now(), limits(settings));
             let decoded = decode(&bytes, &limits)?;
-            prepare_pixels(decoded, model, rule, started.elapsed(), |image| match kept.keep(area(size)) {
-                Some(room) => Upload::Decoded { image, _room: Some(room) },
+            prepare_pixels(decoded, model, rule, started.elapsed(), |image| match kept
+                .keep(area(size))
+            {
+                Some(room) => Upload::Decoded {
+                    image,
+                    _room: Some(room),
+                },
                 None => Upload::Encoded(bytes),
             })
         }
         One::Pixels(decoded) => {
-            prepare_pixels(decoded, model, pixels()?, Duration::ZERO, |image| Upload::Decoded { image, _room: None })
+            prepare_pixels(decoded, model, pixels()?, Duration::ZERO, |image| {
+                Upload::Decoded { image, _room: None }
+            })
         }
         One::Tensor(tensor) => {
             if tensor.shape() != model.manifest.input.shape.as_slice() {
-                let (id, expected, found) =
-                    (model.id.clone(), model.manifest.input.shape.clone(), tensor.shape().to_vec());
-                return Err(MethodError::Shape { model: id, expected, found }.into());
+                let (id, expected, found) = (
+                    model.id.clone(),
+                    model.manifest.input.shape.clone(),
+                    tensor.shape().to_vec(),
+                );
+                return Err(MethodError::Shape {
+                    model: id,
+                    expected,
+                    found,
+                }
+                .into());
             }
             check_finite(&tensor)?;
             Ok(Prepared {
-                warnings: rule.and_then(|rule| far_outside(&tensor, rule)).into_iter().collect(),
+                warnings: rule
+                    .and_then(|rule| far_outside(&tensor, rule))
+                    .into_iter()
+                    .collect(),
                 tensor: Arc::new(tensor),
                 upload: None,
                 image: None,
@@ -355,15 +461,37 @@ fn prepare_pixels(
     let started = Instant::now();
     let (tensor, geometry) = preprocess(&decoded.image, rule)?;
     let preprocess = started.elapsed();
-    let warnings = decoded.warnings.into_iter().chain(model.manifest.assumed.clone()).chain(little_seen(&geometry));
+    let warnings = decoded
+        .warnings
+        .into_iter()
+        .chain(model.manifest.assumed.clone())
+        .chain(little_seen(&geometry));
     let warnings = warnings.collect();
-    let (image, upload) = (Some(ImageSize::from(&geometry)), Some((keep(decoded.image), geometry)));
-    Ok(Prepared { tensor: Arc::new(tensor), upload, image, warnings, decode, preprocess })
+    let (image, upload) = (
+        Some(ImageSize::from(&geometry)),
+        Some((keep(decoded.image), geometry)),
+    );
+    Ok(Prepared {
+        tensor: Arc::new(tensor),
+        upload,
+        image,
+        warnings,
+        decode,
+        preprocess,
+    })
 }
 
 /// A crop that leaves out more of the upload than it keeps.
 fn little_seen(geometry: &Geometry) -> Option<String> {
-    let (Area { left, top, width, height }, (all_x, all_y)) = (geometry.seen(), geometry.upload);
+    let (
+        Area {
+            left,
+            top,
+            width,
+            height,
+        },
+        (all_x, all_y),
+    ) = (geometry.seen(), geometry.upload);
     let share = f64::from(width) * f64::from(height) / (f64::from(all_x) * f64::from(all_y));
     let message = || {
         format!(
@@ -379,10 +507,16 @@ fn little_seen(geometry: &Geometry) -> Option<String> {
 fn far_outside(tensor: &Tensor, rule: &Preprocess) -> Option<String> {
     let range = pixel_range(rule);
     let axis = Axis(channel_axis(rule.layout));
-    let is_far = tensor.axis_iter(axis).zip(&range).any(|(plane, (black, white))| {
-        let (middle, reach) = ((black + white) / 2.0, FAR_OUTSIDE * (white - black).abs() / 2.0);
-        plane.iter().any(|value| (value - middle).abs() > reach)
-    });
+    let is_far = tensor
+        .axis_iter(axis)
+        .zip(&range)
+        .any(|(plane, (black, white))| {
+            let (middle, reach) = (
+                (black + white) / 2.0,
+                FAR_OUTSIDE * (white - black).abs() / 2.0,
+            );
+            plane.iter().any(|value| (value - middle).abs() > reach)
+        });
     let ends = |(low, high): (f32, f32), value: f32| (low.min(value), high.max(value));
     let none = (f32::INFINITY, f32::NEG_INFINITY);
     is_far.then(|| {
@@ -407,11 +541,21 @@ mod tests {
         pictures_for(false, array)
     }
 
-    fn pictures_for<D: Dimension>(is_gray: bool, array: &Array<u8, D>) -> Result<(Vec<RgbImage>, bool), AppError> {
+    fn pictures_for<D: Dimension>(
+        is_gray: bool,
+        array: &Array<u8, D>,
+    ) -> Result<(Vec<RgbImage>, bool), AppError> {
         let mut bytes = Vec::new();
         array.write_npy(&mut bytes).unwrap();
-        let mut all = Inputs { each: Vec::new(), batched: false };
-        all.add_pixels(&Npy::read(&bytes, FLOATS_OR_PIXELS).unwrap(), is_gray, &Limits::default())?;
+        let mut all = Inputs {
+            each: Vec::new(),
+            batched: false,
+        };
+        all.add_pixels(
+            &Npy::read(&bytes, FLOATS_OR_PIXELS).unwrap(),
+            is_gray,
+            &Limits::default(),
+        )?;
         let image = |one| match one {
             One::Pixels(decoded) => decoded.image,
             _ => unreachable!(),
@@ -422,29 +566,59 @@ mod tests {
     #[test]
     fn bytes_are_pixels_in_every_order_and_in_batches() {
         let value = |y: usize, x: usize, channel: usize| (40 * y + 10 * x + channel) as u8;
-        let rgb = RgbImage::from_fn(6, 5, |x, y| [0, 1, 2].map(|c| value(y as usize, x as usize, c)).into());
+        let rgb = RgbImage::from_fn(6, 5, |x, y| {
+            [0, 1, 2].map(|c| value(y as usize, x as usize, c)).into()
+        });
         let grey = RgbImage::from_fn(6, 5, |x, y| [value(y as usize, x as usize, 0); 3].into());
         let last = Array3::from_shape_fn((5, 6, 3), |(y, x, c)| value(y, x, c));
         let first = Array3::from_shape_fn((3, 5, 6), |(c, y, x)| value(y, x, c));
-        let opaque = Array3::from_shape_fn((5, 6, 4), |(y, x, c)| if c == 3 { 255 } else { value(y, x, c) });
+        let opaque = Array3::from_shape_fn(
+            (5, 6, 4),
+            |(y, x, c)| if c == 3 { 255 } else { value(y, x, c) },
+        );
         let plane = Array2::from_shape_fn((5, 6), |(y, x)| value(y, x, 0));
         let fortran = last.t().as_standard_layout().into_owned().reversed_axes();
         for array in [&last, &first, &opaque, &fortran] {
-            assert_eq!(pictures(array).unwrap(), (vec![rgb.clone()], false), "{:?}", array.shape());
+            assert_eq!(
+                pictures(array).unwrap(),
+                (vec![rgb.clone()], false),
+                "{:?}",
+                array.shape()
+            );
             let batch = array.clone().insert_axis(Axis(0));
-            assert_eq!(pictures(&batch).unwrap(), (vec![rgb.clone()], true), "{:?}", batch.shape());
+            assert_eq!(
+                pictures(&batch).unwrap(),
+                (vec![rgb.clone()], true),
+                "{:?}",
+                batch.shape()
+            );
         }
         assert_eq!(pictures(&plane).unwrap(), (vec![grey.clone()], false));
         for axis in [0, 2] {
-            assert_eq!(pictures(&plane.clone().insert_axis(Axis(axis))).unwrap(), (vec![grey.clone()], false));
+            assert_eq!(
+                pictures(&plane.clone().insert_axis(Axis(axis))).unwrap(),
+                (vec![grey.clone()], false)
+            );
         }
         let several = Array3::from_shape_fn((2, 5, 6), |(_, y, x)| value(y, x, 0));
-        assert_eq!(pictures_for(true, &several).unwrap(), (vec![grey.clone(), grey], true));
-        for shape in [vec![7], vec![2, 5, 6], vec![5, 6, 2], vec![2, 5, 6, 2], vec![1, 1, 5, 6, 3]] {
+        assert_eq!(
+            pictures_for(true, &several).unwrap(),
+            (vec![grey.clone(), grey], true)
+        );
+        for shape in [
+            vec![7],
+            vec![2, 5, 6],
+            vec![5, 6, 2],
+            vec![2, 5, 6, 2],
+            vec![1, 1, 5, 6, 3],
+        ] {
             let refused = pictures(&Array::<u8, _>::zeros(shape.clone())).unwrap_err();
             assert!(matches!(refused, AppError::PixelShape { .. }), "{shape:?}");
         }
-        assert!(matches!(pictures(&Array::<u8, _>::zeros((4097, 2, 2, 3))), Err(AppError::Parameters(_))));
+        assert!(matches!(
+            pictures(&Array::<u8, _>::zeros((4097, 2, 2, 3))),
+            Err(AppError::Parameters(_))
+        ));
     }
 
     #[test]
@@ -461,12 +635,22 @@ mod tests {
             filter: Filter::Bilinear,
         };
         // Pixels become -2 to 2.
-        for (value, told) in [(0.0, false), (5.9, false), (-5.9, false), (6.1, true), (-255.0, true)] {
+        for (value, told) in [
+            (0.0, false),
+            (5.9, false),
+            (-5.9, false),
+            (6.1, true),
+            (-255.0, true),
+        ] {
             let mut tensor = Tensor::zeros(vec![3, 1, 2]);
             tensor[[2, 0, 1]] = value;
             assert_eq!(far_outside(&tensor, &rule).is_some(), told, "{value}");
         }
         let tensor = Tensor::from_elem(vec![3, 1, 2], 255.0);
-        assert!(far_outside(&tensor, &rule).unwrap().contains("from 255 to 255, and those of pictures from -2 to 2"));
+        assert!(
+            far_outside(&tensor, &rule)
+                .unwrap()
+                .contains("from 255 to 255, and those of pictures from -2 to 2")
+        );
     }
 }

@@ -69,12 +69,19 @@ pub struct Include {
 
 impl Default for Include {
     fn default() -> Self {
-        Self { attribution: true, ..Self::NONE }
+        Self {
+            attribution: true,
+            ..Self::NONE
+        }
     }
 }
 
 impl Include {
-    const NONE: Self = Self { attribution: false, heatmap: false, segments: false };
+    const NONE: Self = Self {
+        attribution: false,
+        heatmap: false,
+        segments: false,
+    };
 
     /// Names, in a list or joined by commas. `none` stands alone.
     fn read(value: &Value) -> Option<Self> {
@@ -115,7 +122,8 @@ pub struct AnswerOption {
     pub doc: &'static str,
     pub allowed: &'static [&'static str],
     pub default: Option<&'static str>,
-    /// Whether several values may be given: repeated in a query or form, a list in JSON, or joined by commas.
+    /// Whether several values may be given: repeated in a query or form, a list in JSON, or joined
+    /// by commas.
     pub is_list: bool,
     set: fn(&mut Options, Value) -> Option<()>,
 }
@@ -168,7 +176,10 @@ fn read<T: DeserializeOwned>(value: Value) -> Option<T> {
 
 impl Options {
     pub fn names() -> impl Iterator<Item = &'static str> {
-        OPTIONS.iter().map(|option| option.name).chain(HeatmapOptions::NAMES.iter().copied())
+        OPTIONS
+            .iter()
+            .map(|option| option.name)
+            .chain(HeatmapOptions::NAMES.iter().copied())
     }
 
     /// Takes the options out of `given` and leaves the rest.
@@ -178,7 +189,11 @@ impl Options {
             if let Some(value) = given.remove(option.name)
                 && (option.set)(&mut options, value.clone()).is_none()
             {
-                faults.push(Fault::new(option.name, format!("{} is not allowed", shown(&value)), option.allowed));
+                faults.push(Fault::new(
+                    option.name,
+                    format!("{} is not allowed", shown(&value)),
+                    option.allowed,
+                ));
             }
         }
         options.picture = HeatmapOptions::NAMES
@@ -193,7 +208,10 @@ impl Options {
 
     /// What a picture looks like: as asked for, and in the rest as the look has it.
     pub fn heatmap(&self, look: Look) -> Result<HeatmapOptions, Faults> {
-        let asked = self.picture.iter().map(|(name, text)| (*name, text.as_str()));
+        let asked = self
+            .picture
+            .iter()
+            .map(|(name, text)| (*name, text.as_str()));
         HeatmapOptions::parse(asked, look).map_err(|found| {
             let fault = |fault: OptionFault| Fault::new(fault.param, fault.message, fault.allowed);
             Faults::from_iter(found.into_iter().map(fault))
@@ -229,7 +247,15 @@ mod tests {
     fn take(given: Value) -> (Options, Map<String, Value>, Vec<String>) {
         let (mut given, mut faults) = (given.as_object().unwrap().clone(), Faults::default());
         let options = Options::take(&mut given, &mut faults);
-        (options, given, faults.shown().iter().map(|fault| fault.param.clone()).collect())
+        (
+            options,
+            given,
+            faults
+                .shown()
+                .iter()
+                .map(|fault| fault.param.clone())
+                .collect(),
+        )
     }
 
     #[test]
@@ -237,7 +263,10 @@ mod tests {
         let given = json!({"format": "json", "include": "heatmap", "alpha": 0.5, "clip_percent_lowerbound": "10", "n_steps": 3});
         let (options, rest, faults) = take(given);
         let heatmap = options.heatmap(Look::Areas).unwrap();
-        assert_eq!((options.format, options.include.heatmap, heatmap.alpha), (Some(Format::Json), true, 0.5));
+        assert_eq!(
+            (options.format, options.include.heatmap, heatmap.alpha),
+            (Some(Format::Json), true, 0.5)
+        );
         assert_eq!(Value::Object(rest), json!({"n_steps": 3}));
         assert!(faults.is_empty() && options.want_picture());
     }
@@ -246,14 +275,30 @@ mod tests {
     fn what_is_included_is_named_in_any_way_and_replaces_the_default() {
         let include = |value: Value| {
             let (options, _, faults) = take(json!({ "include": value }));
-            let Include { attribution, heatmap, segments } = options.include;
-            faults.is_empty().then_some([attribution, heatmap, segments])
+            let Include {
+                attribution,
+                heatmap,
+                segments,
+            } = options.include;
+            faults
+                .is_empty()
+                .then_some([attribution, heatmap, segments])
         };
-        assert_eq!(Include::default(), Include { attribution: true, heatmap: false, segments: false });
+        assert_eq!(
+            Include::default(),
+            Include {
+                attribution: true,
+                heatmap: false,
+                segments: false
+            }
+        );
         for (value, expected) in [
             (json!("heatmap"), Some([false, true, false])),
             (json!("attribution, segments"), Some([true, false, true])),
-            (json!(["segments", "heatmap", "attribution"]), Some([true; 3])),
+            (
+                json!(["segments", "heatmap", "attribution"]),
+                Some([true; 3]),
+            ),
             (json!(["segments,heatmap", "attribution"]), Some([true; 3])),
             (json!("none"), Some([false; 3])),
             (json!("none,heatmap"), None),
@@ -268,9 +313,17 @@ mod tests {
 
     #[test]
     fn faults_of_answers_and_of_pictures_are_told() {
-        let (options, _, faults) = take(json!({"format": "gif", "encoding": 7, "type": "DOTS", "size": 0}));
+        let (options, _, faults) =
+            take(json!({"format": "gif", "encoding": 7, "type": "DOTS", "size": 0}));
         assert_eq!(faults, ["format", "encoding"]);
         let faults = options.heatmap(Look::Signed).unwrap_err();
-        assert_eq!(faults.shown().iter().map(|fault| fault.param.as_str()).collect::<Vec<_>>(), ["type", "size"]);
+        assert_eq!(
+            faults
+                .shown()
+                .iter()
+                .map(|fault| fault.param.as_str())
+                .collect::<Vec<_>>(),
+            ["type", "size"]
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The picture of an explanation: its heat map, what is said around it, and the texts that the file carries.
+//! The picture of an explanation: its heat map, what is said around it, and the texts that the file
+//! carries.
 
 use ::image::RgbImage;
 use bytes::Bytes;
@@ -36,7 +37,8 @@ pub struct Picture {
     pub warnings: Vec<String>,
 }
 
-/// A picture for each explanation of one upload. `go_on` is asked in between: a large picture takes long, and its caller may leave.
+/// A picture for each explanation of one upload. `go_on` is asked in between: a large picture takes
+/// long, and its caller may leave.
 pub fn pictures(
     (upload, geometry): (&RgbImage, &Geometry),
     model: &Model,
@@ -45,11 +47,16 @@ pub fn pictures(
     file_type: FileType,
     go_on: impl Fn() -> Result<(), AppError>,
 ) -> Result<Vec<Picture>, AppError> {
-    let Some(rule) = &model.manifest.input.preprocess else { return Ok(Vec::new()) };
+    let Some(rule) = &model.manifest.input.preprocess else {
+        return Ok(Vec::new());
+    };
     go_on()?;
     let ground = Ground::new(upload, geometry, options, alone)?;
     go_on()?;
-    let maps: Vec<_> = explained.iter().map(|one| one.attribution.scores.clone()).collect();
+    let maps: Vec<_> = explained
+        .iter()
+        .map(|one| one.attribution.scores.clone())
+        .collect();
     let drawn = draw(&ground, &maps, rule.layout, options)?;
     let finish = |(heatmap, one): (Heatmap<'_>, &Explained)| {
         go_on()?;
@@ -57,7 +64,10 @@ pub fn pictures(
         let legend = options.legend.then(|| legend(&heatmap, one, options));
         let picture = frame(heatmap.overlay.image(), caption.as_ref(), legend.as_slice())?;
         let file = encode(&picture, file_type, &texts(model, one))?;
-        Ok(Picture { file: Some(file.into()), warnings: heatmap.warnings })
+        Ok(Picture {
+            file: Some(file.into()),
+            warnings: heatmap.warnings,
+        })
     };
     drawn.into_iter().zip(explained).map(finish).collect()
 }
@@ -66,7 +76,12 @@ fn caption(model: &Model, explained: &Explained) -> Caption {
     Caption {
         title: explained.target.to_string(),
         // Not beside the label, which may run from right to left.
-        note: format!("{} · {} · {}", score(&explained.target), explained.parameters.method.short, model.id),
+        note: format!(
+            "{} · {} · {}",
+            score(&explained.target),
+            explained.parameters.method.short,
+            model.id
+        ),
     }
 }
 
@@ -79,10 +94,26 @@ fn legend(heatmap: &Heatmap<'_>, explained: &Explained, options: &HeatmapOptions
         Scores::Sensitivity | Scores::Magnitude => format!("sensitivity of {}", explained.target),
     };
     // A caption names the method already.
-    let title = if options.caption { about } else { format!("{}: {about}", method.short) };
+    let title = if options.caption {
+        about
+    } else {
+        format!("{}: {about}", method.short)
+    };
     let frame = heatmap.overlay.is_framed().then(|| FRAME_NOTE.to_owned());
-    let note = heatmap.blank.iter().cloned().chain(frame).collect::<Vec<_>>().join("; ");
-    Legend { title, bounds: heatmap.bounds, options: options.clone(), ends: ends(method), note }
+    let note = heatmap
+        .blank
+        .iter()
+        .cloned()
+        .chain(frame)
+        .collect::<Vec<_>>()
+        .join("; ");
+    Legend {
+        title,
+        bounds: heatmap.bounds,
+        options: options.clone(),
+        ends: ends(method),
+        note,
+    }
 }
 
 /// What negative and positive scores of a method are called.
@@ -99,13 +130,19 @@ pub fn score(target: &Explanandum) -> String {
         tiny if tiny != 0.0 && tiny.abs() < 0.001 => format!("{tiny:.1e}"),
         score => format!("{score:.3}"),
     };
-    let scores = [Some(&target.class), target.against.as_ref()].into_iter().flatten().map(text);
+    let scores = [Some(&target.class), target.against.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(text);
     scores.collect::<Vec<_>>().join(" - ")
 }
 
 /// Which program made a file.
 pub fn software() -> Text {
-    ("Software", concat!("explaind ", env!("CARGO_PKG_VERSION")).to_owned())
+    (
+        "Software",
+        concat!("explaind ", env!("CARGO_PKG_VERSION")).to_owned(),
+    )
 }
 
 /// What a PNG says of itself: enough to make it again.
@@ -114,7 +151,10 @@ fn texts(model: &Model, explained: &Explained) -> Vec<Text> {
     let mut parameters = Map::from_iter([("model".to_owned(), Value::from(model.id.as_str()))]);
     parameters.extend(explained.parameters.to_json());
     let texts = [
-        ("Title", format!("{}: attribution to {}", method.title, explained.target)),
+        (
+            "Title",
+            format!("{}: attribution to {}", method.title, explained.target),
+        ),
         software(),
         ("Model", model.id.clone()),
         ("Model SHA-256", model.hash.clone()),
@@ -123,5 +163,7 @@ fn texts(model: &Model, explained: &Explained) -> Vec<Text> {
         ("Score", explained.target.class.score.to_string()),
         ("Parameters", Value::Object(parameters).to_string()),
     ];
-    texts.map(|(keyword, text)| (keyword, printable(&text))).into()
+    texts
+        .map(|(keyword, text)| (keyword, printable(&text)))
+        .into()
 }

@@ -1,4 +1,5 @@
-//! How many decoded pixels requests hold at once: a small file can be a large picture, and bodies are counted encoded.
+//! How many decoded pixels requests hold at once: a small file can be a large picture, and bodies
+//! are counted encoded.
 
 use std::sync::Arc;
 
@@ -27,23 +28,40 @@ fn kibi(pixels: u64) -> u32 {
 }
 
 impl Pixels {
-    /// What is decoded or drawn at once has together no more pixels than the largest picture may have.
+    /// What is decoded or drawn at once has together no more pixels than the largest picture may
+    /// have.
     pub fn new(max_pixels: u64) -> Self {
         let semaphore = |pixels| Arc::new(Semaphore::new(kibi(pixels) as usize));
-        Self { worked_on: semaphore(max_pixels), most: kibi(max_pixels), kept: semaphore(KEPT) }
+        Self {
+            worked_on: semaphore(max_pixels),
+            most: kibi(max_pixels),
+            kept: semaphore(KEPT),
+        }
     }
 
     /// Waits in turn for the room in which a picture is worked on.
     pub async fn room(&self, pixels: u64) -> Room {
-        let permit = self.worked_on.clone().acquire_many_owned(kibi(pixels).min(self.most)).await;
+        let permit = self
+            .worked_on
+            .clone()
+            .acquire_many_owned(kibi(pixels).min(self.most))
+            .await;
         // The semaphore is never closed.
-        Room { _permit: permit.ok() }
+        Room {
+            _permit: permit.ok(),
+        }
     }
 
     /// Room in which a picture waits decoded, if there is any left.
     pub fn keep(&self, pixels: u64) -> Option<Room> {
-        let permit = self.kept.clone().try_acquire_many_owned(kibi(pixels)).ok()?;
-        Some(Room { _permit: Some(permit) })
+        let permit = self
+            .kept
+            .clone()
+            .try_acquire_many_owned(kibi(pixels))
+            .ok()?;
+        Some(Room {
+            _permit: Some(permit),
+        })
     }
 }
 

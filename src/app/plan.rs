@@ -24,7 +24,8 @@ use crate::{
     text::shown,
 };
 
-/// A request for an explanation that can be carried out, as far as can be known before its input is read.
+/// A request for an explanation that can be carried out, as far as can be known before its input is
+/// read.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub model: Arc<Model>,
@@ -56,19 +57,29 @@ pub const DEFAULT_TOP_K: usize = 5;
 impl Plan {
     /// The parameters of the input at this place.
     pub fn parameters_of(&self, input: usize) -> Parameters {
-        let own = self.targets.as_ref().and_then(|targets| targets.get(input)).copied();
-        Parameters { target: own.unwrap_or(self.parameters.target), ..self.parameters.clone() }
+        let own = self
+            .targets
+            .as_ref()
+            .and_then(|targets| targets.get(input))
+            .copied();
+        Parameters {
+            target: own.unwrap_or(self.parameters.target),
+            ..self.parameters.clone()
+        }
     }
 }
 
 impl App {
-    /// Resolves named values (texts as in a query, or JSON values): `model`, the answer's options, `targets`, the method and its
-    /// parameters. What is `sent` with the request is then the default of the parameter it is for.
+    /// Resolves named values (texts as in a query, or JSON values): `model`, the answer's options,
+    /// `targets`, the method and its parameters. What is `sent` with the request is then the
+    /// default of the parameter it is for.
     pub fn plan(&self, mut given: Map<String, Value>, sent: Sent) -> Result<Plan, AppError> {
         let mut faults = Faults::default();
         let model = self.take_model(&mut given, &mut faults);
         let options = Options::take(&mut given, &mut faults);
-        let Some(model) = model else { return Err(faults.into()) };
+        let Some(model) = model else {
+            return Err(faults.into());
+        };
         let targets = take_targets(&mut given, &model, &mut faults);
         add_sent(&mut given, sent);
         let parameters = match Parameters::parse(&given, &drive::facts(&model)) {
@@ -83,13 +94,23 @@ impl App {
             faults.extend(include_fault(&options, [parameters]));
             faults.extend(channels_fault(&options, &model));
         }
-        // Without a method it is not known what suits its maps: what was asked for is checked all the same.
-        let look = parameters.as_ref().map_or(Look::Signed, |parameters| look(parameters.method));
-        let heatmap = options.heatmap(look).map_err(|found| faults.append(found, |fault| fault)).ok();
+        // Without a method it is not known what suits its maps: what was asked for is checked all
+        // the same.
+        let look = parameters
+            .as_ref()
+            .map_or(Look::Signed, |parameters| look(parameters.method));
+        let heatmap = options
+            .heatmap(look)
+            .map_err(|found| faults.append(found, |fault| fault))
+            .ok();
         match (parameters, heatmap) {
-            (Some(parameters), Some(heatmap)) if faults.is_empty() => {
-                Ok(Plan { model, parameters, targets, options, heatmap })
-            }
+            (Some(parameters), Some(heatmap)) if faults.is_empty() => Ok(Plan {
+                model,
+                parameters,
+                targets,
+                options,
+                heatmap,
+            }),
             _ => Err(faults.into()),
         }
     }
@@ -101,15 +122,26 @@ impl App {
         let top_k = match given.remove("top_k") {
             None => DEFAULT_TOP_K,
             Some(value) => {
-                let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
-                number.filter(|k| (1..=MAX_TOP_K as u64).contains(k)).map_or_else(
-                    || {
-                        let message = format!("{} is not an integer from 1 to {MAX_TOP_K}", shown(&value));
-                        faults.push(Fault::new("top_k", message, [format!("1 to {MAX_TOP_K}")]));
-                        DEFAULT_TOP_K
-                    },
-                    |k| k as usize,
-                )
+                let number = value
+                    .as_u64()
+                    .or_else(|| value.as_str()?.trim().parse().ok());
+                number
+                    .filter(|k| (1..=MAX_TOP_K as u64).contains(k))
+                    .map_or_else(
+                        || {
+                            let message = format!(
+                                "{} is not an integer from 1 to {MAX_TOP_K}",
+                                shown(&value)
+                            );
+                            faults.push(Fault::new(
+                                "top_k",
+                                message,
+                                [format!("1 to {MAX_TOP_K}")],
+                            ));
+                            DEFAULT_TOP_K
+                        },
+                        |k| k as usize,
+                    )
             }
         };
         faults.refuse_unknown(given.keys(), "is not a parameter of a prediction", || {
@@ -121,9 +153,15 @@ impl App {
         }
     }
 
-    pub(super) fn take_model(&self, given: &mut Map<String, Value>, faults: &mut Faults) -> Option<Arc<Model>> {
+    pub(super) fn take_model(
+        &self,
+        given: &mut Map<String, Value>,
+        faults: &mut Faults,
+    ) -> Option<Arc<Model>> {
         let (models, asked) = (self.models(), given.remove("model"));
-        find_model(&models, asked.as_ref()).map_err(|fault| faults.push(fault)).ok()
+        find_model(&models, asked.as_ref())
+            .map_err(|fault| faults.push(fault))
+            .ok()
     }
 }
 
@@ -158,18 +196,32 @@ pub fn find_model(models: &Registry, asked: Option<&Value>) -> Result<Arc<Model>
 }
 
 /// `targets`: a list, or texts joined by commas; in place of `target`.
-fn take_targets(given: &mut Map<String, Value>, model: &Model, faults: &mut Faults) -> Option<Vec<Target>> {
+fn take_targets(
+    given: &mut Map<String, Value>,
+    model: &Model,
+    faults: &mut Faults,
+) -> Option<Vec<Target>> {
     // One more than are taken shows that there are too many.
     let values: Vec<Value> = match given.remove("targets")? {
         Value::Array(values) => values,
-        Value::String(text) => text.split(',').take(target::MAX_TARGETS + 1).map(Value::from).collect(),
+        Value::String(text) => text
+            .split(',')
+            .take(target::MAX_TARGETS + 1)
+            .map(Value::from)
+            .collect(),
         single => vec![single],
     };
     if given.contains_key("target") {
-        faults.push(Fault::says("targets", "is given beside target: leave one out"));
+        faults.push(Fault::says(
+            "targets",
+            "is given beside target: leave one out",
+        ));
     }
     if values.len() > target::MAX_TARGETS {
-        faults.push(Fault::says("targets", format!("names more than {} targets", target::MAX_TARGETS)));
+        faults.push(Fault::says(
+            "targets",
+            format!("names more than {} targets", target::MAX_TARGETS),
+        ));
         return None;
     }
     let classes = drive::facts(model).classes;
@@ -178,7 +230,10 @@ fn take_targets(given: &mut Map<String, Value>, model: &Model, faults: &mut Faul
         match Target::parse(value, classes) {
             Ok(target) => targets.push(target),
             Err(error) => faults.push_with(|| {
-                let message = format!("of input {input} (counted from 0): {}", error.explain(classes));
+                let message = format!(
+                    "of input {input} (counted from 0): {}",
+                    error.explain(classes)
+                );
                 Fault::new("targets", message, target::FORMS)
             }),
         }
@@ -189,10 +244,18 @@ fn take_targets(given: &mut Map<String, Value>, model: &Model, faults: &mut Faul
 /// A name that no method parameter has may be a misspelt option: those are allowed too.
 fn with_options(mut fault: Fault, given: &Map<String, Value>) -> Fault {
     let unknown = given.contains_key(&fault.param) && fault.param != "method" && {
-        !crate::methods::registry::METHODS.iter().flat_map(|m| m.parameters()).any(|p| p.name == fault.param)
+        !crate::methods::registry::METHODS
+            .iter()
+            .flat_map(|m| m.parameters())
+            .any(|p| p.name == fault.param)
     };
     if unknown {
-        fault.allowed.extend(["model", "method", "targets"].into_iter().chain(Options::names()).map(str::to_owned));
+        fault.allowed.extend(
+            ["model", "method", "targets"]
+                .into_iter()
+                .chain(Options::names())
+                .map(str::to_owned),
+        );
     }
     fault
 }
@@ -201,7 +264,9 @@ fn with_options(mut fault: Fault, given: &Map<String, Value>) -> Fault {
 pub(super) fn add_sent(given: &mut Map<String, Value>, sent: Sent) {
     for (name, is_sent) in [("baseline", sent.baseline), ("segments", sent.segments)] {
         if is_sent {
-            given.entry(name).or_insert_with(|| Value::from(Term::Uploaded.to_string()));
+            given
+                .entry(name)
+                .or_insert_with(|| Value::from(Term::Uploaded.to_string()));
         }
     }
 }
@@ -209,14 +274,17 @@ pub(super) fn add_sent(given: &mut Map<String, Value>, sent: Sent) {
 /// What is sent must be asked for, and the other way round.
 pub(super) fn sent_faults(parameters: &Parameters, sent: Sent) -> Faults {
     let baseline = parameters.baseline.terms().contains(&Term::Uploaded);
-    let segments = parameters.method.ranks_regions() && parameters.segments == SegmentSource::Uploaded;
+    let segments =
+        parameters.method.ranks_regions() && parameters.segments == SegmentSource::Uploaded;
     let mut faults = Faults::default();
     for (param, is_sent, is_asked, forms) in [
         ("baseline", sent.baseline, baseline, baseline::ALLOWED),
         ("segments", sent.segments, segments, &segments::FORMS[..]),
     ] {
         let message = match (is_sent, is_asked) {
-            (true, false) => format!("a file of {param} was sent, and another value is asked for: leave one out"),
+            (true, false) => {
+                format!("a file of {param} was sent, and another value is asked for: leave one out")
+            }
             (false, true) => format!("`uploaded` needs {param} sent with the request"),
             _ => continue,
         };
@@ -228,11 +296,20 @@ pub(super) fn sent_faults(parameters: &Parameters, sent: Sent) -> Faults {
 /// A sum over channels, of a model whose input has none.
 pub(super) fn channels_fault(options: &Options, model: &Model) -> Option<Fault> {
     let refused = options.channels == Channels::Sum && model.manifest.input.preprocess.is_none();
-    refused.then(|| Fault::new("channels", "the model's input has no channels: it takes no images", ["all"]))
+    refused.then(|| {
+        Fault::new(
+            "channels",
+            "the model's input has no channels: it takes no images",
+            ["all"],
+        )
+    })
 }
 
 /// Segments are asked for, of methods that rank none.
-pub(super) fn include_fault<'a>(options: &Options, asked: impl IntoIterator<Item = &'a Parameters>) -> Option<Fault> {
+pub(super) fn include_fault<'a>(
+    options: &Options,
+    asked: impl IntoIterator<Item = &'a Parameters>,
+) -> Option<Fault> {
     let ranks = |parameters: &Parameters| parameters.method.ranks_regions();
     let refused = options.include.segments && !asked.into_iter().any(ranks);
     let message = "only methods that rank regions have segments";

@@ -1,5 +1,6 @@
-//! Other models while the service runs: the models folder is read again, and what is there takes the place of what was, at once.
-//! Requests under way keep the models that they have. Sessions of earlier models are closed when no request holds them any more.
+//! Other models while the service runs: the models folder is read again, and what is there takes
+//! the place of what was, at once. Requests under way keep the models that they have. Sessions of
+//! earlier models are closed when no request holds them any more.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,17 +19,25 @@ pub enum ReloadError {
 }
 
 impl App {
-    /// Reads the models folder again, tries the models that are new or have changed, and puts them to use. One that has become unusable stays
-    /// as it was, and is told as broken. On an error nothing changes.
+    /// Reads the models folder again, tries the models that are new or have changed, and puts them
+    /// to use. One that has become unusable stays as it was, and is told as broken. On an error
+    /// nothing changes.
     pub async fn reload_models(&self) -> Result<(), ReloadError> {
         let before = self.models();
         let (app, known) = (self.clone(), before.clone());
         let load = move || {
             let settings = app.settings();
             let check = |model: &_| try_out(app.engine(), model);
-            Registry::load_after(Some(&known), &settings.models, settings.default_model.as_deref(), &check)
+            Registry::load_after(
+                Some(&known),
+                &settings.models,
+                settings.default_model.as_deref(),
+                &check,
+            )
         };
-        let read = tokio::task::spawn_blocking(load).await.map_err(|_| ReloadError::Panicked)??;
+        let read = tokio::task::spawn_blocking(load)
+            .await
+            .map_err(|_| ReloadError::Panicked)??;
         self.parts.fits.replace(&self.parts.models, read).await;
         tell(&before, &self.models());
         self.parts.reloaded.notify_one();
@@ -49,7 +58,9 @@ impl App {
         let (app, models) = (self.clone(), self.models());
         let close = move || {
             app.engine().close_outdated(|model| {
-                models.get(&model.id).is_none_or(|current| !Arc::ptr_eq(&current.graph, &model.graph))
+                models
+                    .get(&model.id)
+                    .is_none_or(|current| !Arc::ptr_eq(&current.graph, &model.graph))
             })
         };
         tokio::task::spawn_blocking(close).await.unwrap_or_default()
@@ -58,7 +69,12 @@ impl App {
 
 /// Logs what is other than before.
 fn tell(before: &Registry, now: &Registry) {
-    let ids = |registry: &Registry| registry.iter().map(|model| model.id.clone()).collect::<Vec<_>>();
+    let ids = |registry: &Registry| {
+        registry
+            .iter()
+            .map(|model| model.id.clone())
+            .collect::<Vec<_>>()
+    };
     let is_new = |id: &String| before.get(id).is_none();
     let has_changed = |id: &String| match (before.get(id), now.get(id)) {
         (Some(one), Some(other)) => !Arc::ptr_eq(&one, &other),
@@ -67,12 +83,25 @@ fn tell(before: &Registry, now: &Registry) {
     let list = |ids: Vec<String>| ids.join(", ");
     let added = list(ids(now).into_iter().filter(is_new).collect());
     let changed = list(ids(now).into_iter().filter(has_changed).collect());
-    let removed = list(ids(before).into_iter().filter(|id| now.get(id).is_none()).collect());
-    tracing::info!(models = list(ids(now)), added, changed, removed, "the models folder was read again");
+    let removed = list(
+        ids(before)
+            .into_iter()
+            .filter(|id| now.get(id).is_none())
+            .collect(),
+    );
+    tracing::info!(
+        models = list(ids(now)),
+        added,
+        changed,
+        removed,
+        "the models folder was read again"
+    );
     tell_models(now);
     let default = |registry: &Registry| registry.default().map(|model| model.id.clone());
     match (default(before), default(now)) {
-        (Some(before), None) => tracing::warn!("requests that name no model got {before}, and are refused from now on"),
+        (Some(before), None) => {
+            tracing::warn!("requests that name no model got {before}, and are refused from now on")
+        }
         (before, Some(now)) if before.as_ref() != Some(&now) => {
             tracing::warn!("requests that name no model get {now} from now on");
         }

@@ -1,5 +1,5 @@
-//! What this replica takes over from others through the store of files: the patterns that their jobs fitted, and that shared data sets
-//! were replaced or taken away.
+//! What this replica takes over from others through the store of files: the patterns that their
+//! jobs fitted, and that shared data sets were replaced or taken away.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,16 +31,25 @@ impl App {
     pub async fn catch_up(&self) {
         match tokio::time::timeout(FIRST_LOOK, self.look()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "what other replicas changed is not known yet"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "what other replicas changed is not known yet")
+            }
             Err(_) => {
-                tracing::warn!("the store of files does not answer; what other replicas changed is not known yet")
+                tracing::warn!(
+                    "the store of files does not answer; what other replicas changed is not known yet"
+                )
             }
         }
     }
 
-    /// Looks again and again, keeps the data folder free of what broken-off uploads left, and closes what earlier models have left open.
+    /// Looks again and again, keeps the data folder free of what broken-off uploads left, and
+    /// closes what earlier models have left open.
     pub async fn follow(&self) {
-        tokio::join!(self.follow_others(), self.sweep_datasets(), self.close_outdated_sessions());
+        tokio::join!(
+            self.follow_others(),
+            self.sweep_datasets(),
+            self.close_outdated_sessions()
+        );
     }
 
     async fn sweep_datasets(&self) {
@@ -59,7 +68,9 @@ impl App {
             let found = self.look().await;
             match &found {
                 // Said once, not at every look.
-                Err(error) if !is_away => tracing::warn!(%error, "other replicas cannot be followed; trying again"),
+                Err(error) if !is_away => {
+                    tracing::warn!(%error, "other replicas cannot be followed; trying again")
+                }
                 Ok(()) if is_away => tracing::info!("other replicas are followed again"),
                 _ => {}
             }
@@ -72,13 +83,25 @@ impl App {
         Ok(self.datasets().drop_outdated().await?)
     }
 
-    /// Puts a patterns file to use: here at once, on other replicas at their next look. Every version is kept. Gives its id.
-    pub async fn install_patterns(&self, model: &str, file: Bytes) -> Result<String, PatternsError> {
-        self.parts.fits.install(&self.parts.models, model, file).await
+    /// Puts a patterns file to use: here at once, on other replicas at their next look. Every
+    /// version is kept. Gives its id.
+    pub async fn install_patterns(
+        &self,
+        model: &str,
+        file: Bytes,
+    ) -> Result<String, PatternsError> {
+        self.parts
+            .fits
+            .install(&self.parts.models, model, file)
+            .await
     }
 
     /// The model with the patterns of this id, which need not be those in use.
-    pub async fn model_with_patterns(&self, model: &Arc<Model>, id: &str) -> Result<Arc<Model>, PatternsError> {
+    pub async fn model_with_patterns(
+        &self,
+        model: &Arc<Model>,
+        id: &str,
+    ) -> Result<Arc<Model>, PatternsError> {
         self.parts.fits.find(&self.models(), model, id).await
     }
 }

@@ -1,5 +1,5 @@
-//! What a rule sees: its node with typed attributes, primal values and shapes, the cotangents of its outputs, which inputs are
-//! active, an emitter, and `base`: the rule it overrides.
+//! What a rule sees: its node with typed attributes, primal values and shapes, the cotangents of
+//! its outputs, which inputs are active, an emitter, and `base`: the rule it overrides.
 
 use super::{
     DeriveError, Unsupported,
@@ -11,7 +11,8 @@ use crate::{onnx::graph::Node, tensor::Tensor};
 
 pub type Rule = fn(&mut VjpContext) -> Result<Cotangents, DeriveError>;
 
-/// One cotangent per input, `None` for inputs that get nothing. Shapes may still be broadcast: the walk sums them down.
+/// One cotangent per input, `None` for inputs that get nothing. Shapes may still be broadcast: the
+/// walk sums them down.
 #[derive(Default)]
 pub struct Cotangents(pub Vec<Option<String>>);
 
@@ -31,7 +32,10 @@ pub struct PatternOf<'a> {
 impl PatternOf<'_> {
     /// In the shape of the node's weight.
     pub fn read(&self) -> Result<Tensor, DeriveError> {
-        let unreadable = |source| DeriveError::PatternFile { layer: self.layer.to_owned(), source };
+        let unreadable = |source| DeriveError::PatternFile {
+            layer: self.layer.to_owned(),
+            source,
+        };
         self.source.read(self.layer).map_err(unreadable)
     }
 }
@@ -60,7 +64,10 @@ pub struct VjpContext<'a> {
 impl VjpContext<'_> {
     /// Runs the rule that this one overrides.
     pub fn base(&mut self, overrides: Overrides) -> Result<Cotangents, DeriveError> {
-        let found = self.set.base.and_then(|base| base.lookup(&self.node.op_type, self.role));
+        let found = self
+            .set
+            .base
+            .and_then(|base| base.lookup(&self.node.op_type, self.role));
         let (rule, set) = found.ok_or_else(|| self.refusal("no rule for this op"))?;
         let mut cotangents = self.cotangents.to_vec();
         if let (Some(first), Some(cotangent)) = (cotangents.first_mut(), overrides.cotangent) {
@@ -79,12 +86,16 @@ impl VjpContext<'_> {
     }
 
     pub fn refusal(&self, reason: impl Into<String>) -> DeriveError {
-        DeriveError::Unsupported { nodes: vec![Unsupported::new(self.node, &self.emit.graph, reason.into())] }
+        DeriveError::Unsupported {
+            nodes: vec![Unsupported::new(self.node, &self.emit.graph, reason.into())],
+        }
     }
 
     /// Refuses the node when the backward graph would hold too much with a constant of this shape.
     pub fn fits_constant(&mut self, shape: &[usize]) -> Result<(), DeriveError> {
-        let elements = shape.iter().fold(1, |all: usize, &size| all.saturating_mul(size));
+        let elements = shape
+            .iter()
+            .fold(1, |all: usize, &size| all.saturating_mul(size));
         let left = self.emit.constants_left;
         let rest = left.checked_sub(elements).ok_or_else(|| {
             self.refusal(format!(
@@ -107,7 +118,8 @@ impl VjpContext<'_> {
     }
 
     pub fn input(&self, index: usize) -> Result<String, DeriveError> {
-        self.optional(index).ok_or_else(|| self.refusal(format!("input {index} is absent")))
+        self.optional(index)
+            .ok_or_else(|| self.refusal(format!("input {index} is absent")))
     }
 
     /// Primal value of the node's first output.
@@ -126,22 +138,35 @@ impl VjpContext<'_> {
 
     /// An input that must be a constant list of integers.
     pub fn constant_i64(&self, index: usize) -> Result<Option<Vec<i64>>, DeriveError> {
-        let Some(name) = self.optional(index) else { return Ok(None) };
-        let values = self.emit.literal(&name).and_then(|literal| literal.to_i64s());
-        values.map(Some).ok_or_else(|| self.refusal(format!("input `{name}` is not a constant of integers")))
+        let Some(name) = self.optional(index) else {
+            return Ok(None);
+        };
+        let values = self
+            .emit
+            .literal(&name)
+            .and_then(|literal| literal.to_i64s());
+        values
+            .map(Some)
+            .ok_or_else(|| self.refusal(format!("input `{name}` is not a constant of integers")))
     }
 
     /// An input that must be a constant list of floats.
     pub fn constant_f32(&self, index: usize) -> Result<Option<Vec<f32>>, DeriveError> {
-        let Some(name) = self.optional(index) else { return Ok(None) };
+        let Some(name) = self.optional(index) else {
+            return Ok(None);
+        };
         let values = self.emit.literal_f32(&name);
-        values.map(Some).ok_or_else(|| self.refusal(format!("input `{name}` is not a constant of f32")))
+        values
+            .map(Some)
+            .ok_or_else(|| self.refusal(format!("input `{name}` is not a constant of f32")))
     }
 
     /// `axis` attribute or list element as a position in a shape of `rank` dims.
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, DeriveError> {
         let position = if axis < 0 { axis + rank as i64 } else { axis };
-        let valid = usize::try_from(position).ok().filter(|&position| position < rank.max(1));
+        let valid = usize::try_from(position)
+            .ok()
+            .filter(|&position| position < rank.max(1));
         valid.ok_or_else(|| self.refusal(format!("axis {axis} is outside rank {rank}")))
     }
 }

@@ -1,5 +1,6 @@
 //! Adds nodes and constants to a graph under fresh names, with the type of every value it makes.
-//! Names are counted per scope and constants shared by content, so that equal calls give equal graphs.
+//! Names are counted per scope and constants shared by content, so that equal calls give equal
+//! graphs.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,13 +24,17 @@ pub struct Emitter {
     /// Small constants by content.
     constants: HashMap<(Element, Vec<usize>, bytes::Bytes), String>,
     scope: String,
-    /// Elements that rules may still make constants of whose size follows from attributes and shapes.
+    /// Elements that rules may still make constants of whose size follows from attributes and
+    /// shapes.
     pub constants_left: usize,
 }
 
-/// Attributes of a node to be: `attributes([("axis", 1.into())])` reads like the ONNX page of the op.
+/// Attributes of a node to be: `attributes([("axis", 1.into())])` reads like the ONNX page of the
+/// op.
 pub fn attributes<const N: usize>(list: [(&str, Attribute); N]) -> BTreeMap<String, Attribute> {
-    list.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    list.into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 pub fn ints(values: impl IntoIterator<Item = usize>) -> Attribute {
@@ -65,9 +70,15 @@ impl Emitter {
         name
     }
 
-    /// Splits the node that makes `output`, in place, into one without its bias (input 2), which makes `product`, and an Add of the bias.
+    /// Splits the node that makes `output`, in place, into one without its bias (input 2), which
+    /// makes `product`, and an Add of the bias.
     pub fn split_bias(&mut self, output: &str, product: &str, bias: &str) {
-        let Some(at) = self.graph.nodes.iter().position(|node| node.outputs.iter().any(|name| name == output)) else {
+        let Some(at) = self
+            .graph
+            .nodes
+            .iter()
+            .position(|node| node.outputs.iter().any(|name| name == output))
+        else {
             return;
         };
         let node = &mut self.graph.nodes[at];
@@ -86,7 +97,9 @@ impl Emitter {
             return Ok(value_type.clone());
         }
         let literal = self.graph.initializers.get(value).map(Literal::value_type);
-        literal.ok_or_else(|| DeriveError::UnknownShape { value: value.to_owned() })
+        literal.ok_or_else(|| DeriveError::UnknownShape {
+            value: value.to_owned(),
+        })
     }
 
     pub fn shape(&self, value: &str) -> Result<Vec<Dim>, DeriveError> {
@@ -97,7 +110,11 @@ impl Emitter {
     pub fn sizes(&self, value: &str, axis: usize) -> Result<Vec<usize>, DeriveError> {
         let shape = self.shape(value)?;
         let known = shape.iter().skip(axis).map(Dim::known);
-        known.collect::<Option<_>>().ok_or_else(|| DeriveError::UnknownShape { value: value.to_owned() })
+        known
+            .collect::<Option<_>>()
+            .ok_or_else(|| DeriveError::UnknownShape {
+                value: value.to_owned(),
+            })
     }
 
     pub fn literal(&self, value: &str) -> Option<&Literal> {
@@ -110,7 +127,11 @@ impl Emitter {
 
     /// A constant shared with every other of the same content.
     pub fn constant(&mut self, literal: Literal) -> String {
-        let key = (literal.element, literal.shape.clone(), literal.bytes.clone());
+        let key = (
+            literal.element,
+            literal.shape.clone(),
+            literal.bytes.clone(),
+        );
         if let Some(name) = self.constants.get(&key) {
             return name.clone();
         }
@@ -138,10 +159,18 @@ impl Emitter {
     }
 
     /// A float constant in the element type of the value `like`.
-    pub fn floats(&mut self, shape: &[usize], values: &[f32], like: &str) -> Result<String, DeriveError> {
+    pub fn floats(
+        &mut self,
+        shape: &[usize],
+        values: &[f32],
+        like: &str,
+    ) -> Result<String, DeriveError> {
         let element = self.value_type(like)?.element;
         if !element.is_float() {
-            return Err(DeriveError::Element { value: like.to_owned(), element });
+            return Err(DeriveError::Element {
+                value: like.to_owned(),
+                element,
+            });
         }
         let values: Vec<f64> = values.iter().map(|&value| f64::from(value)).collect();
         Ok(self.constant(Literal::from_f64s(element, shape, &values)))
@@ -158,7 +187,8 @@ impl Emitter {
         attributes: BTreeMap<String, Attribute>,
         output: ValueType,
     ) -> String {
-        self.node_with_outputs(op_type, inputs, attributes, vec![output]).remove(0)
+        self.node_with_outputs(op_type, inputs, attributes, vec![output])
+            .remove(0)
     }
 
     pub fn node_with_outputs(
@@ -170,7 +200,10 @@ impl Emitter {
     ) -> Vec<String> {
         let stem = format!("{}/{op_type}", self.scope);
         let names: Vec<String> = outputs.iter().map(|_| self.names.fresh(&stem)).collect();
-        names.iter().zip(outputs).for_each(|(name, output)| self.types.insert(name.clone(), output));
+        names
+            .iter()
+            .zip(outputs)
+            .for_each(|(name, output)| self.types.insert(name.clone(), output));
         self.graph.nodes.push(Node {
             name: names[0].clone(),
             op_type: op_type.to_owned(),
@@ -186,14 +219,19 @@ impl Emitter {
     pub fn sum(&mut self, parts: &[String]) -> Result<String, DeriveError> {
         const MANY: usize = 8;
         match parts {
-            [first, rest @ ..] if rest.len() < MANY => {
-                rest.iter().try_fold(first.clone(), |total, part| self.add(&total, part))
-            }
+            [first, rest @ ..] if rest.len() < MANY => rest
+                .iter()
+                .try_fold(first.clone(), |total, part| self.add(&total, part)),
             _ => {
                 let names: Vec<&str> = parts.iter().map(String::as_str).collect();
-                let types = parts.iter().map(|part| self.value_type(part)).collect::<Result<Vec<_>, _>>()?;
+                let types = parts
+                    .iter()
+                    .map(|part| self.value_type(part))
+                    .collect::<Result<Vec<_>, _>>()?;
                 let element = types[0].element;
-                let shape = types.iter().fold(Vec::new(), |shape, part| broadcast(&shape, &part.shape));
+                let shape = types
+                    .iter()
+                    .fold(Vec::new(), |shape, part| broadcast(&shape, &part.shape));
                 Ok(self.node("Sum", &names, BTreeMap::new(), ValueType { element, shape }))
             }
         }
@@ -201,10 +239,18 @@ impl Emitter {
 
     /// The nodes that make a value larger than is supported.
     pub fn oversize(&self) -> Vec<Unsupported> {
-        let made = self.graph.nodes.iter().flat_map(|node| node.outputs.iter().map(move |output| (node, output)));
+        let made = self
+            .graph
+            .nodes
+            .iter()
+            .flat_map(|node| node.outputs.iter().map(move |output| (node, output)));
         let found = made.filter_map(|(node, output)| {
             let what = oversize(&self.types.get(output)?.shape)?;
-            Some(Unsupported::new(node, &self.graph, format!("its output would have {what}")))
+            Some(Unsupported::new(
+                node,
+                &self.graph,
+                format!("its output would have {what}"),
+            ))
         });
         found.collect()
     }
@@ -218,12 +264,18 @@ impl Emitter {
     /// An element-wise op of two inputs with broadcasting.
     pub fn binary(&mut self, op_type: &str, a: &str, b: &str) -> Result<String, DeriveError> {
         let (left, right) = (self.value_type(a)?, self.value_type(b)?);
-        let element = if matches!(op_type, "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And") {
+        let element = if matches!(
+            op_type,
+            "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And"
+        ) {
             Element::Bool
         } else {
             left.element
         };
-        let output = ValueType { element, shape: broadcast(&left.shape, &right.shape) };
+        let output = ValueType {
+            element,
+            shape: broadcast(&left.shape, &right.shape),
+        };
         Ok(self.node(op_type, &[a, b], BTreeMap::new(), output))
     }
 
@@ -258,12 +310,20 @@ impl Emitter {
         if from.shape == shape {
             return Ok(x.to_owned());
         }
-        let target: Vec<i64> = shape.iter().map(|dim| dim.known().map_or(-1, |n| n as i64)).collect();
+        let target: Vec<i64> = shape
+            .iter()
+            .map(|dim| dim.known().map_or(-1, |n| n as i64))
+            .collect();
         if target.iter().filter(|&&n| n < 0).count() > 1 {
-            return Err(DeriveError::UnknownShape { value: x.to_owned() });
+            return Err(DeriveError::UnknownShape {
+                value: x.to_owned(),
+            });
         }
         let target = self.i64s(&target);
-        let output = ValueType { element: from.element, shape: shape.to_vec() };
+        let output = ValueType {
+            element: from.element,
+            shape: shape.to_vec(),
+        };
         Ok(self.node("Reshape", &[x, &target], BTreeMap::new(), output))
     }
 
@@ -273,8 +333,16 @@ impl Emitter {
         }
         let from = self.value_type(x)?;
         let shape = perm.iter().map(|&axis| from.shape[axis].clone()).collect();
-        let output = ValueType { element: from.element, shape };
-        Ok(self.node("Transpose", &[x], attributes([("perm", ints(perm.iter().copied()))]), output))
+        let output = ValueType {
+            element: from.element,
+            shape,
+        };
+        Ok(self.node(
+            "Transpose",
+            &[x],
+            attributes([("perm", ints(perm.iter().copied()))]),
+            output,
+        ))
     }
 
     /// Sum over `axes`, which stay as ones.
@@ -287,14 +355,29 @@ impl Emitter {
             output.shape[axis] = Dim::Known(1);
         }
         let axes = self.i64s(&axes.iter().map(|&axis| axis as i64).collect::<Vec<_>>());
-        Ok(self.node("ReduceSum", &[x, &axes], attributes([("keepdims", 1.into())]), output))
+        Ok(self.node(
+            "ReduceSum",
+            &[x, &axes],
+            attributes([("keepdims", 1.into())]),
+            output,
+        ))
     }
 
     /// `x[start..end]` along each of `ranges` (axis, start, end).
-    pub fn slice(&mut self, x: &str, ranges: &[(usize, usize, usize)]) -> Result<String, DeriveError> {
+    pub fn slice(
+        &mut self,
+        x: &str,
+        ranges: &[(usize, usize, usize)],
+    ) -> Result<String, DeriveError> {
         let mut output = self.value_type(x)?;
-        let whole = |&&(axis, start, end): &&(usize, usize, usize)| start == 0 && output.shape[axis] == Dim::Known(end);
-        let cut: Vec<_> = ranges.iter().filter(|range| !whole(range)).copied().collect();
+        let whole = |&&(axis, start, end): &&(usize, usize, usize)| {
+            start == 0 && output.shape[axis] == Dim::Known(end)
+        };
+        let cut: Vec<_> = ranges
+            .iter()
+            .filter(|range| !whole(range))
+            .copied()
+            .collect();
         if cut.is_empty() {
             return Ok(x.to_owned());
         }
@@ -304,7 +387,12 @@ impl Emitter {
         let starts = self.i64s(&cut.iter().map(|range| range.1 as i64).collect::<Vec<_>>());
         let ends = self.i64s(&cut.iter().map(|range| range.2 as i64).collect::<Vec<_>>());
         let axes = self.i64s(&cut.iter().map(|range| range.0 as i64).collect::<Vec<_>>());
-        Ok(self.node("Slice", &[x, &starts, &ends, &axes], BTreeMap::new(), output))
+        Ok(self.node(
+            "Slice",
+            &[x, &starts, &ends, &axes],
+            BTreeMap::new(),
+            output,
+        ))
     }
 
     /// Zeros around `x`: (before, after) for each axis.
@@ -318,7 +406,11 @@ impl Emitter {
                 *n += before + after;
             }
         }
-        let pads: Vec<i64> = amounts.iter().map(|a| a.0 as i64).chain(amounts.iter().map(|a| a.1 as i64)).collect();
+        let pads: Vec<i64> = amounts
+            .iter()
+            .map(|a| a.0 as i64)
+            .chain(amounts.iter().map(|a| a.1 as i64))
+            .collect();
         let pads = self.i64s(&pads);
         Ok(self.node("Pad", &[x, &pads], BTreeMap::new(), output))
     }
@@ -333,36 +425,58 @@ impl Emitter {
             total += self.sizes(part, axis)?.first().copied().unwrap_or(0);
         }
         output.shape[axis] = Dim::Known(total);
-        Ok(self.node("Concat", parts, attributes([("axis", (axis as i64).into())]), output))
+        Ok(self.node(
+            "Concat",
+            parts,
+            attributes([("axis", (axis as i64).into())]),
+            output,
+        ))
     }
 
-    /// `x` repeated along its ones until it has `shape`. Symbols of `shape` must already be dims of `x`.
+    /// `x` repeated along its ones until it has `shape`. Symbols of `shape` must already be dims of
+    /// `x`.
     pub fn expand(&mut self, x: &str, shape: &[Dim]) -> Result<String, DeriveError> {
         let from = self.value_type(x)?;
         if from.shape == shape {
             return Ok(x.to_owned());
         }
-        let target: Vec<i64> = shape.iter().map(|dim| dim.known().map_or(1, |n| n as i64)).collect();
+        let target: Vec<i64> = shape
+            .iter()
+            .map(|dim| dim.known().map_or(1, |n| n as i64))
+            .collect();
         let target = self.i64s(&target);
-        let output = ValueType { element: from.element, shape: shape.to_vec() };
+        let output = ValueType {
+            element: from.element,
+            shape: shape.to_vec(),
+        };
         Ok(self.node("Expand", &[x, &target], BTreeMap::new(), output))
     }
 
-    /// 1 where `sign * y > sign * bound`, else 0, for y that never crosses its bound: one HardSigmoid with the steepest slope whose
-    /// arithmetic is exact (a power of two). Only |y - bound| under 2^-127 (half the smallest normal number) gives a fraction.
-    /// `Where` and comparisons would leave the blocked layout.
+    /// 1 where `sign * y > sign * bound`, else 0, for y that never crosses its bound: one
+    /// HardSigmoid with the steepest slope whose arithmetic is exact (a power of two). Only |y -
+    /// bound| under 2^-127 (half the smallest normal number) gives a fraction. `Where` and
+    /// comparisons would leave the blocked layout.
     pub fn step(&mut self, y: &str, sign: f32, bound: f32) -> Result<String, DeriveError> {
-        let room = if bound == 0.0 { 0 } else { bound.abs().log2().floor() as i32 + 1 };
+        let room = if bound == 0.0 {
+            0
+        } else {
+            bound.abs().log2().floor() as i32 + 1
+        };
         let slope = 2f32.powi(STEEPEST - room.max(0));
-        let ramp = attributes([("alpha", (sign * slope).into()), ("beta", (-sign * bound * slope).into())]);
+        let ramp = attributes([
+            ("alpha", (sign * slope).into()),
+            ("beta", (-sign * bound * slope).into()),
+        ]);
         let output = self.value_type(y)?;
         Ok(self.node("HardSigmoid", &[y], ramp, output))
     }
 }
 
-/// What `node` is the step of, as [`Emitter::step`] writes it for sign 1 and bound 0: 1 where that is above 0, else 0.
+/// What `node` is the step of, as [`Emitter::step`] writes it for sign 1 and bound 0: 1 where that
+/// is above 0, else 0.
 pub fn stepped(node: &Node) -> Option<&str> {
-    let steepest = node.float("alpha") == Some(2f32.powi(STEEPEST)) && node.float("beta") == Some(0.0);
+    let steepest =
+        node.float("alpha") == Some(2f32.powi(STEEPEST)) && node.float("beta") == Some(0.0);
     node.input(0).filter(|_| node.is("HardSigmoid") && steepest)
 }
 
@@ -370,7 +484,10 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Vec<Dim> {
     let rank = a.len().max(b.len());
     let one = Dim::Known(1);
     let at = |shape: &[Dim], axis: usize| {
-        (axis + shape.len()).checked_sub(rank).map(|i| shape[i].clone()).unwrap_or(Dim::Known(1))
+        (axis + shape.len())
+            .checked_sub(rank)
+            .map(|i| shape[i].clone())
+            .unwrap_or(Dim::Known(1))
     };
     (0..rank)
         .map(|axis| match (at(a, axis), at(b, axis)) {

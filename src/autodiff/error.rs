@@ -13,10 +13,16 @@ pub enum DeriveError {
     Unsupported { nodes: Vec<Unsupported> },
     #[error("the model has no patterns: run `explaind fit-patterns` for it first")]
     NoPatterns,
-    #[error("the patterns do not fit the model: {}; run `explaind fit-patterns` again", list(faults))]
+    #[error(
+        "the patterns do not fit the model: {}; run `explaind fit-patterns` again",
+        list(faults)
+    )]
     Patterns { faults: Vec<PatternFault> },
     #[error("the pattern of layer {layer} cannot be read: {source}")]
-    PatternFile { layer: String, source: std::io::Error },
+    PatternFile {
+        layer: String,
+        source: std::io::Error,
+    },
     #[error("the model must have one input, it has {}: {}", names.len(), names.join(", "))]
     Inputs { names: Vec<String> },
     #[error(
@@ -31,7 +37,10 @@ pub enum DeriveError {
     #[error("the model has no weights or biases that its head depends on")]
     NoParameters,
     #[error("{} is no parameter of the model; it has {}", names.join(", "), excerpt(known))]
-    UnknownParameters { names: Vec<String>, known: Vec<String> },
+    UnknownParameters {
+        names: Vec<String>,
+        known: Vec<String>,
+    },
     #[error("no operator with a gradient leads from {wrt} to {head}")]
     Detached { wrt: String, head: String },
     #[error("derived graphs use the name(s) {}: rename the model's own", names.join(", "))]
@@ -40,7 +49,9 @@ pub enum DeriveError {
     UnknownShape { value: String },
     #[error("value {value} is {element}, not a float")]
     Element { value: String, element: Element },
-    #[error("its values take {bytes} bytes for one input, of which {most} are supported: use a smaller input")]
+    #[error(
+        "its values take {bytes} bytes for one input, of which {most} are supported: use a smaller input"
+    )]
     TooLarge { bytes: usize, most: usize },
     #[error(transparent)]
     Onnx(#[from] OnnxError),
@@ -60,9 +71,17 @@ impl Unsupported {
     pub fn new(node: &Node, graph: &Graph, reason: String) -> Self {
         let (opset, op_type) = match node.domain.as_str() {
             "" => (graph.opset(), node.op_type.clone()),
-            domain => (graph.opset_imports.get(domain).copied().unwrap_or(1), format!("{domain}.{}", node.op_type)),
+            domain => (
+                graph.opset_imports.get(domain).copied().unwrap_or(1),
+                format!("{domain}.{}", node.op_type),
+            ),
         };
-        Self { node: node.label().to_owned(), op_type, opset, reason }
+        Self {
+            node: node.label().to_owned(),
+            op_type,
+            opset,
+            reason,
+        }
     }
 }
 
@@ -71,22 +90,46 @@ pub enum PatternFault {
     #[error("layer {layer} has no pattern")]
     Missing { layer: String },
     #[error("the pattern of layer {layer} is {found:?}, its weight {expected:?}")]
-    Shape { layer: String, expected: Vec<usize>, found: Vec<usize> },
+    Shape {
+        layer: String,
+        expected: Vec<usize>,
+        found: Vec<usize>,
+    },
     #[error("{name} is no Linear layer")]
     NoLayer { name: String },
 }
 
 fn list<T: ToString>(items: &[T]) -> String {
-    items.iter().map(T::to_string).collect::<Vec<_>>().join("; ")
+    items
+        .iter()
+        .map(T::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// The first of many names.
 fn excerpt(names: &[String]) -> String {
     const SHOWN: usize = 20;
-    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+    let shown = names
+        .iter()
+        .take(SHOWN)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if names.len() > SHOWN {
+        format!("{shown} and {} more", names.len() - SHOWN)
+    } else {
+        shown
+    }
 }
 
 fn dims(shape: &[Dim]) -> String {
-    format!("[{}]", shape.iter().map(Dim::to_string).collect::<Vec<_>>().join(", "))
+    format!(
+        "[{}]",
+        shape
+            .iter()
+            .map(Dim::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    )
 }

@@ -1,5 +1,6 @@
-//! A graph from a batch of inputs to the sums of Eq. 2 (the PGIG paper) for every Linear layer: Σ₊ x ŷ, Σ₊ x, Σ ŷ, n₊, with ŷ = wᵀx (no bias).
-//! The sums over patches are weight gradients whose cotangents are mask ⊙ ŷ and mask. BatchNorm is folded first.
+//! A graph from a batch of inputs to the sums of Eq. 2 (the PGIG paper) for every Linear layer: Σ₊
+//! x ŷ, Σ₊ x, Σ ŷ, n₊, with ŷ = wᵀx (no bias). The sums over patches are weight gradients whose
+//! cotangents are mask ⊙ ŷ and mask. BatchNorm is folded first.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +27,8 @@ pub enum Regime {
     Activation,
     /// wᵀx > 0.
     Weights,
-    /// All samples: what a layer without a rectifier right behind it gets. (A residual sum in between counts as none: its sign is not
-    /// the layer's own.)
+    /// All samples: what a layer without a rectifier right behind it gets. (A residual sum in
+    /// between counts as none: its sign is not the layer's own.)
     Linear,
 }
 
@@ -39,7 +40,8 @@ pub struct FitGraph {
     pub skipped: Vec<Skipped>,
 }
 
-/// A Linear layer and its sums. `x_y` and `x` have the weight's shape; `y` and `positives` are `[channels]`.
+/// A Linear layer and its sums. `x_y` and `x` have the weight's shape; `y` and `positives` are
+/// `[channels]`.
 #[derive(Clone, Debug)]
 pub struct FitLayer {
     /// The layer's output value: the key of its pattern.
@@ -69,7 +71,8 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// What one layer's patches are multiplied with: ŷ, and the mask of positive samples, both `[batch, channels, …]`.
+/// What one layer's patches are multiplied with: ŷ, and the mask of positive samples, both
+/// `[batch, channels, …]`.
 struct Samples {
     y: String,
     mask: String,
@@ -77,18 +80,32 @@ struct Samples {
 
 /// The graph whose outputs, added up over batches in f64, give the patterns of `source`.
 pub fn fit_graph(source: &Graph, regime: Regime) -> Result<FitGraph, DeriveError> {
-    let Forward { mut emit, nodes, input, head } = forward::prepare(source, true)?;
+    let Forward {
+        mut emit,
+        nodes,
+        input,
+        head,
+    } = forward::prepare(source, true)?;
     let (mut fitted, mut skipped, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
     for layer in layers::linear_layers(&emit, &nodes, &input, &head.logits) {
-        let Some(node) = nodes.iter().find(|node| node.outputs[0] == layer.output) else { continue };
+        let Some(node) = nodes.iter().find(|node| node.outputs[0] == layer.output) else {
+            continue;
+        };
         if let Some(reason) = obstacle(node) {
-            skipped.push(Skipped { output: layer.output, reason });
+            skipped.push(Skipped {
+                output: layer.output,
+                reason,
+            });
             continue;
         }
         emit.set_scope(format!("fit/{}", layer.output));
         let gate = rectified(&emit, &nodes, &layer.output);
         let product = without_bias(&mut emit, node)?;
-        let regime = if gate.is_some() { regime } else { Regime::Linear };
+        let regime = if gate.is_some() {
+            regime
+        } else {
+            Regime::Linear
+        };
         let mask = match (regime, gate) {
             (Regime::Activation, Some(gate)) => emit.step(&gate, 1.0, 0.0)?,
             (Regime::Weights, _) => emit.step(&product, 1.0, 0.0)?,
@@ -98,33 +115,53 @@ pub fn fit_graph(source: &Graph, regime: Regime) -> Result<FitGraph, DeriveError
         fitted.push(sums(&mut emit, node, layer, regime, &samples, &mut wanted)?);
     }
     let graph = outputs::publish(emit, &wanted)?;
-    Ok(FitGraph { graph: super::tidy(graph)?, layers: fitted, skipped })
+    Ok(FitGraph {
+        graph: super::tidy(graph)?,
+        layers: fitted,
+        skipped,
+    })
 }
 
 fn obstacle(node: &Node) -> Option<String> {
     match node.op_type.as_str() {
         "ConvTranspose" => Some("patterns of transposed convolutions are not fitted".into()),
-        "Gemm" if node.int_or("transA", 0) != 0 => Some("patterns of a Gemm with transA are not fitted".into()),
+        "Gemm" if node.int_or("transA", 0) != 0 => {
+            Some("patterns of a Gemm with transA are not fitted".into())
+        }
         _ => None,
     }
 }
 
 /// The value that a rectifier reads: `value` itself, or what only a constant was added to since.
 fn rectified(emit: &Emitter, nodes: &[Node], value: &str) -> Option<String> {
-    let readers: Vec<&Node> = nodes.iter().filter(|node| node.inputs.iter().any(|input| input == value)).collect();
-    if readers.iter().any(|node| role(node, &emit.graph) == Some(Role::Rectifier) && node.inputs[0] == value) {
+    let readers: Vec<&Node> = nodes
+        .iter()
+        .filter(|node| node.inputs.iter().any(|input| input == value))
+        .collect();
+    if readers
+        .iter()
+        .any(|node| role(node, &emit.graph) == Some(Role::Rectifier) && node.inputs[0] == value)
+    {
         return Some(value.to_owned());
     }
     let biased = |node: &&&Node| {
-        let others_constant = node.inputs.iter().all(|input| input == value || emit.literal(input).is_some());
+        let others_constant = node
+            .inputs
+            .iter()
+            .all(|input| input == value || emit.literal(input).is_some());
         node.is("Identity") || node.is("Add") && others_constant
     };
-    readers.iter().filter(biased).find_map(|node| rectified(emit, nodes, &node.outputs[0]))
+    readers
+        .iter()
+        .filter(biased)
+        .find_map(|node| rectified(emit, nodes, &node.outputs[0]))
 }
 
 /// Splits the node, in place, into wᵀx and the addition of its bias; the name of wᵀx.
 fn without_bias(emit: &mut Emitter, node: &Node) -> Result<String, DeriveError> {
-    let Some(bias) = node.input(2).map(str::to_owned) else { return Ok(node.outputs[0].clone()) };
+    let Some(bias) = node.input(2).map(str::to_owned) else {
+        return Ok(node.outputs[0].clone());
+    };
     let mut column = bias.clone();
     if let Some(literal) = emit.literal(&bias).filter(|_| node.is("Conv")).cloned() {
         let mut shape = vec![1; emit.shape(&node.outputs[0])?.len() - 1];
@@ -138,7 +175,12 @@ fn without_bias(emit: &mut Emitter, node: &Node) -> Result<String, DeriveError> 
 
 fn ones_like(emit: &mut Emitter, value: &str) -> Result<String, DeriveError> {
     let output = emit.value_type(value)?;
-    Ok(emit.node("HardSigmoid", &[value], attributes([("alpha", 0.0f32.into()), ("beta", 1.0f32.into())]), output))
+    Ok(emit.node(
+        "HardSigmoid",
+        &[value],
+        attributes([("alpha", 0.0f32.into()), ("beta", 1.0f32.into())]),
+        output,
+    ))
 }
 
 /// Emits the four sums of one layer and asks for them as outputs.
@@ -150,11 +192,14 @@ fn sums(
     samples: &Samples,
     wanted: &mut Vec<(String, String)>,
 ) -> Result<FitLayer, DeriveError> {
-    let unknown = || DeriveError::UnknownShape { value: layer.weight.clone() };
+    let unknown = || DeriveError::UnknownShape {
+        value: layer.weight.clone(),
+    };
     let weight = emit.literal(&layer.weight).cloned().ok_or_else(unknown)?;
     let shape = emit.shape(&samples.y)?;
     let channel = if node.is("Conv") { 1 } else { shape.len() - 1 };
-    let positions = emit.sizes(&samples.y, 1)?.iter().product::<usize>() / emit.sizes(&samples.y, channel)?[0];
+    let positions =
+        emit.sizes(&samples.y, 1)?.iter().product::<usize>() / emit.sizes(&samples.y, channel)?[0];
     let positive_y = emit.mul(&samples.mask, &samples.y)?;
     let (x_y, x, channel_axis) = match node.op_type.as_str() {
         "Conv" => {
@@ -163,9 +208,14 @@ fn sums(
         }
         _ => {
             let transposed = node.is("Gemm") && node.int_or("transB", 0) != 0;
-            let mut sums =
-                |dy: &str| matrix::weight_gradient(emit, &node.inputs[0], dy, weight.value_type(), transposed);
-            (sums(&positive_y)?, sums(&samples.mask)?, usize::from(!transposed))
+            let mut sums = |dy: &str| {
+                matrix::weight_gradient(emit, &node.inputs[0], dy, weight.value_type(), transposed)
+            };
+            (
+                sums(&positive_y)?,
+                sums(&samples.mask)?,
+                usize::from(!transposed),
+            )
         }
     };
     let y = channel_sums(emit, &samples.y, channel)?;
@@ -174,15 +224,41 @@ fn sums(
     let names = ["x_y", "x", "y", "positives"].map(|sum| format!("fit/{index}/{sum}"));
     wanted.extend([x_y, x, y, positives].into_iter().zip(names.clone()));
     let [x_y, x, y, positives] = names;
-    let LinearLayer { output, node, op_type, .. } = layer;
-    Ok(FitLayer { output, node, op_type, weight, channel_axis, regime, positions, x_y, x, y, positives })
+    let LinearLayer {
+        output,
+        node,
+        op_type,
+        ..
+    } = layer;
+    Ok(FitLayer {
+        output,
+        node,
+        op_type,
+        weight,
+        channel_axis,
+        regime,
+        positions,
+        x_y,
+        x,
+        y,
+        positives,
+    })
 }
 
 /// Both weight gradients of a Conv at once.
-fn conv_sums(emit: &mut Emitter, node: &Node, shape: &[usize], dys: [&str; 2]) -> Result<[String; 2], DeriveError> {
+fn conv_sums(
+    emit: &mut Emitter,
+    node: &Node,
+    shape: &[usize],
+    dys: [&str; 2],
+) -> Result<[String; 2], DeriveError> {
     let x = &node.inputs[0];
-    let refusal = |reason| DeriveError::Unsupported { nodes: vec![Unsupported::new(node, &emit.graph, reason)] };
+    let refusal = |reason| DeriveError::Unsupported {
+        nodes: vec![Unsupported::new(node, &emit.graph, reason)],
+    };
     let window = Window::of_node(node, shape[2..].to_vec(), &emit.sizes(x, 2)?).map_err(refusal)?;
-    let sums = convolution::weight_gradients(emit, x, &dys, shape, convolution::group(node), &window)?;
-    sums.try_into().map_err(|_| DeriveError::UnknownShape { value: x.clone() })
+    let sums =
+        convolution::weight_gradients(emit, x, &dys, shape, convolution::group(node), &window)?;
+    sums.try_into()
+        .map_err(|_| DeriveError::UnknownShape { value: x.clone() })
 }

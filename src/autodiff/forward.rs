@@ -1,4 +1,5 @@
-//! The source made ready: batch symbolic, spelling of one opset, constants folded, every type known, logits and probabilities found.
+//! The source made ready: batch symbolic, spelling of one opset, constants folded, every type
+//! known, logits and probabilities found.
 
 use super::{
     DeriveError, batch_norm,
@@ -25,7 +26,9 @@ pub struct Forward {
 pub fn prepare(source: &Graph, fold_batch_norm: bool) -> Result<Forward, DeriveError> {
     let mut graph = source.clone();
     let input = open_batch(&mut graph)?;
-    let mut graph = passes::prune(passes::free_batch(passes::fold(passes::normalise(graph)?)?)?)?;
+    let mut graph = passes::prune(passes::free_batch(passes::fold(passes::normalise(
+        graph,
+    )?)?)?)?;
     check_batch(&graph, &input)?;
     if fold_batch_norm {
         graph = batch_norm::fold(graph);
@@ -34,15 +37,26 @@ pub fn prepare(source: &Graph, fold_batch_norm: bool) -> Result<Forward, DeriveE
     let mut emit = Emitter::new(graph, types);
     let head = head::attach(&mut emit)?;
     let nodes = emit.graph.nodes.clone();
-    Ok(Forward { emit, nodes, input, head })
+    Ok(Forward {
+        emit,
+        nodes,
+        input,
+        head,
+    })
 }
 
 /// The name of the model's only input. A batch that is a symbol is renamed to [`BATCH`].
 fn open_batch(graph: &mut Graph) -> Result<String, DeriveError> {
     let constants = &graph.initializers;
-    let mut inputs: Vec<_> = graph.inputs.iter_mut().filter(|input| !constants.contains_key(&input.name)).collect();
+    let mut inputs: Vec<_> = graph
+        .inputs
+        .iter_mut()
+        .filter(|input| !constants.contains_key(&input.name))
+        .collect();
     let [input] = inputs.as_mut_slice() else {
-        return Err(DeriveError::Inputs { names: inputs.iter().map(|input| input.name.clone()).collect() });
+        return Err(DeriveError::Inputs {
+            names: inputs.iter().map(|input| input.name.clone()).collect(),
+        });
     };
     if let Some(batch @ Dim::Symbol(_)) = input.value_type.shape.first_mut() {
         *batch = Dim::Symbol(BATCH.into());
@@ -52,9 +66,16 @@ fn open_batch(graph: &mut Graph) -> Result<String, DeriveError> {
 
 /// The input must have the batch in front, and numbers behind it.
 fn check_batch(graph: &Graph, input: &str) -> Result<(), DeriveError> {
-    let shape = graph.inputs.iter().find(|found| found.name == input).map_or(&[][..], |found| &found.value_type.shape);
+    let shape = graph
+        .inputs
+        .iter()
+        .find(|found| found.name == input)
+        .map_or(&[][..], |found| &found.value_type.shape);
     match shape {
         [Dim::Symbol(_), rest @ ..] if rest.iter().all(|dim| dim.known().is_some()) => Ok(()),
-        _ => Err(DeriveError::InputShape { input: input.to_owned(), shape: shape.to_vec() }),
+        _ => Err(DeriveError::InputShape {
+            input: input.to_owned(),
+            shape: shape.to_vec(),
+        }),
     }
 }

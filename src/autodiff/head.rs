@@ -1,5 +1,6 @@
-//! Finds the logits and the probabilities of a classifier, or makes the one that is missing.
-//! An output behind Softmax or Sigmoid gives both; other outputs are logits, and Softmax over the classes is added (Sigmoid for one class).
+//! Finds the logits and the probabilities of a classifier, or makes the one that is missing. An
+//! output behind Softmax or Sigmoid gives both; other outputs are logits, and Softmax over the
+//! classes is added (Sigmoid for one class).
 
 use super::{
     DeriveError, Unsupported,
@@ -16,44 +17,70 @@ pub struct HeadValues {
 
 /// The head of the first output that is `[batch, classes]`, else of the first that flattens to it.
 pub fn attach(emit: &mut Emitter) -> Result<HeadValues, DeriveError> {
-    let outputs: Vec<String> = emit.graph.outputs.iter().map(|output| output.name.clone()).collect();
-    let fits = |emit: &Emitter, name: &str| class_count(&emit.shape(name).ok()?);
-    let flat = outputs
+    let outputs: Vec<String> = emit
+        .graph
+        .outputs
         .iter()
-        .find(|name| emit.shape(name).is_ok_and(|shape| shape.len() == 2 && class_count(&shape).is_some()));
+        .map(|output| output.name.clone())
+        .collect();
+    let fits = |emit: &Emitter, name: &str| class_count(&emit.shape(name).ok()?);
+    let flat = outputs.iter().find(|name| {
+        emit.shape(name)
+            .is_ok_and(|shape| shape.len() == 2 && class_count(&shape).is_some())
+    });
     let output = flat.or_else(|| outputs.iter().find(|name| fits(emit, name).is_some()));
     let found = output.and_then(|output| Some((output.clone(), fits(emit, output)?)));
     let Some((output, classes)) = found else {
-        let untyped = |node: &&Node| node.outputs.iter().any(|name| !name.is_empty() && emit.value_type(name).is_err());
+        let untyped = |node: &&Node| {
+            node.outputs
+                .iter()
+                .any(|name| !name.is_empty() && emit.value_type(name).is_err())
+        };
         if let Some(node) = emit.graph.nodes.iter().find(untyped) {
             let reason = "the type and shape of what it makes are not known".to_owned();
-            return Err(DeriveError::Unsupported { nodes: vec![Unsupported::new(node, &emit.graph, reason)] });
+            return Err(DeriveError::Unsupported {
+                nodes: vec![Unsupported::new(node, &emit.graph, reason)],
+            });
         }
-        let outputs = outputs.iter().map(|name| (name.clone(), emit.shape(name).unwrap_or_default())).collect();
+        let outputs = outputs
+            .iter()
+            .map(|name| (name.clone(), emit.shape(name).unwrap_or_default()))
+            .collect();
         return Err(DeriveError::NoHead { outputs });
     };
     emit.set_scope("head".into());
     let end = end(&emit.graph.nodes, &output).cloned();
-    let normalised = end.as_ref().filter(|node| spans_classes(emit, node, classes));
+    let normalised = end
+        .as_ref()
+        .filter(|node| spans_classes(emit, node, classes));
     let Some(node) = normalised else {
         let logits = flatten(emit, &output, classes)?;
         let probabilities = probabilities(emit, &logits, classes)?;
-        return Ok(HeadValues { logits, probabilities, classes });
+        return Ok(HeadValues {
+            logits,
+            probabilities,
+            classes,
+        });
     };
     let logits = flatten(emit, &node.inputs[0], classes)?;
     let probabilities = match node.op_type.as_str() {
         "LogSoftmax" => probabilities(emit, &logits, classes)?,
         _ => flatten(emit, &output, classes)?,
     };
-    Ok(HeadValues { logits, probabilities, classes })
+    Ok(HeadValues {
+        logits,
+        probabilities,
+        classes,
+    })
 }
 
 /// `[batch, classes]`, perhaps among ones: how many classes.
 fn class_count(shape: &[Dim]) -> Option<usize> {
     let (batch, rest) = shape.split_first()?;
     let sizes = rest.iter().map(Dim::known).collect::<Option<Vec<_>>>()?;
-    let plain =
-        matches!(batch, Dim::Symbol(_)) && !sizes.contains(&0) && sizes.iter().filter(|&&size| size > 1).count() <= 1;
+    let plain = matches!(batch, Dim::Symbol(_))
+        && !sizes.contains(&0)
+        && sizes.iter().filter(|&&size| size > 1).count() <= 1;
     plain.then(|| sizes.iter().product())
 }
 
@@ -67,7 +94,9 @@ fn end<'a>(nodes: &'a [Node], output: &str) -> Option<&'a Node> {
         }
         match node.op_type.as_str() {
             "Softmax" | "LogSoftmax" | "Sigmoid" => return Some(node),
-            "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" | "Identity" | "Dropout" => output = node.input(0)?,
+            "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" | "Identity" | "Dropout" => {
+                output = node.input(0)?
+            }
             "Cast" if node.int("to") == Some(Element::Float as i64) => output = node.input(0)?,
             _ => return None,
         }
@@ -77,9 +106,15 @@ fn end<'a>(nodes: &'a [Node], output: &str) -> Option<&'a Node> {
 
 /// Softmax must run over the classes; Sigmoid works on each alone.
 fn spans_classes(emit: &Emitter, node: &Node, classes: usize) -> bool {
-    let Ok(shape) = emit.shape(&node.inputs[0]) else { return false };
+    let Ok(shape) = emit.shape(&node.inputs[0]) else {
+        return false;
+    };
     let axis = node.int_or("axis", -1);
-    let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
+    let axis = if axis < 0 {
+        axis + shape.len() as i64
+    } else {
+        axis
+    };
     class_count(&shape) == Some(classes)
         && (node.op_type == "Sigmoid" || shape.get(axis as usize) == Some(&Dim::Known(classes)))
 }
@@ -95,5 +130,10 @@ fn probabilities(emit: &mut Emitter, logits: &str, classes: usize) -> Result<Str
         return emit.unary("Sigmoid", logits);
     }
     let output = emit.value_type(logits)?;
-    Ok(emit.node("Softmax", &[logits], attributes([("axis", (-1).into())]), output))
+    Ok(emit.node(
+        "Softmax",
+        &[logits],
+        attributes([("axis", (-1).into())]),
+        output,
+    ))
 }

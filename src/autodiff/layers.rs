@@ -1,4 +1,5 @@
-//! The Linear layers of a network in the order of the forward pass, and which of them a pattern rule set rewrites.
+//! The Linear layers of a network in the order of the forward pass, and which of them a pattern
+//! rule set rewrites.
 
 use std::collections::HashSet;
 
@@ -27,8 +28,9 @@ pub struct LinearLayer {
 /// The Linear nodes that the head's dependence on `input` runs through.
 pub fn linear_layers(emit: &Emitter, nodes: &[Node], input: &str, head: &str) -> Vec<LinearLayer> {
     let active = active(emit, nodes, &[input], head);
-    let linear =
-        nodes.iter().filter(|node| active.contains(&node.outputs[0]) && role(node, &emit.graph) == Some(Role::Linear));
+    let linear = nodes.iter().filter(|node| {
+        active.contains(&node.outputs[0]) && role(node, &emit.graph) == Some(Role::Linear)
+    });
     let layers = linear.filter_map(|node| {
         let weight = emit.literal(&node.inputs[1])?;
         Some(LinearLayer {
@@ -55,9 +57,18 @@ pub fn active(emit: &Emitter, nodes: &[Node], wrt: &[&str], head: &str) -> HashS
 }
 
 /// The layers that `selection` names, and the names in it that are no Linear layer.
-pub fn select<'a>(layers: &'a [LinearLayer], selection: &'a PatternLayers) -> (Vec<&'a LinearLayer>, Vec<&'a str>) {
+pub fn select<'a>(
+    layers: &'a [LinearLayer],
+    selection: &'a PatternLayers,
+) -> (Vec<&'a LinearLayer>, Vec<&'a str>) {
     let count = layers.len();
-    let between = |from: usize, to: usize| layers.iter().skip(from).take(to.saturating_sub(from)).collect();
+    let between = |from: usize, to: usize| {
+        layers
+            .iter()
+            .skip(from)
+            .take(to.saturating_sub(from))
+            .collect()
+    };
     match selection {
         PatternLayers::All => (between(0, count), Vec::new()),
         PatternLayers::Inner => (between(1, count.saturating_sub(1)), Vec::new()),
@@ -65,8 +76,13 @@ pub fn select<'a>(layers: &'a [LinearLayer], selection: &'a PatternLayers) -> (V
         PatternLayers::ExceptLast => (between(0, count.saturating_sub(1)), Vec::new()),
         PatternLayers::Named(names) => {
             let has = |layer: &LinearLayer, name: &str| layer.node == name || layer.output == name;
-            let found = layers.iter().filter(|layer| names.iter().any(|name| has(layer, name))).collect();
-            let unknown = names.iter().filter(|name| !layers.iter().any(|layer| has(layer, name)));
+            let found = layers
+                .iter()
+                .filter(|layer| names.iter().any(|name| has(layer, name)))
+                .collect();
+            let unknown = names
+                .iter()
+                .filter(|name| !layers.iter().any(|layer| has(layer, name)));
             (found, unknown.map(String::as_str).collect())
         }
     }

@@ -1,4 +1,5 @@
-//! Reverse mode, ONNX -> ONNX: rule tables, the backward walk, lowering. No tokio, no ort, no files.
+//! Reverse mode, ONNX -> ONNX: rule tables, the backward walk, lowering. No tokio, no ort, no
+//! files.
 
 mod batch_norm;
 mod context;
@@ -37,22 +38,36 @@ use spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule, Wrt};
 
 /// A source graph joined with the backward walk that a [`DeriveSpec`] asks for.
 ///
-/// Inputs: the model's input (batch symbolic) and, when any rule set is asked for, `seed` `[batch, classes]` (the cotangent of the head).
-/// Outputs: `logits` `[batch, classes]`, `probabilities` `[batch, classes]`, then one cotangent per rule set, named as
-/// [`spec::RuleSetId::id`], each `[batch, …]` in the shape of `wrt`; for `Wrt::Activation` then also `activation`, its value.
+/// Inputs: the model's input (batch symbolic) and, when any rule set is asked for, `seed`
+/// `[batch, classes]` (the cotangent of the head). Outputs: `logits` `[batch, classes]`,
+/// `probabilities` `[batch, classes]`, then one cotangent per rule set, named as
+/// [`spec::RuleSetId::id`], each `[batch, …]` in the shape of `wrt`; for `Wrt::Activation` then
+/// also `activation`, its value.
 pub struct Derived {
     pub graph: Graph,
 }
 
-/// `patterns` maps the output value of each Linear node (after BatchNorm folding) to its pattern, in the shape of the node's weight.
+/// `patterns` maps the output value of each Linear node (after BatchNorm folding) to its pattern,
+/// in the shape of the node's weight.
 ///
-/// A graph that holds a pattern rule set folds BatchNorm for all its rule sets: the same function, rounded differently.
-/// Fails with every unsupported node, or every missing pattern, at once.
-pub fn derive(source: &Graph, spec: &DeriveSpec, patterns: Option<&Patterns>) -> Result<Derived, DeriveError> {
+/// A graph that holds a pattern rule set folds BatchNorm for all its rule sets: the same function,
+/// rounded differently. Fails with every unsupported node, or every missing pattern, at once.
+pub fn derive(
+    source: &Graph,
+    spec: &DeriveSpec,
+    patterns: Option<&Patterns>,
+) -> Result<Derived, DeriveError> {
     let folds = spec.rule_sets.iter().any(|set| set.needs_patterns());
-    let Forward { mut emit, nodes, input, head } = forward::prepare(source, folds)?;
-    let mut wanted =
-        vec![(head.logits.clone(), "logits".to_owned()), (head.probabilities.clone(), "probabilities".to_owned())];
+    let Forward {
+        mut emit,
+        nodes,
+        input,
+        head,
+    } = forward::prepare(source, folds)?;
+    let mut wanted = vec![
+        (head.logits.clone(), "logits".to_owned()),
+        (head.probabilities.clone(), "probabilities".to_owned()),
+    ];
     let wrt = match &spec.wrt {
         Wrt::Input => &input,
         Wrt::Activation(name) => name,
@@ -61,14 +76,26 @@ pub fn derive(source: &Graph, spec: &DeriveSpec, patterns: Option<&Patterns>) ->
         return Err(DeriveError::UnknownActivation { name: wrt.clone() });
     }
     let layers = layers::linear_layers(&emit, &nodes, &input, &head.logits);
-    let chosen = if folds { choose_patterns(&layers, &spec.pattern_layers, patterns)? } else { HashMap::new() };
+    let chosen = if folds {
+        choose_patterns(&layers, &spec.pattern_layers, patterns)?
+    } else {
+        HashMap::new()
+    };
     let value = match spec.head {
         Head::Logits => &head.logits,
         Head::Probabilities => &head.probabilities,
     };
     if !spec.rule_sets.is_empty() {
         let cotangent = add_seed(&mut emit, head.classes, value, spec.seed)?;
-        for (name, output) in reverse_all(&mut emit, &nodes, &[wrt], value, &cotangent, &spec.rule_sets, &chosen)? {
+        for (name, output) in reverse_all(
+            &mut emit,
+            &nodes,
+            &[wrt],
+            value,
+            &cotangent,
+            &spec.rule_sets,
+            &chosen,
+        )? {
             wanted.push((output, name.to_owned()));
         }
     }
@@ -76,7 +103,9 @@ pub fn derive(source: &Graph, spec: &DeriveSpec, patterns: Option<&Patterns>) ->
         wanted.push((name.clone(), "activation".to_owned()));
     }
     let graph = outputs::publish(emit, &wanted)?;
-    Ok(Derived { graph: tidy(graph)? })
+    Ok(Derived {
+        graph: tidy(graph)?,
+    })
 }
 
 fn tidy(graph: Graph) -> Result<Graph, DeriveError> {
@@ -84,7 +113,8 @@ fn tidy(graph: Graph) -> Result<Graph, DeriveError> {
     Ok(passes::checked("derive", graph)?)
 }
 
-/// One walk per rule set, each with a cotangent for each of `wrt`; unsupported nodes of all of them are reported together, each once.
+/// One walk per rule set, each with a cotangent for each of `wrt`; unsupported nodes of all of them
+/// are reported together, each once.
 fn reverse_all(
     emit: &mut emit::Emitter,
     nodes: &[crate::onnx::graph::Node],
@@ -96,7 +126,14 @@ fn reverse_all(
 ) -> Result<Vec<(&'static str, String)>, DeriveError> {
     let (mut found, mut unsupported) = (Vec::new(), IndexSet::new());
     for id in rule_sets {
-        let walk = reverse::Walk { set: sets::rule_set(*id), scope: id.id(), nodes, wrt, head, patterns };
+        let walk = reverse::Walk {
+            set: sets::rule_set(*id),
+            scope: id.id(),
+            nodes,
+            wrt,
+            head,
+            patterns,
+        };
         match reverse::reverse(emit, &walk, seed) {
             Ok(outputs) => found.extend(outputs.into_iter().map(|output| (id.id(), output))),
             Err(DeriveError::Unsupported { nodes }) => unsupported.extend(nodes),
@@ -107,18 +144,33 @@ fn reverse_all(
     if unsupported.is_empty() {
         Ok(found)
     } else {
-        Err(DeriveError::Unsupported { nodes: unsupported.into_iter().collect() })
+        Err(DeriveError::Unsupported {
+            nodes: unsupported.into_iter().collect(),
+        })
     }
 }
 
 /// The input `seed`, and the cotangent of the head that it makes.
-fn add_seed(emit: &mut emit::Emitter, classes: usize, head: &str, rule: SeedRule) -> Result<String, DeriveError> {
+fn add_seed(
+    emit: &mut emit::Emitter,
+    classes: usize,
+    head: &str,
+    rule: SeedRule,
+) -> Result<String, DeriveError> {
     let element = emit.value_type(head)?.element;
-    let value_type = ValueType::new(Element::Float, vec![Dim::Symbol(forward::BATCH.into()), Dim::Known(classes)]);
+    let value_type = ValueType::new(
+        Element::Float,
+        vec![Dim::Symbol(forward::BATCH.into()), Dim::Known(classes)],
+    );
     if emit.graph.value_names().contains("seed") {
-        return Err(DeriveError::ReservedInput { names: vec!["seed".into()] });
+        return Err(DeriveError::ReservedInput {
+            names: vec!["seed".into()],
+        });
     }
-    let seed = emit.add_input(ValueInfo { name: "seed".into(), value_type });
+    let seed = emit.add_input(ValueInfo {
+        name: "seed".into(),
+        value_type,
+    });
     emit.set_scope("seed".into());
     let seed = emit.cast(&seed, element)?;
     match rule {
@@ -136,10 +188,17 @@ fn choose_patterns<'a>(
     let patterns = patterns.ok_or(DeriveError::NoPatterns)?;
     let source = patterns.source.as_ref();
     let (chosen, unknown) = layers::select(layers, selection);
-    let mut faults: Vec<_> = unknown.iter().map(|name| PatternFault::NoLayer { name: (*name).to_owned() }).collect();
+    let mut faults: Vec<_> = unknown
+        .iter()
+        .map(|name| PatternFault::NoLayer {
+            name: (*name).to_owned(),
+        })
+        .collect();
     for layer in &chosen {
         match source.shape(&layer.output) {
-            None => faults.push(PatternFault::Missing { layer: layer.output.clone() }),
+            None => faults.push(PatternFault::Missing {
+                layer: layer.output.clone(),
+            }),
             Some(shape) if shape != layer.weight_shape => faults.push(PatternFault::Shape {
                 layer: layer.output.clone(),
                 expected: layer.weight_shape.clone(),
@@ -151,7 +210,15 @@ fn choose_patterns<'a>(
     if faults.is_empty() {
         Ok(chosen
             .into_iter()
-            .map(|layer| (layer.output.as_str(), PatternOf { source, layer: &layer.output }))
+            .map(|layer| {
+                (
+                    layer.output.as_str(),
+                    PatternOf {
+                        source,
+                        layer: &layer.output,
+                    },
+                )
+            })
             .collect())
     } else {
         Err(DeriveError::Patterns { faults })
@@ -164,22 +231,50 @@ pub fn applicable(
     spec: &DeriveSpec,
     patterns: Option<&Patterns>,
 ) -> BTreeMap<RuleSetId, Result<(), DeriveError>> {
-    let attempt = |id| derive(source, &DeriveSpec { rule_sets: vec![id], ..spec.clone() }, patterns).map(drop);
-    RuleSetId::ALL.into_iter().map(|id| (id, attempt(id))).collect()
+    let attempt = |id| {
+        derive(
+            source,
+            &DeriveSpec {
+                rule_sets: vec![id],
+                ..spec.clone()
+            },
+            patterns,
+        )
+        .map(drop)
+    };
+    RuleSetId::ALL
+        .into_iter()
+        .map(|id| (id, attempt(id)))
+        .collect()
 }
 
 /// The Linear layers between input and head, BatchNorm folded, in the order of the forward pass.
 pub fn linear_layers(source: &Graph) -> Result<Vec<LinearLayer>, DeriveError> {
     let forward = forward::prepare(source, true)?;
-    Ok(layers::linear_layers(&forward.emit, &forward.nodes, &forward.input, &forward.head.logits))
+    Ok(layers::linear_layers(
+        &forward.emit,
+        &forward.nodes,
+        &forward.input,
+        &forward.head.logits,
+    ))
 }
 
-/// The values that [`Wrt::Activation`] may name, in the order of the forward pass, with their shapes without the batch.
+/// The values that [`Wrt::Activation`] may name, in the order of the forward pass, with their
+/// shapes without the batch.
 pub fn activations(source: &Graph) -> Result<Vec<(String, Vec<usize>)>, DeriveError> {
-    let Forward { emit, nodes, input, head } = forward::prepare(source, false)?;
+    let Forward {
+        emit,
+        nodes,
+        input,
+        head,
+    } = forward::prepare(source, false)?;
     let active = layers::active(&emit, &nodes, &[&input], &head.logits);
     let known = source.value_names();
-    let values =
-        nodes.iter().flat_map(|node| &node.outputs).filter(|value| active.contains(*value) && known.contains(*value));
-    Ok(values.filter_map(|value| Some((value.clone(), emit.sizes(value, 1).ok()?))).collect())
+    let values = nodes
+        .iter()
+        .flat_map(|node| &node.outputs)
+        .filter(|value| active.contains(*value) && known.contains(*value));
+    Ok(values
+        .filter_map(|value| Some((value.clone(), emit.sizes(value, 1).ok()?)))
+        .collect())
 }

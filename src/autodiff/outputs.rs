@@ -1,13 +1,26 @@
-//! Gives values of a graph their public names and makes them its outputs. Other values of such a name step aside.
+//! Gives values of a graph their public names and makes them its outputs. Other values of such a
+//! name step aside.
 
 use super::emit::Emitter;
 use crate::onnx::graph::{Graph, ValueInfo};
 
-/// Makes each (value, public name) an output, in this order. `emit` may not be used for more nodes afterwards.
-pub fn publish(mut emit: Emitter, wanted: &[(String, String)]) -> Result<Graph, super::DeriveError> {
-    let taken: Vec<String> = emit.graph.inputs.iter().map(|input| input.name.clone()).collect();
-    let clash: Vec<String> =
-        wanted.iter().filter(|(_, public)| taken.contains(public)).map(|(_, public)| public.clone()).collect();
+/// Makes each (value, public name) an output, in this order. `emit` may not be used for more nodes
+/// afterwards.
+pub fn publish(
+    mut emit: Emitter,
+    wanted: &[(String, String)],
+) -> Result<Graph, super::DeriveError> {
+    let taken: Vec<String> = emit
+        .graph
+        .inputs
+        .iter()
+        .map(|input| input.name.clone())
+        .collect();
+    let clash: Vec<String> = wanted
+        .iter()
+        .filter(|(_, public)| taken.contains(public))
+        .map(|(_, public)| public.clone())
+        .collect();
     if !clash.is_empty() {
         return Err(super::DeriveError::ReservedInput { names: clash });
     }
@@ -17,8 +30,15 @@ pub fn publish(mut emit: Emitter, wanted: &[(String, String)]) -> Result<Graph, 
     for (value, _) in wanted {
         let value_type = emit.value_type(value)?;
         let fixed = taken.contains(value) || used.contains(value) || emit.literal(value).is_some();
-        let source = if fixed { emit.unary("Identity", value)? } else { value.clone() };
-        emit.graph.outputs.push(ValueInfo { name: source.clone(), value_type });
+        let source = if fixed {
+            emit.unary("Identity", value)?
+        } else {
+            value.clone()
+        };
+        emit.graph.outputs.push(ValueInfo {
+            name: source.clone(),
+            value_type,
+        });
         used.push(source);
     }
     for (index, (_, public)) in wanted.iter().enumerate() {
@@ -27,7 +47,9 @@ pub fn publish(mut emit: Emitter, wanted: &[(String, String)]) -> Result<Graph, 
         }
         let aside = emit.fresh(&format!("{public}/source"));
         rename(&mut emit.graph, public, &aside);
-        used.iter_mut().filter(|source| *source == public).for_each(|source| source.clone_from(&aside));
+        used.iter_mut()
+            .filter(|source| *source == public)
+            .for_each(|source| source.clone_from(&aside));
     }
     for ((_, public), source) in wanted.iter().zip(&used) {
         rename(&mut emit.graph, source, public);
@@ -36,13 +58,21 @@ pub fn publish(mut emit: Emitter, wanted: &[(String, String)]) -> Result<Graph, 
 }
 
 fn rename(graph: &mut Graph, from: &str, to: &str) {
-    let nodes = graph.nodes.iter_mut().flat_map(|node| node.inputs.iter_mut().chain(&mut node.outputs));
+    let nodes = graph
+        .nodes
+        .iter_mut()
+        .flat_map(|node| node.inputs.iter_mut().chain(&mut node.outputs));
     let outputs = graph.outputs.iter_mut().map(|output| &mut output.name);
-    nodes.chain(outputs).filter(|name| *name == from).for_each(|name| to.clone_into(name));
+    nodes
+        .chain(outputs)
+        .filter(|name| *name == from)
+        .for_each(|name| to.clone_into(name));
     if let Some(index) = graph.initializers.get_index_of(from) {
         // Keeps the order, by which the file is written.
         if let Some((_, literal)) = graph.initializers.shift_remove_entry(from) {
-            graph.initializers.shift_insert(index, to.to_owned(), literal);
+            graph
+                .initializers
+                .shift_insert(index, to.to_owned(), literal);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Gradients with respect to weights and biases, summed over the batch: what a training step needs. The parameters become inputs of the
-//! graph, so that one session runs with whatever weights it is given. BatchNorm keeps its statistics; its scale and bias are parameters.
+//! Gradients with respect to weights and biases, summed over the batch: what a training step needs.
+//! The parameters become inputs of the graph, so that one session runs with whatever weights it is
+//! given. BatchNorm keeps its statistics; its scale and bias are parameters.
 
 use indexmap::IndexSet;
 
@@ -17,12 +18,14 @@ use crate::onnx::graph::{Element, Graph, Literal, Node, ValueInfo};
 pub enum Parameters {
     /// All that the head depends on.
     All,
-    /// By the name of the initializer, or of the value that constants alone make (a transposed weight).
+    /// By the name of the initializer, or of the value that constants alone make (a transposed
+    /// weight).
     Named(Vec<String>),
 }
 
-/// Inputs: the model's input `[batch, …]`, each parameter under its name, and `seed` `[batch, classes]`, the cotangent of the head.
-/// Outputs: `logits` and `probabilities` `[batch, classes]`, then the gradient of each parameter, summed over the batch.
+/// Inputs: the model's input `[batch, …]`, each parameter under its name, and `seed`
+/// `[batch, classes]`, the cotangent of the head. Outputs: `logits` and `probabilities`
+/// `[batch, classes]`, then the gradient of each parameter, summed over the batch.
 pub struct ParameterGraph {
     pub graph: Graph,
     pub parameters: Vec<Parameter>,
@@ -52,67 +55,138 @@ const SLOTS: &[(&str, &[usize])] = &[
     ("PRelu", &[1]),
 ];
 
-/// Fails with every node on the way to a parameter that has no gradient, or every name that is no parameter.
-pub fn parameter_gradients(source: &Graph, head: Head, wanted: &Parameters) -> Result<ParameterGraph, DeriveError> {
-    let Forward { mut emit, nodes, head: found, .. } = forward::prepare(source, false)?;
+/// Fails with every node on the way to a parameter that has no gradient, or every name that is no
+/// parameter.
+pub fn parameter_gradients(
+    source: &Graph,
+    head: Head,
+    wanted: &Parameters,
+) -> Result<ParameterGraph, DeriveError> {
+    let Forward {
+        mut emit,
+        nodes,
+        head: found,
+        ..
+    } = forward::prepare(source, false)?;
     let value = match head {
         Head::Logits => &found.logits,
         Head::Probabilities => &found.probabilities,
     };
     let names = chosen(&emit, &nodes, value, wanted)?;
-    let values = names.iter().map(|name| open(&mut emit, name)).collect::<Result<Vec<_>, _>>()?;
+    let values = names
+        .iter()
+        .map(|name| open(&mut emit, name))
+        .collect::<Result<Vec<_>, _>>()?;
     let seed = add_seed(&mut emit, found.classes, value, SeedRule::One)?;
     let wrt: Vec<&str> = names.iter().map(String::as_str).collect();
-    let gradients = reverse_all(&mut emit, &nodes, &wrt, value, &seed, &[RuleSetId::Gradient], &Default::default())?;
-    let public: Vec<String> = names.iter().map(|name| format!("gradient/{name}")).collect();
-    let mut published =
-        vec![(found.logits.clone(), "logits".to_owned()), (found.probabilities.clone(), "probabilities".to_owned())];
-    published.extend(gradients.into_iter().map(|(_, gradient)| gradient).zip(public.iter().cloned()));
+    let gradients = reverse_all(
+        &mut emit,
+        &nodes,
+        &wrt,
+        value,
+        &seed,
+        &[RuleSetId::Gradient],
+        &Default::default(),
+    )?;
+    let public: Vec<String> = names
+        .iter()
+        .map(|name| format!("gradient/{name}"))
+        .collect();
+    let mut published = vec![
+        (found.logits.clone(), "logits".to_owned()),
+        (found.probabilities.clone(), "probabilities".to_owned()),
+    ];
+    published.extend(
+        gradients
+            .into_iter()
+            .map(|(_, gradient)| gradient)
+            .zip(public.iter().cloned()),
+    );
     let graph = super::tidy(outputs::publish(emit, &published)?)?;
     let parameters = names.into_iter().zip(public).zip(values);
-    let parameters = parameters.map(|((name, gradient), value)| Parameter { name, gradient, value }).collect();
+    let parameters = parameters
+        .map(|((name, gradient), value)| Parameter {
+            name,
+            gradient,
+            value,
+        })
+        .collect();
     Ok(ParameterGraph { graph, parameters })
 }
 
-fn chosen(emit: &Emitter, nodes: &[Node], head: &str, wanted: &Parameters) -> Result<IndexSet<String>, DeriveError> {
+fn chosen(
+    emit: &Emitter,
+    nodes: &[Node],
+    head: &str,
+    wanted: &Parameters,
+) -> Result<IndexSet<String>, DeriveError> {
     let found = all(emit, nodes);
     let candidates: Vec<&str> = found.iter().map(String::as_str).collect();
     let active = layers::active(emit, nodes, &candidates, head);
-    let found: IndexSet<String> = found.into_iter().filter(|name| active.contains(name)).collect();
+    let found: IndexSet<String> = found
+        .into_iter()
+        .filter(|name| active.contains(name))
+        .collect();
     match wanted {
         Parameters::All if found.is_empty() => Err(DeriveError::NoParameters),
         Parameters::All => Ok(found),
         Parameters::Named(names) => {
-            let unknown: Vec<String> = names.iter().filter(|name| !found.contains(*name)).cloned().collect();
+            let unknown: Vec<String> = names
+                .iter()
+                .filter(|name| !found.contains(*name))
+                .cloned()
+                .collect();
             let known = || found.iter().cloned().collect();
             if unknown.is_empty() {
                 Ok(names.iter().cloned().collect())
             } else {
-                Err(DeriveError::UnknownParameters { names: unknown, known: known() })
+                Err(DeriveError::UnknownParameters {
+                    names: unknown,
+                    known: known(),
+                })
             }
         }
     }
 }
 
-/// In the order of the forward pass. What is added to or multiplied with a value counts from one number per channel on: a single number
-/// is a constant of the formula.
+/// In the order of the forward pass. What is added to or multiplied with a value counts from one
+/// number per channel on: a single number is a constant of the formula.
 fn all(emit: &Emitter, nodes: &[Node]) -> IndexSet<String> {
-    let slots = |node: &Node| SLOTS.iter().find(|(op, _)| node.is(op)).map_or(&[][..], |(_, slots)| slots);
+    let slots = |node: &Node| {
+        SLOTS
+            .iter()
+            .find(|(op, _)| node.is(op))
+            .map_or(&[][..], |(_, slots)| slots)
+    };
     let is_parameter = |node: &Node, name: &&str| {
         let broadcast = node.is("Add") || node.is("Mul");
-        emit.literal(name).is_some_and(|literal| literal.element == Element::Float && (literal.len() > 1 || !broadcast))
+        emit.literal(name).is_some_and(|literal| {
+            literal.element == Element::Float && (literal.len() > 1 || !broadcast)
+        })
     };
     let of_node = |node: &Node| {
         let inputs = slots(node).iter().filter_map(|slot| node.input(*slot));
-        inputs.filter(|name| is_parameter(node, name)).map(str::to_owned).collect::<Vec<_>>()
+        inputs
+            .filter(|name| is_parameter(node, name))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     nodes.iter().flat_map(of_node).collect()
 }
 
 /// Makes a constant an input; its value in the model.
 fn open(emit: &mut Emitter, name: &str) -> Result<Literal, DeriveError> {
-    let unknown = || DeriveError::UnknownShape { value: name.to_owned() };
-    let literal = emit.graph.initializers.shift_remove(name).ok_or_else(unknown)?;
-    emit.add_input(ValueInfo { name: name.to_owned(), value_type: literal.value_type() });
+    let unknown = || DeriveError::UnknownShape {
+        value: name.to_owned(),
+    };
+    let literal = emit
+        .graph
+        .initializers
+        .shift_remove(name)
+        .ok_or_else(unknown)?;
+    emit.add_input(ValueInfo {
+        name: name.to_owned(),
+        value_type: literal.value_type(),
+    });
     Ok(literal)
 }

@@ -1,5 +1,6 @@
-//! The backward walk: from the head to the values of `wrt` against the order of the nodes, one rule per active node. Cotangents of a value are summed
-//! once all its readers have spoken, and brought to the value's shape here, once for all rules. Nodes without a rule are all named together.
+//! The backward walk: from the head to the values of `wrt` against the order of the nodes, one rule
+//! per active node. Cotangents of a value are summed once all its readers have spoken, and brought
+//! to the value's shape here, once for all rules. Nodes without a rule are all named together.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,23 +30,42 @@ pub struct Walk<'a> {
 pub fn reverse(emit: &mut Emitter, walk: &Walk, seed: &str) -> Result<Vec<String>, DeriveError> {
     let varies = varying(emit, walk.nodes, walk.wrt);
     if !varies.contains(walk.head) {
-        return Err(DeriveError::Detached { wrt: walk.wrt.join(", "), head: walk.head.to_owned() });
+        return Err(DeriveError::Detached {
+            wrt: walk.wrt.join(", "),
+            head: walk.head.to_owned(),
+        });
     }
-    let mut waiting: HashMap<String, Vec<String>> = HashMap::from([(walk.head.to_owned(), vec![seed.to_owned()])]);
+    let mut waiting: HashMap<String, Vec<String>> =
+        HashMap::from([(walk.head.to_owned(), vec![seed.to_owned()])]);
     let mut unsupported = Vec::new();
     for node in walk.nodes.iter().rev() {
         if !node.outputs.iter().any(|output| {
-            varies.contains(output) && !walk.wrt.contains(&output.as_str()) && waiting.contains_key(output)
+            varies.contains(output)
+                && !walk.wrt.contains(&output.as_str())
+                && waiting.contains_key(output)
         }) {
             continue;
         }
         emit.set_scope(format!("{}/{}", walk.scope, node.label()));
-        let cotangents = node.outputs.iter().map(|output| sum(emit, waiting.remove(output).unwrap_or_default()));
+        let cotangents = node
+            .outputs
+            .iter()
+            .map(|output| sum(emit, waiting.remove(output).unwrap_or_default()));
         let cotangents = cotangents.collect::<Result<Vec<_>, _>>()?;
-        let active: Vec<bool> = node.inputs.iter().map(|input| varies.contains(input)).collect();
+        let active: Vec<bool> = node
+            .inputs
+            .iter()
+            .map(|input| varies.contains(input))
+            .collect();
         let found = step(emit, walk, node, &active, &cotangents);
-        for (index, input) in node.inputs.iter().enumerate().filter(|(index, _)| active[*index]) {
-            // After a refusal the primal stands in for the cotangent, so that the walk meets every other node too.
+        for (index, input) in node
+            .inputs
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| active[*index])
+        {
+            // After a refusal the primal stands in for the cotangent, so that the walk meets every
+            // other node too.
             let cotangent = match &found {
                 Ok(found) => found[index].clone(),
                 Err(_) => input.clone(),
@@ -64,12 +84,16 @@ pub fn reverse(emit: &mut Emitter, walk: &Walk, seed: &str) -> Result<Vec<String
     }
     let cotangent = |wrt: &&str| {
         let found = sum(emit, waiting.remove(*wrt).unwrap_or_default())?;
-        found.ok_or_else(|| DeriveError::Detached { wrt: (*wrt).to_owned(), head: walk.head.to_owned() })
+        found.ok_or_else(|| DeriveError::Detached {
+            wrt: (*wrt).to_owned(),
+            head: walk.head.to_owned(),
+        })
     };
     walk.wrt.iter().map(cotangent).collect()
 }
 
-/// One node: its rule's cotangents, one per input in the input's shape; inactive inputs get an empty name.
+/// One node: its rule's cotangents, one per input in the input's shape; inactive inputs get an
+/// empty name.
 fn step(
     emit: &mut Emitter,
     walk: &Walk,
@@ -79,8 +103,21 @@ fn step(
 ) -> Result<Vec<String>, DeriveError> {
     let role = sets::role(node, &emit.graph);
     let pattern = walk.patterns.get(node.outputs[0].as_str()).copied();
-    let found = if node.domain.is_empty() { walk.set.lookup(&node.op_type, role) } else { None };
-    let mut ctx = VjpContext { emit, node, active, cotangents, role, set: walk.set, pattern, weight: None };
+    let found = if node.domain.is_empty() {
+        walk.set.lookup(&node.op_type, role)
+    } else {
+        None
+    };
+    let mut ctx = VjpContext {
+        emit,
+        node,
+        active,
+        cotangents,
+        role,
+        set: walk.set,
+        pattern,
+        weight: None,
+    };
     let (rule, set) = found.ok_or_else(|| ctx.refusal("there is no rule for this op"))?;
     ctx.set = set;
     let mut given = rule(&mut ctx)?.0;
@@ -88,8 +125,8 @@ fn step(
     let mut result = Vec::with_capacity(given.len());
     for (index, cotangent) in given.into_iter().enumerate() {
         result.push(if active[index] {
-            let cotangent =
-                cotangent.ok_or_else(|| ctx.refusal(format!("no gradient with respect to input {index}")))?;
+            let cotangent = cotangent
+                .ok_or_else(|| ctx.refusal(format!("no gradient with respect to input {index}")))?;
             let shape = ctx.emit.shape(&node.inputs[index])?;
             unbroadcast(ctx.emit, &cotangent, &shape)?
         } else {
@@ -99,7 +136,8 @@ fn step(
     Ok(result)
 }
 
-/// The values that vary with any of `wrt`: those reached through ops that let a cotangent pass back.
+/// The values that vary with any of `wrt`: those reached through ops that let a cotangent pass
+/// back.
 pub fn varying(emit: &Emitter, nodes: &[Node], wrt: &[&str]) -> HashSet<String> {
     let mut varies: HashSet<String> = wrt.iter().map(|&value| value.to_owned()).collect();
     for node in nodes {
@@ -107,22 +145,37 @@ pub fn varying(emit: &Emitter, nodes: &[Node], wrt: &[&str]) -> HashSet<String> 
         if stops || !node.inputs.iter().any(|input| varies.contains(input)) {
             continue;
         }
-        let integer = |value: &str| emit.value_type(value).is_ok_and(|found| !found.element.is_float());
-        varies.extend(node.outputs.iter().filter(|output| !output.is_empty() && !integer(output)).cloned());
+        let integer = |value: &str| {
+            emit.value_type(value)
+                .is_ok_and(|found| !found.element.is_float())
+        };
+        varies.extend(
+            node.outputs
+                .iter()
+                .filter(|output| !output.is_empty() && !integer(output))
+                .cloned(),
+        );
     }
     varies
 }
 
 fn sum(emit: &mut Emitter, parts: Vec<String>) -> Result<Option<String>, DeriveError> {
-    if parts.is_empty() { Ok(None) } else { emit.sum(&parts).map(Some) }
+    if parts.is_empty() {
+        Ok(None)
+    } else {
+        emit.sum(&parts).map(Some)
+    }
 }
 
 /// Sums over the axes along which a value of `shape` was broadcast.
 fn unbroadcast(emit: &mut Emitter, cotangent: &str, shape: &[Dim]) -> Result<String, DeriveError> {
     let from = emit.shape(cotangent)?;
     let lead = from.len().saturating_sub(shape.len());
-    let widened = |axis: usize| shape.get(axis - lead) == Some(&Dim::Known(1)) && from[axis] != Dim::Known(1);
-    let axes: Vec<usize> = (0..from.len()).filter(|&axis| axis < lead || widened(axis)).collect();
+    let widened =
+        |axis: usize| shape.get(axis - lead) == Some(&Dim::Known(1)) && from[axis] != Dim::Known(1);
+    let axes: Vec<usize> = (0..from.len())
+        .filter(|&axis| axis < lead || widened(axis))
+        .collect();
     let summed = emit.reduce_sum(cotangent, &axes)?;
     emit.reshape(&summed, shape)
 }

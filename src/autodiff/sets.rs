@@ -1,5 +1,6 @@
-//! Rule sets as overlays: each states only how it differs from its base. Lookup: the nearest set with a row for the op or the
-//! role of the node, else its base. Guided backprop and deconvnet: Springenberg et al. 2015; pattern sets: the PGIG paper section 2.
+//! Rule sets as overlays: each states only how it differs from its base. Lookup: the nearest set
+//! with a row for the op or the role of the node, else its base. Guided backprop and deconvnet:
+//! Springenberg et al. 2015; pattern sets: the PGIG paper section 2.
 
 use super::{
     DeriveError,
@@ -27,12 +28,31 @@ pub struct RuleSet {
     pub roles: &'static [(Role, Rule)],
 }
 
-static GRADIENT: RuleSet = RuleSet { base: None, ops: table::GRADIENT, roles: &[] };
-static GUIDED_BACKPROP: RuleSet = RuleSet { base: Some(&GRADIENT), ops: &[], roles: &[(Role::Rectifier, guided)] };
-static DECONVNET: RuleSet = RuleSet { base: Some(&GRADIENT), ops: &[], roles: &[(Role::Rectifier, rectify)] };
-static PATTERN_ATTRIBUTION: RuleSet =
-    RuleSet { base: Some(&GRADIENT), ops: &[], roles: &[(Role::Linear, weight_times_pattern)] };
-static PATTERN_NET: RuleSet = RuleSet { base: Some(&GRADIENT), ops: &[], roles: &[(Role::Linear, pattern_alone)] };
+static GRADIENT: RuleSet = RuleSet {
+    base: None,
+    ops: table::GRADIENT,
+    roles: &[],
+};
+static GUIDED_BACKPROP: RuleSet = RuleSet {
+    base: Some(&GRADIENT),
+    ops: &[],
+    roles: &[(Role::Rectifier, guided)],
+};
+static DECONVNET: RuleSet = RuleSet {
+    base: Some(&GRADIENT),
+    ops: &[],
+    roles: &[(Role::Rectifier, rectify)],
+};
+static PATTERN_ATTRIBUTION: RuleSet = RuleSet {
+    base: Some(&GRADIENT),
+    ops: &[],
+    roles: &[(Role::Linear, weight_times_pattern)],
+};
+static PATTERN_NET: RuleSet = RuleSet {
+    base: Some(&GRADIENT),
+    ops: &[],
+    roles: &[(Role::Linear, pattern_alone)],
+};
 
 pub fn rule_set(id: RuleSetId) -> &'static RuleSet {
     match id {
@@ -46,9 +66,22 @@ pub fn rule_set(id: RuleSetId) -> &'static RuleSet {
 
 impl RuleSet {
     /// The rule for a node and the set it was found in.
-    pub fn lookup(&'static self, op_type: &str, role: Option<Role>) -> Option<(Rule, &'static RuleSet)> {
-        let by_op = self.ops.iter().find(|(op, _)| *op == op_type).map(|row| row.1);
-        let by_role = || self.roles.iter().find(|(of, _)| Some(*of) == role).map(|row| row.1);
+    pub fn lookup(
+        &'static self,
+        op_type: &str,
+        role: Option<Role>,
+    ) -> Option<(Rule, &'static RuleSet)> {
+        let by_op = self
+            .ops
+            .iter()
+            .find(|(op, _)| *op == op_type)
+            .map(|row| row.1);
+        let by_role = || {
+            self.roles
+                .iter()
+                .find(|(of, _)| Some(*of) == role)
+                .map(|row| row.1)
+        };
         match by_op.or_else(by_role) {
             Some(rule) => Some((rule, self)),
             None => self.base?.lookup(op_type, role),
@@ -57,12 +90,18 @@ impl RuleSet {
 }
 
 pub fn role(node: &Node, graph: &Graph) -> Option<Role> {
-    let constant = |index: usize| node.inputs.get(index).and_then(|name| graph.initializers.get(name));
+    let constant = |index: usize| {
+        node.inputs
+            .get(index)
+            .and_then(|name| graph.initializers.get(name))
+    };
     match node.op_type.as_str() {
         "Relu" => Some(Role::Rectifier),
         "Clip" => constant(1).is_some_and(is_zero).then_some(Role::Rectifier),
         "Conv" | "ConvTranspose" | "Gemm" => constant(1).is_some().then_some(Role::Linear),
-        "MatMul" => constant(1).is_some_and(|weight| weight.shape.len() == 2).then_some(Role::Linear),
+        "MatMul" => constant(1)
+            .is_some_and(|weight| weight.shape.len() == 2)
+            .then_some(Role::Linear),
         _ => None,
     }
 }
@@ -75,7 +114,10 @@ fn is_zero(literal: &Literal) -> bool {
 fn guided(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let dy = ctx.cotangent()?;
     let positive = ctx.emit.unary("Relu", &dy)?;
-    ctx.base(Overrides { cotangent: Some(positive), weight: None })
+    ctx.base(Overrides {
+        cotangent: Some(positive),
+        weight: None,
+    })
 }
 
 /// The positive part of the cotangent, whatever the forward pass did.
@@ -86,31 +128,55 @@ fn rectify(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 
 /// w ⊙ p in place of w, computed in the tensor that the pattern was read into.
 fn weight_times_pattern(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    let Some(pattern) = ctx.pattern else { return ctx.base(Overrides::default()) };
+    let Some(pattern) = ctx.pattern else {
+        return ctx.base(Overrides::default());
+    };
     let source = ctx.weight()?;
-    let literal = ctx.emit.literal(&source).filter(|literal| literal.element == Element::Float).cloned();
+    let literal = ctx
+        .emit
+        .literal(&source)
+        .filter(|literal| literal.element == Element::Float)
+        .cloned();
     let literal = literal.ok_or_else(|| ctx.refusal("its weight is not a constant of f32"))?;
-    let weight = ctx.emit.weight(format!("{}/weight_times_pattern", ctx.node.outputs[0]), || {
-        let mut product = pattern.read()?;
-        let (weights, _) = literal.bytes.as_chunks();
-        product.iter_mut().zip(weights).for_each(|(p, &w)| *p *= f32::from_le_bytes(w));
-        Ok(to_literal(product))
-    })?;
-    ctx.base(Overrides { cotangent: None, weight: Some(weight) })
+    let weight = ctx.emit.weight(
+        format!("{}/weight_times_pattern", ctx.node.outputs[0]),
+        || {
+            let mut product = pattern.read()?;
+            let (weights, _) = literal.bytes.as_chunks();
+            product
+                .iter_mut()
+                .zip(weights)
+                .for_each(|(p, &w)| *p *= f32::from_le_bytes(w));
+            Ok(to_literal(product))
+        },
+    )?;
+    ctx.base(Overrides {
+        cotangent: None,
+        weight: Some(weight),
+    })
 }
 
 /// p in place of w.
 fn pattern_alone(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    let Some(pattern) = ctx.pattern else { return ctx.base(Overrides::default()) };
+    let Some(pattern) = ctx.pattern else {
+        return ctx.base(Overrides::default());
+    };
     let name = format!("{}/pattern", ctx.node.outputs[0]);
     let weight = ctx.emit.weight(name, || Ok(to_literal(pattern.read()?)))?;
-    ctx.base(Overrides { cotangent: None, weight: Some(weight) })
+    ctx.base(Overrides {
+        cotangent: None,
+        weight: Some(weight),
+    })
 }
 
 fn to_literal(tensor: Tensor) -> Literal {
     let shape = tensor.shape().to_vec();
     // What a source reads is dense already; its memory becomes the literal's.
-    let dense = if tensor.is_standard_layout() { tensor } else { tensor.as_standard_layout().into_owned() };
+    let dense = if tensor.is_standard_layout() {
+        tensor
+    } else {
+        tensor.as_standard_layout().into_owned()
+    };
     let length = dense.len();
     let (mut values, offset) = dense.into_raw_vec_and_offset();
     let start = offset.unwrap_or(0);
@@ -128,14 +194,26 @@ mod tests {
         let sets = RuleSetId::ALL.map(|id| (id, rule_set(id)));
         let owner = |op: &str, role: Option<Role>| {
             let found = rule_set(id).lookup(op, role).map(|row| row.1);
-            let named = sets.iter().find(|(_, set)| found.is_some_and(|found| std::ptr::eq(found, *set)));
+            let named = sets
+                .iter()
+                .find(|(_, set)| found.is_some_and(|found| std::ptr::eq(found, *set)));
             named.map_or("none", |(id, _)| id.id())
         };
-        let roles =
-            [("Relu", Role::Rectifier), ("Clip", Role::Rectifier), ("Conv", Role::Linear), ("Gemm", Role::Linear)];
-        let mut lines: Vec<String> =
-            roles.iter().map(|(op, role)| format!("{op} as {role:?}: {}", owner(op, Some(*role)))).collect();
-        lines.extend(table::GRADIENT.iter().map(|(op, _)| format!("{op}: {}", owner(op, None))));
+        let roles = [
+            ("Relu", Role::Rectifier),
+            ("Clip", Role::Rectifier),
+            ("Conv", Role::Linear),
+            ("Gemm", Role::Linear),
+        ];
+        let mut lines: Vec<String> = roles
+            .iter()
+            .map(|(op, role)| format!("{op} as {role:?}: {}", owner(op, Some(*role))))
+            .collect();
+        lines.extend(
+            table::GRADIENT
+                .iter()
+                .map(|(op, _)| format!("{op}: {}", owner(op, None))),
+        );
         lines.push(format!("an op without a rule: {}", owner("Einsum", None)));
         lines.join("\n")
     }
@@ -160,10 +238,15 @@ mod tests {
             metadata: Default::default(),
         };
         for (name, value) in [("zero", 0.0), ("minus", -1.0)] {
-            graph.initializers.insert(name.into(), Literal::from_f32s(&[], &[value]));
+            graph
+                .initializers
+                .insert(name.into(), Literal::from_f32s(&[], &[value]));
         }
-        graph.initializers.insert("w".into(), Literal::from_f32s(&[1, 1], &[1.0]));
-        let of = |op: &str, inputs: &[&str]| role(&Node::new(op, inputs.iter().copied(), ["y"]), &graph);
+        graph
+            .initializers
+            .insert("w".into(), Literal::from_f32s(&[1, 1], &[1.0]));
+        let of =
+            |op: &str, inputs: &[&str]| role(&Node::new(op, inputs.iter().copied(), ["y"]), &graph);
         assert_eq!(of("Relu", &["x"]), Some(Role::Rectifier));
         assert_eq!(of("Clip", &["x", "zero", "minus"]), Some(Role::Rectifier));
         assert_eq!(of("Clip", &["x", "minus"]), None);

@@ -1,6 +1,8 @@
-//! The layers of Grad-CAM: values `[channels, height, width]` with more than one pixel that the head depends on, as layers compute them.
-//! The last is the default: what the global pool of a usual classifier averages, after its rectifier. Poolings and changes of layout
-//! compute nothing of their own, so that of VGG it is the last rectifier, before the last pooling, as in the Grad-CAM paper.
+//! The layers of Grad-CAM: values `[channels, height, width]` with more than one pixel that the
+//! head depends on, as layers compute them. The last is the default: what the global pool of a
+//! usual classifier averages, after its rectifier. Poolings and changes of layout compute nothing
+//! of their own, so that of VGG it is the last rectifier, before the last pooling, as in the
+//! Grad-CAM paper.
 
 use super::{DeriveError, forward, forward::Forward, layers, spec::Layer};
 use crate::onnx::graph::Graph;
@@ -35,17 +37,29 @@ const MOVES: &[&str] = &[
 
 /// In the order of the forward pass; all of them values of `source`.
 pub fn spatial_layers(source: &Graph) -> Result<Vec<Layer>, DeriveError> {
-    let Forward { emit, nodes, input, head } = forward::prepare(source, false)?;
+    let Forward {
+        emit,
+        nodes,
+        input,
+        head,
+    } = forward::prepare(source, false)?;
     let active = layers::active(&emit, &nodes, &[&input], &head.logits);
     let known = source.value_names();
-    let computed = nodes.iter().filter(|node| !MOVES.contains(&node.op_type.as_str())).flat_map(|node| &node.outputs);
+    let computed = nodes
+        .iter()
+        .filter(|node| !MOVES.contains(&node.op_type.as_str()))
+        .flat_map(|node| &node.outputs);
     let layer = |name: &String| match emit.sizes(name, 1).ok()?[..] {
-        [channels, height, width] if height * width > 1 => {
-            Some(Layer { name: name.clone(), shape: [channels, height, width] })
-        }
+        [channels, height, width] if height * width > 1 => Some(Layer {
+            name: name.clone(),
+            shape: [channels, height, width],
+        }),
         _ => None,
     };
-    Ok(computed.filter(|name| active.contains(*name) && known.contains(*name)).filter_map(layer).collect())
+    Ok(computed
+        .filter(|name| active.contains(*name) && known.contains(*name))
+        .filter_map(layer)
+        .collect())
 }
 
 #[cfg(test)]
@@ -74,9 +88,19 @@ mod tests {
             nodes,
             metadata: Default::default(),
         };
-        graph.initializers.insert("filters".into(), Literal::from_f32s(&[2, 2, 3, 3], &[0.1; 36]));
-        graph.initializers.insert("weights".into(), Literal::from_f32s(&[features, 3], &vec![0.1; 3 * features]));
-        spatial_layers(&graph).unwrap().into_iter().map(|layer| layer.name).collect()
+        graph.initializers.insert(
+            "filters".into(),
+            Literal::from_f32s(&[2, 2, 3, 3], &[0.1; 36]),
+        );
+        graph.initializers.insert(
+            "weights".into(),
+            Literal::from_f32s(&[features, 3], &vec![0.1; 3 * features]),
+        );
+        spatial_layers(&graph)
+            .unwrap()
+            .into_iter()
+            .map(|layer| layer.name)
+            .collect()
     }
 
     fn convolution(input: &str, output: &str) -> Node {

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::tensor::Tensor;
 
-/// Names one derived graph of a model. Equal specs give identical bytes. Without rule sets it is the forward graph alone.
+/// Names one derived graph of a model. Equal specs give identical bytes. Without rule sets it is
+/// the forward graph alone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DeriveSpec {
     pub rule_sets: Vec<RuleSetId>,
@@ -69,8 +70,13 @@ pub enum RuleSetId {
 }
 
 impl RuleSetId {
-    pub const ALL: [RuleSetId; 5] =
-        [Self::Gradient, Self::GuidedBackprop, Self::Deconvnet, Self::PatternAttribution, Self::PatternNet];
+    pub const ALL: [RuleSetId; 5] = [
+        Self::Gradient,
+        Self::GuidedBackprop,
+        Self::Deconvnet,
+        Self::PatternAttribution,
+        Self::PatternNet,
+    ];
 
     /// The rule set's name everywhere: JSON, command line, output of the derived graph.
     pub fn id(self) -> &'static str {
@@ -117,11 +123,13 @@ pub enum Head {
 pub enum SeedRule {
     /// The seed as given.
     One,
-    /// The seed times the head's own value ("the backpropagation is started with ŷ", the PGIG paper section 2).
+    /// The seed times the head's own value ("the backpropagation is started with ŷ", the PGIG paper
+    /// section 2).
     Value,
 }
 
-/// The Linear layers whose weights a pattern rule set replaces, counted in the order of the forward pass.
+/// The Linear layers whose weights a pattern rule set replaces, counted in the order of the forward
+/// pass.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PatternLayers {
@@ -143,10 +151,11 @@ pub struct Patterns {
     pub source: Arc<dyn PatternSource>,
 }
 
-/// Where patterns are read from, one layer at a time: a large model's patterns never rest in memory beside its weights, because
-/// `w ⊙ p` is computed in the tensor that `read` hands over.
+/// Where patterns are read from, one layer at a time: a large model's patterns never rest in memory
+/// beside its weights, because `w ⊙ p` is computed in the tensor that `read` hands over.
 pub trait PatternSource: std::fmt::Debug + Send + Sync {
-    /// The shape of the pattern of the Linear node with this output value (that of the node's weight); `None` when it has no pattern.
+    /// The shape of the pattern of the Linear node with this output value (that of the node's
+    /// weight); `None` when it has no pattern.
     fn shape(&self, layer: &str) -> Option<&[usize]>;
     /// The pattern itself. Fails when `layer` has none or its file cannot be read.
     fn read(&self, layer: &str) -> std::io::Result<Tensor>;
@@ -158,7 +167,9 @@ impl PatternSource for BTreeMap<String, Tensor> {
     }
 
     fn read(&self, layer: &str) -> std::io::Result<Tensor> {
-        self.get(layer).cloned().ok_or_else(|| std::io::Error::other(format!("no pattern for `{layer}`")))
+        self.get(layer)
+            .cloned()
+            .ok_or_else(|| std::io::Error::other(format!("no pattern for `{layer}`")))
     }
 }
 
@@ -168,7 +179,10 @@ mod tests {
 
     #[test]
     fn a_spec_is_told_in_words() {
-        let gradient = DeriveSpec { rule_sets: vec![RuleSetId::Gradient], ..DeriveSpec::forward() };
+        let gradient = DeriveSpec {
+            rule_sets: vec![RuleSetId::Gradient],
+            ..DeriveSpec::forward()
+        };
         assert_eq!(DeriveSpec::forward().to_string(), "forward");
         assert_eq!(gradient.to_string(), "gradient of logits");
         let at_layer = DeriveSpec {

@@ -1,10 +1,13 @@
-//! The forward pass in stages, for inputs that differ from the one before in a few pixels. A stage reads a window of what the stage before
-//! it makes: as much as the receptive fields of the values that the change reaches ask for. The rest of the network follows the last.
+//! The forward pass in stages, for inputs that differ from the one before in a few pixels. A stage
+//! reads a window of what the stage before it makes: as much as the receptive fields of the values
+//! that the change reaches ask for. The rest of the network follows the last.
 //!
-//! A value is the end of a stage when all that follows depends on the input through it alone, and each of its pixels on a window of the
-//! input: pixel j of an axis on the input's pixels from `stride` j - `before` to `stride` j + `after`. A window starts at a multiple of
-//! the stride and leaves a multiple of it to the far border, so that padding lies where the whole input has it; what a window's own
-//! borders spoil is outside of what the change reaches. Cost: the stages of least work, counted in multiplications.
+//! A value is the end of a stage when all that follows depends on the input through it alone, and
+//! each of its pixels on a window of the input: pixel j of an axis on the input's pixels from
+//! `stride` j - `before` to `stride` j + `after`. A window starts at a multiple of the stride and
+//! leaves a multiple of it to the far border, so that padding lies where the whole input has it;
+//! what a window's own borders spoil is outside of what the change reaches. Cost: the stages of
+//! least work, counted in multiplications.
 
 use std::collections::{HashMap, HashSet};
 
@@ -58,7 +61,8 @@ const POINTWISE: &[&str] = &[
     "Tanh",
 ];
 
-/// The stages, and the classifier that follows: from what the last one makes to the source's probabilities.
+/// The stages, and the classifier that follows: from what the last one makes to the source's
+/// probabilities.
 #[derive(Clone, Debug)]
 pub struct Stages {
     pub stages: Vec<Stage>,
@@ -69,7 +73,8 @@ pub struct Stages {
 pub struct Stage {
     /// What it makes, as the source calls it.
     pub value: String,
-    /// `[batch, channels, window]` to its part of `value`, flattened: a classifier of as many classes.
+    /// `[batch, channels, window]` to its part of `value`, flattened: a classifier of as many
+    /// classes.
     pub graph: Graph,
     /// Channels, height and width of all that it reads, and of `value`.
     pub input: [usize; 3],
@@ -109,22 +114,36 @@ struct Cut {
 }
 
 impl Stage {
-    /// Where the window for what has changed starts, and which pixels of the output may change; none when a window is too small for it.
+    /// Where the window for what has changed starts, and which pixels of the output may change;
+    /// none when a window is too small for it.
     pub fn place(&self, changed: &Region) -> Option<([usize; 2], Region)> {
         let along = |axis: usize| {
             let (size, pixels) = (self.input[1 + axis] as i64, self.output[1 + axis] as i64);
-            let (stride, before, after) = (self.field.stride[axis], self.field.before[axis], self.field.after[axis]);
+            let (stride, before, after) = (
+                self.field.stride[axis],
+                self.field.before[axis],
+                self.field.after[axis],
+            );
             let (first, last) = (changed.start[axis] as i64, changed.end[axis] as i64 - 1);
-            let from = (first - after + stride - 1).div_euclid(stride).clamp(0, pixels - 1);
+            let from = (first - after + stride - 1)
+                .div_euclid(stride)
+                .clamp(0, pixels - 1);
             let to = (last + before).div_euclid(stride).clamp(from, pixels - 1);
             let window = self.window[axis] as i64;
-            let begin = ((stride * from - before).div_euclid(stride) * stride).clamp(0, size - window);
+            let begin =
+                ((stride * from - before).div_euclid(stride) * stride).clamp(0, size - window);
             let is_seen = (stride * to + after).min(size - 1) < begin + window;
             let is_made = to - begin / stride < self.made[axis] as i64;
             (is_seen && is_made).then_some((begin as usize, from as usize, to as usize + 1))
         };
         let (down, across) = (along(0)?, along(1)?);
-        Some(([down.0, across.0], Region { start: [down.1, across.1], end: [down.2, across.2] }))
+        Some((
+            [down.0, across.0],
+            Region {
+                start: [down.1, across.1],
+                end: [down.2, across.2],
+            },
+        ))
     }
 
     /// Where the pixels of a window that starts at `start` lie in the output.
@@ -138,30 +157,63 @@ pub fn stages(source: &Graph, change: [usize; 2]) -> Result<Option<Stages>, Deri
     plan(source, change, HANDING_OVER)
 }
 
-fn plan(source: &Graph, change: [usize; 2], handing_over: f64) -> Result<Option<Stages>, DeriveError> {
-    let Forward { emit, nodes, input, head } = forward::prepare(source, false)?;
-    let Ok(&[channels, height, width]) = emit.sizes(&input, 1).as_deref() else { return Ok(None) };
+fn plan(
+    source: &Graph,
+    change: [usize; 2],
+    handing_over: f64,
+) -> Result<Option<Stages>, DeriveError> {
+    let Forward {
+        emit,
+        nodes,
+        input,
+        head,
+    } = forward::prepare(source, false)?;
+    let Ok(&[channels, height, width]) = emit.sizes(&input, 1).as_deref() else {
+        return Ok(None);
+    };
     let start = Cut {
         value: input.clone(),
         nodes: 0,
         work: 0.0,
         shape: [channels, height, width],
-        field: Field { stride: [1; 2], before: [0; 2], after: [0; 2] },
+        field: Field {
+            stride: [1; 2],
+            before: [0; 2],
+            after: [0; 2],
+        },
         change: change.map(|size| size as i64),
     };
     let (cuts, whole) = cuts(&emit, &nodes, start, &head.probabilities);
     // The least work up to each cut, and the cut before it on the way there.
     let mut best = vec![(0.0, 0); cuts.len()];
     for to in 1..cuts.len() {
-        let ways = (0..to).map(|from| (best[from].0 + step(&cuts[from], &cuts[to]).2 + handing_over, from));
-        best[to] = ways.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, 0));
+        let ways = (0..to).map(|from| {
+            (
+                best[from].0 + step(&cuts[from], &cuts[to]).2 + handing_over,
+                from,
+            )
+        });
+        best[to] = ways
+            .min_by(|a, b| a.0.total_cmp(&b.0))
+            .unwrap_or((f64::INFINITY, 0));
     }
-    let ends = best.iter().zip(&cuts).map(|((work, _), cut)| work + whole - cut.work);
-    let Some((mut at, left)) = ends.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)) else { return Ok(None) };
+    let ends = best
+        .iter()
+        .zip(&cuts)
+        .map(|((work, _), cut)| work + whole - cut.work);
+    let Some((mut at, left)) = ends.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)) else {
+        return Ok(None);
+    };
     if left >= WORTHWHILE * whole {
         return Ok(None);
     }
-    let rest = part(&emit, &nodes[cuts[at].nodes..], &cuts[at], None, &head.probabilities)?;
+    let rest = part(
+        &emit,
+        &nodes[cuts[at].nodes..],
+        &cuts[at],
+        None,
+        &head.probabilities,
+    )?;
     let mut stages = Vec::new();
     while at > 0 {
         let (from, to) = (&cuts[best[at].1], &cuts[at]);
@@ -184,21 +236,36 @@ fn cuts(emit: &Emitter, nodes: &[Node], start: Cut, head: &str) -> (Vec<Cut>, f6
     let mut alive = HashSet::from([start.value.clone()]);
     let (mut cuts, mut work) = (vec![start], 0.0);
     for (index, node) in nodes.iter().enumerate() {
-        let Some(output) = node.output(0).filter(|output| active.contains(*output)) else { continue };
+        let Some(output) = node.output(0).filter(|output| active.contains(*output)) else {
+            continue;
+        };
         work += multiplications(emit, node);
         if let Some(field) = field_of(emit, node, &fields, &active) {
             fields.insert(output.to_owned(), field);
         }
-        alive.retain(|value| last_use.get(value.as_str()).is_some_and(|last| *last > index));
-        alive.extend(node.outputs.iter().filter(|output| active.contains(*output)).cloned());
-        let is_float = emit.value_type(output).is_ok_and(|found| found.element == Element::Float);
+        alive.retain(|value| {
+            last_use
+                .get(value.as_str())
+                .is_some_and(|last| *last > index)
+        });
+        alive.extend(
+            node.outputs
+                .iter()
+                .filter(|output| active.contains(*output))
+                .cloned(),
+        );
+        let is_float = emit
+            .value_type(output)
+            .is_ok_and(|found| found.element == Element::Float);
         if alive.len() == 1
             && is_float
             && let (Some(&field), Ok(&[channels, height, width])) =
                 (fields.get(output), emit.sizes(output, 1).as_deref())
         {
             let reached = |axis: usize| {
-                (change[axis] - 1 + field.before[axis] + field.after[axis]).div_euclid(field.stride[axis]) + 1
+                (change[axis] - 1 + field.before[axis] + field.after[axis])
+                    .div_euclid(field.stride[axis])
+                    + 1
             };
             cuts.push(Cut {
                 value: output.to_owned(),
@@ -214,15 +281,25 @@ fn cuts(emit: &Emitter, nodes: &[Node], start: Cut, head: &str) -> (Vec<Cut>, f6
 }
 
 /// The field of a node's output; none where a pixel depends on more than a window.
-fn field_of(emit: &Emitter, node: &Node, fields: &HashMap<String, Field>, active: &HashSet<String>) -> Option<Field> {
-    let (moving, fixed): (Vec<&String>, Vec<&String>) =
-        node.inputs.iter().filter(|input| !input.is_empty()).partition(|input| active.contains(*input));
+fn field_of(
+    emit: &Emitter,
+    node: &Node,
+    fields: &HashMap<String, Field>,
+    active: &HashSet<String>,
+) -> Option<Field> {
+    let (moving, fixed): (Vec<&String>, Vec<&String>) = node
+        .inputs
+        .iter()
+        .filter(|input| !input.is_empty())
+        .partition(|input| active.contains(*input));
     let (first, others) = moving.split_first()?;
     let sizes = emit.sizes(first, 2).ok()?;
-    let joined = others.iter().try_fold(*fields.get(*first)?, |joined, other| {
-        let fits = emit.sizes(other, 2).is_ok_and(|other| other == sizes);
-        joined.join(fields.get(*other).filter(|_| fits)?)
-    })?;
+    let joined = others
+        .iter()
+        .try_fold(*fields.get(*first)?, |joined, other| {
+            let fits = emit.sizes(other, 2).is_ok_and(|other| other == sizes);
+            joined.join(fields.get(*other).filter(|_| fits)?)
+        })?;
     // The same for all pixels.
     let uniform = |value: &&String| {
         let shape = emit.literal(value).map(|literal| &literal.shape);
@@ -243,7 +320,11 @@ fn window_of(emit: &Emitter, node: &Node) -> Option<Window> {
     let sizes = emit.sizes(node.input(0)?, 2).ok()?;
     let kernel = match node.op_type.as_str() {
         "Conv" => emit.literal(node.input(1)?)?.shape.get(2..)?.to_vec(),
-        _ => node.ints("kernel_shape")?.iter().map(|&size| usize::try_from(size).ok()).collect::<Option<_>>()?,
+        _ => node
+            .ints("kernel_shape")?
+            .iter()
+            .map(|&size| usize::try_from(size).ok())
+            .collect::<Option<_>>()?,
     };
     let plain = kernel.len() == 2 && sizes.len() == 2 && node.outputs.len() == 1;
     Window::of_node(node, kernel, &sizes).ok().filter(|_| plain)
@@ -267,7 +348,8 @@ impl Field {
             stride: by_axis(&|axis| self.stride[axis] * window.strides[axis] as i64),
             before: by_axis(&|axis| self.before[axis] + begin(axis) * self.stride[axis]),
             after: by_axis(&|axis| {
-                self.after[axis] + (window.extent(axis) as i64 - 1 - begin(axis)) * self.stride[axis]
+                self.after[axis]
+                    + (window.extent(axis) as i64 - 1 - begin(axis)) * self.stride[axis]
             }),
         }
     }
@@ -283,7 +365,8 @@ impl Field {
     }
 }
 
-/// The field of one cut as seen from another, the window that a change there asks for, and the work on it.
+/// The field of one cut as seen from another, the window that a change there asks for, and the work
+/// on it.
 fn step(from: &Cut, to: &Cut) -> (Field, [usize; 2], f64) {
     let field = to.field.from(&from.field);
     let window = [0, 1].map(|axis| {
@@ -303,9 +386,21 @@ fn stage(emit: &Emitter, nodes: &[Node], from: &Cut, to: &Cut) -> Result<Stage, 
     let nodes: Vec<Node> = nodes.iter().cloned().chain([flatten]).collect();
     let graph = part(emit, &nodes, from, Some(window), &flat)?;
     let types = infer(&graph)?;
-    let sizes = types.shape(&to.value).and_then(|shape| Some([shape.get(2)?.known()?, shape.get(3)?.known()?]));
-    let made = sizes.ok_or_else(|| DeriveError::UnknownShape { value: to.value.clone() })?;
-    Ok(Stage { value: to.value.clone(), graph, input: from.shape, output: to.shape, window, made, field })
+    let sizes = types
+        .shape(&to.value)
+        .and_then(|shape| Some([shape.get(2)?.known()?, shape.get(3)?.known()?]));
+    let made = sizes.ok_or_else(|| DeriveError::UnknownShape {
+        value: to.value.clone(),
+    })?;
+    Ok(Stage {
+        value: to.value.clone(),
+        graph,
+        input: from.shape,
+        output: to.shape,
+        window,
+        made,
+        field,
+    })
 }
 
 /// The nodes as a graph from a cut, or from a window of it, to one value.
@@ -318,23 +413,36 @@ fn part(
 ) -> Result<Graph, DeriveError> {
     let [channels, height, width] = from.shape;
     let [height, width] = window.unwrap_or([height, width]);
-    let shape = [Dim::Symbol(BATCH.into())].into_iter().chain([channels, height, width].map(Dim::Known)).collect();
+    let shape = [Dim::Symbol(BATCH.into())]
+        .into_iter()
+        .chain([channels, height, width].map(Dim::Known))
+        .collect();
     let explicit = |node: &Node| {
         let mut node = node.clone();
-        if let Some(window) = window_of(emit, &node).filter(|_| node.attributes.remove("auto_pad").is_some()) {
+        if let Some(window) =
+            window_of(emit, &node).filter(|_| node.attributes.remove("auto_pad").is_some())
+        {
             node.attributes.extend(window.attributes());
         }
         node
     };
     let mut graph = Graph {
-        inputs: vec![ValueInfo { name: from.value.clone(), value_type: ValueType::new(Element::Float, shape) }],
+        inputs: vec![ValueInfo {
+            name: from.value.clone(),
+            value_type: ValueType::new(Element::Float, shape),
+        }],
         outputs: Vec::new(),
         nodes: nodes.iter().map(explicit).collect(),
         ..emit.graph.clone()
     };
     let value_type = infer(&graph)?.get(output).cloned();
-    let value_type = value_type.ok_or_else(|| DeriveError::UnknownShape { value: output.to_owned() })?;
-    graph.outputs.push(ValueInfo { name: output.to_owned(), value_type });
+    let value_type = value_type.ok_or_else(|| DeriveError::UnknownShape {
+        value: output.to_owned(),
+    })?;
+    graph.outputs.push(ValueInfo {
+        name: output.to_owned(),
+        value_type,
+    });
     Ok(passes::prune(graph)?)
 }
 
@@ -342,7 +450,10 @@ fn part(
 fn multiplications(emit: &Emitter, node: &Node) -> f64 {
     let elements = |value: &str| {
         let shape = emit.shape(value).unwrap_or_default();
-        shape.iter().map(|dim| dim.known().unwrap_or(1) as f64).product::<f64>()
+        shape
+            .iter()
+            .map(|dim| dim.known().unwrap_or(1) as f64)
+            .product::<f64>()
     };
     let written = node.outputs.first().map_or(0.0, |output| elements(output));
     let of_each = match node.op_type.as_str() {
@@ -350,7 +461,9 @@ fn multiplications(emit: &Emitter, node: &Node) -> f64 {
             let filters = emit.shape(weight).ok()?.first()?.known()?;
             Some(elements(weight) / filters as f64)
         }),
-        "Gemm" | "MatMul" => node.input(0).and_then(|value| Some(emit.shape(value).ok()?.last()?.known()? as f64)),
+        "Gemm" | "MatMul" => node
+            .input(0)
+            .and_then(|value| Some(emit.shape(value).ok()?.last()?.known()? as f64)),
         _ => None,
     };
     written * of_each.unwrap_or(1.0)
@@ -403,17 +516,40 @@ mod tests {
 
     fn layer() -> impl Strategy<Value = Layer> {
         prop_oneof![
-            (1_usize..4, 1_usize..3, 1_usize..3, [0_usize..3, 0_usize..3, 0_usize..3, 0_usize..3])
-                .prop_map(|(kernel, stride, dilation, pads)| Layer::Conv { kernel, stride, dilation, pads }),
-            (2_usize..4, 1_usize..3, 0_usize..2, any::<bool>(), any::<bool>()).prop_map(
-                |(kernel, stride, pads, ceil, max)| {
-                    Layer::Pool { op: if max { "MaxPool" } else { "AveragePool" }, kernel, stride, pads, ceil }
+            (
+                1_usize..4,
+                1_usize..3,
+                1_usize..3,
+                [0_usize..3, 0_usize..3, 0_usize..3, 0_usize..3]
+            )
+                .prop_map(|(kernel, stride, dilation, pads)| Layer::Conv {
+                    kernel,
+                    stride,
+                    dilation,
+                    pads
+                }),
+            (
+                2_usize..4,
+                1_usize..3,
+                0_usize..2,
+                any::<bool>(),
+                any::<bool>()
+            )
+                .prop_map(|(kernel, stride, pads, ceil, max)| {
+                    Layer::Pool {
+                        op: if max { "MaxPool" } else { "AveragePool" },
+                        kernel,
+                        stride,
+                        pads,
+                        ceil,
+                    }
+                }),
+            (1_usize..4, 1_usize..3, any::<bool>()).prop_map(|(kernel, stride, lower)| {
+                Layer::Same {
+                    kernel,
+                    stride,
+                    lower,
                 }
-            ),
-            (1_usize..4, 1_usize..3, any::<bool>()).prop_map(|(kernel, stride, lower)| Layer::Same {
-                kernel,
-                stride,
-                lower
             }),
             Just(Layer::Relu),
             Just(Layer::Fork),
@@ -434,7 +570,10 @@ mod tests {
             name: "windows".into(),
             ir_version: 8,
             opset_imports: [(String::new(), 17)].into(),
-            inputs: vec![value("v0", vec!["n".into(), CHANNELS.into(), size[0].into(), size[1].into()])],
+            inputs: vec![value(
+                "v0",
+                vec!["n".into(), CHANNELS.into(), size[0].into(), size[1].into()],
+            )],
             outputs: vec![value("out", vec!["n".into(), CHANNELS.into()])],
             initializers: Default::default(),
             nodes: Vec::new(),
@@ -443,29 +582,47 @@ mod tests {
         let conv = |graph: &mut Graph, from: &str, to: &str, kernel: usize, channels: usize| {
             let name = format!("{to}.weight");
             let count = channels * CHANNELS * kernel * kernel;
-            let weights: Vec<f32> = (0..count).map(|i| ((i * 37 + 11) % 17) as f32 / 17.0 - 0.4).collect();
-            graph
-                .initializers
-                .insert(name.clone(), Literal::from_f32s(&[channels, CHANNELS, kernel, kernel], &weights));
+            let weights: Vec<f32> = (0..count)
+                .map(|i| ((i * 37 + 11) % 17) as f32 / 17.0 - 0.4)
+                .collect();
+            graph.initializers.insert(
+                name.clone(),
+                Literal::from_f32s(&[channels, CHANNELS, kernel, kernel], &weights),
+            );
             Node::new("Conv", [from, &name], [to])
         };
         for (index, layer) in layers.iter().enumerate() {
             let (from, to) = (format!("v{index}"), format!("v{}", index + 1));
             let nodes = match *layer {
-                Layer::Conv { kernel, stride, dilation, pads } => vec![
+                Layer::Conv {
+                    kernel,
+                    stride,
+                    dilation,
+                    pads,
+                } => vec![
                     conv(&mut graph, &from, &to, kernel, CHANNELS)
                         .with("strides", ints(&[stride; 2]))
                         .with("dilations", ints(&[dilation; 2]))
                         .with("pads", ints(&pads)),
                 ],
-                Layer::Pool { op, kernel, stride, pads, ceil } => vec![
+                Layer::Pool {
+                    op,
+                    kernel,
+                    stride,
+                    pads,
+                    ceil,
+                } => vec![
                     Node::new(op, [from], [to])
                         .with("kernel_shape", ints(&[kernel; 2]))
                         .with("strides", ints(&[stride; 2]))
                         .with("pads", ints(&[pads; 4]))
                         .with("ceil_mode", i64::from(ceil)),
                 ],
-                Layer::Same { kernel, stride, lower } => vec![
+                Layer::Same {
+                    kernel,
+                    stride,
+                    lower,
+                } => vec![
                     conv(&mut graph, &from, &to, kernel, CHANNELS)
                         .with("strides", ints(&[stride; 2]))
                         .with("auto_pad", if lower { "SAME_LOWER" } else { "SAME_UPPER" }),
@@ -474,7 +631,8 @@ mod tests {
                 Layer::Fork => {
                     let (wide, narrow) = (format!("{to}.wide"), format!("{to}.narrow"));
                     vec![
-                        conv(&mut graph, &from, &wide, 3, CHANNELS / 2).with("pads", vec![1_i64; 4]),
+                        conv(&mut graph, &from, &wide, 3, CHANNELS / 2)
+                            .with("pads", vec![1_i64; 4]),
                         conv(&mut graph, &from, &narrow, 1, CHANNELS / 2),
                         Node::new("Concat", [wide, narrow], [to]).with("axis", 1),
                     ]
@@ -490,7 +648,9 @@ mod tests {
             graph.nodes.extend(nodes);
         }
         let last = format!("v{}", layers.len());
-        graph.nodes.push(Node::new("GlobalAveragePool", [last.as_str()], ["pooled"]));
+        graph
+            .nodes
+            .push(Node::new("GlobalAveragePool", [last.as_str()], ["pooled"]));
         graph.nodes.push(Node::new("Flatten", ["pooled"], ["out"]));
         graph
     }
@@ -499,18 +659,29 @@ mod tests {
         let mut graph = graph.clone();
         if graph.outputs.iter().all(|output| output.name != value) {
             let value_type = infer(&graph).unwrap().get(value).cloned().unwrap();
-            graph.outputs.push(ValueInfo { name: value.into(), value_type });
+            graph.outputs.push(ValueInfo {
+                name: value.into(),
+                value_type,
+            });
         }
         let name = graph.inputs[0].name.clone();
         let runtime = load_runtime(None, 1).unwrap();
         let mut session = OrtSession::open(runtime, graph, Provider::Cpu, Threads::Shared).unwrap();
         let batch = input.clone().insert_axis(Axis(0));
-        session.run(&[(&name, batch.view())]).unwrap().swap_remove(value).unwrap().index_axis_move(Axis(0), 0)
+        session
+            .run(&[(&name, batch.view())])
+            .unwrap()
+            .swap_remove(value)
+            .unwrap()
+            .index_axis_move(Axis(0), 0)
     }
 
     fn window(planes: &Tensor, start: [usize; 2], size: [usize; 2]) -> Tensor {
         let by_axis = |axis: usize| Slice::from(start[axis]..start[axis] + size[axis]);
-        planes.slice_axis(Axis(1), by_axis(0)).slice_axis(Axis(2), by_axis(1)).to_owned()
+        planes
+            .slice_axis(Axis(1), by_axis(0))
+            .slice_axis(Axis(2), by_axis(1))
+            .to_owned()
     }
 
     proptest! {

@@ -1,5 +1,5 @@
-//! `explaind bench`: the degradation benchmark without a server, by the job that POST /jobs runs. Its queue is its own: no server takes it
-//! up. One that was broken off goes on where it was.
+//! `explaind bench`: the degradation benchmark without a server, by the job that POST /jobs runs.
+//! Its queue is its own: no server takes it up. One that was broken off goes on where it was.
 
 use std::{
     path::{Path, PathBuf},
@@ -30,16 +30,19 @@ pub struct Bench {
     /// The images to measure on: a folder, the ID of a data set, or ID=FOLDER
     #[arg(value_name = "DATASET")]
     images: Option<String>,
-    /// As DATASET, or further sets as ID=FOLDER, which baselines may be drawn from; repeatable. Without DATASET the last is measured
+    /// As DATASET, or further sets as ID=FOLDER, which baselines may be drawn from; repeatable.
+    /// Without DATASET the last is measured
     #[arg(short, long = "dataset", value_name = "DATASET")]
     datasets: Vec<String>,
-    /// Methods to compare; each may be followed by its parameters and score, as in "pgig pattern_layers=all,gradient score=absolute"
+    /// Methods to compare; each may be followed by its parameters and score, as in "pgig
+    /// pattern_layers=all,gradient score=absolute"
     #[arg(long, required = true, value_delimiter = ',', value_name = "METHOD [NAME=VALUE]...", value_parser = method)]
     methods: Vec<Value>,
     /// Most images to measure, drawn at random by the parameter seed [default: all]
     #[arg(short, long, value_name = "N")]
     limit: Option<u64>,
-    /// Any other parameter of the job: steps, grid, order, replacement, labels, seed, compat; repeatable
+    /// Any other parameter of the job: steps, grid, order, replacement, labels, seed, compat;
+    /// repeatable
     #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
     parameters: Vec<(String, String)>,
     /// A report to write: .html, .json, .csv, .svg or .png; repeatable
@@ -51,12 +54,18 @@ pub struct Bench {
 
 impl Bench {
     pub fn run(self) -> anyhow::Result<()> {
-        let formats =
-            self.output.iter().map(|path| Ok((path.clone(), format_of(path)?))).collect::<anyhow::Result<Vec<_>>>()?;
+        let formats = self
+            .output
+            .iter()
+            .map(|path| Ok((path.clone(), format_of(path)?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let mut settings = self.model.settings()?;
         let mut asked = Map::from_iter([
             ("kind".to_owned(), json!("degradation")),
-            ("dataset".to_owned(), json!(take_dataset(self.images, self.datasets, &mut settings)?)),
+            (
+                "dataset".to_owned(),
+                json!(take_dataset(self.images, self.datasets, &mut settings)?),
+            ),
             ("methods".to_owned(), Value::Array(self.methods)),
         ]);
         asked.extend(self.limit.map(|limit| ("limit".to_owned(), json!(limit))));
@@ -71,11 +80,15 @@ impl Bench {
         runtime.block_on(async {
             app.catch_up().await;
             let (kind, plan) = Queue::new(app.clone(), KINDS).plan(asked).await?;
-            let Value::Object(mut settled) = plan.spec else { bail!("the job's request is no object") };
+            let Value::Object(mut settled) = plan.spec else {
+                bail!("the job's request is no object")
+            };
             settled.insert("kind".to_owned(), json!(kind.id()));
             // The same comparison of the same files has the same key.
-            let key: String =
-                Sha256::digest(serde_json::to_vec(&settled)?).iter().map(|byte| format!("{byte:02x}")).collect();
+            let key: String = Sha256::digest(serde_json::to_vec(&settled)?)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             let folder = data.join("bench").join(&key);
             std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
             let queue = Queue::in_folder(app, KINDS, folder.clone());
@@ -88,28 +101,39 @@ impl Bench {
 }
 
 /// The id of the set that is measured. Sets that are named with their folders are settings too.
-fn take_dataset(images: Option<String>, mut named: Vec<String>, settings: &mut Settings) -> anyhow::Result<String> {
+fn take_dataset(
+    images: Option<String>,
+    mut named: Vec<String>,
+    settings: &mut Settings,
+) -> anyhow::Result<String> {
     let Some(measured) = images.or_else(|| named.pop()) else {
         bail!("name the images to measure on: a folder, the ID of a data set, or ID=FOLDER");
     };
     for text in &named {
         let Some((id, folder)) = text.split_once('=') else {
-            bail!("--dataset {text}: one set is measured; name others, which baselines are drawn from, as ID=FOLDER");
+            bail!(
+                "--dataset {text}: one set is measured; name others, which baselines are drawn from, as ID=FOLDER"
+            );
         };
         add_dataset(id, Path::new(folder), settings)?;
     }
     if let Some((id, folder)) = measured.split_once('=') {
         return add_dataset(id, Path::new(folder), settings);
     }
-    let is_known =
-        || settings.dataset.contains_key(&measured) || settings.data.join("datasets").join(&measured).is_dir();
+    let is_known = || {
+        settings.dataset.contains_key(&measured)
+            || settings.data.join("datasets").join(&measured).is_dir()
+    };
     let folder = Path::new(&measured);
     if is_id(&measured) && (is_known() || !folder.is_dir()) {
         return Ok(measured);
     }
     let folder = folder.canonicalize().with_context(|| measured.clone())?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let id: String = name.chars().map(|c| if is_id(&format!("x{c}")) { c } else { '_' }).collect();
+    let id: String = name
+        .chars()
+        .map(|c| if is_id(&format!("x{c}")) { c } else { '_' })
+        .collect();
     let id = id.trim_start_matches('.');
     add_dataset(if is_id(id) { id } else { "images" }, &folder, settings)
 }
@@ -127,8 +151,15 @@ fn add_dataset(id: &str, folder: &Path, settings: &mut Settings) -> anyhow::Resu
 
 fn format_of(path: &Path) -> anyhow::Result<Format> {
     let extension = path.extension().unwrap_or_default().to_string_lossy();
-    let format = Format::ALL.into_iter().find(|format| format.name() == extension && *format != Format::Zip);
-    format.with_context(|| format!("{}: a report's name must end in .html, .json, .csv, .svg or .png", path.display()))
+    let format = Format::ALL
+        .into_iter()
+        .find(|format| format.name() == extension && *format != Format::Zip);
+    format.with_context(|| {
+        format!(
+            "{}: a report's name must end in .html, .json, .csv, .svg or .png",
+            path.display()
+        )
+    })
 }
 
 async fn compare(
@@ -140,8 +171,13 @@ async fn compare(
 ) -> anyhow::Result<()> {
     // Draws nothing when standard error is no terminal.
     let bar = ProgressBar::new(0);
-    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} images, {msg}")?);
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:40} {pos}/{len} images, {msg}",
+    )?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     let stop = async {
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -152,16 +188,28 @@ async fn compare(
     // The rate is measured when a part is done; in between the time left goes by.
     let mut measured: Option<(u64, f64, Instant)> = None;
     let job = local::run_until(stop, queue, settled, Some(key), |job, left| {
-        told.get_or_init(|| tell(format_args!("measuring {} images; Ctrl-C breaks off", job.units)));
+        told.get_or_init(|| {
+            tell(format_args!(
+                "measuring {} images; Ctrl-C breaks off",
+                job.units
+            ))
+        });
         bar.set_length(job.units);
         bar.set_position(job.units_done);
-        if let Some(left) = left.filter(|_| measured.is_none_or(|(parts, ..)| parts != job.shards_done)) {
+        if let Some(left) =
+            left.filter(|_| measured.is_none_or(|(parts, ..)| parts != job.shards_done))
+        {
             measured = Some((job.shards_done, left, Instant::now()));
         }
         bar.set_message(match measured {
             Some((_, left, at)) => {
-                let left = Duration::from_secs_f64(left).saturating_sub(at.elapsed()).as_secs();
-                format!("about {} left", HumanDuration(Duration::from_secs(left.max(1))))
+                let left = Duration::from_secs_f64(left)
+                    .saturating_sub(at.elapsed())
+                    .as_secs();
+                format!(
+                    "about {} left",
+                    HumanDuration(Duration::from_secs(left.max(1)))
+                )
             }
             None => "the time left is not known yet".to_owned(),
         });
@@ -180,7 +228,12 @@ async fn compare(
     let look = queue.look(&job.id).await?;
     if job.state != JobState::Succeeded {
         let errors = look.errors.into_iter().map(|fault| fault.error);
-        let faults = job.error.into_iter().chain(errors).collect::<Vec<_>>().join("\n  ");
+        let faults = job
+            .error
+            .into_iter()
+            .chain(errors)
+            .collect::<Vec<_>>()
+            .join("\n  ");
         bail!("the benchmark {}:\n  {faults}", job.state.name());
     }
     for (path, format) in outputs {
@@ -200,9 +253,18 @@ async fn compare(
 /// The areas, the best first.
 fn print(result: &Value) -> anyhow::Result<()> {
     let skipped = result["skipped"].as_object().into_iter().flatten();
-    let skipped: Vec<String> = skipped.map(|(reason, count)| format!("{count} {}", reason.replace('_', " "))).collect();
-    let left_out = if skipped.is_empty() { "none".to_owned() } else { skipped.join(", ") };
-    say(format_args!("{} images measured; left out: {left_out}", result["used"]))?;
+    let skipped: Vec<String> = skipped
+        .map(|(reason, count)| format!("{count} {}", reason.replace('_', " ")))
+        .collect();
+    let left_out = if skipped.is_empty() {
+        "none".to_owned()
+    } else {
+        skipped.join(", ")
+    };
+    say(format_args!(
+        "{} images measured; left out: {left_out}",
+        result["used"]
+    ))?;
     let better = result["better"].as_str().unwrap_or_default();
     let mut rows: Vec<&Value> = result["rows"].as_array().into_iter().flatten().collect();
     let area = |row: &Value| row["area"].as_f64().unwrap_or(f64::NAN);
@@ -211,13 +273,25 @@ fn print(result: &Value) -> anyhow::Result<()> {
         rows.reverse();
     }
     let title = |row: &Value| row["title"].as_str().unwrap_or_default().to_owned();
-    let width = rows.iter().map(|row| title(row).chars().count()).max().unwrap_or_default().max("method".len());
+    let width = rows
+        .iter()
+        .map(|row| title(row).chars().count())
+        .max()
+        .unwrap_or_default()
+        .max("method".len());
     if !rows.is_empty() {
-        say(format_args!("{:width$}  area   95 % interval   ({better} is better)", "method"))?;
+        say(format_args!(
+            "{:width$}  area   95 % interval   ({better} is better)",
+            "method"
+        ))?;
     }
     for row in rows {
         let [low, high] = [0, 1].map(|end| row["interval"][end].as_f64().unwrap_or(f64::NAN));
-        say(format_args!("{:width$}  {:.3}  {low:.3} to {high:.3}", title(row), area(row)))?;
+        say(format_args!(
+            "{:width$}  {:.3}  {low:.3} to {high:.3}",
+            title(row),
+            area(row)
+        ))?;
     }
     Ok(())
 }
@@ -236,18 +310,32 @@ mod tests {
         let photos = photos.display().to_string();
         let take = |images: Option<&str>, named: &[&str]| {
             let mut settings = load(&Flags::default(), []).unwrap();
-            settings.dataset.insert("known".to_owned(), "/srv/known".into());
+            settings
+                .dataset
+                .insert("known".to_owned(), "/srv/known".into());
             let named = named.iter().map(|text| (*text).to_owned()).collect();
-            let id =
-                take_dataset(images.map(str::to_owned), named, &mut settings).map_err(|error| error.to_string())?;
-            let folder = settings.dataset.get(&id).map(|folder| folder.display().to_string());
+            let id = take_dataset(images.map(str::to_owned), named, &mut settings)
+                .map_err(|error| error.to_string())?;
+            let folder = settings
+                .dataset
+                .get(&id)
+                .map(|folder| folder.display().to_string());
             Ok::<_, String>((id, folder.unwrap_or_default()))
         };
         let given = format!("a={photos}");
         assert_eq!(take(Some(&photos), &[]).unwrap().0, "my_photos");
-        assert_eq!(take(Some(&given), &[]).unwrap(), ("a".to_owned(), photos.clone()));
-        assert_eq!(take(None, &[&given, "known"]).unwrap(), ("known".to_owned(), "/srv/known".to_owned()));
-        assert_eq!(take(None, &["uploaded"]).unwrap(), ("uploaded".to_owned(), String::new()));
+        assert_eq!(
+            take(Some(&given), &[]).unwrap(),
+            ("a".to_owned(), photos.clone())
+        );
+        assert_eq!(
+            take(None, &[&given, "known"]).unwrap(),
+            ("known".to_owned(), "/srv/known".to_owned())
+        );
+        assert_eq!(
+            take(None, &["uploaded"]).unwrap(),
+            ("uploaded".to_owned(), String::new())
+        );
         for (images, named, part) in [
             (None, &[][..], "name the images"),
             (Some("known"), &["other"], "as ID=FOLDER"),

@@ -5,7 +5,8 @@ use std::io::{Write, stdout};
 use clap::{Args, Command};
 use clap_complete::{Shell, generate};
 
-/// As a script on standard output, for example: explaind completions bash > ~/.local/share/bash-completion/completions/explaind
+/// As a script on standard output, for example: explaind completions bash >
+/// ~/.local/share/bash-completion/completions/explaind
 #[derive(Args)]
 pub struct Completions {
     shell: Shell,

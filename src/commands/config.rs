@@ -1,4 +1,5 @@
-//! `explaind config`: the settings as they are settled, as a settings file that says where each comes from.
+//! `explaind config`: the settings as they are settled, as a settings file that says where each
+//! comes from.
 
 use clap::Args;
 use explaind::settings::{FlagsFor, settled};
@@ -17,7 +18,10 @@ impl Config {
     pub fn run(self) -> anyhow::Result<()> {
         for (name, value, source) in settled(&self.flags.0, std::env::vars())? {
             let source = source.unwrap_or_else(|| "default".to_owned());
-            say(format_args!("{name} = {} # {source}", without_password(value)))?;
+            say(format_args!(
+                "{name} = {} # {source}",
+                without_password(value)
+            ))?;
         }
         Ok(())
     }
@@ -25,7 +29,9 @@ impl Config {
 
 fn without_password(value: Value) -> Value {
     let hidden = value.as_str().and_then(|text| {
-        let mut url = Url::parse(text).ok().filter(|url| url.password().is_some())?;
+        let mut url = Url::parse(text)
+            .ok()
+            .filter(|url| url.password().is_some())?;
         url.set_password(Some("***")).ok()?;
         Some(Value::String(url.into()))
     });

@@ -20,7 +20,8 @@ use super::{ModelArgs, Reads, say, write_file};
 pub struct Derive {
     #[command(flatten)]
     model: ModelArgs<Reads>,
-    /// gradient, guided_backprop, deconvnet, pattern_attribution, pattern_net; several share one forward pass
+    /// gradient, guided_backprop, deconvnet, pattern_attribution, pattern_net; several share one
+    /// forward pass
     #[arg(long, required_unless_present = "parameters", value_delimiter = ',', value_name = "RULE_SET", value_parser = word::<RuleSetId>)]
     rule_set: Vec<RuleSetId>,
     /// logits or probabilities [default: the model's]
@@ -29,7 +30,8 @@ pub struct Derive {
     /// A value of the graph to derive with respect to [default: the input]
     #[arg(long, value_name = "VALUE")]
     wrt: Option<String>,
-    /// Derive with respect to weights and biases, which become inputs of the graph: all, or the names of some
+    /// Derive with respect to weights and biases, which become inputs of the graph: all, or the
+    /// names of some
     #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with_all = ["rule_set", "wrt", "seed", "pattern_layers"])]
     parameters: Option<Vec<String>>,
     /// one: the seed as given; value: times the head's own value
@@ -53,14 +55,27 @@ impl Derive {
         let (_, model) = self.model.load()?;
         let graph = match &self.parameters {
             Some(names) => {
-                let wanted = if names == &["all"] { Parameters::All } else { Parameters::Named(names.clone()) };
-                parameter_gradients(&model.graph, self.head.unwrap_or(model.manifest.head), &wanted)?.graph
+                let wanted = if names == &["all"] {
+                    Parameters::All
+                } else {
+                    Parameters::Named(names.clone())
+                };
+                parameter_gradients(
+                    &model.graph,
+                    self.head.unwrap_or(model.manifest.head),
+                    &wanted,
+                )?
+                .graph
             }
             None => derive(&model.graph, &self.spec(&model), model.patterns.as_ref())?.graph,
         };
         let path = self.output.display();
         write_file(&self.output, &write_model(&graph)?)?;
-        Ok(say(format_args!("{path}: {} nodes of model {}", graph.nodes.len(), model.id))?)
+        Ok(say(format_args!(
+            "{path}: {} nodes of model {}",
+            graph.nodes.len(),
+            model.id
+        ))?)
     }
 
     fn spec(&self, model: &Model) -> DeriveSpec {
@@ -71,7 +86,9 @@ impl Derive {
             seed: self.seed,
             pattern_layers: match self.pattern_layers.as_deref() {
                 None => model.manifest.pattern_layers.clone(),
-                Some([one]) => word(one).unwrap_or_else(|_| PatternLayers::Named(vec![one.clone()])),
+                Some([one]) => {
+                    word(one).unwrap_or_else(|_| PatternLayers::Named(vec![one.clone()]))
+                }
                 Some(names) => PatternLayers::Named(names.to_vec()),
             },
         }

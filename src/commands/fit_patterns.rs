@@ -1,4 +1,5 @@
-//! `explaind fit-patterns`: fits a model's patterns and writes them beside it; the report goes to standard output as JSON.
+//! `explaind fit-patterns`: fits a model's patterns and writes them beside it; the report goes to
+//! standard output as JSON.
 
 use std::path::PathBuf;
 
@@ -21,7 +22,8 @@ pub struct FitPatterns {
     model: ModelArgs<Runs>,
     #[command(flatten)]
     source: Source,
-    /// Which samples are positive: where the following rectifier is on (activation), or where wᵀx > 0 (weights)
+    /// Which samples are positive: where the following rectifier is on (activation), or where wᵀx >
+    /// 0 (weights)
     #[arg(long, value_enum, default_value = "activation")]
     regime: RegimeName,
 }
@@ -29,7 +31,8 @@ pub struct FitPatterns {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Source {
-    /// Folder of images, searched with its sub-folders; each gives four views: centre, random crop, and their mirror images
+    /// Folder of images, searched with its sub-folders; each gives four views: centre, random crop,
+    /// and their mirror images
     #[arg(long, value_name = "FOLDER")]
     images: Option<PathBuf>,
     /// Ready inputs: float32, samples first
@@ -47,7 +50,9 @@ impl FitPatterns {
     pub fn run(self) -> anyhow::Result<()> {
         let (settings, model) = self.model.load()?;
         let Some(folder) = &model.folder else {
-            bail!("patterns are kept beside a model.onnx: put the file into a folder of its own, as model.onnx");
+            bail!(
+                "patterns are kept beside a model.onnx: put the file into a folder of its own, as model.onnx"
+            );
         };
         let runtime = load_runtime(Some(&settings.onnxruntime), settings.threads)?;
         let (path, samples) = match (self.source.images, self.source.tensors) {
@@ -55,7 +60,8 @@ impl FitPatterns {
             (None, file) => {
                 let file = file.unwrap_or_default();
                 let name = || file.display().to_string();
-                let tensor = read_npy(&std::fs::read(&file).with_context(name)?).with_context(name)?;
+                let tensor =
+                    read_npy(&std::fs::read(&file).with_context(name)?).with_context(name)?;
                 (file, Samples::in_tensor(tensor, &model)?)
             }
         };
@@ -65,12 +71,20 @@ impl FitPatterns {
         };
         // Draws nothing when standard error is no terminal.
         let bar = ProgressBar::new(samples.len() as u64);
-        bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} samples, {eta} left")?);
-        let fitted = fit(&model, samples, regime, runtime, |done| bar.set_position(done as u64))?;
+        bar.set_style(ProgressStyle::with_template(
+            "{bar:40} {pos}/{len} samples, {eta} left",
+        )?);
+        let fitted = fit(&model, samples, regime, runtime, |done| {
+            bar.set_position(done as u64)
+        })?;
         bar.finish_and_clear();
         let provenance = Provenance {
             model_hash: model.hash.clone(),
-            data_set: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            data_set: path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             samples: fitted.report.samples,
             rows: fitted.report.rows,
             regime: regime_name.to_owned(),

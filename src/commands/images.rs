@@ -1,5 +1,5 @@
-//! The files that a command reads and writes: single ones, folders with their sub-folders, standard input and output. No output takes the
-//! place of an input or of another output.
+//! The files that a command reads and writes: single ones, folders with their sub-folders, standard
+//! input and output. No output takes the place of an input or of another output.
 
 use std::{
     collections::HashSet,
@@ -29,7 +29,10 @@ impl Source {
     pub fn read(&self) -> anyhow::Result<Vec<u8>> {
         let Some(path) = &self.path else {
             let mut bytes = Vec::new();
-            stdin().lock().read_to_end(&mut bytes).context("standard input")?;
+            stdin()
+                .lock()
+                .read_to_end(&mut bytes)
+                .context("standard input")?;
             return Ok(bytes);
         };
         fs::read(path).with_context(|| path.display().to_string())
@@ -37,13 +40,18 @@ impl Source {
 
     /// For people.
     pub fn shown(&self) -> String {
-        self.path.as_ref().map_or_else(|| "standard input".to_owned(), |path| path.display().to_string())
+        self.path.as_ref().map_or_else(
+            || "standard input".to_owned(),
+            |path| path.display().to_string(),
+        )
     }
 }
 
 /// Says why one of several could not be worked on.
 pub fn tell_failed(source: &Source, error: &anyhow::Error) {
-    crate::cli::tell(error).iter().for_each(|line| tell(format_args!("error: {}: {line}", source.shown())));
+    crate::cli::tell(error)
+        .iter()
+        .for_each(|line| tell(format_args!("error: {}: {line}", source.shown())));
 }
 
 /// What is named on the command line.
@@ -57,25 +65,38 @@ pub struct Sources {
 impl Sources {
     /// Files, the images and arrays of folders and their sub-folders, and `-`.
     pub fn of(given: &[PathBuf]) -> anyhow::Result<Self> {
-        let mut sources = Self { all: Vec::new(), are_many: given.len() > 1 };
+        let mut sources = Self {
+            all: Vec::new(),
+            are_many: given.len() > 1,
+        };
         for path in given {
             if path.as_os_str() == STANDARD {
                 if sources.all.iter().any(|source| source.path.is_none()) {
                     bail!("standard input (-) can be read once");
                 }
-                sources.all.push(Source { path: None, name: "stdin".into() });
+                sources.all.push(Source {
+                    path: None,
+                    name: "stdin".into(),
+                });
             } else if path.is_dir() {
                 let before = sources.all.len();
                 add_folder(path, Path::new(""), &mut sources.all)?;
                 sources.are_many = true;
                 if sources.all.len() == before {
-                    bail!("{} holds no images ({})", path.display(), extensions().collect::<Vec<_>>().join(", "));
+                    bail!(
+                        "{} holds no images ({})",
+                        path.display(),
+                        extensions().collect::<Vec<_>>().join(", ")
+                    );
                 }
             } else {
                 // Said before work on others begins.
                 fs::metadata(path).with_context(|| path.display().to_string())?;
                 let name = path.file_name().unwrap_or_default().into();
-                sources.all.push(Source { path: Some(path.clone()), name });
+                sources.all.push(Source {
+                    path: Some(path.clone()),
+                    name,
+                });
             }
         }
         Ok(sources)
@@ -88,7 +109,11 @@ fn add_folder(folder: &Path, below: &Path, all: &mut Vec<Source>) -> anyhow::Res
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let (name, path) = (entry.file_name(), entry.path());
-        let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
+        let extension = path
+            .extension()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if name.to_string_lossy().starts_with('.') {
             continue;
         }
@@ -96,7 +121,10 @@ fn add_folder(folder: &Path, below: &Path, all: &mut Vec<Source>) -> anyhow::Res
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             add_folder(&path, &below.join(name), all)?;
         } else if (is_image_extension(&extension) || extension == "npy") && path.is_file() {
-            all.push(Source { path: Some(path), name: below.join(name) });
+            all.push(Source {
+                path: Some(path),
+                name: below.join(name),
+            });
         }
     }
     Ok(())
@@ -123,22 +151,38 @@ pub struct Formats<'a> {
 
 impl Formats<'_> {
     fn list(&self) -> String {
-        self.allowed.iter().map(|format| format!(".{format}")).collect::<Vec<_>>().join(", ")
+        self.allowed
+            .iter()
+            .map(|format| format!(".{format}"))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// The format of a file's name.
     fn of(&self, path: &Path) -> Option<String> {
         let extension = path.extension()?.to_string_lossy().to_lowercase();
-        let format = if extension == "jpg" { "jpeg".to_owned() } else { extension };
+        let format = if extension == "jpg" {
+            "jpeg".to_owned()
+        } else {
+            extension
+        };
         self.allowed.contains(&format.as_str()).then_some(format)
     }
 }
 
 impl Outputs {
     /// The places for what is made of `sources`, and the format.
-    pub fn new(output: &Path, sources: &Sources, formats: &Formats<'_>) -> anyhow::Result<(Self, String)> {
+    pub fn new(
+        output: &Path,
+        sources: &Sources,
+        formats: &Formats<'_>,
+    ) -> anyhow::Result<(Self, String)> {
         let asked = formats.asked.map(str::to_owned);
-        let fallback = || asked.clone().unwrap_or_else(|| formats.allowed[0].to_owned());
+        let fallback = || {
+            asked
+                .clone()
+                .unwrap_or_else(|| formats.allowed[0].to_owned())
+        };
         let named = formats.of(output);
         let (place, format) = if output.as_os_str() == STANDARD {
             (Place::Standard, fallback())
@@ -146,13 +190,19 @@ impl Outputs {
             (Place::Folder(output.to_owned()), fallback())
         } else if sources.are_many {
             if named.is_some() || output.is_file() {
-                bail!("{}: several images need a folder to write to: -o FOLDER", output.display());
+                bail!(
+                    "{}: several images need a folder to write to: -o FOLDER",
+                    output.display()
+                );
             }
             (Place::Folder(output.to_owned()), fallback())
         } else {
             match (named, &asked) {
                 (Some(named), Some(asked)) if named != *asked => {
-                    bail!("{}: the name says {named}, and --format {asked}", output.display())
+                    bail!(
+                        "{}: the name says {named}, and --format {asked}",
+                        output.display()
+                    )
                 }
                 (Some(format), _) => (Place::File(output.to_owned()), format),
                 (None, Some(asked)) => (Place::File(output.to_owned()), asked.clone()),
@@ -163,14 +213,31 @@ impl Outputs {
                 ),
             }
         };
-        let inputs = sources.all.iter().filter_map(|source| source.path.as_ref()?.canonicalize().ok()).collect();
+        let inputs = sources
+            .all
+            .iter()
+            .filter_map(|source| source.path.as_ref()?.canonicalize().ok())
+            .collect();
         if let Place::File(path) = &place
-            && path.canonicalize().is_ok_and(|path| HashSet::contains(&inputs, &path))
+            && path
+                .canonicalize()
+                .is_ok_and(|path| HashSet::contains(&inputs, &path))
         {
             bail!("{} is the input: name another output", path.display());
         }
-        let extension = if format == "jpeg" { "jpg".to_owned() } else { format.clone() };
-        Ok((Self { place, extension, taken: inputs }, format))
+        let extension = if format == "jpeg" {
+            "jpg".to_owned()
+        } else {
+            format.clone()
+        };
+        Ok((
+            Self {
+                place,
+                extension,
+                taken: inputs,
+            },
+            format,
+        ))
     }
 
     /// Whether answers share standard output with what is said to people.
@@ -201,7 +268,8 @@ impl Outputs {
         Ok(Some(path))
     }
 
-    /// Takes a name that is neither an input's nor another output's: `a.png` for `a.jpg`, then `a.jpg.png`, `a-2.png` and so on.
+    /// Takes a name that is neither an input's nor another output's: `a.png` for `a.jpg`, then
+    /// `a.jpg.png`, `a-2.png` and so on.
     fn claim(&mut self, wanted: &Path) -> anyhow::Result<PathBuf> {
         let folder = wanted.parent().unwrap_or(Path::new(""));
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -211,10 +279,17 @@ impl Outputs {
             name.push(format!("{more}.{}", self.extension));
             name
         };
-        let (stem, whole) = (wanted.file_stem().unwrap_or_default(), wanted.file_name().unwrap_or_default());
+        let (stem, whole) = (
+            wanted.file_stem().unwrap_or_default(),
+            wanted.file_name().unwrap_or_default(),
+        );
         let numbered = (2..).map(|n| named(stem, &format!("-{n}")));
-        let mut names = [named(stem, ""), named(whole, "")].into_iter().chain(numbered);
-        let name = names.find(|name| !self.taken.contains(&folder.join(name))).unwrap_or_default();
+        let mut names = [named(stem, ""), named(whole, "")]
+            .into_iter()
+            .chain(numbered);
+        let name = names
+            .find(|name| !self.taken.contains(&folder.join(name)))
+            .unwrap_or_default();
         self.taken.insert(folder.join(&name));
         Ok(wanted.with_file_name(name))
     }
@@ -229,23 +304,52 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir_all(at("in/sub")).unwrap();
-        for name in ["in/a.jpg", "in/a.png", "in/sub/a.jpg", "in/.hidden.png", "in/notes.txt", "a.jpg"] {
+        for name in [
+            "in/a.jpg",
+            "in/a.png",
+            "in/sub/a.jpg",
+            "in/.hidden.png",
+            "in/notes.txt",
+            "a.jpg",
+        ] {
             fs::write(at(name), "x").unwrap();
         }
         let sources = Sources::of(&[at("in"), at("a.jpg")]).unwrap();
-        let formats = Formats { allowed: &["png", "json"], asked: None };
+        let formats = Formats {
+            allowed: &["png", "json"],
+            asked: None,
+        };
         let write = |to: PathBuf| {
             let (mut outputs, format) = Outputs::new(&to, &sources, &formats).unwrap();
             assert_eq!(format, "png");
-            let paths = sources.all.iter().map(|source| outputs.write(source, b"map").unwrap().unwrap());
-            paths.map(|path| path.strip_prefix(&to).unwrap().display().to_string()).collect::<Vec<_>>()
+            let paths = sources
+                .all
+                .iter()
+                .map(|source| outputs.write(source, b"map").unwrap().unwrap());
+            paths
+                .map(|path| path.strip_prefix(&to).unwrap().display().to_string())
+                .collect::<Vec<_>>()
         };
-        assert_eq!(write(at("out")), ["a.png", "a.png.png", "sub/a.png", "a.jpg.png"]);
-        assert_eq!(write(at("out")), ["a.png", "a.png.png", "sub/a.png", "a.jpg.png"], "again over the first ones");
+        assert_eq!(
+            write(at("out")),
+            ["a.png", "a.png.png", "sub/a.png", "a.jpg.png"]
+        );
+        assert_eq!(
+            write(at("out")),
+            ["a.png", "a.png.png", "sub/a.png", "a.jpg.png"],
+            "again over the first ones"
+        );
         std::os::unix::fs::symlink(at("out"), at("link")).unwrap();
-        assert_eq!(write(at("link/new")), ["a.png", "a.png.png", "sub/a.png", "a.jpg.png"], "by another path");
+        assert_eq!(
+            write(at("link/new")),
+            ["a.png", "a.png.png", "sub/a.png", "a.jpg.png"],
+            "by another path"
+        );
         // a.png is an input there.
-        assert_eq!(write(at("in")), ["a.jpg.png", "a.png.png", "sub/a.png", "a-2.png"]);
+        assert_eq!(
+            write(at("in")),
+            ["a.jpg.png", "a.png.png", "sub/a.png", "a-2.png"]
+        );
         assert_eq!(fs::read(at("in/a.png")).unwrap(), b"x");
     }
 
@@ -256,14 +360,29 @@ mod tests {
         fs::write(&input, "x").unwrap();
         let sources = Sources::of(std::slice::from_ref(&input)).unwrap();
         let format = |output: &Path, asked| {
-            let formats = Formats { allowed: &["png", "jpeg", "json"], asked };
-            Outputs::new(output, &sources, &formats).map(|(_, format)| format).map_err(|error| error.to_string())
+            let formats = Formats {
+                allowed: &["png", "jpeg", "json"],
+                asked,
+            };
+            Outputs::new(output, &sources, &formats)
+                .map(|(_, format)| format)
+                .map_err(|error| error.to_string())
         };
-        for (name, asked, expected) in [("b.JPG", None, "jpeg"), ("b", Some("json"), "json"), ("-", None, "png")] {
+        for (name, asked, expected) in [
+            ("b.JPG", None, "jpeg"),
+            ("b", Some("json"), "json"),
+            ("-", None, "png"),
+        ] {
             assert_eq!(format(Path::new(name), asked).unwrap(), expected);
         }
-        for (name, asked, part) in [("b.gif", None, ".png, .jpeg, .json"), ("b.png", Some("json"), "--format json")] {
-            assert!(format(Path::new(name), asked).unwrap_err().contains(part), "{name}");
+        for (name, asked, part) in [
+            ("b.gif", None, ".png, .jpeg, .json"),
+            ("b.png", Some("json"), "--format json"),
+        ] {
+            assert!(
+                format(Path::new(name), asked).unwrap_err().contains(part),
+                "{name}"
+            );
         }
         assert!(format(&input, None).unwrap_err().contains("is the input"));
     }

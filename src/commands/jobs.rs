@@ -21,7 +21,12 @@ pub struct Jobs {
     #[command(subcommand)]
     action: Action,
     /// Where the server answers
-    #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
     server: String,
 }
 
@@ -46,7 +51,8 @@ enum Action {
     /// Download the report of a job (partial while it runs)
     Report {
         id: String,
-        /// json, csv, html, svg, png or zip, as far as the kind has it [default: by the output's name, else the kind's first]
+        /// json, csv, html, svg, png or zip, as far as the kind has it [default: by the output's
+        /// name, else the kind's first]
         #[arg(long)]
         format: Option<String>,
         /// The file to write [default: standard output]
@@ -61,15 +67,23 @@ impl Jobs {
     }
 
     async fn ask(self) -> anyhow::Result<()> {
-        let server = Server { url: self.server.trim_end_matches('/').to_owned(), client: Client::new() };
+        let server = Server {
+            url: self.server.trim_end_matches('/').to_owned(),
+            client: Client::new(),
+        };
         match self.action {
             Action::List { state, kind, model } => {
                 let filters = [("state", state), ("kind", kind), ("model", model)];
-                let filters = filters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+                let filters = filters
+                    .into_iter()
+                    .filter_map(|(name, value)| Some((name, value?)))
+                    .collect();
                 server.list(filters).await
             }
             Action::Show { id } => print(&server.json(Method::GET, &["jobs", &id]).await?),
-            Action::Cancel { id } => print(&server.json(Method::POST, &["jobs", &id, "cancel"]).await?),
+            Action::Cancel { id } => {
+                print(&server.json(Method::POST, &["jobs", &id, "cancel"]).await?)
+            }
             Action::Report { id, format, output } => server.report(&id, format, output).await,
         }
     }
@@ -82,13 +96,26 @@ struct Server {
 
 impl Server {
     /// An answer that is no problem; a problem is told in its own words.
-    async fn ask(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Response> {
-        let mut url = reqwest::Url::parse(&self.url).with_context(|| format!("--server {}", self.url))?;
-        url.path_segments_mut().map_err(|()| anyhow::anyhow!("--server {} is no address", self.url))?.extend(path);
+    async fn ask(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> anyhow::Result<Response> {
+        let mut url =
+            reqwest::Url::parse(&self.url).with_context(|| format!("--server {}", self.url))?;
+        url.path_segments_mut()
+            .map_err(|()| anyhow::anyhow!("--server {} is no address", self.url))?
+            .extend(path);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let response = self.client.request(method, url).send().await.with_context(|| format!("asking {}", self.url))?;
+        let response = self
+            .client
+            .request(method, url)
+            .send()
+            .await
+            .with_context(|| format!("asking {}", self.url))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -96,10 +123,23 @@ impl Server {
         let text = response.text().await?;
         let problem: Value = serde_json::from_str(&text).unwrap_or_default();
         let text_of = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let refused = problem["errors"].as_array().into_iter().flatten().map(|error| {
-            let allowed: Vec<String> = error["allowed"].as_array().into_iter().flatten().map(text_of).collect();
-            Fault::new(text_of(&error["param"]), text_of(&error["message"]), allowed)
-        });
+        let refused = problem["errors"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|error| {
+                let allowed: Vec<String> = error["allowed"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(text_of)
+                    .collect();
+                Fault::new(
+                    text_of(&error["param"]),
+                    text_of(&error["message"]),
+                    allowed,
+                )
+            });
         let faults = Faults::from_iter(refused);
         match problem["detail"].as_str() {
             Some(_) if !faults.is_empty() => Err(faults.into()),
@@ -115,18 +155,32 @@ impl Server {
     /// All pages.
     async fn list(&self, filters: Vec<(&str, String)>) -> anyhow::Result<()> {
         let mut after = None;
-        let mut head = Some(format!("{:36}  {:16}  {:20}  {:9}  done", "id", "kind", "model", "state"));
+        let mut head = Some(format!(
+            "{:36}  {:16}  {:20}  {:9}  done",
+            "id", "kind", "model", "state"
+        ));
         loop {
-            let query: Vec<_> = filters.iter().cloned().chain(after.map(|id| ("after", id))).collect();
-            let page: Value = self.ask(Method::GET, &["jobs"], &query).await?.json().await?;
+            let query: Vec<_> = filters
+                .iter()
+                .cloned()
+                .chain(after.map(|id| ("after", id)))
+                .collect();
+            let page: Value = self
+                .ask(Method::GET, &["jobs"], &query)
+                .await?
+                .json()
+                .await?;
             if let Some(head) = head.take() {
                 say(head)?;
             }
             for job in page["jobs"].as_array().into_iter().flatten() {
                 let text = |name: &str| job[name].as_str().unwrap_or("-").to_owned();
-                let (id, kind, model, state) = (text("id"), text("kind"), text("model"), text("state"));
+                let (id, kind, model, state) =
+                    (text("id"), text("kind"), text("model"), text("state"));
                 let done = format!("{}/{}", job["done"], job["total"]);
-                say(format_args!("{id:36}  {kind:16}  {model:20}  {state:9}  {done}"))?;
+                say(format_args!(
+                    "{id:36}  {kind:16}  {model:20}  {state:9}  {done}"
+                ))?;
             }
             after = page["next"].as_str().map(str::to_owned);
             if after.is_none() {
@@ -135,12 +189,27 @@ impl Server {
         }
     }
 
-    async fn report(&self, id: &str, format: Option<String>, output: Option<PathBuf>) -> anyhow::Result<()> {
-        let extension = output.as_ref().and_then(|path| Some(path.extension()?.to_str()?.to_owned()));
-        let query: Vec<_> = format.or(extension).map(|format| ("format", format)).into_iter().collect();
-        let mut response = self.ask(Method::GET, &["jobs", id, "report"], &query).await?;
+    async fn report(
+        &self,
+        id: &str,
+        format: Option<String>,
+        output: Option<PathBuf>,
+    ) -> anyhow::Result<()> {
+        let extension = output
+            .as_ref()
+            .and_then(|path| Some(path.extension()?.to_str()?.to_owned()));
+        let query: Vec<_> = format
+            .or(extension)
+            .map(|format| ("format", format))
+            .into_iter()
+            .collect();
+        let mut response = self
+            .ask(Method::GET, &["jobs", id, "report"], &query)
+            .await?;
         let mut sink: Box<dyn Write> = match &output {
-            Some(path) => Box::new(std::fs::File::create(path).with_context(|| path.display().to_string())?),
+            Some(path) => {
+                Box::new(std::fs::File::create(path).with_context(|| path.display().to_string())?)
+            }
             None => Box::new(stdout()),
         };
         while let Some(part) = response.chunk().await? {

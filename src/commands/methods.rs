@@ -26,25 +26,45 @@ impl Methods {
         let Some(id) = self.id else {
             if self.json {
                 let all: Vec<MethodCard> = METHODS.iter().map(describe_method).collect();
-                return Ok(say(serde_json::to_string_pretty(&serde_json::json!({ "methods": all }))?)?);
+                return Ok(say(serde_json::to_string_pretty(
+                    &serde_json::json!({ "methods": all }),
+                )?)?);
             }
-            let width = METHODS.iter().map(|method| method.id.len()).max().unwrap_or_default();
+            let width = METHODS
+                .iter()
+                .map(|method| method.id.len())
+                .max()
+                .unwrap_or_default();
             for method in METHODS {
-                let note = if method.needs_patterns() { " (needs patterns)" } else { "" };
+                let note = if method.needs_patterns() {
+                    " (needs patterns)"
+                } else {
+                    ""
+                };
                 say(format_args!("{:width$}  {}{note}", method.id, method.title))?;
             }
-            return Ok(say("\nexplaind methods ID: the formula, paper and parameters of one")?);
+            return Ok(say(
+                "\nexplaind methods ID: the formula, paper and parameters of one",
+            )?);
         };
         let unknown = || {
             let message = format!("no method is called {id:?}");
-            Faults::from(Fault::new("method", message, METHODS.iter().map(|method| method.id)))
+            Faults::from(Fault::new(
+                "method",
+                message,
+                METHODS.iter().map(|method| method.id),
+            ))
         };
         let card = describe_method(find(&id).ok_or_else(unknown)?);
         if self.json {
             return Ok(say(serde_json::to_string_pretty(&card)?)?);
         }
         say(format_args!("{}: {}", card.id, card.title))?;
-        for (name, text) in [("computes", &card.formula), ("paper", &card.paper), ("evaluations", &card.cost)] {
+        for (name, text) in [
+            ("computes", &card.formula),
+            ("paper", &card.paper),
+            ("evaluations", &card.cost),
+        ] {
             say(format_args!("  {name:11}  {text}"))?;
         }
         say("\nParameters (-p NAME=VALUE):")?;
@@ -55,10 +75,19 @@ impl Methods {
                 (serde_json::Value::String(text), false) => text.clone(),
                 (value, false) => value.to_string(),
             };
-            say(format_args!("  {}: {} [default: {default}]", parameter.name, parameter.allowed.join(", ")))?;
+            say(format_args!(
+                "  {}: {} [default: {default}]",
+                parameter.name,
+                parameter.allowed.join(", ")
+            ))?;
             say(format_args!("      {}", parameter.doc))?;
         }
-        let options = Options::names().filter(|name| *name != "format").collect::<Vec<_>>().join(", ");
-        Ok(say(format_args!("\nOptions of the answer and its picture (-p NAME=VALUE): {options}"))?)
+        let options = Options::names()
+            .filter(|name| *name != "format")
+            .collect::<Vec<_>>()
+            .join(", ");
+        Ok(say(format_args!(
+            "\nOptions of the answer and its picture (-p NAME=VALUE): {options}"
+        ))?)
     }
 }

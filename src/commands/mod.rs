@@ -69,8 +69,8 @@ uses! {
 /// The model that a command works on, and the settings.
 #[derive(Args)]
 pub struct ModelArgs<U: Uses + Send + Sync + 'static> {
-    /// A model: the name of its folder in the models folder, or the path of its folder or .onnx file [default: the setting
-    /// default_model, else the only one there is]
+    /// A model: the name of its folder in the models folder, or the path of its folder or .onnx
+    /// file [default: the setting default_model, else the only one there is]
     #[arg(short, long, value_name = "ID|PATH")]
     pub model: Option<String>,
     #[command(flatten)]
@@ -104,7 +104,10 @@ impl<U: Uses + Send + Sync + 'static> ModelArgs<U> {
 
     fn path(&self, settings: &Settings) -> anyhow::Result<PathBuf> {
         let asked = self.model.as_ref().or(settings.default_model.as_ref());
-        if let Some(path) = asked.filter(|asked| asked.contains('/') || asked.ends_with(".onnx")).map(PathBuf::from) {
+        if let Some(path) = asked
+            .filter(|asked| asked.contains('/') || asked.ends_with(".onnx"))
+            .map(PathBuf::from)
+        {
             if !path.exists() {
                 bail!("no model is at {}", path.display());
             }
@@ -112,7 +115,13 @@ impl<U: Uses + Send + Sync + 'static> ModelArgs<U> {
         }
         let mut folders = folders_in(&settings.models)?;
         folders.retain(|folder| folder.join("model.onnx").exists());
-        let name = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = |folder: &Path| {
+            folder
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
         let found = match (asked, folders.as_slice()) {
             (Some(id), all) => all.iter().find(|folder| name(folder) == *id),
             (None, [only]) => Some(only),
@@ -127,16 +136,28 @@ impl<U: Uses + Send + Sync + 'static> ModelArgs<U> {
         }
         let message = match asked {
             Some(id) => format!("no model in {} is called {id:?}", settings.models.display()),
-            None => format!("{} holds several: name one with --model", settings.models.display()),
+            None => format!(
+                "{} holds several: name one with --model",
+                settings.models.display()
+            ),
         };
-        Err(Faults::from(Fault::new("model", message, folders.iter().map(|folder| name(folder)))).into())
+        Err(Faults::from(Fault::new(
+            "model",
+            message,
+            folders.iter().map(|folder| name(folder)),
+        ))
+        .into())
     }
 }
 
 /// The model of a registry of one, or what is wrong with it.
 fn only(registry: &Registry) -> anyhow::Result<Arc<Model>> {
     match (registry.iter().next(), registry.broken.first()) {
-        (_, Some(broken)) => bail!("model {} cannot be used:\n  {}", broken.id, broken.faults.join("\n  ")),
+        (_, Some(broken)) => bail!(
+            "model {} cannot be used:\n  {}",
+            broken.id,
+            broken.faults.join("\n  ")
+        ),
         (Some(model), None) => Ok(model),
         (None, None) => bail!("there is no model"),
     }
@@ -152,16 +173,22 @@ pub fn tell(line: impl Display) {
     let _ = writeln!(stderr(), "{}", printable(&line.to_string()));
 }
 
-/// Writes a file whole or not at all. What is no regular file (/dev/null, a pipe) is written as it is.
+/// Writes a file whole or not at all. What is no regular file (/dev/null, a pipe) is written as it
+/// is.
 pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
         if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
             return fs::write(path, bytes);
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         // As other files are made; the umask takes from it.
         let permissions = fs::Permissions::from_mode(0o666);
-        let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new()
+            .permissions(permissions)
+            .tempfile_in(folder)?;
         file.write_all(bytes)?;
         file.persist(path)?;
         Ok(())

@@ -25,13 +25,15 @@ pub struct Models {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Load models as the server would, try them, and print what was found: input, preprocessing, classes, methods that apply, faults
+    /// Load models as the server would, try them, and print what was found: input, preprocessing,
+    /// classes, methods that apply, faults
     Check(Check),
 }
 
 #[derive(Args)]
 struct Check {
-    /// An .onnx file, a model's folder, or a folder of models [default: the models folder of the settings]
+    /// An .onnx file, a model's folder, or a folder of models [default: the models folder of the
+    /// settings]
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// As JSON, as GET /models/{id} answers: one object a line
@@ -51,14 +53,20 @@ impl Models {
 impl Check {
     fn run(self) -> anyhow::Result<()> {
         let settings = settings::load(&self.flags.0, std::env::vars())?;
-        let given = if self.paths.is_empty() { vec![settings.models.clone()] } else { self.paths };
+        let given = if self.paths.is_empty() {
+            vec![settings.models.clone()]
+        } else {
+            self.paths
+        };
         let mut paths = Vec::new();
         for path in given {
             if !path.exists() {
                 bail!("{}: there is no such file or folder", path.display());
             }
-            let holds_models =
-                || folders_in(&path).is_ok_and(|all| all.iter().any(|one| one.join("model.onnx").exists()));
+            let holds_models = || {
+                folders_in(&path)
+                    .is_ok_and(|all| all.iter().any(|one| one.join("model.onnx").exists()))
+            };
             if path.is_dir() && !path.join("model.onnx").exists() && holds_models() {
                 paths.extend(folders_in(&path)?);
             } else {
@@ -81,8 +89,16 @@ impl Check {
                 match self.json {
                     true => say(serde_json::json!({ "id": model.id, "faults": model.faults }))?,
                     false => {
-                        let faults: String = model.faults.iter().map(|fault| format!("\n  - {fault}")).collect();
-                        say(format_args!("{}{}: cannot be used{faults}", gap(place), path.display()))?;
+                        let faults: String = model
+                            .faults
+                            .iter()
+                            .map(|fault| format!("\n  - {fault}"))
+                            .collect();
+                        say(format_args!(
+                            "{}{}: cannot be used{faults}",
+                            gap(place),
+                            path.display()
+                        ))?;
                     }
                 }
             }
@@ -106,27 +122,77 @@ fn print(
     warnings: &[String],
 ) -> anyhow::Result<()> {
     let manifest = &model.manifest;
-    say(format_args!("{}{}: can be used", gap(place), path.display()))?;
+    say(format_args!(
+        "{}{}: can be used",
+        gap(place),
+        path.display()
+    ))?;
     let line = |name: &str, text: &str| say(format_args!("  {name:15} {text}"));
-    line("input", &format!("{} {:?}, opset {}", manifest.input.name, manifest.input.shape, model.graph.opset()))?;
-    let preprocess = manifest
-        .input
-        .preprocess
-        .as_ref()
-        .map_or_else(|| "none: the model takes ready tensors (npy, JSON), not images".to_owned(), preprocessing);
+    line(
+        "input",
+        &format!(
+            "{} {:?}, opset {}",
+            manifest.input.name,
+            manifest.input.shape,
+            model.graph.opset()
+        ),
+    )?;
+    let preprocess = manifest.input.preprocess.as_ref().map_or_else(
+        || "none: the model takes ready tensors (npy, JSON), not images".to_owned(),
+        preprocessing,
+    );
     line("preprocessing", &preprocess)?;
     if manifest.input.preprocess.is_some() {
         let given = "given by model.toml".to_owned();
-        line("", &manifest.assumed.as_ref().map_or(given, |assumed| format!("ASSUMED: {assumed}")))?;
+        line(
+            "",
+            &manifest
+                .assumed
+                .as_ref()
+                .map_or(given, |assumed| format!("ASSUMED: {assumed}")),
+        )?;
     }
-    let output = model.graph.outputs.first().map_or_else(String::new, |output| output.name.clone());
-    let classes = model.classes().map_or_else(|| "an unknown number of".to_owned(), |classes| classes.to_string());
-    let labels = if model.labels.is_empty() { "without labels.txt" } else { "named by labels.txt" };
+    let output = model
+        .graph
+        .outputs
+        .first()
+        .map_or_else(String::new, |output| output.name.clone());
+    let classes = model.classes().map_or_else(
+        || "an unknown number of".to_owned(),
+        |classes| classes.to_string(),
+    );
+    let labels = if model.labels.is_empty() {
+        "without labels.txt"
+    } else {
+        "named by labels.txt"
+    };
     line("scores", &format!("{output}: {classes} classes, {labels}"))?;
-    line("explains", serde_json::to_value(manifest.head)?.as_str().unwrap_or_default())?;
-    line("Grad-CAM layer", manifest.layer.as_deref().unwrap_or("none with height and width"))?;
-    line("patterns", model.patterns.as_ref().map_or("none", |patterns| patterns.id.as_str()))?;
-    let applying: Vec<&str> = card.methods.iter().filter(|one| one.applies).map(|one| one.id.as_str()).collect();
+    line(
+        "explains",
+        serde_json::to_value(manifest.head)?
+            .as_str()
+            .unwrap_or_default(),
+    )?;
+    line(
+        "Grad-CAM layer",
+        manifest
+            .layer
+            .as_deref()
+            .unwrap_or("none with height and width"),
+    )?;
+    line(
+        "patterns",
+        model
+            .patterns
+            .as_ref()
+            .map_or("none", |patterns| patterns.id.as_str()),
+    )?;
+    let applying: Vec<&str> = card
+        .methods
+        .iter()
+        .filter(|one| one.applies)
+        .map(|one| one.id.as_str())
+        .collect();
     line("methods", &applying.join(", "))?;
     // One reason often keeps many methods from applying.
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -147,10 +213,19 @@ fn print(
 }
 
 fn preprocessing(rule: &Preprocess) -> String {
-    let Preprocess { width, height, scale, mean, std, .. } = rule;
+    let Preprocess {
+        width,
+        height,
+        scale,
+        mean,
+        std,
+        ..
+    } = rule;
     let resize = match rule.resize {
         Resize::Stretch => format!("stretched to {width} x {height}"),
-        Resize::ShortSide(side) => format!("short side to {side}, then the central {width} x {height}"),
+        Resize::ShortSide(side) => {
+            format!("short side to {side}, then the central {width} x {height}")
+        }
         Resize::Pad => format!("fitted into {width} x {height}, the rest filled with the mean"),
     };
     let channels = format!("{:?}", rule.channels).to_uppercase();

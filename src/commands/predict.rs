@@ -1,4 +1,5 @@
-//! `explaind predict`: the best classes of images without a server, by the core that POST /predict runs.
+//! `explaind predict`: the best classes of images without a server, by the core that POST /predict
+//! runs.
 
 use std::path::PathBuf;
 
@@ -23,8 +24,8 @@ const AT_ONCE: usize = 4;
 
 #[derive(Args)]
 pub struct Predict {
-    /// PNG, JPEG, WebP, BMP, GIF or TIFF files; .npy files of floats in the model's input space or of uint8 pixels; folders, with their
-    /// sub-folders; - for standard input
+    /// PNG, JPEG, WebP, BMP, GIF or TIFF files; .npy files of floats in the model's input space or
+    /// of uint8 pixels; folders, with their sub-folders; - for standard input
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
     /// How many classes
@@ -47,7 +48,8 @@ impl Predict {
     pub fn run(self) -> anyhow::Result<()> {
         let sources = Sources::of(&self.images)?;
         let app = self.model.app()?;
-        let plan = app.plan_prediction(Map::from_iter([("top_k".to_owned(), json!(self.top_k))]))?;
+        let plan =
+            app.plan_prediction(Map::from_iter([("top_k".to_owned(), json!(self.top_k))]))?;
         let runtime = tokio::runtime::Runtime::new()?;
         let predict = async |source| (source, predict(&app, &plan, source).await);
         let mut answers = stream::iter(&sources.all).map(predict).buffered(AT_ONCE);
@@ -56,7 +58,9 @@ impl Predict {
             match answer {
                 Ok(answers) => {
                     let warnings = answers.iter().flat_map(|one| &one.warnings);
-                    warnings.filter(|warning| told.insert((*warning).clone())).for_each(warn);
+                    warnings
+                        .filter(|warning| told.insert((*warning).clone()))
+                        .for_each(warn);
                     for (place, one) in answers.iter().enumerate() {
                         let name = match answers.len() {
                             1 => source.shown(),
@@ -77,7 +81,10 @@ impl Predict {
         }
         match failed {
             0 => Ok(()),
-            failed => bail!("{failed} of {} images could not be classified", sources.all.len()),
+            failed => bail!(
+                "{failed} of {} images could not be classified",
+                sources.all.len()
+            ),
         }
     }
 }
@@ -90,7 +97,10 @@ async fn predict(app: &App, plan: &PredictPlan, source: &Source) -> anyhow::Resu
 
 fn text(name: &str, predicted: &Predicted) -> String {
     let lines = predicted.predictions.iter().map(|one| {
-        let label = one.label.as_ref().map_or_else(String::new, |label| format!("  {label}"));
+        let label = one
+            .label
+            .as_ref()
+            .map_or_else(String::new, |label| format!("  {label}"));
         format!("\n  {:.4}  {:>5}{label}", one.score, one.index)
     });
     format!("{name}{}", lines.collect::<String>())
@@ -106,5 +116,10 @@ struct Line<'a> {
 
 fn line(file: &str, plan: &PredictPlan, predicted: &Predicted) -> serde_json::Result<String> {
     let predictions = predicted.predictions.iter().map(ClassScore::from).collect();
-    serde_json::to_string(&Line { file, model: &plan.model.id, predictions, warnings: &predicted.warnings })
+    serde_json::to_string(&Line {
+        file,
+        model: &plan.model.id,
+        predictions,
+        warnings: &predicted.warnings,
+    })
 }

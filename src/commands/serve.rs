@@ -1,4 +1,5 @@
-//! `explaind serve`: the HTTP service, until SIGINT or SIGTERM. At SIGHUP it reads the models folder again.
+//! `explaind serve`: the HTTP service, until SIGINT or SIGTERM. At SIGHUP it reads the models
+//! folder again.
 
 use std::io::{IsTerminal, stderr};
 
@@ -15,7 +16,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::Everything;
 
 #[derive(Args)]
-#[command(after_help = "Models that were added, changed or taken away are read again at SIGHUP: kill -HUP PID")]
+#[command(
+    after_help = "Models that were added, changed or taken away are read again at SIGHUP: kill -HUP PID"
+)]
 pub struct Serve {
     #[command(flatten)]
     flags: FlagsFor<Everything>,
@@ -45,7 +48,8 @@ impl Serve {
     }
 }
 
-/// Reads the models again at each signal. One that came because the terminal was closed ends the server.
+/// Reads the models again at each signal. One that came because the terminal was closed ends the
+/// server.
 async fn reload_at(mut hangups: Signal, app: App, had_terminal: bool) {
     while hangups.recv().await.is_some() {
         if had_terminal && !stderr().is_terminal() {

@@ -1,5 +1,6 @@
-//! Unpacks an uploaded zip, tar or tar.gz: images and label tables alone, nothing outside its folder, and no more than the limits.
-//! The first thing that is not allowed refuses the whole archive. Bombs are met while bytes are written, whatever the headers say.
+//! Unpacks an uploaded zip, tar or tar.gz: images and label tables alone, nothing outside its
+//! folder, and no more than the limits. The first thing that is not allowed refuses the whole
+//! archive. Bombs are met while bytes are written, whatever the headers say.
 
 use std::{
     collections::HashSet,
@@ -59,7 +60,8 @@ pub enum ArchiveError {
     Write { path: PathBuf, source: io::Error },
 }
 
-/// Unpacks `archive` into the empty folder `into`, `reserved` byte by byte; gives the files that were left out.
+/// Unpacks `archive` into the empty folder `into`, `reserved` byte by byte; gives the files that
+/// were left out.
 pub fn unpack(
     archive: &mut File,
     into: &Path,
@@ -68,7 +70,9 @@ pub fn unpack(
 ) -> Result<Ignored, ArchiveError> {
     let packed = archive.seek(SeekFrom::End(0)).map_err(broken)?;
     if packed > limits.max_bytes {
-        return Err(ArchiveError::TooLarge { limit: limits.max_bytes });
+        return Err(ArchiveError::TooLarge {
+            limit: limits.max_bytes,
+        });
     }
     let mut start = [0; 512];
     archive.rewind().map_err(broken)?;
@@ -106,11 +110,16 @@ fn read_up_to(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 fn broken(reason: impl ToString) -> ArchiveError {
-    ArchiveError::Broken { reason: excerpt(&reason.to_string()).into_owned() }
+    ArchiveError::Broken {
+        reason: excerpt(&reason.to_string()).into_owned(),
+    }
 }
 
 fn refuse(entry: &str, reason: &'static str) -> ArchiveError {
-    ArchiveError::Entry { entry: excerpt(entry).into_owned(), reason }
+    ArchiveError::Entry {
+        entry: excerpt(entry).into_owned(),
+        reason,
+    }
 }
 
 struct Unpacking<'a> {
@@ -128,7 +137,9 @@ struct Unpacking<'a> {
 impl Unpacking<'_> {
     fn zip(&mut self, archive: &mut File) -> Result<(), ArchiveError> {
         if zip_entries(archive).map_err(broken)? > self.limits.max_files as u64 {
-            return Err(ArchiveError::TooManyFiles { limit: self.limits.max_files });
+            return Err(ArchiveError::TooManyFiles {
+                limit: self.limits.max_files,
+            });
         }
         let mut archive = ZipArchive::new(BufReader::new(archive)).map_err(broken)?;
         for index in 0..archive.len() {
@@ -139,11 +150,21 @@ impl Unpacking<'_> {
                 check_path(&name)?;
                 continue;
             }
-            if entry.is_symlink() || entry.unix_mode().is_some_and(|mode| !matches!(mode & 0o170_000, 0 | 0o100_000)) {
+            if entry.is_symlink()
+                || entry
+                    .unix_mode()
+                    .is_some_and(|mode| !matches!(mode & 0o170_000, 0 | 0o100_000))
+            {
                 return Err(refuse(&name, "is no plain file"));
             }
-            if !matches!(entry.compression(), CompressionMethod::Stored | CompressionMethod::Deflated) {
-                return Err(refuse(&name, "is packed in another way than stored or deflated"));
+            if !matches!(
+                entry.compression(),
+                CompressionMethod::Stored | CompressionMethod::Deflated
+            ) {
+                return Err(refuse(
+                    &name,
+                    "is packed in another way than stored or deflated",
+                ));
             }
             if let Some(path) = self.place(&name)? {
                 self.write(&name, &path, &mut entry)?;
@@ -154,7 +175,8 @@ impl Unpacking<'_> {
 
     /// Extended headers are read here, not by the library: it would take their sizes on trust.
     fn tar(&mut self, stream: impl Read) -> Result<(), ArchiveError> {
-        // What is skipped costs time too. Headers and padding are more than the files: twice the budget is never met by honest ones.
+        // What is skipped costs time too. Headers and padding are more than the files: twice the
+        // budget is never met by honest ones.
         let mut archive = tar::Archive::new(stream.take(self.budget.saturating_mul(2)));
         let mut long_name: Option<String> = None;
         for entry in archive.entries().map_err(broken)?.raw(true) {
@@ -165,7 +187,11 @@ impl Unpacking<'_> {
                 let text = extension(&mut entry)?;
                 match kind {
                     EntryType::GNULongName => {
-                        long_name = Some(String::from_utf8_lossy(&text).trim_end_matches('\0').to_owned());
+                        long_name = Some(
+                            String::from_utf8_lossy(&text)
+                                .trim_end_matches('\0')
+                                .to_owned(),
+                        );
                     }
                     _ => long_name = pax_path(&text)?.or(long_name),
                 }
@@ -189,21 +215,31 @@ impl Unpacking<'_> {
         // To the end of the stream: what is compressed has its checksum there.
         let mut rest = archive.into_inner();
         io::copy(&mut rest, &mut io::sink()).map_err(broken)?;
-        if rest.limit() == 0 { Err(over(self.budget, self.limits.max_bytes)) } else { Ok(()) }
+        if rest.limit() == 0 {
+            Err(over(self.budget, self.limits.max_bytes))
+        } else {
+            Ok(())
+        }
     }
 
     fn count(&mut self) -> Result<(), ArchiveError> {
         self.entries += 1;
         if self.entries > self.limits.max_files {
-            return Err(ArchiveError::TooManyFiles { limit: self.limits.max_files });
+            return Err(ArchiveError::TooManyFiles {
+                limit: self.limits.max_files,
+            });
         }
         Ok(())
     }
 
-    /// Where a file goes; none for one that no data set needs. Every path is checked, whether or not it is needed.
+    /// Where a file goes; none for one that no data set needs. Every path is checked, whether or
+    /// not it is needed.
     fn place(&mut self, name: &str) -> Result<Option<PathBuf>, ArchiveError> {
         let path = check_path(name)?;
-        if path.iter().any(|part| part.as_encoded_bytes().starts_with(b".") || part == "__MACOSX") {
+        if path
+            .iter()
+            .any(|part| part.as_encoded_bytes().starts_with(b".") || part == "__MACOSX")
+        {
             return Ok(None);
         }
         let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -217,9 +253,16 @@ impl Unpacking<'_> {
         Ok(Some(self.into.join(path)))
     }
 
-    fn write(&mut self, name: &str, path: &Path, content: &mut impl Read) -> Result<(), ArchiveError> {
+    fn write(
+        &mut self,
+        name: &str,
+        path: &Path,
+        content: &mut impl Read,
+    ) -> Result<(), ArchiveError> {
         let failed = |source| failed(name, path, source);
-        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+        path.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .map_err(failed)?;
         let mut file = File::create_new(path).map_err(failed)?;
         let (mut piece, mut length, mut reserved) = ([0; 64 << 10], 0, 0);
         loop {
@@ -227,7 +270,10 @@ impl Unpacking<'_> {
             if read == 0 {
                 return Ok(());
             }
-            self.left = self.left.checked_sub(read as u64).ok_or_else(|| over(self.budget, self.limits.max_bytes))?;
+            self.left = self
+                .left
+                .checked_sub(read as u64)
+                .ok_or_else(|| over(self.budget, self.limits.max_bytes))?;
             length += read as u64;
             if on_disk(length) > reserved {
                 self.reserved.grow(on_disk(length) - reserved)?;
@@ -243,26 +289,37 @@ const TWICE: &str = "is there twice, or as a file and as a folder";
 /// What a disk cannot store under this name is the archive's fault, anything else the disk's.
 fn failed(name: &str, path: &Path, source: io::Error) -> ArchiveError {
     match source.kind() {
-        ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => refuse(name, TWICE),
-        ErrorKind::InvalidFilename | ErrorKind::InvalidInput => {
-            refuse(name, "has a name that cannot be stored: shorten its parts, and leave out special characters")
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+            refuse(name, TWICE)
         }
+        ErrorKind::InvalidFilename | ErrorKind::InvalidInput => refuse(
+            name,
+            "has a name that cannot be stored: shorten its parts, and leave out special characters",
+        ),
         _ => {
             tracing::warn!("{}: {source}", path.display());
-            ArchiveError::Write { path: path.to_owned(), source }
+            ArchiveError::Write {
+                path: path.to_owned(),
+                source,
+            }
         }
     }
 }
 
 fn over(budget: u64, limit: u64) -> ArchiveError {
-    if budget < limit { ArchiveError::Ratio } else { ArchiveError::TooLarge { limit } }
+    if budget < limit {
+        ArchiveError::Ratio
+    } else {
+        ArchiveError::TooLarge { limit }
+    }
 }
 
 fn is_wanted(file: &str) -> bool {
     is_image(file) || labels::is_table(file)
 }
 
-/// The path, when it can only lie below the folder that it is joined to. Older tools of Windows join its parts by backslashes.
+/// The path, when it can only lie below the folder that it is joined to. Older tools of Windows
+/// join its parts by backslashes.
 fn check_path(name: &str) -> Result<PathBuf, ArchiveError> {
     let refuse = |reason| Err(refuse(name, reason));
     if name.len() > MAX_PATH {
@@ -272,10 +329,15 @@ fn check_path(name: &str) -> Result<PathBuf, ArchiveError> {
         return refuse("has a path with a control character");
     }
     let path = name.replace('\\', "/");
-    if path.starts_with('/') || matches!(path.as_bytes(), [drive, b':', ..] if drive.is_ascii_alphabetic()) {
+    if path.starts_with('/')
+        || matches!(path.as_bytes(), [drive, b':', ..] if drive.is_ascii_alphabetic())
+    {
         return refuse("has an absolute path");
     }
-    let parts: Vec<_> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let parts: Vec<_> = path
+        .split('/')
+        .filter(|part| !matches!(*part, "" | "."))
+        .collect();
     if parts.contains(&"..") {
         return refuse("leaves its folder");
     }
@@ -287,8 +349,15 @@ fn check_path(name: &str) -> Result<PathBuf, ArchiveError> {
 
 fn extension(entry: &mut impl Read) -> Result<Vec<u8>, ArchiveError> {
     let mut text = Vec::new();
-    entry.take(MAX_EXTENSION + 1).read_to_end(&mut text).map_err(broken)?;
-    if text.len() as u64 > MAX_EXTENSION { Err(broken("an extended header is too long")) } else { Ok(text) }
+    entry
+        .take(MAX_EXTENSION + 1)
+        .read_to_end(&mut text)
+        .map_err(broken)?;
+    if text.len() as u64 > MAX_EXTENSION {
+        Err(broken("an extended header is too long"))
+    } else {
+        Ok(text)
+    }
 }
 
 fn pax_path(text: &[u8]) -> Result<Option<String>, ArchiveError> {
@@ -297,7 +366,8 @@ fn pax_path(text: &[u8]) -> Result<Option<String>, ArchiveError> {
         let field = field.map_err(broken)?;
         match field.key().map_err(broken)? {
             "path" => path = Some(field.value().map_err(broken)?.to_owned()),
-            // The sizes of the plain headers are used: a file that needs this one is larger than any image.
+            // The sizes of the plain headers are used: a file that needs this one is larger than
+            // any image.
             "size" => return Err(broken("a file is larger than a plain tar header can say")),
             _ => {}
         }
@@ -305,7 +375,8 @@ fn pax_path(text: &[u8]) -> Result<Option<String>, ArchiveError> {
     Ok(path)
 }
 
-/// How many entries the zip's last record promises: the library reads that many headers into memory.
+/// How many entries the zip's last record promises: the library reads that many headers into
+/// memory.
 fn zip_entries(archive: &mut File) -> io::Result<u64> {
     const RECORD: u64 = 22;
     let length = archive.seek(SeekFrom::End(0))?;
@@ -313,10 +384,13 @@ fn zip_entries(archive: &mut File) -> io::Result<u64> {
     archive.seek(SeekFrom::End(-(tail.len() as i64)))?;
     archive.read_exact(&mut tail)?;
     let at = tail.windows(4).rposition(|four| four == b"PK\x05\x06");
-    let count =
-        at.and_then(|at| tail.get(at + 10..at + 12)).map_or(0, |two| u64::from(u16::from_le_bytes([two[0], two[1]])));
+    let count = at
+        .and_then(|at| tail.get(at + 10..at + 12))
+        .map_or(0, |two| u64::from(u16::from_le_bytes([two[0], two[1]])));
     // A zip of more entries keeps the count in another record.
-    let locator = at.and_then(|at| at.checked_sub(20)).and_then(|at| tail.get(at..at + 20));
+    let locator = at
+        .and_then(|at| at.checked_sub(20))
+        .and_then(|at| tail.get(at..at + 20));
     let mut entries = count;
     if let Some(locator) = locator.filter(|locator| locator.starts_with(b"PK\x06\x07")) {
         let mut offset = [0; 8];

@@ -1,7 +1,9 @@
-//! The data sets that lie here: the folders of the settings, and below the data folder `datasets/` and `copies/datasets/` of what is shared.
+//! The data sets that lie here: the folders of the settings, and below the data folder `datasets/`
+//! and `copies/datasets/` of what is shared.
 //!
-//! One of either lies in `<id>/<version>/`, and `<id>/current` names the version: replacing it is one rename, so that every server on
-//! the same folder sees the old set or the new one, never a part. A version is never changed, and its name never given twice.
+//! One of either lies in `<id>/<version>/`, and `<id>/current` names the version: replacing it is
+//! one rename, so that every server on the same folder sees the old set or the new one, never a
+//! part. A version is never changed, and its name never given twice.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -31,7 +33,8 @@ use crate::{
 
 /// Names the version of an upload that counts.
 const CURRENT: &str = "current";
-/// A look at a folder of the settings with more files than this counts for so many times as long as it took.
+/// A look at a folder of the settings with more files than this counts for so many times as long as
+/// it took.
 const MANY_FILES: usize = 1000;
 const REST_OVER_LOOK: u32 = 10;
 /// How often a set is opened again that is replaced while it is looked at.
@@ -80,7 +83,8 @@ struct Place {
 }
 
 impl Catalogue {
-    /// `folders` by id; `data` is the folder of everything that the server writes, of which `quota` is. Nothing is read yet.
+    /// `folders` by id; `data` is the folder of everything that the server writes, of which `quota`
+    /// is. Nothing is read yet.
     pub fn new(
         folders: BTreeMap<String, PathBuf>,
         data: &Path,
@@ -105,7 +109,12 @@ impl Catalogue {
 
     /// Every id but those of copies, in order. A set that is listed may still fail to open.
     pub fn ids(&self) -> Vec<String> {
-        let mut ids: Vec<String> = self.folders.keys().cloned().chain(ids_in(&self.uploads)).collect();
+        let mut ids: Vec<String> = self
+            .folders
+            .keys()
+            .cloned()
+            .chain(ids_in(&self.uploads))
+            .collect();
         ids.sort();
         ids.dedup();
         ids
@@ -115,12 +124,18 @@ impl Catalogue {
     pub fn remembered(&self, id: &str) -> Result<Option<Arc<Dataset>>, DatasetError> {
         let place = self.place(id)?;
         let still_counts = |seen: &&Seen| {
-            seen.dataset.folder == place.folder && (place.version.is_some() || seen.looked.elapsed() < seen.rest)
+            seen.dataset.folder == place.folder
+                && (place.version.is_some() || seen.looked.elapsed() < seen.rest)
         };
-        Ok(self.seen().get(id).filter(still_counts).map(|seen| seen.dataset.clone()))
+        Ok(self
+            .seen()
+            .get(id)
+            .filter(still_counts)
+            .map(|seen| seen.dataset.clone()))
     }
 
-    /// The set as it is now. Reads the files that are new or changed since it was last opened, by this server or an earlier one.
+    /// The set as it is now. Reads the files that are new or changed since it was last opened, by
+    /// this server or an earlier one.
     pub fn open(&self, id: &str) -> Result<Arc<Dataset>, DatasetError> {
         for _ in 0..TRIES {
             if let Some(dataset) = self.remembered(id)? {
@@ -133,7 +148,9 @@ impl Catalogue {
                 return looked;
             } else if self.place(id)? == place {
                 return looked.map_err(|error| match error {
-                    DatasetError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                    DatasetError::File { source, .. }
+                        if source.kind() == io::ErrorKind::NotFound =>
+                    {
                         DatasetError::Lost { id: id.to_owned() }
                     }
                     other => other,
@@ -147,19 +164,45 @@ impl Catalogue {
         let started = Instant::now();
         let files = list(&place.folder, place.version.is_some())?;
         let is_large = files.images.len() + files.ignored.files > MANY_FILES;
-        let rest = if is_large { started.elapsed() * REST_OVER_LOOK } else { Duration::ZERO };
+        let rest = if is_large {
+            started.elapsed() * REST_OVER_LOOK
+        } else {
+            Duration::ZERO
+        };
         // What could not be read may be readable now, with the same stamp.
-        let is_whole = |dataset: &Dataset| dataset.images.iter().all(|picture| !picture.hash.is_empty());
-        let known =
-            |seen: &&Seen| seen.dataset.folder == place.folder && seen.files == files && is_whole(&seen.dataset);
-        let known = self.seen().get(id).filter(known).map(|seen| seen.dataset.clone());
+        let is_whole = |dataset: &Dataset| {
+            dataset
+                .images
+                .iter()
+                .all(|picture| !picture.hash.is_empty())
+        };
+        let known = |seen: &&Seen| {
+            seen.dataset.folder == place.folder && seen.files == files && is_whole(&seen.dataset)
+        };
+        let known = self
+            .seen()
+            .get(id)
+            .filter(known)
+            .map(|seen| seen.dataset.clone());
         let dataset = known.unwrap_or_else(|| {
             let mut index = index::load(&self.indices, id, &place.key());
-            let dataset = assemble(id, place.folder.clone(), place.version.is_some(), &files, &mut index, &self.limits);
+            let dataset = assemble(
+                id,
+                place.folder.clone(),
+                place.version.is_some(),
+                &files,
+                &mut index,
+                &self.limits,
+            );
             self.store(id, place, &index);
             Arc::new(dataset)
         });
-        let seen = Seen { files, dataset: dataset.clone(), looked: Instant::now(), rest };
+        let seen = Seen {
+            files,
+            dataset: dataset.clone(),
+            looked: Instant::now(),
+            rest,
+        };
         self.seen().insert(id.to_owned(), seen);
         Ok(dataset)
     }
@@ -182,15 +225,27 @@ impl Catalogue {
 
     /// As `receive`, for an upload of another replica.
     pub fn receive_copy(&self) -> Result<(NamedTempFile, Reservation), DatasetError> {
-        Ok((self.staging.file().map_err(at(&self.uploads))?, self.quota.reserve(0)?))
+        Ok((
+            self.staging.file().map_err(at(&self.uploads))?,
+            self.quota.reserve(0)?,
+        ))
     }
 
-    /// Makes `archive` the set `id`, in the place of what was there; gives the set, and whether it is new. Where the set that is there
-    /// has the same content, it stays: nobody who reads it is disturbed.
-    pub fn put(&self, id: &str, archive: &mut NamedTempFile) -> Result<(Arc<Dataset>, bool), DatasetError> {
+    /// Makes `archive` the set `id`, in the place of what was there; gives the set, and whether it
+    /// is new. Where the set that is there has the same content, it stays: nobody who reads it is
+    /// disturbed.
+    pub fn put(
+        &self,
+        id: &str,
+        archive: &mut NamedTempFile,
+    ) -> Result<(Arc<Dataset>, bool), DatasetError> {
         self.check_changeable(id)?;
         let unpacked = self.unpack(id, archive)?;
-        let version = format!("{}-{}", unpacked.fingerprint()?, uuid::Uuid::new_v4().simple());
+        let version = format!(
+            "{}-{}",
+            unpacked.fingerprint()?,
+            uuid::Uuid::new_v4().simple()
+        );
         self.settle(&self.uploads, id, &version, unpacked)
     }
 
@@ -198,19 +253,38 @@ impl Catalogue {
     pub fn unpack(&self, id: &str, archive: &mut NamedTempFile) -> Result<Unpacked, DatasetError> {
         let folder = self.staging.temporary_folder().map_err(at(&self.uploads))?;
         let mut reservation = self.quota.reserve(0)?;
-        let ignored = unpack(archive.as_file_mut(), folder.path(), self.archive_limits, &mut reservation)?;
+        let ignored = unpack(
+            archive.as_file_mut(),
+            folder.path(),
+            self.archive_limits,
+            &mut reservation,
+        )?;
         let root = innermost(folder.path()).map_err(at(folder.path()))?;
         ignored.save(&root).map_err(at(&root))?;
         let (files, mut index) = (list(&root, true)?, Index::new());
         if files.images.is_empty() {
-            return Err(DatasetError::Empty { id: id.to_owned(), ignored });
+            return Err(DatasetError::Empty {
+                id: id.to_owned(),
+                ignored,
+            });
         }
         let dataset = assemble(id, root, true, &files, &mut index, &self.limits);
-        Ok(Unpacked { dataset, index, files, reservation, _folder: folder })
+        Ok(Unpacked {
+            dataset,
+            index,
+            files,
+            reservation,
+            _folder: folder,
+        })
     }
 
     /// Makes this version of a shared set the one that is opened here.
-    pub fn place_copy(&self, id: &str, version: &str, unpacked: Unpacked) -> Result<Arc<Dataset>, DatasetError> {
+    pub fn place_copy(
+        &self,
+        id: &str,
+        version: &str,
+        unpacked: Unpacked,
+    ) -> Result<Arc<Dataset>, DatasetError> {
         Ok(self.settle(&self.copies, id, version, unpacked)?.0)
     }
 
@@ -231,7 +305,11 @@ impl Catalogue {
     /// Takes an uploaded set away. A job that uses it fails and says so.
     pub fn remove(&self, id: &str) -> Result<(), DatasetError> {
         self.check_changeable(id)?;
-        if self.take_away(id, &self.uploads)? { Ok(()) } else { Err(self.unknown(id)) }
+        if self.take_away(id, &self.uploads)? {
+            Ok(())
+        } else {
+            Err(self.unknown(id))
+        }
     }
 
     /// Gives whether it was there.
@@ -258,17 +336,29 @@ impl Catalogue {
         version: &str,
         unpacked: Unpacked,
     ) -> Result<(Arc<Dataset>, bool), DatasetError> {
-        let Unpacked { mut dataset, index, files, reservation, _folder } = unpacked;
+        let Unpacked {
+            mut dataset,
+            index,
+            files,
+            reservation,
+            _folder,
+        } = unpacked;
         let home = sets.join(id);
         let mut change = self.staging.change().map_err(at(sets))?;
         let before = current(&home)?;
         if before.is_none() && sets == self.uploads {
             self.check_count(id, sets)?;
         }
-        let same = before.as_ref().filter(|before| content(before) == content(version));
-        let same = same.filter(|same| list(&home.join(same), true).is_ok_and(|found| found.is_alike(&files)));
+        let same = before
+            .as_ref()
+            .filter(|before| content(before) == content(version));
+        let same = same
+            .filter(|same| list(&home.join(same), true).is_ok_and(|found| found.is_alike(&files)));
         let version = same.cloned().unwrap_or_else(|| version.to_owned());
-        let place = Place { folder: home.join(&version), version: Some(version.clone()) };
+        let place = Place {
+            folder: home.join(&version),
+            version: Some(version.clone()),
+        };
         let root = std::mem::replace(&mut dataset.folder, place.folder.clone());
         if same.is_none() {
             let named = || {
@@ -284,8 +374,14 @@ impl Catalogue {
             sweep(&mut change, &home, Some(&version));
         }
         let dataset = Arc::new(dataset);
-        // A later look finds the files with other stamps where the version was there before, and the same set.
-        let seen = Seen { files, dataset: dataset.clone(), looked: Instant::now(), rest: Duration::ZERO };
+        // A later look finds the files with other stamps where the version was there before, and
+        // the same set.
+        let seen = Seen {
+            files,
+            dataset: dataset.clone(),
+            looked: Instant::now(),
+            rest: Duration::ZERO,
+        };
         self.seen().insert(id.to_owned(), seen);
         drop(change);
         if same.is_none() {
@@ -294,14 +390,18 @@ impl Catalogue {
         Ok((dataset, before.is_none()))
     }
 
-    /// Removes what nobody needs any more: the unfinished uploads of processes that are gone, and versions that count no more.
+    /// Removes what nobody needs any more: the unfinished uploads of processes that are gone, and
+    /// versions that count no more.
     pub fn sweep(&self) -> Result<(), DatasetError> {
         if !self.uploads.is_dir() {
             return Ok(());
         }
         let mut change = self.staging.change().map_err(at(&self.uploads))?;
         change.take_leftovers().map_err(at(&self.uploads))?;
-        for home in [&self.uploads, &self.copies].into_iter().flat_map(|sets| homes_in(sets)) {
+        for home in [&self.uploads, &self.copies]
+            .into_iter()
+            .flat_map(|sets| homes_in(sets))
+        {
             if let Ok(version) = current(&home) {
                 sweep(&mut change, &home, version.as_deref());
             }
@@ -311,7 +411,10 @@ impl Catalogue {
 
     fn unknown(&self, id: &str) -> DatasetError {
         self.seen().remove(id);
-        DatasetError::Unknown { id: id.to_owned(), known: self.ids() }
+        DatasetError::Unknown {
+            id: id.to_owned(),
+            known: self.ids(),
+        }
     }
 
     pub fn archive_limits(&self) -> ArchiveLimits {
@@ -349,11 +452,20 @@ impl Catalogue {
 
     fn place(&self, id: &str) -> Result<Place, DatasetError> {
         if let Some(folder) = self.folders.get(id) {
-            return Ok(Place { folder: folder.clone(), version: None });
+            return Ok(Place {
+                folder: folder.clone(),
+                version: None,
+            });
         }
-        for sets in [&self.copies, &self.uploads].into_iter().filter(|_| is_id(id)) {
+        for sets in [&self.copies, &self.uploads]
+            .into_iter()
+            .filter(|_| is_id(id))
+        {
             if let Some(version) = current(&sets.join(id))? {
-                return Ok(Place { folder: sets.join(id).join(&version), version: Some(version) });
+                return Ok(Place {
+                    folder: sets.join(id).join(&version),
+                    version: Some(version),
+                });
             }
         }
         Err(self.unknown(id))
@@ -365,9 +477,12 @@ impl Catalogue {
 }
 
 impl Place {
-    /// Tells the files of one state of a set from those of another: two uploads may have files of one name, length and time.
+    /// Tells the files of one state of a set from those of another: two uploads may have files of
+    /// one name, length and time.
     fn key(&self) -> String {
-        self.version.clone().unwrap_or_else(|| self.folder.display().to_string())
+        self.version
+            .clone()
+            .unwrap_or_else(|| self.folder.display().to_string())
     }
 }
 
@@ -381,12 +496,18 @@ impl Unpacked {
 
 /// The part of a version's name that says what is in it.
 fn content(version: &str) -> &str {
-    version.rsplit_once('-').map_or(version, |(content, _)| content)
+    version
+        .rsplit_once('-')
+        .map_or(version, |(content, _)| content)
 }
 
 /// Takes versions away that do not count, and the home of none.
 fn sweep(change: &mut Change<'_>, home: &Path, version: Option<&str>) {
-    for entry in fs::read_dir(home).into_iter().flatten().filter_map(Result::ok) {
+    for entry in fs::read_dir(home)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+    {
         let path = entry.path();
         if path.is_dir()
             && version.is_none_or(|version| entry.file_name() != version)
@@ -403,8 +524,13 @@ fn sweep(change: &mut Change<'_>, home: &Path, version: Option<&str>) {
 
 /// The folders of a folder of sets whose names are ids.
 fn homes_in(sets: &Path) -> impl Iterator<Item = PathBuf> {
-    let entries = fs::read_dir(sets).into_iter().flatten().filter_map(Result::ok);
-    entries.filter(|entry| entry.file_name().to_str().is_some_and(is_id)).map(|entry| entry.path())
+    let entries = fs::read_dir(sets)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
+    entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_id))
+        .map(|entry| entry.path())
 }
 
 /// The ids of the sets in a folder of sets.
@@ -417,18 +543,28 @@ fn ids_in(sets: &Path) -> impl Iterator<Item = String> {
 pub(super) fn current(home: &Path) -> Result<Option<String>, DatasetError> {
     match fs::read_to_string(home.join(CURRENT)) {
         Ok(version) => Ok(Some(version.trim().to_owned())),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(at(home)(error)),
     }
 }
 
-/// An archive of one folder is that folder, unless the folder holds images alone: then its name may be their label.
+/// An archive of one folder is that folder, unless the folder holds images alone: then its name may
+/// be their label.
 fn innermost(folder: &Path) -> io::Result<PathBuf> {
     let mut folder = folder.to_owned();
     loop {
         let entries = fs::read_dir(&folder)?.collect::<io::Result<Vec<_>>>()?;
         match entries.as_slice() {
-            [only] if only.path().is_dir() && !holds_images_alone(&only.path())? => folder = only.path(),
+            [only] if only.path().is_dir() && !holds_images_alone(&only.path())? => {
+                folder = only.path()
+            }
             _ => return Ok(folder),
         }
     }

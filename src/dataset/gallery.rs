@@ -1,5 +1,6 @@
-//! Images of data sets as inputs of a model: what the baseline `dataset:<id>` is drawn from.
-//! Drawn by ChaCha8(seed) without putting back: no more than there are. Images that cannot be decoded are left out.
+//! Images of data sets as inputs of a model: what the baseline `dataset:<id>` is drawn from. Drawn
+//! by ChaCha8(seed) without putting back: no more than there are. Images that cannot be decoded are
+//! left out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -78,27 +79,52 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn fault(id: &str, reason: &DatasetError) -> ImageError {
-    ImageError::DatasetBaseline { id: id.to_owned(), reason: reason.to_string() }
+    ImageError::DatasetBaseline {
+        id: id.to_owned(),
+        reason: reason.to_string(),
+    }
 }
 
 impl Pictures for Datasets {
     fn bring<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ImageError>> {
-        async move { self.bring(id, LOOK).await.map_err(|error| fault(id, &error)) }.boxed()
+        async move {
+            self.bring(id, LOOK)
+                .await
+                .map_err(|error| fault(id, &error))
+        }
+        .boxed()
     }
 
-    fn draw(&self, id: &str, count: usize, seed: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
+    fn draw(
+        &self,
+        id: &str,
+        count: usize,
+        seed: u64,
+        rule: &Preprocess,
+    ) -> Result<Vec<Tensor>, ImageError> {
         self.here().draw(id, count, seed, rule)
     }
 }
 
 impl Catalogue {
     /// As [`Pictures::draw`].
-    pub fn draw(&self, id: &str, count: usize, seed: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
+    pub fn draw(
+        &self,
+        id: &str,
+        count: usize,
+        seed: u64,
+        rule: &Preprocess,
+    ) -> Result<Vec<Tensor>, ImageError> {
         let fault = |error: DatasetError| fault(id, &error);
         let dataset = self.open(id).map_err(fault)?;
-        let usable: Vec<usize> = (0..dataset.images.len()).filter(|at| dataset.images[*at].fault.is_none()).collect();
+        let usable: Vec<usize> = (0..dataset.images.len())
+            .filter(|at| dataset.images[*at].fault.is_none())
+            .collect();
         if usable.is_empty() {
-            return Err(fault(DatasetError::Empty { id: id.to_owned(), ignored: dataset.ignored.clone() }));
+            return Err(fault(DatasetError::Empty {
+                id: id.to_owned(),
+                ignored: dataset.ignored.clone(),
+            }));
         }
         let rule_key = format!("{rule:?}");
         let read = |index: usize| {
@@ -112,7 +138,10 @@ impl Catalogue {
             Ok(input)
         };
         let _reading = lock(&self.kept().reading);
-        draw(usable.len(), count, seed).into_par_iter().map(|at| read(usable[at])).collect()
+        draw(usable.len(), count, seed)
+            .into_par_iter()
+            .map(|at| read(usable[at]))
+            .collect()
     }
 }
 
@@ -120,7 +149,9 @@ impl Catalogue {
 pub fn draw(length: usize, count: usize, seed: u64) -> Vec<usize> {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     let mut left: Vec<usize> = (0..length).collect();
-    (0..count.min(length)).map(|_| left.swap_remove((generator.next_u64() % left.len() as u64) as usize)).collect()
+    (0..count.min(length))
+        .map(|_| left.swap_remove((generator.next_u64() % left.len() as u64) as usize))
+        .collect()
 }
 
 #[cfg(test)]

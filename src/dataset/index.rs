@@ -1,6 +1,6 @@
-//! What is known of a folder's files, so that only new and changed ones are read again: by path, length and time of change.
-//! Kept beside the server's data as JSON, with what it is of: a folder, or a version of an upload. A lost or broken index costs reading
-//! the files once more.
+//! What is known of a folder's files, so that only new and changed ones are read again: by path,
+//! length and time of change. Kept beside the server's data as JSON, with what it is of: a folder,
+//! or a version of an upload. A lost or broken index costs reading the files once more.
 
 use std::{
     collections::BTreeMap,
@@ -45,12 +45,19 @@ pub struct Stamp {
 
 impl From<&Metadata> for Stamp {
     fn from(metadata: &Metadata) -> Self {
-        let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Self { length: metadata.len(), modified: since.map_or(0, |since| since.as_nanos() as u64) }
+        let since = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Self {
+            length: metadata.len(),
+            modified: since.map_or(0, |since| since.as_nanos() as u64),
+        }
     }
 }
 
-/// Brings `index` up to date with `files`: reads those that are new or changed, or could not be read; an image is decoded to see whether it can be, several at a time.
+/// Brings `index` up to date with `files`: reads those that are new or changed, or could not be
+/// read; an image is decoded to see whether it can be, several at a time.
 pub fn refresh(index: &mut Index, folder: &Path, files: &BTreeMap<String, Stamp>, limits: &Limits) {
     index.retain(|file, known| files.get(file) == Some(&known.stamp) && !known.hash.is_empty());
     let look = |(file, stamp): (&String, &Stamp)| {
@@ -58,21 +65,38 @@ pub fn refresh(index: &mut Index, folder: &Path, files: &BTreeMap<String, Stamp>
             let fault = format!("it cannot be read: {error}");
             (String::new(), Some(fault))
         });
-        (file.clone(), Known { stamp: *stamp, hash, fault })
+        (
+            file.clone(),
+            Known {
+                stamp: *stamp,
+                hash,
+                fault,
+            },
+        )
     };
-    let new: Vec<_> = files.iter().filter(|(file, _)| !index.contains_key(*file)).collect();
+    let new: Vec<_> = files
+        .iter()
+        .filter(|(file, _)| !index.contains_key(*file))
+        .collect();
     index.extend(new.into_par_iter().map(look).collect::<Vec<_>>());
 }
 
-/// The hash of an image's file, and why it cannot be decoded. A file that is too large is hashed in pieces.
+/// The hash of an image's file, and why it cannot be decoded. A file that is too large is hashed in
+/// pieces.
 fn examine(path: &Path, limits: &Limits) -> io::Result<(String, Option<String>)> {
     let (mut file, length) = open_plain(path)?;
     if length > limits.max_bytes as u64 {
-        let fault = ImageError::TooManyBytes { bytes: length as usize, limit: limits.max_bytes };
+        let fault = ImageError::TooManyBytes {
+            bytes: length as usize,
+            limit: limits.max_bytes,
+        };
         return Ok((hash(&file)?, Some(fault.to_string())));
     }
     let bytes = read_up_to(&mut file, length)?;
-    Ok((hex(&Sha256::digest(&bytes)), decode(&bytes, limits).err().map(|error| error.to_string())))
+    Ok((
+        hex(&Sha256::digest(&bytes)),
+        decode(&bytes, limits).err().map(|error| error.to_string()),
+    ))
 }
 
 /// A plain file and its length. Never waits for whoever writes to a fifo.
@@ -82,7 +106,11 @@ pub fn open_plain(path: &Path) -> io::Result<(File, u64)> {
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
     let file = options.read(true).open(path)?;
     let found = file.metadata()?;
-    if found.is_file() { Ok((file, found.len())) } else { Err(io::Error::other("it is no plain file")) }
+    if found.is_file() {
+        Ok((file, found.len()))
+    } else {
+        Err(io::Error::other("it is no plain file"))
+    }
 }
 
 /// The first `length` bytes: of a file that grows meanwhile no more.
@@ -92,14 +120,18 @@ pub fn read_up_to(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// SHA-256 over the images, the masks, the label table and what was left out, hex: of an upload as it was unpacked into `folder`.
+/// SHA-256 over the images, the masks, the label table and what was left out, hex: of an upload as
+/// it was unpacked into `folder`.
 pub fn fingerprint(index: &Index, folder: &Path, files: &Files) -> io::Result<String> {
     let mut hasher = Sha256::new();
     for (file, known) in index {
         hasher.update(format!("{file}\0{}\n", known.hash));
     }
     for table in files.tables.keys() {
-        hasher.update(format!("{table}\0{}\n", hash(&File::open(folder.join(table))?)?));
+        hasher.update(format!(
+            "{table}\0{}\n",
+            hash(&File::open(folder.join(table))?)?
+        ));
     }
     hasher.update(serde_json::to_vec(&files.ignored)?);
     Ok(hex(&hasher.finalize()))
@@ -131,7 +163,10 @@ pub fn load(store: &Path, id: &str, of: &str) -> Index {
 /// Stores it at once or not at all.
 pub fn save(staging: &Staging, store: &Path, id: &str, of: &str, files: &Index) -> io::Result<()> {
     fs::create_dir_all(store)?;
-    staging.write(&place(store, id), &serde_json::to_vec(&Storing { of, files })?)
+    staging.write(
+        &place(store, id),
+        &serde_json::to_vec(&Storing { of, files })?,
+    )
 }
 
 /// Forgets the index of a set that is gone.

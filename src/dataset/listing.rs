@@ -1,5 +1,6 @@
-//! The files of a data set's folder. What cannot be looked at is a problem of its own and keeps nobody from the rest: links that lead
-//! nowhere or back, folders that may not be read, sockets and fifos. Hidden files, and what systems leave behind, count nowhere.
+//! The files of a data set's folder. What cannot be looked at is a problem of its own and keeps
+//! nobody from the rest: links that lead nowhere or back, folders that may not be read, sockets and
+//! fifos. Hidden files, and what systems leave behind, count nowhere.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,8 @@ use crate::image::types;
 
 /// The deepest folder below a set's.
 const MAX_DEPTH: usize = 64;
-/// Extensions that are counted each, and the longest of them in bytes; the others are counted together.
+/// Extensions that are counted each, and the longest of them in bytes; the others are counted
+/// together.
 const MAX_EXTENSIONS: usize = 20;
 const MAX_EXTENSION: usize = 16;
 /// What systems leave beside pictures, in lower case.
@@ -48,9 +50,17 @@ impl fmt::Display for Ignored {
         if self.files == 0 {
             return Ok(());
         }
-        let counts: Vec<String> =
-            self.extensions.iter().map(|(extension, count)| format!("{count} {extension}")).collect();
-        write!(f, " (left out: {}); images are {}", counts.join(", "), types::names())
+        let counts: Vec<String> = self
+            .extensions
+            .iter()
+            .map(|(extension, count)| format!("{count} {extension}"))
+            .collect();
+        write!(
+            f,
+            " (left out: {}); images are {}",
+            counts.join(", "),
+            types::names()
+        )
     }
 }
 
@@ -61,13 +71,23 @@ impl Ignored {
             return;
         }
         let extension = match name.rsplit_once('.') {
-            Some((_, extension)) if extension.len() <= MAX_EXTENSION => format!(".{}", extension.to_lowercase()),
+            Some((_, extension)) if extension.len() <= MAX_EXTENSION => {
+                format!(".{}", extension.to_lowercase())
+            }
             Some(_) => "other".to_owned(),
             None => "none".to_owned(),
         };
-        let is_full = self.extensions.len() >= MAX_EXTENSIONS - 1 && !self.extensions.contains_key(&extension);
+        let is_full = self.extensions.len() >= MAX_EXTENSIONS - 1
+            && !self.extensions.contains_key(&extension);
         self.files += 1;
-        *self.extensions.entry(if is_full { "other".to_owned() } else { extension }).or_default() += 1;
+        *self
+            .extensions
+            .entry(if is_full {
+                "other".to_owned()
+            } else {
+                extension
+            })
+            .or_default() += 1;
     }
 
     /// Keeps the count with the upload in `folder`.
@@ -83,24 +103,36 @@ impl Ignored {
 
 /// Of a folder of the settings, or of an upload.
 pub fn list(folder: &Path, uploaded: bool) -> Result<Files, DatasetError> {
-    let mut files =
-        Files { ignored: if uploaded { Ignored::load(folder) } else { Ignored::default() }, ..Files::default() };
+    let mut files = Files {
+        ignored: if uploaded {
+            Ignored::load(folder)
+        } else {
+            Ignored::default()
+        },
+        ..Files::default()
+    };
     let root = fs::canonicalize(folder).map_err(at(folder))?;
     files.collect(&mut vec![root], "").map_err(at(folder))?;
     Ok(files)
 }
 
 impl Files {
-    /// `folders` are the real ones from the set's to the one that is read: a link to one of them has no end.
+    /// `folders` are the real ones from the set's to the one that is read: a link to one of them
+    /// has no end.
     fn collect(&mut self, folders: &mut Vec<PathBuf>, prefix: &str) -> io::Result<()> {
-        let Some(folder) = folders.last().cloned() else { return Ok(()) };
+        let Some(folder) = folders.last().cloned() else {
+            return Ok(());
+        };
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             let name = match entry.file_name().into_string() {
                 Ok(name) if name.starts_with('.') => continue,
                 Ok(name) => name,
                 Err(name) => {
-                    self.complain(format!("{prefix}{}", name.to_string_lossy()), "its name is not UTF-8");
+                    self.complain(
+                        format!("{prefix}{}", name.to_string_lossy()),
+                        "its name is not UTF-8",
+                    );
                     continue;
                 }
             };
@@ -108,14 +140,18 @@ impl Files {
             // Follows links: a folder of the settings may be made of them.
             match fs::metadata(&path) {
                 Ok(found) if found.is_dir() => self.descend(folders, &path, &file),
-                Ok(found) if is_image(&name) && found.is_file() => drop(self.images.insert(file, Stamp::from(&found))),
+                Ok(found) if is_image(&name) && found.is_file() => {
+                    drop(self.images.insert(file, Stamp::from(&found)))
+                }
                 Ok(_) if is_image(&name) => self.complain(file, "it is no plain file"),
                 Ok(found) if prefix.is_empty() && labels::is_table(&name) && found.is_file() => {
                     self.tables.insert(name, Stamp::from(&found));
                 }
                 Ok(_) => self.ignored.add(&name),
                 // Taken away since its folder was listed.
-                Err(_) if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
+                Err(_)
+                    if fs::symlink_metadata(&path)
+                        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
                 Err(error) => self.complain(file, &format!("it cannot be looked at: {error}")),
             }
         }
@@ -127,7 +163,9 @@ impl Files {
             Ok(real) if folders.contains(&real) => {
                 return self.complain(file.to_owned(), "it is a link to a folder above it");
             }
-            Ok(_) if folders.len() > MAX_DEPTH => return self.complain(file.to_owned(), "it lies too deep"),
+            Ok(_) if folders.len() > MAX_DEPTH => {
+                return self.complain(file.to_owned(), "it lies too deep");
+            }
             Ok(real) => {
                 folders.push(real);
                 let collected = self.collect(folders, &format!("{file}/"));
@@ -138,21 +176,29 @@ impl Files {
         };
         match below {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                self.complain(file.to_owned(), &format!("the folder cannot be read: {error}"));
+                self.complain(
+                    file.to_owned(),
+                    &format!("the folder cannot be read: {error}"),
+                );
             }
             _ => {}
         }
     }
 
     fn complain(&mut self, file: String, message: &str) {
-        self.problems.push(Problem { file, kind: "unreadable_file", message: message.to_owned() });
+        self.problems.push(Problem {
+            file,
+            kind: "unreadable_file",
+            message: message.to_owned(),
+        });
     }
 
     /// Whether the same files are there, each as long, whenever they were written.
     pub fn is_alike(&self, other: &Self) -> bool {
         let lengths = |files: &Self| {
             let all = files.images.iter().chain(&files.tables);
-            all.map(|(file, stamp)| (file.clone(), stamp.length)).collect::<Vec<_>>()
+            all.map(|(file, stamp)| (file.clone(), stamp.length))
+                .collect::<Vec<_>>()
         };
         lengths(self) == lengths(other)
     }

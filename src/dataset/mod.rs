@@ -1,6 +1,9 @@
-//! Sets of images with labels and masks: folders named in the settings, and archives that were uploaded.
+//! Sets of images with labels and masks: folders named in the settings, and archives that were
+//! uploaded.
 //!
-//! `labels.csv` or `labels.tsv` says each file's label; without one, a folder's name is the label of what lies in it. `masks/` mirrors the images' paths. Images are in the order of their paths; a set's hash covers files, labels, masks.
+//! `labels.csv` or `labels.tsv` says each file's label; without one, a folder's name is the label
+//! of what lies in it. `masks/` mirrors the images' paths. Images are in the order of their paths;
+//! a set's hash covers files, labels, masks.
 
 pub mod archive;
 pub mod catalogue;
@@ -81,7 +84,8 @@ pub struct Picture {
 #[schema(as = DatasetProblem)]
 pub struct Problem {
     pub file: String,
-    /// corrupt_image, unreadable_file, missing_file, bad_labels, missing_label, unknown_label, ambiguous_label or only_folder.
+    /// corrupt_image, unreadable_file, missing_file, bad_labels, missing_label, unknown_label,
+    /// ambiguous_label or only_folder.
     pub kind: &'static str,
     pub message: String,
 }
@@ -93,13 +97,18 @@ pub enum DatasetError {
     Unknown { id: String, known: Vec<String> },
     #[error("{:?} is no data set's id: {ID_FORM}", excerpt(id))]
     Id { id: String },
-    #[error("data set {id} is a folder of the server's settings: it is changed there, not by a request")]
+    #[error(
+        "data set {id} is a folder of the server's settings: it is changed there, not by a request"
+    )]
     Configured { id: String },
     #[error("there are {limit} data sets, and no more may be (max_datasets): delete one first")]
     TooMany { limit: usize },
     #[error("data set {id} holds no image that can be read{ignored}")]
     Empty { id: String, ignored: Ignored },
-    #[error("{} of data set {id} is gone or has changed since the set was looked at", excerpt(file))]
+    #[error(
+        "{} of data set {id} is gone or has changed since the set was looked at",
+        excerpt(file)
+    )]
     Changed { id: String, file: String },
     #[error("data set {id} is replaced again and again while it is looked at; try again")]
     Replaced { id: String },
@@ -122,7 +131,12 @@ pub enum DatasetError {
 /// The first of many names, and how many more there are.
 fn some_of(names: &[String]) -> String {
     const SHOWN: usize = 20;
-    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let shown = names
+        .iter()
+        .take(SHOWN)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
     match names.len().saturating_sub(SHOWN) {
         0 if names.is_empty() => "none".to_owned(),
         0 => shown,
@@ -131,14 +145,21 @@ fn some_of(names: &[String]) -> String {
 }
 
 impl Dataset {
-    /// Decodes the image at `index` (below the count). A file that is not the one that was looked at is refused.
+    /// Decodes the image at `index` (below the count). A file that is not the one that was looked
+    /// at is refused.
     pub fn read(&self, index: usize, limits: &Limits) -> Result<Decoded, DatasetError> {
         let picture = &self.images[index];
-        let fault = |source| DatasetError::Image { file: picture.file.clone(), source };
+        let fault = |source| DatasetError::Image {
+            file: picture.file.clone(),
+            source,
+        };
         let read = |folder: &Path| {
             let (mut file, length) = index::open_plain(&folder.join(&picture.file)).ok()?;
             if length > limits.max_bytes as u64 {
-                return Some(Err(fault(ImageError::TooManyBytes { bytes: length as usize, limit: limits.max_bytes })));
+                return Some(Err(fault(ImageError::TooManyBytes {
+                    bytes: length as usize,
+                    limit: limits.max_bytes,
+                })));
             }
             let bytes = index::read_up_to(&mut file, length).ok()?;
             (hex(&Sha256::digest(&bytes)) == picture.hash).then_some(Ok(bytes))
@@ -148,17 +169,26 @@ impl Dataset {
             let home = self.folder.parent().filter(|_| self.uploaded)?;
             read(&home.join(catalogue::current(home).ok()??))
         };
-        let changed = || DatasetError::Changed { id: self.id.clone(), file: picture.file.clone() };
+        let changed = || DatasetError::Changed {
+            id: self.id.clone(),
+            file: picture.file.clone(),
+        };
         let bytes = read(&self.folder).or_else(replaced).ok_or_else(changed)??;
         decode(&bytes, limits).map_err(fault)
     }
 
     pub fn labelled(&self) -> usize {
-        self.images.iter().filter(|picture| !picture.truth.is_empty()).count()
+        self.images
+            .iter()
+            .filter(|picture| !picture.truth.is_empty())
+            .count()
     }
 
     pub fn masks(&self) -> usize {
-        self.images.iter().filter(|picture| picture.mask.is_some()).count()
+        self.images
+            .iter()
+            .filter(|picture| picture.mask.is_some())
+            .count()
     }
 }
 
@@ -170,7 +200,12 @@ pub fn is_id(text: &str) -> bool {
 
 /// Whether a file of this name is read as an image or a mask.
 fn is_image(name: &str) -> bool {
-    is_image_extension(&Path::new(name).extension().unwrap_or_default().to_string_lossy())
+    is_image_extension(
+        &Path::new(name)
+            .extension()
+            .unwrap_or_default()
+            .to_string_lossy(),
+    )
 }
 
 fn at(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> DatasetError {

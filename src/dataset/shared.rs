@@ -1,6 +1,7 @@
-//! The data sets of all replicas. Where the settings name a store of files, an upload is `datasets/<id>/<version>` there, as it came, and
-//! `datasets/<id>/current` beside it names the version and its hash; each replica unpacks its own copy at first need, and looks
-//! at every further one whether it still counts. Without one, replicas share the data folder, or nothing.
+//! The data sets of all replicas. Where the settings name a store of files, an upload is
+//! `datasets/<id>/<version>` there, as it came, and `datasets/<id>/current` beside it names the
+//! version and its hash; each replica unpacks its own copy at first need, and looks at every
+//! further one whether it still counts. Without one, replicas share the data folder, or nothing.
 
 use std::{
     collections::HashMap,
@@ -23,9 +24,11 @@ use crate::{
 
 const FOLDER: &str = "datasets";
 const CURRENT: &str = "current";
-/// What lies in the store and does not count is of an upload that was broken off, when it has lain there for so long.
+/// What lies in the store and does not count is of an upload that was broken off, when it has lain
+/// there for so long.
 const BROKEN_OFF: Duration = Duration::from_secs(24 * 3600);
-/// Sets that are unpacked or read whole at once, and short looks at the disk: apart from each other, and from the pool of requests.
+/// Sets that are unpacked or read whole at once, and short looks at the disk: apart from each
+/// other, and from the pool of requests.
 const READINGS_AT_ONCE: usize = 4;
 const LOOKS_AT_ONCE: usize = 32;
 /// Bytes of an upload that are written at once.
@@ -37,13 +40,15 @@ pub struct Datasets {
     here: Arc<Catalogue>,
     readings: Pool,
     brief: Pool,
-    /// By the hash of an id: held while a set is read, so that those who need it at once read it once.
+    /// By the hash of an id: held while a set is read, so that those who need it at once read it
+    /// once.
     turns: [tokio::sync::Mutex<()>; 64],
     store: Option<Files>,
     looks: Mutex<HashMap<String, Look>>,
 }
 
-/// When a shared set was last compared with its copy. Held while either is changed: what is needed twice at once is fetched once.
+/// When a shared set was last compared with its copy. Held while either is changed: what is needed
+/// twice at once is fetched once.
 type Look = Arc<tokio::sync::Mutex<Option<Instant>>>;
 
 /// The upload that counts.
@@ -67,14 +72,20 @@ impl Arrival {
     /// With these bytes at its end.
     pub async fn write(mut self, piece: &[u8]) -> Result<Self, DatasetError> {
         self.waiting.extend_from_slice(piece);
-        if self.waiting.len() < PIECE { Ok(self) } else { self.flush().await }
+        if self.waiting.len() < PIECE {
+            Ok(self)
+        } else {
+            self.flush().await
+        }
     }
 
     async fn flush(mut self) -> Result<Self, DatasetError> {
         let pool = self.pool.clone();
         let write = move || {
             self.reserved.grow(on_disk(self.waiting.len() as u64))?;
-            self.file.write_all(&self.waiting).map_err(at(self.file.path()))?;
+            self.file
+                .write_all(&self.waiting)
+                .map_err(at(self.file.path()))?;
             self.waiting.clear();
             Ok(self)
         };
@@ -104,7 +115,12 @@ impl Datasets {
     pub async fn receive(&self, id: &str) -> Result<Arrival, DatasetError> {
         let name = id.to_owned();
         let (file, reserved) = self.look_here(move |here| here.receive(&name)).await?;
-        Ok(Arrival { file, reserved, waiting: Vec::new(), pool: self.brief.clone() })
+        Ok(Arrival {
+            file,
+            reserved,
+            waiting: Vec::new(),
+            pool: self.brief.clone(),
+        })
     }
 
     /// Every id, in order. A set that is listed may still fail to open.
@@ -118,14 +134,16 @@ impl Datasets {
         Ok(ids)
     }
 
-    /// The set as it is now. Reads the files that are new or changed since it was last opened, by this server or an earlier one.
+    /// The set as it is now. Reads the files that are new or changed since it was last opened, by
+    /// this server or an earlier one.
     pub async fn open(&self, id: &str) -> Result<Arc<Dataset>, DatasetError> {
         self.bring(id, Duration::ZERO).await?;
         let name = id.to_owned();
         let opened = match self.look_here(move |here| here.remembered(&name)).await {
             Ok(Some(dataset)) => Ok(dataset),
             Ok(None) => {
-                let turn = BuildHasherDefault::<DefaultHasher>::default().hash_one(id) as usize % self.turns.len();
+                let turn = BuildHasherDefault::<DefaultHasher>::default().hash_one(id) as usize
+                    % self.turns.len();
                 let _turn = self.turns[turn].lock().await;
                 let name = id.to_owned();
                 self.read_here(move |here| here.open(&name)).await
@@ -133,18 +151,32 @@ impl Datasets {
             Err(error) => Err(error),
         };
         match opened {
-            Err(DatasetError::Unknown { id, .. }) => Err(DatasetError::Unknown { id, known: self.ids().await? }),
+            Err(DatasetError::Unknown { id, .. }) => Err(DatasetError::Unknown {
+                id,
+                known: self.ids().await?,
+            }),
             opened => opened,
         }
     }
 
-    /// Makes what arrived the set `id`, in the place of what was there; gives the set, and whether it is new.
-    pub async fn put(&self, id: &str, arrival: Arrival) -> Result<(Arc<Dataset>, bool), DatasetError> {
+    /// Makes what arrived the set `id`, in the place of what was there; gives the set, and whether
+    /// it is new.
+    pub async fn put(
+        &self,
+        id: &str,
+        arrival: Arrival,
+    ) -> Result<(Arc<Dataset>, bool), DatasetError> {
         self.here.check_changeable(id)?;
-        let Arrival { file: mut archive, reserved: _reserved, .. } = arrival.flush().await?;
+        let Arrival {
+            file: mut archive,
+            reserved: _reserved,
+            ..
+        } = arrival.flush().await?;
         let name = id.to_owned();
         let Some(store) = &self.store else {
-            return self.read_here(move |here| here.put(&name, &mut archive)).await;
+            return self
+                .read_here(move |here| here.put(&name, &mut archive))
+                .await;
         };
         let unpack = move |here: &Catalogue| {
             let unpacked = here.unpack(&name, &mut archive)?;
@@ -159,7 +191,10 @@ impl Datasets {
             found => found?,
         };
         let known = shared_ids(store).await?;
-        let (is_new, limit) = (!known.iter().any(|known| known == id), self.here.archive_limits().max_sets);
+        let (is_new, limit) = (
+            !known.iter().any(|known| known == id),
+            self.here.archive_limits().max_sets,
+        );
         if is_new && known.len() >= limit {
             return Err(DatasetError::TooMany { limit });
         }
@@ -169,12 +204,19 @@ impl Datasets {
             drop(looked);
             return Ok((self.open(id).await?, false));
         }
-        let upload = Upload { version: uuid::Uuid::new_v4().to_string(), sha256 };
-        store.upload(&file_of(id, &upload), archive.into_file()).await?;
+        let upload = Upload {
+            version: uuid::Uuid::new_v4().to_string(),
+            sha256,
+        };
+        store
+            .upload(&file_of(id, &upload), archive.into_file())
+            .await?;
         let text = serde_json::json!(upload).to_string();
         store.write(&current(id), text).await?;
         let (name, version) = (id.to_owned(), upload.version.clone());
-        let dataset = self.read_here(move |here| here.place_copy(&name, &version, unpacked)).await?;
+        let dataset = self
+            .read_here(move |here| here.place_copy(&name, &version, unpacked))
+            .await?;
         *looked = Some(Instant::now());
         drop(looked);
         if let Err(error) = self.remove_outdated(store, id, before, Some(&upload)).await {
@@ -188,7 +230,9 @@ impl Datasets {
         self.here.check_changeable(id)?;
         let name = id.to_owned();
         let removed = self.read_here(move |here| here.remove(&name)).await;
-        let Some(store) = &self.store else { return removed };
+        let Some(store) = &self.store else {
+            return removed;
+        };
         let look = self.look_of(id);
         let _look = look.lock().await;
         let shared = store.list(&folder(id)).await?.contains(&current(id));
@@ -205,13 +249,16 @@ impl Datasets {
         self.looks().remove(id);
         match removed {
             Err(DatasetError::Unknown { .. }) if shared => Ok(()),
-            Err(DatasetError::Unknown { id, .. }) => Err(DatasetError::Unknown { id, known: self.ids().await? }),
+            Err(DatasetError::Unknown { id, .. }) => Err(DatasetError::Unknown {
+                id,
+                known: self.ids().await?,
+            }),
             removed => removed,
         }
     }
 
-    /// Removes the upload that counted before, which is never named again, and what was broken off. One that another replica is
-    /// about to name stays.
+    /// Removes the upload that counted before, which is never named again, and what was broken off.
+    /// One that another replica is about to name stays.
     async fn remove_outdated(
         &self,
         store: &Files,
@@ -221,14 +268,22 @@ impl Datasets {
     ) -> Result<(), DatasetError> {
         let mut outdated = store.list_older(&folder(id), BROKEN_OFF).await?;
         let named = self.uploaded(store, id).await?;
-        let kept: Vec<Path> = named.iter().chain(now).map(|upload| file_of(id, upload)).chain([current(id)]).collect();
+        let kept: Vec<Path> = named
+            .iter()
+            .chain(now)
+            .map(|upload| file_of(id, upload))
+            .chain([current(id)])
+            .collect();
         outdated.extend(before.map(|before| file_of(id, &before)));
         outdated.retain(|file| !kept.contains(file));
         Ok(store.remove(outdated).await?)
     }
 
     /// Work on a set that takes as long as the set is large, apart from that on requests.
-    pub async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, WorkPanicked> {
+    pub async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkPanicked> {
         self.readings.run(work).await
     }
 
@@ -237,10 +292,16 @@ impl Datasets {
         self.read_here(Catalogue::sweep).await
     }
 
-    /// Makes the copy that lies here the upload that counts, where a set of that id is shared. One that was looked after within `age`
-    /// is left alone.
+    /// Makes the copy that lies here the upload that counts, where a set of that id is shared. One
+    /// that was looked after within `age` is left alone.
     pub async fn bring(&self, id: &str, age: Duration) -> Result<(), DatasetError> {
-        let Some(store) = self.store.as_ref().filter(|_| self.here.check_changeable(id).is_ok()) else { return Ok(()) };
+        let Some(store) = self
+            .store
+            .as_ref()
+            .filter(|_| self.here.check_changeable(id).is_ok())
+        else {
+            return Ok(());
+        };
         let look = self.look_of(id);
         let mut looked = look.lock().await;
         if looked.is_some_and(|at| at.elapsed() < age) {
@@ -269,11 +330,15 @@ impl Datasets {
 
     /// Removes the copies whose set was replaced or taken away elsewhere.
     pub async fn drop_outdated(&self) -> Result<(), DatasetError> {
-        let Some(store) = &self.store else { return Ok(()) };
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
         for id in self.look_here(|here| Ok(here.copies())).await? {
             let look = self.look_of(&id);
             // Whoever holds it sees to the copy.
-            let Ok(mut looked) = look.try_lock() else { continue };
+            let Ok(mut looked) = look.try_lock() else {
+                continue;
+            };
             let upload = self.uploaded(store, &id).await?;
             if self.copy_of(&id).await? != upload.map(|upload| upload.version) {
                 *looked = None;
@@ -289,13 +354,22 @@ impl Datasets {
         }
         let lost = || DatasetError::Lost { id: id.to_owned() };
         let (mut archive, mut reserved) = self.look_here(Catalogue::receive_copy).await?;
-        match store.download(&file_of(id, upload), archive.as_file()).await {
+        match store
+            .download(&file_of(id, upload), archive.as_file())
+            .await
+        {
             Err(error) if error.is_missing() => return Err(lost()),
             downloaded => downloaded?,
         }
         let (name, Upload { version, sha256 }) = (id.to_owned(), upload.clone());
         let unpack = move |here: &Catalogue| {
-            reserved.grow(on_disk(archive.as_file().metadata().map_err(at(archive.path()))?.len()))?;
+            reserved.grow(on_disk(
+                archive
+                    .as_file()
+                    .metadata()
+                    .map_err(at(archive.path()))?
+                    .len(),
+            ))?;
             if hash_of(&archive)? != sha256 {
                 return Ok(false);
             }
@@ -303,15 +377,23 @@ impl Datasets {
             here.place_copy(&name, &version, unpacked)?;
             Ok(true)
         };
-        if self.read_here(unpack).await? { Ok(()) } else { Err(lost()) }
+        if self.read_here(unpack).await? {
+            Ok(())
+        } else {
+            Err(lost())
+        }
     }
 
     async fn uploaded(&self, store: &Files, id: &str) -> Result<Option<Upload>, DatasetError> {
         if !is_id(id) {
             return Ok(None);
         }
-        let Some(text) = store.read_if_there(&current(id)).await? else { return Ok(None) };
-        serde_json::from_slice(&text).map(Some).map_err(|_| DatasetError::Lost { id: id.to_owned() })
+        let Some(text) = store.read_if_there(&current(id)).await? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|_| DatasetError::Lost { id: id.to_owned() })
     }
 
     async fn copy_of(&self, id: &str) -> Result<Option<String>, DatasetError> {
@@ -365,7 +447,9 @@ fn file_of(id: &str, upload: &Upload) -> Path {
 async fn shared_ids(store: &Files) -> Result<Vec<String>, DatasetError> {
     let files = store.list(&Path::from(FOLDER)).await?;
     let sets = files.iter().filter(|file| file.filename() == Some(CURRENT));
-    Ok(sets.filter_map(|file| Some(file.parts().nth(1)?.as_ref().to_owned())).collect())
+    Ok(sets
+        .filter_map(|file| Some(file.parts().nth(1)?.as_ref().to_owned()))
+        .collect())
 }
 
 fn hash_of(archive: &NamedTempFile) -> Result<String, DatasetError> {

@@ -1,6 +1,7 @@
-//! Where uploads become sets: a folder of this process's own beside them, so that a set appears by one rename. Changes of sets are made one
-//! at a time, by whichever process on the same data folder: under a lock on a file. What a process that was killed left is known by
-//! the lock on its folder being free.
+//! Where uploads become sets: a folder of this process's own beside them, so that a set appears by
+//! one rename. Changes of sets are made one at a time, by whichever process on the same data
+//! folder: under a lock on a file. What a process that was killed left is known by the lock on its
+//! folder being free.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -51,18 +52,32 @@ pub struct Change<'a> {
 impl Staging {
     /// Nothing is written until it is needed.
     pub fn new(sets: PathBuf, quota: Quota) -> Self {
-        Self { sets, quota, own: Mutex::default() }
+        Self {
+            sets,
+            quota,
+            own: Mutex::default(),
+        }
     }
 
-    /// Waits until nobody else changes a set; not for ever, since another process may have been frozen meanwhile.
+    /// Waits until nobody else changes a set; not for ever, since another process may have been
+    /// frozen meanwhile.
     pub fn change(&self) -> io::Result<Change<'_>> {
         let folder = self.folder()?;
-        Ok(Change { staging: self, folder, lock: Some(self.lock()?), taken: Vec::new() })
+        Ok(Change {
+            staging: self,
+            folder,
+            lock: Some(self.lock()?),
+            taken: Vec::new(),
+        })
     }
 
     fn lock(&self) -> io::Result<File> {
         fs::create_dir_all(&self.sets)?;
-        let file = File::options().create(true).truncate(false).write(true).open(self.sets.join(LOCK))?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.sets.join(LOCK))?;
         let started = Instant::now();
         loop {
             match file.try_lock() {
@@ -88,7 +103,10 @@ impl Staging {
         fs::create_dir(&folder)?;
         let alive = File::create_new(folder.join(ALIVE))?;
         alive.lock()?;
-        *own = Some(Own { folder: folder.clone(), _alive: alive });
+        *own = Some(Own {
+            folder: folder.clone(),
+            _alive: alive,
+        });
         Ok(folder)
     }
 
@@ -134,9 +152,14 @@ impl Change<'_> {
     pub fn take_leftovers(&mut self) -> io::Result<()> {
         for entry in fs::read_dir(&self.staging.sets)? {
             let (name, path) = entry.map(|entry| (entry.file_name(), entry.path()))?;
-            let is_unfinished = UNFINISHED.iter().any(|prefix| name.to_string_lossy().starts_with(prefix));
+            let is_unfinished = UNFINISHED
+                .iter()
+                .any(|prefix| name.to_string_lossy().starts_with(prefix));
             if is_unfinished && !is_alive(&path) {
-                tracing::info!("removing {}: the process that was writing it is gone", path.display());
+                tracing::info!(
+                    "removing {}: the process that was writing it is gone",
+                    path.display()
+                );
                 self.take_away(&path)?;
             }
         }
@@ -149,7 +172,11 @@ impl Drop for Change<'_> {
         self.lock = None;
         for path in &self.taken {
             self.staging.quota.release(size_of(path));
-            let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(path)
+            } else {
+                fs::remove_file(path)
+            };
             // It goes with this process's folder at the latest.
             if let Err(error) = removed {
                 tracing::warn!("{} was not removed: {error}", path.display());
@@ -160,7 +187,12 @@ impl Drop for Change<'_> {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Some(own) = self.own.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(own) = self
+            .own
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
             let _ = fs::remove_dir_all(own.folder);
         }
     }
@@ -170,6 +202,9 @@ impl Drop for Staging {
 fn is_alive(folder: &Path) -> bool {
     match File::options().write(true).open(folder.join(ALIVE)) {
         Ok(file) => file.try_lock().is_err(),
-        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        Err(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        ),
     }
 }

@@ -1,5 +1,6 @@
-//! What a data set says of an image's class, and what that means among a model's classes. A name (of a folder, or in the column `label`)
-//! is the label of a class; digits are an index where no label of the model consists of digits. The column `index` holds indices.
+//! What a data set says of an image's class, and what that means among a model's classes. A name
+//! (of a folder, or in the column `label`) is the label of a class; digits are an index where no
+//! label of the model consists of digits. The column `index` holds indices.
 
 use std::fmt;
 
@@ -28,7 +29,8 @@ pub enum Source {
     /// All images lie in folders of one name: that of a class, or of the set.
     OnlyFolder,
     Table,
-    /// A table with labels whose column `index` counts the rows from 0: it holds classes, or the numbers of the rows.
+    /// A table with labels whose column `index` counts the rows from 0: it holds classes, or the
+    /// numbers of the rows.
     NumberedTable,
 }
 
@@ -60,9 +62,14 @@ impl Doubt {
         }
     }
 
-    /// With the labels that may have been meant: this compares a name with every label of the model.
+    /// With the labels that may have been meant: this compares a name with every label of the
+    /// model.
     pub fn explain(&self, classes: Classes<'_>) -> String {
-        if let Self::Label(error) = self { classes.explain(error) } else { self.to_string() }
+        if let Self::Label(error) = self {
+            classes.explain(error)
+        } else {
+            self.to_string()
+        }
     }
 }
 
@@ -80,7 +87,11 @@ impl Truth {
     /// As they are listed: names, else indices.
     pub fn texts(&self) -> Vec<String> {
         match self.names[..] {
-            [] => self.indices.iter().map(|index| format!("index:{index}")).collect(),
+            [] => self
+                .indices
+                .iter()
+                .map(|index| format!("index:{index}"))
+                .collect(),
             _ => self.names.clone(),
         }
     }
@@ -89,7 +100,10 @@ impl Truth {
         let of_names = || Meaning::of(self.names.iter().map(|name| classes.named(name)));
         let of_indices = || Meaning::of(self.indices.iter().map(|index| classes.index(*index)));
         if self.indices.is_empty() && source == Source::OnlyFolder {
-            let Meaning { classes, mut doubts } = of_names();
+            let Meaning {
+                classes,
+                mut doubts,
+            } = of_names();
             doubts.retain(|doubt| doubt.kind() == "ambiguous_label");
             return Meaning { classes, doubts };
         }
@@ -103,20 +117,31 @@ impl Truth {
             Err(_) => None,
         };
         let named: Vec<Vec<usize>> = self.names.iter().filter_map(named).collect();
-        let agree = self.indices.iter().all(|index| named.iter().any(|classes| classes.contains(index)))
-            && named.iter().all(|classes| classes.iter().any(|class| self.indices.contains(class)));
+        let agree = self
+            .indices
+            .iter()
+            .all(|index| named.iter().any(|classes| classes.contains(index)))
+            && named
+                .iter()
+                .all(|classes| classes.iter().any(|class| self.indices.contains(class)));
         match (source, named.is_empty()) {
             _ if agree || self.names.is_empty() => of_indices(),
-            (Source::NumberedTable, true) => {
-                Doubt::RowNumber { name: self.names[0].clone(), index: self.indices[0] }.into()
+            (Source::NumberedTable, true) => Doubt::RowNumber {
+                name: self.names[0].clone(),
+                index: self.indices[0],
             }
+            .into(),
             (Source::NumberedTable, false) => of_names(),
             // The names are words beside the index.
             (_, true) => of_indices(),
             (_, false) => {
                 let is = |index: &usize| format!("index {index} is `{}`", classes.name(*index));
                 let label = self.names.iter().map(|name| format!("`{}`", excerpt(name)));
-                Doubt::Disagree { index: join(self.indices.iter().map(is), ", "), label: join(label, ", ") }.into()
+                Doubt::Disagree {
+                    index: join(self.indices.iter().map(is), ", "),
+                    label: join(label, ", "),
+                }
+                .into()
             }
         }
     }
@@ -124,7 +149,10 @@ impl Truth {
 
 impl fmt::Display for Truth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&join(self.texts().iter().map(|text| excerpt(text).into_owned()), " or "))
+        f.write_str(&join(
+            self.texts().iter().map(|text| excerpt(text).into_owned()),
+            " or ",
+        ))
     }
 }
 
@@ -132,7 +160,11 @@ impl fmt::Display for Truth {
 fn join(texts: impl ExactSizeIterator<Item = String>, between: &str) -> String {
     let more = texts.len().saturating_sub(SHOWN);
     let shown = texts.take(SHOWN).collect::<Vec<_>>().join(between);
-    if more == 0 { shown } else { format!("{shown} and {more} more") }
+    if more == 0 {
+        shown
+    } else {
+        format!("{shown} and {more} more")
+    }
 }
 
 impl Meaning {
@@ -157,7 +189,10 @@ impl Meaning {
 
 impl From<Doubt> for Meaning {
     fn from(doubt: Doubt) -> Self {
-        Self { classes: Vec::new(), doubts: vec![doubt] }
+        Self {
+            classes: Vec::new(),
+            doubts: vec![doubt],
+        }
     }
 }
 
@@ -167,15 +202,42 @@ mod tests {
     use crate::model::labels::Labels;
 
     fn truth(label: &str, index: &str) -> Truth {
-        let split = |text: &str| text.split('|').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
-        Truth { names: split(label), indices: split(index).iter().map(|index| index.parse().unwrap()).collect() }
+        let split = |text: &str| {
+            text.split('|')
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        Truth {
+            names: split(label),
+            indices: split(index)
+                .iter()
+                .map(|index| index.parse().unwrap())
+                .collect(),
+        }
     }
 
-    fn meaning(labels: &[&str], source: Source, label: &str, index: &str) -> Result<Vec<usize>, String> {
-        let labels = Labels::from(labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>());
+    fn meaning(
+        labels: &[&str],
+        source: Source,
+        label: &str,
+        index: &str,
+    ) -> Result<Vec<usize>, String> {
+        let labels = Labels::from(
+            labels
+                .iter()
+                .map(|label| (*label).to_owned())
+                .collect::<Vec<_>>(),
+        );
         let count = if labels.is_empty() { 6 } else { labels.len() };
-        let classes = Classes { labels: &labels, count: Some(count) };
-        let Meaning { classes: found, doubts } = truth(label, index).meaning(source, classes);
+        let classes = Classes {
+            labels: &labels,
+            count: Some(count),
+        };
+        let Meaning {
+            classes: found,
+            doubts,
+        } = truth(label, index).meaning(source, classes);
         match doubts.first() {
             None => Ok(found),
             Some(doubt) => Err(format!("{} {}", doubt.kind(), doubt.explain(classes))),
@@ -191,42 +253,98 @@ mod tests {
         for source in [Folders, Table] {
             assert_eq!(meaning(&DIGITS, source, "10", ""), Ok(vec![2]));
             assert_eq!(meaning(&DIGITS, source, "2|10", ""), Ok(vec![4, 2]));
-            assert!(meaning(&DIGITS, source, "5", "").unwrap_err().starts_with("unknown_label no class is called `5`"));
-            assert_eq!(meaning(&WORDS, source, "5", ""), Ok(vec![5]), "no label consists of digits");
+            assert!(
+                meaning(&DIGITS, source, "5", "")
+                    .unwrap_err()
+                    .starts_with("unknown_label no class is called `5`")
+            );
+            assert_eq!(
+                meaning(&WORDS, source, "5", ""),
+                Ok(vec![5]),
+                "no label consists of digits"
+            );
             assert_eq!(meaning(&[], source, "5", ""), Ok(vec![5]));
-            assert!(meaning(&WORDS, source, "6", "").unwrap_err().contains("index 6 is not below"));
-            assert!(meaning(&WORDS, source, "crane", "").unwrap_err().starts_with("ambiguous_label"));
+            assert!(
+                meaning(&WORDS, source, "6", "")
+                    .unwrap_err()
+                    .contains("index 6 is not below")
+            );
+            assert!(
+                meaning(&WORDS, source, "crane", "")
+                    .unwrap_err()
+                    .starts_with("ambiguous_label")
+            );
         }
         assert_eq!(meaning(&DIGITS, Table, "", "2|3"), Ok(vec![2, 3]));
-        assert!(meaning(&DIGITS, Table, "", "11").unwrap_err().contains("index 11 is not below"));
+        assert!(
+            meaning(&DIGITS, Table, "", "11")
+                .unwrap_err()
+                .contains("index 11 is not below")
+        );
     }
 
     #[test]
     fn an_index_beside_a_label_counts_where_both_name_the_same_classes() {
         for source in [Source::Table, Source::NumberedTable] {
             assert_eq!(meaning(&WORDS, source, "tabby", "1"), Ok(vec![1]));
-            assert_eq!(meaning(&WORDS, source, "tiger cat|TABBY", "1|4"), Ok(vec![1, 4]));
-            assert_eq!(meaning(&WORDS, source, "crane", "5"), Ok(vec![5]), "the index tells classes of one name apart");
+            assert_eq!(
+                meaning(&WORDS, source, "tiger cat|TABBY", "1|4"),
+                Ok(vec![1, 4])
+            );
+            assert_eq!(
+                meaning(&WORDS, source, "crane", "5"),
+                Ok(vec![5]),
+                "the index tells classes of one name apart"
+            );
             assert_eq!(meaning(&DIGITS, source, "10", "2"), Ok(vec![2]));
         }
-        assert_eq!(meaning(&WORDS, Source::Table, "Katze", "1"), Ok(vec![1]), "words beside the index");
+        assert_eq!(
+            meaning(&WORDS, Source::Table, "Katze", "1"),
+            Ok(vec![1]),
+            "words beside the index"
+        );
         assert_eq!(meaning(&[], Source::Table, "tabby", "1"), Ok(vec![1]));
-        assert_eq!(meaning(&WORDS, Source::Table, "tabby|Katze", "1"), Ok(vec![1]));
+        assert_eq!(
+            meaning(&WORDS, Source::Table, "tabby|Katze", "1"),
+            Ok(vec![1])
+        );
     }
 
     #[test]
     fn an_index_that_says_something_else_than_the_label_is_never_taken_in_silence() {
-        for (label, index) in [("tabby", "0"), ("tabby|tiger cat", "1"), ("tabby", "1|4"), ("tabby", "9")] {
+        for (label, index) in [
+            ("tabby", "0"),
+            ("tabby|tiger cat", "1"),
+            ("tabby", "1|4"),
+            ("tabby", "9"),
+        ] {
             let message = meaning(&WORDS, Source::Table, label, index).unwrap_err();
             assert!(message.starts_with("ambiguous_label index "), "{message}");
         }
         let message = meaning(&WORDS, Source::Table, "tabby", "0").unwrap_err();
-        assert_eq!(message, "ambiguous_label index 0 is `tench`, label says `tabby`");
+        assert_eq!(
+            message,
+            "ambiguous_label index 0 is `tench`, label says `tabby`"
+        );
         // What a table says whose index may be the number of the row.
-        assert_eq!(meaning(&WORDS, Source::NumberedTable, "tabby", "0"), Ok(vec![1]));
-        assert_eq!(meaning(&WORDS, Source::NumberedTable, "tabby|tiger cat", "1"), Ok(vec![1, 4]));
-        assert!(meaning(&WORDS, Source::NumberedTable, "Katze", "1").unwrap_err().starts_with("unknown_label"));
-        assert!(meaning(&[], Source::NumberedTable, "tabby", "1").unwrap_err().contains("the row's number"));
+        assert_eq!(
+            meaning(&WORDS, Source::NumberedTable, "tabby", "0"),
+            Ok(vec![1])
+        );
+        assert_eq!(
+            meaning(&WORDS, Source::NumberedTable, "tabby|tiger cat", "1"),
+            Ok(vec![1, 4])
+        );
+        assert!(
+            meaning(&WORDS, Source::NumberedTable, "Katze", "1")
+                .unwrap_err()
+                .starts_with("unknown_label")
+        );
+        assert!(
+            meaning(&[], Source::NumberedTable, "tabby", "1")
+                .unwrap_err()
+                .contains("the row's number")
+        );
     }
 
     #[test]
@@ -239,11 +357,27 @@ mod tests {
 
     #[test]
     fn sentences_hold_few_and_short_labels() {
-        let many = Truth { names: vec!["x".repeat(1 << 20); 1000], indices: vec![1; 1000] };
+        let many = Truth {
+            names: vec!["x".repeat(1 << 20); 1000],
+            indices: vec![1; 1000],
+        };
         assert!(many.to_string().ends_with("and 995 more") && many.to_string().len() < 1200);
         let labels = Labels::from(vec!["x".repeat(1000), many.names[0].clone()]);
-        let classes = Classes { labels: &labels, count: Some(2) };
-        let doubt = Truth { indices: vec![0; 1000], ..many }.meaning(Source::Table, classes).doubts.remove(0);
-        assert!(doubt.to_string().len() < 2500, "{}", doubt.to_string().len());
+        let classes = Classes {
+            labels: &labels,
+            count: Some(2),
+        };
+        let doubt = Truth {
+            indices: vec![0; 1000],
+            ..many
+        }
+        .meaning(Source::Table, classes)
+        .doubts
+        .remove(0);
+        assert!(
+            doubt.to_string().len() < 2500,
+            "{}",
+            doubt.to_string().len()
+        );
     }
 }

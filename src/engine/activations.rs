@@ -1,5 +1,6 @@
-//! How much memory a graph's activations take per row: the peak of what is alive at once when nodes run in the order of the graph.
-//! An upper bound of what ONNX Runtime holds, which also reuses buffers in place; values of unknown shape count nothing.
+//! How much memory a graph's activations take per row: the peak of what is alive at once when nodes
+//! run in the order of the graph. An upper bound of what ONNX Runtime holds, which also reuses
+//! buffers in place; values of unknown shape count nothing.
 
 use std::collections::HashMap;
 
@@ -9,16 +10,34 @@ use crate::onnx::{OnnxError, graph::Graph, types};
 pub fn peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
     let types = types::infer(graph)?;
     let bytes = |value: &str| {
-        types.get(value).filter(|_| !graph.initializers.contains_key(value)).map_or(0, |value_type| {
-            let elements: usize = value_type.shape.iter().map(|dim| dim.known().unwrap_or(1)).product();
-            elements * value_type.element.size()
-        })
+        types
+            .get(value)
+            .filter(|_| !graph.initializers.contains_key(value))
+            .map_or(0, |value_type| {
+                let elements: usize = value_type
+                    .shape
+                    .iter()
+                    .map(|dim| dim.known().unwrap_or(1))
+                    .product();
+                elements * value_type.element.size()
+            })
     };
     let mut last_use: HashMap<&str, usize> = HashMap::new();
     for (index, node) in graph.nodes.iter().enumerate() {
-        last_use.extend(node.inputs.iter().chain(&node.outputs).map(|value| (value.as_str(), index)));
+        last_use.extend(
+            node.inputs
+                .iter()
+                .chain(&node.outputs)
+                .map(|value| (value.as_str(), index)),
+        );
     }
-    last_use.extend(graph.outputs.iter().chain(&graph.inputs).map(|value| (value.name.as_str(), graph.nodes.len())));
+    last_use.extend(
+        graph
+            .outputs
+            .iter()
+            .chain(&graph.inputs)
+            .map(|value| (value.name.as_str(), graph.nodes.len())),
+    );
     let mut dying: HashMap<usize, usize> = HashMap::new();
     for (value, index) in &last_use {
         *dying.entry(*index).or_default() += bytes(value);
@@ -26,7 +45,11 @@ pub fn peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
     let mut alive: usize = graph.inputs.iter().map(|input| bytes(&input.name)).sum();
     let mut peak = alive;
     for (index, node) in graph.nodes.iter().enumerate() {
-        alive += node.outputs.iter().map(|output| bytes(output)).sum::<usize>();
+        alive += node
+            .outputs
+            .iter()
+            .map(|output| bytes(output))
+            .sum::<usize>();
         peak = peak.max(alive);
         alive = alive.saturating_sub(dying.get(&index).copied().unwrap_or(0));
     }

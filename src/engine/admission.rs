@@ -1,14 +1,16 @@
-//! Whether a request can be answered in time beside those admitted before it: a plain struct, clocks are handed in.
-//! Whoever has the least left is first and graphs take turns, so a request with r seconds of work ends at the latest after the sum over
-//! all of min(r, their work); it is admitted when that is before its deadline and no other is pushed past its own. What a row takes is
-//! measured for each kind of request.
+//! Whether a request can be answered in time beside those admitted before it: a plain struct,
+//! clocks are handed in. Whoever has the least left is first and graphs take turns, so a request
+//! with r seconds of work ends at the latest after the sum over all of min(r, their work); it is
+//! admitted when that is before its deadline and no other is pushed past its own. What a row takes
+//! is measured for each kind of request.
 
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
-/// What was estimated may take longer by this factor: decoding, rendering and jobs' batches come on top.
+/// What was estimated may take longer by this factor: decoding, rendering and jobs' batches come on
+/// top.
 const MARGIN: f64 = 1.25;
 /// Weight of the newest batch in the smoothed time of a row.
 const WEIGHT: f64 = 0.2;
@@ -64,19 +66,41 @@ type Load = (f64, f64);
 
 impl Admission {
     /// Admits a caller with `rows` to evaluate, or says why not.
-    pub fn ask(&mut self, caller: u64, kind: &Kind, rows: usize, deadline: Option<Instant>, now: Instant) -> Verdict {
-        let request = Admitted { kind: kind.clone(), rows, deadline };
+    pub fn ask(
+        &mut self,
+        caller: u64,
+        kind: &Kind,
+        rows: usize,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) -> Verdict {
+        let request = Admitted {
+            kind: kind.clone(),
+            rows,
+            deadline,
+        };
         if !self.admitted.is_empty() {
             match self.rates.get(kind).filter(|rate| rate.batches >= BATCHES) {
-                None if self.admitted.values().any(|other| other.kind == *kind) => return Verdict::Unknown,
+                None if self.admitted.values().any(|other| other.kind == *kind) => {
+                    return Verdict::Unknown;
+                }
                 None => {}
                 Some(_) => {
-                    let others: Vec<Load> = self.admitted.values().map(|other| self.load(other, now)).collect();
+                    let others: Vec<Load> = self
+                        .admitted
+                        .values()
+                        .map(|other| self.load(other, now))
+                        .collect();
                     let own = self.load(&request, now);
                     if !fits(&others, own) {
                         let needed = end(&others, own.0) + MARGIN * own.0;
-                        let seconds = |seconds| Duration::from_secs_f64(f64::min(seconds, MAX_WAIT.as_secs_f64()));
-                        return Verdict::Refused { needed: seconds(needed), retry_after: seconds(wait(&others, own)) };
+                        let seconds = |seconds| {
+                            Duration::from_secs_f64(f64::min(seconds, MAX_WAIT.as_secs_f64()))
+                        };
+                        return Verdict::Refused {
+                            needed: seconds(needed),
+                            retry_after: seconds(wait(&others, own)),
+                        };
                     }
                 }
             }
@@ -86,8 +110,13 @@ impl Admission {
     }
 
     fn load(&self, request: &Admitted, now: Instant) -> Load {
-        let rate = self.rates.get(&request.kind).map_or(0.0, |rate| rate.seconds_per_row);
-        let left = request.deadline.map_or(f64::INFINITY, |end| end.saturating_duration_since(now).as_secs_f64());
+        let rate = self
+            .rates
+            .get(&request.kind)
+            .map_or(0.0, |rate| rate.seconds_per_row);
+        let left = request.deadline.map_or(f64::INFINITY, |end| {
+            end.saturating_duration_since(now).as_secs_f64()
+        });
         (request.rows as f64 * rate, left)
     }
 
@@ -103,14 +132,23 @@ impl Admission {
         }
     }
 
-    /// A batch with rows of the caller took so long for each of its rows, of the time of all devices together.
+    /// A batch with rows of the caller took so long for each of its rows, of the time of all
+    /// devices together.
     pub fn measure(&mut self, caller: u64, seconds_per_row: f64) {
-        let Some(Admitted { kind, .. }) = self.admitted.get(&caller) else { return };
+        let Some(Admitted { kind, .. }) = self.admitted.get(&caller) else {
+            return;
+        };
         if let Some(rate) = self.rates.get_mut(kind) {
             rate.seconds_per_row += WEIGHT * (seconds_per_row - rate.seconds_per_row);
             rate.batches += 1;
         } else if self.rates.len() < MAX_KINDS {
-            self.rates.insert(kind.clone(), Rate { seconds_per_row, batches: 1 });
+            self.rates.insert(
+                kind.clone(),
+                Rate {
+                    seconds_per_row,
+                    batches: 1,
+                },
+            );
         }
     }
 
@@ -129,20 +167,30 @@ fn end(loads: &[Load], own: f64) -> f64 {
 fn fits(others: &[Load], own: Load) -> bool {
     let all: Vec<Load> = others.iter().copied().chain([own]).collect();
     let in_time = |loads: &[Load], (work, left): Load| end(loads, work) <= left;
-    in_time(&all, own) && others.iter().all(|other| in_time(&all, *other) || !in_time(others, *other))
+    in_time(&all, own)
+        && others
+            .iter()
+            .all(|other| in_time(&all, *other) || !in_time(others, *other))
 }
 
-/// Seconds until `own` would be admitted, if nothing else comes: when enough of the others are done.
+/// Seconds until `own` would be admitted, if nothing else comes: when enough of the others are
+/// done.
 fn wait(others: &[Load], own: Load) -> f64 {
     let mut by_work = others.to_vec();
     by_work.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     let waits = by_work.iter().map(|(done, _)| {
         let passed = end(others, *done);
-        let rest: Vec<Load> =
-            by_work.iter().filter(|(work, _)| work > done).map(|(work, left)| (work - done, left - passed)).collect();
+        let rest: Vec<Load> = by_work
+            .iter()
+            .filter(|(work, _)| work > done)
+            .map(|(work, left)| (work - done, left - passed))
+            .collect();
         (passed, rest)
     });
-    waits.into_iter().find(|(_, rest)| rest.is_empty() || fits(rest, own)).map_or(0.0, |(passed, _)| passed)
+    waits
+        .into_iter()
+        .find(|(_, rest)| rest.is_empty() || fits(rest, own))
+        .map_or(0.0, |(passed, _)| passed)
 }
 
 #[cfg(test)]
@@ -152,13 +200,19 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn kind(way: &'static str) -> Kind {
-        Kind { model: "m".into(), way }
+        Kind {
+            model: "m".into(),
+            way,
+        }
     }
 
     /// Where a row of `gradient` takes a tenth of a second.
     fn measured() -> Admission {
         let mut admission = Admission::default();
-        assert_eq!(admission.ask(0, &kind("gradient"), 1, None, Instant::now()), Verdict::Admitted);
+        assert_eq!(
+            admission.ask(0, &kind("gradient"), 1, None, Instant::now()),
+            Verdict::Admitted
+        );
         (0..BATCHES).for_each(|_| admission.measure(0, 0.1));
         admission.release(0);
         admission
@@ -169,26 +223,48 @@ mod tests {
         let (mut admission, now) = (measured(), Instant::now());
         // Each takes 20 s: 8 of them 160 s, with the margin 200 s.
         let ask = |admission: &mut Admission, caller, now| {
-            admission.ask(caller, &kind("gradient"), 200, Some(now + 201 * SECOND), now)
+            admission.ask(
+                caller,
+                &kind("gradient"),
+                200,
+                Some(now + 201 * SECOND),
+                now,
+            )
         };
-        let verdicts: Vec<Verdict> = (1..=32).map(|caller| ask(&mut admission, caller, now)).collect();
-        assert!(verdicts[..8].iter().all(|verdict| *verdict == Verdict::Admitted));
+        let verdicts: Vec<Verdict> = (1..=32)
+            .map(|caller| ask(&mut admission, caller, now))
+            .collect();
+        assert!(
+            verdicts[..8]
+                .iter()
+                .all(|verdict| *verdict == Verdict::Admitted)
+        );
         for verdict in &verdicts[8..] {
-            let Verdict::Refused { needed, retry_after } = *verdict else { panic!("{verdict:?}") };
+            let Verdict::Refused {
+                needed,
+                retry_after,
+            } = *verdict
+            else {
+                panic!("{verdict:?}")
+            };
             assert_eq!((needed.as_secs(), retry_after.as_secs()), (225, 200));
         }
         // At the measured pace all rows but the last of each are done sooner.
         for caller in 1..=8 {
             (0..199).for_each(|_| admission.done(caller));
         }
-        assert_eq!(ask(&mut admission, 40, now + 160 * SECOND), Verdict::Admitted);
+        assert_eq!(
+            ask(&mut admission, 40, now + 160 * SECOND),
+            Verdict::Admitted
+        );
     }
 
     #[test]
     fn what_is_left_after_an_answer_counts_no_longer() {
         let (mut admission, now) = (measured(), Instant::now());
         let ask = |admission: &mut Admission, caller| {
-            admission.ask(caller, &kind("gradient"), 100, Some(now + 15 * SECOND), now) == Verdict::Admitted
+            admission.ask(caller, &kind("gradient"), 100, Some(now + 15 * SECOND), now)
+                == Verdict::Admitted
         };
         assert!(ask(&mut admission, 1) && !ask(&mut admission, 2));
         admission.release(1);
@@ -198,28 +274,58 @@ mod tests {
     #[test]
     fn the_first_is_admitted_whatever_its_deadline() {
         let (mut admission, now) = (measured(), Instant::now());
-        assert_eq!(admission.ask(1, &kind("gradient"), 1000, Some(now + SECOND), now), Verdict::Admitted);
+        assert_eq!(
+            admission.ask(1, &kind("gradient"), 1000, Some(now + SECOND), now),
+            Verdict::Admitted
+        );
         // It cannot be done in time anyway, and keeps out no other that can.
-        assert_eq!(admission.ask(2, &kind("gradient"), 1, Some(now + SECOND), now), Verdict::Admitted);
+        assert_eq!(
+            admission.ask(2, &kind("gradient"), 1, Some(now + SECOND), now),
+            Verdict::Admitted
+        );
     }
 
     #[test]
     fn a_newcomer_with_time_does_not_push_another_past_its_deadline() {
         let (mut admission, now) = (measured(), Instant::now());
-        assert_eq!(admission.ask(1, &kind("gradient"), 100, Some(now + 13 * SECOND), now), Verdict::Admitted);
+        assert_eq!(
+            admission.ask(1, &kind("gradient"), 100, Some(now + 13 * SECOND), now),
+            Verdict::Admitted
+        );
         let patient = admission.ask(2, &kind("gradient"), 100, Some(now + 3600 * SECOND), now);
-        assert_eq!(patient, Verdict::Refused { needed: 25 * SECOND, retry_after: Duration::from_millis(12_500) });
-        assert_eq!(admission.ask(3, &kind("gradient"), 2, None, now), Verdict::Admitted);
+        assert_eq!(
+            patient,
+            Verdict::Refused {
+                needed: 25 * SECOND,
+                retry_after: Duration::from_millis(12_500)
+            }
+        );
+        assert_eq!(
+            admission.ask(3, &kind("gradient"), 2, None, now),
+            Verdict::Admitted
+        );
     }
 
     #[test]
     fn an_unknown_kind_is_found_out_by_one_request_while_the_others_wait() {
         let (mut admission, now) = (measured(), Instant::now());
-        assert_eq!(admission.ask(1, &kind("gradient"), 1, None, now), Verdict::Admitted);
-        assert_eq!(admission.ask(2, &kind("predict"), 1, None, now), Verdict::Admitted);
-        assert_eq!(admission.ask(3, &kind("predict"), 1, None, now), Verdict::Unknown);
+        assert_eq!(
+            admission.ask(1, &kind("gradient"), 1, None, now),
+            Verdict::Admitted
+        );
+        assert_eq!(
+            admission.ask(2, &kind("predict"), 1, None, now),
+            Verdict::Admitted
+        );
+        assert_eq!(
+            admission.ask(3, &kind("predict"), 1, None, now),
+            Verdict::Unknown
+        );
         (0..BATCHES).for_each(|_| admission.measure(2, 0.1));
-        assert_eq!(admission.ask(3, &kind("predict"), 1, None, now), Verdict::Admitted);
+        assert_eq!(
+            admission.ask(3, &kind("predict"), 1, None, now),
+            Verdict::Admitted
+        );
     }
 
     #[test]

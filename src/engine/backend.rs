@@ -1,4 +1,5 @@
-//! What a worker needs of the thing that runs graphs. The workers are tested with a counting fake, and run on `sessions`.
+//! What a worker needs of the thing that runs graphs. The workers are tested with a counting fake,
+//! and run on `sessions`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +17,8 @@ pub struct GraphOf {
 }
 
 impl GraphOf {
-    /// Fields of the spec that change nothing are set to one value, so that equal graphs share their session.
+    /// Fields of the spec that change nothing are set to one value, so that equal graphs share
+    /// their session.
     pub fn new(model: Arc<Model>, mut spec: DeriveSpec) -> Self {
         if !spec.rule_sets.iter().any(|set| set.needs_patterns()) {
             spec.pattern_layers = PatternLayers::All;
@@ -29,7 +31,11 @@ impl GraphOf {
 
     fn patterns(&self) -> Option<&str> {
         let needed = self.spec.rule_sets.iter().any(|set| set.needs_patterns());
-        self.model.patterns.as_ref().filter(|_| needed).map(|patterns| patterns.id.as_str())
+        self.model
+            .patterns
+            .as_ref()
+            .filter(|_| needed)
+            .map(|patterns| patterns.id.as_str())
     }
 }
 
@@ -37,11 +43,17 @@ impl PartialEq for GraphOf {
     fn eq(&self, other: &Self) -> bool {
         let network = |model: &Model| {
             let manifest = &model.manifest;
-            (model.hash.clone(), manifest.input.name.clone(), manifest.input.shape.clone(), manifest.output.clone())
+            (
+                model.hash.clone(),
+                manifest.input.name.clone(),
+                manifest.input.shape.clone(),
+                manifest.output.clone(),
+            )
         };
         self.spec == other.spec
             && self.patterns() == other.patterns()
-            && (Arc::ptr_eq(&self.model.graph, &other.model.graph) || network(&self.model) == network(&other.model))
+            && (Arc::ptr_eq(&self.model.graph, &other.model.graph)
+                || network(&self.model) == network(&other.model))
     }
 }
 
@@ -62,8 +74,14 @@ pub trait Backend: Send + Sync {
     /// Batches of different graphs that it runs well at once: one worker each.
     fn workers(&self) -> usize;
 
-    /// Opens the graph, which may take seconds, or finds it open. `rows` wait for it; `busy` devices have other work too.
-    fn prepare(&self, graph: &Arc<GraphOf>, rows: usize, busy: bool) -> Result<Prepared, EngineError>;
+    /// Opens the graph, which may take seconds, or finds it open. `rows` wait for it; `busy`
+    /// devices have other work too.
+    fn prepare(
+        &self,
+        graph: &Arc<GraphOf>,
+        rows: usize,
+        busy: bool,
+    ) -> Result<Prepared, EngineError>;
 
     /// Gives back the memory that only runs need: nothing has been asked for in a while.
     fn rest(&self);
@@ -71,13 +89,14 @@ pub trait Backend: Send + Sync {
     /// Closes the graph after a panic: its session may be in any state.
     fn discard(&self, graph: &Arc<GraphOf>);
 
-    /// Closes the graphs of models that are `outdated` and that nobody holds any more. How many are left that someone holds.
+    /// Closes the graphs of models that are `outdated` and that nobody holds any more. How many are
+    /// left that someone holds.
     fn close_outdated(&self, outdated: &dyn Fn(&Model) -> bool) -> usize;
 }
 
 pub trait Ready: Send + Sync {
-    /// Evaluates a batch: as many rows as points, in their order. One that runs `alone` has the whole device. Ends early, with an error,
-    /// when `stop` says so.
+    /// Evaluates a batch: as many rows as points, in their order. One that runs `alone` has the
+    /// whole device. Ends early, with an error, when `stop` says so.
     fn run(&self, points: &[Point], alone: bool, stop: &Stop) -> Result<Vec<Row>, EngineError>;
 }
 

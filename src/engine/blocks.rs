@@ -1,5 +1,5 @@
-//! Kernels for ONNX Runtime's blocked layout, in which some channels of an image lie side by side, pixel by pixel; and for what has the
-//! same order of elements in any layout.
+//! Kernels for ONNX Runtime's blocked layout, in which some channels of an image lie side by side,
+//! pixel by pixel; and for what has the same order of elements in any layout.
 
 use std::array::from_fn;
 
@@ -19,30 +19,55 @@ pub struct Gradient<'a> {
 impl<'a> Gradient<'a> {
     /// Images of `[height, width]` pooled to lines of `columns`.
     pub fn new(window: &'a Window, plane: [usize; 2], columns: usize) -> Self {
-        let taps = |axis: usize| (0..window.kernel[axis]).map(move |tap| tap * window.dilations[axis]);
-        let inside = taps(0).flat_map(|line| taps(1).map(move |column| line * plane[1] + column)).collect();
+        let taps =
+            |axis: usize| (0..window.kernel[axis]).map(move |tap| tap * window.dilations[axis]);
+        let inside = taps(0)
+            .flat_map(|line| taps(1).map(move |column| line * plane[1] + column))
+            .collect();
         let (stride, pad) = (window.strides[1], window.pads[1]);
         let reach = (window.kernel[1] - 1) * window.dilations[1] + 1;
-        let end = (plane[1] + pad).checked_sub(reach).map_or(0, |last| (last / stride + 1).min(columns));
-        Self { window, plane, columns, inside, whole: pad.div_ceil(stride)..end }
+        let end = (plane[1] + pad)
+            .checked_sub(reach)
+            .map_or(0, |last| (last / stride + 1).min(columns));
+        Self {
+            window,
+            plane,
+            columns,
+            inside,
+            whole: pad.div_ceil(stride)..end,
+        }
     }
 
     /// The places along an axis that the taps of window `index` read.
     fn places(&self, axis: usize, index: usize) -> impl Iterator<Item = usize> {
         let (window, size) = (self.window, self.plane[axis]);
-        let taps = (0..window.kernel[axis]).map(move |tap| index * window.strides[axis] + tap * window.dilations[axis]);
-        taps.filter_map(move |place| place.checked_sub(window.pads[axis])).filter(move |place| *place < size)
+        let taps = (0..window.kernel[axis])
+            .map(move |tap| index * window.strides[axis] + tap * window.dilations[axis]);
+        taps.filter_map(move |place| place.checked_sub(window.pads[axis]))
+            .filter(move |place| *place < size)
     }
 
-    /// Writes the cotangent `dx` of one block of the input `x`, whose maxima are `y`. A tie goes to the first maximum in row-major order.
+    /// Writes the cotangent `dx` of one block of the input `x`, whose maxima are `y`. A tie goes to
+    /// the first maximum in row-major order.
     pub fn run<const BLOCK: usize>(&self, x: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32]) {
-        let ([x, y, dy], dx) = ([x, y, dy].map(|values| values.as_chunks::<BLOCK>().0), dx.as_chunks_mut().0);
+        let ([x, y, dy], dx) = (
+            [x, y, dy].map(|values| values.as_chunks::<BLOCK>().0),
+            dx.as_chunks_mut().0,
+        );
         let (mut cut, mut cleared) = (Vec::new(), 0);
-        let lines = y.chunks_exact(self.columns).zip(dy.chunks_exact(self.columns));
+        let lines = y
+            .chunks_exact(self.columns)
+            .zip(dy.chunks_exact(self.columns));
         for (row, (maxima, cotangents)) in lines.enumerate() {
-            let lines: Vec<usize> = self.places(0, row).map(|line| line * self.plane[1]).collect();
+            let lines: Vec<usize> = self
+                .places(0, row)
+                .map(|line| line * self.plane[1])
+                .collect();
             // Cleared just before it is added to, while the processor has it at hand.
-            let reached = lines.last().map_or(0, |line| line + self.plane[1]).max(cleared);
+            let reached = lines
+                .last()
+                .map_or(0, |line| line + self.plane[1])
+                .max(cleared);
             dx[cleared..reached].fill([0.0; BLOCK]);
             cleared = reached;
             for (column, (best, cotangent)) in maxima.iter().zip(cotangents).enumerate() {
@@ -51,7 +76,11 @@ impl<'a> Gradient<'a> {
                     self.pass(&x[first..], best, cotangent, &mut dx[first..], &self.inside);
                 } else {
                     cut.clear();
-                    cut.extend(lines.iter().flat_map(|line| self.places(1, column).map(move |place| line + place)));
+                    cut.extend(
+                        lines
+                            .iter()
+                            .flat_map(|line| self.places(1, column).map(move |place| line + place)),
+                    );
                     self.pass(x, best, cotangent, dx, &cut);
                 }
             }
@@ -69,7 +98,8 @@ impl<'a> Gradient<'a> {
         dx: &mut [[f32; BLOCK]],
         taps: &[usize],
     ) {
-        let mut left: [u32; BLOCK] = from_fn(|i| cotangent[i].to_bits() & mask(!self.window.gated | (best[i] > 0.0)));
+        let mut left: [u32; BLOCK] =
+            from_fn(|i| cotangent[i].to_bits() & mask(!self.window.gated | (best[i] > 0.0)));
         for &tap in taps {
             let (value, sum) = (x[tap], &mut dx[tap]);
             let chosen: [u32; BLOCK] = from_fn(|i| mask(value[i] == best[i]));
@@ -79,16 +109,22 @@ impl<'a> Gradient<'a> {
     }
 }
 
-/// The gradient of a Relu with the value `y`: `dx` is `dy` where `y` is above 0. A shorter `dy` is repeated.
+/// The gradient of a Relu with the value `y`: `dx` is `dy` where `y` is above 0. A shorter `dy` is
+/// repeated.
 pub fn gate(dy: &[f32], y: &[f32], dx: &mut [f32]) {
     for (y, dx) in y.chunks(dy.len()).zip(dx.chunks_mut(dy.len())) {
-        dx.iter_mut().zip(y).zip(dy).for_each(|((dx, y), dy)| *dx = gated(*dy, *y));
+        dx.iter_mut()
+            .zip(y)
+            .zip(dy)
+            .for_each(|((dx, y), dy)| *dx = gated(*dy, *y));
     }
 }
 
 /// [`gate`] of what `dx` holds.
 pub fn gate_in_place(y: &[f32], dx: &mut [f32]) {
-    dx.iter_mut().zip(y).for_each(|(dx, y)| *dx = gated(*dx, *y));
+    dx.iter_mut()
+        .zip(y)
+        .for_each(|(dx, y)| *dx = gated(*dx, *y));
 }
 
 fn gated(dy: f32, y: f32) -> f32 {
@@ -114,21 +150,37 @@ mod tests {
     ) {
         let [pixels, places] = [plane, outputs].map(|[height, width]| height * width);
         let x: Vec<f32> = (0..pixels * BLOCK).map(drawn).collect();
-        let dy: Vec<f32> = (0..places * BLOCK).map(|index| (index + 1) as f32).collect();
+        let dy: Vec<f32> = (0..places * BLOCK)
+            .map(|index| (index + 1) as f32)
+            .collect();
         let maximum = |place: usize, channel: usize| {
             let (top, bottom, down) = window.span(0, place / outputs[1], plane[0]);
             let (left, right, across) = window.span(1, place % outputs[1], plane[1]);
             let taps = (top..bottom).step_by(down).flat_map(|line| {
-                (left..right).step_by(across).map(move |column| (line * plane[1] + column) * BLOCK + channel)
+                (left..right)
+                    .step_by(across)
+                    .map(move |column| (line * plane[1] + column) * BLOCK + channel)
             });
             taps.map(|tap| x[tap]).fold(f32::NEG_INFINITY, f32::max)
         };
-        let y: Vec<f32> = (0..places * BLOCK).map(|index| maximum(index / BLOCK, index % BLOCK)).collect();
+        let y: Vec<f32> = (0..places * BLOCK)
+            .map(|index| maximum(index / BLOCK, index % BLOCK))
+            .collect();
         let mut dx = vec![f32::NAN; x.len()];
         Gradient::new(window, plane, outputs[1]).run::<BLOCK>(&x, &y, &dy, &mut dx);
         for channel in 0..BLOCK {
-            let of = |values: &[f32]| values[channel..].iter().step_by(BLOCK).copied().collect::<Vec<_>>();
-            assert_eq!(of(&dx), naive(window, &of(&x), plane, &of(&dy), outputs[1]), "channel {channel} of {BLOCK}");
+            let of = |values: &[f32]| {
+                values[channel..]
+                    .iter()
+                    .step_by(BLOCK)
+                    .copied()
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(
+                of(&dx),
+                naive(window, &of(&x), plane, &of(&dy), outputs[1]),
+                "channel {channel} of {BLOCK}"
+            );
         }
     }
 

@@ -1,5 +1,6 @@
-//! Where callers and workers meet: admission, the rows that wait, the answers that are owed, and what runs now.
-//! One lock around plain state; workers sleep on a condition variable until there is work.
+//! Where callers and workers meet: admission, the rows that wait, the answers that are owed, and
+//! what runs now. One lock around plain state; workers sleep on a condition variable until there is
+//! work.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -125,7 +126,9 @@ impl Desk {
         if state.draining {
             return Err(EngineError::Draining);
         }
-        let verdict = state.admission.ask(caller.id, kind, rows, caller.deadline, Instant::now());
+        let verdict = state
+            .admission
+            .ask(caller.id, kind, rows, caller.deadline, Instant::now());
         if matches!(verdict, Verdict::Refused { .. }) {
             counter!(names::REJECTED_TOTAL).increment(1);
         }
@@ -181,7 +184,8 @@ impl Desk {
         Ok((id, answer))
     }
 
-    /// The caller no longer waits: its rows leave the queue, and a batch that nobody else waits for is stopped.
+    /// The caller no longer waits: its rows leave the queue, and a batch that nobody else waits for
+    /// is stopped.
     pub fn abandon(&self, request: RequestId) {
         let mut state = self.lock();
         state.lanes.remove(request);
@@ -199,25 +203,47 @@ impl Desk {
             }
             state.expire();
             self.tell_if_quiet(&state);
-            if let Some((graph, priority, rows)) = state.lanes.next(|graph| state.can_run(device, graph)) {
+            if let Some((graph, priority, rows)) =
+                state.lanes.next(|graph| state.can_run(device, graph))
+            {
                 let busy = state.is_busy(device) || state.lanes.waiting_rows() > rows;
-                return Next::Work { graph, priority, rows, busy };
+                return Next::Work {
+                    graph,
+                    priority,
+                    rows,
+                    busy,
+                };
             }
             let idle_since = state.idle_since.filter(|_| state.running.is_empty());
             state = match idle_since.map(|since| self.rest_after.saturating_sub(since.elapsed())) {
-                None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .work
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => {
                     state.idle_since = None;
                     return Next::Rest;
                 }
-                Some(left) => self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(left) => {
+                    self.work
+                        .wait_timeout(state, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
             };
         }
     }
 
-    /// Forms a batch of a prepared graph; none when its callers have left meanwhile, or other workers took what may run at once.
-    /// Requests with a seed that does not fit the graph fail alone.
-    pub fn take(&self, device: usize, graph: &Arc<GraphOf>, priority: Priority, prepared: &Prepared) -> Option<Batch> {
+    /// Forms a batch of a prepared graph; none when its callers have left meanwhile, or other
+    /// workers took what may run at once. Requests with a seed that does not fit the graph fail
+    /// alone.
+    pub fn take(
+        &self,
+        device: usize,
+        graph: &Arc<GraphOf>,
+        priority: Priority,
+        prepared: &Prepared,
+    ) -> Option<Batch> {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.expire();
@@ -225,12 +251,21 @@ impl Desk {
             return None;
         }
         let admission = &state.admission;
-        let mut rows = state.lanes.take(graph, priority, prepared.batch_rows, |caller| admission.rows_left(caller));
+        let mut rows = state
+            .lanes
+            .take(graph, priority, prepared.batch_rows, |caller| {
+                admission.rows_left(caller)
+            });
         let classes = prepared.classes.unwrap_or(usize::MAX);
         let fits = |row: &BatchRow| row.point.seed.iter().all(|(class, _)| *class < classes);
-        let misfits: HashSet<RequestId> = rows.iter().filter(|row| !fits(row)).map(|row| row.request).collect();
+        let misfits: HashSet<RequestId> = rows
+            .iter()
+            .filter(|row| !fits(row))
+            .map(|row| row.request)
+            .collect();
         for request in misfits {
-            let reason = format!("a seed names a class that the graph does not have; it has {classes}");
+            let reason =
+                format!("a seed names a class that the graph does not have; it has {classes}");
             state.lanes.remove(request);
             rows.retain(|row| row.request != request);
             state.settle(request, Err(EngineError::Runtime { reason }));
@@ -245,12 +280,32 @@ impl Desk {
         let wanted_by: HashSet<RequestId> = rows.iter().map(|row| row.request).collect();
         state.start(&wanted_by);
         let at_once = prepared.at_once;
-        state.running.insert(number, Running { device, graph: graph.clone(), at_once, wanted_by, stop: stop.clone() });
-        Some(Batch { number, rows, alone, stop })
+        state.running.insert(
+            number,
+            Running {
+                device,
+                graph: graph.clone(),
+                at_once,
+                wanted_by,
+                stop: stop.clone(),
+            },
+        );
+        Some(Batch {
+            number,
+            rows,
+            alone,
+            stop,
+        })
     }
 
     /// Hands out what a batch gave, `took` being the device's time for it.
-    pub fn deliver(&self, graph: &GraphOf, batch: Batch, took: Duration, result: Result<Vec<Row>, EngineError>) {
+    pub fn deliver(
+        &self,
+        graph: &GraphOf,
+        batch: Batch,
+        took: Duration,
+        result: Result<Vec<Row>, EngineError>,
+    ) {
         let mut state = self.lock();
         let running = state.running.len();
         state.running.remove(&batch.number);
@@ -312,7 +367,8 @@ impl Desk {
         }
     }
 
-    /// Refuses new requests and waits until none is owed an answer, at most `limit`; then the rest is refused too and stopped.
+    /// Refuses new requests and waits until none is owed an answer, at most `limit`; then the rest
+    /// is refused too and stopped.
     pub async fn drain(&self, limit: Duration) {
         self.lock().draining = true;
         // What is left when the time is over is refused.
@@ -329,7 +385,10 @@ impl Desk {
             state.lanes.remove(request);
             state.settle(request, Err(EngineError::Draining));
         }
-        state.running.values().for_each(|running| running.stop.stop());
+        state
+            .running
+            .values()
+            .for_each(|running| running.stop.stop());
         self.tell_if_quiet(&state);
         drop(state);
         self.work.notify_all();
@@ -339,13 +398,20 @@ impl Desk {
 impl State {
     /// Whether the device may run one more batch of the graph.
     fn can_run(&self, device: usize, graph: &Arc<GraphOf>) -> bool {
-        let mut same = self.running.values().filter(|running| running.device == device && running.graph == *graph);
-        let Some(first) = same.next() else { return true };
+        let mut same = self
+            .running
+            .values()
+            .filter(|running| running.device == device && running.graph == *graph);
+        let Some(first) = same.next() else {
+            return true;
+        };
         1 + same.count() < first.at_once
     }
 
     fn is_busy(&self, device: usize) -> bool {
-        self.running.values().any(|running| running.device == device)
+        self.running
+            .values()
+            .any(|running| running.device == device)
     }
 
     /// A batch with rows of the requests starts.
@@ -374,7 +440,9 @@ impl State {
     }
 
     fn is_quiet(&self) -> bool {
-        self.owed.values().all(|owed| owed.priority == Priority::Job)
+        self.owed
+            .values()
+            .all(|owed| owed.priority == Priority::Job)
     }
 
     fn number(&mut self) -> u64 {
@@ -402,7 +470,9 @@ impl State {
     }
 
     fn fill(&mut self, place: &BatchRow, row: Row) {
-        let Some(owed) = self.owed.get_mut(&place.request) else { return };
+        let Some(owed) = self.owed.get_mut(&place.request) else {
+            return;
+        };
         if let Some(slot @ None) = owed.rows.get_mut(place.index) {
             *slot = Some(row);
             owed.missing -= 1;
@@ -437,7 +507,11 @@ impl State {
     /// `running` batches shared the devices.
     fn measure(&mut self, graph: &GraphOf, rows: usize, running: usize, took: Duration) {
         let rate = (rows * running) as f64 / took.as_secs_f64().max(1e-6);
-        self.rows_per_second = if self.rows_per_second == 0.0 { rate } else { 0.8 * self.rows_per_second + 0.2 * rate };
+        self.rows_per_second = if self.rows_per_second == 0.0 {
+            rate
+        } else {
+            0.8 * self.rows_per_second + 0.2 * rate
+        };
         let model = graph.model.id.clone();
         counter!(names::ROWS_TOTAL, "model" => model.clone()).increment(rows as u64);
         counter!(names::BATCHES_TOTAL, "model" => model.clone()).increment(1);
@@ -445,11 +519,20 @@ impl State {
     }
 
     /// What the rows of a batch took says how long requests like theirs take.
-    fn measure_callers(&mut self, requests: &HashSet<RequestId>, rows: usize, running: usize, took: Duration) {
-        let callers: HashSet<u64> =
-            requests.iter().filter_map(|request| Some(self.owed.get(request)?.caller)).collect();
+    fn measure_callers(
+        &mut self,
+        requests: &HashSet<RequestId>,
+        rows: usize,
+        running: usize,
+        took: Duration,
+    ) {
+        let callers: HashSet<u64> = requests
+            .iter()
+            .filter_map(|request| Some(self.owed.get(request)?.caller))
+            .collect();
         for caller in callers {
-            self.admission.measure(caller, took.as_secs_f64() / (rows * running) as f64);
+            self.admission
+                .measure(caller, took.as_secs_f64() / (rows * running) as f64);
         }
     }
 

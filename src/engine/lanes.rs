@@ -1,8 +1,9 @@
 //! Who is next: the scheduling policy as a plain struct, without threads, channels or clocks.
 //!
-//! A lane holds the waiting rows of one graph and one priority. Interactive lanes go before jobs; lanes of equal priority take turns.
-//! Inside an interactive lane the caller with the least left to do is first, then the one that came first (shortest remaining
-//! processing time): under overload most answers are early and only the last ones are late. Jobs take turns by batches.
+//! A lane holds the waiting rows of one graph and one priority. Interactive lanes go before jobs;
+//! lanes of equal priority take turns. Inside an interactive lane the caller with the least left to
+//! do is first, then the one that came first (shortest remaining processing time): under overload
+//! most answers are early and only the last ones are late. Jobs take turns by batches.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -62,14 +63,20 @@ impl Caller {
         if self.cancel.is_cancelled() {
             Some(Lapse::Cancelled)
         } else {
-            self.deadline.is_some_and(|deadline| deadline <= now).then_some(Lapse::DeadlineExceeded)
+            self.deadline
+                .is_some_and(|deadline| deadline <= now)
+                .then_some(Lapse::DeadlineExceeded)
         }
     }
 }
 
 impl<G: PartialEq> Lanes<G> {
     pub fn new(limit_rows: usize) -> Self {
-        Self { limit_rows, waiting_rows: 0, lanes: VecDeque::new() }
+        Self {
+            limit_rows,
+            waiting_rows: 0,
+            lanes: VecDeque::new(),
+        }
     }
 
     pub fn limit_rows(&self) -> usize {
@@ -80,19 +87,35 @@ impl<G: PartialEq> Lanes<G> {
         self.waiting_rows
     }
 
-    /// Whether `rows` more may wait. Either priority has its own room: jobs never keep a request out. One larger than the limit is
-    /// taken when nothing of its priority waits, or it could never run.
+    /// Whether `rows` more may wait. Either priority has its own room: jobs never keep a request
+    /// out. One larger than the limit is taken when nothing of its priority waits, or it could
+    /// never run.
     pub fn has_room(&self, rows: usize, priority: Priority) -> bool {
-        let waiting: usize = self.lanes.iter().filter(|lane| lane.priority == priority).map(|lane| lane.rows).sum();
+        let waiting: usize = self
+            .lanes
+            .iter()
+            .filter(|lane| lane.priority == priority)
+            .map(|lane| lane.rows)
+            .sum();
         waiting == 0 || waiting + rows <= self.limit_rows
     }
 
     /// Puts the points at the end of their caller's queue.
     pub fn push(&mut self, request: RequestId, graph: &Arc<G>, caller: Caller, points: Vec<Point>) {
         let (id, priority, rows) = (caller.id, caller.priority, points.len());
-        let waiting = Waiting { request, caller, next: 0, points: points.into_iter() };
+        let waiting = Waiting {
+            request,
+            caller,
+            next: 0,
+            points: points.into_iter(),
+        };
         let at = self.position(graph, priority).unwrap_or_else(|| {
-            let lane = Lane { graph: graph.clone(), priority, rows: 0, callers: VecDeque::new() };
+            let lane = Lane {
+                graph: graph.clone(),
+                priority,
+                rows: 0,
+                callers: VecDeque::new(),
+            };
             self.lanes.push_back(lane);
             self.lanes.len() - 1
         });
@@ -107,7 +130,9 @@ impl<G: PartialEq> Lanes<G> {
     }
 
     fn position(&self, graph: &Arc<G>, priority: Priority) -> Option<usize> {
-        self.lanes.iter().position(|lane| lane.priority == priority && lane.graph == *graph)
+        self.lanes
+            .iter()
+            .position(|lane| lane.priority == priority && lane.graph == *graph)
     }
 
     /// Drops what still waits of `request`.
@@ -149,13 +174,15 @@ impl<G: PartialEq> Lanes<G> {
     pub fn next(&self, can_run: impl Fn(&Arc<G>) -> bool) -> Option<(Arc<G>, Priority, usize)> {
         let mut lanes = self.lanes.iter().filter(|lane| can_run(&lane.graph));
         let first = lanes.next()?;
-        let interactive = iter::once(first).chain(lanes).find(|lane| lane.priority == Priority::Interactive);
+        let interactive = iter::once(first)
+            .chain(lanes)
+            .find(|lane| lane.priority == Priority::Interactive);
         let lane = interactive.unwrap_or(first);
         Some((lane.graph.clone(), lane.priority, lane.rows))
     }
 
-    /// Forms a batch of at most `budget` rows of a lane and sends the lane to the end of the turns. `left` says how many rows a caller
-    /// has left to evaluate, waiting here or not.
+    /// Forms a batch of at most `budget` rows of a lane and sends the lane to the end of the turns.
+    /// `left` says how many rows a caller has left to evaluate, waiting here or not.
     pub fn take(
         &mut self,
         graph: &Arc<G>,
@@ -163,11 +190,16 @@ impl<G: PartialEq> Lanes<G> {
         budget: usize,
         left: impl Fn(u64) -> usize,
     ) -> Vec<BatchRow> {
-        let Some(mut lane) = self.position(graph, priority).and_then(|at| self.lanes.remove(at)) else {
+        let Some(mut lane) = self
+            .position(graph, priority)
+            .and_then(|at| self.lanes.remove(at))
+        else {
             return Vec::new();
         };
         if priority == Priority::Interactive {
-            lane.callers.make_contiguous().sort_by_key(|(id, _)| left(*id));
+            lane.callers
+                .make_contiguous()
+                .sort_by_key(|(id, _)| left(*id));
         }
         let size = lane.rows.min(budget.max(1));
         let mut batch = Vec::with_capacity(size);
@@ -177,10 +209,17 @@ impl<G: PartialEq> Lanes<G> {
             if let Some(waiting) = queue.front_mut()
                 && let Some(point) = waiting.points.next()
             {
-                batch.push(BatchRow { request: waiting.request, index: waiting.next, point });
+                batch.push(BatchRow {
+                    request: waiting.request,
+                    index: waiting.next,
+                    point,
+                });
                 waiting.next += 1;
             }
-            if queue.front().is_some_and(|waiting| waiting.points.len() == 0) {
+            if queue
+                .front()
+                .is_some_and(|waiting| waiting.points.len() == 0)
+            {
                 queue.pop_front();
             }
             if queue.is_empty() {
@@ -201,8 +240,11 @@ impl<G: PartialEq> Lanes<G> {
     /// Drops a whole graph's rows, of all priorities, and says whose they were.
     pub fn drop_graph(&mut self, graph: &Arc<G>) -> HashSet<RequestId> {
         let lanes = self.lanes.iter().filter(|lane| lane.graph == *graph);
-        let requests: HashSet<RequestId> =
-            lanes.flat_map(|lane| &lane.callers).flat_map(|(_, queue)| queue).map(|waiting| waiting.request).collect();
+        let requests: HashSet<RequestId> = lanes
+            .flat_map(|lane| &lane.callers)
+            .flat_map(|(_, queue)| queue)
+            .map(|waiting| waiting.request)
+            .collect();
         self.retain(|waiting| !requests.contains(&waiting.request));
         requests
     }
@@ -218,16 +260,33 @@ mod tests {
     use crate::tensor::Tensor;
 
     fn caller(id: u64, priority: Priority) -> Caller {
-        Caller { id, priority, cancel: CancellationToken::new(), deadline: None }
+        Caller {
+            id,
+            priority,
+            cancel: CancellationToken::new(),
+            deadline: None,
+        }
     }
 
     fn points(count: usize) -> Vec<Point> {
-        vec![Point { input: Arc::new(Tensor::zeros(vec![1])), seed: Arc::from([]) }; count]
+        vec![
+            Point {
+                input: Arc::new(Tensor::zeros(vec![1])),
+                seed: Arc::from([])
+            };
+            count
+        ]
     }
 
     fn next_batch(lanes: &mut Lanes<&'static str>, budget: usize) -> Vec<(RequestId, usize)> {
-        let Some((graph, priority, _)) = lanes.next(|_| true) else { return Vec::new() };
-        lanes.take(&graph, priority, budget, |_| 0).iter().map(|row| (row.request, row.index)).collect()
+        let Some((graph, priority, _)) = lanes.next(|_| true) else {
+            return Vec::new();
+        };
+        lanes
+            .take(&graph, priority, budget, |_| 0)
+            .iter()
+            .map(|row| (row.request, row.index))
+            .collect()
     }
 
     #[test]
@@ -243,8 +302,18 @@ mod tests {
             let batch = lanes.take(&graph, Priority::Interactive, 2, |id| left[&id]);
             batch.iter().map(|row| (row.request, row.index)).collect()
         };
-        assert_eq!([take(), take(), take()], [vec![(2, 0), (2, 1)], vec![(4, 0), (1, 0)], vec![(1, 1), (3, 0)]]);
-        assert_eq!((lanes.waiting_rows(), lanes.next(|_| true).is_none()), (0, true));
+        assert_eq!(
+            [take(), take(), take()],
+            [
+                vec![(2, 0), (2, 1)],
+                vec![(4, 0), (1, 0)],
+                vec![(1, 1), (3, 0)]
+            ]
+        );
+        assert_eq!(
+            (lanes.waiting_rows(), lanes.next(|_| true).is_none()),
+            (0, true)
+        );
     }
 
     #[test]
@@ -253,14 +322,28 @@ mod tests {
         let graph = Arc::new("g");
         lanes.push(1, &graph, caller(1, Priority::Job), points(5));
         lanes.push(2, &graph, caller(2, Priority::Job), points(3));
-        let turns: Vec<Vec<(RequestId, usize)>> = (0..4).map(|_| next_batch(&mut lanes, 2)).collect();
-        assert_eq!(turns, [vec![(1, 0), (1, 1)], vec![(2, 0), (2, 1)], vec![(1, 2), (1, 3)], vec![(2, 2), (1, 4)]]);
+        let turns: Vec<Vec<(RequestId, usize)>> =
+            (0..4).map(|_| next_batch(&mut lanes, 2)).collect();
+        assert_eq!(
+            turns,
+            [
+                vec![(1, 0), (1, 1)],
+                vec![(2, 0), (2, 1)],
+                vec![(1, 2), (1, 3)],
+                vec![(2, 2), (1, 4)]
+            ]
+        );
     }
 
     #[test]
     fn a_batch_is_as_large_as_it_may_be() {
         let mut lanes = Lanes::new(100);
-        lanes.push(1, &Arc::new("g"), caller(1, Priority::Interactive), points(25));
+        lanes.push(
+            1,
+            &Arc::new("g"),
+            caller(1, Priority::Interactive),
+            points(25),
+        );
         let sizes: Vec<usize> = (0..4).map(|_| next_batch(&mut lanes, 8).len()).collect();
         assert_eq!(sizes, [8, 8, 8, 1]);
     }
@@ -269,8 +352,18 @@ mod tests {
     fn interactive_rows_go_before_jobs_and_lanes_take_turns() {
         let mut lanes = Lanes::new(100);
         lanes.push(1, &Arc::new("a"), caller(1, Priority::Job), points(2));
-        lanes.push(2, &Arc::new("a"), caller(2, Priority::Interactive), points(4));
-        lanes.push(3, &Arc::new("b"), caller(3, Priority::Interactive), points(2));
+        lanes.push(
+            2,
+            &Arc::new("a"),
+            caller(2, Priority::Interactive),
+            points(4),
+        );
+        lanes.push(
+            3,
+            &Arc::new("b"),
+            caller(3, Priority::Interactive),
+            points(2),
+        );
         let order: Vec<RequestId> = (0..4).map(|_| next_batch(&mut lanes, 2)[0].0).collect();
         assert_eq!(order, [2, 3, 2, 1]);
     }
@@ -279,14 +372,20 @@ mod tests {
     fn rows_of_callers_who_left_are_dropped() {
         let mut lanes = Lanes::new(100);
         let graph = Arc::new("g");
-        let (gone, mut late, now) =
-            (caller(1, Priority::Interactive), caller(2, Priority::Interactive), Instant::now());
+        let (gone, mut late, now) = (
+            caller(1, Priority::Interactive),
+            caller(2, Priority::Interactive),
+            Instant::now(),
+        );
         late.deadline = Some(now);
         lanes.push(1, &graph, gone.clone(), points(3));
         lanes.push(2, &graph, late, points(3));
         lanes.push(3, &graph, caller(3, Priority::Interactive), points(2));
         gone.cancel.cancel();
-        assert_eq!(lanes.expire(now), [(1, Lapse::Cancelled), (2, Lapse::DeadlineExceeded)]);
+        assert_eq!(
+            lanes.expire(now),
+            [(1, Lapse::Cancelled), (2, Lapse::DeadlineExceeded)]
+        );
         assert_eq!(lanes.waiting_rows(), 2);
         lanes.remove(3);
         assert!(lanes.next(|_| true).is_none());
@@ -296,7 +395,10 @@ mod tests {
     fn a_deadline_to_come_keeps_the_rows() {
         let mut lanes = Lanes::new(100);
         let now = Instant::now();
-        let patient = Caller { deadline: Some(now + Duration::from_secs(1)), ..caller(1, Priority::Interactive) };
+        let patient = Caller {
+            deadline: Some(now + Duration::from_secs(1)),
+            ..caller(1, Priority::Interactive)
+        };
         lanes.push(1, &Arc::new("g"), patient, points(1));
         assert!(lanes.expire(now).is_empty());
     }
@@ -306,7 +408,12 @@ mod tests {
         let mut lanes = Lanes::new(4);
         let room = |lanes: &Lanes<_>, rows| lanes.has_room(rows, Priority::Interactive);
         assert!(room(&lanes, 9));
-        lanes.push(1, &Arc::new("g"), caller(1, Priority::Interactive), points(3));
+        lanes.push(
+            1,
+            &Arc::new("g"),
+            caller(1, Priority::Interactive),
+            points(3),
+        );
         assert!(room(&lanes, 1) && !room(&lanes, 2));
         lanes.push(2, &Arc::new("g"), caller(2, Priority::Job), points(9));
         assert!(room(&lanes, 1) && !lanes.has_room(1, Priority::Job));
@@ -315,7 +422,12 @@ mod tests {
     #[test]
     fn a_graph_that_cannot_run_loses_all_its_requests() {
         let mut lanes = Lanes::new(100);
-        lanes.push(1, &Arc::new("bad"), caller(1, Priority::Interactive), points(1));
+        lanes.push(
+            1,
+            &Arc::new("bad"),
+            caller(1, Priority::Interactive),
+            points(1),
+        );
         lanes.push(2, &Arc::new("bad"), caller(1, Priority::Job), points(1));
         lanes.push(3, &Arc::new("good"), caller(1, Priority::Job), points(1));
         assert_eq!(lanes.drop_graph(&Arc::new("bad")), [1, 2].into());

@@ -1,4 +1,5 @@
-//! Who runs what, when, where: admission, lanes, batches, the worker threads of each device, sessions of derived graphs.
+//! Who runs what, when, where: admission, lanes, batches, the worker threads of each device,
+//! sessions of derived graphs.
 
 mod activations;
 mod admission;
@@ -44,15 +45,17 @@ const REST_AFTER: Duration = Duration::from_secs(20);
 /// How often a job looks for room in a full queue.
 const ROOM: Duration = Duration::from_millis(20);
 
-/// One row to evaluate: an input without batch axis, and the cotangent of the head as sparse `(class, weight)` pairs:
-/// `[(c, 1)]` explains class c, `[(a, 1), (b, -1)]` why a and not b. Empty for forward-only graphs.
+/// One row to evaluate: an input without batch axis, and the cotangent of the head as sparse
+/// `(class, weight)` pairs: `[(c, 1)]` explains class c, `[(a, 1), (b, -1)]` why a and not b. Empty
+/// for forward-only graphs.
 #[derive(Clone, Debug)]
 pub struct Point {
     pub input: Arc<Tensor>,
     pub seed: Arc<[(usize, f32)]>,
 }
 
-/// What one evaluated [`Point`] gives. `cotangents` follow the order of `DeriveSpec::rule_sets`, each in the shape of `wrt`.
+/// What one evaluated [`Point`] gives. `cotangents` follow the order of `DeriveSpec::rule_sets`,
+/// each in the shape of `wrt`.
 #[derive(Clone, Debug)]
 pub struct Row {
     pub logits: Vec<f32>,
@@ -71,7 +74,8 @@ pub enum Priority {
 /// Whom the work is for: what schedules it and what ends it early.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Batches are filled caller by caller, and admission counts what each has left: no two have the same.
+    /// Batches are filled caller by caller, and admission counts what each has left: no two have
+    /// the same.
     pub id: u64,
     pub priority: Priority,
     /// Cancelled when the caller goes away.
@@ -84,7 +88,12 @@ impl Caller {
     pub fn new(priority: Priority, deadline: Option<Instant>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { id, priority, cancel: CancellationToken::new(), deadline }
+        Self {
+            id,
+            priority,
+            cancel: CancellationToken::new(),
+            deadline,
+        }
     }
 
     /// `work`, as long as the caller waits for it.
@@ -104,8 +113,9 @@ impl Caller {
     }
 }
 
-/// The answers, in the order of the points. `model` is the time the device worked on the batches they were in; `queue` is the rest of
-/// the time until the last answer: waiting for the device, and for the session to be opened when it is new.
+/// The answers, in the order of the points. `model` is the time the device worked on the batches
+/// they were in; `queue` is the rest of the time until the last answer: waiting for the device, and
+/// for the session to be opened when it is new.
 #[derive(Debug)]
 pub struct Evaluated {
     pub rows: Vec<Row>,
@@ -126,7 +136,8 @@ pub struct EngineSettings {
     pub queue_rows: usize,
     /// Most rows of one batch, unless that leaves threads or heavy weights without enough to do.
     pub batch_rows: usize,
-    /// Memory for the activations of one batch; graphs that need more per row run in smaller batches.
+    /// Memory for the activations of one batch; graphs that need more per row run in smaller
+    /// batches.
     pub batch_bytes: usize,
     /// Memory for the open sessions of one device; the least recently used are closed.
     pub session_bytes: usize,
@@ -137,7 +148,8 @@ pub fn runtime_version() -> String {
     backend_ort::runtime_version()
 }
 
-/// A handle to the workers; clones share them. The workers end with the last clone, or with [`Engine::drain`].
+/// A handle to the workers; clones share them. The workers end with the last clone, or with
+/// [`Engine::drain`].
 #[derive(Clone)]
 pub struct Engine {
     workers: Arc<Workers>,
@@ -164,7 +176,12 @@ impl Engine {
             runtime.probe(provider)?;
             backends.push(Arc::new(Sessions::new(runtime, provider, settings)));
         }
-        Self::with_backends(settings.queue_rows, REST_AFTER, settings.providers.clone(), backends)
+        Self::with_backends(
+            settings.queue_rows,
+            REST_AFTER,
+            settings.providers.clone(),
+            backends,
+        )
     }
 
     fn with_backends(
@@ -174,14 +191,22 @@ impl Engine {
         backends: Vec<Arc<dyn Backend>>,
     ) -> Result<Self, RuntimeError> {
         let desk = Arc::new(Desk::new(queue_rows, rest_after));
-        let engine = Self { workers: Arc::new(Workers { desk: desk.clone(), providers, backends: backends.clone() }) };
+        let engine = Self {
+            workers: Arc::new(Workers {
+                desk: desk.clone(),
+                providers,
+                backends: backends.clone(),
+            }),
+        };
         for (device, backend) in backends.into_iter().enumerate() {
             for number in 0..backend.workers() {
                 let (desk, backend) = (desk.clone(), backend.clone());
                 std::thread::Builder::new()
                     .name(format!("device-{device}-{number}"))
                     .spawn(move || worker::work(&desk, device, backend.as_ref()))
-                    .map_err(|e| RuntimeError::Thread { reason: e.to_string() })?;
+                    .map_err(|e| RuntimeError::Thread {
+                        reason: e.to_string(),
+                    })?;
             }
         }
         Ok(engine)
@@ -192,27 +217,46 @@ impl Engine {
         &self.workers.providers
     }
 
-    /// Admits a request with `rows` to evaluate, where all of them can be done before its caller's deadline beside what was admitted
-    /// before. Drop the reservation with the answer.
-    pub async fn reserve(&self, kind: &Kind, rows: usize, caller: &Caller) -> Result<Reservation, EngineError> {
+    /// Admits a request with `rows` to evaluate, where all of them can be done before its caller's
+    /// deadline beside what was admitted before. Drop the reservation with the answer.
+    pub async fn reserve(
+        &self,
+        kind: &Kind,
+        rows: usize,
+        caller: &Caller,
+    ) -> Result<Reservation, EngineError> {
         let desk = &self.workers.desk;
         loop {
             let told = desk.admission_changes().notified();
             tokio::pin!(told);
             told.as_mut().enable();
             match desk.ask(kind, rows, caller)? {
-                Verdict::Admitted => return Ok(Reservation { desk: desk.clone(), caller: caller.id }),
+                Verdict::Admitted => {
+                    return Ok(Reservation {
+                        desk: desk.clone(),
+                        caller: caller.id,
+                    });
+                }
                 Verdict::Unknown => caller.until_ended(told).await?,
-                Verdict::Refused { needed, retry_after } => {
-                    let left =
-                        caller.deadline.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
-                    return Err(EngineError::TooLate { needed, left, retry_after });
+                Verdict::Refused {
+                    needed,
+                    retry_after,
+                } => {
+                    let left = caller.deadline.map_or(Duration::ZERO, |end| {
+                        end.saturating_duration_since(Instant::now())
+                    });
+                    return Err(EngineError::TooLate {
+                        needed,
+                        left,
+                        retry_after,
+                    });
                 }
             }
         }
     }
 
-    /// Evaluates `points` on the graph that `spec` derives from `model`. Dropping the future gives the work up.
+    /// Evaluates `points` on the graph that `spec` derives from `model`. Dropping the future gives
+    /// the work up.
     pub async fn evaluate(
         &self,
         model: &Arc<Model>,
@@ -221,12 +265,22 @@ impl Engine {
         caller: &Caller,
     ) -> Result<Evaluated, EngineError> {
         let expected = &model.manifest.input.shape;
-        if let Some(point) = points.iter().find(|point| point.input.shape() != expected.as_slice()) {
-            let reason = format!("an input of shape {:?}; the model takes {expected:?}", point.input.shape());
+        if let Some(point) = points
+            .iter()
+            .find(|point| point.input.shape() != expected.as_slice())
+        {
+            let reason = format!(
+                "an input of shape {:?}; the model takes {expected:?}",
+                point.input.shape()
+            );
             return Err(EngineError::Runtime { reason });
         }
         if points.is_empty() {
-            return Ok(Evaluated { rows: Vec::new(), queue: Duration::ZERO, model: Duration::ZERO });
+            return Ok(Evaluated {
+                rows: Vec::new(),
+                queue: Duration::ZERO,
+                model: Duration::ZERO,
+            });
         }
         let desk = &self.workers.desk;
         let graph = Arc::new(GraphOf::new(model.clone(), spec.clone()));
@@ -235,12 +289,18 @@ impl Engine {
             Priority::Job => admit_in_time(desk, &graph, caller, points).await?,
         };
         let _leave = Leave { desk, request };
-        caller.until_ended(answer).await?.unwrap_or(Err(EngineError::Draining))
+        caller
+            .until_ended(answer)
+            .await?
+            .unwrap_or(Err(EngineError::Draining))
     }
 
-    /// Whether predictions of `model` can run, and what is odd about them. Blocks, for as long as one takes and its session is opened.
+    /// Whether predictions of `model` can run, and what is odd about them. Blocks, for as long as
+    /// one takes and its session is opened.
     pub fn try_out(&self, model: &Model) -> Result<Option<String>, TrialError> {
-        let open = |error: RuntimeError| TrialError::Open { reason: error.to_string() };
+        let open = |error: RuntimeError| TrialError::Open {
+            reason: error.to_string(),
+        };
         let runtime = backend_ort::load_runtime(None, 0).map_err(open)?;
         let mut doubt = None;
         for &provider in self.providers() {
@@ -249,13 +309,19 @@ impl Engine {
         Ok(doubt)
     }
 
-    /// Closes the sessions of models that are `outdated` and that no request holds any more; how many are left that some request holds.
-    /// Waits for one that is being opened: not for an async thread.
+    /// Closes the sessions of models that are `outdated` and that no request holds any more; how
+    /// many are left that some request holds. Waits for one that is being opened: not for an async
+    /// thread.
     pub fn close_outdated(&self, outdated: impl Fn(&Model) -> bool) -> usize {
-        self.workers.backends.iter().map(|backend| backend.close_outdated(&outdated)).sum()
+        self.workers
+            .backends
+            .iter()
+            .map(|backend| backend.close_outdated(&outdated))
+            .sum()
     }
 
-    /// Waits until no interactive request waits or runs: for a job's work beside the queue, before each of its steps.
+    /// Waits until no interactive request waits or runs: for a job's work beside the queue, before
+    /// each of its steps.
     pub async fn until_quiet(&self) {
         self.workers.desk.until_quiet().await;
     }
@@ -275,7 +341,9 @@ async fn admit_in_time(
 ) -> Result<(RequestId, oneshot::Receiver<Answer>), EngineError> {
     loop {
         match desk.admit(graph, caller, points.clone()) {
-            Err(EngineError::Overloaded { .. }) if !caller.cancel.is_cancelled() => tokio::time::sleep(ROOM).await,
+            Err(EngineError::Overloaded { .. }) if !caller.cancel.is_cancelled() => {
+                tokio::time::sleep(ROOM).await
+            }
             admitted => return admitted,
         }
     }
@@ -309,13 +377,21 @@ impl Drop for Leave<'_> {
 pub enum EngineError {
     /// Admission is full. 429 with `Retry-After`.
     #[error("the queue is full: {waiting_rows} rows wait, {limit_rows} are allowed")]
-    Overloaded { waiting_rows: usize, limit_rows: usize, retry_after: Duration },
+    Overloaded {
+        waiting_rows: usize,
+        limit_rows: usize,
+        retry_after: Duration,
+    },
     /// 429 with `Retry-After`.
     #[error(
         "beside the requests that are worked on this one would take about {:.0} s, and {:.0} s are left until its deadline; try again later, lower the cost, or give it more time",
         needed.as_secs_f64().ceil(), left.as_secs_f64()
     )]
-    TooLate { needed: Duration, left: Duration, retry_after: Duration },
+    TooLate {
+        needed: Duration,
+        left: Duration,
+        retry_after: Duration,
+    },
     #[error("the caller went away")]
     Cancelled,
     #[error("the deadline passed")]

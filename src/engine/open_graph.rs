@@ -1,9 +1,10 @@
 //! The sessions of one graph, and which of them a batch goes through.
 //!
-//! On the CPU the cores are used better by rows of their own than by parts of the same rows: a batch that is alone has one
-//! session with all threads, and from the first batch beside others on there are copies of it, with fewer threads each. A
-//! session that knows its batch knows every size, so that ONNX Runtime keeps its blocked layout through the backward walk.
-//! Cost: each copy has its own weights, except those that are lent.
+//! On the CPU the cores are used better by rows of their own than by parts of the same rows: a
+//! batch that is alone has one session with all threads, and from the first batch beside others on
+//! there are copies of it, with fewer threads each. A session that knows its batch knows every
+//! size, so that ONNX Runtime keeps its blocked layout through the backward walk. Cost: each copy
+//! has its own weights, except those that are lent.
 
 use std::{
     panic::resume_unwind,
@@ -59,19 +60,39 @@ impl OpenGraph {
     ) -> Result<Self, RuntimeError> {
         // Without a rule set there is no seed: an input of that name is the model's own.
         let takes_seed = !graph.spec.rule_sets.is_empty();
-        let classes = derived.inputs.iter().find(|input| takes_seed && input.name == "seed");
+        let classes = derived
+            .inputs
+            .iter()
+            .find(|input| takes_seed && input.name == "seed");
         let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
         let rows = (way.rows == 1).then_some(1);
         let encoded = Encoded::new(runtime, with_batch(derived, rows), provider)?;
-        let first = Mutex::new(OrtSession::open_encoded(runtime, &encoded, Threads::Shared)?);
-        let encoded =
-            Mutex::new(Some(encoded).filter(|encoded| way.copies > 1 && rows.is_some() && encoded.is_small()));
-        Ok(Self { graph, way, classes, first, encoded, copies: OnceLock::new() })
+        let first = Mutex::new(OrtSession::open_encoded(
+            runtime,
+            &encoded,
+            Threads::Shared,
+        )?);
+        let encoded = Mutex::new(
+            Some(encoded).filter(|encoded| way.copies > 1 && rows.is_some() && encoded.is_small()),
+        );
+        Ok(Self {
+            graph,
+            way,
+            classes,
+            first,
+            encoded,
+            copies: OnceLock::new(),
+        })
     }
 
     pub fn prepared(self: &Arc<Self>) -> Prepared {
         let Way { rows, copies, .. } = self.way;
-        Prepared { graph: self.clone(), batch_rows: rows, at_once: copies, classes: self.classes }
+        Prepared {
+            graph: self.clone(),
+            batch_rows: rows,
+            at_once: copies,
+            classes: self.classes,
+        }
     }
 
     /// Sessions open now.
@@ -91,7 +112,11 @@ impl OpenGraph {
         runtime: &Runtime,
         derive: impl FnOnce() -> Result<Graph, EngineError>,
     ) -> Result<(), EngineError> {
-        let Way { rows, copies, threads } = self.way;
+        let Way {
+            rows,
+            copies,
+            threads,
+        } = self.way;
         let kept = lock(&self.encoded).take();
         let encoded = match kept {
             Some(encoded) => encoded,
@@ -126,16 +151,25 @@ impl OpenGraph {
         }
         let mut outputs = session.run_until(&inputs, stop)?;
         let mut rows_of = |name: &str| {
-            let values = outputs.swap_remove(name).ok_or_else(|| failed(format!("no output `{name}`")))?;
+            let values = outputs
+                .swap_remove(name)
+                .ok_or_else(|| failed(format!("no output `{name}`")))?;
             if values.shape().first() == Some(&points.len()) {
                 Ok(split(values).into_iter())
             } else {
-                Err(failed(format!("output `{name}` has shape {:?} for {} rows", values.shape(), points.len())))
+                Err(failed(format!(
+                    "output `{name}` has shape {:?} for {} rows",
+                    values.shape(),
+                    points.len()
+                )))
             }
         };
         let (logits, probabilities) = (rows_of("logits")?, rows_of("probabilities")?);
         let sets = &graph.spec.rule_sets;
-        let mut cotangents = sets.iter().map(|set| rows_of(set.id())).collect::<Result<Vec<_>, _>>()?;
+        let mut cotangents = sets
+            .iter()
+            .map(|set| rows_of(set.id()))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut activation = match &graph.spec.wrt {
             Wrt::Input => None,
             Wrt::Activation(_) => Some(rows_of("activation")?),
@@ -155,8 +189,12 @@ impl Ready for OpenGraph {
         let ort_stop = backend_ort::Stop::new()?;
         let hook = ort_stop.clone();
         stop.on_stop(move || hook.stop());
-        // Other work may have come since the graph was prepared: then the first session answers, one batch after another.
-        let copies = self.copies.get().filter(|_| self.way.copied(points.len(), alone));
+        // Other work may have come since the graph was prepared: then the first session answers,
+        // one batch after another.
+        let copies = self
+            .copies
+            .get()
+            .filter(|_| self.way.copied(points.len(), alone));
         match copies.and_then(|copies| Some((copies, lock(copies).pop()?))) {
             Some((copies, mut session)) => {
                 let rows = self.evaluate(&mut session, points, &ort_stop);
@@ -175,12 +213,16 @@ impl Way {
     }
 }
 
-/// The graph for batches of `rows`, or of any size. The batch is its only dimension without a number.
+/// The graph for batches of `rows`, or of any size. The batch is its only dimension without a
+/// number.
 pub fn with_batch(graph: &Graph, rows: Option<usize>) -> Graph {
     let mut graph = graph.clone();
     let Some(rows) = rows else { return graph };
     let values = graph.inputs.iter_mut().chain(&mut graph.outputs);
-    for dim in values.flat_map(|value| &mut value.value_type.shape).filter(|dim| dim.known().is_none()) {
+    for dim in values
+        .flat_map(|value| &mut value.value_type.shape)
+        .filter(|dim| dim.known().is_none())
+    {
         *dim = Dim::Known(rows);
     }
     graph
@@ -192,8 +234,10 @@ fn in_parallel<T: Send, E: Send, F: FnOnce() -> Result<T, E> + Send>(
 ) -> Result<Vec<T>, E> {
     thread::scope(|scope| {
         let started: Vec<_> = tasks.map(|task| scope.spawn(task)).collect();
-        let ended: Vec<_> =
-            started.into_iter().map(|task| task.join().unwrap_or_else(|panic| resume_unwind(panic))).collect();
+        let ended: Vec<_> = started
+            .into_iter()
+            .map(|task| task.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect();
         ended.into_iter().collect()
     })
 }

@@ -22,11 +22,15 @@ impl FromStr for Provider {
     type Err = UnknownProvider;
 
     fn from_str(text: &str) -> Result<Self, UnknownProvider> {
-        let unknown = || UnknownProvider { text: text.to_owned() };
+        let unknown = || UnknownProvider {
+            text: text.to_owned(),
+        };
         match text.split_once(':') {
             None if text == "cpu" => Ok(Self::Cpu),
             None if text == "cuda" => Ok(Self::Cuda { device: 0 }),
-            Some(("cuda", device)) => Ok(Self::Cuda { device: device.parse().map_err(|_| unknown())? }),
+            Some(("cuda", device)) => Ok(Self::Cuda {
+                device: device.parse().map_err(|_| unknown())?,
+            }),
             _ => Err(unknown()),
         }
     }

@@ -1,4 +1,5 @@
-//! The backend that serves: open graphs on one device, derived on first use, least recently used out by bytes.
+//! The backend that serves: open graphs on one device, derived on first use, least recently used
+//! out by bytes.
 //!
 //! Weights are in memory once where that matters: see `weights`.
 
@@ -55,42 +56,89 @@ impl From<RuntimeError> for EngineError {
         match error {
             // Only batches that nobody waits for are stopped.
             RuntimeError::Stopped => Self::Cancelled,
-            other => Self::Runtime { reason: other.to_string() },
+            other => Self::Runtime {
+                reason: other.to_string(),
+            },
         }
     }
 }
 
 impl Sessions {
     pub fn new(runtime: &'static Runtime, provider: Provider, settings: &EngineSettings) -> Self {
-        let EngineSettings { batch_rows, batch_bytes, session_bytes, .. } = *settings;
+        let EngineSettings {
+            batch_rows,
+            batch_bytes,
+            session_bytes,
+            ..
+        } = *settings;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if settings.threads == 0 { cores() } else { settings.threads };
-        Self { runtime, provider, threads, batch_rows, batch_bytes, session_bytes, open: Mutex::default() }
+        let threads = if settings.threads == 0 {
+            cores()
+        } else {
+            settings.threads
+        };
+        Self {
+            runtime,
+            provider,
+            threads,
+            batch_rows,
+            batch_bytes,
+            session_bytes,
+            open: Mutex::default(),
+        }
     }
 
     fn open(&self, graph: &Arc<GraphOf>, derived: &Graph) -> Result<Open, EngineError> {
-        let row_bytes = activations::peak_bytes(derived).map_err(|e| EngineError::Runtime { reason: e.to_string() })?;
+        let row_bytes = activations::peak_bytes(derived).map_err(|e| EngineError::Runtime {
+            reason: e.to_string(),
+        })?;
         let bytes = own_bytes(derived, &graph.model.graph);
         if row_bytes > LARGEST_ROW {
-            return Err(EngineError::Derive(Arc::new(DeriveError::TooLarge { bytes: row_bytes, most: LARGEST_ROW })));
+            return Err(EngineError::Derive(Arc::new(DeriveError::TooLarge {
+                bytes: row_bytes,
+                most: LARGEST_ROW,
+            })));
         }
         let room = (self.batch_bytes / row_bytes.max(1)).max(1);
         let way = match self.provider {
             Provider::Cpu => {
                 // Half of the memory for sessions may go to copies of one graph's weights.
-                let copies = (self.session_bytes / 2 / bytes.max(1)).min(room).clamp(1, self.threads);
-                // Lent weights are read in every run, forwards and backwards: with rows that are light beside them, large runs are faster.
-                // Else rows that run one by one gain nothing from waiting for each other: whoever comes next waits for one round.
+                let copies = (self.session_bytes / 2 / bytes.max(1))
+                    .min(room)
+                    .clamp(1, self.threads);
+                // Lent weights are read in every run, forwards and backwards: with rows that are
+                // light beside them, large runs are faster. Else rows that run one by one gain
+                // nothing from waiting for each other: whoever comes next waits for one round.
                 let rows = match weights::lent_bytes(derived) {
                     0 => 1,
-                    lent_bytes => (self.batch_rows.max(2 * lent_bytes / row_bytes.max(1)).min(room) / copies).max(1),
+                    lent_bytes => (self
+                        .batch_rows
+                        .max(2 * lent_bytes / row_bytes.max(1))
+                        .min(room)
+                        / copies)
+                        .max(1),
                 };
-                Way { rows, copies, threads: self.threads / copies }
+                Way {
+                    rows,
+                    copies,
+                    threads: self.threads / copies,
+                }
             }
-            Provider::Cuda { .. } => Way { rows: self.batch_rows.min(room), copies: 1, threads: 1 },
+            Provider::Cuda { .. } => Way {
+                rows: self.batch_rows.min(room),
+                copies: 1,
+                threads: 1,
+            },
         };
         let sessions = OpenGraph::open(self.runtime, graph.clone(), derived, self.provider, way)?;
-        let (graph_kind, Way { rows, copies, threads }) = (graph.spec.to_string(), way);
+        let (
+            graph_kind,
+            Way {
+                rows,
+                copies,
+                threads,
+            },
+        ) = (graph.spec.to_string(), way);
         tracing::info!(
             model = graph.model.id,
             graph = graph_kind,
@@ -101,15 +149,24 @@ impl Sessions {
             row_bytes,
             "graph opened"
         );
-        Ok(Open { graph: graph.clone(), sessions: Arc::new(sessions), bytes })
+        Ok(Open {
+            graph: graph.clone(),
+            sessions: Arc::new(sessions),
+            bytes,
+        })
     }
 
     fn evict(&self, open: &mut Vec<Open>) {
         let total = |open: &[Open]| open.iter().map(Open::bytes).sum::<usize>();
         while open.len() > 1 && total(open) > self.session_bytes {
             let closed = open.remove(0);
-            tracing::info!(model = closed.graph.model.id, bytes = closed.bytes(), "sessions closed to make room");
-            counter!(names::SESSIONS_EVICTED_TOTAL, "provider" => self.provider.to_string()).increment(1);
+            tracing::info!(
+                model = closed.graph.model.id,
+                bytes = closed.bytes(),
+                "sessions closed to make room"
+            );
+            counter!(names::SESSIONS_EVICTED_TOTAL, "provider" => self.provider.to_string())
+                .increment(1);
         }
         let provider = self.provider.to_string();
         gauge!(names::SESSIONS_OPEN, "provider" => provider.clone()).set(open.len() as f64);
@@ -127,14 +184,20 @@ fn find<'a>(all: &'a mut Vec<Open>, graph: &Arc<GraphOf>) -> Option<&'a Open> {
 
 fn derive(graph: &GraphOf) -> Result<Graph, EngineError> {
     let model = &graph.model;
-    let derived = autodiff::derive(&model.graph, &graph.spec, model.patterns.as_ref()).map_err(Arc::new)?;
+    let derived =
+        autodiff::derive(&model.graph, &graph.spec, model.patterns.as_ref()).map_err(Arc::new)?;
     Ok(derived.graph)
 }
 
-/// Constants that are not the source's own bytes, and those that the runtime copies: what closing a session gives back.
+/// Constants that are not the source's own bytes, and those that the runtime copies: what closing a
+/// session gives back.
 fn own_bytes(derived: &Graph, source: &Graph) -> usize {
-    let shared =
-        |name: &str, start: *const u8| source.initializers.get(name).is_some_and(|l| l.bytes.as_ptr() == start);
+    let shared = |name: &str, start: *const u8| {
+        source
+            .initializers
+            .get(name)
+            .is_some_and(|l| l.bytes.as_ptr() == start)
+    };
     let copied = |(name, literal): (&String, &crate::onnx::graph::Literal)| {
         if shared(name, literal.bytes.as_ptr()) && literal.bytes.len() >= weights::LENT_BYTES {
             0
@@ -153,11 +216,20 @@ impl Backend for Sessions {
         }
     }
 
-    fn prepare(&self, graph: &Arc<GraphOf>, rows: usize, busy: bool) -> Result<Prepared, EngineError> {
-        // A graph that is opened keeps the others waiting: two that open at once would need the memory of both.
+    fn prepare(
+        &self,
+        graph: &Arc<GraphOf>,
+        rows: usize,
+        busy: bool,
+    ) -> Result<Prepared, EngineError> {
+        // A graph that is opened keeps the others waiting: two that open at once would need the
+        // memory of both.
         let mut all = lock(&self.open);
         let found = find(&mut all, graph).cloned();
-        if let Some(open) = found.as_ref().filter(|open| open.sessions.is_ready_for(rows, busy)) {
+        if let Some(open) = found
+            .as_ref()
+            .filter(|open| open.sessions.is_ready_for(rows, busy))
+        {
             return Ok(open.sessions.prepared());
         }
         // What other runs have left would lie beside what opening takes.
@@ -195,7 +267,11 @@ impl Backend for Sessions {
     fn close_outdated(&self, outdated: &dyn Fn(&Model) -> bool) -> usize {
         let mut all = lock(&self.open);
         // A request under way holds its model beside the open graphs, each of which holds it once.
-        let holders = |model: &Arc<Model>| all.iter().filter(|open| Arc::ptr_eq(&open.graph.model, model)).count();
+        let holders = |model: &Arc<Model>| {
+            all.iter()
+                .filter(|open| Arc::ptr_eq(&open.graph.model, model))
+                .count()
+        };
         let (mut kept, mut left) = (Vec::with_capacity(all.len()), 0);
         for open in all.iter() {
             let model = &open.graph.model;
@@ -205,7 +281,11 @@ impl Backend for Sessions {
             if !is_outdated || is_held {
                 kept.push(open.clone());
             } else {
-                tracing::info!(model = model.id, bytes = open.bytes(), "sessions of an earlier model closed");
+                tracing::info!(
+                    model = model.id,
+                    bytes = open.bytes(),
+                    "sessions of an earlier model closed"
+                );
             }
         }
         *all = kept;

@@ -1,4 +1,5 @@
-//! The engine over a backend that counts rows: no answer is lost, no work is done for nobody, and shutting down keeps promises.
+//! The engine over a backend that counts rows: no answer is lost, no work is done for nobody, and
+//! shutting down keeps promises.
 
 use std::{
     sync::{
@@ -78,9 +79,16 @@ impl Backend for Fake {
 
     fn prepare(&self, graph: &Arc<GraphOf>, _: usize, _: bool) -> Result<Prepared, EngineError> {
         if graph.spec.wrt == Wrt::Activation("nowhere".into()) {
-            return Err(EngineError::Runtime { reason: "cannot be prepared".into() });
+            return Err(EngineError::Runtime {
+                reason: "cannot be prepared".into(),
+            });
         }
-        Ok(Prepared { graph: Arc::new(self.clone()), batch_rows: 8, at_once: self.at_once, classes: Some(3) })
+        Ok(Prepared {
+            graph: Arc::new(self.clone()),
+            batch_rows: 8,
+            at_once: self.at_once,
+            classes: Some(3),
+        })
     }
 
     fn rest(&self) {
@@ -111,9 +119,16 @@ impl Ready for Fake {
         let values: Vec<f32> = points.iter().map(|point| point.input[[0]]).collect();
         assert!(!values.contains(&PANICS), "a row that panics");
         if values.contains(&FAILS) {
-            return Err(EngineError::Runtime { reason: "a row that fails".into() });
+            return Err(EngineError::Runtime {
+                reason: "a row that fails".into(),
+            });
         }
-        let row = |x: f32| Row { logits: vec![2.0 * x], probabilities: vec![], cotangents: vec![], activation: None };
+        let row = |x: f32| Row {
+            logits: vec![2.0 * x],
+            probabilities: vec![],
+            cotangents: vec![],
+            activation: None,
+        };
         Ok(values.into_iter().map(row).collect())
     }
 }
@@ -124,8 +139,16 @@ fn engine(queue_rows: usize, delay_ms: u64) -> (Engine, Counts) {
 
 fn engine_of(queue_rows: usize, delay_ms: u64, workers: usize, at_once: usize) -> (Engine, Counts) {
     let counts = Counts::default();
-    let fake = Fake { counts: counts.clone(), delay: Duration::from_millis(delay_ms), workers, at_once };
-    (Engine::with_backends(queue_rows, REST, vec![Provider::Cpu], vec![Arc::new(fake)]).unwrap(), counts)
+    let fake = Fake {
+        counts: counts.clone(),
+        delay: Duration::from_millis(delay_ms),
+        workers,
+        at_once,
+    };
+    (
+        Engine::with_backends(queue_rows, REST, vec![Provider::Cpu], vec![Arc::new(fake)]).unwrap(),
+        counts,
+    )
 }
 
 fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
@@ -143,7 +166,11 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
         id: id.into(),
         folder: None,
         manifest: Manifest {
-            input: Input { name: name.into(), shape: shape.to_vec(), preprocess: None },
+            input: Input {
+                name: name.into(),
+                shape: shape.to_vec(),
+                preprocess: None,
+            },
             head: Head::Logits,
             pattern_layers: PatternLayers::All,
             output: None,
@@ -174,17 +201,26 @@ fn number_model() -> Arc<Model> {
 }
 
 fn points(values: &[f32]) -> Vec<Point> {
-    let point = |&x: &f32| Point { input: Arc::new(Tensor::from_elem(vec![1], x)), seed: Arc::from([(0, 1.0)]) };
+    let point = |&x: &f32| Point {
+        input: Arc::new(Tensor::from_elem(vec![1], x)),
+        seed: Arc::from([(0, 1.0)]),
+    };
     values.iter().map(point).collect()
 }
 
 fn caller(id: u64) -> Caller {
-    Caller { id, priority: Priority::Interactive, cancel: CancellationToken::new(), deadline: None }
+    Caller {
+        id,
+        priority: Priority::Interactive,
+        cancel: CancellationToken::new(),
+        deadline: None,
+    }
 }
 
 #[test]
 fn a_job_and_a_request_are_never_the_same_caller() {
-    let callers = [Priority::Job, Priority::Interactive, Priority::Job].map(|priority| Caller::new(priority, None).id);
+    let callers = [Priority::Job, Priority::Interactive, Priority::Job]
+        .map(|priority| Caller::new(priority, None).id);
     assert_eq!(std::collections::HashSet::from(callers).len(), 3);
 }
 
@@ -206,9 +242,19 @@ async fn a_hundred_callers_get_their_own_rows_back() {
         let (engine, model) = (engine.clone(), model.clone());
         tokio::spawn(async move {
             let values: Vec<f32> = (0..id % 30 + 1).map(|i| (100 * id + i) as f32).collect();
-            let evaluated = engine.evaluate(&model, &spec(&[]), points(&values), &caller(id)).await.unwrap();
+            let evaluated = engine
+                .evaluate(&model, &spec(&[]), points(&values), &caller(id))
+                .await
+                .unwrap();
             let expected: Vec<f32> = values.iter().map(|x| 2.0 * x).collect();
-            assert_eq!(evaluated.rows.iter().map(|row| row.logits[0]).collect::<Vec<_>>(), expected);
+            assert_eq!(
+                evaluated
+                    .rows
+                    .iter()
+                    .map(|row| row.logits[0])
+                    .collect::<Vec<_>>(),
+                expected
+            );
             values.len()
         })
     });
@@ -223,9 +269,15 @@ async fn as_many_batches_of_a_graph_run_at_once_as_it_has_sessions_for() {
     for (workers, at_once, both) in [(1, 3, 1), (3, 1, 2), (3, 2, 3), (4, 3, 4)] {
         let (engine, counts) = engine_of(1000, 10, workers, at_once);
         let (one, other, caller) = (spec(&[]), spec(&[RuleSetId::Gradient]), caller(1));
-        let answer = engine.evaluate(&model, &one, points(&[1.0; 100]), &caller).await.unwrap();
+        let answer = engine
+            .evaluate(&model, &one, points(&[1.0; 100]), &caller)
+            .await
+            .unwrap();
         assert_eq!(answer.rows.len(), 100);
-        assert_eq!(counts.most_running.swap(0, Ordering::SeqCst), workers.min(at_once));
+        assert_eq!(
+            counts.most_running.swap(0, Ordering::SeqCst),
+            workers.min(at_once)
+        );
         let (a, b) = tokio::join!(
             engine.evaluate(&model, &one, points(&[1.0; 100]), &caller),
             engine.evaluate(&model, &other, points(&[2.0; 100]), &caller)
@@ -241,20 +293,31 @@ async fn a_full_queue_refuses_and_says_when_to_come_back() {
     let model = number_model();
     let calls = (0..100).map(|id| {
         let (engine, model) = (engine.clone(), model.clone());
-        async move { engine.evaluate(&model, &spec(&[]), points(&[1.0; 4]), &caller(id)).await }
+        async move {
+            engine
+                .evaluate(&model, &spec(&[]), points(&[1.0; 4]), &caller(id))
+                .await
+        }
     });
     let (mut answered, mut refused) = (0, 0);
     for answer in join_all(calls).await {
         match answer {
             Ok(evaluated) => answered += evaluated.rows.len() / 4,
-            Err(EngineError::Overloaded { retry_after, limit_rows: 16, waiting_rows }) => {
+            Err(EngineError::Overloaded {
+                retry_after,
+                limit_rows: 16,
+                waiting_rows,
+            }) => {
                 assert!(retry_after >= Duration::from_secs(1) && waiting_rows > 12);
                 refused += 1;
             }
             Err(other) => panic!("{other}"),
         }
     }
-    assert!(answered >= 4 && refused > 0 && answered + refused == 100, "{answered} answered, {refused} refused");
+    assert!(
+        answered >= 4 && refused > 0 && answered + refused == 100,
+        "{answered} answered, {refused} refused"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,14 +326,30 @@ async fn jobs_wait_for_room_and_requests_go_before_them_all() {
     let model = number_model();
     let jobs = tokio::spawn(join_all((0..20).map(|id| {
         let (engine, model) = (engine.clone(), model.clone());
-        let job = Caller { priority: Priority::Job, ..caller(id) };
-        async move { engine.evaluate(&model, &spec(&[]), points(&[1.0; 16]), &job).await.unwrap().rows.len() }
+        let job = Caller {
+            priority: Priority::Job,
+            ..caller(id)
+        };
+        async move {
+            engine
+                .evaluate(&model, &spec(&[]), points(&[1.0; 16]), &job)
+                .await
+                .unwrap()
+                .rows
+                .len()
+        }
     })));
     assert!(settled(|| counts.rows.load(Ordering::SeqCst) > 0).await);
     for _ in 0..5 {
-        engine.evaluate(&model, &spec(&[]), points(&[1.0; 16]), &caller(100)).await.unwrap();
+        engine
+            .evaluate(&model, &spec(&[]), points(&[1.0; 16]), &caller(100))
+            .await
+            .unwrap();
     }
-    assert!(counts.rows.load(Ordering::SeqCst) < 20 * 16, "the jobs came first");
+    assert!(
+        counts.rows.load(Ordering::SeqCst) < 20 * 16,
+        "the jobs came first"
+    );
     assert_eq!(jobs.await.unwrap().iter().sum::<usize>(), 20 * 16);
 }
 
@@ -280,7 +359,10 @@ async fn work_beside_the_queue_waits_for_requests_and_not_for_jobs() {
     let (model, spec) = (number_model(), spec(&[]));
     let rows = || counts.rows.load(Ordering::SeqCst);
     engine.until_quiet().await;
-    let job = Caller { priority: Priority::Job, ..caller(1) };
+    let job = Caller {
+        priority: Priority::Job,
+        ..caller(1)
+    };
     let (one, two) = (caller(2), caller(3));
     let requests = async {
         assert!(settled(|| rows() > 0).await);
@@ -288,7 +370,10 @@ async fn work_beside_the_queue_waits_for_requests_and_not_for_jobs() {
         let before = rows();
         let (answer, left, done) = tokio::join!(
             engine.evaluate(&model, &spec, points(&[1.0; 40]), &one),
-            tokio::time::timeout(Duration::from_millis(50), engine.evaluate(&model, &spec, points(&[1.0; 400]), &two)),
+            tokio::time::timeout(
+                Duration::from_millis(50),
+                engine.evaluate(&model, &spec, points(&[1.0; 400]), &two)
+            ),
             async {
                 // Asked for before this is.
                 tokio::task::yield_now().await;
@@ -297,7 +382,10 @@ async fn work_beside_the_queue_waits_for_requests_and_not_for_jobs() {
             }
         );
         assert!(answer.is_ok() && left.is_err());
-        assert!((40..400).contains(&done), "{done} rows were done before it was quiet");
+        assert!(
+            (40..400).contains(&done),
+            "{done} rows were done before it was quiet"
+        );
     };
     tokio::select! {
         _ = engine.evaluate(&model, &spec, points(&[1.0; 800]), &job) => panic!("requests waited for the job"),
@@ -312,7 +400,11 @@ async fn a_running_batch_stops_when_its_only_caller_leaves() {
     let (engine, counts) = engine(100, 60_000);
     let model = number_model();
     let (engine_, model_) = (engine.clone(), model.clone());
-    let call = tokio::spawn(async move { engine_.evaluate(&model_, &spec(&[]), points(&[1.0; 20]), &caller(1)).await });
+    let call = tokio::spawn(async move {
+        engine_
+            .evaluate(&model_, &spec(&[]), points(&[1.0; 20]), &caller(1))
+            .await
+    });
     tokio::time::sleep(Duration::from_millis(50)).await;
     call.abort();
     assert!(settled(|| counts.stopped.load(Ordering::SeqCst)).await);
@@ -339,11 +431,19 @@ async fn a_batch_goes_on_while_one_of_its_callers_waits() {
         },
         async {
             tokio::time::sleep(Duration::from_millis(30)).await;
-            engine.evaluate(&model, &spec, points(&[2.0]), &caller(3)).await
+            engine
+                .evaluate(&model, &spec, points(&[2.0]), &caller(3))
+                .await
         }
     );
     assert!(matches!(second, Err(EngineError::Cancelled)));
-    assert_eq!((first.unwrap().rows[0].logits[0], third.unwrap().rows[0].logits[0]), (0.0, 4.0));
+    assert_eq!(
+        (
+            first.unwrap().rows[0].logits[0],
+            third.unwrap().rows[0].logits[0]
+        ),
+        (0.0, 4.0)
+    );
     assert!(!counts.stopped.load(Ordering::SeqCst));
     assert_eq!(*counts.batches.lock().unwrap(), [1, 2]);
 }
@@ -351,9 +451,17 @@ async fn a_batch_goes_on_while_one_of_its_callers_waits() {
 #[tokio::test]
 async fn a_deadline_ends_the_wait_and_the_work() {
     let (engine, counts) = engine(100, 60_000);
-    let hasty = Caller { deadline: Some(Instant::now() + Duration::from_millis(60)), ..caller(1) };
-    let answer = engine.evaluate(&number_model(), &spec(&[]), points(&[1.0]), &hasty).await;
-    assert!(matches!(answer, Err(EngineError::DeadlineExceeded)), "{answer:?}");
+    let hasty = Caller {
+        deadline: Some(Instant::now() + Duration::from_millis(60)),
+        ..caller(1)
+    };
+    let answer = engine
+        .evaluate(&number_model(), &spec(&[]), points(&[1.0]), &hasty)
+        .await;
+    assert!(
+        matches!(answer, Err(EngineError::DeadlineExceeded)),
+        "{answer:?}"
+    );
     assert!(settled(|| counts.stopped.load(Ordering::SeqCst)).await);
 }
 
@@ -362,11 +470,23 @@ async fn a_panic_fails_its_batch_and_the_worker_goes_on() {
     let (engine, counts) = engine(100, 1);
     let (model, spec) = (number_model(), spec(&[]));
     for poison in [PANICS, FAILS] {
-        let answer = engine.evaluate(&model, &spec, points(&[poison]), &caller(1)).await;
-        assert!(matches!(answer, Err(EngineError::Runtime { reason }) if reason.contains("a row that")));
+        let answer = engine
+            .evaluate(&model, &spec, points(&[poison]), &caller(1))
+            .await;
+        assert!(
+            matches!(answer, Err(EngineError::Runtime { reason }) if reason.contains("a row that"))
+        );
     }
     assert_eq!(counts.discarded.load(Ordering::SeqCst), 1);
-    assert_eq!(engine.evaluate(&model, &spec, points(&[4.0]), &caller(1)).await.unwrap().rows[0].logits, [8.0]);
+    assert_eq!(
+        engine
+            .evaluate(&model, &spec, points(&[4.0]), &caller(1))
+            .await
+            .unwrap()
+            .rows[0]
+            .logits,
+        [8.0]
+    );
 }
 
 #[tokio::test]
@@ -374,7 +494,10 @@ async fn an_idle_device_rests_once_and_works_again() {
     let (engine, counts) = engine_of(100, 1, 2, 2);
     let (model, spec) = (number_model(), spec(&[]));
     for turns in 1..=2 {
-        engine.evaluate(&model, &spec, points(&[1.0]), &caller(1)).await.unwrap();
+        engine
+            .evaluate(&model, &spec, points(&[1.0]), &caller(1))
+            .await
+            .unwrap();
         tokio::time::sleep(2 * REST).await;
         assert_eq!(counts.rests.load(Ordering::SeqCst), turns);
     }
@@ -384,7 +507,10 @@ async fn an_idle_device_rests_once_and_works_again() {
 async fn a_graph_that_cannot_be_prepared_fails_its_callers_only() {
     let (engine, _) = engine(100, 1);
     let model = number_model();
-    let broken = DeriveSpec { wrt: Wrt::Activation("nowhere".into()), ..spec(&[]) };
+    let broken = DeriveSpec {
+        wrt: Wrt::Activation("nowhere".into()),
+        ..spec(&[])
+    };
     let (spec, one, two) = (spec(&[]), caller(1), caller(2));
     let (bad, good) = tokio::join!(
         engine.evaluate(&model, &broken, points(&[1.0]), &one),
@@ -400,9 +526,14 @@ async fn a_seed_beyond_the_classes_fails_alone() {
     let mut wrong = points(&[1.0]);
     wrong[0].seed = Arc::from([(3, 1.0)]);
     let (one, two) = (caller(1), caller(2));
-    let (bad, good) =
-        tokio::join!(engine.evaluate(&model, &spec, wrong, &one), engine.evaluate(&model, &spec, points(&[1.0]), &two));
-    assert!(matches!(bad, Err(EngineError::Runtime { reason }) if reason.contains("it has 3")) && good.is_ok());
+    let (bad, good) = tokio::join!(
+        engine.evaluate(&model, &spec, wrong, &one),
+        engine.evaluate(&model, &spec, points(&[1.0]), &two)
+    );
+    assert!(
+        matches!(bad, Err(EngineError::Runtime { reason }) if reason.contains("it has 3"))
+            && good.is_ok()
+    );
 }
 
 #[tokio::test]
@@ -415,7 +546,9 @@ async fn draining_answers_what_was_admitted_and_refuses_the_rest() {
         let drain = engine.drain(Duration::from_secs(10));
         let refused = async {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            engine.evaluate(&model, &spec, points(&[1.0]), &caller(2)).await
+            engine
+                .evaluate(&model, &spec, points(&[1.0]), &caller(2))
+                .await
         };
         tokio::join!(drain, refused).1
     };
@@ -432,7 +565,10 @@ async fn draining_stops_what_takes_too_long() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         engine.drain(Duration::from_millis(50)).await;
     };
-    let (answer, ()) = tokio::join!(engine.evaluate(&model, &spec, points(&[1.0; 20]), &one), drain);
+    let (answer, ()) = tokio::join!(
+        engine.evaluate(&model, &spec, points(&[1.0; 20]), &one),
+        drain
+    );
     assert!(matches!(answer, Err(EngineError::Draining)));
     assert!(settled(|| counts.stopped.load(Ordering::SeqCst)).await);
 }
@@ -444,17 +580,31 @@ async fn times_add_up_to_the_whole_wait() {
     for (workers, least) in [(1, 80), (2, 40)] {
         let (engine, _) = engine_of(100, 40, workers, workers);
         let started = Instant::now();
-        let evaluated = engine.evaluate(&model, &spec, points(&[1.0; 16]), &caller(1)).await.unwrap();
+        let evaluated = engine
+            .evaluate(&model, &spec, points(&[1.0; 16]), &caller(1))
+            .await
+            .unwrap();
         let whole = started.elapsed();
-        assert!(evaluated.model >= Duration::from_millis(least) && evaluated.queue + evaluated.model <= whole);
+        assert!(
+            evaluated.model >= Duration::from_millis(least)
+                && evaluated.queue + evaluated.model <= whole
+        );
     }
 }
 
 #[tokio::test]
 async fn a_wrong_shape_is_refused_before_it_waits() {
     let (engine, counts) = engine(100, 1);
-    let wrong = vec![Point { input: Arc::new(Tensor::zeros(vec![2])), seed: Arc::from([]) }];
-    assert!(engine.evaluate(&number_model(), &spec(&[]), wrong, &caller(1)).await.is_err());
+    let wrong = vec![Point {
+        input: Arc::new(Tensor::zeros(vec![2])),
+        seed: Arc::from([]),
+    }];
+    assert!(
+        engine
+            .evaluate(&number_model(), &spec(&[]), wrong, &caller(1))
+            .await
+            .is_err()
+    );
     assert_eq!(counts.rows.load(Ordering::SeqCst), 0);
 }
 
@@ -477,27 +627,45 @@ async fn assert_rows_do_not_depend_on_their_batch(
     let engine = Engine::start(&settings).unwrap();
     let shape = &model.manifest.input.shape;
     let point = |shift: usize| Point {
-        input: Arc::new(Tensor::from_shape_fn(shape.clone(), |i| ((i[1] * 7 + i[2] * 3 + shift) % 31) as f32 / 16.0)),
+        input: Arc::new(Tensor::from_shape_fn(shape.clone(), |i| {
+            ((i[1] * 7 + i[2] * 3 + shift) % 31) as f32 / 16.0
+        })),
         seed: Arc::from([(shift + 2, 1.0)]),
     };
     let (spec, one) = (spec(&[RuleSetId::Gradient]), caller(1));
-    let alone = engine.evaluate(model, &spec, vec![point(5)], &one).await.unwrap();
-    let shared = engine.evaluate(model, &spec, [1, 5, 9, 13, 17].map(point).to_vec(), &one).await.unwrap();
+    let alone = engine
+        .evaluate(model, &spec, vec![point(5)], &one)
+        .await
+        .unwrap();
+    let shared = engine
+        .evaluate(model, &spec, [1, 5, 9, 13, 17].map(point).to_vec(), &one)
+        .await
+        .unwrap();
     let (a, b) = (&alone.rows[0], &shared.rows[1]);
-    assert_eq!((a.logits.len(), a.cotangents[0].shape()), (1000, shape.as_slice()));
+    assert_eq!(
+        (a.logits.len(), a.cotangents[0].shape()),
+        (1000, shape.as_slice())
+    );
     let largest = a.cotangents[0].iter().fold(0.0_f32, |m, x| m.max(x.abs()));
     assert!(largest > 0.0);
     // Other numbers of threads may sum in another order.
-    assert!(a.cotangents[0].iter().zip(&b.cotangents[0]).all(|(x, y)| (x - y).abs() < 1e-5 * largest));
+    assert!(
+        a.cotangents[0]
+            .iter()
+            .zip(&b.cotangents[0])
+            .all(|(x, y)| (x - y).abs() < 1e-5 * largest)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn squeezenet_gradients_do_not_depend_on_who_shared_the_batch() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1/model.onnx");
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1/model.onnx");
     let graph = read_model(&path).unwrap();
     let name = graph.inputs[0].name.clone();
     let model = model("squeezenet1_1", &name, &[3, 224, 224], Arc::new(graph));
-    // One thread has no copies; three threads have three of one thread, or one of three where the memory is short.
+    // One thread has no copies; three threads have three of one thread, or one of three where the
+    // memory is short.
     for (threads, session_bytes) in [(1, 1 << 30), (3, 1 << 30), (3, 1 << 20)] {
         assert_rows_do_not_depend_on_their_batch(&model, threads, 1 << 30, session_bytes).await;
     }
@@ -508,13 +676,17 @@ fn lent_model() -> Arc<Model> {
         name: name.into(),
         value_type: ValueType::new(Element::Float, shape),
     };
-    let weights: Vec<f32> =
-        (0..1100 * 1000).map(|index: u32| (index.wrapping_mul(2_654_435_761) >> 20) as f32 / 4096.0 - 0.5).collect();
+    let weights: Vec<f32> = (0..1100 * 1000)
+        .map(|index: u32| (index.wrapping_mul(2_654_435_761) >> 20) as f32 / 4096.0 - 0.5)
+        .collect();
     let graph = Graph {
         name: "lent".into(),
         ir_version: 8,
         opset_imports: [(String::new(), 17)].into(),
-        inputs: vec![value("x", vec!["n".into(), 11.into(), 10.into(), 10.into()])],
+        inputs: vec![value(
+            "x",
+            vec!["n".into(), 11.into(), 10.into(), 10.into()],
+        )],
         outputs: vec![value("out", vec!["n".into(), 1000.into()])],
         initializers: [("w".to_owned(), Literal::from_f32s(&[1100, 1000], &weights))].into(),
         nodes: vec![
@@ -551,35 +723,68 @@ fn rows_that_come_after_a_graph_was_prepared_are_answered_too() {
             session_bytes: 1 << 30,
         };
         let sessions = Sessions::new(load_runtime(None, 0).unwrap(), Provider::Cpu, &settings);
-        let graph = Arc::new(GraphOf { model: lent_model(), spec: spec(&[RuleSetId::Gradient]) });
+        let graph = Arc::new(GraphOf {
+            model: lent_model(),
+            spec: spec(&[RuleSetId::Gradient]),
+        });
         let point = |class: usize| Point {
             input: Arc::new(Tensor::from_elem(vec![11, 10, 10], 1.0)),
             seed: Arc::from([(class, 1.0)]),
         };
         let prepared = sessions.prepare(&graph, 1, false).unwrap();
         let points: Vec<Point> = (0..prepared.batch_rows).map(point).collect();
-        let run = || prepared.graph.run(&points, false, &Stop::default()).unwrap();
+        let run = || {
+            prepared
+                .graph
+                .run(&points, false, &Stop::default())
+                .unwrap()
+        };
         let early = run();
         sessions.prepare(&graph, points.len() + 1, false).unwrap();
         let shared = run();
         assert_eq!((early.len(), shared.len()), (points.len(), points.len()));
         for (a, b) in early.iter().zip(&shared) {
-            assert!(a.cotangents[0].iter().zip(&b.cotangents[0]).all(|(a, b)| (a - b).abs() < 1e-6));
+            assert!(
+                a.cotangents[0]
+                    .iter()
+                    .zip(&b.cotangents[0])
+                    .all(|(a, b)| (a - b).abs() < 1e-6)
+            );
         }
     }
 }
 
-/// Asks for `rows` rows at once, as a request whose time is measured and which has to be done within `limit`.
-async fn in_time(engine: &Engine, id: u64, rows: usize, limit: Duration) -> Result<usize, EngineError> {
-    let caller = Caller { deadline: Some(Instant::now() + limit), ..caller(id) };
-    let kind = Kind { model: "numbers".into(), way: "gradient" };
+/// Asks for `rows` rows at once, as a request whose time is measured and which has to be done
+/// within `limit`.
+async fn in_time(
+    engine: &Engine,
+    id: u64,
+    rows: usize,
+    limit: Duration,
+) -> Result<usize, EngineError> {
+    let caller = Caller {
+        deadline: Some(Instant::now() + limit),
+        ..caller(id)
+    };
+    let kind = Kind {
+        model: "numbers".into(),
+        way: "gradient",
+    };
     let _admitted = engine.reserve(&kind, rows, &caller).await?;
-    let evaluated = engine.evaluate(&number_model(), &spec(&[]), points(&vec![1.0; rows]), &caller).await?;
+    let evaluated = engine
+        .evaluate(
+            &number_model(),
+            &spec(&[]),
+            points(&vec![1.0; rows]),
+            &caller,
+        )
+        .await?;
     Ok(evaluated.rows.len())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_crowd_as_many_are_admitted_as_end_in_time_and_the_others_know_at_once_when_to_come_back() {
+async fn of_a_crowd_as_many_are_admitted_as_end_in_time_and_the_others_know_at_once_when_to_come_back()
+ {
     // 8 rows in 20 ms: 200 rows in half a second.
     let (engine, _) = engine(100_000, 20);
     let limit = Duration::from_secs(4);
@@ -622,10 +827,26 @@ async fn a_crowd_of_unknown_cost_waits_for_the_first_to_be_measured() {
         let engine = engine.clone();
         tokio::spawn(async move { in_time(&engine, id, 100, Duration::from_secs(2)).await })
     });
-    let answers: Vec<_> = join_all(crowd).await.into_iter().map(Result::unwrap).collect();
-    let late = answers.iter().filter(|answer| matches!(answer, Err(EngineError::DeadlineExceeded))).count();
-    let refused = answers.iter().filter(|answer| matches!(answer, Err(EngineError::TooLate { .. }))).count();
-    assert_eq!((late, answers.iter().filter(|answer| answer.is_ok()).count() + refused), (0, 16));
+    let answers: Vec<_> = join_all(crowd)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let late = answers
+        .iter()
+        .filter(|answer| matches!(answer, Err(EngineError::DeadlineExceeded)))
+        .count();
+    let refused = answers
+        .iter()
+        .filter(|answer| matches!(answer, Err(EngineError::TooLate { .. })))
+        .count();
+    assert_eq!(
+        (
+            late,
+            answers.iter().filter(|answer| answer.is_ok()).count() + refused
+        ),
+        (0, 16)
+    );
     assert!(refused >= 8, "{refused} refused");
 }
 
@@ -634,10 +855,19 @@ async fn an_abandoned_reservation_makes_room() {
     let (engine, _) = engine(100_000, 20);
     let limit = Duration::from_secs(4);
     in_time(&engine, 0, 64, limit).await.unwrap();
-    let kind = Kind { model: "numbers".into(), way: "gradient" };
-    let patient = |id| Caller { deadline: Some(Instant::now() + limit), ..caller(id) };
+    let kind = Kind {
+        model: "numbers".into(),
+        way: "gradient",
+    };
+    let patient = |id| Caller {
+        deadline: Some(Instant::now() + limit),
+        ..caller(id)
+    };
     let first = engine.reserve(&kind, 1000, &patient(1)).await.unwrap();
-    assert!(matches!(engine.reserve(&kind, 1000, &patient(2)).await, Err(EngineError::TooLate { .. })));
+    assert!(matches!(
+        engine.reserve(&kind, 1000, &patient(2)).await,
+        Err(EngineError::TooLate { .. })
+    ));
     drop(first);
     assert!(engine.reserve(&kind, 1000, &patient(3)).await.is_ok());
 }

@@ -1,5 +1,6 @@
-//! Whether ONNX Runtime can run a model at all: what a prediction needs is opened without the optimiser, run for one input of zeros, and
-//! closed. Large matrices stay where they are; other weights are in memory twice while it lasts.
+//! Whether ONNX Runtime can run a model at all: what a prediction needs is opened without the
+//! optimiser, run for one input of zeros, and closed. Large matrices stay where they are; other
+//! weights are in memory twice while it lasts.
 
 use super::{
     Provider, activations,
@@ -23,18 +24,30 @@ pub const LARGEST_ROW: usize = 8 << 30;
 pub enum TrialError {
     #[error(transparent)]
     Derive(#[from] DeriveError),
-    #[error("its values take {bytes} bytes for one input, of which {LARGEST_ROW} are supported: use a smaller input")]
+    #[error(
+        "its values take {bytes} bytes for one input, of which {LARGEST_ROW} are supported: use a smaller input"
+    )]
     TooLarge { bytes: usize },
-    #[error("ONNX Runtime cannot open it: {reason}; check the file with onnx.checker, and export it again")]
+    #[error(
+        "ONNX Runtime cannot open it: {reason}; check the file with onnx.checker, and export it again"
+    )]
     Open { reason: String },
-    #[error("ONNX Runtime cannot run it: {reason}; check the file with onnx.checker, and export it again")]
+    #[error(
+        "ONNX Runtime cannot run it: {reason}; check the file with onnx.checker, and export it again"
+    )]
     Run { reason: String },
-    #[error("one input gives {outputs}, where [1, {classes}] is expected: export the model with a batch dimension")]
+    #[error(
+        "one input gives {outputs}, where [1, {classes}] is expected: export the model with a batch dimension"
+    )]
     Rows { outputs: String, classes: usize },
 }
 
 /// What is odd about the answer, if anything.
-pub fn try_out(runtime: &Runtime, provider: Provider, model: &Model) -> Result<Option<String>, TrialError> {
+pub fn try_out(
+    runtime: &Runtime,
+    provider: Provider,
+    model: &Model,
+) -> Result<Option<String>, TrialError> {
     let spec = DeriveSpec {
         rule_sets: Vec::new(),
         wrt: Wrt::Input,
@@ -43,26 +56,44 @@ pub fn try_out(runtime: &Runtime, provider: Provider, model: &Model) -> Result<O
         pattern_layers: PatternLayers::All,
     };
     let derived = autodiff::derive(&model.graph, &spec, None)?.graph;
-    let bytes = activations::peak_bytes(&derived).map_err(|error: OnnxError| DeriveError::from(error))?;
+    let bytes =
+        activations::peak_bytes(&derived).map_err(|error: OnnxError| DeriveError::from(error))?;
     if bytes > LARGEST_ROW {
         return Err(TrialError::TooLarge { bytes });
     }
-    let classes = derived.outputs.first().and_then(|logits| logits.value_type.shape.last()?.known()).unwrap_or(0);
-    let open = |reason: super::RuntimeError| TrialError::Open { reason: reason.to_string() };
-    let encoded = Encoded::new(runtime, with_batch(&derived, Some(1)), provider).map_err(open)?.as_it_is();
+    let classes = derived
+        .outputs
+        .first()
+        .and_then(|logits| logits.value_type.shape.last()?.known())
+        .unwrap_or(0);
+    let open = |reason: super::RuntimeError| TrialError::Open {
+        reason: reason.to_string(),
+    };
+    let encoded = Encoded::new(runtime, with_batch(&derived, Some(1)), provider)
+        .map_err(open)?
+        .as_it_is();
     let mut session = OrtSession::open_encoded(runtime, &encoded, Threads::Shared).map_err(open)?;
     let mut shape = vec![1];
     shape.extend(&model.manifest.input.shape);
     let zeros = Tensor::zeros(shape);
     let outputs = session.run(&[(model.manifest.input.name.as_str(), zeros.view())]);
-    let outputs = outputs.map_err(|error| TrialError::Run { reason: error.to_string() })?;
-    match outputs.values().find(|values| values.shape() != [1, classes]) {
+    let outputs = outputs.map_err(|error| TrialError::Run {
+        reason: error.to_string(),
+    })?;
+    match outputs
+        .values()
+        .find(|values| values.shape() != [1, classes])
+    {
         None => Ok(outputs.get("logits").and_then(twice_normalised)),
-        Some(values) => Err(TrialError::Rows { outputs: format!("{:?}", values.shape()), classes }),
+        Some(values) => Err(TrialError::Rows {
+            outputs: format!("{:?}", values.shape()),
+            classes,
+        }),
     }
 }
 
-/// Scores that are probabilities already, though none of the ops that make them was found in front of the output.
+/// Scores that are probabilities already, though none of the ops that make them was found in front
+/// of the output.
 fn twice_normalised(logits: &Tensor) -> Option<String> {
     let (whole, total) = (logits.iter().all(|score| *score >= 0.0), logits.sum());
     let is_share = |of: f32| whole && logits.len() > 1 && (total - of).abs() < 1e-3 * of;

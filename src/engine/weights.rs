@@ -1,8 +1,10 @@
-//! Large weights of Gemm and MatMul, lent to a session as inputs instead of given to it as constants.
+//! Large weights of Gemm and MatMul, lent to a session as inputs instead of given to it as
+//! constants.
 //!
-//! ONNX Runtime copies every constant once per session and packs each use of it once more; a matrix that comes as an input is read
-//! where it lies, in the mapped model file, by all sessions of a model. With 25088 x 4096 (VGG-16, 5 rows, 2 cores): forward 21 ms
-//! lent, 16 ms packed; backward 47 and 20 ms; memory 0 and 411 MB per use.
+//! ONNX Runtime copies every constant once per session and packs each use of it once more; a matrix
+//! that comes as an input is read where it lies, in the mapped model file, by all sessions of a
+//! model. With 25088 x 4096 (VGG-16, 5 rows, 2 cores): forward 21 ms lent, 16 ms packed; backward
+//! 47 and 20 ms; memory 0 and 411 MB per use.
 
 use std::collections::HashSet;
 
@@ -17,14 +19,20 @@ pub struct Lent {
     pub literal: Literal,
 }
 
-/// Turns large float matrices that only Gemm and MatMul read into inputs of the graph, and says which.
+/// Turns large float matrices that only Gemm and MatMul read into inputs of the graph, and says
+/// which.
 pub fn lend(mut graph: Graph) -> (Graph, Vec<Lent>) {
     let names = lendable(&graph);
     let mut lent = Vec::new();
     for name in names {
-        let Some(literal) = graph.initializers.shift_remove(&name) else { continue };
+        let Some(literal) = graph.initializers.shift_remove(&name) else {
+            continue;
+        };
         let shape = literal.shape.iter().map(|&size| Dim::Known(size)).collect();
-        graph.inputs.push(ValueInfo { name: name.clone(), value_type: ValueType::new(Element::Float, shape) });
+        graph.inputs.push(ValueInfo {
+            name: name.clone(),
+            value_type: ValueType::new(Element::Float, shape),
+        });
         lent.push(Lent { name, literal });
     }
     put_weights_first(&mut graph, &lent);
@@ -33,7 +41,11 @@ pub fn lend(mut graph: Graph) -> (Graph, Vec<Lent>) {
 
 /// Bytes of the weights that [`lend`] would take out.
 pub fn lent_bytes(graph: &Graph) -> usize {
-    lendable(graph).iter().filter_map(|name| graph.initializers.get(name)).map(|literal| literal.bytes.len()).sum()
+    lendable(graph)
+        .iter()
+        .filter_map(|name| graph.initializers.get(name))
+        .map(|literal| literal.bytes.len())
+        .sum()
 }
 
 fn lendable(graph: &Graph) -> Vec<String> {
@@ -42,7 +54,11 @@ fn lendable(graph: &Graph) -> Vec<String> {
         .nodes
         .iter()
         .flat_map(|node| {
-            let matrices = if node.is("Gemm") || node.is("MatMul") { 2 } else { 0 };
+            let matrices = if node.is("Gemm") || node.is("MatMul") {
+                2
+            } else {
+                0
+            };
             node.inputs.iter().skip(matrices).map(String::as_str)
         })
         .collect();
@@ -56,8 +72,9 @@ fn lendable(graph: &Graph) -> Vec<String> {
     lendable.map(|(name, _)| name.clone()).collect()
 }
 
-/// `x Wᵀ + c` becomes `(W xᵀ)ᵀ + c`: the runtime copies the second operand of a product into packed form on every run, the first it
-/// reads in place, four times faster when the weight is large and the rows are few.
+/// `x Wᵀ + c` becomes `(W xᵀ)ᵀ + c`: the runtime copies the second operand of a product into packed
+/// form on every run, the first it reads in place, four times faster when the weight is large and
+/// the rows are few.
 fn put_weights_first(graph: &mut Graph, lent: &[Lent]) {
     let lent: HashSet<&str> = lent.iter().map(|lent| lent.name.as_str()).collect();
     let mut names = Names::of(graph);
@@ -71,15 +88,23 @@ fn put_weights_first(graph: &mut Graph, lent: &[Lent]) {
             (true, [rows, weight, rest @ ..], Some(output)) => {
                 let product = names.fresh(&format!("{output}.columns"));
                 let bias = rest.first().filter(|name| !name.is_empty());
-                let summed = if bias.is_some() { names.fresh(&format!("{output}.rows")) } else { output.to_owned() };
+                let summed = if bias.is_some() {
+                    names.fresh(&format!("{output}.rows"))
+                } else {
+                    output.to_owned()
+                };
                 graph.nodes.push(
                     Node::new("Gemm", [weight, rows], [&product])
                         .with("alpha", node.float_or("alpha", 1.0))
                         .with("transB", 1 - node.int_or("transA", 0)),
                 );
-                graph.nodes.push(Node::new("Transpose", [&product], [&summed]).with("perm", vec![1_i64, 0]));
+                graph.nodes.push(
+                    Node::new("Transpose", [&product], [&summed]).with("perm", vec![1_i64, 0]),
+                );
                 if let Some(bias) = bias {
-                    graph.nodes.push(Node::new("Add", [&summed, bias], [&output.to_owned()]));
+                    graph
+                        .nodes
+                        .push(Node::new("Add", [&summed, bias], [&output.to_owned()]));
                 }
             }
             _ => graph.nodes.push(node),
@@ -105,7 +130,9 @@ mod tests {
             name: name.into(),
             value_type: ValueType::new(Element::Float, vec!["n".into(), size.into()]),
         };
-        let weights: Vec<f32> = (0..1024 * 2048_u64).map(|i| ((i * 7919 % 1013) as f32 - 506.0) / 4096.0).collect();
+        let weights: Vec<f32> = (0..1024 * 2048_u64)
+            .map(|i| ((i * 7919 % 1013) as f32 - 506.0) / 4096.0)
+            .collect();
         let bias: Vec<f32> = (0..1024).map(|i| i as f32 / 512.0 - 1.0).collect();
         Graph {
             name: "products".into(),
@@ -131,7 +158,10 @@ mod tests {
     #[test]
     fn a_large_matrix_is_lent_and_its_bias_is_not() {
         let (graph, lent) = lend(two_products());
-        assert_eq!(lent.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["w"]);
+        assert_eq!(
+            lent.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),
+            ["w"]
+        );
         assert!(graph.initializers.contains_key("b") && !graph.initializers.contains_key("w"));
     }
 
@@ -146,14 +176,31 @@ mod tests {
     fn lent_weights_give_the_answers_of_constants() {
         let runtime = load_runtime(None, 0).unwrap();
         let graph = two_products();
-        let mut constant =
-            OrtSession::open_bytes(runtime, write_model(&graph).unwrap(), Provider::Cpu, Threads::Shared).unwrap();
-        let mut lent = OrtSession::open(runtime, graph.clone(), Provider::Cpu, Threads::Shared).unwrap();
-        let x = Tensor::from_shape_fn(vec![3, 2048], |i| ((i[0] * 31 + i[1] * 17) % 29) as f32 / 29.0 - 0.5);
-        let (expected, found) = (constant.run(&[("x", x.view())]).unwrap(), lent.run(&[("x", x.view())]).unwrap());
+        let mut constant = OrtSession::open_bytes(
+            runtime,
+            write_model(&graph).unwrap(),
+            Provider::Cpu,
+            Threads::Shared,
+        )
+        .unwrap();
+        let mut lent =
+            OrtSession::open(runtime, graph.clone(), Provider::Cpu, Threads::Shared).unwrap();
+        let x = Tensor::from_shape_fn(vec![3, 2048], |i| {
+            ((i[0] * 31 + i[1] * 17) % 29) as f32 / 29.0 - 0.5
+        });
+        let (expected, found) = (
+            constant.run(&[("x", x.view())]).unwrap(),
+            lent.run(&[("x", x.view())]).unwrap(),
+        );
         for (name, expected) in &expected {
             // Sums of 2048 products in another order.
-            assert!(expected.iter().zip(&found[name]).all(|(a, b)| (a - b).abs() < 1e-4 * (1.0 + a.abs())), "{name}");
+            assert!(
+                expected
+                    .iter()
+                    .zip(&found[name])
+                    .all(|(a, b)| (a - b).abs() < 1e-4 * (1.0 + a.abs())),
+                "{name}"
+            );
         }
     }
 }

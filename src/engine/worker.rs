@@ -1,5 +1,6 @@
-//! A thread that works for a device, beside others: asks the desk for the next graph, prepares it, runs a batch of it, hands out the rows.
-//! A panic in the backend costs the batch it happened in, and its callers are told; the thread goes on. An idle device rests.
+//! A thread that works for a device, beside others: asks the desk for the next graph, prepares it,
+//! runs a batch of it, hands out the rows. A panic in the backend costs the batch it happened in,
+//! and its callers are told; the thread goes on. An idle device rests.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,7 +18,12 @@ use super::{
 pub fn work(desk: &Desk, device: usize, backend: &dyn Backend) {
     loop {
         let (graph, priority, rows, busy) = match desk.next(device) {
-            Next::Work { graph, priority, rows, busy } => (graph, priority, rows, busy),
+            Next::Work {
+                graph,
+                priority,
+                rows,
+                busy,
+            } => (graph, priority, rows, busy),
             Next::Rest => {
                 if let Err(Failure::Panic(words)) = guard(|| {
                     backend.rest();
@@ -37,13 +43,19 @@ pub fn work(desk: &Desk, device: usize, backend: &dyn Backend) {
                 continue;
             }
         };
-        let Some(batch) = desk.take(device, &graph, priority, &prepared) else { continue };
+        let Some(batch) = desk.take(device, &graph, priority, &prepared) else {
+            continue;
+        };
         let points: Vec<Point> = batch.rows.iter().map(|row| row.point.clone()).collect();
         let started = Instant::now();
-        let result = guard(|| match prepared.graph.run(&points, batch.alone, &batch.stop)? {
-            rows if rows.len() == points.len() => Ok(rows),
-            rows => Err(EngineError::Runtime { reason: format!("{} rows for {} points", rows.len(), points.len()) }),
-        });
+        let result = guard(
+            || match prepared.graph.run(&points, batch.alone, &batch.stop)? {
+                rows if rows.len() == points.len() => Ok(rows),
+                rows => Err(EngineError::Runtime {
+                    reason: format!("{} rows for {} points", rows.len(), points.len()),
+                }),
+            },
+        );
         let took = started.elapsed();
         if let Err(error) = &result {
             discard_after_panic(backend, error, &graph);
@@ -61,7 +73,9 @@ impl From<Failure> for EngineError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Error(error) => error,
-            Failure::Panic(words) => EngineError::Runtime { reason: format!("panic in the worker: {words}") },
+            Failure::Panic(words) => EngineError::Runtime {
+                reason: format!("panic in the worker: {words}"),
+            },
         }
     }
 }
@@ -71,7 +85,11 @@ fn guard<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, Failure>
         Ok(result) => result.map_err(Failure::Error),
         Err(payload) => {
             let words = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
-            Err(Failure::Panic(words.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()))
+            Err(Failure::Panic(
+                words
+                    .or_else(|| payload.downcast_ref::<String>().cloned())
+                    .unwrap_or_default(),
+            ))
         }
     }
 }

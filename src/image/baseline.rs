@@ -1,6 +1,7 @@
-//! Baselines x' of path methods, named by text: `zero`, `blur:10`, `black+white` (several are averaged by the method).
-//! Every value lies in the model's input space. Random ones come from ChaCha8 keyed by (seed, index), so they repeat.
-//! Source: Sturmfels et al. 2020, "Visualizing the impact of feature attribution baselines". METHODS.md lists the meanings.
+//! Baselines x' of path methods, named by text: `zero`, `blur:10`, `black+white` (several are
+//! averaged by the method). Every value lies in the model's input space. Random ones come from
+//! ChaCha8 keyed by (seed, index), so they repeat. Source: Sturmfels et al. 2020, "Visualizing the
+//! impact of feature attribution baselines". METHODS.md lists the meanings.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -42,7 +43,8 @@ const DEFAULT_SIGMA: f32 = 10.0;
 /// Images that `dataset:<id>` draws.
 const DEFAULT_DRAWN: usize = 5;
 
-/// One or several baselines. Parsed from text; `Display` gives text that parses to the same value, with defaults filled in.
+/// One or several baselines. Parsed from text; `Display` gives text that parses to the same value,
+/// with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Baseline {
@@ -55,15 +57,18 @@ pub enum Term {
     Zero,
     Black,
     White,
-    /// The picture's darkest value in every channel; the smallest element of inputs that are no images.
+    /// The picture's darkest value in every channel; the smallest element of inputs that are no
+    /// images.
     Min,
     /// The picture's brightest value, likewise.
     Max,
     /// The input's own mean per channel; over all elements for inputs that are no images.
     Mean,
-    /// The input blurred by a Gaussian of this sigma, in pixels of the model's input; borders reflected.
+    /// The input blurred by a Gaussian of this sigma, in pixels of the model's input; borders
+    /// reflected.
     Blur(f32),
-    /// One random image: each element uniform between black and white (without preprocessing: the input's min and max).
+    /// One random image: each element uniform between black and white (without preprocessing: the
+    /// input's min and max).
     Uniform(u64),
     /// This many such images, drawn by the request's `seed`.
     Random(usize),
@@ -81,9 +86,15 @@ pub trait Pictures: fmt::Debug + Send + Sync {
     /// Makes the set `id` ready to be drawn from, where it may lie elsewhere.
     fn bring<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ImageError>>;
 
-    /// `count` different images of the set `id` as inputs of a model with this preprocessing: fewer where the set has fewer. Equal
-    /// arguments give equal images.
-    fn draw(&self, id: &str, count: usize, seed: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError>;
+    /// `count` different images of the set `id` as inputs of a model with this preprocessing: fewer
+    /// where the set has fewer. Equal arguments give equal images.
+    fn draw(
+        &self,
+        id: &str,
+        count: usize,
+        seed: u64,
+        rule: &Preprocess,
+    ) -> Result<Vec<Tensor>, ImageError>;
 }
 
 /// What baselines are made from, beside the input.
@@ -99,13 +110,17 @@ pub struct Material<'a> {
 
 impl<const N: usize> From<[Term; N]> for Baseline {
     fn from(terms: [Term; N]) -> Self {
-        Baseline { terms: terms.into() }
+        Baseline {
+            terms: terms.into(),
+        }
     }
 }
 
 impl Default for Baseline {
     fn default() -> Self {
-        Baseline { terms: vec![Term::Zero] }
+        Baseline {
+            terms: vec![Term::Zero],
+        }
     }
 }
 
@@ -120,7 +135,8 @@ impl Baseline {
         &self.terms
     }
 
-    /// How many baselines this stands for, at most (a data set may have fewer images): the cost of a path method is proportional to it.
+    /// How many baselines this stands for, at most (a data set may have fewer images): the cost of
+    /// a path method is proportional to it.
     pub fn count(&self) -> usize {
         let count = |term: &Term| match term {
             Term::Random(count) | Term::Dataset { count, .. } => *count,
@@ -130,26 +146,55 @@ impl Baseline {
     }
 
     /// The baselines in the order of the text, each in the shape of `input`.
-    pub fn resolve(&self, input: &Tensor, material: &Material<'_>) -> Result<Vec<Tensor>, ImageError> {
+    pub fn resolve(
+        &self,
+        input: &Tensor,
+        material: &Material<'_>,
+    ) -> Result<Vec<Tensor>, ImageError> {
         let mut baselines = Vec::with_capacity(self.count());
         for term in &self.terms {
-            let pixels =
-                || material.preprocess.ok_or_else(|| ImageError::BaselineNeedsPixels { term: term.to_string() });
+            let pixels = || {
+                material
+                    .preprocess
+                    .ok_or_else(|| ImageError::BaselineNeedsPixels {
+                        term: term.to_string(),
+                    })
+            };
             let axis = material.preprocess.map(|rule| channel_axis(rule.layout));
             match term {
                 Term::Zero => baselines.push(Tensor::zeros(input.raw_dim())),
-                Term::Black => baselines.push(constant(input, axis, &pixel_range(pixels()?), |(black, _)| *black)),
-                Term::White => baselines.push(constant(input, axis, &pixel_range(pixels()?), |(_, white)| *white)),
+                Term::Black => baselines.push(constant(
+                    input,
+                    axis,
+                    &pixel_range(pixels()?),
+                    |(black, _)| *black,
+                )),
+                Term::White => baselines.push(constant(
+                    input,
+                    axis,
+                    &pixel_range(pixels()?),
+                    |(_, white)| *white,
+                )),
                 Term::Min => baselines.push(extreme(input, material.preprocess, |(low, _)| low)),
                 Term::Max => baselines.push(extreme(input, material.preprocess, |(_, high)| high)),
-                Term::Mean => baselines.push(constant(input, axis, &means(input, axis), |mean| *mean)),
-                Term::Blur(sigma) => baselines.push(blurred(input, channel_axis(pixels()?.layout), *sigma)),
-                Term::Uniform(seed) => baselines.push(uniform(input, material.preprocess, *seed, 0)),
-                Term::Random(n) => baselines
-                    .extend((0..*n as u64).map(|index| uniform(input, material.preprocess, material.seed, index))),
+                Term::Mean => {
+                    baselines.push(constant(input, axis, &means(input, axis), |mean| *mean))
+                }
+                Term::Blur(sigma) => {
+                    baselines.push(blurred(input, channel_axis(pixels()?.layout), *sigma))
+                }
+                Term::Uniform(seed) => {
+                    baselines.push(uniform(input, material.preprocess, *seed, 0))
+                }
+                Term::Random(n) => baselines.extend(
+                    (0..*n as u64)
+                        .map(|index| uniform(input, material.preprocess, material.seed, index)),
+                ),
                 Term::Dataset { id, count } => {
-                    let none =
-                        || ImageError::DatasetBaseline { id: id.clone(), reason: "there are no data sets".into() };
+                    let none = || ImageError::DatasetBaseline {
+                        id: id.clone(),
+                        reason: "there are no data sets".into(),
+                    };
                     let pictures = material.pictures.ok_or_else(none)?;
                     baselines.extend(pictures.draw(id, *count, material.seed, pixels()?)?);
                 }
@@ -161,11 +206,19 @@ impl Baseline {
 }
 
 /// A tensor like `input` with one value per index of `axis`, or one value overall.
-fn constant<T>(input: &Tensor, axis: Option<usize>, per_channel: &[T], value: impl Fn(&T) -> f32) -> Tensor {
+fn constant<T>(
+    input: &Tensor,
+    axis: Option<usize>,
+    per_channel: &[T],
+    value: impl Fn(&T) -> f32,
+) -> Tensor {
     let mut tensor = Tensor::zeros(input.raw_dim());
     match axis {
         Some(axis) => {
-            tensor.axis_iter_mut(Axis(axis)).zip(per_channel).for_each(|(mut slice, one)| slice.fill(value(one)));
+            tensor
+                .axis_iter_mut(Axis(axis))
+                .zip(per_channel)
+                .for_each(|(mut slice, one)| slice.fill(value(one)));
         }
         None => per_channel.iter().for_each(|one| tensor.fill(value(one))),
     }
@@ -178,22 +231,30 @@ fn extreme(input: &Tensor, preprocess: Option<&Preprocess>, end: fn((f32, f32)) 
     match picture {
         Some((picture, rule)) => {
             let value = end(picture.extremes());
-            constant(input, Some(picture.channel_axis), &pixel_range(rule), |(black, white)| {
-                black + value * (white - black)
-            })
+            constant(
+                input,
+                Some(picture.channel_axis),
+                &pixel_range(rule),
+                |(black, white)| black + value * (white - black),
+            )
         }
         None => constant(input, None, &[end(range(input))], |value| *value),
     }
 }
 
 fn range(input: &Tensor) -> (f32, f32) {
-    input.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(*v), high.max(*v)))
+    input
+        .iter()
+        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| {
+            (low.min(*v), high.max(*v))
+        })
 }
 
 /// In f64, so that a large constant image keeps its value.
 fn means(input: &Tensor, axis: Option<usize>) -> Vec<f32> {
     let mean = |values: ndarray::ArrayViewD<'_, f32>| {
-        (values.iter().map(|value| f64::from(*value)).sum::<f64>() / values.len().max(1) as f64) as f32
+        (values.iter().map(|value| f64::from(*value)).sum::<f64>() / values.len().max(1) as f64)
+            as f32
     };
     match axis {
         Some(axis) => input.axis_iter(Axis(axis)).map(mean).collect(),
@@ -201,7 +262,8 @@ fn means(input: &Tensor, axis: Option<usize>) -> Vec<f32> {
     }
 }
 
-/// Element k of draw (seed, index) is the k-th 24-bit uniform of ChaCha8(seed), stream `index`, spread over the range.
+/// Element k of draw (seed, index) is the k-th 24-bit uniform of ChaCha8(seed), stream `index`,
+/// spread over the range.
 fn uniform(input: &Tensor, preprocess: Option<&Preprocess>, seed: u64, index: u64) -> Tensor {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     generator.set_stream(index);
@@ -217,7 +279,9 @@ fn uniform(input: &Tensor, preprocess: Option<&Preprocess>, seed: u64, index: u6
         }
         None => {
             let (low, high) = range(input);
-            tensor.iter_mut().for_each(|value| *value = low + draw() * (high - low));
+            tensor
+                .iter_mut()
+                .for_each(|value| *value = low + draw() * (high - low));
         }
     }
     tensor
@@ -232,9 +296,13 @@ fn uploaded(input: &Tensor, uploaded: Option<&Tensor>) -> Result<Tensor, ImageEr
     Ok(uploaded.clone())
 }
 
-/// Gaussian blur along both spatial axes. Channels are affine in pixels, so blurring the tensor blurs the picture.
+/// Gaussian blur along both spatial axes. Channels are affine in pixels, so blurring the tensor
+/// blurs the picture.
 fn blurred(input: &Tensor, channel_axis: usize, sigma: f32) -> Tensor {
-    let axes: Vec<Axis> = (0..input.ndim()).filter(|axis| *axis != channel_axis).map(Axis).collect();
+    let axes: Vec<Axis> = (0..input.ndim())
+        .filter(|axis| *axis != channel_axis)
+        .map(Axis)
+        .collect();
     let mut values = input.mapv(f64::from);
     blur(values.view_mut(), &axes, f64::from(sigma));
     values.mapv(|value| value as f32)
@@ -244,11 +312,18 @@ impl FromStr for Baseline {
     type Err = ImageError;
 
     fn from_str(text: &str) -> Result<Self, ImageError> {
-        let terms = text.split('+').map(|term| term.trim().parse()).collect::<Result<_, _>>()?;
+        let terms = text
+            .split('+')
+            .map(|term| term.trim().parse())
+            .collect::<Result<_, _>>()?;
         let baseline = Baseline { terms };
         let count = baseline.count();
         if count > MAX_BASELINES {
-            return Err(ImageError::TooManyBaselines { text: text.to_owned(), count, max: MAX_BASELINES });
+            return Err(ImageError::TooManyBaselines {
+                text: text.to_owned(),
+                count,
+                max: MAX_BASELINES,
+            });
         }
         Ok(baseline)
     }
@@ -262,7 +337,10 @@ impl FromStr for Term {
             Some((name, argument)) => (name, Some(argument)),
             None => (text, None),
         };
-        let refuse = |expected: String| ImageError::BaselineArgument { text: text.to_owned(), expected };
+        let refuse = |expected: String| ImageError::BaselineArgument {
+            text: text.to_owned(),
+            expected,
+        };
         match (name, argument) {
             ("zero", None) => Ok(Term::Zero),
             ("black", None) => Ok(Term::Black),
@@ -277,7 +355,9 @@ impl FromStr for Term {
             ("blur", None) => Ok(Term::Blur(DEFAULT_SIGMA)),
             ("blur", Some(sigma)) => match sigma.parse() {
                 Ok(sigma) if sigma > 0.0 && sigma <= MAX_SIGMA => Ok(Term::Blur(sigma)),
-                _ => Err(refuse(format!("sigma is a number of pixels above 0, at most {MAX_SIGMA}"))),
+                _ => Err(refuse(format!(
+                    "sigma is a number of pixels above 0, at most {MAX_SIGMA}"
+                ))),
             },
             ("uniform", None) => Ok(Term::Uniform(0)),
             ("uniform", Some(seed)) => match seed.parse() {
@@ -286,19 +366,29 @@ impl FromStr for Term {
             },
             ("random", n) => match n.unwrap_or("1").parse() {
                 Ok(n) if (1..=MAX_BASELINES).contains(&n) => Ok(Term::Random(n)),
-                _ => Err(refuse(format!("n is a whole number from 1 to {MAX_BASELINES}"))),
+                _ => Err(refuse(format!(
+                    "n is a whole number from 1 to {MAX_BASELINES}"
+                ))),
             },
             ("dataset", Some(argument)) => {
-                let (id, count) =
-                    argument.split_once(':').map_or((argument, Ok(DEFAULT_DRAWN)), |(id, n)| (id, n.parse()));
+                let (id, count) = argument
+                    .split_once(':')
+                    .map_or((argument, Ok(DEFAULT_DRAWN)), |(id, n)| (id, n.parse()));
                 match count {
                     Ok(count) if (1..=MAX_BASELINES).contains(&count) && !id.is_empty() => {
-                        Ok(Term::Dataset { id: id.to_owned(), count })
+                        Ok(Term::Dataset {
+                            id: id.to_owned(),
+                            count,
+                        })
                     }
-                    _ => Err(refuse(format!("write dataset:<id>:<n>, n a whole number from 1 to {MAX_BASELINES}"))),
+                    _ => Err(refuse(format!(
+                        "write dataset:<id>:<n>, n a whole number from 1 to {MAX_BASELINES}"
+                    ))),
                 }
             }
-            _ => Err(ImageError::UnknownBaseline { text: text.to_owned() }),
+            _ => Err(ImageError::UnknownBaseline {
+                text: text.to_owned(),
+            }),
         }
     }
 }
@@ -363,8 +453,19 @@ mod tests {
         }
     }
 
-    fn resolve(text: &str, input: &Tensor, preprocess: Option<&Preprocess>) -> Result<Vec<Tensor>, ImageError> {
-        text.parse::<Baseline>()?.resolve(input, &Material { preprocess, seed: 7, ..Material::default() })
+    fn resolve(
+        text: &str,
+        input: &Tensor,
+        preprocess: Option<&Preprocess>,
+    ) -> Result<Vec<Tensor>, ImageError> {
+        text.parse::<Baseline>()?.resolve(
+            input,
+            &Material {
+                preprocess,
+                seed: 7,
+                ..Material::default()
+            },
+        )
     }
 
     fn ramp(shape: &[usize]) -> Tensor {
@@ -383,7 +484,10 @@ mod tests {
             ("min+max", "min+max"),
             (" blur + uniform ", "blur:10+uniform:0"),
             ("blur:2.50", "blur:2.5"),
-            ("uniform:18446744073709551615", "uniform:18446744073709551615"),
+            (
+                "uniform:18446744073709551615",
+                "uniform:18446744073709551615",
+            ),
             ("random", "random:1"),
             ("mean+uploaded+random:3", "mean+uploaded+random:3"),
             ("dataset:photos", "dataset:photos:5"),
@@ -392,7 +496,10 @@ mod tests {
             let baseline: Baseline = text.parse().unwrap();
             assert_eq!(baseline.to_string(), canonical);
             assert_eq!(canonical.parse::<Baseline>().unwrap(), baseline);
-            assert_eq!(serde_json::to_string(&baseline).unwrap(), format!("\"{canonical}\""));
+            assert_eq!(
+                serde_json::to_string(&baseline).unwrap(),
+                format!("\"{canonical}\"")
+            );
         }
     }
 
@@ -400,7 +507,10 @@ mod tests {
     fn what_is_no_baseline_is_refused_with_what_is() {
         for text in ["", "grey", "zero+", "dataset", "Zero"] {
             let error = text.parse::<Baseline>().unwrap_err();
-            assert!(matches!(error, ImageError::UnknownBaseline { .. }), "{text}: {error}");
+            assert!(
+                matches!(error, ImageError::UnknownBaseline { .. }),
+                "{text}: {error}"
+            );
             assert!(error.to_string().contains("blur:<sigma>"));
         }
         for text in [
@@ -416,7 +526,13 @@ mod tests {
             "dataset:x:0",
             "dataset:x:y",
         ] {
-            assert!(matches!(text.parse::<Baseline>(), Err(ImageError::BaselineArgument { .. })), "{text}");
+            assert!(
+                matches!(
+                    text.parse::<Baseline>(),
+                    Err(ImageError::BaselineArgument { .. })
+                ),
+                "{text}"
+            );
         }
         assert!(matches!(
             "random:60+random:41".parse::<Baseline>(),
@@ -429,9 +545,22 @@ mod tests {
         for (layout, shape, axis) in [(Layout::Nchw, [3, 2, 3], 0), (Layout::Nhwc, [2, 3, 3], 2)] {
             let found = resolve("black+white", &ramp(&shape), Some(&rule(layout))).unwrap();
             assert_eq!(found.len(), 2);
-            for (channel, (black, white)) in [(-1.0, 1.0), (-1.0, 3.0), (0.0, 5.0)].into_iter().enumerate() {
-                assert!(found[0].index_axis(Axis(axis), channel).iter().all(|value| *value == black));
-                assert!(found[1].index_axis(Axis(axis), channel).iter().all(|value| *value == white));
+            for (channel, (black, white)) in [(-1.0, 1.0), (-1.0, 3.0), (0.0, 5.0)]
+                .into_iter()
+                .enumerate()
+            {
+                assert!(
+                    found[0]
+                        .index_axis(Axis(axis), channel)
+                        .iter()
+                        .all(|value| *value == black)
+                );
+                assert!(
+                    found[1]
+                        .index_axis(Axis(axis), channel)
+                        .iter()
+                        .all(|value| *value == white)
+                );
             }
         }
     }
@@ -439,18 +568,30 @@ mod tests {
     #[test]
     fn min_and_max_are_the_pictures_darkest_and_brightest_value_in_every_channel() {
         // Red 0.25, 0.5; green 0.125, 0.5; blue 0.5, 0.75 of white.
-        let input = Tensor::from_shape_vec(vec![3, 1, 2], vec![-0.5, 0.0, -0.5, 1.0, 2.5, 3.75]).unwrap();
+        let input =
+            Tensor::from_shape_vec(vec![3, 1, 2], vec![-0.5, 0.0, -0.5, 1.0, 2.5, 3.75]).unwrap();
         let found = resolve("min+max", &input, Some(&rule(Layout::Nchw))).unwrap();
-        assert_eq!(found[0].as_slice().unwrap(), [-0.75, -0.75, -0.5, -0.5, 0.625, 0.625]);
-        assert_eq!(found[1].as_slice().unwrap(), [0.5, 0.5, 2.0, 2.0, 3.75, 3.75]);
+        assert_eq!(
+            found[0].as_slice().unwrap(),
+            [-0.75, -0.75, -0.5, -0.5, 0.625, 0.625]
+        );
+        assert_eq!(
+            found[1].as_slice().unwrap(),
+            [0.5, 0.5, 2.0, 2.0, 3.75, 3.75]
+        );
         let plain = resolve("min+max", &ramp(&[4]), None).unwrap();
         assert_eq!([plain[0][0], plain[1][3]], [1.0, 4.0]);
     }
 
     #[test]
     fn mean_is_the_inputs_own_per_channel() {
-        let found = resolve("mean", &ramp(&[3, 2, 3]), Some(&rule(Layout::Nchw))).unwrap().remove(0);
-        assert_eq!(found.iter().step_by(6).copied().collect::<Vec<_>>(), [3.5, 9.5, 15.5]);
+        let found = resolve("mean", &ramp(&[3, 2, 3]), Some(&rule(Layout::Nchw)))
+            .unwrap()
+            .remove(0);
+        assert_eq!(
+            found.iter().step_by(6).copied().collect::<Vec<_>>(),
+            [3.5, 9.5, 15.5]
+        );
         let plain = resolve("mean", &ramp(&[4]), None).unwrap().remove(0);
         assert_eq!(plain.as_slice().unwrap(), [2.5; 4]);
     }
@@ -459,19 +600,34 @@ mod tests {
     fn blur_keeps_constants_and_sums_and_spreads_a_spot_as_the_gaussian_does() {
         let mut spot = Tensor::zeros(vec![1, 41, 41]);
         spot[[0, 20, 20]] = 1.0;
-        let found = resolve("blur:2", &spot, Some(&rule(Layout::Nchw))).unwrap().remove(0);
+        let found = resolve("blur:2", &spot, Some(&rule(Layout::Nchw)))
+            .unwrap()
+            .remove(0);
         let weight = |k: f32| (-k * k / 8.0).exp();
         let total: f32 = (-8..=8).map(|k| weight(k as f32)).sum();
         for (y, x) in [(20, 20), (20, 23), (25, 18), (20, 28), (20, 29)] {
             let (dy, dx) = (y as f32 - 20.0, x as f32 - 20.0);
-            let cut = if dx.abs() > 8.0 { 0.0 } else { weight(dy) * weight(dx) / (total * total) };
+            let cut = if dx.abs() > 8.0 {
+                0.0
+            } else {
+                weight(dy) * weight(dx) / (total * total)
+            };
             // f32 rounding of two passes.
             assert!((found[[0, y, x]] - cut).abs() < 1e-8, "{y} {x}");
         }
-        let corner = Tensor::from_shape_fn(vec![1, 5, 7], |at| if at[1] + at[2] == 0 { 1.0 } else { 0.0 });
+        let corner =
+            Tensor::from_shape_fn(
+                vec![1, 5, 7],
+                |at| if at[1] + at[2] == 0 { 1.0 } else { 0.0 },
+            );
         for sigma in ["0.3", "2", "100"] {
-            let found = resolve(&format!("blur:{sigma}"), &corner, Some(&rule(Layout::Nchw))).unwrap().remove(0);
-            assert!((found.sum() - 1.0).abs() < 1e-5, "reflected borders keep the sum at sigma {sigma}");
+            let found = resolve(&format!("blur:{sigma}"), &corner, Some(&rule(Layout::Nchw)))
+                .unwrap()
+                .remove(0);
+            assert!(
+                (found.sum() - 1.0).abs() < 1e-5,
+                "reflected borders keep the sum at sigma {sigma}"
+            );
         }
     }
 
@@ -481,8 +637,14 @@ mod tests {
         let found = resolve("random:2", &input, Some(&rule)).unwrap();
         assert_eq!(found, resolve("random:2", &input, Some(&rule)).unwrap());
         assert_ne!(found[0], found[1]);
-        assert_eq!(found[0], resolve("uniform:7", &input, Some(&rule)).unwrap()[0]);
-        assert_ne!(found[0], resolve("uniform:8", &input, Some(&rule)).unwrap()[0]);
+        assert_eq!(
+            found[0],
+            resolve("uniform:7", &input, Some(&rule)).unwrap()[0]
+        );
+        assert_ne!(
+            found[0],
+            resolve("uniform:8", &input, Some(&rule)).unwrap()[0]
+        );
         let blue = found[0].index_axis(Axis(0), 2);
         assert!(blue.iter().all(|value| (0.0..5.0).contains(value)));
         // 3000 draws: the mean's standard error is 5 / sqrt(12 * 3000) = 0.026.
@@ -497,9 +659,17 @@ mod tests {
             Box::pin(async { Ok(()) })
         }
 
-        fn draw(&self, id: &str, count: usize, seed: u64, rule: &Preprocess) -> Result<Vec<Tensor>, ImageError> {
+        fn draw(
+            &self,
+            id: &str,
+            count: usize,
+            seed: u64,
+            rule: &Preprocess,
+        ) -> Result<Vec<Tensor>, ImageError> {
             assert_eq!((id, seed, rule.width), ("photos", 7, 3));
-            Ok((0..count).map(|at| Tensor::from_elem(vec![3, 2, 3], at as f32)).collect())
+            Ok((0..count)
+                .map(|at| Tensor::from_elem(vec![3, 2, 3], at as f32))
+                .collect())
         }
     }
 
@@ -508,21 +678,47 @@ mod tests {
         let (rule, input) = (rule(Layout::Nchw), Tensor::zeros(vec![3, 2, 3]));
         let pictures: Arc<dyn Pictures> = Arc::new(Numbered);
         let baseline: Baseline = "black+dataset:photos:4".parse().unwrap();
-        let material = Material { preprocess: Some(&rule), pictures: Some(&pictures), seed: 7, uploaded: None };
+        let material = Material {
+            preprocess: Some(&rule),
+            pictures: Some(&pictures),
+            seed: 7,
+            uploaded: None,
+        };
         let found = baseline.resolve(&input, &material).unwrap();
         assert_eq!((found.len(), baseline.count()), (5, 5));
         assert_eq!(found[4][[0, 0, 0]], 3.0);
-        let without = baseline.resolve(&input, &Material { pictures: None, ..material });
+        let without = baseline.resolve(
+            &input,
+            &Material {
+                pictures: None,
+                ..material
+            },
+        );
         assert!(matches!(without, Err(ImageError::DatasetBaseline { .. })));
     }
 
     #[test]
     fn models_without_pixels_have_only_baselines_without_pixels() {
         let input = ramp(&[2]);
-        assert_eq!(resolve("zero", &input, None).unwrap()[0].as_slice().unwrap(), [0.0, 0.0]);
-        assert!(resolve("uniform", &input, None).unwrap()[0].iter().all(|value| (1.0..2.0).contains(value)));
+        assert_eq!(
+            resolve("zero", &input, None).unwrap()[0]
+                .as_slice()
+                .unwrap(),
+            [0.0, 0.0]
+        );
+        assert!(
+            resolve("uniform", &input, None).unwrap()[0]
+                .iter()
+                .all(|value| (1.0..2.0).contains(value))
+        );
         for text in ["black", "white", "blur:1"] {
-            assert!(matches!(resolve(text, &input, None), Err(ImageError::BaselineNeedsPixels { .. })), "{text}");
+            assert!(
+                matches!(
+                    resolve(text, &input, None),
+                    Err(ImageError::BaselineNeedsPixels { .. })
+                ),
+                "{text}"
+            );
         }
     }
 
@@ -530,10 +726,22 @@ mod tests {
     fn an_uploaded_baseline_must_be_there_and_fit() {
         let (input, other) = (ramp(&[2]), ramp(&[3]));
         let resolve = |uploaded| {
-            Baseline { terms: vec![Term::Uploaded] }.resolve(&input, &Material { uploaded, ..Material::default() })
+            Baseline {
+                terms: vec![Term::Uploaded],
+            }
+            .resolve(
+                &input,
+                &Material {
+                    uploaded,
+                    ..Material::default()
+                },
+            )
         };
         assert_eq!(resolve(None), Err(ImageError::NoUploadedBaseline));
-        assert!(matches!(resolve(Some(&other)), Err(ImageError::BaselineShape { .. })));
+        assert!(matches!(
+            resolve(Some(&other)),
+            Err(ImageError::BaselineShape { .. })
+        ));
         assert_eq!(resolve(Some(&input)), Ok(vec![input.clone()]));
     }
 }

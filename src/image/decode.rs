@@ -1,7 +1,9 @@
-//! Uploaded bytes -> upright RGB8. The types of `types.rs`, recognised by content; limits hold before pixels are decoded.
-//! Transparency is laid over white, as viewers show it; 16 bits keep their upper 8; CMYK follows Adobe's inverted convention
-//! (as PIL does); EXIF orientation is applied; of an animation the first frame is taken, of several pages the first. ICC profiles are not applied.
-//! Agrees with PIL exactly on lossless types, within 3 of 255 on JPEG (within 8 where chroma is subsampled).
+//! Uploaded bytes -> upright RGB8. The types of `types.rs`, recognised by content; limits hold
+//! before pixels are decoded. Transparency is laid over white, as viewers show it; 16 bits keep
+//! their upper 8; CMYK follows Adobe's inverted convention (as PIL does); EXIF orientation is
+//! applied; of an animation the first frame is taken, of several pages the first. ICC profiles are
+//! not applied. Agrees with PIL exactly on lossless types, within 3 of 255 on JPEG (within 8 where
+//! chroma is subsampled).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -26,7 +28,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { max_bytes: 20 << 20, max_pixels: 40_000_000, max_side: 16_384 }
+        Limits {
+            max_bytes: 20 << 20,
+            max_pixels: 40_000_000,
+            max_side: 16_384,
+        }
     }
 }
 
@@ -43,19 +49,33 @@ impl Decoded {
     /// Of pixels that are upright.
     pub fn of_pixels(image: DynamicImage) -> Self {
         let (image, transparent) = flatten(image);
-        Decoded { image, warnings: transparent.then(|| TRANSPARENT.to_owned()).into_iter().collect() }
+        Decoded {
+            image,
+            warnings: transparent
+                .then(|| TRANSPARENT.to_owned())
+                .into_iter()
+                .collect(),
+        }
     }
 }
 
 /// Decodes an uploaded image. Decoder panics come back as [`ImageError::DecoderPanicked`].
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
     with_opened(bytes, limits, |opened| {
-        let Opened { orientation, warning, read, .. } = opened;
+        let Opened {
+            orientation,
+            warning,
+            read,
+            ..
+        } = opened;
         let Decoded { image, warnings } = Decoded::of_pixels(read()?);
         let mut upright = DynamicImage::ImageRgb8(image);
         upright.apply_orientation(orientation);
         let told = warning.map(str::to_owned).into_iter().chain(warnings);
-        Ok(Decoded { image: upright.into_rgb8(), warnings: told.collect() })
+        Ok(Decoded {
+            image: upright.into_rgb8(),
+            warnings: told.collect(),
+        })
     })
 }
 
@@ -78,7 +98,8 @@ impl LabelImage {
         })
     }
 
-    /// Width and height of what [`LabelImage::decode`] would give, by its header. Fails where it would because of the type.
+    /// Width and height of what [`LabelImage::decode`] would give, by its header. Fails where it
+    /// would because of the type.
     pub fn size(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), ImageError> {
         let format = recognise(bytes, limits)?.name();
         with_opened(bytes, limits, |opened| match opened.lossless {
@@ -87,10 +108,14 @@ impl LabelImage {
         })
     }
 
-    /// One number per colour, rising with its first channel, then the second. Panics outside the image.
+    /// One number per colour, rising with its first channel, then the second. Panics outside the
+    /// image.
     pub fn label(&self, x: u32, y: u32) -> u64 {
         fn number<P: Pixel<Subpixel: Into<u64>>>(pixel: &P) -> u64 {
-            pixel.channels().iter().fold(0, |number, value| number << 16 | (*value).into())
+            pixel
+                .channels()
+                .iter()
+                .fold(0, |number, value| number << 16 | (*value).into())
         }
         match &self.0 {
             DynamicImage::ImageLuma8(image) => number(image.get_pixel(x, y)),
@@ -112,7 +137,10 @@ fn recognise(bytes: &[u8], limits: &Limits) -> Result<Format, ImageError> {
         return Err(ImageError::Empty);
     }
     if bytes.len() > limits.max_bytes {
-        return Err(ImageError::TooManyBytes { bytes: bytes.len(), limit: limits.max_bytes });
+        return Err(ImageError::TooManyBytes {
+            bytes: bytes.len(),
+            limit: limits.max_bytes,
+        });
     }
     Format::recognise(bytes).ok_or_else(|| match types::refusal(bytes) {
         Some((found, advice)) => ImageError::UnsupportedType { found, advice },
@@ -129,8 +157,12 @@ fn with_opened<T>(
 ) -> Result<T, ImageError> {
     let format = recognise(bytes, limits)?;
     let done = catch_unwind(AssertUnwindSafe(|| work(open(format, bytes, limits)?)));
-    match done.unwrap_or(Err(ImageError::DecoderPanicked { format: format.name() })) {
-        Err(ImageError::Corrupt { .. } | ImageError::Truncated { .. }) if types::line_breaks_are_stripped(bytes) => {
+    match done.unwrap_or(Err(ImageError::DecoderPanicked {
+        format: format.name(),
+    })) {
+        Err(ImageError::Corrupt { .. } | ImageError::Truncated { .. })
+            if types::line_breaks_are_stripped(bytes) =>
+        {
             Err(ImageError::LineBreaksStripped)
         }
         other => other,
@@ -176,17 +208,29 @@ mod tests {
     }
 
     fn decode_file(name: &str) -> Decoded {
-        decode(&read_file(name), &Limits::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
+        decode(&read_file(name), &Limits::default())
+            .unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
     /// The largest difference from the pixels PIL sees, and the size.
     fn difference_from_pil(name: &str) -> u8 {
         let decoded = decode_file(name).image;
-        let expected =
-            ndarray::Array3::<u8>::read_npy(fs::File::open(folder().join(format!("{name}.rgb.npy"))).unwrap());
+        let expected = ndarray::Array3::<u8>::read_npy(
+            fs::File::open(folder().join(format!("{name}.rgb.npy"))).unwrap(),
+        );
         let expected = expected.unwrap();
-        assert_eq!(expected.dim(), (decoded.height() as usize, decoded.width() as usize, 3), "{name}");
-        decoded.as_raw().iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+        assert_eq!(
+            expected.dim(),
+            (decoded.height() as usize, decoded.width() as usize, 3),
+            "{name}"
+        );
+        decoded
+            .as_raw()
+            .iter()
+            .zip(&expected)
+            .map(|(a, b)| a.abs_diff(*b))
+            .max()
+            .unwrap()
     }
 
     #[test]
@@ -225,9 +269,13 @@ mod tests {
     #[test]
     fn jpegs_give_the_pixels_that_pil_gives_but_for_rounding() {
         // Decoders may round the inverse transform and the upsampling of chroma differently.
-        for (name, tolerance) in
-            [("grey.jpg", 1), ("progressive420.jpg", 8), ("cmyk.jpg", 3), ("ycck.jpg", 3), ("cmyk_no_adobe.jpg", 3)]
-        {
+        for (name, tolerance) in [
+            ("grey.jpg", 1),
+            ("progressive420.jpg", 8),
+            ("cmyk.jpg", 3),
+            ("ycck.jpg", 3),
+            ("cmyk_no_adobe.jpg", 3),
+        ] {
             let found = difference_from_pil(name);
             assert!(found <= tolerance, "{name}: {found}");
         }
@@ -245,7 +293,11 @@ mod tests {
     #[test]
     fn animation_and_transparency_are_told() {
         assert_eq!(decode_file("animated.png").warnings, [ANIMATED]);
-        assert!(decode_file("animated.webp").warnings.contains(&ANIMATED.to_owned()));
+        assert!(
+            decode_file("animated.webp")
+                .warnings
+                .contains(&ANIMATED.to_owned())
+        );
         assert_eq!(decode_file("animated.gif").warnings, [ANIMATED]);
         assert_eq!(decode_file("still.gif").warnings, [""; 0]);
         assert_eq!(decode_file("pages.tif").warnings, [PAGES]);
@@ -257,7 +309,8 @@ mod tests {
 
     #[test]
     fn an_opaque_alpha_channel_changes_nothing_and_warns_of_nothing() {
-        let opaque = ::image::RgbaImage::from_fn(5, 4, |x, y| ::image::Rgba([x as u8, y as u8, 9, 255]));
+        let opaque =
+            ::image::RgbaImage::from_fn(5, 4, |x, y| ::image::Rgba([x as u8, y as u8, 9, 255]));
         let mut bytes = Cursor::new(Vec::new());
         opaque.write_to(&mut bytes, ImageFormat::Png).unwrap();
         let decoded = decode(bytes.get_ref(), &Limits::default()).unwrap();
@@ -270,11 +323,16 @@ mod tests {
         let write = |image: DynamicImage, format| {
             let mut bytes = Cursor::new(Vec::new());
             image.write_to(&mut bytes, format).unwrap();
-            assert_eq!(LabelImage::size(bytes.get_ref(), &Limits::default()), Ok((3, 2)));
+            assert_eq!(
+                LabelImage::size(bytes.get_ref(), &Limits::default()),
+                Ok((3, 2))
+            );
             LabelImage::decode(bytes.get_ref(), &Limits::default()).unwrap()
         };
         let grey = ::image::ImageBuffer::from_fn(3, 2, |x, y| ::image::Luma([(3 * y + x) as u8]));
-        let wide = ::image::ImageBuffer::from_fn(3, 2, |x, y| ::image::Luma([(65_530 + 3 * y + x) as u16]));
+        let wide = ::image::ImageBuffer::from_fn(3, 2, |x, y| {
+            ::image::Luma([(65_530 + 3 * y + x) as u16])
+        });
         let rgb = RgbImage::from_fn(3, 2, |x, y| ::image::Rgb([y as u8, x as u8, 255 - x as u8]));
         for (image, format) in [
             (DynamicImage::ImageLuma8(grey.clone()), ImageFormat::Png),
@@ -284,20 +342,35 @@ mod tests {
             (DynamicImage::ImageRgb8(rgb), ImageFormat::WebP),
         ] {
             let image = write(image, format);
-            let labels: Vec<_> = (0..2).flat_map(|y| [0, 1, 2].map(|x| image.label(x, y))).collect();
-            assert!(labels.windows(2).all(|pair| pair[0] < pair[1]), "{format:?}: {labels:?}");
+            let labels: Vec<_> = (0..2)
+                .flat_map(|y| [0, 1, 2].map(|x| image.label(x, y)))
+                .collect();
+            assert!(
+                labels.windows(2).all(|pair| pair[0] < pair[1]),
+                "{format:?}: {labels:?}"
+            );
         }
-        assert!(matches!(LabelImage::size(b"no image", &Limits::default()), Err(ImageError::UnknownType)));
+        assert!(matches!(
+            LabelImage::size(b"no image", &Limits::default()),
+            Err(ImageError::UnknownType)
+        ));
         for name in ["palette.png", "still.gif", "palette.tif", "animated.webp"] {
-            assert_eq!(LabelImage::size(&read_file(name), &Limits::default()), Ok((24, 16)), "{name}");
+            assert_eq!(
+                LabelImage::size(&read_file(name), &Limits::default()),
+                Ok((24, 16)),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn labels_in_a_lossy_type_are_refused() {
-        for (name, format) in
-            [("exif1.jpg", "JPEG"), ("progressive420.jpg", "JPEG"), ("lossy.webp", "WebP"), ("jpeg.tif", "TIFF")]
-        {
+        for (name, format) in [
+            ("exif1.jpg", "JPEG"),
+            ("progressive420.jpg", "JPEG"),
+            ("lossy.webp", "WebP"),
+            ("jpeg.tif", "TIFF"),
+        ] {
             let found = LabelImage::size(&read_file(name), &Limits::default());
             assert_eq!(found, Err(ImageError::LossyLabels { format }), "{name}");
         }
@@ -306,23 +379,54 @@ mod tests {
     #[test]
     fn what_is_no_image_is_refused_naming_what_is() {
         let refused = |bytes: &[u8]| decode(bytes, &Limits::default()).unwrap_err().to_string();
-        assert_eq!(decode(b"", &Limits::default()).unwrap_err(), ImageError::Empty);
-        assert_eq!(refused(b"words"), "this is no image of a known type: send PNG, JPEG, WebP, BMP, GIF or TIFF");
+        assert_eq!(
+            decode(b"", &Limits::default()).unwrap_err(),
+            ImageError::Empty
+        );
+        assert_eq!(
+            refused(b"words"),
+            "this is no image of a known type: send PNG, JPEG, WebP, BMP, GIF or TIFF"
+        );
         let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
-        assert_eq!(refused(heic), "HEIC is not supported: send PNG, JPEG, WebP, BMP, GIF or TIFF");
+        assert_eq!(
+            refused(heic),
+            "HEIC is not supported: send PNG, JPEG, WebP, BMP, GIF or TIFF"
+        );
         assert!(refused(b"\x1f\x8b\x08").contains("unpack it"));
-        assert!(refused(&read_file("float.tif")).contains("8-bit"), "{}", refused(&read_file("float.tif")));
+        assert!(
+            refused(&read_file("float.tif")).contains("8-bit"),
+            "{}",
+            refused(&read_file("float.tif"))
+        );
     }
 
     #[test]
     fn a_file_that_curl_stripped_of_line_breaks_is_told_so() {
-        let strip = |bytes: &[u8]| bytes.iter().copied().filter(|byte| !b"\r\n\0".contains(byte)).collect::<Vec<u8>>();
-        let noise =
-            ::image::GrayImage::from_fn(64, 64, |x, y| ::image::Luma([(x * x * 31 + y * y * 17 + x * y) as u8]));
-        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff] {
+        let strip = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .copied()
+                .filter(|byte| !b"\r\n\0".contains(byte))
+                .collect::<Vec<u8>>()
+        };
+        let noise = ::image::GrayImage::from_fn(64, 64, |x, y| {
+            ::image::Luma([(x * x * 31 + y * y * 17 + x * y) as u8])
+        });
+        for format in [
+            ImageFormat::Png,
+            ImageFormat::Jpeg,
+            ImageFormat::WebP,
+            ImageFormat::Bmp,
+            ImageFormat::Tiff,
+        ] {
             let mut bytes = Cursor::new(Vec::new());
-            DynamicImage::ImageLuma8(noise.clone()).into_rgb8().write_to(&mut bytes, format).unwrap();
-            let error = decode(&strip(bytes.get_ref()), &Limits::default()).unwrap_err().to_string();
+            DynamicImage::ImageLuma8(noise.clone())
+                .into_rgb8()
+                .write_to(&mut bytes, format)
+                .unwrap();
+            let error = decode(&strip(bytes.get_ref()), &Limits::default())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("--data-binary"), "{format:?}: {error}");
         }
     }
@@ -331,19 +435,28 @@ mod tests {
     fn texts_and_profiles_that_expand_without_bound_cost_little() {
         let png = read_file("rgb.png");
         let deflated = |bytes: &[u8]| {
-            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+            let mut encoder =
+                flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
             std::io::Write::write_all(&mut encoder, bytes).unwrap();
             encoder.finish().unwrap()
         };
         let bomb = deflated(&vec![0; 64 << 20]);
-        for (kind, head) in [(b"iCCP", &b"p\0\0"[..]), (b"zTXt", b"k\0\0"), (b"iTXt", b"k\0\x01\0\0\0")] {
+        for (kind, head) in [
+            (b"iCCP", &b"p\0\0"[..]),
+            (b"zTXt", b"k\0\0"),
+            (b"iTXt", b"k\0\x01\0\0\0"),
+        ] {
             let body = [&kind[..], head, &bomb].concat();
             let length = ((body.len() - 4) as u32).to_be_bytes();
             let chunk = [&length[..], &body, &png_crc(&body).to_be_bytes()].concat();
             // After IHDR.
             let file = [&png[..33], &chunk, &png[33..]].concat();
-            let opened = super::open(Format::Png, &file, &Limits::default()).unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!((opened.read)().unwrap().into_rgb8(), decode_file("rgb.png").image);
+            let opened = super::open(Format::Png, &file, &Limits::default())
+                .unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(
+                (opened.read)().unwrap().into_rgb8(),
+                decode_file("rgb.png").image
+            );
         }
     }
 
@@ -369,7 +482,11 @@ mod tests {
             for length in 12..bytes.len() - 1 {
                 if let Ok(decoded) = decode(&bytes[..length], &Limits::default()) {
                     // Only what follows the pixels may be missing.
-                    assert_eq!(decoded.image, decode_file(name).image, "{name} cut at {length}");
+                    assert_eq!(
+                        decoded.image,
+                        decode_file(name).image,
+                        "{name} cut at {length}"
+                    );
                 }
             }
         }
@@ -379,35 +496,101 @@ mod tests {
             ImageError::Truncated { format: "JPEG" }
         );
         let png = read_file("rgb.png");
-        assert_eq!(decode(&png[..60], &Limits::default()).unwrap_err(), ImageError::Truncated { format: "PNG" });
+        assert_eq!(
+            decode(&png[..60], &Limits::default()).unwrap_err(),
+            ImageError::Truncated { format: "PNG" }
+        );
     }
 
     #[test]
     fn limits_hold_before_pixels_are_decoded() {
-        for name in ["rgb.png", "rgb.bmp", "rgb.webp", "exif1.jpg", "still.gif", "rgb.tif", "palette.tif"] {
+        for name in [
+            "rgb.png",
+            "rgb.bmp",
+            "rgb.webp",
+            "exif1.jpg",
+            "still.gif",
+            "rgb.tif",
+            "palette.tif",
+        ] {
             let bytes = read_file(name);
-            let limits = Limits { max_bytes: bytes.len() - 1, ..Limits::default() };
-            assert!(matches!(decode(&bytes, &limits), Err(ImageError::TooManyBytes { .. })), "{name}");
-            for limits in
-                [Limits { max_pixels: 24 * 16 - 1, ..Limits::default() }, Limits { max_side: 23, ..Limits::default() }]
-            {
-                for found in [decode(&bytes, &limits).map(|_| ()), size(&bytes, &limits).map(|_| ())] {
-                    let refused = matches!(found, Err(ImageError::TooLarge { width: 24, height: 16, .. }));
+            let limits = Limits {
+                max_bytes: bytes.len() - 1,
+                ..Limits::default()
+            };
+            assert!(
+                matches!(
+                    decode(&bytes, &limits),
+                    Err(ImageError::TooManyBytes { .. })
+                ),
+                "{name}"
+            );
+            for limits in [
+                Limits {
+                    max_pixels: 24 * 16 - 1,
+                    ..Limits::default()
+                },
+                Limits {
+                    max_side: 23,
+                    ..Limits::default()
+                },
+            ] {
+                for found in [
+                    decode(&bytes, &limits).map(|_| ()),
+                    size(&bytes, &limits).map(|_| ()),
+                ] {
+                    let refused = matches!(
+                        found,
+                        Err(ImageError::TooLarge {
+                            width: 24,
+                            height: 16,
+                            ..
+                        })
+                    );
                     assert!(refused, "{name}: {found:?}");
                 }
             }
-            assert!(decode(&bytes, &Limits { max_bytes: bytes.len(), max_pixels: 24 * 16, max_side: 24 }).is_ok());
+            assert!(
+                decode(
+                    &bytes,
+                    &Limits {
+                        max_bytes: bytes.len(),
+                        max_pixels: 24 * 16,
+                        max_side: 24
+                    }
+                )
+                .is_ok()
+            );
         }
-        assert_eq!(size(&read_file("exif6.jpg"), &Limits::default()), Ok((16, 24)));
+        assert_eq!(
+            size(&read_file("exif6.jpg"), &Limits::default()),
+            Ok((16, 24))
+        );
     }
 
     #[test]
     fn deep_pixels_count_for_more_than_one() {
         let deep = ::image::ImageBuffer::<::image::Rgba<u16>, _>::new(24, 16);
         let mut bytes = Cursor::new(Vec::new());
-        DynamicImage::ImageRgba16(deep).write_to(&mut bytes, ImageFormat::Png).unwrap();
-        let decode_within = |max_pixels| decode(bytes.get_ref(), &Limits { max_pixels, ..Limits::default() });
-        assert!(matches!(decode_within(24 * 16), Err(ImageError::TooLarge { max_pixels: 192, .. })));
+        DynamicImage::ImageRgba16(deep)
+            .write_to(&mut bytes, ImageFormat::Png)
+            .unwrap();
+        let decode_within = |max_pixels| {
+            decode(
+                bytes.get_ref(),
+                &Limits {
+                    max_pixels,
+                    ..Limits::default()
+                },
+            )
+        };
+        assert!(matches!(
+            decode_within(24 * 16),
+            Err(ImageError::TooLarge {
+                max_pixels: 192,
+                ..
+            })
+        ));
         assert!(decode_within(2 * 24 * 16).is_ok());
     }
 
@@ -417,18 +600,33 @@ mod tests {
         png[16..24].copy_from_slice(&[0, 0, 0xF0, 0, 0, 0, 0xF0, 0]);
         let crc = png_crc(&png[12..29]);
         png[29..33].copy_from_slice(&crc.to_be_bytes());
-        assert!(matches!(decode(&png, &Limits::default()), Err(ImageError::TooLarge { width: 61440, .. })));
+        assert!(matches!(
+            decode(&png, &Limits::default()),
+            Err(ImageError::TooLarge { width: 61440, .. })
+        ));
         let mut bmp = read_file("rgb.bmp");
         bmp[18..26].copy_from_slice(&[0, 0xF0, 0, 0, 0, 0xF0, 0, 0]);
-        assert!(matches!(decode(&bmp, &Limits::default()), Err(ImageError::TooLarge { width: 61440, .. })));
+        assert!(matches!(
+            decode(&bmp, &Limits::default()),
+            Err(ImageError::TooLarge { width: 61440, .. })
+        ));
         let mut gif = read_file("still.gif");
         gif[6..10].copy_from_slice(&[0, 0xF0, 0, 0xF0]);
-        assert!(matches!(decode(&gif, &Limits::default()), Err(ImageError::TooLarge { width: 61440, .. })));
+        assert!(matches!(
+            decode(&gif, &Limits::default()),
+            Err(ImageError::TooLarge { width: 61440, .. })
+        ));
     }
 
     fn png_crc(bytes: &[u8]) -> u32 {
         !bytes.iter().fold(!0u32, |crc, byte| {
-            (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { 0xEDB8_8320 ^ (crc >> 1) } else { crc >> 1 })
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+                if crc & 1 == 1 {
+                    0xEDB8_8320 ^ (crc >> 1)
+                } else {
+                    crc >> 1
+                }
+            })
         })
     }
 

@@ -1,7 +1,8 @@
-//! Where the model's pixels lie on the upload: through resize, crop and padding, and back.
-//! The upload, resized to `resized`, is placed at `offset` on the model's canvas; what falls outside is cropped, what stays
-//! empty is padding. Upload x (pixel edges at integers) is model x * resized / upload + offset.
-//! Pixels of the upload outside the crop were never seen by the model and get no heat.
+//! Where the model's pixels lie on the upload: through resize, crop and padding, and back. The
+//! upload, resized to `resized`, is placed at `offset` on the model's canvas; what falls outside is
+//! cropped, what stays empty is padding. Upload x (pixel edges at integers) is model x * resized /
+//! upload + offset. Pixels of the upload outside the crop were never seen by the model and get no
+//! heat.
 
 use fast_image_resize::{
     FilterType, ResizeAlg, ResizeOptions, Resizer,
@@ -32,7 +33,8 @@ pub struct Area {
     pub height: u32,
 }
 
-/// Where the model's canvas lies on a picture of the upload, in any size: the upload whole, or the part that the model saw.
+/// Where the model's canvas lies on a picture of the upload, in any size: the upload whole, or the
+/// part that the model saw.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Placement {
     /// Width and height of the picture.
@@ -53,7 +55,8 @@ pub struct Projected {
 }
 
 impl Geometry {
-    /// The placement that `preprocess` prescribes for an upload of this size (both sides at least 1).
+    /// The placement that `preprocess` prescribes for an upload of this size (both sides at least
+    /// 1).
     pub fn new(upload: (u32, u32), preprocess: &Preprocess) -> Geometry {
         let model = (preprocess.width, preprocess.height);
         let resized = match preprocess.resize {
@@ -61,59 +64,109 @@ impl Geometry {
             Resize::ShortSide(side) => {
                 let short = u64::from(upload.0.min(upload.1));
                 // Rounded down, as torchvision does.
-                let scale =
-                    |length: u32| u32::try_from(u64::from(length) * u64::from(side) / short).unwrap_or(u32::MAX);
+                let scale = |length: u32| {
+                    u32::try_from(u64::from(length) * u64::from(side) / short).unwrap_or(u32::MAX)
+                };
                 (scale(upload.0), scale(upload.1))
             }
             Resize::Pad => {
-                let scale = (f64::from(model.0) / f64::from(upload.0)).min(f64::from(model.1) / f64::from(upload.1));
+                let scale = (f64::from(model.0) / f64::from(upload.0))
+                    .min(f64::from(model.1) / f64::from(upload.1));
                 let fit = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
                 (fit(upload.0), fit(upload.1))
             }
         };
         // Half to even, as Python's `round` in torchvision's centre crop.
-        let centre =
-            |resized: u32, model: u32| -((f64::from(resized) - f64::from(model)) / 2.0).round_ties_even() as i32;
-        Geometry { upload, model, resized, offset: (centre(resized.0, model.0), centre(resized.1, model.1)) }
+        let centre = |resized: u32, model: u32| {
+            -((f64::from(resized) - f64::from(model)) / 2.0).round_ties_even() as i32
+        };
+        Geometry {
+            upload,
+            model,
+            resized,
+            offset: (centre(resized.0, model.0), centre(resized.1, model.1)),
+        }
     }
 
-    /// The part of the upload that the model saw: pixels whose centre lies on the model's canvas (where pixels are so large
-    /// that none does, all that touch it). Never empty.
+    /// The part of the upload that the model saw: pixels whose centre lies on the model's canvas
+    /// (where pixels are so large that none does, all that touch it). Never empty.
     pub fn seen(&self) -> Area {
         let (left, width) = seen_along(self.upload.0, self.resized.0, self.offset.0, self.model.0);
         let (top, height) = seen_along(self.upload.1, self.resized.1, self.offset.1, self.model.1);
-        Area { left, top, width, height }
+        Area {
+            left,
+            top,
+            width,
+            height,
+        }
     }
 
     /// On a picture of the whole upload, resized to `picture`.
     pub fn on_photo(&self, picture: (u32, u32)) -> Placement {
-        let resized = Geometry { upload: picture, ..*self };
-        Placement { picture, seen: resized.seen(), window: resized.window(resized.seen()), model: self.model }
+        let resized = Geometry {
+            upload: picture,
+            ..*self
+        };
+        Placement {
+            picture,
+            seen: resized.seen(),
+            window: resized.window(resized.seen()),
+            model: self.model,
+        }
     }
 
     /// On a picture of [`Geometry::seen`] alone, resized to `picture`.
     pub fn on_crop(&self, picture: (u32, u32)) -> Placement {
-        let seen = Area { left: 0, top: 0, width: picture.0, height: picture.1 };
-        Placement { picture, seen, window: self.window(self.seen()), model: self.model }
+        let seen = Area {
+            left: 0,
+            top: 0,
+            width: picture.0,
+            height: picture.1,
+        };
+        Placement {
+            picture,
+            seen,
+            window: self.window(self.seen()),
+            model: self.model,
+        }
     }
 
     /// A part of the upload in the model's pixels: left, top, width, height.
     fn window(&self, area: Area) -> (f64, f64, f64, f64) {
-        let along = |start: u32, length: u32, upload: u32, resized: u32, offset: i32, model: u32| {
-            let scale = f64::from(resized) / f64::from(upload);
-            let edge = |at: u32| (f64::from(at) * scale + f64::from(offset)).clamp(0.0, f64::from(model));
-            span(edge(start), edge(start + length))
-        };
-        let (left, width) = along(area.left, area.width, self.upload.0, self.resized.0, self.offset.0, self.model.0);
-        let (top, height) = along(area.top, area.height, self.upload.1, self.resized.1, self.offset.1, self.model.1);
+        let along =
+            |start: u32, length: u32, upload: u32, resized: u32, offset: i32, model: u32| {
+                let scale = f64::from(resized) / f64::from(upload);
+                let edge = |at: u32| {
+                    (f64::from(at) * scale + f64::from(offset)).clamp(0.0, f64::from(model))
+                };
+                span(edge(start), edge(start + length))
+            };
+        let (left, width) = along(
+            area.left,
+            area.width,
+            self.upload.0,
+            self.resized.0,
+            self.offset.0,
+            self.model.0,
+        );
+        let (top, height) = along(
+            area.top,
+            area.height,
+            self.upload.1,
+            self.resized.1,
+            self.offset.1,
+            self.model.1,
+        );
         (left, top, width, height)
     }
 
-    /// The upload's pixel under the centre of each of the model's pixels, `[model height, model width]` of (row, column);
-    /// `None` on padding. For what cannot be averaged, such as labels.
+    /// The upload's pixel under the centre of each of the model's pixels,
+    /// `[model height, model width]` of (row, column); `None` on padding. For what cannot be
+    /// averaged, such as labels.
     pub fn nearest(&self) -> Array2<Option<(usize, usize)>> {
         let along = |at: usize, upload: u32, resized: u32, offset: i32| {
-            let place = (at as f64 + 0.5 - f64::from(offset)) * f64::from(upload) / f64::from(resized);
+            let place =
+                (at as f64 + 0.5 - f64::from(offset)) * f64::from(upload) / f64::from(resized);
             (place >= 0.0 && place < f64::from(upload)).then_some(place as usize)
         };
         Array2::from_shape_fn((self.model.1 as usize, self.model.0 as usize), |(y, x)| {
@@ -129,8 +182,8 @@ impl Placement {
         self.model
     }
 
-    /// `plane` (`[model height, model width]`) in the picture's pixels: bilinear where it grows, averaged where it shrinks.
-    /// `None` for a plane of another size.
+    /// `plane` (`[model height, model width]`) in the picture's pixels: bilinear where it grows,
+    /// averaged where it shrinks. `None` for a plane of another size.
     pub fn project(&self, plane: ArrayView2<f32>) -> Option<Projected> {
         if plane.dim() != (self.model.1 as usize, self.model.0 as usize) {
             return None;
@@ -142,9 +195,12 @@ impl Placement {
         let pixels: Vec<F32> = plane.iter().map(|value| F32::new(*value)).collect();
         let source = TypedImageRef::new(self.model.0, self.model.1, &pixels).ok()?;
         let mut target = TypedImage::<F32>::new(area.width, area.height);
-        Resizer::new().resize_typed(&source, &mut target, &options).ok()?;
+        Resizer::new()
+            .resize_typed(&source, &mut target, &options)
+            .ok()?;
         let values = target.pixels().iter().map(|pixel| pixel.0).collect();
-        let plane = Array2::from_shape_vec((area.height as usize, area.width as usize), values).ok()?;
+        let plane =
+            Array2::from_shape_vec((area.height as usize, area.width as usize), values).ok()?;
         Some(Projected { plane, area })
     }
 }
@@ -153,8 +209,14 @@ impl Placement {
 fn seen_along(upload: u32, resized: u32, offset: i32, model: u32) -> (u32, u32) {
     let scale = f64::from(upload) / f64::from(resized);
     // The canvas in the upload's pixels.
-    let (from, to) = (-f64::from(offset) * scale, (f64::from(model) - f64::from(offset)) * scale);
-    let (first, end) = ((from - 0.5).ceil().max(0.0) as u32, ((to - 0.5).ceil() as u32).min(upload));
+    let (from, to) = (
+        -f64::from(offset) * scale,
+        (f64::from(model) - f64::from(offset)) * scale,
+    );
+    let (first, end) = (
+        (from - 0.5).ceil().max(0.0) as u32,
+        ((to - 0.5).ceil() as u32).min(upload),
+    );
     if first < end {
         return (first, end - first);
     }
@@ -165,7 +227,14 @@ fn seen_along(upload: u32, resized: u32, offset: i32, model: u32) -> (u32, u32) 
 /// Start and length of `from..to` such that their sum does not pass `to` by a rounding.
 pub(super) fn span(from: f64, to: f64) -> (f64, f64) {
     let length = to - from;
-    (from, if from + length > to { length.next_down() } else { length })
+    (
+        from,
+        if from + length > to {
+            length.next_down()
+        } else {
+            length
+        },
+    )
 }
 
 #[cfg(test)]
@@ -193,13 +262,21 @@ mod tests {
     }
 
     /// A white disc on black; where its mass lies after a trip to the model's pixels and back.
-    fn centre_of_projected_disc(size: (u32, u32), at: (f64, f64), radius: f64, resize: Resize) -> (f64, f64) {
+    fn centre_of_projected_disc(
+        size: (u32, u32),
+        at: (f64, f64),
+        radius: f64,
+        resize: Resize,
+    ) -> (f64, f64) {
         let upload = RgbImage::from_fn(size.0, size.1, |x, y| {
             let inside = (f64::from(x) + 0.5 - at.0).hypot(f64::from(y) + 0.5 - at.1) < radius;
             Rgb([if inside { 255 } else { 0 }; 3])
         });
         let (tensor, geometry) = preprocess(&upload, &rule(resize)).unwrap();
-        let plane = tensor.index_axis(ndarray::Axis(0), 0).into_dimensionality().unwrap();
+        let plane = tensor
+            .index_axis(ndarray::Axis(0), 0)
+            .into_dimensionality()
+            .unwrap();
         let Projected { plane, area } = geometry.on_photo(size).project(plane).unwrap();
         assert_eq!(plane.dim(), (area.height as usize, area.width as usize));
         let mut sums = (0.0, 0.0, 0.0);
@@ -222,10 +299,19 @@ mod tests {
             ((97, 61), (40.0, 30.0), 9.0),
             ((225, 223), (100.0, 120.0), 20.0),
         ] {
-            for resize in [Resize::Stretch, Resize::ShortSide(256), Resize::ShortSide(224), Resize::Pad] {
+            for resize in [
+                Resize::Stretch,
+                Resize::ShortSide(256),
+                Resize::ShortSide(224),
+                Resize::Pad,
+            ] {
                 let found = centre_of_projected_disc(size, at, radius, resize);
-                // Half a pixel of the upload: where the crop cuts a pixel, the last row of the plane is stretched over it.
-                assert!((found.0 - at.0).abs() < 0.5 && (found.1 - at.1).abs() < 0.5, "{size:?} {resize:?}: {found:?}");
+                // Half a pixel of the upload: where the crop cuts a pixel, the last row of the
+                // plane is stretched over it.
+                assert!(
+                    (found.0 - at.0).abs() < 0.5 && (found.1 - at.1).abs() < 0.5,
+                    "{size:?} {resize:?}: {found:?}"
+                );
             }
         }
     }
@@ -233,9 +319,20 @@ mod tests {
     #[test]
     fn only_the_crop_is_seen() {
         let seen = |size, resize| Geometry::new(size, &rule(resize)).seen();
-        let area = |left, top, width, height| Area { left, top, width, height };
-        assert_eq!(seen((1024, 1024), Resize::ShortSide(256)), area(64, 64, 896, 896));
-        assert_eq!(seen((1536, 512), Resize::ShortSide(224)), area(512, 0, 512, 512));
+        let area = |left, top, width, height| Area {
+            left,
+            top,
+            width,
+            height,
+        };
+        assert_eq!(
+            seen((1024, 1024), Resize::ShortSide(256)),
+            area(64, 64, 896, 896)
+        );
+        assert_eq!(
+            seen((1536, 512), Resize::ShortSide(224)),
+            area(512, 0, 512, 512)
+        );
         assert_eq!(seen((1536, 512), Resize::Stretch), area(0, 0, 1536, 512));
         assert_eq!(seen((1536, 512), Resize::Pad), area(0, 0, 1536, 512));
         // One pixel, larger than the canvas.
@@ -244,25 +341,47 @@ mod tests {
 
     #[test]
     fn sizes_and_offsets_are_torchvisions() {
-        // torchvision 0.29: Resize(256) of 500 x 333 is 384 x 256; CenterCrop(224) then starts at (80, 16).
+        // torchvision 0.29: Resize(256) of 500 x 333 is 384 x 256; CenterCrop(224) then starts at
+        // (80, 16).
         let geometry = Geometry::new((500, 333), &rule(Resize::ShortSide(256)));
-        assert_eq!((geometry.resized, geometry.offset), ((384, 256), (-80, -16)));
+        assert_eq!(
+            (geometry.resized, geometry.offset),
+            ((384, 256), (-80, -16))
+        );
         // 257 - 224 = 33: 16.5 rounds to the even 16; 35: 17.5 rounds to 18.
-        assert_eq!(Geometry::new((257, 257), &rule(Resize::ShortSide(257))).offset, (-16, -16));
-        assert_eq!(Geometry::new((259, 259), &rule(Resize::ShortSide(259))).offset, (-18, -18));
+        assert_eq!(
+            Geometry::new((257, 257), &rule(Resize::ShortSide(257))).offset,
+            (-16, -16)
+        );
+        assert_eq!(
+            Geometry::new((259, 259), &rule(Resize::ShortSide(259))).offset,
+            (-18, -18)
+        );
     }
 
     #[test]
     fn the_nearest_pixel_is_that_under_the_centre_and_padding_has_none() {
         let nearest = |size, resize| Geometry::new(size, &rule(resize)).nearest();
         let doubled = nearest((112, 112), Resize::Stretch);
-        assert_eq!([doubled[[0, 1]], doubled[[223, 222]]], [Some((0, 0)), Some((111, 111))]);
+        assert_eq!(
+            [doubled[[0, 1]], doubled[[223, 222]]],
+            [Some((0, 0)), Some((111, 111))]
+        );
         let halved = nearest((448, 448), Resize::Stretch);
-        assert_eq!([halved[[0, 0]], halved[[100, 223]]], [Some((1, 1)), Some((201, 447))]);
+        assert_eq!(
+            [halved[[0, 0]], halved[[100, 223]]],
+            [Some((1, 1)), Some((201, 447))]
+        );
         let cropped = nearest((1024, 1024), Resize::ShortSide(256));
-        assert_eq!([cropped[[0, 0]], cropped[[223, 223]]], [Some((66, 66)), Some((958, 958))]);
+        assert_eq!(
+            [cropped[[0, 0]], cropped[[223, 223]]],
+            [Some((66, 66)), Some((958, 958))]
+        );
         let padded = nearest((200, 100), Resize::Pad);
-        assert_eq!([padded[[55, 9]], padded[[56, 0]], padded[[168, 0]]], [None, Some((0, 0)), None]);
+        assert_eq!(
+            [padded[[55, 9]], padded[[56, 0]], padded[[168, 0]]],
+            [None, Some((0, 0)), None]
+        );
     }
 
     #[test]
@@ -275,25 +394,49 @@ mod tests {
             let Projected { plane, area } = placement.project(plane.view()).unwrap();
             let mass: f32 = plane.sum();
             let along = |at: fn((usize, usize)) -> usize| {
-                plane.indexed_iter().map(|(place, value)| value * (at(place) as f32 + 0.5)).sum::<f32>() / mass
+                plane
+                    .indexed_iter()
+                    .map(|(place, value)| value * (at(place) as f32 + 0.5))
+                    .sum::<f32>()
+                    / mass
             };
-            (f64::from(along(|(_, x)| x)) + f64::from(area.left), f64::from(along(|(y, _)| y)) + f64::from(area.top))
+            (
+                f64::from(along(|(_, x)| x)) + f64::from(area.left),
+                f64::from(along(|(y, _)| y)) + f64::from(area.top),
+            )
         };
         let (x, y) = (100.5 / 224.0, 60.5 / 224.0);
         for (placement, expected) in [
-            (geometry.on_photo((1536, 512)), (512.0 + 512.0 * x, 512.0 * y)),
-            (geometry.on_photo((3072, 1024)), (1024.0 + 1024.0 * x, 1024.0 * y)),
-            (geometry.on_photo((384, 128)), (128.0 + 128.0 * x, 128.0 * y)),
+            (
+                geometry.on_photo((1536, 512)),
+                (512.0 + 512.0 * x, 512.0 * y),
+            ),
+            (
+                geometry.on_photo((3072, 1024)),
+                (1024.0 + 1024.0 * x, 1024.0 * y),
+            ),
+            (
+                geometry.on_photo((384, 128)),
+                (128.0 + 128.0 * x, 128.0 * y),
+            ),
             (geometry.on_crop((600, 600)), (600.0 * x, 600.0 * y)),
         ] {
             let found = centre(placement);
-            assert!((found.0 - expected.0).abs() < 0.5 && (found.1 - expected.1).abs() < 0.5, "{found:?} {expected:?}");
+            assert!(
+                (found.0 - expected.0).abs() < 0.5 && (found.1 - expected.1).abs() < 0.5,
+                "{found:?} {expected:?}"
+            );
         }
     }
 
     #[test]
     fn a_plane_of_another_size_is_not_projected() {
         let geometry = Geometry::new((300, 300), &rule(Resize::Stretch));
-        assert!(geometry.on_photo((300, 300)).project(Array2::zeros((224, 223)).view()).is_none());
+        assert!(
+            geometry
+                .on_photo((300, 300))
+                .project(Array2::zeros((224, 223)).view())
+                .is_none()
+        );
     }
 }

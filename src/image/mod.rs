@@ -20,17 +20,32 @@ pub enum ImageError {
     #[error("this is no image of a known type: send {}", types::names())]
     UnknownType,
     #[error("{found} is not supported: {}", advice.map_or_else(|| format!("send {}", types::names()), str::to_owned))]
-    UnsupportedType { found: &'static str, advice: Option<&'static str> },
+    UnsupportedType {
+        found: &'static str,
+        advice: Option<&'static str>,
+    },
     #[error("the image cannot be decoded: {}", crate::text::LINE_BREAKS_STRIPPED)]
     LineBreaksStripped,
-    #[error("{format} compresses with loss, which makes colours of its own: send labels as PNG or npy")]
+    #[error(
+        "{format} compresses with loss, which makes colours of its own: send labels as PNG or npy"
+    )]
     LossyLabels { format: &'static str },
-    #[error("the image is {width} x {height}; at most {max_side} per side and {max_pixels} pixels are allowed")]
-    TooLarge { width: u32, height: u32, max_side: u32, max_pixels: u64 },
+    #[error(
+        "the image is {width} x {height}; at most {max_side} per side and {max_pixels} pixels are allowed"
+    )]
+    TooLarge {
+        width: u32,
+        height: u32,
+        max_side: u32,
+        max_pixels: u64,
+    },
     #[error("the {format} image ends early: it was cut off on the way here")]
     Truncated { format: &'static str },
     #[error("the {format} image cannot be decoded: {reason}")]
-    Corrupt { format: &'static str, reason: String },
+    Corrupt {
+        format: &'static str,
+        reason: String,
+    },
     #[error("the {format} decoder failed on this image")]
     DecoderPanicked { format: &'static str },
     #[error("the image cannot be resized to the model's input: {reason}")]
@@ -40,7 +55,11 @@ pub enum ImageError {
     #[error("baseline `{text}`: {expected}")]
     BaselineArgument { text: String, expected: String },
     #[error("baseline `{text}` stands for {count} baselines; at most {max} are averaged")]
-    TooManyBaselines { text: String, count: usize, max: usize },
+    TooManyBaselines {
+        text: String,
+        count: usize,
+        max: usize,
+    },
     #[error("baseline `dataset:{id}`: {reason}")]
     DatasetBaseline { id: String, reason: String },
     #[error(
@@ -50,5 +69,8 @@ pub enum ImageError {
     #[error("baseline `uploaded` needs the baseline sent with the request")]
     NoUploadedBaseline,
     #[error("the uploaded baseline has shape {found:?}; the input has {expected:?}")]
-    BaselineShape { found: Vec<usize>, expected: Vec<usize> },
+    BaselineShape {
+        found: Vec<usize>,
+        expected: Vec<usize>,
+    },
 }

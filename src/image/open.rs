@@ -1,11 +1,14 @@
-//! One function for each type of image: looks at the header, and says how the pixels will be read. Limits are held against the
-//! header; what a decoder may allocate beside the pixels is bounded by [`SIDE_BYTES`] and the size of the picture.
+//! One function for each type of image: looks at the header, and says how the pixels will be read.
+//! Limits are held against the header; what a decoder may allocate beside the pixels is bounded by
+//! [`SIDE_BYTES`] and the size of the picture.
 
 use std::io::{Cursor, ErrorKind};
 
 use ::image::{
     DynamicImage, ImageDecoder, Rgba, RgbaImage,
-    codecs::{bmp::BmpDecoder, jpeg::JpegDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder},
+    codecs::{
+        bmp::BmpDecoder, jpeg::JpegDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder,
+    },
     imageops,
     metadata::Orientation,
 };
@@ -13,7 +16,8 @@ use tiff::tags::Tag;
 
 use super::{ImageError, decode::Limits, types::Format};
 
-/// Of texts, profiles and tables beside the pixels. A PNG's profile beyond it is not read, a longer text is refused.
+/// Of texts, profiles and tables beside the pixels. A PNG's profile beyond it is not read, a longer
+/// text is refused.
 const SIDE_BYTES: u64 = 16 << 20;
 
 pub const ANIMATED: &str = "the image is animated; its first frame was used";
@@ -44,24 +48,40 @@ impl Opened<'_> {
     }
 }
 
-pub fn open<'a>(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, ImageError> {
+pub fn open<'a>(
+    format: Format,
+    bytes: &'a [u8],
+    limits: &Limits,
+) -> Result<Opened<'a>, ImageError> {
     let reader = Cursor::new(bytes);
     let fault = |error| describe(format, error);
     match format {
         Format::Png => {
             let png = PngDecoder::with_limits(reader, budget(0)).map_err(fault)?;
             let warning = png.is_apng().map_err(fault)?.then_some(ANIMATED);
-            Ok(Opened { warning, ..of_decoder(format, png, limits)? })
+            Ok(Opened {
+                warning,
+                ..of_decoder(format, png, limits)?
+            })
         }
-        Format::Jpeg if !jpeg_has_its_end(bytes) => Err(ImageError::Truncated { format: format.name() }),
+        Format::Jpeg if !jpeg_has_its_end(bytes) => Err(ImageError::Truncated {
+            format: format.name(),
+        }),
         Format::Jpeg => {
             let jpeg = JpegDecoder::new(reader).map_err(fault)?;
-            Ok(Opened { lossless: false, ..of_decoder(format, jpeg, limits)? })
+            Ok(Opened {
+                lossless: false,
+                ..of_decoder(format, jpeg, limits)?
+            })
         }
         Format::WebP => {
             let webp = WebPDecoder::new(reader).map_err(fault)?;
             let warning = webp.has_animation().then_some(ANIMATED);
-            Ok(Opened { warning, lossless: webp_is_lossless(bytes), ..of_decoder(format, webp, limits)? })
+            Ok(Opened {
+                warning,
+                lossless: webp_is_lossless(bytes),
+                ..of_decoder(format, webp, limits)?
+            })
         }
         Format::Bmp => of_decoder(format, BmpDecoder::new(reader).map_err(fault)?, limits),
         Format::Gif => gif(bytes, limits),
@@ -69,7 +89,8 @@ pub fn open<'a>(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<Open
     }
 }
 
-/// Of a pixel that counts as one: red, green, blue and alpha of 8 bits. Of deeper ones a picture may have fewer.
+/// Of a pixel that counts as one: red, green, blue and alpha of 8 bits. Of deeper ones a picture
+/// may have fewer.
 const PIXEL_BYTES: u64 = 4;
 
 fn of_decoder<'a>(
@@ -81,26 +102,50 @@ fn of_decoder<'a>(
     check_size(format, size, limits)?;
     let pixel_bytes = u64::from(decoder.color_type().bytes_per_pixel());
     if pixel_bytes > PIXEL_BYTES {
-        check_size(format, size, &Limits { max_pixels: limits.max_pixels * PIXEL_BYTES / pixel_bytes, ..*limits })?;
+        check_size(
+            format,
+            size,
+            &Limits {
+                max_pixels: limits.max_pixels * PIXEL_BYTES / pixel_bytes,
+                ..*limits
+            },
+        )?;
     }
-    decoder.set_limits(budget(decoder.total_bytes())).map_err(|error| describe(format, error))?;
+    decoder
+        .set_limits(budget(decoder.total_bytes()))
+        .map_err(|error| describe(format, error))?;
     Ok(Opened {
         size,
         orientation: decoder.orientation().unwrap_or(Orientation::NoTransforms),
         warning: None,
         lossless: true,
-        read: Box::new(move || DynamicImage::from_decoder(decoder).map_err(|error| describe(format, error))),
+        read: Box::new(move || {
+            DynamicImage::from_decoder(decoder).map_err(|error| describe(format, error))
+        }),
     })
 }
 
-fn check_size(format: Format, (width, height): (u32, u32), limits: &Limits) -> Result<(), ImageError> {
+fn check_size(
+    format: Format,
+    (width, height): (u32, u32),
+    limits: &Limits,
+) -> Result<(), ImageError> {
     let pixels = u64::from(width) * u64::from(height);
     if pixels == 0 {
         return Err(corrupt(format, format!("its size is {width} x {height}")));
     }
     if width.max(height) > limits.max_side || pixels > limits.max_pixels {
-        let Limits { max_pixels, max_side, .. } = *limits;
-        return Err(ImageError::TooLarge { width, height, max_side, max_pixels });
+        let Limits {
+            max_pixels,
+            max_side,
+            ..
+        } = *limits;
+        return Err(ImageError::TooLarge {
+            width,
+            height,
+            max_side,
+            max_pixels,
+        });
     }
     Ok(())
 }
@@ -117,7 +162,8 @@ fn gif<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, ImageError> {
     let options = |pixels: u64| {
         let mut options = gif::DecodeOptions::new();
         options.set_color_output(gif::ColorOutput::RGBA);
-        let bytes = std::num::NonZeroU64::new(pixels.saturating_mul(4)).unwrap_or(std::num::NonZeroU64::MIN);
+        let bytes = std::num::NonZeroU64::new(pixels.saturating_mul(4))
+            .unwrap_or(std::num::NonZeroU64::MIN);
         options.set_memory_limit(gif::MemoryLimit::Bytes(bytes));
         options
     };
@@ -135,12 +181,19 @@ fn gif<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, ImageError> {
         warning: animated.then_some(ANIMATED),
         lossless: true,
         read: Box::new(move || {
-            let mut decoder = options(max_pixels).read_info(Cursor::new(bytes)).map_err(gif_fault)?;
+            let mut decoder = options(max_pixels)
+                .read_info(Cursor::new(bytes))
+                .map_err(gif_fault)?;
             let frame = decoder.read_next_frame().map_err(gif_fault)?;
             let frame = frame.ok_or_else(|| corrupt(FORMAT, "it has no frame".to_owned()))?;
             let (left, top) = (frame.left.into(), frame.top.into());
-            let pixels = RgbaImage::from_raw(frame.width.into(), frame.height.into(), frame.buffer.to_vec());
-            let pixels = pixels.ok_or_else(|| corrupt(FORMAT, "its first frame is incomplete".to_owned()))?;
+            let pixels = RgbaImage::from_raw(
+                frame.width.into(),
+                frame.height.into(),
+                frame.buffer.to_vec(),
+            );
+            let pixels = pixels
+                .ok_or_else(|| corrupt(FORMAT, "its first frame is incomplete".to_owned()))?;
             if pixels.dimensions() == size && (left, top) == (0, 0) {
                 return Ok(DynamicImage::ImageRgba8(pixels));
             }
@@ -154,10 +207,13 @@ fn gif<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, ImageError> {
 fn gif_fault(error: gif::DecodingError) -> ImageError {
     match error {
         gif::DecodingError::UnexpectedEof => truncated(Format::Gif),
-        gif::DecodingError::Io(io) if io.kind() == ErrorKind::UnexpectedEof => truncated(Format::Gif),
-        gif::DecodingError::OutOfMemory | gif::DecodingError::MemoryLimit => {
-            corrupt(Format::Gif, "its first frame is larger than an image may be".to_owned())
+        gif::DecodingError::Io(io) if io.kind() == ErrorKind::UnexpectedEof => {
+            truncated(Format::Gif)
         }
+        gif::DecodingError::OutOfMemory | gif::DecodingError::MemoryLimit => corrupt(
+            Format::Gif,
+            "its first frame is larger than an image may be".to_owned(),
+        ),
         other => corrupt(Format::Gif, other.to_string()),
     }
 }
@@ -174,34 +230,58 @@ fn tiff<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, ImageError> 
     let size = header.dimensions().map_err(tiff_fault)?;
     check_size(FORMAT, size, limits)?;
     let warning = header.more_images().then_some(PAGES);
-    let number = |header: &mut tiff::decoder::Decoder<_>, tag| header.find_tag_unsigned::<u16>(tag).map_err(tiff_fault);
+    let number = |header: &mut tiff::decoder::Decoder<_>, tag| {
+        header.find_tag_unsigned::<u16>(tag).map_err(tiff_fault)
+    };
     let compression = number(&mut header, Tag::Compression)?;
     let lossless = !compression.is_some_and(|compression| JPEG_COMPRESSIONS.contains(&compression));
     if number(&mut header, Tag::PhotometricInterpretation)? == Some(RGB_PALETTE) {
-        let turn =
-            number(&mut header, Tag::Orientation)?.and_then(|turn| Orientation::from_exif(turn.try_into().ok()?));
+        let turn = number(&mut header, Tag::Orientation)?
+            .and_then(|turn| Orientation::from_exif(turn.try_into().ok()?));
         let orientation = turn.unwrap_or(Orientation::NoTransforms);
         let bits = number(&mut header, Tag::BitsPerSample)?.unwrap_or(1);
         let colours = header.get_tag_u16_vec(Tag::ColorMap).map_err(tiff_fault)?;
         let read = Box::new(move || tiff_palette(bytes, size, bits.into(), &colours));
-        return Ok(Opened { size, orientation, warning, lossless, read });
+        return Ok(Opened {
+            size,
+            orientation,
+            warning,
+            lossless,
+            read,
+        });
     }
-    let extra = header.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(tiff_fault)?;
+    let extra = header
+        .find_tag_unsigned_vec::<u16>(Tag::ExtraSamples)
+        .map_err(tiff_fault)?;
     let alpha = extra.and_then(|samples| samples.first().copied());
     let decoder = TiffDecoder::new(Cursor::new(bytes)).map_err(|error| describe(FORMAT, error))?;
     let opened = of_decoder(FORMAT, decoder, limits)?;
     let read = Box::new(move || {
         let image = (opened.read)()?;
         Ok(match alpha {
-            _ if matches!(image, DynamicImage::ImageRgb32F(_) | DynamicImage::ImageRgba32F(_)) => {
-                return Err(corrupt(FORMAT, "its samples are 32-bit floats; save them in 8 or 16 bits".to_owned()));
+            _ if matches!(
+                image,
+                DynamicImage::ImageRgb32F(_) | DynamicImage::ImageRgba32F(_)
+            ) =>
+            {
+                return Err(corrupt(
+                    FORMAT,
+                    "its samples are 32-bit floats; save them in 8 or 16 bits".to_owned(),
+                ));
             }
-            Some(UNSPECIFIED) if image.color().has_alpha() => DynamicImage::ImageRgb8(image.into_rgb8()),
+            Some(UNSPECIFIED) if image.color().has_alpha() => {
+                DynamicImage::ImageRgb8(image.into_rgb8())
+            }
             Some(ASSOCIATED_ALPHA) if image.color().has_alpha() => unassociated(image),
             _ => image,
         })
     });
-    Ok(Opened { warning, lossless, read, ..opened })
+    Ok(Opened {
+        warning,
+        lossless,
+        read,
+        ..opened
+    })
 }
 
 /// Colours that were multiplied by their alpha, divided by it again.
@@ -216,19 +296,32 @@ fn unassociated(image: DynamicImage) -> DynamicImage {
 }
 
 /// The `tiff` crate reads no palettes: it is told that the indices are grey.
-fn tiff_palette(bytes: &[u8], size: (u32, u32), bits: usize, colours: &[u16]) -> Result<DynamicImage, ImageError> {
+fn tiff_palette(
+    bytes: &[u8],
+    size: (u32, u32),
+    bits: usize,
+    colours: &[u16],
+) -> Result<DynamicImage, ImageError> {
     let fault = |reason: &str| corrupt(Format::Tiff, reason.to_owned());
     let count = 1usize << bits.min(16);
     if ![1, 2, 4, 8].contains(&bits) || colours.len() != 3 * count {
-        return Err(fault("its palette has another size than its pixels ask for"));
+        return Err(fault(
+            "its palette has another size than its pixels ask for",
+        ));
     }
-    let as_grey = as_grey(bytes).ok_or_else(|| fault("a palette in a BigTIFF is not read; save it as RGB"))?;
+    let as_grey = as_grey(bytes)
+        .ok_or_else(|| fault("a palette in a BigTIFF is not read; save it as RGB"))?;
     let mut limits = tiff::decoder::Limits::default();
     limits.decoding_buffer_size = size.0 as usize * size.1 as usize;
     limits.intermediate_buffer_size = limits.decoding_buffer_size + SIDE_BYTES as usize;
     let decoder = tiff::decoder::Decoder::new(Cursor::new(&as_grey[..])).map_err(tiff_fault)?;
-    let decoded = decoder.with_limits(limits).read_image().map_err(tiff_fault)?;
-    let tiff::decoder::DecodingResult::U8(packed) = decoded else { return Err(fault("its indices are not bytes")) };
+    let decoded = decoder
+        .with_limits(limits)
+        .read_image()
+        .map_err(tiff_fault)?;
+    let tiff::decoder::DecodingResult::U8(packed) = decoded else {
+        return Err(fault("its indices are not bytes"));
+    };
     let row_bytes = (size.0 as usize * bits).div_ceil(8);
     if packed.len() < row_bytes * size.1 as usize {
         return Err(truncated(Format::Tiff));
@@ -242,17 +335,26 @@ fn tiff_palette(bytes: &[u8], size: (u32, u32), bits: usize, colours: &[u16]) ->
     Ok(DynamicImage::ImageRgb8(rgb))
 }
 
-/// The file with the photometric interpretation of its first page made BlackIsZero. `None` for a BigTIFF.
+/// The file with the photometric interpretation of its first page made BlackIsZero. `None` for a
+/// BigTIFF.
 fn as_grey(bytes: &[u8]) -> Option<Vec<u8>> {
     const PHOTOMETRIC_INTERPRETATION: u16 = 262;
     const BLACK_IS_ZERO: u16 = 1;
     let big = bytes.starts_with(b"MM");
     let short = |at: usize| {
         let two = bytes.get(at..at + 2)?.try_into().ok()?;
-        Some(if big { u16::from_be_bytes(two) } else { u16::from_le_bytes(two) })
+        Some(if big {
+            u16::from_be_bytes(two)
+        } else {
+            u16::from_le_bytes(two)
+        })
     };
     let four: [u8; 4] = bytes.get(4..8)?.try_into().ok()?;
-    let directory = if big { u32::from_be_bytes(four) } else { u32::from_le_bytes(four) } as usize;
+    let directory = if big {
+        u32::from_be_bytes(four)
+    } else {
+        u32::from_le_bytes(four)
+    } as usize;
     if short(2)? != 42 {
         return None;
     }
@@ -260,15 +362,23 @@ fn as_grey(bytes: &[u8]) -> Option<Vec<u8>> {
     let entry = (0..entries)
         .map(|entry| directory + 2 + 12 * entry)
         .find(|at| short(*at) == Some(PHOTOMETRIC_INTERPRETATION))?;
-    let value = if big { BLACK_IS_ZERO.to_be_bytes() } else { BLACK_IS_ZERO.to_le_bytes() };
+    let value = if big {
+        BLACK_IS_ZERO.to_be_bytes()
+    } else {
+        BLACK_IS_ZERO.to_le_bytes()
+    };
     let mut changed = bytes.to_vec();
-    changed.get_mut(entry + 8..entry + 10)?.copy_from_slice(&value);
+    changed
+        .get_mut(entry + 8..entry + 10)?
+        .copy_from_slice(&value);
     Some(changed)
 }
 
 fn tiff_fault(error: tiff::TiffError) -> ImageError {
     match error {
-        tiff::TiffError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => truncated(Format::Tiff),
+        tiff::TiffError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
+            truncated(Format::Tiff)
+        }
         other => corrupt(Format::Tiff, other.to_string()),
     }
 }
@@ -288,7 +398,8 @@ fn webp_is_lossless(bytes: &[u8]) -> bool {
     false
 }
 
-/// Whether the end-of-image marker stands after the scans. The decoder paints what is missing grey, without an error.
+/// Whether the end-of-image marker stands after the scans. The decoder paints what is missing grey,
+/// without an error.
 fn jpeg_has_its_end(bytes: &[u8]) -> bool {
     let mut at = 2;
     while at + 1 < bytes.len() {
@@ -309,19 +420,27 @@ fn jpeg_has_its_end(bytes: &[u8]) -> bool {
 }
 
 fn truncated(format: Format) -> ImageError {
-    ImageError::Truncated { format: format.name() }
+    ImageError::Truncated {
+        format: format.name(),
+    }
 }
 
 fn corrupt(format: Format, reason: String) -> ImageError {
-    ImageError::Corrupt { format: format.name(), reason }
+    ImageError::Corrupt {
+        format: format.name(),
+        reason,
+    }
 }
 
 fn describe(format: Format, error: ::image::ImageError) -> ImageError {
     match error {
-        ::image::ImageError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => truncated(format),
-        ::image::ImageError::Unsupported(error) => {
-            corrupt(format, format!("its kind of pixels is not read ({error}); save it as 8-bit RGB"))
+        ::image::ImageError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
+            truncated(format)
         }
+        ::image::ImageError::Unsupported(error) => corrupt(
+            format,
+            format!("its kind of pixels is not read ({error}); save it as 8-bit RGB"),
+        ),
         other => corrupt(format, other.to_string()),
     }
 }

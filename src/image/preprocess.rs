@@ -1,6 +1,7 @@
-//! Pixels -> the model's input: resize, place on the canvas (crop or pad), order channels, `(pixel * scale - mean) / std`.
-//! Channels: `mean` and `std` are in the tensor's channel order. Grey is ITU-R 601, as PIL's `L`. Padding is the mean (0).
-//! Cost: only the part of the upload that reaches the canvas is resized. Agrees with PIL's resize to within 1 of 255.
+//! Pixels -> the model's input: resize, place on the canvas (crop or pad), order channels,
+//! `(pixel * scale - mean) / std`. Channels: `mean` and `std` are in the tensor's channel order.
+//! Grey is ITU-R 601, as PIL's `L`. Padding is the mean (0). Cost: only the part of the upload that
+//! reaches the canvas is resized. Agrees with PIL's resize to within 1 of 255.
 
 use ::image::RgbImage;
 use fast_image_resize::{
@@ -19,12 +20,15 @@ use crate::{
     tensor::Tensor,
 };
 
-/// The model's input for an upload, `[C, H, W]` or `[H, W, C]`, and where its pixels lie on the upload.
-/// Fails only on sizes that a manifest or a decoder should not let through (a side of 0, more memory than there is).
+/// The model's input for an upload, `[C, H, W]` or `[H, W, C]`, and where its pixels lie on the
+/// upload. Fails only on sizes that a manifest or a decoder should not let through (a side of 0,
+/// more memory than there is).
 pub fn preprocess(upload: &RgbImage, rule: &Preprocess) -> Result<(Tensor, Geometry), ImageError> {
     let sides = [upload.width(), upload.height(), rule.width, rule.height];
     if sides.contains(&0) || rule.resize == Resize::ShortSide(0) {
-        return Err(ImageError::Resize { reason: "a side has no pixels".to_owned() });
+        return Err(ImageError::Resize {
+            reason: "a side has no pixels".to_owned(),
+        });
     }
     let geometry = Geometry::new(upload.dimensions(), rule);
     let channels = channel_count(rule.channels);
@@ -35,7 +39,8 @@ pub fn preprocess(upload: &RgbImage, rule: &Preprocess) -> Result<(Tensor, Geome
     let pixels = resize(upload, &columns, &rows, rule.filter)?;
     for row in 0..rows.shown {
         for column in 0..columns.shown {
-            let from = 3 * ((row + rows.skipped) * columns.computed as usize + column + columns.skipped);
+            let from =
+                3 * ((row + rows.skipped) * columns.computed as usize + column + columns.skipped);
             let at = (row + rows.canvas) * width + column + columns.canvas;
             let [r, g, b] = [pixels[from], pixels[from + 1], pixels[from + 2]];
             let ordered = match rule.channels {
@@ -60,8 +65,8 @@ pub fn preprocess(upload: &RgbImage, rule: &Preprocess) -> Result<(Tensor, Geome
     Ok((tensor, geometry))
 }
 
-/// `[height, width]` of the picture that a tensor of the model's input space shows: ITU-R 601, black 0 and white 1, not rounded.
-/// `None` for shapes that `rule` does not make.
+/// `[height, width]` of the picture that a tensor of the model's input space shows: ITU-R 601,
+/// black 0 and white 1, not rounded. `None` for shapes that `rule` does not make.
 pub fn luma_of(tensor: &Tensor, rule: &Preprocess) -> Option<Array2<f32>> {
     let shares: &[f64] = match rule.channels {
         Channels::Rgb => &[0.299, 0.587, 0.114],
@@ -72,19 +77,31 @@ pub fn luma_of(tensor: &Tensor, rule: &Preprocess) -> Option<Array2<f32>> {
         Layout::Nchw => 0,
         Layout::Nhwc => 2,
     };
-    let pixels =
-        tensor.view().into_dimensionality::<Ix3>().ok().filter(|pixels| pixels.len_of(Axis(axis)) == shares.len())?;
+    let pixels = tensor
+        .view()
+        .into_dimensionality::<Ix3>()
+        .ok()
+        .filter(|pixels| pixels.len_of(Axis(axis)) == shares.len())?;
     let mut luma = Array2::<f64>::zeros(pixels.index_axis(Axis(axis), 0).raw_dim());
-    for ((plane, share), (black, white)) in pixels.axis_iter(Axis(axis)).zip(shares).zip(pixel_range(rule)) {
+    for ((plane, share), (black, white)) in pixels
+        .axis_iter(Axis(axis))
+        .zip(shares)
+        .zip(pixel_range(rule))
+    {
         let (black, white) = (f64::from(black), f64::from(white));
-        luma.zip_mut_with(&plane, |luma, &value| *luma += share * (f64::from(value) - black) / (white - black));
+        luma.zip_mut_with(&plane, |luma, &value| {
+            *luma += share * (f64::from(value) - black) / (white - black)
+        });
     }
     Some(luma.mapv(|value| value as f32))
 }
 
 /// The tensor values of a black and of a white pixel, per channel in the tensor's order.
 pub fn pixel_range(rule: &Preprocess) -> Vec<(f32, f32)> {
-    value_table(rule).iter().map(|values| (values[0], values[255])).collect()
+    value_table(rule)
+        .iter()
+        .map(|values| (values[0], values[255]))
+        .collect()
 }
 
 pub fn channel_count(channels: Channels) -> usize {
@@ -99,10 +116,16 @@ pub fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((19_595 * u32::from(r) + 38_470 * u32::from(g) + 7_471 * u32::from(b) + 0x8000) >> 16) as u8
 }
 
-/// Per channel, the tensor value of each pixel value. A `mean` or `std` of length one holds for all channels, an empty one is 0 or 1.
+/// Per channel, the tensor value of each pixel value. A `mean` or `std` of length one holds for all
+/// channels, an empty one is 0 or 1.
 fn value_table(rule: &Preprocess) -> Vec<[f32; 256]> {
-    let of =
-        |values: &[f32], channel: usize, absent: f32| values.get(channel).or(values.first()).copied().unwrap_or(absent);
+    let of = |values: &[f32], channel: usize, absent: f32| {
+        values
+            .get(channel)
+            .or(values.first())
+            .copied()
+            .unwrap_or(absent)
+    };
     (0..channel_count(rule.channels))
         .map(|channel| {
             let (mean, std) = (of(&rule.mean, channel, 0.0), of(&rule.std, channel, 1.0));
@@ -115,7 +138,8 @@ fn value_table(rule: &Preprocess) -> Vec<[f32; 256]> {
 struct Stretch {
     /// Start and length in the upload, in its pixels.
     source: (f64, f64),
-    /// Pixels computed: those shown and a margin of the filter's reach, so that the cut changes no value.
+    /// Pixels computed: those shown and a margin of the filter's reach, so that the cut changes no
+    /// value.
     computed: u32,
     /// Computed pixels before the first that is shown.
     skipped: usize,
@@ -127,7 +151,11 @@ struct Stretch {
 impl Stretch {
     fn along(geometry: &Geometry, axis: usize) -> Stretch {
         let pick = |(x, y): (u32, u32)| if axis == 0 { x } else { y };
-        let offset = i64::from(if axis == 0 { geometry.offset.0 } else { geometry.offset.1 });
+        let offset = i64::from(if axis == 0 {
+            geometry.offset.0
+        } else {
+            geometry.offset.1
+        });
         let (upload, resized) = (pick(geometry.upload), i64::from(pick(geometry.resized)));
         // In the resized upload's pixels.
         let first = (-offset).clamp(0, resized);
@@ -135,7 +163,13 @@ impl Stretch {
         let per_pixel = f64::from(upload) / resized as f64;
         let reach = 1 + (WIDEST_SUPPORT / per_pixel.min(1.0)).ceil() as i64;
         let (from, to) = ((first - reach).max(0), (end + reach).min(resized));
-        let edge = |at: i64| if at == resized { f64::from(upload) } else { at as f64 * per_pixel };
+        let edge = |at: i64| {
+            if at == resized {
+                f64::from(upload)
+            } else {
+                at as f64 * per_pixel
+            }
+        };
         Stretch {
             source: span(edge(from), edge(to)),
             computed: (to - from) as u32,
@@ -149,8 +183,14 @@ impl Stretch {
 /// Of Lanczos, in pixels of the coarser of the two images.
 const WIDEST_SUPPORT: f64 = 3.0;
 
-/// RGB bytes, `rows.computed` x `columns.computed`. The pixels' type is fixed: `Resizer::resize` would be compiled for every type there is.
-fn resize(upload: &RgbImage, columns: &Stretch, rows: &Stretch, filter: Filter) -> Result<Vec<u8>, ImageError> {
+/// RGB bytes, `rows.computed` x `columns.computed`. The pixels' type is fixed: `Resizer::resize`
+/// would be compiled for every type there is.
+fn resize(
+    upload: &RgbImage,
+    columns: &Stretch,
+    rows: &Stretch,
+    filter: Filter,
+) -> Result<Vec<u8>, ImageError> {
     let algorithm = match filter {
         Filter::Nearest => ResizeAlg::Nearest,
         Filter::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
@@ -158,27 +198,43 @@ fn resize(upload: &RgbImage, columns: &Stretch, rows: &Stretch, filter: Filter) 
         Filter::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
         Filter::Lanczos => ResizeAlg::Convolution(FilterType::Lanczos3),
     };
-    // Columns first, then rows, as PIL; the other order cuts overshoots of noisy pictures elsewhere.
+    // Columns first, then rows, as PIL; the other order cuts overshoots of noisy pictures
+    // elsewhere.
     let top = rows.source.0.floor();
-    let bottom = (rows.source.0 + rows.source.1).ceil().min(f64::from(upload.height()));
-    let source = TypedImageRef::<U8x3>::from_buffer(upload.width(), upload.height(), upload).map_err(failed)?;
+    let bottom = (rows.source.0 + rows.source.1)
+        .ceil()
+        .min(f64::from(upload.height()));
+    let source = TypedImageRef::<U8x3>::from_buffer(upload.width(), upload.height(), upload)
+        .map_err(failed)?;
     let height = (bottom - top) as u32;
     let mut narrow = TypedImage::<U8x3>::new(columns.computed, height);
     let options = ResizeOptions::new().resize_alg(algorithm);
     let mut resizer = Resizer::new();
     let cut = options.crop(columns.source.0, top, columns.source.1, bottom - top);
-    resizer.resize_typed(&source, &mut narrow, &cut).map_err(failed)?;
+    resizer
+        .resize_typed(&source, &mut narrow, &cut)
+        .map_err(failed)?;
     let narrow = TypedImageRef::new(columns.computed, height, narrow.pixels()).map_err(failed)?;
     let mut bytes = vec![0; columns.computed as usize * rows.computed as usize * 3];
-    let mut target = TypedImage::<U8x3>::from_buffer(columns.computed, rows.computed, &mut bytes).map_err(failed)?;
+    let mut target = TypedImage::<U8x3>::from_buffer(columns.computed, rows.computed, &mut bytes)
+        .map_err(failed)?;
     let (from, length) = span(rows.source.0 - top, rows.source.0 - top + rows.source.1);
-    let cut = options.crop(0.0, from, f64::from(columns.computed), length.min(bottom - top - from));
-    resizer.resize_typed(&narrow, &mut target, &cut).map_err(failed)?;
+    let cut = options.crop(
+        0.0,
+        from,
+        f64::from(columns.computed),
+        length.min(bottom - top - from),
+    );
+    resizer
+        .resize_typed(&narrow, &mut target, &cut)
+        .map_err(failed)?;
     Ok(bytes)
 }
 
 fn failed(fault: impl std::error::Error) -> ImageError {
-    ImageError::Resize { reason: fault.to_string() }
+    ImageError::Resize {
+        reason: fault.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -222,7 +278,9 @@ mod tests {
                 };
                 let found = luma_of(&preprocess(&upload, &rule).unwrap().0, &rule).unwrap();
                 for (x, y, Rgb([r, g, b])) in upload.enumerate_pixels() {
-                    let expected = (0.299 * f32::from(*r) + 0.587 * f32::from(*g) + 0.114 * f32::from(*b)) / 255.0;
+                    let expected =
+                        (0.299 * f32::from(*r) + 0.587 * f32::from(*g) + 0.114 * f32::from(*b))
+                            / 255.0;
                     assert!((found[[y as usize, x as usize]] - expected).abs() < 1e-6);
                 }
                 assert_eq!(luma_of(&Tensor::zeros(vec![2, 3, 4]), &rule), None);
@@ -234,7 +292,9 @@ mod tests {
     fn resize_and_crop_agree_with_pil() {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/images");
         for name in ["wide", "tall", "small"] {
-            let upload = ::image::open(folder.join(format!("{name}.png"))).unwrap().into_rgb8();
+            let upload = ::image::open(folder.join(format!("{name}.png")))
+                .unwrap()
+                .into_rgb8();
             for (filter, text, tolerance) in [
                 (Filter::Nearest, "nearest", 0.0),
                 // Coefficients are fixed-point, with fewer bits than PIL keeps.
@@ -242,11 +302,19 @@ mod tests {
                 (Filter::Bicubic, "bicubic", 1.0),
                 (Filter::Lanczos, "lanczos", 1.0),
             ] {
-                let rule = Preprocess { filter, ..rule(28, 28, Resize::ShortSide(32)) };
+                let rule = Preprocess {
+                    filter,
+                    ..rule(28, 28, Resize::ShortSide(32))
+                };
                 let (found, _) = preprocess(&upload, &rule).unwrap();
                 let stored = fs::File::open(folder.join(format!("{name}.{text}.npy"))).unwrap();
-                let expected = ndarray::Array3::<u8>::read_npy(stored).unwrap().mapv(f32::from).into_dyn();
-                let worst = (&found - &expected).iter().fold(0f32, |worst, gap| worst.max(gap.abs()));
+                let expected = ndarray::Array3::<u8>::read_npy(stored)
+                    .unwrap()
+                    .mapv(f32::from)
+                    .into_dyn();
+                let worst = (&found - &expected)
+                    .iter()
+                    .fold(0f32, |worst, gap| worst.max(gap.abs()));
                 assert!(worst <= tolerance, "{name} {text}: {worst}");
             }
         }
@@ -254,7 +322,9 @@ mod tests {
 
     #[test]
     fn layout_channel_order_and_normalisation_follow_the_manifest() {
-        let upload = RgbImage::from_fn(2, 1, |x, _| ::image::Rgb(if x == 0 { [255, 0, 51] } else { [0, 102, 255] }));
+        let upload = RgbImage::from_fn(2, 1, |x, _| {
+            ::image::Rgb(if x == 0 { [255, 0, 51] } else { [0, 102, 255] })
+        });
         let rgb = Preprocess {
             layout: Layout::Nchw,
             scale: 1.0 / 255.0,
@@ -265,15 +335,33 @@ mod tests {
         let values = |rule: &Preprocess| preprocess(&upload, rule).unwrap().0;
         let close = |found: Tensor, shape: &[usize], expected: &[f32]| {
             assert_eq!(found.shape(), shape);
-            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+            assert!(
+                found
+                    .iter()
+                    .zip(expected)
+                    .all(|(a, b)| (a - b).abs() < 1e-6),
+                "{found:?}"
+            );
         };
         close(values(&rgb), &[3, 1, 2], &[1.0, -1.0, 0.0, 2.0, 0.0, 0.8]);
-        let nhwc = Preprocess { layout: Layout::Nhwc, ..rgb.clone() };
+        let nhwc = Preprocess {
+            layout: Layout::Nhwc,
+            ..rgb.clone()
+        };
         close(values(&nhwc), &[1, 2, 3], &[1.0, 0.0, 0.0, -1.0, 2.0, 0.8]);
         // Mean and std stand in the tensor's order: the first is blue's.
-        let bgr = Preprocess { channels: Channels::Bgr, ..rgb.clone() };
+        let bgr = Preprocess {
+            channels: Channels::Bgr,
+            ..rgb.clone()
+        };
         close(values(&bgr), &[3, 1, 2], &[-0.6, 1.0, 0.0, 2.0, 0.8, -0.2]);
-        let grey = Preprocess { channels: Channels::Gray, scale: 1.0, mean: vec![], std: vec![], ..rgb };
+        let grey = Preprocess {
+            channels: Channels::Gray,
+            scale: 1.0,
+            mean: vec![],
+            std: vec![],
+            ..rgb
+        };
         // PIL: Image.fromarray([[255, 0, 51], [0, 102, 255]]).convert("L") is 82, 89.
         close(values(&grey), &[1, 1, 2], &[82.0, 89.0]);
     }
@@ -285,7 +373,13 @@ mod tests {
         assert_eq!((geometry.resized, geometry.offset), ((10, 5), (0, 2)));
         for row in 0..10 {
             let expected = if (2..7).contains(&row) { 200.0 } else { 0.0 };
-            assert!(found.index_axis(ndarray::Axis(0), row).iter().all(|value| *value == expected), "row {row}");
+            assert!(
+                found
+                    .index_axis(ndarray::Axis(0), row)
+                    .iter()
+                    .all(|value| *value == expected),
+                "row {row}"
+            );
         }
     }
 
@@ -303,17 +397,30 @@ mod tests {
             let upload = RgbImage::from_pixel(width, height, ::image::Rgb([7; 3]));
             for resize in [Resize::Stretch, Resize::ShortSide(256), Resize::Pad] {
                 for filter in [Filter::Nearest, Filter::Lanczos] {
-                    let rule = Preprocess { filter, ..rule(224, 224, resize) };
+                    let rule = Preprocess {
+                        filter,
+                        ..rule(224, 224, resize)
+                    };
                     let (found, geometry) = preprocess(&upload, &rule).unwrap();
-                    assert!(found.iter().all(|value| *value == 7.0 || (*value == 0.0 && resize == Resize::Pad)));
                     assert!(
-                        geometry.on_photo(geometry.upload).project(ndarray::Array2::ones((224, 224)).view()).is_some()
+                        found
+                            .iter()
+                            .all(|value| *value == 7.0 || (*value == 0.0 && resize == Resize::Pad))
+                    );
+                    assert!(
+                        geometry
+                            .on_photo(geometry.upload)
+                            .project(ndarray::Array2::ones((224, 224)).view())
+                            .is_some()
                     );
                 }
             }
         }
         let none = RgbImage::new(0, 5);
-        assert!(matches!(preprocess(&none, &rule(4, 4, Resize::Stretch)), Err(ImageError::Resize { .. })));
+        assert!(matches!(
+            preprocess(&none, &rule(4, 4, Resize::Stretch)),
+            Err(ImageError::Resize { .. })
+        ));
     }
 
     #[test]
@@ -325,6 +432,9 @@ mod tests {
             ..rule(1, 1, Resize::Stretch)
         };
         let range = pixel_range(&rule);
-        assert!((range[0].0 + 2.117_904).abs() < 1e-5 && (range[2].1 - 2.64).abs() < 1e-5, "{range:?}");
+        assert!(
+            (range[0].0 + 2.117_904).abs() < 1e-5 && (range[2].1 - 2.64).abs() < 1e-5,
+            "{range:?}"
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! What a kind of job is: plan -> work on each shard -> reduce -> complete -> report.
-//! A shard may be worked on more than once (its worker died, or was slow), by any replica: the same shard gives the same bytes, and
-//! whatever it writes to [`Context::files`] it writes under the same names.
+//! What a kind of job is: plan -> work on each shard -> reduce -> complete -> report. A shard may
+//! be worked on more than once (its worker died, or was slow), by any replica: the same shard gives
+//! the same bytes, and whatever it writes to [`Context::files`] it writes under the same names.
 
 use std::{
     fmt,
@@ -40,19 +40,34 @@ pub trait Kind: Send + Sync {
     /// Its parameters, each with what it is and its default.
     fn parameters(&self) -> &'static [(&'static str, &'static str)];
 
-    /// Checks what is asked for (the body of POST /jobs without `kind`) and settles every default: all faults at once.
-    /// What grows with the data set or the request is worked on in the pool.
-    fn plan<'a>(&'a self, asked: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, JobError>>;
+    /// Checks what is asked for (the body of POST /jobs without `kind`) and settles every default:
+    /// all faults at once. What grows with the data set or the request is worked on in the pool.
+    fn plan<'a>(
+        &'a self,
+        asked: Map<String, Value>,
+        app: &'a App,
+    ) -> BoxFuture<'a, Result<Plan, JobError>>;
 
-    /// The result of one shard. Stops soon once `context.caller.cancel` is cancelled, with any error.
-    fn work<'a>(&'a self, context: &'a Context, shard: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>>;
+    /// The result of one shard. Stops soon once `context.caller.cancel` is cancelled, with any
+    /// error.
+    fn work<'a>(
+        &'a self,
+        context: &'a Context,
+        shard: &'a Shard,
+    ) -> BoxFuture<'a, Result<Bytes, WorkError>>;
 
-    /// One JSON result out of the results of the shards, in their order. Those that are not there yet are `None`: then it is what
-    /// GET /jobs/{id} shows while the job runs. Pure, and run on the pool.
+    /// One JSON result out of the results of the shards, in their order. Those that are not there
+    /// yet are `None`: then it is what GET /jobs/{id} shows while the job runs. Pure, and run on
+    /// the pool.
     fn reduce(&self, spec: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError>;
 
-    /// What is to happen at the end, with the reduced result of all shards: it gives the job's result. May happen more than once.
-    fn complete<'a>(&'a self, _: &'a Context, reduced: Value) -> BoxFuture<'a, Result<Value, WorkError>> {
+    /// What is to happen at the end, with the reduced result of all shards: it gives the job's
+    /// result. May happen more than once.
+    fn complete<'a>(
+        &'a self,
+        _: &'a Context,
+        reduced: Value,
+    ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async { Ok(reduced) })
     }
 
@@ -83,7 +98,8 @@ pub struct Plan {
     pub spec: Value,
     /// The model it is about, for lists to filter by.
     pub model: Option<String>,
-    /// At least one. Each a few seconds of work: what a crash loses, and what other replicas can take.
+    /// At least one. Each a few seconds of work: what a crash loses, and what other replicas can
+    /// take.
     pub shards: Vec<PlannedShard>,
 }
 
@@ -108,7 +124,8 @@ pub struct Shard {
 #[derive(Clone)]
 pub struct Context {
     pub app: App,
-    /// Of job priority. Its token is cancelled when the job is, when the lease is lost, and when the server ends.
+    /// Of job priority. Its token is cancelled when the job is, when the lease is lost, and when
+    /// the server ends.
     pub caller: Caller,
     pub job: String,
     pub spec: Arc<Value>,
@@ -154,7 +171,14 @@ pub enum Format {
 }
 
 impl Format {
-    pub const ALL: [Self; 6] = [Self::Json, Self::Csv, Self::Html, Self::Svg, Self::Png, Self::Zip];
+    pub const ALL: [Self; 6] = [
+        Self::Json,
+        Self::Csv,
+        Self::Html,
+        Self::Svg,
+        Self::Png,
+        Self::Zip,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -250,10 +274,12 @@ impl From<AppError> for WorkError {
 impl From<PatternsError> for WorkError {
     fn from(error: PatternsError) -> Self {
         match error {
-            PatternsError::File(_) | PatternsError::Files(_) | PatternsError::Panicked(_) => Self::passing(error),
-            PatternsError::Format { .. } | PatternsError::OtherModel { .. } | PatternsError::Lost { .. } => {
-                Self::lasting(error)
+            PatternsError::File(_) | PatternsError::Files(_) | PatternsError::Panicked(_) => {
+                Self::passing(error)
             }
+            PatternsError::Format { .. }
+            | PatternsError::OtherModel { .. }
+            | PatternsError::Lost { .. } => Self::lasting(error),
         }
     }
 }

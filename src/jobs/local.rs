@@ -1,4 +1,5 @@
-//! One job run to its end in this process: what `explaind bench` does. The queue is that of this job alone.
+//! One job run to its end in this process: what `explaind bench` does. The queue is that of this
+//! job alone.
 
 use std::time::Duration;
 
@@ -14,17 +15,22 @@ use super::{
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(200);
 
-/// Submits and works until the job has ended, telling where it is. With a `key` a job that was broken off goes on where it was.
+/// Submits and works until the job has ended, telling where it is. With a `key` a job that was
+/// broken off goes on where it was.
 pub async fn run(
     queue: &Queue,
     asked: Map<String, Value>,
     key: Option<String>,
     mut on_progress: impl FnMut(&Job),
 ) -> Result<Job, JobError> {
-    run_until(std::future::pending(), queue, asked, key, |job, _| on_progress(job)).await
+    run_until(std::future::pending(), queue, asked, key, |job, _| {
+        on_progress(job)
+    })
+    .await
 }
 
-/// As [`run`], or until `stop` resolves, where the job is not final yet. Told are also the seconds left, once they are known.
+/// As [`run`], or until `stop` resolves, where the job is not final yet. Told are also the seconds
+/// left, once they are known.
 pub async fn run_until(
     stop: impl Future<Output = ()>,
     queue: &Queue,

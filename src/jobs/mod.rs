@@ -1,6 +1,7 @@
-//! Durable jobs: leased shards with fenced writes. A [`Kind`] plans a request into shards, works each, and reduces their results; the
-//! [`queue`] submits and looks, the [`runner`] leases and works, the [`store`] keeps all of it. The reduction is a shard too, leased
-//! when the others are done: whoever dies anywhere loses the shards it held, and nothing else.
+//! Durable jobs: leased shards with fenced writes. A [`Kind`] plans a request into shards, works
+//! each, and reduces their results; the [`queue`] submits and looks, the [`runner`] leases and
+//! works, the [`store`] keeps all of it. The reduction is a shard too, leased when the others are
+//! done: whoever dies anywhere loses the shards it held, and nothing else.
 
 pub mod kind;
 pub mod kinds;

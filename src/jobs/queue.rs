@@ -1,4 +1,5 @@
-//! Where jobs are handed in and looked at: what the API and the command line call. Runners work on the same queue.
+//! Where jobs are handed in and looked at: what the API and the command line call. Runners work on
+//! the same queue.
 
 use std::{
     path::{Path, PathBuf},
@@ -39,9 +40,11 @@ struct Parts {
     /// Of a queue that is not that of the settings.
     folder: Option<PathBuf>,
     store: OnceCell<Store>,
-    /// Told of whatever this process changes, so that nobody here has to wait for the next look at the database.
+    /// Told of whatever this process changes, so that nobody here has to wait for the next look at
+    /// the database.
     changed: Notify,
-    /// Told of the jobs that this process ends: its own workers need not wait for their next heartbeat.
+    /// Told of the jobs that this process ends: its own workers need not wait for their next
+    /// heartbeat.
     ended: broadcast::Sender<String>,
     watch: Watch,
     results: Results,
@@ -50,7 +53,8 @@ struct Parts {
 /// Ends that a worker may be late to hear of; it then asks the database.
 const ENDED_AT_ONCE: usize = 64;
 
-/// What a job takes in the database before it runs, about: itself, and for each shard and each unit.
+/// What a job takes in the database before it runs, about: itself, and for each shard and each
+/// unit.
 const JOB_BYTES: u64 = 4096;
 const SHARD_BYTES: u64 = 200;
 const UNIT_BYTES: u64 = 8;
@@ -79,7 +83,9 @@ pub enum JobError {
     Parameters(#[from] Faults),
     #[error("no job is called {}; GET /jobs lists them", excerpt(id))]
     Unknown { id: String },
-    #[error("{limit} jobs are queued or running, which is the most (max_jobs); submit again when some have ended")]
+    #[error(
+        "{limit} jobs are queued or running, which is the most (max_jobs); submit again when some have ended"
+    )]
     TooManyJobs { limit: u64 },
     #[error(
         "{what} {found} {unit}; at most {most} are allowed ({setting}); lower {}",
@@ -95,7 +101,9 @@ pub enum JobError {
         /// The parameters that it depends on, and the values that would do where that is known.
         lower: Vec<(&'static str, Option<String>)>,
     },
-    #[error("{limit} readers of events are connected, which is the most; try again later, or look at GET /jobs/{{id}}")]
+    #[error(
+        "{limit} readers of events are connected, which is the most; try again later, or look at GET /jobs/{{id}}"
+    )]
     TooManyFollowers { limit: usize },
     #[error("job {id} was submitted with this Idempotency-Key and another body; take a new key")]
     KeyTaken { id: String },
@@ -119,7 +127,10 @@ pub enum JobError {
 async fn soon<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
     match tokio::time::timeout(SOON, answer).await {
         Ok(found) => found.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("the database of jobs did not answer within {} ms", SOON.as_millis())),
+        Err(_) => Err(format!(
+            "the database of jobs did not answer within {} ms",
+            SOON.as_millis()
+        )),
     }
 }
 
@@ -137,8 +148,19 @@ impl Queue {
     fn at(app: App, kinds: Kinds, folder: Option<PathBuf>) -> Self {
         let (changed, ended) = (Notify::new(), broadcast::Sender::new(ENDED_AT_ONCE));
         let (watch, results) = (Watch::default(), Results::default());
-        let parts = Parts { app, kinds, folder, store: OnceCell::new(), changed, ended, watch, results };
-        Self { parts: Arc::new(parts) }
+        let parts = Parts {
+            app,
+            kinds,
+            folder,
+            store: OnceCell::new(),
+            changed,
+            ended,
+            watch,
+            results,
+        };
+        Self {
+            parts: Arc::new(parts),
+        }
     }
 
     pub fn app(&self) -> &App {
@@ -149,7 +171,8 @@ impl Queue {
         self.parts.kinds
     }
 
-    /// Opened at first use, and tried again as long as it cannot be: a database that is away keeps nobody from explaining.
+    /// Opened at first use, and tried again as long as it cannot be: a database that is away keeps
+    /// nobody from explaining.
     pub async fn store(&self) -> Result<&Store, StoreError> {
         let settings = self.app().settings();
         let (database, data): (_, &Path) = match &self.parts.folder {
@@ -157,7 +180,10 @@ impl Queue {
             None => (settings.database.as_deref(), &settings.data),
         };
         // Boxed: the many callers would each hold, and compile, all that opening a database takes.
-        self.parts.store.get_or_try_init(|| Store::open(database, data).boxed()).await
+        self.parts
+            .store
+            .get_or_try_init(|| Store::open(database, data).boxed())
+            .await
     }
 
     /// Whether the database answers, soon enough for a health check.
@@ -205,13 +231,19 @@ impl Queue {
         let _ = tokio::time::timeout(limit, self.changed()).await;
     }
 
-    /// Plans and submits what is asked for: `kind`, and that kind's parameters. With an idempotency key only the first time.
-    pub async fn submit(&self, asked: Map<String, Value>, key: Option<String>) -> Result<(Job, bool), JobError> {
+    /// Plans and submits what is asked for: `kind`, and that kind's parameters. With an idempotency
+    /// key only the first time.
+    pub async fn submit(
+        &self,
+        asked: Map<String, Value>,
+        key: Option<String>,
+    ) -> Result<(Job, bool), JobError> {
         let (store, max_jobs) = (self.store().await?, self.app().settings().max_jobs);
         let whole = Value::Object(asked.clone());
         let submitted = match store.submitted(key.as_deref(), &whole).await? {
             Some(known) => known,
-            // Told before the request is planned, and once more in the transaction that adds the job.
+            // Told before the request is planned, and once more in the transaction that adds the
+            // job.
             None if store.open_jobs().await? >= max_jobs => Submitted::Full,
             None => {
                 let (kind, plan) = self.plan(asked).await?;
@@ -251,16 +283,35 @@ impl Queue {
         let units: u64 = new.shards.iter().map(|shard| shard.units).sum();
         let bytes = JOB_BYTES + SHARD_BYTES * new.shards.len() as u64 + UNIT_BYTES * units;
         let quota = self.app().quota().clone();
-        Ok(Some(self.app().pool().run(move || quota.reserve(on_disk(bytes))).await??))
+        Ok(Some(
+            self.app()
+                .pool()
+                .run(move || quota.reserve(on_disk(bytes)))
+                .await??,
+        ))
     }
 
     /// What is asked for, settled, without submitting it.
-    pub async fn plan(&self, mut asked: Map<String, Value>) -> Result<(&'static dyn Kind, Plan), JobError> {
+    pub async fn plan(
+        &self,
+        mut asked: Map<String, Value>,
+    ) -> Result<(&'static dyn Kind, Plan), JobError> {
         let id = asked.remove("kind");
-        let kind = id.as_ref().and_then(Value::as_str).and_then(|id| registry::find(self.kinds(), id));
+        let kind = id
+            .as_ref()
+            .and_then(Value::as_str)
+            .and_then(|id| registry::find(self.kinds(), id));
         let Some(kind) = kind else {
-            let message = id.map_or_else(|| "is missing".to_owned(), |id| format!("{} is no kind of job", shown(id)));
-            return Err(Faults::from(Fault::new("kind", message, self.kinds().iter().map(|kind| kind.id()))).into());
+            let message = id.map_or_else(
+                || "is missing".to_owned(),
+                |id| format!("{} is no kind of job", shown(id)),
+            );
+            return Err(Faults::from(Fault::new(
+                "kind",
+                message,
+                self.kinds().iter().map(|kind| kind.id()),
+            ))
+            .into());
         };
         Ok((kind, kind.plan(asked, self.app()).await?))
     }
@@ -270,7 +321,11 @@ impl Queue {
     }
 
     pub async fn job(&self, id: &str) -> Result<Job, JobError> {
-        self.store().await?.job(id).await?.ok_or_else(|| JobError::Unknown { id: id.to_owned() })
+        self.store()
+            .await?
+            .job(id)
+            .await?
+            .ok_or_else(|| JobError::Unknown { id: id.to_owned() })
     }
 
     pub async fn look(&self, id: &str) -> Result<Look, JobError> {
@@ -291,14 +346,23 @@ impl Queue {
                 Err(_) => Some(result),
             },
         };
-        Ok(Look { job, rate, eta_s, result, errors })
+        Ok(Look {
+            job,
+            rate,
+            eta_s,
+            result,
+            errors,
+        })
     }
 
     /// Units per second of a running job, and the seconds left at that rate.
     pub async fn rate(&self, job: &Job) -> Result<(Option<f64>, Option<f64>), JobError> {
         let rate = self.store().await?.rate(job).await?;
         let left = job.units.saturating_sub(job.units_done) as f64;
-        Ok((rate, rate.filter(|rate| *rate > 0.0).map(|rate| left / rate)))
+        Ok((
+            rate,
+            rate.filter(|rate| *rate > 0.0).map(|rate| left / rate),
+        ))
     }
 
     /// The result, or the reduction of what there is.
@@ -310,20 +374,31 @@ impl Queue {
         let make = async move {
             let store = queue.store().await?;
             if of.state == JobState::Succeeded {
-                return store.result(&of.id).await?.ok_or(JobError::Unknown { id: of.id });
+                return store
+                    .result(&of.id)
+                    .await?
+                    .ok_or(JobError::Unknown { id: of.id });
             }
             let (kind, results) = (queue.kind_of(&of)?, store.results(&of.id).await?);
-            Ok(queue.app().pool().run(move || kind.reduce(&of.spec, &results)).await??)
+            Ok(queue
+                .app()
+                .pool()
+                .run(move || kind.reduce(&of.spec, &results))
+                .await??)
         };
         self.parts.results.get(job, make).await.map(Some)
     }
 
     fn kind_of(&self, job: &Job) -> Result<&'static dyn Kind, JobError> {
-        let unknown = || JobError::UnknownKind { id: job.id.clone(), kind: job.kind.clone() };
+        let unknown = || JobError::UnknownKind {
+            id: job.id.clone(),
+            kind: job.kind.clone(),
+        };
         registry::find(self.kinds(), &job.kind).ok_or_else(unknown)
     }
 
-    /// The formats of a job's report; the first is for readers without wishes. None where the kind is not known here.
+    /// The formats of a job's report; the first is for readers without wishes. None where the kind
+    /// is not known here.
     pub fn formats(&self, job: &Job) -> &'static [Format] {
         self.kind_of(job).map_or(&[], |kind| kind.formats())
     }
@@ -332,10 +407,17 @@ impl Queue {
     pub async fn report(&self, job: &Job, format: Format) -> Result<Report, JobError> {
         let kind = self.kind_of(job)?;
         let Some(result) = self.result(job).await? else {
-            return Err(JobError::NothingYet { id: job.id.clone(), state: job.state });
+            return Err(JobError::NothingYet {
+                id: job.id.clone(),
+                state: job.state,
+            });
         };
         let spec = job.spec.clone();
-        Ok(self.app().pool().run(move || kind.report(&spec, &result, format)).await??)
+        Ok(self
+            .app()
+            .pool()
+            .run(move || kind.report(&spec, &result, format))
+            .await??)
     }
 
     pub async fn events(&self, id: &str, after: u64, limit: u64) -> Result<Vec<Event>, JobError> {
@@ -362,7 +444,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Removes the jobs that ended longer ago than `age`, and all but the last `kept` that ended, with their files.
+    /// Removes the jobs that ended longer ago than `age`, and all but the last `kept` that ended,
+    /// with their files.
     pub async fn forget(&self, age: Duration, kept: u64) -> Result<usize, JobError> {
         let store = self.store().await?;
         let mut forgotten = 0;
@@ -381,21 +464,32 @@ impl Queue {
         }
     }
 
-    /// Removes the files of a job that is not there any more; a worker that was stopped may have written some after all.
+    /// Removes the files of a job that is not there any more; a worker that was stopped may have
+    /// written some after all.
     pub(super) async fn clear(&self, id: &str) -> Result<(), JobError> {
-        if !self.store().await?.gone(vec![id.to_owned()]).await?.is_empty() {
+        if !self
+            .store()
+            .await?
+            .gone(vec![id.to_owned()])
+            .await?
+            .is_empty()
+        {
             self.app().files().remove_all(&folder_of(id)).await?;
         }
         Ok(())
     }
 
-    /// Removes the files of all jobs that are not there any more: of those that were deleted while a worker wrote, or by a process that
-    /// ended before their files. A job is there before its first file, so that files which are found before jobs are looked for belong
-    /// to no job to come.
+    /// Removes the files of all jobs that are not there any more: of those that were deleted while
+    /// a worker wrote, or by a process that ended before their files. A job is there before its
+    /// first file, so that files which are found before jobs are looked for belong to no job to
+    /// come.
     pub async fn sweep(&self) -> Result<usize, JobError> {
         let files = self.app().files();
         let folders = files.folders(&folder_of_all()).await?;
-        let ids = folders.into_iter().filter(|name| uuid::Uuid::try_parse(name).is_ok()).collect();
+        let ids = folders
+            .into_iter()
+            .filter(|name| uuid::Uuid::try_parse(name).is_ok())
+            .collect();
         let gone = self.store().await?.gone(ids).await?;
         for id in &gone {
             files.remove_all(&folder_of(id)).await?;

@@ -2,7 +2,9 @@
 
 use super::{
     Kind, Kinds,
-    kinds::{degradation::DEGRADATION, explain_dataset::EXPLAIN_DATASET, fit_patterns::FIT_PATTERNS},
+    kinds::{
+        degradation::DEGRADATION, explain_dataset::EXPLAIN_DATASET, fit_patterns::FIT_PATTERNS,
+    },
 };
 
 pub static KINDS: Kinds = &[&DEGRADATION, &FIT_PATTERNS, &EXPLAIN_DATASET];

@@ -1,4 +1,5 @@
-//! Results as readers see them: reduced, or read, once for every change, however many look and however often.
+//! Results as readers see them: reduced, or read, once for every change, however many look and
+//! however often.
 
 use std::{
     collections::VecDeque,
@@ -32,14 +33,18 @@ struct Stage {
 }
 
 impl Results {
-    /// The result of `job` as it stands, or a later one. `make` runs to its end even when nobody waits for it any more.
+    /// The result of `job` as it stands, or a later one. `make` runs to its end even when nobody
+    /// waits for it any more.
     pub async fn get(
         &self,
         job: &Job,
         make: impl Future<Output = Result<Value, JobError>> + Send + 'static,
     ) -> Result<Arc<Value>, JobError> {
         let slot = self.slot(&job.id);
-        let stage = Stage { succeeded: job.state == JobState::Succeeded, shards_done: job.shards_done };
+        let stage = Stage {
+            succeeded: job.state == JobState::Succeeded,
+            shards_done: job.shards_done,
+        };
         let found = tokio::spawn(async move {
             let mut kept = slot.lock().await;
             match &*kept {
@@ -56,7 +61,10 @@ impl Results {
 
     fn slot(&self, id: &str) -> Slot {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = jobs.iter().position(|(job, _)| job == id).and_then(|at| jobs.remove(at));
+        let known = jobs
+            .iter()
+            .position(|(job, _)| job == id)
+            .and_then(|at| jobs.remove(at));
         let (job, slot) = known.unwrap_or_else(|| (id.to_owned(), Slot::default()));
         jobs.push_back((job, slot.clone()));
         if jobs.len() > KEPT {
@@ -103,22 +111,37 @@ mod tests {
                 results.get(&job, make).await.unwrap().as_u64().unwrap()
             }
         };
-        assert_eq!(join_all((0..50).map(|_| look("a", JobState::Running, 3))).await, [1; 50]);
+        assert_eq!(
+            join_all((0..50).map(|_| look("a", JobState::Running, 3))).await,
+            [1; 50]
+        );
         assert_eq!(look("a", JobState::Running, 4).await, 2);
-        assert_eq!(look("a", JobState::Running, 3).await, 2, "a reader who is late gets what is newer");
+        assert_eq!(
+            look("a", JobState::Running, 3).await,
+            2,
+            "a reader who is late gets what is newer"
+        );
         assert_eq!(look("a", JobState::Succeeded, 4).await, 3);
         assert_eq!(look("a", JobState::Succeeded, 4).await, 3);
         for other in 0..KEPT {
             look(&other.to_string(), JobState::Running, 1).await;
         }
-        assert_eq!(look("a", JobState::Succeeded, 4).await, 4 + KEPT as u64, "it was dropped for others");
+        assert_eq!(
+            look("a", JobState::Succeeded, 4).await,
+            4 + KEPT as u64,
+            "it was dropped for others"
+        );
         assert_eq!(results.jobs.lock().unwrap().len(), KEPT);
     }
 
     #[tokio::test]
     async fn a_failure_is_not_kept_and_who_goes_away_leaves_its_work_to_others() {
         let results = Results::default();
-        let failed = results.get(&job("a", JobState::Running, 1), async { Err(WorkPanicked.into()) }).await;
+        let failed = results
+            .get(&job("a", JobState::Running, 1), async {
+                Err(WorkPanicked.into())
+            })
+            .await;
         assert!(failed.is_err());
         let first = job("a", JobState::Running, 1);
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -127,9 +150,16 @@ mod tests {
             tell.send(()).unwrap();
             Ok(Value::from(7))
         };
-        let gone = tokio::time::timeout(std::time::Duration::from_millis(5), results.get(&first, make));
+        let gone = tokio::time::timeout(
+            std::time::Duration::from_millis(5),
+            results.get(&first, make),
+        );
         assert!(gone.await.is_err());
-        let other = results.get(&job("a", JobState::Running, 1), async { Err(WorkPanicked.into()) }).await;
+        let other = results
+            .get(&job("a", JobState::Running, 1), async {
+                Err(WorkPanicked.into())
+            })
+            .await;
         assert_eq!((*other.unwrap()).clone(), Value::from(7));
         told.await.unwrap();
     }

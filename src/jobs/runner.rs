@@ -1,5 +1,6 @@
-//! Leases shards and works on them: heartbeats, stops what is cancelled or lost, tries again what failed, drains at the end.
-//! Its evaluations have job priority: whatever waits for an answer goes first.
+//! Leases shards and works on them: heartbeats, stops what is cancelled or lost, tries again what
+//! failed, drains at the end. Its evaluations have job priority: whatever waits for an answer goes
+//! first.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -66,17 +67,22 @@ pub struct End {
 
 impl Runner {
     pub fn new(queue: Queue) -> Self {
-        Self { queue, owner: format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple()) }
+        Self {
+            queue,
+            owner: format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple()),
+        }
     }
 
-    /// Works until the end, and keeps the store free of jobs past their retention and of the files of jobs that are gone.
+    /// Works until the end, and keeps the store free of jobs past their retention and of the files
+    /// of jobs that are gone.
     pub async fn run(&self, end: &End) {
         let forget = every(FORGET, end, || self.forget());
         let sweep = every(SWEEP, end, || self.sweep());
         tokio::join!(self.work_until(end), forget, sweep);
     }
 
-    /// Works until the end, and removes nothing: files of jobs that this queue does not know are those of others.
+    /// Works until the end, and removes nothing: files of jobs that this queue does not know are
+    /// those of others.
     pub async fn work_until(&self, end: &End) {
         let slots = self.queue.app().settings().job_slots;
         join_all((0..slots).map(|_| self.work(end))).await;
@@ -114,7 +120,9 @@ impl Runner {
     }
 
     async fn attempt(&self, lease: Lease, end: &End) {
-        let Some(kind) = registry::find(self.queue.kinds(), &lease.kind) else { return };
+        let Some(kind) = registry::find(self.queue.kinds(), &lease.kind) else {
+            return;
+        };
         let started = Instant::now();
         let context = self.context(&lease);
         let _ended = context.caller.cancel.clone().drop_guard();
@@ -137,7 +145,8 @@ impl Runner {
             }
         };
         let settled = self.settle(&lease, &outcome, end).await;
-        metrics::histogram!(names::SHARD_DURATION_SECONDS, "kind" => kind.id()).record(started.elapsed());
+        metrics::histogram!(names::SHARD_DURATION_SECONDS, "kind" => kind.id())
+            .record(started.elapsed());
         match (settled, &outcome) {
             (Some(Acked::Written), Outcome::Failed(error)) => {
                 tracing::warn!(job = lease.job, shard = lease.shard.index, %error, "a shard failed");
@@ -145,7 +154,11 @@ impl Runner {
             }
             (Some(Acked::Written), _) => count(&lease, Ending::Succeeded),
             (Some(Acked::Refused), _) => {
-                tracing::warn!(job = lease.job, shard = lease.shard.index, "a late result was refused");
+                tracing::warn!(
+                    job = lease.job,
+                    shard = lease.shard.index,
+                    "a late result was refused"
+                );
                 self.clear(&lease).await;
                 count(&lease, Ending::Refused);
             }
@@ -174,9 +187,16 @@ impl Runner {
 
     async fn reduce(&self, kind: &'static dyn Kind, context: &Context) -> Result<Value, WorkError> {
         let store = self.queue.store().await.map_err(WorkError::passing)?;
-        let results = store.results(&context.job).await.map_err(WorkError::passing)?;
+        let results = store
+            .results(&context.job)
+            .await
+            .map_err(WorkError::passing)?;
         let spec = context.spec.clone();
-        let reduced = context.app.pool().run(move || kind.reduce(&spec, &results)).await??;
+        let reduced = context
+            .app
+            .pool()
+            .run(move || kind.reduce(&spec, &results))
+            .await??;
         kind.complete(context, reduced).await
     }
 
@@ -195,19 +215,23 @@ impl Runner {
             match renewed {
                 Ok(Renewed::Kept) => {}
                 Ok(Renewed::Over) => return,
-                Err(error) => tracing::warn!(%error, job = lease.job, "a lease could not be renewed; working on"),
+                Err(error) => {
+                    tracing::warn!(%error, job = lease.job, "a lease could not be renewed; working on")
+                }
             }
         }
     }
 
-    /// Writes what an attempt gave, however long the database takes to answer: the token keeps a late write out. None when the end
-    /// came first.
+    /// Writes what an attempt gave, however long the database takes to answer: the token keeps a
+    /// late write out. None when the end came first.
     async fn settle(&self, lease: &Lease, outcome: &Outcome, end: &End) -> Option<Acked> {
         let mut pause = PAUSES.0;
         loop {
             match self.write(lease, outcome).await {
                 Ok(acked) => return Some(acked),
-                Err(error) => tracing::error!(%error, job = lease.job, "a result cannot be written; trying again"),
+                Err(error) => {
+                    tracing::error!(%error, job = lease.job, "a result cannot be written; trying again")
+                }
             }
             if end.now.is_cancelled() {
                 return None;
@@ -249,7 +273,11 @@ impl Runner {
 
     async fn forget(&self) {
         let settings = self.queue.app().settings();
-        match self.queue.forget(settings.job_retention, settings.max_kept_jobs).await {
+        match self
+            .queue
+            .forget(settings.job_retention, settings.max_kept_jobs)
+            .await
+        {
             Ok(0) => {}
             Ok(jobs) => tracing::info!(jobs, "removed jobs past their retention"),
             Err(error) => tracing::warn!(%error, "old jobs could not be removed"),
@@ -260,7 +288,9 @@ impl Runner {
         match self.queue.sweep().await {
             Ok(0) => {}
             Ok(jobs) => tracing::info!(jobs, "removed the files of deleted jobs"),
-            Err(error) => tracing::warn!(%error, "the files of deleted jobs could not be looked for"),
+            Err(error) => {
+                tracing::warn!(%error, "the files of deleted jobs could not be looked for")
+            }
         }
     }
 }
@@ -279,11 +309,25 @@ async fn every<F: Future<Output = ()>>(pause: Duration, end: &End, mut act: impl
 /// The folders of this machine that errors may name, absolute, the deepest first.
 fn folders(app: &App) -> Vec<PathBuf> {
     let settings = app.settings();
-    let store = settings.object_store.as_ref().filter(|store| !store.contains("://")).map(PathBuf::from);
-    let named = [settings.data.clone(), settings.models.clone(), settings.onnxruntime.clone(), std::env::temp_dir()];
-    let all = named.into_iter().chain(store).chain(settings.dataset.values().cloned());
-    let mut folders: Vec<PathBuf> =
-        all.flat_map(|folder| [std::path::absolute(&folder), folder.canonicalize()]).filter_map(Result::ok).collect();
+    let store = settings
+        .object_store
+        .as_ref()
+        .filter(|store| !store.contains("://"))
+        .map(PathBuf::from);
+    let named = [
+        settings.data.clone(),
+        settings.models.clone(),
+        settings.onnxruntime.clone(),
+        std::env::temp_dir(),
+    ];
+    let all = named
+        .into_iter()
+        .chain(store)
+        .chain(settings.dataset.values().cloned());
+    let mut folders: Vec<PathBuf> = all
+        .flat_map(|folder| [std::path::absolute(&folder), folder.canonicalize()])
+        .filter_map(Result::ok)
+        .collect();
     folders.retain(|folder| folder.parent().is_some());
     folders.sort_by_key(|folder| std::cmp::Reverse(folder.as_os_str().len()));
     folders
@@ -307,8 +351,9 @@ async fn rest(pause: &mut Duration, end: &CancellationToken) {
     *pause = (*pause * 2).min(PAUSES.1);
 }
 
-/// How a shard ends here; each is counted. Stopped: it was cancelled or its lease was lost. Refused: its result came too late. Given
-/// back: the server ended. Unwritten: the database could not be reached.
+/// How a shard ends here; each is counted. Stopped: it was cancelled or its lease was lost.
+/// Refused: its result came too late. Given back: the server ended. Unwritten: the database could
+/// not be reached.
 #[derive(Clone, Copy, Debug)]
 pub enum Ending {
     Succeeded,
@@ -320,8 +365,14 @@ pub enum Ending {
 }
 
 impl Ending {
-    pub const ALL: [Self; 6] =
-        [Self::Succeeded, Self::Failed, Self::Stopped, Self::Refused, Self::GivenBack, Self::Unwritten];
+    pub const ALL: [Self; 6] = [
+        Self::Succeeded,
+        Self::Failed,
+        Self::Stopped,
+        Self::Refused,
+        Self::GivenBack,
+        Self::Unwritten,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -347,9 +398,18 @@ mod tests {
     fn errors_name_no_folder_of_the_server() {
         let folders = ["/srv/data/files", "/srv/data", "/tmp"].map(PathBuf::from);
         for (text, told) in [
-            ("cannot write to /srv/data/files/jobs/1/a.npy: full", "cannot write to jobs/1/a.npy: full"),
-            ("the folder /srv/data is away, \"/tmp/x\" too", "the folder data is away, \"x\" too"),
-            ("GET /jobs lists image/png at http://host/srv", "GET /jobs lists image/png at http://host/srv"),
+            (
+                "cannot write to /srv/data/files/jobs/1/a.npy: full",
+                "cannot write to jobs/1/a.npy: full",
+            ),
+            (
+                "the folder /srv/data is away, \"/tmp/x\" too",
+                "the folder data is away, \"x\" too",
+            ),
+            (
+                "GET /jobs lists image/png at http://host/srv",
+                "GET /jobs lists image/png at http://host/srv",
+            ),
         ] {
             assert_eq!(without_folders(text, &folders), told);
         }

@@ -1,5 +1,6 @@
-//! Who follows the events of jobs: one task looks at the database for all of them, as long as there are any, and keeps the last events of
-//! each job that is followed. A reader that is too slow for those reads on from the database: it misses nothing, and nothing waits for it.
+//! Who follows the events of jobs: one task looks at the database for all of them, as long as there
+//! are any, and keeps the last events of each job that is followed. A reader that is too slow for
+//! those reads on from the database: it misses nothing, and nothing waits for it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -61,36 +62,65 @@ pub struct Follower {
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(MAX_FOLLOWERS)), feeds: Mutex::default(), joined: Notify::new() }
+        Self {
+            places: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            feeds: Mutex::default(),
+            joined: Notify::new(),
+        }
     }
 }
 
 impl Watch {
     /// Events of `job` after `last`, as they come.
-    pub(super) fn follow(&self, queue: &Queue, job: String, last: u64) -> Result<Follower, JobError> {
+    pub(super) fn follow(
+        &self,
+        queue: &Queue,
+        job: String,
+        last: u64,
+    ) -> Result<Follower, JobError> {
         let place = self.places.clone().try_acquire_owned();
-        let place = place.map_err(|_| JobError::TooManyFollowers { limit: MAX_FOLLOWERS })?;
+        let place = place.map_err(|_| JobError::TooManyFollowers {
+            limit: MAX_FOLLOWERS,
+        })?;
         let mut feeds = self.feeds();
-        let feed = feeds.jobs.entry(job.clone()).or_insert_with(|| watch::channel(Feed::default()).0).subscribe();
+        let feed = feeds
+            .jobs
+            .entry(job.clone())
+            .or_insert_with(|| watch::channel(Feed::default()).0)
+            .subscribe();
         if !feeds.watched {
             feeds.watched = true;
             tokio::spawn(watch(queue.clone()));
         }
         drop(feeds);
         self.joined.notify_one();
-        Ok(Follower { queue: queue.clone(), job, last, read: VecDeque::new(), feed, _place: place })
+        Ok(Follower {
+            queue: queue.clone(),
+            job,
+            last,
+            read: VecDeque::new(),
+            feed,
+            _place: place,
+        })
     }
 
     fn feeds(&self) -> MutexGuard<'_, Feeds> {
         self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The jobs that are followed, and the last event that each feed has; none when the task may end.
+    /// The jobs that are followed, and the last event that each feed has; none when the task may
+    /// end.
     fn followed(&self) -> Option<Vec<(String, u64)>> {
         let mut feeds = self.feeds();
         feeds.jobs.retain(|_, feed| feed.receiver_count() > 0);
         feeds.watched = !feeds.jobs.is_empty();
-        feeds.watched.then(|| feeds.jobs.iter().map(|(job, feed)| (job.clone(), feed.borrow().last)).collect())
+        feeds.watched.then(|| {
+            feeds
+                .jobs
+                .iter()
+                .map(|(job, feed)| (job.clone(), feed.borrow().last))
+                .collect()
+        })
     }
 
     /// Readers of a feed that is gone read what there is, and end.
@@ -161,8 +191,13 @@ impl Feed {
     /// Those after `last`; none where some of them are not kept.
     fn after(&self, last: u64) -> Option<VecDeque<Event>> {
         let first = self.recent.front().map_or(self.last + 1, |event| event.seq);
-        (first <= last.saturating_add(1))
-            .then(|| self.recent.iter().filter(|event| event.seq > last).cloned().collect())
+        (first <= last.saturating_add(1)).then(|| {
+            self.recent
+                .iter()
+                .filter(|event| event.seq > last)
+                .cloned()
+                .collect()
+        })
     }
 }
 
@@ -181,7 +216,12 @@ impl Follower {
             if last > self.last {
                 self.read = match kept {
                     Some(kept) => kept,
-                    None => self.queue.events(&self.job, self.last, RECENT).await.ok()?.into(),
+                    None => self
+                        .queue
+                        .events(&self.job, self.last, RECENT)
+                        .await
+                        .ok()?
+                        .into(),
                 };
                 // The job was deleted with its events.
                 if self.read.is_empty() {
@@ -203,7 +243,13 @@ mod tests {
     use super::*;
 
     fn events(seqs: std::ops::RangeInclusive<u64>) -> Vec<Event> {
-        seqs.map(|seq| Event { seq, at: 0, kind: "progress".into(), payload: Value::Null }).collect()
+        seqs.map(|seq| Event {
+            seq,
+            at: 0,
+            kind: "progress".into(),
+            payload: Value::Null,
+        })
+        .collect()
     }
 
     fn seqs(found: Option<VecDeque<Event>>) -> Option<Vec<u64>> {
@@ -220,10 +266,19 @@ mod tests {
         assert_eq!(seqs(feed.after(9)), Some(vec![]));
         feed.add(events(4..=RECENT + 20), false);
         assert_eq!(feed.recent.len() as u64, RECENT);
-        assert_eq!((seqs(feed.after(19)), seqs(feed.after(20)).unwrap().len() as u64), (None, RECENT));
+        assert_eq!(
+            (
+                seqs(feed.after(19)),
+                seqs(feed.after(20)).unwrap().len() as u64
+            ),
+            (None, RECENT)
+        );
         // It was not looked at for a while.
         feed.add(events(500..=501), true);
-        assert_eq!((seqs(feed.after(498)), seqs(feed.after(499))), (None, Some(vec![500, 501])));
+        assert_eq!(
+            (seqs(feed.after(498)), seqs(feed.after(499))),
+            (None, Some(vec![500, 501]))
+        );
         assert!(feed.ended && feed.last == 501);
     }
 }

@@ -1,4 +1,5 @@
-//! What a reader of a map should know. A sentence is said only when it is what happened: one for each cause.
+//! What a reader of a map should know. A sentence is said only when it is what happened: one for
+//! each cause.
 
 use super::{Attribution, Subject, parameters::Parameters};
 use crate::{
@@ -6,8 +7,8 @@ use crate::{
     tensor::Tensor,
 };
 
-/// From here on the scores of a path miss f(x) - f(x') so far that the map is not what the method defines. At 25 steps the median
-/// over photos is 0.009.
+/// From here on the scores of a path miss f(x) - f(x') so far that the map is not what the method
+/// defines. At 25 steps the median over photos is 0.009.
 const LARGE_ERROR: f64 = 0.1;
 
 /// What the scores as a whole say.
@@ -24,8 +25,14 @@ pub fn about(attribution: &Attribution) -> Vec<String> {
         let zero = (*first == 0.0).then(|| "every score is zero".to_owned());
         said.extend(attribution.cause.clone().or(zero));
     }
-    if attribution.convergence_delta.is_some_and(|delta| !delta.is_finite()) {
-        said.push("the target's value at the baseline is not finite: there is no convergence_delta".to_owned());
+    if attribution
+        .convergence_delta
+        .is_some_and(|delta| !delta.is_finite())
+    {
+        said.push(
+            "the target's value at the baseline is not finite: there is no convergence_delta"
+                .to_owned(),
+        );
     }
     said
 }
@@ -38,7 +45,9 @@ pub fn is_zero(tensor: &Tensor) -> bool {
 pub fn no_derivative(rule_set: RuleSetId, head: Head, place: &str) -> String {
     match (rule_set, head) {
         (RuleSetId::Gradient, Head::Probabilities) => {
-            format!("the derivative of the target's probability is zero {place}; head=logits is not bound by 0 and 1")
+            format!(
+                "the derivative of the target's probability is zero {place}; head=logits is not bound by 0 and 1"
+            )
         }
         (RuleSetId::Gradient, Head::Logits) => {
             format!("the derivative is zero {place}: small changes there do not move the target")
@@ -49,7 +58,11 @@ pub fn no_derivative(rule_set: RuleSetId, head: Head, place: &str) -> String {
 
 /// As [`no_derivative`], by the rule set and of the head that the parameters name.
 pub fn no_derivative_of(parameters: &Parameters, place: &str) -> String {
-    no_derivative(parameters.rule_set.unwrap_or(RuleSetId::Gradient), parameters.head, place)
+    no_derivative(
+        parameters.rule_set.unwrap_or(RuleSetId::Gradient),
+        parameters.head,
+        place,
+    )
 }
 
 /// As [`no_derivative_of`] at the input, whose value for the target is `value`.
@@ -68,8 +81,15 @@ pub struct Starts {
 
 impl Starts {
     pub fn of(subject: &Subject) -> Self {
-        let at_input = subject.baselines.iter().filter(|start| are_alike(&subject.input, start)).count();
-        Self { at_input, all: subject.baselines.len() }
+        let at_input = subject
+            .baselines
+            .iter()
+            .filter(|start| are_alike(&subject.input, start))
+            .count();
+        Self {
+            at_input,
+            all: subject.baselines.len(),
+        }
     }
 
     pub fn are_input(&self) -> bool {
@@ -80,8 +100,13 @@ impl Starts {
     pub fn warning(&self, is_zero: bool) -> Option<String> {
         match self.at_input {
             0 => None,
-            all if all == self.all => (!is_zero).then(|| format!("{NO_PATH}; the scores are rounding errors")),
-            some => Some(format!("{some} of {} baselines equal the input and add nothing", self.all)),
+            all if all == self.all => {
+                (!is_zero).then(|| format!("{NO_PATH}; the scores are rounding errors"))
+            }
+            some => Some(format!(
+                "{some} of {} baselines equal the input and add nothing",
+                self.all
+            )),
         }
     }
 
@@ -101,20 +126,32 @@ const NO_PATH: &str = "the baseline equals the input: there is no path between t
 
 /// Up to rounding: baselines are computed, and an upload may have come through another file.
 fn are_alike(input: &Tensor, start: &Tensor) -> bool {
-    let largest = input.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
-    input.iter().zip(start).all(|(x, start)| (x - start).abs() <= 1e-6 * largest)
+    let largest = input
+        .iter()
+        .fold(0.0, |largest: f32, value| largest.max(value.abs()));
+    input
+        .iter()
+        .zip(start)
+        .all(|(x, start)| (x - start).abs() <= 1e-6 * largest)
 }
 
 /// A path with too few points.
 pub fn large_error(attribution: &Attribution, parameters: &Parameters) -> Option<String> {
-    let error = attribution.approximation_error.filter(|error| *error > LARGE_ERROR)?;
-    let way_out = if parameters.compat.is_some() { "raise n_steps" } else { "raise n_steps or give a tolerance" };
+    let error = attribution
+        .approximation_error
+        .filter(|error| *error > LARGE_ERROR)?;
+    let way_out = if parameters.compat.is_some() {
+        "raise n_steps"
+    } else {
+        "raise n_steps or give a tolerance"
+    };
     Some(format!("approximation_error is {error:.2}: {way_out}"))
 }
 
 /// One sample where several are averaged.
 pub fn one_sample(parameters: &Parameters) -> Option<String> {
-    (parameters.n_samples.get() == 1).then(|| "n_samples is 1: nothing is averaged; raise it".to_owned())
+    (parameters.n_samples.get() == 1)
+        .then(|| "n_samples is 1: nothing is averaged; raise it".to_owned())
 }
 
 #[cfg(test)]
@@ -133,7 +170,12 @@ mod tests {
     };
 
     /// All that is said of one method with a target of two logits, whose derivative `answer` gives.
-    fn said(given: Value, input: &[f32], starts: &[&[f32]], answer: fn(&[f32]) -> Vec<f64>) -> Vec<String> {
+    fn said(
+        given: Value,
+        input: &[f32],
+        starts: &[&[f32]],
+        answer: fn(&[f32]) -> Vec<f64>,
+    ) -> Vec<String> {
         let subject = subject(&given, input, starts);
         let run = (subject.parameters.method.build)(subject);
         let evaluate = |point: &Point| row(&[1.0, 0.0], &answer(point.input.as_slice().unwrap()));
@@ -161,19 +203,38 @@ mod tests {
         const X: &[f32] = &[1.0, 3.0];
         const FLAT: &[f32] = &[2.0, 2.0];
         let baseline = "the baseline equals the input: there is no path between them";
-        let logits =
-            |place: &str| format!("the derivative is zero {place}: small changes there do not move the target");
-        let probability =
-            "the derivative of the target's probability is zero at the input; head=logits is not bound by 0 and 1";
-        let flat = "the input is the same everywhere, so noise_level (times its range) gives no noise";
+        let logits = |place: &str| {
+            format!("the derivative is zero {place}: small changes there do not move the target")
+        };
+        let probability = "the derivative of the target's probability is zero at the input; head=logits is not bound by 0 and 1";
+        let flat =
+            "the input is the same everywhere, so noise_level (times its range) gives no noise";
         let one = "n_samples is 1: nothing is averaged; raise it";
         type Answer = fn(&[f32]) -> Vec<f64>;
         type Case<'a> = (Value, &'a [f32], &'a [&'a [f32]], Answer, &'a [&'a str]);
         let cases: &[Case<'_>] = &[
             (json!({"method": "gradient"}), X, &[], ones, &[]),
-            (json!({"method": "gradient"}), X, &[], zeros, &[&logits("at the input")]),
-            (json!({"method": "gradient", "head": "probabilities"}), X, &[], zeros, &[probability]),
-            (json!({"method": "gradient", "grad_output": "value"}), X, &[], zeros, &[&logits("at the input")]),
+            (
+                json!({"method": "gradient"}),
+                X,
+                &[],
+                zeros,
+                &[&logits("at the input")],
+            ),
+            (
+                json!({"method": "gradient", "head": "probabilities"}),
+                X,
+                &[],
+                zeros,
+                &[probability],
+            ),
+            (
+                json!({"method": "gradient", "grad_output": "value"}),
+                X,
+                &[],
+                zeros,
+                &[&logits("at the input")],
+            ),
             (
                 json!({"method": "guided_backprop"}),
                 X,
@@ -181,8 +242,20 @@ mod tests {
                 zeros,
                 &["what guided_backprop passes back is zero at the input"],
             ),
-            (json!({"method": "deconvnet"}), X, &[], zeros, &["what deconvnet passes back is zero at the input"]),
-            (json!({"method": "pattern_net"}), X, &[], zeros, &["what pattern_net passes back is zero at the input"]),
+            (
+                json!({"method": "deconvnet"}),
+                X,
+                &[],
+                zeros,
+                &["what deconvnet passes back is zero at the input"],
+            ),
+            (
+                json!({"method": "pattern_net"}),
+                X,
+                &[],
+                zeros,
+                &["what pattern_net passes back is zero at the input"],
+            ),
             (
                 json!({"method": "input_x_gradient"}),
                 &[0.0, 0.0],
@@ -190,12 +263,48 @@ mod tests {
                 ones,
                 &["the input is zero wherever the derivative is not"],
             ),
-            (json!({"method": "input_x_gradient"}), X, &[], |_| vec![f64::NAN, 1.0], &["1 of 2 scores are not finite"]),
-            (json!({"method": "integrated_gradients"}), X, &[X], ones, &[baseline]),
-            (json!({"method": "integrated_gradients", "baseline": "zero+zero"}), X, &[X, X], ones, &[baseline]),
-            (json!({"method": "integrated_gradients", "multiply_by_inputs": false}), X, &[X], ones, &[]),
-            (json!({"method": "integrated_gradients", "tolerance": 0.1}), X, &[X], ones, &[baseline]),
-            (json!({"method": "integrated_gradients"}), X, &[&[0.0, 0.0]], zeros, &[&logits("all along the path")]),
+            (
+                json!({"method": "input_x_gradient"}),
+                X,
+                &[],
+                |_| vec![f64::NAN, 1.0],
+                &["1 of 2 scores are not finite"],
+            ),
+            (
+                json!({"method": "integrated_gradients"}),
+                X,
+                &[X],
+                ones,
+                &[baseline],
+            ),
+            (
+                json!({"method": "integrated_gradients", "baseline": "zero+zero"}),
+                X,
+                &[X, X],
+                ones,
+                &[baseline],
+            ),
+            (
+                json!({"method": "integrated_gradients", "multiply_by_inputs": false}),
+                X,
+                &[X],
+                ones,
+                &[],
+            ),
+            (
+                json!({"method": "integrated_gradients", "tolerance": 0.1}),
+                X,
+                &[X],
+                ones,
+                &[baseline],
+            ),
+            (
+                json!({"method": "integrated_gradients"}),
+                X,
+                &[&[0.0, 0.0]],
+                zeros,
+                &[&logits("all along the path")],
+            ),
             (
                 json!({"method": "integrated_gradients", "multiply_by_inputs": false}),
                 X,
@@ -219,7 +328,13 @@ mod tests {
                 &["what pattern_attribution passes back is zero all along the path"],
             ),
             (json!({"method": "smooth_grad"}), FLAT, &[], ones, &[flat]),
-            (json!({"method": "smooth_grad", "n_samples": 1}), X, &[], ones, &[one]),
+            (
+                json!({"method": "smooth_grad", "n_samples": 1}),
+                X,
+                &[],
+                ones,
+                &[one],
+            ),
             (
                 json!({"method": "smooth_grad", "noise_level": 1e-12}),
                 X,
@@ -227,7 +342,13 @@ mod tests {
                 ones,
                 &["noise_level=0.000000000001 is too small to change the input"],
             ),
-            (json!({"method": "smooth_grad"}), X, &[], zeros, &[&logits("at every sample")]),
+            (
+                json!({"method": "smooth_grad"}),
+                X,
+                &[],
+                zeros,
+                &[&logits("at every sample")],
+            ),
             (
                 json!({"method": "smooth_grad_sq"}),
                 X,
@@ -243,10 +364,28 @@ mod tests {
                 &["the variance of one sample is zero: raise n_samples"],
             ),
             (json!({"method": "var_grad"}), FLAT, &[], squares, &[flat]),
-            (json!({"method": "var_grad"}), X, &[], ones, &["the derivative is the same at every sample"]),
-            (json!({"method": "var_grad"}), X, &[], zeros, &[&logits("at every sample")]),
+            (
+                json!({"method": "var_grad"}),
+                X,
+                &[],
+                ones,
+                &["the derivative is the same at every sample"],
+            ),
+            (
+                json!({"method": "var_grad"}),
+                X,
+                &[],
+                zeros,
+                &[&logits("at every sample")],
+            ),
             (json!({"method": "var_grad"}), X, &[], squares, &[]),
-            (json!({"method": "smooth_grad_ig", "n_steps": 2}), FLAT, &[FLAT], ones, &[flat, baseline]),
+            (
+                json!({"method": "smooth_grad_ig", "n_steps": 2}),
+                FLAT,
+                &[FLAT],
+                ones,
+                &[flat, baseline],
+            ),
             (
                 json!({"method": "smooth_grad_ig", "n_steps": 2, "n_samples": 1}),
                 X,
@@ -254,7 +393,13 @@ mod tests {
                 zeros,
                 &[one, &logits("all along the path")],
             ),
-            (json!({"method": "expected_gradients", "baseline": "zero"}), X, &[X], ones, &[baseline]),
+            (
+                json!({"method": "expected_gradients", "baseline": "zero"}),
+                X,
+                &[X],
+                ones,
+                &[baseline],
+            ),
             (
                 json!({"method": "expected_gradients", "baseline": "zero"}),
                 X,
@@ -262,18 +407,38 @@ mod tests {
                 zeros,
                 &[&logits("all along the path")],
             ),
-            (json!({"method": "expected_gradients", "baseline": "zero", "n_samples": 1}), X, &[FLAT], ones, &[one]),
+            (
+                json!({"method": "expected_gradients", "baseline": "zero", "n_samples": 1}),
+                X,
+                &[FLAT],
+                ones,
+                &[one],
+            ),
         ];
         for (given, input, starts, answer, expected) in cases {
-            assert_eq!(said(given.clone(), input, starts, *answer), *expected, "{given}");
+            assert_eq!(
+                said(given.clone(), input, starts, *answer),
+                *expected,
+                "{given}"
+            );
         }
     }
 
     #[test]
     fn a_value_of_zero_that_the_walk_starts_with_is_named() {
-        let subject = subject(&json!({"method": "pattern_attribution", "target": 1}), &[1.0, 2.0], &[]);
-        let map = drive((subject.parameters.method.build)(subject), |_, _| row(&[1.0, 0.0], &[0.0, 0.0])).0;
-        assert_eq!(tell(map), ["the target's value is zero, and seed=value starts with it"]);
+        let subject = subject(
+            &json!({"method": "pattern_attribution", "target": 1}),
+            &[1.0, 2.0],
+            &[],
+        );
+        let map = drive((subject.parameters.method.build)(subject), |_, _| {
+            row(&[1.0, 0.0], &[0.0, 0.0])
+        })
+        .0;
+        assert_eq!(
+            tell(map),
+            ["the target's value is zero, and seed=value starts with it"]
+        );
     }
 
     #[test]
@@ -284,15 +449,26 @@ mod tests {
             let alike = "the baseline equals the input: there is no path between them; the scores are rounding errors";
             assert_eq!(warnings, [alike]);
         }
-        assert!(!are_alike(&Tensor::ones(vec![2]), &Tensor::from_elem(vec![2], 1.001)));
+        assert!(!are_alike(
+            &Tensor::ones(vec![2]),
+            &Tensor::from_elem(vec![2], 1.001)
+        ));
     }
 
     #[test]
     fn some_of_several_baselines_that_equal_the_input_are_counted() {
         for method in ["integrated_gradients", "expected_gradients"] {
             let given = json!({"method": method, "baseline": "zero+zero+zero"});
-            let warnings = said(given, &[1.0, 3.0], &[&[1.0, 3.0], &[0.0, 0.0], &[1.0, 3.0]], ones);
-            assert!(warnings.contains(&"2 of 3 baselines equal the input and add nothing".to_owned()), "{warnings:?}");
+            let warnings = said(
+                given,
+                &[1.0, 3.0],
+                &[&[1.0, 3.0], &[0.0, 0.0], &[1.0, 3.0]],
+                ones,
+            );
+            assert!(
+                warnings.contains(&"2 of 3 baselines equal the input and add nothing".to_owned()),
+                "{warnings:?}"
+            );
         }
     }
 
@@ -301,33 +477,62 @@ mod tests {
         let warnings = |given: Value, value: fn(f64) -> f64| {
             let subject = subject(&given, &[1.0, 3.0], &[&[0.0, 0.0]]);
             let run = (subject.parameters.method.build)(subject);
-            tell(drive(run, |_, point| row(&[value(point.input[0].into()), 0.0], &[1.0, 0.0])).0)
+            tell(
+                drive(run, |_, point| {
+                    row(&[value(point.input[0].into()), 0.0], &[1.0, 0.0])
+                })
+                .0,
+            )
         };
         let large = "approximation_error is 0.50: raise n_steps or give a tolerance";
-        assert_eq!(warnings(json!({"method": "integrated_gradients"}), |x| 2.0 * x), [large]);
+        assert_eq!(
+            warnings(json!({"method": "integrated_gradients"}), |x| 2.0 * x),
+            [large]
+        );
         let compat = json!({"method": "integrated_gradients", "compat": "pgig-2020", "n_steps": 2});
-        assert_eq!(warnings(compat, |x| x), ["approximation_error is 0.50: raise n_steps"]);
-        assert_eq!(warnings(json!({"method": "integrated_gradients"}), |x| 1.05 * x), [""; 0]);
+        assert_eq!(
+            warnings(compat, |x| x),
+            ["approximation_error is 0.50: raise n_steps"]
+        );
+        assert_eq!(
+            warnings(json!({"method": "integrated_gradients"}), |x| 1.05 * x),
+            [""; 0]
+        );
         let tolerance = json!({"method": "integrated_gradients", "tolerance": 0.1, "max_steps": 8});
-        assert_eq!(warnings(tolerance, |x| 2.0 * x), ["the tolerance was not reached with 8 steps; raise max_steps"]);
-        let undefined = "the target's value at the baseline is not finite: there is no convergence_delta";
-        assert_eq!(warnings(json!({"method": "integrated_gradients"}), |x| x.ln()), [undefined]);
+        assert_eq!(
+            warnings(tolerance, |x| 2.0 * x),
+            ["the tolerance was not reached with 8 steps; raise max_steps"]
+        );
+        let undefined =
+            "the target's value at the baseline is not finite: there is no convergence_delta";
+        assert_eq!(
+            warnings(json!({"method": "integrated_gradients"}), |x| x.ln()),
+            [undefined]
+        );
     }
 
     type Plane = [[f32; 2]; 2];
 
-    /// Of Grad-CAM on a layer of one channel, 2 x 2, and the derivative at the input by which the guided one is multiplied.
+    /// Of Grad-CAM on a layer of one channel, 2 x 2, and the derivative at the input by which the
+    /// guided one is multiplied.
     fn class_map(method: &str, values: Plane, cotangents: Plane, derivative: Plane) -> Vec<String> {
-        let shaped = |plane: &Plane| Tensor::from_shape_vec(vec![1, 2, 2], plane.as_flattened().to_vec()).unwrap();
+        let shaped = |plane: &Plane| {
+            Tensor::from_shape_vec(vec![1, 2, 2], plane.as_flattened().to_vec()).unwrap()
+        };
         let subject = Subject {
             input: Arc::new(Tensor::ones(vec![1, 2, 2])),
             ..subject(&json!({"method": method}), &[0.0], &[])
         };
         let answer = |spec: &DeriveSpec, _: &Point| match &spec.wrt {
-            Wrt::Activation(_) => {
-                Row { cotangents: vec![shaped(&cotangents)], activation: Some(shaped(&values)), ..row(&[1.0], &[]) }
-            }
-            Wrt::Input => Row { cotangents: vec![shaped(&derivative)], ..row(&[1.0], &[]) },
+            Wrt::Activation(_) => Row {
+                cotangents: vec![shaped(&cotangents)],
+                activation: Some(shaped(&values)),
+                ..row(&[1.0], &[])
+            },
+            Wrt::Input => Row {
+                cotangents: vec![shaped(&derivative)],
+                ..row(&[1.0], &[])
+            },
         };
         tell(drive((subject.parameters.method.build)(subject), answer).0)
     }
@@ -338,16 +543,22 @@ mod tests {
         const SOME: Plane = [[0.0, 1.0], [2.0, 3.0]];
         const AGAINST: Plane = [[-1.0; 2]; 2];
         const APART: Plane = [[1.0, 0.0], [0.0, 0.0]];
-        let against =
-            "no weighted sum over the channels of layer hidden is positive: this layer speaks against the target";
-        let at_layer = "the derivative is zero at layer hidden: small changes there do not move the target";
+        let against = "no weighted sum over the channels of layer hidden is positive: this layer speaks against the target";
+        let at_layer =
+            "the derivative is zero at layer hidden: small changes there do not move the target";
         let at_input = "what guided_backprop passes back is zero at the input";
         let unweighted: Plane = [[1.0, -1.0], [1.0, -1.0]];
         for (values, cotangents, derivative, plain, guided) in [
             (SOME, SOME, SOME, None, None),
             (SOME, AGAINST, SOME, Some(against), Some(against)),
             (SOME, NONE, SOME, Some(at_layer), Some(at_layer)),
-            (NONE, SOME, SOME, Some("layer hidden is zero everywhere"), Some("layer hidden is zero everywhere")),
+            (
+                NONE,
+                SOME,
+                SOME,
+                Some("layer hidden is zero everywhere"),
+                Some("layer hidden is zero everywhere"),
+            ),
             (
                 SOME,
                 unweighted,
@@ -371,8 +582,14 @@ mod tests {
                 Some("1 of 4 scores are not finite"),
             ),
         ] {
-            assert_eq!(class_map("grad_cam", values, cotangents, derivative), Vec::from_iter(plain));
-            assert_eq!(class_map("guided_grad_cam", values, cotangents, derivative), Vec::from_iter(guided));
+            assert_eq!(
+                class_map("grad_cam", values, cotangents, derivative),
+                Vec::from_iter(plain)
+            );
+            assert_eq!(
+                class_map("guided_grad_cam", values, cotangents, derivative),
+                Vec::from_iter(guided)
+            );
         }
     }
 
@@ -391,9 +608,15 @@ mod tests {
             ..row(&[1.0], &[])
         };
         let map = drive((subject.parameters.method.build)(subject), answer).0;
-        assert_eq!(tell(map), ["layer hidden is 1 x 1: it cannot tell one place from another; choose an earlier one"]);
+        assert_eq!(
+            tell(map),
+            ["layer hidden is 1 x 1: it cannot tell one place from another; choose an earlier one"]
+        );
         let subject = on_picture("edges");
-        assert_eq!(tell(drive((subject.parameters.method.build)(subject), answer).0), ["the picture has no edges"]);
+        assert_eq!(
+            tell(drive((subject.parameters.method.build)(subject), answer).0),
+            ["the picture has no edges"]
+        );
     }
 
     /// Of XRAI on `labels`, with scores that are the pixels' places.
@@ -417,8 +640,7 @@ mod tests {
 
     #[test]
     fn regions_that_are_passed_over_and_maps_of_one_region_are_told() {
-        let xrai =
-            |least: usize, segments: &str| json!({"method": "xrai", "min_pixel_diff": least, "segments": segments});
+        let xrai = |least: usize, segments: &str| json!({"method": "xrai", "min_pixel_diff": least, "segments": segments});
         let halves = |y: usize, _| u32::from(y > 7);
         let halves = Array2::from_shape_fn((16, 16), |(y, x)| halves(y, x));
         assert_eq!(regions(xrai(50, "uploaded"), halves.clone()), [""; 0]);
@@ -439,7 +661,9 @@ mod tests {
         );
         assert_eq!(
             regions(xrai(50, "felzenszwalb"), Array2::zeros((8, 8))),
-            ["the map is one region: the segmentation finds no other in 8 x 8 pixels; send segments of your own"]
+            [
+                "the map is one region: the segmentation finds no other in 8 x 8 pixels; send segments of your own"
+            ]
         );
         assert_eq!(
             regions(xrai(50, "uploaded"), Array2::zeros((8, 8))),

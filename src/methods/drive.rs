@@ -1,5 +1,6 @@
-//! Drives methods over the engine: target on the clean input, runs, answers. The only file of the room that holds the engine.
-//! The clean input is evaluated once: by the run itself where it asks for it, else through the forward graph.
+//! Drives methods over the engine: target on the clean input, runs, answers. The only file of the
+//! room that holds the engine. The clean input is evaluated once: by the run itself where it asks
+//! for it, else through the forward graph.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -38,13 +39,25 @@ pub enum MethodError {
         "{method} with rule set {rule_set} needs patterns and model {model} has none; run `explaind fit-patterns --model {} --images FOLDER`; for a running server, then send it SIGHUP or restart it",
         quoted(model)
     )]
-    PatternsMissing { model: String, method: &'static str, rule_set: &'static str },
-    #[error("{method} looks at the picture that the input shows, and model {model} takes ready tensors that show none")]
+    PatternsMissing {
+        model: String,
+        method: &'static str,
+        rule_set: &'static str,
+    },
+    #[error(
+        "{method} looks at the picture that the input shows, and model {model} takes ready tensors that show none"
+    )]
     NoPicture { model: String, method: &'static str },
-    #[error("this costs {cost} evaluations and at most {limit} are allowed here; lower the cost or run it as a job")]
+    #[error(
+        "this costs {cost} evaluations and at most {limit} are allowed here; lower the cost or run it as a job"
+    )]
     TooCostly { cost: usize, limit: usize },
     #[error("the input has shape {found:?}; model {model} takes {expected:?}")]
-    Shape { model: String, expected: Vec<usize>, found: Vec<usize> },
+    Shape {
+        model: String,
+        expected: Vec<usize>,
+        found: Vec<usize>,
+    },
     #[error("model {model} answers this input with values that are not finite")]
     NotFinite { model: String },
     #[error(transparent)]
@@ -82,7 +95,12 @@ pub struct Request {
 impl Request {
     /// Without uploads; one seed draws all.
     pub fn of(parameters: Parameters) -> Self {
-        Self { baseline_seed: parameters.seed, parameters, uploaded_baseline: None, uploaded_segments: None }
+        Self {
+            baseline_seed: parameters.seed,
+            parameters,
+            uploaded_baseline: None,
+            uploaded_segments: None,
+        }
     }
 }
 
@@ -129,7 +147,8 @@ pub struct Explanandum {
     pub against: Option<Prediction>,
 }
 
-/// Time in the queue, and of the device on the batches concerned; summed over the evaluations one after another.
+/// Time in the queue, and of the device on the batches concerned; summed over the evaluations one
+/// after another.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
     pub queue: Duration,
@@ -146,7 +165,9 @@ impl Timing {
 impl fmt::Display for Explanandum {
     /// `285 Egyptian_cat`, and for a contrast `285 Egyptian_cat - 281 tabby`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let classes = [Some(&self.class), self.against.as_ref()].into_iter().flatten();
+        let classes = [Some(&self.class), self.against.as_ref()]
+            .into_iter()
+            .flatten();
         let names = classes.map(|class| match &class.label {
             Some(label) => format!("{} {label}", class.index),
             None => class.index.to_string(),
@@ -161,22 +182,33 @@ pub fn facts(model: &Model) -> Facts<'_> {
         model: &model.id,
         head: model.manifest.head,
         pattern_layers: &model.manifest.pattern_layers,
-        classes: Classes { labels: &model.labels, count: model.classes() },
+        classes: Classes {
+            labels: &model.labels,
+            count: model.classes(),
+        },
         has_patterns: model.patterns.is_some(),
         layers: &model.layers,
         layer: model.manifest.layer.as_deref(),
     }
 }
 
-/// What it costs to explain one input in all these ways, in evaluations, and whether the clean input is evaluated first: a class of a
-/// model whose outputs cannot be counted beforehand is checked against the clean row.
-pub fn cost<'a>(model: &Model, ways: impl Iterator<Item = &'a Parameters> + Clone) -> (usize, bool) {
-    let first = model.classes().is_none() || ways.clone().any(|parameters| parameters.target.needs_logits());
+/// What it costs to explain one input in all these ways, in evaluations, and whether the clean
+/// input is evaluated first: a class of a model whose outputs cannot be counted beforehand is
+/// checked against the clean row.
+pub fn cost<'a>(
+    model: &Model,
+    ways: impl Iterator<Item = &'a Parameters> + Clone,
+) -> (usize, bool) {
+    let first = model.classes().is_none()
+        || ways
+            .clone()
+            .any(|parameters| parameters.target.needs_logits());
     (Parameters::cost_of(ways, first), first)
 }
 
-/// Explains `input` (without batch axis) in every way requested: for each request one answer, or k for `top:k`. A point that several
-/// runs ask for is evaluated once. Together they may cost at most `max_evaluations`, counted as if nothing were shared.
+/// Explains `input` (without batch axis) in every way requested: for each request one answer, or k
+/// for `top:k`. A point that several runs ask for is evaluated once. Together they may cost at most
+/// `max_evaluations`, counted as if nothing were shared.
 pub async fn explain(
     means: Means<'_>,
     model: &Arc<Model>,
@@ -194,9 +226,18 @@ pub async fn explain(
         return Err(MethodError::TooCostly { cost, limit });
     }
     let mut effort = Effort::default();
-    let clean = if first { Some(forward(means, model, &input, &mut effort).await?) } else { None };
+    let clean = if first {
+        Some(forward(means, model, &input, &mut effort).await?)
+    } else {
+        None
+    };
     let luma = luma_of(means, model, &input, requests).await?;
-    let layout = model.manifest.input.preprocess.as_ref().map_or(Layout::Nchw, |rule| rule.layout);
+    let layout = model
+        .manifest
+        .input
+        .preprocess
+        .as_ref()
+        .map_or(Layout::Nchw, |rule| rule.layout);
     let mut tasks = Vec::new();
     for (place, request) in requests.iter().enumerate() {
         let parameters = &request.parameters;
@@ -205,25 +246,37 @@ pub async fn explain(
         }
         bring_baselines(request, means.pictures).await?;
         let ((baselines, shortages), segmentation) = {
-            let (model, input, request, pictures) =
-                (model.clone(), input.clone(), request.clone(), means.pictures.cloned());
+            let (model, input, request, pictures) = (
+                model.clone(),
+                input.clone(),
+                request.clone(),
+                means.pictures.cloned(),
+            );
             let resolve = move || {
                 let baselines = resolve_baselines(&model, &input, &request, pictures.as_ref())?;
                 Ok::<_, MethodError>((baselines, resolve_segmentation(&model, &input, &request)?))
             };
             means.pool.run(resolve).await??
         };
-        for goal in parameters.target.resolve(clean.as_ref().map_or(&[], |row| &row.logits)) {
+        for goal in parameters
+            .target
+            .resolve(clean.as_ref().map_or(&[], |row| &row.logits))
+        {
             let seed: Arc<[(usize, f32)]> = goal.seed().into();
             let subject = Subject {
                 input: input.clone(),
-                input_value: clean.as_ref().map(|row| head_value(row, parameters.head, &seed)),
+                input_value: clean
+                    .as_ref()
+                    .map(|row| head_value(row, parameters.head, &seed)),
                 seed,
                 baselines: baselines.clone(),
                 layout,
                 luma: luma.clone().filter(|_| parameters.method.needs_picture),
                 segmentation: segmentation.clone(),
-                parameters: Arc::new(Parameters { target: goal.target(), ..parameters.clone() }),
+                parameters: Arc::new(Parameters {
+                    target: goal.target(),
+                    ..parameters.clone()
+                }),
             };
             tasks.push(Task {
                 place,
@@ -240,13 +293,20 @@ pub async fn explain(
     let (tasks, clean) = work(means, model, &input, tasks, clean, &mut effort).await?;
     let mut explained: Vec<Vec<Explained>> = requests.iter().map(|_| Vec::new()).collect();
     for task in tasks {
-        let Some(mut attribution) = task.attribution else { continue };
+        let Some(mut attribution) = task.attribution else {
+            continue;
+        };
         let doubts = doubts::about(&attribution);
-        attribution.warnings.extend(task.shortages.into_iter().chain(doubts));
+        attribution
+            .warnings
+            .extend(task.shortages.into_iter().chain(doubts));
         explained[task.place].push(Explained {
             target: Explanandum {
                 class: prediction(model, &clean, task.goal.index),
-                against: task.goal.against.map(|other| prediction(model, &clean, other)),
+                against: task
+                    .goal
+                    .against
+                    .map(|other| prediction(model, &clean, other)),
             },
             predictions: predictions(model, &clean, TOP),
             parameters: task.parameters,
@@ -255,7 +315,11 @@ pub async fn explain(
             evaluations: task.effort.evaluations,
         });
     }
-    Ok(Answered { explained, evaluations: effort.evaluations, timing: effort.timing })
+    Ok(Answered {
+        explained,
+        evaluations: effort.evaluations,
+        timing: effort.timing,
+    })
 }
 
 /// The `top_k` best classes of `input` (without batch axis).
@@ -299,8 +363,8 @@ struct Task {
     effort: Effort,
 }
 
-/// Takes every task to its end, and tells the row of the clean input. All runs go step by step together, so that their points can be
-/// shared.
+/// Takes every task to its end, and tells the row of the clean input. All runs go step by step
+/// together, so that their points can be shared.
 async fn work(
     means: Means<'_>,
     model: &Arc<Model>,
@@ -310,7 +374,9 @@ async fn work(
     effort: &mut Effort,
 ) -> Result<(Vec<Task>, Row), MethodError> {
     loop {
-        let steps = tasks.into_iter().map(|task| means.pool.run(move || step(task)));
+        let steps = tasks
+            .into_iter()
+            .map(|task| means.pool.run(move || step(task)));
         let stepped = try_join_all(steps).await?;
         let mut asks = Vec::new();
         // The places of the tasks that asked, in the order of the asks.
@@ -329,22 +395,34 @@ async fn work(
         let batches = merge(&asks);
         let evaluations = batches.iter().map(|batch| async {
             let mut spent = Effort::default();
-            let rows = evaluate(means, model, &batch.spec, batch.points.clone(), &mut spent).await?;
+            let rows =
+                evaluate(means, model, &batch.spec, batch.points.clone(), &mut spent).await?;
             Ok::<_, MethodError>((rows, spent))
         });
         let (rows, spent): (Vec<_>, Vec<_>) = try_join_all(evaluations).await?.into_iter().unzip();
         spent.iter().for_each(|spent| effort.add(spent));
         let dealt = deal(&asks, &batches, rows);
         for (ask, (rows, place)) in dealt.into_iter().zip(asking).enumerate() {
-            let at = asks[ask].points.iter().position(|point| Arc::ptr_eq(&point.input, input));
+            let at = asks[ask]
+                .points
+                .iter()
+                .position(|point| Arc::ptr_eq(&point.input, input));
             if let Some(row) = at.and_then(|at| rows.get(at))
                 && clean.is_none()
             {
-                clean = Some(Row { cotangents: Vec::new(), activation: None, ..row.clone() });
+                clean = Some(Row {
+                    cotangents: Vec::new(),
+                    activation: None,
+                    ..row.clone()
+                });
             }
             let task = &mut tasks[place];
             task.effort.evaluations += rows.len();
-            for (_, spent) in batches.iter().zip(&spent).filter(|(batch, _)| batch.serves(ask)) {
+            for (_, spent) in batches
+                .iter()
+                .zip(&spent)
+                .filter(|(batch, _)| batch.serves(ask))
+            {
                 task.effort.timing.add(&spent.timing);
             }
             task.answers = rows;
@@ -352,7 +430,11 @@ async fn work(
     }
     let clean = match clean {
         Some(row) if row.logits.iter().all(|logit| logit.is_finite()) => row,
-        Some(_) => return Err(MethodError::NotFinite { model: model.id.clone() }),
+        Some(_) => {
+            return Err(MethodError::NotFinite {
+                model: model.id.clone(),
+            });
+        }
         None => {
             let mut spent = Effort::default();
             let row = forward(means, model, input, &mut spent).await?;
@@ -378,7 +460,10 @@ fn step(mut task: Task) -> (Task, Option<Ask>) {
             (task, None)
         }
         Step::Evaluate(points) => {
-            let ask = Ask { spec: task.run.spec(), points };
+            let ask = Ask {
+                spec: task.run.spec(),
+                points,
+            };
             (task, Some(ask))
         }
     }
@@ -392,8 +477,14 @@ async fn evaluate(
     effort: &mut Effort,
 ) -> Result<Vec<Row>, MethodError> {
     effort.evaluations += points.len();
-    let evaluated = means.engine.evaluate(model, spec, points, means.caller).await?;
-    effort.timing.add(&Timing { queue: evaluated.queue, model: evaluated.model });
+    let evaluated = means
+        .engine
+        .evaluate(model, spec, points, means.caller)
+        .await?;
+    effort.timing.add(&Timing {
+        queue: evaluated.queue,
+        model: evaluated.model,
+    });
     Ok(evaluated.rows)
 }
 
@@ -405,12 +496,17 @@ async fn forward(
     effort: &mut Effort,
 ) -> Result<Row, MethodError> {
     let spec = DeriveSpec::forward();
-    let point = Point { input: input.clone(), seed: Arc::new([]) };
+    let point = Point {
+        input: input.clone(),
+        seed: Arc::new([]),
+    };
     let rows = evaluate(means, model, &spec, vec![point], effort).await?;
     rows.into_iter()
         .next()
         .filter(|row| row.logits.iter().all(|logit| logit.is_finite()))
-        .ok_or_else(|| MethodError::NotFinite { model: model.id.clone() })
+        .ok_or_else(|| MethodError::NotFinite {
+            model: model.id.clone(),
+        })
 }
 
 fn check(model: &Model, input: &Tensor, parameters: &Parameters) -> Result<(), MethodError> {
@@ -427,7 +523,10 @@ fn check(model: &Model, input: &Tensor, parameters: &Parameters) -> Result<(), M
         });
     }
     if method.needs_picture && model.manifest.input.preprocess.is_none() {
-        return Err(MethodError::NoPicture { model: model.id.clone(), method: method.id });
+        return Err(MethodError::NoPicture {
+            model: model.id.clone(),
+            method: method.id,
+        });
     }
     if let Some(count) = model.classes() {
         check_classes(parameters, count)?;
@@ -440,23 +539,43 @@ fn check_shape(model: &Model, tensor: &Tensor) -> Result<(), MethodError> {
     if tensor.shape() == expected.as_slice() {
         return Ok(());
     }
-    Err(MethodError::Shape { model: model.id.clone(), expected: expected.clone(), found: tensor.shape().to_vec() })
+    Err(MethodError::Shape {
+        model: model.id.clone(),
+        expected: expected.clone(),
+        found: tensor.shape().to_vec(),
+    })
 }
 
 /// Makes the data sets ready that baselines are drawn from.
-async fn bring_baselines(request: &Request, pictures: Option<&Arc<dyn Pictures>>) -> Result<(), Faults> {
-    let Some(pictures) = pictures.filter(|_| request.parameters.baselines() > 0) else { return Ok(()) };
+async fn bring_baselines(
+    request: &Request,
+    pictures: Option<&Arc<dyn Pictures>>,
+) -> Result<(), Faults> {
+    let Some(pictures) = pictures.filter(|_| request.parameters.baselines() > 0) else {
+        return Ok(());
+    };
     for term in request.parameters.baseline.terms() {
         if let Term::Dataset { id, .. } = term {
-            pictures.bring(id).await.map_err(|error| baseline_fault(&error))?;
+            pictures
+                .bring(id)
+                .await
+                .map_err(|error| baseline_fault(&error))?;
         }
     }
     Ok(())
 }
 
 fn baseline_fault(error: &ImageError) -> Faults {
-    let allowed = baseline::ALLOWED.iter().map(|form| (*form).to_owned()).collect();
-    Fault { param: "baseline".into(), message: error.to_string(), allowed }.into()
+    let allowed = baseline::ALLOWED
+        .iter()
+        .map(|form| (*form).to_owned())
+        .collect();
+    Fault {
+        param: "baseline".into(),
+        message: error.to_string(),
+        allowed,
+    }
+    .into()
 }
 
 /// The baselines, and a warning for each data set that has fewer images than were asked for.
@@ -477,7 +596,9 @@ fn resolve_baselines(
         seed: request.baseline_seed,
     };
     for term in request.parameters.baseline.terms() {
-        let found = Baseline::from(term.clone()).resolve(input, &material).map_err(|error| baseline_fault(&error))?;
+        let found = Baseline::from(term.clone())
+            .resolve(input, &material)
+            .map_err(|error| baseline_fault(&error))?;
         if let Term::Dataset { id, count } = term
             && found.len() < *count
         {
@@ -499,22 +620,40 @@ async fn luma_of(
     input: &Arc<Tensor>,
     requests: &[Request],
 ) -> Result<Option<Arc<Array2<f32>>>, MethodError> {
-    if !requests.iter().any(|request| request.parameters.method.needs_picture) {
+    if !requests
+        .iter()
+        .any(|request| request.parameters.method.needs_picture)
+    {
         return Ok(None);
     }
     let (model, input) = (model.clone(), input.clone());
-    let luma = move || preprocess::luma_of(&input, model.manifest.input.preprocess.as_ref()?).map(Arc::new);
+    let luma = move || {
+        preprocess::luma_of(&input, model.manifest.input.preprocess.as_ref()?).map(Arc::new)
+    };
     Ok(means.pool.run(luma).await?)
 }
 
 /// The regions of methods that rank them; sent ones must be in the model's pixels.
-fn resolve_segmentation(model: &Model, input: &Tensor, request: &Request) -> Result<Arc<Segmentation>, MethodError> {
+fn resolve_segmentation(
+    model: &Model,
+    input: &Tensor,
+    request: &Request,
+) -> Result<Arc<Segmentation>, MethodError> {
     let parameters = &request.parameters;
     if !parameters.method.ranks_regions() {
         return Ok(Arc::default());
     }
-    let Some(picture) = model.manifest.input.preprocess.as_ref().and_then(|rule| Picture::of(input, rule)) else {
-        return Err(MethodError::NoPicture { model: model.id.clone(), method: parameters.method.id });
+    let Some(picture) = model
+        .manifest
+        .input
+        .preprocess
+        .as_ref()
+        .and_then(|rule| Picture::of(input, rule))
+    else {
+        return Err(MethodError::NoPicture {
+            model: model.id.clone(),
+            method: parameters.method.id,
+        });
     };
     if parameters.segments == SegmentSource::Felzenszwalb {
         return Ok(Arc::new(xrai::segment(&picture, parameters)));
@@ -522,10 +661,16 @@ fn resolve_segmentation(model: &Model, input: &Tensor, request: &Request) -> Res
     let (_, height, width) = picture.planes.dim();
     let refuse = |message: &str| {
         let allowed = vec![format!("{height} x {width}")];
-        Faults::from(Fault { param: "segments".into(), message: message.into(), allowed })
+        Faults::from(Fault {
+            param: "segments".into(),
+            message: message.into(),
+            allowed,
+        })
     };
     match &request.uploaded_segments {
-        Some(segmentation) if segmentation.regions.size() == (height, width) => Ok(segmentation.clone()),
+        Some(segmentation) if segmentation.regions.size() == (height, width) => {
+            Ok(segmentation.clone())
+        }
         Some(_) => Err(refuse("are of another size than the model's input").into()),
         None => Err(refuse("`uploaded` needs segments sent with the request").into()),
     }
@@ -533,7 +678,12 @@ fn resolve_segmentation(model: &Model, input: &Tensor, request: &Request) -> Res
 
 fn check_classes(parameters: &Parameters, count: usize) -> Result<(), Faults> {
     let mut faults = Faults::default();
-    if parameters.target.largest().is_some_and(|index| index >= count) || parameters.target.answers() > count {
+    if parameters
+        .target
+        .largest()
+        .is_some_and(|index| index >= count)
+        || parameters.target.answers() > count
+    {
         let message = format!("the model has {count} classes");
         faults.push(Fault {
             param: "target".into(),
@@ -546,11 +696,23 @@ fn check_classes(parameters: &Parameters, count: usize) -> Result<(), Faults> {
 }
 
 fn predictions(model: &Model, row: &Row, top: usize) -> Vec<Prediction> {
-    ranked(&row.logits).into_iter().take(top).map(|index| prediction(model, row, index)).collect()
+    ranked(&row.logits)
+        .into_iter()
+        .take(top)
+        .map(|index| prediction(model, row, index))
+        .collect()
 }
 
 fn prediction(model: &Model, row: &Row, index: usize) -> Prediction {
-    let scores = if row.logits.len() == 1 { &row.logits } else { &row.probabilities };
+    let scores = if row.logits.len() == 1 {
+        &row.logits
+    } else {
+        &row.probabilities
+    };
     let score = scores.get(index).copied().unwrap_or(f32::NAN);
-    Prediction { index, label: model.labels.get(index).cloned(), score }
+    Prediction {
+        index,
+        label: model.labels.get(index).cloned(),
+        score,
+    }
 }

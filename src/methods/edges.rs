@@ -1,6 +1,8 @@
-//! Edges: the Sobel magnitude √(h² + v²) of the picture's luma (0.299 R + 0.587 G + 0.114 B, black 0, white 1), where h and v are its
-//! sums with [1 2 1]ᵀ [-1 0 1] and the transpose of that; beyond the border the nearest pixel is repeated. The same whatever the model
-//! says: a baseline of the benchmarks. Cost: none. Agrees with `numpy.hypot` of both `scipy.ndimage.sobel(luma, axis, mode="nearest")`.
+//! Edges: the Sobel magnitude √(h² + v²) of the picture's luma (0.299 R + 0.587 G + 0.114 B, black
+//! 0, white 1), where h and v are its sums with [1 2 1]ᵀ [-1 0 1] and the transpose of that; beyond
+//! the border the nearest pixel is repeated. The same whatever the model says: a baseline of the
+//! benchmarks. Cost: none. Agrees with `numpy.hypot` of both
+//! `scipy.ndimage.sobel(luma, axis, mode="nearest")`.
 
 use ndarray::{Array2, Axis};
 
@@ -21,7 +23,12 @@ impl Run for Edges {
     }
 
     fn step(&mut self, _answers: &[Row]) -> Step {
-        let Subject { input, luma, layout, .. } = &self.subject;
+        let Subject {
+            input,
+            luma,
+            layout,
+            ..
+        } = &self.subject;
         let channels = match layout {
             Layout::Nchw => Axis(0),
             Layout::Nhwc => Axis(2),
@@ -31,7 +38,10 @@ impl Run for Edges {
             None => Tensor::zeros(input.raw_dim()),
         };
         let cause = is_zero(&scores).then(|| "the picture has no edges".to_owned());
-        Step::Done(Attribution { cause, ..Attribution::of(scores) })
+        Step::Done(Attribution {
+            cause,
+            ..Attribution::of(scores)
+        })
     }
 }
 
@@ -57,9 +67,20 @@ mod tests {
 
     #[test]
     fn a_flat_picture_has_no_edges_and_a_step_has_four_times_its_height() {
-        assert_eq!(magnitude(&Array2::from_elem((3, 4), 0.7)), Array2::<f32>::zeros((3, 4)));
-        let step = array![[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.5]];
-        let expected = array![[0.0, 2.0, 2.0, 0.0], [0.0, 2.0, 2.0, 0.0], [0.0, 2.0, 2.0, 0.0]];
+        assert_eq!(
+            magnitude(&Array2::from_elem((3, 4), 0.7)),
+            Array2::<f32>::zeros((3, 4))
+        );
+        let step = array![
+            [0.0, 0.0, 0.5, 0.5],
+            [0.0, 0.0, 0.5, 0.5],
+            [0.0, 0.0, 0.5, 0.5]
+        ];
+        let expected = array![
+            [0.0, 2.0, 2.0, 0.0],
+            [0.0, 2.0, 2.0, 0.0],
+            [0.0, 2.0, 2.0, 0.0]
+        ];
         assert_eq!(magnitude(&step), expected);
         assert_eq!(magnitude(&step.t().to_owned()), expected.t());
     }

@@ -1,6 +1,7 @@
-//! Expected Gradients: the mean over samples of (x - x') ⊙ g(x' + α (x - x')), x' drawn from the baselines, α ~ U(0, 1).
-//! Erion et al. 2019; the PGIG paper, A.5. Sample k draws two uniforms u, v of ChaCha8(seed), stream k: baseline ⌊u · count⌋ and α = v.
-//! Cost: n_samples evaluations. Agrees with Captum's gradient at the same baselines and α to 1e-6 (tests/parity).
+//! Expected Gradients: the mean over samples of (x - x') ⊙ g(x' + α (x - x')), x' drawn from the
+//! baselines, α ~ U(0, 1). Erion et al. 2019; the PGIG paper, A.5. Sample k draws two uniforms u, v
+//! of ChaCha8(seed), stream k: baseline ⌊u · count⌋ and α = v. Cost: n_samples evaluations. Agrees
+//! with Captum's gradient at the same baselines and α to 1e-6 (tests/parity).
 
 use std::sync::Arc;
 
@@ -21,8 +22,11 @@ use crate::{
     tensor::Tensor,
 };
 
-pub const COST: Cost =
-    Cost { words: "n_samples", count: |parameters| parameters.n_samples.get(), asks_input: |_| false };
+pub const COST: Cost = Cost {
+    words: "n_samples",
+    count: |parameters| parameters.n_samples.get(),
+    asks_input: |_| false,
+};
 
 struct Expected {
     subject: Subject,
@@ -35,7 +39,13 @@ struct Expected {
 
 pub fn expected_derivative(subject: Subject) -> Box<dyn Run> {
     let sums = ArrayD::zeros(subject.input.raw_dim());
-    Box::new(Expected { sums, asked: 0, answered: 0, no_derivative: true, subject })
+    Box::new(Expected {
+        sums,
+        asked: 0,
+        answered: 0,
+        no_derivative: true,
+        subject,
+    })
 }
 
 impl Expected {
@@ -44,7 +54,10 @@ impl Expected {
         let baselines = &self.subject.baselines;
         let mut generator = generator(self.subject.parameters.seed, sample as u64);
         let place = (generator.random::<f64>() * baselines.len() as f64) as usize;
-        (&baselines[place.min(baselines.len() - 1)], generator.random())
+        (
+            &baselines[place.min(baselines.len() - 1)],
+            generator.random(),
+        )
     }
 }
 
@@ -57,32 +70,58 @@ impl Run for Expected {
         for row in answers {
             let start = self.draw(self.answered).0.clone();
             self.answered += 1;
-            let Some(g) = row.cotangents.first() else { continue };
+            let Some(g) = row.cotangents.first() else {
+                continue;
+            };
             self.no_derivative &= is_zero(g);
-            Zip::from(&mut self.sums).and(&*self.subject.input).and(&*start).and(g).for_each(|sum, &x, &start, &g| {
-                *sum += (f64::from(x) - f64::from(start)) * f64::from(g);
-            });
+            Zip::from(&mut self.sums)
+                .and(&*self.subject.input)
+                .and(&*start)
+                .and(g)
+                .for_each(|sum, &x, &start, &g| {
+                    *sum += (f64::from(x) - f64::from(start)) * f64::from(g);
+                });
         }
-        let Subject { input, seed, parameters, .. } = &self.subject;
+        let Subject {
+            input,
+            seed,
+            parameters,
+            ..
+        } = &self.subject;
         let n_samples = parameters.n_samples.get();
         if self.asked < n_samples {
             let samples = self.asked..n_samples.min(self.asked + CHUNK);
             self.asked = samples.end;
             let point = |sample| {
                 let (start, alpha) = self.draw(sample);
-                Point { input: Arc::new(between(start, input, alpha)), seed: seed.clone() }
+                Point {
+                    input: Arc::new(between(start, input, alpha)),
+                    seed: seed.clone(),
+                }
             };
             return Step::Evaluate(samples.map(point).collect());
         }
-        let mut attribution = Attribution::of(self.sums.mapv(|sum| (sum / n_samples as f64) as f32));
+        let mut attribution =
+            Attribution::of(self.sums.mapv(|sum| (sum / n_samples as f64) as f32));
         let starts = Starts::of(&self.subject);
         let is_zero = is_zero(&attribution.scores);
         attribution.cause = is_zero.then(|| starts.cause(parameters, self.no_derivative));
-        attribution.warnings.extend(starts.warning(is_zero).into_iter().chain(one_sample(parameters)));
-        if parameters.baseline.terms().iter().any(|term| matches!(term, Term::Random(_))) {
-            attribution
-                .warnings
-                .push("the baselines are random noise; name a data set: baseline=dataset:<id>:49".to_owned());
+        attribution.warnings.extend(
+            starts
+                .warning(is_zero)
+                .into_iter()
+                .chain(one_sample(parameters)),
+        );
+        if parameters
+            .baseline
+            .terms()
+            .iter()
+            .any(|term| matches!(term, Term::Random(_)))
+        {
+            attribution.warnings.push(
+                "the baselines are random noise; name a data set: baseline=dataset:<id>:49"
+                    .to_owned(),
+            );
         }
         Step::Done(attribution)
     }
@@ -102,26 +141,38 @@ mod tests {
         let given = json!({"method": "expected_gradients", "n_samples": 2000, "baseline": "zero"});
         let starts: [&[f32]; 4] = [&[0.0, 0.0], &[10.0, 0.0], &[20.0, 0.0], &[30.0, 0.0]];
         let (mut counts, mut alphas) = ([0; 4], Vec::new());
-        drive(expected_derivative(subject(&given, &X, &starts)), |_, point| {
-            let alpha = point.input[1] / X[1];
-            let start = (point.input[0] - alpha * X[0]) / (1.0 - alpha);
-            if alpha < 0.99 {
-                counts[(start / 10.0).round() as usize] += 1;
-            }
-            alphas.push(alpha);
-            row(&[0.0], &[0.0, 0.0])
-        });
+        drive(
+            expected_derivative(subject(&given, &X, &starts)),
+            |_, point| {
+                let alpha = point.input[1] / X[1];
+                let start = (point.input[0] - alpha * X[0]) / (1.0 - alpha);
+                if alpha < 0.99 {
+                    counts[(start / 10.0).round() as usize] += 1;
+                }
+                alphas.push(alpha);
+                row(&[0.0], &[0.0, 0.0])
+            },
+        );
         assert!(alphas.iter().all(|alpha| (0.0..1.0).contains(alpha)));
         // Standard errors: 0.0065 of the mean, 19 of the counts.
         assert!((alphas.iter().sum::<f32>() / 2000.0 - 0.5).abs() < 0.026);
-        assert!(counts.iter().all(|count| (400..600).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (400..600).contains(count)),
+            "{counts:?}"
+        );
     }
 
     #[test]
     fn a_linear_function_gives_its_weights_times_the_way() {
         let given = json!({"method": "expected_gradients", "baseline": "zero"});
-        let (map, _) =
-            drive(expected_derivative(subject(&given, &X, &[&[0.5, 1.0]])), |_, _| row(&[0.0], &[2.0, -1.0]));
-        assert!((map.scores[0] - 1.0).abs() < 1e-6 && (map.scores[1] + 2.0).abs() < 1e-6 && map.warnings.is_empty());
+        let (map, _) = drive(
+            expected_derivative(subject(&given, &X, &[&[0.5, 1.0]])),
+            |_, _| row(&[0.0], &[2.0, -1.0]),
+        );
+        assert!(
+            (map.scores[0] - 1.0).abs() < 1e-6
+                && (map.scores[1] + 2.0).abs() < 1e-6
+                && map.warnings.is_empty()
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What is wrong with the parameters of a request: every fault at once, in bounded space, whatever was sent.
+//! What is wrong with the parameters of a request: every fault at once, in bounded space, whatever
+//! was sent.
 
 use serde::Serialize;
 
@@ -19,16 +20,25 @@ impl Fault {
         allowed: impl IntoIterator<Item = T>,
     ) -> Self {
         let allowed = allowed.into_iter().map(|form| form.to_string()).collect();
-        Self { param: param.into(), message: message.into(), allowed }
+        Self {
+            param: param.into(),
+            message: message.into(),
+            allowed,
+        }
     }
 
     /// With a message and nothing in particular that would have been accepted.
     pub fn says(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { param: param.into(), message: message.into(), allowed: Vec::new() }
+        Self {
+            param: param.into(),
+            message: message.into(),
+            allowed: Vec::new(),
+        }
     }
 }
 
-/// The first [`Faults::SHOWN`] faults, and how many more there are. Parameter names and messages are cut.
+/// The first [`Faults::SHOWN`] faults, and how many more there are. Parameter names and messages
+/// are cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.sentence())]
 pub struct Faults {
@@ -39,7 +49,8 @@ pub struct Faults {
 impl Faults {
     /// The most faults that are told.
     pub const SHOWN: usize = 20;
-    /// The most bytes of a message. The texts of a client in it are shorter: [`crate::text::EXCERPT_BYTES`].
+    /// The most bytes of a message. The texts of a client in it are shorter:
+    /// [`crate::text::EXCERPT_BYTES`].
     const MESSAGE_BYTES: usize = 1000;
 
     pub fn push(&mut self, fault: Fault) {
@@ -52,9 +63,20 @@ impl Faults {
             self.more += 1;
             return;
         }
-        let Fault { param, message, allowed } = make();
-        let (param, message) = (excerpt(&param).into_owned(), cut(&message, Self::MESSAGE_BYTES).into_owned());
-        self.shown.push(Fault { param, message, allowed });
+        let Fault {
+            param,
+            message,
+            allowed,
+        } = make();
+        let (param, message) = (
+            excerpt(&param).into_owned(),
+            cut(&message, Self::MESSAGE_BYTES).into_owned(),
+        );
+        self.shown.push(Fault {
+            param,
+            message,
+            allowed,
+        });
     }
 
     /// `names` are parameters that nobody takes.
@@ -65,7 +87,11 @@ impl Faults {
         allowed: impl Fn() -> Vec<String>,
     ) {
         for name in names {
-            self.push_with(|| Fault { param: name.clone(), message: message.to_owned(), allowed: allowed() });
+            self.push_with(|| Fault {
+                param: name.clone(),
+                message: message.to_owned(),
+                allowed: allowed(),
+            });
         }
     }
 
@@ -79,7 +105,11 @@ impl Faults {
 
     /// `value`, where there is no fault.
     pub fn settle<T>(self, value: T) -> Result<T, Self> {
-        if self.is_empty() { Ok(value) } else { Err(self) }
+        if self.is_empty() {
+            Ok(value)
+        } else {
+            Err(self)
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -102,7 +132,10 @@ impl Faults {
     }
 
     fn sentence(&self) -> String {
-        let told = self.shown.iter().map(|fault| format!("{}: {}", fault.param, fault.message));
+        let told = self
+            .shown
+            .iter()
+            .map(|fault| format!("{}: {}", fault.param, fault.message));
         let more = (self.more > 0).then(|| format!("and {} more", self.more));
         told.chain(more).collect::<Vec<_>>().join("; ")
     }
@@ -141,10 +174,21 @@ mod tests {
             made.set(made.get() + 1);
             vec!["n_steps".into()]
         });
-        assert_eq!((faults.shown().len(), faults.more(), made.get()), (20, 999_980, 20));
-        assert!(faults.to_string().ends_with("19: is not a parameter; and 999980 more"), "{faults}");
+        assert_eq!(
+            (faults.shown().len(), faults.more(), made.get()),
+            (20, 999_980, 20)
+        );
+        assert!(
+            faults
+                .to_string()
+                .ends_with("19: is not a parameter; and 999980 more"),
+            "{faults}"
+        );
         let mut all = Faults::from(Fault::says("model", "is missing"));
-        all.append(faults, |fault| Fault { param: format!("methods[0].{}", fault.param), ..fault });
+        all.append(faults, |fault| Fault {
+            param: format!("methods[0].{}", fault.param),
+            ..fault
+        });
         assert_eq!((all.shown().len(), all.more()), (20, 999_981));
         assert_eq!(all.shown()[1].param, "methods[0].0");
     }

@@ -1,7 +1,8 @@
-//! Grad-CAM: ReLU(Σ_k mean(∂f_c/∂A_k) A_k) over the channels A_k of a layer, brought to the input's height and width bilinearly (pixel
-//! centres at halves, edges repeated: PyTorch's `interpolate` with `align_corners=False`). One value per pixel: a single channel.
-//! Guided Grad-CAM: that times the derivative at each input element, by default guided backpropagation.
-//! Selvaraju et al. 2017, section 3. Cost: one evaluation, guided two. Agrees with Captum to 1e-6 (tests/parity).
+//! Grad-CAM: ReLU(Σ_k mean(∂f_c/∂A_k) A_k) over the channels A_k of a layer, brought to the input's
+//! height and width bilinearly (pixel centres at halves, edges repeated: PyTorch's `interpolate`
+//! with `align_corners=False`). One value per pixel: a single channel. Guided Grad-CAM: that times
+//! the derivative at each input element, by default guided backpropagation. Selvaraju et al. 2017,
+//! section 3. Cost: one evaluation, guided two. Agrees with Captum to 1e-6 (tests/parity).
 
 use ndarray::{Array2, Array3, ArrayView3, Axis, Ix3};
 
@@ -19,8 +20,16 @@ use crate::{
     text::excerpt,
 };
 
-pub const COST: Cost = Cost { words: "1", count: |_| 1, asks_input: |_| true };
-pub const GUIDED_COST: Cost = Cost { words: "2", count: |_| 2, asks_input: |_| true };
+pub const COST: Cost = Cost {
+    words: "1",
+    count: |_| 1,
+    asks_input: |_| true,
+};
+pub const GUIDED_COST: Cost = Cost {
+    words: "2",
+    count: |_| 2,
+    asks_input: |_| true,
+};
 
 struct GradCam {
     subject: Subject,
@@ -36,11 +45,19 @@ struct Map {
 }
 
 pub fn class_map(subject: Subject) -> Box<dyn Run> {
-    Box::new(GradCam { subject, guided: false, map: None })
+    Box::new(GradCam {
+        subject,
+        guided: false,
+        map: None,
+    })
 }
 
 pub fn guided_class_map(subject: Subject) -> Box<dyn Run> {
-    Box::new(GradCam { subject, guided: true, map: None })
+    Box::new(GradCam {
+        subject,
+        guided: true,
+        map: None,
+    })
 }
 
 impl Run for GradCam {
@@ -59,9 +76,21 @@ impl Run for GradCam {
     }
 
     fn step(&mut self, answers: &[Row]) -> Step {
-        let Subject { input, seed, parameters, .. } = &self.subject;
-        let ask = || Step::Evaluate(vec![Point { input: input.clone(), seed: seed.clone() }]);
-        let Some(row) = answers.first() else { return ask() };
+        let Subject {
+            input,
+            seed,
+            parameters,
+            ..
+        } = &self.subject;
+        let ask = || {
+            Step::Evaluate(vec![Point {
+                input: input.clone(),
+                seed: seed.clone(),
+            }])
+        };
+        let Some(row) = answers.first() else {
+            return ask();
+        };
         let value = head_value(row, parameters.head, seed);
         let Map { scores, cause } = match self.map.take() {
             Some(map) => guide(map, row, || no_derivative_at_input(parameters, value)),
@@ -74,7 +103,11 @@ impl Run for GradCam {
                 map
             }
         };
-        Step::Done(Attribution { cause, input_value: Some(value), ..Attribution::of(scores) })
+        Step::Done(Attribution {
+            cause,
+            input_value: Some(value),
+            ..Attribution::of(scores)
+        })
     }
 }
 
@@ -82,30 +115,54 @@ impl GradCam {
     /// With a single channel, in the input's layout. Zeros for what has no height and width.
     fn map_of(&self, row: &Row) -> Map {
         let Subject { input, layout, .. } = &self.subject;
-        let none = || Map { scores: Tensor::zeros(input.raw_dim()), cause: None };
-        let view =
-            |tensor: Option<&'_ Tensor>| tensor?.view().into_dimensionality::<Ix3>().ok().map(|v| v.into_owned());
+        let none = || Map {
+            scores: Tensor::zeros(input.raw_dim()),
+            cause: None,
+        };
+        let view = |tensor: Option<&'_ Tensor>| {
+            tensor?
+                .view()
+                .into_dimensionality::<Ix3>()
+                .ok()
+                .map(|v| v.into_owned())
+        };
         let (channels, rows, columns) = match (layout, input.shape()) {
             (Layout::Nchw, &[_, rows, columns]) => (Axis(0), rows, columns),
             (Layout::Nhwc, &[rows, columns, _]) => (Axis(2), rows, columns),
             _ => return none(),
         };
-        let (Some(values), Some(cotangents)) = (view(row.activation.as_ref()), view(row.cotangents.first())) else {
+        let (Some(values), Some(cotangents)) =
+            (view(row.activation.as_ref()), view(row.cotangents.first()))
+        else {
             return none();
         };
         let sums = weigh(values.view(), cotangents.view());
         let cause = self.cause(&sums, &values, &cotangents);
         let map = resize(&rectify(sums), (rows, columns));
-        Map { scores: map.mapv(|score| score as f32).insert_axis(channels).into_dyn(), cause }
+        Map {
+            scores: map
+                .mapv(|score| score as f32)
+                .insert_axis(channels)
+                .into_dyn(),
+            cause,
+        }
     }
 
     /// Why the map is the same everywhere, if it is.
-    fn cause(&self, sums: &Array2<f64>, values: &Array3<f32>, cotangents: &Array3<f32>) -> Option<String> {
+    fn cause(
+        &self,
+        sums: &Array2<f64>,
+        values: &Array3<f32>,
+        cotangents: &Array3<f32>,
+    ) -> Option<String> {
         let parameters = &self.subject.parameters;
         let layer = excerpt(parameters.layer.as_deref().unwrap_or_default());
         if sums.iter().any(|sum| *sum > 0.0 || sum.is_nan()) {
-            let message =
-                || format!("layer {layer} is 1 x 1: it cannot tell one place from another; choose an earlier one");
+            let message = || {
+                format!(
+                    "layer {layer} is 1 x 1: it cannot tell one place from another; choose an earlier one"
+                )
+            };
             return (sums.len() == 1).then(message);
         }
         Some(if sums.iter().any(|sum| *sum < 0.0) {
@@ -113,7 +170,11 @@ impl GradCam {
                 "no weighted sum over the channels of layer {layer} is positive: this layer speaks against the target"
             )
         } else if cotangents.iter().all(|g| *g == 0.0) {
-            no_derivative(RuleSetId::Gradient, parameters.head, &format!("at layer {layer}"))
+            no_derivative(
+                RuleSetId::Gradient,
+                parameters.head,
+                &format!("at layer {layer}"),
+            )
         } else if values.iter().all(|a| *a == 0.0) {
             format!("layer {layer} is zero everywhere")
         } else {
@@ -127,7 +188,9 @@ fn guide(map: Map, row: &Row, no_derivative: impl Fn() -> String) -> Map {
     let derivatives = &row.cotangents;
     let no_derivative = derivatives.iter().all(is_zero).then(no_derivative);
     let without_map = map.cause.filter(|_| is_zero(&map.scores)).or(no_derivative);
-    let scores = derivatives.iter().fold(map.scores, |map, derivative| map * derivative);
+    let scores = derivatives
+        .iter()
+        .fold(map.scores, |map, derivative| map * derivative);
     let apart = || "the derivative is zero wherever Grad-CAM's map is not".to_owned();
     let cause = is_zero(&scores).then(|| without_map.unwrap_or_else(apart));
     Map { scores, cause }
@@ -161,7 +224,8 @@ fn resize(map: &Array2<f64>, (height, width): (usize, usize)) -> Array2<f64> {
 /// For each of `to` places the two of `from` places around it, and the share of the second.
 fn places(from: usize, to: usize) -> Vec<(usize, usize, f64)> {
     let place = |at: usize| {
-        let centre = ((at as f64 + 0.5) * from as f64 / to as f64 - 0.5).clamp(0.0, (from - 1) as f64);
+        let centre =
+            ((at as f64 + 0.5) * from as f64 / to as f64 - 0.5).clamp(0.0, (from - 1) as f64);
         let first = centre as usize;
         (first, (first + 1).min(from - 1), centre - first as f64)
     };
@@ -180,7 +244,10 @@ mod tests {
         assert_eq!(wide, array![[0.0, 0.25, 0.75, 1.0]]);
         let shrunk = resize(&array![[0.0, 1.0, 2.0, 3.0]], (2, 2));
         assert_eq!(shrunk, array![[0.5, 2.5], [0.5, 2.5]]);
-        assert_eq!(resize(&array![[7.0]], (3, 2)), Array2::from_elem((3, 2), 7.0));
+        assert_eq!(
+            resize(&array![[7.0]], (3, 2)),
+            Array2::from_elem((3, 2), 7.0)
+        );
         let same = array![[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]];
         assert_eq!(resize(&same, (2, 3)), same);
     }
@@ -190,12 +257,19 @@ mod tests {
         let values = array![[[1.0, 2.0]], [[3.0, -1.0]]];
         let cotangents = array![[[4.0, 0.0]], [[-1.0, -1.0]]];
         // 2 A_0 - A_1 = (-1, 5).
-        assert_eq!(rectify(weigh(values.view(), cotangents.view())), array![[0.0, 5.0]]);
+        assert_eq!(
+            rectify(weigh(values.view(), cotangents.view())),
+            array![[0.0, 5.0]]
+        );
     }
 
     #[test]
     fn what_is_not_finite_stays() {
         let rectified = rectify(array![[f64::NAN, -1.0, f64::INFINITY]]);
-        assert!(rectified[[0, 0]].is_nan() && rectified[[0, 1]] == 0.0 && rectified[[0, 2]].is_infinite());
+        assert!(
+            rectified[[0, 0]].is_nan()
+                && rectified[[0, 1]] == 0.0
+                && rectified[[0, 2]].is_infinite()
+        );
     }
 }

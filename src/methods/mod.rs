@@ -1,4 +1,5 @@
-//! Attribution methods: pure descriptions that ask for evaluations; one file each, one row each in `registry`.
+//! Attribution methods: pure descriptions that ask for evaluations; one file each, one row each in
+//! `registry`.
 
 mod doubts;
 pub mod drive;
@@ -52,8 +53,8 @@ pub enum Step {
 
 /// What a method is built for: one input, one target, resolved parameters.
 ///
-/// A run that asks for the input itself asks with this very `Arc`: that is how the driver sees its predictions without an
-/// evaluation of its own.
+/// A run that asks for the input itself asks with this very `Arc`: that is how the driver sees its
+/// predictions without an evaluation of its own.
 #[derive(Clone, Debug)]
 pub struct Subject {
     /// Without batch axis.
@@ -62,19 +63,21 @@ pub struct Subject {
     pub seed: Arc<[(usize, f32)]>,
     /// f(input) where it is already known.
     pub input_value: Option<f64>,
-    /// At least one for methods with a `baseline` parameter, each in the shape of the input; else empty.
+    /// At least one for methods with a `baseline` parameter, each in the shape of the input; else
+    /// empty.
     pub baselines: Vec<Arc<Tensor>>,
     /// Which axis of the input holds its channels.
     pub layout: Layout,
-    /// `[height, width]` of the picture that the input shows, black 0 and white 1; for methods that look at it.
+    /// `[height, width]` of the picture that the input shows, black 0 and white 1; for methods that
+    /// look at it.
     pub luma: Option<Arc<Array2<f32>>>,
     /// The picture's regions, for methods that rank them; else none.
     pub segmentation: Arc<Segmentation>,
     pub parameters: Arc<Parameters>,
 }
 
-/// Signed scores in the shape of the input, or with one channel where a method scores pixels; and the completeness figures of path
-/// methods.
+/// Signed scores in the shape of the input, or with one channel where a method scores pixels; and
+/// the completeness figures of path methods.
 #[derive(Clone, Debug)]
 pub struct Attribution {
     pub scores: Arc<Tensor>,
@@ -141,7 +144,9 @@ pub fn head_value(row: &Row, head: Head, seed: &[(usize, f32)]) -> f64 {
         Head::Logits => &row.logits,
         Head::Probabilities => &row.probabilities,
     };
-    seed.iter().filter_map(|&(class, weight)| Some(f64::from(*values.get(class)?) * f64::from(weight))).sum()
+    seed.iter()
+        .filter_map(|&(class, weight)| Some(f64::from(*values.get(class)?) * f64::from(weight)))
+        .sum()
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! Derivatives at noisy inputs x + ε, ε ~ N(0, σ²), σ = noise_level (max x - min x): their mean (SmoothGrad), mean square (SmoothGrad²) and
-//! variance (VarGrad), and the mean of Integrated Gradients from there (SmoothGrad-IG). Smilkov et al. 2017; Hooker et al. 2019; the PGIG paper,
-//! A.2 to A.4. The variance is that of the samples themselves (divided by n, as in that paper's code): SmoothGrad² = SmoothGrad ⊙ SmoothGrad + VarGrad.
-//! Noise of sample k: ChaCha8(seed), stream k, Box-Muller. Sums run in f64 in the order of the samples.
-//! Cost: n_samples evaluations, or paths. Agrees with Captum's NoiseTunnel at the same noise to 1e-6 (tests/parity).
+//! Derivatives at noisy inputs x + ε, ε ~ N(0, σ²), σ = noise_level (max x - min x): their mean
+//! (SmoothGrad), mean square (SmoothGrad²) and variance (VarGrad), and the mean of Integrated
+//! Gradients from there (SmoothGrad-IG). Smilkov et al. 2017; Hooker et al. 2019; the PGIG paper,
+//! A.2 to A.4. The variance is that of the samples themselves (divided by n, as in that paper's
+//! code): SmoothGrad² = SmoothGrad ⊙ SmoothGrad + VarGrad. Noise of sample k: ChaCha8(seed), stream
+//! k, Box-Muller. Sums run in f64 in the order of the samples. Cost: n_samples evaluations, or
+//! paths. Agrees with Captum's NoiseTunnel at the same noise to 1e-6 (tests/parity).
 
 use std::{collections::VecDeque, f64::consts::TAU, iter, sync::Arc};
 
@@ -23,12 +25,17 @@ use crate::{
     tensor::Tensor,
 };
 
-pub const COST: Cost =
-    Cost { words: "n_samples", count: |parameters| parameters.n_samples.get(), asks_input: |_| false };
+pub const COST: Cost = Cost {
+    words: "n_samples",
+    count: |parameters| parameters.n_samples.get(),
+    asks_input: |_| false,
+};
 
 pub const PATHS_COST: Cost = Cost {
     words: "n_samples × n_steps × baselines",
-    count: |parameters| parameters.n_samples.get() * parameters.baseline.count() * path::points(parameters),
+    count: |parameters| {
+        parameters.n_samples.get() * parameters.baseline.count() * path::points(parameters)
+    },
     asks_input: |_| false,
 };
 
@@ -81,10 +88,14 @@ struct Noisy {
 
 impl Noisy {
     fn of(subject: &Subject) -> Self {
-        let Subject { input, parameters, .. } = subject;
+        let Subject {
+            input, parameters, ..
+        } = subject;
         let (low, high) = input
             .iter()
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &x| (low.min(x.into()), high.max(x.into())));
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &x| {
+                (low.min(x.into()), high.max(x.into()))
+            });
         Self {
             input: input.clone(),
             sigma: parameters.noise_level * (high - low),
@@ -111,14 +122,21 @@ impl Noisy {
     /// Samples that are the input itself.
     fn stillness(&self, parameters: &Parameters) -> Option<String> {
         let message = match self.sigma == 0.0 {
-            true => "the input is the same everywhere, so noise_level (times its range) gives no noise".to_owned(),
-            false => format!("noise_level={} is too small to change the input", parameters.noise_level),
+            true => {
+                "the input is the same everywhere, so noise_level (times its range) gives no noise"
+                    .to_owned()
+            }
+            false => format!(
+                "noise_level={} is too small to change the input",
+                parameters.noise_level
+            ),
         };
         (!self.moved).then_some(message)
     }
 }
 
-/// N(0, 1) without end: from two uniforms u, v in [0, 1) the pair √(-2 ln (1 - u)) (cos 2πv, sin 2πv).
+/// N(0, 1) without end: from two uniforms u, v in [0, 1) the pair √(-2 ln (1 - u)) (cos 2πv, sin
+/// 2πv).
 fn normals(seed: u64, sample: u64) -> impl Iterator<Item = f64> {
     let mut generator = generator(seed, sample);
     let mut uniform = move || generator.random::<f64>();
@@ -134,7 +152,8 @@ struct Samples {
     noisy: Noisy,
     statistic: Statistic,
     answered: usize,
-    /// Per element the mean of the derivatives so far, and the sum of their squared distances to it.
+    /// Per element the mean of the derivatives so far, and the sum of their squared distances to
+    /// it.
     means: ArrayD<f64>,
     spreads: ArrayD<f64>,
 }
@@ -142,17 +161,29 @@ struct Samples {
 impl Samples {
     fn new(subject: Subject, statistic: Statistic) -> Self {
         let zeros = ArrayD::zeros(subject.input.raw_dim());
-        Self { noisy: Noisy::of(&subject), statistic, answered: 0, means: zeros.clone(), spreads: zeros, subject }
+        Self {
+            noisy: Noisy::of(&subject),
+            statistic,
+            answered: 0,
+            means: zeros.clone(),
+            spreads: zeros,
+            subject,
+        }
     }
 
     fn absorb(&mut self, row: &Row) {
         self.answered += 1;
-        let Some(g) = row.cotangents.first() else { return };
-        Zip::from(&mut self.means).and(&mut self.spreads).and(g).for_each(|mean, spread, &g| {
-            let distance = f64::from(g) - *mean;
-            *mean += distance / self.answered as f64;
-            *spread += distance * (f64::from(g) - *mean);
-        });
+        let Some(g) = row.cotangents.first() else {
+            return;
+        };
+        Zip::from(&mut self.means)
+            .and(&mut self.spreads)
+            .and(g)
+            .for_each(|mean, spread, &g| {
+                let distance = f64::from(g) - *mean;
+                *mean += distance / self.answered as f64;
+                *spread += distance * (f64::from(g) - *mean);
+            });
     }
 
     fn score(&self, mean: f64, spread: f64) -> f64 {
@@ -169,11 +200,13 @@ impl Samples {
         let parameters = &self.subject.parameters;
         let still = self.noisy.stillness(parameters);
         if let Statistic::Variance = self.statistic {
-            let one =
-                (parameters.n_samples.get() == 1).then_some("the variance of one sample is zero: raise n_samples");
+            let one = (parameters.n_samples.get() == 1)
+                .then_some("the variance of one sample is zero: raise n_samples");
             attribution.cause = one.map(str::to_owned).or(still);
         } else {
-            attribution.warnings.extend(one_sample(parameters).into_iter().chain(still));
+            attribution
+                .warnings
+                .extend(one_sample(parameters).into_iter().chain(still));
         }
         if attribution.cause.is_none() && is_zero(&attribution.scores) {
             attribution.cause = Some(self.cause());
@@ -186,8 +219,12 @@ impl Samples {
         let zero = |values: &ArrayD<f64>| values.iter().all(|value| *value == 0.0);
         match (zero(&self.means), zero(&self.spreads), self.statistic) {
             (true, true, _) => no_derivative_of(&self.subject.parameters, "at every sample"),
-            (false, true, Statistic::Variance) => "the derivative is the same at every sample".to_owned(),
-            (true, false, Statistic::Mean) => "the derivatives of the samples cancel out".to_owned(),
+            (false, true, Statistic::Variance) => {
+                "the derivative is the same at every sample".to_owned()
+            }
+            (true, false, Statistic::Mean) => {
+                "the derivatives of the samples cancel out".to_owned()
+            }
             _ => "every score is smaller than float32 can hold".to_owned(),
         }
     }
@@ -203,16 +240,21 @@ impl Run for Samples {
         let left = self.subject.parameters.n_samples.get() - self.noisy.drawn;
         if left > 0 {
             let seed = self.subject.seed.clone();
-            let point = |_| Point { input: self.noisy.draw(), seed: seed.clone() };
+            let point = |_| Point {
+                input: self.noisy.draw(),
+                seed: seed.clone(),
+            };
             return Step::Evaluate((0..left.min(CHUNK)).map(point).collect());
         }
         let score = |&mean: &f64, &spread: &f64| self.score(mean, spread) as f32;
-        Step::Done(self.told(Attribution::of(Zip::from(&self.means).and(&self.spreads).map_collect(score))))
+        Step::Done(self.told(Attribution::of(
+            Zip::from(&self.means).and(&self.spreads).map_collect(score),
+        )))
     }
 }
 
-/// One path after another, each to a noisy input. Where paths ask for their ends, those of many are asked for together first: other
-/// methods ask for the same points then.
+/// One path after another, each to a noisy input. Where paths ask for their ends, those of many are
+/// asked for together first: other methods ask for the same points then.
 struct Paths {
     subject: Subject,
     noisy: Noisy,
@@ -232,14 +274,28 @@ impl Paths {
     fn draw(&mut self) -> Vec<Point> {
         let left = self.subject.parameters.n_samples.get() - self.noisy.drawn;
         self.samples = (0..left.min(CHUNK)).map(|_| self.noisy.draw()).collect();
-        let samples = self.samples.iter().filter(|_| (path::COST.asks_input)(&self.subject.parameters));
-        samples.map(|sample| Point { input: sample.clone(), seed: self.subject.seed.clone() }).collect()
+        let samples = self
+            .samples
+            .iter()
+            .filter(|_| (path::COST.asks_input)(&self.subject.parameters));
+        samples
+            .map(|sample| Point {
+                input: sample.clone(),
+                seed: self.subject.seed.clone(),
+            })
+            .collect()
     }
 
     /// The rows that the path waits for.
     fn answers(&self, others: &[Row]) -> Vec<Row> {
         let mut others = others.iter();
-        let rows = self.asked.iter().map(|is_end| if *is_end { self.ends.front() } else { others.next() });
+        let rows = self.asked.iter().map(|is_end| {
+            if *is_end {
+                self.ends.front()
+            } else {
+                others.next()
+            }
+        });
         rows.flatten().cloned().collect()
     }
 
@@ -247,7 +303,11 @@ impl Paths {
         let parameters = &self.subject.parameters;
         let n_samples = parameters.n_samples.get() as f64;
         let mut attribution = Attribution::of(self.sums.mapv(|sum| (sum / n_samples) as f32));
-        attribution.warnings.extend(one_sample(parameters).into_iter().chain(self.noisy.stillness(parameters)));
+        attribution.warnings.extend(
+            one_sample(parameters)
+                .into_iter()
+                .chain(self.noisy.stillness(parameters)),
+        );
         attribution.cause = self.cause.clone().filter(|_| is_zero(&attribution.scores));
         attribution
     }
@@ -277,13 +337,23 @@ impl Run for Paths {
                     return Step::Evaluate(points);
                 }
             }
-            let Some(sample) = self.samples.front() else { continue };
-            let start = || straight_line(Subject { input: sample.clone(), input_value: None, ..self.subject.clone() });
+            let Some(sample) = self.samples.front() else {
+                continue;
+            };
+            let start = || {
+                straight_line(Subject {
+                    input: sample.clone(),
+                    input_value: None,
+                    ..self.subject.clone()
+                })
+            };
             match self.path.get_or_insert_with(start).step(&answers) {
                 Step::Evaluate(points) => {
-                    let is_end = |point: &Point| !self.ends.is_empty() && Arc::ptr_eq(&point.input, sample);
+                    let is_end =
+                        |point: &Point| !self.ends.is_empty() && Arc::ptr_eq(&point.input, sample);
                     self.asked = points.iter().map(is_end).collect();
-                    let others: Vec<Point> = points.into_iter().filter(|point| !is_end(point)).collect();
+                    let others: Vec<Point> =
+                        points.into_iter().filter(|point| !is_end(point)).collect();
                     if !others.is_empty() {
                         return Step::Evaluate(others);
                     }
@@ -291,7 +361,8 @@ impl Run for Paths {
                 }
                 Step::Done(map) => {
                     self.cause = self.cause.take().or(map.cause);
-                    self.sums.zip_mut_with(&map.scores, |sum, &score| *sum += f64::from(score));
+                    self.sums
+                        .zip_mut_with(&map.scores, |sum, &score| *sum += f64::from(score));
                     self.samples.pop_front();
                     self.ends.pop_front();
                     self.path = None;
@@ -325,13 +396,19 @@ mod tests {
         let given = json!({"method": "smooth_grad", "n_samples": 4000, "noise_level": 0.25});
         let asked = points(given.clone());
         assert_eq!(asked, points(given));
-        assert_ne!(asked[0], points(json!({"method": "smooth_grad", "noise_level": 0.25, "seed": 1}))[0]);
+        assert_ne!(
+            asked[0],
+            points(json!({"method": "smooth_grad", "noise_level": 0.25, "seed": 1}))[0]
+        );
         for (at, x) in [(0, 1.0), (1, 3.0)] {
             let noise: Vec<f64> = asked.iter().map(|point| f64::from(point[at]) - x).collect();
             let mean = noise.iter().sum::<f64>() / 4000.0;
             let deviation = (noise.iter().map(|v| v * v).sum::<f64>() / 4000.0).sqrt();
             // 0.25 (3 - 1) = 0.5; standard errors 0.008 and 0.0056.
-            assert!(mean.abs() < 0.03 && (deviation - 0.5).abs() < 0.025, "{mean} {deviation}");
+            assert!(
+                mean.abs() < 0.03 && (deviation - 0.5).abs() < 0.025,
+                "{mean} {deviation}"
+            );
         }
     }
 
@@ -348,7 +425,10 @@ mod tests {
         let mut at = [1.0, 3.0];
         for (step, point) in apart.iter().zip(&walk) {
             at = [at[0] + step[0] - 1.0, at[1] + step[1] - 3.0];
-            assert!((at[0] - point[0]).abs() < 1e-5 && (at[1] - point[1]).abs() < 1e-5, "{at:?} {point:?}");
+            assert!(
+                (at[0] - point[0]).abs() < 1e-5 && (at[1] - point[1]).abs() < 1e-5,
+                "{at:?} {point:?}"
+            );
         }
     }
 
@@ -358,7 +438,10 @@ mod tests {
         let given = |rule: &str| json!({"method": "smooth_grad_ig", "n_samples": 40, "n_steps": 3, "quadrature": rule});
         let asked = points(given("riemann_right"));
         assert_eq!(asked.len(), 120);
-        assert_eq!((&asked[..CHUNK], &asked[3 * CHUNK..][..40 - CHUNK]), (&ends[..CHUNK], &ends[CHUNK..]));
+        assert_eq!(
+            (&asked[..CHUNK], &asked[3 * CHUNK..][..40 - CHUNK]),
+            (&ends[..CHUNK], &ends[CHUNK..])
+        );
         // No path of midpoints asks for its end.
         let asked = points(given("riemann_midpoint"));
         assert!(asked.len() == 120 && ends.iter().all(|end| !asked.contains(end)));
@@ -366,11 +449,18 @@ mod tests {
 
     #[test]
     fn the_mean_of_paths_is_the_mean_of_the_gradient_s_integrals() {
-        for rule in ["riemann_right", "riemann_left", "riemann_trapezoid", "gauss_legendre"] {
+        for rule in [
+            "riemann_right",
+            "riemann_left",
+            "riemann_trapezoid",
+            "gauss_legendre",
+        ] {
             let given = json!({"method": "smooth_grad_ig", "n_samples": 35, "n_steps": 2, "quadrature": rule});
             let subject = subject(&given, &[1.0, 3.0], &[&[0.0, 1.0], &[0.5, 0.5]]);
             let (run, parameters) = (mean_path(subject.clone()), subject.parameters.clone());
-            let found = drive(run, |_, point| row(&[0.0], &[point.input[0].into(), 2.0])).0.scores;
+            let found = drive(run, |_, point| row(&[0.0], &[point.input[0].into(), 2.0]))
+                .0
+                .scores;
             let (mut noisy, mut expected) = (Noisy::of(&subject), [0.0; 2]);
             for _ in 0..35 {
                 let x = noisy.draw();
@@ -384,7 +474,10 @@ mod tests {
                 }
             }
             for (found, expected) in found.iter().zip(expected) {
-                assert!((f64::from(*found) - expected).abs() < 1e-5, "{rule}: {found} for {expected}");
+                assert!(
+                    (f64::from(*found) - expected).abs() < 1e-5,
+                    "{rule}: {found} for {expected}"
+                );
             }
         }
     }
@@ -393,16 +486,29 @@ mod tests {
     fn many_samples_are_asked_for_in_chunks() {
         let given = json!({"method": "var_grad", "n_samples": 100});
         let mut run = variance(subject(&given, &[1.0, 3.0], &[]));
-        let Step::Evaluate(points) = run.step(&[]) else { panic!() };
+        let Step::Evaluate(points) = run.step(&[]) else {
+            panic!()
+        };
         assert_eq!(points.len(), CHUNK);
     }
 
     #[test]
     fn the_square_of_the_mean_and_the_variance_make_the_mean_square() {
         let map = |method: &str| {
-            let subject = subject(&json!({"method": method, "n_samples": 40}), &[1.0, 3.0], &[]);
+            let subject = subject(
+                &json!({"method": method, "n_samples": 40}),
+                &[1.0, 3.0],
+                &[],
+            );
             let run = (subject.parameters.method.build)(subject);
-            drive(run, |_, point| row(&[0.0], &[point.input[0].into(), f64::from(point.input[1]).powi(2)])).0.scores
+            drive(run, |_, point| {
+                row(
+                    &[0.0],
+                    &[point.input[0].into(), f64::from(point.input[1]).powi(2)],
+                )
+            })
+            .0
+            .scores
         };
         let (mean, square, variance) = (map("smooth_grad"), map("smooth_grad_sq"), map("var_grad"));
         for ((mean, square), variance) in mean.iter().zip(square.iter()).zip(variance.iter()) {

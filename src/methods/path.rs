@@ -1,6 +1,7 @@
-//! Integrated Gradients: (x - x') ⊙ Σ w_k g(x' + α_k (x - x')), averaged over baselines x'; g by any rule set.
-//! Sundararajan et al. 2017; Eq. 1 and Eq. 4 of the PGIG paper. Sums run in f64 in index order.
-//! Cost per baseline: one evaluation per point, and f(x'), f(x) where they are needed and no point of the rule lies there.
+//! Integrated Gradients: (x - x') ⊙ Σ w_k g(x' + α_k (x - x')), averaged over baselines x'; g by
+//! any rule set. Sundararajan et al. 2017; Eq. 1 and Eq. 4 of the PGIG paper. Sums run in f64 in
+//! index order. Cost per baseline: one evaluation per point, and f(x'), f(x) where they are needed
+//! and no point of the rule lies there.
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -20,7 +21,8 @@ use crate::{
     tensor::Tensor,
 };
 
-/// A tolerance starts with this many midpoints, and each refinement has thrice as many: every third one is known already.
+/// A tolerance starts with this many midpoints, and each refinement has thrice as many: every third
+/// one is known already.
 const COARSEST: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 const REFINE: usize = 3;
 
@@ -28,14 +30,19 @@ pub const COST: Cost = Cost {
     words: "n_steps × baselines (max_steps under a tolerance), plus up to 1 forward pass per baseline and 1 for the input",
     count: |parameters| {
         let points = nodes(parameters);
-        let steps = if parameters.tolerance.is_some() { last_level(parameters.max_steps) } else { points.len() };
+        let steps = if parameters.tolerance.is_some() {
+            last_level(parameters.max_steps)
+        } else {
+            points.len()
+        };
         let start = parameters.is_complete() && !points.iter().any(|node| node.alpha == 0.0);
         parameters.baseline.count() * (steps + usize::from(start))
     },
     asks_input: |parameters| nodes(parameters).iter().any(|node| node.alpha == 1.0),
 };
 
-/// Under `compat: pgig-2020` Eq. 1 without its last term, as its code has it: the weights sum to (m - 1) / m.
+/// Under `compat: pgig-2020` Eq. 1 without its last term, as its code has it: the weights sum to (m
+/// - 1) / m.
 fn nodes(parameters: &Parameters) -> Vec<Node> {
     if parameters.tolerance.is_some() {
         return Quadrature::RiemannMidpoint.nodes(COARSEST);
@@ -86,14 +93,27 @@ pub fn straight_line(subject: Subject) -> Box<dyn Run> {
     let parameters = &subject.parameters;
     let nodes = nodes(parameters);
     let complete = parameters.is_complete();
-    let end = |alpha: f64| (complete && !nodes.iter().any(|node| node.alpha == alpha)).then_some(alpha);
+    let end =
+        |alpha: f64| (complete && !nodes.iter().any(|node| node.alpha == alpha)).then_some(alpha);
     let mut asks = Vec::new();
     for baseline in 0..subject.baselines.len() {
-        asks.extend(end(0.0).map(|alpha| Ask { baseline, alpha, weight: 0.0 }));
-        asks.extend(nodes.iter().map(|node| Ask { baseline, alpha: node.alpha, weight: node.weight }));
+        asks.extend(end(0.0).map(|alpha| Ask {
+            baseline,
+            alpha,
+            weight: 0.0,
+        }));
+        asks.extend(nodes.iter().map(|node| Ask {
+            baseline,
+            alpha: node.alpha,
+            weight: node.weight,
+        }));
     }
     if subject.input_value.is_none() {
-        asks.extend(end(1.0).map(|alpha| Ask { baseline: 0, alpha, weight: 0.0 }));
+        asks.extend(end(1.0).map(|alpha| Ask {
+            baseline: 0,
+            alpha,
+            weight: 0.0,
+        }));
     }
     Box::new(StraightLine {
         sums: vec![ArrayD::zeros(subject.input.raw_dim()); subject.baselines.len()],
@@ -116,7 +136,9 @@ impl Run for StraightLine {
         self.absorb(answers);
         if self.answered == self.asks.len() {
             let attribution = self.attribution();
-            let Some(tolerance) = self.subject.parameters.tolerance else { return Step::Done(self.told(attribution)) };
+            let Some(tolerance) = self.subject.parameters.tolerance else {
+                return Step::Done(self.told(attribution));
+            };
             if meets(&attribution, tolerance) {
                 return Step::Done(self.refined(attribution, EndedBy::Tolerance));
             }
@@ -132,24 +154,29 @@ impl Run for StraightLine {
 
 impl StraightLine {
     fn absorb(&mut self, answers: &[Row]) {
-        let Subject { seed, parameters, .. } = &self.subject;
+        let Subject {
+            seed, parameters, ..
+        } = &self.subject;
         for (ask, row) in self.asks.iter().skip(self.answered).zip(answers) {
             if ask.alpha == 1.0 && self.input_value.is_none() {
                 self.input_value = Some(head_value(row, parameters.head, seed));
             }
             if ask.alpha == 0.0 && parameters.is_complete() {
-                self.baseline_values.push(head_value(row, parameters.head, seed));
+                self.baseline_values
+                    .push(head_value(row, parameters.head, seed));
             }
             if ask.weight > 0.0
                 && let Some(g) = row.cotangents.first()
             {
-                self.sums[ask.baseline].zip_mut_with(g, |sum, &g| *sum += ask.weight * f64::from(g));
+                self.sums[ask.baseline]
+                    .zip_mut_with(g, |sum, &g| *sum += ask.weight * f64::from(g));
             }
         }
         self.answered += answers.len();
     }
 
-    /// The ends of the path are the very tensors given; without a seed where only the head's value is of interest.
+    /// The ends of the path are the very tensors given; without a seed where only the head's value
+    /// is of interest.
     fn point(&self, ask: &Ask) -> Point {
         let (x, start) = (&self.subject.input, &self.subject.baselines[ask.baseline]);
         let input = if ask.alpha == 1.0 {
@@ -159,32 +186,51 @@ impl StraightLine {
         } else {
             Arc::new(between(start, x, ask.alpha))
         };
-        let seed = if ask.weight > 0.0 { self.subject.seed.clone() } else { Arc::new([]) };
+        let seed = if ask.weight > 0.0 {
+            self.subject.seed.clone()
+        } else {
+            Arc::new([])
+        };
         Point { input, seed }
     }
 
     /// The map of all that was answered.
     fn attribution(&self) -> Attribution {
-        let Subject { input, baselines, parameters, .. } = &self.subject;
+        let Subject {
+            input,
+            baselines,
+            parameters,
+            ..
+        } = &self.subject;
         let scale = 1.0 / (self.total_weight * baselines.len() as f64);
         let mut scores = ArrayD::<f64>::zeros(input.raw_dim());
         for (sums, start) in self.sums.iter().zip(baselines) {
-            Zip::from(&mut scores).and(sums).and(&**input).and(&**start).for_each(|score, sum, &x, &start| {
-                let length = if parameters.multiply_by_inputs { f64::from(x) - f64::from(start) } else { 1.0 };
-                *score += length * sum * scale;
-            });
+            Zip::from(&mut scores)
+                .and(sums)
+                .and(&**input)
+                .and(&**start)
+                .for_each(|score, sum, &x, &start| {
+                    let length = if parameters.multiply_by_inputs {
+                        f64::from(x) - f64::from(start)
+                    } else {
+                        1.0
+                    };
+                    *score += length * sum * scale;
+                });
         }
         let mut attribution = Attribution::of(scores.mapv(|score| score as f32));
         attribution.input_value = self.input_value;
         if let Some(input_value) = self.input_value
             && parameters.is_complete()
         {
-            let baseline_value = self.baseline_values.iter().sum::<f64>() / self.baseline_values.len() as f64;
+            let baseline_value =
+                self.baseline_values.iter().sum::<f64>() / self.baseline_values.len() as f64;
             let difference = input_value - baseline_value;
             let delta = scores.iter().sum::<f64>() - difference;
             attribution.baseline_value = Some(baseline_value);
             attribution.convergence_delta = Some(delta);
-            attribution.approximation_error = (difference != 0.0).then(|| (delta / difference).abs());
+            attribution.approximation_error =
+                (difference != 0.0).then(|| (delta / difference).abs());
         }
         attribution
     }
@@ -194,12 +240,17 @@ impl StraightLine {
         let parameters = &self.subject.parameters;
         if parameters.multiply_by_inputs {
             let starts = Starts::of(&self.subject);
-            let no_derivative = self.sums.iter().all(|sums| sums.iter().all(|sum| *sum == 0.0));
+            let no_derivative = self
+                .sums
+                .iter()
+                .all(|sums| sums.iter().all(|sum| *sum == 0.0));
             let is_zero = is_zero(&attribution.scores);
             attribution.cause = is_zero.then(|| starts.cause(parameters, no_derivative));
             attribution.warnings.extend(starts.warning(is_zero));
             if parameters.tolerance.is_none() && !starts.are_input() {
-                attribution.warnings.extend(large_error(&attribution, parameters));
+                attribution
+                    .warnings
+                    .extend(large_error(&attribution, parameters));
             }
         } else {
             let along = || no_derivative_of(parameters, "all along the path");
@@ -212,20 +263,33 @@ impl StraightLine {
         let mut attribution = self.told(attribution);
         if ended_by == EndedBy::MaxSteps {
             let steps = self.n_steps;
-            attribution.warnings.push(format!("the tolerance was not reached with {steps} steps; raise max_steps"));
+            attribution.warnings.push(format!(
+                "the tolerance was not reached with {steps} steps; raise max_steps"
+            ));
         }
-        attribution.refinement = Some(Refinement { n_steps: self.n_steps, ended_by });
+        attribution.refinement = Some(Refinement {
+            n_steps: self.n_steps,
+            ended_by,
+        });
         attribution
     }
 
-    /// The midpoints of thirds: each old midpoint is the middle one of its three. New points weigh as much as the old ones, so
-    /// that the weights add up to three times as much.
+    /// The midpoints of thirds: each old midpoint is the middle one of its three. New points weigh
+    /// as much as the old ones, so that the weights add up to three times as much.
     fn refine(&mut self) {
         let (coarse, fine) = (self.n_steps, self.n_steps * REFINE);
         let weight = self.total_weight / coarse as f64;
-        let alphas = (0..fine).filter(|k| k % REFINE != 1).map(|k| (k as f64 + 0.5) / fine as f64);
+        let alphas = (0..fine)
+            .filter(|k| k % REFINE != 1)
+            .map(|k| (k as f64 + 0.5) / fine as f64);
         self.asks = (0..self.sums.len())
-            .flat_map(|baseline| alphas.clone().map(move |alpha| Ask { baseline, alpha, weight }))
+            .flat_map(|baseline| {
+                alphas.clone().map(move |alpha| Ask {
+                    baseline,
+                    alpha,
+                    weight,
+                })
+            })
             .collect();
         self.answered = 0;
         self.n_steps = fine;
@@ -242,7 +306,10 @@ pub fn between(start: &Tensor, x: &Tensor, alpha: f64) -> Tensor {
 }
 
 fn meets(attribution: &Attribution, tolerance: f64) -> bool {
-    attribution.convergence_delta == Some(0.0) || attribution.approximation_error.is_some_and(|error| error < tolerance)
+    attribution.convergence_delta == Some(0.0)
+        || attribution
+            .approximation_error
+            .is_some_and(|error| error < tolerance)
 }
 
 #[cfg(test)]
@@ -281,7 +348,11 @@ mod tests {
     }
 
     fn worst(scores: &Tensor, expected: &[f64]) -> f64 {
-        scores.iter().zip(expected).map(|(&score, e)| (f64::from(score) - e).abs()).fold(0.0, f64::max)
+        scores
+            .iter()
+            .zip(expected)
+            .map(|(&score, e)| (f64::from(score) - e).abs())
+            .fold(0.0, f64::max)
     }
 
     #[test]
@@ -293,8 +364,17 @@ mod tests {
             ("riemann_right", 10_000, 2e-4),
             ("riemann_left", 10_000, 2e-4),
         ] {
-            let (map, _) = explain(json!({"quadrature": quadrature, "n_steps": n}), X, &[START], formula);
-            assert!(worst(&map.scores, &closed_form()) < tolerance, "{quadrature}: {}", map.scores);
+            let (map, _) = explain(
+                json!({"quadrature": quadrature, "n_steps": n}),
+                X,
+                &[START],
+                formula,
+            );
+            assert!(
+                worst(&map.scores, &closed_form()) < tolerance,
+                "{quadrature}: {}",
+                map.scores
+            );
         }
     }
 
@@ -314,9 +394,14 @@ mod tests {
             (y, vec![dy * da, -dy * db])
         }
         let given = json!({"n_steps": 4000, "quadrature": "riemann_midpoint"});
-        let maps = [first, second].map(|net| explain(given.clone(), &[3.0, 1.0], &[&[0.0, 0.0]], net).0);
+        let maps =
+            [first, second].map(|net| explain(given.clone(), &[3.0, 1.0], &[&[0.0, 0.0]], net).0);
         assert_eq!(maps[0].scores, maps[1].scores);
-        assert!(worst(&maps[0].scores, &[1.5, -0.5]) < 1e-3, "{}", maps[0].scores);
+        assert!(
+            worst(&maps[0].scores, &[1.5, -0.5]) < 1e-3,
+            "{}",
+            maps[0].scores
+        );
     }
 
     #[test]
@@ -324,8 +409,16 @@ mod tests {
         let other: &[f32] = &[0.0, 0.0, 2.0];
         let given = json!({"quadrature": "gauss_legendre", "n_steps": 8});
         let (both, _) = explain(given.clone(), X, &[START, other], formula);
-        let (one, two) = (explain(given.clone(), X, &[START], formula).0, explain(given, X, &[other], formula).0);
-        let mean: Vec<f64> = one.scores.iter().zip(two.scores.iter()).map(|(a, b)| f64::from(a + b) / 2.0).collect();
+        let (one, two) = (
+            explain(given.clone(), X, &[START], formula).0,
+            explain(given, X, &[other], formula).0,
+        );
+        let mean: Vec<f64> = one
+            .scores
+            .iter()
+            .zip(two.scores.iter())
+            .map(|(a, b)| f64::from(a + b) / 2.0)
+            .collect();
         assert!(worst(&both.scores, &mean) < 1e-6);
         let start = (formula(&[0.5, 1.0, 1.0]).0 + formula(&[0.0, 0.0, 2.0]).0) / 2.0;
         assert!((both.baseline_value.unwrap() - start).abs() < 1e-6);
@@ -338,11 +431,17 @@ mod tests {
             let (map, _) = explain(json!({"n_steps": n}), X, &[START], formula);
             let delta = map.convergence_delta.unwrap();
             let sum: f64 = map.scores.iter().map(|&score| f64::from(score)).sum();
-            assert!((sum - (map.input_value.unwrap() - map.baseline_value.unwrap()) - delta).abs() < 1e-6);
+            assert!(
+                (sum - (map.input_value.unwrap() - map.baseline_value.unwrap()) - delta).abs()
+                    < 1e-6
+            );
             delta.abs()
         };
         let gaps = [5, 10, 25, 50, 100, 400].map(gap);
-        assert!(gaps.windows(2).all(|pair| pair[1] < 0.6 * pair[0]), "{gaps:?}");
+        assert!(
+            gaps.windows(2).all(|pair| pair[1] < 0.6 * pair[0]),
+            "{gaps:?}"
+        );
     }
 
     #[test]
@@ -353,7 +452,12 @@ mod tests {
             (json!({"quadrature": "riemann_trapezoid"}), 1, 25, 0),
             (json!({"quadrature": "riemann_midpoint"}), 1, 27, 0),
             (json!({"quadrature": "gauss_legendre"}), 2, 2 * 26 + 1, 0),
-            (json!({"grad_output": "value", "quadrature": "riemann_midpoint"}), 1, 25, 1),
+            (
+                json!({"grad_output": "value", "quadrature": "riemann_midpoint"}),
+                1,
+                25,
+                1,
+            ),
             (json!({"multiply_by_inputs": false}), 1, 25, 0),
             (json!({"n_steps": 100}), 2, 202, 0),
         ];
@@ -373,9 +477,12 @@ mod tests {
         for k in 1..4 {
             let at = [0, 1, 2].map(|i| f64::from(START[i] + k as f32 / 4.0 * (X[i] - START[i])));
             let gradient = formula(&at).1;
-            expected.iter_mut().zip(X.iter().zip(START).zip(gradient)).for_each(|(sum, ((x, start), g))| {
-                *sum += f64::from(x - start) * g / 4.0;
-            });
+            expected
+                .iter_mut()
+                .zip(X.iter().zip(START).zip(gradient))
+                .for_each(|(sum, ((x, start), g))| {
+                    *sum += f64::from(x - start) * g / 4.0;
+                });
         }
         assert!(worst(&map.scores, &expected) < 1e-6, "{}", map.scores);
         assert_eq!((count, cost(given, 1)), (3 + 2, 3 + 2));
@@ -390,20 +497,42 @@ mod tests {
     #[test]
     fn a_tolerance_refines_until_it_is_met_and_keeps_every_point() {
         let (map, count) = explain(json!({"tolerance": 1e-4}), X, &[START], formula);
-        assert_eq!(map.refinement, Some(Refinement { n_steps: 24, ended_by: EndedBy::Tolerance }));
+        assert_eq!(
+            map.refinement,
+            Some(Refinement {
+                n_steps: 24,
+                ended_by: EndedBy::Tolerance
+            })
+        );
         assert_eq!(count, 24 + 2);
         assert!(map.approximation_error.unwrap() < 1e-4 && map.warnings.is_empty());
         let given = json!({"n_steps": 24, "quadrature": "riemann_midpoint"});
         assert!(
-            (map.convergence_delta.unwrap() - explain(given, X, &[START], formula).0.convergence_delta.unwrap()).abs()
+            (map.convergence_delta.unwrap()
+                - explain(given, X, &[START], formula)
+                    .0
+                    .convergence_delta
+                    .unwrap())
+            .abs()
                 < 1e-12
         );
     }
 
     #[test]
     fn max_steps_ends_a_refinement_and_says_so() {
-        let (map, count) = explain(json!({"tolerance": 1e-12, "max_steps": 100}), X, &[START, START], formula);
-        assert_eq!(map.refinement, Some(Refinement { n_steps: 72, ended_by: EndedBy::MaxSteps }));
+        let (map, count) = explain(
+            json!({"tolerance": 1e-12, "max_steps": 100}),
+            X,
+            &[START, START],
+            formula,
+        );
+        assert_eq!(
+            map.refinement,
+            Some(Refinement {
+                n_steps: 72,
+                ended_by: EndedBy::MaxSteps
+            })
+        );
         assert_eq!(map.warnings.len(), 1);
         let promised = cost(json!({"tolerance": 1e-12, "max_steps": 100}), 2);
         assert_eq!((count, promised), (2 * 73 + 1, 2 * 73 + 1));
@@ -413,25 +542,44 @@ mod tests {
     fn a_long_path_asks_in_chunks() {
         let given = json!({"method": "integrated_gradients", "n_steps": 100});
         let mut run = straight_line(subject(&given, X, &[START]));
-        let Step::Evaluate(points) = run.step(&[]) else { panic!() };
+        let Step::Evaluate(points) = run.step(&[]) else {
+            panic!()
+        };
         assert_eq!(points.len(), CHUNK);
     }
 
     #[test]
     fn a_value_already_known_is_not_asked_for() {
         let given = json!({"method": "integrated_gradients", "quadrature": "riemann_midpoint", "n_steps": 5});
-        let subject = Subject { input_value: Some(7.0), ..subject(&given, X, &[START]) };
+        let subject = Subject {
+            input_value: Some(7.0),
+            ..subject(&given, X, &[START])
+        };
         let (map, count) = drive(straight_line(subject), |_, _| row(&[1.0], &[0.0, 0.0, 0.0]));
-        assert_eq!((count, map.input_value, map.convergence_delta), (6, Some(7.0), Some(-6.0)));
+        assert_eq!(
+            (count, map.input_value, map.convergence_delta),
+            (6, Some(7.0), Some(-6.0))
+        );
     }
 
     #[test]
     fn without_multiplication_the_averaged_gradient_remains_and_no_gap() {
-        let given = json!({"multiply_by_inputs": false, "quadrature": "gauss_legendre", "n_steps": 8});
+        let given =
+            json!({"multiply_by_inputs": false, "quadrature": "gauss_legendre", "n_steps": 8});
         let (map, _) = explain(given, X, &[START], formula);
-        let expected: Vec<f64> =
-            closed_form().iter().zip(X.iter().zip(START)).map(|(ig, (x, s))| ig / f64::from(x - s)).collect();
+        let expected: Vec<f64> = closed_form()
+            .iter()
+            .zip(X.iter().zip(START))
+            .map(|(ig, (x, s))| ig / f64::from(x - s))
+            .collect();
         assert!(worst(&map.scores, &expected) < 1e-6);
-        assert_eq!((map.baseline_value, map.convergence_delta, map.approximation_error), (None, None, None));
+        assert_eq!(
+            (
+                map.baseline_value,
+                map.convergence_delta,
+                map.approximation_error
+            ),
+            (None, None, None)
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! One derivative at the input: g(x), or x ⊙ g(x); the rule set says which derivative. Cost: one evaluation.
-//! Gradient, Input × Gradient, Guided Backpropagation, DeconvNet, PatternNet, PatternAttribution (seeded with f_c(x)).
+//! One derivative at the input: g(x), or x ⊙ g(x); the rule set says which derivative. Cost: one
+//! evaluation. Gradient, Input × Gradient, Guided Backpropagation, DeconvNet, PatternNet,
+//! PatternAttribution (seeded with f_c(x)).
 
 use super::{
     Attribution, Run, Step, Subject,
@@ -18,11 +19,17 @@ struct OnePoint {
 }
 
 pub fn derivative(subject: Subject) -> Box<dyn Run> {
-    Box::new(OnePoint { subject, multiply: false })
+    Box::new(OnePoint {
+        subject,
+        multiply: false,
+    })
 }
 
 pub fn input_x_derivative(subject: Subject) -> Box<dyn Run> {
-    Box::new(OnePoint { subject, multiply: true })
+    Box::new(OnePoint {
+        subject,
+        multiply: true,
+    })
 }
 
 impl Run for OnePoint {
@@ -31,12 +38,24 @@ impl Run for OnePoint {
     }
 
     fn step(&mut self, answers: &[Row]) -> Step {
-        let Subject { input, seed, parameters, .. } = &self.subject;
+        let Subject {
+            input,
+            seed,
+            parameters,
+            ..
+        } = &self.subject;
         let Some(row) = answers.first() else {
-            return Step::Evaluate(vec![Point { input: input.clone(), seed: seed.clone() }]);
+            return Step::Evaluate(vec![Point {
+                input: input.clone(),
+                seed: seed.clone(),
+            }]);
         };
         let value = head_value(row, parameters.head, seed);
-        let g = row.cotangents.first().cloned().unwrap_or_else(|| Tensor::zeros(input.raw_dim()));
+        let g = row
+            .cotangents
+            .first()
+            .cloned()
+            .unwrap_or_else(|| Tensor::zeros(input.raw_dim()));
         let cause = match is_zero(&g) {
             true => no_derivative_at_input(parameters, value),
             false => "the input is zero wherever the derivative is not".to_owned(),

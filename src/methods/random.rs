@@ -1,4 +1,5 @@
-//! Seeded noise: u ~ U(-1, 1) per input element, whatever the model says. A baseline of the benchmarks. Cost: none.
+//! Seeded noise: u ~ U(-1, 1) per input element, whatever the model says. A baseline of the
+//! benchmarks. Cost: none.
 
 use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -28,8 +29,9 @@ impl Run for Noise {
 
     fn step(&mut self, _answers: &[Row]) -> Step {
         let mut generator = generator(self.subject.parameters.seed, 0);
-        Step::Done(Attribution::of(Tensor::from_shape_simple_fn(self.subject.input.raw_dim(), || {
-            generator.random_range(-1.0..1.0)
-        })))
+        Step::Done(Attribution::of(Tensor::from_shape_simple_fn(
+            self.subject.input.raw_dim(),
+            || generator.random_range(-1.0..1.0),
+        )))
     }
 }

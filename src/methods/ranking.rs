@@ -1,8 +1,9 @@
 //! Regions of a picture ranked by the density of a map over them: the region selection of XRAI.
-//! `full` adds the region whose uncovered part has the highest mean, again and again; `fast` takes the regions by their mean.
-//! Added pixels get their mean; those left over get theirs, so that the total is kept. sig.txt, section 4, and its public code.
-//! Cost of `full`: each pixel once per region that holds it, and one comparison per region and addition; no region is rescanned.
-//! Agrees with the public `saliency` package to 1e-6, given its map and masks (tests/parity/xrai.rs).
+//! `full` adds the region whose uncovered part has the highest mean, again and again; `fast` takes
+//! the regions by their mean. Added pixels get their mean; those left over get theirs, so that the
+//! total is kept. sig.txt, section 4, and its public code. Cost of `full`: each pixel once per
+//! region that holds it, and one comparison per region and addition; no region is rescanned. Agrees
+//! with the public `saliency` package to 1e-6, given its map and masks (tests/parity/xrai.rs).
 
 use serde::{Deserialize, Serialize};
 
@@ -45,9 +46,15 @@ pub struct Ranked {
     pub value: f64,
 }
 
-/// Ranks `regions` by `map`, which has one value per pixel of their picture. A region with a NaN in it is passed over.
+/// Ranks `regions` by `map`, which has one value per pixel of their picture. A region with a NaN in
+/// it is passed over.
 pub fn rank(map: &[f64], regions: &Regions, selection: &Selection) -> Ranking {
-    let mut cover = Cover { map, covered: vec![false; map.len()], area: 0, added: Vec::new() };
+    let mut cover = Cover {
+        map,
+        covered: vec![false; map.len()],
+        area: 0,
+        added: Vec::new(),
+    };
     match selection.algorithm {
         Algorithm::Full => cover.add_greedily(regions, selection),
         Algorithm::Fast => cover.add_by_mean(regions, selection),
@@ -83,21 +90,31 @@ impl Cover<'_> {
     }
 
     fn tally(&self, pixels: &[u32]) -> Tally {
-        Tally { area: pixels.len(), sum: pixels.iter().map(|&pixel| self.map[pixel as usize]).sum() }
+        Tally {
+            area: pixels.len(),
+            sum: pixels.iter().map(|&pixel| self.map[pixel as usize]).sum(),
+        }
     }
 
     fn uncovered(&self, pixels: &[u32]) -> Vec<u32> {
-        pixels.iter().copied().filter(|&pixel| !self.covered[pixel as usize]).collect()
+        pixels
+            .iter()
+            .copied()
+            .filter(|&pixel| !self.covered[pixel as usize])
+            .collect()
     }
 
     fn add(&mut self, pixels: Vec<u32>) {
-        pixels.iter().for_each(|&pixel| self.covered[pixel as usize] = true);
+        pixels
+            .iter()
+            .for_each(|&pixel| self.covered[pixel as usize] = true);
         self.area += pixels.len();
         let mean = self.tally(&pixels).mean();
         self.added.push((pixels, mean));
     }
 
-    /// The uncovered part of every region is known by its tally alone, which each newly covered pixel leaves.
+    /// The uncovered part of every region is known by its tally alone, which each newly covered
+    /// pixel leaves.
     fn add_greedily(&mut self, regions: &Regions, selection: &Selection) {
         let holders = regions.holders();
         let mut tallies: Vec<Tally> = regions.iter().map(|pixels| self.tally(pixels)).collect();
@@ -105,7 +122,11 @@ impl Cover<'_> {
         while self.is_open(selection) {
             candidates.retain(|&region| tallies[region].area >= selection.min_pixel_diff.max(1));
             let mut best: Option<(usize, f64)> = None;
-            for (at, mean) in candidates.iter().map(|&region| tallies[region].mean()).enumerate() {
+            for (at, mean) in candidates
+                .iter()
+                .map(|&region| tallies[region].mean())
+                .enumerate()
+            {
                 // The first of equals.
                 if best.map_or(!mean.is_nan(), |(_, highest)| mean > highest) {
                     best = Some((at, mean));
@@ -125,9 +146,14 @@ impl Cover<'_> {
     }
 
     fn add_by_mean(&mut self, regions: &Regions, selection: &Selection) {
-        let means: Vec<f64> = regions.iter().map(|pixels| self.tally(pixels).mean()).collect();
+        let means: Vec<f64> = regions
+            .iter()
+            .map(|pixels| self.tally(pixels).mean())
+            .collect();
         // Of an empty region it is NaN too.
-        let mut order: Vec<usize> = (0..regions.len()).filter(|&region| !means[region].is_nan()).collect();
+        let mut order: Vec<usize> = (0..regions.len())
+            .filter(|&region| !means[region].is_nan())
+            .collect();
         order.sort_by(|&a, &b| means[b].total_cmp(&means[a]));
         for region in order {
             if !self.is_open(selection) {
@@ -142,18 +168,26 @@ impl Cover<'_> {
 
     fn finish(mut self) -> Ranking {
         self.added.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let left: Vec<u32> = (0..self.map.len() as u32).filter(|&pixel| !self.covered[pixel as usize]).collect();
+        let left: Vec<u32> = (0..self.map.len() as u32)
+            .filter(|&pixel| !self.covered[pixel as usize])
+            .collect();
         if !left.is_empty() {
             self.add(left);
         }
-        let mut ranking =
-            Ranking { values: vec![0.0; self.map.len()], ranks: vec![0; self.map.len()], regions: Vec::new() };
+        let mut ranking = Ranking {
+            values: vec![0.0; self.map.len()],
+            ranks: vec![0; self.map.len()],
+            regions: Vec::new(),
+        };
         for ((pixels, value), rank) in self.added.iter().zip(1..) {
             for &pixel in pixels {
                 ranking.values[pixel as usize] = *value;
                 ranking.ranks[pixel as usize] = rank;
             }
-            ranking.regions.push(Ranked { area: pixels.len(), value: *value });
+            ranking.regions.push(Ranked {
+                area: pixels.len(),
+                value: *value,
+            });
         }
         ranking
     }
@@ -170,13 +204,18 @@ mod tests {
     const SIDE: usize = 40;
 
     fn squares(bounds: &[(usize, usize)]) -> Regions {
-        let square =
-            |&(from, to): &(usize, usize)| (from..to).flat_map(move |y| (from..to).map(move |x| (y * SIDE + x) as u32));
+        let square = |&(from, to): &(usize, usize)| {
+            (from..to).flat_map(move |y| (from..to).map(move |x| (y * SIDE + x) as u32))
+        };
         Regions::of_pixels((SIDE, SIDE), bounds.iter().map(square))
     }
 
     fn selection(algorithm: Algorithm) -> Selection {
-        Selection { algorithm, area_threshold: 1.0, min_pixel_diff: 50 }
+        Selection {
+            algorithm,
+            area_threshold: 1.0,
+            min_pixel_diff: 50,
+        }
     }
 
     const BOTH: [Algorithm; 2] = [Algorithm::Full, Algorithm::Fast];
@@ -196,20 +235,32 @@ mod tests {
     #[test]
     fn the_closed_form_has_three_regions_and_keeps_its_total() {
         for algorithm in BOTH {
-            let ranking = rank(&closed_form_map(), &squares(&[(5, 15), (10, 30)]), &selection(algorithm));
+            let ranking = rank(
+                &closed_form_map(),
+                &squares(&[(5, 15), (10, 30)]),
+                &selection(algorithm),
+            );
             let expected = [(100, 3.0), (375, 50.0 / 375.0), (1125, 20.0 / 1125.0)];
             for (found, (area, value)) in ranking.regions.iter().zip(expected) {
-                assert!(found.area == area && (found.value - value).abs() < 1e-12, "{:?}", ranking.regions);
+                assert!(
+                    found.area == area && (found.value - value).abs() < 1e-12,
+                    "{:?}",
+                    ranking.regions
+                );
             }
             assert_eq!(ranking.regions.len(), 3);
             assert!((ranking.values.iter().sum::<f64>() - 370.0).abs() < 1e-9);
-            assert_eq!([0, 7 * SIDE + 7, 25 * SIDE + 25].map(|pixel| ranking.ranks[pixel]), [3, 1, 2]);
+            assert_eq!(
+                [0, 7 * SIDE + 7, 25 * SIDE + 25].map(|pixel| ranking.ranks[pixel]),
+                [3, 1, 2]
+            );
         }
     }
 
     #[test]
     fn full_weighs_what_a_region_adds_and_fast_the_whole_of_it() {
-        // The second region is dense because of what it shares with the first, the third is less dense but its own.
+        // The second region is dense because of what it shares with the first, the third is less
+        // dense but its own.
         let map: Vec<f64> = (0..SIDE * SIDE)
             .map(|pixel| match (pixel / SIDE, pixel % SIDE) {
                 (..10, ..10) => 9.0,
@@ -219,33 +270,80 @@ mod tests {
             .collect();
         let regions = squares(&[(0, 10), (0, 12), (20, 30)]);
         let areas = |algorithm| {
-            let ranking = rank(&map, &regions, &Selection { area_threshold: 0.09, ..selection(algorithm) });
-            ranking.regions.iter().map(|region| region.area).collect::<Vec<_>>()
+            let ranking = rank(
+                &map,
+                &regions,
+                &Selection {
+                    area_threshold: 0.09,
+                    ..selection(algorithm)
+                },
+            );
+            ranking
+                .regions
+                .iter()
+                .map(|region| region.area)
+                .collect::<Vec<_>>()
         };
         // 100 and 100 of 1600 pixels, or 100 and 44.
         assert_eq!(areas(Algorithm::Full), [100, 100, 1400]);
-        let fast =
-            rank(&map, &regions, &Selection { min_pixel_diff: 1, area_threshold: 0.08, ..selection(Algorithm::Fast) });
-        assert_eq!(fast.regions.iter().map(|region| region.area).collect::<Vec<_>>(), [100, 44, 1456]);
+        let fast = rank(
+            &map,
+            &regions,
+            &Selection {
+                min_pixel_diff: 1,
+                area_threshold: 0.08,
+                ..selection(Algorithm::Fast)
+            },
+        );
+        assert_eq!(
+            fast.regions
+                .iter()
+                .map(|region| region.area)
+                .collect::<Vec<_>>(),
+            [100, 44, 1456]
+        );
     }
 
     #[test]
     fn the_area_threshold_ends_both_algorithms() {
         let regions = squares(&[(0, 10), (10, 20), (20, 30)]);
-        let map: Vec<f64> = (0..SIDE * SIDE).map(|pixel| 1.0 / (1.0 + pixel as f64)).collect();
+        let map: Vec<f64> = (0..SIDE * SIDE)
+            .map(|pixel| 1.0 / (1.0 + pixel as f64))
+            .collect();
         for algorithm in BOTH {
-            for (area_threshold, added) in [(0.01, 1), (0.0625, 2), (0.07, 2), (0.125, 3), (1.0, 3)] {
-                let ranking = rank(&map, &regions, &Selection { area_threshold, ..selection(algorithm) });
-                assert_eq!(ranking.regions.len(), added + 1, "{algorithm:?} {area_threshold}");
+            for (area_threshold, added) in [(0.01, 1), (0.0625, 2), (0.07, 2), (0.125, 3), (1.0, 3)]
+            {
+                let ranking = rank(
+                    &map,
+                    &regions,
+                    &Selection {
+                        area_threshold,
+                        ..selection(algorithm)
+                    },
+                );
+                assert_eq!(
+                    ranking.regions.len(),
+                    added + 1,
+                    "{algorithm:?} {area_threshold}"
+                );
             }
         }
     }
 
     #[test]
     fn what_is_left_over_comes_last_even_where_it_is_densest() {
-        let map: Vec<f64> = (0..SIDE * SIDE).map(|pixel| f64::from(u8::from(pixel >= 20 * SIDE))).collect();
+        let map: Vec<f64> = (0..SIDE * SIDE)
+            .map(|pixel| f64::from(u8::from(pixel >= 20 * SIDE)))
+            .collect();
         let ranking = rank(&map, &squares(&[(0, 20)]), &selection(Algorithm::Full));
-        assert_eq!(ranking.regions.iter().map(|region| region.area).collect::<Vec<_>>(), [400, 1200]);
+        assert_eq!(
+            ranking
+                .regions
+                .iter()
+                .map(|region| region.area)
+                .collect::<Vec<_>>(),
+            [400, 1200]
+        );
         assert!(ranking.regions[1].value > ranking.regions[0].value);
     }
 
@@ -254,12 +352,39 @@ mod tests {
         let mut map = closed_form_map();
         map[12 * SIDE + 12] = f64::NAN;
         for algorithm in BOTH {
-            let ranking = rank(&map, &squares(&[(5, 15), (20, 30), (20, 30), (7, 7)]), &selection(algorithm));
-            assert_eq!((ranking.regions.len(), ranking.regions[0]), (2, Ranked { area: 100, value: 0.5 }));
+            let ranking = rank(
+                &map,
+                &squares(&[(5, 15), (20, 30), (20, 30), (7, 7)]),
+                &selection(algorithm),
+            );
+            assert_eq!(
+                (ranking.regions.len(), ranking.regions[0]),
+                (
+                    2,
+                    Ranked {
+                        area: 100,
+                        value: 0.5
+                    }
+                )
+            );
             assert!(ranking.regions[1].value.is_nan());
-            let whole = rank(&vec![2.0; SIDE * SIDE], &squares(&[]), &selection(algorithm));
-            assert_eq!(whole.regions, [Ranked { area: SIDE * SIDE, value: 2.0 }]);
-            let none = rank(&[], &Regions::of_pixels((0, 0), vec![vec![0]; 3]), &selection(algorithm));
+            let whole = rank(
+                &vec![2.0; SIDE * SIDE],
+                &squares(&[]),
+                &selection(algorithm),
+            );
+            assert_eq!(
+                whole.regions,
+                [Ranked {
+                    area: SIDE * SIDE,
+                    value: 2.0
+                }]
+            );
+            let none = rank(
+                &[],
+                &Regions::of_pixels((0, 0), vec![vec![0]; 3]),
+                &selection(algorithm),
+            );
             assert!(none.regions.is_empty());
         }
     }
@@ -267,19 +392,37 @@ mod tests {
     /// As the paper says it, every mask looked at again for every addition.
     fn naive(map: &[f64], masks: &[Vec<u32>], selection: &Selection) -> Vec<Ranked> {
         let (mut covered, mut found) = (vec![false; map.len()], Vec::new());
-        let mean = |pixels: &[u32]| pixels.iter().map(|&p| map[p as usize]).sum::<f64>() / pixels.len() as f64;
-        while covered.iter().filter(|c| **c).count() as f64 / map.len() as f64 <= selection.area_threshold {
-            let parts =
-                masks.iter().map(|mask| mask.iter().copied().filter(|&p| !covered[p as usize]).collect::<Vec<_>>());
+        let mean = |pixels: &[u32]| {
+            pixels.iter().map(|&p| map[p as usize]).sum::<f64>() / pixels.len() as f64
+        };
+        while covered.iter().filter(|c| **c).count() as f64 / map.len() as f64
+            <= selection.area_threshold
+        {
+            let parts = masks.iter().map(|mask| {
+                mask.iter()
+                    .copied()
+                    .filter(|&p| !covered[p as usize])
+                    .collect::<Vec<_>>()
+            });
             let parts = parts.filter(|part| part.len() >= selection.min_pixel_diff);
-            let Some(best) = parts.min_by_key(|part| Reverse(ordered(mean(part)))) else { break };
+            let Some(best) = parts.min_by_key(|part| Reverse(ordered(mean(part)))) else {
+                break;
+            };
             best.iter().for_each(|&p| covered[p as usize] = true);
-            found.push(Ranked { area: best.len(), value: mean(&best) });
+            found.push(Ranked {
+                area: best.len(),
+                value: mean(&best),
+            });
         }
         found.sort_by(|a, b| b.value.total_cmp(&a.value));
-        let left: Vec<u32> = (0..map.len() as u32).filter(|&p| !covered[p as usize]).collect();
+        let left: Vec<u32> = (0..map.len() as u32)
+            .filter(|&p| !covered[p as usize])
+            .collect();
         if !left.is_empty() {
-            found.push(Ranked { area: left.len(), value: mean(&left) });
+            found.push(Ranked {
+                area: left.len(),
+                value: mean(&left),
+            });
         }
         found
     }

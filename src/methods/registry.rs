@@ -7,8 +7,8 @@ use super::{
     parameters::{
         Parameter, Parameters,
         table::{
-            BASELINE, COMPAT_PGIG, COMPAT_SIG, DIFFERENTIATED, LAYERED, NOISY, PATH, PATTERNED, PATTERNED_THROUGHOUT,
-            RANDOM, REFINED, REGIONS, REPORTED, RULED, SAMPLED,
+            BASELINE, COMPAT_PGIG, COMPAT_SIG, DIFFERENTIATED, LAYERED, NOISY, PATH, PATTERNED,
+            PATTERNED_THROUGHOUT, RANDOM, REFINED, REGIONS, REPORTED, RULED, SAMPLED,
         },
     },
     path, point, random, xrai,
@@ -26,7 +26,8 @@ pub struct Method {
     pub short: &'static str,
     /// What its values say, which decides how they are ranked and drawn by default.
     pub scores: Scores,
-    /// Of its curves, in every chart: told apart by people who see few colours, after Okabe and Ito, and Tol.
+    /// Of its curves, in every chart: told apart by people who see few colours, after Okabe and
+    /// Ito, and Tol.
     pub color: [u8; 3],
     pub formula: &'static str,
     /// Paper and section.
@@ -48,7 +49,8 @@ pub struct Method {
 pub enum Scores {
     /// For the class where they are positive, against it where they are negative.
     Evidence,
-    /// How much the output depends on a pixel: the sign is a direction of change, neither for nor against.
+    /// How much the output depends on a pixel: the sign is a direction of change, neither for nor
+    /// against.
     Sensitivity,
     /// The same without a sign.
     Magnitude,
@@ -60,14 +62,19 @@ pub enum Scores {
 #[derive(Debug)]
 pub struct Cost {
     pub words: &'static str,
-    /// Without that of the input for f(x) alone: one evaluation serves all targets, and tells the predictions too.
+    /// Without that of the input for f(x) alone: one evaluation serves all targets, and tells the
+    /// predictions too.
     pub count: fn(&Parameters) -> usize,
     /// Whether the input is among those counted.
     pub asks_input: fn(&Parameters) -> bool,
 }
 
 const NONE: fn(&mut Parameters) = |_| ();
-const ONE: Cost = Cost { words: "1", count: |_| 1, asks_input: |_| true };
+const ONE: Cost = Cost {
+    words: "1",
+    count: |_| 1,
+    asks_input: |_| true,
+};
 
 pub static METHODS: &[Method] = &[
     Method {
@@ -111,7 +118,15 @@ pub static METHODS: &[Method] = &[
         rule_set: Some(RuleSetId::Gradient),
         needs_picture: false,
         preset: NONE,
-        groups: &[DIFFERENTIATED, RULED, BASELINE, PATH, REFINED, RANDOM, COMPAT_PGIG],
+        groups: &[
+            DIFFERENTIATED,
+            RULED,
+            BASELINE,
+            PATH,
+            REFINED,
+            RANDOM,
+            COMPAT_PGIG,
+        ],
         cost: path::COST,
         build: path::straight_line,
     },
@@ -186,7 +201,14 @@ pub static METHODS: &[Method] = &[
         rule_set: Some(RuleSetId::PatternAttribution),
         needs_picture: false,
         preset: NONE,
-        groups: &[DIFFERENTIATED, PATTERNED, BASELINE, PATH, RANDOM, COMPAT_PGIG],
+        groups: &[
+            DIFFERENTIATED,
+            PATTERNED,
+            BASELINE,
+            PATH,
+            RANDOM,
+            COMPAT_PGIG,
+        ],
         cost: path::COST,
         build: path::straight_line,
     },
@@ -201,7 +223,16 @@ pub static METHODS: &[Method] = &[
         rule_set: Some(RuleSetId::Gradient),
         needs_picture: true,
         preset: |p| p.baseline = Baseline::from([Term::Min, Term::Max]),
-        groups: &[DIFFERENTIATED, RULED, REGIONS, COMPAT_SIG, BASELINE, PATH, REFINED, RANDOM],
+        groups: &[
+            DIFFERENTIATED,
+            RULED,
+            REGIONS,
+            COMPAT_SIG,
+            BASELINE,
+            PATH,
+            REFINED,
+            RANDOM,
+        ],
         cost: path::COST,
         build: xrai::xrai,
     },
@@ -261,7 +292,15 @@ pub static METHODS: &[Method] = &[
         rule_set: Some(RuleSetId::Gradient),
         needs_picture: false,
         preset: NONE,
-        groups: &[DIFFERENTIATED, RULED, BASELINE, PATH, NOISY, RANDOM, COMPAT_PGIG],
+        groups: &[
+            DIFFERENTIATED,
+            RULED,
+            BASELINE,
+            PATH,
+            NOISY,
+            RANDOM,
+            COMPAT_PGIG,
+        ],
         cost: noise::PATHS_COST,
         build: noise::mean_path,
     },
@@ -325,7 +364,11 @@ pub static METHODS: &[Method] = &[
         needs_picture: true,
         preset: NONE,
         groups: &[REPORTED],
-        cost: Cost { words: "0, plus 1 forward pass for the predictions", count: |_| 0, asks_input: |_| false },
+        cost: Cost {
+            words: "0, plus 1 forward pass for the predictions",
+            count: |_| 0,
+            asks_input: |_| false,
+        },
         build: edges::edges,
     },
     Method {
@@ -340,7 +383,11 @@ pub static METHODS: &[Method] = &[
         needs_picture: false,
         preset: NONE,
         groups: &[REPORTED, RANDOM],
-        cost: Cost { words: "0, plus 1 forward pass for the predictions", count: |_| 0, asks_input: |_| false },
+        cost: Cost {
+            words: "0, plus 1 forward pass for the predictions",
+            count: |_| 0,
+            asks_input: |_| false,
+        },
         build: random::noise,
     },
 ];
@@ -377,10 +424,16 @@ mod tests {
     #[test]
     fn methods_have_names_and_colours_of_their_own() {
         for (at, method) in METHODS.iter().enumerate() {
-            assert!(method.short.chars().count() <= 20, "{} does not fit over a picture", method.short);
+            assert!(
+                method.short.chars().count() <= 20,
+                "{} does not fit over a picture",
+                method.short
+            );
             let others = &METHODS[at + 1..];
             assert!(
-                others.iter().all(|other| other.short != method.short && other.color != method.color),
+                others
+                    .iter()
+                    .all(|other| other.short != method.short && other.color != method.color),
                 "{}",
                 method.id
             );

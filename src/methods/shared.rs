@@ -1,6 +1,8 @@
-//! Asks of several runs, merged: a point that several of them want is evaluated once, by the graph with all the rule sets they want.
-//! Points are the same when their inputs and seeds hold the same numbers. A graph has one head, one rule for the seed and one choice of
-//! pattern layers: asks that differ there are evaluated apart. A point without a seed needs no way back: the forward graph answers it.
+//! Asks of several runs, merged: a point that several of them want is evaluated once, by the graph
+//! with all the rule sets they want. Points are the same when their inputs and seeds hold the same
+//! numbers. A graph has one head, one rule for the seed and one choice of pattern layers: asks that
+//! differ there are evaluated apart. A point without a seed needs no way back: the forward graph
+//! answers it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -49,7 +51,11 @@ pub fn merge(asks: &[Ask]) -> Vec<Batch> {
     let forward = DeriveSpec::forward();
     for (ask, Ask { spec, points }) in asks.iter().enumerate() {
         for (index, point) in points.iter().enumerate() {
-            let spec = if point.seed.is_empty() { &forward } else { spec };
+            let spec = if point.seed.is_empty() {
+                &forward
+            } else {
+                spec
+            };
             let alike = places.entry(fingerprint(point)).or_default();
             let joined = alike.iter().copied().find_map(|at| {
                 let other: &mut Merged = &mut merged[at];
@@ -60,26 +66,43 @@ pub fn merge(asks: &[Ask]) -> Vec<Batch> {
             });
             if joined.is_none() {
                 alike.push(merged.len());
-                merged.push(Merged { spec: spec.clone(), point: point.clone(), takers: vec![(ask, index)] });
+                merged.push(Merged {
+                    spec: spec.clone(),
+                    point: point.clone(),
+                    takers: vec![(ask, index)],
+                });
             }
         }
     }
     let mut batches: Vec<Batch> = Vec::new();
-    for Merged { spec, point, takers } in merged {
+    for Merged {
+        spec,
+        point,
+        takers,
+    } in merged
+    {
         match batches.iter_mut().find(|batch| batch.spec == spec) {
             Some(batch) => {
                 batch.points.push(point);
                 batch.takers.push(takers);
             }
-            None => batches.push(Batch { spec, points: vec![point], takers: vec![takers] }),
+            None => batches.push(Batch {
+                spec,
+                points: vec![point],
+                takers: vec![takers],
+            }),
         }
     }
     batches
 }
 
-/// The rows of each ask, in the order of its points, from the rows of each batch; an ask whose rows are not all there gets fewer.
+/// The rows of each ask, in the order of its points, from the rows of each batch; an ask whose rows
+/// are not all there gets fewer.
 pub fn deal(asks: &[Ask], batches: &[Batch], rows: Vec<Vec<Row>>) -> Vec<Vec<Row>> {
-    let mut dealt: Vec<Vec<Option<Row>>> = asks.iter().map(|ask| vec![None; ask.points.len()]).collect();
+    let mut dealt: Vec<Vec<Option<Row>>> = asks
+        .iter()
+        .map(|ask| vec![None; ask.points.len()])
+        .collect();
     for (batch, rows) in batches.iter().zip(rows) {
         for (takers, row) in batch.takers.iter().zip(rows) {
             if let [(ask, index)] = takers[..]
@@ -89,16 +112,24 @@ pub fn deal(asks: &[Ask], batches: &[Batch], rows: Vec<Vec<Row>>) -> Vec<Vec<Row
                 continue;
             }
             for &(ask, index) in takers {
-                dealt[ask][index] = Some(part(&row, &batch.spec.rule_sets, &asks[ask].spec.rule_sets));
+                dealt[ask][index] =
+                    Some(part(&row, &batch.spec.rule_sets, &asks[ask].spec.rule_sets));
             }
         }
     }
-    dealt.into_iter().map(|rows| rows.into_iter().flatten().collect()).collect()
+    dealt
+        .into_iter()
+        .map(|rows| rows.into_iter().flatten().collect())
+        .collect()
 }
 
 /// The row as the graph with the rule sets `wanted` would have given it.
 fn part(row: &Row, evaluated: &[RuleSetId], wanted: &[RuleSetId]) -> Row {
-    let cotangent = |set: &RuleSetId| row.cotangents.get(evaluated.iter().position(|other| other == set)?).cloned();
+    let cotangent = |set: &RuleSetId| {
+        row.cotangents
+            .get(evaluated.iter().position(|other| other == set)?)
+            .cloned()
+    };
     Row {
         logits: row.logits.clone(),
         probabilities: row.probabilities.clone(),
@@ -116,7 +147,14 @@ fn unite(one: &DeriveSpec, other: &DeriveSpec) -> Option<DeriveSpec> {
         && (one.pattern_layers == other.pattern_layers || !patterned(one) || !patterned(other));
     let layers = if patterned(one) { one } else { other };
     fits.then(|| DeriveSpec {
-        rule_sets: one.rule_sets.iter().chain(&other.rule_sets).copied().collect::<BTreeSet<_>>().into_iter().collect(),
+        rule_sets: one
+            .rule_sets
+            .iter()
+            .chain(&other.rule_sets)
+            .copied()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
         pattern_layers: layers.pattern_layers.clone(),
         ..one.clone()
     })
@@ -135,7 +173,11 @@ fn fingerprint(point: &Point) -> u64 {
     }
     let step = (point.input.len() / LOOKS).max(1);
     // Zero has two spellings.
-    point.input.iter().step_by(step).for_each(|value| (value + 0.0).to_bits().hash(&mut hasher));
+    point
+        .input
+        .iter()
+        .step_by(step)
+        .for_each(|value| (value + 0.0).to_bits().hash(&mut hasher));
     hasher.finish()
 }
 
@@ -160,17 +202,26 @@ mod tests {
     }
 
     fn point(value: f32, class: usize) -> Point {
-        Point { input: tensor([value, 1.0, -0.0]), seed: Arc::new([(class, 1.0)]) }
+        Point {
+            input: tensor([value, 1.0, -0.0]),
+            seed: Arc::new([(class, 1.0)]),
+        }
     }
 
     /// A row that says which point and which rule set it comes from.
     fn evaluate(batch: &Batch) -> Vec<Row> {
-        let cotangent =
-            |point: &Point, set: &RuleSetId| -> Tensor { point.input.mapv(|v| 10.0 * v + *set as u8 as f32) };
+        let cotangent = |point: &Point, set: &RuleSetId| -> Tensor {
+            point.input.mapv(|v| 10.0 * v + *set as u8 as f32)
+        };
         let row = |point: &Point| Row {
             logits: point.input.iter().copied().collect(),
             probabilities: Vec::new(),
-            cotangents: batch.spec.rule_sets.iter().map(|set| cotangent(point, set)).collect(),
+            cotangents: batch
+                .spec
+                .rule_sets
+                .iter()
+                .map(|set| cotangent(point, set))
+                .collect(),
             activation: None,
         };
         batch.points.iter().map(row).collect()
@@ -178,14 +229,26 @@ mod tests {
 
     #[test]
     fn a_point_without_a_seed_goes_through_the_forward_graph() {
-        let seedless = Point { seed: Arc::new([]), ..point(1.0, 0) };
-        let asks = [Ask { spec: spec(&[Gradient]), points: vec![seedless, point(2.0, 0)] }];
+        let seedless = Point {
+            seed: Arc::new([]),
+            ..point(1.0, 0)
+        };
+        let asks = [Ask {
+            spec: spec(&[Gradient]),
+            points: vec![seedless, point(2.0, 0)],
+        }];
         let batches = merge(&asks);
-        let sets: Vec<_> = batches.iter().map(|batch| (batch.spec.rule_sets.clone(), batch.points.len())).collect();
+        let sets: Vec<_> = batches
+            .iter()
+            .map(|batch| (batch.spec.rule_sets.clone(), batch.points.len()))
+            .collect();
         assert_eq!(sets, [(vec![], 1), (vec![Gradient], 1)]);
         let dealt = deal(&asks, &batches, batches.iter().map(evaluate).collect());
         assert_eq!(
-            dealt[0].iter().map(|row| (row.logits[0], row.cotangents.len())).collect::<Vec<_>>(),
+            dealt[0]
+                .iter()
+                .map(|row| (row.logits[0], row.cotangents.len()))
+                .collect::<Vec<_>>(),
             [(1.0, 0), (2.0, 1)]
         );
     }
@@ -193,13 +256,31 @@ mod tests {
     #[test]
     fn a_point_that_several_want_is_evaluated_once_and_each_gets_its_own_rule_sets() {
         let asks = [
-            Ask { spec: spec(&[Gradient]), points: vec![point(1.0, 0), point(2.0, 0), point(3.0, 0)] },
-            Ask { spec: spec(&[PatternAttribution, Gradient]), points: vec![point(2.0, 0), point(2.0, 1)] },
-            Ask { spec: spec(&[GuidedBackprop]), points: vec![point(3.0, 0), point(3.0, 0)] },
+            Ask {
+                spec: spec(&[Gradient]),
+                points: vec![point(1.0, 0), point(2.0, 0), point(3.0, 0)],
+            },
+            Ask {
+                spec: spec(&[PatternAttribution, Gradient]),
+                points: vec![point(2.0, 0), point(2.0, 1)],
+            },
+            Ask {
+                spec: spec(&[GuidedBackprop]),
+                points: vec![point(3.0, 0), point(3.0, 0)],
+            },
         ];
         let batches = merge(&asks);
-        assert_eq!(batches.iter().map(|batch| batch.points.len()).sum::<usize>(), 4);
-        let sets: Vec<_> = batches.iter().map(|batch| batch.spec.rule_sets.clone()).collect();
+        assert_eq!(
+            batches
+                .iter()
+                .map(|batch| batch.points.len())
+                .sum::<usize>(),
+            4
+        );
+        let sets: Vec<_> = batches
+            .iter()
+            .map(|batch| batch.spec.rule_sets.clone())
+            .collect();
         let expected = [
             vec![Gradient],
             vec![Gradient, PatternAttribution],
@@ -209,11 +290,18 @@ mod tests {
         assert_eq!(sets, expected);
         let dealt = deal(&asks, &batches, batches.iter().map(evaluate).collect());
         for (ask, rows) in asks.iter().zip(dealt) {
-            let alone = Batch { spec: ask.spec.clone(), points: ask.points.clone(), takers: Vec::new() };
+            let alone = Batch {
+                spec: ask.spec.clone(),
+                points: ask.points.clone(),
+                takers: Vec::new(),
+            };
             let expected = evaluate(&alone);
             assert_eq!(rows.len(), expected.len());
             for (row, expected) in rows.iter().zip(&expected) {
-                assert_eq!((&row.logits, &row.cotangents), (&expected.logits, &expected.cotangents));
+                assert_eq!(
+                    (&row.logits, &row.cotangents),
+                    (&expected.logits, &expected.cotangents)
+                );
             }
         }
     }
@@ -222,19 +310,44 @@ mod tests {
     fn graphs_that_differ_in_more_than_rule_sets_stay_apart() {
         let base = spec(&[PatternAttribution]);
         let others = [
-            DeriveSpec { head: Head::Probabilities, ..base.clone() },
-            DeriveSpec { seed: SeedRule::Value, ..base.clone() },
-            DeriveSpec { wrt: Wrt::Activation("a".into()), ..base.clone() },
-            DeriveSpec { pattern_layers: PatternLayers::Inner, rule_sets: vec![PatternNet], ..base.clone() },
+            DeriveSpec {
+                head: Head::Probabilities,
+                ..base.clone()
+            },
+            DeriveSpec {
+                seed: SeedRule::Value,
+                ..base.clone()
+            },
+            DeriveSpec {
+                wrt: Wrt::Activation("a".into()),
+                ..base.clone()
+            },
+            DeriveSpec {
+                pattern_layers: PatternLayers::Inner,
+                rule_sets: vec![PatternNet],
+                ..base.clone()
+            },
         ];
         for other in others {
-            let asks = [base.clone(), other].map(|spec| Ask { spec, points: vec![point(1.0, 0)] });
+            let asks = [base.clone(), other].map(|spec| Ask {
+                spec,
+                points: vec![point(1.0, 0)],
+            });
             assert_eq!(merge(&asks).len(), 2);
         }
         // Pattern layers say nothing of a rule set without patterns.
-        let inner = DeriveSpec { pattern_layers: PatternLayers::Inner, ..base };
-        let asks = [spec(&[Gradient]), inner].map(|spec| Ask { spec, points: vec![point(1.0, 0)] });
+        let inner = DeriveSpec {
+            pattern_layers: PatternLayers::Inner,
+            ..base
+        };
+        let asks = [spec(&[Gradient]), inner].map(|spec| Ask {
+            spec,
+            points: vec![point(1.0, 0)],
+        });
         let batches = merge(&asks);
-        assert_eq!((batches.len(), &batches[0].spec.pattern_layers), (1, &PatternLayers::Inner));
+        assert_eq!(
+            (batches.len(), &batches[0].spec.pattern_layers),
+            (1, &PatternLayers::Inner)
+        );
     }
 }

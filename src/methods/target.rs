@@ -1,6 +1,7 @@
-//! Which output is explained: `predicted`, an index, a label, `top:k`, or a contrast `a-b` (why a and not b).
-//! `index:10` and `label:10` say which is meant where a label consists of digits. A text that is a label as a whole is that label, even
-//! with `-` in it; else it is cut at the one `-` that leaves a class on both sides.
+//! Which output is explained: `predicted`, an index, a label, `top:k`, or a contrast `a-b` (why a
+//! and not b). `index:10` and `label:10` say which is meant where a label consists of digits. A
+//! text that is a label as a whole is that label, even with `-` in it; else it is cut at the one
+//! `-` that leaves a class on both sides.
 
 use serde_json::{Value, json};
 
@@ -37,7 +38,9 @@ pub const MAX_TARGETS: usize = 10_000;
 pub enum TargetError {
     #[error("is neither a text nor an index")]
     Type,
-    #[error("has {bytes} bytes; at most {MAX_BYTES} are read: a class of a longer label has an index")]
+    #[error(
+        "has {bytes} bytes; at most {MAX_BYTES} are read: a class of a longer label has an index"
+    )]
     TooLong { bytes: usize },
     #[error("top:k needs k from 1 to {most}")]
     Top { most: usize },
@@ -52,7 +55,11 @@ pub enum TargetError {
 impl TargetError {
     /// The error, and labels that may have been meant: this compares a name with every label, once.
     pub fn explain(&self, classes: Classes<'_>) -> String {
-        if let Self::Class(error) = self { classes.explain(error) } else { self.to_string() }
+        if let Self::Class(error) = self {
+            classes.explain(error)
+        } else {
+            self.to_string()
+        }
     }
 }
 
@@ -60,9 +67,13 @@ impl Target {
     /// The work is bounded by [`MAX_BYTES`], however many labels there are.
     pub fn parse(value: &Value, classes: Classes<'_>) -> Result<Self, TargetError> {
         let text = match value {
-            Value::String(text) if text.len() > MAX_BYTES => return Err(TargetError::TooLong { bytes: text.len() }),
+            Value::String(text) if text.len() > MAX_BYTES => {
+                return Err(TargetError::TooLong { bytes: text.len() });
+            }
             Value::String(text) => text.trim(),
-            Value::Number(number) => return Ok(classes.index_of(&number.to_string()).map(Self::Class)?),
+            Value::Number(number) => {
+                return Ok(classes.index_of(&number.to_string()).map(Self::Class)?);
+            }
             _ => return Err(TargetError::Type),
         };
         if text.eq_ignore_ascii_case("predicted") {
@@ -85,25 +96,38 @@ impl Target {
             .filter(|(a, b)| !a.is_empty() && !b.is_empty())
             .map(|(a, b)| (class(a, classes), class(b, classes)))
             .collect();
-        let contrasts: Vec<_> =
-            cuts.iter().filter_map(|cut| Some((*cut.0.as_ref().ok()?, *cut.1.as_ref().ok()?))).collect();
+        let contrasts: Vec<_> = cuts
+            .iter()
+            .filter_map(|cut| Some((*cut.0.as_ref().ok()?, *cut.1.as_ref().ok()?)))
+            .collect();
         match contrasts[..] {
             [(a, b)] if a == b => Err(TargetError::Same { class: a }),
             [(a, b)] => Ok(Self::Contrast(a, b)),
             [] => Err(half(cuts).unwrap_or(whole).into()),
-            _ => Err(TargetError::Cuts { text: text.to_owned() }),
+            _ => Err(TargetError::Cuts {
+                text: text.to_owned(),
+            }),
         }
     }
 
-    /// The seeds this target stands for, given the head's values of the clean input where the target needs them.
-    /// A tie goes to the smaller index.
+    /// The seeds this target stands for, given the head's values of the clean input where the
+    /// target needs them. A tie goes to the smaller index.
     pub fn resolve(self, logits: &[f32]) -> Vec<Goal> {
-        let best = |k| ranked(logits).into_iter().take(k).map(Goal::class).collect();
+        let best = |k| {
+            ranked(logits)
+                .into_iter()
+                .take(k)
+                .map(Goal::class)
+                .collect()
+        };
         match self {
             Self::Predicted => best(1),
             Self::Top(k) => best(k),
             Self::Class(class) => vec![Goal::class(class)],
-            Self::Contrast(a, b) => vec![Goal { index: a, against: Some(b) }],
+            Self::Contrast(a, b) => vec![Goal {
+                index: a,
+                against: Some(b),
+            }],
         }
     }
 
@@ -146,7 +170,10 @@ pub struct Goal {
 
 impl Goal {
     fn class(index: usize) -> Self {
-        Self { index, against: None }
+        Self {
+            index,
+            against: None,
+        }
     }
 
     pub fn target(self) -> Target {
@@ -158,13 +185,22 @@ impl Goal {
 
     /// The cotangent of the head.
     pub fn seed(self) -> Vec<(usize, f32)> {
-        [(self.index, 1.0)].into_iter().chain(self.against.map(|other| (other, -1.0))).collect()
+        [(self.index, 1.0)]
+            .into_iter()
+            .chain(self.against.map(|other| (other, -1.0)))
+            .collect()
     }
 }
 
 /// Indices by falling value; ties by index; NaN last.
 pub fn ranked(values: &[f32]) -> Vec<usize> {
-    let key = |i: usize| if values[i].is_nan() { f32::NEG_INFINITY } else { values[i] };
+    let key = |i: usize| {
+        if values[i].is_nan() {
+            f32::NEG_INFINITY
+        } else {
+            values[i]
+        }
+    };
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| key(b).total_cmp(&key(a)).then(a.cmp(&b)));
     order
@@ -179,14 +215,22 @@ fn class(text: &str, classes: Classes<'_>) -> Result<usize, LabelError> {
     }
 }
 
-/// What is wrong with a contrast that nearly is one: a cut with one class beside it, else one whose parts are known and cannot be taken.
+/// What is wrong with a contrast that nearly is one: a cut with one class beside it, else one whose
+/// parts are known and cannot be taken.
 fn half(cuts: Vec<(Result<usize, LabelError>, Result<usize, LabelError>)>) -> Option<LabelError> {
-    let is_known = |error: &LabelError| !matches!(error, LabelError::Unknown { .. } | LabelError::Unlabelled { .. });
+    let is_known = |error: &LabelError| {
+        !matches!(
+            error,
+            LabelError::Unknown { .. } | LabelError::Unlabelled { .. }
+        )
+    };
     let mut known = None;
     for cut in cuts {
         match cut {
             (Ok(_), Err(error)) | (Err(error), Ok(_)) => return Some(error),
-            (Err(one), Err(other)) if is_known(&one) && is_known(&other) => known = known.or(Some(one)),
+            (Err(one), Err(other)) if is_known(&one) && is_known(&other) => {
+                known = known.or(Some(one))
+            }
             _ => {}
         }
     }
@@ -199,19 +243,41 @@ mod tests {
     use crate::model::labels::Labels;
 
     fn parse_among(value: &Value, labels: &[&str]) -> Result<Target, String> {
-        let labels = Labels::from(labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>());
-        let classes = Classes { labels: &labels, count: Some(labels.len()) };
+        let labels = Labels::from(
+            labels
+                .iter()
+                .map(|label| (*label).to_owned())
+                .collect::<Vec<_>>(),
+        );
+        let classes = Classes {
+            labels: &labels,
+            count: Some(labels.len()),
+        };
         Target::parse(value, classes).map_err(|error| error.explain(classes))
     }
 
     fn parse(text: &str) -> Result<Target, String> {
-        let labels = ["tabby", "Egyptian_cat", "black-and-tan_coonhound", "crane", "jack-o'-lantern", "crane", "tan"];
+        let labels = [
+            "tabby",
+            "Egyptian_cat",
+            "black-and-tan_coonhound",
+            "crane",
+            "jack-o'-lantern",
+            "crane",
+            "tan",
+        ];
         parse_among(&json!(text), &labels)
     }
 
     /// Without labels.
     fn parse_of(value: &Value, count: Option<usize>) -> Result<Target, TargetError> {
-        Target::parse(value, Classes { labels: &Labels::default(), count })
+        Target::parse(
+            value,
+            Classes {
+                labels: &Labels::default(),
+                count,
+            },
+        )
     }
 
     #[test]
@@ -226,7 +292,10 @@ mod tests {
             ("1-0", Target::Contrast(1, 0)),
             ("tabby-egyptian cat", Target::Contrast(0, 1)),
             ("tabby - 1", Target::Contrast(0, 1)),
-            ("jack-o'-lantern-black-and-tan_coonhound", Target::Contrast(4, 2)),
+            (
+                "jack-o'-lantern-black-and-tan_coonhound",
+                Target::Contrast(4, 2),
+            ),
             ("index:3", Target::Class(3)),
             ("label: egyptian cat", Target::Class(1)),
             ("label:jack-o'-lantern-index:3", Target::Contrast(4, 3)),
@@ -269,18 +338,32 @@ mod tests {
 
     #[test]
     fn predicted_is_the_largest_logit_and_a_tie_goes_to_the_first() {
-        assert_eq!(Target::Predicted.resolve(&[0.0, 2.0, 2.0, f32::NAN]), [Goal::class(1)]);
-        assert_eq!(Target::Top(2).resolve(&[1.0, 0.0, 3.0]), [Goal::class(2), Goal::class(0)]);
+        assert_eq!(
+            Target::Predicted.resolve(&[0.0, 2.0, 2.0, f32::NAN]),
+            [Goal::class(1)]
+        );
+        assert_eq!(
+            Target::Top(2).resolve(&[1.0, 0.0, 3.0]),
+            [Goal::class(2), Goal::class(0)]
+        );
     }
 
     #[test]
     fn a_contrast_seeds_the_difference() {
-        assert_eq!(Target::Contrast(3, 1).resolve(&[])[0].seed(), [(3, 1.0), (1, -1.0)]);
+        assert_eq!(
+            Target::Contrast(3, 1).resolve(&[])[0].seed(),
+            [(3, 1.0), (1, -1.0)]
+        );
     }
 
     #[test]
     fn a_target_posted_back_is_the_same_target() {
-        for target in [Target::Predicted, Target::Class(5), Target::Top(3), Target::Contrast(2, 1)] {
+        for target in [
+            Target::Predicted,
+            Target::Class(5),
+            Target::Top(3),
+            Target::Contrast(2, 1),
+        ] {
             assert_eq!(parse_of(&target.to_json(), Some(9)), Ok(target));
             let numeric = ["0", "1", "10", "2", "2-1", "5"];
             assert_eq!(parse_among(&target.to_json(), &numeric), Ok(target));
@@ -288,7 +371,8 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_digits_that_is_one_classs_label_and_anothers_index_is_refused_with_both_ways_to_say_it() {
+    fn a_text_of_digits_that_is_one_classs_label_and_anothers_index_is_refused_with_both_ways_to_say_it()
+     {
         let numeric = ["0", "1", "10", "11", "2", "3"];
         for (value, expected) in [
             (json!(2), Target::Class(2)),
@@ -303,7 +387,11 @@ mod tests {
         }
         for text in ["2", "2-3", "3-10", "10-3"] {
             let message = parse_among(&json!(text), &numeric).unwrap_err();
-            let digits = if text.contains('3') && text != "2-3" { "3" } else { "2" };
+            let digits = if text.contains('3') && text != "2-3" {
+                "3"
+            } else {
+                "2"
+            };
             for part in [format!("label:{digits}"), format!("index:{digits}")] {
                 assert!(message.contains(&part), "{text}: {message}");
             }
@@ -312,7 +400,12 @@ mod tests {
 
     #[test]
     fn a_target_is_bounded_before_it_is_looked_at() {
-        for text in ["-".repeat(20_000), "a-".repeat(10_000), "x".repeat(1 << 20), " ".repeat(300) + "1"] {
+        for text in [
+            "-".repeat(20_000),
+            "a-".repeat(10_000),
+            "x".repeat(1 << 20),
+            " ".repeat(300) + "1",
+        ] {
             let bytes = text.len();
             let error = parse_of(&json!(text), Some(9)).unwrap_err();
             assert_eq!(error, TargetError::TooLong { bytes });
@@ -321,7 +414,10 @@ mod tests {
         // What is read is cut at every hyphen and still names one fault, in few words.
         for text in ["-".repeat(MAX_BYTES), "a-".repeat(MAX_BYTES / 2)] {
             let message = parse(&text).unwrap_err();
-            assert!(message.starts_with("no class is called") && message.len() < 400, "{message}");
+            assert!(
+                message.starts_with("no class is called") && message.len() < 400,
+                "{message}"
+            );
         }
     }
 }

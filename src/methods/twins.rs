@@ -1,5 +1,5 @@
-//! Every method of the registry against a naive twin on a two-layer net, its evaluations counted; and what the tests of this
-//! room share: a net by formula in place of the engine.
+//! Every method of the registry against a naive twin on a two-layer net, its evaluations counted;
+//! and what the tests of this room share: a net by formula in place of the engine.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -32,9 +32,15 @@ pub fn subject(given: &Value, input: &[f32], baselines: &[&[f32]]) -> Subject {
         model: "tiny",
         head: Head::Logits,
         pattern_layers: &PatternLayers::All,
-        classes: Classes { labels: &Labels::default(), count: Some(2) },
+        classes: Classes {
+            labels: &Labels::default(),
+            count: Some(2),
+        },
         has_patterns: true,
-        layers: &[Layer { name: "hidden".into(), shape: [2, 2, 2] }],
+        layers: &[Layer {
+            name: "hidden".into(),
+            shape: [2, 2, 2],
+        }],
         layer: Some("hidden"),
     };
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts).unwrap();
@@ -42,7 +48,10 @@ pub fn subject(given: &Value, input: &[f32], baselines: &[&[f32]]) -> Subject {
         input: tensor(input.iter().copied()),
         seed: Arc::new([(parameters.target.largest().unwrap_or(0), 1.0)]),
         input_value: None,
-        baselines: baselines.iter().map(|baseline| tensor(baseline.iter().copied())).collect(),
+        baselines: baselines
+            .iter()
+            .map(|baseline| tensor(baseline.iter().copied()))
+            .collect(),
         layout: Layout::Nchw,
         luma: None,
         segmentation: Arc::default(),
@@ -51,14 +60,20 @@ pub fn subject(given: &Value, input: &[f32], baselines: &[&[f32]]) -> Subject {
 }
 
 /// Runs to the end; counts evaluations.
-pub fn drive(mut run: Box<dyn Run>, mut evaluate: impl FnMut(&DeriveSpec, &Point) -> Row) -> (Attribution, usize) {
+pub fn drive(
+    mut run: Box<dyn Run>,
+    mut evaluate: impl FnMut(&DeriveSpec, &Point) -> Row,
+) -> (Attribution, usize) {
     let (mut answers, mut count) = (Vec::new(), 0);
     loop {
         match run.step(&answers) {
             Step::Done(attribution) => return (attribution, count),
             Step::Evaluate(points) => {
                 count += points.len();
-                answers = points.iter().map(|point| evaluate(&run.spec(), point)).collect();
+                answers = points
+                    .iter()
+                    .map(|point| evaluate(&run.spec(), point))
+                    .collect();
             }
         }
     }
@@ -97,7 +112,11 @@ fn net(spec: &DeriveSpec, point: &Point) -> Row {
     let x = [f64::from(point.input[0]), f64::from(point.input[1])];
     // Without a seed there is no way back: a class as good as any.
     let (class, weight) = point.seed.first().copied().unwrap_or((0, 0.0));
-    let value = if spec.seed == SeedRule::Value { logits(x)[class] } else { 1.0 };
+    let value = if spec.seed == SeedRule::Value {
+        logits(x)[class]
+    } else {
+        1.0
+    };
     let rule_set = spec.rule_sets.first();
     let weigh = |w: f64, p: f64| match rule_set {
         Some(RuleSetId::PatternAttribution) => w * p,
@@ -111,8 +130,13 @@ fn net(spec: &DeriveSpec, point: &Point) -> Row {
         _ => 0.0,
     };
     let seed = f64::from(weight) * value;
-    let inner: [f64; 3] = std::array::from_fn(|h| gate(hidden(x)[h], seed * weigh(W2[class][h], P2[class][h])));
-    let cotangent = [0, 1].map(|i| (0..3).map(|h| inner[h] * weigh(W1[h][i], P1[h][i])).sum::<f64>());
+    let inner: [f64; 3] =
+        std::array::from_fn(|h| gate(hidden(x)[h], seed * weigh(W2[class][h], P2[class][h])));
+    let cotangent = [0, 1].map(|i| {
+        (0..3)
+            .map(|h| inner[h] * weigh(W1[h][i], P1[h][i]))
+            .sum::<f64>()
+    });
     row(&logits(x), &cotangent)
 }
 
@@ -123,7 +147,9 @@ fn numeric_gradient(x: [f64; 2]) -> Vec<f64> {
         x[i] += by;
         logits(x)[CLASS]
     };
-    (0..2).map(|i| (shifted(i, step) - shifted(i, -step)) / (2.0 * step)).collect()
+    (0..2)
+        .map(|i| (shifted(i, step) - shifted(i, -step)) / (2.0 * step))
+        .collect()
 }
 
 /// Σ over hidden units of `path(h, i)`.
@@ -148,7 +174,11 @@ fn pattern_attribution(x: [f64; 2]) -> Vec<f64> {
 }
 
 fn times(factors: impl IntoIterator<Item = f64>, values: Vec<f64>) -> Vec<f64> {
-    factors.into_iter().zip(values).map(|(factor, value)| factor * value).collect()
+    factors
+        .into_iter()
+        .zip(values)
+        .map(|(factor, value)| factor * value)
+        .collect()
 }
 
 /// Eq. 1 as printed: 25 right Riemann points.
@@ -160,7 +190,10 @@ fn integrated_from(x: [f64; 2], g: impl Fn([f64; 2]) -> Vec<f64>) -> Vec<f64> {
     let mut mean = vec![0.0; 2];
     for k in 1..=25 {
         let at = [0, 1].map(|i| START[i] + f64::from(k) / 25.0 * (x[i] - START[i]));
-        g(at).iter().zip(&mut mean).for_each(|(g, mean)| *mean += g / 25.0);
+        g(at)
+            .iter()
+            .zip(&mut mean)
+            .for_each(|(g, mean)| *mean += g / 25.0);
     }
     times([x[0] - START[0], x[1] - START[1]], mean)
 }
@@ -168,7 +201,11 @@ fn integrated_from(x: [f64; 2], g: impl Fn([f64; 2]) -> Vec<f64>) -> Vec<f64> {
 /// The points of `noise_level` 0.15 around X.
 fn noisy() -> Vec<[f64; 2]> {
     let mut asked = Vec::new();
-    let subject = subject(&json!({"method": "smooth_grad", "target": CLASS}), &X.map(|v| v as f32), &[]);
+    let subject = subject(
+        &json!({"method": "smooth_grad", "target": CLASS}),
+        &X.map(|v| v as f32),
+        &[],
+    );
     drive((subject.parameters.method.build)(subject), |spec, point| {
         asked.push([0, 1].map(|i| f64::from(point.input[i])));
         net(spec, point)
@@ -178,16 +215,28 @@ fn noisy() -> Vec<[f64; 2]> {
 
 fn mean_of(maps: impl Iterator<Item = Vec<f64>>) -> Vec<f64> {
     let maps: Vec<_> = maps.collect();
-    (0..2).map(|i| maps.iter().map(|map| map[i]).sum::<f64>() / maps.len() as f64).collect()
+    (0..2)
+        .map(|i| maps.iter().map(|map| map[i]).sum::<f64>() / maps.len() as f64)
+        .collect()
 }
 
 fn smooth(statistic: fn(f64) -> f64) -> Vec<f64> {
-    mean_of(noisy().into_iter().map(|x| numeric_gradient(x).into_iter().map(statistic).collect()))
+    mean_of(
+        noisy()
+            .into_iter()
+            .map(|x| numeric_gradient(x).into_iter().map(statistic).collect()),
+    )
 }
 
 fn variance() -> Vec<f64> {
     let mean = smooth(|g| g);
-    let squares = |x| numeric_gradient(x).iter().zip(&mean).map(|(g, mean)| (g - mean).powi(2)).collect();
+    let squares = |x| {
+        numeric_gradient(x)
+            .iter()
+            .zip(&mean)
+            .map(|(g, mean)| (g - mean).powi(2))
+            .collect()
+    };
     mean_of(noisy().into_iter().map(squares))
 }
 
@@ -198,13 +247,20 @@ fn expected() -> Vec<f64> {
         let _baseline: f64 = generator.random();
         generator.random::<f64>()
     });
-    mean_of(alphas.map(|alpha| times(way, numeric_gradient([0, 1].map(|i| START[i] + alpha * way[i])))))
+    mean_of(alphas.map(|alpha| {
+        times(
+            way,
+            numeric_gradient([0, 1].map(|i| START[i] + alpha * way[i])),
+        )
+    }))
 }
 
 const PICTURE: [f64; 4] = [0.3, -0.2, 0.9, 0.6];
 /// Per class, channel and pixel: the head over two channels of rectified pixels, x and 1 - 2x.
-const HEAD: [[[f64; 4]; 2]; 2] =
-    [[[1.0, -1.0, 0.5, 2.0], [0.0, 1.0, -0.5, 0.5]], [[0.5, -2.0, 1.5, 1.0], [2.0, -1.0, 1.0, -0.5]]];
+const HEAD: [[[f64; 4]; 2]; 2] = [
+    [[1.0, -1.0, 0.5, 2.0], [0.0, 1.0, -0.5, 0.5]],
+    [[0.5, -2.0, 1.5, 1.0], [2.0, -1.0, 1.0, -0.5]],
+];
 const SLOPES: [f64; 2] = [1.0, -2.0];
 const SHIFTS: [f64; 2] = [0.0, 1.0];
 
@@ -215,17 +271,36 @@ fn channel(k: usize, x: f64) -> f64 {
 /// In place of the engine, for methods that look at a layer.
 fn spatial_net(spec: &DeriveSpec, point: &Point) -> Row {
     let x: Vec<f64> = point.input.iter().map(|&v| f64::from(v)).collect();
-    let value =
-        |c: usize| (0..2).map(|k| (0..4).map(|at| HEAD[c][k][at] * channel(k, x[at])).sum::<f64>()).sum::<f64>();
+    let value = |c: usize| {
+        (0..2)
+            .map(|k| {
+                (0..4)
+                    .map(|at| HEAD[c][k][at] * channel(k, x[at]))
+                    .sum::<f64>()
+            })
+            .sum::<f64>()
+    };
     let (class, _) = point.seed[0];
     let shaped = |values: Vec<f64>, channels: usize| {
-        Tensor::from_shape_vec(vec![channels, 2, 2], values.iter().map(|&v| v as f32).collect()).unwrap()
+        Tensor::from_shape_vec(
+            vec![channels, 2, 2],
+            values.iter().map(|&v| v as f32).collect(),
+        )
+        .unwrap()
     };
     let (cotangent, activation) = match &spec.wrt {
         Wrt::Activation(name) => {
-            assert_eq!((name.as_str(), &spec.rule_sets[..]), ("hidden", &[RuleSetId::Gradient][..]));
-            let values = (0..2).flat_map(|k| x.iter().map(move |&x| channel(k, x))).collect();
-            (shaped(HEAD[class].as_flattened().to_vec(), 2), Some(shaped(values, 2)))
+            assert_eq!(
+                (name.as_str(), &spec.rule_sets[..]),
+                ("hidden", &[RuleSetId::Gradient][..])
+            );
+            let values = (0..2)
+                .flat_map(|k| x.iter().map(move |&x| channel(k, x)))
+                .collect();
+            (
+                shaped(HEAD[class].as_flattened().to_vec(), 2),
+                Some(shaped(values, 2)),
+            )
         }
         Wrt::Input => {
             assert_eq!(spec.rule_sets, [RuleSetId::GuidedBackprop]);
@@ -233,7 +308,12 @@ fn spatial_net(spec: &DeriveSpec, point: &Point) -> Row {
         }
     };
     let logits = [value(0) as f32, value(1) as f32];
-    Row { logits: logits.to_vec(), probabilities: Vec::new(), cotangents: vec![cotangent], activation }
+    Row {
+        logits: logits.to_vec(),
+        probabilities: Vec::new(),
+        cotangents: vec![cotangent],
+        activation,
+    }
 }
 
 fn guided_picture(class: usize) -> Vec<f64> {
@@ -246,7 +326,9 @@ fn guided_picture(class: usize) -> Vec<f64> {
 
 fn class_map() -> Vec<f64> {
     let weight = |k: usize| HEAD[CLASS][k].iter().sum::<f64>() / 4.0;
-    PICTURE.map(|x| (weight(0) * channel(0, x) + weight(1) * channel(1, x)).max(0.0)).to_vec()
+    PICTURE
+        .map(|x| (weight(0) * channel(0, x) + weight(1) * channel(1, x)).max(0.0))
+        .to_vec()
 }
 
 struct Case {
@@ -257,45 +339,122 @@ struct Case {
 }
 
 const CASES: &[Case] = &[
-    Case { method: "gradient", twin: Some(|| numeric_gradient(X)), evaluations: 1 },
-    Case { method: "input_x_gradient", twin: Some(|| times(X, numeric_gradient(X))), evaluations: 1 },
-    Case { method: "integrated_gradients", twin: Some(|| integrated(numeric_gradient)), evaluations: 26 },
-    Case { method: "guided_backprop", twin: Some(guided), evaluations: 1 },
-    Case { method: "deconvnet", twin: Some(deconvnet), evaluations: 1 },
+    Case {
+        method: "gradient",
+        twin: Some(|| numeric_gradient(X)),
+        evaluations: 1,
+    },
+    Case {
+        method: "input_x_gradient",
+        twin: Some(|| times(X, numeric_gradient(X))),
+        evaluations: 1,
+    },
+    Case {
+        method: "integrated_gradients",
+        twin: Some(|| integrated(numeric_gradient)),
+        evaluations: 26,
+    },
+    Case {
+        method: "guided_backprop",
+        twin: Some(guided),
+        evaluations: 1,
+    },
+    Case {
+        method: "deconvnet",
+        twin: Some(deconvnet),
+        evaluations: 1,
+    },
     Case {
         method: "pattern_attribution",
         twin: Some(|| times([logits(X)[CLASS]; 2], pattern_attribution(X))),
         evaluations: 1,
     },
-    Case { method: "pattern_net", twin: Some(|| through(|h, i| on(X, h) * P2[CLASS][h] * P1[h][i])), evaluations: 1 },
-    Case { method: "pgig", twin: Some(|| integrated(pattern_attribution)), evaluations: 25 },
-    Case { method: "smooth_grad", twin: Some(|| smooth(|g| g)), evaluations: 25 },
-    Case { method: "smooth_grad_sq", twin: Some(|| smooth(|g| g * g)), evaluations: 25 },
-    Case { method: "var_grad", twin: Some(variance), evaluations: 25 },
+    Case {
+        method: "pattern_net",
+        twin: Some(|| through(|h, i| on(X, h) * P2[CLASS][h] * P1[h][i])),
+        evaluations: 1,
+    },
+    Case {
+        method: "pgig",
+        twin: Some(|| integrated(pattern_attribution)),
+        evaluations: 25,
+    },
+    Case {
+        method: "smooth_grad",
+        twin: Some(|| smooth(|g| g)),
+        evaluations: 25,
+    },
+    Case {
+        method: "smooth_grad_sq",
+        twin: Some(|| smooth(|g| g * g)),
+        evaluations: 25,
+    },
+    Case {
+        method: "var_grad",
+        twin: Some(variance),
+        evaluations: 25,
+    },
     Case {
         method: "smooth_grad_ig",
-        twin: Some(|| mean_of(noisy().into_iter().map(|x| integrated_from(x, numeric_gradient)))),
+        twin: Some(|| {
+            mean_of(
+                noisy()
+                    .into_iter()
+                    .map(|x| integrated_from(x, numeric_gradient)),
+            )
+        }),
         evaluations: 625,
     },
-    Case { method: "expected_gradients", twin: Some(expected), evaluations: 49 },
-    Case { method: "grad_cam", twin: Some(class_map), evaluations: 1 },
+    Case {
+        method: "expected_gradients",
+        twin: Some(expected),
+        evaluations: 49,
+    },
+    Case {
+        method: "grad_cam",
+        twin: Some(class_map),
+        evaluations: 1,
+    },
     Case {
         method: "guided_grad_cam",
-        twin: Some(|| guided_picture(CLASS).iter().zip(class_map()).map(|(g, map)| g * map).collect()),
+        twin: Some(|| {
+            guided_picture(CLASS)
+                .iter()
+                .zip(class_map())
+                .map(|(g, map)| g * map)
+                .collect()
+        }),
         evaluations: 2,
     },
-    Case { method: "edges", twin: None, evaluations: 0 },
+    Case {
+        method: "edges",
+        twin: None,
+        evaluations: 0,
+    },
     Case {
         // Without regions one value for the whole picture, which here is one pixel.
         method: "xrai",
-        twin: Some(|| vec![integrated(numeric_gradient).into_iter().fold(f64::MIN, f64::max)]),
+        twin: Some(|| {
+            vec![
+                integrated(numeric_gradient)
+                    .into_iter()
+                    .fold(f64::MIN, f64::max),
+            ]
+        }),
         evaluations: 52,
     },
-    Case { method: "random", twin: None, evaluations: 0 },
+    Case {
+        method: "random",
+        twin: None,
+        evaluations: 0,
+    },
 ];
 
 fn run(given: &Value) -> (Attribution, usize) {
-    if registry::find(given["method"].as_str().unwrap()).unwrap().takes("layer") {
+    if registry::find(given["method"].as_str().unwrap())
+        .unwrap()
+        .takes("layer")
+    {
         let picture = PICTURE.map(|v| v as f32);
         let subject = Subject {
             input: Arc::new(Tensor::from_shape_vec(vec![1, 2, 2], picture.to_vec()).unwrap()),
@@ -325,7 +484,13 @@ fn every_method_equals_its_naive_twin() {
         let (map, _) = run(&json!({"method": case.method, "target": CLASS}));
         for (&score, expected) in map.scores.iter().zip(twin()) {
             // f32 rows against central differences in f64.
-            assert!((f64::from(score) - expected).abs() < 1e-5, "{}: {} against {:?}", case.method, map.scores, twin());
+            assert!(
+                (f64::from(score) - expected).abs() < 1e-5,
+                "{}: {} against {:?}",
+                case.method,
+                map.scores,
+                twin()
+            );
         }
     }
 }
@@ -339,7 +504,12 @@ fn every_method_costs_what_it_says() {
         let parameters = subject(&given, &[0.0], &[]).parameters;
         let asks_input = (parameters.method.cost.asks_input)(&parameters);
         // The driver asks for the input where the run does not.
-        assert_eq!(parameters.cost(false), evaluations + usize::from(!asks_input), "{}", case.method);
+        assert_eq!(
+            parameters.cost(false),
+            evaluations + usize::from(!asks_input),
+            "{}",
+            case.method
+        );
     }
 }
 
@@ -368,10 +538,19 @@ fn noise_repeats_by_its_seed_and_fills_its_range() {
 fn on_one_linear_layer_pgig_is_the_pattern_times_integrated_gradients() {
     let (weights, pattern) = ([2.0, -1.0, 0.5], [0.25, 0.5, -3.0]);
     let map = |method: &str| {
-        let subject = subject(&json!({"method": method}), &[1.0, 2.0, -3.0], &[&[0.5, 0.0, 1.0]]);
+        let subject = subject(
+            &json!({"method": method}),
+            &[1.0, 2.0, -3.0],
+            &[&[0.5, 0.0, 1.0]],
+        );
         let run = (subject.parameters.method.build)(subject);
         let (map, _) = drive(run, |spec, point| {
-            let value = point.input.iter().zip(weights).map(|(&x, w)| f64::from(x) * w).sum();
+            let value = point
+                .input
+                .iter()
+                .zip(weights)
+                .map(|(&x, w)| f64::from(x) * w)
+                .sum();
             let cotangent = match spec.rule_sets[0] {
                 RuleSetId::PatternAttribution => times(weights, pattern.to_vec()),
                 _ => weights.to_vec(),
@@ -380,7 +559,11 @@ fn on_one_linear_layer_pgig_is_the_pattern_times_integrated_gradients() {
         });
         map.scores
     };
-    for ((pgig, ig), p) in map("pgig").iter().zip(map("integrated_gradients").iter()).zip(pattern) {
+    for ((pgig, ig), p) in map("pgig")
+        .iter()
+        .zip(map("integrated_gradients").iter())
+        .zip(pattern)
+    {
         assert!((f64::from(*pgig) - p * f64::from(*ig)).abs() < 1e-6);
     }
 }

@@ -1,8 +1,10 @@
-//! XRAI, first published as Segment-Integrated Gradients: Integrated Gradients (by default from the picture's darkest and brightest
-//! value), channels merged by their maximum, regions of six segmentations ranked by density (`ranking`). sig.txt, section 4.
-//! The answer has one channel: each pixel the mean of its region, which keeps the total of the merged map. The convergence delta
-//! is of the Integrated Gradients before the merge. Settings are the public code's; `compat: sig-2019` has the paper's.
-//! Cost: the evaluations of Integrated Gradients, and one segmentation per picture.
+//! XRAI, first published as Segment-Integrated Gradients: Integrated Gradients (by default from the
+//! picture's darkest and brightest value), channels merged by their maximum, regions of six
+//! segmentations ranked by density (`ranking`). sig.txt, section 4. The answer has one channel:
+//! each pixel the mean of its region, which keeps the total of the merged map. The convergence
+//! delta is of the Integrated Gradients before the merge. Settings are the public code's;
+//! `compat: sig-2019` has the paper's. Cost: the evaluations of Integrated Gradients, and one
+//! segmentation per picture.
 
 use std::sync::Arc;
 
@@ -28,17 +30,31 @@ const SIGMA: f64 = 0.8;
 /// Each segment grows by so many pixels, so that it holds the edges around it.
 const RADIUS: usize = 5;
 
-/// The regions of a picture. Its colours are stretched to -1..=1 and segments have 150 pixels at least, as in the public code. The paper's
-/// 0..=1 and 20 pixels (`compat: sig-2019`) give the 1000 regions per photo that it tells of.
+/// The regions of a picture. Its colours are stretched to -1..=1 and segments have 150 pixels at
+/// least, as in the public code. The paper's 0..=1 and 20 pixels (`compat: sig-2019`) give the 1000
+/// regions per photo that it tells of.
 pub fn segment(picture: &Picture, parameters: &Parameters) -> Segmentation {
     let (low, high) = picture.extremes();
     let (bottom, top, min_size) = match parameters.compat {
         Some(Compat::Sig2019) => (0.0, 1.0, 20),
         _ => (-1.0, 1.0, 150),
     };
-    let scale = if high > low { (top - bottom) / (high - low) } else { 0.0 };
-    let edges = Edges::of(picture.planes.mapv(|value| (value - low) * scale + bottom).view(), SIGMA);
-    Segmentation::of_maps(SCALES.map(|scale| edges.segment(scale, min_size)).into(), RADIUS)
+    let scale = if high > low {
+        (top - bottom) / (high - low)
+    } else {
+        0.0
+    };
+    let edges = Edges::of(
+        picture
+            .planes
+            .mapv(|value| (value - low) * scale + bottom)
+            .view(),
+        SIGMA,
+    );
+    Segmentation::of_maps(
+        SCALES.map(|scale| edges.segment(scale, min_size)).into(),
+        RADIUS,
+    )
 }
 
 struct Regional {
@@ -47,7 +63,10 @@ struct Regional {
 }
 
 pub fn xrai(subject: Subject) -> Box<dyn Run> {
-    Box::new(Regional { path: path::straight_line(subject.clone()), subject })
+    Box::new(Regional {
+        path: path::straight_line(subject.clone()),
+        subject,
+    })
 }
 
 impl Run for Regional {
@@ -65,11 +84,24 @@ impl Run for Regional {
 
 impl Regional {
     fn ranked(&self, attribution: Attribution) -> Attribution {
-        let Subject { layout, segmentation, parameters, .. } = &self.subject;
+        let Subject {
+            layout,
+            segmentation,
+            parameters,
+            ..
+        } = &self.subject;
         let channels = Axis(channel_axis(*layout));
         // `f32::max` would pass over a NaN.
-        let larger = |max: &f32, value: &f32| if value > max || value.is_nan() { *value } else { *max };
-        let merged = attribution.scores.fold_axis(channels, f32::NEG_INFINITY, larger);
+        let larger = |max: &f32, value: &f32| {
+            if value > max || value.is_nan() {
+                *value
+            } else {
+                *max
+            }
+        };
+        let merged = attribution
+            .scores
+            .fold_axis(channels, f32::NEG_INFINITY, larger);
         let map: Vec<f64> = merged.iter().map(|&value| f64::from(value)).collect();
         let ranking = rank(
             &map,
@@ -81,15 +113,23 @@ impl Regional {
             },
         );
         let mut scores = Tensor::zeros(merged.raw_dim());
-        scores.iter_mut().zip(&ranking.values).for_each(|(score, &value)| *score = value as f32);
+        scores
+            .iter_mut()
+            .zip(&ranking.values)
+            .for_each(|(score, &value)| *score = value as f32);
         let Ranking { ranks, regions, .. } = ranking;
-        let small = segmentation.regions.iter().filter(|pixels| pixels.len() < parameters.min_pixel_diff).count();
+        let small = segmentation
+            .regions
+            .iter()
+            .filter(|pixels| pixels.len() < parameters.min_pixel_diff)
+            .count();
         let cause = if is_zero(&attribution.scores) {
             attribution.cause
         } else if regions.len() == 1 {
             Some(one_region(segmentation, small, parameters))
         } else {
-            is_zero(&scores).then(|| "the largest score over the channels is zero in every pixel".to_owned())
+            is_zero(&scores)
+                .then(|| "the largest score over the channels is zero in every pixel".to_owned())
         };
         let mut warnings = attribution.warnings;
         if small > 0 && regions.len() > 1 {
@@ -105,7 +145,13 @@ impl Regional {
             cause,
             warnings,
             scores: Arc::new(scores.insert_axis(channels)),
-            segments: ranks.map(|ranks| Arc::new(Segments { segmentation, ranks, regions })),
+            segments: ranks.map(|ranks| {
+                Arc::new(Segments {
+                    segmentation,
+                    ranks,
+                    regions,
+                })
+            }),
             ..attribution
         }
     }
@@ -123,8 +169,12 @@ fn one_region(segmentation: &Segmentation, small: usize, parameters: &Parameters
     }
     match parameters.segments {
         SegmentSource::Felzenszwalb => {
-            format!("{one}: the segmentation finds no other in {height} x {width} pixels; send segments of your own")
+            format!(
+                "{one}: the segmentation finds no other in {height} x {width} pixels; send segments of your own"
+            )
         }
-        SegmentSource::Uploaded => format!("{one}: no other of the segments sent adds min_pixel_diff={least} pixels"),
+        SegmentSource::Uploaded => {
+            format!("{one}: no other of the segments sent adds min_pixel_diff={least} pixels")
+        }
     }
 }

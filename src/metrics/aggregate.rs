@@ -1,6 +1,7 @@
-//! Curves of single images -> mean curves, areas, 95 % bootstrap intervals, and differences paired by image.
-//! The area of a row is ∫ of its mean curve (trapezoids over the steps) over the mean clean score: 1 for a row that changes nothing.
-//! Resample b draws as many images as there are, with ChaCha8(seed, b), the same for all rows. Percentiles interpolate linearly.
+//! Curves of single images -> mean curves, areas, 95 % bootstrap intervals, and differences paired
+//! by image. The area of a row is ∫ of its mean curve (trapezoids over the steps) over the mean
+//! clean score: 1 for a row that changes nothing. Resample b draws as many images as there are,
+//! with ChaCha8(seed, b), the same for all rows. Percentiles interpolate linearly.
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -22,7 +23,8 @@ pub struct RowSummary {
     pub interval: [f64; 2],
 }
 
-/// Area of row `one` less that of row `other`, on the same images: below 0 where `one` falls faster.
+/// Area of row `one` less that of row `other`, on the same images: below 0 where `one` falls
+/// faster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
     pub one: usize,
@@ -38,24 +40,41 @@ pub struct Summary {
     pub differences: Vec<Difference>,
 }
 
-/// `images[i][r]` is the curve of row r on image i: as many values for each, the clean score first, equal for all rows of an image.
-/// None without an image, and where curves are not of one length.
+/// `images[i][r]` is the curve of row r on image i: as many values for each, the clean score first,
+/// equal for all rows of an image. None without an image, and where curves are not of one length.
 pub fn summarise(images: &[Vec<Vec<f64>>], seed: u64) -> Option<Summary> {
     let rows = images.first()?.len();
     let length = images.first()?.first()?.len();
-    if images.iter().any(|curves| curves.len() != rows || curves.iter().any(|curve| curve.len() != length)) {
+    if images
+        .iter()
+        .any(|curves| curves.len() != rows || curves.iter().any(|curve| curve.len() != length))
+    {
         return None;
     }
-    let integrals: Vec<Vec<f64>> =
-        images.iter().map(|curves| curves.iter().map(|curve| integral(curve)).collect()).collect();
+    let integrals: Vec<Vec<f64>> = images
+        .iter()
+        .map(|curves| curves.iter().map(|curve| integral(curve)).collect())
+        .collect();
     let clean: Vec<f64> = images.iter().map(|curves| curves[0][0]).collect();
     let areas_of = |members: &[usize]| -> Vec<f64> {
         let whole: f64 = members.iter().map(|image| clean[*image]).sum();
-        (0..rows).map(|row| members.iter().map(|image| integrals[*image][row]).sum::<f64>() / whole).collect()
+        (0..rows)
+            .map(|row| {
+                members
+                    .iter()
+                    .map(|image| integrals[*image][row])
+                    .sum::<f64>()
+                    / whole
+            })
+            .collect()
     };
     let areas = areas_of(&(0..images.len()).collect::<Vec<_>>());
-    let resampled: Vec<Vec<f64>> = (0..RESAMPLES as u64).map(|b| areas_of(&resample(images.len(), seed, b))).collect();
-    let interval_of = |value: &dyn Fn(&[f64]) -> f64| interval(resampled.iter().map(|areas| value(areas)).collect());
+    let resampled: Vec<Vec<f64>> = (0..RESAMPLES as u64)
+        .map(|b| areas_of(&resample(images.len(), seed, b)))
+        .collect();
+    let interval_of = |value: &dyn Fn(&[f64]) -> f64| {
+        interval(resampled.iter().map(|areas| value(areas)).collect())
+    };
     let summaries = (0..rows)
         .map(|row| RowSummary {
             mean_curve: (0..length).map(|k| mean(images, row, k)).collect(),
@@ -73,7 +92,10 @@ pub fn summarise(images: &[Vec<Vec<f64>>], seed: u64) -> Option<Summary> {
             interval: interval_of(&|areas| areas[one] - areas[other]),
         })
         .collect();
-    Some(Summary { rows: summaries, differences })
+    Some(Summary {
+        rows: summaries,
+        differences,
+    })
 }
 
 /// Of a row's score at step `k`.
@@ -84,7 +106,11 @@ fn mean(images: &[Vec<Vec<f64>>], row: usize, k: usize) -> f64 {
 /// 1.96 standard errors on each side of the mean.
 fn band(images: &[Vec<Vec<f64>>], row: usize, k: usize) -> [f64; 2] {
     let (mean, count) = (mean(images, row, k), images.len() as f64);
-    let variance = images.iter().map(|curves| (curves[row][k] - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    let variance = images
+        .iter()
+        .map(|curves| (curves[row][k] - mean).powi(2))
+        .sum::<f64>()
+        / (count - 1.0);
     let reach = 1.96 * (variance / count).sqrt();
     [mean - reach, mean + reach]
 }
@@ -93,7 +119,13 @@ fn band(images: &[Vec<Vec<f64>>], row: usize, k: usize) -> [f64; 2] {
 fn integral(curve: &[f64]) -> f64 {
     match curve {
         [only] => *only,
-        _ => curve.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).sum::<f64>() / (curve.len() - 1) as f64,
+        _ => {
+            curve
+                .windows(2)
+                .map(|pair| (pair[0] + pair[1]) / 2.0)
+                .sum::<f64>()
+                / (curve.len() - 1) as f64
+        }
     }
 }
 
@@ -101,7 +133,9 @@ fn resample(count: usize, seed: u64, number: u64) -> Vec<usize> {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     generator.set_stream(number);
     // The remainder favours none by more than 2^-32.
-    (0..count).map(|_| (generator.next_u64() % count as u64) as usize).collect()
+    (0..count)
+        .map(|_| (generator.next_u64() % count as u64) as usize)
+        .collect()
 }
 
 fn interval(mut values: Vec<f64>) -> [f64; 2] {
@@ -120,17 +154,37 @@ mod tests {
 
     #[test]
     fn areas_are_those_of_the_mean_curve_over_the_mean_clean_score() {
-        let images =
-            vec![vec![vec![0.8, 0.4, 0.0], vec![0.8, 0.8, 0.8]], vec![vec![0.2, 0.2, 0.2], vec![0.2, 0.0, 0.0]]];
+        let images = vec![
+            vec![vec![0.8, 0.4, 0.0], vec![0.8, 0.8, 0.8]],
+            vec![vec![0.2, 0.2, 0.2], vec![0.2, 0.0, 0.0]],
+        ];
         let summary = summarise(&images, 0).unwrap();
-        let curves: Vec<_> = summary.rows.iter().map(|row| row.mean_curve.clone()).collect();
-        assert!(curves[0].iter().zip([0.5, 0.3, 0.1]).all(|(a, b)| (a - b).abs() < 1e-12), "{curves:?}");
-        assert!((summary.rows[0].area - 0.6).abs() < 1e-12 && (summary.rows[1].area - 0.85).abs() < 1e-12);
-        let [difference] = summary.differences.as_slice() else { panic!() };
+        let curves: Vec<_> = summary
+            .rows
+            .iter()
+            .map(|row| row.mean_curve.clone())
+            .collect();
+        assert!(
+            curves[0]
+                .iter()
+                .zip([0.5, 0.3, 0.1])
+                .all(|(a, b)| (a - b).abs() < 1e-12),
+            "{curves:?}"
+        );
+        assert!(
+            (summary.rows[0].area - 0.6).abs() < 1e-12
+                && (summary.rows[1].area - 0.85).abs() < 1e-12
+        );
+        let [difference] = summary.differences.as_slice() else {
+            panic!()
+        };
         assert_eq!((difference.one, difference.other), (0, 1));
         assert!((difference.difference + 0.25).abs() < 1e-12);
         // Two images: resamples are both, or one of them alone.
-        assert_eq!(summary.rows[0].interval.map(|x| (x * 1e9).round() / 1e9), [0.5, 1.0]);
+        assert_eq!(
+            summary.rows[0].interval.map(|x| (x * 1e9).round() / 1e9),
+            [0.5, 1.0]
+        );
     }
 
     #[test]
@@ -138,7 +192,10 @@ mod tests {
         let images: Vec<_> = (0..40)
             .map(|i| {
                 let wobble = f64::from(i * 7 % 11) / 50.0;
-                vec![vec![1.0, 0.4 + wobble, 0.2 + wobble], vec![1.0, 0.5 + wobble, 0.3 + wobble]]
+                vec![
+                    vec![1.0, 0.4 + wobble, 0.2 + wobble],
+                    vec![1.0, 0.5 + wobble, 0.3 + wobble],
+                ]
             })
             .collect();
         let summary = summarise(&images, 3).unwrap();
@@ -146,32 +203,55 @@ mod tests {
         assert_ne!(summary, summarise(&images, 4).unwrap());
         for row in &summary.rows {
             let [low, high] = row.interval;
-            assert!(low < row.area && row.area < high && high - low < 0.1, "{row:?}");
+            assert!(
+                low < row.area && row.area < high && high - low < 0.1,
+                "{row:?}"
+            );
         }
-        // The rows wobble together: their difference is the same on every image, and its interval a point.
+        // The rows wobble together: their difference is the same on every image, and its interval a
+        // point.
         let difference = &summary.differences[0];
         assert!((difference.difference + 0.075).abs() < 1e-12);
-        assert!(difference.interval.iter().all(|bound| (bound + 0.075).abs() < 1e-9), "{difference:?}");
+        assert!(
+            difference
+                .interval
+                .iter()
+                .all(|bound| (bound + 0.075).abs() < 1e-9),
+            "{difference:?}"
+        );
     }
 
-    /// The standard error of a mean of 400 draws from {0, 1} is 0.025: the interval is about 1.96 of it on each side.
+    /// The standard error of a mean of 400 draws from {0, 1} is 0.025: the interval is about 1.96
+    /// of it on each side.
     #[test]
     fn an_interval_has_the_width_that_its_spread_calls_for() {
-        let images: Vec<_> = (0..400).map(|i| vec![vec![1.0, f64::from(i % 2), f64::from(i % 2)]]).collect();
+        let images: Vec<_> = (0..400)
+            .map(|i| vec![vec![1.0, f64::from(i % 2), f64::from(i % 2)]])
+            .collect();
         let [low, high] = summarise(&images, 0).unwrap().rows[0].interval;
-        // The first trapezoid is half clean: the mean of (3 v + 1) / 4 has three quarters of that error.
+        // The first trapezoid is half clean: the mean of (3 v + 1) / 4 has three quarters of that
+        // error.
         let expected = 2.0 * 1.96 * 0.025 * 0.75;
-        assert!((high - low - expected).abs() < 0.1 * expected, "{low} {high} {expected}");
+        assert!(
+            (high - low - expected).abs() < 0.1 * expected,
+            "{low} {high} {expected}"
+        );
     }
 
     #[test]
     fn a_band_is_1_96_standard_errors_wide_on_each_side() {
         // Values 0 and 1, 200 of each: variance 1/4 · 400/399.
-        let images: Vec<_> = (0..400).map(|i| vec![vec![1.0, f64::from(i % 2)]]).collect();
+        let images: Vec<_> = (0..400)
+            .map(|i| vec![vec![1.0, f64::from(i % 2)]])
+            .collect();
         let band = summarise(&images, 0).unwrap().rows.remove(0).band.unwrap();
         let reach = 1.96 * (0.25_f64 / 399.0).sqrt();
         assert_eq!(band[0], [1.0, 1.0]);
-        assert!((band[1][0] - (0.5 - reach)).abs() < 1e-12 && (band[1][1] - (0.5 + reach)).abs() < 1e-12, "{band:?}");
+        assert!(
+            (band[1][0] - (0.5 - reach)).abs() < 1e-12
+                && (band[1][1] - (0.5 + reach)).abs() < 1e-12,
+            "{band:?}"
+        );
         assert_eq!(summarise(&images[..1], 0).unwrap().rows[0].band, None);
     }
 

@@ -1,7 +1,8 @@
-//! Image degradation: the patches with the highest scores are replaced one after another, and the score of the class is followed.
-//! The PGIG paper, section 5. The curve has `steps` + 1 values, the clean input's first. Cost: `steps` evaluations of the forward graph.
-//! `compat: pgig-2020` does as the published code: the first patch of the ranking is never replaced, and of the others only channels
-//! whose mean is above 0. The input keeps the model's own size and channel order.
+//! Image degradation: the patches with the highest scores are replaced one after another, and the
+//! score of the class is followed. The PGIG paper, section 5. The curve has `steps` + 1 values, the
+//! clean input's first. Cost: `steps` evaluations of the forward graph. `compat: pgig-2020` does as
+//! the published code: the first patch of the ranking is never replaced, and of the others only
+//! channels whose mean is above 0. The input keeps the model's own size and channel order.
 
 use std::sync::Arc;
 
@@ -65,7 +66,13 @@ pub enum Compat {
 
 impl Default for Parameters {
     fn default() -> Self {
-        Self { grid: 25, steps: 100, order: Order::Descending, replacement: Replacement::Mean, compat: None }
+        Self {
+            grid: 25,
+            steps: 100,
+            order: Order::Descending,
+            replacement: Replacement::Mean,
+            compat: None,
+        }
     }
 }
 
@@ -81,13 +88,27 @@ impl Parameters {
     }
 
     /// What the patches of `input` become.
-    pub fn fill(&self, input: &Tensor, grid: &Grid, rule: &Preprocess) -> Result<Tensor, ImageError> {
+    pub fn fill(
+        &self,
+        input: &Tensor,
+        grid: &Grid,
+        rule: &Preprocess,
+    ) -> Result<Tensor, ImageError> {
         match self.replacement {
-            Replacement::Mean => Ok(grid.flatten(input, |mean| self.compat.is_some() && mean <= 0.0)),
+            Replacement::Mean => {
+                Ok(grid.flatten(input, |mean| self.compat.is_some() && mean <= 0.0))
+            }
             Replacement::Zero => Ok(Tensor::zeros(input.raw_dim())),
             Replacement::Blur => {
-                let material = Material { preprocess: Some(rule), ..Material::default() };
-                let blurred = "blur:10".parse::<Baseline>()?.resolve(input, &material)?.into_iter().next();
+                let material = Material {
+                    preprocess: Some(rule),
+                    ..Material::default()
+                };
+                let blurred = "blur:10"
+                    .parse::<Baseline>()?
+                    .resolve(input, &material)?
+                    .into_iter()
+                    .next();
                 Ok(blurred.unwrap_or_else(|| input.clone()))
             }
         }
@@ -123,13 +144,26 @@ struct Degrading {
 
 pub fn build(subject: Subject) -> Box<dyn Run> {
     let curve = vec![subject.clean];
-    Box::new(Degrading { degraded: subject.input.as_ref().clone(), asked: 0, curve, subject })
+    Box::new(Degrading {
+        degraded: subject.input.as_ref().clone(),
+        asked: 0,
+        curve,
+        subject,
+    })
 }
 
 impl Run for Degrading {
     fn step(&mut self, answers: &[Row]) -> Step {
-        let Subject { fill, grid, class, ranking, parameters, .. } = &self.subject;
-        self.curve.extend(answers.iter().map(|row| score(row, *class)));
+        let Subject {
+            fill,
+            grid,
+            class,
+            ranking,
+            parameters,
+            ..
+        } = &self.subject;
+        self.curve
+            .extend(answers.iter().map(|row| score(row, *class)));
         let order = ranking.get(parameters.spared()..).unwrap_or_default();
         let end = parameters.steps.min(order.len());
         let next = &order[self.asked.min(end)..end.min(self.asked + CHUNK)];
@@ -138,7 +172,8 @@ impl Run for Degrading {
         }
         self.asked += next.len();
         let inputs = next.iter().map(|patch| {
-            grid.cut_mut(&mut self.degraded, *patch).assign(&grid.cut(fill, *patch));
+            grid.cut_mut(&mut self.degraded, *patch)
+                .assign(&grid.cut(fill, *patch));
             Arc::new(self.degraded.clone())
         });
         Step::Evaluate(inputs.collect())
@@ -179,7 +214,9 @@ mod tests {
         net: &dyn Fn(&Tensor) -> f64,
     ) -> Subject {
         let grid = Grid::new(input.shape(), Layout::Nchw, parameters.grid).unwrap();
-        let fill = parameters.fill(&input, &grid, &rule(input.shape()[1] as u32)).unwrap();
+        let fill = parameters
+            .fill(&input, &grid, &rule(input.shape()[1] as u32))
+            .unwrap();
         Subject {
             clean: net(&input),
             class: 1,
@@ -216,34 +253,84 @@ mod tests {
         assert_eq!(found.len(), expected.len(), "{found:?} {expected:?}");
         // Scores travel as f32.
         assert!(
-            found.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 2e-6 * (1.0 + b.abs())),
+            found
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() <= 2e-6 * (1.0 + b.abs())),
             "{found:?} {expected:?}"
         );
     }
 
     #[test]
     fn a_hand_worked_image_degrades_as_worked_by_hand() {
-        // 2 x 2 patches of 2 x 1 pixels (height 4, width 2), one channel; the net reads the top pixel of each column.
-        let input = Tensor::from_shape_vec(vec![1, 4, 2], vec![8.0, 2.0, 0.0, 4.0, 1.0, 1.0, 3.0, 5.0]).unwrap();
-        let scores = Tensor::from_shape_vec(vec![1, 4, 2], vec![1.0, 3.0, 1.0, 3.0, 0.0, 2.0, 0.0, 2.0]).unwrap();
+        // 2 x 2 patches of 2 x 1 pixels (height 4, width 2), one channel; the net reads the top
+        // pixel of each column.
+        let input =
+            Tensor::from_shape_vec(vec![1, 4, 2], vec![8.0, 2.0, 0.0, 4.0, 1.0, 1.0, 3.0, 5.0])
+                .unwrap();
+        let scores =
+            Tensor::from_shape_vec(vec![1, 4, 2], vec![1.0, 3.0, 1.0, 3.0, 0.0, 2.0, 0.0, 2.0])
+                .unwrap();
         let net = |x: &Tensor| f64::from(x[[0, 0, 0]] + 10.0 * x[[0, 0, 1]] + 100.0 * x[[0, 2, 1]]);
-        let curve = |parameters| drive(subject(input.clone(), &scores, Score::Signed, parameters, &net), &net);
-        let base = Parameters { grid: 2, steps: 4, ..Parameters::default() };
+        let curve = |parameters| {
+            drive(
+                subject(input.clone(), &scores, Score::Signed, parameters, &net),
+                &net,
+            )
+        };
+        let base = Parameters {
+            grid: 2,
+            steps: 4,
+            ..Parameters::default()
+        };
         // Means: 4, 3 above; 2, 3 below. Order: top right, bottom right, top left, bottom left.
         close(&curve(base.clone()), &[128.0, 138.0, 338.0, 334.0, 334.0]);
-        close(&curve(Parameters { steps: 1, ..base.clone() }), &[128.0, 138.0]);
-        close(&curve(Parameters { order: Order::Ascending, ..base.clone() }), &[128.0, 128.0, 124.0, 324.0, 334.0]);
-        close(&curve(Parameters { replacement: Replacement::Zero, ..base.clone() }), &[128.0, 108.0, 8.0, 0.0, 0.0]);
-        close(&curve(Parameters { steps: 3, compat: Some(Compat::Pgig2020), ..base }), &[128.0, 328.0, 324.0, 324.0]);
+        close(
+            &curve(Parameters {
+                steps: 1,
+                ..base.clone()
+            }),
+            &[128.0, 138.0],
+        );
+        close(
+            &curve(Parameters {
+                order: Order::Ascending,
+                ..base.clone()
+            }),
+            &[128.0, 128.0, 124.0, 324.0, 334.0],
+        );
+        close(
+            &curve(Parameters {
+                replacement: Replacement::Zero,
+                ..base.clone()
+            }),
+            &[128.0, 108.0, 8.0, 0.0, 0.0],
+        );
+        close(
+            &curve(Parameters {
+                steps: 3,
+                compat: Some(Compat::Pgig2020),
+                ..base
+            }),
+            &[128.0, 328.0, 324.0, 324.0],
+        );
     }
 
     #[test]
     fn the_published_code_leaves_channels_whose_mean_is_not_positive() {
         let input = Tensor::from_shape_vec(vec![2, 1, 2], vec![-1.0, 2.0, 4.0, -6.0]).unwrap();
-        let parameters = Parameters { grid: 1, steps: 0, compat: Some(Compat::Pgig2020), ..Parameters::default() };
+        let parameters = Parameters {
+            grid: 1,
+            steps: 0,
+            compat: Some(Compat::Pgig2020),
+            ..Parameters::default()
+        };
         let grid = Grid::new(&[2, 1, 2], Layout::Nchw, 1).unwrap();
         let fill = parameters.fill(&input, &grid, &rule(2)).unwrap();
-        assert_eq!(fill.iter().copied().collect::<Vec<_>>(), [0.5, 0.5, 4.0, -6.0]);
+        assert_eq!(
+            fill.iter().copied().collect::<Vec<_>>(),
+            [0.5, 0.5, 4.0, -6.0]
+        );
         assert_eq!(parameters.max_steps(), 0);
     }
 
@@ -251,30 +338,69 @@ mod tests {
     fn a_run_agrees_with_a_naive_twin() {
         let input = noise(&[3, 13, 17], 3);
         let weights = noise(&[3, 13, 17], 5);
-        let net = |x: &Tensor| (x * &weights).iter().map(|v| f64::from(*v)).sum::<f64>().tanh();
-        for (score, order) in [(Score::Signed, Order::Descending), (Score::Absolute, Order::Ascending)] {
+        let net = |x: &Tensor| {
+            (x * &weights)
+                .iter()
+                .map(|v| f64::from(*v))
+                .sum::<f64>()
+                .tanh()
+        };
+        for (score, order) in [
+            (Score::Signed, Order::Descending),
+            (Score::Absolute, Order::Ascending),
+        ] {
             let scores = noise(&[3, 13, 17], 7);
-            let parameters = Parameters { grid: 6, steps: 36, order, ..Parameters::default() };
-            let found = drive(subject(input.clone(), &scores, score, parameters, &net), &net);
+            let parameters = Parameters {
+                grid: 6,
+                steps: 36,
+                order,
+                ..Parameters::default()
+            };
+            let found = drive(
+                subject(input.clone(), &scores, score, parameters, &net),
+                &net,
+            );
             close(&found, &naive(&input, &scores, score, order, &net));
         }
     }
 
     /// Each degraded input made anew from the clean one, pixel by pixel, each patch looked for.
-    fn naive(input: &Tensor, scores: &Tensor, score: Score, order: Order, net: &dyn Fn(&Tensor) -> f64) -> Vec<f64> {
+    fn naive(
+        input: &Tensor,
+        scores: &Tensor,
+        score: Score,
+        order: Order,
+        net: &dyn Fn(&Tensor) -> f64,
+    ) -> Vec<f64> {
         let shape = input.shape().to_vec();
-        let place =
-            |at: usize, size: usize| (0..6).rfind(|i| (*i as f64 * size as f64 / 6.0).round() <= at as f64).unwrap();
+        let place = |at: usize, size: usize| {
+            (0..6)
+                .rfind(|i| (*i as f64 * size as f64 / 6.0).round() <= at as f64)
+                .unwrap()
+        };
         let patch_of = |y: usize, x: usize| 6 * place(y, shape[1]) + place(x, shape[2]);
         let mean_of = |patch: usize, value: &dyn Fn(usize, usize) -> f64| {
             let pixels = (0..shape[1]).flat_map(|y| (0..shape[2]).map(move |x| (y, x)));
-            let values: Vec<f64> =
-                pixels.filter(|(y, x)| patch_of(*y, *x) == patch).map(|(y, x)| value(y, x)).collect();
+            let values: Vec<f64> = pixels
+                .filter(|(y, x)| patch_of(*y, *x) == patch)
+                .map(|(y, x)| value(y, x))
+                .collect();
             values.iter().sum::<f64>() / values.len() as f64
         };
-        let strength = |value: f32| f64::from(if score == Score::Absolute { value.abs() } else { value });
-        let means: Vec<f64> =
-            (0..36).map(|patch| mean_of(patch, &|y, x| (0..3).map(|c| strength(scores[[c, y, x]])).sum())).collect();
+        let strength = |value: f32| {
+            f64::from(if score == Score::Absolute {
+                value.abs()
+            } else {
+                value
+            })
+        };
+        let means: Vec<f64> = (0..36)
+            .map(|patch| {
+                mean_of(patch, &|y, x| {
+                    (0..3).map(|c| strength(scores[[c, y, x]])).sum()
+                })
+            })
+            .collect();
         let mut order_of: Vec<usize> = (0..36).collect();
         order_of.sort_by(|a, b| means[*b].partial_cmp(&means[*a]).unwrap());
         if order == Order::Ascending {
@@ -295,18 +421,30 @@ mod tests {
             .collect()
     }
 
-    /// f(x) = Σ w x, zeros for patches, ranked by x ⊙ w: step k takes away the k largest patch sums, so the curve is their partial sum.
+    /// f(x) = Σ w x, zeros for patches, ranked by x ⊙ w: step k takes away the k largest patch
+    /// sums, so the curve is their partial sum.
     #[test]
     fn the_curve_of_a_linear_net_is_the_partial_sum_of_its_attributions() {
         let (input, weights) = (noise(&[3, 12, 12], 11), noise(&[3, 12, 12], 13));
         let scores = &input * &weights;
         let net = |x: &Tensor| (x * &weights).iter().map(|v| f64::from(*v)).sum::<f64>();
-        let parameters = Parameters { grid: 4, steps: 16, replacement: Replacement::Zero, ..Parameters::default() };
-        let found = drive(subject(input, &scores, Score::Signed, parameters, &net), &net);
+        let parameters = Parameters {
+            grid: 4,
+            steps: 16,
+            replacement: Replacement::Zero,
+            ..Parameters::default()
+        };
+        let found = drive(
+            subject(input, &scores, Score::Signed, parameters, &net),
+            &net,
+        );
         let mut sums: Vec<f64> = (0..16)
             .map(|patch| {
-                let block =
-                    scores.slice(ndarray::s![.., patch / 4 * 3..patch / 4 * 3 + 3, patch % 4 * 3..patch % 4 * 3 + 3]);
+                let block = scores.slice(ndarray::s![
+                    ..,
+                    patch / 4 * 3..patch / 4 * 3 + 3,
+                    patch % 4 * 3..patch % 4 * 3 + 3
+                ]);
                 block.iter().map(|v| f64::from(*v)).sum()
             })
             .collect();
@@ -326,14 +464,27 @@ mod tests {
             order: Order::Ascending,
             ..Parameters::default()
         };
-        let slower = drive(subject(noise(&[3, 12, 12], 11), &scores, Score::Signed, other, &net), &net);
-        assert!(found.iter().zip(&slower).all(|(fast, slow)| fast <= &(slow + 1e-6)));
+        let slower = drive(
+            subject(noise(&[3, 12, 12], 11), &scores, Score::Signed, other, &net),
+            &net,
+        );
+        assert!(
+            found
+                .iter()
+                .zip(&slower)
+                .all(|(fast, slow)| fast <= &(slow + 1e-6))
+        );
     }
 
     #[test]
     fn blurred_patches_come_from_the_blurred_image() {
         let input = noise(&[3, 12, 12], 1);
-        let parameters = Parameters { grid: 3, steps: 9, replacement: Replacement::Blur, ..Parameters::default() };
+        let parameters = Parameters {
+            grid: 3,
+            steps: 9,
+            replacement: Replacement::Blur,
+            ..Parameters::default()
+        };
         let grid = Grid::new(&[3, 12, 12], Layout::Nchw, 3).unwrap();
         let fill = parameters.fill(&input, &grid, &rule(12)).unwrap();
         let spread = |x: &Tensor| x.std(0.0);

@@ -1,4 +1,5 @@
-//! What the stages of a forward pass have made of one input, brought up to date for the next, which differs from it in few pixels.
+//! What the stages of a forward pass have made of one input, brought up to date for the next, which
+//! differs from it in few pixels.
 
 use std::sync::Arc;
 
@@ -23,15 +24,17 @@ pub struct Place {
     pub reached: Region,
 }
 
-/// For each input, which differs from the one before, the place of every stage's window; none when a difference is larger than the stages
-/// are made for.
+/// For each input, which differs from the one before, the place of every stage's window; none when
+/// a difference is larger than the stages are made for.
 pub fn places<'a>(
     stages: impl Iterator<Item = &'a Stage> + Clone,
     before: &Tensor,
     inputs: &[Arc<Tensor>],
 ) -> Option<Vec<Vec<Place>>> {
     let befores = [before].into_iter().chain(inputs.iter().map(AsRef::as_ref));
-    let differences = befores.zip(inputs).map(|(before, input)| difference(before, input));
+    let differences = befores
+        .zip(inputs)
+        .map(|(before, input)| difference(before, input));
     let places_of = |difference: Option<Region>| {
         let mut changed = difference?;
         let place = |stage: &Stage| {
@@ -44,7 +47,8 @@ pub fn places<'a>(
     differences.map(places_of).collect()
 }
 
-/// The rows and columns in which two inputs differ; the first pixel of two that are equal, none of two that are no pictures.
+/// The rows and columns in which two inputs differ; the first pixel of two that are equal, none of
+/// two that are no pictures.
 fn difference(one: &Tensor, other: &Tensor) -> Option<Region> {
     let (one, other) = (planes(one)?, planes(other)?);
     let extent = |axis: usize, one: ArrayView3<'_, f32>, other: ArrayView3<'_, f32>| {
@@ -54,11 +58,17 @@ fn difference(one: &Tensor, other: &Tensor) -> Option<Region> {
         Some((first, differs.next_back().unwrap_or(first) + 1))
     };
     let Some((top, bottom)) = extent(1, one, other) else {
-        return Some(Region { start: [0; 2], end: [1; 2] });
+        return Some(Region {
+            start: [0; 2],
+            end: [1; 2],
+        });
     };
     let rows = s![.., top..bottom, ..];
     let (left, right) = extent(2, one.slice(rows), other.slice(rows))?;
-    Some(Region { start: [top, left], end: [bottom, right] })
+    Some(Region {
+        start: [top, left],
+        end: [bottom, right],
+    })
 }
 
 /// Channels, height and width; none of what is no picture.
@@ -67,7 +77,11 @@ pub fn planes(tensor: &Tensor) -> Option<ArrayView3<'_, f32>> {
 }
 
 /// A window of the planes.
-pub fn cut(planes: ArrayView3<'_, f32>, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> Tensor {
+pub fn cut(
+    planes: ArrayView3<'_, f32>,
+    [top, left]: [usize; 2],
+    [height, width]: [usize; 2],
+) -> Tensor {
     let mut window = Array3::zeros((planes.len_of(Axis(0)), height, width));
     window.assign(&planes.slice(s![.., top..top + height, left..left + width]));
     window.into_dyn()
@@ -75,9 +89,17 @@ pub fn cut(planes: ArrayView3<'_, f32>, [top, left]: [usize; 2], [height, width]
 
 /// Writes what a stage has made of a window into all that it made before.
 pub fn paste(planes: &mut Array3<f32>, made: ArrayView3<'_, f32>, stage: &Stage, place: &Place) {
-    let (Region { start: [top, left], end: [bottom, right] }, [y, x]) = (place.reached, stage.made_at(place.start));
+    let (
+        Region {
+            start: [top, left],
+            end: [bottom, right],
+        },
+        [y, x],
+    ) = (place.reached, stage.made_at(place.start));
     let made = made.slice(s![.., top - y..bottom - y, left - x..right - x]);
-    planes.slice_mut(s![.., top..bottom, left..right]).assign(&made);
+    planes
+        .slice_mut(s![.., top..bottom, left..right])
+        .assign(&made);
 }
 
 #[cfg(test)]
@@ -94,6 +116,9 @@ mod tests {
         assert_eq!(difference(&one, &other), region([3, 2], [4, 3]));
         other[[0, 1, 5]] = 1.0;
         assert_eq!(difference(&one, &other), region([1, 2], [4, 6]));
-        assert_eq!(difference(&Tensor::zeros(vec![4]), &Tensor::zeros(vec![4])), None);
+        assert_eq!(
+            difference(&Tensor::zeros(vec![4]), &Tensor::zeros(vec![4])),
+            None
+        );
     }
 }

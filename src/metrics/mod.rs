@@ -1,5 +1,6 @@
-//! Evaluation of attributions: pure descriptions that ask for evaluations, in the shape of the methods; one file each, one row each in
-//! [`METRICS`]. `aggregate` makes means, intervals and paired comparisons of the images' results.
+//! Evaluation of attributions: pure descriptions that ask for evaluations, in the shape of the
+//! methods; one file each, one row each in [`METRICS`]. `aggregate` makes means, intervals and
+//! paired comparisons of the images' results.
 
 pub mod aggregate;
 pub mod degradation;
@@ -11,7 +12,8 @@ use std::sync::Arc;
 
 use crate::{engine::Row, tensor::Tensor};
 
-/// A metric at work on one image and one attribution: a state machine without I/O over the forward graph.
+/// A metric at work on one image and one attribution: a state machine without I/O over the forward
+/// graph.
 pub trait Run: Send {
     /// First called with no answers; then with the rows of the inputs it asked for, in their order.
     fn step(&mut self, answers: &[Row]) -> Step;
@@ -60,6 +62,12 @@ pub fn find(id: &str) -> Option<&'static Metric> {
 
 /// What a class scores: its probability, or the bare output of a net that has only one.
 pub fn score(row: &Row, class: usize) -> f64 {
-    let scores = if row.logits.len() == 1 { &row.logits } else { &row.probabilities };
-    scores.get(class).map_or(f64::NAN, |score| f64::from(*score))
+    let scores = if row.logits.len() == 1 {
+        &row.logits
+    } else {
+        &row.probabilities
+    };
+    scores
+        .get(class)
+        .map_or(f64::NAN, |score| f64::from(*score))
 }

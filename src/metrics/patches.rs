@@ -1,5 +1,6 @@
-//! An image cut into `grid` x `grid` patches: borders at round(i · size / grid). Patches are counted row by row from the top left.
-//! Sums run in index order in f64. At 224 pixels a grid of 25 has patches 9 or 8 pixels wide, at 225 the published 9 x 9.
+//! An image cut into `grid` x `grid` patches: borders at round(i · size / grid). Patches are
+//! counted row by row from the top left. Sums run in index order in f64. At 224 pixels a grid of 25
+//! has patches 9 or 8 pixels wide, at 225 the published 9 x 9.
 
 use ndarray::{ArrayView3, ArrayViewD, ArrayViewMutD, Axis, Ix3, Slice};
 use serde::{Deserialize, Serialize};
@@ -28,11 +29,21 @@ impl Grid {
     /// None where the input is no picture, or a side has fewer pixels than patches.
     pub fn new(shape: &[usize], layout: Layout, grid: usize) -> Option<Self> {
         let (height, width) = match (shape, layout) {
-            (&[_, height, width], Layout::Nchw) | (&[height, width, _], Layout::Nhwc) => (height, width),
+            (&[_, height, width], Layout::Nchw) | (&[height, width, _], Layout::Nhwc) => {
+                (height, width)
+            }
             _ => return None,
         };
-        let borders = |size: usize| (0..=grid).map(|i| (2 * i * size + grid) / (2 * grid)).collect();
-        (1..=height.min(width)).contains(&grid).then(|| Self { layout, rows: borders(height), columns: borders(width) })
+        let borders = |size: usize| {
+            (0..=grid)
+                .map(|i| (2 * i * size + grid) / (2 * grid))
+                .collect()
+        };
+        (1..=height.min(width)).contains(&grid).then(|| Self {
+            layout,
+            rows: borders(height),
+            columns: borders(width),
+        })
     }
 
     /// Patches.
@@ -42,13 +53,25 @@ impl Grid {
 
     /// Rows and columns of the largest patch.
     pub fn largest(&self) -> [usize; 2] {
-        [&self.rows, &self.columns].map(|borders| borders.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0))
+        [&self.rows, &self.columns].map(|borders| {
+            borders
+                .windows(2)
+                .map(|pair| pair[1] - pair[0])
+                .max()
+                .unwrap_or(0)
+        })
     }
 
     /// First row and column of a patch, and those after its last.
     fn bounds(&self, patch: usize) -> ([usize; 2], [usize; 2]) {
-        let (row, column) = (patch / (self.columns.len() - 1), patch % (self.columns.len() - 1));
-        ([self.rows[row], self.rows[row + 1]], [self.columns[column], self.columns[column + 1]])
+        let (row, column) = (
+            patch / (self.columns.len() - 1),
+            patch % (self.columns.len() - 1),
+        );
+        (
+            [self.rows[row], self.rows[row + 1]],
+            [self.columns[column], self.columns[column + 1]],
+        )
     }
 
     fn axes(&self) -> (Axis, Axis, Axis) {
@@ -84,7 +107,8 @@ impl Grid {
         Some(view.permuted_axes([channels.0, rows.0, columns.0]))
     }
 
-    /// Patches by falling (or rising) mean score; of equal ones the first comes first. None where a score is not finite.
+    /// Patches by falling (or rising) mean score; of equal ones the first comes first. None where a
+    /// score is not finite.
     pub fn rank(&self, scores: &Tensor, score: Score, ascending: bool) -> Option<Vec<usize>> {
         let mean = |patch| {
             let planes = self.planes(scores, patch)?;
@@ -99,18 +123,24 @@ impl Grid {
         let mut order: Vec<usize> = (0..means.len()).collect();
         order.sort_by(|&a, &b| {
             let falling = means[b].total_cmp(&means[a]);
-            if ascending { falling.reverse() } else { falling }
+            if ascending {
+                falling.reverse()
+            } else {
+                falling
+            }
         });
         Some(order)
     }
 
-    /// The input with each patch's channels at their own means; `keep` may leave a patch's channel as it is.
+    /// The input with each patch's channels at their own means; `keep` may leave a patch's channel
+    /// as it is.
     pub fn flatten(&self, input: &Tensor, keep: impl Fn(f64) -> bool) -> Tensor {
         let mut flat = input.clone();
         let (channels, ..) = self.axes();
         for patch in 0..self.count() {
             for mut plane in self.cut_mut(&mut flat, patch).axis_iter_mut(channels) {
-                let mean = plane.iter().map(|value| f64::from(*value)).sum::<f64>() / plane.len() as f64;
+                let mean =
+                    plane.iter().map(|value| f64::from(*value)).sum::<f64>() / plane.len() as f64;
                 if !keep(mean) {
                     plane.fill(mean as f32);
                 }
@@ -137,13 +167,27 @@ mod tests {
         let published = Grid::new(&[3, 225, 225], Layout::Nchw, 25).unwrap();
         assert!(published.rows.windows(2).all(|pair| pair[1] - pair[0] == 9));
         let usual = Grid::new(&[224, 230, 3], Layout::Nhwc, 25).unwrap();
-        let widths: Vec<usize> = usual.rows.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert_eq!((usual.rows[25], usual.columns[25], usual.count()), (224, 230, 625));
+        let widths: Vec<usize> = usual
+            .rows
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .collect();
         assert_eq!(
-            (widths.iter().filter(|width| **width == 9).count(), widths.iter().max(), widths.iter().min()),
+            (usual.rows[25], usual.columns[25], usual.count()),
+            (224, 230, 625)
+        );
+        assert_eq!(
+            (
+                widths.iter().filter(|width| **width == 9).count(),
+                widths.iter().max(),
+                widths.iter().min()
+            ),
             (24, Some(&9), Some(&8))
         );
-        assert!(Grid::new(&[3, 24, 30], Layout::Nchw, 25).is_none() && Grid::new(&[7], Layout::Nchw, 1).is_none());
+        assert!(
+            Grid::new(&[3, 24, 30], Layout::Nchw, 25).is_none()
+                && Grid::new(&[7], Layout::Nchw, 1).is_none()
+        );
         assert!(Grid::new(&[3, 9, 9], Layout::Nchw, 0).is_none());
     }
 
@@ -152,7 +196,11 @@ mod tests {
         for grid in 1..=7 {
             let mut seen = Tensor::zeros(vec![2, 7, 11]);
             let patches = Grid::new(&[2, 7, 11], Layout::Nchw, grid).unwrap();
-            (0..patches.count()).for_each(|patch| patches.cut_mut(&mut seen, patch).mapv_inplace(|value| value + 1.0));
+            (0..patches.count()).for_each(|patch| {
+                patches
+                    .cut_mut(&mut seen, patch)
+                    .mapv_inplace(|value| value + 1.0)
+            });
             assert!(seen.iter().all(|value| *value == 1.0), "{grid}");
         }
     }
@@ -160,17 +208,41 @@ mod tests {
     #[test]
     fn a_rank_follows_the_mean_over_a_patch_of_the_channel_sums() {
         // Four patches of 1 x 1 pixel, two channels: sums 1, -5, 1, 0; magnitudes 3, 5, 1, 4.
-        let scores = Tensor::from_shape_vec(vec![2, 2, 2], vec![2.0, -2.0, 0.0, 2.0, -1.0, -3.0, 1.0, -2.0]).unwrap();
+        let scores = Tensor::from_shape_vec(
+            vec![2, 2, 2],
+            vec![2.0, -2.0, 0.0, 2.0, -1.0, -3.0, 1.0, -2.0],
+        )
+        .unwrap();
         let grid = Grid::new(&[2, 2, 2], Layout::Nchw, 2).unwrap();
-        assert_eq!(grid.rank(&scores, Score::Signed, false).unwrap(), [0, 2, 3, 1]);
-        assert_eq!(grid.rank(&scores, Score::Signed, true).unwrap(), [1, 3, 0, 2]);
-        assert_eq!(grid.rank(&scores, Score::Absolute, false).unwrap(), [1, 3, 0, 2]);
-        let last = scores.view().permuted_axes(vec![1, 2, 0]).as_standard_layout().into_owned();
+        assert_eq!(
+            grid.rank(&scores, Score::Signed, false).unwrap(),
+            [0, 2, 3, 1]
+        );
+        assert_eq!(
+            grid.rank(&scores, Score::Signed, true).unwrap(),
+            [1, 3, 0, 2]
+        );
+        assert_eq!(
+            grid.rank(&scores, Score::Absolute, false).unwrap(),
+            [1, 3, 0, 2]
+        );
+        let last = scores
+            .view()
+            .permuted_axes(vec![1, 2, 0])
+            .as_standard_layout()
+            .into_owned();
         let grid = Grid::new(&[2, 2, 2], Layout::Nhwc, 2).unwrap();
-        assert_eq!(grid.rank(&last, Score::Signed, false).unwrap(), [0, 2, 3, 1]);
+        assert_eq!(
+            grid.rank(&last, Score::Signed, false).unwrap(),
+            [0, 2, 3, 1]
+        );
         for bad in [f32::NAN, f32::INFINITY] {
             assert_eq!(
-                grid.rank(&last.mapv(|value| if value == 1.0 { bad } else { value }), Score::Signed, false),
+                grid.rank(
+                    &last.mapv(|value| if value == 1.0 { bad } else { value }),
+                    Score::Signed,
+                    false
+                ),
                 None
             );
         }
@@ -179,9 +251,13 @@ mod tests {
     #[test]
     fn patches_of_uneven_size_are_ranked_by_mean_and_not_by_sum() {
         // Three rows in two patches: 2 rows, then 1. Border at round(1.5) = 2.
-        let scores = Tensor::from_shape_vec(vec![1, 3, 2], vec![3.0, 0.0, 3.0, 0.0, 4.0, 0.0]).unwrap();
+        let scores =
+            Tensor::from_shape_vec(vec![1, 3, 2], vec![3.0, 0.0, 3.0, 0.0, 4.0, 0.0]).unwrap();
         let grid = Grid::new(&[1, 3, 2], Layout::Nchw, 2).unwrap();
-        assert_eq!(grid.rank(&scores, Score::Signed, false).unwrap(), [2, 0, 1, 3]);
+        assert_eq!(
+            grid.rank(&scores, Score::Signed, false).unwrap(),
+            [2, 0, 1, 3]
+        );
     }
 
     #[test]
@@ -190,9 +266,15 @@ mod tests {
         let flat = grid.flatten(&ramp([2, 2, 4]), |_| false);
         assert_eq!(
             flat.iter().copied().collect::<Vec<_>>(),
-            [1.5, 1.5, 3.5, 3.5, 5.5, 5.5, 7.5, 7.5, 9.5, 9.5, 11.5, 11.5, 13.5, 13.5, 15.5, 15.5]
+            [
+                1.5, 1.5, 3.5, 3.5, 5.5, 5.5, 7.5, 7.5, 9.5, 9.5, 11.5, 11.5, 13.5, 13.5, 15.5,
+                15.5
+            ]
         );
         let kept = grid.flatten(&ramp([2, 2, 4]), |mean| mean > 8.0);
-        assert_eq!(kept.iter().skip(7).copied().take(3).collect::<Vec<_>>(), [7.5, 9.0, 10.0]);
+        assert_eq!(
+            kept.iter().skip(7).copied().take(3).collect::<Vec<_>>(),
+            [7.5, 9.0, 10.0]
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! A graph as the service needs it: float32 inside, a float32 input, and class scores as its only output.
+//! A graph as the service needs it: float32 inside, a float32 input, and class scores as its only
+//! output.
 //!
-//! Integer pixels that the graph casts itself come in as floats. An ArgMax at the end is left out, for a chosen index has no gradient.
-//! One Sigmoid over one score has two classes: 1 with its probability p, and 0 with 1 - p.
+//! Integer pixels that the graph casts itself come in as floats. An ArgMax at the end is left out,
+//! for a chosen index has no gradient. One Sigmoid over one score has two classes: 1 with its
+//! probability p, and 0 with 1 - p.
 
 use std::collections::HashSet;
 
@@ -13,8 +15,15 @@ use crate::onnx::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum EndsError {
-    #[error("input {input} is {element}, and node {node} ({op}) needs it so: export the model with a float32 input")]
-    Input { input: String, element: Element, node: String, op: String },
+    #[error(
+        "input {input} is {element}, and node {node} ({op}) needs it so: export the model with a float32 input"
+    )]
+    Input {
+        input: String,
+        element: Element,
+        node: String,
+        op: String,
+    },
     #[error(
         "input {input} is {element}, which pixels from 0 to 255 do not fit: export the model with a float32 or uint8 input"
     )]
@@ -29,7 +38,12 @@ pub enum EndsError {
     #[error(
         "output {name} ends in node {node} ({op}), which chooses a class: {reason}; export the model with its scores"
     )]
-    Chosen { name: String, node: String, op: String, reason: String },
+    Chosen {
+        name: String,
+        node: String,
+        op: String,
+        reason: String,
+    },
     #[error(transparent)]
     Onnx(#[from] OnnxError),
 }
@@ -44,16 +58,29 @@ pub struct Ends {
 
 /// `input` is the graph input that takes pixels; `output` the output that model.toml names.
 pub fn adapt(graph: Graph, input: &str, output: Option<&str>) -> Result<Ends, EndsError> {
-    let element = graph.inputs.iter().find(|info| info.name == input).map(|info| info.value_type.element);
+    let element = graph
+        .inputs
+        .iter()
+        .find(|info| info.name == input)
+        .map(|info| info.value_type.element);
     let mut graph = passes::single(graph, element == Some(Element::Double))?;
     take_floats(&mut graph, input)?;
     let mut warnings = Vec::new();
     let name = choose_output(&graph, output)?;
     let scores = before_choice(&graph, &name, &mut warnings)?;
-    let declared = graph.outputs.iter().find(|output| output.name == scores).map(|output| output.value_type.clone());
+    let declared = graph
+        .outputs
+        .iter()
+        .find(|output| output.name == scores)
+        .map(|output| output.value_type.clone());
     let value_type = infer(&graph)?.get(&scores).cloned().or(declared);
-    let value_type = value_type.ok_or_else(|| EndsError::NoScores { outputs: vec![scores.clone()] })?;
-    let mut info = ValueInfo { name: scores, value_type };
+    let value_type = value_type.ok_or_else(|| EndsError::NoScores {
+        outputs: vec![scores.clone()],
+    })?;
+    let mut info = ValueInfo {
+        name: scores,
+        value_type,
+    };
     let logit = binary_logit(&graph, &info);
     if let Some(logit) = &logit {
         info = two_classes(&mut graph, logit, info.value_type);
@@ -62,39 +89,66 @@ pub fn adapt(graph: Graph, input: &str, output: Option<&str>) -> Result<Ends, En
     graph.outputs = vec![info];
     let graph = passes::prune(graph)?;
     refuse_choices(&graph, input, &output)?;
-    Ok(Ends { graph, is_binary: logit.is_some(), warnings })
+    Ok(Ends {
+        graph,
+        is_binary: logit.is_some(),
+        warnings,
+    })
 }
 
 /// Ops that hand integers on as they are.
-const MOVES: &[&str] = &["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice"];
+const MOVES: &[&str] = &[
+    "Transpose",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Identity",
+    "Slice",
+];
 
-/// Makes an integer input float32: exact, and with a gradient, where the graph turns the integers into floats itself.
+/// Makes an integer input float32: exact, and with a gradient, where the graph turns the integers
+/// into floats itself.
 fn take_floats(graph: &mut Graph, input: &str) -> Result<(), EndsError> {
-    let Some(info) = graph.inputs.iter_mut().find(|info| info.name == input) else { return Ok(()) };
+    let Some(info) = graph.inputs.iter_mut().find(|info| info.name == input) else {
+        return Ok(());
+    };
     let element = std::mem::replace(&mut info.value_type.element, Element::Float);
     if matches!(element, Element::Int8 | Element::Bool) {
-        return Err(EndsError::Narrow { input: input.to_owned(), element });
+        return Err(EndsError::Narrow {
+            input: input.to_owned(),
+            element,
+        });
     }
     let mut integers = HashSet::from([input.to_owned()]);
     for node in graph.nodes.iter().filter(|_| element != Element::Float) {
         let reads = |value: &String| integers.contains(value);
-        let to = node.int("to").and_then(|code| Element::from_code(i32::try_from(code).ok()?));
+        let to = node
+            .int("to")
+            .and_then(|code| Element::from_code(i32::try_from(code).ok()?));
         let is_cast = node.is("Cast") && to.is_some_and(Element::is_float);
-        let moved =
-            node.domain.is_empty() && MOVES.contains(&node.op_type.as_str()) && !node.inputs.iter().skip(1).any(reads);
+        let moved = node.domain.is_empty()
+            && MOVES.contains(&node.op_type.as_str())
+            && !node.inputs.iter().skip(1).any(reads);
         if is_cast || node.is("Shape") || !node.inputs.iter().chain(&node.captured()).any(reads) {
             continue;
         }
         if !moved {
             let (node, op) = (node.label().to_owned(), node.op_type.clone());
-            return Err(EndsError::Input { input: input.to_owned(), element, node, op });
+            return Err(EndsError::Input {
+                input: input.to_owned(),
+                element,
+                node,
+                op,
+            });
         }
         integers.extend(node.outputs.iter().cloned());
     }
     Ok(())
 }
 
-/// Ops that make a decision or a table's entry of the scores they read: no score reaches what they make.
+/// Ops that make a decision or a table's entry of the scores they read: no score reaches what they
+/// make.
 const DECISIONS: &[&str] = &[
     "ArgMax",
     "ArgMin",
@@ -125,7 +179,9 @@ fn refuse_choices(graph: &Graph, input: &str, output: &str) -> Result<(), EndsEr
             "Where" => &node.inputs[node.inputs.len().min(1)..],
             _ => &node.inputs[..],
         };
-        let to = node.int("to").and_then(|code| Element::from_code(i32::try_from(code).ok()?));
+        let to = node
+            .int("to")
+            .and_then(|code| Element::from_code(i32::try_from(code).ok()?));
         let is_cast = node.is("Cast") && to.is_some_and(|to| !to.is_float());
         let decides = is_cast || DECISIONS.contains(&node.op_type.as_str());
         let reads = |value: &String| scores.contains(value.as_str());
@@ -140,13 +196,23 @@ fn refuse_choices(graph: &Graph, input: &str, output: &str) -> Result<(), EndsEr
     match last.filter(|_| !scores.contains(output)) {
         None => Ok(()),
         Some(node) => {
-            let (name, node, op) = (output.to_owned(), node.label().to_owned(), node.op_type.clone());
-            Err(EndsError::Chosen { name, node, op, reason: "no score reaches the output behind it".to_owned() })
+            let (name, node, op) = (
+                output.to_owned(),
+                node.label().to_owned(),
+                node.op_type.clone(),
+            );
+            Err(EndsError::Chosen {
+                name,
+                node,
+                op,
+                reason: "no score reaches the output behind it".to_owned(),
+            })
         }
     }
 }
 
-/// The output with class scores: the one that is named, the only one, or the only float one of a batch of vectors.
+/// The output with class scores: the one that is named, the only one, or the only float one of a
+/// batch of vectors.
 fn choose_output(graph: &Graph, named: Option<&str>) -> Result<String, EndsError> {
     if let Some(name) = named {
         return Ok(name.to_owned());
@@ -155,45 +221,96 @@ fn choose_output(graph: &Graph, named: Option<&str>) -> Result<String, EndsError
         return Ok(only.name.clone());
     }
     let types = infer(graph)?;
-    let type_of = |output: &ValueInfo| types.get(&output.name).unwrap_or(&output.value_type).clone();
-    let floats: Vec<_> = graph.outputs.iter().filter(|output| type_of(output).element.is_float()).collect();
-    let vectors: Vec<_> = floats.iter().filter(|output| is_vector(&type_of(output))).collect();
+    let type_of = |output: &ValueInfo| {
+        types
+            .get(&output.name)
+            .unwrap_or(&output.value_type)
+            .clone()
+    };
+    let floats: Vec<_> = graph
+        .outputs
+        .iter()
+        .filter(|output| type_of(output).element.is_float())
+        .collect();
+    let vectors: Vec<_> = floats
+        .iter()
+        .filter(|output| is_vector(&type_of(output)))
+        .collect();
     let describe = |output: &ValueInfo| {
         let ValueType { element, shape } = type_of(output);
-        let dims = shape.iter().map(Dim::to_string).collect::<Vec<_>>().join(", ");
+        let dims = shape
+            .iter()
+            .map(Dim::to_string)
+            .collect::<Vec<_>>()
+            .join(", ");
         format!("{} {element} [{dims}]", output.name)
     };
     match (vectors.as_slice(), floats.as_slice()) {
         ([only], _) => Ok(only.name.clone()),
         ([], [only]) => Ok(only.name.clone()),
-        ([], []) => Err(EndsError::NoScores { outputs: graph.outputs.iter().map(describe).collect() }),
-        ([], several) => Err(EndsError::Several { names: several.iter().map(|output| describe(output)).collect() }),
-        (several, _) => Err(EndsError::Several { names: several.iter().map(|output| describe(output)).collect() }),
+        ([], []) => Err(EndsError::NoScores {
+            outputs: graph.outputs.iter().map(describe).collect(),
+        }),
+        ([], several) => Err(EndsError::Several {
+            names: several.iter().map(|output| describe(output)).collect(),
+        }),
+        (several, _) => Err(EndsError::Several {
+            names: several.iter().map(|output| describe(output)).collect(),
+        }),
     }
 }
 
 /// `[batch, classes]`, perhaps with ones behind it.
 fn is_vector(value_type: &ValueType) -> bool {
-    value_type.shape.len() >= 2 && value_type.shape[2..].iter().all(|dim| *dim == Dim::Known(1))
+    value_type.shape.len() >= 2
+        && value_type.shape[2..]
+            .iter()
+            .all(|dim| *dim == Dim::Known(1))
 }
 
 /// The value itself, or what an ArgMax or TopK in front of it chooses from.
-fn before_choice(graph: &Graph, output: &str, warnings: &mut Vec<String>) -> Result<String, EndsError> {
-    let Some(choice) = last_node(graph, output, &["Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Identity"])
-        .filter(|node| ["ArgMax", "ArgMin", "TopK", "Hardmax"].contains(&node.op_type.as_str()))
-    else {
+fn before_choice(
+    graph: &Graph,
+    output: &str,
+    warnings: &mut Vec<String>,
+) -> Result<String, EndsError> {
+    let Some(choice) = last_node(
+        graph,
+        output,
+        &[
+            "Cast",
+            "Squeeze",
+            "Unsqueeze",
+            "Reshape",
+            "Flatten",
+            "Identity",
+        ],
+    )
+    .filter(|node| ["ArgMax", "ArgMin", "TopK", "Hardmax"].contains(&node.op_type.as_str())) else {
         return Ok(output.to_owned());
     };
     let types = infer(graph)?;
     let refuse = |reason: &str| {
-        let (name, node, op) = (output.to_owned(), choice.label().to_owned(), choice.op_type.clone());
-        Err(EndsError::Chosen { name, node, op, reason: reason.to_owned() })
+        let (name, node, op) = (
+            output.to_owned(),
+            choice.label().to_owned(),
+            choice.op_type.clone(),
+        );
+        Err(EndsError::Chosen {
+            name,
+            node,
+            op,
+            reason: reason.to_owned(),
+        })
     };
     let default_axis = if choice.is("ArgMax") { 0 } else { -1 };
     let (Some(scores), "ArgMax" | "TopK") = (choice.input(0), choice.op_type.as_str()) else {
         return refuse("only ArgMax and TopK over class scores are left out");
     };
-    let Some(scores_type) = types.get(scores).filter(|found| found.element.is_float() && is_vector(found)) else {
+    let Some(scores_type) = types
+        .get(scores)
+        .filter(|found| found.element.is_float() && is_vector(found))
+    else {
         return refuse("what it chooses from is not [batch, classes]");
     };
     let rank = scores_type.shape.len() as i64;
@@ -212,7 +329,12 @@ fn before_choice(graph: &Graph, output: &str, warnings: &mut Vec<String>) -> Res
 /// The node that a value comes from, ops of `passed` left aside.
 fn last_node<'a>(graph: &'a Graph, value: &str, passed: &[&str]) -> Option<&'a Node> {
     let mut value = value;
-    for node in graph.nodes.iter().rev().filter(|node| node.domain.is_empty()) {
+    for node in graph
+        .nodes
+        .iter()
+        .rev()
+        .filter(|node| node.domain.is_empty())
+    {
         if !node.outputs.iter().any(|output| output == value) {
             continue;
         }
@@ -227,18 +349,36 @@ fn last_node<'a>(graph: &'a Graph, value: &str, passed: &[&str]) -> Option<&'a N
 /// What the Sigmoid reads that makes the only score of a row.
 fn binary_logit(graph: &Graph, scores: &ValueInfo) -> Option<String> {
     let (_, rest) = scores.value_type.shape.split_first()?;
-    let passed = ["Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"];
+    let passed = [
+        "Flatten",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Identity",
+        "Dropout",
+        "Cast",
+    ];
     let node = last_node(graph, &scores.name, &passed).filter(|node| node.is("Sigmoid"))?;
-    rest.iter().all(|dim| *dim == Dim::Known(1)).then(|| node.input(0).map(str::to_owned))?
+    rest.iter()
+        .all(|dim| *dim == Dim::Known(1))
+        .then(|| node.input(0).map(str::to_owned))?
 }
 
 /// Sigmoid over `[-z, z]`: the probabilities of both classes, and their scores in front of it.
 fn two_classes(graph: &mut Graph, logit: &str, scores: ValueType) -> ValueInfo {
     let mut names = Names::of(graph);
     let mut value = |role: &str| names.fresh(&format!("{logit}.{role}"));
-    let [shape, column, negative, both, probabilities] =
-        ["column_shape", "positive", "negative", "both", "probabilities"].map(&mut value);
-    graph.initializers.insert(shape.clone(), Literal::vector_i64(&[-1, 1]));
+    let [shape, column, negative, both, probabilities] = [
+        "column_shape",
+        "positive",
+        "negative",
+        "both",
+        "probabilities",
+    ]
+    .map(&mut value);
+    graph
+        .initializers
+        .insert(shape.clone(), Literal::vector_i64(&[-1, 1]));
     graph.nodes.extend([
         Node::new("Reshape", [logit, &shape], [column.as_str()]),
         Node::new("Neg", [column.as_str()], [negative.as_str()]),
@@ -246,6 +386,12 @@ fn two_classes(graph: &mut Graph, logit: &str, scores: ValueType) -> ValueInfo {
         Node::new("Sigmoid", [both.as_str()], [probabilities.as_str()]),
     ]);
     let batch = scores.shape.first().cloned().unwrap_or(Dim::Known(1));
-    let value_type = ValueType { element: scores.element, shape: vec![batch, Dim::Known(2)] };
-    ValueInfo { name: probabilities, value_type }
+    let value_type = ValueType {
+        element: scores.element,
+        shape: vec![batch, Dim::Known(2)],
+    };
+    ValueInfo {
+        name: probabilities,
+        value_type,
+    }
 }

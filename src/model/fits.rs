@@ -1,6 +1,7 @@
-//! Patterns that jobs fitted, for all replicas. In the store of files every version stays as `patterns/<model>/<its hash>/<id>`;
-//! `current` beside them names the one in use, and the one of the model's folder that it replaces: patterns that are put into that folder
-//! later count again. Layers are read from the store where it is a folder, else from a copy below the data folder.
+//! Patterns that jobs fitted, for all replicas. In the store of files every version stays as
+//! `patterns/<model>/<its hash>/<id>`; `current` beside them names the one in use, and the one of
+//! the model's folder that it replaces: patterns that are put into that folder later count again.
+//! Layers are read from the store where it is a folder, else from a copy below the data folder.
 
 use std::{
     fs, io,
@@ -48,34 +49,55 @@ struct Current {
 impl Fits {
     /// `data` is the folder of everything that the server writes.
     pub fn new(files: Files, pool: Pool, data: &Path) -> Self {
-        Self { files, pool, copies: data.join("copies"), changing: Mutex::default() }
+        Self {
+            files,
+            pool,
+            copies: data.join("copies"),
+            changing: Mutex::default(),
+        }
     }
 
-    /// Stores a patterns file of the model `id` and puts it to use: here at once, on other replicas at their next look. Gives its id; the
-    /// same file again changes nothing.
-    pub async fn install(&self, models: &Models, id: &str, file: Bytes) -> Result<String, PatternsError> {
+    /// Stores a patterns file of the model `id` and puts it to use: here at once, on other replicas
+    /// at their next look. Gives its id; the same file again changes nothing.
+    pub async fn install(
+        &self,
+        models: &Models,
+        id: &str,
+        file: Bytes,
+    ) -> Result<String, PatternsError> {
         let _changing = self.changing.lock().await;
         let models = models.get();
-        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("model {id} is not there any more"));
+        let missing = || {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("model {id} is not there any more"),
+            )
+        };
         let model = models.get(id).ok_or_else(missing)?;
         let current = Current {
             id: id_of(&hex(&Sha256::digest(&file))),
             replaces: models.own_patterns(id).map(|own| own.id.clone()),
         };
-        self.files.write(&version(&model, &current.id), file).await?;
+        self.files
+            .write(&version(&model, &current.id), file)
+            .await?;
         let patterns = self.open(&model, &current.id).await?;
-        self.files.write(&current_of(&model), serde_json::json!(current).to_string()).await?;
+        self.files
+            .write(&current_of(&model), serde_json::json!(current).to_string())
+            .await?;
         models.set_patterns(id, Some(patterns));
         Ok(current.id)
     }
 
-    /// Puts to use what other replicas have. A model whose patterns cannot be had keeps those it has.
+    /// Puts to use what other replicas have. A model whose patterns cannot be had keeps those it
+    /// has.
     pub async fn follow(&self, models: &Models) -> Result<(), PatternsError> {
         let _changing = self.changing.lock().await;
         self.bring_up_to_date(&models.get()).await
     }
 
-    /// Puts other models to use, with the patterns that jobs fitted for them as far as they can be had.
+    /// Puts other models to use, with the patterns that jobs fitted for them as far as they can be
+    /// had.
     pub async fn replace(&self, models: &Models, by: Registry) {
         let _changing = self.changing.lock().await;
         if let Err(error) = self.bring_up_to_date(&by).await {
@@ -94,20 +116,32 @@ impl Fits {
             match wanted {
                 Ok(wanted) if id(wanted.as_ref()) == id(model.patterns.as_ref()) => {}
                 Ok(wanted) => {
-                    tracing::info!(model = model.id, patterns = id(wanted.as_ref()), "other patterns are in use");
+                    tracing::info!(
+                        model = model.id,
+                        patterns = id(wanted.as_ref()),
+                        "other patterns are in use"
+                    );
                     models.set_patterns(&model.id, wanted);
                 }
-                Err(error) => tracing::warn!(model = model.id, %error, "fitted patterns cannot be used"),
+                Err(error) => {
+                    tracing::warn!(model = model.id, %error, "fitted patterns cannot be used")
+                }
             }
         }
         Ok(())
     }
 
-    async fn wanted(&self, models: &Registry, model: &Model) -> Result<Option<Patterns>, PatternsError> {
+    async fn wanted(
+        &self,
+        models: &Registry,
+        model: &Model,
+    ) -> Result<Option<Patterns>, PatternsError> {
         let own = models.own_patterns(&model.id);
         let text = self.files.read(&current_of(model)).await?;
         let current: Current =
-            serde_json::from_slice(&text).map_err(|error| PatternsError::Format { reason: error.to_string() })?;
+            serde_json::from_slice(&text).map_err(|error| PatternsError::Format {
+                reason: error.to_string(),
+            })?;
         if current.replaces.as_deref() != id(own) {
             return Ok(own.cloned());
         }
@@ -118,15 +152,27 @@ impl Fits {
     }
 
     /// The model with the patterns of this id, in use or not.
-    pub async fn find(&self, models: &Registry, model: &Arc<Model>, id: &str) -> Result<Arc<Model>, PatternsError> {
-        if model.patterns.as_ref().is_some_and(|patterns| patterns.id == id) {
+    pub async fn find(
+        &self,
+        models: &Registry,
+        model: &Arc<Model>,
+        id: &str,
+    ) -> Result<Arc<Model>, PatternsError> {
+        if model
+            .patterns
+            .as_ref()
+            .is_some_and(|patterns| patterns.id == id)
+        {
             return Ok(model.clone());
         }
         let patterns = match models.own_patterns(&model.id).filter(|own| own.id == id) {
             Some(own) => own.clone(),
             None => self.open(model, id).await?,
         };
-        Ok(Arc::new(Model { patterns: Some(patterns), ..Model::clone(model) }))
+        Ok(Arc::new(Model {
+            patterns: Some(patterns),
+            ..Model::clone(model)
+        }))
     }
 
     async fn open(&self, model: &Model, id: &str) -> Result<Patterns, PatternsError> {
@@ -149,7 +195,9 @@ impl Fits {
 
     /// Brings a version here once. What lies under its name is whole and has its hash.
     async fn copy(&self, stored: &FilePath, id: &str) -> Result<PathBuf, PatternsError> {
-        let path = stored.parts().fold(self.copies.clone(), |below, part| below.join(part.as_ref()));
+        let path = stored
+            .parts()
+            .fold(self.copies.clone(), |below, part| below.join(part.as_ref()));
         if path.is_file() {
             return Ok(path);
         }
@@ -160,7 +208,9 @@ impl Fits {
         };
         let copy = self.pool.run(make).await??;
         match self.files.download(stored, copy.as_file()).await {
-            Err(error) if error.is_missing() => return Err(PatternsError::Lost { id: id.to_owned() }),
+            Err(error) if error.is_missing() => {
+                return Err(PatternsError::Lost { id: id.to_owned() });
+            }
             downloaded => downloaded?,
         }
         let id = id.to_owned();

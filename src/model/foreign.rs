@@ -14,12 +14,36 @@ pub const POINTER: &str = "a Git LFS pointer, not the file itself: run `git lfs 
 const STARTS: &[(usize, &[u8], &str)] = &[
     (0, LFS_POINTER, POINTER),
     (0, b"\x1f\x8b", "a gzip archive: unpack it"),
-    (0, b"PK\x03\x04", "a zip archive, as PyTorch and Keras save models: export the model to ONNX, or unpack it"),
-    (0, b"\x89HDF", "an HDF5 file, as Keras saves models: export the model to ONNX"),
-    (4, b"TFL3", "a TensorFlow Lite model: export the model to ONNX"),
-    (0, b"\x80\x02", "a Python pickle, as old PyTorch saves models: export the model to ONNX"),
-    (4, b"ORTM", "a model in ONNX Runtime's own format: use the .onnx file that it was made of"),
-    (0, b"<", "an HTML or XML page, not a model: the download went wrong"),
+    (
+        0,
+        b"PK\x03\x04",
+        "a zip archive, as PyTorch and Keras save models: export the model to ONNX, or unpack it",
+    ),
+    (
+        0,
+        b"\x89HDF",
+        "an HDF5 file, as Keras saves models: export the model to ONNX",
+    ),
+    (
+        4,
+        b"TFL3",
+        "a TensorFlow Lite model: export the model to ONNX",
+    ),
+    (
+        0,
+        b"\x80\x02",
+        "a Python pickle, as old PyTorch saves models: export the model to ONNX",
+    ),
+    (
+        4,
+        b"ORTM",
+        "a model in ONNX Runtime's own format: use the .onnx file that it was made of",
+    ),
+    (
+        0,
+        b"<",
+        "an HTML or XML page, not a model: the download went wrong",
+    ),
     (0, b"{", "a JSON file, not a model"),
 ];
 
@@ -29,7 +53,9 @@ pub fn what(path: &Path) -> Option<&'static str> {
     if start.is_empty() {
         return Some("empty: copy it again");
     }
-    let found = STARTS.iter().find(|(at, bytes, _)| start.get(*at..).is_some_and(|rest| rest.starts_with(bytes)));
+    let found = STARTS
+        .iter()
+        .find(|(at, bytes, _)| start.get(*at..).is_some_and(|rest| rest.starts_with(bytes)));
     found.map(|(.., what)| *what)
 }
 

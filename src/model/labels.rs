@@ -1,5 +1,6 @@
-//! The names of a model's classes: read from `labels.txt`, and looked up by what clients and data sets write. Names match without regard
-//! to case and Unicode form, and with spaces for underscores; a look-up is one hash, however many classes there are.
+//! The names of a model's classes: read from `labels.txt`, and looked up by what clients and data
+//! sets write. Names match without regard to case and Unicode form, and with spaces for
+//! underscores; a look-up is one hash, however many classes there are.
 
 use std::{borrow::Cow, ops::Deref};
 
@@ -11,7 +12,8 @@ use crate::text::{composed, decode, excerpt};
 pub const MAX_LABEL_BYTES: usize = 1024;
 /// The largest labels file.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
-/// Labels that are told as near to one that is unknown, and the bytes of each text that are compared.
+/// Labels that are told as near to one that is unknown, and the bytes of each text that are
+/// compared.
 const MAX_NEAR: usize = 5;
 const NEAR_BYTES: usize = 64;
 /// Faults of a labels file that are told.
@@ -35,7 +37,11 @@ impl From<Vec<String>> for Labels {
         }
         classes.shift_remove("");
         let numeric = names.iter().any(|name| is_number(name));
-        Self { names, classes, numeric }
+        Self {
+            names,
+            classes,
+            numeric,
+        }
     }
 }
 
@@ -48,11 +54,16 @@ impl Deref for Labels {
 }
 
 impl Labels {
-    /// Reads a labels file: a line for each class, UTF-8 or UTF-16, with any line ends; blank lines at its end do not count.
+    /// Reads a labels file: a line for each class, UTF-8 or UTF-16, with any line ends; blank lines
+    /// at its end do not count.
     pub fn read(bytes: &[u8]) -> Result<Self, Vec<String>> {
         let (text, is_whole) = decode(bytes);
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
-        let mut names: Vec<String> = text.trim_end().split('\n').map(|line| line.trim().to_owned()).collect();
+        let mut names: Vec<String> = text
+            .trim_end()
+            .split('\n')
+            .map(|line| line.trim().to_owned())
+            .collect();
         if names == [""] {
             names.clear();
         }
@@ -60,11 +71,22 @@ impl Labels {
         if !is_whole {
             faults.push("is neither UTF-8 nor UTF-16: save it as UTF-8".to_owned());
         }
-        let long = names.iter().enumerate().filter(|(_, name)| name.len() > MAX_LABEL_BYTES);
+        let long = names
+            .iter()
+            .enumerate()
+            .filter(|(_, name)| name.len() > MAX_LABEL_BYTES);
         faults.extend(long.take(MAX_FAULTS).map(|(line, name)| {
-            format!("line {} is longer than {MAX_LABEL_BYTES} bytes: {}", line + 1, excerpt(name))
+            format!(
+                "line {} is longer than {MAX_LABEL_BYTES} bytes: {}",
+                line + 1,
+                excerpt(name)
+            )
         }));
-        if faults.is_empty() { Ok(names.into()) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(names.into())
+        } else {
+            Err(faults)
+        }
     }
 
     /// The classes of this name: several where the file names some alike.
@@ -86,12 +108,18 @@ impl Labels {
             .map(|(label, classes)| {
                 let label = start(label);
                 let is_part = !wanted.is_empty() && label.contains(wanted);
-                (f64::from(u8::from(is_part)) + likeness(label, wanted), classes[0])
+                (
+                    f64::from(u8::from(is_part)) + likeness(label, wanted),
+                    classes[0],
+                )
             })
             .filter(|(likeness, _)| *likeness > 0.8)
             .collect();
         near.sort_by(|a, b| b.0.total_cmp(&a.0));
-        near.iter().take(MAX_NEAR).map(|(_, class)| excerpt(&self.names[*class])).collect()
+        near.iter()
+            .take(MAX_NEAR)
+            .map(|(_, class)| excerpt(&self.names[*class]))
+            .collect()
     }
 }
 
@@ -151,7 +179,10 @@ impl Classes<'_> {
     /// The class of this index.
     pub fn index(&self, index: usize) -> Result<usize, LabelError> {
         match self.count {
-            Some(count) if index >= count => Err(LabelError::Range { index: index.to_string(), count }),
+            Some(count) if index >= count => Err(LabelError::Range {
+                index: index.to_string(),
+                count,
+            }),
             _ => Ok(index),
         }
     }
@@ -160,9 +191,14 @@ impl Classes<'_> {
     pub fn index_of(&self, text: &str) -> Result<usize, LabelError> {
         let index = || text.to_owned();
         match (text.parse::<usize>(), self.count) {
-            _ if !is_number(text) => Err(LabelError::NotIndex { text: text.to_owned() }),
+            _ if !is_number(text) => Err(LabelError::NotIndex {
+                text: text.to_owned(),
+            }),
             (Ok(index), _) => self.index(index),
-            (Err(_), Some(count)) => Err(LabelError::Range { index: index(), count }),
+            (Err(_), Some(count)) => Err(LabelError::Range {
+                index: index(),
+                count,
+            }),
             (Err(_), None) => Err(LabelError::TooLarge { index: index() }),
         }
     }
@@ -171,9 +207,16 @@ impl Classes<'_> {
     pub fn label(&self, name: &str) -> Result<usize, LabelError> {
         match *self.labels.called(name) {
             [class] => Ok(class),
-            [] if self.labels.is_empty() => Err(LabelError::Unlabelled { name: name.to_owned() }),
-            [] => Err(LabelError::Unknown { name: name.to_owned() }),
-            ref classes => Err(LabelError::Several { name: name.to_owned(), classes: classes.to_vec() }),
+            [] if self.labels.is_empty() => Err(LabelError::Unlabelled {
+                name: name.to_owned(),
+            }),
+            [] => Err(LabelError::Unknown {
+                name: name.to_owned(),
+            }),
+            ref classes => Err(LabelError::Several {
+                name: name.to_owned(),
+                classes: classes.to_vec(),
+            }),
         }
     }
 
@@ -185,14 +228,22 @@ impl Classes<'_> {
         match (self.labels.called(text), self.index_of(text)) {
             ([], index) => index,
             ([label], Ok(index)) if *label == index => Ok(index),
-            ([label, ..], Ok(_)) => Err(LabelError::LabelOrIndex { digits: text.to_owned(), class: *label }),
+            ([label, ..], Ok(_)) => Err(LabelError::LabelOrIndex {
+                digits: text.to_owned(),
+                class: *label,
+            }),
             (_, Err(_)) => self.label(text),
         }
     }
 
-    /// The class that a name in a data set means. Digits are an index where no label consists of digits.
+    /// The class that a name in a data set means. Digits are an index where no label consists of
+    /// digits.
     pub fn named(&self, name: &str) -> Result<usize, LabelError> {
-        if is_number(name) && !self.labels.numeric { self.index_of(name) } else { self.label(name) }
+        if is_number(name) && !self.labels.numeric {
+            self.index_of(name)
+        } else {
+            self.label(name)
+        }
     }
 
     /// The label of a class, or its index where it has none; cut.
@@ -205,9 +256,15 @@ impl Classes<'_> {
 
     /// The error, and the labels that may have been meant: this compares the name with every label.
     pub fn explain(&self, error: &LabelError) -> String {
-        let LabelError::Unknown { name } = error else { return error.to_string() };
+        let LabelError::Unknown { name } = error else {
+            return error.to_string();
+        };
         let near = self.labels.near(name);
-        if near.is_empty() { error.to_string() } else { format!("{error}; near: {}", near.join(", ")) }
+        if near.is_empty() {
+            error.to_string()
+        } else {
+            format!("{error}; near: {}", near.join(", "))
+        }
     }
 }
 
@@ -218,13 +275,19 @@ mod tests {
     use super::*;
 
     fn labels(names: &[&str]) -> Labels {
-        names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>().into()
+        names
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>()
+            .into()
     }
 
     #[test]
     fn a_labels_file_is_read_in_every_encoding_and_with_every_line_end() {
         let expected = ["café", "", "Egyptian cat"];
-        let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+        let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| {
+            text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>()
+        };
         for end in ["\n", "\r\n", "\r"] {
             let text = ["café ", "", "\tEgyptian cat", " ", "", ""].join(end);
             let marked = format!("\u{feff}{text}");
@@ -240,66 +303,143 @@ mod tests {
             }
         }
         for blank in ["", "\n", "\u{feff}", " \r\n\r\n"] {
-            assert!(Labels::read(blank.as_bytes()).unwrap().is_empty(), "{blank:?}");
+            assert!(
+                Labels::read(blank.as_bytes()).unwrap().is_empty(),
+                "{blank:?}"
+            );
         }
     }
 
     #[test]
     fn a_labels_file_of_another_encoding_or_with_endless_lines_is_refused_in_few_words() {
         let faults = Labels::read(b"caf\xe9\ncat\n").unwrap_err();
-        assert!(faults.len() == 1 && faults[0].contains("UTF-8"), "{faults:?}");
+        assert!(
+            faults.len() == 1 && faults[0].contains("UTF-8"),
+            "{faults:?}"
+        );
         let long = vec!["x".repeat(MAX_LABEL_BYTES + 1); 1000].join("\n");
         let faults = Labels::read(long.as_bytes()).unwrap_err();
-        assert!(faults.len() == MAX_FAULTS && faults[1].starts_with("line 2 "), "{faults:?}");
+        assert!(
+            faults.len() == MAX_FAULTS && faults[1].starts_with("line 2 "),
+            "{faults:?}"
+        );
         assert!(faults.iter().all(|fault| fault.len() < 300));
-        assert_eq!(Labels::read("x".repeat(MAX_LABEL_BYTES).as_bytes()).unwrap().len(), 1);
+        assert_eq!(
+            Labels::read("x".repeat(MAX_LABEL_BYTES).as_bytes())
+                .unwrap()
+                .len(),
+            1
+        );
     }
 
     #[test]
     fn names_match_without_case_spaces_and_unicode_form() {
         let labels = labels(&["Café noir", "tabby", "crane", "crane"]);
-        let classes = Classes { labels: &labels, count: Some(4) };
+        let classes = Classes {
+            labels: &labels,
+            count: Some(4),
+        };
         for name in ["CAFÉ_NOIR", "cafe\u{301} noir", " café noir "] {
             assert_eq!(classes.label(name), Ok(0), "{name}");
         }
         let error = classes.label("Crane").unwrap_err();
-        assert_eq!(error, LabelError::Several { name: "Crane".into(), classes: vec![2, 3] });
+        assert_eq!(
+            error,
+            LabelError::Several {
+                name: "Crane".into(),
+                classes: vec![2, 3]
+            }
+        );
         assert_eq!(classes.named("Crane"), Err(error));
         let alike = vec![String::from("x"); 1000].into();
-        let many = Classes { labels: &alike, count: None }.label("x").unwrap_err().to_string();
+        let many = Classes {
+            labels: &alike,
+            count: None,
+        }
+        .label("x")
+        .unwrap_err()
+        .to_string();
         assert!(many.contains("and 980 more") && many.len() < 300, "{many}");
     }
 
     #[test]
     fn digits_are_a_label_before_they_are_an_index_and_never_both_in_silence() {
         let numeric = labels(&["0", "1", "10", "2"]);
-        let classes = Classes { labels: &numeric, count: Some(4) };
+        let classes = Classes {
+            labels: &numeric,
+            count: Some(4),
+        };
         assert_eq!((classes.named("10"), classes.named("2")), (Ok(2), Ok(3)));
-        assert_eq!(classes.named("3"), Err(LabelError::Unknown { name: "3".into() }));
-        assert_eq!((classes.label_or_index("1"), classes.label_or_index("10")), (Ok(1), Ok(2)));
-        assert_eq!(classes.label_or_index("3"), Ok(3), "no label is called that");
-        assert_eq!(classes.label_or_index("2"), Err(LabelError::LabelOrIndex { digits: "2".into(), class: 3 }));
+        assert_eq!(
+            classes.named("3"),
+            Err(LabelError::Unknown { name: "3".into() })
+        );
+        assert_eq!(
+            (classes.label_or_index("1"), classes.label_or_index("10")),
+            (Ok(1), Ok(2))
+        );
+        assert_eq!(
+            classes.label_or_index("3"),
+            Ok(3),
+            "no label is called that"
+        );
+        assert_eq!(
+            classes.label_or_index("2"),
+            Err(LabelError::LabelOrIndex {
+                digits: "2".into(),
+                class: 3
+            })
+        );
         let words = labels(&["cat", "dog"]);
-        let classes = Classes { labels: &words, count: Some(2) };
-        assert_eq!((classes.named("1"), classes.label_or_index("1")), (Ok(1), Ok(1)));
-        assert_eq!(classes.named("2"), Err(LabelError::Range { index: "2".into(), count: 2 }));
+        let classes = Classes {
+            labels: &words,
+            count: Some(2),
+        };
+        assert_eq!(
+            (classes.named("1"), classes.label_or_index("1")),
+            (Ok(1), Ok(1))
+        );
+        assert_eq!(
+            classes.named("2"),
+            Err(LabelError::Range {
+                index: "2".into(),
+                count: 2
+            })
+        );
         let none = Labels::default();
-        let classes = Classes { labels: &none, count: None };
+        let classes = Classes {
+            labels: &none,
+            count: None,
+        };
         assert_eq!(classes.named("7"), Ok(7));
-        assert_eq!(classes.named("cat"), Err(LabelError::Unlabelled { name: "cat".into() }));
-        assert!(matches!(classes.index_of(&"9".repeat(30)), Err(LabelError::TooLarge { .. })));
+        assert_eq!(
+            classes.named("cat"),
+            Err(LabelError::Unlabelled { name: "cat".into() })
+        );
+        assert!(matches!(
+            classes.index_of(&"9".repeat(30)),
+            Err(LabelError::TooLarge { .. })
+        ));
     }
 
     #[test]
     fn near_labels_cost_one_short_comparison_for_each_label() {
-        let names: Vec<String> = (0..1000).map(|class| format!("{class} {}", "long ".repeat(150))).collect();
+        let names: Vec<String> = (0..1000)
+            .map(|class| format!("{class} {}", "long ".repeat(150)))
+            .collect();
         let (labels, compared, longest) = (Labels::from(names), Cell::new(0), Cell::new(0));
         let near = labels.near_by(&"-".repeat(100_000), |label, wanted| {
             compared.set(compared.get() + 1);
             longest.set(longest.get().max(label.len()).max(wanted.len()));
             1.0
         });
-        assert_eq!((compared.get(), longest.get(), near.len()), (1000, NEAR_BYTES, MAX_NEAR));
-        assert!(near.iter().all(|label| label.len() <= crate::text::EXCERPT_BYTES + '…'.len_utf8()));
+        assert_eq!(
+            (compared.get(), longest.get(), near.len()),
+            (1000, NEAR_BYTES, MAX_NEAR)
+        );
+        assert!(
+            near.iter()
+                .all(|label| label.len() <= crate::text::EXCERPT_BYTES + '…'.len_utf8())
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! `model.toml`: how pixels become the model's input, and what its output means. Absent fields are inferred from the graph.
+//! `model.toml`: how pixels become the model's input, and what its output means. Absent fields are
+//! inferred from the graph.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,8 @@ pub struct Manifest {
 pub struct Input {
     /// Name of the graph input.
     pub name: String,
-    /// Shape of one sample, as the graph has it: `[3, 224, 224]` for NCHW, `[2]` for a net over two numbers.
+    /// Shape of one sample, as the graph has it: `[3, 224, 224]` for NCHW, `[2]` for a net over two
+    /// numbers.
     pub shape: Vec<usize>,
     /// How pixels become that tensor; `None` for nets that take ready tensors only.
     pub preprocess: Option<Preprocess>,
@@ -65,7 +67,8 @@ pub enum Channels {
 pub enum Resize {
     /// Both sides to the input's, ignoring the aspect ratio.
     Stretch,
-    /// The short side to this many pixels, then a centre crop of the input's size: what most ImageNet classifiers expect.
+    /// The short side to this many pixels, then a centre crop of the input's size: what most
+    /// ImageNet classifiers expect.
     ShortSide(u32),
     /// The whole image inside the input, centred, the rest filled with the mean.
     Pad,

@@ -1,8 +1,10 @@
-//! `model.toml` as text -> [`Manifest`]: what the file leaves out is inferred from the graph, and every fault is told with what is allowed.
+//! `model.toml` as text -> [`Manifest`]: what the file leaves out is inferred from the graph, and
+//! every fault is told with what is allowed.
 //!
-//! Left out, a rank-4 input with 1 or 3 channels is an image: ImageNet's mean and std on pixels / 255, the short side resized to
-//! 256/224 of the input, centre crop; a symbolic side is 224; pixels of an integer input stay 0 to 255. The head is `probabilities`,
-//! `logits` when there is one output.
+//! Left out, a rank-4 input with 1 or 3 channels is an image: ImageNet's mean and std on pixels /
+//! 255, the short side resized to 256/224 of the input, centre crop; a symbolic side is 224; pixels
+//! of an integer input stay 0 to 255. The head is `probabilities`, `logits` when there is one
+//! output.
 
 use serde::Deserialize;
 use toml::Table;
@@ -66,7 +68,8 @@ impl Draft {
     }
 }
 
-/// What the file says of `graph`; `text` is empty when there is none. The sizes that it fixes are written into the graph's input.
+/// What the file says of `graph`; `text` is empty when there is none. The sizes that it fixes are
+/// written into the graph's input.
 pub fn read(text: &str, graph: &mut Graph) -> Result<Draft, Vec<Fault>> {
     let draft = read_draft(text, graph)?;
     fix_sizes(graph, &draft.input);
@@ -87,30 +90,62 @@ fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Vec<Fault>> {
         "\"all\", \"inner\", \"except_first\", \"except_last\", { named = [nodes] }",
         |_| true,
     );
-    let outputs = graph.outputs.iter().map(|output| output.name.as_str()).collect::<Vec<_>>().join(", ");
-    let output = fields.take::<String>("output", &outputs, |name| graph.outputs.iter().any(|o| o.name == *name));
+    let outputs = graph
+        .outputs
+        .iter()
+        .map(|output| output.name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
+    let output = fields.take::<String>("output", &outputs, |name| {
+        graph.outputs.iter().any(|o| o.name == *name)
+    });
     let layer = fields.take("layer", "the name of a value of the graph", |_| true);
     let input = fields.table("input").unwrap_or(&empty);
     fields.finish();
     match read_input(Fields::new(input, "input", &mut faults), graph) {
         Some(resolved) if faults.is_empty() => {
             let assumed = assumed(&resolved, input, graph);
-            Ok(Draft { input: resolved, assumed, head, pattern_layers, output, layer })
+            Ok(Draft {
+                input: resolved,
+                assumed,
+                head,
+                pattern_layers,
+                output,
+                layer,
+            })
         }
         _ => Err(faults),
     }
 }
 
 fn default_head(graph: &Graph) -> Head {
-    let one_class = |output: &ValueInfo| output.value_type.shape.iter().skip(1).all(|dim| *dim == Dim::Known(1));
-    if graph.outputs.first().is_some_and(one_class) { Head::Logits } else { Head::Probabilities }
+    let one_class = |output: &ValueInfo| {
+        output
+            .value_type
+            .shape
+            .iter()
+            .skip(1)
+            .all(|dim| *dim == Dim::Known(1))
+    };
+    if graph.outputs.first().is_some_and(one_class) {
+        Head::Logits
+    } else {
+        Head::Probabilities
+    }
 }
 
-/// What of the preprocessing of images is not in the table `input`, and what `resolved` has in its place.
+/// What of the preprocessing of images is not in the table `input`, and what `resolved` has in its
+/// place.
 fn assumed(resolved: &Input, input: &Table, graph: &Graph) -> Option<String> {
     let rule = resolved.preprocess.as_ref()?;
-    let absent: Vec<&str> = ["mean", "std", "resize"].into_iter().filter(|key| !input.contains_key(*key)).collect();
-    let is_integer = graph.inputs.iter().any(|info| info.name == resolved.name && !info.value_type.element.is_float());
+    let absent: Vec<&str> = ["mean", "std", "resize"]
+        .into_iter()
+        .filter(|key| !input.contains_key(*key))
+        .collect();
+    let is_integer = graph
+        .inputs
+        .iter()
+        .any(|info| info.name == resolved.name && !info.value_type.element.is_float());
     let is_plain = is_integer || rule.channels == Channels::Gray;
     let values = match (is_plain, absent.contains(&"mean"), absent.contains(&"std")) {
         (_, false, false) => None,
@@ -126,8 +161,18 @@ fn assumed(resolved: &Input, input: &Table, graph: &Graph) -> Option<String> {
         Resize::Stretch => format!("stretching to {} x {}", rule.width, rule.height),
         Resize::Pad => "padding".to_owned(),
     });
-    let instead: Vec<String> = values.map(str::to_owned).into_iter().chain(resize).collect();
-    let said = || format!("model.toml does not give {}: assumed {}", absent.join(", "), instead.join(", and "));
+    let instead: Vec<String> = values
+        .map(str::to_owned)
+        .into_iter()
+        .chain(resize)
+        .collect();
+    let said = || {
+        format!(
+            "model.toml does not give {}: assumed {}",
+            absent.join(", "),
+            instead.join(", and ")
+        )
+    };
     (!absent.is_empty()).then(said)
 }
 
@@ -141,25 +186,46 @@ fn fix_sizes(graph: &mut Graph, input: &Input) {
 }
 
 fn read_input(mut fields: Fields<'_, '_>, graph: &Graph) -> Option<Input> {
-    let inputs = graph.inputs.iter().filter(|input| !graph.initializers.contains_key(&input.name)).collect::<Vec<_>>();
-    let names = inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>().join(", ");
-    let named = fields.take::<String>("name", &names, |name| inputs.iter().any(|input| input.name == *name));
+    let inputs = graph
+        .inputs
+        .iter()
+        .filter(|input| !graph.initializers.contains_key(&input.name))
+        .collect::<Vec<_>>();
+    let names = inputs
+        .iter()
+        .map(|input| input.name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
+    let named = fields.take::<String>("name", &names, |name| {
+        inputs.iter().any(|input| input.name == *name)
+    });
     let info = match (&named, inputs.as_slice()) {
         (Some(name), _) => inputs.iter().find(|input| input.name == *name).copied(),
         (None, [only]) => Some(*only),
         (None, _) => {
-            fields.fault("name", format!("the graph has {} inputs", inputs.len()), names);
+            fields.fault(
+                "name",
+                format!("the graph has {} inputs", inputs.len()),
+                names,
+            );
             None
         }
     };
     let layout = fields.take::<Layout>("layout", "\"nchw\", \"nhwc\"", |_| true);
-    let size = fields.take::<Each<usize>>("size", "a side, or [height, width], each 1 to 16384", |size| {
-        let sides = size.as_slice();
-        (1..=2).contains(&sides.len()) && sides.iter().all(|side| (1..=LARGEST_SIDE).contains(side))
-    });
-    let shape = fields.take::<Vec<usize>>("shape", "one number from 1 for every dimension but the batch", |shape| {
-        shape.iter().all(|size| *size > 0)
-    });
+    let size = fields.take::<Each<usize>>(
+        "size",
+        "a side, or [height, width], each 1 to 16384",
+        |size| {
+            let sides = size.as_slice();
+            (1..=2).contains(&sides.len())
+                && sides.iter().all(|side| (1..=LARGEST_SIDE).contains(side))
+        },
+    );
+    let shape = fields.take::<Vec<usize>>(
+        "shape",
+        "one number from 1 for every dimension but the batch",
+        |shape| shape.iter().all(|size| *size > 0),
+    );
     let pixels = Pixels::take(&mut fields);
     let input = info.and_then(|info| resolve(&mut fields, info, layout, size, shape, pixels));
     fields.finish();
@@ -196,8 +262,20 @@ impl Pixels {
     }
 
     fn any(&self) -> bool {
-        let Self { channels, scale, mean, std, resize, filter } = self;
-        let given = [channels.is_some(), scale.is_some(), mean.is_some(), std.is_some()];
+        let Self {
+            channels,
+            scale,
+            mean,
+            std,
+            resize,
+            filter,
+        } = self;
+        let given = [
+            channels.is_some(),
+            scale.is_some(),
+            mean.is_some(),
+            std.is_some(),
+        ];
         given.contains(&true) || resize.is_some() || filter.is_some()
     }
 
@@ -209,16 +287,30 @@ impl Pixels {
         sides: [usize; 2],
         element: Element,
     ) -> Preprocess {
-        let channels = self.channels.unwrap_or(if channel_count == 1 { Channels::Gray } else { Channels::Rgb });
+        let channels = self.channels.unwrap_or(if channel_count == 1 {
+            Channels::Gray
+        } else {
+            Channels::Rgb
+        });
         if (channels == Channels::Gray) != (channel_count == 1) {
-            let allowed = if channel_count == 1 { "\"gray\"" } else { "\"rgb\", \"bgr\"" };
-            fields.fault("channels", format!("the graph's input has {channel_count} channel(s)"), allowed);
+            let allowed = if channel_count == 1 {
+                "\"gray\""
+            } else {
+                "\"rgb\", \"bgr\""
+            };
+            fields.fault(
+                "channels",
+                format!("the graph's input has {channel_count} channel(s)"),
+                allowed,
+            );
         }
         let as_they_are = !element.is_float();
         let [mean, std] = match channels {
             _ if as_they_are => [vec![0.0; channel_count], vec![1.0; channel_count]],
             Channels::Rgb => [IMAGENET_MEAN.to_vec(), IMAGENET_STD.to_vec()],
-            Channels::Bgr => [IMAGENET_MEAN, IMAGENET_STD].map(|values| values.into_iter().rev().collect()),
+            Channels::Bgr => {
+                [IMAGENET_MEAN, IMAGENET_STD].map(|values| values.into_iter().rev().collect())
+            }
             Channels::Gray => [vec![0.0], vec![1.0]],
         };
         let mut per_channel = |key, given: Option<Each<f32>>, default: Vec<f32>| match given {
@@ -227,7 +319,11 @@ impl Pixels {
             Some(Each::List(list)) => {
                 if list.len() != channel_count {
                     let allowed = format!("a number, or a list of {channel_count}");
-                    fields.fault(key, format!("{} numbers for {channel_count} channel(s)", list.len()), allowed);
+                    fields.fault(
+                        key,
+                        format!("{} numbers for {channel_count} channel(s)", list.len()),
+                        allowed,
+                    );
                 }
                 list
             }
@@ -243,20 +339,39 @@ impl Pixels {
             height: height as u32,
             layout,
             channels,
-            scale: self.scale.unwrap_or(if as_they_are { 1.0 } else { 1.0 / 255.0 }),
+            scale: self
+                .scale
+                .unwrap_or(if as_they_are { 1.0 } else { 1.0 / 255.0 }),
             mean: per_channel("mean", self.mean, mean),
             std: per_channel("std", self.std, std),
             resize: self.resize.unwrap_or(default_resize),
             filter: self.filter.unwrap_or(Filter::Bilinear),
         };
-        let unsigned = [Element::Uint8, Element::Uint16, Element::Uint32, Element::Uint64].contains(&element);
-        let most = if element == Element::Uint8 { 255.0 } else { f32::INFINITY };
+        let unsigned = [
+            Element::Uint8,
+            Element::Uint16,
+            Element::Uint32,
+            Element::Uint64,
+        ]
+        .contains(&element);
+        let most = if element == Element::Uint8 {
+            255.0
+        } else {
+            f32::INFINITY
+        };
         let range = pixel_range(&rule);
-        if let Some((black, white)) =
-            range.into_iter().find(|&(black, white)| unsigned && (black.min(white) < 0.0 || black.max(white) > most))
+        if let Some((black, white)) = range
+            .into_iter()
+            .find(|&(black, white)| unsigned && (black.min(white) < 0.0 || black.max(white) > most))
         {
-            let problem = format!("the graph's input is {element}, and these make {black} to {white} of pixels");
-            fields.fault("mean", problem, "leave out mean, std and scale: pixels stay 0 to 255");
+            let problem = format!(
+                "the graph's input is {element}, and these make {black} to {white} of pixels"
+            );
+            fields.fault(
+                "mean",
+                problem,
+                "leave out mean, std and scale: pixels stay 0 to 255",
+            );
         }
         rule
     }
@@ -280,9 +395,16 @@ fn resolve(
     };
     if let Some(shape) = &shape {
         let fits = shape.len() == dims.len()
-            && dims.iter().zip(shape).all(|(dim, size)| dim.known().is_none_or(|known| known == *size));
+            && dims
+                .iter()
+                .zip(shape)
+                .all(|(dim, size)| dim.known().is_none_or(|known| known == *size));
         if !fits {
-            fields.fault("shape", format!("{shape:?} does not fit the graph's input"), show(dims));
+            fields.fault(
+                "shape",
+                format!("{shape:?} does not fit the graph's input"),
+                show(dims),
+            );
             return None;
         }
     }
@@ -297,8 +419,18 @@ fn resolve(
                 Layout::Nchw => vec![channel_count, sides[0], sides[1]],
                 Layout::Nhwc => vec![sides[0], sides[1], channel_count],
             };
-            let preprocess = Some(pixels.resolve(fields, layout, channel_count, sides, info.value_type.element));
-            Some(Input { name: info.name.clone(), shape, preprocess })
+            let preprocess = Some(pixels.resolve(
+                fields,
+                layout,
+                channel_count,
+                sides,
+                info.value_type.element,
+            ));
+            Some(Input {
+                name: info.name.clone(),
+                shape,
+                preprocess,
+            })
         }
         None => {
             if pixels.any() || layout.is_some() || size.is_some() {
@@ -317,7 +449,11 @@ fn resolve(
                     "shape = [sizes]",
                 );
             }
-            Some(Input { name: info.name.clone(), shape: known?, preprocess: None })
+            Some(Input {
+                name: info.name.clone(),
+                shape: known?,
+                preprocess: None,
+            })
         }
     }
 }
@@ -335,12 +471,21 @@ fn image_axes(dims: &[Dim], layout: Option<Layout>) -> Option<(Layout, usize, [u
     }
 }
 
-fn resolve_sides(fields: &mut Fields<'_, '_>, dims: [&Dim; 2], size: Option<Each<usize>>) -> Option<[usize; 2]> {
+fn resolve_sides(
+    fields: &mut Fields<'_, '_>,
+    dims: [&Dim; 2],
+    size: Option<Each<usize>>,
+) -> Option<[usize; 2]> {
     let given = size.map(|size| match size.as_slice() {
         [height, width] => [*height, *width],
         sides => [sides.first().copied().unwrap_or(SYMBOLIC_SIDE); 2],
     });
-    let sides = [0, 1].map(|at| dims[at].known().or(given.map(|given| given[at])).unwrap_or(SYMBOLIC_SIDE));
+    let sides = [0, 1].map(|at| {
+        dims[at]
+            .known()
+            .or(given.map(|given| given[at]))
+            .unwrap_or(SYMBOLIC_SIDE)
+    });
     if let Some(given) = given.filter(|given| *given != sides) {
         fields.fault(
             "size",
@@ -377,7 +522,10 @@ mod tests {
             ir_version: 8,
             opset_imports: Default::default(),
             inputs: vec![value("pixels", dims)],
-            outputs: vec![value("scores", vec![Dim::Symbol("N".into()), Dim::Known(classes)])],
+            outputs: vec![value(
+                "scores",
+                vec![Dim::Symbol("N".into()), Dim::Known(classes)],
+            )],
             initializers: Default::default(),
             nodes: vec![],
             metadata: Default::default(),
@@ -396,10 +544,19 @@ mod tests {
     fn without_a_file_all_is_inferred_from_the_graph() {
         let manifest = read("", &graph(&known([3, 224, 224]), 1000)).unwrap();
         let preprocess = manifest.input.preprocess.unwrap();
-        assert_eq!((manifest.input.name.as_str(), manifest.input.shape), ("pixels", vec![3, 224, 224]));
-        assert_eq!((preprocess.layout, preprocess.channels), (Layout::Nchw, Channels::Rgb));
+        assert_eq!(
+            (manifest.input.name.as_str(), manifest.input.shape),
+            ("pixels", vec![3, 224, 224])
+        );
+        assert_eq!(
+            (preprocess.layout, preprocess.channels),
+            (Layout::Nchw, Channels::Rgb)
+        );
         assert_eq!(preprocess.resize, Resize::ShortSide(256));
-        assert_eq!((manifest.head, manifest.pattern_layers), (Head::Probabilities, PatternLayers::All));
+        assert_eq!(
+            (manifest.head, manifest.pattern_layers),
+            (Head::Probabilities, PatternLayers::All)
+        );
         let assumed = "model.toml does not give mean, std, resize: assumed ImageNet's mean and std, and a short side of 256 with a \
                        centre crop";
         assert_eq!(manifest.assumed.as_deref(), Some(assumed));
@@ -409,11 +566,21 @@ mod tests {
     fn only_what_the_file_leaves_out_is_assumed() {
         let assumed = |text: &str, sizes| read(text, &graph(&known(sizes), 9)).unwrap().assumed;
         let photo = [3, 224, 224];
-        assert_eq!(assumed("[input]\nmean = 0.5\nstd = 0.5\nresize = 'pad'", photo), None);
+        assert_eq!(
+            assumed("[input]\nmean = 0.5\nstd = 0.5\nresize = 'pad'", photo),
+            None
+        );
         let std = "model.toml does not give std: assumed ImageNet's std";
-        assert_eq!(assumed("[input]\nmean = 0.5\nresize = 'pad'", photo).as_deref(), Some(std));
-        let resize = "model.toml does not give resize: assumed a short side of 256 with a centre crop";
-        assert_eq!(assumed("[input]\nmean = 0.5\nstd = 1", photo).as_deref(), Some(resize));
+        assert_eq!(
+            assumed("[input]\nmean = 0.5\nresize = 'pad'", photo).as_deref(),
+            Some(std)
+        );
+        let resize =
+            "model.toml does not give resize: assumed a short side of 256 with a centre crop";
+        assert_eq!(
+            assumed("[input]\nmean = 0.5\nstd = 1", photo).as_deref(),
+            Some(resize)
+        );
         let grey = "model.toml does not give mean, std, resize: assumed mean 0 and std 1, and stretching to 128 x 96";
         assert_eq!(assumed("", [1, 96, 128]).as_deref(), Some(grey));
         assert_eq!(read("", &graph(&[Dim::Known(2)], 1)).unwrap().assumed, None);
@@ -423,14 +590,24 @@ mod tests {
     fn channels_at_the_end_are_nhwc_and_one_output_means_logits() {
         let manifest = read("", &graph(&known([96, 128, 1]), 1)).unwrap();
         let preprocess = manifest.input.preprocess.unwrap();
-        assert_eq!((preprocess.layout, preprocess.channels), (Layout::Nhwc, Channels::Gray));
-        assert_eq!((preprocess.height, preprocess.width, preprocess.resize), (96, 128, Resize::Stretch));
+        assert_eq!(
+            (preprocess.layout, preprocess.channels),
+            (Layout::Nhwc, Channels::Gray)
+        );
+        assert_eq!(
+            (preprocess.height, preprocess.width, preprocess.resize),
+            (96, 128, Resize::Stretch)
+        );
         assert_eq!(manifest.head, Head::Logits);
     }
 
     #[test]
     fn symbolic_sides_come_from_the_manifest_or_are_224_and_are_written_into_the_graph() {
-        let dims = [Dim::Known(3), Dim::Symbol("h".into()), Dim::Symbol("w".into())];
+        let dims = [
+            Dim::Known(3),
+            Dim::Symbol("h".into()),
+            Dim::Symbol("w".into()),
+        ];
         let mut graph = graph(&dims, 10);
         assert_eq!(read("", &graph).unwrap().input.shape, [3, 224, 224]);
         super::read("[input]\nsize = [32, 48]", &mut graph).unwrap();
@@ -442,31 +619,69 @@ mod tests {
         let mut graph = graph(&known([3, 8, 8]), 10);
         graph.inputs[0].value_type.element = Element::Uint8;
         let preprocess = read("", &graph).unwrap().input.preprocess.unwrap();
-        assert_eq!((preprocess.scale, preprocess.mean, preprocess.std), (1.0, vec![0.0; 3], vec![1.0; 3]));
-        let preprocess = read("[input]\nscale = 0.5", &graph).unwrap().input.preprocess.unwrap();
+        assert_eq!(
+            (preprocess.scale, preprocess.mean, preprocess.std),
+            (1.0, vec![0.0; 3], vec![1.0; 3])
+        );
+        let preprocess = read("[input]\nscale = 0.5", &graph)
+            .unwrap()
+            .input
+            .preprocess
+            .unwrap();
         assert_eq!(preprocess.scale, 0.5);
-        for text in ["scale = 2.0", "mean = [0.485, 0.456, 0.406]\nstd = [0.229, 0.224, 0.225]", "mean = 127.5"] {
+        for text in [
+            "scale = 2.0",
+            "mean = [0.485, 0.456, 0.406]\nstd = [0.229, 0.224, 0.225]",
+            "mean = 127.5",
+        ] {
             let faults = read(&format!("[input]\n{text}"), &graph).unwrap_err();
-            assert!(faults[0].to_string().contains("the graph's input is uint8"), "{text}: {}", faults[0]);
+            assert!(
+                faults[0].to_string().contains("the graph's input is uint8"),
+                "{text}: {}",
+                faults[0]
+            );
         }
     }
 
     #[test]
     fn a_net_over_two_numbers_takes_tensors_only() {
         let manifest = read("", &graph(&[Dim::Known(2)], 1)).unwrap();
-        assert_eq!((manifest.input.shape, manifest.input.preprocess), (vec![2], None));
+        assert_eq!(
+            (manifest.input.shape, manifest.input.preprocess),
+            (vec![2], None)
+        );
     }
 
     #[test]
     fn every_fault_of_a_manifest_is_told_at_once() {
         let text = "head = 'softmax'\nlabel = 1\n[input]\nname = 'x'\nfilter = 'cubic'\nstd = [0, 1, 1]\nmean = [1, 2]\nsize = 128";
         let faults = read(text, &graph(&known([3, 224, 224]), 10)).unwrap_err();
-        let paths = faults.iter().map(|fault| fault.path.as_str()).collect::<Vec<_>>();
-        assert_eq!(paths, ["head", "label", "input.name", "input.std", "input.filter", "input.size"]);
-        assert_eq!(faults[2].allowed, "pixels");
-        let faults = read("[input]\nmean = [1, 2]\nchannels = 'gray'", &graph(&known([3, 8, 8]), 10)).unwrap_err();
+        let paths = faults
+            .iter()
+            .map(|fault| fault.path.as_str())
+            .collect::<Vec<_>>();
         assert_eq!(
-            faults.iter().map(|fault| fault.path.as_str()).collect::<Vec<_>>(),
+            paths,
+            [
+                "head",
+                "label",
+                "input.name",
+                "input.std",
+                "input.filter",
+                "input.size"
+            ]
+        );
+        assert_eq!(faults[2].allowed, "pixels");
+        let faults = read(
+            "[input]\nmean = [1, 2]\nchannels = 'gray'",
+            &graph(&known([3, 8, 8]), 10),
+        )
+        .unwrap_err();
+        assert_eq!(
+            faults
+                .iter()
+                .map(|fault| fault.path.as_str())
+                .collect::<Vec<_>>(),
             ["input.channels", "input.mean"]
         );
     }

@@ -1,4 +1,5 @@
-//! What is known of each classifier: its folder, manifest, labels, patterns, and the registry of all of them.
+//! What is known of each classifier: its folder, manifest, labels, patterns, and the registry of
+//! all of them.
 
 mod ends;
 pub mod fits;
@@ -27,10 +28,12 @@ pub struct Model {
     pub manifest: Manifest,
     /// One name per class; empty when the model has no labels file.
     pub labels: Labels,
-    /// SHA-256 of `model.onnx`, hex; where that has external data, of the SHA-256 of all of its files.
+    /// SHA-256 of `model.onnx`, hex; where that has external data, of the SHA-256 of all of its
+    /// files.
     pub hash: String,
     pub graph: Arc<Graph>,
-    /// The layers of Grad-CAM in the order of the forward pass; empty where there is none, or the graph cannot be read so far.
+    /// The layers of Grad-CAM in the order of the forward pass; empty where there is none, or the
+    /// graph cannot be read so far.
     pub layers: Vec<Layer>,
     pub patterns: Option<Patterns>,
     /// What of the graph is left out or read in a way of its own.
@@ -38,11 +41,22 @@ pub struct Model {
 }
 
 impl Model {
-    /// How many classes the first output has; `None` where its shape is symbolic and there are no labels to count.
+    /// How many classes the first output has; `None` where its shape is symbolic and there are no
+    /// labels to count.
     pub fn classes(&self) -> Option<usize> {
         let shape = &self.graph.outputs.first()?.value_type.shape;
-        let known = |dim: &Dim| if let Dim::Known(size) = dim { Some(*size) } else { None };
-        let count = if shape.len() < 2 { None } else { shape.iter().skip(1).map(known).product() };
+        let known = |dim: &Dim| {
+            if let Dim::Known(size) = dim {
+                Some(*size)
+            } else {
+                None
+            }
+        };
+        let count = if shape.len() < 2 {
+            None
+        } else {
+            shape.iter().skip(1).map(known).product()
+        };
         count.or_else(|| Some(self.labels.len()).filter(|&count| count > 0))
     }
 }

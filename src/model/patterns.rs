@@ -1,5 +1,6 @@
-//! `patterns.safetensors`: one tensor for each Linear layer (Eq. 2 of the PGIG paper), keyed by the layer's output value, with the fit's
-//! provenance as JSON in the metadata. The same fit writes the same bytes. Layers are read from the file one at a time.
+//! `patterns.safetensors`: one tensor for each Linear layer (Eq. 2 of the PGIG paper), keyed by the
+//! layer's output value, with the fit's provenance as JSON in the metadata. The same fit writes the
+//! same bytes. Layers are read from the file one at a time.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -52,7 +53,9 @@ pub enum PatternsError {
     File(#[from] io::Error),
     #[error("{FILE} is no patterns file: {reason}")]
     Format { reason: String },
-    #[error("{FILE} was fitted on another model.onnx (SHA-256 {found}); fit it again with `explaind fit-patterns`")]
+    #[error(
+        "{FILE} was fitted on another model.onnx (SHA-256 {found}); fit it again with `explaind fit-patterns`"
+    )]
     OtherModel { found: String },
     #[error("the patterns {id} are not in the store of files any more, or not whole")]
     Lost { id: String },
@@ -68,11 +71,16 @@ pub fn read(path: &Path, model_hash: &str) -> Result<(Patterns, Provenance), Pat
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(malformed)?;
-    let text = header.metadata().as_ref().and_then(|metadata| metadata.get(PROVENANCE));
+    let text = header
+        .metadata()
+        .as_ref()
+        .and_then(|metadata| metadata.get(PROVENANCE));
     let provenance = text.ok_or_else(|| malformed("it does not say what it was fitted on"))?;
     let provenance: Provenance = serde_json::from_str(provenance).map_err(malformed)?;
     if provenance.model_hash != model_hash {
-        return Err(PatternsError::OtherModel { found: provenance.model_hash });
+        return Err(PatternsError::OtherModel {
+            found: provenance.model_hash,
+        });
     }
     let tensors = SafeTensors::deserialize(&bytes).map_err(malformed)?;
     let mut layers = BTreeMap::new();
@@ -81,10 +89,22 @@ pub fn read(path: &Path, model_hash: &str) -> Result<(Patterns, Provenance), Pat
             return Err(malformed(format!("{name} is {:?}, not F32", view.dtype())));
         }
         let offset = (view.data().as_ptr() as usize - bytes.as_ptr() as usize) as u64;
-        layers.insert(name.to_owned(), Layer { shape: view.shape().to_vec(), offset });
+        layers.insert(
+            name.to_owned(),
+            Layer {
+                shape: view.shape().to_vec(),
+                offset,
+            },
+        );
     }
     let id = id_of(&hash(&file)?);
-    Ok((Patterns { id, source: Arc::new(PatternsFile { file, layers }) }, provenance))
+    Ok((
+        Patterns {
+            id,
+            source: Arc::new(PatternsFile { file, layers }),
+        },
+        provenance,
+    ))
 }
 
 /// How patterns are called whose file has this SHA-256.
@@ -93,20 +113,39 @@ pub(super) fn id_of(hash: &str) -> String {
 }
 
 /// Writes the file at once or not at all.
-pub fn write(path: &Path, layers: &BTreeMap<String, Tensor>, provenance: &Provenance) -> Result<(), PatternsError> {
+pub fn write(
+    path: &Path,
+    layers: &BTreeMap<String, Tensor>,
+    provenance: &Provenance,
+) -> Result<(), PatternsError> {
     let data = layers
         .iter()
         .map(|(name, tensor)| {
-            (name, tensor.shape(), tensor.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
+            (
+                name,
+                tensor.shape(),
+                tensor
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect::<Vec<_>>(),
+            )
         })
         .collect::<Vec<_>>();
     let views = data
         .iter()
-        .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.to_vec(), bytes)?)))
+        .map(|(name, shape, bytes)| {
+            Ok((
+                name.as_str(),
+                TensorView::new(Dtype::F32, shape.to_vec(), bytes)?,
+            ))
+        })
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
         .map_err(malformed)?;
     // One entry: the order of several would be a hash map's.
-    let metadata = HashMap::from([(PROVENANCE.to_owned(), serde_json::to_string(provenance).map_err(malformed)?)]);
+    let metadata = HashMap::from([(
+        PROVENANCE.to_owned(),
+        serde_json::to_string(provenance).map_err(malformed)?,
+    )]);
     let bytes = serialize(views, Some(metadata)).map_err(malformed)?;
     let partial = path.with_extension("partial");
     std::fs::write(&partial, bytes)?;
@@ -114,7 +153,9 @@ pub fn write(path: &Path, layers: &BTreeMap<String, Tensor>, provenance: &Proven
 }
 
 fn malformed(reason: impl ToString) -> PatternsError {
-    PatternsError::Format { reason: reason.to_string() }
+    PatternsError::Format {
+        reason: reason.to_string(),
+    }
 }
 
 #[derive(Debug)]
@@ -136,11 +177,19 @@ impl PatternSource for PatternsFile {
     }
 
     fn read(&self, layer: &str) -> io::Result<Tensor> {
-        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("{FILE} has no layer {layer}"));
+        let missing = || {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{FILE} has no layer {layer}"),
+            )
+        };
         let Layer { shape, offset } = self.layers.get(layer).ok_or_else(missing)?;
         let mut values = vec![0_f32; shape.iter().product()];
-        self.file.read_exact_at(bytemuck::cast_slice_mut(&mut values), *offset)?;
-        values.iter_mut().for_each(|value| *value = f32::from_bits(u32::from_le(value.to_bits())));
+        self.file
+            .read_exact_at(bytemuck::cast_slice_mut(&mut values), *offset)?;
+        values
+            .iter_mut()
+            .for_each(|value| *value = f32::from_bits(u32::from_le(value.to_bits())));
         Tensor::from_shape_vec(shape.clone(), values).map_err(io::Error::other)
     }
 }
@@ -164,8 +213,12 @@ mod tests {
     fn what_was_written_is_read_and_equal_fits_are_equal_files() {
         let folder = tempfile::tempdir().unwrap();
         let (one, two) = (folder.path().join("a"), folder.path().join("b"));
-        let layer = Tensor::from_shape_vec(vec![2, 1, 3], vec![1.0, -2.0, 3.5, 0.0, 5.0, 6.0]).unwrap();
-        let layers = BTreeMap::from([("conv".to_owned(), layer.clone()), ("a".to_owned(), Tensor::zeros(vec![1]))]);
+        let layer =
+            Tensor::from_shape_vec(vec![2, 1, 3], vec![1.0, -2.0, 3.5, 0.0, 5.0, 6.0]).unwrap();
+        let layers = BTreeMap::from([
+            ("conv".to_owned(), layer.clone()),
+            ("a".to_owned(), Tensor::zeros(vec![1])),
+        ]);
         write(&one, &layers, &provenance()).unwrap();
         write(&two, &layers, &provenance()).unwrap();
         assert_eq!(std::fs::read(&one).unwrap(), std::fs::read(&two).unwrap());
@@ -181,7 +234,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
         write(&path, &BTreeMap::new(), &provenance()).unwrap();
-        assert!(matches!(read(&path, "cd"), Err(PatternsError::OtherModel { found }) if found == "ab"));
+        assert!(
+            matches!(read(&path, "cd"), Err(PatternsError::OtherModel { found }) if found == "ab")
+        );
     }
 
     #[test]

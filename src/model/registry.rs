@@ -1,4 +1,5 @@
-//! All models of a folder. A broken one is kept with its faults and does not keep the others from serving.
+//! All models of a folder. A broken one is kept with its faults and does not keep the others from
+//! serving.
 
 use std::{
     collections::HashMap,
@@ -46,7 +47,8 @@ pub struct Registry {
     pub warnings: Vec<String>,
 }
 
-/// The registry in use. One that was read later takes its place at once; requests that have taken the one before keep it.
+/// The registry in use. One that was read later takes its place at once; requests that have taken
+/// the one before keep it.
 #[derive(Debug)]
 pub struct Models(RwLock<Arc<Registry>>);
 
@@ -56,7 +58,10 @@ impl Models {
     }
 
     pub fn get(&self) -> Arc<Registry> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(super) fn set(&self, registry: Registry) {
@@ -78,7 +83,13 @@ impl BrokenModel {
 
     fn new(id: String, mut faults: Vec<String>) -> Self {
         faults.truncate(Self::MOST);
-        Self { id, faults: faults.into_iter().map(|fault| cut(&fault, Self::TOLD).into_owned()).collect() }
+        Self {
+            id,
+            faults: faults
+                .into_iter()
+                .map(|fault| cut(&fault, Self::TOLD).into_owned())
+                .collect(),
+        }
     }
 }
 
@@ -93,8 +104,15 @@ pub enum RegistryError {
 /// A models folder's sub-folders that are not hidden, in the order of their names.
 pub fn folders_in(models: &Path) -> Result<Vec<PathBuf>, RegistryError> {
     let mut folders = fs::read_dir(models)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>())
-        .map_err(|source| RegistryError::Folder { path: models.to_owned(), source })?;
+        .and_then(|entries| {
+            entries
+                .map(|entry| Ok(entry?.path()))
+                .collect::<io::Result<Vec<_>>>()
+        })
+        .map_err(|source| RegistryError::Folder {
+            path: models.to_owned(),
+            source,
+        })?;
     folders.retain(|path| path.is_dir() && !id_of(path).starts_with('.'));
     folders.sort();
     Ok(folders)
@@ -109,24 +127,35 @@ impl Registry {
         Self::load_after(None, folder, default, &|_| Ok(None))
     }
 
-    /// As [`Self::load`], of models that pass `check`, to take the place of `before`: a model whose files are the same stays the one it was, and
-    /// so does one whose files have become unusable, with the faults told.
+    /// As [`Self::load`], of models that pass `check`, to take the place of `before`: a model whose
+    /// files are the same stays the one it was, and so does one whose files have become unusable,
+    /// with the faults told.
     pub fn load_after(
         before: Option<&Self>,
         folder: &Path,
         default: Option<&str>,
         check: Check<'_>,
     ) -> Result<Self, RegistryError> {
-        let mut registry = Self { place: Some(folder.to_owned()), ..Self::empty(default) };
+        let mut registry = Self {
+            place: Some(folder.to_owned()),
+            ..Self::empty(default)
+        };
         for folder in folders_in(folder)? {
             registry.add(&folder, before, check);
         }
-        let Some(id) = default.filter(|id| registry.get(id).is_none()) else { return Ok(registry) };
+        let Some(id) = default.filter(|id| registry.get(id).is_none()) else {
+            return Ok(registry);
+        };
         if registry.broken_default().is_none() {
             let known = registry.iter().map(|model| model.id.clone()).collect();
-            return Err(RegistryError::NoDefault { id: id.to_owned(), known });
+            return Err(RegistryError::NoDefault {
+                id: id.to_owned(),
+                known,
+            });
         }
-        registry.warnings.push(format!("{id}: it is default_model, and broken: requests have to name a model"));
+        registry.warnings.push(format!(
+            "{id}: it is default_model, and broken: requests have to name a model"
+        ));
         Ok(registry)
     }
 
@@ -155,7 +184,9 @@ impl Registry {
         let known = before.and_then(|before| Some((before, before.get(&files.id)?)));
         let load = || {
             let model = load_model(&files, &mut self.warnings)?;
-            if let Some((before, known)) = known.as_ref().filter(|(_, known)| is_same(known, &model)) {
+            if let Some((before, known)) =
+                known.as_ref().filter(|(_, known)| is_same(known, &model))
+            {
                 return Ok((before.with_patterns(known, &model), model.patterns));
             }
             let mut model = detached(model);
@@ -166,47 +197,67 @@ impl Registry {
         };
         // What no check foresees in one model's file keeps no other from serving.
         let loaded = catch_unwind(AssertUnwindSafe(load));
-        let loaded =
-            loaded.unwrap_or_else(|_| Err(vec!["model.onnx: reading or running it failed; see the log".to_owned()]));
+        let loaded = loaded.unwrap_or_else(|_| {
+            Err(vec![
+                "model.onnx: reading or running it failed; see the log".to_owned(),
+            ])
+        });
         let (model, own) = match (loaded, known) {
             (Ok(found), _) => found,
             (Err(faults), None) => return self.broken.push(BrokenModel::new(files.id, faults)),
             (Err(mut faults), Some((before, known))) => {
-                faults
-                    .insert(0, "as its files are now it cannot be served; requests get it as it was before".to_owned());
+                faults.insert(
+                    0,
+                    "as its files are now it cannot be served; requests get it as it was before"
+                        .to_owned(),
+                );
                 self.broken.push(BrokenModel::new(files.id, faults));
                 let own = before.own_patterns(&known.id).cloned();
                 (known, own)
             }
         };
-        self.own_patterns.extend(own.map(|own| (model.id.clone(), own)));
-        self.models.get_mut().unwrap_or_else(PoisonError::into_inner).push(model);
+        self.own_patterns
+            .extend(own.map(|own| (model.id.clone(), own)));
+        self.models
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(model);
     }
 
-    /// A model of this registry, with the patterns that its folder holds by now, where those are others.
+    /// A model of this registry, with the patterns that its folder holds by now, where those are
+    /// others.
     fn with_patterns(&self, known: &Arc<Model>, now: &Model) -> Arc<Model> {
         let id = |patterns: Option<&Patterns>| patterns.map(|patterns| patterns.id.clone());
         if id(now.patterns.as_ref()) == id(self.own_patterns(&known.id)) {
             return known.clone();
         }
-        Arc::new(Model { patterns: now.patterns.clone(), ..Model::clone(known) })
+        Arc::new(Model {
+            patterns: now.patterns.clone(),
+            ..Model::clone(known)
+        })
     }
 
-    /// What is wrong, odd or assumed but keeps nobody from serving, of the folder and of each model; `id: what`.
+    /// What is wrong, odd or assumed but keeps nobody from serving, of the folder and of each
+    /// model; `id: what`.
     pub fn all_warnings(&self) -> Vec<String> {
         let of = |model: Arc<Model>| {
             let own = model.manifest.assumed.iter().chain(&model.warnings);
-            own.map(|what| format!("{}: {what}", model.id)).collect::<Vec<_>>()
+            own.map(|what| format!("{}: {what}", model.id))
+                .collect::<Vec<_>>()
         };
-        self.warnings.iter().cloned().chain(self.iter().flat_map(of)).collect()
+        self.warnings
+            .iter()
+            .cloned()
+            .chain(self.iter().flat_map(of))
+            .collect()
     }
 
     pub fn get(&self, id: &str) -> Option<Arc<Model>> {
         self.iter().find(|model| model.id == id)
     }
 
-    /// The model of requests that name none: the configured one, else the only one that there is, broken ones counted. None where the
-    /// configured one is broken, and where there are several.
+    /// The model of requests that name none: the configured one, else the only one that there is,
+    /// broken ones counted. None where the configured one is broken, and where there are several.
     pub fn default(&self) -> Option<Arc<Model>> {
         match &self.default {
             Some(id) => self.get(id),
@@ -216,18 +267,26 @@ impl Registry {
 
     /// Whether a model of this name has come into the folder since it was read.
     pub fn was_added(&self, id: &str) -> bool {
-        let is_name = Path::new(id).components().eq([Component::Normal(id.as_ref())]);
+        let is_name = Path::new(id)
+            .components()
+            .eq([Component::Normal(id.as_ref())]);
         let known = self.get(id).is_some() || self.broken.iter().any(|broken| broken.id == id);
-        let path = self.place.as_ref().filter(|_| is_name && !known).map(|place| place.join(id).join(ModelFiles::ONNX));
+        let path = self
+            .place
+            .as_ref()
+            .filter(|_| is_name && !known)
+            .map(|place| place.join(id).join(ModelFiles::ONNX));
         path.is_some_and(|path| path.is_file())
     }
 
-    /// Whether several models are there and none is configured as the default: requests have to name theirs.
+    /// Whether several models are there and none is configured as the default: requests have to
+    /// name theirs.
     pub fn is_without_default(&self) -> bool {
         self.default.is_none() && self.folders > 1
     }
 
-    /// The configured default where it cannot be served: requests that name no model get its faults, not another model.
+    /// The configured default where it cannot be served: requests that name no model get its
+    /// faults, not another model.
     pub fn broken_default(&self) -> Option<&BrokenModel> {
         let id = self.default.as_ref().filter(|id| self.get(id).is_none())?;
         self.broken.iter().find(|broken| broken.id == *id)
@@ -235,7 +294,11 @@ impl Registry {
 
     /// In the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = Arc<Model>> {
-        self.models.read().unwrap_or_else(PoisonError::into_inner).clone().into_iter()
+        self.models
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .into_iter()
     }
 
     /// The patterns of the model's folder, in use or not.
@@ -247,13 +310,20 @@ impl Registry {
     pub(super) fn set_patterns(&self, id: &str, patterns: Option<Patterns>) {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = models.iter_mut().find(|model| model.id == id) {
-            *place = Arc::new(Model { patterns, ..Model::clone(place) });
+            *place = Arc::new(Model {
+                patterns,
+                ..Model::clone(place)
+            });
         }
     }
 }
 
 fn id_of(folder: &Path) -> String {
-    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    folder
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Where the files of one model lie.
@@ -270,17 +340,37 @@ impl ModelFiles {
     fn of(path: &Path) -> Self {
         match path.file_name() {
             Some(name) if path.is_file() && name != Self::ONNX => {
-                let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                Self { id, onnx: path.to_owned(), folder: None }
+                let id = path
+                    .file_stem()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                Self {
+                    id,
+                    onnx: path.to_owned(),
+                    folder: None,
+                }
             }
             _ => {
-                let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+                let folder = if path.is_file() {
+                    path.parent().unwrap_or(path)
+                } else {
+                    path
+                };
                 // `.` and `..` have no name of their own.
                 let id = match folder.file_name() {
                     Some(_) => id_of(folder),
-                    None => folder.join(".").canonicalize().map(|folder| id_of(&folder)).unwrap_or_default(),
+                    None => folder
+                        .join(".")
+                        .canonicalize()
+                        .map(|folder| id_of(&folder))
+                        .unwrap_or_default(),
                 };
-                Self { id, onnx: folder.join(Self::ONNX), folder: Some(folder.to_owned()) }
+                Self {
+                    id,
+                    onnx: folder.join(Self::ONNX),
+                    folder: Some(folder.to_owned()),
+                }
             }
         }
     }
@@ -290,7 +380,8 @@ impl ModelFiles {
     }
 }
 
-/// SHA-256 of what makes the network: of model.onnx or, where that has external data, of the SHA-256 of all of its files.
+/// SHA-256 of what makes the network: of model.onnx or, where that has external data, of the
+/// SHA-256 of all of its files.
 fn hash_of(onnx: &Path, external: &[PathBuf]) -> io::Result<String> {
     let of_file = |path: &Path| files::hash(&fs::File::open(path)?);
     if external.is_empty() {
@@ -305,26 +396,45 @@ fn hash_of(onnx: &Path, external: &[PathBuf]) -> io::Result<String> {
 
 /// Whether the files of both give the same model, whatever their patterns.
 fn is_same(one: &Model, other: &Model) -> bool {
-    let of = |model: &Model| (model.hash.clone(), model.manifest.clone(), model.labels.clone(), model.folder.clone());
+    let of = |model: &Model| {
+        (
+            model.hash.clone(),
+            model.manifest.clone(),
+            model.labels.clone(),
+            model.folder.clone(),
+        )
+    };
     of(one) == of(other)
 }
 
-/// Weights copied out of the bytes of the files, once: sessions read large ones where they lie, which asks for aligned numbers.
+/// Weights copied out of the bytes of the files, once: sessions read large ones where they lie,
+/// which asks for aligned numbers.
 fn detached(mut model: Model) -> Model {
     Arc::make_mut(&mut model.graph).detach();
     model
 }
 
-/// One model, or every fault of its files. Patterns that do not fit are a warning: the model serves without them.
+/// One model, or every fault of its files. Patterns that do not fit are a warning: the model serves
+/// without them.
 fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, Vec<String>> {
     let ModelFiles { id, onnx, folder } = files;
-    let name = onnx.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = onnx
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     if !onnx.is_file() {
         return Err(vec![format!("{name} is missing")]);
     }
     let mut faults = Vec::new();
-    let labels = files.beside("labels.txt").map(|path| read_labels(&path, &mut faults)).unwrap_or_default();
-    let text = files.beside("model.toml").map(|path| read_optional(&path, &mut faults)).unwrap_or_default();
+    let labels = files
+        .beside("labels.txt")
+        .map(|path| read_labels(&path, &mut faults))
+        .unwrap_or_default();
+    let text = files
+        .beside("model.toml")
+        .map(|path| read_optional(&path, &mut faults))
+        .unwrap_or_default();
     let of_graph = |error: &dyn std::fmt::Display| vec![format!("{name}: {error}")];
     let (mut graph, external) = match read_model_files(onnx) {
         Ok(read) => read,
@@ -346,8 +456,11 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         }
     };
     let (input, output) = draft.ends();
-    let Ends { graph, is_binary, warnings: own } =
-        ends::adapt(graph, input, output).map_err(|error| of_graph(&error))?;
+    let Ends {
+        graph,
+        is_binary,
+        warnings: own,
+    } = ends::adapt(graph, input, output).map_err(|error| of_graph(&error))?;
     let mut manifest = draft.finish(&graph);
     let layers = match manifest.input.shape[..] {
         [_, _, _] => spatial_layers(&graph).unwrap_or_default(),
@@ -357,7 +470,11 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         None => manifest.layer = layers.last().map(|layer| layer.name.clone()),
         Some(name) if layers.iter().any(|layer| layer.name == *name) => {}
         Some(name) => {
-            let allowed = layers.iter().map(|layer| layer.name.as_str()).collect::<Vec<_>>().join(", ");
+            let allowed = layers
+                .iter()
+                .map(|layer| layer.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ");
             faults.push(format!(
                 "model.toml: layer: no layer with height and width is called {name:?} (allowed: {allowed})"
             ));
@@ -367,16 +484,19 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         ([positive], true) => Labels::from(vec![format!("not {positive}"), positive.clone()]),
         _ => labels,
     };
-    let patterns = files.beside(patterns::FILE).filter(|path| path.exists()).and_then(|path| {
-        if foreign::is_pointer(&path) {
-            warnings.push(format!("{id}: {} is {}", patterns::FILE, foreign::POINTER));
-            return None;
-        }
-        patterns::read(&path, &hash)
-            .map(|(patterns, _)| patterns)
-            .map_err(|error| warnings.push(format!("{id}: {error}")))
-            .ok()
-    });
+    let patterns = files
+        .beside(patterns::FILE)
+        .filter(|path| path.exists())
+        .and_then(|path| {
+            if foreign::is_pointer(&path) {
+                warnings.push(format!("{id}: {} is {}", patterns::FILE, foreign::POINTER));
+                return None;
+            }
+            patterns::read(&path, &hash)
+                .map(|(patterns, _)| patterns)
+                .map_err(|error| warnings.push(format!("{id}: {error}")))
+                .ok()
+        });
     let model = Model {
         id: id.clone(),
         folder: folder.clone(),
@@ -390,11 +510,18 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
     };
     match model.classes() {
         Some(classes) if !model.labels.is_empty() && classes != model.labels.len() => {
-            faults.push(format!("labels.txt names {} classes, and the model has {classes}", model.labels.len()));
+            faults.push(format!(
+                "labels.txt names {} classes, and the model has {classes}",
+                model.labels.len()
+            ));
         }
         _ => {}
     }
-    if faults.is_empty() { Ok(model) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(model)
+    } else {
+        Err(faults)
+    }
 }
 
 /// The labels of a file that need not be there.
@@ -417,7 +544,9 @@ fn read_labels(path: &Path, faults: &mut Vec<String>) -> Labels {
 /// A regular file of at most `limit` bytes.
 fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    foreign::open_regular(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    foreign::open_regular(path)?
+        .take(limit + 1)
+        .read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::other(format!("is larger than {limit} bytes")));
     }
@@ -426,7 +555,9 @@ fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 
 /// The text of a file that need not be there.
 fn read_optional(path: &Path, faults: &mut Vec<String>) -> String {
-    let text = |bytes| String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+    let text = |bytes| {
+        String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    };
     match read_bounded(path, MAX_MANIFEST_BYTES).and_then(text) {
         Ok(_) if foreign::is_pointer(path) => {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -436,7 +567,10 @@ fn read_optional(path: &Path, faults: &mut Vec<String>) -> String {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => {
-            faults.push(format!("{}: {error}", path.file_name().unwrap_or_default().to_string_lossy()));
+            faults.push(format!(
+                "{}: {error}",
+                path.file_name().unwrap_or_default().to_string_lossy()
+            ));
             String::new()
         }
     }
@@ -454,11 +588,17 @@ mod tests {
     fn the_bundled_model_loads_with_its_labels() {
         let mut warnings = Vec::new();
         let model = load_model(&ModelFiles::of(&bundled()), &mut warnings).unwrap();
-        assert_eq!((model.id.as_str(), model.labels.len(), model.classes()), ("squeezenet1_1", 1000, Some(1000)));
+        assert_eq!(
+            (model.id.as_str(), model.labels.len(), model.classes()),
+            ("squeezenet1_1", 1000, Some(1000))
+        );
         assert_eq!(model.labels[285], "Egyptian_cat");
         assert!(warnings.is_empty(), "{warnings:?}");
         let last = model.layers.last().unwrap();
-        assert_eq!((Some(&last.name), last.shape), (model.manifest.layer.as_ref(), [1000, 13, 13]));
+        assert_eq!(
+            (Some(&last.name), last.shape),
+            (model.manifest.layer.as_ref(), [1000, 13, 13])
+        );
     }
 
     #[test]
@@ -470,7 +610,11 @@ mod tests {
         };
         for id in ["good", "labels", "layer", "manifest"] {
             fs::create_dir(folder.path().join(id)).unwrap();
-            fs::copy(bundled().join("model.onnx"), folder.path().join(id).join("model.onnx")).unwrap();
+            fs::copy(
+                bundled().join("model.onnx"),
+                folder.path().join(id).join("model.onnx"),
+            )
+            .unwrap();
         }
         write("good", patterns::FILE, "x");
         write("empty", "README", "");
@@ -479,12 +623,37 @@ mod tests {
         write("layer", "model.toml", "layer = 'nowhere'");
         write("nonsense", "model.onnx", "not a model");
         let registry = Registry::load(folder.path(), None).unwrap();
-        assert!(registry.default().is_none() && registry.is_without_default(), "others might be mended");
-        assert_eq!(registry.iter().map(|model| model.id.clone()).collect::<Vec<_>>(), ["good"]);
+        assert!(
+            registry.default().is_none() && registry.is_without_default(),
+            "others might be mended"
+        );
+        assert_eq!(
+            registry
+                .iter()
+                .map(|model| model.id.clone())
+                .collect::<Vec<_>>(),
+            ["good"]
+        );
         assert_eq!(registry.warnings.len(), 1);
-        let broken = registry.broken.iter().map(|b| (b.id.as_str(), b.faults.len())).collect::<Vec<_>>();
-        assert_eq!(broken, [("empty", 1), ("labels", 1), ("layer", 1), ("manifest", 2), ("nonsense", 1)]);
-        assert_eq!(registry.broken[1].faults, ["labels.txt names 2 classes, and the model has 1000"]);
+        let broken = registry
+            .broken
+            .iter()
+            .map(|b| (b.id.as_str(), b.faults.len()))
+            .collect::<Vec<_>>();
+        assert_eq!(
+            broken,
+            [
+                ("empty", 1),
+                ("labels", 1),
+                ("layer", 1),
+                ("manifest", 2),
+                ("nonsense", 1)
+            ]
+        );
+        assert_eq!(
+            registry.broken[1].faults,
+            ["labels.txt names 2 classes, and the model has 1000"]
+        );
         let error = Registry::load(folder.path(), Some("lables")).unwrap_err();
         assert!(error.to_string().contains("good"), "{error}");
         let registry = Registry::load(folder.path(), Some("labels")).unwrap();
@@ -497,21 +666,36 @@ mod tests {
         let folder = folder_of(&["pipe", "endless", "large", "patterns"]);
         let at = |file: &str| folder.path().join(file);
         for file in ["pipe/labels.txt", "patterns/patterns.safetensors"] {
-            let made = std::process::Command::new("mkfifo").arg(at(file)).status().unwrap();
+            let made = std::process::Command::new("mkfifo")
+                .arg(at(file))
+                .status()
+                .unwrap();
             assert!(made.success());
         }
         std::os::unix::fs::symlink("/dev/zero", at("endless/model.toml")).unwrap();
-        fs::write(at("large/model.toml"), "# ".repeat(MAX_MANIFEST_BYTES as usize)).unwrap();
+        fs::write(
+            at("large/model.toml"),
+            "# ".repeat(MAX_MANIFEST_BYTES as usize),
+        )
+        .unwrap();
         let registry = Registry::load(folder.path(), None).unwrap();
-        let broken: Vec<_> =
-            registry.broken.iter().map(|broken| (broken.id.as_str(), broken.faults.join("; "))).collect();
+        let broken: Vec<_> = registry
+            .broken
+            .iter()
+            .map(|broken| (broken.id.as_str(), broken.faults.join("; ")))
+            .collect();
         let expected = [
             ("endless", "model.toml: it is no regular file".to_owned()),
-            ("large", "model.toml: is larger than 1048576 bytes".to_owned()),
+            (
+                "large",
+                "model.toml: is larger than 1048576 bytes".to_owned(),
+            ),
             ("pipe", "labels.txt: it is no regular file".to_owned()),
         ];
         assert_eq!(broken, expected);
-        assert!(registry.get("patterns").is_some() && registry.warnings[0].contains("no regular file"));
+        assert!(
+            registry.get("patterns").is_some() && registry.warnings[0].contains("no regular file")
+        );
     }
 
     /// A model.onnx of the bundled network in each folder.
@@ -519,7 +703,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for id in ids {
             fs::create_dir(folder.path().join(id)).unwrap();
-            fs::copy(bundled().join("model.onnx"), folder.path().join(id).join("model.onnx")).unwrap();
+            fs::copy(
+                bundled().join("model.onnx"),
+                folder.path().join(id).join("model.onnx"),
+            )
+            .unwrap();
         }
         folder
     }
@@ -530,9 +718,17 @@ mod tests {
         let load = |default| Registry::load(folder.path(), default).unwrap();
         assert_eq!(load(None).default().unwrap().id, "one");
         fs::create_dir(folder.path().join("lost+found")).unwrap();
-        assert_eq!(load(None).default().unwrap().id, "one", "a folder without model.onnx is no second model");
+        assert_eq!(
+            load(None).default().unwrap().id,
+            "one",
+            "a folder without model.onnx is no second model"
+        );
         fs::create_dir(folder.path().join("another")).unwrap();
-        fs::copy(bundled().join("model.onnx"), folder.path().join("another/model.onnx")).unwrap();
+        fs::copy(
+            bundled().join("model.onnx"),
+            folder.path().join("another/model.onnx"),
+        )
+        .unwrap();
         assert!(load(None).default().is_none() && load(None).is_without_default());
         assert_eq!(load(Some("one")).default().unwrap().id, "one");
         assert!(!load(Some("one")).is_without_default());
@@ -547,10 +743,15 @@ mod tests {
         fs::remove_dir_all(at("gone")).unwrap();
         fs::create_dir(at("new")).unwrap();
         fs::copy(bundled().join("model.onnx"), at("new/model.onnx")).unwrap();
-        assert!(before.was_added("new") && !before.was_added("same") && !before.was_added("../models/new"));
+        assert!(
+            before.was_added("new")
+                && !before.was_added("same")
+                && !before.was_added("../models/new")
+        );
         // What lies in memory does not change with its file.
         fs::write(at("same/model.onnx"), b"").unwrap();
-        let weights = |registry: &Registry| registry.get("same").unwrap().graph.initializers[0].to_f32s();
+        let weights =
+            |registry: &Registry| registry.get("same").unwrap().graph.initializers[0].to_f32s();
         let read = weights(&before);
         fs::copy(bundled().join("model.onnx"), at("same/model.onnx")).unwrap();
 
@@ -560,19 +761,49 @@ mod tests {
             Ok(None)
         };
         let after = Registry::load_after(Some(&before), folder.path(), None, &check).unwrap();
-        assert_eq!(after.iter().map(|model| model.id.clone()).collect::<Vec<_>>(), ["changed", "new", "same"]);
+        assert_eq!(
+            after
+                .iter()
+                .map(|model| model.id.clone())
+                .collect::<Vec<_>>(),
+            ["changed", "new", "same"]
+        );
         assert_eq!(*tried.borrow(), ["changed", "new"]);
-        assert!(Arc::ptr_eq(&before.get("same").unwrap(), &after.get("same").unwrap()) && weights(&after) == read);
-        assert_eq!(after.get("changed").unwrap().manifest.head, crate::autodiff::spec::Head::Logits);
+        assert!(
+            Arc::ptr_eq(&before.get("same").unwrap(), &after.get("same").unwrap())
+                && weights(&after) == read
+        );
+        assert_eq!(
+            after.get("changed").unwrap().manifest.head,
+            crate::autodiff::spec::Head::Logits
+        );
 
         fs::write(at("same/labels.txt"), "one label").unwrap();
         fs::create_dir(at("worse")).unwrap();
         fs::write(at("worse/model.onnx"), b"no model").unwrap();
-        let broken = Registry::load_after(Some(&after), folder.path(), None, &|_| Ok(None)).unwrap();
-        assert!(Arc::ptr_eq(&after.get("same").unwrap(), &broken.get("same").unwrap()), "as it was before");
-        assert_eq!(broken.broken.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["same", "worse"]);
-        assert!(broken.broken[0].faults[0].contains("as it was before"), "{:?}", broken.broken[0]);
-        let refused = Registry::load_after(None, folder.path(), None, &|_| Err("it does not run".to_owned())).unwrap();
+        let broken =
+            Registry::load_after(Some(&after), folder.path(), None, &|_| Ok(None)).unwrap();
+        assert!(
+            Arc::ptr_eq(&after.get("same").unwrap(), &broken.get("same").unwrap()),
+            "as it was before"
+        );
+        assert_eq!(
+            broken
+                .broken
+                .iter()
+                .map(|one| one.id.as_str())
+                .collect::<Vec<_>>(),
+            ["same", "worse"]
+        );
+        assert!(
+            broken.broken[0].faults[0].contains("as it was before"),
+            "{:?}",
+            broken.broken[0]
+        );
+        let refused = Registry::load_after(None, folder.path(), None, &|_| {
+            Err("it does not run".to_owned())
+        })
+        .unwrap();
         assert!(refused.iter().next().is_none() && refused.broken[1].faults == ["it does not run"]);
     }
 
@@ -585,11 +816,18 @@ mod tests {
         let model = crate::onnx::write_model_external(&graph, 1 << 20, &mut |_, literal| {
             let offset = weights.len() as u64;
             weights.extend_from_slice(&literal.bytes);
-            Some(crate::onnx::ExternalRef { location: "weights.bin".into(), offset })
+            Some(crate::onnx::ExternalRef {
+                location: "weights.bin".into(),
+                offset,
+            })
         });
         fs::write(&path, model.unwrap()).unwrap();
         fs::write(folder.path().join("weights.bin"), &weights).unwrap();
-        let hash = || load_model(&ModelFiles::of(folder.path()), &mut Vec::new()).unwrap().hash;
+        let hash = || {
+            load_model(&ModelFiles::of(folder.path()), &mut Vec::new())
+                .unwrap()
+                .hash
+        };
         let first = hash();
         assert_eq!(first, hash());
         weights[0] ^= 1;

@@ -1,4 +1,5 @@
-//! What can be wrong with a model. Faults are collected and reported together; each names its node and op where it has one.
+//! What can be wrong with a model. Faults are collected and reported together; each names its node
+//! and op where it has one.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,14 +10,22 @@ use super::write::LARGEST_MODEL;
 #[derive(Debug, thiserror::Error)]
 pub enum OnnxError {
     #[error("cannot read {}: {source}", path.display())]
-    File { path: PathBuf, source: std::io::Error },
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("not an ONNX model: {0}")]
     Protobuf(#[from] prost::DecodeError),
     #[error("the model cannot be used: {}", join(.0))]
     Model(Vec<Fault>),
     #[error("pass {pass} broke the graph: {}", join(faults))]
-    Pass { pass: &'static str, faults: Vec<Fault> },
-    #[error("the model takes {bytes} bytes in one piece, of which ONNX allows {LARGEST_MODEL}: use a smaller model")]
+    Pass {
+        pass: &'static str,
+        faults: Vec<Fault>,
+    },
+    #[error(
+        "the model takes {bytes} bytes in one piece, of which ONNX allows {LARGEST_MODEL}: use a smaller model"
+    )]
     TooLarge { bytes: usize },
 }
 
@@ -30,7 +39,11 @@ pub enum Fault {
     #[error("IR version {0} is not supported: export the model with IR version 3 to 13")]
     IrVersion(i64),
     #[error("opset {version} is not supported: export the model with opset {oldest} to {newest}")]
-    Opset { version: i64, oldest: i64, newest: i64 },
+    Opset {
+        version: i64,
+        oldest: i64,
+        newest: i64,
+    },
     #[error("the model does not say which opset it uses: export it again")]
     NoOpset,
     #[error("{value} is not a tensor with an element type and a shape")]
@@ -46,15 +59,27 @@ pub enum Fault {
     #[error("value {value} is defined more than once")]
     Duplicate { value: String },
     #[error("node {node} ({op}) reads {value}, which nothing produces")]
-    MissingInput { node: String, op: String, value: String },
+    MissingInput {
+        node: String,
+        op: String,
+        value: String,
+    },
     #[error("output {value} is produced by nothing")]
     MissingOutput { value: String },
     #[error("nodes {} form a cycle", nodes.join(", "))]
     Cycle { nodes: Vec<String> },
     #[error("node {node} ({op}) reads {value} before it is produced")]
-    Order { node: String, op: String, value: String },
+    Order {
+        node: String,
+        op: String,
+        value: String,
+    },
     #[error("node {node} ({op}): {reason}")]
-    Node { node: String, op: String, reason: String },
+    Node {
+        node: String,
+        op: String,
+        reason: String,
+    },
 }
 
 /// Why a stored tensor cannot be used.
@@ -79,15 +104,25 @@ pub enum TensorFault {
     #[error("external data field {key} = {value:?} is not a number of bytes")]
     Field { key: String, value: String },
     #[error("external file {location:?} has {found} bytes, {needed} are needed")]
-    Short { location: String, needed: u64, found: u64 },
-    #[error("external file {location:?} is a Git LFS pointer, not the file itself: run `git lfs pull`")]
+    Short {
+        location: String,
+        needed: u64,
+        found: u64,
+    },
+    #[error(
+        "external file {location:?} is a Git LFS pointer, not the file itself: run `git lfs pull`"
+    )]
     Pointer { location: String },
     #[error("cannot read external file {location:?}: {reason}")]
     Unreadable { location: String, reason: String },
 }
 
 fn join(faults: &[Fault]) -> String {
-    faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("; ")
+    faults
+        .iter()
+        .map(Fault::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 impl fmt::Display for Element {

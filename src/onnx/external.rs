@@ -1,4 +1,5 @@
-//! Files beside the model that hold its weights. Only regular files inside the model's own folder are opened, each read once.
+//! Files beside the model that hold its weights. Only regular files inside the model's own folder
+//! are opened, each read once.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -18,7 +19,10 @@ pub struct ExternalFiles {
 
 impl ExternalFiles {
     pub fn of(folder: Option<&Path>) -> Self {
-        Self { folder: folder.map(Path::to_path_buf), files: HashMap::new() }
+        Self {
+            folder: folder.map(Path::to_path_buf),
+            files: HashMap::new(),
+        }
     }
 
     /// Those that were opened, in the order of their paths.
@@ -29,14 +33,25 @@ impl ExternalFiles {
     }
 
     /// `length` bytes of `location` from `offset`.
-    pub fn slice(&mut self, location: &str, offset: u64, length: usize) -> Result<Bytes, TensorFault> {
+    pub fn slice(
+        &mut self,
+        location: &str,
+        offset: u64,
+        length: usize,
+    ) -> Result<Bytes, TensorFault> {
         let file = self.open(location)?;
         let needed = offset.saturating_add(length as u64);
         if file.starts_with(LFS_POINTER) {
-            return Err(TensorFault::Pointer { location: location.into() });
+            return Err(TensorFault::Pointer {
+                location: location.into(),
+            });
         }
         if needed > file.len() as u64 {
-            return Err(TensorFault::Short { location: location.into(), needed, found: file.len() as u64 });
+            return Err(TensorFault::Short {
+                location: location.into(),
+                needed,
+                found: file.len() as u64,
+            });
         }
         let start = offset as usize;
         Ok(file.slice(start..start + length))
@@ -44,12 +59,16 @@ impl ExternalFiles {
 
     fn open(&mut self, location: &str) -> Result<Bytes, TensorFault> {
         let folder = self.folder.as_ref().ok_or(TensorFault::NoFolder)?;
-        let plain = Path::new(location).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+        let plain = Path::new(location)
+            .components()
+            .all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         if !plain || location.is_empty() || location.contains(['\\', '\0']) {
             return Err(TensorFault::Location(location.into()));
         }
-        let unreadable =
-            |e: std::io::Error| TensorFault::Unreadable { location: location.into(), reason: e.to_string() };
+        let unreadable = |e: std::io::Error| TensorFault::Unreadable {
+            location: location.into(),
+            reason: e.to_string(),
+        };
         let root = folder.canonicalize().map_err(unreadable)?;
         let path = root.join(location).canonicalize().map_err(unreadable)?;
         if !path.starts_with(&root) || !path.is_file() {

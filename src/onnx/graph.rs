@@ -1,4 +1,5 @@
-//! The graph as a value. Names tie everything together, as in ONNX: a value is a string, produced by one node, initializer or input.
+//! The graph as a value. Names tie everything together, as in ONNX: a value is a string, produced
+//! by one node, initializer or input.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,7 +9,8 @@ use prost::Message;
 
 use super::proto;
 
-/// A model's graph with what it needs to be written again. Nodes are in topological order after `read`.
+/// A model's graph with what it needs to be written again. Nodes are in topological order after
+/// `read`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
     pub name: String,
@@ -17,7 +19,8 @@ pub struct Graph {
     pub opset_imports: BTreeMap<String, i64>,
     pub inputs: Vec<ValueInfo>,
     pub outputs: Vec<ValueInfo>,
-    /// Weights and constants. `Bytes` makes clones share memory with the file they were mapped from.
+    /// Weights and constants. `Bytes` makes clones share memory with the file they were mapped
+    /// from.
     pub initializers: IndexMap<String, Literal>,
     pub nodes: Vec<Node>,
     /// `metadata_props` of the model, kept as they are.
@@ -45,7 +48,8 @@ pub enum Attribute {
     Floats(Vec<f32>),
     Ints(Vec<i64>),
     Strings(Vec<Bytes>),
-    /// An attribute this crate does not interpret (sub-graphs, sparse tensors, type protos): its encoded `AttributeProto`, kept.
+    /// An attribute this crate does not interpret (sub-graphs, sparse tensors, type protos): its
+    /// encoded `AttributeProto`, kept.
     Opaque(Bytes),
 }
 
@@ -164,18 +168,32 @@ impl Node {
 
     /// What an error calls the node: its name or, when it has none, its first output.
     pub fn label(&self) -> &str {
-        let output = self.outputs.iter().find(|o| !o.is_empty()).map_or("(unnamed)", String::as_str);
-        if self.name.is_empty() { output } else { &self.name }
+        let output = self
+            .outputs
+            .iter()
+            .find(|o| !o.is_empty())
+            .map_or("(unnamed)", String::as_str);
+        if self.name.is_empty() {
+            output
+        } else {
+            &self.name
+        }
     }
 
     /// Input `index`, unless it is absent.
     pub fn input(&self, index: usize) -> Option<&str> {
-        self.inputs.get(index).map(String::as_str).filter(|name| !name.is_empty())
+        self.inputs
+            .get(index)
+            .map(String::as_str)
+            .filter(|name| !name.is_empty())
     }
 
     /// Output `index`, unless it is absent.
     pub fn output(&self, index: usize) -> Option<&str> {
-        self.outputs.get(index).map(String::as_str).filter(|name| !name.is_empty())
+        self.outputs
+            .get(index)
+            .map(String::as_str)
+            .filter(|name| !name.is_empty())
     }
 
     /// Whether the node is `op_type` of the default domain.
@@ -234,12 +252,15 @@ impl Node {
         }
     }
 
-    /// Names that sub-graphs of the node (If, Loop, Scan) may read from outside: every node input in them.
+    /// Names that sub-graphs of the node (If, Loop, Scan) may read from outside: every node input
+    /// in them.
     pub fn captured(&self) -> Vec<String> {
         let mut names = Vec::new();
         for attribute in self.attributes.values() {
             if let Attribute::Opaque(bytes) = attribute {
-                let Ok(decoded) = proto::AttributeProto::decode(bytes.clone()) else { continue };
+                let Ok(decoded) = proto::AttributeProto::decode(bytes.clone()) else {
+                    continue;
+                };
                 collect_captured(&decoded, &mut names);
             }
         }
@@ -252,7 +273,9 @@ fn collect_captured(attribute: &proto::AttributeProto, names: &mut Vec<String>) 
         names.extend(graph.output.iter().filter_map(|output| output.name.clone()));
         for node in &graph.node {
             names.extend(node.input.iter().cloned());
-            node.attribute.iter().for_each(|inner| collect_captured(inner, names));
+            node.attribute
+                .iter()
+                .for_each(|inner| collect_captured(inner, names));
         }
     }
 }
@@ -265,21 +288,37 @@ impl Graph {
 
     /// Copies what still lies in a mapped file, which may then change or go.
     pub fn detach(&mut self) {
-        self.initializers.values_mut().for_each(|literal| *literal = literal.detached());
-        for attribute in self.nodes.iter_mut().flat_map(|node| node.attributes.values_mut()) {
+        self.initializers
+            .values_mut()
+            .for_each(|literal| *literal = literal.detached());
+        for attribute in self
+            .nodes
+            .iter_mut()
+            .flat_map(|node| node.attributes.values_mut())
+        {
             match attribute {
                 Attribute::Tensor(literal) => *literal = literal.detached(),
-                Attribute::String(bytes) | Attribute::Opaque(bytes) => *bytes = Bytes::copy_from_slice(bytes),
-                Attribute::Strings(all) => all.iter_mut().for_each(|bytes| *bytes = Bytes::copy_from_slice(bytes)),
-                Attribute::Float(_) | Attribute::Int(_) | Attribute::Floats(_) | Attribute::Ints(_) => {}
+                Attribute::String(bytes) | Attribute::Opaque(bytes) => {
+                    *bytes = Bytes::copy_from_slice(bytes)
+                }
+                Attribute::Strings(all) => all
+                    .iter_mut()
+                    .for_each(|bytes| *bytes = Bytes::copy_from_slice(bytes)),
+                Attribute::Float(_)
+                | Attribute::Int(_)
+                | Attribute::Floats(_)
+                | Attribute::Ints(_) => {}
             }
         }
     }
 
     /// Value -> index of the node that produces it.
     pub fn producers(&self) -> HashMap<&str, usize> {
-        let outputs =
-            self.nodes.iter().enumerate().flat_map(|(i, node)| node.outputs.iter().map(move |o| (o.as_str(), i)));
+        let outputs = self
+            .nodes
+            .iter()
+            .enumerate()
+            .flat_map(|(i, node)| node.outputs.iter().map(move |o| (o.as_str(), i)));
         outputs.filter(|(name, _)| !name.is_empty()).collect()
     }
 
@@ -297,17 +336,33 @@ impl Graph {
         consumers
     }
 
-    /// Values whose names a rewrite must keep: graph inputs and outputs, and what sub-graphs capture.
+    /// Values whose names a rewrite must keep: graph inputs and outputs, and what sub-graphs
+    /// capture.
     pub fn pinned(&self) -> HashSet<String> {
-        let ends = self.inputs.iter().chain(&self.outputs).map(|value| value.name.clone());
-        ends.chain(self.nodes.iter().flat_map(Node::captured)).collect()
+        let ends = self
+            .inputs
+            .iter()
+            .chain(&self.outputs)
+            .map(|value| value.name.clone());
+        ends.chain(self.nodes.iter().flat_map(Node::captured))
+            .collect()
     }
 
     /// Every value name in use.
     pub fn value_names(&self) -> HashSet<String> {
-        let ends = self.inputs.iter().chain(&self.outputs).map(|value| &value.name);
-        let nodes = self.nodes.iter().flat_map(|node| node.inputs.iter().chain(&node.outputs));
-        ends.chain(self.initializers.keys()).chain(nodes).cloned().collect()
+        let ends = self
+            .inputs
+            .iter()
+            .chain(&self.outputs)
+            .map(|value| &value.name);
+        let nodes = self
+            .nodes
+            .iter()
+            .flat_map(|node| node.inputs.iter().chain(&node.outputs));
+        ends.chain(self.initializers.keys())
+            .chain(nodes)
+            .cloned()
+            .collect()
     }
 }
 
@@ -323,7 +378,10 @@ impl Names {
     pub fn of(graph: &Graph) -> Self {
         let mut names = graph.value_names();
         names.extend(graph.nodes.iter().flat_map(Node::captured));
-        Self { taken: names, counts: HashMap::new() }
+        Self {
+            taken: names,
+            counts: HashMap::new(),
+        }
     }
 
     /// `wish`, or `wish.1`, `wish.2` … when it is taken.

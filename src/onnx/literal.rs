@@ -17,15 +17,22 @@ impl Element {
     }
 
     pub fn is_float(self) -> bool {
-        matches!(self, Element::Float | Element::Float16 | Element::Double | Element::Bfloat16)
+        matches!(
+            self,
+            Element::Float | Element::Float16 | Element::Double | Element::Bfloat16
+        )
     }
 
-    /// The element type that ONNX numbers `code`; none for strings, complex numbers and the sub-byte types.
+    /// The element type that ONNX numbers `code`; none for strings, complex numbers and the
+    /// sub-byte types.
     pub fn from_code(code: i32) -> Option<Self> {
         use Element::*;
-        [Float, Uint8, Int8, Uint16, Int16, Int32, Int64, Bool, Float16, Double, Uint32, Uint64, Bfloat16]
-            .into_iter()
-            .find(|element| *element as i32 == code)
+        [
+            Float, Uint8, Int8, Uint16, Int16, Int32, Int64, Bool, Float16, Double, Uint32, Uint64,
+            Bfloat16,
+        ]
+        .into_iter()
+        .find(|element| *element as i32 == code)
     }
 }
 
@@ -46,11 +53,18 @@ impl Literal {
 
     /// As [`Self::from_f32s`], without copying: for large weights.
     pub fn from_f32_vec(shape: &[usize], mut values: Vec<f32>) -> Self {
-        values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().to_le()));
-        Self { element: Element::Float, shape: shape.to_vec(), bytes: Bytes::from_owner(Floats(values)) }
+        values
+            .iter_mut()
+            .for_each(|value| *value = f32::from_bits(value.to_bits().to_le()));
+        Self {
+            element: Element::Float,
+            shape: shape.to_vec(),
+            bytes: Bytes::from_owner(Floats(values)),
+        }
     }
 
-    /// The same numbers, at an address that float32 may have: copied where they lie in a file at any other.
+    /// The same numbers, at an address that float32 may have: copied where they lie in a file at
+    /// any other.
     pub fn aligned(self) -> Self {
         if self.element != Element::Float || self.bytes.as_ptr().cast::<f32>().is_aligned() {
             return self;
@@ -62,7 +76,10 @@ impl Literal {
     pub fn detached(&self) -> Self {
         match self.element {
             Element::Float => Self::from_f32_vec(&self.shape, self.decode(f32::from_le_bytes)),
-            _ => Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self.clone() },
+            _ => Self {
+                bytes: Bytes::copy_from_slice(&self.bytes),
+                ..self.clone()
+            },
         }
     }
 
@@ -72,7 +89,11 @@ impl Literal {
     }
 
     pub fn from_bools(shape: &[usize], values: &[bool]) -> Self {
-        Self::from_numbers(Element::Bool, shape, values.iter().map(|&v| u8::from(v)).collect())
+        Self::from_numbers(
+            Element::Bool,
+            shape,
+            values.iter().map(|&v| u8::from(v)).collect(),
+        )
     }
 
     pub fn scalar_f32(value: f32) -> Self {
@@ -88,7 +109,8 @@ impl Literal {
         Self::from_i64s(&[values.len()], values)
     }
 
-    /// `values` converted to `element`: floats are rounded to nearest, integers truncate towards zero and saturate.
+    /// `values` converted to `element`: floats are rounded to nearest, integers truncate towards
+    /// zero and saturate.
     pub fn from_f64s(element: Element, shape: &[usize], values: &[f64]) -> Self {
         let mut bytes = Vec::with_capacity(values.len() * element.size());
         for &v in values {
@@ -112,8 +134,15 @@ impl Literal {
     }
 
     fn from_numbers(element: Element, shape: &[usize], bytes: Vec<u8>) -> Self {
-        debug_assert_eq!(bytes.len(), shape.iter().product::<usize>() * element.size());
-        Self { element, shape: shape.to_vec(), bytes: Bytes::from(bytes) }
+        debug_assert_eq!(
+            bytes.len(),
+            shape.iter().product::<usize>() * element.size()
+        );
+        Self {
+            element,
+            shape: shape.to_vec(),
+            bytes: Bytes::from(bytes),
+        }
     }
 
     /// Number of elements.
@@ -126,7 +155,10 @@ impl Literal {
     }
 
     pub fn value_type(&self) -> ValueType {
-        ValueType { element: self.element, shape: self.shape.iter().map(|&d| Dim::Known(d)).collect() }
+        ValueType {
+            element: self.element,
+            shape: self.shape.iter().map(|&d| Dim::Known(d)).collect(),
+        }
     }
 
     /// The values of a float tensor of any width; none for integers and bools.
@@ -140,7 +172,8 @@ impl Literal {
         }
     }
 
-    /// The values of an integer or bool tensor; none for floats. Values of uint64 beyond int64 wrap.
+    /// The values of an integer or bool tensor; none for floats. Values of uint64 beyond int64
+    /// wrap.
     pub fn to_i64s(&self) -> Option<Vec<i64>> {
         match self.element {
             Element::Int64 => Some(self.decode(i64::from_le_bytes)),
@@ -164,7 +197,12 @@ impl Literal {
             Element::Float16 => self.decode(|b| f16::from_le_bytes(b).to_f64()),
             Element::Bfloat16 => self.decode(|b| bf16::from_le_bytes(b).to_f64()),
             Element::Uint64 => self.decode(|b| u64::from_le_bytes(b) as f64),
-            _ => self.to_i64s().unwrap_or_default().into_iter().map(|v| v as f64).collect(),
+            _ => self
+                .to_i64s()
+                .unwrap_or_default()
+                .into_iter()
+                .map(|v| v as f64)
+                .collect(),
         }
     }
 
@@ -186,7 +224,11 @@ impl Literal {
 
 /// Whole elements are collected, for flattening one iterator per element is many times slower.
 fn bytes_of<const N: usize, T: Copy>(values: &[T], to_bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
-    values.iter().map(|&value| to_bytes(value)).collect::<Vec<_>>().into_flattened()
+    values
+        .iter()
+        .map(|&value| to_bytes(value))
+        .collect::<Vec<_>>()
+        .into_flattened()
 }
 
 #[cfg(test)]
@@ -196,8 +238,11 @@ mod tests {
     #[test]
     fn unaligned_numbers_are_copied_and_aligned_ones_stay() {
         let whole = Bytes::from_owner(Floats(vec![0.0; 4]));
-        let at =
-            |start: usize| Literal { element: Element::Float, shape: vec![2], bytes: whole.slice(start..start + 8) };
+        let at = |start: usize| Literal {
+            element: Element::Float,
+            shape: vec![2],
+            bytes: whole.slice(start..start + 8),
+        };
         assert_eq!(at(4).aligned().bytes.as_ptr(), at(4).bytes.as_ptr());
         let copied = at(1).aligned();
         assert!(copied.bytes.as_ptr().cast::<f32>().is_aligned());
@@ -207,9 +252,17 @@ mod tests {
     #[test]
     fn detached_numbers_are_the_same_elsewhere_and_floats_are_aligned() {
         let whole = Bytes::from_owner(Floats(vec![0.5; 4]));
-        for (element, start) in [(Element::Float, 4), (Element::Float, 1), (Element::Uint8, 1)] {
+        for (element, start) in [
+            (Element::Float, 4),
+            (Element::Float, 1),
+            (Element::Uint8, 1),
+        ] {
             let shape = vec![8 / element.size()];
-            let literal = Literal { element, shape, bytes: whole.slice(start..start + 8) };
+            let literal = Literal {
+                element,
+                shape,
+                bytes: whole.slice(start..start + 8),
+            };
             let copied = literal.detached();
             assert_eq!(copied, literal);
             assert_ne!(copied.bytes.as_ptr(), literal.bytes.as_ptr());
@@ -226,7 +279,10 @@ mod tests {
             assert_eq!(literal.to_f32s().is_some(), element.is_float());
             assert_eq!(literal.to_i64s().is_none(), element.is_float());
         }
-        assert_eq!(Literal::from_bools(&[2], &[true, false]).to_i64s().unwrap(), [1, 0]);
+        assert_eq!(
+            Literal::from_bools(&[2], &[true, false]).to_i64s().unwrap(),
+            [1, 0]
+        );
         assert!(Element::from_code(8).is_none());
     }
 }

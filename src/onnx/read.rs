@@ -1,5 +1,6 @@
-//! Bytes of an ONNX model -> Graph. Weights are not copied: they share the mapped file.
-//! Unknown ops, domains and attributes are kept; whoever has to understand a node refuses it. All faults are reported together.
+//! Bytes of an ONNX model -> Graph. Weights are not copied: they share the mapped file. Unknown
+//! ops, domains and attributes are kept; whoever has to understand a node refuses it. All faults
+//! are reported together.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use super::graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, Val
 use super::passes::{find_faults, sort};
 use super::proto::attribute_proto::AttributeType;
 use super::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto,
+    tensor_shape_proto, type_proto,
 };
 use super::tensor_proto::read_tensor;
 use super::types::{infer, oversize};
@@ -34,8 +36,16 @@ pub fn read_model(path: &Path) -> Result<Graph, OnnxError> {
 /// As [`read_model`], with the paths of the files that hold external data.
 pub fn read_model_files(path: &Path) -> Result<(Graph, Vec<PathBuf>), OnnxError> {
     // Not mapped: whoever copies over the file meanwhile would end the process.
-    let bytes = std::fs::read(path).map_err(|source| OnnxError::File { path: path.into(), source })?.into();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let bytes = std::fs::read(path)
+        .map_err(|source| OnnxError::File {
+            path: path.into(),
+            source,
+        })?
+        .into();
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut files = ExternalFiles::of(Some(folder));
     let graph = read(bytes, &mut files)?;
     Ok((graph, files.opened()))
@@ -48,21 +58,33 @@ pub fn read_bytes(bytes: Bytes, folder: Option<&Path>) -> Result<Graph, OnnxErro
 
 fn read(bytes: Bytes, files: &mut ExternalFiles) -> Result<Graph, OnnxError> {
     let model = ModelProto::decode(bytes)?;
-    let Some(proto) = model.graph else { return Err(OnnxError::Model(vec![Fault::NoGraph])) };
+    let Some(proto) = model.graph else {
+        return Err(OnnxError::Model(vec![Fault::NoGraph]));
+    };
     if proto.node.len() > MAX_NODES {
-        return Err(OnnxError::Model(vec![Fault::TooManyNodes { nodes: proto.node.len(), most: MAX_NODES }]));
+        return Err(OnnxError::Model(vec![Fault::TooManyNodes {
+            nodes: proto.node.len(),
+            most: MAX_NODES,
+        }]));
     }
     let mut faults = Vec::new();
     let ir_version = model.ir_version.unwrap_or_default();
     if !IR_VERSIONS.contains(&ir_version) {
         faults.push(Fault::IrVersion(ir_version));
     }
-    let opset_imports: BTreeMap<String, i64> =
-        model.opset_import.iter().map(|import| (read_domain(import.domain()), import.version())).collect();
+    let opset_imports: BTreeMap<String, i64> = model
+        .opset_import
+        .iter()
+        .map(|import| (read_domain(import.domain()), import.version()))
+        .collect();
     match opset_imports.get("") {
         None => faults.push(Fault::NoOpset),
         Some(&version) if !(OLDEST_OPSET..=NEWEST_OPSET).contains(&version) => {
-            faults.push(Fault::Opset { version, oldest: OLDEST_OPSET, newest: NEWEST_OPSET });
+            faults.push(Fault::Opset {
+                version,
+                oldest: OLDEST_OPSET,
+                newest: NEWEST_OPSET,
+            });
         }
         Some(_) => {}
     }
@@ -75,7 +97,14 @@ fn read(bytes: Bytes, files: &mut ExternalFiles) -> Result<Graph, OnnxError> {
         outputs: vec![],
         initializers: IndexMap::new(),
         nodes: vec![],
-        metadata: metadata.map(|entry| (entry.key.unwrap_or_default(), entry.value.unwrap_or_default())).collect(),
+        metadata: metadata
+            .map(|entry| {
+                (
+                    entry.key.unwrap_or_default(),
+                    entry.value.unwrap_or_default(),
+                )
+            })
+            .collect(),
     };
     read_initializers(&proto, files, &mut graph, &mut faults);
     read_nodes(&proto, files, &mut graph, &mut faults);
@@ -84,20 +113,37 @@ fn read(bytes: Bytes, files: &mut ExternalFiles) -> Result<Graph, OnnxError> {
     if faults.is_empty() {
         let cycle = sort(&mut graph).err();
         // Order faults after a failed sort are the cycle seen again.
-        faults.extend(find_faults(&graph).into_iter().filter(|fault| !matches!(fault, Fault::Order { .. })));
+        faults.extend(
+            find_faults(&graph)
+                .into_iter()
+                .filter(|fault| !matches!(fault, Fault::Order { .. })),
+        );
         faults.extend(cycle);
     }
     if faults.is_empty() {
         complete_outputs(&mut graph, declared, &mut faults)?;
     }
-    if faults.is_empty() { Ok(graph) } else { Err(OnnxError::Model(faults)) }
+    if faults.is_empty() {
+        Ok(graph)
+    } else {
+        Err(OnnxError::Model(faults))
+    }
 }
 
 fn read_domain(domain: &str) -> String {
-    if domain == "ai.onnx" { String::new() } else { domain.into() }
+    if domain == "ai.onnx" {
+        String::new()
+    } else {
+        domain.into()
+    }
 }
 
-fn read_initializers(proto: &GraphProto, files: &mut ExternalFiles, graph: &mut Graph, faults: &mut Vec<Fault>) {
+fn read_initializers(
+    proto: &GraphProto,
+    files: &mut ExternalFiles,
+    graph: &mut Graph,
+    faults: &mut Vec<Fault>,
+) {
     for tensor in &proto.initializer {
         let value = tensor.name().to_string();
         match read_tensor(tensor, files) {
@@ -106,8 +152,13 @@ fn read_initializers(proto: &GraphProto, files: &mut ExternalFiles, graph: &mut 
         }
     }
     for sparse in &proto.sparse_initializer {
-        let value = sparse.values.as_ref().map_or("(unnamed)", |values| values.name());
-        faults.push(Fault::Sparse { value: value.into() });
+        let value = sparse
+            .values
+            .as_ref()
+            .map_or("(unnamed)", |values| values.name());
+        faults.push(Fault::Sparse {
+            value: value.into(),
+        });
     }
 }
 
@@ -117,7 +168,12 @@ fn insert_initializer(graph: &mut Graph, value: String, literal: Literal, faults
     }
 }
 
-fn read_nodes(proto: &GraphProto, files: &mut ExternalFiles, graph: &mut Graph, faults: &mut Vec<Fault>) {
+fn read_nodes(
+    proto: &GraphProto,
+    files: &mut ExternalFiles,
+    graph: &mut Graph,
+    faults: &mut Vec<Fault>,
+) {
     for node_proto in &proto.node {
         let node = read_node(node_proto, files, faults);
         match (constant_value(&node), node.outputs.as_slice()) {
@@ -141,7 +197,11 @@ fn read_node(proto: &NodeProto, files: &mut ExternalFiles, faults: &mut Vec<Faul
         let value = read_attribute(attribute, files);
         if node.attributes.insert(name.clone(), value).is_some() {
             let reason = format!("attribute {name} is given twice");
-            faults.push(Fault::Node { node: node.label().into(), op: node.op_type.clone(), reason });
+            faults.push(Fault::Node {
+                node: node.label().into(),
+                op: node.op_type.clone(),
+                reason,
+            });
         }
     }
     node
@@ -159,9 +219,11 @@ fn read_attribute(proto: &AttributeProto, files: &mut ExternalFiles) -> Attribut
         AttributeType::Floats => Attribute::Floats(proto.floats.clone()),
         AttributeType::Ints => Attribute::Ints(proto.ints.clone()),
         AttributeType::Strings => Attribute::Strings(proto.strings.clone()),
-        AttributeType::Tensor => {
-            proto.t.as_ref().and_then(|t| read_tensor(t, files).ok()).map_or_else(opaque, Attribute::Tensor)
-        }
+        AttributeType::Tensor => proto
+            .t
+            .as_ref()
+            .and_then(|t| read_tensor(t, files).ok())
+            .map_or_else(opaque, Attribute::Tensor),
         _ => opaque(),
     }
 }
@@ -182,7 +244,10 @@ fn attribute_type(proto: &AttributeProto) -> AttributeType {
         (!proto.ints.is_empty(), AttributeType::Ints),
         (!proto.strings.is_empty(), AttributeType::Strings),
     ];
-    filled.into_iter().find(|(is, _)| *is).map_or(AttributeType::Undefined, |(_, kind)| kind)
+    filled
+        .into_iter()
+        .find(|(is, _)| *is)
+        .map_or(AttributeType::Undefined, |(_, kind)| kind)
 }
 
 /// The tensor of a Constant node; none for strings and sparse values, which stay nodes.
@@ -190,12 +255,16 @@ fn constant_value(node: &Node) -> Option<Literal> {
     if !node.is("Constant") {
         return None;
     }
-    let [(name, value)] = node.attributes.iter().collect::<Vec<_>>()[..] else { return None };
+    let [(name, value)] = node.attributes.iter().collect::<Vec<_>>()[..] else {
+        return None;
+    };
     match (name.as_str(), value) {
         ("value", Attribute::Tensor(literal)) => Some(literal.clone()),
         ("value_float", Attribute::Float(value)) => Some(Literal::scalar_f32(*value)),
         ("value_int", Attribute::Int(value)) => Some(Literal::scalar_i64(*value)),
-        ("value_floats", Attribute::Floats(values)) => Some(Literal::from_f32s(&[values.len()], values)),
+        ("value_floats", Attribute::Floats(values)) => {
+            Some(Literal::from_f32s(&[values.len()], values))
+        }
         ("value_ints", Attribute::Ints(values)) => Some(Literal::vector_i64(values)),
         _ => None,
     }
@@ -207,45 +276,85 @@ struct Declared {
     shape: Option<Vec<Dim>>,
 }
 
-/// Inputs, without those that are initializers too (they are constants), and outputs, whose types may still be incomplete.
+/// Inputs, without those that are initializers too (they are constants), and outputs, whose types
+/// may still be incomplete.
 fn read_ends(proto: &GraphProto, graph: &mut Graph, faults: &mut Vec<Fault>) -> Vec<Declared> {
-    let stored: HashSet<&str> = proto.initializer.iter().map(|tensor| tensor.name()).collect();
-    for input in proto.input.iter().filter(|input| !stored.contains(input.name())) {
+    let stored: HashSet<&str> = proto
+        .initializer
+        .iter()
+        .map(|tensor| tensor.name())
+        .collect();
+    for input in proto
+        .input
+        .iter()
+        .filter(|input| !stored.contains(input.name()))
+    {
         match read_declared(input) {
-            Some(Declared { element: Some(element), shape: Some(shape) }) => {
-                graph.inputs.push(ValueInfo { name: input.name().into(), value_type: ValueType { element, shape } });
+            Some(Declared {
+                element: Some(element),
+                shape: Some(shape),
+            }) => {
+                graph.inputs.push(ValueInfo {
+                    name: input.name().into(),
+                    value_type: ValueType { element, shape },
+                });
             }
-            _ => faults.push(Fault::NotATensor { value: input.name().into() }),
+            _ => faults.push(Fault::NotATensor {
+                value: input.name().into(),
+            }),
         }
     }
     let mut declared = Vec::with_capacity(proto.output.len());
     for output in &proto.output {
         let Some(found) = read_declared(output) else {
-            faults.push(Fault::NotATensor { value: output.name().into() });
+            faults.push(Fault::NotATensor {
+                value: output.name().into(),
+            });
             continue;
         };
-        let (element, shape) = (found.element.unwrap_or(Element::Float), found.shape.clone().unwrap_or_default());
-        graph.outputs.push(ValueInfo { name: output.name().into(), value_type: ValueType { element, shape } });
+        let (element, shape) = (
+            found.element.unwrap_or(Element::Float),
+            found.shape.clone().unwrap_or_default(),
+        );
+        graph.outputs.push(ValueInfo {
+            name: output.name().into(),
+            value_type: ValueType { element, shape },
+        });
         declared.push(found);
     }
     declared
 }
 
 /// Gives the outputs what the file leaves out of their types and the graph tells.
-fn complete_outputs(graph: &mut Graph, declared: Vec<Declared>, faults: &mut Vec<Fault>) -> Result<(), OnnxError> {
-    if declared.iter().all(|declared| declared.element.is_some() && declared.shape.is_some()) {
+fn complete_outputs(
+    graph: &mut Graph,
+    declared: Vec<Declared>,
+    faults: &mut Vec<Fault>,
+) -> Result<(), OnnxError> {
+    if declared
+        .iter()
+        .all(|declared| declared.element.is_some() && declared.shape.is_some())
+    {
         return Ok(());
     }
     let types = infer(graph)?;
     for (output, declared) in graph.outputs.iter_mut().zip(declared) {
         output.value_type = match (declared, types.get(&output.name)) {
-            (Declared { element: Some(element), shape: Some(shape) }, _) => ValueType { element, shape },
+            (
+                Declared {
+                    element: Some(element),
+                    shape: Some(shape),
+                },
+                _,
+            ) => ValueType { element, shape },
             (Declared { element, shape }, Some(inferred)) => ValueType {
                 element: element.unwrap_or(inferred.element),
                 shape: shape.unwrap_or_else(|| inferred.shape.clone()),
             },
             _ => {
-                faults.push(Fault::Untyped { value: output.name.clone() });
+                faults.push(Fault::Untyped {
+                    value: output.name.clone(),
+                });
                 continue;
             }
         };
@@ -256,7 +365,12 @@ fn complete_outputs(graph: &mut Graph, declared: Vec<Declared>, faults: &mut Vec
 /// None when the value is no tensor, or of an element type or size that is not supported.
 fn read_declared(proto: &ValueInfoProto) -> Option<Declared> {
     let tensor = match proto.r#type.as_ref().and_then(|kind| kind.value.as_ref()) {
-        None => return Some(Declared { element: None, shape: None }),
+        None => {
+            return Some(Declared {
+                element: None,
+                shape: None,
+            });
+        }
         Some(type_proto::Value::TensorType(tensor)) => tensor,
         Some(_) => return None,
     };
@@ -264,7 +378,10 @@ fn read_declared(proto: &ValueInfoProto) -> Option<Declared> {
         0 => None,
         code => Some(Element::from_code(code)?),
     };
-    let shape = tensor.shape.as_ref().map(|shape| read_shape(proto.name(), shape));
+    let shape = tensor
+        .shape
+        .as_ref()
+        .map(|shape| read_shape(proto.name(), shape));
     let fits = shape.as_ref().is_none_or(|shape| oversize(shape).is_none());
     fits.then_some(Declared { element, shape })
 }
@@ -272,10 +389,14 @@ fn read_declared(proto: &ValueInfoProto) -> Option<Declared> {
 /// Dimensions without a positive size or a name get the value's name and their axis.
 fn read_shape(value: &str, shape: &TensorShapeProto) -> Vec<Dim> {
     use tensor_shape_proto::dimension::Value as DimValue;
-    let dims = shape.dim.iter().enumerate().map(|(axis, dim)| match &dim.value {
-        Some(DimValue::DimValue(size)) if *size > 0 => Dim::Known(*size as usize),
-        Some(DimValue::DimParam(symbol)) if !symbol.is_empty() => Dim::Symbol(symbol.clone()),
-        _ => Dim::Symbol(format!("{value}.{axis}")),
-    });
+    let dims = shape
+        .dim
+        .iter()
+        .enumerate()
+        .map(|(axis, dim)| match &dim.value {
+            Some(DimValue::DimValue(size)) if *size > 0 => Dim::Known(*size as usize),
+            Some(DimValue::DimParam(symbol)) if !symbol.is_empty() => Dim::Symbol(symbol.clone()),
+            _ => Dim::Symbol(format!("{value}.{axis}")),
+        });
     dims.collect()
 }

@@ -1,5 +1,6 @@
-//! Graph -> bytes of an ONNX model. Equal graphs give identical bytes: attributes, metadata and initializers are sorted by name.
-//! Protobuf ends at 2 GB: a larger model is refused, unless its weights lie outside (`write_model_external`).
+//! Graph -> bytes of an ONNX model. Equal graphs give identical bytes: attributes, metadata and
+//! initializers are sorted by name. Protobuf ends at 2 GB: a larger model is refused, unless its
+//! weights lie outside (`write_model_external`).
 
 use prost::Message;
 
@@ -8,15 +9,16 @@ use super::graph::{Attribute, Dim, Graph, Literal, Node, ValueInfo};
 use super::proto::attribute_proto::AttributeType;
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
 use super::tensor_proto::{describe_tensor, write_tensor};
 
 /// Bytes of the largest protobuf message.
 pub const LARGEST_MODEL: usize = i32::MAX as usize;
 
-/// Where the bytes of an initializer lie: `location` is relative to the model's folder; the length is the literal's own.
+/// Where the bytes of an initializer lie: `location` is relative to the model's folder; the length
+/// is the literal's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalRef {
     pub location: String,
@@ -29,7 +31,8 @@ pub fn write_model(graph: &Graph) -> Result<Vec<u8>, OnnxError> {
     write_model_external(graph, usize::MAX, &mut |_, _| None)
 }
 
-/// The model, with every initializer of at least `threshold_bytes` offered to `place`, which says where it lies outside or keeps it inside.
+/// The model, with every initializer of at least `threshold_bytes` offered to `place`, which says
+/// where it lies outside or keeps it inside.
 pub fn write_model_external(
     graph: &Graph,
     threshold_bytes: usize,
@@ -38,11 +41,22 @@ pub fn write_model_external(
     let mut initializers: Vec<_> = graph.initializers.iter().collect();
     initializers.sort_by_key(|(name, _)| name.as_str());
     let initializer = initializers.into_iter().map(|(name, literal)| {
-        let outside = if literal.bytes.len() >= threshold_bytes { place(name, literal) } else { None };
-        outside.map_or_else(|| write_tensor(name, literal), |at| external_tensor(name, literal, &at))
+        let outside = if literal.bytes.len() >= threshold_bytes {
+            place(name, literal)
+        } else {
+            None
+        };
+        outside.map_or_else(
+            || write_tensor(name, literal),
+            |at| external_tensor(name, literal, &at),
+        )
     });
     let graph_proto = GraphProto {
-        name: Some(if graph.name.is_empty() { "graph".into() } else { graph.name.clone() }),
+        name: Some(if graph.name.is_empty() {
+            "graph".into()
+        } else {
+            graph.name.clone()
+        }),
         initializer: initializer.collect(),
         node: graph.nodes.iter().map(write_node).collect(),
         input: graph.inputs.iter().map(write_value).collect(),
@@ -57,9 +71,16 @@ pub fn write_model_external(
         opset_import: graph
             .opset_imports
             .iter()
-            .map(|(domain, &version)| OperatorSetIdProto { domain: Some(domain.clone()), version: Some(version) })
+            .map(|(domain, &version)| OperatorSetIdProto {
+                domain: Some(domain.clone()),
+                version: Some(version),
+            })
             .collect(),
-        metadata_props: graph.metadata.iter().map(|(key, value)| entry(key, value.clone())).collect(),
+        metadata_props: graph
+            .metadata
+            .iter()
+            .map(|(key, value)| entry(key, value.clone()))
+            .collect(),
         ..ModelProto::default()
     };
     match model.encoded_len() {
@@ -81,7 +102,10 @@ fn external_tensor(name: &str, literal: &Literal, at: &ExternalRef) -> TensorPro
 }
 
 fn entry(key: &str, value: String) -> StringStringEntryProto {
-    StringStringEntryProto { key: Some(key.into()), value: Some(value) }
+    StringStringEntryProto {
+        key: Some(key.into()),
+        value: Some(value),
+    }
 }
 
 /// The encoded node: equal nodes give identical bytes.
@@ -95,7 +119,11 @@ fn write_node(node: &Node) -> NodeProto {
         output: node.outputs.clone(),
         name: (!node.name.is_empty()).then(|| node.name.clone()),
         op_type: Some(node.op_type.clone()),
-        attribute: node.attributes.iter().map(|(name, value)| write_attribute(name, value)).collect(),
+        attribute: node
+            .attributes
+            .iter()
+            .map(|(name, value)| write_attribute(name, value))
+            .collect(),
         domain: (!node.domain.is_empty()).then(|| node.domain.clone()),
         overload: None,
     }
@@ -108,34 +136,60 @@ fn write_attribute(name: &str, value: &Attribute) -> AttributeProto {
         ..Default::default()
     };
     match value {
-        Attribute::Float(f) => AttributeProto { f: Some(*f), ..typed(AttributeType::Float) },
-        Attribute::Int(i) => AttributeProto { i: Some(*i), ..typed(AttributeType::Int) },
-        Attribute::String(s) => AttributeProto { s: Some(s.clone()), ..typed(AttributeType::String) },
-        Attribute::Tensor(t) => AttributeProto { t: Some(write_tensor("", t)), ..typed(AttributeType::Tensor) },
-        Attribute::Floats(floats) => AttributeProto { floats: floats.clone(), ..typed(AttributeType::Floats) },
-        Attribute::Ints(ints) => AttributeProto { ints: ints.clone(), ..typed(AttributeType::Ints) },
-        Attribute::Strings(strings) => AttributeProto { strings: strings.clone(), ..typed(AttributeType::Strings) },
+        Attribute::Float(f) => AttributeProto {
+            f: Some(*f),
+            ..typed(AttributeType::Float)
+        },
+        Attribute::Int(i) => AttributeProto {
+            i: Some(*i),
+            ..typed(AttributeType::Int)
+        },
+        Attribute::String(s) => AttributeProto {
+            s: Some(s.clone()),
+            ..typed(AttributeType::String)
+        },
+        Attribute::Tensor(t) => AttributeProto {
+            t: Some(write_tensor("", t)),
+            ..typed(AttributeType::Tensor)
+        },
+        Attribute::Floats(floats) => AttributeProto {
+            floats: floats.clone(),
+            ..typed(AttributeType::Floats)
+        },
+        Attribute::Ints(ints) => AttributeProto {
+            ints: ints.clone(),
+            ..typed(AttributeType::Ints)
+        },
+        Attribute::Strings(strings) => AttributeProto {
+            strings: strings.clone(),
+            ..typed(AttributeType::Strings)
+        },
         // What `read` encoded decodes; the name alone is left of bytes that are no attribute.
-        Attribute::Opaque(bytes) => {
-            AttributeProto::decode(bytes.clone()).unwrap_or_else(|_| typed(AttributeType::Undefined))
-        }
+        Attribute::Opaque(bytes) => AttributeProto::decode(bytes.clone())
+            .unwrap_or_else(|_| typed(AttributeType::Undefined)),
     }
 }
 
 fn write_value(value: &ValueInfo) -> ValueInfoProto {
     use tensor_shape_proto::dimension::Value as DimValue;
-    let dim = value.value_type.shape.iter().map(|dim| tensor_shape_proto::Dimension {
-        value: Some(match dim {
-            Dim::Known(size) => DimValue::DimValue(*size as i64),
-            Dim::Symbol(name) => DimValue::DimParam(name.clone()),
-        }),
-    });
+    let dim = value
+        .value_type
+        .shape
+        .iter()
+        .map(|dim| tensor_shape_proto::Dimension {
+            value: Some(match dim {
+                Dim::Known(size) => DimValue::DimValue(*size as i64),
+                Dim::Symbol(name) => DimValue::DimParam(name.clone()),
+            }),
+        });
     let tensor = type_proto::Tensor {
         elem_type: Some(value.value_type.element as i32),
         shape: Some(TensorShapeProto { dim: dim.collect() }),
     };
     ValueInfoProto {
         name: Some(value.name.clone()),
-        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)) }),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(tensor)),
+        }),
     }
 }

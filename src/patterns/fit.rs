@@ -1,6 +1,7 @@
-//! Eq. 2 of the PGIG paper, per output channel: p = (E₊[x ŷ] - E₊[x] E[ŷ]) / (wᵀE₊[x ŷ] - wᵀE₊[x] E[ŷ]), ŷ = wᵀx without the bias.
-//! Batches are summed in f32 by ONNX Runtime, the batches' sums in f64 here. A channel without a positive sample, or whose
-//! denominator is zero, gets p = 0 and is counted. Agrees with the published stress data's patterns to 1e-6.
+//! Eq. 2 of the PGIG paper, per output channel: p = (E₊[x ŷ] - E₊[x] E[ŷ]) / (wᵀE₊[x ŷ] - wᵀE₊[x]
+//! E[ŷ]), ŷ = wᵀx without the bias. Batches are summed in f32 by ONNX Runtime, the batches' sums in
+//! f64 here. A channel without a positive sample, or whose denominator is zero, gets p = 0 and is
+//! counted. Agrees with the published stress data's patterns to 1e-6.
 
 use std::collections::BTreeMap;
 
@@ -70,8 +71,14 @@ pub struct Fitting {
 }
 
 impl Fitting {
-    /// Opens the session of the sums of every Linear layer of `model`. Takes seconds: not for an async thread.
-    pub fn start(model: &Model, samples: Samples, regime: Regime, runtime: &Runtime) -> Result<Self, FitError> {
+    /// Opens the session of the sums of every Linear layer of `model`. Takes seconds: not for an
+    /// async thread.
+    pub fn start(
+        model: &Model,
+        samples: Samples,
+        regime: Regime,
+        runtime: &Runtime,
+    ) -> Result<Self, FitError> {
         let plan = fit_graph(&model.graph, regime)?;
         if plan.layers.is_empty() {
             return Err(FitError::NoLayers);
@@ -98,7 +105,10 @@ impl Fitting {
             }
             self.samples_done += 1;
         }
-        let batch = self.waiting.drain(..BATCH_ROWS.min(self.waiting.len())).collect::<Vec<_>>();
+        let batch = self
+            .waiting
+            .drain(..BATCH_ROWS.min(self.waiting.len()))
+            .collect::<Vec<_>>();
         if batch.is_empty() {
             return Ok(false);
         }
@@ -118,7 +128,10 @@ impl Fitting {
     /// The patterns, once `step` has said that nothing is left.
     pub fn finish(self) -> Result<Fitted, FitError> {
         if self.rows == 0 {
-            let first = self.unreadable.first().map(|fault| format!("{}: {}", fault.path.display(), fault.reason));
+            let first = self
+                .unreadable
+                .first()
+                .map(|fault| format!("{}: {}", fault.path.display(), fault.reason));
             let (count, first) = (self.samples_done, first.unwrap_or_default());
             return Err(FitError::NoneReadable { count, first });
         }
@@ -157,7 +170,12 @@ pub fn fit(
 fn stack(rows: &[Tensor], expected: &[usize]) -> Result<Tensor, FitError> {
     let views = rows.iter().map(|row| row.view()).collect::<Vec<_>>();
     ndarray::stack(Axis(0), &views).map_err(|_| FitError::Shape {
-        found: rows.iter().map(Tensor::shape).find(|shape| *shape != expected).unwrap_or_default().to_vec(),
+        found: rows
+            .iter()
+            .map(Tensor::shape)
+            .find(|shape| *shape != expected)
+            .unwrap_or_default()
+            .to_vec(),
         expected: expected.to_vec(),
     })
 }
@@ -180,7 +198,10 @@ impl Sums {
         let shape = layer.weight.shape.as_slice();
         let channels = [shape[layer.channel_axis]];
         let mut weight = ArrayD::zeros(shape);
-        weight.iter_mut().zip(layer.weight.to_f64s()).for_each(|(to, from)| *to = from);
+        weight
+            .iter_mut()
+            .zip(layer.weight.to_f64s())
+            .for_each(|(to, from)| *to = from);
         Self {
             weight,
             x_y: ArrayD::zeros(shape),
@@ -202,8 +223,13 @@ impl Sums {
         ];
         for (name, sum) in sums {
             let part = outputs.get(name).filter(|part| part.shape() == sum.shape());
-            let part = part.ok_or_else(|| FitError::Sum { layer: layer.output.clone(), output: name.clone() })?;
-            Zip::from(sum).and(part).for_each(|sum, part| *sum += f64::from(*part));
+            let part = part.ok_or_else(|| FitError::Sum {
+                layer: layer.output.clone(),
+                output: name.clone(),
+            })?;
+            Zip::from(sum)
+                .and(part)
+                .for_each(|sum, part| *sum += f64::from(*part));
         }
         self.count += (rows * layer.positions) as f64;
         Ok(())
@@ -223,14 +249,19 @@ impl Sums {
             let weight = self.weight.index_axis(axis, channel);
             let x = self.x.index_axis(axis, channel);
             let numerator = (&self.x_y.index_axis(axis, channel) - &(&x * mean_y)) / *positives;
-            let denominator: f64 = Zip::from(&weight).and(&numerator).fold(0.0, |sum, w, n| sum + w * n);
+            let denominator: f64 = Zip::from(&weight)
+                .and(&numerator)
+                .fold(0.0, |sum, w, n| sum + w * n);
             let norm = |values: f64| values.sqrt();
-            let scale = norm(weight.iter().map(|w| w * w).sum()) * norm(numerator.iter().map(|n| n * n).sum());
+            let scale = norm(weight.iter().map(|w| w * w).sum())
+                * norm(numerator.iter().map(|n| n * n).sum());
             if denominator.is_nan() || denominator.abs() <= ZERO_DENOMINATOR * scale {
                 zero_denominators += 1;
                 continue;
             }
-            pattern.index_axis_mut(axis, channel).zip_mut_with(&numerator, |p, n| *p = (n / denominator) as f32);
+            pattern
+                .index_axis_mut(axis, channel)
+                .zip_mut_with(&numerator, |p, n| *p = (n / denominator) as f32);
         }
         let report = LayerReport {
             output: self.layer.output,
@@ -259,10 +290,18 @@ mod tests {
     fn value(name: &str, sizes: &[usize]) -> ValueInfo {
         let mut dims = vec![Dim::Symbol("N".into())];
         dims.extend(sizes.iter().map(|size| Dim::Known(*size)));
-        ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, dims) }
+        ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(Element::Float, dims),
+        }
     }
 
-    fn model(input: &[usize], output: &[usize], nodes: Vec<Node>, weights: &[(&str, &[usize], &[f32])]) -> Model {
+    fn model(
+        input: &[usize],
+        output: &[usize],
+        nodes: Vec<Node>,
+        weights: &[(&str, &[usize], &[f32])],
+    ) -> Model {
         let graph = Graph {
             name: "net".into(),
             ir_version: 8,
@@ -271,7 +310,9 @@ mod tests {
             outputs: vec![value("out", output)],
             initializers: weights
                 .iter()
-                .map(|(name, shape, values)| ((*name).to_owned(), Literal::from_f32s(shape, values)))
+                .map(|(name, shape, values)| {
+                    ((*name).to_owned(), Literal::from_f32s(shape, values))
+                })
                 .collect(),
             nodes,
             metadata: Default::default(),
@@ -280,7 +321,11 @@ mod tests {
             id: "net".into(),
             folder: Default::default(),
             manifest: Manifest {
-                input: Input { name: "x".into(), shape: input.to_vec(), preprocess: None },
+                input: Input {
+                    name: "x".into(),
+                    shape: input.to_vec(),
+                    preprocess: None,
+                },
                 head: Head::Logits,
                 pattern_layers: PatternLayers::All,
                 output: None,
@@ -300,18 +345,33 @@ mod tests {
     fn the_stress_test_has_the_published_patterns() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/stress/X.csv");
         let text = std::fs::read_to_string(file).unwrap();
-        let values: Vec<f32> = text.split([',', '\n']).filter(|s| !s.is_empty()).map(|s| s.parse().unwrap()).collect();
+        let values: Vec<f32> = text
+            .split([',', '\n'])
+            .filter(|s| !s.is_empty())
+            .map(|s| s.parse().unwrap())
+            .collect();
         let x = Tensor::from_shape_vec(vec![400, 2], values).unwrap();
         let nodes = vec![
             Node::new("Gemm", ["x", "w1", "b1"], ["hidden"]),
             Node::new("Relu", ["hidden"], ["on"]),
             Node::new("Gemm", ["on", "w2", "b2"], ["out"]),
         ];
-        let weights: [(&str, &[usize], &[f32]); 4] =
-            [("w1", &[2, 1], &[-1.0, 1.0]), ("b1", &[1], &[1.0]), ("w2", &[1, 1], &[-1.0]), ("b2", &[1], &[1.0])];
+        let weights: [(&str, &[usize], &[f32]); 4] = [
+            ("w1", &[2, 1], &[-1.0, 1.0]),
+            ("b1", &[1], &[1.0]),
+            ("w2", &[1, 1], &[-1.0]),
+            ("b2", &[1], &[1.0]),
+        ];
         let model = model(&[2], &[1], nodes, &weights);
         let samples = Samples::in_tensor(x, &model).unwrap();
-        let fitted = fit(&model, samples, Regime::Activation, load_runtime(None, 0).unwrap(), |_| ()).unwrap();
+        let fitted = fit(
+            &model,
+            samples,
+            Regime::Activation,
+            load_runtime(None, 0).unwrap(),
+            |_| (),
+        )
+        .unwrap();
         let first = &fitted.layers["hidden"];
         assert!((first[[0, 0]] - -1.016_209).abs() < 1e-6, "{first}");
         assert!((first[[1, 0]] - -0.016_209_05).abs() < 1e-6, "{first}");
@@ -332,13 +392,27 @@ mod tests {
         let conv = Node::new("Conv", ["x", "w", "b"], ["hidden"])
             .with("pads", vec![1i64, 1, 0, 0])
             .with("kernel_shape", vec![2i64, 2]);
-        let nodes =
-            vec![conv, Node::new("Relu", ["hidden"], ["on"]), Node::new("GlobalAveragePool", ["on"], ["gap"]), {
-                Node::new("Flatten", ["gap"], ["out"])
-            }];
-        let model = model(&[2, 4, 4], &[2], nodes, &[("w", &[2, 2, 2, 2], &weight), ("b", &[2], &bias)]);
+        let nodes = vec![
+            conv,
+            Node::new("Relu", ["hidden"], ["on"]),
+            Node::new("GlobalAveragePool", ["on"], ["gap"]),
+            { Node::new("Flatten", ["gap"], ["out"]) },
+        ];
+        let model = model(
+            &[2, 4, 4],
+            &[2],
+            nodes,
+            &[("w", &[2, 2, 2, 2], &weight), ("b", &[2], &bias)],
+        );
         let samples = Samples::in_tensor(x.clone(), &model).unwrap();
-        let fitted = fit(&model, samples, Regime::Activation, load_runtime(None, 0).unwrap(), |_| ()).unwrap();
+        let fitted = fit(
+            &model,
+            samples,
+            Regime::Activation,
+            load_runtime(None, 0).unwrap(),
+            |_| (),
+        )
+        .unwrap();
 
         let w: Vec<f64> = weight[..8].iter().map(|w| f64::from(*w)).collect();
         let (mut xy, mut sx, mut sy, mut on, mut all) = ([0.0; 8], [0.0; 8], 0.0, 0.0, 0.0);
@@ -346,7 +420,10 @@ mod tests {
             for (top, left) in (0..4).flat_map(|top| (0..4).map(move |left| (top, left))) {
                 let patch: Vec<f64> = (0..8usize)
                     .map(|i| {
-                        let (r, c) = ((top + i / 2 % 2).checked_sub(1), (left + i % 2).checked_sub(1));
+                        let (r, c) = (
+                            (top + i / 2 % 2).checked_sub(1),
+                            (left + i % 2).checked_sub(1),
+                        );
                         r.zip(c).map_or(0.0, |(r, c)| f64::from(row[[i / 4, r, c]]))
                     })
                     .collect();
@@ -358,14 +435,32 @@ mod tests {
                 }
             }
         }
-        let numerator: Vec<f64> = (0..8).map(|i| xy[i] / on - sx[i] / on * (sy / all)).collect();
+        let numerator: Vec<f64> = (0..8)
+            .map(|i| xy[i] / on - sx[i] / on * (sy / all))
+            .collect();
         let denominator: f64 = w.iter().zip(&numerator).map(|(w, n)| w * n).sum();
         let found = fitted.layers["hidden"].index_axis(Axis(0), 0).to_owned();
         for (found, numerator) in found.iter().zip(&numerator) {
-            assert!((f64::from(*found) - numerator / denominator).abs() < 1e-5, "{found} {}", numerator / denominator);
+            assert!(
+                (f64::from(*found) - numerator / denominator).abs() < 1e-5,
+                "{found} {}",
+                numerator / denominator
+            );
         }
         let report = &fitted.report.layers[0];
-        assert_eq!((report.channels, report.without_positives, report.zero_denominators), (2, 1, 0));
-        assert!(fitted.layers["hidden"].index_axis(Axis(0), 1).iter().all(|p| *p == 0.0));
+        assert_eq!(
+            (
+                report.channels,
+                report.without_positives,
+                report.zero_denominators
+            ),
+            (2, 1, 0)
+        );
+        assert!(
+            fitted.layers["hidden"]
+                .index_axis(Axis(0), 1)
+                .iter()
+                .all(|p| *p == 0.0)
+        );
     }
 }

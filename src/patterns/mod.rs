@@ -1,5 +1,6 @@
-//! Fits patterns to a model: samples -> batches -> sums on ONNX Runtime -> Eq. 2 (the PGIG paper) for every Linear layer.
-//! Cost: one forward pass and one weight gradient for each layer and row; memory for one batch, and two f64 sums for each weight.
+//! Fits patterns to a model: samples -> batches -> sums on ONNX Runtime -> Eq. 2 (the PGIG paper)
+//! for every Linear layer. Cost: one forward pass and one weight gradient for each layer and row;
+//! memory for one batch, and two f64 sums for each weight.
 
 pub mod fit;
 pub mod samples;
@@ -16,9 +17,15 @@ pub enum FitError {
     #[error("model {model} takes ready tensors of shape {shape:?}: fit it with --tensors X.npy")]
     TakesTensors { model: String, shape: Vec<usize> },
     #[error("the samples have shape {found:?}; the model takes {expected:?}")]
-    Shape { found: Vec<usize>, expected: Vec<usize> },
+    Shape {
+        found: Vec<usize>,
+        expected: Vec<usize>,
+    },
     #[error("{}: {source}", path.display())]
-    File { path: std::path::PathBuf, source: std::io::Error },
+    File {
+        path: std::path::PathBuf,
+        source: std::io::Error,
+    },
     #[error("the model has no Linear layer to fit")]
     NoLayers,
     #[error("layer {layer}: ONNX Runtime gave no sum {output} in the weight's shape")]

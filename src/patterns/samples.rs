@@ -1,7 +1,9 @@
-//! The inputs that patterns are fitted on, one sample at a time: images of a folder, or rows of a tensor.
+//! The inputs that patterns are fitted on, one sample at a time: images of a folder, or rows of a
+//! tensor.
 //!
-//! Four views of each image: as the model's manifest preprocesses it, one random square crop of 50 to 100 % of the short side, and
-//! the mirror images of both. The crop is drawn with ChaCha8 keyed by the image's place in the sorted list.
+//! Four views of each image: as the model's manifest preprocesses it, one random square crop of 50
+//! to 100 % of the short side, and the mirror images of both. The crop is drawn with ChaCha8 keyed
+//! by the image's place in the sorted list.
 
 use std::{
     fs,
@@ -46,13 +48,18 @@ impl Samples {
     pub fn in_folder(folder: &Path, model: &Model) -> Result<Self, FitError> {
         let input = &model.manifest.input;
         let Some(preprocess) = input.preprocess.clone() else {
-            return Err(FitError::TakesTensors { model: model.id.clone(), shape: input.shape.clone() });
+            return Err(FitError::TakesTensors {
+                model: model.id.clone(),
+                shape: input.shape.clone(),
+            });
         };
         let mut paths = Vec::new();
         collect(folder, &mut paths)?;
         paths.sort();
         if paths.is_empty() {
-            return Err(FitError::NoImages { folder: folder.to_owned() });
+            return Err(FitError::NoImages {
+                folder: folder.to_owned(),
+            });
         }
         Ok(Self::Images { paths, preprocess })
     }
@@ -61,7 +68,10 @@ impl Samples {
     pub fn in_tensor(tensor: Tensor, model: &Model) -> Result<Self, FitError> {
         let expected = &model.manifest.input.shape;
         if tensor.shape().get(1..) != Some(expected.as_slice()) {
-            return Err(FitError::Shape { found: tensor.shape().to_vec(), expected: expected.clone() });
+            return Err(FitError::Shape {
+                found: tensor.shape().to_vec(),
+                expected: expected.clone(),
+            });
         }
         Ok(Self::Tensors(tensor))
     }
@@ -83,14 +93,20 @@ impl Samples {
             Self::Tensors(tensor) => Ok(vec![tensor.index_axis(Axis(0), index).to_owned()]),
             Self::Images { paths, preprocess } => {
                 let path = &paths[index];
-                read_views(path, preprocess, index as u64).map_err(|reason| Unreadable { path: path.clone(), reason })
+                read_views(path, preprocess, index as u64).map_err(|reason| Unreadable {
+                    path: path.clone(),
+                    reason,
+                })
             }
         }
     }
 }
 
 fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), FitError> {
-    let failed = |source| FitError::File { path: folder.to_owned(), source };
+    let failed = |source| FitError::File {
+        path: folder.to_owned(),
+        source,
+    };
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let extension = path.extension().unwrap_or_default().to_string_lossy();
@@ -105,10 +121,20 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), FitError> {
 
 fn read_views(path: &Path, rule: &Preprocess, key: u64) -> Result<Vec<Tensor>, String> {
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    let image = decode(&bytes, &Limits::default()).map_err(|error| error.to_string())?.image;
+    let image = decode(&bytes, &Limits::default())
+        .map_err(|error| error.to_string())?
+        .image;
     let crop = random_crop(&image, key);
-    let views = [::image::imageops::flip_horizontal(&image), ::image::imageops::flip_horizontal(&crop), crop, image];
-    views.iter().map(|view| Ok(preprocess(view, rule).map_err(|error| error.to_string())?.0)).collect()
+    let views = [
+        ::image::imageops::flip_horizontal(&image),
+        ::image::imageops::flip_horizontal(&crop),
+        crop,
+        image,
+    ];
+    views
+        .iter()
+        .map(|view| Ok(preprocess(view, rule).map_err(|error| error.to_string())?.0))
+        .collect()
 }
 
 fn random_crop(image: &RgbImage, key: u64) -> RgbImage {
@@ -116,6 +142,9 @@ fn random_crop(image: &RgbImage, key: u64) -> RgbImage {
     let (width, height) = image.dimensions();
     let short = width.min(height);
     let side = random.random_range(short.div_ceil(2)..=short);
-    let (left, top) = (random.random_range(0..=width - side), random.random_range(0..=height - side));
+    let (left, top) = (
+        random.random_range(0..=width - side),
+        random.random_range(0..=height - side),
+    );
     ::image::imageops::crop_imm(image, left, top, side, side).to_image()
 }

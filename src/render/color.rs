@@ -1,12 +1,14 @@
-//! Colour maps as tables: strength in -1..=1 -> RGB and opacity.
-//! Over an upload, maps of one or two hues (red, pink_green, rd_bu, ...) fade where there is little to show; maps that show strength by
-//! lightness (viridis, ...) lie over all of it evenly: where strength is low they darken the upload.
+//! Colour maps as tables: strength in -1..=1 -> RGB and opacity. Over an upload, maps of one or two
+//! hues (red, pink_green, rd_bu, ...) fade where there is little to show; maps that show strength
+//! by lightness (viridis, ...) lie over all of it evenly: where strength is low they darken the
+//! upload.
 
 use colorous::Gradient;
 
 use super::options::{ColorMap, Drawing, HeatmapOptions, OverlayType};
 
-/// Entries of a table: strength -1, 0 and 1 are the first, the middle and the last but one, which the last repeats: a power of two.
+/// Entries of a table: strength -1, 0 and 1 are the first, the middle and the last but one, which
+/// the last repeats: a power of two.
 const ENTRIES: usize = 512;
 const MIDDLE: f32 = 255.0;
 /// From here on floats are whole numbers, which are their lowest bits.
@@ -16,9 +18,11 @@ const GREEN: [u8; 3] = [40, 230, 60];
 const RED: [u8; 3] = [240, 40, 40];
 /// How dark what lies outside is, where the map darkens what lies inside.
 const DIMMED: f32 = 0.55;
-/// The part of each half of a diverging map that is used over an upload, where what is nearly white would show nothing.
+/// The part of each half of a diverging map that is used over an upload, where what is nearly white
+/// would show nothing.
 const HUES: [f32; 2] = [0.6, 1.0];
-/// Of the blue half of rd_bu: lighter, so that a print in grey tells evidence against (pale) from evidence for (dark).
+/// Of the blue half of rd_bu: lighter, so that a print in grey tells evidence against (pale) from
+/// evidence for (dark).
 const BLUES: [f32; 2] = [0.4, 0.6];
 
 /// How one strength changes a pixel: `(under * keep + add) / 256` per channel.
@@ -38,15 +42,25 @@ pub struct Palette {
 impl Palette {
     /// Opacity of colours that fade grows with the square root of the strength.
     pub fn new(options: &HeatmapOptions) -> Palette {
-        let HeatmapOptions { color_map, overlay_type, alpha, .. } = *options;
+        let HeatmapOptions {
+            color_map,
+            overlay_type,
+            alpha,
+            ..
+        } = *options;
         let is_even = !tint(color_map, 0.0).fades && options.r#type == Drawing::Pixels;
         let table: [Paint; ENTRIES] = std::array::from_fn(|at| {
             let strength = (at as f32 / MIDDLE - 1.0).min(1.0);
             let Tint { color, over, .. } = tint(color_map, strength);
             match overlay_type {
-                OverlayType::MaskBlack => Paint { keep: (256.0 * strength.abs().sqrt()) as u16, add: [0; 3] },
+                OverlayType::MaskBlack => Paint {
+                    keep: (256.0 * strength.abs().sqrt()) as u16,
+                    add: [0; 3],
+                },
                 OverlayType::None => color,
-                OverlayType::Original | OverlayType::Grayscale | OverlayType::Faded if is_even => mix(over, alpha),
+                OverlayType::Original | OverlayType::Grayscale | OverlayType::Faded if is_even => {
+                    mix(over, alpha)
+                }
                 OverlayType::Original | OverlayType::Grayscale | OverlayType::Faded => {
                     mix(over, alpha * strength.abs().sqrt())
                 }
@@ -58,13 +72,21 @@ impl Palette {
             _ if is_even => mix([0; 3], DIMMED),
             _ => mix([0; 3], 0.0),
         };
-        Palette { table: Box::new(table), outside }
+        Palette {
+            table: Box::new(table),
+            outside,
+        }
     }
 
     /// Strengths beyond -1..=1 count as the nearest; NaN as 0.
     pub fn paint(&self, strength: f32) -> Paint {
-        let strength = if strength.is_nan() { 0.0 } else { strength.clamp(-1.0, 1.0) };
-        // A conversion to an integer would look for overflow, and indexing for the end of the table.
+        let strength = if strength.is_nan() {
+            0.0
+        } else {
+            strength.clamp(-1.0, 1.0)
+        };
+        // A conversion to an integer would look for overflow, and indexing for the end of the
+        // table.
         let at = (MIDDLE + MIDDLE * strength + WHOLE).to_bits() as usize;
         self.table[at % ENTRIES]
     }
@@ -72,13 +94,18 @@ impl Palette {
 
 impl Paint {
     pub fn over(self, under: [u8; 3]) -> [u8; 3] {
-        std::array::from_fn(|channel| ((u16::from(under[channel]) * self.keep + self.add[channel]) >> 8) as u8)
+        std::array::from_fn(|channel| {
+            ((u16::from(under[channel]) * self.keep + self.add[channel]) >> 8) as u8
+        })
     }
 }
 
 fn mix(color: [u8; 3], opacity: f32) -> Paint {
     let share = (256.0 * opacity).round() as u16;
-    Paint { keep: 256 - share, add: color.map(|value| u16::from(value) * share) }
+    Paint {
+        keep: 256 - share,
+        add: color.map(|value| u16::from(value) * share),
+    }
 }
 
 /// How a colour map shows one strength.
@@ -94,17 +121,35 @@ struct Tint {
 fn tint(map: ColorMap, strength: f32) -> Tint {
     let by_sign = |negative, positive| {
         let over = if strength < 0.0 { negative } else { positive };
-        Tint { color: mix(over, strength.abs()), over, fades: true }
+        Tint {
+            color: mix(over, strength.abs()),
+            over,
+            fades: true,
+        }
     };
     // Diverging gradients run from their first colour (0) over white to their second (1).
     let diverging = |gradient: Gradient, strength: f32, [weak, strong]: [f32; 2]| {
-        let color = |at: f32| gradient.eval_continuous(f64::from(0.5 + 0.5 * at)).into_array();
+        let color = |at: f32| {
+            gradient
+                .eval_continuous(f64::from(0.5 + 0.5 * at))
+                .into_array()
+        };
         let hue = (weak + (strong - weak) * strength.abs()).copysign(strength);
-        Tint { color: mix(color(strength), 1.0), over: color(hue), fades: true }
+        Tint {
+            color: mix(color(strength), 1.0),
+            over: color(hue),
+            fades: true,
+        }
     };
     let rising = |gradient: Gradient| {
-        let over = gradient.eval_continuous(f64::from(strength.abs())).into_array();
-        Tint { color: mix(over, 1.0), over, fades: false }
+        let over = gradient
+            .eval_continuous(f64::from(strength.abs()))
+            .into_array();
+        Tint {
+            color: mix(over, 1.0),
+            over,
+            fades: false,
+        }
     };
     match map {
         ColorMap::PinkGreen => by_sign(PINK, GREEN),
@@ -112,7 +157,11 @@ fn tint(map: ColorMap, strength: f32) -> Tint {
         ColorMap::Red => by_sign(RED, RED),
         ColorMap::Green => by_sign(GREEN, GREEN),
         ColorMap::PinkWhiteGreen => diverging(colorous::PINK_GREEN, strength, HUES),
-        ColorMap::RdBu => diverging(colorous::RED_BLUE, -strength, if strength < 0.0 { BLUES } else { HUES }),
+        ColorMap::RdBu => diverging(
+            colorous::RED_BLUE,
+            -strength,
+            if strength < 0.0 { BLUES } else { HUES },
+        ),
         ColorMap::Viridis => rising(colorous::VIRIDIS),
         ColorMap::Inferno => rising(colorous::INFERNO),
         ColorMap::Magma => rising(colorous::MAGMA),
@@ -127,7 +176,12 @@ mod tests {
     use crate::render::options::Look;
 
     fn palette(color_map: ColorMap, overlay_type: OverlayType, alpha: f32) -> Palette {
-        Palette::new(&HeatmapOptions { color_map, overlay_type, alpha, ..Look::Signed.options() })
+        Palette::new(&HeatmapOptions {
+            color_map,
+            overlay_type,
+            alpha,
+            ..Look::Signed.options()
+        })
     }
 
     #[test]
@@ -143,10 +197,23 @@ mod tests {
     #[test]
     fn maps_of_strength_lie_evenly_over_an_upload_and_their_outlines_do_not() {
         let viridis = colorous::VIRIDIS.eval_continuous(0.0).into_array();
-        let over = palette(ColorMap::Viridis, OverlayType::Original, 0.5).paint(0.0).over([100; 3]);
-        assert!(over.iter().zip(viridis).all(|(over, own)| over.abs_diff(50 + own / 2) <= 1), "{over:?}");
-        let options = HeatmapOptions { color_map: ColorMap::Viridis, ..Look::Areas.options() };
-        let outlines = Palette::new(&HeatmapOptions { r#type: Drawing::Outlines, ..options });
+        let over = palette(ColorMap::Viridis, OverlayType::Original, 0.5)
+            .paint(0.0)
+            .over([100; 3]);
+        assert!(
+            over.iter()
+                .zip(viridis)
+                .all(|(over, own)| over.abs_diff(50 + own / 2) <= 1),
+            "{over:?}"
+        );
+        let options = HeatmapOptions {
+            color_map: ColorMap::Viridis,
+            ..Look::Areas.options()
+        };
+        let outlines = Palette::new(&HeatmapOptions {
+            r#type: Drawing::Outlines,
+            ..options
+        });
         assert_eq!(outlines.paint(0.0).over([100; 3]), [100; 3]);
     }
 
@@ -163,10 +230,16 @@ mod tests {
     fn red_is_positive_and_blue_negative_in_rd_bu() {
         for overlay_type in [OverlayType::None, OverlayType::Faded] {
             let palette = palette(ColorMap::RdBu, overlay_type, 1.0);
-            let ([r, _, b], [nr, _, nb]) = (palette.paint(0.8).over([220; 3]), palette.paint(-0.8).over([220; 3]));
+            let ([r, _, b], [nr, _, nb]) = (
+                palette.paint(0.8).over([220; 3]),
+                palette.paint(-0.8).over([220; 3]),
+            );
             assert!(r > b + 60 && nb > nr + 60, "{overlay_type:?}");
             let zero = palette.paint(0.0).over([220; 3]);
-            assert!(zero.iter().all(|value| *value >= 220), "white where there is nothing: {zero:?}");
+            assert!(
+                zero.iter().all(|value| *value >= 220),
+                "white where there is nothing: {zero:?}"
+            );
         }
     }
 

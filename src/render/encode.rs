@@ -1,4 +1,5 @@
-//! RGB8 -> a file. PNG for speed: one filter, fast deflate, rows compressed while the next are filtered.
+//! RGB8 -> a file. PNG for speed: one filter, fast deflate, rows compressed while the next are
+//! filtered.
 
 use std::{io::Cursor, sync::mpsc::sync_channel, thread};
 
@@ -35,10 +36,16 @@ pub enum FileType {
 pub type Text = (&'static str, String);
 
 /// A file of the picture. The texts are for PNG; long ones are cut.
-pub fn encode(picture: &RgbImage, file_type: FileType, texts: &[Text]) -> Result<Vec<u8>, RenderError> {
+pub fn encode(
+    picture: &RgbImage,
+    file_type: FileType,
+    texts: &[Text],
+) -> Result<Vec<u8>, RenderError> {
     let mut bytes = Cursor::new(Vec::new());
     let (width, height) = picture.dimensions();
-    let fault = |error: ImageError| RenderError::Encode { reason: error.to_string() };
+    let fault = |error: ImageError| RenderError::Encode {
+        reason: error.to_string(),
+    };
     match file_type {
         FileType::Png => return encode_png(picture, texts),
         FileType::Jpeg => JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
@@ -80,28 +87,41 @@ pub fn encode_png(picture: &RgbImage, texts: &[Text]) -> Result<Vec<u8>, RenderE
             }
         });
         let mut compressor = Compressor::new(Vec::with_capacity(row_bytes * height as usize / 2))?;
-        filtered.into_iter().try_for_each(|band| compressor.write_data(&band))?;
+        filtered
+            .into_iter()
+            .try_for_each(|band| compressor.write_data(&band))?;
         compressor.finish()
     });
-    let compressed = compressed.map_err(|error| RenderError::Encode { reason: error.to_string() })?;
-    writer.write_chunk(png::chunk::IDAT, &compressed).map_err(fault)?;
+    let compressed = compressed.map_err(|error| RenderError::Encode {
+        reason: error.to_string(),
+    })?;
+    writer
+        .write_chunk(png::chunk::IDAT, &compressed)
+        .map_err(fault)?;
     writer.finish().map_err(fault)?;
     Ok(bytes)
 }
 
-/// The rows of a band as they are compressed, each behind the name of its filter; `above` is the row before the band, and becomes its last.
+/// The rows of a band as they are compressed, each behind the name of its filter; `above` is the
+/// row before the band, and becomes its last.
 fn filter(band: &[u8], above: &mut [u8]) -> Vec<u8> {
     let mut filtered = Vec::with_capacity(band.len() + band.len() / above.len());
     for row in band.chunks_exact(above.len()) {
         filtered.push(UP);
-        filtered.extend(row.iter().zip(&*above).map(|(byte, above)| byte.wrapping_sub(*above)));
+        filtered.extend(
+            row.iter()
+                .zip(&*above)
+                .map(|(byte, above)| byte.wrapping_sub(*above)),
+        );
         above.copy_from_slice(row);
     }
     filtered
 }
 
 fn fault(fault: png::EncodingError) -> RenderError {
-    RenderError::Encode { reason: fault.to_string() }
+    RenderError::Encode {
+        reason: fault.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -109,7 +129,9 @@ mod tests {
     use super::*;
 
     fn picture(width: u32, height: u32) -> RgbImage {
-        RgbImage::from_fn(width, height, |x, y| ::image::Rgb([(x * 7 + y) as u8, (x * y) as u8, (x ^ y) as u8]))
+        RgbImage::from_fn(width, height, |x, y| {
+            ::image::Rgb([(x * 7 + y) as u8, (x * y) as u8, (x ^ y) as u8])
+        })
     }
 
     #[test]
@@ -127,23 +149,40 @@ mod tests {
     fn a_jpeg_is_near_the_pixels_it_was_made_of() {
         let smooth = RgbImage::from_fn(64, 48, |x, y| ::image::Rgb([3 * x as u8, 5 * y as u8, 90]));
         let bytes = encode(&smooth, FileType::Jpeg, &[]).unwrap();
-        assert_eq!(::image::guess_format(&bytes).unwrap(), ::image::ImageFormat::Jpeg);
+        assert_eq!(
+            ::image::guess_format(&bytes).unwrap(),
+            ::image::ImageFormat::Jpeg
+        );
         let read = ::image::load_from_memory(&bytes).unwrap().into_rgb8();
-        let apart = read.iter().zip(smooth.iter()).map(|(a, b)| u32::from(a.abs_diff(*b))).max();
+        let apart = read
+            .iter()
+            .zip(smooth.iter())
+            .map(|(a, b)| u32::from(a.abs_diff(*b)))
+            .max();
         assert!(apart < Some(12), "{apart:?}");
     }
 
     #[test]
     fn a_png_carries_its_texts_and_long_ones_are_cut() {
-        let texts =
-            [("Method", "gradient".to_owned()), ("Target", "7 café".to_owned()), ("Parameters", "x".repeat(9000))];
+        let texts = [
+            ("Method", "gradient".to_owned()),
+            ("Target", "7 café".to_owned()),
+            ("Parameters", "x".repeat(9000)),
+        ];
         let bytes = encode(&picture(5, 4), FileType::Png, &texts).unwrap();
         let reader = png::Decoder::new(Cursor::new(bytes)).read_info().unwrap();
-        let latin: Vec<_> =
-            reader.info().uncompressed_latin1_text.iter().map(|t| (&t.keyword[..], &t.text[..])).collect();
+        let latin: Vec<_> = reader
+            .info()
+            .uncompressed_latin1_text
+            .iter()
+            .map(|t| (&t.keyword[..], &t.text[..]))
+            .collect();
         assert_eq!(latin[0], ("Method", "gradient"));
         let utf8 = &reader.info().utf8_text;
-        assert_eq!((&utf8[0].keyword[..], utf8[0].get_text().unwrap()), ("Target", "7 café".to_owned()));
+        assert_eq!(
+            (&utf8[0].keyword[..], utf8[0].get_text().unwrap()),
+            ("Target", "7 café".to_owned())
+        );
         // The mark of what was cut is not ASCII.
         assert_eq!(
             (utf8[1].keyword.as_str(), utf8[1].get_text().unwrap().len()),

@@ -1,5 +1,6 @@
-//! The fonts that the binary carries: Latin, Greek, Cyrillic, Hebrew, Arabic, Armenian, Georgian (DejaVu Sans), Chinese, Japanese, Korean
-//! (WenQuanYi Micro Hei), and Noto Sans for what is written in South and South-East Asia and Ethiopia. The system's fonts play no part.
+//! The fonts that the binary carries: Latin, Greek, Cyrillic, Hebrew, Arabic, Armenian, Georgian
+//! (DejaVu Sans), Chinese, Japanese, Korean (WenQuanYi Micro Hei), and Noto Sans for what is
+//! written in South and South-East Asia and Ethiopia. The system's fonts play no part.
 //! fonts/LICENSE: where they come from.
 
 use std::sync::{Arc, LazyLock};
@@ -28,7 +29,11 @@ macro_rules! noto {
 
 /// Families and files, in the order in which they are asked for a character.
 static FILES: LazyLock<Vec<(&str, &[u8])>> = LazyLock::new(|| {
-    let cjk = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/fonts/wqy-microhei.ttc")).as_slice();
+    let cjk = include_bytes!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/fonts/wqy-microhei.ttc"
+    ))
+    .as_slice();
     let noto = noto![
         "Thai",
         "Lao",
@@ -45,7 +50,13 @@ static FILES: LazyLock<Vec<(&str, &[u8])>> = LazyLock::new(|| {
         "Sinhala",
         "Ethiopic"
     ];
-    [(FONT, dejavu::sans::regular()), ("WenQuanYi Micro Hei", cjk)].into_iter().chain(noto).collect()
+    [
+        (FONT, dejavu::sans::regular()),
+        ("WenQuanYi Micro Hei", cjk),
+    ]
+    .into_iter()
+    .chain(noto)
+    .collect()
 });
 
 static CHARMAPS: LazyLock<Vec<(&str, Charmap<'static>)>> = LazyLock::new(|| {
@@ -57,7 +68,11 @@ static CHARMAPS: LazyLock<Vec<(&str, Charmap<'static>)>> = LazyLock::new(|| {
 
 static DATABASE: LazyLock<Arc<Database>> = LazyLock::new(|| {
     let mut fonts = Database::new();
-    for bytes in FILES.iter().map(|(_, bytes)| *bytes).chain([dejavu::sans::bold()]) {
+    for bytes in FILES
+        .iter()
+        .map(|(_, bytes)| *bytes)
+        .chain([dejavu::sans::bold()])
+    {
         fonts.load_font_source(Source::Binary(Arc::new(bytes)));
     }
     Arc::new(fonts)
@@ -73,29 +88,39 @@ pub fn options() -> Options<'static> {
             // As by default, without a word in the log for each text.
             select_fallback: Box::new(|c, used, fonts| {
                 let (family, _) = CHARMAPS.iter().find(|(family, charmap)| {
-                    let is_used =
-                        |face: &_| fonts.face(*face).is_some_and(|face| face.families.iter().any(|f| f.0 == *family));
+                    let is_used = |face: &_| {
+                        fonts
+                            .face(*face)
+                            .is_some_and(|face| face.families.iter().any(|f| f.0 == *family))
+                    };
                     charmap.map(c).is_some() && !used.iter().any(is_used)
                 })?;
-                fonts.faces().find(|face| face.families.iter().any(|f| f.0 == *family)).map(|face| face.id)
+                fonts
+                    .faces()
+                    .find(|face| face.families.iter().any(|f| f.0 == *family))
+                    .map(|face| face.id)
             }),
         },
         ..Options::default()
     }
 }
 
-/// `text` in pieces of one font each: the font of the piece before where it has the character, else the first that has it.
+/// `text` in pieces of one font each: the font of the piece before where it has the character, else
+/// the first that has it.
 pub fn runs(text: &str) -> Vec<(&'static str, String)> {
     let mut runs: Vec<(&'static str, String)> = Vec::new();
     for c in text.nfc() {
         let mut maps = CHARMAPS.iter();
-        let has = |family: &str| maps.clone().any(|(other, charmap)| *other == family && charmap.map(c).is_some());
+        let has = |family: &str| {
+            maps.clone()
+                .any(|(other, charmap)| *other == family && charmap.map(c).is_some())
+        };
         let latest = runs.last().map_or(FONT, |(family, _)| *family);
         let (family, c) = match has(latest) || is_unseen(c) {
             true => (latest, c),
-            false => {
-                maps.find(|(_, charmap)| charmap.map(c).is_some()).map_or((FONT, UNKNOWN), |(family, _)| (*family, c))
-            }
+            false => maps
+                .find(|(_, charmap)| charmap.map(c).is_some())
+                .map_or((FONT, UNKNOWN), |(family, _)| (*family, c)),
         };
         match runs.last_mut().filter(|(other, _)| *other == family) {
             Some((_, run)) => run.push(c),
@@ -105,7 +130,8 @@ pub fn runs(text: &str) -> Vec<(&'static str, String)> {
     runs
 }
 
-/// Joiners, marks of direction, selectors of variants: they change their neighbours, and need no glyph of their own.
+/// Joiners, marks of direction, selectors of variants: they change their neighbours, and need no
+/// glyph of their own.
 fn is_unseen(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}')
 }
@@ -117,9 +143,16 @@ mod tests {
     #[test]
     fn a_text_keeps_its_font_until_a_character_is_not_in_it() {
         let found = runs("285 東京 cat, แมว\u{1f984}!");
-        let expected =
-            [(FONT, "285 "), ("WenQuanYi Micro Hei", "東京 cat, "), ("Noto Sans Thai", "แมว"), (FONT, "\u{fffd}!")];
-        assert_eq!(found, expected.map(|(family, run)| (family, run.to_owned())));
+        let expected = [
+            (FONT, "285 "),
+            ("WenQuanYi Micro Hei", "東京 cat, "),
+            ("Noto Sans Thai", "แมว"),
+            (FONT, "\u{fffd}!"),
+        ];
+        assert_eq!(
+            found,
+            expected.map(|(family, run)| (family, run.to_owned()))
+        );
         assert_eq!(runs("cafe\u{301}"), [(FONT, "café".to_owned())]);
         assert!(runs("").is_empty());
     }
@@ -128,7 +161,12 @@ mod tests {
     fn every_font_is_read_and_is_what_it_is_called() {
         let fonts = &DATABASE;
         for (family, _) in FILES.iter() {
-            assert!(fonts.faces().any(|face| face.families.iter().any(|f| f.0 == *family)), "{family}");
+            assert!(
+                fonts
+                    .faces()
+                    .any(|face| face.families.iter().any(|f| f.0 == *family)),
+                "{family}"
+            );
         }
         assert_eq!(CHARMAPS.len(), FILES.len());
     }

@@ -1,4 +1,5 @@
-//! What stands around a picture: a caption above, colour bars below, and paper beside what is too narrow for their text.
+//! What stands around a picture: a caption above, colour bars below, and paper beside what is too
+//! narrow for their text.
 
 use ::image::{Rgb, RgbImage, imageops};
 
@@ -32,13 +33,19 @@ pub fn text_size(width: u32) -> f32 {
 }
 
 /// The picture with what is said about it.
-pub fn frame(picture: RgbImage, caption: Option<&Caption>, legends: &[Legend]) -> Result<RgbImage, RenderError> {
+pub fn frame(
+    picture: RgbImage,
+    caption: Option<&Caption>,
+    legends: &[Legend],
+) -> Result<RgbImage, RenderError> {
     if caption.is_none() && legends.is_empty() {
         return Ok(picture);
     }
     let width = picture.width().max(NARROWEST);
     let size = text_size(width);
-    let head = caption.map(|caption| head(width, size, caption)).transpose()?;
+    let head = caption
+        .map(|caption| head(width, size, caption))
+        .transpose()?;
     let foot = match legends {
         [] => None,
         _ => Some(Legend::strip(legends, width, size)?),
@@ -46,7 +53,8 @@ pub fn frame(picture: RgbImage, caption: Option<&Caption>, legends: &[Legend]) -
     Ok(stack(width, head.into_iter().chain([picture]).chain(foot)))
 }
 
-/// Sides that no picture of an upload of these sides passes, whichever way it is turned, with all that may stand around it.
+/// Sides that no picture of an upload of these sides passes, whichever way it is turned, with all
+/// that may stand around it.
 pub fn largest_picture((width, height): (u64, u64), options: &HeatmapOptions) -> (u64, u64) {
     let longest = u32::try_from(width.max(height)).unwrap_or(u32::MAX);
     let side = u64::from(options.size.unwrap_or_else(|| alone(longest)));
@@ -60,9 +68,18 @@ fn head(width: u32, size: f32, caption: &Caption) -> Result<RgbImage, RenderErro
     let mut strip = RgbImage::from_pixel(width, (size * lines) as u32, PAPER);
     let mut captions = Captions::new(strip.dimensions());
     let (middle, room) = (width / 2, width - width / 20);
-    for (at, size, text) in [(1.2, size, &caption.title), (2.3, size * 0.8, &caption.note)] {
+    for (at, size, text) in [
+        (1.2, size, &caption.title),
+        (2.3, size * 0.8, &caption.note),
+    ] {
         let own = common_size([text.as_str()], room, size);
-        captions.add((middle, (unit * at) as u32), room, own, Anchor::Middle, text);
+        captions.add(
+            (middle, (unit * at) as u32),
+            room,
+            own,
+            Anchor::Middle,
+            text,
+        );
     }
     captions.paint(&mut strip)?;
     Ok(strip)
@@ -75,7 +92,12 @@ pub(super) fn stack(width: u32, pictures: impl IntoIterator<Item = RgbImage>) ->
     let mut whole = RgbImage::from_pixel(width, height, PAPER);
     let mut top = 0;
     for picture in pictures {
-        imageops::replace(&mut whole, &picture, i64::from((width - picture.width()) / 2), i64::from(top));
+        imageops::replace(
+            &mut whole,
+            &picture,
+            i64::from((width - picture.width()) / 2),
+            i64::from(top),
+        );
         top += picture.height();
     }
     whole
@@ -87,13 +109,19 @@ mod tests {
     use crate::render::options::Look;
 
     fn ink(picture: &RgbImage, rows: std::ops::Range<u32>) -> usize {
-        picture.enumerate_pixels().filter(|(_, y, pixel)| rows.contains(y) && pixel.0[0] < 100).count()
+        picture
+            .enumerate_pixels()
+            .filter(|(_, y, pixel)| rows.contains(y) && pixel.0[0] < 100)
+            .count()
     }
 
     #[test]
     fn the_picture_stays_as_it_is_between_its_caption_and_its_legend() {
         let picture = RgbImage::from_pixel(400, 200, Rgb([201, 8, 9]));
-        let caption = Caption { title: "290 jaguar 0.82".into(), note: "Gradient".into() };
+        let caption = Caption {
+            title: "290 jaguar 0.82".into(),
+            note: "Gradient".into(),
+        };
         let legend = Legend {
             title: "attribution to 290 jaguar".into(),
             bounds: None,
@@ -101,9 +129,21 @@ mod tests {
             ends: ["against", "for"],
             note: String::new(),
         };
-        let whole = frame(picture.clone(), Some(&caption), std::slice::from_ref(&legend)).unwrap();
-        let top = whole.enumerate_pixels().find(|(.., pixel)| pixel.0 == [201, 8, 9]).unwrap().1;
-        assert_eq!(imageops::crop_imm(&whole, 0, top, 400, 200).to_image(), picture);
+        let whole = frame(
+            picture.clone(),
+            Some(&caption),
+            std::slice::from_ref(&legend),
+        )
+        .unwrap();
+        let top = whole
+            .enumerate_pixels()
+            .find(|(.., pixel)| pixel.0 == [201, 8, 9])
+            .unwrap()
+            .1;
+        assert_eq!(
+            imageops::crop_imm(&whole, 0, top, 400, 200).to_image(),
+            picture
+        );
         assert!(ink(&whole, 0..top) > 50 && ink(&whole, top + 200..whole.height()) > 50);
         assert_eq!(frame(picture.clone(), None, &[]).unwrap(), picture);
     }
@@ -111,11 +151,20 @@ mod tests {
     #[test]
     fn narrow_pictures_stand_in_the_middle_of_paper_that_text_fits_on() {
         let picture = RgbImage::from_pixel(20, 80, Rgb([201, 8, 9]));
-        let caption = Caption { title: "a".repeat(30), note: String::new() };
+        let caption = Caption {
+            title: "a".repeat(30),
+            note: String::new(),
+        };
         let whole = frame(picture, Some(&caption), &[]).unwrap();
         assert_eq!(whole.width(), NARROWEST);
-        let columns: Vec<u32> =
-            whole.enumerate_pixels().filter(|(.., pixel)| pixel.0 == [201, 8, 9]).map(|(x, ..)| x).collect();
-        assert_eq!((columns.iter().min(), columns.iter().max()), (Some(&170), Some(&189)));
+        let columns: Vec<u32> = whole
+            .enumerate_pixels()
+            .filter(|(.., pixel)| pixel.0 == [201, 8, 9])
+            .map(|(x, ..)| x)
+            .collect();
+        assert_eq!(
+            (columns.iter().min(), columns.iter().max()),
+            (Some(&170), Some(&189))
+        );
     }
 }

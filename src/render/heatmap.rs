@@ -1,4 +1,5 @@
-//! The heat map of one attribution on its upload: reduce -> normalise -> (outline) -> onto the picture's pixels -> overlay.
+//! The heat map of one attribution on its upload: reduce -> normalise -> (outline) -> onto the
+//! picture's pixels -> overlay.
 
 use std::sync::Arc;
 
@@ -25,21 +26,38 @@ pub struct Heatmap<'a> {
     pub warnings: Vec<String>,
 }
 
-/// Draws each map (the model's input size, without a batch axis) on the ground. Of scores that are zero everywhere or not finite there is
-/// no warning here: they speak for themselves, and their method says why.
+/// Draws each map (the model's input size, without a batch axis) on the ground. Of scores that are
+/// zero everywhere or not finite there is no warning here: they speak for themselves, and their
+/// method says why.
 pub fn draw<'a>(
     ground: &'a Ground<'a>,
     maps: &[Arc<Tensor>],
     layout: Layout,
     options: &HeatmapOptions,
 ) -> Result<Vec<Heatmap<'a>>, RenderError> {
-    let planes = maps.iter().map(|scores| reduce(scores, layout, options.reduction)).collect::<Result<Vec<_>, _>>()?;
+    let planes = maps
+        .iter()
+        .map(|scores| reduce(scores, layout, options.reduction))
+        .collect::<Result<Vec<_>, _>>()?;
     let bounds = bounds(&planes, options);
-    let drawn = planes.iter().zip(bounds).map(|(plane, bounds)| draw_one(ground, plane, bounds, options));
-    let told =
-        |scores: &Tensor| scores.iter().all(|score| *score == 0.0) || scores.iter().any(|score| !score.is_finite());
+    let drawn = planes
+        .iter()
+        .zip(bounds)
+        .map(|(plane, bounds)| draw_one(ground, plane, bounds, options));
+    let told = |scores: &Tensor| {
+        scores.iter().all(|score| *score == 0.0) || scores.iter().any(|score| !score.is_finite())
+    };
     let drawn = drawn.zip(maps).map(|(heatmap, scores)| {
-        heatmap.map(|heatmap| if told(scores) { Heatmap { warnings: Vec::new(), ..heatmap } } else { heatmap })
+        heatmap.map(|heatmap| {
+            if told(scores) {
+                Heatmap {
+                    warnings: Vec::new(),
+                    ..heatmap
+                }
+            } else {
+                heatmap
+            }
+        })
     });
     drawn.collect()
 }
@@ -55,21 +73,36 @@ fn draw_one<'a>(
         Strengths::Blank { reason } => {
             let overlay = Overlay::new(ground, None, options);
             let warning = format!("{reason}; the heat map is blank");
-            return Ok(Heatmap { overlay, bounds: None, blank: Some(reason), warnings: vec![warning] });
+            return Ok(Heatmap {
+                overlay,
+                bounds: None,
+                blank: Some(reason),
+                warnings: vec![warning],
+            });
         }
     };
     let (height, width) = strengths.dim();
-    let mismatch = || RenderError::Size { found: (width, height), expected: ground.placement.model() };
+    let mismatch = || RenderError::Size {
+        found: (width, height),
+        expected: ground.placement.model(),
+    };
     let projected = match options.r#type {
         Drawing::Pixels => ground.placement.project(strengths.view()),
         Drawing::Outlines => outline(&strengths, &ground.placement),
     };
     let projected = projected.ok_or_else(mismatch)?;
-    let no_outline = options.r#type == Drawing::Outlines && projected.plane.iter().all(|value| *value == 0.0);
-    let warnings =
-        no_outline.then(|| "the map has no border inside the picture: type=outlines draws nothing".to_owned());
+    let no_outline =
+        options.r#type == Drawing::Outlines && projected.plane.iter().all(|value| *value == 0.0);
+    let warnings = no_outline.then(|| {
+        "the map has no border inside the picture: type=outlines draws nothing".to_owned()
+    });
     let overlay = Overlay::new(ground, Some(projected), options);
-    Ok(Heatmap { overlay, bounds, blank: None, warnings: warnings.into_iter().collect() })
+    Ok(Heatmap {
+        overlay,
+        bounds,
+        blank: None,
+        warnings: warnings.into_iter().collect(),
+    })
 }
 
 #[cfg(test)]
@@ -109,14 +142,25 @@ mod tests {
         }
     }
 
-    fn ground<'a>(upload: &'a RgbImage, geometry: &Geometry, options: &HeatmapOptions) -> Ground<'a> {
+    fn ground<'a>(
+        upload: &'a RgbImage,
+        geometry: &Geometry,
+        options: &HeatmapOptions,
+    ) -> Ground<'a> {
         Ground::new(upload, geometry, options, |side| side).unwrap()
     }
 
-    /// A grey upload with a white disc, the model's tensor of it as the attribution, and its heat map.
-    fn heatmap(size: (u32, u32), at: (i32, i32), options: &HeatmapOptions) -> (RgbImage, RgbImage, Vec<String>) {
+    /// A grey upload with a white disc, the model's tensor of it as the attribution, and its heat
+    /// map.
+    fn heatmap(
+        size: (u32, u32),
+        at: (i32, i32),
+        options: &HeatmapOptions,
+    ) -> (RgbImage, RgbImage, Vec<String>) {
         let inside = |x: u32, y: u32| (x as i32 - at.0).pow(2) + (y as i32 - at.1).pow(2) < 100;
-        let spot = RgbImage::from_fn(size.0, size.1, |x, y| Rgb([if inside(x, y) { 255 } else { 0 }; 3]));
+        let spot = RgbImage::from_fn(size.0, size.1, |x, y| {
+            Rgb([if inside(x, y) { 255 } else { 0 }; 3])
+        });
         let upload = RgbImage::from_pixel(size.0, size.1, Rgb([100; 3]));
         let (scores, geometry) = preprocess(&spot, &rule(Resize::ShortSide(64))).unwrap();
         let ground = ground(&upload, &geometry, options);
@@ -127,16 +171,26 @@ mod tests {
 
     #[test]
     fn heat_lies_on_the_spot_and_nowhere_else() {
-        for (size, at) in [((300, 100), (160, 40)), ((100, 300), (60, 170)), ((128, 96), (60, 50))] {
+        for (size, at) in [
+            ((300, 100), (160, 40)),
+            ((100, 300), (60, 170)),
+            ((128, 96), (60, 50)),
+        ] {
             let (upload, drawn, warnings) = heatmap(size, at, &plain());
             assert_eq!(drawn.dimensions(), upload.dimensions());
             for (x, y, pixel) in drawn.enumerate_pixels() {
                 let distance = f64::from(x as i32 - at.0).hypot(f64::from(y as i32 - at.1));
                 let [r, g, b] = pixel.0;
                 if distance < 5.0 {
-                    assert!(g > r + 50 && g > b + 50, "{size:?}: no heat at {x},{y}: {pixel:?}");
+                    assert!(
+                        g > r + 50 && g > b + 50,
+                        "{size:?}: no heat at {x},{y}: {pixel:?}"
+                    );
                 } else if distance > 18.0 {
-                    assert!([[100; 3], [0; 3], [255; 3]].contains(&pixel.0), "{size:?}: heat at {x},{y}: {pixel:?}");
+                    assert!(
+                        [[100; 3], [0; 3], [255; 3]].contains(&pixel.0),
+                        "{size:?}: heat at {x},{y}: {pixel:?}"
+                    );
                 }
             }
             assert_eq!(warnings, [""; 0]);
@@ -159,7 +213,11 @@ mod tests {
 
     #[test]
     fn the_crop_is_what_the_model_saw_and_has_no_frame() {
-        let options = HeatmapOptions { view: View::Crop, size: Some(176), ..plain() };
+        let options = HeatmapOptions {
+            view: View::Crop,
+            size: Some(176),
+            ..plain()
+        };
         let (_, drawn, _) = heatmap((300, 100), (150, 50), &options);
         assert_eq!(drawn.dimensions(), (176, 176));
         let [r, g, b] = drawn.get_pixel(88, 88).0;
@@ -169,10 +227,15 @@ mod tests {
 
     #[test]
     fn outlines_ring_the_spot_and_leave_its_inside() {
-        let options = HeatmapOptions { r#type: Drawing::Outlines, ..plain() };
+        let options = HeatmapOptions {
+            r#type: Drawing::Outlines,
+            ..plain()
+        };
         let (_, drawn, _) = heatmap((128, 96), (60, 50), &options);
         assert_eq!(drawn.get_pixel(60, 50).0, [100; 3]);
-        let ring = (60..90).filter(|x| drawn.get_pixel(*x, 50).0 != [100; 3]).count();
+        let ring = (60..90)
+            .filter(|x| drawn.get_pixel(*x, 50).0 != [100; 3])
+            .count();
         assert_eq!(ring, 1, "one pixel wide at this size");
     }
 
@@ -180,24 +243,40 @@ mod tests {
     fn a_map_of_zeros_or_of_nan_is_the_upload() {
         let upload = RgbImage::from_fn(56, 56, |x, y| Rgb([x as u8, y as u8, 7]));
         let (zeros, geometry) = preprocess(&RgbImage::new(56, 56), &rule(Resize::Stretch)).unwrap();
-        let options = HeatmapOptions { overlay_type: OverlayType::Original, ..plain() };
+        let options = HeatmapOptions {
+            overlay_type: OverlayType::Original,
+            ..plain()
+        };
         let ground = ground(&upload, &geometry, &options);
         for fill in [0.0, f32::NAN] {
             let scores = zeros.mapv(|_| fill);
             let drawn = draw(&ground, &[Arc::new(scores)], Layout::Nchw, &options).unwrap();
-            assert_eq!((drawn[0].overlay.image(), drawn[0].bounds, drawn[0].warnings.len()), (upload.clone(), None, 0));
+            assert_eq!(
+                (
+                    drawn[0].overlay.image(),
+                    drawn[0].bounds,
+                    drawn[0].warnings.len()
+                ),
+                (upload.clone(), None, 0)
+            );
         }
     }
 
     #[test]
     fn what_leaves_the_picture_blank_is_told() {
         let upload = RgbImage::from_pixel(40, 30, Rgb([90; 3]));
-        let (zeros, geometry) = preprocess(&RgbImage::new(40, 30), &rule(Resize::ShortSide(64))).unwrap();
+        let (zeros, geometry) =
+            preprocess(&RgbImage::new(40, 30), &rule(Resize::ShortSide(64))).unwrap();
         let ground = ground(&upload, &geometry, &plain());
         let warnings = |scores: Tensor, options: &HeatmapOptions| {
-            draw(&ground, &[Arc::new(scores)], Layout::Nchw, options).unwrap()[0].warnings.clone()
+            draw(&ground, &[Arc::new(scores)], Layout::Nchw, options).unwrap()[0]
+                .warnings
+                .clone()
         };
-        let outlines = HeatmapOptions { r#type: Drawing::Outlines, ..plain() };
+        let outlines = HeatmapOptions {
+            r#type: Drawing::Outlines,
+            ..plain()
+        };
         let none = "the map has no border inside the picture: type=outlines draws nothing";
         assert_eq!(warnings(zeros.mapv(|_| 0.5), &outlines), [none]);
         assert_eq!(warnings(zeros.mapv(|_| 0.5), &plain()), [""; 0]);
@@ -207,7 +286,10 @@ mod tests {
         let mut cancel = zeros.clone();
         cancel.index_axis_mut(ndarray::Axis(0), 0).fill(1.0);
         cancel.index_axis_mut(ndarray::Axis(0), 1).fill(-1.0);
-        assert_eq!(warnings(cancel, &plain()), ["the attribution is zero in every pixel; the heat map is blank"]);
+        assert_eq!(
+            warnings(cancel, &plain()),
+            ["the attribution is zero in every pixel; the heat map is blank"]
+        );
     }
 
     #[test]
@@ -221,7 +303,12 @@ mod tests {
                     OverlayType::Faded,
                     OverlayType::MaskBlack,
                 ] {
-                    let options = HeatmapOptions { r#type, polarity, overlay_type, ..plain() };
+                    let options = HeatmapOptions {
+                        r#type,
+                        polarity,
+                        overlay_type,
+                        ..plain()
+                    };
                     let (upload, drawn, warnings) = heatmap((64, 48), (30, 20), &options);
                     assert_eq!(drawn.dimensions(), upload.dimensions());
                     assert_eq!(warnings.len(), usize::from(polarity == Polarity::Negative));
@@ -232,9 +319,15 @@ mod tests {
 
     #[test]
     fn a_mask_leaves_nothing_outside_of_what_the_model_saw() {
-        let options = HeatmapOptions { overlay_type: OverlayType::MaskBlack, ..plain() };
+        let options = HeatmapOptions {
+            overlay_type: OverlayType::MaskBlack,
+            ..plain()
+        };
         let (_, drawn, _) = heatmap((300, 100), (150, 50), &options);
-        assert_eq!((drawn.get_pixel(10, 50).0, drawn.get_pixel(150, 50).0), ([0; 3], [100; 3]));
+        assert_eq!(
+            (drawn.get_pixel(10, 50).0, drawn.get_pixel(150, 50).0),
+            ([0; 3], [100; 3])
+        );
     }
 
     #[test]
@@ -244,6 +337,12 @@ mod tests {
         let maps = [Arc::new(Tensor::ones(vec![3, 7, 7]))];
         let ground = ground(&upload, &geometry, &plain());
         let drawn = draw(&ground, &maps, Layout::Nchw, &plain());
-        assert_eq!(drawn.unwrap_err(), RenderError::Size { found: (7, 7), expected: (56, 56) });
+        assert_eq!(
+            drawn.unwrap_err(),
+            RenderError::Size {
+                found: (7, 7),
+                expected: (56, 56)
+            }
+        );
     }
 }

@@ -29,9 +29,17 @@ pub struct Legend {
 
 impl Legend {
     /// Legends over paper of this width, side by side where there is room.
-    pub(super) fn strip(legends: &[Legend], width: u32, size: f32) -> Result<RgbImage, RenderError> {
+    pub(super) fn strip(
+        legends: &[Legend],
+        width: u32,
+        size: f32,
+    ) -> Result<RgbImage, RenderError> {
         let columns = ((width as f32 / (COLUMN * size)) as usize).clamp(1, legends.len().max(1));
-        let lines = if legends.iter().any(|legend| !legend.note.is_empty()) { 5.1 } else { 4.0 };
+        let lines = if legends.iter().any(|legend| !legend.note.is_empty()) {
+            5.1
+        } else {
+            4.0
+        };
         let (pitch_x, pitch_y) = (width / columns as u32, (size * lines) as u32);
         let rows = legends.len().div_ceil(columns) as u32;
         let mut strip = RgbImage::from_pixel(width, rows * pitch_y, PAPER);
@@ -43,16 +51,32 @@ impl Legend {
             let line = |at: f32| row * pitch_y + (size * at) as u32;
             let middle = left + bar / 2;
             let title_size = common_size([legend.title.as_str()], bar, size);
-            captions.add((middle, line(1.2)), bar, title_size, Anchor::Middle, &legend.title);
+            captions.add(
+                (middle, line(1.2)),
+                bar,
+                title_size,
+                Anchor::Middle,
+                &legend.title,
+            );
             legend.paint_bar(&mut strip, (left, line(1.6)), (bar, size as u32));
             let (ends, room) = (legend.scale(), bar * 2 / 5);
             let ends_size = common_size(ends.iter().map(String::as_str), room, size);
-            let anchors = [(left, Anchor::Start), (middle, Anchor::Middle), (left + bar, Anchor::End)];
+            let anchors = [
+                (left, Anchor::Start),
+                (middle, Anchor::Middle),
+                (left + bar, Anchor::End),
+            ];
             for (text, (x, anchor)) in ends.iter().zip(anchors) {
                 captions.add((x, line(3.6)), room, ends_size, anchor, text);
             }
             let note_size = common_size([legend.note.as_str()], bar, size * 0.8);
-            captions.add((middle, line(4.8)), bar, note_size, Anchor::Middle, &legend.note);
+            captions.add(
+                (middle, line(4.8)),
+                bar,
+                note_size,
+                Anchor::Middle,
+                &legend.note,
+            );
         }
         captions.paint(&mut strip)?;
         Ok(strip)
@@ -62,11 +86,17 @@ impl Legend {
     fn scale(&self) -> [String; 3] {
         let [negative, positive] = self.ends;
         match (self.bounds, self.options.polarity) {
-            (Some(Bounds { lower, upper }), Polarity::Positive) => [number(lower), String::new(), number(upper)],
-            (Some(Bounds { lower, upper }), Polarity::Negative) => [number(-upper), String::new(), number(-lower)],
-            (Some(Bounds { upper, .. }), Polarity::Both) => {
-                [format!("{negative} {}", number(-upper)), "0".into(), format!("{positive} {}", number(upper))]
+            (Some(Bounds { lower, upper }), Polarity::Positive) => {
+                [number(lower), String::new(), number(upper)]
             }
+            (Some(Bounds { lower, upper }), Polarity::Negative) => {
+                [number(-upper), String::new(), number(-lower)]
+            }
+            (Some(Bounds { upper, .. }), Polarity::Both) => [
+                format!("{negative} {}", number(-upper)),
+                "0".into(),
+                format!("{positive} {}", number(upper)),
+            ],
             (None, Polarity::Positive) => ["weak", "", "strong"].map(str::to_owned),
             (None, Polarity::Negative) => ["strong", "", "weak"].map(str::to_owned),
             (None, Polarity::Both) => [negative, "0", positive].map(str::to_owned),
@@ -74,7 +104,12 @@ impl Legend {
     }
 
     /// Every strength that can be shown, from left to right, as it looks over a plain upload.
-    fn paint_bar(&self, picture: &mut RgbImage, (left, top): (u32, u32), (width, height): (u32, u32)) {
+    fn paint_bar(
+        &self,
+        picture: &mut RgbImage,
+        (left, top): (u32, u32),
+        (width, height): (u32, u32),
+    ) {
         let palette = Palette::new(&self.options);
         let under = match self.options.overlay_type {
             OverlayType::None => [0; 3],
@@ -88,7 +123,8 @@ impl Legend {
             Polarity::Both => (-1.0, 1.0),
         };
         for column in 0..width {
-            let strength = from + (to - from) * column as f32 / width.saturating_sub(1).max(1) as f32;
+            let strength =
+                from + (to - from) * column as f32 / width.saturating_sub(1).max(1) as f32;
             let color = Rgb(palette.paint(strength).over(under));
             for row in 0..height {
                 picture.put_pixel(left + column, top + row, color);
@@ -132,7 +168,10 @@ mod tests {
 
     #[test]
     fn a_bar_runs_through_the_colours_between_its_title_and_its_ends() {
-        let bounds = Some(Bounds { lower: 0.0, upper: 0.0123 });
+        let bounds = Some(Bounds {
+            lower: 0.0,
+            upper: 0.0123,
+        });
         let drawn = Legend::strip(&[legend(Polarity::Both, bounds)], 300, 10.0).unwrap();
         assert_eq!(drawn.width(), 300);
         let [left, middle, right] = [12, 150, 287].map(|x| drawn.get_pixel(x, 20).0);
@@ -140,21 +179,41 @@ mod tests {
         assert!(middle.iter().all(|value| *value < 10), "{middle:?}");
         assert!(right[1] > 150 && right[0] < 60, "{right:?}");
         let ink = |columns: std::ops::Range<u32>, rows: std::ops::Range<u32>| {
-            let dark = |(x, y, p): &(u32, u32, &Rgb<u8>)| columns.contains(x) && rows.contains(y) && p.0[0] < 128;
+            let dark = |(x, y, p): &(u32, u32, &Rgb<u8>)| {
+                columns.contains(x) && rows.contains(y) && p.0[0] < 128
+            };
             drawn.enumerate_pixels().filter(dark).count()
         };
         assert!(ink(0..300, 0..15) > 50, "a title");
-        assert!(ink(0..100, 28..38) > 10 && ink(140..160, 28..38) > 3 && ink(200..300, 28..38) > 10, "its ends");
+        assert!(
+            ink(0..100, 28..38) > 10 && ink(140..160, 28..38) > 3 && ink(200..300, 28..38) > 10,
+            "its ends"
+        );
         assert!(ink(0..300, 40..51) > 10, "a note");
     }
 
     #[test]
     fn ends_are_numbers_or_words() {
-        let bounds = Some(Bounds { lower: 0.001, upper: 0.0123 });
+        let bounds = Some(Bounds {
+            lower: 0.001,
+            upper: 0.0123,
+        });
         for (polarity, numbers, words) in [
-            (Polarity::Positive, ["0.00100", "", "0.0123"], ["weak", "", "strong"]),
-            (Polarity::Negative, ["-0.0123", "", "-0.00100"], ["strong", "", "weak"]),
-            (Polarity::Both, ["against -0.0123", "0", "for 0.0123"], ["against", "0", "for"]),
+            (
+                Polarity::Positive,
+                ["0.00100", "", "0.0123"],
+                ["weak", "", "strong"],
+            ),
+            (
+                Polarity::Negative,
+                ["-0.0123", "", "-0.00100"],
+                ["strong", "", "weak"],
+            ),
+            (
+                Polarity::Both,
+                ["against -0.0123", "0", "for 0.0123"],
+                ["against", "0", "for"],
+            ),
         ] {
             assert_eq!(legend(polarity, bounds).scale(), numbers);
             assert_eq!(legend(polarity, None).scale(), words);
@@ -163,14 +222,26 @@ mod tests {
 
     #[test]
     fn several_stand_side_by_side_where_there_is_room() {
-        let two = [legend(Polarity::Both, None), legend(Polarity::Positive, None)];
-        let (wide, narrow) = (Legend::strip(&two, 900, 14.0).unwrap(), Legend::strip(&two, 400, 14.0).unwrap());
-        assert_eq!((wide.width(), narrow.width(), narrow.height()), (900, 400, 2 * wide.height()));
+        let two = [
+            legend(Polarity::Both, None),
+            legend(Polarity::Positive, None),
+        ];
+        let (wide, narrow) = (
+            Legend::strip(&two, 900, 14.0).unwrap(),
+            Legend::strip(&two, 400, 14.0).unwrap(),
+        );
+        assert_eq!(
+            (wide.width(), narrow.width(), narrow.height()),
+            (900, 400, 2 * wide.height())
+        );
     }
 
     #[test]
     fn numbers_have_three_digits() {
         let texts = [0.0, 0.01234, -1.5, 12.345, 5678.0, 1e-5, -2.5e7].map(number);
-        assert_eq!(texts, ["0", "0.0123", "-1.50", "12.3", "5678", "1.00e-5", "-2.50e7"]);
+        assert_eq!(
+            texts,
+            ["0", "0.0123", "-1.50", "12.3", "5678", "1.00e-5", "-2.50e7"]
+        );
     }
 }

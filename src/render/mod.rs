@@ -20,8 +20,13 @@ pub enum RenderError {
         "an attribution of shape {shape:?} is no image: a heat map needs three axes with channels, height and width"
     )]
     NotAnImage { shape: Vec<usize> },
-    #[error("the attribution is {found:?} pixels (width, height); the model's input is {expected:?}")]
-    Size { found: (usize, usize), expected: (u32, u32) },
+    #[error(
+        "the attribution is {found:?} pixels (width, height); the model's input is {expected:?}"
+    )]
+    Size {
+        found: (usize, usize),
+        expected: (u32, u32),
+    },
     #[error("the picture cannot be resized: {reason}")]
     Resize { reason: String },
     #[error("the drawing cannot be rendered: {reason}")]

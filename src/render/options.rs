@@ -1,7 +1,7 @@
-//! What a heat map shall look like: options named as in managed explanation services, parsed from text with all faults at once.
-//! What is not asked for follows the [`Look`] that suits the method's maps.
-//! `clip_percent_*` are percentiles of the pixels with attribution of the sign shown: at 99.9 and 62, the strongest 38 % of them are
-//! drawn, and the strongest 0.1 % have full colour.
+//! What a heat map shall look like: options named as in managed explanation services, parsed from
+//! text with all faults at once. What is not asked for follows the [`Look`] that suits the method's
+//! maps. `clip_percent_*` are percentiles of the pixels with attribution of the sign shown: at 99.9
+//! and 62, the strongest 38 % of them are drawn, and the strongest 0.1 % have full colour.
 
 use std::ops::RangeInclusive;
 
@@ -61,8 +61,9 @@ choice! {
 }
 
 choice! {
-    /// rd_bu: positive is red, negative blue, as in SHAP; pink_green, red_green: negative, positive; the others show strength alone. Those
-    /// that print well in grey and suit the colour-blind: rd_bu, viridis, inferno, magma, plasma.
+    /// rd_bu: positive is red, negative blue, as in SHAP; pink_green, red_green: negative,
+    /// positive; the others show strength alone. Those that print well in grey and suit the
+    /// colour-blind: rd_bu, viridis, inferno, magma, plasma.
     ColorMap {
         PinkGreen = "pink_green",
         PinkWhiteGreen = "pink_white_green",
@@ -87,7 +88,8 @@ choice! {
         Grayscale = "grayscale",
         /// Pale grey, on which colours of either sign stand out.
         Faded = "faded",
-        /// The upload shows through where there is attribution; the rest is black. The colour map plays no part.
+        /// The upload shows through where there is attribution; the rest is black. The colour map
+        /// plays no part.
         MaskBlack = "mask_black",
     }
 }
@@ -105,7 +107,8 @@ choice! {
 }
 
 choice! {
-    /// What the clip percentiles are taken of: each map's own pixels, or those of all maps of the answer together.
+    /// What the clip percentiles are taken of: each map's own pixels, or those of all maps of the
+    /// answer together.
     Scale { PerImage = "per_image", Shared = "shared" }
 }
 
@@ -123,25 +126,29 @@ pub struct HeatmapOptions {
     pub r#type: Drawing,
     pub polarity: Polarity,
     pub color_map: ColorMap,
-    /// Percentile, above `clip_percent_lowerbound`, at most 100: what lies above is drawn at full strength.
+    /// Percentile, above `clip_percent_lowerbound`, at most 100: what lies above is drawn at full
+    /// strength.
     pub clip_percent_upperbound: f32,
     /// Percentile, from 0: what lies below is not drawn.
     pub clip_percent_lowerbound: f32,
     pub overlay_type: OverlayType,
-    /// Opacity of the colours over the upload, from 0 to 1: of the strongest, or of all where the colour map shows strength alone.
+    /// Opacity of the colours over the upload, from 0 to 1: of the strongest, or of all where the
+    /// colour map shows strength alone.
     pub alpha: f32,
     pub reduction: Reduction,
     pub scale: Scale,
-    /// Above 0, at most 100. Below 100: the pixels of the top so many percent, at full strength, and nothing else (equal values go
-    /// together); the clip percentiles play no part. With mask_black, the masks of the XRAI paper.
+    /// Above 0, at most 100. Below 100: the pixels of the top so many percent, at full strength,
+    /// and nothing else (equal values go together); the clip percentiles play no part. With
+    /// mask_black, the masks of the XRAI paper.
     pub top_percent: f32,
     /// A colour bar below the picture, titled with the class; the picture is that much taller.
     pub legend: bool,
-    /// Class, score, method and model above the picture, which is that much taller. Grids name them anyway.
+    /// Class, score, method and model above the picture, which is that much taller. Grids name them
+    /// anyway.
     pub caption: bool,
     pub view: View,
-    /// Longest side of the picture in pixels, without caption and legend: 64 to 4096. By default that of the upload, but from 480 to 1600;
-    /// in a grid 256.
+    /// Longest side of the picture in pixels, without caption and legend: 64 to 4096. By default
+    /// that of the upload, but from 480 to 1600; in a grid 256.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = u32, required = false, minimum = 64, maximum = 4096)]
     pub size: Option<u32>,
@@ -239,7 +246,8 @@ impl HeatmapOptions {
         "size",
     ];
 
-    /// Reads parameters (each one of [`HeatmapOptions::NAMES`]) over the defaults of a look. All faults at once.
+    /// Reads parameters (each one of [`HeatmapOptions::NAMES`]) over the defaults of a look. All
+    /// faults at once.
     pub fn parse<'a>(
         pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
         look: Look,
@@ -249,31 +257,72 @@ impl HeatmapOptions {
         for (name, text) in pairs {
             if let Err((message, allowed)) = options.set(name, text) {
                 let allowed = allowed.iter().map(|value| (*value).to_owned()).collect();
-                faults.push(OptionFault { param: name.to_owned(), message, allowed });
+                faults.push(OptionFault {
+                    param: name.to_owned(),
+                    message,
+                    allowed,
+                });
             }
         }
         faults.extend(options.faults());
-        if faults.is_empty() { Ok(options) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(options)
+        } else {
+            Err(faults)
+        }
     }
 
     fn set(&mut self, name: &str, text: &str) -> Result<(), (String, &'static [&'static str])> {
-        let unknown = |allowed| (format!("`{}` is not a value of `{name}`", excerpt(text)), allowed);
-        let number = |text: &str| text.parse().map_err(|_| (format!("`{}` is not a number", excerpt(text)), &[][..]));
+        let unknown = |allowed| {
+            (
+                format!("`{}` is not a value of `{name}`", excerpt(text)),
+                allowed,
+            )
+        };
+        let number = |text: &str| {
+            text.parse()
+                .map_err(|_| (format!("`{}` is not a number", excerpt(text)), &[][..]))
+        };
         match name {
-            "type" => self.r#type = Drawing::parse(text).ok_or_else(|| unknown(Drawing::ALLOWED))?,
-            "polarity" => self.polarity = Polarity::parse(text).ok_or_else(|| unknown(Polarity::ALLOWED))?,
-            "color_map" => self.color_map = ColorMap::parse(text).ok_or_else(|| unknown(ColorMap::ALLOWED))?,
-            "overlay_type" => {
-                self.overlay_type = OverlayType::parse(text).ok_or_else(|| unknown(OverlayType::ALLOWED))?;
+            "type" => {
+                self.r#type = Drawing::parse(text).ok_or_else(|| unknown(Drawing::ALLOWED))?
             }
-            "reduction" => self.reduction = Reduction::parse(text).ok_or_else(|| unknown(Reduction::ALLOWED))?,
+            "polarity" => {
+                self.polarity = Polarity::parse(text).ok_or_else(|| unknown(Polarity::ALLOWED))?
+            }
+            "color_map" => {
+                self.color_map = ColorMap::parse(text).ok_or_else(|| unknown(ColorMap::ALLOWED))?
+            }
+            "overlay_type" => {
+                self.overlay_type =
+                    OverlayType::parse(text).ok_or_else(|| unknown(OverlayType::ALLOWED))?;
+            }
+            "reduction" => {
+                self.reduction =
+                    Reduction::parse(text).ok_or_else(|| unknown(Reduction::ALLOWED))?
+            }
             "scale" => self.scale = Scale::parse(text).ok_or_else(|| unknown(Scale::ALLOWED))?,
             "top_percent" => self.top_percent = number(text)?,
-            "legend" => self.legend = text.to_ascii_lowercase().parse().map_err(|_| unknown(&["true", "false"]))?,
-            "caption" => self.caption = text.to_ascii_lowercase().parse().map_err(|_| unknown(&["true", "false"]))?,
+            "legend" => {
+                self.legend = text
+                    .to_ascii_lowercase()
+                    .parse()
+                    .map_err(|_| unknown(&["true", "false"]))?
+            }
+            "caption" => {
+                self.caption = text
+                    .to_ascii_lowercase()
+                    .parse()
+                    .map_err(|_| unknown(&["true", "false"]))?
+            }
             "view" => self.view = View::parse(text).ok_or_else(|| unknown(View::ALLOWED))?,
             "size" => {
-                let fault = |_| (format!("`{}` is not a whole number", excerpt(text)), &["64 to 4096"][..]);
+                let fault = |_| {
+                    (
+                        format!("`{}` is not a whole number", excerpt(text)),
+                        &["64 to 4096"][..],
+                    )
+                };
                 self.size = Some(text.parse().map_err(fault)?);
             }
             "clip_percent_upperbound" => self.clip_percent_upperbound = number(text)?,
@@ -288,10 +337,26 @@ impl HeatmapOptions {
     fn faults(&self) -> Vec<OptionFault> {
         let (upper, lower) = (self.clip_percent_upperbound, self.clip_percent_lowerbound);
         let checks = [
-            ("clip_percent_upperbound", upper > 0.0 && upper <= 100.0, "above 0, at most 100".to_owned()),
-            ("clip_percent_lowerbound", lower >= 0.0 && lower < upper, format!("from 0, below {upper}")),
-            ("alpha", (0.0..=1.0).contains(&self.alpha), "from 0 to 1".to_owned()),
-            ("top_percent", self.top_percent > 0.0 && self.top_percent <= 100.0, "above 0, at most 100".to_owned()),
+            (
+                "clip_percent_upperbound",
+                upper > 0.0 && upper <= 100.0,
+                "above 0, at most 100".to_owned(),
+            ),
+            (
+                "clip_percent_lowerbound",
+                lower >= 0.0 && lower < upper,
+                format!("from 0, below {upper}"),
+            ),
+            (
+                "alpha",
+                (0.0..=1.0).contains(&self.alpha),
+                "from 0 to 1".to_owned(),
+            ),
+            (
+                "top_percent",
+                self.top_percent > 0.0 && self.top_percent <= 100.0,
+                "above 0, at most 100".to_owned(),
+            ),
             (
                 "size",
                 self.size.is_none_or(|size| SIZES.contains(&size)),
@@ -329,17 +394,24 @@ mod tests {
         ])
         .unwrap_err();
         let params: Vec<_> = faults.iter().map(|fault| fault.param.as_str()).collect();
-        assert_eq!(params, ["type", "clip_percent_lowerbound", "colour", "alpha", "size"]);
+        assert_eq!(
+            params,
+            ["type", "clip_percent_lowerbound", "colour", "alpha", "size"]
+        );
         assert_eq!(faults[0].allowed, ["pixels", "outlines"]);
         assert_eq!(faults[3].allowed, ["from 0 to 1"]);
         assert_eq!(faults[4].allowed, ["64 to 4096"]);
-        assert_eq!(parse(&[("size", "large")]).unwrap_err()[0].allowed, ["64 to 4096"]);
+        assert_eq!(
+            parse(&[("size", "large")]).unwrap_err()[0].allowed,
+            ["64 to 4096"]
+        );
     }
 
     #[test]
     fn every_name_can_be_set_and_case_does_not_matter() {
         let texts = [
-            "OUTLINES", "Both", "RD_BU", "99", "10", "NONE", "0.5", "L2", "Shared", "5", "true", "true", "Crop", "700",
+            "OUTLINES", "Both", "RD_BU", "99", "10", "NONE", "0.5", "L2", "Shared", "5", "true",
+            "true", "Crop", "700",
         ];
         let pairs = HeatmapOptions::NAMES.iter().copied().zip(texts);
         let options = HeatmapOptions::parse(pairs, Look::Areas).unwrap();
@@ -354,14 +426,29 @@ mod tests {
     fn what_is_not_asked_for_follows_the_look() {
         for look in [Look::Signed, Look::Strength, Look::Areas] {
             let options = HeatmapOptions::parse([("alpha", "0.25")], look).unwrap();
-            assert_eq!(options, HeatmapOptions { alpha: 0.25, ..look.options() });
+            assert_eq!(
+                options,
+                HeatmapOptions {
+                    alpha: 0.25,
+                    ..look.options()
+                }
+            );
         }
     }
 
     #[test]
     fn bounds_must_leave_something_between_them() {
-        for (upper, lower) in [("50", "50"), ("0", "0"), ("101", "62"), ("99", "-1"), ("nan", "1")] {
-            let pairs = [("clip_percent_upperbound", upper), ("clip_percent_lowerbound", lower)];
+        for (upper, lower) in [
+            ("50", "50"),
+            ("0", "0"),
+            ("101", "62"),
+            ("99", "-1"),
+            ("nan", "1"),
+        ] {
+            let pairs = [
+                ("clip_percent_upperbound", upper),
+                ("clip_percent_lowerbound", lower),
+            ];
             assert!(parse(&pairs).is_err(), "{upper} {lower}");
         }
     }

@@ -1,5 +1,6 @@
-//! Borders of the regions that hold most of an attribution, per sign: close and open the drawn pixels by 3 x 3, keep the
-//! largest connected regions (8 neighbours) until they hold 90 % of the strength, project them, and keep their rims.
+//! Borders of the regions that hold most of an attribution, per sign: close and open the drawn
+//! pixels by 3 x 3, keep the largest connected regions (8 neighbours) until they hold 90 % of the
+//! strength, project them, and keep their rims.
 
 use ndarray::{Array2, Axis, Zip, s};
 
@@ -17,15 +18,23 @@ pub fn outline(strengths: &Array2<f32>, placement: &Placement) -> Option<Project
     for sign in [1.0, -1.0] {
         let one_sign = strengths.mapv(|value| (value * sign).max(0.0));
         let regions = keep_strongest(&clean(&one_sign.mapv(|value| value > 0.0)), &one_sign);
-        let projected = placement.project(regions.mapv(|inside| if inside { 1.0 } else { 0.0 }).view())?;
-        let width = (RIM * placement.picture.0.max(placement.picture.1) as f32).round().max(1.0) as usize;
+        let projected =
+            placement.project(regions.mapv(|inside| if inside { 1.0 } else { 0.0 }).view())?;
+        let width = (RIM * placement.picture.0.max(placement.picture.1) as f32)
+            .round()
+            .max(1.0) as usize;
         let rim = rim(&projected.plane.mapv(|value| value > 0.5), width);
-        let target = rims.get_or_insert_with(|| Projected { plane: Array2::zeros(rim.dim()), area: projected.area });
-        Zip::from(&mut target.plane).and(&rim).for_each(|value, on| {
-            if *on {
-                *value = sign;
-            }
+        let target = rims.get_or_insert_with(|| Projected {
+            plane: Array2::zeros(rim.dim()),
+            area: projected.area,
         });
+        Zip::from(&mut target.plane)
+            .and(&rim)
+            .for_each(|value, on| {
+                if *on {
+                    *value = sign;
+                }
+            });
     }
     rims
 }
@@ -39,14 +48,20 @@ fn clean(mask: &Array2<bool>) -> Array2<bool> {
     wide.slice_mut(within).assign(mask);
     let closed = erode(&dilate(&wide, 1), 1);
     let opened = dilate(&erode(&closed, 1), 1);
-    let kept = if opened.iter().any(|inside| *inside) { opened } else { closed };
+    let kept = if opened.iter().any(|inside| *inside) {
+        opened
+    } else {
+        closed
+    };
     kept.slice(within).to_owned()
 }
 
 /// The pixels of a region that lie within `width` of its border. The plane's own edge is no border.
 fn rim(regions: &Array2<bool>, width: usize) -> Array2<bool> {
     let inner = erode(regions, width);
-    Zip::from(regions).and(&inner).map_collect(|region, inner| *region && !inner)
+    Zip::from(regions)
+        .and(&inner)
+        .map_collect(|region, inner| *region && !inner)
 }
 
 /// Whether every pixel within `reach` (a square, cut at the edges) is set.
@@ -59,7 +74,12 @@ fn dilate(mask: &Array2<bool>, reach: usize) -> Array2<bool> {
     let mut wide = mask.clone();
     for axis in [Axis(1), Axis(0)] {
         for mut lane in wide.lanes_mut(axis) {
-            let set: Vec<usize> = lane.iter().enumerate().filter(|(_, on)| **on).map(|(at, _)| at).collect();
+            let set: Vec<usize> = lane
+                .iter()
+                .enumerate()
+                .filter(|(_, on)| **on)
+                .map(|(at, _)| at)
+                .collect();
             let mut filled = 0;
             for at in set {
                 let end = (at + reach + 1).min(lane.len());
@@ -130,13 +150,19 @@ mod tests {
     #[test]
     fn a_rim_surrounds_a_region_but_not_the_edge_of_the_picture() {
         let region = mask(&["###...", "###...", "###...", "......"]);
-        assert_eq!(rim(&region, 1), mask(&["..#...", "..#...", "###...", "......"]));
+        assert_eq!(
+            rim(&region, 1),
+            mask(&["..#...", "..#...", "###...", "......"])
+        );
     }
 
     #[test]
     fn cleaning_fills_holes_and_drops_specks() {
         let rough = mask(&["........", ".###....", ".#.#....", ".###..#.", "........"]);
-        assert_eq!(clean(&rough), mask(&["........", ".###....", ".###....", ".###....", "........"]));
+        assert_eq!(
+            clean(&rough),
+            mask(&["........", ".###....", ".###....", ".###....", "........"])
+        );
         let specks = mask(&["#....", "....#"]);
         assert_eq!(clean(&specks), specks);
     }
@@ -144,7 +170,11 @@ mod tests {
     #[test]
     fn the_strongest_regions_stay() {
         let regions = mask(&["##..#", "#....", "...##"]);
-        let strengths = Array2::from_shape_fn((3, 5), |(y, x)| if (y, x) == (0, 4) { 0.1 } else { 1.0 });
-        assert_eq!(keep_strongest(&regions, &strengths), mask(&["##...", "#....", "...##"]));
+        let strengths =
+            Array2::from_shape_fn((3, 5), |(y, x)| if (y, x) == (0, 4) { 0.1 } else { 1.0 });
+        assert_eq!(
+            keep_strongest(&regions, &strengths),
+            mask(&["##...", "#....", "...##"])
+        );
     }
 }

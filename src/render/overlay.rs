@@ -1,4 +1,5 @@
-//! Paints strengths onto a picture. What the model did not see gets no heat; a thin frame shows where that begins.
+//! Paints strengths onto a picture. What the model did not see gets no heat; a thin frame shows
+//! where that begins.
 
 use std::{num::NonZeroUsize, thread};
 
@@ -31,8 +32,17 @@ pub struct Overlay<'a> {
 
 impl<'a> Overlay<'a> {
     /// Without strengths: what lies under the colours alone.
-    pub fn new(ground: &'a Ground<'a>, strengths: Option<Projected>, options: &HeatmapOptions) -> Self {
-        Self { ground, strengths, overlay_type: options.overlay_type, palette: Palette::new(options) }
+    pub fn new(
+        ground: &'a Ground<'a>,
+        strengths: Option<Projected>,
+        options: &HeatmapOptions,
+    ) -> Self {
+        Self {
+            ground,
+            strengths,
+            overlay_type: options.overlay_type,
+            palette: Palette::new(options),
+        }
     }
 
     /// Whether there is something that the model did not see.
@@ -65,33 +75,54 @@ impl<'a> Overlay<'a> {
     fn paint(&self, first: usize, rows: &mut [u8]) {
         let width = 3 * self.ground.pixels.width() as usize;
         for (y, row) in (first..).zip(rows.chunks_exact_mut(width)) {
-            lay_under(&self.ground.pixels.as_raw()[y * width..][..width], row, self.overlay_type);
+            lay_under(
+                &self.ground.pixels.as_raw()[y * width..][..width],
+                row,
+                self.overlay_type,
+            );
             self.heat(y, row);
         }
     }
 
     fn heat(&self, y: usize, row: &mut [u8]) {
         let outside = self.palette.outside;
-        let Some(Projected { plane, area }) = &self.strengths else { return };
-        let (left, right) = (3 * area.left as usize, 3 * (area.left + area.width) as usize);
+        let Some(Projected { plane, area }) = &self.strengths else {
+            return;
+        };
+        let (left, right) = (
+            3 * area.left as usize,
+            3 * (area.left + area.width) as usize,
+        );
         let top = area.top as usize;
         if !(top..top + area.height as usize).contains(&y) {
             return fill(row, outside);
         }
         fill(&mut row[..left], outside);
         fill(&mut row[right..], outside);
-        for (pixel, strength) in row[left..right].as_chunks_mut().0.iter_mut().zip(plane.row(y - top)) {
+        for (pixel, strength) in row[left..right]
+            .as_chunks_mut()
+            .0
+            .iter_mut()
+            .zip(plane.row(y - top))
+        {
             *pixel = self.palette.paint(*strength).over(*pixel);
         }
     }
 }
 
-/// Around `area`, outside of it: a dark line and a light one, so that one of them shows on any picture.
+/// Around `area`, outside of it: a dark line and a light one, so that one of them shows on any
+/// picture.
 fn frame(picture: &mut RgbImage, area: Area) {
     let (width, height) = picture.dimensions();
     let line = (FRAME * width.max(height) as f32).round().max(1.0) as u32;
     let (right, bottom) = (area.left + area.width, area.top + area.height);
-    let distance = |x: u32, from: u32, to: u32| if x < from { from - x } else { (x + 1).saturating_sub(to) };
+    let distance = |x: u32, from: u32, to: u32| {
+        if x < from {
+            from - x
+        } else {
+            (x + 1).saturating_sub(to)
+        }
+    };
     let rows = area.top.saturating_sub(2 * line)..(bottom + 2 * line).min(height);
     for y in rows {
         for x in area.left.saturating_sub(2 * line)..(right + 2 * line).min(width) {
@@ -104,7 +135,11 @@ fn frame(picture: &mut RgbImage, area: Area) {
 }
 
 fn fill(pixels: &mut [u8], paint: Paint) {
-    pixels.as_chunks_mut().0.iter_mut().for_each(|pixel| *pixel = paint.over(*pixel));
+    pixels
+        .as_chunks_mut()
+        .0
+        .iter_mut()
+        .for_each(|pixel| *pixel = paint.over(*pixel));
 }
 
 /// One row of what lies under the colours; `row` is black.

@@ -1,6 +1,6 @@
-//! Attribution -> one plane -> strengths in -1..=1.
-//! Strength is (|v| - e) / (m - e), cut to 0..=1, with the sign of v; e and m are the `clip_percent_lowerbound` and
-//! `clip_percent_upperbound` percentiles (nearest rank) of the magnitudes that `polarity` shows, on one plane or on all.
+//! Attribution -> one plane -> strengths in -1..=1. Strength is (|v| - e) / (m - e), cut to 0..=1,
+//! with the sign of v; e and m are the `clip_percent_lowerbound` and `clip_percent_upperbound`
+//! percentiles (nearest rank) of the magnitudes that `polarity` shows, on one plane or on all.
 
 use ndarray::{Array2, Axis, Ix2};
 
@@ -18,12 +18,18 @@ pub enum Strengths {
 }
 
 /// One value per pixel, `[height, width]`, of an attribution with three axes.
-pub fn reduce(scores: &Tensor, layout: Layout, reduction: Reduction) -> Result<Array2<f32>, RenderError> {
+pub fn reduce(
+    scores: &Tensor,
+    layout: Layout,
+    reduction: Reduction,
+) -> Result<Array2<f32>, RenderError> {
     let channels = Axis(match layout {
         Layout::Nchw => 0,
         Layout::Nhwc => 2,
     });
-    let fault = || RenderError::NotAnImage { shape: scores.shape().to_vec() };
+    let fault = || RenderError::NotAnImage {
+        shape: scores.shape().to_vec(),
+    };
     if scores.ndim() != 3 || scores.is_empty() {
         return Err(fault());
     }
@@ -31,14 +37,16 @@ pub fn reduce(scores: &Tensor, layout: Layout, reduction: Reduction) -> Result<A
         Reduction::Sum => scores.sum_axis(channels),
         Reduction::AbsSum => scores.fold_axis(channels, 0.0, |sum, value| sum + value.abs()),
         // `f32::max` would pass over a NaN.
-        Reduction::Max => {
-            scores.fold_axis(
-                channels,
-                f32::NEG_INFINITY,
-                |max, value| if value > max || value.is_nan() { *value } else { *max },
-            )
-        }
-        Reduction::L2 => scores.fold_axis(channels, 0.0, |sum, value| sum + value * value).mapv_into(f32::sqrt),
+        Reduction::Max => scores.fold_axis(channels, f32::NEG_INFINITY, |max, value| {
+            if value > max || value.is_nan() {
+                *value
+            } else {
+                *max
+            }
+        }),
+        Reduction::L2 => scores
+            .fold_axis(channels, 0.0, |sum, value| sum + value * value)
+            .mapv_into(f32::sqrt),
     };
     plane.into_dimensionality::<Ix2>().map_err(|_| fault())
 }
@@ -50,28 +58,43 @@ pub struct Bounds {
     pub upper: f32,
 }
 
-/// The bounds of every plane, as `scale` and `top_percent` say; none where there is nothing to show.
+/// The bounds of every plane, as `scale` and `top_percent` say; none where there is nothing to
+/// show.
 pub fn bounds(planes: &[Array2<f32>], options: &HeatmapOptions) -> Vec<Option<Bounds>> {
     if options.top_percent < 100.0 {
         return planes.iter().map(|plane| top(plane, options)).collect();
     }
     match options.scale {
-        Scale::PerImage => planes.iter().map(|plane| measure([plane], options)).collect(),
+        Scale::PerImage => planes
+            .iter()
+            .map(|plane| measure([plane], options))
+            .collect(),
         Scale::Shared => vec![measure(planes, options); planes.len()],
     }
 }
 
-/// The bounds that give the `top_percent` of all pixels full strength and the rest none: both are the weakest magnitude of the top.
+/// The bounds that give the `top_percent` of all pixels full strength and the rest none: both are
+/// the weakest magnitude of the top.
 fn top(plane: &Array2<f32>, options: &HeatmapOptions) -> Option<Bounds> {
-    let mut magnitudes: Vec<u32> = plane.iter().map(|value| shown(*value, options.polarity).abs().to_bits()).collect();
+    let mut magnitudes: Vec<u32> = plane
+        .iter()
+        .map(|value| shown(*value, options.polarity).abs().to_bits())
+        .collect();
     let kept = (f64::from(options.top_percent) / 100.0 * magnitudes.len() as f64).ceil() as usize;
     let rank = magnitudes.len().checked_sub(kept.max(1))?;
     let weakest = f32::from_bits(*magnitudes.select_nth_unstable(rank).1);
-    Some(Bounds { lower: weakest, upper: weakest })
+    Some(Bounds {
+        lower: weakest,
+        upper: weakest,
+    })
 }
 
-/// The bounds of all `planes` together; none where there is nothing to show. Planes with values that are not finite do not count.
-fn measure<'a>(planes: impl IntoIterator<Item = &'a Array2<f32>>, options: &HeatmapOptions) -> Option<Bounds> {
+/// The bounds of all `planes` together; none where there is nothing to show. Planes with values
+/// that are not finite do not count.
+fn measure<'a>(
+    planes: impl IntoIterator<Item = &'a Array2<f32>>,
+    options: &HeatmapOptions,
+) -> Option<Bounds> {
     // Non-negative floats sort as their bits do.
     let mut magnitudes: Vec<u32> = planes
         .into_iter()
@@ -83,33 +106,58 @@ fn measure<'a>(planes: impl IntoIterator<Item = &'a Array2<f32>>, options: &Heat
     let last = magnitudes.len().checked_sub(1)?;
     let mut at_percentile = |percent: f32| {
         let rank = (f64::from(percent) / 100.0 * magnitudes.len() as f64).ceil() as usize;
-        f32::from_bits(*magnitudes.select_nth_unstable(rank.saturating_sub(1).min(last)).1)
+        f32::from_bits(
+            *magnitudes
+                .select_nth_unstable(rank.saturating_sub(1).min(last))
+                .1,
+        )
     };
     let upper = at_percentile(options.clip_percent_upperbound);
-    let lower =
-        if options.clip_percent_lowerbound > 0.0 { at_percentile(options.clip_percent_lowerbound) } else { 0.0 };
+    let lower = if options.clip_percent_lowerbound > 0.0 {
+        at_percentile(options.clip_percent_lowerbound)
+    } else {
+        0.0
+    };
     Some(Bounds { lower, upper })
 }
 
 /// Clips and scales a plane by `polarity` and `bounds`.
-pub fn normalise(plane: &Array2<f32>, bounds: Option<Bounds>, options: &HeatmapOptions) -> Strengths {
-    let blank = |reason: &str| Strengths::Blank { reason: reason.to_owned() };
+pub fn normalise(
+    plane: &Array2<f32>,
+    bounds: Option<Bounds>,
+    options: &HeatmapOptions,
+) -> Strengths {
+    let blank = |reason: &str| Strengths::Blank {
+        reason: reason.to_owned(),
+    };
     if !is_finite(plane) {
         return blank("the attribution has values that are NaN or infinite");
     }
     let signed = |value: f32| shown(value, options.polarity);
     let bounds = match bounds {
         Some(bounds) if plane.iter().any(|value| signed(*value) != 0.0) => bounds,
-        _ if plane.iter().all(|value| *value == 0.0) => return blank("the attribution is zero in every pixel"),
-        _ if options.polarity == Polarity::Negative => return blank("the attribution has no negative value"),
+        _ if plane.iter().all(|value| *value == 0.0) => {
+            return blank("the attribution is zero in every pixel");
+        }
+        _ if options.polarity == Polarity::Negative => {
+            return blank("the attribution has no negative value");
+        }
         _ => return blank("the attribution has no positive value"),
     };
     let Bounds { lower, upper } = bounds;
     Strengths::Drawn(plane.mapv(|value| {
         let value = signed(value);
         let magnitude = value.abs();
-        let strength = if magnitude >= upper { 1.0 } else { ((magnitude - lower) / (upper - lower)).max(0.0) };
-        if value == 0.0 { 0.0 } else { strength.copysign(value) }
+        let strength = if magnitude >= upper {
+            1.0
+        } else {
+            ((magnitude - lower) / (upper - lower)).max(0.0)
+        };
+        if value == 0.0 {
+            0.0
+        } else {
+            strength.copysign(value)
+        }
     }))
 }
 
@@ -135,7 +183,11 @@ mod tests {
 
     /// By the plane's own bounds.
     fn normalise(plane: &Array2<f32>, options: &HeatmapOptions) -> Strengths {
-        super::normalise(plane, bounds(std::slice::from_ref(plane), options)[0], options)
+        super::normalise(
+            plane,
+            bounds(std::slice::from_ref(plane), options)[0],
+            options,
+        )
     }
 
     fn options(polarity: Polarity, lower: f32, upper: f32) -> HeatmapOptions {
@@ -154,7 +206,11 @@ mod tests {
     #[test]
     fn channels_reduce_as_named_in_either_layout() {
         let planes = array![[[1.0f32, -3.0]], [[2.0, 1.0]], [[-2.0, -1.0]]].into_dyn();
-        let pixels = planes.view().permuted_axes(vec![1, 2, 0]).as_standard_layout().into_owned();
+        let pixels = planes
+            .view()
+            .permuted_axes(vec![1, 2, 0])
+            .as_standard_layout()
+            .into_owned();
         for (reduction, expected) in [
             (Reduction::Sum, [1.0, -3.0]),
             (Reduction::AbsSum, [5.0, 5.0]),
@@ -162,7 +218,11 @@ mod tests {
             (Reduction::L2, [3.0, 11f32.sqrt()]),
         ] {
             for (scores, layout) in [(&planes, Layout::Nchw), (&pixels, Layout::Nhwc)] {
-                assert_eq!(reduce(scores, layout, reduction).unwrap(), array![expected], "{reduction:?}");
+                assert_eq!(
+                    reduce(scores, layout, reduction).unwrap(),
+                    array![expected],
+                    "{reduction:?}"
+                );
             }
         }
         assert!(matches!(
@@ -178,7 +238,10 @@ mod tests {
         let drawn = normalise(&plane, &options(Polarity::Both, 25.0, 75.0));
         assert_eq!(drawn, Strengths::Drawn(array![[0.0, -1.0, 0.5, 1.0, 0.0]]));
         let drawn = normalise(&plane, &options(Polarity::Both, 0.0, 100.0));
-        assert_eq!(drawn, Strengths::Drawn(array![[0.25, -1.0, 0.5, 0.75, 0.0]]));
+        assert_eq!(
+            drawn,
+            Strengths::Drawn(array![[0.25, -1.0, 0.5, 0.75, 0.0]])
+        );
     }
 
     #[test]
@@ -196,23 +259,47 @@ mod tests {
 
     #[test]
     fn a_shared_scale_is_that_of_all_planes_together() {
-        let options = HeatmapOptions { scale: Scale::Shared, ..options(Polarity::Both, 0.0, 100.0) };
-        let planes = [array![[1.0, -2.0]], array![[4.0, 0.0]], array![[f32::NAN, 9.0]], array![[0.0, 0.0]]];
-        let shared = Some(Bounds { lower: 0.0, upper: 4.0 });
+        let options = HeatmapOptions {
+            scale: Scale::Shared,
+            ..options(Polarity::Both, 0.0, 100.0)
+        };
+        let planes = [
+            array![[1.0, -2.0]],
+            array![[4.0, 0.0]],
+            array![[f32::NAN, 9.0]],
+            array![[0.0, 0.0]],
+        ];
+        let shared = Some(Bounds {
+            lower: 0.0,
+            upper: 4.0,
+        });
         assert_eq!(bounds(&planes, &options), [shared; 4]);
         let drawn = planes.map(|plane| super::normalise(&plane, shared, &options));
         assert_eq!(drawn[0], Strengths::Drawn(array![[0.25, -0.5]]));
-        assert!(drawn[2..].iter().all(|strengths| matches!(strengths, Strengths::Blank { .. })));
+        assert!(
+            drawn[2..]
+                .iter()
+                .all(|strengths| matches!(strengths, Strengths::Blank { .. }))
+        );
     }
 
     #[test]
     fn the_top_percent_of_the_pixels_are_drawn_and_equal_values_go_together() {
         let plane = array![[5.0, 1.0, 2.0, 2.0, -9.0, 0.0, 0.0, 0.0, 0.0, 0.0]];
         let drawn = |top_percent: f32, polarity: Polarity| {
-            normalise(&plane, &HeatmapOptions { top_percent, polarity, ..positive() })
+            normalise(
+                &plane,
+                &HeatmapOptions {
+                    top_percent,
+                    polarity,
+                    ..positive()
+                },
+            )
         };
         let positive = |at: &[usize]| {
-            Strengths::Drawn(Array2::from_shape_fn((1, 10), |(_, x)| f32::from(u8::from(at.contains(&x)))))
+            Strengths::Drawn(Array2::from_shape_fn((1, 10), |(_, x)| {
+                f32::from(u8::from(at.contains(&x)))
+            }))
         };
         assert_eq!(drawn(10.0, Polarity::Positive), positive(&[0]));
         assert_eq!(drawn(20.0, Polarity::Positive), positive(&[0, 2, 3]));
@@ -225,8 +312,14 @@ mod tests {
 
     #[test]
     fn a_single_pixel_and_a_constant_map_are_drawn_at_full_strength() {
-        assert_eq!(normalise(&array![[0.0, 3.0]], &positive()), Strengths::Drawn(array![[0.0, 1.0]]));
-        assert_eq!(normalise(&array![[2.0, 2.0]], &positive()), Strengths::Drawn(array![[1.0, 1.0]]));
+        assert_eq!(
+            normalise(&array![[0.0, 3.0]], &positive()),
+            Strengths::Drawn(array![[0.0, 1.0]])
+        );
+        assert_eq!(
+            normalise(&array![[2.0, 2.0]], &positive()),
+            Strengths::Drawn(array![[1.0, 1.0]])
+        );
     }
 
     #[test]

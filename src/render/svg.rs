@@ -19,14 +19,21 @@ pub fn paint(picture: &mut RgbImage, svg: &str) -> Result<(), RenderError> {
     let fault = |reason: String| RenderError::Svg { reason };
     let tree = Tree::from_str(svg, &fonts::options()).map_err(|e| fault(e.to_string()))?;
     let (width, height) = picture.dimensions();
-    let mut layer = Pixmap::new(width, height).ok_or_else(|| fault(format!("{width} x {height} pixels")))?;
+    let mut layer =
+        Pixmap::new(width, height).ok_or_else(|| fault(format!("{width} x {height} pixels")))?;
     resvg::render(&tree, Transform::default(), &mut layer.as_mut());
     for (pixel, over) in picture.pixels_mut().zip(layer.pixels()) {
         // Colours of the layer are multiplied by its opacity already.
         let through = 255 - u32::from(over.alpha());
-        let mix = |under: u8, over: u8| (u32::from(over) + (u32::from(under) * through + 127) / 255).min(255) as u8;
+        let mix = |under: u8, over: u8| {
+            (u32::from(over) + (u32::from(under) * through + 127) / 255).min(255) as u8
+        };
         let Rgb([r, g, b]) = *pixel;
-        *pixel = Rgb([mix(r, over.red()), mix(g, over.green()), mix(b, over.blue())]);
+        *pixel = Rgb([
+            mix(r, over.red()),
+            mix(g, over.green()),
+            mix(b, over.blue()),
+        ]);
     }
     Ok(())
 }
@@ -74,7 +81,8 @@ impl Captions {
         Self { svg }
     }
 
-    /// Adds a line with its baseline at `(x, y)`. Where it would be wider than `room` its end is cut off.
+    /// Adds a line with its baseline at `(x, y)`. Where it would be wider than `room` its end is
+    /// cut off.
     pub fn add(&mut self, (x, y): (u32, u32), room: u32, size: f32, anchor: Anchor, text: &str) {
         let line = cut(Line::new(&printable(&excerpt(text))), room as f32 / size);
         let mut left = x as f32
@@ -83,7 +91,8 @@ impl Captions {
                 Anchor::Middle => size * line.width / 2.0,
                 Anchor::End => size * line.width,
             };
-        // Each piece is a text of its own: one with several fonts would be shaped as if every font had as many glyphs.
+        // Each piece is a text of its own: one with several fonts would be shaped as if every font
+        // had as many glyphs.
         for (family, width, run) in line.runs {
             // Writing to a text cannot fail.
             let _ = write!(
@@ -101,10 +110,13 @@ impl Captions {
     }
 }
 
-/// The largest size up to `size` at which all of the texts fit into `room`; where that would be hard to read, a smaller one that cuts
-/// the longest.
+/// The largest size up to `size` at which all of the texts fit into `room`; where that would be
+/// hard to read, a smaller one that cuts the longest.
 pub fn common_size<'a>(texts: impl IntoIterator<Item = &'a str>, room: u32, size: f32) -> f32 {
-    let widest = texts.into_iter().map(|text| Line::new(&printable(&excerpt(text))).width).fold(f32::EPSILON, f32::max);
+    let widest = texts
+        .into_iter()
+        .map(|text| Line::new(&printable(&excerpt(text))).width)
+        .fold(f32::EPSILON, f32::max);
     size.min(room as f32 / widest).max(SMALLEST * size)
 }
 
@@ -117,9 +129,15 @@ struct Line {
 
 impl Line {
     fn new(text: &str) -> Self {
-        let runs = runs(text).into_iter().map(|(family, run)| (family, width(family, &run), run));
+        let runs = runs(text)
+            .into_iter()
+            .map(|(family, run)| (family, width(family, &run), run));
         let runs: Vec<_> = runs.collect();
-        Self { text: text.to_owned(), width: runs.iter().map(|(_, width, _)| width).sum(), runs }
+        Self {
+            text: text.to_owned(),
+            width: runs.iter().map(|(_, width, _)| width).sum(),
+            runs,
+        }
     }
 }
 
@@ -159,7 +177,10 @@ mod tests {
     use super::*;
 
     fn dark(picture: &RgbImage, left: u32, right: u32) -> usize {
-        picture.enumerate_pixels().filter(|(x, _, pixel)| (left..right).contains(x) && pixel.0[0] < 100).count()
+        picture
+            .enumerate_pixels()
+            .filter(|(x, _, pixel)| (left..right).contains(x) && pixel.0[0] < 100)
+            .count()
     }
 
     #[test]
@@ -183,7 +204,11 @@ mod tests {
         assert!((15.5..=16.0).contains(&shared), "{shared}");
         assert_eq!(common_size([long], 20, 20.0), SMALLEST * 20.0);
         let short = cut(Line::new(long), 0.5 * room(long));
-        assert!(short.text.starts_with("Guided B") && short.text.ends_with(CUT) && short.width <= 0.51 * room(long));
+        assert!(
+            short.text.starts_with("Guided B")
+                && short.text.ends_with(CUT)
+                && short.width <= 0.51 * room(long)
+        );
         assert_eq!(cut(Line::new(long), room(long)).text, long);
     }
 
@@ -193,9 +218,21 @@ mod tests {
         let svg = r#"<svg xmlns="http://www.w3.org/2000/svg" width="4" height="1"><rect width="1" height="1" fill="red"/>
             <rect x="2" width="1" height="1" fill="white" fill-opacity="0.5"/></svg>"#;
         paint(&mut picture, svg).unwrap();
-        assert_eq!((picture.get_pixel(0, 0).0, picture.get_pixel(1, 0).0), ([255, 0, 0], [100; 3]));
-        assert!(picture.get_pixel(2, 0).0.iter().all(|value| value.abs_diff(178) < 2));
-        assert!(matches!(paint(&mut picture, "<svg"), Err(RenderError::Svg { .. })));
+        assert_eq!(
+            (picture.get_pixel(0, 0).0, picture.get_pixel(1, 0).0),
+            ([255, 0, 0], [100; 3])
+        );
+        assert!(
+            picture
+                .get_pixel(2, 0)
+                .0
+                .iter()
+                .all(|value| value.abs_diff(178) < 2)
+        );
+        assert!(matches!(
+            paint(&mut picture, "<svg"),
+            Err(RenderError::Svg { .. })
+        ));
     }
     #[test]
     fn widths_are_those_of_the_glyphs_and_blanks_count() {
@@ -209,10 +246,21 @@ mod tests {
     /// Every text is written, and nothing of it as a box.
     fn check_glyphs(tree: &Tree, label: &str) {
         for node in tree.root().children() {
-            let Node::Text(text) = node else { panic!("{label}: no text") };
-            let glyphs = text.layouted().iter().flat_map(|span| &span.positioned_glyphs);
-            assert!(glyphs.clone().count() > 0 && glyphs.clone().all(|glyph| glyph.id.0 != 0), "{label}");
-            assert!(glyphs.clone().all(|glyph| !glyph.text.contains('\u{fffd}')), "{label}");
+            let Node::Text(text) = node else {
+                panic!("{label}: no text")
+            };
+            let glyphs = text
+                .layouted()
+                .iter()
+                .flat_map(|span| &span.positioned_glyphs);
+            assert!(
+                glyphs.clone().count() > 0 && glyphs.clone().all(|glyph| glyph.id.0 != 0),
+                "{label}"
+            );
+            assert!(
+                glyphs.clone().all(|glyph| !glyph.text.contains('\u{fffd}')),
+                "{label}"
+            );
         }
     }
 
@@ -260,8 +308,15 @@ mod tests {
             "mèo đỏ",
         ] {
             let mut captions = Captions::new((400, 60));
-            captions.add((200, 40), 400, 20.0, Anchor::Middle, &format!("285 {label} (9)"));
-            let tree = Tree::from_str(&format!("{}</svg>", captions.svg), &fonts::options()).unwrap();
+            captions.add(
+                (200, 40),
+                400,
+                20.0,
+                Anchor::Middle,
+                &format!("285 {label} (9)"),
+            );
+            let tree =
+                Tree::from_str(&format!("{}</svg>", captions.svg), &fonts::options()).unwrap();
             check_glyphs(&tree, label);
         }
     }

@@ -1,7 +1,8 @@
-//! Felzenszwalb's graph-based segmentation: neighbouring pixels are joined along edges of rising colour distance, while the edge
-//! is shorter than the longest inner edge + scale / size of both sides; then segments below `min_size` join a neighbour.
-//! Felzenszwalb & Huttenlocher 2004, section 4, on the grid of eight neighbours. Blur, distances and sums in f64.
-//! Cost: one blur and one sort per picture ([`Edges`]), two passes over the edges per scale.
+//! Felzenszwalb's graph-based segmentation: neighbouring pixels are joined along edges of rising
+//! colour distance, while the edge is shorter than the longest inner edge + scale / size of both
+//! sides; then segments below `min_size` join a neighbour. Felzenszwalb & Huttenlocher 2004,
+//! section 4, on the grid of eight neighbours. Blur, distances and sums in f64. Cost: one blur and
+//! one sort per picture ([`Edges`]), two passes over the edges per scale.
 
 use ndarray::{Array2, Array3, ArrayView3, Axis};
 
@@ -34,7 +35,10 @@ impl Edges {
         let colours: Vec<f64> = colours.iter().copied().collect();
         let distance = |a: usize, b: usize| {
             let [a, b] = [a, b].map(|pixel| &colours[pixel * channels..(pixel + 1) * channels]);
-            a.iter().zip(b).fold(0.0, |sum, (a, b)| sum + (a - b) * (a - b)).sqrt()
+            a.iter()
+                .zip(b)
+                .fold(0.0, |sum, (a, b)| sum + (a - b) * (a - b))
+                .sqrt()
         };
         let mut sorted = Vec::with_capacity(4 * height * width);
         // To the right, down, down and right, down and left: the order among equal distances.
@@ -42,22 +46,32 @@ impl Edges {
             for y in 0..height.saturating_sub(down) {
                 for x in 0..width.saturating_sub(from.max(to)) {
                     let (a, b) = (y * width + x + from, (y + down) * width + x + to);
-                    sorted.push(Edge { ends: [a as u32, b as u32], distance: distance(a, b) });
+                    sorted.push(Edge {
+                        ends: [a as u32, b as u32],
+                        distance: distance(a, b),
+                    });
                 }
             }
         }
         sorted.sort_by(|a, b| a.distance.total_cmp(&b.distance));
-        Self { height, width, sorted }
+        Self {
+            height,
+            width,
+            sorted,
+        }
     }
 
-    /// One label per pixel, `[height, width]`, counted from 0 in the order of the segments' first pixels.
+    /// One label per pixel, `[height, width]`, counted from 0 in the order of the segments' first
+    /// pixels.
     pub fn segment(&self, scale: f64, min_size: u32) -> Array2<u32> {
         let mut forest = Forest::new(self.height * self.width);
         for &Edge { ends, distance } in &self.sorted {
             let [a, b] = ends.map(|end| forest.root(end));
             if a != b {
-                let reach =
-                    |root: u32| forest.longest[root as usize] + scale / SCALE_UNIT / f64::from(forest.size(root));
+                let reach = |root: u32| {
+                    forest.longest[root as usize]
+                        + scale / SCALE_UNIT / f64::from(forest.size(root))
+                };
                 if distance < reach(a).min(reach(b)) {
                     let root = forest.join(a, b);
                     forest.longest[root as usize] = distance;
@@ -85,7 +99,11 @@ struct Forest {
 
 impl Forest {
     fn new(pixels: usize) -> Self {
-        Self { parents: (0..pixels as u32).collect(), sizes: vec![1; pixels], longest: vec![0.0; pixels] }
+        Self {
+            parents: (0..pixels as u32).collect(),
+            sizes: vec![1; pixels],
+            longest: vec![0.0; pixels],
+        }
     }
 
     /// Halves the path on the way.
@@ -142,7 +160,10 @@ mod tests {
     fn two_colours_are_two_segments_that_meet_at_the_step() {
         let planes = Array3::from_shape_fn((3, 40, 60), |(_, _, x)| if x < 25 { 0.1 } else { 0.9 });
         let found = labels(&planes, 100.0, 150);
-        assert_eq!(found, Array2::from_shape_fn((40, 60), |(_, x)| u32::from(x >= 25)));
+        assert_eq!(
+            found,
+            Array2::from_shape_fn((40, 60), |(_, x)| u32::from(x >= 25))
+        );
     }
 
     #[test]
@@ -163,12 +184,17 @@ mod tests {
         });
         let fine = labels(&planes, 10.0, 1);
         assert_ne!(fine[[9, 10]], fine[[0, 0]]);
-        assert_eq!(labels(&planes, 10.0, 60), Array2::from_shape_fn((20, 30), |(_, x)| u32::from(x >= 18)));
+        assert_eq!(
+            labels(&planes, 10.0, 60),
+            Array2::from_shape_fn((20, 30), |(_, x)| u32::from(x >= 18))
+        );
     }
 
     #[test]
     fn values_that_are_not_finite_do_not_panic() {
-        let planes = Array3::from_shape_fn((3, 9, 9), |(_, y, x)| [f32::NAN, f32::INFINITY, 1.0][(y * x) % 3]);
+        let planes = Array3::from_shape_fn((3, 9, 9), |(_, y, x)| {
+            [f32::NAN, f32::INFINITY, 1.0][(y * x) % 3]
+        });
         assert_eq!(labels(&planes, 100.0, 20).dim(), (9, 9));
     }
 

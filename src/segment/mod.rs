@@ -1,4 +1,5 @@
-//! Pictures cut into regions: Felzenszwalb's segmentation, and regions as sets of pixels that may overlap.
+//! Pictures cut into regions: Felzenszwalb's segmentation, and regions as sets of pixels that may
+//! overlap.
 
 pub mod felzenszwalb;
 pub mod regions;
@@ -7,7 +8,8 @@ use ndarray::Array2;
 
 use regions::Regions;
 
-/// The regions of a picture, and the label maps that they were made of, all of one size; others have no maps.
+/// The regions of a picture, and the label maps that they were made of, all of one size; others
+/// have no maps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Segmentation {
     pub maps: Vec<Array2<u32>>,

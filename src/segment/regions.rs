@@ -1,6 +1,7 @@
-//! Regions: sets of pixels of one picture, which may overlap. Made of label maps, each label grown by a disk, or as they are.
-//! Kept as lists of pixels: memory is the sum of the areas, however many regions there are.
-//! Growing agrees with scikit-image's `dilation` by `disk` (tests/parity/segments.py); cost: the disk per pixel at an edge.
+//! Regions: sets of pixels of one picture, which may overlap. Made of label maps, each label grown
+//! by a disk, or as they are. Kept as lists of pixels: memory is the sum of the areas, however many
+//! regions there are. Growing agrees with scikit-image's `dilation` by `disk`
+//! (tests/parity/segments.py); cost: the disk per pixel at an edge.
 
 use ndarray::Array2;
 
@@ -16,11 +17,22 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// One region per list of pixels, counted row by row in a picture of `size` (height, width); those beyond it are left out.
-    pub fn of_pixels(size: (usize, usize), lists: impl IntoIterator<Item = impl IntoIterator<Item = u32>>) -> Self {
-        let mut regions = Self { height: size.0, width: size.1, lists: Lists::default() };
+    /// One region per list of pixels, counted row by row in a picture of `size` (height, width);
+    /// those beyond it are left out.
+    pub fn of_pixels(
+        size: (usize, usize),
+        lists: impl IntoIterator<Item = impl IntoIterator<Item = u32>>,
+    ) -> Self {
+        let mut regions = Self {
+            height: size.0,
+            width: size.1,
+            lists: Lists::default(),
+        };
         for list in lists {
-            let mut pixels: Vec<u32> = list.into_iter().filter(|&pixel| (pixel as usize) < size.0 * size.1).collect();
+            let mut pixels: Vec<u32> = list
+                .into_iter()
+                .filter(|&pixel| (pixel as usize) < size.0 * size.1)
+                .collect();
             pixels.sort_unstable();
             pixels.dedup();
             regions.lists.push(pixels.into_iter());
@@ -28,34 +40,58 @@ impl Regions {
         regions
     }
 
-    /// One region per label, map after map, the labels rising: the label's pixels and all within `radius` of one.
-    /// The maps have one size (others than the first's are left out); labels count from 0, with few gaps.
+    /// One region per label, map after map, the labels rising: the label's pixels and all within
+    /// `radius` of one. The maps have one size (others than the first's are left out); labels count
+    /// from 0, with few gaps.
     pub fn of_maps(maps: &[Array2<u32>], radius: usize) -> Self {
         let (height, width) = maps.first().map_or((0, 0), Array2::dim);
-        let mut regions = Self { height, width, lists: Lists::default() };
+        let mut regions = Self {
+            height,
+            width,
+            lists: Lists::default(),
+        };
         let disk = disk(radius as isize);
         // The last region that each pixel was put into, counted from 1.
         let mut latest = vec![0; height * width];
         for map in maps.iter().filter(|map| map.dim() == (height, width)) {
             let labels: Vec<u32> = map.iter().copied().collect();
-            let named = labels.iter().copied().zip(0..).filter(|(label, _)| *label != UNLABELLED);
-            let count = named.clone().map(|(label, _)| label as usize + 1).max().unwrap_or(0);
-            for own in Lists::gather(count, named).iter().filter(|own| !own.is_empty()) {
+            let named = labels
+                .iter()
+                .copied()
+                .zip(0..)
+                .filter(|(label, _)| *label != UNLABELLED);
+            let count = named
+                .clone()
+                .map(|(label, _)| label as usize + 1)
+                .max()
+                .unwrap_or(0);
+            for own in Lists::gather(count, named)
+                .iter()
+                .filter(|own| !own.is_empty())
+            {
                 regions.grow(own, &labels, &disk, &mut latest);
             }
         }
         regions
     }
 
-    /// What lies within `radius` of a segment lies in it, or within `radius` of a pixel at its edge.
+    /// What lies within `radius` of a segment lies in it, or within `radius` of a pixel at its
+    /// edge.
     fn grow(&mut self, own: &[u32], labels: &[u32], disk: &[(isize, isize)], latest: &mut [usize]) {
         let region = self.len() + 1;
         let mut grown = own.to_vec();
-        own.iter().for_each(|&pixel| latest[pixel as usize] = region);
+        own.iter()
+            .for_each(|&pixel| latest[pixel as usize] = region);
         let (height, width) = (self.height as isize, self.width as isize);
-        for &pixel in own.iter().filter(|&&pixel| self.is_at_edge(pixel as usize, labels)) {
+        for &pixel in own
+            .iter()
+            .filter(|&&pixel| self.is_at_edge(pixel as usize, labels))
+        {
             let (y, x) = (pixel as isize / width, pixel as isize % width);
-            for &(dy, reach) in disk.iter().filter(|(dy, _)| (0..height).contains(&(y + dy))) {
+            for &(dy, reach) in disk
+                .iter()
+                .filter(|(dy, _)| (0..height).contains(&(y + dy)))
+            {
                 for column in (x - reach).max(0)..=(x + reach).min(width - 1) {
                     let at = ((y + dy) * width + column) as usize;
                     if latest[at] != region {
@@ -109,7 +145,10 @@ impl Regions {
 
     /// For each pixel the regions that hold it, rising.
     pub fn holders(&self) -> Lists {
-        let pairs = self.iter().zip(0..).flat_map(|(pixels, region)| pixels.iter().map(move |&pixel| (pixel, region)));
+        let pairs = self
+            .iter()
+            .zip(0..)
+            .flat_map(|(pixels, region)| pixels.iter().map(move |&pixel| (pixel, region)));
         Lists::gather(self.height * self.width, pairs)
     }
 }
@@ -124,7 +163,10 @@ pub struct Lists {
 
 impl Default for Lists {
     fn default() -> Self {
-        Self { items: Vec::new(), ends: vec![0] }
+        Self {
+            items: Vec::new(),
+            ends: vec![0],
+        }
     }
 }
 
@@ -136,7 +178,9 @@ impl Lists {
     /// `count` lists of the items of pairs (list, item); within a list in the order of the pairs.
     fn gather(count: usize, pairs: impl Iterator<Item = (u32, u32)> + Clone) -> Self {
         let mut ends = vec![0; count + 1];
-        pairs.clone().for_each(|(list, _)| ends[list as usize + 1] += 1);
+        pairs
+            .clone()
+            .for_each(|(list, _)| ends[list as usize + 1] += 1);
         for list in 0..count {
             ends[list + 1] += ends[list];
         }
@@ -159,13 +203,17 @@ impl Lists {
     }
 
     fn iter(&self) -> impl Iterator<Item = &[u32]> + Clone {
-        self.ends.windows(2).map(|ends| &self.items[ends[0]..ends[1]])
+        self.ends
+            .windows(2)
+            .map(|ends| &self.items[ends[0]..ends[1]])
     }
 }
 
 /// The rows of dx² + dy² <= radius²: dy, and how far each reaches to either side.
 fn disk(radius: isize) -> Vec<(isize, isize)> {
-    (-radius..=radius).map(|dy| (dy, (radius * radius - dy * dy).isqrt())).collect()
+    (-radius..=radius)
+        .map(|dy| (dy, (radius * radius - dy * dy).isqrt()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -177,26 +225,48 @@ mod tests {
 
     #[test]
     fn each_label_of_each_map_is_a_region_and_the_unlabelled_are_none() {
-        let maps = [array![[0, 0, 2], [0, 2, 2]], array![[UNLABELLED, 0, 0], [1, 1, UNLABELLED]]];
+        let maps = [
+            array![[0, 0, 2], [0, 2, 2]],
+            array![[UNLABELLED, 0, 0], [1, 1, UNLABELLED]],
+        ];
         let regions = Regions::of_maps(&maps, 0);
-        assert_eq!(regions.iter().collect::<Vec<_>>(), [&[0, 1, 3][..], &[2, 4, 5], &[1, 2], &[3, 4]]);
+        assert_eq!(
+            regions.iter().collect::<Vec<_>>(),
+            [&[0, 1, 3][..], &[2, 4, 5], &[1, 2], &[3, 4]]
+        );
         assert_eq!((regions.size(), regions.total_area()), ((2, 3), 10));
         let holders = regions.holders();
         assert_eq!(
-            (0..6).map(|pixel| holders.get(pixel).to_vec()).collect::<Vec<_>>(),
-            [vec![0], vec![0, 2], vec![1, 2], vec![0, 3], vec![1, 3], vec![1]]
+            (0..6)
+                .map(|pixel| holders.get(pixel).to_vec())
+                .collect::<Vec<_>>(),
+            [
+                vec![0],
+                vec![0, 2],
+                vec![1, 2],
+                vec![0, 3],
+                vec![1, 3],
+                vec![1]
+            ]
         );
     }
 
     #[test]
     fn lists_may_overlap_and_be_empty_and_what_lies_outside_is_left_out() {
         let regions = Regions::of_pixels((2, 2), [vec![2, 0, 1, 0], vec![0, 1, 3, 4], vec![]]);
-        assert_eq!(regions.iter().collect::<Vec<_>>(), [&[0, 1, 2][..], &[0, 1, 3], &[]]);
+        assert_eq!(
+            regions.iter().collect::<Vec<_>>(),
+            [&[0, 1, 2][..], &[0, 1, 3], &[]]
+        );
     }
 
     #[test]
     fn nothing_has_no_regions() {
-        for maps in [&[][..], &[Array2::zeros((0, 4))], &[Array2::from_elem((2, 2), UNLABELLED)]] {
+        for maps in [
+            &[][..],
+            &[Array2::zeros((0, 4))],
+            &[Array2::from_elem((2, 2), UNLABELLED)],
+        ] {
             assert!(Regions::of_maps(maps, 5).is_empty());
         }
     }

@@ -25,7 +25,10 @@ pub struct Flags {
 }
 
 /// Reads all layers. `environment` is `std::env::vars()` or a test's.
-pub fn load(flags: &Flags, environment: impl IntoIterator<Item = (String, String)>) -> Result<Settings, SettingsError> {
+pub fn load(
+    flags: &Flags,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Settings, SettingsError> {
     Layers::of(flags, environment).read()
 }
 
@@ -39,7 +42,11 @@ struct Layers {
 
 impl Layers {
     fn of(flags: &Flags, environment: impl IntoIterator<Item = (String, String)>) -> Self {
-        let mut layers = Self { merged: defaults(), sources: BTreeMap::new(), faults: Vec::new() };
+        let mut layers = Self {
+            merged: defaults(),
+            sources: BTreeMap::new(),
+            faults: Vec::new(),
+        };
         let mut environment = environment
             .into_iter()
             .filter_map(|(name, text)| Some((name.strip_prefix(PREFIX)?.to_lowercase(), text)))
@@ -49,7 +56,9 @@ impl Layers {
             match read_config(&path) {
                 Ok(table) => {
                     for (key, value) in table {
-                        layers.sources.insert(key.clone(), path.display().to_string());
+                        layers
+                            .sources
+                            .insert(key.clone(), path.display().to_string());
                         layers.merged.insert(key, value);
                     }
                 }
@@ -67,22 +76,33 @@ impl Layers {
         layers
     }
 
-    /// Lays the text of a flag or of an environment variable over the others, as the type that the default has.
+    /// Lays the text of a flag or of an environment variable over the others, as the type that the
+    /// default has.
     fn lay(&mut self, known: &Table, key: &str, text: &str, source: String) {
         let value = match known.get(key) {
             None => {
-                let names = known.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-                self.faults.push(format!("{source}: there is no such setting (allowed: config, {names})"));
+                let names = known
+                    .keys()
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                self.faults.push(format!(
+                    "{source}: there is no such setting (allowed: config, {names})"
+                ));
                 return;
             }
             Some(Value::Array(_)) => {
-                let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+                let parts = text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|part| !part.is_empty());
                 Value::Array(parts.map(|part| Value::String(part.to_owned())).collect())
             }
             Some(Value::Integer(_)) => match text.trim().parse() {
                 Ok(number) => Value::Integer(number),
                 Err(_) => {
-                    self.faults.push(format!("{source}: {text:?} is not a whole number"));
+                    self.faults
+                        .push(format!("{source}: {text:?} is not a whole number"));
                     return;
                 }
             },
@@ -95,10 +115,14 @@ impl Layers {
     fn read(&self) -> Result<Settings, SettingsError> {
         let (mut faults, mut found) = (self.faults.clone(), Vec::new());
         let settings = read(&self.merged, &mut found);
-        faults.extend(found.into_iter().map(|fault| match self.sources.get(&fault.path) {
-            Some(source) => format!("{source}: {fault}"),
-            None => fault.to_string(),
-        }));
+        faults.extend(
+            found
+                .into_iter()
+                .map(|fault| match self.sources.get(&fault.path) {
+                    Some(source) => format!("{source}: {fault}"),
+                    None => fault.to_string(),
+                }),
+        );
         match settings {
             Some(settings) if faults.is_empty() => Ok(settings),
             _ => Err(SettingsError { faults }),
@@ -112,8 +136,10 @@ fn defaults() -> Table {
 }
 
 fn read_config(path: &PathBuf) -> Result<Table, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    text.parse().map_err(|error| format!("{}: {error}", path.display()))
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    text.parse()
+        .map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
@@ -130,31 +156,42 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     let max_dataset_files = fields.take("max_dataset_files", POSITIVE, |files| *files > 0usize);
     let max_datasets = fields.take("max_datasets", POSITIVE, |datasets| *datasets > 0usize);
     let max_data_bytes = fields.take("max_data_bytes", POSITIVE, |bytes| *bytes > 0u64);
-    let default_model = fields.take::<String>("default_model", "the name of a model's folder", |_| true);
+    let default_model =
+        fields.take::<String>("default_model", "the name of a model's folder", |_| true);
     let data = fields.take("data", "a folder", |_| true);
     let database = fields.take::<String>("database", "postgres://user:password@host/name", |url| {
         url.is_empty() || url.starts_with("postgres://") || url.starts_with("postgresql://")
     });
-    let object_store =
-        fields.take::<String>("object_store", "s3://bucket/prefix, or a folder that replicas share", |place| {
-            place.starts_with("s3://") || !place.contains("://")
-        });
+    let object_store = fields.take::<String>(
+        "object_store",
+        "s3://bucket/prefix, or a folder that replicas share",
+        |place| place.starts_with("s3://") || !place.contains("://"),
+    );
     let role = fields.take::<Role>("role", "all, api, worker", |_| true);
     let job_slots = fields.take("job_slots", POSITIVE, |slots| *slots > 0usize);
     let lease_ms = fields.take("lease_ms", "a whole number from 100", |ms| *ms >= 100u64);
-    let job_retention_days = fields.take("job_retention_days", POSITIVE, |days| (1..=36_500u64).contains(days));
+    let job_retention_days = fields.take("job_retention_days", POSITIVE, |days| {
+        (1..=36_500u64).contains(days)
+    });
     let max_kept_jobs = fields.take("max_kept_jobs", POSITIVE, |most| *most > 0u64);
     let max_jobs = fields.take("max_jobs", POSITIVE, |most| *most > 0u64);
     let max_job_evaluations = fields.take("max_job_evaluations", POSITIVE, |most| *most > 0u64);
     let max_image_evaluations = fields.take("max_image_evaluations", POSITIVE, |most| *most > 0u64);
     let max_job_output_bytes = fields.take("max_job_output_bytes", POSITIVE, |most| *most > 0u64);
     let onnxruntime = fields.take("onnxruntime", "the path of libonnxruntime", |_| true);
-    let providers = fields
-        .take::<Vec<Provider>>("providers", "a list of cpu, cuda, cuda:<device>", |providers| !providers.is_empty());
-    let threads = fields.take::<usize>("threads", "0 (all cores) to 1024", |threads| *threads <= 1024);
+    let providers = fields.take::<Vec<Provider>>(
+        "providers",
+        "a list of cpu, cuda, cuda:<device>",
+        |providers| !providers.is_empty(),
+    );
+    let threads = fields.take::<usize>("threads", "0 (all cores) to 1024", |threads| {
+        *threads <= 1024
+    });
     let max_upload_bytes = fields.take("max_upload_bytes", POSITIVE, |bytes| *bytes > 0usize);
     let body_memory_mib = fields.take("body_memory_mib", POSITIVE, |mib| *mib > 0u64);
-    let max_connections = fields.take("max_connections", POSITIVE, |connections| *connections > 0usize);
+    let max_connections = fields.take("max_connections", POSITIVE, |connections| {
+        *connections > 0usize
+    });
     let header_timeout_ms = fields.take("header_timeout_ms", POSITIVE, |ms| *ms > 0u64);
     let keep_alive_timeout_ms = fields.take("keep_alive_timeout_ms", POSITIVE, |ms| *ms > 0u64);
     let body_idle_timeout_ms = fields.take("body_idle_timeout_ms", POSITIVE, |ms| *ms > 0u64);
@@ -162,18 +199,25 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     let write_timeout_ms = fields.take("write_timeout_ms", POSITIVE, |ms| *ms > 0u64);
     let max_pixels = fields.take("max_pixels", POSITIVE, |pixels| *pixels > 0u64);
     let max_side = fields.take("max_side", POSITIVE, |side| *side > 0u32);
-    let max_tensor_elements = fields.take("max_tensor_elements", POSITIVE, |elements| *elements > 0usize);
+    let max_tensor_elements = fields.take("max_tensor_elements", POSITIVE, |elements| {
+        *elements > 0usize
+    });
     let queue_rows = fields.take("queue_rows", POSITIVE, |rows| *rows > 0usize);
     let batch_rows = fields.take("batch_rows", POSITIVE, |rows| *rows > 0usize);
     let batch_memory_mib = fields.take("batch_memory_mib", POSITIVE, |mib| *mib > 0u64);
     let session_memory_mib = fields.take("session_memory_mib", POSITIVE, |mib| *mib > 0u64);
-    let max_interactive_evaluations = fields.take("max_interactive_evaluations", POSITIVE, |n| *n > 0usize);
+    let max_interactive_evaluations =
+        fields.take("max_interactive_evaluations", POSITIVE, |n| *n > 0usize);
     let request_timeout_ms = fields.take("request_timeout_ms", POSITIVE, |ms| *ms > 0u64);
     let drain_timeout_ms = fields.take("drain_timeout_ms", "a whole number", |_: &u64| true);
     let shutdown_grace_ms = fields.take("shutdown_grace_ms", "a whole number", |_: &u64| true);
     let cors_origins = fields.take("cors_origins", "a list of origins, or \"*\"", |_| true);
     let allowed_hosts = fields.take("allowed_hosts", "a list of host names", |_| true);
-    let log = fields.take("log", "a filter of tracing's EnvFilter, such as info,explaind=debug", |_| true);
+    let log = fields.take(
+        "log",
+        "a filter of tracing's EnvFilter, such as info,explaind=debug",
+        |_| true,
+    );
     let log_format = fields.take::<LogFormat>("log_format", "text, json", |_| true);
     fields.finish();
     let threads = match threads? {
@@ -234,8 +278,13 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
 fn folders(pairs: &[String]) -> Option<BTreeMap<String, PathBuf>> {
     let mut folders = BTreeMap::new();
     for pair in pairs {
-        let (id, folder) = pair.split_once('=').filter(|(id, folder)| is_id(id) && !folder.is_empty())?;
-        if folders.insert(id.to_owned(), PathBuf::from(folder)).is_some() {
+        let (id, folder) = pair
+            .split_once('=')
+            .filter(|(id, folder)| is_id(id) && !folder.is_empty())?;
+        if folders
+            .insert(id.to_owned(), PathBuf::from(folder))
+            .is_some()
+        {
             return None;
         }
     }
@@ -273,7 +322,11 @@ fn documented() -> Vec<Documented> {
             help.push(comment.trim());
         } else if let Some((key, rest)) = line.split_once(" = ") {
             let value = known.get(key);
-            let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let text = |value: &Value| {
+                value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned)
+            };
             let default = match value {
                 Some(Value::Array(values)) => values.iter().map(text).collect::<Vec<_>>().join(","),
                 value => value.map_or_else(String::new, text),
@@ -301,14 +354,25 @@ pub fn settled(
 ) -> Result<Vec<(String, Value, Option<String>)>, SettingsError> {
     let layers = Layers::of(flags, environment);
     layers.read()?;
-    let Layers { mut merged, sources, .. } = layers;
+    let Layers {
+        mut merged,
+        sources,
+        ..
+    } = layers;
     let settings = documented().into_iter();
     Ok(settings
-        .filter_map(|one| Some((one.key.clone(), merged.remove(&one.key)?, sources.get(&one.key).cloned())))
+        .filter_map(|one| {
+            Some((
+                one.key.clone(),
+                merged.remove(&one.key)?,
+                sources.get(&one.key).cloned(),
+            ))
+        })
         .collect())
 }
 
-/// The sections of `default.toml` whose settings a command uses: only they are flags of it. `-h` shows the essential ones, `--help` all.
+/// The sections of `default.toml` whose settings a command uses: only they are flags of it. `-h`
+/// shows the essential ones, `--help` all.
 pub trait Uses {
     const SECTIONS: &'static [&'static str];
 }
@@ -321,7 +385,9 @@ pub struct FlagsFor<U>(pub Flags, PhantomData<fn() -> U>);
 
 impl<U: Uses> FlagsFor<U> {
     fn settings() -> impl Iterator<Item = Documented> {
-        documented().into_iter().filter(|setting| U::SECTIONS.contains(&setting.section))
+        documented()
+            .into_iter()
+            .filter(|setting| U::SECTIONS.contains(&setting.section))
     }
 }
 
@@ -333,7 +399,11 @@ impl<U: Uses> Args for FlagsFor<U> {
                 default => format!(" [default: {default}]"),
             };
             let help = format!("{}{default} [env: {}]", setting.help, setting.variable());
-            let action = if setting.is_list { ArgAction::Append } else { ArgAction::Set };
+            let action = if setting.is_list {
+                ArgAction::Append
+            } else {
+                ArgAction::Set
+            };
             let flag = Arg::new(setting.key.clone())
                 .long(setting.flag())
                 .value_name(setting.value_name)
@@ -370,7 +440,9 @@ impl<U: Uses> FromArgMatches for FlagsFor<U> {
         self.0.config = matches.get_one::<PathBuf>(CONFIG).cloned();
         for setting in Self::settings() {
             if let Some(texts) = matches.get_many::<String>(&setting.key) {
-                self.0.values.insert(setting.key, texts.cloned().collect::<Vec<_>>().join(","));
+                self.0
+                    .values
+                    .insert(setting.key, texts.cloned().collect::<Vec<_>>().join(","));
             }
         }
         Ok(())
@@ -382,11 +454,17 @@ mod tests {
     use super::*;
 
     fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+            .collect()
     }
 
     fn flags(pairs: &[(&str, &str)]) -> Flags {
-        Flags { config: None, values: environment(pairs).into_iter().collect() }
+        Flags {
+            config: None,
+            values: environment(pairs).into_iter().collect(),
+        }
     }
 
     #[test]
@@ -397,8 +475,18 @@ mod tests {
         assert_eq!(settings.default_model, None);
         let documented = documented();
         assert_eq!(documented.len(), defaults().len());
-        for Documented { key, section, help, value_name, .. } in documented {
-            assert!(!help.is_empty() && !section.is_empty() && value_name != "VALUE", "{key}");
+        for Documented {
+            key,
+            section,
+            help,
+            value_name,
+            ..
+        } in documented
+        {
+            assert!(
+                !help.is_empty() && !section.is_empty() && value_name != "VALUE",
+                "{key}"
+            );
         }
     }
 
@@ -407,17 +495,37 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("explaind.toml");
         std::fs::write(&file, "max_side = 1\nmax_pixels = 1\nqueue_rows = 1").unwrap();
-        let flags = Flags { config: Some(file), ..flags(&[("max_side", "3")]) };
-        let settings =
-            load(&flags, environment(&[("EXPLAIND_MAX_SIDE", "2"), ("EXPLAIND_MAX_PIXELS", "2"), ("HOME", "x")]))
-                .unwrap();
-        assert_eq!((settings.max_side, settings.max_pixels, settings.queue_rows, settings.batch_rows), (3, 2, 1, 4));
+        let flags = Flags {
+            config: Some(file),
+            ..flags(&[("max_side", "3")])
+        };
+        let settings = load(
+            &flags,
+            environment(&[
+                ("EXPLAIND_MAX_SIDE", "2"),
+                ("EXPLAIND_MAX_PIXELS", "2"),
+                ("HOME", "x"),
+            ]),
+        )
+        .unwrap();
+        assert_eq!(
+            (
+                settings.max_side,
+                settings.max_pixels,
+                settings.queue_rows,
+                settings.batch_rows
+            ),
+            (3, 2, 1, 4)
+        );
     }
 
     #[test]
     fn lists_are_separated_by_commas_and_cuda_takes_a_device() {
         let settings = load(&flags(&[("providers", "cuda:1, cpu")]), []).unwrap();
-        assert_eq!(settings.providers, [Provider::Cuda { device: 1 }, Provider::Cpu]);
+        assert_eq!(
+            settings.providers,
+            [Provider::Cuda { device: 1 }, Provider::Cpu]
+        );
     }
 
     struct Data;
@@ -427,32 +535,60 @@ mod tests {
     }
 
     #[test]
-    fn a_command_takes_the_settings_of_its_sections_alone_and_help_tells_their_defaults_and_variables() {
+    fn a_command_takes_the_settings_of_its_sections_alone_and_help_tells_their_defaults_and_variables()
+     {
         let mut command = FlagsFor::<Data>::augment_args(Command::new("explaind"));
-        let (short, long) = (command.render_help().to_string(), command.render_long_help().to_string());
+        let (short, long) = (
+            command.render_help().to_string(),
+            command.render_long_help().to_string(),
+        );
         assert!(!short.contains("--data"), "{short}");
-        for part in ["Data (settings):", "--data <FOLDER>", "[default: data] [env: EXPLAIND_DATA]", "--config <FILE>"] {
+        for part in [
+            "Data (settings):",
+            "--data <FOLDER>",
+            "[default: data] [env: EXPLAIND_DATA]",
+            "--config <FILE>",
+        ] {
             assert!(long.contains(part), "{part} is missing in\n{long}");
         }
-        assert!(command.try_get_matches_from(["explaind", "--listen", "127.0.0.1:1"]).is_err());
+        assert!(
+            command
+                .try_get_matches_from(["explaind", "--listen", "127.0.0.1:1"])
+                .is_err()
+        );
     }
 
     #[test]
     fn what_is_settled_is_told_with_its_source() {
-        let all = settled(&flags(&[("models", "here")]), environment(&[("EXPLAIND_MAX_SIDE", "2")])).unwrap();
+        let all = settled(
+            &flags(&[("models", "here")]),
+            environment(&[("EXPLAIND_MAX_SIDE", "2")]),
+        )
+        .unwrap();
         let of = |name: &str| all.iter().find(|(key, ..)| key == name).unwrap();
-        assert_eq!((&of("models").1, of("models").2.as_deref()), (&Value::from("here"), Some("--models")));
-        assert_eq!((&of("max_side").1, of("max_side").2.as_deref()), (&Value::from(2), Some("EXPLAIND_MAX_SIDE")));
-        assert_eq!((of("role").2.as_deref(), all.len()), (None, defaults().len()));
+        assert_eq!(
+            (&of("models").1, of("models").2.as_deref()),
+            (&Value::from("here"), Some("--models"))
+        );
+        assert_eq!(
+            (&of("max_side").1, of("max_side").2.as_deref()),
+            (&Value::from(2), Some("EXPLAIND_MAX_SIDE"))
+        );
+        assert_eq!(
+            (of("role").2.as_deref(), all.len()),
+            (None, defaults().len())
+        );
         assert!(settled(&flags(&[("log_format", "xml")]), []).is_err());
     }
 
     #[test]
     fn data_sets_are_named_by_repeated_flags() {
         let command = FlagsFor::<Data>::augment_args(Command::new("explaind"));
-        let matches = command.get_matches_from(["explaind", "--dataset", "a=/srv/a", "--dataset", "b=c=d"]);
+        let matches =
+            command.get_matches_from(["explaind", "--dataset", "a=/srv/a", "--dataset", "b=c=d"]);
         let settings = load(&FlagsFor::<Data>::from_arg_matches(&matches).unwrap().0, []).unwrap();
-        let expected = [("a", "/srv/a"), ("b", "c=d")].map(|(id, folder)| (id.to_owned(), PathBuf::from(folder)));
+        let expected = [("a", "/srv/a"), ("b", "c=d")]
+            .map(|(id, folder)| (id.to_owned(), PathBuf::from(folder)));
         assert_eq!(settings.dataset, BTreeMap::from(expected));
         for wrong in ["photos", "=x", "a=", "../a=x", "a=x,a=y"] {
             assert!(load(&flags(&[("dataset", wrong)]), []).is_err(), "{wrong}");
@@ -464,8 +600,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("explaind.toml");
         std::fs::write(&file, "queue_rows = 0\nqueue_row = 3").unwrap();
-        let flags = Flags { config: Some(file), ..flags(&[("log_format", "xml"), ("providers", "tpu")]) };
-        let error = load(&flags, environment(&[("EXPLAIND_MAX_PIXELS", "many"), ("EXPLAIND_PORT", "1")])).unwrap_err();
+        let flags = Flags {
+            config: Some(file),
+            ..flags(&[("log_format", "xml"), ("providers", "tpu")])
+        };
+        let error = load(
+            &flags,
+            environment(&[("EXPLAIND_MAX_PIXELS", "many"), ("EXPLAIND_PORT", "1")]),
+        )
+        .unwrap_err();
         let all = error.to_string();
         for part in [
             "queue_rows: 0",

@@ -1,6 +1,8 @@
-//! Typed settings: default.toml < config file < EXPLAIND_* environment < flags; all faults are reported at once, each with its source.
+//! Typed settings: default.toml < config file < EXPLAIND_* environment < flags; all faults are
+//! reported at once, each with its source.
 //!
-//! A setting is a line in `default.toml` (its name, type, default and help text, below its section) and a field here.
+//! A setting is a line in `default.toml` (its name, type, default and help text, below its section)
+//! and a field here.
 
 mod layers;
 

@@ -12,17 +12,24 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandl
 use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, util::SubscriberInitExt};
 
-/// Upper bounds of every duration histogram, in seconds: 0.5 ms (a decode) to a minute (a long path on a large model).
-const DURATION_BUCKETS: [f64; 17] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// Upper bounds of every duration histogram, in seconds: 0.5 ms (a decode) to a minute (a long path
+/// on a large model).
+const DURATION_BUCKETS: [f64; 17] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0,
+];
 
-/// Sends spans and events to standard error, as text or one JSON object a line.
-/// `filter` is a `tracing` directive list (`info,explaind=debug`). Of the binding to ONNX Runtime only warnings are told, unless the list
-/// names `ort`: it takes every release that is newer than itself for a doubtful one. So it is with `sqlx`, which tells all of PostgreSQL's
-/// notices.
+/// Sends spans and events to standard error, as text or one JSON object a line. `filter` is a
+/// `tracing` directive list (`info,explaind=debug`). Of the binding to ONNX Runtime only warnings
+/// are told, unless the list names `ort`: it takes every release that is newer than itself for a
+/// doubtful one. So it is with `sqlx`, which tells all of PostgreSQL's notices.
 pub fn install_tracing(filter: &str, json: bool) -> Result<(), TelemetryError> {
     let subscriber = subscriber(filter, json, stderr().is_terminal(), stderr)?;
-    subscriber.try_init().map_err(|e| TelemetryError::AlreadyInstalled { reason: e.to_string() })
+    subscriber
+        .try_init()
+        .map_err(|e| TelemetryError::AlreadyInstalled {
+            reason: e.to_string(),
+        })
 }
 
 /// What writes the log to `writer`.
@@ -35,16 +42,27 @@ pub fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(format!("ort=warn,sqlx=warn,{filter}"))
-        .map_err(|e| TelemetryError::Filter { filter: filter.into(), reason: e.to_string() })?;
-    // A line that cannot be written, to a closed pipe or terminal, is lost: to say so there would panic.
+    let filter = EnvFilter::try_new(format!("ort=warn,sqlx=warn,{filter}")).map_err(|e| {
+        TelemetryError::Filter {
+            filter: filter.into(),
+            reason: e.to_string(),
+        }
+    })?;
+    // A line that cannot be written, to a closed pipe or terminal, is lost: to say so there would
+    // panic.
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
         .with_ansi(colours)
         .log_internal_errors(false);
     Ok(match json {
-        true => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
+        true => Box::new(
+            builder
+                .json()
+                .flatten_event(true)
+                .with_span_list(false)
+                .finish(),
+        ),
         false => Box::new(builder.finish()),
     })
 }
@@ -55,17 +73,22 @@ pub fn prometheus() -> Result<&'static PrometheusHandle, TelemetryError> {
     HANDLE
         .get_or_init(|| build_recorder().map_err(|e| e.to_string()))
         .as_ref()
-        .map_err(|reason| TelemetryError::Recorder { reason: reason.clone() })
+        .map_err(|reason| TelemetryError::Recorder {
+            reason: reason.clone(),
+        })
 }
 
 fn build_recorder() -> Result<PrometheusHandle, BuildError> {
-    let handle = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS)?.install_recorder()?;
+    let handle = PrometheusBuilder::new()
+        .set_buckets(&DURATION_BUCKETS)?
+        .install_recorder()?;
     names::describe();
     metrics_process::Collector::default().describe();
     Ok(handle)
 }
 
-/// All metrics as Prometheus reads them, those of the process (CPU, memory, file descriptors) read anew. Blocks.
+/// All metrics as Prometheus reads them, those of the process (CPU, memory, file descriptors) read
+/// anew. Blocks.
 pub fn render() -> Result<String, TelemetryError> {
     let handle = prometheus()?;
     metrics_process::Collector::default().collect();
@@ -84,7 +107,14 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Self; 6] = [Self::Decode, Self::Preprocess, Self::Queue, Self::Model, Self::Render, Self::Encode];
+    pub const ALL: [Self; 6] = [
+        Self::Decode,
+        Self::Preprocess,
+        Self::Queue,
+        Self::Model,
+        Self::Render,
+        Self::Encode,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {

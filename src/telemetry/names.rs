@@ -1,4 +1,5 @@
-//! Every metric of explaind, once: its type, its name, and the text that /metrics describes it with. Durations are in seconds.
+//! Every metric of explaind, once: its type, its name, and the text that /metrics describes it
+//! with. Durations are in seconds.
 
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 

@@ -47,18 +47,39 @@ async fn logged(level: &str, work: impl Future<Output = ()>) -> Vec<Value> {
 async fn a_request_is_one_line_with_what_an_operator_asks_for() {
     let mut length = 0;
     let lines = logged("info", async {
-        let request = with(post("/explain?method=gradient&model=plain", red()), "x-request-id", "mine-1");
+        let request = with(
+            post("/explain?method=gradient&model=plain", red()),
+            "x-request-id",
+            "mine-1",
+        );
         let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         length = send(with(request, "traceparent", trace)).await.body.len();
     })
     .await;
-    let [line] = lines.as_slice() else { panic!("{lines:?}") };
-    assert_eq!((&line["level"], &line["route"], &line["status"]), (&json!("INFO"), &json!("/explain"), &json!(200)));
-    assert_eq!((line["bytes"].as_u64(), line.get("client_left")), (Some(length as u64), None));
-    assert!(line["duration_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{line}");
+    let [line] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(
+        (&line["level"], &line["route"], &line["status"]),
+        (&json!("INFO"), &json!("/explain"), &json!(200))
+    );
+    assert_eq!(
+        (line["bytes"].as_u64(), line.get("client_left")),
+        (Some(length as u64), None)
+    );
+    assert!(
+        line["duration_ms"].as_f64().is_some_and(|ms| ms > 0.0),
+        "{line}"
+    );
     let span = &line["span"];
-    assert_eq!((&span["method"], &span["path"], &span["id"]), (&json!("POST"), &json!("/explain"), &json!("mine-1")));
-    assert_eq!((&span["model"], &span["attribution"]), (&json!("plain"), &json!("gradient")));
+    assert_eq!(
+        (&span["method"], &span["path"], &span["id"]),
+        (&json!("POST"), &json!("/explain"), &json!("mine-1"))
+    );
+    assert_eq!(
+        (&span["model"], &span["attribution"]),
+        (&json!("plain"), &json!("gradient"))
+    );
     assert_eq!(span["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
 }
 
@@ -70,10 +91,21 @@ async fn the_line_of_a_refused_request_says_why_and_is_bounded() {
         send(get(&format!("/{long}"))).await;
     })
     .await;
-    let [refused, unknown] = lines.as_slice() else { panic!("{lines:?}") };
-    assert_eq!((&refused["status"], &refused["code"]), (&json!(422), &json!("invalid_parameters")));
-    assert!(refused["detail"].as_str().unwrap().contains("n_step"), "{refused}");
-    assert_eq!((&unknown["route"], &unknown["code"]), (&json!("none"), &json!("no_such_route")));
+    let [refused, unknown] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(
+        (&refused["status"], &refused["code"]),
+        (&json!(422), &json!("invalid_parameters"))
+    );
+    assert!(
+        refused["detail"].as_str().unwrap().contains("n_step"),
+        "{refused}"
+    );
+    assert_eq!(
+        (&unknown["route"], &unknown["code"]),
+        (&json!("none"), &json!("no_such_route"))
+    );
     assert!(unknown.to_string().len() < 2000, "{unknown}");
 }
 
@@ -85,18 +117,38 @@ async fn probes_are_logged_at_debug_alone() {
         }
     };
     assert!(logged("info", probe()).await.is_empty());
-    assert_eq!(logged("explaind::api::access=debug", probe()).await.len(), 3);
+    assert_eq!(
+        logged("explaind::api::access=debug", probe()).await.len(),
+        3
+    );
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_take_its_response_is_told() {
     let lines = logged("info", async {
-        drop(shared().router.clone().oneshot(get("/models")).await.unwrap());
-        let head = axum::http::Request::head("/models").body(Body::empty()).unwrap();
+        drop(
+            shared()
+                .router
+                .clone()
+                .oneshot(get("/models"))
+                .await
+                .unwrap(),
+        );
+        let head = axum::http::Request::head("/models")
+            .body(Body::empty())
+            .unwrap();
         shared().router.clone().oneshot(head).await.unwrap();
     })
     .await;
-    let [left, head] = lines.as_slice() else { panic!("{lines:?}") };
-    assert_eq!((&left["client_left"], &left["bytes"]), (&json!(true), &json!(0)));
-    assert_eq!((&head["status"], head.get("client_left")), (&json!(200), None));
+    let [left, head] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(
+        (&left["client_left"], &left["bytes"]),
+        (&json!(true), &json!(0))
+    );
+    assert_eq!(
+        (&head["status"], head.get("client_left")),
+        (&json!(200), None)
+    );
 }

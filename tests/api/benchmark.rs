@@ -1,4 +1,5 @@
-//! The degradation benchmark as a job over HTTP, on small images: from the request to each form of the report.
+//! The degradation benchmark as a job over HTTP, on small images: from the request to each form of
+//! the report.
 
 use std::{fs, time::Duration};
 
@@ -37,7 +38,8 @@ impl Drop for Place {
     }
 }
 
-/// Two red images and a blue one; one is broken, one is labelled wrongly, one with a class that `tiny` does not have.
+/// Two red images and a blue one; one is broken, one is labelled wrongly, one with a class that
+/// `tiny` does not have.
 fn place() -> Place {
     place_with(&[])
 }
@@ -58,10 +60,20 @@ pub fn place_with(changes: &[(&str, &str)]) -> Place {
         fs::write(path, bytes).unwrap();
     }
     let dataset = format!("photos={}", photos.path().display());
-    let own = [("data", data.path().to_str().unwrap()), ("dataset", &dataset), ("lease_ms", "2000")];
+    let own = [
+        ("data", data.path().to_str().unwrap()),
+        ("dataset", &dataset),
+        ("lease_ms", "2000"),
+    ];
     let settings: Vec<(&str, &str)> = own.into_iter().chain(changes.iter().copied()).collect();
     let queue = Queue::new(App::start(settings_with(&settings)).unwrap(), KINDS);
-    Place { router: router(Api::with_jobs(queue.clone()).unwrap()), end: End::default(), queue, photos, data }
+    Place {
+        router: router(Api::with_jobs(queue.clone()).unwrap()),
+        end: End::default(),
+        queue,
+        photos,
+        data,
+    }
 }
 
 impl Place {
@@ -80,7 +92,9 @@ impl Place {
     /// Waits for the end of a job.
     pub async fn ended(&self, id: &str) -> Value {
         for _ in 0..600 {
-            let job = send_to(&self.router, get(&format!("/jobs/{id}"))).await.answer();
+            let job = send_to(&self.router, get(&format!("/jobs/{id}")))
+                .await
+                .answer();
             if ["succeeded", "failed", "cancelled"].contains(&job["state"].as_str().unwrap()) {
                 return job;
             }
@@ -90,7 +104,11 @@ impl Place {
     }
 
     pub async fn report(&self, id: &str, format: &str) -> Answered {
-        send_to(&self.router, get(&format!("/jobs/{id}/report?format={format}"))).await
+        send_to(
+            &self.router,
+            get(&format!("/jobs/{id}/report?format={format}")),
+        )
+        .await
     }
 }
 
@@ -103,8 +121,13 @@ fn request() -> Value {
 
 /// A page without the time at which its job ended.
 fn without_time(page: &str) -> String {
-    let (before, rest) = page.split_once("<time>").expect("a page of an ended job tells its time");
-    format!("{before}{}", rest.split_once("</time>").expect("a time ends").1)
+    let (before, rest) = page
+        .split_once("<time>")
+        .expect("a page of an ended job tells its time");
+    format!(
+        "{before}{}",
+        rest.split_once("</time>").expect("a time ends").1
+    )
 }
 
 #[tokio::test]
@@ -116,12 +139,25 @@ async fn a_benchmark_runs_to_its_report_and_repeats_byte_for_byte() {
     assert_eq!(job["state"], "succeeded", "{job}");
     let report = place.report(&id, "json").await.answer();
     let result = &report["result"];
-    assert_eq!((&result["used"], &result["better"]), (&json!(3), &json!("lower")));
-    assert_eq!(result["skipped"], json!({ "corrupt_image": 1, "misclassified": 1, "unknown_label": 1 }));
+    assert_eq!(
+        (&result["used"], &result["better"]),
+        (&json!(3), &json!("lower"))
+    );
+    assert_eq!(
+        result["skipped"],
+        json!({ "corrupt_image": 1, "misclassified": 1, "unknown_label": 1 })
+    );
     let rows = result["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 4);
-    assert!(rows.iter().all(|row| row["mean_curve"].as_array().unwrap().len() == 9));
-    let area = |title: &str| rows.iter().find(|row| row["title"] == title).unwrap()["area"].as_f64().unwrap();
+    assert!(
+        rows.iter()
+            .all(|row| row["mean_curve"].as_array().unwrap().len() == 9)
+    );
+    let area = |title: &str| {
+        rows.iter().find(|row| row["title"] == title).unwrap()["area"]
+            .as_f64()
+            .unwrap()
+    };
     assert!(area("input_x_gradient") < area("random"), "{rows:#?}");
     // The net is linear where its rectifiers are on: the path changes no patch's place.
     assert!((area("input_x_gradient") - area("integrated_gradients")).abs() < 1e-6);
@@ -132,7 +168,10 @@ async fn a_benchmark_runs_to_its_report_and_repeats_byte_for_byte() {
     let second = place.submit(&again).await;
     assert_eq!(place.ended(&second).await["state"], "succeeded");
     for format in ["json", "csv", "html", "svg", "png"] {
-        let (one, two) = (place.report(&id, format).await, place.report(&second, format).await);
+        let (one, two) = (
+            place.report(&id, format).await,
+            place.report(&second, format).await,
+        );
         assert_eq!(one.status.as_u16(), 200);
         match format {
             // It tells when the job ended.
@@ -141,13 +180,20 @@ async fn a_benchmark_runs_to_its_report_and_repeats_byte_for_byte() {
         }
     }
     let page = place.report(&id, "html").await.text();
-    assert!(page.contains("<svg") && page.contains("green/e.png") && page.contains("input_x_gradient"));
+    assert!(
+        page.contains("<svg") && page.contains("green/e.png") && page.contains("input_x_gradient")
+    );
     assert!(page.contains("ONNX Runtime 1.") && page.contains("execution provider cpu"));
-    assert!(job["result"]["rows"].is_array() && job["result"].get("samples").is_none(), "maps are for the page");
+    assert!(
+        job["result"]["rows"].is_array() && job["result"].get("samples").is_none(),
+        "maps are for the page"
+    );
     let samples: Vec<&str> = page.split("data:image/jpeg;base64,").skip(1).collect();
     assert_eq!(samples.len(), 3);
     for sample in samples {
-        let jpeg = BASE64_STANDARD.decode(sample.split_once('"').unwrap().0).unwrap();
+        let jpeg = BASE64_STANDARD
+            .decode(sample.split_once('"').unwrap().0)
+            .unwrap();
         assert!(jpeg.len() < 250_000 && image::load_from_memory(&jpeg).unwrap().width() > 400);
     }
 }
@@ -155,21 +201,39 @@ async fn a_benchmark_runs_to_its_report_and_repeats_byte_for_byte() {
 #[tokio::test]
 async fn folders_called_by_digits_are_the_classes_of_those_labels() {
     let models = digits();
-    let place = place_with(&[("models", models.path().to_str().unwrap()), ("default_model", "digits")]);
+    let place = place_with(&[
+        ("models", models.path().to_str().unwrap()),
+        ("default_model", "digits"),
+    ]);
     for folder in ["red", "blue", "green", "mauve"] {
         fs::remove_dir_all(place.photos.path().join(folder)).unwrap();
     }
-    for (folder, name) in [("10", "a.png"), ("10", "b.png"), ("2", "c.png"), ("1", "d.png")] {
+    for (folder, name) in [
+        ("10", "a.png"),
+        ("10", "b.png"),
+        ("2", "c.png"),
+        ("1", "d.png"),
+    ] {
         fs::create_dir_all(place.photos.path().join(folder)).unwrap();
         fs::write(place.photos.path().join(folder).join(name), red()).unwrap();
     }
     place.work();
-    let request = json!({ "kind": "degradation", "dataset": "photos", "methods": ["random"], "grid": 2 });
+    let request =
+        json!({ "kind": "degradation", "dataset": "photos", "methods": ["random"], "grid": 2 });
     let id = place.submit(&request).await;
     assert_eq!(place.ended(&id).await["state"], "succeeded");
     let result = place.report(&id, "json").await.answer()["result"].clone();
-    assert_eq!((&result["used"], &result["skipped"]), (&json!(2), &json!({ "misclassified": 1, "unknown_label": 1 })));
-    assert_eq!(result["skipped_images"][1]["detail"], "labelled 2, taken for 10");
+    assert_eq!(
+        (&result["used"], &result["skipped"]),
+        (
+            &json!(2),
+            &json!({ "misclassified": 1, "unknown_label": 1 })
+        )
+    );
+    assert_eq!(
+        result["skipped_images"][1]["detail"],
+        "labelled 2, taken for 10"
+    );
 }
 
 #[tokio::test]
@@ -182,7 +246,12 @@ async fn the_images_of_a_limit_are_drawn_by_the_seed() {
     let id = place.submit(&few).await;
     assert_eq!(place.ended(&id).await["state"], "succeeded");
     let result = place.report(&id, "json").await.answer()["result"].clone();
-    let skipped = result["skipped"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>();
+    let skipped = result["skipped"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|count| count.as_u64().unwrap())
+        .sum::<u64>();
     assert_eq!(result["used"].as_u64().unwrap() + skipped, 2);
 }
 
@@ -212,16 +281,31 @@ async fn all_that_is_wrong_with_a_request_is_told_at_once() {
     );
     assert_eq!(answer.allowed("dataset"), ["photos"]);
     let tensors = json!({ "kind": "degradation", "model": "numbers", "dataset": "photos", "methods": ["gradient"] });
-    assert_eq!(send_to(&place.router, post_json("/jobs", &tensors)).await.refused(), ["model"]);
+    assert_eq!(
+        send_to(&place.router, post_json("/jobs", &tensors))
+            .await
+            .refused(),
+        ["model"]
+    );
     let stale = json!({ "kind": "degradation", "model": "tiny", "dataset": "photos", "dataset_hash": "00", "methods": ["gradient"] });
-    assert_eq!(send_to(&place.router, post_json("/jobs", &stale)).await.refused(), ["dataset_hash"]);
+    assert_eq!(
+        send_to(&place.router, post_json("/jobs", &stale))
+            .await
+            .refused(),
+        ["dataset_hash"]
+    );
 }
 
 #[tokio::test]
 async fn what_a_job_costs_is_refused_with_the_numbers_and_what_to_lower() {
     let refused = async |settings: &[(&str, &str)], job: &Value| {
         let answer = send_to(&place_with(settings).router, post_json("/jobs", job)).await;
-        assert_eq!(answer.problem(), (422, "job_too_costly".into()), "{}", answer.text());
+        assert_eq!(
+            answer.problem(),
+            (422, "job_too_costly".into()),
+            "{}",
+            answer.text()
+        );
         let problem = answer.json();
         let lower: Vec<_> = problem["errors"]
             .as_array()
@@ -229,16 +313,23 @@ async fn what_a_job_costs_is_refused_with_the_numbers_and_what_to_lower() {
             .iter()
             .map(|error| format!("{} {}", error["param"].as_str().unwrap(), error["allowed"]))
             .collect();
-        (problem["detail"].as_str().unwrap().to_owned(), lower.join(", "))
+        (
+            problem["detail"].as_str().unwrap().to_owned(),
+            lower.join(", "),
+        )
     };
     let accepted = async |settings: &[(&str, &str)], job: &Value| {
         let answer = send_to(&place_with(settings).router, post_json("/jobs", job)).await;
         assert_eq!(answer.status, 202, "{}", answer.text());
     };
-    // 6 images; each 1 + 1 + 6 + 0 evaluations to explain, 1 to predict, and 8 steps for each of 4 rows.
+    // 6 images; each 1 + 1 + 6 + 0 evaluations to explain, 1 to predict, and 8 steps for each of 4
+    // rows.
     let costs = |name: &str, n: usize| [(name.to_owned(), n.to_string())];
     let cost = 41;
-    for (name, one) in [("max_image_evaluations", cost), ("max_job_evaluations", 6 * cost)] {
+    for (name, one) in [
+        ("max_image_evaluations", cost),
+        ("max_job_evaluations", 6 * cost),
+    ] {
         for (limit, fits) in [(one, true), (one - 1, false)] {
             let [(name, limit)] = costs(name, limit);
             match fits {
@@ -246,7 +337,10 @@ async fn what_a_job_costs_is_refused_with_the_numbers_and_what_to_lower() {
                 false => {
                     let (detail, lower) = refused(&[(&name, &limit)], &request()).await;
                     let numbers = [one.to_string(), limit.clone(), name.clone()];
-                    assert!(numbers.iter().all(|number| detail.contains(number)), "{detail}");
+                    assert!(
+                        numbers.iter().all(|number| detail.contains(number)),
+                        "{detail}"
+                    );
                     let expected = match name.as_str() {
                         "max_image_evaluations" => r#"steps ["1 to 7"], methods []"#,
                         _ => r#"limit ["1 to 5"], steps ["1 to 7"], methods []"#,
@@ -258,11 +352,18 @@ async fn what_a_job_costs_is_refused_with_the_numbers_and_what_to_lower() {
     }
     let mut few = request();
     few["limit"] = json!(5);
-    accepted(&[("max_job_evaluations", &(6 * cost - 1).to_string())], &few).await;
+    accepted(
+        &[("max_job_evaluations", &(6 * cost - 1).to_string())],
+        &few,
+    )
+    .await;
 
     let maps = json!({ "kind": "explain_dataset", "model": "tiny", "dataset": "photos", "method": "gradient" });
     let (detail, lower) = refused(&[("max_job_output_bytes", "12000000")], &maps).await;
-    assert!(detail.contains("12000000") && detail.contains("max_job_output_bytes"), "{detail}");
+    assert!(
+        detail.contains("12000000") && detail.contains("max_job_output_bytes"),
+        "{detail}"
+    );
     assert!(lower.starts_with("limit [\"1 to "), "{lower}");
     let (detail, lower) = refused(&[("max_image_evaluations", "1")], &json!({
         "kind": "explain_dataset", "model": "tiny", "dataset": "photos", "method": "integrated_gradients", "n_steps": 5
@@ -274,7 +375,9 @@ async fn what_a_job_costs_is_refused_with_the_numbers_and_what_to_lower() {
 async fn a_set_that_changes_or_goes_while_a_job_waits_ends_it_clearly_and_others_go_on() {
     let place = place();
     let upload = |bytes: Vec<u8>| {
-        let request = Request::put("/datasets/mine").body(Body::from(bytes)).unwrap();
+        let request = Request::put("/datasets/mine")
+            .body(Body::from(bytes))
+            .unwrap();
         send_to(&place.router, request)
     };
     let archive = |colour| {
@@ -282,7 +385,9 @@ async fn a_set_that_changes_or_goes_while_a_job_waits_ends_it_clearly_and_others
         let image = picture(8, 8, colour);
         let mut header = tar::Header::new_gnu();
         header.set_size(image.len() as u64);
-        builder.append_data(&mut header, "a.png", image.as_ref()).unwrap();
+        builder
+            .append_data(&mut header, "a.png", image.as_ref())
+            .unwrap();
         builder.into_inner().unwrap()
     };
     let mut body = request();
@@ -294,7 +399,11 @@ async fn a_set_that_changes_or_goes_while_a_job_waits_ends_it_clearly_and_others
     place.work();
     let job = place.ended(&changed).await;
     assert_eq!(job["state"], "failed");
-    assert!(job.to_string().contains("has changed since the job was started"), "{job}");
+    assert!(
+        job.to_string()
+            .contains("has changed since the job was started"),
+        "{job}"
+    );
     assert_eq!(place.ended(&other).await["state"], "succeeded");
 
     fs::remove_dir_all(place.photos.path()).unwrap();

@@ -13,26 +13,76 @@ use crate::{
 #[tokio::test]
 async fn the_methods_are_those_of_the_registry() {
     let list = send(get("/methods")).await.answer();
-    let ids: Vec<&str> = list["methods"].as_array().unwrap().iter().map(|card| card["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, METHODS.iter().map(|method| method.id).collect::<Vec<_>>());
+    let ids: Vec<&str> = list["methods"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|card| card["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        ids,
+        METHODS.iter().map(|method| method.id).collect::<Vec<_>>()
+    );
     for card in list["methods"].as_array().unwrap() {
-        assert_eq!(&send(get(&format!("/methods/{}", card["id"].as_str().unwrap()))).await.answer(), card);
-        assert!(card["parameters"].as_array().unwrap().iter().any(|parameter| parameter["name"] == "target"));
+        assert_eq!(
+            &send(get(&format!("/methods/{}", card["id"].as_str().unwrap())))
+                .await
+                .answer(),
+            card
+        );
+        assert!(
+            card["parameters"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|parameter| parameter["name"] == "target")
+        );
     }
 }
 
 #[tokio::test]
 async fn the_models_are_listed_with_those_that_are_broken() {
     let list = send(get("/models")).await.answer();
-    let ids: Vec<&str> = list["models"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["cosine", "deadline", "drain", "gone", "late", "numbers", "plain", "squeezenet1_1", "tiny"]);
-    let default: Vec<&Value> =
-        list["models"].as_array().unwrap().iter().filter(|model| model["default"] == true).collect();
+    let ids: Vec<&str> = list["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| model["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        ids,
+        [
+            "cosine",
+            "deadline",
+            "drain",
+            "gone",
+            "late",
+            "numbers",
+            "plain",
+            "squeezenet1_1",
+            "tiny"
+        ]
+    );
+    let default: Vec<&Value> = list["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|model| model["default"] == true)
+        .collect();
     assert_eq!((default.len(), &default[0]["id"]), (1, &json!("tiny")));
-    let broken: Vec<_> = list["broken_models"].as_array().unwrap().iter().map(|model| model["id"].clone()).collect();
+    let broken: Vec<_> = list["broken_models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| model["id"].clone())
+        .collect();
     assert_eq!(broken, ["broken", "empty"]);
     assert!(
-        list["broken_models"].as_array().unwrap().iter().all(|model| !model["faults"].as_array().unwrap().is_empty())
+        list["broken_models"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|model| !model["faults"].as_array().unwrap().is_empty())
     );
 }
 
@@ -41,43 +91,85 @@ async fn a_model_says_which_methods_apply_and_why_others_do_not() {
     let applies = |card: &Value, id: &str| {
         let methods = card["methods"].as_array().unwrap();
         let found = methods.iter().find(|method| method["id"] == id).unwrap();
-        (found["applies"].as_bool().unwrap(), found["reason"].as_str().unwrap_or_default().to_owned())
+        (
+            found["applies"].as_bool().unwrap(),
+            found["reason"].as_str().unwrap_or_default().to_owned(),
+        )
     };
     let tiny = send(get("/models/tiny")).await.answer();
     assert_eq!(applies(&tiny, "pgig"), (true, String::new()));
     assert_eq!(
         (&tiny["labels"], &tiny["shape"], &tiny["classes"]),
-        (&json!(["red", "green", "blue"]), &json!([3, 8, 8]), &json!(3))
+        (
+            &json!(["red", "green", "blue"]),
+            &json!([3, 8, 8]),
+            &json!(3)
+        )
     );
     assert_eq!(
-        (&tiny["takes_images"], &tiny["has_patterns"], &tiny["manifest"]["head"]),
+        (
+            &tiny["takes_images"],
+            &tiny["has_patterns"],
+            &tiny["manifest"]["head"]
+        ),
         (&json!(true), &json!(true), &json!("logits"))
     );
     assert!(tiny["patterns"].is_string());
     // float32 is told as it was written.
     let bundled = send(get("/models/squeezenet1_1")).await.text();
-    assert!(bundled.contains("[0.485,0.456,0.406]") && !bundled.contains("0.48500"), "{bundled}");
+    assert!(
+        bundled.contains("[0.485,0.456,0.406]") && !bundled.contains("0.48500"),
+        "{bundled}"
+    );
     let plain = send(get("/models/plain")).await.answer();
     let (does, reason) = applies(&plain, "pgig");
-    assert!(!does && reason.contains("explaind fit-patterns --model plain"), "{reason}");
-    assert_eq!(applies(&plain, "integrated_gradients"), (true, String::new()));
-    let layers: Vec<_> = plain["linear_layers"].as_array().unwrap().iter().map(|layer| layer["node"].clone()).collect();
+    assert!(
+        !does && reason.contains("explaind fit-patterns --model plain"),
+        "{reason}"
+    );
+    assert_eq!(
+        applies(&plain, "integrated_gradients"),
+        (true, String::new())
+    );
+    let layers: Vec<_> = plain["linear_layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|layer| layer["node"].clone())
+        .collect();
     assert_eq!(layers, ["conv", "scores"]);
-    let layers = [json!({ "name": "conv", "shape": [3, 8, 8] }), json!({ "name": "relu", "shape": [3, 8, 8] })];
-    assert_eq!((&plain["layers"], &plain["manifest"]["layer"]), (&json!(layers), &json!("relu")));
+    let layers = [
+        json!({ "name": "conv", "shape": [3, 8, 8] }),
+        json!({ "name": "relu", "shape": [3, 8, 8] }),
+    ];
+    assert_eq!(
+        (&plain["layers"], &plain["manifest"]["layer"]),
+        (&json!(layers), &json!("relu"))
+    );
     let activations = plain["activations"].as_array().unwrap();
-    assert!(activations.contains(&json!({ "name": "relu", "shape": [3, 8, 8] })), "{activations:?}");
+    assert!(
+        activations.contains(&json!({ "name": "relu", "shape": [3, 8, 8] })),
+        "{activations:?}"
+    );
     let numbers = send(get("/models/numbers")).await.answer();
     assert!(applies(&numbers, "pgig").1.contains("--tensors"));
     assert!(applies(&numbers, "grad_cam").1.contains("no layer"));
-    assert_eq!((&numbers["takes_images"], &numbers["shape"]), (&json!(false), &json!([2])));
+    assert_eq!(
+        (&numbers["takes_images"], &numbers["shape"]),
+        (&json!(false), &json!([2]))
+    );
 }
 
 #[tokio::test]
 async fn a_network_without_a_gradient_says_which_node_is_to_blame() {
     let card = send(get("/models/cosine")).await.answer();
     // `edges` looks at the picture, and there is none.
-    for method in card["methods"].as_array().unwrap().iter().filter(|method| method["id"] != "edges") {
+    for method in card["methods"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|method| method["id"] != "edges")
+    {
         let reason = method["reason"].as_str().unwrap_or_default();
         assert_eq!(
             (method["applies"] == false, reason.contains("Cos")),
@@ -88,21 +180,31 @@ async fn a_network_without_a_gradient_says_which_node_is_to_blame() {
     let refused = send(post_json("/explain?model=cosine&method=gradient", &tensor)).await;
     assert_eq!(refused.problem(), (422, "underivable".into()));
     assert!(refused.text().contains("Cos"), "{}", refused.text());
-    assert_eq!(send(post_json("/predict?model=cosine", &tensor)).await.status, 200);
+    assert_eq!(
+        send(post_json("/predict?model=cosine", &tensor))
+            .await
+            .status,
+        200
+    );
 }
 
 #[tokio::test]
 async fn health_and_readiness_are_told() {
     assert_eq!(send(get("/healthz")).await.answer()["status"], "ok");
     let ready = send(get("/readyz")).await.answer();
-    assert_eq!((&ready["status"], &ready["providers"]), (&json!("ready"), &json!(["cpu"])));
+    assert_eq!(
+        (&ready["status"], &ready["providers"]),
+        (&json!("ready"), &json!(["cpu"]))
+    );
     assert_eq!(ready["models"].as_array().unwrap().len(), 9);
     assert_eq!(ready["broken_models"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]
 async fn metrics_count_what_was_done() {
-    send(post("/explain?method=gradient&model=plain", red())).await.picture();
+    send(post("/explain?method=gradient&model=plain", red()))
+        .await
+        .picture();
     let text = send(get("/metrics")).await.text();
     for name in [
         "explaind_http_request_duration_seconds_bucket{method=\"POST\",route=\"/explain\",status=\"200\"",
@@ -134,14 +236,22 @@ async fn every_metric_has_help_and_type() {
     }
     assert!(sampled.len() > 30, "{sampled:?}");
     for sample in sampled {
-        let of_histogram = ["_bucket", "_sum", "_count"].into_iter().find_map(|end| sample.strip_suffix(end));
+        let of_histogram = ["_bucket", "_sum", "_count"]
+            .into_iter()
+            .find_map(|end| sample.strip_suffix(end));
         let name = match of_histogram.filter(|name| typed.get(name) == Some(&"histogram")) {
             Some(name) => name,
             None => sample,
         };
         assert!(helped.contains(name), "{sample} has no # HELP");
-        let kind = typed.get(name).unwrap_or_else(|| panic!("{sample} has no # TYPE"));
-        assert_eq!(name.ends_with("_total"), *kind == "counter", "{sample} is a {kind}");
+        let kind = typed
+            .get(name)
+            .unwrap_or_else(|| panic!("{sample} has no # TYPE"));
+        assert_eq!(
+            name.ends_with("_total"),
+            *kind == "counter",
+            "{sample} is a {kind}"
+        );
     }
 }
 
@@ -172,10 +282,18 @@ async fn the_documentation_needs_no_network() {
         assert_eq!(send(get(start)).await.header("location"), Some("/docs/"));
     }
     let page = send(get("/docs/")).await;
-    assert_eq!((page.status.as_u16(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert_eq!(
+        (page.status.as_u16(), page.header("content-type")),
+        (200, Some("text/html; charset=utf-8"))
+    );
     let page = page.text();
-    assert!(page.contains("<title>explaind</title>") && !page.contains("//"), "{page}");
-    let places = ["href=\"", "src=\""].iter().flat_map(|start| page.split(start).skip(1));
+    assert!(
+        page.contains("<title>explaind</title>") && !page.contains("//"),
+        "{page}"
+    );
+    let places = ["href=\"", "src=\""]
+        .iter()
+        .flat_map(|start| page.split(start).skip(1));
     let assets: Vec<&str> = places.filter_map(|rest| rest.split('"').next()).collect();
     assert_eq!(assets.len(), 5, "{page}");
     for asset in assets.into_iter().chain(["README.md"]) {
@@ -183,5 +301,8 @@ async fn the_documentation_needs_no_network() {
         assert_eq!(found.status, 200, "{asset}");
         assert!(!found.body.is_empty(), "{asset}");
     }
-    assert_eq!(send(get("/docs/nothing.js")).await.problem(), (404, "no_such_route".into()));
+    assert_eq!(
+        send(get("/docs/nothing.js")).await.problem(),
+        (404, "no_such_route".into())
+    );
 }

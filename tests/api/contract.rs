@@ -1,4 +1,5 @@
-//! Holds answers against the OpenAPI document: status, content type, headers and JSON schema. Fields it does not name are faults.
+//! Holds answers against the OpenAPI document: status, content type, headers and JSON schema.
+//! Fields it does not name are faults.
 
 use std::{collections::HashMap, sync::LazyLock, sync::Mutex};
 
@@ -9,16 +10,22 @@ use serde_json::{Value, json};
 
 use crate::client::{Answered, get, send};
 
-static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(document::document()).unwrap());
+static DOCUMENT: LazyLock<Value> =
+    LazyLock::new(|| serde_json::to_value(document::document()).unwrap());
 
 /// The document's components, where objects hold what they name and nothing else.
 static COMPONENTS: LazyLock<Value> = LazyLock::new(|| {
     let mut components = DOCUMENT["components"].clone();
     let schemas = components["schemas"].as_object_mut().unwrap();
-    let parts: Vec<String> =
-        schemas.values().filter_map(|schema| schema["allOf"][0]["$ref"].as_str()).map(name).collect();
+    let parts: Vec<String> = schemas
+        .values()
+        .filter_map(|schema| schema["allOf"][0]["$ref"].as_str())
+        .map(name)
+        .collect();
     for (name, schema) in schemas {
-        if !parts.contains(name) && (schema.get("properties").is_some() || schema.get("allOf").is_some()) {
+        if !parts.contains(name)
+            && (schema.get("properties").is_some() || schema.get("allOf").is_some())
+        {
             schema["unevaluatedProperties"] = json!(false);
         }
     }
@@ -30,13 +37,20 @@ fn name(reference: &str) -> String {
 }
 
 fn validate(schema: &Value, instance: &Value, place: &str) {
-    static KNOWN: LazyLock<Mutex<HashMap<String, &'static Validator>>> = LazyLock::new(Mutex::default);
-    let validator = *KNOWN.lock().unwrap().entry(schema.to_string()).or_insert_with(|| {
-        let whole = json!({ "allOf": [schema], "components": *COMPONENTS });
-        Box::leak(Box::new(jsonschema::validator_for(&whole).unwrap()))
-    });
-    let faults: Vec<String> =
-        validator.iter_errors(instance).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    static KNOWN: LazyLock<Mutex<HashMap<String, &'static Validator>>> =
+        LazyLock::new(Mutex::default);
+    let validator = *KNOWN
+        .lock()
+        .unwrap()
+        .entry(schema.to_string())
+        .or_insert_with(|| {
+            let whole = json!({ "allOf": [schema], "components": *COMPONENTS });
+            Box::leak(Box::new(jsonschema::validator_for(&whole).unwrap()))
+        });
+    let faults: Vec<String> = validator
+        .iter_errors(instance)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
     assert!(faults.is_empty(), "{place}: {faults:#?}");
 }
 
@@ -44,44 +58,89 @@ fn validate(schema: &Value, instance: &Value, place: &str) {
 fn operation(method: &Method, path: &str) -> Option<&'static Value> {
     let fits = |template: &str| {
         let parts: [Vec<&str>; 2] = [template, path].map(|text| text.split('/').collect());
-        parts[0].len() == parts[1].len() && parts[0].iter().zip(&parts[1]).all(|(t, p)| t.starts_with('{') || t == p)
+        parts[0].len() == parts[1].len()
+            && parts[0]
+                .iter()
+                .zip(&parts[1])
+                .all(|(t, p)| t.starts_with('{') || t == p)
     };
-    let (_, item) = DOCUMENT["paths"].as_object().unwrap().iter().find(|(template, _)| fits(template))?;
+    let (_, item) = DOCUMENT["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .find(|(template, _)| fits(template))?;
     item.get(method.as_str().to_ascii_lowercase())
 }
 
 /// Panics where an answer is not what the document says.
 pub fn check(method: &Method, path: &str, answer: &Answered) {
-    let place = format!("{method} {path} -> {} {:.400}", answer.status, answer.text());
-    let content_type = answer.header(header::CONTENT_TYPE.as_str()).unwrap_or_default();
+    let place = format!(
+        "{method} {path} -> {} {:.400}",
+        answer.status,
+        answer.text()
+    );
+    let content_type = answer
+        .header(header::CONTENT_TYPE.as_str())
+        .unwrap_or_default();
     let essence = content_type.split(';').next().unwrap();
-    assert!(answer.header("x-request-id").is_some_and(|id| !id.is_empty()), "{place}: no x-request-id");
+    assert!(
+        answer
+            .header("x-request-id")
+            .is_some_and(|id| !id.is_empty()),
+        "{place}: no x-request-id"
+    );
     if answer.status.as_u16() >= 400 {
         assert_eq!(essence, "application/problem+json", "{place}");
         let problem = answer.json();
-        validate(&json!({ "$ref": "#/components/schemas/Problem" }), &problem, &place);
+        validate(
+            &json!({ "$ref": "#/components/schemas/Problem" }),
+            &problem,
+            &place,
+        );
         assert_eq!(problem["status"], answer.status.as_u16(), "{place}");
-        assert_eq!(problem["type"], format!("urn:explaind:problem:{}", problem["code"].as_str().unwrap()), "{place}");
-        assert_eq!(answer.status == 405, answer.header("allow").is_some(), "{place}: Allow");
+        assert_eq!(
+            problem["type"],
+            format!("urn:explaind:problem:{}", problem["code"].as_str().unwrap()),
+            "{place}"
+        );
+        assert_eq!(
+            answer.status == 405,
+            answer.header("allow").is_some(),
+            "{place}: Allow"
+        );
     }
-    let Some(operation) = operation(method, path) else { return };
+    let Some(operation) = operation(method, path) else {
+        return;
+    };
     let response = &operation["responses"][answer.status.as_str()];
-    assert!(response.is_object(), "{place}: the document does not know this status");
+    assert!(
+        response.is_object(),
+        "{place}: the document does not know this status"
+    );
     if answer.status == 204 {
         return assert!(answer.body.is_empty(), "{place}");
     }
     let schema = &response["content"][essence]["schema"];
-    assert!(schema.is_object(), "{place}: the document does not know {essence} here");
+    assert!(
+        schema.is_object(),
+        "{place}: the document does not know {essence} here"
+    );
     if essence == "application/json" {
         validate(schema, &answer.json(), &place);
     }
     let documented = response["headers"].as_object().cloned().unwrap_or_default();
     // What browsers are told is the same everywhere and not for clients.
     let browsers = ["x-content-type-options", "x-frame-options"];
-    let own = answer.headers.keys().filter(|name| name.as_str().starts_with("x-") || *name == "server-timing");
+    let own = answer
+        .headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-") || *name == "server-timing");
     let own = own.filter(|name| !browsers.contains(&name.as_str()));
     for name in own {
-        assert!(documented.contains_key(name.as_str()), "{place}: the document does not know the header {name}");
+        assert!(
+            documented.contains_key(name.as_str()),
+            "{place}: the document does not know the header {name}"
+        );
     }
 }
 
@@ -96,7 +155,12 @@ fn every_reference_of_the_document_leads_somewhere() {
     fn walk(value: &Value, found: &mut Vec<String>) {
         match value {
             Value::Object(fields) => {
-                found.extend(fields.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                found.extend(
+                    fields
+                        .get("$ref")
+                        .and_then(Value::as_str)
+                        .map(str::to_owned),
+                );
                 fields.values().for_each(|value| walk(value, found));
             }
             Value::Array(items) => items.iter().for_each(|value| walk(value, found)),
@@ -107,7 +171,12 @@ fn every_reference_of_the_document_leads_somewhere() {
     walk(&DOCUMENT, &mut found);
     assert!(found.len() > 50);
     for reference in found {
-        assert!(DOCUMENT.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+        assert!(
+            DOCUMENT
+                .pointer(reference.trim_start_matches('#'))
+                .is_some(),
+            "{reference}"
+        );
     }
 }
 
@@ -115,7 +184,10 @@ fn every_reference_of_the_document_leads_somewhere() {
 fn operations() -> impl Iterator<Item = (&'static str, &'static str, &'static Value)> {
     let items = DOCUMENT["paths"].as_object().unwrap().iter();
     let of = |(path, item): (&'static String, &'static Value)| {
-        item.as_object().unwrap().iter().map(|(method, operation)| (path.as_str(), method.as_str(), operation))
+        item.as_object()
+            .unwrap()
+            .iter()
+            .map(|(method, operation)| (path.as_str(), method.as_str(), operation))
     };
     items.flat_map(of)
 }
@@ -126,13 +198,28 @@ fn every_operation_and_parameter_is_described_and_no_default_is_sent_unasked() {
     for (path, method, operation) in operations() {
         let place = format!("{method} {path}");
         ids.push(operation["operationId"].as_str().unwrap());
-        assert!(operation["summary"].as_str().is_some_and(|text| text.len() > 5), "{place}");
+        assert!(
+            operation["summary"]
+                .as_str()
+                .is_some_and(|text| text.len() > 5),
+            "{place}"
+        );
         for (status, response) in operation["responses"].as_object().unwrap() {
-            assert!(response["description"].as_str().is_some_and(|text| text.len() > 5), "{place} {status}");
+            assert!(
+                response["description"]
+                    .as_str()
+                    .is_some_and(|text| text.len() > 5),
+                "{place} {status}"
+            );
         }
         for parameter in operation["parameters"].as_array().into_iter().flatten() {
             let place = format!("{place} {}", parameter["name"]);
-            assert!(parameter["description"].as_str().is_some_and(|text| text.len() > 5), "{place}");
+            assert!(
+                parameter["description"]
+                    .as_str()
+                    .is_some_and(|text| text.len() > 5),
+                "{place}"
+            );
             assert!(parameter["schema"].get("default").is_none(), "{place}");
             assert!(!parameter.to_string().contains("0.899"), "{place}");
         }
@@ -141,8 +228,14 @@ fn every_operation_and_parameter_is_described_and_no_default_is_sent_unasked() {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!((ids.len(), count), (count, count), "{ids:?}");
-    let readable = |id: &&str| id.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    assert!(ids.iter().all(readable) && ids.contains(&"list_jobs") && ids.contains(&"get_model"), "{ids:?}");
+    let readable = |id: &&str| {
+        id.bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    assert!(
+        ids.iter().all(readable) && ids.contains(&"list_jobs") && ids.contains(&"get_model"),
+        "{ids:?}"
+    );
 }
 
 #[tokio::test]
@@ -150,12 +243,22 @@ async fn the_examples_of_the_document_are_answered() {
     let mut tried = 0;
     for (path, method, operation) in operations().filter(|(path, ..)| !path.starts_with("/jobs")) {
         let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
-        let schema = schema["$ref"].as_str().map(|reference| DOCUMENT.pointer(&reference[1..]).unwrap());
+        let schema = schema["$ref"]
+            .as_str()
+            .map(|reference| DOCUMENT.pointer(&reference[1..]).unwrap());
         if let Some(example) = schema.and_then(|schema| schema["examples"].get(0)) {
-            assert_eq!(send(crate::client::post_json(path, example)).await.status, 200, "{path} {example}");
+            assert_eq!(
+                send(crate::client::post_json(path, example)).await.status,
+                200,
+                "{path} {example}"
+            );
             tried += 1;
         }
-        let id = operation["parameters"].as_array().into_iter().flatten().find(|parameter| parameter["in"] == "path");
+        let id = operation["parameters"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|parameter| parameter["in"] == "path");
         if let (Some(id), "get", false) = (id, method, path.starts_with("/datasets")) {
             let path = path.replace("{id}", id["example"].as_str().unwrap());
             assert_eq!(send(get(&path)).await.status, 200, "{path}");
@@ -171,7 +274,11 @@ fn refusals_of_every_operation_are_documented() {
         for (method, operation) in item.as_object().unwrap() {
             let responses = operation["responses"].as_object().unwrap();
             assert!(responses.contains_key("405"), "{method} {path}");
-            assert_eq!(responses.contains_key("403"), method != "get", "{method} {path}");
+            assert_eq!(
+                responses.contains_key("403"),
+                method != "get",
+                "{method} {path}"
+            );
         }
     }
 }
@@ -184,7 +291,10 @@ async fn every_documented_path_answers() {
             *request.method_mut() = method.to_ascii_uppercase().parse().unwrap();
             let answer = send(request).await;
             assert_ne!(answer.status.as_u16(), 405, "{method} {path}");
-            assert!(answer.status != 404 || answer.json()["code"] != "no_such_route", "{method} {path}");
+            assert!(
+                answer.status != 404 || answer.json()["code"] != "no_such_route",
+                "{method} {path}"
+            );
         }
     }
 }

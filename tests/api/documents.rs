@@ -1,4 +1,5 @@
-//! What README and the pages of docs/ say must be so: files that they name, settings, fields of model.toml, the version.
+//! What README and the pages of docs/ say must be so: files that they name, settings, fields of
+//! model.toml, the version.
 
 use std::{
     collections::BTreeSet,
@@ -20,8 +21,12 @@ fn read(path: &str) -> String {
 
 /// Every page for people.
 fn pages() -> Vec<PathBuf> {
-    let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
-    docs.filter(|path| path.extension().is_some_and(|end| end == "md")).chain([root().join("README.md")]).collect()
+    let docs = fs::read_dir(root().join("docs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    docs.filter(|path| path.extension().is_some_and(|end| end == "md"))
+        .chain([root().join("README.md")])
+        .collect()
 }
 
 /// docs/settings.md: a row for each setting of default.toml, below the headings there.
@@ -45,7 +50,10 @@ fn settings_page() -> String {
                 page.push_str(head);
                 open = true;
             }
-            page.push_str(&format!("| `{name}` | `{value}` | {} |\n", words.join(" ").replace('|', "\\|")));
+            page.push_str(&format!(
+                "| `{name}` | `{value}` | {} |\n",
+                words.join(" ").replace('|', "\\|")
+            ));
             words.clear();
         } else {
             words.clear();
@@ -60,21 +68,43 @@ fn the_page_of_settings_has_each_of_them() {
     if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(root().join("docs/settings.md"), &page).unwrap();
     }
-    assert!(read("docs/settings.md") == page, "docs/settings.md is out of date; `make docs` writes it");
-    assert!(page.contains("| `max_side` | `16384` | Longest side of an image, in pixels. |"), "{page}");
+    assert!(
+        read("docs/settings.md") == page,
+        "docs/settings.md is out of date; `make docs` writes it"
+    );
+    assert!(
+        page.contains("| `max_side` | `16384` | Longest side of an image, in pixels. |"),
+        "{page}"
+    );
 }
 
-/// The fields that the reader of model.toml knows in the table `heading` (empty: at the top), as its errors list them.
+/// The fields that the reader of model.toml knows in the table `heading` (empty: at the top), as
+/// its errors list them.
 fn known_fields(heading: &str) -> BTreeSet<String> {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("one");
     fs::create_dir(&model).unwrap();
     fs::write(model.join("model.onnx"), colour_model()).unwrap();
-    fs::write(model.join("model.toml"), format!("{heading}\nnot_a_field = 1\n")).unwrap();
+    fs::write(
+        model.join("model.toml"),
+        format!("{heading}\nnot_a_field = 1\n"),
+    )
+    .unwrap();
     let registry = Registry::load(folder.path(), None).unwrap();
-    let fault = registry.broken[0].faults.iter().find(|fault| fault.contains("not_a_field")).unwrap().clone();
-    let (_, allowed) = fault.split_once("(allowed: ").unwrap_or_else(|| panic!("{fault}"));
-    allowed.trim_end_matches(')').split(", ").map(str::to_owned).collect()
+    let fault = registry.broken[0]
+        .faults
+        .iter()
+        .find(|fault| fault.contains("not_a_field"))
+        .unwrap()
+        .clone();
+    let (_, allowed) = fault
+        .split_once("(allowed: ")
+        .unwrap_or_else(|| panic!("{fault}"));
+    allowed
+        .trim_end_matches(')')
+        .split(", ")
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -96,10 +126,23 @@ fn the_page_of_models_has_each_field_of_model_toml() {
 fn every_file_that_a_page_links_to_is_there() {
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
-        let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
-        let pictures = text.split("src=\"").skip(1).filter_map(|rest| rest.split('"').next());
-        for link in links.chain(pictures).filter(|link| !link.is_empty() && !link.contains("://")) {
-            assert!(page.parent().unwrap().join(link).exists(), "{}: {link}", page.display());
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split([')', '#']).next());
+        let pictures = text
+            .split("src=\"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next());
+        for link in links
+            .chain(pictures)
+            .filter(|link| !link.is_empty() && !link.contains("://"))
+        {
+            assert!(
+                page.parent().unwrap().join(link).exists(),
+                "{}: {link}",
+                page.display()
+            );
         }
     }
 }
@@ -107,7 +150,9 @@ fn every_file_that_a_page_links_to_is_there() {
 /// The anchor that a heading of Markdown gets.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase().replace(' ', "-");
-    kept.chars().filter(|c| c.is_alphanumeric() || *c == '-' || *c == '_').collect()
+    kept.chars()
+        .filter(|c| c.is_alphanumeric() || *c == '-' || *c == '_')
+        .collect()
 }
 
 #[test]
@@ -119,8 +164,16 @@ fn every_heading_that_a_page_links_to_is_there() {
             .filter(|line| line.starts_with('#'))
             .map(|line| anchor(line.trim_start_matches('#')))
             .collect();
-        for link in text.split("](#").skip(1).filter_map(|rest| rest.split(')').next()) {
-            assert!(headings.iter().any(|heading| heading == link), "{}: #{link}", page.display());
+        for link in text
+            .split("](#")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            assert!(
+                headings.iter().any(|heading| heading == link),
+                "{}: #{link}",
+                page.display()
+            );
         }
     }
 }
@@ -128,6 +181,8 @@ fn every_heading_that_a_page_links_to_is_there() {
 #[test]
 fn the_container_has_the_version_of_the_crate() {
     let version = env!("CARGO_PKG_VERSION");
-    assert!(read("Dockerfile").contains(&format!("org.opencontainers.image.version=\"{version}\"")));
+    assert!(
+        read("Dockerfile").contains(&format!("org.opencontainers.image.version=\"{version}\""))
+    );
     assert!(read("docs/kubernetes.yaml").contains(&format!("image: explaind:{version}")));
 }

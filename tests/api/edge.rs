@@ -1,4 +1,5 @@
-//! Clients that send half a request, nothing, too slowly or too much, and clients that do not read: others are answered meanwhile.
+//! Clients that send half a request, nothing, too slowly or too much, and clients that do not read:
+//! others are answered meanwhile.
 
 use std::{
     io::{Read, Write},
@@ -15,23 +16,28 @@ use crate::{
     load::serve,
 };
 
-const HALF_PUT: &str = "PUT /datasets/half HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nPK\x03\x04";
-const HALF_POST: &str = "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n\u{1}PNG";
-const HALF_JOB: &str =
-    "POST /jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{";
+const HALF_PUT: &str =
+    "PUT /datasets/half HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nPK\x03\x04";
+const HALF_POST: &str =
+    "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n\u{1}PNG";
+const HALF_JOB: &str = "POST /jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{";
 const HALF_HEAD: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\nx-half: ";
 
 fn connect(address: SocketAddr, text: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     // A server that has closed the connection meanwhile is what some tests are about.
     let _ = stream.write_all(text.as_bytes());
     stream
 }
 
 fn get(address: SocketAddr, path: &str) -> Answered {
-    let answer =
-        read_answer(&mut connect(address, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")));
+    let answer = read_answer(&mut connect(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+    ));
     contract::check(&Method::GET, path, &answer);
     answer
 }
@@ -48,8 +54,10 @@ fn is_closed_within(stream: &mut TcpStream, limit: Duration) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn half_sent_uploads_and_bodies_hold_no_place_of_others() {
     let server = serve(shared()).await;
-    let halves: Vec<TcpStream> =
-        [HALF_PUT, HALF_POST].iter().flat_map(|text| (0..130).map(|_| connect(server.address, text))).collect();
+    let halves: Vec<TcpStream> = [HALF_PUT, HALF_POST]
+        .iter()
+        .flat_map(|text| (0..130).map(|_| connect(server.address, text)))
+        .collect();
     for uri in ["/explain?method=gradient&target=0", "/predict"] {
         assert_eq!(exchange(server.address, uri, &red()).status, 200, "{uri}");
     }
@@ -70,7 +78,10 @@ async fn uploads_beyond_their_places_are_429() {
         });
         match answered {
             Some(upload) => break upload,
-            None => assert!(started.elapsed() < Duration::from_secs(10), "none was refused"),
+            None => assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "none was refused"
+            ),
         }
         std::thread::sleep(Duration::from_millis(10));
     };
@@ -86,12 +97,19 @@ async fn uploads_beyond_their_places_are_429() {
 async fn a_body_that_stops_is_408() {
     let house = open(&[("body_idle_timeout_ms", "300")]);
     let server = serve(&house).await;
-    for (method, path, text) in [(Method::PUT, "/datasets/half", HALF_PUT), (Method::POST, "/predict", HALF_POST)] {
+    for (method, path, text) in [
+        (Method::PUT, "/datasets/half", HALF_PUT),
+        (Method::POST, "/predict", HALF_POST),
+    ] {
         let started = Instant::now();
         let answer = read_answer(&mut connect(server.address, text));
         contract::check(&method, path, &answer);
         assert_eq!(answer.problem(), (408, "body_timeout".into()), "{path}");
-        assert!((300..5000).contains(&started.elapsed().as_millis()), "{path}: {:?}", started.elapsed());
+        assert!(
+            (300..5000).contains(&started.elapsed().as_millis()),
+            "{path}: {:?}",
+            started.elapsed()
+        );
     }
     server.ended.abort();
 }
@@ -112,7 +130,11 @@ async fn a_body_that_trickles_is_408() {
         let mut first = [0; 12];
         stream.read_exact(&mut first).unwrap();
         assert_eq!(&first, b"HTTP/1.1 408");
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            started.elapsed()
+        );
         drop(stream);
         writing.join().unwrap();
     }
@@ -123,15 +145,26 @@ async fn a_body_that_trickles_is_408() {
 async fn bodies_share_a_bounded_memory() {
     let house = open(&[("body_memory_mib", "1"), ("body_idle_timeout_ms", "100000")]);
     let server = serve(&house).await;
-    let half = format!("POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{}", "x".repeat(700 << 10));
+    let half = format!(
+        "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{}",
+        "x".repeat(700 << 10)
+    );
     // Whichever body takes the last of it.
-    let mut halves = [connect(server.address, &half), connect(server.address, &half)];
-    halves.iter_mut().for_each(|half| half.set_nonblocking(true).unwrap());
+    let mut halves = [
+        connect(server.address, &half),
+        connect(server.address, &half),
+    ];
+    halves
+        .iter_mut()
+        .for_each(|half| half.set_nonblocking(true).unwrap());
     let started = Instant::now();
     let refused = loop {
         match halves.iter().position(|half| half.peek(&mut [0]).is_ok()) {
             Some(place) => break place,
-            None => assert!(started.elapsed() < Duration::from_secs(30), "none was refused"),
+            None => assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "none was refused"
+            ),
         }
         std::thread::sleep(Duration::from_millis(10));
     };
@@ -163,9 +196,17 @@ async fn more_half_sent_requests_than_connections_leave_others_answered() {
         for _ in 0..5 {
             let started = Instant::now();
             assert_eq!(get(server.address, "/healthz").status, 200, "{text}");
-            assert!(started.elapsed() < Duration::from_secs(2), "{text}: {:?}", started.elapsed());
+            assert!(
+                started.elapsed() < Duration::from_secs(2),
+                "{text}: {:?}",
+                started.elapsed()
+            );
         }
-        assert_eq!(exchange(server.address, "/predict", &red()).status, 200, "{text}");
+        assert_eq!(
+            exchange(server.address, "/predict", &red()).status,
+            200,
+            "{text}"
+        );
         drop(halves);
     }
     server.ended.abort();
@@ -177,7 +218,10 @@ async fn a_head_that_does_not_come_ends_the_connection() {
     let server = serve(&house).await;
     for text in ["", HALF_HEAD] {
         let started = Instant::now();
-        assert!(is_closed_within(&mut connect(server.address, text), Duration::from_secs(5)), "{text}");
+        assert!(
+            is_closed_within(&mut connect(server.address, text), Duration::from_secs(5)),
+            "{text}"
+        );
         assert!(started.elapsed() >= Duration::from_millis(400), "{text}");
     }
     server.ended.abort();
@@ -185,11 +229,16 @@ async fn a_head_that_does_not_come_ends_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_is_kept_between_requests_for_its_time() {
-    let house = open(&[("header_timeout_ms", "200"), ("keep_alive_timeout_ms", "1500")]);
+    let house = open(&[
+        ("header_timeout_ms", "200"),
+        ("keep_alive_timeout_ms", "1500"),
+    ]);
     let server = serve(&house).await;
     let mut stream = connect(server.address, "");
     for _ in 0..3 {
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            .unwrap();
         let mut text = [0; 4096];
         let length = stream.read(&mut text).unwrap();
         assert!(text[..length].starts_with(b"HTTP/1.1 200"));
@@ -209,8 +258,15 @@ async fn a_client_that_does_not_read_loses_its_connection() {
     std::thread::sleep(Duration::from_secs(4));
     let mut found = Vec::new();
     let _ = stream.read_to_end(&mut found);
-    let answers = found.windows(12).filter(|window| window == b"HTTP/1.1 200").count();
-    assert!(answers > 0 && answers < REQUESTS, "{answers} answers, {} bytes", found.len());
+    let answers = found
+        .windows(12)
+        .filter(|window| window == b"HTTP/1.1 200")
+        .count();
+    assert!(
+        answers > 0 && answers < REQUESTS,
+        "{answers} answers, {} bytes",
+        found.len()
+    );
     assert_eq!(get(server.address, "/healthz").status, 200);
     server.ended.abort();
 }
@@ -218,9 +274,14 @@ async fn a_client_that_does_not_read_loses_its_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_is_too_long_is_431() {
     let server = serve(shared()).await;
-    let text = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-long: {}", "x".repeat(70_000));
+    let text = format!(
+        "GET /healthz HTTP/1.1\r\nhost: x\r\nx-long: {}",
+        "x".repeat(70_000)
+    );
     let mut first = [0; 12];
-    connect(server.address, &text).read_exact(&mut first).unwrap();
+    connect(server.address, &text)
+        .read_exact(&mut first)
+        .unwrap();
     assert_eq!(&first, b"HTTP/1.1 431");
     server.ended.abort();
 }
@@ -230,18 +291,34 @@ async fn at_the_end_readyz_says_no_before_connections_are_refused() {
     let house = open(&[("shutdown_grace_ms", "1500"), ("drain_timeout_ms", "20000")]);
     let server = serve(&house).await;
     assert_eq!(get(server.address, "/readyz").status, 200);
-    let (mut idle, mut half) = (connect(server.address, ""), connect(server.address, HALF_HEAD));
+    let (mut idle, mut half) = (
+        connect(server.address, ""),
+        connect(server.address, HALF_HEAD),
+    );
     server.stop.send(()).unwrap();
     let started = Instant::now();
     while get(server.address, "/readyz").status == 200 {
         assert!(started.elapsed() < Duration::from_secs(1), "still ready");
     }
-    assert_eq!(get(server.address, "/readyz").problem(), (503, "not_ready".into()));
-    assert_eq!(exchange(server.address, "/predict", &red()).problem(), (503, "draining".into()));
+    assert_eq!(
+        get(server.address, "/readyz").problem(),
+        (503, "not_ready".into())
+    );
+    assert_eq!(
+        exchange(server.address, "/predict", &red()).problem(),
+        (503, "draining".into())
+    );
     server.ended.await.unwrap().unwrap();
-    assert!((1500..6000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+    assert!(
+        (1500..6000).contains(&started.elapsed().as_millis()),
+        "{:?}",
+        started.elapsed()
+    );
     assert!(TcpStream::connect(server.address).is_err());
-    assert!(is_closed_within(&mut idle, Duration::from_secs(1)) && is_closed_within(&mut half, Duration::from_secs(1)));
+    assert!(
+        is_closed_within(&mut idle, Duration::from_secs(1))
+            && is_closed_within(&mut half, Duration::from_secs(1))
+    );
 }
 
 #[tokio::test]
@@ -263,5 +340,9 @@ async fn a_multipart_body_has_a_bounded_number_of_parts_and_short_faults() {
     let started = Instant::now();
     let request = crate::client::post_as("/predict", "multipart/form-data; boundary=edge", head);
     assert!(send(request).await.status.is_client_error());
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
 }

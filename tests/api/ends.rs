@@ -1,4 +1,5 @@
-//! Models whose inputs and outputs are not float32 scores of an image: adapted where that is exact, else named with what to do.
+//! Models whose inputs and outputs are not float32 scores of an image: adapted where that is exact,
+//! else named with what to do.
 
 use std::{collections::BTreeMap, fs};
 
@@ -15,18 +16,32 @@ use crate::{
 };
 
 fn info(name: &str, element: Element, sizes: &[usize]) -> ValueInfo {
-    let shape = [Dim::from("N")].into_iter().chain(sizes.iter().map(|&size| size.into())).collect();
-    ValueInfo { name: name.into(), value_type: ValueType::new(element, shape) }
+    let shape = [Dim::from("N")]
+        .into_iter()
+        .chain(sizes.iter().map(|&size| size.into()))
+        .collect();
+    ValueInfo {
+        name: name.into(),
+        value_type: ValueType::new(element, shape),
+    }
 }
 
-fn graph(input: ValueInfo, outputs: Vec<ValueInfo>, constants: Vec<(&str, Literal)>, nodes: Vec<Node>) -> Graph {
+fn graph(
+    input: ValueInfo,
+    outputs: Vec<ValueInfo>,
+    constants: Vec<(&str, Literal)>,
+    nodes: Vec<Node>,
+) -> Graph {
     Graph {
         name: "ends".into(),
         ir_version: 8,
         opset_imports: BTreeMap::from([(String::new(), 17)]),
         inputs: vec![input],
         outputs,
-        initializers: constants.into_iter().map(|(name, literal)| (name.to_owned(), literal)).collect(),
+        initializers: constants
+            .into_iter()
+            .map(|(name, literal)| (name.to_owned(), literal))
+            .collect(),
         nodes,
         metadata: BTreeMap::new(),
     }
@@ -38,7 +53,12 @@ const WEIGHTS: [f64; 6] = [1.0, 2.0, -1.0, 0.5, -0.25, 3.0];
 fn linear(element: Element, nodes: Vec<Node>, outputs: Vec<ValueInfo>) -> Graph {
     let weights = Literal::from_f64s(element, &[3, 2], &WEIGHTS);
     let first = Node::new("Gemm", ["x", "w"], ["z"]).with("transB", 1_i64);
-    graph(info("x", element, &[2]), outputs, vec![("w", weights)], [vec![first], nodes].concat())
+    graph(
+        info("x", element, &[2]),
+        outputs,
+        vec![("w", weights)],
+        [vec![first], nodes].concat(),
+    )
 }
 
 /// The z of x = (1, 2).
@@ -57,9 +77,14 @@ fn serve(models: &[Folder<'_>]) -> (TempDir, House) {
         let own = folder.path().join(id);
         fs::create_dir(&own).unwrap();
         fs::write(own.join("model.onnx"), model).unwrap();
-        files.iter().for_each(|(name, text)| fs::write(own.join(name), text).unwrap());
+        files
+            .iter()
+            .for_each(|(name, text)| fs::write(own.join(name), text).unwrap());
     }
-    let house = open(&[("models", folder.path().to_str().unwrap()), ("default_model", "")]);
+    let house = open(&[
+        ("models", folder.path().to_str().unwrap()),
+        ("default_model", ""),
+    ]);
     (folder, house)
 }
 
@@ -73,9 +98,24 @@ fn at(x: &[f32]) -> Value {
 
 /// index -> score.
 async fn predict(house: &House, id: &str, input: &Value) -> BTreeMap<u64, f64> {
-    let answer = send_to(&house.router, post_json(&format!("/predict?model={id}"), input)).await.only();
-    let found = answer["predictions"].as_array().unwrap_or_else(|| panic!("{answer}"));
-    found.iter().map(|one| (one["index"].as_u64().unwrap(), one["score"].as_f64().unwrap())).collect()
+    let answer = send_to(
+        &house.router,
+        post_json(&format!("/predict?model={id}"), input),
+    )
+    .await
+    .only();
+    let found = answer["predictions"]
+        .as_array()
+        .unwrap_or_else(|| panic!("{answer}"));
+    found
+        .iter()
+        .map(|one| {
+            (
+                one["index"].as_u64().unwrap(),
+                one["score"].as_f64().unwrap(),
+            )
+        })
+        .collect()
 }
 
 async fn gradient(house: &House, id: &str, query: &str, input: &Value) -> Vec<f32> {
@@ -85,23 +125,42 @@ async fn gradient(house: &House, id: &str, query: &str, input: &Value) -> Vec<f3
 
 fn close(found: &[f32], expected: &[f32]) {
     let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * b.abs().max(1.0);
-    assert!(found.len() == expected.len() && found.iter().zip(expected).all(near), "{found:?} is not {expected:?}");
+    assert!(
+        found.len() == expected.len() && found.iter().zip(expected).all(near),
+        "{found:?} is not {expected:?}"
+    );
 }
 
 async fn faults(house: &House) -> BTreeMap<String, String> {
     let list = send_to(&house.router, get("/models")).await.answer();
     let broken = list["broken_models"].as_array().unwrap().iter();
-    broken.map(|one| (one["id"].as_str().unwrap().to_owned(), one["faults"].to_string())).collect()
+    broken
+        .map(|one| {
+            (
+                one["id"].as_str().unwrap().to_owned(),
+                one["faults"].to_string(),
+            )
+        })
+        .collect()
 }
 
 #[tokio::test]
 async fn nets_of_any_float_are_worked_on_in_float32() {
     let net = |element| written(&linear(element, vec![], vec![info("z", element, &[3])]));
     let inside = {
-        let mut graph = linear(Element::Float16, vec![], vec![info("scores", Element::Float, &[3])]);
+        let mut graph = linear(
+            Element::Float16,
+            vec![],
+            vec![info("scores", Element::Float, &[3])],
+        );
         graph.inputs[0] = info("pixels", Element::Float, &[2]);
-        graph.nodes.insert(0, Node::new("Cast", ["pixels"], ["x"]).with("to", Element::Float16 as i64));
-        graph.nodes.push(Node::new("Cast", ["z"], ["scores"]).with("to", Element::Float as i64));
+        graph.nodes.insert(
+            0,
+            Node::new("Cast", ["pixels"], ["x"]).with("to", Element::Float16 as i64),
+        );
+        graph
+            .nodes
+            .push(Node::new("Cast", ["z"], ["scores"]).with("to", Element::Float as i64));
         written(&graph)
     };
     let (_folder, house) = serve(&[
@@ -111,9 +170,16 @@ async fn nets_of_any_float_are_worked_on_in_float32() {
         ("inside", inside, &[]),
     ]);
     for id in ["half", "double", "brain", "inside"] {
-        close(&gradient(&house, id, "head=logits&target=1", &at(&[1.0, 2.0])).await, &[-1.0, 0.5]);
+        close(
+            &gradient(&house, id, "head=logits&target=1", &at(&[1.0, 2.0])).await,
+            &[-1.0, 0.5],
+        );
         let total: f32 = SCORES.iter().map(|z| z.exp()).sum();
-        let found: Vec<f32> = predict(&house, id, &at(&[1.0, 2.0])).await.into_values().map(|p| p as f32).collect();
+        let found: Vec<f32> = predict(&house, id, &at(&[1.0, 2.0]))
+            .await
+            .into_values()
+            .map(|p| p as f32)
+            .collect();
         close(&found, &SCORES.map(|z| z.exp() / total));
     }
 }
@@ -123,7 +189,9 @@ async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
     let net = |node: Node| {
         let nodes = vec![
             node,
-            Node::new("ReduceMean", ["floats"], ["pooled"]).with("axes", vec![2_i64, 3]).with("keepdims", 0_i64),
+            Node::new("ReduceMean", ["floats"], ["pooled"])
+                .with("axes", vec![2_i64, 3])
+                .with("keepdims", 0_i64),
         ];
         written(&graph(
             info("x", Element::Uint8, &[3, 2, 2]),
@@ -144,23 +212,46 @@ async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
     let signed = {
         let cast = Node::new("Cast", ["x"], ["floats"]).with("to", Element::Float as i64);
         let out = vec![info("floats", Element::Float, &[3])];
-        written(&graph(info("x", Element::Int8, &[3]), out, vec![], vec![cast]))
+        written(&graph(
+            info("x", Element::Int8, &[3]),
+            out,
+            vec![],
+            vec![cast],
+        ))
     };
-    let models = [("pixels", net(cast), &[][..]), ("quantised", written(&quantised), &[]), ("signed", signed, &[])];
+    let models = [
+        ("pixels", net(cast), &[][..]),
+        ("quantised", written(&quantised), &[]),
+        ("signed", signed, &[]),
+    ];
     let (_folder, house) = serve(&models);
-    assert!(faults(&house).await["signed"].contains("input x is int8, which pixels from 0 to 255 do not fit"));
+    assert!(
+        faults(&house).await["signed"]
+            .contains("input x is int8, which pixels from 0 to 255 do not fit")
+    );
     let card = send_to(&house.router, get("/models/pixels")).await.answer();
     let rule = &card["manifest"]["input"]["preprocess"];
     assert_eq!(
         (&rule["scale"], &rule["mean"], &rule["std"]),
-        (&json!(1.0), &json!([0.0, 0.0, 0.0]), &json!([1.0, 1.0, 1.0]))
+        (
+            &json!(1.0),
+            &json!([0.0, 0.0, 0.0]),
+            &json!([1.0, 1.0, 1.0])
+        )
     );
     let image = json!({ "tensor": { "shape": [3, 2, 2], "data": [255, 255, 255, 255, 0, 0, 0, 0, 10, 20, 30, 40] } });
     let found = gradient(&house, "pixels", "head=logits&target=2", &image).await;
-    close(&found, &[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.25, 0.25, 0.25]);
+    close(
+        &found,
+        &[
+            0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.25, 0.25, 0.25,
+        ],
+    );
     let fault = &faults(&house).await["quantised"];
     assert!(
-        fault.contains("input x is uint8") && fault.contains("DequantizeLinear") && fault.contains("float32 input"),
+        fault.contains("input x is uint8")
+            && fault.contains("DequantizeLinear")
+            && fault.contains("float32 input"),
         "{fault}"
     );
 }
@@ -173,36 +264,62 @@ async fn one_sigmoid_over_one_score_has_two_classes() {
     let p = sigmoid(z);
     let net = |tail: &[Node], sizes: &[usize]| {
         let first = Node::new("Gemm", ["x", "w"], ["z"]).with("transB", 1_i64);
-        let constants = vec![("w", Literal::from_f32s(&[1, 2], &w)), ("axis", Literal::vector_i64(&[1]))];
+        let constants = vec![
+            ("w", Literal::from_f32s(&[1, 2], &w)),
+            ("axis", Literal::vector_i64(&[1])),
+        ];
         let nodes = [&[first, Node::new("Sigmoid", ["z"], ["p"])], tail].concat();
         let name = nodes.last().unwrap().outputs[0].clone();
-        written(&graph(info("x", Element::Float, &[2]), vec![info(&name, Element::Float, sizes)], constants, nodes))
+        written(&graph(
+            info("x", Element::Float, &[2]),
+            vec![info(&name, Element::Float, sizes)],
+            constants,
+            nodes,
+        ))
     };
     let plain = net(&[], &[1]);
     let squeezed = net(&[Node::new("Squeeze", ["p", "axis"], ["flat"])], &[]);
     let (_folder, house) = serve(&[
-        ("plain", plain.clone(), &[("labels.txt", "benign\nmalignant\n")]),
+        (
+            "plain",
+            plain.clone(),
+            &[("labels.txt", "benign\nmalignant\n")],
+        ),
         ("squeezed", squeezed, &[]),
         ("named", plain.clone(), &[("labels.txt", "malignant\n")]),
         ("three", plain, &[("labels.txt", "a\nb\nc\n")]),
     ]);
     for id in ["plain", "squeezed", "named"] {
         let found = predict(&house, id, &at(&x)).await;
-        assert!((found[&1] - p).abs() < 1e-6 && (found[&0] - (1.0 - p)).abs() < 1e-6, "{id}: {found:?}");
+        assert!(
+            (found[&1] - p).abs() < 1e-6 && (found[&0] - (1.0 - p)).abs() < 1e-6,
+            "{id}: {found:?}"
+        );
         let slope = (p * (1.0 - p)) as f32;
         for (class, sign) in [(1, 1.0), (0, -1.0)] {
             let target = format!("target={class}");
             let raw = gradient(&house, id, &format!("head=logits&{target}"), &at(&x)).await;
             close(&raw, &w.map(|w| sign * w));
-            let found = gradient(&house, id, &format!("head=probabilities&{target}"), &at(&x)).await;
+            let found =
+                gradient(&house, id, &format!("head=probabilities&{target}"), &at(&x)).await;
             close(&found, &w.map(|w| sign * slope * w));
         }
         // The default explains the predicted class, on the probability.
-        close(&gradient(&house, id, "", &at(&x)).await, &w.map(|w| slope * w));
-        close(&gradient(&house, id, "", &at(&[-x[0], -x[1]])).await, &w.map(|w| -slope * w));
+        close(
+            &gradient(&house, id, "", &at(&x)).await,
+            &w.map(|w| slope * w),
+        );
+        close(
+            &gradient(&house, id, "", &at(&[-x[0], -x[1]])).await,
+            &w.map(|w| -slope * w),
+        );
     }
-    let labels =
-        async |id: &str| send_to(&house.router, get(&format!("/models/{id}"))).await.answer()["labels"].clone();
+    let labels = async |id: &str| {
+        send_to(&house.router, get(&format!("/models/{id}")))
+            .await
+            .answer()["labels"]
+            .clone()
+    };
     assert_eq!(labels("plain").await, json!(["benign", "malignant"]));
     assert_eq!(labels("named").await, json!(["not malignant", "malignant"]));
     assert!(faults(&house).await["three"].contains("names 3 classes, and the model has 2"));
@@ -210,14 +327,35 @@ async fn one_sigmoid_over_one_score_has_two_classes() {
 
 #[tokio::test]
 async fn the_scores_in_front_of_a_choice_are_explained() {
-    let arg_max = |axis: i64| Node::new("ArgMax", ["z"], ["choice"]).with("axis", axis).with("keepdims", 0_i64);
-    let chosen = |node: Node| linear(Element::Float, vec![node], vec![info("choice", Element::Int64, &[])]);
+    let arg_max = |axis: i64| {
+        Node::new("ArgMax", ["z"], ["choice"])
+            .with("axis", axis)
+            .with("keepdims", 0_i64)
+    };
+    let chosen = |node: Node| {
+        linear(
+            Element::Float,
+            vec![node],
+            vec![info("choice", Element::Int64, &[])],
+        )
+    };
     let cast = {
-        let nodes = vec![arg_max(-1), Node::new("Cast", ["choice"], ["number"]).with("to", Element::Float as i64)];
-        linear(Element::Float, nodes, vec![info("number", Element::Float, &[])])
+        let nodes = vec![
+            arg_max(-1),
+            Node::new("Cast", ["choice"], ["number"]).with("to", Element::Float as i64),
+        ];
+        linear(
+            Element::Float,
+            nodes,
+            vec![info("number", Element::Float, &[])],
+        )
     };
     let two = |second: &str| {
-        let nodes = vec![arg_max(1), Node::new("Softmax", ["z"], ["p"]), Node::new("Neg", ["z"], ["n"])];
+        let nodes = vec![
+            arg_max(1),
+            Node::new("Softmax", ["z"], ["p"]),
+            Node::new("Neg", ["z"], ["n"]),
+        ];
         linear(
             Element::Float,
             nodes,
@@ -239,27 +377,53 @@ async fn the_scores_in_front_of_a_choice_are_explained() {
         ("batch", written(&chosen(arg_max(0))), &[]),
         ("label_first", written(&label_first), &[]),
         ("several", written(&two("p")), &[]),
-        ("named", written(&two("p")), &[("model.toml", "output = \"p\"")]),
+        (
+            "named",
+            written(&two("p")),
+            &[("model.toml", "output = \"p\"")],
+        ),
     ]);
     for id in ["choice", "cast", "label_first", "named"] {
         let found = predict(&house, id, &at(&[1.0, 2.0])).await;
         let total: f32 = SCORES.iter().map(|z| z.exp()).sum();
         close(&[found[&2] as f32], &[SCORES[2].exp() / total]);
-        close(&gradient(&house, id, "head=logits&target=0", &at(&[1.0, 2.0])).await, &[1.0, 2.0]);
+        close(
+            &gradient(&house, id, "head=logits&target=0", &at(&[1.0, 2.0])).await,
+            &[1.0, 2.0],
+        );
     }
     let card = send_to(&house.router, get("/models/choice")).await.answer();
-    assert!(card["warnings"][0].as_str().unwrap().contains("node choice (ArgMax)"), "{}", card["warnings"]);
+    assert!(
+        card["warnings"][0]
+            .as_str()
+            .unwrap()
+            .contains("node choice (ArgMax)"),
+        "{}",
+        card["warnings"]
+    );
     let faults = faults(&house).await;
     assert_eq!(faults.keys().collect::<Vec<_>>(), ["batch", "several"]);
-    assert!(faults["batch"].contains("node choice (ArgMax)") && faults["batch"].contains("along the classes"));
-    assert!(faults["several"].contains("p float32 [N, 3], n float32 [N, 3]") && faults["several"].contains("output ="));
+    assert!(
+        faults["batch"].contains("node choice (ArgMax)")
+            && faults["batch"].contains("along the classes")
+    );
+    assert!(
+        faults["several"].contains("p float32 [N, 3], n float32 [N, 3]")
+            && faults["several"].contains("output =")
+    );
 }
 
 #[tokio::test]
 async fn probabilities_that_do_not_end_in_softmax_are_told() {
     let net = |nodes: Vec<Node>| {
-        let mut graph = linear(Element::Float, nodes, vec![info("out", Element::Float, &[3])]);
-        graph.initializers.insert("low".into(), Literal::from_f32s(&[], &[1e-7]));
+        let mut graph = linear(
+            Element::Float,
+            nodes,
+            vec![info("out", Element::Float, &[3])],
+        );
+        graph
+            .initializers
+            .insert("low".into(), Literal::from_f32s(&[], &[1e-7]));
         written(&graph)
     };
     let softmax = |to: &str| Node::new("Softmax", ["z"], [to]).with("axis", 1_i64);
@@ -267,15 +431,28 @@ async fn probabilities_that_do_not_end_in_softmax_are_told() {
     let plain = net(vec![softmax("out")]);
     let (_folder, house) = serve(&[("clipped", clipped, &[]), ("plain", plain, &[])]);
     for (id, told) in [("clipped", true), ("plain", false)] {
-        let card = send_to(&house.router, get(&format!("/models/{id}"))).await.answer();
-        assert_eq!(card["warnings"].to_string().contains("add up to 1"), told, "{id}: {}", card["warnings"]);
+        let card = send_to(&house.router, get(&format!("/models/{id}")))
+            .await
+            .answer();
+        assert_eq!(
+            card["warnings"].to_string().contains("add up to 1"),
+            told,
+            "{id}: {}",
+            card["warnings"]
+        );
     }
 }
 
 /// None of these can be run: each is named at start, with the reason, and not served with errors.
 #[tokio::test]
 async fn models_that_cannot_run_are_named_at_start() {
-    let node = |node: Node| linear(Element::Float, vec![node], vec![info("out", Element::Float, &[3])]);
+    let node = |node: Node| {
+        linear(
+            Element::Float,
+            vec![node],
+            vec![info("out", Element::Float, &[3])],
+        )
+    };
     let plain = |op: &str| Node::new(op, ["z"], ["out"]);
     let mut custom = plain("Blur");
     custom.domain = "my.ops".into();
@@ -284,20 +461,39 @@ async fn models_that_cannot_run_are_named_at_start() {
     let mut ir = node(plain("Relu"));
     ir.ir_version = 99;
     let mut undeclared = node(plain("Relu"));
-    undeclared.initializers.insert("w".into(), Literal::from_i64s(&[3, 2], &[1; 6]));
+    undeclared
+        .initializers
+        .insert("w".into(), Literal::from_i64s(&[3, 2], &[1; 6]));
     let fixed = {
         let mut graph = node(Node::new("Add", ["z", "rows"], ["out"]));
-        graph.initializers.insert("rows".into(), Literal::from_f32s(&[4, 3], &[0.0; 12]));
+        graph
+            .initializers
+            .insert("rows".into(), Literal::from_f32s(&[4, 3], &[0.0; 12]));
         graph
     };
     let decided = |between: Vec<Node>| {
-        let mut graph = linear(Element::Float, between, vec![info("out", Element::Float, &[3])]);
-        graph.initializers.insert("half".into(), Literal::from_f32s(&[], &[0.5]));
-        graph.initializers.insert("table".into(), Literal::from_f32s(&[3, 3], &[1.0; 9]));
+        let mut graph = linear(
+            Element::Float,
+            between,
+            vec![info("out", Element::Float, &[3])],
+        );
+        graph
+            .initializers
+            .insert("half".into(), Literal::from_f32s(&[], &[0.5]));
+        graph
+            .initializers
+            .insert("table".into(), Literal::from_f32s(&[3, 3], &[1.0; 9]));
         written(&graph)
     };
-    let arg_max = || Node::new("ArgMax", ["z"], ["choice"]).with("axis", 1_i64).with("keepdims", 0_i64);
-    let looked_up = decided(vec![arg_max(), Node::new("Gather", ["table", "choice"], ["out"])]);
+    let arg_max = || {
+        Node::new("ArgMax", ["z"], ["choice"])
+            .with("axis", 1_i64)
+            .with("keepdims", 0_i64)
+    };
+    let looked_up = decided(vec![
+        arg_max(),
+        Node::new("Gather", ["table", "choice"], ["out"]),
+    ]);
     let thresholded = decided(vec![
         Node::new("Greater", ["z", "half"], ["is"]),
         Node::new("Cast", ["is"], ["out"]).with("to", Element::Float as i64),
@@ -305,8 +501,16 @@ async fn models_that_cannot_run_are_named_at_start() {
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("looked_up", looked_up, "node choice (ArgMax)"),
         ("thresholded", thresholded, "node is (Greater)"),
-        ("attribute", written(&node(plain("Relu").with("colour", Attribute::Int(3)))), "colour"),
-        ("axis", written(&node(plain("Softmax").with("axis", 99_i64))), "axis"),
+        (
+            "attribute",
+            written(&node(plain("Relu").with("colour", Attribute::Int(3)))),
+            "colour",
+        ),
+        (
+            "axis",
+            written(&node(plain("Softmax").with("axis", 99_i64))),
+            "axis",
+        ),
         ("custom", written(&custom_opset(node(custom))), "Blur"),
         ("element", written(&undeclared), "element"),
         ("ir", written(&ir), "IR version 99"),
@@ -316,11 +520,22 @@ async fn models_that_cannot_run_are_named_at_start() {
         ("empty", Vec::new(), "empty"),
         ("gzip", b"\x1f\x8b\x08rest".to_vec(), "gzip"),
         ("html", b"<!DOCTYPE html><html>404</html>".to_vec(), "HTML"),
-        ("lfs", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n".to_vec(), "git lfs pull"),
+        (
+            "lfs",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n".to_vec(),
+            "git lfs pull",
+        ),
         ("tflite", b"\x1c\0\0\0TFL3....".to_vec(), "TensorFlow Lite"),
-        ("torch", b"PK\x03\x04....".to_vec(), "export the model to ONNX"),
+        (
+            "torch",
+            b"PK\x03\x04....".to_vec(),
+            "export the model to ONNX",
+        ),
     ];
-    let models: Vec<_> = cases.iter().map(|(id, bytes, _)| (*id, bytes.clone(), &[] as &[(&str, &str)])).collect();
+    let models: Vec<_> = cases
+        .iter()
+        .map(|(id, bytes, _)| (*id, bytes.clone(), &[] as &[(&str, &str)]))
+        .collect();
     let (_folder, house) = serve(&models);
     let found = faults(&house).await;
     let served = send_to(&house.router, get("/models")).await.answer()["models"].clone();
@@ -344,10 +559,20 @@ fn custom_opset(mut graph: Graph) -> Graph {
 async fn a_window_of_channels_beyond_all_channels_is_harmless() {
     let lrn = Node::new("LRN", ["z4"], ["out"]).with("size", 1_i64 << 62);
     let reshape = Node::new("Reshape", ["z", "shape"], ["z4"]);
-    let mut graph = linear(Element::Float, vec![reshape, lrn], vec![info("out", Element::Float, &[3, 1, 1])]);
-    graph.initializers.insert("shape".into(), Literal::vector_i64(&[0, 3, 1, 1]));
+    let mut graph = linear(
+        Element::Float,
+        vec![reshape, lrn],
+        vec![info("out", Element::Float, &[3, 1, 1])],
+    );
+    graph
+        .initializers
+        .insert("shape".into(), Literal::vector_i64(&[0, 3, 1, 1]));
     let (_folder, house) = serve(&[("lrn", written(&graph), &[])]);
-    let answer = send_to(&house.router, post_json("/predict?model=lrn", &at(&[1.0, 2.0]))).await;
+    let answer = send_to(
+        &house.router,
+        post_json("/predict?model=lrn", &at(&[1.0, 2.0])),
+    )
+    .await;
     let named = faults(&house).await.contains_key("lrn");
     assert!(answer.status == 200 || named, "{}", answer.text());
 }

@@ -39,36 +39,81 @@ pub fn shared() -> &'static House {
 /// A service on the shared models with settings of its own.
 pub fn open(settings: &[(&str, &str)]) -> House {
     let app = App::start(settings_with(settings)).unwrap();
-    House { router: router(Api::new(app.clone()).unwrap()), app }
+    House {
+        router: router(Api::new(app.clone()).unwrap()),
+        app,
+    }
 }
 
 pub fn settings_with(changes: &[(&str, &str)]) -> Settings {
-    let mut values = BTreeMap::from([("default_model", "tiny".to_owned())].map(|(name, text)| (name.to_owned(), text)));
+    let mut values = BTreeMap::from(
+        [("default_model", "tiny".to_owned())].map(|(name, text)| (name.to_owned(), text)),
+    );
     values.insert("models".to_owned(), models().display().to_string());
-    values.insert("data".to_owned(), models().join(".data").display().to_string());
-    values.extend(changes.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())));
+    values.insert(
+        "data".to_owned(),
+        models().join(".data").display().to_string(),
+    );
+    values.extend(
+        changes
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned())),
+    );
     let library = std::env::vars().filter(|(name, _)| name == "EXPLAIND_ONNXRUNTIME");
-    load(&Flags { config: None, values }, library).unwrap()
+    load(
+        &Flags {
+            config: None,
+            values,
+        },
+        library,
+    )
+    .unwrap()
 }
 
-/// The folder of models:
-/// `tiny` 8x8 pixels, three classes, patterns; `plain` the same without patterns and labels; `numbers` two numbers, no picture;
-/// `cosine` cannot be differentiated; `broken` and `empty` are none; the others are the bundled SqueezeNet, under names whose rows can be counted apart.
+/// The folder of models: `tiny` 8x8 pixels, three classes, patterns; `plain` the same without
+/// patterns and labels; `numbers` two numbers, no picture; `cosine` cannot be differentiated;
+/// `broken` and `empty` are none; the others are the bundled SqueezeNet, under names whose rows can
+/// be counted apart.
 fn models() -> &'static Path {
     static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
         let folder = tempfile::tempdir().unwrap();
         let make = |id: &str, files: &[(&str, &[u8])]| {
             fs::create_dir(folder.path().join(id)).unwrap();
-            files.iter().for_each(|(name, bytes)| fs::write(folder.path().join(id).join(name), bytes).unwrap());
+            files.iter().for_each(|(name, bytes)| {
+                fs::write(folder.path().join(id).join(name), bytes).unwrap()
+            });
         };
-        let pixels: &[u8] = b"head = \"logits\"\n[input]\nmean = 0.0\nstd = 1.0\nresize = \"stretch\"\n";
+        let pixels: &[u8] =
+            b"head = \"logits\"\n[input]\nmean = 0.0\nstd = 1.0\nresize = \"stretch\"\n";
         let net = colour_model();
-        make("tiny", &[("model.onnx", &net), ("model.toml", pixels), ("labels.txt", b"red\ngreen\nblue\n")]);
+        make(
+            "tiny",
+            &[
+                ("model.onnx", &net),
+                ("model.toml", pixels),
+                ("labels.txt", b"red\ngreen\nblue\n"),
+            ],
+        );
         write_patterns(&folder.path().join("tiny"), &net);
         make("plain", &[("model.onnx", &net), ("model.toml", pixels)]);
-        make("numbers", &[("model.onnx", &write_model(&number_net()).unwrap()), ("model.toml", b"head = \"logits\"")]);
-        make("cosine", &[("model.onnx", &write_model(&cosine_net()).unwrap()), ("model.toml", b"head = \"logits\"")]);
-        make("broken", &[("model.onnx", b"not a model"), ("model.toml", b"heads = 1")]);
+        make(
+            "numbers",
+            &[
+                ("model.onnx", &write_model(&number_net()).unwrap()),
+                ("model.toml", b"head = \"logits\""),
+            ],
+        );
+        make(
+            "cosine",
+            &[
+                ("model.onnx", &write_model(&cosine_net()).unwrap()),
+                ("model.toml", b"head = \"logits\""),
+            ],
+        );
+        make(
+            "broken",
+            &[("model.onnx", b"not a model"), ("model.toml", b"heads = 1")],
+        );
         make("empty", &[]);
         for id in ["squeezenet1_1", "deadline", "gone", "drain", "late"] {
             std::os::unix::fs::symlink(bundled(), folder.path().join(id)).unwrap();
@@ -97,10 +142,18 @@ fn bundled() -> PathBuf {
 /// Row c of the matrix of `numbers`: its gradient for class c.
 pub const NUMBERS: [[f32; 2]; 3] = [[1.0, 0.0], [0.0, -1.0], [-1.0, 1.0]];
 
-fn graph(input: Vec<Dim>, classes: usize, initializers: Vec<(&str, Literal)>, nodes: Vec<Node>) -> Graph {
+fn graph(
+    input: Vec<Dim>,
+    classes: usize,
+    initializers: Vec<(&str, Literal)>,
+    nodes: Vec<Node>,
+) -> Graph {
     let value = |name: &str, sides: Vec<Dim>| {
         let shape = [Dim::from("N")].into_iter().chain(sides).collect();
-        ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, shape) }
+        ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(Element::Float, shape),
+        }
     };
     Graph {
         name: "small".into(),
@@ -108,7 +161,10 @@ fn graph(input: Vec<Dim>, classes: usize, initializers: Vec<(&str, Literal)>, no
         opset_imports: BTreeMap::from([(String::new(), 17)]),
         inputs: vec![value("x", input)],
         outputs: vec![value("scores", vec![classes.into()])],
-        initializers: initializers.into_iter().map(|(name, literal)| (name.to_owned(), literal)).collect(),
+        initializers: initializers
+            .into_iter()
+            .map(|(name, literal)| (name.to_owned(), literal))
+            .collect(),
         nodes,
         metadata: BTreeMap::new(),
     }
@@ -166,11 +222,21 @@ fn colour_net() -> Graph {
 fn write_patterns(folder: &Path, net: &[u8]) {
     let ramp = |shape: &[usize]| {
         let count = shape.iter().product::<usize>();
-        Tensor::from_shape_vec(shape, (0..count).map(|i| 0.1 + i as f32 / count as f32).collect()).unwrap()
+        Tensor::from_shape_vec(
+            shape,
+            (0..count).map(|i| 0.1 + i as f32 / count as f32).collect(),
+        )
+        .unwrap()
     };
-    let layers = BTreeMap::from([("conv".to_owned(), ramp(&[3, 3, 3, 3])), ("scores".to_owned(), ramp(&[3, 3]))]);
+    let layers = BTreeMap::from([
+        ("conv".to_owned(), ramp(&[3, 3, 3, 3])),
+        ("scores".to_owned(), ramp(&[3, 3])),
+    ]);
     let provenance = Provenance {
-        model_hash: Sha256::digest(net).iter().map(|byte| format!("{byte:02x}")).collect(),
+        model_hash: Sha256::digest(net)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
         data_set: "made up".into(),
         samples: 1,
         rows: 1,
@@ -182,8 +248,17 @@ fn write_patterns(folder: &Path, net: &[u8]) {
 
 /// A picture of one colour with a darker left half.
 pub fn picture(width: u32, height: u32, colour: [u8; 3]) -> Bytes {
-    let shade = |x: u32| if x * 2 < width { colour.map(|value| value / 2) } else { colour };
-    encode(&RgbImage::from_fn(width, height, |x, _| image::Rgb(shade(x))), ImageFormat::Png)
+    let shade = |x: u32| {
+        if x * 2 < width {
+            colour.map(|value| value / 2)
+        } else {
+            colour
+        }
+    };
+    encode(
+        &RgbImage::from_fn(width, height, |x, _| image::Rgb(shade(x))),
+        ImageFormat::Png,
+    )
 }
 
 pub fn encode(image: &RgbImage, format: ImageFormat) -> Bytes {
@@ -202,5 +277,10 @@ pub fn blue() -> Bytes {
 
 /// A file of the repository's test images.
 pub fn fixture(name: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/images").join(name)).unwrap()
+    fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/data/images")
+            .join(name),
+    )
+    .unwrap()
 }

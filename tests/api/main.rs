@@ -1,4 +1,5 @@
-//! The HTTP contract on real models and the real ONNX Runtime. Every answer is checked against the OpenAPI document.
+//! The HTTP contract on real models and the real ONNX Runtime. Every answer is checked against the
+//! OpenAPI document.
 
 mod access;
 mod answers;

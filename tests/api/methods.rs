@@ -11,59 +11,114 @@ use crate::{
 /// A request that costs little.
 fn cheap(method: &str) -> String {
     let card = METHODS.iter().find(|known| known.id == method).unwrap();
-    let few = [("n_steps", "3"), ("n_samples", "2")].into_iter().filter(|(name, _)| card.takes(name));
-    few.fold(format!("/explain?model=squeezenet1_1&method={method}"), |uri, (name, value)| {
-        format!("{uri}&{name}={value}")
-    })
+    let few = [("n_steps", "3"), ("n_samples", "2")]
+        .into_iter()
+        .filter(|(name, _)| card.takes(name));
+    few.fold(
+        format!("/explain?model=squeezenet1_1&method={method}"),
+        |uri, (name, value)| format!("{uri}&{name}={value}"),
+    )
 }
 
 #[tokio::test]
 async fn every_method_explains_a_photo_in_numbers_and_in_a_picture() {
     for method in METHODS {
-        let answer = send(post(&format!("{}&format=json", cheap(method.id)), fixture("wide.png"))).await.only();
-        let shape: Vec<usize> = serde_json::from_value(answer["attribution"]["shape"].clone()).unwrap();
-        assert!(shape == [3, 224, 224] || shape == [1, 224, 224], "{}: {shape:?}", method.id);
+        let answer = send(post(
+            &format!("{}&format=json", cheap(method.id)),
+            fixture("wide.png"),
+        ))
+        .await
+        .only();
+        let shape: Vec<usize> =
+            serde_json::from_value(answer["attribution"]["shape"].clone()).unwrap();
+        assert!(
+            shape == [3, 224, 224] || shape == [1, 224, 224],
+            "{}: {shape:?}",
+            method.id
+        );
         let found = values(&answer);
         assert!(
             found.iter().all(|value| value.is_finite()) && found.iter().any(|value| *value != 0.0),
             "{}",
             method.id
         );
-        let picture = send(post(&cheap(method.id), fixture("wide.png"))).await.picture();
-        assert!(picture.width() == 480 && picture.height() > 301, "{}: enlarged, and a legend below", method.id);
+        let picture = send(post(&cheap(method.id), fixture("wide.png")))
+            .await
+            .picture();
+        assert!(
+            picture.width() == 480 && picture.height() > 301,
+            "{}: enlarged, and a legend below",
+            method.id
+        );
     }
 }
 
 #[tokio::test]
 async fn a_layer_that_is_none_is_refused_with_those_that_are() {
     let answer = send(post("/explain?method=grad_cam&layer=nowhere", red())).await;
-    assert_eq!((answer.refused(), answer.allowed("layer")), (vec!["layer".into()], vec!["conv".into(), "relu".into()]));
+    assert_eq!(
+        (answer.refused(), answer.allowed("layer")),
+        (vec!["layer".into()], vec!["conv".into(), "relu".into()])
+    );
     let tensor = json!({ "tensor": { "shape": [2], "data": [2, -1] } });
-    assert_eq!(send(post_json("/explain?model=numbers&method=grad_cam", &tensor)).await.refused(), ["layer"]);
-    let other = send(post("/explain?method=grad_cam&layer=conv&format=json", red())).await.only();
-    let usual = send(post("/explain?method=grad_cam&format=json", red())).await.only();
-    assert_eq!((&other["parameters"]["layer"], &usual["parameters"]["layer"]), (&json!("conv"), &json!("relu")));
+    assert_eq!(
+        send(post_json("/explain?model=numbers&method=grad_cam", &tensor))
+            .await
+            .refused(),
+        ["layer"]
+    );
+    let other = send(post(
+        "/explain?method=grad_cam&layer=conv&format=json",
+        red(),
+    ))
+    .await
+    .only();
+    let usual = send(post("/explain?method=grad_cam&format=json", red()))
+        .await
+        .only();
+    assert_eq!(
+        (&other["parameters"]["layer"], &usual["parameters"]["layer"]),
+        (&json!("conv"), &json!("relu"))
+    );
 }
 
 #[tokio::test]
 async fn patterns_are_needed_where_the_rule_set_says_so() {
-    let answer = send(post("/explain?model=plain&method=smooth_grad&rule_set=pattern_net", red())).await;
+    let answer = send(post(
+        "/explain?model=plain&method=smooth_grad&rule_set=pattern_net",
+        red(),
+    ))
+    .await;
     assert_eq!(answer.problem(), (422, "patterns_missing".into()));
     assert!(answer.text().contains("pattern_net"), "{}", answer.text());
-    let refused = send(post("/explain?method=smooth_grad&pattern_layers=all", red())).await;
+    let refused = send(post(
+        "/explain?method=smooth_grad&pattern_layers=all",
+        red(),
+    ))
+    .await;
     assert_eq!(refused.refused(), ["pattern_layers"]);
 }
 
 #[tokio::test]
 async fn the_best_classes_share_one_forward_pass() {
     let evaluations = async |target: &str, method: &str| {
-        let answer = send(post(&format!("/explain?format=json&method={method}&target={target}"), red())).await;
+        let answer = send(post(
+            &format!("/explain?format=json&method={method}&target={target}"),
+            red(),
+        ))
+        .await;
         let count = |one: &Value| one["evaluations"].as_u64().unwrap();
-        (answer.each().iter().map(count).collect::<Vec<_>>(), count(&answer.answer()))
+        (
+            answer.each().iter().map(count).collect::<Vec<_>>(),
+            count(&answer.answer()),
+        )
     };
     // The clean input once, which every answer counts, and a gradient each.
     assert_eq!(evaluations("top:3", "gradient").await, (vec![2, 2, 2], 4));
-    assert_eq!(evaluations("top:2", "guided_grad_cam").await, (vec![3, 3], 5));
+    assert_eq!(
+        evaluations("top:2", "guided_grad_cam").await,
+        (vec![3, 3], 5)
+    );
 }
 
 #[tokio::test]
@@ -72,15 +127,31 @@ async fn every_method_that_differentiates_explains_a_contrast() {
         let uri = |target: &str| format!("{}&format=json&target={target}", cheap(method.id));
         let upload = fixture("wide.png");
         let contrast = send(post(&uri("285-281"), upload.clone())).await.only();
-        let (one, other) = (send(post(&uri("285"), upload.clone())).await, send(post(&uri("281"), upload)).await);
+        let (one, other) = (
+            send(post(&uri("285"), upload.clone())).await,
+            send(post(&uri("281"), upload)).await,
+        );
         assert_eq!(contrast["target"]["against"]["index"], 281, "{}", method.id);
-        let linear = ["gradient", "input_x_gradient", "integrated_gradients", "smooth_grad", "expected_gradients"];
+        let linear = [
+            "gradient",
+            "input_x_gradient",
+            "integrated_gradients",
+            "smooth_grad",
+            "expected_gradients",
+        ];
         if linear.contains(&method.id) {
             let (one, other) = (values(&one.only()), values(&other.only()));
-            let scale = one.iter().chain(&other).fold(0.0_f32, |most, value| most.max(value.abs()));
+            let scale = one
+                .iter()
+                .chain(&other)
+                .fold(0.0_f32, |most, value| most.max(value.abs()));
             for (found, (one, other)) in values(&contrast).iter().zip(one.iter().zip(&other)) {
                 // Three sums in f32 in different orders.
-                assert!((found - (one - other)).abs() < 1e-3 * scale, "{}: {found} {one} {other}", method.id);
+                assert!(
+                    (found - (one - other)).abs() < 1e-3 * scale,
+                    "{}: {found} {one} {other}",
+                    method.id
+                );
             }
         }
     }

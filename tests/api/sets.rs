@@ -1,4 +1,5 @@
-//! Jobs over whole data sets: patterns fitted and used from then on, and maps of every image in an archive.
+//! Jobs over whole data sets: patterns fitted and used from then on, and maps of every image in an
+//! archive.
 
 use std::{collections::BTreeMap, fs, io::Read};
 
@@ -21,9 +22,16 @@ use crate::{
 /// The names of all fits of a model that are kept.
 fn fits(place: &Place, id: &str) -> Vec<String> {
     let model = place.queue.app().models().get(id).unwrap();
-    let folder = place.data.path().join("files/patterns").join(id).join(&model.hash);
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let folder = place
+        .data
+        .path()
+        .join("files/patterns")
+        .join(id)
+        .join(&model.hash);
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.retain(|name| name != "current");
     names.sort();
     names
@@ -33,13 +41,26 @@ fn fits(place: &Place, id: &str) -> Vec<String> {
 async fn patterns_fitted_by_a_job_are_the_commands_and_are_used_at_once() {
     let place = place_with(&[]);
     place.work();
-    let explain = || send_to(&place.router, post("/explain?model=plain&method=pgig&format=json", red()));
+    let explain = || {
+        send_to(
+            &place.router,
+            post("/explain?model=plain&method=pgig&format=json", red()),
+        )
+    };
     assert_eq!(explain().await.status, 422);
-    let id = place.submit(&json!({ "kind": "fit_patterns", "model": "plain", "dataset": "photos" })).await;
+    let id = place
+        .submit(&json!({ "kind": "fit_patterns", "model": "plain", "dataset": "photos" }))
+        .await;
     let job = place.ended(&id).await;
     assert_eq!(job["state"], "succeeded", "{job}");
     let result = place.report(&id, "json").await.answer()["result"].clone();
-    assert_eq!((&result["samples"], result["unreadable"].as_array().unwrap().len()), (&json!(5), 1));
+    assert_eq!(
+        (
+            &result["samples"],
+            result["unreadable"].as_array().unwrap().len()
+        ),
+        (&json!(5), 1)
+    );
     assert_eq!(result["unreadable"][0]["path"], "red/b.png");
     assert_eq!(explain().await.status, 200);
     let card = send_to(&place.router, get("/models/plain")).await.answer();
@@ -55,15 +76,33 @@ async fn patterns_fitted_by_a_job_are_the_commands_and_are_used_at_once() {
     let runtime = load_runtime(None, 0).unwrap();
     let fitted = fit(&model, samples, Regime::Activation, runtime, |_| ()).unwrap();
     for (layer, pattern) in &fitted.layers {
-        assert_eq!(&model.patterns.as_ref().unwrap().source.read(layer).unwrap(), pattern, "{layer}");
+        assert_eq!(
+            &model.patterns.as_ref().unwrap().source.read(layer).unwrap(),
+            pattern,
+            "{layer}"
+        );
     }
 
-    assert_eq!(fits(&place, "plain"), [format!("{}.safetensors", result["patterns"].as_str().unwrap())]);
+    assert_eq!(
+        fits(&place, "plain"),
+        [format!(
+            "{}.safetensors",
+            result["patterns"].as_str().unwrap()
+        )]
+    );
     let again = json!({ "kind": "fit_patterns", "model": "plain", "dataset": "photos", "regime": "weights" });
     let id = place.submit(&again).await;
     assert_eq!(place.ended(&id).await["state"], "succeeded");
     assert_eq!(fits(&place, "plain").len(), 2, "the fit before is kept");
-    assert!(!place.queue.app().settings().models.join("plain/patterns.safetensors").exists());
+    assert!(
+        !place
+            .queue
+            .app()
+            .settings()
+            .models
+            .join("plain/patterns.safetensors")
+            .exists()
+    );
 }
 
 #[tokio::test]
@@ -75,7 +114,12 @@ async fn a_benchmark_keeps_the_patterns_that_it_was_planned_with() {
     let model = app.models().get("tiny").unwrap();
     let before = model.patterns.as_ref().unwrap();
     let install = async |factor: f32| {
-        let layers = ["conv", "scores"].map(|layer| (layer.to_owned(), before.source.read(layer).unwrap() * factor));
+        let layers = ["conv", "scores"].map(|layer| {
+            (
+                layer.to_owned(),
+                before.source.read(layer).unwrap() * factor,
+            )
+        });
         let provenance = Provenance {
             model_hash: model.hash.clone(),
             data_set: "made up".into(),
@@ -86,21 +130,39 @@ async fn a_benchmark_keeps_the_patterns_that_it_was_planned_with() {
         };
         let file = place.data.path().join("other.safetensors");
         patterns::write(&file, &BTreeMap::from(layers), &provenance).unwrap();
-        app.install_patterns("tiny", fs::read(&file).unwrap().into()).await.unwrap()
+        app.install_patterns("tiny", fs::read(&file).unwrap().into())
+            .await
+            .unwrap()
     };
     let first = install(2.0).await;
     let planned_later = place.submit(&benchmark).await;
     let second = install(3.0).await;
-    let in_use = app.models().get("tiny").unwrap().patterns.as_ref().unwrap().id.clone();
+    let in_use = app
+        .models()
+        .get("tiny")
+        .unwrap()
+        .patterns
+        .as_ref()
+        .unwrap()
+        .id
+        .clone();
     assert!(in_use == second && second != first && first != before.id);
     place.work();
     for (id, patterns) in [(planned, &before.id), (planned_later, &first)] {
         assert_eq!(place.ended(&id).await["state"], "succeeded");
-        assert_eq!(place.report(&id, "json").await.answer()["request"]["patterns"], *patterns);
+        assert_eq!(
+            place.report(&id, "json").await.answer()["request"]["patterns"],
+            *patterns
+        );
     }
     let mut stale = benchmark;
     stale["patterns"] = json!(before.id);
-    assert_eq!(send_to(&place.router, post_json("/jobs", &stale)).await.refused(), ["patterns"]);
+    assert_eq!(
+        send_to(&place.router, post_json("/jobs", &stale))
+            .await
+            .refused(),
+        ["patterns"]
+    );
 }
 
 #[tokio::test]
@@ -111,18 +173,34 @@ async fn patterns_that_are_put_into_the_models_folder_later_count_before_fitted_
     for file in ["model.onnx", "model.toml"] {
         fs::copy(shared.join("plain").join(file), own.join(file)).unwrap();
     }
-    let place = place_with(&[("models", models.path().to_str().unwrap()), ("default_model", "plain")]);
+    let place = place_with(&[
+        ("models", models.path().to_str().unwrap()),
+        ("default_model", "plain"),
+    ]);
     // Those of a network with the same bytes.
     let others = fs::read(shared.join("tiny/patterns.safetensors")).unwrap();
-    let fitted = place.queue.app().install_patterns("plain", others.clone().into()).await.unwrap();
+    let fitted = place
+        .queue
+        .app()
+        .install_patterns("plain", others.clone().into())
+        .await
+        .unwrap();
     let restart = async || {
         let app = App::start(place.queue.app().settings().clone()).unwrap();
         app.catch_up().await;
-        app.models().get("plain").unwrap().patterns.as_ref().map(|patterns| patterns.id.clone())
+        app.models()
+            .get("plain")
+            .unwrap()
+            .patterns
+            .as_ref()
+            .map(|patterns| patterns.id.clone())
     };
     assert_eq!(restart().await, Some(fitted.clone()));
     let put: Vec<f32> = vec![0.5; 9];
-    let layers = BTreeMap::from([("scores".to_owned(), Tensor::from_shape_vec(vec![3, 3], put).unwrap())]);
+    let layers = BTreeMap::from([(
+        "scores".to_owned(),
+        Tensor::from_shape_vec(vec![3, 3], put).unwrap(),
+    )]);
     let (_, provenance) = patterns::read(
         &shared.join("tiny/patterns.safetensors"),
         &place.queue.app().models().get("plain").unwrap().hash,
@@ -131,7 +209,13 @@ async fn patterns_that_are_put_into_the_models_folder_later_count_before_fitted_
     patterns::write(&own.join(patterns::FILE), &layers, &provenance).unwrap();
     let found = restart().await.unwrap();
     assert_ne!(found, fitted);
-    assert_eq!(found, patterns::read(&own.join(patterns::FILE), &provenance.model_hash).unwrap().0.id);
+    assert_eq!(
+        found,
+        patterns::read(&own.join(patterns::FILE), &provenance.model_hash)
+            .unwrap()
+            .0
+            .id
+    );
 }
 
 #[tokio::test]
@@ -144,24 +228,48 @@ async fn an_archive_holds_the_map_of_every_image_as_explain_gives_it() {
     let job = place.ended(&id).await;
     assert_eq!(job["state"], "succeeded", "{job}");
     let result = place.report(&id, "json").await.answer()["result"].clone();
-    assert_eq!((&result["explained"], &result["skipped"]), (&json!(5), &json!(1)));
+    assert_eq!(
+        (&result["explained"], &result["skipped"]),
+        (&json!(5), &json!(1))
+    );
     let answer = place.report(&id, "zip").await;
-    assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, Some("application/zip")));
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("content-type")),
+        (200, Some("application/zip"))
+    );
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(answer.body.to_vec())).unwrap();
     let mut read = |name: &str| {
         let mut bytes = Vec::new();
-        archive.by_name(name).unwrap().read_to_end(&mut bytes).unwrap();
+        archive
+            .by_name(name)
+            .unwrap()
+            .read_to_end(&mut bytes)
+            .unwrap();
         bytes
     };
     let uri = "/explain?model=tiny&method=integrated_gradients&n_steps=4&target=red&color_map=VIRIDIS&format=";
-    let alone = send_to(&place.router, post(&format!("{uri}npy"), red())).await.array();
+    let alone = send_to(&place.router, post(&format!("{uri}npy"), red()))
+        .await
+        .array();
     assert_eq!(read_npy(&read("red/a.png.npy")).unwrap(), alone);
-    let picture = send_to(&place.router, post(&format!("{uri}png"), red())).await.picture();
-    assert_eq!(image::load_from_memory(&read("red/a.png.png")).unwrap().into_rgb8(), picture);
+    let picture = send_to(&place.router, post(&format!("{uri}png"), red()))
+        .await
+        .picture();
+    assert_eq!(
+        image::load_from_memory(&read("red/a.png.png"))
+            .unwrap()
+            .into_rgb8(),
+        picture
+    );
     let index: serde_json::Value = serde_json::from_slice(&read("index.json")).unwrap();
     assert_eq!(index["request"]["n_steps"], 4);
     assert_eq!(archive.len(), 1 + 2 * 5);
 
     let wrong = json!({ "kind": "explain_dataset", "dataset": "none", "method": "integrated_gradients", "n_steps": 0, "format": "png" });
-    assert_eq!(send_to(&place.router, post_json("/jobs", &wrong)).await.refused(), ["dataset", "format", "n_steps"]);
+    assert_eq!(
+        send_to(&place.router, post_json("/jobs", &wrong))
+            .await
+            .refused(),
+        ["dataset", "format", "n_steps"]
+    );
 }

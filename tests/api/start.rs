@@ -11,7 +11,12 @@ use crate::{
 #[tokio::test]
 async fn a_broken_default_model_keeps_no_other_from_serving() {
     let house = open(&[("default_model", "broken")]);
-    assert_eq!(send_to(&house.router, post("/explain?model=tiny", red())).await.status, 200);
+    assert_eq!(
+        send_to(&house.router, post("/explain?model=tiny", red()))
+            .await
+            .status,
+        200
+    );
     for uri in ["/explain", "/predict"] {
         let answer = send_to(&house.router, post(uri, red())).await;
         assert_eq!(answer.refused(), ["model"]);
@@ -23,25 +28,45 @@ async fn a_broken_default_model_keeps_no_other_from_serving() {
         assert!(answer.allowed("model").contains(&"tiny".to_owned()));
     }
     let models = send_to(&house.router, get("/models")).await.answer();
-    assert!(models["models"].as_array().unwrap().iter().all(|model| model["default"] == false));
+    assert!(
+        models["models"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|model| model["default"] == false)
+    );
     assert_eq!(send_to(&house.router, get("/readyz")).await.status, 200);
 }
 
 #[test]
 fn a_default_model_that_is_not_there_is_told_with_those_that_are() {
-    let error = App::start(settings_with(&[("default_model", "resnet")])).err().unwrap().to_string();
-    assert!(error.contains("resnet") && error.contains("tiny"), "{error}");
+    let error = App::start(settings_with(&[("default_model", "resnet")]))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("resnet") && error.contains("tiny"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn without_a_model_the_service_is_not_ready() {
     let folder = tempfile::tempdir().unwrap();
-    let house = open(&[("models", folder.path().to_str().unwrap()), ("default_model", "")]);
+    let house = open(&[
+        ("models", folder.path().to_str().unwrap()),
+        ("default_model", ""),
+    ]);
     let answer = send_to(&house.router, get("/readyz")).await;
     assert_eq!(answer.problem(), (503, "not_ready".into()));
     assert!(answer.header("retry-after").is_some());
     assert_eq!(send_to(&house.router, get("/healthz")).await.status, 200);
-    assert_eq!(send_to(&house.router, post("/explain", red())).await.refused(), ["model"]);
+    assert_eq!(
+        send_to(&house.router, post("/explain", red()))
+            .await
+            .refused(),
+        ["model"]
+    );
 }
 
 #[tokio::test]
@@ -49,34 +74,75 @@ async fn browsers_may_call_from_the_origins_of_the_settings() {
     let house = open(&[("cors_origins", "https://viewer.example")]);
     let ask = async |origin: &str| {
         let request = crate::client::with(post("/explain", red()), "origin", origin);
-        send_to(&house.router, request).await.headers.get("access-control-allow-origin").cloned()
+        send_to(&house.router, request)
+            .await
+            .headers
+            .get("access-control-allow-origin")
+            .cloned()
     };
-    assert_eq!(ask("https://viewer.example").await.unwrap(), "https://viewer.example");
+    assert_eq!(
+        ask("https://viewer.example").await.unwrap(),
+        "https://viewer.example"
+    );
     assert_eq!(ask("https://other.example").await, None);
 }
 
 /// What a page of `origin` is answered when it asks the server under the name `host`.
 async fn ask_from(house: &House, request: Request<Body>, origin: &str, host: &str) -> Answered {
-    send_to(&house.router, with(with(request, "origin", origin), "host", host)).await
+    send_to(
+        &house.router,
+        with(with(request, "origin", origin), "host", host),
+    )
+    .await
 }
 
 #[tokio::test]
 async fn pages_of_other_sites_may_change_nothing() {
     let house = open(&[]);
-    let delete = || Request::delete("/datasets/none").body(Body::empty()).unwrap();
+    let delete = || {
+        Request::delete("/datasets/none")
+            .body(Body::empty())
+            .unwrap()
+    };
     let cancel = || post("/jobs/none/cancel", Body::empty());
-    for request in [post("/explain", red()), post("/predict", red()), delete(), cancel()] {
+    for request in [
+        post("/explain", red()),
+        post("/predict", red()),
+        delete(),
+        cancel(),
+    ] {
         let answer = ask_from(&house, request, "https://evil.example", "localhost:8080").await;
         assert_eq!(answer.problem(), (403, "foreign_origin".into()));
         assert!(answer.text().contains("cors_origins"), "{}", answer.text());
     }
-    assert_eq!(ask_from(&house, post("/predict", red()), "null", "localhost:8080").await.status, 403);
+    assert_eq!(
+        ask_from(&house, post("/predict", red()), "null", "localhost:8080")
+            .await
+            .status,
+        403
+    );
     for host in ["localhost:8080", "127.0.0.1:8080", "[::1]:8080"] {
         let own = format!("http://{host}");
-        assert_eq!(ask_from(&house, post("/predict", red()), &own, host).await.status, 200, "{host}");
+        assert_eq!(
+            ask_from(&house, post("/predict", red()), &own, host)
+                .await
+                .status,
+            200,
+            "{host}"
+        );
     }
-    assert_eq!(ask_from(&house, get("/models"), "https://evil.example", "localhost").await.status, 200);
-    assert_eq!(send_to(&house.router, with(post("/predict", red()), "host", "x")).await.status, 200);
+    assert_eq!(
+        ask_from(&house, get("/models"), "https://evil.example", "localhost")
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        send_to(&house.router, with(post("/predict", red()), "host", "x"))
+            .await
+            .status,
+        200
+    );
 }
 
 #[tokio::test]
@@ -86,22 +152,42 @@ async fn a_foreign_name_that_leads_to_this_machine_is_refused_unless_it_is_liste
     let answer = ask_from(&open(&[]), post("/predict", red()), PAGE, NAME).await;
     assert_eq!(answer.problem(), (403, "foreign_host".into()));
     assert!(answer.text().contains("allowed_hosts"), "{}", answer.text());
-    for settings in [[("allowed_hosts", "rebound.example")], [("cors_origins", PAGE)], [("listen", "0.0.0.0:8080")]] {
-        assert_eq!(ask_from(&open(&settings), post("/predict", red()), PAGE, NAME).await.status, 200, "{settings:?}");
+    for settings in [
+        [("allowed_hosts", "rebound.example")],
+        [("cors_origins", PAGE)],
+        [("listen", "0.0.0.0:8080")],
+    ] {
+        assert_eq!(
+            ask_from(&open(&settings), post("/predict", red()), PAGE, NAME)
+                .await
+                .status,
+            200,
+            "{settings:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn every_answer_tells_browsers_what_it_may_do() {
     let page = send(get("/docs/")).await;
-    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
-    for answer in [send(get("/healthz")).await, send(get("/nothing")).await, send(post("/explain", red())).await, page]
-    {
+    assert_eq!(
+        page.header("content-type"),
+        Some("text/html; charset=utf-8")
+    );
+    for answer in [
+        send(get("/healthz")).await,
+        send(get("/nothing")).await,
+        send(post("/explain", red())).await,
+        page,
+    ] {
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
         assert_eq!(answer.header("x-frame-options"), Some("DENY"));
         assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
         let policy = answer.header("content-security-policy").unwrap();
-        assert!(policy.contains("frame-ancestors 'none'") && policy.contains("base-uri 'none'"), "{policy}");
+        assert!(
+            policy.contains("frame-ancestors 'none'") && policy.contains("base-uri 'none'"),
+            "{policy}"
+        );
     }
 }
 
@@ -109,7 +195,10 @@ async fn every_answer_tells_browsers_what_it_may_do() {
 async fn the_documents_page_needs_only_what_its_policy_allows() {
     let page = send(get("/docs/")).await;
     let policy = page.header("content-security-policy").unwrap();
-    assert!(policy.contains("script-src 'self';") && policy.contains("object-src 'none'"), "{policy}");
+    assert!(
+        policy.contains("script-src 'self';") && policy.contains("object-src 'none'"),
+        "{policy}"
+    );
     let text = page.text();
     let scripts: Vec<&str> = text.split("<script").skip(1).collect();
     assert!(!scripts.is_empty());
@@ -137,12 +226,32 @@ async fn a_request_id_is_kept_when_it_can_be_read() {
 
 #[tokio::test]
 async fn encoded_bodies_are_refused_by_the_name_of_their_encoding() {
-    for request in [post("/predict", red()), post("/explain", red()), put("/datasets/packed", b"PK")] {
+    for request in [
+        post("/predict", red()),
+        post("/explain", red()),
+        put("/datasets/packed", b"PK"),
+    ] {
         let answer = send(with(request, "content-encoding", "gzip")).await;
-        assert_eq!(answer.problem(), (415, "unsupported_content_encoding".into()));
-        assert!(answer.text().contains("content-encoding gzip"), "{}", answer.text());
+        assert_eq!(
+            answer.problem(),
+            (415, "unsupported_content_encoding".into())
+        );
+        assert!(
+            answer.text().contains("content-encoding gzip"),
+            "{}",
+            answer.text()
+        );
     }
-    assert_eq!(send(with(post("/predict", red()), "content-encoding", "identity")).await.status, 200);
+    assert_eq!(
+        send(with(
+            post("/predict", red()),
+            "content-encoding",
+            "identity"
+        ))
+        .await
+        .status,
+        200
+    );
 }
 
 fn put(path: &str, body: &'static [u8]) -> Request<Body> {

@@ -1,5 +1,5 @@
-//! What others make of the contract: its validator, generators of clients, and a browser, each on the server as it is run.
-//! `scripts/fetch_test_tools.sh` fetches them.
+//! What others make of the contract: its validator, generators of clients, and a browser, each on
+//! the server as it is run. `scripts/fetch_test_tools.sh` fetches them.
 
 use std::{
     io::{BufRead, BufReader},
@@ -40,12 +40,23 @@ impl Server {
         let address = log.by_ref().find_map(|line| {
             let line = line.unwrap();
             let (_, rest) = line.split_once("127.0.0.1:")?;
-            Some(rest.chars().take_while(char::is_ascii_digit).collect::<String>())
+            Some(
+                rest.chars()
+                    .take_while(char::is_ascii_digit)
+                    .collect::<String>(),
+            )
         });
-        let url = format!("http://127.0.0.1:{}", address.expect("the server did not start"));
+        let url = format!(
+            "http://127.0.0.1:{}",
+            address.expect("the server did not start")
+        );
         // Its log is read on, or it would wait for a reader.
         std::thread::spawn(move || log.for_each(drop));
-        Self { process, url, folder }
+        Self {
+            process,
+            url,
+            folder,
+        }
     }
 }
 
@@ -56,7 +67,8 @@ impl Drop for Server {
     }
 }
 
-/// Runs a script of this folder on a server of its own; what the script says is shown where it fails.
+/// Runs a script of this folder on a server of its own; what the script says is shown where it
+/// fails.
 fn run(script: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("runtime/test_tools/bin/python");
@@ -72,7 +84,11 @@ fn run(script: &str) {
         .output()
         .unwrap();
     let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&said));
+    assert!(
+        output.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&said)
+    );
 }
 
 #[test]

@@ -15,7 +15,10 @@ use crate::{
 
 fn bench(material: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_explaind"));
-    command.arg("bench").current_dir(material).args(["--model", "colours", "--threads", "1"]);
+    command
+        .arg("bench")
+        .current_dir(material)
+        .args(["--model", "colours", "--threads", "1"]);
     command.env("EXPLAIND_ONNXRUNTIME", runtime());
     command
 }
@@ -30,25 +33,52 @@ fn runtime() -> String {
 fn a_folder_is_measured_and_the_areas_are_printed() {
     let material = material();
     let mut command = bench(material.path());
-    command.args(["photos", "--methods", "gradient,random", "--limit", "7", "-p", "grid=8", "-p", "steps=8"]);
-    let output = command.args(["-o", "report.json", "-o", "report.csv"]).output().unwrap();
-    let (said, told) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    command.args([
+        "photos",
+        "--methods",
+        "gradient,random",
+        "--limit",
+        "7",
+        "-p",
+        "grid=8",
+        "-p",
+        "steps=8",
+    ]);
+    let output = command
+        .args(["-o", "report.json", "-o", "report.csv"])
+        .output()
+        .unwrap();
+    let (said, told) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
     assert!(output.status.success(), "{told}");
-    let report: Value = serde_json::from_slice(&std::fs::read(material.path().join("report.json")).unwrap()).unwrap();
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(material.path().join("report.json")).unwrap())
+            .unwrap();
     assert_eq!(report["request"]["limit"], 7);
     let rows = report["result"]["rows"].as_array().unwrap();
     for row in rows {
         let line = format!("{:.3}", row["area"].as_f64().unwrap());
         let title = row["title"].as_str().unwrap();
-        assert!(said.lines().any(|one| one.starts_with(title) && one.contains(&line)), "{title} {line} in\n{said}");
+        assert!(
+            said.lines()
+                .any(|one| one.starts_with(title) && one.contains(&line)),
+            "{title} {line} in\n{said}"
+        );
     }
-    assert!(said.contains("lower is better") && said.contains("report: report.csv"), "{said}");
+    assert!(
+        said.contains("lower is better") && said.contains("report: report.csv"),
+        "{said}"
+    );
     assert!(told.contains("measuring 7 images"), "{told}");
     // The queue of servers on this folder was left alone, and its own is gone.
     let data = material.path().join("data");
     let left: Vec<_> = std::fs::read_dir(data.join("bench")).unwrap().collect();
     let databases = std::fs::read_dir(&data).unwrap().filter_map(Result::ok);
-    let databases = databases.filter(|entry| entry.file_name().to_string_lossy().contains("sqlite")).count();
+    let databases = databases
+        .filter(|entry| entry.file_name().to_string_lossy().contains("sqlite"))
+        .count();
     assert!(left.is_empty() && databases == 0);
 }
 
@@ -57,36 +87,76 @@ fn a_benchmark_that_is_broken_off_goes_on_where_it_was() {
     let material = material();
     let start = || {
         let mut command = bench(material.path());
-        command.args(["--dataset", "photos", "--methods", "integrated_gradients n_steps=200,gradient"]);
+        command.args([
+            "--dataset",
+            "photos",
+            "--methods",
+            "integrated_gradients n_steps=200,gradient",
+        ]);
         command.args(["-p", "grid=8", "-p", "steps=64", "-o", "report.json"]);
         command
     };
-    let mut process = start().stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut told = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut process = start()
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(process.stderr.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
     assert!(told.any(|line| line.contains("measuring 60 images")));
     // The first shards are done by then.
     std::thread::sleep(std::time::Duration::from_millis(1500));
     send(process.id(), Signal::Terminate);
     let last = told.last().unwrap_or_default();
     assert_eq!(process.wait().unwrap().code(), Some(130), "{last}");
-    assert!(last.contains("broken off after") && last.contains("of 60 images"), "{last}");
+    assert!(
+        last.contains("broken off after") && last.contains("of 60 images"),
+        "{last}"
+    );
     assert!(!material.path().join("report.json").exists());
-    assert_eq!(std::fs::read_dir(material.path().join("data/bench")).unwrap().count(), 1);
+    assert_eq!(
+        std::fs::read_dir(material.path().join("data/bench"))
+            .unwrap()
+            .count(),
+        1
+    );
     let output = start().output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(material.path().join("report.json").exists());
-    assert_eq!(std::fs::read_dir(material.path().join("data/bench")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(material.path().join("data/bench"))
+            .unwrap()
+            .count(),
+        0
+    );
 }
 
 #[test]
 fn what_cannot_be_measured_is_told() {
     let material = material();
     for (arguments, part) in [
-        (&["--methods", "gradient"][..], "name the images to measure on"),
-        (&["nowhere/photos", "--methods", "gradient"], "nowhere/photos"),
+        (
+            &["--methods", "gradient"][..],
+            "name the images to measure on",
+        ),
+        (
+            &["nowhere/photos", "--methods", "gradient"],
+            "nowhere/photos",
+        ),
         (&["photos", "--methods", "gradients"], "allowed: gradient, "),
-        (&["photos", "--methods", "gradient", "-o", "report.pdf"], ".html, .json, .csv, .svg or .png"),
-        (&["photos", "--methods", "gradient", "-p", "limits=3"], "limits"),
+        (
+            &["photos", "--methods", "gradient", "-o", "report.pdf"],
+            ".html, .json, .csv, .svg or .png",
+        ),
+        (
+            &["photos", "--methods", "gradient", "-p", "limits=3"],
+            "limits",
+        ),
     ] {
         let output = bench(material.path()).args(arguments).output().unwrap();
         let told = String::from_utf8(output.stderr).unwrap();

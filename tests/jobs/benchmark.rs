@@ -1,5 +1,6 @@
-//! The benchmark in the real server, which is killed at random moments; and in two workers on PostgreSQL, of which one is killed and
-//! one frozen past its lease. The reports are those of an undisturbed run, byte for byte.
+//! The benchmark in the real server, which is killed at random moments; and in two workers on
+//! PostgreSQL, of which one is killed and one frozen past its lease. The reports are those of an
+//! undisturbed run, byte for byte.
 
 use std::time::Duration;
 
@@ -16,18 +17,35 @@ use crate::{
 /// The reports of a job that has ended well, after a look at what was counted.
 async fn reports(server: &Served, id: &str) -> Vec<String> {
     let job = server.reach(id, |job| job["state"] == "succeeded").await;
-    assert_eq!((&job["done"], &job["shards_done"]), (&json!(IMAGES), &job["shards"]));
+    assert_eq!(
+        (&job["done"], &job["shards_done"]),
+        (&json!(IMAGES), &job["shards"])
+    );
     let events = server.text(&format!("/jobs/{id}/events")).await;
     let counted: Vec<u64> = events
         .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data:")?).ok()?["shards_done"].as_u64())
+        .filter_map(|line| {
+            serde_json::from_str::<Value>(line.strip_prefix("data:")?).ok()?["shards_done"].as_u64()
+        })
         .collect();
-    assert_eq!(counted, (1..=job["shards"].as_u64().unwrap()).collect::<Vec<_>>(), "each shard is counted once");
+    assert_eq!(
+        counted,
+        (1..=job["shards"].as_u64().unwrap()).collect::<Vec<_>>(),
+        "each shard is counted once"
+    );
     let mut reports = Vec::new();
     for format in ["json", "csv", "html", "svg"] {
-        let report = server.text(&format!("/jobs/{id}/report?format={format}")).await;
+        let report = server
+            .text(&format!("/jobs/{id}/report?format={format}"))
+            .await;
         // The page alone tells when the job ended, on a line of its own.
-        reports.push(report.lines().filter(|line| !line.contains("<time>")).collect::<Vec<_>>().join("\n"));
+        reports.push(
+            report
+                .lines()
+                .filter(|line| !line.contains("<time>"))
+                .collect::<Vec<_>>()
+                .join("\n"),
+        );
     }
     reports
 }
@@ -61,13 +79,18 @@ async fn a_benchmark_disturbed_by_kills_and_freezes_gives_the_undisturbed_report
     let place = postgres().await;
     let [api, killed, frozen] = ["api", "worker", "worker"].map(|role| start(&place, role));
     let id = api.submit(&benchmark()).await;
-    api.reach(&id, |job| job["shards_done"].as_u64() >= Some(3)).await;
+    api.reach(&id, |job| job["shards_done"].as_u64() >= Some(3))
+        .await;
     killed.kill();
     send(frozen.id(), Signal::Stop);
     let fresh = start(&place, "worker");
     let total = api.job(&id).await["shards"].as_u64().unwrap();
-    api.reach(&id, |job| job["shards_done"].as_u64() >= Some(total - 1)).await;
+    api.reach(&id, |job| job["shards_done"].as_u64() >= Some(total - 1))
+        .await;
     send(frozen.id(), Signal::Continue);
-    assert!(reports(&api, &id).await == expected, "one worker killed, one frozen");
+    assert!(
+        reports(&api, &id).await == expected,
+        "one worker killed, one frozen"
+    );
     [api, fresh, frozen].into_iter().for_each(Served::kill);
 }

@@ -1,5 +1,6 @@
-//! Workers that die between any two steps of a shard. Each is a process of its own that goes step by step and aborts at the planted
-//! point; what is left then runs to the end here, and gives what an undisturbed run gives.
+//! Workers that die between any two steps of a shard. Each is a process of its own that goes step
+//! by step and aborts at the planted point; what is left then runs to the end here, and gives what
+//! an undisturbed run gives.
 
 use std::{
     io::{BufRead, BufReader},
@@ -37,7 +38,15 @@ enum Point {
 
 use Point::*;
 
-const POINTS: [Point; 7] = [Leased, Evaluated, Acked, AllAcked, ReductionLeased, FilesWritten, Finished];
+const POINTS: [Point; 7] = [
+    Leased,
+    Evaluated,
+    Acked,
+    AllAcked,
+    ReductionLeased,
+    FilesWritten,
+    Finished,
+];
 
 const POINT: &str = "EXPLAIND_TEST_POINT";
 const DATA: &str = "EXPLAIND_TEST_DATA";
@@ -48,9 +57,13 @@ const SLOW: &str = "EXPLAIND_TEST_SLOW";
 /// The process that dies; on its own, outside a crash test, it has nothing to do.
 #[tokio::test]
 async fn dying_worker() {
-    let (Ok(point), Ok(data)) = (std::env::var(POINT), std::env::var(DATA)) else { return };
+    let (Ok(point), Ok(data)) = (std::env::var(POINT), std::env::var(DATA)) else {
+        return;
+    };
     let database = std::env::var(DATABASE).ok();
-    let store = Store::open(database.as_deref(), Path::new(&data)).await.unwrap();
+    let store = Store::open(database.as_deref(), Path::new(&data))
+        .await
+        .unwrap();
     let reach = |reached: Point| {
         println!("{reached:?}");
         if point == format!("{reached:?}") {
@@ -86,7 +99,10 @@ async fn dying_worker() {
 
 fn dying(place: &Place, point: &str) -> Command {
     let mut command = child("crash::dying_worker");
-    command.env(POINT, point).env(DATA, place.data.path()).stdout(Stdio::piped());
+    command
+        .env(POINT, point)
+        .env(DATA, place.data.path())
+        .stdout(Stdio::piped());
     if let Some(database) = &place.database {
         command.env(DATABASE, database);
     }
@@ -95,19 +111,38 @@ fn dying(place: &Place, point: &str) -> Command {
 
 async fn run_to_the_end(place: &Place, id: &str) {
     let queue = queue(place, &[]);
-    let job = local::run(&queue, ask(json!({ "shards": SHARDS })), Some("crash".into()), |_| {}).await.unwrap();
+    let job = local::run(
+        &queue,
+        ask(json!({ "shards": SHARDS })),
+        Some("crash".into()),
+        |_| {},
+    )
+    .await
+    .unwrap();
     assert_eq!((job.id.as_str(), job.state), (id, JobState::Succeeded));
     let look = queue.look(id).await.unwrap();
     assert_eq!(look.result.as_deref(), Some(&expected(0, SHARDS)));
     let events = queue.events(id, 0, 100).await.unwrap();
-    let done: Vec<_> =
-        events.iter().filter(|e| e.kind == "progress").map(|e| e.payload["shards_done"].as_u64().unwrap()).collect();
-    assert_eq!(done, (1..=SHARDS).collect::<Vec<_>>(), "every shard is counted once");
+    let done: Vec<_> = events
+        .iter()
+        .filter(|e| e.kind == "progress")
+        .map(|e| e.payload["shards_done"].as_u64().unwrap())
+        .collect();
+    assert_eq!(
+        done,
+        (1..=SHARDS).collect::<Vec<_>>(),
+        "every shard is counted once"
+    );
 }
 
 async fn submit(place: &Place) -> String {
     let asked = ask(json!({ "shards": SHARDS }));
-    queue(place, &[]).submit(asked, Some("crash".into())).await.unwrap().0.id
+    queue(place, &[])
+        .submit(asked, Some("crash".into()))
+        .await
+        .unwrap()
+        .0
+        .id
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +152,10 @@ async fn a_worker_may_die_between_any_two_steps() {
             let id = submit(&place).await;
             let ended = dying(&place, &format!("{point:?}")).output().unwrap();
             let said = String::from_utf8_lossy(&ended.stdout).into_owned();
-            assert!(!ended.status.success() && said.trim_end().ends_with(&format!("{point:?}")), "{point:?}: {said}");
+            assert!(
+                !ended.status.success() && said.trim_end().ends_with(&format!("{point:?}")),
+                "{point:?}: {said}"
+            );
             run_to_the_end(&place, &id).await;
         }
     }
@@ -128,16 +166,27 @@ async fn a_worker_may_die_inside_the_transaction_of_its_ack() {
     let place = postgres().await;
     let id = submit(&place).await;
     queue(&place, &[]).store().await.unwrap();
-    let mut blocker = PgConnection::connect(place.database.as_deref().unwrap()).await.unwrap();
+    let mut blocker = PgConnection::connect(place.database.as_deref().unwrap())
+        .await
+        .unwrap();
     let mut worker = dying(&place, "none").env(SLOW, "1").spawn().unwrap();
-    let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut lines = BufReader::new(worker.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
     assert!(lines.any(|line| line.contains("Leased")));
     // The ack writes the shard's result, and then waits for the job's row.
     let mut holding = blocker.begin().await.unwrap();
-    sqlx::query("SELECT id FROM jobs FOR UPDATE").execute(&mut *holding).await.unwrap();
-    const WAITING: &str =
-        "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
-    while sqlx::query_scalar::<_, i64>(WAITING).fetch_one(&mut *holding).await.unwrap() == 0 {
+    sqlx::query("SELECT id FROM jobs FOR UPDATE")
+        .execute(&mut *holding)
+        .await
+        .unwrap();
+    const WAITING: &str = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    while sqlx::query_scalar::<_, i64>(WAITING)
+        .fetch_one(&mut *holding)
+        .await
+        .unwrap()
+        == 0
+    {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     send(worker.id(), Signal::Kill);
@@ -151,7 +200,9 @@ async fn a_worker_that_was_frozen_past_its_lease_is_refused() {
     for place in both().await {
         let id = submit(&place).await;
         let mut worker = dying(&place, "none").env(SLOW, "1").spawn().unwrap();
-        let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut lines = BufReader::new(worker.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
         assert!(lines.any(|line| line.contains("Leased")));
         send(worker.id(), Signal::Stop);
         run_to_the_end(&place, &id).await;

@@ -1,5 +1,6 @@
-//! The databases that every test runs against: a SQLite file, and a database of its own in a PostgreSQL that this process starts once
-//! (as another user where this one is root, which PostgreSQL refuses) and ends with itself.
+//! The databases that every test runs against: a SQLite file, and a database of its own in a
+//! PostgreSQL that this process starts once (as another user where this one is root, which
+//! PostgreSQL refuses) and ends with itself.
 
 use std::{
     fs,
@@ -27,21 +28,36 @@ pub struct Place {
 
 impl Place {
     pub async fn store(&self) -> Store {
-        Store::open(self.database.as_deref(), self.data.path()).await.unwrap()
+        Store::open(self.database.as_deref(), self.data.path())
+            .await
+            .unwrap()
     }
 }
 
 pub fn sqlite() -> Place {
-    Place { name: "SQLite", data: tempfile::tempdir().unwrap(), database: None }
+    Place {
+        name: "SQLite",
+        data: tempfile::tempdir().unwrap(),
+        database: None,
+    }
 }
 
 pub async fn postgres() -> Place {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let server = tokio::task::spawn_blocking(|| &*SERVER).await.unwrap();
     let name = format!("jobs_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    let mut connection = PgConnection::connect(&server.url("postgres")).await.unwrap();
-    sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut connection).await.unwrap();
-    Place { name: "PostgreSQL", data: tempfile::tempdir().unwrap(), database: Some(server.url(&name)) }
+    let mut connection = PgConnection::connect(&server.url("postgres"))
+        .await
+        .unwrap();
+    sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    Place {
+        name: "PostgreSQL",
+        data: tempfile::tempdir().unwrap(),
+        database: Some(server.url(&name)),
+    }
 }
 
 /// One of each.
@@ -77,16 +93,35 @@ impl Server {
         }
         let command = |name: &str| {
             let mut command = Command::new(binaries.join(name));
-            command.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            command
+                .current_dir(&folder)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
             if let Some(user) = user {
                 command.uid(user).gid(user);
             }
             command
         };
         let mut initdb = command("initdb");
-        initdb.args(["-U", "explaind", "-A", "trust", "-E", "UTF8", "--no-sync", "-D"]).arg(&data);
+        initdb
+            .args([
+                "-U",
+                "explaind",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-sync",
+                "-D",
+            ])
+            .arg(&data);
         let made = initdb.output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
         let mut server = command("postgres");
         server.arg("-D").arg(&data).arg("-k").arg(&folder).args([
             "-c",
@@ -95,7 +130,8 @@ impl Server {
             "max_connections=300",
         ]);
         server.args(["-c", "fsync=off"]).stderr(Stdio::null());
-        // A thread that never ends, so that the server gets its signal when the process ends, and not before.
+        // A thread that never ends, so that the server gets its signal when the process ends, and
+        // not before.
         let (sender, started) = std::sync::mpsc::channel();
         thread::spawn(move || {
             // Safe: the call between fork and exec is async-signal-safe.
@@ -113,19 +149,33 @@ impl Server {
         *RUNNING.lock().unwrap() = Some((started.recv().unwrap(), folder.clone()));
         assert_eq!(unsafe { libc::atexit(end) }, 0);
         let waiting = Instant::now();
-        while !command("pg_isready").arg("-q").arg("-h").arg(&folder).status().unwrap().success() {
-            assert!(waiting.elapsed() < Duration::from_secs(60), "PostgreSQL does not start");
+        while !command("pg_isready")
+            .arg("-q")
+            .arg("-h")
+            .arg(&folder)
+            .status()
+            .unwrap()
+            .success()
+        {
+            assert!(
+                waiting.elapsed() < Duration::from_secs(60),
+                "PostgreSQL does not start"
+            );
             thread::sleep(Duration::from_millis(50));
         }
         Self { folder }
     }
 
     fn url(&self, database: &str) -> String {
-        format!("postgres://explaind@localhost/{database}?host={}", self.folder.display())
+        format!(
+            "postgres://explaind@localhost/{database}?host={}",
+            self.folder.display()
+        )
     }
 }
 
-/// Debian's, or those that `scripts/fetch_postgresql.sh` fetched: copied to where any user may read.
+/// Debian's, or those that `scripts/fetch_postgresql.sh` fetched: copied to where any user may
+/// read.
 fn binaries(folder: &Path) -> PathBuf {
     let mut installed: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -138,8 +188,19 @@ fn binaries(folder: &Path) -> PathBuf {
         return found;
     }
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime/postgresql");
-    assert!(fetched.exists(), "no PostgreSQL: run scripts/fetch_postgresql.sh, or install Debian's postgresql");
+    assert!(
+        fetched.exists(),
+        "no PostgreSQL: run scripts/fetch_postgresql.sh, or install Debian's postgresql"
+    );
     let copy = folder.join("postgresql");
-    assert!(Command::new("cp").arg("-r").arg(&fetched).arg(&copy).status().unwrap().success());
+    assert!(
+        Command::new("cp")
+            .arg("-r")
+            .arg(&fetched)
+            .arg(&copy)
+            .status()
+            .unwrap()
+            .success()
+    );
     copy.join("bin")
 }

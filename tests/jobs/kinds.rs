@@ -1,4 +1,5 @@
-//! A kind of job for the tests: numbers that follow from the seed and the shard, slowly if asked, with faults if asked.
+//! A kind of job for the tests: numbers that follow from the seed and the shard, slowly if asked,
+//! with faults if asked.
 
 use std::{
     collections::HashMap,
@@ -26,8 +27,9 @@ use crate::databases::Place;
 
 pub static KINDS: Kinds = &[&Sum];
 
-/// `shards` numbers out of `seed_value`, `pause_ms` each, and their sum. `fault` is what goes wrong in shard 1, `times` times:
-/// passing, lasting, panic. With `scribble` it writes files and nothing else.
+/// `shards` numbers out of `seed_value`, `pause_ms` each, and their sum. `fault` is what goes wrong
+/// in shard 1, `times` times: passing, lasting, panic. With `scribble` it writes files and nothing
+/// else.
 pub struct Sum;
 
 /// How often each job has gone wrong in this process.
@@ -46,28 +48,55 @@ impl Kind for Sum {
         &[]
     }
 
-    fn plan<'a>(&'a self, asked: Map<String, Value>, _: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
+    fn plan<'a>(
+        &'a self,
+        asked: Map<String, Value>,
+        _: &'a App,
+    ) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
-            let shards = asked.get("shards").and_then(Value::as_u64).filter(|shards| (1..1000).contains(shards));
+            let shards = asked
+                .get("shards")
+                .and_then(Value::as_u64)
+                .filter(|shards| (1..1000).contains(shards));
             let Some(shards) = shards else {
-                let (message, allowed) = ("is not a number of shards".into(), vec!["1..1000".into()]);
-                return Err(Faults::from(Fault { param: "shards".into(), message, allowed }).into());
+                let (message, allowed) =
+                    ("is not a number of shards".into(), vec!["1..1000".into()]);
+                return Err(Faults::from(Fault {
+                    param: "shards".into(),
+                    message,
+                    allowed,
+                })
+                .into());
             };
             let mut spec = json!({ "seed_value": 0, "pause_ms": 0, "fault": null, "times": 0 });
             spec.as_object_mut().unwrap().extend(asked);
-            let shards = (0..shards).map(|at| PlannedShard { units: 10, payload: json!({ "at": at }) }).collect();
-            Ok(Plan { spec, model: Some("none".into()), shards })
+            let shards = (0..shards)
+                .map(|at| PlannedShard {
+                    units: 10,
+                    payload: json!({ "at": at }),
+                })
+                .collect();
+            Ok(Plan {
+                spec,
+                model: Some("none".into()),
+                shards,
+            })
         })
     }
 
-    fn work<'a>(&'a self, context: &'a Context, shard: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>> {
+    fn work<'a>(
+        &'a self,
+        context: &'a Context,
+        shard: &'a Shard,
+    ) -> BoxFuture<'a, Result<Bytes, WorkError>> {
         Box::pin(async move {
             let spec = &context.spec;
             if spec["scribble"] == true {
                 return scribble(context).await;
             }
             for step in 1..=10 {
-                tokio::time::sleep(Duration::from_millis(spec["pause_ms"].as_u64().unwrap()) / 10).await;
+                tokio::time::sleep(Duration::from_millis(spec["pause_ms"].as_u64().unwrap()) / 10)
+                    .await;
                 context.report_progress(step);
             }
             if shard.index == 1 && goes_wrong(&context.job, spec["times"].as_u64().unwrap()) {
@@ -77,19 +106,35 @@ impl Kind for Sum {
                     _ => panic!("on purpose"),
                 }
             }
-            Ok(number(&spec["seed_value"], shard).to_le_bytes().to_vec().into())
+            Ok(number(&spec["seed_value"], shard)
+                .to_le_bytes()
+                .to_vec()
+                .into())
         })
     }
 
     fn reduce(&self, _: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
         let read = |bytes: &Bytes| f64::from_le_bytes(bytes.as_ref().try_into().unwrap());
-        let numbers: Vec<Option<f64>> = results.iter().map(|result| result.as_ref().map(read)).collect();
+        let numbers: Vec<Option<f64>> = results
+            .iter()
+            .map(|result| result.as_ref().map(read))
+            .collect();
         Ok(json!({ "numbers": numbers, "sum": numbers.iter().flatten().sum::<f64>() }))
     }
 
-    fn complete<'a>(&'a self, context: &'a Context, reduced: Value) -> BoxFuture<'a, Result<Value, WorkError>> {
+    fn complete<'a>(
+        &'a self,
+        context: &'a Context,
+        reduced: Value,
+    ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async move {
-            context.files().write(&context.folder().join("sum.txt"), reduced["sum"].to_string()).await?;
+            context
+                .files()
+                .write(
+                    &context.folder().join("sum.txt"),
+                    reduced["sum"].to_string(),
+                )
+                .await?;
             Ok(reduced)
         })
     }
@@ -110,7 +155,10 @@ impl Kind for Sum {
 async fn scribble(context: &Context) -> Result<Bytes, WorkError> {
     for at in 0.. {
         let stopped = context.caller.cancel.is_cancelled();
-        context.files().write(&context.folder().join(format!("{at}")), "words").await?;
+        context
+            .files()
+            .write(&context.folder().join(format!("{at}")), "words")
+            .await?;
         if stopped {
             break;
         }
@@ -120,7 +168,9 @@ async fn scribble(context: &Context) -> Result<Bytes, WorkError> {
 }
 
 fn goes_wrong(job: &str, times: u64) -> bool {
-    let mut faults = FAULTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut faults = FAULTS
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     let count = faults.entry(job.to_owned()).or_default();
     *count += 1;
     *count <= times
@@ -128,8 +178,14 @@ fn goes_wrong(job: &str, times: u64) -> bool {
 
 /// What a job of so many shards gives.
 pub fn expected(seed: u64, shards: u64) -> Value {
-    let shard = |at| Shard { index: at as usize, units: 10, payload: json!({ "at": at }) };
-    let numbers: Vec<f64> = (0..shards).map(|at| number(&json!(seed), &shard(at))).collect();
+    let shard = |at| Shard {
+        index: at as usize,
+        units: 10,
+        payload: json!({ "at": at }),
+    };
+    let numbers: Vec<f64> = (0..shards)
+        .map(|at| number(&json!(seed), &shard(at)))
+        .collect();
     json!({ "numbers": numbers, "sum": numbers.iter().sum::<f64>() })
 }
 
@@ -154,18 +210,38 @@ pub fn queue(place: &Place, settings: &[(&'static str, &str)]) -> Queue {
         ("database", place.database.clone().unwrap_or_default()),
         ("lease_ms", "600".to_owned()),
     ];
-    values.extend(settings.iter().map(|(name, text)| (*name, (*text).to_owned())));
+    values.extend(
+        settings
+            .iter()
+            .map(|(name, text)| (*name, (*text).to_owned())),
+    );
     Queue::new(start(values), KINDS)
 }
 
 pub fn start(values: impl IntoIterator<Item = (&'static str, String)>) -> App {
-    let values = values.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
+    let values = values
+        .into_iter()
+        .map(|(name, text)| (name.to_owned(), text))
+        .collect();
     let library = std::env::vars().filter(|(name, _)| name == "EXPLAIND_ONNXRUNTIME");
-    App::start(load(&Flags { config: None, values }, library).unwrap()).unwrap()
+    App::start(
+        load(
+            &Flags {
+                config: None,
+                values,
+            },
+            library,
+        )
+        .unwrap(),
+    )
+    .unwrap()
 }
 
 pub fn ask(fields: Value) -> Map<String, Value> {
     let mut asked = json!({ "kind": "sum" });
-    asked.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    asked
+        .as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
     asked.as_object().unwrap().clone()
 }

@@ -1,5 +1,6 @@
-//! Durable jobs against SQLite and a real PostgreSQL: the store's verbs, the runner, crashes between any two steps, processes that
-//! are killed and frozen, replicas that have the database and a store of files in common.
+//! Durable jobs against SQLite and a real PostgreSQL: the store's verbs, the runner, crashes
+//! between any two steps, processes that are killed and frozen, replicas that have the database and
+//! a store of files in common.
 
 mod bench;
 mod benchmark;

@@ -1,4 +1,5 @@
-//! Workers as processes of their own that are killed and frozen at random moments. What comes out is what an undisturbed run gives.
+//! Workers as processes of their own that are killed and frozen at random moments. What comes out
+//! is what an undisturbed run gives.
 
 use std::{
     io::{BufRead, BufReader},
@@ -45,16 +46,28 @@ pub fn send(process: u32, signal: Signal) {
 
 /// Files of a process may grow to so many bytes, or to any: what a full disk is to it.
 pub fn limit_files(process: u32, bytes: Option<u64>) {
-    let limit = libc::rlimit { rlim_cur: bytes.unwrap_or(libc::RLIM_INFINITY), rlim_max: libc::RLIM_INFINITY };
+    let limit = libc::rlimit {
+        rlim_cur: bytes.unwrap_or(libc::RLIM_INFINITY),
+        rlim_max: libc::RLIM_INFINITY,
+    };
     // Safe: the limit is read during the call, and nothing is written.
-    let set = unsafe { libc::prlimit(process as i32, libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) };
+    let set = unsafe {
+        libc::prlimit(
+            process as i32,
+            libc::RLIMIT_FSIZE,
+            &raw const limit,
+            std::ptr::null_mut(),
+        )
+    };
     assert_eq!(set, 0);
 }
 
 /// This binary again, to run one test that is a process of another.
 pub fn child(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).stdin(Stdio::null());
+    command
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .stdin(Stdio::null());
     command
 }
 
@@ -76,8 +89,11 @@ const DATABASE: &str = "EXPLAIND_TEST_WORKER_DATABASE";
 /// The worker; on its own it has nothing to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn worker() {
-    let Ok(data) = std::env::var(DATA) else { return };
-    // Safe: no handler runs. Writes beyond a limit then fail, as on a full disk, instead of ending the process.
+    let Ok(data) = std::env::var(DATA) else {
+        return;
+    };
+    // Safe: no handler runs. Writes beyond a limit then fail, as on a full disk, instead of ending
+    // the process.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     explaind::telemetry::install_tracing("explaind=debug", false).unwrap();
     let models = std::path::Path::new(&data).join("models");
@@ -88,7 +104,9 @@ async fn worker() {
         ("lease_ms", "600".to_owned()),
         ("role", "worker".to_owned()),
     ]);
-    Runner::new(Queue::new(app, crate::kinds::KINDS)).run(&End::default()).await;
+    Runner::new(Queue::new(app, crate::kinds::KINDS))
+        .run(&End::default())
+        .await;
 }
 
 pub struct Worker {
@@ -99,17 +117,24 @@ pub struct Worker {
 impl Worker {
     pub fn start(place: &Place) -> Self {
         let mut command = child("processes::worker");
-        command.env(DATA, place.data.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .env(DATA, place.data.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         if let Some(database) = &place.database {
             command.env(DATABASE, database);
         }
         obey_modes(&mut command);
         let mut process = command.spawn().unwrap();
-        let (log, lines) =
-            (Arc::new(Mutex::new(String::new())), BufReader::new(process.stderr.take().unwrap()).lines());
+        let (log, lines) = (
+            Arc::new(Mutex::new(String::new())),
+            BufReader::new(process.stderr.take().unwrap()).lines(),
+        );
         let written = log.clone();
         std::thread::spawn(move || {
-            lines.map_while(Result::ok).for_each(|line| *written.lock().unwrap() += &format!("{line}\n"));
+            lines
+                .map_while(Result::ok)
+                .for_each(|line| *written.lock().unwrap() += &format!("{line}\n"));
         });
         Self { process, log }
     }
@@ -130,8 +155,15 @@ impl Worker {
     /// Until its log has one of these.
     pub async fn says(&self, words: &[&str]) {
         let started = Instant::now();
-        while !words.iter().any(|words| self.log.lock().unwrap().contains(words)) {
-            assert!(started.elapsed() < Duration::from_secs(60), "{}", self.log.lock().unwrap());
+        while !words
+            .iter()
+            .any(|words| self.log.lock().unwrap().contains(words))
+        {
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "{}",
+                self.log.lock().unwrap()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -153,10 +185,16 @@ pub async fn reach(queue: &Queue, id: &str, reached: impl Fn(&Job) -> bool) -> J
 pub async fn check(queue: &Queue, id: &str, shards: u64) {
     let job = reach(queue, id, |job| job.state.is_final()).await;
     assert_eq!(job.state, JobState::Succeeded, "{job:?}");
-    assert_eq!(queue.look(id).await.unwrap().result.as_deref(), Some(&expected(0, shards)));
+    assert_eq!(
+        queue.look(id).await.unwrap().result.as_deref(),
+        Some(&expected(0, shards))
+    );
     let events = queue.events(id, 0, 1000).await.unwrap();
-    let done: Vec<_> =
-        events.iter().filter(|e| e.kind == "progress").map(|e| e.payload["shards_done"].as_u64().unwrap()).collect();
+    let done: Vec<_> = events
+        .iter()
+        .filter(|e| e.kind == "progress")
+        .map(|e| e.payload["shards_done"].as_u64().unwrap())
+        .collect();
     assert_eq!(done, (1..=shards).collect::<Vec<_>>());
 }
 
@@ -184,7 +222,10 @@ async fn of_two_workers_one_may_be_killed_and_one_frozen() {
     const SHARDS: u64 = 30;
     let place = postgres().await;
     let queue = queue(&place, &[]);
-    let (job, _) = queue.submit(ask(json!({ "shards": SHARDS, "pause_ms": 300 })), None).await.unwrap();
+    let (job, _) = queue
+        .submit(ask(json!({ "shards": SHARDS, "pause_ms": 300 })), None)
+        .await
+        .unwrap();
     let (killed, frozen) = (Worker::start(&place), Worker::start(&place));
     reach(&queue, &job.id, |job| job.shards_done >= 4).await;
     frozen.send(Signal::Stop);
@@ -195,6 +236,11 @@ async fn of_two_workers_one_may_be_killed_and_one_frozen() {
     frozen.send(Signal::Continue);
     check(&queue, &job.id, SHARDS).await;
     fresh.kill();
-    frozen.says(&["a late result was refused", "stopped: the lease or the job is over"]).await;
+    frozen
+        .says(&[
+            "a late result was refused",
+            "stopped: the lease or the job is over",
+        ])
+        .await;
     frozen.kill();
 }

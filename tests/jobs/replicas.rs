@@ -1,4 +1,5 @@
-//! Server processes that have a PostgreSQL and an S3 store in common, and no folder but that of the models.
+//! Server processes that have a PostgreSQL and an S3 store in common, and no folder but that of the
+//! models.
 
 use std::{
     path::Path,
@@ -25,9 +26,16 @@ struct Replicas {
 impl Replicas {
     /// A replica with a data folder of its own.
     fn start(&self, data: &Path, role: &str) -> Served {
-        Served::with(self.material.path(), data, self.place.database.as_deref(), role, |command| {
-            self.s3.tell(command.args(["--object-store", "s3://bucket/our"]));
-        })
+        Served::with(
+            self.material.path(),
+            data,
+            self.place.database.as_deref(),
+            role,
+            |command| {
+                self.s3
+                    .tell(command.args(["--object-store", "s3://bucket/our"]));
+            },
+        )
     }
 }
 
@@ -41,8 +49,17 @@ fn archive(photos: &Path, classes: &[&str]) -> Vec<u8> {
 }
 
 async fn put(server: &Served, bytes: Vec<u8>) -> Value {
-    let answer = Client::new().put(format!("{}/datasets/mine", server.url)).body(bytes).send().await.unwrap();
-    assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+    let answer = Client::new()
+        .put(format!("{}/datasets/mine", server.url))
+        .body(bytes)
+        .send()
+        .await
+        .unwrap();
+    assert!(
+        answer.status().is_success(),
+        "{}",
+        answer.text().await.unwrap()
+    );
     answer.json().await.unwrap()
 }
 
@@ -51,8 +68,17 @@ async fn get(server: &Served, path: &str) -> Value {
 }
 
 async fn explain(server: &Served, photo: &[u8]) -> Response {
-    let url = format!("{}/explain?model=colours&method=pgig&format=json", server.url);
-    Client::new().post(url).header("content-type", "image/png").body(photo.to_vec()).send().await.unwrap()
+    let url = format!(
+        "{}/explain?model=colours&method=pgig&format=json",
+        server.url
+    );
+    Client::new()
+        .post(url)
+        .header("content-type", "image/png")
+        .body(photo.to_vec())
+        .send()
+        .await
+        .unwrap()
 }
 
 /// Until something is so.
@@ -71,16 +97,24 @@ fn job(methods: Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_without_a_folder_in_common_work_on_each_others_data_sets_and_patterns() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let replicas = Replicas { material: material(), place: postgres().await, s3: S3::start().await };
+    let replicas = Replicas {
+        material: material(),
+        place: postgres().await,
+        s3: S3::start().await,
+    };
     let photos = replicas.material.path().join("photos");
     let [here, there, below] = [(); 3].map(|()| tempfile::tempdir().unwrap());
-    let [api, other, worker] =
-        [(&here, "api"), (&there, "api"), (&below, "worker")].map(|(data, role)| replicas.start(data.path(), role));
+    let [api, other, worker] = [(&here, "api"), (&there, "api"), (&below, "worker")]
+        .map(|(data, role)| replicas.start(data.path(), role));
     let copy = |data: &TempDir| data.path().join("copies/datasets/mine");
 
     // What one is sent, the others find, once they need it, and once.
     let first = put(&api, archive(&photos, &["red", "green"])).await;
-    let upload = replicas.s3.objects().into_keys().find(|path| path.contains("/mine/") && !path.ends_with("current"));
+    let upload = replicas
+        .s3
+        .objects()
+        .into_keys()
+        .find(|path| path.contains("/mine/") && !path.ends_with("current"));
     let upload = upload.unwrap();
     for card in join_all((0..6).map(|_| get(&other, "/datasets/mine"))).await {
         assert_eq!(card["hash"], first["hash"]);
@@ -95,14 +129,18 @@ async fn replicas_without_a_folder_in_common_work_on_each_others_data_sets_and_p
     // The patterns that the worker fits are everyone's.
     let photo = std::fs::read(photos.join("red/000.png")).unwrap();
     assert_eq!(explain(&api, &photo).await.status(), 422);
-    let fit = api.submit(&json!({ "kind": "fit_patterns", "model": "colours", "dataset": "mine" })).await;
-    let fitted = api.reach(&fit, |job| job["state"] == "succeeded").await["result"]["patterns"].clone();
+    let fit = api
+        .submit(&json!({ "kind": "fit_patterns", "model": "colours", "dataset": "mine" }))
+        .await;
+    let fitted =
+        api.reach(&fit, |job| job["state"] == "succeeded").await["result"]["patterns"].clone();
     for server in [&api, &other] {
         wait(async || get(server, "/models/colours").await["patterns"] == fitted).await;
         assert_eq!(explain(server, &photo).await.status(), 200);
     }
 
-    // A set that is replaced; patterns that a job was planned with, on a worker that never saw them.
+    // A set that is replaced; patterns that a job was planned with, on a worker that never saw
+    // them.
     worker.kill();
     put(&other, archive(&photos, &["red", "green", "blue"])).await;
     assert_eq!(get(&api, "/datasets/mine").await["images"], 60);
@@ -113,9 +151,14 @@ async fn replicas_without_a_folder_in_common_work_on_each_others_data_sets_and_p
     let worker = replicas.start(fresh.path(), "worker");
     let report = api.reach(&planned, |job| job["state"] == "succeeded").await;
     assert!(report["result"]["used"].as_u64() > Some(20), "{report}");
-    let refitted = api.reach(&refit, |job| job["state"] == "succeeded").await["result"]["patterns"].clone();
+    let refitted =
+        api.reach(&refit, |job| job["state"] == "succeeded").await["result"]["patterns"].clone();
     assert_ne!(refitted, fitted);
-    let versions = replicas.s3.objects().into_keys().filter(|path| path.ends_with(".safetensors"));
+    let versions = replicas
+        .s3
+        .objects()
+        .into_keys()
+        .filter(|path| path.ends_with(".safetensors"));
     let kept = versions.filter(|path| path.contains("/patterns/")).count();
     assert_eq!(kept, 2, "the fit before is kept");
 
@@ -126,10 +169,31 @@ async fn replicas_without_a_folder_in_common_work_on_each_others_data_sets_and_p
     wait(async || get(&other, "/models/colours").await["patterns"] == refitted).await;
 
     // What is taken away is gone everywhere, with its copies.
-    let gone = Client::new().delete(format!("{}/datasets/mine", other.url)).send().await.unwrap();
+    let gone = Client::new()
+        .delete(format!("{}/datasets/mine", other.url))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(gone.status(), 204);
-    wait(async || [&here, &there, &fresh].iter().all(|data| !copy(data).exists())).await;
-    assert_eq!(reqwest::get(format!("{}/datasets/mine", api.url)).await.unwrap().status(), 404);
-    assert!(!replicas.s3.objects().keys().any(|path| path.contains("/datasets/")));
+    wait(async || {
+        [&here, &there, &fresh]
+            .iter()
+            .all(|data| !copy(data).exists())
+    })
+    .await;
+    assert_eq!(
+        reqwest::get(format!("{}/datasets/mine", api.url))
+            .await
+            .unwrap()
+            .status(),
+        404
+    );
+    assert!(
+        !replicas
+            .s3
+            .objects()
+            .keys()
+            .any(|path| path.contains("/datasets/"))
+    );
     [api, other, worker].into_iter().for_each(Served::kill);
 }

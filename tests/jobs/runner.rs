@@ -26,7 +26,10 @@ struct Working {
 fn work(queue: &Queue) -> Working {
     let (end, queue) = (End::default(), queue.clone());
     let until = end.clone();
-    Working { end, task: tokio::spawn(async move { Runner::new(queue).run(&until).await }) }
+    Working {
+        end,
+        task: tokio::spawn(async move { Runner::new(queue).run(&until).await }),
+    }
 }
 
 impl Working {
@@ -54,20 +57,36 @@ async fn a_job_runs_to_its_end_and_is_reported() {
         let queue = queue(&place, &[]);
         let mut told = Vec::new();
         let asked = ask(json!({ "shards": 9, "pause_ms": 100, "seed_value": 7 }));
-        let job = local::run(&queue, asked, None, |job| told.push(job.units_done)).await.unwrap();
-        assert_eq!((job.state, job.units_done), (JobState::Succeeded, 90), "{}", place.name);
+        let job = local::run(&queue, asked, None, |job| told.push(job.units_done))
+            .await
+            .unwrap();
+        assert_eq!(
+            (job.state, job.units_done),
+            (JobState::Succeeded, 90),
+            "{}",
+            place.name
+        );
         assert!(told.is_sorted() && told.len() > 1, "{told:?}");
         let look = queue.look(&job.id).await.unwrap();
         let whole = expected(7, 9);
         assert_eq!(look.result.as_deref(), Some(&whole));
         assert_eq!(look.errors, []);
         let report = queue.report(&job, Format::Csv).await.unwrap();
-        assert_eq!(report, Report::Bytes(format!("sum\n{}\n", whole["sum"]).into()));
+        assert_eq!(
+            report,
+            Report::Bytes(format!("sum\n{}\n", whole["sum"]).into())
+        );
         let file = folder_of(&job.id).join("sum.txt");
-        assert_eq!(queue.app().files().read(&file).await.unwrap(), whole["sum"].to_string());
+        assert_eq!(
+            queue.app().files().read(&file).await.unwrap(),
+            whole["sum"].to_string()
+        );
         queue.delete(&job.id).await.unwrap();
         assert!(queue.app().files().read(&file).await.is_err());
-        assert!(matches!(queue.look(&job.id).await, Err(JobError::Unknown { .. })));
+        assert!(matches!(
+            queue.look(&job.id).await,
+            Err(JobError::Unknown { .. })
+        ));
     }
 }
 
@@ -80,11 +99,23 @@ async fn what_fails_in_passing_is_tried_again() {
             let asked = ask(json!({ "shards": 3, "fault": fault, "times": 2 }));
             let job = local::run(&queue, asked, None, |_| {}).await.unwrap();
             assert_eq!(job.state, JobState::Succeeded, "{}: {fault}", place.name);
-            assert_eq!(queue.look(&job.id).await.unwrap().result.as_deref(), Some(&expected(0, 3)));
+            assert_eq!(
+                queue.look(&job.id).await.unwrap().result.as_deref(),
+                Some(&expected(0, 3))
+            );
             let events = queue.events(&job.id, 0, 100).await.unwrap();
-            let failed: Vec<_> = events.iter().filter(|event| event.kind == "shard").collect();
+            let failed: Vec<_> = events
+                .iter()
+                .filter(|event| event.kind == "shard")
+                .collect();
             assert_eq!(failed.len(), 2);
-            assert_eq!((&failed[1].payload["failures"], &failed[1].payload["retried"]), (&json!(2), &json!(true)));
+            assert_eq!(
+                (
+                    &failed[1].payload["failures"],
+                    &failed[1].payload["retried"]
+                ),
+                (&json!(2), &json!(true))
+            );
         }
     }
 }
@@ -100,8 +131,13 @@ async fn what_fails_for_good_fails_its_job_alone_and_shows_what_was_done() {
         let look = queue.look(&job.id).await.unwrap();
         let numbers = look.result.unwrap()["numbers"].clone();
         assert_eq!(numbers, json!([expected(0, 3)["numbers"][0], null, null]));
-        assert_eq!((look.errors.len(), look.errors[0].state.as_str()), (1, "failed"));
-        let other = local::run(&queue, ask(json!({ "shards": 2 })), None, |_| {}).await.unwrap();
+        assert_eq!(
+            (look.errors.len(), look.errors[0].state.as_str()),
+            (1, "failed")
+        );
+        let other = local::run(&queue, ask(json!({ "shards": 2 })), None, |_| {})
+            .await
+            .unwrap();
         assert_eq!(other.state, JobState::Succeeded);
     }
 }
@@ -111,12 +147,26 @@ async fn a_cancelled_job_leaves_its_workers_to_others_within_a_heartbeat() {
     for place in both().await {
         let queue = queue(&place, &[]);
         let working = work(&queue);
-        let (endless, _) = queue.submit(ask(json!({ "shards": 9, "pause_ms": 3_600_000 })), None).await.unwrap();
+        let (endless, _) = queue
+            .submit(ask(json!({ "shards": 9, "pause_ms": 3_600_000 })), None)
+            .await
+            .unwrap();
         wait_for(&queue, &endless.id, |job| job.state == JobState::Running).await;
-        assert_eq!(queue.cancel(&endless.id).await.unwrap().state, JobState::Cancelled);
-        let (quick, _) = queue.submit(ask(json!({ "shards": 4 })), None).await.unwrap();
+        assert_eq!(
+            queue.cancel(&endless.id).await.unwrap().state,
+            JobState::Cancelled
+        );
+        let (quick, _) = queue
+            .submit(ask(json!({ "shards": 4 })), None)
+            .await
+            .unwrap();
         wait_for(&queue, &quick.id, |job| job.state == JobState::Succeeded).await;
-        assert_eq!(queue.cancel(&quick.id).await.unwrap().state, JobState::Succeeded, "{}", place.name);
+        assert_eq!(
+            queue.cancel(&quick.id).await.unwrap().state,
+            JobState::Succeeded,
+            "{}",
+            place.name
+        );
         working.finish().await;
     }
 }
@@ -127,9 +177,16 @@ async fn a_job_deleted_while_workers_write_leaves_no_files() {
         // The workers of this process are told; that of another asks within a heartbeat.
         for (lease, elsewhere) in [("3600000", false), ("600", true)] {
             let worker = queue(&place, &[("lease_ms", lease)]);
-            let deleter = if elsewhere { queue(&place, &[]) } else { worker.clone() };
+            let deleter = if elsewhere {
+                queue(&place, &[])
+            } else {
+                worker.clone()
+            };
             let working = work(&worker);
-            let (job, _) = deleter.submit(ask(json!({ "shards": 4, "scribble": true })), None).await.unwrap();
+            let (job, _) = deleter
+                .submit(ask(json!({ "shards": 4, "scribble": true })), None)
+                .await
+                .unwrap();
             let files = deleter.app().files();
             let started = Instant::now();
             while files.list(&folder_of(&job.id)).await.unwrap().len() < 3 {
@@ -139,11 +196,20 @@ async fn a_job_deleted_while_workers_write_leaves_no_files() {
             deleter.delete(&job.id).await.unwrap();
             let started = Instant::now();
             while files.folders(&folder_of_all()).await.unwrap() != [""; 0] {
-                assert!(started.elapsed() < Duration::from_secs(10), "{}: elsewhere: {elsewhere}", place.name);
+                assert!(
+                    started.elapsed() < Duration::from_secs(10),
+                    "{}: elsewhere: {elsewhere}",
+                    place.name
+                );
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             working.finish().await;
-            assert_eq!(files.folders(&folder_of_all()).await.unwrap(), [""; 0], "{}", place.name);
+            assert_eq!(
+                files.folders(&folder_of_all()).await.unwrap(),
+                [""; 0],
+                "{}",
+                place.name
+            );
         }
     }
 }
@@ -152,14 +218,29 @@ async fn a_job_deleted_while_workers_write_leaves_no_files() {
 async fn files_of_jobs_that_are_gone_go_at_the_start_and_others_stay() {
     let place = sqlite();
     let queue = queue(&place, &[]);
-    let (kept, _) = queue.submit(ask(json!({ "shards": 1, "pause_ms": 3_600_000 })), None).await.unwrap();
+    let (kept, _) = queue
+        .submit(ask(json!({ "shards": 1, "pause_ms": 3_600_000 })), None)
+        .await
+        .unwrap();
     let files = queue.app().files();
     let gone = "0a0a0a0a-0a0a-4a0a-8a0a-0a0a0a0a0a0a";
     for name in [gone, kept.id.as_str(), "notes"] {
-        files.write(&folder_of(name).join("maps").join("file"), "words").await.unwrap();
+        files
+            .write(&folder_of(name).join("maps").join("file"), "words")
+            .await
+            .unwrap();
     }
     // What a writer that was killed leaves, which no list of files names.
-    std::fs::write(place.data.path().join("files/jobs").join(gone).join("maps/file#1"), "half").unwrap();
+    std::fs::write(
+        place
+            .data
+            .path()
+            .join("files/jobs")
+            .join(gone)
+            .join("maps/file#1"),
+        "half",
+    )
+    .unwrap();
     let working = work(&queue);
     let started = Instant::now();
     while place.data.path().join("files/jobs").join(gone).exists() {
@@ -180,8 +261,14 @@ async fn progress_inside_a_shard_is_seen() {
     let place = sqlite();
     let queue = queue(&place, &[]);
     let working = work(&queue);
-    let (job, _) = queue.submit(ask(json!({ "shards": 1, "pause_ms": 20_000 })), None).await.unwrap();
-    wait_for(&queue, &job.id, |job| job.units_done > 0 && job.shards_done == 0).await;
+    let (job, _) = queue
+        .submit(ask(json!({ "shards": 1, "pause_ms": 20_000 })), None)
+        .await
+        .unwrap();
+    wait_for(&queue, &job.id, |job| {
+        job.units_done > 0 && job.shards_done == 0
+    })
+    .await;
     queue.cancel(&job.id).await.unwrap();
     working.finish().await;
 }
@@ -192,13 +279,19 @@ async fn the_end_waits_for_shards_under_way_and_then_gives_them_back() {
         // Nobody waits for these leases to run out.
         let queue = queue(&place, &[("lease_ms", "3600000")]);
         let working = work(&queue);
-        let (job, _) = queue.submit(ask(json!({ "shards": 6, "pause_ms": 400 })), None).await.unwrap();
+        let (job, _) = queue
+            .submit(ask(json!({ "shards": 6, "pause_ms": 400 })), None)
+            .await
+            .unwrap();
         wait_for(&queue, &job.id, |job| job.state == JobState::Running).await;
         working.finish().await;
         let done = queue.job(&job.id).await.unwrap().shards_done;
         assert!((1..=5).contains(&done), "{}: {done} shards", place.name);
 
-        let (endless, _) = queue.submit(ask(json!({ "shards": 2, "pause_ms": 3_600_000 })), None).await.unwrap();
+        let (endless, _) = queue
+            .submit(ask(json!({ "shards": 2, "pause_ms": 3_600_000 })), None)
+            .await
+            .unwrap();
         let working = work(&queue);
         wait_for(&queue, &endless.id, |job| job.state == JobState::Running).await;
         working.end.now.cancel();
@@ -207,7 +300,10 @@ async fn the_end_waits_for_shards_under_way_and_then_gives_them_back() {
 
         let working = work(&queue);
         wait_for(&queue, &job.id, |job| job.state == JobState::Succeeded).await;
-        assert_eq!(queue.look(&job.id).await.unwrap().result.as_deref(), Some(&expected(0, 6)));
+        assert_eq!(
+            queue.look(&job.id).await.unwrap().result.as_deref(),
+            Some(&expected(0, 6))
+        );
         working.finish().await;
     }
 }
@@ -216,15 +312,29 @@ async fn the_end_waits_for_shards_under_way_and_then_gives_them_back() {
 async fn several_runners_share_a_job() {
     for place in both().await {
         let queues = [queue(&place, &[]), queue(&place, &[]), queue(&place, &[])];
-        let (job, _) = queues[0].submit(ask(json!({ "shards": 40, "pause_ms": 20 })), None).await.unwrap();
+        let (job, _) = queues[0]
+            .submit(ask(json!({ "shards": 40, "pause_ms": 20 })), None)
+            .await
+            .unwrap();
         let working: Vec<_> = queues.iter().map(work).collect();
         wait_for(&queues[0], &job.id, |job| job.state == JobState::Succeeded).await;
         for working in working {
             working.finish().await;
         }
-        assert_eq!(queues[1].look(&job.id).await.unwrap().result.as_deref(), Some(&expected(0, 40)), "{}", place.name);
+        assert_eq!(
+            queues[1].look(&job.id).await.unwrap().result.as_deref(),
+            Some(&expected(0, 40)),
+            "{}",
+            place.name
+        );
         let events = queues[2].events(&job.id, 0, 100).await.unwrap();
-        assert_eq!(events.iter().filter(|event| event.kind == "progress").count(), 40);
+        assert_eq!(
+            events
+                .iter()
+                .filter(|event| event.kind == "progress")
+                .count(),
+            40
+        );
     }
 }
 
@@ -232,7 +342,10 @@ async fn several_runners_share_a_job() {
 async fn faults_of_a_request_are_told_before_anything_is_queued() {
     let place = sqlite();
     let queue = queue(&place, &[]);
-    for (asked, param) in [(ask(json!({ "kind": "summ" })), "kind"), (ask(json!({ "shards": 0 })), "shards")] {
+    for (asked, param) in [
+        (ask(json!({ "kind": "summ" })), "kind"),
+        (ask(json!({ "shards": 0 })), "shards"),
+    ] {
         match queue.submit(asked, None).await {
             Err(JobError::Parameters(faults)) => {
                 assert_eq!(faults.shown()[0].param, param);
@@ -241,7 +354,16 @@ async fn faults_of_a_request_are_told_before_anything_is_queued() {
             other => panic!("{:?}", other.map(|(job, _)| job)),
         }
     }
-    assert_eq!(queue.list(&explaind::jobs::store::Filter { limit: 9, ..Default::default() }).await.unwrap(), []);
+    assert_eq!(
+        queue
+            .list(&explaind::jobs::store::Filter {
+                limit: 9,
+                ..Default::default()
+            })
+            .await
+            .unwrap(),
+        []
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,8 +371,10 @@ async fn a_broken_off_run_goes_on_where_it_was() {
     let place = sqlite();
     let asked = || ask(json!({ "shards": 8, "pause_ms": 200 }));
     let queue = queue(&place, &[("job_slots", "1")]);
-    let broken_off =
-        tokio::time::timeout(Duration::from_millis(900), local::run(&queue, asked(), Some("run".into()), |_| {}));
+    let broken_off = tokio::time::timeout(
+        Duration::from_millis(900),
+        local::run(&queue, asked(), Some("run".into()), |_| {}),
+    );
     assert!(broken_off.await.is_err());
     let mut first = None;
     let job = local::run(&queue, asked(), Some("run".into()), |job| {

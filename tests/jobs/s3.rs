@@ -1,4 +1,5 @@
-//! As much of S3 as files need: objects by path, lists of them, uploads in parts. It counts what is read.
+//! As much of S3 as files need: objects by path, lists of them, uploads in parts. It counts what is
+//! read.
 
 use std::{
     collections::BTreeMap,
@@ -46,8 +47,12 @@ impl S3 {
 
     /// What a process needs to find it.
     pub fn tell(&self, command: &mut Command) {
-        command.env("AWS_ENDPOINT", &self.address).env("AWS_ALLOW_HTTP", "true");
-        command.env("AWS_ACCESS_KEY_ID", "us").env("AWS_SECRET_ACCESS_KEY", "secret");
+        command
+            .env("AWS_ENDPOINT", &self.address)
+            .env("AWS_ALLOW_HTTP", "true");
+        command
+            .env("AWS_ACCESS_KEY_ID", "us")
+            .env("AWS_SECRET_ACCESS_KEY", "secret");
     }
 
     /// Every object by its path, the bucket first.
@@ -57,13 +62,24 @@ impl S3 {
 
     /// How often an object was read.
     pub fn reads(&self, path: &str) -> usize {
-        self.held.lock().unwrap().reads.get(path).copied().unwrap_or_default()
+        self.held
+            .lock()
+            .unwrap()
+            .reads
+            .get(path)
+            .copied()
+            .unwrap_or_default()
     }
 }
 
 type Pairs = Query<BTreeMap<String, String>>;
 
-async fn put(State(held): State<Shared>, Path(path): Path<String>, Query(query): Pairs, body: Bytes) -> Response {
+async fn put(
+    State(held): State<Shared>,
+    Path(path): Path<String>,
+    Query(query): Pairs,
+    body: Bytes,
+) -> Response {
     let mut held = held.lock().unwrap();
     match query.get("partNumber") {
         Some(number) => held.parts.insert((path, number.parse().unwrap()), body),
@@ -72,11 +88,19 @@ async fn put(State(held): State<Shared>, Path(path): Path<String>, Query(query):
     [(header::ETAG, "\"1\"")].into_response()
 }
 
-async fn read(State(held): State<Shared>, Path(path): Path<String>, Query(query): Pairs) -> Response {
+async fn read(
+    State(held): State<Shared>,
+    Path(path): Path<String>,
+    Query(query): Pairs,
+) -> Response {
     let mut held = held.lock().unwrap();
     if let Some(prefix) = query.get("prefix") {
-        let found = held.objects.iter().filter_map(|(key, bytes)| Some((key.strip_prefix("bucket/")?, bytes.len())));
-        let below = found.filter_map(|(key, size)| Some((key, key.strip_prefix(prefix.as_str())?, size)));
+        let found = held
+            .objects
+            .iter()
+            .filter_map(|(key, bytes)| Some((key.strip_prefix("bucket/")?, bytes.len())));
+        let below =
+            found.filter_map(|(key, size)| Some((key, key.strip_prefix(prefix.as_str())?, size)));
         let entries = below.map(|(key, rest, size)| match (query.get("delimiter"), rest.split_once('/')) {
             (Some(_), Some((folder, _))) => format!("<CommonPrefixes><Prefix>{prefix}{folder}/</Prefix></CommonPrefixes>"),
             _ => format!("<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"),
@@ -85,27 +109,52 @@ async fn read(State(held): State<Shared>, Path(path): Path<String>, Query(query)
         let mut entries: Vec<String> = entries.collect();
         entries.dedup();
         let found = entries.concat();
-        return format!("<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>").into_response();
+        return format!(
+            "<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>"
+        )
+        .into_response();
     }
-    let Some(bytes) = held.objects.get(&path).cloned() else { return StatusCode::NOT_FOUND.into_response() };
+    let Some(bytes) = held.objects.get(&path).cloned() else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
     *held.reads.entry(path).or_default() += 1;
-    let headers = [(header::ETAG, "\"1\""), (header::LAST_MODIFIED, "Thu, 01 Jan 2026 00:00:00 GMT")];
+    let headers = [
+        (header::ETAG, "\"1\""),
+        (header::LAST_MODIFIED, "Thu, 01 Jan 2026 00:00:00 GMT"),
+    ];
     (headers, bytes).into_response()
 }
 
 /// Begins or ends an upload in parts, or removes the objects whose keys the body lists.
-async fn post(State(held): State<Shared>, Path(path): Path<String>, Query(query): Pairs, body: String) -> String {
+async fn post(
+    State(held): State<Shared>,
+    Path(path): Path<String>,
+    Query(query): Pairs,
+    body: String,
+) -> String {
     let mut held = held.lock().unwrap();
     if query.contains_key("uploads") {
         return "<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>".into();
     }
     if query.contains_key("uploadId") {
-        let parts: Vec<(String, u32)> = held.parts.keys().filter(|(of, _)| *of == path).cloned().collect();
-        let whole: Vec<u8> = parts.iter().flat_map(|part| held.parts.remove(part).unwrap()).collect();
+        let parts: Vec<(String, u32)> = held
+            .parts
+            .keys()
+            .filter(|(of, _)| *of == path)
+            .cloned()
+            .collect();
+        let whole: Vec<u8> = parts
+            .iter()
+            .flat_map(|part| held.parts.remove(part).unwrap())
+            .collect();
         held.objects.insert(path, whole.into());
-        return "<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>".into();
+        return "<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>"
+            .into();
     }
-    let keys = body.split("<Key>").skip(1).map(|rest| rest.split("</Key>").next().unwrap());
+    let keys = body
+        .split("<Key>")
+        .skip(1)
+        .map(|rest| rest.split("</Key>").next().unwrap());
     let removed = keys.map(|key| {
         held.objects.remove(&format!("{path}/{key}"));
         format!("<Deleted><Key>{key}</Key></Deleted>")

@@ -32,7 +32,11 @@ pub fn material() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("models/colours");
     fs::create_dir_all(&model).unwrap();
-    fs::write(model.join("model.onnx"), write_model(&colour_net()).unwrap()).unwrap();
+    fs::write(
+        model.join("model.onnx"),
+        write_model(&colour_net()).unwrap(),
+    )
+    .unwrap();
     fs::write(model.join("labels.txt"), CLASSES.join("\n")).unwrap();
     let pixels = "head = \"logits\"\n[input]\nmean = 0.0\nstd = 1.0\nresize = \"stretch\"\n";
     fs::write(model.join("model.toml"), pixels).unwrap();
@@ -53,20 +57,31 @@ pub fn material() -> TempDir {
 /// Class c answers to the mean of channel c.
 fn colour_net() -> Graph {
     let value = |name: &str, sides: &[usize]| {
-        let shape = [Dim::from("N")].into_iter().chain(sides.iter().map(|side| (*side).into())).collect();
-        ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, shape) }
+        let shape = [Dim::from("N")]
+            .into_iter()
+            .chain(sides.iter().map(|side| (*side).into()))
+            .collect();
+        ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(Element::Float, shape),
+        }
     };
     let mut classes = vec![-1.0; 9];
     (0..3).for_each(|c| classes[c * 4] = 4.0);
-    let initializers =
-        [("classes", Literal::from_f32s(&[3, 3], &classes)), ("bias", Literal::from_f32s(&[3], &[0.0; 3]))];
+    let initializers = [
+        ("classes", Literal::from_f32s(&[3, 3], &classes)),
+        ("bias", Literal::from_f32s(&[3], &[0.0; 3])),
+    ];
     Graph {
         name: "colours".into(),
         ir_version: 8,
         opset_imports: BTreeMap::from([(String::new(), 17)]),
         inputs: vec![value("x", &[3, 8, 8])],
         outputs: vec![value("scores", &[3])],
-        initializers: initializers.into_iter().map(|(name, literal)| (name.to_owned(), literal)).collect(),
+        initializers: initializers
+            .into_iter()
+            .map(|(name, literal)| (name.to_owned(), literal))
+            .collect(),
         nodes: vec![
             Node::new("GlobalAveragePool", ["x"], ["pool"]),
             Node::new("Flatten", ["pool"], ["flat"]),
@@ -91,7 +106,13 @@ pub struct Served {
 
 impl Served {
     pub fn start(material: &Path, place: &Place, role: &str) -> Self {
-        Self::with(material, place.data.path(), place.database.as_deref(), role, |_| ())
+        Self::with(
+            material,
+            place.data.path(),
+            place.database.as_deref(),
+            role,
+            |_| (),
+        )
     }
 
     /// With arguments and an environment of its own.
@@ -103,17 +124,46 @@ impl Served {
         change: impl FnOnce(&mut Command),
     ) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_explaind"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--lease-ms", "600", "--role", role]);
-        command.arg("--models").arg(material.join("models")).arg("--data").arg(data);
-        command.arg("--dataset").arg(format!("photos={}", material.join("photos").display()));
+        command.args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--lease-ms",
+            "600",
+            "--role",
+            role,
+        ]);
+        command
+            .arg("--models")
+            .arg(material.join("models"))
+            .arg("--data")
+            .arg(data);
+        command
+            .arg("--dataset")
+            .arg(format!("photos={}", material.join("photos").display()));
         if let Some(database) = database {
             command.args(["--database", database]);
         }
         change(&mut command);
-        let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut log = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let line = log.find(|line| line.contains("serving address=")).expect("the server does not start");
-        let address = line.split("address=").nth(1).unwrap().split(' ').next().unwrap();
+        let mut process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
+        let line = log
+            .find(|line| line.contains("serving address="))
+            .expect("the server does not start");
+        let address = line
+            .split("address=")
+            .nth(1)
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap();
         let url = format!("http://{address}");
         // What nobody reads fills the pipe.
         std::thread::spawn(move || log.for_each(drop));
@@ -145,7 +195,11 @@ impl Served {
 
     pub async fn text(&self, path: &str) -> String {
         let answer = reqwest::get(format!("{}{path}", self.url)).await.unwrap();
-        assert!(answer.status().is_success(), "{path}: {}", answer.text().await.unwrap());
+        assert!(
+            answer.status().is_success(),
+            "{path}: {}",
+            answer.text().await.unwrap()
+        );
         answer.text().await.unwrap()
     }
 
@@ -155,9 +209,17 @@ impl Served {
 
     /// Posts a job, and gives its id.
     pub async fn submit(&self, asked: &Value) -> String {
-        let answer = reqwest::Client::new().post(format!("{}/jobs", self.url)).json(asked).send().await.unwrap();
+        let answer = reqwest::Client::new()
+            .post(format!("{}/jobs", self.url))
+            .json(asked)
+            .send()
+            .await
+            .unwrap();
         assert_eq!(answer.status(), 202, "{}", answer.text().await.unwrap());
-        answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned()
+        answer.json::<Value>().await.unwrap()["id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     pub async fn reach(&self, id: &str, reached: impl Fn(&Value) -> bool) -> Value {
@@ -167,8 +229,12 @@ impl Served {
             if reached(&job) {
                 return job;
             }
-            let ended = ["succeeded", "failed", "cancelled"].contains(&job["state"].as_str().unwrap());
-            assert!(started.elapsed() < Duration::from_secs(180) && !ended, "{job}");
+            let ended =
+                ["succeeded", "failed", "cancelled"].contains(&job["state"].as_str().unwrap());
+            assert!(
+                started.elapsed() < Duration::from_secs(180) && !ended,
+                "{job}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

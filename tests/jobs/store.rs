@@ -5,7 +5,9 @@ use std::{collections::HashSet, time::Duration};
 use bytes::Bytes;
 use explaind::jobs::{
     kind::PlannedShard,
-    store::{Acked, Filter, JobState, Lease, MAX_FAILURES, MAX_LOSSES, NewJob, Renewed, Store, Submitted},
+    store::{
+        Acked, Filter, JobState, Lease, MAX_FAILURES, MAX_LOSSES, NewJob, Renewed, Store, Submitted,
+    },
 };
 use futures::future::join_all;
 use serde_json::json;
@@ -23,12 +25,20 @@ fn new_job(id: &str, shards: usize) -> NewJob {
         asked: json!({ "z": 1, "a": [0.1, null] }),
         idempotency_key: None,
         spec: json!({ "z": 1, "a": [0.1, null], "é": "ü" }),
-        shards: (0..shards).map(|at| PlannedShard { units: 10, payload: json!({ "at": at }) }).collect(),
+        shards: (0..shards)
+            .map(|at| PlannedShard {
+                units: 10,
+                payload: json!({ "at": at }),
+            })
+            .collect(),
     }
 }
 
 async fn submit(store: &Store, id: &str, shards: usize) {
-    assert!(matches!(store.submit(&new_job(id, shards), MANY).await.unwrap(), Submitted::New(_)));
+    assert!(matches!(
+        store.submit(&new_job(id, shards), MANY).await.unwrap(),
+        Submitted::New(_)
+    ));
 }
 
 async fn claim(store: &Store, lease_ms: u64) -> Option<Lease> {
@@ -57,7 +67,10 @@ async fn work_off(store: &Store) -> Lease {
         if lease.reduces {
             return lease;
         }
-        assert_eq!(store.ack(&lease, &result(&lease)).await.unwrap(), Acked::Written);
+        assert_eq!(
+            store.ack(&lease, &result(&lease)).await.unwrap(),
+            Acked::Written
+        );
     }
 }
 
@@ -67,19 +80,39 @@ async fn a_job_comes_back_as_it_was_submitted_and_ends_with_its_result() {
         let store = place.store().await;
         submit(&store, "one", 3).await;
         let job = store.job("one").await.unwrap().unwrap();
-        assert_eq!((job.state, job.units, job.units_done, job.shards), (JobState::Queued, 30, 0, 3), "{}", place.name);
+        assert_eq!(
+            (job.state, job.units, job.units_done, job.shards),
+            (JobState::Queued, 30, 0, 3),
+            "{}",
+            place.name
+        );
         assert_eq!(job.spec.to_string(), new_job("one", 3).spec.to_string());
         let reduction = work_off(&store).await;
         let job = store.job("one").await.unwrap().unwrap();
-        assert_eq!((job.state, job.units_done, job.shards_done), (JobState::Running, 30, 3));
-        let results: Vec<_> = store.results("one").await.unwrap().into_iter().flatten().collect();
+        assert_eq!(
+            (job.state, job.units_done, job.shards_done),
+            (JobState::Running, 30, 3)
+        );
+        let results: Vec<_> = store
+            .results("one")
+            .await
+            .unwrap()
+            .into_iter()
+            .flatten()
+            .collect();
         assert_eq!(results, ["result of 0", "result of 1", "result of 2"]);
         let whole = json!({ "b": 0.1, "a": 1e-300 });
-        assert_eq!(store.finish(&reduction, &whole).await.unwrap(), Acked::Written);
+        assert_eq!(
+            store.finish(&reduction, &whole).await.unwrap(),
+            Acked::Written
+        );
         let job = store.job("one").await.unwrap().unwrap();
         assert_eq!(job.state, JobState::Succeeded);
         assert!(job.created_at <= job.started_at.unwrap() && job.started_at <= job.finished_at);
-        assert_eq!(store.result("one").await.unwrap().unwrap().to_string(), whole.to_string());
+        assert_eq!(
+            store.result("one").await.unwrap().unwrap().to_string(),
+            whole.to_string()
+        );
         assert_eq!(claim(&store, LONG).await, None);
     }
 }
@@ -88,7 +121,10 @@ async fn a_job_comes_back_as_it_was_submitted_and_ends_with_its_result() {
 async fn an_idempotency_key_names_one_job_however_many_ask_at_once() {
     for place in both().await {
         let store = place.store().await;
-        let keyed = |id: usize| NewJob { idempotency_key: Some("key".into()), ..new_job(&format!("job {id}"), 2) };
+        let keyed = |id: usize| NewJob {
+            idempotency_key: Some("key".into()),
+            ..new_job(&format!("job {id}"), 2)
+        };
         let jobs: Vec<NewJob> = (0..8).map(keyed).collect();
         let submitted = join_all(jobs.iter().map(|job| store.submit(job, MANY))).await;
         let (mut new, mut ids) = (0, HashSet::new());
@@ -105,9 +141,15 @@ async fn an_idempotency_key_names_one_job_however_many_ask_at_once() {
             }
         }
         assert_eq!((new, ids.len()), (1, 1), "{}", place.name);
-        let other = NewJob { asked: json!({ "z": 2 }), ..keyed(9) };
+        let other = NewJob {
+            asked: json!({ "z": 2 }),
+            ..keyed(9)
+        };
         let id = ids.into_iter().next().unwrap();
-        assert_eq!(store.submit(&other, MANY).await.unwrap(), Submitted::KeyTaken { job: id });
+        assert_eq!(
+            store.submit(&other, MANY).await.unwrap(),
+            Submitted::KeyTaken { job: id }
+        );
     }
 }
 
@@ -138,15 +180,29 @@ async fn acks_at_once_are_all_counted_and_one_of_them_lets_the_reduction_go() {
         while let Some(lease) = claim(&store, LONG).await {
             leases.push(lease);
         }
-        let acked = join_all(leases.iter().map(async |lease| store.ack(lease, &result(lease)).await.unwrap())).await;
+        let acked = join_all(
+            leases
+                .iter()
+                .map(async |lease| store.ack(lease, &result(lease)).await.unwrap()),
+        )
+        .await;
         assert!(acked.iter().all(|acked| *acked == Acked::Written));
         assert!(claim(&store, LONG).await.unwrap().reduces, "{}", place.name);
         assert_eq!(claim(&store, LONG).await, None);
         let events = store.events("one", 0, 100).await.unwrap();
-        assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=18).collect::<Vec<_>>());
-        let done: Vec<_> = events[2..].iter().map(|event| event.payload["shards_done"].as_u64().unwrap()).collect();
+        assert_eq!(
+            events.iter().map(|event| event.seq).collect::<Vec<_>>(),
+            (1..=18).collect::<Vec<_>>()
+        );
+        let done: Vec<_> = events[2..]
+            .iter()
+            .map(|event| event.payload["shards_done"].as_u64().unwrap())
+            .collect();
         assert_eq!(done, (1..=16).collect::<Vec<_>>());
-        assert_eq!(events[17].payload, json!({ "done": 160, "total": 160, "shards_done": 16, "shards": 16 }));
+        assert_eq!(
+            events[17].payload,
+            json!({ "done": 160, "total": 160, "shards_done": 16, "shards": 16 })
+        );
         assert_eq!(store.events("one", 17, 100).await.unwrap(), events[17..]);
         assert_eq!(store.events("one", 3, 2).await.unwrap(), events[3..5]);
     }
@@ -178,12 +234,27 @@ async fn a_small_job_does_not_wait_for_huge_ones_ahead_of_it() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         for at in 0..10 {
-            assert_eq!(claim(&store, LONG).await.unwrap().job, format!("huge {at}"), "{}: one turn each", place.name);
+            assert_eq!(
+                claim(&store, LONG).await.unwrap().job,
+                format!("huge {at}"),
+                "{}: one turn each",
+                place.name
+            );
         }
         submit(&store, "small", 2).await;
-        assert_eq!(claim(&store, LONG).await.unwrap().job, "small", "{}", place.name);
+        assert_eq!(
+            claim(&store, LONG).await.unwrap().job,
+            "small",
+            "{}",
+            place.name
+        );
         // It has one under way as they have, and its turn was the last.
-        assert_eq!(claim(&store, LONG).await.unwrap().job, "huge 0", "{}", place.name);
+        assert_eq!(
+            claim(&store, LONG).await.unwrap().job,
+            "huge 0",
+            "{}",
+            place.name
+        );
     }
 }
 
@@ -192,7 +263,10 @@ async fn a_job_with_long_shards_gets_no_more_workers_than_one_with_short_ones() 
     for place in both().await {
         let store = place.store().await;
         submit(&store, "long", 50).await;
-        let _held = [claim(&store, LONG).await.unwrap(), claim(&store, LONG).await.unwrap()];
+        let _held = [
+            claim(&store, LONG).await.unwrap(),
+            claim(&store, LONG).await.unwrap(),
+        ];
         submit(&store, "short", 50).await;
         for _ in 0..5 {
             let lease = claim(&store, LONG).await.unwrap();
@@ -207,7 +281,12 @@ async fn a_job_with_long_shards_gets_no_more_workers_than_one_with_short_ones() 
         submit(&store, "frozen", 5).await;
         claim_and_freeze(&store).await;
         submit(&store, "new", 5).await;
-        assert_eq!(claim(&store, LONG).await.unwrap().job, "frozen", "{}: it came first", place.name);
+        assert_eq!(
+            claim(&store, LONG).await.unwrap().job,
+            "frozen",
+            "{}: it came first",
+            place.name
+        );
     }
 }
 
@@ -238,10 +317,18 @@ async fn no_more_jobs_are_open_than_are_allowed() {
         submit(&store, "one", 1).await;
         submit(&store, "two", 1).await;
         claim(&store, LONG).await.unwrap();
-        assert_eq!(store.submit(&new_job("three", 1), 2).await.unwrap(), Submitted::Full, "{}", place.name);
+        assert_eq!(
+            store.submit(&new_job("three", 1), 2).await.unwrap(),
+            Submitted::Full,
+            "{}",
+            place.name
+        );
         assert_eq!(store.job("three").await.unwrap(), None);
         store.cancel("two").await.unwrap();
-        assert!(matches!(store.submit(&new_job("three", 1), 2).await.unwrap(), Submitted::New(_)));
+        assert!(matches!(
+            store.submit(&new_job("three", 1), 2).await.unwrap(),
+            Submitted::New(_)
+        ));
     }
 }
 
@@ -251,12 +338,20 @@ async fn what_failures_leave_behind_is_bounded() {
         let store = place.store().await;
         submit(&store, "one", 1).await;
         let lease = claim(&store, LONG).await.unwrap();
-        store.fail(&lease, &"ü".repeat(1 << 19), None).await.unwrap();
+        store
+            .fail(&lease, &"ü".repeat(1 << 19), None)
+            .await
+            .unwrap();
         let job = store.job("one").await.unwrap().unwrap();
         assert!(job.error.unwrap().len() < 1020, "{}", place.name);
         assert!(store.errors("one", 9).await.unwrap()[0].error.len() < 1004);
         let events = store.events("one", 0, 9).await.unwrap();
-        assert!(events.iter().all(|event| event.payload.to_string().len() < 1100), "{events:?}");
+        assert!(
+            events
+                .iter()
+                .all(|event| event.payload.to_string().len() < 1100),
+            "{events:?}"
+        );
     }
 }
 
@@ -266,9 +361,21 @@ async fn results_of_shards_go_when_the_job_has_its_own() {
         let store = place.store().await;
         submit(&store, "one", 2).await;
         let reduction = work_off(&store).await;
-        assert!(store.results("one").await.unwrap().iter().all(Option::is_some));
+        assert!(
+            store
+                .results("one")
+                .await
+                .unwrap()
+                .iter()
+                .all(Option::is_some)
+        );
         store.finish(&reduction, &json!(7)).await.unwrap();
-        assert_eq!(store.results("one").await.unwrap(), [None, None], "{}", place.name);
+        assert_eq!(
+            store.results("one").await.unwrap(),
+            [None, None],
+            "{}",
+            place.name
+        );
         assert_eq!(store.job("one").await.unwrap().unwrap().units_done, 20);
     }
 }
@@ -281,23 +388,55 @@ async fn a_late_worker_changes_nothing() {
         let late = claim_and_freeze(&store).await;
         let lease = claim(&store, LONG).await.unwrap();
         assert_eq!(lease.shard, late.shard);
-        assert_eq!(store.renew(&late, LONG, 3).await.unwrap(), Renewed::Over, "{}", place.name);
-        assert_eq!(store.ack(&late, &"late".into()).await.unwrap(), Acked::Refused);
-        assert_eq!(store.fail(&late, "late", None).await.unwrap(), Acked::Refused);
+        assert_eq!(
+            store.renew(&late, LONG, 3).await.unwrap(),
+            Renewed::Over,
+            "{}",
+            place.name
+        );
+        assert_eq!(
+            store.ack(&late, &"late".into()).await.unwrap(),
+            Acked::Refused
+        );
+        assert_eq!(
+            store.fail(&late, "late", None).await.unwrap(),
+            Acked::Refused
+        );
         store.release(&late).await.unwrap();
         assert_eq!(store.renew(&lease, LONG, 3).await.unwrap(), Renewed::Kept);
         assert_eq!(store.job("one").await.unwrap().unwrap().units_done, 3);
-        assert_eq!(store.ack(&lease, &result(&lease)).await.unwrap(), Acked::Written);
-        assert_eq!(store.ack(&late, &"late".into()).await.unwrap(), Acked::Refused);
-        assert_eq!(store.ack(&lease, &"twice".into()).await.unwrap(), Acked::Refused);
-        assert_eq!(store.results("one").await.unwrap(), [Some(Bytes::from("result of 0"))]);
+        assert_eq!(
+            store.ack(&lease, &result(&lease)).await.unwrap(),
+            Acked::Written
+        );
+        assert_eq!(
+            store.ack(&late, &"late".into()).await.unwrap(),
+            Acked::Refused
+        );
+        assert_eq!(
+            store.ack(&lease, &"twice".into()).await.unwrap(),
+            Acked::Refused
+        );
+        assert_eq!(
+            store.results("one").await.unwrap(),
+            [Some(Bytes::from("result of 0"))]
+        );
         let late = claim_and_freeze(&store).await;
         let reduction = claim(&store, LONG).await.unwrap();
         assert!(late.reduces && reduction.reduces);
-        assert_eq!(store.finish(&late, &json!("late")).await.unwrap(), Acked::Refused);
+        assert_eq!(
+            store.finish(&late, &json!("late")).await.unwrap(),
+            Acked::Refused
+        );
         assert_eq!(state(&store, "one").await, JobState::Running);
-        assert_eq!(store.finish(&reduction, &json!("in time")).await.unwrap(), Acked::Written);
-        assert_eq!(store.finish(&late, &json!("late")).await.unwrap(), Acked::Refused);
+        assert_eq!(
+            store.finish(&reduction, &json!("in time")).await.unwrap(),
+            Acked::Written
+        );
+        assert_eq!(
+            store.finish(&late, &json!("late")).await.unwrap(),
+            Acked::Refused
+        );
         assert_eq!(store.result("one").await.unwrap(), Some(json!("in time")));
     }
 }
@@ -313,18 +452,41 @@ async fn a_shard_that_fails_waits_and_is_tried_again_and_at_last_fails_its_job()
         store.fail(&lease, "full", Some(LONG)).await.unwrap();
         assert_eq!(claim(&store, LONG).await, None, "{}: it waits", place.name);
         let errors = store.errors("one", 10).await.unwrap();
-        assert_eq!((errors[0].shard, errors[0].failures, errors[0].error.as_str()), (1, 1, "full"));
+        assert_eq!(
+            (
+                errors[0].shard,
+                errors[0].failures,
+                errors[0].error.as_str()
+            ),
+            (1, 1, "full")
+        );
         submit(&store, "two", 1).await;
         for failures in 1..=MAX_FAILURES {
-            assert_eq!(state(&store, "two").await, if failures == 1 { JobState::Queued } else { JobState::Running });
+            assert_eq!(
+                state(&store, "two").await,
+                if failures == 1 {
+                    JobState::Queued
+                } else {
+                    JobState::Running
+                }
+            );
             let lease = claim(&store, LONG).await.unwrap();
             assert_eq!(lease.job, "two");
-            assert_eq!(store.fail(&lease, "full", Some(0)).await.unwrap(), Acked::Written);
+            assert_eq!(
+                store.fail(&lease, "full", Some(0)).await.unwrap(),
+                Acked::Written
+            );
         }
         let job = store.job("two").await.unwrap().unwrap();
-        assert_eq!((job.state, job.error.unwrap()), (JobState::Failed, "shard 0: full".into()));
+        assert_eq!(
+            (job.state, job.error.unwrap()),
+            (JobState::Failed, "shard 0: full".into())
+        );
         let last = store.events("two", 0, 100).await.unwrap().pop().unwrap();
-        assert_eq!(last.payload, json!({ "state": "failed", "error": "shard 0: full" }));
+        assert_eq!(
+            last.payload,
+            json!({ "state": "failed", "error": "shard 0: full" })
+        );
         assert_eq!(claim(&store, LONG).await, None);
         assert_eq!(state(&store, "one").await, JobState::Running);
     }
@@ -335,14 +497,32 @@ async fn what_cannot_go_better_fails_its_job_at_once_and_keeps_what_was_done() {
     for place in both().await {
         let store = place.store().await;
         submit(&store, "one", 3).await;
-        let [good, bad, open] = [claim(&store, LONG), claim(&store, LONG), claim(&store, LONG)];
+        let [good, bad, open] = [
+            claim(&store, LONG),
+            claim(&store, LONG),
+            claim(&store, LONG),
+        ];
         let (good, bad, open) = (good.await.unwrap(), bad.await.unwrap(), open.await.unwrap());
         store.ack(&good, &result(&good)).await.unwrap();
-        assert_eq!(store.fail(&bad, "the model is gone", None).await.unwrap(), Acked::Written);
-        assert_eq!(state(&store, "one").await, JobState::Failed, "{}", place.name);
+        assert_eq!(
+            store.fail(&bad, "the model is gone", None).await.unwrap(),
+            Acked::Written
+        );
+        assert_eq!(
+            state(&store, "one").await,
+            JobState::Failed,
+            "{}",
+            place.name
+        );
         assert_eq!(store.renew(&open, LONG, 0).await.unwrap(), Renewed::Over);
-        assert_eq!(store.ack(&open, &result(&open)).await.unwrap(), Acked::Refused);
-        assert_eq!(store.results("one").await.unwrap(), [Some(Bytes::from("result of 0")), None, None]);
+        assert_eq!(
+            store.ack(&open, &result(&open)).await.unwrap(),
+            Acked::Refused
+        );
+        assert_eq!(
+            store.results("one").await.unwrap(),
+            [Some(Bytes::from("result of 0")), None, None]
+        );
     }
 }
 
@@ -357,7 +537,10 @@ async fn a_shard_that_kills_its_workers_fails_its_job_in_the_end() {
         assert_eq!(claim(&store, LONG).await, None);
         let job = store.job("one").await.unwrap().unwrap();
         assert_eq!(job.state, JobState::Failed, "{}", place.name);
-        assert_eq!(job.error.unwrap(), format!("the worker of shard 0 vanished {MAX_LOSSES} times"));
+        assert_eq!(
+            job.error.unwrap(),
+            format!("the worker of shard 0 vanished {MAX_LOSSES} times")
+        );
     }
 }
 
@@ -370,7 +553,12 @@ async fn a_shard_given_back_is_taken_at_once_and_counts_as_no_failure() {
             let lease = claim(&store, LONG).await.unwrap();
             store.release(&lease).await.unwrap();
         }
-        assert_eq!(state(&store, "one").await, JobState::Running, "{}", place.name);
+        assert_eq!(
+            state(&store, "one").await,
+            JobState::Running,
+            "{}",
+            place.name
+        );
         assert_eq!(store.errors("one", 10).await.unwrap(), []);
     }
 }
@@ -383,9 +571,20 @@ async fn a_cancelled_job_takes_nothing_more_and_stays_cancelled() {
         let lease = claim(&store, LONG).await.unwrap();
         assert!(store.cancel("one").await.unwrap());
         assert!(!store.cancel("one").await.unwrap() && !store.cancel("nobody").await.unwrap());
-        assert_eq!(store.renew(&lease, LONG, 0).await.unwrap(), Renewed::Over, "{}", place.name);
-        assert_eq!(store.ack(&lease, &result(&lease)).await.unwrap(), Acked::Refused);
-        assert_eq!(store.fail(&lease, "late", None).await.unwrap(), Acked::Refused);
+        assert_eq!(
+            store.renew(&lease, LONG, 0).await.unwrap(),
+            Renewed::Over,
+            "{}",
+            place.name
+        );
+        assert_eq!(
+            store.ack(&lease, &result(&lease)).await.unwrap(),
+            Acked::Refused
+        );
+        assert_eq!(
+            store.fail(&lease, "late", None).await.unwrap(),
+            Acked::Refused
+        );
         assert_eq!(claim(&store, LONG).await, None);
         let job = store.job("one").await.unwrap().unwrap();
         assert_eq!((job.state, job.error), (JobState::Cancelled, None));
@@ -397,8 +596,19 @@ async fn workers_take_only_the_kinds_that_they_know() {
     for place in both().await {
         let store = place.store().await;
         submit(&store, "one", 1).await;
-        assert_eq!(store.claim("old", &["sums", "um"], LONG).await.unwrap(), None, "{}", place.name);
-        assert!(store.claim("new", &["other", "sum"], LONG).await.unwrap().is_some());
+        assert_eq!(
+            store.claim("old", &["sums", "um"], LONG).await.unwrap(),
+            None,
+            "{}",
+            place.name
+        );
+        assert!(
+            store
+                .claim("new", &["other", "sum"], LONG)
+                .await
+                .unwrap()
+                .is_some()
+        );
     }
 }
 
@@ -413,17 +623,75 @@ async fn lists_are_filtered_and_paged_from_the_newest() {
         store.cancel("b").await.unwrap();
         store.cancel("d").await.unwrap();
         let ids = async |filter: Filter| {
-            let filter = if filter.limit == 0 { Filter { limit: 10, ..filter } } else { filter };
-            store.jobs(&filter).await.unwrap().into_iter().map(|job| job.id).collect::<Vec<_>>().concat()
+            let filter = if filter.limit == 0 {
+                Filter {
+                    limit: 10,
+                    ..filter
+                }
+            } else {
+                filter
+            };
+            store
+                .jobs(&filter)
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|job| job.id)
+                .collect::<Vec<_>>()
+                .concat()
         };
         let filter = Filter::default;
         assert_eq!(ids(filter()).await, "dcba", "{}", place.name);
-        assert_eq!(ids(Filter { state: Some(JobState::Cancelled), ..filter() }).await, "db");
-        assert_eq!(ids(Filter { kind: Some("other".into()), ..filter() }).await, "");
-        assert_eq!(ids(Filter { kind: Some("sum".into()), model: Some("tiny".into()), ..filter() }).await, "dcba");
-        assert_eq!(ids(Filter { limit: 2, ..filter() }).await, "dc");
-        assert_eq!(ids(Filter { limit: 2, after: Some("c".into()), ..filter() }).await, "ba");
-        assert_eq!(ids(Filter { after: Some("a".into()), ..filter() }).await, "");
+        assert_eq!(
+            ids(Filter {
+                state: Some(JobState::Cancelled),
+                ..filter()
+            })
+            .await,
+            "db"
+        );
+        assert_eq!(
+            ids(Filter {
+                kind: Some("other".into()),
+                ..filter()
+            })
+            .await,
+            ""
+        );
+        assert_eq!(
+            ids(Filter {
+                kind: Some("sum".into()),
+                model: Some("tiny".into()),
+                ..filter()
+            })
+            .await,
+            "dcba"
+        );
+        assert_eq!(
+            ids(Filter {
+                limit: 2,
+                ..filter()
+            })
+            .await,
+            "dc"
+        );
+        assert_eq!(
+            ids(Filter {
+                limit: 2,
+                after: Some("c".into()),
+                ..filter()
+            })
+            .await,
+            "ba"
+        );
+        assert_eq!(
+            ids(Filter {
+                after: Some("a".into()),
+                ..filter()
+            })
+            .await,
+            ""
+        );
     }
 }
 
@@ -436,14 +704,23 @@ async fn ended_jobs_are_forgotten_after_their_time_and_running_ones_never() {
         submit(&store, "ended", 1).await;
         store.cancel("ended").await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
-        assert_eq!(store.outdated(0, MANY).await.unwrap(), ["ended"], "{}", place.name);
+        assert_eq!(
+            store.outdated(0, MANY).await.unwrap(),
+            ["ended"],
+            "{}",
+            place.name
+        );
         assert_eq!(store.outdated(LONG, MANY).await.unwrap(), [""; 0]);
         for id in ["later", "last"] {
             submit(&store, id, 1).await;
             store.cancel(id).await.unwrap();
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(store.outdated(LONG, 1).await.unwrap(), ["ended", "later"], "the last one is kept");
+        assert_eq!(
+            store.outdated(LONG, 1).await.unwrap(),
+            ["ended", "later"],
+            "the last one is kept"
+        );
         assert_eq!(store.outdated(LONG, 3).await.unwrap(), [""; 0]);
         assert!(store.delete("ended").await.unwrap() && !store.delete("ended").await.unwrap());
         assert_eq!(store.job("ended").await.unwrap(), None);
@@ -458,7 +735,12 @@ async fn a_store_opens_again_on_what_it_holds() {
         submit(&place.store().await, "one", 1).await;
         let again = join_all((0..4).map(|_| place.store())).await;
         for store in again {
-            assert_eq!(state(&store, "one").await, JobState::Queued, "{}", place.name);
+            assert_eq!(
+                state(&store, "one").await,
+                JobState::Queued,
+                "{}",
+                place.name
+            );
             store.check().await.unwrap();
             store.close().await;
         }
@@ -470,7 +752,12 @@ async fn a_rate_is_of_the_shards_that_are_done() {
     for place in both().await {
         let store = place.store().await;
         submit(&store, "one", 50).await;
-        let rate = async || store.rate(&store.job("one").await.unwrap().unwrap()).await.unwrap();
+        let rate = async || {
+            store
+                .rate(&store.job("one").await.unwrap().unwrap())
+                .await
+                .unwrap()
+        };
         assert_eq!(rate().await, None);
         for _ in 0..40 {
             let lease = claim(&store, LONG).await.unwrap();
@@ -487,11 +774,20 @@ async fn a_rate_is_of_the_shards_that_are_done() {
 #[tokio::test]
 async fn a_database_that_is_not_there_is_told() {
     let data = tempfile::tempdir().unwrap();
-    let nowhere = format!("postgres://explaind@localhost/x?host={}", data.path().display());
-    let error = Store::open(Some(&nowhere), data.path()).await.unwrap_err().to_string();
+    let nowhere = format!(
+        "postgres://explaind@localhost/x?host={}",
+        data.path().display()
+    );
+    let error = Store::open(Some(&nowhere), data.path())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.starts_with("the database of jobs"), "{error}");
     let file = data.path().join("file");
     std::fs::write(&file, "in the way").unwrap();
-    let error = Store::open(None, &file.join("data")).await.unwrap_err().to_string();
+    let error = Store::open(None, &file.join("data"))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("--data"), "{error}");
 }

@@ -1,5 +1,5 @@
-//! Data sets of servers that are processes of their own on one data folder: uploads and removals at once, uploads that are killed,
-//! a disk that is full.
+//! Data sets of servers that are processes of their own on one data folder: uploads and removals at
+//! once, uploads that are killed, a disk that is full.
 
 use std::{
     fs,
@@ -26,7 +26,9 @@ use crate::{
 fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in entries {
-        writer.start_file(*name, SimpleFileOptions::default()).unwrap();
+        writer
+            .start_file(*name, SimpleFileOptions::default())
+            .unwrap();
         writer.write_all(bytes).unwrap();
     }
     writer.finish().unwrap().into_inner()
@@ -35,9 +37,14 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
 /// Six images of one shade, under names of their own.
 fn archive(shade: u8) -> Vec<u8> {
     let mut photo = Cursor::new(Vec::new());
-    RgbImage::from_pixel(8, 8, image::Rgb([shade; 3])).write_to(&mut photo, ImageFormat::Png).unwrap();
+    RgbImage::from_pixel(8, 8, image::Rgb([shade; 3]))
+        .write_to(&mut photo, ImageFormat::Png)
+        .unwrap();
     let names: Vec<String> = (0..6).map(|at| format!("a/{shade}_{at}.png")).collect();
-    let entries: Vec<_> = names.iter().map(|name| (name.as_str(), photo.get_ref().as_slice())).collect();
+    let entries: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), photo.get_ref().as_slice()))
+        .collect();
     zip(&entries)
 }
 
@@ -50,16 +57,29 @@ fn large_archive() -> Vec<u8> {
 
 async fn put(server: &Served, id: &str, archive: Vec<u8>) -> (u16, Value) {
     let url = format!("{}/datasets/{id}", server.url);
-    let answer = reqwest::Client::new().put(url).body(archive).send().await.unwrap();
+    let answer = reqwest::Client::new()
+        .put(url)
+        .body(archive)
+        .send()
+        .await
+        .unwrap();
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
 async fn delete(server: &Served, id: &str) -> u16 {
-    reqwest::Client::new().delete(format!("{}/datasets/{id}", server.url)).send().await.unwrap().status().as_u16()
+    reqwest::Client::new()
+        .delete(format!("{}/datasets/{id}", server.url))
+        .send()
+        .await
+        .unwrap()
+        .status()
+        .as_u16()
 }
 
 async fn get(server: &Served, id: &str) -> (u16, Value) {
-    let answer = reqwest::get(format!("{}/datasets/{id}", server.url)).await.unwrap();
+    let answer = reqwest::get(format!("{}/datasets/{id}", server.url))
+        .await
+        .unwrap();
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
@@ -67,7 +87,11 @@ async fn get(server: &Served, id: &str) -> (u16, Value) {
 fn stored(data: &Path) -> Vec<(String, u64)> {
     let (mut folders, mut found) = (vec![data.join("datasets")], Vec::new());
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        for entry in fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+        {
             match entry.metadata() {
                 Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
                 Ok(metadata) if entry.file_name() != ".lock" && entry.file_name() != "alive" => {
@@ -117,7 +141,10 @@ impl Half {
 }
 
 fn pair(material: &Path, place: &Place) -> [Served; 2] {
-    [Served::start(material, place, "all"), Served::start(material, place, "all")]
+    [
+        Served::start(material, place, "all"),
+        Served::start(material, place, "all"),
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,19 +154,43 @@ async fn two_servers_on_one_data_folder_keep_every_set_whole() {
     let servers = pair(material.path(), &place);
     for round in 0..12_u8 {
         let id = format!("race{round}");
-        let uploads = (0..8_u8).map(|at| put(&servers[usize::from(at) % 2], &id, archive(8 * round + at)));
+        let uploads =
+            (0..8_u8).map(|at| put(&servers[usize::from(at) % 2], &id, archive(8 * round + at)));
         let sent = join_all(uploads).await;
-        assert_eq!(sent.iter().filter(|(status, _)| *status == 201).count(), 1, "{sent:?}");
-        assert_eq!(sent.iter().filter(|(status, _)| *status == 200).count(), 7, "{sent:?}");
+        assert_eq!(
+            sent.iter().filter(|(status, _)| *status == 201).count(),
+            1,
+            "{sent:?}"
+        );
+        assert_eq!(
+            sent.iter().filter(|(status, _)| *status == 200).count(),
+            7,
+            "{sent:?}"
+        );
         let [one, two] = [get(&servers[0], &id).await, get(&servers[1], &id).await];
-        assert_eq!((one.0, one.1["images"].as_u64(), &one.1["hash"]), (200, Some(6), &two.1["hash"]));
+        assert_eq!(
+            (one.0, one.1["images"].as_u64(), &one.1["hash"]),
+            (200, Some(6), &two.1["hash"])
+        );
         assert!(sent.iter().any(|(_, card)| card["hash"] == one.1["hash"]));
     }
     for round in 0..24_u8 {
-        let (sent, removed) = tokio::join!(put(&servers[0], "both", archive(round)), delete(&servers[1], "both"));
-        assert!(matches!(sent.0, 200 | 201) && matches!(removed, 204 | 404), "{sent:?} {removed}");
-        let [one, two] = [get(&servers[0], "both").await, get(&servers[1], "both").await];
-        assert!(one.0 == two.0 && (one.0 == 200 || (one.0 == 404 && removed == 204)), "{one:?} {two:?} {removed}");
+        let (sent, removed) = tokio::join!(
+            put(&servers[0], "both", archive(round)),
+            delete(&servers[1], "both")
+        );
+        assert!(
+            matches!(sent.0, 200 | 201) && matches!(removed, 204 | 404),
+            "{sent:?} {removed}"
+        );
+        let [one, two] = [
+            get(&servers[0], "both").await,
+            get(&servers[1], "both").await,
+        ];
+        assert!(
+            one.0 == two.0 && (one.0 == 200 || (one.0 == 404 && removed == 204)),
+            "{one:?} {two:?} {removed}"
+        );
     }
     servers.into_iter().for_each(Served::kill);
 }
@@ -151,7 +202,12 @@ async fn a_killed_upload_leaves_nothing_and_anothers_upload_is_not_touched() {
     let [living, dying] = pair(material.path(), &place);
     let halves = [Half::send(&living, "kept"), Half::send(&dying, "lost")];
     let data = place.data.path();
-    let begun = || stored(data).iter().filter(|(_, length)| *length >= 1 << 20).count();
+    let begun = || {
+        stored(data)
+            .iter()
+            .filter(|(_, length)| *length >= 1 << 20)
+            .count()
+    };
     until("both uploads are on their way", || begun() == 2).await;
     dying.kill();
     assert_eq!(begun(), 2);
@@ -161,7 +217,10 @@ async fn a_killed_upload_leaves_nothing_and_anothers_upload_is_not_touched() {
     let answer = tokio::task::spawn_blocking(|| kept.finish()).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     assert_eq!(get(&fresh, "kept").await.0, 200);
-    let left: Vec<_> = stored(data).into_iter().filter(|(path, _)| !path.contains("/datasets/kept/")).collect();
+    let left: Vec<_> = stored(data)
+        .into_iter()
+        .filter(|(path, _)| !path.contains("/datasets/kept/"))
+        .collect();
     assert_eq!(left, []);
     [living, fresh].into_iter().for_each(Served::kill);
 }
@@ -170,18 +229,34 @@ async fn a_killed_upload_leaves_nothing_and_anothers_upload_is_not_touched() {
 async fn a_full_disk_is_told_and_leaves_nothing() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (material, place) = (material(), sqlite());
-    // Safe: the call between fork and exec is async-signal-safe. Writes beyond a limit then fail, as on a full disk.
-    let server = Served::with(material.path(), place.data.path(), None, "all", |command| unsafe {
-        command.pre_exec(|| {
-            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-            Ok(())
-        });
-    });
+    // Safe: the call between fork and exec is async-signal-safe. Writes beyond a limit then fail,
+    // as on a full disk.
+    let server = Served::with(
+        material.path(),
+        place.data.path(),
+        None,
+        "all",
+        |command| unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                Ok(())
+            });
+        },
+    );
     limit_files(server.id(), Some(0));
     for archive in [archive(1), large_archive()] {
         let (status, problem) = put(&server, "mine", archive).await;
-        assert_eq!((status, problem["code"].as_str()), (507, Some("disk_full")), "{problem}");
-        assert!(!problem.to_string().contains(place.data.path().to_str().unwrap()), "{problem}");
+        assert_eq!(
+            (status, problem["code"].as_str()),
+            (507, Some("disk_full")),
+            "{problem}"
+        );
+        assert!(
+            !problem
+                .to_string()
+                .contains(place.data.path().to_str().unwrap()),
+            "{problem}"
+        );
     }
     assert_eq!(get(&server, "mine").await.0, 404);
     assert_eq!(stored(place.data.path()), []);

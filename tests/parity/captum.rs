@@ -1,5 +1,5 @@
-//! Methods against Captum in f64 on two of torchvision's nets. captum_maps.py tells what is stored, and draws the same numbers where a method
-//! draws any.
+//! Methods against Captum in f64 on two of torchvision's nets. captum_maps.py tells what is stored,
+//! and draws the same numbers where a method draws any.
 
 use std::sync::Arc;
 
@@ -42,22 +42,34 @@ fn resnet_agrees_with_captum() {
 }
 
 fn agrees_with_captum(net: &str, export: &str) {
-    let (drawn, captum) =
-        (stored::read(&format!("torchvision/{net}.safetensors")), stored::read(&format!("captum/{net}.safetensors")));
+    let (drawn, captum) = (
+        stored::read(&format!("torchvision/{net}.safetensors")),
+        stored::read(&format!("captum/{net}.safetensors")),
+    );
     let scratch = tempfile::tempdir().unwrap();
     write_weights(&drawn, scratch.path());
     let source = read_export(export, scratch.path());
     let input: Drawn = drawn.json("input");
-    let tensor = |values: Vec<f32>| Arc::new(Tensor::from_shape_vec(input.shape.clone(), values).unwrap());
+    let tensor =
+        |values: Vec<f32>| Arc::new(Tensor::from_shape_vec(input.shape.clone(), values).unwrap());
     let seeds: Vec<u64> = captum.json("baselines");
-    let baselines: Vec<_> =
-        seeds.into_iter().map(|seed| tensor(uniform(seed, input.values().len()).collect())).collect();
+    let baselines: Vec<_> = seeds
+        .into_iter()
+        .map(|seed| tensor(uniform(seed, input.values().len()).collect()))
+        .collect();
     let x = tensor(input.values());
     let mut faults = Vec::new();
     for method in METHODS {
-        let Some(expected) = captum.floats(method.id) else { continue };
-        let mut given = json!({"method": method.id, "target": drawn.json::<usize>("target"), "head": "logits"});
-        for (name, key) in [("n_samples", "samples"), ("noise_level", "noise_level"), ("seed", "seed_value")] {
+        let Some(expected) = captum.floats(method.id) else {
+            continue;
+        };
+        let mut given =
+            json!({"method": method.id, "target": drawn.json::<usize>("target"), "head": "logits"});
+        for (name, key) in [
+            ("n_samples", "samples"),
+            ("noise_level", "noise_level"),
+            ("seed", "seed_value"),
+        ] {
             if method.takes(name) {
                 given[name] = captum.json(key);
             }
@@ -74,11 +86,18 @@ fn agrees_with_captum(net: &str, export: &str) {
             parameters: Arc::new(parameters),
         };
         let scores = explain(&source, subject);
-        let sampled: Vec<f32> = scores.iter().step_by(captum.json("stride")).copied().collect();
+        let sampled: Vec<f32> = scores
+            .iter()
+            .step_by(captum.json("stride"))
+            .copied()
+            .collect();
         let (gap, tolerance) = (distance(&sampled, &expected), captum.tolerance(method.id));
         println!("{net}: {} {gap:.1e} of {tolerance:.1e}", method.id);
         if gap.is_nan() || gap > tolerance {
-            faults.push(format!("{} is {gap:.1e} away, more than {tolerance:.1e}", method.id));
+            faults.push(format!(
+                "{} is {gap:.1e} away, more than {tolerance:.1e}",
+                method.id
+            ));
         }
     }
     assert!(faults.is_empty(), "{net}:\n{}", faults.join("\n"));
@@ -90,7 +109,10 @@ fn parse(given: &Value, source: &Graph) -> Parameters {
         model: "net",
         head: Head::Logits,
         pattern_layers: &PatternLayers::All,
-        classes: Classes { labels: &Labels::default(), count: Some(CLASSES) },
+        classes: Classes {
+            labels: &Labels::default(),
+            count: Some(CLASSES),
+        },
         has_patterns: false,
         layer: layers.last().map(|layer| layer.name.as_str()),
         layers: &layers,

@@ -20,7 +20,9 @@ fn linear() -> Vec<Dense> {
 }
 
 async fn explained(given: Value) -> Vec<Explained> {
-    ask(&engine(), &dense_net(linear()), &X, &given, None).await.unwrap()
+    ask(&engine(), &dense_net(linear()), &X, &given, None)
+        .await
+        .unwrap()
 }
 
 fn scores(explained: &Explained) -> Vec<f32> {
@@ -34,17 +36,37 @@ async fn the_clean_input_is_evaluated_once_and_the_price_is_exact() {
         (json!({"method": "gradient", "target": 1}), 1),
         (json!({"method": "gradient"}), 2),
         (json!({"method": "integrated_gradients", "target": 1}), 26),
-        (json!({"method": "integrated_gradients", "target": 1, "quality": "fast"}), 10),
-        (json!({"method": "integrated_gradients", "quality": "fast"}), 10),
+        (
+            json!({"method": "integrated_gradients", "target": 1, "quality": "fast"}),
+            10,
+        ),
+        (
+            json!({"method": "integrated_gradients", "quality": "fast"}),
+            10,
+        ),
         (json!({"method": "pgig", "target": 1}), 25),
-        (json!({"method": "pgig", "target": 1, "quadrature": "riemann_midpoint"}), 26),
+        (
+            json!({"method": "pgig", "target": 1, "quadrature": "riemann_midpoint"}),
+            26,
+        ),
         (json!({"method": "random", "target": 1}), 1),
     ] {
-        let answer = &ask(&engine, &net, &X, &given, Some(evaluations)).await.unwrap()[0];
-        let refused = ask(&engine, &net, &X, &given, Some(evaluations - 1)).await.unwrap_err();
-        assert!(matches!(refused, MethodError::TooCostly { cost, .. } if cost == evaluations), "{given}: {refused}");
+        let answer = &ask(&engine, &net, &X, &given, Some(evaluations))
+            .await
+            .unwrap()[0];
+        let refused = ask(&engine, &net, &X, &given, Some(evaluations - 1))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(refused, MethodError::TooCostly { cost, .. } if cost == evaluations),
+            "{given}: {refused}"
+        );
         assert_eq!(answer.evaluations, evaluations, "{given}");
-        let best: Vec<usize> = answer.predictions.iter().map(|prediction| prediction.index).collect();
+        let best: Vec<usize> = answer
+            .predictions
+            .iter()
+            .map(|prediction| prediction.index)
+            .collect();
         assert_eq!(best, [0, 1, 2], "{given}");
     }
 }
@@ -52,11 +74,17 @@ async fn the_clean_input_is_evaluated_once_and_the_price_is_exact() {
 #[tokio::test]
 async fn targets_are_resolved_on_the_clean_input() {
     let top = explained(json!({"method": "gradient", "target": "top:2"})).await;
-    assert_eq!(top.iter().map(scores).collect::<Vec<_>>(), [vec![1.0, 0.0], vec![0.0, -1.0]]);
+    assert_eq!(
+        top.iter().map(scores).collect::<Vec<_>>(),
+        [vec![1.0, 0.0], vec![0.0, -1.0]]
+    );
     assert_eq!(top[1].parameters.to_json()["target"], json!(1));
     let contrast = &explained(json!({"method": "gradient", "target": "0-2"})).await[0];
     assert_eq!(scores(contrast), [2.0, -1.0]);
-    assert_eq!(contrast.target.against.as_ref().map(|other| other.index), Some(2));
+    assert_eq!(
+        contrast.target.against.as_ref().map(|other| other.index),
+        Some(2)
+    );
     assert_eq!(contrast.attribution.input_value, Some(5.0));
 }
 
@@ -77,34 +105,95 @@ async fn on_one_linear_layer_pgig_is_the_pattern_times_integrated_gradients() {
 #[tokio::test]
 async fn a_map_of_zeros_comes_with_a_warning() {
     let flat = dense_net(vec![
-        Dense { weights: vec![vec![1.0, 0.0]], bias: vec![-9.0], pattern: None },
-        Dense { weights: vec![vec![1.0], vec![2.0]], bias: vec![1.0, 0.0], pattern: None },
+        Dense {
+            weights: vec![vec![1.0, 0.0]],
+            bias: vec![-9.0],
+            pattern: None,
+        },
+        Dense {
+            weights: vec![vec![1.0], vec![2.0]],
+            bias: vec![1.0, 0.0],
+            pattern: None,
+        },
     ]);
-    let answer = ask(&engine(), &flat, &X, &json!({"method": "gradient"}), None).await.unwrap();
+    let answer = ask(&engine(), &flat, &X, &json!({"method": "gradient"}), None)
+        .await
+        .unwrap();
     assert_eq!(answer[0].attribution.warnings.len(), 1);
 }
 
 #[tokio::test]
 async fn what_cannot_be_done_is_refused_before_any_work() {
     let engine = engine();
-    let bare = dense_net(linear().into_iter().map(|layer| Dense { pattern: None, ..layer }).collect());
-    let refused = ask(&engine, &bare, &X, &json!({"method": "pgig"}), None).await.unwrap_err();
-    assert!(refused.to_string().contains("explaind fit-patterns"), "{refused}");
-    let refused = ask(&engine, &bare, &X, &json!({"method": "integrated_gradients"}), Some(20)).await.unwrap_err();
-    assert!(matches!(refused, MethodError::TooCostly { cost: 27, limit: 20 }), "{refused}");
-    let refused = ask(&engine, &bare, &[1.0], &json!({"method": "gradient"}), None).await.unwrap_err();
+    let bare = dense_net(
+        linear()
+            .into_iter()
+            .map(|layer| Dense {
+                pattern: None,
+                ..layer
+            })
+            .collect(),
+    );
+    let refused = ask(&engine, &bare, &X, &json!({"method": "pgig"}), None)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("explaind fit-patterns"),
+        "{refused}"
+    );
+    let refused = ask(
+        &engine,
+        &bare,
+        &X,
+        &json!({"method": "integrated_gradients"}),
+        Some(20),
+    )
+    .await
+    .unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            MethodError::TooCostly {
+                cost: 27,
+                limit: 20
+            }
+        ),
+        "{refused}"
+    );
+    let refused = ask(&engine, &bare, &[1.0], &json!({"method": "gradient"}), None)
+        .await
+        .unwrap_err();
     assert!(matches!(refused, MethodError::Shape { .. }), "{refused}");
     for (given, param) in [
-        (json!({"method": "integrated_gradients", "baseline": "black"}), "baseline"),
-        (json!({"method": "integrated_gradients", "baseline": "uploaded"}), "baseline"),
+        (
+            json!({"method": "integrated_gradients", "baseline": "black"}),
+            "baseline",
+        ),
+        (
+            json!({"method": "integrated_gradients", "baseline": "uploaded"}),
+            "baseline",
+        ),
         (json!({"method": "gradient", "target": 3}), "target"),
     ] {
         let refused = ask(&engine, &bare, &X, &given, None).await.unwrap_err();
-        let MethodError::Parameters(faults) = refused else { panic!("{refused}") };
+        let MethodError::Parameters(faults) = refused else {
+            panic!("{refused}")
+        };
         assert_eq!(faults.shown()[0].param, param);
     }
-    let single = dense_net(vec![Dense { weights: vec![vec![1.0, 1.0]], bias: vec![0.0], pattern: None }]);
-    let refused = ask(&engine, &single, &X, &json!({"method": "gradient", "head": "probabilities"}), None).await;
+    let single = dense_net(vec![Dense {
+        weights: vec![vec![1.0, 1.0]],
+        bias: vec![0.0],
+        pattern: None,
+    }]);
+    let refused = ask(
+        &engine,
+        &single,
+        &X,
+        &json!({"method": "gradient", "head": "probabilities"}),
+        None,
+    )
+    .await;
     assert!(refused.unwrap_err().to_string().starts_with("head:"));
 }
 
@@ -112,9 +201,20 @@ async fn what_cannot_be_done_is_refused_before_any_work() {
 async fn predictions_are_the_best_classes() {
     let model = dense_net(linear());
     let (engine, pool, caller) = (engine(), Pool::new(1), caller());
-    let means = Means { engine: &engine, pool: &pool, caller: &caller, pictures: None };
+    let means = Means {
+        engine: &engine,
+        pool: &pool,
+        caller: &caller,
+        pictures: None,
+    };
     let (predictions, _) = predict(means, &model, tensor(&X), 2).await.unwrap();
-    assert_eq!(predictions.iter().map(|prediction| prediction.index).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(
+        predictions
+            .iter()
+            .map(|prediction| prediction.index)
+            .collect::<Vec<_>>(),
+        [0, 1]
+    );
     let expected = 2f32.exp() / (2f32.exp() + 1f32.exp() + (-3f32).exp());
     assert!((predictions[0].score - expected).abs() < 1e-6);
 }

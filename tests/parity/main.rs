@@ -1,5 +1,5 @@
-//! Whole nets against stored answers of other programs; the scripts that made them stand beside them (generate.py, pretrained.py,
-//! captum_maps.py).
+//! Whole nets against stored answers of other programs; the scripts that made them stand beside
+//! them (generate.py, pretrained.py, captum_maps.py).
 
 mod captum;
 mod explain;

@@ -1,5 +1,6 @@
-//! The real networks on a photo: the methods `gradient` and `integrated_gradients` against PyTorch and Captum in f64 (pretrained.py tells what
-//! is stored). The photo is not chosen away from kinks, so rounding alone moves these maps by up to a hundredth; the yardsticks hold that.
+//! The real networks on a photo: the methods `gradient` and `integrated_gradients` against PyTorch
+//! and Captum in f64 (pretrained.py tells what is stored). The photo is not chosen away from kinks,
+//! so rounding alone moves these maps by up to a hundredth; the yardsticks hold that.
 
 use std::{path::Path, sync::Arc};
 
@@ -44,7 +45,10 @@ struct Preprocessing {
 
 fn agrees_with_pytorch(model: &str) {
     let reference = stored::read(&format!("pretrained/{model}.safetensors"));
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(model).join("model.onnx");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("models")
+        .join(model)
+        .join("model.onnx");
     let source = read_model(&path).unwrap_or_else(|error| panic!("{error}; run `make models`"));
     let preprocessing: Preprocessing = reference.json("preprocessing");
     let pixels = reference.bytes("pixels");
@@ -54,9 +58,17 @@ fn agrees_with_pytorch(model: &str) {
     });
     let input = Arc::new(input.into_dyn());
     let target: usize = reference.json("target");
-    for (method, head) in [("gradient", Head::Logits), ("integrated_gradients", Head::Probabilities)] {
-        let parameters = Parameters::defaults(registry::find(method).unwrap(), head, PatternLayers::All);
-        let baselines = if method == "gradient" { vec![] } else { vec![Arc::new(Tensor::zeros(input.shape()))] };
+    for (method, head) in [
+        ("gradient", Head::Logits),
+        ("integrated_gradients", Head::Probabilities),
+    ] {
+        let parameters =
+            Parameters::defaults(registry::find(method).unwrap(), head, PatternLayers::All);
+        let baselines = if method == "gradient" {
+            vec![]
+        } else {
+            vec![Arc::new(Tensor::zeros(input.shape()))]
+        };
         let subject = Subject {
             input: input.clone(),
             seed: Arc::new([(target, 1.0)]),
@@ -70,8 +82,14 @@ fn agrees_with_pytorch(model: &str) {
         let scores = explain(&source, subject, &reference.floats("logits").unwrap());
         let expected = reference.floats(method).unwrap();
         let gap = distance(scores.as_slice().unwrap(), &expected);
-        println!("{model}: {method} {gap:.1e} of {:.1e}", reference.tolerance(method));
-        assert!(gap <= reference.tolerance(method), "{model}: {method} is {gap:.1e} away");
+        println!(
+            "{model}: {method} {gap:.1e} of {:.1e}",
+            reference.tolerance(method)
+        );
+        assert!(
+            gap <= reference.tolerance(method),
+            "{model}: {method} is {gap:.1e} away"
+        );
     }
 }
 
@@ -86,8 +104,15 @@ fn explain(source: &Graph, subject: Subject, logits: &[f32]) -> Arc<Tensor> {
         match method.step(&rows) {
             Step::Done(attribution) => return attribution.scores,
             Step::Evaluate(points) => {
-                rows = points.chunks(5).flat_map(|points| evaluate(&mut session, points, &spec, CLASSES)).collect();
-                for row in points.iter().zip(&rows).filter(|(point, _)| Arc::ptr_eq(&point.input, &input)) {
+                rows = points
+                    .chunks(5)
+                    .flat_map(|points| evaluate(&mut session, points, &spec, CLASSES))
+                    .collect();
+                for row in points
+                    .iter()
+                    .zip(&rows)
+                    .filter(|(point, _)| Arc::ptr_eq(&point.input, &input))
+                {
                     assert!(distance(&row.1.logits, logits) < 1e-5);
                 }
             }
@@ -96,19 +121,31 @@ fn explain(source: &Graph, subject: Subject, logits: &[f32]) -> Arc<Tensor> {
 }
 
 /// What the engine does with the points of a run.
-pub fn evaluate(session: &mut OrtSession, points: &[Point], spec: &DeriveSpec, classes: usize) -> Vec<Row> {
+pub fn evaluate(
+    session: &mut OrtSession,
+    points: &[Point],
+    spec: &DeriveSpec,
+    classes: usize,
+) -> Vec<Row> {
     let inputs: Vec<_> = points.iter().map(|point| point.input.view()).collect();
     let inputs = ndarray::stack(Axis(0), &inputs).unwrap();
     let mut seed = Tensor::zeros(IxDyn(&[points.len(), classes]));
     for (row, point) in points.iter().enumerate() {
-        point.seed.iter().for_each(|&(class, weight)| seed[[row, class]] = weight);
+        point
+            .seed
+            .iter()
+            .for_each(|&(class, weight)| seed[[row, class]] = weight);
     }
     let answers = run(session, &[("input", &inputs), ("seed", &seed)]);
     let one = |values: &Tensor, index: usize| values.index_axis(Axis(0), index).to_owned();
     let row = |index: usize| Row {
         logits: sample(&answers["logits"], index),
         probabilities: sample(&answers["probabilities"], index),
-        cotangents: spec.rule_sets.iter().map(|set| one(&answers[set.id()], index)).collect(),
+        cotangents: spec
+            .rule_sets
+            .iter()
+            .map(|set| one(&answers[set.id()], index))
+            .collect(),
         activation: answers.get("activation").map(|values| one(values, index)),
     };
     (0..points.len()).map(row).collect()

@@ -12,12 +12,21 @@ use indexmap::IndexMap;
 use ndarray::Axis;
 
 pub fn open(graph: &Graph) -> OrtSession {
-    OrtSession::open(load_runtime(None, 0).unwrap(), graph.clone(), Provider::Cpu, Threads::Shared).unwrap()
+    OrtSession::open(
+        load_runtime(None, 0).unwrap(),
+        graph.clone(),
+        Provider::Cpu,
+        Threads::Shared,
+    )
+    .unwrap()
 }
 
 /// All outputs by name.
 pub fn run(session: &mut OrtSession, inputs: &[(&str, &Tensor)]) -> IndexMap<String, Tensor> {
-    let inputs: Vec<_> = inputs.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
+    let inputs: Vec<_> = inputs
+        .iter()
+        .map(|(name, tensor)| (*name, tensor.view()))
+        .collect();
     session.run(&inputs).unwrap()
 }
 
@@ -25,7 +34,11 @@ pub fn run(session: &mut OrtSession, inputs: &[(&str, &Tensor)]) -> IndexMap<Str
 pub fn distance(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let square = |x: f64| x * x;
-    let gap: f64 = a.iter().zip(b).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    let gap: f64 = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| square(f64::from(*a) - f64::from(*b)))
+        .sum();
     (gap / b.iter().map(|b| square(f64::from(*b))).sum::<f64>()).sqrt()
 }
 

@@ -1,4 +1,5 @@
-//! Small nets built as graph values, and an engine to run them: the whole way from a request to its answers.
+//! Small nets built as graph values, and an engine to run them: the whole way from a request to its
+//! answers.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -30,8 +31,12 @@ pub struct Dense {
 
 /// Dense layers with rectifiers between them; the layer i gives value `layer_i`.
 pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
-    let (inputs, outputs) = (layers[0].weights[0].len(), layers[layers.len() - 1].bias.len());
-    let (mut nodes, mut initializers, mut patterns) = (Vec::new(), indexmap::IndexMap::new(), BTreeMap::new());
+    let (inputs, outputs) = (
+        layers[0].weights[0].len(),
+        layers[layers.len() - 1].bias.len(),
+    );
+    let (mut nodes, mut initializers, mut patterns) =
+        (Vec::new(), indexmap::IndexMap::new(), BTreeMap::new());
     let mut value = "x".to_owned();
     for (i, layer) in layers.into_iter().enumerate() {
         if i > 0 {
@@ -45,7 +50,10 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
         let transposed = BTreeMap::from([("transB".to_owned(), Attribute::Int(1))]);
         nodes.push(node("Gemm", &[&value, &weight, &bias], &output, transposed));
         if let Some(pattern) = layer.pattern {
-            patterns.insert(output.clone(), ArrayD::from_shape_vec(IxDyn(&shape), pattern).unwrap());
+            patterns.insert(
+                output.clone(),
+                ArrayD::from_shape_vec(IxDyn(&shape), pattern).unwrap(),
+            );
         }
         value = output;
     }
@@ -63,7 +71,11 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
         id: "dense".into(),
         folder: None,
         manifest: Manifest {
-            input: Input { name: "x".into(), shape: vec![inputs], preprocess: None },
+            input: Input {
+                name: "x".into(),
+                shape: vec![inputs],
+                preprocess: None,
+            },
             head: Head::Logits,
             pattern_layers: PatternLayers::All,
             output: None,
@@ -74,12 +86,20 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
         hash: "dense".into(),
         graph: Arc::new(graph),
         layers: Vec::new(),
-        patterns: (!patterns.is_empty()).then(|| Patterns { id: "given".into(), source: Arc::new(patterns) }),
+        patterns: (!patterns.is_empty()).then(|| Patterns {
+            id: "given".into(),
+            source: Arc::new(patterns),
+        }),
         warnings: Vec::new(),
     })
 }
 
-fn node(op_type: &str, inputs: &[&str], output: &str, attributes: BTreeMap<String, Attribute>) -> Node {
+fn node(
+    op_type: &str,
+    inputs: &[&str],
+    output: &str,
+    attributes: BTreeMap<String, Attribute>,
+) -> Node {
     Node {
         name: output.to_owned(),
         op_type: op_type.to_owned(),
@@ -91,13 +111,26 @@ fn node(op_type: &str, inputs: &[&str], output: &str, attributes: BTreeMap<Strin
 }
 
 fn literal(shape: &[usize], values: Vec<f32>) -> Literal {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    Literal { element: Element::Float, shape: shape.to_vec(), bytes: bytes.into() }
+    let bytes: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    Literal {
+        element: Element::Float,
+        shape: shape.to_vec(),
+        bytes: bytes.into(),
+    }
 }
 
 fn rows(name: &str, width: usize) -> ValueInfo {
     let shape = vec![Dim::Symbol("batch".into()), Dim::Known(width)];
-    ValueInfo { name: name.to_owned(), value_type: ValueType { element: Element::Float, shape } }
+    ValueInfo {
+        name: name.to_owned(),
+        value_type: ValueType {
+            element: Element::Float,
+            shape,
+        },
+    }
 }
 
 pub fn engine() -> Engine {
@@ -114,7 +147,12 @@ pub fn engine() -> Engine {
 }
 
 pub fn caller() -> Caller {
-    Caller { id: 1, priority: Priority::Interactive, cancel: CancellationToken::new(), deadline: None }
+    Caller {
+        id: 1,
+        priority: Priority::Interactive,
+        cancel: CancellationToken::new(),
+        deadline: None,
+    }
 }
 
 pub fn tensor(values: &[f32]) -> Arc<Tensor> {
@@ -132,7 +170,12 @@ pub async fn ask(
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts(model))?;
     let request = Request::of(parameters);
     let (pool, caller) = (Pool::new(1), caller());
-    let means = Means { engine, pool: &pool, caller: &caller, pictures: None };
+    let means = Means {
+        engine,
+        pool: &pool,
+        caller: &caller,
+        pictures: None,
+    };
     let answered = explain(means, model, tensor(input), &[request], max_evaluations).await?;
     Ok(answered.explained.into_iter().flatten().collect())
 }

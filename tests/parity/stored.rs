@@ -5,8 +5,9 @@ use std::{collections::HashMap, fs, path::PathBuf};
 use safetensors::SafeTensors;
 use serde::de::DeserializeOwned;
 
-/// PyTorch's own f32 answer and f64 answers with rounding noise in every layer say how far a correct f32 program may be; this many times the
-/// larger of them covers the other order of sums of ONNX Runtime's kernels.
+/// PyTorch's own f32 answer and f64 answers with rounding noise in every layer say how far a
+/// correct f32 program may be; this many times the larger of them covers the other order of sums of
+/// ONNX Runtime's kernels.
 const YARDSTICKS: f64 = 4.0;
 /// What the other order of sums costs even where PyTorch happens to be closer to f64.
 const SUMMATION: f64 = 2e-6;
@@ -18,23 +19,44 @@ pub struct Stored {
 
 /// A folder or file beside this one.
 pub fn path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/parity").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/parity")
+        .join(name)
 }
 
 pub fn read(name: &str) -> Stored {
     let bytes = fs::read(path(name)).unwrap();
-    let metadata = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap();
+    let metadata = SafeTensors::read_metadata(&bytes)
+        .unwrap()
+        .1
+        .metadata()
+        .clone()
+        .unwrap();
     Stored { bytes, metadata }
 }
 
 impl Stored {
     pub fn floats(&self, name: &str) -> Option<Vec<f32>> {
-        let (chunks, _) = SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).ok()?.data().as_chunks::<4>();
-        Some(chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect())
+        let (chunks, _) = SafeTensors::deserialize(&self.bytes)
+            .unwrap()
+            .tensor(name)
+            .ok()?
+            .data()
+            .as_chunks::<4>();
+        Some(
+            chunks
+                .iter()
+                .map(|chunk| f32::from_le_bytes(*chunk))
+                .collect(),
+        )
     }
 
     pub fn bytes(&self, name: &str) -> &[u8] {
-        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).unwrap().data()
+        SafeTensors::deserialize(&self.bytes)
+            .unwrap()
+            .tensor(name)
+            .unwrap()
+            .data()
     }
 
     pub fn json<T: DeserializeOwned>(&self, key: &str) -> T {
@@ -44,6 +66,9 @@ impl Stored {
     /// How far from the stored `map` an answer may be, as a relative distance.
     pub fn tolerance(&self, map: &str) -> f64 {
         let yardstick = |name: &str| self.json::<f64>(&format!("{map}.{name}"));
-        YARDSTICKS * yardstick("float32").max(yardstick("rounding")).max(SUMMATION)
+        YARDSTICKS
+            * yardstick("float32")
+                .max(yardstick("rounding"))
+                .max(SUMMATION)
     }
 }

@@ -1,4 +1,5 @@
-//! torchvision's classifiers as PyTorch exports them: derived gradients against PyTorch autograd in f64 (generate.py tells what is stored).
+//! torchvision's classifiers as PyTorch exports them: derived gradients against PyTorch autograd in
+//! f64 (generate.py tells what is stored).
 
 use std::{fs, iter, path::Path};
 
@@ -45,7 +46,9 @@ nets! {
 /// Names of the stored files, sorted.
 fn files() -> Vec<String> {
     let folder = fs::read_dir(stored::path("torchvision")).unwrap();
-    let mut names: Vec<_> = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = folder
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -85,7 +88,9 @@ pub struct Drawn {
 
 impl Drawn {
     pub fn values(&self) -> Vec<f32> {
-        uniform(self.seed, self.shape.iter().product()).map(|u| self.scale * u).collect()
+        uniform(self.seed, self.shape.iter().product())
+            .map(|u| self.scale * u)
+            .collect()
     }
 }
 
@@ -99,19 +104,26 @@ pub fn uniform(seed: u64, count: usize) -> impl Iterator<Item = f32> {
     })
 }
 
-/// A batch of up to two samples: the stored input, then another, for an answer must not depend on who shares its batch.
+/// A batch of up to two samples: the stored input, then another, for an answer must not depend on
+/// who shares its batch.
 fn batch(input: &Drawn, rows: usize) -> Tensor {
     let pixels = input.values();
     let other = pixels.iter().rev().copied().collect();
-    let pair = [pixels, other].map(|pixels| Tensor::from_shape_vec(input.shape.clone(), pixels).unwrap());
-    ndarray::stack(Axis(0), &pair.each_ref().map(|tensor| tensor.view())[..rows]).unwrap()
+    let pair =
+        [pixels, other].map(|pixels| Tensor::from_shape_vec(input.shape.clone(), pixels).unwrap());
+    ndarray::stack(
+        Axis(0),
+        &pair.each_ref().map(|tensor| tensor.view())[..rows],
+    )
+    .unwrap()
 }
 
 /// Writes the weights that the metadata tells, for exports to be read there.
 pub fn write_weights(reference: &stored::Stored, folder: &Path) {
     let mut weights = Vec::new();
     for (seed, shift, scale, count) in reference.json::<Vec<(u64, f32, f32, usize)>>("weights") {
-        uniform(seed, count).for_each(|u| weights.extend_from_slice(&(shift + scale * u).to_le_bytes()));
+        uniform(seed, count)
+            .for_each(|u| weights.extend_from_slice(&(shift + scale * u).to_le_bytes()));
     }
     fs::write(folder.join("weights.bin"), weights).unwrap();
 }
@@ -123,7 +135,8 @@ pub fn read_export(export: &str, folder: &Path) -> Graph {
     read_model(&path).unwrap_or_else(|error| panic!("{export}: {error}"))
 }
 
-/// What is wrong with the default layer. Inception's last layers have more than one pixel at its own input size alone.
+/// What is wrong with the default layer. Inception's last layers have more than one pixel at its
+/// own input size alone.
 fn layer_fault(net: &str, source: &Graph) -> Option<String> {
     let (_, op, shape) = LAYERS.iter().find(|row| row.0 == net)?;
     let mut source = source.clone();
@@ -131,18 +144,30 @@ fn layer_fault(net: &str, source: &Graph) -> Option<String> {
         source.inputs[0].value_type.shape[2..].fill(Dim::Known(299));
     }
     let layer = spatial_layers(&source).unwrap().pop()?;
-    let made_by = &source.nodes.iter().find(|node| node.outputs.contains(&layer.name))?.op_type;
+    let made_by = &source
+        .nodes
+        .iter()
+        .find(|node| node.outputs.contains(&layer.name))?
+        .op_type;
     // Before opset 14 HardSwish was written out.
     let fits = made_by == op || (*op == "HardSwish" && ["Mul", "Div"].contains(&made_by.as_str()));
-    (!fits || layer.shape != *shape).then(|| format!("the default layer is {made_by} {:?}", layer.shape))
+    (!fits || layer.shape != *shape)
+        .then(|| format!("the default layer is {made_by} {:?}", layer.shape))
 }
 
 fn agrees_with_pytorch(net: &str) {
     let reference = stored::read(&format!("torchvision/{net}.safetensors"));
     let (input, target): (Drawn, usize) = (reference.json("input"), reference.json("target"));
     let logits = reference.floats("logits").unwrap();
-    let rule_sets = [RuleSetId::Gradient, RuleSetId::GuidedBackprop, RuleSetId::Deconvnet];
-    let maps: Vec<_> = rule_sets.into_iter().filter_map(|set| Some((set, reference.floats(set.id())?))).collect();
+    let rule_sets = [
+        RuleSetId::Gradient,
+        RuleSetId::GuidedBackprop,
+        RuleSetId::Deconvnet,
+    ];
+    let maps: Vec<_> = rule_sets
+        .into_iter()
+        .filter_map(|set| Some((set, reference.floats(set.id())?)))
+        .collect();
     let spec = DeriveSpec {
         rule_sets: maps.iter().map(|(set, _)| *set).collect(),
         wrt: Wrt::Input,
@@ -156,7 +181,9 @@ fn agrees_with_pytorch(net: &str) {
 
     assert!(LAYERS.iter().any(|row| row.0 == net));
     let mut faults = Vec::new();
-    let exports = files().into_iter().filter(|name| name.starts_with(&format!("{net}.")) && name.ends_with(".onnx"));
+    let exports = files()
+        .into_iter()
+        .filter(|name| name.starts_with(&format!("{net}.")) && name.ends_with(".onnx"));
     for export in exports {
         let source = read_export(&export, scratch.path());
         faults.extend(layer_fault(net, &source).map(|fault| format!("{export}: {fault}")));
@@ -167,7 +194,9 @@ fn agrees_with_pytorch(net: &str) {
         for (mut row, class) in iter::zip(seed.rows_mut(), [target, 0]) {
             row[class] = 1.0;
         }
-        let forward = run(&mut open(&source), &[("input", &batch)]).swap_remove("logits").unwrap();
+        let forward = run(&mut open(&source), &[("input", &batch)])
+            .swap_remove("logits")
+            .unwrap();
         let derived = match derive(&source, &spec, None) {
             Ok(derived) => derived.graph,
             Err(error) => {
@@ -180,15 +209,32 @@ fn agrees_with_pytorch(net: &str) {
             let gap = distance(found, expected);
             println!("{export}: {what} {gap:.1e} of {tolerance:.1e}");
             if gap.is_nan() || gap > tolerance {
-                faults.push(format!("{export}: {what} is {gap:.1e} away, more than {tolerance:.1e}"));
+                faults.push(format!(
+                    "{export}: {what} is {gap:.1e} away, more than {tolerance:.1e}"
+                ));
             }
         };
-        compare("logits of the export", &sample(&forward, 0), &logits, LOGITS);
+        compare(
+            "logits of the export",
+            &sample(&forward, 0),
+            &logits,
+            LOGITS,
+        );
         for row in 0..rows {
-            compare("derived logits", &sample(&answers["logits"], row), &sample(&forward, row), LOGITS);
+            compare(
+                "derived logits",
+                &sample(&answers["logits"], row),
+                &sample(&forward, row),
+                LOGITS,
+            );
         }
         for (set, expected) in &maps {
-            compare(set.id(), &sample(&answers[set.id()], 0), expected, reference.tolerance("gradient"));
+            compare(
+                set.id(),
+                &sample(&answers[set.id()], 0),
+                expected,
+                reference.tolerance("gradient"),
+            );
         }
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));

@@ -1,4 +1,5 @@
-//! A row of the table: one node over an input `x`, made into a classifier by flattening what it gives.
+//! A row of the table: one node over an input `x`, made into a classifier by flattening what it
+//! gives.
 
 use std::collections::BTreeMap;
 
@@ -104,18 +105,30 @@ impl Case {
                 }
                 In::Part(start, end) => {
                     for (end_name, value) in [("start", *start), ("end", *end)] {
-                        initializers.insert(format!("{name}.{end_name}"), Literal::vector_i64(&[value as i64]));
+                        initializers.insert(
+                            format!("{name}.{end_name}"),
+                            Literal::vector_i64(&[value as i64]),
+                        );
                     }
                     initializers.insert(format!("{name}.axis"), Literal::vector_i64(&[1]));
-                    let inputs = ["x".into(), format!("{name}.start"), format!("{name}.end"), format!("{name}.axis")];
+                    let inputs = [
+                        "x".into(),
+                        format!("{name}.start"),
+                        format!("{name}.end"),
+                        format!("{name}.axis"),
+                    ];
                     nodes.push(Node::new("Slice", inputs, [format!("{name}.part")]));
                     names.push(format!("{name}.part"));
                     continue;
                 }
-                In::Noise(shape) => Literal::from_f32s(shape, &noise(index as u64 + 7, shape.iter().product())),
+                In::Noise(shape) => {
+                    Literal::from_f32s(shape, &noise(index as u64 + 7, shape.iter().product()))
+                }
                 In::Positive(shape) => {
-                    let values: Vec<f32> =
-                        noise(index as u64 + 7, shape.iter().product()).iter().map(|v| 1.0 + v / 2.0).collect();
+                    let values: Vec<f32> = noise(index as u64 + 7, shape.iter().product())
+                        .iter()
+                        .map(|v| 1.0 + v / 2.0)
+                        .collect();
                     Literal::from_f32s(shape, &values)
                 }
                 In::Floats(values) => Literal::from_f32s(&[values.len()], values),
@@ -129,18 +142,32 @@ impl Case {
         }
         let outputs: Vec<String> = (0..self.outputs).map(|index| format!("y{index}")).collect();
         let mut node = Node::new(self.op, names, outputs);
-        node.attributes = self.attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        node.attributes = self
+            .attributes
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect();
         nodes.push(node);
-        let flat: Vec<String> = self.read.iter().map(|index| format!("flat{index}")).collect();
+        let flat: Vec<String> = self
+            .read
+            .iter()
+            .map(|index| format!("flat{index}"))
+            .collect();
         nodes.extend(
-            self.read.iter().zip(&flat).map(|(index, flat)| Node::new("Flatten", [&format!("y{index}")], [flat])),
+            self.read
+                .iter()
+                .zip(&flat)
+                .map(|(index, flat)| Node::new("Flatten", [&format!("y{index}")], [flat])),
         );
         nodes.push(Node::new("Concat", flat, vec!["out".to_owned()]).with("axis", 1));
         Graph {
             name: "case".into(),
             ir_version: 8,
             opset_imports: BTreeMap::from([(String::new(), self.opset)]),
-            inputs: vec![ValueInfo { name: "x".into(), value_type: ValueType::new(Element::Float, shape) }],
+            inputs: vec![ValueInfo {
+                name: "x".into(),
+                value_type: ValueType::new(Element::Float, shape),
+            }],
             outputs: vec![ValueInfo {
                 name: "out".into(),
                 value_type: ValueType::new(
@@ -154,7 +181,8 @@ impl Case {
         }
     }
 
-    /// A batch whose elements are evenly spaced in ±2 and shuffled: none lies on 0, no two are equal.
+    /// A batch whose elements are evenly spaced in ±2 and shuffled: none lies on 0, no two are
+    /// equal.
     pub fn input(&self) -> Vec<f32> {
         let count = BATCH * self.x.iter().product::<usize>();
         let mut order: Vec<usize> = (0..count).collect();
@@ -162,12 +190,17 @@ impl Case {
         for last in (1..count).rev() {
             order.swap(last, random.next_u32() as usize % (last + 1));
         }
-        order.into_iter().map(|rank| (rank as f32 + 0.5) / count as f32 * 4.0 - 2.0 + self.shift).collect()
+        order
+            .into_iter()
+            .map(|rank| (rank as f32 + 0.5) / count as f32 * 4.0 - 2.0 + self.shift)
+            .collect()
     }
 }
 
 /// Numbers in ±1.
 pub fn noise(seed: u64, count: usize) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    (0..count).map(|_| random.next_u32() as f32 / u32::MAX as f32 * 2.0 - 1.0).collect()
+    (0..count)
+        .map(|_| random.next_u32() as f32 / u32::MAX as f32 * 2.0 - 1.0)
+        .collect()
 }

@@ -59,15 +59,45 @@ fn elementwise() -> Vec<Case> {
         pair("Sub", "both vary"),
         pair("Mul", "both vary"),
         pair("Div", "both vary").shift(4.0),
-        Case::new("Add", "a constant per channel", &[3, 2, 2], &[In::X, noise(&[3, 1, 1])]),
-        Case::new("Add", "x widened by a constant", &[1, 3], &[In::X, noise(&[1, 4, 3])]),
-        Case::new("Mul", "x widened along a one", &[4, 1], &[In::X, noise(&[4, 3])]),
-        Case::new("Mul", "constant on the left", &[4, 3], &[noise(&[1]), In::X]),
-        Case::new("Mul", "one part widens over the other", &[4, 3], &[In::Part(0, 1), In::Part(1, 4)]),
+        Case::new(
+            "Add",
+            "a constant per channel",
+            &[3, 2, 2],
+            &[In::X, noise(&[3, 1, 1])],
+        ),
+        Case::new(
+            "Add",
+            "x widened by a constant",
+            &[1, 3],
+            &[In::X, noise(&[1, 4, 3])],
+        ),
+        Case::new(
+            "Mul",
+            "x widened along a one",
+            &[4, 1],
+            &[In::X, noise(&[4, 3])],
+        ),
+        Case::new(
+            "Mul",
+            "constant on the left",
+            &[4, 3],
+            &[noise(&[1]), In::X],
+        ),
+        Case::new(
+            "Mul",
+            "one part widens over the other",
+            &[4, 3],
+            &[In::Part(0, 1), In::Part(1, 4)],
+        ),
         Case::new("Sub", "constant on the left", &[4], &[noise(&[4]), In::X]),
         Case::new("Div", "constant below", &[4], &[In::X, positive(&[4])]),
         Case::new("Div", "constant above", &[4], &[positive(&[4]), In::X]).shift(4.0),
-        Case::new("Sum", "three inputs, one widened", &[5, 2], &[In::Part(0, 2), In::Part(2, 4), In::Part(4, 5)]),
+        Case::new(
+            "Sum",
+            "three inputs, one widened",
+            &[5, 2],
+            &[In::Part(0, 2), In::Part(2, 4), In::Part(4, 5)],
+        ),
         Case::new("Pow", "cube", &[4], &[In::X, In::Scalar(3.0)]),
         Case::new("Pow", "root", &[4], &[In::X, In::Scalar(0.5)]).shift(3.0),
         pair("Max", "both vary"),
@@ -77,7 +107,11 @@ fn elementwise() -> Vec<Case> {
             "Where",
             "both vary",
             &[4, 2],
-            &[In::Truths(vec![2, 2], vec![true, false, false, true]), In::Part(0, 2), In::Part(2, 4)],
+            &[
+                In::Truths(vec![2, 2], vec![true, false, false, true]),
+                In::Part(0, 2),
+                In::Part(2, 4),
+            ],
         ),
     ]
 }
@@ -87,8 +121,18 @@ fn activations() -> Vec<Case> {
         unary("Relu", "plain"),
         unary("LeakyRelu", "default slope"),
         unary("LeakyRelu", "slope 0.3").with("alpha", 0.3f32),
-        Case::new("PRelu", "slope per channel", &[3, 2, 2], &[In::X, noise(&[3, 1, 1])]),
-        Case::new("PRelu", "slope varies", &[6, 2], &[In::Part(0, 3), In::Part(3, 6)]),
+        Case::new(
+            "PRelu",
+            "slope per channel",
+            &[3, 2, 2],
+            &[In::X, noise(&[3, 1, 1])],
+        ),
+        Case::new(
+            "PRelu",
+            "slope varies",
+            &[6, 2],
+            &[In::Part(0, 3), In::Part(3, 6)],
+        ),
         unary("Elu", "default"),
         unary("Elu", "alpha 0.4").with("alpha", 0.4f32),
         unary("Selu", "default"),
@@ -96,38 +140,80 @@ fn activations() -> Vec<Case> {
         unary("Tanh", "plain"),
         unary("Softplus", "plain"),
         unary("HardSigmoid", "default").shift(2.0),
-        unary("HardSigmoid", "as in MobileNet v3").with("alpha", 1.0f32 / 6.0).with("beta", 0.5f32).shift(2.05),
+        unary("HardSigmoid", "as in MobileNet v3")
+            .with("alpha", 1.0f32 / 6.0)
+            .with("beta", 0.5f32)
+            .shift(2.05),
         unary("HardSwish", "plain").shift(2.05),
         unary("HardSwish", "left bend").shift(-2.05),
         unary("Gelu", "exact").opset(20),
         unary("Gelu", "tanh").opset(20).with("approximate", "tanh"),
-        Case::new("Clip", "relu6", &[12], &[In::X, In::Scalar(0.0), In::Scalar(6.0)]).shift(5.05),
-        Case::new("Clip", "two bounds that are no powers of two", &[12], &[In::X, In::Scalar(-0.7), In::Scalar(1.1)]),
+        Case::new(
+            "Clip",
+            "relu6",
+            &[12],
+            &[In::X, In::Scalar(0.0), In::Scalar(6.0)],
+        )
+        .shift(5.05),
+        Case::new(
+            "Clip",
+            "two bounds that are no powers of two",
+            &[12],
+            &[In::X, In::Scalar(-0.7), In::Scalar(1.1)],
+        ),
         Case::new("Clip", "lower only", &[12], &[In::X, In::Scalar(0.3)]),
-        Case::new("Clip", "upper only", &[12], &[In::X, In::Absent, In::Scalar(0.3)]),
-        Case::new("Clip", "bounds as attributes", &[12], &[In::X]).with("min", 0.0f32).with("max", 1.1f32).opset(7),
+        Case::new(
+            "Clip",
+            "upper only",
+            &[12],
+            &[In::X, In::Absent, In::Scalar(0.3)],
+        ),
+        Case::new("Clip", "bounds as attributes", &[12], &[In::X])
+            .with("min", 0.0f32)
+            .with("max", 1.1f32)
+            .opset(7),
         Case::new("Softmax", "last axis", &[2, 5], &[In::X]),
         Case::new("Softmax", "channels of an image", &[3, 2, 2], &[In::X]).with("axis", 1),
-        Case::new("Softmax", "opset 11 runs over all axes from 1 on", &[3, 2], &[In::X]).with("axis", 1).opset(11),
+        Case::new(
+            "Softmax",
+            "opset 11 runs over all axes from 1 on",
+            &[3, 2],
+            &[In::X],
+        )
+        .with("axis", 1)
+        .opset(11),
         Case::new("LogSoftmax", "last axis", &[2, 5], &[In::X]),
         Case::new("LogSoftmax", "channels of an image", &[3, 2, 2], &[In::X]).with("axis", 1),
         Case::new("Dropout", "inference", &[4], &[In::X]),
-        Case::new("Dropout", "ratio as attribute", &[4], &[In::X]).with("ratio", 0.5f32).opset(7),
+        Case::new("Dropout", "ratio as attribute", &[4], &[In::X])
+            .with("ratio", 0.5f32)
+            .opset(7),
     ]
 }
 
 fn convolutions() -> Vec<Case> {
-    let conv = |about, x: &[usize], weight: &[usize]| Case::new("Conv", about, x, &[In::X, noise(weight)]);
-    let transposed =
-        |about, x: &[usize], weight: &[usize]| Case::new("ConvTranspose", about, x, &[In::X, noise(weight)]);
+    let conv =
+        |about, x: &[usize], weight: &[usize]| Case::new("Conv", about, x, &[In::X, noise(weight)]);
+    let transposed = |about, x: &[usize], weight: &[usize]| {
+        Case::new("ConvTranspose", about, x, &[In::X, noise(weight)])
+    };
     vec![
         conv("3x3", &[2, 5, 6], &[3, 2, 3, 3]),
-        Case::new("Conv", "3x3 with bias", &[2, 5, 6], &[In::X, noise(&[3, 2, 3, 3]), noise(&[3])])
-            .ints("pads", &[1, 1, 1, 1]),
+        Case::new(
+            "Conv",
+            "3x3 with bias",
+            &[2, 5, 6],
+            &[In::X, noise(&[3, 2, 3, 3]), noise(&[3])],
+        )
+        .ints("pads", &[1, 1, 1, 1]),
         conv("1x1", &[3, 4, 4], &[2, 3, 1, 1]),
         conv("1x1 stride 2", &[3, 5, 6], &[2, 3, 1, 1]).ints("strides", &[2, 2]),
-        conv("3x3 stride 2 pad 1", &[2, 7, 8], &[3, 2, 3, 3]).ints("strides", &[2, 2]).ints("pads", &[1, 1, 1, 1]),
-        conv("7x7 stride 2 pad 3", &[1, 9, 10], &[2, 1, 7, 7]).ints("strides", &[2, 2]).ints("pads", &[3, 3, 3, 3]),
+        conv("3x3 stride 2 pad 1", &[2, 7, 8], &[3, 2, 3, 3])
+            .ints("strides", &[2, 2])
+            .ints("pads", &[1, 1, 1, 1]),
+        conv("7x7 stride 2 pad 3", &[1, 9, 10], &[2, 1, 7, 7])
+            .ints("strides", &[2, 2])
+            .ints("pads", &[3, 3, 3, 3]),
         conv("stride 3, rows left over", &[2, 9, 8], &[2, 2, 2, 2]).ints("strides", &[3, 3]),
         conv("asymmetric pads", &[2, 5, 5], &[2, 2, 3, 2]).ints("pads", &[0, 1, 2, 0]),
         conv("asymmetric pads, stride 2", &[2, 6, 7], &[2, 2, 3, 3])
@@ -135,16 +221,32 @@ fn convolutions() -> Vec<Case> {
             .ints("strides", &[2, 2]),
         conv("different strides", &[2, 6, 7], &[2, 2, 3, 3]).ints("strides", &[1, 2]),
         conv("pads beyond the kernel", &[2, 4, 4], &[2, 2, 1, 2]).ints("pads", &[1, 2, 1, 0]),
-        conv("dilated", &[2, 7, 7], &[2, 2, 3, 3]).ints("dilations", &[2, 2]).ints("pads", &[2, 2, 2, 2]),
-        conv("dilated, stride 2", &[2, 8, 8], &[2, 2, 3, 2]).ints("dilations", &[2, 3]).ints("strides", &[2, 2]),
+        conv("dilated", &[2, 7, 7], &[2, 2, 3, 3])
+            .ints("dilations", &[2, 2])
+            .ints("pads", &[2, 2, 2, 2]),
+        conv("dilated, stride 2", &[2, 8, 8], &[2, 2, 3, 2])
+            .ints("dilations", &[2, 3])
+            .ints("strides", &[2, 2]),
         conv("two groups", &[4, 5, 5], &[6, 2, 3, 3]).with("group", 2),
-        conv("two groups, stride 2", &[4, 5, 5], &[6, 2, 3, 3]).with("group", 2).ints("strides", &[2, 2]),
-        conv("depthwise", &[4, 5, 5], &[4, 1, 3, 3]).with("group", 4).ints("pads", &[1, 1, 1, 1]),
-        conv("depthwise with multiplier, stride 2", &[2, 6, 6], &[4, 1, 3, 3])
+        conv("two groups, stride 2", &[4, 5, 5], &[6, 2, 3, 3])
             .with("group", 2)
             .ints("strides", &[2, 2]),
-        conv("SAME_UPPER", &[2, 6, 7], &[2, 2, 3, 2]).with("auto_pad", "SAME_UPPER").ints("strides", &[2, 2]),
-        conv("SAME_LOWER", &[2, 6, 7], &[2, 2, 3, 2]).with("auto_pad", "SAME_LOWER").ints("strides", &[2, 2]),
+        conv("depthwise", &[4, 5, 5], &[4, 1, 3, 3])
+            .with("group", 4)
+            .ints("pads", &[1, 1, 1, 1]),
+        conv(
+            "depthwise with multiplier, stride 2",
+            &[2, 6, 6],
+            &[4, 1, 3, 3],
+        )
+        .with("group", 2)
+        .ints("strides", &[2, 2]),
+        conv("SAME_UPPER", &[2, 6, 7], &[2, 2, 3, 2])
+            .with("auto_pad", "SAME_UPPER")
+            .ints("strides", &[2, 2]),
+        conv("SAME_LOWER", &[2, 6, 7], &[2, 2, 3, 2])
+            .with("auto_pad", "SAME_LOWER")
+            .ints("strides", &[2, 2]),
         conv("SAME_UPPER, stride 1", &[2, 5, 4], &[2, 2, 4, 2]).with("auto_pad", "SAME_UPPER"),
         conv("VALID", &[2, 5, 4], &[2, 2, 3, 2]).with("auto_pad", "VALID"),
         conv("one axis", &[2, 8], &[3, 2, 3]).ints("pads", &[1, 1]),
@@ -155,46 +257,78 @@ fn convolutions() -> Vec<Case> {
             .ints("strides", &[2, 2])
             .ints("pads", &[1, 1, 1, 1])
             .ints("output_padding", &[1, 1]),
-        transposed("asymmetric pads", &[2, 4, 3], &[2, 2, 3, 3]).ints("strides", &[2, 1]).ints("pads", &[0, 1, 1, 0]),
-        transposed("output shape", &[2, 4, 4], &[2, 2, 3, 3]).ints("strides", &[2, 2]).ints("output_shape", &[8, 8]),
-        transposed("two groups, dilated", &[4, 3, 3], &[4, 2, 2, 2]).with("group", 2).ints("dilations", &[2, 2]),
-        transposed("SAME_UPPER", &[2, 4, 4], &[2, 2, 3, 3]).ints("strides", &[2, 2]).with("auto_pad", "SAME_UPPER"),
+        transposed("asymmetric pads", &[2, 4, 3], &[2, 2, 3, 3])
+            .ints("strides", &[2, 1])
+            .ints("pads", &[0, 1, 1, 0]),
+        transposed("output shape", &[2, 4, 4], &[2, 2, 3, 3])
+            .ints("strides", &[2, 2])
+            .ints("output_shape", &[8, 8]),
+        transposed("two groups, dilated", &[4, 3, 3], &[4, 2, 2, 2])
+            .with("group", 2)
+            .ints("dilations", &[2, 2]),
+        transposed("SAME_UPPER", &[2, 4, 4], &[2, 2, 3, 3])
+            .ints("strides", &[2, 2])
+            .with("auto_pad", "SAME_UPPER"),
     ]
 }
 
 fn pools() -> Vec<Case> {
-    let pool = |op, about, x: &[usize], kernel: &[i64]| Case::new(op, about, x, &[In::X]).ints("kernel_shape", kernel);
+    let pool = |op, about, x: &[usize], kernel: &[i64]| {
+        Case::new(op, about, x, &[In::X]).ints("kernel_shape", kernel)
+    };
     let mut cases = Vec::new();
     for op in ["MaxPool", "AveragePool"] {
         cases.extend([
             pool(op, "2x2 stride 2", &[2, 6, 4], &[2, 2]).ints("strides", &[2, 2]),
             pool(op, "2x2 stride 2, a row left over", &[2, 7, 5], &[2, 2]).ints("strides", &[2, 2]),
             pool(op, "3x3 stride 2", &[2, 7, 7], &[3, 3]).ints("strides", &[2, 2]),
-            pool(op, "3x3 stride 2 pad 1", &[2, 8, 7], &[3, 3]).ints("strides", &[2, 2]).ints("pads", &[1, 1, 1, 1]),
-            pool(op, "3x3 stride 2, ceil", &[2, 8, 6], &[3, 3]).ints("strides", &[2, 2]).with("ceil_mode", 1),
-            pool(op, "2x2 stride 2, ceil", &[2, 7, 5], &[2, 2]).ints("strides", &[2, 2]).with("ceil_mode", 1),
+            pool(op, "3x3 stride 2 pad 1", &[2, 8, 7], &[3, 3])
+                .ints("strides", &[2, 2])
+                .ints("pads", &[1, 1, 1, 1]),
+            pool(op, "3x3 stride 2, ceil", &[2, 8, 6], &[3, 3])
+                .ints("strides", &[2, 2])
+                .with("ceil_mode", 1),
+            pool(op, "2x2 stride 2, ceil", &[2, 7, 5], &[2, 2])
+                .ints("strides", &[2, 2])
+                .with("ceil_mode", 1),
             pool(op, "3x3 stride 2 pad 1, ceil", &[2, 6, 6], &[3, 3])
                 .ints("strides", &[2, 2])
                 .ints("pads", &[1, 1, 1, 1])
                 .with("ceil_mode", 1),
-            pool(op, "stride beyond the kernel, ceil, no window begins there", &[2, 6, 6], &[2, 2])
-                .ints("strides", &[3, 3])
-                .with("ceil_mode", 1),
-            pool(op, "3x3 stride 3 pad 1, ceil, no window begins there along one axis", &[2, 8, 9], &[3, 3])
-                .ints("strides", &[3, 3])
-                .ints("pads", &[1, 1, 1, 1])
-                .with("ceil_mode", 1),
+            pool(
+                op,
+                "stride beyond the kernel, ceil, no window begins there",
+                &[2, 6, 6],
+                &[2, 2],
+            )
+            .ints("strides", &[3, 3])
+            .with("ceil_mode", 1),
+            pool(
+                op,
+                "3x3 stride 3 pad 1, ceil, no window begins there along one axis",
+                &[2, 8, 9],
+                &[3, 3],
+            )
+            .ints("strides", &[3, 3])
+            .ints("pads", &[1, 1, 1, 1])
+            .with("ceil_mode", 1),
             pool(op, "3x3 stride 1 pad 1", &[2, 5, 5], &[3, 3]).ints("pads", &[1, 1, 1, 1]),
             pool(op, "stride beyond the kernel", &[2, 7, 7], &[2, 2]).ints("strides", &[3, 3]),
-            pool(op, "asymmetric pads", &[2, 6, 6], &[3, 3]).ints("strides", &[2, 2]).ints("pads", &[0, 1, 1, 0]),
-            pool(op, "SAME_UPPER", &[2, 6, 7], &[3, 3]).ints("strides", &[2, 2]).with("auto_pad", "SAME_UPPER"),
+            pool(op, "asymmetric pads", &[2, 6, 6], &[3, 3])
+                .ints("strides", &[2, 2])
+                .ints("pads", &[0, 1, 1, 0]),
+            pool(op, "SAME_UPPER", &[2, 6, 7], &[3, 3])
+                .ints("strides", &[2, 2])
+                .with("auto_pad", "SAME_UPPER"),
             pool(op, "SAME_LOWER", &[2, 6, 7], &[2, 2]).with("auto_pad", "SAME_LOWER"),
             pool(op, "one axis", &[2, 9], &[3]).ints("strides", &[2]),
             pool(op, "three axes", &[1, 4, 4, 4], &[2, 2, 2]).ints("strides", &[2, 2, 2]),
         ]);
     }
     cases.extend([
-        pool("MaxPool", "dilated", &[2, 7, 7], &[2, 2]).ints("dilations", &[2, 3]).ints("strides", &[2, 1]),
+        pool("MaxPool", "dilated", &[2, 7, 7], &[2, 2])
+            .ints("dilations", &[2, 3])
+            .ints("strides", &[2, 1]),
         pool("AveragePool", "pads count", &[2, 8, 7], &[3, 3])
             .ints("strides", &[2, 2])
             .ints("pads", &[1, 1, 1, 1])
@@ -209,7 +343,10 @@ fn pools() -> Vec<Case> {
             .with("ceil_mode", 1),
         Case::new("GlobalAveragePool", "plain", &[3, 4, 5], &[In::X]),
         Case::new("GlobalMaxPool", "plain", &[3, 4, 5], &[In::X]),
-        Case::new("LRN", "odd size", &[7, 2, 2], &[In::X]).with("size", 5).with("alpha", 0.9f32).with("bias", 2.0f32),
+        Case::new("LRN", "odd size", &[7, 2, 2], &[In::X])
+            .with("size", 5)
+            .with("alpha", 0.9f32)
+            .with("bias", 2.0f32),
         Case::new("LRN", "wider than the channels", &[3, 2, 2], &[In::X])
             .with("size", 7)
             .with("alpha", 0.7f32)
@@ -223,57 +360,152 @@ fn matrices() -> Vec<Case> {
     vec![
         gemm("plain", &[4, 3]),
         gemm("transB", &[3, 4]).with("transB", 1),
-        Case::new("Gemm", "alpha, beta, bias", &[4], &[In::X, noise(&[3, 4]), noise(&[3])])
-            .with("transB", 1)
-            .with("alpha", 0.5f32)
-            .with("beta", 2.0f32),
-        Case::new("Gemm", "the bias varies", &[6], &[In::Part(0, 3), noise(&[3, 3]), In::Part(3, 6)])
-            .with("beta", 0.3f32),
+        Case::new(
+            "Gemm",
+            "alpha, beta, bias",
+            &[4],
+            &[In::X, noise(&[3, 4]), noise(&[3])],
+        )
+        .with("transB", 1)
+        .with("alpha", 0.5f32)
+        .with("beta", 2.0f32),
+        Case::new(
+            "Gemm",
+            "the bias varies",
+            &[6],
+            &[In::Part(0, 3), noise(&[3, 3]), In::Part(3, 6)],
+        )
+        .with("beta", 0.3f32),
         Case::new("MatMul", "constant right", &[4], &[In::X, noise(&[4, 3])]),
-        Case::new("MatMul", "constant right, a row per token", &[5, 4], &[In::X, noise(&[4, 3])]),
+        Case::new(
+            "MatMul",
+            "constant right, a row per token",
+            &[5, 4],
+            &[In::X, noise(&[4, 3])],
+        ),
         Case::new("MatMul", "constant left", &[4, 3], &[noise(&[5, 4]), In::X]),
-        Case::new("MatMul", "both vary", &[6, 3], &[In::Part(0, 3), In::Part(3, 6)]),
-        Case::new("MatMul", "both vary, batched twice", &[4, 3, 3], &[In::Part(0, 2), In::Part(2, 4)]),
-        Case::new("MatMul", "right widens over the batch", &[3, 2, 4], &[In::X, noise(&[3, 4, 2])]),
+        Case::new(
+            "MatMul",
+            "both vary",
+            &[6, 3],
+            &[In::Part(0, 3), In::Part(3, 6)],
+        ),
+        Case::new(
+            "MatMul",
+            "both vary, batched twice",
+            &[4, 3, 3],
+            &[In::Part(0, 2), In::Part(2, 4)],
+        ),
+        Case::new(
+            "MatMul",
+            "right widens over the batch",
+            &[3, 2, 4],
+            &[In::X, noise(&[3, 4, 2])],
+        ),
     ]
 }
 
 fn shapes() -> Vec<Case> {
     vec![
         Case::new("Flatten", "axis 1", &[2, 3, 2], &[In::X]),
-        Case::new("Reshape", "one dim inferred", &[4, 3], &[In::X, ints(&[0, 2, -1])]),
+        Case::new(
+            "Reshape",
+            "one dim inferred",
+            &[4, 3],
+            &[In::X, ints(&[0, 2, -1])],
+        ),
         Case::new("Squeeze", "axes given", &[3, 1, 1], &[In::X, ints(&[2, 3])]),
-        Case::new("Squeeze", "axes as attribute", &[3, 1, 1], &[In::X]).ints("axes", &[2, 3]).opset(11),
+        Case::new("Squeeze", "axes as attribute", &[3, 1, 1], &[In::X])
+            .ints("axes", &[2, 3])
+            .opset(11),
         Case::new("Unsqueeze", "axes given", &[3], &[In::X, ints(&[1, 3])]),
-        Case::new("Unsqueeze", "axes as attribute", &[3], &[In::X]).ints("axes", &[1, 3]).opset(11),
+        Case::new("Unsqueeze", "axes as attribute", &[3], &[In::X])
+            .ints("axes", &[1, 3])
+            .opset(11),
         Case::new("Transpose", "three axes", &[3, 2, 4], &[In::X]).ints("perm", &[0, 3, 1, 2]),
-        Case::new("Expand", "a one and a new axis", &[3, 1], &[In::X, ints(&[1, 3, 4])]),
-        Case::new("Concat", "two parts and a constant", &[5, 2], &[In::Part(0, 2), In::X, In::Part(1, 3)])
-            .with("axis", 1),
-        Case::new("Split", "equal parts", &[6, 2], &[In::X]).with("axis", 1).outputs(2, &[0, 1]),
-        Case::new("Split", "sizes given, one part unread", &[6, 2], &[In::X, ints(&[1, 2, 3])])
+        Case::new(
+            "Expand",
+            "a one and a new axis",
+            &[3, 1],
+            &[In::X, ints(&[1, 3, 4])],
+        ),
+        Case::new(
+            "Concat",
+            "two parts and a constant",
+            &[5, 2],
+            &[In::Part(0, 2), In::X, In::Part(1, 3)],
+        )
+        .with("axis", 1),
+        Case::new("Split", "equal parts", &[6, 2], &[In::X])
             .with("axis", 1)
-            .outputs(3, &[0, 2]),
+            .outputs(2, &[0, 1]),
+        Case::new(
+            "Split",
+            "sizes given, one part unread",
+            &[6, 2],
+            &[In::X, ints(&[1, 2, 3])],
+        )
+        .with("axis", 1)
+        .outputs(3, &[0, 2]),
         Case::new("Split", "sizes as attribute", &[6, 2], &[In::X])
             .with("axis", 1)
             .ints("split", &[4, 2])
             .outputs(2, &[0, 1])
             .opset(11),
-        Case::new("Slice", "two axes", &[5, 4], &[In::X, ints(&[1, -3]), ints(&[4, 9]), ints(&[1, 2])]),
-        Case::new("Slice", "step 2", &[7, 2], &[In::X, ints(&[1]), ints(&[7]), ints(&[1]), ints(&[2])]),
-        Case::new("Slice", "backwards", &[7, 2], &[In::X, ints(&[-1]), ints(&[-99]), ints(&[1]), ints(&[-2])]),
+        Case::new(
+            "Slice",
+            "two axes",
+            &[5, 4],
+            &[In::X, ints(&[1, -3]), ints(&[4, 9]), ints(&[1, 2])],
+        ),
+        Case::new(
+            "Slice",
+            "step 2",
+            &[7, 2],
+            &[In::X, ints(&[1]), ints(&[7]), ints(&[1]), ints(&[2])],
+        ),
+        Case::new(
+            "Slice",
+            "backwards",
+            &[7, 2],
+            &[In::X, ints(&[-1]), ints(&[-99]), ints(&[1]), ints(&[-2])],
+        ),
         Case::new("Slice", "as attributes", &[5, 2], &[In::X])
             .ints("starts", &[1])
             .ints("ends", &[3])
             .ints("axes", &[1])
             .opset(9),
-        Case::new("Gather", "some, one twice", &[5, 2], &[In::X, ints(&[3, -1, 3])]).with("axis", 1),
+        Case::new(
+            "Gather",
+            "some, one twice",
+            &[5, 2],
+            &[In::X, ints(&[3, -1, 3])],
+        )
+        .with("axis", 1),
         Case::new("Gather", "one", &[5, 2], &[In::X, In::Index(2)]).with("axis", 1),
-        Case::new("Pad", "constant", &[3, 2], &[In::X, ints(&[0, 1, 2, 0, 3, 0])]),
-        Case::new("Pad", "negative", &[5, 4], &[In::X, ints(&[0, -1, 1, 0, 0, -2])]),
-        Case::new("Pad", "reflect", &[2, 4, 5], &[In::X, ints(&[0, 0, 2, 1, 0, 0, 1, 3])]).with("mode", "reflect"),
+        Case::new(
+            "Pad",
+            "constant",
+            &[3, 2],
+            &[In::X, ints(&[0, 1, 2, 0, 3, 0])],
+        ),
+        Case::new(
+            "Pad",
+            "negative",
+            &[5, 4],
+            &[In::X, ints(&[0, -1, 1, 0, 0, -2])],
+        ),
+        Case::new(
+            "Pad",
+            "reflect",
+            &[2, 4, 5],
+            &[In::X, ints(&[0, 0, 2, 1, 0, 0, 1, 3])],
+        )
+        .with("mode", "reflect"),
         Case::new("Pad", "edge", &[2, 3], &[In::X, ints(&[0, 0, 2, 0, 0, 3])]).with("mode", "edge"),
-        Case::new("Pad", "as attribute", &[3, 2], &[In::X]).ints("pads", &[0, 1, 2, 0, 3, 0]).opset(9),
+        Case::new("Pad", "as attribute", &[3, 2], &[In::X])
+            .ints("pads", &[0, 1, 2, 0, 3, 0])
+            .opset(9),
     ]
 }
 
@@ -281,13 +513,19 @@ fn reductions() -> Vec<Case> {
     let mut cases = Vec::new();
     for op in ["ReduceMean", "ReduceSum", "ReduceMax"] {
         cases.extend([
-            Case::new(op, "image axes, kept", &[3, 2, 4], &[In::X]).ints("axes", &[2, 3]).opset(11),
+            Case::new(op, "image axes, kept", &[3, 2, 4], &[In::X])
+                .ints("axes", &[2, 3])
+                .opset(11),
             Case::new(op, "image axes, dropped", &[3, 2, 4], &[In::X])
                 .ints("axes", &[-1, 2])
                 .with("keepdims", 0)
                 .opset(11),
-            Case::new(op, "channels", &[3, 2, 2], &[In::X]).ints("axes", &[1]).opset(11),
-            Case::new(op, "axes as input", &[3, 2, 2], &[In::X, ints(&[2])]).with("keepdims", 0).opset(18),
+            Case::new(op, "channels", &[3, 2, 2], &[In::X])
+                .ints("axes", &[1])
+                .opset(11),
+            Case::new(op, "axes as input", &[3, 2, 2], &[In::X, ints(&[2])])
+                .with("keepdims", 0)
+                .opset(18),
         ]);
     }
     cases
@@ -308,28 +546,66 @@ fn normalisations() -> Vec<Case> {
             &[In::X, noise(&[3]), noise(&[3]), noise(&[3]), positive(&[3])],
         )
         .with("epsilon", 0.1f32),
-        Case::new("LayerNormalization", "last axis", &[3, 4], &[In::X, noise(&[4]), noise(&[4])]),
-        Case::new("LayerNormalization", "two axes", &[3, 4], &[In::X, noise(&[3, 4])]).with("axis", 1),
-        Case::new("InstanceNormalization", "an image", &[3, 3, 3], &[In::X, noise(&[3]), noise(&[3])]),
-        Case::new("GroupNormalization", "a scale per group", &[6, 2, 3], &[In::X, noise(&[3]), noise(&[3])])
-            .with("num_groups", 3)
-            .opset(18),
-        Case::new("GroupNormalization", "a scale per channel", &[6, 2, 3], &[In::X, noise(&[6]), noise(&[6])])
-            .with("num_groups", 3)
-            .opset(21),
+        Case::new(
+            "LayerNormalization",
+            "last axis",
+            &[3, 4],
+            &[In::X, noise(&[4]), noise(&[4])],
+        ),
+        Case::new(
+            "LayerNormalization",
+            "two axes",
+            &[3, 4],
+            &[In::X, noise(&[3, 4])],
+        )
+        .with("axis", 1),
+        Case::new(
+            "InstanceNormalization",
+            "an image",
+            &[3, 3, 3],
+            &[In::X, noise(&[3]), noise(&[3])],
+        ),
+        Case::new(
+            "GroupNormalization",
+            "a scale per group",
+            &[6, 2, 3],
+            &[In::X, noise(&[3]), noise(&[3])],
+        )
+        .with("num_groups", 3)
+        .opset(18),
+        Case::new(
+            "GroupNormalization",
+            "a scale per channel",
+            &[6, 2, 3],
+            &[In::X, noise(&[6]), noise(&[6])],
+        )
+        .with("num_groups", 3)
+        .opset(21),
     ]
 }
 
 fn resampling() -> Vec<Case> {
     vec![
         Case::new("DepthToSpace", "DCR", &[8, 2, 3], &[In::X]).with("blocksize", 2),
-        Case::new("DepthToSpace", "CRD", &[8, 2, 3], &[In::X]).with("blocksize", 2).with("mode", "CRD"),
+        Case::new("DepthToSpace", "CRD", &[8, 2, 3], &[In::X])
+            .with("blocksize", 2)
+            .with("mode", "CRD"),
         Case::new("SpaceToDepth", "plain", &[2, 4, 6], &[In::X]).with("blocksize", 2),
         Case::new("Tile", "two axes", &[2, 3], &[In::X, ints(&[1, 2, 3])]),
-        Case::new("Resize", "nearest, asymmetric", &[2, 3, 2], &[In::X, In::Absent, floats(&[1.0, 1.0, 2.0, 3.0])])
-            .with("mode", "nearest")
-            .with("coordinate_transformation_mode", "asymmetric")
-            .with("nearest_mode", "floor"),
-        Case::new("Resize", "nearest, half pixel", &[2, 3, 2], &[In::X, In::Absent, floats(&[1.0, 1.0, 2.0, 2.0])]),
+        Case::new(
+            "Resize",
+            "nearest, asymmetric",
+            &[2, 3, 2],
+            &[In::X, In::Absent, floats(&[1.0, 1.0, 2.0, 3.0])],
+        )
+        .with("mode", "nearest")
+        .with("coordinate_transformation_mode", "asymmetric")
+        .with("nearest_mode", "floor"),
+        Case::new(
+            "Resize",
+            "nearest, half pixel",
+            &[2, 3, 2],
+            &[In::X, In::Absent, floats(&[1.0, 1.0, 2.0, 2.0])],
+        ),
     ]
 }

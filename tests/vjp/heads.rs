@@ -22,7 +22,14 @@ fn graph(nodes: Vec<Node>, outputs: &[(&str, usize)], batch: Dim) -> Graph {
         inputs: vec![info("x", vec![batch, Dim::Known(3)])],
         outputs: outputs
             .iter()
-            .map(|&(name, rank)| info(name, (0..rank).map(|i| Dim::Symbol(format!("{name}{i}"))).collect()))
+            .map(|&(name, rank)| {
+                info(
+                    name,
+                    (0..rank)
+                        .map(|i| Dim::Symbol(format!("{name}{i}")))
+                        .collect(),
+                )
+            })
             .collect(),
         initializers: [
             ("four".to_owned(), Literal::vector_i64(&[0, 3, 1, 1])),
@@ -41,7 +48,10 @@ fn symbolic() -> Dim {
 /// logits and probabilities at (1, 2, 3).
 fn answer(source: &Graph) -> (Vec<f32>, Vec<f32>) {
     let graph = derive(source, &spec(&[]), None).unwrap();
-    let found = Net::open(&graph).unwrap().run(&[("x", &tensor(&[1, 3], vec![1.0, 2.0, 3.0]))]).unwrap();
+    let found = Net::open(&graph)
+        .unwrap()
+        .run(&[("x", &tensor(&[1, 3], vec![1.0, 2.0, 3.0]))])
+        .unwrap();
     let of = |name: &str| found[name].iter().copied().collect();
     assert_eq!(found["logits"].shape(), [1, 3]);
     (of("logits"), of("probabilities"))
@@ -53,13 +63,22 @@ fn softmax(z: &[f32]) -> Vec<f32> {
 }
 
 fn assert_close(found: &[f32], expected: &[f32]) {
-    assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-6), "{found:?} is not {expected:?}");
+    assert!(
+        found
+            .iter()
+            .zip(expected)
+            .all(|(f, e)| (f - e).abs() < 1e-6),
+        "{found:?} is not {expected:?}"
+    );
 }
 
 #[test]
 fn a_softmax_at_the_end_gives_both() {
     let (logits, probabilities) = answer(&graph(
-        vec![Node::new("Neg", ["x"], ["z"]), Node::new("Softmax", ["z"], ["probs"])],
+        vec![
+            Node::new("Neg", ["x"], ["z"]),
+            Node::new("Softmax", ["z"], ["probs"]),
+        ],
         &[("probs", 2)],
         symbolic(),
     ));
@@ -70,7 +89,10 @@ fn a_softmax_at_the_end_gives_both() {
 #[test]
 fn plain_outputs_are_logits_even_when_an_inner_value_has_the_name() {
     let (logits, probabilities) = answer(&graph(
-        vec![Node::new("Neg", ["x"], ["logits"]), Node::new("Neg", ["logits"], ["gradient"])],
+        vec![
+            Node::new("Neg", ["x"], ["logits"]),
+            Node::new("Neg", ["logits"], ["gradient"]),
+        ],
         &[("gradient", 2)],
         symbolic(),
     ));
@@ -81,7 +103,10 @@ fn plain_outputs_are_logits_even_when_an_inner_value_has_the_name() {
 #[test]
 fn a_log_softmax_and_a_sigmoid_at_the_end_are_seen_through() {
     let end = |op: &str| {
-        let nodes = vec![Node::new("Neg", ["x"], ["z"]), Node::new(op, ["z"], ["out"])];
+        let nodes = vec![
+            Node::new("Neg", ["x"], ["z"]),
+            Node::new(op, ["z"], ["out"]),
+        ];
         answer(&graph(nodes, &[("out", 2)], symbolic()))
     };
     let z = [-1.0f32, -2.0, -3.0];
@@ -95,13 +120,19 @@ fn a_log_softmax_and_a_sigmoid_at_the_end_are_seen_through() {
 
 #[test]
 fn an_image_of_one_pixel_is_flattened_and_a_batch_of_one_is_freed() {
-    let nodes = vec![Node::new("Reshape", ["x", "four"], ["z"]), Node::new("Softmax", ["z"], ["out"]).with("axis", 1)];
+    let nodes = vec![
+        Node::new("Reshape", ["x", "four"], ["z"]),
+        Node::new("Softmax", ["z"], ["out"]).with("axis", 1),
+    ];
     let source = graph(nodes, &[("out", 4)], Dim::Known(1));
     let (logits, probabilities) = answer(&source);
     assert_close(&logits, &[1.0, 2.0, 3.0]);
     assert_close(&probabilities, &softmax(&[1.0, 2.0, 3.0]));
     let graph = derive(&source, &spec(&[]), None).unwrap();
-    assert!(matches!(graph.inputs[0].value_type.shape[0], Dim::Symbol(_)));
+    assert!(matches!(
+        graph.inputs[0].value_type.shape[0],
+        Dim::Symbol(_)
+    ));
 }
 
 #[test]
@@ -113,23 +144,40 @@ fn of_several_outputs_the_first_with_classes_counts() {
         Node::new("Abs", ["x"], ["aux"]),
     ];
     let mut source = graph(nodes, &[("map", 4), ("main", 2), ("aux", 2)], symbolic());
-    source.initializers.insert("wide".into(), Literal::vector_i64(&[1, 3, 2, 2]));
+    source
+        .initializers
+        .insert("wide".into(), Literal::vector_i64(&[1, 3, 2, 2]));
     assert_close(&answer(&source).0, &[-1.0, -2.0, -3.0]);
 }
 
 #[test]
 fn without_an_output_of_classes_the_error_lists_the_outputs() {
-    let nodes = vec![Node::new("Reshape", ["x", "four"], ["image"]), Node::new("Expand", ["image", "wide"], ["map"])];
+    let nodes = vec![
+        Node::new("Reshape", ["x", "four"], ["image"]),
+        Node::new("Expand", ["image", "wide"], ["map"]),
+    ];
     let mut source = graph(nodes, &[("map", 4)], symbolic());
-    source.initializers.insert("wide".into(), Literal::vector_i64(&[1, 3, 2, 2]));
+    source
+        .initializers
+        .insert("wide".into(), Literal::vector_i64(&[1, 3, 2, 2]));
     let error = derive(&source, &spec(&[RuleSetId::Gradient]), None).unwrap_err();
-    assert!(matches!(&error, DeriveError::NoHead { outputs } if outputs.len() == 1), "{error}");
-    assert!(error.to_string().contains("map [batch, 3, 2, 2]"), "{error}");
+    assert!(
+        matches!(&error, DeriveError::NoHead { outputs } if outputs.len() == 1),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("map [batch, 3, 2, 2]"),
+        "{error}"
+    );
 }
 
 #[test]
 fn an_input_without_numbers_is_refused() {
-    let mut source = graph(vec![Node::new("Neg", ["x"], ["out"])], &[("out", 2)], symbolic());
+    let mut source = graph(
+        vec![Node::new("Neg", ["x"], ["out"])],
+        &[("out", 2)],
+        symbolic(),
+    );
     source.inputs[0].value_type.shape[1] = Dim::Symbol("width".into());
     let error = derive(&source, &spec(&[]), None).unwrap_err();
     assert!(error.to_string().contains("x [batch, width]"), "{error}");

@@ -1,4 +1,5 @@
-//! What happens where a function has no derivative: decided once, one test each. And the ties of max pools.
+//! What happens where a function has no derivative: decided once, one test each. And the ties of
+//! max pools.
 
 use explaind::autodiff::spec::RuleSetId;
 
@@ -16,7 +17,10 @@ fn gradient(case: &Case, x: &[f32]) -> Vec<f32> {
     let mut net = Net::open(&graph).unwrap();
     let classes = graph.outputs[0].value_type.shape[1].known().unwrap();
     let seed = tensor(&[1, classes], vec![1.0; classes]);
-    net.run(&[("x", &x), ("seed", &seed)]).unwrap()["gradient"].iter().copied().collect()
+    net.run(&[("x", &x), ("seed", &seed)]).unwrap()["gradient"]
+        .iter()
+        .copied()
+        .collect()
 }
 
 fn unary(op: &'static str, x: &[f32]) -> Vec<f32> {
@@ -27,17 +31,46 @@ const SMALLEST_NORMAL: f32 = f32::MIN_POSITIVE;
 
 #[test]
 fn relu_passes_nothing_at_zero_and_all_of_the_smallest_normal_number() {
-    let x = [-1.0, -0.0, 0.0, SMALLEST_NORMAL, SMALLEST_NORMAL / 2.0, 1e-30, f32::MAX];
+    let x = [
+        -1.0,
+        -0.0,
+        0.0,
+        SMALLEST_NORMAL,
+        SMALLEST_NORMAL / 2.0,
+        1e-30,
+        f32::MAX,
+    ];
     assert_eq!(unary("Relu", &x), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]);
 }
 
 #[test]
 fn clip_passes_strictly_inside() {
-    let next = |bound: f32, down: bool| f32::from_bits(if down { bound.to_bits() - 1 } else { bound.to_bits() + 1 });
+    let next = |bound: f32, down: bool| {
+        f32::from_bits(if down {
+            bound.to_bits() - 1
+        } else {
+            bound.to_bits() + 1
+        })
+    };
     for (low, high) in [(0.0f32, 6.0f32), (0.1, 0.3), (1.5, 1234.567)] {
-        let case = Case::new("Clip", "", &[5], &[In::X, In::Scalar(low), In::Scalar(high)]);
-        let x = [low, next(low.max(SMALLEST_NORMAL), false), next(high, true), high, high + 1.0];
-        assert_eq!(gradient(&case, &x), [0.0, 1.0, 1.0, 0.0, 0.0], "{low}..{high}");
+        let case = Case::new(
+            "Clip",
+            "",
+            &[5],
+            &[In::X, In::Scalar(low), In::Scalar(high)],
+        );
+        let x = [
+            low,
+            next(low.max(SMALLEST_NORMAL), false),
+            next(high, true),
+            high,
+            high + 1.0,
+        ];
+        assert_eq!(
+            gradient(&case, &x),
+            [0.0, 1.0, 1.0, 0.0, 0.0],
+            "{low}..{high}"
+        );
     }
 }
 
@@ -48,20 +81,30 @@ fn abs_passes_nothing_at_zero() {
 
 #[test]
 fn leaky_relu_has_its_left_slope_at_zero() {
-    let found = gradient(&Case::new("LeakyRelu", "", &[3], &[In::X]).with("alpha", 0.25f32), &[-1.0, 0.0, 1.0]);
+    let found = gradient(
+        &Case::new("LeakyRelu", "", &[3], &[In::X]).with("alpha", 0.25f32),
+        &[-1.0, 0.0, 1.0],
+    );
     assert_eq!(found, [0.25, 0.25, 1.0]);
 }
 
 #[test]
 fn hard_sigmoid_passes_strictly_inside() {
-    let case = Case::new("HardSigmoid", "", &[5], &[In::X]).with("alpha", 0.25f32).with("beta", 0.5f32);
-    assert_eq!(gradient(&case, &[-3.0, -2.0, 0.0, 2.0, 3.0]), [0.0, 0.0, 0.25, 0.0, 0.0]);
+    let case = Case::new("HardSigmoid", "", &[5], &[In::X])
+        .with("alpha", 0.25f32)
+        .with("beta", 0.5f32);
+    assert_eq!(
+        gradient(&case, &[-3.0, -2.0, 0.0, 2.0, 3.0]),
+        [0.0, 0.0, 0.25, 0.0, 0.0]
+    );
 }
 
 #[test]
 fn max_pool_tie_goes_to_the_first() {
     let pool = |kernel: &[i64], strides: &[i64]| {
-        Case::new("MaxPool", "", &[1, 4, 4], &[In::X]).ints("kernel_shape", kernel).ints("strides", strides)
+        Case::new("MaxPool", "", &[1, 4, 4], &[In::X])
+            .ints("kernel_shape", kernel)
+            .ints("strides", strides)
     };
     let mut first = [0.0; 16];
     for corner in [0, 2, 8, 10] {
@@ -77,8 +120,13 @@ fn max_pool_tie_goes_to_the_first() {
 
 #[test]
 fn overlapping_max_pools_add_up_where_they_agree() {
-    let case = Case::new("MaxPool", "", &[1, 1, 5], &[In::X]).ints("kernel_shape", &[1, 3]).ints("strides", &[1, 2]);
-    assert_eq!(gradient(&case, &[0.0, 1.0, 9.0, 1.0, 0.0]), [0.0, 0.0, 2.0, 0.0, 0.0]);
+    let case = Case::new("MaxPool", "", &[1, 1, 5], &[In::X])
+        .ints("kernel_shape", &[1, 3])
+        .ints("strides", &[1, 2]);
+    assert_eq!(
+        gradient(&case, &[0.0, 1.0, 9.0, 1.0, 0.0]),
+        [0.0, 0.0, 2.0, 0.0, 0.0]
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Graphs of many nodes, of nodes with many inputs, and attributes that ask for much: derived in time, or refused by name.
+//! Graphs of many nodes, of nodes with many inputs, and attributes that ask for much: derived in
+//! time, or refused by name.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,10 @@ use crate::run::{Net, derive, spec, tensor};
 fn graph(sizes: &[usize], constants: Vec<(&str, Literal)>, mut nodes: Vec<Node>) -> Graph {
     let info = |name: &str, sizes: Vec<Dim>| {
         let shape = [Dim::from("N")].into_iter().chain(sizes).collect();
-        ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, shape) }
+        ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(Element::Float, shape),
+        }
     };
     nodes.push(Node::new("Flatten", ["last"], ["out"]));
     Graph {
@@ -22,7 +26,10 @@ fn graph(sizes: &[usize], constants: Vec<(&str, Literal)>, mut nodes: Vec<Node>)
         opset_imports: BTreeMap::from([(String::new(), 18)]),
         inputs: vec![info("x", sizes.iter().map(|&size| size.into()).collect())],
         outputs: vec![info("out", vec!["classes".into()])],
-        initializers: constants.into_iter().map(|(name, literal)| (name.to_owned(), literal)).collect(),
+        initializers: constants
+            .into_iter()
+            .map(|(name, literal)| (name.to_owned(), literal))
+            .collect(),
         nodes,
         metadata: BTreeMap::new(),
     }
@@ -35,62 +42,131 @@ fn chain(op: &str, count: usize, more: &[&str]) -> Vec<Node> {
         _ if index == count => "last".to_owned(),
         _ => format!("v{index}"),
     };
-    let inputs =
-        |index| [name(index)].into_iter().chain(more.iter().map(|name| (*name).to_owned())).collect::<Vec<_>>();
-    (0..count).map(|index| Node::new(op, inputs(index), vec![name(index + 1)])).collect()
+    let inputs = |index| {
+        [name(index)]
+            .into_iter()
+            .chain(more.iter().map(|name| (*name).to_owned()))
+            .collect::<Vec<_>>()
+    };
+    (0..count)
+        .map(|index| Node::new(op, inputs(index), vec![name(index + 1)]))
+        .collect()
 }
 
 #[test]
 fn the_time_for_many_nodes_grows_with_their_number() {
     let relus = graph(&[3], vec![], chain("Relu", 20_000, &[]));
-    assert!(derive(&relus, &spec(&[RuleSetId::Gradient]), None).unwrap().nodes.len() > 40_000);
+    assert!(
+        derive(&relus, &spec(&[RuleSetId::Gradient]), None)
+            .unwrap()
+            .nodes
+            .len()
+            > 40_000
+    );
     // The folding of each reads whatever made its input.
-    let constants = ["scale", "shift", "mean", "variance"].map(|name| (name, Literal::from_f32s(&[3], &[1.0; 3])));
+    let constants = ["scale", "shift", "mean", "variance"]
+        .map(|name| (name, Literal::from_f32s(&[3], &[1.0; 3])));
     let norms = graph(
         &[3, 1, 1],
         constants.into(),
-        chain("BatchNormalization", 20_000, &["scale", "shift", "mean", "variance"]),
+        chain(
+            "BatchNormalization",
+            20_000,
+            &["scale", "shift", "mean", "variance"],
+        ),
     );
     assert!(linear_layers(&norms).unwrap().is_empty());
     assert_eq!(activations(&norms).unwrap().len(), 20_001);
     // A tail that only reshapes is followed to its end.
-    let tail = graph(&[3], vec![("shape", Literal::vector_i64(&[0, 3]))], chain("Dropout", 20_000, &[]));
+    let tail = graph(
+        &[3],
+        vec![("shape", Literal::vector_i64(&[0, 3]))],
+        chain("Dropout", 20_000, &[]),
+    );
     assert!(spatial_layers(&tail).unwrap().is_empty());
 }
 
 #[test]
 fn a_node_of_a_hundred_thousand_inputs_is_derived_in_one_pass() {
     const COUNT: usize = 100_000;
-    let sum = graph(&[3], vec![], vec![Node::new("Sum", vec!["x"; COUNT], vec!["last"])]);
+    let sum = graph(
+        &[3],
+        vec![],
+        vec![Node::new("Sum", vec!["x"; COUNT], vec!["last"])],
+    );
     let derived = derive(&sum, &spec(&[RuleSetId::Gradient]), None).unwrap();
     assert!(derived.nodes.len() < 10, "{}", derived.nodes.len());
-    let (x, seed) = (tensor(&[1, 3], vec![1.0, -2.0, 3.0]), tensor(&[1, 3], vec![1.0, 2.0, 0.0]));
-    let found = Net::open(&derived).unwrap().run(&[("x", &x), ("seed", &seed)]).unwrap();
-    assert_eq!(found["gradient"].as_slice().unwrap(), [COUNT as f32, 2.0 * COUNT as f32, 0.0]);
+    let (x, seed) = (
+        tensor(&[1, 3], vec![1.0, -2.0, 3.0]),
+        tensor(&[1, 3], vec![1.0, 2.0, 0.0]),
+    );
+    let found = Net::open(&derived)
+        .unwrap()
+        .run(&[("x", &x), ("seed", &seed)])
+        .unwrap();
+    assert_eq!(
+        found["gradient"].as_slice().unwrap(),
+        [COUNT as f32, 2.0 * COUNT as f32, 0.0]
+    );
     for op in ["Concat", "Max"] {
         let node = Node::new(op, vec!["x"; 20_000], vec!["last"]).with("axis", 1_i64);
-        let derived = derive(&graph(&[3], vec![], vec![node]), &spec(&[RuleSetId::Gradient]), None).unwrap();
-        assert!(derived.nodes.len() < 100_000, "{op}: {}", derived.nodes.len());
+        let derived = derive(
+            &graph(&[3], vec![], vec![node]),
+            &spec(&[RuleSetId::Gradient]),
+            None,
+        )
+        .unwrap();
+        assert!(
+            derived.nodes.len() < 100_000,
+            "{op}: {}",
+            derived.nodes.len()
+        );
     }
 }
 
-/// Each asks for more memory or time than there is. The error names the node, the op and what is too large.
+/// Each asks for more memory or time than there is. The error names the node, the op and what is
+/// too large.
 #[test]
 fn attributes_that_ask_for_too_much_are_refused_by_name() {
     let ints = |values: &[i64]| Literal::vector_i64(values);
     let pool = |kernel: &[i64], pads: &[i64]| {
-        Node::new("AveragePool", ["x"], ["last"]).with("kernel_shape", kernel).with("pads", pads)
+        Node::new("AveragePool", ["x"], ["last"])
+            .with("kernel_shape", kernel)
+            .with("pads", pads)
     };
     let two = |op: &str, constant: Literal| {
-        graph(&[3, 8, 8], vec![("c", constant)], vec![Node::new(op, ["x", "c"], ["last"])])
+        graph(
+            &[3, 8, 8],
+            vec![("c", constant)],
+            vec![Node::new(op, ["x", "c"], ["last"])],
+        )
     };
     let one = |sizes: &[usize], node: Node| graph(sizes, vec![], vec![node]);
     let large = 1_i64 << 40;
     let cases = [
-        ("pads of a window", one(&[3, 8, 8], pool(&[100_000; 2], &[100_000; 4])), "must be smaller than the window"),
-        ("positions of a window", one(&[3, 8, 8], pool(&[100_000; 2], &[99_999; 4])), "elements"),
-        ("shares of a window", one(&[1, 8, 8], pool(&[16_000, 16_000], &[8_000; 4])), "constant"),
-        ("band of channels", one(&[100_000, 1, 1], Node::new("LRN", ["x"], ["last"]).with("size", 5_i64)), "constant"),
+        (
+            "pads of a window",
+            one(&[3, 8, 8], pool(&[100_000; 2], &[100_000; 4])),
+            "must be smaller than the window",
+        ),
+        (
+            "positions of a window",
+            one(&[3, 8, 8], pool(&[100_000; 2], &[99_999; 4])),
+            "elements",
+        ),
+        (
+            "shares of a window",
+            one(&[1, 8, 8], pool(&[16_000, 16_000], &[8_000; 4])),
+            "constant",
+        ),
+        (
+            "band of channels",
+            one(
+                &[100_000, 1, 1],
+                Node::new("LRN", ["x"], ["last"]).with("size", 5_i64),
+            ),
+            "constant",
+        ),
         (
             "Expand",
             graph(
@@ -100,12 +176,39 @@ fn attributes_that_ask_for_too_much_are_refused_by_name() {
             ),
             "dimension",
         ),
-        ("Tile", two("Tile", ints(&[1, 1 << 20, 1 << 20, 1])), "elements"),
-        ("Tile beyond 64 bits", two("Tile", ints(&[1, 1 << 62, 1 << 62, 1])), "Tile"),
-        ("Pad", two("Pad", ints(&[0, 0, large, 0, 0, 0, 0, 0])), "dimension"),
-        ("Pad beyond 64 bits", two("Pad", ints(&[0, 0, i64::MAX, 0, 0, 0, i64::MAX, 0])), "Pad"),
-        ("rank", two("Unsqueeze", ints(&(1..100).collect::<Vec<_>>())), "axes"),
-        ("blocks", one(&[3, 8, 8], Node::new("DepthToSpace", ["x"], ["last"]).with("blocksize", large)), "blocksize"),
+        (
+            "Tile",
+            two("Tile", ints(&[1, 1 << 20, 1 << 20, 1])),
+            "elements",
+        ),
+        (
+            "Tile beyond 64 bits",
+            two("Tile", ints(&[1, 1 << 62, 1 << 62, 1])),
+            "Tile",
+        ),
+        (
+            "Pad",
+            two("Pad", ints(&[0, 0, large, 0, 0, 0, 0, 0])),
+            "dimension",
+        ),
+        (
+            "Pad beyond 64 bits",
+            two("Pad", ints(&[0, 0, i64::MAX, 0, 0, 0, i64::MAX, 0])),
+            "Pad",
+        ),
+        (
+            "rank",
+            two("Unsqueeze", ints(&(1..100).collect::<Vec<_>>())),
+            "axes",
+        ),
+        (
+            "blocks",
+            one(
+                &[3, 8, 8],
+                Node::new("DepthToSpace", ["x"], ["last"]).with("blocksize", large),
+            ),
+            "blocksize",
+        ),
         (
             "scales",
             graph(
@@ -120,7 +223,10 @@ fn attributes_that_ask_for_too_much_are_refused_by_name() {
             graph(
                 &[3],
                 vec![("c", ints(&[1, 1 << 34]))],
-                vec![Node::new("ConstantOfShape", ["c"], ["big"]), Node::new("MatMul", ["x", "big"], ["last"])],
+                vec![
+                    Node::new("ConstantOfShape", ["c"], ["big"]),
+                    Node::new("MatMul", ["x", "big"], ["last"]),
+                ],
             ),
             "dimension",
         ),
@@ -129,15 +235,23 @@ fn attributes_that_ask_for_too_much_are_refused_by_name() {
             graph(
                 &[3, 8, 8],
                 vec![("c", Literal::from_f32s(&[1, 3, 2, 2], &[0.0; 12]))],
-                vec![Node::new("Conv", ["x", "c"], ["last"]).with("dilations", vec![i64::from(i32::MAX); 2])],
+                vec![
+                    Node::new("Conv", ["x", "c"], ["last"])
+                        .with("dilations", vec![i64::from(i32::MAX); 2]),
+                ],
             ),
             "does not fit",
         ),
     ];
     for (about, source, reason) in cases {
-        let error = derive(&source, &spec(&[RuleSetId::Gradient]), None).unwrap_err().to_string();
+        let error = derive(&source, &spec(&[RuleSetId::Gradient]), None)
+            .unwrap_err()
+            .to_string();
         let node = &source.nodes[0];
-        assert!(error.contains(node.label()) && error.contains(&node.op_type), "{about}: {error}");
+        assert!(
+            error.contains(node.label()) && error.contains(&node.op_type),
+            "{about}: {error}"
+        );
         assert!(error.contains(reason), "{about}: {error}");
     }
 }
@@ -163,12 +277,30 @@ fn what_doubles_with_every_node_stays_small() {
     }
     // A mebibyte for each of these nodes, were all evaluated.
     let count = 4_000;
-    let mut nodes: Vec<Node> =
-        (0..count).map(|index| Node::new("Expand", ["c".to_owned(), "size".into()], [format!("c{index}")])).collect();
+    let mut nodes: Vec<Node> = (0..count)
+        .map(|index| {
+            Node::new(
+                "Expand",
+                ["c".to_owned(), "size".into()],
+                [format!("c{index}")],
+            )
+        })
+        .collect();
     let names = std::iter::once("x".to_owned()).chain((0..count).map(|index| format!("c{index}")));
-    nodes.push(Node::new("Sum", names.collect::<Vec<_>>(), vec!["sum".into()]));
-    nodes.push(Node::new("ReduceMax", ["sum"], ["last"]).with("axes", vec![2_i64]).with("keepdims", 0_i64));
-    let constants = vec![("c", Literal::from_f32s(&[1], &[1.0])), ("size", ints_of(&[1, 1, 1 << 18]))];
+    nodes.push(Node::new(
+        "Sum",
+        names.collect::<Vec<_>>(),
+        vec!["sum".into()],
+    ));
+    nodes.push(
+        Node::new("ReduceMax", ["sum"], ["last"])
+            .with("axes", vec![2_i64])
+            .with("keepdims", 0_i64),
+    );
+    let constants = vec![
+        ("c", Literal::from_f32s(&[1], &[1.0])),
+        ("size", ints_of(&[1, 1, 1 << 18])),
+    ];
     let mut source = graph(&[3, 1], constants, nodes);
     source.opset_imports.insert(String::new(), 17);
     derive(&source, &spec(&[]), None).unwrap();
@@ -181,14 +313,29 @@ fn ints_of(values: &[i64]) -> Literal {
 #[test]
 fn a_window_that_would_begin_beyond_the_input_is_no_window() {
     let pool = Node::new("MaxPool", ["x"], ["pooled"]).with("kernel_shape", vec![2_i64, 2]);
-    let pool = pool.with("strides", vec![3_i64, 3]).with("ceil_mode", 1_i64);
-    let nodes = vec![pool, Node::new("Relu", ["pooled"], ["on"]), Node::new("GlobalAveragePool", ["on"], ["last"])];
+    let pool = pool
+        .with("strides", vec![3_i64, 3])
+        .with("ceil_mode", 1_i64);
+    let nodes = vec![
+        pool,
+        Node::new("Relu", ["pooled"], ["on"]),
+        Node::new("GlobalAveragePool", ["on"], ["last"]),
+    ];
     let source = graph(&[1, 6, 6], vec![], nodes);
-    let mut net = Net::open(&derive(&source, &spec(&[RuleSetId::Gradient]), None).unwrap()).unwrap();
+    let mut net =
+        Net::open(&derive(&source, &spec(&[RuleSetId::Gradient]), None).unwrap()).unwrap();
     let x = tensor(&[1, 1, 6, 6], (1..=36).map(|v| v as f32).collect());
-    let gradient = &net.run(&[("x", &x), ("seed", &tensor(&[1, 1], vec![1.0]))]).unwrap()["gradient"];
+    let gradient = &net
+        .run(&[("x", &x), ("seed", &tensor(&[1, 1], vec![1.0]))])
+        .unwrap()["gradient"];
     // Of four windows each has its largest value at its end.
-    let expected = |y: usize, x: usize| if [1, 4].contains(&y) && [1, 4].contains(&x) { 0.25 } else { 0.0 };
+    let expected = |y: usize, x: usize| {
+        if [1, 4].contains(&y) && [1, 4].contains(&x) {
+            0.25
+        } else {
+            0.0
+        }
+    };
     for (at, found) in gradient.indexed_iter() {
         assert_eq!(*found, expected(at[2], at[3]), "{at:?}");
     }

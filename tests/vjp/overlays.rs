@@ -1,5 +1,6 @@
 //! Overlay rule sets, patterns and fitting against naive twins on a net of three Linear layers:
-//! Conv (stride 2, pads) -> BatchNorm -> Relu -> Conv (two groups) -> Clip(0, 6) -> Flatten -> Gemm.
+//! Conv (stride 2, pads) -> BatchNorm -> Relu -> Conv (two groups) -> Clip(0, 6) -> Flatten ->
+//! Gemm.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -71,13 +72,20 @@ fn net(w: &Weights) -> Graph {
         ("w3", &w.dense),
         ("b3", &w.bias3),
     ];
-    let mut initializers: indexmap::IndexMap<String, Literal> =
-        constants.iter().map(|(name, t)| ((*name).to_owned(), literal(t))).collect();
+    let mut initializers: indexmap::IndexMap<String, Literal> = constants
+        .iter()
+        .map(|(name, t)| ((*name).to_owned(), literal(t)))
+        .collect();
     initializers.insert("zero".into(), Literal::scalar_f32(0.0));
     initializers.insert("six".into(), Literal::scalar_f32(6.0));
     let info = |name: &str, shape: &[usize]| {
-        let dims = [Dim::Symbol("N".into())].into_iter().chain(shape.iter().map(|&n| Dim::Known(n)));
-        ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, dims.collect()) }
+        let dims = [Dim::Symbol("N".into())]
+            .into_iter()
+            .chain(shape.iter().map(|&n| Dim::Known(n)));
+        ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(Element::Float, dims.collect()),
+        }
     };
     Graph {
         name: "three layers".into(),
@@ -101,7 +109,8 @@ fn net(w: &Weights) -> Graph {
     }
 }
 
-/// A Conv of one sample, as loops. `visit(output position, input position or none for padding, weight position)`.
+/// A Conv of one sample, as loops.
+/// `visit(output position, input position or none for padding, weight position)`.
 fn conv_taps(
     x: [usize; 3],
     w: [usize; 4],
@@ -119,9 +128,16 @@ fn conv_taps(
                     for k in 0..w[2] {
                         for l in 0..w[3] {
                             let (row, column) = (i * stride + k, j * stride + l);
-                            let inside = row >= pad && column >= pad && row - pad < x[1] && column - pad < x[2];
+                            let inside = row >= pad
+                                && column >= pad
+                                && row - pad < x[1]
+                                && column - pad < x[2];
                             let channel = o / (w[0] / groups) * w[1] + c;
-                            visit([o, i, j], inside.then(|| [channel, row - pad, column - pad]), [o, c, k, l]);
+                            visit(
+                                [o, i, j],
+                                inside.then(|| [channel, row - pad, column - pad]),
+                                [o, c, k, l],
+                            );
                         }
                     }
                 }
@@ -138,18 +154,34 @@ fn conv(x: &Array3, w: &ndarray::Array4<f64>, stride: usize, pad: usize, groups:
     let (xs, ws) = ([xs.0, xs.1, xs.2], [ws.0, ws.1, ws.2, ws.3]);
     let shape = conv_taps(xs, ws, stride, pad, groups, |_, _, _| {});
     let mut y = Array3::zeros(shape);
-    conv_taps(xs, ws, stride, pad, groups, |o, i, t| y[o] += i.map_or(0.0, |i| x[i]) * w[t]);
+    conv_taps(xs, ws, stride, pad, groups, |o, i, t| {
+        y[o] += i.map_or(0.0, |i| x[i]) * w[t]
+    });
     y
 }
 
-fn conv_back(dy: &Array3, w: &ndarray::Array4<f64>, x: [usize; 3], stride: usize, pad: usize, groups: usize) -> Array3 {
+fn conv_back(
+    dy: &Array3,
+    w: &ndarray::Array4<f64>,
+    x: [usize; 3],
+    stride: usize,
+    pad: usize,
+    groups: usize,
+) -> Array3 {
     let ws = w.dim();
     let mut dx = Array3::zeros(x);
-    conv_taps(x, [ws.0, ws.1, ws.2, ws.3], stride, pad, groups, |o, i, t| {
-        if let Some(i) = i {
-            dx[i] += dy[o] * w[t];
-        }
-    });
+    conv_taps(
+        x,
+        [ws.0, ws.1, ws.2, ws.3],
+        stride,
+        pad,
+        groups,
+        |o, i, t| {
+            if let Some(i) = i {
+                dx[i] += dy[o] * w[t];
+            }
+        },
+    );
     dx
 }
 
@@ -182,7 +214,9 @@ fn twin(w: &Weights, x: Array3) -> Twin {
     }
     let bias = (wide(&w.bias1) - wide(&w.mean)) * &factor + wide(&w.shift);
     let add = |mut y: Array3, bias: &ndarray::ArrayD<f64>| {
-        y.outer_iter_mut().zip(bias).for_each(|(mut channel, bias)| channel += *bias);
+        y.outer_iter_mut()
+            .zip(bias)
+            .for_each(|(mut channel, bias)| channel += *bias);
         y
     };
     let y1 = conv(&x, &folded, 2, 1, 1);
@@ -194,8 +228,24 @@ fn twin(w: &Weights, x: Array3) -> Twin {
     let a2 = z2.mapv(|z| z.clamp(0.0, 6.0));
     let dense: ndarray::Array2<f64> = wide(&w.dense).into_dimensionality().unwrap();
     let y3 = dense.dot(&a2.flatten());
-    let logits = &y3 + &wide(&w.bias3).into_dimensionality::<ndarray::Ix1>().unwrap();
-    Twin { folded, conv2, dense, x, y1, z1, a1, y2, z2, a2, y3, logits }
+    let logits = &y3
+        + &wide(&w.bias3)
+            .into_dimensionality::<ndarray::Ix1>()
+            .unwrap();
+    Twin {
+        folded,
+        conv2,
+        dense,
+        x,
+        y1,
+        z1,
+        a1,
+        y2,
+        z2,
+        a2,
+        y3,
+        logits,
+    }
 }
 
 /// The backward pass of `set`; patterns in the order of the layers, for the layers that have one.
@@ -210,43 +260,90 @@ fn twin_back(t: &Twin, set: RuleSetId, seed: &[f64], patterns: &[Option<&Tensor>
         RuleSetId::Deconvnet => dy.mapv(|d| d.max(0.0)),
         _ => dy * open,
     };
-    let dense: ndarray::Array2<f64> = chosen(t.dense.clone().into_dyn(), 2).into_dimensionality().unwrap();
-    let (conv2, conv1) = (chosen(t.conv2.clone().into_dyn(), 1), chosen(t.folded.clone().into_dyn(), 0));
+    let dense: ndarray::Array2<f64> = chosen(t.dense.clone().into_dyn(), 2)
+        .into_dimensionality()
+        .unwrap();
+    let (conv2, conv1) = (
+        chosen(t.conv2.clone().into_dyn(), 1),
+        chosen(t.folded.clone().into_dyn(), 0),
+    );
     let shape = |a: &Array3| [a.dim().0, a.dim().1, a.dim().2];
-    let da2 = dense.t().dot(&ndarray::aview1(seed)).to_shape(t.a2.dim()).unwrap().to_owned();
+    let da2 = dense
+        .t()
+        .dot(&ndarray::aview1(seed))
+        .to_shape(t.a2.dim())
+        .unwrap()
+        .to_owned();
     let dz2 = rectify(da2, t.z2.mapv(|z| f64::from(z > 0.0 && z < 6.0)));
-    let da1 = conv_back(&dz2, &conv2.into_dimensionality().unwrap(), shape(&t.a1), 1, 0, 2);
+    let da1 = conv_back(
+        &dz2,
+        &conv2.into_dimensionality().unwrap(),
+        shape(&t.a1),
+        1,
+        0,
+        2,
+    );
     let dz1 = rectify(da1, t.z1.mapv(|z| f64::from(z > 0.0)));
-    conv_back(&dz1, &conv1.into_dimensionality().unwrap(), shape(&t.x), 2, 1, 1)
+    conv_back(
+        &dz1,
+        &conv1.into_dimensionality().unwrap(),
+        shape(&t.x),
+        2,
+        1,
+        1,
+    )
 }
 
 fn patterns() -> [Tensor; 3] {
-    [random(20, &[4, 2, 3, 3]), random(21, &[6, 2, 2, 2]), random(22, &[CLASSES, 24])]
+    [
+        random(20, &[4, 2, 3, 3]),
+        random(21, &[6, 2, 2, 2]),
+        random(22, &[CLASSES, 24]),
+    ]
 }
 
 /// Keyed by output value: that of the BatchNorm for the folded layer.
 fn stored(tensors: &[Tensor; 3]) -> Patterns {
-    let layers: BTreeMap<String, Tensor> =
-        ["n1", "z2", "out"].into_iter().map(str::to_owned).zip(tensors.iter().cloned()).collect();
-    Patterns { id: "test".into(), source: Arc::new(layers) }
+    let layers: BTreeMap<String, Tensor> = ["n1", "z2", "out"]
+        .into_iter()
+        .map(str::to_owned)
+        .zip(tensors.iter().cloned())
+        .collect();
+    Patterns {
+        id: "test".into(),
+        source: Arc::new(layers),
+    }
 }
 
 fn inputs() -> (Tensor, Tensor) {
-    (random(30, &[ROWS, 2, 6, 6]) * 2.0, random(31, &[ROWS, CLASSES]))
+    (
+        random(30, &[ROWS, 2, 6, 6]) * 2.0,
+        random(31, &[ROWS, CLASSES]),
+    )
 }
 
 fn row(x: &Tensor, row: usize) -> Array3 {
-    x.index_axis(ndarray::Axis(0), row).mapv(f64::from).into_dimensionality().unwrap()
+    x.index_axis(ndarray::Axis(0), row)
+        .mapv(f64::from)
+        .into_dimensionality()
+        .unwrap()
 }
 
-fn assert_close(found: impl IntoIterator<Item = f32>, expected: impl IntoIterator<Item = f64>, about: &str) {
+fn assert_close(
+    found: impl IntoIterator<Item = f32>,
+    expected: impl IntoIterator<Item = f64>,
+    about: &str,
+) {
     let expected: Vec<f64> = expected.into_iter().collect();
     let found: Vec<f32> = found.into_iter().collect();
     assert_eq!(found.len(), expected.len(), "{about}");
     let scale = expected.iter().fold(1e-3f64, |most, e| most.max(e.abs()));
     for (f, e) in found.iter().zip(&expected) {
         // f32 against f64, sums of up to 300 terms.
-        assert!((f64::from(*f) - e).abs() < 2e-5 * scale, "{about}: {f} is not {e} (scale {scale})");
+        assert!(
+            (f64::from(*f) - e).abs() < 2e-5 * scale,
+            "{about}: {f} is not {e} (scale {scale})"
+        );
     }
 }
 
@@ -254,13 +351,26 @@ fn assert_close(found: impl IntoIterator<Item = f32>, expected: impl IntoIterato
 fn every_rule_set_equals_its_twin() {
     let (w, (x, seed), p) = (weights(), inputs(), patterns());
     let graph = derive(&net(&w), &spec(&RuleSetId::ALL), Some(&stored(&p))).unwrap();
-    let answer = Net::open(&graph).unwrap().run(&[("x", &x), ("seed", &seed)]).unwrap();
+    let answer = Net::open(&graph)
+        .unwrap()
+        .run(&[("x", &x), ("seed", &seed)])
+        .unwrap();
     for (n, seed) in seed.outer_iter().enumerate() {
         let t = twin(&w, row(&x, n));
-        let of = |name: &str| answer[name].index_axis(ndarray::Axis(0), n).iter().copied().collect::<Vec<f32>>();
+        let of = |name: &str| {
+            answer[name]
+                .index_axis(ndarray::Axis(0), n)
+                .iter()
+                .copied()
+                .collect::<Vec<f32>>()
+        };
         assert_close(of("logits"), t.logits.iter().copied(), "logits");
         let total: f64 = t.logits.iter().map(|z| z.exp()).sum();
-        assert_close(of("probabilities"), t.logits.iter().map(|z| z.exp() / total), "probabilities");
+        assert_close(
+            of("probabilities"),
+            t.logits.iter().map(|z| z.exp() / total),
+            "probabilities",
+        );
         let seed: Vec<f64> = seed.iter().map(|&s| f64::from(s)).collect();
         for set in RuleSetId::ALL {
             let expected = twin_back(&t, set, &seed, &[Some(&p[0]), Some(&p[1]), Some(&p[2])]);
@@ -273,7 +383,8 @@ fn every_rule_set_equals_its_twin() {
 fn pattern_layers_choose_by_forward_order_and_by_name() {
     let (w, (x, seed), p) = (weights(), inputs(), patterns());
     let stored = stored(&p);
-    let named = |names: &[&str]| PatternLayers::Named(names.iter().map(|&name| name.to_owned()).collect());
+    let named =
+        |names: &[&str]| PatternLayers::Named(names.iter().map(|&name| name.to_owned()).collect());
     let choices = [
         (PatternLayers::All, [true, true, true]),
         (PatternLayers::Inner, [false, true, false]),
@@ -283,12 +394,39 @@ fn pattern_layers_choose_by_forward_order_and_by_name() {
     ];
     for (pattern_layers, chosen) in choices {
         let set = RuleSetId::PatternAttribution;
-        let graph = derive(&net(&w), &DeriveSpec { pattern_layers, ..spec(&[set]) }, Some(&stored)).unwrap();
-        let answer = Net::open(&graph).unwrap().run(&[("x", &x), ("seed", &seed)]).unwrap();
-        let used: Vec<Option<&Tensor>> = chosen.iter().zip(&p).map(|(chosen, p)| chosen.then_some(p)).collect();
+        let graph = derive(
+            &net(&w),
+            &DeriveSpec {
+                pattern_layers,
+                ..spec(&[set])
+            },
+            Some(&stored),
+        )
+        .unwrap();
+        let answer = Net::open(&graph)
+            .unwrap()
+            .run(&[("x", &x), ("seed", &seed)])
+            .unwrap();
+        let used: Vec<Option<&Tensor>> = chosen
+            .iter()
+            .zip(&p)
+            .map(|(chosen, p)| chosen.then_some(p))
+            .collect();
         let seed: Vec<f64> = seed.row_of(0);
-        let expected = twin_back(&twin(&w, row(&x, 0)), set, &seed, &[used[0], used[1], used[2]]);
-        assert_close(answer[set.id()].index_axis(ndarray::Axis(0), 0).iter().copied(), expected, "chosen layers");
+        let expected = twin_back(
+            &twin(&w, row(&x, 0)),
+            set,
+            &seed,
+            &[used[0], used[1], used[2]],
+        );
+        assert_close(
+            answer[set.id()]
+                .index_axis(ndarray::Axis(0), 0)
+                .iter()
+                .copied(),
+            expected,
+            "chosen layers",
+        );
     }
 }
 
@@ -298,7 +436,10 @@ trait RowOf {
 
 impl RowOf for Tensor {
     fn row_of(&self, row: usize) -> Vec<f64> {
-        self.index_axis(ndarray::Axis(0), row).iter().map(|&v| f64::from(v)).collect()
+        self.index_axis(ndarray::Axis(0), row)
+            .iter()
+            .map(|&v| f64::from(v))
+            .collect()
     }
 }
 
@@ -313,12 +454,34 @@ fn the_value_seed_multiplies_the_head_and_probabilities_go_through_softmax() {
     let mean: f64 = u.iter().zip(&p).map(|(u, p)| u * p).sum();
     let through: Vec<f64> = u.iter().zip(&p).map(|(u, p)| p * (u - mean)).collect();
     let valued: Vec<f64> = u.iter().zip(&t.logits).map(|(u, z)| u * z).collect();
-    let cases = [(Head::Probabilities, SeedRule::One, through), (Head::Logits, SeedRule::Value, valued)];
+    let cases = [
+        (Head::Probabilities, SeedRule::One, through),
+        (Head::Logits, SeedRule::Value, valued),
+    ];
     for (head, rule, at_logits) in cases {
-        let graph = derive(&net(&w), &DeriveSpec { head, seed: rule, ..spec(&[set]) }, None).unwrap();
-        let answer = Net::open(&graph).unwrap().run(&[("x", &x), ("seed", &seed)]).unwrap();
+        let graph = derive(
+            &net(&w),
+            &DeriveSpec {
+                head,
+                seed: rule,
+                ..spec(&[set])
+            },
+            None,
+        )
+        .unwrap();
+        let answer = Net::open(&graph)
+            .unwrap()
+            .run(&[("x", &x), ("seed", &seed)])
+            .unwrap();
         let expected = twin_back(&t, set, &at_logits, &[None; 3]);
-        assert_close(answer[set.id()].index_axis(ndarray::Axis(0), 0).iter().copied(), expected, "seed and head");
+        assert_close(
+            answer[set.id()]
+                .index_axis(ndarray::Axis(0), 0)
+                .iter()
+                .copied(),
+            expected,
+            "seed and head",
+        );
     }
 }
 
@@ -326,13 +489,38 @@ fn the_value_seed_multiplies_the_head_and_probabilities_go_through_softmax() {
 fn an_activation_gets_its_value_and_its_cotangent() {
     let (w, (x, seed)) = (weights(), inputs());
     let wrt = Wrt::Activation("a2".into());
-    let graph = derive(&net(&w), &DeriveSpec { wrt, ..spec(&[RuleSetId::Gradient]) }, None).unwrap();
-    let answer = Net::open(&graph).unwrap().run(&[("x", &x), ("seed", &seed)]).unwrap();
+    let graph = derive(
+        &net(&w),
+        &DeriveSpec {
+            wrt,
+            ..spec(&[RuleSetId::Gradient])
+        },
+        None,
+    )
+    .unwrap();
+    let answer = Net::open(&graph)
+        .unwrap()
+        .run(&[("x", &x), ("seed", &seed)])
+        .unwrap();
     let t = twin(&w, row(&x, 0));
     let expected = t.dense.t().dot(&ndarray::Array1::from(seed.row_of(0)));
     assert_eq!(answer["gradient"].shape(), [ROWS, 6, 2, 2]);
-    assert_close(answer["gradient"].index_axis(ndarray::Axis(0), 0).iter().copied(), expected, "cotangent");
-    assert_close(answer["activation"].index_axis(ndarray::Axis(0), 0).iter().copied(), t.a2, "activation");
+    assert_close(
+        answer["gradient"]
+            .index_axis(ndarray::Axis(0), 0)
+            .iter()
+            .copied(),
+        expected,
+        "cotangent",
+    );
+    assert_close(
+        answer["activation"]
+            .index_axis(ndarray::Axis(0), 0)
+            .iter()
+            .copied(),
+        t.a2,
+        "activation",
+    );
 }
 
 #[test]
@@ -340,21 +528,44 @@ fn two_rule_sets_in_one_graph_equal_two_graphs_and_share_the_forward_pass() {
     let (w, (x, seed)) = (weights(), inputs());
     let sets = [RuleSetId::Gradient, RuleSetId::GuidedBackprop];
     let both = derive(&net(&w), &spec(&sets), None).unwrap();
-    let joint = Net::open(&both).unwrap().run(&[("x", &x), ("seed", &seed)]).unwrap();
+    let joint = Net::open(&both)
+        .unwrap()
+        .run(&[("x", &x), ("seed", &seed)])
+        .unwrap();
     for set in sets {
         let single = derive(&net(&w), &spec(&[set]), None).unwrap();
-        assert_eq!(Net::open(&single).unwrap().run(&[("x", &x), ("seed", &seed)]).unwrap()[set.id()], joint[set.id()]);
+        assert_eq!(
+            Net::open(&single)
+                .unwrap()
+                .run(&[("x", &x), ("seed", &seed)])
+                .unwrap()[set.id()],
+            joint[set.id()]
+        );
     }
-    assert_eq!(both.nodes.iter().filter(|node| node.op_type == "BatchNormalization").count(), 1);
+    assert_eq!(
+        both.nodes
+            .iter()
+            .filter(|node| node.op_type == "BatchNormalization")
+            .count(),
+        1
+    );
 }
 
 #[test]
 fn without_rule_sets_it_is_the_forward_graph() {
     let graph = derive(&net(&weights()), &spec(&[]), None).unwrap();
-    let names = |values: &[ValueInfo]| values.iter().map(|value| value.name.clone()).collect::<Vec<_>>();
+    let names = |values: &[ValueInfo]| {
+        values
+            .iter()
+            .map(|value| value.name.clone())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(
         (names(&graph.inputs), names(&graph.outputs)),
-        (vec!["x".into()], vec!["logits".into(), "probabilities".into()])
+        (
+            vec!["x".into()],
+            vec!["logits".into(), "probabilities".into()]
+        )
     );
     assert_eq!(graph.nodes.len(), 8);
 }
@@ -362,7 +573,8 @@ fn without_rule_sets_it_is_the_forward_graph() {
 #[test]
 fn deriving_twice_gives_identical_bytes() {
     let (w, p) = (weights(), stored(&patterns()));
-    let bytes = || write_model(&derive(&net(&w), &spec(&RuleSetId::ALL), Some(&p)).unwrap()).unwrap();
+    let bytes =
+        || write_model(&derive(&net(&w), &spec(&RuleSetId::ALL), Some(&p)).unwrap()).unwrap();
     assert_eq!(bytes(), bytes());
 }
 
@@ -372,11 +584,23 @@ fn patterns_that_do_not_fit_are_all_named() {
     let mut layers: BTreeMap<String, Tensor> = BTreeMap::new();
     layers.insert("z2".into(), random(1, &[6, 2, 2]));
     layers.insert("out".into(), random(1, &[CLASSES, 24]));
-    let patterns = Patterns { id: "test".into(), source: Arc::new(layers) };
+    let patterns = Patterns {
+        id: "test".into(),
+        source: Arc::new(layers),
+    };
     let error = derive(&net(&w), &spec(&[RuleSetId::PatternNet]), Some(&patterns)).unwrap_err();
-    let DeriveError::Patterns { faults } = error else { panic!("{error}") };
-    let shape = PatternFault::Shape { layer: "z2".into(), expected: vec![6, 2, 2, 2], found: vec![6, 2, 2] };
-    assert_eq!(faults, [PatternFault::Missing { layer: "n1".into() }, shape]);
+    let DeriveError::Patterns { faults } = error else {
+        panic!("{error}")
+    };
+    let shape = PatternFault::Shape {
+        layer: "z2".into(),
+        expected: vec![6, 2, 2, 2],
+        found: vec![6, 2, 2],
+    };
+    assert_eq!(
+        faults,
+        [PatternFault::Missing { layer: "n1".into() }, shape]
+    );
     let error = derive(&net(&w), &spec(&[RuleSetId::PatternNet]), None).unwrap_err();
     assert!(matches!(error, DeriveError::NoPatterns));
 }
@@ -387,25 +611,59 @@ fn unsupported_nodes_are_all_named_at_once() {
     graph.nodes[2] = Node::new("Celu", ["n1"], ["a1"]);
     graph.nodes[4] = Node::new("Mish", ["z2"], ["a2"]);
     graph.opset_imports.insert(String::new(), 18);
-    let error = derive(&graph, &spec(&[RuleSetId::Gradient, RuleSetId::GuidedBackprop]), None).unwrap_err();
-    let DeriveError::Unsupported { nodes } = error else { panic!("{error}") };
-    let found: Vec<_> = nodes.iter().map(|node| (node.node.as_str(), node.op_type.as_str(), node.opset)).collect();
+    let error = derive(
+        &graph,
+        &spec(&[RuleSetId::Gradient, RuleSetId::GuidedBackprop]),
+        None,
+    )
+    .unwrap_err();
+    let DeriveError::Unsupported { nodes } = error else {
+        panic!("{error}")
+    };
+    let found: Vec<_> = nodes
+        .iter()
+        .map(|node| (node.node.as_str(), node.op_type.as_str(), node.opset))
+        .collect();
     assert_eq!(found, [("a1", "Celu", 18), ("a2", "Mish", 18)]);
 }
 
 #[test]
 fn what_applies_is_told_for_every_rule_set() {
     let found = applicable(&net(&weights()), &spec(&[]), None);
-    let usable: Vec<RuleSetId> = found.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(id, _)| *id).collect();
-    assert_eq!(usable, [RuleSetId::Gradient, RuleSetId::GuidedBackprop, RuleSetId::Deconvnet]);
-    assert!(matches!(found[&RuleSetId::PatternNet], Err(DeriveError::NoPatterns)));
+    let usable: Vec<RuleSetId> = found
+        .iter()
+        .filter(|(_, outcome)| outcome.is_ok())
+        .map(|(id, _)| *id)
+        .collect();
+    assert_eq!(
+        usable,
+        [
+            RuleSetId::Gradient,
+            RuleSetId::GuidedBackprop,
+            RuleSetId::Deconvnet
+        ]
+    );
+    assert!(matches!(
+        found[&RuleSetId::PatternNet],
+        Err(DeriveError::NoPatterns)
+    ));
 }
 
 #[test]
 fn linear_layers_come_in_forward_order_under_their_folded_names() {
     let layers = linear_layers(&net(&weights())).unwrap();
-    let found: Vec<_> = layers.iter().map(|layer| (layer.output.as_str(), layer.weight_shape.clone())).collect();
-    assert_eq!(found, [("n1", vec![4, 2, 3, 3]), ("z2", vec![6, 2, 2, 2]), ("out", vec![CLASSES, 24])]);
+    let found: Vec<_> = layers
+        .iter()
+        .map(|layer| (layer.output.as_str(), layer.weight_shape.clone()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("n1", vec![4, 2, 3, 3]),
+            ("z2", vec![6, 2, 2, 2]),
+            ("out", vec![CLASSES, 24])
+        ]
+    );
 }
 
 /// Σ₊ x ŷ, Σ₊ x, Σ ŷ, n₊ over all patches of all rows, patch by patch in f64.
@@ -432,11 +690,18 @@ fn conv_sums(
     };
     for (x, y, mask) in rows {
         let xs = x.dim();
-        conv_taps([xs.0, xs.1, xs.2], [ws.0, ws.1, ws.2, ws.3], stride, pad, groups, |o, i, t| {
-            let x = i.map_or(0.0, |i| x[i]);
-            sums.x_y[&t[..]] += mask[o] * y[o] * x;
-            sums.x[&t[..]] += mask[o] * x;
-        });
+        conv_taps(
+            [xs.0, xs.1, xs.2],
+            [ws.0, ws.1, ws.2, ws.3],
+            stride,
+            pad,
+            groups,
+            |o, i, t| {
+                let x = i.map_or(0.0, |i| x[i]);
+                sums.x_y[&t[..]] += mask[o] * y[o] * x;
+                sums.x[&t[..]] += mask[o] * x;
+            },
+        );
         for (position, y) in y.indexed_iter() {
             sums.y[position.0] += y;
             sums.positives[position.0] += mask[position];
@@ -453,9 +718,16 @@ fn fit_sums_equal_sums_over_patches() {
     for regime in [Regime::Activation, Regime::Weights] {
         let fit = fit_graph(&net(&w), regime).unwrap();
         let answer = Net::open(&fit.graph).unwrap().run(&[("x", &x)]).unwrap();
-        let gate = |y: &Array3, z: &Array3| positive(if regime == Regime::Activation { z } else { y });
-        let first: Vec<_> = twins.iter().map(|t| (&t.x, &t.y1, gate(&t.y1, &t.z1))).collect();
-        let second: Vec<_> = twins.iter().map(|t| (&t.a1, &t.y2, gate(&t.y2, &t.z2))).collect();
+        let gate =
+            |y: &Array3, z: &Array3| positive(if regime == Regime::Activation { z } else { y });
+        let first: Vec<_> = twins
+            .iter()
+            .map(|t| (&t.x, &t.y1, gate(&t.y1, &t.z1)))
+            .collect();
+        let second: Vec<_> = twins
+            .iter()
+            .map(|t| (&t.a1, &t.y2, gate(&t.y2, &t.z2)))
+            .collect();
         let mut dense = Sums {
             x_y: ndarray::ArrayD::zeros(vec![CLASSES, 24]),
             x: ndarray::ArrayD::zeros(vec![CLASSES, 24]),
@@ -471,8 +743,11 @@ fn fit_sums_equal_sums_over_patches() {
             }
             (0..CLASSES).for_each(|c| dense.y[c] += t.y3[c]);
         }
-        let expected =
-            [conv_sums(&first, &twins[0].folded, 2, 1, 1), conv_sums(&second, &twins[0].conv2, 1, 0, 2), dense];
+        let expected = [
+            conv_sums(&first, &twins[0].folded, 2, 1, 1),
+            conv_sums(&second, &twins[0].conv2, 1, 0, 2),
+            dense,
+        ];
         let regimes: Vec<Regime> = fit.layers.iter().map(|layer| layer.regime).collect();
         assert_eq!(regimes, [regime, regime, Regime::Linear]);
         let positions: Vec<usize> = fit.layers.iter().map(|layer| layer.positions).collect();
@@ -483,7 +758,11 @@ fn fit_sums_equal_sums_over_patches() {
             assert_close(answer[&layer.x_y].iter().copied(), sums.x_y, &layer.x_y);
             assert_close(answer[&layer.x].iter().copied(), sums.x, &layer.x);
             assert_close(answer[&layer.y].iter().copied(), sums.y, &layer.y);
-            assert_close(answer[&layer.positives].iter().copied(), sums.positives, &layer.positives);
+            assert_close(
+                answer[&layer.positives].iter().copied(),
+                sums.positives,
+                &layer.positives,
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Gradients with respect to parameters against difference quotients, and against what a training step does.
+//! Gradients with respect to parameters against difference quotients, and against what a training
+//! step does.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -29,41 +30,111 @@ fn rows() -> Vec<Case> {
     vec![
         conv("1 x 1", &[3, 4, 4], &[2, 3, 1, 1], true),
         conv("pads", &[3, 5, 4], &[2, 3, 3, 3], true).ints("pads", &[1, 0, 2, 1]),
-        conv("stride that leaves a rest", &[2, 6, 7], &[3, 2, 3, 2], false).ints("strides", &[2, 3]),
-        conv("dilation", &[2, 7, 7], &[2, 2, 3, 3], true).ints("dilations", &[2, 3]).ints("pads", &[2, 3, 2, 3]),
-        conv("groups", &[4, 5, 5], &[6, 2, 3, 3], true).with("group", 2).ints("strides", &[2, 2]),
-        conv("depthwise", &[3, 5, 5], &[3, 1, 3, 3], true).with("group", 3).ints("pads", &[1, 1, 1, 1]),
-        conv("same pads", &[2, 5, 5], &[2, 2, 2, 2], true).with("auto_pad", "SAME_UPPER").ints("strides", &[2, 2]),
-        conv("one spatial axis", &[2, 9], &[3, 2, 4], true).ints("strides", &[2]),
-        Case::new("ConvTranspose", "plain", &[3, 4, 4], &[X, Noise(vec![3, 2, 3, 3]), Noise(vec![2])]),
-        Case::new("ConvTranspose", "all", &[4, 4, 5], &[X, Noise(vec![4, 3, 3, 2]), Noise(vec![6])])
+        conv(
+            "stride that leaves a rest",
+            &[2, 6, 7],
+            &[3, 2, 3, 2],
+            false,
+        )
+        .ints("strides", &[2, 3]),
+        conv("dilation", &[2, 7, 7], &[2, 2, 3, 3], true)
+            .ints("dilations", &[2, 3])
+            .ints("pads", &[2, 3, 2, 3]),
+        conv("groups", &[4, 5, 5], &[6, 2, 3, 3], true)
             .with("group", 2)
-            .ints("strides", &[2, 3])
-            .ints("pads", &[1, 0, 0, 1])
-            .ints("dilations", &[1, 2])
-            .ints("output_padding", &[1, 0]),
-        Case::new("Gemm", "plain", &[5], &[X, Noise(vec![5, 3]), Noise(vec![3])]),
-        Case::new("Gemm", "scaled and transposed", &[5], &[X, Noise(vec![3, 5]), Noise(vec![3])])
-            .with("transB", 1)
-            .with("alpha", 0.5f32)
-            .with("beta", -2.0f32),
+            .ints("strides", &[2, 2]),
+        conv("depthwise", &[3, 5, 5], &[3, 1, 3, 3], true)
+            .with("group", 3)
+            .ints("pads", &[1, 1, 1, 1]),
+        conv("same pads", &[2, 5, 5], &[2, 2, 2, 2], true)
+            .with("auto_pad", "SAME_UPPER")
+            .ints("strides", &[2, 2]),
+        conv("one spatial axis", &[2, 9], &[3, 2, 4], true).ints("strides", &[2]),
+        Case::new(
+            "ConvTranspose",
+            "plain",
+            &[3, 4, 4],
+            &[X, Noise(vec![3, 2, 3, 3]), Noise(vec![2])],
+        ),
+        Case::new(
+            "ConvTranspose",
+            "all",
+            &[4, 4, 5],
+            &[X, Noise(vec![4, 3, 3, 2]), Noise(vec![6])],
+        )
+        .with("group", 2)
+        .ints("strides", &[2, 3])
+        .ints("pads", &[1, 0, 0, 1])
+        .ints("dilations", &[1, 2])
+        .ints("output_padding", &[1, 0]),
+        Case::new(
+            "Gemm",
+            "plain",
+            &[5],
+            &[X, Noise(vec![5, 3]), Noise(vec![3])],
+        ),
+        Case::new(
+            "Gemm",
+            "scaled and transposed",
+            &[5],
+            &[X, Noise(vec![3, 5]), Noise(vec![3])],
+        )
+        .with("transB", 1)
+        .with("alpha", 0.5f32)
+        .with("beta", -2.0f32),
         Case::new("MatMul", "rows", &[4], &[X, Noise(vec![4, 3])]),
         Case::new("MatMul", "tokens", &[3, 4], &[X, Noise(vec![4, 2])]),
         Case::new("MatMul", "from the left", &[3, 4], &[Noise(vec![2, 3]), X]),
-        Case::new("MatMul", "a stack of weights", &[2, 3, 4], &[X, Noise(vec![2, 4, 3])]),
+        Case::new(
+            "MatMul",
+            "a stack of weights",
+            &[2, 3, 4],
+            &[X, Noise(vec![2, 4, 3])],
+        ),
         Case::new(
             "BatchNormalization",
             "scale and bias",
             &[3, 4, 4],
-            &[X, Noise(vec![3]), Noise(vec![3]), Noise(vec![3]), Positive(vec![3])],
+            &[
+                X,
+                Noise(vec![3]),
+                Noise(vec![3]),
+                Noise(vec![3]),
+                Positive(vec![3]),
+            ],
         ),
-        Case::new("LayerNormalization", "last axis", &[4, 5], &[X, Noise(vec![5]), Noise(vec![5])]),
-        Case::new("LayerNormalization", "two axes", &[4, 5], &[X, Noise(vec![4, 5]), Noise(vec![4, 5])])
-            .with("axis", 1),
-        Case::new("InstanceNormalization", "images", &[3, 4, 4], &[X, Noise(vec![3]), Noise(vec![3])]),
-        Case::new("PRelu", "per channel", &[3, 4, 4], &[X, Noise(vec![3, 1, 1])]),
+        Case::new(
+            "LayerNormalization",
+            "last axis",
+            &[4, 5],
+            &[X, Noise(vec![5]), Noise(vec![5])],
+        ),
+        Case::new(
+            "LayerNormalization",
+            "two axes",
+            &[4, 5],
+            &[X, Noise(vec![4, 5]), Noise(vec![4, 5])],
+        )
+        .with("axis", 1),
+        Case::new(
+            "InstanceNormalization",
+            "images",
+            &[3, 4, 4],
+            &[X, Noise(vec![3]), Noise(vec![3])],
+        ),
+        Case::new(
+            "PRelu",
+            "per channel",
+            &[3, 4, 4],
+            &[X, Noise(vec![3, 1, 1])],
+        ),
         Case::new("Add", "bias", &[3, 4], &[X, Noise(vec![4])]),
-        Case::new("Mul", "scale per channel", &[3, 2, 2], &[X, Noise(vec![3, 1, 1])]),
+        Case::new(
+            "Mul",
+            "scale per channel",
+            &[3, 2, 2],
+            &[X, Noise(vec![3, 1, 1])],
+        ),
     ]
 }
 
@@ -73,10 +144,21 @@ fn derived(source: &Graph, wanted: &Parameters) -> Result<ParameterGraph, Derive
 
 fn values(graph: &ParameterGraph) -> BTreeMap<String, Tensor> {
     let all = graph.parameters.iter();
-    all.map(|one| (one.name.clone(), tensor(&one.value.shape, one.value.to_f32s().unwrap()))).collect()
+    all.map(|one| {
+        (
+            one.name.clone(),
+            tensor(&one.value.shape, one.value.to_f32s().unwrap()),
+        )
+    })
+    .collect()
 }
 
-fn run(net: &mut Net, x: &Tensor, seed: &Tensor, weights: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+fn run(
+    net: &mut Net,
+    x: &Tensor,
+    seed: &Tensor,
+    weights: &BTreeMap<String, Tensor>,
+) -> BTreeMap<String, Tensor> {
     let mut inputs = vec![("x", x), ("seed", seed)];
     inputs.extend(weights.iter().map(|(name, value)| (name.as_str(), value)));
     net.run(&inputs).unwrap()
@@ -86,7 +168,8 @@ fn run(net: &mut Net, x: &Tensor, seed: &Tensor, weights: &BTreeMap<String, Tens
 fn gradients_equal_difference_quotients() {
     for case in rows() {
         let what = format!("{} ({})", case.op, case.about);
-        let graph = derived(&case.graph(), &Parameters::All).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let graph = derived(&case.graph(), &Parameters::All)
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
         let mut shape = vec![BATCH];
         shape.extend(&case.x);
         let x = tensor(&shape, case.input());
@@ -94,7 +177,11 @@ fn gradients_equal_difference_quotients() {
         let weights = values(&graph);
         assert_eq!(
             weights.len(),
-            case.inputs.iter().filter(|input| matches!(input, In::Noise(_))).count().min(2),
+            case.inputs
+                .iter()
+                .filter(|input| matches!(input, In::Noise(_)))
+                .count()
+                .min(2),
             "{what}"
         );
         let classes = graph.graph.outputs[0].value_type.shape[1].known().unwrap();
@@ -106,7 +193,10 @@ fn gradients_equal_difference_quotients() {
             let along = tensor(gradient.shape(), noise(3, gradient.len()));
             let mut at = |sign: f32| {
                 let mut moved = weights.clone();
-                moved.insert(one.name.clone(), &weights[&one.name] + &(&along * (sign * STEP)));
+                moved.insert(
+                    one.name.clone(),
+                    &weights[&one.name] + &(&along * (sign * STEP)),
+                );
                 dot(&seed, &run(&mut net, &x, &seed, &moved)["logits"])
             };
             let expected = (at(1.0) - at(-1.0)) / (2.0 * f64::from(STEP));
@@ -139,14 +229,21 @@ fn a_small_step_along_the_gradient_of_a_whole_network_moves_the_logit_by_its_squ
     };
     let weights = values(&graph);
     let answer = run(&weights);
-    let square: f64 = graph.parameters.iter().map(|one| dot(&answer[&one.gradient], &answer[&one.gradient])).sum();
+    let square: f64 = graph
+        .parameters
+        .iter()
+        .map(|one| dot(&answer[&one.gradient], &answer[&one.gradient]))
+        .sum();
     let rate = (0.02 / square) as f32;
     let mut moved = |sign: f32| {
         let step = |one: &Parameter| {
             let value = &weights[&one.name] + &(&answer[&one.gradient] * (sign * rate));
             (one.name.clone(), value)
         };
-        dot(&seed, &run(&graph.parameters.iter().map(step).collect())["logits"])
+        dot(
+            &seed,
+            &run(&graph.parameters.iter().map(step).collect())["logits"],
+        )
     };
     let found = (moved(1.0) - moved(-1.0)) / (2.0 * f64::from(rate));
     assert!((found - square).abs() < 0.02 * square, "{found}, {square}");
@@ -154,19 +251,43 @@ fn a_small_step_along_the_gradient_of_a_whole_network_moves_the_logit_by_its_squ
 
 #[test]
 fn parameters_are_chosen_by_name() {
-    let case = Case::new("Conv", "named", &[3, 4, 4], &[In::X, In::Noise(vec![2, 3, 1, 1]), In::Noise(vec![2])]);
+    let case = Case::new(
+        "Conv",
+        "named",
+        &[3, 4, 4],
+        &[In::X, In::Noise(vec![2, 3, 1, 1]), In::Noise(vec![2])],
+    );
     let named = |names: &[&str]| {
         let names = names.iter().map(|&name| name.to_owned()).collect();
         derived(&case.graph(), &Parameters::Named(names))
     };
     let graph = named(&["c2"]).unwrap();
-    assert_eq!(graph.graph.inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>(), ["x", "c2", "seed"]);
     assert_eq!(
-        graph.graph.outputs.iter().map(|output| output.name.as_str()).collect::<Vec<_>>(),
+        graph
+            .graph
+            .inputs
+            .iter()
+            .map(|input| input.name.as_str())
+            .collect::<Vec<_>>(),
+        ["x", "c2", "seed"]
+    );
+    assert_eq!(
+        graph
+            .graph
+            .outputs
+            .iter()
+            .map(|output| output.name.as_str())
+            .collect::<Vec<_>>(),
         ["logits", "probabilities", "gradient/c2"]
     );
     let error = |found: Result<ParameterGraph, DeriveError>| found.err().unwrap().to_string();
-    assert_eq!(error(named(&["c9", "c1"])), "c9 is no parameter of the model; it has c1, c2");
+    assert_eq!(
+        error(named(&["c9", "c1"])),
+        "c9 is no parameter of the model; it has c1, c2"
+    );
     let plain = Case::new("Relu", "nothing to train", &[3], &[In::X]).graph();
-    assert_eq!(error(derived(&plain, &Parameters::All)), "the model has no weights or biases that its head depends on");
+    assert_eq!(
+        error(derived(&plain, &Parameters::All)),
+        "the model has no weights or biases that its head depends on"
+    );
 }

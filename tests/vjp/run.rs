@@ -25,7 +25,11 @@ pub fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
     }
 }
 
-pub fn derive(source: &Graph, spec: &DeriveSpec, patterns: Option<&Patterns>) -> Result<Graph, DeriveError> {
+pub fn derive(
+    source: &Graph,
+    spec: &DeriveSpec,
+    patterns: Option<&Patterns>,
+) -> Result<Graph, DeriveError> {
     autodiff::derive(source, spec, patterns).map(|derived| derived.graph)
 }
 
@@ -39,8 +43,14 @@ impl Net {
     }
 
     pub fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Result<BTreeMap<String, Tensor>, String> {
-        let views: Vec<_> = inputs.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
-        self.0.run(&views).map(|found| found.into_iter().collect()).map_err(|error| error.to_string())
+        let views: Vec<_> = inputs
+            .iter()
+            .map(|(name, tensor)| (*name, tensor.view()))
+            .collect();
+        self.0
+            .run(&views)
+            .map(|found| found.into_iter().collect())
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -49,5 +59,8 @@ pub fn tensor(shape: &[usize], values: Vec<f32>) -> Tensor {
 }
 
 pub fn dot(a: &Tensor, b: &Tensor) -> f64 {
-    a.iter().zip(b.iter()).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    a.iter()
+        .zip(b.iter())
+        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+        .sum()
 }

@@ -1,4 +1,5 @@
-//! The bodies of requests, as their handlers name them: inputs, and every parameter beside them under its own name.
+//! The bodies of requests, as their handlers name them: inputs, and every parameter beside them
+//! under its own name.
 
 use serde_json::{Value, json};
 use utoipa::{
@@ -6,7 +7,8 @@ use utoipa::{
     openapi::{
         Ref, RefOr,
         schema::{
-            AnyOfBuilder, ArrayBuilder, KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
+            AnyOfBuilder, ArrayBuilder, KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat,
+            SchemaType, Type,
         },
     },
 };
@@ -25,7 +27,8 @@ impl PartialSchema for Binary {
 
 impl ToSchema for Binary {}
 
-/// Bodies: fields of an object, those that it must have, and an example that a server with the bundled model answers.
+/// Bodies: fields of an object, those that it must have, and an example that a server with the
+/// bundled model answers.
 macro_rules! bodies {
     ($($(#[$doc:meta])* $name:ident { $description:literal, $fields:expr, $required:expr, $example:expr })*) => {
         $($(#[$doc])* pub struct $name;
@@ -86,7 +89,10 @@ fn object(
     required: Option<&str>,
     example: Option<Value>,
 ) -> RefOr<Schema> {
-    let mut object = ObjectBuilder::new().description(Some(description)).examples(example).build();
+    let mut object = ObjectBuilder::new()
+        .description(Some(description))
+        .examples(example)
+        .build();
     for (name, schema) in fields.map(Field::into_property) {
         object.properties.entry(name).or_insert(schema);
     }
@@ -111,9 +117,18 @@ pub struct Tensor;
 impl PartialSchema for Tensor {
     fn schema() -> RefOr<Schema> {
         let any = Object::with_type(SchemaType::AnyValue);
-        let lists = ArrayBuilder::new().items(any).description(Some("Nested lists of numbers."));
-        let forms = AnyOfBuilder::new().item(Ref::from_schema_name("ShapedData")).item(lists);
-        RefOr::T(forms.description(Some("An array of numbers, in either form.")).build().into())
+        let lists = ArrayBuilder::new()
+            .items(any)
+            .description(Some("Nested lists of numbers."));
+        let forms = AnyOfBuilder::new()
+            .item(Ref::from_schema_name("ShapedData"))
+            .item(lists);
+        RefOr::T(
+            forms
+                .description(Some("An array of numbers, in either form."))
+                .build()
+                .into(),
+        )
     }
 }
 
@@ -124,12 +139,19 @@ fn tensor() -> Ref {
 }
 
 fn inputs() -> [Field; 3] {
-    let images = ArrayBuilder::new().items(text()).max_items(Some(MAX_IMAGES)).build();
+    let images = ArrayBuilder::new()
+        .items(text())
+        .max_items(Some(MAX_IMAGES))
+        .build();
     let image = "An encoded image (or an npy file) in base64: standard or URL-safe alphabet, with or without padding or line breaks, or a \
         data URL.";
     [
         Field::new("image", image, text()),
-        Field::new("images", "Several images, each in base64.", Schema::from(images)),
+        Field::new(
+            "images",
+            "Several images, each in base64.",
+            Schema::from(images),
+        ),
         Field::new(
             "tensor",
             "An input that is already preprocessed; with one leading axis more, a batch of them.",
@@ -140,14 +162,29 @@ fn inputs() -> [Field; 3] {
 
 fn uploads() -> [Field; 3] {
     [
-        Field::new("baseline_image", "An encoded image to use as `baseline=uploaded`, in base64.", text()),
-        Field::new("baseline_tensor", "A tensor to use as `baseline=uploaded`.", tensor()),
-        Field::new("segments_file", "The file `segments` of the multipart form, in base64.", text()),
+        Field::new(
+            "baseline_image",
+            "An encoded image to use as `baseline=uploaded`, in base64.",
+            text(),
+        ),
+        Field::new(
+            "baseline_tensor",
+            "A tensor to use as `baseline=uploaded`.",
+            tensor(),
+        ),
+        Field::new(
+            "segments_file",
+            "The file `segments` of the multipart form, in base64.",
+            text(),
+        ),
     ]
 }
 
 fn form_files() -> [Field; 1] {
-    let files = ArrayBuilder::new().items(file()).max_items(Some(MAX_IMAGES)).build();
+    let files = ArrayBuilder::new()
+        .items(file())
+        .max_items(Some(MAX_IMAGES))
+        .build();
     [Field::new(
         "image",
         "One or several image or npy files. The field may also be called `file`.",
@@ -159,10 +196,18 @@ fn form_uploads() -> [Field; 2] {
     let segments = "A file of regions, to use as `segments=uploaded`: a PNG (or another lossless type) whose colours are labels, or an npy \
         file of integer labels `[height, width]` or `[n, height, width]` (negative: no region) or of bool masks `[n, height, width]`, in \
         the size of the upload or of the model's input. A text is the parameter `segments`.";
-    let baseline = "An image or npy file to use as `baseline=uploaded`. A text is the parameter `baseline`.";
-    [Field::new("baseline", baseline, file()), Field::new("segments", segments, file())]
+    let baseline =
+        "An image or npy file to use as `baseline=uploaded`. A text is the parameter `baseline`.";
+    [
+        Field::new("baseline", baseline, file()),
+        Field::new("segments", segments, file()),
+    ]
 }
 
 fn params() -> Field {
-    Field::new("params", "Parameters as one JSON object, beside or instead of text fields.", text())
+    Field::new(
+        "params",
+        "Parameters as one JSON object, beside or instead of text fields.",
+        text(),
+    )
 }

@@ -1,6 +1,6 @@
-//! The parameters of POST /explain, /compare and /predict, out of the tables that parse them: once for the query, once as fields of
-//! JSON and of forms. None has a `default` in its schema: clients would send it whatever the method, and methods refuse what they do
-//! not take.
+//! The parameters of POST /explain, /compare and /predict, out of the tables that parse them: once
+//! for the query, once as fields of JSON and of forms. None has a `default` in its schema: clients
+//! would send it whatever the method, and methods refuse what they do not take.
 
 use indexmap::IndexSet;
 use serde_json::{Value, json};
@@ -37,8 +37,17 @@ pub struct Field {
 }
 
 impl Field {
-    pub fn new(name: &str, description: impl Into<String>, schema: impl Into<RefOr<Schema>>) -> Self {
-        Self { name: name.to_owned(), description: description.into(), schema: schema.into(), example: None }
+    pub fn new(
+        name: &str,
+        description: impl Into<String>,
+        schema: impl Into<RefOr<Schema>>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            description: description.into(),
+            schema: schema.into(),
+            example: None,
+        }
     }
 
     pub fn into_query(self) -> Parameter {
@@ -71,46 +80,88 @@ impl Field {
 /// Of POST /explain.
 pub fn of_explain() -> Vec<Field> {
     let doc = "The attribution method. Default: pgig where the model has patterns, else integrated_gradients.";
-    [Field::new("method", doc, method_id())].into_iter().chain(shared()).collect()
+    [Field::new("method", doc, method_id())]
+        .into_iter()
+        .chain(shared())
+        .collect()
 }
 
 /// Of POST /compare, in the query.
 pub fn of_compare() -> Vec<Field> {
-    let methods = ArrayBuilder::new().items(method_id()).max_items(Some(MAX_WAYS)).build();
-    let method = Field::new("method", "A method to compare; repeat it for each method.", Schema::from(methods));
-    let method = Field { example: Some(json!(["gradient", "integrated_gradients"])), ..method };
+    let methods = ArrayBuilder::new()
+        .items(method_id())
+        .max_items(Some(MAX_WAYS))
+        .build();
+    let method = Field::new(
+        "method",
+        "A method to compare; repeat it for each method.",
+        Schema::from(methods),
+    );
+    let method = Field {
+        example: Some(json!(["gradient", "integrated_gradients"])),
+        ..method
+    };
     [method].into_iter().chain(shared()).collect()
 }
 
 /// Of POST /compare, in a JSON body.
 pub fn of_compare_body() -> Vec<Field> {
     let id = Field::new("id", "The method.", method_id());
-    let own = [id].into_iter().chain(of_methods()).map(Field::into_property);
-    let own = own.fold(ObjectBuilder::new(), |object, (name, schema)| object.property(name, schema));
-    let way = OneOfBuilder::new().item(method_id()).item(own.required("id"));
-    let methods = ArrayBuilder::new().items(way).max_items(Some(MAX_WAYS)).build();
+    let own = [id]
+        .into_iter()
+        .chain(of_methods())
+        .map(Field::into_property);
+    let own = own.fold(ObjectBuilder::new(), |object, (name, schema)| {
+        object.property(name, schema)
+    });
+    let way = OneOfBuilder::new()
+        .item(method_id())
+        .item(own.required("id"));
+    let methods = ArrayBuilder::new()
+        .items(way)
+        .max_items(Some(MAX_WAYS))
+        .build();
     let doc = "The methods to compare: ids, or objects with an `id` and parameters for that method alone.";
-    [Field::new("methods", doc, Schema::from(methods))].into_iter().chain(shared()).collect()
+    [Field::new("methods", doc, Schema::from(methods))]
+        .into_iter()
+        .chain(shared())
+        .collect()
 }
 
 /// Of POST /predict.
 pub fn of_predict() -> Vec<Field> {
-    let top_k = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_TOP_K as f64));
-    vec![model(), Field::new("top_k", format!("The number of classes. Default: {DEFAULT_TOP_K}."), top_k)]
+    let top_k = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(1))
+        .maximum(Some(MAX_TOP_K as f64));
+    vec![
+        model(),
+        Field::new(
+            "top_k",
+            format!("The number of classes. Default: {DEFAULT_TOP_K}."),
+            top_k,
+        ),
+    ]
 }
 
 /// The deadline of a request.
 pub fn timeout() -> Parameter {
-    let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+    let schema = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(1));
     let doc = "Deadline of the request in milliseconds: work that takes longer is stopped and answered with 504.";
     Field::new(TIMEOUT_HEADER.as_str(), doc, schema).into_parameter(ParameterIn::Header)
 }
 
-/// All but the methods: what is explained, how it is answered, how it is drawn, then what only some methods take.
+/// All but the methods: what is explained, how it is answered, how it is drawn, then what only some
+/// methods take.
 fn shared() -> impl Iterator<Item = Field> {
     let targets = "A target for each of several inputs, in their order, instead of `target`: joined by commas, or a list in JSON.";
     let options = OPTIONS.iter().map(|option| {
-        let default = option.default.map(|default| format!(" Default: {default}.")).unwrap_or_default();
+        let default = option
+            .default
+            .map(|default| format!(" Default: {default}."))
+            .unwrap_or_default();
         let one = Ref::from_schema_name(type_of_option(option.name));
         let schema = match option.is_list {
             true => RefOr::T(ArrayBuilder::new().items(one).build().into()),
@@ -118,13 +169,19 @@ fn shared() -> impl Iterator<Item = Field> {
         };
         Field::new(option.name, format!("{}{default}", option.doc), schema)
     });
-    let (for_all, for_some): (Vec<_>, Vec<_>) =
-        rows().into_iter().partition(|(_, takers)| takers.len() == METHODS.len());
-    let describe = |(row, takers): (&'static parameters::Parameter, Vec<&'static str>)| of_row(row, &takers);
+    let (for_all, for_some): (Vec<_>, Vec<_>) = rows()
+        .into_iter()
+        .partition(|(_, takers)| takers.len() == METHODS.len());
+    let describe =
+        |(row, takers): (&'static parameters::Parameter, Vec<&'static str>)| of_row(row, &takers);
     [model()]
         .into_iter()
         .chain(for_all.into_iter().map(describe))
-        .chain([Field::new("targets", targets, ObjectBuilder::new().schema_type(Type::String))])
+        .chain([Field::new(
+            "targets",
+            targets,
+            ObjectBuilder::new().schema_type(Type::String),
+        )])
         .chain(options)
         .chain(of_picture())
         .chain(for_some.into_iter().map(describe))
@@ -156,12 +213,19 @@ fn model() -> Field {
     )
 }
 
-/// What parameters choose among: types of their own, which clients know by one name wherever they are given.
+/// What parameters choose among: types of their own, which clients know by one name wherever they
+/// are given.
 pub fn types() -> impl Iterator<Item = (String, RefOr<Schema>)> {
     let methods = METHODS.iter().map(|method| method.id.to_owned()).collect();
-    let rows = rows().into_iter().filter(|(row, _)| matches!(row.kind, Kind::Choice { .. }));
+    let rows = rows()
+        .into_iter()
+        .filter(|(row, _)| matches!(row.kind, Kind::Choice { .. }));
     let options = OPTIONS.iter().map(|option| {
-        let allowed = option.allowed.iter().map(|choice| (*choice).to_owned()).collect();
+        let allowed = option
+            .allowed
+            .iter()
+            .map(|choice| (*choice).to_owned())
+            .collect();
         (type_of_option(option.name), allowed)
     });
     let all = [(METHOD.to_owned(), methods)]
@@ -169,7 +233,16 @@ pub fn types() -> impl Iterator<Item = (String, RefOr<Schema>)> {
         .chain(rows.map(|(row, _)| (camel_case(row.name), choices(row.name))))
         .chain(options);
     all.map(|(name, allowed): (String, Vec<String>)| {
-        (name, RefOr::T(ObjectBuilder::new().schema_type(Type::String).enum_values(Some(allowed)).build().into()))
+        (
+            name,
+            RefOr::T(
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .enum_values(Some(allowed))
+                    .build()
+                    .into(),
+            ),
+        )
     })
 }
 
@@ -186,7 +259,9 @@ fn type_of_option(name: &str) -> String {
 /// `RuleSet` of `rule_set`.
 fn camel_case(name: &str) -> String {
     let words = name.split('_').filter_map(|word| word.split_at_checked(1));
-    words.flat_map(|(first, rest)| [first.to_ascii_uppercase(), rest.to_owned()]).collect()
+    words
+        .flat_map(|(first, rest)| [first.to_ascii_uppercase(), rest.to_owned()])
+        .collect()
 }
 
 /// Which methods take it stands in its description, with what those have in common as default.
@@ -194,29 +269,53 @@ fn of_row(row: &'static parameters::Parameter, takers: &[&'static str]) -> Field
     let base = |kind| ObjectBuilder::new().schema_type(kind);
     let text = || RefOr::T(base(Type::String).build().into());
     let (schema, forms): (RefOr<Schema>, _) = match &row.kind {
-        Kind::Integer { min, max, .. } => {
-            (base(Type::Integer).minimum(Some(*min as f64)).maximum(Some(*max as f64)).into(), None)
-        }
-        Kind::Number { above, max, .. } => {
-            (base(Type::Number).exclusive_minimum(Some(*above)).maximum(Some(*max)).into(), None)
-        }
+        Kind::Integer { min, max, .. } => (
+            base(Type::Integer)
+                .minimum(Some(*min as f64))
+                .maximum(Some(*max as f64))
+                .into(),
+            None,
+        ),
+        Kind::Number { above, max, .. } => (
+            base(Type::Number)
+                .exclusive_minimum(Some(*above))
+                .maximum(Some(*max))
+                .into(),
+            None,
+        ),
         Kind::Boolean { .. } => (base(Type::Boolean).into(), None),
-        Kind::Choice { .. } => (RefOr::Ref(Ref::from_schema_name(camel_case(row.name))), None),
+        Kind::Choice { .. } => (
+            RefOr::Ref(Ref::from_schema_name(camel_case(row.name))),
+            None,
+        ),
         Kind::Name { form, .. } => (text(), Some(format!("Allowed: {form}."))),
         Kind::Text { forms, .. } => (
             text(),
-            Some(format!("One of: {}.", forms.iter().map(|form| format!("`{form}`")).collect::<Vec<_>>().join(", "))),
+            Some(format!(
+                "One of: {}.",
+                forms
+                    .iter()
+                    .map(|form| format!("`{form}`"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )),
         ),
     };
     let methods = METHODS.iter().filter(|method| takers.contains(&method.id));
     let defaults: Vec<Option<Value>> = methods.map(|method| row.default_of(method)).collect();
-    let shared = defaults.first().cloned().flatten().filter(|first| defaults.iter().all(|d| d.as_ref() == Some(first)));
+    let shared = defaults
+        .first()
+        .cloned()
+        .flatten()
+        .filter(|first| defaults.iter().all(|d| d.as_ref() == Some(first)));
     let mut description = docs(row.name).join(" ");
     if let Some(forms) = forms {
         description.push_str(&format!(" {forms}"));
     }
     if let Some(default) = shared {
-        let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+        let default = default
+            .as_str()
+            .map_or_else(|| default.to_string(), str::to_owned);
         description.push_str(&format!(" Default: {default}."));
     } else if defaults.iter().any(Option::is_some) {
         description.push_str(" The default depends on the method: GET /methods.");
@@ -229,7 +328,11 @@ fn of_row(row: &'static parameters::Parameter, takers: &[&'static str]) -> Field
 
 /// The methods by name, or those left out where they are fewer.
 fn among_all(takers: &[&str]) -> String {
-    let others: Vec<&str> = METHODS.iter().map(|method| method.id).filter(|id| !takers.contains(id)).collect();
+    let others: Vec<&str> = METHODS
+        .iter()
+        .map(|method| method.id)
+        .filter(|id| !takers.contains(id))
+        .collect();
     match others.len() {
         0 => "all".to_owned(),
         few if few <= 3 => format!("all except {}", others.join(", ")),
@@ -239,30 +342,52 @@ fn among_all(takers: &[&str]) -> String {
 
 /// Rows of one name may differ in what they say and allow, as those of `compat` do.
 fn rows_named(name: &str) -> impl Iterator<Item = &'static parameters::Parameter> {
-    METHODS.iter().flat_map(|method| method.parameters()).filter(move |row| row.name == name)
+    METHODS
+        .iter()
+        .flat_map(|method| method.parameters())
+        .filter(move |row| row.name == name)
 }
 
 fn docs(name: &str) -> Vec<&'static str> {
-    rows_named(name).map(|row| row.doc).collect::<IndexSet<_>>().into_iter().collect()
+    rows_named(name)
+        .map(|row| row.doc)
+        .collect::<IndexSet<_>>()
+        .into_iter()
+        .collect()
 }
 
 fn choices(name: &str) -> Vec<String> {
-    rows_named(name).flat_map(parameters::Parameter::allowed).collect::<IndexSet<_>>().into_iter().collect()
+    rows_named(name)
+        .flat_map(parameters::Parameter::allowed)
+        .collect::<IndexSet<_>>()
+        .into_iter()
+        .collect()
 }
 
 /// From the schema of the picture's options.
 fn of_picture() -> Vec<Field> {
-    let RefOr::T(Schema::Object(object)) = HeatmapOptions::schema() else { return Vec::new() };
+    let RefOr::T(Schema::Object(object)) = HeatmapOptions::schema() else {
+        return Vec::new();
+    };
     // Through text: a float32 is 0.9 there, and 0.8999999761581421 as a JSON value.
     let defaults = Look::ALL.map(|look| {
         let options = serde_json::to_string(&look.options()).unwrap_or_default();
-        (look.maps(), serde_json::from_str::<Value>(&options).unwrap_or_default())
+        (
+            look.maps(),
+            serde_json::from_str::<Value>(&options).unwrap_or_default(),
+        )
     });
     let mut types = Vec::new();
     HeatmapOptions::schemas(&mut types);
     let of_type = |place: &str| {
-        let (_, schema) = types.iter().find(|(name, _)| place.ends_with(&format!("/{name}")))?;
-        if let RefOr::T(Schema::Object(object)) = schema { object.description.clone() } else { None }
+        let (_, schema) = types
+            .iter()
+            .find(|(name, _)| place.ends_with(&format!("/{name}")))?;
+        if let RefOr::T(Schema::Object(object)) = schema {
+            object.description.clone()
+        } else {
+            None
+        }
     };
     let option = |(name, mut schema): (String, RefOr<Schema>)| {
         let doc = match &mut schema {
@@ -276,7 +401,11 @@ fn of_picture() -> Vec<Field> {
             }
             RefOr::T(_) => None,
         };
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let text = |value: &Value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        };
         let [(_, first), others @ ..] = &defaults;
         let default = match first.get(&name) {
             None => String::new(),
@@ -284,11 +413,17 @@ fn of_picture() -> Vec<Field> {
                 format!(" Default: {}.", text(first))
             }
             Some(_) => {
-                let each = defaults.iter().map(|(maps, options)| format!("{} for {maps}", text(&options[&name])));
+                let each = defaults
+                    .iter()
+                    .map(|(maps, options)| format!("{} for {maps}", text(&options[&name])));
                 format!(" Default: {}.", each.collect::<Vec<_>>().join(", "))
             }
         };
-        Field::new(&name, format!("Picture: {}{default}", doc.unwrap_or_default()), schema)
+        Field::new(
+            &name,
+            format!("Picture: {}{default}", doc.unwrap_or_default()),
+            schema,
+        )
     };
     object.properties.into_iter().map(option).collect()
 }

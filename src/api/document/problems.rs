@@ -16,22 +16,30 @@ pub const FOREIGN: (u16, &str) = (
     403,
     "The request comes from a web page of another origin; the settings cors_origins and allowed_hosts say which are allowed.",
 );
-pub const METHOD_NOT_ALLOWED: (u16, &str) =
-    (405, "The path does not support this method; Allow lists those it supports.");
+pub const METHOD_NOT_ALLOWED: (u16, &str) = (
+    405,
+    "The path does not support this method; Allow lists those it supports.",
+);
 const NOT_FOUND: (u16, &str) = (404, "Not found.");
 const BODY_TIMEOUT: (u16, &str) = (408, "The body did not arrive in time.");
 const CONFLICT: (u16, &str) = (409, "The current state does not allow this.");
 const NOT_ACCEPTABLE: (u16, &str) = (406, "None of the types in Accept is available.");
 const TOO_LARGE: (u16, &str) = (413, "The body, image or tensor is too large.");
 const UNSUPPORTED: (u16, &str) = (415, "The content type or image type is not supported.");
-const UNPROCESSABLE: (u16, &str) =
-    (422, "Refused parameters (all listed in `errors`), an input that cannot be used, or too high a cost.");
+const UNPROCESSABLE: (u16, &str) = (
+    422,
+    "Refused parameters (all listed in `errors`), an input that cannot be used, or too high a cost.",
+);
 const TOO_MANY: (u16, &str) = (429, "Too much load; try again after Retry-After seconds.");
 const INTERNAL: (u16, &str) = (500, "Internal error.");
-const UNAVAILABLE: (u16, &str) =
-    (503, "The server is shutting down or not ready, or the jobs' database or file store is unreachable.");
-const INSUFFICIENT: (u16, &str) =
-    (507, "No space left: the disk is full, or the limit of the data folder or of data sets is reached.");
+const UNAVAILABLE: (u16, &str) = (
+    503,
+    "The server is shutting down or not ready, or the jobs' database or file store is unreachable.",
+);
+const INSUFFICIENT: (u16, &str) = (
+    507,
+    "No space left: the disk is full, or the limit of the data folder or of data sets is reached.",
+);
 const TIMEOUT: (u16, &str) = (504, "The deadline passed; the work was stopped.");
 
 pub fn problems(kinds: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
@@ -40,10 +48,15 @@ pub fn problems(kinds: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
         let mut content = Content::new(Some(schema.clone()));
         content.example = (status == UNPROCESSABLE.0).then(refused);
         let mut response = Response::new(description);
-        response.content.insert(problem::CONTENT_TYPE.to_owned(), RefOr::T(content));
+        response
+            .content
+            .insert(problem::CONTENT_TYPE.to_owned(), RefOr::T(content));
         RefOr::T(response)
     };
-    kinds.iter().map(|(status, description)| (status.to_string(), response(*status, description))).collect()
+    kinds
+        .iter()
+        .map(|(status, description)| (status.to_string(), response(*status, description)))
+        .collect()
 }
 
 /// An example of refused parameters.

@@ -1,5 +1,6 @@
-//! Activations: dx = dy ⊙ f'(x). Masks are HardSigmoid steps (`Emitter::step`), which keep ONNX Runtime's blocked layout.
-//! Kinks: relu'(0) = 0 (so for Elu, Selu, LeakyRelu and PRelu at 0: the left slope); Clip passes strictly inside.
+//! Activations: dx = dy ⊙ f'(x). Masks are HardSigmoid steps (`Emitter::step`), which keep ONNX
+//! Runtime's blocked layout. Kinks: relu'(0) = 0 (so for Elu, Selu, LeakyRelu and PRelu at 0: the
+//! left slope); Clip passes strictly inside.
 
 use crate::autodiff::{
     DeriveError,
@@ -19,8 +20,14 @@ pub fn relu(ctx: &mut VjpContext) -> Result {
 pub fn clip(ctx: &mut VjpContext) -> Result {
     let mut bounds = Vec::new();
     for (index, sign) in [(1, 1.0), (2, -1.0)] {
-        let bound = ctx.constant_f32(index)?.and_then(|values| values.first().copied());
-        bounds.extend(bound.filter(|bound| bound.is_finite() && bound.abs() < f32::MAX).map(|bound| (sign, bound)));
+        let bound = ctx
+            .constant_f32(index)?
+            .and_then(|values| values.first().copied());
+        bounds.extend(
+            bound
+                .filter(|bound| bound.is_finite() && bound.abs() < f32::MAX)
+                .map(|bound| (sign, bound)),
+        );
     }
     let y = ctx.output();
     gate(ctx, &bounds, &y)
@@ -73,7 +80,10 @@ pub fn elu(ctx: &mut VjpContext) -> Result {
 }
 
 pub fn selu(ctx: &mut VjpContext) -> Result {
-    let (alpha, gamma) = (ctx.node.float_or("alpha", 1.673_263_2), ctx.node.float_or("gamma", 1.050_701));
+    let (alpha, gamma) = (
+        ctx.node.float_or("alpha", 1.673_263_2),
+        ctx.node.float_or("gamma", 1.050_701),
+    );
     exponential(ctx, alpha * gamma, gamma)
 }
 

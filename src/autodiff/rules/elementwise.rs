@@ -1,5 +1,6 @@
-//! Element-wise arithmetic with broadcasting. Rules return cotangents in the broadcast shape; the walk sums them down.
-//! Kinks: Abs'(0) = 0; Max and Min give a tie's cotangent to the first of the equal inputs.
+//! Element-wise arithmetic with broadcasting. Rules return cotangents in the broadcast shape; the
+//! walk sums them down. Kinks: Abs'(0) = 0; Max and Min give a tie's cotangent to the first of the
+//! equal inputs.
 
 use crate::autodiff::{
     DeriveError,
@@ -25,14 +26,26 @@ pub fn sum(ctx: &mut VjpContext) -> Result {
 
 pub fn sub(ctx: &mut VjpContext) -> Result {
     let dy = ctx.cotangent()?;
-    let db = if ctx.is_active(1) { Some(ctx.emit.unary("Neg", &dy)?) } else { None };
+    let db = if ctx.is_active(1) {
+        Some(ctx.emit.unary("Neg", &dy)?)
+    } else {
+        None
+    };
     Ok(Cotangents(vec![Some(dy), db]))
 }
 
 pub fn mul(ctx: &mut VjpContext) -> Result {
     let (dy, a, b) = (ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?);
-    let da = if ctx.is_active(0) { Some(ctx.emit.mul(&dy, &b)?) } else { None };
-    let db = if ctx.is_active(1) { Some(ctx.emit.mul(&dy, &a)?) } else { None };
+    let da = if ctx.is_active(0) {
+        Some(ctx.emit.mul(&dy, &b)?)
+    } else {
+        None
+    };
+    let db = if ctx.is_active(1) {
+        Some(ctx.emit.mul(&dy, &a)?)
+    } else {
+        None
+    };
     Ok(Cotangents(vec![da, db]))
 }
 
@@ -73,7 +86,9 @@ pub fn pow(ctx: &mut VjpContext) -> Result {
     let (dy, a) = (ctx.cotangent()?, ctx.input(0)?);
     let b = ctx.input(1)?;
     let literal = ctx.emit.literal(&b).cloned();
-    let literal = literal.filter(|_| !ctx.is_active(1)).ok_or_else(|| ctx.refusal("its exponent is not a constant"))?;
+    let literal = literal
+        .filter(|_| !ctx.is_active(1))
+        .ok_or_else(|| ctx.refusal("its exponent is not a constant"))?;
     let exponents: Vec<f32> = literal.to_f64s().iter().map(|&e| e as f32).collect();
     let lowered: Vec<f32> = exponents.iter().map(|e| e - 1.0).collect();
     let factor = ctx.emit.floats(&literal.shape, &exponents, &a)?;

@@ -1,4 +1,5 @@
-//! Gemm and MatMul. Constant operands are used as they lie (transposed by flags), so that no weight is copied.
+//! Gemm and MatMul. Constant operands are used as they lie (transposed by flags), so that no weight
+//! is copied.
 
 use crate::autodiff::{
     DeriveError,
@@ -10,30 +11,61 @@ use crate::onnx::graph::{Dim, ValueType};
 /// Y = α A' B' + β C: dA' = α dY B'ᵀ, dB' = α A'ᵀ dY, dC = β dY.
 pub fn gemm(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, a, b) = (ctx.cotangent()?, ctx.input(0)?, ctx.weight()?);
-    let (trans_a, trans_b) = (ctx.node.int_or("transA", 0) != 0, ctx.node.int_or("transB", 0) != 0);
-    let (alpha, beta) = (ctx.node.float_or("alpha", 1.0), ctx.node.float_or("beta", 1.0));
+    let (trans_a, trans_b) = (
+        ctx.node.int_or("transA", 0) != 0,
+        ctx.node.int_or("transB", 0) != 0,
+    );
+    let (alpha, beta) = (
+        ctx.node.float_or("alpha", 1.0),
+        ctx.node.float_or("beta", 1.0),
+    );
     let (like_a, like_b) = (ctx.emit.value_type(&a)?, ctx.emit.value_type(&b)?);
     let da = if !ctx.is_active(0) {
         None
     } else if trans_a {
         Some(product(ctx.emit, (&b, trans_b), (&dy, true), alpha, like_a))
     } else {
-        Some(product(ctx.emit, (&dy, false), (&b, !trans_b), alpha, like_a))
+        Some(product(
+            ctx.emit,
+            (&dy, false),
+            (&b, !trans_b),
+            alpha,
+            like_a,
+        ))
     };
     let db = if !ctx.is_active(1) {
         None
     } else if trans_b {
         Some(product(ctx.emit, (&dy, true), (&a, trans_a), alpha, like_b))
     } else {
-        Some(product(ctx.emit, (&a, !trans_a), (&dy, false), alpha, like_b))
+        Some(product(
+            ctx.emit,
+            (&a, !trans_a),
+            (&dy, false),
+            alpha,
+            like_b,
+        ))
     };
-    let dc = if ctx.is_active(2) { Some(ctx.emit.scale(&dy, beta)?) } else { None };
+    let dc = if ctx.is_active(2) {
+        Some(ctx.emit.scale(&dy, beta)?)
+    } else {
+        None
+    };
     Ok(Cotangents(vec![da, db, dc]))
 }
 
-fn product(emit: &mut Emitter, a: (&str, bool), b: (&str, bool), alpha: f32, output: ValueType) -> String {
-    let flags =
-        attributes([("alpha", alpha.into()), ("transA", i64::from(a.1).into()), ("transB", i64::from(b.1).into())]);
+fn product(
+    emit: &mut Emitter,
+    a: (&str, bool),
+    b: (&str, bool),
+    alpha: f32,
+    output: ValueType,
+) -> String {
+    let flags = attributes([
+        ("alpha", alpha.into()),
+        ("transA", i64::from(a.1).into()),
+        ("transB", i64::from(b.1).into()),
+    ]);
     emit.node("Gemm", &[a.0, b.0], flags, output)
 }
 
@@ -63,7 +95,8 @@ pub fn mat_mul(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents(vec![da, db]))
 }
 
-/// Xᵀ dY (or dYᵀ X for a weight that is used transposed) over the rows of all leading axes: the gradient of a `weight` of this type.
+/// Xᵀ dY (or dYᵀ X for a weight that is used transposed) over the rows of all leading axes: the
+/// gradient of a `weight` of this type.
 pub fn weight_gradient(
     emit: &mut Emitter,
     x: &str,
@@ -97,5 +130,13 @@ pub fn batched(emit: &mut Emitter, a: &str, b: &str) -> Result<String, DeriveErr
     let (rows, columns) = (left.shape.len() - 2, right.len() - 1);
     let mut shape = crate::autodiff::emit::broadcast(&left.shape[..rows], &right[..columns - 1]);
     shape.extend([left.shape[rows].clone(), right[columns].clone()] as [Dim; 2]);
-    Ok(emit.node("MatMul", &[a, b], Default::default(), ValueType { element: left.element, shape }))
+    Ok(emit.node(
+        "MatMul",
+        &[a, b],
+        Default::default(),
+        ValueType {
+            element: left.element,
+            shape,
+        },
+    ))
 }

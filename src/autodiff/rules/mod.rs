@@ -1,4 +1,5 @@
-//! One small function per op, by family. Each op's formula stands at its function; `dy` is the cotangent of the output.
+//! One small function per op, by family. Each op's formula stands at its function; `dy` is the
+//! cotangent of the output.
 
 pub mod activation;
 pub mod convolution;

@@ -1,5 +1,6 @@
 //! Pools. Kink: a max-pool tie goes to the first maximum in row-major order, as PyTorch does.
-//! MaxUnpool and Col2Im are never emitted: the first overwrites where windows overlap, neither exists on CUDA.
+//! MaxUnpool and Col2Im are never emitted: the first overwrites where windows overlap, neither
+//! exists on CUDA.
 
 use super::{convolution::input_gradient, reduction::first_maximum, window::Window};
 use crate::autodiff::{
@@ -17,7 +18,8 @@ pub fn max_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents::first(dx))
 }
 
-/// A pool of its own for the indices (asking the forward pool for them would slow it eight times), and a scatter-add over all elements.
+/// A pool of its own for the indices (asking the forward pool for them would slow it eight times),
+/// and a scatter-add over all elements.
 fn max_pool_gradient(
     emit: &mut Emitter,
     x: &str,
@@ -30,18 +32,30 @@ fn max_pool_gradient(
     let mut pool = window.attributes();
     pool.insert("ceil_mode".into(), ceil_mode.into());
     let index_type = ValueType::new(Element::Int64, y_type.shape.clone());
-    let indices = emit.node_with_outputs("MaxPool", &[x], pool, vec![y_type, index_type]).remove(1);
+    let indices = emit
+        .node_with_outputs("MaxPool", &[x], pool, vec![y_type, index_type])
+        .remove(1);
     let flat = |value: &str| [Dim::Symbol(format!("{value} elements"))];
     let indices = emit.reshape(&indices, &flat(y))?;
     let dy = emit.reshape(dy, &flat(y))?;
     let shape_type = ValueType::new(Element::Int64, vec![Dim::Known(x_type.shape.len())]);
     let shape = emit.node("Shape", &[x], Default::default(), shape_type);
     let zero = Literal::from_f64s(x_type.element, &[1], &[0.0]);
-    let zeros = emit.node("ConstantOfShape", &[&shape], attributes([("value", zero.into())]), x_type.clone());
+    let zeros = emit.node(
+        "ConstantOfShape",
+        &[&shape],
+        attributes([("value", zero.into())]),
+        x_type.clone(),
+    );
     let zeros = emit.reshape(&zeros, &flat(x))?;
     let scatter = attributes([("axis", 0.into()), ("reduction", "add".into())]);
     let flat_type = emit.value_type(&zeros)?;
-    let dx = emit.node("ScatterElements", &[&zeros, &indices, &dy], scatter, flat_type);
+    let dx = emit.node(
+        "ScatterElements",
+        &[&zeros, &indices, &dy],
+        scatter,
+        flat_type,
+    );
     emit.reshape(&dx, &x_type.shape)
 }
 
@@ -68,23 +82,45 @@ fn shares(window: &Window, sizes: &[usize], positions: &[usize], include_pad: bo
     let mut shares = vec![1.0];
     for axis in 0..window.rank() {
         let (front, size) = (window.begin[axis], sizes[axis]);
-        let (low, high) = if include_pad { (0, front + size + window.end[axis]) } else { (front, front + size) };
+        let (low, high) = if include_pad {
+            (0, front + size + window.end[axis])
+        } else {
+            (front, front + size)
+        };
         let count = |position: usize| {
             let first = position * window.strides[axis];
             // Taps before `end`.
             let before = |end: usize| end.saturating_sub(first).div_ceil(window.dilations[axis]);
-            before(high).min(window.kernel[axis]).saturating_sub(before(low))
+            before(high)
+                .min(window.kernel[axis])
+                .saturating_sub(before(low))
         };
-        let counts: Vec<f32> = (0..positions[axis]).map(|position| count(position) as f32).collect();
-        shares = shares.iter().flat_map(|share| counts.iter().map(move |count| share / count)).collect();
+        let counts: Vec<f32> = (0..positions[axis])
+            .map(|position| count(position) as f32)
+            .collect();
+        shares = shares
+            .iter()
+            .flat_map(|share| counts.iter().map(move |count| share / count))
+            .collect();
     }
     shares
 }
 
 /// Every element of dy added to all inputs of its window: the transpose of summing windows.
-fn window_sums(ctx: &mut VjpContext, dy: &str, window: &Window, x: ValueType) -> Result<String, DeriveError> {
+fn window_sums(
+    ctx: &mut VjpContext,
+    dy: &str,
+    window: &Window,
+    x: ValueType,
+) -> Result<String, DeriveError> {
     let emit = &mut *ctx.emit;
-    let (sizes, positions) = (emit.sizes(dy, 2)?, x.shape[2..].iter().filter_map(Dim::known).collect::<Vec<_>>());
+    let (sizes, positions) = (
+        emit.sizes(dy, 2)?,
+        x.shape[2..]
+            .iter()
+            .filter_map(Dim::known)
+            .collect::<Vec<_>>(),
+    );
     if window.tiles(&positions) && sizes.len() == 2 {
         return enlarge(emit, dy, &window.kernel, x);
     }
@@ -93,13 +129,25 @@ fn window_sums(ctx: &mut VjpContext, dy: &str, window: &Window, x: ValueType) ->
     shape.extend(&window.kernel);
     ctx.fits_constant(&shape)?;
     let emit = &mut *ctx.emit;
-    let ones = emit.constant(Literal::from_f64s(x.element, &shape, &vec![1.0; shape.iter().product()]));
+    let ones = emit.constant(Literal::from_f64s(
+        x.element,
+        &shape,
+        &vec![1.0; shape.iter().product()],
+    ));
     input_gradient(emit, dy, &ones, channels, window, x)
 }
 
 /// Repeats every pixel `factors` times per spatial axis.
-pub fn enlarge(emit: &mut Emitter, dy: &str, factors: &[usize], output: ValueType) -> Result<String, DeriveError> {
-    let scales: Vec<f32> = [1.0, 1.0].into_iter().chain(factors.iter().map(|&factor| factor as f32)).collect();
+pub fn enlarge(
+    emit: &mut Emitter,
+    dy: &str,
+    factors: &[usize],
+    output: ValueType,
+) -> Result<String, DeriveError> {
+    let scales: Vec<f32> = [1.0, 1.0]
+        .into_iter()
+        .chain(factors.iter().map(|&factor| factor as f32))
+        .collect();
     let scales = emit.constant(Literal::from_f32s(&[scales.len()], &scales));
     let nearest = attributes([
         ("mode", "nearest".into()),
@@ -129,7 +177,14 @@ pub fn global_max_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> 
 }
 
 fn kernel(ctx: &VjpContext) -> Result<Vec<usize>, DeriveError> {
-    let kernel = ctx.node.ints("kernel_shape").unwrap_or_default().iter().map(|&size| usize::try_from(size).ok());
-    let kernel = kernel.collect::<Option<Vec<_>>>().filter(|kernel| !kernel.is_empty() && !kernel.contains(&0));
+    let kernel = ctx
+        .node
+        .ints("kernel_shape")
+        .unwrap_or_default()
+        .iter()
+        .map(|&size| usize::try_from(size).ok());
+    let kernel = kernel
+        .collect::<Option<Vec<_>>>()
+        .filter(|kernel| !kernel.is_empty() && !kernel.contains(&0));
     kernel.ok_or_else(|| ctx.refusal("it has no valid kernel_shape"))
 }

@@ -22,7 +22,9 @@ fn spread(ctx: &mut VjpContext, mean: bool) -> Result<Cotangents, DeriveError> {
     let axes = axes(ctx, shape.len())?;
     let count: usize = reduced_sizes(ctx, &shape, &axes)?.iter().product();
     let dy = keep_dims(ctx, &shape, &axes)?;
-    let dy = ctx.emit.scale(&dy, if mean { 1.0 / count as f32 } else { 1.0 })?;
+    let dy = ctx
+        .emit
+        .scale(&dy, if mean { 1.0 / count as f32 } else { 1.0 })?;
     Ok(Cotangents::first(ctx.emit.expand(&dy, &shape)?))
 }
 
@@ -33,17 +35,27 @@ pub fn reduce_max(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let axes = axes(ctx, x_type.shape.len())?;
     let count: usize = reduced_sizes(ctx, &x_type.shape, &axes)?.iter().product();
     let dy = keep_dims(ctx, &x_type.shape, &axes)?;
-    let mut perm: Vec<usize> = (0..x_type.shape.len()).filter(|axis| !axes.contains(axis)).collect();
-    let kept: Vec<Dim> = perm.iter().map(|&axis| x_type.shape[axis].clone()).collect();
+    let mut perm: Vec<usize> = (0..x_type.shape.len())
+        .filter(|axis| !axes.contains(axis))
+        .collect();
+    let kept: Vec<Dim> = perm
+        .iter()
+        .map(|&axis| x_type.shape[axis].clone())
+        .collect();
     perm.extend(&axes);
-    let permuted: Vec<Dim> = perm.iter().map(|&axis| x_type.shape[axis].clone()).collect();
+    let permuted: Vec<Dim> = perm
+        .iter()
+        .map(|&axis| x_type.shape[axis].clone())
+        .collect();
     let flat: Vec<Dim> = kept.iter().cloned().chain([Dim::Known(count)]).collect();
     let together = ctx.emit.transpose(&x, &perm)?;
     let together = ctx.emit.reshape(&together, &flat)?;
     let hot = first_maximum(ctx, &together)?;
     let hot = ctx.emit.reshape(&hot, &permuted)?;
     let mut back = vec![0; perm.len()];
-    perm.iter().enumerate().for_each(|(to, &from)| back[from] = to);
+    perm.iter()
+        .enumerate()
+        .for_each(|(to, &from)| back[from] = to);
     let hot = ctx.emit.transpose(&hot, &back)?;
     Ok(Cotangents::first(ctx.emit.mul(&dy, &hot)?))
 }
@@ -58,10 +70,16 @@ pub fn first_maximum(ctx: &mut VjpContext, x: &str) -> Result<String, DeriveErro
     let index = ctx.emit.node("ArgMax", &[x], along, index_type);
     let depth = ctx.emit.i64s(&[depth as i64]);
     let values = ctx.emit.floats(&[2], &[0.0, 1.0], x)?;
-    Ok(ctx.emit.node("OneHot", &[&index, &depth, &values], attributes([("axis", (-1).into())]), x_type))
+    Ok(ctx.emit.node(
+        "OneHot",
+        &[&index, &depth, &values],
+        attributes([("axis", (-1).into())]),
+        x_type,
+    ))
 }
 
-/// The reduced axes, from input 1 (or the attribute, where opset 18 has not moved it), ascending. None given means all.
+/// The reduced axes, from input 1 (or the attribute, where opset 18 has not moved it), ascending.
+/// None given means all.
 fn axes(ctx: &VjpContext, rank: usize) -> Result<Vec<usize>, DeriveError> {
     let given = match ctx.constant_i64(1)? {
         Some(axes) => axes,
@@ -70,14 +88,23 @@ fn axes(ctx: &VjpContext, rank: usize) -> Result<Vec<usize>, DeriveError> {
     if given.is_empty() && ctx.node.int_or("noop_with_empty_axes", 0) == 0 {
         return Ok((0..rank).collect());
     }
-    let mut axes = given.iter().map(|&axis| ctx.axis(axis, rank)).collect::<Result<Vec<_>, _>>()?;
+    let mut axes = given
+        .iter()
+        .map(|&axis| ctx.axis(axis, rank))
+        .collect::<Result<Vec<_>, _>>()?;
     axes.sort_unstable();
     Ok(axes)
 }
 
-fn reduced_sizes(ctx: &VjpContext, shape: &[Dim], axes: &[usize]) -> Result<Vec<usize>, DeriveError> {
+fn reduced_sizes(
+    ctx: &VjpContext,
+    shape: &[Dim],
+    axes: &[usize],
+) -> Result<Vec<usize>, DeriveError> {
     let sizes = axes.iter().map(|&axis| shape[axis].known());
-    sizes.collect::<Option<_>>().ok_or_else(|| ctx.refusal("it reduces over the batch"))
+    sizes
+        .collect::<Option<_>>()
+        .ok_or_else(|| ctx.refusal("it reduces over the batch"))
 }
 
 /// The cotangent with ones where axes were reduced away.

@@ -31,7 +31,12 @@ pub fn space_to_depth(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let block = attributes([("blocksize", ctx.node.int_or("blocksize", 1).into())]);
     let output = ctx.emit.value_type(&x)?;
-    Ok(Cotangents::first(ctx.emit.node("DepthToSpace", &[&dy], block, output)))
+    Ok(Cotangents::first(ctx.emit.node(
+        "DepthToSpace",
+        &[&dy],
+        block,
+        output,
+    )))
 }
 
 /// The copies are summed.
@@ -52,23 +57,47 @@ pub fn tile(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents::first(ctx.emit.reshape(&sum, &shape)?))
 }
 
-/// Nearest neighbour by whole factors: the copies of a pixel are its window, summed as a mean times its size.
+/// Nearest neighbour by whole factors: the copies of a pixel are its window, summed as a mean times
+/// its size.
 pub fn resize(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x, y) = (ctx.cotangent()?, ctx.input(0)?, ctx.output());
     let (from, to) = (ctx.emit.sizes(&x, 1)?, ctx.emit.sizes(&y, 1)?);
-    let placed = ctx.node.string("coordinate_transformation_mode").unwrap_or("half_pixel");
-    let rounded = ctx.node.string("nearest_mode").unwrap_or("round_prefer_floor");
+    let placed = ctx
+        .node
+        .string("coordinate_transformation_mode")
+        .unwrap_or("half_pixel");
+    let rounded = ctx
+        .node
+        .string("nearest_mode")
+        .unwrap_or("round_prefer_floor");
     let copies = matches!(
         (placed, rounded),
         ("asymmetric", "floor") | ("half_pixel", "round_prefer_floor" | "round_prefer_ceil")
     );
-    let whole = from[0] == to[0] && from.iter().zip(&to).all(|(from, to)| to.is_multiple_of(*from));
+    let whole = from[0] == to[0]
+        && from
+            .iter()
+            .zip(&to)
+            .all(|(from, to)| to.is_multiple_of(*from));
     if ctx.node.string("mode").unwrap_or("nearest") != "nearest" || !copies || !whole {
         return Err(ctx.refusal("only nearest neighbour by whole factors is derived"));
     }
-    let factors: Vec<usize> = from.iter().zip(&to).skip(1).map(|(from, to)| to / from).collect();
-    let output = ValueType { ..ctx.emit.value_type(&x)? };
-    let window = attributes([("kernel_shape", ints(factors.clone())), ("strides", ints(factors.clone()))]);
+    let factors: Vec<usize> = from
+        .iter()
+        .zip(&to)
+        .skip(1)
+        .map(|(from, to)| to / from)
+        .collect();
+    let output = ValueType {
+        ..ctx.emit.value_type(&x)?
+    };
+    let window = attributes([
+        ("kernel_shape", ints(factors.clone())),
+        ("strides", ints(factors.clone())),
+    ]);
     let mean = ctx.emit.node("AveragePool", &[&dy], window, output);
-    Ok(Cotangents::first(ctx.emit.scale(&mean, factors.iter().product::<usize>() as f32)?))
+    Ok(Cotangents::first(
+        ctx.emit
+            .scale(&mean, factors.iter().product::<usize>() as f32)?,
+    ))
 }

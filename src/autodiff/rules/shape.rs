@@ -1,4 +1,5 @@
-//! Ops that move elements: the cotangent moves back. Parts that nobody read receive zeros, elements read twice the sum.
+//! Ops that move elements: the cotangent moves back. Parts that nobody read receive zeros, elements
+//! read twice the sum.
 
 use crate::autodiff::{
     DeriveError,
@@ -7,7 +8,8 @@ use crate::autodiff::{
 };
 use crate::onnx::graph::{Dim, Literal};
 
-/// Elements read more often than this by one Gather or Pad are refused: the graph would grow with the count.
+/// Elements read more often than this by one Gather or Pad are refused: the graph would grow with
+/// the count.
 const MAX_READS: usize = 16;
 
 pub fn same_elements(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
@@ -19,7 +21,10 @@ pub fn same_elements(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 pub fn transpose(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let dy = ctx.cotangent()?;
     let rank = ctx.emit.shape(&dy)?.len();
-    let perm: Vec<i64> = ctx.node.ints("perm").map_or_else(|| (0..rank as i64).rev().collect(), <[i64]>::to_vec);
+    let perm: Vec<i64> = ctx
+        .node
+        .ints("perm")
+        .map_or_else(|| (0..rank as i64).rev().collect(), <[i64]>::to_vec);
     let mut back = vec![0; rank];
     for (to, &from) in perm.iter().enumerate() {
         back[ctx.axis(from, rank)?] = to;
@@ -34,7 +39,11 @@ pub fn concat(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let mut cotangents = Vec::new();
     for (index, input) in ctx.node.inputs.iter().enumerate() {
         let end = start + ctx.emit.sizes(input, axis)?[0];
-        cotangents.push(if ctx.is_active(index) { Some(ctx.emit.slice(&dy, &[(axis, start, end)])?) } else { None });
+        cotangents.push(if ctx.is_active(index) {
+            Some(ctx.emit.slice(&dy, &[(axis, start, end)])?)
+        } else {
+            None
+        });
         start = end;
     }
     Ok(Cotangents(cotangents))
@@ -45,7 +54,12 @@ pub fn split(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let x = ctx.input(0)?;
     let rank = ctx.emit.shape(&x)?.len();
     let axis = ctx.axis(ctx.node.int_or("axis", 0), rank)?;
-    if let Some(parts) = ctx.cotangents.iter().map(Option::as_deref).collect::<Option<Vec<_>>>() {
+    if let Some(parts) = ctx
+        .cotangents
+        .iter()
+        .map(Option::as_deref)
+        .collect::<Option<Vec<_>>>()
+    {
         return Ok(Cotangents::first(ctx.emit.concat(&parts, axis)?));
     }
     let (total, mut start) = (ctx.emit.sizes(&x, axis)?[0], 0);
@@ -56,7 +70,11 @@ pub fn split(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
             let mut amounts = vec![(0, 0); rank];
             amounts[axis] = (start, total - start - size);
             let padded = ctx.emit.pad(part, &amounts)?;
-            sum = Some(if let Some(sum) = sum { ctx.emit.add(&sum, &padded)? } else { padded });
+            sum = Some(if let Some(sum) = sum {
+                ctx.emit.add(&sum, &padded)?
+            } else {
+                padded
+            });
         }
         start += size;
     }
@@ -68,8 +86,12 @@ pub fn slice(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (mut dx, x) = (ctx.cotangent()?, ctx.input(0)?);
     let rank = ctx.emit.shape(&x)?.len();
     let starts = ctx.constant_i64(1)?.unwrap_or_default();
-    let axes = ctx.constant_i64(3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
-    let steps = ctx.constant_i64(4)?.unwrap_or_else(|| vec![1; starts.len()]);
+    let axes = ctx
+        .constant_i64(3)?
+        .unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let steps = ctx
+        .constant_i64(4)?
+        .unwrap_or_else(|| vec![1; starts.len()]);
     if starts.is_empty() {
         return Err(ctx.refusal("it has no constant starts"));
     }
@@ -81,11 +103,17 @@ pub fn slice(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
             return Err(ctx.refusal("it cuts the batch"));
         };
         let start = if start < 0 { start + size } else { start };
-        let start = if step > 0 { start.clamp(0, size) } else { start.clamp(0, (size - 1).max(0)) };
+        let start = if step > 0 {
+            start.clamp(0, size)
+        } else {
+            start.clamp(0, (size - 1).max(0))
+        };
         if step == 1 {
             amounts[axis] = (start as usize, size as usize - start as usize - count);
         } else {
-            dx = scatter(ctx, &dx, axis, size as usize, count, |i| (start + i as i64 * step) as usize)?;
+            dx = scatter(ctx, &dx, axis, size as usize, count, |i| {
+                (start + i as i64 * step) as usize
+            })?;
         }
     }
     Ok(Cotangents::first(ctx.emit.pad(&dx, &amounts)?))
@@ -98,20 +126,32 @@ pub fn gather(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let mut shape = ctx.emit.shape(&x)?;
     let axis = ctx.axis(ctx.node.int_or("axis", 0), shape.len())?;
-    let Some(size) = shape[axis].known() else { return Err(ctx.refusal("it gathers over the batch")) };
+    let Some(size) = shape[axis].known() else {
+        return Err(ctx.refusal("it gathers over the batch"));
+    };
     let indices = ctx.constant_i64(1)?.unwrap_or_default();
     let wrap = |index: i64| if index < 0 { index.saturating_add(size as i64) } else { index } as usize;
     shape[axis] = Dim::Known(indices.len());
     let dy = ctx.emit.reshape(&dy, &shape)?;
-    Ok(Cotangents::first(scatter(ctx, &dy, axis, size, indices.len(), |i| wrap(indices[i]))?))
+    Ok(Cotangents::first(scatter(
+        ctx,
+        &dy,
+        axis,
+        size,
+        indices.len(),
+        |i| wrap(indices[i]),
+    )?))
 }
 
-/// Mode constant cuts the border off (negative pads put zeros back); reflect and edge also fold it onto what it repeats.
+/// Mode constant cuts the border off (negative pads put zeros back); reflect and edge also fold it
+/// onto what it repeats.
 pub fn pad(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (mut dx, x) = (ctx.cotangent()?, ctx.input(0)?);
     let rank = ctx.emit.shape(&x)?.len();
     let pads = ctx.constant_i64(1)?.unwrap_or_default();
-    let axes = ctx.constant_i64(3)?.unwrap_or_else(|| (0..rank as i64).collect());
+    let axes = ctx
+        .constant_i64(3)?
+        .unwrap_or_else(|| (0..rank as i64).collect());
     let mode = ctx.node.string("mode").unwrap_or("constant");
     if pads.len() != 2 * axes.len() {
         return Err(ctx.refusal(format!("{} pads for {} axes", pads.len(), axes.len())));
@@ -132,7 +172,11 @@ pub fn pad(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
         let total = before + size + after;
         match mode {
             "constant" => {
-                kept.push((axis, before.max(0) as usize, (total - after.max(0)) as usize));
+                kept.push((
+                    axis,
+                    before.max(0) as usize,
+                    (total - after.max(0)) as usize,
+                ));
                 restored[axis] = ((-before).max(0) as usize, (-after).max(0) as usize);
             }
             "edge" if size > 0 => {
@@ -152,7 +196,8 @@ pub fn pad(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents::first(ctx.emit.pad(&dx, &restored)?))
 }
 
-/// The transpose of `count` reads of an axis of `size`: position `read(j)` receives `dy[j]`, summed over equal reads.
+/// The transpose of `count` reads of an axis of `size`: position `read(j)` receives `dy[j]`, summed
+/// over equal reads.
 fn scatter(
     ctx: &mut VjpContext,
     dy: &str,
@@ -164,30 +209,56 @@ fn scatter(
     ctx.fits_constant(&[size.max(count)])?;
     let mut readers: Vec<Vec<usize>> = vec![Vec::new(); size];
     for (from, to) in (0..count).map(|from| (from, read(from))) {
-        readers.get_mut(to).ok_or_else(|| ctx.refusal(format!("index {to} is outside {size}")))?.push(from);
+        readers
+            .get_mut(to)
+            .ok_or_else(|| ctx.refusal(format!("index {to} is outside {size}")))?
+            .push(from);
     }
     let rounds = readers.iter().map(Vec::len).max().unwrap_or(0);
     if rounds > MAX_READS {
-        return Err(ctx.refusal(format!("an element is read {rounds} times, at most {MAX_READS} are derived")));
+        return Err(ctx.refusal(format!(
+            "an element is read {rounds} times, at most {MAX_READS} are derived"
+        )));
     }
     let mut sum: Option<String> = None;
     for round in 0..rounds.max(1) {
-        let part: Vec<Option<usize>> = readers.iter().map(|readers| readers.get(round).copied()).collect();
+        let part: Vec<Option<usize>> = readers
+            .iter()
+            .map(|readers| readers.get(round).copied())
+            .collect();
         let part = place(ctx.emit, dy, axis, &part)?;
-        sum = Some(if let Some(sum) = sum { ctx.emit.add(&sum, &part)? } else { part });
+        sum = Some(if let Some(sum) = sum {
+            ctx.emit.add(&sum, &part)?
+        } else {
+            part
+        });
     }
     sum.ok_or_else(|| ctx.refusal("it reads nothing"))
 }
 
-/// Position i of the result holds `dy[sources[i]]`, or zero: a Gather from dy with one zero behind it.
-fn place(emit: &mut Emitter, dy: &str, axis: usize, sources: &[Option<usize>]) -> Result<String, DeriveError> {
+/// Position i of the result holds `dy[sources[i]]`, or zero: a Gather from dy with one zero behind
+/// it.
+fn place(
+    emit: &mut Emitter,
+    dy: &str,
+    axis: usize,
+    sources: &[Option<usize>],
+) -> Result<String, DeriveError> {
     let mut output = emit.value_type(dy)?;
     let count = emit.sizes(dy, axis)?[0];
     let mut amounts = vec![(0, 0); output.shape.len()];
     amounts[axis] = (0, usize::from(sources.contains(&None)));
     let padded = emit.pad(dy, &amounts)?;
-    let indices: Vec<i64> = sources.iter().map(|source| source.unwrap_or(count) as i64).collect();
+    let indices: Vec<i64> = sources
+        .iter()
+        .map(|source| source.unwrap_or(count) as i64)
+        .collect();
     output.shape[axis] = Dim::Known(sources.len());
     let indices = emit.constant(Literal::vector_i64(&indices));
-    Ok(emit.node("Gather", &[&padded, &indices], attributes([("axis", (axis as i64).into())]), output))
+    Ok(emit.node(
+        "Gather",
+        &[&padded, &indices],
+        attributes([("axis", (axis as i64).into())]),
+        output,
+    ))
 }

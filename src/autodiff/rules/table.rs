@@ -1,7 +1,8 @@
 //! The table of contents of the gradient: op -> rule, and the ops at which a cotangent stops.
 
 use super::{
-    activation, convolution, elementwise, matrix, normalisation, pooling, reduction, resampling, shape, softmax,
+    activation, convolution, elementwise, matrix, normalisation, pooling, reduction, resampling,
+    shape, softmax,
 };
 use crate::autodiff::context::Rule;
 
@@ -29,7 +30,10 @@ pub static GRADIENT: &[(&str, Rule)] = &[
     ("HardSigmoid", activation::hard_sigmoid),
     ("HardSwish", activation::hard_swish),
     ("Identity", elementwise::identity),
-    ("InstanceNormalization", normalisation::instance_normalization),
+    (
+        "InstanceNormalization",
+        normalisation::instance_normalization,
+    ),
     ("LRN", normalisation::lrn),
     ("LayerNormalization", normalisation::layer_normalization),
     ("LeakyRelu", activation::leaky_relu),
@@ -69,5 +73,14 @@ pub static GRADIENT: &[(&str, Rule)] = &[
     ("Where", elementwise::select),
 ];
 
-/// Ops whose float outputs do not vary with their inputs. (Integers and truth values never let a cotangent pass.)
-pub static STOPS: &[&str] = &["Ceil", "ConstantOfShape", "Floor", "OneHot", "Range", "Round", "Sign"];
+/// Ops whose float outputs do not vary with their inputs. (Integers and truth values never let a
+/// cotangent pass.)
+pub static STOPS: &[&str] = &[
+    "Ceil",
+    "ConstantOfShape",
+    "Floor",
+    "OneHot",
+    "Range",
+    "Round",
+    "Sign",
+];

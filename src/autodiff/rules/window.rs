@@ -1,4 +1,5 @@
-//! The sliding window of Conv, ConvTranspose and the pools: kernel, strides, dilations and resolved pads, per spatial axis.
+//! The sliding window of Conv, ConvTranspose and the pools: kernel, strides, dilations and resolved
+//! pads, per spatial axis.
 
 use std::collections::BTreeMap;
 
@@ -26,18 +27,33 @@ impl Window {
         let list = |name: &str, default: usize, count: usize| match node.ints(name) {
             None => Ok(vec![default; count]),
             Some(values) => {
-                let values: Option<Vec<usize>> = values.iter().map(|&value| usize::try_from(value).ok()).collect();
+                let values: Option<Vec<usize>> = values
+                    .iter()
+                    .map(|&value| usize::try_from(value).ok())
+                    .collect();
                 let values = values.filter(|values| values.len() == count);
-                values.ok_or_else(|| format!("`{name}` must be {count} numbers that are not negative"))
+                values.ok_or_else(|| {
+                    format!("`{name}` must be {count} numbers that are not negative")
+                })
             }
         };
         let (strides, dilations) = (list("strides", 1, rank)?, list("dilations", 1, rank)?);
-        if strides.contains(&0) || dilations.contains(&0) || kernel.contains(&0) || sizes.len() < rank {
+        if strides.contains(&0)
+            || dilations.contains(&0)
+            || kernel.contains(&0)
+            || sizes.len() < rank
+        {
             return Err(format!(
                 "kernel {kernel:?}, strides {strides:?} and dilations {dilations:?} do not fit its input"
             ));
         }
-        let mut window = Self { kernel, strides, dilations, begin: vec![0; rank], end: vec![0; rank] };
+        let mut window = Self {
+            kernel,
+            strides,
+            dilations,
+            begin: vec![0; rank],
+            end: vec![0; rank],
+        };
         match node.string("auto_pad").unwrap_or("NOTSET") {
             "VALID" => {}
             same @ ("SAME_UPPER" | "SAME_LOWER") => {
@@ -45,7 +61,11 @@ impl Window {
                     let positions = size.div_ceil(window.strides[axis]);
                     let reach = (positions - 1) * window.strides[axis] + window.extent(axis);
                     let total = reach.saturating_sub(size);
-                    let half = if same == "SAME_UPPER" { total / 2 } else { total.div_ceil(2) };
+                    let half = if same == "SAME_UPPER" {
+                        total / 2
+                    } else {
+                        total.div_ceil(2)
+                    };
                     (window.begin[axis], window.end[axis]) = (half, total - half);
                 }
             }
@@ -73,9 +93,12 @@ impl Window {
 
     /// Windows lie side by side without gap, overlap or padding, and cover all of `sizes`.
     pub fn tiles(&self, sizes: &[usize]) -> bool {
-        let plain = |axis: usize| self.dilations[axis] == 1 && self.begin[axis] + self.end[axis] == 0;
+        let plain =
+            |axis: usize| self.dilations[axis] == 1 && self.begin[axis] + self.end[axis] == 0;
         (0..self.rank()).all(|axis| {
-            plain(axis) && self.kernel[axis] == self.strides[axis] && sizes[axis].is_multiple_of(self.kernel[axis])
+            plain(axis)
+                && self.kernel[axis] == self.strides[axis]
+                && sizes[axis].is_multiple_of(self.kernel[axis])
         })
     }
 

@@ -17,7 +17,11 @@ fn pair(data: &Path) -> [Catalogue; 2] {
 }
 
 fn set(shade: u8) -> Vec<u8> {
-    zip(&[("a/x.png", photo(shade)), ("b/y.png", photo(shade)), ("b/z.png", photo(200))])
+    zip(&[
+        ("a/x.png", photo(shade)),
+        ("b/y.png", photo(shade)),
+        ("b/z.png", photo(200)),
+    ])
 }
 
 /// A set is one that was sent, whole; reading from it goes well, or it has changed.
@@ -26,7 +30,11 @@ fn check(datasets: &Catalogue, dataset: &Dataset) {
     for index in 0..3 {
         match dataset.read(index, datasets.limits()) {
             Ok(decoded) => {
-                let other = if index == 2 { 200 } else { decoded.image.get_pixel(0, 0).0[0] };
+                let other = if index == 2 {
+                    200
+                } else {
+                    decoded.image.get_pixel(0, 0).0[0]
+                };
                 assert_eq!(decoded.image.get_pixel(0, 0).0, [other, 0, 0]);
             }
             Err(error) => assert!(matches!(error, DatasetError::Changed { .. }), "{error}"),
@@ -44,7 +52,13 @@ fn watch(datasets: &Catalogue, end: &AtomicBool) -> usize {
                 opened += 1;
             }
             Err(error) => {
-                assert!(matches!(error, DatasetError::Unknown { .. } | DatasetError::Replaced { .. }), "{error}");
+                assert!(
+                    matches!(
+                        error,
+                        DatasetError::Unknown { .. } | DatasetError::Replaced { .. }
+                    ),
+                    "{error}"
+                );
             }
         }
     }
@@ -57,14 +71,26 @@ fn uploads_at_once_leave_one_of_them_whole_and_readers_see_whole_ones() {
     let servers = pair(data.path());
     let end = AtomicBool::new(false);
     let opened = thread::scope(|scope| {
-        let watching: Vec<_> = servers.iter().map(|server| scope.spawn(|| watch(server, &end))).collect();
+        let watching: Vec<_> = servers
+            .iter()
+            .map(|server| scope.spawn(|| watch(server, &end)))
+            .collect();
         for round in 0..12_u8 {
             let put = |at: u8| {
                 let server = &servers[usize::from(at) % 2];
-                scope.spawn(move || put(server, "mine", &set(8 * round + at)).unwrap().0.hash.clone())
+                scope.spawn(move || {
+                    put(server, "mine", &set(8 * round + at))
+                        .unwrap()
+                        .0
+                        .hash
+                        .clone()
+                })
             };
             let uploads: Vec<_> = (0..8).map(put).collect();
-            let sent: Vec<String> = uploads.into_iter().map(|upload| upload.join().unwrap()).collect();
+            let sent: Vec<String> = uploads
+                .into_iter()
+                .map(|upload| upload.join().unwrap())
+                .collect();
             for server in &servers {
                 let dataset = server.open("mine").unwrap();
                 assert!(sent.contains(&dataset.hash));
@@ -73,10 +99,19 @@ fn uploads_at_once_leave_one_of_them_whole_and_readers_see_whole_ones() {
             }
         }
         end.store(true, Ordering::Relaxed);
-        watching.into_iter().map(|watching| watching.join().unwrap()).sum::<usize>()
+        watching
+            .into_iter()
+            .map(|watching| watching.join().unwrap())
+            .sum::<usize>()
     });
     assert!(opened > 0);
-    assert_eq!(fs::read_dir(data.path().join("datasets/mine")).unwrap().count(), 2, "one version and its name");
+    assert_eq!(
+        fs::read_dir(data.path().join("datasets/mine"))
+            .unwrap()
+            .count(),
+        2,
+        "one version and its name"
+    );
     assert_eq!(staged(data.path()), [""; 0]);
 }
 
@@ -86,17 +121,25 @@ fn an_upload_and_a_removal_at_once_leave_the_set_or_nothing() {
     let servers = pair(data.path());
     let end = AtomicBool::new(false);
     thread::scope(|scope| {
-        servers.iter().for_each(|server| drop(scope.spawn(|| watch(server, &end))));
+        servers
+            .iter()
+            .for_each(|server| drop(scope.spawn(|| watch(server, &end))));
         for round in 0..24_u8 {
             let [one, two] = &servers;
             let upload = scope.spawn(move || put(one, "mine", &set(round)).unwrap());
             let removal = scope.spawn(move || two.remove("mine"));
             upload.join().unwrap();
             let removed = removal.join().unwrap();
-            assert!(matches!(removed, Ok(()) | Err(DatasetError::Unknown { .. })), "{removed:?}");
+            assert!(
+                matches!(removed, Ok(()) | Err(DatasetError::Unknown { .. })),
+                "{removed:?}"
+            );
             match one.open("mine") {
                 Ok(dataset) => assert!(dataset.read(0, one.limits()).is_ok()),
-                Err(error) => assert!(removed.is_ok() && matches!(error, DatasetError::Unknown { .. }), "{error}"),
+                Err(error) => assert!(
+                    removed.is_ok() && matches!(error, DatasetError::Unknown { .. }),
+                    "{error}"
+                ),
             }
         }
         end.store(true, Ordering::Relaxed);
@@ -113,7 +156,10 @@ fn the_same_content_again_disturbs_no_reader_and_what_was_damaged_is_mended() {
     let (first, _) = put(&one, "mine", &zip(&entries)).unwrap();
     for archive in [zip(&entries), gzip(&tar(&entries))] {
         let (again, is_new) = put(&two, "mine", &archive).unwrap();
-        assert_eq!((is_new, &again.hash, &again.folder), (false, &first.hash, &first.folder));
+        assert_eq!(
+            (is_new, &again.hash, &again.folder),
+            (false, &first.hash, &first.folder)
+        );
         assert!(first.read(0, one.limits()).is_ok());
         assert!(Arc::ptr_eq(&first, &one.open("mine").unwrap()));
     }
@@ -129,10 +175,19 @@ fn a_reader_of_a_replaced_set_goes_on_with_the_images_that_stayed() {
     let [one, two] = pair(data.path());
     let (old, _) = put(&one, "mine", &set(1)).unwrap();
     put(&two, "mine", &set(2)).unwrap();
-    assert!(matches!(old.read(0, one.limits()), Err(DatasetError::Changed { .. })));
-    assert_eq!(old.read(2, one.limits()).unwrap().image.get_pixel(0, 0).0, [200, 0, 0]);
+    assert!(matches!(
+        old.read(0, one.limits()),
+        Err(DatasetError::Changed { .. })
+    ));
+    assert_eq!(
+        old.read(2, one.limits()).unwrap().image.get_pixel(0, 0).0,
+        [200, 0, 0]
+    );
     two.remove("mine").unwrap();
-    assert!(matches!(old.read(2, one.limits()), Err(DatasetError::Changed { .. })));
+    assert!(matches!(
+        old.read(2, one.limits()),
+        Err(DatasetError::Changed { .. })
+    ));
 }
 
 #[test]
@@ -141,10 +196,17 @@ fn an_upload_is_looked_at_once_and_known_after_a_restart() {
     let [one, two] = pair(data.path());
     let (dataset, _) = put(&one, "mine", &set(1)).unwrap();
     fs::remove_file(dataset.folder.join("a/x.png")).unwrap();
-    assert_eq!(one.open("mine").unwrap().images.len(), 3, "its files are not looked for again");
+    assert_eq!(
+        one.open("mine").unwrap().images.len(),
+        3,
+        "its files are not looked for again"
+    );
     assert_eq!(two.open("mine").unwrap().images.len(), 2);
     fs::remove_dir_all(&dataset.folder).unwrap();
-    assert!(matches!(datasets(data.path(), None).open("mine"), Err(DatasetError::Lost { .. })));
+    assert!(matches!(
+        datasets(data.path(), None).open("mine"),
+        Err(DatasetError::Lost { .. })
+    ));
 }
 
 #[test]
@@ -152,10 +214,16 @@ fn what_is_known_of_a_version_is_not_taken_for_another_with_the_same_names_lengt
     let data = tempfile::tempdir().unwrap();
     let (index, staging) = (
         data.path().join("index"),
-        staging::Staging::new(data.path().join("datasets"), Quota::new(data.path(), 1 << 30)),
+        staging::Staging::new(
+            data.path().join("datasets"),
+            Quota::new(data.path(), 1 << 30),
+        ),
     );
-    let known =
-        index::Known { stamp: index::Stamp::from(&fs::metadata(data.path()).unwrap()), hash: "x".into(), fault: None };
+    let known = index::Known {
+        stamp: index::Stamp::from(&fs::metadata(data.path()).unwrap()),
+        hash: "x".into(),
+        fault: None,
+    };
     let files = BTreeMap::from([("a.png".to_owned(), known)]);
     index::save(&staging, &index, "mine", "one", &files).unwrap();
     assert_eq!(index::load(&index, "mine", "one"), files);
@@ -181,16 +249,33 @@ fn what_the_dead_left_goes_and_what_the_living_write_stays() {
         fs::write(sets.join(unnamed).join("a.png"), photo(1)).unwrap();
     }
     one.sweep().unwrap();
-    assert_eq!((left(data.path()), staged(data.path()).len()), (vec!["mine".to_owned()], 1));
+    assert_eq!(
+        (left(data.path()), staged(data.path()).len()),
+        (vec!["mine".to_owned()], 1)
+    );
     assert_eq!(fs::read_dir(sets.join("mine")).unwrap().count(), 2);
-    assert_eq!(fs::read_dir(data.path().join("copies/datasets")).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(data.path().join("copies/datasets"))
+            .unwrap()
+            .count(),
+        0
+    );
     assert!(dataset.read(0, one.limits()).is_ok());
     two.put("other", &mut arriving).unwrap();
     drop((one, two, arriving));
-    let hidden = fs::read_dir(&sets)
-        .unwrap()
-        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".staging"));
-    assert_eq!(hidden.count(), 0, "a process that ends takes its folder with it");
+    let hidden = fs::read_dir(&sets).unwrap().filter(|entry| {
+        entry
+            .as_ref()
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .starts_with(".staging")
+    });
+    assert_eq!(
+        hidden.count(),
+        0,
+        "a process that ends takes its folder with it"
+    );
 }
 
 #[test]
@@ -203,11 +288,21 @@ fn sets_are_limited_in_number() {
             scope.spawn(move || put(server, &format!("set{at}"), &set(1)))
         };
         let uploads: Vec<_> = (0..14).map(put).collect();
-        let taken: Vec<_> = uploads.into_iter().map(|upload| upload.join().unwrap()).collect();
+        let taken: Vec<_> = uploads
+            .into_iter()
+            .map(|upload| upload.join().unwrap())
+            .collect();
         assert_eq!(taken.iter().filter(|taken| taken.is_ok()).count(), 10);
-        assert!(taken.iter().all(|taken| matches!(taken, Ok(_) | Err(DatasetError::TooMany { limit: 10 }))));
+        assert!(
+            taken
+                .iter()
+                .all(|taken| matches!(taken, Ok(_) | Err(DatasetError::TooMany { limit: 10 })))
+        );
     });
-    assert!(matches!(one.receive("more"), Err(DatasetError::TooMany { .. })), "before anything is sent");
+    assert!(
+        matches!(one.receive("more"), Err(DatasetError::TooMany { .. })),
+        "before anything is sent"
+    );
     let some = one.ids()[0].clone();
     put(&one, &some, &set(2)).unwrap();
     one.remove(&some).unwrap();
@@ -217,18 +312,36 @@ fn sets_are_limited_in_number() {
 #[test]
 fn an_upload_over_the_quota_is_refused_with_the_numbers_and_leaves_nothing() {
     let data = tempfile::tempdir().unwrap();
-    let limits = ArchiveLimits { max_bytes: 10 << 20, max_files: 20, max_sets: 10 };
+    let limits = ArchiveLimits {
+        max_bytes: 10 << 20,
+        max_files: 20,
+        max_sets: 10,
+    };
     let quota = Quota::new(data.path(), 200_000);
-    let datasets = Catalogue::new(BTreeMap::new(), data.path(), Limits::default(), limits, quota);
+    let datasets = Catalogue::new(
+        BTreeMap::new(),
+        data.path(),
+        Limits::default(),
+        limits,
+        quota,
+    );
     put(&datasets, "small", &set(1)).unwrap();
     // Little when packed.
     let large = zip(&[("a.png", vec![7; 150_000]), ("b.png", vec![7; 150_000])]);
     let error = put(&datasets, "large", &large).unwrap_err();
-    let DatasetError::Archive(ArchiveError::Quota(QuotaError { used, asked, limit: 200_000 })) = error else {
+    let DatasetError::Archive(ArchiveError::Quota(QuotaError {
+        used,
+        asked,
+        limit: 200_000,
+    })) = error
+    else {
         panic!("{error}")
     };
     assert!(used <= 200_000 && used + asked > 200_000, "{used} {asked}");
-    assert_eq!((left(data.path()), staged(data.path())), (vec!["small".to_owned()], vec![]));
+    assert_eq!(
+        (left(data.path()), staged(data.path())),
+        (vec!["small".to_owned()], vec![])
+    );
     let fits = zip(&[("a.png", vec![7; 130_000])]);
     put(&datasets, "fits", &fits).unwrap();
     assert!(put(&datasets, "again", &fits).is_err());
@@ -243,6 +356,12 @@ fn a_folder_that_cannot_be_written_is_told_without_its_path() {
     let datasets = datasets(data.path(), None);
     let error = datasets.receive("mine").unwrap_err();
     assert!(matches!(error, DatasetError::File { .. }), "{error}");
-    assert!(!error.to_string().contains(data.path().to_str().unwrap()), "{error}");
-    assert!(matches!(datasets.open("mine"), Err(DatasetError::Unknown { .. })));
+    assert!(
+        !error.to_string().contains(data.path().to_str().unwrap()),
+        "{error}"
+    );
+    assert!(matches!(
+        datasets.open("mine"),
+        Err(DatasetError::Unknown { .. })
+    ));
 }

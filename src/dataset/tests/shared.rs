@@ -20,16 +20,27 @@ fn replicas(count: usize) -> Replicas {
         Datasets::new(datasets(data.path(), None), Some(files))
     };
     let datasets = data.iter().map(open).collect();
-    Replicas { store, data, datasets }
+    Replicas {
+        store,
+        data,
+        datasets,
+    }
 }
 
 impl Replicas {
     /// What lies in the copies of a replica: folders of sets, and what is in them.
     fn copies(&self, replica: usize) -> Vec<String> {
         let mut found = Vec::new();
-        for set in fs::read_dir(self.data[replica].path().join("copies/datasets")).into_iter().flatten() {
+        for set in fs::read_dir(self.data[replica].path().join("copies/datasets"))
+            .into_iter()
+            .flatten()
+        {
             let set = set.unwrap().path();
-            found.extend(fs::read_dir(&set).unwrap().map(|entry| entry.unwrap().path().display().to_string()));
+            found.extend(
+                fs::read_dir(&set)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path().display().to_string()),
+            );
         }
         found
     }
@@ -48,7 +59,10 @@ async fn put(datasets: &Datasets, entries: Entries<'_>) -> (String, bool) {
     (dataset.hash.clone(), is_new)
 }
 
-async fn try_put(datasets: &Datasets, entries: Entries<'_>) -> Result<(std::sync::Arc<Dataset>, bool), DatasetError> {
+async fn try_put(
+    datasets: &Datasets,
+    entries: Entries<'_>,
+) -> Result<(std::sync::Arc<Dataset>, bool), DatasetError> {
     let arrival = datasets.receive("mine").await?.write(&zip(entries)).await?;
     datasets.put("mine", arrival).await
 }
@@ -68,7 +82,11 @@ async fn an_upload_to_one_replica_is_every_replicas() {
     }
     assert_eq!(replicas.copies(1).len(), 2, "one version and its name");
     let data = replicas.data[1].path();
-    assert_eq!((left(data), staged(data)), (vec![], vec![]), "what was downloaded is gone");
+    assert_eq!(
+        (left(data), staged(data)),
+        (vec![], vec![]),
+        "what was downloaded is gone"
+    );
 
     let (second, is_new) = put(two, &[("c.png", photo(3))]).await;
     assert!(!is_new && second != first);
@@ -76,24 +94,47 @@ async fn an_upload_to_one_replica_is_every_replicas() {
     assert_eq!((replicas.copies(0).len(), replicas.stored().len()), (2, 2));
 
     two.remove("mine").await.unwrap();
-    assert!(matches!(two.remove("mine").await, Err(DatasetError::Unknown { .. })));
+    assert!(matches!(
+        two.remove("mine").await,
+        Err(DatasetError::Unknown { .. })
+    ));
     one.drop_outdated().await.unwrap();
-    assert!(matches!(one.open("mine").await, Err(DatasetError::Unknown { known, .. }) if known.is_empty()));
-    assert!(replicas.copies(0).is_empty() && replicas.copies(1).is_empty() && replicas.stored().is_empty());
+    assert!(
+        matches!(one.open("mine").await, Err(DatasetError::Unknown { known, .. }) if known.is_empty())
+    );
+    assert!(
+        replicas.copies(0).is_empty()
+            && replicas.copies(1).is_empty()
+            && replicas.stored().is_empty()
+    );
 }
 
 #[tokio::test]
 async fn half_an_upload_is_never_opened() {
     let replicas = replicas(3);
-    let [one, two, three] = [&replicas.datasets[0], &replicas.datasets[1], &replicas.datasets[2]];
+    let [one, two, three] = [
+        &replicas.datasets[0],
+        &replicas.datasets[1],
+        &replicas.datasets[2],
+    ];
     let (hash, _) = put(one, &[("a.png", photo(1)), ("b.png", photo(2))]).await;
-    let archive = replicas.stored().into_iter().find(|path| !path.ends_with("current")).unwrap();
+    let archive = replicas
+        .stored()
+        .into_iter()
+        .find(|path| !path.ends_with("current"))
+        .unwrap();
     let whole = fs::read(&archive).unwrap();
     // Still a zip: only its hash tells.
     fs::write(&archive, zip(&[("a.png", photo(1))])).unwrap();
-    assert!(matches!(two.open("mine").await, Err(DatasetError::Lost { .. })));
+    assert!(matches!(
+        two.open("mine").await,
+        Err(DatasetError::Lost { .. })
+    ));
     fs::remove_file(&archive).unwrap();
-    assert!(matches!(two.open("mine").await, Err(DatasetError::Lost { .. })));
+    assert!(matches!(
+        two.open("mine").await,
+        Err(DatasetError::Lost { .. })
+    ));
     assert!(replicas.copies(1).is_empty());
     fs::write(&archive, &whole).unwrap();
     assert_eq!(two.open("mine").await.unwrap().hash, hash);
@@ -104,7 +145,12 @@ async fn half_an_upload_is_never_opened() {
     fs::create_dir_all(&half).unwrap();
     fs::write(half.join("a.png"), photo(1)).unwrap();
     assert_eq!(three.open("mine").await.unwrap().images.len(), 2);
-    assert!(replicas.copies(2).iter().any(|path| path.ends_with(version.to_str().unwrap())));
+    assert!(
+        replicas
+            .copies(2)
+            .iter()
+            .any(|path| path.ends_with(version.to_str().unwrap()))
+    );
 }
 
 #[tokio::test]
@@ -116,7 +162,13 @@ async fn sets_that_lie_in_a_replicas_own_folder_are_its_own_until_one_is_uploade
     fs::write(home.join("1/a.png"), photo(1)).unwrap();
     fs::write(home.join("current"), "1").unwrap();
     assert_eq!(files(&one.open("mine").await.unwrap()), ["a.png"]);
-    assert_eq!((one.ids().await.unwrap().len(), two.ids().await.unwrap().len()), (1, 0));
+    assert_eq!(
+        (
+            one.ids().await.unwrap().len(),
+            two.ids().await.unwrap().len()
+        ),
+        (1, 0)
+    );
     let (uploaded, _) = put(two, &[("b.png", photo(2))]).await;
     assert_eq!(one.open("mine").await.unwrap().hash, uploaded);
     two.remove("mine").await.unwrap();
@@ -132,12 +184,27 @@ async fn a_store_that_is_away_is_told_and_folders_of_the_settings_do_not_need_it
     let in_the_way = data.path().join("store");
     fs::write(&in_the_way, "in the way").unwrap();
     let files = Files::new(data.path(), Some(in_the_way.to_str().unwrap()));
-    let datasets = Datasets::new(datasets(data.path(), Some(photos.path())), Some(files.clone()));
+    let datasets = Datasets::new(
+        datasets(data.path(), Some(photos.path())),
+        Some(files.clone()),
+    );
     assert_eq!(datasets.open("photos").await.unwrap().images.len(), 1);
-    assert!(matches!(datasets.open("mine").await, Err(DatasetError::Files(_))));
+    assert!(matches!(
+        datasets.open("mine").await,
+        Err(DatasetError::Files(_))
+    ));
     fs::remove_file(&in_the_way).unwrap();
-    assert!(matches!(datasets.open("mine").await, Err(DatasetError::Unknown { .. })));
-    assert!(files.list(&FilePath::from("datasets")).await.unwrap().is_empty());
+    assert!(matches!(
+        datasets.open("mine").await,
+        Err(DatasetError::Unknown { .. })
+    ));
+    assert!(
+        files
+            .list(&FilePath::from("datasets"))
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +213,14 @@ async fn uploads_to_several_replicas_at_once_leave_one_of_them_whole() {
     for round in 0..6_u8 {
         let uploads = (0..6_u8).map(|at| {
             let datasets = &replicas.datasets[usize::from(at) % 3];
-            async move { put(datasets, &[("a.png", photo(10 * round + at)), ("b.png", photo(at))]).await.0 }
+            async move {
+                put(
+                    datasets,
+                    &[("a.png", photo(10 * round + at)), ("b.png", photo(at))],
+                )
+                .await
+                .0
+            }
         });
         let sent = join_all(uploads).await;
         for datasets in &replicas.datasets {
@@ -159,10 +233,16 @@ async fn uploads_to_several_replicas_at_once_leave_one_of_them_whole() {
     for round in 0..10_u8 {
         let entries = [("a.png", photo(100 + round))];
         let (_, removed) = tokio::join!(put(one, &entries), two.remove("mine"));
-        assert!(matches!(removed, Ok(()) | Err(DatasetError::Unknown { .. })), "{removed:?}");
+        assert!(
+            matches!(removed, Ok(()) | Err(DatasetError::Unknown { .. })),
+            "{removed:?}"
+        );
         for datasets in &replicas.datasets {
             let opened = datasets.open("mine").await;
-            assert!(matches!(opened, Ok(_) | Err(DatasetError::Unknown { .. })), "{opened:?}");
+            assert!(
+                matches!(opened, Ok(_) | Err(DatasetError::Unknown { .. })),
+                "{opened:?}"
+            );
         }
     }
 }
@@ -177,8 +257,17 @@ async fn the_same_archive_again_changes_nothing() {
     let (_, is_new) = put(one, &entries).await;
     assert!(!is_new);
     assert_eq!(replicas.stored(), before);
-    assert!(std::sync::Arc::ptr_eq(&opened, &two.open("mine").await.unwrap()));
-    fs::remove_file(before.iter().find(|path| !path.ends_with("current")).unwrap()).unwrap();
+    assert!(std::sync::Arc::ptr_eq(
+        &opened,
+        &two.open("mine").await.unwrap()
+    ));
+    fs::remove_file(
+        before
+            .iter()
+            .find(|path| !path.ends_with("current"))
+            .unwrap(),
+    )
+    .unwrap();
     put(one, &entries).await;
     assert_eq!(replicas.stored().len(), 2, "one that was lost is mended");
 }
@@ -192,6 +281,9 @@ async fn a_store_that_is_full_of_sets_takes_no_more() {
         fs::write(home.join("current"), "{}").unwrap();
     }
     let refused = try_put(&replicas.datasets[1], &[("a.png", photo(1))]).await;
-    assert!(matches!(refused, Err(DatasetError::TooMany { limit: 10 })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(DatasetError::TooMany { limit: 10 })),
+        "{refused:?}"
+    );
     assert!(replicas.stored().is_empty());
 }

@@ -1,4 +1,5 @@
-//! A graph made ready for sessions: encoded, and for the CPU optimised and refined once for all of them.
+//! A graph made ready for sessions: encoded, and for the CPU optimised and refined once for all of
+//! them.
 
 use std::io::Write;
 
@@ -42,30 +43,53 @@ enum Stored {
 }
 
 impl Encoded {
-    /// On the CPU large matrices stay outside: sessions read them where the graph has them. Kernels of our own stand in for some nodes.
+    /// On the CPU large matrices stay outside: sessions read them where the graph has them. Kernels
+    /// of our own stand in for some nodes.
     pub fn new(runtime: &Runtime, graph: Graph, provider: Provider) -> Result<Self, RuntimeError> {
         if provider != Provider::Cpu {
             return Ok(Self::of_bytes(encode(&graph)?, provider));
         }
-        let fused = max_pool::fuse(graph).map_err(|e| RuntimeError::Open { reason: e.to_string() })?;
+        let fused = max_pool::fuse(graph).map_err(|e| RuntimeError::Open {
+            reason: e.to_string(),
+        })?;
         let (graph, lent) = lend(fused);
         if refined::is_refinable(&graph) {
             match refine(runtime, &graph) {
-                Ok(model) => return Ok(Self { model, lent, provider, optimised: true }),
-                Err(reason) => tracing::warn!(%reason, "a graph could not be refined, and runs slower"),
+                Ok(model) => {
+                    return Ok(Self {
+                        model,
+                        lent,
+                        provider,
+                        optimised: true,
+                    });
+                }
+                Err(reason) => {
+                    tracing::warn!(%reason, "a graph could not be refined, and runs slower")
+                }
             }
         }
-        Ok(Self { lent, ..Self::of_bytes(encode(&graph)?, provider) })
+        Ok(Self {
+            lent,
+            ..Self::of_bytes(encode(&graph)?, provider)
+        })
     }
 
     /// An encoded `ModelProto`, as it is.
     pub fn of_bytes(model: Vec<u8>, provider: Provider) -> Self {
-        Self { model: Stored::of(model), lent: Vec::new(), provider, optimised: false }
+        Self {
+            model: Stored::of(model),
+            lent: Vec::new(),
+            provider,
+            optimised: false,
+        }
     }
 
     /// Sessions of it are opened without the optimiser.
     pub fn as_it_is(self) -> Self {
-        Self { optimised: true, ..self }
+        Self {
+            optimised: true,
+            ..self
+        }
     }
 
     pub fn provider(&self) -> Provider {
@@ -79,7 +103,9 @@ impl Encoded {
 
     pub(super) fn open(&self, mut builder: SessionBuilder) -> Result<Session, RuntimeError> {
         if self.optimised {
-            builder = builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(open_error)?;
+            builder = builder
+                .with_optimization_level(GraphOptimizationLevel::Disable)
+                .map_err(open_error)?;
         }
         self.model.open(builder)
     }
@@ -91,9 +117,14 @@ impl Encoded {
 }
 
 impl Stored {
-    /// A large model goes into a file where one can be written: else it would lie in memory beside all that is made of it.
+    /// A large model goes into a file where one can be written: else it would lie in memory beside
+    /// all that is made of it.
     fn of(model: Vec<u8>) -> Self {
-        let file = if model.len() < LARGE_MODEL_BYTES { None } else { write_file(&model).ok() };
+        let file = if model.len() < LARGE_MODEL_BYTES {
+            None
+        } else {
+            write_file(&model).ok()
+        };
         file.map_or(Self::Memory(model), Self::File)
     }
 
@@ -108,14 +139,24 @@ impl Stored {
 
 /// What the runtime's optimiser makes of a graph for the CPU, with kernels of our own put in.
 fn refine(runtime: &Runtime, graph: &Graph) -> Result<Stored, RuntimeError> {
-    let failed = |error: OnnxError| RuntimeError::Open { reason: error.to_string() };
+    let failed = |error: OnnxError| RuntimeError::Open {
+        reason: error.to_string(),
+    };
     let types = infer(graph).map_err(failed)?;
-    let file = NamedTempFile::new().map_err(|error| RuntimeError::Open { reason: error.to_string() })?;
+    let file = NamedTempFile::new().map_err(|error| RuntimeError::Open {
+        reason: error.to_string(),
+    })?;
     let builder = configure(runtime, Provider::Cpu, Threads::Shared)?;
     // It warns that the file is for this machine only.
-    let builder = builder.with_log_level(LogLevel::Error).map_err(open_error)?;
-    let builder = builder.with_config_entry("session.disable_prepacking", "1").map_err(open_error)?;
-    let builder = builder.with_optimized_model_path(file.path()).map_err(open_error)?;
+    let builder = builder
+        .with_log_level(LogLevel::Error)
+        .map_err(open_error)?;
+    let builder = builder
+        .with_config_entry("session.disable_prepacking", "1")
+        .map_err(open_error)?;
+    let builder = builder
+        .with_optimized_model_path(file.path())
+        .map_err(open_error)?;
     drop(Stored::of(encode(graph)?).open(builder)?);
     let optimised = read_model(file.path()).map_err(failed)?;
     let refined = refined::refine(optimised, &types, runtime.block).map_err(failed)?;
@@ -129,7 +170,9 @@ fn write_file(bytes: &[u8]) -> std::io::Result<NamedTempFile> {
 }
 
 fn encode(graph: &Graph) -> Result<Vec<u8>, RuntimeError> {
-    write_model(graph).map_err(|error| RuntimeError::Open { reason: error.to_string() })
+    write_model(graph).map_err(|error| RuntimeError::Open {
+        reason: error.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -157,21 +200,41 @@ mod tests {
         ((index as u32 + 1).wrapping_mul(2_654_435_761) >> 16) as f32 / 65536.0 - 0.5
     }
 
-    /// Convolutions, a pool of one Relu, a pool of two that are joined, and a global average over a Relu; two rows.
+    /// Convolutions, a pool of one Relu, a pool of two that are joined, and a global average over a
+    /// Relu; two rows.
     fn derived(rule_sets: Vec<RuleSetId>) -> Graph {
         let value = |name: &str, row: &[usize]| {
-            let shape = [Dim::from("n")].into_iter().chain(row.iter().map(|&size| size.into())).collect();
-            ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, shape) }
+            let shape = [Dim::from("n")]
+                .into_iter()
+                .chain(row.iter().map(|&size| size.into()))
+                .collect();
+            ValueInfo {
+                name: name.into(),
+                value_type: ValueType::new(Element::Float, shape),
+            }
         };
-        let convolutions = [("x", "a", 3, 16, 3), ("p", "b", 16, 16, 3), ("p", "c", 16, 32, 1), ("q", "d", 48, 16, 3)];
+        let convolutions = [
+            ("x", "a", 3, 16, 3),
+            ("p", "b", 16, 16, 3),
+            ("p", "c", 16, 32, 1),
+            ("q", "d", 48, 16, 3),
+        ];
         let mut initializers = indexmap::IndexMap::new();
         let mut nodes = Vec::new();
         for (from, to, inputs, outputs, size) in convolutions {
             let weight = format!("{to}.weight");
-            let values: Vec<f32> = (0..outputs * inputs * size * size).map(|index| drawn(index + outputs)).collect();
-            initializers.insert(weight.clone(), Literal::from_f32s(&[outputs, inputs, size, size], &values));
+            let values: Vec<f32> = (0..outputs * inputs * size * size)
+                .map(|index| drawn(index + outputs))
+                .collect();
+            initializers.insert(
+                weight.clone(),
+                Literal::from_f32s(&[outputs, inputs, size, size], &values),
+            );
             let sum = format!("{to}.sum");
-            nodes.push(Node::new("Conv", [from, &weight], [sum.as_str()]).with("kernel_shape", vec![size as i64; 2]));
+            nodes.push(
+                Node::new("Conv", [from, &weight], [sum.as_str()])
+                    .with("kernel_shape", vec![size as i64; 2]),
+            );
             nodes.push(Node::new("Relu", [sum.as_str()], [to]));
             let padded = |size: i64| vec![size; 4];
             match to {
@@ -180,10 +243,17 @@ mod tests {
                         .with("kernel_shape", vec![3_i64; 2])
                         .with("strides", vec![2_i64; 2]),
                 ),
-                "b" => nodes.iter_mut().rev().nth(1).unwrap().attributes.extend([("pads".into(), padded(1).into())]),
+                "b" => nodes
+                    .iter_mut()
+                    .rev()
+                    .nth(1)
+                    .unwrap()
+                    .attributes
+                    .extend([("pads".into(), padded(1).into())]),
                 "c" => {
                     nodes.push(Node::new("Concat", ["b", "c"], ["bc"]).with("axis", 1));
-                    let pool = Node::new("MaxPool", ["bc"], ["q"]).with("kernel_shape", vec![2_i64; 2]);
+                    let pool =
+                        Node::new("MaxPool", ["bc"], ["q"]).with("kernel_shape", vec![2_i64; 2]);
                     nodes.push(pool.with("strides", vec![1_i64; 2]).with("pads", padded(1)));
                 }
                 _ => {
@@ -213,7 +283,11 @@ mod tests {
     }
 
     fn count(graph: &Graph, op_type: &str) -> usize {
-        graph.nodes.iter().filter(|node| node.op_type == op_type).count()
+        graph
+            .nodes
+            .iter()
+            .filter(|node| node.op_type == op_type)
+            .count()
     }
 
     #[test]
@@ -221,19 +295,30 @@ mod tests {
         let runtime = load_runtime(None, 0).unwrap();
         let graph = derived(vec![RuleSetId::Gradient, RuleSetId::GuidedBackprop]);
         let bytes = write_model(&graph).unwrap();
-        let mut plain = OrtSession::open_bytes(runtime, bytes, Provider::Cpu, Threads::Shared).unwrap();
+        let mut plain =
+            OrtSession::open_bytes(runtime, bytes, Provider::Cpu, Threads::Shared).unwrap();
         let encoded = Encoded::new(runtime, graph.clone(), Provider::Cpu).unwrap();
         assert!(encoded.optimised);
-        let x = Tensor::from_shape_fn(SHAPE.to_vec(), |at| drawn(at[0] * 7919 + at[1] * 631 + at[2] * 20 + at[3]));
+        let x = Tensor::from_shape_fn(SHAPE.to_vec(), |at| {
+            drawn(at[0] * 7919 + at[1] * 631 + at[2] * 20 + at[3])
+        });
         let seed = Tensor::from_shape_fn(vec![2, 16], |at| drawn(at[0] * 16 + at[1]));
         let inputs = [("x", x.view()), ("seed", seed.view())];
         let expected = plain.run(&inputs).unwrap();
         for threads in [Threads::Shared, Threads::Own(1)] {
-            let found = OrtSession::open_encoded(runtime, &encoded, threads).unwrap().run(&inputs).unwrap();
+            let found = OrtSession::open_encoded(runtime, &encoded, threads)
+                .unwrap()
+                .run(&inputs)
+                .unwrap();
             for (name, expected) in &expected {
-                let largest = expected.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+                let largest = expected
+                    .iter()
+                    .fold(0.0_f32, |most, value| most.max(value.abs()));
                 assert!(largest > 0.0, "{name}");
-                let close = expected.iter().zip(&found[name]).all(|(a, b)| (a - b).abs() <= 1e-6 * largest);
+                let close = expected
+                    .iter()
+                    .zip(&found[name])
+                    .all(|(a, b)| (a - b).abs() <= 1e-6 * largest);
                 assert!(close, "{name} with {threads:?}");
             }
         }
@@ -243,7 +328,8 @@ mod tests {
     fn masks_become_gates_and_pools_stay_in_blocks() {
         let runtime = load_runtime(None, 0).unwrap();
         let graph = derived(vec![RuleSetId::Gradient]);
-        let Stored::Memory(model) = Encoded::new(runtime, graph, Provider::Cpu).unwrap().model else {
+        let Stored::Memory(model) = Encoded::new(runtime, graph, Provider::Cpu).unwrap().model
+        else {
             panic!("a small model in a file");
         };
         let refined = read_bytes(model.into(), None).unwrap();
@@ -252,7 +338,10 @@ mod tests {
         if runtime.block.is_some() {
             assert_eq!(count(&refined, max_pool::MAX_POOL_GRADIENT), 0);
             assert_eq!(count(&refined, refined::BLOCKED_MAX_POOL_GRADIENT), 2);
-            assert_eq!(["Split", "Expand", "ReorderInput"].map(|op_type| count(&refined, op_type)), [0; 3]);
+            assert_eq!(
+                ["Split", "Expand", "ReorderInput"].map(|op_type| count(&refined, op_type)),
+                [0; 3]
+            );
         }
     }
 
@@ -260,7 +349,11 @@ mod tests {
     fn graphs_without_masks_or_pools_are_left_to_the_runtime() {
         let runtime = load_runtime(None, 0).unwrap();
         let mut graph = one_node();
-        assert!(!Encoded::new(runtime, graph.clone(), Provider::Cpu).unwrap().optimised);
+        assert!(
+            !Encoded::new(runtime, graph.clone(), Provider::Cpu)
+                .unwrap()
+                .optimised
+        );
         graph.nodes[0].op_type = "NoSuchOperator".into();
         assert!(matches!(
             OrtSession::open(runtime, graph, Provider::Cpu, Threads::Shared),

@@ -1,7 +1,8 @@
-//! ONNX Runtime: finds and loads the library, opens sessions of graphs, runs them. The only room that imports `ort`.
+//! ONNX Runtime: finds and loads the library, opens sessions of graphs, runs them. The only room
+//! that imports `ort`.
 //!
-//! One environment per process, with one thread pool that all sessions share; spinning is off, so an idle server is idle.
-//! `Session::run` needs `&mut`: a session belongs to one thread.
+//! One environment per process, with one thread pool that all sessions share; spinning is off, so
+//! an idle server is idle. `Session::run` needs `&mut`: a session belongs to one thread.
 
 mod encoded;
 mod operators;
@@ -72,56 +73,91 @@ pub enum RuntimeError {
 }
 
 fn list(paths: &[PathBuf]) -> String {
-    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(" or ")
+    paths
+        .iter()
+        .map(|p| p.display().to_string())
+        .collect::<Vec<_>>()
+        .join(" or ")
 }
 
 /// Loads ONNX Runtime once per process; later calls return what the first one loaded.
 ///
-/// The library is `library`, else what [`LIBRARY_VARIABLE`] names, else [`LIBRARY`]; relative paths start at the current folder, at
-/// the executable's, or at the project that built it. `threads` is the size of the pool inside operators; 0: one for each core.
-pub fn load_runtime(library: Option<&Path>, threads: usize) -> Result<&'static Runtime, RuntimeError> {
+/// The library is `library`, else what [`LIBRARY_VARIABLE`] names, else [`LIBRARY`]; relative paths
+/// start at the current folder, at the executable's, or at the project that built it. `threads` is
+/// the size of the pool inside operators; 0: one for each core.
+pub fn load_runtime(
+    library: Option<&Path>,
+    threads: usize,
+) -> Result<&'static Runtime, RuntimeError> {
     let _loading = lock(&LOADING);
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
     }
     let library = find_library(library)?;
-    let unusable = |reason: String| RuntimeError::Unusable { library: library.clone(), reason };
+    let unusable = |reason: String| RuntimeError::Unusable {
+        library: library.clone(),
+        reason,
+    };
     let builder = ort::init_from(&library).map_err(|e| unusable(e.to_string()))?;
     let environment = GlobalThreadPoolOptions::default()
         .with_intra_threads(threads)
         .and_then(|pool| pool.with_spin_control(false))
-        .and_then(|pool| builder.with_name("explaind").with_telemetry(false).with_global_thread_pool(pool).build())
+        .and_then(|pool| {
+            builder
+                .with_name("explaind")
+                .with_telemetry(false)
+                .with_global_thread_pool(pool)
+                .build()
+        })
         .map_err(|e| unusable(e.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
     share_arena(&environment).map_err(|e| unusable(e.to_string()))?;
     let version = version_of(&library).map_err(|e| unusable(e.to_string()))?;
-    let mut runtime = Runtime { environment, library: library.clone(), version, block: None };
-    // The runtime adds an operator domain that it does not know yet without a lock: the first session makes ours known.
-    runtime.probe(Provider::Cpu).map_err(|e| unusable(e.to_string()))?;
+    let mut runtime = Runtime {
+        environment,
+        library: library.clone(),
+        version,
+        block: None,
+    };
+    // The runtime adds an operator domain that it does not know yet without a lock: the first
+    // session makes ours known.
+    runtime
+        .probe(Provider::Cpu)
+        .map_err(|e| unusable(e.to_string()))?;
     runtime.block = runtime.find_block();
     Ok(RUNTIME.get_or_init(|| runtime))
 }
 
-/// By the name of the library's file, as releases have it (`libonnxruntime.so.1.24.1`), else by the commit that it was built from.
+/// By the name of the library's file, as releases have it (`libonnxruntime.so.1.24.1`), else by the
+/// commit that it was built from.
 pub fn runtime_version() -> String {
-    let library = RUNTIME.get().and_then(|runtime| runtime.library.canonicalize().ok());
+    let library = RUNTIME
+        .get()
+        .and_then(|runtime| runtime.library.canonicalize().ok());
     let version = library.as_deref().and_then(version_in_name);
-    version.unwrap_or_else(|| ort::info().trim_start_matches("ORT Build Info: ").to_owned())
+    version.unwrap_or_else(|| {
+        ort::info()
+            .trim_start_matches("ORT Build Info: ")
+            .to_owned()
+    })
 }
 
 fn version_in_name(library: &Path) -> Option<String> {
     let (_, version) = library.file_name()?.to_str()?.split_once(".so.")?;
-    let is_version = version.split('.').count() == 3 && version.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let is_version =
+        version.split('.').count() == 3 && version.chars().all(|c| c.is_ascii_digit() || c == '.');
     is_version.then(|| version.to_owned())
 }
 
 impl Runtime {
     /// Whether a device is there: registers it for a session of one node.
     pub fn probe(&self, provider: Provider) -> Result<(), RuntimeError> {
-        OrtSession::open(self, one_node(), provider, Threads::Shared).map(drop).map_err(|error| match error {
-            RuntimeError::Open { reason } => RuntimeError::Provider { provider, reason },
-            other => other,
-        })
+        OrtSession::open(self, one_node(), provider, Threads::Shared)
+            .map(drop)
+            .map_err(|error| match error {
+                RuntimeError::Open { reason } => RuntimeError::Provider { provider, reason },
+                other => other,
+            })
     }
 
     /// None where this processor has no blocked layout, or one that our kernels do not know.
@@ -132,27 +168,39 @@ impl Runtime {
             value.value_type.shape = shape.map(Dim::Known).to_vec();
         }
         graph.opset_imports.insert(refined::BLOCKED.into(), 1);
-        (graph.nodes[0].op_type, graph.nodes[0].domain) = ("ReorderInput".into(), refined::BLOCKED.into());
+        (graph.nodes[0].op_type, graph.nodes[0].domain) =
+            ("ReorderInput".into(), refined::BLOCKED.into());
         let mut session = OrtSession::open(self, graph, Provider::Cpu, Threads::Shared).ok()?;
         // Every channel of the first pixel is 0, of the second 1.
         let x = Tensor::from_shape_fn(shape.to_vec(), |at| at[3] as f32);
         let y = session.run(&[("x", x.view())]).ok()?.swap_remove("y")?;
-        y.iter().position(|second| *second == 1.0).filter(|block| [8, 16].contains(block))
+        y.iter()
+            .position(|second| *second == 1.0)
+            .filter(|block| [8, 16].contains(block))
     }
 
-    /// Gives back what the runs of all sessions on the CPU have left in the arena for the next. The runtime does that at the end of a run only:
-    /// here of one node.
+    /// Gives back what the runs of all sessions on the CPU have left in the arena for the next. The
+    /// runtime does that at the end of a run only: here of one node.
     pub fn release_memory(&self) -> Result<(), RuntimeError> {
         let mut session = OrtSession::open(self, one_node(), Provider::Cpu, Threads::Shared)?;
         let mut options = RunOptions::new().map_err(run_error)?;
-        options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(run_error)?;
-        session.run_until(&[("x", Tensor::zeros(vec![1]).view())], &Stop(Arc::new(options))).map(drop)
+        options
+            .set("memory.enable_memory_arena_shrinkage", "cpu:0")
+            .map_err(run_error)?;
+        session
+            .run_until(
+                &[("x", Tensor::zeros(vec![1]).view())],
+                &Stop(Arc::new(options)),
+            )
+            .map(drop)
     }
 }
 
 fn one_node() -> Graph {
-    let value =
-        |name: &str| ValueInfo { name: name.into(), value_type: ValueType::new(Element::Float, vec![1.into()]) };
+    let value = |name: &str| ValueInfo {
+        name: name.into(),
+        value_type: ValueType::new(Element::Float, vec![1.into()]),
+    };
     Graph {
         name: "one_node".into(),
         ir_version: 8,
@@ -165,16 +213,29 @@ fn one_node() -> Graph {
     }
 }
 
-/// Makes all sessions on the CPU take the memory of their runs from one arena, which grows by what is asked for.
+/// Makes all sessions on the CPU take the memory of their runs from one arena, which grows by what
+/// is asked for.
 fn share_arena(environment: &Environment) -> ort::Result<()> {
     const GROWS_AS_REQUESTED: i32 = 1;
     let (api, environment) = (ort::api(), environment.ptr().cast_mut());
-    let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Arena, MemoryType::Default)?;
+    let memory = MemoryInfo::new(
+        AllocationDevice::CPU,
+        0,
+        AllocatorType::Arena,
+        MemoryType::Default,
+    )?;
     let mut settings = std::ptr::null_mut();
-    // SAFETY: the functions of the loaded library, on an environment and a description that outlive the calls; 0 and -1 are defaults. The
-    // settings are the library's own, and not used after they are released.
+    // SAFETY: the functions of the loaded library, on an environment and a description that outlive
+    // the calls; 0 and -1 are defaults. The settings are the library's own, and not used after they
+    // are released.
     unsafe {
-        ort::Error::result_from_status((api.CreateArenaCfg)(0, GROWS_AS_REQUESTED, -1, -1, &raw mut settings))?;
+        ort::Error::result_from_status((api.CreateArenaCfg)(
+            0,
+            GROWS_AS_REQUESTED,
+            -1,
+            -1,
+            &raw mut settings,
+        ))?;
         let registered = (api.CreateAndRegisterAllocator)(environment, memory.ptr(), settings);
         (api.ReleaseArenaCfg)(settings);
         ort::Error::result_from_status(registered)
@@ -187,23 +248,37 @@ pub fn loaded() -> Option<&'static Runtime> {
 }
 
 fn version_of(library: &Path) -> Result<String, libloading::Error> {
-    // SAFETY: the library is loaded already, so that none of its code runs anew; the function is that of its C API, and what it returns is static.
+    // SAFETY: the library is loaded already, so that none of its code runs anew; the function is
+    // that of its C API, and what it returns is static.
     unsafe {
         let library = libloading::Library::new(library)?;
-        let base = library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase")?;
-        Ok(CStr::from_ptr(((*base()).GetVersionString)()).to_string_lossy().into_owned())
+        let base = library
+            .get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase")?;
+        Ok(CStr::from_ptr(((*base()).GetVersionString)())
+            .to_string_lossy()
+            .into_owned())
     }
 }
 
 fn find_library(named: Option<&Path>) -> Result<PathBuf, RuntimeError> {
-    let variable = std::env::var_os(LIBRARY_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let path = named.map(Path::to_owned).or(variable).unwrap_or_else(|| PathBuf::from(LIBRARY));
+    let variable = std::env::var_os(LIBRARY_VARIABLE)
+        .filter(|v| !v.is_empty())
+        .map(PathBuf::from);
+    let path = named
+        .map(Path::to_owned)
+        .or(variable)
+        .unwrap_or_else(|| PathBuf::from(LIBRARY));
     let executable = std::env::current_exe().unwrap_or_default();
-    let folders = std::env::current_dir().into_iter().chain(executable.ancestors().skip(1).take(3).map(Path::to_owned));
+    let folders = std::env::current_dir()
+        .into_iter()
+        .chain(executable.ancestors().skip(1).take(3).map(Path::to_owned));
     let mut tried: Vec<PathBuf> = folders.map(|folder| folder.join(&path)).collect();
     tried.dedup();
     // An absolute path: the loader would search its own folders for a bare name.
-    tried.iter().find_map(|path| path.canonicalize().ok()).ok_or(RuntimeError::Missing { tried })
+    tried
+        .iter()
+        .find_map(|path| path.canonicalize().ok())
+        .ok_or(RuntimeError::Missing { tried })
 }
 
 /// An open session.
@@ -246,14 +321,29 @@ impl Stop {
 
 impl OrtSession {
     /// Opens a session of a graph.
-    pub fn open(runtime: &Runtime, graph: Graph, provider: Provider, threads: Threads) -> Result<Self, RuntimeError> {
+    pub fn open(
+        runtime: &Runtime,
+        graph: Graph,
+        provider: Provider,
+        threads: Threads,
+    ) -> Result<Self, RuntimeError> {
         Self::open_encoded(runtime, &Encoded::new(runtime, graph, provider)?, threads)
     }
 
-    pub fn open_encoded(runtime: &Runtime, encoded: &Encoded, threads: Threads) -> Result<Self, RuntimeError> {
+    pub fn open_encoded(
+        runtime: &Runtime,
+        encoded: &Encoded,
+        threads: Threads,
+    ) -> Result<Self, RuntimeError> {
         let session = encoded.open(configure(runtime, encoded.provider(), threads)?)?;
-        let lent = encoded.lent().iter().map(|lent| Ok((lent.name.clone(), borrow(lent.literal.clone())?)));
-        Ok(Self { session, lent: lent.collect::<Result<_, _>>()? })
+        let lent = encoded
+            .lent()
+            .iter()
+            .map(|lent| Ok((lent.name.clone(), borrow(lent.literal.clone())?)));
+        Ok(Self {
+            session,
+            lent: lent.collect::<Result<_, _>>()?,
+        })
     }
 
     /// Opens a session of an encoded `ModelProto`, as it is.
@@ -273,7 +363,10 @@ impl OrtSession {
     }
 
     /// Runs the graph. Inputs by name; all outputs come back by name, in the graph's order.
-    pub fn run(&mut self, inputs: &[(&str, ArrayViewD<'_, f32>)]) -> Result<IndexMap<String, Tensor>, RuntimeError> {
+    pub fn run(
+        &mut self,
+        inputs: &[(&str, ArrayViewD<'_, f32>)],
+    ) -> Result<IndexMap<String, Tensor>, RuntimeError> {
         self.run_until(inputs, &Stop::new()?)
     }
 
@@ -283,23 +376,47 @@ impl OrtSession {
         inputs: &[(&str, ArrayViewD<'_, f32>)],
         stop: &Stop,
     ) -> Result<IndexMap<String, Tensor>, RuntimeError> {
-        let dense: Vec<_> = inputs.iter().map(|(name, view)| (*name, view.as_standard_layout())).collect();
+        let dense: Vec<_> = inputs
+            .iter()
+            .map(|(name, view)| (*name, view.as_standard_layout()))
+            .collect();
         let values = dense
             .iter()
-            .map(|(name, array)| Ok((*name, SessionInputValue::from(TensorRef::from_array_view(array)?))))
-            .chain(self.lent.iter().map(|(name, lent)| Ok((name.as_str(), SessionInputValue::from(&*lent.value)))))
+            .map(|(name, array)| {
+                Ok((
+                    *name,
+                    SessionInputValue::from(TensorRef::from_array_view(array)?),
+                ))
+            })
+            .chain(
+                self.lent
+                    .iter()
+                    .map(|(name, lent)| Ok((name.as_str(), SessionInputValue::from(&*lent.value)))),
+            )
             .collect::<ort::Result<Vec<_>>>()
             .map_err(run_error)?;
-        let outputs = self.session.run_with_options(values, &*stop.0).map_err(run_error)?;
+        let outputs = self
+            .session
+            .run_with_options(values, &*stop.0)
+            .map_err(run_error)?;
         outputs
             .iter()
-            .map(|(name, value)| Ok((name.to_owned(), value.try_extract_array::<f32>()?.to_owned())))
+            .map(|(name, value)| {
+                Ok((
+                    name.to_owned(),
+                    value.try_extract_array::<f32>()?.to_owned(),
+                ))
+            })
             .collect::<ort::Result<_>>()
             .map_err(run_error)
     }
 }
 
-fn configure(runtime: &Runtime, provider: Provider, threads: Threads) -> Result<SessionBuilder, RuntimeError> {
+fn configure(
+    runtime: &Runtime,
+    provider: Provider,
+    threads: Threads,
+) -> Result<SessionBuilder, RuntimeError> {
     let mut builder = Session::builder(&runtime.environment).map_err(open_error)?;
     if let Threads::Own(count) = threads {
         builder = builder.with_independent_thread_pool().map_err(open_error)?;
@@ -316,14 +433,21 @@ fn configure(runtime: &Runtime, provider: Provider, threads: Threads) -> Result<
             .error_on_failure();
         builder = builder
             .with_execution_providers([cuda])
-            .map_err(|e| RuntimeError::Provider { provider, reason: e.to_string() })?;
+            .map_err(|e| RuntimeError::Provider {
+                provider,
+                reason: e.to_string(),
+            })?;
     }
     if provider == Provider::Cpu {
         builder = builder.with_env_allocators().map_err(open_error)?;
         // Weights stay out of the arena, or it could not be given back.
-        builder = builder.with_device_allocated_initializers().map_err(open_error)?;
+        builder = builder
+            .with_device_allocated_initializers()
+            .map_err(open_error)?;
         builder = builder.with_memory_pattern(false).map_err(open_error)?;
-        builder = builder.with_operators(operators::domain().map_err(open_error)?).map_err(open_error)?;
+        builder = builder
+            .with_operators(operators::domain().map_err(open_error)?)
+            .map_err(open_error)?;
     }
     Ok(builder)
 }
@@ -331,20 +455,30 @@ fn configure(runtime: &Runtime, provider: Provider, threads: Threads) -> Result<
 fn borrow(literal: Literal) -> Result<LentValue, RuntimeError> {
     let literal = literal.aligned();
     let data = literal.bytes.as_ptr().cast_mut().cast();
-    // SAFETY: the bytes are as many as the shape asks for (every `Literal`'s are), are aligned, live as long as the value, and are an
-    // input, which the runtime only reads.
-    let value = unsafe { TensorRefMut::from_raw(MemoryInfo::default(), data, Shape::from(literal.shape)) };
-    Ok(LentValue { value: value.map_err(open_error)?, _bytes: literal.bytes })
+    // SAFETY: the bytes are as many as the shape asks for (every `Literal`'s are), are aligned,
+    // live as long as the value, and are an input, which the runtime only reads.
+    let value =
+        unsafe { TensorRefMut::from_raw(MemoryInfo::default(), data, Shape::from(literal.shape)) };
+    Ok(LentValue {
+        value: value.map_err(open_error)?,
+        _bytes: literal.bytes,
+    })
 }
 
 fn open_error<R>(error: ort::Error<R>) -> RuntimeError {
-    RuntimeError::Open { reason: error.to_string() }
+    RuntimeError::Open {
+        reason: error.to_string(),
+    }
 }
 
 /// ONNX Runtime has no code of its own for a terminated run, only these words.
 fn run_error(error: ort::Error) -> RuntimeError {
     let reason = error.to_string();
-    if reason.contains("terminate flag") { RuntimeError::Stopped } else { RuntimeError::Run { reason } }
+    if reason.contains("terminate flag") {
+        RuntimeError::Stopped
+    } else {
+        RuntimeError::Run { reason }
+    }
 }
 
 #[cfg(test)]
@@ -375,12 +509,21 @@ mod tests {
         for _ in 0..times {
             let mut child = std::process::Command::new(std::env::current_exe().unwrap());
             let test = format!("engine::backend_ort::tests::{name}");
-            let output = child.args(["--exact", &test]).env(CHILD, "1").output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+            let output = child
+                .args(["--exact", &test])
+                .env(CHILD, "1")
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stdout)
+            );
         }
     }
 
-    /// The runtime checks for our domain and adds it without a lock, once per process: only a fresh process can show it.
+    /// The runtime checks for our domain and adds it without a lock, once per process: only a fresh
+    /// process can show it.
     #[test]
     fn the_first_sessions_of_a_process_open_at_once() {
         in_fresh_processes("the_first_sessions_of_a_process_open_at_once", 8, || {
@@ -407,7 +550,8 @@ mod tests {
                 Node::new("Relu", ["x"], ["rectified"]),
                 Node::new("ReduceSum", ["rectified"], ["y"]).with("keepdims", 1),
             ];
-            let mut session = OrtSession::open(runtime, graph, Provider::Cpu, Threads::Shared).unwrap();
+            let mut session =
+                OrtSession::open(runtime, graph, Provider::Cpu, Threads::Shared).unwrap();
             let input = Tensor::zeros(vec![16 << 20]);
             session.run(&[("x", input.view())]).unwrap();
             let kept = resident_kib();
@@ -420,7 +564,10 @@ mod tests {
 
     fn resident_kib() -> usize {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
@@ -432,7 +579,11 @@ mod tests {
             ("/opt/libonnxruntime.so.1", None),
             ("/opt/libonnxruntime.so.old.2.3", None),
         ] {
-            assert_eq!(version_in_name(Path::new(name)).as_deref(), version, "{name}");
+            assert_eq!(
+                version_in_name(Path::new(name)).as_deref(),
+                version,
+                "{name}"
+            );
         }
         load_runtime(None, 0).unwrap();
         assert!(runtime_version().starts_with("1."), "{}", runtime_version());
@@ -440,15 +591,23 @@ mod tests {
 
     #[test]
     fn cuda_without_a_gpu_is_an_error() {
-        let error = load_runtime(None, 0).unwrap().probe(Provider::Cuda { device: 0 }).unwrap_err();
+        let error = load_runtime(None, 0)
+            .unwrap()
+            .probe(Provider::Cuda { device: 0 })
+            .unwrap_err();
         assert!(matches!(error, RuntimeError::Provider { .. }), "{error}");
     }
 
     #[test]
     fn squeezenet_answers_with_one_row_of_logits_per_image() {
-        let model = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/squeezenet1_1/model.onnx")).unwrap();
+        let model = std::fs::read(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/models/squeezenet1_1/model.onnx"
+        ))
+        .unwrap();
         let runtime = load_runtime(None, 0).unwrap();
-        let mut session = OrtSession::open_bytes(runtime, model, Provider::Cpu, Threads::Shared).unwrap();
+        let mut session =
+            OrtSession::open_bytes(runtime, model, Provider::Cpu, Threads::Shared).unwrap();
         let name = session.input_names().next().unwrap().to_owned();
         let input = Tensor::from_elem(vec![1, 3, 224, 224], 0.25);
         let outputs = session.run(&[(&name, input.view())]).unwrap();
@@ -456,6 +615,9 @@ mod tests {
 
         let stop = Stop::new().unwrap();
         stop.stop();
-        assert!(matches!(session.run_until(&[(&name, input.view())], &stop), Err(RuntimeError::Stopped)));
+        assert!(matches!(
+            session.run_until(&[(&name, input.view())], &stop),
+            Err(RuntimeError::Stopped)
+        ));
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Mutex;
 
 use ort::{
     operator::{
-        ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
-        ShapeInferenceContext,
+        ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput,
+        OperatorOutput, ShapeInferenceContext,
     },
     value::{Shape, TensorElementType, ValueType},
 };
@@ -21,7 +21,10 @@ use crate::engine::{
 const SPAN: usize = 1 << 15;
 
 pub fn domain() -> ort::Result<OperatorDomain> {
-    OperatorDomain::new(DOMAIN)?.add(MaxPoolGradient)?.add(BlockedMaxPoolGradient)?.add(ReluGradient)
+    OperatorDomain::new(DOMAIN)?
+        .add(MaxPoolGradient)?
+        .add(BlockedMaxPoolGradient)?
+        .add(ReluGradient)
 }
 
 const FLOATS: OperatorInput = OperatorInput::required(TensorElementType::Float32);
@@ -51,7 +54,10 @@ impl Operator for MaxPoolGradient {
         }
     }
 
-    fn create_kernel<'attributes>(&self, context: &KernelContext<'attributes>) -> ort::Result<Window> {
+    fn create_kernel<'attributes>(
+        &self,
+        context: &KernelContext<'attributes>,
+    ) -> ort::Result<Window> {
         window(context)
     }
 }
@@ -61,8 +67,15 @@ fn window(context: &KernelContext) -> ort::Result<Window> {
         None => Ok([default; 2]),
         Some(values) => values
             .get(..2)
-            .and_then(|pair| Some([usize::try_from(pair[0]).ok()?, usize::try_from(pair[1]).ok()?]))
-            .ok_or_else(|| ort::Error::new(format!("{name} must be two numbers or more, none negative"))),
+            .and_then(|pair| {
+                Some([
+                    usize::try_from(pair[0]).ok()?,
+                    usize::try_from(pair[1]).ok()?,
+                ])
+            })
+            .ok_or_else(|| {
+                ort::Error::new(format!("{name} must be two numbers or more, none negative"))
+            }),
     };
     Ok(Window {
         kernel: pair("kernel_shape", 1)?,
@@ -75,9 +88,14 @@ fn window(context: &KernelContext) -> ort::Result<Window> {
 
 /// Heights and widths of a pool's input and output.
 fn planes(x: &Shape, dy: &Shape) -> ort::Result<[[usize; 2]; 2]> {
-    let [x, dy] = [x, dy].map(|shape| [2, 3].map(|axis| shape.get(axis).map_or(0, |&size| size as usize)));
+    let [x, dy] =
+        [x, dy].map(|shape| [2, 3].map(|axis| shape.get(axis).map_or(0, |&size| size as usize)));
     let filled = [x, dy].as_flattened().iter().all(|size| *size > 0);
-    if filled { Ok([x, dy]) } else { Err(ort::Error::new("a max pool's gradient takes images")) }
+    if filled {
+        Ok([x, dy])
+    } else {
+        Err(ort::Error::new("a max pool's gradient takes images"))
+    }
 }
 
 fn absent() -> ort::Error {
@@ -86,16 +104,27 @@ fn absent() -> ort::Error {
 
 impl Kernel for Window {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let (x, dy) = (context.input(0)?.ok_or_else(absent)?, context.input(1)?.ok_or_else(absent)?);
-        let ((x_shape, x), (dy_shape, dy)) = (x.try_extract_tensor::<f32>()?, dy.try_extract_tensor::<f32>()?);
+        let (x, dy) = (
+            context.input(0)?.ok_or_else(absent)?,
+            context.input(1)?.ok_or_else(absent)?,
+        );
+        let ((x_shape, x), (dy_shape, dy)) = (
+            x.try_extract_tensor::<f32>()?,
+            dy.try_extract_tensor::<f32>()?,
+        );
         let mut dx = context.output(0, x_shape.to_vec())?.ok_or_else(absent)?;
         let (_, dx) = dx.try_extract_tensor_mut::<f32>()?;
         let [plane, outputs] = planes(x_shape, dy_shape)?;
         let [pixels, places] = [plane, outputs].map(|[height, width]| height * width);
         if x.len() / pixels != dy.len() / places {
-            return Err(ort::Error::new("MaxPoolGradient: x and dy do not fit each other"));
+            return Err(ort::Error::new(
+                "MaxPoolGradient: x and dy do not fit each other",
+            ));
         }
-        let planes = x.chunks_exact(pixels).zip(dy.chunks_exact(places)).zip(dx.chunks_exact_mut(pixels));
+        let planes = x
+            .chunks_exact(pixels)
+            .zip(dy.chunks_exact(places))
+            .zip(dx.chunks_exact_mut(pixels));
         let gradient = max_pool::Gradient::new(self, plane, outputs);
         let unused = Mutex::new(Vec::new());
         deal(context, planes, |((x, dy), dx)| {
@@ -144,7 +173,9 @@ impl Operator for BlockedMaxPoolGradient {
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
-        let Some(x) = context.inputs().into_iter().next() else { return Ok(()) };
+        let Some(x) = context.inputs().into_iter().next() else {
+            return Ok(());
+        };
         for (index, channels) in context.attr::<Vec<i64>>("parts")?.into_iter().enumerate() {
             let mut dx = x.clone();
             if let ValueType::Tensor { shape, .. } = &mut dx {
@@ -155,25 +186,47 @@ impl Operator for BlockedMaxPoolGradient {
         Ok(())
     }
 
-    fn create_kernel<'attributes>(&self, context: &KernelContext<'attributes>) -> ort::Result<Blocks> {
-        let block = context.get::<i64>("block").and_then(|block| usize::try_from(block).ok()).ok_or_else(absent)?;
+    fn create_kernel<'attributes>(
+        &self,
+        context: &KernelContext<'attributes>,
+    ) -> ort::Result<Blocks> {
+        let block = context
+            .get::<i64>("block")
+            .and_then(|block| usize::try_from(block).ok())
+            .ok_or_else(absent)?;
         let parts = context.get::<Vec<i64>>("parts").ok_or_else(absent)?;
-        Ok(Blocks { window: window(context)?, block, parts })
+        Ok(Blocks {
+            window: window(context)?,
+            block,
+            parts,
+        })
     }
 }
 
 impl Kernel for Blocks {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let Self { window, block, parts } = &*self;
+        let Self {
+            window,
+            block,
+            parts,
+        } = &*self;
         let block = *block;
         let input = |index: usize| context.input(index)?.ok_or_else(absent);
         let (x, y, dy) = (input(0)?, input(1)?, input(2)?);
-        let ((x_shape, x), (_, y), (dy_shape, dy)) =
-            (x.try_extract_tensor::<f32>()?, y.try_extract_tensor::<f32>()?, dy.try_extract_tensor::<f32>()?);
+        let ((x_shape, x), (_, y), (dy_shape, dy)) = (
+            x.try_extract_tensor::<f32>()?,
+            y.try_extract_tensor::<f32>()?,
+            dy.try_extract_tensor::<f32>()?,
+        );
         let [plane, outputs] = planes(x_shape, dy_shape)?;
         let [size, places] = [plane, outputs].map(|[height, width]| height * width * block);
-        if parts.iter().sum::<i64>() != x_shape[1] || y.len() != dy.len() || x.len() / size != dy.len() / places {
-            return Err(ort::Error::new("BlockedMaxPoolGradient: x, y, dy and parts do not fit each other"));
+        if parts.iter().sum::<i64>() != x_shape[1]
+            || y.len() != dy.len()
+            || x.len() / size != dy.len() / places
+        {
+            return Err(ort::Error::new(
+                "BlockedMaxPoolGradient: x, y, dy and parts do not fit each other",
+            ));
         }
         let mut values = Vec::new();
         for (index, &channels) in parts.iter().enumerate() {
@@ -187,9 +240,13 @@ impl Kernel for Blocks {
         }
         let mut dx = Vec::new();
         for _ in 0..x_shape[0] {
-            pieces.iter_mut().for_each(|(blocks, count)| dx.extend(blocks.take(*count)));
+            pieces
+                .iter_mut()
+                .for_each(|(blocks, count)| dx.extend(blocks.take(*count)));
         }
-        let inputs = x.chunks_exact(size).zip(y.chunks_exact(places).zip(dy.chunks_exact(places)));
+        let inputs = x
+            .chunks_exact(size)
+            .zip(y.chunks_exact(places).zip(dy.chunks_exact(places)));
         let gradient = blocks::Gradient::new(window, plane, outputs[1]);
         deal(context, inputs.zip(dx), |((x, (y, dy)), dx)| match block {
             8 => gradient.run::<8>(x, y, dy, dx),
@@ -201,7 +258,8 @@ impl Kernel for Blocks {
 /// `ReluGradient(dy, y) -> dx`, spans dealt to the runtime's threads.
 struct ReluGradient;
 
-/// Channels of y side by side that share their numbers of dy with all pixels; none where dy has y's shape.
+/// Channels of y side by side that share their numbers of dy with all pixels; none where dy has y's
+/// shape.
 struct Gate {
     block: Option<usize>,
 }
@@ -229,14 +287,24 @@ impl Operator for ReluGradient {
         }
     }
 
-    fn create_kernel<'attributes>(&self, context: &KernelContext<'attributes>) -> ort::Result<Gate> {
-        Ok(Gate { block: context.get::<i64>("block").and_then(|block| usize::try_from(block).ok()) })
+    fn create_kernel<'attributes>(
+        &self,
+        context: &KernelContext<'attributes>,
+    ) -> ort::Result<Gate> {
+        Ok(Gate {
+            block: context
+                .get::<i64>("block")
+                .and_then(|block| usize::try_from(block).ok()),
+        })
     }
 }
 
 impl Kernel for Gate {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let (dy, y) = (context.input(0)?.ok_or_else(absent)?, context.input(1)?.ok_or_else(absent)?);
+        let (dy, y) = (
+            context.input(0)?.ok_or_else(absent)?,
+            context.input(1)?.ok_or_else(absent)?,
+        );
         let (y_shape, y) = y.try_extract_tensor::<f32>()?;
         let (start, count) = {
             let (_, dy) = dy.try_extract_tensor::<f32>()?;
@@ -246,19 +314,31 @@ impl Kernel for Gate {
             None => (count == y.len(), SPAN, SPAN),
             Some(block) => {
                 let pixels = y.len() / count.max(1);
-                (count.is_multiple_of(block) && y.len() == count * pixels, block, (block * pixels).max(1))
+                (
+                    count.is_multiple_of(block) && y.len() == count * pixels,
+                    block,
+                    (block * pixels).max(1),
+                )
             }
         };
         if !fits {
-            return Err(ort::Error::new("ReluGradient: dy and y do not fit each other"));
+            return Err(ort::Error::new(
+                "ReluGradient: dy and y do not fit each other",
+            ));
         }
         let mut dx = context.output(0, y_shape.to_vec())?.ok_or_else(absent)?;
         let (_, dx) = dx.try_extract_tensor_mut::<f32>()?;
         let y = y.chunks(size);
         if std::ptr::eq(start, dx.as_ptr()) {
-            return deal(context, y.zip(dx.chunks_mut(size)), |(y, dx)| blocks::gate_in_place(y, dx));
+            return deal(context, y.zip(dx.chunks_mut(size)), |(y, dx)| {
+                blocks::gate_in_place(y, dx)
+            });
         }
         let (_, dy) = dy.try_extract_tensor::<f32>()?;
-        deal(context, dy.chunks(span).zip(y).zip(dx.chunks_mut(size)), |((dy, y), dx)| blocks::gate(dy, y, dx))
+        deal(
+            context,
+            dy.chunks(span).zip(y).zip(dx.chunks_mut(size)),
+            |((dy, y), dx)| blocks::gate(dy, y, dx),
+        )
     }
 }

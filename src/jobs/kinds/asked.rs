@@ -1,4 +1,5 @@
-//! The fields of a job's request, read one by one: every fault is kept, and fields that nobody asked for are faults too.
+//! The fields of a job's request, read one by one: every fault is kept, and fields that nobody
+//! asked for are faults too.
 
 use std::sync::Arc;
 
@@ -23,7 +24,12 @@ pub struct Asked {
 
 impl Asked {
     pub fn new(given: Map<String, Value>, app: &App) -> Self {
-        Self { app: app.clone(), given: parameters::renamed(given), known: Vec::new(), faults: Faults::default() }
+        Self {
+            app: app.clone(),
+            given: parameters::renamed(given),
+            known: Vec::new(),
+            faults: Faults::default(),
+        }
     }
 
     pub fn app(&self) -> &App {
@@ -60,7 +66,9 @@ impl Asked {
     /// `model`, by default the server's.
     pub fn model(&mut self) -> Option<Arc<Model>> {
         let id = self.raw("model");
-        find_model(&self.app.models(), id.as_ref()).map_err(|fault| self.faults.push(fault)).ok()
+        find_model(&self.app.models(), id.as_ref())
+            .map_err(|fault| self.faults.push(fault))
+            .ok()
     }
 
     /// `dataset`, as it is now.
@@ -68,7 +76,10 @@ impl Asked {
         let id = self.raw("dataset");
         let Some(id) = id.as_ref().and_then(Value::as_str) else {
             let allowed = self.dataset_ids().await;
-            let message = id.map_or_else(|| "is missing".to_owned(), |id| format!("{} is not a text", shown(id)));
+            let message = id.map_or_else(
+                || "is missing".to_owned(),
+                |id| format!("{} is not a text", shown(id)),
+            );
             self.faults.push(Fault::new("dataset", message, allowed));
             return None;
         };
@@ -76,7 +87,8 @@ impl Asked {
             Ok(dataset) => Some(dataset),
             Err(error) => {
                 let allowed = self.dataset_ids().await;
-                self.faults.push(Fault::new("dataset", error.to_string(), allowed));
+                self.faults
+                    .push(Fault::new("dataset", error.to_string(), allowed));
                 None
             }
         }
@@ -107,9 +119,11 @@ impl Asked {
     }
 
     pub fn finish(mut self) -> Result<(), Faults> {
-        self.faults.refuse_unknown(self.given.keys(), "is not a parameter of this kind of job", || {
-            self.known.iter().map(|name| (*name).to_owned()).collect()
-        });
+        self.faults.refuse_unknown(
+            self.given.keys(),
+            "is not a parameter of this kind of job",
+            || self.known.iter().map(|name| (*name).to_owned()).collect(),
+        );
         self.faults.settle(())
     }
 }
@@ -118,7 +132,9 @@ impl Asked {
 pub async fn planned_dataset(app: &App, id: &str, hash: &str) -> Result<Arc<Dataset>, WorkError> {
     let dataset = match app.datasets().open(id).await {
         Err(error @ DatasetError::Unknown { .. }) => {
-            return Err(WorkError::lasting(format!("the data set was taken away: {error}")));
+            return Err(WorkError::lasting(format!(
+                "the data set was taken away: {error}"
+            )));
         }
         Err(error @ DatasetError::Lost { .. }) => return Err(WorkError::lasting(error)),
         other => other.map_err(WorkError::passing)?,
@@ -132,12 +148,20 @@ pub async fn planned_dataset(app: &App, id: &str, hash: &str) -> Result<Arc<Data
     )))
 }
 
-/// The model that a job was planned on, with the patterns that it was planned on: those in use may be others by now.
-pub async fn planned_model(app: &App, id: &str, hash: &str, patterns: Option<&str>) -> Result<Arc<Model>, WorkError> {
+/// The model that a job was planned on, with the patterns that it was planned on: those in use may
+/// be others by now.
+pub async fn planned_model(
+    app: &App,
+    id: &str,
+    hash: &str,
+    patterns: Option<&str>,
+) -> Result<Arc<Model>, WorkError> {
     let model = app.models().get(id);
-    let model = model.ok_or_else(|| WorkError::lasting(format!("model {id} is not there any more")))?;
+    let model =
+        model.ok_or_else(|| WorkError::lasting(format!("model {id} is not there any more")))?;
     if model.hash != hash {
-        let message = format!("model {id} is another one than when the job was started; start it again");
+        let message =
+            format!("model {id} is another one than when the job was started; start it again");
         return Err(WorkError::lasting(message));
     }
     match patterns {

@@ -1,12 +1,13 @@
-//! What a job may cost: compared with the settings before anything is queued. A refusal says the numbers and what to lower.
+//! What a job may cost: compared with the settings before anything is queued. A refusal says the
+//! numbers and what to lower.
 
 use crate::{app::App, jobs::queue::JobError};
 
 /// The parameter that says how many images are used.
 const LIMIT: &str = "limit";
 
-/// Refuses work of `image` evaluations for each of `images`. `lower` are the parameters that an image's cost depends on, with values that
-/// would do where those are known.
+/// Refuses work of `image` evaluations for each of `images`. `lower` are the parameters that an
+/// image's cost depends on, with values that would do where those are known.
 pub fn check_evaluations(
     app: &App,
     image: usize,
@@ -17,21 +18,39 @@ pub fn check_evaluations(
     let most = settings.max_image_evaluations;
     if image > most {
         let (what, setting) = ("each image costs", "max_image_evaluations");
-        return Err(JobError::TooCostly { what, found: image, unit: "evaluations", most, setting, lower: lower(most) });
+        return Err(JobError::TooCostly {
+            what,
+            found: image,
+            unit: "evaluations",
+            most,
+            setting,
+            lower: lower(most),
+        });
     }
     let (found, most) = (image.saturating_mul(images), settings.max_job_evaluations);
     if found > most {
         let mut lower = lower(most / images.max(1));
         lower.insert(0, (LIMIT, at_most(most / image.max(1))));
         let (what, setting) = ("the job costs", "max_job_evaluations");
-        return Err(JobError::TooCostly { what, found, unit: "evaluations", most, setting, lower });
+        return Err(JobError::TooCostly {
+            what,
+            found,
+            unit: "evaluations",
+            most,
+            setting,
+            lower,
+        });
     }
     Ok(())
 }
 
-/// Adds up what each image may come to in the store of files. Refuses at the first image that is too many: what `bytes_of` reads is bounded
-/// by what is allowed.
-pub fn check_output<T>(app: &App, images: &[T], bytes_of: impl Fn(&T) -> u64) -> Result<Vec<u64>, JobError> {
+/// Adds up what each image may come to in the store of files. Refuses at the first image that is
+/// too many: what `bytes_of` reads is bounded by what is allowed.
+pub fn check_output<T>(
+    app: &App,
+    images: &[T],
+    bytes_of: impl Fn(&T) -> u64,
+) -> Result<Vec<u64>, JobError> {
     let most = app.settings().max_job_output_bytes;
     let (mut found, mut each) = (0_u64, Vec::with_capacity(images.len()));
     for (count, image) in images.iter().enumerate() {

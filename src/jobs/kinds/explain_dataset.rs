@@ -1,5 +1,6 @@
-//! `explain_dataset`: one method's maps for every image of a data set, as npy and as a heat map in PNG, in one zip archive with an
-//! index. Takes the parameters and picture options of POST /explain. A shard is a few images; each writes its files under their names.
+//! `explain_dataset`: one method's maps for every image of a data set, as npy and as a heat map in
+//! PNG, in one zip archive with an index. Takes the parameters and picture options of POST
+//! /explain. A shard is a few images; each writes its files under their names.
 
 use std::{io::Write, sync::Arc};
 
@@ -23,7 +24,9 @@ use crate::{
     dataset::{Dataset, DatasetError, draw},
     engine::EngineError,
     image::{RgbImage, decode::Limits, geometry::Geometry, preprocess::preprocess},
-    jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError},
+    jobs::{
+        Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
+    },
     methods::{
         Fault, Faults,
         drive::{self, Explained, MethodError, Request},
@@ -94,7 +97,10 @@ impl Kind for ExplainDataset {
     fn parameters(&self) -> &'static [(&'static str, &'static str)] {
         &[
             ("dataset", "the id of the data set"),
-            ("limit", "most images, drawn at random by `seed`; default: all"),
+            (
+                "limit",
+                "most images, drawn at random by `seed`; default: all",
+            ),
             (
                 "method",
                 "one method, and beside it the parameters and picture options of POST /explain; default: as there",
@@ -102,7 +108,11 @@ impl Kind for ExplainDataset {
         ]
     }
 
-    fn plan<'a>(&'a self, given: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
+    fn plan<'a>(
+        &'a self,
+        given: Map<String, Value>,
+        app: &'a App,
+    ) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
             let mut asked = Asked::new(given, app);
             let dataset = asked.dataset().await;
@@ -110,9 +120,14 @@ impl Kind for ExplainDataset {
         })
     }
 
-    fn work<'a>(&'a self, context: &'a Context, shard: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>> {
+    fn work<'a>(
+        &'a self,
+        context: &'a Context,
+        shard: &'a Shard,
+    ) -> BoxFuture<'a, Result<Bytes, WorkError>> {
         Box::pin(async move {
-            let payload: Payload = serde_json::from_value(shard.payload.clone()).map_err(WorkError::lasting)?;
+            let payload: Payload =
+                serde_json::from_value(shard.payload.clone()).map_err(WorkError::lasting)?;
             let mut task = Task::open(context).await?;
             task.bytes_left = payload.output_bytes.unwrap_or(u64::MAX) / 2;
             let mut entries = Vec::with_capacity(payload.images.len());
@@ -120,35 +135,56 @@ impl Kind for ExplainDataset {
                 entries.push(task.explain(index).await?);
                 context.report_progress(entries.len() as u64);
             }
-            Ok(serde_json::to_vec(&entries).map_err(WorkError::lasting)?.into())
+            Ok(serde_json::to_vec(&entries)
+                .map_err(WorkError::lasting)?
+                .into())
         })
     }
 
     fn reduce(&self, _: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
         let mut entries: Vec<Entry> = Vec::new();
         for result in results.iter().flatten() {
-            entries.extend(serde_json::from_slice::<Vec<Entry>>(result).map_err(WorkError::lasting)?);
+            entries
+                .extend(serde_json::from_slice::<Vec<Entry>>(result).map_err(WorkError::lasting)?);
         }
         entries.sort_by_key(|entry| entry.index);
-        let explained = entries.iter().filter(|entry| !entry.written.is_empty()).count();
-        Ok(json!({ "explained": explained, "skipped": entries.len() - explained, "images": entries }))
+        let explained = entries
+            .iter()
+            .filter(|entry| !entry.written.is_empty())
+            .count();
+        Ok(
+            json!({ "explained": explained, "skipped": entries.len() - explained, "images": entries }),
+        )
     }
 
-    fn complete<'a>(&'a self, context: &'a Context, reduced: Value) -> BoxFuture<'a, Result<Value, WorkError>> {
+    fn complete<'a>(
+        &'a self,
+        context: &'a Context,
+        reduced: Value,
+    ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async move {
             let (spec, kind) = (context.spec.clone(), self.id());
-            let start = move || start_archive(kind, &spec, &reduced).map(|archive| (archive, reduced));
+            let start =
+                move || start_archive(kind, &spec, &reduced).map(|archive| (archive, reduced));
             let ((mut writer, names), mut reduced) = context.app.pool().run(start).await??;
             for name in names {
                 let bytes = context.files().read(&place(context, &name)).await?;
                 let add = move || add(&mut writer, &name, &bytes).map(|()| writer);
-                writer = context.app.pool().run(add).await?.map_err(WorkError::passing)?;
+                writer = context
+                    .app
+                    .pool()
+                    .run(add)
+                    .await?
+                    .map_err(WorkError::passing)?;
             }
             let app = context.app.clone();
             let finish = move || {
                 let file = writer.finish().map_err(WorkError::passing)?;
                 let length = file.metadata().map_err(WorkError::passing)?.len();
-                Ok::<_, WorkError>((file, reserve(&app, [length].into_iter()).map_err(WorkError::passing)?))
+                Ok::<_, WorkError>((
+                    file,
+                    reserve(&app, [length].into_iter()).map_err(WorkError::passing)?,
+                ))
             };
             let (file, room) = context.app.pool().run(finish).await??;
             let archive = context.folder().join("maps.zip");
@@ -168,23 +204,42 @@ impl Kind for ExplainDataset {
     fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError> {
         if format == Format::Zip {
             // Written at the end: until then there is no such file.
-            return Ok(Report::File(Path::from(result["archive"].as_str().unwrap_or("maps.zip"))));
+            return Ok(Report::File(Path::from(
+                result["archive"].as_str().unwrap_or("maps.zip"),
+            )));
         }
         let report = json!({ "kind": self.id(), "request": spec, "result": result });
-        Ok(Report::Bytes(serde_json::to_vec_pretty(&report).map_err(WorkError::lasting)?.into()))
+        Ok(Report::Bytes(
+            serde_json::to_vec_pretty(&report)
+                .map_err(WorkError::lasting)?
+                .into(),
+        ))
     }
 }
 
 fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobError> {
     let app = asked.app().clone();
-    asked.expect("dataset_hash", dataset.as_ref().map(|dataset| dataset.hash.as_str()));
-    let limit = asked.take("limit", &["a whole number from 1"], |limit: &usize| *limit > 0);
+    asked.expect(
+        "dataset_hash",
+        dataset.as_ref().map(|dataset| dataset.hash.as_str()),
+    );
+    let limit = asked.take("limit", &["a whole number from 1"], |limit: &usize| {
+        *limit > 0
+    });
     if asked.raw("methods").is_some() {
-        asked.refuse("methods", "this kind of job takes one method: send it as `method`", &[]);
+        asked.refuse(
+            "methods",
+            "this kind of job takes one method: send it as `method`",
+            &[],
+        );
     }
     for option in ANSWER_OPTIONS {
         if asked.raw(option).is_some() {
-            asked.refuse(option, "is not a parameter of this kind of job: it writes npy and PNG", &[]);
+            asked.refuse(
+                option,
+                "is not a parameter of this kind of job: it writes npy and PNG",
+                &[],
+            );
         }
     }
     let (model_hash, patterns) = (asked.raw("model_hash"), asked.raw("patterns"));
@@ -197,14 +252,24 @@ fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobErro
         }
         Err(error) => return Err(Faults::from(Fault::says("model", error.to_string())).into()),
     };
-    let (Some(plan), Some(dataset)) = (plan, dataset) else { return Err(faults.into()) };
+    let (Some(plan), Some(dataset)) = (plan, dataset) else {
+        return Err(faults.into());
+    };
     let model = plan.model;
-    let found =
-        model.patterns.as_ref().filter(|_| plan.parameters.needs_patterns()).map(|patterns| patterns.id.clone());
-    for (name, wanted, found) in [("model_hash", model_hash, Some(&model.hash)), ("patterns", patterns, found.as_ref())]
-    {
+    let found = model
+        .patterns
+        .as_ref()
+        .filter(|_| plan.parameters.needs_patterns())
+        .map(|patterns| patterns.id.clone());
+    for (name, wanted, found) in [
+        ("model_hash", model_hash, Some(&model.hash)),
+        ("patterns", patterns, found.as_ref()),
+    ] {
         if wanted.is_some_and(|wanted| wanted.as_str() != found.map(String::as_str)) {
-            faults.push(Fault::says(name, "has changed since; leave it out to use what is there"));
+            faults.push(Fault::says(
+                name,
+                "has changed since; leave it out to use what is there",
+            ));
         }
     }
     if model.manifest.input.preprocess.is_none() {
@@ -223,13 +288,24 @@ fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobErro
     let count = dataset.images.len();
     let used = limit.map_or(count, |limit| limit.min(count));
     let cost = Parameters::cost_of([&plan.parameters].into_iter(), true);
-    let lower: Vec<_> = COSTLY.iter().filter(|name| explain.contains_key(**name)).map(|name| (*name, None)).collect();
+    let lower: Vec<_> = COSTLY
+        .iter()
+        .filter(|name| explain.contains_key(**name))
+        .map(|name| (*name, None))
+        .collect();
     check_evaluations(&app, cost, used, |_| lower)?;
-    let mut images = if used < count { draw(count, used, plan.parameters.seed) } else { (0..count).collect() };
+    let mut images = if used < count {
+        draw(count, used, plan.parameters.seed)
+    } else {
+        (0..count).collect()
+    };
     images.sort_unstable();
     let limits = *app.datasets().here().limits();
-    let (input, answers, options) =
-        (&model.manifest.input.shape, plan.parameters.target.answers() as u64, &plan.heatmap);
+    let (input, answers, options) = (
+        &model.manifest.input.shape,
+        plan.parameters.target.answers() as u64,
+        &plan.heatmap,
+    );
     let bytes = check_output(&app, &images, |index| {
         let bytes = |(width, height)| output_bytes(picture_bytes(width, height, options), input);
         answers * pixels(&dataset, *index, &limits).map_or(0, bytes)
@@ -244,7 +320,10 @@ fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobErro
         .zip(bytes.chunks(size))
         .map(|(images, bytes)| PlannedShard {
             units: images.len() as u64,
-            payload: json!(Payload { images: images.to_vec(), output_bytes: Some(bytes.iter().sum()) }),
+            payload: json!(Payload {
+                images: images.to_vec(),
+                output_bytes: Some(bytes.iter().sum())
+            }),
         })
         .collect();
     let spec = Spec {
@@ -256,7 +335,11 @@ fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobErro
         limit,
         explain,
     };
-    Ok(Plan { model: Some(model.id.clone()), spec: json!(spec), shards })
+    Ok(Plan {
+        model: Some(model.id.clone()),
+        spec: json!(spec),
+        shards,
+    })
 }
 
 /// Whether files lie in the data folder, which has a quota.
@@ -265,31 +348,52 @@ fn writes_to_data(app: &App) -> bool {
 }
 
 /// Room in the data folder for files of these lengths, where they go there. Belongs in the pool.
-fn reserve(app: &App, lengths: impl Iterator<Item = u64>) -> Result<Option<Reservation>, QuotaError> {
-    writes_to_data(app).then(|| app.quota().reserve(lengths.map(on_disk).sum())).transpose()
+fn reserve(
+    app: &App,
+    lengths: impl Iterator<Item = u64>,
+) -> Result<Option<Reservation>, QuotaError> {
+    writes_to_data(app)
+        .then(|| app.quota().reserve(lengths.map(on_disk).sum()))
+        .transpose()
 }
 
-/// Width and height of an image by its header; none where it cannot be explained, and then nothing is written for it.
+/// Width and height of an image by its header; none where it cannot be explained, and then nothing
+/// is written for it.
 fn pixels(dataset: &Dataset, index: usize, limits: &Limits) -> Option<(u64, u64)> {
-    let picture = dataset.images.get(index).filter(|picture| picture.fault.is_none())?;
+    let picture = dataset
+        .images
+        .get(index)
+        .filter(|picture| picture.fault.is_none())?;
     let path = dataset.folder.join(&picture.file);
-    let read = imagesize::size(&path).ok().map(|size| (size.width as u64, size.height as u64));
+    let read = imagesize::size(&path)
+        .ok()
+        .map(|size| (size.width as u64, size.height as u64));
     let (width, height) = read.or_else(|| {
-        let reader = image::ImageReader::open(&path).ok()?.with_guessed_format().ok()?;
-        reader.into_dimensions().ok().map(|(width, height)| (width.into(), height.into()))
+        let reader = image::ImageReader::open(&path)
+            .ok()?
+            .with_guessed_format()
+            .ok()?;
+        reader
+            .into_dimensions()
+            .ok()
+            .map(|(width, height)| (width.into(), height.into()))
     })?;
-    width.checked_mul(height).filter(|pixels| *pixels <= limits.max_pixels)?;
+    width
+        .checked_mul(height)
+        .filter(|pixels| *pixels <= limits.max_pixels)?;
     Some((width, height))
 }
 
-/// What an answer may come to: a float for each element of the input, and a PNG, both in files of their own and in the archive.
+/// What an answer may come to: a float for each element of the input, and a PNG, both in files of
+/// their own and in the archive.
 fn output_bytes(picture: u64, input: &[usize]) -> u64 {
     const HEADERS: u64 = 2048;
     let npy = 4 * input.iter().product::<usize>() as u64;
     2 * (picture + npy + HEADERS)
 }
 
-/// A PNG of a picture of this upload at most: fast deflate has a fixed code of at most 12 bits for a byte, and each row has a byte more.
+/// A PNG of a picture of this upload at most: fast deflate has a fixed code of at most 12 bits for
+/// a byte, and each row has a byte more.
 fn picture_bytes(width: u64, height: u64, options: &HeatmapOptions) -> u64 {
     let (width, height) = largest_picture((width, height), options);
     (3 * width + 1) * height * 12 / 8 + MOST_TEXT_BYTES
@@ -297,7 +401,10 @@ fn picture_bytes(width: u64, height: u64, options: &HeatmapOptions) -> u64 {
 
 /// Where a file of the archive is kept until the end.
 fn place(context: &Context, name: &str) -> Path {
-    name.split('/').fold(context.folder().join("maps"), |folder, part| folder.join(part))
+    name.split('/')
+        .fold(context.folder().join("maps"), |folder, part| {
+            folder.join(part)
+        })
 }
 
 /// An archive with its index, and the names of the files to come.
@@ -306,18 +413,32 @@ fn start_archive(
     request: &Value,
     result: &Value,
 ) -> Result<(ZipWriter<std::fs::File>, Vec<String>), WorkError> {
-    let images: Vec<Entry> = serde_json::from_value(result["images"].clone()).map_err(WorkError::lasting)?;
+    let images: Vec<Entry> =
+        serde_json::from_value(result["images"].clone()).map_err(WorkError::lasting)?;
     let index = json!({ "kind": kind, "request": request, "result": result });
     let index = serde_json::to_vec_pretty(&index).map_err(WorkError::lasting)?;
     let mut writer = ZipWriter::new(tempfile::tempfile().map_err(WorkError::passing)?);
     add(&mut writer, "index.json", &index).map_err(WorkError::passing)?;
-    Ok((writer, images.into_iter().flat_map(|entry| entry.written).collect()))
+    Ok((
+        writer,
+        images.into_iter().flat_map(|entry| entry.written).collect(),
+    ))
 }
 
 /// Entries carry no time: the same maps give the same archive.
-fn add(archive: &mut ZipWriter<std::fs::File>, name: &str, bytes: &[u8]) -> Result<(), zip::result::ZipError> {
-    let method = if name.ends_with(".png") { CompressionMethod::Stored } else { CompressionMethod::Deflated };
-    let options = SimpleFileOptions::default().compression_method(method).last_modified_time(DateTime::default());
+fn add(
+    archive: &mut ZipWriter<std::fs::File>,
+    name: &str,
+    bytes: &[u8],
+) -> Result<(), zip::result::ZipError> {
+    let method = if name.ends_with(".png") {
+        CompressionMethod::Stored
+    } else {
+        CompressionMethod::Deflated
+    };
+    let options = SimpleFileOptions::default()
+        .compression_method(method)
+        .last_modified_time(DateTime::default());
     archive.start_file(name, options)?;
     Ok(archive.write_all(bytes)?)
 }
@@ -336,8 +457,15 @@ struct Task<'a> {
 
 impl<'a> Task<'a> {
     async fn open(context: &'a Context) -> Result<Self, WorkError> {
-        let spec: Spec = serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
-        let model = planned_model(&context.app, &spec.model, &spec.model_hash, spec.patterns.as_deref()).await?;
+        let spec: Spec =
+            serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
+        let model = planned_model(
+            &context.app,
+            &spec.model,
+            &spec.model_hash,
+            spec.patterns.as_deref(),
+        )
+        .await?;
         let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
         let mut asked = spec.explain;
         asked.insert("model".to_owned(), json!(spec.model));
@@ -345,14 +473,27 @@ impl<'a> Task<'a> {
         let rule = model.manifest.input.preprocess.clone();
         let rule = rule.ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
         let request = Request::of(plan.parameters);
-        Ok(Self { context, model, dataset, rule, request, options: plan.heatmap, bytes_left: 0 })
+        Ok(Self {
+            context,
+            model,
+            dataset,
+            rule,
+            request,
+            options: plan.heatmap,
+            bytes_left: 0,
+        })
     }
 
     async fn explain(&mut self, index: usize) -> Result<Entry, WorkError> {
         let Context { app, caller, .. } = self.context;
-        let file = self.dataset.images.get(index).map(|image| image.file.clone());
-        let file =
-            file.ok_or_else(|| WorkError::lasting(format!("data set {} has no image {index}", self.dataset.id)))?;
+        let file = self
+            .dataset
+            .images
+            .get(index)
+            .map(|image| image.file.clone());
+        let file = file.ok_or_else(|| {
+            WorkError::lasting(format!("data set {} has no image {index}", self.dataset.id))
+        })?;
         let skipped = |error: &dyn std::fmt::Display| {
             Ok(Entry {
                 index,
@@ -361,37 +502,74 @@ impl<'a> Task<'a> {
                 written: Vec::new(),
             })
         };
-        let (dataset, rule, limits) = (self.dataset.clone(), self.rule.clone(), *app.datasets().here().limits());
-        let (upload, input, geometry) = match app.pool().run(move || read(&dataset, index, &rule, &limits)).await? {
+        let (dataset, rule, limits) = (
+            self.dataset.clone(),
+            self.rule.clone(),
+            *app.datasets().here().limits(),
+        );
+        let (upload, input, geometry) = match app
+            .pool()
+            .run(move || read(&dataset, index, &rule, &limits))
+            .await?
+        {
             Ok(read) => read,
             Err(error @ DatasetError::Image { .. }) => return skipped(&error),
             // Opened again it is another set, which is told then, or the same in another place.
             Err(error) => return Err(WorkError::passing(error)),
         };
         let requests = std::slice::from_ref(&self.request);
-        let explained = match drive::explain(app.means(caller), &self.model, Arc::new(input), requests, None).await {
+        let explained = match drive::explain(
+            app.means(caller),
+            &self.model,
+            Arc::new(input),
+            requests,
+            None,
+        )
+        .await
+        {
             Err(error @ MethodError::NotFinite { .. }) => return skipped(&error),
-            other => other?.explained.into_iter().flatten().collect::<Vec<Explained>>(),
+            other => other?
+                .explained
+                .into_iter()
+                .flatten()
+                .collect::<Vec<Explained>>(),
         };
         let (model, options) = (self.model.clone(), self.options.clone());
         let (name, several, quota) = (file.clone(), explained.len() > 1, app.clone());
         let drawn = app.pool().run(move || {
             let upload = (&upload, &geometry);
-            let drawn = pictures(upload, &model, &explained, &options, FileType::Png, || Ok(()))?;
+            let drawn = pictures(upload, &model, &explained, &options, FileType::Png, || {
+                Ok(())
+            })?;
             let drawn = explained
                 .iter()
                 .zip(drawn)
                 .enumerate()
                 .map(|(at, (one, picture))| {
-                    let stem = if several { format!("{name}.{at}") } else { name.clone() };
+                    let stem = if several {
+                        format!("{name}.{at}")
+                    } else {
+                        name.clone()
+                    };
                     let png = picture.file.unwrap_or_default().into();
                     let npy = write_npy(&one.attribution.scores).map_err(AppError::from)?;
-                    let warnings: Vec<&String> = one.attribution.warnings.iter().chain(&picture.warnings).collect();
+                    let warnings: Vec<&String> = one
+                        .attribution
+                        .warnings
+                        .iter()
+                        .chain(&picture.warnings)
+                        .collect();
                     let says = json!({ "target": one.target, "warnings": warnings });
-                    Ok((says, [(format!("{stem}.npy"), npy), (format!("{stem}.png"), png)]))
+                    Ok((
+                        says,
+                        [(format!("{stem}.npy"), npy), (format!("{stem}.png"), png)],
+                    ))
                 })
                 .collect::<Result<Vec<_>, AppError>>()?;
-            let lengths = drawn.iter().flat_map(|(_, files)| files).map(|(_, bytes)| bytes.len() as u64);
+            let lengths = drawn
+                .iter()
+                .flat_map(|(_, files)| files)
+                .map(|(_, bytes)| bytes.len() as u64);
             let room = reserve(&quota, lengths).map_err(WorkError::passing)?;
             Ok::<_, WorkError>((drawn, room))
         });
@@ -405,14 +583,22 @@ impl<'a> Task<'a> {
                 }
                 let left = self.bytes_left.checked_sub(bytes.len() as u64);
                 self.bytes_left = left.ok_or_else(|| WorkError::lasting(TOO_MUCH))?;
-                self.context.files().write(&place(self.context, &name), bytes).await?;
+                self.context
+                    .files()
+                    .write(&place(self.context, &name), bytes)
+                    .await?;
                 written.push(name);
             }
         }
         if let Some(room) = room {
             room.keep();
         }
-        Ok(Entry { index, file, outcome: json!({ "explained": says }), written })
+        Ok(Entry {
+            index,
+            file,
+            outcome: json!({ "explained": says }),
+            written,
+        })
     }
 }
 
@@ -423,7 +609,10 @@ fn read(
     limits: &Limits,
 ) -> Result<(RgbImage, Tensor, Geometry), DatasetError> {
     let image = dataset.read(index, limits)?.image;
-    let fault = |source| DatasetError::Image { file: dataset.images[index].file.clone(), source };
+    let fault = |source| DatasetError::Image {
+        file: dataset.images[index].file.clone(),
+        source,
+    };
     let (input, geometry) = preprocess(&image, rule).map_err(fault)?;
     Ok((image, input, geometry))
 }
@@ -442,10 +631,16 @@ mod tests {
                 let hash = Sha256::digest(format!("{x} {y}"));
                 image::Rgb([hash[0], hash[1], hash[2]])
             });
-            let options = HeatmapOptions { size: Some(width.max(height)), ..Look::Signed.options() };
+            let options = HeatmapOptions {
+                size: Some(width.max(height)),
+                ..Look::Signed.options()
+            };
             let found = encode_png(&noise, &[]).unwrap().len() as u64;
             let most = picture_bytes(width.into(), height.into(), &options);
-            assert!(found <= most + 1024, "{width} x {height}: {found} bytes, and {most} were estimated");
+            assert!(
+                found <= most + 1024,
+                "{width} x {height}: {found} bytes, and {most} were estimated"
+            );
         }
     }
 }

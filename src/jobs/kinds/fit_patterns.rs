@@ -1,5 +1,6 @@
-//! `fit_patterns`: fits a model's patterns (Eq. 2 of the PGIG paper) on a data set, as `explaind fit-patterns` does, and puts them in the place of
-//! the ones in use, on all replicas. One shard: its sums run over all images. The versions before are kept.
+//! `fit_patterns`: fits a model's patterns (Eq. 2 of the PGIG paper) on a data set, as
+//! `explaind fit-patterns` does, and puts them in the place of the ones in use, on all replicas.
+//! One shard: its sums run over all images. The versions before are kept.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -17,7 +18,9 @@ use crate::{
     autodiff::fit::Regime,
     dataset::Dataset,
     engine::backend_ort::load_runtime,
-    jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError},
+    jobs::{
+        Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
+    },
     methods::Faults,
     model::{
         Model,
@@ -62,22 +65,46 @@ impl Kind for FitPatterns {
         ]
     }
 
-    fn plan<'a>(&'a self, given: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
+    fn plan<'a>(
+        &'a self,
+        given: Map<String, Value>,
+        app: &'a App,
+    ) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
             let mut asked = Asked::new(given, app);
             let model = asked.model();
             let dataset = asked.dataset().await;
-            asked.expect("model_hash", model.as_ref().map(|model| model.hash.as_str()));
-            asked.expect("dataset_hash", dataset.as_ref().map(|dataset| dataset.hash.as_str()));
-            let regime = asked.take("regime", &["activation", "weights"], |_| true).unwrap_or(Regime::Activation);
-            if model.as_ref().is_some_and(|model| model.manifest.input.preprocess.is_none()) {
-                asked.refuse("model", "takes ready tensors: `explaind fit-patterns --tensors X.npy` fits those", &[]);
+            asked.expect(
+                "model_hash",
+                model.as_ref().map(|model| model.hash.as_str()),
+            );
+            asked.expect(
+                "dataset_hash",
+                dataset.as_ref().map(|dataset| dataset.hash.as_str()),
+            );
+            let regime = asked
+                .take("regime", &["activation", "weights"], |_| true)
+                .unwrap_or(Regime::Activation);
+            if model
+                .as_ref()
+                .is_some_and(|model| model.manifest.input.preprocess.is_none())
+            {
+                asked.refuse(
+                    "model",
+                    "takes ready tensors: `explaind fit-patterns --tensors X.npy` fits those",
+                    &[],
+                );
             }
-            if dataset.as_ref().is_some_and(|dataset| dataset.images.is_empty()) {
+            if dataset
+                .as_ref()
+                .is_some_and(|dataset| dataset.images.is_empty())
+            {
                 asked.refuse("dataset", "holds no image", &[]);
             }
             asked.finish()?;
-            let (Some(model), Some(dataset)) = (model, dataset) else { return Err(Faults::default().into()) };
+            let (Some(model), Some(dataset)) = (model, dataset) else {
+                return Err(Faults::default().into());
+            };
             check_evaluations(app, 1, dataset.images.len(), |_| vec![("dataset", None)])?;
             let spec = Spec {
                 model: model.id.clone(),
@@ -86,36 +113,64 @@ impl Kind for FitPatterns {
                 dataset_hash: dataset.hash.clone(),
                 regime,
             };
-            let shard = PlannedShard { units: dataset.images.len() as u64, payload: Value::Null };
-            Ok(Plan { model: Some(model.id.clone()), spec: json!(spec), shards: vec![shard] })
+            let shard = PlannedShard {
+                units: dataset.images.len() as u64,
+                payload: Value::Null,
+            };
+            Ok(Plan {
+                model: Some(model.id.clone()),
+                spec: json!(spec),
+                shards: vec![shard],
+            })
         })
     }
 
-    fn work<'a>(&'a self, context: &'a Context, _: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>> {
+    fn work<'a>(
+        &'a self,
+        context: &'a Context,
+        _: &'a Shard,
+    ) -> BoxFuture<'a, Result<Bytes, WorkError>> {
         Box::pin(async move {
-            let spec: Spec = serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
+            let spec: Spec = serde_json::from_value(context.spec.as_ref().clone())
+                .map_err(WorkError::lasting)?;
             let model = planned_model(&context.app, &spec.model, &spec.model_hash, None).await?;
             let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
             let fitted = fit_on(context, &spec, &model, &dataset).await?;
-            // Images that went while they were read were counted as unreadable: those of the same set lie elsewhere then.
-            if planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?.folder != dataset.folder {
-                return Err(WorkError::passing("the data set was uploaded again while it was read"));
+            // Images that went while they were read were counted as unreadable: those of the same
+            // set lie elsewhere then.
+            if planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash)
+                .await?
+                .folder
+                != dataset.folder
+            {
+                return Err(WorkError::passing(
+                    "the data set was uploaded again while it was read",
+                ));
             }
             let write = move || write(fitted, &spec, &model, &dataset);
             let (report, file) = context.app.pool().run(write).await??;
             context.files().write(&place(context), file).await?;
-            Ok(serde_json::to_vec(&report).map_err(WorkError::lasting)?.into())
+            Ok(serde_json::to_vec(&report)
+                .map_err(WorkError::lasting)?
+                .into())
         })
     }
 
     fn reduce(&self, _: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
-        let Some(result) = results.iter().flatten().next() else { return Ok(Value::Null) };
+        let Some(result) = results.iter().flatten().next() else {
+            return Ok(Value::Null);
+        };
         serde_json::from_slice(result).map_err(WorkError::lasting)
     }
 
-    fn complete<'a>(&'a self, context: &'a Context, mut reduced: Value) -> BoxFuture<'a, Result<Value, WorkError>> {
+    fn complete<'a>(
+        &'a self,
+        context: &'a Context,
+        mut reduced: Value,
+    ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async move {
-            let spec: Spec = serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
+            let spec: Spec = serde_json::from_value(context.spec.as_ref().clone())
+                .map_err(WorkError::lasting)?;
             let file = context.files().read(&place(context)).await?;
             planned_model(&context.app, &spec.model, &spec.model_hash, None).await?;
             reduced["patterns"] = json!(context.app.install_patterns(&spec.model, file).await?);
@@ -125,7 +180,11 @@ impl Kind for FitPatterns {
 
     fn report(&self, spec: &Value, result: &Value, _: Format) -> Result<Report, WorkError> {
         let report = json!({ "kind": self.id(), "request": spec, "result": result });
-        Ok(Report::Bytes(serde_json::to_vec_pretty(&report).map_err(WorkError::lasting)?.into()))
+        Ok(Report::Bytes(
+            serde_json::to_vec_pretty(&report)
+                .map_err(WorkError::lasting)?
+                .into(),
+        ))
     }
 }
 
@@ -134,17 +193,31 @@ fn place(context: &Context) -> object_store::path::Path {
 }
 
 /// Batch by batch, each when no request waits: its session runs beside the engine's.
-async fn fit_on(context: &Context, spec: &Spec, model: &Arc<Model>, dataset: &Dataset) -> Result<Fitted, WorkError> {
+async fn fit_on(
+    context: &Context,
+    spec: &Spec,
+    model: &Arc<Model>,
+    dataset: &Dataset,
+) -> Result<Fitted, WorkError> {
     let (app, settings) = (&context.app, context.app.settings());
-    let runtime = load_runtime(Some(&settings.onnxruntime), settings.threads).map_err(WorkError::passing)?;
+    let runtime =
+        load_runtime(Some(&settings.onnxruntime), settings.threads).map_err(WorkError::passing)?;
     let preprocess = model.manifest.input.preprocess.clone();
-    let preprocess = preprocess.ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
+    let preprocess =
+        preprocess.ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
     // In the order in which the command finds them in a folder.
-    let mut paths: Vec<PathBuf> = dataset.images.iter().map(|image| dataset.folder.join(&image.file)).collect();
+    let mut paths: Vec<PathBuf> = dataset
+        .images
+        .iter()
+        .map(|image| dataset.folder.join(&image.file))
+        .collect();
     paths.sort();
     let samples = Samples::Images { paths, preprocess };
     let (model, regime) = (model.clone(), spec.regime);
-    let mut fitting = app.pool().run(move || Fitting::start(&model, samples, regime, runtime)).await??;
+    let mut fitting = app
+        .pool()
+        .run(move || Fitting::start(&model, samples, regime, runtime))
+        .await??;
     loop {
         app.engine().until_quiet().await;
         let step = move || fitting.step().map(|more| (fitting, more));
@@ -167,7 +240,12 @@ impl From<FitError> for WorkError {
 }
 
 /// The fit's report, and the patterns file.
-fn write(fitted: Fitted, spec: &Spec, model: &Model, dataset: &Dataset) -> Result<(Value, Vec<u8>), WorkError> {
+fn write(
+    fitted: Fitted,
+    spec: &Spec,
+    model: &Model,
+    dataset: &Dataset,
+) -> Result<(Value, Vec<u8>), WorkError> {
     let Fitted { layers, mut report } = fitted;
     for fault in &mut report.unreadable {
         if let Ok(below) = fault.path.strip_prefix(&dataset.folder) {
@@ -186,5 +264,8 @@ fn write(fitted: Fitted, spec: &Spec, model: &Model, dataset: &Dataset) -> Resul
     let path = folder.path().join(patterns::FILE);
     patterns::write(&path, &layers, &provenance).map_err(WorkError::passing)?;
     let file = std::fs::read(&path).map_err(WorkError::passing)?;
-    Ok((serde_json::to_value(&report).map_err(WorkError::lasting)?, file))
+    Ok((
+        serde_json::to_value(&report).map_err(WorkError::lasting)?,
+        file,
+    ))
 }

@@ -1,5 +1,6 @@
-//! Leases: claim, renew, and every way a shard ends. Each write after the claim repeats the token; where it no longer is the
-//! shard's, or the job has ended, nothing is written and the caller is told.
+//! Leases: claim, renew, and every way a shard ends. Each write after the claim repeats the token;
+//! where it no longer is the shard's, or the job has ended, nothing is written and the caller is
+//! told.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -47,8 +48,9 @@ pub enum Acked {
     Refused,
 }
 
-/// Takes a shard ($1 for whom, $2 for how long, $3 the kinds). Jobs take turns: the one with the fewest shards under way first, then
-/// the one whose last turn, or arrival, is the longest ago. `$next` is a job and its first shard to be worked on.
+/// Takes a shard ($1 for whom, $2 for how long, $3 the kinds). Jobs take turns: the one with the
+/// fewest shards under way first, then the one whose last turn, or arrival, is the longest ago.
+/// `$next` is a job and its first shard to be worked on.
 macro_rules! claim {
     ($next:expr) => {
         concat!(
@@ -97,7 +99,8 @@ pub(super) const SQLITE_CLAIM: &str = claim!(concat!(
     " LIMIT 1"
 ));
 
-/// The jobs are in the order of their turns before shards are looked at: only the one that is taken is locked.
+/// The jobs are in the order of their turns before shards are looked at: only the one that is taken
+/// is locked.
 pub(super) const POSTGRES_CLAIM: &str = claim!(concat!(
     "SELECT j.id, s.idx FROM (SELECT j.id ",
     open_jobs!(),
@@ -143,7 +146,12 @@ type Claimed = (String, i64, i64, String, i64, i64);
 
 impl Store {
     /// Leases the next shard of a job of one of `kinds`, if any is to be worked on.
-    pub async fn claim(&self, owner: &str, kinds: &[&str], lease_ms: u64) -> Result<Option<Lease>, StoreError> {
+    pub async fn claim(
+        &self,
+        owner: &str,
+        kinds: &[&str],
+        lease_ms: u64,
+    ) -> Result<Option<Lease>, StoreError> {
         let kinds = format!(",{},", kinds.join(","));
         loop {
             let lease = on!(self, |pool, dialect| {
@@ -154,7 +162,9 @@ impl Store {
                     .bind(&kinds)
                     .fetch_optional(&mut *transaction)
                     .await?;
-                let Some((job, index, units, payload, token, losses)) = claimed else { return Ok(None) };
+                let Some((job, index, units, payload, token, losses)) = claimed else {
+                    return Ok(None);
+                };
                 let found: Option<(String, String, i64, String)> = sqlx::query_as(
                     "UPDATE jobs SET leased_at = (SELECT now FROM clock) WHERE id = $1 AND state IN ('queued', 'running')
                      RETURNING kind, spec, shards, state",
@@ -163,17 +173,39 @@ impl Store {
                 .fetch_optional(&mut *transaction)
                 .await?;
                 // Cancelled in between: the next one, then.
-                let Some((kind, spec, shards, state)) = found else { continue };
+                let Some((kind, spec, shards, state)) = found else {
+                    continue;
+                };
                 if state == "queued" {
-                    sqlx::query("UPDATE jobs SET state = 'running', started_at = leased_at WHERE id = $1")
-                        .bind(&job)
-                        .execute(&mut *transaction)
-                        .await?;
-                    record!(transaction, &job, "state", json!({ "state": JobState::Running }));
+                    sqlx::query(
+                        "UPDATE jobs SET state = 'running', started_at = leased_at WHERE id = $1",
+                    )
+                    .bind(&job)
+                    .execute(&mut *transaction)
+                    .await?;
+                    record!(
+                        transaction,
+                        &job,
+                        "state",
+                        json!({ "state": JobState::Running })
+                    );
                 }
-                let read = |text: &str| serde_json::from_str(text).map_err(|e| StoreError::Unreadable(e.to_string()));
-                let shard = Shard { index: natural(index) as usize, units: natural(units), payload: read(&payload)? };
-                let lease = Lease { job, kind, spec: read(&spec)?, shard, reduces: index == shards, token };
+                let read = |text: &str| {
+                    serde_json::from_str(text).map_err(|e| StoreError::Unreadable(e.to_string()))
+                };
+                let shard = Shard {
+                    index: natural(index) as usize,
+                    units: natural(units),
+                    payload: read(&payload)?,
+                };
+                let lease = Lease {
+                    job,
+                    kind,
+                    spec: read(&spec)?,
+                    shard,
+                    reduces: index == shards,
+                    token,
+                };
                 let lost = natural(losses) >= MAX_LOSSES;
                 if lost {
                     let error = format!("the worker of {} vanished {losses} times", lease.name());
@@ -196,22 +228,34 @@ impl Store {
     }
 
     /// Keeps a lease for another while, and says how far its shard is.
-    pub async fn renew(&self, lease: &Lease, lease_ms: u64, units_done: u64) -> Result<Renewed, StoreError> {
+    pub async fn renew(
+        &self,
+        lease: &Lease,
+        lease_ms: u64,
+        units_done: u64,
+    ) -> Result<Renewed, StoreError> {
         let kept = on!(self, |pool, _| {
-            sqlx::query(fenced!("lease_until = (SELECT now FROM clock) + $4, units_done = $5"))
-                .bind(&lease.job)
-                .bind(lease.index())
-                .bind(lease.token)
-                .bind(integer(lease_ms))
-                .bind(integer(units_done.min(lease.shard.units)))
-                .execute(pool)
-                .await?
-                .rows_affected()
+            sqlx::query(fenced!(
+                "lease_until = (SELECT now FROM clock) + $4, units_done = $5"
+            ))
+            .bind(&lease.job)
+            .bind(lease.index())
+            .bind(lease.token)
+            .bind(integer(lease_ms))
+            .bind(integer(units_done.min(lease.shard.units)))
+            .execute(pool)
+            .await?
+            .rows_affected()
         });
-        Ok(if kept > 0 { Renewed::Kept } else { Renewed::Over })
+        Ok(if kept > 0 {
+            Renewed::Kept
+        } else {
+            Renewed::Over
+        })
     }
 
-    /// Writes the result of a shard and counts it, together. The last one of a job lets its reduction go.
+    /// Writes the result of a shard and counts it, together. The last one of a job lets its
+    /// reduction go.
     pub async fn ack(&self, lease: &Lease, result: &Bytes) -> Result<Acked, StoreError> {
         on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin).await?;
@@ -235,8 +279,11 @@ impl Store {
             .bind(&lease.job)
             .fetch_optional(&mut *transaction)
             .await?;
-            let Some((done, shards, units)) = counted else { return Ok(Acked::Refused) };
-            // A statement of its own: inside the update it would not see what was written while that waited for the row.
+            let Some((done, shards, units)) = counted else {
+                return Ok(Acked::Refused);
+            };
+            // A statement of its own: inside the update it would not see what was written while
+            // that waited for the row.
             let units_done: i64 = sqlx::query_scalar(
                 "SELECT CAST(SUM(units_done) AS BIGINT) FROM shards WHERE job_id = $1 AND state = 'succeeded'",
             )
@@ -268,13 +315,15 @@ impl Store {
                 .bind(&lease.job)
                 .execute(&mut *transaction)
                 .await?;
-            let written = sqlx::query(fenced!("state = 'succeeded', finished_at = (SELECT now FROM clock)"))
-                .bind(&lease.job)
-                .bind(lease.index())
-                .bind(lease.token)
-                .execute(&mut *transaction)
-                .await?
-                .rows_affected();
+            let written = sqlx::query(fenced!(
+                "state = 'succeeded', finished_at = (SELECT now FROM clock)"
+            ))
+            .bind(&lease.job)
+            .bind(lease.index())
+            .bind(lease.token)
+            .execute(&mut *transaction)
+            .await?
+            .rows_affected();
             let finished = sqlx::query(
                 "UPDATE jobs SET state = 'succeeded', result = $2, finished_at = (SELECT now FROM clock)
                  WHERE id = $1 AND state = 'running'",
@@ -287,15 +336,25 @@ impl Store {
             if written == 0 || finished == 0 {
                 return Ok(Acked::Refused);
             }
-            record!(transaction, &lease.job, "state", json!({ "state": JobState::Succeeded }));
+            record!(
+                transaction,
+                &lease.job,
+                "state",
+                json!({ "state": JobState::Succeeded })
+            );
             transaction.commit().await?;
             Ok(Acked::Written)
         })
     }
 
-    /// Says that a shard failed: it is tried again after a pause of `retry_ms` that doubles with every failure. Its job fails where
-    /// there is none, and when it failed too often.
-    pub async fn fail(&self, lease: &Lease, error: &str, retry_ms: Option<u64>) -> Result<Acked, StoreError> {
+    /// Says that a shard failed: it is tried again after a pause of `retry_ms` that doubles with
+    /// every failure. Its job fails where there is none, and when it failed too often.
+    pub async fn fail(
+        &self,
+        lease: &Lease,
+        error: &str,
+        retry_ms: Option<u64>,
+    ) -> Result<Acked, StoreError> {
         let error = cut(error, LONGEST_ERROR);
         on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin).await?;
@@ -313,9 +372,12 @@ impl Store {
             .bind(integer(retry_ms.unwrap_or_default()))
             .fetch_optional(&mut *transaction)
             .await?;
-            let Some((failures,)) = failures else { return Ok(Acked::Refused) };
+            let Some((failures,)) = failures else {
+                return Ok(Acked::Refused);
+            };
             let fails = retry_ms.is_none() || natural(failures) >= MAX_FAILURES;
-            // Locks the job before its events. All but a few of those that are not about progress are about failures.
+            // Locks the job before its events. All but a few of those that are not about progress
+            // are about failures.
             let told: i64 = sqlx::query_scalar(
                 "UPDATE jobs SET leased_at = leased_at WHERE id = $1 RETURNING last_event -
                     (SELECT COUNT(*) FROM job_events WHERE job_id = $1 AND kind = 'progress')",
@@ -324,8 +386,7 @@ impl Store {
             .fetch_one(&mut *transaction)
             .await?;
             if natural(told) < MAX_EVENTS {
-                let event =
-                    json!({ "shard": lease.shard.index, "failures": failures, "error": error, "retried": !fails });
+                let event = json!({ "shard": lease.shard.index, "failures": failures, "error": error, "retried": !fails });
                 record!(transaction, &lease.job, "shard", event);
             }
             if fails {
@@ -363,7 +424,11 @@ impl Lease {
 
     /// What error messages call it.
     pub fn name(&self) -> String {
-        if self.reduces { "the reduction".to_owned() } else { format!("shard {}", self.shard.index) }
+        if self.reduces {
+            "the reduction".to_owned()
+        } else {
+            format!("shard {}", self.shard.index)
+        }
     }
 }
 
@@ -375,8 +440,16 @@ mod tests {
     fn progress_is_told_a_bounded_number_of_times_and_at_the_end() {
         for shards in [1, 7, MAX_EVENTS, MAX_EVENTS + 1, 23_456] {
             let told: Vec<u64> = (1..=shards).filter(|done| is_told(*done, shards)).collect();
-            assert!(told.len() as u64 <= MAX_EVENTS && told.last() == Some(&shards), "{shards}: {}", told.len());
-            assert!(shards > MAX_EVENTS || told.len() as u64 == shards, "{shards}: {}", told.len());
+            assert!(
+                told.len() as u64 <= MAX_EVENTS && told.last() == Some(&shards),
+                "{shards}: {}",
+                told.len()
+            );
+            assert!(
+                shards > MAX_EVENTS || told.len() as u64 == shards,
+                "{shards}: {}",
+                told.len()
+            );
         }
     }
 }

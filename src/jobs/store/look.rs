@@ -90,9 +90,15 @@ where
 {
     fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
         let number = |name: &'static str| row.try_get::<i64, _>(name).map(natural);
-        let time = |name: &'static str| row.try_get::<Option<i64>, _>(name).map(|time| time.map(natural));
+        let time = |name: &'static str| {
+            row.try_get::<Option<i64>, _>(name)
+                .map(|time| time.map(natural))
+        };
         let unreadable = |name: &str| sqlx::Error::Decode(format!("jobs.{name}").into());
-        let (spec, state) = (row.try_get::<String, _>("spec")?, row.try_get::<String, _>("state")?);
+        let (spec, state) = (
+            row.try_get::<String, _>("spec")?,
+            row.try_get::<String, _>("state")?,
+        );
         Ok(Self {
             id: row.try_get("id")?,
             kind: row.try_get("kind")?,
@@ -113,13 +119,20 @@ where
 
 impl Store {
     pub async fn job(&self, id: &str) -> Result<Option<Job>, StoreError> {
-        Ok(on!(self, |pool, _| sqlx::query_as(select_jobs!("WHERE id = $1")).bind(id).fetch_optional(pool).await?))
+        Ok(on!(self, |pool, _| sqlx::query_as(select_jobs!(
+            "WHERE id = $1"
+        ))
+        .bind(id)
+        .fetch_optional(pool)
+        .await?))
     }
 
     /// How many jobs are in each state; none is left out.
     pub async fn counts(&self) -> Result<Vec<(JobState, u64)>, StoreError> {
         let found: Vec<(String, i64)> = on!(self, |pool, _| {
-            sqlx::query_as("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetch_all(pool).await?
+            sqlx::query_as("SELECT state, COUNT(*) FROM jobs GROUP BY state")
+                .fetch_all(pool)
+                .await?
         });
         let found: HashMap<_, _> = found.into_iter().collect();
         let count = |state: JobState| found.get(state.name()).copied().map_or(0, natural);
@@ -147,9 +160,14 @@ impl Store {
     /// The result of a job that succeeded.
     pub async fn result(&self, id: &str) -> Result<Option<Value>, StoreError> {
         let text: Option<Option<String>> = on!(self, |pool, _| {
-            sqlx::query_scalar("SELECT result FROM jobs WHERE id = $1").bind(id).fetch_optional(pool).await?
+            sqlx::query_scalar("SELECT result FROM jobs WHERE id = $1")
+                .bind(id)
+                .fetch_optional(pool)
+                .await?
         });
-        let parse = |text: String| serde_json::from_str(&text).map_err(|e| StoreError::Unreadable(e.to_string()));
+        let parse = |text: String| {
+            serde_json::from_str(&text).map_err(|e| StoreError::Unreadable(e.to_string()))
+        };
         text.flatten().map(parse).transpose()
     }
 
@@ -164,7 +182,10 @@ impl Store {
             .fetch_all(pool)
             .await?
         });
-        Ok(rows.into_iter().map(|(result,)| result.map(Bytes::from)).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(result,)| result.map(Bytes::from))
+            .collect())
     }
 
     /// The first `limit` shards that failed.
@@ -200,8 +221,14 @@ impl Store {
             .await?
         });
         let read = |(seq, at, kind, payload): (i64, i64, String, String)| {
-            let payload = serde_json::from_str(&payload).map_err(|e| StoreError::Unreadable(e.to_string()))?;
-            Ok(Event { seq: natural(seq), at: natural(at), kind, payload })
+            let payload = serde_json::from_str(&payload)
+                .map_err(|e| StoreError::Unreadable(e.to_string()))?;
+            Ok(Event {
+                seq: natural(seq),
+                at: natural(at),
+                kind,
+                payload,
+            })
         };
         rows.into_iter().map(read).collect()
     }
@@ -213,25 +240,42 @@ impl Store {
                 .fetch_all(pool)
                 .await?
         });
-        let head = |last_event| Head { last_event: natural(last_event), ended: false };
-        Ok(rows.into_iter().map(|(id, last_event)| (id, head(last_event))).collect())
+        let head = |last_event| Head {
+            last_event: natural(last_event),
+            ended: false,
+        };
+        Ok(rows
+            .into_iter()
+            .map(|(id, last_event)| (id, head(last_event)))
+            .collect())
     }
 
     /// The last event of one job; that of a job that is not there is none.
     pub async fn head(&self, id: &str) -> Result<Head, StoreError> {
         let found: Option<(i64, String)> = on!(self, |pool, _| {
-            sqlx::query_as("SELECT last_event, state FROM jobs WHERE id = $1").bind(id).fetch_optional(pool).await?
+            sqlx::query_as("SELECT last_event, state FROM jobs WHERE id = $1")
+                .bind(id)
+                .fetch_optional(pool)
+                .await?
         });
         let is_final = |state: &str| JobState::find(state).is_none_or(JobState::is_final);
-        Ok(found.map_or(Head { last_event: 0, ended: true }, |(last_event, state)| Head {
-            last_event: natural(last_event),
-            ended: is_final(&state),
-        }))
+        Ok(found.map_or(
+            Head {
+                last_event: 0,
+                ended: true,
+            },
+            |(last_event, state)| Head {
+                last_event: natural(last_event),
+                ended: is_final(&state),
+            },
+        ))
     }
 
     /// Units per second over the last shards of a running job; none before the first is done.
     pub async fn rate(&self, job: &Job) -> Result<Option<f64>, StoreError> {
-        let Some(started_at) = job.started_at.filter(|_| job.state == JobState::Running) else { return Ok(None) };
+        let Some(started_at) = job.started_at.filter(|_| job.state == JobState::Running) else {
+            return Ok(None);
+        };
         let mut recent: Vec<(i64, i64, i64)> = on!(self, |pool, _| {
             sqlx::query_as(
                 "SELECT units, finished_at, (SELECT now FROM clock) FROM shards
@@ -242,10 +286,14 @@ impl Store {
             .fetch_all(pool)
             .await?
         });
-        let Some(&(_, _, now)) = recent.first() else { return Ok(None) };
+        let Some(&(_, _, now)) = recent.first() else {
+            return Ok(None);
+        };
         let since = match recent.len() {
             // The earliest only says when the others began.
-            n if n > RECENT => recent.pop().map_or(started_at, |(_, finished_at, _)| natural(finished_at)),
+            n if n > RECENT => recent
+                .pop()
+                .map_or(started_at, |(_, finished_at, _)| natural(finished_at)),
             _ => started_at,
         };
         let units: u64 = recent.iter().map(|(units, ..)| natural(*units)).sum();

@@ -1,6 +1,7 @@
-//! Jobs, shards and events in SQLite or PostgreSQL: the same verbs and, but for a few words, the same SQL.
-//! Leases are fenced: every write about a shard repeats the lease's token, so that a late worker changes nothing.
-//! A result and what follows from it are written in one transaction. Rows are locked in the order shards, jobs, events.
+//! Jobs, shards and events in SQLite or PostgreSQL: the same verbs and, but for a few words, the
+//! same SQL. Leases are fenced: every write about a shard repeats the lease's token, so that a late
+//! worker changes nothing. A result and what follows from it are written in one transaction. Rows
+//! are locked in the order shards, jobs, events.
 
 mod lease;
 mod look;
@@ -48,8 +49,14 @@ struct Dialect {
     claim: &'static str,
 }
 
-static SQLITE: Dialect = Dialect { begin: "BEGIN IMMEDIATE", claim: lease::SQLITE_CLAIM };
-static POSTGRES: Dialect = Dialect { begin: "BEGIN", claim: lease::POSTGRES_CLAIM };
+static SQLITE: Dialect = Dialect {
+    begin: "BEGIN IMMEDIATE",
+    claim: lease::SQLITE_CLAIM,
+};
+static POSTGRES: Dialect = Dialect {
+    begin: "BEGIN",
+    claim: lease::POSTGRES_CLAIM,
+};
 
 /// The same body for either database: the first name is its pool, the second its [`Dialect`].
 macro_rules! on {
@@ -67,7 +74,8 @@ macro_rules! on {
     };
 }
 
-/// Adds an event to a job, in the transaction that makes it true. The job's row is locked by then: numbers have no gaps.
+/// Adds an event to a job, in the transaction that makes it true. The job's row is locked by then:
+/// numbers have no gaps.
 macro_rules! record {
     ($transaction:expr, $job:expr, $kind:expr, $payload:expr) => {{
         let payload: String = $payload.to_string();
@@ -100,7 +108,13 @@ pub enum JobState {
 }
 
 impl JobState {
-    pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 5] = [
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -128,7 +142,9 @@ pub enum StoreError {
     Folder { source: std::io::Error },
     #[error("the database of jobs: {0}")]
     Database(sqlx::Error),
-    #[error("there is no room left on the disk of the database of jobs: free some, then send this again")]
+    #[error(
+        "there is no room left on the disk of the database of jobs: free some, then send this again"
+    )]
     Full,
     #[error("the tables of jobs cannot be brought up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -163,7 +179,9 @@ impl Store {
     pub async fn open(database: Option<&str>, data: &Path) -> Result<Self, StoreError> {
         let pools = match database {
             Some(url) => {
-                let options = PgPoolOptions::new().max_connections(8).acquire_timeout(PATIENCE);
+                let options = PgPoolOptions::new()
+                    .max_connections(8)
+                    .acquire_timeout(PATIENCE);
                 Pools::Postgres(options.connect(url).await?)
             }
             None => {
@@ -177,13 +195,17 @@ impl Store {
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(PATIENCE);
-                // SQLite itself ends a transaction that a full disk stopped; its connection would count it as open for ever.
+                // SQLite itself ends a transaction that a full disk stopped; its connection would
+                // count it as open for ever.
                 let pool = SqlitePoolOptions::new()
                     .max_connections(4)
-                    .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
+                    .before_acquire(|connection, _| {
+                        Box::pin(async { Ok(!connection.is_in_transaction()) })
+                    })
                     .connect_with(options)
                     .await?;
-                // SQLite opens a file that it may not write, and such a connection would stay so when it may.
+                // SQLite opens a file that it may not write, and such a connection would stay so
+                // when it may.
                 if let Err(error) = sqlx::raw_sql(TRY_TO_WRITE).execute(&pool).await {
                     pool.close().await;
                     return Err(error.into());
@@ -215,7 +237,13 @@ impl Store {
 
 fn migrations(first: &'static str) -> Migrator {
     let step = |number, name: &'static str, sql: &'static str| {
-        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        Migration::new(
+            number,
+            name.into(),
+            MigrationType::Simple,
+            sql.into_sql_str(),
+            false,
+        )
     };
     Migrator::with_migrations(vec![
         step(1, "jobs", first),
@@ -240,8 +268,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_disk_without_room_is_told_from_other_faults() {
-        let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await.unwrap();
-        let fault = async |sql: &'static str| StoreError::from(sqlx::raw_sql(sql).execute(&pool).await.unwrap_err());
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect("sqlite::memory:")
+            .await
+            .unwrap();
+        let fault = async |sql: &'static str| {
+            StoreError::from(sqlx::raw_sql(sql).execute(&pool).await.unwrap_err())
+        };
         let full =
             fault("PRAGMA max_page_count = 3; CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(100000))").await;
         assert!(matches!(full, StoreError::Full), "{full}");

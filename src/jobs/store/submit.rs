@@ -36,19 +36,27 @@ const OPEN_JOBS: &str = "SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'ru
 impl Store {
     /// How many jobs are queued or running.
     pub async fn open_jobs(&self) -> Result<u64, StoreError> {
-        let open: i64 = on!(self, |pool, _| sqlx::query_scalar(OPEN_JOBS).fetch_one(pool).await?);
+        let open: i64 = on!(self, |pool, _| sqlx::query_scalar(OPEN_JOBS)
+            .fetch_one(pool)
+            .await?);
         Ok(natural(open))
     }
 
-    /// Adds a job where fewer than `max_open` are queued or running. Replicas that submit at the same moment may go beyond by one each.
+    /// Adds a job where fewer than `max_open` are queued or running. Replicas that submit at the
+    /// same moment may go beyond by one each.
     pub async fn submit(&self, new: &NewJob, max_open: u64) -> Result<Submitted, StoreError> {
-        if let Some(known) = self.submitted(new.idempotency_key.as_deref(), &new.asked).await? {
+        if let Some(known) = self
+            .submitted(new.idempotency_key.as_deref(), &new.asked)
+            .await?
+        {
             return Ok(known);
         }
         let units: u64 = new.shards.iter().map(|shard| shard.units).sum();
         let inserted = on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin).await?;
-            let open: i64 = sqlx::query_scalar(OPEN_JOBS).fetch_one(&mut *transaction).await?;
+            let open: i64 = sqlx::query_scalar(OPEN_JOBS)
+                .fetch_one(&mut *transaction)
+                .await?;
             if natural(open) >= max_open {
                 return Ok(Submitted::Full);
             }
@@ -70,9 +78,16 @@ impl Store {
             .await?
             .rows_affected();
             if inserted > 0 {
-                let reduction = PlannedShard { units: 0, payload: Value::Null };
+                let reduction = PlannedShard {
+                    units: 0,
+                    payload: Value::Null,
+                };
                 for (index, shard) in new.shards.iter().chain([&reduction]).enumerate() {
-                    let state = if index < new.shards.len() { "queued" } else { "waiting" };
+                    let state = if index < new.shards.len() {
+                        "queued"
+                    } else {
+                        "waiting"
+                    };
                     sqlx::query("INSERT INTO shards (job_id, idx, state, units, payload) VALUES ($1, $2, $3, $4, $5)")
                         .bind(&new.id)
                         .bind(integer(index as u64))
@@ -82,21 +97,33 @@ impl Store {
                         .execute(&mut *transaction)
                         .await?;
                 }
-                record!(transaction, &new.id, "state", json!({ "state": JobState::Queued }));
+                record!(
+                    transaction,
+                    &new.id,
+                    "state",
+                    json!({ "state": JobState::Queued })
+                );
             }
             transaction.commit().await?;
             inserted
         });
         let found = match inserted {
             // Another replica was quicker with the same key.
-            0 => self.submitted(new.idempotency_key.as_deref(), &new.asked).await?,
+            0 => {
+                self.submitted(new.idempotency_key.as_deref(), &new.asked)
+                    .await?
+            }
             _ => self.job(&new.id).await?.map(Submitted::New),
         };
         found.ok_or_else(|| StoreError::Unreadable("a job that was just submitted is gone".into()))
     }
 
     /// What an idempotency key stands for.
-    pub async fn submitted(&self, key: Option<&str>, asked: &Value) -> Result<Option<Submitted>, StoreError> {
+    pub async fn submitted(
+        &self,
+        key: Option<&str>,
+        asked: &Value,
+    ) -> Result<Option<Submitted>, StoreError> {
         let Some(key) = key else { return Ok(None) };
         let found: Option<(String, String)> = on!(self, |pool, _| {
             sqlx::query_as("SELECT id, asked FROM jobs WHERE idempotency_key = $1")
@@ -104,14 +131,17 @@ impl Store {
                 .fetch_optional(pool)
                 .await?
         });
-        let Some((id, before)) = found else { return Ok(None) };
+        let Some((id, before)) = found else {
+            return Ok(None);
+        };
         if serde_json::from_str::<Value>(&before).ok().as_ref() != Some(asked) {
             return Ok(Some(Submitted::KeyTaken { job: id }));
         }
         Ok(self.job(&id).await?.map(Submitted::Known))
     }
 
-    /// Ends a job that has not ended; its workers hear of it at their next heartbeat. Whether there was anything to end.
+    /// Ends a job that has not ended; its workers hear of it at their next heartbeat. Whether there
+    /// was anything to end.
     pub async fn cancel(&self, id: &str) -> Result<bool, StoreError> {
         let cancelled = on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin).await?;
@@ -124,7 +154,12 @@ impl Store {
             .await?
             .rows_affected();
             if cancelled > 0 {
-                record!(transaction, id, "state", json!({ "state": JobState::Cancelled }));
+                record!(
+                    transaction,
+                    id,
+                    "state",
+                    json!({ "state": JobState::Cancelled })
+                );
             }
             transaction.commit().await?;
             cancelled
@@ -136,13 +171,19 @@ impl Store {
     pub async fn delete(&self, id: &str) -> Result<bool, StoreError> {
         let deleted = on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin).await?;
-            sqlx::query("DELETE FROM shards WHERE job_id = $1").bind(id).execute(&mut *transaction).await?;
+            sqlx::query("DELETE FROM shards WHERE job_id = $1")
+                .bind(id)
+                .execute(&mut *transaction)
+                .await?;
             // Locks the job before its events.
             sqlx::query("UPDATE jobs SET state = 'cancelled' WHERE id = $1")
                 .bind(id)
                 .execute(&mut *transaction)
                 .await?;
-            sqlx::query("DELETE FROM job_events WHERE job_id = $1").bind(id).execute(&mut *transaction).await?;
+            sqlx::query("DELETE FROM job_events WHERE job_id = $1")
+                .bind(id)
+                .execute(&mut *transaction)
+                .await?;
             let deleted = sqlx::query("DELETE FROM jobs WHERE id = $1")
                 .bind(id)
                 .execute(&mut *transaction)
@@ -154,7 +195,8 @@ impl Store {
         Ok(deleted > 0)
     }
 
-    /// Jobs that ended longer ago than `age_ms`, and those that ended before the last `kept`; the oldest first, a thousand at most.
+    /// Jobs that ended longer ago than `age_ms`, and those that ended before the last `kept`; the
+    /// oldest first, a thousand at most.
     pub async fn outdated(&self, age_ms: u64, kept: u64) -> Result<Vec<String>, StoreError> {
         Ok(on!(self, |pool, _| {
             sqlx::query_scalar(
@@ -175,7 +217,10 @@ impl Store {
         let mut gone = Vec::new();
         for id in ids {
             let found: Option<i64> = on!(self, |pool, _| {
-                sqlx::query_scalar("SELECT created_at FROM jobs WHERE id = $1").bind(&id).fetch_optional(pool).await?
+                sqlx::query_scalar("SELECT created_at FROM jobs WHERE id = $1")
+                    .bind(&id)
+                    .fetch_optional(pool)
+                    .await?
             });
             if found.is_none() {
                 gone.push(id);

@@ -79,47 +79,89 @@ impl Parameter {
 
     /// As [`Self::allowed`], with the names of this model.
     pub fn allowed_for(&self, facts: &Facts<'_>) -> Vec<String> {
-        if let Kind::Name { among, .. } = self.kind { among(facts) } else { self.allowed() }
+        if let Kind::Name { among, .. } = self.kind {
+            among(facts)
+        } else {
+            self.allowed()
+        }
     }
 
-    /// The default where it does not depend on the model; `None` too for a parameter that is off by default.
+    /// The default where it does not depend on the model; `None` too for a parameter that is off by
+    /// default.
     pub fn default_of(&self, method: &'static Method) -> Option<Value> {
-        if self.from_model { None } else { (self.get)(&Parameters::defaults(method, Head::Logits, PatternLayers::All)) }
+        if self.from_model {
+            None
+        } else {
+            (self.get)(&Parameters::defaults(
+                method,
+                Head::Logits,
+                PatternLayers::All,
+            ))
+        }
     }
 
-    pub(super) fn set(&self, parameters: &mut Parameters, value: &Value, facts: &Facts<'_>) -> Result<(), String> {
+    pub(super) fn set(
+        &self,
+        parameters: &mut Parameters,
+        value: &Value,
+        facts: &Facts<'_>,
+    ) -> Result<(), String> {
         match &self.kind {
             Kind::Integer { min, max, set } => {
-                let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
+                let number = value
+                    .as_u64()
+                    .or_else(|| value.as_str()?.trim().parse().ok());
                 let number = number.filter(|n| (min..=max).contains(&n));
                 set(
                     parameters,
-                    number.ok_or_else(|| format!("{} is not an integer from {min} to {max}", shown(value)))?,
+                    number.ok_or_else(|| {
+                        format!("{} is not an integer from {min} to {max}", shown(value))
+                    })?,
                 );
             }
             Kind::Number { above, max, set } => {
-                let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+                let number = value
+                    .as_f64()
+                    .or_else(|| value.as_str()?.trim().parse().ok());
                 let number = number.filter(|n| above < n && n <= max);
                 set(
                     parameters,
-                    number
-                        .ok_or_else(|| format!("{} is not a number above {above} and at most {max}", shown(value)))?,
+                    number.ok_or_else(|| {
+                        format!(
+                            "{} is not a number above {above} and at most {max}",
+                            shown(value)
+                        )
+                    })?,
                 );
             }
             Kind::Boolean { set } => {
-                let flag = value.as_bool().or_else(|| value.as_str()?.trim().to_ascii_lowercase().parse().ok());
-                set(parameters, flag.ok_or_else(|| format!("{} is neither true nor false", shown(value)))?);
+                let flag = value
+                    .as_bool()
+                    .or_else(|| value.as_str()?.trim().to_ascii_lowercase().parse().ok());
+                set(
+                    parameters,
+                    flag.ok_or_else(|| format!("{} is neither true nor false", shown(value)))?,
+                );
             }
             Kind::Choice { allowed, set } => {
                 let refused = || format!("{} is not one of the choices", shown(value));
-                if !value.as_str().is_some_and(|choice| allowed.contains(&choice)) {
+                if !value
+                    .as_str()
+                    .is_some_and(|choice| allowed.contains(&choice))
+                {
                     return Err(refused());
                 }
                 set(parameters, value.clone()).map_err(|_| refused())?;
             }
             Kind::Name { form, among, set } => {
-                let name = value.as_str().filter(|name| among(facts).iter().any(|known| known == name));
-                set(parameters, name.ok_or_else(|| format!("{} is not {form}", shown(value)))?.to_owned());
+                let name = value
+                    .as_str()
+                    .filter(|name| among(facts).iter().any(|known| known == name));
+                set(
+                    parameters,
+                    name.ok_or_else(|| format!("{} is not {form}", shown(value)))?
+                        .to_owned(),
+                );
             }
             Kind::Text { set, .. } => set(parameters, value, facts)?,
         }

@@ -1,5 +1,5 @@
-//! Every parameter of every method: one table that parses, describes and prints them.
-//! A resolved set prints completely, and means the same when posted back. All faults are reported together.
+//! Every parameter of every method: one table that parses, describes and prints them. A resolved
+//! set prints completely, and means the same when posted back. All faults are reported together.
 
 mod kind;
 pub mod table;
@@ -24,7 +24,8 @@ use crate::{
 };
 pub use kind::{Kind, Parameter};
 
-/// A method with all its parameters resolved. Fields that the method does not take keep their defaults and are not printed.
+/// A method with all its parameters resolved. Fields that the method does not take keep their
+/// defaults and are not printed.
 #[derive(Clone, Debug)]
 pub struct Parameters {
     pub method: &'static Method,
@@ -71,10 +72,12 @@ pub enum SegmentSource {
 /// Published code that differs from its paper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compat {
-    /// The code of the PGIG paper: the last term of the path left out, and noise that adds up from sample to sample.
+    /// The code of the PGIG paper: the last term of the path left out, and noise that adds up from
+    /// sample to sample.
     #[serde(rename = "pgig-2020")]
     Pgig2020,
-    /// The paper of sig.txt where its public code differs: black and white, colours in 0..=1, segments from 20 pixels on.
+    /// The paper of sig.txt where its public code differs: black and white, colours in 0..=1,
+    /// segments from 20 pixels on.
     #[serde(rename = "sig-2019")]
     Sig2019,
 }
@@ -121,8 +124,9 @@ impl Parameters {
         parameters
     }
 
-    /// Resolves what was given (texts or JSON values, by name, `method` among them) against the defaults of method and model.
-    /// Without `method` it is `pgig` where the model has patterns, else `integrated_gradients`.
+    /// Resolves what was given (texts or JSON values, by name, `method` among them) against the
+    /// defaults of method and model. Without `method` it is `pgig` where the model has patterns,
+    /// else `integrated_gradients`.
     pub fn parse(given: &Map<String, Value>, facts: &Facts<'_>) -> Result<Self, Faults> {
         let given = &renamed(given.clone());
         let mut faults = Faults::default();
@@ -134,7 +138,12 @@ impl Parameters {
         let Some(method) = method else {
             let value = given.get("method").unwrap_or(&Value::Null);
             let ids = registry::METHODS.iter().map(|method| method.id);
-            return Err(Fault::new("method", format!("no method is called {}", shown(value)), ids).into());
+            return Err(Fault::new(
+                "method",
+                format!("no method is called {}", shown(value)),
+                ids,
+            )
+            .into());
         };
         let mut parameters = Self::defaults(method, facts.head, facts.pattern_layers.clone());
         parameters.layer = facts.layer.map(str::to_owned);
@@ -142,23 +151,44 @@ impl Parameters {
             if let Some(value) = given.get(parameter.name)
                 && let Err(message) = parameter.set(&mut parameters, value, facts)
             {
-                faults.push(Fault { param: parameter.name.into(), message, allowed: parameter.allowed_for(facts) });
+                faults.push(Fault {
+                    param: parameter.name.into(),
+                    message,
+                    allowed: parameter.allowed_for(facts),
+                });
             }
         }
-        let unknown = given.keys().filter(|name| *name != "method" && !method.takes(name));
-        faults.refuse_unknown(unknown, &format!("is not a parameter of {}", method.id), || {
-            method.parameters().map(|parameter| parameter.name.to_owned()).collect()
-        });
+        let unknown = given
+            .keys()
+            .filter(|name| *name != "method" && !method.takes(name));
+        faults.refuse_unknown(
+            unknown,
+            &format!("is not a parameter of {}", method.id),
+            || {
+                method
+                    .parameters()
+                    .map(|parameter| parameter.name.to_owned())
+                    .collect()
+            },
+        );
         parameters.contradictions(given, facts, &mut faults);
         faults.settle(parameters)
     }
 
     fn contradictions(&self, given: &Map<String, Value>, facts: &Facts<'_>, faults: &mut Faults) {
-        let mut refuse =
-            |param: &str, message: &str, allowed: &[&str]| faults.push(Fault::new(param, message, allowed));
+        let mut refuse = |param: &str, message: &str, allowed: &[&str]| {
+            faults.push(Fault::new(param, message, allowed))
+        };
         if self.tolerance.is_some() {
-            for name in ["n_steps", "quadrature", "quality"].into_iter().filter(|name| given.contains_key(*name)) {
-                refuse(name, "is chosen by the tolerance: give one or the other", &[]);
+            for name in ["n_steps", "quadrature", "quality"]
+                .into_iter()
+                .filter(|name| given.contains_key(*name))
+            {
+                refuse(
+                    name,
+                    "is chosen by the tolerance: give one or the other",
+                    &[],
+                );
             }
             if !self.is_complete() {
                 refuse(
@@ -170,31 +200,56 @@ impl Parameters {
         } else if given.contains_key("max_steps") && !given.contains_key("tolerance") {
             refuse("max_steps", "limits a tolerance, and none is given", &[]);
         }
-        if given.contains_key("pattern_layers") && self.method.takes("pattern_layers") && !self.needs_patterns() {
-            refuse("pattern_layers", "chooses among patterns, and the rule set uses none: leave one out", &[]);
+        if given.contains_key("pattern_layers")
+            && self.method.takes("pattern_layers")
+            && !self.needs_patterns()
+        {
+            refuse(
+                "pattern_layers",
+                "chooses among patterns, and the rule set uses none: leave one out",
+                &[],
+            );
         }
         if self.method.takes("layer") && self.layer.is_none() {
-            refuse("layer", "the model has no layer with height and width between its input and its head", &[]);
+            refuse(
+                "layer",
+                "the model has no layer with height and width between its input and its head",
+                &[],
+            );
         }
         if self.compat == Some(Compat::Pgig2020) && self.method.takes("n_steps") {
             if self.tolerance.is_some() {
-                refuse("tolerance", "cannot be met by compat pgig-2020, which leaves out a term", &[]);
+                refuse(
+                    "tolerance",
+                    "cannot be met by compat pgig-2020, which leaves out a term",
+                    &[],
+                );
             }
             if self.quadrature != Quadrature::RiemannRight {
-                refuse("quadrature", "compat pgig-2020 knows one rule", &["riemann_right"]);
+                refuse(
+                    "quadrature",
+                    "compat pgig-2020 knows one rule",
+                    &["riemann_right"],
+                );
             }
             if self.n_steps.get() == 1 {
-                refuse("n_steps", "compat pgig-2020 leaves out the only term", &["2 to 10000"]);
+                refuse(
+                    "n_steps",
+                    "compat pgig-2020 leaves out the only term",
+                    &["2 to 10000"],
+                );
             }
         }
         faults.extend(self.single_output_fault(facts.classes.count));
     }
 
     pub(super) fn single_output_fault(&self, classes: Option<usize>) -> Option<Fault> {
-        let saturated = self.head == Head::Probabilities && classes == Some(1) && self.rule_set.is_some();
+        let saturated =
+            self.head == Head::Probabilities && classes == Some(1) && self.rule_set.is_some();
         saturated.then(|| Fault {
             param: "head".to_owned(),
-            message: "the model has one output and no Sigmoid behind it: there is no probability".to_owned(),
+            message: "the model has one output and no Sigmoid behind it: there is no probability"
+                .to_owned(),
             allowed: vec!["logits".to_owned()],
         })
     }
@@ -211,10 +266,14 @@ impl Parameters {
         self.rule_set.is_some_and(RuleSetId::needs_patterns)
     }
 
-    /// The derived graph with the rule set with respect to the input. What a rule set does not look at has one spelling, so that
-    /// methods share graphs.
+    /// The derived graph with the rule set with respect to the input. What a rule set does not look
+    /// at has one spelling, so that methods share graphs.
     pub fn derive_spec(&self) -> DeriveSpec {
-        let pattern_layers = if self.needs_patterns() { self.pattern_layers.clone() } else { PatternLayers::All };
+        let pattern_layers = if self.needs_patterns() {
+            self.pattern_layers.clone()
+        } else {
+            PatternLayers::All
+        };
         DeriveSpec {
             rule_sets: self.rule_set.into_iter().collect(),
             wrt: Wrt::Input,
@@ -226,14 +285,21 @@ impl Parameters {
 
     /// How many baselines a run needs: none without the parameter `baseline`.
     pub fn baselines(&self) -> usize {
-        if self.method.takes("baseline") { self.baseline.count() } else { 0 }
+        if self.method.takes("baseline") {
+            self.baseline.count()
+        } else {
+            0
+        }
     }
 
-    /// Evaluations that explaining one input in all these ways takes, nothing shared but the clean input: at most under a
-    /// `tolerance`, else exactly. `first`: the clean input is evaluated before the runs.
+    /// Evaluations that explaining one input in all these ways takes, nothing shared but the clean
+    /// input: at most under a `tolerance`, else exactly. `first`: the clean input is evaluated
+    /// before the runs.
     pub fn cost_of<'a>(all: impl Iterator<Item = &'a Self> + Clone, first: bool) -> usize {
         let asked = |p: &Self| (p.method.cost.asks_input)(p);
-        all.clone().map(|p| p.target.answers() * (p.method.cost.count)(p)).sum::<usize>()
+        all.clone()
+            .map(|p| p.target.answers() * (p.method.cost.count)(p))
+            .sum::<usize>()
             + usize::from(first || !all.clone().any(asked))
     }
 
@@ -242,17 +308,30 @@ impl Parameters {
         Self::cost_of(std::iter::once(self), first)
     }
 
-    /// All of them, resolved, with the method: what an answer states, and what gives that answer again when posted.
+    /// All of them, resolved, with the method: what an answer states, and what gives that answer
+    /// again when posted.
     pub fn to_json(&self) -> Map<String, Value> {
-        let values = self.method.parameters().filter_map(|p| Some((p.name.to_owned(), (p.get)(self)?)));
-        [("method".to_owned(), json!(self.method.id))].into_iter().chain(values).collect()
+        let values = self
+            .method
+            .parameters()
+            .filter_map(|p| Some((p.name.to_owned(), (p.get)(self)?)));
+        [("method".to_owned(), json!(self.method.id))]
+            .into_iter()
+            .chain(values)
+            .collect()
     }
 }
 
-/// What was given, by the names of today: `seed` was the gradient at the output (one or value), and the random seed `seed_value`.
+/// What was given, by the names of today: `seed` was the gradient at the output (one or value), and
+/// the random seed `seed_value`.
 pub fn renamed(mut given: Map<String, Value>) -> Map<String, Value> {
-    let is_gradient = given.get("seed").is_some_and(|value| value == "one" || value == "value");
-    let old = [("seed", "grad_output", is_gradient), ("seed_value", "seed", true)];
+    let is_gradient = given
+        .get("seed")
+        .is_some_and(|value| value == "one" || value == "value");
+    let old = [
+        ("seed", "grad_output", is_gradient),
+        ("seed_value", "seed", true),
+    ];
     for (old, new, _) in old.into_iter().filter(|(.., is_meant)| *is_meant) {
         if !given.contains_key(new)
             && let Some(value) = given.shift_remove(old)
@@ -276,15 +355,24 @@ mod tests {
     use super::*;
     use crate::model::labels::Labels;
 
-    static LAYERS: LazyLock<Vec<Layer>> =
-        LazyLock::new(|| ["conv", "relu"].map(|name| Layer { name: name.into(), shape: [3, 8, 8] }).into());
+    static LAYERS: LazyLock<Vec<Layer>> = LazyLock::new(|| {
+        ["conv", "relu"]
+            .map(|name| Layer {
+                name: name.into(),
+                shape: [3, 8, 8],
+            })
+            .into()
+    });
 
     fn facts(labels: &Labels) -> Facts<'_> {
         Facts {
             model: "tiny",
             head: Head::Probabilities,
             pattern_layers: &PatternLayers::Inner,
-            classes: Classes { labels, count: Some(3) },
+            classes: Classes {
+                labels,
+                count: Some(3),
+            },
             has_patterns: true,
             layers: LAYERS.as_slice(),
             layer: Some("relu"),
@@ -293,7 +381,8 @@ mod tests {
 
     fn parse(given: Value) -> Result<Parameters, Vec<Fault>> {
         let labels = Labels::from(["cat", "dog", "bird"].map(String::from).to_vec());
-        Parameters::parse(given.as_object().unwrap(), &facts(&labels)).map_err(|faults| faults.shown().to_vec())
+        Parameters::parse(given.as_object().unwrap(), &facts(&labels))
+            .map_err(|faults| faults.shown().to_vec())
     }
 
     #[test]
@@ -305,8 +394,14 @@ mod tests {
                    "baseline": "zero", "n_steps": 25, "quadrature": "riemann_right", "multiply_by_inputs": true,
                    "seed": 0})
         );
-        assert_eq!(print(json!({"method": "pattern_attribution"}))["grad_output"], json!("value"));
-        assert_eq!(print(json!({"method": "random"})), json!({"method": "random", "target": "predicted", "seed": 0}));
+        assert_eq!(
+            print(json!({"method": "pattern_attribution"}))["grad_output"],
+            json!("value")
+        );
+        assert_eq!(
+            print(json!({"method": "random"})),
+            json!({"method": "random", "target": "predicted", "seed": 0})
+        );
     }
 
     #[test]
@@ -325,32 +420,55 @@ mod tests {
         let old = parse(json!({"method": "pgig", "seed": "value", "seed_value": 7})).unwrap();
         let new = parse(json!({"method": "pgig", "grad_output": "value", "seed": 7})).unwrap();
         assert_eq!(old.to_json(), new.to_json());
-        assert_eq!((new.to_json()["grad_output"].clone(), new.seed), (json!("value"), 7));
-        assert_eq!(parse(json!({"method": "pgig", "seed": "other"})).unwrap_err()[0].param, "seed");
-        assert_eq!(parse(json!({"method": "pgig", "seed": 1, "seed_value": 7})).unwrap_err()[0].param, "seed_value");
+        assert_eq!(
+            (new.to_json()["grad_output"].clone(), new.seed),
+            (json!("value"), 7)
+        );
+        assert_eq!(
+            parse(json!({"method": "pgig", "seed": "other"})).unwrap_err()[0].param,
+            "seed"
+        );
+        assert_eq!(
+            parse(json!({"method": "pgig", "seed": 1, "seed_value": 7})).unwrap_err()[0].param,
+            "seed_value"
+        );
     }
 
     #[test]
     fn a_preset_is_resolved_and_can_be_overridden_in_part() {
         let fast = parse(json!({"quality": "fast"})).unwrap();
-        assert_eq!((fast.n_steps.get(), fast.quadrature), (8, Quadrature::RiemannMidpoint));
+        assert_eq!(
+            (fast.n_steps.get(), fast.quadrature),
+            (8, Quadrature::RiemannMidpoint)
+        );
         let more = parse(json!({"n_steps": 100, "quality": "fine"})).unwrap();
-        assert_eq!((more.n_steps.get(), more.quadrature), (100, Quadrature::RiemannMidpoint));
+        assert_eq!(
+            (more.n_steps.get(), more.quadrature),
+            (100, Quadrature::RiemannMidpoint)
+        );
     }
 
     #[test]
     fn every_method_posted_back_resolves_to_itself() {
-        let mut given: Vec<Value> = registry::METHODS.iter().map(|method| json!({"method": method.id})).collect();
+        let mut given: Vec<Value> = registry::METHODS
+            .iter()
+            .map(|method| json!({"method": method.id}))
+            .collect();
         given.push(json!({"method": "integrated_gradients", "tolerance": 0.01, "target": "cat-dog", "baseline": "black+white"}));
         given.push(
             json!({"pattern_layers": "conv1, conv2", "quality": "fast", "grad_output": "value", "target": "top:2"}),
         );
-        for method in registry::METHODS.iter().filter(|method| method.takes("rule_set")) {
+        for method in registry::METHODS
+            .iter()
+            .filter(|method| method.takes("rule_set"))
+        {
             let sets = RuleSetId::ALL.map(|set| json!({"method": method.id, "rule_set": set.id()}));
             given.extend(sets);
         }
         for method in registry::METHODS {
-            let compat = method.parameters().filter(|parameter| parameter.name == "compat");
+            let compat = method
+                .parameters()
+                .filter(|parameter| parameter.name == "compat");
             let values = compat.flat_map(|parameter| parameter.allowed());
             given.extend(values.map(|value| json!({"method": method.id, "compat": value})));
         }
@@ -387,35 +505,83 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let cases = [
-            (json!({"method": "integrated_gradients", "tolerance": 0.1, "n_steps": 5}), "n_steps"),
-            (json!({"method": "integrated_gradients", "tolerance": 0.1, "grad_output": "value"}), "tolerance"),
-            (json!({"method": "integrated_gradients", "max_steps": 50}), "max_steps"),
+            (
+                json!({"method": "integrated_gradients", "tolerance": 0.1, "n_steps": 5}),
+                "n_steps",
+            ),
+            (
+                json!({"method": "integrated_gradients", "tolerance": 0.1, "grad_output": "value"}),
+                "tolerance",
+            ),
+            (
+                json!({"method": "integrated_gradients", "max_steps": 50}),
+                "max_steps",
+            ),
             (json!({"method": "pgig", "tolerance": 0.1}), "tolerance"),
-            (json!({"method": "integrated_gradients", "tolerance": 0.1, "rule_set": "guided_backprop"}), "tolerance"),
-            (json!({"method": "integrated_gradients", "pattern_layers": "all"}), "pattern_layers"),
-            (json!({"method": "input_x_gradient", "rule_set": "deconvnet", "pattern_layers": "all"}), "pattern_layers"),
-            (json!({"method": "gradient", "rule_set": "deconvnet"}), "rule_set"),
-            (json!({"method": "gradient", "compat": "pgig-2020"}), "compat"),
-            (json!({"method": "integrated_gradients", "compat": "sig-2019"}), "compat"),
-            (json!({"method": "integrated_gradients", "compat": "pgig-2020", "quality": "fast"}), "quadrature"),
-            (json!({"method": "pgig", "compat": "pgig-2020", "n_steps": 1}), "n_steps"),
-            (json!({"method": "integrated_gradients", "compat": "pgig-2020", "tolerance": 0.1}), "tolerance"),
+            (
+                json!({"method": "integrated_gradients", "tolerance": 0.1, "rule_set": "guided_backprop"}),
+                "tolerance",
+            ),
+            (
+                json!({"method": "integrated_gradients", "pattern_layers": "all"}),
+                "pattern_layers",
+            ),
+            (
+                json!({"method": "input_x_gradient", "rule_set": "deconvnet", "pattern_layers": "all"}),
+                "pattern_layers",
+            ),
+            (
+                json!({"method": "gradient", "rule_set": "deconvnet"}),
+                "rule_set",
+            ),
+            (
+                json!({"method": "gradient", "compat": "pgig-2020"}),
+                "compat",
+            ),
+            (
+                json!({"method": "integrated_gradients", "compat": "sig-2019"}),
+                "compat",
+            ),
+            (
+                json!({"method": "integrated_gradients", "compat": "pgig-2020", "quality": "fast"}),
+                "quadrature",
+            ),
+            (
+                json!({"method": "pgig", "compat": "pgig-2020", "n_steps": 1}),
+                "n_steps",
+            ),
+            (
+                json!({"method": "integrated_gradients", "compat": "pgig-2020", "tolerance": 0.1}),
+                "tolerance",
+            ),
             (json!({"method": "occlusion"}), "method"),
             (json!({"method": "grad_cam", "layer": "nowhere"}), "layer"),
-            (json!({"method": "smooth_grad", "noise_level": 0}), "noise_level"),
+            (
+                json!({"method": "smooth_grad", "noise_level": 0}),
+                "noise_level",
+            ),
         ];
         for (given, param) in cases {
             let faults = parse(given).unwrap_err();
-            assert_eq!((faults.len(), faults[0].param.as_str()), (1, param), "{faults:?}");
+            assert_eq!(
+                (faults.len(), faults[0].param.as_str()),
+                (1, param),
+                "{faults:?}"
+            );
         }
     }
 
     #[test]
     fn pattern_layers_are_stated_where_patterns_are_used() {
-        let print =
-            |rule_set: &str| parse(json!({"method": "integrated_gradients", "rule_set": rule_set})).unwrap().to_json();
+        let print = |rule_set: &str| {
+            parse(json!({"method": "integrated_gradients", "rule_set": rule_set}))
+                .unwrap()
+                .to_json()
+        };
         assert_eq!(print("pattern_net")["pattern_layers"], json!("inner"));
-        let own = parse(json!({"method": "pattern_attribution"})).unwrap().to_json();
+        let own = parse(json!({"method": "pattern_attribution"}))
+            .unwrap()
+            .to_json();
         assert_eq!(
             own["pattern_layers"],
             json!("all"),
@@ -424,13 +590,22 @@ mod tests {
         assert!(!print("gradient").contains_key("pattern_layers"));
         let all = json!({"method": "integrated_gradients", "rule_set": "pattern_attribution", "pattern_layers": "all"});
         let spec = parse(all).unwrap().derive_spec();
-        assert_eq!((spec.rule_sets, spec.pattern_layers), (vec![RuleSetId::PatternAttribution], PatternLayers::All));
+        assert_eq!(
+            (spec.rule_sets, spec.pattern_layers),
+            (vec![RuleSetId::PatternAttribution], PatternLayers::All)
+        );
     }
 
     #[test]
     fn the_probability_of_a_single_output_is_refused() {
         let labels = Labels::default();
-        let facts = Facts { classes: Classes { labels: &labels, count: Some(1) }, ..facts(&labels) };
+        let facts = Facts {
+            classes: Classes {
+                labels: &labels,
+                count: Some(1),
+            },
+            ..facts(&labels)
+        };
         let error = Parameters::parse(&Map::new(), &facts).unwrap_err();
         assert!(error.to_string().starts_with("head:"), "{error}");
     }
@@ -439,7 +614,9 @@ mod tests {
     fn every_choice_allowed_is_accepted_and_nothing_else() {
         for method in registry::METHODS {
             for parameter in method.parameters() {
-                let Kind::Choice { allowed, .. } = parameter.kind else { continue };
+                let Kind::Choice { allowed, .. } = parameter.kind else {
+                    continue;
+                };
                 for choice in allowed {
                     parse(json!({"method": method.id, parameter.name: choice})).unwrap();
                 }

@@ -67,7 +67,13 @@ pub const DIFFERENTIATED: &[Parameter] = &[
 const PATTERN_LAYERS: Parameter = Parameter {
     name: "pattern_layers",
     kind: Kind::Text {
-        forms: &["all", "inner", "except_first", "except_last", "a list of nodes"],
+        forms: &[
+            "all",
+            "inner",
+            "except_first",
+            "except_last",
+            "a list of nodes",
+        ],
         set: |p, value, _| layers(value).map(|layers| p.pattern_layers = layers),
     },
     doc: "The layers whose weights are combined with their patterns, where the rule set uses patterns; other layers keep the plain gradient.",
@@ -81,15 +87,25 @@ const PATTERN_LAYERS: Parameter = Parameter {
 
 pub const PATTERNED: &[Parameter] = &[PATTERN_LAYERS];
 
-/// For methods that are defined with patterns in every layer: what a model prefers suits products with the input's difference.
-pub const PATTERNED_THROUGHOUT: &[Parameter] = &[Parameter { from_model: false, ..PATTERN_LAYERS }];
+/// For methods that are defined with patterns in every layer: what a model prefers suits products
+/// with the input's difference.
+pub const PATTERNED_THROUGHOUT: &[Parameter] = &[Parameter {
+    from_model: false,
+    ..PATTERN_LAYERS
+}];
 
 /// For methods of which the rule set is a choice.
 pub const RULED: &[Parameter] = &[
     Parameter {
         name: "rule_set",
         kind: Kind::Choice {
-            allowed: &["gradient", "guided_backprop", "deconvnet", "pattern_attribution", "pattern_net"],
+            allowed: &[
+                "gradient",
+                "guided_backprop",
+                "deconvnet",
+                "pattern_attribution",
+                "pattern_net",
+            ],
             set: |p, value| choose(value).map(|rule_set| p.rule_set = Some(rule_set)),
         },
         doc: "The rules of the backward pass: the plain gradient, or those of guided_backprop, deconvnet, pattern_attribution or pattern_net.",
@@ -141,7 +157,11 @@ pub const PATH: &[Parameter] = &[
     },
     Parameter {
         name: "n_steps",
-        kind: Kind::Integer { min: 1, max: MAX_STEPS, set: |p, n| p.n_steps = counted(n) },
+        kind: Kind::Integer {
+            min: 1,
+            max: MAX_STEPS,
+            set: |p, n| p.n_steps = counted(n),
+        },
         doc: "The number of points on the path, for each baseline.",
         from_model: false,
         get: |p| p.tolerance.is_none().then(|| json!(p.n_steps)),
@@ -149,7 +169,13 @@ pub const PATH: &[Parameter] = &[
     Parameter {
         name: "quadrature",
         kind: Kind::Choice {
-            allowed: &["riemann_left", "riemann_right", "riemann_midpoint", "riemann_trapezoid", "gauss_legendre"],
+            allowed: &[
+                "riemann_left",
+                "riemann_right",
+                "riemann_midpoint",
+                "riemann_trapezoid",
+                "gauss_legendre",
+            ],
             set: |p, value| choose(value).map(|quadrature| p.quadrature = quadrature),
         },
         doc: "The quadrature rule of the path integral; riemann_right is Eq. 1 of the PGIG paper.",
@@ -158,7 +184,9 @@ pub const PATH: &[Parameter] = &[
     },
     Parameter {
         name: "multiply_by_inputs",
-        kind: Kind::Boolean { set: |p, multiply| p.multiply_by_inputs = multiply },
+        kind: Kind::Boolean {
+            set: |p, multiply| p.multiply_by_inputs = multiply,
+        },
         doc: "Whether the averaged gradient is multiplied by (x - x').",
         from_model: false,
         get: |p| Some(json!(p.multiply_by_inputs)),
@@ -169,14 +197,22 @@ pub const PATH: &[Parameter] = &[
 pub const REFINED: &[Parameter] = &[
     Parameter {
         name: "tolerance",
-        kind: Kind::Number { above: 0.0, max: 1.0, set: |p, tolerance| p.tolerance = Some(tolerance) },
+        kind: Kind::Number {
+            above: 0.0,
+            max: 1.0,
+            set: |p, tolerance| p.tolerance = Some(tolerance),
+        },
         doc: "Instead of n_steps: riemann_midpoint with 8 points, tripled until approximation_error is below this value.",
         from_model: false,
         get: |p| p.tolerance.map(|tolerance| json!(tolerance)),
     },
     Parameter {
         name: "max_steps",
-        kind: Kind::Integer { min: 8, max: MAX_STEPS, set: |p, n| p.max_steps = n as usize },
+        kind: Kind::Integer {
+            min: 8,
+            max: MAX_STEPS,
+            set: |p, n| p.max_steps = n as usize,
+        },
         doc: "With tolerance: the most points on the path, for each baseline.",
         from_model: false,
         get: |p| p.tolerance.is_some().then(|| json!(p.max_steps)),
@@ -185,7 +221,11 @@ pub const REFINED: &[Parameter] = &[
 
 pub const RANDOM: &[Parameter] = &[Parameter {
     name: "seed",
-    kind: Kind::Integer { min: 0, max: MAX_EXACT, set: |p, seed| p.seed = seed },
+    kind: Kind::Integer {
+        min: 0,
+        max: MAX_EXACT,
+        set: |p, seed| p.seed = seed,
+    },
     doc: "Seed of the random number generator (ChaCha8).",
     from_model: false,
     get: |p| Some(json!(p.seed)),
@@ -193,7 +233,11 @@ pub const RANDOM: &[Parameter] = &[Parameter {
 
 const N_SAMPLES: Parameter = Parameter {
     name: "n_samples",
-    kind: Kind::Integer { min: 1, max: MAX_STEPS, set: |p, n| p.n_samples = counted(n) },
+    kind: Kind::Integer {
+        min: 1,
+        max: MAX_STEPS,
+        set: |p, n| p.n_samples = counted(n),
+    },
     doc: "The number of random samples.",
     from_model: false,
     get: |p| Some(json!(p.n_samples)),
@@ -207,7 +251,11 @@ pub const NOISY: &[Parameter] = &[
     N_SAMPLES,
     Parameter {
         name: "noise_level",
-        kind: Kind::Number { above: 0.0, max: 10.0, set: |p, level| p.noise_level = level },
+        kind: Kind::Number {
+            above: 0.0,
+            max: 10.0,
+            set: |p, level| p.noise_level = level,
+        },
         doc: "Standard deviation of the noise, as a fraction of the input's range (max - min).",
         from_model: false,
         get: |p| Some(json!(p.noise_level)),
@@ -219,7 +267,13 @@ pub const LAYERED: &[Parameter] = &[Parameter {
     name: "layer",
     kind: Kind::Name {
         form: "a layer of the model (GET /models/{id} lists them)",
-        among: |facts| facts.layers.iter().map(|layer| layer.name.clone()).collect(),
+        among: |facts| {
+            facts
+                .layers
+                .iter()
+                .map(|layer| layer.name.clone())
+                .collect()
+        },
         set: |p, layer| p.layer = Some(layer),
     },
     doc: "The layer whose activations are weighted.",
@@ -258,14 +312,22 @@ pub const REGIONS: &[Parameter] = &[
     },
     Parameter {
         name: "area_threshold",
-        kind: Kind::Number { above: 0.0, max: 1.0, set: |p, part| p.area_threshold = part },
+        kind: Kind::Number {
+            above: 0.0,
+            max: 1.0,
+            set: |p, part| p.area_threshold = part,
+        },
         doc: "Regions are ranked until they cover more than this fraction of the picture; the remaining pixels get their mean.",
         from_model: false,
         get: |p| Some(json!(p.area_threshold)),
     },
     Parameter {
         name: "min_pixel_diff",
-        kind: Kind::Integer { min: 1, max: 1_000_000, set: |p, n| p.min_pixel_diff = n as usize },
+        kind: Kind::Integer {
+            min: 1,
+            max: 1_000_000,
+            set: |p, n| p.min_pixel_diff = n as usize,
+        },
         doc: "Regions that would add fewer pixels are skipped.",
         from_model: false,
         get: |p| Some(json!(p.min_pixel_diff)),
@@ -294,7 +356,10 @@ pub const COMPAT_SIG: &[Parameter] = &[Parameter {
 pub const fn compat(allowed: &'static [&'static str], doc: &'static str) -> Parameter {
     Parameter {
         name: "compat",
-        kind: Kind::Choice { allowed, set: |p, value| choose(value).map(|compat| p.compat = Some(compat)) },
+        kind: Kind::Choice {
+            allowed,
+            set: |p, value| choose(value).map(|compat| p.compat = Some(compat)),
+        },
         doc,
         from_model: false,
         get: |p| p.compat.map(|compat| json!(compat)),
@@ -327,7 +392,8 @@ fn layers(value: &Value) -> Result<PatternLayers, String> {
             "except_last" => return Ok(PatternLayers::ExceptLast),
             list => list.split(',').map(|node| node.trim().to_owned()).collect(),
         },
-        list => serde_json::from_value::<Vec<String>>(list.clone()).map_err(|_| "is not a list of nodes".to_owned())?,
+        list => serde_json::from_value::<Vec<String>>(list.clone())
+            .map_err(|_| "is not a list of nodes".to_owned())?,
     };
     if nodes.is_empty() || nodes.iter().any(String::is_empty) {
         return Err("names an empty node".to_owned());

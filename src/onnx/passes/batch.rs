@@ -1,5 +1,6 @@
-//! Makes the batch of a model that was exported with a batch of 1 symbolic, where every node provably treats rows alike.
-//! Run after `fold`. A graph in which some node may mix or count rows is returned as it is.
+//! Makes the batch of a model that was exported with a batch of 1 symbolic, where every node
+//! provably treats rows alike. Run after `fold`. A graph in which some node may mix or count rows
+//! is returned as it is.
 
 use std::collections::HashSet;
 
@@ -15,7 +16,8 @@ pub const BATCH: &str = "batch";
 
 pub fn free_batch(graph: Graph) -> Result<Graph, OnnxError> {
     let fixed = |input: &crate::onnx::graph::ValueInfo| {
-        input.value_type.shape.first() == Some(&Dim::Known(1)) && input.value_type.known_shape().is_some()
+        input.value_type.shape.first() == Some(&Dim::Known(1))
+            && input.value_type.known_shape().is_some()
     };
     if graph.inputs.is_empty() || !graph.inputs.iter().all(fixed) {
         return Ok(graph);
@@ -35,9 +37,18 @@ fn freed(source: &Graph) -> Option<Graph> {
     }
     let mut names = Names::of(&graph);
     let mut types = Types::of_sources(&graph);
-    let mut batched: HashSet<String> = graph.inputs.iter().map(|input| input.name.clone()).collect();
+    let mut batched: HashSet<String> = graph
+        .inputs
+        .iter()
+        .map(|input| input.name.clone())
+        .collect();
     for node in &mut graph.nodes {
-        if !node.inputs.iter().chain(&node.captured()).any(|input| batched.contains(input)) {
+        if !node
+            .inputs
+            .iter()
+            .chain(&node.captured())
+            .any(|input| batched.contains(input))
+        {
             types.add_node(node, &graph.initializers).ok()?;
             continue;
         }
@@ -46,19 +57,32 @@ fn freed(source: &Graph) -> Option<Graph> {
         }
         types.add_node(node, &graph.initializers).ok()?;
         let rows_alike = keeps_rows(node, &types, &batched)
-            && node.outputs.iter().filter(|output| !output.is_empty()).all(|output| has_batch_first(output, &types));
+            && node
+                .outputs
+                .iter()
+                .filter(|output| !output.is_empty())
+                .all(|output| has_batch_first(output, &types));
         if !rows_alike {
             return None;
         }
-        batched.extend(node.outputs.iter().filter(|output| !output.is_empty()).cloned());
+        batched.extend(
+            node.outputs
+                .iter()
+                .filter(|output| !output.is_empty())
+                .cloned(),
+        );
     }
     for output in &mut graph.outputs {
-        output.value_type.shape = types.shape(&output.name).filter(|_| batched.contains(&output.name))?.to_vec();
+        output.value_type.shape = types
+            .shape(&output.name)
+            .filter(|_| batched.contains(&output.name))?
+            .to_vec();
     }
     Some(graph)
 }
 
-/// A Reshape that kept the batch of 1 in front gets the target `[0, sizes]`: 0 copies the input's batch.
+/// A Reshape that kept the batch of 1 in front gets the target `[0, sizes]`: 0 copies the input's
+/// batch.
 fn free_reshape(
     node: &mut Node,
     before: &Types,
@@ -66,11 +90,15 @@ fn free_reshape(
     names: &mut Names,
 ) -> Option<()> {
     let shape = before.get(node.output(0)?)?.known_shape()?;
-    let (1, rest) = shape.split_first().map(|(first, rest)| (*first, rest))? else { return None };
+    let (1, rest) = shape.split_first().map(|(first, rest)| (*first, rest))? else {
+        return None;
+    };
     if rest.contains(&0) {
         return None;
     }
-    let target: Vec<i64> = std::iter::once(0).chain(rest.iter().map(|&size| size as i64)).collect();
+    let target: Vec<i64> = std::iter::once(0)
+        .chain(rest.iter().map(|&size| size as i64))
+        .collect();
     node.inputs[1] = names.fresh(&format!("{}.shape", node.output(0)?));
     node.attributes.remove("allowzero");
     constants.insert(node.inputs[1].clone(), Literal::vector_i64(&target));
@@ -78,16 +106,22 @@ fn free_reshape(
 }
 
 fn has_batch_first(value: &str, types: &Types) -> bool {
-    let Some([first, rest @ ..]) = types.shape(value) else { return false };
+    let Some([first, rest @ ..]) = types.shape(value) else {
+        return false;
+    };
     *first == Dim::from(BATCH) && rest.iter().all(|dim| dim.known().is_some())
 }
 
-/// Whether the op works row by row, given that its outputs have the batch in front and numbers behind it.
+/// Whether the op works row by row, given that its outputs have the batch in front and numbers
+/// behind it.
 fn keeps_rows(node: &Node, types: &Types, batched: &HashSet<String>) -> bool {
     let rank = |name: &String| types.shape(name).map_or(0, <[Dim]>::len);
     let widest = node.outputs.first().map_or(0, rank);
     let off_rows = |default: i64| {
-        let (axis, rank) = (node.int_or("axis", default), node.inputs.first().map_or(0, rank) as i64);
+        let (axis, rank) = (
+            node.int_or("axis", default),
+            node.inputs.first().map_or(0, rank) as i64,
+        );
         axis != 0 && axis != -rank
     };
     match node.op_type.as_str() {
@@ -150,18 +184,32 @@ fn keeps_rows(node: &Node, types: &Types, batched: &HashSet<String>) -> bool {
         | "ReduceLogSumExp"
         | "ReduceSumSquare" => {
             // Windows, bounds, pads and scales must not come from the rows themselves.
-            node.inputs.iter().skip(1).all(|input| !batched.contains(input))
+            node.inputs
+                .iter()
+                .skip(1)
+                .all(|input| !batched.contains(input))
         }
         "Flatten" => off_rows(1),
         "Softmax" | "LogSoftmax" | "Hardmax" | "LayerNormalization" => off_rows(-1),
         "Concat" => off_rows(0) && node.inputs.iter().all(|input| batched.contains(input)),
         "Split" | "ArgMax" | "ArgMin" => off_rows(0),
         "Gather" => off_rows(0) && !batched.contains(&node.inputs[1]),
-        "Gemm" => node.int_or("transA", 0) == 0 && node.inputs.iter().skip(1).all(|input| !batched.contains(input)),
-        "MatMul" | "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Sum" | "Min" | "Max" | "Mean" | "Where" | "PRelu"
-        | "And" | "Or" | "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "Expand" => {
-            // Rows meet rows only when every operand that has them has them on the result's first axis.
-            node.inputs.iter().all(|input| !batched.contains(input) || rank(input) == widest)
+        "Gemm" => {
+            node.int_or("transA", 0) == 0
+                && node
+                    .inputs
+                    .iter()
+                    .skip(1)
+                    .all(|input| !batched.contains(input))
+        }
+        "MatMul" | "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Sum" | "Min" | "Max" | "Mean"
+        | "Where" | "PRelu" | "And" | "Or" | "Equal" | "Greater" | "Less" | "GreaterOrEqual"
+        | "LessOrEqual" | "Expand" => {
+            // Rows meet rows only when every operand that has them has them on the result's first
+            // axis.
+            node.inputs
+                .iter()
+                .all(|input| !batched.contains(input) || rank(input) == widest)
         }
         _ => false,
     }

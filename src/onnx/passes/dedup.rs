@@ -1,4 +1,5 @@
-//! Merges equal constants, and nodes that compute the same from the same inputs. Names of graph outputs stay. Cost: linear.
+//! Merges equal constants, and nodes that compute the same from the same inputs. Names of graph
+//! outputs stay. Cost: linear.
 
 use std::collections::HashMap;
 
@@ -17,7 +18,9 @@ pub fn dedup(mut graph: Graph) -> Result<Graph, OnnxError> {
     let mut same: HashMap<String, String> = HashMap::new();
     let mut constants: HashMap<Content, String> = HashMap::new();
     graph.initializers.retain(|name, literal| {
-        let first = constants.entry(Content::of(literal)).or_insert_with(|| name.clone());
+        let first = constants
+            .entry(Content::of(literal))
+            .or_insert_with(|| name.clone());
         let merge = first != name && !pinned.contains(name);
         if merge {
             same.insert(name.clone(), first.clone());
@@ -36,7 +39,13 @@ pub fn dedup(mut graph: Graph) -> Result<Graph, OnnxError> {
         }
         match nodes.get(&computation(node)) {
             Some(first) => {
-                same.extend(node.outputs.iter().cloned().zip(first.iter().cloned()).filter(|(o, _)| !o.is_empty()));
+                same.extend(
+                    node.outputs
+                        .iter()
+                        .cloned()
+                        .zip(first.iter().cloned())
+                        .filter(|(o, _)| !o.is_empty()),
+                );
                 false
             }
             None => {
@@ -67,10 +76,21 @@ impl Content {
 
 /// The node without its name, and of its outputs only which are present.
 fn computation(node: &Node) -> Vec<u8> {
-    let present = |output: &String| if output.is_empty() { String::new() } else { "_".into() };
-    encode_node(&Node { name: String::new(), outputs: node.outputs.iter().map(present).collect(), ..node.clone() })
+    let present = |output: &String| {
+        if output.is_empty() {
+            String::new()
+        } else {
+            "_".into()
+        }
+    };
+    encode_node(&Node {
+        name: String::new(),
+        outputs: node.outputs.iter().map(present).collect(),
+        ..node.clone()
+    })
 }
 
 fn is_random(node: &Node) -> bool {
-    node.op_type.starts_with("Random") || ["Bernoulli", "Multinomial", "Dropout"].contains(&node.op_type.as_str())
+    node.op_type.starts_with("Random")
+        || ["Bernoulli", "Multinomial", "Dropout"].contains(&node.op_type.as_str())
 }

@@ -1,5 +1,6 @@
-//! Evaluates what does not depend on the input, and shapes that depend on its batch alone: a Reshape to `[N, 1280]` computed by
-//! Shape, Gather and Concat gets the constant target `[0, 1280]`. Removes nodes that change nothing. Run `prune` afterwards.
+//! Evaluates what does not depend on the input, and shapes that depend on its batch alone: a
+//! Reshape to `[N, 1280]` computed by Shape, Gather and Concat gets the constant target
+//! `[0, 1280]`. Removes nodes that change nothing. Run `prune` afterwards.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,7 +25,9 @@ pub fn fold(mut graph: Graph) -> Result<Graph, OnnxError> {
         }
         types.add_node(&node, &graph.initializers)?;
         if let Some(literals) = constants_of(&node, &graph, &types, &mut budget) {
-            graph.initializers.extend(node.outputs.iter().cloned().zip(literals));
+            graph
+                .initializers
+                .extend(node.outputs.iter().cloned().zip(literals));
             continue;
         }
         if changes_nothing(&node, &graph, &types) && !pinned.contains(&node.outputs[0]) {
@@ -47,20 +50,40 @@ pub fn fold(mut graph: Graph) -> Result<Graph, OnnxError> {
 }
 
 /// The values of a node's outputs when all are constant.
-fn constants_of(node: &Node, graph: &Graph, types: &Types, budget: &mut usize) -> Option<Vec<Literal>> {
-    let [output] = node.outputs.as_slice() else { return None };
+fn constants_of(
+    node: &Node,
+    graph: &Graph,
+    types: &Types,
+    budget: &mut usize,
+) -> Option<Vec<Literal>> {
+    let [output] = node.outputs.as_slice() else {
+        return None;
+    };
     let value_type = types.get(output)?;
-    let shape = types.sizes(output).and_then(|sizes| to_literal(sizes, value_type.element));
+    let shape = types
+        .sizes(output)
+        .and_then(|sizes| to_literal(sizes, value_type.element));
     let literal = shape.filter(|literal| literal.value_type() == *value_type);
-    literal.or_else(|| evaluate(node, &graph.initializers, value_type, budget)).map(|literal| vec![literal])
+    literal
+        .or_else(|| evaluate(node, &graph.initializers, value_type, budget))
+        .map(|literal| vec![literal])
 }
 
 /// Ops that hand their input on, because they always do or because there is nothing to do.
 fn changes_nothing(node: &Node, graph: &Graph, types: &Types) -> bool {
-    let (Some(input), Some(output)) = (node.input(0), node.output(0)) else { return false };
-    let same_type = || types.get(input).is_some_and(|before| types.get(output) == Some(before));
+    let (Some(input), Some(output)) = (node.input(0), node.output(0)) else {
+        return false;
+    };
+    let same_type = || {
+        types
+            .get(input)
+            .is_some_and(|before| types.get(output) == Some(before))
+    };
     let all = |index: usize, value: i64| {
-        let constant = node.input(index).and_then(|name| graph.initializers.get(name)).and_then(Literal::to_i64s);
+        let constant = node
+            .input(index)
+            .and_then(|name| graph.initializers.get(name))
+            .and_then(Literal::to_i64s);
         constant.is_some_and(|values| values.iter().all(|&v| v == value))
     };
     match node.op_type.as_str() {
@@ -74,9 +97,13 @@ fn changes_nothing(node: &Node, graph: &Graph, types: &Types) -> bool {
     }
 }
 
-/// A constant target that gives a Reshape its output shape: sizes, 0 where the input's axis is copied, one -1.
+/// A constant target that gives a Reshape its output shape: sizes, 0 where the input's axis is
+/// copied, one -1.
 fn reshape_target(node: &Node, types: &Types) -> Option<Vec<i64>> {
-    let (input, output) = (node.input(0).filter(|_| node.is("Reshape"))?, node.output(0)?);
+    let (input, output) = (
+        node.input(0).filter(|_| node.is("Reshape"))?,
+        node.output(0)?,
+    );
     let (before, after) = (types.shape(input)?, types.shape(output)?);
     let mut target = Vec::with_capacity(after.len());
     for (axis, dim) in after.iter().enumerate() {
@@ -93,10 +120,15 @@ fn reshape_target(node: &Node, types: &Types) -> Option<Vec<i64>> {
 
 /// Gives the outputs their inferred sizes where these are numbers or symbols of the inputs.
 fn refresh_outputs(graph: &mut Graph, types: &Types) {
-    let dims = graph.inputs.iter().flat_map(|input| &input.value_type.shape);
+    let dims = graph
+        .inputs
+        .iter()
+        .flat_map(|input| &input.value_type.shape);
     let symbols: HashSet<Dim> = dims.filter(|dim| dim.known().is_none()).cloned().collect();
     for output in &mut graph.outputs {
-        let Some(ValueType { shape, .. }) = types.get(&output.name) else { continue };
+        let Some(ValueType { shape, .. }) = types.get(&output.name) else {
+            continue;
+        };
         if shape.len() != output.value_type.shape.len() {
             output.value_type.shape.clone_from(shape);
         }

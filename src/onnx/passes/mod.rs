@@ -1,4 +1,5 @@
-//! Rewrites of a graph. Each pass is a function from graph to graph whose result is checked; an error names the pass that broke it.
+//! Rewrites of a graph. Each pass is a function from graph to graph whose result is checked; an
+//! error names the pass that broke it.
 
 mod batch;
 mod check;

@@ -1,4 +1,5 @@
-//! Removes the nodes and initializers that reach no output of the graph. Graph inputs stay. Cost: linear.
+//! Removes the nodes and initializers that reach no output of the graph. Graph inputs stay. Cost:
+//! linear.
 
 use std::collections::HashSet;
 
@@ -7,7 +8,11 @@ use crate::onnx::error::OnnxError;
 use crate::onnx::graph::Graph;
 
 pub fn prune(mut graph: Graph) -> Result<Graph, OnnxError> {
-    let mut needed: HashSet<String> = graph.outputs.iter().map(|output| output.name.clone()).collect();
+    let mut needed: HashSet<String> = graph
+        .outputs
+        .iter()
+        .map(|output| output.name.clone())
+        .collect();
     let mut kept = Vec::with_capacity(graph.nodes.len());
     for node in graph.nodes.into_iter().rev() {
         if node.outputs.iter().any(|output| needed.contains(output)) {

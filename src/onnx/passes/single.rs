@@ -1,5 +1,5 @@
-//! A graph in float32: constants, casts and declared types of other floats are converted, the same ops work on them. Numbers beyond
-//! float32 become its largest.
+//! A graph in float32: constants, casts and declared types of other floats are converted, the same
+//! ops work on them. Numbers beyond float32 become its largest.
 
 use super::checked;
 use crate::onnx::{
@@ -14,7 +14,12 @@ pub fn single(mut graph: Graph, doubles: bool) -> Result<Graph, OnnxError> {
         Element::Double => doubles,
         _ => false,
     };
-    for value in graph.inputs.iter_mut().chain(&mut graph.outputs).map(|value| &mut value.value_type.element) {
+    for value in graph
+        .inputs
+        .iter_mut()
+        .chain(&mut graph.outputs)
+        .map(|value| &mut value.value_type.element)
+    {
         if other(*value) {
             *value = Element::Float;
         }
@@ -43,8 +48,17 @@ pub fn single(mut graph: Graph, doubles: bool) -> Result<Graph, OnnxError> {
 }
 
 fn as_float32(literal: &Literal) -> Literal {
-    let fits =
-        |value: f64| if value.is_finite() { value.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) } else { value };
-    let values = literal.to_f64s().into_iter().map(|value| fits(value) as f32).collect();
+    let fits = |value: f64| {
+        if value.is_finite() {
+            value.clamp(f64::from(f32::MIN), f64::from(f32::MAX))
+        } else {
+            value
+        }
+    };
+    let values = literal
+        .to_f64s()
+        .into_iter()
+        .map(|value| fits(value) as f32)
+        .collect();
     Literal::from_f32_vec(&literal.shape, values)
 }

@@ -3,24 +3,38 @@ use crate::onnx::graph::{Dim, Element, Graph, Literal, Node};
 use crate::onnx::passes::{dedup, fold, free_batch, narrow, normalise, prune};
 
 fn ops(graph: &Graph) -> Vec<&str> {
-    graph.nodes.iter().map(|node| node.op_type.as_str()).collect()
+    graph
+        .nodes
+        .iter()
+        .map(|node| node.op_type.as_str())
+        .collect()
 }
 
 fn target(graph: &Graph, node: usize) -> Vec<i64> {
-    graph.initializers[&graph.nodes[node].inputs[1]].to_i64s().unwrap()
+    graph.initializers[&graph.nodes[node].inputs[1]]
+        .to_i64s()
+        .unwrap()
 }
 
-/// Chains with which exporters write `x.view(x.size(0), 36)` for x of `[N, 4, 3, 3]`; each ends in the target `t`.
+/// Chains with which exporters write `x.view(x.size(0), 36)` for x of `[N, 4, 3, 3]`; each ends in
+/// the target `t`.
 fn flatten_chains() -> Vec<(&'static str, Vec<Node>)> {
-    let node = |op: &str, inputs: &[&str], output: &str| Node::new(op, inputs.iter().copied(), [output]);
+    let node =
+        |op: &str, inputs: &[&str], output: &str| Node::new(op, inputs.iter().copied(), [output]);
     let shape = || node("Shape", &["x"], "s");
     let batch_size = || node("Shape", &["x"], "n").with("start", 0).with("end", 1);
     let join = |rest: &str| node("Concat", &["n", rest], "t").with("axis", 0);
     let first = || node("Gather", &["s", "zero"], "scalar");
     let unsqueezed = || node("Unsqueeze", &["scalar", "axis0"], "n");
     vec![
-        ("TorchScript, -1", vec![shape(), first(), unsqueezed(), join("open")]),
-        ("TorchScript, a number", vec![shape(), first(), unsqueezed(), join("flat")]),
+        (
+            "TorchScript, -1",
+            vec![shape(), first(), unsqueezed(), join("open")],
+        ),
+        (
+            "TorchScript, a number",
+            vec![shape(), first(), unsqueezed(), join("flat")],
+        ),
         ("dynamo", vec![batch_size(), join("flat")]),
         (
             "dynamo, by way of a scalar",
@@ -68,7 +82,13 @@ fn a_reshape_computed_from_the_batch_gets_a_constant_target() {
             ("flat32", Literal::from_f64s(Element::Int32, &[1], &[36.0])),
         ];
         nodes.push(Node::new("Reshape", ["x", "t"], ["y"]).with("allowzero", 1));
-        let source = graph(17, &[value("x", &[0, 4, 3, 3])], constants, nodes, &[value("y", &[0, 36])]);
+        let source = graph(
+            17,
+            &[value("x", &[0, 4, 3, 3])],
+            constants,
+            nodes,
+            &[value("y", &[0, 36])],
+        );
         let folded = prune(fold(normalise(source).unwrap()).unwrap()).unwrap();
         assert_eq!(ops(&folded), ["Reshape"], "{about}");
         assert_eq!(target(&folded, 0), [0, 36], "{about}");
@@ -84,22 +104,64 @@ fn constants_are_evaluated() {
     let table = || f(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     let op = |op: &str| Node::new::<&str>(op, [], []);
     let rows = vec![
-        (op("Transpose"), vec![table()], f(&[3, 2], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0])),
-        (op("Add"), vec![table(), f(&[3], &[10.0, 20.0, 30.0])], f(&[2, 3], &[11.0, 22.0, 33.0, 14.0, 25.0, 36.0])),
-        (op("Slice"), vec![table(), i(&[-1]), i(&[i64::MIN]), i(&[1]), i(&[-2])], f(&[2, 2], &[3.0, 1.0, 6.0, 4.0])),
-        (op("Gather").with("axis", 1), vec![table(), i(&[-1, 0])], f(&[2, 2], &[3.0, 1.0, 6.0, 4.0])),
-        (op("Concat").with("axis", -1), vec![table(), f(&[2, 1], &[7.0, 8.0])], {
-            f(&[2, 4], &[1.0, 2.0, 3.0, 7.0, 4.0, 5.0, 6.0, 8.0])
-        }),
-        (op("Expand"), vec![f(&[2, 1], &[1.0, 2.0]), i(&[2, 2])], f(&[2, 2], &[1.0, 1.0, 2.0, 2.0])),
-        (op("Tile"), vec![f(&[2], &[1.0, 2.0]), i(&[2])], f(&[4], &[1.0, 2.0, 1.0, 2.0])),
-        (op("Range"), vec![Literal::scalar_i64(5), Literal::scalar_i64(0), Literal::scalar_i64(-2)], i(&[5, 3, 1])),
+        (
+            op("Transpose"),
+            vec![table()],
+            f(&[3, 2], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0]),
+        ),
+        (
+            op("Add"),
+            vec![table(), f(&[3], &[10.0, 20.0, 30.0])],
+            f(&[2, 3], &[11.0, 22.0, 33.0, 14.0, 25.0, 36.0]),
+        ),
+        (
+            op("Slice"),
+            vec![table(), i(&[-1]), i(&[i64::MIN]), i(&[1]), i(&[-2])],
+            f(&[2, 2], &[3.0, 1.0, 6.0, 4.0]),
+        ),
+        (
+            op("Gather").with("axis", 1),
+            vec![table(), i(&[-1, 0])],
+            f(&[2, 2], &[3.0, 1.0, 6.0, 4.0]),
+        ),
+        (
+            op("Concat").with("axis", -1),
+            vec![table(), f(&[2, 1], &[7.0, 8.0])],
+            { f(&[2, 4], &[1.0, 2.0, 3.0, 7.0, 4.0, 5.0, 6.0, 8.0]) },
+        ),
+        (
+            op("Expand"),
+            vec![f(&[2, 1], &[1.0, 2.0]), i(&[2, 2])],
+            f(&[2, 2], &[1.0, 1.0, 2.0, 2.0]),
+        ),
+        (
+            op("Tile"),
+            vec![f(&[2], &[1.0, 2.0]), i(&[2])],
+            f(&[4], &[1.0, 2.0, 1.0, 2.0]),
+        ),
+        (
+            op("Range"),
+            vec![
+                Literal::scalar_i64(5),
+                Literal::scalar_i64(0),
+                Literal::scalar_i64(-2),
+            ],
+            i(&[5, 3, 1]),
+        ),
         (op("Div"), vec![i(&[-7, 7]), i(&[2])], i(&[-3, 3])),
-        (op("Cast").with("to", 7), vec![f(&[2], &[-1.5, 2.5])], i(&[-1, 2])),
+        (
+            op("Cast").with("to", 7),
+            vec![f(&[2], &[-1.5, 2.5])],
+            i(&[-1, 2]),
+        ),
         (op("Sqrt"), vec![f(&[1], &[2.0])], f(&[1], &[2f32.sqrt()])),
         (
             op("Where"),
-            vec![Literal::from_bools(&[2, 1], &[true, false]), f(&[2], &[1.0, 2.0]), f(&[], &[9.0])],
+            vec![
+                Literal::from_bools(&[2, 1], &[true, false]),
+                f(&[2], &[1.0, 2.0]),
+                f(&[], &[9.0]),
+            ],
             f(&[2, 2], &[1.0, 2.0, 9.0, 9.0]),
         ),
     ];
@@ -118,32 +180,94 @@ fn constants_are_evaluated() {
 fn attributes_of_old_opsets_become_inputs() {
     let op = |op: &str| Node::new(op, ["x"], ["y"]);
     let rows = vec![
-        (7, op("Clip").with("min", 0.0).with("max", 6.0), "Clip", vec!["x", "y.min", "y.max"]),
-        (9, op("Clip").with("max", 6.0), "Clip", vec!["x", "", "y.max"]),
-        (9, op("Pad").with("pads", vec![0i64; 6]).with("value", 1.0), "Pad", vec!["x", "y.pads", "y.value"]),
-        (9, op("Slice").with("starts", vec![0i64]).with("ends", vec![1i64]), "Slice", vec!["x", "y.starts", "y.ends"]),
-        (11, op("Squeeze").with("axes", vec![2i64]), "Squeeze", vec!["x", "y.axes"]),
-        (13, op("ReduceMean").with("axes", vec![2i64]), "ReduceMean", vec!["x", "y.axes"]),
-        (9, op("Upsample").with("scales", vec![1f32, 1.0, 2.0]), "Resize", vec!["x", "", "y.scales"]),
+        (
+            7,
+            op("Clip").with("min", 0.0).with("max", 6.0),
+            "Clip",
+            vec!["x", "y.min", "y.max"],
+        ),
+        (
+            9,
+            op("Clip").with("max", 6.0),
+            "Clip",
+            vec!["x", "", "y.max"],
+        ),
+        (
+            9,
+            op("Pad").with("pads", vec![0i64; 6]).with("value", 1.0),
+            "Pad",
+            vec!["x", "y.pads", "y.value"],
+        ),
+        (
+            9,
+            op("Slice")
+                .with("starts", vec![0i64])
+                .with("ends", vec![1i64]),
+            "Slice",
+            vec!["x", "y.starts", "y.ends"],
+        ),
+        (
+            11,
+            op("Squeeze").with("axes", vec![2i64]),
+            "Squeeze",
+            vec!["x", "y.axes"],
+        ),
+        (
+            13,
+            op("ReduceMean").with("axes", vec![2i64]),
+            "ReduceMean",
+            vec!["x", "y.axes"],
+        ),
+        (
+            9,
+            op("Upsample").with("scales", vec![1f32, 1.0, 2.0]),
+            "Resize",
+            vec!["x", "", "y.scales"],
+        ),
         (9, op("Dropout").with("ratio", 0.5), "Identity", vec!["x"]),
-        (11, op("Split").with("split", vec![4i64]).with("axis", 1), "Split", vec!["x", "y.split"]),
+        (
+            11,
+            op("Split").with("split", vec![4i64]).with("axis", 1),
+            "Split",
+            vec!["x", "y.split"],
+        ),
     ];
     for (opset, node, name, inputs) in rows {
-        let source = graph(opset, &[value("x", &[0, 4, 1])], vec![], vec![node], &[value("y", &[0, 4, 1])]);
+        let source = graph(
+            opset,
+            &[value("x", &[0, 4, 1])],
+            vec![],
+            vec![node],
+            &[value("y", &[0, 4, 1])],
+        );
         let normal = normalise(source).unwrap();
         assert_eq!(normal.opset(), 18);
         assert_eq!(normal.nodes[0].op_type, name);
         assert_eq!(normal.nodes[0].inputs, inputs, "{name}");
-        assert!(inputs.iter().skip(1).all(|input| input.is_empty() || normal.initializers.contains_key(*input)));
+        assert!(
+            inputs
+                .iter()
+                .skip(1)
+                .all(|input| input.is_empty() || normal.initializers.contains_key(*input))
+        );
     }
 }
 
 #[test]
 fn softmax_before_opset_13_normalises_all_trailing_axes() {
     let source = |shape: &[usize]| {
-        graph(9, &[value("x", shape)], vec![], vec![Node::new("Softmax", ["x"], ["y"])], &[value("y", shape)])
+        graph(
+            9,
+            &[value("x", shape)],
+            vec![],
+            vec![Node::new("Softmax", ["x"], ["y"])],
+            &[value("y", shape)],
+        )
     };
-    assert_eq!(ops(&normalise(source(&[0, 4, 3])).unwrap()), ["Flatten", "Softmax", "Reshape"]);
+    assert_eq!(
+        ops(&normalise(source(&[0, 4, 3])).unwrap()),
+        ["Flatten", "Softmax", "Reshape"]
+    );
     assert_eq!(ops(&normalise(source(&[0, 4, 1, 1])).unwrap()), ["Softmax"]);
 }
 
@@ -152,24 +276,43 @@ fn a_literal_batch_is_freed_only_where_rows_stay_apart() {
     let freed = |target: &[i64], out: &[usize]| {
         let constants = vec![("t", Literal::vector_i64(target))];
         let nodes = vec![Node::new("Reshape", ["x", "t"], ["y"])];
-        free_batch(graph(18, &[value("x", &[1, 4, 6])], constants, nodes, &[value("y", out)])).unwrap()
+        free_batch(graph(
+            18,
+            &[value("x", &[1, 4, 6])],
+            constants,
+            nodes,
+            &[value("y", out)],
+        ))
+        .unwrap()
     };
     let free = freed(&[1, -1], &[1, 24]);
     assert_eq!(free.inputs[0].value_type.shape[0], Dim::from("batch"));
     assert_eq!(target(&free, 0), [0, 24]);
-    assert_eq!(freed(&[-1, 6], &[4, 6]).inputs[0].value_type.shape[0], Dim::Known(1));
+    assert_eq!(
+        freed(&[-1, 6], &[4, 6]).inputs[0].value_type.shape[0],
+        Dim::Known(1)
+    );
 }
 
 #[test]
 fn equal_nodes_and_constants_are_merged_and_dead_ones_removed() {
-    let constants = vec![("a", Literal::scalar_f32(2.0)), ("b", Literal::scalar_f32(2.0))];
+    let constants = vec![
+        ("a", Literal::scalar_f32(2.0)),
+        ("b", Literal::scalar_f32(2.0)),
+    ];
     let nodes = vec![
         Node::new("Mul", ["x", "a"], ["p"]),
         Node::new("Mul", ["x", "b"], ["q"]),
         Node::new("Exp", ["x"], ["dead"]),
         Node::new("Add", ["p", "q"], ["y"]),
     ];
-    let source = graph(18, &[value("x", &[0, 2])], constants, nodes, &[value("y", &[0, 2])]);
+    let source = graph(
+        18,
+        &[value("x", &[0, 2])],
+        constants,
+        nodes,
+        &[value("y", &[0, 2])],
+    );
     let merged = dedup(prune(source).unwrap()).unwrap();
     assert_eq!(ops(&merged), ["Mul", "Add"]);
     assert_eq!(merged.nodes[1].inputs, ["p", "p"]);
@@ -179,18 +322,34 @@ fn equal_nodes_and_constants_are_merged_and_dead_ones_removed() {
 #[test]
 fn training_mode_is_refused_with_node_and_op() {
     let nodes = vec![Node::new("Dropout", ["x", "r", "on"], ["y"])];
-    let constants = vec![("r", Literal::scalar_f32(0.5)), ("on", Literal::from_bools(&[], &[true]))];
-    let source = graph(13, &[value("x", &[0, 2])], constants, nodes, &[value("y", &[0, 2])]);
+    let constants = vec![
+        ("r", Literal::scalar_f32(0.5)),
+        ("on", Literal::from_bools(&[], &[true])),
+    ];
+    let source = graph(
+        13,
+        &[value("x", &[0, 2])],
+        constants,
+        nodes,
+        &[value("y", &[0, 2])],
+    );
     let told = normalise(source).unwrap_err().to_string();
-    assert!(told.contains("node y (Dropout): training mode is not supported"), "{told}");
+    assert!(
+        told.contains("node y (Dropout): training mode is not supported"),
+        "{told}"
+    );
 }
 
-/// A 1 x 1 convolution with five outputs, and a reader of channels `start .. end` along `axis` for each of `cuts`.
+/// A 1 x 1 convolution with five outputs, and a reader of channels `start .. end` along `axis` for
+/// each of `cuts`.
 fn sliced(group: i64, cuts: &[(i64, i64, i64)]) -> Graph {
     let weights: Vec<f32> = (0..10).map(|i| i as f32).collect();
     let mut constants = vec![
         ("w".to_owned(), Literal::from_f32s(&[5, 2, 1, 1], &weights)),
-        ("b".to_owned(), Literal::from_f32s(&[5], &[10.0, 11.0, 12.0, 13.0, 14.0])),
+        (
+            "b".to_owned(),
+            Literal::from_f32s(&[5], &[10.0, 11.0, 12.0, 13.0, 14.0]),
+        ),
     ];
     let mut nodes = vec![Node::new("Conv", ["x", "w", "b"], ["c"]).with("group", group)];
     let mut outputs = Vec::new();
@@ -200,11 +359,31 @@ fn sliced(group: i64, cuts: &[(i64, i64, i64)]) -> Graph {
             format!("{bound}{index}")
         });
         let part = format!("part{index}");
-        nodes.push(Node::new("Slice", std::iter::once("c".to_owned()).chain(bounds), [part.clone()]));
-        outputs.push(value(&part, if axis == 1 { &[0, 0, 4, 4] } else { &[0, 5, 0, 4] }));
+        nodes.push(Node::new(
+            "Slice",
+            std::iter::once("c".to_owned()).chain(bounds),
+            [part.clone()],
+        ));
+        outputs.push(value(
+            &part,
+            if axis == 1 {
+                &[0, 0, 4, 4]
+            } else {
+                &[0, 5, 0, 4]
+            },
+        ));
     }
-    let constants = constants.iter().map(|(name, literal)| (name.as_str(), literal.clone())).collect();
-    graph(17, &[value("x", &[0, 2 * group as usize, 4, 4])], constants, nodes, &outputs)
+    let constants = constants
+        .iter()
+        .map(|(name, literal)| (name.as_str(), literal.clone()))
+        .collect();
+    graph(
+        17,
+        &[value("x", &[0, 2 * group as usize, 4, 4])],
+        constants,
+        nodes,
+        &outputs,
+    )
 }
 
 #[test]
@@ -216,9 +395,21 @@ fn a_convolution_read_by_slices_of_its_channels_becomes_one_for_each() {
         (literal.shape.clone(), literal.to_f32s().unwrap())
     };
     assert_eq!(values(0, 1), (vec![2, 2, 1, 1], vec![0.0, 1.0, 2.0, 3.0]));
-    assert_eq!(values(1, 1), (vec![3, 2, 1, 1], vec![4.0, 5.0, 6.0, 7.0, 8.0, 9.0]));
-    assert_eq!((values(0, 2).1, values(1, 2).1), (vec![10.0, 11.0], vec![12.0, 13.0, 14.0]));
-    assert_eq!([narrowed.nodes[0].outputs[0].as_str(), &narrowed.nodes[1].outputs[0]], ["part0", "part1"]);
+    assert_eq!(
+        values(1, 1),
+        (vec![3, 2, 1, 1], vec![4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
+    );
+    assert_eq!(
+        (values(0, 2).1, values(1, 2).1),
+        (vec![10.0, 11.0], vec![12.0, 13.0, 14.0])
+    );
+    assert_eq!(
+        [
+            narrowed.nodes[0].outputs[0].as_str(),
+            &narrowed.nodes[1].outputs[0]
+        ],
+        ["part0", "part1"]
+    );
 }
 
 #[test]
@@ -231,7 +422,13 @@ fn a_convolution_that_is_read_otherwise_too_stays_whole() {
     let mut variable = sliced(1, &[(0, 2, 1)]);
     variable.initializers.shift_remove("w");
     variable.inputs.push(value("w", &[5, 2, 1, 1]));
-    for whole in [read_whole, asked_for, variable, sliced(1, &[(0, 2, 1), (0, 2, 2)]), sliced(5, &[(0, 2, 1)])] {
+    for whole in [
+        read_whole,
+        asked_for,
+        variable,
+        sliced(1, &[(0, 2, 1), (0, 2, 2)]),
+        sliced(5, &[(0, 2, 1)]),
+    ] {
         assert_eq!(narrow(whole.clone()).unwrap(), whole);
     }
 }

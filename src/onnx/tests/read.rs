@@ -7,8 +7,8 @@ use prost::Message;
 use super::{graph, value};
 use crate::onnx::graph::{Attribute, Element, Graph, Literal, Node};
 use crate::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    ValueInfoProto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, ValueInfoProto, type_proto,
 };
 use crate::onnx::read::MAX_NODES;
 use crate::onnx::{ExternalRef, read_bytes, read_model, write_model, write_model_external};
@@ -18,14 +18,21 @@ fn linear() -> Graph {
         13,
         &[value("x", &[0, 3])],
         vec![
-            ("w", Literal::from_f32s(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])),
+            (
+                "w",
+                Literal::from_f32s(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+            ),
             ("b", Literal::from_f32s(&[1], &[7.0])),
         ],
         vec![
             Node::new("MatMul", ["x", "w"], ["xw"]).with("future", 3),
-            Node { name: "add".into(), domain: "com.example".into(), ..Node::new("Twist", ["xw", "b"], ["y"]) }
-                .with("words", "hi")
-                .with("table", Literal::vector_i64(&[1, 2])),
+            Node {
+                name: "add".into(),
+                domain: "com.example".into(),
+                ..Node::new("Twist", ["xw", "b"], ["y"])
+            }
+            .with("words", "hi")
+            .with("table", Literal::vector_i64(&[1, 2])),
         ],
         &[value("y", &[0, 2])],
     )
@@ -42,14 +49,20 @@ fn refusal(edit: impl FnOnce(&mut GraphProto)) -> String {
 }
 
 fn entry(key: &str, value: &str) -> StringStringEntryProto {
-    StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) }
+    StringStringEntryProto {
+        key: Some(key.into()),
+        value: Some(value.into()),
+    }
 }
 
 #[test]
 fn a_written_graph_reads_back_equal_with_unknown_attributes_and_domains() {
     let mut source = linear();
     source.metadata.insert("author".into(), "us".into());
-    assert_eq!(read_bytes(write_model(&source).unwrap().into(), None).unwrap(), source);
+    assert_eq!(
+        read_bytes(write_model(&source).unwrap().into(), None).unwrap(),
+        source
+    );
 }
 
 #[test]
@@ -65,12 +78,21 @@ fn weights_share_the_memory_of_the_file() {
     let bytes = Bytes::from(write_model(&linear()).unwrap());
     let span = bytes.as_ptr_range();
     let read = read_bytes(bytes.clone(), None).unwrap();
-    assert!(read.initializers.values().all(|literal| span.contains(&literal.bytes.as_ptr())));
+    assert!(
+        read.initializers
+            .values()
+            .all(|literal| span.contains(&literal.bytes.as_ptr()))
+    );
 }
 
 #[test]
 fn initializers_listed_as_inputs_are_no_inputs() {
-    let bytes = proto(|g| g.input.push(ValueInfoProto { name: Some("w".into()), r#type: None }));
+    let bytes = proto(|g| {
+        g.input.push(ValueInfoProto {
+            name: Some("w".into()),
+            r#type: None,
+        })
+    });
     assert_eq!(read_bytes(bytes, None).unwrap().inputs, linear().inputs);
 }
 
@@ -79,34 +101,73 @@ fn outputs_stored_without_a_type_get_the_inferred_one() {
     let stored = |name: &str, edit: &dyn Fn(&mut type_proto::Tensor)| {
         read_bytes(
             proto(|g| {
-                let Some(output) = g.output.first_mut() else { return };
+                let Some(output) = g.output.first_mut() else {
+                    return;
+                };
                 output.name = Some(name.into());
                 let kind = output.r#type.as_mut().and_then(|kind| kind.value.as_mut());
-                let Some(type_proto::Value::TensorType(tensor)) = kind else { return };
+                let Some(type_proto::Value::TensorType(tensor)) = kind else {
+                    return;
+                };
                 edit(tensor);
             }),
             None,
         )
     };
     let product = vec![value("xw", &[0, 2])];
-    assert_eq!(stored("xw", &|tensor| tensor.shape = None).unwrap().outputs, product);
-    assert_eq!(stored("xw", &|tensor| tensor.elem_type = None).unwrap().outputs, product);
-    let untyped = read_bytes(proto(|g| g.output[0] = ValueInfoProto { name: Some("xw".into()), r#type: None }), None);
+    assert_eq!(
+        stored("xw", &|tensor| tensor.shape = None).unwrap().outputs,
+        product
+    );
+    assert_eq!(
+        stored("xw", &|tensor| tensor.elem_type = None)
+            .unwrap()
+            .outputs,
+        product
+    );
+    let untyped = read_bytes(
+        proto(|g| {
+            g.output[0] = ValueInfoProto {
+                name: Some("xw".into()),
+                r#type: None,
+            }
+        }),
+        None,
+    );
     assert_eq!(untyped.unwrap().outputs, product);
-    let told = stored("y", &|tensor| tensor.shape = None).unwrap_err().to_string();
-    assert!(told.contains("the type of output y is not stored and does not follow from the graph"), "{told}");
+    let told = stored("y", &|tensor| tensor.shape = None)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        told.contains("the type of output y is not stored and does not follow from the graph"),
+        "{told}"
+    );
     let told = refusal(|g| g.input[0].r#type = None);
-    assert!(told.contains("x is not a tensor with an element type and a shape"), "{told}");
+    assert!(
+        told.contains("x is not a tensor with an element type and a shape"),
+        "{told}"
+    );
 }
 
 #[test]
 fn a_model_above_two_gigabytes_is_refused_unless_its_weights_lie_outside() {
     let mut source = linear();
-    let weights = Literal { element: Element::Uint8, shape: vec![1 << 20], bytes: vec![0; 1 << 20].into() };
-    source.initializers.extend((0..2048).map(|i| (format!("large{i}"), weights.clone())));
+    let weights = Literal {
+        element: Element::Uint8,
+        shape: vec![1 << 20],
+        bytes: vec![0; 1 << 20].into(),
+    };
+    source
+        .initializers
+        .extend((0..2048).map(|i| (format!("large{i}"), weights.clone())));
     let told = write_model(&source).unwrap_err().to_string();
     assert!(told.contains("of which ONNX allows 2147483647"), "{told}");
-    let outside = |_: &str, _: &Literal| Some(ExternalRef { location: "w.bin".into(), offset: 0 });
+    let outside = |_: &str, _: &Literal| {
+        Some(ExternalRef {
+            location: "w.bin".into(),
+            offset: 0,
+        })
+    };
     assert!(write_model_external(&source, 1 << 20, &mut { outside }).is_ok());
 }
 
@@ -118,13 +179,39 @@ fn constant_nodes_become_initializers() {
         attribute: vec![attribute],
         ..NodeProto::default()
     };
-    let named = |name: &str| AttributeProto { name: Some(name.into()), ..AttributeProto::default() };
+    let named = |name: &str| AttributeProto {
+        name: Some(name.into()),
+        ..AttributeProto::default()
+    };
     let read = read_bytes(
         proto(|g| {
-            g.node.push(constant("c1", AttributeProto { f: Some(2.5), ..named("value_float") }));
-            g.node.push(constant("c2", AttributeProto { ints: vec![4, 5], ..named("value_ints") }));
-            let t = TensorProto { data_type: Some(1), dims: vec![1], float_data: vec![8.0], ..TensorProto::default() };
-            g.node.push(constant("c3", AttributeProto { t: Some(t), ..named("value") }));
+            g.node.push(constant(
+                "c1",
+                AttributeProto {
+                    f: Some(2.5),
+                    ..named("value_float")
+                },
+            ));
+            g.node.push(constant(
+                "c2",
+                AttributeProto {
+                    ints: vec![4, 5],
+                    ..named("value_ints")
+                },
+            ));
+            let t = TensorProto {
+                data_type: Some(1),
+                dims: vec![1],
+                float_data: vec![8.0],
+                ..TensorProto::default()
+            };
+            g.node.push(constant(
+                "c3",
+                AttributeProto {
+                    t: Some(t),
+                    ..named("value")
+                },
+            ));
         }),
         None,
     );
@@ -139,19 +226,47 @@ fn constant_nodes_become_initializers() {
 fn typed_fields_hold_every_element_type() {
     let mut tensors = vec![];
     for code in [2, 3, 4, 5, 6, 9] {
-        tensors.push(TensorProto { data_type: Some(code), int32_data: vec![0, 1], ..TensorProto::default() });
+        tensors.push(TensorProto {
+            data_type: Some(code),
+            int32_data: vec![0, 1],
+            ..TensorProto::default()
+        });
     }
     for code in [12, 13] {
-        tensors.push(TensorProto { data_type: Some(code), uint64_data: vec![0, 1], ..TensorProto::default() });
+        tensors.push(TensorProto {
+            data_type: Some(code),
+            uint64_data: vec![0, 1],
+            ..TensorProto::default()
+        });
     }
-    tensors.push(TensorProto { data_type: Some(10), int32_data: vec![0, 0x3c00], ..TensorProto::default() });
-    tensors.push(TensorProto { data_type: Some(16), int32_data: vec![0, 0x3f80], ..TensorProto::default() });
-    tensors.push(TensorProto { data_type: Some(11), double_data: vec![0.0, 1.0], ..TensorProto::default() });
-    tensors.push(TensorProto { data_type: Some(7), int64_data: vec![0, 1], ..TensorProto::default() });
+    tensors.push(TensorProto {
+        data_type: Some(10),
+        int32_data: vec![0, 0x3c00],
+        ..TensorProto::default()
+    });
+    tensors.push(TensorProto {
+        data_type: Some(16),
+        int32_data: vec![0, 0x3f80],
+        ..TensorProto::default()
+    });
+    tensors.push(TensorProto {
+        data_type: Some(11),
+        double_data: vec![0.0, 1.0],
+        ..TensorProto::default()
+    });
+    tensors.push(TensorProto {
+        data_type: Some(7),
+        int64_data: vec![0, 1],
+        ..TensorProto::default()
+    });
     let bytes = proto(|g| {
         for tensor in tensors {
             let name = Some(format!("t{}", tensor.data_type()));
-            g.initializer.push(TensorProto { name, dims: vec![2], ..tensor });
+            g.initializer.push(TensorProto {
+                name,
+                dims: vec![2],
+                ..tensor
+            });
         }
     });
     let read = read_bytes(bytes, None).unwrap();
@@ -164,7 +279,10 @@ fn typed_fields_hold_every_element_type() {
 
 #[test]
 fn nodes_come_out_in_topological_order() {
-    assert_eq!(read_bytes(proto(|g| g.node.reverse()), None).unwrap(), linear());
+    assert_eq!(
+        read_bytes(proto(|g| g.node.reverse()), None).unwrap(),
+        linear()
+    );
 }
 
 #[test]
@@ -174,7 +292,10 @@ fn every_fault_is_told_at_once_with_node_and_op() {
         g.node[1].input[1] = "neither".into();
         g.output[0].name = Some("z".into());
     });
-    assert!(told.contains("node xw (MatMul) reads nowhere, which nothing produces"), "{told}");
+    assert!(
+        told.contains("node xw (MatMul) reads nowhere, which nothing produces"),
+        "{told}"
+    );
     assert!(told.contains("node add (Twist) reads neither"), "{told}");
     assert!(told.contains("output z is produced by nothing"), "{told}");
 }
@@ -182,16 +303,30 @@ fn every_fault_is_told_at_once_with_node_and_op() {
 #[test]
 fn cycles_and_duplicates_are_refused() {
     assert!(refusal(|g| g.node[0].input[0] = "y".into()).contains("nodes xw, add form a cycle"));
-    assert!(refusal(|g| g.node[1].output[0] = "x".into()).contains("value x is defined more than once"));
-    assert!(refusal(|g| g.initializer.push(g.initializer[0].clone())).contains("b is defined more than once"));
+    assert!(
+        refusal(|g| g.node[1].output[0] = "x".into()).contains("value x is defined more than once")
+    );
+    assert!(
+        refusal(|g| g.initializer.push(g.initializer[0].clone()))
+            .contains("b is defined more than once")
+    );
 }
 
 #[test]
 fn wrong_byte_counts_and_shapes_are_refused() {
-    assert!(refusal(|g| g.initializer[0].dims[0] = 2).contains("tensor b: 4 bytes where the shape asks for 8"));
-    assert!(refusal(|g| g.initializer[0].dims[0] = -1).contains("tensor b: the shape [-1] is not valid"));
+    assert!(
+        refusal(|g| g.initializer[0].dims[0] = 2)
+            .contains("tensor b: 4 bytes where the shape asks for 8")
+    );
+    assert!(
+        refusal(|g| g.initializer[0].dims[0] = -1)
+            .contains("tensor b: the shape [-1] is not valid")
+    );
     assert!(refusal(|g| g.initializer[0].dims = vec![i64::MAX, 2]).contains("is not valid"));
-    assert!(refusal(|g| g.initializer[0].data_type = Some(8)).contains("element type 8 of ONNX is not supported"));
+    assert!(
+        refusal(|g| g.initializer[0].data_type = Some(8))
+            .contains("element type 8 of ONNX is not supported")
+    );
     let typed = |g: &mut GraphProto| {
         g.initializer[0].raw_data = None;
         g.initializer[0].float_data = vec![1.0, 2.0];
@@ -205,13 +340,20 @@ fn opsets_and_ir_versions_outside_the_range_are_refused() {
         let mut model = ModelProto::decode(write_model(&linear()).unwrap().as_slice()).unwrap();
         model.ir_version = Some(ir);
         model.opset_import = opset
-            .map(|v| OperatorSetIdProto { domain: Some("ai.onnx".into()), version: Some(v) })
+            .map(|v| OperatorSetIdProto {
+                domain: Some("ai.onnx".into()),
+                version: Some(v),
+            })
             .into_iter()
             .collect();
         read_bytes(model.encode_to_vec().into(), None).map_err(|e| e.to_string())
     };
     assert!((7..=22).all(|opset| with(Some(opset), 3).is_ok()));
-    assert!(with(Some(6), 3).unwrap_err().contains("opset 6 is not supported: export the model with opset 7 to 22"));
+    assert!(
+        with(Some(6), 3)
+            .unwrap_err()
+            .contains("opset 6 is not supported: export the model with opset 7 to 22")
+    );
     assert!(with(Some(23), 8).unwrap_err().contains("opset 23"));
     assert!(with(None, 8).unwrap_err().contains("which opset"));
     assert!(with(Some(13), 99).unwrap_err().contains("IR version 99"));
@@ -221,8 +363,18 @@ fn opsets_and_ir_versions_outside_the_range_are_refused() {
 fn a_truncated_or_empty_model_is_refused() {
     let bytes = Bytes::from(write_model(&linear()).unwrap());
     assert!(read_bytes(bytes.slice(..bytes.len() - 3), None).is_err());
-    assert!(read_bytes(Bytes::new(), None).unwrap_err().to_string().contains("no graph"));
-    assert!(read_model(Path::new("no/such.onnx")).unwrap_err().to_string().contains("no/such.onnx"));
+    assert!(
+        read_bytes(Bytes::new(), None)
+            .unwrap_err()
+            .to_string()
+            .contains("no graph")
+    );
+    assert!(
+        read_model(Path::new("no/such.onnx"))
+            .unwrap_err()
+            .to_string()
+            .contains("no/such.onnx")
+    );
 }
 
 #[test]
@@ -232,17 +384,33 @@ fn external_weights_read_back_equal() {
     let model = write_model_external(&linear(), 8, &mut |_, literal| {
         let offset = weights.len() as u64;
         weights.extend_from_slice(&literal.bytes);
-        Some(ExternalRef { location: "w.bin".into(), offset })
+        Some(ExternalRef {
+            location: "w.bin".into(),
+            offset,
+        })
     });
     let model = model.unwrap();
     assert_eq!(weights.len(), 16 + 24, "the bias is below the threshold");
     std::fs::write(folder.path().join("w.bin"), &weights).unwrap();
     std::fs::write(folder.path().join("model.onnx"), &model).unwrap();
-    assert_eq!(read_model(&folder.path().join("model.onnx")).unwrap(), linear());
-    assert!(read_bytes(model.clone().into(), None).unwrap_err().to_string().contains("not read from a folder"));
+    assert_eq!(
+        read_model(&folder.path().join("model.onnx")).unwrap(),
+        linear()
+    );
+    assert!(
+        read_bytes(model.clone().into(), None)
+            .unwrap_err()
+            .to_string()
+            .contains("not read from a folder")
+    );
     std::fs::write(folder.path().join("w.bin"), &weights[..30]).unwrap();
-    let short = read_model(&folder.path().join("model.onnx")).unwrap_err().to_string();
-    assert!(short.contains("external file \"w.bin\" has 30 bytes, 40 are needed"), "{short}");
+    let short = read_model(&folder.path().join("model.onnx"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        short.contains("external file \"w.bin\" has 30 bytes, 40 are needed"),
+        "{short}"
+    );
 }
 
 #[test]
@@ -253,28 +421,51 @@ fn external_data_outside_the_folder_is_refused() {
     std::fs::write(outer.path().join("secret"), [0u8; 64]).unwrap();
     std::os::unix::fs::symlink(outer.path().join("secret"), folder.join("link")).unwrap();
     let absolute = outer.path().join("secret").display().to_string();
-    for location in ["../secret", &absolute, "link", "", "a/../../secret", "..\\secret", "."] {
+    for location in [
+        "../secret",
+        &absolute,
+        "link",
+        "",
+        "a/../../secret",
+        "..\\secret",
+        ".",
+    ] {
         let bytes = proto(|g| {
             g.initializer[0].raw_data = None;
             g.initializer[0].data_location = Some(1);
             g.initializer[0].external_data = vec![entry("location", location)];
         });
         let told = read_bytes(bytes, Some(&folder)).unwrap_err().to_string();
-        assert!(told.contains("must be a file inside the model's own folder"), "{location}: {told}");
+        assert!(
+            told.contains("must be a file inside the model's own folder"),
+            "{location}: {told}"
+        );
     }
     for (key, text) in [("offset", "-1"), ("length", "x")] {
         let bytes = proto(|g| {
             g.initializer[0].data_location = Some(1);
             g.initializer[0].external_data = vec![entry("location", "w"), entry(key, text)];
         });
-        assert!(read_bytes(bytes, Some(&folder)).unwrap_err().to_string().contains("is not a number of bytes"));
+        assert!(
+            read_bytes(bytes, Some(&folder))
+                .unwrap_err()
+                .to_string()
+                .contains("is not a number of bytes")
+        );
     }
 }
 
 #[test]
 fn sub_graphs_are_kept_and_name_what_they_capture() {
-    let inner = NodeProto { op_type: Some("Neg".into()), input: vec!["xw".into()], ..NodeProto::default() };
-    let branch = GraphProto { node: vec![inner], ..GraphProto::default() };
+    let inner = NodeProto {
+        op_type: Some("Neg".into()),
+        input: vec!["xw".into()],
+        ..NodeProto::default()
+    };
+    let branch = GraphProto {
+        node: vec![inner],
+        ..GraphProto::default()
+    };
     let bytes = proto(|g| {
         g.node[1].attribute.push(AttributeProto {
             name: Some("then_branch".into()),
@@ -284,9 +475,15 @@ fn sub_graphs_are_kept_and_name_what_they_capture() {
         });
     });
     let read = read_bytes(bytes, None).unwrap();
-    assert!(matches!(read.nodes[1].attributes["then_branch"], Attribute::Opaque(_)));
+    assert!(matches!(
+        read.nodes[1].attributes["then_branch"],
+        Attribute::Opaque(_)
+    ));
     assert_eq!(read.nodes[1].captured(), ["xw"]);
-    assert_eq!(read_bytes(write_model(&read).unwrap().into(), None).unwrap(), read);
+    assert_eq!(
+        read_bytes(write_model(&read).unwrap().into(), None).unwrap(),
+        read
+    );
 }
 
 proptest! {
@@ -311,12 +508,33 @@ proptest! {
 #[test]
 fn graphs_of_more_nodes_than_any_classifier_are_refused_by_their_number() {
     let chain = |nodes: usize| {
-        let name = |at: usize| if at == nodes { "y".to_owned() } else { format!("v{at}") };
-        let node = |at: usize| Node::new("Relu", [if at == 0 { "x".into() } else { name(at) }], [name(at + 1)]);
+        let name = |at: usize| {
+            if at == nodes {
+                "y".to_owned()
+            } else {
+                format!("v{at}")
+            }
+        };
+        let node = |at: usize| {
+            Node::new(
+                "Relu",
+                [if at == 0 { "x".into() } else { name(at) }],
+                [name(at + 1)],
+            )
+        };
         let nodes = (0..nodes).map(node).collect();
-        write_model(&graph(17, &[value("x", &[0, 2])], vec![], nodes, &[value("y", &[0, 2])])).unwrap()
+        write_model(&graph(
+            17,
+            &[value("x", &[0, 2])],
+            vec![],
+            nodes,
+            &[value("y", &[0, 2])],
+        ))
+        .unwrap()
     };
     assert!(read_bytes(chain(10).into(), None).is_ok());
-    let refused = read_bytes(chain(MAX_NODES + 1).into(), None).unwrap_err().to_string();
+    let refused = read_bytes(chain(MAX_NODES + 1).into(), None)
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("20001 nodes; at most 20000"), "{refused}");
 }

@@ -50,20 +50,32 @@ fn reshape(site: &Site<'_>) -> Inferred {
         shape.push(match size.as_ref().and_then(Size::as_known) {
             Some(0) if !keeps_zero => match input.shape.get(axis) {
                 Some(dim) => dim.clone(),
-                None => return wrong(format!("shape copies axis {axis} of an input of rank {}", input.shape.len())),
+                None => {
+                    return wrong(format!(
+                        "shape copies axis {axis} of an input of rank {}",
+                        input.shape.len()
+                    ));
+                }
             },
-            Some(-1) if open.replace(axis).is_some() => return wrong("shape leaves two sizes open"),
+            Some(-1) if open.replace(axis).is_some() => {
+                return wrong("shape leaves two sizes open");
+            }
             Some(-1) => Dim::Known(1),
             _ => site.dim_of(size, axis),
         });
     }
     let (have, given) = (product(&input.shape), product(&shape));
     if let Some(axis) = open {
-        shape[axis] = site.dim_of(have.as_ref().and_then(|have| have.over(given.as_ref()?)), axis);
+        shape[axis] = site.dim_of(
+            have.as_ref().and_then(|have| have.over(given.as_ref()?)),
+            axis,
+        );
     }
     let known = |size: Option<Size>| size.and_then(|size| size.as_known());
     match (known(have), known(product(&shape))) {
-        (Some(have), Some(given)) if have != given => wrong(format!("{have} elements do not fit the shape of {given}")),
+        (Some(have), Some(given)) if have != given => {
+            wrong(format!("{have} elements do not fit the shape of {given}"))
+        }
         _ => one(input.element, shape),
     }
 }
@@ -72,9 +84,16 @@ fn flatten(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let rank = input.shape.len();
     let axis = site.node.int_or("axis", 1);
-    let axis = if axis == rank as i64 { rank } else { axis_of(axis, rank)? };
+    let axis = if axis == rank as i64 {
+        rank
+    } else {
+        axis_of(axis, rank)?
+    };
     let (rows, columns) = (product(&input.shape[..axis]), product(&input.shape[axis..]));
-    one(input.element, vec![site.dim_of(rows, 0), site.dim_of(columns, 1)])
+    one(
+        input.element,
+        vec![site.dim_of(rows, 0), site.dim_of(columns, 1)],
+    )
 }
 
 fn squeeze(site: &Site<'_>) -> Inferred {
@@ -82,20 +101,37 @@ fn squeeze(site: &Site<'_>) -> Inferred {
     let axes = match site.ints_of("axes", 1)? {
         Some(axes) => axes_of(&axes, input.shape.len())?,
         None if input.known_shape().is_none() => return Err(Stop::Unknown),
-        None => (0..input.shape.len()).filter(|&axis| input.shape[axis] == Dim::Known(1)).collect(),
+        None => (0..input.shape.len())
+            .filter(|&axis| input.shape[axis] == Dim::Known(1))
+            .collect(),
     };
-    if let Some(axis) = axes.iter().find(|&&axis| input.shape[axis].known().is_some_and(|size| size != 1)) {
-        return wrong(format!("axis {axis} has size {}, not 1", input.shape[*axis]));
+    if let Some(axis) = axes
+        .iter()
+        .find(|&&axis| input.shape[axis].known().is_some_and(|size| size != 1))
+    {
+        return wrong(format!(
+            "axis {axis} has size {}, not 1",
+            input.shape[*axis]
+        ));
     }
-    let kept = input.shape.into_iter().enumerate().filter(|(axis, _)| !axes.contains(axis));
+    let kept = input
+        .shape
+        .into_iter()
+        .enumerate()
+        .filter(|(axis, _)| !axes.contains(axis));
     one(input.element, kept.map(|(_, dim)| dim).collect())
 }
 
 fn unsqueeze(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
-    let Some(axes) = site.ints_of("axes", 1)? else { return wrong("axes are missing") };
+    let Some(axes) = site.ints_of("axes", 1)? else {
+        return wrong("axes are missing");
+    };
     if axes.len() > LARGEST_RANK {
-        return wrong(format!("{} axes, and at most {LARGEST_RANK} are supported", axes.len()));
+        return wrong(format!(
+            "{} axes, and at most {LARGEST_RANK} are supported",
+            axes.len()
+        ));
     }
     let mut axes = axes_of(&axes, input.shape.len() + axes.len())?;
     axes.sort_unstable();
@@ -119,12 +155,19 @@ fn transpose(site: &Site<'_>) -> Inferred {
     if (0..rank).any(|axis| !perm.contains(&axis)) || perm.len() != rank {
         return wrong(format!("perm {perm:?} is no permutation of {rank} axes"));
     }
-    one(input.element, perm.into_iter().map(|axis| input.shape[axis].clone()).collect())
+    one(
+        input.element,
+        perm.into_iter()
+            .map(|axis| input.shape[axis].clone())
+            .collect(),
+    )
 }
 
 fn concat(site: &Site<'_>) -> Inferred {
     let element = site.element(0)?;
-    let parts = (0..site.node.inputs.len()).map(|i| site.shape(i)).collect::<Result<Vec<_>, _>>()?;
+    let parts = (0..site.node.inputs.len())
+        .map(|i| site.shape(i))
+        .collect::<Result<Vec<_>, _>>()?;
     let axis = axis_of(site.node.int_or("axis", 1), parts[0].len())?;
     let mut shape = parts[0].clone();
     for part in &parts[1..] {
@@ -141,7 +184,10 @@ fn concat(site: &Site<'_>) -> Inferred {
             }
         }
     }
-    let total = parts.iter().map(|part| part[axis].known()).sum::<Option<usize>>();
+    let total = parts
+        .iter()
+        .map(|part| part[axis].known())
+        .sum::<Option<usize>>();
     shape[axis] = total.map_or_else(|| site.fresh(axis), Dim::Known);
     one(element, shape)
 }
@@ -152,27 +198,42 @@ fn split(site: &Site<'_>) -> Inferred {
     let count = site.node.outputs.len();
     let parts: Vec<Dim> = match (site.ints_of("split", 1)?, &input.shape[axis]) {
         (Some(parts), dim) => {
-            let sizes = parts.iter().map(|&p| usize::try_from(p)).collect::<Result<Vec<_>, _>>();
-            let Ok(sizes) = sizes else { return wrong("split sizes must not be negative") };
+            let sizes = parts
+                .iter()
+                .map(|&p| usize::try_from(p))
+                .collect::<Result<Vec<_>, _>>();
+            let Ok(sizes) = sizes else {
+                return wrong("split sizes must not be negative");
+            };
             if sizes.len() != count
-                || dim
-                    .known()
-                    .is_some_and(|size| sizes.iter().fold(0, |sum: usize, size| sum.saturating_add(*size)) != size)
+                || dim.known().is_some_and(|size| {
+                    sizes
+                        .iter()
+                        .fold(0, |sum: usize, size| sum.saturating_add(*size))
+                        != size
+                })
             {
-                return wrong(format!("split {sizes:?} does not fit size {dim} and {count} outputs"));
+                return wrong(format!(
+                    "split {sizes:?} does not fit size {dim} and {count} outputs"
+                ));
             }
             sizes.into_iter().map(Dim::Known).collect()
         }
         (None, Dim::Known(size)) => {
             let chunk = size.div_ceil(count.max(1));
-            (0..count).map(|i| Dim::Known(chunk.min(size.saturating_sub(i * chunk)))).collect()
+            (0..count)
+                .map(|i| Dim::Known(chunk.min(size.saturating_sub(i * chunk))))
+                .collect()
         }
         (None, Dim::Symbol(_)) => return Err(Stop::Unknown),
     };
     let typed = |part: Dim| {
         let mut shape = input.shape.clone();
         shape[axis] = part;
-        Some(ValueType { element: input.element, shape })
+        Some(ValueType {
+            element: input.element,
+            shape,
+        })
     };
     Ok(parts.into_iter().map(typed).collect())
 }
@@ -181,9 +242,16 @@ fn split(site: &Site<'_>) -> Inferred {
 pub fn slice_range(size: i64, start: i64, end: i64, step: i64) -> (i64, i64, i64) {
     let wrap = |at: i64| if at < 0 { at.saturating_add(size) } else { at };
     let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
-    let (start, end) = (wrap(start).clamp(low.max(0), high.max(0)), wrap(end).clamp(low, high));
+    let (start, end) = (
+        wrap(start).clamp(low.max(0), high.max(0)),
+        wrap(end).clamp(low, high),
+    );
     let span = if step > 0 { end - start } else { start - end };
-    let count = if span <= 0 { 0 } else { (span - 1) / step.saturating_abs() + 1 };
+    let count = if span <= 0 {
+        0
+    } else {
+        (span - 1) / step.saturating_abs() + 1
+    };
     (start, start + (count - 1).max(0) * step, count)
 }
 
@@ -199,9 +267,13 @@ fn slice(site: &Site<'_>) -> Inferred {
             None if !site.has(at) => Ok(None),
             None => match (site.ints(at), site.sizes(at), unknown()) {
                 (Ok(ints), ..) => Ok(Some(ints.into_iter().map(Some).collect())),
-                (_, Ok(sizes), _) => {
-                    Ok(Some(sizes.items.iter().map(|i| i.as_ref().and_then(Size::as_known)).collect()))
-                }
+                (_, Ok(sizes), _) => Ok(Some(
+                    sizes
+                        .items
+                        .iter()
+                        .map(|i| i.as_ref().and_then(Size::as_known))
+                        .collect(),
+                )),
                 (.., Some(count)) => Ok(Some(vec![None; count])),
                 _ => Err(Stop::Unknown),
             },
@@ -210,9 +282,15 @@ fn slice(site: &Site<'_>) -> Inferred {
     let (Some(starts), Some(ends)) = (ends_of("starts", 1)?, ends_of("ends", 2)?) else {
         return wrong("starts or ends are missing");
     };
-    let axes = site.ints_of("axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let axes = site
+        .ints_of("axes", 3)?
+        .unwrap_or_else(|| (0..starts.len() as i64).collect());
     let axes = axes_of(&axes, input.shape.len())?;
-    let steps = if site.has(4) { site.ints(4)? } else { vec![1; axes.len()] };
+    let steps = if site.has(4) {
+        site.ints(4)?
+    } else {
+        vec![1; axes.len()]
+    };
     if [starts.len(), ends.len(), steps.len()] != [axes.len(); 3] || steps.contains(&0) {
         return wrong("starts, ends, axes and steps do not fit each other");
     }
@@ -232,7 +310,10 @@ fn slice(site: &Site<'_>) -> Inferred {
 fn gather(site: &Site<'_>) -> Inferred {
     let (input, indices) = (site.value_type(0)?, site.shape(1)?);
     let axis = axis_of(site.node.int_or("axis", 0), input.shape.len())?;
-    one(input.element, [&input.shape[..axis], &indices, &input.shape[axis + 1..]].concat())
+    one(
+        input.element,
+        [&input.shape[..axis], &indices, &input.shape[axis + 1..]].concat(),
+    )
 }
 
 fn gather_nd(site: &Site<'_>) -> Inferred {
@@ -242,14 +323,23 @@ fn gather_nd(site: &Site<'_>) -> Inferred {
     let Some(rest) = input.shape.get(batch.saturating_add(depth)..) else {
         return wrong("indices are deeper than the input");
     };
-    one(input.element, [&indices[..indices.len() - 1], rest].concat())
+    one(
+        input.element,
+        [&indices[..indices.len() - 1], rest].concat(),
+    )
 }
 
 fn pad(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
-    let Some(pads) = site.ints_of("pads", 1)? else { return wrong("pads are missing") };
+    let Some(pads) = site.ints_of("pads", 1)? else {
+        return wrong("pads are missing");
+    };
     let rank = input.shape.len();
-    let axes = if site.has(3) { axes_of(&site.ints(3)?, rank)? } else { (0..rank).collect() };
+    let axes = if site.has(3) {
+        axes_of(&site.ints(3)?, rank)?
+    } else {
+        (0..rank).collect()
+    };
     if pads.len() != 2 * axes.len() {
         return wrong(format!("{} pads for {} axes", pads.len(), axes.len()));
     }
@@ -271,7 +361,11 @@ fn pad(site: &Site<'_>) -> Inferred {
 fn expand(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let sizes = site.sizes(1)?.items;
-    let target = sizes.into_iter().enumerate().map(|(axis, size)| site.dim_of(size, axis)).collect();
+    let target = sizes
+        .into_iter()
+        .enumerate()
+        .map(|(axis, size)| site.dim_of(size, axis))
+        .collect();
     one(input.element, site.broadcast(&[input.shape, target])?)
 }
 
@@ -279,13 +373,23 @@ fn tile(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let repeats = site.sizes(1)?.items;
     if repeats.len() != input.shape.len() {
-        return wrong(format!("{} repeats for rank {}", repeats.len(), input.shape.len()));
+        return wrong(format!(
+            "{} repeats for rank {}",
+            repeats.len(),
+            input.shape.len()
+        ));
     }
     let mut shape = Vec::with_capacity(repeats.len());
     for (axis, (dim, count)) in input.shape.iter().zip(repeats).enumerate() {
-        let size = count.as_ref().and_then(|count| Size::from(dim).times(count));
-        if let (None, Dim::Known(size), Some(count)) = (&size, dim, count.as_ref().and_then(Size::as_known)) {
-            return wrong(format!("{size} elements {count} times along axis {axis} are too many"));
+        let size = count
+            .as_ref()
+            .and_then(|count| Size::from(dim).times(count));
+        if let (None, Dim::Known(size), Some(count)) =
+            (&size, dim, count.as_ref().and_then(Size::as_known))
+        {
+            return wrong(format!(
+                "{size} elements {count} times along axis {axis} are too many"
+            ));
         }
         shape.push(site.dim_of(size, axis));
     }
@@ -294,20 +398,40 @@ fn tile(site: &Site<'_>) -> Inferred {
 
 fn shape_of(site: &Site<'_>) -> Inferred {
     let rank = site.shape(0)?.len();
-    one(Element::Int64, vec![Dim::Known(shape_range(site, rank).len())])
+    one(
+        Element::Int64,
+        vec![Dim::Known(shape_range(site, rank).len())],
+    )
 }
 
 /// The axes that a Shape node asks for.
 pub fn shape_range(site: &Site<'_>, rank: usize) -> std::ops::Range<usize> {
-    let wrap = |at: i64| if at < 0 { at.saturating_add(rank as i64) } else { at }.clamp(0, rank as i64) as usize;
+    let wrap = |at: i64| {
+        if at < 0 {
+            at.saturating_add(rank as i64)
+        } else {
+            at
+        }
+        .clamp(0, rank as i64) as usize
+    };
     let start = wrap(site.node.int_or("start", 0));
     start..wrap(site.node.int_or("end", rank as i64)).max(start)
 }
 
 fn constant_of_shape(site: &Site<'_>) -> Inferred {
-    let element = site.node.tensor("value").map_or(Element::Float, |value| value.element);
+    let element = site
+        .node
+        .tensor("value")
+        .map_or(Element::Float, |value| value.element);
     let sizes = site.sizes(0)?.items;
-    one(element, sizes.into_iter().enumerate().map(|(axis, size)| site.dim_of(size, axis)).collect())
+    one(
+        element,
+        sizes
+            .into_iter()
+            .enumerate()
+            .map(|(axis, size)| site.dim_of(size, axis))
+            .collect(),
+    )
 }
 
 fn one_hot(site: &Site<'_>) -> Inferred {
@@ -321,13 +445,17 @@ fn one_hot(site: &Site<'_>) -> Inferred {
 fn range(site: &Site<'_>) -> Inferred {
     let element = site.element(0)?;
     let bounds = match (site.sizes(0), site.sizes(1), site.sizes(2)) {
-        (Ok(start), Ok(limit), Ok(step)) => [start, limit, step].map(|s| s.as_known().and_then(|v| v.first().copied())),
+        (Ok(start), Ok(limit), Ok(step)) => {
+            [start, limit, step].map(|s| s.as_known().and_then(|v| v.first().copied()))
+        }
         _ => [None; 3],
     };
     let count = match bounds {
         [Some(start), Some(limit), Some(step)] => limit.checked_sub(start).and_then(|span| {
             let partial = span.checked_rem(step)? != 0 && (span > 0) == (step > 0);
-            Some(Size::known((span.checked_div(step)? + i64::from(partial)).max(0)))
+            Some(Size::known(
+                (span.checked_div(step)? + i64::from(partial)).max(0),
+            ))
         }),
         _ => None,
     };

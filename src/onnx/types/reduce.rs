@@ -5,8 +5,8 @@ use crate::onnx::graph::{Dim, Element, ValueType};
 
 pub fn infer(site: &Site<'_>) -> Option<Inferred> {
     Some(match site.node.op_type.as_str() {
-        "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
-        | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" => reduce(site),
+        "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1"
+        | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" => reduce(site),
         "ArgMax" | "ArgMin" => arg(site),
         "TopK" => top_k(site),
         "MatMul" => matmul(site),
@@ -34,22 +34,37 @@ fn reduce(site: &Site<'_>) -> Inferred {
         _ if site.node.int_or("noop_with_empty_axes", 0) != 0 => vec![],
         _ => (0..rank).collect(),
     };
-    one(input.element, dropped(input.shape, &axes, site.node.int_or("keepdims", 1) != 0))
+    one(
+        input.element,
+        dropped(input.shape, &axes, site.node.int_or("keepdims", 1) != 0),
+    )
 }
 
 fn arg(site: &Site<'_>) -> Inferred {
     let shape = site.shape(0)?;
     let axis = axis_of(site.node.int_or("axis", 0), shape.len())?;
-    one(Element::Int64, dropped(shape, &[axis], site.node.int_or("keepdims", 1) != 0))
+    one(
+        Element::Int64,
+        dropped(shape, &[axis], site.node.int_or("keepdims", 1) != 0),
+    )
 }
 
 fn top_k(site: &Site<'_>) -> Inferred {
     let mut input = site.value_type(0)?;
     let axis = axis_of(site.node.int_or("axis", -1), input.shape.len())?;
-    let k = if site.has(1) { site.ints(1)?.first().copied() } else { site.node.int("k") };
-    let k = k.and_then(|k| usize::try_from(k).ok()).ok_or(Stop::Unknown)?;
+    let k = if site.has(1) {
+        site.ints(1)?.first().copied()
+    } else {
+        site.node.int("k")
+    };
+    let k = k
+        .and_then(|k| usize::try_from(k).ok())
+        .ok_or(Stop::Unknown)?;
     input.shape[axis] = Dim::Known(k);
-    let indices = ValueType { element: Element::Int64, shape: input.shape.clone() };
+    let indices = ValueType {
+        element: Element::Int64,
+        shape: input.shape.clone(),
+    };
     Ok(vec![Some(input), Some(indices)])
 }
 
@@ -63,10 +78,14 @@ fn contract(a: &Dim, b: &Dim) -> Result<(), Stop> {
 fn matmul(site: &Site<'_>) -> Inferred {
     let element = site.element(0)?;
     let (a, b) = (site.shape(0)?, site.shape(1)?);
-    let (Some(inner), false) = (a.last(), b.is_empty()) else { return wrong("operands must not be scalars") };
+    let (Some(inner), false) = (a.last(), b.is_empty()) else {
+        return wrong("operands must not be scalars");
+    };
     contract(inner, &b[b.len().saturating_sub(2)])?;
-    let (rows, columns) =
-        (a.len().checked_sub(2).map(|at| a[at].clone()), (b.len() > 1).then(|| b[b.len() - 1].clone()));
+    let (rows, columns) = (
+        a.len().checked_sub(2).map(|at| a[at].clone()),
+        (b.len() > 1).then(|| b[b.len() - 1].clone()),
+    );
     let lead = |shape: &[Dim]| shape[..shape.len().saturating_sub(2)].to_vec();
     let mut shape = site.broadcast(&[lead(&a), lead(&b)])?;
     shape.extend(rows.into_iter().chain(columns));
@@ -77,7 +96,11 @@ fn gemm(site: &Site<'_>) -> Inferred {
     let element = site.element(0)?;
     let (mut a, mut b) = (site.shape(0)?, site.shape(1)?);
     if a.len() != 2 || b.len() != 2 {
-        return wrong(format!("operands must be matrices, not of rank {} and {}", a.len(), b.len()));
+        return wrong(format!(
+            "operands must be matrices, not of rank {} and {}",
+            a.len(),
+            b.len()
+        ));
     }
     if site.node.int_or("transA", 0) != 0 {
         a.reverse();
@@ -92,8 +115,17 @@ fn gemm(site: &Site<'_>) -> Inferred {
 /// Letters only; an equation with an ellipsis is left unknown.
 fn einsum(site: &Site<'_>) -> Inferred {
     let element = site.element(0)?;
-    let equation: String = site.node.string("equation").unwrap_or("").chars().filter(|c| !c.is_whitespace()).collect();
-    let Some((left, right)) = equation.split_once("->").filter(|_| !equation.contains('.')) else {
+    let equation: String = site
+        .node
+        .string("equation")
+        .unwrap_or("")
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .collect();
+    let Some((left, right)) = equation
+        .split_once("->")
+        .filter(|_| !equation.contains('.'))
+    else {
         return Err(Stop::Unknown);
     };
     let mut sizes = std::collections::HashMap::new();

@@ -41,9 +41,15 @@ impl<'a> Site<'a> {
     }
 
     pub fn value_type(&self, index: usize) -> Result<ValueType, Stop> {
-        let Some(name) = self.node.input(index) else { return wrong(format!("input {index} is missing")) };
+        let Some(name) = self.node.input(index) else {
+            return wrong(format!("input {index} is missing"));
+        };
         let constant = || self.constants.get(name).map(Literal::value_type);
-        self.types.get(name).cloned().or_else(constant).ok_or(Stop::Unknown)
+        self.types
+            .get(name)
+            .cloned()
+            .or_else(constant)
+            .ok_or(Stop::Unknown)
     }
 
     pub fn shape(&self, index: usize) -> Result<Vec<Dim>, Stop> {
@@ -56,19 +62,28 @@ impl<'a> Site<'a> {
 
     /// What is known of the integers of an input.
     pub fn sizes(&self, index: usize) -> Result<Sizes, Stop> {
-        let known = self.node.input(index).and_then(|name| self.types.sizes(name)).cloned();
-        known.or_else(|| self.constant(index).and_then(Sizes::of_literal)).ok_or(Stop::Unknown)
+        let known = self
+            .node
+            .input(index)
+            .and_then(|name| self.types.sizes(name))
+            .cloned();
+        known
+            .or_else(|| self.constant(index).and_then(Sizes::of_literal))
+            .ok_or(Stop::Unknown)
     }
 
     /// The integers of an input, all known.
     pub fn ints(&self, index: usize) -> Result<Vec<i64>, Stop> {
         match self.constant(index) {
-            Some(literal) => literal.to_i64s().ok_or_else(|| Stop::Wrong(format!("input {index} must be of integers"))),
+            Some(literal) => literal
+                .to_i64s()
+                .ok_or_else(|| Stop::Wrong(format!("input {index} must be of integers"))),
             None => self.sizes(index)?.as_known().ok_or(Stop::Unknown),
         }
     }
 
-    /// Integers given as attribute `name` in old opsets, as input `index` in new ones; none when given as neither.
+    /// Integers given as attribute `name` in old opsets, as input `index` in new ones; none when
+    /// given as neither.
     pub fn ints_of(&self, name: &str, index: usize) -> Result<Option<Vec<i64>>, Stop> {
         match self.node.ints(name) {
             Some(values) => Ok(Some(values.to_vec())),
@@ -83,7 +98,8 @@ impl<'a> Site<'a> {
     }
 
     pub fn dim_of(&self, size: Option<Size>, axis: usize) -> Dim {
-        size.and_then(|size| size.to_dim()).unwrap_or_else(|| self.fresh(axis))
+        size.and_then(|size| size.to_dim())
+            .unwrap_or_else(|| self.fresh(axis))
     }
 
     /// The common shape of operands under numpy broadcasting.
@@ -97,7 +113,9 @@ impl<'a> Site<'a> {
                 common[at] = match (&common[at], dim) {
                     (Dim::Known(1), other) | (other, Dim::Known(1)) => other.clone(),
                     (a, b) if a == b => a.clone(),
-                    (Dim::Known(a), Dim::Known(b)) => return wrong(format!("{a} and {b} do not broadcast")),
+                    (Dim::Known(a), Dim::Known(b)) => {
+                        return wrong(format!("{a} and {b} do not broadcast"));
+                    }
                     (Dim::Known(a), _) | (_, Dim::Known(a)) => Dim::Known(*a),
                     _ => self.fresh(at),
                 };
@@ -109,7 +127,11 @@ impl<'a> Site<'a> {
 
 /// `axis` counted from the front; negative ones count from the back.
 pub fn axis_of(axis: i64, rank: usize) -> Result<usize, Stop> {
-    let from_front = if axis < 0 { axis.checked_add(rank as i64).unwrap_or(-1) } else { axis };
+    let from_front = if axis < 0 {
+        axis.checked_add(rank as i64).unwrap_or(-1)
+    } else {
+        axis
+    };
     match usize::try_from(from_front) {
         Ok(at) if at < rank => Ok(at),
         _ => wrong(format!("axis {axis} does not exist in rank {rank}")),

@@ -1,4 +1,5 @@
-//! A size as a product of a number and symbols (`2*batch`): what reshapes of a symbolic batch need, and no more.
+//! A size as a product of a number and symbols (`2*batch`): what reshapes of a symbolic batch need,
+//! and no more.
 
 use super::LONGEST_SHAPE;
 use crate::onnx::graph::{Dim, Literal};
@@ -16,7 +17,10 @@ pub struct Size {
 
 impl Size {
     pub fn known(factor: i64) -> Self {
-        Self { factor, symbols: vec![] }
+        Self {
+            factor,
+            symbols: vec![],
+        }
     }
 
     /// The number, unless symbols are left.
@@ -46,7 +50,10 @@ impl Size {
         for symbol in &other.symbols {
             symbols.remove(symbols.iter().position(|s| s == symbol)?);
         }
-        Some(Self { factor: self.factor / other.factor, symbols })
+        Some(Self {
+            factor: self.factor / other.factor,
+            symbols,
+        })
     }
 
     /// The size as a dimension; none when it is negative.
@@ -67,11 +74,18 @@ impl From<&Dim> for Size {
         match dim {
             Dim::Known(size) => Self::known(i64::try_from(*size).unwrap_or(i64::MAX)),
             Dim::Symbol(text) => {
-                let (numbers, mut symbols): (Vec<&str>, Vec<&str>) =
-                    text.split('*').partition(|part| part.parse::<i64>().is_ok());
+                let (numbers, mut symbols): (Vec<&str>, Vec<&str>) = text
+                    .split('*')
+                    .partition(|part| part.parse::<i64>().is_ok());
                 symbols.sort_unstable();
-                let factor = numbers.iter().filter_map(|n| n.parse::<i64>().ok()).fold(1i64, i64::saturating_mul);
-                Self { factor, symbols: symbols.into_iter().map(String::from).collect() }
+                let factor = numbers
+                    .iter()
+                    .filter_map(|n| n.parse::<i64>().ok())
+                    .fold(1i64, i64::saturating_mul);
+                Self {
+                    factor,
+                    symbols: symbols.into_iter().map(String::from).collect(),
+                }
             }
         }
     }
@@ -79,10 +93,12 @@ impl From<&Dim> for Size {
 
 /// Product of the sizes of `dims`; none when it overflows.
 pub fn product(dims: &[Dim]) -> Option<Size> {
-    dims.iter().try_fold(Size::known(1), |all, dim| all.times(&Size::from(dim)))
+    dims.iter()
+        .try_fold(Size::known(1), |all, dim| all.times(&Size::from(dim)))
 }
 
-/// A scalar or vector of integers of which some are known: a shape on its way through Gather, Concat and the like.
+/// A scalar or vector of integers of which some are known: a shape on its way through Gather,
+/// Concat and the like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
     pub scalar: bool,
@@ -91,11 +107,17 @@ pub struct Sizes {
 
 impl Sizes {
     pub fn vector(items: Vec<Option<Size>>) -> Self {
-        Self { scalar: false, items }
+        Self {
+            scalar: false,
+            items,
+        }
     }
 
     pub fn scalar(item: Option<Size>) -> Self {
-        Self { scalar: true, items: vec![item] }
+        Self {
+            scalar: true,
+            items: vec![item],
+        }
     }
 
     /// The values of a short integer constant.
@@ -103,13 +125,23 @@ impl Sizes {
         if literal.shape.len() > 1 || literal.len() > LONGEST_SHAPE {
             return None;
         }
-        let items = literal.to_i64s()?.into_iter().map(|v| Some(Size::known(v))).collect();
-        Some(Self { scalar: literal.shape.is_empty(), items })
+        let items = literal
+            .to_i64s()?
+            .into_iter()
+            .map(|v| Some(Size::known(v)))
+            .collect();
+        Some(Self {
+            scalar: literal.shape.is_empty(),
+            items,
+        })
     }
 
     /// The numbers, when all are known.
     pub fn as_known(&self) -> Option<Vec<i64>> {
-        self.items.iter().map(|item| item.as_ref().and_then(Size::as_known)).collect()
+        self.items
+            .iter()
+            .map(|item| item.as_ref().and_then(Size::as_known))
+            .collect()
     }
 }
 
@@ -123,10 +155,16 @@ mod tests {
         let six = batch.times(&Size::known(6)).unwrap();
         assert_eq!(six.to_dim(), Some(Dim::from("6*N")));
         assert_eq!(Size::from(&Dim::from("6*N")), six);
-        assert_eq!(six.over(&Size::known(6)).unwrap().to_dim(), Some(Dim::from("N")));
+        assert_eq!(
+            six.over(&Size::known(6)).unwrap().to_dim(),
+            Some(Dim::from("N"))
+        );
         assert_eq!(six.over(&batch).unwrap().to_dim(), Some(Dim::Known(6)));
         assert_eq!(six.over(&Size::known(4)), None);
         assert_eq!(Size::known(6).over(&batch), None);
-        assert_eq!(product(&[Dim::from("N"), Dim::Known(2), Dim::Known(3)]), Some(six));
+        assert_eq!(
+            product(&[Dim::from("N"), Dim::Known(2), Dim::Known(3)]),
+            Some(six)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Ops that slide windows over the spatial axes, and those that resample them. Layout N, C, spatial.
+//! Ops that slide windows over the spatial axes, and those that resample them. Layout N, C,
+//! spatial.
 
 use super::LARGEST_SIZE;
 use super::site::{Inferred, Site, Stop, one, wrong};
@@ -28,16 +29,38 @@ struct Window {
 fn window(site: &Site<'_>, kernel: Vec<usize>) -> Result<Window, Stop> {
     let rank = kernel.len();
     let positive = |name: &str| -> Result<Vec<usize>, Stop> {
-        let Some(values) = site.node.ints(name) else { return Ok(vec![1; rank]) };
-        let sizes: Vec<usize> = values.iter().filter_map(|&v| usize::try_from(v).ok().filter(is_size)).collect();
-        if sizes.len() != rank { wrong(format!("{name} must be {rank} positive numbers")) } else { Ok(sizes) }
+        let Some(values) = site.node.ints(name) else {
+            return Ok(vec![1; rank]);
+        };
+        let sizes: Vec<usize> = values
+            .iter()
+            .filter_map(|&v| usize::try_from(v).ok().filter(is_size))
+            .collect();
+        if sizes.len() != rank {
+            wrong(format!("{name} must be {rank} positive numbers"))
+        } else {
+            Ok(sizes)
+        }
     };
-    let pads = site.node.ints("pads").map_or(vec![0; 2 * rank], <[i64]>::to_vec);
-    if pads.len() != 2 * rank || pads.iter().any(|pad| pad.unsigned_abs() > LARGEST_SIZE as u64) {
+    let pads = site
+        .node
+        .ints("pads")
+        .map_or(vec![0; 2 * rank], <[i64]>::to_vec);
+    if pads.len() != 2 * rank
+        || pads
+            .iter()
+            .any(|pad| pad.unsigned_abs() > LARGEST_SIZE as u64)
+    {
         return wrong(format!("pads must be {} numbers", 2 * rank));
     }
     let auto_pad = site.node.string("auto_pad").unwrap_or("NOTSET").to_string();
-    Ok(Window { strides: positive("strides")?, dilations: positive("dilations")?, kernel, pads, auto_pad })
+    Ok(Window {
+        strides: positive("strides")?,
+        dilations: positive("dilations")?,
+        kernel,
+        pads,
+        auto_pad,
+    })
 }
 
 fn is_size(size: &usize) -> bool {
@@ -45,23 +68,31 @@ fn is_size(size: &usize) -> bool {
 }
 
 impl Window {
-    /// Positions of the window along spatial `axis` of `dim`; none when `dim` is a symbol and windows change it.
+    /// Positions of the window along spatial `axis` of `dim`; none when `dim` is a symbol and
+    /// windows change it.
     fn positions(&self, axis: usize, dim: &Dim, ceil: bool) -> Result<Option<Dim>, Stop> {
         let (stride, span) = (self.strides[axis] as i64, self.span(axis));
         let (begin, end) = (self.pads[axis], self.pads[axis + self.kernel.len()]);
         let same = self.auto_pad.starts_with("SAME");
         if *dim == Dim::Known(0) {
-            return wrong(format!("its input has no elements along spatial axis {axis}"));
+            return wrong(format!(
+                "its input has no elements along spatial axis {axis}"
+            ));
         }
         let Dim::Known(size) = dim else {
-            let keeps = stride == 1 && (same || (self.auto_pad == "NOTSET" && begin + end == span - 1) || span == 1);
+            let keeps = stride == 1
+                && (same || (self.auto_pad == "NOTSET" && begin + end == span - 1) || span == 1);
             return Ok(keeps.then(|| dim.clone()));
         };
         let size = *size as i64;
         let positions = if same {
             (size + stride - 1) / stride
         } else {
-            let padding = if self.auto_pad == "VALID" { 0 } else { begin + end };
+            let padding = if self.auto_pad == "VALID" {
+                0
+            } else {
+                begin + end
+            };
             let room = size + padding - span;
             if room < 0 {
                 return wrong(format!(
@@ -76,16 +107,18 @@ impl Window {
         Ok(Some(Dim::Known(usize::try_from(positions).unwrap_or(0))))
     }
 
-    /// Input positions from the first tap to the last. Sizes are below 2^31: no product of two overflows.
+    /// Input positions from the first tap to the last. Sizes are below 2^31: no product of two
+    /// overflows.
     fn span(&self, axis: usize) -> i64 {
         (self.kernel[axis] as i64 - 1) * self.dilations[axis] as i64 + 1
     }
 
     fn apply(&self, site: &Site<'_>, spatial: &[Dim], ceil: bool) -> Result<Vec<Dim>, Stop> {
-        let dims = spatial
-            .iter()
-            .enumerate()
-            .map(|(axis, dim)| Ok(self.positions(axis, dim, ceil)?.unwrap_or_else(|| site.fresh(axis + 2))));
+        let dims = spatial.iter().enumerate().map(|(axis, dim)| {
+            Ok(self
+                .positions(axis, dim, ceil)?
+                .unwrap_or_else(|| site.fresh(axis + 2)))
+        });
         dims.collect()
     }
 }
@@ -94,17 +127,25 @@ impl Window {
 fn operands(site: &Site<'_>) -> Result<(ValueType, Vec<Dim>, Vec<usize>), Stop> {
     let (input, weight) = (site.value_type(0)?, site.shape(1)?);
     if input.shape.len() < 3 || weight.len() != input.shape.len() {
-        return wrong(format!("input of rank {} and weight of rank {} do not fit", input.shape.len(), weight.len()));
+        return wrong(format!(
+            "input of rank {} and weight of rank {} do not fit",
+            input.shape.len(),
+            weight.len()
+        ));
     }
-    let kernel = weight[2..].iter().map(Dim::known).collect::<Option<Vec<_>>>().ok_or(Stop::Unknown)?;
+    let kernel = weight[2..]
+        .iter()
+        .map(Dim::known)
+        .collect::<Option<Vec<_>>>()
+        .ok_or(Stop::Unknown)?;
     if !kernel.iter().all(is_size) {
         return wrong("the weight is empty");
     }
-    if site
-        .node
-        .ints("kernel_shape")
-        .is_some_and(|given| !given.iter().eq(kernel.iter().map(|&k| k as i64).collect::<Vec<_>>().iter()))
-    {
+    if site.node.ints("kernel_shape").is_some_and(|given| {
+        !given
+            .iter()
+            .eq(kernel.iter().map(|&k| k as i64).collect::<Vec<_>>().iter())
+    }) {
         return wrong("kernel_shape differs from the weight's shape");
     }
     Ok((input, weight, kernel))
@@ -112,7 +153,10 @@ fn operands(site: &Site<'_>) -> Result<(ValueType, Vec<Dim>, Vec<usize>), Stop> 
 
 fn group(site: &Site<'_>) -> Result<usize, Stop> {
     let group = site.node.int_or("group", 1);
-    usize::try_from(group).ok().filter(is_size).ok_or_else(|| Stop::Wrong(format!("group {group} is not positive")))
+    usize::try_from(group)
+        .ok()
+        .filter(is_size)
+        .ok_or_else(|| Stop::Wrong(format!("group {group} is not positive")))
 }
 
 fn conv(site: &Site<'_>) -> Inferred {
@@ -120,25 +164,43 @@ fn conv(site: &Site<'_>) -> Inferred {
     if let (Dim::Known(channels), Dim::Known(per_group)) = (&input.shape[1], &weight[1]) {
         let expected = per_group.saturating_mul(group(site)?);
         if *channels != expected {
-            return wrong(format!("the weight asks for {expected} channels, the input has {channels}"));
+            return wrong(format!(
+                "the weight asks for {expected} channels, the input has {channels}"
+            ));
         }
     }
     let spatial = window(site, kernel)?.apply(site, &input.shape[2..], false)?;
-    one(input.element, [vec![input.shape[0].clone(), weight[0].clone()], spatial].concat())
+    one(
+        input.element,
+        [vec![input.shape[0].clone(), weight[0].clone()], spatial].concat(),
+    )
 }
 
 fn conv_transpose(site: &Site<'_>) -> Inferred {
     let (input, weight, kernel) = operands(site)?;
     let window = window(site, kernel)?;
     let rank = window.kernel.len();
-    let channels = weight[1].known().map_or_else(|| Ok(site.fresh(1)), |c| Ok(Dim::Known(c * group(site)?)))?;
-    let added = site.node.ints("output_padding").map_or(vec![0; rank], <[i64]>::to_vec);
-    if added.len() != rank || added.iter().any(|pad| pad.unsigned_abs() > LARGEST_SIZE as u64) {
+    let channels = weight[1]
+        .known()
+        .map_or_else(|| Ok(site.fresh(1)), |c| Ok(Dim::Known(c * group(site)?)))?;
+    let added = site
+        .node
+        .ints("output_padding")
+        .map_or(vec![0; rank], <[i64]>::to_vec);
+    if added.len() != rank
+        || added
+            .iter()
+            .any(|pad| pad.unsigned_abs() > LARGEST_SIZE as u64)
+    {
         return wrong(format!("output_padding must be {rank} numbers"));
     }
     let mut shape = vec![input.shape[0].clone(), channels];
     for (axis, dim) in input.shape[2..].iter().enumerate() {
-        if let Some(given) = site.node.ints("output_shape").and_then(|s| s.get(s.len().checked_sub(rank)? + axis)) {
+        if let Some(given) = site
+            .node
+            .ints("output_shape")
+            .and_then(|s| s.get(s.len().checked_sub(rank)? + axis))
+        {
             shape.push(usize::try_from(*given).map_or_else(|_| site.fresh(axis + 2), Dim::Known));
             continue;
         }
@@ -152,7 +214,9 @@ fn conv_transpose(site: &Site<'_>) -> Inferred {
                     "VALID" => full,
                     _ => full - window.pads[axis] - window.pads[axis + rank],
                 };
-                usize::try_from(out).map(Dim::Known).or_else(|_| wrong("the output would have a negative size"))?
+                usize::try_from(out)
+                    .map(Dim::Known)
+                    .or_else(|_| wrong("the output would have a negative size"))?
             }
             Dim::Symbol(_) => site.fresh(axis + 2),
         });
@@ -163,34 +227,61 @@ fn conv_transpose(site: &Site<'_>) -> Inferred {
 fn pool(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let kernel = site.node.ints("kernel_shape").unwrap_or_default();
-    let kernel: Vec<usize> = kernel.iter().filter_map(|&k| usize::try_from(k).ok().filter(is_size)).collect();
+    let kernel: Vec<usize> = kernel
+        .iter()
+        .filter_map(|&k| usize::try_from(k).ok().filter(is_size))
+        .collect();
     if kernel.is_empty() || input.shape.len() != kernel.len() + 2 {
-        return wrong(format!("kernel_shape does not fit an input of rank {}", input.shape.len()));
+        return wrong(format!(
+            "kernel_shape does not fit an input of rank {}",
+            input.shape.len()
+        ));
     }
     let ceil = site.node.int_or("ceil_mode", 0) != 0;
     let window = window(site, kernel)?;
     for axis in 0..window.kernel.len() {
         let pad = window.pads[axis].max(window.pads[axis + window.kernel.len()]);
         if window.auto_pad == "NOTSET" && pad >= window.span(axis) {
-            return wrong(format!("pads of {pad} must be smaller than the window of {}", window.span(axis)));
+            return wrong(format!(
+                "pads of {pad} must be smaller than the window of {}",
+                window.span(axis)
+            ));
         }
     }
     let spatial = window.apply(site, &input.shape[2..], ceil)?;
     let shape = [&input.shape[..2], &spatial].concat();
-    let indices = ValueType { element: Element::Int64, shape: shape.clone() };
-    Ok(vec![Some(ValueType { element: input.element, shape }), Some(indices)])
+    let indices = ValueType {
+        element: Element::Int64,
+        shape: shape.clone(),
+    };
+    Ok(vec![
+        Some(ValueType {
+            element: input.element,
+            shape,
+        }),
+        Some(indices),
+    ])
 }
 
 fn global_pool(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let shape = input.shape.into_iter().enumerate();
-    one(input.element, shape.map(|(axis, dim)| if axis < 2 { dim } else { Dim::Known(1) }).collect())
+    one(
+        input.element,
+        shape
+            .map(|(axis, dim)| if axis < 2 { dim } else { Dim::Known(1) })
+            .collect(),
+    )
 }
 
 fn resize(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let rank = input.shape.len();
-    if site.node.string("keep_aspect_ratio_policy").is_some_and(|policy| policy != "stretch") {
+    if site
+        .node
+        .string("keep_aspect_ratio_policy")
+        .is_some_and(|policy| policy != "stretch")
+    {
         return Err(Stop::Unknown);
     }
     let axes = match site.node.ints("axes") {
@@ -209,7 +300,9 @@ fn resize(site: &Site<'_>) -> Inferred {
         Some(scales) => scales.to_vec(),
         None => {
             let at = if site.has(2) { 2 } else { 1 };
-            site.constant(at).and_then(|literal| literal.to_f32s()).ok_or(Stop::Unknown)?
+            site.constant(at)
+                .and_then(|literal| literal.to_f32s())
+                .ok_or(Stop::Unknown)?
         }
     };
     if scales.len() != axes.len() {
@@ -228,7 +321,9 @@ fn resize(site: &Site<'_>) -> Inferred {
 fn blocks(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let block = usize::try_from(site.node.int_or("blocksize", 0)).unwrap_or(0);
-    let [batch, channels, height, width] = input.shape.as_slice() else { return wrong("the input must be of rank 4") };
+    let [batch, channels, height, width] = input.shape.as_slice() else {
+        return wrong("the input must be of rank 4");
+    };
     if !(1..=1 << 15).contains(&block) {
         return wrong("blocksize must be positive and small");
     }

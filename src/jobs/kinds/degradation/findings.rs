@@ -1,4 +1,5 @@
-//! What a benchmark finds: of single images, and of all of them so far. The same request finds the same, but for the time it ended.
+//! What a benchmark finds: of single images, and of all of them so far. The same request finds the
+//! same, but for the time it ended.
 
 use std::collections::BTreeMap;
 
@@ -49,14 +50,19 @@ pub enum Reason {
     Misclassified,
     /// The model has no such class; `labels: ignore` uses the image.
     UnknownLabel,
-    /// Its label and its index name different classes, or its label names several; `labels: ignore` uses the image.
+    /// Its label and its index name different classes, or its label names several; `labels: ignore`
+    /// uses the image.
     AmbiguousLabel,
     NotFinite,
 }
 
 impl Reason {
     pub fn of(doubt: &Doubt) -> Self {
-        if doubt.kind() == "ambiguous_label" { Self::AmbiguousLabel } else { Self::UnknownLabel }
+        if doubt.kind() == "ambiguous_label" {
+            Self::AmbiguousLabel
+        } else {
+            Self::UnknownLabel
+        }
     }
 }
 
@@ -152,19 +158,32 @@ pub struct Uneven;
 impl Findings {
     pub fn of(spec: &Spec, mut images: Vec<ImageResult>) -> Result<Self, Uneven> {
         images.sort_by_key(|image| image.index);
-        let (mut curves, mut skipped_images, mut skipped) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let (mut curves, mut skipped_images, mut skipped) =
+            (Vec::new(), Vec::new(), BTreeMap::new());
         let mut samples = Vec::new();
         for ImageResult { file, outcome, .. } in images {
             match outcome {
-                Outcome::Measured { curves: found, maps, .. } => {
-                    samples.extend(maps.filter(|_| samples.len() < SAMPLES).map(|maps| Sample { file, maps }));
-                    let wide = |curve: Vec<f32>| curve.into_iter().map(f64::from).collect::<Vec<f64>>();
+                Outcome::Measured {
+                    curves: found,
+                    maps,
+                    ..
+                } => {
+                    samples.extend(
+                        maps.filter(|_| samples.len() < SAMPLES)
+                            .map(|maps| Sample { file, maps }),
+                    );
+                    let wide =
+                        |curve: Vec<f32>| curve.into_iter().map(f64::from).collect::<Vec<f64>>();
                     curves.push(found.into_iter().map(wide).collect::<Vec<_>>());
                 }
                 Outcome::Skipped { reason, detail } => {
                     *skipped.entry(reason).or_default() += 1;
                     if skipped_images.len() < MAX_SKIPPED {
-                        skipped_images.push(SkippedImage { file, reason, detail });
+                        skipped_images.push(SkippedImage {
+                            file,
+                            reason,
+                            detail,
+                        });
                     }
                 }
             }
@@ -174,15 +193,21 @@ impl Findings {
             false => Some(summarise(&curves, spec.seed).ok_or(Uneven)?),
         };
         let titles = spec.titles();
-        let (rows, differences) = summary.map_or_else(Default::default, |summary| (summary.rows, summary.differences));
-        let rows = rows.into_iter().zip(&titles).zip(&spec.methods).map(|((row, title), method)| RowFinding {
-            title: title.clone(),
-            method: method.clone(),
-            area: row.area,
-            interval: row.interval,
-            mean_curve: row.mean_curve,
-            band: row.band,
+        let (rows, differences) = summary.map_or_else(Default::default, |summary| {
+            (summary.rows, summary.differences)
         });
+        let rows =
+            rows.into_iter()
+                .zip(&titles)
+                .zip(&spec.methods)
+                .map(|((row, title), method)| RowFinding {
+                    title: title.clone(),
+                    method: method.clone(),
+                    area: row.area,
+                    interval: row.interval,
+                    mean_curve: row.mean_curve,
+                    band: row.band,
+                });
         let differences = differences.into_iter().map(|found| DifferenceFinding {
             one: titles[found.one].clone(),
             other: titles[found.other].clone(),
@@ -194,7 +219,13 @@ impl Findings {
             metric: metric.map_or("", |metric| metric.title).to_owned(),
             paper: metric.map_or("", |metric| metric.paper).to_owned(),
             better: metric
-                .map_or("", |metric| if metric.direction == Direction::Lower { "lower" } else { "higher" })
+                .map_or("", |metric| {
+                    if metric.direction == Direction::Lower {
+                        "lower"
+                    } else {
+                        "higher"
+                    }
+                })
                 .to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             used: curves.len(),
@@ -216,10 +247,14 @@ impl Findings {
 
     /// `one` less `other`, whichever way round the pair is kept.
     pub fn difference(&self, one: &str, other: &str) -> Option<(f64, [f64; 2])> {
-        self.differences.iter().find_map(|pair| match (pair.one.as_str(), pair.other.as_str()) {
-            (a, b) if (a, b) == (one, other) => Some((pair.difference, pair.interval)),
-            (a, b) if (b, a) == (one, other) => Some((-pair.difference, [-pair.interval[1], -pair.interval[0]])),
-            _ => None,
-        })
+        self.differences
+            .iter()
+            .find_map(|pair| match (pair.one.as_str(), pair.other.as_str()) {
+                (a, b) if (a, b) == (one, other) => Some((pair.difference, pair.interval)),
+                (a, b) if (b, a) == (one, other) => {
+                    Some((-pair.difference, [-pair.interval[1], -pair.interval[0]]))
+                }
+                _ => None,
+            })
     }
 }

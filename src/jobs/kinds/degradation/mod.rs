@@ -1,6 +1,7 @@
-//! `degradation`: the image degradation benchmark (the PGIG paper, section 5) of several methods on a data set. A shard is a few images; for each,
-//! all methods are explained together, so that they share points and forward passes, and every ranking is degraded.
-//! An image that cannot be used is left out for all methods, with its reason: they are compared on the same images.
+//! `degradation`: the image degradation benchmark (the PGIG paper, section 5) of several methods on
+//! a data set. A shard is a few images; for each, all methods are explained together, so that they
+//! share points and forward passes, and every ranking is degraded. An image that cannot be used is
+//! left out for all methods, with its reason: they are compared on the same images.
 
 mod chart;
 mod findings;
@@ -28,7 +29,9 @@ use crate::{
     dataset::{Dataset, DatasetError, draw},
     engine::runtime_version,
     image::{RgbImage, decode::Limits, geometry::Geometry, preprocess::preprocess},
-    jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError},
+    jobs::{
+        Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
+    },
     methods::{
         drive::{self, Explained, MethodError, Request},
         parameters::Parameters,
@@ -89,19 +92,38 @@ impl Kind for Degradation {
             ),
             ("grid", "patches along each side; default: 25"),
             ("steps", "patches replaced; default: 100"),
-            ("order", "`descending` (most important first, the default) or `ascending`"),
+            (
+                "order",
+                "`descending` (most important first, the default) or `ascending`",
+            ),
             (
                 "replacement",
                 "`mean` (of the patch, per channel; the default), `zero` (in the model's input space) or `blur` (sigma 10)",
             ),
-            ("limit", "most images, drawn at random by `seed`; default: all"),
-            ("labels", "`use` (labelled images that the model misclassifies are left out; the default) or `ignore`"),
-            ("seed", "of the draw, the bootstrap, and what methods draw; default: 0"),
-            ("compat", "`pgig-2020`: as in the published code of the PGIG paper"),
+            (
+                "limit",
+                "most images, drawn at random by `seed`; default: all",
+            ),
+            (
+                "labels",
+                "`use` (labelled images that the model misclassifies are left out; the default) or `ignore`",
+            ),
+            (
+                "seed",
+                "of the draw, the bootstrap, and what methods draw; default: 0",
+            ),
+            (
+                "compat",
+                "`pgig-2020`: as in the published code of the PGIG paper",
+            ),
         ]
     }
 
-    fn plan<'a>(&'a self, given: Map<String, Value>, app: &'a App) -> BoxFuture<'a, Result<Plan, JobError>> {
+    fn plan<'a>(
+        &'a self,
+        given: Map<String, Value>,
+        app: &'a App,
+    ) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
             let mut asked = Asked::new(given, app);
             let dataset = asked.dataset().await;
@@ -109,16 +131,23 @@ impl Kind for Degradation {
         })
     }
 
-    fn work<'a>(&'a self, context: &'a Context, shard: &'a Shard) -> BoxFuture<'a, Result<Bytes, WorkError>> {
+    fn work<'a>(
+        &'a self,
+        context: &'a Context,
+        shard: &'a Shard,
+    ) -> BoxFuture<'a, Result<Bytes, WorkError>> {
         Box::pin(async move {
             let bench = Bench::open(context).await?;
-            let payload: Payload = serde_json::from_value(shard.payload.clone()).map_err(WorkError::lasting)?;
+            let payload: Payload =
+                serde_json::from_value(shard.payload.clone()).map_err(WorkError::lasting)?;
             let mut results = Vec::with_capacity(payload.images.len());
             for (at, index) in payload.images.into_iter().enumerate() {
                 results.push(bench.measure(index, at < payload.samples).await?);
                 context.report_progress(results.len() as u64);
             }
-            Ok(serde_json::to_vec(&results).map_err(WorkError::lasting)?.into())
+            Ok(serde_json::to_vec(&results)
+                .map_err(WorkError::lasting)?
+                .into())
         })
     }
 
@@ -126,7 +155,9 @@ impl Kind for Degradation {
         let spec: Spec = serde_json::from_value(spec.clone()).map_err(WorkError::lasting)?;
         let mut images = Vec::new();
         for result in results.iter().flatten() {
-            images.extend(serde_json::from_slice::<Vec<ImageResult>>(result).map_err(WorkError::lasting)?);
+            images.extend(
+                serde_json::from_slice::<Vec<ImageResult>>(result).map_err(WorkError::lasting)?,
+            );
         }
         let mut findings = Findings::of(&spec, images).map_err(WorkError::lasting)?;
         if results.iter().any(Option::is_none) {
@@ -136,14 +167,25 @@ impl Kind for Degradation {
         serde_json::to_value(findings).map_err(WorkError::lasting)
     }
 
-    fn complete<'a>(&'a self, context: &'a Context, mut reduced: Value) -> BoxFuture<'a, Result<Value, WorkError>> {
+    fn complete<'a>(
+        &'a self,
+        context: &'a Context,
+        mut reduced: Value,
+    ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async move {
             let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
-            let providers = context.app.engine().providers().iter().map(ToString::to_string);
+            let providers = context
+                .app
+                .engine()
+                .providers()
+                .iter()
+                .map(ToString::to_string);
             let run = Run {
                 onnxruntime: runtime_version(),
                 providers: providers.collect::<Vec<_>>().join(", "),
-                threads: Some(context.app.settings().threads).filter(|threads| *threads > 0).unwrap_or_else(cores),
+                threads: Some(context.app.settings().threads)
+                    .filter(|threads| *threads > 0)
+                    .unwrap_or_else(cores),
                 ended: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
             };
             reduced["run"] = json!(run);
@@ -153,42 +195,76 @@ impl Kind for Degradation {
 
     /// Without the sample maps, which are large.
     fn overview(&self, result: Arc<Value>) -> Arc<Value> {
-        let Some(fields) = result.as_object() else { return result };
+        let Some(fields) = result.as_object() else {
+            return result;
+        };
         let shown = fields.iter().filter(|(name, _)| *name != "samples");
-        Arc::new(Value::Object(shown.map(|(name, value)| (name.clone(), value.clone())).collect()))
+        Arc::new(Value::Object(
+            shown
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        ))
     }
 
     fn formats(&self) -> &'static [Format] {
-        &[Format::Html, Format::Json, Format::Csv, Format::Svg, Format::Png]
+        &[
+            Format::Html,
+            Format::Json,
+            Format::Csv,
+            Format::Svg,
+            Format::Png,
+        ]
     }
 
     fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError> {
         let settled: Spec = serde_json::from_value(spec.clone()).map_err(WorkError::lasting)?;
-        let findings: Findings = serde_json::from_value(result.clone()).map_err(WorkError::lasting)?;
+        let findings: Findings =
+            serde_json::from_value(result.clone()).map_err(WorkError::lasting)?;
         report::write(spec, &settled, &findings, format).map(|bytes| Report::Bytes(bytes.into()))
     }
 }
 
 fn plan(asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobError> {
     let app = asked.app().clone();
-    let Settled { spec, rows, dataset } = spec::settle(asked, dataset)?;
+    let Settled {
+        spec,
+        rows,
+        dataset,
+    } = spec::settle(asked, dataset)?;
     let count = dataset.images.len();
     let used = spec.limit.map_or(count, |limit| limit.min(count));
     let explaining = Parameters::cost_of(rows.iter().map(|row| &row.parameters), true);
     let cost = explaining + rows.len() * spec.metric.steps;
     check_evaluations(&app, cost, used, |most| {
         let steps = most.saturating_sub(explaining as u64) / rows.len() as u64;
-        vec![("steps", (steps > 0).then(|| format!("1 to {steps}"))), ("methods", None)]
+        vec![
+            ("steps", (steps > 0).then(|| format!("1 to {steps}"))),
+            ("methods", None),
+        ]
     })?;
-    let mut images = if used < count { draw(count, used, spec.seed) } else { (0..count).collect() };
+    let mut images = if used < count {
+        draw(count, used, spec.seed)
+    } else {
+        (0..count).collect()
+    };
     images.sort_unstable();
     let size = (SHARD_EVALUATIONS / cost.max(1)).clamp(1, MAX_SHARD_IMAGES);
     let shards = images.chunks(size).enumerate().map(|(at, images)| {
-        let payload = Payload { images: images.to_vec(), samples: SAMPLED.saturating_sub(at * size).min(images.len()) };
-        PlannedShard { units: images.len() as u64, payload: json!(payload) }
+        let payload = Payload {
+            images: images.to_vec(),
+            samples: SAMPLED.saturating_sub(at * size).min(images.len()),
+        };
+        PlannedShard {
+            units: images.len() as u64,
+            payload: json!(payload),
+        }
     });
     let shards = shards.collect();
-    Ok(Plan { model: Some(spec.model.clone()), spec: json!(spec), shards })
+    Ok(Plan {
+        model: Some(spec.model.clone()),
+        spec: json!(spec),
+        shards,
+    })
 }
 
 /// What all images of a shard share.
@@ -209,19 +285,36 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     async fn open(context: &'a Context) -> Result<Self, WorkError> {
-        let spec: Spec = serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
-        let model = planned_model(&context.app, &spec.model, &spec.model_hash, spec.patterns.as_deref()).await?;
+        let spec: Spec =
+            serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
+        let model = planned_model(
+            &context.app,
+            &spec.model,
+            &spec.model_hash,
+            spec.patterns.as_deref(),
+        )
+        .await?;
         let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
         let input = &model.manifest.input;
-        let rule = input.preprocess.clone().ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
+        let rule = input
+            .preprocess
+            .clone()
+            .ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
         let grid = Grid::new(&input.shape, rule.layout, spec.metric.grid);
-        let grid = grid.ok_or_else(|| WorkError::lasting("the grid does not fit the model's input"))?;
+        let grid =
+            grid.ok_or_else(|| WorkError::lasting("the grid does not fit the model's input"))?;
         let rows = spec.rows(&model).map_err(WorkError::lasting)?;
         let (cut, largest) = (model.clone(), grid.largest());
-        let forward = context.app.pool().run(move || Forward::new(&cut, largest)).await?;
+        let forward = context
+            .app
+            .pool()
+            .run(move || Forward::new(&cut, largest))
+            .await?;
         let (mut requests, mut ranked_by): (Vec<Parameters>, Vec<usize>) = (Vec::new(), Vec::new());
         for row in &rows {
-            let known = requests.iter().position(|request| request.to_json() == row.parameters.to_json());
+            let known = requests
+                .iter()
+                .position(|request| request.to_json() == row.parameters.to_json());
             ranked_by.push(known.unwrap_or_else(|| {
                 requests.push(row.parameters.clone());
                 requests.len() - 1
@@ -243,24 +336,46 @@ impl<'a> Bench<'a> {
     }
 
     async fn measure(&self, index: usize, is_sample: bool) -> Result<ImageResult, WorkError> {
-        let file = self.dataset.images.get(index).map(|image| image.file.clone());
-        let file =
-            file.ok_or_else(|| WorkError::lasting(format!("data set {} has no image {index}", self.dataset.id)))?;
-        Ok(ImageResult { index, file, outcome: self.try_measure(index, is_sample).await? })
+        let file = self
+            .dataset
+            .images
+            .get(index)
+            .map(|image| image.file.clone());
+        let file = file.ok_or_else(|| {
+            WorkError::lasting(format!("data set {} has no image {index}", self.dataset.id))
+        })?;
+        Ok(ImageResult {
+            index,
+            file,
+            outcome: self.try_measure(index, is_sample).await?,
+        })
     }
 
     async fn try_measure(&self, index: usize, is_sample: bool) -> Result<Outcome, WorkError> {
         let skipped = |reason, detail: String| Ok(Outcome::Skipped { reason, detail });
         let Context { app, caller, .. } = self.context;
-        let (dataset, rule, limits) = (self.dataset.clone(), self.rule.clone(), *app.datasets().here().limits());
-        let (picture, input, geometry) = match app.pool().run(move || read(&dataset, index, &rule, &limits)).await? {
+        let (dataset, rule, limits) = (
+            self.dataset.clone(),
+            self.rule.clone(),
+            *app.datasets().here().limits(),
+        );
+        let (picture, input, geometry) = match app
+            .pool()
+            .run(move || read(&dataset, index, &rule, &limits))
+            .await?
+        {
             Ok(read) => read,
-            Err(error @ DatasetError::Image { .. }) => return skipped(Reason::CorruptImage, error.to_string()),
+            Err(error @ DatasetError::Image { .. }) => {
+                return skipped(Reason::CorruptImage, error.to_string());
+            }
             // Opened again it is another set, which is told then, or the same in another place.
             Err(error) => return Err(WorkError::passing(error)),
         };
-        let predicted = match drive::predict(app.means(caller), &self.model, input.clone(), 1).await {
-            Err(error @ MethodError::NotFinite { .. }) => return skipped(Reason::NotFinite, error.to_string()),
+        let predicted = match drive::predict(app.means(caller), &self.model, input.clone(), 1).await
+        {
+            Err(error @ MethodError::NotFinite { .. }) => {
+                return skipped(Reason::NotFinite, error.to_string());
+            }
             other => other?.0,
         };
         let Some(predicted) = predicted.into_iter().next() else {
@@ -279,17 +394,47 @@ impl<'a> Bench<'a> {
                 ..Request::of(self.keyed(parameters, index))
             })
             .collect();
-        let explained = match drive::explain(app.means(caller), &self.model, input.clone(), &requests, None).await {
-            Err(error @ MethodError::NotFinite { .. }) => return skipped(Reason::NotFinite, error.to_string()),
+        let explained = match drive::explain(
+            app.means(caller),
+            &self.model,
+            input.clone(),
+            &requests,
+            None,
+        )
+        .await
+        {
+            Err(error @ MethodError::NotFinite { .. }) => {
+                return skipped(Reason::NotFinite, error.to_string());
+            }
             other => other?.explained,
         };
-        let subjects = match self.rank(input.clone(), &explained, predicted.index, f64::from(predicted.score)).await? {
+        let subjects = match self
+            .rank(
+                input.clone(),
+                &explained,
+                predicted.index,
+                f64::from(predicted.score),
+            )
+            .await?
+        {
             Ok(subjects) => subjects,
-            Err(method) => return skipped(Reason::NotFinite, format!("{method} gave scores that are not finite")),
+            Err(method) => {
+                return skipped(
+                    Reason::NotFinite,
+                    format!("{method} gave scores that are not finite"),
+                );
+            }
         };
         let clean = self.forward.trace(app.engine(), caller, &input).await?;
         let curves: Vec<Vec<f64>> = stream::iter(subjects)
-            .map(|subject| self.forward.run(app.engine(), caller, clean.clone(), metrics::degradation::build(subject)))
+            .map(|subject| {
+                self.forward.run(
+                    app.engine(),
+                    caller,
+                    clean.clone(),
+                    metrics::degradation::build(subject),
+                )
+            })
             .buffered(RANKINGS_AT_ONCE)
             .try_collect()
             .await?;
@@ -299,12 +444,20 @@ impl<'a> Bench<'a> {
                 "the model answers a degraded image with values that are not finite".into(),
             );
         }
-        let curves = curves.iter().map(|curve| curve.iter().map(|score| *score as f32).collect()).collect();
+        let curves = curves
+            .iter()
+            .map(|curve| curve.iter().map(|score| *score as f32).collect())
+            .collect();
         let maps = match is_sample {
             true => Some(self.draw(picture, geometry, explained).await?),
             false => None,
         };
-        Ok(Outcome::Measured { class: predicted.index, label: predicted.label, curves, maps })
+        Ok(Outcome::Measured {
+            class: predicted.index,
+            label: predicted.label,
+            curves,
+            maps,
+        })
     }
 
     /// The maps of an image side by side, as a JPEG in base64.
@@ -319,7 +472,10 @@ impl<'a> Bench<'a> {
             let row = self.ranked_by.iter().position(|by| *by == at);
             // Rows of one map may differ in the score that ranks it: this says nothing of the map.
             let telling = row.and_then(|row| titles[row].split_once(" (")?.1.strip_suffix(')'));
-            let note = telling.unwrap_or_default().split(", ").filter(|word| !["signed", "absolute"].contains(word));
+            let note = telling
+                .unwrap_or_default()
+                .split(", ")
+                .filter(|word| !["signed", "absolute"].contains(word));
             Way {
                 heatmap: HeatmapOptions {
                     view: View::Crop,
@@ -330,8 +486,18 @@ impl<'a> Bench<'a> {
                 parameters: parameters.clone(),
             }
         };
-        let ways = self.requests.iter().enumerate().take(SAMPLED_METHODS).map(way).collect();
-        let comparison = Comparison { model: self.model.clone(), ways, options: Options::default() };
+        let ways = self
+            .requests
+            .iter()
+            .enumerate()
+            .take(SAMPLED_METHODS)
+            .map(way)
+            .collect();
+        let comparison = Comparison {
+            model: self.model.clone(),
+            ways,
+            options: Options::default(),
+        };
         explained.truncate(SAMPLED_METHODS);
         let draw = move || {
             let (grid, _) = comparison.draw(&picture, &geometry, &explained)?;
@@ -340,7 +506,8 @@ impl<'a> Bench<'a> {
         Ok(BASE64_STANDARD.encode(self.context.app.pool().run(draw).await??))
     }
 
-    /// Why a labelled image is not used. On the pool: an unknown label is compared with all of the model.
+    /// Why a labelled image is not used. On the pool: an unknown label is compared with all of the
+    /// model.
     async fn mistaken(
         &self,
         index: usize,
@@ -358,17 +525,23 @@ impl<'a> Bench<'a> {
                 Some(doubt) => (Reason::of(doubt), doubt.explain(classes)),
                 None => {
                     let taken = classes.name(predicted.index);
-                    (Reason::Misclassified, format!("labelled {}, taken for {taken}", picture.truth))
+                    (
+                        Reason::Misclassified,
+                        format!("labelled {}, taken for {taken}", picture.truth),
+                    )
                 }
             })
         };
         Ok(self.context.app.pool().run(judge).await?)
     }
 
-    /// What a method draws at random differs from image to image, but for its baselines: to read others for each would take longer than
-    /// to explain it.
+    /// What a method draws at random differs from image to image, but for its baselines: to read
+    /// others for each would take longer than to explain it.
     fn keyed(&self, parameters: &Parameters, index: usize) -> Parameters {
-        Parameters { seed: self.seed_of(parameters).wrapping_add(index as u64), ..parameters.clone() }
+        Parameters {
+            seed: self.seed_of(parameters).wrapping_add(index as u64),
+            ..parameters.clone()
+        }
     }
 
     fn seed_of(&self, parameters: &Parameters) -> u64 {
@@ -383,18 +556,35 @@ impl<'a> Bench<'a> {
         class: usize,
         clean: f64,
     ) -> Result<Result<Vec<Subject>, &'static str>, WorkError> {
-        let maps: Vec<Option<Arc<Tensor>>> =
-            explained.iter().map(|answers| Some(answers.first()?.attribution.scores.clone())).collect();
+        let maps: Vec<Option<Arc<Tensor>>> = explained
+            .iter()
+            .map(|answers| Some(answers.first()?.attribution.scores.clone()))
+            .collect();
         let (grid, metric, rule) = (self.grid.clone(), self.metric.clone(), self.rule.clone());
-        let rows: Vec<_> =
-            self.rows.iter().zip(&self.ranked_by).map(|(row, by)| (row.parameters.method.id, row.score, *by)).collect();
+        let rows: Vec<_> = self
+            .rows
+            .iter()
+            .zip(&self.ranked_by)
+            .map(|(row, by)| (row.parameters.method.id, row.score, *by))
+            .collect();
         let rank = move || {
             let fill = Arc::new(metric.fill(&input, &grid, &rule).map_err(AppError::from)?);
             let subject = |(id, score, by)| {
                 let map: Option<&Arc<Tensor>> = maps.get::<usize>(by).and_then(Option::as_ref);
-                let ranking = map.and_then(|map| metric.rank(&grid, map, score)).ok_or(id)?;
-                let (input, fill, grid, parameters) = (input.clone(), fill.clone(), grid.clone(), metric.clone());
-                Ok(Subject { input, fill, grid, class, clean, ranking, parameters })
+                let ranking = map
+                    .and_then(|map| metric.rank(&grid, map, score))
+                    .ok_or(id)?;
+                let (input, fill, grid, parameters) =
+                    (input.clone(), fill.clone(), grid.clone(), metric.clone());
+                Ok(Subject {
+                    input,
+                    fill,
+                    grid,
+                    class,
+                    clean,
+                    ranking,
+                    parameters,
+                })
             };
             Ok::<_, AppError>(rows.into_iter().map(subject).collect())
         };
@@ -409,7 +599,10 @@ fn read(
     limits: &Limits,
 ) -> Result<(RgbImage, Arc<Tensor>, Geometry), DatasetError> {
     let image = dataset.read(index, limits)?.image;
-    let fault = |source| DatasetError::Image { file: dataset.images[index].file.clone(), source };
+    let fault = |source| DatasetError::Image {
+        file: dataset.images[index].file.clone(),
+        source,
+    };
     let (input, geometry) = preprocess(&image, rule).map_err(fault)?;
     Ok((image, Arc::new(input), geometry))
 }

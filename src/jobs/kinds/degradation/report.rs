@@ -1,4 +1,5 @@
-//! The report of a benchmark: json, csv, svg, png, and one self-contained page with the figure, the tables and the request.
+//! The report of a benchmark: json, csv, svg, png, and one self-contained page with the figure, the
+//! tables and the request.
 
 use std::fmt::Write as _;
 
@@ -16,8 +17,14 @@ use crate::{
     render::{encode::encode_png, svg::paint},
 };
 
-/// The report in one of the kind's formats. `request` is the settled one: it is part of the report as it is.
-pub fn write(request: &Value, spec: &Spec, findings: &Findings, format: Format) -> Result<Vec<u8>, WorkError> {
+/// The report in one of the kind's formats. `request` is the settled one: it is part of the report
+/// as it is.
+pub fn write(
+    request: &Value,
+    spec: &Spec,
+    findings: &Findings,
+    format: Format,
+) -> Result<Vec<u8>, WorkError> {
     match format {
         Format::Csv => csv(findings),
         Format::Svg => Ok(svg(spec, findings)?.into_bytes()),
@@ -25,7 +32,8 @@ pub fn write(request: &Value, spec: &Spec, findings: &Findings, format: Format) 
         Format::Html => Ok(html(request, spec, findings)?.into_bytes()),
         _ => {
             let mut findings = findings.clone();
-            // Those are for people to look at, and the date would tell a repetition from the first run.
+            // Those are for people to look at, and the date would tell a repetition from the first
+            // run.
             findings.samples.clear();
             findings.run.iter_mut().for_each(|run| run.ended = None);
             let report = json!({ "kind": "degradation", "request": request, "result": findings });
@@ -41,7 +49,9 @@ fn svg(spec: &Spec, findings: &Findings) -> Result<String, WorkError> {
 
 /// The SVG's own size is read off its first tag, where the chart wrote it.
 fn png(svg: &str) -> Result<Vec<u8>, WorkError> {
-    let height = svg.split_once("height=\"").and_then(|(_, rest)| rest.split_once('"')?.0.parse().ok());
+    let height = svg
+        .split_once("height=\"")
+        .and_then(|(_, rest)| rest.split_once('"')?.0.parse().ok());
     let mut picture = RgbImage::from_pixel(WIDTH, height.unwrap_or(HEIGHT), Rgb([255; 3]));
     paint(&mut picture, svg).map_err(WorkError::lasting)?;
     encode_png(&picture, &[]).map_err(WorkError::lasting)
@@ -52,14 +62,26 @@ fn csv(findings: &Findings) -> Result<Vec<u8>, WorkError> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let steps = findings.rows.first().map_or(0, |row| row.mean_curve.len());
     let head = ["row", "method", "area", "area_low", "area_high", "images"].map(str::to_owned);
-    writer.write_record(head.into_iter().chain((0..steps).map(|k| format!("step_{k}")))).map_err(WorkError::lasting)?;
+    writer
+        .write_record(
+            head.into_iter()
+                .chain((0..steps).map(|k| format!("step_{k}"))),
+        )
+        .map_err(WorkError::lasting)?;
     for row in &findings.rows {
         let method = Value::Object(row.method.clone()).to_string();
         let numbers = [row.area, row.interval[0], row.interval[1]].map(|number| number.to_string());
-        let start = [row.title.clone(), method].into_iter().chain(numbers).chain([findings.used.to_string()]);
-        writer.write_record(start.chain(row.mean_curve.iter().map(f64::to_string))).map_err(WorkError::lasting)?;
+        let start = [row.title.clone(), method]
+            .into_iter()
+            .chain(numbers)
+            .chain([findings.used.to_string()]);
+        writer
+            .write_record(start.chain(row.mean_curve.iter().map(f64::to_string)))
+            .map_err(WorkError::lasting)?;
     }
-    writer.into_inner().map_err(|error| WorkError::lasting(error.error()))
+    writer
+        .into_inner()
+        .map_err(|error| WorkError::lasting(error.error()))
 }
 
 /// Images from which on intervals are trusted enough to set differences in bold.
@@ -71,13 +93,20 @@ td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left}td.n,th.n{
 td.s{font-weight:bold}.wide{overflow-x:auto}img{max-width:100%;height:auto}figure{margin:1em 0}pre{background:#f5f5f5;padding:1em;overflow-x:auto}small{color:#666}";
 
 fn html(request: &Value, spec: &Spec, findings: &Findings) -> Result<String, WorkError> {
-    let title = format!("Image degradation: {} on {}", escape(&spec.model), escape(&spec.dataset));
+    let title = format!(
+        "Image degradation: {} on {}",
+        escape(&spec.model),
+        escape(&spec.dataset)
+    );
     let partial = match findings.run {
         Some(_) => "",
         None => "<b>Partial results: the job has not run to its end.</b> ",
     };
     let drawn = spec.limit.map_or_else(String::new, |limit| {
-        format!("; at most {limit} were drawn at random from the data set, with seed {}", spec.seed)
+        format!(
+            "; at most {limit} were drawn at random from the data set, with seed {}",
+            spec.seed
+        )
     });
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -86,7 +115,11 @@ fn html(request: &Value, spec: &Spec, findings: &Findings) -> Result<String, Wor
          ({} of {} × {} patches); the curve is the mean score (the probability) of the class that the model predicts for the whole image. A {} area is better.</p>\n",
         findings.used,
         findings.skipped.values().sum::<usize>(),
-        if spec.metric.order == crate::metrics::degradation::Order::Descending { "highest" } else { "lowest" },
+        if spec.metric.order == crate::metrics::degradation::Order::Descending {
+            "highest"
+        } else {
+            "lowest"
+        },
         spec.metric.steps,
         spec.metric.grid,
         spec.metric.grid,
@@ -134,10 +167,13 @@ fn add_areas(page: &mut String, spec: &Spec, findings: &Findings) {
     );
     for row in findings.by_area() {
         let parameters =
-            row.method.iter().filter(|(name, _)| *name != "id").map(|(name, value)| match value.as_str() {
-                Some(text) => format!("{name} {text}"),
-                None => format!("{name} {value}"),
-            });
+            row.method
+                .iter()
+                .filter(|(name, _)| *name != "id")
+                .map(|(name, value)| match value.as_str() {
+                    Some(text) => format!("{name} {text}"),
+                    None => format!("{name} {value}"),
+                });
         let parameters = escape(&parameters.collect::<Vec<_>>().join(", "));
         let [low, high] = row.interval;
         add(
@@ -174,14 +210,23 @@ fn add_differences(page: &mut String, findings: &Findings) {
     (1..=rows.len()).for_each(|number| add(page, format_args!("<th class=\"n\">{number}</th>")));
     page.push_str("</tr>\n");
     for (number, row) in rows.iter().enumerate() {
-        add(page, format_args!("<tr><th>{} {}</th>", number + 1, escape(&row.title)));
+        add(
+            page,
+            format_args!("<tr><th>{} {}</th>", number + 1, escape(&row.title)),
+        );
         for other in &rows {
             match findings.difference(&row.title, &other.title) {
                 Some((difference, [low, high])) => {
-                    let class = if is_bold && (low > 0.0 || high < 0.0) { "n s" } else { "n" };
+                    let class = if is_bold && (low > 0.0 || high < 0.0) {
+                        "n s"
+                    } else {
+                        "n"
+                    };
                     add(
                         page,
-                        format_args!("<td class=\"{class}\" title=\"{low:.4} to {high:.4}\">{difference:+.3}</td>"),
+                        format_args!(
+                            "<td class=\"{class}\" title=\"{low:.4} to {high:.4}\">{difference:+.3}</td>"
+                        ),
                     );
                 }
                 None => page.push_str("<td></td>"),
@@ -216,7 +261,13 @@ fn add_samples(page: &mut String, findings: &Findings) {
 /// What it ran on, and when: on a line of its own, which alone differs in a repetition.
 fn add_run(page: &mut String, findings: &Findings) {
     let version = escape(&findings.version);
-    let Some(Run { onnxruntime, providers, threads, ended }) = &findings.run else {
+    let Some(Run {
+        onnxruntime,
+        providers,
+        threads,
+        ended,
+    }) = &findings.run
+    else {
         return add(
             page,
             format_args!(
@@ -232,7 +283,13 @@ fn add_run(page: &mut String, findings: &Findings) {
         ),
     );
     if let Some(ended) = ended {
-        add(page, format_args!("<p><small>Ended at <time>{}</time>.</small></p>\n", escape(ended)));
+        add(
+            page,
+            format_args!(
+                "<p><small>Ended at <time>{}</time>.</small></p>\n",
+                escape(ended)
+            ),
+        );
     }
 }
 
@@ -241,15 +298,34 @@ fn add_skipped(page: &mut String, findings: &Findings) {
     if findings.skipped_images.is_empty() {
         return page.push_str("<p>No image was left out.</p>\n");
     }
-    let counts = findings.skipped.iter().map(|(reason, count)| format!("{count} {}", name_of(*reason)));
-    add(page, format_args!("<p>{}.</p>\n", counts.collect::<Vec<_>>().join(", ")));
-    page.push_str("<details><summary>which</summary><table><tr><th>file</th><th>reason</th><th></th></tr>\n");
+    let counts = findings
+        .skipped
+        .iter()
+        .map(|(reason, count)| format!("{count} {}", name_of(*reason)));
+    add(
+        page,
+        format_args!("<p>{}.</p>\n", counts.collect::<Vec<_>>().join(", ")),
+    );
+    page.push_str(
+        "<details><summary>which</summary><table><tr><th>file</th><th>reason</th><th></th></tr>\n",
+    );
     for image in &findings.skipped_images {
-        let (file, reason, detail) = (escape(&image.file), name_of(image.reason), escape(&image.detail));
-        add(page, format_args!("<tr><td>{file}</td><td>{reason}</td><td>{detail}</td></tr>\n"));
+        let (file, reason, detail) = (
+            escape(&image.file),
+            name_of(image.reason),
+            escape(&image.detail),
+        );
+        add(
+            page,
+            format_args!("<tr><td>{file}</td><td>{reason}</td><td>{detail}</td></tr>\n"),
+        );
     }
     page.push_str("</table>");
-    let unnamed = findings.skipped.values().sum::<usize>().saturating_sub(findings.skipped_images.len());
+    let unnamed = findings
+        .skipped
+        .values()
+        .sum::<usize>()
+        .saturating_sub(findings.skipped_images.len());
     if unnamed > 0 {
         add(page, format_args!("<p>And {unnamed} more.</p>"));
     }
@@ -272,7 +348,10 @@ fn add(page: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -289,15 +368,30 @@ mod tests {
     }
 
     fn findings() -> Findings {
-        let image = |index, outcome| ImageResult { index, file: format!("{index}.png"), outcome };
+        let image = |index, outcome| ImageResult {
+            index,
+            file: format!("{index}.png"),
+            outcome,
+        };
         let measured = |shift: f32| Outcome::Measured {
             class: 1,
             label: None,
-            curves: vec![vec![0.9, 0.5 + shift, 0.1], vec![0.9, 0.4 + shift, 0.0], vec![0.9, 0.9, 0.8 + shift]],
+            curves: vec![
+                vec![0.9, 0.5 + shift, 0.1],
+                vec![0.9, 0.4 + shift, 0.0],
+                vec![0.9, 0.9, 0.8 + shift],
+            ],
             maps: (shift == 0.0).then(|| "/9j/".to_owned()),
         };
-        let corrupt = Outcome::Skipped { reason: Reason::CorruptImage, detail: "cut <off>".into() };
-        let images = vec![image(2, measured(0.0)), image(1, corrupt), image(0, measured(0.05))];
+        let corrupt = Outcome::Skipped {
+            reason: Reason::CorruptImage,
+            detail: "cut <off>".into(),
+        };
+        let images = vec![
+            image(2, measured(0.0)),
+            image(1, corrupt),
+            image(0, measured(0.05)),
+        ];
         Findings::of(&serde_json::from_value(spec()).unwrap(), images).unwrap()
     }
 
@@ -310,9 +404,14 @@ mod tests {
     fn the_table_holds_areas_and_curves() {
         let table = text(Format::Csv);
         let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines[0], "row,method,area,area_low,area_high,images,step_0,step_1,step_2");
+        assert_eq!(
+            lines[0],
+            "row,method,area,area_low,area_high,images,step_0,step_1,step_2"
+        );
         assert!(
-            lines.len() == 4 && lines[1].starts_with("gradient (signed),") && lines[3].starts_with("random,"),
+            lines.len() == 4
+                && lines[1].starts_with("gradient (signed),")
+                && lines[3].starts_with("random,"),
             "{table}"
         );
         let area = |line: usize| findings().rows[line - 1].area;
@@ -329,8 +428,15 @@ mod tests {
                 && !page.contains("<script")
                 && !page.contains("<link")
         );
-        assert!(page.matches("src=").count() == 1 && page.contains(r#"src="data:image/jpeg;base64,/9j/""#));
-        assert!(page.contains("2000 bootstrap resamples") && page.contains("seed 0") && page.contains("viewport"));
+        assert!(
+            page.matches("src=").count() == 1
+                && page.contains(r#"src="data:image/jpeg;base64,/9j/""#)
+        );
+        assert!(
+            page.contains("2000 bootstrap resamples")
+                && page.contains("seed 0")
+                && page.contains("viewport")
+        );
         assert!(
             page.contains("<svg")
                 && page.contains("&lt;tiny&gt;")
@@ -346,16 +452,32 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part}");
         }
-        assert!(page.find("gradient (absolute)") < page.find("random"), "the best first");
+        assert!(
+            page.find("gradient (absolute)") < page.find("random"),
+            "the best first"
+        );
     }
 
     #[test]
     fn differences_are_in_bold_from_thirty_images_on() {
         let page = |count: usize| {
             let image = |index| {
-                let curves = vec![vec![0.9, 0.5, 0.1], vec![0.9, 0.4, 0.0], vec![0.9, 0.9, 0.8]];
-                let outcome = Outcome::Measured { class: 1, label: None, curves, maps: None };
-                ImageResult { index, file: format!("{index}.png"), outcome }
+                let curves = vec![
+                    vec![0.9, 0.5, 0.1],
+                    vec![0.9, 0.4, 0.0],
+                    vec![0.9, 0.9, 0.8],
+                ];
+                let outcome = Outcome::Measured {
+                    class: 1,
+                    label: None,
+                    curves,
+                    maps: None,
+                };
+                ImageResult {
+                    index,
+                    file: format!("{index}.png"),
+                    outcome,
+                }
             };
             let settled: Spec = serde_json::from_value(spec()).unwrap();
             let found = Findings::of(&settled, (0..count).map(image).collect()).unwrap();
@@ -363,7 +485,10 @@ mod tests {
         };
         let (few, enough) = (page(29), page(30));
         assert!(few.contains("below 30 images") && !few.contains(r#"class="n s""#));
-        assert!(enough.contains("Bold: the 95 % interval excludes 0") && enough.contains(r#"class="n s""#));
+        assert!(
+            enough.contains("Bold: the 95 % interval excludes 0")
+                && enough.contains(r#"class="n s""#)
+        );
         assert!(few.contains("3 pairs are compared without correction"));
     }
 
@@ -375,29 +500,52 @@ mod tests {
             threads: 2,
             ended: Some("2026-11-28T23:59:00Z".into()),
         };
-        let found = Findings { run: Some(run), ..findings() };
+        let found = Findings {
+            run: Some(run),
+            ..findings()
+        };
         let settled: Spec = serde_json::from_value(spec()).unwrap();
-        let written = |format| String::from_utf8_lossy(&write(&spec(), &settled, &found, format).unwrap()).into_owned();
+        let written = |format| {
+            String::from_utf8_lossy(&write(&spec(), &settled, &found, format).unwrap()).into_owned()
+        };
         for format in [Format::Json, Format::Csv, Format::Svg] {
             assert!(!written(format).contains("2026-11-28"), "{format:?}");
         }
         let page = written(Format::Html);
         assert!(page.contains("ONNX Runtime 1.31.1, execution provider cpu, 2 threads"));
         assert!(page.contains("<time>2026-11-28T23:59:00Z</time>"));
-        assert!(written(Format::Json).contains("1.31.1") && !written(Format::Json).contains("/9j/"));
+        assert!(
+            written(Format::Json).contains("1.31.1") && !written(Format::Json).contains("/9j/")
+        );
     }
 
     #[test]
     fn of_very_many_images_left_out_the_first_are_named_and_all_are_counted() {
         let settled: Spec = serde_json::from_value(spec()).unwrap();
         let corrupt = |index| {
-            let outcome = Outcome::Skipped { reason: Reason::CorruptImage, detail: "cut off".into() };
-            ImageResult { index, file: format!("{index}.png"), outcome }
+            let outcome = Outcome::Skipped {
+                reason: Reason::CorruptImage,
+                detail: "cut off".into(),
+            };
+            ImageResult {
+                index,
+                file: format!("{index}.png"),
+                outcome,
+            }
         };
         let found = Findings::of(&settled, (0..MAX_SKIPPED + 5).map(corrupt).collect()).unwrap();
-        assert_eq!((found.skipped_images.len(), found.skipped[&Reason::CorruptImage]), (MAX_SKIPPED, MAX_SKIPPED + 5));
-        let page = String::from_utf8(write(&spec(), &settled, &found, Format::Html).unwrap()).unwrap();
-        assert!(page.contains("999.png") && !page.contains("1000.png") && page.contains("And 5 more"));
+        assert_eq!(
+            (
+                found.skipped_images.len(),
+                found.skipped[&Reason::CorruptImage]
+            ),
+            (MAX_SKIPPED, MAX_SKIPPED + 5)
+        );
+        let page =
+            String::from_utf8(write(&spec(), &settled, &found, Format::Html).unwrap()).unwrap();
+        assert!(
+            page.contains("999.png") && !page.contains("1000.png") && page.contains("And 5 more")
+        );
         assert!(page.contains("1005 were left out") && page.contains("1005 corrupt"));
     }
 
@@ -407,10 +555,14 @@ mod tests {
         let png = write(&spec(), &settled, &findings(), Format::Png).unwrap();
         let picture = image::load_from_memory(&png).unwrap().into_rgb8();
         assert_eq!(picture.dimensions(), (WIDTH, HEIGHT));
-        let [gradient, random] = ["gradient", "random"].map(|id| crate::methods::registry::find(id).unwrap().color);
+        let [gradient, random] =
+            ["gradient", "random"].map(|id| crate::methods::registry::find(id).unwrap().color);
         for color in [gradient, random] {
             let coloured = picture.pixels().filter(|pixel| pixel.0 == color).count();
-            assert!(coloured > 300, "the curves of {color:?} have {coloured} pixels");
+            assert!(
+                coloured > 300,
+                "the curves of {color:?} have {coloured} pixels"
+            );
         }
         assert!(text(Format::Svg).starts_with("<svg"));
     }
@@ -419,7 +571,8 @@ mod tests {
     fn a_report_of_no_image_says_so() {
         let settled: Spec = serde_json::from_value(spec()).unwrap();
         let none = Findings::of(&settled, Vec::new()).unwrap();
-        let page = String::from_utf8(write(&spec(), &settled, &none, Format::Html).unwrap()).unwrap();
+        let page =
+            String::from_utf8(write(&spec(), &settled, &none, Format::Html).unwrap()).unwrap();
         assert!(page.contains("nothing to compare"));
         for format in [Format::Csv, Format::Svg, Format::Png, Format::Json] {
             assert!(!write(&spec(), &settled, &none, format).unwrap().is_empty());

@@ -4,25 +4,54 @@ use super::{Rewriter, Rewritten};
 use crate::onnx::graph::{Dim, Element, Literal, Node};
 
 impl Rewriter {
-    /// Before opset 13 Softmax and its kin normalised over all axes from `axis` (default 1) on, as one.
+    /// Before opset 13 Softmax and its kin normalised over all axes from `axis` (default 1) on, as
+    /// one.
     pub fn coerced(&mut self, node: Node) -> Rewritten {
-        let Some(shape) = node.input(0).and_then(|input| self.types.shape(input)).map(<[Dim]>::to_vec) else {
+        let Some(shape) = node
+            .input(0)
+            .and_then(|input| self.types.shape(input))
+            .map(<[Dim]>::to_vec)
+        else {
             return Err("the rank of its input is not known".into());
         };
         let axis = node.int_or("axis", 1);
-        let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
-        let Some(after) = usize::try_from(axis).ok().and_then(|axis| shape.get(axis + 1..)) else {
-            return Err(format!("axis {axis} does not exist in rank {}", shape.len()));
+        let axis = if axis < 0 {
+            axis + shape.len() as i64
+        } else {
+            axis
+        };
+        let Some(after) = usize::try_from(axis)
+            .ok()
+            .and_then(|axis| shape.get(axis + 1..))
+        else {
+            return Err(format!(
+                "axis {axis} does not exist in rank {}",
+                shape.len()
+            ));
         };
         if after.iter().all(|dim| *dim == Dim::Known(1)) {
             return Ok(vec![node.with("axis", axis)]);
         }
-        let target = target_of(&shape).ok_or("its input has more than one size that is not known")?;
+        let target =
+            target_of(&shape).ok_or("its input has more than one size that is not known")?;
         let (flat, result) = (self.value(&node, "flat"), self.value(&node, "flat_result"));
         let target = self.constant(&node, "shape", Literal::vector_i64(&target));
-        let first = Node::new("Flatten", [node.inputs[0].clone()], [flat.clone()]).with("axis", axis);
-        let last = Node::new("Reshape", [result.clone(), target], [node.outputs[0].clone()]);
-        Ok(vec![first, Node { inputs: vec![flat], outputs: vec![result], ..node.with("axis", 1) }, last])
+        let first =
+            Node::new("Flatten", [node.inputs[0].clone()], [flat.clone()]).with("axis", axis);
+        let last = Node::new(
+            "Reshape",
+            [result.clone(), target],
+            [node.outputs[0].clone()],
+        );
+        Ok(vec![
+            first,
+            Node {
+                inputs: vec![flat],
+                outputs: vec![result],
+                ..node.with("axis", 1)
+            },
+            last,
+        ])
     }
 
     /// x/2 (1 + erf(x/√2)), or with tanh(√(2/π) (x + 0.044715 x³)).
@@ -38,10 +67,22 @@ impl Rewriter {
             let cube = self.emit(&mut nodes, &node, "Mul", [&cube, &x]);
             let cube = self.scale(&mut nodes, &node, &cube, element, 0.044715);
             let sum = self.emit(&mut nodes, &node, "Add", [&x, &cube]);
-            let sum = self.scale(&mut nodes, &node, &sum, element, std::f64::consts::FRAC_2_SQRT_PI / 2f64.sqrt());
+            let sum = self.scale(
+                &mut nodes,
+                &node,
+                &sum,
+                element,
+                std::f64::consts::FRAC_2_SQRT_PI / 2f64.sqrt(),
+            );
             self.emit(&mut nodes, &node, "Tanh", [&sum])
         } else {
-            let scaled = self.scale(&mut nodes, &node, &x, element, std::f64::consts::FRAC_1_SQRT_2);
+            let scaled = self.scale(
+                &mut nodes,
+                &node,
+                &x,
+                element,
+                std::f64::consts::FRAC_1_SQRT_2,
+            );
             self.emit(&mut nodes, &node, "Erf", [&scaled])
         };
         let one = self.constant(&node, "one", Literal::from_f64s(element, &[], &[1.0]));
@@ -51,40 +92,78 @@ impl Rewriter {
         Ok(nodes)
     }
 
-    fn emit<const N: usize>(&mut self, nodes: &mut Vec<Node>, source: &Node, op: &str, inputs: [&String; N]) -> String {
+    fn emit<const N: usize>(
+        &mut self,
+        nodes: &mut Vec<Node>,
+        source: &Node,
+        op: &str,
+        inputs: [&String; N],
+    ) -> String {
         let output = self.value(source, &op.to_lowercase());
         nodes.push(Node::new(op, inputs.map(String::clone), [output.clone()]));
         output
     }
 
-    fn scale(&mut self, nodes: &mut Vec<Node>, source: &Node, x: &String, element: Element, by: f64) -> String {
+    fn scale(
+        &mut self,
+        nodes: &mut Vec<Node>,
+        source: &Node,
+        x: &String,
+        element: Element,
+        by: f64,
+    ) -> String {
         let factor = self.constant(source, "factor", Literal::from_f64s(element, &[], &[by]));
         self.emit(nodes, source, "Mul", [x, &factor])
     }
 
-    /// InstanceNormalization over groups, then scale and bias. Opset 18 gives these per group, opset 21 per channel.
+    /// InstanceNormalization over groups, then scale and bias. Opset 18 gives these per group,
+    /// opset 21 per channel.
     pub fn group_normalization(&mut self, node: Node) -> Rewritten {
         let x = node.inputs.first().cloned().unwrap_or_default();
-        let value_type = self.types.get(&x).cloned().ok_or("the type of its input is not known")?;
+        let value_type = self
+            .types
+            .get(&x)
+            .cloned()
+            .ok_or("the type of its input is not known")?;
         let groups = usize::try_from(node.int_or("num_groups", 0)).unwrap_or(0);
-        let channels = value_type.shape.get(1).and_then(Dim::known).ok_or("its number of channels is not known")?;
+        let channels = value_type
+            .shape
+            .get(1)
+            .and_then(Dim::known)
+            .ok_or("its number of channels is not known")?;
         if groups == 0 || !channels.is_multiple_of(groups) || value_type.shape.len() < 3 {
             return Err(format!("{groups} groups do not fit its input {value_type}"));
         }
-        let back = target_of(&value_type.shape).ok_or("its input has more than one size that is not known")?;
-        let split = self.constant(&node, "groups", Literal::vector_i64(&[0, groups as i64, -1]));
+        let back = target_of(&value_type.shape)
+            .ok_or("its input has more than one size that is not known")?;
+        let split = self.constant(
+            &node,
+            "groups",
+            Literal::vector_i64(&[0, groups as i64, -1]),
+        );
         let back = self.constant(&node, "shape", Literal::vector_i64(&back));
-        let plain = |value: f64| Literal::from_f64s(value_type.element, &[groups], &vec![value; groups]);
-        let (ones, zeros) = (self.constant(&node, "ones", plain(1.0)), self.constant(&node, "zeros", plain(0.0)));
+        let plain =
+            |value: f64| Literal::from_f64s(value_type.element, &[groups], &vec![value; groups]);
+        let (ones, zeros) = (
+            self.constant(&node, "ones", plain(1.0)),
+            self.constant(&node, "zeros", plain(0.0)),
+        );
         let mut nodes = Vec::new();
         let grouped = self.emit(&mut nodes, &node, "Reshape", [&x, &split]);
-        let normal = self.emit(&mut nodes, &node, "InstanceNormalization", [&grouped, &ones, &zeros]);
+        let normal = self.emit(
+            &mut nodes,
+            &node,
+            "InstanceNormalization",
+            [&grouped, &ones, &zeros],
+        );
         if let Some(last) = nodes.pop() {
             nodes.push(last.with("epsilon", node.float_or("epsilon", 1e-5)));
         }
         let normal = self.emit(&mut nodes, &node, "Reshape", [&normal, &back]);
-        let (scale, bias) =
-            (self.per_channel(&node, 1, &value_type.shape)?, self.per_channel(&node, 2, &value_type.shape)?);
+        let (scale, bias) = (
+            self.per_channel(&node, 1, &value_type.shape)?,
+            self.per_channel(&node, 2, &value_type.shape)?,
+        );
         let scaled = self.emit(&mut nodes, &node, "Mul", [&normal, &scale]);
         nodes.push(Node::new("Add", [scaled, bias], [node.outputs[0].clone()]));
         Ok(nodes)
@@ -94,10 +173,17 @@ impl Rewriter {
     fn per_channel(&mut self, node: &Node, index: usize, shape: &[Dim]) -> Result<String, String> {
         let channels = shape.get(1).and_then(Dim::known).unwrap_or(0);
         let given = node.input(index).and_then(|name| self.constants.get(name));
-        let given = given.filter(|literal| !literal.is_empty() && channels.is_multiple_of(literal.len()));
-        let Some(literal) = given else { return Err("scale and bias must be constants per group or channel".into()) };
+        let given =
+            given.filter(|literal| !literal.is_empty() && channels.is_multiple_of(literal.len()));
+        let Some(literal) = given else {
+            return Err("scale and bias must be constants per group or channel".into());
+        };
         let repeat = channels / literal.len();
-        let values: Vec<f64> = literal.to_f64s().into_iter().flat_map(|v| std::iter::repeat_n(v, repeat)).collect();
+        let values: Vec<f64> = literal
+            .to_f64s()
+            .into_iter()
+            .flat_map(|v| std::iter::repeat_n(v, repeat))
+            .collect();
         let mut spread = vec![1; shape.len() - 1];
         spread[0] = channels;
         let literal = Literal::from_f64s(literal.element, &spread, &values);
@@ -108,5 +194,10 @@ impl Rewriter {
 /// A Reshape target for `shape`: one size may be a symbol.
 fn target_of(shape: &[Dim]) -> Option<Vec<i64>> {
     let symbols = shape.iter().filter(|dim| dim.known().is_none()).count();
-    (symbols <= 1).then(|| shape.iter().map(|dim| dim.known().map_or(-1, |size| size as i64)).collect())
+    (symbols <= 1).then(|| {
+        shape
+            .iter()
+            .map(|dim| dim.known().map_or(-1, |size| size as i64))
+            .collect()
+    })
 }
