@@ -10,9 +10,9 @@ serve: runtime build ## build, and serve the models on 127.0.0.1:8080 (or LISTEN
 	scripts/serve.sh $(LISTEN)
 
 test: runtime models postgresql test_tools ## formatting, lints and all tests
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	cargo test --locked
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --workspace
 
 build: ## build target/release/explaind
 	cargo build --locked --release

@@ -5,22 +5,23 @@ use std::{hint::black_box, path::Path};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use explaind::{
-    autodiff::{
-        derive,
-        spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
-    },
-    image::{
-        decode::{Limits, decode},
-        picture::Picture,
-        preprocess::preprocess,
-    },
     methods::{
         parameters::Parameters,
         ranking::{Algorithm, Selection, rank},
         registry::find,
         xrai::segment,
     },
-    model::manifest::{Channels, Filter, Layout, Preprocess, Resize},
+    picture::{
+        decode::{Limits, decode},
+        input::InputPicture,
+        preprocess::{Channels, Filter, Layout, Preprocess, Resize, preprocess},
+    },
+};
+use onnx_autodiff::{
+    autodiff::{
+        derive,
+        spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+    },
     onnx::{read_model, write_model},
 };
 
@@ -69,7 +70,7 @@ fn regions(criterion: &mut Criterion) {
         filter: Filter::Bicubic,
     };
     let (tensor, _) = preprocess(&upload, &rule).expect("the example fits");
-    let picture = Picture::of(&tensor, &rule).expect("it is a picture");
+    let picture = InputPicture::of(&tensor, &rule).expect("it is a picture");
     let method = find("xrai").expect("there is such a method");
     let parameters = Parameters::defaults(method, Head::Logits, PatternLayers::All);
     let regions = segment(&picture, &parameters).regions;

@@ -10,11 +10,11 @@ use std::{
 
 use anyhow::Context;
 use explaind::{
-    autodiff::spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
     engine::{Caller, Engine, EngineSettings, Point, Priority, Provider},
     model::{Model, registry::Registry},
     tensor::Tensor,
 };
+use onnx_autodiff::autodiff::spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt};
 use tokio_util::sync::CancellationToken;
 
 const BATCH: usize = 8;

@@ -5,8 +5,10 @@ use std::{hint::black_box, io::Cursor, sync::Arc};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use explaind::{
-    image::{decode, preprocess::preprocess},
-    model::manifest::{Channels, Filter, Layout, Preprocess, Resize},
+    picture::{
+        decode,
+        preprocess::{Channels, Filter, Layout, Preprocess, Resize, preprocess},
+    },
     render::{
         encode::encode_png,
         ground::{Ground, alone},

@@ -28,7 +28,6 @@ use crate::{
     dataset::{ArchiveLimits, Catalogue, DatasetError, Datasets},
     engine::{Caller, Engine, EngineError, EngineSettings, Kind, Reservation, RuntimeError},
     files::Files,
-    image::{ImageError, baseline::Pictures, geometry::Geometry},
     methods::{
         Fault, Faults,
         drive::{self, Explained, Means, MethodError, Prediction, Timing},
@@ -38,6 +37,7 @@ use crate::{
         fits::Fits,
         registry::{Check, Models, RELOAD, Registry, RegistryError},
     },
+    picture::{ImageError, baseline::Pictures, geometry::Geometry},
     pool::{Pool, WorkPanicked},
     quota::Quota,
     render::{RenderError, encode::FileType},
@@ -50,7 +50,7 @@ use crate::{
 use answer::{ImageSize, TimingMs};
 use input::{Inputs, One, Prepared, Upload};
 use options::{Channels, Include, Options};
-use picture::{Picture, pictures};
+use picture::{RenderedPicture, pictures};
 use pixels::Pixels;
 use plan::{Plan, PredictPlan, Sent};
 use segments::SentSegments;
@@ -600,9 +600,12 @@ impl App {
         upload: Option<(Upload, Geometry)>,
         explained: &[Explained],
         caller: &Caller,
-    ) -> Result<Vec<Picture>, AppError> {
+    ) -> Result<Vec<RenderedPicture>, AppError> {
         let Some((upload, geometry)) = upload.filter(|_| plan.options.want_picture()) else {
-            return Ok(explained.iter().map(|_| Picture::default()).collect());
+            return Ok(explained
+                .iter()
+                .map(|_| RenderedPicture::default())
+                .collect());
         };
         let (model, options, limits) = (
             plan.model.clone(),
@@ -674,7 +677,7 @@ fn explanation(
     options: &Options,
     prepared: &Prepared,
     explained: Explained,
-    picture: Picture,
+    picture: RenderedPicture,
     render: Duration,
     started: Instant,
 ) -> Explanation {

@@ -27,8 +27,8 @@ use super::{
 };
 use crate::{
     app::{App, AppError, Input, Uploads, plan::Sent},
-    image::types,
     methods::{Fault, Faults},
+    picture::types,
     tensor::{NPY_MAGIC, TensorError},
 };
 

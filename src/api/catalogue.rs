@@ -25,10 +25,6 @@ use super::{
 };
 use crate::{
     app::AppError,
-    autodiff::{
-        self, DeriveError,
-        spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
-    },
     methods::{
         parameters::Parameter,
         registry::{self, METHODS, Method},
@@ -37,8 +33,14 @@ use crate::{
         Model,
         registry::{RELOAD, Registry},
     },
-    onnx::graph::Graph,
     text::{cut, quoted},
+};
+use onnx_autodiff::{
+    autodiff::{
+        self, DeriveError,
+        spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
+    },
+    onnx::graph::Graph,
 };
 
 /// Bytes of the reason why a network has no gradient: it may list every node.

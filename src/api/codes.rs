@@ -11,9 +11,9 @@ use crate::{
     dataset::{ArchiveError, DatasetError},
     engine::EngineError,
     files::{FilesError, is_full},
-    image::ImageError,
     jobs::queue::JobError,
     methods::{Fault, Faults, drive::MethodError},
+    picture::ImageError,
     render::RenderError,
     tensor::TensorError,
     text::excerpt,
@@ -596,7 +596,7 @@ fn app_faults(error: &AppError) -> Faults {
         AppError::Image(error) if image_code(error) == INVALID_PARAMETERS => Fault::new(
             "baseline",
             error.to_string(),
-            crate::image::baseline::ALLOWED,
+            crate::picture::baseline::ALLOWED,
         )
         .into(),
         AppError::AtInput { source, .. } => app_faults(source),

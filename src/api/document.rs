@@ -18,8 +18,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::{Api, problem};
 use crate::{
-    image::types::TYPES,
     jobs::{Kind, registry::KINDS},
+    picture::types::TYPES,
     render::options::HeatmapOptions,
     tensor::ShapedData,
 };

@@ -20,11 +20,11 @@ use super::{
 };
 use crate::{
     VERSION,
-    image::{
-        geometry::{Area, Geometry},
-        picture::channel_axis,
-    },
     methods::{EndedBy, Refinement, Segments, drive::Prediction},
+    picture::{
+        geometry::{Area, Geometry},
+        input::channel_axis,
+    },
     tensor::write_npy,
 };
 

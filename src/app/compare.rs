@@ -12,14 +12,12 @@ use super::{
     input::{self, Upload},
     milliseconds,
     options::{Format, Options, look},
-    picture::{FRAME_NOTE, Picture, ends, score, software},
+    picture::{FRAME_NOTE, RenderedPicture, ends, score, software},
     plan::{Sent, add_sent, channels_fault, include_fault, sent_faults},
     record_stages, tell_log, undrawable,
 };
 use crate::{
-    autodiff::spec::RuleSetId,
     engine::Caller,
-    image::{RgbImage, geometry::Geometry},
     methods::{
         Fault, Faults,
         drive::{self, Explained},
@@ -27,6 +25,7 @@ use crate::{
         registry::{self, Scores},
     },
     model::Model,
+    picture::{RgbImage, geometry::Geometry},
     render::{
         encode::{FileType, encode},
         frame::Caption,
@@ -39,6 +38,7 @@ use crate::{
     },
     text::{excerpt, shown},
 };
+use onnx_autodiff::autodiff::spec::RuleSetId;
 
 /// The most methods in one request.
 pub const MAX_WAYS: usize = 32;
@@ -282,7 +282,7 @@ impl App {
         let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
         let mut oddities = oddities.into_iter();
         let explanations = explained.into_iter().map(|one| {
-            let picture = Picture {
+            let picture = RenderedPicture {
                 file: None,
                 warnings: oddities.next().unwrap_or_default(),
             };

@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::image::{DynamicImage, GrayImage, RgbaImage};
 use bytes::Bytes;
+use image::{DynamicImage, GrayImage, RgbaImage};
 use ndarray::Axis;
 
 use super::{
@@ -18,17 +18,14 @@ use super::{
     segments::SentSegments,
 };
 use crate::{
-    image::{
+    methods::{Fault, Faults, drive::MethodError},
+    model::Model,
+    picture::{
         ImageError, RgbImage,
         decode::{Decoded, Limits, decode, size},
         geometry::{Area, Geometry},
-        picture::channel_axis,
-        preprocess::{pixel_range, preprocess},
-    },
-    methods::{Fault, Faults, drive::MethodError},
-    model::{
-        Model,
-        manifest::{Channels, Preprocess},
+        input::channel_axis,
+        preprocess::{Channels, Preprocess, pixel_range, preprocess},
     },
     settings::Settings,
     tensor::{Holds, NPY_MAGIC, Npy, Tensor, check_finite},
@@ -535,7 +532,7 @@ mod tests {
     use ndarray_npy::WriteNpyExt;
 
     use super::*;
-    use crate::model::manifest::{Filter, Layout, Resize};
+    use crate::picture::preprocess::{Filter, Layout, Resize};
 
     fn pictures<D: Dimension>(array: &Array<u8, D>) -> Result<(Vec<RgbImage>, bool), AppError> {
         pictures_for(false, array)

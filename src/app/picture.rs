@@ -1,18 +1,18 @@
 //! The picture of an explanation: its heat map, what is said around it, and the texts that the file
 //! carries.
 
-use ::image::RgbImage;
 use bytes::Bytes;
+use image::RgbImage;
 use serde_json::{Map, Value};
 
 use super::AppError;
 use crate::{
-    image::geometry::Geometry,
     methods::{
         drive::{Explained, Explanandum, Prediction},
         registry::{Method, Scores},
     },
     model::Model,
+    picture::geometry::Geometry,
     render::{
         encode::{FileType, MOST_TEXT, Text, encode},
         frame::{Caption, frame},
@@ -32,7 +32,7 @@ pub const FRAME_NOTE: &str = "frame: the part that the network saw";
 
 /// A file, and what is odd about the map on it.
 #[derive(Debug, Default)]
-pub struct Picture {
+pub struct RenderedPicture {
     pub file: Option<Bytes>,
     pub warnings: Vec<String>,
 }
@@ -46,7 +46,7 @@ pub fn pictures(
     options: &HeatmapOptions,
     file_type: FileType,
     go_on: impl Fn() -> Result<(), AppError>,
-) -> Result<Vec<Picture>, AppError> {
+) -> Result<Vec<RenderedPicture>, AppError> {
     let Some(rule) = &model.manifest.input.preprocess else {
         return Ok(Vec::new());
     };
@@ -64,7 +64,7 @@ pub fn pictures(
         let legend = options.legend.then(|| legend(&heatmap, one, options));
         let picture = frame(heatmap.overlay.image(), caption.as_ref(), legend.as_slice())?;
         let file = encode(&picture, file_type, &texts(model, one))?;
-        Ok(Picture {
+        Ok(RenderedPicture {
             file: Some(file.into()),
             warnings: heatmap.warnings,
         })

@@ -10,7 +10,6 @@ use super::{
     segments,
 };
 use crate::{
-    image::baseline::{self, Term},
     methods::{
         Fault, Faults, drive,
         parameters::{Parameters, SegmentSource},
@@ -20,6 +19,7 @@ use crate::{
         Model,
         registry::{BrokenModel, RELOAD, Registry},
     },
+    picture::baseline::{self, Term},
     render::options::{HeatmapOptions, Look},
     text::shown,
 };

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use ndarray::Array2;
 
 use crate::{
-    image::{
+    methods::{Fault, Faults},
+    picture::{
         decode::{LabelImage, Limits},
         geometry::Geometry,
     },
-    methods::{Fault, Faults},
     segment::{
         Segmentation,
         regions::{Regions, UNLABELLED},
@@ -212,7 +212,7 @@ mod tests {
     use ndarray_npy::{WritableElement, WriteNpyExt};
 
     use super::*;
-    use crate::model::manifest::{Channels, Filter, Layout, Preprocess, Resize};
+    use crate::picture::preprocess::{Channels, Filter, Layout, Preprocess, Resize};
 
     /// Of an upload of 4 x 2 (width, height) padded to 4 x 4.
     fn padded() -> Geometry {

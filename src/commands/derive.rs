@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use explaind::{
+use explaind::model::Model;
+use onnx_autodiff::{
     autodiff::{
         derive,
         parameters::{Parameters, parameter_gradients},
         spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
     },
-    model::Model,
     onnx::write_model,
 };
 use serde::de::{DeserializeOwned, IntoDeserializer, value::Error};

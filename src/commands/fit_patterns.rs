@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 use explaind::{
-    autodiff::fit::Regime,
     engine::backend_ort::load_runtime,
     model::patterns::{self, Provenance},
     patterns::{Samples, fit},
     tensor::read_npy,
 };
 use indicatif::{ProgressBar, ProgressStyle};
+use onnx_autodiff::autodiff::fit::Regime;
 
 use super::{ModelArgs, Runs, say, tell};
 

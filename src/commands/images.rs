@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use explaind::image::types::{extensions, is_image_extension};
+use explaind::picture::types::{extensions, is_image_extension};
 
 use super::{tell, write_file};
 

@@ -7,11 +7,8 @@ use clap::{Args, Subcommand};
 use explaind::{
     api::catalogue::{ModelCard, describe_model, examine},
     app::App,
-    model::{
-        Model,
-        manifest::{Preprocess, Resize},
-        registry::folders_in,
-    },
+    model::{Model, registry::folders_in},
+    picture::preprocess::{Preprocess, Resize},
     settings::{self, FlagsFor},
 };
 

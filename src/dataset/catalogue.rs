@@ -27,7 +27,7 @@ use super::{
     staging::{Change, Staging},
 };
 use crate::{
-    image::decode::Limits,
+    picture::decode::Limits,
     quota::{Quota, Reservation},
 };
 

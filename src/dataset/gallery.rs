@@ -18,8 +18,11 @@ use rayon::prelude::*;
 
 use super::{Catalogue, DatasetError, Datasets};
 use crate::{
-    image::{ImageError, baseline::Pictures, preprocess::preprocess},
-    model::manifest::Preprocess,
+    picture::{
+        ImageError,
+        baseline::Pictures,
+        preprocess::{Preprocess, preprocess},
+    },
     tensor::Tensor,
 };
 

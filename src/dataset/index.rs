@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::{listing::Files, staging::Staging};
 use crate::{
     files::{hash, hex},
-    image::{
+    picture::{
         ImageError,
         decode::{Limits, decode},
     },

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{DatasetError, Problem, at, index::Stamp, is_image, labels};
-use crate::image::types;
+use crate::picture::types;
 
 /// The deepest folder below a set's.
 const MAX_DEPTH: usize = 64;
@@ -141,7 +141,7 @@ impl Files {
             match fs::metadata(&path) {
                 Ok(found) if found.is_dir() => self.descend(folders, &path, &file),
                 Ok(found) if is_image(&name) && found.is_file() => {
-                    drop(self.images.insert(file, Stamp::from(&found)))
+                    self.images.insert(file, Stamp::from(&found));
                 }
                 Ok(_) if is_image(&name) => self.complain(file, "it is no plain file"),
                 Ok(found) if prefix.is_empty() && labels::is_table(&name) && found.is_file() => {

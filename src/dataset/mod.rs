@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     files::{FilesError, hex},
-    image::{
+    picture::{
         ImageError,
         decode::{Decoded, Limits, decode},
         types::is_image_extension,
@@ -54,7 +54,7 @@ pub struct Dataset {
     /// Uploaded, else named in the settings.
     pub uploaded: bool,
     /// In the order of their paths.
-    pub images: Vec<Picture>,
+    pub images: Vec<DatasetImage>,
     /// Where their truths stand.
     pub source: Source,
     /// What is wrong with single files; the rest can be used.
@@ -67,7 +67,7 @@ pub struct Dataset {
 
 /// One image of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Picture {
+pub struct DatasetImage {
     /// Path below the set's folder, parts joined by `/`.
     pub file: String,
     pub truth: Truth,

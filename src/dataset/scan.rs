@@ -5,14 +5,14 @@ use std::{collections::BTreeSet, path::PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Dataset, Picture, Problem, hex,
+    Dataset, DatasetImage, Problem, hex,
     index::{Index, refresh},
     labels::{self, Line, Paths, Table},
     listing::Files,
     truth::{Source, Truth},
 };
 use crate::{
-    image::{decode::Limits, types::extensions},
+    picture::{decode::Limits, types::extensions},
     text::excerpt,
 };
 
@@ -86,7 +86,7 @@ pub fn assemble(
             });
         }
         let mask = mask_of(path, line.mask.as_deref(), &known_paths, &mut problems);
-        images.push(Picture {
+        images.push(DatasetImage {
             file: path.clone(),
             truth: line.truth,
             mask,
@@ -141,7 +141,7 @@ fn mask_of(
 
 /// Each field ends with a zero byte and each image with a line feed: none of them can stand in a
 /// field.
-fn hash(images: &[Picture], source: Source, index: &Index) -> String {
+fn hash(images: &[DatasetImage], source: Source, index: &Index) -> String {
     let mut hasher = Sha256::new();
     for picture in images {
         let mask = picture

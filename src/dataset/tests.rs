@@ -7,8 +7,8 @@ use std::{
     path::Path,
 };
 
-use ::image::{ImageFormat, Rgb, RgbImage};
 use flate2::{Compression, write::GzEncoder};
+use image::{ImageFormat, Rgb, RgbImage};
 use tempfile::{NamedTempFile, TempDir};
 use zip::{ZipWriter, write::SimpleFileOptions};
 
@@ -679,16 +679,16 @@ fn baselines_are_drawn_from_what_can_be_decoded_and_repeat_by_seed() {
     ];
     let (data, photos) = (tempfile::tempdir().unwrap(), folder(&entries));
     let datasets = datasets(data.path(), Some(photos.path()));
-    let rule = crate::model::manifest::Preprocess {
+    let rule = crate::picture::preprocess::Preprocess {
         width: 2,
         height: 2,
-        layout: crate::model::manifest::Layout::Nchw,
-        channels: crate::model::manifest::Channels::Rgb,
+        layout: crate::picture::preprocess::Layout::Nchw,
+        channels: crate::picture::preprocess::Channels::Rgb,
         scale: 1.0,
         mean: vec![0.0],
         std: vec![1.0],
-        resize: crate::model::manifest::Resize::Stretch,
-        filter: crate::model::manifest::Filter::Nearest,
+        resize: crate::picture::preprocess::Resize::Stretch,
+        filter: crate::picture::preprocess::Filter::Nearest,
     };
     let reds = |count, seed| {
         let drawn = datasets.draw("photos", count, seed, &rule).unwrap();

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Dataset, Picture};
+use super::{Dataset, DatasetImage};
 use crate::{
     model::labels::{Classes, LabelError},
     text::excerpt,
@@ -74,7 +74,7 @@ impl Doubt {
 }
 
 impl Dataset {
-    pub fn meaning(&self, picture: &Picture, classes: Classes<'_>) -> Meaning {
+    pub fn meaning(&self, picture: &DatasetImage, classes: Classes<'_>) -> Meaning {
         picture.truth.meaning(self.source, classes)
     }
 }

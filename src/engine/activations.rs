@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use crate::onnx::{OnnxError, graph::Graph, types};
+use onnx_autodiff::onnx::{OnnxError, graph::Graph, types};
 
 /// Bytes per row of the batch.
 pub fn peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
@@ -59,7 +59,7 @@ pub fn peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::graph::{Element, Node, ValueInfo, ValueType};
+    use onnx_autodiff::onnx::graph::{Element, Node, ValueInfo, ValueType};
 
     #[test]
     fn a_chain_holds_two_values_and_a_kept_one_three() {

@@ -4,10 +4,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{EngineError, Point, Row};
-use crate::{
-    autodiff::spec::{DeriveSpec, PatternLayers, SeedRule},
-    model::Model,
-};
+use crate::model::Model;
+use onnx_autodiff::autodiff::spec::{DeriveSpec, PatternLayers, SeedRule};
 
 /// A graph to run: what `spec` derives from `model`. Equal when its derivation is.
 #[derive(Clone, Debug)]

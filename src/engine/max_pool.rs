@@ -8,7 +8,7 @@
 use std::array::from_fn;
 
 use super::blocks::mask;
-use crate::{
+use onnx_autodiff::{
     autodiff::stepped,
     onnx::{
         OnnxError, Types,
@@ -341,19 +341,21 @@ impl Phases {
 pub mod tests {
     use super::*;
     use crate::{
-        autodiff::{
-            derive,
-            spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
-        },
         engine::{
             Provider,
             backend_ort::{OrtSession, Threads, load_runtime},
+        },
+        tensor::Tensor,
+    };
+    use onnx_autodiff::{
+        autodiff::{
+            derive,
+            spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
         },
         onnx::{
             graph::{Dim, ValueInfo, ValueType},
             write_model,
         },
-        tensor::Tensor,
     };
 
     fn window(kernel: usize, stride: usize, dilation: usize, pad: usize) -> Window {

@@ -29,13 +29,14 @@ use std::{
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::{autodiff::spec::DeriveSpec, model::Model, tensor::Tensor};
+use crate::{model::Model, tensor::Tensor};
 pub use admission::Kind;
 use admission::Verdict;
 use backend::{Backend, GraphOf};
 pub use backend_ort::RuntimeError;
 use desk::{Answer, Desk};
 use lanes::RequestId;
+use onnx_autodiff::autodiff::spec::DeriveSpec;
 pub use provider::Provider;
 use sessions::Sessions;
 pub use trial::TrialError;
@@ -399,7 +400,7 @@ pub enum EngineError {
     #[error("the server is shutting down")]
     Draining,
     #[error(transparent)]
-    Derive(#[from] Arc<crate::autodiff::DeriveError>),
+    Derive(#[from] Arc<onnx_autodiff::autodiff::DeriveError>),
     #[error("ONNX Runtime: {reason}")]
     Runtime { reason: String },
 }

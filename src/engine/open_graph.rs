@@ -20,10 +20,10 @@ use super::{
     backend_ort::{self, Encoded, OrtSession, Runtime, RuntimeError, Threads},
     provider::Provider,
 };
-use crate::{
+use crate::tensor::Tensor;
+use onnx_autodiff::{
     autodiff::spec::Wrt,
     onnx::graph::{Dim, Graph},
-    tensor::Tensor,
 };
 
 /// How a graph's batches are run.

@@ -10,7 +10,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::max_pool::{DOMAIN, MAX_POOL_GRADIENT};
-use crate::{
+use onnx_autodiff::{
     autodiff::stepped,
     onnx::{
         OnnxError, Types,
@@ -303,7 +303,7 @@ impl<'a> Edges<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::graph::ValueInfo;
+    use onnx_autodiff::onnx::graph::ValueInfo;
 
     #[test]
     fn graphs_of_many_nodes_are_opened_as_they_are() {

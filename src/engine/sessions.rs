@@ -19,11 +19,10 @@ use super::{
     trial::LARGEST_ROW,
     weights,
 };
-use crate::{
+use crate::{model::Model, telemetry::names};
+use onnx_autodiff::{
     autodiff::{self, DeriveError},
-    model::Model,
     onnx::graph::Graph,
-    telemetry::names,
 };
 
 pub struct Sessions {
@@ -198,7 +197,7 @@ fn own_bytes(derived: &Graph, source: &Graph) -> usize {
             .get(name)
             .is_some_and(|l| l.bytes.as_ptr() == start)
     };
-    let copied = |(name, literal): (&String, &crate::onnx::graph::Literal)| {
+    let copied = |(name, literal): (&String, &onnx_autodiff::onnx::graph::Literal)| {
         if shared(name, literal.bytes.as_ptr()) && literal.bytes.len() >= weights::LENT_BYTES {
             0
         } else {

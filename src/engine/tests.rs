@@ -19,9 +19,9 @@ use super::{
     sessions::Sessions,
     *,
 };
-use crate::{
+use crate::model::manifest::{Input, Manifest};
+use onnx_autodiff::{
     autodiff::spec::{Head, PatternLayers, RuleSetId, SeedRule, Wrt},
-    model::manifest::{Input, Manifest},
     onnx::{
         graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
         read_model,

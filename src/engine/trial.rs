@@ -7,14 +7,13 @@ use super::{
     backend_ort::{Encoded, OrtSession, Runtime, Threads},
     open_graph::with_batch,
 };
-use crate::{
+use crate::{model::Model, tensor::Tensor};
+use onnx_autodiff::{
     autodiff::{
         self, DeriveError,
         spec::{DeriveSpec, Head, PatternLayers, SeedRule, Wrt},
     },
-    model::Model,
     onnx::OnnxError,
-    tensor::Tensor,
 };
 
 /// Memory for the values of one row: with more, one request would end the process.

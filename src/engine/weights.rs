@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 
-use crate::onnx::graph::{Dim, Element, Graph, Literal, Names, Node, ValueInfo, ValueType};
+use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Names, Node, ValueInfo, ValueType};
 
 /// Smaller weights are worth packing.
 pub const LENT_BYTES: usize = 4 << 20;
@@ -120,9 +120,9 @@ mod tests {
             Provider,
             backend_ort::{OrtSession, Threads, load_runtime},
         },
-        onnx::write_model,
         tensor::Tensor,
     };
+    use onnx_autodiff::onnx::write_model;
 
     /// `y = relu(x Wᵀ + b)`, `dx = y W`, with W 1024 x 2048.
     fn two_products() -> Graph {

@@ -2,10 +2,8 @@
 //! each cause.
 
 use super::{Attribution, Subject, parameters::Parameters};
-use crate::{
-    autodiff::spec::{Head, RuleSetId, SeedRule},
-    tensor::Tensor,
-};
+use crate::tensor::Tensor;
+use onnx_autodiff::autodiff::spec::{Head, RuleSetId, SeedRule};
 
 /// From here on the scores of a path miss f(x) - f(x') so far that the map is not what the method
 /// defines. At 25 steps the median over photos is 0.009.
@@ -163,11 +161,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        autodiff::spec::{DeriveSpec, Wrt},
         engine::{Point, Row},
         methods::twins::{drive, row, subject},
         segment::Segmentation,
     };
+    use onnx_autodiff::autodiff::spec::{DeriveSpec, Wrt};
 
     /// All that is said of one method with a target of two logits, whose derivative `answer` gives.
     fn said(

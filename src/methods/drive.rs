@@ -16,20 +16,20 @@ use super::{
     xrai,
 };
 use crate::{
-    autodiff::spec::DeriveSpec,
     engine::{Caller, Engine, EngineError, Point, Row},
-    image::{
+    model::{Model, labels::Classes},
+    picture::{
         ImageError,
         baseline::{self, Baseline, Material, Pictures, Term},
-        picture::Picture,
-        preprocess,
+        input::InputPicture,
+        preprocess::{self, Layout},
     },
-    model::{Model, labels::Classes, manifest::Layout},
     pool::{Pool, WorkPanicked},
     segment::Segmentation,
     tensor::Tensor,
     text::{excerpt, quoted},
 };
+use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MethodError {
@@ -648,7 +648,7 @@ fn resolve_segmentation(
         .input
         .preprocess
         .as_ref()
-        .and_then(|rule| Picture::of(input, rule))
+        .and_then(|rule| InputPicture::of(input, rule))
     else {
         return Err(MethodError::NoPicture {
             model: model.id.clone(),

@@ -7,7 +7,8 @@
 use ndarray::{Array2, Axis};
 
 use super::{Attribution, Run, Step, Subject, doubts::is_zero};
-use crate::{autodiff::spec::DeriveSpec, engine::Row, model::manifest::Layout, tensor::Tensor};
+use crate::{engine::Row, picture::preprocess::Layout, tensor::Tensor};
+use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 struct Edges {
     subject: Subject,

@@ -16,11 +16,11 @@ use super::{
     registry::Cost,
 };
 use crate::{
-    autodiff::spec::DeriveSpec,
     engine::{Point, Row},
-    image::baseline::Term,
+    picture::baseline::Term,
     tensor::Tensor,
 };
+use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 pub const COST: Cost = Cost {
     words: "n_samples",

@@ -13,12 +13,12 @@ use super::{
     registry::Cost,
 };
 use crate::{
-    autodiff::spec::{DeriveSpec, PatternLayers, RuleSetId, Wrt},
     engine::{Point, Row},
-    model::manifest::Layout,
+    picture::preprocess::Layout,
     tensor::Tensor,
     text::excerpt,
 };
+use onnx_autodiff::autodiff::spec::{DeriveSpec, PatternLayers, RuleSetId, Wrt};
 
 pub const COST: Cost = Cost {
     words: "1",

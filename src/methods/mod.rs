@@ -25,13 +25,13 @@ use ndarray::Array2;
 use serde::Serialize;
 
 use crate::{
-    autodiff::spec::{DeriveSpec, Head},
     engine::{Point, Row},
-    model::manifest::Layout,
+    picture::preprocess::Layout,
     segment::Segmentation,
     tensor::Tensor,
 };
 pub use faults::{Fault, Faults};
+use onnx_autodiff::autodiff::spec::{DeriveSpec, Head};
 use parameters::Parameters;
 use ranking::Ranked;
 

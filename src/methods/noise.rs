@@ -20,10 +20,10 @@ use super::{
     registry::Cost,
 };
 use crate::{
-    autodiff::spec::DeriveSpec,
     engine::{Point, Row},
     tensor::Tensor,
 };
+use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 pub const COST: Cost = Cost {
     words: "n_samples",

@@ -16,10 +16,10 @@ use super::{
     registry::Cost,
 };
 use crate::{
-    autodiff::spec::DeriveSpec,
     engine::{Point, Row},
     tensor::Tensor,
 };
+use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 /// A tolerance starts with this many midpoints, and each refinement has thrice as many: every third
 /// one is known already.

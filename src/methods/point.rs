@@ -8,10 +8,10 @@ use super::{
     head_value,
 };
 use crate::{
-    autodiff::spec::DeriveSpec,
     engine::{Point, Row},
     tensor::Tensor,
 };
+use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 struct OnePoint {
     subject: Subject,

@@ -1,5 +1,5 @@
-//! Rules that approximate the integral of a function over [0, 1] by a weighted sum; weights sum to
-//! 1. `riemann_right` is Eq. 1 of the PGIG paper (α = k/m, k = 1..m). Gauss-Legendre is exact to
+//! Rules that approximate the integral of a function over [0, 1] by a weighted sum; weights sum
+//! to 1. `riemann_right` is Eq. 1 of the PGIG paper (α = k/m, k = 1..m). Gauss-Legendre is exact to
 //! degree 2n - 1.
 
 use std::num::NonZeroUsize;

@@ -5,7 +5,8 @@ use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{Attribution, Run, Step, Subject};
-use crate::{autodiff::spec::DeriveSpec, engine::Row, tensor::Tensor};
+use crate::{engine::Row, tensor::Tensor};
+use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 struct Noise {
     subject: Subject,

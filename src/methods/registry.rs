@@ -13,10 +13,8 @@ use super::{
     },
     path, point, random, xrai,
 };
-use crate::{
-    autodiff::spec::{PatternLayers, RuleSetId, SeedRule},
-    image::baseline::{Baseline, Term},
-};
+use crate::picture::baseline::{Baseline, Term};
+use onnx_autodiff::autodiff::spec::{PatternLayers, RuleSetId, SeedRule};
 
 #[derive(Debug)]
 pub struct Method {

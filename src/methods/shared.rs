@@ -10,10 +10,8 @@ use std::{
     sync::Arc,
 };
 
-use crate::{
-    autodiff::spec::{DeriveSpec, RuleSetId},
-    engine::{Point, Row},
-};
+use crate::engine::{Point, Row};
+use onnx_autodiff::autodiff::spec::{DeriveSpec, RuleSetId};
 
 /// What one run waits for.
 #[derive(Debug)]
@@ -184,12 +182,9 @@ fn fingerprint(point: &Point) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        autodiff::spec::{Head, PatternLayers, SeedRule, Wrt},
-        methods::twins::tensor,
-        tensor::Tensor,
-    };
+    use crate::{methods::twins::tensor, tensor::Tensor};
     use RuleSetId::{Gradient, GuidedBackprop, PatternAttribution, PatternNet};
+    use onnx_autodiff::autodiff::spec::{Head, PatternLayers, SeedRule, Wrt};
 
     fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
         DeriveSpec {

@@ -13,13 +13,13 @@ use super::{
     registry::{self, METHODS},
 };
 use crate::{
-    autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
     engine::{Point, Row},
-    model::{
-        labels::{Classes, Labels},
-        manifest::Layout,
-    },
+    model::labels::{Classes, Labels},
+    picture::preprocess::Layout,
     tensor::Tensor,
+};
+use onnx_autodiff::autodiff::spec::{
+    DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt,
 };
 
 pub fn tensor(values: impl IntoIterator<Item = f32>) -> Arc<Tensor> {

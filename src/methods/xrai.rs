@@ -18,12 +18,12 @@ use super::{
     ranking::{Ranking, Selection, rank},
 };
 use crate::{
-    autodiff::spec::DeriveSpec,
     engine::Row,
-    image::picture::{Picture, channel_axis},
+    picture::input::{InputPicture, channel_axis},
     segment::{Segmentation, felzenszwalb::Edges},
     tensor::Tensor,
 };
+use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 const SCALES: [f64; 6] = [50.0, 100.0, 150.0, 250.0, 500.0, 1200.0];
 const SIGMA: f64 = 0.8;
@@ -33,7 +33,7 @@ const RADIUS: usize = 5;
 /// The regions of a picture. Its colours are stretched to -1..=1 and segments have 150 pixels at
 /// least, as in the public code. The paper's 0..=1 and 20 pixels (`compat: sig-2019`) give the 1000
 /// regions per photo that it tells of.
-pub fn segment(picture: &Picture, parameters: &Parameters) -> Segmentation {
+pub fn segment(picture: &InputPicture, parameters: &Parameters) -> Segmentation {
     let (low, high) = picture.extremes();
     let (bottom, top, min_size) = match parameters.compat {
         Some(Compat::Sig2019) => (0.0, 1.0, 20),

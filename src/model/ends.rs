@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use crate::onnx::{
+use onnx_autodiff::onnx::{
     OnnxError,
     graph::{Dim, Element, Graph, Literal, Names, Node, ValueInfo, ValueType},
     infer, passes,

@@ -22,10 +22,10 @@ use super::{
     registry::{Models, Registry},
 };
 use crate::{
-    autodiff::spec::Patterns,
     files::{Files, hash, hex},
     pool::Pool,
 };
+use onnx_autodiff::autodiff::spec::Patterns;
 
 const FOLDER: &str = "patterns";
 const CURRENT: &str = "current";

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use crate::onnx::LFS_POINTER;
+use onnx_autodiff::onnx::LFS_POINTER;
 
 pub const POINTER: &str = "a Git LFS pointer, not the file itself: run `git lfs pull`";
 

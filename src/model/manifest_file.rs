@@ -9,11 +9,13 @@
 use serde::Deserialize;
 use toml::Table;
 
-use super::manifest::{Channels, Filter, Input, Layout, Manifest, Preprocess, Resize};
+use super::manifest::{Input, Manifest};
 use crate::{
-    autodiff::spec::{Head, PatternLayers},
     fields::{Fault, Fields},
-    image::preprocess::pixel_range,
+    picture::preprocess::{Channels, Filter, Layout, Preprocess, Resize, pixel_range},
+};
+use onnx_autodiff::{
+    autodiff::spec::{Head, PatternLayers},
     onnx::graph::{Dim, Element, Graph, ValueInfo},
 };
 
@@ -508,7 +510,7 @@ fn show(dims: &[Dim]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::graph::ValueType;
+    use onnx_autodiff::onnx::graph::ValueType;
 
     fn graph(input: &[Dim], classes: usize) -> Graph {
         let value = |name: &str, dims: Vec<Dim>| ValueInfo {

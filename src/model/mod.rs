@@ -12,12 +12,12 @@ pub mod registry;
 
 use std::{path::PathBuf, sync::Arc};
 
-use crate::{
+use labels::Labels;
+use manifest::Manifest;
+use onnx_autodiff::{
     autodiff::spec::{Layer, Patterns},
     onnx::graph::{Dim, Graph},
 };
-use labels::Labels;
-use manifest::Manifest;
 
 /// A classifier ready to be explained: a folder `models/<id>/`.
 #[derive(Clone, Debug)]

@@ -19,11 +19,11 @@ use serde::{Deserialize, Serialize};
 
 use super::foreign::open_regular;
 use crate::{
-    autodiff::spec::{PatternSource, Patterns},
     files::{FilesError, hash},
     pool::WorkPanicked,
     tensor::Tensor,
 };
+use onnx_autodiff::autodiff::spec::{PatternSource, Patterns};
 
 /// The file's name in a model's folder.
 pub const FILE: &str = "patterns.safetensors";

@@ -19,11 +19,10 @@ use super::{
     labels::{self, Labels},
     manifest_file, patterns,
 };
-use crate::{
+use crate::{files, text::cut};
+use onnx_autodiff::{
     autodiff::{spatial_layers, spec::Patterns},
-    files,
     onnx::read_model_files,
-    text::cut,
 };
 
 /// The largest model.toml.
@@ -775,7 +774,7 @@ mod tests {
         );
         assert_eq!(
             after.get("changed").unwrap().manifest.head,
-            crate::autodiff::spec::Head::Logits
+            onnx_autodiff::autodiff::spec::Head::Logits
         );
 
         fs::write(at("same/labels.txt"), "one label").unwrap();
@@ -811,16 +810,17 @@ mod tests {
     fn external_data_is_part_of_what_a_model_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.onnx");
-        let graph = crate::onnx::read_model(&bundled().join("model.onnx")).unwrap();
+        let graph = onnx_autodiff::onnx::read_model(&bundled().join("model.onnx")).unwrap();
         let mut weights = Vec::new();
-        let model = crate::onnx::write_model_external(&graph, 1 << 20, &mut |_, literal| {
-            let offset = weights.len() as u64;
-            weights.extend_from_slice(&literal.bytes);
-            Some(crate::onnx::ExternalRef {
-                location: "weights.bin".into(),
-                offset,
-            })
-        });
+        let model =
+            onnx_autodiff::onnx::write_model_external(&graph, 1 << 20, &mut |_, literal| {
+                let offset = weights.len() as u64;
+                weights.extend_from_slice(&literal.bytes);
+                Some(onnx_autodiff::onnx::ExternalRef {
+                    location: "weights.bin".into(),
+                    offset,
+                })
+            });
         fs::write(&path, model.unwrap()).unwrap();
         fs::write(folder.path().join("weights.bin"), &weights).unwrap();
         let hash = || {

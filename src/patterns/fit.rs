@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use super::{FitError, Samples, Unreadable};
 use crate::{
-    autodiff::fit::{FitLayer, Regime, Skipped, fit_graph},
     engine::{
         Provider,
         backend_ort::{OrtSession, Runtime, Threads},
@@ -19,6 +18,7 @@ use crate::{
     model::{Model, manifest::Input},
     tensor::Tensor,
 };
+use onnx_autodiff::autodiff::fit::{FitLayer, Regime, Skipped, fit_graph};
 
 /// Rows in one run.
 const BATCH_ROWS: usize = 8;
@@ -281,9 +281,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        autodiff::spec::{Head, PatternLayers},
         engine::backend_ort::load_runtime,
         model::manifest::{Input, Manifest},
+    };
+    use onnx_autodiff::{
+        autodiff::spec::{Head, PatternLayers},
         onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
     };
 

@@ -31,7 +31,7 @@ pub enum FitError {
     #[error("layer {layer}: ONNX Runtime gave no sum {output} in the weight's shape")]
     Sum { layer: String, output: String },
     #[error(transparent)]
-    Derive(#[from] crate::autodiff::DeriveError),
+    Derive(#[from] onnx_autodiff::autodiff::DeriveError),
     #[error(transparent)]
     Runtime(#[from] crate::engine::backend_ort::RuntimeError),
 }

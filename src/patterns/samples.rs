@@ -16,13 +16,13 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::FitError;
 use crate::{
-    image::{
+    model::Model,
+    picture::{
         RgbImage,
         decode::{Limits, decode},
-        preprocess::preprocess,
+        preprocess::{Preprocess, preprocess},
         types::is_image_extension,
     },
-    model::{Model, manifest::Preprocess},
     tensor::Tensor,
 };
 
@@ -126,8 +126,8 @@ fn read_views(path: &Path, rule: &Preprocess, key: u64) -> Result<Vec<Tensor>, S
         .image;
     let crop = random_crop(&image, key);
     let views = [
-        ::image::imageops::flip_horizontal(&image),
-        ::image::imageops::flip_horizontal(&crop),
+        image::imageops::flip_horizontal(&image),
+        image::imageops::flip_horizontal(&crop),
         crop,
         image,
     ];
@@ -146,5 +146,5 @@ fn random_crop(image: &RgbImage, key: u64) -> RgbImage {
         random.random_range(0..=width - side),
         random.random_range(0..=height - side),
     );
-    ::image::imageops::crop_imm(image, left, top, side, side).to_image()
+    image::imageops::crop_imm(image, left, top, side, side).to_image()
 }

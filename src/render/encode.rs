@@ -3,11 +3,11 @@
 
 use std::{io::Cursor, sync::mpsc::sync_channel, thread};
 
-use ::image::{
+use fdeflate::Compressor;
+use image::{
     ExtendedColorType, ImageError, RgbImage,
     codecs::{jpeg::JpegEncoder, webp::WebPEncoder},
 };
-use fdeflate::Compressor;
 
 use super::RenderError;
 use crate::text::cut;
@@ -130,7 +130,7 @@ mod tests {
 
     fn picture(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
-            ::image::Rgb([(x * 7 + y) as u8, (x * y) as u8, (x ^ y) as u8])
+            image::Rgb([(x * 7 + y) as u8, (x * y) as u8, (x ^ y) as u8])
         })
     }
 
@@ -139,7 +139,7 @@ mod tests {
         for (width, height) in [(1, 1), (61, 47), (3, 200)] {
             for file_type in [FileType::Png, FileType::Webp] {
                 let bytes = encode(&picture(width, height), file_type, &[]).unwrap();
-                let read = ::image::load_from_memory(&bytes).unwrap().into_rgb8();
+                let read = image::load_from_memory(&bytes).unwrap().into_rgb8();
                 assert_eq!(read, picture(width, height), "{file_type:?}");
             }
         }
@@ -147,13 +147,13 @@ mod tests {
 
     #[test]
     fn a_jpeg_is_near_the_pixels_it_was_made_of() {
-        let smooth = RgbImage::from_fn(64, 48, |x, y| ::image::Rgb([3 * x as u8, 5 * y as u8, 90]));
+        let smooth = RgbImage::from_fn(64, 48, |x, y| image::Rgb([3 * x as u8, 5 * y as u8, 90]));
         let bytes = encode(&smooth, FileType::Jpeg, &[]).unwrap();
         assert_eq!(
-            ::image::guess_format(&bytes).unwrap(),
-            ::image::ImageFormat::Jpeg
+            image::guess_format(&bytes).unwrap(),
+            image::ImageFormat::Jpeg
         );
-        let read = ::image::load_from_memory(&bytes).unwrap().into_rgb8();
+        let read = image::load_from_memory(&bytes).unwrap().into_rgb8();
         let apart = read
             .iter()
             .zip(smooth.iter())

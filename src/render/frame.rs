@@ -1,7 +1,7 @@
 //! What stands around a picture: a caption above, colour bars below, and paper beside what is too
 //! narrow for their text.
 
-use ::image::{Rgb, RgbImage, imageops};
+use image::{Rgb, RgbImage, imageops};
 
 use super::{
     RenderError,

@@ -1,6 +1,6 @@
 //! Pictures side by side, each under its title, like Figure 1 of the PGIG paper.
 
-use ::image::{RgbImage, imageops};
+use image::{RgbImage, imageops};
 
 use super::{
     RenderError,
@@ -114,7 +114,7 @@ pub fn lay_out(
 
 #[cfg(test)]
 mod tests {
-    use ::image::Rgb;
+    use image::Rgb;
 
     use super::*;
 

@@ -3,17 +3,17 @@
 
 use std::borrow::Cow;
 
-use ::image::{RgbImage, imageops};
 use fast_image_resize::{
     FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
     images::{Image, ImageRef},
 };
+use image::{RgbImage, imageops};
 
 use super::{
     RenderError,
     options::{HeatmapOptions, View},
 };
-use crate::image::geometry::{Area, Geometry, Placement};
+use crate::picture::geometry::{Area, Geometry, Placement};
 
 /// Longest sides that a picture has without `size`: a tiny upload is enlarged, a huge one made
 /// smaller.
@@ -126,7 +126,7 @@ fn resize(
 
 #[cfg(test)]
 mod tests {
-    use ::image::Rgb;
+    use image::Rgb;
 
     use super::*;
     use crate::render::options::Look;

@@ -13,7 +13,7 @@ use super::{
     overlay::Overlay,
     plane::{Bounds, Strengths, bounds, normalise, reduce},
 };
-use crate::{model::manifest::Layout, tensor::Tensor};
+use crate::{picture::preprocess::Layout, tensor::Tensor};
 
 /// A picture still to be painted, and what is odd about it.
 #[derive(Clone, Debug)]
@@ -107,12 +107,14 @@ fn draw_one<'a>(
 
 #[cfg(test)]
 mod tests {
-    use ::image::{Rgb, RgbImage};
+    use image::{Rgb, RgbImage};
 
     use super::*;
     use crate::{
-        image::{geometry::Geometry, preprocess::preprocess},
-        model::manifest::{Channels, Filter, Preprocess, Resize},
+        picture::{
+            geometry::Geometry,
+            preprocess::{Channels, Filter, Preprocess, Resize, preprocess},
+        },
         render::options::{ColorMap, Look, OverlayType, Polarity, View},
     };
 

@@ -1,6 +1,6 @@
 //! What the colours of a heat map mean: a titled bar from the weakest to the strongest attribution.
 
-use ::image::{Rgb, RgbImage};
+use image::{Rgb, RgbImage};
 
 use super::{
     RenderError,

@@ -4,7 +4,7 @@
 
 use ndarray::{Array2, Axis, Zip, s};
 
-use crate::image::geometry::{Placement, Projected};
+use crate::picture::geometry::{Placement, Projected};
 
 /// Share of the total strength that the kept regions hold.
 const KEPT: f64 = 0.9;

@@ -3,14 +3,14 @@
 
 use std::{num::NonZeroUsize, thread};
 
-use ::image::{Rgb, RgbImage};
+use image::{Rgb, RgbImage};
 
 use super::{
     color::{Paint, Palette},
     ground::Ground,
     options::{HeatmapOptions, OverlayType},
 };
-use crate::image::{
+use crate::picture::{
     geometry::{Area, Projected},
     preprocess::luma,
 };

@@ -8,7 +8,7 @@ use super::{
     RenderError,
     options::{HeatmapOptions, Polarity, Reduction, Scale},
 };
-use crate::{model::manifest::Layout, tensor::Tensor};
+use crate::{picture::preprocess::Layout, tensor::Tensor};
 
 /// Strengths of a plane, or why there is nothing to draw.
 #[derive(Clone, Debug, PartialEq)]

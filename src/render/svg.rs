@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ::image::{Rgb, RgbImage};
+use image::{Rgb, RgbImage};
 use resvg::{
     tiny_skia::{Pixmap, Transform},
     usvg::{Node, Tree},

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use explaind::onnx::{
+use onnx_autodiff::onnx::{
     graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
     write_model,
 };

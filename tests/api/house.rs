@@ -14,14 +14,14 @@ use explaind::{
     api::{Api, router},
     app::App,
     model::patterns::{self, Provenance},
-    onnx::{
-        graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
-        write_model,
-    },
     settings::{Flags, Settings, load},
     tensor::Tensor,
 };
 use image::{ImageFormat, RgbImage};
+use onnx_autodiff::onnx::{
+    graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
+    write_model,
+};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 

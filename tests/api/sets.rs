@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, fs, io::Read};
 
 use explaind::{
     app::App,
-    autodiff::fit::Regime,
     engine::backend_ort::load_runtime,
     model::patterns::{self, Provenance},
     patterns::{Samples, fit},
     tensor::{Tensor, read_npy},
 };
+use onnx_autodiff::autodiff::fit::Regime;
 use serde_json::json;
 
 use crate::{

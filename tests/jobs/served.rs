@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use explaind::onnx::{
+use image::RgbImage;
+use onnx_autodiff::onnx::{
     graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
     write_model,
 };
-use image::RgbImage;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};

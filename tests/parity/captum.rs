@@ -4,21 +4,21 @@
 use std::sync::Arc;
 
 use explaind::{
-    autodiff::{
-        derive, spatial_layers,
-        spec::{Head, PatternLayers},
-    },
     methods::{
         Step, Subject,
         parameters::{Facts, Parameters},
         registry::METHODS,
     },
-    model::{
-        labels::{Classes, Labels},
-        manifest::Layout,
+    model::labels::{Classes, Labels},
+    picture::preprocess::Layout,
+    tensor::Tensor,
+};
+use onnx_autodiff::{
+    autodiff::{
+        derive, spatial_layers,
+        spec::{Head, PatternLayers},
     },
     onnx::graph::Graph,
-    tensor::Tensor,
 };
 use serde_json::{Value, json};
 

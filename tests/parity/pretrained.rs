@@ -5,17 +5,19 @@
 use std::{path::Path, sync::Arc};
 
 use explaind::{
+    engine::{Point, Row, backend_ort::OrtSession},
+    methods::{Step, Subject, parameters::Parameters, registry},
+    picture::preprocess::Layout,
+    tensor::Tensor,
+};
+use ndarray::{Array3, Axis, IxDyn};
+use onnx_autodiff::{
     autodiff::{
         derive,
         spec::{DeriveSpec, Head, PatternLayers},
     },
-    engine::{Point, Row, backend_ort::OrtSession},
-    methods::{Step, Subject, parameters::Parameters, registry},
-    model::manifest::Layout,
     onnx::{graph::Graph, read_model},
-    tensor::Tensor,
 };
-use ndarray::{Array3, Axis, IxDyn};
 use serde::Deserialize;
 
 use crate::{

@@ -5,11 +5,11 @@ use explaind::{
         Provider,
         backend_ort::{OrtSession, Threads, load_runtime},
     },
-    onnx::graph::Graph,
     tensor::Tensor,
 };
 use indexmap::IndexMap;
 use ndarray::Axis;
+use onnx_autodiff::onnx::graph::Graph;
 
 pub fn open(graph: &Graph) -> OrtSession {
     OrtSession::open(

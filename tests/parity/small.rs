@@ -4,7 +4,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use explaind::{
-    autodiff::spec::{Head, PatternLayers, Patterns},
     engine::{Caller, Engine, EngineSettings, Priority, provider::Provider},
     methods::{
         drive::{Explained, Means, MethodError, Request, explain, facts},
@@ -14,11 +13,14 @@ use explaind::{
         Model,
         manifest::{Input, Manifest},
     },
-    onnx::graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
     pool::Pool,
     tensor::Tensor,
 };
 use ndarray::{Array1, ArrayD, IxDyn};
+use onnx_autodiff::{
+    autodiff::spec::{Head, PatternLayers, Patterns},
+    onnx::graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
+};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 

@@ -3,7 +3,9 @@
 
 use std::{fs, iter, path::Path};
 
-use explaind::{
+use explaind::tensor::Tensor;
+use ndarray::{Axis, IxDyn};
+use onnx_autodiff::{
     autodiff::{
         derive, spatial_layers,
         spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
@@ -12,9 +14,7 @@ use explaind::{
         graph::{Dim, Graph},
         read_model,
     },
-    tensor::Tensor,
 };
-use ndarray::{Axis, IxDyn};
 use serde::Deserialize;
 
 use crate::{

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use explaind::onnx::graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
+use onnx_autodiff::onnx::graph::{
+    Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType,
+};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},

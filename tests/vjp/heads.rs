@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use explaind::{
+use onnx_autodiff::{
     autodiff::{DeriveError, spec::RuleSetId},
     onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
 };

@@ -1,7 +1,7 @@
 //! What happens where a function has no derivative: decided once, one test each. And the ties of
 //! max pools.
 
-use explaind::autodiff::spec::RuleSetId;
+use onnx_autodiff::autodiff::spec::RuleSetId;
 
 use crate::{
     case::{Case, In},

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use explaind::{
+use onnx_autodiff::{
     autodiff::{activations, linear_layers, spatial_layers, spec::RuleSetId},
     onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
 };

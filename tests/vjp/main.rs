@@ -4,6 +4,7 @@
 mod case;
 mod cases;
 mod heads;
+mod incremental;
 mod kinks;
 mod limits;
 mod overlays;
@@ -13,7 +14,7 @@ mod run;
 use std::collections::BTreeSet;
 
 use case::{BATCH, Case, noise};
-use explaind::autodiff::{GRADIENT_RULES, spec::RuleSetId};
+use onnx_autodiff::autodiff::{GRADIENT_RULES, spec::RuleSetId};
 use run::{Net, derive, dot, spec, tensor};
 
 /// Half the distance of the difference quotient: below half the spacing of the inputs, so that no

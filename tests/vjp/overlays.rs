@@ -4,7 +4,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use explaind::{
+use explaind::tensor::Tensor;
+use onnx_autodiff::{
     autodiff::{
         DeriveError, PatternFault, applicable,
         fit::{Regime, fit_graph},
@@ -15,7 +16,6 @@ use explaind::{
         graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
         write_model,
     },
-    tensor::Tensor,
 };
 
 use crate::{

@@ -3,14 +3,14 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use explaind::{
+use explaind::tensor::Tensor;
+use onnx_autodiff::{
     autodiff::{
         DeriveError,
         parameters::{Parameter, ParameterGraph, Parameters, parameter_gradients},
         spec::Head,
     },
     onnx::{graph::Graph, read_model},
-    tensor::Tensor,
 };
 
 use crate::{

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use explaind::{
-    autodiff::{
-        self, DeriveError,
-        spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule, Wrt},
-    },
     engine::{
         Provider,
         backend_ort::{OrtSession, Threads, load_runtime},
     },
-    onnx::graph::Graph,
     tensor::Tensor,
+};
+use onnx_autodiff::{
+    autodiff::{
+        self, DeriveError,
+        spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule, Wrt},
+    },
+    onnx::graph::Graph,
 };
 
 pub fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {

@@ -13,15 +13,13 @@ use ort::{
 use tempfile::NamedTempFile;
 
 use super::{Runtime, RuntimeError, Threads, configure, open_error};
-use crate::{
-    engine::{
-        max_pool,
-        provider::Provider,
-        refined,
-        weights::{Lent, lend},
-    },
-    onnx::{OnnxError, graph::Graph, infer, read_model, write_model},
+use crate::engine::{
+    max_pool,
+    provider::Provider,
+    refined,
+    weights::{Lent, lend},
 };
+use onnx_autodiff::onnx::{OnnxError, graph::Graph, infer, read_model, write_model};
 
 /// Encoded models from this size on are given to the runtime as a file.
 const LARGE_MODEL_BYTES: usize = 16 << 20;
@@ -179,19 +177,21 @@ fn encode(graph: &Graph) -> Result<Vec<u8>, RuntimeError> {
 mod tests {
     use super::*;
     use crate::{
-        autodiff::{
-            derive,
-            spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
-        },
         engine::{
             backend_ort::{OrtSession, load_runtime, one_node},
             open_graph::with_batch,
+        },
+        tensor::Tensor,
+    };
+    use onnx_autodiff::{
+        autodiff::{
+            derive,
+            spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
         },
         onnx::{
             graph::{Dim, Element, Literal, Node, ValueInfo, ValueType},
             read_bytes,
         },
-        tensor::Tensor,
     };
 
     const SHAPE: [usize; 4] = [2, 3, 21, 20];

@@ -29,10 +29,8 @@ use ort::{
 
 pub use self::encoded::Encoded;
 use super::{backend::lock, provider::Provider, refined};
-use crate::{
-    onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
-    tensor::Tensor,
-};
+use crate::tensor::Tensor;
+use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
 
 /// The release that `make runtime` fetches. Any library with API 24 (1.24) or newer is accepted.
 pub const LIBRARY: &str = "runtime/libonnxruntime.so.1.31.1";

@@ -23,7 +23,6 @@ use crate::{
     },
     dataset::{Dataset, DatasetError, draw},
     engine::EngineError,
-    image::{RgbImage, decode::Limits, geometry::Geometry, preprocess::preprocess},
     jobs::{
         Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
     },
@@ -32,7 +31,12 @@ use crate::{
         drive::{self, Explained, MethodError, Request},
         parameters::Parameters,
     },
-    model::manifest::Preprocess,
+    picture::{
+        RgbImage,
+        decode::Limits,
+        geometry::Geometry,
+        preprocess::{Preprocess, preprocess},
+    },
     quota::{QuotaError, Reservation, on_disk},
     render::{encode::FileType, frame::largest_picture, options::HeatmapOptions},
     tensor::{Tensor, write_npy},

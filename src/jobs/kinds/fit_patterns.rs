@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     app::App,
-    autodiff::fit::Regime,
     dataset::Dataset,
     engine::backend_ort::load_runtime,
     jobs::{
@@ -28,6 +27,7 @@ use crate::{
     },
     patterns::{FitError, Fitted, Fitting, Samples},
 };
+use onnx_autodiff::autodiff::fit::Regime;
 
 pub static FIT_PATTERNS: FitPatterns = FitPatterns;
 

@@ -3,11 +3,8 @@
 use serde_json::Value;
 
 use super::{Facts, Parameters};
-use crate::{
-    autodiff::spec::{Head, PatternLayers},
-    methods::registry::Method,
-    text::shown,
-};
+use crate::{methods::registry::Method, text::shown};
+use onnx_autodiff::autodiff::spec::{Head, PatternLayers};
 
 /// One row of the table.
 #[derive(Debug)]

@@ -16,13 +16,11 @@ use super::{
     registry::{self, Method},
     target::Target,
 };
-use crate::{
-    autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
-    image::baseline::Baseline,
-    model::labels::Classes,
-    text::shown,
-};
+use crate::{model::labels::Classes, picture::baseline::Baseline, text::shown};
 pub use kind::{Kind, Parameter};
+use onnx_autodiff::autodiff::spec::{
+    DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt,
+};
 
 /// A method with all its parameters resolved. Fields that the method does not take keep their
 /// defaults and are not printed.

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::{Kind, Parameter};
 use crate::{
-    autodiff::spec::PatternLayers,
-    image::baseline::{self, Baseline, Term},
     methods::{
         quadrature::Quadrature,
         target::{self, Target},
     },
+    picture::baseline::{self, Baseline, Term},
 };
+use onnx_autodiff::autodiff::spec::PatternLayers;
 
 pub const MAX_STEPS: u64 = 10_000;
 /// The largest integer that every JSON reader keeps exact.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::spec::Spec;
 use crate::{
     dataset::Doubt,
-    metrics::{self, Direction, aggregate::summarise},
+    evaluation::{self, Direction, aggregate::summarise},
 };
 
 /// One image.
@@ -214,7 +214,7 @@ impl Findings {
             difference: found.difference,
             interval: found.interval,
         });
-        let metric = metrics::find("degradation");
+        let metric = evaluation::find("degradation");
         Ok(Self {
             metric: metric.map_or("", |metric| metric.title).to_owned(),
             paper: metric.map_or("", |metric| metric.paper).to_owned(),

@@ -28,7 +28,7 @@ use crate::{
     },
     dataset::{Dataset, DatasetError, draw},
     engine::runtime_version,
-    image::{RgbImage, decode::Limits, geometry::Geometry, preprocess::preprocess},
+    evaluation::{self, degradation::Subject, drive::Forward, patches::Grid},
     jobs::{
         Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
     },
@@ -36,8 +36,13 @@ use crate::{
         drive::{self, Explained, MethodError, Request},
         parameters::Parameters,
     },
-    metrics::{self, degradation::Subject, drive::Forward, patches::Grid},
-    model::{Model, manifest::Preprocess},
+    model::Model,
+    picture::{
+        RgbImage,
+        decode::Limits,
+        geometry::Geometry,
+        preprocess::{Preprocess, preprocess},
+    },
     render::{
         encode::{FileType, encode},
         options::{HeatmapOptions, View},
@@ -276,7 +281,7 @@ struct Bench<'a> {
     rule: Preprocess,
     forward: Forward,
     grid: Arc<Grid>,
-    metric: Arc<metrics::degradation::Parameters>,
+    metric: Arc<evaluation::degradation::Parameters>,
     rows: Vec<Row>,
     /// Each different explanation once, and which of them a row ranks by.
     requests: Vec<Parameters>,
@@ -432,7 +437,7 @@ impl<'a> Bench<'a> {
                     app.engine(),
                     caller,
                     clean.clone(),
-                    metrics::degradation::build(subject),
+                    evaluation::degradation::build(subject),
                 )
             })
             .buffered(RANKINGS_AT_ONCE)

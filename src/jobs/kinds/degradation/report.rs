@@ -12,8 +12,8 @@ use super::{
     spec::Spec,
 };
 use crate::{
+    evaluation::aggregate::RESAMPLES,
     jobs::{Format, WorkError},
-    metrics::aggregate::RESAMPLES,
     render::{encode::encode_png, svg::paint},
 };
 
@@ -115,7 +115,7 @@ fn html(request: &Value, spec: &Spec, findings: &Findings) -> Result<String, Wor
          ({} of {} × {} patches); the curve is the mean score (the probability) of the class that the model predicts for the whole image. A {} area is better.</p>\n",
         findings.used,
         findings.skipped.values().sum::<usize>(),
-        if spec.metric.order == crate::metrics::degradation::Order::Descending {
+        if spec.metric.order == crate::evaluation::degradation::Order::Descending {
             "highest"
         } else {
             "lowest"

@@ -7,16 +7,16 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     dataset::Dataset,
+    evaluation::{
+        degradation::{self, Compat, Order, Replacement},
+        patches::{Grid, Score},
+    },
     jobs::kinds::asked::Asked,
     methods::{
         Fault, Faults,
         drive::facts,
         parameters::Parameters,
         registry::{METHODS, Scores},
-    },
-    metrics::{
-        degradation::{self, Compat, Order, Replacement},
-        patches::{Grid, Score},
     },
     model::Model,
 };

@@ -5,7 +5,7 @@
 use ndarray::{ArrayView3, ArrayViewD, ArrayViewMutD, Axis, Ix3, Slice};
 use serde::{Deserialize, Serialize};
 
-use crate::{model::manifest::Layout, tensor::Tensor};
+use crate::{picture::preprocess::Layout, tensor::Tensor};
 
 /// The patches of inputs of one shape.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,12 +6,12 @@ use ndarray::{Array3, Axis, Ix3};
 
 use super::preprocess::pixel_range;
 use crate::{
-    model::manifest::{Layout, Preprocess},
+    picture::preprocess::{Layout, Preprocess},
     tensor::Tensor,
 };
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Picture {
+pub struct InputPicture {
     /// `[channels, height, width]` in the tensor's order of channels; 0 is black, 1 white. Posted
     /// tensors may go beyond.
     pub planes: Array3<f32>,
@@ -19,7 +19,7 @@ pub struct Picture {
     pub channel_axis: usize,
 }
 
-impl Picture {
+impl InputPicture {
     /// `None` for an input that `rule` does not make: other axes than channels, height and width.
     pub fn of(input: &Tensor, rule: &Preprocess) -> Option<Self> {
         let channel_axis = channel_axis(rule.layout);
@@ -66,13 +66,10 @@ pub fn channel_axis(layout: Layout) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use ::image::{Rgb, RgbImage};
+    use image::{Rgb, RgbImage};
 
     use super::*;
-    use crate::{
-        image::preprocess::preprocess,
-        model::manifest::{Channels, Filter, Resize},
-    };
+    use crate::picture::preprocess::{Channels, Filter, Resize, preprocess};
 
     fn rule(layout: Layout, channels: Channels) -> Preprocess {
         Preprocess {
@@ -96,7 +93,8 @@ mod tests {
         for layout in [Layout::Nchw, Layout::Nhwc] {
             for (channels, first) in [(Channels::Rgb, 0), (Channels::Bgr, 2)] {
                 let rule = rule(layout, channels);
-                let picture = Picture::of(&preprocess(&upload, &rule).unwrap().0, &rule).unwrap();
+                let picture =
+                    InputPicture::of(&preprocess(&upload, &rule).unwrap().0, &rule).unwrap();
                 assert_eq!(picture.planes.dim(), (3, 4, 5));
                 for ((channel, y, x), value) in picture.planes.indexed_iter() {
                     let pixel = upload.get_pixel(x as u32, y as u32).0
@@ -118,7 +116,7 @@ mod tests {
     #[test]
     fn what_is_no_picture_of_the_rule_has_none() {
         let rule = rule(Layout::Nchw, Channels::Rgb);
-        assert_eq!(Picture::of(&Tensor::zeros(vec![2]), &rule), None);
-        assert_eq!(Picture::of(&Tensor::zeros(vec![1, 4, 5]), &rule), None);
+        assert_eq!(InputPicture::of(&Tensor::zeros(vec![2]), &rule), None);
+        assert_eq!(InputPicture::of(&Tensor::zeros(vec![1, 4, 5]), &rule), None);
     }
 }

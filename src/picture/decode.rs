@@ -7,7 +7,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ::image::{DynamicImage, Pixel, RgbImage};
+use image::{DynamicImage, Pixel, RgbImage};
 
 use super::{
     ImageError,
@@ -127,7 +127,7 @@ impl LabelImage {
             DynamicImage::ImageRgb16(image) => number(image.get_pixel(x, y)),
             DynamicImage::ImageRgba16(image) => number(image.get_pixel(x, y)),
             // No type that is read has other pixels.
-            other => number(&::image::GenericImageView::get_pixel(other, x, y)),
+            other => number(&image::GenericImageView::get_pixel(other, x, y)),
         }
     }
 }
@@ -183,7 +183,7 @@ fn flatten(image: DynamicImage) -> (RgbImage, bool) {
     let rgb = RgbImage::from_fn(width, height, |x, y| {
         let [r, g, b, a] = rgba.get_pixel(x, y).0;
         transparent |= a < 255;
-        ::image::Rgb([over_white(r, a), over_white(g, a), over_white(b, a)])
+        image::Rgb([over_white(r, a), over_white(g, a), over_white(b, a)])
     });
     (rgb, transparent)
 }
@@ -192,12 +192,12 @@ fn flatten(image: DynamicImage) -> (RgbImage, bool) {
 mod tests {
     use std::{fs, io::Cursor, path::PathBuf};
 
-    use ::image::ImageFormat;
+    use image::ImageFormat;
     use ndarray_npy::ReadNpyExt;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::image::open::{ANIMATED, PAGES};
+    use crate::picture::open::{ANIMATED, PAGES};
 
     fn folder() -> PathBuf {
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/images")
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn an_opaque_alpha_channel_changes_nothing_and_warns_of_nothing() {
         let opaque =
-            ::image::RgbaImage::from_fn(5, 4, |x, y| ::image::Rgba([x as u8, y as u8, 9, 255]));
+            image::RgbaImage::from_fn(5, 4, |x, y| image::Rgba([x as u8, y as u8, 9, 255]));
         let mut bytes = Cursor::new(Vec::new());
         opaque.write_to(&mut bytes, ImageFormat::Png).unwrap();
         let decoded = decode(bytes.get_ref(), &Limits::default()).unwrap();
@@ -329,11 +329,10 @@ mod tests {
             );
             LabelImage::decode(bytes.get_ref(), &Limits::default()).unwrap()
         };
-        let grey = ::image::ImageBuffer::from_fn(3, 2, |x, y| ::image::Luma([(3 * y + x) as u8]));
-        let wide = ::image::ImageBuffer::from_fn(3, 2, |x, y| {
-            ::image::Luma([(65_530 + 3 * y + x) as u16])
-        });
-        let rgb = RgbImage::from_fn(3, 2, |x, y| ::image::Rgb([y as u8, x as u8, 255 - x as u8]));
+        let grey = image::ImageBuffer::from_fn(3, 2, |x, y| image::Luma([(3 * y + x) as u8]));
+        let wide =
+            image::ImageBuffer::from_fn(3, 2, |x, y| image::Luma([(65_530 + 3 * y + x) as u16]));
+        let rgb = RgbImage::from_fn(3, 2, |x, y| image::Rgb([y as u8, x as u8, 255 - x as u8]));
         for (image, format) in [
             (DynamicImage::ImageLuma8(grey.clone()), ImageFormat::Png),
             (DynamicImage::ImageLuma8(grey), ImageFormat::Tiff),
@@ -409,8 +408,8 @@ mod tests {
                 .filter(|byte| !b"\r\n\0".contains(byte))
                 .collect::<Vec<u8>>()
         };
-        let noise = ::image::GrayImage::from_fn(64, 64, |x, y| {
-            ::image::Luma([(x * x * 31 + y * y * 17 + x * y) as u8])
+        let noise = image::GrayImage::from_fn(64, 64, |x, y| {
+            image::Luma([(x * x * 31 + y * y * 17 + x * y) as u8])
         });
         for format in [
             ImageFormat::Png,
@@ -570,7 +569,7 @@ mod tests {
 
     #[test]
     fn deep_pixels_count_for_more_than_one() {
-        let deep = ::image::ImageBuffer::<::image::Rgba<u16>, _>::new(24, 16);
+        let deep = image::ImageBuffer::<image::Rgba<u16>, _>::new(24, 16);
         let mut bytes = Cursor::new(Vec::new());
         DynamicImage::ImageRgba16(deep)
             .write_to(&mut bytes, ImageFormat::Png)

@@ -4,7 +4,7 @@
 
 use std::io::{Cursor, ErrorKind};
 
-use ::image::{
+use image::{
     DynamicImage, ImageDecoder, Rgba, RgbaImage,
     codecs::{
         bmp::BmpDecoder, jpeg::JpegDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder,
@@ -151,8 +151,8 @@ fn check_size(
 }
 
 /// For a picture of so many bytes, and as much again while it is taken apart.
-fn budget(bytes: u64) -> ::image::Limits {
-    let mut budget = ::image::Limits::no_limits();
+fn budget(bytes: u64) -> image::Limits {
+    let mut budget = image::Limits::no_limits();
     budget.max_alloc = Some(bytes.saturating_mul(2).saturating_add(SIDE_BYTES));
     budget
 }
@@ -326,11 +326,11 @@ fn tiff_palette(
     if packed.len() < row_bytes * size.1 as usize {
         return Err(truncated(Format::Tiff));
     }
-    let rgb = ::image::RgbImage::from_fn(size.0, size.1, |x, y| {
+    let rgb = image::RgbImage::from_fn(size.0, size.1, |x, y| {
         let bit = x as usize * bits;
         let byte = packed[y as usize * row_bytes + bit / 8];
         let index = usize::from(byte >> (8 - bits - bit % 8)) & (count - 1);
-        ::image::Rgb([0, 1, 2].map(|channel| (colours[channel * count + index] >> 8) as u8))
+        image::Rgb([0, 1, 2].map(|channel| (colours[channel * count + index] >> 8) as u8))
     });
     Ok(DynamicImage::ImageRgb8(rgb))
 }
@@ -432,12 +432,12 @@ fn corrupt(format: Format, reason: String) -> ImageError {
     }
 }
 
-fn describe(format: Format, error: ::image::ImageError) -> ImageError {
+fn describe(format: Format, error: image::ImageError) -> ImageError {
     match error {
-        ::image::ImageError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
+        image::ImageError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
             truncated(format)
         }
-        ::image::ImageError::Unsupported(error) => corrupt(
+        image::ImageError::Unsupported(error) => corrupt(
             format,
             format!("its kind of pixels is not read ({error}); save it as 8-bit RGB"),
         ),

@@ -9,8 +9,8 @@ use super::{
     spec::RuleSetId,
 };
 use crate::{
+    Tensor,
     onnx::graph::{Element, Graph, Literal, Node},
-    tensor::Tensor,
 };
 
 /// What a node does in its graph, whatever its op is called.

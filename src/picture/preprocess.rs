@@ -3,22 +3,71 @@
 //! Grey is ITU-R 601, as PIL's `L`. Padding is the mean (0). Cost: only the part of the upload that
 //! reaches the canvas is resized. Agrees with PIL's resize to within 1 of 255.
 
-use ::image::RgbImage;
 use fast_image_resize::{
     FilterType, ResizeAlg, ResizeOptions, Resizer,
     images::{TypedImage, TypedImageRef},
     pixels::U8x3,
 };
+use image::RgbImage;
 use ndarray::{Array2, Axis, Ix3};
 
 use super::{
     ImageError,
     geometry::{Geometry, span},
 };
-use crate::{
-    model::manifest::{Channels, Filter, Layout, Preprocess, Resize},
-    tensor::Tensor,
-};
+use crate::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// `tensor = (pixel * scale - mean) / std` per channel, pixel in 0..=255, after resize and crop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Preprocess {
+    pub width: u32,
+    pub height: u32,
+    pub layout: Layout,
+    pub channels: Channels,
+    pub scale: f32,
+    pub mean: Vec<f32>,
+    pub std: Vec<f32>,
+    pub resize: Resize,
+    pub filter: Filter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    Nchw,
+    Nhwc,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Channels {
+    Rgb,
+    Bgr,
+    Gray,
+}
+
+/// How an upload of any size becomes `width` x `height`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resize {
+    /// Both sides to the input's, ignoring the aspect ratio.
+    Stretch,
+    /// The short side to this many pixels, then a centre crop of the input's size: what most
+    /// ImageNet classifiers expect.
+    ShortSide(u32),
+    /// The whole image inside the input, centred, the rest filled with the mean.
+    Pad,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    Nearest,
+    Bilinear,
+    Bicubic,
+    Lanczos,
+}
 
 /// The model's input for an upload, `[C, H, W]` or `[H, W, C]`, and where its pixels lie on the
 /// upload. Fails only on sizes that a manifest or a decoder should not let through (a side of 0,
@@ -241,7 +290,7 @@ fn failed(fault: impl std::error::Error) -> ImageError {
 mod tests {
     use std::{fs, path::PathBuf};
 
-    use ::image::Rgb;
+    use image::Rgb;
     use ndarray_npy::ReadNpyExt;
 
     use super::*;
@@ -292,7 +341,7 @@ mod tests {
     fn resize_and_crop_agree_with_pil() {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/images");
         for name in ["wide", "tall", "small"] {
-            let upload = ::image::open(folder.join(format!("{name}.png")))
+            let upload = image::open(folder.join(format!("{name}.png")))
                 .unwrap()
                 .into_rgb8();
             for (filter, text, tolerance) in [
@@ -323,7 +372,7 @@ mod tests {
     #[test]
     fn layout_channel_order_and_normalisation_follow_the_manifest() {
         let upload = RgbImage::from_fn(2, 1, |x, _| {
-            ::image::Rgb(if x == 0 { [255, 0, 51] } else { [0, 102, 255] })
+            image::Rgb(if x == 0 { [255, 0, 51] } else { [0, 102, 255] })
         });
         let rgb = Preprocess {
             layout: Layout::Nchw,
@@ -368,7 +417,7 @@ mod tests {
 
     #[test]
     fn padding_is_the_mean_around_the_whole_image() {
-        let upload = RgbImage::from_pixel(40, 20, ::image::Rgb([200; 3]));
+        let upload = RgbImage::from_pixel(40, 20, image::Rgb([200; 3]));
         let (found, geometry) = preprocess(&upload, &rule(10, 10, Resize::Pad)).unwrap();
         assert_eq!((geometry.resized, geometry.offset), ((10, 5), (0, 2)));
         for row in 0..10 {
@@ -385,7 +434,7 @@ mod tests {
 
     #[test]
     fn a_crop_larger_than_the_resized_image_is_padded() {
-        let upload = RgbImage::from_pixel(8, 8, ::image::Rgb([9; 3]));
+        let upload = RgbImage::from_pixel(8, 8, image::Rgb([9; 3]));
         let (found, _) = preprocess(&upload, &rule(6, 6, Resize::ShortSide(4))).unwrap();
         assert_eq!(found.sum(), 9.0 * 3.0 * 16.0);
         assert_eq!((found[[0, 0, 0]], found[[1, 1, 0]]), (0.0, 9.0));
@@ -394,7 +443,7 @@ mod tests {
     #[test]
     fn extreme_shapes_cost_little_and_do_not_panic() {
         for (width, height) in [(16_000, 1), (1, 16_000), (1, 1), (2, 3)] {
-            let upload = RgbImage::from_pixel(width, height, ::image::Rgb([7; 3]));
+            let upload = RgbImage::from_pixel(width, height, image::Rgb([7; 3]));
             for resize in [Resize::Stretch, Resize::ShortSide(256), Resize::Pad] {
                 for filter in [Filter::Nearest, Filter::Lanczos] {
                     let rule = Preprocess {

@@ -11,7 +11,7 @@ use fast_image_resize::{
 };
 use ndarray::{Array2, ArrayView2};
 
-use crate::model::manifest::{Preprocess, Resize};
+use crate::picture::preprocess::{Preprocess, Resize};
 
 /// The placement of one upload on a model's input. Sizes are `(width, height)` in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,13 +239,10 @@ pub(super) fn span(from: f64, to: f64) -> (f64, f64) {
 
 #[cfg(test)]
 mod tests {
-    use ::image::{Rgb, RgbImage};
+    use image::{Rgb, RgbImage};
 
     use super::*;
-    use crate::{
-        image::preprocess::preprocess,
-        model::manifest::{Channels, Filter, Layout},
-    };
+    use crate::picture::preprocess::{Channels, Filter, Layout, preprocess};
 
     fn rule(resize: Resize) -> Preprocess {
         Preprocess {

@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use ndarray::{Array3, ArrayView3, Axis, s};
 
-use crate::{
-    autodiff::stages::{Region, Stage},
-    tensor::Tensor,
-};
+use crate::tensor::Tensor;
+use onnx_autodiff::autodiff::stages::{Region, Stage};
 
 /// An input, and all that each stage makes of it.
 #[derive(Clone, Debug)]

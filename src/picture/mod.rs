@@ -3,13 +3,13 @@
 pub mod baseline;
 pub mod decode;
 pub mod geometry;
+pub mod input;
 mod open;
-pub mod picture;
 pub mod preprocess;
 pub mod types;
 
 /// RGB, 8 bits per channel, upright (EXIF orientation applied): what an upload becomes.
-pub use ::image::RgbImage;
+pub use image::RgbImage;
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ImageError {

@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ImageError,
-    picture::{Picture, channel_axis},
+    input::{InputPicture, channel_axis},
     preprocess::pixel_range,
 };
-use crate::{blur::blur, model::manifest::Preprocess, tensor::Tensor};
+use crate::{blur::blur, picture::preprocess::Preprocess, tensor::Tensor};
 
 /// What a baseline's text may be, as errors and the API list it.
 pub const ALLOWED: &[&str] = &[
@@ -227,7 +227,7 @@ fn constant<T>(
 
 /// One end of the input's range, the same in every channel of the picture.
 fn extreme(input: &Tensor, preprocess: Option<&Preprocess>, end: fn((f32, f32)) -> f32) -> Tensor {
-    let picture = preprocess.and_then(|rule| Some((Picture::of(input, rule)?, rule)));
+    let picture = preprocess.and_then(|rule| Some((InputPicture::of(input, rule)?, rule)));
     match picture {
         Some((picture, rule)) => {
             let value = end(picture.extremes());
@@ -437,7 +437,7 @@ impl From<Baseline> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::manifest::{Channels, Filter, Layout, Resize};
+    use crate::picture::preprocess::{Channels, Filter, Layout, Resize};
 
     fn rule(layout: Layout) -> Preprocess {
         Preprocess {

@@ -11,17 +11,19 @@ use super::{
     local::{self, Place, Trace},
 };
 use crate::{
-    autodiff::{
-        spec::{DeriveSpec, Wrt},
-        stages::{Stage, Stages, stages},
-    },
     engine::{Caller, Engine, EngineError, Point, Row},
     model::{
         Model,
         manifest::{Input, Manifest},
     },
-    onnx::graph::Graph,
     tensor::Tensor,
+};
+use onnx_autodiff::{
+    autodiff::{
+        spec::{DeriveSpec, Wrt},
+        stages::{Stage, Stages, stages},
+    },
+    onnx::graph::Graph,
 };
 
 /// A model's forward pass, whole and in stages.

@@ -7,7 +7,7 @@ use super::{
     sets::{Role, RuleSet},
     spec::PatternSource,
 };
-use crate::{onnx::graph::Node, tensor::Tensor};
+use crate::{Tensor, onnx::graph::Node};
 
 pub type Rule = fn(&mut VjpContext) -> Result<Cotangents, DeriveError>;
 

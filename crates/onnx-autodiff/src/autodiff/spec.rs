@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::tensor::Tensor;
+use crate::Tensor;
 
 /// Names one derived graph of a model. Equal specs give identical bytes. Without rule sets it is
 /// the forward graph alone.

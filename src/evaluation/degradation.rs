@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{
     engine::Row,
-    image::{
+    picture::{
         ImageError,
         baseline::{Baseline, Material},
+        preprocess::Preprocess,
     },
-    model::manifest::Preprocess,
     tensor::Tensor,
 };
 
@@ -183,7 +183,7 @@ impl Run for Degrading {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::manifest::{Channels, Filter, Layout, Resize};
+    use crate::picture::preprocess::{Channels, Filter, Layout, Resize};
 
     fn rule(side: u32) -> Preprocess {
         Preprocess {
