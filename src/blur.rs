@@ -6,7 +6,7 @@ use ndarray::{ArrayViewMut1, ArrayViewMutD, Axis};
 
 const TRUNCATE: f64 = 4.0;
 
-/// Blurs along `axes` one after the other; `sigma` is in elements, above 0.
+/// Blurs along each of `axes` in turn; `sigma` is in elements, above 0.
 pub fn blur(mut values: ArrayViewMutD<'_, f64>, axes: &[Axis], sigma: f64) {
     let radius = (TRUNCATE * sigma + 0.5) as isize;
     let weigh = |k: isize| (-0.5 / (sigma * sigma) * (k * k) as f64).exp();
@@ -23,7 +23,7 @@ pub fn blur(mut values: ArrayViewMutD<'_, f64>, axes: &[Axis], sigma: f64) {
     }
 }
 
-/// `weights`: the centre's, then outwards.
+/// `weights`: the kernel's centre first, then outwards.
 fn blur_lane(mut lane: ArrayViewMut1<'_, f64>, weights: &[f64]) {
     let (length, radius) = (lane.len(), weights.len() - 1);
     let reflected = |at: isize| {
@@ -35,7 +35,7 @@ fn blur_lane(mut lane: ArrayViewMut1<'_, f64>, weights: &[f64]) {
         .collect();
     for (at, value) in lane.iter_mut().enumerate() {
         let centre = at + radius;
-        // From the ends inwards, as scipy sums.
+        // Summed from the kernel's ends inwards, in scipy's order.
         *value = (1..=radius)
             .rev()
             .fold(padded[centre] * weights[0], |sum, k| {

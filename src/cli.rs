@@ -1,6 +1,5 @@
-//! The command line. Errors are told with their causes, each fault of a request on a line of its
-//! own; the exit code is 1, that of a wrong usage 2. A reader that closes the pipe ends a command
-//! without a word.
+//! The command line. Errors are printed with their causes, each fault of a request on its own line;
+//! the exit code is 1, for wrong usage 2. A closed pipe on standard output ends a command silently.
 
 use std::{error::Error, io, process::ExitCode};
 
@@ -55,10 +54,10 @@ enum Command {
     Completions(commands::completions::Completions),
 }
 
-/// Makes glibc give blocks of 4 MB and more back when they are freed: it would keep most of what
-/// the opening of sessions frees. Smaller ones, such as pictures, are kept to be used again.
+/// Makes glibc return freed blocks of 4 MB and more to the system at once: it would keep most of
+/// what opening sessions frees. Smaller blocks, such as pictures, are kept for reuse.
 fn return_large_blocks() {
-    // SAFETY: sets numbers of the allocator, before there are other threads.
+    // SAFETY: sets parameters of the allocator, before there are other threads.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20);
@@ -66,10 +65,10 @@ fn return_large_blocks() {
     }
 }
 
-/// Does what the arguments of the process say.
+/// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
     return_large_blocks();
-    // Before the first TLS connection: to a server, to a store of files.
+    // Before the first TLS connection, to a server or to an object store.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,7 +82,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Whether the reader of standard output has had enough, as `head` does.
+/// Whether the error is a closed pipe on standard output, as `head` leaves it.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
     error
@@ -113,12 +112,12 @@ fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
-/// Every fault of a request and what would have been accepted, or the error and its causes.
+/// Every fault of a request with its allowed values, or the error and its causes.
 pub(crate) fn tell(error: &anyhow::Error) -> Vec<String> {
     let Some(faults) = error.chain().find_map(faults_of) else {
         let mut whole = String::new();
         for text in error.chain().map(ToString::to_string) {
-            // Some errors have the words of their cause in their own.
+            // Some errors repeat the text of their cause.
             if whole.is_empty() {
                 whole = text;
             } else if !whole.contains(&text) {

@@ -1,12 +1,12 @@
-//! Reads a TOML table field by field and keeps every fault, so that a file is mended in one go.
-//! Fields nobody asked for are faults too.
+//! Reads a TOML table field by field and collects every fault, so that a file can be corrected in
+//! one go. Unknown fields are faults too.
 
 use std::fmt;
 
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-/// One thing wrong with a file: where, what, and what would be right.
+/// One fault of a file: the field, what is wrong with it, and what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Dotted path of the field; empty when the whole file is meant.
@@ -43,7 +43,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A table being read. `finish` reports the fields that were never taken.
+/// A table being read. `finish` reports the fields that were not read.
 pub struct Fields<'t, 'f> {
     table: &'t Table,
     path: String,
@@ -61,8 +61,8 @@ impl<'t, 'f> Fields<'t, 'f> {
         }
     }
 
-    /// The field, when it is there and right: the serde form of `T`, and `accept`ed. A wrong one is
-    /// reported with `allowed`.
+    /// The field, when it is present and valid: it deserialises to `T`, and `accept` returns true.
+    /// Otherwise a fault names `allowed`.
     pub fn take<T: DeserializeOwned>(
         &mut self,
         key: &'static str,

@@ -1,6 +1,6 @@
-//! Files that replicas share (reports, archives, data sets, patterns): a local folder by default,
-//! another or an S3-compatible store by setting. Opened at first use, so that a folder or a store
-//! that is away keeps nobody from starting.
+//! Files that replicas share (reports, archives, data sets, patterns): a local folder by default;
+//! another folder or an S3-compatible store where the settings name one. It is opened at first use,
+//! so that a store that is down does not keep the server from starting.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use tokio::{
     sync::OnceCell,
 };
 
-/// How a large file is taken to the store: so many bytes at once, so many parts under way.
+/// Multipart uploads: bytes per part, and parts in flight.
 const UPLOAD_PIECE: usize = 1 << 20;
 const UPLOADS_AT_ONCE: usize = 2;
 
@@ -35,12 +35,12 @@ pub struct Files {
 #[derive(Debug)]
 enum Place {
     Folder(PathBuf),
-    /// `s3://bucket/prefix`; the credentials, the region and the endpoint are in the AWS_*
-    /// environment.
+    /// `s3://bucket/prefix`; credentials, region and endpoint come from the AWS_* environment
+    /// variables.
     S3(String),
 }
 
-/// Paths and addresses of the server stand in the log alone.
+/// Errors. Paths and addresses of the server appear in the log only.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
     #[error("the folder of the store of files cannot be made: {}", source.kind())]
@@ -67,7 +67,7 @@ impl Files {
         self.store.get_or_try_init(async || open(&self.place)).await
     }
 
-    /// Where a file is on this machine; none where the store is no folder of it.
+    /// The path of a file on this machine; none where the store is not a local folder.
     pub fn local(&self, path: &object_store::path::Path) -> Option<PathBuf> {
         match self.place.as_ref() {
             Place::Folder(folder) => LocalFileSystem::new_with_prefix(folder)
@@ -78,7 +78,8 @@ impl Files {
         }
     }
 
-    /// Everything in the folder `prefix` and below. A store whose folder is not there yet is empty.
+    /// All files in the folder `prefix` and below. A store whose folder does not exist yet is
+    /// empty.
     pub async fn list(
         &self,
         prefix: &object_store::path::Path,
@@ -86,7 +87,7 @@ impl Files {
         self.list_older(prefix, Duration::ZERO).await
     }
 
-    /// As `list`, what was written longer ago than `age`.
+    /// As `list`, for files last written longer ago than `age`.
     pub async fn list_older(
         &self,
         prefix: &object_store::path::Path,
@@ -129,8 +130,8 @@ impl Files {
             .collect())
     }
 
-    /// Removes everything in the folder `prefix` and below; where it is a folder of this machine,
-    /// with what broken-off writes left.
+    /// Removes everything in the folder `prefix` and below; in a local folder, also what
+    /// interrupted writes left.
     pub async fn remove_all(&self, prefix: &object_store::path::Path) -> Result<(), FilesError> {
         let Some(path) = self.local(prefix) else {
             return self.remove(self.list(prefix).await?).await;
@@ -147,13 +148,13 @@ impl Files {
         }
     }
 
-    /// Removes files, as far as they are there.
+    /// Removes the files that exist.
     pub async fn remove(&self, files: Vec<object_store::path::Path>) -> Result<(), FilesError> {
         let files = stream::iter(files.into_iter().map(Ok)).boxed();
         let mut removed = self.store().await?.delete_stream(files);
         while let Some(one) = removed.next().await {
             match one {
-                // Another replica was quicker.
+                // Another replica has removed it.
                 Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -177,7 +178,7 @@ impl Files {
         }
     }
 
-    /// Whole or not at all: nobody sees a part of it.
+    /// Writes a file atomically: readers never see a part of it.
     pub async fn write(
         &self,
         path: &object_store::path::Path,
@@ -187,7 +188,7 @@ impl Files {
         Ok(())
     }
 
-    /// A file of any size, as `write`. It is read from its start.
+    /// As `write`, for a file of any size, read from its start.
     pub async fn upload(
         &self,
         path: &object_store::path::Path,
@@ -212,7 +213,7 @@ impl Files {
         Ok(())
     }
 
-    /// The other way round, to the end of `into`.
+    /// Downloads a file to the end of `into`.
     pub async fn download(
         &self,
         path: &object_store::path::Path,
@@ -230,7 +231,7 @@ impl Files {
         Ok(into.flush().await.map_err(unwritable)?)
     }
 
-    /// The length of a file and its bytes as they come.
+    /// The length of a file, and its bytes as a stream.
     pub async fn stream(
         &self,
         path: &object_store::path::Path,
@@ -247,12 +248,12 @@ impl Files {
 }
 
 impl FilesError {
-    /// Whether there is no such file.
+    /// Whether the error means that there is no such file.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Store(object_store::Error::NotFound { .. }))
     }
 
-    /// Whether there is no room for it.
+    /// Whether the error means that the disk or the store is full.
     pub fn is_full(&self) -> bool {
         match self {
             Self::Folder { source, .. } => is_full(source),
@@ -270,14 +271,14 @@ impl From<object_store::Error> for FilesError {
     }
 }
 
-/// The disk's error beneath another, if there is one.
+/// The I/O error in the chain of causes, if there is one.
 fn io_of(error: &object_store::Error) -> Option<&io::Error> {
     let first: &(dyn std::error::Error + 'static) = error;
     std::iter::successors(Some(first), |error| error.source())
         .find_map(|error| error.downcast_ref())
 }
 
-/// What happened, without where.
+/// What happened, without the path.
 fn reason(error: &object_store::Error) -> String {
     match error {
         object_store::Error::NotFound { .. } => "there is no such file".to_owned(),
@@ -289,14 +290,14 @@ fn reason(error: &object_store::Error) -> String {
     }
 }
 
-/// Whether a disk had no room, or no more for this user or in one file.
+/// Whether the disk is full, or a quota or the largest file size is reached.
 pub fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-/// SHA-256 of a file from its start, hex. Read in pieces: a mapping would keep every page that was
-/// hashed in the process's memory.
+/// SHA-256 of a file from its start, in hex. It is read in pieces: a memory map would keep every
+/// hashed page in the process's resident memory.
 pub fn hash(mut file: &fs::File) -> io::Result<String> {
     file.rewind()?;
     let (mut hasher, mut piece) = (Sha256::new(), vec![0; 1 << 20]);

@@ -1,4 +1,4 @@
-//! The program. All of it is in the library: what both used would be compiled for each.
+//! The binary. All of its code is in the library, so that it is compiled once.
 
 fn main() -> std::process::ExitCode {
     explaind::cli::main()

@@ -1,18 +1,18 @@
-//! A bounded place for work that would block an async thread: decoding, the arithmetic of methods,
+//! A bounded pool for work that would block an async thread: decoding, the arithmetic of methods,
 //! rendering, encoding.
 
 use std::sync::Arc;
 
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-/// As many pieces of work at once as there are permits; the rest wait in order. Clones share the
+/// At most as many tasks run at once as there are permits; the rest wait in order. Clones share the
 /// permits.
 #[derive(Clone, Debug)]
 pub struct Pool {
     permits: Arc<Semaphore>,
 }
 
-/// The work panicked; what it was doing is in the log.
+/// The work panicked; the panic itself is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an internal fault stopped this request; its x-request-id finds it in the server's log")]
 pub struct WorkPanicked;
@@ -24,8 +24,8 @@ impl Pool {
         }
     }
 
-    /// Runs `work` on a blocking thread. A caller that goes away while waiting gives up its place;
-    /// work that has begun ends, and holds its permit until then.
+    /// Runs `work` on a blocking thread. A caller that is dropped while waiting gives up its place
+    /// in the queue; work that has started runs to its end and holds its permit until then.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

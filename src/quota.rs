@@ -1,7 +1,7 @@
-//! How much the data folder may hold: whoever writes there reserves first, and is refused with the
-//! numbers when it would be too much. The folder is measured now and then (files in blocks of 4
-//! KiB), at most a tenth of the time; in between, what this process writes is added. Other
-//! processes on the same folder are seen at the next measuring.
+//! The quota of the data folder: every writer reserves bytes first and is refused, with the
+//! numbers, when the quota would be exceeded. The folder is measured from time to time (file sizes
+//! rounded up to 4 KiB), for at most a tenth of the time; in between, this process adds what it
+//! writes. Writes of other processes are seen at the next measurement.
 
 use std::{
     fs,
@@ -11,13 +11,14 @@ use std::{
 };
 
 const BLOCK: u64 = 4096;
-/// A measuring counts for so long, unless something is to be refused.
+/// How long a measurement is used, unless a reservation would be refused.
 const FRESH: Duration = Duration::from_secs(30);
-/// No measuring begins earlier after the last, nor before ten times the last one's length.
+/// The shortest pause between two measurements; at least ten times as long as the last one took,
+/// too.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_OVER_LENGTH: u32 = 10;
 
-/// Clones share the count.
+/// Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct Quota {
     parts: Arc<Parts>,
@@ -32,9 +33,9 @@ struct Parts {
 
 #[derive(Debug, Default)]
 struct Count {
-    /// Found by the last measuring without what was reserved then, and kept since.
+    /// Bytes found by the last measurement less those reserved then, plus bytes kept since.
     settled: u64,
-    /// Reserved and not yet kept.
+    /// Bytes reserved and not yet kept.
     reserved: u64,
     measured: Option<Measured>,
 }
@@ -45,8 +46,8 @@ struct Measured {
     length: Duration,
 }
 
-/// Room for bytes that are being written. Dropped, it is free again: for what was not written, or
-/// was removed.
+/// Bytes reserved for a write. Dropping it releases them: the bytes were not written, or were
+/// removed.
 #[derive(Debug)]
 pub struct Reservation {
     quota: Quota,
@@ -65,8 +66,8 @@ pub struct QuotaError {
 }
 
 impl Quota {
-    /// Of `folder` and all below it, which need not be there yet. Nothing is read until the first
-    /// reservation.
+    /// The quota of `folder` and all below it; the folder need not exist yet. Nothing is read until
+    /// the first reservation.
     pub fn new(folder: &Path, limit: u64) -> Self {
         let parts = Parts {
             folder: folder.to_owned(),
@@ -78,8 +79,7 @@ impl Quota {
         }
     }
 
-    /// Room for `bytes` to be written at once. May read the whole folder's tree: not for an async
-    /// worker.
+    /// Reserves `bytes`. May walk the whole folder: not for an async thread.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, QuotaError> {
         let mut reservation = Reservation {
             quota: self.clone(),
@@ -89,15 +89,15 @@ impl Quota {
         Ok(reservation)
     }
 
-    /// The bytes that count now. As [`Quota::reserve`] for what it costs.
+    /// The bytes used at present. May walk the folder, as [`Quota::reserve`] may.
     pub fn used(&self) -> u64 {
         let mut count = self.count();
         self.measure_if_older(&mut count, FRESH);
         count.used()
     }
 
-    /// To be told when files that take so much ([`size_of`]) are removed: at once, not only when it
-    /// is measured next.
+    /// Call it when files of `bytes` bytes ([`size_of`]) are removed, so that they count as free at
+    /// once and not only from the next measurement on.
     pub fn release(&self, bytes: u64) {
         let mut count = self.count();
         count.settled = count.settled.saturating_sub(bytes);
@@ -111,8 +111,8 @@ impl Quota {
         {
             return;
         }
-        // What is reserved is written by now, or about to be: without it, the rest is what lies
-        // there for good.
+        // Reserved bytes are on the disk by now, or will be soon: without them, the rest is what
+        // stays there.
         let started = Instant::now();
         count.settled = size_of(&self.parts.folder).saturating_sub(count.reserved);
         count.measured = Some(Measured {
@@ -121,7 +121,7 @@ impl Quota {
         });
     }
 
-    /// Held while the folder is measured: who needs the number too waits for it.
+    /// Held while the folder is measured: other callers that need the number wait for it.
     fn count(&self) -> MutexGuard<'_, Count> {
         self.parts
             .count
@@ -137,7 +137,7 @@ impl Count {
 }
 
 impl Reservation {
-    /// So many bytes more. Refused, it stays as it was.
+    /// Reserves `bytes` more. When refused, the reservation stays as it was.
     pub fn grow(&mut self, bytes: u64) -> Result<(), QuotaError> {
         let limit = self.quota.parts.limit;
         let mut count = self.quota.count();
@@ -171,13 +171,13 @@ impl Drop for Reservation {
     }
 }
 
-/// What a file of this length takes.
+/// Bytes on disk of a file of this length: rounded up to whole blocks.
 pub fn on_disk(length: u64) -> u64 {
     length.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
-/// What lies in a folder and below takes; links are not followed, and what cannot be read counts
-/// nothing.
+/// Bytes on disk of a folder and all below it. Links are not followed; what cannot be read counts
+/// as nothing.
 pub fn size_of(folder: &Path) -> u64 {
     let (mut folders, mut bytes) = (vec![folder.to_owned()], 0_u64);
     while let Some(folder) = folders.pop() {

@@ -1,6 +1,6 @@
-//! f32 data with a shape, row-major: what travels between images, models and attributions; and its
-//! npy and JSON forms. A header or a shape is believed only when as many elements are really there,
-//! so no claim costs memory.
+//! f32 data with a shape, row-major: the type of images, model inputs and attributions; and its npy
+//! and JSON forms. A header or a shape is trusted only when the data really has that many elements,
+//! so a false claim costs no memory.
 
 use ndarray::{ArrayD, ShapeBuilder};
 use ndarray_npy::{WriteNpyExt, npy::header::Header};
@@ -11,14 +11,15 @@ use crate::text::{LINE_BREAKS_STRIPPED, excerpt};
 /// A dense float tensor. One sample has no batch axis (`[3, 224, 224]`); a batch has it first.
 pub type Tensor = ArrayD<f32>;
 
-/// As numpy before 2.0; more axes than any classifier has.
+/// The limit of numpy before 2.0; more axes than any classifier has.
 pub const MAX_AXES: usize = 32;
-/// What every npy file starts with.
+/// The magic bytes of an npy file.
 pub const NPY_MAGIC: &[u8] = b"\x93NUMPY";
-/// NumPy writes 118 bytes for any usual array; the parser takes many times the header's size.
+/// The longest header that is parsed: NumPy writes 118 bytes for a usual array, and the parser
+/// takes many times the header's size in memory.
 const MAX_HEADER_BYTES: usize = 1024;
-/// Brackets in the header of a plain array: one dict, one shape. More would be nesting, which the
-/// parser recurses into.
+/// Brackets in the header of a plain array: one dict, one shape. The parser recurses into deeper
+/// nesting.
 const MAX_HEADER_BRACKETS: usize = 4;
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -96,22 +97,22 @@ impl From<&Tensor> for ShapedData {
     }
 }
 
-/// What [`read_npy`] reads, as a refusal says it.
+/// What [`read_npy`] accepts, for error messages.
 const FLOATS: &str = "float32 or float64 (numpy: x.astype('float32'))";
 
-/// Reads an npy file of floats (float16 and float64 become float32); any byte order; C or Fortran
-/// order (the result is row-major).
+/// Reads an npy file of floats (float16 and float64 are converted to float32) in any byte order, C
+/// or Fortran order; the result is row-major.
 pub fn read_npy(bytes: &[u8]) -> Result<Tensor, TensorError> {
     Npy::read(bytes, FLOATS)?.tensor()
 }
 
-/// What the elements of an npy file are.
+/// The element types of npy files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
     Floats,
     /// uint8.
     Bytes,
-    /// Of any other width and sign.
+    /// An integer of any other width and sign.
     Integers,
     Bools,
 }
@@ -123,7 +124,7 @@ enum ReadElement {
 }
 
 struct ElementType {
-    /// As the header spells it.
+    /// The type as the header spells it.
     descr: &'static str,
     name: &'static str,
     holds: Holds,
@@ -131,7 +132,7 @@ struct ElementType {
     read: ReadElement,
 }
 
-/// A row for each byte order: `(name, holds, type, one conversion for both)`.
+/// A row for each type: `(name, holds, type, one conversion for both byte orders)`.
 macro_rules! element_types {
     ($(($little:literal, $big:literal, $name:literal, $holds:ident, $type:ty, $read:ident, $convert:expr)),* $(,)?) => {
         &[$(
@@ -178,8 +179,8 @@ static ELEMENT_TYPES: &[ElementType] = element_types![
     ("<i8", ">i8", "int64", Integers, i64, Integer, i64::from),
 ];
 
-/// An npy file whose header was read, and whose data is as long as the header says. Elements are
-/// read where they lie.
+/// An npy file whose header has been parsed and whose data has the length that the header gives.
+/// Elements are converted as they are read.
 pub struct Npy<'a> {
     shape: Vec<usize>,
     element: &'static ElementType,
@@ -189,7 +190,7 @@ pub struct Npy<'a> {
 }
 
 impl<'a> Npy<'a> {
-    /// `expected` are the element types that would do, as a refusal says them.
+    /// `expected` names the accepted element types, for the error message.
     pub fn read(bytes: &'a [u8], expected: &'static str) -> Result<Self, TensorError> {
         let mut data = bytes;
         let Header {
@@ -231,7 +232,7 @@ impl<'a> Npy<'a> {
         self.element.holds
     }
 
-    /// All of it, row-major. Fails unless it holds floats.
+    /// All elements, row-major. Fails unless the file holds floats.
     pub fn tensor(&self) -> Result<Tensor, TensorError> {
         let ReadElement::Float(read) = self.element.read else {
             return Err(self.wrong_element());
@@ -250,7 +251,7 @@ impl<'a> Npy<'a> {
         })
     }
 
-    /// The integer (a bool: 0 or 1) at an index for each axis; `None` outside, and of floats.
+    /// The integer (of a bool: 0 or 1) at an index per axis; `None` out of range, and for floats.
     pub fn integer(&self, index: &[usize]) -> Option<i64> {
         let ReadElement::Integer(read) = self.element.read else {
             return None;
@@ -296,7 +297,7 @@ fn header(bytes: &mut &[u8]) -> Result<Header, TensorError> {
     })
 }
 
-/// An npy file of version 1: float32, little-endian, C order.
+/// Writes an npy file of version 1: float32, little-endian, C order.
 pub fn write_npy(tensor: &Tensor) -> Result<Vec<u8>, TensorError> {
     let mut bytes = Vec::with_capacity(128 + 4 * tensor.len());
     let rows = tensor.as_standard_layout();
@@ -307,7 +308,7 @@ pub fn write_npy(tensor: &Tensor) -> Result<Vec<u8>, TensorError> {
     Ok(bytes)
 }
 
-/// Refuses NaN and infinities, naming the first and how many there are.
+/// Refuses NaN and infinities; the error names the first and how many there are.
 pub fn check_finite(tensor: &Tensor) -> Result<(), TensorError> {
     let mut faulty = tensor
         .indexed_iter()
@@ -322,7 +323,7 @@ pub fn check_finite(tensor: &Tensor) -> Result<(), TensorError> {
     }
 }
 
-/// The bytes that the npy format says are the header's text; fewer when the file ends before.
+/// The header text by the npy format; fewer bytes when the file ends before.
 fn header_text(bytes: &[u8]) -> &[u8] {
     let (start, length): (usize, usize) = match bytes {
         [_, _, _, _, _, _, 1, _, a, b, ..] => (10, usize::from(u16::from_le_bytes([*a, *b]))),
@@ -334,7 +335,7 @@ fn header_text(bytes: &[u8]) -> &[u8] {
     &bytes[start..bytes.len().min(start.saturating_add(length))]
 }
 
-/// The product of a shape that may stand for data: at least one element, not too many axes.
+/// The number of elements of a shape: at least one, with at most the allowed number of axes.
 fn element_count(shape: &[usize]) -> Result<u128, TensorError> {
     if shape.len() > MAX_AXES {
         return Err(TensorError::Axes { axes: shape.len() });

@@ -1,5 +1,5 @@
-//! Texts of others: their encoding, and how much of them stands in our sentences. Whatever a client
-//! names in a request comes back cut, in answers and in logs.
+//! Text from clients and files: its encoding, and how much of it is repeated. Whatever a client
+//! names in a request is truncated in answers and in logs.
 
 use std::{
     borrow::Cow,
@@ -9,19 +9,19 @@ use std::{
 use encoding_rs::{UTF_8, UTF_16BE, UTF_16LE};
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-/// What is left of a file by `curl -d @file`.
+/// The error for a file sent by `curl -d @file`.
 pub const LINE_BREAKS_STRIPPED: &str =
     "the file has lost its line breaks, as curl -d strips them; send it with --data-binary";
 
-/// The most bytes of a client's text that are repeated.
+/// The most bytes of a client's text that are repeated in an answer or a log line.
 pub const EXCERPT_BYTES: usize = 200;
 
-/// `text` whole, or its first [`EXCERPT_BYTES`] bytes (to the character) and `…`.
+/// `text`, or its first [`EXCERPT_BYTES`] bytes (cut at a character boundary) and `…`.
 pub fn excerpt(text: &str) -> Cow<'_, str> {
     cut(text, EXCERPT_BYTES)
 }
 
-/// `text` whole, or at most its first `bytes` bytes (to the character) and `…`.
+/// `text`, or its first `bytes` bytes (cut at a character boundary) and `…`.
 pub fn cut(text: &str, bytes: usize) -> Cow<'_, str> {
     if text.len() <= bytes {
         return Cow::Borrowed(text);
@@ -29,8 +29,8 @@ pub fn cut(text: &str, bytes: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(bytes)]))
 }
 
-/// What `value` looks like, at most its first [`EXCERPT_BYTES`] bytes and `…`; the rest is never
-/// written.
+/// The `Display` text of `value`, or its first [`EXCERPT_BYTES`] bytes and `…`; the rest is never
+/// formatted.
 pub fn shown(value: impl Display) -> String {
     let mut text = Bounded(String::new());
     match write!(text, "{value}") {
@@ -39,7 +39,7 @@ pub fn shown(value: impl Display) -> String {
     }
 }
 
-/// A word of a command that is to be copied into a shell: in quotes where it needs them.
+/// `text` as one shell word: quoted where it has to be.
 pub fn quoted(word: &str) -> Cow<'_, str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -48,7 +48,7 @@ pub fn quoted(word: &str) -> Cow<'_, str> {
     Cow::Owned(format!("'{}'", word.replace('\'', "'\\''")))
 }
 
-/// Takes no more than [`EXCERPT_BYTES`].
+/// A writer that keeps the first [`EXCERPT_BYTES`] bytes.
 struct Bounded(String);
 
 impl Write for Bounded {
@@ -63,8 +63,9 @@ impl Write for Bounded {
     }
 }
 
-/// A file in UTF-8 or UTF-16 as text, without its byte order mark; UTF-16 is known without one by
-/// the zero byte of its first letter. False where bytes are neither: they are replaced.
+/// Decodes UTF-8 or UTF-16 and drops the byte order mark. UTF-16 without a mark is recognised by
+/// the zero byte of its first letter. The flag is false where the bytes are neither: invalid ones
+/// are replaced.
 pub fn decode(bytes: &[u8]) -> (Cow<'_, str>, bool) {
     let expected = match bytes {
         [0, second, ..] if *second != 0 => UTF_16BE,
@@ -75,7 +76,7 @@ pub fn decode(bytes: &[u8]) -> (Cow<'_, str>, bool) {
     (text, !is_broken)
 }
 
-/// The text with each letter and its accents as one character where there is one: the form NFC.
+/// The text in Unicode normalisation form NFC.
 pub fn composed(text: &str) -> Cow<'_, str> {
     if is_nfc(text) {
         Cow::Borrowed(text)
@@ -84,8 +85,8 @@ pub fn composed(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Without control characters, but for line breaks and tabs, and without those that turn the
-/// direction of text: what a terminal or a viewer would obey.
+/// Removes control characters, except line breaks and tabs, and the marks that change the direction
+/// of text: a terminal or a viewer would obey them.
 pub fn printable(text: &str) -> String {
     let obeyed = |c: char| {
         c.is_control() && !matches!(c, '\n' | '\t')

@@ -1,7 +1,7 @@
-//! Baselines x' of path methods, named by text: `zero`, `blur:10`, `black+white` (several are
-//! averaged by the method). Every value lies in the model's input space. Random ones come from
-//! ChaCha8 keyed by (seed, index), so they repeat. Source: Sturmfels et al. 2020, "Visualizing the
-//! impact of feature attribution baselines". METHODS.md lists the meanings.
+//! Baselines x' of path methods, named by text: `zero`, `blur:10`, `black+white` (a method averages
+//! over several). Every value lies in the model's input space. Random baselines come from ChaCha8
+//! keyed by (seed, index) and so are reproducible. Source: Sturmfels et al. 2020. docs/methods.md
+//! lists the meanings.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{blur::blur, picture::preprocess::Preprocess, tensor::Tensor};
 
-/// What a baseline's text may be, as errors and the API list it.
+/// The forms of a baseline's text, as errors and the API list them.
 pub const ALLOWED: &[&str] = &[
     "zero",
     "black",
@@ -35,15 +35,15 @@ pub const ALLOWED: &[&str] = &[
     "dataset:<id>:<n>",
     "uploaded",
 ];
-/// The most baselines one text may stand for.
+/// The largest number of baselines that one text may stand for.
 pub const MAX_BASELINES: usize = 100;
 /// In pixels of the model's input; at this width a blur is all but constant.
 const MAX_SIGMA: f32 = 100.0;
 const DEFAULT_SIGMA: f32 = 10.0;
-/// Images that `dataset:<id>` draws.
+/// The number of images that `dataset:<id>` draws.
 const DEFAULT_DRAWN: usize = 5;
 
-/// One or several baselines. Parsed from text; `Display` gives text that parses to the same value,
+/// One or several baselines. Parsed from text; `Display` writes text that parses to the same value,
 /// with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -53,7 +53,7 @@ pub struct Baseline {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Term {
-    /// The tensor of zeros: the mean colour for models whose preprocessing subtracts it.
+    /// All zeros: the mean colour for models whose preprocessing subtracts the mean.
     Zero,
     Black,
     White,
@@ -67,12 +67,12 @@ pub enum Term {
     /// The input blurred by a Gaussian of this sigma, in pixels of the model's input; borders
     /// reflected.
     Blur(f32),
-    /// One random image: each element uniform between black and white (without preprocessing: the
-    /// input's min and max).
+    /// One random image: each element uniform between black and white (for models without
+    /// preprocessing: between the input's min and max).
     Uniform(u64),
     /// This many such images, drawn by the request's `seed`.
     Random(usize),
-    /// So many images of a data set, drawn by the request's `seed`.
+    /// That many images of a data set, drawn by the request's `seed`.
     Dataset {
         id: String,
         count: usize,
@@ -81,12 +81,12 @@ pub enum Term {
     Uploaded,
 }
 
-/// The data sets, for baselines that are drawn from them.
+/// The data sets that baselines are drawn from.
 pub trait Pictures: fmt::Debug + Send + Sync {
-    /// Makes the set `id` ready to be drawn from, where it may lie elsewhere.
+    /// Makes sure that the set `id` can be read on this machine.
     fn bring<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ImageError>>;
 
-    /// `count` different images of the set `id` as inputs of a model with this preprocessing: fewer
+    /// `count` different images of the set `id` as inputs of a model with this preprocessing; fewer
     /// where the set has fewer. Equal arguments give equal images.
     fn draw(
         &self,
@@ -97,10 +97,10 @@ pub trait Pictures: fmt::Debug + Send + Sync {
     ) -> Result<Vec<Tensor>, ImageError>;
 }
 
-/// What baselines are made from, beside the input.
+/// What baselines are made from, besides the input.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Material<'a> {
-    /// `None` for nets over ready tensors.
+    /// `None` for models that take ready tensors.
     pub preprocess: Option<&'a Preprocess>,
     /// The baseline sent with the request, already preprocessed.
     pub uploaded: Option<&'a Tensor>,
@@ -250,7 +250,7 @@ fn range(input: &Tensor) -> (f32, f32) {
         })
 }
 
-/// In f64, so that a large constant image keeps its value.
+/// Means in f64, so that a large constant image keeps its value.
 fn means(input: &Tensor, axis: Option<usize>) -> Vec<f32> {
     let mean = |values: ndarray::ArrayViewD<'_, f32>| {
         (values.iter().map(|value| f64::from(*value)).sum::<f64>() / values.len().max(1) as f64)

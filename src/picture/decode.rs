@@ -1,9 +1,8 @@
-//! Uploaded bytes -> upright RGB8. The types of `types.rs`, recognised by content; limits hold
-//! before pixels are decoded. Transparency is laid over white, as viewers show it; 16 bits keep
-//! their upper 8; CMYK follows Adobe's inverted convention (as PIL does); EXIF orientation is
-//! applied; of an animation the first frame is taken, of several pages the first. ICC profiles are
-//! not applied. Agrees with PIL exactly on lossless types, within 3 of 255 on JPEG (within 8 where
-//! chroma is subsampled).
+//! Uploaded bytes -> upright RGB8. Types (`types.rs`) are recognised by content; limits are checked
+//! before pixels are decoded. Alpha is blended over white; 16 bits are cut to the upper 8; CMYK is
+//! read inverted (Adobe, PIL); EXIF orientation is applied; of animations and multi-page files the
+//! first picture is taken. ICC profiles are ignored. Agrees with PIL exactly on lossless types,
+//! within 3 of 255 on JPEG (within 8 where chroma is subsampled).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,10 +14,10 @@ use super::{
     types::{self, Format},
 };
 
-/// What an upload may cost. All limits are checked before any pixel is decoded.
+/// Limits of an upload. All are checked before any pixel is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Of the encoded file.
+    /// Size of the encoded file.
     pub max_bytes: usize,
     /// Width times height.
     pub max_pixels: u64,
@@ -36,7 +35,7 @@ impl Default for Limits {
     }
 }
 
-/// An upload as a person sees it, and what was done to it that they may not expect.
+/// A decoded upload, with a warning where it may not look as expected.
 #[derive(Clone, Debug)]
 pub struct Decoded {
     pub image: RgbImage,
@@ -46,7 +45,7 @@ pub struct Decoded {
 const TRANSPARENT: &str = "the image has transparent pixels; it was laid over white";
 
 impl Decoded {
-    /// Of pixels that are upright.
+    /// From pixels that are upright.
     pub fn of_pixels(image: DynamicImage) -> Self {
         let (image, transparent) = flatten(image);
         Decoded {
@@ -59,7 +58,7 @@ impl Decoded {
     }
 }
 
-/// Decodes an uploaded image. Decoder panics come back as [`ImageError::DecoderPanicked`].
+/// Decodes an uploaded image. A panic of the decoder becomes [`ImageError::DecoderPanicked`].
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
     with_opened(bytes, limits, |opened| {
         let Opened {
@@ -79,12 +78,12 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
     })
 }
 
-/// Width and height of the upright image, by its header. The same limits as [`decode`].
+/// Width and height of the upright image, from its header. Limits as in [`decode`].
 pub fn size(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), ImageError> {
     with_opened(bytes, limits, |opened| Ok(opened.upright()))
 }
 
-/// An image whose colours are labels: of a lossless type, upright, as stored.
+/// An image whose colours are labels: of a lossless type, upright, pixels as stored.
 #[derive(Debug)]
 pub struct LabelImage(DynamicImage);
 
@@ -98,8 +97,8 @@ impl LabelImage {
         })
     }
 
-    /// Width and height of what [`LabelImage::decode`] would give, by its header. Fails where it
-    /// would because of the type.
+    /// Width and height of the result of [`LabelImage::decode`], from the header. Fails where the
+    /// type is not lossless.
     pub fn size(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), ImageError> {
         let format = recognise(bytes, limits)?.name();
         with_opened(bytes, limits, |opened| match opened.lossless {
@@ -108,8 +107,8 @@ impl LabelImage {
         })
     }
 
-    /// One number per colour, rising with its first channel, then the second. Panics outside the
-    /// image.
+    /// One number per colour, ordered by the first channel, then the second, and so on. Panics
+    /// outside the image.
     pub fn label(&self, x: u32, y: u32) -> u64 {
         fn number<P: Pixel<Subpixel: Into<u64>>>(pixel: &P) -> u64 {
             pixel
@@ -126,7 +125,7 @@ impl LabelImage {
             DynamicImage::ImageLumaA16(image) => number(image.get_pixel(x, y)),
             DynamicImage::ImageRgb16(image) => number(image.get_pixel(x, y)),
             DynamicImage::ImageRgba16(image) => number(image.get_pixel(x, y)),
-            // No type that is read has other pixels.
+            // `image` decodes these types to no other pixel format.
             other => number(&image::GenericImageView::get_pixel(other, x, y)),
         }
     }
@@ -149,7 +148,7 @@ fn recognise(bytes: &[u8], limits: &Limits) -> Result<Format, ImageError> {
     })
 }
 
-/// Opens an image and works on it. Panics of decoders come back as errors.
+/// Opens an image and runs `work` on it. Panics of decoders become errors.
 fn with_opened<T>(
     bytes: &[u8],
     limits: &Limits,
@@ -169,7 +168,7 @@ fn with_opened<T>(
     }
 }
 
-/// RGB8, with alpha laid over white, and whether any pixel was not opaque.
+/// RGB8 with alpha blended over white, and whether any pixel was not opaque.
 fn flatten(image: DynamicImage) -> (RgbImage, bool) {
     if !image.color().has_alpha() {
         return (image.into_rgb8(), false);

@@ -1,8 +1,8 @@
-//! Where the model's pixels lie on the upload: through resize, crop and padding, and back. The
-//! upload, resized to `resized`, is placed at `offset` on the model's canvas; what falls outside is
-//! cropped, what stays empty is padding. Upload x (pixel edges at integers) is model x * resized /
-//! upload + offset. Pixels of the upload outside the crop were never seen by the model and get no
-//! heat.
+//! Maps the model's pixels to the upload's and back, through resize, crop and padding. The upload,
+//! resized to `resized`, is placed at `offset` on the model's canvas; what falls outside is
+//! cropped, what stays empty is padding. Coordinate x of the upload (pixel edges at integers) maps
+//! to x · resized / upload + offset. Pixels outside the crop were never seen by the model and get
+//! no heat.
 
 use fast_image_resize::{
     FilterType, ResizeAlg, ResizeOptions, Resizer,
@@ -33,8 +33,8 @@ pub struct Area {
     pub height: u32,
 }
 
-/// Where the model's canvas lies on a picture of the upload, in any size: the upload whole, or the
-/// part that the model saw.
+/// Where the model's canvas lies on a picture of any size that shows the whole upload, or the part
+/// that the model saw.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Placement {
     /// Width and height of the picture.
@@ -46,7 +46,8 @@ pub struct Placement {
     model: (u32, u32),
 }
 
-/// A plane in the pixels of a picture. It covers the part that the model saw; the rest is unknown.
+/// A plane in the pixels of a picture. It covers the part that the model saw; the rest has no
+/// values.
 #[derive(Clone, Debug)]
 pub struct Projected {
     /// `[area.height, area.width]`.
@@ -55,8 +56,7 @@ pub struct Projected {
 }
 
 impl Geometry {
-    /// The placement that `preprocess` prescribes for an upload of this size (both sides at least
-    /// 1).
+    /// The placement by `preprocess` of an upload of this size (both sides at least 1).
     pub fn new(upload: (u32, u32), preprocess: &Preprocess) -> Geometry {
         let model = (preprocess.width, preprocess.height);
         let resized = match preprocess.resize {
@@ -76,7 +76,7 @@ impl Geometry {
                 (fit(upload.0), fit(upload.1))
             }
         };
-        // Half to even, as Python's `round` in torchvision's centre crop.
+        // Rounds half to even, as Python's `round` does in torchvision's centre crop.
         let centre = |resized: u32, model: u32| {
             -((f64::from(resized) - f64::from(model)) / 2.0).round_ties_even() as i32
         };
@@ -89,7 +89,7 @@ impl Geometry {
     }
 
     /// The part of the upload that the model saw: pixels whose centre lies on the model's canvas
-    /// (where pixels are so large that none does, all that touch it). Never empty.
+    /// (with pixels so large that no centre does, all that touch it). Never empty.
     pub fn seen(&self) -> Area {
         let (left, width) = seen_along(self.upload.0, self.resized.0, self.offset.0, self.model.0);
         let (top, height) = seen_along(self.upload.1, self.resized.1, self.offset.1, self.model.1);
@@ -160,9 +160,9 @@ impl Geometry {
         (left, top, width, height)
     }
 
-    /// The upload's pixel under the centre of each of the model's pixels,
-    /// `[model height, model width]` of (row, column); `None` on padding. For what cannot be
-    /// averaged, such as labels.
+    /// The upload's pixel under the centre of each of the model's pixels, `[model height, model
+    /// width]` of (row, column); `None` on padding. For values that cannot be interpolated, such as
+    /// labels.
     pub fn nearest(&self) -> Array2<Option<(usize, usize)>> {
         let along = |at: usize, upload: u32, resized: u32, offset: i32| {
             let place =
@@ -177,13 +177,13 @@ impl Geometry {
 }
 
 impl Placement {
-    /// Width and height of the planes that it places.
+    /// Width and height of the model's canvas.
     pub fn model(&self) -> (u32, u32) {
         self.model
     }
 
-    /// `plane` (`[model height, model width]`) in the picture's pixels: bilinear where it grows,
-    /// averaged where it shrinks. `None` for a plane of another size.
+    /// `plane` (`[model height, model width]`) in the picture's pixels: bilinear when enlarged,
+    /// area-averaged when reduced. `None` for a plane of another size.
     pub fn project(&self, plane: ArrayView2<f32>) -> Option<Projected> {
         if plane.dim() != (self.model.1 as usize, self.model.0 as usize) {
             return None;
@@ -224,7 +224,7 @@ fn seen_along(upload: u32, resized: u32, offset: i32, model: u32) -> (u32, u32) 
     (first, (to.ceil() as u32).clamp(first + 1, upload) - first)
 }
 
-/// Start and length of `from..to` such that their sum does not pass `to` by a rounding.
+/// Start and length of `from..to`; their sum does not exceed `to` by rounding.
 pub(super) fn span(from: f64, to: f64) -> (f64, f64) {
     let length = to - from;
     (

@@ -1,6 +1,6 @@
-//! The picture that a model's input shows: preprocessing undone, at the model's size. A posted
-//! tensor has one as an upload has. Per channel v = (x - black) / (white - black), where black and
-//! white are what preprocessing makes of 0 and 255.
+//! A model's input as a picture: preprocessing undone, at the model's size, for uploads and posted
+//! tensors alike. Per channel v = (x - black) / (white - black), where black and white are the
+//! preprocessed values of 0 and 255.
 
 use ndarray::{Array3, Axis, Ix3};
 
@@ -13,14 +13,15 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputPicture {
     /// `[channels, height, width]` in the tensor's order of channels; 0 is black, 1 white. Posted
-    /// tensors may go beyond.
+    /// tensors may lie outside of 0..=1.
     pub planes: Array3<f32>,
     /// The axis of the input that holds the channels; the other two are height and width.
     pub channel_axis: usize,
 }
 
 impl InputPicture {
-    /// `None` for an input that `rule` does not make: other axes than channels, height and width.
+    /// `None` for an input that `rule` cannot have made: its axes are not channels, height and
+    /// width.
     pub fn of(input: &Tensor, rule: &Preprocess) -> Option<Self> {
         let channel_axis = channel_axis(rule.layout);
         let pixels = input.view().into_dimensionality::<Ix3>().ok()?;

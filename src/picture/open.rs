@@ -1,5 +1,5 @@
-//! One function for each type of image: looks at the header, and says how the pixels will be read.
-//! Limits are held against the header; what a decoder may allocate beside the pixels is bounded by
+//! One function per image type: reads the header and returns how the pixels are decoded. Limits are
+//! checked against the header; what a decoder may allocate besides the pixels is bounded by
 //! [`SIDE_BYTES`] and the size of the picture.
 
 use std::io::{Cursor, ErrorKind};
@@ -16,21 +16,21 @@ use tiff::tags::Tag;
 
 use super::{ImageError, decode::Limits, types::Format};
 
-/// Of texts, profiles and tables beside the pixels. A PNG's profile beyond it is not read, a longer
-/// text is refused.
+/// Bytes of texts, profiles and tables besides the pixels. A PNG's profile beyond it is not read, a
+/// longer text is refused.
 const SIDE_BYTES: u64 = 16 << 20;
 
 pub const ANIMATED: &str = "the image is animated; its first frame was used";
 pub const PAGES: &str = "the TIFF has several pages; its first was used";
 
-/// An image whose header was read and whose size is allowed.
+/// An image whose header has been read and whose size is allowed.
 pub struct Opened<'a> {
     /// Width and height as stored, in pixels.
     size: (u32, u32),
     pub orientation: Orientation,
-    /// What else is in the file and is not used.
+    /// What the file holds besides and is not used, such as further frames.
     pub warning: Option<&'static str>,
-    /// Whether the stored colours are the ones that were put in.
+    /// Whether the type stores colours losslessly.
     pub lossless: bool,
     /// Decodes the pixels, as stored.
     pub read: Box<dyn FnOnce() -> Result<DynamicImage, ImageError> + 'a>,
@@ -89,8 +89,8 @@ pub fn open<'a>(
     }
 }
 
-/// Of a pixel that counts as one: red, green, blue and alpha of 8 bits. Of deeper ones a picture
-/// may have fewer.
+/// Memory of one decoded pixel: red, green, blue and alpha of 8 bits. With more bits per channel,
+/// fewer pixels are allowed.
 const PIXEL_BYTES: u64 = 4;
 
 fn of_decoder<'a>(
@@ -150,7 +150,8 @@ fn check_size(
     Ok(())
 }
 
-/// For a picture of so many bytes, and as much again while it is taken apart.
+/// The decoder's limit for a picture of that many bytes, and as much again for intermediate
+/// buffers.
 fn budget(bytes: u64) -> image::Limits {
     let mut budget = image::Limits::no_limits();
     budget.max_alloc = Some(bytes.saturating_mul(2).saturating_add(SIDE_BYTES));
@@ -218,7 +219,7 @@ fn gif_fault(error: gif::DecodingError) -> ImageError {
     }
 }
 
-/// The values of tags that are looked at here.
+/// Values of TIFF tags.
 const RGB_PALETTE: u16 = 3;
 const JPEG_COMPRESSIONS: [u16; 2] = [6, 7];
 const UNSPECIFIED: u16 = 0;
@@ -284,7 +285,7 @@ fn tiff<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, ImageError> 
     })
 }
 
-/// Colours that were multiplied by their alpha, divided by it again.
+/// Undoes premultiplied alpha.
 fn unassociated(image: DynamicImage) -> DynamicImage {
     let mut rgba = image.into_rgba8();
     for Rgba([r, g, b, alpha]) in rgba.pixels_mut() {
@@ -295,7 +296,8 @@ fn unassociated(image: DynamicImage) -> DynamicImage {
     DynamicImage::ImageRgba8(rgba)
 }
 
-/// The `tiff` crate reads no palettes: it is told that the indices are grey.
+/// The `tiff` crate does not read palettes: the file is presented as greyscale, whose values are
+/// the palette indices.
 fn tiff_palette(
     bytes: &[u8],
     size: (u32, u32),
@@ -335,7 +337,7 @@ fn tiff_palette(
     Ok(DynamicImage::ImageRgb8(rgb))
 }
 
-/// The file with the photometric interpretation of its first page made BlackIsZero. `None` for a
+/// A copy of the file whose first page has the photometric interpretation BlackIsZero. `None` for a
 /// BigTIFF.
 fn as_grey(bytes: &[u8]) -> Option<Vec<u8>> {
     const PHOTOMETRIC_INTERPRETATION: u16 = 262;
@@ -383,7 +385,7 @@ fn tiff_fault(error: tiff::TiffError) -> ImageError {
     }
 }
 
-/// By its first chunk of pixels, which an animation's frames hold.
+/// Read from the first image chunk; of an animation, from its first frame.
 fn webp_is_lossless(bytes: &[u8]) -> bool {
     let mut at = 12;
     while let Some(header) = bytes.get(at..at + 8) {
@@ -398,7 +400,7 @@ fn webp_is_lossless(bytes: &[u8]) -> bool {
     false
 }
 
-/// Whether the end-of-image marker stands after the scans. The decoder paints what is missing grey,
+/// Whether the end-of-image marker follows the scans. The decoder fills missing data with grey,
 /// without an error.
 fn jpeg_has_its_end(bytes: &[u8]) -> bool {
     let mut at = 2;

@@ -1,7 +1,7 @@
-//! Pixels -> the model's input: resize, place on the canvas (crop or pad), order channels,
-//! `(pixel * scale - mean) / std`. Channels: `mean` and `std` are in the tensor's channel order.
-//! Grey is ITU-R 601, as PIL's `L`. Padding is the mean (0). Cost: only the part of the upload that
-//! reaches the canvas is resized. Agrees with PIL's resize to within 1 of 255.
+//! Pixels -> the model's input: resize, place on the canvas (crop or pad), order channels, (pixel ·
+//! scale - mean) / std with `mean` and `std` in the tensor's channel order. Grey is ITU-R 601, as
+//! PIL's `L`. Padding is the mean (0 in the tensor). Only the part of the upload that reaches the
+//! canvas is resized. Agrees with PIL's resize to within 1 of 255.
 
 use fast_image_resize::{
     FilterType, ResizeAlg, ResizeOptions, Resizer,
@@ -51,12 +51,12 @@ pub enum Channels {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resize {
-    /// Both sides to the input's, ignoring the aspect ratio.
+    /// Both sides to the input's size, ignoring the aspect ratio.
     Stretch,
     /// The short side to this many pixels, then a centre crop of the input's size: what most
     /// ImageNet classifiers expect.
     ShortSide(u32),
-    /// The whole image inside the input, centred, the rest filled with the mean.
+    /// The whole image inside the input, centred; the border is the mean.
     Pad,
 }
 
@@ -69,9 +69,8 @@ pub enum Filter {
     Lanczos,
 }
 
-/// The model's input for an upload, `[C, H, W]` or `[H, W, C]`, and where its pixels lie on the
-/// upload. Fails only on sizes that a manifest or a decoder should not let through (a side of 0,
-/// more memory than there is).
+/// The model's input for an upload, `[C, H, W]` or `[H, W, C]`, and its geometry. Fails only on
+/// sizes that a manifest or a decoder should have refused (a side of 0, more memory than there is).
 pub fn preprocess(upload: &RgbImage, rule: &Preprocess) -> Result<(Tensor, Geometry), ImageError> {
     let sides = [upload.width(), upload.height(), rule.width, rule.height];
     if sides.contains(&0) || rule.resize == Resize::ShortSide(0) {
@@ -114,8 +113,8 @@ pub fn preprocess(upload: &RgbImage, rule: &Preprocess) -> Result<(Tensor, Geome
     Ok((tensor, geometry))
 }
 
-/// `[height, width]` of the picture that a tensor of the model's input space shows: ITU-R 601,
-/// black 0 and white 1, not rounded. `None` for shapes that `rule` does not make.
+/// `[height, width]`, the luma of the picture that a tensor of the model's input space shows: ITU-R
+/// 601, black 0 and white 1, not rounded. `None` for shapes that `rule` does not make.
 pub fn luma_of(tensor: &Tensor, rule: &Preprocess) -> Option<Array2<f32>> {
     let shares: &[f64] = match rule.channels {
         Channels::Rgb => &[0.299, 0.587, 0.114],
@@ -160,13 +159,13 @@ pub fn channel_count(channels: Channels) -> usize {
     }
 }
 
-/// ITU-R 601 in 16-bit fixed point, rounded: bit for bit PIL's `convert("L")`.
+/// ITU-R 601 in 16-bit fixed point, rounded: bit-identical to PIL's `convert("L")`.
 pub fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((19_595 * u32::from(r) + 38_470 * u32::from(g) + 7_471 * u32::from(b) + 0x8000) >> 16) as u8
 }
 
-/// Per channel, the tensor value of each pixel value. A `mean` or `std` of length one holds for all
-/// channels, an empty one is 0 or 1.
+/// The tensor value of each pixel value, per channel. A `mean` or `std` of length one holds for all
+/// channels; an empty one is 0 or 1.
 fn value_table(rule: &Preprocess) -> Vec<[f32; 256]> {
     let of = |values: &[f32], channel: usize, absent: f32| {
         values
@@ -183,17 +182,17 @@ fn value_table(rule: &Preprocess) -> Vec<[f32; 256]> {
         .collect()
 }
 
-/// One axis of the resize: which part of the upload makes which part of the canvas.
+/// One axis of the resize: a range of the upload and the range of the canvas that it becomes.
 struct Stretch {
-    /// Start and length in the upload, in its pixels.
+    /// Start and length in the upload, in pixels of the upload.
     source: (f64, f64),
-    /// Pixels computed: those shown and a margin of the filter's reach, so that the cut changes no
-    /// value.
+    /// Pixels computed: the visible ones and a margin of the filter's support, so that cutting the
+    /// source changes no value.
     computed: u32,
-    /// Computed pixels before the first that is shown.
+    /// Computed pixels before the first visible one.
     skipped: usize,
     shown: usize,
-    /// Where the first shown pixel stands on the canvas.
+    /// Position of the first visible pixel on the canvas.
     canvas: usize,
 }
 
@@ -206,7 +205,7 @@ impl Stretch {
             geometry.offset.1
         });
         let (upload, resized) = (pick(geometry.upload), i64::from(pick(geometry.resized)));
-        // In the resized upload's pixels.
+        // In pixels of the resized upload.
         let first = (-offset).clamp(0, resized);
         let end = (i64::from(pick(geometry.model)) - offset).clamp(first, resized);
         let per_pixel = f64::from(upload) / resized as f64;
@@ -229,11 +228,11 @@ impl Stretch {
     }
 }
 
-/// Of Lanczos, in pixels of the coarser of the two images.
+/// The support of Lanczos, in pixels of the coarser of the two images.
 const WIDEST_SUPPORT: f64 = 3.0;
 
-/// RGB bytes, `rows.computed` x `columns.computed`. The pixels' type is fixed: `Resizer::resize`
-/// would be compiled for every type there is.
+/// RGB bytes, `rows.computed` x `columns.computed`. The pixel type is fixed: `Resizer::resize`
+/// would be compiled for every pixel type of the library.
 fn resize(
     upload: &RgbImage,
     columns: &Stretch,
@@ -243,12 +242,12 @@ fn resize(
     let algorithm = match filter {
         Filter::Nearest => ResizeAlg::Nearest,
         Filter::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
-        // a = -0.5, as PIL's.
+        // a = -0.5, as in PIL.
         Filter::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
         Filter::Lanczos => ResizeAlg::Convolution(FilterType::Lanczos3),
     };
-    // Columns first, then rows, as PIL; the other order cuts overshoots of noisy pictures
-    // elsewhere.
+    // Columns first, then rows, as PIL does: in the other order, overshoots of noisy pictures are
+    // clipped at other places.
     let top = rows.source.0.floor();
     let bottom = (rows.source.0 + rows.source.1)
         .ceil()

@@ -1,6 +1,5 @@
-//! Which types of image are decoded, and by what content others are known, so that a refusal names
-//! what was sent. This is the only list: content types, file extensions and names everywhere come
-//! from it.
+//! The image types that are decoded, and signatures of others, so that an error names what was
+//! sent. This is the only list: content types, file extensions and names everywhere come from it.
 
 use crate::text::LINE_BREAKS_STRIPPED;
 
@@ -20,9 +19,9 @@ pub struct ImageType {
     pub format: Format,
     pub name: &'static str,
     pub content_type: &'static str,
-    /// Of files, in lower case.
+    /// File extensions, in lower case.
     pub extensions: &'static [&'static str],
-    /// What its files start with.
+    /// The magic bytes that its files start with.
     signatures: &'static [&'static [u8]],
 }
 
@@ -72,7 +71,7 @@ pub static TYPES: [ImageType; 6] = [
 ];
 
 impl Format {
-    /// The type that content of these first bytes has.
+    /// The type of content that starts with these bytes.
     pub fn recognise(bytes: &[u8]) -> Option<Format> {
         let has = |kind: &&ImageType| {
             kind.signatures
@@ -109,22 +108,22 @@ pub fn content_types() -> String {
         .join(", ")
 }
 
-/// Whether a file of this extension, in whatever case, is taken for an image.
+/// Whether a file extension (in any case) is one of an image type.
 pub fn is_image_extension(extension: &str) -> bool {
     extensions().any(|known| known.eq_ignore_ascii_case(extension))
 }
 
-/// Of all types, in lower case.
+/// The extensions of all types, in lower case.
 pub fn extensions() -> impl Iterator<Item = &'static str> {
     TYPES.iter().flat_map(|kind| kind.extensions).copied()
 }
 
-/// What content that is not decoded is, as a refusal calls it.
+/// A known type that is not decoded, as the error names it.
 struct Other {
     name: &'static str,
-    /// Bytes from which place; `?` is any byte.
+    /// Offset and bytes; `?` matches any byte.
     signatures: &'static [(usize, &'static [u8])],
-    /// What to do instead, where it is not to convert the picture.
+    /// What to do instead, unless that is to convert the picture.
     advice: Option<&'static str>,
 }
 
@@ -294,10 +293,10 @@ static OTHERS: &[Other] = &[
     ),
 ];
 
-/// Text is looked through so far for its first tag.
+/// How many bytes of a text are searched for its first tag.
 const TEXT_HEAD: usize = 1024;
 
-/// What this is, and what to send instead, when it is of a known type that is not decoded.
+/// The name of a known type that is not decoded, and what to send instead.
 pub fn refusal(bytes: &[u8]) -> Option<(&'static str, Option<&'static str>)> {
     if bytes.starts_with(b"\x89PNG\x1a") {
         return Some(("a PNG without its line breaks", Some(LINE_BREAKS_STRIPPED)));
@@ -321,7 +320,7 @@ pub fn refusal(bytes: &[u8]) -> Option<(&'static str, Option<&'static str>)> {
         .or_else(|| text(bytes))
 }
 
-/// What this is, and what to do with it, where something else was announced.
+/// The name of the content's type, and advice, for content that is not of the announced type.
 pub fn describe(bytes: &[u8]) -> String {
     match (Format::recognise(bytes), refusal(bytes)) {
         (Some(format), _) => format!("it is a {} image", format.name()),
@@ -331,7 +330,7 @@ pub fn describe(bytes: &[u8]) -> String {
     }
 }
 
-/// Brands after the first say what a HEIF container holds.
+/// Further brands say what a HEIF container holds.
 fn is_avif(bytes: &[u8]) -> bool {
     let heif = matches_at(bytes, 4, b"ftypmif1") || matches_at(bytes, 4, b"ftypmsf1");
     heif && bytes[8..bytes.len().min(64)]
@@ -341,7 +340,7 @@ fn is_avif(bytes: &[u8]) -> bool {
         .any(|brand| brand == b"avif")
 }
 
-/// A zip whose first file is an array.
+/// A zip whose first file is an npy array.
 fn is_npz(bytes: &[u8]) -> bool {
     let [b'P', b'K', 3, 4, .., low, high, _, _] = bytes.get(..30).unwrap_or_default() else {
         return false;
@@ -352,7 +351,7 @@ fn is_npz(bytes: &[u8]) -> bool {
         .is_some_and(|name| name.ends_with(b".npy"))
 }
 
-/// Kinds of text, by what they start with.
+/// Kinds of text, by how they start.
 fn text(bytes: &[u8]) -> Option<(&'static str, Option<&'static str>)> {
     let head = &bytes[..bytes.len().min(TEXT_HEAD)];
     let head = head
@@ -383,8 +382,8 @@ fn matches_at(bytes: &[u8], at: usize, signature: &[u8]) -> bool {
     })
 }
 
-/// Whether so much has no line break that it was a binary file: its chance is (254/256)^1024, below
-/// one in 2000.
+/// Whether line breaks were stripped from a binary file: in 1024 bytes without one, chance is
+/// (254/256)^1024, below one in 2000.
 pub fn line_breaks_are_stripped(bytes: &[u8]) -> bool {
     bytes.len() >= 1024 && !bytes.is_ascii() && !bytes.iter().any(|byte| b"\r\n".contains(byte))
 }

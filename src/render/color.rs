@@ -7,22 +7,22 @@ use colorous::Gradient;
 
 use super::options::{ColorMap, Drawing, HeatmapOptions, OverlayType};
 
-/// Entries of a table: strength -1, 0 and 1 are the first, the middle and the last but one, which
-/// the last repeats: a power of two.
+/// Entries of a table. Strength -1, 0 and 1 are the first, the middle and the last but one (the
+/// last repeats it): a power of two, so that indices can be masked.
 const ENTRIES: usize = 512;
 const MIDDLE: f32 = 255.0;
-/// From here on floats are whole numbers, which are their lowest bits.
+/// From this value on, floats have no fraction, so an integer is in their lowest bits.
 const WHOLE: f32 = 8_388_608.0;
 const PINK: [u8; 3] = [240, 30, 150];
 const GREEN: [u8; 3] = [40, 230, 60];
 const RED: [u8; 3] = [240, 40, 40];
-/// How dark what lies outside is, where the map darkens what lies inside.
+/// How much the part that the model did not see is darkened under maps that darken the upload.
 const DIMMED: f32 = 0.55;
-/// The part of each half of a diverging map that is used over an upload, where what is nearly white
-/// would show nothing.
+/// The range of each half of a diverging map that is used over an upload; nearly white colours
+/// would be invisible.
 const HUES: [f32; 2] = [0.6, 1.0];
-/// Of the blue half of rd_bu: lighter, so that a print in grey tells evidence against (pale) from
-/// evidence for (dark).
+/// The range of the blue half of rd_bu: lighter, so that in a grey print evidence against the class
+/// (pale) differs from evidence for it (dark).
 const BLUES: [f32; 2] = [0.4, 0.6];
 
 /// How one strength changes a pixel: `(under * keep + add) / 256` per channel.
@@ -35,12 +35,12 @@ pub struct Paint {
 #[derive(Clone, Debug)]
 pub struct Palette {
     table: Box<[Paint; ENTRIES]>,
-    /// Of what the model did not see.
+    /// Applied to what the model did not see.
     pub outside: Paint,
 }
 
 impl Palette {
-    /// Opacity of colours that fade grows with the square root of the strength.
+    /// In maps that fade, opacity grows with the square root of the strength.
     pub fn new(options: &HeatmapOptions) -> Palette {
         let HeatmapOptions {
             color_map,
@@ -68,7 +68,7 @@ impl Palette {
         });
         let outside = match overlay_type {
             OverlayType::None | OverlayType::MaskBlack => table[MIDDLE as usize],
-            // Brighter than the map it would look like what counts most.
+            // If it were brighter than the map, it would look like the most important part.
             _ if is_even => mix([0; 3], DIMMED),
             _ => mix([0; 3], 0.0),
         };
@@ -78,15 +78,14 @@ impl Palette {
         }
     }
 
-    /// Strengths beyond -1..=1 count as the nearest; NaN as 0.
+    /// Strengths outside -1..=1 are clamped; NaN counts as 0.
     pub fn paint(&self, strength: f32) -> Paint {
         let strength = if strength.is_nan() {
             0.0
         } else {
             strength.clamp(-1.0, 1.0)
         };
-        // A conversion to an integer would look for overflow, and indexing for the end of the
-        // table.
+        // Conversion to an integer would check for overflow, and indexing for the end of the table.
         let at = (MIDDLE + MIDDLE * strength + WHOLE).to_bits() as usize;
         self.table[at % ENTRIES]
     }
@@ -110,11 +109,11 @@ fn mix(color: [u8; 3], opacity: f32) -> Paint {
 
 /// How a colour map shows one strength.
 struct Tint {
-    /// Over black, where there is no upload.
+    /// Colour and opacity where there is no upload.
     color: Paint,
-    /// Over an upload.
+    /// Colour over an upload.
     over: [u8; 3],
-    /// Whether little strength is little opacity.
+    /// Whether opacity falls with strength.
     fades: bool,
 }
 

@@ -1,5 +1,5 @@
-//! RGB8 -> a file. PNG for speed: one filter, fast deflate, rows compressed while the next are
-//! filtered.
+//! RGB8 -> a file. PNG is tuned for speed: one filter, fast deflate, rows compressed while the next
+//! are filtered.
 
 use std::{io::Cursor, sync::mpsc::sync_channel, thread};
 
@@ -14,13 +14,13 @@ use crate::text::cut;
 
 /// Rows that are filtered and compressed together.
 const BAND: usize = 32;
-/// Bands that may wait to be compressed.
+/// Bands that may queue for compression.
 const WAITING: usize = 4;
-/// The filter of all rows: each byte less the one above it.
+/// PNG's filter Up, for all rows: each byte minus the one above it.
 const UP: u8 = 2;
-/// Of 100: fine dots stay dots.
+/// Of 100: high enough for fine dots.
 const JPEG_QUALITY: u8 = 92;
-/// The most bytes of one text in a file.
+/// The most bytes of one text chunk.
 pub const MOST_TEXT: usize = 4096;
 
 /// The types of file that pictures are written in.
@@ -32,10 +32,10 @@ pub enum FileType {
     Webp,
 }
 
-/// A text that a PNG carries: a keyword (Latin-1, at most 79 characters) and what it says.
+/// A PNG text chunk: a keyword (Latin-1, at most 79 characters) and its text.
 pub type Text = (&'static str, String);
 
-/// A file of the picture. The texts are for PNG; long ones are cut.
+/// The encoded picture. Only PNG stores the texts; long ones are cut.
 pub fn encode(
     picture: &RgbImage,
     file_type: FileType,
@@ -68,7 +68,7 @@ pub fn encode_png(picture: &RgbImage, texts: &[Text]) -> Result<Vec<u8>, RenderE
     encoder.set_depth(png::BitDepth::Eight);
     for (keyword, text) in texts {
         let (keyword, text) = ((*keyword).to_owned(), cut(text, MOST_TEXT).into_owned());
-        // Readers know tEXt best, and it holds ASCII.
+        // tEXt is supported most widely; it holds ASCII here.
         match text.is_ascii() {
             true => encoder.add_text_chunk(keyword, text).map_err(fault)?,
             false => encoder.add_itxt_chunk(keyword, text).map_err(fault)?,
@@ -80,7 +80,7 @@ pub fn encode_png(picture: &RgbImage, texts: &[Text]) -> Result<Vec<u8>, RenderE
         scope.spawn(move || {
             let mut above = vec![0; row_bytes];
             for band in picture.as_raw().chunks(BAND * row_bytes) {
-                // Nobody listens when the compressor has failed.
+                // The receiver is gone when the compressor has failed.
                 if send.send(filter(band, &mut above)).is_err() {
                     return;
                 }
@@ -102,8 +102,8 @@ pub fn encode_png(picture: &RgbImage, texts: &[Text]) -> Result<Vec<u8>, RenderE
     Ok(bytes)
 }
 
-/// The rows of a band as they are compressed, each behind the name of its filter; `above` is the
-/// row before the band, and becomes its last.
+/// The filtered rows of a band, each preceded by its filter type; `above` is the row before the
+/// band, and becomes its last row.
 fn filter(band: &[u8], above: &mut [u8]) -> Vec<u8> {
     let mut filtered = Vec::with_capacity(band.len() + band.len() / above.len());
     for row in band.chunks_exact(above.len()) {

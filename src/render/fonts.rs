@@ -1,7 +1,7 @@
-//! The fonts that the binary carries: Latin, Greek, Cyrillic, Hebrew, Arabic, Armenian, Georgian
-//! (DejaVu Sans), Chinese, Japanese, Korean (WenQuanYi Micro Hei), and Noto Sans for what is
-//! written in South and South-East Asia and Ethiopia. The system's fonts play no part.
-//! fonts/LICENSE: where they come from.
+//! The fonts in the binary: DejaVu Sans (Latin, Greek, Cyrillic, Hebrew, Arabic, Armenian,
+//! Georgian), WenQuanYi Micro Hei (Chinese, Japanese, Korean), and Noto Sans for the scripts of
+//! South and South-East Asia and Ethiopia. System fonts are not used. fonts/LICENSE says where they
+//! come from.
 
 use std::sync::{Arc, LazyLock};
 
@@ -12,10 +12,10 @@ use resvg::usvg::{
 use skrifa::{FontRef, MetadataProvider, charmap::Charmap};
 use unicode_normalization::UnicodeNormalization;
 
-/// What `font-family` says by default.
+/// The default `font-family`.
 pub const FONT: &str = "DejaVu Sans";
 
-/// In place of a character that is in no font.
+/// Drawn for a character that no font has.
 const UNKNOWN: char = '\u{fffd}';
 
 macro_rules! noto {
@@ -27,7 +27,7 @@ macro_rules! noto {
     };
 }
 
-/// Families and files, in the order in which they are asked for a character.
+/// Families and files, in the order in which they are searched for a character.
 static FILES: LazyLock<Vec<(&str, &[u8])>> = LazyLock::new(|| {
     let cjk = include_bytes!(concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -78,14 +78,14 @@ static DATABASE: LazyLock<Arc<Database>> = LazyLock::new(|| {
     Arc::new(fonts)
 });
 
-/// How SVG is read: with these fonts.
+/// Options for reading SVG, with these fonts.
 pub fn options() -> Options<'static> {
     Options {
         font_family: FONT.to_owned(),
         fontdb: DATABASE.clone(),
         font_resolver: FontResolver {
             select_font: FontResolver::default_font_selector(),
-            // As by default, without a word in the log for each text.
+            // As the default, without a log line for each text.
             select_fallback: Box::new(|c, used, fonts| {
                 let (family, _) = CHARMAPS.iter().find(|(family, charmap)| {
                     let is_used = |face: &_| {
@@ -105,8 +105,8 @@ pub fn options() -> Options<'static> {
     }
 }
 
-/// `text` in pieces of one font each: the font of the piece before where it has the character, else
-/// the first that has it.
+/// `text` in runs of one font each: a run goes on while its font has the character, else the first
+/// font that has it starts a new run.
 pub fn runs(text: &str) -> Vec<(&'static str, String)> {
     let mut runs: Vec<(&'static str, String)> = Vec::new();
     for c in text.nfc() {
@@ -130,8 +130,7 @@ pub fn runs(text: &str) -> Vec<(&'static str, String)> {
     runs
 }
 
-/// Joiners, marks of direction, selectors of variants: they change their neighbours, and need no
-/// glyph of their own.
+/// Joiners, direction marks, variation selectors: they change their neighbours and need no glyph.
 fn is_unseen(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}')
 }

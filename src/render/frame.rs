@@ -1,5 +1,5 @@
-//! What stands around a picture: a caption above, colour bars below, and paper beside what is too
-//! narrow for their text.
+//! The frame of a picture: a caption above, colour bars below, and white margins beside pictures
+//! that are too narrow for their text.
 
 use image::{Rgb, RgbImage, imageops};
 
@@ -12,10 +12,10 @@ use super::{
 };
 
 pub(super) const PAPER: Rgb<u8> = Rgb([255; 3]);
-/// Narrower pictures get paper on both sides.
+/// Pictures narrower than this, in pixels, get margins.
 const NARROWEST: u32 = 360;
 
-/// Rows above and below a picture together, at the largest size of text.
+/// The most rows above and below a picture together, at the largest text size.
 const MOST_AROUND: u64 = 8 * LARGEST_TEXT as u64;
 const LARGEST_TEXT: f32 = 28.0;
 
@@ -27,12 +27,12 @@ pub struct Caption {
     pub note: String,
 }
 
-/// A size of text that can be read beside a picture of this width, in pixels.
+/// A readable text size, in pixels, for a picture of this width.
 pub fn text_size(width: u32) -> f32 {
     (width as f32 / 30.0).clamp(14.0, LARGEST_TEXT)
 }
 
-/// The picture with what is said about it.
+/// The picture with its caption and legends.
 pub fn frame(
     picture: RgbImage,
     caption: Option<&Caption>,
@@ -53,15 +53,15 @@ pub fn frame(
     Ok(stack(width, head.into_iter().chain([picture]).chain(foot)))
 }
 
-/// Sides that no picture of an upload of these sides passes, whichever way it is turned, with all
-/// that may stand around it.
+/// An upper bound for the sides of a picture of an upload of these sides, in either orientation,
+/// with its frame.
 pub fn largest_picture((width, height): (u64, u64), options: &HeatmapOptions) -> (u64, u64) {
     let longest = u32::try_from(width.max(height)).unwrap_or(u32::MAX);
     let side = u64::from(options.size.unwrap_or_else(|| alone(longest)));
     (side.max(NARROWEST.into()), side + MOST_AROUND)
 }
 
-/// A caption over paper of this width.
+/// A caption on a white strip of this width.
 fn head(width: u32, size: f32, caption: &Caption) -> Result<RgbImage, RenderError> {
     let unit = size;
     let lines = if caption.note.is_empty() { 1.7 } else { 2.8 };
@@ -85,7 +85,7 @@ fn head(width: u32, size: f32, caption: &Caption) -> Result<RgbImage, RenderErro
     Ok(strip)
 }
 
-/// Pictures one below the other, each in the middle of paper of this width.
+/// Pictures below each other, each centred on a white canvas of this width.
 pub(super) fn stack(width: u32, pictures: impl IntoIterator<Item = RgbImage>) -> RgbImage {
     let pictures: Vec<RgbImage> = pictures.into_iter().collect();
     let height = pictures.iter().map(RgbImage::height).sum();

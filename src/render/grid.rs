@@ -1,4 +1,4 @@
-//! Pictures side by side, each under its title, like Figure 1 of the PGIG paper.
+//! Pictures in a grid, each below its title, like Figure 1 of the PGIG paper.
 
 use image::{RgbImage, imageops};
 
@@ -9,21 +9,22 @@ use super::{
     svg::{Anchor, Captions, common_size},
 };
 
-/// Of titles, in pixels.
+/// Text size of titles, in pixels.
 const TEXT: f32 = 18.0;
-/// Room for a title, in pixels, where the pictures are narrower.
+/// The least width of a cell, in pixels, so that its title fits.
 const NARROWEST: u32 = 190;
 const GAP: u32 = 9;
 const HEAD: u32 = 50;
 
-/// One picture with what stands over it.
+/// One picture and the title above it.
 #[derive(Clone, Debug)]
 pub struct Cell {
     pub caption: Caption,
     pub picture: RgbImage,
 }
 
-/// Width and height of a grid without legends, of `count` cells in each of so many groups.
+/// Width and height of a grid without legends: `groups` groups of `count` cells, each on rows of
+/// its own.
 pub fn grid_size(
     (width, height): (u32, u32),
     groups: usize,

@@ -1,5 +1,5 @@
-//! What maps are drawn on: the upload, or the part of it that the model saw, in the size that is
-//! asked for.
+//! The ground that maps are drawn on: the upload, or the part of it that the model saw, at the
+//! requested size.
 
 use std::borrow::Cow;
 
@@ -15,8 +15,8 @@ use super::{
 };
 use crate::picture::geometry::{Area, Geometry, Placement};
 
-/// Longest sides that a picture has without `size`: a tiny upload is enlarged, a huge one made
-/// smaller.
+/// Bounds of a picture's longest side when no `size` is given: a tiny upload is enlarged, a huge
+/// one reduced.
 const SHORTEST_OF_PHOTO: u32 = 480;
 const LONGEST_OF_PHOTO: u32 = 1600;
 
@@ -28,7 +28,7 @@ pub struct Ground<'a> {
 }
 
 impl<'a> Ground<'a> {
-    /// `usual` gives the longest side where no size is asked for, of that of the upload.
+    /// `usual` maps the upload's longest side to that of the picture when no size is given.
     pub fn new(
         upload: &'a RgbImage,
         geometry: &Geometry,
@@ -63,12 +63,12 @@ impl<'a> Ground<'a> {
     }
 }
 
-/// The usual longest side of a picture of its own.
+/// The default longest side of a single picture.
 pub fn alone(longest: u32) -> u32 {
     longest.clamp(SHORTEST_OF_PHOTO, LONGEST_OF_PHOTO)
 }
 
-/// Width and height of what is drawn on, for an upload.
+/// Width and height of the ground for an upload.
 pub fn ground_size(
     geometry: &Geometry,
     options: &HeatmapOptions,
@@ -97,7 +97,7 @@ fn scaled(photo: (u32, u32), options: &HeatmapOptions, usual: fn(u32) -> u32) ->
     (scale(photo.0), scale(photo.1))
 }
 
-/// Bilinear where it grows, averaged where it shrinks, as maps are.
+/// Bilinear when enlarged, area-averaged when reduced, as maps are.
 fn resize(
     pixels: Cow<'_, RgbImage>,
     (width, height): (u32, u32),

@@ -1,5 +1,5 @@
-//! The heat map of one attribution on its upload: reduce -> normalise -> (outline) -> onto the
-//! picture's pixels -> overlay.
+//! The heat map of one attribution on its upload: reduce -> normalise -> (outline) -> project onto
+//! the picture's pixels -> overlay.
 
 use std::sync::Arc;
 
@@ -15,20 +15,19 @@ use super::{
 };
 use crate::{picture::preprocess::Layout, tensor::Tensor};
 
-/// A picture still to be painted, and what is odd about it.
+/// A picture that is not painted yet, and its warnings.
 #[derive(Clone, Debug)]
 pub struct Heatmap<'a> {
     pub overlay: Overlay<'a>,
-    /// What its colours mean; none for a blank map.
+    /// The attributions at the ends of the colour bar; none for a blank map.
     pub bounds: Option<Bounds>,
-    /// Why there is nothing to see.
+    /// Why nothing is drawn.
     pub blank: Option<String>,
     pub warnings: Vec<String>,
 }
 
-/// Draws each map (the model's input size, without a batch axis) on the ground. Of scores that are
-/// zero everywhere or not finite there is no warning here: they speak for themselves, and their
-/// method says why.
+/// Draws each map (the model's input size, without a batch axis) on the ground. Scores that are all
+/// zero or not finite give no warning here: the methods' warnings say why.
 pub fn draw<'a>(
     ground: &'a Ground<'a>,
     maps: &[Arc<Tensor>],

@@ -1,4 +1,4 @@
-//! What the colours of a heat map mean: a titled bar from the weakest to the strongest attribution.
+//! The legend of a heat map: a titled bar from the weakest to the strongest attribution.
 
 use image::{Rgb, RgbImage};
 
@@ -11,24 +11,24 @@ use super::{
     svg::{Anchor, Captions, common_size},
 };
 
-/// Narrower columns, in units of the text's size, would cut titles.
+/// The least width of a column, in units of the text's size, so that titles fit.
 const COLUMN: f32 = 18.0;
 
 /// A colour bar with its title.
 #[derive(Clone, Debug)]
 pub struct Legend {
     pub title: String,
-    /// The attributions at its ends; none where they differ from map to map.
+    /// The attributions at the ends of the bar; none where they differ from map to map.
     pub bounds: Option<Bounds>,
     pub options: HeatmapOptions,
-    /// What negative and positive values are called.
+    /// The labels of the negative and the positive end.
     pub ends: [&'static str; 2],
     /// A line below; may be empty.
     pub note: String,
 }
 
 impl Legend {
-    /// Legends over paper of this width, side by side where there is room.
+    /// Legends on a white strip of this width, side by side where they fit.
     pub(super) fn strip(
         legends: &[Legend],
         width: u32,
@@ -82,7 +82,7 @@ impl Legend {
         Ok(strip)
     }
 
-    /// What stands below the bar: left, in the middle and right.
+    /// The labels below the bar: left, middle and right.
     fn scale(&self) -> [String; 3] {
         let [negative, positive] = self.ends;
         match (self.bounds, self.options.polarity) {
@@ -103,7 +103,7 @@ impl Legend {
         }
     }
 
-    /// Every strength that can be shown, from left to right, as it looks over a plain upload.
+    /// Paints the colours of all strengths from left to right, as they look over a plain upload.
     fn paint_bar(
         &self,
         picture: &mut RgbImage,
@@ -133,7 +133,7 @@ impl Legend {
     }
 }
 
-/// Three digits.
+/// Three significant digits.
 fn number(value: f32) -> String {
     match value.abs() {
         0.0 => "0".into(),

@@ -1,7 +1,7 @@
-//! What a heat map shall look like: options named as in managed explanation services, parsed from
-//! text with all faults at once. What is not asked for follows the [`Look`] that suits the method's
-//! maps. `clip_percent_*` are percentiles of the pixels with attribution of the sign shown: at 99.9
-//! and 62, the strongest 38 % of them are drawn, and the strongest 0.1 % have full colour.
+//! Options of a heat map, named as in managed explanation services, parsed from text with all
+//! faults at once. Options that are not given follow the [`Look`] of the method's maps.
+//! `clip_percent_*` are percentiles of the pixels with attribution of the sign shown: at 99.9 and
+//! 62, the strongest 38 % of them are drawn, and the strongest 0.1 % at full strength.
 
 use std::ops::RangeInclusive;
 
@@ -26,14 +26,14 @@ macro_rules! choice {
             pub const ALLOWED: &'static [&'static str] = &[$($text),+];
             const ALL: &'static [$name] = &[$($name::$variant),+];
 
-            /// Case does not matter.
+            /// Case-insensitive.
             pub fn parse(text: &str) -> Option<Self> {
                 let at = Self::ALLOWED.iter().position(|allowed| allowed.eq_ignore_ascii_case(text))?;
                 Some(Self::ALL[at])
             }
         }
 
-        // Derived, the schema would list the variants' names in Rust.
+        // A derived schema would list the Rust names of the variants.
         impl PartialSchema for $name {
             fn schema() -> RefOr<Schema> {
                 let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Self::ALLOWED.iter().copied()));
@@ -154,21 +154,21 @@ pub struct HeatmapOptions {
     pub size: Option<u32>,
 }
 
-/// What maps look like by default, by what their values say.
+/// The default look of maps, by what their values mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// Both signs say something: two colours on the faded upload.
+    /// Signed attributions: two colours on the faded upload.
     Signed,
-    /// Fine strengths without a sign.
+    /// Unsigned, fine-grained magnitudes.
     Strength,
-    /// Strengths that are alike over whole areas: a colour map over the upload.
+    /// Maps of large areas of equal value: a colour map over the upload.
     Areas,
 }
 
 impl Look {
     pub const ALL: [Look; 3] = [Look::Signed, Look::Strength, Look::Areas];
 
-    /// Which maps look so, in the contract.
+    /// Names such maps, in the API's descriptions.
     pub fn maps(self) -> &'static str {
         match self {
             Look::Signed => "signed attributions",
@@ -219,7 +219,7 @@ impl Look {
     }
 }
 
-/// One option that cannot be followed.
+/// One invalid option.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OptionFault {
     pub param: String,
@@ -246,8 +246,8 @@ impl HeatmapOptions {
         "size",
     ];
 
-    /// Reads parameters (each one of [`HeatmapOptions::NAMES`]) over the defaults of a look. All
-    /// faults at once.
+    /// Parses parameters (each one of [`HeatmapOptions::NAMES`]) over the defaults of a look.
+    /// Returns all faults at once.
     pub fn parse<'a>(
         pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
         look: Look,
@@ -333,7 +333,7 @@ impl HeatmapOptions {
         Ok(())
     }
 
-    /// What is wrong with the numbers.
+    /// Faults of the numeric options.
     fn faults(&self) -> Vec<OptionFault> {
         let (upper, lower) = (self.clip_percent_upperbound, self.clip_percent_lowerbound);
         let checks = [

@@ -8,11 +8,11 @@ use crate::picture::geometry::{Placement, Projected};
 
 /// Share of the total strength that the kept regions hold.
 const KEPT: f64 = 0.9;
-/// Of the picture's long side: a rim's width.
+/// A rim's width as a share of the picture's longest side.
 const RIM: f32 = 1.0 / 300.0;
 
-/// Rims of the regions of `strengths` (in -1..=1) on a picture: 1 or -1 on a rim, else 0.
-/// `None` when the plane has not the model's size.
+/// Rims of the regions of `strengths` (in -1..=1) on a picture: 1 or -1 on a rim, else 0. `None`
+/// when the plane does not have the model's size.
 pub fn outline(strengths: &Array2<f32>, placement: &Placement) -> Option<Projected> {
     let mut rims: Option<Projected> = None;
     for sign in [1.0, -1.0] {
@@ -39,9 +39,9 @@ pub fn outline(strengths: &Array2<f32>, placement: &Placement) -> Option<Project
     rims
 }
 
-/// Fills gaps, then drops specks; where there is nothing but specks, they stay.
+/// A morphological closing, then an opening; if the opening leaves nothing, only the closing.
 fn clean(mask: &Array2<bool>) -> Array2<bool> {
-    // A margin, so that what lies near the edge does not grow into it.
+    // Pads with a margin, so that regions at the edge do not grow into it.
     let (height, width) = mask.dim();
     let within = s![2..height + 2, 2..width + 2];
     let mut wide = Array2::from_elem((height + 4, width + 4), false);
@@ -64,12 +64,12 @@ fn rim(regions: &Array2<bool>, width: usize) -> Array2<bool> {
         .map_collect(|region, inner| *region && !inner)
 }
 
-/// Whether every pixel within `reach` (a square, cut at the edges) is set.
+/// Erosion by a square: whether every pixel within `reach` is set (cut at the edges).
 fn erode(mask: &Array2<bool>, reach: usize) -> Array2<bool> {
     !dilate(&!mask.clone(), reach)
 }
 
-/// Whether any pixel within `reach` (a square) is set.
+/// Dilation by a square: whether any pixel within `reach` is set.
 fn dilate(mask: &Array2<bool>, reach: usize) -> Array2<bool> {
     let mut wide = mask.clone();
     for axis in [Axis(1), Axis(0)] {
@@ -93,7 +93,7 @@ fn dilate(mask: &Array2<bool>, reach: usize) -> Array2<bool> {
     wide
 }
 
-/// The connected regions that hold [`KEPT`] of the strength inside all of them, strongest first.
+/// The strongest connected regions that together hold [`KEPT`] of the strength of all.
 fn keep_strongest(mask: &Array2<bool>, strengths: &Array2<f32>) -> Array2<bool> {
     let mut open = mask.clone();
     let mut regions = Vec::new();

@@ -1,5 +1,5 @@
-//! Paints strengths onto a picture. What the model did not see gets no heat; a thin frame shows
-//! where that begins.
+//! Paints strengths onto a picture. What the model did not see gets no heat; a thin frame marks its
+//! border.
 
 use std::{num::NonZeroUsize, thread};
 
@@ -15,23 +15,23 @@ use crate::picture::{
     preprocess::luma,
 };
 
-/// Of the distance from white that `faded` leaves, in 256ths.
+/// The share of the distance from white that `faded` keeps, in 256ths.
 const FADED: u16 = 64;
-/// Of a picture's longest side: the width of each line of the frame.
+/// The width of each line of the frame, as a share of the picture's longest side.
 const FRAME: f32 = 1.0 / 600.0;
 
-/// A picture that is not painted yet: strengths on an upload.
+/// Strengths on an upload, not painted yet.
 #[derive(Clone, Debug)]
 pub struct Overlay<'a> {
     ground: &'a Ground<'a>,
-    /// In -1..=1. `None`: no heat.
+    /// In -1..=1; `None` for no heat.
     strengths: Option<Projected>,
     overlay_type: OverlayType,
     palette: Palette,
 }
 
 impl<'a> Overlay<'a> {
-    /// Without strengths: what lies under the colours alone.
+    /// Without strengths, only the ground is painted.
     pub fn new(
         ground: &'a Ground<'a>,
         strengths: Option<Projected>,
@@ -45,7 +45,7 @@ impl<'a> Overlay<'a> {
         }
     }
 
-    /// Whether there is something that the model did not see.
+    /// Whether part of the picture was not seen by the model.
     pub fn is_framed(&self) -> bool {
         let Area { width, height, .. } = self.ground.placement.seen;
         (width, height) != self.ground.placement.picture
@@ -110,7 +110,7 @@ impl<'a> Overlay<'a> {
     }
 }
 
-/// Around `area`, outside of it: a dark line and a light one, so that one of them shows on any
+/// Draws a dark and a light line around `area`, just outside: one of them is visible on any
 /// picture.
 fn frame(picture: &mut RgbImage, area: Area) {
     let (width, height) = picture.dimensions();
@@ -142,7 +142,7 @@ fn fill(pixels: &mut [u8], paint: Paint) {
         .for_each(|pixel| *pixel = paint.over(*pixel));
 }
 
-/// One row of what lies under the colours; `row` is black.
+/// One row of the ground; `row` is black before.
 fn lay_under(upload: &[u8], row: &mut [u8], overlay_type: OverlayType) {
     match overlay_type {
         OverlayType::None => {}

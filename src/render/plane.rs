@@ -1,6 +1,7 @@
-//! Attribution -> one plane -> strengths in -1..=1. Strength is (|v| - e) / (m - e), cut to 0..=1,
-//! with the sign of v; e and m are the `clip_percent_lowerbound` and `clip_percent_upperbound`
-//! percentiles (nearest rank) of the magnitudes that `polarity` shows, on one plane or on all.
+//! Attribution -> one plane -> strengths in -1..=1. Strength is (|v| - e) / (m - e), clamped to
+//! 0..=1, with the sign of v; e and m are the `clip_percent_lowerbound` and
+//! `clip_percent_upperbound` percentiles (nearest rank) of the magnitudes that `polarity` shows, of
+//! one plane or of all.
 
 use ndarray::{Array2, Axis, Ix2};
 
@@ -10,7 +11,7 @@ use super::{
 };
 use crate::{picture::preprocess::Layout, tensor::Tensor};
 
-/// Strengths of a plane, or why there is nothing to draw.
+/// The strengths of a plane, or why there are none.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Strengths {
     Drawn(Array2<f32>),
@@ -36,7 +37,7 @@ pub fn reduce(
     let plane = match reduction {
         Reduction::Sum => scores.sum_axis(channels),
         Reduction::AbsSum => scores.fold_axis(channels, 0.0, |sum, value| sum + value.abs()),
-        // `f32::max` would pass over a NaN.
+        // `f32::max` would ignore NaN.
         Reduction::Max => scores.fold_axis(channels, f32::NEG_INFINITY, |max, value| {
             if value > max || value.is_nan() {
                 *value
@@ -58,7 +59,7 @@ pub struct Bounds {
     pub upper: f32,
 }
 
-/// The bounds of every plane, as `scale` and `top_percent` say; none where there is nothing to
+/// The bounds of every plane, by `scale` and `top_percent`; none for a plane without magnitudes to
 /// show.
 pub fn bounds(planes: &[Array2<f32>], options: &HeatmapOptions) -> Vec<Option<Bounds>> {
     if options.top_percent < 100.0 {
@@ -73,8 +74,8 @@ pub fn bounds(planes: &[Array2<f32>], options: &HeatmapOptions) -> Vec<Option<Bo
     }
 }
 
-/// The bounds that give the `top_percent` of all pixels full strength and the rest none: both are
-/// the weakest magnitude of the top.
+/// Bounds that give the `top_percent` of all pixels full strength and the rest none: both ends are
+/// the weakest magnitude among them.
 fn top(plane: &Array2<f32>, options: &HeatmapOptions) -> Option<Bounds> {
     let mut magnitudes: Vec<u32> = plane
         .iter()
@@ -89,13 +90,13 @@ fn top(plane: &Array2<f32>, options: &HeatmapOptions) -> Option<Bounds> {
     })
 }
 
-/// The bounds of all `planes` together; none where there is nothing to show. Planes with values
-/// that are not finite do not count.
+/// The common bounds of all `planes`; none without magnitudes to show. Planes with values that are
+/// not finite are left out.
 fn measure<'a>(
     planes: impl IntoIterator<Item = &'a Array2<f32>>,
     options: &HeatmapOptions,
 ) -> Option<Bounds> {
-    // Non-negative floats sort as their bits do.
+    // Non-negative floats sort as their bit patterns do.
     let mut magnitudes: Vec<u32> = planes
         .into_iter()
         .filter(|plane| is_finite(plane))
@@ -165,7 +166,7 @@ fn is_finite(plane: &Array2<f32>) -> bool {
     plane.iter().all(|value| value.is_finite())
 }
 
-/// What `polarity` lets through.
+/// The magnitude of `value` where its sign is shown, else 0.
 fn shown(value: f32, polarity: Polarity) -> f32 {
     match polarity {
         Polarity::Positive => value.max(0.0),

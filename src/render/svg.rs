@@ -1,4 +1,4 @@
-//! SVG onto pixels: captions, legends and charts.
+//! Rasterises SVG: captions, legends and charts.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::text::{excerpt, printable};
 
-/// Paints a whole SVG document over `picture`, one of its units on each pixel.
+/// Paints an SVG document over `picture`, one unit per pixel.
 pub fn paint(picture: &mut RgbImage, svg: &str) -> Result<(), RenderError> {
     let fault = |reason: String| RenderError::Svg { reason };
     let tree = Tree::from_str(svg, &fonts::options()).map_err(|e| fault(e.to_string()))?;
@@ -23,7 +23,7 @@ pub fn paint(picture: &mut RgbImage, svg: &str) -> Result<(), RenderError> {
         Pixmap::new(width, height).ok_or_else(|| fault(format!("{width} x {height} pixels")))?;
     resvg::render(&tree, Transform::default(), &mut layer.as_mut());
     for (pixel, over) in picture.pixels_mut().zip(layer.pixels()) {
-        // Colours of the layer are multiplied by its opacity already.
+        // The layer's colours are premultiplied by alpha.
         let through = 255 - u32::from(over.alpha());
         let mix = |under: u8, over: u8| {
             (u32::from(over) + (u32::from(under) * through + 127) / 255).min(255) as u8
@@ -38,7 +38,7 @@ pub fn paint(picture: &mut RgbImage, svg: &str) -> Result<(), RenderError> {
     Ok(())
 }
 
-/// Text as XML holds it.
+/// Escapes text for XML.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -48,7 +48,7 @@ pub fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // Control characters have no place in XML.
+            // XML does not allow control characters.
             c if c.is_control() => escaped.push(' '),
             c => escaped.push(c),
         }
@@ -56,16 +56,16 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// How far texts may shrink before their ends are cut off.
+/// How far text may shrink before it is cut.
 const SMALLEST: f32 = 0.8;
 const CUT: char = '…';
 
-/// Lines of text, to be painted together.
+/// Lines of text that are painted together.
 pub struct Captions {
     svg: String,
 }
 
-/// Where a text lies around its position.
+/// Where a text lies relative to its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Anchor {
     Start,
@@ -81,8 +81,7 @@ impl Captions {
         Self { svg }
     }
 
-    /// Adds a line with its baseline at `(x, y)`. Where it would be wider than `room` its end is
-    /// cut off.
+    /// Adds a line with its baseline at `(x, y)`. Text wider than `room` is cut at its end.
     pub fn add(&mut self, (x, y): (u32, u32), room: u32, size: f32, anchor: Anchor, text: &str) {
         let line = cut(Line::new(&printable(&excerpt(text))), room as f32 / size);
         let mut left = x as f32
@@ -91,10 +90,10 @@ impl Captions {
                 Anchor::Middle => size * line.width / 2.0,
                 Anchor::End => size * line.width,
             };
-        // Each piece is a text of its own: one with several fonts would be shaped as if every font
-        // had as many glyphs.
+        // One text element per run: in an element with several fonts, text would be shaped as if
+        // each font had every glyph.
         for (family, width, run) in line.runs {
-            // Writing to a text cannot fail.
+            // Writing to a `String` cannot fail.
             let _ = write!(
                 self.svg,
                 r#"<text x="{left:.2}" y="{y}" font-size="{size:.2}" font-family="{family}">{}</text>"#,
@@ -110,8 +109,8 @@ impl Captions {
     }
 }
 
-/// The largest size up to `size` at which all of the texts fit into `room`; where that would be
-/// hard to read, a smaller one that cuts the longest.
+/// The largest size up to `size` at which all texts fit into `room`; where that would be
+/// unreadable, the smallest readable size, which cuts the longest.
 pub fn common_size<'a>(texts: impl IntoIterator<Item = &'a str>, room: u32, size: f32) -> f32 {
     let widest = texts
         .into_iter()
@@ -120,7 +119,7 @@ pub fn common_size<'a>(texts: impl IntoIterator<Item = &'a str>, room: u32, size
     size.min(room as f32 / widest).max(SMALLEST * size)
 }
 
-/// A text in pieces of one font each, with their widths in units of its size.
+/// A text in runs of one font each, with their widths in units of the text size.
 struct Line {
     text: String,
     runs: Vec<(&'static str, f32, String)>,
@@ -141,11 +140,11 @@ impl Line {
     }
 }
 
-/// The line, or its beginning that is no wider than `room`, in units of its size.
+/// The line, or its beginning that is no wider than `room`, in units of the text size.
 fn cut(mut line: Line, room: f32) -> Line {
     while line.width > room * 1.001 {
         let count = line.text.trim_end_matches(CUT).chars().count();
-        // By the mean width of a character; another turn where that is too many.
+        // Estimated from the mean character width; repeated while it is too wide.
         let kept = ((count as f32 * room / line.width) as usize).min(count.saturating_sub(1));
         if kept == 0 {
             break;
@@ -156,7 +155,7 @@ fn cut(mut line: Line, room: f32) -> Line {
     line
 }
 
-/// Of a text in one font, in units of its size.
+/// The width of a text in one font, in units of its size.
 fn width(family: &str, text: &str) -> f32 {
     const SIZE: f32 = 100.0;
     let svg = format!(
@@ -168,7 +167,7 @@ fn width(family: &str, text: &str) -> f32 {
         [Node::Text(text)] => Some(text.bounding_box().width()),
         _ => None,
     });
-    // Of blanks alone there is no box.
+    // Text of blanks has no bounding box.
     width.map_or(0.0, |width| width / SIZE)
 }
 

@@ -1,17 +1,17 @@
-//! Felzenszwalb's graph-based segmentation: neighbouring pixels are joined along edges of rising
-//! colour distance, while the edge is shorter than the longest inner edge + scale / size of both
-//! sides; then segments below `min_size` join a neighbour. Felzenszwalb & Huttenlocher 2004,
-//! section 4, on the grid of eight neighbours. Blur, distances and sums in f64. Cost: one blur and
-//! one sort per picture ([`Edges`]), two passes over the edges per scale.
+//! Felzenszwalb's graph-based segmentation: edges between neighbouring pixels are visited in order
+//! of rising colour distance; an edge joins two segments while it is no longer than the longest
+//! inner edge + scale / size of both; then segments below `min_size` join a neighbour. Felzenszwalb
+//! & Huttenlocher 2004, section 4, on the grid of eight neighbours, in f64. Cost: one blur and one
+//! sort per picture ([`Edges`]), two passes over the edges per scale.
 
 use ndarray::{Array2, Array3, ArrayView3, Axis};
 
 use crate::blur::blur;
 
-/// Scales count colours in 0..=255 and distances in 0..=1, as scikit-image has it.
+/// Scales are for colours in 0..=255 and distances in 0..=1, as in scikit-image.
 const SCALE_UNIT: f64 = 255.0;
 
-/// The neighbours of each pixel in one blurred picture, by distance: what all scales share.
+/// The edges of one blurred picture, sorted by distance: shared by all scales.
 #[derive(Clone, Debug)]
 pub struct Edges {
     height: usize,
@@ -26,7 +26,8 @@ struct Edge {
 }
 
 impl Edges {
-    /// Of `planes`, `[channels, height, width]`, blurred by a Gaussian of `sigma` pixels, above 0.
+    /// The edges of `planes`, `[channels, height, width]`, blurred by a Gaussian of `sigma` pixels
+    /// (above 0).
     pub fn of(planes: ArrayView3<'_, f32>, sigma: f64) -> Self {
         let (channels, height, width) = planes.dim();
         let mut blurred = planes.mapv(f64::from);
@@ -41,7 +42,7 @@ impl Edges {
                 .sqrt()
         };
         let mut sorted = Vec::with_capacity(4 * height * width);
-        // To the right, down, down and right, down and left: the order among equal distances.
+        // Right, down, down-right, down-left: the order of edges of equal distance.
         for (down, from, to) in [(0, 0, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0)] {
             for y in 0..height.saturating_sub(down) {
                 for x in 0..width.saturating_sub(from.max(to)) {
@@ -61,7 +62,7 @@ impl Edges {
         }
     }
 
-    /// One label per pixel, `[height, width]`, counted from 0 in the order of the segments' first
+    /// One label per pixel, `[height, width]`, numbered from 0 in the order of the segments' first
     /// pixels.
     pub fn segment(&self, scale: f64, min_size: u32) -> Array2<u32> {
         let mut forest = Forest::new(self.height * self.width);
@@ -88,12 +89,12 @@ impl Edges {
     }
 }
 
-/// Sets of pixels. The root of a set is its first pixel.
+/// Disjoint sets of pixels (union-find). The root of a set is its first pixel.
 struct Forest {
     parents: Vec<u32>,
-    /// Of roots.
+    /// Set sizes, at the roots.
     sizes: Vec<u32>,
-    /// The longest edge that joined the set, of roots.
+    /// The longest edge inside each set, at the roots.
     longest: Vec<f64>,
 }
 
@@ -106,7 +107,7 @@ impl Forest {
         }
     }
 
-    /// Halves the path on the way.
+    /// Finds the root, with path halving.
     fn root(&mut self, mut pixel: u32) -> u32 {
         loop {
             let parent = self.parents[pixel as usize];

@@ -1,5 +1,4 @@
-//! Pictures cut into regions: Felzenszwalb's segmentation, and regions as sets of pixels that may
-//! overlap.
+//! Segmentation of pictures: Felzenszwalb's, and regions as sets of pixels that may overlap.
 
 pub mod felzenszwalb;
 pub mod regions;
@@ -8,8 +7,8 @@ use ndarray::Array2;
 
 use regions::Regions;
 
-/// The regions of a picture, and the label maps that they were made of, all of one size; others
-/// have no maps.
+/// The regions of a picture, and the label maps that they were made from, all of one size. Regions
+/// sent as masks have no label maps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Segmentation {
     pub maps: Vec<Array2<u32>>,
@@ -17,7 +16,7 @@ pub struct Segmentation {
 }
 
 impl Segmentation {
-    /// A region for each label of each map, grown by a disk of `radius` pixels.
+    /// One region for each label of each map, dilated by a disk of `radius` pixels.
     pub fn of_maps(maps: Vec<Array2<u32>>, radius: usize) -> Self {
         let regions = Regions::of_maps(&maps, radius);
         Self { maps, regions }

@@ -1,7 +1,7 @@
-//! Regions: sets of pixels of one picture, which may overlap. Made of label maps, each label grown
-//! by a disk, or as they are. Kept as lists of pixels: memory is the sum of the areas, however many
-//! regions there are. Growing agrees with scikit-image's `dilation` by `disk`
-//! (tests/parity/segments.py); cost: the disk per pixel at an edge.
+//! Regions: sets of pixels of one picture, which may overlap; made from label maps, each label
+//! dilated by a disk, or given as masks. Stored as pixel lists: memory is the sum of the areas,
+//! whatever the number of regions. Dilation agrees with scikit-image's `dilation` by `disk`
+//! (tests/parity/xrai.py). Cost: one disk per border pixel.
 
 use ndarray::Array2;
 
@@ -12,13 +12,13 @@ pub const UNLABELLED: u32 = u32::MAX;
 pub struct Regions {
     height: usize,
     width: usize,
-    /// Per region its pixels, counted row by row, rising.
+    /// The pixels of each region as row-major indices, ascending.
     lists: Lists,
 }
 
 impl Regions {
-    /// One region per list of pixels, counted row by row in a picture of `size` (height, width);
-    /// those beyond it are left out.
+    /// Regions from lists of row-major pixel indices of a picture of `size` (height, width);
+    /// indices outside of it are dropped.
     pub fn of_pixels(
         size: (usize, usize),
         lists: impl IntoIterator<Item = impl IntoIterator<Item = u32>>,
@@ -40,9 +40,9 @@ impl Regions {
         regions
     }
 
-    /// One region per label, map after map, the labels rising: the label's pixels and all within
-    /// `radius` of one. The maps have one size (others than the first's are left out); labels count
-    /// from 0, with few gaps.
+    /// One region per label, map after map, labels ascending: the label's pixels and all within
+    /// `radius` of one. Maps of another size than the first are ignored; labels count from 0, with
+    /// few gaps.
     pub fn of_maps(maps: &[Array2<u32>], radius: usize) -> Self {
         let (height, width) = maps.first().map_or((0, 0), Array2::dim);
         let mut regions = Self {
@@ -51,7 +51,7 @@ impl Regions {
             lists: Lists::default(),
         };
         let disk = disk(radius as isize);
-        // The last region that each pixel was put into, counted from 1.
+        // The last region that each pixel was added to, counted from 1.
         let mut latest = vec![0; height * width];
         for map in maps.iter().filter(|map| map.dim() == (height, width)) {
             let labels: Vec<u32> = map.iter().copied().collect();
@@ -75,8 +75,8 @@ impl Regions {
         regions
     }
 
-    /// What lies within `radius` of a segment lies in it, or within `radius` of a pixel at its
-    /// edge.
+    /// A pixel within `radius` of a segment lies in it or within `radius` of one of its border
+    /// pixels.
     fn grow(&mut self, own: &[u32], labels: &[u32], disk: &[(isize, isize)], latest: &mut [usize]) {
         let region = self.len() + 1;
         let mut grown = own.to_vec();
@@ -128,7 +128,7 @@ impl Regions {
         self.len() == 0
     }
 
-    /// The pixels of one region, counted row by row, rising.
+    /// The pixels of one region as row-major indices, ascending.
     pub fn pixels(&self, region: usize) -> &[u32] {
         self.lists.get(region)
     }
@@ -143,7 +143,7 @@ impl Regions {
         self.lists.items.len()
     }
 
-    /// For each pixel the regions that hold it, rising.
+    /// The regions that hold each pixel, ascending.
     pub fn holders(&self) -> Lists {
         let pairs = self
             .iter()
@@ -153,7 +153,7 @@ impl Regions {
     }
 }
 
-/// Lists of numbers, one after another.
+/// Lists of numbers, stored one after another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lists {
     items: Vec<u32>,
@@ -175,7 +175,7 @@ impl Lists {
         &self.items[self.ends[list]..self.ends[list + 1]]
     }
 
-    /// `count` lists of the items of pairs (list, item); within a list in the order of the pairs.
+    /// `count` lists from pairs (list, item); items keep the order of the pairs.
     fn gather(count: usize, pairs: impl Iterator<Item = (u32, u32)> + Clone) -> Self {
         let mut ends = vec![0; count + 1];
         pairs
@@ -209,7 +209,7 @@ impl Lists {
     }
 }
 
-/// The rows of dx² + dy² <= radius²: dy, and how far each reaches to either side.
+/// The rows of the disk dx² + dy² <= radius²: dy, and the half-width of the row.
 fn disk(radius: isize) -> Vec<(isize, isize)> {
     (-radius..=radius)
         .map(|dy| (dy, (radius * radius - dy * dy).isqrt()))

@@ -1,4 +1,4 @@
-//! The layers of settings laid over each other, and the typed reading of the result.
+//! The layers of settings, merged, and the typed reading of the result.
 
 use std::{collections::BTreeMap, marker::PhantomData, path::PathBuf, time::Duration};
 
@@ -14,17 +14,17 @@ use crate::{
 
 const DEFAULTS: &str = include_str!("default.toml");
 const PREFIX: &str = "EXPLAIND_";
-/// The environment's way to name the config file.
+/// The environment variable that names the config file.
 const CONFIG: &str = "config";
 
-/// The flags that were given: settings by their names, and `--config FILE`.
+/// The given flags: settings by name, and `--config FILE`.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     pub config: Option<PathBuf>,
     pub values: BTreeMap<String, String>,
 }
 
-/// Reads all layers. `environment` is `std::env::vars()` or a test's.
+/// Reads all layers. `environment` is `std::env::vars()`, or a test's.
 pub fn load(
     flags: &Flags,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -32,10 +32,10 @@ pub fn load(
     Layers::of(flags, environment).read()
 }
 
-/// All layers over each other.
+/// The layers, merged.
 struct Layers {
     merged: Table,
-    /// Where a setting has its value from, unless that is its default.
+    /// Where each setting's value comes from, unless it is the default.
     sources: BTreeMap<String, String>,
     faults: Vec<String>,
 }
@@ -76,8 +76,8 @@ impl Layers {
         layers
     }
 
-    /// Lays the text of a flag or of an environment variable over the others, as the type that the
-    /// default has.
+    /// Overrides a setting with the text of a flag or of an environment variable, parsed as the
+    /// type of its default.
     fn lay(&mut self, known: &Table, key: &str, text: &str, source: String) {
         let value = match known.get(key) {
             None => {
@@ -130,7 +130,7 @@ impl Layers {
     }
 }
 
-/// The file beside this one; a test reads it, so that it parses in every build.
+/// The defaults file beside this one; a test reads it, so it parses in every build.
 fn defaults() -> Table {
     DEFAULTS.parse().unwrap_or_default()
 }
@@ -274,7 +274,7 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     })
 }
 
-/// The folders of data sets by id; none where a text is no `ID=FOLDER`, or an id is there twice.
+/// The folders of data sets by id; none where a text is not `ID=FOLDER`, or an id repeats.
 fn folders(pairs: &[String]) -> Option<BTreeMap<String, PathBuf>> {
     let mut folders = BTreeMap::new();
     for pair in pairs {
@@ -291,12 +291,12 @@ fn folders(pairs: &[String]) -> Option<BTreeMap<String, PathBuf>> {
     Some(folders)
 }
 
-/// A setting as `default.toml` tells it.
+/// A setting as `default.toml` describes it.
 struct Documented {
     key: String,
     section: &'static str,
     help: String,
-    /// What help calls its value.
+    /// The placeholder of its value in help.
     value_name: &'static str,
     is_list: bool,
     default: String,
@@ -347,7 +347,7 @@ fn documented() -> Vec<Documented> {
     settings
 }
 
-/// Every setting with its value as TOML, and where it was set: `config` prints that.
+/// Every setting with its value as TOML and its source, as `explaind config` prints them.
 pub fn settled(
     flags: &Flags,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -371,7 +371,7 @@ pub fn settled(
         .collect())
 }
 
-/// The sections of `default.toml` whose settings a command uses: only they are flags of it. `-h`
+/// The sections of `default.toml` whose settings a command uses: only they are its flags. `-h`
 /// shows the essential ones, `--help` all.
 pub trait Uses {
     const SECTIONS: &'static [&'static str];

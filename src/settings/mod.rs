@@ -25,9 +25,9 @@ pub struct Settings {
     pub max_datasets: usize,
     pub max_data_bytes: u64,
     pub default_model: Option<String>,
-    /// None: SQLite in `data`.
+    /// None for SQLite in `data`.
     pub database: Option<String>,
-    /// `s3://bucket/prefix` or a folder. None: a folder in `data`.
+    /// `s3://bucket/prefix` or a folder. None for a folder in `data`.
     pub object_store: Option<String>,
     pub role: Role,
     pub job_slots: usize,
@@ -75,14 +75,14 @@ pub enum LogFormat {
     Json,
 }
 
-/// What a process does.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     All,
-    /// Answers requests, and works on no job.
+    /// Answers requests; does not work on jobs.
     Api,
-    /// Works on jobs, and answers health checks alone.
+    /// Works on jobs; answers only health checks.
     Worker,
 }
 
@@ -96,7 +96,7 @@ impl Role {
     }
 }
 
-/// Everything wrong with the settings, in the order of the layers.
+/// All faults of the settings, in the order of the layers.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the settings have {} fault(s):\n  {}", faults.len(), faults.join("\n  "))]
 pub struct SettingsError {

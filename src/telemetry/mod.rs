@@ -1,4 +1,4 @@
-//! Tracing and Prometheus: set up once per process; the names live in [`names`].
+//! Tracing and Prometheus, set up once per process; metric names are in [`names`].
 
 pub mod names;
 
@@ -19,10 +19,10 @@ const DURATION_BUCKETS: [f64; 17] = [
     30.0, 60.0,
 ];
 
-/// Sends spans and events to standard error, as text or one JSON object a line. `filter` is a
-/// `tracing` directive list (`info,explaind=debug`). Of the binding to ONNX Runtime only warnings
-/// are told, unless the list names `ort`: it takes every release that is newer than itself for a
-/// doubtful one. So it is with `sqlx`, which tells all of PostgreSQL's notices.
+/// Writes spans and events to standard error, as text or one JSON object per line. `filter` is a
+/// `tracing` directive list (`info,explaind=debug`). Unless the list names them, `ort` logs
+/// warnings only (it calls every newer release of ONNX Runtime untested), and so does `sqlx` (it
+/// repeats PostgreSQL's notices).
 pub fn install_tracing(filter: &str, json: bool) -> Result<(), TelemetryError> {
     let subscriber = subscriber(filter, json, stderr().is_terminal(), stderr)?;
     subscriber
@@ -32,7 +32,7 @@ pub fn install_tracing(filter: &str, json: bool) -> Result<(), TelemetryError> {
         })
 }
 
-/// What writes the log to `writer`.
+/// The subscriber that writes the log to `writer`.
 pub fn subscriber<W>(
     filter: &str,
     json: bool,
@@ -48,7 +48,7 @@ where
             reason: e.to_string(),
         }
     })?;
-    // A line that cannot be written, to a closed pipe or terminal, is lost: to say so there would
+    // A line that cannot be written (closed pipe or terminal) is dropped: reporting it there would
     // panic.
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -87,8 +87,8 @@ fn build_recorder() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// All metrics as Prometheus reads them, those of the process (CPU, memory, file descriptors) read
-/// anew. Blocks.
+/// All metrics in Prometheus's text format; those of the process (CPU, memory, file descriptors)
+/// are read at each call. Blocks.
 pub fn render() -> Result<String, TelemetryError> {
     let handle = prometheus()?;
     metrics_process::Collector::default().collect();

@@ -1,14 +1,14 @@
-//! Every metric of explaind, once: its type, its name, and the text that /metrics describes it
-//! with. Durations are in seconds.
+//! Every Prometheus metric of explaind: its type, its name and its description. Durations are in
+//! seconds.
 
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 
-/// One row for each metric: a constant for its name, and its description.
+/// One row per metric: a constant for its name, and its description.
 macro_rules! metrics {
     ($($describe:ident $constant:ident = $name:literal: $help:literal;)*) => {
         $(#[doc = $help] pub const $constant: &str = $name;)*
 
-        /// Gives the recorder the description of every metric.
+        /// Registers the description of every metric with the recorder.
         pub(super) fn describe() {
             $($describe!($constant, $help);)*
         }
