@@ -1,5 +1,5 @@
-//! `explaind bench`: the degradation benchmark without a server, by the job that POST /jobs runs.
-//! Its queue is its own: no server takes it up. One that was broken off goes on where it was.
+//! `explaind bench`: the degradation benchmark without a server, run as the same job as POST /jobs.
+//! It uses a job queue of its own that no server reads. An interrupted run is resumed.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Benchmarks, ModelArgs, json_or_text, method, pair, say, tell, write_file};
 
-/// Of a command that SIGINT ended, as shells have it.
+/// The exit code of a command that SIGINT ended, as in shells.
 const INTERRUPTED: i32 = 130;
 
 #[derive(Args)]
@@ -84,7 +84,7 @@ impl Bench {
                 bail!("the job's request is no object")
             };
             settled.insert("kind".to_owned(), json!(kind.id()));
-            // The same comparison of the same files has the same key.
+            // The same comparison of the same files has the same key, and is resumed.
             let key: String = Sha256::digest(serde_json::to_vec(&settled)?)
                 .iter()
                 .map(|byte| format!("{byte:02x}"))
@@ -93,14 +93,14 @@ impl Bench {
             std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
             let queue = Queue::in_folder(app, KINDS, folder.clone());
             let ended = compare(&queue, settled, key, &folder, &formats).await;
-            // What has ended, well or not, is not gone on with.
+            // A finished job, whether it succeeded or not, is not resumed.
             std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
             ended
         })
     }
 }
 
-/// The id of the set that is measured. Sets that are named with their folders are settings too.
+/// The id of the set to measure. Sets given with their folders are added to the settings.
 fn take_dataset(
     images: Option<String>,
     mut named: Vec<String>,
@@ -169,7 +169,7 @@ async fn compare(
     folder: &Path,
     outputs: &[(PathBuf, Format)],
 ) -> anyhow::Result<()> {
-    // Draws nothing when standard error is no terminal.
+    // Draws nothing when standard error is not a terminal.
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template(
         "{bar:40} {pos}/{len} images, {msg}",
@@ -185,7 +185,7 @@ async fn compare(
         }
     };
     let told = OnceLock::new();
-    // The rate is measured when a part is done; in between the time left goes by.
+    // The rate is measured when a shard is done; in between, the time left is counted down.
     let mut measured: Option<(u64, f64, Instant)> = None;
     let job = local::run_until(stop, queue, settled, Some(key), |job, left| {
         told.get_or_init(|| {
@@ -250,7 +250,7 @@ async fn compare(
     Ok(())
 }
 
-/// The areas, the best first.
+/// Prints the areas, best first.
 fn print(result: &Value) -> anyhow::Result<()> {
     let skipped = result["skipped"].as_object().into_iter().flatten();
     let skipped: Vec<String> = skipped

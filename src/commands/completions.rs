@@ -1,4 +1,4 @@
-//! `explaind completions`: what a shell reads to complete the commands and their flags.
+//! `explaind completions`: a shell script that completes the commands and their flags.
 
 use std::io::{Write, stdout};
 

@@ -1,5 +1,4 @@
-//! `explaind config`: the settings as they are settled, as a settings file that says where each
-//! comes from.
+//! `explaind config`: the effective settings as a settings file, with the source of each.
 
 use clap::Args;
 use explaind::settings::{FlagsFor, settled};

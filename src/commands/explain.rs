@@ -1,5 +1,5 @@
-//! `explaind explain` and `explaind compare`: images explained without a server, by the core that
-//! POST /explain and /compare run.
+//! `explaind explain` and `explaind compare`: explain images without a server, by the same code as
+//! POST /explain and POST /compare.
 
 use std::{collections::HashSet, path::PathBuf};
 
@@ -23,10 +23,10 @@ use super::{
     method, pair, say, tell, warn,
 };
 
-/// One is decoded and drawn while another is evaluated.
+/// Images in progress: one is decoded or drawn while another is evaluated.
 const AT_ONCE: usize = 2;
 
-/// What both commands take.
+/// Arguments of both commands.
 #[derive(Args)]
 struct Common {
     /// PNG, JPEG, WebP, BMP, GIF or TIFF files; .npy files of floats in the model's input space or
@@ -96,16 +96,16 @@ impl Compare {
     }
 }
 
-/// What is done with each image.
+/// The command to run for each image.
 enum Way {
     Explain(Box<Plan>),
     Compare(Comparison),
 }
 
-/// What that gives.
+/// The result for one image.
 struct Answer {
     bytes: Vec<u8>,
-    /// What was explained, and by which methods.
+    /// A line for the terminal: what was explained, and by which methods.
     told: String,
     warnings: Vec<String>,
 }
@@ -144,7 +144,7 @@ impl Common {
                 bail!("{name} is given twice");
             }
         }
-        // A file is looked at without what was printed beside it.
+        // A file is viewed without the terminal's output, so it is captioned by default.
         given.entry("caption").or_insert(true.into());
         if self.segments.is_some() && sources.are_many {
             bail!("--segments are those of one image, and several are named");
@@ -179,7 +179,7 @@ impl Common {
                     continue;
                 }
             };
-            // What is true of the model is true of each image: it is said once.
+            // Warnings about the model are the same for each image: they are printed once.
             answer
                 .warnings
                 .into_iter()

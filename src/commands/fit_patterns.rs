@@ -69,7 +69,7 @@ impl FitPatterns {
             RegimeName::Activation => (Regime::Activation, "activation"),
             RegimeName::Weights => (Regime::Weights, "weights"),
         };
-        // Draws nothing when standard error is no terminal.
+        // Draws nothing when standard error is not a terminal.
         let bar = ProgressBar::new(samples.len() as u64);
         bar.set_style(ProgressStyle::with_template(
             "{bar:40} {pos}/{len} samples, {eta} left",

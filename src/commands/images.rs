@@ -1,5 +1,5 @@
-//! The files that a command reads and writes: single ones, folders with their sub-folders, standard
-//! input and output. No output takes the place of an input or of another output.
+//! The files that a command reads and writes: files, folders with their sub-folders, standard input
+//! and output. No output overwrites an input or another output.
 
 use std::{
     collections::HashSet,
@@ -19,9 +19,9 @@ const STANDARD: &str = "-";
 /// One image or array.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// None: standard input.
+    /// None for standard input.
     path: Option<PathBuf>,
-    /// What its output is called after, below the folder of outputs.
+    /// Relative path below the output folder, with the input's extension.
     name: PathBuf,
 }
 
@@ -38,7 +38,7 @@ impl Source {
         fs::read(path).with_context(|| path.display().to_string())
     }
 
-    /// For people.
+    /// The name in messages.
     pub fn shown(&self) -> String {
         self.path.as_ref().map_or_else(
             || "standard input".to_owned(),
@@ -47,23 +47,23 @@ impl Source {
     }
 }
 
-/// Says why one of several could not be worked on.
+/// Reports why one of several images failed.
 pub fn tell_failed(source: &Source, error: &anyhow::Error) {
     crate::cli::tell(error)
         .iter()
         .for_each(|line| tell(format_args!("error: {}: {line}", source.shown())));
 }
 
-/// What is named on the command line.
+/// The images named on the command line.
 #[derive(Debug)]
 pub struct Sources {
     pub all: Vec<Source>,
-    /// Several, or a folder, which may hold several another time.
+    /// Whether there are several, or a folder (which may hold several another time).
     pub are_many: bool,
 }
 
 impl Sources {
-    /// Files, the images and arrays of folders and their sub-folders, and `-`.
+    /// Files, the images and arrays in folders and their sub-folders, and `-` for standard input.
     pub fn of(given: &[PathBuf]) -> anyhow::Result<Self> {
         let mut sources = Self {
             all: Vec::new(),
@@ -90,7 +90,7 @@ impl Sources {
                     );
                 }
             } else {
-                // Said before work on others begins.
+                // A missing file is reported before work on others begins.
                 fs::metadata(path).with_context(|| path.display().to_string())?;
                 let name = path.file_name().unwrap_or_default().into();
                 sources.all.push(Source {
@@ -117,7 +117,7 @@ fn add_folder(folder: &Path, below: &Path, all: &mut Vec<Source>) -> anyhow::Res
         if name.to_string_lossy().starts_with('.') {
             continue;
         }
-        // A link to a folder may lead back up.
+        // Links to folders are not followed: they may form a loop.
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             add_folder(&path, &below.join(name), all)?;
         } else if (is_image_extension(&extension) || extension == "npy") && path.is_file() {
@@ -130,7 +130,7 @@ fn add_folder(folder: &Path, below: &Path, all: &mut Vec<Source>) -> anyhow::Res
     Ok(())
 }
 
-/// Where answers go.
+/// Where results are written.
 pub struct Outputs {
     place: Place,
     extension: String,
@@ -143,7 +143,7 @@ enum Place {
     Folder(PathBuf),
 }
 
-/// The formats that answers may have, and the one that is asked for.
+/// The formats that results may have, and the requested one.
 pub struct Formats<'a> {
     pub allowed: &'a [&'a str],
     pub asked: Option<&'a str>,
@@ -158,7 +158,7 @@ impl Formats<'_> {
             .join(", ")
     }
 
-    /// The format of a file's name.
+    /// The format by a file's extension.
     fn of(&self, path: &Path) -> Option<String> {
         let extension = path.extension()?.to_string_lossy().to_lowercase();
         let format = if extension == "jpg" {
@@ -171,7 +171,7 @@ impl Formats<'_> {
 }
 
 impl Outputs {
-    /// The places for what is made of `sources`, and the format.
+    /// The destinations of the results for `sources`, and the format.
     pub fn new(
         output: &Path,
         sources: &Sources,
@@ -240,18 +240,18 @@ impl Outputs {
         ))
     }
 
-    /// Whether answers share standard output with what is said to people.
+    /// Whether results go to standard output, which then carries no messages.
     pub fn is_standard(&self) -> bool {
         matches!(self.place, Place::Standard)
     }
 
-    /// Writes an answer, and gives the name of its file.
+    /// Writes a result and returns the path of its file.
     pub fn write(&mut self, source: &Source, answer: &[u8]) -> anyhow::Result<Option<PathBuf>> {
         let path = match &self.place {
             Place::Standard => {
                 let mut stdout = stdout().lock();
                 stdout.write_all(answer)?;
-                // Answers of several images are a line each.
+                // Results of several images are one JSON line each.
                 if self.extension == "json" {
                     stdout.write_all(b"\n")?;
                 }
@@ -268,7 +268,7 @@ impl Outputs {
         Ok(Some(path))
     }
 
-    /// Takes a name that is neither an input's nor another output's: `a.png` for `a.jpg`, then
+    /// Claims a name that is neither an input's nor another output's: `a.png` for `a.jpg`, then
     /// `a.jpg.png`, `a-2.png` and so on.
     fn claim(&mut self, wanted: &Path) -> anyhow::Result<PathBuf> {
         let folder = wanted.parent().unwrap_or(Path::new(""));

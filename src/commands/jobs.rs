@@ -1,4 +1,4 @@
-//! `explaind jobs`: looks at the jobs of a server, cancels them and fetches their reports.
+//! `explaind jobs`: lists the jobs of a server, cancels them and downloads their reports.
 
 use std::{
     io::{Write, stdout},
@@ -95,7 +95,7 @@ struct Server {
 }
 
 impl Server {
-    /// An answer that is no problem; a problem is told in its own words.
+    /// Sends a request; a problem+json response becomes an error with its text.
     async fn ask(
         &self,
         method: Method,
@@ -152,7 +152,7 @@ impl Server {
         Ok(self.ask(method, path, &[]).await?.json().await?)
     }
 
-    /// All pages.
+    /// Lists all pages.
     async fn list(&self, filters: Vec<(&str, String)>) -> anyhow::Result<()> {
         let mut after = None;
         let mut head = Some(format!(

@@ -1,4 +1,4 @@
-//! One file for each sub-command.
+//! One file per sub-command.
 
 pub mod bench;
 pub mod completions;
@@ -36,7 +36,7 @@ use explaind::{
 };
 use serde_json::{Map, Value, json};
 
-/// The settings that each kind of command uses, by the sections of default.toml.
+/// The settings that each kind of command uses, as sections of default.toml.
 macro_rules! uses {
     ($($(#[doc = $doc:literal])* $name:ident: $sections:expr;)+) => {$(
         $(#[doc = $doc])*
@@ -50,15 +50,15 @@ macro_rules! uses {
 }
 
 uses! {
-    /// Reads a model, and runs nothing.
+    /// Reads a model without running it.
     Reads: &["Models"];
-    /// Runs a model by itself.
+    /// Runs a model, but not on images.
     Runs: &["Models", "ONNX Runtime"];
     /// Runs a model on images.
     Predicts: &["Models", "Limits of a request", "ONNX Runtime", "Devices"];
-    /// As that, with what baselines and patterns are made of.
+    /// Explains images: also reads baselines and patterns.
     Explains: &["Models", "Data", "Data sets", "Limits of a request", "ONNX Runtime", "Devices"];
-    /// Works on a job.
+    /// Runs a job.
     Benchmarks: &["Models", "Data", "Limits of a request", "Work on jobs", "ONNX Runtime", "Devices"];
     Everything: &[
         "Models", "Server", "Log", "Data", "Data sets", "Uploaded data sets", "Limits of a request", "Queue of jobs",
@@ -66,7 +66,7 @@ uses! {
     ];
 }
 
-/// The model that a command works on, and the settings.
+/// The model and the settings of a command.
 #[derive(Args)]
 pub struct ModelArgs<U: Uses + Send + Sync + 'static> {
     /// A model: the name of its folder in the models folder, or the path of its folder or .onnx
@@ -89,7 +89,7 @@ impl<U: Uses + Send + Sync + 'static> ModelArgs<U> {
         Ok((settings, model))
     }
 
-    /// The core with this model alone.
+    /// The app with this model only.
     pub fn app(&self) -> anyhow::Result<App> {
         self.app_with(self.settings()?)
     }
@@ -150,7 +150,7 @@ impl<U: Uses + Send + Sync + 'static> ModelArgs<U> {
     }
 }
 
-/// The model of a registry of one, or what is wrong with it.
+/// The single model of a registry, or its faults.
 fn only(registry: &Registry) -> anyhow::Result<Arc<Model>> {
     match (registry.iter().next(), registry.broken.first()) {
         (_, Some(broken)) => bail!(
@@ -163,18 +163,18 @@ fn only(registry: &Registry) -> anyhow::Result<Arc<Model>> {
     }
 }
 
-/// A line on standard output. A closed pipe is an error, which ends the command without a word.
+/// Prints a line to standard output. A closed pipe is an error, which ends the command silently.
 pub fn say(line: impl Display) -> std::io::Result<()> {
     writeln!(stdout(), "{}", printable(&line.to_string()))
 }
 
-/// A line on standard error; where that is closed there is nobody to tell.
+/// Prints a line to standard error; errors are ignored.
 pub fn tell(line: impl Display) {
     let _ = writeln!(stderr(), "{}", printable(&line.to_string()));
 }
 
-/// Writes a file whole or not at all. What is no regular file (/dev/null, a pipe) is written as it
-/// is.
+/// Writes a file atomically. Paths that are not regular files (/dev/null, a pipe) are written
+/// directly.
 pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
         if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
@@ -184,7 +184,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
-        // As other files are made; the umask takes from it.
+        // The usual mode of new files, before the umask.
         let permissions = fs::Permissions::from_mode(0o666);
         let mut file = tempfile::Builder::new()
             .permissions(permissions)
@@ -200,13 +200,13 @@ pub fn warn(warning: impl Display) {
     tell(format_args!("warning: {warning}"));
 }
 
-/// `NAME=VALUE`, the value as text.
+/// Parses `NAME=VALUE`; the value is text.
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// A method's id and parameters of its own, as in "pgig pattern_layers=all".
+/// Parses a method's id and its parameters, as in "pgig pattern_layers=all".
 fn method(text: &str) -> Result<Value, String> {
     let mut words = text.split_whitespace();
     let id = words.next().ok_or("a method's id is missing")?;
@@ -220,7 +220,7 @@ fn method(text: &str) -> Result<Value, String> {
     Ok(Value::Object(entry))
 }
 
-/// A number or another JSON value as such, else the text.
+/// The JSON value of the text if it has one, else the text.
 fn json_or_text(value: &str) -> Value {
     serde_json::from_str(value).unwrap_or_else(|_| json!(value))
 }

@@ -1,4 +1,5 @@
-//! `explaind models check`: loads a model as the server would, tries it, and says what was found.
+//! `explaind models check`: loads a model as the server would, runs it once, and prints what was
+//! found.
 
 use std::path::PathBuf;
 
@@ -191,7 +192,7 @@ fn print(
         .map(|one| one.id.as_str())
         .collect();
     line("methods", &applying.join(", "))?;
-    // One reason often keeps many methods from applying.
+    // Several methods are often unavailable for one reason: they share a line.
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
     for one in &card.methods {
         let Some(reason) = &one.reason else { continue };

@@ -1,5 +1,5 @@
-//! `explaind predict`: the best classes of images without a server, by the core that POST /predict
-//! runs.
+//! `explaind predict`: the top classes of images without a server, by the same code as POST
+//! /predict.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ use super::{
     say, warn,
 };
 
-/// Images that are decoded and evaluated beside each other.
+/// Images in progress at once.
 const AT_ONCE: usize = 4;
 
 #[derive(Args)]

@@ -1,5 +1,4 @@
-//! `explaind serve`: the HTTP service, until SIGINT or SIGTERM. At SIGHUP it reads the models
-//! folder again.
+//! `explaind serve`: the HTTP service, until SIGINT or SIGTERM. SIGHUP reloads the models folder.
 
 use std::io::{IsTerminal, stderr};
 
@@ -30,7 +29,8 @@ impl Serve {
         telemetry::install_tracing(&settings.log, settings.log_format == LogFormat::Json)?;
         let (role, drain_timeout) = (settings.role, settings.drain_timeout);
         let runtime = tokio::runtime::Runtime::new()?;
-        // Before the models are loaded: without a listener the signal would end the process.
+        // Installed before the models are loaded: without a handler the signal would end the
+        // process.
         let hangups = runtime.block_on(async { signal(SignalKind::hangup()) })?;
         let app = App::start(settings)?;
         let stop = server::stop_at_signal(drain_timeout)?;
@@ -42,18 +42,18 @@ impl Serve {
             tracing::info!(%address, models, role = role.name(), onnxruntime, "serving");
             Ok(server::serve(Api::new(app)?, listener, stop.cancelled_owned()).await?)
         });
-        // What still runs in the pool has no one to answer.
+        // Work left in the pool has no caller any more.
         runtime.shutdown_background();
         served
     }
 }
 
-/// Reads the models again at each signal. One that came because the terminal was closed ends the
+/// Reloads the models at each SIGHUP. A SIGHUP sent because the terminal was closed ends the
 /// server.
 async fn reload_at(mut hangups: Signal, app: App, had_terminal: bool) {
     while hangups.recv().await.is_some() {
         if had_terminal && !stderr().is_terminal() {
-            // SAFETY: sends this process the signal that ends it in order.
+            // SAFETY: sends this process SIGTERM, for an orderly shutdown.
             unsafe { libc::raise(libc::SIGTERM) };
             return;
         }

@@ -1,9 +1,7 @@
-//! A graph as the service needs it: float32 inside, a float32 input, and class scores as its only
-//! output.
-//!
-//! Integer pixels that the graph casts itself come in as floats. An ArgMax at the end is left out,
-//! for a chosen index has no gradient. One Sigmoid over one score has two classes: 1 with its
-//! probability p, and 0 with 1 - p.
+//! Adapts a graph's input and output to the service: float32 inside, a float32 input, and class
+//! scores as the only output. Integer pixels that the graph casts itself become float inputs. A
+//! final ArgMax is dropped: an index has no gradient. A Sigmoid over one score becomes two classes,
+//! 1 with its probability p and 0 with 1 - p.
 
 use std::collections::HashSet;
 
@@ -48,10 +46,10 @@ pub enum EndsError {
     Onnx(#[from] OnnxError),
 }
 
-/// What became of the ends.
+/// The adapted graph.
 pub struct Ends {
     pub graph: Graph,
-    /// One Sigmoid over one score: two classes were made of it.
+    /// Whether two classes were made of a Sigmoid over one score.
     pub is_binary: bool,
     pub warnings: Vec<String>,
 }
@@ -96,7 +94,7 @@ pub fn adapt(graph: Graph, input: &str, output: Option<&str>) -> Result<Ends, En
     })
 }
 
-/// Ops that hand integers on as they are.
+/// Ops that only move integers.
 const MOVES: &[&str] = &[
     "Transpose",
     "Reshape",
@@ -107,8 +105,8 @@ const MOVES: &[&str] = &[
     "Slice",
 ];
 
-/// Makes an integer input float32: exact, and with a gradient, where the graph turns the integers
-/// into floats itself.
+/// Makes an integer input float32 where the graph casts it to float itself: exact, and
+/// differentiable.
 fn take_floats(graph: &mut Graph, input: &str) -> Result<(), EndsError> {
     let Some(info) = graph.inputs.iter_mut().find(|info| info.name == input) else {
         return Ok(());
@@ -147,8 +145,8 @@ fn take_floats(graph: &mut Graph, input: &str) -> Result<(), EndsError> {
     Ok(())
 }
 
-/// Ops that make a decision or a table's entry of the scores they read: no score reaches what they
-/// make.
+/// Ops whose output is a decision or a table entry chosen by the scores: no gradient flows through
+/// them.
 const DECISIONS: &[&str] = &[
     "ArgMax",
     "ArgMin",
@@ -168,12 +166,14 @@ const DECISIONS: &[&str] = &[
     "IsInf",
 ];
 
-/// Refuses a graph whose output only follows from decisions, by the last of them.
+/// Refuses a graph whose output depends on the input only through decisions; the error names the
+/// last one.
 fn refuse_choices(graph: &Graph, input: &str, output: &str) -> Result<(), EndsError> {
     let mut scores = HashSet::from([input]);
     let mut last = None;
     for node in &graph.nodes {
-        // What a Gather, a Where or a OneHot chooses by does not reach what it makes.
+        // The index of a Gather, the condition of a Where and the indices of a OneHot carry no
+        // gradient.
         let from = match node.op_type.as_str() {
             "Gather" | "GatherElements" | "GatherND" => &node.inputs[..node.inputs.len().min(1)],
             "Where" => &node.inputs[node.inputs.len().min(1)..],
@@ -211,8 +211,8 @@ fn refuse_choices(graph: &Graph, input: &str, output: &str) -> Result<(), EndsEr
     }
 }
 
-/// The output with class scores: the one that is named, the only one, or the only float one of a
-/// batch of vectors.
+/// The output with class scores: the named one, the only one, or the only float one of shape
+/// `[batch, classes]`.
 fn choose_output(graph: &Graph, named: Option<&str>) -> Result<String, EndsError> {
     if let Some(name) = named {
         return Ok(name.to_owned());
@@ -260,7 +260,7 @@ fn choose_output(graph: &Graph, named: Option<&str>) -> Result<String, EndsError
     }
 }
 
-/// `[batch, classes]`, perhaps with ones behind it.
+/// `[batch, classes]`, possibly with trailing axes of size 1.
 fn is_vector(value_type: &ValueType) -> bool {
     value_type.shape.len() >= 2
         && value_type.shape[2..]
@@ -268,7 +268,7 @@ fn is_vector(value_type: &ValueType) -> bool {
             .all(|dim| *dim == Dim::Known(1))
 }
 
-/// The value itself, or what an ArgMax or TopK in front of it chooses from.
+/// The value itself, or the input of the ArgMax or TopK that makes it.
 fn before_choice(
     graph: &Graph,
     output: &str,
@@ -326,7 +326,7 @@ fn before_choice(
     Ok(scores.to_owned())
 }
 
-/// The node that a value comes from, ops of `passed` left aside.
+/// The node that produces a value, skipping ops of `passed`.
 fn last_node<'a>(graph: &'a Graph, value: &str, passed: &[&str]) -> Option<&'a Node> {
     let mut value = value;
     for node in graph
@@ -346,7 +346,7 @@ fn last_node<'a>(graph: &'a Graph, value: &str, passed: &[&str]) -> Option<&'a N
     None
 }
 
-/// What the Sigmoid reads that makes the only score of a row.
+/// The logit, where a Sigmoid makes the only score of a row.
 fn binary_logit(graph: &Graph, scores: &ValueInfo) -> Option<String> {
     let (_, rest) = scores.value_type.shape.split_first()?;
     let passed = [
@@ -364,7 +364,7 @@ fn binary_logit(graph: &Graph, scores: &ValueInfo) -> Option<String> {
         .then(|| node.input(0).map(str::to_owned))?
 }
 
-/// Sigmoid over `[-z, z]`: the probabilities of both classes, and their scores in front of it.
+/// Sigmoid over `[-z, z]`: the probabilities of both classes, and their logits.
 fn two_classes(graph: &mut Graph, logit: &str, scores: ValueType) -> ValueInfo {
     let mut names = Names::of(graph);
     let mut value = |role: &str| names.fresh(&format!("{logit}.{role}"));

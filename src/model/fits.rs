@@ -1,7 +1,7 @@
-//! Patterns that jobs fitted, for all replicas. In the store of files every version stays as
-//! `patterns/<model>/<its hash>/<id>`; `current` beside them names the one in use, and the one of
-//! the model's folder that it replaces: patterns that are put into that folder later count again.
-//! Layers are read from the store where it is a folder, else from a copy below the data folder.
+//! Patterns fitted by jobs, shared by all replicas. The store of files keeps every version as
+//! `patterns/<model>/<its hash>/<id>`; `current` beside them names the version in use and the file
+//! in the model's folder that it overrides: a newer file in that folder wins. Layers are read from
+//! the store if it is a local folder, else from a copy in the data folder.
 
 use std::{
     fs, io,
@@ -35,11 +35,12 @@ pub struct Fits {
     files: Files,
     pool: Pool,
     copies: PathBuf,
-    /// Held while the models of this process get other patterns: the last one that was named stays.
+    /// Held while the patterns of models in this process are replaced, so that the last version
+    /// named stays.
     changing: Mutex<()>,
 }
 
-/// What is in use.
+/// The content of `current`: the version in use.
 #[derive(Serialize, Deserialize)]
 struct Current {
     id: String,
@@ -47,7 +48,7 @@ struct Current {
 }
 
 impl Fits {
-    /// `data` is the folder of everything that the server writes.
+    /// `data` is the server's data folder.
     pub fn new(files: Files, pool: Pool, data: &Path) -> Self {
         Self {
             files,
@@ -57,8 +58,8 @@ impl Fits {
         }
     }
 
-    /// Stores a patterns file of the model `id` and puts it to use: here at once, on other replicas
-    /// at their next look. Gives its id; the same file again changes nothing.
+    /// Stores a patterns file of the model `id` and puts it into use: here at once, on other
+    /// replicas at their next poll. Returns its id; installing the same file again changes nothing.
     pub async fn install(
         &self,
         models: &Models,
@@ -89,15 +90,15 @@ impl Fits {
         Ok(current.id)
     }
 
-    /// Puts to use what other replicas have. A model whose patterns cannot be had keeps those it
+    /// Picks up what other replicas installed. A model whose patterns cannot be read keeps those it
     /// has.
     pub async fn follow(&self, models: &Models) -> Result<(), PatternsError> {
         let _changing = self.changing.lock().await;
         self.bring_up_to_date(&models.get()).await
     }
 
-    /// Puts other models to use, with the patterns that jobs fitted for them as far as they can be
-    /// had.
+    /// Replaces the registry, with the patterns that jobs fitted for its models where they can be
+    /// read.
     pub async fn replace(&self, models: &Models, by: Registry) {
         let _changing = self.changing.lock().await;
         if let Err(error) = self.bring_up_to_date(&by).await {
@@ -193,7 +194,7 @@ impl Fits {
         self.pool.run(read).await?
     }
 
-    /// Brings a version here once. What lies under its name is whole and has its hash.
+    /// Downloads a version once. A file under its name is complete and has its hash.
     async fn copy(&self, stored: &FilePath, id: &str) -> Result<PathBuf, PatternsError> {
         let path = stored
             .parts()

@@ -1,4 +1,4 @@
-//! What a file that is no ONNX model is instead, by how it starts.
+//! Recognises files that are not ONNX models, by their first bytes.
 
 use std::{
     fs::{self, File},
@@ -10,7 +10,7 @@ use onnx_autodiff::onnx::LFS_POINTER;
 
 pub const POINTER: &str = "a Git LFS pointer, not the file itself: run `git lfs pull`";
 
-/// Where in a file it stands, what it is, and what to do.
+/// Offset, bytes, the file type, and advice.
 const STARTS: &[(usize, &[u8], &str)] = &[
     (0, LFS_POINTER, POINTER),
     (0, b"\x1f\x8b", "a gzip archive: unpack it"),
@@ -47,7 +47,7 @@ const STARTS: &[(usize, &[u8], &str)] = &[
     (0, b"{", "a JSON file, not a model"),
 ];
 
-/// None where the start tells nothing.
+/// None for an unknown type.
 pub fn what(path: &Path) -> Option<&'static str> {
     let start = start(path).ok()?;
     if start.is_empty() {
@@ -70,7 +70,7 @@ fn start(path: &Path) -> io::Result<Vec<u8>> {
     Ok(start)
 }
 
-/// Opens a regular file. A pipe would be waited for, and a device read without end.
+/// Opens a regular file only: opening a pipe would block, and a device can be read without end.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no regular file"));

@@ -1,6 +1,6 @@
-//! The names of a model's classes: read from `labels.txt`, and looked up by what clients and data
-//! sets write. Names match without regard to case and Unicode form, and with spaces for
-//! underscores; a look-up is one hash, however many classes there are.
+//! The names of a model's classes: read from `labels.txt`, and looked up by name. Names are
+//! compared case-insensitively, in one Unicode form, with spaces equal to underscores; a look-up is
+//! one hash, however many classes there are.
 
 use std::{borrow::Cow, ops::Deref};
 
@@ -12,20 +12,19 @@ use crate::text::{composed, decode, excerpt};
 pub const MAX_LABEL_BYTES: usize = 1024;
 /// The largest labels file.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
-/// Labels that are told as near to one that is unknown, and the bytes of each text that are
-/// compared.
+/// How many similar labels an error suggests, and how many bytes of each text are compared.
 const MAX_NEAR: usize = 5;
 const NEAR_BYTES: usize = 64;
-/// Faults of a labels file that are told.
+/// The most faults of a labels file that are reported.
 const MAX_FAULTS: usize = 5;
 
 /// One name per class; empty where the model has no labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
     names: Vec<String>,
-    /// The classes of each folded name, in the order in which the names come first.
+    /// The classes of each normalised name, in the order of their first appearance.
     classes: IndexMap<String, Vec<usize>>,
-    /// Some name consists of digits.
+    /// Whether any name consists of digits.
     numeric: bool,
 }
 
@@ -54,8 +53,8 @@ impl Deref for Labels {
 }
 
 impl Labels {
-    /// Reads a labels file: a line for each class, UTF-8 or UTF-16, with any line ends; blank lines
-    /// at its end do not count.
+    /// Reads a labels file: one class per line, UTF-8 or UTF-16, any line endings; blank lines at
+    /// the end are ignored.
     pub fn read(bytes: &[u8]) -> Result<Self, Vec<String>> {
         let (text, is_whole) = decode(bytes);
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
@@ -89,12 +88,12 @@ impl Labels {
         }
     }
 
-    /// The classes of this name: several where the file names some alike.
+    /// The classes of this name; several where the file has duplicate names.
     fn called(&self, name: &str) -> &[usize] {
         self.classes.get(&fold(name)).map_or(&[], Vec::as_slice)
     }
 
-    /// Labels that contain the name or look like it, cut, the nearest first.
+    /// Labels that contain the name or are similar to it, truncated, nearest first.
     pub fn near(&self, name: &str) -> Vec<Cow<'_, str>> {
         self.near_by(name, strsim::jaro_winkler)
     }
@@ -123,7 +122,7 @@ impl Labels {
     }
 }
 
-/// What of a text is compared.
+/// The part of a text that is compared.
 fn start(text: &str) -> &str {
     &text[..text.floor_char_boundary(NEAR_BYTES)]
 }
@@ -132,7 +131,7 @@ fn fold(name: &str) -> String {
     composed(name.trim()).to_lowercase().replace(' ', "_")
 }
 
-/// Whether it consists of digits, as an index does.
+/// Whether the text consists of digits, as an index does.
 pub fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -168,7 +167,7 @@ fn list(classes: &[usize]) -> String {
     }
 }
 
-/// The classes of a model: there may be no labels, and their number may be unknown.
+/// The classes of a model, which may have no labels, and whose number may be unknown.
 #[derive(Clone, Copy, Debug)]
 pub struct Classes<'a> {
     pub labels: &'a Labels,
@@ -176,7 +175,7 @@ pub struct Classes<'a> {
 }
 
 impl Classes<'_> {
-    /// The class of this index.
+    /// The class with this index.
     pub fn index(&self, index: usize) -> Result<usize, LabelError> {
         match self.count {
             Some(count) if index >= count => Err(LabelError::Range {
@@ -203,7 +202,7 @@ impl Classes<'_> {
         }
     }
 
-    /// The class of this label.
+    /// The class with this label.
     pub fn label(&self, name: &str) -> Result<usize, LabelError> {
         match *self.labels.called(name) {
             [class] => Ok(class),
@@ -220,7 +219,7 @@ impl Classes<'_> {
         }
     }
 
-    /// The class that a label or an index names, where either may be meant.
+    /// The class that a label or an index names, where either is accepted.
     pub fn label_or_index(&self, text: &str) -> Result<usize, LabelError> {
         if !is_number(text) {
             return self.label(text);
@@ -236,8 +235,8 @@ impl Classes<'_> {
         }
     }
 
-    /// The class that a name in a data set means. Digits are an index where no label consists of
-    /// digits.
+    /// The class that a name in a data set means. Digits are an index, unless a label of the model
+    /// consists of digits.
     pub fn named(&self, name: &str) -> Result<usize, LabelError> {
         if is_number(name) && !self.labels.numeric {
             self.index_of(name)
@@ -246,7 +245,7 @@ impl Classes<'_> {
         }
     }
 
-    /// The label of a class, or its index where it has none; cut.
+    /// The label of a class, truncated, or its index where it has none.
     pub fn name(&self, class: usize) -> Cow<'_, str> {
         match self.labels.get(class).filter(|label| !label.is_empty()) {
             Some(label) => excerpt(label),
@@ -254,7 +253,7 @@ impl Classes<'_> {
         }
     }
 
-    /// The error, and the labels that may have been meant: this compares the name with every label.
+    /// The error with suggestions: compares the name with every label.
     pub fn explain(&self, error: &LabelError) -> String {
         let LabelError::Unknown { name } = error else {
             return error.to_string();

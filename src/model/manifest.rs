@@ -12,11 +12,11 @@ pub struct Manifest {
     pub input: Input,
     pub head: Head,
     pub pattern_layers: PatternLayers,
-    /// The graph output with the class scores; needed where several may be.
+    /// The graph output with the class scores; required where the graph has several candidates.
     pub output: Option<String>,
-    /// Default layer of Grad-CAM; absent, the last of the model's layers.
+    /// Default layer of Grad-CAM; if absent, the last of the model's layers.
     pub layer: Option<String>,
-    /// What of the preprocessing model.toml leaves out, and what stands for it.
+    /// Preprocessing that model.toml leaves out, and what is assumed instead.
     #[serde(skip)]
     pub assumed: Option<String>,
 }
@@ -29,6 +29,6 @@ pub struct Input {
     /// Shape of one sample, as the graph has it: `[3, 224, 224]` for NCHW, `[2]` for a net over two
     /// numbers.
     pub shape: Vec<usize>,
-    /// How pixels become that tensor; `None` for nets that take ready tensors only.
+    /// How pixels become that tensor; `None` for models that take ready tensors only.
     pub preprocess: Option<Preprocess>,
 }

@@ -1,10 +1,8 @@
-//! `model.toml` as text -> [`Manifest`]: what the file leaves out is inferred from the graph, and
-//! every fault is told with what is allowed.
-//!
-//! Left out, a rank-4 input with 1 or 3 channels is an image: ImageNet's mean and std on pixels /
-//! 255, the short side resized to 256/224 of the input, centre crop; a symbolic side is 224; pixels
-//! of an integer input stay 0 to 255. The head is `probabilities`, `logits` when there is one
-//! output.
+//! Reads `model.toml` into a [`Manifest`]: missing fields are inferred from the graph; every fault
+//! is reported with what is allowed. Defaults: an input of rank 4 with 1 or 3 channels is an image,
+//! with ImageNet's mean and std on pixels / 255, short side resized to 256/224 of the input, centre
+//! crop; a symbolic side is 224; integer inputs get pixels 0 to 255; the head is `probabilities`,
+//! or `logits` when there is one output.
 
 use serde::Deserialize;
 use toml::Table;
@@ -24,7 +22,7 @@ const LARGEST_SIDE: usize = 16_384;
 const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// One number for all, or one each.
+/// One number for all, or one per channel.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Each<T> {
@@ -41,7 +39,7 @@ impl<T> Each<T> {
     }
 }
 
-/// A manifest, of which what follows from the output is still open.
+/// A manifest whose fields that depend on the output are still open.
 pub struct Draft {
     input: Input,
     assumed: Option<String>,
@@ -52,12 +50,12 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Name of the input, and of the output where the file says it.
+    /// Name of the input, and of the output if the file names it.
     pub fn ends(&self) -> (&str, Option<&str>) {
         (&self.input.name, self.output.as_deref())
     }
 
-    /// For the graph with the output that is explained. The layer is the one that the file names.
+    /// Completes it for the graph with its final output. The layer is the one that the file names.
     pub fn finish(self, graph: &Graph) -> Manifest {
         Manifest {
             head: self.head.unwrap_or_else(|| default_head(graph)),
@@ -70,8 +68,8 @@ impl Draft {
     }
 }
 
-/// What the file says of `graph`; `text` is empty when there is none. The sizes that it fixes are
-/// written into the graph's input.
+/// Reads `text` (empty when there is no file) for `graph`, and writes the sizes that it fixes into
+/// the graph's input.
 pub fn read(text: &str, graph: &mut Graph) -> Result<Draft, Vec<Fault>> {
     let draft = read_draft(text, graph)?;
     fix_sizes(graph, &draft.input);
@@ -136,8 +134,8 @@ fn default_head(graph: &Graph) -> Head {
     }
 }
 
-/// What of the preprocessing of images is not in the table `input`, and what `resolved` has in its
-/// place.
+/// Describes the image preprocessing that the table `input` leaves out, and the defaults in
+/// `resolved`.
 fn assumed(resolved: &Input, input: &Table, graph: &Graph) -> Option<String> {
     let rule = resolved.preprocess.as_ref()?;
     let absent: Vec<&str> = ["mean", "std", "resize"]
@@ -178,7 +176,7 @@ fn assumed(resolved: &Input, input: &Table, graph: &Graph) -> Option<String> {
     (!absent.is_empty()).then(said)
 }
 
-/// Everything but the batch is a number afterwards.
+/// Makes every dimension of the input but the batch a number.
 fn fix_sizes(graph: &mut Graph, input: &Input) {
     if let Some(info) = graph.inputs.iter_mut().find(|info| info.name == input.name) {
         for (dim, size) in info.value_type.shape.iter_mut().skip(1).zip(&input.shape) {
@@ -234,7 +232,7 @@ fn read_input(mut fields: Fields<'_, '_>, graph: &Graph) -> Option<Input> {
     input
 }
 
-/// The fields of `[input]` that only images have.
+/// The fields of `[input]` for images.
 struct Pixels {
     channels: Option<Channels>,
     scale: Option<f32>,
@@ -460,7 +458,7 @@ fn resolve(
     }
 }
 
-/// Layout, channel count and the axes of height and width, when the input can be an image.
+/// Layout, number of channels, and the axes of height and width, if the input can be an image.
 fn image_axes(dims: &[Dim], layout: Option<Layout>) -> Option<(Layout, usize, [usize; 2])> {
     let [first, _, last] = dims else { return None };
     let channels = |dim: &Dim| dim.known().filter(|count| [1, 3].contains(count));

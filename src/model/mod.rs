@@ -1,5 +1,4 @@
-//! What is known of each classifier: its folder, manifest, labels, patterns, and the registry of
-//! all of them.
+//! Models: folder, manifest, labels, patterns, and the registry of all models.
 
 mod ends;
 pub mod fits;
@@ -23,26 +22,25 @@ use onnx_autodiff::{
 #[derive(Clone, Debug)]
 pub struct Model {
     pub id: String,
-    /// None for an .onnx file alone.
+    /// None for a single .onnx file.
     pub folder: Option<PathBuf>,
     pub manifest: Manifest,
     /// One name per class; empty when the model has no labels file.
     pub labels: Labels,
-    /// SHA-256 of `model.onnx`, hex; where that has external data, of the SHA-256 of all of its
-    /// files.
+    /// SHA-256 of `model.onnx` in hex; with external data, of the SHA-256 of all its files.
     pub hash: String,
     pub graph: Arc<Graph>,
-    /// The layers of Grad-CAM in the order of the forward pass; empty where there is none, or the
-    /// graph cannot be read so far.
+    /// The layers for Grad-CAM in the order of the forward pass; empty where there are none, or the
+    /// types of the graph cannot be inferred.
     pub layers: Vec<Layer>,
     pub patterns: Option<Patterns>,
-    /// What of the graph is left out or read in a way of its own.
+    /// Parts of the graph that are dropped or interpreted.
     pub warnings: Vec<String>,
 }
 
 impl Model {
-    /// How many classes the first output has; `None` where its shape is symbolic and there are no
-    /// labels to count.
+    /// The number of classes of the first output; `None` where its shape is symbolic and there are
+    /// no labels.
     pub fn classes(&self) -> Option<usize> {
         let shape = &self.graph.outputs.first()?.value_type.shape;
         let known = |dim: &Dim| {

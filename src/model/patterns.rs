@@ -1,6 +1,6 @@
-//! `patterns.safetensors`: one tensor for each Linear layer (Eq. 2 of the PGIG paper), keyed by the
-//! layer's output value, with the fit's provenance as JSON in the metadata. The same fit writes the
-//! same bytes. Layers are read from the file one at a time.
+//! `patterns.safetensors`: one tensor per Linear layer (Eq. 2 of the PGIG paper), keyed by the
+//! layer's output value, with the fit's provenance as JSON in the metadata. Writing is
+//! deterministic. Layers are read from the file one at a time.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,13 +28,13 @@ use onnx_autodiff::autodiff::spec::{PatternSource, Patterns};
 /// The file's name in a model's folder.
 pub const FILE: &str = "patterns.safetensors";
 const PROVENANCE: &str = "provenance";
-/// Of the SHA-256 in hex that patterns are called by.
+/// Hex digits of the SHA-256 that make a patterns id.
 const ID_LENGTH: usize = 16;
 
-/// What a fit was made of.
+/// The provenance of a fit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// SHA-256 of the `model.onnx` that was fitted, hex.
+    /// SHA-256 of the `model.onnx` that was fitted, in hex.
     pub model_hash: String,
     /// Name of the folder or file of samples.
     pub data_set: String,
@@ -65,7 +65,7 @@ pub enum PatternsError {
     Panicked(#[from] WorkPanicked),
 }
 
-/// Reads a file for the model whose `model.onnx` has this hash.
+/// Reads a file; refuses patterns of a model with another hash than `model_hash`.
 pub fn read(path: &Path, model_hash: &str) -> Result<(Patterns, Provenance), PatternsError> {
     let mut file = open_regular(path)?;
     let mut bytes = Vec::new();
@@ -107,12 +107,12 @@ pub fn read(path: &Path, model_hash: &str) -> Result<(Patterns, Provenance), Pat
     ))
 }
 
-/// How patterns are called whose file has this SHA-256.
+/// The id of patterns whose file has this SHA-256.
 pub(super) fn id_of(hash: &str) -> String {
     hash.chars().take(ID_LENGTH).collect()
 }
 
-/// Writes the file at once or not at all.
+/// Writes the file atomically.
 pub fn write(
     path: &Path,
     layers: &BTreeMap<String, Tensor>,
@@ -141,7 +141,7 @@ pub fn write(
         })
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
         .map_err(malformed)?;
-    // One entry: the order of several would be a hash map's.
+    // A single entry: several would be in the random order of a hash map.
     let metadata = HashMap::from([(
         PROVENANCE.to_owned(),
         serde_json::to_string(provenance).map_err(malformed)?,
@@ -167,7 +167,7 @@ struct PatternsFile {
 #[derive(Debug)]
 struct Layer {
     shape: Vec<usize>,
-    /// Of the first number, in the file.
+    /// Offset of the first number in the file.
     offset: u64,
 }
 

@@ -1,5 +1,4 @@
-//! All models of a folder. A broken one is kept with its faults and does not keep the others from
-//! serving.
+//! All models of a folder. A broken model is listed with its faults; the others are served.
 
 use std::{
     collections::HashMap,
@@ -25,29 +24,29 @@ use onnx_autodiff::{
     onnx::read_model_files,
 };
 
-/// The largest model.toml.
+/// The largest model.toml, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
-/// How a running server takes notice of changes in the models folder.
+/// How a running server picks up changes of the models folder.
 pub const RELOAD: &str = "send the server SIGHUP, or restart it";
 
-/// The models that serve, by id, and the folders that do not.
+/// The models that are served, by id, and the folders that cannot be.
 #[derive(Debug)]
 pub struct Registry {
-    /// In the order of their ids. One is replaced when its patterns are.
+    /// Sorted by id. A model is replaced when its patterns change.
     models: RwLock<Vec<Arc<Model>>>,
     own_patterns: HashMap<String, Patterns>,
     default: Option<String>,
-    /// Where the models are; none for one alone.
+    /// The models folder; none for a single model.
     place: Option<PathBuf>,
-    /// Folders with a model.onnx, broken or not.
+    /// Number of folders with a model.onnx, broken or not.
     folders: usize,
     pub broken: Vec<BrokenModel>,
-    /// What is wrong but keeps nobody from serving, such as patterns of another model; `id: what`.
+    /// Problems that do not prevent serving, such as patterns of another model; `id: problem`.
     pub warnings: Vec<String>,
 }
 
-/// The registry in use. One that was read later takes its place at once; requests that have taken
-/// the one before keep it.
+/// The registry in use. A reload replaces it at once; requests in progress keep the one that they
+/// have.
 #[derive(Debug)]
 pub struct Models(RwLock<Arc<Registry>>);
 
@@ -68,7 +67,7 @@ impl Models {
     }
 }
 
-/// A folder that is no model, and every reason.
+/// A model that cannot be loaded, and all reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenModel {
     pub id: String,
@@ -76,7 +75,7 @@ pub struct BrokenModel {
 }
 
 impl BrokenModel {
-    /// Bytes of a fault that are told: one may list every node of a network.
+    /// The most bytes of one fault: it may list every node of a network.
     const TOLD: usize = 4_000;
     const MOST: usize = 20;
 
@@ -100,7 +99,7 @@ pub enum RegistryError {
     NoDefault { id: String, known: Vec<String> },
 }
 
-/// A models folder's sub-folders that are not hidden, in the order of their names.
+/// The sub-folders of a models folder that are not hidden, sorted by name.
 pub fn folders_in(models: &Path) -> Result<Vec<PathBuf>, RegistryError> {
     let mut folders = fs::read_dir(models)
         .and_then(|entries| {
@@ -117,18 +116,18 @@ pub fn folders_in(models: &Path) -> Result<Vec<PathBuf>, RegistryError> {
     Ok(folders)
 }
 
-/// Whether a model can run, and a warning where that is odd; else why not.
+/// Runs a model: a warning where the result is odd, an error where it fails.
 pub type Check<'a> = &'a dyn Fn(&Model) -> Result<Option<String>, String>;
 
 impl Registry {
-    /// Loads every sub-folder of `folder` that is not hidden. Nothing is run.
+    /// Loads every sub-folder of `folder` that is not hidden, without running the models.
     pub fn load(folder: &Path, default: Option<&str>) -> Result<Self, RegistryError> {
         Self::load_after(None, folder, default, &|_| Ok(None))
     }
 
-    /// As [`Self::load`], of models that pass `check`, to take the place of `before`: a model whose
-    /// files are the same stays the one it was, and so does one whose files have become unusable,
-    /// with the faults told.
+    /// As [`Self::load`], for models that pass `check`, replacing the registry `before`: a model
+    /// whose files did not change is kept, and so is one whose files have become unusable; its
+    /// faults are listed.
     pub fn load_after(
         before: Option<&Self>,
         folder: &Path,
@@ -158,7 +157,7 @@ impl Registry {
         Ok(registry)
     }
 
-    /// One model alone: a folder, or an .onnx file without what may lie beside a model.onnx.
+    /// A registry of one model: a folder, or an .onnx file, for which files beside it are ignored.
     pub fn of_one(path: &Path, check: Check<'_>) -> Self {
         let mut registry = Self::empty(None);
         registry.add(path, None, check);
@@ -194,7 +193,7 @@ impl Registry {
             let own = model.patterns.clone();
             Ok((Arc::new(model), own))
         };
-        // What no check foresees in one model's file keeps no other from serving.
+        // A panic in one model's files does not prevent others from being served.
         let loaded = catch_unwind(AssertUnwindSafe(load));
         let loaded = loaded.unwrap_or_else(|_| {
             Err(vec![
@@ -223,8 +222,8 @@ impl Registry {
             .push(model);
     }
 
-    /// A model of this registry, with the patterns that its folder holds by now, where those are
-    /// others.
+    /// A model of this registry with the patterns that its folder holds at present, if they
+    /// changed.
     fn with_patterns(&self, known: &Arc<Model>, now: &Model) -> Arc<Model> {
         let id = |patterns: Option<&Patterns>| patterns.map(|patterns| patterns.id.clone());
         if id(now.patterns.as_ref()) == id(self.own_patterns(&known.id)) {
@@ -236,8 +235,7 @@ impl Registry {
         })
     }
 
-    /// What is wrong, odd or assumed but keeps nobody from serving, of the folder and of each
-    /// model; `id: what`.
+    /// All warnings and assumptions, of the folder and of each model; `id: warning`.
     pub fn all_warnings(&self) -> Vec<String> {
         let of = |model: Arc<Model>| {
             let own = model.manifest.assumed.iter().chain(&model.warnings);
@@ -255,8 +253,8 @@ impl Registry {
         self.iter().find(|model| model.id == id)
     }
 
-    /// The model of requests that name none: the configured one, else the only one that there is,
-    /// broken ones counted. None where the configured one is broken, and where there are several.
+    /// The model of requests that name none: the configured one, else the only one (broken ones
+    /// counted). None where the configured one is broken, or there are several.
     pub fn default(&self) -> Option<Arc<Model>> {
         match &self.default {
             Some(id) => self.get(id),
@@ -264,7 +262,7 @@ impl Registry {
         }
     }
 
-    /// Whether a model of this name has come into the folder since it was read.
+    /// Whether a folder of this name was added since the registry was loaded.
     pub fn was_added(&self, id: &str) -> bool {
         let is_name = Path::new(id)
             .components()
@@ -278,20 +276,19 @@ impl Registry {
         path.is_some_and(|path| path.is_file())
     }
 
-    /// Whether several models are there and none is configured as the default: requests have to
-    /// name theirs.
+    /// Whether there are several models and no default: requests must name one.
     pub fn is_without_default(&self) -> bool {
         self.default.is_none() && self.folders > 1
     }
 
-    /// The configured default where it cannot be served: requests that name no model get its
-    /// faults, not another model.
+    /// The configured default if it is broken: requests that name no model get its faults, not
+    /// another model.
     pub fn broken_default(&self) -> Option<&BrokenModel> {
         let id = self.default.as_ref().filter(|id| self.get(id).is_none())?;
         self.broken.iter().find(|broken| broken.id == *id)
     }
 
-    /// In the order of their ids.
+    /// Sorted by id.
     pub fn iter(&self) -> impl Iterator<Item = Arc<Model>> {
         self.models
             .read()
@@ -300,12 +297,12 @@ impl Registry {
             .into_iter()
     }
 
-    /// The patterns of the model's folder, in use or not.
+    /// The patterns in the model's folder, in use or not.
     pub fn own_patterns(&self, id: &str) -> Option<&Patterns> {
         self.own_patterns.get(id)
     }
 
-    /// Gives a model other patterns, at once: requests from now on use them.
+    /// Replaces a model's patterns, for all requests from that moment on.
     pub(super) fn set_patterns(&self, id: &str, patterns: Option<Patterns>) {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = models.iter_mut().find(|model| model.id == id) {
@@ -325,11 +322,11 @@ fn id_of(folder: &Path) -> String {
         .into_owned()
 }
 
-/// Where the files of one model lie.
+/// The files of one model.
 struct ModelFiles {
     id: String,
     onnx: PathBuf,
-    /// Of model.toml, labels.txt and patterns; none for an .onnx file alone.
+    /// With model.toml, labels.txt and patterns; none for a single .onnx file.
     folder: Option<PathBuf>,
 }
 
@@ -356,7 +353,7 @@ impl ModelFiles {
                 } else {
                     path
                 };
-                // `.` and `..` have no name of their own.
+                // `.` and `..` are resolved to a real name.
                 let id = match folder.file_name() {
                     Some(_) => id_of(folder),
                     None => folder
@@ -379,8 +376,7 @@ impl ModelFiles {
     }
 }
 
-/// SHA-256 of what makes the network: of model.onnx or, where that has external data, of the
-/// SHA-256 of all of its files.
+/// SHA-256 of model.onnx; with external data, of the SHA-256 of all its files.
 fn hash_of(onnx: &Path, external: &[PathBuf]) -> io::Result<String> {
     let of_file = |path: &Path| files::hash(&fs::File::open(path)?);
     if external.is_empty() {
@@ -393,7 +389,7 @@ fn hash_of(onnx: &Path, external: &[PathBuf]) -> io::Result<String> {
     Ok(files::hex(&all.finalize()))
 }
 
-/// Whether the files of both give the same model, whatever their patterns.
+/// Whether both were loaded from the same files, patterns aside.
 fn is_same(one: &Model, other: &Model) -> bool {
     let of = |model: &Model| {
         (
@@ -406,15 +402,15 @@ fn is_same(one: &Model, other: &Model) -> bool {
     of(one) == of(other)
 }
 
-/// Weights copied out of the bytes of the files, once: sessions read large ones where they lie,
-/// which asks for aligned numbers.
+/// Copies weights out of the file's bytes once, so that they are aligned: sessions use large
+/// weights in place.
 fn detached(mut model: Model) -> Model {
     Arc::make_mut(&mut model.graph).detach();
     model
 }
 
-/// One model, or every fault of its files. Patterns that do not fit are a warning: the model serves
-/// without them.
+/// Loads a model, or returns every fault of its files. Unsuitable patterns are a warning: the model
+/// is served without them.
 fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, Vec<String>> {
     let ModelFiles { id, onnx, folder } = files;
     let name = onnx
@@ -523,7 +519,7 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
     }
 }
 
-/// The labels of a file that need not be there.
+/// The labels of a file that may be missing.
 fn read_labels(path: &Path, faults: &mut Vec<String>) -> Labels {
     if foreign::is_pointer(path) {
         faults.push(format!("labels.txt is {}", foreign::POINTER));
