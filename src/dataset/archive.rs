@@ -1,6 +1,6 @@
-//! Unpacks an uploaded zip, tar or tar.gz: images and label tables alone, nothing outside its
-//! folder, and no more than the limits. The first thing that is not allowed refuses the whole
-//! archive. Bombs are met while bytes are written, whatever the headers say.
+//! Unpacks an uploaded zip, tar or tar.gz: images and label tables only, never outside the target
+//! folder, and within limits. The first violation refuses the whole archive. Sizes are counted
+//! while bytes are written, whatever the headers claim (zip bombs).
 
 use std::{
     collections::HashSet,
@@ -19,24 +19,25 @@ use crate::{
     text::excerpt,
 };
 
-/// The longest path of an entry, in bytes, and its deepest folder.
+/// The longest path of an entry, in bytes, and the deepest folder.
 const MAX_PATH: usize = 1024;
 const MAX_DEPTH: usize = 16;
-/// Of a tar's extended header: a path and a few numbers.
+/// The largest extended header of a tar: it holds a path and a few numbers.
 const MAX_EXTENSION: u64 = 64 << 10;
-/// Unpacked bytes for each packed one; compressed photos have about 1, and flat bitmaps stay below.
+/// Unpacked bytes per packed byte; compressed photos have about 1, and plain bitmaps stay below the
+/// limit.
 const MAX_RATIO: u64 = 200;
-/// So much may be unpacked at any ratio.
+/// Bytes that may be unpacked at any ratio.
 const FREE_BYTES: u64 = 32 << 20;
 
-/// What an archive may become on disk.
+/// Limits of an archive.
 #[derive(Clone, Copy, Debug)]
 pub struct ArchiveLimits {
-    /// Packed, and also unpacked.
+    /// Of the archive, and of its unpacked files.
     pub max_bytes: u64,
-    /// Entries of any kind.
+    /// Entries of any type.
     pub max_files: usize,
-    /// Uploaded sets at once.
+    /// Uploaded data sets at any time.
     pub max_sets: usize,
 }
 
@@ -60,8 +61,8 @@ pub enum ArchiveError {
     Write { path: PathBuf, source: io::Error },
 }
 
-/// Unpacks `archive` into the empty folder `into`, `reserved` byte by byte; gives the files that
-/// were left out.
+/// Unpacks `archive` into the empty folder `into`, reserving quota as bytes are written; returns
+/// the files that were skipped.
 pub fn unpack(
     archive: &mut File,
     into: &Path,
@@ -126,7 +127,7 @@ struct Unpacking<'a> {
     into: &'a Path,
     limits: ArchiveLimits,
     reserved: &'a mut Reservation,
-    /// Bytes that may be unpacked, and how many of them are left.
+    /// The bytes that may be unpacked, and how many are left.
     budget: u64,
     left: u64,
     entries: usize,
@@ -173,10 +174,10 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Extended headers are read here, not by the library: it would take their sizes on trust.
+    /// Extended headers are parsed here: the library would trust their sizes.
     fn tar(&mut self, stream: impl Read) -> Result<(), ArchiveError> {
-        // What is skipped costs time too. Headers and padding are more than the files: twice the
-        // budget is never met by honest ones.
+        // Skipped entries cost time too. Headers and padding come on top of the files: honest
+        // archives stay below twice the budget.
         let mut archive = tar::Archive::new(stream.take(self.budget.saturating_mul(2)));
         let mut long_name: Option<String> = None;
         for entry in archive.entries().map_err(broken)?.raw(true) {
@@ -212,7 +213,7 @@ impl Unpacking<'_> {
                 _ => return Err(refuse(&name, "is no plain file")),
             }
         }
-        // To the end of the stream: what is compressed has its checksum there.
+        // Reads to the end of the stream, where compressed data has its checksum.
         let mut rest = archive.into_inner();
         io::copy(&mut rest, &mut io::sink()).map_err(broken)?;
         if rest.limit() == 0 {
@@ -232,8 +233,8 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Where a file goes; none for one that no data set needs. Every path is checked, whether or
-    /// not it is needed.
+    /// The destination of a file; none for one that no data set needs. Every path is checked,
+    /// needed or not.
     fn place(&mut self, name: &str) -> Result<Option<PathBuf>, ArchiveError> {
         let path = check_path(name)?;
         if path
@@ -286,7 +287,7 @@ impl Unpacking<'_> {
 
 const TWICE: &str = "is there twice, or as a file and as a folder";
 
-/// What a disk cannot store under this name is the archive's fault, anything else the disk's.
+/// A name that the disk cannot store is the archive's fault, other errors the disk's.
 fn failed(name: &str, path: &Path, source: io::Error) -> ArchiveError {
     match source.kind() {
         ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
@@ -318,8 +319,8 @@ fn is_wanted(file: &str) -> bool {
     is_image(file) || labels::is_table(file)
 }
 
-/// The path, when it can only lie below the folder that it is joined to. Older tools of Windows
-/// join its parts by backslashes.
+/// The path, if it is relative and cannot leave the folder that it is joined to. Old Windows tools
+/// separate parts with backslashes.
 fn check_path(name: &str) -> Result<PathBuf, ArchiveError> {
     let refuse = |reason| Err(refuse(name, reason));
     if name.len() > MAX_PATH {
@@ -366,8 +367,8 @@ fn pax_path(text: &[u8]) -> Result<Option<String>, ArchiveError> {
         let field = field.map_err(broken)?;
         match field.key().map_err(broken)? {
             "path" => path = Some(field.value().map_err(broken)?.to_owned()),
-            // The sizes of the plain headers are used: a file that needs this one is larger than
-            // any image.
+            // The size in the plain header is used: only a file larger than any image needs this
+            // one.
             "size" => return Err(broken("a file is larger than a plain tar header can say")),
             _ => {}
         }
@@ -375,8 +376,7 @@ fn pax_path(text: &[u8]) -> Result<Option<String>, ArchiveError> {
     Ok(path)
 }
 
-/// How many entries the zip's last record promises: the library reads that many headers into
-/// memory.
+/// The number of entries in the zip's end record: the library reads that many headers into memory.
 fn zip_entries(archive: &mut File) -> io::Result<u64> {
     const RECORD: u64 = 22;
     let length = archive.seek(SeekFrom::End(0))?;
@@ -387,7 +387,7 @@ fn zip_entries(archive: &mut File) -> io::Result<u64> {
     let count = at
         .and_then(|at| tail.get(at + 10..at + 12))
         .map_or(0, |two| u64::from(u16::from_le_bytes([two[0], two[1]])));
-    // A zip of more entries keeps the count in another record.
+    // A zip of more entries has the count in the zip64 record.
     let locator = at
         .and_then(|at| at.checked_sub(20))
         .and_then(|at| tail.get(at..at + 20));

@@ -1,9 +1,8 @@
-//! The data sets that lie here: the folders of the settings, and below the data folder `datasets/`
-//! and `copies/datasets/` of what is shared.
-//!
-//! One of either lies in `<id>/<version>/`, and `<id>/current` names the version: replacing it is
-//! one rename, so that every server on the same folder sees the old set or the new one, never a
-//! part. A version is never changed, and its name never given twice.
+//! The data sets on this machine: folders of the settings, uploads in `datasets/` of the data
+//! folder, and copies of shared uploads in `copies/datasets/`. Uploads and copies are
+//! `<id>/<version>/`, and `<id>/current` names the version in use: one rename replaces it, so that
+//! every server on the folder sees the old set or the new one. A version is immutable and its name
+//! is not reused.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -31,21 +30,20 @@ use crate::{
     quota::{Quota, Reservation},
 };
 
-/// Names the version of an upload that counts.
+/// Names the version in use.
 const CURRENT: &str = "current";
-/// A look at a folder of the settings with more files than this counts for so many times as long as
-/// it took.
+/// A scan of a folder with more files than this is reused for so many times as long as it took.
 const MANY_FILES: usize = 1000;
 const REST_OVER_LOOK: u32 = 10;
-/// How often a set is opened again that is replaced while it is looked at.
+/// How often opening a set is retried when the set is replaced meanwhile.
 const TRIES: usize = 8;
 
-/// Where data sets are, and what was seen of them last.
+/// Where data sets are, and the last scan of each.
 #[derive(Debug)]
 pub struct Catalogue {
     folders: BTreeMap<String, PathBuf>,
     uploads: PathBuf,
-    /// Unpacked from the store that replicas share.
+    /// Unpacked copies of uploads in the store that replicas share.
     copies: PathBuf,
     indices: PathBuf,
     staging: Staging,
@@ -56,7 +54,7 @@ pub struct Catalogue {
     kept: Kept,
 }
 
-/// The images of an archive in a folder of their own, which goes when this is dropped.
+/// The images of an archive in a temporary folder, which is removed on drop.
 pub struct Unpacked {
     dataset: Dataset,
     index: Index,
@@ -70,11 +68,11 @@ struct Seen {
     files: Files,
     dataset: Arc<Dataset>,
     looked: Instant,
-    /// So long it counts without another look.
+    /// How long a scan is used without another.
     rest: Duration,
 }
 
-/// Where a set lies now.
+/// The folder of a set at present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     folder: PathBuf,
@@ -83,8 +81,8 @@ struct Place {
 }
 
 impl Catalogue {
-    /// `folders` by id; `data` is the folder of everything that the server writes, of which `quota`
-    /// is. Nothing is read yet.
+    /// `folders` by id; `data` is the server's data folder, with quota `quota`. Nothing is read
+    /// yet.
     pub fn new(
         folders: BTreeMap<String, PathBuf>,
         data: &Path,
@@ -107,7 +105,7 @@ impl Catalogue {
         }
     }
 
-    /// Every id but those of copies, in order. A set that is listed may still fail to open.
+    /// Every id except those of copies, sorted. A listed set may still fail to open.
     pub fn ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = self
             .folders
@@ -120,7 +118,7 @@ impl Catalogue {
         ids
     }
 
-    /// The set as it was at the last look, when that still counts. Cheap.
+    /// The set of the last scan, if that is still in use. Cheap.
     pub fn remembered(&self, id: &str) -> Result<Option<Arc<Dataset>>, DatasetError> {
         let place = self.place(id)?;
         let still_counts = |seen: &&Seen| {
@@ -134,8 +132,8 @@ impl Catalogue {
             .map(|seen| seen.dataset.clone()))
     }
 
-    /// The set as it is now. Reads the files that are new or changed since it was last opened, by
-    /// this server or an earlier one.
+    /// The set as it is at present. Reads files that are new or changed since it was last opened,
+    /// by this server or an earlier one.
     pub fn open(&self, id: &str) -> Result<Arc<Dataset>, DatasetError> {
         for _ in 0..TRIES {
             if let Some(dataset) = self.remembered(id)? {
@@ -143,7 +141,7 @@ impl Catalogue {
             }
             let place = self.place(id)?;
             let looked = self.look(id, &place);
-            // A version that counts no more may have gone while it was looked at.
+            // A replaced version may have been removed meanwhile.
             if place.version.is_none() {
                 return looked;
             } else if self.place(id)? == place {
@@ -169,7 +167,7 @@ impl Catalogue {
         } else {
             Duration::ZERO
         };
-        // What could not be read may be readable now, with the same stamp.
+        // Unreadable files may be readable by now, with an unchanged stamp.
         let is_whole = |dataset: &Dataset| {
             dataset
                 .images
@@ -216,14 +214,14 @@ impl Catalogue {
         }
     }
 
-    /// An empty file for the bytes of an upload of this id; it goes when it is dropped.
+    /// A temporary file for an upload of this id.
     pub fn receive(&self, id: &str) -> Result<(NamedTempFile, Reservation), DatasetError> {
         self.check_changeable(id)?;
         self.check_count(id, &self.uploads)?;
         self.receive_copy()
     }
 
-    /// As `receive`, for an upload of another replica.
+    /// As `receive`, for a copy of an upload to another replica.
     pub fn receive_copy(&self) -> Result<(NamedTempFile, Reservation), DatasetError> {
         Ok((
             self.staging.file().map_err(at(&self.uploads))?,
@@ -231,9 +229,8 @@ impl Catalogue {
         ))
     }
 
-    /// Makes `archive` the set `id`, in the place of what was there; gives the set, and whether it
-    /// is new. Where the set that is there has the same content, it stays: nobody who reads it is
-    /// disturbed.
+    /// Replaces the set `id` by the content of `archive`; returns the set, and whether it is new. A
+    /// set with the same content is kept, so that its readers are not disturbed.
     pub fn put(
         &self,
         id: &str,
@@ -249,7 +246,7 @@ impl Catalogue {
         self.settle(&self.uploads, id, &version, unpacked)
     }
 
-    /// The images of `archive`, of which there is at least one.
+    /// The images of `archive`, at least one.
     pub fn unpack(&self, id: &str, archive: &mut NamedTempFile) -> Result<Unpacked, DatasetError> {
         let folder = self.staging.temporary_folder().map_err(at(&self.uploads))?;
         let mut reservation = self.quota.reserve(0)?;
@@ -278,7 +275,7 @@ impl Catalogue {
         })
     }
 
-    /// Makes this version of a shared set the one that is opened here.
+    /// Puts this version of a shared set into use here.
     pub fn place_copy(
         &self,
         id: &str,
@@ -288,12 +285,12 @@ impl Catalogue {
         Ok(self.settle(&self.copies, id, version, unpacked)?.0)
     }
 
-    /// The version of a shared set that lies here.
+    /// The version of a shared set that is unpacked here.
     pub fn copy_of(&self, id: &str) -> Result<Option<String>, DatasetError> {
         current(&self.copies.join(id))
     }
 
-    /// The shared sets that lie here.
+    /// The ids of shared sets that are unpacked here.
     pub fn copies(&self) -> Vec<String> {
         ids_in(&self.copies).collect()
     }
@@ -302,7 +299,7 @@ impl Catalogue {
         self.take_away(id, &self.copies).map(drop)
     }
 
-    /// Takes an uploaded set away. A job that uses it fails and says so.
+    /// Removes an uploaded set. A job that uses it fails with an error that says so.
     pub fn remove(&self, id: &str) -> Result<(), DatasetError> {
         self.check_changeable(id)?;
         if self.take_away(id, &self.uploads)? {
@@ -312,7 +309,7 @@ impl Catalogue {
         }
     }
 
-    /// Gives whether it was there.
+    /// Returns whether the set existed.
     fn take_away(&self, id: &str, sets: &Path) -> Result<bool, DatasetError> {
         let home = sets.join(id);
         if current(&home)?.is_none() {
@@ -328,7 +325,7 @@ impl Catalogue {
         Ok(true)
     }
 
-    /// Makes what was unpacked the version that counts, and takes the others away.
+    /// Puts the unpacked version into use, and removes the others.
     fn settle(
         &self,
         sets: &Path,
@@ -374,8 +371,7 @@ impl Catalogue {
             sweep(&mut change, &home, Some(&version));
         }
         let dataset = Arc::new(dataset);
-        // A later look finds the files with other stamps where the version was there before, and
-        // the same set.
+        // If the version existed already, its files keep their stamps, and the set is the same.
         let seen = Seen {
             files,
             dataset: dataset.clone(),
@@ -390,8 +386,7 @@ impl Catalogue {
         Ok((dataset, before.is_none()))
     }
 
-    /// Removes what nobody needs any more: the unfinished uploads of processes that are gone, and
-    /// versions that count no more.
+    /// Removes the unfinished uploads of ended processes, and versions that are not in use.
     pub fn sweep(&self) -> Result<(), DatasetError> {
         if !self.uploads.is_dir() {
             return Ok(());
@@ -421,7 +416,7 @@ impl Catalogue {
         self.archive_limits
     }
 
-    /// What an image of a set may cost.
+    /// Limits of an image of a data set.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -430,7 +425,7 @@ impl Catalogue {
         &self.kept
     }
 
-    /// Whether a request may put or remove a set of this name.
+    /// Refuses ids that a request must not add or remove.
     pub fn check_changeable(&self, id: &str) -> Result<(), DatasetError> {
         if !is_id(id) {
             Err(DatasetError::Id { id: id.to_owned() })
@@ -441,7 +436,7 @@ impl Catalogue {
         }
     }
 
-    /// Whether there may be a set of this id beside those that are there.
+    /// Refuses another set beyond the largest number.
     fn check_count(&self, id: &str, sets: &Path) -> Result<(), DatasetError> {
         let limit = self.archive_limits.max_sets;
         if current(&sets.join(id))?.is_none() && ids_in(sets).count() >= limit {
@@ -477,8 +472,7 @@ impl Catalogue {
 }
 
 impl Place {
-    /// Tells the files of one state of a set from those of another: two uploads may have files of
-    /// one name, length and time.
+    /// Identifies a state of the set: files of two uploads may have equal names, lengths and times.
     fn key(&self) -> String {
         self.version
             .clone()
@@ -487,21 +481,21 @@ impl Place {
 }
 
 impl Unpacked {
-    /// SHA-256 over all that was unpacked, hex.
+    /// SHA-256 over everything that was unpacked, in hex.
     fn fingerprint(&self) -> Result<String, DatasetError> {
         let folder = &self.dataset.folder;
         index::fingerprint(&self.index, folder, &self.files).map_err(at(folder))
     }
 }
 
-/// The part of a version's name that says what is in it.
+/// The part of a version's name that identifies its content.
 fn content(version: &str) -> &str {
     version
         .rsplit_once('-')
         .map_or(version, |(content, _)| content)
 }
 
-/// Takes versions away that do not count, and the home of none.
+/// Removes versions that are not in use, and the folder if none is left.
 fn sweep(change: &mut Change<'_>, home: &Path, version: Option<&str>) {
     for entry in fs::read_dir(home)
         .into_iter()
@@ -517,12 +511,12 @@ fn sweep(change: &mut Change<'_>, home: &Path, version: Option<&str>) {
         }
     }
     if version.is_none() {
-        // Unless something else is in it.
+        // Fails, as it should, where something else is in it.
         let _ = fs::remove_dir(home);
     }
 }
 
-/// The folders of a folder of sets whose names are ids.
+/// The folders in a folder of sets whose names are ids.
 fn homes_in(sets: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(sets)
         .into_iter()
@@ -539,7 +533,7 @@ fn ids_in(sets: &Path) -> impl Iterator<Item = String> {
     complete.filter_map(|home| home.file_name()?.to_str().map(str::to_owned))
 }
 
-/// The version that counts.
+/// The version in use.
 pub(super) fn current(home: &Path) -> Result<Option<String>, DatasetError> {
     match fs::read_to_string(home.join(CURRENT)) {
         Ok(version) => Ok(Some(version.trim().to_owned())),
@@ -555,8 +549,8 @@ pub(super) fn current(home: &Path) -> Result<Option<String>, DatasetError> {
     }
 }
 
-/// An archive of one folder is that folder, unless the folder holds images alone: then its name may
-/// be their label.
+/// If the archive holds a single folder, that folder is the set, unless it holds only images: then
+/// its name may be their label.
 fn innermost(folder: &Path) -> io::Result<PathBuf> {
     let mut folder = folder.to_owned();
     loop {

@@ -1,6 +1,6 @@
-//! Images of data sets as inputs of a model: what the baseline `dataset:<id>` is drawn from. Drawn
-//! by ChaCha8(seed) without putting back: no more than there are. Images that cannot be decoded are
-//! left out.
+//! Images of data sets as inputs of a model, for the baseline `dataset:<id>`. Drawn with
+//! ChaCha8(seed) without replacement, at most as many as there are. Images that cannot be decoded
+//! are left out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,17 +26,17 @@ use crate::{
     tensor::Tensor,
 };
 
-/// Inputs that are kept, in elements: 1 GiB. A job draws from the same images again and again.
+/// Cached elements, 1 GiB: a job draws the same images again and again.
 const KEPT_ELEMENTS: usize = 1 << 28;
 
-/// A set that is drawn from image by image is compared with the other replicas' no more often.
+/// The shortest time between two checks whether another replica has replaced the set.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The inputs drawn last.
+/// Cache of the inputs drawn last.
 #[derive(Default)]
 pub struct Kept {
     inputs: Mutex<Inputs>,
-    /// Held while images are read: who wants the same ones waits for them.
+    /// Held while images are read, so that callers that want the same ones wait for them.
     reading: Mutex<()>,
 }
 
@@ -47,7 +47,7 @@ struct Inputs {
     elements: usize,
 }
 
-/// The hash of an image's file, and how it was preprocessed.
+/// The hash of an image's file, and its preprocessing.
 type Key = (String, String);
 
 impl fmt::Debug for Kept {
@@ -148,7 +148,7 @@ impl Catalogue {
     }
 }
 
-/// `count` different numbers below `length`: all of them where there are no more.
+/// `count` distinct numbers below `length`, or all of them if there are fewer.
 pub fn draw(length: usize, count: usize, seed: u64) -> Vec<usize> {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     let mut left: Vec<usize> = (0..length).collect();

@@ -1,6 +1,6 @@
-//! What is known of a folder's files, so that only new and changed ones are read again: by path,
-//! length and time of change. Kept beside the server's data as JSON, with what it is of: a folder,
-//! or a version of an upload. A lost or broken index costs reading the files once more.
+//! An index of a folder's files by path, length and modification time, so that only new and changed
+//! files are read again. Stored as JSON in the server's data folder, with the folder or upload
+//! version that it describes. If it is lost or broken, the files are read again.
 
 use std::{
     collections::BTreeMap,
@@ -29,17 +29,17 @@ pub type Index = BTreeMap<String, Known>;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     pub stamp: Stamp,
-    /// SHA-256, hex; empty where the file cannot be read.
+    /// SHA-256 in hex; empty where the file cannot be read.
     pub hash: String,
-    /// Why it cannot be decoded as an image.
+    /// Why the image cannot be decoded.
     pub fault: Option<String>,
 }
 
-/// Tells one state of a file from another.
+/// Identifies a state of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     pub length: u64,
-    /// Since 1970, in nanoseconds; 0 where the file system does not say.
+    /// Nanoseconds since 1970; 0 where the file system does not say.
     modified: u64,
 }
 
@@ -56,8 +56,8 @@ impl From<&Metadata> for Stamp {
     }
 }
 
-/// Brings `index` up to date with `files`: reads those that are new or changed, or could not be
-/// read; an image is decoded to see whether it can be, several at a time.
+/// Brings `index` up to date with `files`: reads those that are new, changed or were unreadable,
+/// several at a time, and decodes images to check them.
 pub fn refresh(index: &mut Index, folder: &Path, files: &BTreeMap<String, Stamp>, limits: &Limits) {
     index.retain(|file, known| files.get(file) == Some(&known.stamp) && !known.hash.is_empty());
     let look = |(file, stamp): (&String, &Stamp)| {
@@ -99,7 +99,7 @@ fn examine(path: &Path, limits: &Limits) -> io::Result<(String, Option<String>)>
     ))
 }
 
-/// A plain file and its length. Never waits for whoever writes to a fifo.
+/// Opens a regular file; never blocks on a fifo. Returns its length too.
 pub fn open_plain(path: &Path) -> io::Result<(File, u64)> {
     let mut options = File::options();
     #[cfg(unix)]
@@ -113,15 +113,15 @@ pub fn open_plain(path: &Path) -> io::Result<(File, u64)> {
     }
 }
 
-/// The first `length` bytes: of a file that grows meanwhile no more.
+/// The first `length` bytes, also of a file that grows meanwhile.
 pub fn read_up_to(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(length as usize);
     file.take(length).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// SHA-256 over the images, the masks, the label table and what was left out, hex: of an upload as
-/// it was unpacked into `folder`.
+/// SHA-256 in hex over the images, masks, label table and skipped files of an upload unpacked into
+/// `folder`.
 pub fn fingerprint(index: &Index, folder: &Path, files: &Files) -> io::Result<String> {
     let mut hasher = Sha256::new();
     for (file, known) in index {
@@ -137,7 +137,7 @@ pub fn fingerprint(index: &Index, folder: &Path, files: &Files) -> io::Result<St
     Ok(hex(&hasher.finalize()))
 }
 
-/// An index with what it is of.
+/// An index and the folder or version that it describes.
 #[derive(Deserialize)]
 struct Stored {
     of: String,
@@ -150,7 +150,7 @@ struct Storing<'a> {
     files: &'a Index,
 }
 
-/// The index that was stored last, if it was one of `of`; else an empty one.
+/// The index that was stored last, if it describes `of`; else an empty one.
 pub fn load(store: &Path, id: &str, of: &str) -> Index {
     let text = fs::read(place(store, id)).unwrap_or_default();
     serde_json::from_slice::<Stored>(&text)
@@ -160,7 +160,7 @@ pub fn load(store: &Path, id: &str, of: &str) -> Index {
         .unwrap_or_default()
 }
 
-/// Stores it at once or not at all.
+/// Stores the index atomically.
 pub fn save(staging: &Staging, store: &Path, id: &str, of: &str, files: &Index) -> io::Result<()> {
     fs::create_dir_all(store)?;
     staging.write(
@@ -169,7 +169,7 @@ pub fn save(staging: &Staging, store: &Path, id: &str, of: &str, files: &Index) 
     )
 }
 
-/// Forgets the index of a set that is gone.
+/// Removes the index of a removed set.
 pub fn remove(store: &Path, id: &str) {
     let _ = fs::remove_file(place(store, id));
 }

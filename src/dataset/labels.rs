@@ -13,36 +13,36 @@ use std::{
 use super::{Problem, index::Stamp, scan::MASKS, truth::Truth};
 use crate::text::{composed, decode, excerpt};
 
-/// In lower case; the first is preferred.
+/// In lower case; the first takes precedence.
 const NAMES: [&str; 2] = ["labels.csv", "labels.tsv"];
-/// The largest table.
+/// The largest table, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
-/// The longest label, in bytes, and the most that one image has.
+/// The longest label, in bytes, and the most labels of one image.
 const MAX_LABEL: usize = 256;
 const MAX_RIGHT: usize = 32;
-/// Lines that are told to be wrong; of the others their number is.
+/// The most faulty lines that are listed; the others are counted.
 const MAX_TOLD: usize = 1000;
 
-/// What a table says of the files of its set.
+/// The content of a table.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Table {
     pub lines: BTreeMap<String, Line>,
-    /// It has labels, and its column `index` counts the rows from 0.
+    /// Whether it has labels and its column `index` counts the rows from 0.
     pub is_numbered: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Line {
     pub truth: Truth,
-    /// As it is written.
+    /// As written in the table.
     pub mask: Option<String>,
 }
 
-/// The files of a set by what a table may call them: joined by `/` or `\`, with or without `./`, in
-/// any Unicode form.
+/// The files of a set by the spellings that a table may use: joined by `/` or `\`, with or without
+/// `./`, in any Unicode form.
 pub struct Paths<'a> {
     files: &'a BTreeMap<String, Stamp>,
-    /// Those that are not in the composed form.
+    /// Paths that are not in Unicode normalisation form NFC.
     composed: HashMap<String, &'a str>,
 }
 
@@ -81,7 +81,7 @@ pub fn is_table(name: &str) -> bool {
     NAMES.iter().any(|table| name.eq_ignore_ascii_case(table))
 }
 
-/// Reads one of a folder's tables, and tells what is wrong with it. None where there is none.
+/// Reads a folder's table and reports its faults. None where there is no table.
 pub fn read<'a>(
     folder: &Path,
     tables: impl Iterator<Item = &'a String>,
@@ -135,7 +135,7 @@ struct Reading<'a> {
     untold: usize,
 }
 
-/// Where the columns stand.
+/// The positions of the columns.
 struct Columns {
     file: usize,
     label: Option<usize>,
@@ -174,7 +174,7 @@ impl Reading<'_> {
         });
     }
 
-    /// Something is wrong with the table itself.
+    /// Reports a fault of the table as a whole.
     fn fault(&mut self, message: String) {
         self.complain(self.name, "bad_labels", message);
     }
@@ -199,7 +199,7 @@ impl Reading<'_> {
     }
 
     fn read(&mut self, text: &str) {
-        // Spreadsheets may write the separator first: `sep=;`.
+        // Spreadsheets may write the separator into the first line: `sep=;`.
         let (first, rest) = text.split_once(['\r', '\n']).unwrap_or((text, ""));
         let start = first
             .trim()
@@ -305,7 +305,7 @@ impl Reading<'_> {
                 excerpt(name)
             )),
         });
-        // Beside labels, a column of this name need not hold classes.
+        // Beside labels, a column `index` need not hold classes.
         let index =
             field(columns.index).filter(|index| names.is_empty() || index.split('|').all(is_index));
         let indices = self.several(index, file, |index| {
@@ -343,7 +343,7 @@ impl Reading<'_> {
         }
     }
 
-    /// What is separated by `|`, each once; nothing of a field with too many.
+    /// Distinct values separated by `|`; nothing if a field has too many.
     fn several<T: PartialEq>(
         &mut self,
         field: Option<&str>,

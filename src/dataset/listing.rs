@@ -1,6 +1,6 @@
-//! The files of a data set's folder. What cannot be looked at is a problem of its own and keeps
-//! nobody from the rest: links that lead nowhere or back, folders that may not be read, sockets and
-//! fifos. Hidden files, and what systems leave behind, count nowhere.
+//! Lists the files of a data set's folder. What cannot be read is reported as a problem and
+//! skipped: broken or circular links, unreadable folders, sockets and fifos. Hidden files and
+//! litter of operating systems are ignored.
 
 use std::{
     collections::BTreeMap,
@@ -13,34 +13,33 @@ use serde::{Deserialize, Serialize};
 use super::{DatasetError, Problem, at, index::Stamp, is_image, labels};
 use crate::picture::types;
 
-/// The deepest folder below a set's.
+/// The deepest folder, counted from the set's.
 const MAX_DEPTH: usize = 64;
-/// Extensions that are counted each, and the longest of them in bytes; the others are counted
-/// together.
+/// How many extensions are counted separately, and the longest of them in bytes.
 const MAX_EXTENSIONS: usize = 20;
 const MAX_EXTENSION: usize = 16;
-/// What systems leave beside pictures, in lower case.
+/// Files that operating systems leave beside pictures, in lower case.
 const LITTER: [&str; 3] = ["thumbs.db", "ehthumbs.db", "desktop.ini"];
-/// In the folder of an upload: the files of its archive that were left out.
+/// Beside the files of an upload: the files of the archive that were skipped.
 const IGNORED: &str = ".ignored.json";
 
-/// The files of a folder, hidden ones left out.
+/// The files of a folder without hidden ones.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Files {
-    /// Images and masks by path.
+    /// Images and masks by path, with their stamps.
     pub images: BTreeMap<String, Stamp>,
-    /// Label tables by name.
+    /// Label tables by name, with their stamps.
     pub tables: BTreeMap<String, Stamp>,
     pub ignored: Ignored,
-    /// Of what cannot be looked at.
+    /// Files and folders that cannot be read.
     pub problems: Vec<Problem>,
 }
 
-/// Files that are neither images nor labels.
+/// Counts of files that are neither images nor label tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ignored {
     pub files: usize,
-    /// How many have each extension, in lower case with its point.
+    /// The count of each extension, in lower case with its dot.
     pub extensions: BTreeMap<String, usize>,
 }
 
@@ -65,7 +64,7 @@ impl fmt::Display for Ignored {
 }
 
 impl Ignored {
-    /// Counts a file by its name, unless a system left it there.
+    /// Counts a file, unless it is litter of an operating system.
     pub fn add(&mut self, name: &str) {
         if LITTER.contains(&name.to_lowercase().as_str()) {
             return;
@@ -90,7 +89,7 @@ impl Ignored {
             .or_default() += 1;
     }
 
-    /// Keeps the count with the upload in `folder`.
+    /// Stores the counts beside the upload in `folder`.
     pub fn save(&self, folder: &Path) -> io::Result<()> {
         fs::write(folder.join(IGNORED), serde_json::to_vec(self)?)
     }
@@ -101,7 +100,7 @@ impl Ignored {
     }
 }
 
-/// Of a folder of the settings, or of an upload.
+/// The files of a folder of the settings, or of an upload.
 pub fn list(folder: &Path, uploaded: bool) -> Result<Files, DatasetError> {
     let mut files = Files {
         ignored: if uploaded {
@@ -117,8 +116,8 @@ pub fn list(folder: &Path, uploaded: bool) -> Result<Files, DatasetError> {
 }
 
 impl Files {
-    /// `folders` are the real ones from the set's to the one that is read: a link to one of them
-    /// has no end.
+    /// `folders` are the real paths from the set's folder to the current one: a link to one of them
+    /// would be circular.
     fn collect(&mut self, folders: &mut Vec<PathBuf>, prefix: &str) -> io::Result<()> {
         let Some(folder) = folders.last().cloned() else {
             return Ok(());
@@ -137,7 +136,7 @@ impl Files {
                 }
             };
             let (path, file) = (entry.path(), format!("{prefix}{name}"));
-            // Follows links: a folder of the settings may be made of them.
+            // Follows links: a folder of the settings may consist of them.
             match fs::metadata(&path) {
                 Ok(found) if found.is_dir() => self.descend(folders, &path, &file),
                 Ok(found) if is_image(&name) && found.is_file() => {
@@ -148,7 +147,7 @@ impl Files {
                     self.tables.insert(name, Stamp::from(&found));
                 }
                 Ok(_) => self.ignored.add(&name),
-                // Taken away since its folder was listed.
+                // Removed since its folder was listed.
                 Err(_)
                     if fs::symlink_metadata(&path)
                         .is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
@@ -193,7 +192,7 @@ impl Files {
         });
     }
 
-    /// Whether the same files are there, each as long, whenever they were written.
+    /// Whether both list the same files with equal lengths, whatever their times.
     pub fn is_alike(&self, other: &Self) -> bool {
         let lengths = |files: &Self| {
             let all = files.images.iter().chain(&files.tables);

@@ -1,9 +1,7 @@
-//! Sets of images with labels and masks: folders named in the settings, and archives that were
-//! uploaded.
-//!
-//! `labels.csv` or `labels.tsv` says each file's label; without one, a folder's name is the label
-//! of what lies in it. `masks/` mirrors the images' paths. Images are in the order of their paths;
-//! a set's hash covers files, labels, masks.
+//! Sets of images with labels and masks: folders named in the settings, and uploaded archives.
+//! `labels.csv` or `labels.tsv` gives each file's label; without one, a folder's name is the label
+//! of its files. `masks/` mirrors the images' paths. Images are sorted by path; a set's hash covers
+//! files, labels and masks.
 
 pub mod archive;
 pub mod catalogue;
@@ -46,18 +44,18 @@ pub use truth::{Doubt, Meaning, Source, Truth};
 const MAX_ID: usize = 64;
 pub const ID_FORM: &str = "letters, digits, `_`, `-` and `.`, not a `.` first, at most 64";
 
-/// A set of images as it was when it was last looked at.
+/// A set of images at the time of its last scan.
 #[derive(Debug)]
 pub struct Dataset {
     pub id: String,
     pub folder: PathBuf,
-    /// Uploaded, else named in the settings.
+    /// Whether it was uploaded; else it is a folder named in the settings.
     pub uploaded: bool,
-    /// In the order of their paths.
+    /// Sorted by path.
     pub images: Vec<DatasetImage>,
-    /// Where their truths stand.
+    /// Where the labels come from.
     pub source: Source,
-    /// What is wrong with single files; the rest can be used.
+    /// Problems of single files; the rest can be used.
     pub problems: Vec<Problem>,
     /// Files that are neither images nor labels.
     pub ignored: Ignored,
@@ -90,7 +88,7 @@ pub struct Problem {
     pub message: String,
 }
 
-/// Paths of the server stand in the log alone.
+/// Errors. Paths of the server appear in the log only.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     #[error("no data set is called {}; there are: {}", excerpt(id), some_of(known))]
@@ -128,7 +126,7 @@ pub enum DatasetError {
     File { path: PathBuf, source: io::Error },
 }
 
-/// The first of many names, and how many more there are.
+/// The first few of many names, and how many more there are.
 fn some_of(names: &[String]) -> String {
     const SHOWN: usize = 20;
     let shown = names
@@ -145,8 +143,8 @@ fn some_of(names: &[String]) -> String {
 }
 
 impl Dataset {
-    /// Decodes the image at `index` (below the count). A file that is not the one that was looked
-    /// at is refused.
+    /// Decodes the image at `index` (below the count). A file that changed since the scan is
+    /// refused.
     pub fn read(&self, index: usize, limits: &Limits) -> Result<Decoded, DatasetError> {
         let picture = &self.images[index];
         let fault = |source| DatasetError::Image {
@@ -164,7 +162,7 @@ impl Dataset {
             let bytes = index::read_up_to(&mut file, length).ok()?;
             (hex(&Sha256::digest(&bytes)) == picture.hash).then_some(Ok(bytes))
         };
-        // An upload that was replaced may have the same image.
+        // A replaced upload may contain the same image.
         let replaced = || {
             let home = self.folder.parent().filter(|_| self.uploaded)?;
             read(&home.join(catalogue::current(home).ok()??))
@@ -192,7 +190,7 @@ impl Dataset {
     }
 }
 
-/// Whether a data set may be called that.
+/// Whether the text is a valid id.
 pub fn is_id(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     (1..=MAX_ID).contains(&text.len()) && !text.starts_with('.') && text.chars().all(allowed)

@@ -1,4 +1,4 @@
-//! Puts a folder's files together as a data set: labels and masks, then the hash over all of them.
+//! Assembles a data set from a folder's files: labels and masks, then the hash over everything.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -19,7 +19,7 @@ use crate::{
 /// The folder that mirrors the images with their masks.
 pub const MASKS: &str = "masks/";
 
-/// Puts the set together, bringing `index` up to date with `files`.
+/// Assembles the set; brings `index` up to date with `files`.
 pub fn assemble(
     id: &str,
     folder: PathBuf,
@@ -108,14 +108,13 @@ pub fn assemble(
     }
 }
 
-/// The name of the folder that a file lies in.
+/// The name of the file's folder.
 fn parent(path: &str) -> Option<&str> {
     let (folder, _) = path.rsplit_once('/')?;
     Some(folder.rsplit_once('/').map_or(folder, |(_, name)| name))
 }
 
-/// The mask that the table names, or the file of the same path below `masks/`, whatever its image
-/// type.
+/// The mask that the table names, or the file of the same path (of any image type) below `masks/`.
 fn mask_of(
     path: &str,
     named: Option<&str>,
@@ -139,8 +138,7 @@ fn mask_of(
     candidates.find_map(|mask| paths.find(&mask).map(str::to_owned))
 }
 
-/// Each field ends with a zero byte and each image with a line feed: none of them can stand in a
-/// field.
+/// Each field ends with a zero byte and each image with a line feed; neither occurs in a field.
 fn hash(images: &[DatasetImage], source: Source, index: &Index) -> String {
     let mut hasher = Sha256::new();
     for picture in images {

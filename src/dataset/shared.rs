@@ -1,7 +1,7 @@
-//! The data sets of all replicas. Where the settings name a store of files, an upload is
-//! `datasets/<id>/<version>` there, as it came, and `datasets/<id>/current` beside it names the
-//! version and its hash; each replica unpacks its own copy at first need, and looks at every
-//! further one whether it still counts. Without one, replicas share the data folder, or nothing.
+//! Data sets shared by all replicas. With an object store, an upload is stored there unchanged as
+//! `datasets/<id>/<version>`, and `datasets/<id>/current` names the version and its hash. Each
+//! replica unpacks a copy at first use, and checks at later uses that it is current. Without an
+//! object store, uploads are in the data folder.
 
 use std::{
     collections::HashMap,
@@ -24,42 +24,41 @@ use crate::{
 
 const FOLDER: &str = "datasets";
 const CURRENT: &str = "current";
-/// What lies in the store and does not count is of an upload that was broken off, when it has lain
-/// there for so long.
+/// The age from which an unreferenced object in the store is known to be left by an interrupted
+/// upload.
 const BROKEN_OFF: Duration = Duration::from_secs(24 * 3600);
-/// Sets that are unpacked or read whole at once, and short looks at the disk: apart from each
-/// other, and from the pool of requests.
+/// Data sets that are unpacked or read at once, and the same number of short disk accesses: two
+/// pools, separate from the one for requests.
 const READINGS_AT_ONCE: usize = 4;
 const LOOKS_AT_ONCE: usize = 32;
-/// Bytes of an upload that are written at once.
+/// Bytes of an upload that are written at a time.
 const PIECE: usize = 1 << 20;
 
-/// Every data set, wherever it lies.
+/// All data sets, wherever they are stored.
 #[derive(Debug)]
 pub struct Datasets {
     here: Arc<Catalogue>,
     readings: Pool,
     brief: Pool,
-    /// By the hash of an id: held while a set is read, so that those who need it at once read it
-    /// once.
+    /// Locks by the hash of an id, held while a set is read: concurrent callers read it once.
     turns: [tokio::sync::Mutex<()>; 64],
     store: Option<Files>,
     looks: Mutex<HashMap<String, Look>>,
 }
 
-/// When a shared set was last compared with its copy. Held while either is changed: what is needed
-/// twice at once is fetched once.
+/// When a shared set was last compared with its copy. The lock is held while either is changed:
+/// concurrent callers download once.
 type Look = Arc<tokio::sync::Mutex<Option<Instant>>>;
 
-/// The upload that counts.
+/// The upload in use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Upload {
     version: String,
-    /// Of the archive, hex.
+    /// SHA-256 of the archive, in hex.
     sha256: String,
 }
 
-/// The bytes of an upload as far as they have come. They go when it is dropped.
+/// The part of an upload that has arrived; removed on drop.
 #[derive(Debug)]
 pub struct Arrival {
     file: NamedTempFile,
@@ -69,7 +68,7 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// With these bytes at its end.
+    /// Appends bytes.
     pub async fn write(mut self, piece: &[u8]) -> Result<Self, DatasetError> {
         self.waiting.extend_from_slice(piece);
         if self.waiting.len() < PIECE {
@@ -94,7 +93,7 @@ impl Arrival {
 }
 
 impl Datasets {
-    /// `store` is where replicas share uploads, where that is not the data folder.
+    /// `store` is the object store in which replicas share uploads, if there is one.
     pub fn new(here: Catalogue, store: Option<Files>) -> Self {
         Self {
             here: Arc::new(here),
@@ -106,12 +105,12 @@ impl Datasets {
         }
     }
 
-    /// What lies on this machine.
+    /// The data sets on this machine.
     pub fn here(&self) -> &Arc<Catalogue> {
         &self.here
     }
 
-    /// A place for the bytes of an upload.
+    /// Starts an upload.
     pub async fn receive(&self, id: &str) -> Result<Arrival, DatasetError> {
         let name = id.to_owned();
         let (file, reserved) = self.look_here(move |here| here.receive(&name)).await?;
@@ -123,7 +122,7 @@ impl Datasets {
         })
     }
 
-    /// Every id, in order. A set that is listed may still fail to open.
+    /// Every id, sorted. A listed set may still fail to open.
     pub async fn ids(&self) -> Result<Vec<String>, DatasetError> {
         let mut ids = self.look_here(|here| Ok(here.ids())).await?;
         if let Some(store) = &self.store {
@@ -134,8 +133,8 @@ impl Datasets {
         Ok(ids)
     }
 
-    /// The set as it is now. Reads the files that are new or changed since it was last opened, by
-    /// this server or an earlier one.
+    /// The set as it is at present. Reads files that are new or changed since it was last opened,
+    /// by this server or an earlier one.
     pub async fn open(&self, id: &str) -> Result<Arc<Dataset>, DatasetError> {
         self.bring(id, Duration::ZERO).await?;
         let name = id.to_owned();
@@ -159,8 +158,7 @@ impl Datasets {
         }
     }
 
-    /// Makes what arrived the set `id`, in the place of what was there; gives the set, and whether
-    /// it is new.
+    /// Replaces the set `id` by the upload; returns the set, and whether it is new.
     pub async fn put(
         &self,
         id: &str,
@@ -225,7 +223,7 @@ impl Datasets {
         Ok((dataset, is_new))
     }
 
-    /// Takes an uploaded set away, everywhere. A job that uses it fails and says so.
+    /// Removes an uploaded set everywhere. A job that uses it fails with an error that says so.
     pub async fn remove(&self, id: &str) -> Result<(), DatasetError> {
         self.here.check_changeable(id)?;
         let name = id.to_owned();
@@ -241,7 +239,7 @@ impl Datasets {
                 Err(DatasetError::Lost { .. }) => None,
                 found => found?,
             };
-            // First what makes it a set: nobody opens a part of it.
+            // `current` goes first, so that nobody opens a part of the set.
             store.remove(vec![current(id)]).await?;
             self.remove_outdated(store, id, before, None).await?;
             self.drop_copy(id).await?;
@@ -257,8 +255,8 @@ impl Datasets {
         }
     }
 
-    /// Removes the upload that counted before, which is never named again, and what was broken off.
-    /// One that another replica is about to name stays.
+    /// Removes the version in use before (its name is not reused) and what interrupted uploads
+    /// left. A version that another replica is about to put into use is kept.
     async fn remove_outdated(
         &self,
         store: &Files,
@@ -279,7 +277,8 @@ impl Datasets {
         Ok(store.remove(outdated).await?)
     }
 
-    /// Work on a set that takes as long as the set is large, apart from that on requests.
+    /// Runs work that takes time in proportion to the set, on a pool separate from that of
+    /// requests.
     pub async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -287,13 +286,13 @@ impl Datasets {
         self.readings.run(work).await
     }
 
-    /// Removes what broken-off uploads left here.
+    /// Removes what interrupted uploads left here.
     pub async fn sweep(&self) -> Result<(), DatasetError> {
         self.read_here(Catalogue::sweep).await
     }
 
-    /// Makes the copy that lies here the upload that counts, where a set of that id is shared. One
-    /// that was looked after within `age` is left alone.
+    /// Makes the local copy the version in use, if a set of that id is shared. A copy that was
+    /// checked within `age` is used unchecked.
     pub async fn bring(&self, id: &str, age: Duration) -> Result<(), DatasetError> {
         let Some(store) = self
             .store
@@ -310,7 +309,7 @@ impl Datasets {
         let mut wanted = self.uploaded(store, id).await?;
         while let Some(upload) = wanted {
             match self.fetch(store, id, &upload).await {
-                // Unless it was replaced meanwhile.
+                // Unless the set was replaced meanwhile.
                 Err(lost @ DatasetError::Lost { .. }) => {
                     wanted = self.uploaded(store, id).await?;
                     if wanted.as_ref() == Some(&upload) {
@@ -328,14 +327,14 @@ impl Datasets {
         self.drop_copy(id).await
     }
 
-    /// Removes the copies whose set was replaced or taken away elsewhere.
+    /// Removes copies of sets that were replaced or removed elsewhere.
     pub async fn drop_outdated(&self) -> Result<(), DatasetError> {
         let Some(store) = &self.store else {
             return Ok(());
         };
         for id in self.look_here(|here| Ok(here.copies())).await? {
             let look = self.look_of(&id);
-            // Whoever holds it sees to the copy.
+            // A caller that holds the lock takes care of the copy.
             let Ok(mut looked) = look.try_lock() else {
                 continue;
             };
@@ -406,7 +405,7 @@ impl Datasets {
         self.read_here(move |here| here.drop_copy(&id)).await
     }
 
-    /// What takes as long as the set is large.
+    /// Runs work that takes time in proportion to the set.
     async fn read_here<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Catalogue) -> Result<T, DatasetError> + Send + 'static,

@@ -1,7 +1,6 @@
-//! Where uploads become sets: a folder of this process's own beside them, so that a set appears by
-//! one rename. Changes of sets are made one at a time, by whichever process on the same data
-//! folder: under a lock on a file. What a process that was killed left is known by the lock on its
-//! folder being free.
+//! Prepares changes of data sets in a folder of this process, so that a set appears by one rename.
+//! A lock file serialises changes of all processes on the data folder. A staging folder whose lock
+//! is free was left by a process that was killed.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -17,13 +16,13 @@ use crate::quota::{Quota, size_of};
 
 /// Locked while a set is changed.
 const LOCK: &str = ".lock";
-/// How long it is waited for, and how often it is asked for.
+/// How long to wait for the lock, and the interval between attempts.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(2);
-/// The folders of processes, and what else an unfinished upload may be called.
+/// Prefix of the processes' staging folders.
 const STAGING: &str = ".staging-";
 const UNFINISHED: [&str; 3] = [STAGING, ".upload-", ".unpack-"];
-/// In such a folder: locked as long as its process lives.
+/// A file in a staging folder that its process keeps locked.
 const ALIVE: &str = "alive";
 
 #[derive(Debug)]
@@ -40,17 +39,17 @@ struct Own {
     _alive: File,
 }
 
-/// The right to change sets: while it lasts no other process or thread changes one.
+/// The lock for changing sets: while it is held, no other process or thread changes one.
 pub struct Change<'a> {
     staging: &'a Staging,
     folder: PathBuf,
     lock: Option<File>,
-    /// Moved out of the way, and removed when the lock is free again.
+    /// Paths moved out of the way, to be removed once the lock is released.
     taken: Vec<PathBuf>,
 }
 
 impl Staging {
-    /// Nothing is written until it is needed.
+    /// Creates nothing until it is needed.
     pub fn new(sets: PathBuf, quota: Quota) -> Self {
         Self {
             sets,
@@ -59,8 +58,8 @@ impl Staging {
         }
     }
 
-    /// Waits until nobody else changes a set; not for ever, since another process may have been
-    /// frozen meanwhile.
+    /// Waits until no other change is in progress, with a time limit: another process may have been
+    /// frozen.
     pub fn change(&self) -> io::Result<Change<'_>> {
         let folder = self.folder()?;
         Ok(Change {
@@ -91,13 +90,13 @@ impl Staging {
         }
     }
 
-    /// Of this process.
+    /// The staging folder of this process.
     fn folder(&self) -> io::Result<PathBuf> {
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Own { folder, .. }) = own.as_ref().filter(|own| own.folder.is_dir()) {
             return Ok(folder.clone());
         }
-        // Nobody who changes sets sees the folder without its lock.
+        // The change lock is held, so that nobody sees the folder without its own lock.
         let _lock = self.lock()?;
         let folder = self.sets.join(format!("{STAGING}{}", uuid::Uuid::new_v4()));
         fs::create_dir(&folder)?;
@@ -110,17 +109,17 @@ impl Staging {
         Ok(folder)
     }
 
-    /// An empty file that goes when it is dropped.
+    /// A temporary file.
     pub fn file(&self) -> io::Result<NamedTempFile> {
         NamedTempFile::new_in(self.folder()?)
     }
 
-    /// An empty folder that goes when it is dropped.
+    /// A temporary folder.
     pub fn temporary_folder(&self) -> io::Result<TempDir> {
         TempDir::new_in(self.folder()?)
     }
 
-    /// Writes a file at once or not at all.
+    /// Writes a file atomically.
     pub fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         write(&self.folder()?, path, bytes)
     }
@@ -135,12 +134,12 @@ fn write(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 impl Change<'_> {
-    /// Writes a file at once or not at all.
+    /// Writes a file atomically.
     pub fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         write(&self.folder, path, bytes)
     }
 
-    /// Moves a file or a folder out of the way, at once.
+    /// Moves a file or a folder out of the way, atomically.
     pub fn take_away(&mut self, path: &Path) -> io::Result<()> {
         let place = self.folder.join(uuid::Uuid::new_v4().to_string());
         fs::rename(path, &place)?;
@@ -148,7 +147,7 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Takes away what processes that are gone left unfinished.
+    /// Takes away the leftovers of processes that have ended.
     pub fn take_leftovers(&mut self) -> io::Result<()> {
         for entry in fs::read_dir(&self.staging.sets)? {
             let (name, path) = entry.map(|entry| (entry.file_name(), entry.path()))?;
@@ -177,7 +176,7 @@ impl Drop for Change<'_> {
             } else {
                 fs::remove_file(path)
             };
-            // It goes with this process's folder at the latest.
+            // It is removed with this process's folder at the latest.
             if let Err(error) = removed {
                 tracing::warn!("{} was not removed: {error}", path.display());
             }
@@ -198,7 +197,7 @@ impl Drop for Staging {
     }
 }
 
-/// Whether a process holds this folder. One that cannot be asked is left alone.
+/// Whether a process holds this folder's lock. In doubt, it does.
 fn is_alive(folder: &Path) -> bool {
     match File::options().write(true).open(folder.join(ALIVE)) {
         Ok(file) => file.try_lock().is_err(),

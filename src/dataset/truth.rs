@@ -1,6 +1,6 @@
-//! What a data set says of an image's class, and what that means among a model's classes. A name
-//! (of a folder, or in the column `label`) is the label of a class; digits are an index where no
-//! label of the model consists of digits. The column `index` holds indices.
+//! The labels of an image, and their classes in a model. A name (of a folder, or in the column
+//! `label`) is the label of a class; digits are an index unless a label of the model consists of
+//! digits. The column `index` holds indices.
 
 use std::fmt;
 
@@ -10,39 +10,39 @@ use crate::{
     text::excerpt,
 };
 
-/// Labels that stand in one sentence.
+/// The most labels in one sentence.
 const SHOWN: usize = 5;
 
-/// What is said of an image's class; of several, any is right.
+/// The labels of an image; if there are several, any of them is correct.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Truth {
-    /// Of the column `label`, or the name of the folder.
+    /// From the column `label`, or the name of the folder.
     pub names: Vec<String>,
-    /// Of the column `index`.
+    /// From the column `index`.
     pub indices: Vec<usize>,
 }
 
-/// Where a set's truths stand.
+/// Where the labels of a set come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     Folders,
-    /// All images lie in folders of one name: that of a class, or of the set.
+    /// All images are in folders of one name, which may be a class or the name of the set.
     OnlyFolder,
     Table,
-    /// A table with labels whose column `index` counts the rows from 0: it holds classes, or the
-    /// numbers of the rows.
+    /// A table with labels whose column `index` counts the rows from 0: it holds classes or row
+    /// numbers.
     NumberedTable,
 }
 
-/// What a truth means to a model.
+/// The classes of a truth in a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meaning {
-    /// The right classes.
+    /// The correct classes.
     pub classes: Vec<usize>,
     pub doubts: Vec<Doubt>,
 }
 
-/// Why a label means no class.
+/// Why a label has no class.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Doubt {
     #[error(transparent)]
@@ -54,7 +54,7 @@ pub enum Doubt {
 }
 
 impl Doubt {
-    /// The kind of problem that it is in answers.
+    /// The problem's `kind` in answers.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Label(LabelError::Several { .. }) | Self::Disagree { .. } => "ambiguous_label",
@@ -62,8 +62,7 @@ impl Doubt {
         }
     }
 
-    /// With the labels that may have been meant: this compares a name with every label of the
-    /// model.
+    /// The reason, with suggestions: compares a name with every label of the model.
     pub fn explain(&self, classes: Classes<'_>) -> String {
         if let Self::Label(error) = self {
             classes.explain(error)
@@ -84,7 +83,7 @@ impl Truth {
         self.names.is_empty() && self.indices.is_empty()
     }
 
-    /// As they are listed: names, else indices.
+    /// As listed in answers: names, else indices.
     pub fn texts(&self) -> Vec<String> {
         match self.names[..] {
             [] => self
@@ -110,7 +109,7 @@ impl Truth {
         if self.indices.is_empty() {
             return of_names();
         }
-        // The index tells classes of one name apart.
+        // The index distinguishes classes of the same name.
         let named = |name: &String| match classes.named(name) {
             Ok(class) => Some(vec![class]),
             Err(LabelError::Several { classes, .. }) => Some(classes),
@@ -132,7 +131,7 @@ impl Truth {
             }
             .into(),
             (Source::NumberedTable, false) => of_names(),
-            // The names are words beside the index.
+            // The names are only descriptions of the indices.
             (_, true) => of_indices(),
             (_, false) => {
                 let is = |index: &usize| format!("index {index} is `{}`", classes.name(*index));
@@ -181,7 +180,7 @@ impl Meaning {
 }
 
 impl Meaning {
-    /// Neither a class nor a doubt.
+    /// Neither classes nor doubts.
     pub fn is_empty(&self) -> bool {
         self.classes.is_empty() && self.doubts.is_empty()
     }

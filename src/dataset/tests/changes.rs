@@ -1,4 +1,4 @@
-//! Uploads, removals and readers at once; several servers on one data folder; limits.
+//! Concurrent uploads, removals and readers; several servers on one data folder; limits.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ fn set(shade: u8) -> Vec<u8> {
     ])
 }
 
-/// A set is one that was sent, whole; reading from it goes well, or it has changed.
+/// A set is one of those that were sent, complete; reading it succeeds, or reports a change.
 fn check(datasets: &Catalogue, dataset: &Dataset) {
     assert_eq!((dataset.images.len(), problems(dataset)), (3, vec![]));
     for index in 0..3 {
@@ -326,7 +326,7 @@ fn an_upload_over_the_quota_is_refused_with_the_numbers_and_leaves_nothing() {
         quota,
     );
     put(&datasets, "small", &set(1)).unwrap();
-    // Little when packed.
+    // Small when packed.
     let large = zip(&[("a.png", vec![7; 150_000]), ("b.png", vec![7; 150_000])]);
     let error = put(&datasets, "large", &large).unwrap_err();
     let DatasetError::Archive(ArchiveError::Quota(QuotaError {

@@ -1,4 +1,4 @@
-//! Labels as people write them: tables of every program, folders of every kind.
+//! Label tables as common programs write them, and folders as labels.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Folders with links, fifos and other things that are no images.
+//! Folders with links, fifos and other files that are not images.
 
 use std::os::unix::{
     ffi::OsStrExt,
@@ -74,7 +74,7 @@ fn fifos_are_never_waited_for() {
     let photos = folder(&[("a.png", photo(1))]);
     for name in ["pipe.png", "pipe", "labels.csv"] {
         let path = std::ffi::CString::new(photos.path().join(name).as_os_str().as_bytes()).unwrap();
-        // Safe: the path is a string that ends with a zero byte.
+        // SAFETY: the path is a string that ends with a zero byte.
         assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o644) }, 0);
     }
     let dataset = list(photos.path());
@@ -82,7 +82,7 @@ fn fifos_are_never_waited_for() {
         (files(&dataset), unreadable(&dataset)),
         (vec!["a.png"], vec!["pipe.png"])
     );
-    // One that took an image's place after the look.
+    // A fifo replaces an image after the scan.
     fs::remove_file(photos.path().join("a.png")).unwrap();
     fs::rename(photos.path().join("pipe.png"), photos.path().join("a.png")).unwrap();
     assert!(matches!(
