@@ -26,7 +26,9 @@ use tracing::Span;
 
 use crate::{
     dataset::{ArchiveLimits, Catalogue, DatasetError, Datasets},
-    engine::{Caller, Engine, EngineError, EngineSettings, Kind, Reservation, RuntimeError},
+    engine::{
+        AdmissionPermit, Caller, Engine, EngineError, EngineSettings, RequestClass, RuntimeError,
+    },
     files::Files,
     methods::{
         Fault, Faults,
@@ -392,17 +394,17 @@ impl App {
         way: &'static str,
         cost: usize,
         caller: &Caller,
-    ) -> Result<Option<Reservation>, AppError> {
+    ) -> Result<Option<AdmissionPermit>, AppError> {
         if cost > self.settings().max_interactive_evaluations {
             return Ok(None);
         }
-        let kind = Kind {
+        let class = RequestClass {
             model: model.id.clone(),
-            way,
+            method: way,
         };
         Ok(Some(
             self.engine()
-                .reserve(&kind, cost, caller)
+                .reserve(&class, cost, caller)
                 .await
                 .map_err(MethodError::from)?,
         ))

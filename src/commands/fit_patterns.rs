@@ -8,7 +8,7 @@ use clap::Args;
 use explaind::{
     engine::backend_ort::load_runtime,
     model::patterns::{self, Provenance},
-    patterns::{Samples, fit},
+    patterns::{SampleSource, fit},
     tensor::read_npy,
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -56,13 +56,13 @@ impl FitPatterns {
         };
         let runtime = load_runtime(Some(&settings.onnxruntime), settings.threads)?;
         let (path, samples) = match (self.source.images, self.source.tensors) {
-            (Some(folder), _) => (folder.clone(), Samples::in_folder(&folder, &model)?),
+            (Some(folder), _) => (folder.clone(), SampleSource::in_folder(&folder, &model)?),
             (None, file) => {
                 let file = file.unwrap_or_default();
                 let name = || file.display().to_string();
                 let tensor =
                     read_npy(&std::fs::read(&file).with_context(name)?).with_context(name)?;
-                (file, Samples::in_tensor(tensor, &model)?)
+                (file, SampleSource::in_tensor(tensor, &model)?)
             }
         };
         let (regime, regime_name) = match self.regime {

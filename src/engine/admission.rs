@@ -2,7 +2,7 @@
 //! clocks are handed in. Whoever has the least left is first and graphs take turns, so a request
 //! with r seconds of work ends at the latest after the sum over all of min(r, their work); it is
 //! admitted when that is before its deadline and no other is pushed past its own. What a row takes
-//! is measured for each kind of request.
+//! is measured for each class of request.
 
 use std::{
     collections::HashMap,
@@ -17,20 +17,20 @@ const WEIGHT: f64 = 0.2;
 /// Batches until a measured time is relied on: the first of a new session is slower.
 const BATCHES: usize = 3;
 /// Kinds of requests whose time is remembered.
-const MAX_KINDS: usize = 1024;
+const MAX_CLASSES: usize = 1024;
 /// The longest that a refused caller is told to wait.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
-/// Requests whose rows take about as long: the model and the way it is asked.
+/// Requests whose rows take about as long: the model and the method it is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Kind {
+pub struct RequestClass {
     pub model: String,
-    pub way: &'static str,
+    pub method: &'static str,
 }
 
 #[derive(Debug, Default)]
 pub struct Admission {
-    rates: HashMap<Kind, Rate>,
+    rates: HashMap<RequestClass, Rate>,
     /// By caller.
     admitted: HashMap<u64, Admitted>,
 }
@@ -43,7 +43,7 @@ struct Rate {
 
 #[derive(Debug)]
 struct Admitted {
-    kind: Kind,
+    class: RequestClass,
     rows: usize,
     deadline: Option<Instant>,
 }
@@ -69,19 +69,19 @@ impl Admission {
     pub fn ask(
         &mut self,
         caller: u64,
-        kind: &Kind,
+        class: &RequestClass,
         rows: usize,
         deadline: Option<Instant>,
         now: Instant,
     ) -> Verdict {
         let request = Admitted {
-            kind: kind.clone(),
+            class: class.clone(),
             rows,
             deadline,
         };
         if !self.admitted.is_empty() {
-            match self.rates.get(kind).filter(|rate| rate.batches >= BATCHES) {
-                None if self.admitted.values().any(|other| other.kind == *kind) => {
+            match self.rates.get(class).filter(|rate| rate.batches >= BATCHES) {
+                None if self.admitted.values().any(|other| other.class == *class) => {
                     return Verdict::Unknown;
                 }
                 None => {}
@@ -112,7 +112,7 @@ impl Admission {
     fn load(&self, request: &Admitted, now: Instant) -> Load {
         let rate = self
             .rates
-            .get(&request.kind)
+            .get(&request.class)
             .map_or(0.0, |rate| rate.seconds_per_row);
         let left = request.deadline.map_or(f64::INFINITY, |end| {
             end.saturating_duration_since(now).as_secs_f64()
@@ -135,15 +135,15 @@ impl Admission {
     /// A batch with rows of the caller took so long for each of its rows, of the time of all
     /// devices together.
     pub fn measure(&mut self, caller: u64, seconds_per_row: f64) {
-        let Some(Admitted { kind, .. }) = self.admitted.get(&caller) else {
+        let Some(Admitted { class, .. }) = self.admitted.get(&caller) else {
             return;
         };
-        if let Some(rate) = self.rates.get_mut(kind) {
+        if let Some(rate) = self.rates.get_mut(class) {
             rate.seconds_per_row += WEIGHT * (seconds_per_row - rate.seconds_per_row);
             rate.batches += 1;
-        } else if self.rates.len() < MAX_KINDS {
+        } else if self.rates.len() < MAX_CLASSES {
             self.rates.insert(
-                kind.clone(),
+                class.clone(),
                 Rate {
                     seconds_per_row,
                     batches: 1,
@@ -199,10 +199,10 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn kind(way: &'static str) -> Kind {
-        Kind {
+    fn class(method: &'static str) -> RequestClass {
+        RequestClass {
             model: "m".into(),
-            way,
+            method,
         }
     }
 
@@ -210,7 +210,7 @@ mod tests {
     fn measured() -> Admission {
         let mut admission = Admission::default();
         assert_eq!(
-            admission.ask(0, &kind("gradient"), 1, None, Instant::now()),
+            admission.ask(0, &class("gradient"), 1, None, Instant::now()),
             Verdict::Admitted
         );
         (0..BATCHES).for_each(|_| admission.measure(0, 0.1));
@@ -225,7 +225,7 @@ mod tests {
         let ask = |admission: &mut Admission, caller, now| {
             admission.ask(
                 caller,
-                &kind("gradient"),
+                &class("gradient"),
                 200,
                 Some(now + 201 * SECOND),
                 now,
@@ -263,8 +263,13 @@ mod tests {
     fn what_is_left_after_an_answer_counts_no_longer() {
         let (mut admission, now) = (measured(), Instant::now());
         let ask = |admission: &mut Admission, caller| {
-            admission.ask(caller, &kind("gradient"), 100, Some(now + 15 * SECOND), now)
-                == Verdict::Admitted
+            admission.ask(
+                caller,
+                &class("gradient"),
+                100,
+                Some(now + 15 * SECOND),
+                now,
+            ) == Verdict::Admitted
         };
         assert!(ask(&mut admission, 1) && !ask(&mut admission, 2));
         admission.release(1);
@@ -275,12 +280,12 @@ mod tests {
     fn the_first_is_admitted_whatever_its_deadline() {
         let (mut admission, now) = (measured(), Instant::now());
         assert_eq!(
-            admission.ask(1, &kind("gradient"), 1000, Some(now + SECOND), now),
+            admission.ask(1, &class("gradient"), 1000, Some(now + SECOND), now),
             Verdict::Admitted
         );
         // It cannot be done in time anyway, and keeps out no other that can.
         assert_eq!(
-            admission.ask(2, &kind("gradient"), 1, Some(now + SECOND), now),
+            admission.ask(2, &class("gradient"), 1, Some(now + SECOND), now),
             Verdict::Admitted
         );
     }
@@ -289,10 +294,10 @@ mod tests {
     fn a_newcomer_with_time_does_not_push_another_past_its_deadline() {
         let (mut admission, now) = (measured(), Instant::now());
         assert_eq!(
-            admission.ask(1, &kind("gradient"), 100, Some(now + 13 * SECOND), now),
+            admission.ask(1, &class("gradient"), 100, Some(now + 13 * SECOND), now),
             Verdict::Admitted
         );
-        let patient = admission.ask(2, &kind("gradient"), 100, Some(now + 3600 * SECOND), now);
+        let patient = admission.ask(2, &class("gradient"), 100, Some(now + 3600 * SECOND), now);
         assert_eq!(
             patient,
             Verdict::Refused {
@@ -301,7 +306,7 @@ mod tests {
             }
         );
         assert_eq!(
-            admission.ask(3, &kind("gradient"), 2, None, now),
+            admission.ask(3, &class("gradient"), 2, None, now),
             Verdict::Admitted
         );
     }
@@ -310,20 +315,20 @@ mod tests {
     fn an_unknown_kind_is_found_out_by_one_request_while_the_others_wait() {
         let (mut admission, now) = (measured(), Instant::now());
         assert_eq!(
-            admission.ask(1, &kind("gradient"), 1, None, now),
+            admission.ask(1, &class("gradient"), 1, None, now),
             Verdict::Admitted
         );
         assert_eq!(
-            admission.ask(2, &kind("predict"), 1, None, now),
+            admission.ask(2, &class("predict"), 1, None, now),
             Verdict::Admitted
         );
         assert_eq!(
-            admission.ask(3, &kind("predict"), 1, None, now),
+            admission.ask(3, &class("predict"), 1, None, now),
             Verdict::Unknown
         );
         (0..BATCHES).for_each(|_| admission.measure(2, 0.1));
         assert_eq!(
-            admission.ask(3, &kind("predict"), 1, None, now),
+            admission.ask(3, &class("predict"), 1, None, now),
             Verdict::Admitted
         );
     }
@@ -331,8 +336,8 @@ mod tests {
     #[test]
     fn measured_times_are_smoothed_over_batches() {
         let mut admission = measured();
-        admission.ask(1, &kind("gradient"), 1, None, Instant::now());
+        admission.ask(1, &class("gradient"), 1, None, Instant::now());
         admission.measure(1, 0.6);
-        assert!((admission.rates[&kind("gradient")].seconds_per_row - 0.2).abs() < 1e-9);
+        assert!((admission.rates[&class("gradient")].seconds_per_row - 0.2).abs() < 1e-9);
     }
 }

@@ -9,12 +9,12 @@ use onnx_autodiff::autodiff::spec::{DeriveSpec, PatternLayers, SeedRule};
 
 /// A graph to run: what `spec` derives from `model`. Equal when its derivation is.
 #[derive(Clone, Debug)]
-pub struct GraphOf {
+pub struct GraphKey {
     pub model: Arc<Model>,
     pub spec: DeriveSpec,
 }
 
-impl GraphOf {
+impl GraphKey {
     /// Fields of the spec that change nothing are set to one value, so that equal graphs share
     /// their session.
     pub fn new(model: Arc<Model>, mut spec: DeriveSpec) -> Self {
@@ -37,7 +37,7 @@ impl GraphOf {
     }
 }
 
-impl PartialEq for GraphOf {
+impl PartialEq for GraphKey {
     fn eq(&self, other: &Self) -> bool {
         let network = |model: &Model| {
             let manifest = &model.manifest;
@@ -57,12 +57,12 @@ impl PartialEq for GraphOf {
 
 /// A graph that can run now, and as long as this is kept.
 #[derive(Clone)]
-pub struct Prepared {
-    pub graph: Arc<dyn Ready>,
+pub struct LoadedGraph {
+    pub graph: Arc<dyn Executable>,
     /// Most rows of one batch.
     pub batch_rows: usize,
     /// Most batches that run at once on one device.
-    pub at_once: usize,
+    pub max_concurrent: usize,
     /// Length of a seed, where the graph has one.
     pub classes: Option<usize>,
 }
@@ -76,26 +76,31 @@ pub trait Backend: Send + Sync {
     /// devices have other work too.
     fn prepare(
         &self,
-        graph: &Arc<GraphOf>,
+        graph: &Arc<GraphKey>,
         rows: usize,
         busy: bool,
-    ) -> Result<Prepared, EngineError>;
+    ) -> Result<LoadedGraph, EngineError>;
 
     /// Gives back the memory that only runs need: nothing has been asked for in a while.
-    fn rest(&self);
+    fn release_memory(&self);
 
     /// Closes the graph after a panic: its session may be in any state.
-    fn discard(&self, graph: &Arc<GraphOf>);
+    fn discard(&self, graph: &Arc<GraphKey>);
 
     /// Closes the graphs of models that are `outdated` and that nobody holds any more. How many are
     /// left that someone holds.
     fn close_outdated(&self, outdated: &dyn Fn(&Model) -> bool) -> usize;
 }
 
-pub trait Ready: Send + Sync {
+pub trait Executable: Send + Sync {
     /// Evaluates a batch: as many rows as points, in their order. One that runs `alone` has the
     /// whole device. Ends early, with an error, when `stop` says so.
-    fn run(&self, points: &[Point], alone: bool, stop: &Stop) -> Result<Vec<Row>, EngineError>;
+    fn run(
+        &self,
+        points: &[Point],
+        alone: bool,
+        stop: &StopSignal,
+    ) -> Result<Vec<Row>, EngineError>;
 }
 
 /// What a panic has left is as good as any other: graphs are closed after one.
@@ -105,7 +110,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Ends a running batch from another thread.
 #[derive(Clone, Default)]
-pub struct Stop(Arc<Mutex<StopState>>);
+pub struct StopSignal(Arc<Mutex<StopState>>);
 
 #[derive(Default)]
 struct StopState {
@@ -113,7 +118,7 @@ struct StopState {
     hook: Option<Box<dyn Fn() + Send>>,
 }
 
-impl Stop {
+impl StopSignal {
     pub fn stop(&self) {
         let mut state = lock(&self.0);
         state.stopped = true;

@@ -6,7 +6,7 @@ mod admission;
 mod backend;
 pub mod backend_ort;
 mod blocks;
-mod desk;
+mod dispatcher;
 mod lanes;
 mod max_pool;
 mod open_graph;
@@ -30,11 +30,12 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{model::Model, tensor::Tensor};
-pub use admission::Kind;
+pub use admission::RequestClass;
 use admission::Verdict;
-use backend::{Backend, GraphOf};
+use backend::Backend;
+pub use backend::GraphKey;
 pub use backend_ort::RuntimeError;
-use desk::{Answer, Desk};
+use dispatcher::{Answer, Dispatcher};
 use lanes::RequestId;
 use onnx_autodiff::autodiff::spec::DeriveSpec;
 pub use provider::Provider;
@@ -42,7 +43,7 @@ use sessions::Sessions;
 pub use trial::TrialError;
 
 /// After so long without work a device gives back the memory that it needs to run only.
-const REST_AFTER: Duration = Duration::from_secs(20);
+const IDLE_AFTER: Duration = Duration::from_secs(20);
 /// How often a job looks for room in a full queue.
 const ROOM: Duration = Duration::from_millis(20);
 
@@ -157,14 +158,14 @@ pub struct Engine {
 }
 
 struct Workers {
-    desk: Arc<Desk>,
+    dispatcher: Arc<Dispatcher>,
     providers: Vec<Provider>,
     backends: Vec<Arc<dyn Backend>>,
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.desk.close();
+        self.dispatcher.close();
     }
 }
 
@@ -179,7 +180,7 @@ impl Engine {
         }
         Self::with_backends(
             settings.queue_rows,
-            REST_AFTER,
+            IDLE_AFTER,
             settings.providers.clone(),
             backends,
         )
@@ -187,24 +188,24 @@ impl Engine {
 
     fn with_backends(
         queue_rows: usize,
-        rest_after: Duration,
+        idle_after: Duration,
         providers: Vec<Provider>,
         backends: Vec<Arc<dyn Backend>>,
     ) -> Result<Self, RuntimeError> {
-        let desk = Arc::new(Desk::new(queue_rows, rest_after));
+        let dispatcher = Arc::new(Dispatcher::new(queue_rows, idle_after));
         let engine = Self {
             workers: Arc::new(Workers {
-                desk: desk.clone(),
+                dispatcher: dispatcher.clone(),
                 providers,
                 backends: backends.clone(),
             }),
         };
         for (device, backend) in backends.into_iter().enumerate() {
             for number in 0..backend.workers() {
-                let (desk, backend) = (desk.clone(), backend.clone());
+                let (dispatcher, backend) = (dispatcher.clone(), backend.clone());
                 std::thread::Builder::new()
                     .name(format!("device-{device}-{number}"))
-                    .spawn(move || worker::work(&desk, device, backend.as_ref()))
+                    .spawn(move || worker::work(&dispatcher, device, backend.as_ref()))
                     .map_err(|e| RuntimeError::Thread {
                         reason: e.to_string(),
                     })?;
@@ -222,19 +223,19 @@ impl Engine {
     /// deadline beside what was admitted before. Drop the reservation with the answer.
     pub async fn reserve(
         &self,
-        kind: &Kind,
+        class: &RequestClass,
         rows: usize,
         caller: &Caller,
-    ) -> Result<Reservation, EngineError> {
-        let desk = &self.workers.desk;
+    ) -> Result<AdmissionPermit, EngineError> {
+        let dispatcher = &self.workers.dispatcher;
         loop {
-            let told = desk.admission_changes().notified();
+            let told = dispatcher.admission_changes().notified();
             tokio::pin!(told);
             told.as_mut().enable();
-            match desk.ask(kind, rows, caller)? {
+            match dispatcher.ask(class, rows, caller)? {
                 Verdict::Admitted => {
-                    return Ok(Reservation {
-                        desk: desk.clone(),
+                    return Ok(AdmissionPermit {
+                        dispatcher: dispatcher.clone(),
                         caller: caller.id,
                     });
                 }
@@ -283,13 +284,16 @@ impl Engine {
                 model: Duration::ZERO,
             });
         }
-        let desk = &self.workers.desk;
-        let graph = Arc::new(GraphOf::new(model.clone(), spec.clone()));
+        let dispatcher = &self.workers.dispatcher;
+        let graph = Arc::new(GraphKey::new(model.clone(), spec.clone()));
         let (request, answer) = match caller.priority {
-            Priority::Interactive => desk.admit(&graph, caller, points)?,
-            Priority::Job => admit_in_time(desk, &graph, caller, points).await?,
+            Priority::Interactive => dispatcher.admit(&graph, caller, points)?,
+            Priority::Job => admit_in_time(dispatcher, &graph, caller, points).await?,
         };
-        let _leave = Leave { desk, request };
+        let _leave = Leave {
+            dispatcher,
+            request,
+        };
         caller
             .until_ended(answer)
             .await?
@@ -323,25 +327,25 @@ impl Engine {
 
     /// Waits until no interactive request waits or runs: for a job's work beside the queue, before
     /// each of its steps.
-    pub async fn until_quiet(&self) {
-        self.workers.desk.until_quiet().await;
+    pub async fn until_no_interactive_work(&self) {
+        self.workers.dispatcher.until_no_interactive_work().await;
     }
 
     /// Refuses new work, finishes what was admitted, and after `limit` stops what is left.
     pub async fn drain(&self, limit: Duration) {
-        self.workers.desk.drain(limit).await;
+        self.workers.dispatcher.drain(limit).await;
     }
 }
 
 /// Jobs have time: a full queue is waited for.
 async fn admit_in_time(
-    desk: &Desk,
-    graph: &Arc<GraphOf>,
+    dispatcher: &Dispatcher,
+    graph: &Arc<GraphKey>,
     caller: &Caller,
     points: Vec<Point>,
 ) -> Result<(RequestId, oneshot::Receiver<Answer>), EngineError> {
     loop {
-        match desk.admit(graph, caller, points.clone()) {
+        match dispatcher.admit(graph, caller, points.clone()) {
             Err(EngineError::Overloaded { .. }) if !caller.cancel.is_cancelled() => {
                 tokio::time::sleep(ROOM).await
             }
@@ -351,26 +355,26 @@ async fn admit_in_time(
 }
 
 /// An admitted request's share of the time to come, until it is dropped.
-pub struct Reservation {
-    desk: Arc<Desk>,
+pub struct AdmissionPermit {
+    dispatcher: Arc<Dispatcher>,
     caller: u64,
 }
 
-impl Drop for Reservation {
+impl Drop for AdmissionPermit {
     fn drop(&mut self) {
-        self.desk.release(self.caller);
+        self.dispatcher.release(self.caller);
     }
 }
 
 /// Gives a request up when its future ends or is dropped; an answered one is no longer known.
 struct Leave<'a> {
-    desk: &'a Desk,
+    dispatcher: &'a Dispatcher,
     request: RequestId,
 }
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        self.desk.abandon(self.request);
+        self.dispatcher.abandon(self.request);
     }
 }
 

@@ -16,7 +16,7 @@ use ndarray::{Array2, ArrayD, Axis, CowArray};
 
 use super::{
     EngineError, Point, Row,
-    backend::{GraphOf, Prepared, Ready, Stop, lock},
+    backend::{Executable, GraphKey, LoadedGraph, StopSignal, lock},
     backend_ort::{self, Encoded, OrtSession, Runtime, RuntimeError, Threads},
     provider::Provider,
 };
@@ -28,7 +28,7 @@ use onnx_autodiff::{
 
 /// How a graph's batches are run.
 #[derive(Clone, Copy, Debug)]
-pub struct Way {
+pub struct ExecutionPlan {
     /// Of a batch, at most; a copy takes no fewer.
     pub rows: usize,
     /// Batches that run at once; 1: no copies.
@@ -38,8 +38,8 @@ pub struct Way {
 }
 
 pub struct OpenGraph {
-    graph: Arc<GraphOf>,
-    way: Way,
+    graph: Arc<GraphKey>,
+    plan: ExecutionPlan,
     /// Length of a seed, where the graph has one.
     classes: Option<usize>,
     first: Mutex<OrtSession>,
@@ -53,10 +53,10 @@ impl OpenGraph {
     /// `derived` is what `graph` says.
     pub fn open(
         runtime: &Runtime,
-        graph: Arc<GraphOf>,
+        graph: Arc<GraphKey>,
         derived: &Graph,
         provider: Provider,
-        way: Way,
+        plan: ExecutionPlan,
     ) -> Result<Self, RuntimeError> {
         // Without a rule set there is no seed: an input of that name is the model's own.
         let takes_seed = !graph.spec.rule_sets.is_empty();
@@ -65,7 +65,7 @@ impl OpenGraph {
             .iter()
             .find(|input| takes_seed && input.name == "seed");
         let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
-        let rows = (way.rows == 1).then_some(1);
+        let rows = (plan.rows == 1).then_some(1);
         let encoded = Encoded::new(runtime, with_batch(derived, rows), provider)?;
         let first = Mutex::new(OrtSession::open_encoded(
             runtime,
@@ -73,11 +73,11 @@ impl OpenGraph {
             Threads::Shared,
         )?);
         let encoded = Mutex::new(
-            Some(encoded).filter(|encoded| way.copies > 1 && rows.is_some() && encoded.is_small()),
+            Some(encoded).filter(|encoded| plan.copies > 1 && rows.is_some() && encoded.is_small()),
         );
         Ok(Self {
             graph,
-            way,
+            plan,
             classes,
             first,
             encoded,
@@ -85,25 +85,25 @@ impl OpenGraph {
         })
     }
 
-    pub fn prepared(self: &Arc<Self>) -> Prepared {
-        let Way { rows, copies, .. } = self.way;
-        Prepared {
+    pub fn prepared(self: &Arc<Self>) -> LoadedGraph {
+        let ExecutionPlan { rows, copies, .. } = self.plan;
+        LoadedGraph {
             graph: self.clone(),
             batch_rows: rows,
-            at_once: copies,
+            max_concurrent: copies,
             classes: self.classes,
         }
     }
 
     /// Sessions open now.
     pub fn count(&self) -> usize {
-        1 + self.copies.get().map_or(0, |_| self.way.copies)
+        1 + self.copies.get().map_or(0, |_| self.plan.copies)
     }
 
     /// Whether the next of `rows` that wait would find their session open.
     pub fn is_ready_for(&self, rows: usize, busy: bool) -> bool {
-        let batch = rows.min(self.way.rows);
-        !self.way.copied(batch, !busy && rows == batch) || self.copies.get().is_some()
+        let batch = rows.min(self.plan.rows);
+        !self.plan.copied(batch, !busy && rows == batch) || self.copies.get().is_some()
     }
 
     /// Opens the copies; `derive` gives what [`Self::open`] was given once more.
@@ -112,11 +112,11 @@ impl OpenGraph {
         runtime: &Runtime,
         derive: impl FnOnce() -> Result<Graph, EngineError>,
     ) -> Result<(), EngineError> {
-        let Way {
+        let ExecutionPlan {
             rows,
             copies,
             threads,
-        } = self.way;
+        } = self.plan;
         let kept = lock(&self.encoded).take();
         let encoded = match kept {
             Some(encoded) => encoded,
@@ -133,7 +133,7 @@ impl OpenGraph {
         &self,
         session: &mut OrtSession,
         points: &[Point],
-        stop: &backend_ort::Stop,
+        stop: &backend_ort::RunStop,
     ) -> Result<Vec<Row>, EngineError> {
         let graph = &self.graph;
         let failed = |reason: String| EngineError::Runtime { reason };
@@ -184,9 +184,14 @@ impl OpenGraph {
     }
 }
 
-impl Ready for OpenGraph {
-    fn run(&self, points: &[Point], alone: bool, stop: &Stop) -> Result<Vec<Row>, EngineError> {
-        let ort_stop = backend_ort::Stop::new()?;
+impl Executable for OpenGraph {
+    fn run(
+        &self,
+        points: &[Point],
+        alone: bool,
+        stop: &StopSignal,
+    ) -> Result<Vec<Row>, EngineError> {
+        let ort_stop = backend_ort::RunStop::new()?;
         let hook = ort_stop.clone();
         stop.on_stop(move || hook.stop());
         // Other work may have come since the graph was prepared: then the first session answers,
@@ -194,7 +199,7 @@ impl Ready for OpenGraph {
         let copies = self
             .copies
             .get()
-            .filter(|_| self.way.copied(points.len(), alone));
+            .filter(|_| self.plan.copied(points.len(), alone));
         match copies.and_then(|copies| Some((copies, lock(copies).pop()?))) {
             Some((copies, mut session)) => {
                 let rows = self.evaluate(&mut session, points, &ort_stop);
@@ -206,7 +211,7 @@ impl Ready for OpenGraph {
     }
 }
 
-impl Way {
+impl ExecutionPlan {
     /// Whether a batch goes to a copy.
     fn copied(self, rows: usize, alone: bool) -> bool {
         self.copies > 1 && !alone && rows == self.rows

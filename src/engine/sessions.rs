@@ -12,9 +12,9 @@ use metrics::{counter, gauge, histogram};
 
 use super::{
     EngineError, EngineSettings, activations,
-    backend::{Backend, GraphOf, Prepared, lock},
+    backend::{Backend, GraphKey, LoadedGraph, lock},
     backend_ort::{Runtime, RuntimeError},
-    open_graph::{OpenGraph, Way},
+    open_graph::{ExecutionPlan, OpenGraph},
     provider::Provider,
     trial::LARGEST_ROW,
     weights,
@@ -38,7 +38,7 @@ pub struct Sessions {
 
 #[derive(Clone)]
 struct Open {
-    graph: Arc<GraphOf>,
+    graph: Arc<GraphKey>,
     sessions: Arc<OpenGraph>,
     /// Of one session.
     bytes: usize,
@@ -87,7 +87,7 @@ impl Sessions {
         }
     }
 
-    fn open(&self, graph: &Arc<GraphOf>, derived: &Graph) -> Result<Open, EngineError> {
+    fn open(&self, graph: &Arc<GraphKey>, derived: &Graph) -> Result<Open, EngineError> {
         let row_bytes = activations::peak_bytes(derived).map_err(|e| EngineError::Runtime {
             reason: e.to_string(),
         })?;
@@ -99,7 +99,7 @@ impl Sessions {
             })));
         }
         let room = (self.batch_bytes / row_bytes.max(1)).max(1);
-        let way = match self.provider {
+        let plan = match self.provider {
             Provider::Cpu => {
                 // Half of the memory for sessions may go to copies of one graph's weights.
                 let copies = (self.session_bytes / 2 / bytes.max(1))
@@ -117,27 +117,27 @@ impl Sessions {
                         / copies)
                         .max(1),
                 };
-                Way {
+                ExecutionPlan {
                     rows,
                     copies,
                     threads: self.threads / copies,
                 }
             }
-            Provider::Cuda { .. } => Way {
+            Provider::Cuda { .. } => ExecutionPlan {
                 rows: self.batch_rows.min(room),
                 copies: 1,
                 threads: 1,
             },
         };
-        let sessions = OpenGraph::open(self.runtime, graph.clone(), derived, self.provider, way)?;
+        let sessions = OpenGraph::open(self.runtime, graph.clone(), derived, self.provider, plan)?;
         let (
             graph_kind,
-            Way {
+            ExecutionPlan {
                 rows,
                 copies,
                 threads,
             },
-        ) = (graph.spec.to_string(), way);
+        ) = (graph.spec.to_string(), plan);
         tracing::info!(
             model = graph.model.id,
             graph = graph_kind,
@@ -174,14 +174,14 @@ impl Sessions {
 }
 
 /// The open sessions of `graph`, now the most recently used.
-fn find<'a>(all: &'a mut Vec<Open>, graph: &Arc<GraphOf>) -> Option<&'a Open> {
+fn find<'a>(all: &'a mut Vec<Open>, graph: &Arc<GraphKey>) -> Option<&'a Open> {
     let at = all.iter().position(|open| open.graph == *graph)?;
     let open = all.remove(at);
     all.push(open);
     all.last()
 }
 
-fn derive(graph: &GraphOf) -> Result<Graph, EngineError> {
+fn derive(graph: &GraphKey) -> Result<Graph, EngineError> {
     let model = &graph.model;
     let derived =
         autodiff::derive(&model.graph, &graph.spec, model.patterns.as_ref()).map_err(Arc::new)?;
@@ -217,10 +217,10 @@ impl Backend for Sessions {
 
     fn prepare(
         &self,
-        graph: &Arc<GraphOf>,
+        graph: &Arc<GraphKey>,
         rows: usize,
         busy: bool,
-    ) -> Result<Prepared, EngineError> {
+    ) -> Result<LoadedGraph, EngineError> {
         // A graph that is opened keeps the others waiting: two that open at once would need the
         // memory of both.
         let mut all = lock(&self.open);
@@ -232,7 +232,7 @@ impl Backend for Sessions {
             return Ok(open.sessions.prepared());
         }
         // What other runs have left would lie beside what opening takes.
-        self.rest();
+        self.release_memory();
         let started = Instant::now();
         let open = match found {
             Some(open) => open,
@@ -251,13 +251,13 @@ impl Backend for Sessions {
         Ok(open.sessions.prepared())
     }
 
-    fn rest(&self) {
+    fn release_memory(&self) {
         if let Err(error) = self.runtime.release_memory() {
             tracing::warn!(%error, "memory that is not needed could not be given back");
         }
     }
 
-    fn discard(&self, graph: &Arc<GraphOf>) {
+    fn discard(&self, graph: &Arc<GraphKey>) {
         let mut all = lock(&self.open);
         all.retain(|open| open.graph != *graph);
         self.evict(&mut all);
@@ -265,7 +265,7 @@ impl Backend for Sessions {
 
     fn close_outdated(&self, outdated: &dyn Fn(&Model) -> bool) -> usize {
         let mut all = lock(&self.open);
-        // A request under way holds its model beside the open graphs, each of which holds it once.
+        // A request under plan holds its model beside the open graphs, each of which holds it once.
         let holders = |model: &Arc<Model>| {
             all.iter()
                 .filter(|open| Arc::ptr_eq(&open.graph.model, model))

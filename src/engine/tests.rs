@@ -14,7 +14,7 @@ use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    backend::{Prepared, Ready, Stop},
+    backend::{Executable, LoadedGraph, StopSignal},
     backend_ort::load_runtime,
     sessions::Sessions,
     *,
@@ -45,7 +45,7 @@ struct Fake {
     counts: Counts,
     delay: Duration,
     workers: usize,
-    at_once: usize,
+    max_concurrent: usize,
 }
 
 const REST: Duration = Duration::from_millis(300);
@@ -77,25 +77,30 @@ impl Backend for Fake {
         self.workers
     }
 
-    fn prepare(&self, graph: &Arc<GraphOf>, _: usize, _: bool) -> Result<Prepared, EngineError> {
+    fn prepare(
+        &self,
+        graph: &Arc<GraphKey>,
+        _: usize,
+        _: bool,
+    ) -> Result<LoadedGraph, EngineError> {
         if graph.spec.wrt == Wrt::Activation("nowhere".into()) {
             return Err(EngineError::Runtime {
                 reason: "cannot be prepared".into(),
             });
         }
-        Ok(Prepared {
+        Ok(LoadedGraph {
             graph: Arc::new(self.clone()),
             batch_rows: 8,
-            at_once: self.at_once,
+            max_concurrent: self.max_concurrent,
             classes: Some(3),
         })
     }
 
-    fn rest(&self) {
+    fn release_memory(&self) {
         self.counts.rests.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn discard(&self, _: &Arc<GraphOf>) {
+    fn discard(&self, _: &Arc<GraphKey>) {
         self.counts.discarded.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -104,8 +109,13 @@ impl Backend for Fake {
     }
 }
 
-impl Ready for Fake {
-    fn run(&self, points: &[Point], alone: bool, stop: &Stop) -> Result<Vec<Row>, EngineError> {
+impl Executable for Fake {
+    fn run(
+        &self,
+        points: &[Point],
+        alone: bool,
+        stop: &StopSignal,
+    ) -> Result<Vec<Row>, EngineError> {
         let running = Running::start(&self.counts);
         assert!(!alone || running.others == 0);
         let (send, stopped) = mpsc::channel();
@@ -137,13 +147,18 @@ fn engine(queue_rows: usize, delay_ms: u64) -> (Engine, Counts) {
     engine_of(queue_rows, delay_ms, 1, 1)
 }
 
-fn engine_of(queue_rows: usize, delay_ms: u64, workers: usize, at_once: usize) -> (Engine, Counts) {
+fn engine_of(
+    queue_rows: usize,
+    delay_ms: u64,
+    workers: usize,
+    max_concurrent: usize,
+) -> (Engine, Counts) {
     let counts = Counts::default();
     let fake = Fake {
         counts: counts.clone(),
         delay: Duration::from_millis(delay_ms),
         workers,
-        at_once,
+        max_concurrent,
     };
     (
         Engine::with_backends(queue_rows, REST, vec![Provider::Cpu], vec![Arc::new(fake)]).unwrap(),
@@ -266,8 +281,8 @@ async fn a_hundred_callers_get_their_own_rows_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn as_many_batches_of_a_graph_run_at_once_as_it_has_sessions_for() {
     let model = number_model();
-    for (workers, at_once, both) in [(1, 3, 1), (3, 1, 2), (3, 2, 3), (4, 3, 4)] {
-        let (engine, counts) = engine_of(1000, 10, workers, at_once);
+    for (workers, max_concurrent, both) in [(1, 3, 1), (3, 1, 2), (3, 2, 3), (4, 3, 4)] {
+        let (engine, counts) = engine_of(1000, 10, workers, max_concurrent);
         let (one, other, caller) = (spec(&[]), spec(&[RuleSetId::Gradient]), caller(1));
         let answer = engine
             .evaluate(&model, &one, points(&[1.0; 100]), &caller)
@@ -276,7 +291,7 @@ async fn as_many_batches_of_a_graph_run_at_once_as_it_has_sessions_for() {
         assert_eq!(answer.rows.len(), 100);
         assert_eq!(
             counts.most_running.swap(0, Ordering::SeqCst),
-            workers.min(at_once)
+            workers.min(max_concurrent)
         );
         let (a, b) = tokio::join!(
             engine.evaluate(&model, &one, points(&[1.0; 100]), &caller),
@@ -358,7 +373,7 @@ async fn work_beside_the_queue_waits_for_requests_and_not_for_jobs() {
     let (engine, counts) = engine(1000, 20);
     let (model, spec) = (number_model(), spec(&[]));
     let rows = || counts.rows.load(Ordering::SeqCst);
-    engine.until_quiet().await;
+    engine.until_no_interactive_work().await;
     let job = Caller {
         priority: Priority::Job,
         ..caller(1)
@@ -366,7 +381,7 @@ async fn work_beside_the_queue_waits_for_requests_and_not_for_jobs() {
     let (one, two) = (caller(2), caller(3));
     let requests = async {
         assert!(settled(|| rows() > 0).await);
-        engine.until_quiet().await;
+        engine.until_no_interactive_work().await;
         let before = rows();
         let (answer, left, done) = tokio::join!(
             engine.evaluate(&model, &spec, points(&[1.0; 40]), &one),
@@ -377,7 +392,7 @@ async fn work_beside_the_queue_waits_for_requests_and_not_for_jobs() {
             async {
                 // Asked for before this is.
                 tokio::task::yield_now().await;
-                engine.until_quiet().await;
+                engine.until_no_interactive_work().await;
                 rows() - before
             }
         );
@@ -392,7 +407,7 @@ async fn work_beside_the_queue_waits_for_requests_and_not_for_jobs() {
         () = requests => {}
     }
     engine.drain(Duration::ZERO).await;
-    engine.until_quiet().await;
+    engine.until_no_interactive_work().await;
 }
 
 #[tokio::test]
@@ -723,7 +738,7 @@ fn rows_that_come_after_a_graph_was_prepared_are_answered_too() {
             session_bytes: 1 << 30,
         };
         let sessions = Sessions::new(load_runtime(None, 0).unwrap(), Provider::Cpu, &settings);
-        let graph = Arc::new(GraphOf {
+        let graph = Arc::new(GraphKey {
             model: lent_model(),
             spec: spec(&[RuleSetId::Gradient]),
         });
@@ -736,7 +751,7 @@ fn rows_that_come_after_a_graph_was_prepared_are_answered_too() {
         let run = || {
             prepared
                 .graph
-                .run(&points, false, &Stop::default())
+                .run(&points, false, &StopSignal::default())
                 .unwrap()
         };
         let early = run();
@@ -766,11 +781,11 @@ async fn in_time(
         deadline: Some(Instant::now() + limit),
         ..caller(id)
     };
-    let kind = Kind {
+    let class = RequestClass {
         model: "numbers".into(),
-        way: "gradient",
+        method: "gradient",
     };
-    let _admitted = engine.reserve(&kind, rows, &caller).await?;
+    let _admitted = engine.reserve(&class, rows, &caller).await?;
     let evaluated = engine
         .evaluate(
             &number_model(),
@@ -855,19 +870,19 @@ async fn an_abandoned_reservation_makes_room() {
     let (engine, _) = engine(100_000, 20);
     let limit = Duration::from_secs(4);
     in_time(&engine, 0, 64, limit).await.unwrap();
-    let kind = Kind {
+    let class = RequestClass {
         model: "numbers".into(),
-        way: "gradient",
+        method: "gradient",
     };
     let patient = |id| Caller {
         deadline: Some(Instant::now() + limit),
         ..caller(id)
     };
-    let first = engine.reserve(&kind, 1000, &patient(1)).await.unwrap();
+    let first = engine.reserve(&class, 1000, &patient(1)).await.unwrap();
     assert!(matches!(
-        engine.reserve(&kind, 1000, &patient(2)).await,
+        engine.reserve(&class, 1000, &patient(2)).await,
         Err(EngineError::TooLate { .. })
     ));
     drop(first);
-    assert!(engine.reserve(&kind, 1000, &patient(3)).await.is_ok());
+    assert!(engine.reserve(&class, 1000, &patient(3)).await.is_ok());
 }

@@ -1,4 +1,4 @@
-//! A thread that works for a device, beside others: asks the desk for the next graph, prepares it,
+//! A thread that works for a device, beside others: asks the dispatcher for the next graph, prepares it,
 //! runs a batch of it, hands out the rows. A panic in the backend costs the batch it happened in,
 //! and its callers are told; the thread goes on. An idle device rests.
 
@@ -10,23 +10,23 @@ use std::{
 
 use super::{
     EngineError, Point,
-    backend::{Backend, GraphOf},
-    desk::{Desk, Next},
+    backend::{Backend, GraphKey},
+    dispatcher::{Dispatcher, Next},
 };
 
-/// Works for the device of this number until the desk closes.
-pub fn work(desk: &Desk, device: usize, backend: &dyn Backend) {
+/// Works for the device of this number until the dispatcher closes.
+pub fn work(dispatcher: &Dispatcher, device: usize, backend: &dyn Backend) {
     loop {
-        let (graph, priority, rows, busy) = match desk.next(device) {
+        let (graph, priority, rows, busy) = match dispatcher.next(device) {
             Next::Work {
                 graph,
                 priority,
                 rows,
                 busy,
             } => (graph, priority, rows, busy),
-            Next::Rest => {
+            Next::Idle => {
                 if let Err(Failure::Panic(words)) = guard(|| {
-                    backend.rest();
+                    backend.release_memory();
                     Ok(())
                 }) {
                     tracing::error!(words, "panic while memory was given back");
@@ -39,11 +39,11 @@ pub fn work(desk: &Desk, device: usize, backend: &dyn Backend) {
             Ok(prepared) => prepared,
             Err(error) => {
                 discard_after_panic(backend, &error, &graph);
-                desk.fail_graph(&graph, &error.into());
+                dispatcher.fail_graph(&graph, &error.into());
                 continue;
             }
         };
-        let Some(batch) = desk.take(device, &graph, priority, &prepared) else {
+        let Some(batch) = dispatcher.take(device, &graph, priority, &prepared) else {
             continue;
         };
         let points: Vec<Point> = batch.rows.iter().map(|row| row.point.clone()).collect();
@@ -60,7 +60,7 @@ pub fn work(desk: &Desk, device: usize, backend: &dyn Backend) {
         if let Err(error) = &result {
             discard_after_panic(backend, error, &graph);
         }
-        desk.deliver(&graph, batch, took, result.map_err(EngineError::from));
+        dispatcher.deliver(&graph, batch, took, result.map_err(EngineError::from));
     }
 }
 
@@ -94,7 +94,7 @@ fn guard<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, Failure>
     }
 }
 
-fn discard_after_panic(backend: &dyn Backend, failure: &Failure, graph: &Arc<GraphOf>) {
+fn discard_after_panic(backend: &dyn Backend, failure: &Failure, graph: &Arc<GraphKey>) {
     if let Failure::Panic(words) = failure {
         tracing::error!(words, "panic while a graph was prepared or run");
         if catch_unwind(AssertUnwindSafe(|| backend.discard(graph))).is_err() {

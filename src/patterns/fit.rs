@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use ndarray::{ArrayD, Axis, Zip};
 use serde::Serialize;
 
-use super::{FitError, Samples, Unreadable};
+use super::{FitError, SampleSource, Unreadable};
 use crate::{
     engine::{
         Provider,
@@ -29,12 +29,12 @@ const ZERO_DENOMINATOR: f64 = 1e-12;
 pub struct Fitted {
     /// Output value of each Linear layer -> its pattern in the weight's shape.
     pub layers: BTreeMap<String, Tensor>,
-    pub report: Report,
+    pub report: FitReport,
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// Samples that were read.
+pub struct FitReport {
+    /// SampleSource that were read.
     pub samples: usize,
     /// Inputs evaluated.
     pub rows: usize,
@@ -59,7 +59,7 @@ pub struct LayerReport {
 /// A fit under way, batch by batch: whoever has it decides when the next one runs.
 pub struct Fitting {
     input: Input,
-    samples: Samples,
+    samples: SampleSource,
     session: OrtSession,
     sums: Vec<Sums>,
     skipped: Vec<Skipped>,
@@ -75,7 +75,7 @@ impl Fitting {
     /// async thread.
     pub fn start(
         model: &Model,
-        samples: Samples,
+        samples: SampleSource,
         regime: Regime,
         runtime: &Runtime,
     ) -> Result<Self, FitError> {
@@ -141,7 +141,7 @@ impl Fitting {
             layers.insert(report.output.clone(), pattern);
             reports.push(report);
         }
-        let report = Report {
+        let report = FitReport {
             samples: self.samples_done - self.unreadable.len(),
             rows: self.rows,
             unreadable: self.unreadable,
@@ -155,7 +155,7 @@ impl Fitting {
 /// Fits every Linear layer of `model` in one go; `progress` is told the samples done.
 pub fn fit(
     model: &Model,
-    samples: Samples,
+    samples: SampleSource,
     regime: Regime,
     runtime: &Runtime,
     mut progress: impl FnMut(usize),
@@ -365,7 +365,7 @@ mod tests {
             ("b2", &[1], &[1.0]),
         ];
         let model = model(&[2], &[1], nodes, &weights);
-        let samples = Samples::in_tensor(x, &model).unwrap();
+        let samples = SampleSource::in_tensor(x, &model).unwrap();
         let fitted = fit(
             &model,
             samples,
@@ -406,7 +406,7 @@ mod tests {
             nodes,
             &[("w", &[2, 2, 2, 2], &weight), ("b", &[2], &bias)],
         );
-        let samples = Samples::in_tensor(x.clone(), &model).unwrap();
+        let samples = SampleSource::in_tensor(x.clone(), &model).unwrap();
         let fitted = fit(
             &model,
             samples,

@@ -5,8 +5,8 @@
 pub mod fit;
 pub mod samples;
 
-pub use fit::{Fitted, Fitting, LayerReport, Report, fit};
-pub use samples::{Samples, Unreadable};
+pub use fit::{FitReport, Fitted, Fitting, LayerReport, fit};
+pub use samples::{SampleSource, Unreadable};
 
 #[derive(Debug, thiserror::Error)]
 pub enum FitError {

@@ -34,16 +34,16 @@ pub struct Unreadable {
 }
 
 /// Where samples come from.
-pub enum Samples {
+pub enum SampleSource {
     Images {
         paths: Vec<PathBuf>,
         preprocess: Preprocess,
     },
-    /// Samples first.
+    /// SampleSource first.
     Tensors(Tensor),
 }
 
-impl Samples {
+impl SampleSource {
     /// All images below a folder, in the order of their paths.
     pub fn in_folder(folder: &Path, model: &Model) -> Result<Self, FitError> {
         let input = &model.manifest.input;

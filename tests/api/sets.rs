@@ -7,7 +7,7 @@ use explaind::{
     app::App,
     engine::backend_ort::load_runtime,
     model::patterns::{self, Provenance},
-    patterns::{Samples, fit},
+    patterns::{SampleSource, fit},
     tensor::{Tensor, read_npy},
 };
 use onnx_autodiff::autodiff::fit::Regime;
@@ -72,7 +72,7 @@ async fn patterns_fitted_by_a_job_are_the_commands_and_are_used_at_once() {
     app.catch_up().await;
     let model = app.models().get("plain").unwrap();
     assert_eq!(model.patterns.as_ref().unwrap().id, result["patterns"]);
-    let samples = Samples::in_folder(place.photos.path(), &model).unwrap();
+    let samples = SampleSource::in_folder(place.photos.path(), &model).unwrap();
     let runtime = load_runtime(None, 0).unwrap();
     let fitted = fit(&model, samples, Regime::Activation, runtime, |_| ()).unwrap();
     for (layer, pattern) in &fitted.layers {

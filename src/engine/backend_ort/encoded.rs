@@ -26,7 +26,7 @@ const LARGE_MODEL_BYTES: usize = 16 << 20;
 
 /// A graph as sessions are opened of it, any number of them.
 pub struct Encoded {
-    model: Stored,
+    model: ModelBytes,
     /// What the sessions read outside of it.
     lent: Vec<Lent>,
     provider: Provider,
@@ -35,7 +35,7 @@ pub struct Encoded {
 }
 
 /// An encoded `ModelProto`.
-enum Stored {
+enum ModelBytes {
     Memory(Vec<u8>),
     File(NamedTempFile),
 }
@@ -75,7 +75,7 @@ impl Encoded {
     /// An encoded `ModelProto`, as it is.
     pub fn of_bytes(model: Vec<u8>, provider: Provider) -> Self {
         Self {
-            model: Stored::of(model),
+            model: ModelBytes::of(model),
             lent: Vec::new(),
             provider,
             optimised: false,
@@ -110,11 +110,11 @@ impl Encoded {
 
     /// Whether it lies in memory, and not in a file.
     pub fn is_small(&self) -> bool {
-        matches!(self.model, Stored::Memory(_))
+        matches!(self.model, ModelBytes::Memory(_))
     }
 }
 
-impl Stored {
+impl ModelBytes {
     /// A large model goes into a file where one can be written: else it would lie in memory beside
     /// all that is made of it.
     fn of(model: Vec<u8>) -> Self {
@@ -136,7 +136,7 @@ impl Stored {
 }
 
 /// What the runtime's optimiser makes of a graph for the CPU, with kernels of our own put in.
-fn refine(runtime: &Runtime, graph: &Graph) -> Result<Stored, RuntimeError> {
+fn refine(runtime: &Runtime, graph: &Graph) -> Result<ModelBytes, RuntimeError> {
     let failed = |error: OnnxError| RuntimeError::Open {
         reason: error.to_string(),
     };
@@ -155,10 +155,10 @@ fn refine(runtime: &Runtime, graph: &Graph) -> Result<Stored, RuntimeError> {
     let builder = builder
         .with_optimized_model_path(file.path())
         .map_err(open_error)?;
-    drop(Stored::of(encode(graph)?).open(builder)?);
+    drop(ModelBytes::of(encode(graph)?).open(builder)?);
     let optimised = read_model(file.path()).map_err(failed)?;
     let refined = refined::refine(optimised, &types, runtime.block).map_err(failed)?;
-    Ok(Stored::of(encode(&refined)?))
+    Ok(ModelBytes::of(encode(&refined)?))
 }
 
 fn write_file(bytes: &[u8]) -> std::io::Result<NamedTempFile> {
@@ -328,7 +328,7 @@ mod tests {
     fn masks_become_gates_and_pools_stay_in_blocks() {
         let runtime = load_runtime(None, 0).unwrap();
         let graph = derived(vec![RuleSetId::Gradient]);
-        let Stored::Memory(model) = Encoded::new(runtime, graph, Provider::Cpu).unwrap().model
+        let ModelBytes::Memory(model) = Encoded::new(runtime, graph, Provider::Cpu).unwrap().model
         else {
             panic!("a small model in a file");
         };

@@ -188,7 +188,7 @@ impl Runtime {
         session
             .run_until(
                 &[("x", Tensor::zeros(vec![1]).view())],
-                &Stop(Arc::new(options)),
+                &RunStop(Arc::new(options)),
             )
             .map(drop)
     }
@@ -292,9 +292,9 @@ struct LentValue {
     _bytes: Bytes,
 }
 
-/// Ends a run from another thread, between two operators. One `Stop` serves one run.
+/// Ends a run from another thread, between two operators. One `RunStop` serves one run.
 #[derive(Clone)]
-pub struct Stop(Arc<RunOptions>);
+pub struct RunStop(Arc<RunOptions>);
 
 /// The threads that work inside the operators of a session on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,7 +305,7 @@ pub enum Threads {
     Own(usize),
 }
 
-impl Stop {
+impl RunStop {
     pub fn new() -> Result<Self, RuntimeError> {
         Ok(Self(Arc::new(RunOptions::new().map_err(run_error)?)))
     }
@@ -365,14 +365,14 @@ impl OrtSession {
         &mut self,
         inputs: &[(&str, ArrayViewD<'_, f32>)],
     ) -> Result<IndexMap<String, Tensor>, RuntimeError> {
-        self.run_until(inputs, &Stop::new()?)
+        self.run_until(inputs, &RunStop::new()?)
     }
 
     /// As [`Self::run`]; [`RuntimeError::Stopped`] when `stop` ended it.
     pub fn run_until(
         &mut self,
         inputs: &[(&str, ArrayViewD<'_, f32>)],
-        stop: &Stop,
+        stop: &RunStop,
     ) -> Result<IndexMap<String, Tensor>, RuntimeError> {
         let dense: Vec<_> = inputs
             .iter()
@@ -611,7 +611,7 @@ mod tests {
         let outputs = session.run(&[(&name, input.view())]).unwrap();
         assert_eq!(outputs.values().next().unwrap().len(), 1000);
 
-        let stop = Stop::new().unwrap();
+        let stop = RunStop::new().unwrap();
         stop.stop();
         assert!(matches!(
             session.run_until(&[(&name, input.view())], &stop),

@@ -25,7 +25,7 @@ use crate::{
         Model,
         patterns::{self, Provenance},
     },
-    patterns::{FitError, Fitted, Fitting, Samples},
+    patterns::{FitError, Fitted, Fitting, SampleSource},
 };
 use onnx_autodiff::autodiff::fit::Regime;
 
@@ -212,14 +212,14 @@ async fn fit_on(
         .map(|image| dataset.folder.join(&image.file))
         .collect();
     paths.sort();
-    let samples = Samples::Images { paths, preprocess };
+    let samples = SampleSource::Images { paths, preprocess };
     let (model, regime) = (model.clone(), spec.regime);
     let mut fitting = app
         .pool()
         .run(move || Fitting::start(&model, samples, regime, runtime))
         .await??;
     loop {
-        app.engine().until_quiet().await;
+        app.engine().until_no_interactive_work().await;
         let step = move || fitting.step().map(|more| (fitting, more));
         let (stepped, more) = app.pool().run(step).await??;
         context.report_progress(stepped.samples_done() as u64);

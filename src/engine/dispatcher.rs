@@ -1,4 +1,4 @@
-//! Where callers and workers meet: admission, the rows that wait, the answers that are owed, and
+//! Where callers and workers meet: admission, waiting rows, pending requests, and
 //! what runs now. One lock around plain state; workers sleep on a condition variable until there is
 //! work.
 
@@ -13,29 +13,29 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     Caller, EngineError, Evaluated, Point, Priority, Row,
-    admission::{Admission, Kind, Verdict},
-    backend::{GraphOf, Prepared, Stop, lock},
+    admission::{Admission, RequestClass, Verdict},
+    backend::{GraphKey, LoadedGraph, StopSignal, lock},
     lanes::{BatchRow, Lanes, Lapse, RequestId},
 };
 use crate::telemetry::names;
 
 pub type Answer = Result<Evaluated, EngineError>;
 
-pub struct Desk {
+pub struct Dispatcher {
     /// A worker rests after so long without work.
-    rest_after: Duration,
+    idle_after: Duration,
     state: Mutex<State>,
     work: Condvar,
-    /// Told when no request is owed an answer, or none but jobs.
-    quiet: Notify,
+    /// Told when no interactive request, or none at all, is left unanswered.
+    requests_ended: Notify,
     /// Told when more is known about how long requests take, or fewer are admitted.
     admission_changes: Notify,
 }
 
 struct State {
     admission: Admission,
-    lanes: Lanes<GraphOf>,
-    owed: HashMap<RequestId, Owed>,
+    lanes: Lanes<GraphKey>,
+    pending: HashMap<RequestId, PendingRequest>,
     running: HashMap<u64, Running>,
     /// When the last batch ended; none when the devices have rested since.
     idle_since: Option<Instant>,
@@ -48,7 +48,7 @@ struct State {
     rows_per_second: f64,
 }
 
-struct Owed {
+struct PendingRequest {
     caller: u64,
     priority: Priority,
     rows: Vec<Option<Row>>,
@@ -64,12 +64,12 @@ struct Owed {
 
 struct Running {
     device: usize,
-    graph: Arc<GraphOf>,
+    graph: Arc<GraphKey>,
     /// Most batches of the graph at once on the device.
-    at_once: usize,
+    max_concurrent: usize,
     /// Requests that still wait for the batch.
-    wanted_by: HashSet<RequestId>,
-    stop: Stop,
+    requests: HashSet<RequestId>,
+    stop: StopSignal,
 }
 
 /// A batch for a worker to run.
@@ -78,28 +78,28 @@ pub struct Batch {
     pub rows: Vec<BatchRow>,
     /// Nothing else ran on the device, nor waited.
     pub alone: bool,
-    pub stop: Stop,
+    pub stop: StopSignal,
 }
 
 pub enum Next {
     /// `rows` wait for `graph`. Is there other work too, the device is `busy`.
     Work {
-        graph: Arc<GraphOf>,
+        graph: Arc<GraphKey>,
         priority: Priority,
         rows: usize,
         busy: bool,
     },
     /// There has been nothing to do for a while.
-    Rest,
+    Idle,
     End,
 }
 
-impl Desk {
-    pub fn new(limit_rows: usize, rest_after: Duration) -> Self {
+impl Dispatcher {
+    pub fn new(limit_rows: usize, idle_after: Duration) -> Self {
         let state = State {
             admission: Admission::default(),
             lanes: Lanes::new(limit_rows),
-            owed: HashMap::new(),
+            pending: HashMap::new(),
             running: HashMap::new(),
             idle_since: None,
             last_number: 0,
@@ -108,10 +108,10 @@ impl Desk {
             rows_per_second: 0.0,
         };
         Self {
-            rest_after,
+            idle_after,
             state: Mutex::new(state),
             work: Condvar::new(),
-            quiet: Notify::new(),
+            requests_ended: Notify::new(),
             admission_changes: Notify::new(),
         }
     }
@@ -121,14 +121,19 @@ impl Desk {
     }
 
     /// Whether a request can be done in time.
-    pub fn ask(&self, kind: &Kind, rows: usize, caller: &Caller) -> Result<Verdict, EngineError> {
+    pub fn ask(
+        &self,
+        class: &RequestClass,
+        rows: usize,
+        caller: &Caller,
+    ) -> Result<Verdict, EngineError> {
         let mut state = self.lock();
         if state.draining {
             return Err(EngineError::Draining);
         }
         let verdict = state
             .admission
-            .ask(caller.id, kind, rows, caller.deadline, Instant::now());
+            .ask(caller.id, class, rows, caller.deadline, Instant::now());
         if matches!(verdict, Verdict::Refused { .. }) {
             counter!(names::REJECTED_TOTAL).increment(1);
         }
@@ -147,7 +152,7 @@ impl Desk {
     /// Takes a request in, or says why not. `points` are not empty.
     pub fn admit(
         &self,
-        graph: &Arc<GraphOf>,
+        graph: &Arc<GraphKey>,
         caller: &Caller,
         points: Vec<Point>,
     ) -> Result<(RequestId, oneshot::Receiver<Answer>), EngineError> {
@@ -165,7 +170,7 @@ impl Desk {
         let id = state.number();
         let rows = points.len();
         let now = Instant::now();
-        let owed = Owed {
+        let pending = PendingRequest {
             caller: caller.id,
             priority: caller.priority,
             rows: vec![None; rows],
@@ -176,7 +181,7 @@ impl Desk {
             model: Duration::ZERO,
             reply,
         };
-        state.owed.insert(id, owed);
+        state.pending.insert(id, pending);
         state.lanes.push(id, graph, caller.clone(), points);
         state.report_queue();
         drop(state);
@@ -191,10 +196,10 @@ impl Desk {
         state.lanes.remove(request);
         state.forget(request);
         state.report_queue();
-        self.tell_if_quiet(&state);
+        self.notify_if_no_interactive_work(&state);
     }
 
-    /// Waits for what a worker of a device is to do next. One worker is told when to rest, once.
+    /// Waits for what a worker of a device is to do next. One worker is told that the device is idle, once.
     pub fn next(&self, device: usize) -> Next {
         let mut state = self.lock();
         loop {
@@ -202,7 +207,7 @@ impl Desk {
                 return Next::End;
             }
             state.expire();
-            self.tell_if_quiet(&state);
+            self.notify_if_no_interactive_work(&state);
             if let Some((graph, priority, rows)) =
                 state.lanes.next(|graph| state.can_run(device, graph))
             {
@@ -215,14 +220,14 @@ impl Desk {
                 };
             }
             let idle_since = state.idle_since.filter(|_| state.running.is_empty());
-            state = match idle_since.map(|since| self.rest_after.saturating_sub(since.elapsed())) {
+            state = match idle_since.map(|since| self.idle_after.saturating_sub(since.elapsed())) {
                 None => self
                     .work
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => {
                     state.idle_since = None;
-                    return Next::Rest;
+                    return Next::Idle;
                 }
                 Some(left) => {
                     self.work
@@ -240,9 +245,9 @@ impl Desk {
     pub fn take(
         &self,
         device: usize,
-        graph: &Arc<GraphOf>,
+        graph: &Arc<GraphKey>,
         priority: Priority,
-        prepared: &Prepared,
+        prepared: &LoadedGraph,
     ) -> Option<Batch> {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -271,22 +276,22 @@ impl Desk {
             state.settle(request, Err(EngineError::Runtime { reason }));
         }
         state.report_queue();
-        self.tell_if_quiet(state);
+        self.notify_if_no_interactive_work(state);
         if rows.is_empty() {
             return None;
         }
-        let (number, stop) = (state.number(), Stop::default());
+        let (number, stop) = (state.number(), StopSignal::default());
         let alone = !state.is_busy(device) && state.lanes.waiting_rows() == 0;
-        let wanted_by: HashSet<RequestId> = rows.iter().map(|row| row.request).collect();
-        state.start(&wanted_by);
-        let at_once = prepared.at_once;
+        let requests: HashSet<RequestId> = rows.iter().map(|row| row.request).collect();
+        state.start(&requests);
+        let max_concurrent = prepared.max_concurrent;
         state.running.insert(
             number,
             Running {
                 device,
                 graph: graph.clone(),
-                at_once,
-                wanted_by,
+                max_concurrent,
+                requests,
                 stop: stop.clone(),
             },
         );
@@ -301,7 +306,7 @@ impl Desk {
     /// Hands out what a batch gave, `took` being the device's time for it.
     pub fn deliver(
         &self,
-        graph: &GraphOf,
+        graph: &GraphKey,
         batch: Batch,
         took: Duration,
         result: Result<Vec<Row>, EngineError>,
@@ -328,36 +333,36 @@ impl Desk {
             }
         }
         state.report_queue();
-        self.tell_if_quiet(&state);
+        self.notify_if_no_interactive_work(&state);
         drop(state);
         self.admission_changes.notify_waiters();
     }
 
     /// The graph cannot run: everyone who waits for it is told.
-    pub fn fail_graph(&self, graph: &Arc<GraphOf>, error: &EngineError) {
+    pub fn fail_graph(&self, graph: &Arc<GraphKey>, error: &EngineError) {
         let mut state = self.lock();
         for request in state.lanes.drop_graph(graph) {
             state.settle(request, Err(error.clone()));
         }
         state.report_queue();
-        self.tell_if_quiet(&state);
+        self.notify_if_no_interactive_work(&state);
     }
 
-    fn tell_if_quiet(&self, state: &State) {
-        if state.is_quiet() {
-            self.quiet.notify_waiters();
+    fn notify_if_no_interactive_work(&self, state: &State) {
+        if state.has_no_interactive_work() {
+            self.requests_ended.notify_waiters();
         }
     }
 
-    /// Waits until no interactive request is owed an answer.
-    pub async fn until_quiet(&self) {
-        self.until(State::is_quiet).await;
+    /// Waits until no interactive request is left unanswered.
+    pub async fn until_no_interactive_work(&self) {
+        self.until(State::has_no_interactive_work).await;
     }
 
-    /// Waits for what is told to `quiet`.
+    /// Waits for what is told to `requests_ended`.
     async fn until(&self, reached: impl Fn(&State) -> bool) {
         loop {
-            let told = self.quiet.notified();
+            let told = self.requests_ended.notified();
             tokio::pin!(told);
             told.as_mut().enable();
             if reached(&self.lock()) {
@@ -367,20 +372,20 @@ impl Desk {
         }
     }
 
-    /// Refuses new requests and waits until none is owed an answer, at most `limit`; then the rest
+    /// Refuses new requests and waits until all are answered, at most `limit`; then the rest
     /// is refused too and stopped.
     pub async fn drain(&self, limit: Duration) {
         self.lock().draining = true;
         // What is left when the time is over is refused.
-        let _ = tokio::time::timeout(limit, self.until(|state| state.owed.is_empty())).await;
+        let _ = tokio::time::timeout(limit, self.until(|state| state.pending.is_empty())).await;
         self.close();
     }
 
-    /// Ends the workers after their batch, which is stopped; what is still owed is refused.
+    /// Ends the workers after their batch, which is stopped; requests still unanswered are refused.
     pub fn close(&self) {
         let mut state = self.lock();
         (state.draining, state.closed) = (true, true);
-        let requests: Vec<RequestId> = state.owed.keys().copied().collect();
+        let requests: Vec<RequestId> = state.pending.keys().copied().collect();
         for request in requests {
             state.lanes.remove(request);
             state.settle(request, Err(EngineError::Draining));
@@ -389,7 +394,7 @@ impl Desk {
             .running
             .values()
             .for_each(|running| running.stop.stop());
-        self.tell_if_quiet(&state);
+        self.notify_if_no_interactive_work(&state);
         drop(state);
         self.work.notify_all();
     }
@@ -397,7 +402,7 @@ impl Desk {
 
 impl State {
     /// Whether the device may run one more batch of the graph.
-    fn can_run(&self, device: usize, graph: &Arc<GraphOf>) -> bool {
+    fn can_run(&self, device: usize, graph: &Arc<GraphKey>) -> bool {
         let mut same = self
             .running
             .values()
@@ -405,7 +410,7 @@ impl State {
         let Some(first) = same.next() else {
             return true;
         };
-        1 + same.count() < first.at_once
+        1 + same.count() < first.max_concurrent
     }
 
     fn is_busy(&self, device: usize) -> bool {
@@ -418,11 +423,11 @@ impl State {
     fn start(&mut self, requests: &HashSet<RequestId>) {
         let now = Instant::now();
         for request in requests {
-            if let Some(owed) = self.owed.get_mut(request) {
-                if owed.batches == 0 {
-                    owed.since = now;
+            if let Some(pending) = self.pending.get_mut(request) {
+                if pending.batches == 0 {
+                    pending.since = now;
                 }
-                owed.batches += 1;
+                pending.batches += 1;
             }
         }
     }
@@ -430,19 +435,19 @@ impl State {
     /// A batch that was started with them has ended.
     fn end(&mut self, requests: &HashSet<RequestId>) {
         for request in requests {
-            if let Some(owed) = self.owed.get_mut(request) {
-                owed.batches -= 1;
-                if owed.batches == 0 {
-                    owed.model += owed.since.elapsed();
+            if let Some(pending) = self.pending.get_mut(request) {
+                pending.batches -= 1;
+                if pending.batches == 0 {
+                    pending.model += pending.since.elapsed();
                 }
             }
         }
     }
 
-    fn is_quiet(&self) -> bool {
-        self.owed
+    fn has_no_interactive_work(&self) -> bool {
+        self.pending
             .values()
-            .all(|owed| owed.priority == Priority::Job)
+            .all(|pending| pending.priority == Priority::Job)
     }
 
     fn number(&mut self) -> u64 {
@@ -470,42 +475,42 @@ impl State {
     }
 
     fn fill(&mut self, place: &BatchRow, row: Row) {
-        let Some(owed) = self.owed.get_mut(&place.request) else {
+        let Some(pending) = self.pending.get_mut(&place.request) else {
             return;
         };
-        if let Some(slot @ None) = owed.rows.get_mut(place.index) {
+        if let Some(slot @ None) = pending.rows.get_mut(place.index) {
             *slot = Some(row);
-            owed.missing -= 1;
-            self.admission.done(owed.caller);
+            pending.missing -= 1;
+            self.admission.done(pending.caller);
         }
-        if owed.missing == 0
-            && let Some(owed) = self.owed.remove(&place.request)
+        if pending.missing == 0
+            && let Some(pending) = self.pending.remove(&place.request)
         {
-            let (rows, model) = (owed.rows.into_iter().flatten().collect(), owed.model);
-            let queue = owed.admitted.elapsed().saturating_sub(model);
+            let (rows, model) = (pending.rows.into_iter().flatten().collect(), pending.model);
+            let queue = pending.admitted.elapsed().saturating_sub(model);
             // A caller that has left meanwhile needs no answer.
-            let _ = owed.reply.send(Ok(Evaluated { rows, queue, model }));
+            let _ = pending.reply.send(Ok(Evaluated { rows, queue, model }));
         }
     }
 
     fn settle(&mut self, request: RequestId, answer: Answer) {
-        if let Some(owed) = self.forget(request) {
-            let _ = owed.reply.send(answer);
+        if let Some(pending) = self.forget(request) {
+            let _ = pending.reply.send(answer);
         }
     }
 
     /// Nobody waits for `request` any more.
-    fn forget(&mut self, request: RequestId) -> Option<Owed> {
+    fn forget(&mut self, request: RequestId) -> Option<PendingRequest> {
         for running in self.running.values_mut() {
-            if running.wanted_by.remove(&request) && running.wanted_by.is_empty() {
+            if running.requests.remove(&request) && running.requests.is_empty() {
                 running.stop.stop();
             }
         }
-        self.owed.remove(&request)
+        self.pending.remove(&request)
     }
 
     /// `running` batches shared the devices.
-    fn measure(&mut self, graph: &GraphOf, rows: usize, running: usize, took: Duration) {
+    fn measure(&mut self, graph: &GraphKey, rows: usize, running: usize, took: Duration) {
         let rate = (rows * running) as f64 / took.as_secs_f64().max(1e-6);
         self.rows_per_second = if self.rows_per_second == 0.0 {
             rate
@@ -528,7 +533,7 @@ impl State {
     ) {
         let callers: HashSet<u64> = requests
             .iter()
-            .filter_map(|request| Some(self.owed.get(request)?.caller))
+            .filter_map(|request| Some(self.pending.get(request)?.caller))
             .collect();
         for caller in callers {
             self.admission
