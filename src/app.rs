@@ -188,6 +188,20 @@ pub enum AppError {
     AtInput { input: usize, source: Box<AppError> },
 }
 
+/// How an engine is set up for these settings.
+pub fn engine_settings(settings: &Settings) -> EngineSettings {
+    const MIB: usize = 1 << 20;
+    EngineSettings {
+        library: Some(settings.onnxruntime.clone()),
+        providers: settings.providers.clone(),
+        threads: settings.threads,
+        queue_rows: settings.queue_rows,
+        batch_rows: settings.batch_rows,
+        batch_bytes: (settings.batch_memory_mib as usize).saturating_mul(MIB),
+        session_bytes: (settings.session_memory_mib as usize).saturating_mul(MIB),
+    }
+}
+
 impl App {
     /// Loads ONNX Runtime and its devices, starts the workers, and loads the models. Takes seconds:
     /// not for an async thread.
@@ -207,16 +221,7 @@ impl App {
         settings: Settings,
         load: impl FnOnce(Check<'_>) -> Result<Registry, RegistryError>,
     ) -> Result<Self, StartError> {
-        const MIB: usize = 1 << 20;
-        let engine = Engine::start(&EngineSettings {
-            library: Some(settings.onnxruntime.clone()),
-            providers: settings.providers.clone(),
-            threads: settings.threads,
-            queue_rows: settings.queue_rows,
-            batch_rows: settings.batch_rows,
-            batch_bytes: (settings.batch_memory_mib as usize).saturating_mul(MIB),
-            session_bytes: (settings.session_memory_mib as usize).saturating_mul(MIB),
-        })?;
+        let engine = Engine::start(&engine_settings(&settings))?;
         let models = load(&|model| try_out(&engine, model))?;
         tell_models(&models);
         if models.iter().next().is_none() {

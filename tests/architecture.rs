@@ -62,13 +62,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "patterns",
-        &[
-            "engine::backend_ort",
-            "engine::Provider",
-            "picture",
-            "model",
-            "tensor",
-        ],
+        &["engine", "picture", "model", "pool", "tensor"],
     ),
     ("telemetry", &[]),
     ("files", &[]),

@@ -531,7 +531,7 @@ fn engine_code(error: &EngineError) -> Code {
             StatusCode::UNPROCESSABLE_ENTITY,
             "Model that this method cannot explain",
         ),
-        EngineError::Runtime { .. } => INTERNAL,
+        EngineError::InvalidBatch { .. } | EngineError::Runtime { .. } => INTERNAL,
     }
 }
 

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 use explaind::{
-    engine::backend_ort::load_runtime,
+    app::engine_settings,
+    engine::{Caller, Engine, EngineSettings, Priority, Provider},
     model::patterns::{self, Provenance},
-    patterns::{SampleSource, fit},
+    patterns::{FitRequest, SampleSource, fit},
+    pool::Pool,
     tensor::read_npy,
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -54,7 +56,10 @@ impl FitPatterns {
                 "patterns are kept beside a model.onnx: put the file into a folder of its own, as model.onnx"
             );
         };
-        let runtime = load_runtime(Some(&settings.onnxruntime), settings.threads)?;
+        let engine = Engine::start(&EngineSettings {
+            providers: vec![Provider::Cpu],
+            ..engine_settings(&settings)
+        })?;
         let (path, samples) = match (self.source.images, self.source.tensors) {
             (Some(folder), _) => (folder.clone(), SampleSource::in_folder(&folder, &model)?),
             (None, file) => {
@@ -74,9 +79,16 @@ impl FitPatterns {
         bar.set_style(ProgressStyle::with_template(
             "{bar:40} {pos}/{len} samples, {eta} left",
         )?);
-        let fitted = fit(&model, samples, regime, runtime, |done| {
-            bar.set_position(done as u64)
-        })?;
+        let request = FitRequest {
+            model: model.clone(),
+            samples,
+            regime,
+        };
+        let caller = Caller::new(Priority::Job, None);
+        let runtime = tokio::runtime::Runtime::new()?;
+        let pool = Pool::new(1);
+        let progress = |done| bar.set_position(done as u64);
+        let fitted = runtime.block_on(fit(request, &engine, &pool, &caller, progress))?;
         bar.finish_and_clear();
         let provenance = Provenance {
             model_hash: model.hash.clone(),

@@ -4,15 +4,31 @@
 
 use std::collections::HashMap;
 
-use onnx_autodiff::onnx::{OnnxError, graph::Graph, types};
+use onnx_autodiff::onnx::{
+    OnnxError,
+    graph::{Graph, ValueType},
+    types,
+};
 
 /// Bytes per row of the batch.
 pub fn peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
+    peak_bytes_of(graph, |_| true)
+}
+
+/// As [`peak_bytes`], without the values whose size does not depend on the batch, such as the
+/// gradient of a weight.
+pub fn batch_peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
+    peak_bytes_of(graph, |value_type| {
+        value_type.shape.iter().any(|dim| dim.known().is_none())
+    })
+}
+
+fn peak_bytes_of(graph: &Graph, counts: fn(&ValueType) -> bool) -> Result<usize, OnnxError> {
     let types = types::infer(graph)?;
     let bytes = |value: &str| {
         types
             .get(value)
-            .filter(|_| !graph.initializers.contains_key(value))
+            .filter(|value_type| !graph.initializers.contains_key(value) && counts(value_type))
             .map_or(0, |value_type| {
                 let elements: usize = value_type
                     .shape
@@ -86,5 +102,12 @@ mod tests {
         assert_eq!(peak_bytes(&graph).unwrap(), 3 * 40);
         graph.nodes[3] = Node::new("Mul", ["c", "a"], ["d"]);
         assert_eq!(peak_bytes(&graph).unwrap(), 4 * 40);
+        graph.nodes[1] = Node::new("Transpose", ["weight"], ["b"]);
+        graph.inputs.push(ValueInfo {
+            name: "weight".into(),
+            value_type: ValueType::new(Element::Float, vec![10.into(), 10.into()]),
+        });
+        // The input, one value on the way, the output.
+        assert_eq!(batch_peak_bytes(&graph).unwrap(), 3 * 40);
     }
 }

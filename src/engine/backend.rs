@@ -1,13 +1,18 @@
 //! What a worker needs of the thing that runs graphs. The workers are tested with a counting fake,
 //! and run on `sessions`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fmt, sync::Arc};
 
-use super::{EngineError, Point, Row};
+use parking_lot::Mutex;
+
+use super::{
+    EngineError, Point, Row,
+    whole::{NamedInputs, NamedOutputs, WholeGraph},
+};
 use crate::model::Model;
 use onnx_autodiff::autodiff::spec::{DeriveSpec, PatternLayers, SeedRule};
 
-/// A graph to run: what `spec` derives from `model`. Equal when its derivation is.
+/// A graph that evaluates rows: what `spec` derives from `model`. Equal when its derivation is.
 #[derive(Clone, Debug)]
 pub struct GraphKey {
     pub model: Arc<Model>,
@@ -55,37 +60,88 @@ impl PartialEq for GraphKey {
     }
 }
 
+/// What a session is opened of, and a lane of the queue waits for. Equal ones share both.
+#[derive(Clone, Debug)]
+pub enum SessionKey {
+    /// Evaluates rows, any number of them in a batch.
+    Rows(GraphKey),
+    /// Runs whole batches; a graph is equal to itself only.
+    Whole(Arc<WholeGraph>),
+}
+
+impl SessionKey {
+    pub fn model(&self) -> &Arc<Model> {
+        match self {
+            Self::Rows(key) => &key.model,
+            Self::Whole(graph) => &graph.model,
+        }
+    }
+}
+
+impl PartialEq for SessionKey {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Rows(a), Self::Rows(b)) => a == b,
+            (Self::Whole(a), Self::Whole(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+/// For people, in the log.
+impl fmt::Display for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rows(key) => key.spec.fmt(f),
+            Self::Whole(graph) => f.write_str(graph.name),
+        }
+    }
+}
+
+/// What one run of a session takes, and what it gives.
+#[derive(Clone, Debug)]
+pub enum BatchInput {
+    Rows(Vec<Point>),
+    Whole(NamedInputs),
+}
+
+#[derive(Debug)]
+pub enum BatchOutput {
+    Rows(Vec<Row>),
+    Whole(NamedOutputs),
+}
+
 /// A graph that can run now, and as long as this is kept.
 #[derive(Clone)]
 pub struct LoadedGraph {
-    pub graph: Arc<dyn Executable>,
+    pub executable: Arc<dyn Executable>,
     /// Most rows of one batch.
     pub batch_rows: usize,
-    /// Most batches that run at once on one device.
+    /// Most batches that run at the same time on one device.
     pub max_concurrent: usize,
-    /// Length of a seed, where the graph has one.
+    /// Length of a cotangent of the head, where the graph takes one.
     pub classes: Option<usize>,
 }
 
 /// One device. Its workers share it.
 pub trait Backend: Send + Sync {
-    /// Batches of different graphs that it runs well at once: one worker each.
+    /// Batches of different graphs that it runs well at the same time: one worker each.
     fn workers(&self) -> usize;
 
     /// Opens the graph, which may take seconds, or finds it open. `rows` wait for it; `busy`
     /// devices have other work too.
-    fn prepare(
+    fn load(
         &self,
-        graph: &Arc<GraphKey>,
+        graph: &Arc<SessionKey>,
         rows: usize,
         busy: bool,
     ) -> Result<LoadedGraph, EngineError>;
 
-    /// Gives back the memory that only runs need: nothing has been asked for in a while.
+    /// Gives back the memory that only runs need: the device has been idle for a while.
     fn release_memory(&self);
 
     /// Closes the graph after a panic: its session may be in any state.
-    fn discard(&self, graph: &Arc<GraphKey>);
+    fn discard(&self, graph: &Arc<SessionKey>);
 
     /// Closes the graphs of models that are `outdated` and that nobody holds any more. How many are
     /// left that someone holds.
@@ -93,19 +149,14 @@ pub trait Backend: Send + Sync {
 }
 
 pub trait Executable: Send + Sync {
-    /// Evaluates a batch: as many rows as points, in their order. One that runs `alone` has the
-    /// whole device. Ends early, with an error, when `stop` says so.
+    /// Runs one batch: points give as many rows, in their order; a whole batch gives its outputs.
+    /// One that runs `alone` has the whole device. Ends early, with an error, when `stop` says so.
     fn run(
         &self,
-        points: &[Point],
+        input: &BatchInput,
         alone: bool,
         stop: &StopSignal,
-    ) -> Result<Vec<Row>, EngineError>;
-}
-
-/// What a panic has left is as good as any other: graphs are closed after one.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    ) -> Result<BatchOutput, EngineError>;
 }
 
 /// Ends a running batch from another thread.
@@ -120,7 +171,7 @@ struct StopState {
 
 impl StopSignal {
     pub fn stop(&self) {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         state.stopped = true;
         if let Some(hook) = &state.hook {
             hook();
@@ -129,7 +180,7 @@ impl StopSignal {
 
     /// `hook` runs when the batch is stopped; at once when it already is.
     pub fn on_stop(&self, hook: impl Fn() + Send + 'static) {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         if state.stopped {
             hook();
         }

@@ -1,123 +1,46 @@
-//! Where callers and workers meet: admission, waiting rows, pending requests, and
-//! what runs now. One lock around plain state; workers sleep on a condition variable until there is
-//! work.
+//! Where callers and workers meet: one lock around the plain state of `dispatch`. Workers sleep on
+//! a condition variable until there is work; callers wait for their reply.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    ops::ControlFlow,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use metrics::{counter, gauge, histogram};
-use tokio::sync::{Notify, oneshot};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio::sync::Notify;
 
 use super::{
-    Caller, EngineError, Evaluated, Point, Priority, Row,
-    admission::{Admission, RequestClass, Verdict},
-    backend::{GraphKey, LoadedGraph, StopSignal, lock},
-    lanes::{BatchRow, Lanes, Lapse, RequestId},
+    Caller, EngineError, Priority,
+    admission::{RequestClass, Verdict},
+    backend::{BatchInput, BatchOutput, LoadedGraph, SessionKey},
+    dispatch::{Dispatch, Next, Receiver, ScheduledBatch},
+    lanes::RequestId,
 };
 use crate::telemetry::names;
 
-pub type Answer = Result<Evaluated, EngineError>;
-
 pub struct Dispatcher {
-    /// A worker rests after so long without work.
+    /// After so long without work a device is idle.
     idle_after: Duration,
-    state: Mutex<State>,
+    state: Mutex<Dispatch>,
+    /// Told when there may be more for a worker to do.
     work: Condvar,
-    /// Told when no interactive request, or none at all, is left unanswered.
-    requests_ended: Notify,
+    /// Told when every request was answered.
+    drained: Notify,
     /// Told when more is known about how long requests take, or fewer are admitted.
     admission_changes: Notify,
 }
 
-struct State {
-    admission: Admission,
-    lanes: Lanes<GraphKey>,
-    pending: HashMap<RequestId, PendingRequest>,
-    running: HashMap<u64, Running>,
-    /// When the last batch ended; none when the devices have rested since.
-    idle_since: Option<Instant>,
-    last_number: u64,
-    /// No new requests.
-    draining: bool,
-    /// Workers end.
-    closed: bool,
-    /// Measured, smoothed over batches.
-    rows_per_second: f64,
-}
-
-struct PendingRequest {
-    caller: u64,
-    priority: Priority,
-    rows: Vec<Option<Row>>,
-    missing: usize,
-    admitted: Instant,
-    /// Batches with rows of it that run now, and since when there has been one.
-    batches: usize,
-    since: Instant,
-    /// Time in which one ran, before `since`.
-    model: Duration,
-    reply: oneshot::Sender<Answer>,
-}
-
-struct Running {
-    device: usize,
-    graph: Arc<GraphKey>,
-    /// Most batches of the graph at once on the device.
-    max_concurrent: usize,
-    /// Requests that still wait for the batch.
-    requests: HashSet<RequestId>,
-    stop: StopSignal,
-}
-
-/// A batch for a worker to run.
-pub struct Batch {
-    number: u64,
-    pub rows: Vec<BatchRow>,
-    /// Nothing else ran on the device, nor waited.
-    pub alone: bool,
-    pub stop: StopSignal,
-}
-
-pub enum Next {
-    /// `rows` wait for `graph`. Is there other work too, the device is `busy`.
-    Work {
-        graph: Arc<GraphKey>,
-        priority: Priority,
-        rows: usize,
-        busy: bool,
-    },
-    /// There has been nothing to do for a while.
-    Idle,
-    End,
-}
-
 impl Dispatcher {
     pub fn new(limit_rows: usize, idle_after: Duration) -> Self {
-        let state = State {
-            admission: Admission::default(),
-            lanes: Lanes::new(limit_rows),
-            pending: HashMap::new(),
-            running: HashMap::new(),
-            idle_since: None,
-            last_number: 0,
-            draining: false,
-            closed: false,
-            rows_per_second: 0.0,
-        };
         Self {
             idle_after,
-            state: Mutex::new(state),
+            state: Mutex::new(Dispatch::new(limit_rows)),
             work: Condvar::new(),
-            requests_ended: Notify::new(),
+            drained: Notify::new(),
             admission_changes: Notify::new(),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
     }
 
     /// Whether a request can be done in time.
@@ -127,13 +50,7 @@ impl Dispatcher {
         rows: usize,
         caller: &Caller,
     ) -> Result<Verdict, EngineError> {
-        let mut state = self.lock();
-        if state.draining {
-            return Err(EngineError::Draining);
-        }
-        let verdict = state
-            .admission
-            .ask(caller.id, class, rows, caller.deadline, Instant::now());
+        let verdict = self.state.lock().ask(class, rows, caller, Instant::now())?;
         if matches!(verdict, Verdict::Refused { .. }) {
             counter!(names::REJECTED_TOTAL).increment(1);
         }
@@ -141,7 +58,7 @@ impl Dispatcher {
     }
 
     pub fn release(&self, caller: u64) {
-        self.lock().admission.release(caller);
+        self.state.lock().release(caller);
         self.admission_changes.notify_waiters();
     }
 
@@ -149,399 +66,129 @@ impl Dispatcher {
         &self.admission_changes
     }
 
-    /// Takes a request in, or says why not. `points` are not empty.
+    /// Takes a request in, or says why not. `input` is not empty.
     pub fn admit(
         &self,
-        graph: &Arc<GraphKey>,
+        graph: &Arc<SessionKey>,
         caller: &Caller,
-        points: Vec<Point>,
-    ) -> Result<(RequestId, oneshot::Receiver<Answer>), EngineError> {
-        let mut state = self.lock();
-        if state.draining {
-            return Err(EngineError::Draining);
-        }
-        if !state.lanes.has_room(points.len(), caller.priority) {
-            if caller.priority == Priority::Interactive {
+        input: BatchInput,
+    ) -> Result<(RequestId, Receiver), EngineError> {
+        let admitted = self.update(|state| state.admit(graph, caller, input, Instant::now()));
+        match &admitted {
+            Ok(_) => {
+                self.work.notify_all();
+            }
+            Err(EngineError::Overloaded { .. }) if caller.priority == Priority::Interactive => {
                 counter!(names::REJECTED_TOTAL).increment(1);
             }
-            return Err(state.overloaded());
+            Err(_) => {}
         }
-        let (reply, answer) = oneshot::channel();
-        let id = state.number();
-        let rows = points.len();
-        let now = Instant::now();
-        let pending = PendingRequest {
-            caller: caller.id,
-            priority: caller.priority,
-            rows: vec![None; rows],
-            missing: rows,
-            admitted: now,
-            batches: 0,
-            since: now,
-            model: Duration::ZERO,
-            reply,
-        };
-        state.pending.insert(id, pending);
-        state.lanes.push(id, graph, caller.clone(), points);
-        state.report_queue();
-        drop(state);
-        self.work.notify_all();
-        Ok((id, answer))
+        admitted
     }
 
-    /// The caller no longer waits: its rows leave the queue, and a batch that nobody else waits for
-    /// is stopped.
+    /// The caller no longer waits.
     pub fn abandon(&self, request: RequestId) {
-        let mut state = self.lock();
-        state.lanes.remove(request);
-        state.forget(request);
-        state.report_queue();
-        self.notify_if_no_interactive_work(&state);
+        self.update(|state| state.abandon(request));
     }
 
-    /// Waits for what a worker of a device is to do next. One worker is told that the device is idle, once.
+    /// Waits for what a worker of a device is to do next.
     pub fn next(&self, device: usize) -> Next {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
-            if state.closed {
-                return Next::End;
-            }
-            state.expire();
-            self.notify_if_no_interactive_work(&state);
-            if let Some((graph, priority, rows)) =
-                state.lanes.next(|graph| state.can_run(device, graph))
-            {
-                let busy = state.is_busy(device) || state.lanes.waiting_rows() > rows;
-                return Next::Work {
-                    graph,
-                    priority,
-                    rows,
-                    busy,
-                };
-            }
-            let idle_since = state.idle_since.filter(|_| state.running.is_empty());
-            state = match idle_since.map(|since| self.idle_after.saturating_sub(since.elapsed())) {
-                None => self
-                    .work
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => {
-                    state.idle_since = None;
-                    return Next::Idle;
+            let next = |state: &mut Dispatch| state.next(device, self.idle_after, Instant::now());
+            match self.update_locked(&mut state, next) {
+                ControlFlow::Break(next) => return next,
+                ControlFlow::Continue(None) => self.work.wait(&mut state),
+                ControlFlow::Continue(Some(left)) => {
+                    self.work.wait_for(&mut state, left);
                 }
-                Some(left) => {
-                    self.work
-                        .wait_timeout(state, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
+            }
         }
     }
 
-    /// Forms a batch of a prepared graph; none when its callers have left meanwhile, or other
-    /// workers took what may run at once. Requests with a seed that does not fit the graph fail
-    /// alone.
+    /// Forms a batch of a loaded graph, where there is still one to run.
     pub fn take(
         &self,
         device: usize,
-        graph: &Arc<GraphKey>,
+        graph: &Arc<SessionKey>,
         priority: Priority,
-        prepared: &LoadedGraph,
-    ) -> Option<Batch> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        state.expire();
-        if !state.can_run(device, graph) {
-            return None;
-        }
-        let admission = &state.admission;
-        let mut rows = state
-            .lanes
-            .take(graph, priority, prepared.batch_rows, |caller| {
-                admission.rows_left(caller)
-            });
-        let classes = prepared.classes.unwrap_or(usize::MAX);
-        let fits = |row: &BatchRow| row.point.seed.iter().all(|(class, _)| *class < classes);
-        let misfits: HashSet<RequestId> = rows
-            .iter()
-            .filter(|row| !fits(row))
-            .map(|row| row.request)
-            .collect();
-        for request in misfits {
-            let reason =
-                format!("a seed names a class that the graph does not have; it has {classes}");
-            state.lanes.remove(request);
-            rows.retain(|row| row.request != request);
-            state.settle(request, Err(EngineError::Runtime { reason }));
-        }
-        state.report_queue();
-        self.notify_if_no_interactive_work(state);
-        if rows.is_empty() {
-            return None;
-        }
-        let (number, stop) = (state.number(), StopSignal::default());
-        let alone = !state.is_busy(device) && state.lanes.waiting_rows() == 0;
-        let requests: HashSet<RequestId> = rows.iter().map(|row| row.request).collect();
-        state.start(&requests);
-        let max_concurrent = prepared.max_concurrent;
-        state.running.insert(
-            number,
-            Running {
-                device,
-                graph: graph.clone(),
-                max_concurrent,
-                requests,
-                stop: stop.clone(),
-            },
-        );
-        Some(Batch {
-            number,
-            rows,
-            alone,
-            stop,
-        })
+        loaded: &LoadedGraph,
+    ) -> Option<ScheduledBatch> {
+        self.update(|state| state.take(device, graph, priority, loaded, Instant::now()))
     }
 
     /// Hands out what a batch gave, `took` being the device's time for it.
     pub fn deliver(
         &self,
-        graph: &GraphKey,
-        batch: Batch,
+        graph: &SessionKey,
+        batch: &ScheduledBatch,
         took: Duration,
-        result: Result<Vec<Row>, EngineError>,
+        result: Result<BatchOutput, EngineError>,
     ) {
-        let mut state = self.lock();
-        let running = state.running.len();
-        state.running.remove(&batch.number);
-        state.idle_since = Some(Instant::now());
-        let requests: HashSet<RequestId> = batch.rows.iter().map(|row| row.request).collect();
-        state.end(&requests);
-        match result {
-            Ok(rows) => {
-                state.measure(graph, batch.rows.len(), running, took);
-                state.measure_callers(&requests, batch.rows.len(), running, took);
-                for (place, row) in batch.rows.iter().zip(rows) {
-                    state.fill(place, row);
-                }
+        if let Ok(output) = &result {
+            let model = graph.model().id.clone();
+            if let BatchOutput::Rows(rows) = output {
+                counter!(names::ROWS_TOTAL, "model" => model.clone()).increment(rows.len() as u64);
             }
-            Err(error) => {
-                for request in requests {
-                    state.lanes.remove(request);
-                    state.settle(request, Err(error.clone()));
-                }
-            }
+            counter!(names::BATCHES_TOTAL, "model" => model.clone()).increment(1);
+            histogram!(names::BATCH_DURATION_SECONDS, "model" => model).record(took);
         }
-        state.report_queue();
-        self.notify_if_no_interactive_work(&state);
-        drop(state);
+        self.update(|state| state.deliver(batch, took, result, Instant::now()));
         self.admission_changes.notify_waiters();
     }
 
     /// The graph cannot run: everyone who waits for it is told.
-    pub fn fail_graph(&self, graph: &Arc<GraphKey>, error: &EngineError) {
-        let mut state = self.lock();
-        for request in state.lanes.drop_graph(graph) {
-            state.settle(request, Err(error.clone()));
-        }
-        state.report_queue();
-        self.notify_if_no_interactive_work(&state);
+    pub fn fail_graph(&self, graph: &Arc<SessionKey>, error: &EngineError) {
+        self.update(|state| state.fail_graph(graph, error));
     }
 
-    fn notify_if_no_interactive_work(&self, state: &State) {
-        if state.has_no_interactive_work() {
-            self.requests_ended.notify_waiters();
-        }
+    /// Refuses new requests and waits until all are answered, at most `limit`; then the rest is
+    /// refused too and stopped.
+    pub async fn drain(&self, limit: Duration) {
+        self.update(Dispatch::drain);
+        // What is left when the time is over is refused.
+        let _ = tokio::time::timeout(limit, self.until_drained()).await;
+        self.close();
     }
 
-    /// Waits until no interactive request is left unanswered.
-    pub async fn until_no_interactive_work(&self) {
-        self.until(State::has_no_interactive_work).await;
-    }
-
-    /// Waits for what is told to `requests_ended`.
-    async fn until(&self, reached: impl Fn(&State) -> bool) {
+    async fn until_drained(&self) {
         loop {
-            let told = self.requests_ended.notified();
+            let told = self.drained.notified();
             tokio::pin!(told);
             told.as_mut().enable();
-            if reached(&self.lock()) {
+            if self.state.lock().is_drained() {
                 return;
             }
             told.await;
         }
     }
 
-    /// Refuses new requests and waits until all are answered, at most `limit`; then the rest
-    /// is refused too and stopped.
-    pub async fn drain(&self, limit: Duration) {
-        self.lock().draining = true;
-        // What is left when the time is over is refused.
-        let _ = tokio::time::timeout(limit, self.until(|state| state.pending.is_empty())).await;
-        self.close();
-    }
-
     /// Ends the workers after their batch, which is stopped; requests still unanswered are refused.
     pub fn close(&self) {
-        let mut state = self.lock();
-        (state.draining, state.closed) = (true, true);
-        let requests: Vec<RequestId> = state.pending.keys().copied().collect();
-        for request in requests {
-            state.lanes.remove(request);
-            state.settle(request, Err(EngineError::Draining));
-        }
-        state
-            .running
-            .values()
-            .for_each(|running| running.stop.stop());
-        self.notify_if_no_interactive_work(&state);
-        drop(state);
+        self.update(Dispatch::close);
         self.work.notify_all();
     }
-}
 
-impl State {
-    /// Whether the device may run one more batch of the graph.
-    fn can_run(&self, device: usize, graph: &Arc<GraphKey>) -> bool {
-        let mut same = self
-            .running
-            .values()
-            .filter(|running| running.device == device && running.graph == *graph);
-        let Some(first) = same.next() else {
-            return true;
-        };
-        1 + same.count() < first.max_concurrent
+    fn update<T>(&self, change: impl FnOnce(&mut Dispatch) -> T) -> T {
+        self.update_locked(&mut self.state.lock(), change)
     }
 
-    fn is_busy(&self, device: usize) -> bool {
-        self.running
-            .values()
-            .any(|running| running.device == device)
-    }
-
-    /// A batch with rows of the requests starts.
-    fn start(&mut self, requests: &HashSet<RequestId>) {
-        let now = Instant::now();
-        for request in requests {
-            if let Some(pending) = self.pending.get_mut(request) {
-                if pending.batches == 0 {
-                    pending.since = now;
-                }
-                pending.batches += 1;
-            }
+    /// Changes the state and tells those who wait for it to be so.
+    fn update_locked<T>(
+        &self,
+        state: &mut MutexGuard<'_, Dispatch>,
+        change: impl FnOnce(&mut Dispatch) -> T,
+    ) -> T {
+        let was_interactive = !state.has_no_interactive_work();
+        let changed = change(state);
+        gauge!(names::QUEUE_ROWS).set(state.waiting_rows() as f64);
+        if state.is_drained() {
+            self.drained.notify_waiters();
         }
-    }
-
-    /// A batch that was started with them has ended.
-    fn end(&mut self, requests: &HashSet<RequestId>) {
-        for request in requests {
-            if let Some(pending) = self.pending.get_mut(request) {
-                pending.batches -= 1;
-                if pending.batches == 0 {
-                    pending.model += pending.since.elapsed();
-                }
-            }
+        if was_interactive && state.has_no_interactive_work() {
+            // Whole batches may begin.
+            self.work.notify_all();
         }
-    }
-
-    fn has_no_interactive_work(&self) -> bool {
-        self.pending
-            .values()
-            .all(|pending| pending.priority == Priority::Job)
-    }
-
-    fn number(&mut self) -> u64 {
-        self.last_number += 1;
-        self.last_number
-    }
-
-    fn overloaded(&self) -> EngineError {
-        let seconds = self.lanes.waiting_rows() as f64 / self.rows_per_second.max(1.0);
-        EngineError::Overloaded {
-            waiting_rows: self.lanes.waiting_rows(),
-            limit_rows: self.lanes.limit_rows(),
-            retry_after: Duration::from_secs_f64(seconds.clamp(1.0, 60.0)),
-        }
-    }
-
-    fn expire(&mut self) {
-        for (request, lapse) in self.lanes.expire(Instant::now()) {
-            let error = match lapse {
-                Lapse::Cancelled => EngineError::Cancelled,
-                Lapse::DeadlineExceeded => EngineError::DeadlineExceeded,
-            };
-            self.settle(request, Err(error));
-        }
-    }
-
-    fn fill(&mut self, place: &BatchRow, row: Row) {
-        let Some(pending) = self.pending.get_mut(&place.request) else {
-            return;
-        };
-        if let Some(slot @ None) = pending.rows.get_mut(place.index) {
-            *slot = Some(row);
-            pending.missing -= 1;
-            self.admission.done(pending.caller);
-        }
-        if pending.missing == 0
-            && let Some(pending) = self.pending.remove(&place.request)
-        {
-            let (rows, model) = (pending.rows.into_iter().flatten().collect(), pending.model);
-            let queue = pending.admitted.elapsed().saturating_sub(model);
-            // A caller that has left meanwhile needs no answer.
-            let _ = pending.reply.send(Ok(Evaluated { rows, queue, model }));
-        }
-    }
-
-    fn settle(&mut self, request: RequestId, answer: Answer) {
-        if let Some(pending) = self.forget(request) {
-            let _ = pending.reply.send(answer);
-        }
-    }
-
-    /// Nobody waits for `request` any more.
-    fn forget(&mut self, request: RequestId) -> Option<PendingRequest> {
-        for running in self.running.values_mut() {
-            if running.requests.remove(&request) && running.requests.is_empty() {
-                running.stop.stop();
-            }
-        }
-        self.pending.remove(&request)
-    }
-
-    /// `running` batches shared the devices.
-    fn measure(&mut self, graph: &GraphKey, rows: usize, running: usize, took: Duration) {
-        let rate = (rows * running) as f64 / took.as_secs_f64().max(1e-6);
-        self.rows_per_second = if self.rows_per_second == 0.0 {
-            rate
-        } else {
-            0.8 * self.rows_per_second + 0.2 * rate
-        };
-        let model = graph.model.id.clone();
-        counter!(names::ROWS_TOTAL, "model" => model.clone()).increment(rows as u64);
-        counter!(names::BATCHES_TOTAL, "model" => model.clone()).increment(1);
-        histogram!(names::BATCH_DURATION_SECONDS, "model" => model).record(took);
-    }
-
-    /// What the rows of a batch took says how long requests like theirs take.
-    fn measure_callers(
-        &mut self,
-        requests: &HashSet<RequestId>,
-        rows: usize,
-        running: usize,
-        took: Duration,
-    ) {
-        let callers: HashSet<u64> = requests
-            .iter()
-            .filter_map(|request| Some(self.pending.get(request)?.caller))
-            .collect();
-        for caller in callers {
-            self.admission
-                .measure(caller, took.as_secs_f64() / (rows * running) as f64);
-        }
-    }
-
-    fn report_queue(&self) {
-        gauge!(names::QUEUE_ROWS).set(self.lanes.waiting_rows() as f64);
+        changed
     }
 }

@@ -8,11 +8,12 @@
 use std::{
     collections::{HashSet, VecDeque},
     iter,
+    ops::Range,
     sync::Arc,
     time::Instant,
 };
 
-use super::{Caller, Point, Priority};
+use super::{Caller, Priority};
 
 /// One admitted call, numbered by whoever admits.
 pub type RequestId = u64;
@@ -24,12 +25,11 @@ pub enum Lapse {
     DeadlineExceeded,
 }
 
-/// One row on its way to the device: point `index` of `request`.
-#[derive(Clone, Debug)]
+/// One row on its way to the device: number `index` of those of `request`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchRow {
     pub request: RequestId,
     pub index: usize,
-    pub point: Point,
 }
 
 /// `G` says which graph evaluates a lane; equal values share batches.
@@ -54,8 +54,8 @@ struct Lane<G> {
 struct Waiting {
     request: RequestId,
     caller: Caller,
-    next: usize,
-    points: std::vec::IntoIter<Point>,
+    /// Indices of the rows that no batch has taken yet.
+    rows: Range<usize>,
 }
 
 impl Caller {
@@ -100,14 +100,13 @@ impl<G: PartialEq> Lanes<G> {
         waiting == 0 || waiting + rows <= self.limit_rows
     }
 
-    /// Puts the points at the end of their caller's queue.
-    pub fn push(&mut self, request: RequestId, graph: &Arc<G>, caller: Caller, points: Vec<Point>) {
-        let (id, priority, rows) = (caller.id, caller.priority, points.len());
+    /// Puts the rows at the end of their caller's queue.
+    pub fn push(&mut self, request: RequestId, graph: &Arc<G>, caller: Caller, rows: usize) {
+        let (id, priority) = (caller.id, caller.priority);
         let waiting = Waiting {
             request,
             caller,
-            next: 0,
-            points: points.into_iter(),
+            rows: 0..rows,
         };
         let at = self.position(graph, priority).unwrap_or_else(|| {
             let lane = Lane {
@@ -159,8 +158,8 @@ impl<G: PartialEq> Lanes<G> {
                 queue.retain(|waiting| {
                     let kept = keep(waiting);
                     if !kept {
-                        lane.rows -= waiting.points.len();
-                        self.waiting_rows -= waiting.points.len();
+                        lane.rows -= waiting.rows.len();
+                        self.waiting_rows -= waiting.rows.len();
                     }
                     kept
                 });
@@ -207,19 +206,14 @@ impl<G: PartialEq> Lanes<G> {
             && let Some((_, queue)) = lane.callers.front_mut()
         {
             if let Some(waiting) = queue.front_mut()
-                && let Some(point) = waiting.points.next()
+                && let Some(index) = waiting.rows.next()
             {
                 batch.push(BatchRow {
                     request: waiting.request,
-                    index: waiting.next,
-                    point,
+                    index,
                 });
-                waiting.next += 1;
             }
-            if queue
-                .front()
-                .is_some_and(|waiting| waiting.points.len() == 0)
-            {
+            if queue.front().is_some_and(|waiting| waiting.rows.is_empty()) {
                 queue.pop_front();
             }
             if queue.is_empty() {
@@ -257,7 +251,6 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::tensor::Tensor;
 
     fn caller(id: u64, priority: Priority) -> Caller {
         Caller {
@@ -266,16 +259,6 @@ mod tests {
             cancel: CancellationToken::new(),
             deadline: None,
         }
-    }
-
-    fn points(count: usize) -> Vec<Point> {
-        vec![
-            Point {
-                input: Arc::new(Tensor::zeros(vec![1])),
-                seed: Arc::from([])
-            };
-            count
-        ]
     }
 
     fn next_batch(lanes: &mut Lanes<&'static str>, budget: usize) -> Vec<(RequestId, usize)> {
@@ -294,10 +277,10 @@ mod tests {
         let mut lanes = Lanes::new(100);
         let graph = Arc::new("g");
         let left = HashMap::from([(10, 7), (20, 3), (30, 3)]);
-        lanes.push(1, &graph, caller(10, Priority::Interactive), points(2));
-        lanes.push(2, &graph, caller(20, Priority::Interactive), points(2));
-        lanes.push(3, &graph, caller(10, Priority::Interactive), points(1));
-        lanes.push(4, &graph, caller(30, Priority::Interactive), points(1));
+        lanes.push(1, &graph, caller(10, Priority::Interactive), 2);
+        lanes.push(2, &graph, caller(20, Priority::Interactive), 2);
+        lanes.push(3, &graph, caller(10, Priority::Interactive), 1);
+        lanes.push(4, &graph, caller(30, Priority::Interactive), 1);
         let mut take = || -> Vec<(RequestId, usize)> {
             let batch = lanes.take(&graph, Priority::Interactive, 2, |id| left[&id]);
             batch.iter().map(|row| (row.request, row.index)).collect()
@@ -320,8 +303,8 @@ mod tests {
     fn jobs_take_turns_by_batches() {
         let mut lanes = Lanes::new(100);
         let graph = Arc::new("g");
-        lanes.push(1, &graph, caller(1, Priority::Job), points(5));
-        lanes.push(2, &graph, caller(2, Priority::Job), points(3));
+        lanes.push(1, &graph, caller(1, Priority::Job), 5);
+        lanes.push(2, &graph, caller(2, Priority::Job), 3);
         let turns: Vec<Vec<(RequestId, usize)>> =
             (0..4).map(|_| next_batch(&mut lanes, 2)).collect();
         assert_eq!(
@@ -338,12 +321,7 @@ mod tests {
     #[test]
     fn a_batch_is_as_large_as_it_may_be() {
         let mut lanes = Lanes::new(100);
-        lanes.push(
-            1,
-            &Arc::new("g"),
-            caller(1, Priority::Interactive),
-            points(25),
-        );
+        lanes.push(1, &Arc::new("g"), caller(1, Priority::Interactive), 25);
         let sizes: Vec<usize> = (0..4).map(|_| next_batch(&mut lanes, 8).len()).collect();
         assert_eq!(sizes, [8, 8, 8, 1]);
     }
@@ -351,19 +329,9 @@ mod tests {
     #[test]
     fn interactive_rows_go_before_jobs_and_lanes_take_turns() {
         let mut lanes = Lanes::new(100);
-        lanes.push(1, &Arc::new("a"), caller(1, Priority::Job), points(2));
-        lanes.push(
-            2,
-            &Arc::new("a"),
-            caller(2, Priority::Interactive),
-            points(4),
-        );
-        lanes.push(
-            3,
-            &Arc::new("b"),
-            caller(3, Priority::Interactive),
-            points(2),
-        );
+        lanes.push(1, &Arc::new("a"), caller(1, Priority::Job), 2);
+        lanes.push(2, &Arc::new("a"), caller(2, Priority::Interactive), 4);
+        lanes.push(3, &Arc::new("b"), caller(3, Priority::Interactive), 2);
         let order: Vec<RequestId> = (0..4).map(|_| next_batch(&mut lanes, 2)[0].0).collect();
         assert_eq!(order, [2, 3, 2, 1]);
     }
@@ -378,9 +346,9 @@ mod tests {
             Instant::now(),
         );
         late.deadline = Some(now);
-        lanes.push(1, &graph, gone.clone(), points(3));
-        lanes.push(2, &graph, late, points(3));
-        lanes.push(3, &graph, caller(3, Priority::Interactive), points(2));
+        lanes.push(1, &graph, gone.clone(), 3);
+        lanes.push(2, &graph, late, 3);
+        lanes.push(3, &graph, caller(3, Priority::Interactive), 2);
         gone.cancel.cancel();
         assert_eq!(
             lanes.expire(now),
@@ -399,7 +367,7 @@ mod tests {
             deadline: Some(now + Duration::from_secs(1)),
             ..caller(1, Priority::Interactive)
         };
-        lanes.push(1, &Arc::new("g"), patient, points(1));
+        lanes.push(1, &Arc::new("g"), patient, 1);
         assert!(lanes.expire(now).is_empty());
     }
 
@@ -408,28 +376,18 @@ mod tests {
         let mut lanes = Lanes::new(4);
         let room = |lanes: &Lanes<_>, rows| lanes.has_room(rows, Priority::Interactive);
         assert!(room(&lanes, 9));
-        lanes.push(
-            1,
-            &Arc::new("g"),
-            caller(1, Priority::Interactive),
-            points(3),
-        );
+        lanes.push(1, &Arc::new("g"), caller(1, Priority::Interactive), 3);
         assert!(room(&lanes, 1) && !room(&lanes, 2));
-        lanes.push(2, &Arc::new("g"), caller(2, Priority::Job), points(9));
+        lanes.push(2, &Arc::new("g"), caller(2, Priority::Job), 9);
         assert!(room(&lanes, 1) && !lanes.has_room(1, Priority::Job));
     }
 
     #[test]
     fn a_graph_that_cannot_run_loses_all_its_requests() {
         let mut lanes = Lanes::new(100);
-        lanes.push(
-            1,
-            &Arc::new("bad"),
-            caller(1, Priority::Interactive),
-            points(1),
-        );
-        lanes.push(2, &Arc::new("bad"), caller(1, Priority::Job), points(1));
-        lanes.push(3, &Arc::new("good"), caller(1, Priority::Job), points(1));
+        lanes.push(1, &Arc::new("bad"), caller(1, Priority::Interactive), 1);
+        lanes.push(2, &Arc::new("bad"), caller(1, Priority::Job), 1);
+        lanes.push(3, &Arc::new("good"), caller(1, Priority::Job), 1);
         assert_eq!(lanes.drop_graph(&Arc::new("bad")), [1, 2].into());
         assert_eq!(lanes.waiting_rows(), 1);
     }

@@ -6,6 +6,7 @@ mod admission;
 mod backend;
 pub mod backend_ort;
 mod blocks;
+mod dispatch;
 mod dispatcher;
 mod lanes;
 mod max_pool;
@@ -15,6 +16,7 @@ mod refined;
 mod sessions;
 mod trial;
 mod weights;
+mod whole;
 mod worker;
 
 use std::{
@@ -26,26 +28,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{model::Model, tensor::Tensor};
 pub use admission::RequestClass;
 use admission::Verdict;
-use backend::Backend;
 pub use backend::GraphKey;
+use backend::{Backend, BatchInput, BatchOutput, SessionKey};
 pub use backend_ort::RuntimeError;
-use dispatcher::{Answer, Dispatcher};
+use dispatch::{Answered, Receiver};
+use dispatcher::Dispatcher;
 use lanes::RequestId;
 use onnx_autodiff::autodiff::spec::DeriveSpec;
 pub use provider::Provider;
 use sessions::Sessions;
 pub use trial::TrialError;
+pub use whole::{NamedInputs, NamedOutputs, WholeGraph};
 
 /// After so long without work a device gives back the memory that it needs to run only.
 const IDLE_AFTER: Duration = Duration::from_secs(20);
 /// How often a job looks for room in a full queue.
-const ROOM: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// One row to evaluate: an input without batch axis, and the cotangent of the head as sparse
 /// `(class, weight)` pairs: `[(c, 1)]` explains class c, `[(a, 1), (b, -1)]` why a and not b. Empty
@@ -161,6 +164,17 @@ struct Workers {
     dispatcher: Arc<Dispatcher>,
     providers: Vec<Provider>,
     backends: Vec<Arc<dyn Backend>>,
+    batch_bytes: usize,
+}
+
+/// What the workers share, whatever their devices.
+struct Limits {
+    /// Rows that may wait.
+    queue_rows: usize,
+    /// Memory for the activations of one batch.
+    batch_bytes: usize,
+    /// After so long without work a device is idle.
+    idle_after: Duration,
 }
 
 impl Drop for Workers {
@@ -178,26 +192,26 @@ impl Engine {
             runtime.probe(provider)?;
             backends.push(Arc::new(Sessions::new(runtime, provider, settings)));
         }
-        Self::with_backends(
-            settings.queue_rows,
-            IDLE_AFTER,
-            settings.providers.clone(),
-            backends,
-        )
+        let limits = Limits {
+            queue_rows: settings.queue_rows,
+            batch_bytes: settings.batch_bytes,
+            idle_after: IDLE_AFTER,
+        };
+        Self::with_backends(&limits, settings.providers.clone(), backends)
     }
 
     fn with_backends(
-        queue_rows: usize,
-        idle_after: Duration,
+        limits: &Limits,
         providers: Vec<Provider>,
         backends: Vec<Arc<dyn Backend>>,
     ) -> Result<Self, RuntimeError> {
-        let dispatcher = Arc::new(Dispatcher::new(queue_rows, idle_after));
+        let dispatcher = Arc::new(Dispatcher::new(limits.queue_rows, limits.idle_after));
         let engine = Self {
             workers: Arc::new(Workers {
                 dispatcher: dispatcher.clone(),
                 providers,
                 backends: backends.clone(),
+                batch_bytes: limits.batch_bytes,
             }),
         };
         for (device, backend) in backends.into_iter().enumerate() {
@@ -220,7 +234,7 @@ impl Engine {
     }
 
     /// Admits a request with `rows` to evaluate, where all of them can be done before its caller's
-    /// deadline beside what was admitted before. Drop the reservation with the answer.
+    /// deadline beside what was admitted before. Drop the permit with the answer.
     pub async fn reserve(
         &self,
         class: &RequestClass,
@@ -284,11 +298,70 @@ impl Engine {
                 model: Duration::ZERO,
             });
         }
-        let dispatcher = &self.workers.dispatcher;
-        let graph = Arc::new(GraphKey::new(model.clone(), spec.clone()));
+        let key = SessionKey::Rows(GraphKey::new(model.clone(), spec.clone()));
+        let answered = self.submit(key, BatchInput::Rows(points), caller).await?;
+        match answered.output {
+            BatchOutput::Rows(rows) => Ok(Evaluated {
+                rows,
+                queue: answered.queue,
+                model: answered.model,
+            }),
+            BatchOutput::Whole(_) => Err(EngineError::mixed_up()),
+        }
+    }
+
+    /// Runs `graph` once on a whole batch, at job priority whatever the caller's: it begins when no
+    /// interactive request is left. Dropping the future gives the work up.
+    ///
+    /// Fails with [`EngineError::InvalidBatch`] where the inputs are not those of the graph, or are
+    /// more rows than [`Self::most_batch_rows`].
+    pub async fn run_whole(
+        &self,
+        graph: &Arc<WholeGraph>,
+        inputs: NamedInputs,
+        caller: &Caller,
+    ) -> Result<NamedOutputs, EngineError> {
+        let (rows, most) = (graph.rows(&inputs)?, self.most_batch_rows(graph));
+        if rows > most {
+            return Err(EngineError::InvalidBatch {
+                reason: format!(
+                    "{rows} rows of {} bytes of activations each; the memory for one batch, {} bytes, holds {most}",
+                    graph.row_bytes(),
+                    self.workers.batch_bytes
+                ),
+            });
+        }
+        let caller = Caller {
+            priority: Priority::Job,
+            ..caller.clone()
+        };
+        let key = SessionKey::Whole(graph.clone());
+        match self
+            .submit(key, BatchInput::Whole(inputs), &caller)
+            .await?
+            .output
+        {
+            BatchOutput::Whole(outputs) => Ok(outputs),
+            BatchOutput::Rows(_) => Err(EngineError::mixed_up()),
+        }
+    }
+
+    /// The rows whose activations fit into the memory for one batch; at least one.
+    pub fn most_batch_rows(&self, graph: &WholeGraph) -> usize {
+        (self.workers.batch_bytes / graph.row_bytes().max(1)).max(1)
+    }
+
+    /// Waits for the answer, and for room in the queue where the caller has time.
+    async fn submit(
+        &self,
+        key: SessionKey,
+        input: BatchInput,
+        caller: &Caller,
+    ) -> Result<Answered, EngineError> {
+        let (dispatcher, key) = (&self.workers.dispatcher, Arc::new(key));
         let (request, answer) = match caller.priority {
-            Priority::Interactive => dispatcher.admit(&graph, caller, points)?,
-            Priority::Job => admit_in_time(dispatcher, &graph, caller, points).await?,
+            Priority::Interactive => dispatcher.admit(&key, caller, input)?,
+            Priority::Job => admit_in_time(dispatcher, &key, caller, input).await?,
         };
         let _leave = Leave {
             dispatcher,
@@ -325,12 +398,6 @@ impl Engine {
             .sum()
     }
 
-    /// Waits until no interactive request waits or runs: for a job's work beside the queue, before
-    /// each of its steps.
-    pub async fn until_no_interactive_work(&self) {
-        self.workers.dispatcher.until_no_interactive_work().await;
-    }
-
     /// Refuses new work, finishes what was admitted, and after `limit` stops what is left.
     pub async fn drain(&self, limit: Duration) {
         self.workers.dispatcher.drain(limit).await;
@@ -340,14 +407,14 @@ impl Engine {
 /// Jobs have time: a full queue is waited for.
 async fn admit_in_time(
     dispatcher: &Dispatcher,
-    graph: &Arc<GraphKey>,
+    key: &Arc<SessionKey>,
     caller: &Caller,
-    points: Vec<Point>,
-) -> Result<(RequestId, oneshot::Receiver<Answer>), EngineError> {
+    input: BatchInput,
+) -> Result<(RequestId, Receiver), EngineError> {
     loop {
-        match dispatcher.admit(graph, caller, points.clone()) {
+        match dispatcher.admit(key, caller, input.clone()) {
             Err(EngineError::Overloaded { .. }) if !caller.cancel.is_cancelled() => {
-                tokio::time::sleep(ROOM).await
+                tokio::time::sleep(RETRY_INTERVAL).await
             }
             admitted => return admitted,
         }
@@ -405,8 +472,20 @@ pub enum EngineError {
     Draining,
     #[error(transparent)]
     Derive(#[from] Arc<onnx_autodiff::autodiff::DeriveError>),
+    /// Of a whole batch: its inputs are not those of the graph, or too many.
+    #[error("the batch cannot be run: {reason}")]
+    InvalidBatch { reason: String },
     #[error("ONNX Runtime: {reason}")]
     Runtime { reason: String },
+}
+
+impl EngineError {
+    /// Rows and whole batches have sessions, inputs and answers of their own.
+    fn mixed_up() -> Self {
+        Self::Runtime {
+            reason: "rows were answered with a whole batch, or the other way round".into(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,18 +7,21 @@
 //! has its own weights, except those that are lent.
 
 use std::{
+    borrow::Cow,
     panic::resume_unwind,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     thread,
 };
 
 use ndarray::{Array2, ArrayD, Axis, CowArray};
+use parking_lot::Mutex;
 
 use super::{
     EngineError, Point, Row,
-    backend::{Executable, GraphKey, LoadedGraph, StopSignal, lock},
-    backend_ort::{self, Encoded, OrtSession, Runtime, RuntimeError, Threads},
+    backend::{BatchInput, BatchOutput, Executable, GraphKey, LoadedGraph, SessionKey, StopSignal},
+    backend_ort::{Encoded, OrtSession, RunStop, Runtime, RuntimeError, Threads},
     provider::Provider,
+    whole::{NamedInputs, NamedOutputs},
 };
 use crate::tensor::Tensor;
 use onnx_autodiff::{
@@ -31,16 +34,35 @@ use onnx_autodiff::{
 pub struct ExecutionPlan {
     /// Of a batch, at most; a copy takes no fewer.
     pub rows: usize,
-    /// Batches that run at once; 1: no copies.
+    /// Where the first session takes batches of one size only.
+    pub batch: Option<usize>,
+    /// Batches that run at the same time; 1: no copies.
     pub copies: usize,
     /// Threads of each.
     pub threads: usize,
 }
 
+impl ExecutionPlan {
+    /// Batches of at most `rows`.
+    pub fn of_rows(rows: usize, copies: usize, threads: usize) -> Self {
+        Self {
+            rows,
+            batch: (rows == 1).then_some(1),
+            copies,
+            threads,
+        }
+    }
+
+    /// Whether a batch goes to a copy.
+    fn copied(self, rows: usize, alone: bool) -> bool {
+        self.copies > 1 && !alone && rows == self.rows
+    }
+}
+
 pub struct OpenGraph {
-    graph: Arc<GraphKey>,
+    key: Arc<SessionKey>,
     plan: ExecutionPlan,
-    /// Length of a seed, where the graph has one.
+    /// Length of a cotangent of the head, where the graph takes one.
     classes: Option<usize>,
     first: Mutex<OrtSession>,
     /// What copies are opened of, where that is the same and small.
@@ -50,33 +72,28 @@ pub struct OpenGraph {
 }
 
 impl OpenGraph {
-    /// `derived` is what `graph` says.
+    /// `graph` is what `key` says.
     pub fn open(
         runtime: &Runtime,
-        graph: Arc<GraphKey>,
-        derived: &Graph,
+        key: Arc<SessionKey>,
+        graph: &Graph,
         provider: Provider,
         plan: ExecutionPlan,
     ) -> Result<Self, RuntimeError> {
-        // Without a rule set there is no seed: an input of that name is the model's own.
-        let takes_seed = !graph.spec.rule_sets.is_empty();
-        let classes = derived
-            .inputs
-            .iter()
-            .find(|input| takes_seed && input.name == "seed");
-        let classes = classes.and_then(|seed| seed.value_type.shape.get(1)?.known());
-        let rows = (plan.rows == 1).then_some(1);
-        let encoded = Encoded::new(runtime, with_batch(derived, rows), provider)?;
+        let classes = match &*key {
+            SessionKey::Rows(key) => classes(key, graph),
+            SessionKey::Whole(_) => None,
+        };
+        let encoded = Encoded::new(runtime, with_batch(graph, plan.batch), provider)?;
         let first = Mutex::new(OrtSession::open_encoded(
             runtime,
             &encoded,
             Threads::Shared,
         )?);
-        let encoded = Mutex::new(
-            Some(encoded).filter(|encoded| plan.copies > 1 && rows.is_some() && encoded.is_small()),
-        );
+        let is_reused = plan.copies > 1 && plan.batch.is_some() && encoded.is_small();
+        let encoded = Mutex::new(is_reused.then_some(encoded));
         Ok(Self {
-            graph,
+            key,
             plan,
             classes,
             first,
@@ -85,10 +102,10 @@ impl OpenGraph {
         })
     }
 
-    pub fn prepared(self: &Arc<Self>) -> LoadedGraph {
+    pub fn loaded(self: &Arc<Self>) -> LoadedGraph {
         let ExecutionPlan { rows, copies, .. } = self.plan;
         LoadedGraph {
-            graph: self.clone(),
+            executable: self.clone(),
             batch_rows: rows,
             max_concurrent: copies,
             classes: self.classes,
@@ -106,21 +123,22 @@ impl OpenGraph {
         !self.plan.copied(batch, !busy && rows == batch) || self.copies.get().is_some()
     }
 
-    /// Opens the copies; `derive` gives what [`Self::open`] was given once more.
-    pub fn open_copies(
+    /// Opens the copies; `graph` gives what [`Self::open`] was given once more.
+    pub fn open_copies<'a>(
         &self,
         runtime: &Runtime,
-        derive: impl FnOnce() -> Result<Graph, EngineError>,
+        graph: impl FnOnce() -> Result<Cow<'a, Graph>, EngineError>,
     ) -> Result<(), EngineError> {
         let ExecutionPlan {
             rows,
             copies,
             threads,
+            ..
         } = self.plan;
-        let kept = lock(&self.encoded).take();
+        let kept = self.encoded.lock().take();
         let encoded = match kept {
             Some(encoded) => encoded,
-            None => Encoded::new(runtime, with_batch(&derive()?, Some(rows)), Provider::Cpu)?,
+            None => Encoded::new(runtime, with_batch(&graph()?, Some(rows)), Provider::Cpu)?,
         };
         let open = || OrtSession::open_encoded(runtime, &encoded, Threads::Own(threads));
         let opened = in_parallel((0..copies).map(|_| open))?;
@@ -128,14 +146,37 @@ impl OpenGraph {
         Ok(())
     }
 
-    /// One run of a session.
+    fn run_rows(
+        &self,
+        key: &GraphKey,
+        points: &[Point],
+        alone: bool,
+        stop: &RunStop,
+    ) -> Result<Vec<Row>, EngineError> {
+        // Other work may have come since the graph was loaded: then the first session answers, one
+        // batch after another.
+        let copies = self
+            .copies
+            .get()
+            .filter(|_| self.plan.copied(points.len(), alone));
+        match copies.and_then(|copies| Some((copies, copies.lock().pop()?))) {
+            Some((copies, mut session)) => {
+                let rows = self.evaluate(key, &mut session, points, stop);
+                copies.lock().push(session);
+                rows
+            }
+            None => self.evaluate(key, &mut self.first.lock(), points, stop),
+        }
+    }
+
+    /// One run of a session over rows.
     fn evaluate(
         &self,
+        graph: &GraphKey,
         session: &mut OrtSession,
         points: &[Point],
-        stop: &backend_ort::RunStop,
+        stop: &RunStop,
     ) -> Result<Vec<Row>, EngineError> {
-        let graph = &self.graph;
         let failed = |reason: String| EngineError::Runtime { reason };
         let input = match points {
             [point] => CowArray::from(point.input.view().insert_axis(Axis(0))),
@@ -187,35 +228,47 @@ impl OpenGraph {
 impl Executable for OpenGraph {
     fn run(
         &self,
-        points: &[Point],
+        input: &BatchInput,
         alone: bool,
         stop: &StopSignal,
-    ) -> Result<Vec<Row>, EngineError> {
-        let ort_stop = backend_ort::RunStop::new()?;
-        let hook = ort_stop.clone();
+    ) -> Result<BatchOutput, EngineError> {
+        let run_stop = RunStop::new()?;
+        let hook = run_stop.clone();
         stop.on_stop(move || hook.stop());
-        // Other work may have come since the graph was prepared: then the first session answers,
-        // one batch after another.
-        let copies = self
-            .copies
-            .get()
-            .filter(|_| self.plan.copied(points.len(), alone));
-        match copies.and_then(|copies| Some((copies, lock(copies).pop()?))) {
-            Some((copies, mut session)) => {
-                let rows = self.evaluate(&mut session, points, &ort_stop);
-                lock(copies).push(session);
-                rows
+        match (&*self.key, input) {
+            (SessionKey::Rows(key), BatchInput::Rows(points)) => self
+                .run_rows(key, points, alone, &run_stop)
+                .map(BatchOutput::Rows),
+            (SessionKey::Whole(_), BatchInput::Whole(inputs)) => {
+                run_whole(&mut self.first.lock(), inputs, &run_stop).map(BatchOutput::Whole)
             }
-            None => self.evaluate(&mut lock(&self.first), points, &ort_stop),
+            (SessionKey::Rows(_), BatchInput::Whole(_))
+            | (SessionKey::Whole(_), BatchInput::Rows(_)) => Err(EngineError::mixed_up()),
         }
     }
 }
 
-impl ExecutionPlan {
-    /// Whether a batch goes to a copy.
-    fn copied(self, rows: usize, alone: bool) -> bool {
-        self.copies > 1 && !alone && rows == self.rows
-    }
+fn run_whole(
+    session: &mut OrtSession,
+    inputs: &NamedInputs,
+    stop: &RunStop,
+) -> Result<NamedOutputs, EngineError> {
+    let inputs: Vec<_> = inputs
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor.view()))
+        .collect();
+    Ok(session.run_until(&inputs, stop)?)
+}
+
+/// Length of a cotangent of the head, where the graph takes one. Without a rule set an input called
+/// `seed` is the model's own.
+fn classes(key: &GraphKey, graph: &Graph) -> Option<usize> {
+    let takes_seed = !key.spec.rule_sets.is_empty();
+    let seed = graph
+        .inputs
+        .iter()
+        .find(|input| takes_seed && input.name == "seed")?;
+    seed.value_type.shape.get(1)?.known()
 }
 
 /// The graph for batches of `rows`, or of any size. The batch is its only dimension without a

@@ -3,16 +3,14 @@
 //!
 //! Weights are in memory once where that matters: see `weights`.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Instant,
-};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use metrics::{counter, gauge, histogram};
+use parking_lot::Mutex;
 
 use super::{
     EngineError, EngineSettings, activations,
-    backend::{Backend, GraphKey, LoadedGraph, lock},
+    backend::{Backend, GraphKey, LoadedGraph, SessionKey},
     backend_ort::{Runtime, RuntimeError},
     open_graph::{ExecutionPlan, OpenGraph},
     provider::Provider,
@@ -38,7 +36,7 @@ pub struct Sessions {
 
 #[derive(Clone)]
 struct Open {
-    graph: Arc<GraphKey>,
+    graph: Arc<SessionKey>,
     sessions: Arc<OpenGraph>,
     /// Of one session.
     bytes: usize,
@@ -87,60 +85,39 @@ impl Sessions {
         }
     }
 
-    fn open(&self, graph: &Arc<GraphKey>, derived: &Graph) -> Result<Open, EngineError> {
-        let row_bytes = activations::peak_bytes(derived).map_err(|e| EngineError::Runtime {
-            reason: e.to_string(),
-        })?;
-        let bytes = own_bytes(derived, &graph.model.graph);
+    /// Graphs that are open.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.open.lock().len()
+    }
+
+    fn open(&self, key: &Arc<SessionKey>, graph: &Graph) -> Result<Open, EngineError> {
+        let row_bytes = match &**key {
+            SessionKey::Rows(_) => {
+                activations::peak_bytes(graph).map_err(|e| EngineError::Runtime {
+                    reason: e.to_string(),
+                })?
+            }
+            SessionKey::Whole(graph) => graph.row_bytes(),
+        };
         if row_bytes > LARGEST_ROW {
             return Err(EngineError::Derive(Arc::new(DeriveError::TooLarge {
                 bytes: row_bytes,
                 most: LARGEST_ROW,
             })));
         }
-        let room = (self.batch_bytes / row_bytes.max(1)).max(1);
-        let plan = match self.provider {
-            Provider::Cpu => {
-                // Half of the memory for sessions may go to copies of one graph's weights.
-                let copies = (self.session_bytes / 2 / bytes.max(1))
-                    .min(room)
-                    .clamp(1, self.threads);
-                // Lent weights are read in every run, forwards and backwards: with rows that are
-                // light beside them, large runs are faster. Else rows that run one by one gain
-                // nothing from waiting for each other: whoever comes next waits for one round.
-                let rows = match weights::lent_bytes(derived) {
-                    0 => 1,
-                    lent_bytes => (self
-                        .batch_rows
-                        .max(2 * lent_bytes / row_bytes.max(1))
-                        .min(room)
-                        / copies)
-                        .max(1),
-                };
-                ExecutionPlan {
-                    rows,
-                    copies,
-                    threads: self.threads / copies,
-                }
-            }
-            Provider::Cuda { .. } => ExecutionPlan {
-                rows: self.batch_rows.min(room),
-                copies: 1,
-                threads: 1,
-            },
-        };
-        let sessions = OpenGraph::open(self.runtime, graph.clone(), derived, self.provider, plan)?;
-        let (
-            graph_kind,
-            ExecutionPlan {
-                rows,
-                copies,
-                threads,
-            },
-        ) = (graph.spec.to_string(), plan);
+        let bytes = own_bytes(graph, &key.model().graph);
+        let plan = self.plan(key, graph, row_bytes, bytes);
+        let sessions = OpenGraph::open(self.runtime, key.clone(), graph, self.provider, plan)?;
+        let ExecutionPlan {
+            rows,
+            copies,
+            threads,
+            ..
+        } = plan;
         tracing::info!(
-            model = graph.model.id,
-            graph = graph_kind,
+            model = key.model().id,
+            graph = %key,
             rows,
             copies,
             threads,
@@ -149,43 +126,111 @@ impl Sessions {
             "graph opened"
         );
         Ok(Open {
-            graph: graph.clone(),
+            graph: key.clone(),
             sessions: Arc::new(sessions),
             bytes,
         })
     }
 
+    /// How batches of a graph are run whose activations take `row_bytes` a row, and whose session
+    /// takes `bytes`.
+    fn plan(
+        &self,
+        key: &SessionKey,
+        graph: &Graph,
+        row_bytes: usize,
+        bytes: usize,
+    ) -> ExecutionPlan {
+        let most_rows = (self.batch_bytes / row_bytes.max(1)).max(1);
+        match (key, self.provider) {
+            (SessionKey::Whole(_), _) => ExecutionPlan {
+                rows: 1,
+                batch: None,
+                copies: 1,
+                threads: self.threads,
+            },
+            (SessionKey::Rows(_), Provider::Cuda { .. }) => {
+                ExecutionPlan::of_rows(self.batch_rows.min(most_rows), 1, 1)
+            }
+            (SessionKey::Rows(_), Provider::Cpu) => {
+                // Half of the memory for sessions may go to copies of one graph's weights.
+                let copies = (self.session_bytes / 2 / bytes.max(1))
+                    .min(most_rows)
+                    .clamp(1, self.threads);
+                // Every run reads all weights that stand outside of the session, forwards and
+                // backwards. Where they are large beside the activations, larger batches are
+                // faster. Otherwise a batch is one row, which does not wait for others.
+                let rows = match weights::lent_bytes(graph) {
+                    0 => 1,
+                    lent_bytes => (self
+                        .batch_rows
+                        .max(2 * lent_bytes / row_bytes.max(1))
+                        .min(most_rows)
+                        / copies)
+                        .max(1),
+                };
+                ExecutionPlan::of_rows(rows, copies, self.threads / copies)
+            }
+        }
+    }
+
+    fn release_arena(&self) {
+        if let Err(error) = self.runtime.release_memory() {
+            tracing::warn!(%error, "memory that is not needed could not be given back");
+        }
+    }
+
+    /// Closes graphs of whole batches that only this cache still holds: nobody can ask for them.
+    fn close_unreachable(&self, open: &mut Vec<Open>) {
+        open.retain(|open| match &*open.graph {
+            SessionKey::Rows(_) => true,
+            SessionKey::Whole(graph) => Arc::strong_count(graph) > 1,
+        });
+        self.report(open);
+    }
+
     fn evict(&self, open: &mut Vec<Open>) {
-        let total = |open: &[Open]| open.iter().map(Open::bytes).sum::<usize>();
-        while open.len() > 1 && total(open) > self.session_bytes {
+        while open.len() > 1 && total_bytes(open) > self.session_bytes {
             let closed = open.remove(0);
             tracing::info!(
-                model = closed.graph.model.id,
+                model = closed.graph.model().id,
                 bytes = closed.bytes(),
                 "sessions closed to make room"
             );
             counter!(names::SESSIONS_EVICTED_TOTAL, "provider" => self.provider.to_string())
                 .increment(1);
         }
+        self.report(open);
+    }
+
+    fn report(&self, open: &[Open]) {
         let provider = self.provider.to_string();
         gauge!(names::SESSIONS_OPEN, "provider" => provider.clone()).set(open.len() as f64);
-        gauge!(names::SESSION_MEMORY_BYTES, "provider" => provider).set(total(open) as f64);
+        gauge!(names::SESSION_MEMORY_BYTES, "provider" => provider).set(total_bytes(open) as f64);
     }
 }
 
+fn total_bytes(open: &[Open]) -> usize {
+    open.iter().map(Open::bytes).sum()
+}
+
 /// The open sessions of `graph`, now the most recently used.
-fn find<'a>(all: &'a mut Vec<Open>, graph: &Arc<GraphKey>) -> Option<&'a Open> {
+fn find<'a>(all: &'a mut Vec<Open>, graph: &Arc<SessionKey>) -> Option<&'a Open> {
     let at = all.iter().position(|open| open.graph == *graph)?;
     let open = all.remove(at);
     all.push(open);
     all.last()
 }
 
-fn derive(graph: &GraphKey) -> Result<Graph, EngineError> {
-    let model = &graph.model;
-    let derived =
-        autodiff::derive(&model.graph, &graph.spec, model.patterns.as_ref()).map_err(Arc::new)?;
-    Ok(derived.graph)
+/// The graph that a session is opened of.
+fn graph_of(key: &SessionKey) -> Result<Cow<'_, Graph>, EngineError> {
+    match key {
+        SessionKey::Rows(GraphKey { model, spec }) => {
+            let derived = autodiff::derive(&model.graph, spec, model.patterns.as_ref());
+            Ok(Cow::Owned(derived.map_err(Arc::new)?.graph))
+        }
+        SessionKey::Whole(graph) => Ok(Cow::Borrowed(&graph.graph)),
+    }
 }
 
 /// Constants that are not the source's own bytes, and those that the runtime copies: what closing a
@@ -215,65 +260,66 @@ impl Backend for Sessions {
         }
     }
 
-    fn prepare(
+    fn load(
         &self,
-        graph: &Arc<GraphKey>,
+        graph: &Arc<SessionKey>,
         rows: usize,
         busy: bool,
     ) -> Result<LoadedGraph, EngineError> {
         // A graph that is opened keeps the others waiting: two that open at once would need the
         // memory of both.
-        let mut all = lock(&self.open);
+        let mut all = self.open.lock();
         let found = find(&mut all, graph).cloned();
         if let Some(open) = found
             .as_ref()
             .filter(|open| open.sessions.is_ready_for(rows, busy))
         {
-            return Ok(open.sessions.prepared());
+            return Ok(open.sessions.loaded());
         }
         // What other runs have left would lie beside what opening takes.
-        self.release_memory();
+        self.close_unreachable(&mut all);
+        self.release_arena();
         let started = Instant::now();
         let open = match found {
             Some(open) => open,
             None => {
-                let open = self.open(graph, &derive(graph)?)?;
+                let open = self.open(graph, &graph_of(graph)?)?;
                 all.push(open.clone());
                 open
             }
         };
         if !open.sessions.is_ready_for(rows, busy) {
-            open.sessions.open_copies(self.runtime, || derive(graph))?;
+            open.sessions
+                .open_copies(self.runtime, || graph_of(graph))?;
         }
         histogram!(names::SESSION_OPEN_DURATION_SECONDS, "provider" => self.provider.to_string())
             .record(started.elapsed());
         self.evict(&mut all);
-        Ok(open.sessions.prepared())
+        Ok(open.sessions.loaded())
     }
 
     fn release_memory(&self) {
-        if let Err(error) = self.runtime.release_memory() {
-            tracing::warn!(%error, "memory that is not needed could not be given back");
-        }
+        self.close_unreachable(&mut self.open.lock());
+        self.release_arena();
     }
 
-    fn discard(&self, graph: &Arc<GraphKey>) {
-        let mut all = lock(&self.open);
+    fn discard(&self, graph: &Arc<SessionKey>) {
+        let mut all = self.open.lock();
         all.retain(|open| open.graph != *graph);
         self.evict(&mut all);
     }
 
     fn close_outdated(&self, outdated: &dyn Fn(&Model) -> bool) -> usize {
-        let mut all = lock(&self.open);
-        // A request under plan holds its model beside the open graphs, each of which holds it once.
+        let mut all = self.open.lock();
+        // A request under way holds its model beside the open graphs, each of which holds it once.
         let holders = |model: &Arc<Model>| {
             all.iter()
-                .filter(|open| Arc::ptr_eq(&open.graph.model, model))
+                .filter(|open| Arc::ptr_eq(open.graph.model(), model))
                 .count()
         };
         let (mut kept, mut left) = (Vec::with_capacity(all.len()), 0);
         for open in all.iter() {
-            let model = &open.graph.model;
+            let model = open.graph.model();
             let is_outdated = outdated(model);
             let is_held = Arc::strong_count(model) > holders(model);
             left += usize::from(is_outdated && is_held);

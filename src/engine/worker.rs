@@ -1,6 +1,6 @@
-//! A thread that works for a device, beside others: asks the dispatcher for the next graph, prepares it,
-//! runs a batch of it, hands out the rows. A panic in the backend costs the batch it happened in,
-//! and its callers are told; the thread goes on. An idle device rests.
+//! A thread that works for a device, beside others: asks the dispatcher for the next graph, loads
+//! it, runs a batch of it, hands out the rows. A panic in the backend costs the batch it happened
+//! in, and its callers are told; the thread goes on. An idle device gives memory back.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -9,9 +9,10 @@ use std::{
 };
 
 use super::{
-    EngineError, Point,
-    backend::{Backend, GraphKey},
-    dispatcher::{Dispatcher, Next},
+    EngineError,
+    backend::{Backend, BatchInput, BatchOutput, SessionKey},
+    dispatch::Next,
+    dispatcher::Dispatcher,
 };
 
 /// Works for the device of this number until the dispatcher closes.
@@ -35,32 +36,44 @@ pub fn work(dispatcher: &Dispatcher, device: usize, backend: &dyn Backend) {
             }
             Next::End => return,
         };
-        let prepared = match guard(|| backend.prepare(&graph, rows, busy)) {
-            Ok(prepared) => prepared,
+        let loaded = match guard(|| backend.load(&graph, rows, busy)) {
+            Ok(loaded) => loaded,
             Err(error) => {
                 discard_after_panic(backend, &error, &graph);
                 dispatcher.fail_graph(&graph, &error.into());
                 continue;
             }
         };
-        let Some(batch) = dispatcher.take(device, &graph, priority, &prepared) else {
+        let Some(batch) = dispatcher.take(device, &graph, priority, &loaded) else {
             continue;
         };
-        let points: Vec<Point> = batch.rows.iter().map(|row| row.point.clone()).collect();
         let started = Instant::now();
-        let result = guard(
-            || match prepared.graph.run(&points, batch.alone, &batch.stop)? {
-                rows if rows.len() == points.len() => Ok(rows),
-                rows => Err(EngineError::Runtime {
-                    reason: format!("{} rows for {} points", rows.len(), points.len()),
-                }),
-            },
-        );
+        let run = || {
+            loaded
+                .executable
+                .run(&batch.input, batch.alone, &batch.stop)
+        };
+        let result = guard(|| checked(&batch.input, run()?));
         let took = started.elapsed();
         if let Err(error) = &result {
             discard_after_panic(backend, error, &graph);
         }
-        dispatcher.deliver(&graph, batch, took, result.map_err(EngineError::from));
+        dispatcher.deliver(&graph, &batch, took, result.map_err(EngineError::from));
+    }
+}
+
+/// The output, where it answers the input.
+fn checked(input: &BatchInput, output: BatchOutput) -> Result<BatchOutput, EngineError> {
+    match (input, &output) {
+        (BatchInput::Rows(points), BatchOutput::Rows(rows)) if rows.len() != points.len() => {
+            Err(EngineError::Runtime {
+                reason: format!("{} rows for {} points", rows.len(), points.len()),
+            })
+        }
+        (BatchInput::Rows(_), BatchOutput::Rows(_))
+        | (BatchInput::Whole(_), BatchOutput::Whole(_)) => Ok(output),
+        (BatchInput::Rows(_), BatchOutput::Whole(_))
+        | (BatchInput::Whole(_), BatchOutput::Rows(_)) => Err(EngineError::mixed_up()),
     }
 }
 
@@ -94,9 +107,9 @@ fn guard<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, Failure>
     }
 }
 
-fn discard_after_panic(backend: &dyn Backend, failure: &Failure, graph: &Arc<GraphKey>) {
+fn discard_after_panic(backend: &dyn Backend, failure: &Failure, graph: &Arc<SessionKey>) {
     if let Failure::Panic(words) = failure {
-        tracing::error!(words, "panic while a graph was prepared or run");
+        tracing::error!(words, "panic while a graph was loaded or run");
         if catch_unwind(AssertUnwindSafe(|| backend.discard(graph))).is_err() {
             tracing::error!("panic while the graph was closed");
         }

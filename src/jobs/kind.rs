@@ -234,7 +234,7 @@ impl WorkError {
 impl From<&EngineError> for WorkError {
     fn from(error: &EngineError) -> Self {
         match error {
-            EngineError::Derive(_) => Self::lasting(error),
+            EngineError::Derive(_) | EngineError::InvalidBatch { .. } => Self::lasting(error),
             EngineError::Overloaded { .. }
             | EngineError::Cancelled
             | EngineError::DeadlineExceeded

@@ -3,24 +3,24 @@
 //! f64 here. A channel without a positive sample, or whose denominator is zero, gets p = 0 and is
 //! counted. Agrees with the published stress data's patterns to 1e-6.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use indexmap::IndexMap;
 use ndarray::{ArrayD, Axis, Zip};
 use serde::Serialize;
 
 use super::{FitError, SampleSource, Unreadable};
 use crate::{
-    engine::{
-        Provider,
-        backend_ort::{OrtSession, Runtime, Threads},
-    },
-    model::{Model, manifest::Input},
+    engine::{Caller, Engine, NamedOutputs, WholeGraph},
+    model::Model,
+    pool::Pool,
     tensor::Tensor,
 };
-use onnx_autodiff::autodiff::fit::{FitLayer, Regime, Skipped, fit_graph};
+use onnx_autodiff::autodiff::{
+    DeriveError,
+    fit::{FitLayer, Regime, Skipped, fit_graph},
+};
 
-/// Rows in one run.
+/// Rows in one run, where the engine's memory for a batch holds as many.
 const BATCH_ROWS: usize = 8;
 /// A denominator below this part of |w| |numerator| is rounding.
 const ZERO_DENOMINATOR: f64 = 1e-12;
@@ -56,11 +56,57 @@ pub struct LayerReport {
     pub zero_denominators: usize,
 }
 
-/// A fit under way, batch by batch: whoever has it decides when the next one runs.
-pub struct Fitting {
-    input: Input,
+/// What to fit, on what.
+pub struct FitRequest {
+    pub model: Arc<Model>,
+    pub samples: SampleSource,
+    pub regime: Regime,
+}
+
+/// Fits every Linear layer of a model: batches run on the engine, one after another, samples are
+/// read and sums added up on the pool. `progress` is told the samples done.
+pub async fn fit(
+    request: FitRequest,
+    engine: &Engine,
+    pool: &Pool,
+    caller: &Caller,
+    mut progress: impl FnMut(usize),
+) -> Result<Fitted, FitError> {
+    let input = request.model.manifest.input.name.clone();
+    let mut fitting = pool.run(move || Fitting::start(request)).await??;
+    let graph = fitting.graph.clone();
+    let most_rows = engine.most_batch_rows(&graph).min(BATCH_ROWS);
+    let mut evaluated = None;
+    loop {
+        let step = move || {
+            let batch = fitting.step(evaluated, most_rows)?;
+            Ok::<_, FitError>((fitting, batch))
+        };
+        let (stepped, batch) = pool.run(step).await??;
+        let samples_done = stepped.samples_done;
+        let Some(batch) = batch else {
+            progress(samples_done);
+            return pool.run(move || stepped.finish()).await?;
+        };
+        let rows = batch.len_of(Axis(0));
+        let inputs = vec![(input.clone(), Arc::new(batch))];
+        let outputs = engine.run_whole(&graph, inputs, caller).await?;
+        evaluated = Some(BatchSums { rows, outputs });
+        progress(samples_done);
+        fitting = stepped;
+    }
+}
+
+/// The sums of a batch, by the names of the graph's outputs.
+struct BatchSums {
+    rows: usize,
+    outputs: NamedOutputs,
+}
+
+/// A fit under way, batch by batch.
+struct Fitting {
+    graph: Arc<WholeGraph>,
     samples: SampleSource,
-    session: OrtSession,
     sums: Vec<Sums>,
     skipped: Vec<Skipped>,
     samples_done: usize,
@@ -71,22 +117,16 @@ pub struct Fitting {
 }
 
 impl Fitting {
-    /// Opens the session of the sums of every Linear layer of `model`. Takes seconds: not for an
-    /// async thread.
-    pub fn start(
-        model: &Model,
-        samples: SampleSource,
-        regime: Regime,
-        runtime: &Runtime,
-    ) -> Result<Self, FitError> {
-        let plan = fit_graph(&model.graph, regime)?;
+    /// Derives the graph of the sums of every Linear layer.
+    fn start(request: FitRequest) -> Result<Self, FitError> {
+        let plan = fit_graph(&request.model.graph, request.regime)?;
         if plan.layers.is_empty() {
             return Err(FitError::NoLayers);
         }
+        let graph = WholeGraph::new(request.model, "sums of patterns", plan.graph);
         Ok(Self {
-            input: model.manifest.input.clone(),
-            samples,
-            session: OrtSession::open(runtime, plan.graph, Provider::Cpu, Threads::Shared)?,
+            graph: Arc::new(graph.map_err(DeriveError::from)?),
+            samples: request.samples,
             sums: plan.layers.into_iter().map(Sums::new).collect(),
             skipped: plan.skipped,
             samples_done: 0,
@@ -96,9 +136,19 @@ impl Fitting {
         })
     }
 
-    /// Reads and evaluates the next batch; false when all samples are done.
-    pub fn step(&mut self) -> Result<bool, FitError> {
-        while self.waiting.len() < BATCH_ROWS && self.samples_done < self.samples.len() {
+    /// Adds what the batch before gave, and reads the next; none when all samples are done.
+    fn step(
+        &mut self,
+        evaluated: Option<BatchSums>,
+        most_rows: usize,
+    ) -> Result<Option<Tensor>, FitError> {
+        if let Some(BatchSums { rows, outputs }) = evaluated {
+            self.rows += rows;
+            for sums in &mut self.sums {
+                sums.add(&outputs, rows)?;
+            }
+        }
+        while self.waiting.len() < most_rows && self.samples_done < self.samples.len() {
             match self.samples.read(self.samples_done) {
                 Ok(views) => self.waiting.extend(views),
                 Err(fault) => self.unreadable.push(fault),
@@ -107,26 +157,17 @@ impl Fitting {
         }
         let batch = self
             .waiting
-            .drain(..BATCH_ROWS.min(self.waiting.len()))
+            .drain(..most_rows.min(self.waiting.len()))
             .collect::<Vec<_>>();
         if batch.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
-        self.rows += batch.len();
-        let batch = stack(&batch, &self.input.shape)?;
-        let outputs = self.session.run(&[(&self.input.name, batch.view())])?;
-        for sums in &mut self.sums {
-            sums.add(&outputs, batch.len_of(Axis(0)))?;
-        }
-        Ok(true)
+        let expected = &self.graph.model.manifest.input.shape;
+        stack(&batch, expected).map(Some)
     }
 
-    pub fn samples_done(&self) -> usize {
-        self.samples_done
-    }
-
-    /// The patterns, once `step` has said that nothing is left.
-    pub fn finish(self) -> Result<Fitted, FitError> {
+    /// The patterns, once `step` has found nothing left.
+    fn finish(self) -> Result<Fitted, FitError> {
         if self.rows == 0 {
             let first = self
                 .unreadable
@@ -150,21 +191,6 @@ impl Fitting {
         };
         Ok(Fitted { layers, report })
     }
-}
-
-/// Fits every Linear layer of `model` in one go; `progress` is told the samples done.
-pub fn fit(
-    model: &Model,
-    samples: SampleSource,
-    regime: Regime,
-    runtime: &Runtime,
-    mut progress: impl FnMut(usize),
-) -> Result<Fitted, FitError> {
-    let mut fitting = Fitting::start(model, samples, regime, runtime)?;
-    while fitting.step()? {
-        progress(fitting.samples_done());
-    }
-    fitting.finish()
 }
 
 fn stack(rows: &[Tensor], expected: &[usize]) -> Result<Tensor, FitError> {
@@ -213,7 +239,7 @@ impl Sums {
         }
     }
 
-    fn add(&mut self, outputs: &IndexMap<String, Tensor>, rows: usize) -> Result<(), FitError> {
+    fn add(&mut self, outputs: &NamedOutputs, rows: usize) -> Result<(), FitError> {
         let layer = &self.layer;
         let sums = [
             (&layer.x_y, &mut self.x_y),
@@ -277,11 +303,11 @@ impl Sums {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, sync::Arc};
+    use std::path::Path;
 
     use super::*;
     use crate::{
-        engine::backend_ort::load_runtime,
+        engine::{EngineSettings, Priority, Provider},
         model::manifest::{Input, Manifest},
     };
     use onnx_autodiff::{
@@ -303,7 +329,7 @@ mod tests {
         output: &[usize],
         nodes: Vec<Node>,
         weights: &[(&str, &[usize], &[f32])],
-    ) -> Model {
+    ) -> Arc<Model> {
         let graph = Graph {
             name: "net".into(),
             ir_version: 8,
@@ -319,7 +345,7 @@ mod tests {
             nodes,
             metadata: Default::default(),
         };
-        Model {
+        Arc::new(Model {
             id: "net".into(),
             folder: Default::default(),
             manifest: Manifest {
@@ -340,11 +366,33 @@ mod tests {
             layers: vec![],
             patterns: None,
             warnings: Vec::new(),
-        }
+        })
     }
 
-    #[test]
-    fn the_stress_test_has_the_published_patterns() {
+    async fn fit_activations(model: Arc<Model>, x: Tensor) -> Fitted {
+        let engine = Engine::start(&EngineSettings {
+            library: None,
+            providers: vec![Provider::Cpu],
+            threads: 0,
+            queue_rows: 8,
+            batch_rows: 4,
+            batch_bytes: 1 << 30,
+            session_bytes: 1 << 30,
+        })
+        .unwrap();
+        let request = FitRequest {
+            samples: SampleSource::in_tensor(x, &model).unwrap(),
+            model,
+            regime: Regime::Activation,
+        };
+        let caller = Caller::new(Priority::Job, None);
+        fit(request, &engine, &Pool::new(1), &caller, |_| ())
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_stress_test_has_the_published_patterns() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/stress/X.csv");
         let text = std::fs::read_to_string(file).unwrap();
         let values: Vec<f32> = text
@@ -365,15 +413,7 @@ mod tests {
             ("b2", &[1], &[1.0]),
         ];
         let model = model(&[2], &[1], nodes, &weights);
-        let samples = SampleSource::in_tensor(x, &model).unwrap();
-        let fitted = fit(
-            &model,
-            samples,
-            Regime::Activation,
-            load_runtime(None, 0).unwrap(),
-            |_| (),
-        )
-        .unwrap();
+        let fitted = fit_activations(model, x).await;
         let first = &fitted.layers["hidden"];
         assert!((first[[0, 0]] - -1.016_209).abs() < 1e-6, "{first}");
         assert!((first[[1, 0]] - -0.016_209_05).abs() < 1e-6, "{first}");
@@ -381,8 +421,8 @@ mod tests {
     }
 
     /// Sums in f64 over explicit patches of a 2x2 convolution with one pad, as Eq. 2 is printed.
-    #[test]
-    fn a_convolution_fits_as_its_patches_do() {
+    #[tokio::test]
+    async fn a_convolution_fits_as_its_patches_do() {
         let weight: Vec<f32> = (0..16).map(|i| ((i * 7 % 11) as f32 - 5.0) / 4.0).collect();
         let bias = [0.25, -100.0];
         let mut state = 1u32;
@@ -406,15 +446,7 @@ mod tests {
             nodes,
             &[("w", &[2, 2, 2, 2], &weight), ("b", &[2], &bias)],
         );
-        let samples = SampleSource::in_tensor(x.clone(), &model).unwrap();
-        let fitted = fit(
-            &model,
-            samples,
-            Regime::Activation,
-            load_runtime(None, 0).unwrap(),
-            |_| (),
-        )
-        .unwrap();
+        let fitted = fit_activations(model, x.clone()).await;
 
         let w: Vec<f64> = weight[..8].iter().map(|w| f64::from(*w)).collect();
         let (mut xy, mut sx, mut sy, mut on, mut all) = ([0.0; 8], [0.0; 8], 0.0, 0.0, 0.0);

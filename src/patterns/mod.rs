@@ -1,11 +1,11 @@
-//! Fits patterns to a model: samples -> batches -> sums on ONNX Runtime -> Eq. 2 (the PGIG paper)
+//! Fits patterns to a model: samples -> batches -> sums on the engine -> Eq. 2 (the PGIG paper)
 //! for every Linear layer. Cost: one forward pass and one weight gradient for each layer and row;
 //! memory for one batch, and two f64 sums for each weight.
 
 pub mod fit;
 pub mod samples;
 
-pub use fit::{FitReport, Fitted, Fitting, LayerReport, fit};
+pub use fit::{FitReport, FitRequest, Fitted, LayerReport, fit};
 pub use samples::{SampleSource, Unreadable};
 
 #[derive(Debug, thiserror::Error)]
@@ -33,5 +33,7 @@ pub enum FitError {
     #[error(transparent)]
     Derive(#[from] onnx_autodiff::autodiff::DeriveError),
     #[error(transparent)]
-    Runtime(#[from] crate::engine::backend_ort::RuntimeError),
+    Engine(#[from] crate::engine::EngineError),
+    #[error(transparent)]
+    Panicked(#[from] crate::pool::WorkPanicked),
 }

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fs, io::Read};
 
 use explaind::{
     app::App,
-    engine::backend_ort::load_runtime,
+    engine::{Caller, Priority},
     model::patterns::{self, Provenance},
-    patterns::{SampleSource, fit},
+    patterns::{FitRequest, SampleSource, fit},
     tensor::{Tensor, read_npy},
 };
 use onnx_autodiff::autodiff::fit::Regime;
@@ -73,8 +73,15 @@ async fn patterns_fitted_by_a_job_are_the_commands_and_are_used_at_once() {
     let model = app.models().get("plain").unwrap();
     assert_eq!(model.patterns.as_ref().unwrap().id, result["patterns"]);
     let samples = SampleSource::in_folder(place.photos.path(), &model).unwrap();
-    let runtime = load_runtime(None, 0).unwrap();
-    let fitted = fit(&model, samples, Regime::Activation, runtime, |_| ()).unwrap();
+    let request = FitRequest {
+        model: model.clone(),
+        samples,
+        regime: Regime::Activation,
+    };
+    let caller = Caller::new(Priority::Job, None);
+    let fitted = fit(request, app.engine(), app.pool(), &caller, |_| ())
+        .await
+        .unwrap();
     for (layer, pattern) in &fitted.layers {
         assert_eq!(
             &model.patterns.as_ref().unwrap().source.read(layer).unwrap(),

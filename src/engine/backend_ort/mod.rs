@@ -11,7 +11,7 @@ use std::{
     collections::BTreeMap,
     ffi::CStr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -26,9 +26,10 @@ use ort::{
     session::{RunOptions, Session, SessionInputValue, builder::SessionBuilder},
     value::{Shape, TensorRef, TensorRefMut},
 };
+use parking_lot::Mutex;
 
 pub use self::encoded::Encoded;
-use super::{backend::lock, provider::Provider, refined};
+use super::{provider::Provider, refined};
 use crate::tensor::Tensor;
 use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
 
@@ -87,7 +88,7 @@ pub fn load_runtime(
     library: Option<&Path>,
     threads: usize,
 ) -> Result<&'static Runtime, RuntimeError> {
-    let _loading = lock(&LOADING);
+    let _loading = LOADING.lock();
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
     }

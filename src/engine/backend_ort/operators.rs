@@ -1,7 +1,5 @@
 //! The operators that only this process has, as ONNX Runtime calls them.
 
-use std::sync::Mutex;
-
 use ort::{
     operator::{
         ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput,
@@ -9,9 +7,9 @@ use ort::{
     },
     value::{Shape, TensorElementType, ValueType},
 };
+use parking_lot::Mutex;
 
 use crate::engine::{
-    backend::lock,
     blocks,
     max_pool::{self, DOMAIN, Window},
     refined,
@@ -128,9 +126,9 @@ impl Kernel for Window {
         let gradient = max_pool::Gradient::new(self, plane, outputs);
         let unused = Mutex::new(Vec::new());
         deal(context, planes, |((x, dy), dx)| {
-            let mut scratch = lock(&unused).pop().unwrap_or_else(|| gradient.scratch());
+            let mut scratch = unused.lock().pop().unwrap_or_else(|| gradient.scratch());
             gradient.run(&mut scratch, x, dy, dx);
-            lock(&unused).push(scratch);
+            unused.lock().push(scratch);
         })
     }
 }
@@ -143,7 +141,7 @@ fn deal<T: Send>(
 ) -> ort::Result<()> {
     let tasks: Vec<_> = tasks.map(Mutex::new).collect();
     // Each is visited once: the lock is never waited for.
-    context.par_for(tasks.len(), 0, |index| work(&mut lock(&tasks[index])))
+    context.par_for(tasks.len(), 0, |index| work(&mut tasks[index].lock()))
 }
 
 /// `BlockedMaxPoolGradient(x, y, dy) -> dx...`, blocks dealt to the runtime's threads.

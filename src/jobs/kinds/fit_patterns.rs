@@ -16,7 +16,6 @@ use super::{
 use crate::{
     app::App,
     dataset::Dataset,
-    engine::backend_ort::load_runtime,
     jobs::{
         Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
     },
@@ -25,7 +24,7 @@ use crate::{
         Model,
         patterns::{self, Provenance},
     },
-    patterns::{FitError, Fitted, Fitting, SampleSource},
+    patterns::{FitError, FitRequest, Fitted, SampleSource, fit},
 };
 use onnx_autodiff::autodiff::fit::Regime;
 
@@ -192,16 +191,12 @@ fn place(context: &Context) -> object_store::path::Path {
     context.folder().join(patterns::FILE)
 }
 
-/// Batch by batch, each when no request waits: its session runs beside the engine's.
 async fn fit_on(
     context: &Context,
     spec: &Spec,
     model: &Arc<Model>,
     dataset: &Dataset,
 ) -> Result<Fitted, WorkError> {
-    let (app, settings) = (&context.app, context.app.settings());
-    let runtime =
-        load_runtime(Some(&settings.onnxruntime), settings.threads).map_err(WorkError::passing)?;
     let preprocess = model.manifest.input.preprocess.clone();
     let preprocess =
         preprocess.ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
@@ -212,28 +207,21 @@ async fn fit_on(
         .map(|image| dataset.folder.join(&image.file))
         .collect();
     paths.sort();
-    let samples = SampleSource::Images { paths, preprocess };
-    let (model, regime) = (model.clone(), spec.regime);
-    let mut fitting = app
-        .pool()
-        .run(move || Fitting::start(&model, samples, regime, runtime))
-        .await??;
-    loop {
-        app.engine().until_no_interactive_work().await;
-        let step = move || fitting.step().map(|more| (fitting, more));
-        let (stepped, more) = app.pool().run(step).await??;
-        context.report_progress(stepped.samples_done() as u64);
-        if !more {
-            return Ok(app.pool().run(move || stepped.finish()).await??);
-        }
-        fitting = stepped;
-    }
+    let request = FitRequest {
+        model: model.clone(),
+        samples: SampleSource::Images { paths, preprocess },
+        regime: spec.regime,
+    };
+    let (app, caller) = (&context.app, &context.caller);
+    let progress = |done| context.report_progress(done as u64);
+    Ok(fit(request, app.engine(), app.pool(), caller, progress).await?)
 }
 
 impl From<FitError> for WorkError {
     fn from(error: FitError) -> Self {
         match error {
-            FitError::Runtime(_) => Self::passing(error),
+            FitError::Engine(error) => error.into(),
+            FitError::Panicked(error) => error.into(),
             _ => Self::lasting(error),
         }
     }

@@ -1,6 +1,8 @@
 //! The engine over a backend that counts rows: no answer is lost, no work is done for nobody, and
 //! shutting down keeps promises.
 
+mod whole;
+
 use std::{
     sync::{
         Mutex,
@@ -37,7 +39,7 @@ struct Counts {
     most_running: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
     discarded: Arc<AtomicUsize>,
-    rests: Arc<AtomicUsize>,
+    idles: Arc<AtomicUsize>,
 }
 
 #[derive(Clone)]
@@ -48,9 +50,13 @@ struct Fake {
     max_concurrent: usize,
 }
 
-const REST: Duration = Duration::from_millis(300);
+const IDLE: Duration = Duration::from_millis(300);
 const PANICS: f32 = -666.0;
 const FAILS: f32 = -777.0;
+/// Stands for a whole batch among the sizes of batches.
+const WHOLE: usize = usize::MAX;
+/// Memory for the activations of one batch.
+const BATCH_BYTES: usize = 64;
 
 /// A batch that runs.
 struct Running<'a> {
@@ -85,22 +91,25 @@ impl Backend for Fake {
     ) -> Result<LoadedGraph, EngineError> {
         if graph.spec.wrt == Wrt::Activation("nowhere".into()) {
             return Err(EngineError::Runtime {
-                reason: "cannot be prepared".into(),
+                reason: "cannot be loaded".into(),
             });
         }
         Ok(LoadedGraph {
-            graph: Arc::new(self.clone()),
-            batch_rows: 8,
+            executable: Arc::new(self.clone()),
+            batch_rows: match **graph {
+                SessionKey::Rows(_) => 8,
+                SessionKey::Whole(_) => 1,
+            },
             max_concurrent: self.max_concurrent,
             classes: Some(3),
         })
     }
 
     fn release_memory(&self) {
-        self.counts.rests.fetch_add(1, Ordering::SeqCst);
+        self.counts.idles.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn discard(&self, _: &Arc<GraphKey>) {
+    fn discard(&self, _: &Arc<SessionKey>) {
         self.counts.discarded.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -112,10 +121,10 @@ impl Backend for Fake {
 impl Executable for Fake {
     fn run(
         &self,
-        points: &[Point],
+        input: &BatchInput,
         alone: bool,
         stop: &StopSignal,
-    ) -> Result<Vec<Row>, EngineError> {
+    ) -> Result<BatchOutput, EngineError> {
         let running = Running::start(&self.counts);
         assert!(!alone || running.others == 0);
         let (send, stopped) = mpsc::channel();
@@ -124,6 +133,14 @@ impl Executable for Fake {
             self.counts.stopped.store(true, Ordering::SeqCst);
             return Err(EngineError::Cancelled);
         }
+        let points = match input {
+            BatchInput::Rows(points) => points,
+            BatchInput::Whole(inputs) => {
+                self.counts.batches.lock().unwrap().push(WHOLE);
+                let doubled = |(name, x): &(String, Arc<Tensor>)| (name.clone(), 2.0 * &**x);
+                return Ok(BatchOutput::Whole(inputs.iter().map(doubled).collect()));
+            }
+        };
         self.counts.rows.fetch_add(points.len(), Ordering::SeqCst);
         self.counts.batches.lock().unwrap().push(points.len());
         let values: Vec<f32> = points.iter().map(|point| point.input[[0]]).collect();
@@ -139,7 +156,7 @@ impl Executable for Fake {
             cotangents: vec![],
             activation: None,
         };
-        Ok(values.into_iter().map(row).collect())
+        Ok(BatchOutput::Rows(values.into_iter().map(row).collect()))
     }
 }
 
@@ -160,10 +177,13 @@ fn engine_of(
         workers,
         max_concurrent,
     };
-    (
-        Engine::with_backends(queue_rows, REST, vec![Provider::Cpu], vec![Arc::new(fake)]).unwrap(),
-        counts,
-    )
+    let limits = Limits {
+        queue_rows,
+        batch_bytes: BATCH_BYTES,
+        idle_after: IDLE,
+    };
+    let engine = Engine::with_backends(&limits, vec![Provider::Cpu], vec![Arc::new(fake)]);
+    (engine.unwrap(), counts)
 }
 
 fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
@@ -368,48 +388,6 @@ async fn jobs_wait_for_room_and_requests_go_before_them_all() {
     assert_eq!(jobs.await.unwrap().iter().sum::<usize>(), 20 * 16);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn work_beside_the_queue_waits_for_requests_and_not_for_jobs() {
-    let (engine, counts) = engine(1000, 20);
-    let (model, spec) = (number_model(), spec(&[]));
-    let rows = || counts.rows.load(Ordering::SeqCst);
-    engine.until_no_interactive_work().await;
-    let job = Caller {
-        priority: Priority::Job,
-        ..caller(1)
-    };
-    let (one, two) = (caller(2), caller(3));
-    let requests = async {
-        assert!(settled(|| rows() > 0).await);
-        engine.until_no_interactive_work().await;
-        let before = rows();
-        let (answer, left, done) = tokio::join!(
-            engine.evaluate(&model, &spec, points(&[1.0; 40]), &one),
-            tokio::time::timeout(
-                Duration::from_millis(50),
-                engine.evaluate(&model, &spec, points(&[1.0; 400]), &two)
-            ),
-            async {
-                // Asked for before this is.
-                tokio::task::yield_now().await;
-                engine.until_no_interactive_work().await;
-                rows() - before
-            }
-        );
-        assert!(answer.is_ok() && left.is_err());
-        assert!(
-            (40..400).contains(&done),
-            "{done} rows were done before it was quiet"
-        );
-    };
-    tokio::select! {
-        _ = engine.evaluate(&model, &spec, points(&[1.0; 800]), &job) => panic!("requests waited for the job"),
-        () = requests => {}
-    }
-    engine.drain(Duration::ZERO).await;
-    engine.until_no_interactive_work().await;
-}
-
 #[tokio::test]
 async fn a_running_batch_stops_when_its_only_caller_leaves() {
     let (engine, counts) = engine(100, 60_000);
@@ -505,7 +483,7 @@ async fn a_panic_fails_its_batch_and_the_worker_goes_on() {
 }
 
 #[tokio::test]
-async fn an_idle_device_rests_once_and_works_again() {
+async fn an_idle_device_gives_memory_back_once_and_works_again() {
     let (engine, counts) = engine_of(100, 1, 2, 2);
     let (model, spec) = (number_model(), spec(&[]));
     for turns in 1..=2 {
@@ -513,13 +491,13 @@ async fn an_idle_device_rests_once_and_works_again() {
             .evaluate(&model, &spec, points(&[1.0]), &caller(1))
             .await
             .unwrap();
-        tokio::time::sleep(2 * REST).await;
-        assert_eq!(counts.rests.load(Ordering::SeqCst), turns);
+        tokio::time::sleep(2 * IDLE).await;
+        assert_eq!(counts.idles.load(Ordering::SeqCst), turns);
     }
 }
 
 #[tokio::test]
-async fn a_graph_that_cannot_be_prepared_fails_its_callers_only() {
+async fn a_graph_that_cannot_be_loaded_fails_its_callers_only() {
     let (engine, _) = engine(100, 1);
     let model = number_model();
     let broken = DeriveSpec {
@@ -725,7 +703,7 @@ async fn gradients_through_lent_weights_do_not_depend_on_who_shared_the_batch() 
 }
 
 #[test]
-fn rows_that_come_after_a_graph_was_prepared_are_answered_too() {
+fn rows_that_come_after_a_graph_was_loaded_are_answered_too() {
     // Two copies for a row each, and for two rows each.
     for batch_bytes in [60 << 10, 120 << 10] {
         let settings = EngineSettings {
@@ -738,26 +716,25 @@ fn rows_that_come_after_a_graph_was_prepared_are_answered_too() {
             session_bytes: 1 << 30,
         };
         let sessions = Sessions::new(load_runtime(None, 0).unwrap(), Provider::Cpu, &settings);
-        let graph = Arc::new(GraphKey {
+        let graph = Arc::new(SessionKey::Rows(GraphKey {
             model: lent_model(),
             spec: spec(&[RuleSetId::Gradient]),
-        });
+        }));
         let point = |class: usize| Point {
             input: Arc::new(Tensor::from_elem(vec![11, 10, 10], 1.0)),
             seed: Arc::from([(class, 1.0)]),
         };
-        let prepared = sessions.prepare(&graph, 1, false).unwrap();
-        let points: Vec<Point> = (0..prepared.batch_rows).map(point).collect();
-        let run = || {
-            prepared
-                .graph
-                .run(&points, false, &StopSignal::default())
-                .unwrap()
+        let loaded = sessions.load(&graph, 1, false).unwrap();
+        let input = BatchInput::Rows((0..loaded.batch_rows).map(point).collect());
+        let run = || match loaded.executable.run(&input, false, &StopSignal::default()) {
+            Ok(BatchOutput::Rows(rows)) => rows,
+            other => panic!("{other:?}"),
         };
         let early = run();
-        sessions.prepare(&graph, points.len() + 1, false).unwrap();
+        let rows = loaded.batch_rows;
+        sessions.load(&graph, rows + 1, false).unwrap();
         let shared = run();
-        assert_eq!((early.len(), shared.len()), (points.len(), points.len()));
+        assert_eq!((early.len(), shared.len()), (rows, rows));
         for (a, b) in early.iter().zip(&shared) {
             assert!(
                 a.cotangents[0]

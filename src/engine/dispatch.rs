@@ -1,0 +1,526 @@
+//! The state of the dispatcher as a plain struct, without threads, locks or clocks: who is
+//! admitted, which rows wait, which requests are pending, which batches run. Workers ask for the
+//! [`next`](Dispatch::next) thing to do, [`take`](Dispatch::take) a batch and
+//! [`deliver`](Dispatch::deliver) what it gave.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Caller, EngineError, Point, Priority, Row,
+    admission::{Admission, RequestClass, Verdict},
+    backend::{BatchInput, BatchOutput, LoadedGraph, SessionKey, StopSignal},
+    lanes::{BatchRow, Lanes, Lapse, RequestId},
+    whole::NamedInputs,
+};
+
+/// What a request is answered with. `model` is the time in which a batch of it ran; `queue` the
+/// rest of the time since it was admitted.
+#[derive(Debug)]
+pub struct Answered {
+    pub output: BatchOutput,
+    pub queue: Duration,
+    pub model: Duration,
+}
+
+/// Where a request's answer arrives.
+pub type Receiver = oneshot::Receiver<Result<Answered, EngineError>>;
+
+pub struct Dispatch {
+    admission: Admission,
+    lanes: Lanes<SessionKey>,
+    pending: HashMap<RequestId, PendingRequest>,
+    running: HashMap<u64, RunningBatch>,
+    /// When the last batch ended; none once a worker was told that its device is idle.
+    idle_since: Option<Instant>,
+    last_number: u64,
+    /// No new requests.
+    draining: bool,
+    /// Workers end.
+    closed: bool,
+    /// Measured, smoothed over batches.
+    rows_per_second: f64,
+}
+
+struct PendingRequest {
+    caller: u64,
+    priority: Priority,
+    work: Work,
+    admitted: Instant,
+    /// Batches of it that run, and since when there has been one.
+    batches: usize,
+    since: Instant,
+    /// Time in which one ran, before `since`.
+    model: Duration,
+    reply: oneshot::Sender<Result<Answered, EngineError>>,
+}
+
+enum Work {
+    Rows {
+        rows: Vec<RowState>,
+        missing: usize,
+    },
+    /// None once a batch has taken it.
+    Whole(Option<NamedInputs>),
+}
+
+enum RowState {
+    Waiting(Point),
+    Running,
+    Done(Row),
+}
+
+struct RunningBatch {
+    device: usize,
+    graph: Arc<SessionKey>,
+    /// Most batches of the graph that run at the same time on the device.
+    max_concurrent: usize,
+    /// Requests that still wait for the batch.
+    requests: HashSet<RequestId>,
+    stop: StopSignal,
+}
+
+/// A batch for a worker to run.
+pub struct ScheduledBatch {
+    number: u64,
+    /// The rows in it; of a whole batch, one for all.
+    pub rows: Vec<BatchRow>,
+    pub input: BatchInput,
+    /// Nothing else runs on the device, nor waits.
+    pub alone: bool,
+    pub stop: StopSignal,
+}
+
+/// What a worker is to do.
+#[derive(Debug)]
+pub enum Next {
+    /// Load `graph`, which `rows` wait for, and take a batch of it. Is there other work too, the
+    /// device is `busy`.
+    Work {
+        graph: Arc<SessionKey>,
+        priority: Priority,
+        rows: usize,
+        busy: bool,
+    },
+    /// There has been nothing to do for a while.
+    Idle,
+    End,
+}
+
+impl Dispatch {
+    pub fn new(limit_rows: usize) -> Self {
+        Self {
+            admission: Admission::default(),
+            lanes: Lanes::new(limit_rows),
+            pending: HashMap::new(),
+            running: HashMap::new(),
+            idle_since: None,
+            last_number: 0,
+            draining: false,
+            closed: false,
+            rows_per_second: 0.0,
+        }
+    }
+
+    /// Whether a request can be done in time.
+    pub fn ask(
+        &mut self,
+        class: &RequestClass,
+        rows: usize,
+        caller: &Caller,
+        now: Instant,
+    ) -> Result<Verdict, EngineError> {
+        if self.draining {
+            return Err(EngineError::Draining);
+        }
+        Ok(self
+            .admission
+            .ask(caller.id, class, rows, caller.deadline, now))
+    }
+
+    /// Ends what [`ask`](Self::ask) admitted.
+    pub fn release(&mut self, caller: u64) {
+        self.admission.release(caller);
+    }
+
+    /// Takes a request in, or says why not. `input` is not empty.
+    pub fn admit(
+        &mut self,
+        graph: &Arc<SessionKey>,
+        caller: &Caller,
+        input: BatchInput,
+        now: Instant,
+    ) -> Result<(RequestId, Receiver), EngineError> {
+        if self.draining {
+            return Err(EngineError::Draining);
+        }
+        let (rows, work) = match input {
+            BatchInput::Rows(points) => {
+                let missing = points.len();
+                let rows = points.into_iter().map(RowState::Waiting).collect();
+                (missing, Work::Rows { rows, missing })
+            }
+            BatchInput::Whole(inputs) => (1, Work::Whole(Some(inputs))),
+        };
+        if !self.lanes.has_room(rows, caller.priority) {
+            return Err(self.overloaded());
+        }
+        let (reply, answer) = oneshot::channel();
+        let id = self.number();
+        let request = PendingRequest {
+            caller: caller.id,
+            priority: caller.priority,
+            work,
+            admitted: now,
+            batches: 0,
+            since: now,
+            model: Duration::ZERO,
+            reply,
+        };
+        self.pending.insert(id, request);
+        self.lanes.push(id, graph, caller.clone(), rows);
+        Ok((id, answer))
+    }
+
+    /// The caller no longer waits: its rows leave the queue, and a batch that nobody else waits for
+    /// is stopped.
+    pub fn abandon(&mut self, request: RequestId) {
+        self.lanes.remove(request);
+        self.forget(request);
+    }
+
+    /// What a worker of a device is to do, or how long it waits for that unless something changes;
+    /// none for ever. One worker is told that the device is idle, once.
+    pub fn next(
+        &mut self,
+        device: usize,
+        idle_after: Duration,
+        now: Instant,
+    ) -> ControlFlow<Next, Option<Duration>> {
+        if self.closed {
+            return ControlFlow::Break(Next::End);
+        }
+        self.expire(now);
+        if let Some((graph, priority, rows)) = self.lanes.next(|graph| self.can_run(device, graph))
+        {
+            let busy = self.is_busy(device) || self.lanes.waiting_rows() > rows;
+            return ControlFlow::Break(Next::Work {
+                graph,
+                priority,
+                rows,
+                busy,
+            });
+        }
+        let idle_since = self.idle_since.filter(|_| self.running.is_empty());
+        match idle_since.map(|since| idle_after.saturating_sub(now.duration_since(since))) {
+            Some(Duration::ZERO) => {
+                self.idle_since = None;
+                ControlFlow::Break(Next::Idle)
+            }
+            wait => ControlFlow::Continue(wait),
+        }
+    }
+
+    /// Forms a batch of a loaded graph; none when its callers have left meanwhile, or other workers
+    /// took what may run at the same time. Requests with a cotangent that does not fit the graph
+    /// fail alone.
+    pub fn take(
+        &mut self,
+        device: usize,
+        graph: &Arc<SessionKey>,
+        priority: Priority,
+        loaded: &LoadedGraph,
+        now: Instant,
+    ) -> Option<ScheduledBatch> {
+        self.expire(now);
+        if !self.can_run(device, graph) {
+            return None;
+        }
+        let admission = &self.admission;
+        let mut rows = self
+            .lanes
+            .take(graph, priority, loaded.batch_rows, |caller| {
+                admission.rows_left(caller)
+            });
+        self.refuse_misfits(&mut rows, loaded.classes);
+        let input = self.input(&rows)?;
+        let (number, stop) = (self.number(), StopSignal::default());
+        let alone = !self.is_busy(device) && self.lanes.waiting_rows() == 0;
+        let requests: HashSet<RequestId> = rows.iter().map(|row| row.request).collect();
+        self.start(&requests, now);
+        self.running.insert(
+            number,
+            RunningBatch {
+                device,
+                graph: graph.clone(),
+                max_concurrent: loaded.max_concurrent,
+                requests,
+                stop: stop.clone(),
+            },
+        );
+        Some(ScheduledBatch {
+            number,
+            rows,
+            input,
+            alone,
+            stop,
+        })
+    }
+
+    /// Hands out what a batch gave, `took` being the device's time for it.
+    pub fn deliver(
+        &mut self,
+        batch: &ScheduledBatch,
+        took: Duration,
+        result: Result<BatchOutput, EngineError>,
+        now: Instant,
+    ) {
+        let concurrent = self.running.len();
+        self.running.remove(&batch.number);
+        self.idle_since = Some(now);
+        let requests: HashSet<RequestId> = batch.rows.iter().map(|row| row.request).collect();
+        self.end(&requests, now);
+        match result {
+            Ok(BatchOutput::Rows(rows)) => {
+                self.measure(&requests, batch.rows.len() * concurrent, took);
+                for (place, row) in batch.rows.iter().zip(rows) {
+                    self.fill(place, row, now);
+                }
+            }
+            Ok(BatchOutput::Whole(outputs)) => {
+                if let Some(place) = batch.rows.first() {
+                    self.answer(place.request, BatchOutput::Whole(outputs), now);
+                }
+            }
+            Err(error) => {
+                for request in requests {
+                    self.lanes.remove(request);
+                    self.refuse(request, error.clone());
+                }
+            }
+        }
+    }
+
+    /// The graph cannot run: everyone who waits for it is told.
+    pub fn fail_graph(&mut self, graph: &Arc<SessionKey>, error: &EngineError) {
+        for request in self.lanes.drop_graph(graph) {
+            self.refuse(request, error.clone());
+        }
+    }
+
+    /// Refuses new requests.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Ends the workers after their batch, which is stopped; requests still unanswered are refused.
+    pub fn close(&mut self) {
+        (self.draining, self.closed) = (true, true);
+        let requests: Vec<RequestId> = self.pending.keys().copied().collect();
+        for request in requests {
+            self.lanes.remove(request);
+            self.refuse(request, EngineError::Draining);
+        }
+        self.running.values().for_each(|batch| batch.stop.stop());
+    }
+
+    pub fn waiting_rows(&self) -> usize {
+        self.lanes.waiting_rows()
+    }
+
+    /// Whether every request was answered.
+    pub fn is_drained(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    pub fn has_no_interactive_work(&self) -> bool {
+        self.pending
+            .values()
+            .all(|request| request.priority == Priority::Job)
+    }
+
+    /// Whether the device may run one more batch of the graph. Whole batches cannot be cut short
+    /// for a request that comes, and take all threads: they begin when there is none.
+    fn can_run(&self, device: usize, graph: &Arc<SessionKey>) -> bool {
+        if matches!(**graph, SessionKey::Whole(_)) && !self.has_no_interactive_work() {
+            return false;
+        }
+        let mut same = self
+            .running
+            .values()
+            .filter(|batch| batch.device == device && batch.graph == *graph);
+        let Some(first) = same.next() else {
+            return true;
+        };
+        1 + same.count() < first.max_concurrent
+    }
+
+    fn is_busy(&self, device: usize) -> bool {
+        self.running.values().any(|batch| batch.device == device)
+    }
+
+    fn refuse_misfits(&mut self, rows: &mut Vec<BatchRow>, classes: Option<usize>) {
+        let classes = classes.unwrap_or(usize::MAX);
+        let point = |row: &BatchRow| match &self.pending.get(&row.request)?.work {
+            Work::Rows { rows, .. } => match rows.get(row.index)? {
+                RowState::Waiting(point) => Some(point),
+                RowState::Running | RowState::Done(_) => None,
+            },
+            Work::Whole(_) => None,
+        };
+        let fits = |point: &Point| point.seed.iter().all(|(class, _)| *class < classes);
+        let misfits: HashSet<RequestId> = rows
+            .iter()
+            .filter(|row| !point(row).is_none_or(fits))
+            .map(|row| row.request)
+            .collect();
+        rows.retain(|row| !misfits.contains(&row.request));
+        for request in misfits {
+            let reason =
+                format!("a seed names a class that the graph does not have; it has {classes}");
+            self.lanes.remove(request);
+            self.refuse(request, EngineError::Runtime { reason });
+        }
+    }
+
+    /// Takes out what the rows of a batch are; none where there is none.
+    fn input(&mut self, rows: &[BatchRow]) -> Option<BatchInput> {
+        let mut points = Vec::with_capacity(rows.len());
+        for row in rows {
+            match &mut self.pending.get_mut(&row.request)?.work {
+                Work::Whole(inputs) => return inputs.take().map(BatchInput::Whole),
+                Work::Rows { rows, .. } => {
+                    let state = rows.get_mut(row.index)?;
+                    if let RowState::Waiting(point) = std::mem::replace(state, RowState::Running) {
+                        points.push(point);
+                    }
+                }
+            }
+        }
+        (!points.is_empty()).then_some(BatchInput::Rows(points))
+    }
+
+    /// A batch of the requests starts.
+    fn start(&mut self, requests: &HashSet<RequestId>, now: Instant) {
+        for id in requests {
+            if let Some(request) = self.pending.get_mut(id) {
+                if request.batches == 0 {
+                    request.since = now;
+                }
+                request.batches += 1;
+            }
+        }
+    }
+
+    /// A batch that was started with them has ended.
+    fn end(&mut self, requests: &HashSet<RequestId>, now: Instant) {
+        for id in requests {
+            if let Some(request) = self.pending.get_mut(id) {
+                request.batches -= 1;
+                if request.batches == 0 {
+                    request.model += now.duration_since(request.since);
+                }
+            }
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    fn overloaded(&self) -> EngineError {
+        let seconds = self.lanes.waiting_rows() as f64 / self.rows_per_second.max(1.0);
+        EngineError::Overloaded {
+            waiting_rows: self.lanes.waiting_rows(),
+            limit_rows: self.lanes.limit_rows(),
+            retry_after: Duration::from_secs_f64(seconds.clamp(1.0, 60.0)),
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        for (request, lapse) in self.lanes.expire(now) {
+            let error = match lapse {
+                Lapse::Cancelled => EngineError::Cancelled,
+                Lapse::DeadlineExceeded => EngineError::DeadlineExceeded,
+            };
+            self.refuse(request, error);
+        }
+    }
+
+    fn fill(&mut self, place: &BatchRow, row: Row, now: Instant) {
+        let Some(request) = self.pending.get_mut(&place.request) else {
+            return;
+        };
+        let Work::Rows { rows, missing } = &mut request.work else {
+            return;
+        };
+        if let Some(state @ RowState::Running) = rows.get_mut(place.index) {
+            *state = RowState::Done(row);
+            *missing -= 1;
+            self.admission.done(request.caller);
+        }
+        if *missing == 0 {
+            let done = |state| match state {
+                RowState::Done(row) => Some(row),
+                RowState::Waiting(_) | RowState::Running => None,
+            };
+            let rows = std::mem::take(rows).into_iter().filter_map(done).collect();
+            self.answer(place.request, BatchOutput::Rows(rows), now);
+        }
+    }
+
+    fn answer(&mut self, request: RequestId, output: BatchOutput, now: Instant) {
+        if let Some(request) = self.pending.remove(&request) {
+            let model = request.model;
+            let queue = now.duration_since(request.admitted).saturating_sub(model);
+            // A caller that has left meanwhile needs no answer.
+            let _ = request.reply.send(Ok(Answered {
+                output,
+                queue,
+                model,
+            }));
+        }
+    }
+
+    fn refuse(&mut self, request: RequestId, error: EngineError) {
+        if let Some(request) = self.forget(request) {
+            let _ = request.reply.send(Err(error));
+        }
+    }
+
+    /// Nobody waits for `request` any more.
+    fn forget(&mut self, request: RequestId) -> Option<PendingRequest> {
+        for batch in self.running.values_mut() {
+            if batch.requests.remove(&request) && batch.requests.is_empty() {
+                batch.stop.stop();
+            }
+        }
+        self.pending.remove(&request)
+    }
+
+    /// What the rows of a batch took says how long requests like theirs take, and how long the
+    /// queue is. `rows`: those that the devices evaluated meanwhile.
+    fn measure(&mut self, requests: &HashSet<RequestId>, rows: usize, took: Duration) {
+        let rate = rows as f64 / took.as_secs_f64().max(1e-6);
+        self.rows_per_second = if self.rows_per_second == 0.0 {
+            rate
+        } else {
+            0.8 * self.rows_per_second + 0.2 * rate
+        };
+        let callers: HashSet<u64> = requests
+            .iter()
+            .filter_map(|request| Some(self.pending.get(request)?.caller))
+            .collect();
+        for caller in callers {
+            self.admission
+                .measure(caller, took.as_secs_f64() / rows as f64);
+        }
+    }
+}
