@@ -5,17 +5,14 @@ mod activations;
 mod admission;
 mod backend;
 pub mod backend_ort;
-mod blocks;
+mod cpu;
 mod dispatch;
 mod dispatcher;
 mod lanes;
-mod max_pool;
 mod open_graph;
 pub mod provider;
-mod refined;
 mod sessions;
 mod trial;
-mod weights;
 mod whole;
 mod worker;
 

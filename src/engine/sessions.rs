@@ -1,7 +1,7 @@
 //! The backend that serves: open graphs on one device, derived on first use, least recently used
 //! out by bytes.
 //!
-//! Weights are in memory once where that matters: see `weights`.
+//! Weights are in memory once where that matters: see `cpu/weights.rs`.
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
@@ -12,10 +12,10 @@ use super::{
     EngineError, EngineSettings, activations,
     backend::{Backend, GraphKey, LoadedGraph, SessionKey},
     backend_ort::{Runtime, RuntimeError},
+    cpu::weights,
     open_graph::{ExecutionPlan, OpenGraph},
     provider::Provider,
     trial::LARGEST_ROW,
-    weights,
 };
 use crate::{model::Model, telemetry::names};
 use onnx_autodiff::{

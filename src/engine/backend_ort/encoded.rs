@@ -1,4 +1,4 @@
-//! A graph made ready for sessions: encoded, and for the CPU optimised and refined once for all of
+//! A graph made ready for sessions: encoded, and for the CPU optimised and rewritten once for all of
 //! them.
 
 use std::io::Write;
@@ -14,10 +14,11 @@ use tempfile::NamedTempFile;
 
 use super::{Runtime, RuntimeError, Threads, configure, open_error};
 use crate::engine::{
-    max_pool,
+    cpu::{
+        fuse, nchwc,
+        weights::{Lent, lend},
+    },
     provider::Provider,
-    refined,
-    weights::{Lent, lend},
 };
 use onnx_autodiff::onnx::{OnnxError, graph::Graph, infer, read_model, write_model};
 
@@ -47,12 +48,12 @@ impl Encoded {
         if provider != Provider::Cpu {
             return Ok(Self::of_bytes(encode(&graph)?, provider));
         }
-        let fused = max_pool::fuse(graph).map_err(|e| RuntimeError::Open {
+        let fused = fuse::fuse(graph).map_err(|e| RuntimeError::Open {
             reason: e.to_string(),
         })?;
         let (graph, lent) = lend(fused);
-        if refined::is_refinable(&graph) {
-            match refine(runtime, &graph) {
+        if nchwc::is_rewritable(&graph) {
+            match optimise(runtime, &graph) {
                 Ok(model) => {
                     return Ok(Self {
                         model,
@@ -62,7 +63,7 @@ impl Encoded {
                     });
                 }
                 Err(reason) => {
-                    tracing::warn!(%reason, "a graph could not be refined, and runs slower")
+                    tracing::warn!(%reason, "a graph could not be rewritten for NCHWc, and runs slower")
                 }
             }
         }
@@ -136,7 +137,7 @@ impl ModelBytes {
 }
 
 /// What the runtime's optimiser makes of a graph for the CPU, with kernels of our own put in.
-fn refine(runtime: &Runtime, graph: &Graph) -> Result<ModelBytes, RuntimeError> {
+fn optimise(runtime: &Runtime, graph: &Graph) -> Result<ModelBytes, RuntimeError> {
     let failed = |error: OnnxError| RuntimeError::Open {
         reason: error.to_string(),
     };
@@ -157,8 +158,8 @@ fn refine(runtime: &Runtime, graph: &Graph) -> Result<ModelBytes, RuntimeError> 
         .map_err(open_error)?;
     drop(ModelBytes::of(encode(graph)?).open(builder)?);
     let optimised = read_model(file.path()).map_err(failed)?;
-    let refined = refined::refine(optimised, &types, runtime.block).map_err(failed)?;
-    Ok(ModelBytes::of(encode(&refined)?))
+    let rewritten = nchwc::rewrite(optimised, &types, runtime.block_size).map_err(failed)?;
+    Ok(ModelBytes::of(encode(&rewritten)?))
 }
 
 fn write_file(bytes: &[u8]) -> std::io::Result<NamedTempFile> {
@@ -179,6 +180,7 @@ mod tests {
     use crate::{
         engine::{
             backend_ort::{OrtSession, load_runtime, one_node},
+            cpu::operators,
             open_graph::with_batch,
         },
         tensor::Tensor,
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refined_graph_gives_the_numbers_of_the_one_that_was_derived() {
+    fn a_rewritten_graph_gives_the_numbers_of_the_one_that_was_derived() {
         let runtime = load_runtime(None, 0).unwrap();
         let graph = derived(vec![RuleSetId::Gradient, RuleSetId::GuidedBackprop]);
         let bytes = write_model(&graph).unwrap();
@@ -325,21 +327,21 @@ mod tests {
     }
 
     #[test]
-    fn masks_become_gates_and_pools_stay_in_blocks() {
+    fn masks_become_relu_gradients_and_pools_stay_in_nchwc() {
         let runtime = load_runtime(None, 0).unwrap();
         let graph = derived(vec![RuleSetId::Gradient]);
         let ModelBytes::Memory(model) = Encoded::new(runtime, graph, Provider::Cpu).unwrap().model
         else {
             panic!("a small model in a file");
         };
-        let refined = read_bytes(model.into(), None).unwrap();
-        assert_eq!(count(&refined, "HardSigmoid"), 0);
-        assert_eq!(count(&refined, refined::RELU_GRADIENT), 1);
-        if runtime.block.is_some() {
-            assert_eq!(count(&refined, max_pool::MAX_POOL_GRADIENT), 0);
-            assert_eq!(count(&refined, refined::BLOCKED_MAX_POOL_GRADIENT), 2);
+        let rewritten = read_bytes(model.into(), None).unwrap();
+        assert_eq!(count(&rewritten, "HardSigmoid"), 0);
+        assert_eq!(count(&rewritten, operators::RELU_GRADIENT), 1);
+        if runtime.block_size.is_some() {
+            assert_eq!(count(&rewritten, operators::MAX_POOL_GRADIENT), 0);
+            assert_eq!(count(&rewritten, operators::NCHWC_MAX_POOL_GRADIENT), 2);
             assert_eq!(
-                ["Split", "Expand", "ReorderInput"].map(|op_type| count(&refined, op_type)),
+                ["Split", "Expand", "ReorderInput"].map(|op_type| count(&rewritten, op_type)),
                 [0; 3]
             );
         }

@@ -29,7 +29,7 @@ use ort::{
 use parking_lot::Mutex;
 
 pub use self::encoded::Encoded;
-use super::{provider::Provider, refined};
+use super::{cpu::nchwc::NCHWC_DOMAIN, provider::Provider};
 use crate::tensor::Tensor;
 use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
 
@@ -47,8 +47,8 @@ pub struct Runtime {
     pub library: PathBuf,
     /// As the library tells it, such as 1.31.1.
     pub version: String,
-    /// Channels side by side in the blocked layout of images.
-    block: Option<usize>,
+    /// Channels of an NCHWc block.
+    block_size: Option<usize>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -116,14 +116,14 @@ pub fn load_runtime(
         environment,
         library: library.clone(),
         version,
-        block: None,
+        block_size: None,
     };
     // The runtime adds an operator domain that it does not know yet without a lock: the first
     // session makes ours known.
     runtime
         .probe(Provider::Cpu)
         .map_err(|e| unusable(e.to_string()))?;
-    runtime.block = runtime.find_block();
+    runtime.block_size = runtime.find_block_size();
     Ok(RUNTIME.get_or_init(|| runtime))
 }
 
@@ -159,16 +159,16 @@ impl Runtime {
             })
     }
 
-    /// None where this processor has no blocked layout, or one that our kernels do not know.
-    fn find_block(&self) -> Option<usize> {
+    /// None where this processor has no NCHWc, or blocks of a size that our kernels do not know.
+    fn find_block_size(&self) -> Option<usize> {
         let shape = [1, 64, 1, 2];
         let mut graph = one_node();
         for value in graph.inputs.iter_mut().chain(&mut graph.outputs) {
             value.value_type.shape = shape.map(Dim::Known).to_vec();
         }
-        graph.opset_imports.insert(refined::BLOCKED.into(), 1);
+        graph.opset_imports.insert(NCHWC_DOMAIN.into(), 1);
         (graph.nodes[0].op_type, graph.nodes[0].domain) =
-            ("ReorderInput".into(), refined::BLOCKED.into());
+            ("ReorderInput".into(), NCHWC_DOMAIN.into());
         let mut session = OrtSession::open(self, graph, Provider::Cpu, Threads::Shared).ok()?;
         // Every channel of the first pixel is 0, of the second 1.
         let x = Tensor::from_shape_fn(shape.to_vec(), |at| at[3] as f32);

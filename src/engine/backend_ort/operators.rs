@@ -9,10 +9,11 @@ use ort::{
 };
 use parking_lot::Mutex;
 
-use crate::engine::{
-    blocks,
-    max_pool::{self, DOMAIN, Window},
-    refined,
+use crate::engine::cpu::{
+    max_pool::NchwMaxPoolGradient,
+    max_pool_nchwc::NchwcMaxPoolGradient,
+    operators::{self, DOMAIN, PoolWindow},
+    relu,
 };
 
 /// Elements of a Relu's gradient that one thread works on before it takes the next.
@@ -20,21 +21,21 @@ const SPAN: usize = 1 << 15;
 
 pub fn domain() -> ort::Result<OperatorDomain> {
     OperatorDomain::new(DOMAIN)?
-        .add(MaxPoolGradient)?
-        .add(BlockedMaxPoolGradient)?
-        .add(ReluGradient)
+        .add(MaxPoolGradientOp)?
+        .add(NchwcMaxPoolGradientOp)?
+        .add(ReluGradientOp)
 }
 
 const FLOATS: OperatorInput = OperatorInput::required(TensorElementType::Float32);
 
 /// `MaxPoolGradient(x, dy) -> dx`, planes dealt to the runtime's threads.
-struct MaxPoolGradient;
+struct MaxPoolGradientOp;
 
-impl Operator for MaxPoolGradient {
-    type Kernel<'attributes> = Window;
+impl Operator for MaxPoolGradientOp {
+    type Kernel<'attributes> = PoolWindow;
 
     fn name(&self) -> &str {
-        max_pool::MAX_POOL_GRADIENT
+        operators::MAX_POOL_GRADIENT
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
@@ -55,12 +56,12 @@ impl Operator for MaxPoolGradient {
     fn create_kernel<'attributes>(
         &self,
         context: &KernelContext<'attributes>,
-    ) -> ort::Result<Window> {
+    ) -> ort::Result<PoolWindow> {
         window(context)
     }
 }
 
-fn window(context: &KernelContext) -> ort::Result<Window> {
+fn window(context: &KernelContext) -> ort::Result<PoolWindow> {
     let pair = |name: &str, default: usize| match context.get::<Vec<i64>>(name) {
         None => Ok([default; 2]),
         Some(values) => values
@@ -75,7 +76,7 @@ fn window(context: &KernelContext) -> ort::Result<Window> {
                 ort::Error::new(format!("{name} must be two numbers or more, none negative"))
             }),
     };
-    Ok(Window {
+    Ok(PoolWindow {
         kernel: pair("kernel_shape", 1)?,
         strides: pair("strides", 1)?,
         dilations: pair("dilations", 1)?,
@@ -100,7 +101,7 @@ fn absent() -> ort::Error {
     ort::Error::new("an input or output is missing")
 }
 
-impl Kernel for Window {
+impl Kernel for PoolWindow {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let (x, dy) = (
             context.input(0)?.ok_or_else(absent)?,
@@ -123,7 +124,7 @@ impl Kernel for Window {
             .chunks_exact(pixels)
             .zip(dy.chunks_exact(places))
             .zip(dx.chunks_exact_mut(pixels));
-        let gradient = max_pool::Gradient::new(self, plane, outputs);
+        let gradient = NchwMaxPoolGradient::new(self, plane, outputs);
         let unused = Mutex::new(Vec::new());
         deal(context, planes, |((x, dy), dx)| {
             let mut scratch = unused.lock().pop().unwrap_or_else(|| gradient.scratch());
@@ -144,22 +145,22 @@ fn deal<T: Send>(
     context.par_for(tasks.len(), 0, |index| work(&mut tasks[index].lock()))
 }
 
-/// `BlockedMaxPoolGradient(x, y, dy) -> dx...`, blocks dealt to the runtime's threads.
-struct BlockedMaxPoolGradient;
+/// `NchwcMaxPoolGradient(x, y, dy) -> dx...`, blocks dealt to the runtime's threads.
+struct NchwcMaxPoolGradientOp;
 
-/// [`Window`] over blocks.
-struct Blocks {
-    window: Window,
-    block: usize,
+/// [`PoolWindow`] over NCHWc.
+struct NchwcPoolWindow {
+    window: PoolWindow,
+    block_size: usize,
     /// Channels of each output.
     parts: Vec<i64>,
 }
 
-impl Operator for BlockedMaxPoolGradient {
-    type Kernel<'attributes> = Blocks;
+impl Operator for NchwcMaxPoolGradientOp {
+    type Kernel<'attributes> = NchwcPoolWindow;
 
     fn name(&self) -> &str {
-        refined::BLOCKED_MAX_POOL_GRADIENT
+        operators::NCHWC_MAX_POOL_GRADIENT
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
@@ -187,28 +188,28 @@ impl Operator for BlockedMaxPoolGradient {
     fn create_kernel<'attributes>(
         &self,
         context: &KernelContext<'attributes>,
-    ) -> ort::Result<Blocks> {
-        let block = context
-            .get::<i64>("block")
-            .and_then(|block| usize::try_from(block).ok())
+    ) -> ort::Result<NchwcPoolWindow> {
+        let block_size = context
+            .get::<i64>("block_size")
+            .and_then(|block_size| usize::try_from(block_size).ok())
             .ok_or_else(absent)?;
         let parts = context.get::<Vec<i64>>("parts").ok_or_else(absent)?;
-        Ok(Blocks {
+        Ok(NchwcPoolWindow {
             window: window(context)?,
-            block,
+            block_size,
             parts,
         })
     }
 }
 
-impl Kernel for Blocks {
+impl Kernel for NchwcPoolWindow {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let Self {
             window,
-            block,
+            block_size,
             parts,
         } = &*self;
-        let block = *block;
+        let block_size = *block_size;
         let input = |index: usize| context.input(index)?.ok_or_else(absent);
         let (x, y, dy) = (input(0)?, input(1)?, input(2)?);
         let ((x_shape, x), (_, y), (dy_shape, dy)) = (
@@ -217,13 +218,13 @@ impl Kernel for Blocks {
             dy.try_extract_tensor::<f32>()?,
         );
         let [plane, outputs] = planes(x_shape, dy_shape)?;
-        let [size, places] = [plane, outputs].map(|[height, width]| height * width * block);
+        let [size, places] = [plane, outputs].map(|[height, width]| height * width * block_size);
         if parts.iter().sum::<i64>() != x_shape[1]
             || y.len() != dy.len()
             || x.len() / size != dy.len() / places
         {
             return Err(ort::Error::new(
-                "BlockedMaxPoolGradient: x, y, dy and parts do not fit each other",
+                "NchwcMaxPoolGradient: x, y, dy and parts do not fit each other",
             ));
         }
         let mut values = Vec::new();
@@ -234,7 +235,10 @@ impl Kernel for Blocks {
         let mut pieces = Vec::new();
         for (value, &channels) in values.iter_mut().zip(parts) {
             let (_, values) = value.try_extract_tensor_mut::<f32>()?;
-            pieces.push((values.chunks_exact_mut(size), channels as usize / block));
+            pieces.push((
+                values.chunks_exact_mut(size),
+                channels as usize / block_size,
+            ));
         }
         let mut dx = Vec::new();
         for _ in 0..x_shape[0] {
@@ -245,29 +249,33 @@ impl Kernel for Blocks {
         let inputs = x
             .chunks_exact(size)
             .zip(y.chunks_exact(places).zip(dy.chunks_exact(places)));
-        let gradient = blocks::Gradient::new(window, plane, outputs[1]);
-        deal(context, inputs.zip(dx), |((x, (y, dy)), dx)| match block {
-            8 => gradient.run::<8>(x, y, dy, dx),
-            _ => gradient.run::<16>(x, y, dy, dx),
-        })
+        let gradient = NchwcMaxPoolGradient::new(window, plane, outputs[1]);
+        deal(
+            context,
+            inputs.zip(dx),
+            |((x, (y, dy)), dx)| match block_size {
+                8 => gradient.run::<8>(x, y, dy, dx),
+                _ => gradient.run::<16>(x, y, dy, dx),
+            },
+        )
     }
 }
 
 /// `ReluGradient(dy, y) -> dx`, spans dealt to the runtime's threads.
-struct ReluGradient;
+struct ReluGradientOp;
 
 /// Channels of y side by side that share their numbers of dy with all pixels; none where dy has y's
 /// shape.
 struct Gate {
-    block: Option<usize>,
+    block_size: Option<usize>,
 }
 
-impl Operator for ReluGradient {
+impl Operator for ReluGradientOp {
     type Kernel<'attributes> = Gate;
     const INPLACES: &[(u32, u32)] = &[(0, 0)];
 
     fn name(&self) -> &str {
-        refined::RELU_GRADIENT
+        operators::RELU_GRADIENT
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
@@ -290,9 +298,9 @@ impl Operator for ReluGradient {
         context: &KernelContext<'attributes>,
     ) -> ort::Result<Gate> {
         Ok(Gate {
-            block: context
-                .get::<i64>("block")
-                .and_then(|block| usize::try_from(block).ok()),
+            block_size: context
+                .get::<i64>("block_size")
+                .and_then(|block_size| usize::try_from(block_size).ok()),
         })
     }
 }
@@ -308,14 +316,14 @@ impl Kernel for Gate {
             let (_, dy) = dy.try_extract_tensor::<f32>()?;
             (dy.as_ptr(), dy.len())
         };
-        let (fits, span, size) = match self.block {
+        let (fits, span, size) = match self.block_size {
             None => (count == y.len(), SPAN, SPAN),
-            Some(block) => {
+            Some(block_size) => {
                 let pixels = y.len() / count.max(1);
                 (
-                    count.is_multiple_of(block) && y.len() == count * pixels,
-                    block,
-                    (block * pixels).max(1),
+                    count.is_multiple_of(block_size) && y.len() == count * pixels,
+                    block_size,
+                    (block_size * pixels).max(1),
                 )
             }
         };
@@ -329,14 +337,14 @@ impl Kernel for Gate {
         let y = y.chunks(size);
         if std::ptr::eq(start, dx.as_ptr()) {
             return deal(context, y.zip(dx.chunks_mut(size)), |(y, dx)| {
-                blocks::gate_in_place(y, dx)
+                relu::gate_in_place(y, dx)
             });
         }
         let (_, dy) = dy.try_extract_tensor::<f32>()?;
         deal(
             context,
             dy.chunks(span).zip(y).zip(dx.chunks_mut(size)),
-            |((dy, y), dx)| blocks::gate(dy, y, dx),
+            |((dy, y), dx)| relu::gate(dy, y, dx),
         )
     }
 }

@@ -689,7 +689,7 @@ fn lent_model() -> Arc<Model> {
         ],
         metadata: Default::default(),
     };
-    assert!(weights::lent_bytes(&graph) > 0);
+    assert!(cpu::weights::lent_bytes(&graph) > 0);
     model("lent", "x", &[11, 10, 10], Arc::new(graph))
 }
 

@@ -1,13 +1,14 @@
-//! Kernels for ONNX Runtime's blocked layout, in which some channels of an image lie side by side,
-//! pixel by pixel; and for what has the same order of elements in any layout.
+//! The gradient of 2-D max pooling over NCHWc tensors: the channels of a block lie side by side, and
+//! each window works on all of them at the same time. Cost: one reading of dy, y and the taps of x,
+//! one writing of dx.
 
 use std::array::from_fn;
 
-use super::max_pool::Window;
+use super::{mask::mask, operators::PoolWindow};
 
 /// The gradient of a pooling of images of one size, a block of channels at a time.
-pub struct Gradient<'a> {
-    window: &'a Window,
+pub struct NchwcMaxPoolGradient<'a> {
+    window: &'a PoolWindow,
     plane: [usize; 2],
     columns: usize,
     /// Where the taps of a window that lies inside read, counted from its first.
@@ -16,9 +17,9 @@ pub struct Gradient<'a> {
     whole: std::ops::Range<usize>,
 }
 
-impl<'a> Gradient<'a> {
+impl<'a> NchwcMaxPoolGradient<'a> {
     /// Images of `[height, width]` pooled to lines of `columns`.
-    pub fn new(window: &'a Window, plane: [usize; 2], columns: usize) -> Self {
+    pub fn new(window: &'a PoolWindow, plane: [usize; 2], columns: usize) -> Self {
         let taps =
             |axis: usize| (0..window.kernel[axis]).map(move |tap| tap * window.dilations[axis]);
         let inside = taps(0)
@@ -109,41 +110,14 @@ impl<'a> Gradient<'a> {
     }
 }
 
-/// The gradient of a Relu with the value `y`: `dx` is `dy` where `y` is above 0. A shorter `dy` is
-/// repeated.
-pub fn gate(dy: &[f32], y: &[f32], dx: &mut [f32]) {
-    for (y, dx) in y.chunks(dy.len()).zip(dx.chunks_mut(dy.len())) {
-        dx.iter_mut()
-            .zip(y)
-            .zip(dy)
-            .for_each(|((dx, y), dy)| *dx = gated(*dy, *y));
-    }
-}
-
-/// [`gate`] of what `dx` holds.
-pub fn gate_in_place(y: &[f32], dx: &mut [f32]) {
-    dx.iter_mut()
-        .zip(y)
-        .for_each(|(dx, y)| *dx = gated(*dx, *y));
-}
-
-fn gated(dy: f32, y: f32) -> f32 {
-    f32::from_bits(dy.to_bits() & mask(y > 0.0))
-}
-
-/// All bits, or none: with a condition the compiler jumps.
-pub fn mask(condition: bool) -> u32 {
-    u32::from(condition).wrapping_neg()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::max_pool::tests::{naive, placed};
+    use crate::engine::cpu::max_pool::tests::{naive, placed};
 
     /// Holds blocks of so many channels to planes one by one; `drawn` gives the input.
     fn assert_as_planes<const BLOCK: usize>(
-        window: &Window,
+        window: &PoolWindow,
         plane: [usize; 2],
         outputs: [usize; 2],
         drawn: impl Fn(usize) -> f32,
@@ -167,7 +141,7 @@ mod tests {
             .map(|index| maximum(index / BLOCK, index % BLOCK))
             .collect();
         let mut dx = vec![f32::NAN; x.len()];
-        Gradient::new(window, plane, outputs[1]).run::<BLOCK>(&x, &y, &dy, &mut dx);
+        NchwcMaxPoolGradient::new(window, plane, outputs[1]).run::<BLOCK>(&x, &y, &dy, &mut dx);
         for channel in 0..BLOCK {
             let of = |values: &[f32]| {
                 values[channel..]
@@ -196,17 +170,5 @@ mod tests {
             assert_as_planes::<8>(&window, plane, outputs, |index| drawn(index) as f32 - 2.0);
             assert_as_planes::<16>(&window, plane, outputs, |index| drawn(index) as f32 - 2.0);
         }
-    }
-
-    #[test]
-    fn a_gate_lets_through_where_the_relu_did() {
-        let y = [1.0, 0.0, -1.0, 2.0, f32::NAN, 1e-45];
-        let mut dx = [9.0; 6];
-        gate(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &y, &mut dx);
-        assert_eq!(dx, [1.0, 0.0, 0.0, 4.0, 0.0, 6.0]);
-        gate(&[7.0, 8.0], &y, &mut dx);
-        assert_eq!(dx, [7.0, 0.0, 0.0, 8.0, 0.0, 8.0]);
-        gate_in_place(&[0.0, 1.0, 1.0, 0.0, 1.0, 1.0], &mut dx);
-        assert_eq!(dx, [0.0, 0.0, 0.0, 0.0, 0.0, 8.0]);
     }
 }

@@ -1,0 +1,42 @@
+//! The gradient of a ReLU, for any layout: its tensors have their elements in one order.
+
+use super::mask::mask;
+
+/// The gradient of a Relu with the value `y`: `dx` is `dy` where `y` is above 0. A shorter `dy` is
+/// repeated.
+pub fn gate(dy: &[f32], y: &[f32], dx: &mut [f32]) {
+    for (y, dx) in y.chunks(dy.len()).zip(dx.chunks_mut(dy.len())) {
+        dx.iter_mut()
+            .zip(y)
+            .zip(dy)
+            .for_each(|((dx, y), dy)| *dx = gated(*dy, *y));
+    }
+}
+
+/// [`gate`] of what `dx` holds.
+pub fn gate_in_place(y: &[f32], dx: &mut [f32]) {
+    dx.iter_mut()
+        .zip(y)
+        .for_each(|(dx, y)| *dx = gated(*dx, *y));
+}
+
+fn gated(dy: f32, y: f32) -> f32 {
+    f32::from_bits(dy.to_bits() & mask(y > 0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_lets_through_where_the_relu_did() {
+        let y = [1.0, 0.0, -1.0, 2.0, f32::NAN, 1e-45];
+        let mut dx = [9.0; 6];
+        gate(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &y, &mut dx);
+        assert_eq!(dx, [1.0, 0.0, 0.0, 4.0, 0.0, 6.0]);
+        gate(&[7.0, 8.0], &y, &mut dx);
+        assert_eq!(dx, [7.0, 0.0, 0.0, 8.0, 0.0, 8.0]);
+        gate_in_place(&[0.0, 1.0, 1.0, 0.0, 1.0, 1.0], &mut dx);
+        assert_eq!(dx, [0.0, 0.0, 0.0, 0.0, 0.0, 8.0]);
+    }
+}
