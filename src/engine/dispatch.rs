@@ -524,3 +524,185 @@ impl Dispatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        engine::{
+            backend::{Executable, GraphKey},
+            tests::{number_model, spec},
+        },
+        tensor::Tensor,
+    };
+
+    struct NeverRun;
+
+    impl Executable for NeverRun {
+        fn run(&self, _: &BatchInput, _: bool, _: &StopSignal) -> Result<BatchOutput, EngineError> {
+            Err(EngineError::Cancelled)
+        }
+    }
+
+    fn loaded(batch_rows: usize, max_concurrent: usize) -> LoadedGraph {
+        LoadedGraph {
+            executable: Arc::new(NeverRun),
+            batch_rows,
+            max_concurrent,
+            classes: Some(3),
+        }
+    }
+
+    fn graph() -> Arc<SessionKey> {
+        Arc::new(SessionKey::Rows(GraphKey::new(number_model(), spec(&[]))))
+    }
+
+    fn caller(id: u64, priority: Priority) -> Caller {
+        Caller {
+            id,
+            priority,
+            cancel: CancellationToken::new(),
+            deadline: None,
+        }
+    }
+
+    fn points(count: usize, class: usize) -> BatchInput {
+        let point = Point {
+            input: Arc::new(Tensor::zeros(vec![1])),
+            seed: Arc::from([(class, 1.0)]),
+        };
+        BatchInput::Rows(vec![point; count])
+    }
+
+    fn rows(count: usize) -> Result<BatchOutput, EngineError> {
+        let row = Row {
+            logits: vec![],
+            probabilities: vec![],
+            cotangents: vec![],
+            activation: None,
+        };
+        Ok(BatchOutput::Rows(vec![row; count]))
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_request_is_answered_with_its_last_batch_and_times_add_up() {
+        let (mut dispatch, graph, start) = (Dispatch::new(100), graph(), Instant::now());
+        let one = caller(1, Priority::Interactive);
+        let (_, mut answer) = dispatch.admit(&graph, &one, points(3, 0), start).unwrap();
+        let mut now = start + SECOND;
+        for size in [2, 1] {
+            assert!(answer.try_recv().is_err());
+            let batch = dispatch
+                .take(0, &graph, Priority::Interactive, &loaded(2, 1), now)
+                .unwrap();
+            assert_eq!((batch.rows.len(), batch.alone), (size, size == 1));
+            now += SECOND;
+            dispatch.deliver(&batch, SECOND, rows(size), now);
+        }
+        let answered = answer.try_recv().unwrap().unwrap();
+        assert_eq!((answered.queue, answered.model), (SECOND, 2 * SECOND));
+        assert!(dispatch.is_drained());
+    }
+
+    #[test]
+    fn no_more_batches_of_a_graph_are_taken_than_may_run_at_the_same_time() {
+        let (mut dispatch, graph, now) = (Dispatch::new(100), graph(), Instant::now());
+        let one = caller(1, Priority::Interactive);
+        let _answer = dispatch.admit(&graph, &one, points(9, 0), now).unwrap();
+        let mut take = || {
+            dispatch
+                .take(0, &graph, Priority::Interactive, &loaded(2, 2), now)
+                .is_some()
+        };
+        assert_eq!([take(), take(), take()], [true, true, false]);
+    }
+
+    #[test]
+    fn a_request_with_a_class_that_the_graph_does_not_have_fails_alone() {
+        let (mut dispatch, graph, now) = (Dispatch::new(100), graph(), Instant::now());
+        let (one, two) = (
+            caller(1, Priority::Interactive),
+            caller(2, Priority::Interactive),
+        );
+        let (_, mut bad) = dispatch.admit(&graph, &one, points(1, 3), now).unwrap();
+        let (good, _answer) = dispatch.admit(&graph, &two, points(1, 2), now).unwrap();
+        let batch = dispatch
+            .take(0, &graph, Priority::Interactive, &loaded(8, 1), now)
+            .unwrap();
+        assert!(bad.try_recv().unwrap().is_err());
+        assert_eq!(
+            batch.rows,
+            [BatchRow {
+                request: good,
+                index: 0
+            }]
+        );
+    }
+
+    #[test]
+    fn a_batch_is_stopped_when_the_last_of_its_requests_is_abandoned() {
+        let (mut dispatch, graph, now) = (Dispatch::new(100), graph(), Instant::now());
+        let stopped = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let ids = [1, 2].map(|id| {
+            let one = caller(id, Priority::Job);
+            dispatch.admit(&graph, &one, points(1, 0), now).unwrap().0
+        });
+        let batch = dispatch.take(0, &graph, Priority::Job, &loaded(1, 1), now);
+        let (batch, told) = (batch.unwrap(), stopped.clone());
+        batch
+            .stop
+            .on_stop(move || told.store(true, std::sync::atomic::Ordering::SeqCst));
+        let is_stopped = || stopped.load(std::sync::atomic::Ordering::SeqCst);
+        dispatch.abandon(ids[1]);
+        assert!(!is_stopped());
+        dispatch.abandon(ids[0]);
+        assert!(is_stopped() && dispatch.is_drained());
+    }
+
+    #[test]
+    fn one_worker_is_told_that_the_device_is_idle_once() {
+        let (mut dispatch, graph, start) = (Dispatch::new(100), graph(), Instant::now());
+        let one = caller(1, Priority::Interactive);
+        assert!(matches!(
+            dispatch.next(0, SECOND, start),
+            ControlFlow::Continue(None)
+        ));
+        let _answer = dispatch.admit(&graph, &one, points(1, 0), start).unwrap();
+        let batch = dispatch.take(0, &graph, Priority::Interactive, &loaded(1, 1), start);
+        dispatch.deliver(&batch.unwrap(), SECOND, rows(1), start);
+        assert!(matches!(
+            dispatch.next(0, SECOND, start),
+            ControlFlow::Continue(Some(SECOND))
+        ));
+        let later = start + SECOND;
+        assert!(matches!(
+            dispatch.next(0, SECOND, later),
+            ControlFlow::Break(Next::Idle)
+        ));
+        assert!(matches!(
+            dispatch.next(0, SECOND, later),
+            ControlFlow::Continue(None)
+        ));
+    }
+
+    #[test]
+    fn a_closed_dispatcher_refuses_what_is_pending_and_what_comes() {
+        let (mut dispatch, graph, now) = (Dispatch::new(100), graph(), Instant::now());
+        let one = caller(1, Priority::Interactive);
+        let (_, mut answer) = dispatch.admit(&graph, &one, points(1, 0), now).unwrap();
+        dispatch.close();
+        assert!(matches!(answer.try_recv(), Ok(Err(EngineError::Draining))));
+        assert!(matches!(
+            dispatch.admit(&graph, &one, points(1, 0), now),
+            Err(EngineError::Draining)
+        ));
+        assert!(matches!(
+            dispatch.next(0, SECOND, now),
+            ControlFlow::Break(Next::End)
+        ));
+    }
+}

@@ -1,10 +1,8 @@
-//! The sessions of one graph, and which of them a batch goes through.
-//!
-//! On the CPU the cores are used better by rows of their own than by parts of the same rows: a
-//! batch that is alone has one session with all threads, and from the first batch beside others on
-//! there are copies of it, with fewer threads each. A session that knows its batch knows every
-//! size, so that ONNX Runtime keeps its blocked layout through the backward walk. Cost: each copy
-//! has its own weights, except those that are lent.
+//! The sessions of one graph, and which of them runs a batch.
+//! On the CPU, rows that run side by side with a thread each use the cores better than one row with
+//! all threads: a batch that runs alone has one session with all threads; others go to copies with
+//! fewer threads each, opened with the first of them. Batches of a fixed size let ONNX Runtime keep
+//! NCHWc through the backward pass. Cost: each copy has its own weights, but for `cpu/weights.rs`.
 
 use std::{
     borrow::Cow,

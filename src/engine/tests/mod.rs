@@ -186,7 +186,7 @@ fn engine_of(
     (engine.unwrap(), counts)
 }
 
-fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
+pub fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
     DeriveSpec {
         rule_sets: rule_sets.to_vec(),
         wrt: Wrt::Input,
@@ -221,7 +221,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
     })
 }
 
-fn number_model() -> Arc<Model> {
+pub fn number_model() -> Arc<Model> {
     let graph = Graph {
         name: "none".into(),
         ir_version: 8,
