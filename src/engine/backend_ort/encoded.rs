@@ -1,5 +1,5 @@
-//! A graph made ready for sessions: encoded, and for the CPU optimised and rewritten once for all of
-//! them.
+//! A graph made ready for sessions: encoded, and for the CPU optimised and rewritten once for all
+//! of them.
 
 use std::io::Write;
 

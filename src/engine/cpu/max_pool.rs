@@ -1,6 +1,6 @@
-//! The gradient of 2-D max pooling over NCHW images, one channel of one image at a time. Each row is
-//! split by the stride into its phases, so that the taps of neighbouring windows are contiguous.
-//! Cost: one reading of dy, two of x, one writing of dx.
+//! The gradient of 2-D max pooling over NCHW images, a channel at a time. Each row is split by the
+//! stride into its phases, so that the taps of neighbouring windows are contiguous. Cost: one
+//! reading of dy, two of x, one writing of dx.
 
 use std::array::from_fn;
 
@@ -122,8 +122,8 @@ fn lanes(values: &[f32]) -> [f32; LANES] {
     from_fn(|i| values[i])
 }
 
-/// The rows of a plane with their padding, in a polyphase split by the stride: what one tap of a row
-/// of windows reads is contiguous, for whole SIMD lanes.
+/// The rows of a plane with their padding, in a polyphase split by the stride: what one tap of a
+/// row of windows reads is contiguous, for whole SIMD lanes.
 struct Phases {
     lines: usize,
     /// Of a line.

@@ -1,6 +1,6 @@
-//! The gradient of 2-D max pooling over NCHWc tensors: the channels of a block lie side by side, and
-//! each window works on all of them at the same time. Cost: one reading of dy, y and the taps of x,
-//! one writing of dx.
+//! The gradient of 2-D max pooling over NCHWc tensors: the channels of a block are contiguous, and
+//! each window works on all of them together. Cost: one reading of dy, y and the taps of x, one
+//! writing of dx.
 
 use std::array::from_fn;
 

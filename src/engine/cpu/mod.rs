@@ -1,4 +1,4 @@
-//! Derived graphs on the CPU, from ONNX to kernels. `backend_ort/encoded.rs` runs the steps in order:
+//! Derived graphs on the CPU, from ONNX to kernels; `backend_ort/encoded.rs` runs the steps:
 //!
 //! 1. [`fuse`]: the gradient of a max pool becomes one node, with the masks of the ReLUs before it.
 //! 2. [`weights`]: large matrices become inputs, which all sessions of a model read in place.
