@@ -71,7 +71,7 @@ impl WholeGraph {
             let shape = &input.value_type.shape;
             let fits = shape.len() == tensor.ndim()
                 && shape.iter().zip(tensor.shape()).all(|(dim, size)| {
-                    let expected = dim.known().unwrap_or(*batch.get_or_insert(*size));
+                    let expected = dim.known().unwrap_or_else(|| *batch.get_or_insert(*size));
                     expected == *size
                 });
             if !fits {

@@ -137,7 +137,7 @@ impl Executable for Fake {
             BatchInput::Rows(points) => points,
             BatchInput::Whole(inputs) => {
                 self.counts.batches.lock().unwrap().push(WHOLE);
-                let doubled = |(name, x): &(String, Arc<Tensor>)| (name.clone(), 2.0 * &**x);
+                let doubled = |(name, x): &(String, Arc<Tensor>)| (name.clone(), 2.0_f32 * &**x);
                 return Ok(BatchOutput::Whole(inputs.iter().map(doubled).collect()));
             }
         };
