@@ -283,7 +283,7 @@ impl Backend for Sessions {
         let open = match found {
             Some(open) => open,
             None => {
-                let open = self.open(graph, &graph_of(graph)?)?;
+                let open = self.open(graph, graph_of(graph)?.as_ref())?;
                 all.push(open.clone());
                 open
             }

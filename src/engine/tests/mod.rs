@@ -83,13 +83,15 @@ impl Backend for Fake {
         self.workers
     }
 
-    fn prepare(
+    fn load(
         &self,
-        graph: &Arc<GraphKey>,
+        graph: &Arc<SessionKey>,
         _: usize,
         _: bool,
     ) -> Result<LoadedGraph, EngineError> {
-        if graph.spec.wrt == Wrt::Activation("nowhere".into()) {
+        if let SessionKey::Rows(key) = graph.as_ref()
+            && key.spec.wrt == Wrt::Activation("nowhere".into())
+        {
             return Err(EngineError::Runtime {
                 reason: "cannot be loaded".into(),
             });
