@@ -105,7 +105,7 @@ mod tests {
         graph.nodes[1] = Node::new("Transpose", ["weight"], ["b"]);
         graph.inputs.push(ValueInfo {
             name: "weight".into(),
-            value_type: ValueType::new(Element::Float, vec![10.into(), 10.into()]),
+            value_type: ValueType::new(Element::Float, vec![10.into()]),
         });
         // The input, one value on the way, the output.
         assert_eq!(batch_peak_bytes(&graph).unwrap(), 3 * 40);

@@ -136,7 +136,11 @@ impl OpenGraph {
         let kept = self.encoded.lock().take();
         let encoded = match kept {
             Some(encoded) => encoded,
-            None => Encoded::new(runtime, with_batch(graph()?.as_ref(), Some(rows)), Provider::Cpu)?,
+            None => Encoded::new(
+                runtime,
+                with_batch(graph()?.as_ref(), Some(rows)),
+                Provider::Cpu,
+            )?,
         };
         let open = || OrtSession::open_encoded(runtime, &encoded, Threads::Own(threads));
         let opened = in_parallel((0..copies).map(|_| open))?;

@@ -83,12 +83,7 @@ impl Backend for Fake {
         self.workers
     }
 
-    fn load(
-        &self,
-        graph: &Arc<SessionKey>,
-        _: usize,
-        _: bool,
-    ) -> Result<LoadedGraph, EngineError> {
+    fn load(&self, graph: &Arc<SessionKey>, _: usize, _: bool) -> Result<LoadedGraph, EngineError> {
         if let SessionKey::Rows(key) = graph.as_ref()
             && key.spec.wrt == Wrt::Activation("nowhere".into())
         {
