@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use onnx_autodiff::onnx::{
     OnnxError,
     graph::{Graph, ValueType},
-    types,
+    infer,
 };
 
 /// Bytes per row of the batch.
@@ -24,7 +24,7 @@ pub fn batch_peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
 }
 
 fn peak_bytes_of(graph: &Graph, counts: fn(&ValueType) -> bool) -> Result<usize, OnnxError> {
-    let types = types::infer(graph)?;
+    let types = infer(graph)?;
     let bytes = |value: &str| {
         types
             .get(value)

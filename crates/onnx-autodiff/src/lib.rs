@@ -1,7 +1,22 @@
-//! Reverse-mode differentiation of ONNX graphs, ONNX in, ONNX out.
+//! Reverse-mode differentiation of ONNX graphs: a classifier in, its gradient as another ONNX graph
+//! out, for any runtime that reads opset 18.
+//!
+//! ```no_run
+//! use onnx_autodiff::{
+//!     autodiff::{derive, spec::DeriveSpec},
+//!     onnx::{read_model, write_model},
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = read_model("model.onnx".as_ref())?;
+//! let derived = derive(&model, &DeriveSpec::gradient(), None)?;
+//! std::fs::write("gradient.onnx", write_model(&derived.graph)?)?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! [`onnx`] holds a graph as a value: read, write, infer types, rewrite. [`autodiff`] joins a graph
-//! with its backward pass, by tables of rules per operator that a rule set overrides in part.
+//! with its backward pass, by a table of rules that a rule set overrides in part.
 
 pub mod autodiff;
 pub mod onnx;

@@ -1,15 +1,24 @@
 //! What a rule sees: its node with typed attributes, primal values and shapes, the cotangents of
-//! its outputs, which inputs are active, an emitter, and `base`: the rule it overrides.
+//! its outputs, which inputs are active, an emitter, and the rules that it overrides.
 
 use super::{
     DeriveError, Unsupported,
     emit::{CONSTANTS, Emitter},
-    sets::{Role, RuleSet},
+    expr::{Emission, Expr},
     spec::PatternSource,
 };
 use crate::{Tensor, onnx::graph::Node};
 
-pub type Rule = fn(&mut VjpContext) -> Result<Cotangents, DeriveError>;
+/// How the cotangents of a node's inputs follow from those of its outputs.
+#[derive(Clone, Copy)]
+pub enum Rule {
+    /// dx of an op with one input, from the node's attributes, dy, x and y.
+    Formula(fn(&Node, &Expr, &Expr, &Expr) -> Expr),
+    Vjp(Vjp),
+}
+
+/// The cotangents of all inputs.
+pub type Vjp = fn(&mut VjpContext) -> Result<Cotangents, DeriveError>;
 
 /// One cotangent per input, `None` for inputs that get nothing. Shapes may still be broadcast: the
 /// walk sums them down.
@@ -40,7 +49,7 @@ impl PatternOf<'_> {
     }
 }
 
-/// What an overlay rule changes before its base rule runs.
+/// What an overlay rule changes before the rule that it overrides runs.
 #[derive(Default)]
 pub struct Overrides {
     pub cotangent: Option<String>,
@@ -53,8 +62,8 @@ pub struct VjpContext<'a> {
     pub node: &'a Node,
     pub active: &'a [bool],
     pub cotangents: &'a [Option<String>],
-    pub role: Option<Role>,
-    pub set: &'static RuleSet,
+    /// The rules that apply, the nearest first; the one that runs is not among them.
+    pub overridden: &'a [Rule],
     /// The pattern of this Linear node, where the rule set is to use one.
     pub pattern: Option<PatternOf<'a>>,
     /// What an overlay put in the place of input 1.
@@ -62,27 +71,33 @@ pub struct VjpContext<'a> {
 }
 
 impl VjpContext<'_> {
-    /// Runs the rule that this one overrides.
+    /// Runs the nearest of the rules that apply.
     pub fn base(&mut self, overrides: Overrides) -> Result<Cotangents, DeriveError> {
-        let found = self
-            .set
-            .base
-            .and_then(|base| base.lookup(&self.node.op_type, self.role));
-        let (rule, set) = found.ok_or_else(|| self.refusal("no rule for this op"))?;
+        let (rule, overridden) = self
+            .overridden
+            .split_first()
+            .ok_or_else(|| self.refusal("there is no rule for this op"))?;
         let mut cotangents = self.cotangents.to_vec();
         if let (Some(first), Some(cotangent)) = (cotangents.first_mut(), overrides.cotangent) {
             *first = Some(cotangent);
         }
-        rule(&mut VjpContext {
+        let mut ctx = VjpContext {
             emit: self.emit,
             node: self.node,
             active: self.active,
             cotangents: &cotangents,
-            role: self.role,
-            set,
+            overridden,
             pattern: self.pattern,
             weight: overrides.weight.or_else(|| self.weight.clone()),
-        })
+        };
+        match rule {
+            Rule::Vjp(rule) => rule(&mut ctx),
+            Rule::Formula(formula) => {
+                let [dy, x, y] = [ctx.cotangent()?, ctx.input(0)?, ctx.output()].map(Expr::value);
+                let dx = formula(ctx.node, &dy, &x, &y).emit(ctx.emit)?;
+                Ok(Cotangents::first(dx))
+            }
+        }
     }
 
     pub fn refusal(&self, reason: impl Into<String>) -> DeriveError {
@@ -104,6 +119,21 @@ impl VjpContext<'_> {
         })?;
         self.emit.constants_left = rest;
         Ok(())
+    }
+
+    /// Adds the nodes of one formula per input, where that is active.
+    pub fn emit_active(
+        &mut self,
+        formulas: impl IntoIterator<Item = Expr>,
+    ) -> Result<Cotangents, DeriveError> {
+        // All are kept until the last is emitted: they share parts.
+        let formulas: Vec<Expr> = formulas.into_iter().collect();
+        let mut emission = Emission::of(self.emit);
+        let cotangents = formulas
+            .iter()
+            .zip(self.active)
+            .map(|(formula, active)| active.then(|| emission.value(formula, None)).transpose());
+        Ok(Cotangents(cotangents.collect::<Result<_, _>>()?))
     }
 
     /// The cotangent of the node's first output.

@@ -263,19 +263,24 @@ impl Emitter {
 
     /// An element-wise op of two inputs with broadcasting.
     pub fn binary(&mut self, op_type: &str, a: &str, b: &str) -> Result<String, DeriveError> {
-        let (left, right) = (self.value_type(a)?, self.value_type(b)?);
-        let element = if matches!(
-            op_type,
-            "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And"
-        ) {
-            Element::Bool
-        } else {
-            left.element
-        };
-        let output = ValueType {
-            element,
-            shape: broadcast(&left.shape, &right.shape),
-        };
+        let element = self.value_type(a)?.element;
+        self.broadcast(op_type, a, b, element)
+    }
+
+    /// As [`Self::binary`], with truth values.
+    pub fn compare(&mut self, op_type: &str, a: &str, b: &str) -> Result<String, DeriveError> {
+        self.broadcast(op_type, a, b, Element::Bool)
+    }
+
+    fn broadcast(
+        &mut self,
+        op_type: &str,
+        a: &str,
+        b: &str,
+        element: Element,
+    ) -> Result<String, DeriveError> {
+        let shape = broadcast(&self.shape(a)?, &self.shape(b)?);
+        let output = ValueType { element, shape };
         Ok(self.node(op_type, &[a, b], BTreeMap::new(), output))
     }
 
@@ -347,6 +352,15 @@ impl Emitter {
 
     /// Sum over `axes`, which stay as ones.
     pub fn reduce_sum(&mut self, x: &str, axes: &[usize]) -> Result<String, DeriveError> {
+        self.reduce("ReduceSum", x, axes)
+    }
+
+    /// Mean over `axes`, which stay as ones.
+    pub fn reduce_mean(&mut self, x: &str, axes: &[usize]) -> Result<String, DeriveError> {
+        self.reduce("ReduceMean", x, axes)
+    }
+
+    fn reduce(&mut self, op_type: &str, x: &str, axes: &[usize]) -> Result<String, DeriveError> {
         if axes.is_empty() {
             return Ok(x.to_owned());
         }
@@ -356,7 +370,7 @@ impl Emitter {
         }
         let axes = self.i64s(&axes.iter().map(|&axis| axis as i64).collect::<Vec<_>>());
         Ok(self.node(
-            "ReduceSum",
+            op_type,
             &[x, &axes],
             attributes([("keepdims", 1.into())]),
             output,

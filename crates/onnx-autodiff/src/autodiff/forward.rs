@@ -2,13 +2,14 @@
 //! known, logits and probabilities found.
 
 use super::{
-    DeriveError, batch_norm,
+    DeriveError,
     emit::Emitter,
     head::{self, HeadValues},
+    pipeline,
 };
 use crate::onnx::{
     graph::{Dim, Graph, Node},
-    infer, passes,
+    infer,
 };
 
 /// The one symbolic dim.
@@ -26,12 +27,10 @@ pub struct Forward {
 pub fn prepare(source: &Graph, fold_batch_norm: bool) -> Result<Forward, DeriveError> {
     let mut graph = source.clone();
     let input = open_batch(&mut graph)?;
-    let mut graph = passes::prune(passes::free_batch(passes::fold(passes::normalise(
-        graph,
-    )?)?)?)?;
+    let mut graph = pipeline::prepare(graph)?;
     check_batch(&graph, &input)?;
     if fold_batch_norm {
-        graph = batch_norm::fold(graph);
+        graph = pipeline::fold_batch_norm(graph)?;
     }
     let types = infer(&graph)?;
     let mut emit = Emitter::new(graph, types);

@@ -6,7 +6,10 @@ use super::{
     DeriveError, Unsupported,
     emit::{Emitter, attributes},
 };
-use crate::onnx::graph::{Dim, Element, Node};
+use crate::onnx::{
+    graph::{Dim, Element, Node},
+    ops::{self, Elements},
+};
 
 /// Names of two values `[batch, classes]`.
 pub struct HeadValues {
@@ -94,10 +97,8 @@ fn end<'a>(nodes: &'a [Node], output: &str) -> Option<&'a Node> {
         }
         match node.op_type.as_str() {
             "Softmax" | "LogSoftmax" | "Sigmoid" => return Some(node),
-            "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" | "Identity" | "Dropout" => {
-                output = node.input(0)?
-            }
             "Cast" if node.int("to") == Some(Element::Float as i64) => output = node.input(0)?,
+            _ if ops::of(node)?.elements == Elements::Same => output = node.input(0)?,
             _ => return None,
         }
     }

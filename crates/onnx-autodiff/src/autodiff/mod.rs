@@ -1,16 +1,17 @@
 //! Reverse mode, ONNX -> ONNX: rule tables, the backward walk, lowering. No tokio, no ort, no
 //! files.
 
-mod batch_norm;
 mod context;
 mod emit;
 mod error;
+mod expr;
 pub mod fit;
 mod forward;
 mod head;
 mod layers;
 mod outputs;
 pub mod parameters;
+mod pipeline;
 mod reverse;
 mod rules;
 mod sets;
@@ -18,18 +19,15 @@ mod spatial;
 pub mod spec;
 pub mod stages;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 pub use emit::stepped;
 pub use error::{DeriveError, PatternFault, Unsupported};
 pub use layers::LinearLayer;
-pub use rules::table::GRADIENT as GRADIENT_RULES;
+pub use rules::table::ruled as differentiable_ops;
 pub use spatial::spatial_layers;
 
-use crate::onnx::{
-    graph::{Dim, Element, Graph, ValueInfo, ValueType},
-    passes,
-};
+use crate::onnx::graph::{Dim, Element, Graph, ValueInfo, ValueType};
 use indexmap::IndexSet;
 
 use context::PatternOf;
@@ -109,8 +107,7 @@ pub fn derive(
 }
 
 fn tidy(graph: Graph) -> Result<Graph, DeriveError> {
-    let graph = passes::dedup(passes::prune(passes::narrow(passes::prune(graph)?)?)?)?;
-    Ok(passes::checked("derive", graph)?)
+    Ok(pipeline::finish(graph)?)
 }
 
 /// One walk per rule set, each with a cotangent for each of `wrt`; unsupported nodes of all of them
@@ -223,29 +220,6 @@ fn choose_patterns<'a>(
     } else {
         Err(DeriveError::Patterns { faults })
     }
-}
-
-/// For each rule set, whether it can be derived from `source`, or why not.
-pub fn applicable(
-    source: &Graph,
-    spec: &DeriveSpec,
-    patterns: Option<&Patterns>,
-) -> BTreeMap<RuleSetId, Result<(), DeriveError>> {
-    let attempt = |id| {
-        derive(
-            source,
-            &DeriveSpec {
-                rule_sets: vec![id],
-                ..spec.clone()
-            },
-            patterns,
-        )
-        .map(drop)
-    };
-    RuleSetId::ALL
-        .into_iter()
-        .map(|id| (id, attempt(id)))
-        .collect()
 }
 
 /// The Linear layers between input and head, BatchNorm folded, in the order of the forward pass.

@@ -6,9 +6,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     DeriveError,
-    context::{PatternOf, VjpContext},
+    context::{Overrides, PatternOf, VjpContext},
     emit::Emitter,
-    rules::table,
+    rules::table::{self, Gradient},
     sets::{self, RuleSet},
 };
 use crate::onnx::graph::{Dim, Node};
@@ -26,8 +26,12 @@ pub struct Walk<'a> {
     pub patterns: &'a HashMap<&'a str, PatternOf<'a>>,
 }
 
-/// Emits the cotangents of `wrt`, in its order, for the cotangent `seed` of the head.
-pub fn reverse(emit: &mut Emitter, walk: &Walk, seed: &str) -> Result<Vec<String>, DeriveError> {
+/// Emits the cotangents of `wrt`, in its order, for this cotangent of the head.
+pub fn reverse(
+    emit: &mut Emitter,
+    walk: &Walk,
+    cotangent: &str,
+) -> Result<Vec<String>, DeriveError> {
     let varies = varying(emit, walk.nodes, walk.wrt);
     if !varies.contains(walk.head) {
         return Err(DeriveError::Detached {
@@ -36,7 +40,7 @@ pub fn reverse(emit: &mut Emitter, walk: &Walk, seed: &str) -> Result<Vec<String
         });
     }
     let mut waiting: HashMap<String, Vec<String>> =
-        HashMap::from([(walk.head.to_owned(), vec![seed.to_owned()])]);
+        HashMap::from([(walk.head.to_owned(), vec![cotangent.to_owned()])]);
     let mut unsupported = Vec::new();
     for node in walk.nodes.iter().rev() {
         if !node.outputs.iter().any(|output| {
@@ -101,26 +105,20 @@ fn step(
     active: &[bool],
     cotangents: &[Option<String>],
 ) -> Result<Vec<String>, DeriveError> {
-    let role = sets::role(node, &emit.graph);
-    let pattern = walk.patterns.get(node.outputs[0].as_str()).copied();
-    let found = if node.domain.is_empty() {
-        walk.set.lookup(&node.op_type, role)
-    } else {
-        None
+    let rules = match node.domain.as_str() {
+        "" => walk.set.rules(&node.op_type, sets::role(node, &emit.graph)),
+        _ => Vec::new(),
     };
     let mut ctx = VjpContext {
         emit,
         node,
         active,
         cotangents,
-        role,
-        set: walk.set,
-        pattern,
+        overridden: &rules,
+        pattern: walk.patterns.get(node.outputs[0].as_str()).copied(),
         weight: None,
     };
-    let (rule, set) = found.ok_or_else(|| ctx.refusal("there is no rule for this op"))?;
-    ctx.set = set;
-    let mut given = rule(&mut ctx)?.0;
+    let mut given = ctx.base(Overrides::default())?.0;
     given.resize(node.inputs.len(), None);
     let mut result = Vec::with_capacity(given.len());
     for (index, cotangent) in given.into_iter().enumerate() {
@@ -141,8 +139,9 @@ fn step(
 pub fn varying(emit: &Emitter, nodes: &[Node], wrt: &[&str]) -> HashSet<String> {
     let mut varies: HashSet<String> = wrt.iter().map(|&value| value.to_owned()).collect();
     for node in nodes {
-        let stops = node.domain.is_empty() && table::STOPS.contains(&node.op_type.as_str());
-        if stops || !node.inputs.iter().any(|input| varies.contains(input)) {
+        let is_flat = node.domain.is_empty()
+            && matches!(table::gradient(&node.op_type), Some(Gradient::Flat));
+        if is_flat || !node.inputs.iter().any(|input| varies.contains(input)) {
             continue;
         }
         let integer = |value: &str| {

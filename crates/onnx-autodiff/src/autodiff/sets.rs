@@ -5,7 +5,7 @@
 use super::{
     DeriveError,
     context::{Cotangents, Overrides, Rule, VjpContext},
-    rules::table,
+    rules::table::{self, Gradient},
     spec::RuleSetId,
 };
 use crate::{
@@ -23,36 +23,32 @@ pub enum Role {
 }
 
 pub struct RuleSet {
-    pub base: Option<&'static RuleSet>,
-    pub ops: &'static [(&'static str, Rule)],
-    pub roles: &'static [(Role, Rule)],
+    base: Option<&'static RuleSet>,
+    op: fn(&str) -> Option<Rule>,
+    roles: &'static [(Role, Rule)],
 }
 
 static GRADIENT: RuleSet = RuleSet {
     base: None,
-    ops: table::GRADIENT,
+    op: |op_type| match table::gradient(op_type)? {
+        Gradient::Ruled(rule) => Some(*rule),
+        _ => None,
+    },
     roles: &[],
 };
-static GUIDED_BACKPROP: RuleSet = RuleSet {
-    base: Some(&GRADIENT),
-    ops: &[],
-    roles: &[(Role::Rectifier, guided)],
-};
-static DECONVNET: RuleSet = RuleSet {
-    base: Some(&GRADIENT),
-    ops: &[],
-    roles: &[(Role::Rectifier, rectify)],
-};
-static PATTERN_ATTRIBUTION: RuleSet = RuleSet {
-    base: Some(&GRADIENT),
-    ops: &[],
-    roles: &[(Role::Linear, weight_times_pattern)],
-};
-static PATTERN_NET: RuleSet = RuleSet {
-    base: Some(&GRADIENT),
-    ops: &[],
-    roles: &[(Role::Linear, pattern_alone)],
-};
+static GUIDED_BACKPROP: RuleSet = overlay(&[(Role::Rectifier, Rule::Vjp(guided))]);
+static DECONVNET: RuleSet = overlay(&[(Role::Rectifier, Rule::Vjp(rectify))]);
+static PATTERN_ATTRIBUTION: RuleSet = overlay(&[(Role::Linear, Rule::Vjp(weight_times_pattern))]);
+static PATTERN_NET: RuleSet = overlay(&[(Role::Linear, Rule::Vjp(pattern_alone))]);
+
+/// The gradient, but for nodes of these roles.
+const fn overlay(roles: &'static [(Role, Rule)]) -> RuleSet {
+    RuleSet {
+        base: Some(&GRADIENT),
+        op: |_| None,
+        roles,
+    }
+}
 
 pub fn rule_set(id: RuleSetId) -> &'static RuleSet {
     match id {
@@ -65,27 +61,17 @@ pub fn rule_set(id: RuleSetId) -> &'static RuleSet {
 }
 
 impl RuleSet {
-    /// The rule for a node and the set it was found in.
-    pub fn lookup(
-        &'static self,
-        op_type: &str,
-        role: Option<Role>,
-    ) -> Option<(Rule, &'static RuleSet)> {
-        let by_op = self
-            .ops
-            .iter()
-            .find(|(op, _)| *op == op_type)
-            .map(|row| row.1);
-        let by_role = || {
-            self.roles
-                .iter()
-                .find(|(of, _)| Some(*of) == role)
-                .map(|row| row.1)
-        };
-        match by_op.or_else(by_role) {
-            Some(rule) => Some((rule, self)),
-            None => self.base?.lookup(op_type, role),
-        }
+    /// The rules for a node, the nearest first: each overrides the one behind it.
+    pub fn rules(&self, op_type: &str, role: Option<Role>) -> Vec<Rule> {
+        let own = self.own(op_type, role);
+        let base = self.base.map(|base| base.rules(op_type, role));
+        own.into_iter().chain(base.unwrap_or_default()).collect()
+    }
+
+    /// The rule that this set states itself.
+    fn own(&self, op_type: &str, role: Option<Role>) -> Option<Rule> {
+        let of_role = self.roles.iter().find(|(of, _)| Some(*of) == role);
+        (self.op)(op_type).or(of_role.map(|row| row.1))
     }
 }
 
@@ -191,13 +177,14 @@ mod tests {
 
     /// Which set answers for every op of the table and for every role.
     fn effective(id: RuleSetId) -> String {
-        let sets = RuleSetId::ALL.map(|id| (id, rule_set(id)));
         let owner = |op: &str, role: Option<Role>| {
-            let found = rule_set(id).lookup(op, role).map(|row| row.1);
-            let named = sets
-                .iter()
-                .find(|(_, set)| found.is_some_and(|found| std::ptr::eq(found, *set)));
-            named.map_or("none", |(id, _)| id.id())
+            let set = rule_set(id);
+            let is_gradient = set.base.is_none();
+            match (set.own(op, role), GRADIENT.own(op, role)) {
+                (Some(_), _) if !is_gradient => id.id(),
+                (_, Some(_)) => RuleSetId::Gradient.id(),
+                _ => "none",
+            }
         };
         let roles = [
             ("Relu", Role::Rectifier),
@@ -209,11 +196,7 @@ mod tests {
             .iter()
             .map(|(op, role)| format!("{op} as {role:?}: {}", owner(op, Some(*role))))
             .collect();
-        lines.extend(
-            table::GRADIENT
-                .iter()
-                .map(|(op, _)| format!("{op}: {}", owner(op, None))),
-        );
+        lines.extend(table::ruled().map(|op| format!("{op}: {}", owner(op, None))));
         lines.push(format!("an op without a rule: {}", owner("Einsum", None)));
         lines.join("\n")
     }
@@ -227,16 +210,7 @@ mod tests {
 
     #[test]
     fn roles_come_from_the_node_and_its_graph() {
-        let mut graph = Graph {
-            name: String::new(),
-            ir_version: 8,
-            opset_imports: Default::default(),
-            inputs: vec![],
-            outputs: vec![],
-            initializers: Default::default(),
-            nodes: vec![],
-            metadata: Default::default(),
-        };
+        let mut graph = Graph::default();
         for (name, value) in [("zero", 0.0), ("minus", -1.0)] {
             graph
                 .initializers

@@ -5,35 +5,10 @@
 //! Grad-CAM paper.
 
 use super::{DeriveError, forward, forward::Forward, layers, spec::Layer};
-use crate::onnx::graph::Graph;
-
-/// Ops whose outputs are their inputs moved, thinned or averaged.
-const MOVES: &[&str] = &[
-    "AveragePool",
-    "Cast",
-    "DepthToSpace",
-    "Dropout",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "GatherElements",
-    "Identity",
-    "LpPool",
-    "MaxPool",
-    "Pad",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceSum",
-    "Reshape",
-    "Resize",
-    "Slice",
-    "SpaceToDepth",
-    "Split",
-    "Squeeze",
-    "Tile",
-    "Transpose",
-    "Unsqueeze",
-];
+use crate::onnx::{
+    graph::{Graph, Node},
+    ops::{self, Elements},
+};
 
 /// In the order of the forward pass; all of them values of `source`.
 pub fn spatial_layers(source: &Graph) -> Result<Vec<Layer>, DeriveError> {
@@ -47,7 +22,7 @@ pub fn spatial_layers(source: &Graph) -> Result<Vec<Layer>, DeriveError> {
     let known = source.value_names();
     let computed = nodes
         .iter()
-        .filter(|node| !MOVES.contains(&node.op_type.as_str()))
+        .filter(|node| !moves(node))
         .flat_map(|node| &node.outputs);
     let layer = |name: &String| match emit.sizes(name, 1).ok()?[..] {
         [channels, height, width] if height * width > 1 => Some(Layer {
@@ -62,10 +37,15 @@ pub fn spatial_layers(source: &Graph) -> Result<Vec<Layer>, DeriveError> {
         .collect())
 }
 
+/// Whether a node computes nothing of its own.
+fn moves(node: &Node) -> bool {
+    ops::of(node).is_some_and(|op| matches!(op.elements, Elements::Moved | Elements::Same))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::graph::{Element, Literal, Node, ValueInfo, ValueType};
+    use crate::onnx::graph::{Element, Literal, ValueInfo, ValueType};
 
     /// Nodes over an input `x` of `[2, 8, 8]`, with a head of three classes over `features`.
     fn names(mut nodes: Vec<Node>, features: usize) -> Vec<String> {
@@ -79,14 +59,11 @@ mod tests {
         nodes.push(Node::new("Flatten", ["last"], ["flat"]));
         nodes.push(Node::new("Gemm", ["flat", "weights"], ["scores"]));
         let mut graph = Graph {
-            name: "small".into(),
-            ir_version: 8,
             opset_imports: [(String::new(), 17)].into(),
             inputs: vec![value("x", vec![2, 8, 8])],
             outputs: vec![value("scores", vec![3])],
-            initializers: Default::default(),
             nodes,
-            metadata: Default::default(),
+            ..Graph::default()
         };
         graph.initializers.insert(
             "filters".into(),

@@ -29,6 +29,14 @@ impl DeriveSpec {
             pattern_layers: PatternLayers::All,
         }
     }
+
+    /// The gradient of the logits with respect to the input.
+    pub fn gradient() -> Self {
+        Self {
+            rule_sets: vec![RuleSetId::Gradient],
+            ..Self::forward()
+        }
+    }
 }
 
 /// For people, in the log: `gradient of probabilities at conv10, pattern layers inner`.

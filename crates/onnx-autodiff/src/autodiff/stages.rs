@@ -20,7 +20,9 @@ use super::{
 };
 use crate::onnx::{
     graph::{Dim, Element, Graph, Node, ValueInfo, ValueType},
-    infer, passes,
+    infer,
+    ops::{self, Elements},
+    passes,
 };
 
 /// What handing a window over costs, in multiplications.
@@ -28,38 +30,6 @@ const HANDING_OVER: f64 = 8e6;
 
 /// Stages are worth their memory when they leave less than this part of the work.
 const WORTHWHILE: f64 = 0.8;
-
-/// Ops that work on each pixel alone.
-const POINTWISE: &[&str] = &[
-    "Abs",
-    "Add",
-    "Clip",
-    "Div",
-    "Elu",
-    "Erf",
-    "Exp",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "LRN",
-    "LeakyRelu",
-    "Log",
-    "Max",
-    "Min",
-    "Mul",
-    "Neg",
-    "PRelu",
-    "Pow",
-    "Reciprocal",
-    "Relu",
-    "Selu",
-    "Sigmoid",
-    "Softplus",
-    "Sqrt",
-    "Sub",
-    "Sum",
-    "Tanh",
-];
 
 /// The stages, and the classifier that follows: from what the last one makes to the source's
 /// probabilities.
@@ -310,7 +280,11 @@ fn field_of(
         "Conv" | "MaxPool" | "AveragePool" => return Some(joined.through(&window_of(emit, node)?)),
         "Concat" => node.int("axis") == Some(1) && fixed.is_empty(),
         "BatchNormalization" => true,
-        op => POINTWISE.contains(&op) && fixed.iter().all(uniform),
+        _ => match ops::of(node)?.elements {
+            Elements::PerPixel => fixed.iter().all(uniform),
+            Elements::Same => emit.shape(first).ok()? == emit.shape(node.output(0)?).ok()?,
+            _ => false,
+        },
     };
     allowed.then_some(joined)
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::graph::{Dim, Element, ValueType};
-use super::write::LARGEST_MODEL;
+use super::limits::LARGEST_MODEL;
 
 #[derive(Debug, thiserror::Error)]
 pub enum OnnxError {

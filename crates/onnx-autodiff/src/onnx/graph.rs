@@ -10,7 +10,7 @@ use prost::Message;
 use super::proto;
 
 /// A model's graph with what it needs to be written again. Nodes are in topological order after
-/// `read`.
+/// `read`. The default is an empty graph of opset 18.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
     pub name: String,
@@ -276,6 +276,21 @@ fn collect_captured(attribute: &proto::AttributeProto, names: &mut Vec<String>) 
             node.attribute
                 .iter()
                 .for_each(|inner| collect_captured(inner, names));
+        }
+    }
+}
+
+impl Default for Graph {
+    fn default() -> Self {
+        Self {
+            name: "graph".into(),
+            ir_version: 8,
+            opset_imports: BTreeMap::from([(String::new(), 18)]),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            initializers: IndexMap::new(),
+            nodes: Vec::new(),
+            metadata: BTreeMap::new(),
         }
     }
 }

@@ -2,21 +2,30 @@
 //! to read a model.
 
 pub mod error;
+mod evaluate;
 mod external;
 pub mod graph;
+mod infer;
+mod limits;
 mod literal;
+pub mod ops;
 pub mod passes;
 pub mod proto;
 mod read;
+pub mod rewrite;
+mod rows;
+mod spelling;
 mod tensor_proto;
 pub mod types;
 pub mod write;
 
 pub use error::{Fault, OnnxError};
 pub use external::LFS_POINTER;
+pub use infer::{infer, infer_node};
+pub use limits::LARGEST_MODEL;
 pub use read::{NEWEST_OPSET, OLDEST_OPSET, read_bytes, read_model, read_model_files};
-pub use types::{Types, infer, infer_node, oversize};
-pub use write::{ExternalRef, LARGEST_MODEL, write_model, write_model_external};
+pub use types::{Types, oversize};
+pub use write::{ExternalRef, write_model, write_model_external};
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use prost::Message;
 use super::error::{Fault, OnnxError};
 use super::external::ExternalFiles;
 use super::graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
+use super::infer::infer;
 use super::passes::{find_faults, sort};
 use super::proto::attribute_proto::AttributeType;
 use super::proto::{
@@ -19,7 +20,7 @@ use super::proto::{
     tensor_shape_proto, type_proto,
 };
 use super::tensor_proto::read_tensor;
-use super::types::{infer, oversize};
+use super::types::oversize;
 
 pub const OLDEST_OPSET: i64 = 7;
 pub const NEWEST_OPSET: i64 = 22;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use super::error::TensorFault;
 use super::external::ExternalFiles;
 use super::graph::{Element, Literal};
+use super::limits::{LARGEST_RANK, LARGEST_SIZE};
 use super::proto::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
-use super::types::{LARGEST_RANK, LARGEST_SIZE};
 
 /// Reads one stored tensor; its byte count is checked against its shape.
 pub fn read_tensor(

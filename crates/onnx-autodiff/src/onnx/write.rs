@@ -6,6 +6,7 @@ use prost::Message;
 
 use super::error::OnnxError;
 use super::graph::{Attribute, Dim, Graph, Literal, Node, ValueInfo};
+use super::limits::LARGEST_MODEL;
 use super::proto::attribute_proto::AttributeType;
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{
@@ -13,9 +14,6 @@ use super::proto::{
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
 use super::tensor_proto::{describe_tensor, write_tensor};
-
-/// Bytes of the largest protobuf message.
-pub const LARGEST_MODEL: usize = i32::MAX as usize;
 
 /// Where the bytes of an initializer lie: `location` is relative to the model's folder; the length
 /// is the literal's own.

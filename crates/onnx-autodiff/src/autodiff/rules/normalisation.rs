@@ -4,9 +4,10 @@ use super::convolution::channel_sums;
 use crate::autodiff::{
     DeriveError,
     context::{Cotangents, VjpContext},
-    emit::{Emitter, attributes},
+    emit::Emitter,
+    expr::Expr,
 };
-use crate::onnx::graph::{Attribute, Dim, ValueType};
+use crate::onnx::graph::{Dim, ValueType};
 
 /// y = scale x̂ + b, x̂ = r (x - mean), r = 1 / √(var + ε), with constant mean and var: dx = dy
 /// scale r; dscale = Σ dy x̂; db = Σ dy.
@@ -22,43 +23,35 @@ pub fn batch_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveErr
         return Err(ctx.refusal("its statistics are not constant"));
     };
     let epsilon = ctx.node.float_or("epsilon", 1e-5);
-    let inverse: Vec<f32> = variance
-        .iter()
-        .map(|v| 1.0 / (v + epsilon).sqrt())
-        .collect();
+    let by_deviation = |numerators: &[f32]| -> Vec<f32> {
+        let pairs = numerators.iter().zip(&variance);
+        pairs.map(|(n, v)| n / (v + epsilon).sqrt()).collect()
+    };
+    let inverse = by_deviation(&vec![1.0; variance.len()]);
     let rank = ctx.emit.shape(&x)?.len();
+    let dy = Expr::value(dy);
     let dx = match constant(ctx.constant_f32(1)) {
         _ if !ctx.is_active(0) => None,
         Some(scale) => {
-            let factors: Vec<f32> = scale
-                .iter()
-                .zip(&variance)
-                .map(|(s, v)| s / (v + epsilon).sqrt())
-                .collect();
-            let factors = per_channel(ctx.emit, &factors, rank, &x)?;
-            Some(ctx.emit.mul(&dy, &factors)?)
+            let factors = per_channel(ctx.emit, &by_deviation(&scale), rank, &x)?;
+            Some((&dy * factors).emit(ctx.emit)?)
         }
         None => {
             let inverse = per_channel(ctx.emit, &inverse, rank, &x)?;
             let scale = along_channels(ctx.emit, &scale, rank)?;
-            let factors = ctx.emit.mul(&scale, &inverse)?;
-            Some(ctx.emit.mul(&dy, &factors)?)
+            Some((&dy * (scale * inverse)).emit(ctx.emit)?)
         }
     };
     let dscale = if ctx.is_active(1) {
-        let (mean, inverse) = (
-            per_channel(ctx.emit, &mean, rank, &x)?,
-            per_channel(ctx.emit, &inverse, rank, &x)?,
-        );
-        let centred = ctx.emit.binary("Sub", &x, &mean)?;
-        let standard = ctx.emit.mul(&centred, &inverse)?;
-        let product = ctx.emit.mul(&dy, &standard)?;
+        let mean = per_channel(ctx.emit, &mean, rank, &x)?;
+        let inverse = per_channel(ctx.emit, &inverse, rank, &x)?;
+        let product = (&dy * ((Expr::value(&x) - mean) * inverse)).emit(ctx.emit)?;
         Some(channel_sums(ctx.emit, &product, 1)?)
     } else {
         None
     };
     let dbias = if ctx.is_active(2) {
-        Some(channel_sums(ctx.emit, &dy, 1)?)
+        Some(channel_sums(ctx.emit, &ctx.cotangent()?, 1)?)
     } else {
         None
     };
@@ -71,17 +64,17 @@ fn per_channel(
     values: &[f32],
     rank: usize,
     like: &str,
-) -> Result<String, DeriveError> {
+) -> Result<Expr, DeriveError> {
     let mut shape = vec![1; rank.max(2)];
     shape[1] = values.len();
-    emit.floats(&shape, values, like)
+    emit.floats(&shape, values, like).map(Expr::value)
 }
 
 /// A value `[channels]` in the shape in which it meets values of `rank`.
-fn along_channels(emit: &mut Emitter, value: &str, rank: usize) -> Result<String, DeriveError> {
+fn along_channels(emit: &mut Emitter, value: &str, rank: usize) -> Result<Expr, DeriveError> {
     let mut shape = vec![Dim::Known(1); rank.max(2)];
     shape[1] = emit.shape(value)?[0].clone();
-    emit.reshape(value, &shape)
+    emit.reshape(value, &shape).map(Expr::value)
 }
 
 /// y = x s^-β, s = k + α/n Σ x² over a window of channels: dx = dy s^-β - 2αβ/n x Σᵀ(dy y / s). The
@@ -99,30 +92,24 @@ pub fn lrn(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (before, after) = ((size - 1) / 2, size / 2);
     ctx.fits_constant(&[channels, channels])?;
     let emit = &mut *ctx.emit;
-    let square = emit.mul(&x, &x)?;
-    let sum = channel_band(emit, &square, channels, (before, after), x_type.clone())?;
-    let scaled = emit.scale(&sum, alpha / size as f32)?;
-    let bias = emit.scalar(bias, &x)?;
-    let s = emit.add(&scaled, &bias)?;
-    let exponent = emit.scalar(-beta, &x)?;
-    let power = emit.binary("Pow", &s, &exponent)?;
-    let direct = emit.mul(&dy, &power)?;
-    let product = emit.mul(&dy, &y)?;
-    let quotient = emit.binary("Div", &product, &s)?;
+    let [dy, x, y] = [dy, x, y].map(Expr::value);
+    let sum = channel_band(emit, &x.square(), channels, (before, after), x_type.clone())?;
+    let s = Expr::value((sum * (alpha / size as f32) + bias).emit(emit)?);
+    let quotient = (&dy * y) / &s;
     let band = channel_band(emit, &quotient, channels, (after, before), x_type)?;
-    let band = emit.mul(&band, &x)?;
-    let cross = emit.scale(&band, 2.0 * alpha * beta / size as f32)?;
-    Ok(Cotangents::first(emit.binary("Sub", &direct, &cross)?))
+    let cross = (band * x) * (2.0 * alpha * beta / size as f32);
+    ctx.emit_active([dy * s.pow(-beta) - cross])
 }
 
 /// Sum over the channels from `before` below to `after` above.
 fn channel_band(
     emit: &mut Emitter,
-    x: &str,
+    x: &Expr,
     channels: usize,
     (before, after): (usize, usize),
     output: ValueType,
-) -> Result<String, DeriveError> {
+) -> Result<Expr, DeriveError> {
+    let x = x.emit(emit)?;
     let inside = |to: usize, from: usize| {
         from.saturating_add(before) >= to && from <= to.saturating_add(after)
     };
@@ -131,17 +118,18 @@ fn channel_band(
         .collect();
     let mut shape = vec![1; output.shape.len()];
     (shape[0], shape[1]) = (channels, channels);
-    let weight = emit.floats(&shape, &weight, x)?;
-    Ok(emit.node("Conv", &[x, &weight], Default::default(), output))
+    let weight = emit.floats(&shape, &weight, &x)?;
+    let band = emit.node("Conv", &[&x, &weight], Default::default(), output);
+    Ok(Expr::value(band))
 }
 
 pub fn layer_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    let (x, scale) = (ctx.input(0)?, ctx.input(1)?);
-    let rank = ctx.emit.shape(&x)?.len();
+    let rank = ctx.emit.shape(&ctx.input(0)?)?.len();
     let first = ctx.axis(ctx.node.int_or("axis", -1), rank)?;
-    let Standardised { dx, dscale } = standardised(ctx, &x, &scale, (first..rank).collect())?;
-    let dbias = ctx.cotangent()?;
-    Ok(Cotangents(vec![dx, dscale, Some(dbias)]))
+    let scale = Expr::value(ctx.input(1)?);
+    let [dx, dscale] = standardised(ctx, &scale, (first..rank).collect())?;
+    let dbias = Expr::value(ctx.cotangent()?);
+    ctx.emit_active([dx, dscale, dbias])
 }
 
 pub fn instance_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
@@ -151,74 +139,29 @@ pub fn instance_normalization(ctx: &mut VjpContext) -> Result<Cotangents, Derive
         Ok(Some(scale)) => per_channel(ctx.emit, &scale, rank, &x)?,
         _ => along_channels(ctx.emit, &scale, rank)?,
     };
-    let Standardised { dx, dscale } = standardised(ctx, &x, &scale, (2..rank).collect())?;
-    let dscale = dscale
-        .map(|dscale| channel_sums(ctx.emit, &dscale, 1))
-        .transpose()?;
-    let dy = ctx.cotangent()?;
-    let dbias = if ctx.is_active(2) {
-        Some(channel_sums(ctx.emit, &dy, 1)?)
-    } else {
-        None
-    };
-    Ok(Cotangents(vec![dx, dscale, dbias]))
-}
-
-/// The cotangents that are asked for; `dscale` in the shape of x.
-struct Standardised {
-    dx: Option<String>,
-    dscale: Option<String>,
+    let [dx, dscale] = standardised(ctx, &scale, (2..rank).collect())?;
+    let dbias = Expr::value(ctx.cotangent()?);
+    let Cotangents(mut found) = ctx.emit_active([dx, dscale, dbias])?;
+    for cotangent in found.iter_mut().skip(1).flatten() {
+        *cotangent = channel_sums(ctx.emit, cotangent, 1)?;
+    }
+    Ok(Cotangents(found))
 }
 
 /// y = scale x̂ + b, x̂ = r (x - mean), r = 1/√(var + ε): dx = r (g - mean(g) - x̂ mean(g x̂)) with
-/// g = dy scale; dscale = dy x̂.
+/// g = dy scale; dscale = dy x̂, in the shape of x.
 fn standardised(
-    ctx: &mut VjpContext,
-    x: &str,
-    scale: &str,
+    ctx: &VjpContext,
+    scale: &Expr,
     axes: Vec<usize>,
-) -> Result<Standardised, DeriveError> {
-    let (dy, epsilon) = (ctx.cotangent()?, ctx.node.float_or("epsilon", 1e-5));
-    let (for_x, for_scale) = (ctx.is_active(0), ctx.is_active(1));
-    let emit = &mut *ctx.emit;
-    let centre = mean(emit, x, &axes)?;
-    let centred = emit.binary("Sub", x, &centre)?;
-    let square = emit.mul(&centred, &centred)?;
-    let variance = mean(emit, &square, &axes)?;
-    let epsilon = emit.scalar(epsilon, x)?;
-    let variance = emit.add(&variance, &epsilon)?;
-    let deviation = emit.unary("Sqrt", &variance)?;
-    let standard = emit.binary("Div", &centred, &deviation)?;
-    let dscale = if for_scale {
-        Some(emit.mul(&dy, &standard)?)
-    } else {
-        None
-    };
-    if !for_x {
-        return Ok(Standardised { dx: None, dscale });
-    }
-    let g = emit.mul(&dy, scale)?;
-    let g_mean = mean(emit, &g, &axes)?;
-    let g_standard = emit.mul(&g, &standard)?;
-    let slope = mean(emit, &g_standard, &axes)?;
-    let along = emit.mul(&standard, &slope)?;
-    let rest = emit.binary("Sub", &g, &g_mean)?;
-    let rest = emit.binary("Sub", &rest, &along)?;
-    Ok(Standardised {
-        dx: Some(emit.binary("Div", &rest, &deviation)?),
-        dscale,
-    })
-}
-
-fn mean(emit: &mut Emitter, x: &str, axes: &[usize]) -> Result<String, DeriveError> {
-    let mut output = emit.value_type(x)?;
-    axes.iter()
-        .for_each(|&axis| output.shape[axis] = Dim::Known(1));
-    let axes = emit.i64s(&axes.iter().map(|&axis| axis as i64).collect::<Vec<_>>());
-    Ok(emit.node(
-        "ReduceMean",
-        &[x, &axes],
-        attributes([("keepdims", Attribute::Int(1))]),
-        output,
-    ))
+) -> Result<[Expr; 2], DeriveError> {
+    let [dy, x] = [ctx.cotangent()?, ctx.input(0)?].map(Expr::value);
+    let centred = &x - x.mean(&axes);
+    let variance = centred.square().mean(&axes);
+    let deviation = (variance + ctx.node.float_or("epsilon", 1e-5)).sqrt();
+    let standard = centred / &deviation;
+    let g = &dy * scale;
+    let along = &standard * (&g * &standard).mean(&axes);
+    let dx = ((&g - g.mean(&axes)) - along) / deviation;
+    Ok([dx, dy * standard])
 }

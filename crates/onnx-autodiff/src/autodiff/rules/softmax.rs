@@ -3,24 +3,21 @@
 use crate::autodiff::{
     DeriveError,
     context::{Cotangents, VjpContext},
+    expr::Expr,
 };
 
 /// dx = y (dy - Σ dy y).
 pub fn softmax(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    let (dy, y, axis) = (ctx.cotangent()?, ctx.output(), axis(ctx)?);
-    let product = ctx.emit.mul(&dy, &y)?;
-    let total = ctx.emit.reduce_sum(&product, &[axis])?;
-    let centred = ctx.emit.binary("Sub", &dy, &total)?;
-    Ok(Cotangents::first(ctx.emit.mul(&y, &centred)?))
+    let axis = axis(ctx)?;
+    let [dy, y] = [ctx.cotangent()?, ctx.output()].map(Expr::value);
+    ctx.emit_active([&y * (&dy - (&dy * &y).sum(&[axis]))])
 }
 
 /// dx = dy - eʸ Σ dy.
 pub fn log_softmax(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    let (dy, y, axis) = (ctx.cotangent()?, ctx.output(), axis(ctx)?);
-    let probabilities = ctx.emit.unary("Exp", &y)?;
-    let total = ctx.emit.reduce_sum(&dy, &[axis])?;
-    let share = ctx.emit.mul(&probabilities, &total)?;
-    Ok(Cotangents::first(ctx.emit.binary("Sub", &dy, &share)?))
+    let axis = axis(ctx)?;
+    let [dy, y] = [ctx.cotangent()?, ctx.output()].map(Expr::value);
+    ctx.emit_active([&dy - y.exp() * dy.sum(&[axis])])
 }
 
 fn axis(ctx: &VjpContext) -> Result<usize, DeriveError> {

@@ -1,86 +1,232 @@
-//! The table of contents of the gradient: op -> rule, and the ops at which a cotangent stops.
+//! The gradient, op by op: one row for each op of `onnx::ops`, by name. In formulas dy, x and y are
+//! the cotangent of the output, the input and the output of the node.
+
+use std::f32::consts::FRAC_2_SQRT_PI;
 
 use super::{
     activation, convolution, elementwise, matrix, normalisation, pooling, reduction, resampling,
     shape, softmax,
 };
-use crate::autodiff::context::Rule;
+use crate::{
+    autodiff::{
+        context::{Rule, Vjp},
+        expr::Expr,
+    },
+    onnx::graph::Node,
+};
 
-pub static GRADIENT: &[(&str, Rule)] = &[
-    ("Abs", elementwise::abs),
-    ("Add", elementwise::add),
-    ("AveragePool", pooling::average_pool),
-    ("BatchNormalization", normalisation::batch_normalization),
-    ("Cast", elementwise::cast),
-    ("Clip", activation::clip),
-    ("Concat", shape::concat),
-    ("Conv", convolution::conv),
-    ("ConvTranspose", convolution::conv_transpose),
-    ("DepthToSpace", resampling::depth_to_space),
-    ("Div", elementwise::div),
-    ("Elu", activation::elu),
-    ("Erf", elementwise::erf),
-    ("Exp", elementwise::exp),
-    ("Expand", elementwise::identity),
-    ("Flatten", shape::same_elements),
-    ("Gather", shape::gather),
-    ("Gemm", matrix::gemm),
-    ("GlobalAveragePool", pooling::global_average_pool),
-    ("GlobalMaxPool", pooling::global_max_pool),
-    ("HardSigmoid", activation::hard_sigmoid),
-    ("HardSwish", activation::hard_swish),
-    ("Identity", elementwise::identity),
+use Gradient::{Discrete, Flat, Missing, Respelled, Ruled};
+
+/// What the backward walk does at an op.
+pub enum Gradient {
+    Ruled(Rule),
+    /// Its float outputs do not vary with its inputs: a cotangent ends here.
+    Flat,
+    /// Its outputs are integers or truth values, which let no cotangent pass.
+    Discrete,
+    /// `normalise` writes other ops in its place.
+    Respelled,
+    /// Nodes on the way to the input are refused.
+    Missing,
+}
+
+const fn formula(formula: fn(&Node, &Expr, &Expr, &Expr) -> Expr) -> Gradient {
+    Ruled(Rule::Formula(formula))
+}
+
+const fn vjp(vjp: Vjp) -> Gradient {
+    Ruled(Rule::Vjp(vjp))
+}
+
+/// The row of an op of the default domain.
+pub fn gradient(op_type: &str) -> Option<&'static Gradient> {
+    let at = GRADIENT.binary_search_by(|(name, _)| (*name).cmp(op_type));
+    at.ok().map(|at| &GRADIENT[at].1)
+}
+
+/// The ops that have a rule, by name.
+pub fn ruled() -> impl Iterator<Item = &'static str> {
+    let ruled = GRADIENT.iter().filter(|row| matches!(row.1, Ruled(_)));
+    ruled.map(|row| row.0)
+}
+
+static GRADIENT: &[(&str, Gradient)] = &[
+    ("Abs", formula(|_, dy, x, _| dy * x.sign())),
+    ("Acos", Missing),
+    ("Acosh", Missing),
+    ("Add", vjp(elementwise::add)),
+    ("And", Discrete),
+    ("ArgMax", Discrete),
+    ("ArgMin", Discrete),
+    ("Asin", Missing),
+    ("Asinh", Missing),
+    ("Atan", Missing),
+    ("Atanh", Missing),
+    ("AveragePool", vjp(pooling::average_pool)),
+    (
+        "BatchNormalization",
+        vjp(normalisation::batch_normalization),
+    ),
+    ("Bernoulli", Missing),
+    ("BitShift", Discrete),
+    ("Cast", vjp(elementwise::cast)),
+    ("CastLike", Missing),
+    ("Ceil", Flat),
+    ("Celu", Missing),
+    ("Clip", vjp(activation::clip)),
+    ("Concat", vjp(shape::concat)),
+    ("ConstantOfShape", Flat),
+    ("Conv", vjp(convolution::conv)),
+    ("ConvTranspose", vjp(convolution::conv_transpose)),
+    ("Cos", Missing),
+    ("Cosh", Missing),
+    ("CumSum", Missing),
+    ("DepthToSpace", vjp(resampling::depth_to_space)),
+    ("Div", vjp(elementwise::div)),
+    ("Dropout", Respelled),
+    ("Einsum", Missing),
+    ("Elu", formula(activation::elu)),
+    ("Equal", Discrete),
+    (
+        "Erf",
+        formula(|_, dy, x, _| dy * ((-x.square()).exp() * FRAC_2_SQRT_PI)),
+    ),
+    ("Exp", formula(|_, dy, _, y| dy * y)),
+    ("Expand", formula(|_, dy, _, _| dy.clone())),
+    ("Flatten", vjp(shape::same_elements)),
+    ("Floor", Flat),
+    ("Gather", vjp(shape::gather)),
+    ("GatherElements", Missing),
+    ("GatherND", Missing),
+    ("Gelu", Respelled),
+    ("Gemm", vjp(matrix::gemm)),
+    ("GlobalAveragePool", vjp(pooling::global_average_pool)),
+    ("GlobalLpPool", Missing),
+    ("GlobalMaxPool", vjp(pooling::global_max_pool)),
+    ("Greater", Discrete),
+    ("GreaterOrEqual", Discrete),
+    ("GroupNormalization", Respelled),
+    ("HardSigmoid", formula(activation::hard_sigmoid)),
+    ("HardSwish", formula(activation::hard_swish)),
+    ("Hardmax", Missing),
+    ("Identity", formula(|_, dy, _, _| dy.clone())),
     (
         "InstanceNormalization",
-        normalisation::instance_normalization,
+        vjp(normalisation::instance_normalization),
     ),
-    ("LRN", normalisation::lrn),
-    ("LayerNormalization", normalisation::layer_normalization),
-    ("LeakyRelu", activation::leaky_relu),
-    ("Log", elementwise::log),
-    ("LogSoftmax", softmax::log_softmax),
-    ("MatMul", matrix::mat_mul),
-    ("Max", elementwise::max),
-    ("MaxPool", pooling::max_pool),
-    ("Min", elementwise::min),
-    ("Mul", elementwise::mul),
-    ("Neg", elementwise::neg),
-    ("PRelu", activation::prelu),
-    ("Pad", shape::pad),
-    ("Pow", elementwise::pow),
-    ("Reciprocal", elementwise::reciprocal),
-    ("ReduceMax", reduction::reduce_max),
-    ("ReduceMean", reduction::reduce_mean),
-    ("ReduceSum", reduction::reduce_sum),
-    ("Relu", activation::relu),
-    ("Reshape", shape::same_elements),
-    ("Resize", resampling::resize),
-    ("Selu", activation::selu),
-    ("Sigmoid", activation::sigmoid),
-    ("Slice", shape::slice),
-    ("Softmax", softmax::softmax),
-    ("Softplus", activation::softplus),
-    ("SpaceToDepth", resampling::space_to_depth),
-    ("Split", shape::split),
-    ("Sqrt", elementwise::sqrt),
-    ("Squeeze", shape::same_elements),
-    ("Sub", elementwise::sub),
-    ("Sum", elementwise::sum),
-    ("Tanh", activation::tanh),
-    ("Tile", resampling::tile),
-    ("Transpose", shape::transpose),
-    ("Unsqueeze", shape::same_elements),
-    ("Where", elementwise::select),
+    ("IsInf", Discrete),
+    ("IsNaN", Discrete),
+    ("LRN", vjp(normalisation::lrn)),
+    (
+        "LayerNormalization",
+        vjp(normalisation::layer_normalization),
+    ),
+    ("LeakyRelu", formula(activation::leaky_relu)),
+    ("Less", Discrete),
+    ("LessOrEqual", Discrete),
+    ("Log", formula(|_, dy, x, _| dy / x)),
+    ("LogSoftmax", vjp(softmax::log_softmax)),
+    ("LpNormalization", Missing),
+    ("LpPool", Missing),
+    ("MatMul", vjp(matrix::mat_mul)),
+    ("Max", vjp(elementwise::first_equal)),
+    ("MaxPool", vjp(pooling::max_pool)),
+    ("Mean", Missing),
+    ("MeanVarianceNormalization", Missing),
+    ("Min", vjp(elementwise::first_equal)),
+    ("Mish", formula(activation::mish)),
+    ("Mod", Missing),
+    ("Mul", vjp(elementwise::mul)),
+    ("Multinomial", Discrete),
+    ("Neg", formula(|_, dy, _, _| -dy)),
+    ("Not", Discrete),
+    ("OneHot", Flat),
+    ("Or", Discrete),
+    ("PRelu", vjp(activation::prelu)),
+    ("Pad", vjp(shape::pad)),
+    ("Pow", vjp(elementwise::pow)),
+    ("RandomNormal", Missing),
+    ("RandomNormalLike", Missing),
+    ("RandomUniform", Missing),
+    ("RandomUniformLike", Missing),
+    ("Range", Flat),
+    ("Reciprocal", formula(|_, dy, _, y| -(dy * y * y))),
+    ("ReduceL1", Missing),
+    ("ReduceL2", Missing),
+    ("ReduceLogSum", Missing),
+    ("ReduceLogSumExp", Missing),
+    ("ReduceMax", vjp(reduction::reduce_max)),
+    ("ReduceMean", vjp(reduction::reduce_mean)),
+    ("ReduceMin", Missing),
+    ("ReduceProd", Missing),
+    ("ReduceSum", vjp(reduction::reduce_sum)),
+    ("ReduceSumSquare", Missing),
+    ("Relu", formula(|_, dy, _, y| dy * y.above(0.0))),
+    ("Reshape", vjp(shape::same_elements)),
+    ("Resize", vjp(resampling::resize)),
+    ("Round", Flat),
+    ("Scatter", Respelled),
+    ("ScatterElements", Missing),
+    ("ScatterND", Missing),
+    ("Selu", formula(activation::selu)),
+    ("Shape", Discrete),
+    ("Shrink", Missing),
+    ("Sigmoid", formula(|_, dy, _, y| dy * (y * (1.0 - y)))),
+    ("Sign", Flat),
+    ("Sin", Missing),
+    ("Sinh", Missing),
+    ("Size", Discrete),
+    ("Slice", vjp(shape::slice)),
+    ("Softmax", vjp(softmax::softmax)),
+    ("Softplus", formula(|_, dy, x, _| dy * x.sigmoid())),
+    ("Softsign", Missing),
+    ("SpaceToDepth", vjp(resampling::space_to_depth)),
+    ("Split", vjp(shape::split)),
+    ("Sqrt", formula(|_, dy, _, y| (dy * 0.5) / y)),
+    ("Squeeze", vjp(shape::same_elements)),
+    ("Sub", vjp(elementwise::sub)),
+    ("Sum", vjp(elementwise::sum)),
+    ("Tan", Missing),
+    ("Tanh", formula(|_, dy, _, y| dy * (1.0 - y.square()))),
+    ("ThresholdedRelu", Missing),
+    ("Tile", vjp(resampling::tile)),
+    ("TopK", Missing),
+    ("Transpose", vjp(shape::transpose)),
+    ("Trilu", Missing),
+    ("Unsqueeze", vjp(shape::same_elements)),
+    ("Upsample", Respelled),
+    ("Where", vjp(elementwise::select)),
+    ("Xor", Discrete),
 ];
 
-/// Ops whose float outputs do not vary with their inputs. (Integers and truth values never let a
-/// cotangent pass.)
-pub static STOPS: &[&str] = &[
-    "Ceil",
-    "ConstantOfShape",
-    "Floor",
-    "OneHot",
-    "Range",
-    "Round",
-    "Sign",
-];
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::ops::OPS;
+
+    #[test]
+    fn every_op_has_a_row() {
+        let ops: Vec<_> = OPS.iter().map(|op| op.name).collect();
+        let rows: Vec<_> = GRADIENT.iter().map(|row| row.0).collect();
+        assert_eq!(rows, ops);
+    }
+
+    #[test]
+    fn the_readme_tells_every_op() {
+        const README: &str = include_str!("../../../README.md");
+        let names = |is: fn(&Gradient) -> bool| {
+            let rows = GRADIENT.iter().filter(|row| is(&row.1));
+            rows.map(|row| row.0).collect::<Vec<_>>().join(", ")
+        };
+        let expected = [
+            ("Rule", names(|of| matches!(of, Ruled(_)))),
+            ("Zero gradient", names(|of| matches!(of, Flat | Discrete))),
+            ("Written with others", names(|of| matches!(of, Respelled))),
+            ("No rule", names(|of| matches!(of, Missing))),
+        ];
+        for (about, names) in expected {
+            let row = format!("| {about} | {names} |");
+            assert!(README.contains(&row), "README.md lacks the row\n{row}");
+        }
+    }
+}

@@ -1,13 +1,15 @@
 //! Merges equal constants, and nodes that compute the same from the same inputs. Names of graph
 //! outputs stay. Cost: linear.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use bytes::Bytes;
 
 use super::checked;
 use crate::onnx::error::OnnxError;
 use crate::onnx::graph::{Element, Graph, Literal, Node};
+use crate::onnx::ops::{self, Elements};
+use crate::onnx::rewrite::Rewriter;
 use crate::onnx::write::encode_node;
 
 /// Larger constants are merged only when they share memory: comparing them would read all weights.
@@ -15,45 +17,41 @@ const COMPARED_BYTES: usize = 1 << 16;
 
 pub fn dedup(mut graph: Graph) -> Result<Graph, OnnxError> {
     let pinned = graph.pinned();
-    let mut same: HashMap<String, String> = HashMap::new();
-    let mut constants: HashMap<Content, String> = HashMap::new();
+    let (mut same, mut constants) = (Vec::new(), HashMap::new());
     graph.initializers.retain(|name, literal| {
-        let first = constants
+        let first: &String = constants
             .entry(Content::of(literal))
             .or_insert_with(|| name.clone());
         let merge = first != name && !pinned.contains(name);
         if merge {
-            same.insert(name.clone(), first.clone());
+            same.push((name.clone(), first.clone()));
         }
         !merge
     });
-    let mut nodes: HashMap<Vec<u8>, Vec<String>> = HashMap::new();
-    graph.nodes.retain_mut(|node| {
-        for input in &mut node.inputs {
-            if let Some(first) = same.get(input) {
-                input.clone_from(first);
+    let mut rewriter = Rewriter::of(graph);
+    for (name, first) in &same {
+        rewriter.rename(name, first);
+    }
+    let mut computed: HashMap<Vec<u8>, Vec<String>> = HashMap::new();
+    let graph = rewriter.walk(|rewriter, node| {
+        let is_drawn = ops::of(&node).is_some_and(|op| op.elements == Elements::Drawn);
+        if is_drawn || node.outputs.iter().any(|output| pinned.contains(output)) {
+            return Ok(vec![node]);
+        }
+        match computed.entry(computation(&node)) {
+            Entry::Occupied(first) => {
+                let outputs = node.outputs.iter().zip(first.get());
+                for (output, first) in outputs.filter(|(output, _)| !output.is_empty()) {
+                    rewriter.rename(output, first);
+                }
+                Ok(vec![])
+            }
+            Entry::Vacant(new) => {
+                new.insert(node.outputs.clone());
+                Ok::<_, OnnxError>(vec![node])
             }
         }
-        if is_random(node) || node.outputs.iter().any(|output| pinned.contains(output)) {
-            return true;
-        }
-        match nodes.get(&computation(node)) {
-            Some(first) => {
-                same.extend(
-                    node.outputs
-                        .iter()
-                        .cloned()
-                        .zip(first.iter().cloned())
-                        .filter(|(o, _)| !o.is_empty()),
-                );
-                false
-            }
-            None => {
-                nodes.insert(computation(node), node.outputs.clone());
-                true
-            }
-        }
-    });
+    })?;
     checked("dedup", graph)
 }
 
@@ -88,9 +86,4 @@ fn computation(node: &Node) -> Vec<u8> {
         outputs: node.outputs.iter().map(present).collect(),
         ..node.clone()
     })
-}
-
-fn is_random(node: &Node) -> bool {
-    node.op_type.starts_with("Random")
-        || ["Bernoulli", "Multinomial", "Dropout"].contains(&node.op_type.as_str())
 }

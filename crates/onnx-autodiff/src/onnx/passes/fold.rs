@@ -2,49 +2,45 @@
 //! Reshape to `[N, 1280]` computed by Shape, Gather and Concat gets the constant target
 //! `[0, 1280]`. Removes nodes that change nothing. Run `prune` afterwards.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+
+use indexmap::IndexMap;
 
 use super::checked;
-use super::evaluate::{BUDGET_BYTES, evaluate};
 use crate::onnx::error::OnnxError;
-use crate::onnx::graph::{Dim, Graph, Literal, Names, Node, ValueType};
-use crate::onnx::types::{Types, to_literal};
+use crate::onnx::evaluate::BUDGET_BYTES;
+use crate::onnx::graph::{Dim, Graph, Literal, Node, ValueType};
+use crate::onnx::ops;
+use crate::onnx::rewrite::Rewriter;
+use crate::onnx::types::Types;
+use crate::onnx::types::site::Site;
+use crate::onnx::types::values::to_literal;
 
-pub fn fold(mut graph: Graph) -> Result<Graph, OnnxError> {
+pub fn fold(graph: Graph) -> Result<Graph, OnnxError> {
     let pinned = graph.pinned();
-    let mut names = Names::of(&graph);
     let mut types = Types::of_sources(&graph);
-    let mut same: HashMap<String, String> = HashMap::new();
     let mut budget = BUDGET_BYTES;
-    let mut kept = Vec::with_capacity(graph.nodes.len());
-    for mut node in std::mem::take(&mut graph.nodes) {
-        for input in &mut node.inputs {
-            if let Some(first) = same.get(input) {
-                input.clone_from(first);
-            }
+    let mut graph = Rewriter::of(graph).walk(|rewriter, mut node| {
+        let constants = &rewriter.graph.initializers;
+        types.add_node(&node, constants)?;
+        if let Some(literals) = constants_of(&node, constants, &types, &mut budget) {
+            let values = node.outputs.into_iter().zip(literals);
+            rewriter.graph.initializers.extend(values);
+            return Ok(vec![]);
         }
-        types.add_node(&node, &graph.initializers)?;
-        if let Some(literals) = constants_of(&node, &graph, &types, &mut budget) {
-            graph
-                .initializers
-                .extend(node.outputs.iter().cloned().zip(literals));
-            continue;
-        }
-        if changes_nothing(&node, &graph, &types) && !pinned.contains(&node.outputs[0]) {
-            same.insert(node.outputs[0].clone(), node.inputs[0].clone());
-            continue;
+        if changes_nothing(&node, constants, &types) && !pinned.contains(&node.outputs[0]) {
+            rewriter.rename(&node.outputs[0], &node.inputs[0]);
+            return Ok(vec![]);
         }
         if let Some(target) = reshape_target(&node, &types) {
             let target = Literal::vector_i64(&target);
-            if graph.initializers.get(&node.inputs[1]) != Some(&target) {
-                node.inputs[1] = names.fresh(&format!("{}.shape", node.outputs[0]));
-                graph.initializers.insert(node.inputs[1].clone(), target);
+            if constants.get(&node.inputs[1]) != Some(&target) {
+                node.inputs[1] = rewriter.constant(&format!("{}.shape", node.outputs[0]), target);
             }
             node.attributes.remove("allowzero");
         }
-        kept.push(node);
-    }
-    graph.nodes = kept;
+        Ok::<_, OnnxError>(vec![node])
+    })?;
     refresh_outputs(&mut graph, &types);
     checked("fold", graph)
 }
@@ -52,7 +48,7 @@ pub fn fold(mut graph: Graph) -> Result<Graph, OnnxError> {
 /// The values of a node's outputs when all are constant.
 fn constants_of(
     node: &Node,
-    graph: &Graph,
+    constants: &IndexMap<String, Literal>,
     types: &Types,
     budget: &mut usize,
 ) -> Option<Vec<Literal>> {
@@ -64,37 +60,22 @@ fn constants_of(
         .sizes(output)
         .and_then(|sizes| to_literal(sizes, value_type.element));
     let literal = shape.filter(|literal| literal.value_type() == *value_type);
-    literal
-        .or_else(|| evaluate(node, &graph.initializers, value_type, budget))
-        .map(|literal| vec![literal])
+    let evaluated = || {
+        let value = ops::of(node)?.value;
+        value.evaluate(node, constants, value_type, budget)
+    };
+    literal.or_else(evaluated).map(|literal| vec![literal])
 }
 
-/// Ops that hand their input on, because they always do or because there is nothing to do.
-fn changes_nothing(node: &Node, graph: &Graph, types: &Types) -> bool {
-    let (Some(input), Some(output)) = (node.input(0), node.output(0)) else {
-        return false;
+/// Whether a node hands its input on, because its op always does or because there is nothing to do.
+fn changes_nothing(node: &Node, constants: &IndexMap<String, Literal>, types: &Types) -> bool {
+    let site = Site {
+        node,
+        types,
+        constants,
     };
-    let same_type = || {
-        types
-            .get(input)
-            .is_some_and(|before| types.get(output) == Some(before))
-    };
-    let all = |index: usize, value: i64| {
-        let constant = node
-            .input(index)
-            .and_then(|name| graph.initializers.get(name))
-            .and_then(Literal::to_i64s);
-        constant.is_some_and(|values| values.iter().all(|&v| v == value))
-    };
-    match node.op_type.as_str() {
-        _ if !node.domain.is_empty() => false,
-        "Identity" => true,
-        "Cast" | "Reshape" | "Flatten" | "Expand" | "Squeeze" | "Unsqueeze" => same_type(),
-        "Slice" => same_type() && (node.input(4).is_none() || all(4, 1)),
-        "Pad" => all(1, 0),
-        "Concat" => node.inputs.len() == 1,
-        _ => false,
-    }
+    let present = node.input(0).is_some() && node.output(0).is_some();
+    present && ops::of(node).is_some_and(|op| op.idle.is_some_and(|idle| idle(&site)))
 }
 
 /// A constant target that gives a Reshape its output shape: sizes, 0 where the input's axis is

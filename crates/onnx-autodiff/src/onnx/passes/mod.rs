@@ -2,9 +2,9 @@
 //! error names the pass that broke it.
 
 mod batch;
+mod batch_norm;
 mod check;
 mod dedup;
-mod evaluate;
 mod fold;
 mod narrow;
 mod normalise;
@@ -12,6 +12,7 @@ mod prune;
 mod single;
 
 pub use batch::free_batch;
+pub use batch_norm::fold_batch_norm;
 pub use check::{check, checked, find_faults, sort};
 pub use dedup::dedup;
 pub use fold::fold;
@@ -19,3 +20,13 @@ pub use narrow::{channel_range, narrow};
 pub use normalise::{OPSET, normalise};
 pub use prune::prune;
 pub use single::single;
+
+use super::{error::OnnxError, graph::Graph};
+
+/// From a graph to one that gives the same outputs.
+pub type Pass = fn(Graph) -> Result<Graph, OnnxError>;
+
+/// One pass after the other.
+pub fn run(passes: &[Pass], graph: Graph) -> Result<Graph, OnnxError> {
+    passes.iter().try_fold(graph, |graph, pass| pass(graph))
+}

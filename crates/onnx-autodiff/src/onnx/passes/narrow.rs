@@ -3,73 +3,53 @@
 //! through Concat writes such slices; where they go, ONNX Runtime keeps its blocked layout. Run
 //! `prune` afterwards.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::HashMap, ops::Range};
 
 use indexmap::IndexMap;
 
 use super::checked;
 use crate::onnx::error::OnnxError;
 use crate::onnx::graph::{Element, Graph, Literal, Names, Node};
+use crate::onnx::rewrite::{Edges, Edit, replace};
 
 pub fn narrow(mut graph: Graph) -> Result<Graph, OnnxError> {
-    let parts = find_parts(&graph);
-    if parts.is_empty() {
-        return Ok(graph);
-    }
     let mut names = Names::of(&graph);
-    for (slice, Part { conv, channels }) in parts {
-        let mut narrowed = graph.nodes[conv].clone();
-        for input in narrowed
-            .inputs
-            .iter_mut()
-            .skip(1)
-            .filter(|input| !input.is_empty())
-        {
-            let Some(whole) = graph.initializers.get(input) else {
+    // By the value that a convolution makes: its channels, where only slices of them are read.
+    let mut sliced: HashMap<String, Option<usize>> = HashMap::new();
+    replace(&mut graph, |edges, slice| {
+        let value = slice.input(0).filter(|_| slice.is("Slice"))?;
+        let conv = edges.producer(value).filter(|node| node.is("Conv"))?;
+        let channels = *sliced
+            .entry(value.to_owned())
+            .or_insert_with(|| sliced_channels(edges, conv, value));
+        let range = channel_range(slice, value, &edges.graph.initializers, channels?)?;
+        let mut edit = Edit::default();
+        let mut part = Node {
+            name: slice.name.clone(),
+            outputs: slice.outputs.clone(),
+            ..conv.clone()
+        };
+        for input in part.inputs.iter_mut().skip(1) {
+            let Some(whole) = edges.constant(input) else {
                 continue;
             };
-            let rows = rows(whole, &channels);
-            *input = names.fresh(&format!("{input}.{}", channels.start));
-            graph.initializers.insert(input.clone(), rows);
+            *input = names.fresh(&format!("{input}.{}", range.start));
+            edit.constants.push((input.clone(), rows(whole, &range)));
         }
-        let slice = &mut graph.nodes[slice];
-        (narrowed.name, narrowed.outputs) = (
-            std::mem::take(&mut slice.name),
-            std::mem::take(&mut slice.outputs),
-        );
-        *slice = narrowed;
-    }
+        edit.nodes.push(part);
+        Some(edit)
+    });
     checked("narrow", graph)
 }
 
-/// Some channels of what the node `conv` makes.
-struct Part {
-    conv: usize,
-    channels: Range<usize>,
-}
-
-/// By the index of the Slice.
-fn find_parts(graph: &Graph) -> BTreeMap<usize, Part> {
-    let (consumers, pinned) = (graph.consumers(), graph.pinned());
-    let mut parts = BTreeMap::new();
-    for (conv, node) in graph.nodes.iter().enumerate() {
-        let (Some(output), Some(channels)) = (node.output(0), channels(node, &graph.initializers))
-        else {
-            continue;
-        };
-        let readers = consumers.get(output).filter(|_| !pinned.contains(output));
-        let slices: Option<Vec<_>> = readers
-            .into_iter()
-            .flatten()
-            .map(|&reader| {
-                let channels =
-                    channel_range(&graph.nodes[reader], output, &graph.initializers, channels)?;
-                Some((reader, Part { conv, channels }))
-            })
-            .collect();
-        parts.extend(slices.unwrap_or_default());
-    }
-    parts
+/// The channels of `value`, which `conv` makes; none where anything but slices of them reads it.
+fn sliced_channels(edges: &Edges, conv: &Node, value: &str) -> Option<usize> {
+    let constants = &edges.graph.initializers;
+    let channels = channels(conv, constants).filter(|_| !edges.is_pinned(value))?;
+    edges
+        .readers(value)
+        .all(|reader| channel_range(reader, value, constants, channels).is_some())
+        .then_some(channels)
 }
 
 /// How many channels a convolution with constant weights and one group makes.

@@ -35,8 +35,6 @@ pub fn graph(
     outputs: &[ValueInfo],
 ) -> Graph {
     Graph {
-        name: "test".into(),
-        ir_version: 8,
         opset_imports: BTreeMap::from([(String::new(), opset)]),
         inputs: inputs.to_vec(),
         outputs: outputs.to_vec(),
@@ -45,6 +43,6 @@ pub fn graph(
             .map(|(name, literal)| (name.to_string(), literal))
             .collect(),
         nodes,
-        metadata: BTreeMap::new(),
+        ..Graph::default()
     }
 }

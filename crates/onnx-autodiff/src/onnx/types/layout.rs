@@ -1,36 +1,11 @@
 //! Ops that move, cut, join or repeat elements, and those that make a tensor from a shape.
 
-use super::LARGEST_RANK;
 use super::site::{Inferred, Site, Stop, axes_of, axis_of, one, wrong};
 use super::size::{Size, product};
-use crate::onnx::graph::{Dim, Element, ValueType};
+use crate::onnx::graph::{Dim, Element, Literal, ValueType};
+use crate::onnx::limits::LARGEST_RANK;
 
-pub fn infer(site: &Site<'_>) -> Option<Inferred> {
-    Some(match site.node.op_type.as_str() {
-        "Reshape" => reshape(site),
-        "Flatten" => flatten(site),
-        "Squeeze" => squeeze(site),
-        "Unsqueeze" => unsqueeze(site),
-        "Transpose" => transpose(site),
-        "Concat" => concat(site),
-        "Split" => split(site),
-        "Slice" => slice(site),
-        "Gather" => gather(site),
-        "GatherElements" => site.shape(1).and_then(|shape| one(site.element(0)?, shape)),
-        "GatherND" => gather_nd(site),
-        "Pad" => pad(site),
-        "Expand" => expand(site),
-        "Tile" => tile(site),
-        "Shape" => shape_of(site),
-        "Size" => one(Element::Int64, vec![]),
-        "ConstantOfShape" => constant_of_shape(site),
-        "OneHot" => one_hot(site),
-        "Range" => range(site),
-        _ => return None,
-    })
-}
-
-fn reshape(site: &Site<'_>) -> Inferred {
+pub fn reshape(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let wanted = match site.node.ints("shape") {
         Some(shape) => shape.iter().map(|&d| Some(Size::known(d))).collect(),
@@ -80,7 +55,7 @@ fn reshape(site: &Site<'_>) -> Inferred {
     }
 }
 
-fn flatten(site: &Site<'_>) -> Inferred {
+pub fn flatten(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let rank = input.shape.len();
     let axis = site.node.int_or("axis", 1);
@@ -96,7 +71,7 @@ fn flatten(site: &Site<'_>) -> Inferred {
     )
 }
 
-fn squeeze(site: &Site<'_>) -> Inferred {
+pub fn squeeze(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let axes = match site.ints_of("axes", 1)? {
         Some(axes) => axes_of(&axes, input.shape.len())?,
@@ -122,7 +97,7 @@ fn squeeze(site: &Site<'_>) -> Inferred {
     one(input.element, kept.map(|(_, dim)| dim).collect())
 }
 
-fn unsqueeze(site: &Site<'_>) -> Inferred {
+pub fn unsqueeze(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let Some(axes) = site.ints_of("axes", 1)? else {
         return wrong("axes are missing");
@@ -145,7 +120,7 @@ fn unsqueeze(site: &Site<'_>) -> Inferred {
     one(input.element, shape)
 }
 
-fn transpose(site: &Site<'_>) -> Inferred {
+pub fn transpose(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let rank = input.shape.len();
     let perm = match site.node.ints("perm") {
@@ -163,7 +138,7 @@ fn transpose(site: &Site<'_>) -> Inferred {
     )
 }
 
-fn concat(site: &Site<'_>) -> Inferred {
+pub fn concat(site: &Site<'_>) -> Inferred {
     let element = site.element(0)?;
     let parts = (0..site.node.inputs.len())
         .map(|i| site.shape(i))
@@ -192,7 +167,7 @@ fn concat(site: &Site<'_>) -> Inferred {
     one(element, shape)
 }
 
-fn split(site: &Site<'_>) -> Inferred {
+pub fn split(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let axis = axis_of(site.node.int_or("axis", 0), input.shape.len())?;
     let count = site.node.outputs.len();
@@ -255,7 +230,7 @@ pub fn slice_range(size: i64, start: i64, end: i64, step: i64) -> (i64, i64, i64
     (start, start + (count - 1).max(0) * step, count)
 }
 
-fn slice(site: &Site<'_>) -> Inferred {
+pub fn slice(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let unknown = || {
         let count = site.shape(1).ok().and_then(|shape| shape.first()?.known());
@@ -307,7 +282,7 @@ fn slice(site: &Site<'_>) -> Inferred {
     one(input.element, shape)
 }
 
-fn gather(site: &Site<'_>) -> Inferred {
+pub fn gather(site: &Site<'_>) -> Inferred {
     let (input, indices) = (site.value_type(0)?, site.shape(1)?);
     let axis = axis_of(site.node.int_or("axis", 0), input.shape.len())?;
     one(
@@ -316,7 +291,11 @@ fn gather(site: &Site<'_>) -> Inferred {
     )
 }
 
-fn gather_nd(site: &Site<'_>) -> Inferred {
+pub fn gather_elements(site: &Site<'_>) -> Inferred {
+    one(site.element(0)?, site.shape(1)?)
+}
+
+pub fn gather_nd(site: &Site<'_>) -> Inferred {
     let (input, indices) = (site.value_type(0)?, site.shape(1)?);
     let batch = usize::try_from(site.node.int_or("batch_dims", 0)).unwrap_or(0);
     let depth = indices.last().and_then(Dim::known).ok_or(Stop::Unknown)?;
@@ -329,7 +308,7 @@ fn gather_nd(site: &Site<'_>) -> Inferred {
     )
 }
 
-fn pad(site: &Site<'_>) -> Inferred {
+pub fn pad(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let Some(pads) = site.ints_of("pads", 1)? else {
         return wrong("pads are missing");
@@ -358,7 +337,7 @@ fn pad(site: &Site<'_>) -> Inferred {
     one(input.element, shape)
 }
 
-fn expand(site: &Site<'_>) -> Inferred {
+pub fn expand(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let sizes = site.sizes(1)?.items;
     let target = sizes
@@ -369,7 +348,7 @@ fn expand(site: &Site<'_>) -> Inferred {
     one(input.element, site.broadcast(&[input.shape, target])?)
 }
 
-fn tile(site: &Site<'_>) -> Inferred {
+pub fn tile(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let repeats = site.sizes(1)?.items;
     if repeats.len() != input.shape.len() {
@@ -396,7 +375,12 @@ fn tile(site: &Site<'_>) -> Inferred {
     one(input.element, shape)
 }
 
-fn shape_of(site: &Site<'_>) -> Inferred {
+/// The number of elements.
+pub fn size(_: &Site<'_>) -> Inferred {
+    one(Element::Int64, vec![])
+}
+
+pub fn shape_of(site: &Site<'_>) -> Inferred {
     let rank = site.shape(0)?.len();
     one(
         Element::Int64,
@@ -418,7 +402,7 @@ pub fn shape_range(site: &Site<'_>, rank: usize) -> std::ops::Range<usize> {
     start..wrap(site.node.int_or("end", rank as i64)).max(start)
 }
 
-fn constant_of_shape(site: &Site<'_>) -> Inferred {
+pub fn constant_of_shape(site: &Site<'_>) -> Inferred {
     let element = site
         .node
         .tensor("value")
@@ -434,7 +418,7 @@ fn constant_of_shape(site: &Site<'_>) -> Inferred {
     )
 }
 
-fn one_hot(site: &Site<'_>) -> Inferred {
+pub fn one_hot(site: &Site<'_>) -> Inferred {
     let (mut shape, element) = (site.shape(0)?, site.element(2)?);
     let axis = axis_of(site.node.int_or("axis", -1), shape.len() + 1)?;
     let depth = site.sizes(1)?.items.into_iter().next().flatten();
@@ -442,7 +426,7 @@ fn one_hot(site: &Site<'_>) -> Inferred {
     one(element, shape)
 }
 
-fn range(site: &Site<'_>) -> Inferred {
+pub fn range(site: &Site<'_>) -> Inferred {
     let element = site.element(0)?;
     let bounds = match (site.sizes(0), site.sizes(1), site.sizes(2)) {
         (Ok(start), Ok(limit), Ok(step)) => {
@@ -460,4 +444,36 @@ fn range(site: &Site<'_>) -> Inferred {
         _ => None,
     };
     one(element, vec![site.dim_of(count, 0)])
+}
+
+/// Whether the output has the type of the input: for ops that then hand it on.
+pub fn same_type(site: &Site<'_>) -> bool {
+    let before = site.node.input(0).and_then(|input| site.types.get(input));
+    let after = site
+        .node
+        .output(0)
+        .and_then(|output| site.types.get(output));
+    before.is_some() && before == after
+}
+
+pub fn always(_: &Site<'_>) -> bool {
+    true
+}
+
+/// Whether a Slice cuts nothing away and turns nothing around.
+pub fn slices_nothing(site: &Site<'_>) -> bool {
+    same_type(site) && (!site.has(4) || is_all(site, 4, 1))
+}
+
+pub fn pads_nothing(site: &Site<'_>) -> bool {
+    is_all(site, 1, 0)
+}
+
+pub fn joins_nothing(site: &Site<'_>) -> bool {
+    site.node.inputs.len() == 1
+}
+
+fn is_all(site: &Site<'_>, index: usize, value: i64) -> bool {
+    let numbers = site.constant(index).and_then(Literal::to_i64s);
+    numbers.is_some_and(|numbers| numbers.iter().all(|&number| number == value))
 }

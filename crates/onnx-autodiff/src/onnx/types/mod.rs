@@ -1,33 +1,19 @@
-//! Element types and shapes of every value. The batch may stay a symbol; what follows from numbers
-//! comes out as numbers. A value whose type cannot be told (unknown op, shape that depends on data)
-//! is absent; a contradiction is an error naming the node.
+//! Element types and shapes of values, and how they follow from a node: one function per kind of
+//! op, by family. The batch may stay a symbol; what follows from numbers comes out as numbers.
 
-mod layout;
-mod pointwise;
-mod reduce;
-mod site;
+pub mod layout;
+pub mod pointwise;
+pub mod reduce;
+pub mod site;
 pub mod size;
-mod values;
-mod window;
+pub mod values;
+pub mod window;
 
 use std::collections::HashMap;
 
-use indexmap::IndexMap;
-
-pub use self::layout::slice_range;
-use self::site::{Site, Stop};
 use self::size::Sizes;
-pub use self::values::to_literal;
-use super::error::{Fault, OnnxError};
-use super::graph::{Dim, Graph, Literal, Node, ValueType};
-
-/// Dimensions stay below this, so that sums and products of a few of them do not overflow.
-pub const LARGEST_SIZE: usize = i32::MAX as usize;
-/// Elements that a value may have in one row of the batch: 1 GiB of float32.
-pub const LARGEST_TENSOR: usize = 1 << 28;
-pub const LARGEST_RANK: usize = 32;
-/// Integers of a shape that are followed through a graph.
-pub const LONGEST_SHAPE: usize = 64;
+use super::graph::{Dim, Graph, ValueType};
+use super::limits::{LARGEST_RANK, LARGEST_SIZE, LARGEST_TENSOR};
 
 /// Value -> type, with the values of small integer tensors (shapes) as far as they are known.
 #[derive(Clone, Debug, Default)]
@@ -73,87 +59,8 @@ impl Types {
         }
     }
 
-    /// Infers the outputs of `node` and remembers them.
-    pub fn add_node(
-        &mut self,
-        node: &Node,
-        constants: &IndexMap<String, Literal>,
-    ) -> Result<(), OnnxError> {
-        let inferred = infer_node(node, self, constants)?;
-        let sizes = values::sizes_of(&Site {
-            node,
-            types: self,
-            constants,
-        });
-        for (name, value_type) in node.outputs.iter().zip(inferred) {
-            if let Some(value_type) = value_type.filter(|_| !name.is_empty()) {
-                self.types.insert(name.clone(), value_type);
-            }
-        }
-        if let (Some(name), Some(sizes)) = (node.output(0), sizes) {
-            self.sizes.insert(name.into(), sizes);
-        }
-        Ok(())
-    }
-}
-
-/// Types of every value of `graph`, whose nodes are in topological order. All contradictions are
-/// reported together.
-pub fn infer(graph: &Graph) -> Result<Types, OnnxError> {
-    let mut types = Types::of_sources(graph);
-    let mut faults = Vec::new();
-    for node in &graph.nodes {
-        match types.add_node(node, &graph.initializers) {
-            Err(OnnxError::Model(found)) => faults.extend(found),
-            other => other?,
-        }
-    }
-    if faults.is_empty() {
-        Ok(types)
-    } else {
-        Err(OnnxError::Model(faults))
-    }
-}
-
-/// The type of each output of `node`, none where it is unknown. `constants` are the initializers of
-/// its graph.
-pub fn infer_node(
-    node: &Node,
-    types: &Types,
-    constants: &IndexMap<String, Literal>,
-) -> Result<Vec<Option<ValueType>>, OnnxError> {
-    if !node.domain.is_empty() {
-        return Ok(vec![None; node.outputs.len()]);
-    }
-    let site = Site {
-        node,
-        types,
-        constants,
-    };
-    let families = [
-        pointwise::infer,
-        window::infer,
-        reduce::infer,
-        layout::infer,
-    ];
-    let outcome = families
-        .iter()
-        .find_map(|family| family(&site))
-        .unwrap_or(Err(Stop::Unknown));
-    match outcome {
-        Ok(mut inferred) => {
-            inferred.resize(node.outputs.len(), None);
-            match inferred
-                .iter()
-                .flatten()
-                .find_map(|value_type| oversize(&value_type.shape))
-            {
-                Some(what) => Err(refuse(node, format!("an output would have {what}"))),
-                None => Ok(inferred),
-            }
-        }
-        Err(Stop::Unknown) => Ok(vec![None; node.outputs.len()]),
-        Err(Stop::Wrong(reason)) => Err(refuse(node, reason)),
+    pub(super) fn set_sizes(&mut self, value: &str, sizes: Sizes) {
+        self.sizes.insert(value.into(), sizes);
     }
 }
 
@@ -175,12 +82,4 @@ pub fn oversize(shape: &[Dim]) -> Option<String> {
     (elements > LARGEST_TENSOR).then(|| {
         format!("{elements} elements for one input, and at most {LARGEST_TENSOR} are supported")
     })
-}
-
-fn refuse(node: &Node, reason: String) -> OnnxError {
-    OnnxError::Model(vec![Fault::Node {
-        node: node.label().into(),
-        op: node.op_type.clone(),
-        reason,
-    }])
 }

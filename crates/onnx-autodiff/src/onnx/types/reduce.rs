@@ -3,19 +3,6 @@
 use super::site::{Inferred, Site, Stop, axes_of, axis_of, one, wrong};
 use crate::onnx::graph::{Dim, Element, ValueType};
 
-pub fn infer(site: &Site<'_>) -> Option<Inferred> {
-    Some(match site.node.op_type.as_str() {
-        "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1"
-        | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" => reduce(site),
-        "ArgMax" | "ArgMin" => arg(site),
-        "TopK" => top_k(site),
-        "MatMul" => matmul(site),
-        "Gemm" => gemm(site),
-        "Einsum" => einsum(site),
-        _ => return None,
-    })
-}
-
 fn dropped(shape: Vec<Dim>, axes: &[usize], keep: bool) -> Vec<Dim> {
     let dims = shape.into_iter().enumerate();
     dims.filter_map(|(axis, dim)| match (axes.contains(&axis), keep) {
@@ -26,7 +13,7 @@ fn dropped(shape: Vec<Dim>, axes: &[usize], keep: bool) -> Vec<Dim> {
     .collect()
 }
 
-fn reduce(site: &Site<'_>) -> Inferred {
+pub fn reduce(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let rank = input.shape.len();
     let axes = match site.ints_of("axes", 1)? {
@@ -40,7 +27,7 @@ fn reduce(site: &Site<'_>) -> Inferred {
     )
 }
 
-fn arg(site: &Site<'_>) -> Inferred {
+pub fn arg(site: &Site<'_>) -> Inferred {
     let shape = site.shape(0)?;
     let axis = axis_of(site.node.int_or("axis", 0), shape.len())?;
     one(
@@ -49,7 +36,7 @@ fn arg(site: &Site<'_>) -> Inferred {
     )
 }
 
-fn top_k(site: &Site<'_>) -> Inferred {
+pub fn top_k(site: &Site<'_>) -> Inferred {
     let mut input = site.value_type(0)?;
     let axis = axis_of(site.node.int_or("axis", -1), input.shape.len())?;
     let k = if site.has(1) {
@@ -75,7 +62,7 @@ fn contract(a: &Dim, b: &Dim) -> Result<(), Stop> {
     }
 }
 
-fn matmul(site: &Site<'_>) -> Inferred {
+pub fn matmul(site: &Site<'_>) -> Inferred {
     let element = site.element(0)?;
     let (a, b) = (site.shape(0)?, site.shape(1)?);
     let (Some(inner), false) = (a.last(), b.is_empty()) else {
@@ -92,7 +79,7 @@ fn matmul(site: &Site<'_>) -> Inferred {
     one(element, shape)
 }
 
-fn gemm(site: &Site<'_>) -> Inferred {
+pub fn gemm(site: &Site<'_>) -> Inferred {
     let element = site.element(0)?;
     let (mut a, mut b) = (site.shape(0)?, site.shape(1)?);
     if a.len() != 2 || b.len() != 2 {
@@ -113,7 +100,7 @@ fn gemm(site: &Site<'_>) -> Inferred {
 }
 
 /// Letters only; an equation with an ellipsis is left unknown.
-fn einsum(site: &Site<'_>) -> Inferred {
+pub fn einsum(site: &Site<'_>) -> Inferred {
     let element = site.element(0)?;
     let equation: String = site
         .node

@@ -1,8 +1,8 @@
 //! A size as a product of a number and symbols (`2*batch`): what reshapes of a symbolic batch need,
 //! and no more.
 
-use super::LONGEST_SHAPE;
 use crate::onnx::graph::{Dim, Literal};
+use crate::onnx::limits::LONGEST_SHAPE;
 
 /// Symbols of one size, powers counted.
 const MOST_SYMBOLS: usize = 16;

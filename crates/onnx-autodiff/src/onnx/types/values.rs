@@ -1,76 +1,89 @@
 //! The content of shapes on their way through a graph: `Shape -> Gather -> Mul -> Concat` with a
 //! symbolic batch stays known.
 
-use super::LONGEST_SHAPE;
 use super::layout::{shape_range, slice_range};
 use super::site::Site;
 use super::size::{Size, Sizes, product};
 use crate::onnx::graph::{Dim, Element, Literal};
+use crate::onnx::limits::LONGEST_SHAPE;
 
-/// What is known of the (integer) first output of a node; none for other ops and tensors of higher
-/// rank.
-pub fn sizes_of(site: &Site<'_>) -> Option<Sizes> {
-    let input = |index: usize| site.sizes(index).ok();
-    match site.node.op_type.as_str() {
-        _ if !site.node.domain.is_empty() => None,
-        "Shape" => {
-            let shape = site.shape(0).ok()?;
-            let range = shape_range(site, shape.len());
-            Some(Sizes::vector(
-                shape[range]
-                    .iter()
-                    .map(|dim| Some(Size::from(dim)))
-                    .collect(),
-            ))
-        }
-        "Size" => Some(Sizes::scalar(product(&site.shape(0).ok()?))),
-        "Identity" => input(0),
-        "Cast" => {
-            let to = Element::from_code(i32::try_from(site.node.int("to")?).ok()?)?;
-            input(0).filter(|_| matches!(to, Element::Int64 | Element::Int32))
-        }
-        "Squeeze" => input(0)
-            .filter(|sizes| sizes.items.len() == 1)
-            .map(|sizes| Sizes {
-                scalar: true,
-                ..sizes
-            }),
-        "Unsqueeze" => input(0).filter(|sizes| sizes.scalar).map(|sizes| Sizes {
-            scalar: false,
-            ..sizes
-        }),
-        "Reshape" => reshape(input(0)?, &site.ints(1).ok()?),
-        "Gather" => gather(&input(0)?, &input(1)?),
-        "Slice" => slice(site, &input(0)?),
-        "Concat" => concat(site),
-        "Mul" => zip(&input(0)?, &input(1)?, |a, b| a.times(b)),
-        "Div" => zip(&input(0)?, &input(1)?, divide),
-        "Add" => zip(&input(0)?, &input(1)?, |a, b| add(a, b, 1)),
-        "Sub" => zip(&input(0)?, &input(1)?, |a, b| add(a, b, -1)),
-        "Equal" => zip(&input(0)?, &input(1)?, equal),
-        "Where" => select(&input(0)?, &input(1)?, &input(2)?),
-        "ReduceProd" => reduce_prod(site, &input(0)?),
-        "ConstantOfShape" => constant_of_shape(site, &input(0)?),
-        "Expand" => expand(&input(0)?, &input(1)?),
-        _ => None,
-    }
+/// What is known of the (integer) first output of a node; none for tensors of higher rank.
+pub type Content = fn(&Site<'_>) -> Option<Sizes>;
+
+fn input(site: &Site<'_>, index: usize) -> Option<Sizes> {
+    site.sizes(index).ok()
 }
 
-fn reshape(sizes: Sizes, target: &[i64]) -> Option<Sizes> {
-    match target {
-        [] => Some(Sizes {
-            scalar: true,
-            ..sizes
-        }),
-        [_] => Some(Sizes {
-            scalar: false,
-            ..sizes
-        }),
-        _ => None,
-    }
+pub fn shape(site: &Site<'_>) -> Option<Sizes> {
+    let shape = site.shape(0).ok()?;
+    let dims = &shape[shape_range(site, shape.len())];
+    let sizes = dims.iter().map(|dim| Some(Size::from(dim)));
+    Some(Sizes::vector(sizes.collect()))
 }
 
-fn gather(data: &Sizes, indices: &Sizes) -> Option<Sizes> {
+pub fn size(site: &Site<'_>) -> Option<Sizes> {
+    Some(Sizes::scalar(product(&site.shape(0).ok()?)))
+}
+
+pub fn identity(site: &Site<'_>) -> Option<Sizes> {
+    input(site, 0)
+}
+
+pub fn cast(site: &Site<'_>) -> Option<Sizes> {
+    let to = Element::from_code(i32::try_from(site.node.int("to")?).ok()?)?;
+    input(site, 0).filter(|_| matches!(to, Element::Int64 | Element::Int32))
+}
+
+pub fn squeeze(site: &Site<'_>) -> Option<Sizes> {
+    let sizes = input(site, 0).filter(|sizes| sizes.items.len() == 1)?;
+    Some(Sizes {
+        scalar: true,
+        ..sizes
+    })
+}
+
+pub fn unsqueeze(site: &Site<'_>) -> Option<Sizes> {
+    let sizes = input(site, 0).filter(|sizes| sizes.scalar)?;
+    Some(Sizes {
+        scalar: false,
+        ..sizes
+    })
+}
+
+pub fn mul(site: &Site<'_>) -> Option<Sizes> {
+    zip(site, |a, b| a.times(b))
+}
+
+pub fn div(site: &Site<'_>) -> Option<Sizes> {
+    zip(site, divide)
+}
+
+pub fn add(site: &Site<'_>) -> Option<Sizes> {
+    zip(site, |a, b| sum(a, b, 1))
+}
+
+pub fn sub(site: &Site<'_>) -> Option<Sizes> {
+    zip(site, |a, b| sum(a, b, -1))
+}
+
+pub fn equal(site: &Site<'_>) -> Option<Sizes> {
+    zip(site, equals)
+}
+
+pub fn reshape(site: &Site<'_>) -> Option<Sizes> {
+    let scalar = match site.ints(1).ok()?[..] {
+        [] => true,
+        [_] => false,
+        _ => return None,
+    };
+    Some(Sizes {
+        scalar,
+        ..input(site, 0)?
+    })
+}
+
+pub fn gather(site: &Site<'_>) -> Option<Sizes> {
+    let (data, indices) = (input(site, 0)?, input(site, 1)?);
     let picked = indices.as_known()?.into_iter().map(|at| {
         let at = if at < 0 {
             at + data.items.len() as i64
@@ -85,7 +98,8 @@ fn gather(data: &Sizes, indices: &Sizes) -> Option<Sizes> {
     })
 }
 
-fn slice(site: &Site<'_>, data: &Sizes) -> Option<Sizes> {
+pub fn slice(site: &Site<'_>) -> Option<Sizes> {
+    let data = input(site, 0)?;
     let first = |name: &str, index: usize| match site.ints_of(name, index) {
         Ok(Some(values)) => <[i64; 1]>::try_from(values).ok().map(|[value]| value),
         _ => None,
@@ -105,7 +119,7 @@ fn slice(site: &Site<'_>, data: &Sizes) -> Option<Sizes> {
 }
 
 /// Parts of which nothing is known but their length leave gaps.
-fn concat(site: &Site<'_>) -> Option<Sizes> {
+pub fn concat(site: &Site<'_>) -> Option<Sizes> {
     let mut items = Vec::new();
     for index in 0..site.node.inputs.len() {
         let integers = matches!(site.element(index).ok()?, Element::Int64 | Element::Int32);
@@ -123,19 +137,22 @@ fn concat(site: &Site<'_>) -> Option<Sizes> {
     Some(Sizes::vector(items))
 }
 
-fn zip(a: &Sizes, b: &Sizes, combine: impl Fn(&Size, &Size) -> Option<Size>) -> Option<Sizes> {
-    let len = a.items.len().max(b.items.len());
-    let at = |sizes: &Sizes, i: usize| {
-        sizes
-            .items
-            .get(if sizes.items.len() == 1 { 0 } else { i })
-            .cloned()
-    };
-    let items = (0..len).map(|i| Some(at(a, i)?.zip(at(b, i)?).and_then(|(a, b)| combine(&a, &b))));
+fn zip(site: &Site<'_>, combine: impl Fn(&Size, &Size) -> Option<Size>) -> Option<Sizes> {
+    let (a, b) = (input(site, 0)?, input(site, 1)?);
+    let items = (0..a.items.len().max(b.items.len())).map(|i| {
+        let pair = broadcast(&a, i)?.zip(broadcast(&b, i)?);
+        Some(pair.and_then(|(a, b)| combine(&a, &b)))
+    });
     Some(Sizes {
         scalar: a.scalar && b.scalar,
         items: items.collect::<Option<_>>()?,
     })
+}
+
+/// Item `i` of a vector, or the only one.
+fn broadcast(sizes: &Sizes, i: usize) -> Option<Option<Size>> {
+    let i = if sizes.items.len() == 1 { 0 } else { i };
+    sizes.items.get(i).cloned()
 }
 
 /// Integer division truncates towards zero.
@@ -146,7 +163,7 @@ fn divide(a: &Size, b: &Size) -> Option<Size> {
     }
 }
 
-fn add(a: &Size, b: &Size, sign: i64) -> Option<Size> {
+fn sum(a: &Size, b: &Size, sign: i64) -> Option<Size> {
     match (a.as_known(), b.as_known()) {
         (Some(a), Some(b)) => a.checked_add(sign.checked_mul(b)?).map(Size::known),
         (None, Some(0)) => Some(a.clone()),
@@ -155,7 +172,7 @@ fn add(a: &Size, b: &Size, sign: i64) -> Option<Size> {
 }
 
 /// A symbol is a positive size, so it equals no number below one.
-fn equal(a: &Size, b: &Size) -> Option<Size> {
+fn equals(a: &Size, b: &Size) -> Option<Size> {
     match (a.as_known(), b.as_known()) {
         (Some(a), Some(b)) => Some(Size::known((a == b).into())),
         (Some(number), None) | (None, Some(number)) if number < 1 => Some(Size::known(0)),
@@ -163,20 +180,13 @@ fn equal(a: &Size, b: &Size) -> Option<Size> {
     }
 }
 
-fn select(condition: &Sizes, yes: &Sizes, no: &Sizes) -> Option<Sizes> {
-    let len = [condition, yes, no]
-        .map(|sizes| sizes.items.len())
-        .into_iter()
-        .max()?;
-    let at = |sizes: &Sizes, i: usize| {
-        sizes
-            .items
-            .get(if sizes.items.len() == 1 { 0 } else { i })
-            .cloned()
-    };
-    let items = (0..len).map(|i| {
-        let (yes, no) = (at(yes, i)?, at(no, i)?);
-        Some(match at(condition, i)?.and_then(|c| c.as_known()) {
+/// `Where(condition, yes, no)`.
+pub fn select(site: &Site<'_>) -> Option<Sizes> {
+    let (condition, yes, no) = (input(site, 0)?, input(site, 1)?, input(site, 2)?);
+    let len = [&condition, &yes, &no].map(|sizes| sizes.items.len());
+    let items = (0..len.into_iter().max()?).map(|i| {
+        let (yes, no) = (broadcast(&yes, i)?, broadcast(&no, i)?);
+        Some(match broadcast(&condition, i)?.and_then(|c| c.as_known()) {
             Some(0) => no,
             Some(_) => yes,
             None => yes.filter(|yes| no.as_ref() == Some(yes)),
@@ -188,7 +198,8 @@ fn select(condition: &Sizes, yes: &Sizes, no: &Sizes) -> Option<Sizes> {
     })
 }
 
-fn reduce_prod(site: &Site<'_>, sizes: &Sizes) -> Option<Sizes> {
+pub fn reduce_prod(site: &Site<'_>) -> Option<Sizes> {
+    let sizes = input(site, 0)?;
     let all = sizes
         .items
         .iter()
@@ -199,7 +210,8 @@ fn reduce_prod(site: &Site<'_>, sizes: &Sizes) -> Option<Sizes> {
     })
 }
 
-fn constant_of_shape(site: &Site<'_>, shape: &Sizes) -> Option<Sizes> {
+pub fn constant_of_shape(site: &Site<'_>) -> Option<Sizes> {
+    let shape = input(site, 0)?;
     let value = match site.node.tensor("value") {
         Some(value) => value.as_i64()?,
         None => return None,
@@ -213,7 +225,8 @@ fn constant_of_shape(site: &Site<'_>, shape: &Sizes) -> Option<Sizes> {
     }
 }
 
-fn expand(sizes: &Sizes, shape: &Sizes) -> Option<Sizes> {
+pub fn expand(site: &Site<'_>) -> Option<Sizes> {
+    let (sizes, shape) = (input(site, 0)?, input(site, 1)?);
     match (shape.as_known()?.as_slice(), sizes.items.as_slice()) {
         ([count], [item]) => (1..=LONGEST_SHAPE as i64)
             .contains(count)

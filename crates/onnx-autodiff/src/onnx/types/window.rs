@@ -1,21 +1,9 @@
 //! Ops that slide windows over the spatial axes, and those that resample them. Layout N, C,
 //! spatial.
 
-use super::LARGEST_SIZE;
 use super::site::{Inferred, Site, Stop, one, wrong};
 use crate::onnx::graph::{Dim, Element, ValueType};
-
-pub fn infer(site: &Site<'_>) -> Option<Inferred> {
-    Some(match site.node.op_type.as_str() {
-        "Conv" => conv(site),
-        "ConvTranspose" => conv_transpose(site),
-        "MaxPool" | "AveragePool" | "LpPool" => pool(site),
-        "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => global_pool(site),
-        "Resize" | "Upsample" => resize(site),
-        "DepthToSpace" | "SpaceToDepth" => blocks(site),
-        _ => return None,
-    })
-}
+use crate::onnx::limits::LARGEST_SIZE;
 
 /// Window attributes of one node, one entry per spatial axis; pads are all begins, then all ends.
 struct Window {
@@ -159,7 +147,7 @@ fn group(site: &Site<'_>) -> Result<usize, Stop> {
         .ok_or_else(|| Stop::Wrong(format!("group {group} is not positive")))
 }
 
-fn conv(site: &Site<'_>) -> Inferred {
+pub fn conv(site: &Site<'_>) -> Inferred {
     let (input, weight, kernel) = operands(site)?;
     if let (Dim::Known(channels), Dim::Known(per_group)) = (&input.shape[1], &weight[1]) {
         let expected = per_group.saturating_mul(group(site)?);
@@ -176,7 +164,7 @@ fn conv(site: &Site<'_>) -> Inferred {
     )
 }
 
-fn conv_transpose(site: &Site<'_>) -> Inferred {
+pub fn conv_transpose(site: &Site<'_>) -> Inferred {
     let (input, weight, kernel) = operands(site)?;
     let window = window(site, kernel)?;
     let rank = window.kernel.len();
@@ -224,7 +212,7 @@ fn conv_transpose(site: &Site<'_>) -> Inferred {
     one(input.element, shape)
 }
 
-fn pool(site: &Site<'_>) -> Inferred {
+pub fn pool(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let kernel = site.node.ints("kernel_shape").unwrap_or_default();
     let kernel: Vec<usize> = kernel
@@ -263,7 +251,7 @@ fn pool(site: &Site<'_>) -> Inferred {
     ])
 }
 
-fn global_pool(site: &Site<'_>) -> Inferred {
+pub fn global_pool(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let shape = input.shape.into_iter().enumerate();
     one(
@@ -274,7 +262,7 @@ fn global_pool(site: &Site<'_>) -> Inferred {
     )
 }
 
-fn resize(site: &Site<'_>) -> Inferred {
+pub fn resize(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let rank = input.shape.len();
     if site
@@ -318,7 +306,7 @@ fn resize(site: &Site<'_>) -> Inferred {
     one(input.element, shape)
 }
 
-fn blocks(site: &Site<'_>) -> Inferred {
+pub fn blocks(site: &Site<'_>) -> Inferred {
     let input = site.value_type(0)?;
     let block = usize::try_from(site.node.int_or("blocksize", 0)).unwrap_or(0);
     let [batch, channels, height, width] = input.shape.as_slice() else {

@@ -139,6 +139,7 @@ fn activations() -> Vec<Case> {
         unary("Sigmoid", "plain"),
         unary("Tanh", "plain"),
         unary("Softplus", "plain"),
+        unary("Mish", "plain").opset(18),
         unary("HardSigmoid", "default").shift(2.0),
         unary("HardSigmoid", "as in MobileNet v3")
             .with("alpha", 1.0f32 / 6.0)

@@ -3,14 +3,8 @@
 use ndarray::{ArrayD, Axis, Slice};
 use proptest::{collection::vec, prelude::*};
 
-use explaind::{
-    engine::{
-        Provider,
-        backend_ort::{OrtSession, Threads, load_runtime},
-    },
-    tensor::Tensor,
-};
 use onnx_autodiff::{
+    Tensor,
     autodiff::{
         derive,
         spec::DeriveSpec,
@@ -21,6 +15,8 @@ use onnx_autodiff::{
         infer,
     },
 };
+
+use crate::run::Net;
 
 const CHANNELS: usize = 4;
 
@@ -105,17 +101,13 @@ fn network(layers: &[Layer], size: [usize; 2]) -> Graph {
         value_type: ValueType::new(Element::Float, shape),
     };
     let mut graph = Graph {
-        name: "windows".into(),
-        ir_version: 8,
         opset_imports: [(String::new(), 17)].into(),
         inputs: vec![value(
             "v0",
             vec!["n".into(), CHANNELS.into(), size[0].into(), size[1].into()],
         )],
         outputs: vec![value("out", vec!["n".into(), CHANNELS.into()])],
-        initializers: Default::default(),
-        nodes: Vec::new(),
-        metadata: Default::default(),
+        ..Graph::default()
     };
     let conv = |graph: &mut Graph, from: &str, to: &str, kernel: usize, channels: usize| {
         let name = format!("{to}.weight");
@@ -202,15 +194,9 @@ fn run(graph: &Graph, input: &Tensor, value: &str) -> Tensor {
         });
     }
     let name = graph.inputs[0].name.clone();
-    let runtime = load_runtime(None, 1).unwrap();
-    let mut session = OrtSession::open(runtime, graph, Provider::Cpu, Threads::Shared).unwrap();
     let batch = input.clone().insert_axis(Axis(0));
-    session
-        .run(&[(&name, batch.view())])
-        .unwrap()
-        .swap_remove(value)
-        .unwrap()
-        .index_axis_move(Axis(0), 0)
+    let mut outputs = Net::open(&graph).unwrap().run(&[(&name, &batch)]).unwrap();
+    outputs.remove(value).unwrap().index_axis_move(Axis(0), 0)
 }
 
 fn window(planes: &Tensor, start: [usize; 2], size: [usize; 2]) -> Tensor {
@@ -258,7 +244,7 @@ proptest! {
                 }
                 (whole, region) = (after, reached);
             }
-            let (found, expected) = (run(&rest, &whole, &rest.outputs[0].name), run(&forward, &changed, &rest.outputs[0].name));
+            let (found, expected) = (run(&rest, &whole, &rest.outputs[0].name), run(&forward, &changed, "probabilities"));
             prop_assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found} {expected}");
         }
     }

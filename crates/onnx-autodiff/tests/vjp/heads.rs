@@ -16,8 +16,6 @@ fn graph(nodes: Vec<Node>, outputs: &[(&str, usize)], batch: Dim) -> Graph {
         value_type: ValueType::new(Element::Float, shape),
     };
     Graph {
-        name: "head".into(),
-        ir_version: 8,
         opset_imports: BTreeMap::from([(String::new(), 13)]),
         inputs: vec![info("x", vec![batch, Dim::Known(3)])],
         outputs: outputs
@@ -37,7 +35,7 @@ fn graph(nodes: Vec<Node>, outputs: &[(&str, usize)], batch: Dim) -> Graph {
         ]
         .into(),
         nodes,
-        metadata: BTreeMap::new(),
+        ..Graph::default()
     }
 }
 

@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use explaind::tensor::Tensor;
 use onnx_autodiff::{
+    Tensor,
     autodiff::{
         DeriveError,
         parameters::{Parameter, ParameterGraph, Parameters, parameter_gradients},
@@ -213,7 +213,7 @@ fn gradients_equal_difference_quotients() {
 
 #[test]
 fn a_small_step_along_the_gradient_of_a_whole_network_moves_the_logit_by_its_square() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1/model.onnx");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/squeezenet1_1/model.onnx");
     let graph = derived(&read_model(&path).unwrap(), &Parameters::All).unwrap();
     // 26 convolutions, each with a bias.
     assert_eq!(graph.parameters.len(), 52);

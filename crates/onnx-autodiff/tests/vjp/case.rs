@@ -163,8 +163,6 @@ impl Case {
         );
         nodes.push(Node::new("Concat", flat, vec!["out".to_owned()]).with("axis", 1));
         Graph {
-            name: "case".into(),
-            ir_version: 8,
             opset_imports: BTreeMap::from([(String::new(), self.opset)]),
             inputs: vec![ValueInfo {
                 name: "x".into(),
@@ -179,7 +177,7 @@ impl Case {
             }],
             initializers,
             nodes,
-            metadata: BTreeMap::new(),
+            ..Graph::default()
         }
     }
 

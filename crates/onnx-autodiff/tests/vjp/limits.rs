@@ -1,8 +1,6 @@
 //! Graphs of many nodes, of nodes with many inputs, and attributes that ask for much: derived in
 //! time, or refused by name.
 
-use std::collections::BTreeMap;
-
 use onnx_autodiff::{
     autodiff::{activations, linear_layers, spatial_layers, spec::RuleSetId},
     onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
@@ -21,9 +19,6 @@ fn graph(sizes: &[usize], constants: Vec<(&str, Literal)>, mut nodes: Vec<Node>)
     };
     nodes.push(Node::new("Flatten", ["last"], ["out"]));
     Graph {
-        name: "large".into(),
-        ir_version: 8,
-        opset_imports: BTreeMap::from([(String::new(), 18)]),
         inputs: vec![info("x", sizes.iter().map(|&size| size.into()).collect())],
         outputs: vec![info("out", vec!["classes".into()])],
         initializers: constants
@@ -31,7 +26,7 @@ fn graph(sizes: &[usize], constants: Vec<(&str, Literal)>, mut nodes: Vec<Node>)
             .map(|(name, literal)| (name.to_owned(), literal))
             .collect(),
         nodes,
-        metadata: BTreeMap::new(),
+        ..Graph::default()
     }
 }
 

@@ -1,0 +1,69 @@
+//! Rewrites the spelling of opsets 7 to 22 to opset 18 with the same arithmetic, for inference:
+//! Dropout becomes Identity. What opset 18 cannot say is refused; all such nodes are named
+//! together.
+
+use std::collections::HashSet;
+
+use super::checked;
+use crate::onnx::error::{Fault, OnnxError};
+use crate::onnx::graph::{Attribute, Graph, Node};
+use crate::onnx::infer::infer;
+use crate::onnx::ops;
+use crate::onnx::rewrite::Rewriter;
+use crate::onnx::spelling::{Context, Rewritten};
+
+/// The opset of every graph after `normalise`.
+pub const OPSET: i64 = 18;
+
+pub fn normalise(graph: Graph) -> Result<Graph, OnnxError> {
+    let types = infer(&graph)?;
+    let opset = graph.opset();
+    let used: HashSet<String> = graph
+        .consumers()
+        .keys()
+        .map(|name| name.to_string())
+        .chain(graph.pinned())
+        .collect();
+    let mut faults = Vec::new();
+    let mut graph = Rewriter::of(graph).walk(|rewriter, node| {
+        let (label, op) = (node.label().to_string(), node.op_type.clone());
+        let mut ctx = Context {
+            opset,
+            types: &types,
+            used: &used,
+            rewriter,
+        };
+        let rewritten = rewrite(&mut ctx, node);
+        Ok::<_, OnnxError>(rewritten.unwrap_or_else(|reason| {
+            faults.push(Fault::Node {
+                node: label,
+                op,
+                reason,
+            });
+            vec![]
+        }))
+    })?;
+    if !faults.is_empty() {
+        return Err(OnnxError::Model(faults));
+    }
+    graph.opset_imports.insert(String::new(), OPSET);
+    graph.ir_version = graph.ir_version.clamp(8, 10);
+    checked("normalise", graph)
+}
+
+fn rewrite(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+    let is_graph = |value: &Attribute| matches!(value, Attribute::Opaque(_));
+    if ["If", "Loop", "Scan"].contains(&node.op_type.as_str())
+        && node.attributes.values().any(is_graph)
+    {
+        return Err(
+            "control flow is not supported: export the model without data-dependent branches"
+                .into(),
+        );
+    }
+    let spelling = ops::of(&node).and_then(|op| op.spelling);
+    match spelling.filter(|of| of.before.is_none_or(|before| ctx.opset < before)) {
+        Some(spelling) => (spelling.rewrite)(ctx, node),
+        None => Ok(vec![node]),
+    }
+}

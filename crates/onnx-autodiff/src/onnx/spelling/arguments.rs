@@ -1,0 +1,164 @@
+//! Attributes of older opsets that opset 18 takes as inputs, and renamed ops.
+
+use super::{Context, Rewritten, without};
+use crate::onnx::graph::{Attribute, Element, Literal, Node};
+
+/// Puts `literal` at input `index`, filling absent inputs before it.
+fn set_input(ctx: &mut Context<'_>, node: &mut Node, index: usize, role: &str, literal: Literal) {
+    let name = ctx.constant(node, role, literal);
+    if node.inputs.len() <= index {
+        node.inputs.resize(index + 1, String::new());
+    }
+    node.inputs[index] = name;
+}
+
+/// Moves integers from attribute `name` to input `index`.
+fn ints_to_input(ctx: &mut Context<'_>, node: &mut Node, name: &str, index: usize) {
+    if let Some(Attribute::Ints(values)) = node.attributes.remove(name) {
+        set_input(ctx, node, index, name, Literal::vector_i64(&values));
+    }
+}
+
+/// A scalar of the element type of the node's first input.
+fn scalar_like(ctx: &Context<'_>, node: &Node, value: f32) -> Literal {
+    let element = node
+        .input(0)
+        .and_then(|input| ctx.types.get(input))
+        .map_or(Element::Float, |t| t.element);
+    Literal::from_f64s(element, &[], &[value.into()])
+}
+
+pub fn axes_to_input(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+    ints_to_input(ctx, &mut node, "axes", 1);
+    Ok(vec![node])
+}
+
+pub fn clip(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+    for (index, name) in [(1, "min"), (2, "max")] {
+        if let Some(Attribute::Float(bound)) = node.attributes.remove(name) {
+            let literal = scalar_like(ctx, &node, bound);
+            set_input(ctx, &mut node, index, name, literal);
+        }
+    }
+    Ok(vec![node])
+}
+
+pub fn pad(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+    if node.string("mode") == Some("wrap") {
+        return Err("mode wrap is not supported".into());
+    }
+    if ctx.opset >= 11 {
+        return Ok(vec![node]);
+    }
+    ints_to_input(ctx, &mut node, "pads", 1);
+    if let Some(Attribute::Float(value)) = node.attributes.remove("value") {
+        let literal = scalar_like(ctx, &node, value);
+        set_input(ctx, &mut node, 2, "value", literal);
+    }
+    Ok(vec![node])
+}
+
+pub fn slice(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+    for (index, name) in [(1, "starts"), (2, "ends"), (3, "axes")] {
+        ints_to_input(ctx, &mut node, name, index);
+    }
+    Ok(vec![node])
+}
+
+pub fn top_k(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+    let Some(Attribute::Int(k)) = node.attributes.remove("k") else {
+        return Err("k is missing".into());
+    };
+    set_input(ctx, &mut node, 1, "k", Literal::vector_i64(&[k]));
+    Ok(vec![node])
+}
+
+pub fn split(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+    ints_to_input(ctx, &mut node, "split", 1);
+    if node.input(1).is_none() {
+        let count = node.outputs.len() as i64;
+        node = node.with("num_outputs", count);
+    }
+    Ok(vec![node])
+}
+
+/// Upsample takes the pixel at floor(i / scale): Resize with asymmetric coordinates.
+pub fn upsample(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+    if let Some(Attribute::Floats(scales)) = node.attributes.remove("scales") {
+        set_input(
+            ctx,
+            &mut node,
+            1,
+            "scales",
+            Literal::from_f32s(&[scales.len()], &scales),
+        );
+    }
+    scaled(node, "floor")
+}
+
+fn scaled(mut node: Node, nearest_mode: &'static str) -> Rewritten {
+    let Some(scales) = node.inputs.get(1).cloned() else {
+        return Err("scales are missing".into());
+    };
+    node.inputs = vec![node.inputs[0].clone(), String::new(), scales];
+    node.op_type = "Resize".into();
+    if node.string("mode").is_none_or(|mode| mode == "nearest") {
+        node = node.with("nearest_mode", nearest_mode);
+    }
+    Ok(vec![
+        node.with("coordinate_transformation_mode", "asymmetric"),
+    ])
+}
+
+pub fn resize(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+    if ctx.opset < 11 {
+        // Resize of opset 10 rounds down when it enlarges and up when it shrinks.
+        let scales = node
+            .input(1)
+            .and_then(|name| ctx.literal(name))
+            .and_then(Literal::to_f32s);
+        let Some(scales) = scales else {
+            return Err("scales must be constant".into());
+        };
+        return match (
+            scales.iter().any(|&s| s < 1.0),
+            scales.iter().any(|&s| s > 1.0),
+        ) {
+            (true, true) => {
+                Err("it enlarges and shrinks at once, which opset 10 leaves unclear".into())
+            }
+            (shrinks, _) => scaled(node, if shrinks { "ceil" } else { "floor" }),
+        };
+    }
+    let mode = node
+        .string("coordinate_transformation_mode")
+        .unwrap_or("half_pixel")
+        .to_string();
+    if ["tf_half_pixel_for_nn", "half_pixel_symmetric"].contains(&mode.as_str()) {
+        return Err(format!(
+            "coordinate_transformation_mode {mode} is not supported"
+        ));
+    }
+    for input in &mut node.inputs {
+        if ctx.literal(input).is_some_and(Literal::is_empty) {
+            input.clear();
+        }
+    }
+    Ok(vec![if mode == "tf_crop_and_resize" {
+        node
+    } else {
+        without(node, "extrapolation_value")
+    }])
+}
+
+pub fn scatter(_: &mut Context<'_>, node: Node) -> Rewritten {
+    Ok(vec![Node {
+        op_type: "ScatterElements".into(),
+        ..node
+    }])
+}
+
+/// Saturation is of 8-bit floats, which are not read.
+pub fn cast(_: &mut Context<'_>, node: Node) -> Rewritten {
+    Ok(vec![without(node, "saturate")])
+}

@@ -1,0 +1,102 @@
+//! Ops with a training mode, in their inference form, and pools whose windows opset 18 would count
+//! differently.
+
+use super::{Context, Rewritten, without};
+use crate::onnx::graph::{Literal, Node};
+
+pub fn dropout(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+    let training = node
+        .input(2)
+        .map(|mode| ctx.literal(mode).and_then(Literal::as_i64));
+    if training.is_some_and(|mode| mode != Some(0)) {
+        return Err("training mode is not supported: export the model in evaluation mode".into());
+    }
+    if node
+        .outputs
+        .iter()
+        .skip(1)
+        .any(|mask| ctx.used.contains(mask))
+    {
+        return Err("its mask is used, which only training needs".into());
+    }
+    node.inputs.truncate(1);
+    node.outputs.truncate(1);
+    node.attributes.clear();
+    Ok(vec![Node {
+        op_type: "Identity".into(),
+        ..node
+    }])
+}
+
+pub fn max_pool(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+    Ok(vec![without_ceil(ctx, node)])
+}
+
+pub fn average_pool(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+    let node = without_ceil(ctx, node);
+    match node.ints("dilations") {
+        Some(dilations) if dilations.iter().any(|&d| d != 1) => {
+            Err("dilations are not supported".into())
+        }
+        _ => Ok(vec![without(node, "dilations")]),
+    }
+}
+
+/// Only the inference form: one output, statistics as inputs.
+pub fn batch_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+    if node.int_or("training_mode", 0) != 0
+        || node
+            .outputs
+            .iter()
+            .skip(1)
+            .any(|output| ctx.used.contains(output))
+    {
+        return Err("training mode is not supported: export the model in evaluation mode".into());
+    }
+    if node.int_or("spatial", 1) == 0 {
+        return Err("spatial = 0 is not supported".into());
+    }
+    let mut node = without(without(node, "spatial"), "training_mode");
+    node.outputs.truncate(1);
+    Ok(vec![node])
+}
+
+/// A pool in `ceil_mode` as one with pads at the end that give as many windows. ONNX's shape
+/// inference counts windows that start beyond the input, which no kernel computes: graphs that
+/// say so do not open.
+fn without_ceil(ctx: &Context<'_>, node: Node) -> Node {
+    let sizes = |value: Option<&str>| -> Option<Vec<i64>> {
+        let shape = value.and_then(|value| ctx.types.shape(value))?;
+        shape
+            .iter()
+            .skip(2)
+            .map(|dim| Some(dim.known()? as i64))
+            .collect()
+    };
+    let (Some(kernel), Some(input)) = (node.ints("kernel_shape"), sizes(node.input(0))) else {
+        return node;
+    };
+    let Some(windows) = sizes(node.outputs.first().map(String::as_str)) else {
+        return node;
+    };
+    if node.int_or("ceil_mode", 0) == 0
+        || node.string("auto_pad").is_some_and(|pad| pad != "NOTSET")
+    {
+        return node;
+    }
+    let rank = kernel.len();
+    let each = |name: &str, other: i64| node.ints(name).map_or(vec![other; rank], <[i64]>::to_vec);
+    let (strides, dilations) = (each("strides", 1), each("dilations", 1));
+    let given = node.ints("pads").map_or(vec![0; 2 * rank], <[i64]>::to_vec);
+    let mut pads = given.clone();
+    for axis in 0..rank {
+        let span = (kernel[axis] - 1) * dilations[axis] + 1;
+        let needed = (windows[axis] - 1) * strides[axis] + span - input[axis] - given[axis];
+        pads[rank + axis] = needed.max(given[rank + axis]);
+    }
+    // Pads that count would change the means.
+    if pads != given && node.int_or("count_include_pad", 0) != 0 {
+        return node;
+    }
+    without(node, "ceil_mode").with("pads", pads)
+}
