@@ -1,9 +1,9 @@
-//! Regions of a picture ranked by the density of a map over them: the region selection of XRAI.
-//! `full` adds the region whose uncovered part has the highest mean, again and again; `fast` takes
-//! the regions by their mean. Added pixels get their mean; those left over get theirs, so that the
-//! total is kept. sig.txt, section 4, and its public code. Cost of `full`: each pixel once per
-//! region that holds it, and one comparison per region and addition; no region is rescanned. Agrees
-//! with the public `saliency` package to 1e-6, given its map and masks (tests/parity/xrai.rs).
+//! Ranks regions of a picture by the density of a map over them: XRAI's selection. `full`
+//! repeatedly adds the region whose uncovered part has the highest mean; `fast` takes regions in
+//! the order of their means. Added pixels get their mean, and those left over theirs, so the total
+//! is kept. The SIG paper, section 4, and its public code. Cost of `full`: each pixel once per
+//! region that holds it, one comparison per region and addition. Agrees with the package `saliency`
+//! to 1e-6 (tests/parity/xrai.rs).
 
 use serde::{Deserialize, Serialize};
 
@@ -220,7 +220,7 @@ mod tests {
 
     const BOTH: [Algorithm; 2] = [Algorithm::Full, Algorithm::Fast];
 
-    /// METHODS.md's, after the channel maximum.
+    /// After the channel maximum.
     fn closed_form_map() -> Vec<f64> {
         (0..SIDE * SIDE)
             .map(|pixel| match (pixel / SIDE, pixel % SIDE) {

@@ -1,10 +1,8 @@
-//! XRAI, first published as Segment-Integrated Gradients: Integrated Gradients (by default from the
-//! picture's darkest and brightest value), channels merged by their maximum, regions of six
-//! segmentations ranked by density (`ranking`). sig.txt, section 4. The answer has one channel:
-//! each pixel the mean of its region, which keeps the total of the merged map. The convergence
-//! delta is of the Integrated Gradients before the merge. Settings are the public code's;
-//! `compat: sig-2019` has the paper's. Cost: the evaluations of Integrated Gradients, and one
-//! segmentation per picture.
+//! XRAI: Integrated Gradients from the picture's darkest and brightest value, channels merged by
+//! maximum, regions of six segmentations ranked by density (`ranking`). The SIG paper, section 4,
+//! with the settings of its public code; `compat: sig-2019` has the paper's. One channel: each
+//! pixel the mean of its region. `convergence_delta` is of the Integrated Gradients before the
+//! merge. Cost: that of Integrated Gradients, and one segmentation per picture.
 
 use std::sync::Arc;
 
@@ -27,12 +25,12 @@ use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 const SCALES: [f64; 6] = [50.0, 100.0, 150.0, 250.0, 500.0, 1200.0];
 const SIGMA: f64 = 0.8;
-/// Each segment grows by so many pixels, so that it holds the edges around it.
+/// The radius of the disk by which each segment is dilated, so that it holds the edges around it.
 const RADIUS: usize = 5;
 
-/// The regions of a picture. Its colours are stretched to -1..=1 and segments have 150 pixels at
-/// least, as in the public code. The paper's 0..=1 and 20 pixels (`compat: sig-2019`) give the 1000
-/// regions per photo that it tells of.
+/// The regions of a picture. As in the public code, colours are stretched to -1..=1 and segments
+/// have at least 150 pixels. The paper's 0..=1 and 20 pixels (`compat: sig-2019`) give its 1000
+/// regions per photo.
 pub fn segment(picture: &InputPicture, parameters: &Parameters) -> Segmentation {
     let (low, high) = picture.extremes();
     let (bottom, top, min_size) = match parameters.compat {
@@ -91,7 +89,7 @@ impl Regional {
             ..
         } = &self.subject;
         let channels = Axis(channel_axis(*layout));
-        // `f32::max` would pass over a NaN.
+        // `f32::max` would ignore NaN.
         let larger = |max: &f32, value: &f32| {
             if value > max || value.is_nan() {
                 *value

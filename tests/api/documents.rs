@@ -1,5 +1,5 @@
-//! What README and the pages of docs/ say must be so: files that they name, settings, fields of
-//! model.toml, the version.
+//! What README and the pages of docs/ say must be so: links, settings, methods, fields of model.toml,
+//! the version.
 
 use std::{
     collections::BTreeSet,
@@ -8,8 +8,12 @@ use std::{
 };
 
 use explaind::model::registry::Registry;
+use serde_json::Value;
 
-use crate::house::colour_model;
+use crate::{
+    client::{get, send},
+    house::colour_model,
+};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -76,6 +80,94 @@ fn the_page_of_settings_has_each_of_them() {
         page.contains("| `max_side` | `16384` | Longest side of an image, in pixels. |"),
         "{page}"
     );
+}
+
+/// Replaces what stands between the markers of a written part.
+fn with_part(page: &str, name: &str, part: &str) -> String {
+    let (before, rest) = page
+        .split_once(&format!("<!-- {name}: "))
+        .unwrap_or_else(|| panic!("no part {name}"));
+    let (marker, rest) = rest.split_once('\n').unwrap();
+    let end = format!("<!-- end of {name} -->");
+    let (_, after) = rest.split_once(&end).unwrap();
+    format!("{before}<!-- {name}: {marker}\n{part}{end}{after}")
+}
+
+/// A row of docs/methods.md for each parameter with one meaning: its values, its defaults, and the
+/// methods that take it.
+fn parameter_rows(methods: &[Value]) -> String {
+    type Takers<'a> = Vec<(&'a str, String)>;
+    let mut rows: Vec<(&str, String, &str, Takers<'_>)> = Vec::new();
+    for method in methods {
+        for parameter in method["parameters"].as_array().unwrap() {
+            let text = |key: &str| parameter[key].as_str().unwrap();
+            let allowed: Vec<_> = parameter["allowed"].as_array().unwrap().iter().collect();
+            let allowed: Vec<_> = allowed.iter().map(|one| one.as_str().unwrap()).collect();
+            let default = match &parameter["default"] {
+                _ if parameter["default_from_model"] == true => "the model's".to_owned(),
+                Value::Null => "off".to_owned(),
+                Value::String(default) => format!("`{default}`"),
+                default => format!("`{default}`"),
+            };
+            let taker = (method["id"].as_str().unwrap(), default);
+            let (name, allowed, doc) = (text("name"), allowed.join(", "), text("doc"));
+            match rows.iter_mut().find(|row| (row.0, row.2) == (name, doc)) {
+                Some((.., takers)) => takers.push(taker),
+                None => rows.push((name, allowed, doc, vec![taker])),
+            }
+        }
+    }
+    let mut table =
+        "| Parameter | Values | Default | Methods | |\n|---|---|---|---|---|\n".to_owned();
+    for (name, allowed, doc, takers) in rows {
+        let usual = &takers[0].1;
+        let others = takers.iter().filter(|(_, default)| default != usual);
+        let default = others.fold(usual.clone(), |text, (method, default)| {
+            format!("{text}; {default} for `{method}`")
+        });
+        let named = takers.iter().map(|(method, _)| format!("`{method}`"));
+        let named = match takers.len() == methods.len() {
+            true => "all".to_owned(),
+            false => named.collect::<Vec<_>>().join(", "),
+        };
+        table.push_str(&format!(
+            "| `{name}` | {} | {default} | {named} | {} |\n",
+            allowed.replace('|', "\\|"),
+            doc.replace('|', "\\|")
+        ));
+    }
+    table
+}
+
+#[tokio::test]
+async fn the_page_of_methods_has_each_of_them_with_its_formula_and_parameters() {
+    let list = send(get("/methods")).await.answer();
+    let methods = list["methods"].as_array().unwrap();
+    let page = with_part(
+        &read("docs/methods.md"),
+        "parameters",
+        &parameter_rows(methods),
+    );
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(root().join("docs/methods.md"), &page).unwrap();
+    }
+    assert!(
+        read("docs/methods.md") == page,
+        "docs/methods.md is out of date; `make docs` writes its table of parameters"
+    );
+    let sections: Vec<_> = page.split("\n### ").skip(1).collect();
+    for method in methods {
+        let (id, formula) = (method["id"].as_str().unwrap(), &method["formula"]);
+        let section = sections
+            .iter()
+            .find(|section| section.starts_with(&format!("`{id}`\n")))
+            .unwrap_or_else(|| panic!("docs/methods.md has no section {id}"));
+        assert!(
+            section.contains(formula.as_str().unwrap()),
+            "{id}: {formula}"
+        );
+    }
+    assert_eq!(sections.len(), methods.len());
 }
 
 /// The fields that the reader of model.toml knows in the table `heading` (empty: at the top), as

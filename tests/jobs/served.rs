@@ -27,7 +27,7 @@ use crate::{
 const CLASSES: [&str; 3] = ["red", "green", "blue"];
 pub const IMAGES: usize = 60;
 
-/// `models/colours`, and `photos`.
+/// A folder of models with the model `colours`, and a folder `photos`.
 pub fn material() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("models/colours");

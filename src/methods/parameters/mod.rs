@@ -70,12 +70,12 @@ pub enum SegmentSource {
 /// Published code that differs from its paper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compat {
-    /// The code of the PGIG paper: the last term of the path left out, and noise that adds up from
-    /// sample to sample.
+    /// The code of the PGIG paper: the last term of the path left out, and noise that accumulates
+    /// from sample to sample.
     #[serde(rename = "pgig-2020")]
     Pgig2020,
-    /// The paper of sig.txt where its public code differs: black and white, colours in 0..=1,
-    /// segments from 20 pixels on.
+    /// The SIG paper where its public code differs: black and white baselines, colours in 0..=1,
+    /// segments of at least 20 pixels.
     #[serde(rename = "sig-2019")]
     Sig2019,
 }
