@@ -93,16 +93,25 @@ fn with_part(page: &str, name: &str, part: &str) -> String {
     format!("{before}<!-- {name}: {marker}\n{part}{end}{after}")
 }
 
-/// A row of docs/methods.md for each parameter with one meaning: its values, its defaults, and the
-/// methods that take it.
+/// A text as a cell of a table of Markdown holds it.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('<', "&lt;")
+}
+
+/// Rows of docs/methods.md, one for each parameter with one meaning: its values, its defaults, and
+/// the methods that take it.
 fn parameter_rows(methods: &[Value]) -> String {
-    type Takers<'a> = Vec<(&'a str, String)>;
-    let mut rows: Vec<(&str, String, &str, Takers<'_>)> = Vec::new();
+    struct Row<'a> {
+        name: &'a str,
+        doc: &'a str,
+        allowed: String,
+        /// Methods, each with its default.
+        takers: Vec<(&'a str, String)>,
+    }
+    let mut rows: Vec<Row<'_>> = Vec::new();
     for method in methods {
         for parameter in method["parameters"].as_array().unwrap() {
             let text = |key: &str| parameter[key].as_str().unwrap();
-            let allowed: Vec<_> = parameter["allowed"].as_array().unwrap().iter().collect();
-            let allowed: Vec<_> = allowed.iter().map(|one| one.as_str().unwrap()).collect();
             let default = match &parameter["default"] {
                 _ if parameter["default_from_model"] == true => "the model's".to_owned(),
                 Value::Null => "off".to_owned(),
@@ -110,30 +119,44 @@ fn parameter_rows(methods: &[Value]) -> String {
                 default => format!("`{default}`"),
             };
             let taker = (method["id"].as_str().unwrap(), default);
-            let (name, allowed, doc) = (text("name"), allowed.join(", "), text("doc"));
-            match rows.iter_mut().find(|row| (row.0, row.2) == (name, doc)) {
-                Some((.., takers)) => takers.push(taker),
-                None => rows.push((name, allowed, doc, vec![taker])),
+            let (name, doc) = (text("name"), text("doc"));
+            if let Some(row) = rows
+                .iter_mut()
+                .find(|row| (row.name, row.doc) == (name, doc))
+            {
+                row.takers.push(taker);
+                continue;
             }
+            let allowed = parameter["allowed"].as_array().unwrap().iter();
+            let allowed: Vec<&str> = allowed.map(|one| one.as_str().unwrap()).collect();
+            rows.push(Row {
+                name,
+                doc,
+                allowed: cell(&allowed.join(", ")),
+                takers: vec![taker],
+            });
         }
     }
     let mut table =
         "| Parameter | Values | Default | Methods | |\n|---|---|---|---|---|\n".to_owned();
-    for (name, allowed, doc, takers) in rows {
-        let usual = &takers[0].1;
-        let others = takers.iter().filter(|(_, default)| default != usual);
+    for row in rows {
+        let usual = &row.takers[0].1;
+        let others = row.takers.iter().filter(|(_, default)| default != usual);
         let default = others.fold(usual.clone(), |text, (method, default)| {
             format!("{text}; {default} for `{method}`")
         });
-        let named = takers.iter().map(|(method, _)| format!("`{method}`"));
-        let named = match takers.len() == methods.len() {
+        let names: Vec<String> = row
+            .takers
+            .iter()
+            .map(|(method, _)| format!("`{method}`"))
+            .collect();
+        let names = match names.len() == methods.len() {
             true => "all".to_owned(),
-            false => named.collect::<Vec<_>>().join(", "),
+            false => names.join(", "),
         };
+        let (name, allowed, doc) = (row.name, row.allowed, cell(row.doc));
         table.push_str(&format!(
-            "| `{name}` | {} | {default} | {named} | {} |\n",
-            allowed.replace('|', "\\|"),
-            doc.replace('|', "\\|")
+            "| `{name}` | {allowed} | {default} | {names} | {doc} |\n"
         ));
     }
     table
