@@ -38,7 +38,7 @@ patterns: runtime build ## fit the patterns of the bundled SqueezeNet again
 gallery: runtime build ## measure the methods and redraw their pictures, for the table in README.md
 	scripts/gallery.py
 
-docs: ## write docs/settings.md from the settings
+docs: ## write docs/settings.md, and the parameters in docs/methods.md
 	UPDATE_DOCS=1 cargo test --locked --test api documents::
 
 bench: runtime build ## time the core pieces; beside PyTorch and Captum when `make peers` was run
