@@ -1,5 +1,5 @@
-//! The page at /docs: Swagger UI out of the binary, which needs no network, with a start page of
-//! its own.
+//! The page at /docs: Swagger UI from the binary, without network access, with a start page of its
+//! own.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use utoipa_swagger_ui::{Config, serve};
 
 use super::{Api, codes::ApiError};
 
-/// Files of the page that are not Swagger UI's.
+/// Files of the page that do not come with Swagger UI.
 const OWN: [(&str, &str, &str); 4] = [
     (
         "index.html",

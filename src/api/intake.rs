@@ -1,5 +1,5 @@
-//! How bodies come in: piece by piece, as long as the client keeps sending, and only as many bytes
-//! at once as there is memory for.
+//! Receives bodies in pieces, while the client keeps sending, and within a memory limit for all
+//! bodies together.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,13 +18,13 @@ use tokio::{
 use super::{Api, codes::ApiError};
 use crate::settings::Settings;
 
-/// The unit in which memory is counted.
+/// The unit of the memory limit.
 const KIB: usize = 1 << 10;
 
-/// How long a body is waited for. Only the time counts in which the client owes something.
+/// The time limit of a body. Only time counts in which the client has to send.
 #[derive(Clone, Copy, Debug)]
 struct Patience {
-    /// For the next piece, and for all beyond what the rate allows.
+    /// For the next piece, and for the time that the rate does not allow.
     idle: Duration,
     bytes_per_second: u64,
 }
@@ -37,7 +37,7 @@ impl Patience {
         }
     }
 
-    /// For the next piece, when `received` bytes were `waited` for so far.
+    /// Time left for the next piece, after `received` bytes and `waited` time.
     fn left(&self, waited: Duration, received: u64) -> Duration {
         let whole =
             self.idle + Duration::from_secs_f64(received as f64 / self.bytes_per_second as f64);
@@ -45,7 +45,7 @@ impl Patience {
     }
 }
 
-/// A body on its way.
+/// A body that is being received.
 pub struct Intake {
     stream: BodyDataStream,
     patience: Patience,
@@ -55,9 +55,9 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Takes at most `limit` bytes. One that is announced longer is refused at once.
+    /// At most `limit` bytes. A longer `content-length` is refused at once.
     pub fn new(request: Request, api: &Api, limit: u64) -> Result<Self, ApiError> {
-        // One of several is enough: what cannot be undone is refused.
+        // One unsupported encoding is enough to refuse.
         let encodings = request
             .headers()
             .get_all(header::CONTENT_ENCODING)
@@ -117,14 +117,14 @@ impl Intake {
     }
 }
 
-/// The memory that bodies may take together.
+/// The memory limit of all bodies together.
 #[derive(Clone, Debug)]
 pub struct Memory {
     kib: Arc<Semaphore>,
     mib: u64,
 }
 
-/// A share of the memory of bodies, until it is dropped.
+/// A body's share of the memory, until it is dropped.
 #[derive(Debug, Default)]
 pub struct Share {
     permit: Option<OwnedSemaphorePermit>,
@@ -141,7 +141,7 @@ impl Memory {
         }
     }
 
-    /// Makes the share large enough for `bytes`, or says that there is no more.
+    /// Enlarges the share to `bytes`; fails if the memory is used up.
     fn grow(&self, share: &mut Share, bytes: usize) -> Result<(), ApiError> {
         let held = share
             .permit
@@ -162,7 +162,7 @@ impl Memory {
     }
 }
 
-/// A whole body in memory, of at most `limit` bytes, and its share of the memory of bodies.
+/// A whole body of at most `limit` bytes, and its share of the memory.
 pub async fn read(request: Request, api: &Api, limit: usize) -> Result<(Bytes, Share), ApiError> {
     let mut intake = Intake::new(request, api, limit as u64)?;
     let (mut bytes, mut share) = (BytesMut::new(), Share::default());

@@ -1,5 +1,5 @@
-//! What /metrics tells beyond the events that are counted where they happen: series that are there
-//! from the start, and gauges that are read when somebody asks.
+//! Metrics besides those that are counted where they happen: series that exist from the start, and
+//! gauges that are read at each scrape.
 
 use super::Api;
 use crate::{
@@ -9,8 +9,7 @@ use crate::{
     telemetry::{Stage, names},
 };
 
-/// Makes the series whose labels are known start at zero: an alert can tell "none yet" from "no
-/// data".
+/// Starts all series with known labels at zero: an alert can tell "none yet" from "no data".
 pub fn start_at_zero(api: &Api) {
     let engine = api.app().engine();
     let onnxruntime =
@@ -52,7 +51,7 @@ pub fn start_at_zero(api: &Api) {
     metrics::gauge!(names::JOBS_DATABASE_UP).increment(0.0);
 }
 
-/// Counts the jobs in the database. One that does not answer leaves the numbers as they were.
+/// Counts the jobs in the database. If it does not answer, the numbers stay as they were.
 pub async fn count_jobs(api: &Api) {
     let counts = api.jobs().counts().await;
     metrics::gauge!(names::JOBS_DATABASE_UP).set(if counts.is_ok() { 1.0 } else { 0.0 });

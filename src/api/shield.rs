@@ -1,6 +1,6 @@
-//! What pages of other sites may not do, and what browsers are told about answers. Requests without
-//! `Origin` (curl, client libraries) are not looked at: browsers send it with every request that
-//! changes something.
+//! Protection against pages of other sites (CSRF, DNS rebinding), and security headers of answers.
+//! Requests without `Origin` (curl, client libraries) are not checked: browsers send it with every
+//! request that changes something.
 
 use std::net::IpAddr;
 
@@ -21,29 +21,28 @@ use axum::{
 use super::{REQUEST_ID, codes::ApiError};
 use crate::settings::Settings;
 
-/// For answers and reports, which run no script and fetch nothing.
+/// For answers and reports, which run no script and load nothing.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
 
-/// For the Swagger UI, which fetches its own files, calls this server and shows pictures that it
-/// answered.
+/// For the Swagger UI, which loads its own files, calls this server and shows its pictures.
 const DOCS_POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; \
     object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The longest request id that is kept, in bytes.
+/// The longest request id that is accepted, in bytes.
 const MAX_REQUEST_ID: usize = 128;
 
-/// From which pages requests are taken.
+/// The pages from which requests are accepted.
 #[derive(Clone, Debug)]
 pub struct Shield {
     origins: Vec<String>,
-    /// Names that this server goes by, beside those of this machine. None: by any.
+    /// Names of this server, besides those of a loopback address. None for any.
     hosts: Option<Vec<String>>,
 }
 
 impl Shield {
-    /// Listening on this machine alone, a page whose own name leads here (DNS rebinding) is not of
-    /// the same origin.
+    /// On a loopback address, a page whose host name resolves to this machine (DNS rebinding) is
+    /// not of the same origin.
     pub fn of(settings: &Settings) -> Self {
         let mut hosts = settings.allowed_hosts.clone();
         hosts.push(settings.listen.ip().to_string());
@@ -54,7 +53,7 @@ impl Shield {
         }
     }
 
-    /// Refuses what a page of another site asks to be done.
+    /// Refuses requests that a page of another site makes.
     fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
         let (false, Some(origin)) = (method.is_safe(), headers.get(ORIGIN)) else {
             return Ok(());
@@ -102,7 +101,7 @@ fn is_known(names: &[String], host: &str) -> bool {
         || names.iter().any(|name| name.eq_ignore_ascii_case(bare))
 }
 
-/// Refuses pages of other sites, and tells browsers how to treat the answer.
+/// Refuses requests of other sites' pages, and adds security headers.
 pub async fn guard(State(shield): State<Shield>, request: Request, next: Next) -> Response {
     let is_docs = request.uri().path().starts_with("/docs");
     let mut response = match shield.check(request.method(), request.uri(), request.headers()) {
@@ -122,8 +121,8 @@ pub async fn guard(State(shield): State<Shield>, request: Request, next: Next) -
     response
 }
 
-/// Drops a request id that is not 1 to [`MAX_REQUEST_ID`] visible ASCII characters: a new one is
-/// then made.
+/// Drops a request id that is not 1 to [`MAX_REQUEST_ID`] visible ASCII characters; a new one is
+/// made then.
 pub fn clean_request_id<B>(mut request: axum::http::Request<B>) -> axum::http::Request<B> {
     let is_usable = |id: &HeaderValue| {
         (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)

@@ -9,16 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What was estimated may take longer by this factor: decoding, rendering and jobs' batches come on
-/// top.
+/// Estimates may be exceeded by this factor: decoding, rendering and batches of jobs come on top.
 const MARGIN: f64 = 1.25;
-/// Weight of the newest batch in the smoothed time of a row.
+/// Weight of the newest batch in the exponentially smoothed time of a row.
 const WEIGHT: f64 = 0.2;
-/// Batches until a measured time is relied on: the first of a new session is slower.
+/// Batches until a measured time is used: the first of a new session is slower.
 const BATCHES: usize = 3;
-/// Kinds of requests whose time is remembered.
+/// Classes of requests whose time is remembered.
 const MAX_CLASSES: usize = 1024;
-/// The longest that a refused caller is told to wait.
+/// The longest `Retry-After`.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
 /// Requests whose rows take about as long: the model and the method it is asked.
@@ -51,17 +50,17 @@ struct Admitted {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verdict {
     Admitted,
-    /// Nobody knows yet how long it takes, and another request is finding out.
+    /// The time is not known yet, and another request is measuring it.
     Unknown,
     Refused {
-        /// Until it would be done.
+        /// The time in which it would be done.
         needed: Duration,
-        /// When it would be admitted.
+        /// The time after which it would be admitted.
         retry_after: Duration,
     },
 }
 
-/// Seconds of work, and the seconds in which they have to be done.
+/// Seconds of work, and seconds until the deadline.
 type Load = (f64, f64);
 
 impl Admission {
@@ -120,7 +119,7 @@ impl Admission {
         (request.rows as f64 * rate, left)
     }
 
-    /// Rows of the caller that are still to be evaluated; none of one that was not admitted here.
+    /// Rows of the caller that are not evaluated yet; 0 for a caller that was not admitted here.
     pub fn rows_left(&self, caller: u64) -> usize {
         self.admitted.get(&caller).map_or(0, |request| request.rows)
     }
@@ -132,8 +131,7 @@ impl Admission {
         }
     }
 
-    /// A batch with rows of the caller took so long for each of its rows, of the time of all
-    /// devices together.
+    /// A batch with rows of the caller took this long per row, in time of all devices together.
     pub fn measure(&mut self, caller: u64, seconds_per_row: f64) {
         let Some(Admitted { class, .. }) = self.admitted.get(&caller) else {
             return;
@@ -152,18 +150,18 @@ impl Admission {
         }
     }
 
-    /// The caller has its answer, or has gone.
+    /// The caller has its answer, or is gone.
     pub fn release(&mut self, caller: u64) {
         self.admitted.remove(&caller);
     }
 }
 
-/// When `own` seconds of work are done beside all of `loads`, itself among them.
+/// When `own` seconds of work end, if all `loads` (with `own` among them) are served.
 fn end(loads: &[Load], own: f64) -> f64 {
     MARGIN * loads.iter().map(|(work, _)| work.min(own)).sum::<f64>()
 }
 
-/// Whether `own` would be done in time, and would push none of the others past its deadline.
+/// Whether `own` meets its deadline and pushes no other past its deadline.
 fn fits(others: &[Load], own: Load) -> bool {
     let all: Vec<Load> = others.iter().copied().chain([own]).collect();
     let in_time = |loads: &[Load], (work, left): Load| end(loads, work) <= left;
@@ -173,7 +171,7 @@ fn fits(others: &[Load], own: Load) -> bool {
             .all(|other| in_time(&all, *other) || !in_time(others, *other))
 }
 
-/// Seconds until `own` would be admitted, if nothing else comes: when enough of the others are
+/// Seconds until `own` would be admitted if nothing else arrives: when enough of the others are
 /// done.
 fn wait(others: &[Load], own: Load) -> f64 {
     let mut by_work = others.to_vec();

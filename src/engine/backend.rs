@@ -1,5 +1,5 @@
-//! What a worker needs of the thing that runs graphs. The workers are tested with a counting fake,
-//! and run on `sessions`.
+//! What a worker needs from whatever runs graphs. Workers are tested with a counting fake, and run
+//! on `sessions`.
 
 use std::{fmt, sync::Arc};
 
@@ -20,8 +20,7 @@ pub struct GraphKey {
 }
 
 impl GraphKey {
-    /// Fields of the spec that change nothing are set to one value, so that equal graphs share
-    /// their session.
+    /// Fields of the spec that change nothing are normalised, so that equal graphs share a session.
     pub fn new(model: Arc<Model>, mut spec: DeriveSpec) -> Self {
         if !spec.rule_sets.iter().any(|set| set.needs_patterns()) {
             spec.pattern_layers = PatternLayers::All;
@@ -111,11 +110,11 @@ pub enum BatchOutput {
     Whole(NamedOutputs),
 }
 
-/// A graph that can run now, and as long as this is kept.
+/// A graph that is open, and stays so while this is held.
 #[derive(Clone)]
 pub struct LoadedGraph {
     pub executable: Arc<dyn Executable>,
-    /// Most rows of one batch.
+    /// Largest number of rows in a batch.
     pub batch_rows: usize,
     /// Most batches that run at the same time on one device.
     pub max_concurrent: usize,
@@ -123,13 +122,13 @@ pub struct LoadedGraph {
     pub classes: Option<usize>,
 }
 
-/// One device. Its workers share it.
+/// One device, shared by its workers.
 pub trait Backend: Send + Sync {
     /// Batches of different graphs that it runs well at the same time: one worker each.
     fn workers(&self) -> usize;
 
-    /// Opens the graph, which may take seconds, or finds it open. `rows` wait for it; `busy`
-    /// devices have other work too.
+    /// Opens the graph, which may take seconds, unless it is open. `rows` wait for it; a `busy`
+    /// device has other work too.
     fn load(
         &self,
         graph: &Arc<SessionKey>,
@@ -143,8 +142,8 @@ pub trait Backend: Send + Sync {
     /// Closes the graph after a panic: its session may be in any state.
     fn discard(&self, graph: &Arc<SessionKey>);
 
-    /// Closes the graphs of models that are `outdated` and that nobody holds any more. How many are
-    /// left that someone holds.
+    /// Closes the graphs of models that are `outdated` and that nobody uses. Returns how many
+    /// others are in use.
     fn close_outdated(&self, outdated: &dyn Fn(&Model) -> bool) -> usize;
 }
 
@@ -159,7 +158,7 @@ pub trait Executable: Send + Sync {
     ) -> Result<BatchOutput, EngineError>;
 }
 
-/// Ends a running batch from another thread.
+/// Stops a running batch from another thread.
 #[derive(Clone, Default)]
 pub struct StopSignal(Arc<Mutex<StopState>>);
 
@@ -178,7 +177,7 @@ impl StopSignal {
         }
     }
 
-    /// `hook` runs when the batch is stopped; at once when it already is.
+    /// `hook` runs when the batch is stopped; at once if it already is.
     pub fn on_stop(&self, hook: impl Fn() + Send + 'static) {
         let mut state = self.0.lock();
         if state.stopped {

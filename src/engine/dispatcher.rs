@@ -28,7 +28,7 @@ pub struct Dispatcher {
     work: Condvar,
     /// Told when every request was answered.
     drained: Notify,
-    /// Told when more is known about how long requests take, or fewer are admitted.
+    /// Notified when times were measured or callers left: admission may decide otherwise.
     admission_changes: Notify,
 }
 
@@ -43,7 +43,7 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a request can be done in time.
+    /// Whether a request can meet its deadline.
     pub fn ask(
         &self,
         class: &RequestClass,
@@ -117,7 +117,7 @@ impl Dispatcher {
         self.update(|state| state.take(device, graph, priority, loaded, Instant::now()))
     }
 
-    /// Hands out what a batch gave, `took` being the device's time for it.
+    /// Distributes the rows of a batch that took `took` of the device's time.
     pub fn deliver(
         &self,
         graph: &SessionKey,
@@ -137,7 +137,7 @@ impl Dispatcher {
         self.admission_changes.notify_waiters();
     }
 
-    /// The graph cannot run: everyone who waits for it is told.
+    /// The graph cannot run: everyone who waits for it gets the error.
     pub fn fail_graph(&self, graph: &Arc<SessionKey>, error: &EngineError) {
         self.update(|state| state.fail_graph(graph, error));
     }
@@ -146,7 +146,7 @@ impl Dispatcher {
     /// refused too and stopped.
     pub async fn drain(&self, limit: Duration) {
         self.update(Dispatch::drain);
-        // What is left when the time is over is refused.
+        // Whatever is left after the time limit is refused.
         let _ = tokio::time::timeout(limit, self.until_drained()).await;
         self.close();
     }

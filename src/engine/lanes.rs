@@ -1,9 +1,7 @@
-//! Who is next: the scheduling policy as a plain struct, without threads, channels or clocks.
-//!
-//! A lane holds the waiting rows of one graph and one priority. Interactive lanes go before jobs;
-//! lanes of equal priority take turns. Inside an interactive lane the caller with the least left to
-//! do is first, then the one that came first (shortest remaining processing time): under overload
-//! most answers are early and only the last ones are late. Jobs take turns by batches.
+//! The scheduling policy as a plain struct, without threads, channels or clocks. A lane holds the
+//! waiting rows of one graph and one priority. Interactive lanes go before jobs; lanes of equal
+//! priority take turns. In an interactive lane the caller with the least remaining work is first
+//! (shortest remaining processing time), ties by arrival; callers of jobs take turns by batches.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -15,7 +13,7 @@ use std::{
 
 use super::{Caller, Priority};
 
-/// One admitted call, numbered by whoever admits.
+/// One admitted call, numbered by the dispatcher.
 pub type RequestId = u64;
 
 /// What happens to a request whose caller no longer waits.
@@ -32,7 +30,7 @@ pub struct BatchRow {
     pub index: usize,
 }
 
-/// `G` says which graph evaluates a lane; equal values share batches.
+/// `G` identifies the graph of a lane; equal values share batches.
 #[derive(Debug)]
 pub struct Lanes<G> {
     limit_rows: usize,
@@ -87,9 +85,9 @@ impl<G: PartialEq> Lanes<G> {
         self.waiting_rows
     }
 
-    /// Whether `rows` more may wait. Either priority has its own room: jobs never keep a request
-    /// out. One larger than the limit is taken when nothing of its priority waits, or it could
-    /// never run.
+    /// Whether `rows` more may wait. Each priority has its own limit: jobs never keep a request
+    /// out. A request larger than the limit is accepted when nothing of its priority waits, or it
+    /// could never run.
     pub fn has_room(&self, rows: usize, priority: Priority) -> bool {
         let waiting: usize = self
             .lanes
@@ -134,12 +132,12 @@ impl<G: PartialEq> Lanes<G> {
             .position(|lane| lane.priority == priority && lane.graph == *graph)
     }
 
-    /// Drops what still waits of `request`.
+    /// Drops the waiting rows of `request`.
     pub fn remove(&mut self, request: RequestId) {
         self.retain(|waiting| waiting.request != request);
     }
 
-    /// Drops requests whose caller has gone or whose deadline has passed, and says which.
+    /// Drops requests whose caller is gone or whose deadline has passed, and returns them.
     pub fn expire(&mut self, now: Instant) -> Vec<(RequestId, Lapse)> {
         let mut lapsed = Vec::new();
         self.retain(|waiting| match waiting.caller.lapse(now) {
@@ -169,7 +167,7 @@ impl<G: PartialEq> Lanes<G> {
         self.lanes.retain(|lane| lane.rows > 0);
     }
 
-    /// The lane whose turn it is, of those whose graph `can_run`, and the rows that wait in it.
+    /// The next lane among those whose graph `can_run`, and the number of its waiting rows.
     pub fn next(&self, can_run: impl Fn(&Arc<G>) -> bool) -> Option<(Arc<G>, Priority, usize)> {
         let mut lanes = self.lanes.iter().filter(|lane| can_run(&lane.graph));
         let first = lanes.next()?;
@@ -180,8 +178,8 @@ impl<G: PartialEq> Lanes<G> {
         Some((lane.graph.clone(), lane.priority, lane.rows))
     }
 
-    /// Forms a batch of at most `budget` rows of a lane and sends the lane to the end of the turns.
-    /// `left` says how many rows a caller has left to evaluate, waiting here or not.
+    /// Forms a batch of at most `budget` rows of a lane, which then has the last turn. `left` gives
+    /// the rows that a caller has left to evaluate, waiting here or not.
     pub fn take(
         &mut self,
         graph: &Arc<G>,
@@ -231,7 +229,7 @@ impl<G: PartialEq> Lanes<G> {
         batch
     }
 
-    /// Drops a whole graph's rows, of all priorities, and says whose they were.
+    /// Drops a graph's rows of all priorities, and returns whose they were.
     pub fn drop_graph(&mut self, graph: &Arc<G>) -> HashSet<RequestId> {
         let lanes = self.lanes.iter().filter(|lane| lane.graph == *graph);
         let requests: HashSet<RequestId> = lanes

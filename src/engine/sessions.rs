@@ -38,7 +38,7 @@ pub struct Sessions {
 struct Open {
     graph: Arc<SessionKey>,
     sessions: Arc<OpenGraph>,
-    /// Of one session.
+    /// Bytes of one session.
     bytes: usize,
 }
 
@@ -214,7 +214,7 @@ fn total_bytes(open: &[Open]) -> usize {
     open.iter().map(Open::bytes).sum()
 }
 
-/// The open sessions of `graph`, now the most recently used.
+/// The open sessions of `graph`, which becomes the most recently used.
 fn find<'a>(all: &'a mut Vec<Open>, graph: &Arc<SessionKey>) -> Option<&'a Open> {
     let at = all.iter().position(|open| open.graph == *graph)?;
     let open = all.remove(at);
@@ -233,8 +233,8 @@ fn graph_of(key: &SessionKey) -> Result<Cow<'_, Graph>, EngineError> {
     }
 }
 
-/// Constants that are not the source's own bytes, and those that the runtime copies: what closing a
-/// session gives back.
+/// Bytes that closing a session releases: constants that are not the source's own bytes, and those
+/// that the runtime copies.
 fn own_bytes(derived: &Graph, source: &Graph) -> usize {
     let shared = |name: &str, start: *const u8| {
         source
@@ -266,8 +266,7 @@ impl Backend for Sessions {
         rows: usize,
         busy: bool,
     ) -> Result<LoadedGraph, EngineError> {
-        // A graph that is opened keeps the others waiting: two that open at once would need the
-        // memory of both.
+        // Opening holds the lock: two graphs that open at once would need the memory of both.
         let mut all = self.open.lock();
         let found = find(&mut all, graph).cloned();
         if let Some(open) = found
@@ -276,7 +275,7 @@ impl Backend for Sessions {
         {
             return Ok(open.sessions.loaded());
         }
-        // What other runs have left would lie beside what opening takes.
+        // Memory left by other runs would come on top of what opening takes.
         self.close_unreachable(&mut all);
         self.release_arena();
         let started = Instant::now();
@@ -311,7 +310,8 @@ impl Backend for Sessions {
 
     fn close_outdated(&self, outdated: &dyn Fn(&Model) -> bool) -> usize {
         let mut all = self.open.lock();
-        // A request under way holds its model beside the open graphs, each of which holds it once.
+        // A request in progress holds its model besides the open graphs, each of which holds it
+        // once.
         let holders = |model: &Arc<Model>| {
             all.iter()
                 .filter(|open| Arc::ptr_eq(open.graph.model(), model))

@@ -1,4 +1,4 @@
-//! The problems that operations may answer, as sets of responses.
+//! The problems that operations may return, as sets of responses.
 
 use std::collections::BTreeMap;
 

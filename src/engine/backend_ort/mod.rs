@@ -1,8 +1,7 @@
 //! ONNX Runtime: finds and loads the library, opens sessions of graphs, runs them. The only room
-//! that imports `ort`.
-//!
-//! One environment per process, with one thread pool that all sessions share; spinning is off, so
-//! an idle server is idle. `Session::run` needs `&mut`: a session belongs to one thread.
+//! that imports `ort`. One environment per process, with one thread pool that all sessions share;
+//! spinning is off, so that an idle server uses no CPU. `Session::run` takes `&mut`: a session
+//! belongs to one thread at a time.
 
 mod encoded;
 mod operators;
@@ -35,7 +34,7 @@ use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, 
 
 /// The release that `make runtime` fetches. Any library with API 24 (1.24) or newer is accepted.
 pub const LIBRARY: &str = "runtime/libonnxruntime.so.1.31.1";
-/// Names the library's path when the settings do not.
+/// Names the library's path if the settings do not.
 pub const LIBRARY_VARIABLE: &str = "EXPLAIND_ONNXRUNTIME";
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
@@ -45,7 +44,7 @@ static LOADING: Mutex<()> = Mutex::new(());
 pub struct Runtime {
     environment: Environment,
     pub library: PathBuf,
-    /// As the library tells it, such as 1.31.1.
+    /// The library's version, such as 1.31.1.
     pub version: String,
     /// Channels of an NCHWc block.
     block_size: Option<usize>,
@@ -79,11 +78,10 @@ fn list(paths: &[PathBuf]) -> String {
         .join(" or ")
 }
 
-/// Loads ONNX Runtime once per process; later calls return what the first one loaded.
-///
-/// The library is `library`, else what [`LIBRARY_VARIABLE`] names, else [`LIBRARY`]; relative paths
-/// start at the current folder, at the executable's, or at the project that built it. `threads` is
-/// the size of the pool inside operators; 0: one for each core.
+/// Loads ONNX Runtime once per process; later calls return what the first one loaded. The library
+/// is `library`, else that of [`LIBRARY_VARIABLE`], else [`LIBRARY`]; relative paths are tried from
+/// the current folder, the executable's, and the project's. `threads` is the size of the intra-op
+/// pool; 0 for one per core.
 pub fn load_runtime(
     library: Option<&Path>,
     threads: usize,
@@ -118,8 +116,8 @@ pub fn load_runtime(
         version,
         block_size: None,
     };
-    // The runtime adds an operator domain that it does not know yet without a lock: the first
-    // session makes ours known.
+    // The runtime registers an unknown operator domain without a lock: the first session registers
+    // ours.
     runtime
         .probe(Provider::Cpu)
         .map_err(|e| unusable(e.to_string()))?;
@@ -127,8 +125,7 @@ pub fn load_runtime(
     Ok(RUNTIME.get_or_init(|| runtime))
 }
 
-/// By the name of the library's file, as releases have it (`libonnxruntime.so.1.24.1`), else by the
-/// commit that it was built from.
+/// From the name of the library file (`libonnxruntime.so.1.24.1`), else the commit of the build.
 pub fn runtime_version() -> String {
     let library = RUNTIME
         .get()
@@ -149,7 +146,7 @@ fn version_in_name(library: &Path) -> Option<String> {
 }
 
 impl Runtime {
-    /// Whether a device is there: registers it for a session of one node.
+    /// Whether a device exists: registers it for a session of one node.
     pub fn probe(&self, provider: Provider) -> Result<(), RuntimeError> {
         OrtSession::open(self, one_node(), provider, Threads::Shared)
             .map(drop)
@@ -178,8 +175,8 @@ impl Runtime {
             .filter(|block| [8, 16].contains(block))
     }
 
-    /// Gives back what the runs of all sessions on the CPU have left in the arena for the next. The
-    /// runtime does that at the end of a run only: here of one node.
+    /// Releases what runs of CPU sessions have left in the arena. The runtime shrinks an arena only
+    /// at the end of a run: here, of one node.
     pub fn release_memory(&self) -> Result<(), RuntimeError> {
         let mut session = OrtSession::open(self, one_node(), Provider::Cpu, Threads::Shared)?;
         let mut options = RunOptions::new().map_err(run_error)?;
@@ -212,8 +209,7 @@ fn one_node() -> Graph {
     }
 }
 
-/// Makes all sessions on the CPU take the memory of their runs from one arena, which grows by what
-/// is asked for.
+/// Makes all CPU sessions allocate from one arena, which grows by what is requested.
 fn share_arena(environment: &Environment) -> ort::Result<()> {
     const GROWS_AS_REQUESTED: i32 = 1;
     let (api, environment) = (ort::api(), environment.ptr().cast_mut());
@@ -224,9 +220,9 @@ fn share_arena(environment: &Environment) -> ort::Result<()> {
         MemoryType::Default,
     )?;
     let mut settings = std::ptr::null_mut();
-    // SAFETY: the functions of the loaded library, on an environment and a description that outlive
-    // the calls; 0 and -1 are defaults. The settings are the library's own, and not used after they
-    // are released.
+    // SAFETY: functions of the loaded library, called on an environment and a description that
+    // outlive the calls; 0 and -1 are defaults. The settings belong to the library, and are not
+    // used after their release.
     unsafe {
         ort::Error::result_from_status((api.CreateArenaCfg)(
             0,
@@ -241,14 +237,14 @@ fn share_arena(environment: &Environment) -> ort::Result<()> {
     }
 }
 
-/// The runtime of this process, once it is loaded.
+/// The runtime of this process, if it is loaded.
 pub fn loaded() -> Option<&'static Runtime> {
     RUNTIME.get()
 }
 
 fn version_of(library: &Path) -> Result<String, libloading::Error> {
-    // SAFETY: the library is loaded already, so that none of its code runs anew; the function is
-    // that of its C API, and what it returns is static.
+    // SAFETY: the library is loaded already, so no initialiser runs; the function is that of its C
+    // API, and returns a static pointer.
     unsafe {
         let library = libloading::Library::new(library)?;
         let base = library
@@ -273,7 +269,7 @@ fn find_library(named: Option<&Path>) -> Result<PathBuf, RuntimeError> {
         .chain(executable.ancestors().skip(1).take(3).map(Path::to_owned));
     let mut tried: Vec<PathBuf> = folders.map(|folder| folder.join(&path)).collect();
     tried.dedup();
-    // An absolute path: the loader would search its own folders for a bare name.
+    // An absolute path: the loader would look for a bare name in its own folders.
     tried
         .iter()
         .find_map(|path| path.canonicalize().ok())
@@ -287,7 +283,7 @@ pub struct OrtSession {
     lent: Vec<(String, LentValue)>,
 }
 
-/// A tensor of the runtime over bytes that it does not own. The value goes first.
+/// A tensor of the runtime over borrowed bytes. The value is dropped first.
 struct LentValue {
     value: TensorRefMut<'static, f32>,
     _bytes: Bytes,
@@ -297,12 +293,12 @@ struct LentValue {
 #[derive(Clone)]
 pub struct RunStop(Arc<RunOptions>);
 
-/// The threads that work inside the operators of a session on the CPU.
+/// The intra-op threads of a CPU session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// Those of the environment, which all sessions share.
+    /// The environment's pool, which all sessions share.
     Shared,
-    /// So many of its own, the caller among them.
+    /// A pool of its own with this many threads, the caller's among them.
     Own(usize),
 }
 
@@ -345,7 +341,7 @@ impl OrtSession {
         })
     }
 
-    /// Opens a session of an encoded `ModelProto`, as it is.
+    /// Opens a session of an encoded `ModelProto`, unchanged.
     pub fn open_bytes(
         runtime: &Runtime,
         model: Vec<u8>,
@@ -361,7 +357,7 @@ impl OrtSession {
         names.filter(|name| self.lent.iter().all(|(lent, _)| lent != name))
     }
 
-    /// Runs the graph. Inputs by name; all outputs come back by name, in the graph's order.
+    /// Runs the graph. Inputs by name; all outputs by name, in the graph's order.
     pub fn run(
         &mut self,
         inputs: &[(&str, ArrayViewD<'_, f32>)],
@@ -369,7 +365,7 @@ impl OrtSession {
         self.run_until(inputs, &RunStop::new()?)
     }
 
-    /// As [`Self::run`]; [`RuntimeError::Stopped`] when `stop` ended it.
+    /// As [`Self::run`]; [`RuntimeError::Stopped`] if `stop` ended it.
     pub fn run_until(
         &mut self,
         inputs: &[(&str, ArrayViewD<'_, f32>)],
@@ -439,7 +435,7 @@ fn configure(
     }
     if provider == Provider::Cpu {
         builder = builder.with_env_allocators().map_err(open_error)?;
-        // Weights stay out of the arena, or it could not be given back.
+        // Weights stay outside of the arena, or it could not be shrunk.
         builder = builder
             .with_device_allocated_initializers()
             .map_err(open_error)?;
@@ -454,8 +450,8 @@ fn configure(
 fn borrow(literal: Literal) -> Result<LentValue, RuntimeError> {
     let literal = literal.aligned();
     let data = literal.bytes.as_ptr().cast_mut().cast();
-    // SAFETY: the bytes are as many as the shape asks for (every `Literal`'s are), are aligned,
-    // live as long as the value, and are an input, which the runtime only reads.
+    // SAFETY: there are as many bytes as the shape needs (a `Literal` guarantees it), aligned,
+    // alive as long as the value, and only read by the runtime.
     let value =
         unsafe { TensorRefMut::from_raw(MemoryInfo::default(), data, Shape::from(literal.shape)) };
     Ok(LentValue {
@@ -470,7 +466,7 @@ fn open_error<R>(error: ort::Error<R>) -> RuntimeError {
     }
 }
 
-/// ONNX Runtime has no code of its own for a terminated run, only these words.
+/// ONNX Runtime has no error code for a terminated run, only this message.
 fn run_error(error: ort::Error) -> RuntimeError {
     let reason = error.to_string();
     if reason.contains("terminate flag") {
@@ -556,7 +552,7 @@ mod tests {
             let kept = resident_kib();
             runtime.release_memory().unwrap();
             let left = resident_kib();
-            // What lay between the nodes took 64 MiB.
+            // The activations took 64 MiB.
             assert!(left + (60 << 10) < kept, "{kept} KiB, then {left}");
         });
     }

@@ -1,4 +1,4 @@
-//! The operators that only this process has, as ONNX Runtime calls them.
+//! The custom operators of this process, as ONNX Runtime calls them.
 
 use ort::{
     operator::{
@@ -16,7 +16,7 @@ use crate::engine::cpu::{
     relu,
 };
 
-/// Elements of a Relu's gradient that one thread works on before it takes the next.
+/// Elements of a Relu's gradient that a thread computes at a time.
 const SPAN: usize = 1 << 15;
 
 pub fn domain() -> ort::Result<OperatorDomain> {
@@ -28,7 +28,7 @@ pub fn domain() -> ort::Result<OperatorDomain> {
 
 const FLOATS: OperatorInput = OperatorInput::required(TensorElementType::Float32);
 
-/// `MaxPoolGradient(x, dy) -> dx`, planes dealt to the runtime's threads.
+/// `MaxPoolGradient(x, dy) -> dx`; planes are distributed over the runtime's threads.
 struct MaxPoolGradientOp;
 
 impl Operator for MaxPoolGradientOp {
@@ -141,7 +141,7 @@ fn deal<T: Send>(
     work: impl Fn(&mut T) + Sync + Send,
 ) -> ort::Result<()> {
     let tasks: Vec<_> = tasks.map(Mutex::new).collect();
-    // Each is visited once: the lock is never waited for.
+    // Each index is visited once: the lock is never contended.
     context.par_for(tasks.len(), 0, |index| work(&mut tasks[index].lock()))
 }
 
@@ -261,11 +261,10 @@ impl Kernel for NchwcPoolWindow {
     }
 }
 
-/// `ReluGradient(dy, y) -> dx`, spans dealt to the runtime's threads.
+/// `ReluGradient(dy, y) -> dx`; spans are distributed over the runtime's threads.
 struct ReluGradientOp;
 
-/// Channels of y side by side that share their numbers of dy with all pixels; none where dy has y's
-/// shape.
+/// Block size, if dy has one number per channel of y; none where dy has y's shape.
 struct Gate {
     block_size: Option<usize>,
 }

@@ -6,14 +6,14 @@ use std::array::from_fn;
 
 use super::{mask::mask, operators::PoolWindow};
 
-/// The gradient of a pooling of images of one size, a block of channels at a time.
+/// The gradient of a pooling of images of one size, one block of channels at a time.
 pub struct NchwcMaxPoolGradient<'a> {
     window: &'a PoolWindow,
     plane: [usize; 2],
     columns: usize,
-    /// Where the taps of a window that lies inside read, counted from its first.
+    /// Offsets of the taps of a window inside the image, from its first tap.
     inside: Vec<usize>,
-    /// The columns whose windows lie inside.
+    /// The columns whose windows are inside the image.
     whole: std::ops::Range<usize>,
 }
 
@@ -39,7 +39,7 @@ impl<'a> NchwcMaxPoolGradient<'a> {
         }
     }
 
-    /// The places along an axis that the taps of window `index` read.
+    /// The positions along an axis that the taps of window `index` read.
     fn places(&self, axis: usize, index: usize) -> impl Iterator<Item = usize> {
         let (window, size) = (self.window, self.plane[axis]);
         let taps = (0..window.kernel[axis])
@@ -64,7 +64,7 @@ impl<'a> NchwcMaxPoolGradient<'a> {
                 .places(0, row)
                 .map(|line| line * self.plane[1])
                 .collect();
-            // Cleared just before it is added to, while the processor has it at hand.
+            // Cleared just before it is accumulated into, while it is in the cache.
             let reached = lines
                 .last()
                 .map_or(0, |line| line + self.plane[1])
@@ -89,7 +89,7 @@ impl<'a> NchwcMaxPoolGradient<'a> {
         dx[cleared..].fill([0.0; BLOCK]);
     }
 
-    /// Adds what one window passes on.
+    /// Adds the gradient of one window.
     #[inline]
     fn pass<const BLOCK: usize>(
         &self,

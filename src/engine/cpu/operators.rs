@@ -29,7 +29,6 @@ pub struct PoolWindow {
     pub dilations: [usize; 2],
     /// Padding before the first row and column; never chosen as a maximum.
     pub pads: [usize; 2],
-    /// Maxima that are not above 0 pass nothing on: the gradient of a Relu before the pool is in
-    /// it.
+    /// Maxima that are not above 0 have no gradient: that of a Relu before the pool is included.
     pub gated: bool,
 }

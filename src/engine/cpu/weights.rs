@@ -13,14 +13,14 @@ use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Names, Node, Valu
 /// Smaller weights are worth packing.
 pub const LENT_BYTES: usize = 4 << 20;
 
-/// A matrix that stands outside the session, with the name of the input it comes in by.
+/// A matrix outside of the session, and the name of its input.
 pub struct Lent {
     pub name: String,
     pub literal: Literal,
 }
 
-/// Turns large float matrices that only Gemm and MatMul read into inputs of the graph, and says
-/// which.
+/// Turns large float matrices that only Gemm and MatMul read into inputs of the graph, and returns
+/// them.
 pub fn lend(mut graph: Graph) -> (Graph, Vec<Lent>) {
     let names = lendable(&graph);
     let mut lent = Vec::new();
@@ -39,7 +39,7 @@ pub fn lend(mut graph: Graph) -> (Graph, Vec<Lent>) {
     (graph, lent)
 }
 
-/// Bytes of the weights that [`lend`] would take out.
+/// Bytes of the weights that [`lend`] would turn into inputs.
 pub fn lent_bytes(graph: &Graph) -> usize {
     lendable(graph)
         .iter()
@@ -72,9 +72,9 @@ fn lendable(graph: &Graph) -> Vec<String> {
     lendable.map(|(name, _)| name.clone()).collect()
 }
 
-/// `x Wᵀ + c` becomes `(W xᵀ)ᵀ + c`: the runtime copies the second operand of a product into packed
-/// form on every run, the first it reads in place, four times faster when the weight is large and
-/// the rows are few.
+/// `x Wᵀ + c` becomes `(W xᵀ)ᵀ + c`: the runtime packs the second operand of a product in every
+/// run, but reads the first in place, four times faster when the weight is large and the rows are
+/// few.
 fn put_weights_first(graph: &mut Graph, lent: &[Lent]) {
     let lent: HashSet<&str> = lent.iter().map(|lent| lent.name.as_str()).collect();
     let mut names = Names::of(graph);
