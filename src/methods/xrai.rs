@@ -25,12 +25,12 @@ use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 const SCALES: [f64; 6] = [50.0, 100.0, 150.0, 250.0, 500.0, 1200.0];
 const SIGMA: f64 = 0.8;
-/// The radius of the disk by which each segment is dilated, so that it holds the edges around it.
+/// Each segment grows by so many pixels, so that it holds the edges around it.
 const RADIUS: usize = 5;
 
-/// The regions of a picture. As in the public code, colours are stretched to -1..=1 and segments
-/// have at least 150 pixels. The paper's 0..=1 and 20 pixels (`compat: sig-2019`) give its 1000
-/// regions per photo.
+/// The regions of a picture. Its colours are stretched to -1..=1 and segments have 150 pixels at
+/// least, as in the public code. The paper's 0..=1 and 20 pixels (`compat: sig-2019`) give the 1000
+/// regions per photo that it tells of.
 pub fn segment(picture: &InputPicture, parameters: &Parameters) -> Segmentation {
     let (low, high) = picture.extremes();
     let (bottom, top, min_size) = match parameters.compat {
@@ -89,7 +89,7 @@ impl Regional {
             ..
         } = &self.subject;
         let channels = Axis(channel_axis(*layout));
-        // `f32::max` would ignore NaN.
+        // `f32::max` would pass over a NaN.
         let larger = |max: &f32, value: &f32| {
             if value > max || value.is_nan() {
                 *value

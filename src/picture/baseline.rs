@@ -1,6 +1,6 @@
 //! Baselines x' of path methods, named by text: `zero`, `blur:10`, `black+white` (a method averages
 //! over several). Every value lies in the model's input space. Random baselines come from ChaCha8
-//! keyed by (seed, index) and so are reproducible. Source: Sturmfels et al. 2020; docs/methods.md
+//! keyed by (seed, index) and so are reproducible. Source: Sturmfels et al. 2020. docs/methods.md
 //! lists the meanings.
 
 use std::{fmt, str::FromStr, sync::Arc};
