@@ -1,6 +1,6 @@
 //! Rule sets as overlays: each states only how it differs from its base. Lookup: the nearest set
 //! with a row for the op or the role of the node, else its base. Guided backprop and deconvnet:
-//! Springenberg et al. 2015; pattern sets: the PGIG paper section 2.
+//! Springenberg et al. 2014; pattern sets: the PGIG paper section 2.
 
 use super::{
     DeriveError,
