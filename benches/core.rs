@@ -29,11 +29,8 @@ fn squeezenet(criterion: &mut Criterion) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1/model.onnx");
     let source = read_model(&path).expect("the bundled model reads");
     let spec = DeriveSpec {
-        rule_sets: vec![RuleSetId::Gradient],
-        wrt: Wrt::Input,
         head: Head::Probabilities,
-        seed: SeedRule::One,
-        pattern_layers: PatternLayers::All,
+        ..DeriveSpec::gradient()
     };
     let derived = derive(&source, &spec, None)
         .expect("the bundled model derives")

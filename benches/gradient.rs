@@ -83,14 +83,7 @@ async fn time(
     rule_sets: Vec<RuleSetId>,
     points: &[Point],
 ) -> anyhow::Result<Duration> {
-    let (wrt, pattern_layers) = (Wrt::Input, PatternLayers::All);
-    let spec = DeriveSpec {
-        rule_sets,
-        wrt,
-        head: Head::Logits,
-        seed: SeedRule::One,
-        pattern_layers,
-    };
+    let spec = DeriveSpec::of(rule_sets);
     let caller = Caller {
         id: 0,
         priority: Priority::Interactive,

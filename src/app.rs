@@ -26,14 +26,12 @@ use tracing::Span;
 
 use crate::{
     dataset::{ArchiveLimits, Catalogue, DatasetError, Datasets},
+    driver::{self, Driver, DriverError, Resources},
     engine::{
         AdmissionPermit, Caller, Engine, EngineError, EngineSettings, RequestClass, RuntimeError,
     },
     files::Files,
-    methods::{
-        Fault, Faults,
-        drive::{self, Explained, Means, MethodError, Prediction, Timing},
-    },
+    methods::{Explained, Fault, Faults, Prediction, Request, Timing},
     model::{
         Model,
         fits::Fits,
@@ -178,7 +176,7 @@ pub enum AppError {
     #[error(transparent)]
     Dataset(#[from] DatasetError),
     #[error(transparent)]
-    Method(#[from] MethodError),
+    Method(#[from] DriverError),
     #[error(transparent)]
     Panicked(#[from] WorkPanicked),
     #[error("the answer cannot be encoded: {reason}")]
@@ -316,8 +314,8 @@ impl App {
     }
 
     /// What methods are worked on with.
-    pub fn means<'a>(&'a self, caller: &'a Caller) -> Means<'a> {
-        Means {
+    pub fn resources<'a>(&'a self, caller: &'a Caller) -> Resources<'a> {
+        Resources {
             engine: self.engine(),
             pool: self.pool(),
             caller,
@@ -340,7 +338,7 @@ impl App {
         } = self.split(inputs, &plan.model).await?;
         check_inputs(&plan, &inputs)?;
         let costs = (0..inputs.len())
-            .map(|at| drive::cost(&plan.model, [&plan.parameters_of(at)].into_iter()).0);
+            .map(|at| driver::cost(&plan.model, [&plan.parameters_of(at)].into_iter()).0);
         let _admitted = self
             .admit(&plan.model, plan.parameters.method.id, costs.sum(), caller)
             .await?;
@@ -411,7 +409,7 @@ impl App {
             self.engine()
                 .reserve(&class, cost, caller)
                 .await
-                .map_err(MethodError::from)?,
+                .map_err(DriverError::from)?,
         ))
     }
 
@@ -525,30 +523,25 @@ impl App {
         prepared
             .warnings
             .extend(task.uploads.warnings.iter().cloned());
-        let request = drive::Request {
+        let request = Request {
             uploaded_baseline: task.uploads.baseline.clone(),
             uploaded_segments: self
                 .fit_segments(&task.uploads, &prepared, &plan.model)
                 .await?,
-            ..drive::Request::of(plan.parameters_of(at))
+            ..Request::of(plan.parameters_of(at))
         };
         let limit = self.settings().max_interactive_evaluations / task.count;
         let input = prepared.tensor.clone();
-        let answered = drive::explain(
-            self.means(caller),
-            &plan.model,
-            input,
-            std::slice::from_ref(&request),
-            Some(limit),
-        )
-        .await
-        .map_err(|error| {
-            whole_cost(
-                error,
-                task.count,
-                self.settings().max_interactive_evaluations,
-            )
-        })?;
+        let answered = Driver::new(self.resources(caller), &plan.model, input)
+            .explain(std::slice::from_ref(&request), Some(limit))
+            .await
+            .map_err(|error| {
+                whole_cost(
+                    error,
+                    task.count,
+                    self.settings().max_interactive_evaluations,
+                )
+            })?;
         let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
         let before_render = Instant::now();
         let pictures = self
@@ -583,7 +576,9 @@ impl App {
         let started = Instant::now();
         let prepared = self.prepare(input, &plan.model).await?;
         let (predictions, timing) =
-            drive::predict(self.means(caller), &plan.model, prepared.tensor, plan.top_k).await?;
+            Driver::new(self.resources(caller), &plan.model, prepared.tensor)
+                .predict(plan.top_k)
+                .await?;
         telemetry::record_stage(Stage::Decode, prepared.decode);
         telemetry::record_stage(Stage::Preprocess, prepared.preprocess);
         let timing = TimingMs {
@@ -623,7 +618,7 @@ impl App {
         let explained = explained.to_vec();
         let gone = caller.cancel.clone();
         let go_on = move || match gone.is_cancelled() {
-            true => Err(MethodError::from(EngineError::Cancelled).into()),
+            true => Err(DriverError::from(EngineError::Cancelled).into()),
             false => Ok(()),
         };
         let room = self.pixels().room(input::area(geometry.upload)).await;
@@ -773,7 +768,7 @@ fn undrawable(options: &Options, inputs: &[One]) -> Option<Fault> {
 fn locate(error: AppError, input: usize, count: usize) -> AppError {
     match error {
         AppError::Method(
-            MethodError::Engine(_) | MethodError::TooCostly { .. } | MethodError::Panicked(_),
+            DriverError::Engine(_) | DriverError::TooCostly { .. } | DriverError::Panicked(_),
         )
         | AppError::Panicked(_) => error,
         other if count > 1 => AppError::AtInput {
@@ -785,9 +780,9 @@ fn locate(error: AppError, input: usize, count: usize) -> AppError {
 }
 
 /// The limit is dealt evenly over the inputs; the user is told the sum.
-fn whole_cost(error: MethodError, count: usize, limit: usize) -> MethodError {
+fn whole_cost(error: DriverError, count: usize, limit: usize) -> DriverError {
     match error {
-        MethodError::TooCostly { cost, .. } => MethodError::TooCostly {
+        DriverError::TooCostly { cost, .. } => DriverError::TooCostly {
             cost: cost * count,
             limit,
         },

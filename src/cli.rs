@@ -4,11 +4,7 @@
 use std::{error::Error, io, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
-use explaind::{
-    app::AppError,
-    jobs::queue::JobError,
-    methods::{Faults, drive::MethodError},
-};
+use explaind::{app::AppError, driver::DriverError, jobs::queue::JobError, methods::Faults};
 
 use crate::commands;
 
@@ -143,7 +139,7 @@ pub(crate) fn tell(error: &anyhow::Error) -> Vec<String> {
 }
 
 fn faults_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Faults> {
-    if let Some(AppError::Parameters(faults) | AppError::Method(MethodError::Parameters(faults))) =
+    if let Some(AppError::Parameters(faults) | AppError::Method(DriverError::Parameters(faults))) =
         error.downcast_ref()
     {
         return Some(faults);

@@ -1,12 +1,13 @@
 //! explaind explains the decisions of any ONNX image classifier.
 //!
-//! A request travels: `api` (bytes in) -> `image` (pixels, tensor, geometry) -> `methods` (a pure
-//! state machine that asks for evaluations) -> `engine` (batches, worker, ONNX Runtime session of a
-//! graph that `autodiff` derived from the model's `onnx`) -> `methods` (attribution) -> `image`
-//! (back onto the upload) -> `render` (picture) -> `api` (bytes out). Long work runs as `jobs`: the
-//! same methods and metrics, shard by shard, on any replica. `segment` cuts pictures into regions;
-//! `model` holds what is known of each classifier, `dataset` sets of labelled images; `app` wires
-//! the rooms; `settings` says how.
+//! A request travels: `api` (bytes in) -> `picture` (pixels, tensor, geometry) -> `driver` (takes
+//! the runs of `methods`, pure state machines that ask questions about models, to their ends) ->
+//! `engine` (batches, worker, ONNX Runtime session of a graph that `onnx-autodiff` derived from the
+//! model's) -> `driver` (attribution) -> `picture` (back onto the upload) -> `render` (picture) ->
+//! `api` (bytes out). Long work runs as `jobs`: the same methods, and the metrics of `evaluation`,
+//! shard by shard, on any replica; `incremental` makes the forward passes of inputs that differ in
+//! few pixels. `segment` cuts pictures into regions; `model` holds what is known of each classifier,
+//! `dataset` sets of labelled images; `app` wires the rooms; `settings` says how.
 
 /// Of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -20,10 +21,12 @@ pub mod blur;
 pub mod cli;
 mod commands;
 pub mod dataset;
+pub mod driver;
 pub mod engine;
 pub mod evaluation;
 pub mod fields;
 pub mod files;
+pub mod incremental;
 pub mod jobs;
 pub mod methods;
 pub mod model;

@@ -316,14 +316,7 @@ pub fn examine(graph: &Graph) -> Examined {
 /// The layers of a network that has a gradient. Every rule set differs from the gradient in rules
 /// alone: where it has none, no method that differentiates applies.
 fn derive_layers(graph: &Graph) -> Result<(Vec<LayerCard>, Vec<ActivationCard>), DeriveError> {
-    let spec = DeriveSpec {
-        rule_sets: vec![RuleSetId::Gradient],
-        wrt: Wrt::Input,
-        head: Head::Logits,
-        seed: SeedRule::One,
-        pattern_layers: PatternLayers::All,
-    };
-    autodiff::derive(graph, &spec, None)?;
+    autodiff::derive(graph, &DeriveSpec::gradient(), None)?;
     let layers = autodiff::linear_layers(graph)?.into_iter();
     let layers = layers.map(|layer| LayerCard {
         node: layer.node,

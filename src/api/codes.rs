@@ -9,10 +9,11 @@ use super::problem::RefusedCost;
 use crate::{
     app::AppError,
     dataset::{ArchiveError, DatasetError},
+    driver::DriverError,
     engine::EngineError,
     files::{FilesError, is_full},
     jobs::queue::JobError,
-    methods::{Fault, Faults, drive::MethodError},
+    methods::{Fault, Faults},
     picture::ImageError,
     render::RenderError,
     tensor::TensorError,
@@ -487,32 +488,32 @@ fn tensor_code(error: &TensorError) -> Code {
     }
 }
 
-fn method_code(error: &MethodError) -> Code {
+fn method_code(error: &DriverError) -> Code {
     match error {
-        MethodError::Parameters(_) => INVALID_PARAMETERS,
-        MethodError::PatternsMissing { .. } => row(
+        DriverError::Parameters(_) => INVALID_PARAMETERS,
+        DriverError::PatternsMissing { .. } => row(
             "patterns_missing",
             StatusCode::UNPROCESSABLE_ENTITY,
             "Model without patterns",
         ),
-        MethodError::NoPicture { .. } => row(
+        DriverError::NoPicture { .. } => row(
             "needs_picture",
             StatusCode::UNPROCESSABLE_ENTITY,
             "Method that looks at pictures",
         ),
-        MethodError::TooCostly { .. } => row(
+        DriverError::TooCostly { .. } => row(
             "too_costly",
             StatusCode::UNPROCESSABLE_ENTITY,
             "Too costly for one request",
         ),
-        MethodError::Shape { .. } => WRONG_SHAPE,
-        MethodError::NotFinite { .. } => row(
+        DriverError::Shape { .. } => WRONG_SHAPE,
+        DriverError::NotFinite { .. } => row(
             "model_not_finite",
             StatusCode::UNPROCESSABLE_ENTITY,
             "Model output that is not finite",
         ),
-        MethodError::Engine(error) => engine_code(error),
-        MethodError::Panicked(_) => INTERNAL,
+        DriverError::Engine(error) => engine_code(error),
+        DriverError::Panicked(_) => INTERNAL,
     }
 }
 
@@ -551,7 +552,7 @@ impl ApiError {
 
     pub fn refused_cost(&self) -> Option<RefusedCost> {
         match self {
-            Self::App(AppError::Method(MethodError::TooCostly { cost, limit })) => {
+            Self::App(AppError::Method(DriverError::TooCostly { cost, limit })) => {
                 Some(RefusedCost {
                     evaluations: *cost,
                     max_interactive_evaluations: *limit,
@@ -564,7 +565,7 @@ impl ApiError {
     /// When trying again makes sense.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::App(AppError::Method(MethodError::Engine(
+            Self::App(AppError::Method(DriverError::Engine(
                 EngineError::Overloaded { retry_after, .. }
                 | EngineError::TooLate { retry_after, .. },
             ))) => Some(*retry_after),
@@ -573,7 +574,7 @@ impl ApiError {
             {
                 Some(Duration::from_secs(1))
             }
-            Self::App(AppError::Method(MethodError::Engine(EngineError::Draining)))
+            Self::App(AppError::Method(DriverError::Engine(EngineError::Draining)))
             | Self::Busy { .. }
             | Self::TooManyUploads { .. }
             | Self::BodiesTakeAllMemory { .. }
@@ -590,7 +591,7 @@ impl ApiError {
 
 fn app_faults(error: &AppError) -> Faults {
     match error {
-        AppError::Parameters(faults) | AppError::Method(MethodError::Parameters(faults)) => {
+        AppError::Parameters(faults) | AppError::Method(DriverError::Parameters(faults)) => {
             faults.clone()
         }
         AppError::Image(error) if image_code(error) == INVALID_PARAMETERS => Fault::new(

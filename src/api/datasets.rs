@@ -25,7 +25,8 @@ use super::{
 use crate::{
     app::AppError,
     dataset::{Dataset, DatasetError, Doubt, Meaning, Problem, Source},
-    methods::{Faults, drive},
+    driver,
+    methods::Faults,
     model::{Model, labels::Classes},
     text::{cut, excerpt},
 };
@@ -256,7 +257,9 @@ async fn describe(
     let work = move || {
         card(
             &dataset,
-            model.as_ref().map(|model| drive::facts(model).classes),
+            model
+                .as_ref()
+                .map(|model| driver::model_defaults(model).classes),
         )
     };
     Ok(api.app().datasets().work(work).await?)

@@ -46,9 +46,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     app::{App, AppError},
+    driver::DriverError,
     engine::EngineError,
     jobs::{queue::Queue, registry::KINDS},
-    methods::drive::MethodError,
     model::Model,
     settings::{Role, Settings},
     telemetry::{self, TelemetryError},
@@ -146,7 +146,7 @@ impl Api {
 
     fn refuse_when_draining(&self) -> Result<(), ApiError> {
         if self.is_draining() {
-            Err(AppError::from(MethodError::from(EngineError::Draining)).into())
+            Err(AppError::from(DriverError::from(EngineError::Draining)).into())
         } else {
             Ok(())
         }

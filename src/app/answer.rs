@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     VERSION,
-    methods::{EndedBy, Refinement, Segments, drive::Prediction},
+    methods::{EndedBy, Prediction, Refinement, Segments},
     picture::{
         geometry::{Area, Geometry},
         input::channel_axis,

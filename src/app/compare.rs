@@ -17,10 +17,10 @@ use super::{
     record_stages, tell_log, undrawable,
 };
 use crate::{
+    driver::{self, Driver},
     engine::Caller,
     methods::{
-        Fault, Faults,
-        drive::{self, Explained},
+        Explained, Fault, Faults, Request,
         parameters::{Parameters, renamed},
         registry::{self, Scores},
     },
@@ -164,7 +164,7 @@ impl App {
             for (name, value) in given.iter().filter(|(name, _)| takes(own, &given, name)) {
                 all.entry(name.clone()).or_insert_with(|| value.clone());
             }
-            match Parameters::parse(&all, &drive::facts(&model)) {
+            match Parameters::parse(&all, &driver::model_defaults(&model)) {
                 Ok(parameters) => {
                     let baseline = sent.baseline && parameters.baselines() > 0;
                     let segments = sent.segments && parameters.method.ranks_regions();
@@ -228,7 +228,7 @@ impl App {
         let Some(input) = inputs.pop().filter(|_| faults.is_empty()) else {
             return Err(faults.into());
         };
-        let (cost, _) = drive::cost(&plan.model, plan.ways.iter().map(|way| &way.parameters));
+        let (cost, _) = driver::cost(&plan.model, plan.ways.iter().map(|way| &way.parameters));
         let _admitted = self.admit(&plan.model, "compare", cost, caller).await?;
         let uploads = self
             .read(uploads, std::slice::from_ref(&input), &plan.model)
@@ -244,25 +244,20 @@ impl App {
             return Err(Faults::from(fault).into());
         }
         let segments = self.fit_segments(&uploads, &prepared, &plan.model).await?;
-        let request = |way: &Way| drive::Request {
+        let request = |way: &Way| Request {
             uploaded_baseline: uploads
                 .baseline
                 .clone()
                 .filter(|_| way.parameters.baselines() > 0),
             uploaded_segments: segments.clone(),
-            ..drive::Request::of(way.parameters.clone())
+            ..Request::of(way.parameters.clone())
         };
         let requests: Vec<_> = plan.ways.iter().map(request).collect();
         let limit = self.settings().max_interactive_evaluations;
         let tensor = prepared.tensor.clone();
-        let answered = drive::explain(
-            self.means(caller),
-            &plan.model,
-            tensor,
-            &requests,
-            Some(limit),
-        )
-        .await?;
+        let answered = Driver::new(self.resources(caller), &plan.model, tensor)
+            .explain(&requests, Some(limit))
+            .await?;
         let before_render = Instant::now();
         let (grid, oddities) = match prepared.upload.take() {
             Some((upload, geometry)) if plan.options.want_picture() => {

@@ -18,7 +18,8 @@ use super::{
     segments::SentSegments,
 };
 use crate::{
-    methods::{Fault, Faults, drive::MethodError},
+    driver::DriverError,
+    methods::{Fault, Faults},
     model::Model,
     picture::{
         ImageError, RgbImage,
@@ -344,7 +345,7 @@ fn check_batch(count: usize) -> Result<(), Faults> {
 }
 
 /// The model's, or that with a leading axis more.
-fn check_shape(found: &[usize], model: &Model) -> Result<(), MethodError> {
+fn check_shape(found: &[usize], model: &Model) -> Result<(), DriverError> {
     let expected = &model.manifest.input.shape;
     if found == expected.as_slice()
         || found
@@ -353,7 +354,7 @@ fn check_shape(found: &[usize], model: &Model) -> Result<(), MethodError> {
     {
         return Ok(());
     }
-    Err(MethodError::Shape {
+    Err(DriverError::Shape {
         model: model.id.clone(),
         expected: expected.clone(),
         found: found.to_vec(),
@@ -425,7 +426,7 @@ pub(super) fn prepare(
                     model.manifest.input.shape.clone(),
                     tensor.shape().to_vec(),
                 );
-                return Err(MethodError::Shape {
+                return Err(DriverError::Shape {
                     model: id,
                     expected,
                     found,

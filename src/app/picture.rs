@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::AppError;
 use crate::{
     methods::{
-        drive::{Explained, Explanandum, Prediction},
+        Explained, ExplainedTarget, Prediction,
         registry::{Method, Scores},
     },
     model::Model,
@@ -125,7 +125,7 @@ pub fn ends(method: &Method) -> [&'static str; 2] {
 }
 
 /// Three decimals, or what is left of smaller scores; of a contrast both.
-pub fn score(target: &Explanandum) -> String {
+pub fn score(target: &ExplainedTarget) -> String {
     let text = |class: &Prediction| match class.score {
         tiny if tiny != 0.0 && tiny.abs() < 0.001 => format!("{tiny:.1e}"),
         score => format!("{score:.3}"),

@@ -10,8 +10,9 @@ use super::{
     segments,
 };
 use crate::{
+    driver,
     methods::{
-        Fault, Faults, drive,
+        Fault, Faults,
         parameters::{Parameters, SegmentSource},
         target::{self, Target},
     },
@@ -82,7 +83,7 @@ impl App {
         };
         let targets = take_targets(&mut given, &model, &mut faults);
         add_sent(&mut given, sent);
-        let parameters = match Parameters::parse(&given, &drive::facts(&model)) {
+        let parameters = match Parameters::parse(&given, &driver::model_defaults(&model)) {
             Ok(parameters) => Some(parameters),
             Err(found) => {
                 faults.append(found, |fault| with_options(fault, &given));
@@ -224,7 +225,7 @@ fn take_targets(
         ));
         return None;
     }
-    let classes = drive::facts(model).classes;
+    let classes = driver::model_defaults(model).classes;
     let mut targets = Vec::with_capacity(values.len());
     for (input, value) in values.iter().enumerate() {
         match Target::parse(value, classes) {

@@ -81,7 +81,8 @@ impl Derive {
     fn spec(&self, model: &Model) -> DeriveSpec {
         DeriveSpec {
             rule_sets: self.rule_set.clone(),
-            wrt: self.wrt.clone().map_or(Wrt::Input, Wrt::Activation),
+            outputs: self.wrt.clone().into_iter().collect(),
+            wrt: vec![self.wrt.clone().map_or(Wrt::Input, Wrt::Activation)],
             head: self.head.unwrap_or(model.manifest.head),
             seed: self.seed,
             pattern_layers: match self.pattern_layers.as_deref() {

@@ -581,7 +581,7 @@ mod tests {
             logits: vec![],
             probabilities: vec![],
             cotangents: vec![],
-            activation: None,
+            activations: Vec::new(),
         };
         Ok(BatchOutput::Rows(vec![row; count]))
     }

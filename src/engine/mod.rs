@@ -56,15 +56,40 @@ pub struct Point {
     pub seed: Arc<[(usize, f32)]>,
 }
 
-/// What one evaluated [`Point`] gives. `cotangents` follow the order of `DeriveSpec::rule_sets`,
-/// each in the shape of `wrt`.
-#[derive(Clone, Debug)]
+/// What one evaluated [`Point`] gives.
+#[derive(Clone, Debug, Default)]
 pub struct Row {
     pub logits: Vec<f32>,
     pub probabilities: Vec<f32>,
+    /// For each rule set one for each value of `DeriveSpec::wrt`, in its shape.
     pub cotangents: Vec<Tensor>,
-    /// The value of `Wrt::Activation`, when that was asked for.
-    pub activation: Option<Tensor>,
+    /// The values of `DeriveSpec::outputs`.
+    pub activations: Vec<Tensor>,
+}
+
+impl Point {
+    /// Without a seed: for the forward graph.
+    pub fn forward(input: Arc<Tensor>) -> Self {
+        Self {
+            input,
+            seed: Arc::new([]),
+        }
+    }
+}
+
+impl Row {
+    /// What each class scores: its probability, or the bare output of a net that has only one.
+    pub fn scores(&self) -> &[f32] {
+        if self.logits.len() == 1 {
+            &self.logits
+        } else {
+            &self.probabilities
+        }
+    }
+
+    pub fn is_finite(&self) -> bool {
+        self.logits.iter().all(|logit| logit.is_finite())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,7 +143,7 @@ impl Caller {
 /// The answers, in the order of the points. `model` is the time the device worked on the batches
 /// they were in; `queue` is the rest of the time until the last answer: waiting for the device, and
 /// for the session to be opened when it is new.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Evaluated {
     pub rows: Vec<Row>,
     pub queue: Duration,

@@ -22,10 +22,7 @@ use super::{
     whole::{NamedInputs, NamedOutputs},
 };
 use crate::tensor::Tensor;
-use onnx_autodiff::{
-    autodiff::spec::Wrt,
-    onnx::graph::{Dim, Graph},
-};
+use onnx_autodiff::onnx::graph::{Dim, Graph};
 
 /// How a graph's batches are run.
 #[derive(Clone, Copy, Debug)]
@@ -208,20 +205,17 @@ impl OpenGraph {
             }
         };
         let (logits, probabilities) = (rows_of("logits")?, rows_of("probabilities")?);
-        let sets = &graph.spec.rule_sets;
-        let mut cotangents = sets
-            .iter()
-            .map(|set| rows_of(set.id()))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut activation = match &graph.spec.wrt {
-            Wrt::Input => None,
-            Wrt::Activation(_) => Some(rows_of("activation")?),
+        let mut all_rows_of = |names: Vec<String>| {
+            let found = names.iter().map(|name| rows_of(name));
+            found.collect::<Result<Vec<_>, EngineError>>()
         };
+        let mut cotangents = all_rows_of(graph.spec.cotangent_names())?;
+        let mut activations = all_rows_of(graph.spec.activation_names())?;
         let row = |(logits, probabilities): (Tensor, Tensor)| Row {
             logits: logits.into_raw_vec_and_offset().0,
             probabilities: probabilities.into_raw_vec_and_offset().0,
             cotangents: cotangents.iter_mut().filter_map(Iterator::next).collect(),
-            activation: activation.as_mut().and_then(Iterator::next),
+            activations: activations.iter_mut().filter_map(Iterator::next).collect(),
         };
         Ok(logits.zip(probabilities).map(row).collect())
     }

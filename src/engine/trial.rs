@@ -47,13 +47,7 @@ pub fn try_out(
     provider: Provider,
     model: &Model,
 ) -> Result<Option<String>, TrialError> {
-    let spec = DeriveSpec {
-        rule_sets: Vec::new(),
-        wrt: Wrt::Input,
-        head: Head::Logits,
-        seed: SeedRule::One,
-        pattern_layers: PatternLayers::All,
-    };
+    let spec = DeriveSpec::forward();
     let derived = autodiff::derive(&model.graph, &spec, None)?.graph;
     let bytes =
         activations::peak_bytes(&derived).map_err(|error: OnnxError| DeriveError::from(error))?;

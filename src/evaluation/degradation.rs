@@ -9,12 +9,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Run, Step,
     patches::{Grid, Score},
     score,
 };
 use crate::{
-    engine::Row,
+    methods::{Answers, Question, Run, Step},
+    model::Model,
     picture::{
         ImageError,
         baseline::{Baseline, Material},
@@ -122,6 +122,7 @@ impl Parameters {
 /// One image, and one ranking of its patches.
 #[derive(Clone, Debug)]
 pub struct Subject {
+    pub model: Arc<Model>,
     pub input: Arc<Tensor>,
     /// What replaced patches look like, in the shape of the input.
     pub fill: Arc<Tensor>,
@@ -142,7 +143,7 @@ struct Degrading {
     curve: Vec<f64>,
 }
 
-pub fn build(subject: Subject) -> Box<dyn Run> {
+pub fn build(subject: Subject) -> Box<dyn Run<Output = Vec<f64>>> {
     let curve = vec![subject.clean];
     Box::new(Degrading {
         degraded: subject.input.as_ref().clone(),
@@ -153,8 +154,11 @@ pub fn build(subject: Subject) -> Box<dyn Run> {
 }
 
 impl Run for Degrading {
-    fn step(&mut self, answers: &[Row]) -> Step {
+    type Output = Vec<f64>;
+
+    fn step(&mut self, answers: Answers) -> Step<Vec<f64>> {
         let Subject {
+            model,
             fill,
             grid,
             class,
@@ -163,7 +167,7 @@ impl Run for Degrading {
             ..
         } = &self.subject;
         self.curve
-            .extend(answers.iter().map(|row| score(row, *class)));
+            .extend(answers.rows().iter().map(|row| score(row, *class)));
         let order = ranking.get(parameters.spared()..).unwrap_or_default();
         let end = parameters.steps.min(order.len());
         let next = &order[self.asked.min(end)..end.min(self.asked + CHUNK)];
@@ -176,14 +180,18 @@ impl Run for Degrading {
                 .assign(&grid.cut(fill, *patch));
             Arc::new(self.degraded.clone())
         });
-        Step::Evaluate(inputs.collect())
+        Step::Ask(vec![Question::nearby(model, inputs)])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::picture::preprocess::{Channels, Filter, Layout, Resize};
+    use crate::{
+        engine::{Point, Row},
+        methods::twins::points_of,
+        picture::preprocess::{Channels, Filter, Layout, Resize},
+    };
 
     fn rule(side: u32) -> Preprocess {
         Preprocess {
@@ -218,6 +226,7 @@ mod tests {
             .fill(&input, &grid, &rule(input.shape()[1] as u32))
             .unwrap();
         Subject {
+            model: Arc::new(Model::bare("net", Default::default())),
             clean: net(&input),
             class: 1,
             fill: Arc::new(fill),
@@ -231,21 +240,19 @@ mod tests {
     /// Drives a run over a plain function, and looks at how much it asks for at once.
     fn drive(subject: Subject, net: &dyn Fn(&Tensor) -> f64) -> Vec<f64> {
         let mut run = build(subject);
-        let mut answers = Vec::new();
+        let mut answers = Answers::none();
         loop {
-            match run.step(&answers) {
+            let points = match run.step(answers) {
                 Step::Done(curve) => return curve,
-                Step::Evaluate(inputs) => {
-                    assert!(!inputs.is_empty() && inputs.len() <= CHUNK);
-                    let row = |input: &Arc<Tensor>| Row {
-                        logits: vec![0.0, 0.0],
-                        probabilities: vec![0.0, net(input) as f32],
-                        cotangents: vec![],
-                        activation: None,
-                    };
-                    answers = inputs.iter().map(row).collect();
-                }
-            }
+                asking => points_of(asking),
+            };
+            assert!(!points.is_empty() && points.len() <= CHUNK);
+            let row = |point: &Point| Row {
+                logits: vec![0.0, 0.0],
+                probabilities: vec![0.0, net(&point.input) as f32],
+                ..Row::default()
+            };
+            answers = points.iter().map(row).collect::<Vec<_>>().into();
         }
     }
 

@@ -4,27 +4,9 @@
 
 pub mod aggregate;
 pub mod degradation;
-pub mod drive;
-mod local;
 pub mod patches;
 
-use std::sync::Arc;
-
-use crate::{engine::Row, tensor::Tensor};
-
-/// A metric at work on one image and one attribution: a state machine without I/O over the forward
-/// graph.
-pub trait Run: Send {
-    /// First called with no answers; then with the rows of the inputs it asked for, in their order.
-    fn step(&mut self, answers: &[Row]) -> Step;
-}
-
-pub enum Step {
-    /// Cheapest where each input differs from the one before in few pixels.
-    Evaluate(Vec<Arc<Tensor>>),
-    /// The score of the class at each step, the clean input first.
-    Done(Vec<f64>),
-}
+use crate::{engine::Row, methods::Run};
 
 #[derive(Debug)]
 pub struct Metric {
@@ -34,8 +16,9 @@ pub struct Metric {
     pub direction: Direction,
     /// Evaluations per image and ranking.
     pub cost: &'static str,
-    /// One run, on one image and one ranking of its patches.
-    pub build: fn(degradation::Subject) -> Box<dyn Run>,
+    /// One run, on one image and one ranking of its patches: the score of the class at each step,
+    /// the clean input first.
+    pub build: fn(degradation::Subject) -> Box<dyn Run<Output = Vec<f64>>>,
 }
 
 /// Which scores are better.
@@ -62,12 +45,7 @@ pub fn find(id: &str) -> Option<&'static Metric> {
 
 /// What a class scores: its probability, or the bare output of a net that has only one.
 pub fn score(row: &Row, class: usize) -> f64 {
-    let scores = if row.logits.len() == 1 {
-        &row.logits
-    } else {
-        &row.probabilities
-    };
-    scores
+    row.scores()
         .get(class)
         .map_or(f64::NAN, |score| f64::from(*score))
 }

@@ -20,9 +20,9 @@ use utoipa::ToSchema;
 use super::queue::JobError;
 use crate::{
     app::{App, AppError},
+    driver::DriverError,
     engine::{Caller, EngineError},
     files::{Files, FilesError},
-    methods::drive::MethodError,
     model::patterns::PatternsError,
     pool::WorkPanicked,
 };
@@ -251,11 +251,11 @@ impl From<EngineError> for WorkError {
     }
 }
 
-impl From<MethodError> for WorkError {
-    fn from(error: MethodError) -> Self {
+impl From<DriverError> for WorkError {
+    fn from(error: DriverError) -> Self {
         match &error {
-            MethodError::Engine(error) => error.into(),
-            MethodError::Panicked(_) => Self::passing(error),
+            DriverError::Engine(error) => error.into(),
+            DriverError::Panicked(_) => Self::passing(error),
             _ => Self::lasting(error),
         }
     }

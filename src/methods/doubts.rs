@@ -1,7 +1,7 @@
 //! What a reader of a map should know. A sentence is said only when it is what happened: one for
 //! each cause.
 
-use super::{Attribution, Subject, parameters::Parameters};
+use super::{Attribution, RunInputs, parameters::Parameters};
 use crate::tensor::Tensor;
 use onnx_autodiff::autodiff::spec::{Head, RuleSetId, SeedRule};
 
@@ -78,15 +78,15 @@ pub struct Starts {
 }
 
 impl Starts {
-    pub fn of(subject: &Subject) -> Self {
-        let at_input = subject
+    pub fn of(inputs: &RunInputs) -> Self {
+        let at_input = inputs
             .baselines
             .iter()
-            .filter(|start| are_alike(&subject.input, start))
+            .filter(|start| are_alike(&inputs.input, start))
             .count();
         Self {
             at_input,
-            all: subject.baselines.len(),
+            all: inputs.baselines.len(),
         }
     }
 
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::{Point, Row},
-        methods::twins::{drive, row, subject},
+        methods::twins::{drive, inputs, row},
         segment::Segmentation,
     };
     use onnx_autodiff::autodiff::spec::{DeriveSpec, Wrt};
@@ -174,8 +174,8 @@ mod tests {
         starts: &[&[f32]],
         answer: fn(&[f32]) -> Vec<f64>,
     ) -> Vec<String> {
-        let subject = subject(&given, input, starts);
-        let run = (subject.parameters.method.build)(subject);
+        let inputs = inputs(&given, input, starts);
+        let run = (inputs.parameters.method.build)(inputs);
         let evaluate = |point: &Point| row(&[1.0, 0.0], &answer(point.input.as_slice().unwrap()));
         tell(drive(run, |_, point| evaluate(point)).0)
     }
@@ -424,12 +424,12 @@ mod tests {
 
     #[test]
     fn a_value_of_zero_that_the_walk_starts_with_is_named() {
-        let subject = subject(
+        let inputs = inputs(
             &json!({"method": "pattern_attribution", "target": 1}),
             &[1.0, 2.0],
             &[],
         );
-        let map = drive((subject.parameters.method.build)(subject), |_, _| {
+        let map = drive((inputs.parameters.method.build)(inputs), |_, _| {
             row(&[1.0, 0.0], &[0.0, 0.0])
         })
         .0;
@@ -473,8 +473,8 @@ mod tests {
     #[test]
     fn a_path_that_misses_its_sum_says_so() {
         let warnings = |given: Value, value: fn(f64) -> f64| {
-            let subject = subject(&given, &[1.0, 3.0], &[&[0.0, 0.0]]);
-            let run = (subject.parameters.method.build)(subject);
+            let inputs = inputs(&given, &[1.0, 3.0], &[&[0.0, 0.0]]);
+            let run = (inputs.parameters.method.build)(inputs);
             tell(
                 drive(run, |_, point| {
                     row(&[value(point.input[0].into()), 0.0], &[1.0, 0.0])
@@ -517,14 +517,14 @@ mod tests {
         let shaped = |plane: &Plane| {
             Tensor::from_shape_vec(vec![1, 2, 2], plane.as_flattened().to_vec()).unwrap()
         };
-        let subject = Subject {
+        let inputs = RunInputs {
             input: Arc::new(Tensor::ones(vec![1, 2, 2])),
-            ..subject(&json!({"method": method}), &[0.0], &[])
+            ..inputs(&json!({"method": method}), &[0.0], &[])
         };
-        let answer = |spec: &DeriveSpec, _: &Point| match &spec.wrt {
+        let answer = |spec: &DeriveSpec, _: &Point| match &spec.wrt[0] {
             Wrt::Activation(_) => Row {
                 cotangents: vec![shaped(&cotangents)],
-                activation: Some(shaped(&values)),
+                activations: vec![shaped(&values)],
                 ..row(&[1.0], &[])
             },
             Wrt::Input => Row {
@@ -532,7 +532,7 @@ mod tests {
                 ..row(&[1.0], &[])
             },
         };
-        tell(drive((subject.parameters.method.build)(subject), answer).0)
+        tell(drive((inputs.parameters.method.build)(inputs), answer).0)
     }
 
     #[test]
@@ -593,26 +593,26 @@ mod tests {
 
     #[test]
     fn a_layer_of_one_place_and_a_picture_without_edges_are_named() {
-        let one = |value: f32| Some(Tensor::from_elem(vec![1, 1, 1], value));
-        let on_picture = |method: &str| Subject {
+        let one = |value: f32| vec![Tensor::from_elem(vec![1, 1, 1], value)];
+        let on_picture = |method: &str| RunInputs {
             input: Arc::new(Tensor::ones(vec![1, 2, 2])),
             luma: Some(Arc::new(Array2::from_elem((2, 2), 0.3))),
-            ..subject(&json!({"method": method}), &[0.0], &[])
+            ..inputs(&json!({"method": method}), &[0.0], &[])
         };
-        let subject = on_picture("grad_cam");
+        let inputs = on_picture("grad_cam");
         let answer = |_: &DeriveSpec, _: &Point| Row {
-            cotangents: one(2.0).into_iter().collect(),
-            activation: one(3.0),
+            cotangents: one(2.0),
+            activations: one(3.0),
             ..row(&[1.0], &[])
         };
-        let map = drive((subject.parameters.method.build)(subject), answer).0;
+        let map = drive((inputs.parameters.method.build)(inputs), answer).0;
         assert_eq!(
             tell(map),
             ["layer hidden is 1 x 1: it cannot tell one place from another; choose an earlier one"]
         );
-        let subject = on_picture("edges");
+        let inputs = on_picture("edges");
         assert_eq!(
-            tell(drive((subject.parameters.method.build)(subject), answer).0),
+            tell(drive((inputs.parameters.method.build)(inputs), answer).0),
             ["the picture has no edges"]
         );
     }
@@ -622,18 +622,18 @@ mod tests {
         let (height, width) = labels.dim();
         let shape = vec![1, height, width];
         let ramp = Tensor::from_shape_fn(shape.clone(), |at| (1 + at[1] * width + at[2]) as f32);
-        let subject = Subject {
+        let inputs = RunInputs {
             input: Arc::new(Tensor::ones(shape.clone())),
             baselines: vec![Arc::new(Tensor::zeros(shape))],
             segmentation: Arc::new(Segmentation::of_maps(vec![labels], 0)),
-            ..subject(&given, &[0.0], &[])
+            ..inputs(&given, &[0.0], &[])
         };
         let sum = f64::from(ramp.sum());
         let answer = |_: &DeriveSpec, point: &Point| Row {
             cotangents: vec![ramp.clone()],
             ..row(&[sum * f64::from(point.input[[0, 0, 0]])], &[])
         };
-        tell(drive((subject.parameters.method.build)(subject), answer).0)
+        tell(drive((inputs.parameters.method.build)(inputs), answer).0)
     }
 
     #[test]

@@ -6,30 +6,27 @@
 
 use ndarray::{Array2, Axis};
 
-use super::{Attribution, Run, Step, Subject, doubts::is_zero};
-use crate::{engine::Row, picture::preprocess::Layout, tensor::Tensor};
-use onnx_autodiff::autodiff::spec::DeriveSpec;
+use super::{Answers, Attribution, MethodRun, Run, RunInputs, Step, doubts::is_zero};
+use crate::{picture::preprocess::Layout, tensor::Tensor};
 
 struct Edges {
-    subject: Subject,
+    inputs: RunInputs,
 }
 
-pub fn edges(subject: Subject) -> Box<dyn Run> {
-    Box::new(Edges { subject })
+pub fn edges(inputs: RunInputs) -> MethodRun {
+    Box::new(Edges { inputs })
 }
 
 impl Run for Edges {
-    fn spec(&self) -> DeriveSpec {
-        self.subject.parameters.derive_spec()
-    }
+    type Output = Attribution;
 
-    fn step(&mut self, _answers: &[Row]) -> Step {
-        let Subject {
+    fn step(&mut self, _answers: Answers) -> Step<Attribution> {
+        let RunInputs {
             input,
             luma,
             layout,
             ..
-        } = &self.subject;
+        } = &self.inputs;
         let channels = match layout {
             Layout::Nchw => Axis(0),
             Layout::Nhwc => Axis(2),

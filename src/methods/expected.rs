@@ -9,18 +9,13 @@ use ndarray::{ArrayD, Zip};
 use rand::RngExt;
 
 use super::{
-    Attribution, CHUNK, Run, Step, Subject,
+    Answers, Attribution, CHUNK, MethodRun, Run, RunInputs, Step,
     doubts::{Starts, is_zero, one_sample},
     path::between,
     random::generator,
     registry::Cost,
 };
-use crate::{
-    engine::{Point, Row},
-    picture::baseline::Term,
-    tensor::Tensor,
-};
-use onnx_autodiff::autodiff::spec::DeriveSpec;
+use crate::{engine::Point, picture::baseline::Term, tensor::Tensor};
 
 pub const COST: Cost = Cost {
     words: "n_samples",
@@ -29,7 +24,7 @@ pub const COST: Cost = Cost {
 };
 
 struct Expected {
-    subject: Subject,
+    inputs: RunInputs,
     asked: usize,
     answered: usize,
     sums: ArrayD<f64>,
@@ -37,22 +32,22 @@ struct Expected {
     no_derivative: bool,
 }
 
-pub fn expected_derivative(subject: Subject) -> Box<dyn Run> {
-    let sums = ArrayD::zeros(subject.input.raw_dim());
+pub fn expected_derivative(inputs: RunInputs) -> MethodRun {
+    let sums = ArrayD::zeros(inputs.input.raw_dim());
     Box::new(Expected {
         sums,
         asked: 0,
         answered: 0,
         no_derivative: true,
-        subject,
+        inputs,
     })
 }
 
 impl Expected {
     /// Baseline and α of a sample.
     fn draw(&self, sample: usize) -> (&Arc<Tensor>, f64) {
-        let baselines = &self.subject.baselines;
-        let mut generator = generator(self.subject.parameters.seed, sample as u64);
+        let baselines = &self.inputs.baselines;
+        let mut generator = generator(self.inputs.parameters.seed, sample as u64);
         let place = (generator.random::<f64>() * baselines.len() as f64) as usize;
         (
             &baselines[place.min(baselines.len() - 1)],
@@ -62,12 +57,10 @@ impl Expected {
 }
 
 impl Run for Expected {
-    fn spec(&self) -> DeriveSpec {
-        self.subject.parameters.derive_spec()
-    }
+    type Output = Attribution;
 
-    fn step(&mut self, answers: &[Row]) -> Step {
-        for row in answers {
+    fn step(&mut self, answers: Answers) -> Step<Attribution> {
+        for row in answers.rows() {
             let start = self.draw(self.answered).0.clone();
             self.answered += 1;
             let Some(g) = row.cotangents.first() else {
@@ -75,19 +68,19 @@ impl Run for Expected {
             };
             self.no_derivative &= is_zero(g);
             Zip::from(&mut self.sums)
-                .and(&*self.subject.input)
+                .and(&*self.inputs.input)
                 .and(&*start)
                 .and(g)
                 .for_each(|sum, &x, &start, &g| {
                     *sum += (f64::from(x) - f64::from(start)) * f64::from(g);
                 });
         }
-        let Subject {
+        let RunInputs {
             input,
             seed,
             parameters,
             ..
-        } = &self.subject;
+        } = &self.inputs;
         let n_samples = parameters.n_samples.get();
         if self.asked < n_samples {
             let samples = self.asked..n_samples.min(self.asked + CHUNK);
@@ -99,11 +92,11 @@ impl Run for Expected {
                     seed: seed.clone(),
                 }
             };
-            return Step::Evaluate(samples.map(point).collect());
+            return self.inputs.ask(samples.map(point).collect());
         }
         let mut attribution =
             Attribution::of(self.sums.mapv(|sum| (sum / n_samples as f64) as f32));
-        let starts = Starts::of(&self.subject);
+        let starts = Starts::of(&self.inputs);
         let is_zero = is_zero(&attribution.scores);
         attribution.cause = is_zero.then(|| starts.cause(parameters, self.no_derivative));
         attribution.warnings.extend(
@@ -132,7 +125,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::methods::twins::{drive, row, subject};
+    use crate::methods::twins::{drive, inputs, row};
 
     const X: [f32; 2] = [1.0, 3.0];
 
@@ -142,7 +135,7 @@ mod tests {
         let starts: [&[f32]; 4] = [&[0.0, 0.0], &[10.0, 0.0], &[20.0, 0.0], &[30.0, 0.0]];
         let (mut counts, mut alphas) = ([0; 4], Vec::new());
         drive(
-            expected_derivative(subject(&given, &X, &starts)),
+            expected_derivative(inputs(&given, &X, &starts)),
             |_, point| {
                 let alpha = point.input[1] / X[1];
                 let start = (point.input[0] - alpha * X[0]) / (1.0 - alpha);
@@ -166,7 +159,7 @@ mod tests {
     fn a_linear_function_gives_its_weights_times_the_way() {
         let given = json!({"method": "expected_gradients", "baseline": "zero"});
         let (map, _) = drive(
-            expected_derivative(subject(&given, &X, &[&[0.5, 1.0]])),
+            expected_derivative(inputs(&given, &X, &[&[0.5, 1.0]])),
             |_, _| row(&[0.0], &[2.0, -1.0]),
         );
         assert!(

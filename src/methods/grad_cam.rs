@@ -7,13 +7,13 @@
 use ndarray::{Array2, Array3, ArrayView3, Axis, Ix3};
 
 use super::{
-    Attribution, Run, Step, Subject,
+    Answers, Attribution, MethodRun, Question, Run, RunInputs, Step,
     doubts::{is_zero, no_derivative, no_derivative_at_input},
     head_value,
     registry::Cost,
 };
 use crate::{
-    engine::{Point, Row},
+    engine::{GraphKey, Row},
     picture::preprocess::Layout,
     tensor::Tensor,
     text::excerpt,
@@ -32,7 +32,7 @@ pub const GUIDED_COST: Cost = Cost {
 };
 
 struct GradCam {
-    subject: Subject,
+    inputs: RunInputs,
     guided: bool,
     /// The map in the input's size, while the derivative it is multiplied with is awaited.
     map: Option<Map>,
@@ -44,61 +44,41 @@ struct Map {
     cause: Option<String>,
 }
 
-pub fn class_map(subject: Subject) -> Box<dyn Run> {
+pub fn class_map(inputs: RunInputs) -> MethodRun {
     Box::new(GradCam {
-        subject,
+        inputs,
         guided: false,
         map: None,
     })
 }
 
-pub fn guided_class_map(subject: Subject) -> Box<dyn Run> {
+pub fn guided_class_map(inputs: RunInputs) -> MethodRun {
     Box::new(GradCam {
-        subject,
+        inputs,
         guided: true,
         map: None,
     })
 }
 
 impl Run for GradCam {
-    fn spec(&self) -> DeriveSpec {
-        let spec = self.subject.parameters.derive_spec();
-        if self.map.is_some() {
-            return spec;
-        }
-        let layer = self.subject.parameters.layer.clone().unwrap_or_default();
-        DeriveSpec {
-            rule_sets: vec![RuleSetId::Gradient],
-            wrt: Wrt::Activation(layer),
-            pattern_layers: PatternLayers::All,
-            ..spec
-        }
-    }
+    type Output = Attribution;
 
-    fn step(&mut self, answers: &[Row]) -> Step {
-        let Subject {
-            input,
-            seed,
-            parameters,
-            ..
-        } = &self.subject;
-        let ask = || {
-            Step::Evaluate(vec![Point {
-                input: input.clone(),
-                seed: seed.clone(),
-            }])
+    fn step(&mut self, answers: Answers) -> Step<Attribution> {
+        let RunInputs {
+            seed, parameters, ..
+        } = &self.inputs;
+        let Some(row) = answers.rows().into_iter().next() else {
+            let question = Question::rows(self.layer_graph(), vec![self.inputs.clean_point()]);
+            return Step::Ask(vec![question]);
         };
-        let Some(row) = answers.first() else {
-            return ask();
-        };
-        let value = head_value(row, parameters.head, seed);
+        let value = head_value(&row, parameters.head, seed);
         let Map { scores, cause } = match self.map.take() {
-            Some(map) => guide(map, row, || no_derivative_at_input(parameters, value)),
+            Some(map) => guide(map, &row, || no_derivative_at_input(parameters, value)),
             None => {
-                let map = self.map_of(row);
+                let map = self.map_of(&row);
                 if self.guided {
                     self.map = Some(map);
-                    return ask();
+                    return self.inputs.ask(vec![self.inputs.clean_point()]);
                 }
                 map
             }
@@ -112,9 +92,25 @@ impl Run for GradCam {
 }
 
 impl GradCam {
+    /// The layer's value, and the gradient there.
+    fn layer_graph(&self) -> GraphKey {
+        let RunInputs {
+            model, parameters, ..
+        } = &self.inputs;
+        let layer = parameters.layer.clone().unwrap_or_default();
+        let spec = DeriveSpec {
+            rule_sets: vec![RuleSetId::Gradient],
+            outputs: vec![layer.clone()],
+            wrt: vec![Wrt::Activation(layer)],
+            pattern_layers: PatternLayers::All,
+            ..parameters.derive_spec()
+        };
+        GraphKey::new(model.clone(), spec)
+    }
+
     /// With a single channel, in the input's layout. Zeros for what has no height and width.
     fn map_of(&self, row: &Row) -> Map {
-        let Subject { input, layout, .. } = &self.subject;
+        let RunInputs { input, layout, .. } = &self.inputs;
         let none = || Map {
             scores: Tensor::zeros(input.raw_dim()),
             cause: None,
@@ -132,7 +128,7 @@ impl GradCam {
             _ => return none(),
         };
         let (Some(values), Some(cotangents)) =
-            (view(row.activation.as_ref()), view(row.cotangents.first()))
+            (view(row.activations.first()), view(row.cotangents.first()))
         else {
             return none();
         };
@@ -155,7 +151,7 @@ impl GradCam {
         values: &Array3<f32>,
         cotangents: &Array3<f32>,
     ) -> Option<String> {
-        let parameters = &self.subject.parameters;
+        let parameters = &self.inputs.parameters;
         let layer = excerpt(parameters.layer.as_deref().unwrap_or_default());
         if sums.iter().any(|sum| *sum > 0.0 || sum.is_nan()) {
             let message = || {

@@ -1,21 +1,23 @@
-//! Attribution methods: pure descriptions that ask for evaluations; one file each, one row each in
-//! `registry`.
+//! Attribution methods: pure descriptions that ask questions about models; one file each, one row
+//! each in `registry`.
 
-mod doubts;
-pub mod drive;
+pub mod doubts;
 pub mod edges;
 pub mod expected;
+mod explained;
 mod faults;
 pub mod grad_cam;
 pub mod noise;
 pub mod parameters;
 pub mod path;
 pub mod point;
+mod prediction;
 pub mod quadrature;
 pub mod random;
 pub mod ranking;
+pub mod regions;
 pub mod registry;
-mod shared;
+mod run;
 pub mod target;
 pub mod xrai;
 
@@ -25,38 +27,33 @@ use ndarray::Array2;
 use serde::Serialize;
 
 use crate::{
-    engine::{Point, Row},
+    engine::{GraphKey, Point, Row},
+    model::Model,
     picture::preprocess::Layout,
     segment::Segmentation,
     tensor::Tensor,
 };
+pub use explained::{Explained, Request, Timing};
 pub use faults::{Fault, Faults};
-use onnx_autodiff::autodiff::spec::{DeriveSpec, Head};
+use onnx_autodiff::autodiff::spec::Head;
 use parameters::Parameters;
+pub use prediction::{ExplainedTarget, Prediction};
 use ranking::Ranked;
+pub use run::{Answer, Answers, Question, Run, Step};
 
 /// Points asked for at once: a run of any length takes bounded memory.
 pub const CHUNK: usize = 32;
 
-/// A method at work on one input and one target: a state machine without I/O.
-pub trait Run: Send {
-    /// The derived graph that answers this run's points.
-    fn spec(&self) -> DeriveSpec;
-    /// First called with no answers; then with the rows of the points it asked for, in their order.
-    fn step(&mut self, answers: &[Row]) -> Step;
-}
-
-pub enum Step {
-    Evaluate(Vec<Point>),
-    Done(Attribution),
-}
+/// A method at work on one input and one target.
+pub type MethodRun = Box<dyn Run<Output = Attribution>>;
 
 /// What a method is built for: one input, one target, resolved parameters.
 ///
 /// A run that asks for the input itself asks with this very `Arc`: that is how the driver sees its
 /// predictions without an evaluation of its own.
 #[derive(Clone, Debug)]
-pub struct Subject {
+pub struct RunInputs {
+    pub model: Arc<Model>,
     /// Without batch axis.
     pub input: Arc<Tensor>,
     /// Cotangent of the head: the target.
@@ -74,6 +71,22 @@ pub struct Subject {
     /// The picture's regions, for methods that rank them; else none.
     pub segmentation: Arc<Segmentation>,
     pub parameters: Arc<Parameters>,
+}
+
+impl RunInputs {
+    /// Asks for the rows of these points, derived as the parameters say.
+    pub fn ask<T>(&self, points: Vec<Point>) -> Step<T> {
+        let graph = GraphKey::new(self.model.clone(), self.parameters.derive_spec());
+        Step::Ask(vec![Question::rows(graph, points)])
+    }
+
+    /// The input itself, with the target for a seed.
+    pub fn clean_point(&self) -> Point {
+        Point {
+            input: self.input.clone(),
+            seed: self.seed.clone(),
+        }
+    }
 }
 
 /// Signed scores in the shape of the input, or with one channel where a method scores pixels; and
@@ -150,4 +163,4 @@ pub fn head_value(row: &Row, head: Head, seed: &[(usize, f32)]) -> f64 {
 }
 
 #[cfg(test)]
-mod twins;
+pub(crate) mod twins;

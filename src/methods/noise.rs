@@ -6,16 +6,16 @@
 //! k, Box-Muller. Sums run in f64 in the order of the samples. Cost: n_samples evaluations, or
 //! paths. Agrees with Captum's NoiseTunnel at the same noise to 1e-6 (tests/parity).
 
-use std::{collections::VecDeque, f64::consts::TAU, iter, sync::Arc};
+use std::{collections::VecDeque, f64::consts::TAU, iter, ops::ControlFlow, sync::Arc};
 
 use ndarray::{ArrayD, Zip};
 use rand::RngExt;
 
 use super::{
-    Attribution, CHUNK, Run, Step, Subject,
+    Answers, Attribution, CHUNK, MethodRun, Run, RunInputs, Step,
     doubts::{is_zero, no_derivative_of, one_sample},
     parameters::{Compat, Parameters},
-    path::{self, straight_line},
+    path::{self, StraightLine},
     random::generator,
     registry::Cost,
 };
@@ -23,7 +23,6 @@ use crate::{
     engine::{Point, Row},
     tensor::Tensor,
 };
-use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 pub const COST: Cost = Cost {
     words: "n_samples",
@@ -47,28 +46,28 @@ enum Statistic {
     Variance,
 }
 
-pub fn mean(subject: Subject) -> Box<dyn Run> {
-    Box::new(Samples::new(subject, Statistic::Mean))
+pub fn mean(inputs: RunInputs) -> MethodRun {
+    Box::new(Samples::new(inputs, Statistic::Mean))
 }
 
-pub fn mean_square(subject: Subject) -> Box<dyn Run> {
-    Box::new(Samples::new(subject, Statistic::MeanSquare))
+pub fn mean_square(inputs: RunInputs) -> MethodRun {
+    Box::new(Samples::new(inputs, Statistic::MeanSquare))
 }
 
-pub fn variance(subject: Subject) -> Box<dyn Run> {
-    Box::new(Samples::new(subject, Statistic::Variance))
+pub fn variance(inputs: RunInputs) -> MethodRun {
+    Box::new(Samples::new(inputs, Statistic::Variance))
 }
 
-pub fn mean_path(subject: Subject) -> Box<dyn Run> {
+pub fn mean_path(inputs: RunInputs) -> MethodRun {
     Box::new(Paths {
-        noisy: Noisy::of(&subject),
+        noisy: Noisy::of(&inputs),
         samples: VecDeque::new(),
         ends: VecDeque::new(),
         path: None,
         asked: Vec::new(),
-        sums: ArrayD::zeros(subject.input.raw_dim()),
+        sums: ArrayD::zeros(inputs.input.raw_dim()),
         cause: None,
-        subject,
+        inputs,
     })
 }
 
@@ -87,10 +86,10 @@ struct Noisy {
 }
 
 impl Noisy {
-    fn of(subject: &Subject) -> Self {
-        let Subject {
+    fn of(inputs: &RunInputs) -> Self {
+        let RunInputs {
             input, parameters, ..
-        } = subject;
+        } = inputs;
         let (low, high) = input
             .iter()
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &x| {
@@ -148,7 +147,7 @@ fn normals(seed: u64, sample: u64) -> impl Iterator<Item = f64> {
 }
 
 struct Samples {
-    subject: Subject,
+    inputs: RunInputs,
     noisy: Noisy,
     statistic: Statistic,
     answered: usize,
@@ -159,15 +158,15 @@ struct Samples {
 }
 
 impl Samples {
-    fn new(subject: Subject, statistic: Statistic) -> Self {
-        let zeros = ArrayD::zeros(subject.input.raw_dim());
+    fn new(inputs: RunInputs, statistic: Statistic) -> Self {
+        let zeros = ArrayD::zeros(inputs.input.raw_dim());
         Self {
-            noisy: Noisy::of(&subject),
+            noisy: Noisy::of(&inputs),
             statistic,
             answered: 0,
             means: zeros.clone(),
             spreads: zeros,
-            subject,
+            inputs,
         }
     }
 
@@ -197,7 +196,7 @@ impl Samples {
 
     /// With what a reader should know.
     fn told(&self, mut attribution: Attribution) -> Attribution {
-        let parameters = &self.subject.parameters;
+        let parameters = &self.inputs.parameters;
         let still = self.noisy.stillness(parameters);
         if let Statistic::Variance = self.statistic {
             let one = (parameters.n_samples.get() == 1)
@@ -218,7 +217,7 @@ impl Samples {
     fn cause(&self) -> String {
         let zero = |values: &ArrayD<f64>| values.iter().all(|value| *value == 0.0);
         match (zero(&self.means), zero(&self.spreads), self.statistic) {
-            (true, true, _) => no_derivative_of(&self.subject.parameters, "at every sample"),
+            (true, true, _) => no_derivative_of(&self.inputs.parameters, "at every sample"),
             (false, true, Statistic::Variance) => {
                 "the derivative is the same at every sample".to_owned()
             }
@@ -231,20 +230,19 @@ impl Samples {
 }
 
 impl Run for Samples {
-    fn spec(&self) -> DeriveSpec {
-        self.subject.parameters.derive_spec()
-    }
+    type Output = Attribution;
 
-    fn step(&mut self, answers: &[Row]) -> Step {
-        answers.iter().for_each(|row| self.absorb(row));
-        let left = self.subject.parameters.n_samples.get() - self.noisy.drawn;
+    fn step(&mut self, answers: Answers) -> Step<Attribution> {
+        answers.rows().iter().for_each(|row| self.absorb(row));
+        let left = self.inputs.parameters.n_samples.get() - self.noisy.drawn;
         if left > 0 {
-            let seed = self.subject.seed.clone();
+            let seed = self.inputs.seed.clone();
             let point = |_| Point {
                 input: self.noisy.draw(),
                 seed: seed.clone(),
             };
-            return Step::Evaluate((0..left.min(CHUNK)).map(point).collect());
+            let points = (0..left.min(CHUNK)).map(point).collect();
+            return self.inputs.ask(points);
         }
         let score = |&mean: &f64, &spread: &f64| self.score(mean, spread) as f32;
         Step::Done(self.told(Attribution::of(
@@ -256,12 +254,12 @@ impl Run for Samples {
 /// One path after another, each to a noisy input. Where paths ask for their ends, those of many are
 /// asked for together first: other methods ask for the same points then.
 struct Paths {
-    subject: Subject,
+    inputs: RunInputs,
     noisy: Noisy,
     /// Noisy inputs whose paths are not at their end, and the rows there; the first is under way.
     samples: VecDeque<Arc<Tensor>>,
     ends: VecDeque<Row>,
-    path: Option<Box<dyn Run>>,
+    path: Option<StraightLine>,
     /// Of each point that the path waits for, whether it is its end.
     asked: Vec<bool>,
     sums: ArrayD<f64>,
@@ -272,35 +270,35 @@ struct Paths {
 impl Paths {
     /// The next noisy inputs, and their points where paths ask for them.
     fn draw(&mut self) -> Vec<Point> {
-        let left = self.subject.parameters.n_samples.get() - self.noisy.drawn;
+        let left = self.inputs.parameters.n_samples.get() - self.noisy.drawn;
         self.samples = (0..left.min(CHUNK)).map(|_| self.noisy.draw()).collect();
         let samples = self
             .samples
             .iter()
-            .filter(|_| (path::COST.asks_input)(&self.subject.parameters));
+            .filter(|_| (path::COST.asks_input)(&self.inputs.parameters));
         samples
             .map(|sample| Point {
                 input: sample.clone(),
-                seed: self.subject.seed.clone(),
+                seed: self.inputs.seed.clone(),
             })
             .collect()
     }
 
     /// The rows that the path waits for.
-    fn answers(&self, others: &[Row]) -> Vec<Row> {
-        let mut others = others.iter();
+    fn rows_of_path(&self, others: Vec<Row>) -> Vec<Row> {
+        let mut others = others.into_iter();
         let rows = self.asked.iter().map(|is_end| {
             if *is_end {
-                self.ends.front()
+                self.ends.front().cloned()
             } else {
                 others.next()
             }
         });
-        rows.flatten().cloned().collect()
+        rows.flatten().collect()
     }
 
     fn mean(&self) -> Attribution {
-        let parameters = &self.subject.parameters;
+        let parameters = &self.inputs.parameters;
         let n_samples = parameters.n_samples.get() as f64;
         let mut attribution = Attribution::of(self.sums.mapv(|sum| (sum / n_samples) as f32));
         attribution.warnings.extend(
@@ -314,19 +312,17 @@ impl Paths {
 }
 
 impl Run for Paths {
-    fn spec(&self) -> DeriveSpec {
-        self.subject.parameters.derive_spec()
-    }
+    type Output = Attribution;
 
-    fn step(&mut self, answers: &[Row]) -> Step {
-        let mut answers = match self.path {
-            Some(_) => self.answers(answers),
+    fn step(&mut self, answers: Answers) -> Step<Attribution> {
+        let mut rows = match self.path {
+            Some(_) => self.rows_of_path(answers.rows()),
             None => {
-                self.ends = answers.to_vec().into();
+                self.ends = answers.rows().into();
                 Vec::new()
             }
         };
-        let n_samples = self.subject.parameters.n_samples.get();
+        let n_samples = self.inputs.parameters.n_samples.get();
         loop {
             if self.samples.is_empty() && self.noisy.drawn == n_samples {
                 return Step::Done(self.mean());
@@ -334,39 +330,39 @@ impl Run for Paths {
             if self.samples.is_empty() {
                 let points = self.draw();
                 if !points.is_empty() {
-                    return Step::Evaluate(points);
+                    return self.inputs.ask(points);
                 }
             }
             let Some(sample) = self.samples.front() else {
                 continue;
             };
             let start = || {
-                straight_line(Subject {
+                StraightLine::new(RunInputs {
                     input: sample.clone(),
                     input_value: None,
-                    ..self.subject.clone()
+                    ..self.inputs.clone()
                 })
             };
-            match self.path.get_or_insert_with(start).step(&answers) {
-                Step::Evaluate(points) => {
+            match self.path.get_or_insert_with(start).advance(&rows) {
+                ControlFlow::Continue(points) => {
                     let is_end =
                         |point: &Point| !self.ends.is_empty() && Arc::ptr_eq(&point.input, sample);
                     self.asked = points.iter().map(is_end).collect();
                     let others: Vec<Point> =
                         points.into_iter().filter(|point| !is_end(point)).collect();
                     if !others.is_empty() {
-                        return Step::Evaluate(others);
+                        return self.inputs.ask(others);
                     }
-                    answers = self.answers(&[]);
+                    rows = self.rows_of_path(Vec::new());
                 }
-                Step::Done(map) => {
+                ControlFlow::Break(map) => {
                     self.cause = self.cause.take().or(map.cause);
                     self.sums
                         .zip_mut_with(&map.scores, |sum, &score| *sum += f64::from(score));
                     self.samples.pop_front();
                     self.ends.pop_front();
                     self.path = None;
-                    answers = Vec::new();
+                    rows = Vec::new();
                 }
             }
         }
@@ -378,13 +374,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::methods::twins::{drive, row, subject};
+    use crate::methods::twins::{drive, inputs, points_of, row};
 
     /// The points that a method asks for, by sample, at x = (1, 3).
     fn points(given: Value) -> Vec<[f32; 2]> {
-        let subject = subject(&given, &[1.0, 3.0], &[&[0.0, 0.0]]);
+        let inputs = inputs(&given, &[1.0, 3.0], &[&[0.0, 0.0]]);
         let mut asked = Vec::new();
-        drive((subject.parameters.method.build)(subject), |_, point| {
+        drive((inputs.parameters.method.build)(inputs), |_, point| {
             asked.push([point.input[0], point.input[1]]);
             row(&[0.0], &[0.0, 0.0])
         });
@@ -456,15 +452,15 @@ mod tests {
             "gauss_legendre",
         ] {
             let given = json!({"method": "smooth_grad_ig", "n_samples": 35, "n_steps": 2, "quadrature": rule});
-            let subject = subject(&given, &[1.0, 3.0], &[&[0.0, 1.0], &[0.5, 0.5]]);
-            let (run, parameters) = (mean_path(subject.clone()), subject.parameters.clone());
+            let inputs = inputs(&given, &[1.0, 3.0], &[&[0.0, 1.0], &[0.5, 0.5]]);
+            let (run, parameters) = (mean_path(inputs.clone()), inputs.parameters.clone());
             let found = drive(run, |_, point| row(&[0.0], &[point.input[0].into(), 2.0]))
                 .0
                 .scores;
-            let (mut noisy, mut expected) = (Noisy::of(&subject), [0.0; 2]);
+            let (mut noisy, mut expected) = (Noisy::of(&inputs), [0.0; 2]);
             for _ in 0..35 {
                 let x = noisy.draw();
-                for start in &subject.baselines {
+                for start in &inputs.baselines {
                     for node in parameters.quadrature.nodes(parameters.n_steps) {
                         let [x, start] = [&x, start].map(|at| [f64::from(at[0]), f64::from(at[1])]);
                         let at = start[0] + node.alpha * (x[0] - start[0]);
@@ -485,22 +481,19 @@ mod tests {
     #[test]
     fn many_samples_are_asked_for_in_chunks() {
         let given = json!({"method": "var_grad", "n_samples": 100});
-        let mut run = variance(subject(&given, &[1.0, 3.0], &[]));
-        let Step::Evaluate(points) = run.step(&[]) else {
-            panic!()
-        };
-        assert_eq!(points.len(), CHUNK);
+        let mut run = variance(inputs(&given, &[1.0, 3.0], &[]));
+        assert_eq!(points_of(run.step(Answers::none())).len(), CHUNK);
     }
 
     #[test]
     fn the_square_of_the_mean_and_the_variance_make_the_mean_square() {
         let map = |method: &str| {
-            let subject = subject(
+            let inputs = inputs(
                 &json!({"method": method, "n_samples": 40}),
                 &[1.0, 3.0],
                 &[],
             );
-            let run = (subject.parameters.method.build)(subject);
+            let run = (inputs.parameters.method.build)(inputs);
             drive(run, |_, point| {
                 row(
                     &[0.0],

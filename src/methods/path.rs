@@ -3,12 +3,12 @@
 //! index order. Cost per baseline: one evaluation per point, and f(x'), f(x) where they are needed
 //! and no point of the rule lies there.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{num::NonZeroUsize, ops::ControlFlow, sync::Arc};
 
 use ndarray::{ArrayD, Zip};
 
 use super::{
-    Attribution, CHUNK, EndedBy, Refinement, Run, Step, Subject,
+    Answers, Attribution, CHUNK, EndedBy, MethodRun, Refinement, Run, RunInputs, Step,
     doubts::{Starts, is_zero, large_error, no_derivative_of},
     head_value,
     parameters::{Compat, Parameters},
@@ -19,7 +19,6 @@ use crate::{
     engine::{Point, Row},
     tensor::Tensor,
 };
-use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 /// A tolerance starts with this many midpoints, and each refinement has thrice as many: every third
 /// one is known already.
@@ -74,8 +73,8 @@ struct Ask {
     weight: f64,
 }
 
-struct StraightLine {
-    subject: Subject,
+pub struct StraightLine {
+    inputs: RunInputs,
     asks: Vec<Ask>,
     answered: usize,
     /// Σ w g per baseline, over all that was answered.
@@ -89,74 +88,85 @@ struct StraightLine {
     baseline_values: Vec<f64>,
 }
 
-pub fn straight_line(subject: Subject) -> Box<dyn Run> {
-    let parameters = &subject.parameters;
-    let nodes = nodes(parameters);
-    let complete = parameters.is_complete();
-    let end =
-        |alpha: f64| (complete && !nodes.iter().any(|node| node.alpha == alpha)).then_some(alpha);
-    let mut asks = Vec::new();
-    for baseline in 0..subject.baselines.len() {
-        asks.extend(end(0.0).map(|alpha| Ask {
-            baseline,
-            alpha,
-            weight: 0.0,
-        }));
-        asks.extend(nodes.iter().map(|node| Ask {
-            baseline,
-            alpha: node.alpha,
-            weight: node.weight,
-        }));
-    }
-    if subject.input_value.is_none() {
-        asks.extend(end(1.0).map(|alpha| Ask {
-            baseline: 0,
-            alpha,
-            weight: 0.0,
-        }));
-    }
-    Box::new(StraightLine {
-        sums: vec![ArrayD::zeros(subject.input.raw_dim()); subject.baselines.len()],
-        total_weight: 1.0,
-        n_steps: nodes.len(),
-        input_value: subject.input_value,
-        baseline_values: Vec::new(),
-        answered: 0,
-        asks,
-        subject,
-    })
+pub fn straight_line(inputs: RunInputs) -> MethodRun {
+    Box::new(StraightLine::new(inputs))
 }
 
 impl Run for StraightLine {
-    fn spec(&self) -> DeriveSpec {
-        self.subject.parameters.derive_spec()
-    }
+    type Output = Attribution;
 
-    fn step(&mut self, answers: &[Row]) -> Step {
-        self.absorb(answers);
-        if self.answered == self.asks.len() {
-            let attribution = self.attribution();
-            let Some(tolerance) = self.subject.parameters.tolerance else {
-                return Step::Done(self.told(attribution));
-            };
-            if meets(&attribution, tolerance) {
-                return Step::Done(self.refined(attribution, EndedBy::Tolerance));
-            }
-            if self.n_steps * REFINE > self.subject.parameters.max_steps {
-                return Step::Done(self.refined(attribution, EndedBy::MaxSteps));
-            }
-            self.refine();
+    fn step(&mut self, answers: Answers) -> Step<Attribution> {
+        match self.advance(&answers.rows()) {
+            ControlFlow::Continue(points) => self.inputs.ask(points),
+            ControlFlow::Break(attribution) => Step::Done(attribution),
         }
-        let next = self.asks.iter().skip(self.answered).take(CHUNK);
-        Step::Evaluate(next.map(|ask| self.point(ask)).collect())
     }
 }
 
 impl StraightLine {
+    pub fn new(inputs: RunInputs) -> Self {
+        let parameters = &inputs.parameters;
+        let nodes = nodes(parameters);
+        let complete = parameters.is_complete();
+        let end = |alpha: f64| {
+            (complete && !nodes.iter().any(|node| node.alpha == alpha)).then_some(alpha)
+        };
+        let mut asks = Vec::new();
+        for baseline in 0..inputs.baselines.len() {
+            asks.extend(end(0.0).map(|alpha| Ask {
+                baseline,
+                alpha,
+                weight: 0.0,
+            }));
+            asks.extend(nodes.iter().map(|node| Ask {
+                baseline,
+                alpha: node.alpha,
+                weight: node.weight,
+            }));
+        }
+        if inputs.input_value.is_none() {
+            asks.extend(end(1.0).map(|alpha| Ask {
+                baseline: 0,
+                alpha,
+                weight: 0.0,
+            }));
+        }
+        Self {
+            sums: vec![ArrayD::zeros(inputs.input.raw_dim()); inputs.baselines.len()],
+            total_weight: 1.0,
+            n_steps: nodes.len(),
+            input_value: inputs.input_value,
+            baseline_values: Vec::new(),
+            answered: 0,
+            asks,
+            inputs,
+        }
+    }
+
+    /// The next points, or the map once all were answered; `rows` are those of the points before.
+    pub fn advance(&mut self, rows: &[Row]) -> ControlFlow<Attribution, Vec<Point>> {
+        self.absorb(rows);
+        if self.answered == self.asks.len() {
+            let attribution = self.attribution();
+            let Some(tolerance) = self.inputs.parameters.tolerance else {
+                return ControlFlow::Break(self.told(attribution));
+            };
+            if meets(&attribution, tolerance) {
+                return ControlFlow::Break(self.refined(attribution, EndedBy::Tolerance));
+            }
+            if self.n_steps * REFINE > self.inputs.parameters.max_steps {
+                return ControlFlow::Break(self.refined(attribution, EndedBy::MaxSteps));
+            }
+            self.refine();
+        }
+        let next = self.asks.iter().skip(self.answered).take(CHUNK);
+        ControlFlow::Continue(next.map(|ask| self.point(ask)).collect())
+    }
+
     fn absorb(&mut self, answers: &[Row]) {
-        let Subject {
+        let RunInputs {
             seed, parameters, ..
-        } = &self.subject;
+        } = &self.inputs;
         for (ask, row) in self.asks.iter().skip(self.answered).zip(answers) {
             if ask.alpha == 1.0 && self.input_value.is_none() {
                 self.input_value = Some(head_value(row, parameters.head, seed));
@@ -178,7 +188,7 @@ impl StraightLine {
     /// The ends of the path are the very tensors given; without a seed where only the head's value
     /// is of interest.
     fn point(&self, ask: &Ask) -> Point {
-        let (x, start) = (&self.subject.input, &self.subject.baselines[ask.baseline]);
+        let (x, start) = (&self.inputs.input, &self.inputs.baselines[ask.baseline]);
         let input = if ask.alpha == 1.0 {
             x.clone()
         } else if ask.alpha == 0.0 {
@@ -187,7 +197,7 @@ impl StraightLine {
             Arc::new(between(start, x, ask.alpha))
         };
         let seed = if ask.weight > 0.0 {
-            self.subject.seed.clone()
+            self.inputs.seed.clone()
         } else {
             Arc::new([])
         };
@@ -196,12 +206,12 @@ impl StraightLine {
 
     /// The map of all that was answered.
     fn attribution(&self) -> Attribution {
-        let Subject {
+        let RunInputs {
             input,
             baselines,
             parameters,
             ..
-        } = &self.subject;
+        } = &self.inputs;
         let scale = 1.0 / (self.total_weight * baselines.len() as f64);
         let mut scores = ArrayD::<f64>::zeros(input.raw_dim());
         for (sums, start) in self.sums.iter().zip(baselines) {
@@ -237,9 +247,9 @@ impl StraightLine {
 
     /// With what a reader should know.
     fn told(&self, mut attribution: Attribution) -> Attribution {
-        let parameters = &self.subject.parameters;
+        let parameters = &self.inputs.parameters;
         if parameters.multiply_by_inputs {
-            let starts = Starts::of(&self.subject);
+            let starts = Starts::of(&self.inputs);
             let no_derivative = self
                 .sums
                 .iter()
@@ -317,7 +327,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::methods::twins::{drive, row, subject};
+    use crate::methods::twins::{drive, inputs, points_of, row};
 
     /// f = 5x + y² + sin z and its gradient.
     fn formula(point: &[f64]) -> (f64, Vec<f64>) {
@@ -333,7 +343,7 @@ mod tests {
     ) -> (Attribution, usize) {
         let mut given = given;
         given["method"] = json!("integrated_gradients");
-        drive(straight_line(subject(&given, x, baselines)), |_, point| {
+        drive(straight_line(inputs(&given, x, baselines)), |_, point| {
             let point: Vec<f64> = point.input.iter().map(|&v| f64::from(v)).collect();
             let (value, gradient) = f(&point);
             row(&[value], &gradient)
@@ -491,7 +501,7 @@ mod tests {
     fn cost(mut given: Value, baselines: usize) -> usize {
         given["method"] = json!("integrated_gradients");
         given["baseline"] = json!(vec!["zero"; baselines].join("+"));
-        subject(&given, X, &[]).parameters.cost(false)
+        inputs(&given, X, &[]).parameters.cost(false)
     }
 
     #[test]
@@ -541,21 +551,18 @@ mod tests {
     #[test]
     fn a_long_path_asks_in_chunks() {
         let given = json!({"method": "integrated_gradients", "n_steps": 100});
-        let mut run = straight_line(subject(&given, X, &[START]));
-        let Step::Evaluate(points) = run.step(&[]) else {
-            panic!()
-        };
-        assert_eq!(points.len(), CHUNK);
+        let mut run = straight_line(inputs(&given, X, &[START]));
+        assert_eq!(points_of(run.step(Answers::none())).len(), CHUNK);
     }
 
     #[test]
     fn a_value_already_known_is_not_asked_for() {
         let given = json!({"method": "integrated_gradients", "quadrature": "riemann_midpoint", "n_steps": 5});
-        let subject = Subject {
+        let inputs = RunInputs {
             input_value: Some(7.0),
-            ..subject(&given, X, &[START])
+            ..inputs(&given, X, &[START])
         };
-        let (map, count) = drive(straight_line(subject), |_, _| row(&[1.0], &[0.0, 0.0, 0.0]));
+        let (map, count) = drive(straight_line(inputs), |_, _| row(&[1.0], &[0.0, 0.0, 0.0]));
         assert_eq!(
             (count, map.input_value, map.convergence_delta),
             (6, Some(7.0), Some(-6.0))

@@ -3,58 +3,49 @@
 //! PatternAttribution (seeded with f_c(x)).
 
 use super::{
-    Attribution, Run, Step, Subject,
+    Answers, Attribution, MethodRun, Run, RunInputs, Step,
     doubts::{is_zero, no_derivative_at_input},
     head_value,
 };
-use crate::{
-    engine::{Point, Row},
-    tensor::Tensor,
-};
-use onnx_autodiff::autodiff::spec::DeriveSpec;
+use crate::tensor::Tensor;
 
 struct OnePoint {
-    subject: Subject,
+    inputs: RunInputs,
     multiply: bool,
 }
 
-pub fn derivative(subject: Subject) -> Box<dyn Run> {
+pub fn derivative(inputs: RunInputs) -> MethodRun {
     Box::new(OnePoint {
-        subject,
+        inputs,
         multiply: false,
     })
 }
 
-pub fn input_x_derivative(subject: Subject) -> Box<dyn Run> {
+pub fn input_x_derivative(inputs: RunInputs) -> MethodRun {
     Box::new(OnePoint {
-        subject,
+        inputs,
         multiply: true,
     })
 }
 
 impl Run for OnePoint {
-    fn spec(&self) -> DeriveSpec {
-        self.subject.parameters.derive_spec()
-    }
+    type Output = Attribution;
 
-    fn step(&mut self, answers: &[Row]) -> Step {
-        let Subject {
+    fn step(&mut self, answers: Answers) -> Step<Attribution> {
+        let RunInputs {
             input,
             seed,
             parameters,
             ..
-        } = &self.subject;
-        let Some(row) = answers.first() else {
-            return Step::Evaluate(vec![Point {
-                input: input.clone(),
-                seed: seed.clone(),
-            }]);
+        } = &self.inputs;
+        let Some(row) = answers.rows().into_iter().next() else {
+            return self.inputs.ask(vec![self.inputs.clean_point()]);
         };
-        let value = head_value(row, parameters.head, seed);
+        let value = head_value(&row, parameters.head, seed);
         let g = row
             .cotangents
-            .first()
-            .cloned()
+            .into_iter()
+            .next()
             .unwrap_or_else(|| Tensor::zeros(input.raw_dim()));
         let cause = match is_zero(&g) {
             true => no_derivative_at_input(parameters, value),

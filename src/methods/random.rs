@@ -4,16 +4,15 @@
 use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::{Attribution, Run, Step, Subject};
-use crate::{engine::Row, tensor::Tensor};
-use onnx_autodiff::autodiff::spec::DeriveSpec;
+use super::{Answers, Attribution, MethodRun, Run, RunInputs, Step};
+use crate::tensor::Tensor;
 
 struct Noise {
-    subject: Subject,
+    inputs: RunInputs,
 }
 
-pub fn noise(subject: Subject) -> Box<dyn Run> {
-    Box::new(Noise { subject })
+pub fn noise(inputs: RunInputs) -> MethodRun {
+    Box::new(Noise { inputs })
 }
 
 /// The generator of one sample of a request: the same on every machine.
@@ -24,14 +23,12 @@ pub fn generator(seed: u64, sample: u64) -> ChaCha8Rng {
 }
 
 impl Run for Noise {
-    fn spec(&self) -> DeriveSpec {
-        self.subject.parameters.derive_spec()
-    }
+    type Output = Attribution;
 
-    fn step(&mut self, _answers: &[Row]) -> Step {
-        let mut generator = generator(self.subject.parameters.seed, 0);
+    fn step(&mut self, _answers: Answers) -> Step<Attribution> {
+        let mut generator = generator(self.inputs.parameters.seed, 0);
         Step::Done(Attribution::of(Tensor::from_shape_simple_fn(
-            self.subject.input.raw_dim(),
+            self.inputs.input.raw_dim(),
             || generator.random_range(-1.0..1.0),
         )))
     }

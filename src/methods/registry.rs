@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::{
-    Run, Subject, edges, expected, grad_cam, noise,
+    Run, RunInputs, edges, expected, grad_cam, noise,
     parameters::{
         Parameter, Parameters,
         table::{
@@ -39,7 +39,7 @@ pub struct Method {
     groups: &'static [&'static [Parameter]],
     pub cost: Cost,
     /// One run, on one input and one target.
-    pub build: fn(Subject) -> Box<dyn Run>,
+    pub build: fn(RunInputs) -> MethodRun,
 }
 
 /// What the values of a map say.

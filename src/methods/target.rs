@@ -112,19 +112,19 @@ impl Target {
 
     /// The seeds this target stands for, given the head's values of the clean input where the
     /// target needs them. A tie goes to the smaller index.
-    pub fn resolve(self, logits: &[f32]) -> Vec<Goal> {
+    pub fn resolve(self, logits: &[f32]) -> Vec<ResolvedTarget> {
         let best = |k| {
             ranked(logits)
                 .into_iter()
                 .take(k)
-                .map(Goal::class)
+                .map(ResolvedTarget::class)
                 .collect()
         };
         match self {
             Self::Predicted => best(1),
             Self::Top(k) => best(k),
-            Self::Class(class) => vec![Goal::class(class)],
-            Self::Contrast(a, b) => vec![Goal {
+            Self::Class(class) => vec![ResolvedTarget::class(class)],
+            Self::Contrast(a, b) => vec![ResolvedTarget {
                 index: a,
                 against: Some(b),
             }],
@@ -163,12 +163,12 @@ impl Target {
 
 /// One class, or one class against another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Goal {
+pub struct ResolvedTarget {
     pub index: usize,
     pub against: Option<usize>,
 }
 
-impl Goal {
+impl ResolvedTarget {
     fn class(index: usize) -> Self {
         Self {
             index,
@@ -340,11 +340,11 @@ mod tests {
     fn predicted_is_the_largest_logit_and_a_tie_goes_to_the_first() {
         assert_eq!(
             Target::Predicted.resolve(&[0.0, 2.0, 2.0, f32::NAN]),
-            [Goal::class(1)]
+            [ResolvedTarget::class(1)]
         );
         assert_eq!(
             Target::Top(2).resolve(&[1.0, 0.0, 3.0]),
-            [Goal::class(2), Goal::class(0)]
+            [ResolvedTarget::class(2), ResolvedTarget::class(0)]
         );
     }
 

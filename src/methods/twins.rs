@@ -7,19 +7,23 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use super::{
-    Attribution, Run, Step, Subject,
+    Answer, Answers, Attribution, Question, Run, RunInputs, Step,
     parameters::{Facts, Parameters},
     random::generator,
     registry::{self, METHODS},
 };
 use crate::{
     engine::{Point, Row},
-    model::labels::{Classes, Labels},
+    model::{
+        Model,
+        labels::{Classes, Labels},
+    },
     picture::preprocess::Layout,
     tensor::Tensor,
 };
-use onnx_autodiff::autodiff::spec::{
-    DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt,
+use onnx_autodiff::{
+    autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
+    onnx::graph::Graph,
 };
 
 pub fn tensor(values: impl IntoIterator<Item = f32>) -> Arc<Tensor> {
@@ -27,7 +31,7 @@ pub fn tensor(values: impl IntoIterator<Item = f32>) -> Arc<Tensor> {
 }
 
 /// Target: the class given, else 0.
-pub fn subject(given: &Value, input: &[f32], baselines: &[&[f32]]) -> Subject {
+pub fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunInputs {
     let facts = Facts {
         model: "tiny",
         head: Head::Logits,
@@ -44,7 +48,8 @@ pub fn subject(given: &Value, input: &[f32], baselines: &[&[f32]]) -> Subject {
         layer: Some("hidden"),
     };
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts).unwrap();
-    Subject {
+    RunInputs {
+        model: Arc::new(Model::bare("tiny", Arc::new(Graph::default()))),
         input: tensor(input.iter().copied()),
         seed: Arc::new([(parameters.target.largest().unwrap_or(0), 1.0)]),
         input_value: None,
@@ -60,23 +65,42 @@ pub fn subject(given: &Value, input: &[f32], baselines: &[&[f32]]) -> Subject {
 }
 
 /// Runs to the end; counts evaluations.
-pub fn drive(
-    mut run: Box<dyn Run>,
+pub fn drive<T: Send>(
+    mut run: Box<dyn Run<Output = T>>,
     mut evaluate: impl FnMut(&DeriveSpec, &Point) -> Row,
-) -> (Attribution, usize) {
-    let (mut answers, mut count) = (Vec::new(), 0);
+) -> (T, usize) {
+    let (mut answers, mut count) = (Answers::none(), 0);
     loop {
-        match run.step(&answers) {
-            Step::Done(attribution) => return (attribution, count),
-            Step::Evaluate(points) => {
-                count += points.len();
-                answers = points
+        let questions = match run.step(answers) {
+            Step::Done(output) => return (output, count),
+            Step::Ask(questions) => questions,
+        };
+        let answer = |question| {
+            let Question::Rows { graph, points, .. } = question else {
+                panic!("a run over rows alone")
+            };
+            count += points.len();
+            Answer::Rows(
+                points
                     .iter()
-                    .map(|point| evaluate(&run.spec(), point))
-                    .collect();
-            }
-        }
+                    .map(|point| evaluate(&graph.spec, point))
+                    .collect(),
+            )
+        };
+        answers = Answers(questions.into_iter().map(answer).collect());
     }
+}
+
+/// All points that a step asks for.
+pub fn points_of<T>(step: Step<T>) -> Vec<Point> {
+    let Step::Ask(questions) = step else {
+        panic!("the run has ended")
+    };
+    let points = questions.into_iter().map(|question| match question {
+        Question::Rows { points, .. } => points,
+        Question::Explain { .. } => Vec::new(),
+    });
+    points.flatten().collect()
 }
 
 pub fn row(logits: &[f64], cotangent: &[f64]) -> Row {
@@ -84,7 +108,7 @@ pub fn row(logits: &[f64], cotangent: &[f64]) -> Row {
         logits: logits.iter().map(|&v| v as f32).collect(),
         probabilities: Vec::new(),
         cotangents: vec![tensor(cotangent.iter().map(|&v| v as f32)).as_ref().clone()],
-        activation: None,
+        activations: Vec::new(),
     }
 }
 
@@ -201,12 +225,12 @@ fn integrated_from(x: [f64; 2], g: impl Fn([f64; 2]) -> Vec<f64>) -> Vec<f64> {
 /// The points of `noise_level` 0.15 around X.
 fn noisy() -> Vec<[f64; 2]> {
     let mut asked = Vec::new();
-    let subject = subject(
+    let inputs = inputs(
         &json!({"method": "smooth_grad", "target": CLASS}),
         &X.map(|v| v as f32),
         &[],
     );
-    drive((subject.parameters.method.build)(subject), |spec, point| {
+    drive((inputs.parameters.method.build)(inputs), |spec, point| {
         asked.push([0, 1].map(|i| f64::from(point.input[i])));
         net(spec, point)
     });
@@ -288,23 +312,24 @@ fn spatial_net(spec: &DeriveSpec, point: &Point) -> Row {
         )
         .unwrap()
     };
-    let (cotangent, activation) = match &spec.wrt {
+    let (cotangent, activations) = match &spec.wrt[0] {
         Wrt::Activation(name) => {
             assert_eq!(
-                (name.as_str(), &spec.rule_sets[..]),
-                ("hidden", &[RuleSetId::Gradient][..])
+                (name.as_str(), &spec.outputs[..]),
+                ("hidden", &["hidden".to_owned()][..])
             );
+            assert_eq!(spec.rule_sets, [RuleSetId::Gradient]);
             let values = (0..2)
                 .flat_map(|k| x.iter().map(move |&x| channel(k, x)))
                 .collect();
             (
                 shaped(HEAD[class].as_flattened().to_vec(), 2),
-                Some(shaped(values, 2)),
+                vec![shaped(values, 2)],
             )
         }
         Wrt::Input => {
             assert_eq!(spec.rule_sets, [RuleSetId::GuidedBackprop]);
-            (shaped(guided_picture(class), 1), None)
+            (shaped(guided_picture(class), 1), Vec::new())
         }
     };
     let logits = [value(0) as f32, value(1) as f32];
@@ -312,7 +337,7 @@ fn spatial_net(spec: &DeriveSpec, point: &Point) -> Row {
         logits: logits.to_vec(),
         probabilities: Vec::new(),
         cotangents: vec![cotangent],
-        activation,
+        activations,
     }
 }
 
@@ -456,17 +481,17 @@ fn run(given: &Value) -> (Attribution, usize) {
         .takes("layer")
     {
         let picture = PICTURE.map(|v| v as f32);
-        let subject = Subject {
+        let inputs = RunInputs {
             input: Arc::new(Tensor::from_shape_vec(vec![1, 2, 2], picture.to_vec()).unwrap()),
-            ..subject(given, &picture, &[])
+            ..inputs(given, &picture, &[])
         };
-        return drive((subject.parameters.method.build)(subject), spatial_net);
+        return drive((inputs.parameters.method.build)(inputs), spatial_net);
     }
     let [input, start] = [X, START].map(|values| values.map(|v| v as f32));
     // As many baselines as the parameters name, all the same: their average is that of one.
-    let count = subject(given, &input, &[]).parameters.baselines().max(1);
-    let subject = subject(given, &input, &vec![start.as_slice(); count]);
-    drive((subject.parameters.method.build)(subject), net)
+    let count = inputs(given, &input, &[]).parameters.baselines().max(1);
+    let inputs = inputs(given, &input, &vec![start.as_slice(); count]);
+    drive((inputs.parameters.method.build)(inputs), net)
 }
 
 #[test]
@@ -501,7 +526,7 @@ fn every_method_costs_what_it_says() {
         let given = json!({"method": case.method, "target": CLASS});
         let (_, evaluations) = run(&given);
         assert_eq!(evaluations, case.evaluations, "{}", case.method);
-        let parameters = subject(&given, &[0.0], &[]).parameters;
+        let parameters = inputs(&given, &[0.0], &[]).parameters;
         let asks_input = (parameters.method.cost.asks_input)(&parameters);
         // The driver asks for the input where the run does not.
         assert_eq!(
@@ -538,12 +563,12 @@ fn noise_repeats_by_its_seed_and_fills_its_range() {
 fn on_one_linear_layer_pgig_is_the_pattern_times_integrated_gradients() {
     let (weights, pattern) = ([2.0, -1.0, 0.5], [0.25, 0.5, -3.0]);
     let map = |method: &str| {
-        let subject = subject(
+        let inputs = inputs(
             &json!({"method": method}),
             &[1.0, 2.0, -3.0],
             &[&[0.5, 0.0, 1.0]],
         );
-        let run = (subject.parameters.method.build)(subject);
+        let run = (inputs.parameters.method.build)(inputs);
         let (map, _) = drive(run, |spec, point| {
             let value = point
                 .input

@@ -9,85 +9,43 @@ use std::sync::Arc;
 use ndarray::{Array2, Axis};
 
 use super::{
-    Attribution, Run, Segments, Step, Subject,
+    Answers, Attribution, MethodRun, Run, RunInputs, Segments, Step,
     doubts::is_zero,
-    parameters::{Compat, Parameters, SegmentSource},
+    parameters::{Parameters, SegmentSource},
     path,
     ranking::{Ranking, Selection, rank},
 };
-use crate::{
-    engine::Row,
-    picture::input::{InputPicture, channel_axis},
-    segment::{Segmentation, felzenszwalb::Edges},
-    tensor::Tensor,
-};
-use onnx_autodiff::autodiff::spec::DeriveSpec;
-
-const SCALES: [f64; 6] = [50.0, 100.0, 150.0, 250.0, 500.0, 1200.0];
-const SIGMA: f64 = 0.8;
-/// Each segment grows by so many pixels, so that it holds the edges around it.
-const RADIUS: usize = 5;
-
-/// The regions of a picture. Its colours are stretched to -1..=1 and segments have 150 pixels at
-/// least, as in the public code. The paper's 0..=1 and 20 pixels (`compat: sig-2019`) give the 1000
-/// regions per photo that it tells of.
-pub fn segment(picture: &InputPicture, parameters: &Parameters) -> Segmentation {
-    let (low, high) = picture.extremes();
-    let (bottom, top, min_size) = match parameters.compat {
-        Some(Compat::Sig2019) => (0.0, 1.0, 20),
-        _ => (-1.0, 1.0, 150),
-    };
-    let scale = if high > low {
-        (top - bottom) / (high - low)
-    } else {
-        0.0
-    };
-    let edges = Edges::of(
-        picture
-            .planes
-            .mapv(|value| (value - low) * scale + bottom)
-            .view(),
-        SIGMA,
-    );
-    Segmentation::of_maps(
-        SCALES.map(|scale| edges.segment(scale, min_size)).into(),
-        RADIUS,
-    )
-}
+use crate::{picture::input::channel_axis, segment::Segmentation, tensor::Tensor};
 
 struct Regional {
-    path: Box<dyn Run>,
-    subject: Subject,
+    path: MethodRun,
+    inputs: RunInputs,
 }
 
-pub fn xrai(subject: Subject) -> Box<dyn Run> {
+pub fn xrai(inputs: RunInputs) -> MethodRun {
     Box::new(Regional {
-        path: path::straight_line(subject.clone()),
-        subject,
+        path: path::straight_line(inputs.clone()),
+        inputs,
     })
 }
 
 impl Run for Regional {
-    fn spec(&self) -> DeriveSpec {
-        self.path.spec()
-    }
+    type Output = Attribution;
 
-    fn step(&mut self, answers: &[Row]) -> Step {
-        match self.path.step(answers) {
-            Step::Done(attribution) => Step::Done(self.ranked(attribution)),
-            asks => asks,
-        }
+    fn step(&mut self, answers: Answers) -> Step<Attribution> {
+        let step = self.path.step(answers);
+        step.map(|attribution| self.ranked(attribution))
     }
 }
 
 impl Regional {
     fn ranked(&self, attribution: Attribution) -> Attribution {
-        let Subject {
+        let RunInputs {
             layout,
             segmentation,
             parameters,
             ..
-        } = &self.subject;
+        } = &self.inputs;
         let channels = Axis(channel_axis(*layout));
         // `f32::max` would pass over a NaN.
         let larger = |max: &f32, value: &f32| {

@@ -8,13 +8,14 @@ pub mod manifest;
 mod manifest_file;
 pub mod patterns;
 pub mod registry;
+pub mod variant;
 
 use std::{path::PathBuf, sync::Arc};
 
 use labels::Labels;
-use manifest::Manifest;
+use manifest::{Input, Manifest};
 use onnx_autodiff::{
-    autodiff::spec::{Layer, Patterns},
+    autodiff::spec::{Head, Layer, PatternLayers, Patterns},
     onnx::graph::{Dim, Graph},
 };
 
@@ -39,6 +40,35 @@ pub struct Model {
 }
 
 impl Model {
+    /// A network over ready tensors, named and told from all others by `hash`: nothing but its
+    /// graph is known of it.
+    pub fn bare(hash: &str, graph: Arc<Graph>) -> Self {
+        let input = graph.inputs.first();
+        let shape = input.map_or(&[][..], |input| &input.value_type.shape);
+        Self {
+            id: hash.to_owned(),
+            folder: None,
+            manifest: Manifest {
+                input: Input {
+                    name: input.map_or_else(String::new, |input| input.name.clone()),
+                    shape: shape.iter().filter_map(Dim::known).collect(),
+                    preprocess: None,
+                },
+                head: Head::Logits,
+                pattern_layers: PatternLayers::All,
+                output: None,
+                layer: None,
+                assumed: None,
+            },
+            labels: Labels::default(),
+            hash: hash.to_owned(),
+            graph,
+            layers: Vec::new(),
+            patterns: None,
+            warnings: Vec::new(),
+        }
+    }
+
     /// The number of classes of the first output; `None` where its shape is symbolic and there are
     /// no labels.
     pub fn classes(&self) -> Option<usize> {

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use explaind::{
     methods::{
-        Step, Subject,
+        Answer, Answers, Question, Run, RunInputs, Step,
         parameters::{Facts, Parameters},
         registry::METHODS,
     },
-    model::labels::{Classes, Labels},
+    model::{
+        Model,
+        labels::{Classes, Labels},
+    },
     picture::preprocess::Layout,
     tensor::Tensor,
 };
@@ -75,7 +78,8 @@ fn agrees_with_captum(net: &str, export: &str) {
             }
         }
         let parameters = parse(&given, &source);
-        let subject = Subject {
+        let inputs = RunInputs {
+            model: Arc::new(Model::bare(net, Arc::new(source.clone()))),
             input: x.clone(),
             seed: Arc::new([(drawn.json("target"), 1.0)]),
             input_value: None,
@@ -85,7 +89,7 @@ fn agrees_with_captum(net: &str, export: &str) {
             segmentation: Arc::default(),
             parameters: Arc::new(parameters),
         };
-        let scores = explain(&source, subject);
+        let scores = explain(&source, inputs);
         let sampled: Vec<f32> = scores
             .iter()
             .step_by(captum.json("stride"))
@@ -120,16 +124,21 @@ fn parse(given: &Value, source: &Graph) -> Parameters {
     Parameters::parse(given.as_object().unwrap(), &facts).unwrap()
 }
 
-fn explain(source: &Graph, subject: Subject) -> Arc<Tensor> {
-    let mut run = (subject.parameters.method.build)(subject);
-    let mut rows = Vec::new();
+fn explain(source: &Graph, inputs: RunInputs) -> Arc<Tensor> {
+    let mut run = (inputs.parameters.method.build)(inputs);
+    let mut answers = Answers::none();
     loop {
-        let points = match run.step(&rows) {
+        let questions = match run.step(answers) {
             Step::Done(attribution) => return attribution.scores,
-            Step::Evaluate(points) => points,
+            Step::Ask(questions) => questions,
         };
-        let spec = run.spec();
-        let mut session = open(&derive(source, &spec, None).unwrap().graph);
-        rows = evaluate(&mut session, &points, &spec, CLASSES);
+        let answer = |question| {
+            let Question::Rows { graph, points, .. } = question else {
+                panic!("methods ask for rows")
+            };
+            let mut session = open(&derive(source, &graph.spec, None).unwrap().graph);
+            Answer::Rows(evaluate(&mut session, &points, &graph.spec, CLASSES))
+        };
+        answers = Answers(questions.into_iter().map(answer).collect());
     }
 }

@@ -1,7 +1,8 @@
 //! What a request costs and how it is refused, through the engine.
 
 use explaind::{
-    methods::drive::{Explained, Means, MethodError, predict},
+    driver::{Driver, DriverError, Resources},
+    methods::Explained,
     pool::Pool,
 };
 use serde_json::{Value, json};
@@ -58,7 +59,7 @@ async fn the_clean_input_is_evaluated_once_and_the_price_is_exact() {
             .await
             .unwrap_err();
         assert!(
-            matches!(refused, MethodError::TooCostly { cost, .. } if cost == evaluations),
+            matches!(refused, DriverError::TooCostly { cost, .. } if cost == evaluations),
             "{given}: {refused}"
         );
         assert_eq!(answer.evaluations, evaluations, "{given}");
@@ -153,7 +154,7 @@ async fn what_cannot_be_done_is_refused_before_any_work() {
     assert!(
         matches!(
             refused,
-            MethodError::TooCostly {
+            DriverError::TooCostly {
                 cost: 27,
                 limit: 20
             }
@@ -163,7 +164,7 @@ async fn what_cannot_be_done_is_refused_before_any_work() {
     let refused = ask(&engine, &bare, &[1.0], &json!({"method": "gradient"}), None)
         .await
         .unwrap_err();
-    assert!(matches!(refused, MethodError::Shape { .. }), "{refused}");
+    assert!(matches!(refused, DriverError::Shape { .. }), "{refused}");
     for (given, param) in [
         (
             json!({"method": "integrated_gradients", "baseline": "black"}),
@@ -176,7 +177,7 @@ async fn what_cannot_be_done_is_refused_before_any_work() {
         (json!({"method": "gradient", "target": 3}), "target"),
     ] {
         let refused = ask(&engine, &bare, &X, &given, None).await.unwrap_err();
-        let MethodError::Parameters(faults) = refused else {
+        let DriverError::Parameters(faults) = refused else {
             panic!("{refused}")
         };
         assert_eq!(faults.shown()[0].param, param);
@@ -201,13 +202,16 @@ async fn what_cannot_be_done_is_refused_before_any_work() {
 async fn predictions_are_the_best_classes() {
     let model = dense_net(linear());
     let (engine, pool, caller) = (engine(), Pool::new(1), caller());
-    let means = Means {
+    let resources = Resources {
         engine: &engine,
         pool: &pool,
         caller: &caller,
         pictures: None,
     };
-    let (predictions, _) = predict(means, &model, tensor(&X), 2).await.unwrap();
+    let (predictions, _) = Driver::new(resources, &model, tensor(&X))
+        .predict(2)
+        .await
+        .unwrap();
     assert_eq!(
         predictions
             .iter()

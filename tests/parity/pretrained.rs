@@ -6,7 +6,8 @@ use std::{path::Path, sync::Arc};
 
 use explaind::{
     engine::{Point, Row, backend_ort::OrtSession},
-    methods::{Step, Subject, parameters::Parameters, registry},
+    methods::{Answers, Question, Run, RunInputs, Step, parameters::Parameters, registry},
+    model::Model,
     picture::preprocess::Layout,
     tensor::Tensor,
 };
@@ -71,7 +72,8 @@ fn agrees_with_pytorch(model: &str) {
         } else {
             vec![Arc::new(Tensor::zeros(input.shape()))]
         };
-        let subject = Subject {
+        let inputs = RunInputs {
+            model: Arc::new(Model::bare(model, Arc::new(source.clone()))),
             input: input.clone(),
             seed: Arc::new([(target, 1.0)]),
             input_value: None,
@@ -81,7 +83,7 @@ fn agrees_with_pytorch(model: &str) {
             segmentation: Arc::default(),
             parameters: Arc::new(parameters),
         };
-        let scores = explain(&source, subject, &reference.floats("logits").unwrap());
+        let scores = explain(&source, inputs, &reference.floats("logits").unwrap());
         let expected = reference.floats(method).unwrap();
         let gap = distance(scores.as_slice().unwrap(), &expected);
         println!(
@@ -96,29 +98,34 @@ fn agrees_with_pytorch(model: &str) {
 }
 
 /// Drives a method over one session; the input's own logits must be `logits`.
-fn explain(source: &Graph, subject: Subject, logits: &[f32]) -> Arc<Tensor> {
-    let input = subject.input.clone();
-    let mut method = (subject.parameters.method.build)(subject);
-    let spec = method.spec();
+fn explain(source: &Graph, inputs: RunInputs, logits: &[f32]) -> Arc<Tensor> {
+    let input = inputs.input.clone();
+    let spec = inputs.parameters.derive_spec();
     let mut session = open(&derive(source, &spec, None).unwrap().graph);
-    let mut rows = Vec::new();
+    let mut method = (inputs.parameters.method.build)(inputs);
+    let mut answers = Answers::none();
     loop {
-        match method.step(&rows) {
+        let questions = match method.step(answers) {
             Step::Done(attribution) => return attribution.scores,
-            Step::Evaluate(points) => {
-                rows = points
-                    .chunks(5)
-                    .flat_map(|points| evaluate(&mut session, points, &spec, CLASSES))
-                    .collect();
-                for row in points
-                    .iter()
-                    .zip(&rows)
-                    .filter(|(point, _)| Arc::ptr_eq(&point.input, &input))
-                {
-                    assert!(distance(&row.1.logits, logits) < 1e-5);
+            Step::Ask(questions) => questions,
+        };
+        let mut rows = Vec::new();
+        for question in questions {
+            let Question::Rows { graph, points, .. } = question else {
+                panic!("methods ask for rows")
+            };
+            assert_eq!(graph.spec, spec);
+            for points in points.chunks(5) {
+                let found = evaluate(&mut session, points, &spec, CLASSES);
+                for (point, row) in points.iter().zip(&found) {
+                    if Arc::ptr_eq(&point.input, &input) {
+                        assert!(distance(&row.logits, logits) < 1e-5);
+                    }
                 }
+                rows.extend(found);
             }
         }
+        answers = rows.into();
     }
 }
 
@@ -148,7 +155,11 @@ pub fn evaluate(
             .iter()
             .map(|set| one(&answers[set.id()], index))
             .collect(),
-        activation: answers.get("activation").map(|values| one(values, index)),
+        activations: spec
+            .activation_names()
+            .iter()
+            .map(|name| one(&answers[name], index))
+            .collect(),
     };
     (0..points.len()).map(row).collect()
 }

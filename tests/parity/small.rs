@@ -4,11 +4,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use explaind::{
+    driver::{Driver, DriverError, Resources, model_defaults},
     engine::{Caller, Engine, EngineSettings, Priority, provider::Provider},
-    methods::{
-        drive::{Explained, Means, MethodError, Request, explain, facts},
-        parameters::Parameters,
-    },
+    methods::{Explained, Request, parameters::Parameters},
     model::{
         Model,
         manifest::{Input, Manifest},
@@ -168,16 +166,18 @@ pub async fn ask(
     input: &[f32],
     given: &Value,
     max_evaluations: Option<usize>,
-) -> Result<Vec<Explained>, MethodError> {
+) -> Result<Vec<Explained>, DriverError> {
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts(model))?;
     let request = Request::of(parameters);
     let (pool, caller) = (Pool::new(1), caller());
-    let means = Means {
+    let resources = Resources {
         engine,
         pool: &pool,
         caller: &caller,
         pictures: None,
     };
-    let answered = explain(means, model, tensor(input), &[request], max_evaluations).await?;
+    let answered = Driver::new(resources, model, tensor(input))
+        .explain(&[request], max_evaluations)
+        .await?;
     Ok(answered.explained.into_iter().flatten().collect())
 }

@@ -168,13 +168,7 @@ fn agrees_with_pytorch(net: &str) {
         .into_iter()
         .filter_map(|set| Some((set, reference.floats(set.id())?)))
         .collect();
-    let spec = DeriveSpec {
-        rule_sets: maps.iter().map(|(set, _)| *set).collect(),
-        wrt: Wrt::Input,
-        head: Head::Logits,
-        seed: SeedRule::One,
-        pattern_layers: PatternLayers::All,
-    };
+    let spec = DeriveSpec::of(maps.iter().map(|(set, _)| *set).collect::<Vec<_>>());
 
     let scratch = tempfile::tempdir().unwrap();
     write_weights(&reference, scratch.path());

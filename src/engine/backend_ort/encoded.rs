@@ -275,11 +275,8 @@ mod tests {
             metadata: Default::default(),
         };
         let spec = DeriveSpec {
-            rule_sets,
-            wrt: Wrt::Input,
             head: Head::Probabilities,
-            seed: SeedRule::One,
-            pattern_layers: PatternLayers::All,
+            ..DeriveSpec::of(rule_sets)
         };
         with_batch(&derive(&source, &spec, None).unwrap().graph, Some(SHAPE[0]))
     }

@@ -124,7 +124,7 @@ mod tests {
     use onnx_autodiff::{
         autodiff::{
             derive,
-            spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+            spec::DeriveSpec,
         },
         onnx::{
             graph::{Dim, ValueInfo, ValueType},
@@ -156,14 +156,7 @@ mod tests {
                 .collect(),
             metadata: Default::default(),
         };
-        let spec = DeriveSpec {
-            rule_sets: vec![RuleSetId::Gradient],
-            wrt: Wrt::Input,
-            head: Head::Logits,
-            seed: SeedRule::One,
-            pattern_layers: PatternLayers::All,
-        };
-        derive(&source, &spec, None).unwrap().graph
+        derive(&source, &DeriveSpec::gradient(), None).unwrap().graph
     }
 
     /// Holds the session with the kernel, and the fused graph, to the nodes that were derived.

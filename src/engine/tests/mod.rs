@@ -85,7 +85,7 @@ impl Backend for Fake {
 
     fn load(&self, graph: &Arc<SessionKey>, _: usize, _: bool) -> Result<LoadedGraph, EngineError> {
         if let SessionKey::Rows(key) = graph.as_ref()
-            && key.spec.wrt == Wrt::Activation("nowhere".into())
+            && key.spec.outputs == ["nowhere"]
         {
             return Err(EngineError::Runtime {
                 reason: "cannot be loaded".into(),
@@ -151,7 +151,7 @@ impl Executable for Fake {
             logits: vec![2.0 * x],
             probabilities: vec![],
             cotangents: vec![],
-            activation: None,
+            activations: Vec::new(),
         };
         Ok(BatchOutput::Rows(values.into_iter().map(row).collect()))
     }
@@ -184,13 +184,7 @@ fn engine_of(
 }
 
 pub fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
-    DeriveSpec {
-        rule_sets: rule_sets.to_vec(),
-        wrt: Wrt::Input,
-        head: Head::Logits,
-        seed: SeedRule::One,
-        pattern_layers: PatternLayers::All,
-    }
+    DeriveSpec::of(rule_sets)
 }
 
 fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model> {
@@ -498,7 +492,7 @@ async fn a_graph_that_cannot_be_loaded_fails_its_callers_only() {
     let (engine, _) = engine(100, 1);
     let model = number_model();
     let broken = DeriveSpec {
-        wrt: Wrt::Activation("nowhere".into()),
+        outputs: vec!["nowhere".into()],
         ..spec(&[])
     };
     let (spec, one, two) = (spec(&[]), caller(1), caller(2));

@@ -22,15 +22,12 @@ use crate::{
         plan::Sent,
     },
     dataset::{Dataset, DatasetError, draw},
+    driver::{Driver, DriverError},
     engine::EngineError,
     jobs::{
         Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
     },
-    methods::{
-        Fault, Faults,
-        drive::{self, Explained, MethodError, Request},
-        parameters::Parameters,
-    },
+    methods::{Explained, Fault, Faults, Request, parameters::Parameters},
     picture::{
         RgbImage,
         decode::Limits,
@@ -522,16 +519,11 @@ impl<'a> Task<'a> {
             Err(error) => return Err(WorkError::passing(error)),
         };
         let requests = std::slice::from_ref(&self.request);
-        let explained = match drive::explain(
-            app.means(caller),
-            &self.model,
-            Arc::new(input),
-            requests,
-            None,
-        )
-        .await
+        let explained = match Driver::new(app.resources(caller), &self.model, Arc::new(input))
+            .explain(requests, None)
+            .await
         {
-            Err(error @ MethodError::NotFinite { .. }) => return skipped(&error),
+            Err(error @ DriverError::NotFinite { .. }) => return skipped(&error),
             other => other?
                 .explained
                 .into_iter()

@@ -273,11 +273,10 @@ impl Parameters {
             PatternLayers::All
         };
         DeriveSpec {
-            rule_sets: self.rule_set.into_iter().collect(),
-            wrt: Wrt::Input,
             head: self.head,
             seed: self.grad_output,
             pattern_layers,
+            ..DeriveSpec::of(Vec::from_iter(self.rule_set))
         }
     }
 

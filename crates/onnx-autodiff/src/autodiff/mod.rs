@@ -32,15 +32,15 @@ use indexmap::IndexSet;
 
 use context::PatternOf;
 use forward::Forward;
-use spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule, Wrt};
+use spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule};
 
 /// A source graph joined with the backward walk that a [`DeriveSpec`] asks for.
 ///
 /// Inputs: the model's input (batch symbolic) and, when any rule set is asked for, `seed`
 /// `[batch, classes]` (the cotangent of the head). Outputs: `logits` `[batch, classes]`,
-/// `probabilities` `[batch, classes]`, then one cotangent per rule set, named as
-/// [`spec::RuleSetId::id`], each `[batch, …]` in the shape of `wrt`; for `Wrt::Activation` then
-/// also `activation`, its value.
+/// `probabilities` `[batch, classes]`, then per rule set one cotangent for each of `wrt`, named by
+/// [`DeriveSpec::cotangent_names`], each `[batch, …]` in the shape of its value; then the values of
+/// `outputs`, named by [`DeriveSpec::activation_names`].
 pub struct Derived {
     pub graph: Graph,
 }
@@ -66,12 +66,17 @@ pub fn derive(
         (head.logits.clone(), "logits".to_owned()),
         (head.probabilities.clone(), "probabilities".to_owned()),
     ];
-    let wrt = match &spec.wrt {
-        Wrt::Input => &input,
-        Wrt::Activation(name) => name,
-    };
-    if emit.value_type(wrt).is_err() {
-        return Err(DeriveError::UnknownActivation { name: wrt.clone() });
+    let wrt: Vec<&str> = spec.wrt.iter().map(|wrt| wrt.name(&input)).collect();
+    let named = wrt
+        .iter()
+        .copied()
+        .chain(spec.outputs.iter().map(String::as_str));
+    for name in named {
+        if emit.value_type(name).is_err() {
+            return Err(DeriveError::UnknownActivation {
+                name: name.to_owned(),
+            });
+        }
     }
     let layers = layers::linear_layers(&emit, &nodes, &input, &head.logits);
     let chosen = if folds {
@@ -85,21 +90,18 @@ pub fn derive(
     };
     if !spec.rule_sets.is_empty() {
         let cotangent = add_seed(&mut emit, head.classes, value, spec.seed)?;
-        for (name, output) in reverse_all(
+        let cotangents = reverse_all(
             &mut emit,
             &nodes,
-            &[wrt],
+            &wrt,
             value,
             &cotangent,
             &spec.rule_sets,
             &chosen,
-        )? {
-            wanted.push((output, name.to_owned()));
-        }
+        )?;
+        wanted.extend(cotangents.into_iter().zip(spec.cotangent_names()));
     }
-    if let Wrt::Activation(name) = &spec.wrt {
-        wanted.push((name.clone(), "activation".to_owned()));
-    }
+    wanted.extend(spec.outputs.iter().cloned().zip(spec.activation_names()));
     let graph = outputs::publish(emit, &wanted)?;
     Ok(Derived {
         graph: tidy(graph)?,
@@ -120,7 +122,7 @@ fn reverse_all(
     seed: &str,
     rule_sets: &[RuleSetId],
     patterns: &HashMap<&str, PatternOf>,
-) -> Result<Vec<(&'static str, String)>, DeriveError> {
+) -> Result<Vec<String>, DeriveError> {
     let (mut found, mut unsupported) = (Vec::new(), IndexSet::new());
     for id in rule_sets {
         let walk = reverse::Walk {
@@ -132,7 +134,7 @@ fn reverse_all(
             patterns,
         };
         match reverse::reverse(emit, &walk, seed) {
-            Ok(outputs) => found.extend(outputs.into_iter().map(|output| (id.id(), output))),
+            Ok(outputs) => found.extend(outputs),
             Err(DeriveError::Unsupported { nodes }) => unsupported.extend(nodes),
             Err(error) => return Err(error),
         }
@@ -233,7 +235,7 @@ pub fn linear_layers(source: &Graph) -> Result<Vec<LinearLayer>, DeriveError> {
     ))
 }
 
-/// The values that [`Wrt::Activation`] may name, in the order of the forward pass, with their
+/// The values that [`spec::Wrt::Activation`] and `outputs` may name, in the order of the forward pass, with their
 /// shapes without the batch.
 pub fn activations(source: &Graph) -> Result<Vec<(String, Vec<usize>)>, DeriveError> {
     let Forward {

@@ -96,12 +96,7 @@ pub fn parameter_gradients(
         (found.logits.clone(), "logits".to_owned()),
         (found.probabilities.clone(), "probabilities".to_owned()),
     ];
-    published.extend(
-        gradients
-            .into_iter()
-            .map(|(_, gradient)| gradient)
-            .zip(public.iter().cloned()),
-    );
+    published.extend(gradients.into_iter().zip(public.iter().cloned()));
     let graph = super::tidy(outputs::publish(emit, &published)?)?;
     let parameters = names.into_iter().zip(public).zip(values);
     let parameters = parameters

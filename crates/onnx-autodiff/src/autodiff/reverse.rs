@@ -19,7 +19,6 @@ pub struct Walk<'a> {
     pub scope: &'a str,
     /// The forward nodes.
     pub nodes: &'a [Node],
-    /// None of them depends on another.
     pub wrt: &'a [&'a str],
     pub head: &'a str,
     /// The patterns to use, by output value of their Linear node.
@@ -43,24 +42,28 @@ pub fn reverse(
         HashMap::from([(walk.head.to_owned(), vec![cotangent.to_owned()])]);
     let mut unsupported = Vec::new();
     for node in walk.nodes.iter().rev() {
-        if !node.outputs.iter().any(|output| {
-            varies.contains(output)
-                && !walk.wrt.contains(&output.as_str())
-                && waiting.contains_key(output)
-        }) {
-            continue;
-        }
-        emit.set_scope(format!("{}/{}", walk.scope, node.label()));
-        let cotangents = node
-            .outputs
-            .iter()
-            .map(|output| sum(emit, waiting.remove(output).unwrap_or_default()));
-        let cotangents = cotangents.collect::<Result<Vec<_>, _>>()?;
         let active: Vec<bool> = node
             .inputs
             .iter()
             .map(|input| varies.contains(input))
             .collect();
+        let reached = |output: &String| varies.contains(output) && waiting.contains_key(output);
+        if !active.contains(&true) || !node.outputs.iter().any(reached) {
+            continue;
+        }
+        emit.set_scope(format!("{}/{}", walk.scope, node.label()));
+        let mut cotangents = Vec::with_capacity(node.outputs.len());
+        for output in &node.outputs {
+            let cotangent = sum(emit, waiting.remove(output).unwrap_or_default())?;
+            // All its readers have spoken; others of `wrt` may lie behind it.
+            if let Some(cotangent) = cotangent
+                .clone()
+                .filter(|_| walk.wrt.contains(&output.as_str()))
+            {
+                waiting.insert(output.clone(), vec![cotangent]);
+            }
+            cotangents.push(cotangent);
+        }
         let found = step(emit, walk, node, &active, &cotangents);
         for (index, input) in node
             .inputs

@@ -11,7 +11,11 @@ use crate::Tensor;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DeriveSpec {
     pub rule_sets: Vec<RuleSetId>,
-    pub wrt: Wrt,
+    /// Values between input and head that the graph hands out beside the head's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<String>,
+    /// Each rule set gives one cotangent for each of them, in this order; at least one.
+    pub wrt: Vec<Wrt>,
     pub head: Head,
     pub seed: SeedRule,
     /// Which Linear layers the pattern rule sets rewrite; the others keep their plain gradient.
@@ -21,21 +25,50 @@ pub struct DeriveSpec {
 impl DeriveSpec {
     /// The forward graph alone.
     pub fn forward() -> Self {
+        Self::of([])
+    }
+
+    /// The gradient of the logits with respect to the input.
+    pub fn gradient() -> Self {
+        Self::of([RuleSetId::Gradient])
+    }
+
+    /// These rule sets, from the logits to the input.
+    pub fn of(rule_sets: impl Into<Vec<RuleSetId>>) -> Self {
         Self {
-            rule_sets: Vec::new(),
-            wrt: Wrt::Input,
+            rule_sets: rule_sets.into(),
+            outputs: Vec::new(),
+            wrt: vec![Wrt::Input],
             head: Head::Logits,
             seed: SeedRule::One,
             pattern_layers: PatternLayers::All,
         }
     }
 
-    /// The gradient of the logits with respect to the input.
-    pub fn gradient() -> Self {
-        Self {
-            rule_sets: vec![RuleSetId::Gradient],
-            ..Self::forward()
-        }
+    /// The names of the outputs with cotangents, in the order of the graph: rule set by rule set,
+    /// and for each one by one of `wrt`. That of the rule set, and `/` and the value where `wrt`
+    /// names several.
+    pub fn cotangent_names(&self) -> Vec<String> {
+        let values: Vec<_> = self.wrt.iter().map(|wrt| wrt.name("input")).collect();
+        let of_set = |set: &RuleSetId| each_named(set.id(), &values);
+        self.rule_sets.iter().flat_map(of_set).collect()
+    }
+
+    /// The names of the outputs with activations: `activation`, and `/` and the value where there
+    /// are several.
+    pub fn activation_names(&self) -> Vec<String> {
+        let values: Vec<_> = self.outputs.iter().map(String::as_str).collect();
+        each_named("activation", &values)
+    }
+}
+
+fn each_named(name: &str, values: &[&str]) -> Vec<String> {
+    match values {
+        [_] => vec![name.to_owned()],
+        _ => values
+            .iter()
+            .map(|value| format!("{name}/{value}"))
+            .collect(),
     }
 }
 
@@ -43,7 +76,11 @@ impl DeriveSpec {
 impl fmt::Display for DeriveSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.rule_sets.is_empty() {
-            return f.write_str("forward");
+            f.write_str("forward")?;
+            return match self.outputs.len() {
+                0 => Ok(()),
+                count => write!(f, " with {count} activations"),
+            };
         }
         let rules: Vec<_> = self.rule_sets.iter().map(|rules| rules.id()).collect();
         let head = match self.head {
@@ -51,8 +88,9 @@ impl fmt::Display for DeriveSpec {
             Head::Probabilities => "probabilities",
         };
         write!(f, "{} of {head}", rules.join("+"))?;
-        if let Wrt::Activation(name) = &self.wrt {
-            write!(f, " at {name}")?;
+        let at: Vec<_> = self.wrt.iter().map(|wrt| wrt.name("input")).collect();
+        if at != ["input"] {
+            write!(f, " at {}", at.join(" and "))?;
         }
         if !self.rule_sets.iter().any(|rules| rules.needs_patterns()) {
             return Ok(());
@@ -108,6 +146,16 @@ pub enum Wrt {
     Input,
     /// A named value between input and head.
     Activation(String),
+}
+
+impl Wrt {
+    /// The value's name in a graph whose input is called `input`.
+    pub fn name<'a>(&'a self, input: &'a str) -> &'a str {
+        match self {
+            Self::Input => input,
+            Self::Activation(name) => name,
+        }
+    }
 }
 
 /// A value that Grad-CAM can look at.
@@ -187,18 +235,19 @@ mod tests {
 
     #[test]
     fn a_spec_is_told_in_words() {
-        let gradient = DeriveSpec {
-            rule_sets: vec![RuleSetId::Gradient],
-            ..DeriveSpec::forward()
-        };
+        let gradient = DeriveSpec::gradient();
         assert_eq!(DeriveSpec::forward().to_string(), "forward");
         assert_eq!(gradient.to_string(), "gradient of logits");
+        let staged = DeriveSpec {
+            outputs: vec!["conv1".into(), "conv2".into()],
+            ..DeriveSpec::forward()
+        };
+        assert_eq!(staged.to_string(), "forward with 2 activations");
         let at_layer = DeriveSpec {
-            rule_sets: vec![RuleSetId::Gradient, RuleSetId::PatternAttribution],
-            wrt: Wrt::Activation("conv10".into()),
+            wrt: vec![Wrt::Activation("conv10".into())],
             head: Head::Probabilities,
             pattern_layers: PatternLayers::Inner,
-            ..gradient
+            ..DeriveSpec::of([RuleSetId::Gradient, RuleSetId::PatternAttribution])
         };
         assert_eq!(
             at_layer.to_string(),

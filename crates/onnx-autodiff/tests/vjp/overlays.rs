@@ -486,11 +486,11 @@ fn the_value_seed_multiplies_the_head_and_probabilities_go_through_softmax() {
 #[test]
 fn an_activation_gets_its_value_and_its_cotangent() {
     let (w, (x, seed)) = (weights(), inputs());
-    let wrt = Wrt::Activation("a2".into());
     let graph = derive(
         &net(&w),
         &DeriveSpec {
-            wrt,
+            outputs: vec!["a2".into()],
+            wrt: vec![Wrt::Activation("a2".into())],
             ..spec(&[RuleSetId::Gradient])
         },
         None,
@@ -519,6 +519,52 @@ fn an_activation_gets_its_value_and_its_cotangent() {
         t.a2,
         "activation",
     );
+}
+
+#[test]
+fn one_graph_gives_the_cotangents_of_several_values_and_hands_several_out() {
+    let (w, (x, seed)) = (weights(), inputs());
+    let run = |spec: &DeriveSpec| {
+        let graph = derive(&net(&w), spec, None).unwrap();
+        let inputs = [("x", &x), ("seed", &seed)];
+        let taken = graph.inputs.len();
+        Net::open(&graph).unwrap().run(&inputs[..taken]).unwrap()
+    };
+    let at = |value: &str| Wrt::Activation(value.into());
+    let gradient = |wrt: Vec<Wrt>| DeriveSpec {
+        wrt,
+        ..spec(&[RuleSetId::Gradient])
+    };
+    // `a1` lies before `a2`, and the input before both.
+    let joint = run(&DeriveSpec {
+        outputs: vec!["a2".into(), "a1".into()],
+        ..gradient(vec![at("a2"), Wrt::Input, at("a1")])
+    });
+    let names = [
+        "logits",
+        "probabilities",
+        "gradient/a2",
+        "gradient/input",
+        "gradient/a1",
+        "activation/a2",
+        "activation/a1",
+    ];
+    assert_eq!(joint.len(), names.len());
+    for (wrt, name) in [
+        (at("a2"), "gradient/a2"),
+        (Wrt::Input, "gradient/input"),
+        (at("a1"), "gradient/a1"),
+    ] {
+        assert_eq!(joint[name], run(&gradient(vec![wrt]))["gradient"], "{name}");
+    }
+    for value in ["a1", "a2"] {
+        let alone = run(&DeriveSpec {
+            outputs: vec![value.into()],
+            ..DeriveSpec::forward()
+        });
+        assert_eq!(joint[&format!("activation/{value}")], alone["activation"]);
+        assert_eq!(joint["logits"], alone["logits"]);
+    }
 }
 
 #[test]

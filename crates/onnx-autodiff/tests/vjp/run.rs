@@ -11,7 +11,7 @@ use onnx_autodiff::{
     Tensor,
     autodiff::{
         self, DeriveError,
-        spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule, Wrt},
+        spec::{DeriveSpec, Patterns, RuleSetId},
     },
     onnx::{graph::Graph, write_model},
 };
@@ -22,13 +22,7 @@ use ort::{
 };
 
 pub fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
-    DeriveSpec {
-        rule_sets: rule_sets.to_vec(),
-        wrt: Wrt::Input,
-        head: Head::Logits,
-        seed: SeedRule::One,
-        pattern_layers: PatternLayers::All,
-    }
+    DeriveSpec::of(rule_sets)
 }
 
 pub fn derive(

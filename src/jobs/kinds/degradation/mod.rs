@@ -27,15 +27,14 @@ use crate::{
         options::{Options, look},
     },
     dataset::{Dataset, DatasetError, draw},
+    driver::{self, Driver, DriverError},
     engine::runtime_version,
-    evaluation::{self, degradation::Subject, drive::Forward, patches::Grid},
+    evaluation::{self, degradation::Subject, patches::Grid},
+    incremental,
     jobs::{
         Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
     },
-    methods::{
-        drive::{self, Explained, MethodError, Request},
-        parameters::Parameters,
-    },
+    methods::{Explained, Prediction, Request, parameters::Parameters},
     model::Model,
     picture::{
         RgbImage,
@@ -279,7 +278,8 @@ struct Bench<'a> {
     model: Arc<Model>,
     dataset: Arc<Dataset>,
     rule: Preprocess,
-    forward: Forward,
+    /// For inputs that differ in one patch.
+    incremental: Option<Arc<incremental::Plan>>,
     grid: Arc<Grid>,
     metric: Arc<evaluation::degradation::Parameters>,
     rows: Vec<Row>,
@@ -310,10 +310,10 @@ impl<'a> Bench<'a> {
             grid.ok_or_else(|| WorkError::lasting("the grid does not fit the model's input"))?;
         let rows = spec.rows(&model).map_err(WorkError::lasting)?;
         let (cut, largest) = (model.clone(), grid.largest());
-        let forward = context
+        let incremental = context
             .app
             .pool()
-            .run(move || Forward::new(&cut, largest))
+            .run(move || incremental::Plan::new(&cut, largest).map(Arc::new))
             .await?;
         let (mut requests, mut ranked_by): (Vec<Parameters>, Vec<usize>) = (Vec::new(), Vec::new());
         for row in &rows {
@@ -328,7 +328,7 @@ impl<'a> Bench<'a> {
         Ok(Self {
             context,
             metric: Arc::new(spec.metric.clone()),
-            forward,
+            incremental,
             grid: Arc::new(grid),
             spec,
             model,
@@ -376,9 +376,10 @@ impl<'a> Bench<'a> {
             // Opened again it is another set, which is told then, or the same in another place.
             Err(error) => return Err(WorkError::passing(error)),
         };
-        let predicted = match drive::predict(app.means(caller), &self.model, input.clone(), 1).await
-        {
-            Err(error @ MethodError::NotFinite { .. }) => {
+        let driver = Driver::new(app.resources(caller), &self.model, input.clone())
+            .incrementally(self.incremental.clone());
+        let predicted = match driver.predict(1).await {
+            Err(error @ DriverError::NotFinite { .. }) => {
                 return skipped(Reason::NotFinite, error.to_string());
             }
             other => other?.0,
@@ -399,16 +400,8 @@ impl<'a> Bench<'a> {
                 ..Request::of(self.keyed(parameters, index))
             })
             .collect();
-        let explained = match drive::explain(
-            app.means(caller),
-            &self.model,
-            input.clone(),
-            &requests,
-            None,
-        )
-        .await
-        {
-            Err(error @ MethodError::NotFinite { .. }) => {
+        let explained = match driver.explain(&requests, None).await {
+            Err(error @ DriverError::NotFinite { .. }) => {
                 return skipped(Reason::NotFinite, error.to_string());
             }
             other => other?.explained,
@@ -430,19 +423,19 @@ impl<'a> Bench<'a> {
                 );
             }
         };
-        let clean = self.forward.trace(app.engine(), caller, &input).await?;
-        let curves: Vec<Vec<f64>> = stream::iter(subjects)
-            .map(|subject| {
-                self.forward.run(
-                    app.engine(),
-                    caller,
-                    clean.clone(),
-                    evaluation::degradation::build(subject),
-                )
-            })
+        let curves = subjects.into_iter().map(|subject| {
+            let run = evaluation::degradation::build(subject);
+            async { Ok::<_, DriverError>(driver.drive(vec![run]).await?.outputs) }
+        });
+        let curves: Vec<_> = stream::iter(curves)
             .buffered(RANKINGS_AT_ONCE)
             .try_collect()
             .await?;
+        let curves: Vec<Vec<f64>> = curves
+            .into_iter()
+            .flatten()
+            .map(|(curve, _)| curve)
+            .collect();
         if curves.iter().flatten().any(|score| !score.is_finite()) {
             return skipped(
                 Reason::NotFinite,
@@ -516,12 +509,15 @@ impl<'a> Bench<'a> {
     async fn mistaken(
         &self,
         index: usize,
-        predicted: &drive::Prediction,
+        predicted: &Prediction,
     ) -> Result<Option<(Reason, String)>, WorkError> {
         let (dataset, model) = (self.dataset.clone(), self.model.clone());
         let predicted = predicted.clone();
         let judge = move || {
-            let (picture, classes) = (&dataset.images[index], drive::facts(&model).classes);
+            let (picture, classes) = (
+                &dataset.images[index],
+                driver::model_defaults(&model).classes,
+            );
             let meaning = dataset.meaning(picture, classes);
             if meaning.is_empty() || meaning.classes.contains(&predicted.index) {
                 return None;
@@ -565,7 +561,8 @@ impl<'a> Bench<'a> {
             .iter()
             .map(|answers| Some(answers.first()?.attribution.scores.clone()))
             .collect();
-        let (grid, metric, rule) = (self.grid.clone(), self.metric.clone(), self.rule.clone());
+        let (model, grid) = (self.model.clone(), self.grid.clone());
+        let (metric, rule) = (self.metric.clone(), self.rule.clone());
         let rows: Vec<_> = self
             .rows
             .iter()
@@ -582,6 +579,7 @@ impl<'a> Bench<'a> {
                 let (input, fill, grid, parameters) =
                     (input.clone(), fill.clone(), grid.clone(), metric.clone());
                 Ok(Subject {
+                    model: model.clone(),
                     input,
                     fill,
                     grid,

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     dataset::Dataset,
+    driver::model_defaults,
     evaluation::{
         degradation::{self, Compat, Order, Replacement},
         patches::{Grid, Score},
@@ -14,7 +15,6 @@ use crate::{
     jobs::kinds::asked::Asked,
     methods::{
         Fault, Faults,
-        drive::facts,
         parameters::Parameters,
         registry::{METHODS, Scores},
     },

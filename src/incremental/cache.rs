@@ -1,5 +1,5 @@
-//! What the stages of a forward pass have made of one input, brought up to date for the next, which
-//! differs from it in few pixels.
+//! The activations of the stages for one input, brought up to date for the next, which differs from
+//! it in few pixels.
 
 use std::sync::Arc;
 
@@ -10,39 +10,39 @@ use onnx_autodiff::autodiff::stages::{Region, Stage};
 
 /// An input, and all that each stage makes of it.
 #[derive(Clone, Debug)]
-pub struct Trace {
+pub struct CachedActivations {
     pub input: Arc<Tensor>,
     pub made: Vec<Array3<f32>>,
 }
 
-/// Where the window of a stage starts, and the pixels of its output that it is read for.
+/// Where the window of a stage starts, and the pixels of its output that it is computed for.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct Tile {
     pub start: [usize; 2],
     pub reached: Region,
 }
 
-/// For each input, which differs from the one before, the place of every stage's window; none when
+/// For each input, which differs from the one before, the tile of every stage's window; none when
 /// a difference is larger than the stages are made for.
-pub fn places<'a>(
+pub fn tiles<'a>(
     stages: impl Iterator<Item = &'a Stage> + Clone,
-    before: &Tensor,
-    inputs: &[Arc<Tensor>],
-) -> Option<Vec<Vec<Place>>> {
-    let befores = [before].into_iter().chain(inputs.iter().map(AsRef::as_ref));
+    before: &'a Arc<Tensor>,
+    inputs: impl Iterator<Item = &'a Arc<Tensor>> + Clone,
+) -> Option<Vec<Vec<Tile>>> {
+    let befores = [before].into_iter().chain(inputs.clone());
     let differences = befores
         .zip(inputs)
         .map(|(before, input)| difference(before, input));
-    let places_of = |difference: Option<Region>| {
+    let tiles_of = |difference: Option<Region>| {
         let mut changed = difference?;
-        let place = |stage: &Stage| {
+        let tile = |stage: &Stage| {
             let (start, reached) = stage.place(&changed)?;
             changed = reached;
-            Some(Place { start, reached })
+            Some(Tile { start, reached })
         };
-        stages.clone().map(place).collect()
+        stages.clone().map(tile).collect()
     };
-    differences.map(places_of).collect()
+    differences.map(tiles_of).collect()
 }
 
 /// The rows and columns in which two inputs differ; the first pixel of two that are equal, none of
@@ -86,14 +86,14 @@ pub fn cut(
 }
 
 /// Writes what a stage has made of a window into all that it made before.
-pub fn paste(planes: &mut Array3<f32>, made: ArrayView3<'_, f32>, stage: &Stage, place: &Place) {
+pub fn paste(planes: &mut Array3<f32>, made: ArrayView3<'_, f32>, stage: &Stage, tile: &Tile) {
     let (
         Region {
             start: [top, left],
             end: [bottom, right],
         },
         [y, x],
-    ) = (place.reached, stage.made_at(place.start));
+    ) = (tile.reached, stage.made_at(tile.start));
     let made = made.slice(s![.., top - y..bottom - y, left - x..right - x]);
     planes
         .slice_mut(s![.., top..bottom, left..right])

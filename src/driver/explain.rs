@@ -1,0 +1,262 @@
+//! Explains an input in several ways at once: the target on the clean input, a run for each way and
+//! target, the maps. The clean input is evaluated once: by a run where one asks for it, else
+//! through the forward graph.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use ndarray::Array2;
+
+use super::{Driver, DriverError, Effort, prepare};
+use crate::{
+    methods::{
+        Explained, ExplainedTarget, Fault, Faults, MethodRun, Prediction, Request, RunInputs,
+        Timing, doubts, head_value,
+        parameters::{Facts, Parameters},
+        target::ResolvedTarget,
+    },
+    model::{Model, labels::Classes},
+    picture::preprocess::Layout,
+    tensor::Tensor,
+};
+
+/// How many classes an answer lists.
+const TOP: usize = 5;
+
+/// What [`Driver::explain`] gives.
+#[derive(Clone, Debug)]
+pub struct Explanations {
+    /// For each request, in order.
+    pub explained: Vec<Vec<Explained>>,
+    /// Rows that the model was asked for: fewer than the answers count where they share points.
+    pub evaluations: usize,
+    pub timing: Timing,
+}
+
+/// What [`Parameters::parse`] needs of a model.
+pub fn model_defaults(model: &Model) -> Facts<'_> {
+    Facts {
+        model: &model.id,
+        head: model.manifest.head,
+        pattern_layers: &model.manifest.pattern_layers,
+        classes: Classes {
+            labels: &model.labels,
+            count: model.classes(),
+        },
+        has_patterns: model.patterns.is_some(),
+        layers: &model.layers,
+        layer: model.manifest.layer.as_deref(),
+    }
+}
+
+/// What it costs to explain one input in all these ways, in evaluations, and whether the clean
+/// input is evaluated first: a class of a model whose outputs cannot be counted beforehand is
+/// checked against the clean row.
+pub fn cost<'a>(
+    model: &Model,
+    ways: impl Iterator<Item = &'a Parameters> + Clone,
+) -> (usize, bool) {
+    let first = model.classes().is_none()
+        || ways
+            .clone()
+            .any(|parameters| parameters.target.needs_logits());
+    (Parameters::cost_of(ways, first), first)
+}
+
+/// What is known of a run beside its map.
+struct Way {
+    /// Of the request it belongs to.
+    request: usize,
+    target: ResolvedTarget,
+    parameters: Arc<Parameters>,
+    /// About its baselines.
+    shortages: Vec<String>,
+}
+
+impl Driver<'_> {
+    /// Explains the input in every way requested: for each request one answer, or k for `top:k`.
+    /// Together they may cost at most `max_evaluations`, counted as if nothing were shared.
+    pub async fn explain(
+        &self,
+        requests: &[Request],
+        max_evaluations: Option<usize>,
+    ) -> Result<Explanations, DriverError> {
+        for Request { parameters, .. } in requests {
+            check(&self.model, &self.input, parameters)?;
+        }
+        let ways = requests.iter().map(|request| &request.parameters);
+        let (cost, first) = cost(&self.model, ways);
+        if let Some(limit) = max_evaluations
+            && cost > limit
+        {
+            return Err(DriverError::TooCostly { cost, limit });
+        }
+        let (clean, mut before) = match first {
+            true => {
+                let (row, effort) = self.clean_row().await?;
+                (Some(row), effort)
+            }
+            false => (None, Effort::default()),
+        };
+        let mut inputs = Vec::new();
+        let mut ways = Vec::new();
+        let luma = self.luma(requests).await?;
+        for (at, request) in requests.iter().enumerate() {
+            let parameters = &request.parameters;
+            if let Some(row) = clean {
+                check_classes(parameters, row.logits.len())?;
+            }
+            let (common, shortages) = self.inputs_of(request).await?;
+            let logits = clean.map_or(&[][..], |row| &row.logits);
+            for target in parameters.target.resolve(logits) {
+                let seed: Arc<[(usize, f32)]> = target.seed().into();
+                let parameters = Arc::new(Parameters {
+                    target: target.target(),
+                    ..parameters.clone()
+                });
+                inputs.push(RunInputs {
+                    input_value: clean.map(|row| head_value(row, parameters.head, &seed)),
+                    seed,
+                    luma: luma.clone().filter(|_| parameters.method.needs_picture),
+                    parameters: parameters.clone(),
+                    ..common.clone()
+                });
+                ways.push(Way {
+                    request: at,
+                    target,
+                    parameters,
+                    shortages: shortages.clone(),
+                });
+            }
+        }
+        let build = |inputs: RunInputs| -> MethodRun { (inputs.parameters.method.build)(inputs) };
+        let driven = self.drive(inputs.into_iter().map(build).collect()).await?;
+        let (clean, last) = self.clean_row().await?;
+        before.add(&last);
+        let mut effort = driven.effort;
+        effort.add(&before);
+        let mut explained: Vec<Vec<Explained>> = requests.iter().map(|_| Vec::new()).collect();
+        for (way, (mut attribution, mut own)) in ways.into_iter().zip(driven.outputs) {
+            own.add(&before);
+            let doubts = doubts::about(&attribution);
+            attribution
+                .warnings
+                .extend(way.shortages.into_iter().chain(doubts));
+            explained[way.request].push(Explained {
+                target: ExplainedTarget::of(&self.model, clean, way.target),
+                predictions: Prediction::best(&self.model, clean, TOP),
+                parameters: way.parameters,
+                attribution,
+                timing: own.timing,
+                evaluations: own.evaluations,
+            });
+        }
+        Ok(Explanations {
+            explained,
+            evaluations: effort.evaluations,
+            timing: effort.timing,
+        })
+    }
+
+    /// [`Self::explain`] for questions of runs, which it drives itself.
+    pub(super) fn explain_boxed<'b>(
+        &'b self,
+        requests: &'b [Request],
+    ) -> BoxFuture<'b, Result<Explanations, DriverError>> {
+        Box::pin(self.explain(requests, None))
+    }
+
+    async fn luma(&self, requests: &[Request]) -> Result<Option<Arc<Array2<f32>>>, DriverError> {
+        let needed = requests
+            .iter()
+            .any(|request| request.parameters.method.needs_picture);
+        if !needed {
+            return Ok(None);
+        }
+        let (model, input) = (self.model.clone(), self.input.clone());
+        let luma = move || prepare::luma(&model, &input).map(Arc::new);
+        Ok(self.resources.pool.run(luma).await?)
+    }
+
+    /// What the runs of a request have in common, and what is to be said of their baselines.
+    async fn inputs_of(&self, request: &Request) -> Result<(RunInputs, Vec<String>), DriverError> {
+        let pictures = self.resources.pictures;
+        prepare::bring_baselines(request, pictures).await?;
+        let (model, input, request) = (self.model.clone(), self.input.clone(), request.clone());
+        let pictures = pictures.cloned();
+        let resolve = move || {
+            let (baselines, shortages) =
+                prepare::baselines(&model, &input, &request, pictures.as_ref())?;
+            let rule = model.manifest.input.preprocess.as_ref();
+            let inputs = RunInputs {
+                baselines,
+                segmentation: prepare::segmentation(&model, &input, &request)?,
+                layout: rule.map_or(Layout::Nchw, |rule| rule.layout),
+                luma: None,
+                input_value: None,
+                seed: Arc::new([]),
+                parameters: Arc::new(request.parameters),
+                model,
+                input,
+            };
+            Ok((inputs, shortages))
+        };
+        self.resources.pool.run(resolve).await?
+    }
+}
+
+fn check(model: &Model, input: &Tensor, parameters: &Parameters) -> Result<(), DriverError> {
+    check_shape(model, input)?;
+    let method = parameters.method;
+    if let Some(rule_set) = parameters.rule_set
+        && rule_set.needs_patterns()
+        && model.patterns.is_none()
+    {
+        return Err(DriverError::PatternsMissing {
+            model: model.id.clone(),
+            method: method.id,
+            rule_set: rule_set.id(),
+        });
+    }
+    if method.needs_picture && model.manifest.input.preprocess.is_none() {
+        return Err(DriverError::NoPicture {
+            model: model.id.clone(),
+            method: method.id,
+        });
+    }
+    if let Some(count) = model.classes() {
+        check_classes(parameters, count)?;
+    }
+    Ok(())
+}
+
+pub(super) fn check_shape(model: &Model, tensor: &Tensor) -> Result<(), DriverError> {
+    let expected = &model.manifest.input.shape;
+    if tensor.shape() == expected.as_slice() {
+        return Ok(());
+    }
+    Err(DriverError::Shape {
+        model: model.id.clone(),
+        expected: expected.clone(),
+        found: tensor.shape().to_vec(),
+    })
+}
+
+fn check_classes(parameters: &Parameters, count: usize) -> Result<(), Faults> {
+    let mut faults = Faults::default();
+    if parameters
+        .target
+        .largest()
+        .is_some_and(|index| index >= count)
+        || parameters.target.answers() > count
+    {
+        let message = format!("the model has {count} classes");
+        faults.push(Fault {
+            param: "target".into(),
+            message,
+            allowed: vec![format!("0 to {}", count.saturating_sub(1))],
+        });
+    }
+    faults.extend(parameters.single_output_fault(Some(count)));
+    faults.settle(())
+}

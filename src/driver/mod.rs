@@ -1,0 +1,422 @@
+//! Answers what methods and metrics ask: runs go step by step together, their own arithmetic on the
+//! pool, and a point that several of them ask for is evaluated once. The clean input has one
+//! forward pass, which tells the predictions, the target, and where incremental passes start.
+
+mod coalesce;
+mod error;
+mod explain;
+mod prepare;
+
+use std::{mem, sync::Arc};
+
+use futures::{future::try_join_all, try_join};
+use tokio::sync::OnceCell;
+
+use crate::{
+    engine::{Caller, Engine, Evaluated, GraphKey, Point, Row},
+    incremental::{CachedActivations, Plan},
+    methods::{Answer, Answers, Prediction, Question, Request, Run, Step, Timing},
+    model::Model,
+    picture::baseline::Pictures,
+    pool::{Pool, WorkPanicked},
+    tensor::Tensor,
+};
+use coalesce::{Query, distribute, merge};
+pub use error::DriverError;
+pub use explain::{Explanations, cost, model_defaults};
+use onnx_autodiff::autodiff::spec::DeriveSpec;
+
+/// What a request is worked on with, and for whom.
+#[derive(Clone, Copy)]
+pub struct Resources<'a> {
+    pub engine: &'a Engine,
+    /// For the runs' own arithmetic.
+    pub pool: &'a Pool,
+    pub caller: &'a Caller,
+    /// Where the baseline `dataset:<id>` is drawn from.
+    pub pictures: Option<&'a Arc<dyn Pictures>>,
+}
+
+/// Rows that the model was asked for, and the time they took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Effort {
+    pub evaluations: usize,
+    pub timing: Timing,
+}
+
+impl Effort {
+    fn add(&mut self, other: &Effort) {
+        self.evaluations += other.evaluations;
+        self.timing.add(&other.timing);
+    }
+}
+
+/// What runs came to.
+#[derive(Debug)]
+pub struct Driven<T> {
+    /// Of each run, in their order, with what it alone needs.
+    pub outputs: Vec<(T, Effort)>,
+    /// What is shared counts once.
+    pub effort: Effort,
+}
+
+/// One input of one model, and all that is asked about it.
+pub struct Driver<'a> {
+    resources: Resources<'a>,
+    model: Arc<Model>,
+    /// Without batch axis.
+    input: Arc<Tensor>,
+    /// The input's own row; with the activations that `incremental` starts from.
+    clean: OnceCell<Row>,
+    incremental: Option<Arc<Plan>>,
+}
+
+impl<'a> Driver<'a> {
+    pub fn new(resources: Resources<'a>, model: &Arc<Model>, input: Arc<Tensor>) -> Self {
+        Self {
+            resources,
+            model: model.clone(),
+            input,
+            clean: OnceCell::new(),
+            incremental: None,
+        }
+    }
+
+    /// Answers questions about inputs near this one incrementally.
+    pub fn incrementally(self, plan: Option<Arc<Plan>>) -> Self {
+        Self {
+            incremental: plan,
+            ..self
+        }
+    }
+
+    /// The `count` best classes.
+    pub async fn predict(&self, count: usize) -> Result<(Vec<Prediction>, Timing), DriverError> {
+        explain::check_shape(&self.model, &self.input)?;
+        let (row, effort) = self.clean_row().await?;
+        Ok((Prediction::best(&self.model, row, count), effort.timing))
+    }
+
+    /// Takes runs to their ends. They go step by step together, so that what several of them ask
+    /// for is evaluated once.
+    pub async fn drive<T: Send + 'static>(
+        &self,
+        runs: Vec<Box<dyn Run<Output = T>>>,
+    ) -> Result<Driven<T>, DriverError> {
+        let mut tasks: Vec<Task<T>> = runs.into_iter().map(Task::new).collect();
+        let mut effort = Effort::default();
+        loop {
+            let steps = tasks.into_iter().map(|task| task.step(self.resources.pool));
+            tasks = try_join_all(steps).await?;
+            if tasks.iter().all(|task| task.output.is_some()) {
+                break;
+            }
+            effort.add(&self.answer(&mut tasks).await?);
+        }
+        let output = |task: Task<T>| Some((task.output?, task.effort));
+        Ok(Driven {
+            outputs: tasks.into_iter().filter_map(output).collect(),
+            effort,
+        })
+    }
+
+    /// Answers all that the tasks ask; what it took, each shared row once.
+    async fn answer<T>(&self, tasks: &mut [Task<T>]) -> Result<Effort, DriverError> {
+        let (mut rows, mut nearby, mut explanations) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, task) in tasks.iter_mut().enumerate() {
+            for (question, asked) in mem::take(&mut task.questions).into_iter().enumerate() {
+                let place = (number, question);
+                match (asked, &self.incremental) {
+                    (
+                        Question::Rows {
+                            graph,
+                            points,
+                            nearby: true,
+                        },
+                        Some(plan),
+                    ) if plan.is_of(&graph) => {
+                        nearby.push((place, plan.clone(), task.activations.take(), points));
+                    }
+                    (Question::Rows { graph, points, .. }, _) => {
+                        rows.push((place, Query { graph, points }));
+                    }
+                    (
+                        Question::Explain {
+                            model,
+                            input,
+                            request,
+                        },
+                        _,
+                    ) => explanations.push((place, (model, input), request)),
+                }
+            }
+        }
+        let nearby = nearby
+            .into_iter()
+            .map(|(place, plan, start, points)| async move {
+                let near = self.near(&plan, start, points).await?;
+                Ok((place, near))
+            });
+        let ((mut answers, mut total), nearby, (explained, spent)) = try_join!(
+            self.rows(rows),
+            try_join_all(nearby),
+            self.explanations(explanations)
+        )?;
+        total.add(&spent);
+        answers.extend(explained);
+        for ((task, question), (rows, activations, spent)) in nearby {
+            total.add(&spent);
+            tasks[task].activations = activations;
+            answers.push(((task, question), Answer::Rows(rows), spent));
+        }
+        answers.sort_by_key(|(place, ..)| *place);
+        for ((task, _), answer, spent) in answers {
+            tasks[task].effort.add(&spent);
+            tasks[task].answers.0.push(answer);
+        }
+        Ok(total)
+    }
+
+    /// Rows that are asked for, each different one evaluated once.
+    async fn rows(&self, asked: Vec<(Place, Query)>) -> Result<Answered, DriverError> {
+        let (places, queries): (Vec<Place>, Vec<Query>) = asked.into_iter().unzip();
+        let batches = merge(&queries);
+        let evaluated = batches
+            .iter()
+            .map(|batch| self.evaluate(&batch.graph, batch.points.clone()));
+        let (rows, spent): (Vec<_>, Vec<_>) = try_join_all(evaluated).await?.into_iter().unzip();
+        let mut total = Effort::default();
+        spent.iter().for_each(|spent| total.add(spent));
+        let rows = distribute(&queries, &batches, rows);
+        let answers = rows.into_iter().enumerate().map(|(query, rows)| {
+            self.keep_clean(&queries[query], &rows);
+            let mut effort = Effort {
+                evaluations: rows.len(),
+                ..Effort::default()
+            };
+            let serving = batches.iter().zip(&spent);
+            for (_, spent) in serving.filter(|(batch, _)| batch.serves(query)) {
+                effort.timing.add(&spent.timing);
+            }
+            (places[query], Answer::Rows(rows), effort)
+        });
+        Ok((answers.collect(), total))
+    }
+
+    /// Rows of inputs that differ in few pixels from one another, and what the next ones start
+    /// from.
+    async fn near(
+        &self,
+        plan: &Plan,
+        start: Option<CachedActivations>,
+        points: Vec<Point>,
+    ) -> Result<(Vec<Row>, Option<CachedActivations>, Effort), DriverError> {
+        let mut cached = match start {
+            Some(cached) => Some(cached),
+            None => plan.start(&self.input, self.clean_row().await?.0),
+        };
+        let Resources { engine, caller, .. } = self.resources;
+        if let Some(activations) = &mut cached
+            && let Some(found) = plan.evaluate(engine, caller, activations, &points).await?
+        {
+            let effort = effort_of(&found);
+            return Ok((found.rows, cached, effort));
+        }
+        let graph = GraphKey::new(self.model.clone(), DeriveSpec::forward());
+        let (rows, effort) = self.evaluate(&graph, points).await?;
+        Ok((rows, cached, effort))
+    }
+
+    /// What methods make of inputs; those of one input of one model together.
+    async fn explanations(
+        &self,
+        asked: Vec<(Place, (Arc<Model>, Arc<Tensor>), Request)>,
+    ) -> Result<Answered, DriverError> {
+        let mut groups: Vec<((Arc<Model>, Arc<Tensor>), Vec<Place>, Vec<Request>)> = Vec::new();
+        for (place, (model, input), request) in asked {
+            let same = groups
+                .iter_mut()
+                .find(|group| Arc::ptr_eq(&group.0.0, &model) && Arc::ptr_eq(&group.0.1, &input));
+            match same {
+                Some((_, places, requests)) => {
+                    places.push(place);
+                    requests.push(request);
+                }
+                None => groups.push(((model, input), vec![place], vec![request])),
+            }
+        }
+        let explained = groups
+            .into_iter()
+            .map(|((model, input), places, requests)| async move {
+                let is_this = Arc::ptr_eq(&model, &self.model) && Arc::ptr_eq(&input, &self.input);
+                let explained = if is_this {
+                    self.explain_boxed(&requests).await?
+                } else {
+                    let other = Driver::new(self.resources, &model, input);
+                    other.explain_boxed(&requests).await?
+                };
+                Ok::<_, DriverError>((places, explained))
+            });
+        let (mut answers, mut total) = (Vec::new(), Effort::default());
+        for (places, found) in try_join_all(explained).await? {
+            total.add(&Effort {
+                evaluations: found.evaluations,
+                timing: found.timing,
+            });
+            for (place, explained) in places.into_iter().zip(found.explained) {
+                let mut effort = Effort::default();
+                for one in &explained {
+                    effort.add(&Effort {
+                        evaluations: one.evaluations,
+                        timing: one.timing,
+                    });
+                }
+                answers.push((place, Answer::Explained(explained), effort));
+            }
+        }
+        Ok((answers, total))
+    }
+
+    /// Rows of one graph; the clean input's own is not asked for again.
+    async fn evaluate(
+        &self,
+        graph: &GraphKey,
+        points: Vec<Point>,
+    ) -> Result<(Vec<Row>, Effort), DriverError> {
+        let is_forward = self.is_model(graph) && graph.spec == DeriveSpec::forward();
+        let clean = self.clean.get().filter(|_| is_forward);
+        let known = |point: &Point| {
+            let row = clean.filter(|_| Arc::ptr_eq(&point.input, &self.input))?;
+            Some(Row {
+                activations: Vec::new(),
+                ..row.clone()
+            })
+        };
+        let known: Vec<Option<Row>> = points.iter().map(known).collect();
+        let asked = points.into_iter().zip(&known);
+        let asked = asked.filter_map(|(point, known)| known.is_none().then_some(point));
+        let Resources { engine, caller, .. } = self.resources;
+        let found = engine
+            .evaluate(&graph.model, &graph.spec, asked.collect(), caller)
+            .await?;
+        let effort = effort_of(&found);
+        let mut found = found.rows.into_iter();
+        let rows = known
+            .into_iter()
+            .map(|known| known.or_else(|| found.next()));
+        Ok((rows.flatten().collect(), effort))
+    }
+
+    /// The clean input's row, finite; evaluated through the forward graph where it is not known.
+    async fn clean_row(&self) -> Result<(&Row, Effort), DriverError> {
+        let mut effort = Effort::default();
+        let evaluate = async {
+            let spec = DeriveSpec {
+                outputs: self
+                    .incremental
+                    .iter()
+                    .flat_map(|plan| plan.values())
+                    .collect(),
+                ..DeriveSpec::forward()
+            };
+            let graph = GraphKey::new(self.model.clone(), spec);
+            let point = Point::forward(self.input.clone());
+            let (rows, spent) = self.evaluate(&graph, vec![point]).await?;
+            effort = spent;
+            rows.into_iter().next().ok_or_else(|| self.not_finite())
+        };
+        let row = self.clean.get_or_try_init(|| evaluate).await?;
+        match row.is_finite() {
+            true => Ok((row, effort)),
+            false => Err(self.not_finite()),
+        }
+    }
+
+    /// Keeps the clean input's row where it is among those of a run. Incremental passes need more
+    /// than it says.
+    fn keep_clean(&self, Query { graph, points }: &Query, rows: &[Row]) {
+        if self.incremental.is_some() || !self.is_model(graph) || self.clean.initialized() {
+            return;
+        }
+        let at = points
+            .iter()
+            .position(|point| Arc::ptr_eq(&point.input, &self.input));
+        if let Some(row) = at.and_then(|at| rows.get(at)) {
+            // Another task may just have found it.
+            let _ = self.clean.set(Row {
+                cotangents: Vec::new(),
+                activations: Vec::new(),
+                ..row.clone()
+            });
+        }
+    }
+
+    fn is_model(&self, graph: &GraphKey) -> bool {
+        Arc::ptr_eq(&graph.model, &self.model)
+    }
+
+    fn not_finite(&self) -> DriverError {
+        DriverError::NotFinite {
+            model: self.model.id.clone(),
+        }
+    }
+}
+
+/// The numbers of a task and of one of its questions.
+type Place = (usize, usize);
+
+/// Answers with what each alone took, and what all of them took.
+type Answered = (Vec<(Place, Answer, Effort)>, Effort);
+
+fn effort_of(found: &Evaluated) -> Effort {
+    Effort {
+        evaluations: found.rows.len(),
+        timing: Timing {
+            queue: found.queue,
+            model: found.model,
+        },
+    }
+}
+
+/// One run on its way.
+struct Task<T> {
+    run: Box<dyn Run<Output = T>>,
+    /// For the next step.
+    answers: Answers,
+    questions: Vec<Question>,
+    output: Option<T>,
+    effort: Effort,
+    /// Where its next incremental pass starts, once it has asked for one.
+    activations: Option<CachedActivations>,
+}
+
+impl<T: Send + 'static> Task<T> {
+    fn new(run: Box<dyn Run<Output = T>>) -> Self {
+        Self {
+            run,
+            answers: Answers::none(),
+            questions: Vec::new(),
+            output: None,
+            effort: Effort::default(),
+            activations: None,
+        }
+    }
+
+    /// One step further, where it has not ended; frees the answers it had.
+    async fn step(mut self, pool: &Pool) -> Result<Self, WorkPanicked> {
+        if self.output.is_some() {
+            return Ok(self);
+        }
+        let step = move || {
+            match self.run.step(mem::take(&mut self.answers)) {
+                Step::Ask(questions) => self.questions = questions,
+                Step::Done(output) => self.output = Some(output),
+            }
+            self
+        };
+        pool.run(step).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

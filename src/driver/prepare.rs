@@ -1,0 +1,135 @@
+//! What runs are given beside the input: baselines, the picture's luma, its regions.
+
+use std::sync::Arc;
+
+use ndarray::Array2;
+
+use super::DriverError;
+use crate::{
+    methods::{Fault, Faults, Request, parameters::SegmentSource, regions},
+    model::Model,
+    picture::{
+        ImageError,
+        baseline::{self, Baseline, Material, Pictures, Term},
+        input::InputPicture,
+        preprocess,
+    },
+    segment::Segmentation,
+    tensor::Tensor,
+    text::excerpt,
+};
+
+/// Makes the data sets ready that baselines are drawn from.
+pub async fn bring_baselines(
+    request: &Request,
+    pictures: Option<&Arc<dyn Pictures>>,
+) -> Result<(), Faults> {
+    let Some(pictures) = pictures.filter(|_| request.parameters.baselines() > 0) else {
+        return Ok(());
+    };
+    for term in request.parameters.baseline.terms() {
+        if let Term::Dataset { id, .. } = term {
+            pictures
+                .bring(id)
+                .await
+                .map_err(|error| baseline_fault(&error))?;
+        }
+    }
+    Ok(())
+}
+
+fn baseline_fault(error: &ImageError) -> Faults {
+    let allowed = baseline::ALLOWED
+        .iter()
+        .map(|form| (*form).to_owned())
+        .collect();
+    Fault {
+        param: "baseline".into(),
+        message: error.to_string(),
+        allowed,
+    }
+    .into()
+}
+
+/// The baselines, and a warning for each data set that has fewer images than were asked for.
+pub fn baselines(
+    model: &Model,
+    input: &Tensor,
+    request: &Request,
+    pictures: Option<&Arc<dyn Pictures>>,
+) -> Result<(Vec<Arc<Tensor>>, Vec<String>), Faults> {
+    let (mut baselines, mut warnings) = (Vec::new(), Vec::new());
+    if request.parameters.baselines() == 0 {
+        return Ok((baselines, warnings));
+    }
+    let material = Material {
+        preprocess: model.manifest.input.preprocess.as_ref(),
+        uploaded: request.uploaded_baseline.as_deref(),
+        pictures,
+        seed: request.baseline_seed,
+    };
+    for term in request.parameters.baseline.terms() {
+        let found = Baseline::from(term.clone())
+            .resolve(input, &material)
+            .map_err(|error| baseline_fault(&error))?;
+        if let Term::Dataset { id, count } = term
+            && found.len() < *count
+        {
+            warnings.push(format!(
+                "the set {} has {} of the {count} images asked for as baselines",
+                excerpt(id),
+                found.len()
+            ));
+        }
+        baselines.extend(found.into_iter().map(Arc::new));
+    }
+    Ok((baselines, warnings))
+}
+
+/// `[height, width]` of the picture that the input shows; none of ready tensors.
+pub fn luma(model: &Model, input: &Tensor) -> Option<Array2<f32>> {
+    preprocess::luma_of(input, model.manifest.input.preprocess.as_ref()?)
+}
+
+/// The regions of methods that rank them; sent ones must be in the model's pixels.
+pub fn segmentation(
+    model: &Model,
+    input: &Tensor,
+    request: &Request,
+) -> Result<Arc<Segmentation>, DriverError> {
+    let parameters = &request.parameters;
+    if !parameters.method.ranks_regions() {
+        return Ok(Arc::default());
+    }
+    let Some(picture) = model
+        .manifest
+        .input
+        .preprocess
+        .as_ref()
+        .and_then(|rule| InputPicture::of(input, rule))
+    else {
+        return Err(DriverError::NoPicture {
+            model: model.id.clone(),
+            method: parameters.method.id,
+        });
+    };
+    if parameters.segments == SegmentSource::Felzenszwalb {
+        return Ok(Arc::new(regions::segment(&picture, parameters)));
+    }
+    let (_, height, width) = picture.planes.dim();
+    let refuse = |message: &str| {
+        let allowed = vec![format!("{height} x {width}")];
+        Faults::from(Fault {
+            param: "segments".into(),
+            message: message.into(),
+            allowed,
+        })
+    };
+    match &request.uploaded_segments {
+        Some(segmentation) if segmentation.regions.size() == (height, width) => {
+            Ok(segmentation.clone())
+        }
+        Some(_) => Err(refuse("are of another size than the model's input").into()),
+        None => Err(refuse("`uploaded` needs segments sent with the request").into()),
+    }
+}
