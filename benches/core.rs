@@ -20,7 +20,7 @@ use explaind::{
 use onnx_autodiff::{
     autodiff::{
         derive,
-        spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+        spec::{DeriveSpec, Head, PatternLayers},
     },
     onnx::{read_model, write_model},
 };

@@ -14,7 +14,7 @@ use explaind::{
     model::{Model, registry::Registry},
     tensor::Tensor,
 };
-use onnx_autodiff::autodiff::spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt};
+use onnx_autodiff::autodiff::spec::{DeriveSpec, RuleSetId};
 use tokio_util::sync::CancellationToken;
 
 const BATCH: usize = 8;

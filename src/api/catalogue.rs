@@ -38,7 +38,7 @@ use crate::{
 use onnx_autodiff::{
     autodiff::{
         self, DeriveError,
-        spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
+        spec::{DeriveSpec, Layer},
     },
     onnx::graph::Graph,
 };

@@ -184,6 +184,8 @@ impl Driver<'_> {
         prepare::bring_baselines(request, pictures).await?;
         let (model, input, request) = (self.model.clone(), self.input.clone(), request.clone());
         let pictures = pictures.cloned();
+        let parameters = &request.parameters;
+        let is_work = parameters.baselines() > 0 || parameters.method.ranks_regions();
         let resolve = move || {
             let (baselines, shortages) =
                 prepare::baselines(&model, &input, &request, pictures.as_ref())?;
@@ -199,9 +201,12 @@ impl Driver<'_> {
                 model,
                 input,
             };
-            Ok((inputs, shortages))
+            Ok::<_, DriverError>((inputs, shortages))
         };
-        self.resources.pool.run(resolve).await?
+        match is_work {
+            true => self.resources.pool.run(resolve).await?,
+            false => resolve(),
+        }
     }
 }
 

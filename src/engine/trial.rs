@@ -9,10 +9,7 @@ use super::{
 };
 use crate::{model::Model, tensor::Tensor};
 use onnx_autodiff::{
-    autodiff::{
-        self, DeriveError,
-        spec::{DeriveSpec, Head, PatternLayers, SeedRule, Wrt},
-    },
+    autodiff::{self, DeriveError, spec::DeriveSpec},
     onnx::OnnxError,
 };
 

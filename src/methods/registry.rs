@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::{
-    Run, RunInputs, edges, expected, grad_cam, noise,
+    MethodRun, RunInputs, edges, expected, grad_cam, noise,
     parameters::{
         Parameter, Parameters,
         table::{

@@ -14,7 +14,7 @@ use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 /// A method or a metric at work: a state machine without I/O.
 pub trait Run: Send {
-    type Output: Send;
+    type Output;
 
     /// First called with no answers; then with one for each question asked, in their order.
     fn step(&mut self, answers: Answers) -> Step<Self::Output>;

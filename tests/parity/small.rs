@@ -167,7 +167,7 @@ pub async fn ask(
     given: &Value,
     max_evaluations: Option<usize>,
 ) -> Result<Vec<Explained>, DriverError> {
-    let parameters = Parameters::parse(given.as_object().unwrap(), &facts(model))?;
+    let parameters = Parameters::parse(given.as_object().unwrap(), &model_defaults(model))?;
     let request = Request::of(parameters);
     let (pool, caller) = (Pool::new(1), caller());
     let resources = Resources {

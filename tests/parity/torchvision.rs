@@ -8,7 +8,7 @@ use ndarray::{Axis, IxDyn};
 use onnx_autodiff::{
     autodiff::{
         derive, spatial_layers,
-        spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+        spec::{DeriveSpec, RuleSetId},
     },
     onnx::{
         graph::{Dim, Graph},

@@ -188,7 +188,7 @@ mod tests {
     use onnx_autodiff::{
         autodiff::{
             derive,
-            spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+            spec::{DeriveSpec, Head, RuleSetId},
         },
         onnx::{
             graph::{Dim, Element, Literal, Node, ValueInfo, ValueType},

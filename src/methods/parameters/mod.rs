@@ -18,9 +18,7 @@ use super::{
 };
 use crate::{model::labels::Classes, picture::baseline::Baseline, text::shown};
 pub use kind::{Kind, Parameter};
-use onnx_autodiff::autodiff::spec::{
-    DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt,
-};
+use onnx_autodiff::autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule};
 
 /// A method with all its parameters resolved. Fields that the method does not take keep their
 /// defaults and are not printed.

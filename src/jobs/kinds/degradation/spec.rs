@@ -272,7 +272,7 @@ fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Faults> {
             ["signed", "absolute"],
         ));
     }
-    let parameters = match Parameters::parse(&given, &facts(model)) {
+    let parameters = match Parameters::parse(&given, &model_defaults(model)) {
         Ok(parameters) if parameters.needs_patterns() && model.patterns.is_none() => {
             faults.push(Fault::says(
                 "id",
