@@ -34,6 +34,7 @@ pub mod patterns;
 pub mod picture;
 pub mod pool;
 pub mod quota;
+pub mod random;
 pub mod render;
 pub mod segment;
 pub mod settings;

@@ -15,10 +15,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("fields", &[]),
     ("pool", &[]),
     ("quota", &[]),
+    ("random", &[]),
     ("blur", &[]),
     ("segment", &["blur"]),
     ("picture", &["tensor", "blur"]),
-    ("model", &["fields", "picture", "tensor", "files", "pool"]),
+    (
+        "model",
+        &["fields", "picture", "tensor", "files", "pool", "random"],
+    ),
     (
         "dataset",
         &[
@@ -36,6 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "tensor",
             "picture",
+            "random",
             "segment",
             "model",
             "engine::GraphKey",

@@ -211,19 +211,25 @@ impl<'a> Driver<'a> {
         start: Option<CachedActivations>,
         points: Vec<Point>,
     ) -> Result<(Vec<Row>, Option<CachedActivations>, Effort), DriverError> {
+        let mut effort = Effort::default();
         let mut cached = match start {
             Some(cached) => Some(cached),
-            None => plan.start(&self.input, self.clean_row().await?.0),
+            None => {
+                let (row, spent) = self.clean_row().await?;
+                effort = spent;
+                plan.start(&self.input, row)
+            }
         };
         let Resources { engine, caller, .. } = self.resources;
         if let Some(activations) = &mut cached
             && let Some(found) = plan.evaluate(engine, caller, activations, &points).await?
         {
-            let effort = effort_of(&found);
+            effort.add(&effort_of(&found));
             return Ok((found.rows, cached, effort));
         }
         let graph = GraphKey::new(self.model.clone(), DeriveSpec::forward());
-        let (rows, effort) = self.evaluate(&graph, points).await?;
+        let (rows, spent) = self.evaluate(&graph, points).await?;
+        effort.add(&spent);
         Ok((rows, cached, effort))
     }
 

@@ -1,10 +1,12 @@
 use std::path::Path;
 
 use ndarray::{Axis, Slice};
+use serde_json::json;
 
 use super::*;
 use crate::{
     engine::{EngineSettings, Priority, Provider},
+    methods::parameters::Parameters,
     model::registry::Registry,
 };
 
@@ -116,4 +118,51 @@ async fn a_real_network_answers_incrementally_as_it_does_whole() {
         .map(|(a, b)| (a - b).abs())
         .fold(0.0, f32::max);
     assert!(worst < 1e-5 * largest, "{worst} of {largest}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clean_input_is_evaluated_once_for_all_that_is_asked_about_it() {
+    let (model, input) = squeezenet();
+    let (engine, pool, caller) = (engine(), Pool::new(2), Caller::new(Priority::Job, None));
+    let resources = Resources {
+        engine: &engine,
+        pool: &pool,
+        caller: &caller,
+        pictures: None,
+    };
+    let input = Arc::new(input);
+    let plan = Plan::new(&model, [9, 9]).map(Arc::new);
+    let driver = Driver::new(resources, &model, input.clone()).incrementally(plan);
+    let run = |inputs: &[&Arc<Tensor>], nearby| {
+        Box::new(Asks {
+            model: model.clone(),
+            chunks: vec![inputs.iter().map(|input| (*input).clone()).collect()],
+            nearby,
+            logits: Vec::new(),
+        }) as Box<dyn Run<Output = Vec<f32>>>
+    };
+    let mut changed = input.as_ref().clone();
+    changed[[0, 100, 100]] = 1.0;
+    // The forward pass of the clean input, and one near it.
+    let first = driver
+        .drive(vec![run(&[&Arc::new(changed)], true)])
+        .await
+        .unwrap();
+    assert_eq!(first.effort.evaluations, 2);
+    driver.predict(1).await.unwrap();
+    let clean = driver.drive(vec![run(&[&input], false)]).await.unwrap();
+    assert_eq!(clean.effort.evaluations, 0);
+    // Methods that do not ask the model take no evaluation beside that of the clean input.
+    let given = json!({"method": "edges", "target": "predicted"});
+    let facts = model_defaults(&model);
+    let parameters = Parameters::parse(given.as_object().unwrap(), &facts).unwrap();
+    let explained = driver
+        .explain(&[Request::of(parameters)], None)
+        .await
+        .unwrap();
+    assert_eq!(explained.evaluations, 0);
+    assert_eq!(
+        explained.explained[0][0].predictions[0],
+        driver.predict(1).await.unwrap().0[0]
+    );
 }

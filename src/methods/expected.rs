@@ -12,10 +12,9 @@ use super::{
     Answers, Attribution, CHUNK, MethodRun, Run, RunInputs, Step,
     doubts::{Starts, is_zero, one_sample},
     path::between,
-    random::generator,
     registry::Cost,
 };
-use crate::{engine::Point, picture::baseline::Term, tensor::Tensor};
+use crate::{engine::Point, picture::baseline::Term, random::generator, tensor::Tensor};
 
 pub const COST: Cost = Cost {
     words: "n_samples",

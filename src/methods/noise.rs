@@ -6,21 +6,20 @@
 //! k, Box-Muller. Sums run in f64 in the order of the samples. Cost: n_samples evaluations, or
 //! paths. Agrees with Captum's NoiseTunnel at the same noise to 1e-6 (tests/parity).
 
-use std::{collections::VecDeque, f64::consts::TAU, iter, ops::ControlFlow, sync::Arc};
+use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
 
 use ndarray::{ArrayD, Zip};
-use rand::RngExt;
 
 use super::{
     Answers, Attribution, CHUNK, MethodRun, Run, RunInputs, Step,
     doubts::{is_zero, no_derivative_of, one_sample},
     parameters::{Compat, Parameters},
     path::{self, StraightLine},
-    random::generator,
     registry::Cost,
 };
 use crate::{
     engine::{Point, Row},
+    random::normals,
     tensor::Tensor,
 };
 
@@ -132,18 +131,6 @@ impl Noisy {
         };
         (!self.moved).then_some(message)
     }
-}
-
-/// N(0, 1) without end: from two uniforms u, v in [0, 1) the pair √(-2 ln (1 - u)) (cos 2πv, sin
-/// 2πv).
-fn normals(seed: u64, sample: u64) -> impl Iterator<Item = f64> {
-    let mut generator = generator(seed, sample);
-    let mut uniform = move || generator.random::<f64>();
-    iter::repeat_with(move || {
-        let (radius, angle) = ((-2.0 * (1.0 - uniform()).ln()).sqrt(), TAU * uniform());
-        [radius * angle.cos(), radius * angle.sin()]
-    })
-    .flatten()
 }
 
 struct Samples {

@@ -2,10 +2,9 @@
 //! benchmarks. Cost: none.
 
 use rand::RngExt;
-use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{Answers, Attribution, MethodRun, Run, RunInputs, Step};
-use crate::tensor::Tensor;
+use crate::{random::generator, tensor::Tensor};
 
 struct Noise {
     inputs: RunInputs,
@@ -13,13 +12,6 @@ struct Noise {
 
 pub fn noise(inputs: RunInputs) -> MethodRun {
     Box::new(Noise { inputs })
-}
-
-/// The generator of one sample of a request: the same on every machine.
-pub fn generator(seed: u64, sample: u64) -> ChaCha8Rng {
-    let mut generator = ChaCha8Rng::seed_from_u64(seed);
-    generator.set_stream(sample);
-    generator
 }
 
 impl Run for Noise {

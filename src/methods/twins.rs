@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::{
     Answer, Answers, Attribution, Question, Run, RunInputs, Step,
     parameters::{Facts, Parameters},
-    random::generator,
     registry::{self, METHODS},
 };
 use crate::{
@@ -19,6 +18,7 @@ use crate::{
         labels::{Classes, Labels},
     },
     picture::preprocess::Layout,
+    random::generator,
     tensor::Tensor,
 };
 use onnx_autodiff::{
