@@ -423,9 +423,10 @@ impl<'a> Bench<'a> {
                 );
             }
         };
-        let curves = subjects.into_iter().map(|subject| {
+        let driver = &driver;
+        let curves = subjects.into_iter().map(|subject| async move {
             let run = evaluation::degradation::build(subject);
-            async { Ok::<_, DriverError>(driver.drive(vec![run]).await?.outputs) }
+            Ok::<_, DriverError>(driver.drive(vec![run]).await?.outputs)
         });
         let curves: Vec<_> = stream::iter(curves)
             .buffered(RANKINGS_AT_ONCE)
