@@ -236,24 +236,22 @@ impl<'a> Driver<'a> {
     /// What methods make of inputs; those of one input of one model together.
     async fn explanations(
         &self,
-        asked: Vec<(Place, (Arc<Model>, Arc<Tensor>), Request)>,
+        asked: Vec<(Place, ModelInput, Request)>,
     ) -> Result<Answered, DriverError> {
-        let mut groups: Vec<((Arc<Model>, Arc<Tensor>), Vec<Place>, Vec<Request>)> = Vec::new();
+        let mut groups: Vec<(ModelInput, Vec<(Place, Request)>)> = Vec::new();
         for (place, (model, input), request) in asked {
             let same = groups
                 .iter_mut()
                 .find(|group| Arc::ptr_eq(&group.0.0, &model) && Arc::ptr_eq(&group.0.1, &input));
             match same {
-                Some((_, places, requests)) => {
-                    places.push(place);
-                    requests.push(request);
-                }
-                None => groups.push(((model, input), vec![place], vec![request])),
+                Some((_, requests)) => requests.push((place, request)),
+                None => groups.push(((model, input), vec![(place, request)])),
             }
         }
         let explained = groups
             .into_iter()
-            .map(|((model, input), places, requests)| async move {
+            .map(|((model, input), requests)| async move {
+                let (places, requests): (Vec<Place>, Vec<Request>) = requests.into_iter().unzip();
                 let is_this = Arc::ptr_eq(&model, &self.model) && Arc::ptr_eq(&input, &self.input);
                 let explained = if is_this {
                     self.explain_boxed(&requests).await?
@@ -370,6 +368,9 @@ impl<'a> Driver<'a> {
 
 /// The numbers of a task and of one of its questions.
 type Place = (usize, usize);
+
+/// What an explanation is of.
+type ModelInput = (Arc<Model>, Arc<Tensor>);
 
 /// Answers with what each alone took, and what all of them took.
 type Answered = (Vec<(Place, Answer, Effort)>, Effort);

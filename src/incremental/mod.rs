@@ -1,7 +1,7 @@
 //! Incremental inference: the forward pass of an input that differs in few pixels from one before
 //! it. The network is cut into stages; each computes again only a window around what has changed,
 //! and keeps the rest of its activations. Nakandala et al., Incremental and Approximate Inference
-//! for Faster Occlusion-based Deep CNN Explanations, SIGMOD 2019, section 4. Exact up to rounding.
+//! for Faster Occlusion-based Deep CNN Explanations, SIGMOD 2019. Exact up to rounding.
 
 mod cache;
 
@@ -118,8 +118,8 @@ impl Plan {
             spent.queue += found.queue;
             spent.model += found.model;
         }
-        if let Some(last) = inputs.last() {
-            cached.input = last.clone();
+        if let Some(last) = points.last() {
+            cached.input = last.input.clone();
         }
         let points = windows.into_iter().map(Point::forward).collect();
         let found = engine

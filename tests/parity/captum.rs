@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use explaind::{
     methods::{
-        Answer, Answers, Question, Run, RunInputs, Step,
+        Answer, Answers, Question, RunInputs, Step,
         parameters::{Facts, Parameters},
         registry::METHODS,
     },

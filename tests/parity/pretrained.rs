@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 
 use explaind::{
     engine::{Point, Row, backend_ort::OrtSession},
-    methods::{Answers, Question, Run, RunInputs, Step, parameters::Parameters, registry},
+    methods::{Answers, Question, RunInputs, Step, parameters::Parameters, registry},
     model::Model,
     picture::preprocess::Layout,
     tensor::Tensor,

@@ -122,10 +122,7 @@ mod tests {
         tensor::Tensor,
     };
     use onnx_autodiff::{
-        autodiff::{
-            derive,
-            spec::DeriveSpec,
-        },
+        autodiff::{derive, spec::DeriveSpec},
         onnx::{
             graph::{Dim, ValueInfo, ValueType},
             write_model,
@@ -156,7 +153,9 @@ mod tests {
                 .collect(),
             metadata: Default::default(),
         };
-        derive(&source, &DeriveSpec::gradient(), None).unwrap().graph
+        derive(&source, &DeriveSpec::gradient(), None)
+            .unwrap()
+            .graph
     }
 
     /// Holds the session with the kernel, and the fused graph, to the nodes that were derived.

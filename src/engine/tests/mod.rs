@@ -23,7 +23,7 @@ use super::{
 };
 use crate::model::manifest::{Input, Manifest};
 use onnx_autodiff::{
-    autodiff::spec::{Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+    autodiff::spec::{Head, PatternLayers, RuleSetId},
     onnx::{
         graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
         read_model,

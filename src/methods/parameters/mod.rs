@@ -239,7 +239,7 @@ impl Parameters {
         faults.extend(self.single_output_fault(facts.classes.count));
     }
 
-    pub(super) fn single_output_fault(&self, classes: Option<usize>) -> Option<Fault> {
+    pub(crate) fn single_output_fault(&self, classes: Option<usize>) -> Option<Fault> {
         let saturated =
             self.head == Head::Probabilities && classes == Some(1) && self.rule_set.is_some();
         saturated.then(|| Fault {
