@@ -8,8 +8,8 @@ use explaind::{
     methods::{
         parameters::Parameters,
         ranking::{Algorithm, Selection, rank},
+        regions::segment,
         registry::find,
-        xrai::segment,
     },
     picture::{
         decode::{Limits, decode},
