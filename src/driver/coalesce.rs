@@ -349,7 +349,11 @@ mod tests {
 
     #[test]
     fn equal_points_of_two_models_are_evaluated_apart() {
-        let queries = [model(), model()]
+        let (one, mut other) = (model(), model());
+        let changed = Arc::make_mut(&mut other);
+        changed.hash = "of other weights".to_owned();
+        changed.graph = Arc::new(changed.graph.as_ref().clone());
+        let queries = [one, other]
             .map(|model| query(&model, DeriveSpec::gradient(), vec![point(1.0, 0)]));
         assert_eq!(merge(&queries).len(), 2);
     }

@@ -1,5 +1,5 @@
 //! The regions of a picture for methods that rank regions: six segmentations by Felzenszwalb and
-//! Huttenlocher, from fine to coarse, each segment grown by a few pixels. sig.txt, section 4.
+//! Huttenlocher, from fine to coarse, each segment grown by a few pixels. The SIG paper, section 4.
 
 use super::parameters::{Compat, Parameters};
 use crate::{
