@@ -353,8 +353,8 @@ mod tests {
         let changed = Arc::make_mut(&mut other);
         changed.hash = "of other weights".to_owned();
         changed.graph = Arc::new(changed.graph.as_ref().clone());
-        let queries = [one, other]
-            .map(|model| query(&model, DeriveSpec::gradient(), vec![point(1.0, 0)]));
+        let queries =
+            [one, other].map(|model| query(&model, DeriveSpec::gradient(), vec![point(1.0, 0)]));
         assert_eq!(merge(&queries).len(), 2);
     }
 
