@@ -31,7 +31,7 @@ use crate::{
     app::AppError,
     jobs::{
         Format, Report,
-        queue::{JobError, Look},
+        queue::{JobError, JobStatus},
         store::{Filter, Job, JobState, ShardError},
     },
     methods::{Fault, Faults},
@@ -240,15 +240,15 @@ pub async fn list_jobs(
 #[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job's id.")),
     responses((status = 200, description = "The job.", body = JobDetail), JobProblems))]
 pub async fn get_job(State(api): State<Api>, Id(id): Id) -> Result<Response, ApiError> {
-    let look = api.jobs().look(&id).await?;
-    let formats = api.jobs().formats(&look.job).to_vec();
-    let Look {
+    let status = api.jobs().status(&id).await?;
+    let formats = api.jobs().formats(&status.job).to_vec();
+    let JobStatus {
         job,
         rate,
         eta_s,
         result,
         errors,
-    } = look;
+    } = status;
     let errors = errors.into_iter().map(ShardErrorCard::from).collect();
     let detail = JobDetail {
         job: job.into(),

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Api, connections::Limits, listener, router};
 use crate::{
     app::App,
-    jobs::runner::{End, Runner},
+    jobs::runner::{Runner, Shutdown},
     settings::Role,
     telemetry::{self, TelemetryError},
 };
@@ -66,9 +66,9 @@ pub async fn serve(
     let (drain_timeout, grace) = (app.settings().drain_timeout, app.settings().shutdown_grace);
     let engine = app.engine().clone();
     app.catch_up().await;
-    let end = End::default();
+    let shutdown = Shutdown::default();
     // Waited for in several places, and done in any of them.
-    let working = work(&api, &end).shared();
+    let working = work(&api, &shutdown).shared();
     let stopping = CancellationToken::new();
     let draining = stopping.clone();
     let serving = listener::serve(
@@ -88,7 +88,7 @@ pub async fn serve(
     }
     tracing::info!(timeout_ms = drain_timeout.as_millis() as u64, "draining");
     api.drain();
-    end.soon.cancel();
+    shutdown.graceful.cancel();
     // A request asks the engine again and again until it is done: the engine stays open to it as
     // long as the time allows.
     let mut answered = false;
@@ -110,7 +110,7 @@ pub async fn serve(
         tracing::warn!("work was still under way at the end of the drain; it is stopped");
         // Shards are given back; the engine answers what it stops, and those answers still have to
         // leave.
-        end.now.cancel();
+        shutdown.immediate.cancel();
         let _ = tokio::time::timeout(LAST_ANSWERS, working).await;
     }
     engine.drain(Duration::ZERO).await;
@@ -122,10 +122,10 @@ pub async fn serve(
 }
 
 /// Works on jobs until the end, where that is this process's part.
-async fn work(api: &Api, end: &End) {
+async fn work(api: &Api, shutdown: &Shutdown) {
     match api.app().settings().role {
-        Role::All | Role::Worker => Runner::new(api.jobs().clone()).run(end).await,
-        Role::Api => end.soon.cancelled().await,
+        Role::All | Role::Worker => Runner::new(api.jobs().clone()).run(shutdown).await,
+        Role::Api => shutdown.graceful.cancelled().await,
     }
 }
 

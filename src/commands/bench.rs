@@ -225,9 +225,9 @@ async fn compare(
         ));
         exit(INTERRUPTED);
     }
-    let look = queue.look(&job.id).await?;
+    let status = queue.status(&job.id).await?;
     if job.state != JobState::Succeeded {
-        let errors = look.errors.into_iter().map(|fault| fault.error);
+        let errors = status.errors.into_iter().map(|fault| fault.error);
         let faults = job
             .error
             .into_iter()
@@ -243,7 +243,7 @@ async fn compare(
         };
         write_file(path, &bytes)?;
     }
-    print(look.result.as_deref().unwrap_or(&Value::Null))?;
+    print(status.result.as_deref().unwrap_or(&Value::Null))?;
     for (path, _) in outputs {
         say(format_args!("report: {}", path.display()))?;
     }

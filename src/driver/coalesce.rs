@@ -214,7 +214,7 @@ fn fingerprint(point: &Point) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{methods::twins::tensor, model::Model, tensor::Tensor};
+    use crate::{methods::reference::tensor, model::Model, tensor::Tensor};
     use RuleSetId::{Gradient, GuidedBackprop, PatternAttribution, PatternNet};
     use onnx_autodiff::autodiff::spec::{Head, PatternLayers, SeedRule, Wrt};
 

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::{Point, Row},
-        methods::twins::points_of,
+        methods::reference::points_of,
         picture::preprocess::{Channels, Filter, Layout, Resize},
     };
 
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_agrees_with_a_naive_twin() {
+    fn a_run_agrees_with_a_naive_reference() {
         let input = noise(&[3, 13, 17], 3);
         let weights = noise(&[3, 13, 17], 5);
         let net = |x: &Tensor| {

@@ -213,34 +213,34 @@ pub enum Report {
 /// Why a shard has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WorkError {
-    /// It may go better later, or elsewhere: tried again, a limited number of times.
+    /// May succeed later, or on another replica: tried again, a limited number of times.
     #[error("{0}")]
-    Passing(String),
-    /// It will not: the job fails.
+    Transient(String),
+    /// Will not succeed: the job fails.
     #[error("{0}")]
-    Lasting(String),
+    Permanent(String),
 }
 
 impl WorkError {
-    pub fn passing(error: impl fmt::Display) -> Self {
-        Self::Passing(error.to_string())
+    pub fn transient(error: impl fmt::Display) -> Self {
+        Self::Transient(error.to_string())
     }
 
-    pub fn lasting(error: impl fmt::Display) -> Self {
-        Self::Lasting(error.to_string())
+    pub fn permanent(error: impl fmt::Display) -> Self {
+        Self::Permanent(error.to_string())
     }
 }
 
 impl From<&EngineError> for WorkError {
     fn from(error: &EngineError) -> Self {
         match error {
-            EngineError::Derive(_) | EngineError::InvalidBatch { .. } => Self::lasting(error),
+            EngineError::Derive(_) | EngineError::InvalidBatch { .. } => Self::permanent(error),
             EngineError::Overloaded { .. }
             | EngineError::Cancelled
             | EngineError::DeadlineExceeded
             | EngineError::Draining
             | EngineError::TooLate { .. }
-            | EngineError::Runtime { .. } => Self::passing(error),
+            | EngineError::Runtime { .. } => Self::transient(error),
         }
     }
 }
@@ -255,8 +255,8 @@ impl From<DriverError> for WorkError {
     fn from(error: DriverError) -> Self {
         match &error {
             DriverError::Engine(error) => error.into(),
-            DriverError::Panicked(_) => Self::passing(error),
-            _ => Self::lasting(error),
+            DriverError::Panicked(_) => Self::transient(error),
+            _ => Self::permanent(error),
         }
     }
 }
@@ -265,8 +265,8 @@ impl From<AppError> for WorkError {
     fn from(error: AppError) -> Self {
         match error {
             AppError::Method(error) => error.into(),
-            AppError::Panicked(_) => Self::passing(error),
-            _ => Self::lasting(error),
+            AppError::Panicked(_) => Self::transient(error),
+            _ => Self::permanent(error),
         }
     }
 }
@@ -275,23 +275,23 @@ impl From<PatternsError> for WorkError {
     fn from(error: PatternsError) -> Self {
         match error {
             PatternsError::File(_) | PatternsError::Files(_) | PatternsError::Panicked(_) => {
-                Self::passing(error)
+                Self::transient(error)
             }
             PatternsError::Format { .. }
             | PatternsError::OtherModel { .. }
-            | PatternsError::Lost { .. } => Self::lasting(error),
+            | PatternsError::Lost { .. } => Self::permanent(error),
         }
     }
 }
 
 impl From<WorkPanicked> for WorkError {
     fn from(error: WorkPanicked) -> Self {
-        Self::passing(error)
+        Self::transient(error)
     }
 }
 
 impl From<FilesError> for WorkError {
     fn from(error: FilesError) -> Self {
-        Self::passing(error)
+        Self::transient(error)
     }
 }

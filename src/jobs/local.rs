@@ -8,12 +8,12 @@ use serde_json::{Map, Value};
 
 use super::{
     queue::{JobError, Queue},
-    runner::{End, Runner},
+    runner::{Runner, Shutdown},
     store::Job,
 };
 
-/// How often progress is told.
-const TELL: Duration = Duration::from_millis(200);
+/// How often progress is reported.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Submits and works until the job has ended, telling where it is. With a `key` a job that was
 /// broken off goes on where it was.
@@ -39,7 +39,7 @@ pub async fn run_until(
     mut on_progress: impl FnMut(&Job, Option<f64>),
 ) -> Result<Job, JobError> {
     let (job, _) = queue.submit(asked, key).await?;
-    let end = End::default();
+    let shutdown = Shutdown::default();
     let runner = Runner::new(queue.clone());
     let watch = async {
         tokio::pin!(stop);
@@ -52,15 +52,15 @@ pub async fn run_until(
             let (_, left) = queue.rate(&job).await?;
             on_progress(&job, left);
             tokio::select! {
-                () = tokio::time::sleep(TELL) => {}
+                () = tokio::time::sleep(PROGRESS_INTERVAL) => {}
                 () = &mut stop => is_stopped = true,
             }
         }
     };
     let watch = watch.inspect(|_| {
-        end.soon.cancel();
-        end.now.cancel();
+        shutdown.graceful.cancel();
+        shutdown.immediate.cancel();
     });
-    let (found, ()) = tokio::join!(watch, runner.work_until(&end));
+    let (found, ()) = tokio::join!(watch, runner.work_until(&shutdown));
     found
 }

@@ -59,15 +59,15 @@ const JOB_BYTES: u64 = 4096;
 const SHARD_BYTES: u64 = 200;
 const UNIT_BYTES: u64 = 8;
 
-/// How long a health check or a monitor waits.
-const SOON: Duration = Duration::from_secs(1);
+/// How long a health check or a monitor waits for the database.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The most shard errors that are shown.
 const SHOWN_ERRORS: u64 = 100;
 
-/// Where a job is, for its readers.
+/// A job as its readers see it.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct JobStatus {
     pub job: Job,
     /// Units per second, and the seconds left at that rate; while it runs.
     pub rate: Option<f64>,
@@ -124,12 +124,12 @@ pub enum JobError {
 }
 
 /// What the database answers, unless it takes too long.
-async fn soon<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
-    match tokio::time::timeout(SOON, answer).await {
+async fn in_time<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
+    match tokio::time::timeout(CHECK_TIMEOUT, answer).await {
         Ok(found) => found.map_err(|error| error.to_string()),
         Err(_) => Err(format!(
             "the database of jobs did not answer within {} ms",
-            SOON.as_millis()
+            CHECK_TIMEOUT.as_millis()
         )),
     }
 }
@@ -188,12 +188,12 @@ impl Queue {
 
     /// Whether the database answers, soon enough for a health check.
     pub async fn check(&self) -> Result<(), String> {
-        soon(async { self.store().await?.check().await }).await
+        in_time(async { self.store().await?.check().await }).await
     }
 
     /// How many jobs are in each state, told soon enough for a monitor.
     pub async fn counts(&self) -> Result<Vec<(JobState, u64)>, String> {
-        soon(async { self.store().await?.counts().await }).await
+        in_time(async { self.store().await?.counts().await }).await
     }
 
     pub(super) fn tell_change(&self) {
@@ -328,7 +328,7 @@ impl Queue {
             .ok_or_else(|| JobError::Unknown { id: id.to_owned() })
     }
 
-    pub async fn look(&self, id: &str) -> Result<Look, JobError> {
+    pub async fn status(&self, id: &str) -> Result<JobStatus, JobError> {
         let job = self.job(id).await?;
         let store = self.store().await?;
         let (rate, eta_s) = self.rate(&job).await?;
@@ -346,7 +346,7 @@ impl Queue {
                 Err(_) => Some(result),
             },
         };
-        Ok(Look {
+        Ok(JobStatus {
             job,
             rate,
             eta_s,

@@ -103,7 +103,7 @@ mod tests {
     #[tokio::test]
     async fn a_result_is_made_once_for_every_change() {
         let (results, made) = (Results::default(), Arc::new(AtomicU64::new(0)));
-        let look = |id: &str, state, shards_done| {
+        let seen = |id: &str, state, shards_done| {
             let (job, made) = (job(id, state, shards_done), made.clone());
             let results = &results;
             async move {
@@ -112,22 +112,22 @@ mod tests {
             }
         };
         assert_eq!(
-            join_all((0..50).map(|_| look("a", JobState::Running, 3))).await,
+            join_all((0..50).map(|_| seen("a", JobState::Running, 3))).await,
             [1; 50]
         );
-        assert_eq!(look("a", JobState::Running, 4).await, 2);
+        assert_eq!(seen("a", JobState::Running, 4).await, 2);
         assert_eq!(
-            look("a", JobState::Running, 3).await,
+            seen("a", JobState::Running, 3).await,
             2,
             "a reader who is late gets what is newer"
         );
-        assert_eq!(look("a", JobState::Succeeded, 4).await, 3);
-        assert_eq!(look("a", JobState::Succeeded, 4).await, 3);
+        assert_eq!(seen("a", JobState::Succeeded, 4).await, 3);
+        assert_eq!(seen("a", JobState::Succeeded, 4).await, 3);
         for other in 0..KEPT {
-            look(&other.to_string(), JobState::Running, 1).await;
+            seen(&other.to_string(), JobState::Running, 1).await;
         }
         assert_eq!(
-            look("a", JobState::Succeeded, 4).await,
+            seen("a", JobState::Succeeded, 4).await,
             4 + KEPT as u64,
             "it was dropped for others"
         );

@@ -26,24 +26,24 @@ use crate::{
     telemetry::names,
 };
 
-/// How often an idle runner looks for work of other processes.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often an idle runner looks for shards that other processes submitted.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A lease is renewed so many times before it runs out.
-const BEATS: u32 = 5;
+/// Heartbeats in the length of a lease.
+const HEARTBEATS: u32 = 5;
 
 /// A shard that failed waits for this part of a lease, then twice as long, and so on.
 const LEASE_OVER_RETRY: u32 = 15;
 
-/// First and longest pause while the database does not answer.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// The first and the longest pause while the database does not answer.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// How often jobs past their retention are removed, and how often the files of jobs that are gone.
 const FORGET: Duration = Duration::from_secs(60);
 const SWEEP: Duration = Duration::from_secs(600);
 
-/// So long an attempt that is over may take to end by itself, so that it writes no more.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long a stopped attempt may take to end by itself, so that it writes no more files.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Works on the shards of a queue, as many at once as the settings say.
 pub struct Runner {
@@ -58,11 +58,13 @@ enum Outcome {
     Failed(WorkError),
 }
 
-/// When a runner has to end: first no new shards, then none at all.
+/// How a runner is told to end.
 #[derive(Clone, Debug, Default)]
-pub struct End {
-    pub soon: CancellationToken,
-    pub now: CancellationToken,
+pub struct Shutdown {
+    /// No more shards are leased; those under way are worked to their ends.
+    pub graceful: CancellationToken,
+    /// Shards under way are stopped, and released for other workers.
+    pub immediate: CancellationToken,
 }
 
 impl Runner {
@@ -73,43 +75,43 @@ impl Runner {
         }
     }
 
-    /// Works until the end, and keeps the store free of jobs past their retention and of the files
+    /// Works until the shutdown, and keeps the store free of jobs past their retention and of the files
     /// of jobs that are gone.
-    pub async fn run(&self, end: &End) {
-        let forget = every(FORGET, end, || self.forget());
-        let sweep = every(SWEEP, end, || self.sweep());
-        tokio::join!(self.work_until(end), forget, sweep);
+    pub async fn run(&self, shutdown: &Shutdown) {
+        let forget = every(FORGET, shutdown, || self.forget());
+        let sweep = every(SWEEP, shutdown, || self.sweep());
+        tokio::join!(self.work_until(shutdown), forget, sweep);
     }
 
-    /// Works until the end, and removes nothing: files of jobs that this queue does not know are
+    /// Works until the shutdown, and removes nothing: files of jobs that this queue does not know are
     /// those of others.
-    pub async fn work_until(&self, end: &End) {
+    pub async fn work_until(&self, shutdown: &Shutdown) {
         let slots = self.queue.app().settings().job_slots;
-        join_all((0..slots).map(|_| self.work(end))).await;
+        join_all((0..slots).map(|_| self.work(shutdown))).await;
     }
 
-    async fn work(&self, end: &End) {
+    async fn work(&self, shutdown: &Shutdown) {
         let kinds: Vec<&str> = self.queue.kinds().iter().map(|kind| kind.id()).collect();
         let lease_ms = self.lease().as_millis() as u64;
-        let mut pause = PAUSES.0;
-        while !end.soon.is_cancelled() {
+        let mut pause = BACK_OFF.0;
+        while !shutdown.graceful.is_cancelled() {
             let claimed = match self.queue.store().await {
                 Ok(store) => store.claim(&self.owner, &kinds, lease_ms).await,
                 Err(error) => Err(error),
             };
             match claimed {
                 Ok(Some(lease)) => {
-                    pause = PAUSES.0;
-                    self.attempt(lease, end).await;
+                    pause = BACK_OFF.0;
+                    self.attempt(lease, shutdown).await;
                     self.queue.tell_change();
                 }
                 Ok(None) => tokio::select! {
-                    () = end.soon.cancelled() => {}
-                    () = self.queue.wait_for_change(LOOK) => {}
+                    () = shutdown.graceful.cancelled() => {}
+                    () = self.queue.wait_for_change(POLL_INTERVAL) => {}
                 },
                 Err(error) => {
                     tracing::error!(%error, "no shards can be leased; trying again");
-                    rest(&mut pause, &end.soon).await;
+                    back_off(&mut pause, &shutdown.graceful).await;
                 }
             }
         }
@@ -119,7 +121,7 @@ impl Runner {
         self.queue.app().settings().lease
     }
 
-    async fn attempt(&self, lease: Lease, end: &End) {
+    async fn attempt(&self, lease: Lease, shutdown: &Shutdown) {
         let Some(kind) = registry::find(self.queue.kinds(), &lease.kind) else {
             return;
         };
@@ -131,20 +133,20 @@ impl Runner {
         let outcome = tokio::select! {
             biased;
             outcome = &mut evaluation => outcome
-                .unwrap_or_else(|_| Outcome::Failed(WorkError::Passing("its work panicked; the log says where".into()))),
-            () = self.hold(&lease, &context) => {
+                .unwrap_or_else(|_| Outcome::Failed(WorkError::Transient("its work panicked; the log says where".into()))),
+            () = self.heartbeat(&lease, &context) => {
                 tracing::info!(job = lease.job, shard = lease.shard.index, "stopped: the lease or the job is over");
                 context.caller.cancel.cancel();
-                let _ = tokio::time::timeout(GRACE, evaluation).await;
+                let _ = tokio::time::timeout(STOP_TIMEOUT, evaluation).await;
                 self.clear(&lease).await;
                 return count(&lease, Ending::Stopped);
             }
-            () = end.now.cancelled() => {
+            () = shutdown.immediate.cancelled() => {
                 self.give_back(&lease).await;
                 return count(&lease, Ending::GivenBack);
             }
         };
-        let settled = self.settle(&lease, &outcome, end).await;
+        let settled = self.settle(&lease, &outcome, shutdown).await;
         metrics::histogram!(names::SHARD_DURATION_SECONDS, "kind" => kind.id())
             .record(started.elapsed());
         match (settled, &outcome) {
@@ -186,11 +188,11 @@ impl Runner {
     }
 
     async fn reduce(&self, kind: &'static dyn Kind, context: &Context) -> Result<Value, WorkError> {
-        let store = self.queue.store().await.map_err(WorkError::passing)?;
+        let store = self.queue.store().await.map_err(WorkError::transient)?;
         let results = store
             .results(&context.job)
             .await
-            .map_err(WorkError::passing)?;
+            .map_err(WorkError::transient)?;
         let spec = context.spec.clone();
         let reduced = context
             .app
@@ -200,13 +202,13 @@ impl Runner {
         kind.complete(context, reduced).await
     }
 
-    /// Renews the lease; resolves when there is nothing to renew any more.
-    async fn hold(&self, lease: &Lease, context: &Context) {
+    /// Renews the lease until the lease or its job is over.
+    async fn heartbeat(&self, lease: &Lease, context: &Context) {
         let (length, mut ended) = (self.lease(), self.queue.ended_here());
         loop {
             // A receiver that missed some is told so, and asks the database.
             let heard = async { while ended.recv().await.is_ok_and(|job| job != lease.job) {} };
-            let _ = tokio::time::timeout(length / BEATS, heard).await;
+            let _ = tokio::time::timeout(length / HEARTBEATS, heard).await;
             let done = context.units_done.load(Ordering::Relaxed);
             let renewed = match self.queue.store().await {
                 Ok(store) => store.renew(lease, length.as_millis() as u64, done).await,
@@ -223,9 +225,9 @@ impl Runner {
     }
 
     /// Writes what an attempt gave, however long the database takes to answer: the token keeps a
-    /// late write out. None when the end came first.
-    async fn settle(&self, lease: &Lease, outcome: &Outcome, end: &End) -> Option<Acked> {
-        let mut pause = PAUSES.0;
+    /// late write out. None when the immediate shutdown came first.
+    async fn settle(&self, lease: &Lease, outcome: &Outcome, shutdown: &Shutdown) -> Option<Acked> {
+        let mut pause = BACK_OFF.0;
         loop {
             match self.write(lease, outcome).await {
                 Ok(acked) => return Some(acked),
@@ -233,10 +235,10 @@ impl Runner {
                     tracing::error!(%error, job = lease.job, "a result cannot be written; trying again")
                 }
             }
-            if end.now.is_cancelled() {
+            if shutdown.immediate.is_cancelled() {
                 return None;
             }
-            rest(&mut pause, &end.now).await;
+            back_off(&mut pause, &shutdown.immediate).await;
         }
     }
 
@@ -247,7 +249,7 @@ impl Runner {
             Outcome::Job(result) => store.finish(lease, result).await,
             Outcome::Failed(error) => {
                 let retry = (self.lease() / LEASE_OVER_RETRY).as_millis() as u64;
-                let retry = matches!(error, WorkError::Passing(_)).then_some(retry);
+                let retry = matches!(error, WorkError::Transient(_)).then_some(retry);
                 let told = without_folders(&error.to_string(), &folders(self.queue.app()));
                 store.fail(lease, &told, retry).await
             }
@@ -295,12 +297,16 @@ impl Runner {
     }
 }
 
-/// Does it at once and then again and again, until the end.
-async fn every<F: Future<Output = ()>>(pause: Duration, end: &End, mut act: impl FnMut() -> F) {
-    while !end.soon.is_cancelled() {
+/// Does it at once, and then again and again until the shutdown.
+async fn every<F: Future<Output = ()>>(
+    pause: Duration,
+    shutdown: &Shutdown,
+    mut act: impl FnMut() -> F,
+) {
+    while !shutdown.graceful.is_cancelled() {
         act().await;
         tokio::select! {
-            () = end.soon.cancelled() => {}
+            () = shutdown.graceful.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -342,13 +348,13 @@ fn without_folders(text: &str, folders: &[PathBuf]) -> String {
     })
 }
 
-/// Sleeps, longer each time, unless `end` comes first.
-async fn rest(pause: &mut Duration, end: &CancellationToken) {
+/// Sleeps, longer each time, unless `until` is cancelled first.
+async fn back_off(pause: &mut Duration, until: &CancellationToken) {
     tokio::select! {
-        () = end.cancelled() => {}
+        () = until.cancelled() => {}
         () = tokio::time::sleep(*pause) => {}
     }
-    *pause = (*pause * 2).min(PAUSES.1);
+    *pause = (*pause * 2).min(BACK_OFF.1);
 }
 
 /// How a shard ends here; each is counted. Stopped: it was cancelled or its lease was lost.

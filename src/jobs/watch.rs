@@ -15,11 +15,11 @@ use super::{
     store::{Event, Head, StoreError},
 };
 
-/// How often other replicas' events are looked for.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often the database is asked for events of other replicas.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Looks at what this process changed are no closer together.
-const PAUSE: Duration = Duration::from_millis(50);
+/// The shortest time between two refreshes, however fast this process changes jobs.
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Events that are kept of a job, and read at once.
 const RECENT: u64 = 100;
@@ -129,25 +129,25 @@ impl Watch {
     }
 }
 
-/// Looks until nobody follows.
+/// Refreshes the feeds until nobody follows.
 async fn watch(queue: Queue) {
     while let Some(followed) = queue.watch().followed() {
         // From here on no change is missed.
         let changed = queue.changed();
-        if let Err(error) = look(&queue, followed).await {
+        if let Err(error) = refresh(&queue, followed).await {
             tracing::warn!(%error, "the events of jobs cannot be read; their readers may come again");
             queue.watch().close();
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(MIN_INTERVAL).await;
         tokio::select! {
             () = queue.watch().joined.notified() => {}
-            _ = tokio::time::timeout(LOOK, changed) => {}
+            _ = tokio::time::timeout(POLL_INTERVAL, changed) => {}
         }
     }
 }
 
 /// One query for all, and one more for each job that something happened to.
-async fn look(queue: &Queue, followed: Vec<(String, u64)>) -> Result<(), StoreError> {
+async fn refresh(queue: &Queue, followed: Vec<(String, u64)>) -> Result<(), StoreError> {
     let store = queue.store().await?;
     let open = store.open_heads().await?;
     for (job, known) in followed {

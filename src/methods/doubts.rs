@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::{Point, Row},
-        methods::twins::{drive, inputs, row},
+        methods::reference::{drive, inputs, row},
         segment::Segmentation,
     };
     use onnx_autodiff::autodiff::spec::{DeriveSpec, Wrt};

@@ -124,7 +124,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::methods::twins::{drive, inputs, row};
+    use crate::methods::reference::{drive, inputs, row};
 
     const X: [f32; 2] = [1.0, 3.0];
 

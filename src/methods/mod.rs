@@ -163,4 +163,4 @@ pub fn head_value(row: &Row, head: Head, seed: &[(usize, f32)]) -> f64 {
 }
 
 #[cfg(test)]
-pub(crate) mod twins;
+pub(crate) mod reference;

@@ -361,7 +361,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::methods::twins::{drive, inputs, points_of, row};
+    use crate::methods::reference::{drive, inputs, points_of, row};
 
     /// The points that a method asks for, by sample, at x = (1, 3).
     fn points(given: Value) -> Vec<[f32; 2]> {

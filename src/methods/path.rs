@@ -327,7 +327,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::methods::twins::{drive, inputs, points_of, row};
+    use crate::methods::reference::{drive, inputs, points_of, row};
 
     /// f = 5x + y² + sin z and its gradient.
     fn formula(point: &[f64]) -> (f64, Vec<f64>) {

@@ -435,7 +435,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn totals_are_kept_and_full_is_its_naive_twin(
+        fn totals_are_kept_and_full_is_its_naive_reference(
             values in proptest::collection::vec(-1000i32..1000, 12 * 12),
             boxes in proptest::collection::vec((0usize..12, 0usize..12, 1usize..8, 1usize..8), 0..12),
             tenths in 0u32..=10,

@@ -12,7 +12,7 @@ use tower::ServiceExt;
 
 use crate::{
     client::{get, post, send, with},
-    house::{red, shared},
+    fixture::{red, shared},
 };
 
 #[derive(Clone, Default)]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Answered, get, post, post_json, send, values, with},
-    house::{fixture, picture, red},
+    fixture::{picture, red, test_image},
 };
 
 #[tokio::test]
@@ -73,8 +73,8 @@ async fn the_picture_has_the_sides_of_the_upload_as_large_as_asked_for() {
         (picture(90, 30, [200, 30, 10]).to_vec(), (90, 30)),
         (picture(30, 90, [200, 30, 10]).to_vec(), (30, 90)),
         (picture(1, 1, [200, 30, 10]).to_vec(), (1, 1)),
-        (fixture("exif6.jpg"), (16, 24)),
-        (fixture("wide.png"), (75, 47)),
+        (test_image("exif6.jpg"), (16, 24)),
+        (test_image("wide.png"), (75, 47)),
     ];
     for model in ["tiny", "squeezenet1_1"] {
         for (upload, size) in &uploads {
@@ -290,7 +290,7 @@ async fn json_holds_what_is_asked_for_in_one_shape() {
 async fn an_answer_says_what_made_it_and_where_on_the_image_it_lies() {
     // 75 x 47 pixels become 409 x 256, of which the middle 224 x 224 are seen.
     let uri = "/explain?model=squeezenet1_1&method=gradient&format=json&include=none";
-    let answer = send(post(uri, fixture("wide.png"))).await.only();
+    let answer = send(post(uri, test_image("wide.png"))).await.only();
     let card = send(get("/models/squeezenet1_1")).await.answer();
     assert_eq!(
         (&answer["model_hash"], answer.get("patterns")),
@@ -299,7 +299,7 @@ async fn an_answer_says_what_made_it_and_where_on_the_image_it_lies() {
     let image = json!({ "width": 75, "height": 47, "crop": { "left": 17, "top": 3, "width": 41, "height": 41 } });
     assert_eq!(answer["image"], image);
     assert_eq!(
-        send(post("/predict?model=squeezenet1_1", fixture("wide.png")))
+        send(post("/predict?model=squeezenet1_1", test_image("wide.png")))
             .await
             .only()["image"],
         image
@@ -410,7 +410,7 @@ async fn the_headers_beside_a_picture_say_what_the_json_says() {
             .contains("model;dur=")
     );
     assert_eq!(json["target"]["against"]["label"], "blue");
-    let animated = send(post("/explain?method=gradient", fixture("animated.png"))).await;
+    let animated = send(post("/explain?method=gradient", test_image("animated.png"))).await;
     assert!(
         animated
             .header("x-explaind-warnings")
@@ -475,7 +475,7 @@ async fn the_parameters_of_an_answer_give_it_again() {
 async fn integrated_gradients_sum_to_the_difference_of_the_values() {
     let answer = send(post(
         "/explain?method=integrated_gradients&model=squeezenet1_1&format=json&n_steps=6",
-        fixture("wide.png"),
+        test_image("wide.png"),
     ))
     .await;
     let answer = answer.only();

@@ -11,7 +11,7 @@ use explaind::{
     jobs::{
         queue::Queue,
         registry::KINDS,
-        runner::{End, Runner},
+        runner::{Runner, Shutdown},
     },
 };
 use serde_json::{Value, json};
@@ -19,33 +19,33 @@ use tempfile::TempDir;
 
 use crate::{
     client::{Answered, get, post_json, send_to},
-    house::{blue, digits, picture, red, settings_with},
+    fixture::{blue, digits, picture, red, settings_with},
 };
 
 /// A service with jobs and a set of images; its runner works until it is dropped.
-pub struct Place {
+pub struct Fixture {
     pub router: Router,
-    end: End,
+    shutdown: Shutdown,
     pub queue: Queue,
     pub photos: TempDir,
     pub data: TempDir,
 }
 
-impl Drop for Place {
+impl Drop for Fixture {
     fn drop(&mut self) {
-        self.end.soon.cancel();
-        self.end.now.cancel();
+        self.shutdown.graceful.cancel();
+        self.shutdown.immediate.cancel();
     }
 }
 
 /// Two red images and a blue one; one is broken, one is labelled wrongly, one with a class that
 /// `tiny` does not have.
-fn place() -> Place {
-    place_with(&[])
+fn fixture() -> Fixture {
+    fixture_with(&[])
 }
 
 /// The same with settings of its own.
-pub fn place_with(changes: &[(&str, &str)]) -> Place {
+pub fn fixture_with(changes: &[(&str, &str)]) -> Fixture {
     let (photos, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for (name, bytes) in [
         ("red/a.png", red()),
@@ -67,20 +67,20 @@ pub fn place_with(changes: &[(&str, &str)]) -> Place {
     ];
     let settings: Vec<(&str, &str)> = own.into_iter().chain(changes.iter().copied()).collect();
     let queue = Queue::new(App::start(settings_with(&settings)).unwrap(), KINDS);
-    Place {
+    Fixture {
         router: router(Api::with_jobs(queue.clone()).unwrap()),
-        end: End::default(),
+        shutdown: Shutdown::default(),
         queue,
         photos,
         data,
     }
 }
 
-impl Place {
+impl Fixture {
     /// Starts to work on jobs.
     pub fn work(&self) {
-        let (runner, end) = (Runner::new(self.queue.clone()), self.end.clone());
-        tokio::spawn(async move { runner.run(&end).await });
+        let (runner, shutdown) = (Runner::new(self.queue.clone()), self.shutdown.clone());
+        tokio::spawn(async move { runner.run(&shutdown).await });
     }
 
     pub async fn submit(&self, body: &Value) -> String {
@@ -132,12 +132,12 @@ fn without_time(page: &str) -> String {
 
 #[tokio::test]
 async fn a_benchmark_runs_to_its_report_and_repeats_byte_for_byte() {
-    let place = place();
-    place.work();
-    let id = place.submit(&request()).await;
-    let job = place.ended(&id).await;
+    let fixture = fixture();
+    fixture.work();
+    let id = fixture.submit(&request()).await;
+    let job = fixture.ended(&id).await;
     assert_eq!(job["state"], "succeeded", "{job}");
-    let report = place.report(&id, "json").await.answer();
+    let report = fixture.report(&id, "json").await.answer();
     let result = &report["result"];
     assert_eq!(
         (&result["used"], &result["better"]),
@@ -165,12 +165,12 @@ async fn a_benchmark_runs_to_its_report_and_repeats_byte_for_byte() {
 
     let mut again = report["request"].clone();
     again["kind"] = json!("degradation");
-    let second = place.submit(&again).await;
-    assert_eq!(place.ended(&second).await["state"], "succeeded");
+    let second = fixture.submit(&again).await;
+    assert_eq!(fixture.ended(&second).await["state"], "succeeded");
     for format in ["json", "csv", "html", "svg", "png"] {
         let (one, two) = (
-            place.report(&id, format).await,
-            place.report(&second, format).await,
+            fixture.report(&id, format).await,
+            fixture.report(&second, format).await,
         );
         assert_eq!(one.status.as_u16(), 200);
         match format {
@@ -179,7 +179,7 @@ async fn a_benchmark_runs_to_its_report_and_repeats_byte_for_byte() {
             _ => assert!(one.body == two.body, "{format}"),
         }
     }
-    let page = place.report(&id, "html").await.text();
+    let page = fixture.report(&id, "html").await.text();
     assert!(
         page.contains("<svg") && page.contains("green/e.png") && page.contains("input_x_gradient")
     );
@@ -201,12 +201,12 @@ async fn a_benchmark_runs_to_its_report_and_repeats_byte_for_byte() {
 #[tokio::test]
 async fn folders_called_by_digits_are_the_classes_of_those_labels() {
     let models = digits();
-    let place = place_with(&[
+    let fixture = fixture_with(&[
         ("models", models.path().to_str().unwrap()),
         ("default_model", "digits"),
     ]);
     for folder in ["red", "blue", "green", "mauve"] {
-        fs::remove_dir_all(place.photos.path().join(folder)).unwrap();
+        fs::remove_dir_all(fixture.photos.path().join(folder)).unwrap();
     }
     for (folder, name) in [
         ("10", "a.png"),
@@ -214,15 +214,15 @@ async fn folders_called_by_digits_are_the_classes_of_those_labels() {
         ("2", "c.png"),
         ("1", "d.png"),
     ] {
-        fs::create_dir_all(place.photos.path().join(folder)).unwrap();
-        fs::write(place.photos.path().join(folder).join(name), red()).unwrap();
+        fs::create_dir_all(fixture.photos.path().join(folder)).unwrap();
+        fs::write(fixture.photos.path().join(folder).join(name), red()).unwrap();
     }
-    place.work();
+    fixture.work();
     let request =
         json!({ "kind": "degradation", "dataset": "photos", "methods": ["random"], "grid": 2 });
-    let id = place.submit(&request).await;
-    assert_eq!(place.ended(&id).await["state"], "succeeded");
-    let result = place.report(&id, "json").await.answer()["result"].clone();
+    let id = fixture.submit(&request).await;
+    assert_eq!(fixture.ended(&id).await["state"], "succeeded");
+    let result = fixture.report(&id, "json").await.answer()["result"].clone();
     assert_eq!(
         (&result["used"], &result["skipped"]),
         (
@@ -238,14 +238,14 @@ async fn folders_called_by_digits_are_the_classes_of_those_labels() {
 
 #[tokio::test]
 async fn the_images_of_a_limit_are_drawn_by_the_seed() {
-    let place = place();
-    place.work();
+    let fixture = fixture();
+    fixture.work();
     let mut few = request();
     few["limit"] = json!(2);
     few["labels"] = json!("ignore");
-    let id = place.submit(&few).await;
-    assert_eq!(place.ended(&id).await["state"], "succeeded");
-    let result = place.report(&id, "json").await.answer()["result"].clone();
+    let id = fixture.submit(&few).await;
+    assert_eq!(fixture.ended(&id).await["state"], "succeeded");
+    let result = fixture.report(&id, "json").await.answer()["result"].clone();
     let skipped = result["skipped"]
         .as_object()
         .unwrap()
@@ -257,12 +257,12 @@ async fn the_images_of_a_limit_are_drawn_by_the_seed() {
 
 #[tokio::test]
 async fn all_that_is_wrong_with_a_request_is_told_at_once() {
-    let place = place();
+    let fixture = fixture();
     let wrong = json!({
         "kind": "degradation", "model": "tiny", "dataset": "fotos", "grid": 9, "order": "up", "step": 3, "limit": 0,
         "methods": ["gradient", { "id": "pgig", "n_steps": 0, "target": 1 }, { "id": "guided" }, { "id": "random", "score": "loud" }, { "id": "pgig", "method": "gradient" }, {}],
     });
-    let answer = send_to(&place.router, post_json("/jobs", &wrong)).await;
+    let answer = send_to(&fixture.router, post_json("/jobs", &wrong)).await;
     assert_eq!(
         answer.refused(),
         [
@@ -282,14 +282,14 @@ async fn all_that_is_wrong_with_a_request_is_told_at_once() {
     assert_eq!(answer.allowed("dataset"), ["photos"]);
     let tensors = json!({ "kind": "degradation", "model": "numbers", "dataset": "photos", "methods": ["gradient"] });
     assert_eq!(
-        send_to(&place.router, post_json("/jobs", &tensors))
+        send_to(&fixture.router, post_json("/jobs", &tensors))
             .await
             .refused(),
         ["model"]
     );
     let stale = json!({ "kind": "degradation", "model": "tiny", "dataset": "photos", "dataset_hash": "00", "methods": ["gradient"] });
     assert_eq!(
-        send_to(&place.router, post_json("/jobs", &stale))
+        send_to(&fixture.router, post_json("/jobs", &stale))
             .await
             .refused(),
         ["dataset_hash"]
@@ -299,7 +299,7 @@ async fn all_that_is_wrong_with_a_request_is_told_at_once() {
 #[tokio::test]
 async fn what_a_job_costs_is_refused_with_the_numbers_and_what_to_lower() {
     let refused = async |settings: &[(&str, &str)], job: &Value| {
-        let answer = send_to(&place_with(settings).router, post_json("/jobs", job)).await;
+        let answer = send_to(&fixture_with(settings).router, post_json("/jobs", job)).await;
         assert_eq!(
             answer.problem(),
             (422, "job_too_costly".into()),
@@ -319,7 +319,7 @@ async fn what_a_job_costs_is_refused_with_the_numbers_and_what_to_lower() {
         )
     };
     let accepted = async |settings: &[(&str, &str)], job: &Value| {
-        let answer = send_to(&place_with(settings).router, post_json("/jobs", job)).await;
+        let answer = send_to(&fixture_with(settings).router, post_json("/jobs", job)).await;
         assert_eq!(answer.status, 202, "{}", answer.text());
     };
     // 6 images; each 1 + 1 + 6 + 0 evaluations to explain, 1 to predict, and 8 steps for each of 4
@@ -373,12 +373,12 @@ async fn what_a_job_costs_is_refused_with_the_numbers_and_what_to_lower() {
 
 #[tokio::test]
 async fn a_set_that_changes_or_goes_while_a_job_waits_ends_it_clearly_and_others_go_on() {
-    let place = place();
+    let fixture = fixture();
     let upload = |bytes: Vec<u8>| {
         let request = Request::put("/datasets/mine")
             .body(Body::from(bytes))
             .unwrap();
-        send_to(&place.router, request)
+        send_to(&fixture.router, request)
     };
     let archive = |colour| {
         let mut builder = tar::Builder::new(Vec::new());
@@ -393,20 +393,20 @@ async fn a_set_that_changes_or_goes_while_a_job_waits_ends_it_clearly_and_others
     let mut body = request();
     body["dataset"] = json!("mine");
     upload(archive([255, 0, 0])).await;
-    let changed = place.submit(&body).await;
+    let changed = fixture.submit(&body).await;
     upload(archive([0, 255, 0])).await;
-    let other = place.submit(&request()).await;
-    place.work();
-    let job = place.ended(&changed).await;
+    let other = fixture.submit(&request()).await;
+    fixture.work();
+    let job = fixture.ended(&changed).await;
     assert_eq!(job["state"], "failed");
     assert!(
         job.to_string()
             .contains("has changed since the job was started"),
         "{job}"
     );
-    assert_eq!(place.ended(&other).await["state"], "succeeded");
+    assert_eq!(fixture.ended(&other).await["state"], "succeeded");
 
-    fs::remove_dir_all(place.photos.path()).unwrap();
-    let gone = send_to(&place.router, post_json("/jobs", &request())).await;
+    fs::remove_dir_all(fixture.photos.path()).unwrap();
+    let gone = send_to(&fixture.router, post_json("/jobs", &request())).await;
     assert_eq!(gone.refused(), ["dataset"]);
 }

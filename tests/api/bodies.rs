@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{get, multipart, post, post_as, post_json, send, values},
-    house::{NUMBERS, blue, encode, red},
+    fixture::{NUMBERS, blue, encode, red},
 };
 
 const GRADIENT: &str = "/explain?method=gradient&target=0&format=json";

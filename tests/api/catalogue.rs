@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{get, post, post_json, send},
-    house::red,
+    fixture::red,
 };
 
 #[tokio::test]

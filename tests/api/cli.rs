@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::house::{blue, colour_model, red, settings_with};
+use crate::fixture::{blue, colour_model, red, settings_with};
 
 /// `explaind explain` on a picture that is there.
 fn explain(arguments: &[&str]) -> Output {
@@ -85,7 +85,7 @@ fn an_error_is_told_with_its_cause_and_a_usage_error_by_its_own_code() {
     assert_eq!(explain(&["--methd", "gradient"]).status.code(), Some(2));
 }
 
-/// `explaind` in a folder of its own, with the house's models.
+/// `explaind` in a folder of its own, with the fixture's models.
 struct Shell {
     folder: tempfile::TempDir,
 }

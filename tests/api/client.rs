@@ -18,7 +18,7 @@ use image::RgbImage;
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::{contract, house};
+use crate::{contract, fixture};
 
 pub struct Answered {
     pub status: StatusCode,
@@ -203,7 +203,7 @@ pub fn multipart(uri: &str, fields: &[(&str, &[u8])]) -> Request<Body> {
 }
 
 pub async fn send(request: Request<Body>) -> Answered {
-    send_to(&house::shared().router, request).await
+    send_to(&fixture::shared().router, request).await
 }
 
 pub async fn send_to(router: &Router, request: Request<Body>) -> Answered {

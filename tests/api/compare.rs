@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{multipart, post, post_json, send, values},
-    house::{picture, red},
+    fixture::{picture, red},
 };
 
 fn explanations(answer: &Value) -> &[Value] {

@@ -13,18 +13,18 @@ use zip::{ZipWriter, write::SimpleFileOptions};
 
 use crate::{
     client::{Answered, get, post, send_to},
-    house::{House, blue, open, picture, red},
+    fixture::{Service, blue, open, picture, red},
 };
 
 /// A service with one folder of its own: two red images and one blue, one of them broken in the
 /// middle.
-struct Place {
-    house: House,
+struct Fixture {
+    service: Service,
     photos: TempDir,
     data: TempDir,
 }
 
-fn place() -> Place {
+fn fixture() -> Fixture {
     let (photos, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for (name, bytes) in [
         ("red/a.png", red()),
@@ -40,13 +40,13 @@ fn place() -> Place {
         photos.path().display(),
         photos.path().display()
     );
-    let house = open(&[
+    let service = open(&[
         ("data", data.path().to_str().unwrap()),
         ("dataset", &settings),
         ("max_dataset_bytes", "100000"),
     ]);
-    Place {
-        house,
+    Fixture {
+        service,
         photos,
         data,
     }
@@ -60,18 +60,18 @@ fn request(method: Method, uri: &str, body: impl Into<Body>) -> Request<Body> {
         .unwrap()
 }
 
-impl Place {
+impl Fixture {
     async fn get(&self, uri: &str) -> Answered {
-        send_to(&self.house.router, get(uri)).await
+        send_to(&self.service.router, get(uri)).await
     }
 
     async fn put(&self, uri: &str, body: impl Into<Body>) -> Answered {
-        send_to(&self.house.router, request(Method::PUT, uri, body)).await
+        send_to(&self.service.router, request(Method::PUT, uri, body)).await
     }
 
     async fn delete(&self, uri: &str) -> Answered {
         send_to(
-            &self.house.router,
+            &self.service.router,
             request(Method::DELETE, uri, Body::empty()),
         )
         .await
@@ -91,8 +91,8 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
 
 #[tokio::test]
 async fn sets_are_listed_with_their_counts_and_problems() {
-    let place = place();
-    let list = place.get("/datasets").await.answer();
+    let fixture = fixture();
+    let list = fixture.get("/datasets").await.answer();
     let [photos] = list["datasets"].as_array().unwrap().as_slice() else {
         panic!("{list}")
     };
@@ -105,7 +105,7 @@ async fn sets_are_listed_with_their_counts_and_problems() {
         (&json!(3), &json!(3), &json!(1))
     );
     assert_eq!(list["broken_datasets"][0]["id"], "lost");
-    let card = place.get("/datasets/photos?model=tiny").await.answer();
+    let card = fixture.get("/datasets/photos?model=tiny").await.answer();
     assert_eq!(card["labels"], json!({ "red": 2, "blue": 1 }));
     assert_eq!(
         (
@@ -114,9 +114,9 @@ async fn sets_are_listed_with_their_counts_and_problems() {
         ),
         (&json!("red/b.png"), &json!("corrupt_image"))
     );
-    fs::create_dir(place.photos.path().join("mauve")).unwrap();
-    fs::write(place.photos.path().join("mauve/d.png"), red()).unwrap();
-    let card = place.get("/datasets/photos?model=tiny").await.answer();
+    fs::create_dir(fixture.photos.path().join("mauve")).unwrap();
+    fs::write(fixture.photos.path().join("mauve/d.png"), red()).unwrap();
+    let card = fixture.get("/datasets/photos?model=tiny").await.answer();
     let kinds: Vec<&Value> = card["problem_list"]
         .as_array()
         .unwrap()
@@ -124,13 +124,16 @@ async fn sets_are_listed_with_their_counts_and_problems() {
         .map(|problem| &problem["kind"])
         .collect();
     assert_eq!(kinds, ["corrupt_image", "unknown_label"]);
-    assert_eq!(place.get("/datasets/photos").await.answer()["problems"], 1);
+    assert_eq!(
+        fixture.get("/datasets/photos").await.answer()["problems"],
+        1
+    );
 }
 
 #[tokio::test]
 async fn an_upload_is_listed_replaced_and_taken_away() {
-    let place = place();
-    let first = place
+    let fixture = fixture();
+    let first = fixture
         .put(
             "/datasets/mine",
             zip(&[("set/a.png", &red()), ("set/b.png", &blue())]),
@@ -146,27 +149,27 @@ async fn an_upload_is_listed_replaced_and_taken_away() {
         (&first.json()["images"], &first.json()["uploaded"]),
         (&json!(2), &json!(true))
     );
-    let second = place
+    let second = fixture
         .put("/datasets/mine", zip(&[("c.png", &red())]))
         .await
         .answer();
     assert_ne!(second["hash"], first.json()["hash"]);
-    assert_eq!(place.get("/datasets/mine").await.answer()["images"], 1);
-    assert_eq!(place.delete("/datasets/mine").await.status, 204);
+    assert_eq!(fixture.get("/datasets/mine").await.answer()["images"], 1);
+    assert_eq!(fixture.delete("/datasets/mine").await.status, 204);
     assert_eq!(
-        place.get("/datasets/mine").await.problem(),
+        fixture.get("/datasets/mine").await.problem(),
         (404, "unknown_dataset".into())
     );
     assert_eq!(
-        place.delete("/datasets/mine").await.problem(),
+        fixture.delete("/datasets/mine").await.problem(),
         (404, "unknown_dataset".into())
     );
 }
 
 #[tokio::test]
 async fn bad_uploads_are_refused_and_leave_the_set_as_it_was() {
-    let place = place();
-    let good = place
+    let fixture = fixture();
+    let good = fixture
         .put("/datasets/mine", zip(&[("a.png", &red())]))
         .await
         .json();
@@ -227,7 +230,7 @@ async fn bad_uploads_are_refused_and_leave_the_set_as_it_was() {
             (422, "invalid_id"),
         ),
     ] {
-        let answer = place.put(uri, body).await;
+        let answer = fixture.put(uri, body).await;
         assert_eq!(
             answer.problem(),
             (problem.0, problem.1.to_owned()),
@@ -236,29 +239,29 @@ async fn bad_uploads_are_refused_and_leave_the_set_as_it_was() {
         );
     }
     assert_eq!(
-        place.get("/datasets/mine").await.answer()["hash"],
+        fixture.get("/datasets/mine").await.answer()["hash"],
         good["hash"]
     );
     assert_eq!(
-        place.delete("/datasets/photos").await.problem(),
+        fixture.delete("/datasets/photos").await.problem(),
         (409, "configured_dataset".into())
     );
     assert_eq!(
-        place
+        fixture
             .put("/datasets/mine?mode=x", Vec::new())
             .await
             .refused(),
         ["mode"]
     );
     assert_eq!(
-        place.get("/datasets/mine?models=tiny").await.refused(),
+        fixture.get("/datasets/mine?models=tiny").await.refused(),
         ["models"]
     );
 }
 
 #[tokio::test]
 async fn files_that_were_left_out_are_told_by_their_extensions() {
-    let place = place();
+    let fixture = fixture();
     let entries: [(&str, &[u8]); 5] = [
         ("a.jfif", &red()),
         ("b.heic", b"x"),
@@ -266,19 +269,19 @@ async fn files_that_were_left_out_are_told_by_their_extensions() {
         ("Thumbs.db", b"x"),
         ("d.docx", b"x"),
     ];
-    let card = place.put("/datasets/mine", zip(&entries)).await.json();
+    let card = fixture.put("/datasets/mine", zip(&entries)).await.json();
     assert_eq!(
         (&card["images"], &card["ignored_files"]),
         (&json!(1), &json!(3))
     );
     assert_eq!(card["ignored"], json!({ ".heic": 2, ".docx": 1 }));
-    let list = place.get("/datasets").await.answer();
+    let list = fixture.get("/datasets").await.answer();
     assert_eq!(list["datasets"][0]["ignored"], card["ignored"]);
 }
 
 #[tokio::test]
 async fn the_contract_says_which_ids_there_may_be() {
-    let place = place();
+    let fixture = fixture();
     let document: Value = serde_json::to_value(explaind::api::document::document()).unwrap();
     let schema = &document["paths"]["/datasets/{id}"]["put"]["parameters"][0]["schema"];
     let longest = "x".repeat(64);
@@ -287,7 +290,7 @@ async fn the_contract_says_which_ids_there_may_be() {
         "a", "A-b_c.9", "_", "-", "a..b", ".a", "a b", "a:b", "é", "a+b", "a~", &longest, &too_long,
     ] {
         let encoded: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let refused = place
+        let refused = fixture
             .put(&format!("/datasets/{encoded}"), "words")
             .await
             .problem()
@@ -299,19 +302,19 @@ async fn the_contract_says_which_ids_there_may_be() {
 
 #[tokio::test]
 async fn answers_are_as_long_as_a_reader_can_use() {
-    let place = place();
+    let fixture = fixture();
     let table: String = (0..1500)
         .map(|at| format!("gone{at}.png,label{at}\n"))
         .collect();
     fs::write(
-        place.photos.path().join("labels.csv"),
+        fixture.photos.path().join("labels.csv"),
         format!("file,label\n{table}"),
     )
     .unwrap();
     for at in 0..1100 {
-        fs::write(place.photos.path().join(format!("gone{at}.png")), "").unwrap();
+        fs::write(fixture.photos.path().join(format!("gone{at}.png")), "").unwrap();
     }
-    let card = place.get("/datasets/photos").await.answer();
+    let card = fixture.get("/datasets/photos").await.answer();
     assert_eq!(
         (&card["images"], &card["distinct_labels"]),
         (&json!(1103), &json!(1100))
@@ -320,7 +323,9 @@ async fn answers_are_as_long_as_a_reader_can_use() {
     assert_eq!(card["problem_list"].as_array().unwrap().len(), 1000);
     // Of 400 lines without a file, 1101 corrupt images, and 3 that the table does not name.
     assert_eq!(card["problems"], 1504);
-    let unknown = place.get(&format!("/datasets/{}", "x".repeat(5000))).await;
+    let unknown = fixture
+        .get(&format!("/datasets/{}", "x".repeat(5000)))
+        .await;
     assert_eq!(unknown.problem(), (404, "unknown_dataset".into()));
     assert!(unknown.body.len() < 1000, "{}", unknown.text());
 }
@@ -333,10 +338,10 @@ async fn what_there_is_no_room_for_is_refused_with_the_numbers() {
         ("max_data_bytes", "150000"),
         ("max_datasets", "2"),
     ];
-    let house = open(&limits);
+    let service = open(&limits);
     let put = async |id: &str, archive: Vec<u8>| {
         send_to(
-            &house.router,
+            &service.router,
             request(Method::PUT, &format!("/datasets/{id}"), archive),
         )
         .await
@@ -370,24 +375,26 @@ async fn what_there_is_no_room_for_is_refused_with_the_numbers() {
     );
     assert_eq!(put("two", zip(&[("a.png", &blue())])).await.status, 200);
     let delete = request(Method::DELETE, "/datasets/one", Body::empty());
-    assert_eq!(send_to(&house.router, delete).await.status, 204);
+    assert_eq!(send_to(&service.router, delete).await.status, 204);
     assert_eq!(put("three", zip(&[("a.png", &red())])).await.status, 201);
 }
 
 #[tokio::test]
 async fn a_data_folder_that_is_away_is_the_servers_fault_and_its_path_is_not_told() {
-    let place = place();
-    let data = place.data.path();
+    let fixture = fixture();
+    let data = fixture.data.path();
     fs::write(data.join("datasets"), "in the way").unwrap();
-    let answer = place.put("/datasets/mine", zip(&[("a.png", &red())])).await;
+    let answer = fixture
+        .put("/datasets/mine", zip(&[("a.png", &red())]))
+        .await;
     assert_eq!(
         answer.problem(),
         (503, "storage_unavailable".into()),
         "{}",
         answer.text()
     );
-    let list = place.get("/datasets").await;
-    let lost = place.get("/datasets/lost").await;
+    let list = fixture.get("/datasets").await;
+    let lost = fixture.get("/datasets/lost").await;
     assert_eq!(
         lost.problem(),
         (503, "storage_unavailable".into()),
@@ -395,9 +402,9 @@ async fn a_data_folder_that_is_away_is_the_servers_fault_and_its_path_is_not_tol
         lost.text()
     );
     let baseline = "/explain?method=integrated_gradients&baseline=dataset:lost&model=tiny";
-    let drawn = send_to(&place.house.router, post(baseline, red())).await;
+    let drawn = send_to(&fixture.service.router, post(baseline, red())).await;
     for answer in [answer, list, lost, drawn] {
-        for folder in [data, place.photos.path()] {
+        for folder in [data, fixture.photos.path()] {
             assert!(
                 !answer.text().contains(folder.to_str().unwrap()),
                 "{}",
@@ -407,7 +414,7 @@ async fn a_data_folder_that_is_away_is_the_servers_fault_and_its_path_is_not_tol
     }
     fs::remove_file(data.join("datasets")).unwrap();
     assert_eq!(
-        place
+        fixture
             .put("/datasets/mine", zip(&[("a.png", &red())]))
             .await
             .status,
@@ -417,13 +424,18 @@ async fn a_data_folder_that_is_away_is_the_servers_fault_and_its_path_is_not_tol
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_of_one_set_at_once_are_all_taken_and_one_of_them_stays() {
-    let place = place();
+    let fixture = fixture();
     for round in 0..4 {
         let uri = format!("/datasets/race{round}");
         let archives: Vec<_> = (0..8_u8)
             .map(|at| zip(&[("a.png", &picture(9, 9, [at, 0, 0]))]))
             .collect();
-        let answers = join_all(archives.into_iter().map(|archive| place.put(&uri, archive))).await;
+        let answers = join_all(
+            archives
+                .into_iter()
+                .map(|archive| fixture.put(&uri, archive)),
+        )
+        .await;
         let count = |status: u16| {
             answers
                 .iter()
@@ -431,7 +443,7 @@ async fn uploads_of_one_set_at_once_are_all_taken_and_one_of_them_stays() {
                 .count()
         };
         assert_eq!((count(201), count(200)), (1, 7));
-        let found = place.get(&uri).await.answer();
+        let found = fixture.get(&uri).await.answer();
         assert!(
             answers
                 .iter()
@@ -442,7 +454,7 @@ async fn uploads_of_one_set_at_once_are_all_taken_and_one_of_them_stays() {
 
 #[tokio::test]
 async fn unknown_labels_of_any_number_and_length_are_told_once_each_in_a_bounded_answer() {
-    let place = place();
+    let fixture = fixture();
     let names: Vec<String> = (0..60).map(|at| format!("{at}.png")).collect();
     let mut lines = String::from("file,label\n");
     for (at, name) in names.iter().enumerate() {
@@ -463,8 +475,8 @@ async fn unknown_labels_of_any_number_and_length_are_told_once_each_in_a_bounded
         .zip(images.iter().map(|i| &i[..]))
         .collect();
     entries.push(("labels.csv", lines.as_bytes()));
-    place.put("/datasets/many", zip(&entries)).await;
-    let answer = place.get("/datasets/many?model=tiny").await;
+    fixture.put("/datasets/many", zip(&entries)).await;
+    let answer = fixture.get("/datasets/many?model=tiny").await;
     let card = answer.answer();
     assert!(answer.body.len() < 500_000, "{}", answer.body.len());
     // 1500 but the 30 of the first image, whose last line has none that can be read.
@@ -494,15 +506,15 @@ async fn unknown_labels_of_any_number_and_length_are_told_once_each_in_a_bounded
 
 #[tokio::test]
 async fn the_rows_numbers_do_not_hide_the_labels_and_a_contradiction_is_a_problem() {
-    let place = place();
+    let fixture = fixture();
     let labels = async |id: &str, table: &str| {
         let files = [
             ("a.png", &red()[..]),
             ("b.png", &blue()[..]),
             ("labels.csv", table.as_bytes()),
         ];
-        place.put(&format!("/datasets/{id}"), zip(&files)).await;
-        place
+        fixture.put(&format!("/datasets/{id}"), zip(&files)).await;
+        fixture
             .get(&format!("/datasets/{id}?model=tiny"))
             .await
             .answer()
@@ -529,11 +541,11 @@ async fn the_rows_numbers_do_not_hide_the_labels_and_a_contradiction_is_a_proble
 
 #[tokio::test]
 async fn the_name_of_an_only_folder_is_a_label_where_the_model_has_such_a_class() {
-    let place = place();
+    let fixture = fixture();
     for (folder, labels, labelled) in [("red", json!({ "red": 2 }), 2), ("photos", json!({}), 0)] {
         let (a, b) = (format!("{folder}/a.png"), format!("{folder}/b.png"));
         let uri = format!("/datasets/{folder}1");
-        let put = place
+        let put = fixture
             .put(&uri, zip(&[(a.as_str(), &red()), (b.as_str(), &blue())]))
             .await
             .json();
@@ -541,7 +553,7 @@ async fn the_name_of_an_only_folder_is_a_label_where_the_model_has_such_a_class(
             (&put["labels"], &put["problem_list"][0]["kind"]),
             (&json!({ folder: 2 }), &json!("only_folder"))
         );
-        let card = place.get(&format!("{uri}?model=tiny")).await.answer();
+        let card = fixture.get(&format!("{uri}?model=tiny")).await.answer();
         assert_eq!(
             (&card["labels"], &card["labelled"]),
             (&labels, &json!(labelled))
@@ -558,8 +570,8 @@ async fn the_name_of_an_only_folder_is_a_label_where_the_model_has_such_a_class(
 
 #[tokio::test]
 async fn a_baseline_is_drawn_from_a_set() {
-    let place = place();
-    place
+    let fixture = fixture();
+    fixture
         .put(
             "/datasets/black",
             zip(&[("a.png", &picture(9, 9, [0, 0, 0]))]),
@@ -569,7 +581,7 @@ async fn a_baseline_is_drawn_from_a_set() {
         let uri = format!(
             "/explain?method=integrated_gradients&format=json&encoding=list&baseline={baseline}"
         );
-        send_to(&place.house.router, post(&uri, red())).await
+        send_to(&fixture.service.router, post(&uri, red())).await
     };
     let (drawn, black) = (
         explain("dataset:black").await.only(),

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     client::{get, send},
-    house::colour_model,
+    fixture::colour_model,
 };
 
 fn root() -> &'static Path {

@@ -12,7 +12,7 @@ use axum::http::Method;
 use crate::{
     client::{Answered, exchange, multipart, read_answer, send},
     contract,
-    house::{open, red, shared},
+    fixture::{open, red, shared},
     load::serve,
 };
 
@@ -95,8 +95,8 @@ async fn uploads_beyond_their_places_are_429() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_stops_is_408() {
-    let house = open(&[("body_idle_timeout_ms", "300")]);
-    let server = serve(&house).await;
+    let service = open(&[("body_idle_timeout_ms", "300")]);
+    let server = serve(&service).await;
     for (method, path, text) in [
         (Method::PUT, "/datasets/half", HALF_PUT),
         (Method::POST, "/predict", HALF_POST),
@@ -116,8 +116,8 @@ async fn a_body_that_stops_is_408() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_trickles_is_408() {
-    let house = open(&[("body_idle_timeout_ms", "600"), ("min_body_rate", "100000")]);
-    let server = serve(&house).await;
+    let service = open(&[("body_idle_timeout_ms", "600"), ("min_body_rate", "100000")]);
+    let server = serve(&service).await;
     for text in [HALF_PUT, HALF_POST] {
         let mut stream = connect(server.address, text);
         let started = Instant::now();
@@ -143,8 +143,8 @@ async fn a_body_that_trickles_is_408() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_share_a_bounded_memory() {
-    let house = open(&[("body_memory_mib", "1"), ("body_idle_timeout_ms", "100000")]);
-    let server = serve(&house).await;
+    let service = open(&[("body_memory_mib", "1"), ("body_idle_timeout_ms", "100000")]);
+    let server = serve(&service).await;
     let half = format!(
         "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{}",
         "x".repeat(700 << 10)
@@ -189,8 +189,8 @@ async fn a_body_that_is_refused_on_its_way_still_gets_its_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_half_sent_requests_than_connections_leave_others_answered() {
-    let house = open(&[("max_connections", "40")]);
-    let server = serve(&house).await;
+    let service = open(&[("max_connections", "40")]);
+    let server = serve(&service).await;
     for text in [HALF_HEAD, "", HALF_POST, HALF_PUT, HALF_JOB] {
         let halves: Vec<TcpStream> = (0..100).map(|_| connect(server.address, text)).collect();
         for _ in 0..5 {
@@ -214,8 +214,8 @@ async fn more_half_sent_requests_than_connections_leave_others_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_does_not_come_ends_the_connection() {
-    let house = open(&[("header_timeout_ms", "400")]);
-    let server = serve(&house).await;
+    let service = open(&[("header_timeout_ms", "400")]);
+    let server = serve(&service).await;
     for text in ["", HALF_HEAD] {
         let started = Instant::now();
         assert!(
@@ -229,11 +229,11 @@ async fn a_head_that_does_not_come_ends_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_is_kept_between_requests_for_its_time() {
-    let house = open(&[
+    let service = open(&[
         ("header_timeout_ms", "200"),
         ("keep_alive_timeout_ms", "1500"),
     ]);
-    let server = serve(&house).await;
+    let server = serve(&service).await;
     let mut stream = connect(server.address, "");
     for _ in 0..3 {
         stream
@@ -251,8 +251,8 @@ async fn a_connection_is_kept_between_requests_for_its_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_loses_its_connection() {
     const REQUESTS: usize = 400;
-    let house = open(&[("write_timeout_ms", "500")]);
-    let server = serve(&house).await;
+    let service = open(&[("write_timeout_ms", "500")]);
+    let server = serve(&service).await;
     let one = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n";
     let mut stream = connect(server.address, &one.repeat(REQUESTS));
     std::thread::sleep(Duration::from_secs(4));
@@ -288,8 +288,8 @@ async fn a_head_that_is_too_long_is_431() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_end_readyz_says_no_before_connections_are_refused() {
-    let house = open(&[("shutdown_grace_ms", "1500"), ("drain_timeout_ms", "20000")]);
-    let server = serve(&house).await;
+    let service = open(&[("shutdown_grace_ms", "1500"), ("drain_timeout_ms", "20000")]);
+    let server = serve(&service).await;
     assert_eq!(get(server.address, "/readyz").status, 200);
     let (mut idle, mut half) = (
         connect(server.address, ""),

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     client::{get, post_json, send_to, values},
-    house::{House, open},
+    fixture::{Service, open},
 };
 
 fn info(name: &str, element: Element, sizes: &[usize]) -> ValueInfo {
@@ -71,7 +71,7 @@ fn sigmoid(z: f64) -> f64 {
 /// A model's folder: its id, its graph, and the other files in it.
 type Folder<'a> = (&'a str, Vec<u8>, &'a [(&'a str, &'a str)]);
 
-fn serve(models: &[Folder<'_>]) -> (TempDir, House) {
+fn serve(models: &[Folder<'_>]) -> (TempDir, Service) {
     let folder = tempfile::tempdir().unwrap();
     for (id, model, files) in models {
         let own = folder.path().join(id);
@@ -81,11 +81,11 @@ fn serve(models: &[Folder<'_>]) -> (TempDir, House) {
             .iter()
             .for_each(|(name, text)| fs::write(own.join(name), text).unwrap());
     }
-    let house = open(&[
+    let service = open(&[
         ("models", folder.path().to_str().unwrap()),
         ("default_model", ""),
     ]);
-    (folder, house)
+    (folder, service)
 }
 
 fn written(graph: &Graph) -> Vec<u8> {
@@ -97,9 +97,9 @@ fn at(x: &[f32]) -> Value {
 }
 
 /// index -> score.
-async fn predict(house: &House, id: &str, input: &Value) -> BTreeMap<u64, f64> {
+async fn predict(service: &Service, id: &str, input: &Value) -> BTreeMap<u64, f64> {
     let answer = send_to(
-        &house.router,
+        &service.router,
         post_json(&format!("/predict?model={id}"), input),
     )
     .await
@@ -118,9 +118,13 @@ async fn predict(house: &House, id: &str, input: &Value) -> BTreeMap<u64, f64> {
         .collect()
 }
 
-async fn gradient(house: &House, id: &str, query: &str, input: &Value) -> Vec<f32> {
+async fn gradient(service: &Service, id: &str, query: &str, input: &Value) -> Vec<f32> {
     let uri = format!("/explain?model={id}&method=gradient&format=json&{query}");
-    values(&send_to(&house.router, post_json(&uri, input)).await.only())
+    values(
+        &send_to(&service.router, post_json(&uri, input))
+            .await
+            .only(),
+    )
 }
 
 fn close(found: &[f32], expected: &[f32]) {
@@ -131,8 +135,8 @@ fn close(found: &[f32], expected: &[f32]) {
     );
 }
 
-async fn faults(house: &House) -> BTreeMap<String, String> {
-    let list = send_to(&house.router, get("/models")).await.answer();
+async fn faults(service: &Service) -> BTreeMap<String, String> {
+    let list = send_to(&service.router, get("/models")).await.answer();
     let broken = list["broken_models"].as_array().unwrap().iter();
     broken
         .map(|one| {
@@ -163,7 +167,7 @@ async fn nets_of_any_float_are_worked_on_in_float32() {
             .push(Node::new("Cast", ["z"], ["scores"]).with("to", Element::Float as i64));
         written(&graph)
     };
-    let (_folder, house) = serve(&[
+    let (_folder, service) = serve(&[
         ("half", net(Element::Float16), &[]),
         ("double", net(Element::Double), &[]),
         ("brain", net(Element::Bfloat16), &[]),
@@ -171,11 +175,11 @@ async fn nets_of_any_float_are_worked_on_in_float32() {
     ]);
     for id in ["half", "double", "brain", "inside"] {
         close(
-            &gradient(&house, id, "head=logits&target=1", &at(&[1.0, 2.0])).await,
+            &gradient(&service, id, "head=logits&target=1", &at(&[1.0, 2.0])).await,
             &[-1.0, 0.5],
         );
         let total: f32 = SCORES.iter().map(|z| z.exp()).sum();
-        let found: Vec<f32> = predict(&house, id, &at(&[1.0, 2.0]))
+        let found: Vec<f32> = predict(&service, id, &at(&[1.0, 2.0]))
             .await
             .into_values()
             .map(|p| p as f32)
@@ -224,12 +228,14 @@ async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
         ("quantised", written(&quantised), &[]),
         ("signed", signed, &[]),
     ];
-    let (_folder, house) = serve(&models);
+    let (_folder, service) = serve(&models);
     assert!(
-        faults(&house).await["signed"]
+        faults(&service).await["signed"]
             .contains("input x is int8, which pixels from 0 to 255 do not fit")
     );
-    let card = send_to(&house.router, get("/models/pixels")).await.answer();
+    let card = send_to(&service.router, get("/models/pixels"))
+        .await
+        .answer();
     let rule = &card["manifest"]["input"]["preprocess"];
     assert_eq!(
         (&rule["scale"], &rule["mean"], &rule["std"]),
@@ -240,14 +246,14 @@ async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
         )
     );
     let image = json!({ "tensor": { "shape": [3, 2, 2], "data": [255, 255, 255, 255, 0, 0, 0, 0, 10, 20, 30, 40] } });
-    let found = gradient(&house, "pixels", "head=logits&target=2", &image).await;
+    let found = gradient(&service, "pixels", "head=logits&target=2", &image).await;
     close(
         &found,
         &[
             0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.25, 0.25, 0.25,
         ],
     );
-    let fault = &faults(&house).await["quantised"];
+    let fault = &faults(&service).await["quantised"];
     assert!(
         fault.contains("input x is uint8")
             && fault.contains("DequantizeLinear")
@@ -279,7 +285,7 @@ async fn one_sigmoid_over_one_score_has_two_classes() {
     };
     let plain = net(&[], &[1]);
     let squeezed = net(&[Node::new("Squeeze", ["p", "axis"], ["flat"])], &[]);
-    let (_folder, house) = serve(&[
+    let (_folder, service) = serve(&[
         (
             "plain",
             plain.clone(),
@@ -290,7 +296,7 @@ async fn one_sigmoid_over_one_score_has_two_classes() {
         ("three", plain, &[("labels.txt", "a\nb\nc\n")]),
     ]);
     for id in ["plain", "squeezed", "named"] {
-        let found = predict(&house, id, &at(&x)).await;
+        let found = predict(&service, id, &at(&x)).await;
         assert!(
             (found[&1] - p).abs() < 1e-6 && (found[&0] - (1.0 - p)).abs() < 1e-6,
             "{id}: {found:?}"
@@ -298,31 +304,36 @@ async fn one_sigmoid_over_one_score_has_two_classes() {
         let slope = (p * (1.0 - p)) as f32;
         for (class, sign) in [(1, 1.0), (0, -1.0)] {
             let target = format!("target={class}");
-            let raw = gradient(&house, id, &format!("head=logits&{target}"), &at(&x)).await;
+            let raw = gradient(&service, id, &format!("head=logits&{target}"), &at(&x)).await;
             close(&raw, &w.map(|w| sign * w));
-            let found =
-                gradient(&house, id, &format!("head=probabilities&{target}"), &at(&x)).await;
+            let found = gradient(
+                &service,
+                id,
+                &format!("head=probabilities&{target}"),
+                &at(&x),
+            )
+            .await;
             close(&found, &w.map(|w| sign * slope * w));
         }
         // The default explains the predicted class, on the probability.
         close(
-            &gradient(&house, id, "", &at(&x)).await,
+            &gradient(&service, id, "", &at(&x)).await,
             &w.map(|w| slope * w),
         );
         close(
-            &gradient(&house, id, "", &at(&[-x[0], -x[1]])).await,
+            &gradient(&service, id, "", &at(&[-x[0], -x[1]])).await,
             &w.map(|w| -slope * w),
         );
     }
     let labels = async |id: &str| {
-        send_to(&house.router, get(&format!("/models/{id}")))
+        send_to(&service.router, get(&format!("/models/{id}")))
             .await
             .answer()["labels"]
             .clone()
     };
     assert_eq!(labels("plain").await, json!(["benign", "malignant"]));
     assert_eq!(labels("named").await, json!(["not malignant", "malignant"]));
-    assert!(faults(&house).await["three"].contains("names 3 classes, and the model has 2"));
+    assert!(faults(&service).await["three"].contains("names 3 classes, and the model has 2"));
 }
 
 #[tokio::test]
@@ -371,7 +382,7 @@ async fn the_scores_in_front_of_a_choice_are_explained() {
         graph.outputs.truncate(2);
         graph
     };
-    let (_folder, house) = serve(&[
+    let (_folder, service) = serve(&[
         ("choice", written(&chosen(arg_max(1))), &[]),
         ("cast", written(&cast), &[]),
         ("batch", written(&chosen(arg_max(0))), &[]),
@@ -384,15 +395,17 @@ async fn the_scores_in_front_of_a_choice_are_explained() {
         ),
     ]);
     for id in ["choice", "cast", "label_first", "named"] {
-        let found = predict(&house, id, &at(&[1.0, 2.0])).await;
+        let found = predict(&service, id, &at(&[1.0, 2.0])).await;
         let total: f32 = SCORES.iter().map(|z| z.exp()).sum();
         close(&[found[&2] as f32], &[SCORES[2].exp() / total]);
         close(
-            &gradient(&house, id, "head=logits&target=0", &at(&[1.0, 2.0])).await,
+            &gradient(&service, id, "head=logits&target=0", &at(&[1.0, 2.0])).await,
             &[1.0, 2.0],
         );
     }
-    let card = send_to(&house.router, get("/models/choice")).await.answer();
+    let card = send_to(&service.router, get("/models/choice"))
+        .await
+        .answer();
     assert!(
         card["warnings"][0]
             .as_str()
@@ -401,7 +414,7 @@ async fn the_scores_in_front_of_a_choice_are_explained() {
         "{}",
         card["warnings"]
     );
-    let faults = faults(&house).await;
+    let faults = faults(&service).await;
     assert_eq!(faults.keys().collect::<Vec<_>>(), ["batch", "several"]);
     assert!(
         faults["batch"].contains("node choice (ArgMax)")
@@ -429,9 +442,9 @@ async fn probabilities_that_do_not_end_in_softmax_are_told() {
     let softmax = |to: &str| Node::new("Softmax", ["z"], [to]).with("axis", 1_i64);
     let clipped = net(vec![softmax("p"), Node::new("Clip", ["p", "low"], ["out"])]);
     let plain = net(vec![softmax("out")]);
-    let (_folder, house) = serve(&[("clipped", clipped, &[]), ("plain", plain, &[])]);
+    let (_folder, service) = serve(&[("clipped", clipped, &[]), ("plain", plain, &[])]);
     for (id, told) in [("clipped", true), ("plain", false)] {
-        let card = send_to(&house.router, get(&format!("/models/{id}")))
+        let card = send_to(&service.router, get(&format!("/models/{id}")))
             .await
             .answer();
         assert_eq!(
@@ -536,9 +549,9 @@ async fn models_that_cannot_run_are_named_at_start() {
         .iter()
         .map(|(id, bytes, _)| (*id, bytes.clone(), &[] as &[(&str, &str)]))
         .collect();
-    let (_folder, house) = serve(&models);
-    let found = faults(&house).await;
-    let served = send_to(&house.router, get("/models")).await.answer()["models"].clone();
+    let (_folder, service) = serve(&models);
+    let found = faults(&service).await;
+    let served = send_to(&service.router, get("/models")).await.answer()["models"].clone();
     assert_eq!(served, json!([]));
     for (id, _, part) in &cases {
         if ["element", "rows"].contains(id) {
@@ -567,12 +580,12 @@ async fn a_window_of_channels_beyond_all_channels_is_harmless() {
     graph
         .initializers
         .insert("shape".into(), Literal::vector_i64(&[0, 3, 1, 1]));
-    let (_folder, house) = serve(&[("lrn", written(&graph), &[])]);
+    let (_folder, service) = serve(&[("lrn", written(&graph), &[])]);
     let answer = send_to(
-        &house.router,
+        &service.router,
         post_json("/predict?model=lrn", &at(&[1.0, 2.0])),
     )
     .await;
-    let named = faults(&house).await.contains_key("lrn");
+    let named = faults(&service).await.contains_key("lrn");
     assert!(answer.status == 200 || named, "{}", answer.text());
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     client::{post, post_as, post_json, send, send_to},
-    house::{fixture, open, picture, red},
+    fixture::{open, picture, red, test_image},
 };
 
 #[tokio::test]
@@ -41,7 +41,7 @@ async fn every_kind_of_image_is_explained() {
     ] {
         let answer = send(post(
             "/explain?method=gradient&format=json&include=heatmap&target=0&legend=false&size=240",
-            fixture(name),
+            test_image(name),
         ))
         .await
         .only();
@@ -65,7 +65,7 @@ async fn every_kind_of_image_is_explained() {
 #[tokio::test]
 async fn a_rotated_photo_is_seen_upright() {
     let score = async |name: &str| {
-        send(post("/predict", fixture(name))).await.only()["predictions"][0]["score"]
+        send(post("/predict", test_image(name))).await.only()["predictions"][0]["score"]
             .as_f64()
             .unwrap()
     };
@@ -80,8 +80,8 @@ async fn a_rotated_photo_is_seen_upright() {
 
 #[tokio::test]
 async fn images_that_cannot_be_read_say_why() {
-    let jpeg = fixture("exif1.jpg");
-    let png = fixture("rgb.png");
+    let jpeg = test_image("exif1.jpg");
+    let png = test_image("rgb.png");
     let mut flipped = png.clone();
     let middle = flipped.len() / 2;
     flipped[middle..].iter_mut().for_each(|byte| *byte ^= 0x5A);
@@ -89,8 +89,12 @@ async fn images_that_cannot_be_read_say_why() {
         (jpeg[..jpeg.len() / 2].to_vec(), 422, "truncated_image"),
         (png[..png.len() / 2].to_vec(), 422, "truncated_image"),
         (flipped, 422, "corrupt_image"),
-        (fixture("still.gif")[..60].to_vec(), 422, "truncated_image"),
-        (fixture("float.tif"), 422, "corrupt_image"),
+        (
+            test_image("still.gif")[..60].to_vec(),
+            422,
+            "truncated_image",
+        ),
+        (test_image("float.tif"), 422, "corrupt_image"),
         (
             b"\0\0\0\x18ftypheic\0\0\0\0mif1heic".to_vec(),
             415,
@@ -119,13 +123,13 @@ async fn images_that_cannot_be_read_say_why() {
 
 #[tokio::test]
 async fn too_many_bytes_pixels_or_elements_are_refused_before_they_are_decoded() {
-    let house = open(&[
+    let service = open(&[
         ("max_upload_bytes", "4000"),
         ("max_pixels", "2000"),
         ("max_side", "100"),
         ("max_tensor_elements", "100"),
     ]);
-    let ask = async |uri: &str, body: Vec<u8>| send_to(&house.router, post(uri, body)).await;
+    let ask = async |uri: &str, body: Vec<u8>| send_to(&service.router, post(uri, body)).await;
     for uri in ["/explain", "/predict"] {
         assert_eq!(ask(uri, red().to_vec()).await.status, 200);
         assert_eq!(
@@ -152,13 +156,17 @@ async fn too_many_bytes_pixels_or_elements_are_refused_before_they_are_decoded()
     }
     let large = json!({ "image": "A".repeat(5000) });
     assert_eq!(
-        send_to(&house.router, post_json("/explain", &large))
+        send_to(&service.router, post_json("/explain", &large))
             .await
             .problem(),
         (413, "body_too_large".into())
     );
     let fields: [(&str, &[u8]); 1] = [("image", &[0; 5000])];
-    let answer = send_to(&house.router, crate::client::multipart("/explain", &fields)).await;
+    let answer = send_to(
+        &service.router,
+        crate::client::multipart("/explain", &fields),
+    )
+    .await;
     assert_eq!(answer.problem(), (413, "body_too_large".into()));
     assert!(answer.json()["detail"].as_str().unwrap().contains("4000"));
 }

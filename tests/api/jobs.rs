@@ -16,7 +16,7 @@ use explaind::{
         kind::PlannedShard,
         queue::{JobError, Queue},
         registry,
-        runner::{End, Runner},
+        runner::{Runner, Shutdown},
         watch::MAX_FOLLOWERS,
     },
     methods::{Fault, Faults},
@@ -30,7 +30,7 @@ use tower::ServiceExt;
 
 use crate::{
     client::{Answered, get, post, post_as, post_json, send_to, with},
-    house::{open, red},
+    fixture::{open, red},
 };
 
 static KINDS: Kinds = &[&Echo];
@@ -91,7 +91,7 @@ impl Kind for Echo {
                 context.caller.cancel.cancelled().await;
             }
             if context.spec["gone"] == true {
-                return Err(WorkError::lasting("it is gone"));
+                return Err(WorkError::permanent("it is gone"));
             }
             Ok(context.spec["word"].to_string().into())
         })
@@ -159,14 +159,14 @@ fn shop() -> Shop {
 fn shop_with(changes: &[(&str, &str)]) -> Shop {
     let data = tempfile::tempdir().unwrap();
     let own = [("data", data.path().to_str().unwrap()), ("lease_ms", "500")];
-    let house = open(
+    let service = open(
         &own.into_iter()
             .chain(changes.iter().copied())
             .collect::<Vec<_>>(),
     );
-    let queue = Queue::new(house.app, KINDS);
+    let queue = Queue::new(service.app, KINDS);
     let api = Api::with_jobs(queue.clone()).unwrap();
-    let working = tokio::spawn(async move { Runner::new(queue).run(&End::default()).await });
+    let working = tokio::spawn(async move { Runner::new(queue).run(&Shutdown::default()).await });
     Shop {
         router: router(api.clone()),
         api,
@@ -688,8 +688,8 @@ async fn without_a_database_jobs_are_503_and_the_rest_goes_on_until_it_is_back()
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     fs::write(&data, "in the way").unwrap();
-    let house = open(&[("data", data.to_str().unwrap())]);
-    let router = router(Api::with_jobs(Queue::new(house.app, KINDS)).unwrap());
+    let service = open(&[("data", data.to_str().unwrap())]);
+    let router = router(Api::with_jobs(Queue::new(service.app, KINDS)).unwrap());
     let ask = async || send_to(&router, post_json("/jobs", &echo(json!({})))).await;
     let refused = ask().await;
     assert_eq!(refused.problem(), (503, "jobs_unavailable".into()));
@@ -718,10 +718,10 @@ async fn without_a_database_jobs_are_503_and_the_rest_goes_on_until_it_is_back()
 #[tokio::test]
 async fn a_worker_answers_health_checks_alone() {
     let data = tempfile::tempdir().unwrap();
-    let house = open(&[("role", "worker"), ("data", data.path().to_str().unwrap())]);
+    let service = open(&[("role", "worker"), ("data", data.path().to_str().unwrap())]);
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(
-            send_to(&house.router, get(path)).await.status,
+            send_to(&service.router, get(path)).await.status,
             200,
             "{path}"
         );
@@ -731,7 +731,9 @@ async fn a_worker_answers_health_checks_alone() {
         send_to(&away.router, get("/readyz")).await.problem(),
         (503, "not_ready".into())
     );
-    let document = send_to(&house.router, get("/openapi.json")).await.answer();
+    let document = send_to(&service.router, get("/openapi.json"))
+        .await
+        .answer();
     let paths: Vec<_> = document["paths"].as_object().unwrap().keys().collect();
     assert_eq!(paths, ["/healthz", "/metrics", "/readyz"]);
 }

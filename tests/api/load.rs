@@ -11,7 +11,7 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::{
     client::{Answered, exchange, get, post, post_bytes, send, send_to, values, with},
-    house::{House, open, picture, red, shared},
+    fixture::{Service, open, picture, red, shared},
 };
 
 pub struct Server {
@@ -20,7 +20,7 @@ pub struct Server {
     pub ended: JoinHandle<Result<(), server::ServeError>>,
 }
 
-pub async fn serve(house: &House) -> Server {
+pub async fn serve(service: &Service) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -33,7 +33,7 @@ pub async fn serve(house: &House) -> Server {
         address,
         stop,
         ended: tokio::spawn(server::serve(
-            Api::new(house.app.clone()).unwrap(),
+            Api::new(service.app.clone()).unwrap(),
             listener,
             stopped,
         )),
@@ -177,10 +177,10 @@ async fn a_hundred_clients_get_a_hundred_right_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_is_429_and_says_when_to_try_again() {
-    let house = open(&[("queue_rows", "8")]);
-    let server = serve(&house).await;
+    let service = open(&[("queue_rows", "8")]);
+    let server = serve(&service).await;
     const URI: &str = "/explain?method=gradient&model=squeezenet1_1&target=285&format=json";
-    let expected = values(&send_to(&house.router, post(URI, red())).await.only());
+    let expected = values(&send_to(&service.router, post(URI, red())).await.only());
     let answers = crowd(
         server.address,
         (0..100).map(|_| (URI.to_owned(), red().to_vec())).collect(),
@@ -219,8 +219,8 @@ async fn a_full_queue_is_429_and_says_when_to_try_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_lets_running_requests_finish_and_takes_no_more() {
-    let house = open(&[("drain_timeout_ms", "60000")]);
-    let server = serve(&house).await;
+    let service = open(&[("drain_timeout_ms", "60000")]);
+    let server = serve(&service).await;
     let address = server.address;
     let before = rows("drain").await;
     let running = std::thread::spawn(move || {
@@ -243,7 +243,7 @@ async fn the_end_lets_running_requests_finish_and_takes_no_more() {
     running.join().unwrap().picture();
     assert!(TcpStream::connect(address).is_err());
     assert_eq!(
-        send_to(&house.router, post("/explain", red()))
+        send_to(&service.router, post("/explain", red()))
             .await
             .problem(),
         (503, "draining".into())
@@ -252,8 +252,8 @@ async fn the_end_lets_running_requests_finish_and_takes_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_stops_what_takes_too_long() {
-    let house = open(&[("drain_timeout_ms", "300")]);
-    let server = serve(&house).await;
+    let service = open(&[("drain_timeout_ms", "300")]);
+    let server = serve(&service).await;
     let address = server.address;
     let before = rows("late").await;
     let running = std::thread::spawn(move || exchange(address, &long_path("late"), &red()));

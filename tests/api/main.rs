@@ -14,7 +14,7 @@ mod datasets;
 mod documents;
 mod edge;
 mod ends;
-mod house;
+mod fixture;
 mod images;
 mod jobs;
 mod load;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{post, post_json, send, values},
-    house::{fixture, red},
+    fixture::{red, test_image},
 };
 
 /// A request that costs little.
@@ -25,7 +25,7 @@ async fn every_method_explains_a_photo_in_numbers_and_in_a_picture() {
     for method in METHODS {
         let answer = send(post(
             &format!("{}&format=json", cheap(method.id)),
-            fixture("wide.png"),
+            test_image("wide.png"),
         ))
         .await
         .only();
@@ -42,7 +42,7 @@ async fn every_method_explains_a_photo_in_numbers_and_in_a_picture() {
             "{}",
             method.id
         );
-        let picture = send(post(&cheap(method.id), fixture("wide.png")))
+        let picture = send(post(&cheap(method.id), test_image("wide.png")))
             .await
             .picture();
         assert!(
@@ -125,7 +125,7 @@ async fn the_best_classes_share_one_forward_pass() {
 async fn every_method_that_differentiates_explains_a_contrast() {
     for method in METHODS.iter().filter(|method| method.rule_set.is_some()) {
         let uri = |target: &str| format!("{}&format=json&target={target}", cheap(method.id));
-        let upload = fixture("wide.png");
+        let upload = test_image("wide.png");
         let contrast = send(post(&uri("285-281"), upload.clone())).await.only();
         let (one, other) = (
             send(post(&uri("285"), upload.clone())).await,

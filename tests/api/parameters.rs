@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{get, multipart, post, post_json, send, send_to, values},
-    house::{NUMBERS, blue, digits, open, red},
+    fixture::{NUMBERS, blue, digits, open, red},
 };
 
 async fn numbers(target: Value) -> Value {
@@ -85,10 +85,10 @@ async fn digits_that_are_one_classs_label_and_anothers_index_are_refused_with_bo
     let data = models.path().join(".data");
     let folders = [("models", models.path()), ("data", &data)]
         .map(|(name, path)| (name, path.to_str().unwrap()));
-    let house = open(&[folders[0], folders[1], ("default_model", "digits")]);
+    let service = open(&[folders[0], folders[1], ("default_model", "digits")]);
     let explain = async |target: Value| {
         let body = json!({ "image": BASE64_STANDARD.encode(red()), "method": "gradient", "target": target, "format": "json" });
-        send_to(&house.router, post_json("/explain", &body)).await
+        send_to(&service.router, post_json("/explain", &body)).await
     };
     for (target, class, label) in [
         (json!(2), 2, "0"),

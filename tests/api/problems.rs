@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::{
     client::{get, post, post_json, send, send_to, with},
-    house::{open, red},
+    fixture::{open, red},
 };
 
 fn request(method: &str, path: &str) -> Request<Body> {
@@ -96,9 +96,10 @@ async fn missing_patterns_name_the_command_that_fits_them() {
 
 #[tokio::test]
 async fn too_high_a_cost_is_told() {
-    let house = open(&[("max_interactive_evaluations", "40")]);
-    let ask =
-        async |query: &str| send_to(&house.router, post(&format!("/explain?{query}"), red())).await;
+    let service = open(&[("max_interactive_evaluations", "40")]);
+    let ask = async |query: &str| {
+        send_to(&service.router, post(&format!("/explain?{query}"), red())).await
+    };
     assert_eq!(ask("n_steps=20").await.status, 200);
     for query in [
         "n_steps=60",
@@ -115,7 +116,7 @@ async fn too_high_a_cost_is_told() {
     let red = red();
     let two: [(&str, &[u8]); 2] = [("image", &red), ("image", &red)];
     let answer = send_to(
-        &house.router,
+        &service.router,
         crate::client::multipart("/explain?n_steps=25", &two),
     )
     .await;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     client::{post, post_json, send, values},
-    house::{picture, red},
+    fixture::{picture, red},
 };
 
 /// Every method on the small net that has patterns; few samples are as random as many.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Answered, get, multipart, post, post_as, post_json, send, values},
-    house::red,
+    fixture::red,
 };
 
 fn npy<S: Data<Elem: WritableElement>, D: Dimension>(array: &ArrayBase<S, D>) -> Vec<u8> {

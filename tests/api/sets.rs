@@ -14,15 +14,15 @@ use onnx_autodiff::autodiff::fit::Regime;
 use serde_json::json;
 
 use crate::{
-    benchmark::{Place, place_with},
+    benchmark::{Fixture, fixture_with},
     client::{get, post, post_json, send_to},
-    house::{red, settings_with},
+    fixture::{red, settings_with},
 };
 
 /// The names of all fits of a model that are kept.
-fn fits(place: &Place, id: &str) -> Vec<String> {
-    let model = place.queue.app().models().get(id).unwrap();
-    let folder = place
+fn fits(fixture: &Fixture, id: &str) -> Vec<String> {
+    let model = fixture.queue.app().models().get(id).unwrap();
+    let folder = fixture
         .data
         .path()
         .join("files/patterns")
@@ -39,21 +39,21 @@ fn fits(place: &Place, id: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn patterns_fitted_by_a_job_are_the_commands_and_are_used_at_once() {
-    let place = place_with(&[]);
-    place.work();
+    let fixture = fixture_with(&[]);
+    fixture.work();
     let explain = || {
         send_to(
-            &place.router,
+            &fixture.router,
             post("/explain?model=plain&method=pgig&format=json", red()),
         )
     };
     assert_eq!(explain().await.status, 422);
-    let id = place
+    let id = fixture
         .submit(&json!({ "kind": "fit_patterns", "model": "plain", "dataset": "photos" }))
         .await;
-    let job = place.ended(&id).await;
+    let job = fixture.ended(&id).await;
     assert_eq!(job["state"], "succeeded", "{job}");
-    let result = place.report(&id, "json").await.answer()["result"].clone();
+    let result = fixture.report(&id, "json").await.answer()["result"].clone();
     assert_eq!(
         (
             &result["samples"],
@@ -63,16 +63,18 @@ async fn patterns_fitted_by_a_job_are_the_commands_and_are_used_at_once() {
     );
     assert_eq!(result["unreadable"][0]["path"], "red/b.png");
     assert_eq!(explain().await.status, 200);
-    let card = send_to(&place.router, get("/models/plain")).await.answer();
+    let card = send_to(&fixture.router, get("/models/plain"))
+        .await
+        .answer();
     assert_eq!(card["patterns"], result["patterns"]);
 
     // Another server with the same data folder, or this one after its restart.
-    let app = App::start(place.queue.app().settings().clone()).unwrap();
+    let app = App::start(fixture.queue.app().settings().clone()).unwrap();
     assert!(app.models().get("plain").unwrap().patterns.is_none());
     app.catch_up().await;
     let model = app.models().get("plain").unwrap();
     assert_eq!(model.patterns.as_ref().unwrap().id, result["patterns"]);
-    let samples = SampleSource::in_folder(place.photos.path(), &model).unwrap();
+    let samples = SampleSource::in_folder(fixture.photos.path(), &model).unwrap();
     let request = FitRequest {
         model: model.clone(),
         samples,
@@ -91,18 +93,18 @@ async fn patterns_fitted_by_a_job_are_the_commands_and_are_used_at_once() {
     }
 
     assert_eq!(
-        fits(&place, "plain"),
+        fits(&fixture, "plain"),
         [format!(
             "{}.safetensors",
             result["patterns"].as_str().unwrap()
         )]
     );
     let again = json!({ "kind": "fit_patterns", "model": "plain", "dataset": "photos", "regime": "weights" });
-    let id = place.submit(&again).await;
-    assert_eq!(place.ended(&id).await["state"], "succeeded");
-    assert_eq!(fits(&place, "plain").len(), 2, "the fit before is kept");
+    let id = fixture.submit(&again).await;
+    assert_eq!(fixture.ended(&id).await["state"], "succeeded");
+    assert_eq!(fits(&fixture, "plain").len(), 2, "the fit before is kept");
     assert!(
-        !place
+        !fixture
             .queue
             .app()
             .settings()
@@ -114,10 +116,10 @@ async fn patterns_fitted_by_a_job_are_the_commands_and_are_used_at_once() {
 
 #[tokio::test]
 async fn a_benchmark_keeps_the_patterns_that_it_was_planned_with() {
-    let place = place_with(&[]);
+    let fixture = fixture_with(&[]);
     let benchmark = json!({ "kind": "degradation", "model": "tiny", "dataset": "photos", "methods": ["pgig"], "grid": 2, "steps": 2 });
-    let planned = place.submit(&benchmark).await;
-    let app = place.queue.app();
+    let planned = fixture.submit(&benchmark).await;
+    let app = fixture.queue.app();
     let model = app.models().get("tiny").unwrap();
     let before = model.patterns.as_ref().unwrap();
     let install = async |factor: f32| {
@@ -135,14 +137,14 @@ async fn a_benchmark_keeps_the_patterns_that_it_was_planned_with() {
             regime: "activation".into(),
             version: "0".into(),
         };
-        let file = place.data.path().join("other.safetensors");
+        let file = fixture.data.path().join("other.safetensors");
         patterns::write(&file, &BTreeMap::from(layers), &provenance).unwrap();
         app.install_patterns("tiny", fs::read(&file).unwrap().into())
             .await
             .unwrap()
     };
     let first = install(2.0).await;
-    let planned_later = place.submit(&benchmark).await;
+    let planned_later = fixture.submit(&benchmark).await;
     let second = install(3.0).await;
     let in_use = app
         .models()
@@ -154,18 +156,18 @@ async fn a_benchmark_keeps_the_patterns_that_it_was_planned_with() {
         .id
         .clone();
     assert!(in_use == second && second != first && first != before.id);
-    place.work();
+    fixture.work();
     for (id, patterns) in [(planned, &before.id), (planned_later, &first)] {
-        assert_eq!(place.ended(&id).await["state"], "succeeded");
+        assert_eq!(fixture.ended(&id).await["state"], "succeeded");
         assert_eq!(
-            place.report(&id, "json").await.answer()["request"]["patterns"],
+            fixture.report(&id, "json").await.answer()["request"]["patterns"],
             *patterns
         );
     }
     let mut stale = benchmark;
     stale["patterns"] = json!(before.id);
     assert_eq!(
-        send_to(&place.router, post_json("/jobs", &stale))
+        send_to(&fixture.router, post_json("/jobs", &stale))
             .await
             .refused(),
         ["patterns"]
@@ -180,20 +182,20 @@ async fn patterns_that_are_put_into_the_models_folder_later_count_before_fitted_
     for file in ["model.onnx", "model.toml"] {
         fs::copy(shared.join("plain").join(file), own.join(file)).unwrap();
     }
-    let place = place_with(&[
+    let fixture = fixture_with(&[
         ("models", models.path().to_str().unwrap()),
         ("default_model", "plain"),
     ]);
     // Those of a network with the same bytes.
     let others = fs::read(shared.join("tiny/patterns.safetensors")).unwrap();
-    let fitted = place
+    let fitted = fixture
         .queue
         .app()
         .install_patterns("plain", others.clone().into())
         .await
         .unwrap();
     let restart = async || {
-        let app = App::start(place.queue.app().settings().clone()).unwrap();
+        let app = App::start(fixture.queue.app().settings().clone()).unwrap();
         app.catch_up().await;
         app.models()
             .get("plain")
@@ -210,7 +212,7 @@ async fn patterns_that_are_put_into_the_models_folder_later_count_before_fitted_
     )]);
     let (_, provenance) = patterns::read(
         &shared.join("tiny/patterns.safetensors"),
-        &place.queue.app().models().get("plain").unwrap().hash,
+        &fixture.queue.app().models().get("plain").unwrap().hash,
     )
     .unwrap();
     patterns::write(&own.join(patterns::FILE), &layers, &provenance).unwrap();
@@ -227,19 +229,19 @@ async fn patterns_that_are_put_into_the_models_folder_later_count_before_fitted_
 
 #[tokio::test]
 async fn an_archive_holds_the_map_of_every_image_as_explain_gives_it() {
-    let place = place_with(&[]);
-    place.work();
+    let fixture = fixture_with(&[]);
+    fixture.work();
     let request = json!({ "kind": "explain_dataset", "model": "tiny", "dataset": "photos", "method": "integrated_gradients",
         "n_steps": 4, "target": "red", "color_map": "VIRIDIS" });
-    let id = place.submit(&request).await;
-    let job = place.ended(&id).await;
+    let id = fixture.submit(&request).await;
+    let job = fixture.ended(&id).await;
     assert_eq!(job["state"], "succeeded", "{job}");
-    let result = place.report(&id, "json").await.answer()["result"].clone();
+    let result = fixture.report(&id, "json").await.answer()["result"].clone();
     assert_eq!(
         (&result["explained"], &result["skipped"]),
         (&json!(5), &json!(1))
     );
-    let answer = place.report(&id, "zip").await;
+    let answer = fixture.report(&id, "zip").await;
     assert_eq!(
         (answer.status.as_u16(), answer.header("content-type")),
         (200, Some("application/zip"))
@@ -255,11 +257,11 @@ async fn an_archive_holds_the_map_of_every_image_as_explain_gives_it() {
         bytes
     };
     let uri = "/explain?model=tiny&method=integrated_gradients&n_steps=4&target=red&color_map=VIRIDIS&format=";
-    let alone = send_to(&place.router, post(&format!("{uri}npy"), red()))
+    let alone = send_to(&fixture.router, post(&format!("{uri}npy"), red()))
         .await
         .array();
     assert_eq!(read_npy(&read("red/a.png.npy")).unwrap(), alone);
-    let picture = send_to(&place.router, post(&format!("{uri}png"), red()))
+    let picture = send_to(&fixture.router, post(&format!("{uri}png"), red()))
         .await
         .picture();
     assert_eq!(
@@ -274,7 +276,7 @@ async fn an_archive_holds_the_map_of_every_image_as_explain_gives_it() {
 
     let wrong = json!({ "kind": "explain_dataset", "dataset": "none", "method": "integrated_gradients", "n_steps": 0, "format": "png" });
     assert_eq!(
-        send_to(&place.router, post_json("/jobs", &wrong))
+        send_to(&fixture.router, post_json("/jobs", &wrong))
             .await
             .refused(),
         ["dataset", "format", "n_steps"]

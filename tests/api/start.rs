@@ -5,20 +5,20 @@ use explaind::app::App;
 
 use crate::{
     client::{Answered, get, post, send, send_to, with},
-    house::{House, open, red, settings_with},
+    fixture::{Service, open, red, settings_with},
 };
 
 #[tokio::test]
 async fn a_broken_default_model_keeps_no_other_from_serving() {
-    let house = open(&[("default_model", "broken")]);
+    let service = open(&[("default_model", "broken")]);
     assert_eq!(
-        send_to(&house.router, post("/explain?model=tiny", red()))
+        send_to(&service.router, post("/explain?model=tiny", red()))
             .await
             .status,
         200
     );
     for uri in ["/explain", "/predict"] {
-        let answer = send_to(&house.router, post(uri, red())).await;
+        let answer = send_to(&service.router, post(uri, red())).await;
         assert_eq!(answer.refused(), ["model"]);
         assert!(
             answer.text().contains("default model broken") && answer.text().contains("model.onnx:"),
@@ -27,7 +27,7 @@ async fn a_broken_default_model_keeps_no_other_from_serving() {
         );
         assert!(answer.allowed("model").contains(&"tiny".to_owned()));
     }
-    let models = send_to(&house.router, get("/models")).await.answer();
+    let models = send_to(&service.router, get("/models")).await.answer();
     assert!(
         models["models"]
             .as_array()
@@ -35,7 +35,7 @@ async fn a_broken_default_model_keeps_no_other_from_serving() {
             .iter()
             .all(|model| model["default"] == false)
     );
-    assert_eq!(send_to(&house.router, get("/readyz")).await.status, 200);
+    assert_eq!(send_to(&service.router, get("/readyz")).await.status, 200);
 }
 
 #[test]
@@ -53,16 +53,16 @@ fn a_default_model_that_is_not_there_is_told_with_those_that_are() {
 #[tokio::test]
 async fn without_a_model_the_service_is_not_ready() {
     let folder = tempfile::tempdir().unwrap();
-    let house = open(&[
+    let service = open(&[
         ("models", folder.path().to_str().unwrap()),
         ("default_model", ""),
     ]);
-    let answer = send_to(&house.router, get("/readyz")).await;
+    let answer = send_to(&service.router, get("/readyz")).await;
     assert_eq!(answer.problem(), (503, "not_ready".into()));
     assert!(answer.header("retry-after").is_some());
-    assert_eq!(send_to(&house.router, get("/healthz")).await.status, 200);
+    assert_eq!(send_to(&service.router, get("/healthz")).await.status, 200);
     assert_eq!(
-        send_to(&house.router, post("/explain", red()))
+        send_to(&service.router, post("/explain", red()))
             .await
             .refused(),
         ["model"]
@@ -71,10 +71,10 @@ async fn without_a_model_the_service_is_not_ready() {
 
 #[tokio::test]
 async fn browsers_may_call_from_the_origins_of_the_settings() {
-    let house = open(&[("cors_origins", "https://viewer.example")]);
+    let service = open(&[("cors_origins", "https://viewer.example")]);
     let ask = async |origin: &str| {
         let request = crate::client::with(post("/explain", red()), "origin", origin);
-        send_to(&house.router, request)
+        send_to(&service.router, request)
             .await
             .headers
             .get("access-control-allow-origin")
@@ -88,9 +88,9 @@ async fn browsers_may_call_from_the_origins_of_the_settings() {
 }
 
 /// What a page of `origin` is answered when it asks the server under the name `host`.
-async fn ask_from(house: &House, request: Request<Body>, origin: &str, host: &str) -> Answered {
+async fn ask_from(service: &Service, request: Request<Body>, origin: &str, host: &str) -> Answered {
     send_to(
-        &house.router,
+        &service.router,
         with(with(request, "origin", origin), "host", host),
     )
     .await
@@ -98,7 +98,7 @@ async fn ask_from(house: &House, request: Request<Body>, origin: &str, host: &st
 
 #[tokio::test]
 async fn pages_of_other_sites_may_change_nothing() {
-    let house = open(&[]);
+    let service = open(&[]);
     let delete = || {
         Request::delete("/datasets/none")
             .body(Body::empty())
@@ -111,12 +111,12 @@ async fn pages_of_other_sites_may_change_nothing() {
         delete(),
         cancel(),
     ] {
-        let answer = ask_from(&house, request, "https://evil.example", "localhost:8080").await;
+        let answer = ask_from(&service, request, "https://evil.example", "localhost:8080").await;
         assert_eq!(answer.problem(), (403, "foreign_origin".into()));
         assert!(answer.text().contains("cors_origins"), "{}", answer.text());
     }
     assert_eq!(
-        ask_from(&house, post("/predict", red()), "null", "localhost:8080")
+        ask_from(&service, post("/predict", red()), "null", "localhost:8080")
             .await
             .status,
         403
@@ -124,7 +124,7 @@ async fn pages_of_other_sites_may_change_nothing() {
     for host in ["localhost:8080", "127.0.0.1:8080", "[::1]:8080"] {
         let own = format!("http://{host}");
         assert_eq!(
-            ask_from(&house, post("/predict", red()), &own, host)
+            ask_from(&service, post("/predict", red()), &own, host)
                 .await
                 .status,
             200,
@@ -132,13 +132,18 @@ async fn pages_of_other_sites_may_change_nothing() {
         );
     }
     assert_eq!(
-        ask_from(&house, get("/models"), "https://evil.example", "localhost")
-            .await
-            .status,
+        ask_from(
+            &service,
+            get("/models"),
+            "https://evil.example",
+            "localhost"
+        )
+        .await
+        .status,
         200
     );
     assert_eq!(
-        send_to(&house.router, with(post("/predict", red()), "host", "x"))
+        send_to(&service.router, with(post("/predict", red()), "host", "x"))
             .await
             .status,
         200

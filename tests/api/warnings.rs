@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use crate::{
     client::{get, multipart, post, send, send_to},
-    house::{self, House, blue, open, picture, red},
+    fixture::{self, Service, blue, open, picture, red},
 };
 
 /// A service with one model of these files.
-fn alone(files: &[(&str, &[u8])]) -> (House, tempfile::TempDir) {
+fn alone(files: &[(&str, &[u8])]) -> (Service, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("own")).unwrap();
     files
@@ -28,9 +28,9 @@ fn alone(files: &[(&str, &[u8])]) -> (House, tempfile::TempDir) {
 }
 
 /// `tiny` without a model.toml, its labels in three scripts.
-fn scripts() -> (House, tempfile::TempDir) {
+fn scripts() -> (Service, tempfile::TempDir) {
     alone(&[
-        ("model.onnx", &house::colour_model()),
+        ("model.onnx", &fixture::colour_model()),
         ("labels.txt", "猫\nкошка\nแมว\n".as_bytes()),
     ])
 }
@@ -41,15 +41,15 @@ fn warnings(answer: &Value) -> Vec<String> {
 
 #[tokio::test]
 async fn what_a_model_leaves_unsaid_is_told_with_each_answer_and_in_the_list_of_models() {
-    let (house, _folder) = scripts();
+    let (service, _folder) = scripts();
     let assumed = "model.toml does not give mean, std, resize: assumed ImageNet's mean and std, and a short side of 9 with a centre crop";
-    let models = send_to(&house.router, get("/models")).await.answer();
+    let models = send_to(&service.router, get("/models")).await.answer();
     assert_eq!(warnings(&models["models"][0]), [assumed]);
     let square = picture(8, 8, [250, 40, 20]);
     for uri in ["/predict", "/explain?method=gradient&format=json"] {
         assert_eq!(
             warnings(
-                &send_to(&house.router, post(uri, square.clone()))
+                &send_to(&service.router, post(uri, square.clone()))
                     .await
                     .only()
             ),
@@ -57,7 +57,7 @@ async fn what_a_model_leaves_unsaid_is_told_with_each_answer_and_in_the_list_of_
         );
     }
     let wide = send_to(
-        &house.router,
+        &service.router,
         post("/predict", picture(48, 8, [250, 40, 20])),
     )
     .await
@@ -77,7 +77,7 @@ async fn what_a_model_leaves_unsaid_is_told_with_each_answer_and_in_the_list_of_
 
 #[tokio::test]
 async fn a_label_beyond_ascii_is_in_the_header_as_rfc_8187_says() {
-    let (house, _folder) = scripts();
+    let (service, _folder) = scripts();
     for (target, header) in [
         ("猫", "UTF-8''0%20%E7%8C%AB"),
         ("2", "UTF-8''2%20%E0%B9%81%E0%B8%A1%E0%B8%A7"),
@@ -86,12 +86,12 @@ async fn a_label_beyond_ascii_is_in_the_header_as_rfc_8187_says() {
             "/explain?method=gradient&format=png&target={}",
             target.replace('猫', "%E7%8C%AB")
         );
-        let answer = send_to(&house.router, post(&uri, red())).await;
+        let answer = send_to(&service.router, post(&uri, red())).await;
         answer.picture();
         assert_eq!(answer.header("x-explaind-target"), Some(header));
     }
     let grid = send_to(
-        &house.router,
+        &service.router,
         post(
             "/compare?method=gradient&method=grad_cam&target=top:3",
             red(),
@@ -109,13 +109,13 @@ async fn a_label_beyond_ascii_is_in_the_header_as_rfc_8187_says() {
 #[tokio::test]
 async fn a_delta_that_is_not_finite_is_told_and_in_no_header() {
     let toml = b"head = \"logits\"\n[input]\nmean = 0.0\nstd = 1.0\nresize = \"stretch\"\n";
-    let (house, _folder) = alone(&[
-        ("model.onnx", &house::logarithm_model()),
+    let (service, _folder) = alone(&[
+        ("model.onnx", &fixture::logarithm_model()),
         ("model.toml", toml),
     ]);
     let said = "the target's value at the baseline is not finite: there is no convergence_delta";
     let drawn = send_to(
-        &house.router,
+        &service.router,
         post("/explain?method=integrated_gradients", red()),
     )
     .await;
@@ -123,7 +123,7 @@ async fn a_delta_that_is_not_finite_is_told_and_in_no_header() {
     assert_eq!(drawn.header("x-explaind-convergence-delta"), None);
     assert_eq!(drawn.header("x-explaind-warnings"), Some(said));
     let answer = send_to(
-        &house.router,
+        &service.router,
         post("/explain?method=integrated_gradients&format=json", red()),
     )
     .await
@@ -177,7 +177,7 @@ async fn an_empty_map_says_what_happened() {
         .into_rgb8();
     let answer = send(post(
         "/explain?method=edges&format=json",
-        house::encode(&flat, image::ImageFormat::Png),
+        fixture::encode(&flat, image::ImageFormat::Png),
     ))
     .await;
     assert_eq!(warnings(&answer.only()), ["the picture has no edges"]);
@@ -198,9 +198,9 @@ async fn a_set_of_two_images_gives_two_baselines_however_many_are_asked_for() {
     for (name, bytes) in [("a.png", red()), ("b.png", blue())] {
         fs::write(folder.path().join(name), bytes).unwrap();
     }
-    let house = open(&[("dataset", &format!("two={}", folder.path().display()))]);
+    let service = open(&[("dataset", &format!("two={}", folder.path().display()))]);
     let uri = "/explain?method=integrated_gradients&quadrature=riemann_trapezoid&n_steps=3&baseline=dataset:two:50&format=json";
-    let answer = send_to(&house.router, post(uri, picture(8, 8, [90, 200, 30])))
+    let answer = send_to(&service.router, post(uri, picture(8, 8, [90, 200, 30])))
         .await
         .only();
     assert_eq!(

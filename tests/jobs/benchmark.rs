@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::{
-    databases::{Place, postgres, sqlite},
+    databases::{TestDatabase, postgres, sqlite},
     processes::{Signal, send},
     served::{IMAGES, Served, benchmark, material},
 };
@@ -54,15 +54,16 @@ async fn reports(server: &Served, id: &str) -> Vec<String> {
 async fn a_benchmark_disturbed_by_kills_and_freezes_gives_the_undisturbed_report() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let material = material();
-    let start = |place: &Place, role: &str| Served::start(material.path(), place, role);
-    let place = sqlite();
-    let server = start(&place, "all");
+    let start =
+        |database: &TestDatabase, role: &str| Served::start(material.path(), database, role);
+    let database = sqlite();
+    let server = start(&database, "all");
     let undisturbed = server.submit(&benchmark()).await;
     let expected = reports(&server, &undisturbed).await;
     server.kill();
 
-    let place = sqlite();
-    let mut server = start(&place, "all");
+    let database = sqlite();
+    let mut server = start(&database, "all");
     let id = server.submit(&benchmark()).await;
     let mut random = ChaCha8Rng::seed_from_u64(2);
     let mut hit = 0;
@@ -70,20 +71,20 @@ async fn a_benchmark_disturbed_by_kills_and_freezes_gives_the_undisturbed_report
         tokio::time::sleep(Duration::from_millis(random.random_range(50..600))).await;
         hit += usize::from(server.job(&id).await["state"] == "running");
         server.kill();
-        server = start(&place, "all");
+        server = start(&database, "all");
     }
     assert!(reports(&server, &id).await == expected, "killed ten times");
     assert!(hit > 0, "every kill came too late");
     server.kill();
 
-    let place = postgres().await;
-    let [api, killed, frozen] = ["api", "worker", "worker"].map(|role| start(&place, role));
+    let database = postgres().await;
+    let [api, killed, frozen] = ["api", "worker", "worker"].map(|role| start(&database, role));
     let id = api.submit(&benchmark()).await;
     api.reach(&id, |job| job["shards_done"].as_u64() >= Some(3))
         .await;
     killed.kill();
     send(frozen.id(), Signal::Stop);
-    let fresh = start(&place, "worker");
+    let fresh = start(&database, "worker");
     let total = api.job(&id).await["shards"].as_u64().unwrap();
     api.reach(&id, |job| job["shards_done"].as_u64() >= Some(total - 1))
         .await;

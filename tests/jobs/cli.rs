@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use explaind::{
     api::{Api, router},
     jobs::{
-        runner::{End, Runner},
+        runner::{Runner, Shutdown},
         store::JobState,
     },
 };
@@ -45,14 +45,14 @@ fn complained(output: &Output) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_are_listed_shown_reported_and_cancelled_from_the_command_line() {
-    let place = sqlite();
-    let queue = queue(&place, &[]);
+    let database = sqlite();
+    let queue = queue(&database, &[]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}/", listener.local_addr().unwrap());
     let service = router(Api::with_jobs(queue.clone()).unwrap());
     tokio::spawn(async move { axum::serve(listener, service).await });
     let runner = Runner::new(queue.clone());
-    tokio::spawn(async move { runner.run(&End::default()).await });
+    tokio::spawn(async move { runner.run(&Shutdown::default()).await });
     let (done, _) = queue
         .submit(ask(json!({ "shards": 3 })), None)
         .await
@@ -76,7 +76,7 @@ async fn jobs_are_listed_shown_reported_and_cancelled_from_the_command_line() {
     let shown: Value =
         serde_json::from_str(&said(&explaind(&["show", &done.id], &server).await)).unwrap();
     assert_eq!(shown["result"], expected(0, 3));
-    let file = place.data.path().join("report.csv");
+    let file = database.data.path().join("report.csv");
     said(&explaind(&["report", &done.id, "-o", file.to_str().unwrap()], &server).await);
     assert_eq!(
         std::fs::read_to_string(&file).unwrap(),

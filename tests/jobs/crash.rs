@@ -17,7 +17,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 use crate::{
-    databases::{Place, both, postgres},
+    databases::{TestDatabase, databases, postgres},
     kinds::{ask, expected, number_of, queue},
     processes::{Signal, child, send},
 };
@@ -97,20 +97,20 @@ async fn dying_worker() {
     }
 }
 
-fn dying(place: &Place, point: &str) -> Command {
+fn dying(database: &TestDatabase, point: &str) -> Command {
     let mut command = child("crash::dying_worker");
     command
         .env(POINT, point)
-        .env(DATA, place.data.path())
+        .env(DATA, database.data.path())
         .stdout(Stdio::piped());
-    if let Some(database) = &place.database {
-        command.env(DATABASE, database);
+    if let Some(url) = &database.url {
+        command.env(DATABASE, url);
     }
     command
 }
 
-async fn run_to_the_end(place: &Place, id: &str) {
-    let queue = queue(place, &[]);
+async fn run_to_the_end(database: &TestDatabase, id: &str) {
+    let queue = queue(database, &[]);
     let job = local::run(
         &queue,
         ask(json!({ "shards": SHARDS })),
@@ -120,8 +120,8 @@ async fn run_to_the_end(place: &Place, id: &str) {
     .await
     .unwrap();
     assert_eq!((job.id.as_str(), job.state), (id, JobState::Succeeded));
-    let look = queue.look(id).await.unwrap();
-    assert_eq!(look.result.as_deref(), Some(&expected(0, SHARDS)));
+    let status = queue.status(id).await.unwrap();
+    assert_eq!(status.result.as_deref(), Some(&expected(0, SHARDS)));
     let events = queue.events(id, 0, 100).await.unwrap();
     let done: Vec<_> = events
         .iter()
@@ -135,9 +135,9 @@ async fn run_to_the_end(place: &Place, id: &str) {
     );
 }
 
-async fn submit(place: &Place) -> String {
+async fn submit(database: &TestDatabase) -> String {
     let asked = ask(json!({ "shards": SHARDS }));
-    queue(place, &[])
+    queue(database, &[])
         .submit(asked, Some("crash".into()))
         .await
         .unwrap()
@@ -148,28 +148,28 @@ async fn submit(place: &Place) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_may_die_between_any_two_steps() {
     for point in POINTS {
-        for place in both().await {
-            let id = submit(&place).await;
-            let ended = dying(&place, &format!("{point:?}")).output().unwrap();
+        for database in databases().await {
+            let id = submit(&database).await;
+            let ended = dying(&database, &format!("{point:?}")).output().unwrap();
             let said = String::from_utf8_lossy(&ended.stdout).into_owned();
             assert!(
                 !ended.status.success() && said.trim_end().ends_with(&format!("{point:?}")),
                 "{point:?}: {said}"
             );
-            run_to_the_end(&place, &id).await;
+            run_to_the_end(&database, &id).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_may_die_inside_the_transaction_of_its_ack() {
-    let place = postgres().await;
-    let id = submit(&place).await;
-    queue(&place, &[]).store().await.unwrap();
-    let mut blocker = PgConnection::connect(place.database.as_deref().unwrap())
+    let database = postgres().await;
+    let id = submit(&database).await;
+    queue(&database, &[]).store().await.unwrap();
+    let mut blocker = PgConnection::connect(database.url.as_deref().unwrap())
         .await
         .unwrap();
-    let mut worker = dying(&place, "none").env(SLOW, "1").spawn().unwrap();
+    let mut worker = dying(&database, "none").env(SLOW, "1").spawn().unwrap();
     let mut lines = BufReader::new(worker.stdout.take().unwrap())
         .lines()
         .map_while(Result::ok);
@@ -192,23 +192,27 @@ async fn a_worker_may_die_inside_the_transaction_of_its_ack() {
     send(worker.id(), Signal::Kill);
     worker.wait().unwrap();
     holding.rollback().await.unwrap();
-    run_to_the_end(&place, &id).await;
+    run_to_the_end(&database, &id).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_was_frozen_past_its_lease_is_refused() {
-    for place in both().await {
-        let id = submit(&place).await;
-        let mut worker = dying(&place, "none").env(SLOW, "1").spawn().unwrap();
+    for database in databases().await {
+        let id = submit(&database).await;
+        let mut worker = dying(&database, "none").env(SLOW, "1").spawn().unwrap();
         let mut lines = BufReader::new(worker.stdout.take().unwrap())
             .lines()
             .map_while(Result::ok);
         assert!(lines.any(|line| line.contains("Leased")));
         send(worker.id(), Signal::Stop);
-        run_to_the_end(&place, &id).await;
+        run_to_the_end(&database, &id).await;
         send(worker.id(), Signal::Continue);
         let refused = format!("ack: {:?}", Acked::Refused);
-        assert!(lines.any(|line| line.contains(&refused)), "{}", place.name);
+        assert!(
+            lines.any(|line| line.contains(&refused)),
+            "{}",
+            database.name
+        );
         worker.wait().unwrap();
     }
 }

@@ -20,29 +20,29 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 
 /// An empty database, and the folder that goes with it.
-pub struct Place {
+pub struct TestDatabase {
     pub name: &'static str,
     pub data: TempDir,
-    pub database: Option<String>,
+    pub url: Option<String>,
 }
 
-impl Place {
+impl TestDatabase {
     pub async fn store(&self) -> Store {
-        Store::open(self.database.as_deref(), self.data.path())
+        Store::open(self.url.as_deref(), self.data.path())
             .await
             .unwrap()
     }
 }
 
-pub fn sqlite() -> Place {
-    Place {
+pub fn sqlite() -> TestDatabase {
+    TestDatabase {
         name: "SQLite",
         data: tempfile::tempdir().unwrap(),
-        database: None,
+        url: None,
     }
 }
 
-pub async fn postgres() -> Place {
+pub async fn postgres() -> TestDatabase {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let server = tokio::task::spawn_blocking(|| &*SERVER).await.unwrap();
     let name = format!("jobs_{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -53,15 +53,15 @@ pub async fn postgres() -> Place {
         .execute(&mut connection)
         .await
         .unwrap();
-    Place {
+    TestDatabase {
         name: "PostgreSQL",
         data: tempfile::tempdir().unwrap(),
-        database: Some(server.url(&name)),
+        url: Some(server.url(&name)),
     }
 }
 
 /// One of each.
-pub async fn both() -> [Place; 2] {
+pub async fn databases() -> [TestDatabase; 2] {
     [sqlite(), postgres().await]
 }
 

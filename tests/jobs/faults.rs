@@ -15,7 +15,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::{
-    databases::{both, postgres},
+    databases::{databases, postgres},
     kinds::{ask, queue},
     processes::{Worker, check, child, limit_files, reach},
     s3::S3,
@@ -35,13 +35,13 @@ const HANG_UP: &str = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_acti
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_results_wait_and_nothing_is_lost() {
     const SHARDS: u64 = 12;
-    let place = crate::databases::sqlite();
-    let queue = queue(&place, &[]);
+    let database = crate::databases::sqlite();
+    let queue = queue(&database, &[]);
     let (job, _) = queue
         .submit(ask(json!({ "shards": SHARDS, "pause_ms": 100 })), None)
         .await
         .unwrap();
-    let worker = Worker::start(&place);
+    let worker = Worker::start(&database);
     reach(&queue, &job.id, |job| job.shards_done >= 2).await;
     limit_files(worker.id(), Some(0));
     worker.says(REFUSALS).await;
@@ -57,9 +57,9 @@ async fn on_a_full_disk_results_wait_and_nothing_is_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_met_a_full_disk_leases_again_when_there_is_room() {
-    let place = crate::databases::sqlite();
-    let queue = queue(&place, &[]);
-    let worker = Worker::start(&place);
+    let database = crate::databases::sqlite();
+    let queue = queue(&database, &[]);
+    let worker = Worker::start(&database);
     let (first, _) = queue
         .submit(ask(json!({ "shards": 1 })), None)
         .await
@@ -83,14 +83,14 @@ async fn a_worker_that_met_a_full_disk_leases_again_when_there_is_room() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_hangs_up_is_asked_again() {
     const SHARDS: u64 = 12;
-    let place = postgres().await;
-    let queue = queue(&place, &[]);
+    let database = postgres().await;
+    let queue = queue(&database, &[]);
     let (job, _) = queue
         .submit(ask(json!({ "shards": SHARDS, "pause_ms": 100 })), None)
         .await
         .unwrap();
-    let worker = Worker::start(&place);
-    let mut connection = PgConnection::connect(place.database.as_deref().unwrap())
+    let worker = Worker::start(&database);
+    let mut connection = PgConnection::connect(database.url.as_deref().unwrap())
         .await
         .unwrap();
     for done in [2, 5, 8] {
@@ -103,9 +103,9 @@ async fn a_database_that_hangs_up_is_asked_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_files_cannot_be_written_fails_and_says_so() {
-    for place in both().await {
-        std::fs::write(place.data.path().join("files"), "in the way").unwrap();
-        let queue = queue(&place, &[]);
+    for database in databases().await {
+        std::fs::write(database.data.path().join("files"), "in the way").unwrap();
+        let queue = queue(&database, &[]);
         let job = explaind::jobs::local::run(&queue, ask(json!({ "shards": 2 })), None, |_| {})
             .await
             .unwrap();
@@ -113,16 +113,16 @@ async fn a_job_whose_files_cannot_be_written_fails_and_says_so() {
         assert!(
             error.starts_with("the reduction: ") && error.contains("files"),
             "{}: {error}",
-            place.name
+            database.name
         );
         assert!(
-            !error.contains(place.data.path().to_str().unwrap()),
+            !error.contains(database.data.path().to_str().unwrap()),
             "{}: {error}",
-            place.name
+            database.name
         );
-        let look = queue.look(&job.id).await.unwrap();
+        let status = queue.status(&job.id).await.unwrap();
         assert_eq!(
-            look.result.as_deref(),
+            status.result.as_deref(),
             Some(&crate::kinds::expected(0, 2)),
             "what was done is there"
         );
@@ -183,12 +183,12 @@ async fn files_may_be_shared_through_an_s3_store() {
 async fn a_database_that_turns_read_only_is_asked_until_it_takes_results_again() {
     const SHARDS: u64 = 12;
     let asked = || ask(json!({ "shards": SHARDS, "pause_ms": 100 }));
-    let place = postgres().await;
-    let queue = queue(&place, &[]);
+    let database = postgres().await;
+    let queue = queue(&database, &[]);
     let (job, _) = queue.submit(asked(), None).await.unwrap();
-    let worker = Worker::start(&place);
+    let worker = Worker::start(&database);
     reach(&queue, &job.id, |job| job.shards_done >= 2).await;
-    let mut connection = PgConnection::connect(place.database.as_deref().unwrap())
+    let mut connection = PgConnection::connect(database.url.as_deref().unwrap())
         .await
         .unwrap();
     // As behind an address whose server is a standby now: those who connect again may only read.
@@ -215,10 +215,10 @@ async fn a_database_that_turns_read_only_is_asked_until_it_takes_results_again()
     check(&queue, &job.id, SHARDS).await;
     worker.kill();
 
-    let place = crate::databases::sqlite();
-    let queue = crate::kinds::queue(&place, &[]);
+    let database = crate::databases::sqlite();
+    let queue = crate::kinds::queue(&database, &[]);
     let (job, _) = queue.submit(asked(), None).await.unwrap();
-    let worker = Worker::start(&place);
+    let worker = Worker::start(&database);
     reach(&queue, &job.id, |job| job.shards_done >= 2).await;
     // What is open stays writable: modes are looked at when a file is opened.
     worker.kill();
@@ -226,8 +226,8 @@ async fn a_database_that_turns_read_only_is_asked_until_it_takes_results_again()
         let set = |path: &std::path::Path, mode| {
             fs::set_permissions(path, Permissions::from_mode(mode)).unwrap()
         };
-        set(place.data.path(), 0o755);
-        for entry in fs::read_dir(place.data.path())
+        set(database.data.path(), 0o755);
+        for entry in fs::read_dir(database.data.path())
             .unwrap()
             .map(|entry| entry.unwrap().path())
         {
@@ -235,10 +235,10 @@ async fn a_database_that_turns_read_only_is_asked_until_it_takes_results_again()
                 set(&entry, file);
             }
         }
-        set(place.data.path(), folder);
+        set(database.data.path(), folder);
     };
     set_modes(0o555, 0o444);
-    let worker = Worker::start(&place);
+    let worker = Worker::start(&database);
     worker.says(REFUSALS).await;
     let stuck = queue.job(&job.id).await.unwrap();
     assert!(
@@ -253,7 +253,7 @@ async fn a_database_that_turns_read_only_is_asked_until_it_takes_results_again()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_is_taken_away_ends_its_jobs_clearly_and_others_go_on() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let (material, place) = (material(), crate::databases::sqlite());
+    let (material, database) = (material(), crate::databases::sqlite());
     let models = material.path().join("models");
     let doomed = models.join("doomed");
     fs::create_dir(&doomed).unwrap();
@@ -263,7 +263,7 @@ async fn a_model_that_is_taken_away_ends_its_jobs_clearly_and_others_go_on() {
     {
         fs::copy(entry.path(), doomed.join(entry.file_name())).unwrap();
     }
-    let server = Served::start(material.path(), &place, "all");
+    let server = Served::start(material.path(), &database, "all");
     let [mut doomed_job, other_job] = [benchmark(), benchmark()];
     doomed_job["model"] = json!("doomed");
     let ended = server.submit(&doomed_job).await;
@@ -273,7 +273,7 @@ async fn a_model_that_is_taken_away_ends_its_jobs_clearly_and_others_go_on() {
     let other = server.submit(&other_job).await;
     server.kill();
     fs::remove_dir_all(&doomed).unwrap();
-    let server = Served::start(material.path(), &place, "all");
+    let server = Served::start(material.path(), &database, "all");
     let job = server.reach(&ended, |job| job["state"] == "failed").await;
     assert!(
         job.to_string()

@@ -23,12 +23,12 @@ use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::databases::Place;
+use crate::databases::TestDatabase;
 
 pub static KINDS: Kinds = &[&Sum];
 
 /// `shards` numbers out of `seed_value`, `pause_ms` each, and their sum. `fault` is what goes wrong
-/// in shard 1, `times` times: passing, lasting, panic. With `scribble` it writes files and nothing
+/// in shard 1, `times` times: transient, permanent, panic. With `scribble` it writes files and nothing
 /// else.
 pub struct Sum;
 
@@ -101,8 +101,8 @@ impl Kind for Sum {
             }
             if shard.index == 1 && goes_wrong(&context.job, spec["times"].as_u64().unwrap()) {
                 match spec["fault"].as_str() {
-                    Some("passing") => return Err(WorkError::passing("out of luck")),
-                    Some("lasting") => return Err(WorkError::lasting("the data set is gone")),
+                    Some("transient") => return Err(WorkError::transient("out of luck")),
+                    Some("permanent") => return Err(WorkError::permanent("the data set is gone")),
                     _ => panic!("on purpose"),
                 }
             }
@@ -164,7 +164,7 @@ async fn scribble(context: &Context) -> Result<Bytes, WorkError> {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    Err(WorkError::passing("stopped"))
+    Err(WorkError::transient("stopped"))
 }
 
 fn goes_wrong(job: &str, times: u64) -> bool {
@@ -201,13 +201,13 @@ fn number(seed: &Value, shard: &Shard) -> f64 {
 }
 
 /// A queue of test kinds in a process without models.
-pub fn queue(place: &Place, settings: &[(&'static str, &str)]) -> Queue {
-    let models = place.data.path().join("models");
+pub fn queue(database: &TestDatabase, settings: &[(&'static str, &str)]) -> Queue {
+    let models = database.data.path().join("models");
     std::fs::create_dir_all(&models).unwrap();
     let mut values = vec![
         ("models", models.display().to_string()),
-        ("data", place.data.path().display().to_string()),
-        ("database", place.database.clone().unwrap_or_default()),
+        ("data", database.data.path().display().to_string()),
+        ("database", database.url.clone().unwrap_or_default()),
         ("lease_ms", "600".to_owned()),
     ];
     values.extend(

@@ -11,7 +11,7 @@ use std::{
 
 use explaind::jobs::{
     queue::Queue,
-    runner::{End, Runner},
+    runner::{Runner, Shutdown},
     store::{Job, JobState},
 };
 use rand::{RngExt, SeedableRng};
@@ -19,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use crate::{
-    databases::{Place, both, postgres},
+    databases::{TestDatabase, databases, postgres},
     kinds::{ask, expected, queue},
 };
 
@@ -105,7 +105,7 @@ async fn worker() {
         ("role", "worker".to_owned()),
     ]);
     Runner::new(Queue::new(app, crate::kinds::KINDS))
-        .run(&End::default())
+        .run(&Shutdown::default())
         .await;
 }
 
@@ -115,14 +115,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn start(place: &Place) -> Self {
+    pub fn start(database: &TestDatabase) -> Self {
         let mut command = child("processes::worker");
         command
-            .env(DATA, place.data.path())
+            .env(DATA, database.data.path())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        if let Some(database) = &place.database {
-            command.env(DATABASE, database);
+        if let Some(url) = &database.url {
+            command.env(DATABASE, url);
         }
         obey_modes(&mut command);
         let mut process = command.spawn().unwrap();
@@ -186,7 +186,7 @@ pub async fn check(queue: &Queue, id: &str, shards: u64) {
     let job = reach(queue, id, |job| job.state.is_final()).await;
     assert_eq!(job.state, JobState::Succeeded, "{job:?}");
     assert_eq!(
-        queue.look(id).await.unwrap().result.as_deref(),
+        queue.status(id).await.unwrap().result.as_deref(),
         Some(&expected(0, shards))
     );
     let events = queue.events(id, 0, 1000).await.unwrap();
@@ -201,17 +201,17 @@ pub async fn check(queue: &Queue, id: &str, shards: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_ten_times_at_random_moments_loses_and_doubles_nothing() {
     const SHARDS: u64 = 40;
-    for place in both().await {
-        let queue = queue(&place, &[]);
+    for database in databases().await {
+        let queue = queue(&database, &[]);
         let asked = ask(json!({ "shards": SHARDS, "pause_ms": 150 }));
         let (job, _) = queue.submit(asked, None).await.unwrap();
         let mut random = ChaCha8Rng::seed_from_u64(10);
         for _ in 0..10 {
-            let worker = Worker::start(&place);
+            let worker = Worker::start(&database);
             tokio::time::sleep(Duration::from_millis(random.random_range(150..700))).await;
             worker.kill();
         }
-        let worker = Worker::start(&place);
+        let worker = Worker::start(&database);
         check(&queue, &job.id, SHARDS).await;
         worker.kill();
     }
@@ -220,17 +220,17 @@ async fn a_worker_killed_ten_times_at_random_moments_loses_and_doubles_nothing()
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_workers_one_may_be_killed_and_one_frozen() {
     const SHARDS: u64 = 30;
-    let place = postgres().await;
-    let queue = queue(&place, &[]);
+    let database = postgres().await;
+    let queue = queue(&database, &[]);
     let (job, _) = queue
         .submit(ask(json!({ "shards": SHARDS, "pause_ms": 300 })), None)
         .await
         .unwrap();
-    let (killed, frozen) = (Worker::start(&place), Worker::start(&place));
+    let (killed, frozen) = (Worker::start(&database), Worker::start(&database));
     reach(&queue, &job.id, |job| job.shards_done >= 4).await;
     frozen.send(Signal::Stop);
     killed.kill();
-    let fresh = Worker::start(&place);
+    let fresh = Worker::start(&database);
     // The frozen worker's shards are taken over once its leases have run out.
     reach(&queue, &job.id, |job| job.shards_done >= SHARDS - 4).await;
     frozen.send(Signal::Continue);

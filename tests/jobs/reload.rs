@@ -65,8 +65,8 @@ async fn reload(server: &Served, reached: impl Fn(&Value) -> bool) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn at_sighup_models_are_added_changed_kept_and_taken_away_while_a_job_runs() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let (material, place) = (material(), sqlite());
-    let server = Served::start(material.path(), &place, "all");
+    let (material, database) = (material(), sqlite());
+    let server = Served::start(material.path(), &database, "all");
     let at = |name: &str| material.path().join("models").join(name);
     assert_eq!(
         predict(&server, material.path(), "").await.0,
@@ -155,8 +155,8 @@ async fn at_sighup_models_are_added_changed_kept_and_taken_away_while_a_job_runs
 #[tokio::test(flavor = "multi_thread")]
 async fn patterns_that_were_fitted_beside_a_running_server_are_used_after_sighup() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let (material, place) = (material(), sqlite());
-    let server = Served::start(material.path(), &place, "api");
+    let (material, database) = (material(), sqlite());
+    let server = Served::start(material.path(), &database, "api");
     let explain = async || {
         let photo = fs::read(material.path().join("photos/red/000.png")).unwrap();
         let url = format!(

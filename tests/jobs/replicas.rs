@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    databases::{Place, postgres},
+    databases::{TestDatabase, postgres},
     s3::S3,
     served::{Served, material},
 };
 
 struct Replicas {
     material: TempDir,
-    place: Place,
+    database: TestDatabase,
     s3: S3,
 }
 
@@ -29,7 +29,7 @@ impl Replicas {
         Served::with(
             self.material.path(),
             data,
-            self.place.database.as_deref(),
+            self.database.url.as_deref(),
             role,
             |command| {
                 self.s3
@@ -99,7 +99,7 @@ async fn replicas_without_a_folder_in_common_work_on_each_others_data_sets_and_p
     let _ = rustls::crypto::ring::default_provider().install_default();
     let replicas = Replicas {
         material: material(),
-        place: postgres().await,
+        database: postgres().await,
         s3: S3::start().await,
     };
     let photos = replicas.material.path().join("photos");

@@ -7,34 +7,34 @@ use explaind::jobs::{
     kind::{folder_of, folder_of_all},
     local,
     queue::{JobError, Queue},
-    runner::{End, Runner},
+    runner::{Runner, Shutdown},
     store::JobState,
 };
 use serde_json::json;
 
 use crate::{
-    databases::{both, sqlite},
+    databases::{databases, sqlite},
     kinds::{ask, expected, queue},
 };
 
 /// Runners at work until the test ends them.
 struct Working {
-    end: End,
+    shutdown: Shutdown,
     task: tokio::task::JoinHandle<()>,
 }
 
 fn work(queue: &Queue) -> Working {
-    let (end, queue) = (End::default(), queue.clone());
-    let until = end.clone();
+    let (shutdown, queue) = (Shutdown::default(), queue.clone());
+    let until = shutdown.clone();
     Working {
-        end,
+        shutdown,
         task: tokio::spawn(async move { Runner::new(queue).run(&until).await }),
     }
 }
 
 impl Working {
     async fn finish(self) {
-        self.end.soon.cancel();
+        self.shutdown.graceful.cancel();
         self.task.await.unwrap();
     }
 }
@@ -53,8 +53,8 @@ async fn wait_for(queue: &Queue, id: &str, reached: impl Fn(&explaind::jobs::sto
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_runs_to_its_end_and_is_reported() {
-    for place in both().await {
-        let queue = queue(&place, &[]);
+    for database in databases().await {
+        let queue = queue(&database, &[]);
         let mut told = Vec::new();
         let asked = ask(json!({ "shards": 9, "pause_ms": 100, "seed_value": 7 }));
         let job = local::run(&queue, asked, None, |job| told.push(job.units_done))
@@ -64,13 +64,13 @@ async fn a_job_runs_to_its_end_and_is_reported() {
             (job.state, job.units_done),
             (JobState::Succeeded, 90),
             "{}",
-            place.name
+            database.name
         );
         assert!(told.is_sorted() && told.len() > 1, "{told:?}");
-        let look = queue.look(&job.id).await.unwrap();
+        let status = queue.status(&job.id).await.unwrap();
         let whole = expected(7, 9);
-        assert_eq!(look.result.as_deref(), Some(&whole));
-        assert_eq!(look.errors, []);
+        assert_eq!(status.result.as_deref(), Some(&whole));
+        assert_eq!(status.errors, []);
         let report = queue.report(&job, Format::Csv).await.unwrap();
         assert_eq!(
             report,
@@ -84,23 +84,23 @@ async fn a_job_runs_to_its_end_and_is_reported() {
         queue.delete(&job.id).await.unwrap();
         assert!(queue.app().files().read(&file).await.is_err());
         assert!(matches!(
-            queue.look(&job.id).await,
+            queue.status(&job.id).await,
             Err(JobError::Unknown { .. })
         ));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_in_passing_is_tried_again() {
-    for place in both().await {
+async fn a_transient_failure_is_tried_again() {
+    for database in databases().await {
         // Long enough for a panic that prints its stack on a busy machine.
-        let queue = queue(&place, &[("lease_ms", "6000")]);
-        for fault in ["passing", "panic"] {
+        let queue = queue(&database, &[("lease_ms", "6000")]);
+        for fault in ["transient", "panic"] {
             let asked = ask(json!({ "shards": 3, "fault": fault, "times": 2 }));
             let job = local::run(&queue, asked, None, |_| {}).await.unwrap();
-            assert_eq!(job.state, JobState::Succeeded, "{}: {fault}", place.name);
+            assert_eq!(job.state, JobState::Succeeded, "{}: {fault}", database.name);
             assert_eq!(
-                queue.look(&job.id).await.unwrap().result.as_deref(),
+                queue.status(&job.id).await.unwrap().result.as_deref(),
                 Some(&expected(0, 3))
             );
             let events = queue.events(&job.id, 0, 100).await.unwrap();
@@ -121,18 +121,18 @@ async fn what_fails_in_passing_is_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_for_good_fails_its_job_alone_and_shows_what_was_done() {
-    for place in both().await {
-        let queue = queue(&place, &[("job_slots", "1")]);
-        let failing = ask(json!({ "shards": 3, "fault": "lasting", "times": 1 }));
+async fn a_permanent_failure_fails_its_job_alone_and_shows_what_was_done() {
+    for database in databases().await {
+        let queue = queue(&database, &[("job_slots", "1")]);
+        let failing = ask(json!({ "shards": 3, "fault": "permanent", "times": 1 }));
         let job = local::run(&queue, failing, None, |_| {}).await.unwrap();
-        assert_eq!(job.state, JobState::Failed, "{}", place.name);
+        assert_eq!(job.state, JobState::Failed, "{}", database.name);
         assert_eq!(job.error.as_deref(), Some("shard 1: the data set is gone"));
-        let look = queue.look(&job.id).await.unwrap();
-        let numbers = look.result.unwrap()["numbers"].clone();
+        let status = queue.status(&job.id).await.unwrap();
+        let numbers = status.result.unwrap()["numbers"].clone();
         assert_eq!(numbers, json!([expected(0, 3)["numbers"][0], null, null]));
         assert_eq!(
-            (look.errors.len(), look.errors[0].state.as_str()),
+            (status.errors.len(), status.errors[0].state.as_str()),
             (1, "failed")
         );
         let other = local::run(&queue, ask(json!({ "shards": 2 })), None, |_| {})
@@ -144,8 +144,8 @@ async fn what_fails_for_good_fails_its_job_alone_and_shows_what_was_done() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_job_leaves_its_workers_to_others_within_a_heartbeat() {
-    for place in both().await {
-        let queue = queue(&place, &[]);
+    for database in databases().await {
+        let queue = queue(&database, &[]);
         let working = work(&queue);
         let (endless, _) = queue
             .submit(ask(json!({ "shards": 9, "pause_ms": 3_600_000 })), None)
@@ -165,7 +165,7 @@ async fn a_cancelled_job_leaves_its_workers_to_others_within_a_heartbeat() {
             queue.cancel(&quick.id).await.unwrap().state,
             JobState::Succeeded,
             "{}",
-            place.name
+            database.name
         );
         working.finish().await;
     }
@@ -173,12 +173,12 @@ async fn a_cancelled_job_leaves_its_workers_to_others_within_a_heartbeat() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_deleted_while_workers_write_leaves_no_files() {
-    for place in both().await {
+    for database in databases().await {
         // The workers of this process are told; that of another asks within a heartbeat.
         for (lease, elsewhere) in [("3600000", false), ("600", true)] {
-            let worker = queue(&place, &[("lease_ms", lease)]);
+            let worker = queue(&database, &[("lease_ms", lease)]);
             let deleter = if elsewhere {
-                queue(&place, &[])
+                queue(&database, &[])
             } else {
                 worker.clone()
             };
@@ -199,7 +199,7 @@ async fn a_job_deleted_while_workers_write_leaves_no_files() {
                 assert!(
                     started.elapsed() < Duration::from_secs(10),
                     "{}: elsewhere: {elsewhere}",
-                    place.name
+                    database.name
                 );
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -208,7 +208,7 @@ async fn a_job_deleted_while_workers_write_leaves_no_files() {
                 files.folders(&folder_of_all()).await.unwrap(),
                 [""; 0],
                 "{}",
-                place.name
+                database.name
             );
         }
     }
@@ -216,8 +216,8 @@ async fn a_job_deleted_while_workers_write_leaves_no_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_of_jobs_that_are_gone_go_at_the_start_and_others_stay() {
-    let place = sqlite();
-    let queue = queue(&place, &[]);
+    let database = sqlite();
+    let queue = queue(&database, &[]);
     let (kept, _) = queue
         .submit(ask(json!({ "shards": 1, "pause_ms": 3_600_000 })), None)
         .await
@@ -232,7 +232,7 @@ async fn files_of_jobs_that_are_gone_go_at_the_start_and_others_stay() {
     }
     // What a writer that was killed leaves, which no list of files names.
     std::fs::write(
-        place
+        database
             .data
             .path()
             .join("files/jobs")
@@ -243,7 +243,7 @@ async fn files_of_jobs_that_are_gone_go_at_the_start_and_others_stay() {
     .unwrap();
     let working = work(&queue);
     let started = Instant::now();
-    while place.data.path().join("files/jobs").join(gone).exists() {
+    while database.data.path().join("files/jobs").join(gone).exists() {
         assert!(started.elapsed() < Duration::from_secs(30));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -258,8 +258,8 @@ async fn files_of_jobs_that_are_gone_go_at_the_start_and_others_stay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_inside_a_shard_is_seen() {
-    let place = sqlite();
-    let queue = queue(&place, &[]);
+    let database = sqlite();
+    let queue = queue(&database, &[]);
     let working = work(&queue);
     let (job, _) = queue
         .submit(ask(json!({ "shards": 1, "pause_ms": 20_000 })), None)
@@ -275,9 +275,9 @@ async fn progress_inside_a_shard_is_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_waits_for_shards_under_way_and_then_gives_them_back() {
-    for place in both().await {
+    for database in databases().await {
         // Nobody waits for these leases to run out.
-        let queue = queue(&place, &[("lease_ms", "3600000")]);
+        let queue = queue(&database, &[("lease_ms", "3600000")]);
         let working = work(&queue);
         let (job, _) = queue
             .submit(ask(json!({ "shards": 6, "pause_ms": 400 })), None)
@@ -286,7 +286,7 @@ async fn the_end_waits_for_shards_under_way_and_then_gives_them_back() {
         wait_for(&queue, &job.id, |job| job.state == JobState::Running).await;
         working.finish().await;
         let done = queue.job(&job.id).await.unwrap().shards_done;
-        assert!((1..=5).contains(&done), "{}: {done} shards", place.name);
+        assert!((1..=5).contains(&done), "{}: {done} shards", database.name);
 
         let (endless, _) = queue
             .submit(ask(json!({ "shards": 2, "pause_ms": 3_600_000 })), None)
@@ -294,14 +294,14 @@ async fn the_end_waits_for_shards_under_way_and_then_gives_them_back() {
             .unwrap();
         let working = work(&queue);
         wait_for(&queue, &endless.id, |job| job.state == JobState::Running).await;
-        working.end.now.cancel();
+        working.shutdown.immediate.cancel();
         working.finish().await;
         queue.cancel(&endless.id).await.unwrap();
 
         let working = work(&queue);
         wait_for(&queue, &job.id, |job| job.state == JobState::Succeeded).await;
         assert_eq!(
-            queue.look(&job.id).await.unwrap().result.as_deref(),
+            queue.status(&job.id).await.unwrap().result.as_deref(),
             Some(&expected(0, 6))
         );
         working.finish().await;
@@ -310,8 +310,12 @@ async fn the_end_waits_for_shards_under_way_and_then_gives_them_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_runners_share_a_job() {
-    for place in both().await {
-        let queues = [queue(&place, &[]), queue(&place, &[]), queue(&place, &[])];
+    for database in databases().await {
+        let queues = [
+            queue(&database, &[]),
+            queue(&database, &[]),
+            queue(&database, &[]),
+        ];
         let (job, _) = queues[0]
             .submit(ask(json!({ "shards": 40, "pause_ms": 20 })), None)
             .await
@@ -322,10 +326,10 @@ async fn several_runners_share_a_job() {
             working.finish().await;
         }
         assert_eq!(
-            queues[1].look(&job.id).await.unwrap().result.as_deref(),
+            queues[1].status(&job.id).await.unwrap().result.as_deref(),
             Some(&expected(0, 40)),
             "{}",
-            place.name
+            database.name
         );
         let events = queues[2].events(&job.id, 0, 100).await.unwrap();
         assert_eq!(
@@ -340,8 +344,8 @@ async fn several_runners_share_a_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_of_a_request_are_told_before_anything_is_queued() {
-    let place = sqlite();
-    let queue = queue(&place, &[]);
+    let database = sqlite();
+    let queue = queue(&database, &[]);
     for (asked, param) in [
         (ask(json!({ "kind": "summ" })), "kind"),
         (ask(json!({ "shards": 0 })), "shards"),
@@ -368,9 +372,9 @@ async fn faults_of_a_request_are_told_before_anything_is_queued() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_off_run_goes_on_where_it_was() {
-    let place = sqlite();
+    let database = sqlite();
     let asked = || ask(json!({ "shards": 8, "pause_ms": 200 }));
-    let queue = queue(&place, &[("job_slots", "1")]);
+    let queue = queue(&database, &[("job_slots", "1")]);
     let broken_off = tokio::time::timeout(
         Duration::from_millis(900),
         local::run(&queue, asked(), Some("run".into()), |_| {}),

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    databases::Place,
+    databases::TestDatabase,
     processes::{Signal, send},
 };
 
@@ -105,11 +105,11 @@ pub struct Served {
 }
 
 impl Served {
-    pub fn start(material: &Path, place: &Place, role: &str) -> Self {
+    pub fn start(material: &Path, database: &TestDatabase, role: &str) -> Self {
         Self::with(
             material,
-            place.data.path(),
-            place.database.as_deref(),
+            database.data.path(),
+            database.url.as_deref(),
             role,
             |_| (),
         )

@@ -16,10 +16,16 @@ const LIMIT: Duration = Duration::from_millis(300 + 3000 + 1500);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_picture_that_takes_longer_than_the_drain_does_not_keep_the_server() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let (material, place) = (served::material(), sqlite());
-    let server = served::Served::with(material.path(), place.data.path(), None, "all", |command| {
-        command.args(["--drain-timeout-ms", "300"]);
-    });
+    let (material, database) = (served::material(), sqlite());
+    let server = served::Served::with(
+        material.path(),
+        database.data.path(),
+        None,
+        "all",
+        |command| {
+            command.args(["--drain-timeout-ms", "300"]);
+        },
+    );
     let mut png = Cursor::new(Vec::new());
     DynamicImage::from(GrayImage::new(SIDE, SIDE))
         .write_to(&mut png, ImageFormat::Png)

@@ -12,7 +12,7 @@ use explaind::jobs::{
 use futures::future::join_all;
 use serde_json::json;
 
-use crate::databases::both;
+use crate::databases::databases;
 
 const LONG: u64 = 60_000;
 const MANY: u64 = 1000;
@@ -76,15 +76,15 @@ async fn work_off(store: &Store) -> Lease {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_comes_back_as_it_was_submitted_and_ends_with_its_result() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 3).await;
         let job = store.job("one").await.unwrap().unwrap();
         assert_eq!(
             (job.state, job.units, job.units_done, job.shards),
             (JobState::Queued, 30, 0, 3),
             "{}",
-            place.name
+            database.name
         );
         assert_eq!(job.spec.to_string(), new_job("one", 3).spec.to_string());
         let reduction = work_off(&store).await;
@@ -119,8 +119,8 @@ async fn a_job_comes_back_as_it_was_submitted_and_ends_with_its_result() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_names_one_job_however_many_ask_at_once() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         let keyed = |id: usize| NewJob {
             idempotency_key: Some("key".into()),
             ..new_job(&format!("job {id}"), 2)
@@ -140,7 +140,7 @@ async fn an_idempotency_key_names_one_job_however_many_ask_at_once() {
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!((new, ids.len()), (1, 1), "{}", place.name);
+        assert_eq!((new, ids.len()), (1, 1), "{}", database.name);
         let other = NewJob {
             asked: json!({ "z": 2 }),
             ..keyed(9)
@@ -155,8 +155,8 @@ async fn an_idempotency_key_names_one_job_however_many_ask_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shards_are_leased_once_however_many_workers_ask_at_once() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 20).await;
         let worker = async || {
             let mut found = Vec::new();
@@ -167,14 +167,14 @@ async fn shards_are_leased_once_however_many_workers_ask_at_once() {
         };
         let mut leased: Vec<usize> = join_all((0..8).map(|_| worker())).await.concat();
         leased.sort_unstable();
-        assert_eq!(leased, (0..20).collect::<Vec<_>>(), "{}", place.name);
+        assert_eq!(leased, (0..20).collect::<Vec<_>>(), "{}", database.name);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acks_at_once_are_all_counted_and_one_of_them_lets_the_reduction_go() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 16).await;
         let mut leases = Vec::new();
         while let Some(lease) = claim(&store, LONG).await {
@@ -187,7 +187,11 @@ async fn acks_at_once_are_all_counted_and_one_of_them_lets_the_reduction_go() {
         )
         .await;
         assert!(acked.iter().all(|acked| *acked == Acked::Written));
-        assert!(claim(&store, LONG).await.unwrap().reduces, "{}", place.name);
+        assert!(
+            claim(&store, LONG).await.unwrap().reduces,
+            "{}",
+            database.name
+        );
         assert_eq!(claim(&store, LONG).await, None);
         let events = store.events("one", 0, 100).await.unwrap();
         assert_eq!(
@@ -210,8 +214,8 @@ async fn acks_at_once_are_all_counted_and_one_of_them_lets_the_reduction_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_take_turns() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "long", 50).await;
         claim(&store, LONG).await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -221,14 +225,19 @@ async fn jobs_take_turns() {
             turns.push(claim(&store, LONG).await.unwrap().job);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(turns, ["short", "long", "short", "long"], "{}", place.name);
+        assert_eq!(
+            turns,
+            ["short", "long", "short", "long"],
+            "{}",
+            database.name
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_job_does_not_wait_for_huge_ones_ahead_of_it() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         for at in 0..10 {
             submit(&store, &format!("huge {at}"), 50).await;
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -238,7 +247,7 @@ async fn a_small_job_does_not_wait_for_huge_ones_ahead_of_it() {
                 claim(&store, LONG).await.unwrap().job,
                 format!("huge {at}"),
                 "{}: one turn each",
-                place.name
+                database.name
             );
         }
         submit(&store, "small", 2).await;
@@ -246,22 +255,22 @@ async fn a_small_job_does_not_wait_for_huge_ones_ahead_of_it() {
             claim(&store, LONG).await.unwrap().job,
             "small",
             "{}",
-            place.name
+            database.name
         );
         // It has one under way as they have, and its turn was the last.
         assert_eq!(
             claim(&store, LONG).await.unwrap().job,
             "huge 0",
             "{}",
-            place.name
+            database.name
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_with_long_shards_gets_no_more_workers_than_one_with_short_ones() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "long", 50).await;
         let _held = [
             claim(&store, LONG).await.unwrap(),
@@ -270,14 +279,14 @@ async fn a_job_with_long_shards_gets_no_more_workers_than_one_with_short_ones() 
         submit(&store, "short", 50).await;
         for _ in 0..5 {
             let lease = claim(&store, LONG).await.unwrap();
-            assert_eq!(lease.job, "short", "{}", place.name);
+            assert_eq!(lease.job, "short", "{}", database.name);
             store.ack(&lease, &result(&lease)).await.unwrap();
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
     }
     // A lease that ran out is no work under way.
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "frozen", 5).await;
         claim_and_freeze(&store).await;
         submit(&store, "new", 5).await;
@@ -285,15 +294,15 @@ async fn a_job_with_long_shards_gets_no_more_workers_than_one_with_short_ones() 
             claim(&store, LONG).await.unwrap().job,
             "frozen",
             "{}: it came first",
-            place.name
+            database.name
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_keep_coming_do_not_keep_an_old_one_waiting() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "old", 50).await;
         let mut turns = 0;
         for at in 0..12 {
@@ -306,14 +315,14 @@ async fn jobs_that_keep_coming_do_not_keep_an_old_one_waiting() {
                 submit(&store, &format!("new {at} {new}"), 1).await;
             }
         }
-        assert!(turns >= 3, "{}: {turns} turns of 12", place.name);
+        assert!(turns >= 3, "{}: {turns} turns of 12", database.name);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_jobs_are_open_than_are_allowed() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 1).await;
         submit(&store, "two", 1).await;
         claim(&store, LONG).await.unwrap();
@@ -321,7 +330,7 @@ async fn no_more_jobs_are_open_than_are_allowed() {
             store.submit(&new_job("three", 1), 2).await.unwrap(),
             Submitted::Full,
             "{}",
-            place.name
+            database.name
         );
         assert_eq!(store.job("three").await.unwrap(), None);
         store.cancel("two").await.unwrap();
@@ -334,8 +343,8 @@ async fn no_more_jobs_are_open_than_are_allowed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_failures_leave_behind_is_bounded() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 1).await;
         let lease = claim(&store, LONG).await.unwrap();
         store
@@ -343,7 +352,7 @@ async fn what_failures_leave_behind_is_bounded() {
             .await
             .unwrap();
         let job = store.job("one").await.unwrap().unwrap();
-        assert!(job.error.unwrap().len() < 1020, "{}", place.name);
+        assert!(job.error.unwrap().len() < 1020, "{}", database.name);
         assert!(store.errors("one", 9).await.unwrap()[0].error.len() < 1004);
         let events = store.events("one", 0, 9).await.unwrap();
         assert!(
@@ -357,8 +366,8 @@ async fn what_failures_leave_behind_is_bounded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn results_of_shards_go_when_the_job_has_its_own() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 2).await;
         let reduction = work_off(&store).await;
         assert!(
@@ -374,7 +383,7 @@ async fn results_of_shards_go_when_the_job_has_its_own() {
             store.results("one").await.unwrap(),
             [None, None],
             "{}",
-            place.name
+            database.name
         );
         assert_eq!(store.job("one").await.unwrap().unwrap().units_done, 20);
     }
@@ -382,8 +391,8 @@ async fn results_of_shards_go_when_the_job_has_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_worker_changes_nothing() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 1).await;
         let late = claim_and_freeze(&store).await;
         let lease = claim(&store, LONG).await.unwrap();
@@ -392,7 +401,7 @@ async fn a_late_worker_changes_nothing() {
             store.renew(&late, LONG, 3).await.unwrap(),
             Renewed::Over,
             "{}",
-            place.name
+            database.name
         );
         assert_eq!(
             store.ack(&late, &"late".into()).await.unwrap(),
@@ -443,14 +452,19 @@ async fn a_late_worker_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_that_fails_waits_and_is_tried_again_and_at_last_fails_its_job() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 2).await;
         let good = claim(&store, LONG).await.unwrap();
         store.ack(&good, &result(&good)).await.unwrap();
         let lease = claim(&store, LONG).await.unwrap();
         store.fail(&lease, "full", Some(LONG)).await.unwrap();
-        assert_eq!(claim(&store, LONG).await, None, "{}: it waits", place.name);
+        assert_eq!(
+            claim(&store, LONG).await,
+            None,
+            "{}: it waits",
+            database.name
+        );
         let errors = store.errors("one", 10).await.unwrap();
         assert_eq!(
             (
@@ -494,8 +508,8 @@ async fn a_shard_that_fails_waits_and_is_tried_again_and_at_last_fails_its_job()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_go_better_fails_its_job_at_once_and_keeps_what_was_done() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 3).await;
         let [good, bad, open] = [
             claim(&store, LONG),
@@ -512,7 +526,7 @@ async fn what_cannot_go_better_fails_its_job_at_once_and_keeps_what_was_done() {
             state(&store, "one").await,
             JobState::Failed,
             "{}",
-            place.name
+            database.name
         );
         assert_eq!(store.renew(&open, LONG, 0).await.unwrap(), Renewed::Over);
         assert_eq!(
@@ -528,15 +542,15 @@ async fn what_cannot_go_better_fails_its_job_at_once_and_keeps_what_was_done() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_that_kills_its_workers_fails_its_job_in_the_end() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 1).await;
         for _ in 0..MAX_LOSSES {
             claim_and_freeze(&store).await;
         }
         assert_eq!(claim(&store, LONG).await, None);
         let job = store.job("one").await.unwrap().unwrap();
-        assert_eq!(job.state, JobState::Failed, "{}", place.name);
+        assert_eq!(job.state, JobState::Failed, "{}", database.name);
         assert_eq!(
             job.error.unwrap(),
             format!("the worker of shard 0 vanished {MAX_LOSSES} times")
@@ -546,8 +560,8 @@ async fn a_shard_that_kills_its_workers_fails_its_job_in_the_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_given_back_is_taken_at_once_and_counts_as_no_failure() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 1).await;
         for _ in 0..2 * MAX_LOSSES {
             let lease = claim(&store, LONG).await.unwrap();
@@ -557,7 +571,7 @@ async fn a_shard_given_back_is_taken_at_once_and_counts_as_no_failure() {
             state(&store, "one").await,
             JobState::Running,
             "{}",
-            place.name
+            database.name
         );
         assert_eq!(store.errors("one", 10).await.unwrap(), []);
     }
@@ -565,8 +579,8 @@ async fn a_shard_given_back_is_taken_at_once_and_counts_as_no_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_job_takes_nothing_more_and_stays_cancelled() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 2).await;
         let lease = claim(&store, LONG).await.unwrap();
         assert!(store.cancel("one").await.unwrap());
@@ -575,7 +589,7 @@ async fn a_cancelled_job_takes_nothing_more_and_stays_cancelled() {
             store.renew(&lease, LONG, 0).await.unwrap(),
             Renewed::Over,
             "{}",
-            place.name
+            database.name
         );
         assert_eq!(
             store.ack(&lease, &result(&lease)).await.unwrap(),
@@ -593,14 +607,14 @@ async fn a_cancelled_job_takes_nothing_more_and_stays_cancelled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_take_only_the_kinds_that_they_know() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 1).await;
         assert_eq!(
             store.claim("old", &["sums", "um"], LONG).await.unwrap(),
             None,
             "{}",
-            place.name
+            database.name
         );
         assert!(
             store
@@ -614,8 +628,8 @@ async fn workers_take_only_the_kinds_that_they_know() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_are_filtered_and_paged_from_the_newest() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         for id in ["a", "b", "c", "d"] {
             submit(&store, id, 1).await;
             tokio::time::sleep(Duration::from_millis(3)).await;
@@ -641,7 +655,7 @@ async fn lists_are_filtered_and_paged_from_the_newest() {
                 .concat()
         };
         let filter = Filter::default;
-        assert_eq!(ids(filter()).await, "dcba", "{}", place.name);
+        assert_eq!(ids(filter()).await, "dcba", "{}", database.name);
         assert_eq!(
             ids(Filter {
                 state: Some(JobState::Cancelled),
@@ -697,8 +711,8 @@ async fn lists_are_filtered_and_paged_from_the_newest() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ended_jobs_are_forgotten_after_their_time_and_running_ones_never() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "running", 1).await;
         claim(&store, LONG).await.unwrap();
         submit(&store, "ended", 1).await;
@@ -708,7 +722,7 @@ async fn ended_jobs_are_forgotten_after_their_time_and_running_ones_never() {
             store.outdated(0, MANY).await.unwrap(),
             ["ended"],
             "{}",
-            place.name
+            database.name
         );
         assert_eq!(store.outdated(LONG, MANY).await.unwrap(), [""; 0]);
         for id in ["later", "last"] {
@@ -731,15 +745,15 @@ async fn ended_jobs_are_forgotten_after_their_time_and_running_ones_never() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_opens_again_on_what_it_holds() {
-    for place in both().await {
-        submit(&place.store().await, "one", 1).await;
-        let again = join_all((0..4).map(|_| place.store())).await;
+    for database in databases().await {
+        submit(&database.store().await, "one", 1).await;
+        let again = join_all((0..4).map(|_| database.store())).await;
         for store in again {
             assert_eq!(
                 state(&store, "one").await,
                 JobState::Queued,
                 "{}",
-                place.name
+                database.name
             );
             store.check().await.unwrap();
             store.close().await;
@@ -749,8 +763,8 @@ async fn a_store_opens_again_on_what_it_holds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_is_of_the_shards_that_are_done() {
-    for place in both().await {
-        let store = place.store().await;
+    for database in databases().await {
+        let store = database.store().await;
         submit(&store, "one", 50).await;
         let rate = async || {
             store
@@ -765,7 +779,11 @@ async fn a_rate_is_of_the_shards_that_are_done() {
             store.ack(&lease, &result(&lease)).await.unwrap();
         }
         let found = rate().await.unwrap();
-        assert!(found > 0.0 && found < 10_000.0, "{}: {found}", place.name);
+        assert!(
+            found > 0.0 && found < 10_000.0,
+            "{}: {found}",
+            database.name
+        );
         store.cancel("one").await.unwrap();
         assert_eq!(rate().await, None);
     }

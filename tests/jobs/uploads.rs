@@ -18,7 +18,7 @@ use serde_json::Value;
 use zip::{ZipWriter, write::SimpleFileOptions};
 
 use crate::{
-    databases::{Place, sqlite},
+    databases::{TestDatabase, sqlite},
     processes::limit_files,
     served::{Served, material},
 };
@@ -140,18 +140,18 @@ impl Half {
     }
 }
 
-fn pair(material: &Path, place: &Place) -> [Served; 2] {
+fn pair(material: &Path, database: &TestDatabase) -> [Served; 2] {
     [
-        Served::start(material, place, "all"),
-        Served::start(material, place, "all"),
+        Served::start(material, database, "all"),
+        Served::start(material, database, "all"),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_on_one_data_folder_keep_every_set_whole() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let (material, place) = (material(), sqlite());
-    let servers = pair(material.path(), &place);
+    let (material, database) = (material(), sqlite());
+    let servers = pair(material.path(), &database);
     for round in 0..12_u8 {
         let id = format!("race{round}");
         let uploads =
@@ -198,10 +198,10 @@ async fn two_servers_on_one_data_folder_keep_every_set_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_upload_leaves_nothing_and_anothers_upload_is_not_touched() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let (material, place) = (material(), sqlite());
-    let [living, dying] = pair(material.path(), &place);
+    let (material, database) = (material(), sqlite());
+    let [living, dying] = pair(material.path(), &database);
     let halves = [Half::send(&living, "kept"), Half::send(&dying, "lost")];
-    let data = place.data.path();
+    let data = database.data.path();
     let begun = || {
         stored(data)
             .iter()
@@ -211,7 +211,7 @@ async fn a_killed_upload_leaves_nothing_and_anothers_upload_is_not_touched() {
     until("both uploads are on their way", || begun() == 2).await;
     dying.kill();
     assert_eq!(begun(), 2);
-    let fresh = Served::start(material.path(), &place, "all");
+    let fresh = Served::start(material.path(), &database, "all");
     until("what the killed one left goes", || begun() == 1).await;
     let [kept, _] = halves;
     let answer = tokio::task::spawn_blocking(|| kept.finish()).await.unwrap();
@@ -228,12 +228,12 @@ async fn a_killed_upload_leaves_nothing_and_anothers_upload_is_not_touched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_told_and_leaves_nothing() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let (material, place) = (material(), sqlite());
+    let (material, database) = (material(), sqlite());
     // Safe: the call between fork and exec is async-signal-safe. Writes beyond a limit then fail,
     // as on a full disk.
     let server = Served::with(
         material.path(),
-        place.data.path(),
+        database.data.path(),
         None,
         "all",
         |command| unsafe {
@@ -254,12 +254,12 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
         assert!(
             !problem
                 .to_string()
-                .contains(place.data.path().to_str().unwrap()),
+                .contains(database.data.path().to_str().unwrap()),
             "{problem}"
         );
     }
     assert_eq!(get(&server, "mine").await.0, 404);
-    assert_eq!(stored(place.data.path()), []);
+    assert_eq!(stored(database.data.path()), []);
     limit_files(server.id(), None);
     assert_eq!(put(&server, "mine", large_archive()).await.0, 201);
     server.kill();

@@ -132,17 +132,17 @@ impl Asked {
 pub async fn planned_dataset(app: &App, id: &str, hash: &str) -> Result<Arc<Dataset>, WorkError> {
     let dataset = match app.datasets().open(id).await {
         Err(error @ DatasetError::Unknown { .. }) => {
-            return Err(WorkError::lasting(format!(
+            return Err(WorkError::permanent(format!(
                 "the data set was taken away: {error}"
             )));
         }
-        Err(error @ DatasetError::Lost { .. }) => return Err(WorkError::lasting(error)),
-        other => other.map_err(WorkError::passing)?,
+        Err(error @ DatasetError::Lost { .. }) => return Err(WorkError::permanent(error)),
+        other => other.map_err(WorkError::transient)?,
     };
     if dataset.hash == hash {
         return Ok(dataset);
     }
-    Err(WorkError::lasting(format!(
+    Err(WorkError::permanent(format!(
         "data set {id} has changed since the job was started (its hash was {hash}, and is {}); start it again",
         dataset.hash
     )))
@@ -158,11 +158,11 @@ pub async fn planned_model(
 ) -> Result<Arc<Model>, WorkError> {
     let model = app.models().get(id);
     let model =
-        model.ok_or_else(|| WorkError::lasting(format!("model {id} is not there any more")))?;
+        model.ok_or_else(|| WorkError::permanent(format!("model {id} is not there any more")))?;
     if model.hash != hash {
         let message =
             format!("model {id} is another one than when the job was started; start it again");
-        return Err(WorkError::lasting(message));
+        return Err(WorkError::permanent(message));
     }
     match patterns {
         Some(patterns) => Ok(app.model_with_patterns(&model, patterns).await?),

@@ -128,7 +128,7 @@ impl Kind for ExplainDataset {
     ) -> BoxFuture<'a, Result<Bytes, WorkError>> {
         Box::pin(async move {
             let payload: Payload =
-                serde_json::from_value(shard.payload.clone()).map_err(WorkError::lasting)?;
+                serde_json::from_value(shard.payload.clone()).map_err(WorkError::permanent)?;
             let mut task = Task::open(context).await?;
             task.bytes_left = payload.output_bytes.unwrap_or(u64::MAX) / 2;
             let mut entries = Vec::with_capacity(payload.images.len());
@@ -137,7 +137,7 @@ impl Kind for ExplainDataset {
                 context.report_progress(entries.len() as u64);
             }
             Ok(serde_json::to_vec(&entries)
-                .map_err(WorkError::lasting)?
+                .map_err(WorkError::permanent)?
                 .into())
         })
     }
@@ -145,8 +145,9 @@ impl Kind for ExplainDataset {
     fn reduce(&self, _: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
         let mut entries: Vec<Entry> = Vec::new();
         for result in results.iter().flatten() {
-            entries
-                .extend(serde_json::from_slice::<Vec<Entry>>(result).map_err(WorkError::lasting)?);
+            entries.extend(
+                serde_json::from_slice::<Vec<Entry>>(result).map_err(WorkError::permanent)?,
+            );
         }
         entries.sort_by_key(|entry| entry.index);
         let explained = entries
@@ -176,15 +177,15 @@ impl Kind for ExplainDataset {
                     .pool()
                     .run(add)
                     .await?
-                    .map_err(WorkError::passing)?;
+                    .map_err(WorkError::transient)?;
             }
             let app = context.app.clone();
             let finish = move || {
-                let file = writer.finish().map_err(WorkError::passing)?;
-                let length = file.metadata().map_err(WorkError::passing)?.len();
+                let file = writer.finish().map_err(WorkError::transient)?;
+                let length = file.metadata().map_err(WorkError::transient)?.len();
                 Ok::<_, WorkError>((
                     file,
-                    reserve(&app, [length].into_iter()).map_err(WorkError::passing)?,
+                    reserve(&app, [length].into_iter()).map_err(WorkError::transient)?,
                 ))
             };
             let (file, room) = context.app.pool().run(finish).await??;
@@ -212,7 +213,7 @@ impl Kind for ExplainDataset {
         let report = json!({ "kind": self.id(), "request": spec, "result": result });
         Ok(Report::Bytes(
             serde_json::to_vec_pretty(&report)
-                .map_err(WorkError::lasting)?
+                .map_err(WorkError::permanent)?
                 .into(),
         ))
     }
@@ -415,11 +416,11 @@ fn start_archive(
     result: &Value,
 ) -> Result<(ZipWriter<std::fs::File>, Vec<String>), WorkError> {
     let images: Vec<Entry> =
-        serde_json::from_value(result["images"].clone()).map_err(WorkError::lasting)?;
+        serde_json::from_value(result["images"].clone()).map_err(WorkError::permanent)?;
     let index = json!({ "kind": kind, "request": request, "result": result });
-    let index = serde_json::to_vec_pretty(&index).map_err(WorkError::lasting)?;
-    let mut writer = ZipWriter::new(tempfile::tempfile().map_err(WorkError::passing)?);
-    add(&mut writer, "index.json", &index).map_err(WorkError::passing)?;
+    let index = serde_json::to_vec_pretty(&index).map_err(WorkError::permanent)?;
+    let mut writer = ZipWriter::new(tempfile::tempfile().map_err(WorkError::transient)?);
+    add(&mut writer, "index.json", &index).map_err(WorkError::transient)?;
     Ok((
         writer,
         images.into_iter().flat_map(|entry| entry.written).collect(),
@@ -459,7 +460,7 @@ struct Task<'a> {
 impl<'a> Task<'a> {
     async fn open(context: &'a Context) -> Result<Self, WorkError> {
         let spec: Spec =
-            serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
+            serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::permanent)?;
         let model = planned_model(
             &context.app,
             &spec.model,
@@ -472,7 +473,7 @@ impl<'a> Task<'a> {
         asked.insert("model".to_owned(), json!(spec.model));
         let plan = context.app.plan(asked, Sent::default())?;
         let rule = model.manifest.input.preprocess.clone();
-        let rule = rule.ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
+        let rule = rule.ok_or_else(|| WorkError::permanent("the model takes ready tensors"))?;
         let request = Request::of(plan.parameters);
         Ok(Self {
             context,
@@ -493,7 +494,7 @@ impl<'a> Task<'a> {
             .get(index)
             .map(|image| image.file.clone());
         let file = file.ok_or_else(|| {
-            WorkError::lasting(format!("data set {} has no image {index}", self.dataset.id))
+            WorkError::permanent(format!("data set {} has no image {index}", self.dataset.id))
         })?;
         let skipped = |error: &dyn std::fmt::Display| {
             Ok(Entry {
@@ -516,7 +517,7 @@ impl<'a> Task<'a> {
             Ok(read) => read,
             Err(error @ DatasetError::Image { .. }) => return skipped(&error),
             // Opened again it is another set, which is told then, or the same in another place.
-            Err(error) => return Err(WorkError::passing(error)),
+            Err(error) => return Err(WorkError::transient(error)),
         };
         let requests = std::slice::from_ref(&self.request);
         let explained = match Driver::new(app.resources(caller), &self.model, Arc::new(input))
@@ -566,7 +567,7 @@ impl<'a> Task<'a> {
                 .iter()
                 .flat_map(|(_, files)| files)
                 .map(|(_, bytes)| bytes.len() as u64);
-            let room = reserve(&quota, lengths).map_err(WorkError::passing)?;
+            let room = reserve(&quota, lengths).map_err(WorkError::transient)?;
             Ok::<_, WorkError>((drawn, room))
         });
         let (drawn, room) = drawn.await??;
@@ -578,7 +579,7 @@ impl<'a> Task<'a> {
                     return Err(EngineError::Cancelled.into());
                 }
                 let left = self.bytes_left.checked_sub(bytes.len() as u64);
-                self.bytes_left = left.ok_or_else(|| WorkError::lasting(TOO_MUCH))?;
+                self.bytes_left = left.ok_or_else(|| WorkError::permanent(TOO_MUCH))?;
                 self.context
                     .files()
                     .write(&place(self.context, &name), bytes)

@@ -131,7 +131,7 @@ impl Kind for FitPatterns {
     ) -> BoxFuture<'a, Result<Bytes, WorkError>> {
         Box::pin(async move {
             let spec: Spec = serde_json::from_value(context.spec.as_ref().clone())
-                .map_err(WorkError::lasting)?;
+                .map_err(WorkError::permanent)?;
             let model = planned_model(&context.app, &spec.model, &spec.model_hash, None).await?;
             let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
             let fitted = fit_on(context, &spec, &model, &dataset).await?;
@@ -142,7 +142,7 @@ impl Kind for FitPatterns {
                 .folder
                 != dataset.folder
             {
-                return Err(WorkError::passing(
+                return Err(WorkError::transient(
                     "the data set was uploaded again while it was read",
                 ));
             }
@@ -150,7 +150,7 @@ impl Kind for FitPatterns {
             let (report, file) = context.app.pool().run(write).await??;
             context.files().write(&place(context), file).await?;
             Ok(serde_json::to_vec(&report)
-                .map_err(WorkError::lasting)?
+                .map_err(WorkError::permanent)?
                 .into())
         })
     }
@@ -159,7 +159,7 @@ impl Kind for FitPatterns {
         let Some(result) = results.iter().flatten().next() else {
             return Ok(Value::Null);
         };
-        serde_json::from_slice(result).map_err(WorkError::lasting)
+        serde_json::from_slice(result).map_err(WorkError::permanent)
     }
 
     fn complete<'a>(
@@ -169,7 +169,7 @@ impl Kind for FitPatterns {
     ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async move {
             let spec: Spec = serde_json::from_value(context.spec.as_ref().clone())
-                .map_err(WorkError::lasting)?;
+                .map_err(WorkError::permanent)?;
             let file = context.files().read(&place(context)).await?;
             planned_model(&context.app, &spec.model, &spec.model_hash, None).await?;
             reduced["patterns"] = json!(context.app.install_patterns(&spec.model, file).await?);
@@ -181,7 +181,7 @@ impl Kind for FitPatterns {
         let report = json!({ "kind": self.id(), "request": spec, "result": result });
         Ok(Report::Bytes(
             serde_json::to_vec_pretty(&report)
-                .map_err(WorkError::lasting)?
+                .map_err(WorkError::permanent)?
                 .into(),
         ))
     }
@@ -199,7 +199,7 @@ async fn fit_on(
 ) -> Result<Fitted, WorkError> {
     let preprocess = model.manifest.input.preprocess.clone();
     let preprocess =
-        preprocess.ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
+        preprocess.ok_or_else(|| WorkError::permanent("the model takes ready tensors"))?;
     // In the order in which the command finds them in a folder.
     let mut paths: Vec<PathBuf> = dataset
         .images
@@ -222,7 +222,7 @@ impl From<FitError> for WorkError {
         match error {
             FitError::Engine(error) => error.into(),
             FitError::Panicked(error) => error.into(),
-            _ => Self::lasting(error),
+            _ => Self::permanent(error),
         }
     }
 }
@@ -248,12 +248,12 @@ fn write(
         regime: json!(spec.regime).as_str().unwrap_or_default().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let folder = tempfile::tempdir().map_err(WorkError::passing)?;
+    let folder = tempfile::tempdir().map_err(WorkError::transient)?;
     let path = folder.path().join(patterns::FILE);
-    patterns::write(&path, &layers, &provenance).map_err(WorkError::passing)?;
-    let file = std::fs::read(&path).map_err(WorkError::passing)?;
+    patterns::write(&path, &layers, &provenance).map_err(WorkError::transient)?;
+    let file = std::fs::read(&path).map_err(WorkError::transient)?;
     Ok((
-        serde_json::to_value(&report).map_err(WorkError::lasting)?,
+        serde_json::to_value(&report).map_err(WorkError::permanent)?,
         file,
     ))
 }

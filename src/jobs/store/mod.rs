@@ -4,7 +4,7 @@
 //! are locked in the order shards, jobs, events.
 
 mod lease;
-mod look;
+mod read;
 mod submit;
 
 use std::{path::Path, time::Duration};
@@ -19,7 +19,7 @@ use sqlx::{
 use utoipa::ToSchema;
 
 pub use lease::{Acked, Lease, MAX_FAILURES, MAX_LOSSES, Renewed};
-pub use look::{Event, Filter, Head, Job, ShardError};
+pub use read::{Event, Filter, Head, Job, ShardError};
 pub use submit::{NewJob, Submitted};
 
 /// The database of a data folder that names no other.

@@ -143,32 +143,32 @@ impl Kind for Degradation {
         Box::pin(async move {
             let bench = Bench::open(context).await?;
             let payload: Payload =
-                serde_json::from_value(shard.payload.clone()).map_err(WorkError::lasting)?;
+                serde_json::from_value(shard.payload.clone()).map_err(WorkError::permanent)?;
             let mut results = Vec::with_capacity(payload.images.len());
             for (at, index) in payload.images.into_iter().enumerate() {
                 results.push(bench.measure(index, at < payload.samples).await?);
                 context.report_progress(results.len() as u64);
             }
             Ok(serde_json::to_vec(&results)
-                .map_err(WorkError::lasting)?
+                .map_err(WorkError::permanent)?
                 .into())
         })
     }
 
     fn reduce(&self, spec: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
-        let spec: Spec = serde_json::from_value(spec.clone()).map_err(WorkError::lasting)?;
+        let spec: Spec = serde_json::from_value(spec.clone()).map_err(WorkError::permanent)?;
         let mut images = Vec::new();
         for result in results.iter().flatten() {
             images.extend(
-                serde_json::from_slice::<Vec<ImageResult>>(result).map_err(WorkError::lasting)?,
+                serde_json::from_slice::<Vec<ImageResult>>(result).map_err(WorkError::permanent)?,
             );
         }
-        let mut findings = Findings::of(&spec, images).map_err(WorkError::lasting)?;
+        let mut findings = Findings::of(&spec, images).map_err(WorkError::permanent)?;
         if results.iter().any(Option::is_none) {
             // Readers who watch it run need none.
             findings.samples.clear();
         }
-        serde_json::to_value(findings).map_err(WorkError::lasting)
+        serde_json::to_value(findings).map_err(WorkError::permanent)
     }
 
     fn complete<'a>(
@@ -221,9 +221,9 @@ impl Kind for Degradation {
     }
 
     fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError> {
-        let settled: Spec = serde_json::from_value(spec.clone()).map_err(WorkError::lasting)?;
+        let settled: Spec = serde_json::from_value(spec.clone()).map_err(WorkError::permanent)?;
         let findings: Findings =
-            serde_json::from_value(result.clone()).map_err(WorkError::lasting)?;
+            serde_json::from_value(result.clone()).map_err(WorkError::permanent)?;
         report::write(spec, &settled, &findings, format).map(|bytes| Report::Bytes(bytes.into()))
     }
 }
@@ -291,7 +291,7 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     async fn open(context: &'a Context) -> Result<Self, WorkError> {
         let spec: Spec =
-            serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::lasting)?;
+            serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::permanent)?;
         let model = planned_model(
             &context.app,
             &spec.model,
@@ -304,11 +304,11 @@ impl<'a> Bench<'a> {
         let rule = input
             .preprocess
             .clone()
-            .ok_or_else(|| WorkError::lasting("the model takes ready tensors"))?;
+            .ok_or_else(|| WorkError::permanent("the model takes ready tensors"))?;
         let grid = Grid::new(&input.shape, rule.layout, spec.metric.grid);
         let grid =
-            grid.ok_or_else(|| WorkError::lasting("the grid does not fit the model's input"))?;
-        let rows = spec.rows(&model).map_err(WorkError::lasting)?;
+            grid.ok_or_else(|| WorkError::permanent("the grid does not fit the model's input"))?;
+        let rows = spec.rows(&model).map_err(WorkError::permanent)?;
         let (cut, largest) = (model.clone(), grid.largest());
         let incremental = context
             .app
@@ -347,7 +347,7 @@ impl<'a> Bench<'a> {
             .get(index)
             .map(|image| image.file.clone());
         let file = file.ok_or_else(|| {
-            WorkError::lasting(format!("data set {} has no image {index}", self.dataset.id))
+            WorkError::permanent(format!("data set {} has no image {index}", self.dataset.id))
         })?;
         Ok(ImageResult {
             index,
@@ -374,7 +374,7 @@ impl<'a> Bench<'a> {
                 return skipped(Reason::CorruptImage, error.to_string());
             }
             // Opened again it is another set, which is told then, or the same in another place.
-            Err(error) => return Err(WorkError::passing(error)),
+            Err(error) => return Err(WorkError::transient(error)),
         };
         let driver = Driver::new(app.resources(caller), &self.model, input.clone())
             .incrementally(self.incremental.clone());
@@ -385,7 +385,7 @@ impl<'a> Bench<'a> {
             other => other?.0,
         };
         let Some(predicted) = predicted.into_iter().next() else {
-            return Err(WorkError::lasting("the model has no classes"));
+            return Err(WorkError::permanent("the model has no classes"));
         };
         if self.spec.labels == Labels::Use
             && let Some((reason, detail)) = self.mistaken(index, &predicted).await?

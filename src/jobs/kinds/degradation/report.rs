@@ -37,14 +37,14 @@ pub fn write(
             findings.samples.clear();
             findings.run.iter_mut().for_each(|run| run.ended = None);
             let report = json!({ "kind": "degradation", "request": request, "result": findings });
-            serde_json::to_vec_pretty(&report).map_err(WorkError::lasting)
+            serde_json::to_vec_pretty(&report).map_err(WorkError::permanent)
         }
     }
 }
 
 fn svg(spec: &Spec, findings: &Findings) -> Result<String, WorkError> {
     let title = format!("Image degradation of {} on {}", spec.model, spec.dataset);
-    chart::draw(findings, &title).map_err(WorkError::lasting)
+    chart::draw(findings, &title).map_err(WorkError::permanent)
 }
 
 /// The SVG's own size is read off its first tag, where the chart wrote it.
@@ -53,8 +53,8 @@ fn png(svg: &str) -> Result<Vec<u8>, WorkError> {
         .split_once("height=\"")
         .and_then(|(_, rest)| rest.split_once('"')?.0.parse().ok());
     let mut picture = RgbImage::from_pixel(WIDTH, height.unwrap_or(HEIGHT), Rgb([255; 3]));
-    paint(&mut picture, svg).map_err(WorkError::lasting)?;
-    encode_png(&picture, &[]).map_err(WorkError::lasting)
+    paint(&mut picture, svg).map_err(WorkError::permanent)?;
+    encode_png(&picture, &[]).map_err(WorkError::permanent)
 }
 
 /// A line for each row: what it is, its area, and its mean curve.
@@ -67,7 +67,7 @@ fn csv(findings: &Findings) -> Result<Vec<u8>, WorkError> {
             head.into_iter()
                 .chain((0..steps).map(|k| format!("step_{k}"))),
         )
-        .map_err(WorkError::lasting)?;
+        .map_err(WorkError::permanent)?;
     for row in &findings.rows {
         let method = Value::Object(row.method.clone()).to_string();
         let numbers = [row.area, row.interval[0], row.interval[1]].map(|number| number.to_string());
@@ -77,11 +77,11 @@ fn csv(findings: &Findings) -> Result<Vec<u8>, WorkError> {
             .chain([findings.used.to_string()]);
         writer
             .write_record(start.chain(row.mean_curve.iter().map(f64::to_string)))
-            .map_err(WorkError::lasting)?;
+            .map_err(WorkError::permanent)?;
     }
     writer
         .into_inner()
-        .map_err(|error| WorkError::lasting(error.error()))
+        .map_err(|error| WorkError::permanent(error.error()))
 }
 
 /// Images from which on intervals are trusted enough to set differences in bold.
@@ -138,7 +138,7 @@ fn html(request: &Value, spec: &Spec, findings: &Findings) -> Result<String, Wor
     add_skipped(&mut page, findings);
     let mut again = request.clone();
     again["kind"] = json!("degradation");
-    let again = serde_json::to_string_pretty(&again).map_err(WorkError::lasting)?;
+    let again = serde_json::to_string_pretty(&again).map_err(WorkError::permanent)?;
     add(
         &mut page,
         format_args!(

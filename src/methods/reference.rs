@@ -1,4 +1,4 @@
-//! Every method of the registry against a naive twin on a two-layer net, its evaluations counted;
+//! Every method of the registry against a naive reference on a two-layer net, its evaluations counted;
 //! and what the tests of this room share: a net by formula in place of the engine.
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -359,69 +359,69 @@ fn class_map() -> Vec<f64> {
 struct Case {
     method: &'static str,
     /// `None` for methods that do not ask the model.
-    twin: Option<fn() -> Vec<f64>>,
+    reference: Option<fn() -> Vec<f64>>,
     evaluations: usize,
 }
 
 const CASES: &[Case] = &[
     Case {
         method: "gradient",
-        twin: Some(|| numeric_gradient(X)),
+        reference: Some(|| numeric_gradient(X)),
         evaluations: 1,
     },
     Case {
         method: "input_x_gradient",
-        twin: Some(|| times(X, numeric_gradient(X))),
+        reference: Some(|| times(X, numeric_gradient(X))),
         evaluations: 1,
     },
     Case {
         method: "integrated_gradients",
-        twin: Some(|| integrated(numeric_gradient)),
+        reference: Some(|| integrated(numeric_gradient)),
         evaluations: 26,
     },
     Case {
         method: "guided_backprop",
-        twin: Some(guided),
+        reference: Some(guided),
         evaluations: 1,
     },
     Case {
         method: "deconvnet",
-        twin: Some(deconvnet),
+        reference: Some(deconvnet),
         evaluations: 1,
     },
     Case {
         method: "pattern_attribution",
-        twin: Some(|| times([logits(X)[CLASS]; 2], pattern_attribution(X))),
+        reference: Some(|| times([logits(X)[CLASS]; 2], pattern_attribution(X))),
         evaluations: 1,
     },
     Case {
         method: "pattern_net",
-        twin: Some(|| through(|h, i| on(X, h) * P2[CLASS][h] * P1[h][i])),
+        reference: Some(|| through(|h, i| on(X, h) * P2[CLASS][h] * P1[h][i])),
         evaluations: 1,
     },
     Case {
         method: "pgig",
-        twin: Some(|| integrated(pattern_attribution)),
+        reference: Some(|| integrated(pattern_attribution)),
         evaluations: 25,
     },
     Case {
         method: "smooth_grad",
-        twin: Some(|| smooth(|g| g)),
+        reference: Some(|| smooth(|g| g)),
         evaluations: 25,
     },
     Case {
         method: "smooth_grad_sq",
-        twin: Some(|| smooth(|g| g * g)),
+        reference: Some(|| smooth(|g| g * g)),
         evaluations: 25,
     },
     Case {
         method: "var_grad",
-        twin: Some(variance),
+        reference: Some(variance),
         evaluations: 25,
     },
     Case {
         method: "smooth_grad_ig",
-        twin: Some(|| {
+        reference: Some(|| {
             mean_of(
                 noisy()
                     .into_iter()
@@ -432,17 +432,17 @@ const CASES: &[Case] = &[
     },
     Case {
         method: "expected_gradients",
-        twin: Some(expected),
+        reference: Some(expected),
         evaluations: 49,
     },
     Case {
         method: "grad_cam",
-        twin: Some(class_map),
+        reference: Some(class_map),
         evaluations: 1,
     },
     Case {
         method: "guided_grad_cam",
-        twin: Some(|| {
+        reference: Some(|| {
             guided_picture(CLASS)
                 .iter()
                 .zip(class_map())
@@ -453,13 +453,13 @@ const CASES: &[Case] = &[
     },
     Case {
         method: "edges",
-        twin: None,
+        reference: None,
         evaluations: 0,
     },
     Case {
         // Without regions one value for the whole picture, which here is one pixel.
         method: "xrai",
-        twin: Some(|| {
+        reference: Some(|| {
             vec![
                 integrated(numeric_gradient)
                     .into_iter()
@@ -470,7 +470,7 @@ const CASES: &[Case] = &[
     },
     Case {
         method: "random",
-        twin: None,
+        reference: None,
         evaluations: 0,
     },
 ];
@@ -505,16 +505,18 @@ fn every_method_has_a_case() {
 #[test]
 fn every_method_equals_its_naive_twin() {
     for case in CASES {
-        let Some(twin) = case.twin else { continue };
+        let Some(reference) = case.reference else {
+            continue;
+        };
         let (map, _) = run(&json!({"method": case.method, "target": CLASS}));
-        for (&score, expected) in map.scores.iter().zip(twin()) {
+        for (&score, expected) in map.scores.iter().zip(reference()) {
             // f32 rows against central differences in f64.
             assert!(
                 (f64::from(score) - expected).abs() < 1e-5,
                 "{}: {} against {:?}",
                 case.method,
                 map.scores,
-                twin()
+                reference()
             );
         }
     }

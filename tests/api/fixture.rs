@@ -25,21 +25,21 @@ use onnx_autodiff::onnx::{
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-pub struct House {
+pub struct Service {
     pub app: App,
     pub router: Router,
 }
 
 /// One service for all tests that change nothing.
-pub fn shared() -> &'static House {
-    static SHARED: LazyLock<House> = LazyLock::new(|| open(&[]));
+pub fn shared() -> &'static Service {
+    static SHARED: LazyLock<Service> = LazyLock::new(|| open(&[]));
     &SHARED
 }
 
 /// A service on the shared models with settings of its own.
-pub fn open(settings: &[(&str, &str)]) -> House {
+pub fn open(settings: &[(&str, &str)]) -> Service {
     let app = App::start(settings_with(settings)).unwrap();
-    House {
+    Service {
         router: router(Api::new(app.clone()).unwrap()),
         app,
     }
@@ -276,7 +276,7 @@ pub fn blue() -> Bytes {
 }
 
 /// A file of the repository's test images.
-pub fn fixture(name: &str) -> Vec<u8> {
+pub fn test_image(name: &str) -> Vec<u8> {
     fs::read(
         Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/data/images")

@@ -1,4 +1,4 @@
-//! What can be seen of jobs: one, a page of them, results, errors, events, pace.
+//! Reads: one job, a page of jobs, results, errors, events, and the rate.
 
 use std::collections::HashMap;
 
