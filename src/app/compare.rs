@@ -8,13 +8,13 @@ use indexmap::IndexSet;
 use serde_json::{Map, Value, json};
 
 use super::{
-    App, AppError, Explanation, Input, Uploads, answer, explanation,
+    App, AppError, Explanation, Input, Uploads, answer,
+    explain::{explanation, tell_log, undrawable},
     input::{self, Upload},
-    milliseconds,
     options::{Format, Options, look},
-    picture::{FRAME_NOTE, RenderedPicture, ends, score, software},
     plan::{Sent, add_sent, channels_fault, include_fault, sent_faults},
-    record_stages, tell_log, undrawable,
+    render::{FRAME_NOTE, RenderedPicture, ends, score, software},
+    timing::{milliseconds, record_stages},
 };
 use crate::{
     driver::{self, Driver},

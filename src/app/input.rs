@@ -13,7 +13,7 @@ use ndarray::Axis;
 use super::{
     AppError,
     answer::ImageSize,
-    locate,
+    error::locate,
     pixels::{Pixels, Room},
     segments::SentSegments,
 };

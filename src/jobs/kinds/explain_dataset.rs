@@ -18,8 +18,8 @@ use super::{
 use crate::{
     app::{
         App, AppError,
-        picture::{MOST_TEXT_BYTES, pictures},
         plan::Sent,
+        render::{MOST_TEXT_BYTES, pictures},
     },
     dataset::{Dataset, DatasetError, draw},
     driver::{Driver, DriverError},

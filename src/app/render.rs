@@ -5,8 +5,14 @@ use bytes::Bytes;
 use image::RgbImage;
 use serde_json::{Map, Value};
 
-use super::AppError;
+use super::{
+    App, AppError,
+    input::{self, Upload},
+    plan::Plan,
+};
 use crate::{
+    driver::DriverError,
+    engine::{Caller, EngineError},
     methods::{
         Explained, ExplainedTarget, Prediction,
         registry::{Method, Scores},
@@ -35,6 +41,52 @@ pub const FRAME_NOTE: &str = "frame: the part that the network saw";
 pub struct RenderedPicture {
     pub file: Option<Bytes>,
     pub warnings: Vec<String>,
+}
+
+impl App {
+    /// The picture of each explanation, where the plan wants one.
+    pub(super) async fn render(
+        &self,
+        plan: &Plan,
+        upload: Option<(Upload, Geometry)>,
+        explained: &[Explained],
+        caller: &Caller,
+    ) -> Result<Vec<RenderedPicture>, AppError> {
+        let Some((upload, geometry)) = upload.filter(|_| plan.options.want_picture()) else {
+            return Ok(explained
+                .iter()
+                .map(|_| RenderedPicture::default())
+                .collect());
+        };
+        let (model, options, limits) = (
+            plan.model.clone(),
+            plan.heatmap.clone(),
+            input::limits(self.settings()),
+        );
+        let file_type = plan.options.file_type().unwrap_or(FileType::Png);
+        let explained = explained.to_vec();
+        let gone = caller.cancel.clone();
+        let go_on = move || match gone.is_cancelled() {
+            true => Err(DriverError::from(EngineError::Cancelled).into()),
+            false => Ok(()),
+        };
+        let room = self.pixels().room(input::area(geometry.upload)).await;
+        self.pool()
+            .run(move || {
+                let _room = room;
+                go_on()?;
+                let upload = upload.into_pixels(&limits)?;
+                pictures(
+                    (&upload, &geometry),
+                    &model,
+                    &explained,
+                    &options,
+                    file_type,
+                    go_on,
+                )
+            })
+            .await?
+    }
 }
 
 /// A picture for each explanation of one upload. `go_on` is asked in between: a large picture takes

@@ -1,0 +1,279 @@
+//! Explains the inputs of a request by one method: bytes or tensor -> decode -> preprocess ->
+//! method -> picture.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use tracing::Span;
+
+use super::{
+    App, AppError,
+    answer::{ImageSize, TimingMs},
+    error::{locate, whole_cost},
+    input::{Input, Inputs, One, Prepared},
+    options::{Channels, Include, Options},
+    plan::Plan,
+    render::RenderedPicture,
+    timing::{engine_timing, milliseconds, record_stages},
+    uploads::{ReadUploads, Uploads},
+};
+use crate::{
+    driver::{self, Driver, DriverError},
+    engine::{AdmissionPermit, Caller, RequestClass},
+    methods::{Explained, Fault, Faults, Request},
+    model::Model,
+    telemetry::names,
+};
+
+/// How many inputs of one request are worked on at once.
+pub(super) const INPUTS_AT_ONCE: usize = 8;
+
+/// One input explained for one target.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    pub model: Arc<Model>,
+    /// Counts the request's inputs from 0.
+    pub input: usize,
+    pub explained: Explained,
+    /// The heat map as a file, when the plan wants it: in JSON as PNG.
+    pub picture: Option<Bytes>,
+    /// Where it lies on the uploaded image.
+    pub image: Option<ImageSize>,
+    /// What of it JSON holds.
+    pub include: Include,
+    pub channels: Channels,
+    /// About the input, the map, and the picture.
+    pub warnings: Vec<String>,
+    pub timing: TimingMs,
+}
+
+/// What a request gives, in the order of its inputs.
+#[derive(Clone, Debug)]
+pub struct Answered<T> {
+    pub answers: Vec<T>,
+    /// Whether arrays have a leading axis: for several answers, and for inputs that came with one.
+    pub has_axis: bool,
+    /// Of the model, those that answers share counted once.
+    pub evaluations: usize,
+}
+
+impl App {
+    /// Explains every input: one explanation each, or k each for `top:k`, in order.
+    pub async fn explain(
+        &self,
+        plan: Plan,
+        inputs: Vec<Input>,
+        uploads: Uploads,
+        caller: &Caller,
+    ) -> Result<Answered<Explanation>, AppError> {
+        tell_log(&plan.model, Some(plan.parameters.method.id));
+        let Inputs {
+            each: inputs,
+            batched,
+        } = self.split(inputs, &plan.model).await?;
+        check_inputs(&plan, &inputs)?;
+        let costs = (0..inputs.len())
+            .map(|at| driver::cost(&plan.model, [&plan.parameters_of(at)].into_iter()).0);
+        let _admitted = self
+            .admit(&plan.model, plan.parameters.method.id, costs.sum(), caller)
+            .await?;
+        let uploads = self.read(uploads, &inputs, &plan.model).await?;
+        let task = Task {
+            count: inputs.len(),
+            plan,
+            uploads,
+        };
+        let task = &task;
+        let answers: Vec<(Vec<Explanation>, usize)> = stream::iter(inputs.into_iter().enumerate())
+            .map(|(at, input)| async move {
+                self.explain_one(task, at, input, caller)
+                    .await
+                    .map_err(|error| locate(error, at, task.count))
+            })
+            .buffered(INPUTS_AT_ONCE)
+            .try_collect()
+            .await?;
+        let (answers, evaluations): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
+        let answers: Vec<_> = answers.into_iter().flatten().collect();
+        Ok(Answered {
+            has_axis: batched || answers.len() != 1,
+            answers,
+            evaluations: evaluations.into_iter().sum(),
+        })
+    }
+
+    /// A place among the requests that are done in time; none for what costs more than is allowed,
+    /// which is refused by that name.
+    pub(super) async fn admit(
+        &self,
+        model: &Model,
+        way: &'static str,
+        cost: usize,
+        caller: &Caller,
+    ) -> Result<Option<AdmissionPermit>, AppError> {
+        if cost > self.settings().max_interactive_evaluations {
+            return Ok(None);
+        }
+        let class = RequestClass {
+            model: model.id.clone(),
+            method: way,
+        };
+        Ok(Some(
+            self.engine()
+                .reserve(&class, cost, caller)
+                .await
+                .map_err(DriverError::from)?,
+        ))
+    }
+
+    async fn explain_one(
+        &self,
+        task: &Task,
+        at: usize,
+        input: One,
+        caller: &Caller,
+    ) -> Result<(Vec<Explanation>, usize), AppError> {
+        let started = Instant::now();
+        let Task { plan, .. } = task;
+        let mut prepared = self.prepare(input, &plan.model).await?;
+        prepared
+            .warnings
+            .extend(task.uploads.warnings.iter().cloned());
+        let request = Request {
+            uploaded_baseline: task.uploads.baseline.clone(),
+            uploaded_segments: self
+                .fit_segments(&task.uploads, &prepared, &plan.model)
+                .await?,
+            ..Request::of(plan.parameters_of(at))
+        };
+        let limit = self.settings().max_interactive_evaluations / task.count;
+        let input = prepared.tensor.clone();
+        let answered = Driver::new(self.resources(caller), &plan.model, input)
+            .explain(std::slice::from_ref(&request), Some(limit))
+            .await
+            .map_err(|error| {
+                whole_cost(
+                    error,
+                    task.count,
+                    self.settings().max_interactive_evaluations,
+                )
+            })?;
+        let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
+        let before_render = Instant::now();
+        let pictures = self
+            .render(plan, prepared.upload.take(), &explained, caller)
+            .await?;
+        let render = before_render.elapsed();
+        record_stages(&prepared, render);
+        let explanations = explained
+            .into_iter()
+            .zip(pictures)
+            .map(|(explained, picture)| {
+                let one = explanation(
+                    &plan.model,
+                    &plan.options,
+                    &prepared,
+                    explained,
+                    picture,
+                    render,
+                    started,
+                );
+                Explanation { input: at, ..one }
+            });
+        Ok((explanations.collect(), answered.evaluations))
+    }
+}
+
+/// Adds what a request is about to its span in the log.
+pub(super) fn tell_log(model: &Model, attribution: Option<&str>) {
+    Span::current()
+        .record("model", &model.id)
+        .record("attribution", attribution);
+}
+
+/// Of the first input.
+pub(super) fn explanation(
+    model: &Arc<Model>,
+    options: &Options,
+    prepared: &Prepared,
+    explained: Explained,
+    picture: RenderedPicture,
+    render: Duration,
+    started: Instant,
+) -> Explanation {
+    let labels = [
+        ("model", model.id.clone()),
+        ("method", explained.parameters.method.id.to_owned()),
+    ];
+    metrics::counter!(names::EXPLANATIONS_TOTAL, &labels).increment(1);
+    let warnings = [
+        &prepared.warnings,
+        &explained.attribution.warnings,
+        &picture.warnings,
+    ];
+    Explanation {
+        model: model.clone(),
+        input: 0,
+        picture: picture.file,
+        image: prepared.image,
+        include: options.include,
+        channels: options.channels,
+        warnings: warnings.into_iter().flatten().cloned().collect(),
+        timing: TimingMs {
+            decode: milliseconds(prepared.decode),
+            preprocess: milliseconds(prepared.preprocess),
+            render: milliseconds(render),
+            total: milliseconds(started.elapsed()),
+            ..engine_timing(explained.timing)
+        },
+        explained,
+    }
+}
+
+/// What the inputs of one request share.
+struct Task {
+    plan: Plan,
+    count: usize,
+    uploads: ReadUploads,
+}
+
+/// What of the plan depends on the inputs.
+fn check_inputs(plan: &Plan, inputs: &[One]) -> Result<(), AppError> {
+    let mut faults = Faults::default();
+    let answers = (0..inputs.len())
+        .map(|input| plan.parameters_of(input).target.answers())
+        .sum::<usize>();
+    if answers > 1 && plan.options.file_type().is_some() {
+        let message = "a picture shows one answer, and this request has several";
+        faults.push(Fault::new("format", message, ["json", "npy"]));
+    }
+    faults.extend(undrawable(&plan.options, inputs));
+    if let Some(targets) = &plan.targets
+        && targets.len() != inputs.len()
+    {
+        let message = format!(
+            "names {} targets for {} inputs",
+            targets.len(),
+            inputs.len()
+        );
+        faults.push(Fault::new("targets", message, ["one for each input"]));
+    }
+    Ok(faults.settle(())?)
+}
+
+/// A picture that is asked for, of a tensor.
+pub(super) fn undrawable(options: &Options, inputs: &[One]) -> Option<Fault> {
+    let (param, allowed): (_, &[&str]) =
+        match (options.file_type().is_some(), options.include.heatmap) {
+            (true, _) => ("format", &["json", "npy"]),
+            (false, true) => ("include", &[]),
+            (false, false) => return None,
+        };
+    let tensors = inputs.iter().any(|input| matches!(input, One::Tensor(_)));
+    let message = "a picture needs an image to lie on, and this is a tensor";
+    tensors.then(|| Fault::new(param, message, allowed))
+}

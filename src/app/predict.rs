@@ -1,0 +1,82 @@
+//! The best classes of the inputs of a request.
+
+use std::time::Instant;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    App, AppError,
+    answer::{ImageSize, TimingMs},
+    error::locate,
+    explain::{INPUTS_AT_ONCE, tell_log},
+    input::{Input, One},
+    plan::PredictPlan,
+    timing::{engine_timing, milliseconds},
+};
+use crate::{
+    driver::Driver,
+    engine::Caller,
+    methods::Prediction,
+    telemetry::{self, Stage},
+};
+
+/// The best classes of one input.
+#[derive(Clone, Debug)]
+pub struct Predicted {
+    pub image: Option<ImageSize>,
+    pub predictions: Vec<Prediction>,
+    pub warnings: Vec<String>,
+    pub timing: TimingMs,
+}
+
+impl App {
+    /// The best classes of every input, in order.
+    pub async fn predict(
+        &self,
+        plan: &PredictPlan,
+        inputs: Vec<Input>,
+        caller: &Caller,
+    ) -> Result<Vec<Predicted>, AppError> {
+        tell_log(&plan.model, None);
+        let inputs = self.split(inputs, &plan.model).await?.each;
+        let count = inputs.len();
+        let _admitted = self.admit(&plan.model, "predict", count, caller).await?;
+        stream::iter(inputs.into_iter().enumerate())
+            .map(|(at, input)| async move {
+                self.predict_one(plan, input, caller)
+                    .await
+                    .map_err(|error| locate(error, at, count))
+            })
+            .buffered(INPUTS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn predict_one(
+        &self,
+        plan: &PredictPlan,
+        input: One,
+        caller: &Caller,
+    ) -> Result<Predicted, AppError> {
+        let started = Instant::now();
+        let prepared = self.prepare(input, &plan.model).await?;
+        let (predictions, timing) =
+            Driver::new(self.resources(caller), &plan.model, prepared.tensor)
+                .predict(plan.top_k)
+                .await?;
+        telemetry::record_stage(Stage::Decode, prepared.decode);
+        telemetry::record_stage(Stage::Preprocess, prepared.preprocess);
+        let timing = TimingMs {
+            decode: milliseconds(prepared.decode),
+            preprocess: milliseconds(prepared.preprocess),
+            total: milliseconds(started.elapsed()),
+            ..engine_timing(timing)
+        };
+        Ok(Predicted {
+            image: prepared.image,
+            predictions,
+            warnings: prepared.warnings,
+            timing,
+        })
+    }
+}
