@@ -21,12 +21,15 @@ use super::{
     Api,
     codes::ApiError,
     intake::{self, Share},
-    json_body,
-    negotiate::NPY,
+    json_body, negotiate,
     requester::Place,
 };
 use crate::{
-    app::{App, AppError, Input, Uploads, plan::Sent},
+    app::{
+        App, AppError, Input, Uploads,
+        format::NPY,
+        plan::RequestContext,
+    },
     methods::{Fault, Faults},
     picture::types,
     tensor::{NPY_MAGIC, TensorError},
@@ -46,12 +49,12 @@ pub enum Posted {
     Image(Bytes),
     Npy(Bytes),
     Json(Bytes),
-    Multipart(Form),
+    Multipart { bytes: Bytes, boundary: String },
 }
 
 /// The parts of a multipart body.
-#[derive(Debug, Default)]
-pub struct Form {
+#[derive(Default)]
+struct Form {
     images: Vec<Bytes>,
     baseline: Option<Bytes>,
     segments: Option<Bytes>,
@@ -154,25 +157,27 @@ pub struct Settled<T> {
     pub plan: T,
     pub inputs: Vec<Input>,
     pub uploads: Uploads,
-    /// Whether the body is one image and nothing else, of an image's type or of none.
-    pub is_picture: bool,
     pub place: Place,
 }
 
 /// Reads query and body, takes a place among the requests that are worked on, and settles with
-/// `plan` what both ask for. Parameters in `repeated` may be given several times. What is large is
-/// worked on in the pool.
+/// `plan` what both ask for. Parameters in `repeated` may be given several times. The body is taken
+/// apart on the pool, and so is the plan made, which compares the labels of a model.
 pub async fn settle<T: Send + 'static>(
     request: Request,
     api: &Api,
     repeated: &'static [&'static str],
-    plan: impl FnOnce(&App, Map<String, Value>, Sent) -> Result<T, AppError> + Send + 'static,
+    plan: impl FnOnce(&App, Map<String, Value>, &RequestContext) -> Result<T, AppError>
+    + Send
+    + 'static,
 ) -> Result<Settled<T>, ApiError> {
     let query = parse_query(request.uri(), repeated)?;
     // Generated clients say so of every file, and read JSON.
     let is_binary = media_type(request.headers()).as_deref() == Some(OCTET_STREAM);
-    let (posted, body) = read_posted(request, api, repeated).await?;
-    let is_picture = matches!(posted, Posted::Image(_)) && !is_binary;
+    let accept = negotiate::accept(request.headers());
+    let (posted, body) = read_posted(request, api).await?;
+    // Of an image's type or of none.
+    let is_image = matches!(posted, Posted::Image(_)) && !is_binary;
     let place = Place::take(api, body)?;
     let app = api.app().clone();
     let settle = move || {
@@ -180,13 +185,17 @@ pub async fn settle<T: Send + 'static>(
             inputs,
             uploads,
             parameters,
-        } = posted.parse()?;
+        } = posted.parse(repeated)?;
         let given = join(query, parameters, "(in the query and in the body)")?;
+        let context = RequestContext {
+            files: uploads.files(),
+            accept,
+            is_image,
+        };
         Ok(Settled {
-            plan: plan(&app, given, uploads.sent())?,
+            plan: plan(&app, given, &context)?,
             inputs,
             uploads,
-            is_picture,
             place,
         })
     };
@@ -215,11 +224,7 @@ fn media_type(headers: &HeaderMap) -> Option<String> {
 
 /// Reads the body that the content type announces, or whose first bytes say what it is: curl's
 /// --data-binary announces a form.
-async fn read_posted(
-    request: Request,
-    api: &Api,
-    repeated: &'static [&'static str],
-) -> Result<(Posted, Share), ApiError> {
+async fn read_posted(request: Request, api: &Api) -> Result<(Posted, Share), ApiError> {
     let media_type = media_type(request.headers());
     let recognise: fn(Bytes) -> Posted = match media_type.as_deref() {
         None | Some("" | "application/x-www-form-urlencoded" | OCTET_STREAM) => Posted::recognise,
@@ -235,19 +240,7 @@ async fn read_posted(
             let boundary = multer::parse_boundary(content_type.unwrap_or_default())
                 .map_err(broken_multipart)?;
             let (bytes, share) = read(request, api).await?;
-            let parts = move || {
-                let multipart =
-                    Multipart::new(stream::iter([Ok::<_, Infallible>(bytes)]), boundary);
-                block_on(split(multipart, repeated)).map(Posted::Multipart)
-            };
-            return Ok((
-                api.app()
-                    .pool()
-                    .run(parts)
-                    .await
-                    .map_err(AppError::from)??,
-                share,
-            ));
+            return Ok((Posted::Multipart { bytes, boundary }, share));
         }
         _ => {
             return Err(ApiError::UnsupportedMediaType {
@@ -275,7 +268,8 @@ fn broken_multipart(error: multer::Error) -> ApiError {
 
 /// Takes the parts of a whole body apart. Their headers and names may be as long as the body. An
 /// empty text is a field left blank.
-async fn split(mut multipart: Multipart<'_>, repeated: &[&str]) -> Result<Form, ApiError> {
+async fn split(bytes: Bytes, boundary: String, repeated: &[&str]) -> Result<Form, ApiError> {
+    let mut multipart = Multipart::new(stream::iter([Ok::<_, Infallible>(bytes)]), boundary);
     let (mut form, mut faults) = (Form::default(), Faults::default());
     let (mut parts, mut parameter_bytes) = (0, 0);
     while let Some(field) = multipart.next_field().await.map_err(broken_multipart)? {
@@ -353,7 +347,7 @@ impl Posted {
     }
 
     /// Takes the body apart. May take as long as the body is large.
-    pub fn parse(self) -> Result<Contents, ApiError> {
+    pub fn parse(self, repeated: &[&str]) -> Result<Contents, ApiError> {
         match self {
             Self::Image(bytes) => Ok(Contents {
                 inputs: vec![Input::Image(bytes)],
@@ -370,27 +364,36 @@ impl Posted {
                 ..Contents::default()
             }),
             Self::Json(bytes) => json_body::parse(&bytes),
-            Self::Multipart(Form {
-                images,
-                baseline,
-                segments,
-                params,
-                fields,
-            }) => Ok(Contents {
-                inputs: images.into_iter().map(Input::of).collect(),
-                uploads: Uploads {
-                    baseline: baseline.map(Input::of),
-                    segments,
-                },
-                parameters: match params {
-                    None => fields,
-                    Some(params) => {
-                        let params = json_body::parse_parameters(&params)?.finish("in params")?;
-                        join(fields, params, "(in a field and in params)")?
-                    }
-                },
-            }),
+            Self::Multipart { bytes, boundary } => {
+                block_on(split(bytes, boundary, repeated))?.contents()
+            }
         }
+    }
+}
+
+impl Form {
+    fn contents(self) -> Result<Contents, ApiError> {
+        let Self {
+            images,
+            baseline,
+            segments,
+            params,
+            fields,
+        } = self;
+        Ok(Contents {
+            inputs: images.into_iter().map(Input::of).collect(),
+            uploads: Uploads {
+                baseline: baseline.map(Input::of),
+                segments,
+            },
+            parameters: match params {
+                None => fields,
+                Some(params) => {
+                    let params = json_body::parse_parameters(&params)?.finish("in params")?;
+                    join(fields, params, "(in a field and in params)")?
+                }
+            },
+        })
     }
 }
 

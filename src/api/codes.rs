@@ -43,11 +43,6 @@ pub enum ApiError {
         found: Option<String>,
         allowed: String,
     },
-    #[error(
-        "none of the types in `accept: {}` can be given; there are: {allowed}",
-        excerpt(accept)
-    )]
-    NotAcceptable { accept: String, allowed: String },
     #[error("the body is larger than {limit} bytes")]
     BodyTooLarge { limit: usize },
     #[error("the body cannot be read: {reason}")]
@@ -184,11 +179,6 @@ pub fn code_of(error: &ApiError) -> Code {
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "Unsupported content type",
         ),
-        ApiError::NotAcceptable { .. } => row(
-            "not_acceptable",
-            StatusCode::NOT_ACCEPTABLE,
-            "No acceptable type of answer",
-        ),
         ApiError::BodyTooLarge { .. } => BODY_TOO_LARGE,
         ApiError::BrokenBody { .. } => row(
             "broken_body",
@@ -262,6 +252,11 @@ fn app_code(error: &AppError) -> Code {
             "Tensor too large",
         ),
         AppError::PixelShape { .. } => WRONG_SHAPE,
+        AppError::NotAcceptable { .. } => row(
+            "not_acceptable",
+            StatusCode::NOT_ACCEPTABLE,
+            "No acceptable type of answer",
+        ),
         AppError::NoInput => row("no_input", StatusCode::UNPROCESSABLE_ENTITY, "No input"),
         AppError::Image(error) => image_code(error),
         AppError::Tensor(error) => tensor_code(error),

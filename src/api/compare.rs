@@ -1,30 +1,19 @@
 //! POST /compare: one input and several methods -> a labelled grid, or their answers.
 
-use std::time::Instant;
-
-use axum::{
-    extract::State,
-    http::{HeaderMap, header},
-    response::{IntoResponse, Response},
-};
-use bytes::Bytes;
+use axum::{extract::State, response::Response};
 
 use super::{
     Api,
     body::{Settled, settle},
     codes::ApiError,
     document::{Binary, CompareForm, CompareRequest, Problems},
-    explain::{server_timing, warnings_header},
-    negotiate::{choose_format, content_type},
+    reply::{encode, reply, warnings_header},
     requester::Requester,
 };
-use crate::{
-    app::{
-        App, AppError,
-        answer::{self, Explanations},
-        options::Format,
-    },
-    telemetry::{self, Stage},
+use crate::app::{
+    App,
+    answer::{self, Explanations},
+    options::Options,
 };
 
 /// Compare methods on one input
@@ -57,57 +46,33 @@ use crate::{
 pub async fn compare(
     State(api): State<Api>,
     requester: Requester,
-    headers: HeaderMap,
     request: axum::extract::Request,
 ) -> Result<Response, ApiError> {
     requester
         .finish(async {
             let app = api.app();
             let Settled {
-                mut plan,
+                plan,
                 inputs,
                 uploads,
-                is_picture,
                 place: _place,
             } = settle(request, &api, &["method", "include"], App::plan_comparison).await?;
-            let suited = if is_picture {
-                Format::Png
-            } else {
-                Format::Json
-            };
-            let format = match choose_format(plan.options.format, &headers, suited)? {
-                Format::Npy => suited,
-                format => format,
-            };
-            plan.options.format = Some(format);
-            let encoding = plan.options.encoding;
+            let Options {
+                format, encoding, ..
+            } = plan.options;
             let compared = app
                 .compare(plan, inputs, uploads, &requester.caller)
                 .await?;
-            let started = Instant::now();
-            let timing = compared.timing;
             let headers = warnings_header(compared.warnings().into_iter());
-            let bytes = app
-                .pool()
-                .run(move || match format {
-                    Format::Json | Format::Npy => {
-                        answer::comparison_to_json(&compared, encoding).map(Bytes::from)
-                    }
-                    Format::Png | Format::Jpeg | Format::Webp => {
-                        Ok(compared.grid.unwrap_or_default())
-                    }
-                })
-                .await
-                .map_err(AppError::from)??;
-            let encode = started.elapsed();
-            telemetry::record_stage(Stage::Encode, encode);
-            let mut response =
-                ([(header::CONTENT_TYPE, content_type(format))], bytes).into_response();
-            response.headers_mut().extend(headers);
-            response
-                .headers_mut()
-                .extend(server_timing(timing, encode.as_secs_f64() * 1e3));
-            Ok(response)
+            let mut times = compared.times;
+            let bytes = match format.file_type() {
+                Some(_) => compared.grid.unwrap_or_default(),
+                None => {
+                    let json = move || answer::comparison_to_json(&compared, encoding);
+                    encode(app, &mut times, json).await?
+                }
+            };
+            Ok(reply(format.media_type(), headers, times, bytes))
         })
         .await
 }

@@ -21,6 +21,7 @@ mod monitor;
 pub mod negotiate;
 pub mod predict;
 pub mod problem;
+mod reply;
 pub mod requester;
 pub mod server;
 mod shield;
@@ -69,6 +70,7 @@ const MAX_UPLOADS: usize = 16;
 /// What handlers share.
 #[derive(Clone)]
 pub struct Api {
+    app: App,
     jobs: Queue,
     door: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
@@ -83,14 +85,17 @@ impl Api {
         Self::with_jobs(Queue::new(app, KINDS))
     }
 
+    /// With the app that this queue works for.
     pub fn with_jobs(jobs: Queue) -> Result<Self, TelemetryError> {
         telemetry::prometheus()?;
+        let app = jobs.app().clone();
         let api = Self {
             door: Arc::new(Semaphore::new(MAX_REQUESTS)),
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
-            memory: Memory::new(jobs.app().settings().body_memory_mib),
+            memory: Memory::new(app.settings().body_memory_mib),
             draining: CancellationToken::new(),
             examinations: Arc::default(),
+            app,
             jobs,
         };
         monitor::start_at_zero(&api);
@@ -98,7 +103,7 @@ impl Api {
     }
 
     pub fn app(&self) -> &App {
-        self.jobs.app()
+        &self.app
     }
 
     fn examined(&self, model: &Model) -> Arc<OnceCell<Examined>> {

@@ -1,55 +1,29 @@
-//! The format of an answer: `format=`, else `Accept`, else what suits the input.
+//! HTTP's `Accept`: how well a caller takes each type of answer.
 
 use axum::http::{HeaderMap, header};
 use mime::Mime;
 
 use super::codes::ApiError;
-use crate::app::options::Format;
+use crate::app::{
+    AppError,
+    format::{Accept, Format},
+};
 
-pub const NPY: &str = "application/x-npy";
-
-const FORMATS: [(Format, &str); 5] = [
-    (Format::Png, "image/png"),
-    (Format::Jpeg, "image/jpeg"),
-    (Format::Webp, "image/webp"),
-    (Format::Json, "application/json"),
-    (Format::Npy, NPY),
-];
-
-pub fn content_type(format: Format) -> &'static str {
-    FORMATS
-        .iter()
-        .find(|(known, _)| *known == format)
-        .map_or(mime::APPLICATION_OCTET_STREAM.as_ref(), |(_, name)| name)
-}
-
-/// `asked` is the parameter, `suited` what a caller without wishes gets.
-pub fn choose_format(
-    asked: Option<Format>,
-    headers: &HeaderMap,
-    suited: Format,
-) -> Result<Format, ApiError> {
-    match asked {
-        Some(format) => Ok(format),
-        None => {
-            let mut formats = FORMATS;
-            formats.sort_by_key(|(format, _)| *format != suited);
-            choose(&formats, headers)
-        }
+/// The formats of POST /explain and POST /compare that a caller takes.
+pub fn accept(headers: &HeaderMap) -> Accept {
+    let accept = accept_of(headers);
+    let ranges = ranges(&accept);
+    Accept {
+        quality: Format::ALL.map(|format| quality_of(format.media_type(), &ranges)),
+        header: accept,
     }
 }
 
 /// What `Accept` likes best among `formats`; the first wins a tie, and serves callers without
 /// wishes.
 pub fn choose<F: Copy>(formats: &[(F, &str)], headers: &HeaderMap) -> Result<F, ApiError> {
-    let accept = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .collect::<Vec<_>>()
-        .join(",");
-    let wishes = if accept.is_empty() { "*/*" } else { &accept };
-    let ranges: Vec<(Mime, f32)> = wishes.split(',').filter_map(parse_range).collect();
+    let accept = accept_of(headers);
+    let ranges = ranges(&accept);
     let mut best: Option<(F, f32)> = None;
     for (format, name) in formats {
         let quality = quality_of(name, &ranges);
@@ -57,18 +31,26 @@ pub fn choose<F: Copy>(formats: &[(F, &str)], headers: &HeaderMap) -> Result<F, 
             best = Some((*format, quality));
         }
     }
-    let allowed = || {
-        formats
-            .iter()
-            .map(|(_, name)| *name)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    best.map(|(format, _)| format)
-        .ok_or_else(|| ApiError::NotAcceptable {
+    let allowed: Vec<&str> = formats.iter().map(|(_, name)| *name).collect();
+    best.map(|(format, _)| format).ok_or_else(|| {
+        AppError::NotAcceptable {
             accept,
-            allowed: allowed(),
-        })
+            allowed: allowed.join(", "),
+        }
+        .into()
+    })
+}
+
+/// All headers of that name.
+fn accept_of(headers: &HeaderMap) -> String {
+    let values = headers.get_all(header::ACCEPT).iter();
+    let texts: Vec<&str> = values.filter_map(|value| value.to_str().ok()).collect();
+    texts.join(",")
+}
+
+fn ranges(accept: &str) -> Vec<(Mime, f32)> {
+    let wishes = if accept.is_empty() { "*/*" } else { accept };
+    wishes.split(',').filter_map(parse_range).collect()
 }
 
 fn parse_range(text: &str) -> Option<(Mime, f32)> {
@@ -102,10 +84,10 @@ mod tests {
 
     use super::*;
 
-    fn choose(accept: &str, suited: Format) -> Option<Format> {
+    fn choose(header: &str, suited: Format) -> Option<Format> {
         let headers =
-            HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_str(accept).unwrap())]);
-        choose_format(None, &headers, suited).ok()
+            HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_str(header).unwrap())]);
+        accept(&headers).choose(suited).ok()
     }
 
     #[test]
@@ -135,16 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn the_parameter_wins_over_accept() {
-        let headers =
-            HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("text/html"))]);
-        assert_eq!(
-            choose_format(Some(Format::Npy), &headers, Format::Png).unwrap(),
-            Format::Npy
-        );
-        assert_eq!(
-            choose_format(None, &HeaderMap::new(), Format::Json).unwrap(),
-            Format::Json
-        );
+    fn callers_without_wishes_get_what_suits() {
+        let accept = accept(&HeaderMap::new());
+        assert_eq!(accept.choose(Format::Png).unwrap(), Format::Png);
+        assert_eq!(accept.choose(Format::Json).unwrap(), Format::Json);
     }
 }

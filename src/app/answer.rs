@@ -1,6 +1,8 @@
 //! An explanation as JSON, npy or PNG: the only place where answers are put into bytes, for the
 //! server and the command line.
 
+use std::time::Duration;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use ndarray::{ArrayViewD, Axis, CowArray, IxDyn};
@@ -14,9 +16,11 @@ use utoipa::{
 };
 
 use super::{
-    Answered, AppError, Explanation,
+    Answered, AppError, Explanation, Predicted,
     compare::Compared,
     options::{Channels, Encoding},
+    plan::PredictPlan,
+    timing::StageTimes,
 };
 use crate::{
     VERSION,
@@ -94,6 +98,34 @@ pub struct Answer {
     pub segments: Option<RankedSegments>,
     /// Evaluations of the model that this took.
     pub evaluations: usize,
+    pub warnings: Vec<String>,
+    pub timing_ms: TimingMs,
+}
+
+/// The answer of POST /predict.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Classifications {
+    /// Of explaind.
+    #[schema(example = "0.1.0")]
+    pub version: &'static str,
+    pub model: String,
+    /// SHA-256 of `model.onnx`.
+    pub model_hash: String,
+    /// For each input, in order.
+    pub results: Vec<Classification>,
+    pub timing_ms: TimingMs,
+}
+
+/// The best classes of one input.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Classification {
+    /// The input, counted from 0.
+    pub input: usize,
+    /// The image that was sent; absent for tensors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSize>,
+    /// By falling score.
+    pub predictions: Vec<ClassScore>,
     pub warnings: Vec<String>,
     pub timing_ms: TimingMs,
 }
@@ -274,27 +306,22 @@ pub struct TimingMs {
     pub total: f64,
 }
 
-impl TimingMs {
-    /// Of a whole request: the stages of its inputs summed, and the longest `total`. Explanations
-    /// of one input were timed together.
-    pub fn of(explanations: &[Explanation]) -> Self {
-        let of_inputs = explanations
-            .chunk_by(|one, next| one.input == next.input)
-            .filter_map(|same| same.first());
-        Self::sum(of_inputs.map(|one| one.timing))
+impl From<StageTimes> for TimingMs {
+    fn from(times: StageTimes) -> Self {
+        Self {
+            decode: milliseconds(times.decode),
+            preprocess: milliseconds(times.preprocess),
+            queue: milliseconds(times.queue),
+            model: milliseconds(times.model),
+            render: milliseconds(times.render),
+            total: milliseconds(times.total),
+        }
     }
+}
 
-    pub fn sum(timings: impl Iterator<Item = Self>) -> Self {
-        let add = |one: f64, other: f64| ((one + other) * 1e3).round() / 1e3;
-        timings.fold(Self::default(), |sum, one| Self {
-            decode: add(sum.decode, one.decode),
-            preprocess: add(sum.preprocess, one.preprocess),
-            queue: add(sum.queue, one.queue),
-            model: add(sum.model, one.model),
-            render: add(sum.render, one.render),
-            total: sum.total.max(one.total),
-        })
-    }
+/// To the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
 }
 
 impl From<&Prediction> for ClassScore {
@@ -336,7 +363,7 @@ impl Explanation {
             patterns: patterns.map(|patterns| patterns.id.clone()),
             method: explained.parameters.method.id.to_owned(),
             input: self.input,
-            image: self.image,
+            image: self.geometry.as_ref().map(ImageSize::from),
             parameters,
             target: TargetScore {
                 class: (&explained.target.class).into(),
@@ -363,7 +390,7 @@ impl Explanation {
                 .map(|segments| RankedSegments::new(segments, encoding)),
             evaluations: explained.evaluations,
             warnings: self.warnings.clone(),
-            timing_ms: self.timing,
+            timing_ms: self.times.into(),
         }
     }
 }
@@ -374,7 +401,7 @@ pub fn to_json(answered: &Answered<Explanation>, encoding: Encoding) -> Result<V
         &answered.answers,
         None,
         answered.evaluations,
-        TimingMs::of(&answered.answers),
+        answered.times,
         encoding,
     )
 }
@@ -385,7 +412,7 @@ pub fn comparison_to_json(compared: &Compared, encoding: Encoding) -> Result<Vec
         &compared.explanations,
         compared.grid.as_ref(),
         compared.evaluations,
-        compared.timing,
+        compared.times,
         encoding,
     )
 }
@@ -394,7 +421,7 @@ fn write(
     explanations: &[Explanation],
     grid: Option<&Bytes>,
     evaluations: usize,
-    timing_ms: TimingMs,
+    times: StageTimes,
     encoding: Encoding,
 ) -> Result<Vec<u8>, AppError> {
     let answer = Explanations {
@@ -405,10 +432,35 @@ fn write(
             .collect(),
         heatmap: grid.map(|file| BASE64_STANDARD.encode(file)),
         evaluations,
-        timing_ms,
+        timing_ms: times.into(),
     };
-    serde_json::to_vec(&answer).map_err(|e| AppError::Encode {
-        reason: e.to_string(),
+    to_vec(&answer)
+}
+
+/// JSON of POST /predict.
+pub fn predictions_to_json(
+    PredictPlan { model, .. }: &PredictPlan,
+    predicted: &[Predicted],
+) -> Result<Vec<u8>, AppError> {
+    let result = |(input, one): (usize, &Predicted)| Classification {
+        input,
+        image: one.geometry.as_ref().map(ImageSize::from),
+        predictions: one.predictions.iter().map(ClassScore::from).collect(),
+        warnings: one.warnings.clone(),
+        timing_ms: one.times.into(),
+    };
+    to_vec(&Classifications {
+        version: VERSION,
+        model: model.id.clone(),
+        model_hash: model.hash.clone(),
+        results: predicted.iter().enumerate().map(result).collect(),
+        timing_ms: StageTimes::from_iter(predicted.iter().map(|one| one.times)).into(),
+    })
+}
+
+fn to_vec(answer: &impl Serialize) -> Result<Vec<u8>, AppError> {
+    serde_json::to_vec(answer).map_err(|error| AppError::Encode {
+        reason: error.to_string(),
     })
 }
 

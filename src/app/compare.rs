@@ -8,13 +8,17 @@ use indexmap::IndexSet;
 use serde_json::{Map, Value, json};
 
 use super::{
-    App, AppError, Explanation, Input, Uploads, answer,
+    App, AppError, Explanation, Input, Uploads,
     explain::{explanation, tell_log, undrawable},
     input::{self, Upload},
-    options::{Format, Options, look},
-    plan::{Sent, add_sent, channels_fault, include_fault, sent_faults},
+    format::Format,
+    options::{Options, RequestedOptions, look},
+    plan::{
+        AttachedFiles, RequestContext, channels_fault, default_to_files, file_faults,
+        include_fault,
+    },
     render::{FRAME_NOTE, RenderedPicture, ends, score, software},
-    timing::{milliseconds, record_stages},
+    timing::StageTimes,
 };
 use crate::{
     driver::{self, Driver},
@@ -77,7 +81,7 @@ pub struct Compared {
     pub grid: Option<Bytes>,
     /// Evaluations of the model, those that methods shared counted once.
     pub evaluations: usize,
-    pub timing: answer::TimingMs,
+    pub times: StageTimes,
 }
 
 impl Compared {
@@ -112,12 +116,12 @@ impl App {
     pub fn plan_comparison(
         &self,
         given: Map<String, Value>,
-        sent: Sent,
+        context: &RequestContext,
     ) -> Result<Comparison, AppError> {
         let mut given = renamed(given);
         let mut faults = Faults::default();
         let model = self.take_model(&mut given, &mut faults);
-        let options = Options::take(&mut given, &mut faults);
+        let options = RequestedOptions::take(&mut given, &mut faults);
         let mut asked = take_methods(&mut given, &mut faults);
         if options.format == Some(Format::Npy) {
             let message = "maps of different methods may differ in shape";
@@ -143,7 +147,8 @@ impl App {
                 faults.push(Fault::new("methods", message, [model.id.clone()]));
             }
         }
-        add_sent(&mut given, sent);
+        let files = context.files;
+        default_to_files(&mut given, files);
         let taken: BTreeSet<&str> = asked
             .iter()
             .filter_map(method_of)
@@ -166,12 +171,11 @@ impl App {
             }
             match Parameters::parse(&all, &driver::model_defaults(&model)) {
                 Ok(parameters) => {
-                    let baseline = sent.baseline && parameters.baselines() > 0;
-                    let segments = sent.segments && parameters.method.ranks_regions();
-                    faults.append(
-                        sent_faults(&parameters, Sent { baseline, segments }),
-                        |fault| fault,
-                    );
+                    let attached = AttachedFiles {
+                        baseline: files.baseline && parameters.baselines() > 0,
+                        segments: files.segments && parameters.method.ranks_regions(),
+                    };
+                    faults.append(file_faults(&parameters, attached), |fault| fault);
                     match options.heatmap(look(parameters.method)) {
                         Ok(heatmap) => ways.push(Way {
                             parameters,
@@ -197,11 +201,22 @@ impl App {
         ));
         faults.append(picture_faults, |fault| fault);
         faults.dedup();
-        Ok(faults.settle(Comparison {
+        if !faults.is_empty() {
+            return Err(faults.into());
+        }
+        let suited = context.suited(true);
+        let format = match options.format {
+            Some(format) => format,
+            None => match context.accept.choose(suited)? {
+                Format::Npy => suited,
+                format => format,
+            },
+        };
+        Ok(Comparison {
             model,
             ways,
-            options,
-        })?)
+            options: options.with_format(format),
+        })
     }
 
     /// Explains one input in every way.
@@ -235,10 +250,8 @@ impl App {
             .await?;
         let mut prepared = self.prepare(input, &plan.model).await?;
         prepared.warnings.extend(uploads.warnings.iter().cloned());
-        if let Some((_, geometry)) = prepared
-            .upload
-            .as_ref()
-            .filter(|_| plan.options.want_picture())
+        if let Some(geometry) = &prepared.geometry
+            && plan.options.want_picture()
             && let Some(fault) = plan.grid_fault(geometry)
         {
             return Err(Faults::from(fault).into());
@@ -259,7 +272,7 @@ impl App {
             .explain(&requests, Some(limit))
             .await?;
         let before_render = Instant::now();
-        let (grid, oddities) = match prepared.upload.take() {
+        let (grid, warnings) = match prepared.upload.take().zip(prepared.geometry) {
             Some((upload, geometry)) if plan.options.want_picture() => {
                 let room = self.pixels().room(input::area(geometry.upload)).await;
                 let (app, plan, explained) =
@@ -272,42 +285,27 @@ impl App {
             }
             _ => (None, Vec::new()),
         };
-        let render = before_render.elapsed();
-        record_stages(&prepared, render);
+        prepared.times.render = before_render.elapsed();
+        prepared.times.total = started.elapsed();
         let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
-        let mut oddities = oddities.into_iter();
+        let mut warnings = warnings.into_iter();
         let explanations = explained.into_iter().map(|one| {
             let picture = RenderedPicture {
                 file: None,
-                warnings: oddities.next().unwrap_or_default(),
+                warnings: warnings.next().unwrap_or_default(),
             };
-            explanation(
-                &plan.model,
-                &plan.options,
-                &prepared,
-                one,
-                picture,
-                render,
-                started,
-            )
+            explanation(&plan.model, &plan.options, &prepared, one, picture)
         });
         let explanations: Vec<Explanation> = explanations.collect();
         Ok(Compared {
             explanations,
             grid,
             evaluations: answered.evaluations,
-            timing: answer::TimingMs {
-                decode: milliseconds(prepared.decode),
-                preprocess: milliseconds(prepared.preprocess),
-                queue: milliseconds(answered.timing.queue),
-                model: milliseconds(answered.timing.model),
-                render: milliseconds(render),
-                total: milliseconds(started.elapsed()),
-            },
+            times: prepared.times.with_engine(answered.timing),
         })
     }
 
-    /// The grid as a file, and what is odd about each map, in the order of the explanations.
+    /// The grid as a file, and the warnings about each map, in the order of the explanations.
     fn draw_grid(
         &self,
         plan: &Comparison,
@@ -325,8 +323,8 @@ impl App {
 }
 
 impl Comparison {
-    /// The grid, and what is odd about each map, in the order of the explanations: as many for each
-    /// way.
+    /// The grid, and the warnings about each map, in the order of the explanations: as many for
+    /// each way.
     pub fn draw(
         &self,
         upload: &RgbImage,

@@ -53,6 +53,11 @@ pub enum AppError {
     Method(#[from] DriverError),
     #[error(transparent)]
     Panicked(#[from] WorkPanicked),
+    #[error(
+        "none of the types in `accept: {}` can be given; there are: {allowed}",
+        excerpt(accept)
+    )]
+    NotAcceptable { accept: String, allowed: String },
     #[error("the answer cannot be encoded: {reason}")]
     Encode { reason: String },
     /// Which of several inputs it was.

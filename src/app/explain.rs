@@ -1,10 +1,7 @@
 //! Explains the inputs of a request by one method: bytes or tensor -> decode -> preprocess ->
 //! method -> picture.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -12,13 +9,12 @@ use tracing::Span;
 
 use super::{
     App, AppError,
-    answer::{ImageSize, TimingMs},
     error::{locate, whole_cost},
     input::{Input, Inputs, One, Prepared},
     options::{Channels, Include, Options},
     plan::Plan,
     render::RenderedPicture,
-    timing::{engine_timing, milliseconds, record_stages},
+    timing::StageTimes,
     uploads::{ReadUploads, Uploads},
 };
 use crate::{
@@ -26,6 +22,7 @@ use crate::{
     engine::{AdmissionPermit, Caller, RequestClass},
     methods::{Explained, Fault, Faults, Request},
     model::Model,
+    picture::geometry::Geometry,
     telemetry::names,
 };
 
@@ -41,14 +38,14 @@ pub struct Explanation {
     pub explained: Explained,
     /// The heat map as a file, when the plan wants it: in JSON as PNG.
     pub picture: Option<Bytes>,
-    /// Where it lies on the uploaded image.
-    pub image: Option<ImageSize>,
+    /// Where the map lies on the uploaded image; none of a tensor.
+    pub geometry: Option<Geometry>,
     /// What of it JSON holds.
     pub include: Include,
     pub channels: Channels,
     /// About the input, the map, and the picture.
     pub warnings: Vec<String>,
-    pub timing: TimingMs,
+    pub times: StageTimes,
 }
 
 /// What a request gives, in the order of its inputs.
@@ -59,6 +56,7 @@ pub struct Answered<T> {
     pub has_axis: bool,
     /// Of the model, those that answers share counted once.
     pub evaluations: usize,
+    pub times: StageTimes,
 }
 
 impl App {
@@ -88,7 +86,7 @@ impl App {
             uploads,
         };
         let task = &task;
-        let answers: Vec<(Vec<Explanation>, usize)> = stream::iter(inputs.into_iter().enumerate())
+        let inputs: Vec<Answered<Explanation>> = stream::iter(inputs.into_iter().enumerate())
             .map(|(at, input)| async move {
                 self.explain_one(task, at, input, caller)
                     .await
@@ -97,12 +95,16 @@ impl App {
             .buffered(INPUTS_AT_ONCE)
             .try_collect()
             .await?;
-        let (answers, evaluations): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
-        let answers: Vec<_> = answers.into_iter().flatten().collect();
+        let (evaluations, times) = (
+            inputs.iter().map(|one| one.evaluations).sum(),
+            inputs.iter().map(|one| one.times).collect(),
+        );
+        let answers: Vec<_> = inputs.into_iter().flat_map(|one| one.answers).collect();
         Ok(Answered {
             has_axis: batched || answers.len() != 1,
             answers,
-            evaluations: evaluations.into_iter().sum(),
+            evaluations,
+            times,
         })
     }
 
@@ -136,7 +138,7 @@ impl App {
         at: usize,
         input: One,
         caller: &Caller,
-    ) -> Result<(Vec<Explanation>, usize), AppError> {
+    ) -> Result<Answered<Explanation>, AppError> {
         let started = Instant::now();
         let Task { plan, .. } = task;
         let mut prepared = self.prepare(input, &plan.model).await?;
@@ -164,27 +166,24 @@ impl App {
             })?;
         let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
         let before_render = Instant::now();
-        let pictures = self
-            .render(plan, prepared.upload.take(), &explained, caller)
-            .await?;
-        let render = before_render.elapsed();
-        record_stages(&prepared, render);
-        let explanations = explained
+        let upload = prepared.upload.take().zip(prepared.geometry);
+        let pictures = self.render(plan, upload, &explained, caller).await?;
+        prepared.times.render = before_render.elapsed();
+        prepared.times.total = started.elapsed();
+        let answers: Vec<_> = explained
             .into_iter()
             .zip(pictures)
-            .map(|(explained, picture)| {
-                let one = explanation(
-                    &plan.model,
-                    &plan.options,
-                    &prepared,
-                    explained,
-                    picture,
-                    render,
-                    started,
-                );
-                Explanation { input: at, ..one }
-            });
-        Ok((explanations.collect(), answered.evaluations))
+            .map(|(explained, picture)| Explanation {
+                input: at,
+                ..explanation(&plan.model, &plan.options, &prepared, explained, picture)
+            })
+            .collect();
+        Ok(Answered {
+            has_axis: answers.len() != 1,
+            answers,
+            evaluations: answered.evaluations,
+            times: prepared.times.with_engine(answered.timing),
+        })
     }
 }
 
@@ -195,15 +194,13 @@ pub(super) fn tell_log(model: &Model, attribution: Option<&str>) {
         .record("attribution", attribution);
 }
 
-/// Of the first input.
+/// Of the first input. `prepared` knows all times but those of the engine.
 pub(super) fn explanation(
     model: &Arc<Model>,
     options: &Options,
     prepared: &Prepared,
     explained: Explained,
     picture: RenderedPicture,
-    render: Duration,
-    started: Instant,
 ) -> Explanation {
     let labels = [
         ("model", model.id.clone()),
@@ -219,17 +216,11 @@ pub(super) fn explanation(
         model: model.clone(),
         input: 0,
         picture: picture.file,
-        image: prepared.image,
+        geometry: prepared.geometry,
         include: options.include,
         channels: options.channels,
         warnings: warnings.into_iter().flatten().cloned().collect(),
-        timing: TimingMs {
-            decode: milliseconds(prepared.decode),
-            preprocess: milliseconds(prepared.preprocess),
-            render: milliseconds(render),
-            total: milliseconds(started.elapsed()),
-            ..engine_timing(explained.timing)
-        },
+        times: prepared.times.with_engine(explained.timing),
         explained,
     }
 }

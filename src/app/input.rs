@@ -12,10 +12,10 @@ use ndarray::Axis;
 
 use super::{
     AppError,
-    answer::ImageSize,
     error::locate,
     pixels::{Pixels, Room},
     segments::SentSegments,
+    timing::StageTimes,
 };
 use crate::{
     driver::DriverError,
@@ -96,11 +96,11 @@ const FLOATS_OR_PIXELS: &str = "float32 or float64 normalised as GET /models/{id
 /// One input of the model, without batch axis, and what a picture of it needs.
 pub(super) struct Prepared {
     pub tensor: Arc<Tensor>,
-    pub upload: Option<(Upload, Geometry)>,
-    pub image: Option<ImageSize>,
+    pub upload: Option<Upload>,
+    /// Where the input lies on the upload.
+    pub geometry: Option<Geometry>,
     pub warnings: Vec<String>,
-    pub decode: Duration,
-    pub preprocess: Duration,
+    pub times: StageTimes,
 }
 
 /// The image that a heat map is laid over.
@@ -441,9 +441,8 @@ pub(super) fn prepare(
                     .collect(),
                 tensor: Arc::new(tensor),
                 upload: None,
-                image: None,
-                decode: Duration::ZERO,
-                preprocess: Duration::ZERO,
+                geometry: None,
+                times: StageTimes::default(),
             })
         }
     }
@@ -458,24 +457,23 @@ fn prepare_pixels(
 ) -> Result<Prepared, AppError> {
     let started = Instant::now();
     let (tensor, geometry) = preprocess(&decoded.image, rule)?;
-    let preprocess = started.elapsed();
+    let times = StageTimes {
+        decode,
+        preprocess: started.elapsed(),
+        ..StageTimes::default()
+    };
     let warnings = decoded
         .warnings
         .into_iter()
         .chain(model.manifest.assumed.clone())
         .chain(little_seen(&geometry));
     let warnings = warnings.collect();
-    let (image, upload) = (
-        Some(ImageSize::from(&geometry)),
-        Some((keep(decoded.image), geometry)),
-    );
     Ok(Prepared {
         tensor: Arc::new(tensor),
-        upload,
-        image,
+        upload: Some(keep(decoded.image)),
+        geometry: Some(geometry),
         warnings,
-        decode,
-        preprocess,
+        times,
     })
 }
 

@@ -6,6 +6,7 @@ pub mod answer;
 pub mod compare;
 mod error;
 mod explain;
+pub mod format;
 mod input;
 pub mod options;
 mod pixels;
@@ -44,6 +45,7 @@ pub use explain::{Answered, Explanation};
 pub use input::Input;
 pub use predict::Predicted;
 pub use reload::ReloadError;
+pub use timing::StageTimes;
 pub use uploads::Uploads;
 
 /// The running service without its HTTP: models, engine, pool. Clones share them.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::format::Format;
 use crate::{
     methods::{
         Fault, Faults,
@@ -16,38 +17,26 @@ use crate::{
     text::shown,
 };
 
-/// The options of one request.
-#[derive(Clone, Debug, Default)]
+/// How the answer of a request is given.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// `None` leaves it to the `Accept` header, and then to the kind of input.
+    pub format: Format,
+    pub encoding: Encoding,
+    pub include: Include,
+    pub channels: Channels,
+}
+
+/// What a request asks for: of the answer, and of its picture.
+#[derive(Clone, Debug, Default)]
+pub struct RequestedOptions {
+    /// `None` leaves it to what the caller accepts, and then to the kind of input.
     pub format: Option<Format>,
     pub encoding: Encoding,
     pub include: Include,
     pub channels: Channels,
-    /// What the picture shall look like, as it was asked for; [`Options::heatmap`] has the rest.
+    /// What the picture shall look like, as it was asked for; [`RequestedOptions::heatmap`] has the
+    /// rest.
     picture: Vec<(&'static str, String)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    Png,
-    Jpeg,
-    Webp,
-    Json,
-    Npy,
-}
-
-impl Format {
-    /// Of answers that are a picture.
-    pub fn file_type(self) -> Option<FileType> {
-        match self {
-            Self::Png => Some(FileType::Png),
-            Self::Jpeg => Some(FileType::Jpeg),
-            Self::Webp => Some(FileType::Webp),
-            Self::Json | Self::Npy => None,
-        }
-    }
 }
 
 /// How JSON holds the values of a tensor.
@@ -125,7 +114,7 @@ pub struct AnswerOption {
     /// Whether several values may be given: repeated in a query or form, a list in JSON, or joined
     /// by commas.
     pub is_list: bool,
-    set: fn(&mut Options, Value) -> Option<()>,
+    set: fn(&mut RequestedOptions, Value) -> Option<()>,
 }
 
 /// What `include` may name.
@@ -174,7 +163,7 @@ fn read<T: DeserializeOwned>(value: Value) -> Option<T> {
     serde_json::from_value(value).ok()
 }
 
-impl Options {
+impl RequestedOptions {
     pub fn names() -> impl Iterator<Item = &'static str> {
         OPTIONS
             .iter()
@@ -218,6 +207,23 @@ impl Options {
         })
     }
 
+    pub fn with_format(self, format: Format) -> Options {
+        let Self {
+            encoding,
+            include,
+            channels,
+            ..
+        } = self;
+        Options {
+            format,
+            encoding,
+            include,
+            channels,
+        }
+    }
+}
+
+impl Options {
     /// Whether anything of the answer is the picture.
     pub fn want_picture(&self) -> bool {
         self.include.heatmap || self.file_type().is_some()
@@ -225,7 +231,7 @@ impl Options {
 
     /// Of the answer, where it is a picture.
     pub fn file_type(&self) -> Option<FileType> {
-        self.format.and_then(Format::file_type)
+        self.format.file_type()
     }
 }
 
@@ -244,9 +250,9 @@ mod tests {
 
     use super::*;
 
-    fn take(given: Value) -> (Options, Map<String, Value>, Vec<String>) {
+    fn take(given: Value) -> (RequestedOptions, Map<String, Value>, Vec<String>) {
         let (mut given, mut faults) = (given.as_object().unwrap().clone(), Faults::default());
-        let options = Options::take(&mut given, &mut faults);
+        let options = RequestedOptions::take(&mut given, &mut faults);
         (
             options,
             given,
@@ -268,7 +274,7 @@ mod tests {
             (Some(Format::Json), true, 0.5)
         );
         assert_eq!(Value::Object(rest), json!({"n_steps": 3}));
-        assert!(faults.is_empty() && options.want_picture());
+        assert!(faults.is_empty() && options.with_format(Format::Json).want_picture());
     }
 
     #[test]

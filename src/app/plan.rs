@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use super::{
     App, AppError,
-    options::{Channels, Options, look},
+    format::{Accept, Format},
+    options::{Channels, Options, RequestedOptions, look},
     segments,
 };
 use crate::{
@@ -38,11 +39,30 @@ pub struct Plan {
     pub heatmap: HeatmapOptions,
 }
 
-/// What goes with the inputs of a request.
+/// What planning needs to know of a request beside its parameters.
+#[derive(Clone, Debug, Default)]
+pub struct RequestContext {
+    pub files: AttachedFiles,
+    pub accept: Accept,
+    /// Whether its body is one image and nothing else: it is answered with a picture unless another
+    /// format is asked for.
+    pub is_image: bool,
+}
+
+/// Which files go with the inputs of a request.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Sent {
+pub struct AttachedFiles {
     pub baseline: bool,
     pub segments: bool,
+}
+
+impl RequestContext {
+    pub(super) fn suited(&self, is_single: bool) -> Format {
+        match self.is_image && is_single {
+            true => Format::Png,
+            false => Format::Json,
+        }
+    }
 }
 
 /// A request for the best classes.
@@ -72,17 +92,21 @@ impl Plan {
 
 impl App {
     /// Resolves named values (texts as in a query, or JSON values): `model`, the answer's options,
-    /// `targets`, the method and its parameters. What is `sent` with the request is then the
-    /// default of the parameter it is for.
-    pub fn plan(&self, mut given: Map<String, Value>, sent: Sent) -> Result<Plan, AppError> {
+    /// `targets`, the method and its parameters. A file that goes with the request is the default
+    /// of its parameter.
+    pub fn plan(
+        &self,
+        mut given: Map<String, Value>,
+        context: &RequestContext,
+    ) -> Result<Plan, AppError> {
         let mut faults = Faults::default();
         let model = self.take_model(&mut given, &mut faults);
-        let options = Options::take(&mut given, &mut faults);
+        let options = RequestedOptions::take(&mut given, &mut faults);
         let Some(model) = model else {
             return Err(faults.into());
         };
         let targets = take_targets(&mut given, &model, &mut faults);
-        add_sent(&mut given, sent);
+        default_to_files(&mut given, context.files);
         let parameters = match Parameters::parse(&given, &driver::model_defaults(&model)) {
             Ok(parameters) => Some(parameters),
             Err(found) => {
@@ -91,7 +115,7 @@ impl App {
             }
         };
         if let Some(parameters) = &parameters {
-            faults.append(sent_faults(parameters, sent), |fault| fault);
+            faults.append(file_faults(parameters, context.files), |fault| fault);
             faults.extend(include_fault(&options, [parameters]));
             faults.extend(channels_fault(&options, &model));
         }
@@ -104,16 +128,23 @@ impl App {
             .heatmap(look)
             .map_err(|found| faults.append(found, |fault| fault))
             .ok();
-        match (parameters, heatmap) {
-            (Some(parameters), Some(heatmap)) if faults.is_empty() => Ok(Plan {
-                model,
-                parameters,
-                targets,
-                options,
-                heatmap,
-            }),
-            _ => Err(faults.into()),
-        }
+        let (Some(parameters), Some(heatmap), true) = (parameters, heatmap, faults.is_empty())
+        else {
+            return Err(faults.into());
+        };
+        let first = targets.as_ref().and_then(|targets| targets.first());
+        let is_single = first.unwrap_or(&parameters.target).answers() == 1;
+        let format = match options.format {
+            Some(format) => format,
+            None => context.accept.choose(context.suited(is_single))?,
+        };
+        Ok(Plan {
+            model,
+            parameters,
+            targets,
+            options: options.with_format(format),
+            heatmap,
+        })
     }
 
     /// Resolves `model` and `top_k`.
@@ -254,16 +285,16 @@ fn with_options(mut fault: Fault, given: &Map<String, Value>) -> Fault {
         fault.allowed.extend(
             ["model", "method", "targets"]
                 .into_iter()
-                .chain(Options::names())
+                .chain(RequestedOptions::names())
                 .map(str::to_owned),
         );
     }
     fault
 }
 
-/// What is sent is meant, unless the request says otherwise.
-pub(super) fn add_sent(given: &mut Map<String, Value>, sent: Sent) {
-    for (name, is_sent) in [("baseline", sent.baseline), ("segments", sent.segments)] {
+/// A file that goes with a request is the default of its parameter.
+pub(super) fn default_to_files(given: &mut Map<String, Value>, files: AttachedFiles) {
+    for (name, is_sent) in [("baseline", files.baseline), ("segments", files.segments)] {
         if is_sent {
             given
                 .entry(name)
@@ -272,15 +303,15 @@ pub(super) fn add_sent(given: &mut Map<String, Value>, sent: Sent) {
     }
 }
 
-/// What is sent must be asked for, and the other way round.
-pub(super) fn sent_faults(parameters: &Parameters, sent: Sent) -> Faults {
+/// A file whose parameter has another value, and a parameter whose file is missing.
+pub(super) fn file_faults(parameters: &Parameters, files: AttachedFiles) -> Faults {
     let baseline = parameters.baseline.terms().contains(&Term::Uploaded);
     let segments =
         parameters.method.ranks_regions() && parameters.segments == SegmentSource::Uploaded;
     let mut faults = Faults::default();
     for (param, is_sent, is_asked, forms) in [
-        ("baseline", sent.baseline, baseline, baseline::ALLOWED),
-        ("segments", sent.segments, segments, &segments::FORMS[..]),
+        ("baseline", files.baseline, baseline, baseline::ALLOWED),
+        ("segments", files.segments, segments, &segments::FORMS[..]),
     ] {
         let message = match (is_sent, is_asked) {
             (true, false) => {
@@ -295,7 +326,7 @@ pub(super) fn sent_faults(parameters: &Parameters, sent: Sent) -> Faults {
 }
 
 /// A sum over channels, of a model whose input has none.
-pub(super) fn channels_fault(options: &Options, model: &Model) -> Option<Fault> {
+pub(super) fn channels_fault(options: &RequestedOptions, model: &Model) -> Option<Fault> {
     let refused = options.channels == Channels::Sum && model.manifest.input.preprocess.is_none();
     refused.then(|| {
         Fault::new(
@@ -308,7 +339,7 @@ pub(super) fn channels_fault(options: &Options, model: &Model) -> Option<Fault> 
 
 /// Segments are asked for, of methods that rank none.
 pub(super) fn include_fault<'a>(
-    options: &Options,
+    options: &RequestedOptions,
     asked: impl IntoIterator<Item = &'a Parameters>,
 ) -> Option<Fault> {
     let ranks = |parameters: &Parameters| parameters.method.ranks_regions();

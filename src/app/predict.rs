@@ -6,27 +6,24 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     App, AppError,
-    answer::{ImageSize, TimingMs},
     error::locate,
     explain::{INPUTS_AT_ONCE, tell_log},
     input::{Input, One},
     plan::PredictPlan,
-    timing::{engine_timing, milliseconds},
+    timing::StageTimes,
 };
 use crate::{
-    driver::Driver,
-    engine::Caller,
-    methods::Prediction,
-    telemetry::{self, Stage},
+    driver::Driver, engine::Caller, methods::Prediction, picture::geometry::Geometry,
 };
 
 /// The best classes of one input.
 #[derive(Clone, Debug)]
 pub struct Predicted {
-    pub image: Option<ImageSize>,
+    /// Of an image.
+    pub geometry: Option<Geometry>,
     pub predictions: Vec<Prediction>,
     pub warnings: Vec<String>,
-    pub timing: TimingMs,
+    pub times: StageTimes,
 }
 
 impl App {
@@ -64,19 +61,14 @@ impl App {
             Driver::new(self.resources(caller), &plan.model, prepared.tensor)
                 .predict(plan.top_k)
                 .await?;
-        telemetry::record_stage(Stage::Decode, prepared.decode);
-        telemetry::record_stage(Stage::Preprocess, prepared.preprocess);
-        let timing = TimingMs {
-            decode: milliseconds(prepared.decode),
-            preprocess: milliseconds(prepared.preprocess),
-            total: milliseconds(started.elapsed()),
-            ..engine_timing(timing)
-        };
         Ok(Predicted {
-            image: prepared.image,
+            geometry: prepared.geometry,
             predictions,
             warnings: prepared.warnings,
-            timing,
+            times: StageTimes {
+                total: started.elapsed(),
+                ..prepared.times.with_engine(timing)
+            },
         })
     }
 }

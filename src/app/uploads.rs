@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     App, AppError,
     input::{self, Input, Inputs, One, Prepared},
-    plan::Sent,
+    plan::AttachedFiles,
     segments::SentSegments,
 };
 use crate::{
@@ -27,8 +27,8 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    pub fn sent(&self) -> Sent {
-        Sent {
+    pub fn files(&self) -> AttachedFiles {
+        AttachedFiles {
             baseline: self.baseline.is_some(),
             segments: self.segments.is_some(),
         }
@@ -130,7 +130,7 @@ impl App {
             return Ok(None);
         };
         let size = (rule.height as usize, rule.width as usize);
-        let geometry = prepared.upload.as_ref().map(|(_, geometry)| *geometry);
+        let geometry = prepared.geometry;
         let segments = segments.clone();
         let room = self.pixels().room(segments.pixels()).await;
         let fit = move || {

@@ -10,7 +10,7 @@ use explaind::{
         App, AppError, Explanation, Input, Uploads, answer,
         compare::Comparison,
         options::{Encoding, OPTIONS},
-        plan::Plan,
+        plan::{Plan, RequestContext},
     },
     engine::{Caller, Priority},
 };
@@ -81,7 +81,7 @@ impl Explain {
             .method
             .map(|method| ("method".to_owned(), method.into()));
         self.common.run(method, |app, given, uploads| {
-            Ok(Way::Explain(Box::new(app.plan(given, uploads.sent())?)))
+            Ok(Way::Explain(Box::new(app.plan(given, &context(uploads))?)))
         })
     }
 }
@@ -90,9 +90,17 @@ impl Compare {
     pub fn run(self) -> anyhow::Result<()> {
         let methods = ("methods".to_owned(), Value::Array(self.methods));
         let plan = |app: &App, given, uploads: &Uploads| {
-            Ok(Way::Compare(app.plan_comparison(given, uploads.sent())?))
+            Ok(Way::Compare(app.plan_comparison(given, &context(uploads))?))
         };
         self.common.run(Some(methods), plan)
+    }
+}
+
+/// The command names the format.
+fn context(uploads: &Uploads) -> RequestContext {
+    RequestContext {
+        files: uploads.files(),
+        ..RequestContext::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::Args;
 use explaind::{
     api::catalogue::{MethodCard, describe_method},
-    app::options::Options,
+    app::options::RequestedOptions,
     methods::{
         Fault, Faults,
         registry::{METHODS, find},
@@ -82,7 +82,7 @@ impl Methods {
             ))?;
             say(format_args!("      {}", parameter.doc))?;
         }
-        let options = Options::names()
+        let options = RequestedOptions::names()
             .filter(|name| *name != "format")
             .collect::<Vec<_>>()
             .join(", ");

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     app::{
         App, AppError,
-        plan::Sent,
+        plan::RequestContext,
         render::{MOST_TEXT_BYTES, pictures},
     },
     dataset::{Dataset, DatasetError, draw},
@@ -246,7 +246,7 @@ fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobErro
     }
     let (model_hash, patterns) = (asked.raw("model_hash"), asked.raw("patterns"));
     let (rest, mut faults) = asked.rest();
-    let plan = match app.plan(rest, Sent::default()) {
+    let plan = match app.plan(rest, &RequestContext::default()) {
         Ok(plan) => Some(plan),
         Err(AppError::Parameters(found)) => {
             faults.append(found, |fault| fault);
@@ -471,7 +471,7 @@ impl<'a> Task<'a> {
         let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
         let mut asked = spec.explain;
         asked.insert("model".to_owned(), json!(spec.model));
-        let plan = context.app.plan(asked, Sent::default())?;
+        let plan = context.app.plan(asked, &RequestContext::default())?;
         let rule = model.manifest.input.preprocess.clone();
         let rule = rule.ok_or_else(|| WorkError::permanent("the model takes ready tensors"))?;
         let request = Request::of(plan.parameters);
