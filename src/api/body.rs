@@ -25,11 +25,7 @@ use super::{
     requester::Place,
 };
 use crate::{
-    app::{
-        App, AppError, Input, Uploads,
-        format::NPY,
-        plan::RequestContext,
-    },
+    app::{App, AppError, Input, Uploads, format::NPY, plan::RequestContext},
     methods::{Fault, Faults},
     picture::types,
     tensor::{NPY_MAGIC, TensorError},
@@ -167,9 +163,7 @@ pub async fn settle<T: Send + 'static>(
     request: Request,
     api: &Api,
     repeated: &'static [&'static str],
-    plan: impl FnOnce(&App, Map<String, Value>, &RequestContext) -> Result<T, AppError>
-    + Send
-    + 'static,
+    plan: impl FnOnce(&App, Map<String, Value>, &RequestContext) -> Result<T, AppError> + Send + 'static,
 ) -> Result<Settled<T>, ApiError> {
     let query = parse_query(request.uri(), repeated)?;
     // Generated clients say so of every file, and read JSON.

@@ -86,7 +86,10 @@ pub async fn explain(
             let (headers, mut times) = (describe(&answered.answers), answered.times);
             let bytes = match format {
                 Format::Json => {
-                    encode(app, &mut times, move || answer::to_json(&answered, encoding)).await?
+                    encode(app, &mut times, move || {
+                        answer::to_json(&answered, encoding)
+                    })
+                    .await?
                 }
                 Format::Npy => encode(app, &mut times, move || answer::to_npy(&answered)).await?,
                 Format::Png | Format::Jpeg | Format::Webp => {

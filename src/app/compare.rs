@@ -10,12 +10,11 @@ use serde_json::{Map, Value, json};
 use super::{
     App, AppError, Explanation, Input, Uploads,
     explain::{explanation, tell_log, undrawable},
-    input::{self, Upload},
     format::Format,
+    input::{self, Upload},
     options::{Options, RequestedOptions, look},
     plan::{
-        AttachedFiles, RequestContext, channels_fault, default_to_files, file_faults,
-        include_fault,
+        AttachedFiles, RequestContext, channels_fault, default_to_files, file_faults, include_fault,
     },
     render::{FRAME_NOTE, RenderedPicture, ends, score, software},
     timing::StageTimes,

@@ -1,16 +1,9 @@
 //! Why the service does not start, and why a request has no answer.
 
 use crate::{
-    dataset::DatasetError,
-    driver::DriverError,
-    engine::RuntimeError,
-    methods::Faults,
-    model::registry::RegistryError,
-    picture::ImageError,
-    pool::WorkPanicked,
-    render::RenderError,
-    tensor::TensorError,
-    text::excerpt,
+    dataset::DatasetError, driver::DriverError, engine::RuntimeError, methods::Faults,
+    model::registry::RegistryError, picture::ImageError, pool::WorkPanicked, render::RenderError,
+    tensor::TensorError, text::excerpt,
 };
 
 /// Why the service cannot start.

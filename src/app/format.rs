@@ -70,9 +70,14 @@ impl Accept {
         formats.sort_by_key(|(format, _)| *format != suited);
         let accepted = formats.iter().filter(|(_, quality)| *quality > 0.0);
         // `max_by` gives the last of equals.
-        let best = accepted.rev().max_by(|(_, one), (_, other)| one.total_cmp(other));
+        let best = accepted
+            .rev()
+            .max_by(|(_, one), (_, other)| one.total_cmp(other));
         best.map(|(format, _)| *format).ok_or_else(|| {
-            let allowed: Vec<_> = formats.iter().map(|(format, _)| format.media_type()).collect();
+            let allowed: Vec<_> = formats
+                .iter()
+                .map(|(format, _)| format.media_type())
+                .collect();
             AppError::NotAcceptable {
                 accept: self.header.clone(),
                 allowed: allowed.join(", "),

@@ -30,7 +30,7 @@ use crate::{
     files::Files,
     model::{
         Model,
-        fits::Fits,
+        pattern_store::PatternStore,
         registry::{Check, Models, RELOAD, Registry, RegistryError},
     },
     picture::baseline::Pictures,
@@ -62,7 +62,7 @@ struct Parts {
     pixels: Pixels,
     quota: Quota,
     files: Files,
-    fits: Fits,
+    patterns: PatternStore,
     datasets: Arc<Datasets>,
     /// The same, as the methods see them.
     pictures: Arc<dyn Pictures>,
@@ -135,7 +135,7 @@ impl App {
         let store = settings.object_store.is_some().then(|| files.clone());
         let datasets = Arc::new(Datasets::new(catalogue, store));
         let pictures: Arc<dyn Pictures> = datasets.clone();
-        let fits = Fits::new(files.clone(), pool.clone(), &settings.data);
+        let patterns = PatternStore::new(files.clone(), pool.clone(), &settings.data);
         let models = Models::new(models);
         let reloaded = Notify::new();
         let parts = Parts {
@@ -146,7 +146,7 @@ impl App {
             pixels,
             quota,
             files,
-            fits,
+            patterns,
             datasets,
             pictures,
             reloaded,
@@ -206,7 +206,6 @@ impl App {
             pictures: Some(&self.parts.pictures),
         }
     }
-
 }
 
 fn try_out(engine: &Engine, model: &Model) -> Result<Option<String>, String> {
@@ -228,4 +227,3 @@ fn tell_models(models: &Registry) {
         tracing::warn!("{warning}");
     }
 }
-

@@ -12,9 +12,7 @@ use super::{
     plan::PredictPlan,
     timing::StageTimes,
 };
-use crate::{
-    driver::Driver, engine::Caller, methods::Prediction, picture::geometry::Geometry,
-};
+use crate::{driver::Driver, engine::Caller, methods::Prediction, picture::geometry::Geometry};
 
 /// The best classes of one input.
 #[derive(Clone, Debug)]

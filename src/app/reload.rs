@@ -38,7 +38,7 @@ impl App {
         let read = tokio::task::spawn_blocking(load)
             .await
             .map_err(|_| ReloadError::Panicked)??;
-        self.parts.fits.replace(&self.parts.models, read).await;
+        self.parts.patterns.replace(&self.parts.models, read).await;
         tell(&before, &self.models());
         self.parts.reloaded.notify_one();
         Ok(())

@@ -79,7 +79,7 @@ impl App {
     }
 
     async fn look(&self) -> Result<(), LookError> {
-        self.parts.fits.follow(&self.parts.models).await?;
+        self.parts.patterns.follow(&self.parts.models).await?;
         Ok(self.datasets().drop_outdated().await?)
     }
 
@@ -91,7 +91,7 @@ impl App {
         file: Bytes,
     ) -> Result<String, PatternsError> {
         self.parts
-            .fits
+            .patterns
             .install(&self.parts.models, model, file)
             .await
     }
@@ -102,6 +102,6 @@ impl App {
         model: &Arc<Model>,
         id: &str,
     ) -> Result<Arc<Model>, PatternsError> {
-        self.parts.fits.find(&self.models(), model, id).await
+        self.parts.patterns.find(&self.models(), model, id).await
     }
 }

@@ -44,7 +44,11 @@ pub(super) struct ReadUploads {
 }
 
 impl App {
-    pub(super) async fn split(&self, inputs: Vec<Input>, model: &Arc<Model>) -> Result<Inputs, AppError> {
+    pub(super) async fn split(
+        &self,
+        inputs: Vec<Input>,
+        model: &Arc<Model>,
+    ) -> Result<Inputs, AppError> {
         let (app, model) = (self.clone(), model.clone());
         let inputs = self
             .pool()
@@ -57,7 +61,11 @@ impl App {
         }
     }
 
-    pub(super) async fn prepare(&self, input: One, model: &Arc<Model>) -> Result<Prepared, AppError> {
+    pub(super) async fn prepare(
+        &self,
+        input: One,
+        model: &Arc<Model>,
+    ) -> Result<Prepared, AppError> {
         let room = self.pixels().room(input.pixels_to_decode()).await;
         let (app, model) = (self.clone(), model.clone());
         let prepare = move || {

@@ -1,11 +1,11 @@
 //! Models: folder, manifest, labels, patterns, and the registry of all models.
 
 mod ends;
-pub mod fits;
 mod foreign;
 pub mod labels;
 pub mod manifest;
 mod manifest_file;
+pub mod pattern_store;
 pub mod patterns;
 pub mod registry;
 pub mod variant;

@@ -31,7 +31,7 @@ const FOLDER: &str = "patterns";
 const CURRENT: &str = "current";
 
 #[derive(Debug)]
-pub struct Fits {
+pub struct PatternStore {
     files: Files,
     pool: Pool,
     copies: PathBuf,
@@ -47,7 +47,7 @@ struct Current {
     replaces: Option<String>,
 }
 
-impl Fits {
+impl PatternStore {
     /// `data` is the server's data folder.
     pub fn new(files: Files, pool: Pool, data: &Path) -> Self {
         Self {
