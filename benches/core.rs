@@ -1,6 +1,13 @@
 //! What a request or a start-up pays outside ONNX Runtime: reading, deriving and writing the
 //! bundled SqueezeNet; the regions of XRAI.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
 use std::{hint::black_box, path::Path};
 
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -2,6 +2,13 @@
 //! of alternated calls, one line a model. `cargo bench --bench gradient -- MODEL_FOLDER …`; without
 //! folders, the bundled SqueezeNet.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,

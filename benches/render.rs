@@ -1,6 +1,13 @@
 //! What a request costs outside the model: decode, preprocess, draw and encode, for a 1024 x 768
 //! photo. `cargo bench --bench render`
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
 use std::{hint::black_box, io::Cursor, sync::Arc};
 
 use criterion::{Criterion, criterion_group, criterion_main};

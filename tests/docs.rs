@@ -2,6 +2,13 @@
 //! somewhere, docs/architecture.md lists the rooms that there are, and docs/papers.md every paper
 //! that is cited. Reads text alone; tests/api/documents.rs holds pages against the program.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
 use std::{
     collections::BTreeSet,
     fs,

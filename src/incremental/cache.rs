@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::{Array3, ArrayView3, Axis, s};
 
 use crate::tensor::Tensor;
-use onnx_autodiff::autodiff::stages::{Region, Stage};
+use onnx_autodiff::stages::{Region, Stage};
 
 /// An input, and all that each stage makes of it.
 #[derive(Clone, Debug)]

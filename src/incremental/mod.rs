@@ -16,8 +16,8 @@ use crate::{
 };
 pub use cache::CachedActivations;
 use cache::Tile;
-use onnx_autodiff::autodiff::{
-    spec::DeriveSpec,
+use onnx_autodiff::{
+    autodiff::spec::DeriveSpec,
     stages::{Stage, Stages, stages},
 };
 

@@ -4,6 +4,7 @@ pub mod baseline;
 pub mod decode;
 pub mod geometry;
 pub mod input;
+mod limits;
 mod open;
 pub mod preprocess;
 pub mod types;

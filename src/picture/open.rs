@@ -14,7 +14,7 @@ use image::{
 };
 use tiff::tags::Tag;
 
-use super::{ImageError, decode::Limits, types::Format};
+use super::{ImageError, limits::Limits, types::Format};
 
 /// Bytes of texts, profiles and tables besides the pixels. A PNG's profile beyond it is not read, a
 /// longer text is refused.

@@ -4,6 +4,7 @@
 //! upload.
 
 use colorous::Gradient;
+use image::Rgb;
 
 use super::options::{ColorMap, Drawing, HeatmapOptions, OverlayType};
 
@@ -16,6 +17,8 @@ const WHOLE: f32 = 8_388_608.0;
 const PINK: [u8; 3] = [240, 30, 150];
 const GREEN: [u8; 3] = [40, 230, 60];
 const RED: [u8; 3] = [240, 40, 40];
+/// Margins, captions and legends are drawn on it.
+pub const PAPER: Rgb<u8> = Rgb([255; 3]);
 /// How much the part that the model did not see is darkened under maps that darken the upload.
 const DIMMED: f32 = 0.55;
 /// The range of each half of a diverging map that is used over an upload; nearly white colours

@@ -1,17 +1,17 @@
 //! The frame of a picture: a caption above, colour bars below, and white margins beside pictures
 //! that are too narrow for their text.
 
-use image::{Rgb, RgbImage, imageops};
+use image::{RgbImage, imageops};
 
 use super::{
     RenderError,
+    color::PAPER,
     ground::alone,
     legend::Legend,
     options::HeatmapOptions,
     svg::{Anchor, Captions, common_size},
 };
 
-pub(super) const PAPER: Rgb<u8> = Rgb([255; 3]);
 /// Pictures narrower than this, in pixels, get margins.
 const NARROWEST: u32 = 360;
 
@@ -105,6 +105,8 @@ pub(super) fn stack(width: u32, pictures: impl IntoIterator<Item = RgbImage>) ->
 
 #[cfg(test)]
 mod tests {
+    use image::Rgb;
+
     use super::*;
     use crate::render::options::Look;
 

@@ -4,7 +4,8 @@ use image::{RgbImage, imageops};
 
 use super::{
     RenderError,
-    frame::{Caption, PAPER, stack},
+    color::PAPER,
+    frame::{Caption, stack},
     legend::Legend,
     svg::{Anchor, Captions, common_size},
 };

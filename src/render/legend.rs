@@ -4,8 +4,7 @@ use image::{Rgb, RgbImage};
 
 use super::{
     RenderError,
-    color::Palette,
-    frame::PAPER,
+    color::{PAPER, Palette},
     options::{HeatmapOptions, OverlayType, Polarity},
     plane::Bounds,
     svg::{Anchor, Captions, common_size},

@@ -1,6 +1,13 @@
 //! The HTTP contract on real models and the real ONNX Runtime. Every answer is checked against the
 //! OpenAPI document.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
 mod access;
 mod answers;
 mod benchmark;

@@ -1,6 +1,13 @@
 //! What others make of the contract: its validator, generators of clients, and a browser, each on
 //! the server as it is run. `scripts/fetch_test_tools.sh` fetches them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
 use std::{
     io::{BufRead, BufReader},
     path::Path,

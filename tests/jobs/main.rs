@@ -2,6 +2,13 @@
 //! between any two steps, processes that are killed and frozen, replicas that have the database and
 //! a store of files in common.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
 mod bench;
 mod benchmark;
 mod cli;

@@ -1,6 +1,13 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside
 //! them (generate.py, pretrained.py, captum_maps.py).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
 mod captum;
 mod explain;
 mod pretrained;

@@ -16,10 +16,12 @@
 //! ```
 //!
 //! [`onnx`] holds a graph as a value: read, write, infer types, rewrite. [`autodiff`] joins a graph
-//! with its backward pass, by a table of rules that a rule set overrides in part.
+//! with its backward pass, by a table of rules that a rule set overrides in part. [`stages`] cuts a
+//! forward pass by its receptive fields, for incremental inference.
 
 pub mod autodiff;
 pub mod onnx;
+pub mod stages;
 
 /// A dense float tensor, row-major.
 pub type Tensor = ndarray::ArrayD<f32>;

@@ -2,22 +2,21 @@
 //! files.
 
 mod context;
-mod emit;
+pub(crate) mod emit;
 mod error;
 mod expr;
 pub mod fit;
-mod forward;
+pub(crate) mod forward;
 mod head;
-mod layers;
+pub(crate) mod layers;
 mod outputs;
 pub mod parameters;
 mod pipeline;
 mod reverse;
-mod rules;
+pub(crate) mod rules;
 mod sets;
 mod spatial;
 pub mod spec;
-pub mod stages;
 
 use std::collections::HashMap;
 

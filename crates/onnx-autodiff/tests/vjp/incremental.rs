@@ -5,15 +5,12 @@ use proptest::{collection::vec, prelude::*};
 
 use onnx_autodiff::{
     Tensor,
-    autodiff::{
-        derive,
-        spec::DeriveSpec,
-        stages::{Region, Stages, plan},
-    },
+    autodiff::{derive, spec::DeriveSpec},
     onnx::{
         graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
         infer,
     },
+    stages::{Region, Stages, plan},
 };
 
 use crate::run::Net;

@@ -1,6 +1,13 @@
 //! Vector-Jacobian products of derived graphs, run on ONNX Runtime, against difference quotients
 //! and naive twins.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
 mod case;
 mod cases;
 mod heads;

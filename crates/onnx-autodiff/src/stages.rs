@@ -1,17 +1,18 @@
-//! The forward pass in stages, for inputs that differ from the one before in a few pixels. A stage
-//! reads a window of what the stage before it makes: as much as the receptive fields of the values
-//! that the change reaches ask for. The rest of the network follows the last.
+//! The forward pass cut into stages, for incremental inference over inputs that differ from the one
+//! before in a few pixels. A stage reads a window of the activations of the stage before it, as
+//! large as the receptive fields of the values that the change reaches. The rest of the network
+//! follows the last stage.
 //!
-//! A value is the end of a stage when all that follows depends on the input through it alone, and
-//! each of its pixels on a window of the input: pixel j of an axis on the input's pixels from
-//! `stride` j - `before` to `stride` j + `after`. A window starts at a multiple of the stride and
-//! leaves a multiple of it to the far border, so that padding lies where the whole input has it;
-//! what a window's own borders spoil is outside of what the change reaches. Cost: the stages of
-//! least work, counted in multiplications.
+//! A value can end a stage when all later nodes depend on the input through it alone, and each of
+//! its pixels on a window of the input: pixel j of an axis on the input's pixels from `stride` j -
+//! `before` to `stride` j + `after`. A window starts at a multiple of the stride and leaves a
+//! multiple of it to the far border, so that padding lies where the whole input has it; border
+//! effects of the window stay outside of the pixels that the change reaches. Among all ways to cut,
+//! the one of least work is taken, counted in multiplications.
 
 use std::collections::{HashMap, HashSet};
 
-use super::{
+use crate::autodiff::{
     DeriveError,
     emit::Emitter,
     forward::{self, BATCH, Forward},
