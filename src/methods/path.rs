@@ -22,7 +22,6 @@ use crate::{
 
 /// A tolerance starts with this many midpoints, and each refinement has thrice as many: every third
 /// one is known already.
-#[expect(clippy::unwrap_used, reason = "evaluated by the compiler")]
 const COARSEST: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 const REFINE: usize = 3;
 
