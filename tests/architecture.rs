@@ -179,10 +179,9 @@ fn fenced_crates_stay_behind_their_fence() {
 /// and their descendants, make a circle.
 #[test]
 fn files_of_a_room_do_not_import_one_another_in_a_circle() {
-    for root in ["src", "crates/onnx-autodiff/src"] {
-        let circles = circles(&edges(&sources(root)));
-        assert!(circles.is_empty(), "{root}:\n{}", circles.join("\n"));
-    }
+    let root = "crates/onnx-autodiff/src";
+    let circles = circles(&edges(&sources(root)));
+    assert!(circles.is_empty(), "{root}:\n{}", circles.join("\n"));
 }
 
 #[test]
