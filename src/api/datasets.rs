@@ -185,10 +185,10 @@ pub async fn put_dataset(
     let _place = api.enter_upload()?;
     let datasets = api.app().datasets();
     datasets
-        .here()
+        .local()
         .check_changeable(&id)
         .map_err(AppError::from)?;
-    let mut intake = Intake::new(request, &api, datasets.here().archive_limits().max_bytes)?;
+    let mut intake = Intake::new(request, &api, datasets.local().archive_limits().max_bytes)?;
     let mut arrival = datasets.receive(&id).await.map_err(AppError::from)?;
     while let Some(piece) = intake.next().await? {
         arrival = arrival.write(&piece).await.map_err(AppError::from)?;

@@ -33,7 +33,7 @@ use crate::{
         pattern_store::PatternStore,
         registry::{Check, Models, RELOAD, Registry, RegistryError},
     },
-    picture::baseline::Pictures,
+    picture::baseline::ImageSource,
     pool::Pool,
     quota::Quota,
     settings::Settings,
@@ -65,7 +65,7 @@ struct Parts {
     patterns: PatternStore,
     datasets: Arc<Datasets>,
     /// The same, as the methods see them.
-    pictures: Arc<dyn Pictures>,
+    pictures: Arc<dyn ImageSource>,
     /// Told when other models are in use.
     reloaded: Notify,
 }
@@ -134,7 +134,7 @@ impl App {
         );
         let store = settings.object_store.is_some().then(|| files.clone());
         let datasets = Arc::new(Datasets::new(catalogue, store));
-        let pictures: Arc<dyn Pictures> = datasets.clone();
+        let pictures: Arc<dyn ImageSource> = datasets.clone();
         let patterns = PatternStore::new(files.clone(), pool.clone(), &settings.data);
         let models = Models::new(models);
         let reloaded = Notify::new();

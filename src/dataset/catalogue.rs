@@ -8,20 +8,21 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tempfile::{NamedTempFile, TempDir};
 
 use super::{
     ArchiveLimits, Dataset, DatasetError,
     archive::unpack,
     at,
-    gallery::Kept,
     index::{self, Index},
     is_id, labels,
     listing::{Files, list},
+    sampler::InputCache,
     scan::assemble,
     staging::{Change, Staging},
 };
@@ -32,9 +33,10 @@ use crate::{
 
 /// Names the version in use.
 const CURRENT: &str = "current";
-/// A scan of a folder with more files than this is reused for so many times as long as it took.
+/// The scan of a folder with more files than `MANY_FILES` is reused for `REUSE_FACTOR` times its
+/// duration.
 const MANY_FILES: usize = 1000;
-const REST_OVER_LOOK: u32 = 10;
+const REUSE_FACTOR: u32 = 10;
 /// How often opening a set is retried when the set is replaced meanwhile.
 const TRIES: usize = 8;
 
@@ -50,8 +52,8 @@ pub struct Catalogue {
     quota: Quota,
     limits: Limits,
     archive_limits: ArchiveLimits,
-    seen: Mutex<HashMap<String, Seen>>,
-    kept: Kept,
+    scans: Mutex<HashMap<String, LastScan>>,
+    inputs: InputCache,
 }
 
 /// The images of an archive in a temporary folder, which is removed on drop.
@@ -64,12 +66,12 @@ pub struct Unpacked {
 }
 
 #[derive(Debug)]
-struct Seen {
+struct LastScan {
     files: Files,
     dataset: Arc<Dataset>,
-    looked: Instant,
-    /// How long a scan is used without another.
-    rest: Duration,
+    at: Instant,
+    /// How long it is used without another scan.
+    reuse: Duration,
 }
 
 /// The folder of a set at present.
@@ -100,8 +102,8 @@ impl Catalogue {
             quota,
             limits,
             archive_limits,
-            seen: Mutex::default(),
-            kept: Kept::default(),
+            scans: Mutex::default(),
+            inputs: InputCache::default(),
         }
     }
 
@@ -121,15 +123,16 @@ impl Catalogue {
     /// The set of the last scan, if that is still in use. Cheap.
     pub fn remembered(&self, id: &str) -> Result<Option<Arc<Dataset>>, DatasetError> {
         let place = self.place(id)?;
-        let still_counts = |seen: &&Seen| {
-            seen.dataset.folder == place.folder
-                && (place.version.is_some() || seen.looked.elapsed() < seen.rest)
+        let still_counts = |scan: &&LastScan| {
+            scan.dataset.folder == place.folder
+                && (place.version.is_some() || scan.at.elapsed() < scan.reuse)
         };
         Ok(self
-            .seen()
+            .scans
+            .lock()
             .get(id)
             .filter(still_counts)
-            .map(|seen| seen.dataset.clone()))
+            .map(|scan| scan.dataset.clone()))
     }
 
     /// The set as it is at present. Reads files that are new or changed since it was last opened,
@@ -140,12 +143,12 @@ impl Catalogue {
                 return Ok(dataset);
             }
             let place = self.place(id)?;
-            let looked = self.look(id, &place);
+            let scanned = self.scan(id, &place);
             // A replaced version may have been removed meanwhile.
             if place.version.is_none() {
-                return looked;
+                return scanned;
             } else if self.place(id)? == place {
-                return looked.map_err(|error| match error {
+                return scanned.map_err(|error| match error {
                     DatasetError::File { source, .. }
                         if source.kind() == io::ErrorKind::NotFound =>
                     {
@@ -158,12 +161,12 @@ impl Catalogue {
         Err(DatasetError::Replaced { id: id.to_owned() })
     }
 
-    fn look(&self, id: &str, place: &Place) -> Result<Arc<Dataset>, DatasetError> {
+    fn scan(&self, id: &str, place: &Place) -> Result<Arc<Dataset>, DatasetError> {
         let started = Instant::now();
         let files = list(&place.folder, place.version.is_some())?;
         let is_large = files.images.len() + files.ignored.files > MANY_FILES;
-        let rest = if is_large {
-            started.elapsed() * REST_OVER_LOOK
+        let reuse = if is_large {
+            started.elapsed() * REUSE_FACTOR
         } else {
             Duration::ZERO
         };
@@ -174,14 +177,15 @@ impl Catalogue {
                 .iter()
                 .all(|picture| !picture.hash.is_empty())
         };
-        let known = |seen: &&Seen| {
-            seen.dataset.folder == place.folder && seen.files == files && is_whole(&seen.dataset)
+        let known = |scan: &&LastScan| {
+            scan.dataset.folder == place.folder && scan.files == files && is_whole(&scan.dataset)
         };
         let known = self
-            .seen()
+            .scans
+            .lock()
             .get(id)
             .filter(known)
-            .map(|seen| seen.dataset.clone());
+            .map(|scan| scan.dataset.clone());
         let dataset = known.unwrap_or_else(|| {
             let mut index = index::load(&self.indices, id, &place.key());
             let dataset = assemble(
@@ -195,13 +199,13 @@ impl Catalogue {
             self.store(id, place, &index);
             Arc::new(dataset)
         });
-        let seen = Seen {
+        let scan = LastScan {
             files,
             dataset: dataset.clone(),
-            looked: Instant::now(),
-            rest,
+            at: Instant::now(),
+            reuse,
         };
-        self.seen().insert(id.to_owned(), seen);
+        self.scans.lock().insert(id.to_owned(), scan);
         Ok(dataset)
     }
 
@@ -320,7 +324,7 @@ impl Catalogue {
             return Ok(false);
         }
         change.take_away(&home).map_err(at(&home))?;
-        self.seen().remove(id);
+        self.scans.lock().remove(id);
         index::remove(&self.indices, id);
         Ok(true)
     }
@@ -372,13 +376,13 @@ impl Catalogue {
         }
         let dataset = Arc::new(dataset);
         // If the version existed already, its files keep their stamps, and the set is the same.
-        let seen = Seen {
+        let scan = LastScan {
             files,
             dataset: dataset.clone(),
-            looked: Instant::now(),
-            rest: Duration::ZERO,
+            at: Instant::now(),
+            reuse: Duration::ZERO,
         };
-        self.seen().insert(id.to_owned(), seen);
+        self.scans.lock().insert(id.to_owned(), scan);
         drop(change);
         if same.is_none() {
             self.store(id, &place, &index);
@@ -405,7 +409,7 @@ impl Catalogue {
     }
 
     fn unknown(&self, id: &str) -> DatasetError {
-        self.seen().remove(id);
+        self.scans.lock().remove(id);
         DatasetError::Unknown {
             id: id.to_owned(),
             known: self.ids(),
@@ -421,8 +425,8 @@ impl Catalogue {
         &self.limits
     }
 
-    pub(super) fn kept(&self) -> &Kept {
-        &self.kept
+    pub(super) fn inputs(&self) -> &InputCache {
+        &self.inputs
     }
 
     /// Refuses ids that a request must not add or remove.
@@ -464,10 +468,6 @@ impl Catalogue {
             }
         }
         Err(self.unknown(id))
-    }
-
-    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<String, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,10 +5,10 @@
 
 pub mod archive;
 pub mod catalogue;
-mod gallery;
 mod index;
 mod labels;
 mod listing;
+mod sampler;
 mod scan;
 mod shared;
 mod staging;
@@ -35,8 +35,8 @@ use crate::{
 };
 pub use archive::{ArchiveError, ArchiveLimits};
 pub use catalogue::Catalogue;
-pub use gallery::draw;
 pub use listing::Ignored;
+pub use sampler::draw;
 pub use shared::{Arrival, Datasets};
 pub use truth::{Doubt, Meaning, Source, Truth};
 

@@ -7,11 +7,12 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     io::Write,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use object_store::path::Path;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
@@ -27,28 +28,28 @@ const CURRENT: &str = "current";
 /// The age from which an unreferenced object in the store is known to be left by an interrupted
 /// upload.
 const BROKEN_OFF: Duration = Duration::from_secs(24 * 3600);
-/// Data sets that are unpacked or read at once, and the same number of short disk accesses: two
-/// pools, separate from the one for requests.
-const READINGS_AT_ONCE: usize = 4;
-const LOOKS_AT_ONCE: usize = 32;
+/// Threads for scans, which read or unpack whole data sets, and for brief disk accesses. Neither
+/// takes threads from the pool that serves requests.
+const MAX_SCANS: usize = 4;
+const MAX_BRIEF: usize = 32;
 /// Bytes of an upload that are written at a time.
 const PIECE: usize = 1 << 20;
 
 /// All data sets, wherever they are stored.
 #[derive(Debug)]
 pub struct Datasets {
-    here: Arc<Catalogue>,
-    readings: Pool,
+    local: Arc<Catalogue>,
+    scans: Pool,
     brief: Pool,
     /// Locks by the hash of an id, held while a set is read: concurrent callers read it once.
     turns: [tokio::sync::Mutex<()>; 64],
     store: Option<Files>,
-    looks: Mutex<HashMap<String, Look>>,
+    checks: Mutex<HashMap<String, LastCheck>>,
 }
 
 /// When a shared set was last compared with its copy. The lock is held while either is changed:
 /// concurrent callers download once.
-type Look = Arc<tokio::sync::Mutex<Option<Instant>>>;
+type LastCheck = Arc<tokio::sync::Mutex<Option<Instant>>>;
 
 /// The upload in use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,26 +95,26 @@ impl Arrival {
 
 impl Datasets {
     /// `store` is the object store in which replicas share uploads, if there is one.
-    pub fn new(here: Catalogue, store: Option<Files>) -> Self {
+    pub fn new(local: Catalogue, store: Option<Files>) -> Self {
         Self {
-            here: Arc::new(here),
-            readings: Pool::new(READINGS_AT_ONCE),
-            brief: Pool::new(LOOKS_AT_ONCE),
+            local: Arc::new(local),
+            scans: Pool::new(MAX_SCANS),
+            brief: Pool::new(MAX_BRIEF),
             turns: [const { tokio::sync::Mutex::const_new(()) }; 64],
             store,
-            looks: Mutex::default(),
+            checks: Mutex::default(),
         }
     }
 
     /// The data sets on this machine.
-    pub fn here(&self) -> &Arc<Catalogue> {
-        &self.here
+    pub fn local(&self) -> &Arc<Catalogue> {
+        &self.local
     }
 
     /// Starts an upload.
     pub async fn receive(&self, id: &str) -> Result<Arrival, DatasetError> {
         let name = id.to_owned();
-        let (file, reserved) = self.look_here(move |here| here.receive(&name)).await?;
+        let (file, reserved) = self.run_brief(move |local| local.receive(&name)).await?;
         Ok(Arrival {
             file,
             reserved,
@@ -124,7 +125,7 @@ impl Datasets {
 
     /// Every id, sorted. A listed set may still fail to open.
     pub async fn ids(&self) -> Result<Vec<String>, DatasetError> {
-        let mut ids = self.look_here(|here| Ok(here.ids())).await?;
+        let mut ids = self.run_brief(|local| Ok(local.ids())).await?;
         if let Some(store) = &self.store {
             ids.extend(shared_ids(store).await?);
             ids.sort();
@@ -136,16 +137,16 @@ impl Datasets {
     /// The set as it is at present. Reads files that are new or changed since it was last opened,
     /// by this server or an earlier one.
     pub async fn open(&self, id: &str) -> Result<Arc<Dataset>, DatasetError> {
-        self.bring(id, Duration::ZERO).await?;
+        self.ensure_local(id, Duration::ZERO).await?;
         let name = id.to_owned();
-        let opened = match self.look_here(move |here| here.remembered(&name)).await {
+        let opened = match self.run_brief(move |local| local.remembered(&name)).await {
             Ok(Some(dataset)) => Ok(dataset),
             Ok(None) => {
                 let turn = BuildHasherDefault::<DefaultHasher>::default().hash_one(id) as usize
                     % self.turns.len();
                 let _turn = self.turns[turn].lock().await;
                 let name = id.to_owned();
-                self.read_here(move |here| here.open(&name)).await
+                self.run_scan(move |local| local.open(&name)).await
             }
             Err(error) => Err(error),
         };
@@ -164,7 +165,7 @@ impl Datasets {
         id: &str,
         arrival: Arrival,
     ) -> Result<(Arc<Dataset>, bool), DatasetError> {
-        self.here.check_changeable(id)?;
+        self.local.check_changeable(id)?;
         let Arrival {
             file: mut archive,
             reserved: _reserved,
@@ -173,17 +174,17 @@ impl Datasets {
         let name = id.to_owned();
         let Some(store) = &self.store else {
             return self
-                .read_here(move |here| here.put(&name, &mut archive))
+                .run_scan(move |local| local.put(&name, &mut archive))
                 .await;
         };
-        let unpack = move |here: &Catalogue| {
-            let unpacked = here.unpack(&name, &mut archive)?;
+        let unpack = move |local: &Catalogue| {
+            let unpacked = local.unpack(&name, &mut archive)?;
             let sha256 = hash_of(&archive)?;
             Ok((unpacked, sha256, archive))
         };
-        let (unpacked, sha256, archive) = self.read_here(unpack).await?;
-        let look = self.look_of(id);
-        let mut looked = look.lock().await;
+        let (unpacked, sha256, archive) = self.run_scan(unpack).await?;
+        let check = self.check_of(id);
+        let mut checked = check.lock().await;
         let before = match self.uploaded(store, id).await {
             Err(DatasetError::Lost { .. }) => None,
             found => found?,
@@ -191,7 +192,7 @@ impl Datasets {
         let known = shared_ids(store).await?;
         let (is_new, limit) = (
             !known.iter().any(|known| known == id),
-            self.here.archive_limits().max_sets,
+            self.local.archive_limits().max_sets,
         );
         if is_new && known.len() >= limit {
             return Err(DatasetError::TooMany { limit });
@@ -199,7 +200,7 @@ impl Datasets {
         if let Some(same) = before.as_ref().filter(|before| before.sha256 == sha256)
             && store.list(&folder(id)).await?.contains(&file_of(id, same))
         {
-            drop(looked);
+            drop(checked);
             return Ok((self.open(id).await?, false));
         }
         let upload = Upload {
@@ -213,10 +214,10 @@ impl Datasets {
         store.write(&current(id), text).await?;
         let (name, version) = (id.to_owned(), upload.version.clone());
         let dataset = self
-            .read_here(move |here| here.place_copy(&name, &version, unpacked))
+            .run_scan(move |local| local.place_copy(&name, &version, unpacked))
             .await?;
-        *looked = Some(Instant::now());
-        drop(looked);
+        *checked = Some(Instant::now());
+        drop(checked);
         if let Err(error) = self.remove_outdated(store, id, before, Some(&upload)).await {
             tracing::warn!(%error, id, "the upload before was not removed from the store of files");
         }
@@ -225,14 +226,14 @@ impl Datasets {
 
     /// Removes an uploaded set everywhere. A job that uses it fails with an error that says so.
     pub async fn remove(&self, id: &str) -> Result<(), DatasetError> {
-        self.here.check_changeable(id)?;
+        self.local.check_changeable(id)?;
         let name = id.to_owned();
-        let removed = self.read_here(move |here| here.remove(&name)).await;
+        let removed = self.run_scan(move |local| local.remove(&name)).await;
         let Some(store) = &self.store else {
             return removed;
         };
-        let look = self.look_of(id);
-        let _look = look.lock().await;
+        let check = self.check_of(id);
+        let _check = check.lock().await;
         let shared = store.list(&folder(id)).await?.contains(&current(id));
         if shared {
             let before = match self.uploaded(store, id).await {
@@ -244,7 +245,7 @@ impl Datasets {
             self.remove_outdated(store, id, before, None).await?;
             self.drop_copy(id).await?;
         }
-        self.looks().remove(id);
+        self.checks.lock().remove(id);
         match removed {
             Err(DatasetError::Unknown { .. }) if shared => Ok(()),
             Err(DatasetError::Unknown { id, .. }) => Err(DatasetError::Unknown {
@@ -283,27 +284,27 @@ impl Datasets {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, WorkPanicked> {
-        self.readings.run(work).await
+        self.scans.run(work).await
     }
 
     /// Removes what interrupted uploads left here.
     pub async fn sweep(&self) -> Result<(), DatasetError> {
-        self.read_here(Catalogue::sweep).await
+        self.run_scan(Catalogue::sweep).await
     }
 
     /// Makes the local copy the version in use, if a set of that id is shared. A copy that was
     /// checked within `age` is used unchecked.
-    pub async fn bring(&self, id: &str, age: Duration) -> Result<(), DatasetError> {
+    pub async fn ensure_local(&self, id: &str, age: Duration) -> Result<(), DatasetError> {
         let Some(store) = self
             .store
             .as_ref()
-            .filter(|_| self.here.check_changeable(id).is_ok())
+            .filter(|_| self.local.check_changeable(id).is_ok())
         else {
             return Ok(());
         };
-        let look = self.look_of(id);
-        let mut looked = look.lock().await;
-        if looked.is_some_and(|at| at.elapsed() < age) {
+        let check = self.check_of(id);
+        let mut checked = check.lock().await;
+        if checked.is_some_and(|at| at.elapsed() < age) {
             return Ok(());
         }
         let mut wanted = self.uploaded(store, id).await?;
@@ -318,12 +319,12 @@ impl Datasets {
                 }
                 fetched => {
                     fetched?;
-                    *looked = Some(Instant::now());
+                    *checked = Some(Instant::now());
                     return Ok(());
                 }
             }
         }
-        self.looks().remove(id);
+        self.checks.lock().remove(id);
         self.drop_copy(id).await
     }
 
@@ -332,15 +333,15 @@ impl Datasets {
         let Some(store) = &self.store else {
             return Ok(());
         };
-        for id in self.look_here(|here| Ok(here.copies())).await? {
-            let look = self.look_of(&id);
+        for id in self.run_brief(|local| Ok(local.copies())).await? {
+            let check = self.check_of(&id);
             // A caller that holds the lock takes care of the copy.
-            let Ok(mut looked) = look.try_lock() else {
+            let Ok(mut checked) = check.try_lock() else {
                 continue;
             };
             let upload = self.uploaded(store, &id).await?;
             if self.copy_of(&id).await? != upload.map(|upload| upload.version) {
-                *looked = None;
+                *checked = None;
                 self.drop_copy(&id).await?;
             }
         }
@@ -352,7 +353,7 @@ impl Datasets {
             return Ok(());
         }
         let lost = || DatasetError::Lost { id: id.to_owned() };
-        let (mut archive, mut reserved) = self.look_here(Catalogue::receive_copy).await?;
+        let (mut archive, mut reserved) = self.run_brief(Catalogue::receive_copy).await?;
         match store
             .download(&file_of(id, upload), archive.as_file())
             .await
@@ -361,7 +362,7 @@ impl Datasets {
             downloaded => downloaded?,
         }
         let (name, Upload { version, sha256 }) = (id.to_owned(), upload.clone());
-        let unpack = move |here: &Catalogue| {
+        let unpack = move |local: &Catalogue| {
             reserved.grow(on_disk(
                 archive
                     .as_file()
@@ -372,11 +373,11 @@ impl Datasets {
             if hash_of(&archive)? != sha256 {
                 return Ok(false);
             }
-            let unpacked = here.unpack(&name, &mut archive)?;
-            here.place_copy(&name, &version, unpacked)?;
+            let unpacked = local.unpack(&name, &mut archive)?;
+            local.place_copy(&name, &version, unpacked)?;
             Ok(true)
         };
-        if self.read_here(unpack).await? {
+        if self.run_scan(unpack).await? {
             Ok(())
         } else {
             Err(lost())
@@ -397,37 +398,33 @@ impl Datasets {
 
     async fn copy_of(&self, id: &str) -> Result<Option<String>, DatasetError> {
         let id = id.to_owned();
-        self.look_here(move |here| here.copy_of(&id)).await
+        self.run_brief(move |local| local.copy_of(&id)).await
     }
 
     async fn drop_copy(&self, id: &str) -> Result<(), DatasetError> {
         let id = id.to_owned();
-        self.read_here(move |here| here.drop_copy(&id)).await
+        self.run_scan(move |local| local.drop_copy(&id)).await
     }
 
     /// Runs work that takes time in proportion to the set.
-    async fn read_here<T: Send + 'static>(
+    async fn run_scan<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Catalogue) -> Result<T, DatasetError> + Send + 'static,
     ) -> Result<T, DatasetError> {
-        let here = self.here.clone();
-        self.readings.run(move || work(&here)).await?
+        let local = self.local.clone();
+        self.scans.run(move || work(&local)).await?
     }
 
-    async fn look_here<T: Send + 'static>(
+    async fn run_brief<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Catalogue) -> Result<T, DatasetError> + Send + 'static,
     ) -> Result<T, DatasetError> {
-        let here = self.here.clone();
-        self.brief.run(move || work(&here)).await?
+        let local = self.local.clone();
+        self.brief.run(move || work(&local)).await?
     }
 
-    fn look_of(&self, id: &str) -> Look {
-        self.looks().entry(id.to_owned()).or_default().clone()
-    }
-
-    fn looks(&self) -> MutexGuard<'_, HashMap<String, Look>> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn check_of(&self, id: &str) -> LastCheck {
+        self.checks.lock().entry(id.to_owned()).or_default().clone()
     }
 }
 

@@ -6,10 +6,10 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::quota::{Quota, size_of};
@@ -92,7 +92,7 @@ impl Staging {
 
     /// The staging folder of this process.
     fn folder(&self) -> io::Result<PathBuf> {
-        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut own = self.own.lock();
         if let Some(Own { folder, .. }) = own.as_ref().filter(|own| own.folder.is_dir()) {
             return Ok(folder.clone());
         }
@@ -186,12 +186,7 @@ impl Drop for Change<'_> {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Some(own) = self
-            .own
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
+        if let Some(own) = self.own.get_mut().take() {
             let _ = fs::remove_dir_all(own.folder);
         }
     }

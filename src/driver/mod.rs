@@ -17,7 +17,7 @@ use crate::{
     incremental::{CachedActivations, Plan},
     methods::{Answer, Answers, Prediction, Question, Request, Run, Step, Timing},
     model::Model,
-    picture::baseline::Pictures,
+    picture::baseline::ImageSource,
     pool::{Pool, WorkPanicked},
     tensor::Tensor,
 };
@@ -34,7 +34,7 @@ pub struct Resources<'a> {
     pub pool: &'a Pool,
     pub caller: &'a Caller,
     /// Where the baseline `dataset:<id>` is drawn from.
-    pub pictures: Option<&'a Arc<dyn Pictures>>,
+    pub pictures: Option<&'a Arc<dyn ImageSource>>,
 }
 
 /// Rows that the model was asked for, and the time they took.

@@ -10,7 +10,7 @@ use crate::{
     model::Model,
     picture::{
         ImageError,
-        baseline::{self, Baseline, Material, Pictures, Term},
+        baseline::{self, Baseline, ImageSource, Material, Term},
         input::InputPicture,
         preprocess,
     },
@@ -22,7 +22,7 @@ use crate::{
 /// Makes the data sets ready that baselines are drawn from.
 pub async fn bring_baselines(
     request: &Request,
-    pictures: Option<&Arc<dyn Pictures>>,
+    pictures: Option<&Arc<dyn ImageSource>>,
 ) -> Result<(), Faults> {
     let Some(pictures) = pictures.filter(|_| request.parameters.baselines() > 0) else {
         return Ok(());
@@ -30,7 +30,7 @@ pub async fn bring_baselines(
     for term in request.parameters.baseline.terms() {
         if let Term::Dataset { id, .. } = term {
             pictures
-                .bring(id)
+                .ensure_local(id)
                 .await
                 .map_err(|error| baseline_fault(&error))?;
         }
@@ -56,7 +56,7 @@ pub fn baselines(
     model: &Model,
     input: &Tensor,
     request: &Request,
-    pictures: Option<&Arc<dyn Pictures>>,
+    pictures: Option<&Arc<dyn ImageSource>>,
 ) -> Result<(Vec<Arc<Tensor>>, Vec<String>), Faults> {
     let (mut baselines, mut warnings) = (Vec::new(), Vec::new());
     if request.parameters.baselines() == 0 {

@@ -226,7 +226,7 @@ async fn uploads_to_several_replicas_at_once_leave_one_of_them_whole() {
         for datasets in &replicas.datasets {
             let opened = datasets.open("mine").await.unwrap();
             assert!(sent.contains(&opened.hash));
-            assert!(opened.read(0, datasets.here().limits()).is_ok());
+            assert!(opened.read(0, datasets.local().limits()).is_ok());
         }
     }
     let [one, two] = [&replicas.datasets[0], &replicas.datasets[1]];

@@ -302,7 +302,7 @@ fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobErro
         (0..count).collect()
     };
     images.sort_unstable();
-    let limits = *app.datasets().here().limits();
+    let limits = *app.datasets().local().limits();
     let (input, answers, options) = (
         &model.manifest.input.shape,
         plan.parameters.target.answers() as u64,
@@ -507,7 +507,7 @@ impl<'a> Task<'a> {
         let (dataset, rule, limits) = (
             self.dataset.clone(),
             self.rule.clone(),
-            *app.datasets().here().limits(),
+            *app.datasets().local().limits(),
         );
         let (upload, input, geometry) = match app
             .pool()

@@ -7,7 +7,7 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
-pub use resolve::{Material, Pictures};
+pub use resolve::{ImageSource, Material};
 pub use text::{ALLOWED, MAX_BASELINES};
 
 /// One or several baselines. Parsed from text; `Display` writes text that parses to the same value,

@@ -22,9 +22,9 @@ use crate::{
 };
 
 /// The data sets that baselines are drawn from.
-pub trait Pictures: fmt::Debug + Send + Sync {
+pub trait ImageSource: fmt::Debug + Send + Sync {
     /// Makes sure that the set `id` can be read on this machine.
-    fn bring<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ImageError>>;
+    fn ensure_local<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ImageError>>;
 
     /// `count` different images of the set `id` as inputs of a model with this preprocessing; fewer
     /// where the set has fewer. Equal arguments give equal images.
@@ -44,7 +44,7 @@ pub struct Material<'a> {
     pub preprocess: Option<&'a Preprocess>,
     /// The baseline sent with the request, already preprocessed.
     pub uploaded: Option<&'a Tensor>,
-    pub pictures: Option<&'a Arc<dyn Pictures>>,
+    pub pictures: Option<&'a Arc<dyn ImageSource>>,
     pub seed: u64,
 }
 
@@ -368,8 +368,8 @@ mod tests {
     #[derive(Debug)]
     struct Numbered;
 
-    impl Pictures for Numbered {
-        fn bring<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), ImageError>> {
+    impl ImageSource for Numbered {
+        fn ensure_local<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), ImageError>> {
             Box::pin(async { Ok(()) })
         }
 
@@ -390,7 +390,7 @@ mod tests {
     #[test]
     fn images_of_a_data_set_are_drawn_by_the_requests_seed() {
         let (rule, input) = (rule(Layout::Nchw), Tensor::zeros(vec![3, 2, 3]));
-        let pictures: Arc<dyn Pictures> = Arc::new(Numbered);
+        let pictures: Arc<dyn ImageSource> = Arc::new(Numbered);
         let baseline: Baseline = "black+dataset:photos:4".parse().unwrap();
         let material = Material {
             preprocess: Some(&rule),

@@ -362,7 +362,7 @@ impl<'a> Bench<'a> {
         let (dataset, rule, limits) = (
             self.dataset.clone(),
             self.rule.clone(),
-            *app.datasets().here().limits(),
+            *app.datasets().local().limits(),
         );
         let (picture, input, geometry) = match app
             .pool()

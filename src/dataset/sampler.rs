@@ -2,14 +2,11 @@
 //! ChaCha8(seed) without replacement, at most as many as there are. Images that cannot be decoded
 //! are left out.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
+use moka::sync::Cache;
+use parking_lot::Mutex;
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
@@ -20,65 +17,39 @@ use super::{Catalogue, DatasetError, Datasets};
 use crate::{
     picture::{
         ImageError,
-        baseline::Pictures,
+        baseline::ImageSource,
         preprocess::{Preprocess, preprocess},
     },
     tensor::Tensor,
 };
 
-/// Cached elements, 1 GiB: a job draws the same images again and again.
-const KEPT_ELEMENTS: usize = 1 << 28;
+/// Elements of cached inputs: 1 GiB of them.
+const CACHED_ELEMENTS: u64 = 1 << 28;
+/// How long a local copy is drawn from before it is compared with the set that replicas share.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The shortest time between two checks whether another replica has replaced the set.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// Cache of the inputs drawn last.
-#[derive(Default)]
-pub struct Kept {
-    inputs: Mutex<Inputs>,
-    /// Held while images are read, so that callers that want the same ones wait for them.
+/// Preprocessed images. A job draws the same ones again and again.
+#[derive(Debug)]
+pub struct InputCache {
+    inputs: Cache<Key, Arc<Tensor>>,
+    /// Held while images are read, so that callers that draw the same ones read them once.
     reading: Mutex<()>,
-}
-
-#[derive(Default)]
-struct Inputs {
-    by_key: HashMap<Key, Arc<Tensor>>,
-    oldest_first: VecDeque<Key>,
-    elements: usize,
 }
 
 /// The hash of an image's file, and its preprocessing.
 type Key = (String, String);
 
-impl fmt::Debug for Kept {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Kept")
-    }
-}
-
-impl Kept {
-    fn get(&self, key: &Key) -> Option<Arc<Tensor>> {
-        lock(&self.inputs).by_key.get(key).cloned()
-    }
-
-    fn keep(&self, key: Key, input: Arc<Tensor>) {
-        let mut inputs = lock(&self.inputs);
-        inputs.elements += input.len();
-        if inputs.by_key.insert(key.clone(), input.clone()).is_some() {
-            inputs.elements -= input.len();
-        } else {
-            inputs.oldest_first.push_back(key);
-        }
-        while inputs.elements > KEPT_ELEMENTS
-            && let Some(oldest) = inputs.oldest_first.pop_front()
-        {
-            inputs.elements -= inputs.by_key.remove(&oldest).map_or(0, |input| input.len());
+impl Default for InputCache {
+    fn default() -> Self {
+        let elements = |_: &Key, input: &Arc<Tensor>| input.len().try_into().unwrap_or(u32::MAX);
+        Self {
+            inputs: Cache::builder()
+                .weigher(elements)
+                .max_capacity(CACHED_ELEMENTS)
+                .build(),
+            reading: Mutex::default(),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fault(id: &str, reason: &DatasetError) -> ImageError {
@@ -88,10 +59,10 @@ fn fault(id: &str, reason: &DatasetError) -> ImageError {
     }
 }
 
-impl Pictures for Datasets {
-    fn bring<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ImageError>> {
+impl ImageSource for Datasets {
+    fn ensure_local<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ImageError>> {
         async move {
-            self.bring(id, LOOK)
+            self.ensure_local(id, CHECK_INTERVAL)
                 .await
                 .map_err(|error| fault(id, &error))
         }
@@ -105,12 +76,12 @@ impl Pictures for Datasets {
         seed: u64,
         rule: &Preprocess,
     ) -> Result<Vec<Tensor>, ImageError> {
-        self.here().draw(id, count, seed, rule)
+        self.local().draw(id, count, seed, rule)
     }
 }
 
 impl Catalogue {
-    /// As [`Pictures::draw`].
+    /// As [`ImageSource::draw`].
     pub fn draw(
         &self,
         id: &str,
@@ -129,18 +100,18 @@ impl Catalogue {
                 ignored: dataset.ignored.clone(),
             }));
         }
-        let rule_key = format!("{rule:?}");
+        let (cache, rule_key) = (self.inputs(), format!("{rule:?}"));
         let read = |index: usize| {
             let key = (dataset.images[index].hash.clone(), rule_key.clone());
-            if let Some(input) = self.kept().get(&key) {
+            if let Some(input) = cache.inputs.get(&key) {
                 return Ok(input.as_ref().clone());
             }
             let image = dataset.read(index, self.limits()).map_err(fault)?.image;
             let input = preprocess(&image, rule)?.0;
-            self.kept().keep(key, Arc::new(input.clone()));
+            cache.inputs.insert(key, Arc::new(input.clone()));
             Ok(input)
         };
-        let _reading = lock(&self.kept().reading);
+        let _reading = cache.reading.lock();
         draw(usable.len(), count, seed)
             .into_par_iter()
             .map(|at| read(usable[at]))
