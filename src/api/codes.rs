@@ -428,6 +428,7 @@ fn dataset_code(error: &DatasetError) -> Code {
         DatasetError::Files(error) => files_code(error),
         DatasetError::Panicked(_) => INTERNAL,
         DatasetError::Image { source, .. } => image_code(source),
+        DatasetError::MaskSize { .. } => CORRUPT_IMAGE,
         DatasetError::Archive(error) => archive_code(error),
         DatasetError::File { source, .. } => disk_code(source),
     }

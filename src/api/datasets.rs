@@ -1,4 +1,4 @@
-//! GET, PUT and DELETE of data sets: folders of images with labels and masks. An upload is streamed
+//! GET, PUT and DELETE of data sets: folders of images with labels and regions. An upload is streamed
 //! to disk, never held in memory.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -31,7 +31,7 @@ use crate::{
     text::{cut, excerpt},
 };
 
-/// Problems, and labels, that an answer lists; their count is told in full.
+/// Problems, labels and roles that an answer lists; their count is told in full.
 const MAX_PROBLEMS: usize = 1000;
 const MAX_LABELS: usize = 1000;
 /// The most bytes of what is said of one.
@@ -64,6 +64,8 @@ pub struct DatasetSummary {
     pub labelled: usize,
     /// Number of images with a mask.
     pub masks: usize,
+    /// Number of images with boxes.
+    pub boxed: usize,
     /// Number of problems with individual files.
     pub problems: usize,
     /// Number of files that are neither images nor labels.
@@ -72,7 +74,7 @@ pub struct DatasetSummary {
     /// that are not listed.
     #[schema(example = json!({ ".heic": 100 }))]
     pub ignored: BTreeMap<String, usize>,
-    /// SHA-256 over paths, contents, labels and masks.
+    /// SHA-256 over paths, contents, labels, groups, roles, masks and boxes.
     pub hash: String,
 }
 
@@ -86,6 +88,13 @@ pub struct DatasetCard {
     pub labels: BTreeMap<String, usize>,
     /// The number of different labels.
     pub distinct_labels: usize,
+    /// The number of images with each role, for the first 1000 roles.
+    #[schema(example = json!({ "with": 50, "without": 50 }))]
+    pub roles: BTreeMap<String, usize>,
+    /// The number of different roles.
+    pub distinct_roles: usize,
+    /// The number of different groups.
+    pub distinct_groups: usize,
     /// Problems with individual files, at most 1000. With `model` also labels that none of its
     /// classes has, each once with its first image.
     #[serde(rename = "problem_list")]
@@ -159,12 +168,15 @@ pub async fn get_dataset(
 ///
 /// The body is a zip, tar or tar.gz archive (recognised by its first bytes) of images (PNG, JPEG,
 /// WebP, BMP, GIF, TIFF). Labels come from `labels.csv` or `labels.tsv` with the columns `file`,
-/// and `label` or `index` (separate multiple correct labels with `|`), and optionally `mask`;
-/// without such a table the folder names are the labels. A label of digits is an index only where
-/// no label of the model consists of digits. Where label and index of an image disagree, neither is
-/// used, unless the index merely numbers the rows. The folder `masks/` mirrors the images. Other
-/// files are ignored and counted. The upload takes effect as a whole or not at all. Jobs that use
-/// the replaced data set fail with a message, unless its content is unchanged.
+/// and `label` or `index` (separate multiple correct labels with `|`); without these columns the
+/// folder names are the labels. A label of digits is an index only where no label of the model
+/// consists of digits. Where label and index of an image disagree, neither is used, unless the
+/// index merely numbers the rows. The table may also have the columns `group` and `role` (images
+/// that belong together, such as pairs, and what each of them is), `mask` (a file; the folder
+/// `masks/` mirrors the images otherwise), and `x0`, `y0`, `x1` and `y1` (a box in pixels of the
+/// upright image; several rows of a file are several boxes). Other files are ignored and counted.
+/// The upload takes effect as a whole or not at all. Jobs that use the replaced data set fail with
+/// a message, unless its content is unchanged.
 #[utoipa::path(put, path = "/datasets/{id}", tag = "datasets",
     params(("id" = String, Path, description = "The data set's id.", example = "photos", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")),
     request_body(description = "The archive.", content(
@@ -241,6 +253,7 @@ fn summarise(dataset: &Dataset) -> DatasetSummary {
         images: dataset.images.len(),
         labelled: dataset.labelled(),
         masks: dataset.masks(),
+        boxed: dataset.boxed(),
         problems: dataset.problems.len(),
         ignored_files: dataset.ignored.files,
         ignored: dataset.ignored.extensions.clone(),
@@ -319,10 +332,14 @@ fn card(dataset: &Dataset, classes: Option<Classes<'_>>) -> DatasetCard {
         *message = cut(message, MAX_MESSAGE).into_owned();
     }
     let distinct_labels = labels.len();
-    let shown = labels
-        .into_iter()
-        .take(MAX_LABELS)
-        .map(|(label, count)| (excerpt(&label).into_owned(), count));
+    let mut roles = BTreeMap::<String, usize>::new();
+    for role in dataset
+        .images
+        .iter()
+        .filter_map(|image| image.role.as_ref())
+    {
+        *roles.entry(role.clone()).or_default() += 1;
+    }
     let summary = DatasetSummary {
         labelled,
         problems: count,
@@ -330,10 +347,22 @@ fn card(dataset: &Dataset, classes: Option<Classes<'_>>) -> DatasetCard {
     };
     DatasetCard {
         summary,
-        labels: shown.collect(),
+        labels: shown(labels),
         distinct_labels,
+        distinct_roles: roles.len(),
+        roles: shown(roles),
+        distinct_groups: dataset.groups().len(),
         problems,
     }
+}
+
+/// The first labels or roles, and how many images have each.
+fn shown(counts: BTreeMap<String, usize>) -> BTreeMap<String, usize> {
+    counts
+        .into_iter()
+        .take(MAX_LABELS)
+        .map(|(text, count)| (excerpt(&text).into_owned(), count))
+        .collect()
 }
 
 /// What a reader should know where all images lie in folders of one name; `labelled` images have it

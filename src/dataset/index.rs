@@ -19,7 +19,7 @@ use crate::{
     files::{hash, hex},
     picture::{
         ImageError,
-        decode::{Limits, decode},
+        decode::{LabelImage, Limits, decode},
     },
 };
 
@@ -33,6 +33,21 @@ pub struct Known {
     pub hash: String,
     /// Why the image cannot be decoded.
     pub fault: Option<String>,
+    /// Width and height of the upright image, where it can be decoded.
+    pub size: Option<(u32, u32)>,
+    pub is_lossless: bool,
+}
+
+impl Known {
+    fn broken(stamp: Stamp, hash: String, fault: String) -> Self {
+        Self {
+            stamp,
+            hash,
+            fault: Some(fault),
+            size: None,
+            is_lossless: false,
+        }
+    }
 }
 
 /// Identifies a state of a file.
@@ -60,43 +75,38 @@ impl From<&Metadata> for Stamp {
 /// several at a time, and decodes images to check them.
 pub fn refresh(index: &mut Index, folder: &Path, files: &BTreeMap<String, Stamp>, limits: &Limits) {
     index.retain(|file, known| files.get(file) == Some(&known.stamp) && !known.hash.is_empty());
-    let look = |(file, stamp): (&String, &Stamp)| {
-        let (hash, fault) = examine(&folder.join(file), limits).unwrap_or_else(|error| {
-            let fault = format!("it cannot be read: {error}");
-            (String::new(), Some(fault))
-        });
-        (
-            file.clone(),
-            Known {
-                stamp: *stamp,
-                hash,
-                fault,
-            },
-        )
+    let read = |(file, stamp): (&String, &Stamp)| {
+        let unreadable =
+            |error| Known::broken(*stamp, String::new(), format!("it cannot be read: {error}"));
+        let known = examine(&folder.join(file), *stamp, limits).unwrap_or_else(unreadable);
+        (file.clone(), known)
     };
     let new: Vec<_> = files
         .iter()
         .filter(|(file, _)| !index.contains_key(*file))
         .collect();
-    index.extend(new.into_par_iter().map(look).collect::<Vec<_>>());
+    index.extend(new.into_par_iter().map(read).collect::<Vec<_>>());
 }
 
-/// The hash of an image's file, and why it cannot be decoded. A file that is too large is hashed in
-/// pieces.
-fn examine(path: &Path, limits: &Limits) -> io::Result<(String, Option<String>)> {
+/// Hashes and decodes an image. A file that is too large is hashed in pieces.
+fn examine(path: &Path, stamp: Stamp, limits: &Limits) -> io::Result<Known> {
     let (mut file, length) = open_plain(path)?;
     if length > limits.max_bytes as u64 {
         let fault = ImageError::TooManyBytes {
             bytes: length as usize,
             limit: limits.max_bytes,
         };
-        return Ok((hash(&file)?, Some(fault.to_string())));
+        return Ok(Known::broken(stamp, hash(&file)?, fault.to_string()));
     }
     let bytes = read_up_to(&mut file, length)?;
-    Ok((
-        hex(&Sha256::digest(&bytes)),
-        decode(&bytes, limits).err().map(|error| error.to_string()),
-    ))
+    let decoded = decode(&bytes, limits);
+    Ok(Known {
+        stamp,
+        hash: hex(&Sha256::digest(&bytes)),
+        size: decoded.as_ref().ok().map(|found| found.image.dimensions()),
+        is_lossless: LabelImage::size(&bytes, limits).is_ok(),
+        fault: decoded.err().map(|error| error.to_string()),
+    })
 }
 
 /// Opens a regular file; never blocks on a fifo. Returns its length too.

@@ -1,7 +1,8 @@
 //! The label table of a data set: `labels.csv` or `labels.tsv`, in any case, UTF-8 or UTF-16. Its
-//! first line names the columns `file`, and `label` or `index` or both, and perhaps `mask`,
-//! separated by commas, semicolons or tabs; other columns are left alone. Several labels that are
-//! all right are separated by `|`.
+//! first line names the columns, in any order, separated by commas, semicolons or tabs: `file`, and
+//! at least one of `label`, `index`, `group`, `role`, and `x0`, `y0`, `x1` and `y1` together;
+//! `mask` is optional, and other columns are ignored. Several correct labels are separated by `|`.
+//! A file has a row for each of its boxes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,32 +11,52 @@ use std::{
     path::Path,
 };
 
-use super::{Problem, index::Stamp, scan::MASKS, truth::Truth};
+use super::{
+    Problem,
+    index::{Index, Stamp},
+    region::{BadEdge, BoundingBox, EDGES},
+    scan::MASKS,
+    truth::Truth,
+};
 use crate::text::{composed, decode, excerpt};
 
 /// In lower case; the first takes precedence.
 const NAMES: [&str; 2] = ["labels.csv", "labels.tsv"];
 /// The largest table, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
-/// The longest label, in bytes, and the most labels of one image.
+/// The longest label, group or role, in bytes.
 const MAX_LABEL: usize = 256;
+/// The most labels of one image, and the most boxes.
 const MAX_RIGHT: usize = 32;
+const MAX_BOXES: usize = 1000;
 /// The most faulty lines that are listed; the others are counted.
 const MAX_TOLD: usize = 1000;
+/// The columns that have a meaning.
+const COLUMNS: [&str; 10] = [
+    "file", "label", "index", "mask", "group", "role", "x0", "y0", "x1", "y1",
+];
 
 /// The content of a table.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Table {
     pub lines: BTreeMap<String, Line>,
+    /// Whether it has neither a column `label` nor `index`: it says nothing of labels.
+    pub is_unlabelled: bool,
     /// Whether it has labels and its column `index` counts the rows from 0.
     pub is_numbered: bool,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What the table says of a file.
+#[derive(Debug, Default)]
 pub struct Line {
     pub truth: Truth,
     /// As written in the table.
     pub mask: Option<String>,
+    pub group: Option<String>,
+    pub role: Option<String>,
+    /// Where the object lies; none if one of the file's boxes is faulty.
+    pub boxes: Vec<BoundingBox>,
+    has_bad_box: bool,
 }
 
 /// The files of a set by the spellings that a table may use: joined by `/` or `\`, with or without
@@ -86,6 +107,7 @@ pub fn read<'a>(
     folder: &Path,
     tables: impl Iterator<Item = &'a String>,
     paths: &Paths<'_>,
+    index: &Index,
     problems: &mut Vec<Problem>,
 ) -> Option<Table> {
     let mut tables: Vec<&String> = tables.collect();
@@ -99,6 +121,7 @@ pub fn read<'a>(
     let mut reading = Reading {
         name,
         paths,
+        index,
         table: Table::default(),
         problems,
         told: 0,
@@ -129,6 +152,7 @@ pub fn read<'a>(
 struct Reading<'a> {
     name: &'a str,
     paths: &'a Paths<'a>,
+    index: &'a Index,
     table: Table,
     problems: &'a mut Vec<Problem>,
     told: usize,
@@ -141,23 +165,35 @@ struct Columns {
     label: Option<usize>,
     index: Option<usize>,
     mask: Option<usize>,
+    group: Option<usize>,
+    role: Option<usize>,
+    /// Of [`EDGES`].
+    edges: Option<[usize; 4]>,
 }
 
 impl Columns {
     fn of(header: &csv::StringRecord) -> Option<Self> {
-        let at = |wanted: &str| {
-            header
-                .iter()
-                .position(|name| name.trim().eq_ignore_ascii_case(wanted))
-        };
+        let at = |wanted: &str| header.iter().position(|name| is_called(name, wanted));
+        let edges: Vec<usize> = EDGES.into_iter().filter_map(at).collect();
         let found = Self {
             file: at("file")?,
             label: at("label"),
             index: at("index"),
             mask: at("mask"),
+            group: at("group"),
+            role: at("role"),
+            edges: edges.try_into().ok(),
         };
-        (found.label.is_some() || found.index.is_some()).then_some(found)
+        let has_any = found.edges.is_some()
+            || [found.label, found.index, found.group, found.role]
+                .iter()
+                .any(Option::is_some);
+        has_any.then_some(found)
     }
+}
+
+fn is_called(column: &str, name: &str) -> bool {
+    column.trim().eq_ignore_ascii_case(name)
 }
 
 impl Reading<'_> {
@@ -227,33 +263,33 @@ impl Reading<'_> {
             let mut reader = reader(delimiter);
             let header = reader.headers().ok()?;
             let columns = Columns::of(header)?;
-            let count = |name: &&str| {
-                header
-                    .iter()
-                    .filter(|column| column.trim().eq_ignore_ascii_case(name))
-                    .count()
-            };
-            let twice = ["file", "label", "index", "mask"]
-                .into_iter()
-                .find(|name| count(name) > 1);
-            Some((reader, columns, twice))
+            let count = |name: &str| header.iter().filter(|at| is_called(at, name)).count();
+            let twice = COLUMNS.into_iter().find(|name| count(name) > 1);
+            let missing = EDGES.into_iter().find(|name| count(name) == 0);
+            let has_edges = EDGES.into_iter().any(|name| count(name) > 0);
+            Some((reader, columns, twice, missing.filter(|_| has_edges)))
         });
-        let twice = found.as_ref().and_then(|(_, _, twice)| *twice);
-        if let Some(name) = twice {
-            self.fault(format!(
-                "two of its columns are called {name}: the first counts"
-            ));
-        }
-        let Some((mut reader, columns, _)) = found else {
+        let Some((mut reader, columns, twice, missing)) = found else {
             let first = text
                 .split(['\r', '\n'])
                 .find(|line| !line.trim().is_empty())
                 .unwrap_or_default();
             return self.fault(format!(
-                "its first line has to name the columns: file, and label or index (mask is optional); it is `{}`",
+                "its first line has to name the columns: file, and at least one of label, index, group, role, and x0,y0,x1,y1 (mask is optional); it is `{}`",
                 excerpt(first)
             ));
         };
+        if let Some(name) = twice {
+            self.fault(format!(
+                "two of its columns are called {name}: the first counts"
+            ));
+        }
+        if let Some(name) = missing {
+            self.fault(format!(
+                "boxes are not read: they need the columns x0, y0, x1 and y1, and there is no {name}"
+            ));
+        }
+        self.table.is_unlabelled = columns.label.is_none() && columns.index.is_none();
         let mut rows = 0;
         self.table.is_numbered = columns.label.is_some() && columns.index.is_some();
         for record in reader.records() {
@@ -270,6 +306,11 @@ impl Reading<'_> {
             }
         }
         self.table.is_numbered &= rows > 0;
+        for line in self.table.lines.values_mut() {
+            if line.has_bad_box {
+                line.boxes.clear();
+            }
+        }
     }
 
     fn row(&mut self, columns: &Columns, record: &csv::StringRecord, number: usize) {
@@ -316,30 +357,114 @@ impl Reading<'_> {
                 )
             })
         });
-        if field(columns.label).is_none() && field(columns.index).is_none() {
+        let mut line = Line {
+            truth: Truth { names, indices },
+            mask: field(columns.mask).map(str::to_owned),
+            group: self.word("group", field(columns.group), number),
+            role: self.word("role", field(columns.role), number),
+            ..Line::default()
+        };
+        let edges = columns
+            .edges
+            .map_or([None; 4], |edges| edges.map(|at| field(Some(at))));
+        let size = self.index.get(file).and_then(|known| known.size);
+        match BoundingBox::parse(edges, file, size) {
+            Ok(found) => line.boxes.extend(found),
+            Err(BadEdge { column, reason }) => {
+                self.bad_field(number, column, &reason);
+                line.has_bad_box = true;
+            }
+        }
+        let is_boxed = line.has_bad_box || !line.boxes.is_empty();
+        if is_boxed && self.table.lines.contains_key(file) {
+            return self.add_box(file, line, number);
+        }
+        let is_labelled = field(columns.label).or(field(columns.index)).is_some();
+        if !is_labelled && !self.table.is_unlabelled {
             self.complain(
                 file,
                 "missing_label",
                 "the label table has no label for it".to_owned(),
             );
         }
-        let mask = field(columns.mask).map(str::to_owned);
-        if self
-            .table
-            .lines
-            .insert(
-                file.to_owned(),
-                Line {
-                    truth: Truth { names, indices },
-                    mask,
-                },
-            )
-            .is_some()
-        {
+        if self.table.lines.insert(file.to_owned(), line).is_some() {
             self.fault(format!(
                 "{} is there twice; the last line counts",
                 excerpt(file)
             ));
+        }
+    }
+
+    /// Adds the box of a further row of a file. What else such a row says has to be what an earlier
+    /// one says.
+    fn add_box(&mut self, file: &str, row: Line, number: usize) {
+        let Some(line) = self.table.lines.get_mut(file) else {
+            return;
+        };
+        line.has_bad_box |= row.has_bad_box;
+        if line.boxes.len() + row.boxes.len() <= MAX_BOXES {
+            line.boxes.extend(row.boxes);
+        } else if !std::mem::replace(&mut line.has_bad_box, true) {
+            self.fault(format!(
+                "{}: there are more than {MAX_BOXES} boxes, and none of them counts",
+                excerpt(file)
+            ));
+            return;
+        }
+        let differs =
+            |said: &Option<String>, before: &Option<String>| said.is_some() && said != before;
+        let Truth { names, indices } = &row.truth;
+        let differing: Vec<&str> = [
+            ("label", !names.is_empty() && *names != line.truth.names),
+            // The index of a row with a label may be the number of the row.
+            (
+                "index",
+                names.is_empty() && !indices.is_empty() && *indices != line.truth.indices,
+            ),
+            ("mask", differs(&row.mask, &line.mask)),
+            ("group", differs(&row.group, &line.group)),
+            ("role", differs(&row.role, &line.role)),
+        ]
+        .into_iter()
+        .filter_map(|(column, differs)| differs.then_some(column))
+        .collect();
+        for column in differing {
+            let reason = format!(
+                "differs from an earlier row of {}, which counts: all rows of a file describe one object",
+                excerpt(file)
+            );
+            self.bad_field(number, column, &reason);
+        }
+    }
+
+    /// Reports a fault of one field; rows are counted from 0.
+    fn bad_field(&mut self, row: usize, column: &str, reason: &str) {
+        self.fault(format!(
+            "row {} below the first line, column {column}: {reason}",
+            row + 1
+        ));
+    }
+
+    /// A group or a role.
+    fn word(&mut self, column: &str, field: Option<&str>, row: usize) -> Option<String> {
+        let text = field?;
+        if text.len() > MAX_LABEL {
+            let reason = format!(
+                "it has {} bytes, at most {MAX_LABEL} are read: `{}`",
+                text.len(),
+                excerpt(text)
+            );
+            self.bad_field(row, column, &reason);
+            None
+        } else if text.chars().any(char::is_control) {
+            self.bad_field(
+                row,
+                column,
+                "it has a line break or another control character",
+            );
+            None
+        } else {
+            Some(text.to_owned())
         }
     }
 

@@ -1,13 +1,14 @@
-//! Sets of images with labels and masks: folders named in the settings, and uploaded archives.
-//! `labels.csv` or `labels.tsv` gives each file's label; without one, a folder's name is the label
-//! of its files. `masks/` mirrors the images' paths. Images are sorted by path; a set's hash covers
-//! files, labels and masks.
+//! Sets of images with labels, groups, roles, masks and boxes: folders named in the settings, and
+//! uploaded archives. `labels.csv` or `labels.tsv` describes the files; without one, a folder's name
+//! is the label of its files. `masks/` mirrors the images' paths. Images are sorted by path; a
+//! set's hash covers files and all that is known of them. docs/datasets.md is the user's page.
 
 pub mod archive;
 pub mod catalogue;
 mod index;
 mod labels;
 mod listing;
+mod region;
 mod sampler;
 mod scan;
 mod shared;
@@ -15,6 +16,7 @@ mod staging;
 mod truth;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
@@ -36,6 +38,7 @@ use crate::{
 pub use archive::{ArchiveError, ArchiveLimits};
 pub use catalogue::Catalogue;
 pub use listing::Ignored;
+pub use region::{BoundingBox, Mask};
 pub use sampler::draw;
 pub use shared::{Arrival, Datasets};
 pub use truth::{Doubt, Meaning, Source, Truth};
@@ -59,18 +62,23 @@ pub struct Dataset {
     pub problems: Vec<Problem>,
     /// Files that are neither images nor labels.
     pub ignored: Ignored,
-    /// SHA-256 over paths, contents, labels and masks, hex.
+    /// SHA-256 over paths, contents, labels, groups, roles, masks and boxes, hex.
     pub hash: String,
 }
 
 /// One image of a set.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DatasetImage {
     /// Path below the set's folder, parts joined by `/`.
     pub file: String,
     pub truth: Truth,
-    /// Path of its mask below the set's folder.
-    pub mask: Option<String>,
+    /// Images that belong together, such as the two of a pair, have the same group.
+    pub group: Option<String>,
+    /// What the image is in its group or set, such as `with` and `without`, or `concept`.
+    pub role: Option<String>,
+    pub mask: Option<Mask>,
+    /// Where the labelled object lies.
+    pub boxes: Vec<BoundingBox>,
     /// SHA-256 of the file, hex.
     pub hash: String,
     /// Why it cannot be decoded.
@@ -83,7 +91,7 @@ pub struct DatasetImage {
 pub struct Problem {
     pub file: String,
     /// corrupt_image, unreadable_file, missing_file, bad_labels, missing_label, unknown_label,
-    /// ambiguous_label or only_folder.
+    /// ambiguous_label, bad_mask or only_folder.
     pub kind: &'static str,
     pub message: String,
 }
@@ -112,6 +120,16 @@ pub enum DatasetError {
     Replaced { id: String },
     #[error("{} cannot be decoded: {source}", excerpt(file))]
     Image { file: String, source: ImageError },
+    #[error(
+        "the mask {} is {} x {} pixels, and its image {} x {}: a mask has the size of its image",
+        excerpt(file), mask.0, mask.1, image.0, image.1
+    )]
+    MaskSize {
+        file: String,
+        /// Width and height.
+        mask: (u32, u32),
+        image: (u32, u32),
+    },
     #[error("the upload of data set {id} is not whole in the server's storage: upload it again")]
     Lost { id: String },
     #[error(transparent)]
@@ -146,33 +164,51 @@ impl Dataset {
     /// Decodes the image at `index` (below the count). A file that changed since the scan is
     /// refused.
     pub fn read(&self, index: usize, limits: &Limits) -> Result<Decoded, DatasetError> {
-        let picture = &self.images[index];
-        let fault = |source| DatasetError::Image {
-            file: picture.file.clone(),
+        let DatasetImage { file, hash, .. } = &self.images[index];
+        let bytes = self.read_file(file, hash, limits)?;
+        decode(&bytes, limits).map_err(|source| DatasetError::Image {
+            file: file.clone(),
             source,
-        };
+        })
+    }
+
+    /// The content of a file of the set, if it still has this hash.
+    fn read_file(&self, name: &str, hash: &str, limits: &Limits) -> Result<Vec<u8>, DatasetError> {
         let read = |folder: &Path| {
-            let (mut file, length) = index::open_plain(&folder.join(&picture.file)).ok()?;
+            let (mut file, length) = index::open_plain(&folder.join(name)).ok()?;
             if length > limits.max_bytes as u64 {
-                return Some(Err(fault(ImageError::TooManyBytes {
-                    bytes: length as usize,
-                    limit: limits.max_bytes,
-                })));
+                return Some(Err(DatasetError::Image {
+                    file: name.to_owned(),
+                    source: ImageError::TooManyBytes {
+                        bytes: length as usize,
+                        limit: limits.max_bytes,
+                    },
+                }));
             }
             let bytes = index::read_up_to(&mut file, length).ok()?;
-            (hex(&Sha256::digest(&bytes)) == picture.hash).then_some(Ok(bytes))
+            (hex(&Sha256::digest(&bytes)) == hash).then_some(Ok(bytes))
         };
-        // A replaced upload may contain the same image.
+        // A replaced upload may contain the same file.
         let replaced = || {
             let home = self.folder.parent().filter(|_| self.uploaded)?;
             read(&home.join(catalogue::current(home).ok()??))
         };
         let changed = || DatasetError::Changed {
             id: self.id.clone(),
-            file: picture.file.clone(),
+            file: name.to_owned(),
         };
-        let bytes = read(&self.folder).or_else(replaced).ok_or_else(changed)??;
-        decode(&bytes, limits).map_err(fault)
+        read(&self.folder).or_else(replaced).ok_or_else(changed)?
+    }
+
+    /// The indices of the images of each group. Images without a group are in none.
+    pub fn groups(&self) -> BTreeMap<&str, Vec<usize>> {
+        let mut groups = BTreeMap::<_, Vec<usize>>::new();
+        for (index, image) in self.images.iter().enumerate() {
+            if let Some(group) = &image.group {
+                groups.entry(group.as_str()).or_default().push(index);
+            }
+        }
+        groups
     }
 
     pub fn labelled(&self) -> usize {
@@ -186,6 +222,14 @@ impl Dataset {
         self.images
             .iter()
             .filter(|picture| picture.mask.is_some())
+            .count()
+    }
+
+    /// The number of images with boxes.
+    pub fn boxed(&self) -> usize {
+        self.images
+            .iter()
+            .filter(|picture| !picture.boxes.is_empty())
             .count()
     }
 }

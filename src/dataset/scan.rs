@@ -1,13 +1,14 @@
-//! Assembles a data set from a folder's files: labels and masks, then the hash over everything.
+//! Assembles a data set from a folder's files: finds what describes each image, then hashes
+//! everything.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::{
-    Dataset, DatasetImage, Problem, hex,
-    index::{Index, refresh},
-    labels::{self, Line, Paths, Table},
+    BoundingBox, Dataset, DatasetImage, Mask, Problem, hex,
+    index::{Index, Known, refresh},
+    labels::{self, Paths, Table},
     listing::Files,
     truth::{Source, Truth},
 };
@@ -31,52 +32,48 @@ pub fn assemble(
     refresh(index, &folder, &files.images, limits);
     let mut problems = files.problems.clone();
     let known_paths = Paths::new(&files.images);
-    let mut table = labels::read(&folder, files.tables.keys(), &known_paths, &mut problems);
+    let mut table = labels::read(
+        &folder,
+        files.tables.keys(),
+        &known_paths,
+        index,
+        &mut problems,
+    );
     let paths: Vec<&String> = files
         .images
         .keys()
         .filter(|path| !path.starts_with(MASKS))
         .collect();
     let parents: BTreeSet<Option<&str>> = paths.iter().map(|path| parent(path)).collect();
+    let has_labels = table.as_ref().is_some_and(|table| !table.is_unlabelled);
     let source = match &table {
         Some(Table {
             is_numbered: true, ..
         }) => Source::NumberedTable,
-        Some(_) => Source::Table,
-        None if parents.len() == 1 => Source::OnlyFolder,
-        None => Source::Folders,
+        Some(_) if has_labels => Source::Table,
+        _ if parents.len() == 1 => Source::OnlyFolder,
+        _ => Source::Folders,
     };
     let mut images = Vec::with_capacity(paths.len());
     for path in paths {
-        let line = match &mut table {
-            Some(table) => table.lines.remove(path).unwrap_or_else(|| {
-                let message = "the label table does not name it".to_owned();
-                problems.push(Problem {
-                    file: path.clone(),
-                    kind: "missing_label",
-                    message,
-                });
-                Line::default()
-            }),
-            None => {
-                if source == Source::Folders && parent(path).is_none() {
-                    let message = "it lies in no folder, and the folders are the labels".to_owned();
-                    problems.push(Problem {
-                        file: path.clone(),
-                        kind: "missing_label",
-                        message,
-                    });
-                }
-                let names = parent(path).map(str::to_owned).into_iter().collect();
-                Line {
-                    truth: Truth {
-                        names,
-                        ..Truth::default()
-                    },
-                    mask: None,
-                }
-            }
+        let mut unlabelled = |message: &str| {
+            problems.push(Problem {
+                file: path.clone(),
+                kind: "missing_label",
+                message: message.to_owned(),
+            });
         };
+        let line = table.as_mut().and_then(|table| table.lines.remove(path));
+        if line.is_none() && has_labels {
+            unlabelled("the label table does not name it");
+        }
+        let mut line = line.unwrap_or_default();
+        if !has_labels {
+            if source == Source::Folders && parent(path).is_none() {
+                unlabelled("it lies in no folder, and the folders are the labels");
+            }
+            line.truth.names = parent(path).map(str::to_owned).into_iter().collect();
+        }
         let known = &index[path];
         if let Some(fault) = &known.fault {
             problems.push(Problem {
@@ -86,16 +83,32 @@ pub fn assemble(
             });
         }
         let mask = mask_of(path, line.mask.as_deref(), &known_paths, &mut problems);
+        if let Some(message) = mask
+            .as_ref()
+            .and_then(|mask| mask_fault(mask, &index[mask], known.size))
+        {
+            problems.push(Problem {
+                file: path.clone(),
+                kind: "bad_mask",
+                message,
+            });
+        }
         images.push(DatasetImage {
             file: path.clone(),
             truth: line.truth,
-            mask,
+            group: line.group,
+            role: line.role,
+            mask: mask.map(|file| Mask {
+                hash: index[&file].hash.clone(),
+                file,
+            }),
+            boxes: line.boxes,
             hash: known.hash.clone(),
             fault: known.fault.clone(),
         });
     }
     problems.sort_by(|a, b| (&a.file, a.kind).cmp(&(&b.file, b.kind)));
-    let hash = hash(&images, source, index);
+    let hash = hash(&images, source);
     Dataset {
         id: id.to_owned(),
         folder,
@@ -138,14 +151,31 @@ fn mask_of(
     candidates.find_map(|mask| paths.find(&mask).map(str::to_owned))
 }
 
+/// Why a mask cannot be used for an image of this width and height.
+fn mask_fault(file: &str, mask: &Known, image: Option<(u32, u32)>) -> Option<String> {
+    let file = excerpt(file);
+    if let Some(fault) = &mask.fault {
+        return Some(format!("its mask {file} cannot be read: {fault}"));
+    }
+    if !mask.is_lossless {
+        return Some(format!(
+            "its mask {file} is compressed with loss, which blurs its edges: save it as PNG"
+        ));
+    }
+    let ((width, height), image) = (mask.size?, image?);
+    ((width, height) != image).then(|| {
+        format!(
+            "its mask {file} is {width} x {height} pixels, and the image {} x {}: a mask has the size of its image",
+            image.0, image.1
+        )
+    })
+}
+
 /// Each field ends with a zero byte and each image with a line feed; neither occurs in a field.
-fn hash(images: &[DatasetImage], source: Source, index: &Index) -> String {
+fn hash(images: &[DatasetImage], source: Source) -> String {
     let mut hasher = Sha256::new();
     for picture in images {
-        let mask = picture
-            .mask
-            .as_ref()
-            .map_or("", |mask| index[mask].hash.as_str());
+        let mask = picture.mask.as_ref().map_or("", |mask| &mask.hash);
         let Truth { names, indices } = &picture.truth;
         for field in [picture.file.as_str(), &picture.hash, &names.join("|"), mask] {
             hasher.update(field);
@@ -154,6 +184,14 @@ fn hash(images: &[DatasetImage], source: Source, index: &Index) -> String {
         for index in indices {
             hasher.update(index.to_string());
             hasher.update([0]);
+        }
+        for (name, value) in [("group", &picture.group), ("role", &picture.role)] {
+            if let Some(value) = value {
+                hasher.update(format!("{name}={value}\0"));
+            }
+        }
+        for BoundingBox { x0, y0, x1, y1 } in &picture.boxes {
+            hasher.update(format!("box={x0},{y0},{x1},{y1}\0"));
         }
         hasher.update(b"\n");
     }

@@ -109,6 +109,15 @@ impl LabelImage {
             other => number(&image::GenericImageView::get_pixel(other, x, y)),
         }
     }
+
+    /// Whether the pixel is neither black nor transparent. Panics outside the image.
+    pub fn is_foreground(&self, x: u32, y: u32) -> bool {
+        let label = self.label(x, y);
+        match self.0.color().has_alpha() {
+            true => label >> 16 != 0 && label & 0xffff != 0,
+            false => label != 0,
+        }
+    }
 }
 
 fn recognise(bytes: &[u8], limits: &Limits) -> Result<Format, ImageError> {

@@ -606,3 +606,37 @@ async fn a_baseline_is_drawn_from_a_set() {
         missing.text()
     );
 }
+
+#[tokio::test]
+async fn groups_roles_and_boxes_are_counted_and_a_bad_box_is_told_with_its_place() {
+    let fixture = fixture();
+    let table = "file,group,role,x0,y0,x1,y1\n\
+                 a.png,1,with,0,0,1,1\n\
+                 b.png,1,without,0,0,1e9,1\n\
+                 c.png,2,with,,,,\n";
+    let archive = zip(&[
+        ("set/a.png", &red()),
+        ("set/b.png", &blue()),
+        ("set/c.png", &red()),
+        ("set/labels.csv", table.as_bytes()),
+    ]);
+    let card = fixture.put("/datasets/pairs", archive).await;
+    assert_eq!(card.status, 201, "{}", card.text());
+    let card = card.json();
+    assert_eq!(card["roles"], json!({ "with": 2, "without": 1 }));
+    assert_eq!(
+        (
+            &card["distinct_roles"],
+            &card["distinct_groups"],
+            &card["boxed"]
+        ),
+        (&json!(2), &json!(2), &json!(1))
+    );
+    let told = card["problem_list"].as_array().unwrap();
+    let message = told[0]["message"].as_str().unwrap();
+    assert!(
+        message
+            .starts_with("row 2 below the first line, column x1: 1000000000 lies outside of b.png"),
+        "{message}"
+    );
+}

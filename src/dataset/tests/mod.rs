@@ -18,6 +18,7 @@ use crate::quota::Quota;
 mod changes;
 mod labels;
 mod listing;
+mod regions;
 mod shared;
 
 type Entries<'a> = &'a [(&'a str, Vec<u8>)];
@@ -211,7 +212,13 @@ fn masks_mirror_the_images_or_stand_in_the_table() {
         (files(&dataset), dataset.masks()),
         (vec!["a/x.jpg.png", "b/y.png"], 1)
     );
-    assert_eq!(dataset.images[0].mask.as_deref(), Some("masks/a/x.jpg.bmp"));
+    assert_eq!(
+        dataset.images[0]
+            .mask
+            .as_ref()
+            .map(|mask| mask.file.as_str()),
+        Some("masks/a/x.jpg.bmp")
+    );
     let table = b"file\tlabel\tmask\nx.png\tcat\tmasks/m.png\ny.png\tdog\tmasks/n.png\n".to_vec();
     let named = open(&[
         ("x.png", photo(1)),
