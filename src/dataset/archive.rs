@@ -13,7 +13,10 @@ use flate2::read::MultiGzDecoder;
 use tar::{EntryType, PaxExtensions};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::{is_image, labels, listing::Ignored};
+use super::{
+    is_image,
+    listing::{Ignored, is_table},
+};
 use crate::{
     quota::{QuotaError, Reservation, on_disk},
     text::excerpt,
@@ -316,7 +319,7 @@ fn over(budget: u64, limit: u64) -> ArchiveError {
 }
 
 fn is_wanted(file: &str) -> bool {
-    is_image(file) || labels::is_table(file)
+    is_image(file) || is_table(file)
 }
 
 /// The path, if it is relative and cannot leave the folder that it is joined to. Old Windows tools

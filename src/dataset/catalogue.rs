@@ -20,9 +20,9 @@ use super::{
     archive::unpack,
     at,
     index::{self, Index},
-    is_id, labels,
-    listing::{Files, list},
-    sampler::InputCache,
+    input_cache::InputCache,
+    is_id,
+    listing::{Files, is_table, list},
     scan::assemble,
     staging::{Change, Staging},
 };
@@ -567,7 +567,7 @@ fn innermost(folder: &Path) -> io::Result<PathBuf> {
 fn holds_images_alone(folder: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.path().is_dir() || entry.file_name().to_str().is_some_and(labels::is_table) {
+        if entry.path().is_dir() || entry.file_name().to_str().is_some_and(is_table) {
             return Ok(false);
         }
     }

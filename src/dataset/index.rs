@@ -4,17 +4,19 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, Metadata},
+    fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
-    time::UNIX_EPOCH,
 };
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{listing::Files, staging::Staging};
+use super::{
+    listing::{Files, Stamp},
+    staging::Staging,
+};
 use crate::{
     files::{hash, hex},
     picture::{
@@ -46,27 +48,6 @@ impl Known {
             fault: Some(fault),
             size: None,
             is_lossless: false,
-        }
-    }
-}
-
-/// Identifies a state of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
-    pub length: u64,
-    /// Nanoseconds since 1970; 0 where the file system does not say.
-    modified: u64,
-}
-
-impl From<&Metadata> for Stamp {
-    fn from(metadata: &Metadata) -> Self {
-        let since = metadata
-            .modified()
-            .ok()
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Self {
-            length: metadata.len(),
-            modified: since.map_or(0, |since| since.as_nanos() as u64),
         }
     }
 }

@@ -13,15 +13,13 @@ use std::{
 
 use super::{
     Problem,
-    index::{Index, Stamp},
+    index::Index,
+    listing::{MASKS, Stamp, TABLES},
     region::{BadEdge, BoundingBox, EDGES},
-    scan::MASKS,
     truth::Truth,
 };
 use crate::text::{composed, decode, excerpt};
 
-/// In lower case; the first takes precedence.
-const NAMES: [&str; 2] = ["labels.csv", "labels.tsv"];
 /// The largest table, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
 /// The longest label, group or role, in bytes.
@@ -98,10 +96,6 @@ impl<'a> Paths<'a> {
     }
 }
 
-pub fn is_table(name: &str) -> bool {
-    NAMES.iter().any(|table| name.eq_ignore_ascii_case(table))
-}
-
 /// Reads a folder's table and reports its faults. None where there is no table.
 pub fn read<'a>(
     folder: &Path,
@@ -112,11 +106,11 @@ pub fn read<'a>(
 ) -> Option<Table> {
     let mut tables: Vec<&String> = tables.collect();
     let preference = |name: &str| {
-        NAMES
+        TABLES
             .iter()
             .position(|table| name.eq_ignore_ascii_case(table))
     };
-    tables.sort_by_key(|name| (preference(name), !NAMES.contains(&name.as_str())));
+    tables.sort_by_key(|name| (preference(name), !TABLES.contains(&name.as_str())));
     let (name, others) = tables.split_first()?;
     let mut reading = Reading {
         name,

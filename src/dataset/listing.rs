@@ -4,15 +4,22 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs, io,
+    fmt,
+    fs::{self, Metadata},
+    io,
     path::{Path, PathBuf},
+    time::UNIX_EPOCH,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatasetError, Problem, at, index::Stamp, is_image, labels};
+use super::{DatasetError, Problem, at, is_image};
 use crate::picture::types;
 
+/// The names of label tables, in lower case; the first takes precedence.
+pub const TABLES: [&str; 2] = ["labels.csv", "labels.tsv"];
+/// The folder that mirrors the images with their masks.
+pub const MASKS: &str = "masks/";
 /// The deepest folder, counted from the set's.
 const MAX_DEPTH: usize = 64;
 /// How many extensions are counted separately, and the longest of them in bytes.
@@ -33,6 +40,27 @@ pub struct Files {
     pub ignored: Ignored,
     /// Files and folders that cannot be read.
     pub problems: Vec<Problem>,
+}
+
+/// Identifies a state of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    pub length: u64,
+    /// Nanoseconds since 1970; 0 where the file system does not say.
+    modified: u64,
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(metadata: &Metadata) -> Self {
+        let since = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Self {
+            length: metadata.len(),
+            modified: since.map_or(0, |since| since.as_nanos() as u64),
+        }
+    }
 }
 
 /// Counts of files that are neither images nor label tables.
@@ -100,6 +128,10 @@ impl Ignored {
     }
 }
 
+pub fn is_table(name: &str) -> bool {
+    TABLES.iter().any(|table| name.eq_ignore_ascii_case(table))
+}
+
 /// The files of a folder of the settings, or of an upload.
 pub fn list(folder: &Path, uploaded: bool) -> Result<Files, DatasetError> {
     let mut files = Files {
@@ -143,7 +175,7 @@ impl Files {
                     self.images.insert(file, Stamp::from(&found));
                 }
                 Ok(_) if is_image(&name) => self.complain(file, "it is no plain file"),
-                Ok(found) if prefix.is_empty() && labels::is_table(&name) && found.is_file() => {
+                Ok(found) if prefix.is_empty() && is_table(&name) && found.is_file() => {
                     self.tables.insert(name, Stamp::from(&found));
                 }
                 Ok(_) => self.ignored.add(&name),

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod catalogue;
 mod index;
+mod input_cache;
 mod labels;
 mod listing;
 mod region;

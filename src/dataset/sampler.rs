@@ -5,8 +5,6 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
-use moka::sync::Cache;
-use parking_lot::Mutex;
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
@@ -23,34 +21,8 @@ use crate::{
     tensor::Tensor,
 };
 
-/// Elements of cached inputs: 1 GiB of them.
-const CACHED_ELEMENTS: u64 = 1 << 28;
 /// How long a local copy is drawn from before it is compared with the set that replicas share.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Preprocessed images. A job draws the same ones again and again.
-#[derive(Debug)]
-pub struct InputCache {
-    inputs: Cache<Key, Arc<Tensor>>,
-    /// Held while images are read, so that callers that draw the same ones read them once.
-    reading: Mutex<()>,
-}
-
-/// The hash of an image's file, and its preprocessing.
-type Key = (String, String);
-
-impl Default for InputCache {
-    fn default() -> Self {
-        let elements = |_: &Key, input: &Arc<Tensor>| input.len().try_into().unwrap_or(u32::MAX);
-        Self {
-            inputs: Cache::builder()
-                .weigher(elements)
-                .max_capacity(CACHED_ELEMENTS)
-                .build(),
-            reading: Mutex::default(),
-        }
-    }
-}
 
 fn fault(id: &str, reason: &DatasetError) -> ImageError {
     ImageError::DatasetBaseline {

@@ -9,16 +9,13 @@ use super::{
     BoundingBox, Dataset, DatasetImage, Mask, Problem, hex,
     index::{Index, Known, refresh},
     labels::{self, Paths, Table},
-    listing::Files,
+    listing::{Files, MASKS},
     truth::{Source, Truth},
 };
 use crate::{
     picture::{decode::Limits, types::extensions},
     text::excerpt,
 };
-
-/// The folder that mirrors the images with their masks.
-pub const MASKS: &str = "masks/";
 
 /// Assembles the set; brings `index` up to date with `files`.
 pub fn assemble(

@@ -220,9 +220,11 @@ fn what_is_known_of_a_version_is_not_taken_for_another_with_the_same_names_lengt
         ),
     );
     let known = index::Known {
-        stamp: index::Stamp::from(&fs::metadata(data.path()).unwrap()),
+        stamp: crate::dataset::listing::Stamp::from(&fs::metadata(data.path()).unwrap()),
         hash: "x".into(),
         fault: None,
+        size: Some((6, 4)),
+        is_lossless: true,
     };
     let files = BTreeMap::from([("a.png".to_owned(), known)]);
     index::save(&staging, &index, "mine", "one", &files).unwrap();

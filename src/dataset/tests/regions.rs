@@ -269,11 +269,17 @@ fn a_mask_is_its_pixels_that_are_neither_black_nor_transparent_and_goes_before_b
     let alpha = ImageBuffer::from_fn(6, 4, |x, y| LumaA([200_u16, u16::from(set(x, y))]));
     for mask in [png(&gray), png(&deep), png(&cut_out), png(&alpha)] {
         let table = format!("{BOX_TABLE}a.png,cat,0,0,1,1\n").into_bytes();
-        let dataset = open(&[
-            ("a.png", photo(1)),
-            ("masks/a.png", mask),
-            ("labels.csv", table),
-        ]);
+        let (data, photos) = (
+            tempfile::tempdir().unwrap(),
+            folder(&[
+                ("a.png", photo(1)),
+                ("masks/a.png", mask),
+                ("labels.csv", table),
+            ]),
+        );
+        let dataset = datasets(data.path(), Some(photos.path()))
+            .open("photos")
+            .unwrap();
         assert_eq!(problems(&dataset), []);
         let found = region(&dataset, &rule(6, 4, Resize::Stretch))
             .unwrap()
@@ -364,7 +370,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     /// Encodings, separators, line ends and the order of columns do not matter.
     #[test]
