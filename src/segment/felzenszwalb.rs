@@ -1,17 +1,18 @@
-//! Felzenszwalb's graph-based segmentation: edges between neighbouring pixels are visited in order
-//! of rising colour distance; an edge joins two segments while it is no longer than the longest
-//! inner edge + scale / size of both; then segments below `min_size` join a neighbour. Felzenszwalb
-//! & Huttenlocher 2004, section 4, on the grid of eight neighbours, in f64. Cost: one blur and one
-//! sort per picture ([`Edges`]), two passes over the edges per scale.
+//! Felzenszwalb's graph-based segmentation. Edges between neighbouring pixels are visited by
+//! ascending weight (colour distance); an edge merges two segments if its weight is at most Int(C) +
+//! scale / |C| of both, Int(C) being the largest weight inside segment C. Then segments below
+//! `min_size` join a neighbour. Felzenszwalb & Huttenlocher 2004, section 4, 8 neighbours, in f64.
+//! Cost: a blur and a sort per picture ([`Edges`]), two passes over the edges per scale.
 
 use ndarray::{Array2, Array3, ArrayView3, Axis};
 
 use crate::blur::blur;
 
-/// Scales are for colours in 0..=255 and distances in 0..=1, as in scikit-image.
+/// Scales are given for colours in 0..=255, and weights are computed from colours in 0..=1, as in
+/// scikit-image.
 const SCALE_UNIT: f64 = 255.0;
 
-/// The edges of one blurred picture, sorted by distance: shared by all scales.
+/// The edges of one blurred picture, sorted by weight. All scales share them.
 #[derive(Clone, Debug)]
 pub struct Edges {
     height: usize,
@@ -42,7 +43,7 @@ impl Edges {
                 .sqrt()
         };
         let mut sorted = Vec::with_capacity(4 * height * width);
-        // Right, down, down-right, down-left: the order of edges of equal distance.
+        // Right, down, down-right, down-left: the order among edges of equal weight.
         for (down, from, to) in [(0, 0, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0)] {
             for y in 0..height.saturating_sub(down) {
                 for x in 0..width.saturating_sub(from.max(to)) {
@@ -94,7 +95,7 @@ struct Forest {
     parents: Vec<u32>,
     /// Set sizes, at the roots.
     sizes: Vec<u32>,
-    /// The longest edge inside each set, at the roots.
+    /// The largest weight inside each set, Int(C), at the roots.
     longest: Vec<f64>,
 }
 

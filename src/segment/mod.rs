@@ -7,8 +7,8 @@ use ndarray::Array2;
 
 use regions::Regions;
 
-/// The regions of a picture, and the label maps that they were made from, all of one size. Regions
-/// sent as masks have no label maps.
+/// The regions of a picture and the label maps that they were made from, all of the picture's size.
+/// Regions given as masks have no label maps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Segmentation {
     pub maps: Vec<Array2<u32>>,

@@ -1,7 +1,7 @@
-//! Regions: sets of pixels of one picture, which may overlap; made from label maps, each label
-//! dilated by a disk, or given as masks. Stored as pixel lists: memory is the sum of the areas,
-//! whatever the number of regions. Dilation agrees with scikit-image's `dilation` by `disk`
-//! (tests/parity/xrai.py). Cost: one disk per border pixel.
+//! Regions: sets of pixels of one picture, which may overlap. Made from label maps, each label
+//! dilated by a disk, or given as masks. Stored as lists of pixels, so that memory grows with the
+//! sum of the areas and not with regions x pixels. Dilation agrees with scikit-image's `dilation`
+//! by `disk` (tests/parity/xrai.py). Cost: one disk per border pixel.
 
 use ndarray::Array2;
 
@@ -40,9 +40,9 @@ impl Regions {
         regions
     }
 
-    /// One region per label, map after map, labels ascending: the label's pixels and all within
-    /// `radius` of one. Maps of another size than the first are ignored; labels count from 0, with
-    /// few gaps.
+    /// One region per label, in the order of the maps and ascending labels: the label's pixels,
+    /// dilated by a disk of `radius` pixels. Labels are numbered from 0 with few gaps. Maps whose
+    /// size differs from the first map's are ignored.
     pub fn of_maps(maps: &[Array2<u32>], radius: usize) -> Self {
         let (height, width) = maps.first().map_or((0, 0), Array2::dim);
         let mut regions = Self {
@@ -75,8 +75,8 @@ impl Regions {
         regions
     }
 
-    /// A pixel within `radius` of a segment lies in it or within `radius` of one of its border
-    /// pixels.
+    /// Dilates border pixels alone: every pixel within `radius` of a segment is in the segment or
+    /// within `radius` of one of its border pixels.
     fn grow(&mut self, own: &[u32], labels: &[u32], disk: &[(isize, isize)], latest: &mut [usize]) {
         let region = self.len() + 1;
         let mut grown = own.to_vec();
