@@ -1,8 +1,8 @@
 //! Uploaded bytes -> upright RGB8. Types (`types.rs`) are recognised by content; limits are checked
-//! before pixels are decoded. Alpha is blended over white; 16 bits are cut to the upper 8; CMYK is
-//! read inverted (Adobe, PIL); EXIF orientation is applied; of animations and multi-page files the
-//! first picture is taken. ICC profiles are ignored. Agrees with PIL exactly on lossless types,
-//! within 3 of 255 on JPEG (within 8 where chroma is subsampled).
+//! before pixels are decoded. Alpha is blended over white; 16-bit channels keep their upper 8 bits;
+//! CMYK is read as inverted, as Adobe writes it; EXIF orientation is applied; of animations and
+//! multi-page files the first frame or page is used. ICC profiles are ignored. Agrees with PIL
+//! exactly on lossless types, within 3 of 255 on JPEG (within 8 where chroma is subsampled).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,7 +15,7 @@ use super::{
     types::{self, Format},
 };
 
-/// A decoded upload, with a warning where it may not look as expected.
+/// A decoded upload, with warnings where it may not look as the sender expects.
 #[derive(Clone, Debug)]
 pub struct Decoded {
     pub image: RgbImage,
@@ -25,7 +25,7 @@ pub struct Decoded {
 const TRANSPARENT: &str = "the image has transparent pixels; it was laid over white";
 
 impl Decoded {
-    /// From pixels that are upright.
+    /// Blends alpha over white, with a warning. The orientation of `image` is not changed.
     pub fn of_pixels(image: DynamicImage) -> Self {
         let (image, transparent) = flatten(image);
         Decoded {
@@ -63,7 +63,7 @@ pub fn size(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), ImageError> {
     with_opened(bytes, limits, |opened| Ok(opened.upright()))
 }
 
-/// An image whose colours are labels: of a lossless type, upright, pixels as stored.
+/// An image whose colours are labels: upright, its colours as stored, and not converted to RGB8.
 #[derive(Debug)]
 pub struct LabelImage(DynamicImage);
 

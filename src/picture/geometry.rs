@@ -1,8 +1,8 @@
-//! Maps the model's pixels to the upload's and back, through resize, crop and padding. The upload,
-//! resized to `resized`, is placed at `offset` on the model's canvas; what falls outside is
-//! cropped, what stays empty is padding. Coordinate x of the upload (pixel edges at integers) maps
-//! to x · resized / upload + offset. Pixels outside the crop were never seen by the model and get
-//! no heat.
+//! Maps pixels of the model's input to pixels of the upload and back, through resize, crop and
+//! padding. The upload, scaled to `resized`, lies at `offset` on the model's canvas (its input as a
+//! picture); parts beyond the canvas are cropped, and the rest of the canvas is padding. Coordinate
+//! x of the upload (pixel edges at integers) maps to x · resized / upload + offset. Pixels of the
+//! upload outside of the crop get no attribution.
 
 use fast_image_resize::{
     FilterType, ResizeAlg, ResizeOptions, Resizer,
@@ -18,7 +18,7 @@ use crate::picture::preprocess::{Preprocess, Resize};
 pub struct Geometry {
     pub upload: (u32, u32),
     pub model: (u32, u32),
-    /// The whole upload after resizing, before the crop.
+    /// The size of the whole upload after resizing, before the crop.
     pub resized: (u32, u32),
     /// Left and top edge of the resized upload on the model's canvas; negative where it is cropped.
     pub offset: (i32, i32),
@@ -33,21 +33,20 @@ pub struct Area {
     pub height: u32,
 }
 
-/// Where the model's canvas lies on a picture of any size that shows the whole upload, or the part
-/// that the model saw.
+/// Where the model's canvas lies on a picture to draw on, of any size, which shows the whole upload
+/// or its crop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Placement {
     /// Width and height of the picture.
     pub picture: (u32, u32),
-    /// The part of the picture that the model saw.
+    /// The part of the picture inside of the crop.
     pub seen: Area,
-    /// That part in the model's pixels: left, top, width, height.
+    /// `seen` in pixels of the model's input: left, top, width, height.
     window: (f64, f64, f64, f64),
     model: (u32, u32),
 }
 
-/// A plane in the pixels of a picture. It covers the part that the model saw; the rest has no
-/// values.
+/// A plane resampled to a picture's pixels. It covers the part of the picture inside of the crop.
 #[derive(Clone, Debug)]
 pub struct Projected {
     /// `[area.height, area.width]`.
@@ -88,8 +87,8 @@ impl Geometry {
         }
     }
 
-    /// The part of the upload that the model saw: pixels whose centre lies on the model's canvas
-    /// (with pixels so large that no centre does, all that touch it). Never empty.
+    /// The crop in pixels of the upload: those whose centres lie on the model's canvas, or, if the
+    /// upload is scaled up so far that no centre does, those that touch the canvas. Never empty.
     pub fn seen(&self) -> Area {
         let (left, width) = seen_along(self.upload.0, self.resized.0, self.offset.0, self.model.0);
         let (top, height) = seen_along(self.upload.1, self.resized.1, self.offset.1, self.model.1);
@@ -101,7 +100,7 @@ impl Geometry {
         }
     }
 
-    /// On a picture of the whole upload, resized to `picture`.
+    /// The placement on a picture of the whole upload, resized to `picture`.
     pub fn on_photo(&self, picture: (u32, u32)) -> Placement {
         let resized = Geometry {
             upload: picture,
@@ -115,7 +114,7 @@ impl Geometry {
         }
     }
 
-    /// On a picture of [`Geometry::seen`] alone, resized to `picture`.
+    /// The placement on a picture of the crop ([`Geometry::seen`]) alone, resized to `picture`.
     pub fn on_crop(&self, picture: (u32, u32)) -> Placement {
         let seen = Area {
             left: 0,
@@ -131,7 +130,7 @@ impl Geometry {
         }
     }
 
-    /// A part of the upload in the model's pixels: left, top, width, height.
+    /// An area of the upload in pixels of the model's input: left, top, width, height.
     fn window(&self, area: Area) -> (f64, f64, f64, f64) {
         let along =
             |start: u32, length: u32, upload: u32, resized: u32, offset: i32, model: u32| {
@@ -182,8 +181,8 @@ impl Placement {
         self.model
     }
 
-    /// `plane` (`[model height, model width]`) in the picture's pixels: bilinear when enlarged,
-    /// area-averaged when reduced. `None` for a plane of another size.
+    /// Resamples `plane`, `[model height, model width]`, to the picture's pixels: bilinear when
+    /// enlarged, area-averaged when reduced. `None` for a plane of another size.
     pub fn project(&self, plane: ArrayView2<f32>) -> Option<Projected> {
         if plane.dim() != (self.model.1 as usize, self.model.0 as usize) {
             return None;
@@ -205,10 +204,10 @@ impl Placement {
     }
 }
 
-/// Start and length of the pixels along one axis that the model saw.
+/// Start and length of the crop along one axis, in pixels of the upload.
 fn seen_along(upload: u32, resized: u32, offset: i32, model: u32) -> (u32, u32) {
     let scale = f64::from(upload) / f64::from(resized);
-    // The canvas in the upload's pixels.
+    // The edges of the canvas in pixels of the upload.
     let (from, to) = (
         -f64::from(offset) * scale,
         (f64::from(model) - f64::from(offset)) * scale,
@@ -224,7 +223,8 @@ fn seen_along(upload: u32, resized: u32, offset: i32, model: u32) -> (u32, u32) 
     (first, (to.ceil() as u32).clamp(first + 1, upload) - first)
 }
 
-/// Start and length of `from..to`; their sum does not exceed `to` by rounding.
+/// Start and length of `from..to`, the length rounded down so that start + length does not exceed
+/// `to`.
 pub(super) fn span(from: f64, to: f64) -> (f64, f64) {
     let length = to - from;
     (

@@ -1,6 +1,6 @@
-//! A model's input as a picture: preprocessing undone, at the model's size, for uploads and posted
-//! tensors alike. Per channel v = (x - black) / (white - black), where black and white are the
-//! preprocessed values of 0 and 255.
+//! A model's input as a picture: the inverse of preprocessing, at the model's input size, for
+//! uploaded images and posted tensors alike. Per channel v = (x - black) / (white - black), where
+//! black and white are the preprocessed values of 0 and 255.
 
 use ndarray::{Array3, Axis, Ix3};
 
@@ -20,8 +20,7 @@ pub struct InputPicture {
 }
 
 impl InputPicture {
-    /// `None` for an input that `rule` cannot have made: its axes are not channels, height and
-    /// width.
+    /// `None` for an input whose shape `rule` cannot have produced.
     pub fn of(input: &Tensor, rule: &Preprocess) -> Option<Self> {
         let channel_axis = channel_axis(rule.layout);
         let pixels = input.view().into_dimensionality::<Ix3>().ok()?;

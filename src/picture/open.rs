@@ -1,6 +1,6 @@
-//! One function per image type: reads the header and returns how the pixels are decoded. Limits are
-//! checked against the header; what a decoder may allocate besides the pixels is bounded by
-//! [`SIDE_BYTES`] and the size of the picture.
+//! One function per image type reads the header, checks limits against it, and returns a closure
+//! that decodes the pixels. A decoder's other allocations (metadata, intermediate buffers) are
+//! bounded by [`SIDE_BYTES`] and the size of the picture.
 
 use std::io::{Cursor, ErrorKind};
 
@@ -16,8 +16,8 @@ use tiff::tags::Tag;
 
 use super::{ImageError, limits::Limits, types::Format};
 
-/// Bytes of texts, profiles and tables besides the pixels. A PNG's profile beyond it is not read, a
-/// longer text is refused.
+/// The most bytes of metadata: texts, colour profiles, tables. A longer colour profile of a PNG is
+/// not read; an image with a longer text is refused.
 const SIDE_BYTES: u64 = 16 << 20;
 
 pub const ANIMATED: &str = "the image is animated; its first frame was used";
@@ -28,7 +28,7 @@ pub struct Opened<'a> {
     /// Width and height as stored, in pixels.
     size: (u32, u32),
     pub orientation: Orientation,
-    /// What the file holds besides and is not used, such as further frames.
+    /// Says which content of the file is not used, such as further frames.
     pub warning: Option<&'static str>,
     /// Whether the type stores colours losslessly.
     pub lossless: bool,
@@ -37,7 +37,7 @@ pub struct Opened<'a> {
 }
 
 impl Opened<'_> {
-    /// Width and height once upright.
+    /// Width and height after the EXIF orientation is applied.
     pub fn upright(&self) -> (u32, u32) {
         use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
         let (width, height) = self.size;
@@ -150,8 +150,7 @@ fn check_size(
     Ok(())
 }
 
-/// The decoder's limit for a picture of that many bytes, and as much again for intermediate
-/// buffers.
+/// The decoder's memory limit: the decoded pixels, and as much again for intermediate buffers.
 fn budget(bytes: u64) -> image::Limits {
     let mut budget = image::Limits::no_limits();
     budget.max_alloc = Some(bytes.saturating_mul(2).saturating_add(SIDE_BYTES));
@@ -400,8 +399,8 @@ fn webp_is_lossless(bytes: &[u8]) -> bool {
     false
 }
 
-/// Whether the end-of-image marker follows the scans. The decoder fills missing data with grey,
-/// without an error.
+/// Whether the JPEG's end-of-image marker follows its scans. The decoder fills missing data with
+/// grey and returns no error.
 fn jpeg_has_its_end(bytes: &[u8]) -> bool {
     let mut at = 2;
     while at + 1 < bytes.len() {

@@ -1,7 +1,7 @@
-//! Pixels -> the model's input: resize, place on the canvas (crop or pad), order channels, (pixel ·
-//! scale - mean) / std with `mean` and `std` in the tensor's channel order. Grey is ITU-R 601, as
-//! PIL's `L`. Padding is the mean (0 in the tensor). Only the part of the upload that reaches the
-//! canvas is resized. Agrees with PIL's resize to within 1 of 255.
+//! Pixels -> the model's input: resize, crop or pad to the input's size, reorder channels,
+//! normalise by (pixel · scale - mean) / std with `mean` and `std` in the tensor's channel order.
+//! Greyscale is ITU-R 601, as PIL's `L`. Padding is the mean (0 in the tensor). Pixels that the
+//! crop removes are not resized. Agrees with PIL's resize to within 1 of 255.
 
 use fast_image_resize::{
     FilterType, ResizeAlg, ResizeOptions, Resizer,
@@ -56,7 +56,7 @@ pub enum Resize {
     /// The short side to this many pixels, then a centre crop of the input's size: what most
     /// ImageNet classifiers expect.
     ShortSide(u32),
-    /// The whole image inside the input, centred; the border is the mean.
+    /// The whole image, scaled to fit and centred, padded with the mean (letterbox).
     Pad,
 }
 
@@ -70,7 +70,7 @@ pub enum Filter {
 }
 
 /// The model's input for an upload, `[C, H, W]` or `[H, W, C]`, and its geometry. Fails only on
-/// sizes that a manifest or a decoder should have refused (a side of 0, more memory than there is).
+/// sizes that manifests and decoders refuse: a side of 0, or more pixels than memory can hold.
 pub fn preprocess(upload: &RgbImage, rule: &Preprocess) -> Result<(Tensor, Geometry), ImageError> {
     let sides = [upload.width(), upload.height(), rule.width, rule.height];
     if sides.contains(&0) || rule.resize == Resize::ShortSide(0) {
@@ -113,8 +113,8 @@ pub fn preprocess(upload: &RgbImage, rule: &Preprocess) -> Result<(Tensor, Geome
     Ok((tensor, geometry))
 }
 
-/// `[height, width]`, the luma of the picture that a tensor of the model's input space shows: ITU-R
-/// 601, black 0 and white 1, not rounded. `None` for shapes that `rule` does not make.
+/// The luma (ITU-R 601, black 0, white 1, not rounded) of the picture that a preprocessed tensor
+/// shows, `[height, width]`. `None` for a shape that `rule` does not produce.
 pub fn luma_of(tensor: &Tensor, rule: &Preprocess) -> Option<Array2<f32>> {
     let shares: &[f64] = match rule.channels {
         Channels::Rgb => &[0.299, 0.587, 0.114],
@@ -164,8 +164,8 @@ pub fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((19_595 * u32::from(r) + 38_470 * u32::from(g) + 7_471 * u32::from(b) + 0x8000) >> 16) as u8
 }
 
-/// The tensor value of each pixel value, per channel. A `mean` or `std` of length one holds for all
-/// channels; an empty one is 0 or 1.
+/// A lookup table from pixel value to tensor value for each channel. A `mean` or `std` of length
+/// one applies to all channels; an empty `mean` is 0, an empty `std` 1.
 fn value_table(rule: &Preprocess) -> Vec<[f32; 256]> {
     let of = |values: &[f32], channel: usize, absent: f32| {
         values
@@ -182,17 +182,17 @@ fn value_table(rule: &Preprocess) -> Vec<[f32; 256]> {
         .collect()
 }
 
-/// One axis of the resize: a range of the upload and the range of the canvas that it becomes.
+/// One axis of the resize: a source range of the upload and its target range of the model's input.
 struct Stretch {
     /// Start and length in the upload, in pixels of the upload.
     source: (f64, f64),
-    /// Pixels computed: the visible ones and a margin of the filter's support, so that cutting the
-    /// source changes no value.
+    /// The number of target pixels computed: the visible ones and a margin of the filter's support,
+    /// so that resizing a part of the source gives the values of resizing all of it.
     computed: u32,
-    /// Computed pixels before the first visible one.
+    /// The number of computed pixels before the first visible one.
     skipped: usize,
     shown: usize,
-    /// Position of the first visible pixel on the canvas.
+    /// Position of the first visible pixel in the model's input.
     canvas: usize,
 }
 
@@ -205,7 +205,7 @@ impl Stretch {
             geometry.offset.1
         });
         let (upload, resized) = (pick(geometry.upload), i64::from(pick(geometry.resized)));
-        // In pixels of the resized upload.
+        // The visible range, in pixels of the resized upload.
         let first = (-offset).clamp(0, resized);
         let end = (i64::from(pick(geometry.model)) - offset).clamp(first, resized);
         let per_pixel = f64::from(upload) / resized as f64;
@@ -228,11 +228,11 @@ impl Stretch {
     }
 }
 
-/// The support of Lanczos, in pixels of the coarser of the two images.
+/// The support of Lanczos, the widest filter, in pixels of the smaller of source and target.
 const WIDEST_SUPPORT: f64 = 3.0;
 
-/// RGB bytes, `rows.computed` x `columns.computed`. The pixel type is fixed: `Resizer::resize`
-/// would be compiled for every pixel type of the library.
+/// The resized pixels, `rows.computed` x `columns.computed`, RGB. `resize_typed` because
+/// `Resizer::resize` is compiled for every pixel type of the library.
 fn resize(
     upload: &RgbImage,
     columns: &Stretch,
@@ -246,8 +246,8 @@ fn resize(
         Filter::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
         Filter::Lanczos => ResizeAlg::Convolution(FilterType::Lanczos3),
     };
-    // Columns first, then rows, as PIL does: in the other order, overshoots of noisy pictures are
-    // clipped at other places.
+    // First the horizontal pass, then the vertical one, as PIL does: overshoots are clipped after
+    // each pass, so the order changes the result.
     let top = rows.source.0.floor();
     let bottom = (rows.source.0 + rows.source.1)
         .ceil()

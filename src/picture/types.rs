@@ -123,7 +123,7 @@ struct Other {
     name: &'static str,
     /// Offset and bytes; `?` matches any byte.
     signatures: &'static [(usize, &'static [u8])],
-    /// What to do instead, unless that is to convert the picture.
+    /// What to send instead; `None`: a converted image.
     advice: Option<&'static str>,
 }
 
@@ -330,7 +330,7 @@ pub fn describe(bytes: &[u8]) -> String {
     }
 }
 
-/// Further brands say what a HEIF container holds.
+/// The compatible brands of a HEIF container, which say how its image is coded.
 fn is_avif(bytes: &[u8]) -> bool {
     let heif = matches_at(bytes, 4, b"ftypmif1") || matches_at(bytes, 4, b"ftypmsf1");
     heif && bytes[8..bytes.len().min(64)]
@@ -351,7 +351,7 @@ fn is_npz(bytes: &[u8]) -> bool {
         .is_some_and(|name| name.ends_with(b".npy"))
 }
 
-/// Kinds of text, by how they start.
+/// Recognises kinds of text by their first characters.
 fn text(bytes: &[u8]) -> Option<(&'static str, Option<&'static str>)> {
     let head = &bytes[..bytes.len().min(TEXT_HEAD)];
     let head = head
@@ -382,8 +382,8 @@ fn matches_at(bytes: &[u8], at: usize, signature: &[u8]) -> bool {
     })
 }
 
-/// Whether line breaks were stripped from a binary file: in 1024 bytes without one, chance is
-/// (254/256)^1024, below one in 2000.
+/// Whether line breaks were stripped from a binary file: the first 1024 bytes have none. In random
+/// bytes the probability of that is (254/256)^1024, below 1/2000.
 pub fn line_breaks_are_stripped(bytes: &[u8]) -> bool {
     bytes.len() >= 1024 && !bytes.is_ascii() && !bytes.iter().any(|byte| b"\r\n".contains(byte))
 }
