@@ -1,6 +1,6 @@
-//! Unpacks an uploaded zip, tar or tar.gz: images and label tables only, never outside the target
-//! folder, and within limits. The first violation refuses the whole archive. Sizes are counted
-//! while bytes are written, whatever the headers claim (zip bombs).
+//! Unpacks the images and label tables of an uploaded zip, tar or tar.gz, never outside of the
+//! target folder, and within limits. The first violation refuses the whole archive. Sizes are
+//! counted as bytes are written, since headers of zip bombs lie.
 
 use std::{
     collections::HashSet,
@@ -30,7 +30,7 @@ const MAX_EXTENSION: u64 = 64 << 10;
 /// Unpacked bytes per packed byte; compressed photos have about 1, and plain bitmaps stay below the
 /// limit.
 const MAX_RATIO: u64 = 200;
-/// Bytes that may be unpacked at any ratio.
+/// Bytes that may be unpacked whatever the ratio.
 const FREE_BYTES: u64 = 32 << 20;
 
 /// Limits of an archive.
@@ -179,8 +179,8 @@ impl Unpacking<'_> {
 
     /// Extended headers are parsed here: the library would trust their sizes.
     fn tar(&mut self, stream: impl Read) -> Result<(), ArchiveError> {
-        // Skipped entries cost time too. Headers and padding come on top of the files: honest
-        // archives stay below twice the budget.
+        // Skipped entries are read too, so the stream is bounded. Headers and padding come on top
+        // of the files: valid archives stay below twice the budget.
         let mut archive = tar::Archive::new(stream.take(self.budget.saturating_mul(2)));
         let mut long_name: Option<String> = None;
         for entry in archive.entries().map_err(broken)?.raw(true) {
@@ -236,8 +236,8 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// The destination of a file; none for one that no data set needs. Every path is checked,
-    /// needed or not.
+    /// The destination of a file; `None` for a file that data sets ignore. Checks every path, also
+    /// of ignored files.
     fn place(&mut self, name: &str) -> Result<Option<PathBuf>, ArchiveError> {
         let path = check_path(name)?;
         if path
@@ -290,7 +290,7 @@ impl Unpacking<'_> {
 
 const TWICE: &str = "is there twice, or as a file and as a folder";
 
-/// A name that the disk cannot store is the archive's fault, other errors the disk's.
+/// The error for a failed write: names that the disk cannot store are faults of the archive.
 fn failed(name: &str, path: &Path, source: io::Error) -> ArchiveError {
     match source.kind() {
         ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
@@ -322,8 +322,8 @@ fn is_wanted(file: &str) -> bool {
     is_image(file) || is_table(file)
 }
 
-/// The path, if it is relative and cannot leave the folder that it is joined to. Old Windows tools
-/// separate parts with backslashes.
+/// The path, if it is relative and stays inside of the folder that it is joined to. Backslashes are
+/// separators, as old Windows tools write them.
 fn check_path(name: &str) -> Result<PathBuf, ArchiveError> {
     let refuse = |reason| Err(refuse(name, reason));
     if name.len() > MAX_PATH {
@@ -370,8 +370,7 @@ fn pax_path(text: &[u8]) -> Result<Option<String>, ArchiveError> {
         let field = field.map_err(broken)?;
         match field.key().map_err(broken)? {
             "path" => path = Some(field.value().map_err(broken)?.to_owned()),
-            // The size in the plain header is used: only a file larger than any image needs this
-            // one.
+            // Overrides the header's size, which only files of 8 GiB and more need.
             "size" => return Err(broken("a file is larger than a plain tar header can say")),
             _ => {}
         }
@@ -379,7 +378,8 @@ fn pax_path(text: &[u8]) -> Result<Option<String>, ArchiveError> {
     Ok(path)
 }
 
-/// The number of entries in the zip's end record: the library reads that many headers into memory.
+/// The number of entries by the zip's end record, checked before the library reads as many headers
+/// into memory.
 fn zip_entries(archive: &mut File) -> io::Result<u64> {
     const RECORD: u64 = 22;
     let length = archive.seek(SeekFrom::End(0))?;
@@ -390,7 +390,7 @@ fn zip_entries(archive: &mut File) -> io::Result<u64> {
     let count = at
         .and_then(|at| tail.get(at + 10..at + 12))
         .map_or(0, |two| u64::from(u16::from_le_bytes([two[0], two[1]])));
-    // A zip of more entries has the count in the zip64 record.
+    // Above 65534 entries, the count is in the zip64 record.
     let locator = at
         .and_then(|at| at.checked_sub(20))
         .and_then(|at| tail.get(at..at + 20));

@@ -1,8 +1,8 @@
 //! The data sets on this machine: folders of the settings, uploads in `datasets/` of the data
 //! folder, and copies of shared uploads in `copies/datasets/`. Uploads and copies are
-//! `<id>/<version>/`, and `<id>/current` names the version in use: one rename replaces it, so that
-//! every server on the folder sees the old set or the new one. A version is immutable and its name
-//! is not reused.
+//! `<id>/<version>/`, and `<id>/current` names the version in use. It is replaced by one rename, so
+//! that every server on the data folder sees either the old set or the new one. Versions are
+//! immutable, and their names are not reused.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -40,7 +40,7 @@ const REUSE_FACTOR: u32 = 10;
 /// How often opening a set is retried when the set is replaced meanwhile.
 const TRIES: usize = 8;
 
-/// Where data sets are, and the last scan of each.
+/// The folders of data sets, and the last scan of each set.
 #[derive(Debug)]
 pub struct Catalogue {
     folders: BTreeMap<String, PathBuf>,
@@ -107,7 +107,8 @@ impl Catalogue {
         }
     }
 
-    /// Every id except those of copies, sorted. A listed set may still fail to open.
+    /// The ids of configured folders and uploads, sorted; copies are left out. A listed set may
+    /// fail to open.
     pub fn ids(&self) -> Vec<String> {
         let mut ids: Vec<String> = self
             .folders
@@ -120,7 +121,7 @@ impl Catalogue {
         ids
     }
 
-    /// The set of the last scan, if that is still in use. Cheap.
+    /// The set as last scanned, if the scan may be reused. Reads one small file.
     pub fn remembered(&self, id: &str) -> Result<Option<Arc<Dataset>>, DatasetError> {
         let place = self.place(id)?;
         let still_counts = |scan: &&LastScan| {
@@ -170,7 +171,7 @@ impl Catalogue {
         } else {
             Duration::ZERO
         };
-        // Unreadable files may be readable by now, with an unchanged stamp.
+        // A file that was unreadable may be readable now, with an unchanged stamp.
         let is_whole = |dataset: &Dataset| {
             dataset
                 .images
@@ -329,7 +330,7 @@ impl Catalogue {
         Ok(true)
     }
 
-    /// Puts the unpacked version into use, and removes the others.
+    /// Makes the unpacked version the current one, and removes other versions.
     fn settle(
         &self,
         sets: &Path,
@@ -375,7 +376,7 @@ impl Catalogue {
             sweep(&mut change, &home, Some(&version));
         }
         let dataset = Arc::new(dataset);
-        // If the version existed already, its files keep their stamps, and the set is the same.
+        // `files` are those of the kept version if it has the same content.
         let scan = LastScan {
             files,
             dataset: dataset.clone(),
@@ -472,7 +473,8 @@ impl Catalogue {
 }
 
 impl Place {
-    /// Identifies a state of the set: files of two uploads may have equal names, lengths and times.
+    /// The version of an upload or copy, else the folder: two uploads may have files of equal
+    /// names, lengths and times.
     fn key(&self) -> String {
         self.version
             .clone()
@@ -549,8 +551,8 @@ pub(super) fn current(home: &Path) -> Result<Option<String>, DatasetError> {
     }
 }
 
-/// If the archive holds a single folder, that folder is the set, unless it holds only images: then
-/// its name may be their label.
+/// Descends into a single top-level folder of an archive, unless the folder holds images alone: its
+/// name may be their label.
 fn innermost(folder: &Path) -> io::Result<PathBuf> {
     let mut folder = folder.to_owned();
     loop {

@@ -104,7 +104,7 @@ pub fn open_plain(path: &Path) -> io::Result<(File, u64)> {
     }
 }
 
-/// The first `length` bytes, also of a file that grows meanwhile.
+/// Reads at most `length` bytes, even if the file grows meanwhile.
 pub fn read_up_to(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(length as usize);
     file.take(length).read_to_end(&mut bytes)?;

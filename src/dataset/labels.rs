@@ -27,7 +27,7 @@ const MAX_LABEL: usize = 256;
 /// The most labels of one image, and the most boxes.
 const MAX_RIGHT: usize = 32;
 const MAX_BOXES: usize = 1000;
-/// The most faulty lines that are listed; the others are counted.
+/// The most faults that are listed; further ones are counted.
 const MAX_TOLD: usize = 1000;
 /// The columns that have a meaning.
 const COLUMNS: [&str; 10] = [
@@ -57,8 +57,8 @@ pub struct Line {
     has_bad_box: bool,
 }
 
-/// The files of a set by the spellings that a table may use: joined by `/` or `\`, with or without
-/// `./`, in any Unicode form.
+/// Finds files of a set by paths as tables spell them: with `/` or `\`, with or without `./`, in
+/// any Unicode normalisation form.
 pub struct Paths<'a> {
     files: &'a BTreeMap<String, Stamp>,
     /// Paths that are not in Unicode normalisation form NFC.
@@ -96,7 +96,7 @@ impl<'a> Paths<'a> {
     }
 }
 
-/// Reads a folder's table and reports its faults. None where there is no table.
+/// Reads a folder's table and reports its faults. `None` if there is no table.
 pub fn read<'a>(
     folder: &Path,
     tables: impl Iterator<Item = &'a String>,
@@ -340,7 +340,7 @@ impl Reading<'_> {
                 excerpt(name)
             )),
         });
-        // Beside labels, a column `index` need not hold classes.
+        // In a row with a label, a column `index` that holds no indices has another meaning.
         let index =
             field(columns.index).filter(|index| names.is_empty() || index.split('|').all(is_index));
         let indices = self.several(index, file, |index| {

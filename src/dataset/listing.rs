@@ -25,9 +25,9 @@ const MAX_DEPTH: usize = 64;
 /// How many extensions are counted separately, and the longest of them in bytes.
 const MAX_EXTENSIONS: usize = 20;
 const MAX_EXTENSION: usize = 16;
-/// Files that operating systems leave beside pictures, in lower case.
+/// Files that operating systems put beside pictures, in lower case; not counted as ignored.
 const LITTER: [&str; 3] = ["thumbs.db", "ehthumbs.db", "desktop.ini"];
-/// Beside the files of an upload: the files of the archive that were skipped.
+/// Stored beside the files of an upload: the counts of the archive's files that were skipped.
 const IGNORED: &str = ".ignored.json";
 
 /// The files of a folder without hidden ones.
@@ -148,8 +148,8 @@ pub fn list(folder: &Path, uploaded: bool) -> Result<Files, DatasetError> {
 }
 
 impl Files {
-    /// `folders` are the real paths from the set's folder to the current one: a link to one of them
-    /// would be circular.
+    /// Collects the last of `folders`, the canonical paths from the set's folder to the current
+    /// one; a symbolic link to any of them is circular.
     fn collect(&mut self, folders: &mut Vec<PathBuf>, prefix: &str) -> io::Result<()> {
         let Some(folder) = folders.last().cloned() else {
             return Ok(());
@@ -179,7 +179,7 @@ impl Files {
                     self.tables.insert(name, Stamp::from(&found));
                 }
                 Ok(_) => self.ignored.add(&name),
-                // Removed since its folder was listed.
+                // Removed after its folder was listed.
                 Err(_)
                     if fs::symlink_metadata(&path)
                         .is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {}

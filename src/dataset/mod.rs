@@ -1,6 +1,6 @@
 //! Sets of images with labels, groups, roles, masks and boxes: folders named in the settings, and
-//! uploaded archives. `labels.csv` or `labels.tsv` describes the files; without one, a folder's name
-//! is the label of its files. `masks/` mirrors the images' paths. Images are sorted by path; a
+//! uploaded archives. `labels.csv` or `labels.tsv` describes the files; without one, the name of a
+//! file's folder is its label. `masks/` mirrors the images' paths. Images are sorted by path; a
 //! set's hash covers files and all that is known of them. docs/datasets.md is the user's page.
 
 pub mod archive;
@@ -48,12 +48,12 @@ pub use truth::{Doubt, Meaning, Source, Truth};
 const MAX_ID: usize = 64;
 pub const ID_FORM: &str = "letters, digits, `_`, `-` and `.`, not a `.` first, at most 64";
 
-/// A set of images at the time of its last scan.
+/// A data set as of its last scan.
 #[derive(Debug)]
 pub struct Dataset {
     pub id: String,
     pub folder: PathBuf,
-    /// Whether it was uploaded; else it is a folder named in the settings.
+    /// Whether it was uploaded; otherwise it is a folder named in the settings.
     pub uploaded: bool,
     /// Sorted by path.
     pub images: Vec<DatasetImage>,
@@ -86,7 +86,7 @@ pub struct DatasetImage {
     pub fault: Option<String>,
 }
 
-/// Something wrong with one file of a set.
+/// A fault of one file of a set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[schema(as = DatasetProblem)]
 pub struct Problem {

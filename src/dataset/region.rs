@@ -35,7 +35,7 @@ pub struct Mask {
     pub hash: String,
 }
 
-/// A field that makes no box: its column, and why.
+/// An invalid field of a box.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadEdge {
     pub column: &'static str,
@@ -43,8 +43,8 @@ pub(super) struct BadEdge {
 }
 
 impl BoundingBox {
-    /// Reads the fields of the columns [`EDGES`]; none where all are empty. `size` is the width and
-    /// height of the image `file`, where they are known.
+    /// A box from the fields of the columns [`EDGES`]; `None` if all are empty. `size` is the width
+    /// and height of the image `file`, if they are known.
     pub(super) fn parse(
         fields: [Option<&str>; 4],
         file: &str,
@@ -102,12 +102,13 @@ impl BoundingBox {
 }
 
 impl Dataset {
-    /// Where the labelled object of the image at `index` (below the count) lies on a model's input,
-    /// `[height, width]`: by the image's mask, else by its boxes, of which a pixel may be in any;
-    /// none if the image has neither. `geometry` places the image on that input. A pixel of the
-    /// input is inside where the image's pixel under its centre is; none may be, where the object
-    /// was cropped away or is smaller than a pixel. Errors of a mask: it has changed since the scan,
-    /// cannot be decoded, is lossy, or has another size than the image.
+    /// The region of the labelled object of the image at `index` (below the count) on a model's
+    /// input, `[height, width]`: the image's mask if it has one, otherwise the union of its boxes;
+    /// `None` if it has neither. `geometry` is the placement of the image on that input. Each pixel
+    /// of the input takes the value of the image's pixel under its centre, so a region may be
+    /// empty: the object was cropped away, or is smaller than a pixel of the input. Fails if the
+    /// mask has changed since the scan, cannot be decoded, is lossy, or differs in size from the
+    /// image.
     pub fn region(
         &self,
         index: usize,

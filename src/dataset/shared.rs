@@ -41,17 +41,18 @@ pub struct Datasets {
     local: Arc<Catalogue>,
     scans: Pool,
     brief: Pool,
-    /// Locks by the hash of an id, held while a set is read: concurrent callers read it once.
+    /// Locks, selected by the hash of an id and held while a set is scanned: concurrent callers
+    /// scan it once.
     turns: [tokio::sync::Mutex<()>; 64],
     store: Option<Files>,
     checks: Mutex<HashMap<String, LastCheck>>,
 }
 
-/// When a shared set was last compared with its copy. The lock is held while either is changed:
-/// concurrent callers download once.
+/// When the local copy of a shared set was last compared with the store. The lock is held while the
+/// copy or the shared set is changed, so that concurrent callers download once.
 type LastCheck = Arc<tokio::sync::Mutex<Option<Instant>>>;
 
-/// The upload in use.
+/// The content of `datasets/<id>/current`: the upload in use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Upload {
     version: String,
@@ -240,7 +241,7 @@ impl Datasets {
                 Err(DatasetError::Lost { .. }) => None,
                 found => found?,
             };
-            // `current` goes first, so that nobody opens a part of the set.
+            // `current` is removed first, so that no replica opens a part of the set.
             store.remove(vec![current(id)]).await?;
             self.remove_outdated(store, id, before, None).await?;
             self.drop_copy(id).await?;
@@ -278,8 +279,7 @@ impl Datasets {
         Ok(store.remove(outdated).await?)
     }
 
-    /// Runs work that takes time in proportion to the set, on a pool separate from that of
-    /// requests.
+    /// Runs work whose time grows with the set, on a pool separate from that of requests.
     pub async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -287,13 +287,13 @@ impl Datasets {
         self.scans.run(work).await
     }
 
-    /// Removes what interrupted uploads left here.
+    /// Removes local files of interrupted uploads.
     pub async fn sweep(&self) -> Result<(), DatasetError> {
         self.run_scan(Catalogue::sweep).await
     }
 
-    /// Makes the local copy the version in use, if a set of that id is shared. A copy that was
-    /// checked within `age` is used unchecked.
+    /// Brings the local copy of a shared set up to date. A copy that was compared with the store
+    /// within `age` is not compared again. Does nothing for sets that are not shared.
     pub async fn ensure_local(&self, id: &str, age: Duration) -> Result<(), DatasetError> {
         let Some(store) = self
             .store
@@ -310,7 +310,7 @@ impl Datasets {
         let mut wanted = self.uploaded(store, id).await?;
         while let Some(upload) = wanted {
             match self.fetch(store, id, &upload).await {
-                // Unless the set was replaced meanwhile.
+                // The set may have been replaced meanwhile: try its new version.
                 Err(lost @ DatasetError::Lost { .. }) => {
                     wanted = self.uploaded(store, id).await?;
                     if wanted.as_ref() == Some(&upload) {
@@ -335,7 +335,7 @@ impl Datasets {
         };
         for id in self.run_brief(|local| Ok(local.copies())).await? {
             let check = self.check_of(&id);
-            // A caller that holds the lock takes care of the copy.
+            // A caller that holds the lock updates the copy itself.
             let Ok(mut checked) = check.try_lock() else {
                 continue;
             };
@@ -406,7 +406,7 @@ impl Datasets {
         self.run_scan(move |local| local.drop_copy(&id)).await
     }
 
-    /// Runs work that takes time in proportion to the set.
+    /// Runs work whose time grows with the set.
     async fn run_scan<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Catalogue) -> Result<T, DatasetError> + Send + 'static,

@@ -1,6 +1,7 @@
-//! Prepares changes of data sets in a folder of this process, so that a set appears by one rename.
-//! A lock file serialises changes of all processes on the data folder. A staging folder whose lock
-//! is free was left by a process that was killed.
+//! Prepares changes of data sets in a staging folder of this process, so that a set appears by one
+//! rename. A lock file serialises the changes of all processes that share the data folder. Each
+//! process holds a lock in its staging folder; a folder whose lock is free belongs to a dead
+//! process.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -49,7 +50,7 @@ pub struct Change<'a> {
 }
 
 impl Staging {
-    /// Creates nothing until it is needed.
+    /// Folders are created on first use.
     pub fn new(sets: PathBuf, quota: Quota) -> Self {
         Self {
             sets,
@@ -58,7 +59,7 @@ impl Staging {
         }
     }
 
-    /// Waits until no other change is in progress, with a time limit: another process may have been
+    /// Acquires the lock for changes. Fails after [`PATIENCE`], since another process may be
     /// frozen.
     pub fn change(&self) -> io::Result<Change<'_>> {
         let folder = self.folder()?;
@@ -96,7 +97,7 @@ impl Staging {
         if let Some(Own { folder, .. }) = own.as_ref().filter(|own| own.folder.is_dir()) {
             return Ok(folder.clone());
         }
-        // The change lock is held, so that nobody sees the folder without its own lock.
+        // Under the lock for changes, so that no other process sees the folder before it is locked.
         let _lock = self.lock()?;
         let folder = self.sets.join(format!("{STAGING}{}", uuid::Uuid::new_v4()));
         fs::create_dir(&folder)?;
@@ -192,7 +193,7 @@ impl Drop for Staging {
     }
 }
 
-/// Whether a process holds this folder's lock. In doubt, it does.
+/// Whether a process holds the lock of this staging folder; true if that cannot be determined.
 fn is_alive(folder: &Path) -> bool {
     match File::options().write(true).open(folder.join(ALIVE)) {
         Ok(file) => file.try_lock().is_err(),

@@ -1,6 +1,6 @@
-//! The labels of an image, and their classes in a model. A name (of a folder, or in the column
-//! `label`) is the label of a class; digits are an index unless a label of the model consists of
-//! digits. The column `index` holds indices.
+//! The labels of an image, and the classes of a model that they name. A name (of a folder, or in
+//! the column `label`) is a class label; digits are an index unless a label of the model consists
+//! of digits. The column `index` holds class indices.
 
 use std::fmt;
 
@@ -26,11 +26,11 @@ pub struct Truth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     Folders,
-    /// All images are in folders of one name, which may be a class or the name of the set.
+    /// Folders of one name hold all images. The name may be a class, or just that of the set.
     OnlyFolder,
     Table,
-    /// A table with labels whose column `index` counts the rows from 0: it holds classes or row
-    /// numbers.
+    /// A table with labels whose column `index` counts the rows from 0: it may hold classes, or row
+    /// numbers without meaning.
     NumberedTable,
 }
 
@@ -83,7 +83,7 @@ impl Truth {
         self.names.is_empty() && self.indices.is_empty()
     }
 
-    /// As listed in answers: names, else indices.
+    /// The labels as answers list them: names, or indices if there are no names.
     pub fn texts(&self) -> Vec<String> {
         match self.names[..] {
             [] => self
@@ -109,7 +109,7 @@ impl Truth {
         if self.indices.is_empty() {
             return of_names();
         }
-        // The index distinguishes classes of the same name.
+        // A name that several classes share stands for any of them; the index selects one.
         let named = |name: &String| match classes.named(name) {
             Ok(class) => Some(vec![class]),
             Err(LabelError::Several { classes, .. }) => Some(classes),
@@ -131,7 +131,7 @@ impl Truth {
             }
             .into(),
             (Source::NumberedTable, false) => of_names(),
-            // The names are only descriptions of the indices.
+            // Names that are no classes are descriptions.
             (_, true) => of_indices(),
             (_, false) => {
                 let is = |index: &usize| format!("index {index} is `{}`", classes.name(*index));
@@ -155,7 +155,7 @@ impl fmt::Display for Truth {
     }
 }
 
-/// The first few, and how many more there are.
+/// Joins the first [`SHOWN`] texts, and says how many more there are.
 fn join(texts: impl ExactSizeIterator<Item = String>, between: &str) -> String {
     let more = texts.len().saturating_sub(SHOWN);
     let shown = texts.take(SHOWN).collect::<Vec<_>>().join(between);
