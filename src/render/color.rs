@@ -1,7 +1,7 @@
-//! Colour maps as tables: strength in -1..=1 -> RGB and opacity. Over an upload, maps of one or two
-//! hues (red, pink_green, rd_bu, ...) fade where there is little to show; maps that show strength
-//! by lightness (viridis, ...) lie over all of it evenly: where strength is low they darken the
-//! upload.
+//! Colour maps as lookup tables: strength in -1..=1 -> RGB and opacity. Over an upload, maps of one
+//! or two hues (red, pink_green, rd_bu, ...) become transparent as strength falls; sequential maps
+//! (viridis, ...), which show strength by lightness, have equal opacity everywhere and darken the
+//! upload where strength is low.
 
 use colorous::Gradient;
 use image::Rgb;
@@ -12,17 +12,17 @@ use super::options::{ColorMap, Drawing, HeatmapOptions, OverlayType};
 /// last repeats it): a power of two, so that indices can be masked.
 const ENTRIES: usize = 512;
 const MIDDLE: f32 = 255.0;
-/// From this value on, floats have no fraction, so an integer is in their lowest bits.
+/// 2^23: adding it to a float leaves no fraction, so the rounded integer is in the lowest bits.
 const WHOLE: f32 = 8_388_608.0;
 const PINK: [u8; 3] = [240, 30, 150];
 const GREEN: [u8; 3] = [40, 230, 60];
 const RED: [u8; 3] = [240, 40, 40];
 /// Margins, captions and legends are drawn on it.
 pub const PAPER: Rgb<u8> = Rgb([255; 3]);
-/// How much the part that the model did not see is darkened under maps that darken the upload.
+/// How much pixels outside of the crop are darkened under maps that darken the upload.
 const DIMMED: f32 = 0.55;
-/// The range of each half of a diverging map that is used over an upload; nearly white colours
-/// would be invisible.
+/// The part of each half of a diverging map that is used over an upload. Its middle is left out:
+/// nearly white colours could not be seen.
 const HUES: [f32; 2] = [0.6, 1.0];
 /// The range of the blue half of rd_bu: lighter, so that in a grey print evidence against the class
 /// (pale) differs from evidence for it (dark).
@@ -38,7 +38,7 @@ pub struct Paint {
 #[derive(Clone, Debug)]
 pub struct Palette {
     table: Box<[Paint; ENTRIES]>,
-    /// Applied to what the model did not see.
+    /// Applied to pixels outside of the crop.
     pub outside: Paint,
 }
 
@@ -71,7 +71,7 @@ impl Palette {
         });
         let outside = match overlay_type {
             OverlayType::None | OverlayType::MaskBlack => table[MIDDLE as usize],
-            // If it were brighter than the map, it would look like the most important part.
+            // Undarkened, it would be brighter than the map and look like the most important part.
             _ if is_even => mix([0; 3], DIMMED),
             _ => mix([0; 3], 0.0),
         };
@@ -88,7 +88,7 @@ impl Palette {
         } else {
             strength.clamp(-1.0, 1.0)
         };
-        // Conversion to an integer would check for overflow, and indexing for the end of the table.
+        // `as` would saturate, and indexing would check bounds: adding 2^23 and masking do neither.
         let at = (MIDDLE + MIDDLE * strength + WHOLE).to_bits() as usize;
         self.table[at % ENTRIES]
     }

@@ -1,5 +1,5 @@
-//! RGB8 -> a file. PNG is tuned for speed: one filter, fast deflate, rows compressed while the next
-//! are filtered.
+//! RGB8 -> an encoded file. PNG is tuned for speed: one filter type, fast deflate, and bands of
+//! rows compressed while the next ones are filtered.
 
 use std::{io::Cursor, sync::mpsc::sync_channel, thread};
 
@@ -18,12 +18,12 @@ const BAND: usize = 32;
 const WAITING: usize = 4;
 /// PNG's filter Up, for all rows: each byte minus the one above it.
 const UP: u8 = 2;
-/// Of 100: high enough for fine dots.
+/// JPEG quality, of 100: fine dots of attribution stay visible.
 const JPEG_QUALITY: u8 = 92;
 /// The most bytes of one text chunk.
 pub const MOST_TEXT: usize = 4096;
 
-/// The types of file that pictures are written in.
+/// The formats that pictures are encoded in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileType {
     Png,
@@ -183,7 +183,7 @@ mod tests {
             (&utf8[0].keyword[..], utf8[0].get_text().unwrap()),
             ("Target", "7 café".to_owned())
         );
-        // The mark of what was cut is not ASCII.
+        // The ellipsis of a shortened text is not ASCII.
         assert_eq!(
             (utf8[1].keyword.as_str(), utf8[1].get_text().unwrap().len()),
             ("Parameters", MOST_TEXT + '…'.len_utf8())

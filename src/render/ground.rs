@@ -1,5 +1,4 @@
-//! The ground that maps are drawn on: the upload, or the part of it that the model saw, at the
-//! requested size.
+//! The picture that maps are drawn on: the upload or its crop, resized to the requested size.
 
 use std::borrow::Cow;
 
@@ -28,7 +27,7 @@ pub struct Ground<'a> {
 }
 
 impl<'a> Ground<'a> {
-    /// `usual` maps the upload's longest side to that of the picture when no size is given.
+    /// `usual` gives the picture's longest side from the upload's, if the options give no size.
     pub fn new(
         upload: &'a RgbImage,
         geometry: &Geometry,

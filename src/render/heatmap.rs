@@ -15,19 +15,19 @@ use super::{
 };
 use crate::{picture::preprocess::Layout, tensor::Tensor};
 
-/// A picture that is not painted yet, and its warnings.
+/// An overlay to paint, and its warnings.
 #[derive(Clone, Debug)]
 pub struct Heatmap<'a> {
     pub overlay: Overlay<'a>,
-    /// The attributions at the ends of the colour bar; none for a blank map.
+    /// The attributions at the ends of the colour bar; `None` for a blank map.
     pub bounds: Option<Bounds>,
-    /// Why nothing is drawn.
+    /// Why the map is blank.
     pub blank: Option<String>,
     pub warnings: Vec<String>,
 }
 
-/// Draws each map (the model's input size, without a batch axis) on the ground. Scores that are all
-/// zero or not finite give no warning here: the methods' warnings say why.
+/// Draws each map (of the model's input size, without batch axis) on the ground. Attributions that
+/// are all zero or not finite give no warning here, because the methods' warnings say why.
 pub fn draw<'a>(
     ground: &'a Ground<'a>,
     maps: &[Arc<Tensor>],

@@ -1,4 +1,4 @@
-//! Numbers -> picture: normalise, colour map, overlay, encode.
+//! Attributions -> pictures: reduce, normalise, colour map, overlay, frame, encode.
 
 pub mod color;
 pub mod encode;

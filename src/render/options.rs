@@ -56,7 +56,7 @@ choice! {
 }
 
 choice! {
-    /// Which sign of attribution is shown.
+    /// The sign of attribution that is shown.
     Polarity { Positive = "positive", Negative = "negative", Both = "both" }
 }
 
@@ -107,7 +107,7 @@ choice! {
 }
 
 choice! {
-    /// What the clip percentiles are taken of: each map's own pixels, or those of all maps of the
+    /// The pixels of which clip percentiles are taken: each map's own, or those of all maps of the
     /// answer together.
     Scale { PerImage = "per_image", Shared = "shared" }
 }

@@ -1,6 +1,6 @@
-//! Borders of the regions that hold most of an attribution, per sign: close and open the drawn
-//! pixels by 3 x 3, keep the largest connected regions (8 neighbours) until they hold 90 % of the
-//! strength, project them, and keep their rims.
+//! Outlines of the regions that hold most of an attribution, per sign: morphological closing and
+//! opening (3 x 3) of the drawn pixels; the strongest connected components (8 neighbours) that
+//! together hold 90 % of the strength; their projection onto the picture; the border of it.
 
 use ndarray::{Array2, Axis, Zip, s};
 

@@ -1,5 +1,5 @@
-//! Paints strengths onto a picture. What the model did not see gets no heat; a thin frame marks its
-//! border.
+//! Paints strengths onto a picture. Pixels outside of the crop get no colour; a thin frame marks
+//! the crop.
 
 use std::{num::NonZeroUsize, thread};
 
@@ -20,11 +20,11 @@ const FADED: u16 = 64;
 /// The width of each line of the frame, as a share of the picture's longest side.
 const FRAME: f32 = 1.0 / 600.0;
 
-/// Strengths on an upload, not painted yet.
+/// Strengths projected onto a picture, to be painted.
 #[derive(Clone, Debug)]
 pub struct Overlay<'a> {
     ground: &'a Ground<'a>,
-    /// In -1..=1; `None` for no heat.
+    /// Strengths in -1..=1; `None`: no colour.
     strengths: Option<Projected>,
     overlay_type: OverlayType,
     palette: Palette,
@@ -45,7 +45,7 @@ impl<'a> Overlay<'a> {
         }
     }
 
-    /// Whether part of the picture was not seen by the model.
+    /// Whether part of the picture is outside of the crop.
     pub fn is_framed(&self) -> bool {
         let Area { width, height, .. } = self.ground.placement.seen;
         (width, height) != self.ground.placement.picture

@@ -74,8 +74,8 @@ pub fn bounds(planes: &[Array2<f32>], options: &HeatmapOptions) -> Vec<Option<Bo
     }
 }
 
-/// Bounds that give the `top_percent` of all pixels full strength and the rest none: both ends are
-/// the weakest magnitude among them.
+/// Bounds that give the strongest `top_percent` of all pixels full strength and the rest none:
+/// lower and upper bound are the weakest magnitude of those pixels.
 fn top(plane: &Array2<f32>, options: &HeatmapOptions) -> Option<Bounds> {
     let mut magnitudes: Vec<u32> = plane
         .iter()

@@ -109,8 +109,8 @@ impl Captions {
     }
 }
 
-/// The largest size up to `size` at which all texts fit into `room`; where that would be
-/// unreadable, the smallest readable size, which cuts the longest.
+/// The largest text size up to `size` at which all texts fit into `room`, at least the smallest
+/// readable size, at which longer texts are cut.
 pub fn common_size<'a>(texts: impl IntoIterator<Item = &'a str>, room: u32, size: f32) -> f32 {
     let widest = texts
         .into_iter()
