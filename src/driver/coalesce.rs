@@ -1,8 +1,7 @@
-//! Coalesces what several runs ask for: a point that several of them want is evaluated once, by the
-//! graph with all the rule sets and outputs they want. Points are the same when their inputs and
-//! seeds hold the same numbers. A graph has one model, one head, one rule for the seed and one
-//! choice of pattern layers: queries that differ there are evaluated apart. A point without a seed
-//! needs no way back: the forward graph answers it.
+//! Coalesces the queries of several runs: a point that occurs in several of them is evaluated once,
+//! by a graph with all rule sets and outputs that they ask for. Points are equal if their inputs
+//! and seeds are. Queries are not combined if they differ in model, `wrt`, head, seed rule or
+//! pattern layers. A point without a seed needs no backward pass: the forward graph evaluates it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,30 +12,30 @@ use std::{
 use crate::engine::{GraphKey, Point, Row};
 use onnx_autodiff::autodiff::spec::{DeriveSpec, RuleSetId};
 
-/// What one run waits for.
+/// The rows that one run waits for.
 #[derive(Debug)]
 pub struct Query {
     pub graph: GraphKey,
     pub points: Vec<Point>,
 }
 
-/// Different points for one graph.
+/// Distinct points for one graph.
 #[derive(Debug)]
 pub struct Batch {
     pub graph: GraphKey,
     pub points: Vec<Point>,
-    /// Who gets each point's row: the numbers of a query, and of a point in it.
+    /// For each point, where its row goes: (index of the query, index of the point in it).
     takers: Vec<Vec<(usize, usize)>>,
 }
 
 impl Batch {
-    /// Whether a row of this batch goes to the query of this number.
+    /// Whether a row of this batch goes to the query of this index.
     pub fn serves(&self, query: usize) -> bool {
         self.takers.iter().flatten().any(|taker| taker.0 == query)
     }
 }
 
-/// Batches that answer all queries, each different point once.
+/// Batches that answer all queries and contain each distinct point once.
 pub fn merge(queries: &[Query]) -> Vec<Batch> {
     let mut merged: Vec<Merged> = Vec::new();
     let mut alike: HashMap<u64, Vec<usize>> = HashMap::new();
@@ -91,8 +90,8 @@ struct Merged {
     takers: Vec<(usize, usize)>,
 }
 
-/// The rows of each query, in the order of its points, from the rows of each batch; a query whose
-/// rows are not all there gets fewer.
+/// The rows of each query, in the order of its points, from the rows of each batch. Missing rows
+/// are left out.
 pub fn distribute(queries: &[Query], batches: &[Batch], rows: Vec<Vec<Row>>) -> Vec<Vec<Row>> {
     let mut found: Vec<Vec<Option<Row>>> = queries
         .iter()
@@ -122,7 +121,7 @@ pub fn distribute(queries: &[Query], batches: &[Batch], rows: Vec<Vec<Row>>) -> 
         .collect()
 }
 
-/// What of a graph gives the rows of points without a seed.
+/// The forward graph with the same outputs.
 fn forward(graph: &GraphKey) -> GraphKey {
     let spec = DeriveSpec {
         outputs: graph.spec.outputs.clone(),
@@ -131,7 +130,7 @@ fn forward(graph: &GraphKey) -> GraphKey {
     GraphKey::new(graph.model.clone(), spec)
 }
 
-/// The row as the graph `wanted` would have given it.
+/// The part of a row that the graph `wanted` would have given.
 fn project(row: &Row, evaluated: &DeriveSpec, wanted: &DeriveSpec) -> Row {
     let cotangents = |set: &RuleSetId| {
         let at = evaluated.rule_sets.iter().position(|other| other == set)?;
@@ -161,7 +160,7 @@ fn project(row: &Row, evaluated: &DeriveSpec, wanted: &DeriveSpec) -> Row {
     }
 }
 
-/// The graph that answers both; none when no single graph does.
+/// A graph that answers both; `None` if no single graph does.
 fn union(one: &GraphKey, other: &GraphKey) -> Option<GraphKey> {
     if !Arc::ptr_eq(&one.model, &other.model) {
         return None;
@@ -194,7 +193,7 @@ fn same(one: &Point, other: &Point) -> bool {
     one.seed == other.seed && (Arc::ptr_eq(&one.input, &other.input) || one.input == other.input)
 }
 
-/// Equal for equal points; looks at few of their numbers.
+/// A hash of the seed and of a sample of the input's elements.
 fn fingerprint(point: &Point) -> u64 {
     const LOOKS: usize = 64;
     let mut hasher = DefaultHasher::new();
@@ -202,7 +201,7 @@ fn fingerprint(point: &Point) -> u64 {
         (class, weight.to_bits()).hash(&mut hasher);
     }
     let step = (point.input.len() / LOOKS).max(1);
-    // Zero has two spellings.
+    // Adding 0 maps -0 to 0: they are equal and have different bits.
     point
         .input
         .iter()
@@ -236,7 +235,7 @@ mod tests {
         }
     }
 
-    /// A row that says which point and which rule set it comes from.
+    /// A row whose values identify its point and rule set.
     fn evaluate(batch: &Batch) -> Vec<Row> {
         let cotangent = |point: &Point, set: &RuleSetId| -> Tensor {
             point.input.mapv(|v| 10.0 * v + *set as u8 as f32)
@@ -386,7 +385,7 @@ mod tests {
                 [base.clone(), other].map(|spec| query(&model, spec, vec![point(1.0, 0)]));
             assert_eq!(merge(&queries).len(), 2);
         }
-        // Pattern layers say nothing of a rule set without patterns.
+        // Pattern layers do not matter to a rule set without patterns.
         let inner = DeriveSpec {
             pattern_layers: PatternLayers::Inner,
             ..base

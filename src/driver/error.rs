@@ -1,4 +1,4 @@
-//! Why a run has no answer.
+//! Errors of the driver.
 
 use crate::{engine::EngineError, methods::Faults, pool::WorkPanicked, text::quoted};
 

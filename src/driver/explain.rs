@@ -1,6 +1,6 @@
-//! Explains an input in several ways at once: the target on the clean input, a run for each way and
-//! target, the maps. The clean input is evaluated once: by a run where one asks for it, else
-//! through the forward graph.
+//! Answers several explanation requests for one input together: resolves targets on the clean
+//! input, drives one run per request and target, and collects the attributions. The clean input is
+//! evaluated once: by a run that asks for it, otherwise by the forward graph.
 
 use std::sync::Arc;
 
@@ -20,20 +20,21 @@ use crate::{
     tensor::Tensor,
 };
 
-/// How many classes an answer lists.
+/// The number of predictions in an answer.
 const TOP: usize = 5;
 
-/// What [`Driver::explain`] gives.
+/// The result of [`Driver::explain`].
 #[derive(Clone, Debug)]
 pub struct Explanations {
-    /// For each request, in order.
+    /// For each request, in order, one explanation per target.
     pub explained: Vec<Vec<Explained>>,
-    /// Rows that the model was asked for: fewer than the answers count where they share points.
+    /// Rows that the engine evaluated; less than the sum over the explanations if they share
+    /// points.
     pub evaluations: usize,
     pub timing: Timing,
 }
 
-/// What [`Parameters::parse`] needs of a model.
+/// The facts about a model that [`Parameters::parse`] needs.
 pub fn model_defaults(model: &Model) -> Facts<'_> {
     Facts {
         model: &model.id,
@@ -49,9 +50,9 @@ pub fn model_defaults(model: &Model) -> Facts<'_> {
     }
 }
 
-/// What it costs to explain one input in all these ways, in evaluations, and whether the clean
-/// input is evaluated first: a class of a model whose outputs cannot be counted beforehand is
-/// checked against the clean row.
+/// The cost of explaining one input with all these parameters, in evaluations, and whether the
+/// clean input has to be evaluated first: for targets that depend on its logits, and for models
+/// whose number of classes only an evaluation shows.
 pub fn cost<'a>(
     model: &Model,
     ways: impl Iterator<Item = &'a Parameters> + Clone,
@@ -63,19 +64,19 @@ pub fn cost<'a>(
     (Parameters::cost_of(ways, first), first)
 }
 
-/// What is known of a run beside its map.
+/// A run's request, target and parameters, kept for its answer.
 struct Way {
-    /// Of the request it belongs to.
+    /// Index of the request.
     request: usize,
     target: ResolvedTarget,
     parameters: Arc<Parameters>,
-    /// About its baselines.
+    /// Warnings about data sets with too few images for the baselines.
     shortages: Vec<String>,
 }
 
 impl Driver<'_> {
-    /// Explains the input in every way requested: for each request one answer, or k for `top:k`.
-    /// Together they may cost at most `max_evaluations`, counted as if nothing were shared.
+    /// Explains the input for each request: one explanation, or k for the target `top:k`. Fails if
+    /// the cost of all requests, counted without sharing, exceeds `max_evaluations`.
     pub async fn explain(
         &self,
         requests: &[Request],
@@ -158,7 +159,8 @@ impl Driver<'_> {
         })
     }
 
-    /// [`Self::explain`] for questions of runs, which it drives itself.
+    /// [`Self::explain`] as a boxed future, because runs may ask for explanations: the recursion
+    /// needs a type of known size.
     pub(super) fn explain_boxed<'b>(
         &'b self,
         requests: &'b [Request],
@@ -178,7 +180,7 @@ impl Driver<'_> {
         Ok(self.resources.pool.run(luma).await?)
     }
 
-    /// What the runs of a request have in common, and what is to be said of their baselines.
+    /// The inputs that all runs of a request share, and warnings about their baselines.
     async fn inputs_of(&self, request: &Request) -> Result<(RunInputs, Vec<String>), DriverError> {
         let pictures = self.resources.pictures;
         prepare::bring_baselines(request, pictures).await?;

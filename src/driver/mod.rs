@@ -1,6 +1,6 @@
-//! Answers what methods and metrics ask: runs go step by step together, their own arithmetic on the
-//! pool, and a point that several of them ask for is evaluated once. The clean input has one
-//! forward pass, which tells the predictions, the target, and where incremental passes start.
+//! Runs methods and metrics and answers their questions. Several runs are stepped together, on the
+//! pool, and a point that several of them ask for is evaluated once. The clean input is evaluated
+//! once, for predictions, targets, and as the start of incremental passes.
 
 mod coalesce;
 mod error;
@@ -26,18 +26,18 @@ pub use error::DriverError;
 pub use explain::{Explanations, cost, model_defaults};
 use onnx_autodiff::autodiff::spec::DeriveSpec;
 
-/// What a request is worked on with, and for whom.
+/// What a driver works with, and the caller it works for.
 #[derive(Clone, Copy)]
 pub struct Resources<'a> {
     pub engine: &'a Engine,
-    /// For the runs' own arithmetic.
+    /// Executes the steps of runs.
     pub pool: &'a Pool,
     pub caller: &'a Caller,
-    /// Where the baseline `dataset:<id>` is drawn from.
+    /// The data sets for baselines of the form `dataset:<id>`.
     pub pictures: Option<&'a Arc<dyn ImageSource>>,
 }
 
-/// Rows that the model was asked for, and the time they took.
+/// Rows that the engine evaluated, and the time they took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Effort {
     pub evaluations: usize,
@@ -51,22 +51,22 @@ impl Effort {
     }
 }
 
-/// What runs came to.
+/// The outputs of runs.
 #[derive(Debug)]
 pub struct Driven<T> {
-    /// Of each run, in their order, with what it alone needs.
+    /// The output of each run, in order, with the effort it would have needed alone.
     pub outputs: Vec<(T, Effort)>,
-    /// What is shared counts once.
+    /// The effort of all runs; shared rows count once.
     pub effort: Effort,
 }
 
-/// One input of one model, and all that is asked about it.
+/// Answers questions about one input of one model.
 pub struct Driver<'a> {
     resources: Resources<'a>,
     model: Arc<Model>,
     /// Without batch axis.
     input: Arc<Tensor>,
-    /// The input's own row; with the activations that `incremental` starts from.
+    /// The row of `input`, with the activations that `incremental` starts from.
     clean: OnceCell<Row>,
     incremental: Option<Arc<Plan>>,
 }
@@ -82,7 +82,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Answers questions about inputs near this one incrementally.
+    /// Answers questions about nearby inputs by incremental inference, if there is a plan.
     pub fn incrementally(self, plan: Option<Arc<Plan>>) -> Self {
         Self {
             incremental: plan,
@@ -90,15 +90,15 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// The `count` best classes.
+    /// The `count` classes with the highest scores.
     pub async fn predict(&self, count: usize) -> Result<(Vec<Prediction>, Timing), DriverError> {
         explain::check_shape(&self.model, &self.input)?;
         let (row, effort) = self.clean_row().await?;
         Ok((Prediction::best(&self.model, row, count), effort.timing))
     }
 
-    /// Takes runs to their ends. They go step by step together, so that what several of them ask
-    /// for is evaluated once.
+    /// Drives runs to their outputs, step by step together, so that equal questions are answered
+    /// once.
     pub async fn drive<T: Send + 'static>(
         &self,
         runs: Vec<Box<dyn Run<Output = T>>>,
@@ -120,7 +120,7 @@ impl<'a> Driver<'a> {
         })
     }
 
-    /// Answers all that the tasks ask; what it took, each shared row once.
+    /// Answers the questions of all tasks; returns the effort, in which shared rows count once.
     async fn answer<T>(&self, tasks: &mut [Task<T>]) -> Result<Effort, DriverError> {
         let (mut rows, mut nearby, mut explanations) = (Vec::new(), Vec::new(), Vec::new());
         for (number, task) in tasks.iter_mut().enumerate() {
@@ -177,7 +177,7 @@ impl<'a> Driver<'a> {
         Ok(total)
     }
 
-    /// Rows that are asked for, each different one evaluated once.
+    /// Answers queries for rows; equal points are evaluated once.
     async fn rows(&self, asked: Vec<(Place, Query)>) -> Result<Answered, DriverError> {
         let (places, queries): (Vec<Place>, Vec<Query>) = asked.into_iter().unzip();
         let batches = merge(&queries);
@@ -203,8 +203,8 @@ impl<'a> Driver<'a> {
         Ok((answers.collect(), total))
     }
 
-    /// Rows of inputs that differ in few pixels from one another, and what the next ones start
-    /// from.
+    /// Evaluates nearby inputs incrementally, from `start` or the clean input; returns their rows
+    /// and the activations that the next ones start from.
     async fn near(
         &self,
         plan: &Plan,
@@ -233,7 +233,7 @@ impl<'a> Driver<'a> {
         Ok((rows, cached, effort))
     }
 
-    /// What methods make of inputs; those of one input of one model together.
+    /// Answers requests for explanations; those for the same model and input together.
     async fn explanations(
         &self,
         asked: Vec<(Place, ModelInput, Request)>,
@@ -281,7 +281,7 @@ impl<'a> Driver<'a> {
         Ok((answers, total))
     }
 
-    /// Rows of one graph; the clean input's own is not asked for again.
+    /// Evaluates points on one graph. A known row of the clean input is reused.
     async fn evaluate(
         &self,
         graph: &GraphKey,
@@ -311,7 +311,8 @@ impl<'a> Driver<'a> {
         Ok((rows.flatten().collect(), effort))
     }
 
-    /// The clean input's row, finite; evaluated through the forward graph where it is not known.
+    /// The row of the clean input, evaluated by the forward graph unless it is known. Fails if the
+    /// row is not finite.
     async fn clean_row(&self) -> Result<(&Row, Effort), DriverError> {
         let mut effort = Effort::default();
         let evaluate = async {
@@ -336,8 +337,8 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Keeps the clean input's row where it is among those of a run. Incremental passes need more
-    /// than it says.
+    /// Keeps the row of the clean input if a run asked for it. Not with incremental inference,
+    /// whose row of the clean input needs activations.
     fn keep_clean(&self, Query { graph, points }: &Query, rows: &[Row]) {
         if self.incremental.is_some() || !self.is_model(graph) || self.clean.initialized() {
             return;
@@ -346,7 +347,7 @@ impl<'a> Driver<'a> {
             .iter()
             .position(|point| Arc::ptr_eq(&point.input, &self.input));
         if let Some(row) = at.and_then(|at| rows.get(at)) {
-            // Another task may just have found it.
+            // Another task may have set it meanwhile.
             let _ = self.clean.set(Row {
                 cotangents: Vec::new(),
                 activations: Vec::new(),
@@ -366,13 +367,13 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// The numbers of a task and of one of its questions.
+/// The index of a task, and of one of its questions.
 type Place = (usize, usize);
 
-/// What an explanation is of.
+/// A model and an input of it.
 type ModelInput = (Arc<Model>, Arc<Tensor>);
 
-/// Answers with what each alone took, and what all of them took.
+/// Answers, each with the effort it would have needed alone, and the effort of all.
 type Answered = (Vec<(Place, Answer, Effort)>, Effort);
 
 fn effort_of(found: &Evaluated) -> Effort {
@@ -385,15 +386,15 @@ fn effort_of(found: &Evaluated) -> Effort {
     }
 }
 
-/// One run on its way.
+/// A run in progress.
 struct Task<T> {
     run: Box<dyn Run<Output = T>>,
-    /// For the next step.
+    /// Answers for the next step.
     answers: Answers,
     questions: Vec<Question>,
     output: Option<T>,
     effort: Effort,
-    /// Where its next incremental pass starts, once it has asked for one.
+    /// The start of its next incremental pass; `None` before its first.
     activations: Option<CachedActivations>,
 }
 
@@ -409,7 +410,7 @@ impl<T: Send + 'static> Task<T> {
         }
     }
 
-    /// One step further, where it has not ended; frees the answers it had.
+    /// Steps the run, on the pool, unless it has ended. Consumes the answers.
     async fn step(mut self, pool: &Pool) -> Result<Self, WorkPanicked> {
         if self.output.is_some() {
             return Ok(self);

@@ -1,4 +1,4 @@
-//! What runs are given beside the input: baselines, the picture's luma, its regions.
+//! Prepares the inputs of runs: baselines, the picture's luma, its regions.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
     text::excerpt,
 };
 
-/// Makes the data sets ready that baselines are drawn from.
+/// Ensures that the data sets from which baselines are drawn can be read locally.
 pub async fn bring_baselines(
     request: &Request,
     pictures: Option<&Arc<dyn ImageSource>>,
@@ -51,7 +51,7 @@ fn baseline_fault(error: &ImageError) -> Faults {
     .into()
 }
 
-/// The baselines, and a warning for each data set that has fewer images than were asked for.
+/// The baselines, and a warning for each data set with fewer images than the baseline names.
 pub fn baselines(
     model: &Model,
     input: &Tensor,
@@ -86,12 +86,14 @@ pub fn baselines(
     Ok((baselines, warnings))
 }
 
-/// `[height, width]` of the picture that the input shows; none of ready tensors.
+/// The luma of the picture that the input shows, `[height, width]`; `None` for models without
+/// preprocessing.
 pub fn luma(model: &Model, input: &Tensor) -> Option<Array2<f32>> {
     preprocess::luma_of(input, model.manifest.input.preprocess.as_ref()?)
 }
 
-/// The regions of methods that rank them; sent ones must be in the model's pixels.
+/// The regions, for methods that rank regions. Uploaded ones must have the size of the model's
+/// input.
 pub fn segmentation(
     model: &Model,
     input: &Tensor,
