@@ -1,5 +1,5 @@
-//! The activations of the stages for one input, brought up to date for the next, which differs from
-//! it in few pixels.
+//! The cached activations of all stages for one input, and their update for the next input, which
+//! differs in few pixels.
 
 use std::sync::Arc;
 
@@ -8,22 +8,23 @@ use ndarray::{Array3, ArrayView3, Axis, s};
 use crate::tensor::Tensor;
 use onnx_autodiff::stages::{Region, Stage};
 
-/// An input, and all that each stage makes of it.
+/// An input and the output of each stage for it, `[channels, height, width]`.
 #[derive(Clone, Debug)]
 pub struct CachedActivations {
     pub input: Arc<Tensor>,
     pub made: Vec<Array3<f32>>,
 }
 
-/// Where the window of a stage starts, and the pixels of its output that it is computed for.
+/// The window that a stage reads for one input: its first row and column, and the region of the
+/// stage's output that may change.
 #[derive(Clone, Copy, Debug)]
 pub struct Tile {
     pub start: [usize; 2],
     pub reached: Region,
 }
 
-/// For each input, which differs from the one before, the tile of every stage's window; none when
-/// a difference is larger than the stages are made for.
+/// The tiles of all stages for each input, compared with the input before it. `None` if two inputs
+/// differ in a larger region than the stages' windows were planned for.
 pub fn tiles<'a>(
     stages: impl Iterator<Item = &'a Stage> + Clone,
     before: &'a Arc<Tensor>,
@@ -45,8 +46,8 @@ pub fn tiles<'a>(
     differences.map(tiles_of).collect()
 }
 
-/// The rows and columns in which two inputs differ; the first pixel of two that are equal, none of
-/// two that are no pictures.
+/// The bounding region of the pixels in which two inputs differ: the first pixel for equal inputs,
+/// `None` for inputs without three axes.
 fn difference(one: &Tensor, other: &Tensor) -> Option<Region> {
     let (one, other) = (planes(one)?, planes(other)?);
     let extent = |axis: usize, one: ArrayView3<'_, f32>, other: ArrayView3<'_, f32>| {
@@ -69,12 +70,12 @@ fn difference(one: &Tensor, other: &Tensor) -> Option<Region> {
     })
 }
 
-/// Channels, height and width; none of what is no picture.
+/// The tensor as `[channels, height, width]`; `None` for another number of axes.
 pub fn planes(tensor: &Tensor) -> Option<ArrayView3<'_, f32>> {
     tensor.view().into_dimensionality().ok()
 }
 
-/// A window of the planes.
+/// Copies a window of the planes, `[channels, height, width]`.
 pub fn cut(
     planes: ArrayView3<'_, f32>,
     [top, left]: [usize; 2],
@@ -85,7 +86,7 @@ pub fn cut(
     window.into_dyn()
 }
 
-/// Writes what a stage has made of a window into all that it made before.
+/// Writes the stage's output `made` for a window into its cached output `planes`.
 pub fn paste(planes: &mut Array3<f32>, made: ArrayView3<'_, f32>, stage: &Stage, tile: &Tile) {
     let (
         Region {

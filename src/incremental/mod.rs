@@ -1,7 +1,7 @@
-//! Incremental inference: the forward pass of an input that differs in few pixels from one before
-//! it. The network is cut into stages; each computes again only a window around what has changed,
-//! and keeps the rest of its activations. Nakandala et al., Incremental and Approximate Inference
-//! for Faster Occlusion-based Deep CNN Explanations, SIGMOD 2019. Exact up to rounding.
+//! Incremental inference: the forward pass of an input that differs in few pixels from the input
+//! before it. The network is cut into stages. Each stage recomputes only the window that the change
+//! can reach (its receptive field), and reuses cached activations elsewhere. Nakandala et al.,
+//! SIGMOD 2019 (docs/papers.md). Equal to the whole forward pass up to rounding.
 
 mod cache;
 
@@ -25,15 +25,15 @@ use onnx_autodiff::{
 #[derive(Debug)]
 pub struct Plan {
     model: Arc<Model>,
-    /// Each with its graph as a model; at least one.
+    /// Each stage with its graph as a model. Not empty.
     stages: Vec<(Stage, Arc<Model>)>,
-    /// What follows the stages.
+    /// The part of the network after the last stage.
     rest: Arc<Model>,
 }
 
 impl Plan {
-    /// For inputs of which each differs from the one before in at most so many rows and columns;
-    /// none where stages would save little.
+    /// Plans for consecutive inputs that differ in at most `change` (rows, columns). `None` if
+    /// stages would save little time, or the network cannot be cut.
     pub fn new(model: &Arc<Model>, change: [usize; 2]) -> Option<Self> {
         let found = stages(&model.graph, change).unwrap_or_else(|error| {
             tracing::warn!(model = model.id, %error, "the forward pass runs whole: it cannot be cut into stages");
@@ -51,19 +51,19 @@ impl Plan {
         })
     }
 
-    /// Whether this is the forward pass that `graph` names.
+    /// Whether this plan computes `graph`.
     pub fn is_of(&self, graph: &GraphKey) -> bool {
         Arc::ptr_eq(&graph.model, &self.model) && graph.spec == DeriveSpec::forward()
     }
 
-    /// The activations that [`Self::start`] needs, as `DeriveSpec::outputs`.
+    /// The values, for `DeriveSpec::outputs`, whose activations [`Self::start`] needs.
     pub fn values(&self) -> Vec<String> {
         let values = self.stages.iter().map(|(stage, _)| stage.value.clone());
         values.collect()
     }
 
-    /// Where the first of several inputs starts: `row` is that of `input`, with the activations of
-    /// [`Self::values`]. None where it has others.
+    /// The cache to start from: `row` is the row of `input` with the activations of
+    /// [`Self::values`]. `None` if it has other activations.
     pub fn start(&self, input: &Arc<Tensor>, row: &Row) -> Option<CachedActivations> {
         let made = row
             .activations
@@ -76,8 +76,9 @@ impl Plan {
         })
     }
 
-    /// The rows of inputs of which each differs in few pixels from the one before, and the first
-    /// from that of `cached`, which is then of the last; none when one differs in more.
+    /// The rows of `points`. The first input is compared with that of `cached`, each other one with
+    /// the input before it; afterwards `cached` belongs to the last. `None`, with nothing
+    /// evaluated, if two inputs differ in too many pixels.
     pub async fn evaluate(
         &self,
         engine: &Engine,
@@ -92,7 +93,7 @@ impl Plan {
         };
         let forward = DeriveSpec::forward();
         let mut spent = Evaluated::default();
-        // What the next stage reads: windows of the inputs first, of activations then.
+        // The windows that the next stage reads: of the inputs, then of each stage's output.
         let mut windows: Vec<Arc<Tensor>> =
             self.stages.first().map_or_else(Vec::new, |(stage, _)| {
                 let pictures = inputs.clone().filter_map(|input| cache::planes(input));
