@@ -1,6 +1,6 @@
-//! How much memory a graph's activations take per row: the peak of what is alive at once when nodes
-//! run in the order of the graph. An upper bound of what ONNX Runtime holds, which also reuses
-//! buffers in place; values of unknown shape count nothing.
+//! The memory that a graph's activations take per row: the peak over nodes, run in the order of the
+//! graph, of the bytes of all live values. An upper bound for ONNX Runtime, which also reuses
+//! buffers in place. Values of unknown shape are counted as 0.
 
 use std::collections::HashMap;
 
@@ -98,7 +98,7 @@ mod tests {
             ],
             metadata: Default::default(),
         };
-        // The input stays, for the caller holds it.
+        // The input is live throughout: the caller holds it.
         assert_eq!(peak_bytes(&graph).unwrap(), 3 * 40);
         graph.nodes[3] = Node::new("Mul", ["c", "a"], ["d"]);
         assert_eq!(peak_bytes(&graph).unwrap(), 4 * 40);
@@ -107,7 +107,7 @@ mod tests {
             name: "weight".into(),
             value_type: ValueType::new(Element::Float, vec![10.into()]),
         });
-        // The input, one value on the way, the output.
+        // The input, one intermediate value, the output.
         assert_eq!(batch_peak_bytes(&graph).unwrap(), 3 * 40);
     }
 }

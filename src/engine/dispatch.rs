@@ -1,7 +1,6 @@
-//! The state of the dispatcher as a plain struct, without threads, locks or clocks: who is
-//! admitted, which rows wait, which requests are pending, which batches run. Workers ask for the
-//! [`next`](Dispatch::next) thing to do, [`take`](Dispatch::take) a batch and
-//! [`deliver`](Dispatch::deliver) what it gave.
+//! The dispatcher as a state machine, without threads, locks or clocks: admitted callers, waiting
+//! rows, pending requests, running batches. A worker gets its [`next`](Dispatch::next) graph,
+//! [`take`](Dispatch::take)s a batch of it and [`deliver`](Dispatch::deliver)s the rows.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,8 +19,8 @@ use super::{
     whole::NamedInputs,
 };
 
-/// What a request is answered with. `model` is the time in which a batch of it ran; `queue` the
-/// rest of the time since it was admitted.
+/// The answer to a request. `model` is the time during which a batch of it ran, `queue` the rest of
+/// the time since it was queued.
 #[derive(Debug)]
 pub struct Answered {
     pub output: BatchOutput,
@@ -29,7 +28,7 @@ pub struct Answered {
     pub model: Duration,
 }
 
-/// Where a request's answer arrives.
+/// The channel on which a request's answer arrives.
 pub type Receiver = oneshot::Receiver<Result<Answered, EngineError>>;
 
 pub struct Dispatch {
@@ -37,14 +36,14 @@ pub struct Dispatch {
     lanes: Lanes<SessionKey>,
     pending: HashMap<RequestId, PendingRequest>,
     running: HashMap<u64, RunningBatch>,
-    /// When the last batch ended; none once a worker was told that its device is idle.
+    /// When the last batch ended; `None` once a worker was told that its device is idle.
     idle_since: Option<Instant>,
     last_number: u64,
-    /// No new requests.
+    /// Whether new requests are refused.
     draining: bool,
-    /// Workers end.
+    /// Whether workers end.
     closed: bool,
-    /// Measured, smoothed over batches.
+    /// The measured time of a row, exponentially smoothed over batches.
     rows_per_second: f64,
 }
 
@@ -53,10 +52,10 @@ struct PendingRequest {
     priority: Priority,
     work: Work,
     admitted: Instant,
-    /// Batches of it that run, and since when there has been one.
+    /// The number of its running batches, and since when at least one has been running.
     batches: usize,
     since: Instant,
-    /// Time in which one ran, before `since`.
+    /// Time during which at least one batch ran, before `since`.
     model: Duration,
     reply: oneshot::Sender<Result<Answered, EngineError>>,
 }
@@ -66,7 +65,7 @@ enum Work {
         rows: Vec<RowState>,
         missing: usize,
     },
-    /// None once a batch has taken it.
+    /// `None` once a batch has taken it.
     Whole(Option<NamedInputs>),
 }
 
@@ -79,9 +78,9 @@ enum RowState {
 struct RunningBatch {
     device: usize,
     graph: Arc<SessionKey>,
-    /// Most batches of the graph that run at the same time on the device.
+    /// The most batches of the graph that run concurrently on the device.
     max_concurrent: usize,
-    /// Requests that still wait for the batch.
+    /// Requests that wait for the batch.
     requests: HashSet<RequestId>,
     stop: StopSignal,
 }
@@ -89,26 +88,26 @@ struct RunningBatch {
 /// A batch for a worker to run.
 pub struct ScheduledBatch {
     number: u64,
-    /// The rows in it; of a whole batch, one for all.
+    /// Its rows; one entry for a whole batch.
     pub rows: Vec<BatchRow>,
     pub input: BatchInput,
-    /// Nothing else runs on the device, nor waits.
+    /// Whether nothing else runs on the device or waits for it.
     pub alone: bool,
     pub stop: StopSignal,
 }
 
-/// What a worker is to do.
+/// The next task of a worker.
 #[derive(Debug)]
 pub enum Next {
-    /// Load `graph`, which `rows` wait for, and take a batch of it. Is there other work too, the
-    /// device is `busy`.
+    /// Open `graph`, for which `rows` rows wait, and take a batch of it. `busy`: there is other
+    /// work too.
     Work {
         graph: Arc<SessionKey>,
         priority: Priority,
         rows: usize,
         busy: bool,
     },
-    /// There has been nothing to do for a while.
+    /// The device is idle: release memory.
     Idle,
     End,
 }
@@ -128,7 +127,7 @@ impl Dispatch {
         }
     }
 
-    /// Whether a request can be done in time.
+    /// Whether a request can meet its deadline.
     pub fn ask(
         &mut self,
         class: &RequestClass,
@@ -144,12 +143,12 @@ impl Dispatch {
             .ask(caller.id, class, rows, caller.deadline, now))
     }
 
-    /// Ends what [`ask`](Self::ask) admitted.
+    /// Ends the admission that [`ask`](Self::ask) granted.
     pub fn release(&mut self, caller: u64) {
         self.admission.release(caller);
     }
 
-    /// Takes a request in, or says why not. `input` is not empty.
+    /// Queues a request, or refuses it. `input` is not empty.
     pub fn admit(
         &mut self,
         graph: &Arc<SessionKey>,
@@ -188,15 +187,15 @@ impl Dispatch {
         Ok((id, answer))
     }
 
-    /// The caller no longer waits: its rows leave the queue, and a batch that nobody else waits for
-    /// is stopped.
+    /// Removes a request whose caller no longer waits: its rows leave the queue, and a batch that
+    /// no other request waits for is stopped.
     pub fn abandon(&mut self, request: RequestId) {
         self.lanes.remove(request);
         self.forget(request);
     }
 
-    /// What a worker of a device is to do, or how long it waits for that unless something changes;
-    /// none for ever. One worker is told that the device is idle, once.
+    /// The next task of a worker of a device, or how long to wait for one unless notified (`None`:
+    /// without limit). An idle device is reported once, to one worker.
     pub fn next(
         &mut self,
         device: usize,
@@ -227,9 +226,9 @@ impl Dispatch {
         }
     }
 
-    /// Forms a batch of a loaded graph; none when its callers have left meanwhile, or other workers
-    /// took what may run at the same time. Requests with a cotangent that does not fit the graph
-    /// fail alone.
+    /// Forms a batch of an open graph. `None` if its callers have left meanwhile, or as many
+    /// batches run as may run concurrently. Requests whose cotangent does not fit the graph fail
+    /// alone.
     pub fn take(
         &mut self,
         device: usize,
@@ -273,7 +272,7 @@ impl Dispatch {
         })
     }
 
-    /// Hands out what a batch gave, `took` being the device's time for it.
+    /// Distributes the rows of a batch, which used the device for `took`.
     pub fn deliver(
         &mut self,
         batch: &ScheduledBatch,
@@ -307,7 +306,7 @@ impl Dispatch {
         }
     }
 
-    /// The graph cannot run: everyone who waits for it is told.
+    /// Answers every request that waits for the graph with the error.
     pub fn fail_graph(&mut self, graph: &Arc<SessionKey>, error: &EngineError) {
         for request in self.lanes.drop_graph(graph) {
             self.refuse(request, error.clone());
@@ -319,7 +318,7 @@ impl Dispatch {
         self.draining = true;
     }
 
-    /// Ends the workers after their batch, which is stopped; requests still unanswered are refused.
+    /// Stops running batches, ends the workers, and refuses pending requests.
     pub fn close(&mut self) {
         (self.draining, self.closed) = (true, true);
         let requests: Vec<RequestId> = self.pending.keys().copied().collect();
@@ -334,7 +333,7 @@ impl Dispatch {
         self.lanes.waiting_rows()
     }
 
-    /// Whether every request was answered.
+    /// Whether no request is pending.
     pub fn is_drained(&self) -> bool {
         self.pending.is_empty()
     }
@@ -345,8 +344,8 @@ impl Dispatch {
             .all(|request| request.priority == Priority::Job)
     }
 
-    /// Whether the device may run one more batch of the graph. Whole batches cannot be cut short
-    /// for a request that comes, and take all threads: they begin when there is none.
+    /// Whether the device may run one more batch of the graph. Whole batches use all threads and
+    /// are not preempted, so they start only while no interactive request is pending.
     fn can_run(&self, device: usize, graph: &Arc<SessionKey>) -> bool {
         if matches!(**graph, SessionKey::Whole(_)) && !self.has_no_interactive_work() {
             return false;
@@ -389,7 +388,7 @@ impl Dispatch {
         }
     }
 
-    /// Takes out what the rows of a batch are; none where there is none.
+    /// Moves the inputs of a batch out of their requests; `None` for an empty batch.
     fn input(&mut self, rows: &[BatchRow]) -> Option<BatchInput> {
         let mut points = Vec::with_capacity(rows.len());
         for row in rows {
@@ -406,7 +405,7 @@ impl Dispatch {
         (!points.is_empty()).then_some(BatchInput::Rows(points))
     }
 
-    /// A batch of the requests starts.
+    /// Records that a batch of these requests starts.
     fn start(&mut self, requests: &HashSet<RequestId>, now: Instant) {
         for id in requests {
             if let Some(request) = self.pending.get_mut(id) {
@@ -418,7 +417,7 @@ impl Dispatch {
         }
     }
 
-    /// A batch that was started with them has ended.
+    /// Records that a batch of these requests has ended.
     fn end(&mut self, requests: &HashSet<RequestId>, now: Instant) {
         for id in requests {
             if let Some(request) = self.pending.get_mut(id) {
@@ -480,7 +479,7 @@ impl Dispatch {
         if let Some(request) = self.pending.remove(&request) {
             let model = request.model;
             let queue = now.duration_since(request.admitted).saturating_sub(model);
-            // A caller that has left meanwhile needs no answer.
+            // The receiver is gone if the caller has left.
             let _ = request.reply.send(Ok(Answered {
                 output,
                 queue,
@@ -495,7 +494,7 @@ impl Dispatch {
         }
     }
 
-    /// Nobody waits for `request` any more.
+    /// Forgets a request that nobody waits for.
     fn forget(&mut self, request: RequestId) -> Option<PendingRequest> {
         for batch in self.running.values_mut() {
             if batch.requests.remove(&request) && batch.requests.is_empty() {
@@ -505,8 +504,8 @@ impl Dispatch {
         self.pending.remove(&request)
     }
 
-    /// What the rows of a batch took says how long requests like theirs take, and how long the
-    /// queue is. `rows`: those that the devices evaluated meanwhile.
+    /// Updates the measured times: of a row of this class of request, and of any row. `rows` is the
+    /// number of rows that all devices evaluated meanwhile.
     fn measure(&mut self, requests: &HashSet<RequestId>, rows: usize, took: Duration) {
         let rate = rows as f64 / took.as_secs_f64().max(1e-6);
         self.rows_per_second = if self.rows_per_second == 0.0 {

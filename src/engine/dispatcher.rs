@@ -1,5 +1,5 @@
-//! Where callers and workers meet: one lock around the plain state of `dispatch`. Workers sleep on
-//! a condition variable until there is work; callers wait for their reply.
+//! The dispatcher between callers and workers: a lock around the state machine of `dispatch`.
+//! Workers wait on a condition variable for work; callers await their replies.
 
 use std::{
     ops::ControlFlow,
@@ -21,14 +21,14 @@ use super::{
 use crate::telemetry::names;
 
 pub struct Dispatcher {
-    /// After so long without work a device is idle.
+    /// The time without work after which a device is idle.
     idle_after: Duration,
     state: Mutex<Dispatch>,
-    /// Told when there may be more for a worker to do.
+    /// Notified when there may be work.
     work: Condvar,
-    /// Told when every request was answered.
+    /// Notified when no request is pending.
     drained: Notify,
-    /// Notified when times were measured or callers left: admission may decide otherwise.
+    /// Notified when row times were measured or callers left: admission may change its decision.
     admission_changes: Notify,
 }
 
@@ -66,7 +66,7 @@ impl Dispatcher {
         &self.admission_changes
     }
 
-    /// Takes a request in, or says why not. `input` is not empty.
+    /// Queues a request, or refuses it. `input` is not empty.
     pub fn admit(
         &self,
         graph: &Arc<SessionKey>,
@@ -86,12 +86,12 @@ impl Dispatcher {
         admitted
     }
 
-    /// The caller no longer waits.
+    /// Removes a request whose caller no longer waits.
     pub fn abandon(&self, request: RequestId) {
         self.update(|state| state.abandon(request));
     }
 
-    /// Waits for what a worker of a device is to do next.
+    /// Blocks until there is work for a worker of a device, and returns it.
     pub fn next(&self, device: usize) -> Next {
         let mut state = self.state.lock();
         loop {
@@ -106,7 +106,7 @@ impl Dispatcher {
         }
     }
 
-    /// Forms a batch of a loaded graph, where there is still one to run.
+    /// Forms a batch of an open graph; `None` if no rows are left to run.
     pub fn take(
         &self,
         device: usize,
@@ -117,7 +117,7 @@ impl Dispatcher {
         self.update(|state| state.take(device, graph, priority, loaded, Instant::now()))
     }
 
-    /// Distributes the rows of a batch that took `took` of the device's time.
+    /// Distributes the rows of a batch, which used the device for `took`.
     pub fn deliver(
         &self,
         graph: &SessionKey,
@@ -137,16 +137,16 @@ impl Dispatcher {
         self.admission_changes.notify_waiters();
     }
 
-    /// The graph cannot run: everyone who waits for it gets the error.
+    /// Answers every request that waits for the graph with the error.
     pub fn fail_graph(&self, graph: &Arc<SessionKey>, error: &EngineError) {
         self.update(|state| state.fail_graph(graph, error));
     }
 
-    /// Refuses new requests and waits until all are answered, at most `limit`; then the rest is
-    /// refused too and stopped.
+    /// Refuses new requests and waits up to `limit` for pending ones, then refuses those that are
+    /// left and stops their batches.
     pub async fn drain(&self, limit: Duration) {
         self.update(Dispatch::drain);
-        // Whatever is left after the time limit is refused.
+        // Requests that are pending after the time limit are refused.
         let _ = tokio::time::timeout(limit, self.until_drained()).await;
         self.close();
     }
@@ -163,7 +163,7 @@ impl Dispatcher {
         }
     }
 
-    /// Ends the workers after their batch, which is stopped; requests still unanswered are refused.
+    /// Stops running batches, ends the workers, and refuses pending requests.
     pub fn close(&self) {
         self.update(Dispatch::close);
         self.work.notify_all();
@@ -173,7 +173,7 @@ impl Dispatcher {
         self.update_locked(&mut self.state.lock(), change)
     }
 
-    /// Changes the state and tells those who wait for it to be so.
+    /// Changes the state and notifies waiters whose conditions may hold now.
     fn update_locked<T>(
         &self,
         state: &mut MutexGuard<'_, Dispatch>,
@@ -186,7 +186,7 @@ impl Dispatcher {
             self.drained.notify_waiters();
         }
         if was_interactive && state.has_no_interactive_work() {
-            // Whole batches may begin.
+            // Whole batches, which give way to interactive requests, may start.
             self.work.notify_all();
         }
         changed

@@ -1,5 +1,5 @@
-//! Who runs what, when, where: admission, lanes, batches, the worker threads of each device,
-//! sessions of derived graphs.
+//! Evaluates derived graphs: admission control, queue, batching, worker threads of each device,
+//! sessions of ONNX Runtime.
 
 mod activations;
 mod admission;
@@ -42,9 +42,9 @@ use sessions::Sessions;
 pub use trial::TrialError;
 pub use whole::{NamedInputs, NamedOutputs, WholeGraph};
 
-/// After so long without work a device gives back the memory that it needs to run only.
+/// The time without work after which a device releases memory that only runs need.
 const IDLE_AFTER: Duration = Duration::from_secs(20);
-/// How often a job looks for room in a full queue.
+/// How often a job tries again while the queue is full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// One row to evaluate: an input without batch axis, and the cotangent of the head as sparse
@@ -56,19 +56,19 @@ pub struct Point {
     pub seed: Arc<[(usize, f32)]>,
 }
 
-/// What one evaluated [`Point`] gives.
+/// The result of one evaluated [`Point`].
 #[derive(Clone, Debug, Default)]
 pub struct Row {
     pub logits: Vec<f32>,
     pub probabilities: Vec<f32>,
-    /// For each rule set one for each value of `DeriveSpec::wrt`, in its shape.
+    /// For each rule set, the cotangent of each value of `DeriveSpec::wrt`, in the value's shape.
     pub cotangents: Vec<Tensor>,
     /// The values of `DeriveSpec::outputs`.
     pub activations: Vec<Tensor>,
 }
 
 impl Point {
-    /// Without a seed: for the forward graph.
+    /// A point without a seed, for the forward graph.
     pub fn forward(input: Arc<Tensor>) -> Self {
         Self {
             input,
@@ -78,7 +78,7 @@ impl Point {
 }
 
 impl Row {
-    /// What each class scores: its probability, or the bare output of a net that has only one.
+    /// The score of each class: its probability, or the output itself if the network has only one.
     pub fn scores(&self) -> &[f32] {
         if self.logits.len() == 1 {
             &self.logits
@@ -98,11 +98,11 @@ pub enum Priority {
     Job,
 }
 
-/// Whom the work is for: what schedules it and what ends it early.
+/// The origin of work: determines its schedule, and when it is given up.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Batches are filled caller by caller, and admission counts what each has left: no two have
-    /// the same.
+    /// Unique. The queue fills batches caller by caller, and admission counts the rows that each
+    /// has left.
     pub id: u64,
     pub priority: Priority,
     /// Cancelled when the caller goes away.
@@ -111,7 +111,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// With an id of its own.
+    /// A caller with a new id.
     pub fn new(priority: Priority, deadline: Option<Instant>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -123,7 +123,7 @@ impl Caller {
         }
     }
 
-    /// `work`, as long as the caller waits for it.
+    /// Awaits `work` until the caller is cancelled or its deadline passes.
     async fn until_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, EngineError> {
         let deadline = async {
             match self.deadline {
@@ -140,9 +140,9 @@ impl Caller {
     }
 }
 
-/// The answers, in the order of the points. `model` is the time the device worked on the batches
-/// they were in; `queue` is the rest of the time until the last answer: waiting for the device, and
-/// for the session to be opened when it is new.
+/// Rows, in the order of the points. `model` is the time during which batches with them ran;
+/// `queue` is the rest of the time until the last row: waiting for the device, and for a new
+/// session to open.
 #[derive(Debug, Default)]
 pub struct Evaluated {
     pub rows: Vec<Row>,
@@ -150,33 +150,32 @@ pub struct Evaluated {
     pub model: Duration,
 }
 
-/// How the engine is set up.
+/// The configuration of the engine.
 #[derive(Clone, Debug)]
 pub struct EngineSettings {
     /// ONNX Runtime's library; see [`backend_ort::load_runtime`].
     pub library: Option<PathBuf>,
-    /// On the CPU a worker for each thread, else one.
+    /// The devices. On the CPU there is a worker per thread, on a GPU one worker.
     pub providers: Vec<Provider>,
-    /// Threads inside operators on the CPU; 0: one for each core.
+    /// Intra-op threads on the CPU; 0: one per core.
     pub threads: usize,
     /// Rows that may wait.
     pub queue_rows: usize,
-    /// Most rows of one batch, unless that leaves threads or heavy weights without enough to do.
+    /// The most rows of one batch; more where threads or large weights would be used badly.
     pub batch_rows: usize,
-    /// Memory for the activations of one batch; graphs that need more per row run in smaller
-    /// batches.
+    /// Memory for the activations of one batch, in bytes; it limits the rows of a batch.
     pub batch_bytes: usize,
-    /// Memory for the open sessions of one device; the least recently used are closed.
+    /// Memory for the open sessions of one device, in bytes; the least recently used are closed.
     pub session_bytes: usize,
 }
 
-/// Of ONNX Runtime, once an engine was started: `1.24.1`, or what its build says of itself.
+/// The version of ONNX Runtime, once an engine was started: `1.24.1`, or the text of its build.
 pub fn runtime_version() -> String {
     backend_ort::runtime_version()
 }
 
-/// A handle to the workers; clones share them. The workers end with the last clone, or with
-/// [`Engine::drain`].
+/// A handle to the workers of all devices. Clones share them; they end when the last clone is
+/// dropped, or by [`Engine::drain`].
 #[derive(Clone)]
 pub struct Engine {
     workers: Arc<Workers>,
@@ -189,13 +188,13 @@ struct Workers {
     batch_bytes: usize,
 }
 
-/// What the workers share, whatever their devices.
+/// Limits that hold for all devices.
 struct Limits {
     /// Rows that may wait.
     queue_rows: usize,
     /// Memory for the activations of one batch.
     batch_bytes: usize,
-    /// After so long without work a device is idle.
+    /// The time without work after which a device is idle.
     idle_after: Duration,
 }
 
@@ -206,7 +205,7 @@ impl Drop for Workers {
 }
 
 impl Engine {
-    /// Loads ONNX Runtime, opens every device that was asked for and starts its worker.
+    /// Loads ONNX Runtime, opens every configured device and starts its workers.
     pub fn start(settings: &EngineSettings) -> Result<Self, RuntimeError> {
         let runtime = backend_ort::load_runtime(settings.library.as_deref(), settings.threads)?;
         let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
@@ -250,13 +249,14 @@ impl Engine {
         Ok(engine)
     }
 
-    /// The devices in use: those asked for, or the engine would not have started.
+    /// The devices in use: all that were configured.
     pub fn providers(&self) -> &[Provider] {
         &self.workers.providers
     }
 
-    /// Admits a request with `rows` to evaluate, where all of them can be done before its caller's
-    /// deadline beside what was admitted before. Drop the permit with the answer.
+    /// Admits a request with `rows` to evaluate if they can be evaluated before the caller's
+    /// deadline beside the requests admitted earlier. Hold the permit until the request is
+    /// answered.
     pub async fn reserve(
         &self,
         class: &RequestClass,
@@ -293,8 +293,8 @@ impl Engine {
         }
     }
 
-    /// Evaluates `points` on the graph that `spec` derives from `model`. Dropping the future gives
-    /// the work up.
+    /// Evaluates `points` on the graph that `spec` derives from `model`. Dropping the future
+    /// cancels the work.
     pub async fn evaluate(
         &self,
         model: &Arc<Model>,
@@ -332,10 +332,10 @@ impl Engine {
         }
     }
 
-    /// Runs `graph` once on a whole batch, at job priority whatever the caller's: it begins when no
-    /// interactive request is left. Dropping the future gives the work up.
+    /// Runs `graph` once on a whole batch, at job priority whatever the caller's: the run starts
+    /// when no interactive request is pending. Dropping the future cancels the work.
     ///
-    /// Fails with [`EngineError::InvalidBatch`] where the inputs are not those of the graph, or are
+    /// Fails with [`EngineError::InvalidBatch`] if the inputs are not those of the graph, or have
     /// more rows than [`Self::most_batch_rows`].
     pub async fn run_whole(
         &self,
@@ -368,12 +368,12 @@ impl Engine {
         }
     }
 
-    /// The rows whose activations fit into the memory for one batch; at least one.
+    /// The number of rows whose activations fit into the memory for one batch; at least one.
     pub fn most_batch_rows(&self, graph: &WholeGraph) -> usize {
         (self.workers.batch_bytes / graph.row_bytes().max(1)).max(1)
     }
 
-    /// Waits for the answer, and for room in the queue where the caller has time.
+    /// Queues the input and awaits the answer. Jobs wait for room in a full queue.
     async fn submit(
         &self,
         key: SessionKey,
@@ -395,8 +395,8 @@ impl Engine {
             .unwrap_or(Err(EngineError::Draining))
     }
 
-    /// Whether predictions of `model` can run, and what is odd about them. Blocks, for as long as
-    /// one takes and its session is opened.
+    /// Runs one prediction of `model` on zeros; returns a warning about it, if any. Blocks while a
+    /// session is opened and run.
     pub fn try_out(&self, model: &Model) -> Result<Option<String>, TrialError> {
         let open = |error: RuntimeError| TrialError::Open {
             reason: error.to_string(),
@@ -409,9 +409,8 @@ impl Engine {
         Ok(doubt)
     }
 
-    /// Closes the sessions of models that are `outdated` and that no request holds any more; how
-    /// many are left that some request holds. Waits for one that is being opened: not for an async
-    /// thread.
+    /// Closes the sessions of `outdated` models that no request uses; returns how many are in use
+    /// and stay open. Blocks while a session is being opened: not for async threads.
     pub fn close_outdated(&self, outdated: impl Fn(&Model) -> bool) -> usize {
         self.workers
             .backends
@@ -420,13 +419,13 @@ impl Engine {
             .sum()
     }
 
-    /// Refuses new work, finishes what was admitted, and after `limit` stops what is left.
+    /// Refuses new work and finishes pending work; after `limit`, stops what is left.
     pub async fn drain(&self, limit: Duration) {
         self.workers.dispatcher.drain(limit).await;
     }
 }
 
-/// Jobs have time: a full queue is waited for.
+/// Jobs wait for room in a full queue.
 async fn admit_in_time(
     dispatcher: &Dispatcher,
     key: &Arc<SessionKey>,
@@ -443,7 +442,7 @@ async fn admit_in_time(
     }
 }
 
-/// An admitted request's share of the time to come, until it is dropped.
+/// The admission of a request; ends when it is dropped.
 pub struct AdmissionPermit {
     dispatcher: Arc<Dispatcher>,
     caller: u64,
@@ -455,7 +454,7 @@ impl Drop for AdmissionPermit {
     }
 }
 
-/// Gives a request up when its future ends or is dropped; an answered one is no longer known.
+/// Cancels a request when its future is dropped. Does nothing if the request is answered.
 struct Leave<'a> {
     dispatcher: &'a Dispatcher,
     request: RequestId,
@@ -494,7 +493,7 @@ pub enum EngineError {
     Draining,
     #[error(transparent)]
     Derive(#[from] Arc<onnx_autodiff::autodiff::DeriveError>),
-    /// Of a whole batch: its inputs are not those of the graph, or too many.
+    /// The inputs of a whole batch are not those of the graph, or have too many rows.
     #[error("the batch cannot be run: {reason}")]
     InvalidBatch { reason: String },
     #[error("ONNX Runtime: {reason}")]
@@ -502,7 +501,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Rows and whole batches have sessions, inputs and answers of their own.
+    /// The backend answered rows with a whole batch or the reverse: a defect.
     fn mixed_up() -> Self {
         Self::Runtime {
             reason: "rows were answered with a whole batch, or the other way round".into(),

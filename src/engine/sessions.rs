@@ -1,7 +1,6 @@
-//! The backend that serves: open graphs on one device, derived on first use, least recently used
-//! out by bytes.
-//!
-//! Weights are in memory once where that matters: see `cpu/weights.rs`.
+//! The production backend: a cache of sessions on one device. Graphs are derived and opened on
+//! first use; the least recently used are closed when sessions exceed their memory. Sessions of a
+//! model share its large weights (`cpu/weights.rs`).
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
@@ -38,7 +37,7 @@ pub struct Sessions {
 struct Open {
     graph: Arc<SessionKey>,
     sessions: Arc<OpenGraph>,
-    /// Bytes of one session.
+    /// Memory of one session, in bytes.
     bytes: usize,
 }
 
@@ -51,7 +50,7 @@ impl Open {
 impl From<RuntimeError> for EngineError {
     fn from(error: RuntimeError) -> Self {
         match error {
-            // Only batches that nobody waits for are stopped.
+            // Batches are stopped only after all their callers left: nobody reads this error.
             RuntimeError::Stopped => Self::Cancelled,
             other => Self::Runtime {
                 reason: other.to_string(),
@@ -85,7 +84,7 @@ impl Sessions {
         }
     }
 
-    /// Graphs that are open.
+    /// The number of open graphs.
     #[cfg(test)]
     pub fn count(&self) -> usize {
         self.open.lock().len()
@@ -132,7 +131,7 @@ impl Sessions {
         })
     }
 
-    /// How batches of a graph are run whose activations take `row_bytes` a row, and whose session
+    /// The execution plan for a graph whose activations take `row_bytes` per row and whose session
     /// takes `bytes`.
     fn plan(
         &self,
@@ -153,13 +152,13 @@ impl Sessions {
                 ExecutionPlan::of_rows(self.batch_rows.min(most_rows), 1, 1)
             }
             (SessionKey::Rows(_), Provider::Cpu) => {
-                // Half of the memory for sessions may go to copies of one graph's weights.
+                // Copies of one graph's sessions may take half of the memory for sessions.
                 let copies = (self.session_bytes / 2 / bytes.max(1))
                     .min(most_rows)
                     .clamp(1, self.threads);
-                // Every run reads all weights that stand outside of the session, forwards and
-                // backwards. Where they are large beside the activations, larger batches are
-                // faster. Otherwise a batch is one row, which does not wait for others.
+                // Every run reads all weights outside of the session, in the forward and the
+                // backward pass. Where they are large compared with the activations, larger batches
+                // are faster. Otherwise a batch is one row, which does not wait for other rows.
                 let rows = match weights::lent_bytes(graph) {
                     0 => 1,
                     lent_bytes => (self
@@ -180,7 +179,7 @@ impl Sessions {
         }
     }
 
-    /// Closes graphs of whole batches that only this cache still holds: nobody can ask for them.
+    /// Closes whole-batch graphs to which only this cache holds a handle: they cannot be run again.
     fn close_unreachable(&self, open: &mut Vec<Open>) {
         open.retain(|open| match &*open.graph {
             SessionKey::Rows(_) => true,
@@ -214,7 +213,7 @@ fn total_bytes(open: &[Open]) -> usize {
     open.iter().map(Open::bytes).sum()
 }
 
-/// The open sessions of `graph`, which becomes the most recently used.
+/// The open sessions of `graph`, moved to the most recently used position.
 fn find<'a>(all: &'a mut Vec<Open>, graph: &Arc<SessionKey>) -> Option<&'a Open> {
     let at = all.iter().position(|open| open.graph == *graph)?;
     let open = all.remove(at);
@@ -222,7 +221,7 @@ fn find<'a>(all: &'a mut Vec<Open>, graph: &Arc<SessionKey>) -> Option<&'a Open>
     all.last()
 }
 
-/// The graph that a session is opened of.
+/// The graph to open a session of: derived for rows, given for whole batches.
 fn graph_of(key: &SessionKey) -> Result<Cow<'_, Graph>, EngineError> {
     match key {
         SessionKey::Rows(GraphKey { model, spec }) => {
@@ -233,8 +232,8 @@ fn graph_of(key: &SessionKey) -> Result<Cow<'_, Graph>, EngineError> {
     }
 }
 
-/// Bytes that closing a session releases: constants that are not the source's own bytes, and those
-/// that the runtime copies.
+/// Bytes that closing a session releases: constants created by the derivation, and constants of the
+/// model that the runtime copies.
 fn own_bytes(derived: &Graph, source: &Graph) -> usize {
     let shared = |name: &str, start: *const u8| {
         source
@@ -266,7 +265,7 @@ impl Backend for Sessions {
         rows: usize,
         busy: bool,
     ) -> Result<LoadedGraph, EngineError> {
-        // Opening holds the lock: two graphs that open at once would need the memory of both.
+        // Opening holds the lock: opening two graphs at once would take the memory of both.
         let mut all = self.open.lock();
         let found = find(&mut all, graph).cloned();
         if let Some(open) = found
@@ -275,7 +274,7 @@ impl Backend for Sessions {
         {
             return Ok(open.sessions.loaded());
         }
-        // Memory left by other runs would come on top of what opening takes.
+        // Free the arena first, so that memory left by runs does not add to the peak of opening.
         self.close_unreachable(&mut all);
         self.release_arena();
         let started = Instant::now();
@@ -310,8 +309,7 @@ impl Backend for Sessions {
 
     fn close_outdated(&self, outdated: &dyn Fn(&Model) -> bool) -> usize {
         let mut all = self.open.lock();
-        // A request in progress holds its model besides the open graphs, each of which holds it
-        // once.
+        // Each open graph holds its model once; further handles belong to requests in progress.
         let holders = |model: &Arc<Model>| {
             all.iter()
                 .filter(|open| Arc::ptr_eq(open.graph.model(), model))

@@ -1,5 +1,5 @@
-//! Graphs that run on whole batches: each run takes all inputs by name and gives all outputs by
-//! name, as gradients of weights and sums over samples need it, which no single row has.
+//! Graphs that run on whole batches: each run takes all inputs and gives all outputs by name. For
+//! outputs that sum over the batch, such as gradients of weights.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,26 +12,26 @@ use onnx_autodiff::onnx::{
     graph::{Dim, Graph},
 };
 
-/// What a run takes: each input of the graph once, in any order.
+/// The inputs of a run: each input of the graph once, in any order.
 pub type NamedInputs = Vec<(String, Arc<Tensor>)>;
-/// What a run gives: every output, in the graph's order.
+/// The outputs of a run: every output of the graph, in its order.
 pub type NamedOutputs = IndexMap<String, Tensor>;
 
-/// A graph of f32 inputs and outputs whose dimensions without a number count the rows of the batch.
-/// Its session stays open from the first run on, until the last handle is dropped or the memory for
-/// sessions goes to others.
+/// A graph of f32 inputs and outputs whose dynamic dimensions are the batch. Its session opens at
+/// the first run and stays open until the last handle is dropped, or until it is the least recently
+/// used and sessions exceed their memory.
 #[derive(Debug)]
 pub struct WholeGraph {
-    /// The model that it was derived from: what messages and measurements name.
+    /// The model that it was derived from, for messages and metrics.
     pub model: Arc<Model>,
-    /// For people, in the log: `gradients of parameters`.
+    /// Its name in the log, such as `gradients of parameters`.
     pub name: &'static str,
     pub graph: Graph,
     row_bytes: usize,
 }
 
 impl WholeGraph {
-    /// Fails where the graph's types do not fit each other.
+    /// Fails if type inference fails on the graph.
     pub fn new(model: Arc<Model>, name: &'static str, graph: Graph) -> Result<Self, OnnxError> {
         let row_bytes = activations::batch_peak_bytes(&graph)?;
         Ok(Self {
@@ -42,12 +42,13 @@ impl WholeGraph {
         })
     }
 
-    /// Bytes of the activations of one row; values of one size for any batch are not counted.
+    /// Bytes of the activations per row; values whose size does not depend on the batch are not
+    /// counted.
     pub fn row_bytes(&self) -> usize {
         self.row_bytes
     }
 
-    /// The rows of a batch, or what is wrong with its inputs.
+    /// The number of rows of a batch, or why its inputs are invalid.
     pub(super) fn rows(&self, inputs: &NamedInputs) -> Result<usize, EngineError> {
         let refused = |reason: String| EngineError::InvalidBatch { reason };
         let given: HashMap<&str, &Tensor> = inputs

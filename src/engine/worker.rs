@@ -1,6 +1,6 @@
-//! A thread that works for a device, beside others: asks the dispatcher for the next graph, loads
-//! it, runs a batch of it, hands out the rows. A panic in the backend costs the batch it happened
-//! in, and its callers are told; the thread goes on. An idle device gives memory back.
+//! A worker thread of a device: gets the next graph from the dispatcher, opens it, runs a batch and
+//! delivers the rows. A panic of the backend fails the requests of that batch, and the worker goes
+//! on. When its device is idle, it releases memory.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -15,7 +15,7 @@ use super::{
     dispatcher::Dispatcher,
 };
 
-/// Works for the device of this number until the dispatcher closes.
+/// Works for the device of this index until the dispatcher closes.
 pub fn work(dispatcher: &Dispatcher, device: usize, backend: &dyn Backend) {
     loop {
         let (graph, priority, rows, busy) = match dispatcher.next(device) {
@@ -62,7 +62,7 @@ pub fn work(dispatcher: &Dispatcher, device: usize, backend: &dyn Backend) {
     }
 }
 
-/// The output, where it answers the input.
+/// The output, if it has the form that the input asks for.
 fn checked(input: &BatchInput, output: BatchOutput) -> Result<BatchOutput, EngineError> {
     match (input, &output) {
         (BatchInput::Rows(points), BatchOutput::Rows(rows)) if rows.len() != points.len() => {
