@@ -12,7 +12,7 @@ use crate::{
     driver::DriverError,
     engine::EngineError,
     files::{FilesError, is_full},
-    jobs::queue::JobError,
+    jobs::JobError,
     methods::{Fault, Faults},
     picture::ImageError,
     render::RenderError,

@@ -30,8 +30,8 @@ use super::{
 use crate::{
     app::AppError,
     jobs::{
-        Format, Report,
-        queue::{JobError, JobStatus},
+        Format, JobError, Report,
+        queue::JobStatus,
         store::{Filter, Job, JobState, ShardError},
     },
     methods::{Fault, Faults},

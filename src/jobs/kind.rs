@@ -17,15 +17,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::queue::JobError;
-use crate::{
-    app::{App, AppError},
-    driver::DriverError,
-    engine::{Caller, EngineError},
-    files::{Files, FilesError},
-    model::patterns::PatternsError,
-    pool::WorkPanicked,
+use super::{
+    error::{JobError, WorkError},
+    store::{PlannedShard, Shard},
 };
+use crate::{app::App, engine::Caller, files::Files};
 
 /// The table that a queue and its runners know.
 pub type Kinds = &'static [&'static dyn Kind];
@@ -101,23 +97,6 @@ pub struct Plan {
     /// At least one. Each a few seconds of work: what a crash loses, and what other replicas can
     /// take.
     pub shards: Vec<PlannedShard>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct PlannedShard {
-    /// How much of the job it is, in the kind's own unit, such as images.
-    pub units: u64,
-    /// Whatever [`Kind::work`] needs beside the spec.
-    pub payload: Value,
-}
-
-/// One part of a job.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Shard {
-    /// Counts from 0.
-    pub index: usize,
-    pub units: u64,
-    pub payload: Value,
 }
 
 /// What a shard is worked on with, and for whom.
@@ -208,90 +187,4 @@ pub enum Report {
     Bytes(Bytes),
     /// A file in [`Context::files`].
     File(Path),
-}
-
-/// Why a shard has no result.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WorkError {
-    /// May succeed later, or on another replica: tried again, a limited number of times.
-    #[error("{0}")]
-    Transient(String),
-    /// Will not succeed: the job fails.
-    #[error("{0}")]
-    Permanent(String),
-}
-
-impl WorkError {
-    pub fn transient(error: impl fmt::Display) -> Self {
-        Self::Transient(error.to_string())
-    }
-
-    pub fn permanent(error: impl fmt::Display) -> Self {
-        Self::Permanent(error.to_string())
-    }
-}
-
-impl From<&EngineError> for WorkError {
-    fn from(error: &EngineError) -> Self {
-        match error {
-            EngineError::Derive(_) | EngineError::InvalidBatch { .. } => Self::permanent(error),
-            EngineError::Overloaded { .. }
-            | EngineError::Cancelled
-            | EngineError::DeadlineExceeded
-            | EngineError::Draining
-            | EngineError::TooLate { .. }
-            | EngineError::Runtime { .. } => Self::transient(error),
-        }
-    }
-}
-
-impl From<EngineError> for WorkError {
-    fn from(error: EngineError) -> Self {
-        Self::from(&error)
-    }
-}
-
-impl From<DriverError> for WorkError {
-    fn from(error: DriverError) -> Self {
-        match &error {
-            DriverError::Engine(error) => error.into(),
-            DriverError::Panicked(_) => Self::transient(error),
-            _ => Self::permanent(error),
-        }
-    }
-}
-
-impl From<AppError> for WorkError {
-    fn from(error: AppError) -> Self {
-        match error {
-            AppError::Method(error) => error.into(),
-            AppError::Panicked(_) => Self::transient(error),
-            _ => Self::permanent(error),
-        }
-    }
-}
-
-impl From<PatternsError> for WorkError {
-    fn from(error: PatternsError) -> Self {
-        match error {
-            PatternsError::File(_) | PatternsError::Files(_) | PatternsError::Panicked(_) => {
-                Self::transient(error)
-            }
-            PatternsError::Format { .. }
-            | PatternsError::OtherModel { .. }
-            | PatternsError::Lost { .. } => Self::permanent(error),
-        }
-    }
-}
-
-impl From<WorkPanicked> for WorkError {
-    fn from(error: WorkPanicked) -> Self {
-        Self::transient(error)
-    }
-}
-
-impl From<FilesError> for WorkError {
-    fn from(error: FilesError) -> Self {
-        Self::transient(error)
-    }
 }

@@ -7,7 +7,8 @@ use futures::FutureExt;
 use serde_json::{Map, Value};
 
 use super::{
-    queue::{JobError, Queue},
+    error::JobError,
+    queue::Queue,
     runner::{Runner, Shutdown},
     store::Job,
 };

@@ -3,6 +3,8 @@
 //! works, the [`store`] keeps all of it. The reduction is a shard too, leased when the others are
 //! done: whoever dies anywhere loses the shards it held, and nothing else.
 
+mod connection;
+mod error;
 pub mod kind;
 pub mod kinds;
 pub mod local;
@@ -13,4 +15,6 @@ pub mod runner;
 pub mod store;
 pub mod watch;
 
-pub use kind::{Context, Format, Kind, Kinds, Plan, Report, Shard, WorkError};
+pub use error::{JobError, WorkError};
+pub use kind::{Context, Format, Kind, Kinds, Plan, Report};
+pub use store::{PlannedShard, Shard};

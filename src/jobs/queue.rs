@@ -1,19 +1,15 @@
 //! Where jobs are handed in and looked at: what the API and the command line call. Runners work on
 //! the same queue.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use futures::FutureExt;
 use serde_json::{Map, Value};
-use tokio::sync::{Notify, OnceCell, broadcast, futures::Notified};
+use tokio::sync::broadcast;
 
 use super::{
-    Format, Kind, Kinds, Plan, Report, WorkError,
-    kind::{folder_of, folder_of_all},
+    connection::Connection,
+    error::JobError,
+    kind::{Format, Kind, Kinds, Plan, Report, folder_of, folder_of_all},
     registry,
     results::Results,
     store::{Event, Filter, Job, JobState, NewJob, ShardError, Store, StoreError, Submitted},
@@ -21,11 +17,9 @@ use super::{
 };
 use crate::{
     app::App,
-    files::FilesError,
     methods::{Fault, Faults},
-    pool::WorkPanicked,
-    quota::{QuotaError, Reservation, on_disk},
-    text::{excerpt, shown},
+    quota::{Reservation, on_disk},
+    text::shown,
 };
 
 /// Clones share everything.
@@ -37,16 +31,11 @@ pub struct Queue {
 struct Parts {
     app: App,
     kinds: Kinds,
-    /// Of a queue that is not that of the settings.
-    folder: Option<PathBuf>,
-    store: OnceCell<Store>,
-    /// Told of whatever this process changes, so that nobody here has to wait for the next look at
-    /// the database.
-    changed: Notify,
+    connection: Connection,
     /// Told of the jobs that this process ends: its own workers need not wait for their next
     /// heartbeat.
     ended: broadcast::Sender<String>,
-    watch: Watch,
+    watch: Arc<Watch>,
     results: Results,
 }
 
@@ -77,52 +66,6 @@ pub struct JobStatus {
     pub errors: Vec<ShardError>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum JobError {
-    #[error(transparent)]
-    Parameters(#[from] Faults),
-    #[error("no job is called {}; GET /jobs lists them", excerpt(id))]
-    Unknown { id: String },
-    #[error(
-        "{limit} jobs are queued or running, which is the most (max_jobs); submit again when some have ended"
-    )]
-    TooManyJobs { limit: u64 },
-    #[error(
-        "{what} {found} {unit}; at most {most} are allowed ({setting}); lower {}",
-        lower.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ")
-    )]
-    TooCostly {
-        /// Such as `the job costs`.
-        what: &'static str,
-        found: u64,
-        unit: &'static str,
-        most: u64,
-        setting: &'static str,
-        /// The parameters that it depends on, and the values that would do where that is known.
-        lower: Vec<(&'static str, Option<String>)>,
-    },
-    #[error(
-        "{limit} readers of events are connected, which is the most; try again later, or look at GET /jobs/{{id}}"
-    )]
-    TooManyFollowers { limit: usize },
-    #[error("job {id} was submitted with this Idempotency-Key and another body; take a new key")]
-    KeyTaken { id: String },
-    #[error("job {id} is {}: it has nothing to report yet", state.name())]
-    NothingYet { id: String, state: JobState },
-    #[error("job {id} is of kind {kind}, which this server does not know")]
-    UnknownKind { id: String, kind: String },
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Files(#[from] FilesError),
-    #[error(transparent)]
-    Quota(#[from] QuotaError),
-    #[error(transparent)]
-    Work(#[from] WorkError),
-    #[error(transparent)]
-    Panicked(#[from] WorkPanicked),
-}
-
 /// What the database answers, unless it takes too long.
 async fn in_time<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
     match tokio::time::timeout(CHECK_TIMEOUT, answer).await {
@@ -137,26 +80,24 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Resu
 impl Queue {
     /// The queue that the app's settings name.
     pub fn new(app: App, kinds: Kinds) -> Self {
-        Self::at(app, kinds, None)
+        let settings = app.settings();
+        let connection = Connection::new(settings.database.clone(), settings.data.clone());
+        Self::on(connection, app, kinds)
     }
 
     /// A queue of its own in this folder.
     pub fn in_folder(app: App, kinds: Kinds, folder: PathBuf) -> Self {
-        Self::at(app, kinds, Some(folder))
+        Self::on(Connection::new(None, folder), app, kinds)
     }
 
-    fn at(app: App, kinds: Kinds, folder: Option<PathBuf>) -> Self {
-        let (changed, ended) = (Notify::new(), broadcast::Sender::new(ENDED_AT_ONCE));
-        let (watch, results) = (Watch::default(), Results::default());
+    fn on(connection: Connection, app: App, kinds: Kinds) -> Self {
         let parts = Parts {
             app,
             kinds,
-            folder,
-            store: OnceCell::new(),
-            changed,
-            ended,
-            watch,
-            results,
+            ended: broadcast::Sender::new(ENDED_AT_ONCE),
+            watch: Arc::new(Watch::new(connection.clone())),
+            results: Results::default(),
+            connection,
         };
         Self {
             parts: Arc::new(parts),
@@ -171,19 +112,13 @@ impl Queue {
         self.parts.kinds
     }
 
-    /// Opened at first use, and tried again as long as it cannot be: a database that is away keeps
-    /// nobody from explaining.
     pub async fn store(&self) -> Result<&Store, StoreError> {
-        let settings = self.app().settings();
-        let (database, data): (_, &Path) = match &self.parts.folder {
-            Some(folder) => (None, folder),
-            None => (settings.database.as_deref(), &settings.data),
-        };
-        // Boxed: the many callers would each hold, and compile, all that opening a database takes.
-        self.parts
-            .store
-            .get_or_try_init(|| Store::open(database, data).boxed())
-            .await
+        self.parts.connection.store().await
+    }
+
+    /// Where this process tells of what it changes.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.parts.connection
     }
 
     /// Whether the database answers, soon enough for a health check.
@@ -196,14 +131,10 @@ impl Queue {
         in_time(async { self.store().await?.counts().await }).await
     }
 
-    pub(super) fn tell_change(&self) {
-        self.parts.changed.notify_waiters();
-    }
-
     fn tell_end(&self, job: &str) {
         // Nobody listens where nobody works.
         let _ = self.parts.ended.send(job.to_owned());
-        self.tell_change();
+        self.connection().tell_change();
     }
 
     /// The jobs that this process ends from now on.
@@ -211,24 +142,10 @@ impl Queue {
         self.parts.ended.subscribe()
     }
 
-    pub(super) fn watch(&self) -> &Watch {
-        &self.parts.watch
-    }
-
     /// Events of a job after `last`, as they come.
     pub async fn follow(&self, id: &str, last: u64) -> Result<Follower, JobError> {
         self.job(id).await?;
-        self.watch().follow(self, id.to_owned(), last)
-    }
-
-    /// The next change by this process.
-    pub(super) fn changed(&self) -> Notified<'_> {
-        self.parts.changed.notified()
-    }
-
-    /// Waits until this process changes something, and no longer than `limit`: others may have.
-    pub async fn wait_for_change(&self, limit: Duration) {
-        let _ = tokio::time::timeout(limit, self.changed()).await;
+        self.parts.watch.follow(id.to_owned(), last)
     }
 
     /// Plans and submits what is asked for: `kind`, and that kind's parameters. With an idempotency
@@ -266,7 +183,7 @@ impl Queue {
         };
         match submitted {
             Submitted::New(job) => {
-                self.tell_change();
+                self.connection().tell_change();
                 Ok((job, true))
             }
             Submitted::Known(job) => Ok((job, false)),
@@ -277,7 +194,7 @@ impl Queue {
 
     /// Room in the data folder for what a job takes in its database, where that is there.
     async fn reserve(&self, new: &NewJob) -> Result<Option<Reservation>, JobError> {
-        if self.parts.folder.is_none() && self.app().settings().database.is_some() {
+        if !self.connection().is_local() {
             return Ok(None);
         }
         let units: u64 = new.shards.iter().map(|shard| shard.units).sum();

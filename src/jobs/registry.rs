@@ -1,7 +1,7 @@
 //! The kinds of jobs: the table of contents of this room. A new kind is a file and a row.
 
 use super::{
-    Kind, Kinds,
+    kind::{Kind, Kinds},
     kinds::{
         degradation::DEGRADATION, explain_dataset::EXPLAIN_DATASET, fit_patterns::FIT_PATTERNS,
     },

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    queue::JobError,
+    error::JobError,
     store::{Job, JobState},
 };
 use crate::pool::WorkPanicked;

@@ -15,7 +15,8 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context, Kind, WorkError,
+    error::WorkError,
+    kind::{Context, Kind},
     queue::Queue,
     registry,
     store::{Acked, Lease, Renewed, StoreError},
@@ -103,11 +104,11 @@ impl Runner {
                 Ok(Some(lease)) => {
                     pause = BACK_OFF.0;
                     self.attempt(lease, shutdown).await;
-                    self.queue.tell_change();
+                    self.queue.connection().tell_change();
                 }
                 Ok(None) => tokio::select! {
                     () = shutdown.graceful.cancelled() => {}
-                    () = self.queue.wait_for_change(POLL_INTERVAL) => {}
+                    () = self.queue.connection().wait_for_change(POLL_INTERVAL) => {}
                 },
                 Err(error) => {
                     tracing::error!(%error, "no shards can be leased; trying again");

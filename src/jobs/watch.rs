@@ -11,7 +11,8 @@ use std::{
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
-    queue::{JobError, Queue},
+    connection::Connection,
+    error::JobError,
     store::{Event, Head, StoreError},
 };
 
@@ -28,6 +29,7 @@ const RECENT: u64 = 100;
 pub const MAX_FOLLOWERS: usize = 512;
 
 pub struct Watch {
+    connection: Connection,
     places: Arc<Semaphore>,
     feeds: Mutex<Feeds>,
     /// Somebody follows a job that was not followed.
@@ -52,7 +54,7 @@ struct Feed {
 
 /// One who reads the events of a job.
 pub struct Follower {
-    queue: Queue,
+    watch: Arc<Watch>,
     job: String,
     last: u64,
     read: VecDeque<Event>,
@@ -60,24 +62,18 @@ pub struct Follower {
     _place: OwnedSemaphorePermit,
 }
 
-impl Default for Watch {
-    fn default() -> Self {
+impl Watch {
+    pub fn new(connection: Connection) -> Self {
         Self {
+            connection,
             places: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
             feeds: Mutex::default(),
             joined: Notify::new(),
         }
     }
-}
 
-impl Watch {
     /// Events of `job` after `last`, as they come.
-    pub(super) fn follow(
-        &self,
-        queue: &Queue,
-        job: String,
-        last: u64,
-    ) -> Result<Follower, JobError> {
+    pub fn follow(self: &Arc<Self>, job: String, last: u64) -> Result<Follower, JobError> {
         let place = self.places.clone().try_acquire_owned();
         let place = place.map_err(|_| JobError::TooManyFollowers {
             limit: MAX_FOLLOWERS,
@@ -90,12 +86,12 @@ impl Watch {
             .subscribe();
         if !feeds.watched {
             feeds.watched = true;
-            tokio::spawn(watch(queue.clone()));
+            tokio::spawn(watch(self.clone()));
         }
         drop(feeds);
         self.joined.notify_one();
         Ok(Follower {
-            queue: queue.clone(),
+            watch: self.clone(),
             job,
             last,
             read: VecDeque::new(),
@@ -127,51 +123,51 @@ impl Watch {
     fn close(&self) {
         self.feeds().jobs.clear();
     }
+
+    /// One query for all, and one more for each job that something happened to.
+    async fn refresh(&self, followed: Vec<(String, u64)>) -> Result<(), StoreError> {
+        let store = self.connection.store().await?;
+        let open = store.open_heads().await?;
+        for (job, known) in followed {
+            // Looked at before the events: what ends a job is among them.
+            let Head { last_event, ended } = match open.get(&job) {
+                Some(head) => *head,
+                None => store.head(&job).await?,
+            };
+            if last_event <= known && !ended {
+                continue;
+            }
+            let mut events = Vec::new();
+            let mut after = known.max(last_event.saturating_sub(RECENT));
+            while after < last_event {
+                let page = store.events(&job, after, RECENT).await?;
+                let Some(last) = page.last() else { break };
+                after = last.seq;
+                events.extend(page);
+            }
+            if let Some(feed) = self.feeds().jobs.get(&job) {
+                feed.send_modify(|feed| feed.add(events, ended));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Refreshes the feeds until nobody follows.
-async fn watch(queue: Queue) {
-    while let Some(followed) = queue.watch().followed() {
+async fn watch(watch: Arc<Watch>) {
+    while let Some(followed) = watch.followed() {
         // From here on no change is missed.
-        let changed = queue.changed();
-        if let Err(error) = refresh(&queue, followed).await {
+        let changed = watch.connection.changed();
+        if let Err(error) = watch.refresh(followed).await {
             tracing::warn!(%error, "the events of jobs cannot be read; their readers may come again");
-            queue.watch().close();
+            watch.close();
         }
         tokio::time::sleep(MIN_INTERVAL).await;
         tokio::select! {
-            () = queue.watch().joined.notified() => {}
+            () = watch.joined.notified() => {}
             _ = tokio::time::timeout(POLL_INTERVAL, changed) => {}
         }
     }
-}
-
-/// One query for all, and one more for each job that something happened to.
-async fn refresh(queue: &Queue, followed: Vec<(String, u64)>) -> Result<(), StoreError> {
-    let store = queue.store().await?;
-    let open = store.open_heads().await?;
-    for (job, known) in followed {
-        // Looked at before the events: what ends a job is among them.
-        let Head { last_event, ended } = match open.get(&job) {
-            Some(head) => *head,
-            None => store.head(&job).await?,
-        };
-        if last_event <= known && !ended {
-            continue;
-        }
-        let mut events = Vec::new();
-        let mut after = known.max(last_event.saturating_sub(RECENT));
-        while after < last_event {
-            let page = store.events(&job, after, RECENT).await?;
-            let Some(last) = page.last() else { break };
-            after = last.seq;
-            events.extend(page);
-        }
-        if let Some(feed) = queue.watch().feeds().jobs.get(&job) {
-            feed.send_modify(|feed| feed.add(events, ended));
-        }
-    }
-    Ok(())
 }
 
 impl Feed {
@@ -216,12 +212,7 @@ impl Follower {
             if last > self.last {
                 self.read = match kept {
                     Some(kept) => kept,
-                    None => self
-                        .queue
-                        .events(&self.job, self.last, RECENT)
-                        .await
-                        .ok()?
-                        .into(),
+                    None => self.read_on().await.ok()?,
                 };
                 // The job was deleted with its events.
                 if self.read.is_empty() {
@@ -233,6 +224,12 @@ impl Follower {
                 self.feed.changed().await.ok()?;
             }
         }
+    }
+
+    /// What the database has after the last event.
+    async fn read_on(&self) -> Result<VecDeque<Event>, StoreError> {
+        let store = self.watch.connection.store().await?;
+        Ok(store.events(&self.job, self.last, RECENT).await?.into())
     }
 }
 

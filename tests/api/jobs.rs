@@ -12,9 +12,8 @@ use explaind::{
     api::{Api, router},
     app::App,
     jobs::{
-        Context, Format, Kind, Kinds, Plan, Report, Shard, WorkError,
-        kind::PlannedShard,
-        queue::{JobError, Queue},
+        Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Shard, WorkError,
+        queue::Queue,
         registry,
         runner::{Runner, Shutdown},
         watch::MAX_FOLLOWERS,

@@ -11,10 +11,8 @@ use bytes::Bytes;
 use explaind::{
     app::App,
     jobs::{
-        Context, Format, Kind, Kinds, Plan, Report, Shard, WorkError,
-        kind::PlannedShard,
-        queue::{JobError, Queue},
-        store::Lease,
+        Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Shard, WorkError,
+        queue::Queue, store::Lease,
     },
     methods::{Fault, Faults},
     settings::{Flags, load},

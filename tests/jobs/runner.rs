@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use explaind::jobs::{
-    Format, Report,
+    Format, JobError, Report,
     kind::{folder_of, folder_of_all},
     local,
-    queue::{JobError, Queue},
+    queue::Queue,
     runner::{Runner, Shutdown},
     store::JobState,
 };

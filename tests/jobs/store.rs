@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use explaind::jobs::{
-    kind::PlannedShard,
+    PlannedShard,
     store::{
         Acked, Filter, JobState, Lease, MAX_FAILURES, MAX_LOSSES, NewJob, Renewed, Store, Submitted,
     },

@@ -1,7 +1,7 @@
 //! What a job may cost: compared with the settings before anything is queued. A refusal says the
 //! numbers and what to lower.
 
-use crate::{app::App, jobs::queue::JobError};
+use crate::{app::App, jobs::JobError};
 
 /// The parameter that says how many images are used.
 const LIMIT: &str = "limit";

@@ -24,9 +24,7 @@ use crate::{
     dataset::{Dataset, DatasetError, draw},
     driver::{Driver, DriverError},
     engine::EngineError,
-    jobs::{
-        Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
-    },
+    jobs::{Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, WorkError},
     methods::{Explained, Fault, Faults, Request, parameters::Parameters},
     picture::{
         RgbImage,

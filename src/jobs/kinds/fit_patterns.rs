@@ -16,9 +16,7 @@ use super::{
 use crate::{
     app::App,
     dataset::Dataset,
-    jobs::{
-        Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
-    },
+    jobs::{Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, WorkError},
     methods::Faults,
     model::{
         Model,

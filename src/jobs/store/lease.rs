@@ -5,8 +5,14 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{JobState, Store, StoreError, integer, natural, on, record};
-use crate::{jobs::kind::Shard, text::cut};
+use super::{
+    connection::{Dialect, Store, integer, natural, on},
+    error::StoreError,
+    event::record,
+    shard::Shard,
+    state::JobState,
+};
+use crate::text::cut;
 
 /// A shard that failed so often fails its job.
 pub const MAX_FAILURES: u64 = 5;
@@ -89,7 +95,7 @@ macro_rules! next_shard {
     };
 }
 
-pub(super) const SQLITE_CLAIM: &str = claim!(concat!(
+const SQLITE_CLAIM: &str = claim!(concat!(
     "SELECT j.id, (",
     next_shard!(),
     ") AS next ",
@@ -101,7 +107,7 @@ pub(super) const SQLITE_CLAIM: &str = claim!(concat!(
 
 /// The jobs are in the order of their turns before shards are looked at: only the one that is taken
 /// is locked.
-pub(super) const POSTGRES_CLAIM: &str = claim!(concat!(
+const POSTGRES_CLAIM: &str = claim!(concat!(
     "SELECT j.id, s.idx FROM (SELECT j.id ",
     open_jobs!(),
     turn!(),
@@ -109,6 +115,13 @@ pub(super) const POSTGRES_CLAIM: &str = claim!(concat!(
     next_shard!(),
     " FOR UPDATE SKIP LOCKED) s LIMIT 1"
 ));
+
+fn claim_in(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Sqlite => SQLITE_CLAIM,
+        Dialect::Postgres => POSTGRES_CLAIM,
+    }
+}
 
 /// Of the writes about a shard: $1 the job, $2 its index, $3 the token.
 macro_rules! fenced {
@@ -155,8 +168,8 @@ impl Store {
         let kinds = format!(",{},", kinds.join(","));
         loop {
             let lease = on!(self, |pool, dialect| {
-                let mut transaction = pool.begin_with(dialect.begin).await?;
-                let claimed: Option<Claimed> = sqlx::query_as(dialect.claim)
+                let mut transaction = pool.begin_with(dialect.begin()).await?;
+                let claimed: Option<Claimed> = sqlx::query_as(claim_in(dialect))
                     .bind(owner)
                     .bind(integer(lease_ms))
                     .bind(&kinds)
@@ -258,7 +271,7 @@ impl Store {
     /// reduction go.
     pub async fn ack(&self, lease: &Lease, result: &Bytes) -> Result<Acked, StoreError> {
         on!(self, |pool, dialect| {
-            let mut transaction = pool.begin_with(dialect.begin).await?;
+            let mut transaction = pool.begin_with(dialect.begin()).await?;
             let written = sqlx::query(fenced!(
                 "state = 'succeeded', result = $4, units_done = units, error = NULL, finished_at = (SELECT now FROM clock)"
             ))
@@ -309,7 +322,7 @@ impl Store {
     /// Writes the result of a whole job, with which it has succeeded.
     pub async fn finish(&self, lease: &Lease, result: &Value) -> Result<Acked, StoreError> {
         on!(self, |pool, dialect| {
-            let mut transaction = pool.begin_with(dialect.begin).await?;
+            let mut transaction = pool.begin_with(dialect.begin()).await?;
             // What the result was made of is not kept beside it.
             sqlx::query("UPDATE shards SET result = NULL WHERE job_id = $1")
                 .bind(&lease.job)
@@ -357,7 +370,7 @@ impl Store {
     ) -> Result<Acked, StoreError> {
         let error = cut(error, LONGEST_ERROR);
         on!(self, |pool, dialect| {
-            let mut transaction = pool.begin_with(dialect.begin).await?;
+            let mut transaction = pool.begin_with(dialect.begin()).await?;
             let failures: Option<(i64,)> = sqlx::query_as(concat!(
                 fenced!(
                     "state = 'queued', failures = failures + 1, units_done = 0, error = $4,

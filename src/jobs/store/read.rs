@@ -6,7 +6,12 @@ use bytes::Bytes;
 use serde_json::Value;
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
-use super::{JobState, Store, StoreError, integer, natural, on};
+use super::{
+    connection::{Store, integer, natural, on},
+    error::StoreError,
+    event::Event,
+    state::JobState,
+};
 
 /// A job as it stands. Times are milliseconds since 1970.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,16 +50,6 @@ pub struct ShardError {
     pub state: String,
     pub failures: u64,
     pub error: String,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Event {
-    /// Counts a job's events from 1, without gaps.
-    pub seq: u64,
-    pub at: u64,
-    /// state, progress, shard.
-    pub kind: String,
-    pub payload: Value,
 }
 
 /// How far a job's events go.

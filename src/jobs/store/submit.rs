@@ -2,8 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::{Job, JobState, Store, StoreError, integer, natural, on, record};
-use crate::jobs::kind::PlannedShard;
+use super::{
+    connection::{Store, integer, natural, on},
+    error::StoreError,
+    event::record,
+    read::Job,
+    shard::PlannedShard,
+    state::JobState,
+};
 
 /// A job to submit.
 #[derive(Clone, Debug)]
@@ -53,7 +59,7 @@ impl Store {
         }
         let units: u64 = new.shards.iter().map(|shard| shard.units).sum();
         let inserted = on!(self, |pool, dialect| {
-            let mut transaction = pool.begin_with(dialect.begin).await?;
+            let mut transaction = pool.begin_with(dialect.begin()).await?;
             let open: i64 = sqlx::query_scalar(OPEN_JOBS)
                 .fetch_one(&mut *transaction)
                 .await?;
@@ -144,7 +150,7 @@ impl Store {
     /// was anything to end.
     pub async fn cancel(&self, id: &str) -> Result<bool, StoreError> {
         let cancelled = on!(self, |pool, dialect| {
-            let mut transaction = pool.begin_with(dialect.begin).await?;
+            let mut transaction = pool.begin_with(dialect.begin()).await?;
             let cancelled = sqlx::query(
                 "UPDATE jobs SET state = 'cancelled', finished_at = (SELECT now FROM clock)
                  WHERE id = $1 AND state IN ('queued', 'running')",
@@ -170,7 +176,7 @@ impl Store {
     /// Removes a job with its shards and events, in whatever state. Whether it was there.
     pub async fn delete(&self, id: &str) -> Result<bool, StoreError> {
         let deleted = on!(self, |pool, dialect| {
-            let mut transaction = pool.begin_with(dialect.begin).await?;
+            let mut transaction = pool.begin_with(dialect.begin()).await?;
             sqlx::query("DELETE FROM shards WHERE job_id = $1")
                 .bind(id)
                 .execute(&mut *transaction)

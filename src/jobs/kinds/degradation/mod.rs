@@ -31,9 +31,7 @@ use crate::{
     engine::runtime_version,
     evaluation::{self, degradation::Subject, patches::Grid},
     incremental,
-    jobs::{
-        Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
-    },
+    jobs::{Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, WorkError},
     methods::{Explained, Prediction, Request, parameters::Parameters},
     model::Model,
     picture::{
