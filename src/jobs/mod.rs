@@ -4,6 +4,7 @@
 //! done: whoever dies anywhere loses the shards it held, and nothing else.
 
 mod connection;
+mod crash;
 mod error;
 pub mod kind;
 pub mod kinds;

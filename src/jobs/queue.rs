@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 
 use super::{
     connection::Connection,
+    crash::crash_point,
     error::JobError,
     kind::{Format, Kind, Kinds, Plan, Report, folder_of, folder_of_all},
     registry,
@@ -175,6 +176,7 @@ impl Queue {
                 };
                 let room = self.reserve(&new).await?;
                 let submitted = store.submit(&new, max_jobs).await?;
+                crash_point!("queue::submitted");
                 if let (Some(room), Submitted::New(_)) = (room, &submitted) {
                     room.keep();
                 }
@@ -353,6 +355,7 @@ impl Queue {
         if !self.store().await?.delete(id).await? {
             return Err(JobError::Unknown { id: id.to_owned() });
         }
+        crash_point!("queue::deleted");
         self.tell_end(id);
         // The job is gone; what is left of its files now is found by the next sweep.
         if let Err(error) = self.app().files().remove_all(&folder_of(id)).await {

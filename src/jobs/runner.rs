@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    crash::crash_point,
     error::WorkError,
     kind::{Context, Kind},
     queue::Queue,
@@ -126,6 +127,7 @@ impl Runner {
         let Some(kind) = registry::find(self.queue.kinds(), &lease.kind) else {
             return;
         };
+        crash_point!("runner::leased");
         let started = Instant::now();
         let context = self.context(&lease);
         let _ended = context.caller.cancel.clone().drop_guard();
@@ -147,7 +149,9 @@ impl Runner {
                 return count(&lease, Ending::GivenBack);
             }
         };
+        crash_point!("runner::evaluated");
         let settled = self.settle(&lease, &outcome, shutdown).await;
+        crash_point!("runner::settled");
         metrics::histogram!(names::SHARD_DURATION_SECONDS, "kind" => kind.id())
             .record(started.elapsed());
         match (settled, &outcome) {
@@ -200,6 +204,7 @@ impl Runner {
             .pool()
             .run(move || kind.reduce(&spec, &results))
             .await??;
+        crash_point!("runner::reduced");
         kind.complete(context, reduced).await
     }
 

@@ -60,9 +60,16 @@ pub async fn postgres() -> TestDatabase {
     }
 }
 
+/// Set by `make test-fast`, which starts no PostgreSQL.
+const SQLITE_ONLY: &str = "EXPLAIND_TEST_SQLITE_ONLY";
+
 /// One of each.
-pub async fn databases() -> [TestDatabase; 2] {
-    [sqlite(), postgres().await]
+pub async fn databases() -> Vec<TestDatabase> {
+    let mut databases = vec![sqlite()];
+    if std::env::var(SQLITE_ONLY).is_err() {
+        databases.push(postgres().await);
+    }
+    databases
 }
 
 struct Server {

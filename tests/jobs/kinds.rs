@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{LazyLock, Mutex},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use explaind::{
     app::App,
     jobs::{
         Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Shard, WorkError,
-        queue::Queue, store::Lease,
+        queue::Queue,
     },
     methods::{Fault, Faults},
     settings::{Flags, load},
@@ -27,8 +28,10 @@ pub static KINDS: Kinds = &[&Sum];
 
 /// `shards` numbers out of `seed_value`, `pause_ms` each, and their sum. `fault` is what goes wrong
 /// in shard 1, `times` times: transient, permanent, panic. With `scribble` it writes files and nothing
-/// else.
+/// else. From the shard `gate` on, each waits for the file [`GATE`] in the data folder.
 pub struct Sum;
+
+pub const GATE: &str = "gate";
 
 /// How often each job has gone wrong in this process.
 static FAULTS: LazyLock<Mutex<HashMap<String, u64>>> = LazyLock::new(Mutex::default);
@@ -66,7 +69,8 @@ impl Kind for Sum {
                 })
                 .into());
             };
-            let mut spec = json!({ "seed_value": 0, "pause_ms": 0, "fault": null, "times": 0 });
+            let mut spec =
+                json!({ "seed_value": 0, "pause_ms": 0, "fault": null, "times": 0, "gate": null });
             spec.as_object_mut().unwrap().extend(asked);
             let shards = (0..shards)
                 .map(|at| PlannedShard {
@@ -96,6 +100,12 @@ impl Kind for Sum {
                 tokio::time::sleep(Duration::from_millis(spec["pause_ms"].as_u64().unwrap()) / 10)
                     .await;
                 context.report_progress(step);
+            }
+            if spec["gate"]
+                .as_u64()
+                .is_some_and(|gate| shard.index as u64 >= gate)
+            {
+                wait_for_gate(context).await;
             }
             if shard.index == 1 && goes_wrong(&context.job, spec["times"].as_u64().unwrap()) {
                 match spec["fault"].as_str() {
@@ -165,6 +175,13 @@ async fn scribble(context: &Context) -> Result<Bytes, WorkError> {
     Err(WorkError::transient("stopped"))
 }
 
+async fn wait_for_gate(context: &Context) {
+    let gate = context.app.settings().data.join(GATE);
+    while !gate.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 fn goes_wrong(job: &str, times: u64) -> bool {
     let mut faults = FAULTS
         .lock()
@@ -187,11 +204,6 @@ pub fn expected(seed: u64, shards: u64) -> Value {
     json!({ "numbers": numbers, "sum": numbers.iter().sum::<f64>() })
 }
 
-/// The result of a leased shard.
-pub fn number_of(lease: &Lease) -> f64 {
-    number(&lease.spec["seed_value"], &lease.shard)
-}
-
 /// Anything that depends on all of the seed and the shard, between 0 and 1.
 fn number(seed: &Value, shard: &Shard) -> f64 {
     let hash = Sha256::digest(format!("{seed} {} {}", shard.index, shard.payload));
@@ -200,12 +212,18 @@ fn number(seed: &Value, shard: &Shard) -> f64 {
 
 /// A queue of test kinds in a process without models.
 pub fn queue(database: &TestDatabase, settings: &[(&'static str, &str)]) -> Queue {
-    let models = database.data.path().join("models");
+    let url = database.url.as_deref().unwrap_or_default();
+    queue_at(database.data.path(), url, settings)
+}
+
+/// The same, by the data folder and the URL of PostgreSQL, which is empty for SQLite.
+pub fn queue_at(data: &Path, url: &str, settings: &[(&'static str, &str)]) -> Queue {
+    let models = data.join("models");
     std::fs::create_dir_all(&models).unwrap();
     let mut values = vec![
         ("models", models.display().to_string()),
-        ("data", database.data.path().display().to_string()),
-        ("database", database.url.clone().unwrap_or_default()),
+        ("data", data.display().to_string()),
+        ("database", url.to_owned()),
         ("lease_ms", "600".to_owned()),
     ];
     values.extend(

@@ -1,5 +1,5 @@
 //! Durable jobs against SQLite and a real PostgreSQL: the store's verbs, the runner, crashes
-//! between any two steps, processes that are killed and frozen, replicas that have the database and
+//! at any point, processes that are killed and frozen, replicas that have the database and
 //! a store of files in common.
 
 #![allow(
@@ -23,5 +23,6 @@ mod runner;
 mod s3;
 mod served;
 mod shutdown;
+mod snapshot;
 mod store;
 mod uploads;

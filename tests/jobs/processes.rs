@@ -4,7 +4,7 @@
 use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -85,6 +85,8 @@ fn obey_modes(command: &mut Command) {
 
 const DATA: &str = "EXPLAIND_TEST_WORKER_DATA";
 const DATABASE: &str = "EXPLAIND_TEST_WORKER_DATABASE";
+/// How many shards it works on at once.
+pub const SLOTS: &str = "EXPLAIND_TEST_WORKER_SLOTS";
 
 /// The worker; on its own it has nothing to do.
 #[tokio::test(flavor = "multi_thread")]
@@ -102,6 +104,7 @@ async fn worker() {
         ("data", data),
         ("database", std::env::var(DATABASE).unwrap_or_default()),
         ("lease_ms", "600".to_owned()),
+        ("job_slots", std::env::var(SLOTS).unwrap_or("2".to_owned())),
         ("role", "worker".to_owned()),
     ]);
     Runner::new(Queue::new(app, crate::kinds::KINDS))
@@ -116,6 +119,11 @@ pub struct Worker {
 
 impl Worker {
     pub fn start(database: &TestDatabase) -> Self {
+        Self::with(database, |_| ())
+    }
+
+    /// With an environment of its own.
+    pub fn with(database: &TestDatabase, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = child("processes::worker");
         command
             .env(DATA, database.data.path())
@@ -125,6 +133,7 @@ impl Worker {
             command.env(DATABASE, url);
         }
         obey_modes(&mut command);
+        change(&mut command);
         let mut process = command.spawn().unwrap();
         let (log, lines) = (
             Arc::new(Mutex::new(String::new())),
@@ -143,7 +152,7 @@ impl Worker {
         self.process.id()
     }
 
-    fn send(&self, signal: Signal) {
+    pub fn send(&self, signal: Signal) {
         send(self.id(), signal);
     }
 
@@ -152,13 +161,36 @@ impl Worker {
         self.process.wait().unwrap();
     }
 
+    /// Waits until it has ended by itself.
+    pub async fn ends(mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(ended) = self.process.try_wait().unwrap() {
+                return ended;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "{}",
+                self.log.lock().unwrap()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Until its log has one of these.
     pub async fn says(&self, words: &[&str]) {
+        self.logs(|log| words.iter().any(|words| log.contains(words)))
+            .await;
+    }
+
+    /// Until its log has these so many times.
+    pub async fn says_often(&self, words: &str, times: usize) {
+        self.logs(|log| log.matches(words).count() >= times).await;
+    }
+
+    async fn logs(&self, reached: impl Fn(&str) -> bool) {
         let started = Instant::now();
-        while !words
-            .iter()
-            .any(|words| self.log.lock().unwrap().contains(words))
-        {
+        while !reached(&self.log.lock().unwrap()) {
             assert!(
                 started.elapsed() < Duration::from_secs(60),
                 "{}",

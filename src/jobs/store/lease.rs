@@ -12,7 +12,7 @@ use super::{
     shard::Shard,
     state::JobState,
 };
-use crate::text::cut;
+use crate::{jobs::crash::crash_point, text::cut};
 
 /// A shard that failed so often fails its job.
 pub const MAX_FAILURES: u64 = 5;
@@ -230,6 +230,7 @@ impl Store {
                         .await?;
                     fail_job!(transaction, &lease.job, &error);
                 }
+                crash_point!("claim::uncommitted");
                 transaction.commit().await?;
                 if lost {
                     continue;
@@ -285,6 +286,7 @@ impl Store {
             if written == 0 {
                 return Ok(Acked::Refused);
             }
+            crash_point!("ack::uncounted");
             let counted: Option<(i64, i64, i64)> = sqlx::query_as(
                 "UPDATE jobs SET shards_done = shards_done + 1 WHERE id = $1 AND state = 'running'
                  RETURNING shards_done, shards, units",
@@ -314,6 +316,7 @@ impl Store {
                     .execute(&mut *transaction)
                     .await?;
             }
+            crash_point!("ack::uncommitted");
             transaction.commit().await?;
             Ok(Acked::Written)
         })
@@ -355,6 +358,7 @@ impl Store {
                 "state",
                 json!({ "state": JobState::Succeeded })
             );
+            crash_point!("finish::uncommitted");
             transaction.commit().await?;
             Ok(Acked::Written)
         })
@@ -411,6 +415,7 @@ impl Store {
                 let error = format!("{}: {error}", lease.name());
                 fail_job!(transaction, &lease.job, &error);
             }
+            crash_point!("fail::uncommitted");
             transaction.commit().await?;
             Ok(Acked::Written)
         })

@@ -10,6 +10,7 @@ use super::{
     shard::PlannedShard,
     state::JobState,
 };
+use crate::jobs::crash::crash_point;
 
 /// A job to submit.
 #[derive(Clone, Debug)]
@@ -110,6 +111,7 @@ impl Store {
                     json!({ "state": JobState::Queued })
                 );
             }
+            crash_point!("submit::uncommitted");
             transaction.commit().await?;
             inserted
         });
@@ -167,6 +169,7 @@ impl Store {
                     json!({ "state": JobState::Cancelled })
                 );
             }
+            crash_point!("cancel::uncommitted");
             transaction.commit().await?;
             cancelled
         });
@@ -195,6 +198,7 @@ impl Store {
                 .execute(&mut *transaction)
                 .await?
                 .rows_affected();
+            crash_point!("delete::uncommitted");
             transaction.commit().await?;
             deleted
         });
