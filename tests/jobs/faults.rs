@@ -5,18 +5,17 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     process::Stdio,
-    time::Duration,
 };
 
 use bytes::Bytes;
-use explaind::files::Files;
+use explaind::{files::Files, jobs::store::StoreError};
 use object_store::path::Path as FilePath;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::{
     databases::{databases, postgres},
-    kinds::{ask, queue},
+    kinds::{GATE, ask, queue},
     processes::{Worker, check, child, limit_files, reach},
     s3::S3,
     served::{Served, benchmark, material},
@@ -35,19 +34,27 @@ const HANG_UP: &str = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_acti
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_results_wait_and_nothing_is_lost() {
     const SHARDS: u64 = 12;
+    const DONE: u64 = 2;
     let database = crate::databases::sqlite();
     let queue = queue(&database, &[]);
     let (job, _) = queue
-        .submit(ask(json!({ "shards": SHARDS, "pause_ms": 100 })), None)
+        .submit(ask(json!({ "shards": SHARDS, "gate": DONE })), None)
         .await
         .unwrap();
     let worker = Worker::start(&database);
-    reach(&queue, &job.id, |job| job.shards_done >= 2).await;
+    // Heartbeats tell of shards that are worked on: the disk is full while these are held.
+    reach(&queue, &job.id, |job| {
+        job.shards_done == DONE && job.units_done > job.units / SHARDS * DONE
+    })
+    .await;
     limit_files(worker.id(), Some(0));
-    worker.says(REFUSALS).await;
+    fs::write(database.data.path().join(GATE), "").unwrap();
+    worker
+        .says(&["a result cannot be written; trying again"])
+        .await;
     let stuck = queue.job(&job.id).await.unwrap();
     assert!(
-        !stuck.state.is_final() && stuck.shards_done < SHARDS,
+        !stuck.state.is_final() && stuck.shards_done == DONE,
         "{stuck:?}"
     );
     limit_files(worker.id(), None);
@@ -70,14 +77,41 @@ async fn a_worker_that_met_a_full_disk_leases_again_when_there_is_room() {
         .submit(ask(json!({ "shards": 3 })), None)
         .await
         .unwrap();
+    // Often enough for every connection to meet it.
     worker
-        .says(&["no shards can be leased; trying again"])
+        .says_often("no shards can be leased; trying again", 8)
         .await;
-    // Long enough for every connection to meet it.
-    tokio::time::sleep(Duration::from_secs(4)).await;
     limit_files(worker.id(), None);
     check(&queue, &job.id, 3).await;
     worker.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_takes_no_writes_is_told_in_plain_words() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (material, database) = (material(), crate::databases::sqlite());
+    let server = Served::start_within_limits(material.path(), &database, "api");
+    let id = server.submit(&benchmark()).await;
+    limit_files(server.id(), Some(0));
+    let (client, jobs) = (reqwest::Client::new(), format!("{}/jobs", server.url));
+    for request in [
+        client.post(&jobs).json(&benchmark()),
+        client.post(format!("{jobs}/{id}/cancel")),
+        client.delete(format!("{jobs}/{id}")),
+    ] {
+        let answer = request.send().await.unwrap();
+        let (status, problem) = (answer.status(), answer.json::<Value>().await.unwrap());
+        assert_eq!(
+            (status.as_u16(), &problem["code"]),
+            (503, &json!("jobs_unavailable")),
+            "{problem}"
+        );
+        assert_eq!(problem["detail"], StoreError::Unwritable.to_string());
+    }
+    limit_files(server.id(), None);
+    let deleted = client.delete(format!("{jobs}/{id}")).send().await.unwrap();
+    assert_eq!(deleted.status(), 204);
+    server.kill();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -113,6 +114,21 @@ impl Served {
             role,
             |_| (),
         )
+    }
+
+    /// As a process whose files may be limited: writes beyond the limit fail, as on a full disk,
+    /// and do not end it.
+    pub fn start_within_limits(material: &Path, database: &TestDatabase, role: &str) -> Self {
+        let (data, url) = (database.data.path(), database.url.as_deref());
+        Self::with(material, data, url, role, |command| {
+            // Safe: the call between fork and exec is async-signal-safe.
+            unsafe {
+                command.pre_exec(|| {
+                    libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                    Ok(())
+                })
+            };
+        })
     }
 
     /// With arguments and an environment of its own.

@@ -5,7 +5,6 @@ use std::{
     fs,
     io::{Cursor, Read, Write},
     net::TcpStream,
-    os::unix::process::CommandExt,
     path::Path,
     time::{Duration, Instant},
 };
@@ -229,20 +228,7 @@ async fn a_killed_upload_leaves_nothing_and_anothers_upload_is_not_touched() {
 async fn a_full_disk_is_told_and_leaves_nothing() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (material, database) = (material(), sqlite());
-    // Safe: the call between fork and exec is async-signal-safe. Writes beyond a limit then fail,
-    // as on a full disk.
-    let server = Served::with(
-        material.path(),
-        database.data.path(),
-        None,
-        "all",
-        |command| unsafe {
-            command.pre_exec(|| {
-                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-                Ok(())
-            });
-        },
-    );
+    let server = Served::start_within_limits(material.path(), &database, "all");
     limit_files(server.id(), Some(0));
     for archive in [archive(1), large_archive()] {
         let (status, problem) = put(&server, "mine", archive).await;

@@ -1,5 +1,12 @@
 //! Why the store did not do what it was asked for.
 
+/// SQLITE_FULL, and PostgreSQL's disk_full.
+const FULL: &[&str] = &["13", "53100"];
+
+/// SQLITE_READONLY and _DBMOVED; SQLITE_IOERR_WRITE, _FSYNC, _TRUNCATE and _SHMSIZE; PostgreSQL's
+/// read_only_sql_transaction.
+const UNWRITABLE: &[&str] = &["8", "1032", "778", "1034", "1546", "4874", "25006"];
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("cannot make the data folder: {source}; choose another with --data")]
@@ -10,6 +17,10 @@ pub enum StoreError {
         "there is no room left on the disk of the database of jobs: free some, then send this again"
     )]
     Full,
+    #[error(
+        "the database of jobs takes no writes: its disk is over a quota, read-only or broken; mend that, then send this again"
+    )]
+    Unwritable,
     #[error("the tables of jobs cannot be brought up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error("the database of jobs holds what this version cannot read: {0}")]
@@ -29,10 +40,12 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        // SQLITE_FULL, and PostgreSQL's disk_full.
-        let is_full = |code: &str| matches!(code, "13" | "53100");
         match error.as_database_error().and_then(|error| error.code()) {
-            Some(code) if is_full(&code) => Self::Full,
+            Some(code) if FULL.contains(&&*code) => Self::Full,
+            Some(code) if UNWRITABLE.contains(&&*code) => {
+                tracing::error!(%error, "the database of jobs cannot be written");
+                Self::Unwritable
+            }
             _ => Self::Database(error),
         }
     }
@@ -58,6 +71,8 @@ mod tests {
             fault("PRAGMA max_page_count = 3; CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(100000))").await;
         assert!(matches!(full, StoreError::Full), "{full}");
         assert!(!fault("SELECT y FROM t").await.is_full());
+        let unwritable = fault("PRAGMA query_only = 1; INSERT INTO t VALUES (1)").await;
+        assert!(matches!(unwritable, StoreError::Unwritable), "{unwritable}");
         let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         assert!(!StoreError::Folder { source }.is_full());
     }
