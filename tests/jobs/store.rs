@@ -370,22 +370,34 @@ async fn results_of_shards_go_when_the_job_has_its_own() {
         let store = database.store().await;
         submit(&store, "one", 2).await;
         let reduction = work_off(&store).await;
-        assert!(
-            store
-                .results("one")
-                .await
-                .unwrap()
-                .iter()
-                .all(Option::is_some)
-        );
+        let left = database.snapshot("one").await;
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(left, @r#"
+            job: running, 2 of 2 shards, 20 units
+            shard 0: succeeded, 10 of 10 units, with a result
+            shard 1: succeeded, 10 of 10 units, with a result
+            reduction: running, 0 of 0 units
+            event 1: state {"state":"queued"}
+            event 2: state {"state":"running"}
+            event 3: progress {"done":10,"total":20,"shards_done":1,"shards":2}
+            event 4: progress {"done":20,"total":20,"shards_done":2,"shards":2}
+            "#);
+        }
         store.finish(&reduction, &json!(7)).await.unwrap();
-        assert_eq!(
-            store.results("one").await.unwrap(),
-            [None, None],
-            "{}",
-            database.name
-        );
-        assert_eq!(store.job("one").await.unwrap().unwrap().units_done, 20);
+        let left = database.snapshot("one").await;
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(left, @r#"
+            job: succeeded, 2 of 2 shards, 20 units, with a result
+            shard 0: succeeded, 10 of 10 units
+            shard 1: succeeded, 10 of 10 units
+            reduction: succeeded, 0 of 0 units
+            event 1: state {"state":"queued"}
+            event 2: state {"state":"running"}
+            event 3: progress {"done":10,"total":20,"shards_done":1,"shards":2}
+            event 4: progress {"done":20,"total":20,"shards_done":2,"shards":2}
+            event 5: state {"state":"succeeded"}
+            "#);
+        }
     }
 }
 
@@ -397,6 +409,7 @@ async fn a_late_worker_changes_nothing() {
         let late = claim_and_freeze(&store).await;
         let lease = claim(&store, LONG).await.unwrap();
         assert_eq!(lease.shard, late.shard);
+        let before = database.snapshot("one").await;
         assert_eq!(
             store.renew(&late, LONG, 3).await.unwrap(),
             Renewed::Over,
@@ -412,12 +425,14 @@ async fn a_late_worker_changes_nothing() {
             Acked::Refused
         );
         store.release(&late).await.unwrap();
+        assert_eq!(database.snapshot("one").await, before, "{}", database.name);
         assert_eq!(store.renew(&lease, LONG, 3).await.unwrap(), Renewed::Kept);
         assert_eq!(store.job("one").await.unwrap().unwrap().units_done, 3);
         assert_eq!(
             store.ack(&lease, &result(&lease)).await.unwrap(),
             Acked::Written
         );
+        let before = database.snapshot("one").await;
         assert_eq!(
             store.ack(&late, &"late".into()).await.unwrap(),
             Acked::Refused
@@ -426,6 +441,7 @@ async fn a_late_worker_changes_nothing() {
             store.ack(&lease, &"twice".into()).await.unwrap(),
             Acked::Refused
         );
+        assert_eq!(database.snapshot("one").await, before, "{}", database.name);
         assert_eq!(
             store.results("one").await.unwrap(),
             [Some(Bytes::from("result of 0"))]
@@ -437,7 +453,6 @@ async fn a_late_worker_changes_nothing() {
             store.finish(&late, &json!("late")).await.unwrap(),
             Acked::Refused
         );
-        assert_eq!(state(&store, "one").await, JobState::Running);
         assert_eq!(
             store.finish(&reduction, &json!("in time")).await.unwrap(),
             Acked::Written
@@ -465,6 +480,19 @@ async fn a_shard_that_fails_waits_and_is_tried_again_and_at_last_fails_its_job()
             "{}: it waits",
             database.name
         );
+        let left = database.snapshot("one").await;
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(left, @r#"
+            job: running, 1 of 2 shards, 20 units
+            shard 0: succeeded, 10 of 10 units, with a result
+            shard 1: queued, 0 of 10 units, failures: 1, error: full
+            reduction: waiting, 0 of 0 units
+            event 1: state {"state":"queued"}
+            event 2: state {"state":"running"}
+            event 3: progress {"done":10,"total":20,"shards_done":1,"shards":2}
+            event 4: shard {"shard":1,"failures":1,"error":"full","retried":true}
+            "#);
+        }
         let errors = store.errors("one", 10).await.unwrap();
         assert_eq!(
             (
@@ -475,15 +503,7 @@ async fn a_shard_that_fails_waits_and_is_tried_again_and_at_last_fails_its_job()
             (1, 1, "full")
         );
         submit(&store, "two", 1).await;
-        for failures in 1..=MAX_FAILURES {
-            assert_eq!(
-                state(&store, "two").await,
-                if failures == 1 {
-                    JobState::Queued
-                } else {
-                    JobState::Running
-                }
-            );
+        for _ in 0..MAX_FAILURES {
             let lease = claim(&store, LONG).await.unwrap();
             assert_eq!(lease.job, "two");
             assert_eq!(
@@ -491,18 +511,23 @@ async fn a_shard_that_fails_waits_and_is_tried_again_and_at_last_fails_its_job()
                 Acked::Written
             );
         }
-        let job = store.job("two").await.unwrap().unwrap();
-        assert_eq!(
-            (job.state, job.error.unwrap()),
-            (JobState::Failed, "shard 0: full".into())
-        );
-        let last = store.events("two", 0, 100).await.unwrap().pop().unwrap();
-        assert_eq!(
-            last.payload,
-            json!({ "state": "failed", "error": "shard 0: full" })
-        );
         assert_eq!(claim(&store, LONG).await, None);
-        assert_eq!(state(&store, "one").await, JobState::Running);
+        let left = database.snapshot("two").await;
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(left, @r#"
+            job: failed, 0 of 1 shards, 10 units, error: shard 0: full
+            shard 0: failed, 0 of 10 units, failures: 5, error: full
+            reduction: waiting, 0 of 0 units
+            event 1: state {"state":"queued"}
+            event 2: state {"state":"running"}
+            event 3: shard {"shard":0,"failures":1,"error":"full","retried":true}
+            event 4: shard {"shard":0,"failures":2,"error":"full","retried":true}
+            event 5: shard {"shard":0,"failures":3,"error":"full","retried":true}
+            event 6: shard {"shard":0,"failures":4,"error":"full","retried":true}
+            event 7: shard {"shard":0,"failures":5,"error":"full","retried":false}
+            event 8: state {"state":"failed","error":"shard 0: full"}
+            "#);
+        }
     }
 }
 
@@ -522,21 +547,26 @@ async fn what_cannot_go_better_fails_its_job_at_once_and_keeps_what_was_done() {
             store.fail(&bad, "the model is gone", None).await.unwrap(),
             Acked::Written
         );
-        assert_eq!(
-            state(&store, "one").await,
-            JobState::Failed,
-            "{}",
-            database.name
-        );
         assert_eq!(store.renew(&open, LONG, 0).await.unwrap(), Renewed::Over);
         assert_eq!(
             store.ack(&open, &result(&open)).await.unwrap(),
             Acked::Refused
         );
-        assert_eq!(
-            store.results("one").await.unwrap(),
-            [Some(Bytes::from("result of 0")), None, None]
-        );
+        let left = database.snapshot("one").await;
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(left, @r#"
+            job: failed, 1 of 3 shards, 30 units, error: shard 1: the model is gone
+            shard 0: succeeded, 10 of 10 units, with a result
+            shard 1: failed, 0 of 10 units, failures: 1, error: the model is gone
+            shard 2: running, 0 of 10 units
+            reduction: waiting, 0 of 0 units
+            event 1: state {"state":"queued"}
+            event 2: state {"state":"running"}
+            event 3: progress {"done":10,"total":30,"shards_done":1,"shards":3}
+            event 4: shard {"shard":1,"failures":1,"error":"the model is gone","retried":false}
+            event 5: state {"state":"failed","error":"shard 1: the model is gone"}
+            "#);
+        }
     }
 }
 
@@ -549,12 +579,17 @@ async fn a_shard_that_kills_its_workers_fails_its_job_in_the_end() {
             claim_and_freeze(&store).await;
         }
         assert_eq!(claim(&store, LONG).await, None);
-        let job = store.job("one").await.unwrap().unwrap();
-        assert_eq!(job.state, JobState::Failed, "{}", database.name);
-        assert_eq!(
-            job.error.unwrap(),
-            format!("the worker of shard 0 vanished {MAX_LOSSES} times")
-        );
+        let left = database.snapshot("one").await;
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(left, @r#"
+            job: failed, 0 of 1 shards, 10 units, error: the worker of shard 0 vanished 20 times
+            shard 0: failed, 0 of 10 units, error: the worker of shard 0 vanished 20 times
+            reduction: waiting, 0 of 0 units
+            event 1: state {"state":"queued"}
+            event 2: state {"state":"running"}
+            event 3: state {"state":"failed","error":"the worker of shard 0 vanished 20 times"}
+            "#);
+        }
     }
 }
 
@@ -567,13 +602,16 @@ async fn a_shard_given_back_is_taken_at_once_and_counts_as_no_failure() {
             let lease = claim(&store, LONG).await.unwrap();
             store.release(&lease).await.unwrap();
         }
-        assert_eq!(
-            state(&store, "one").await,
-            JobState::Running,
-            "{}",
-            database.name
-        );
-        assert_eq!(store.errors("one", 10).await.unwrap(), []);
+        let left = database.snapshot("one").await;
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(left, @r#"
+            job: running, 0 of 1 shards, 10 units
+            shard 0: queued, 0 of 10 units
+            reduction: waiting, 0 of 0 units
+            event 1: state {"state":"queued"}
+            event 2: state {"state":"running"}
+            "#);
+        }
     }
 }
 
@@ -600,8 +638,18 @@ async fn a_cancelled_job_takes_nothing_more_and_stays_cancelled() {
             Acked::Refused
         );
         assert_eq!(claim(&store, LONG).await, None);
-        let job = store.job("one").await.unwrap().unwrap();
-        assert_eq!((job.state, job.error), (JobState::Cancelled, None));
+        let left = database.snapshot("one").await;
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(left, @r#"
+            job: cancelled, 0 of 2 shards, 20 units
+            shard 0: running, 0 of 10 units
+            shard 1: queued, 0 of 10 units
+            reduction: waiting, 0 of 0 units
+            event 1: state {"state":"queued"}
+            event 2: state {"state":"running"}
+            event 3: state {"state":"cancelled"}
+            "#);
+        }
     }
 }
 
