@@ -36,7 +36,7 @@ enum Command {
     /// Fit the patterns of PatternAttribution and PGIG, and write patterns.safetensors beside the
     /// model
     FitPatterns(commands::fit_patterns::FitPatterns),
-    /// Compare methods by image degradation on a set of images, without a server
+    /// Compare methods by metrics on a set of images, without a server
     Bench(commands::bench::Bench),
     /// Look at the jobs of a server, cancel them, fetch their reports
     Jobs(commands::jobs::Jobs),

@@ -75,7 +75,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "evaluation",
-        &["tensor", "picture", "methods", "model", "engine::Row"],
+        &[
+            "tensor",
+            "picture",
+            "methods",
+            "model",
+            "engine::Row",
+            "render",
+        ],
     ),
     ("render", &["tensor", "picture"]),
     (

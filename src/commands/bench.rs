@@ -1,5 +1,5 @@
-//! `explaind bench`: the degradation benchmark without a server, run as the same job as POST /jobs.
-//! It uses a job queue of its own that no server reads. An interrupted run is resumed.
+//! `explaind bench`: metrics of methods without a server, run as the same job as POST /jobs. It uses
+//! a job queue of its own that no server reads. An interrupted run is resumed.
 
 use std::{
     path::{Path, PathBuf},
@@ -38,6 +38,10 @@ pub struct Bench {
     /// pattern_layers=all,gradient score=absolute"
     #[arg(long, required = true, value_delimiter = ',', value_name = "METHOD [NAME=VALUE]...", value_parser = method)]
     methods: Vec<Value>,
+    /// Metrics, each of which may be followed by its parameters, as in "degradation
+    /// steps=50,sparseness" [default: degradation, whose parameters are then given by --parameter]
+    #[arg(long, value_delimiter = ',', value_name = "METRIC [NAME=VALUE]...", value_parser = method)]
+    metrics: Vec<Value>,
     /// Most images to measure, drawn at random by the parameter seed [default: all]
     #[arg(short, long, value_name = "N")]
     limit: Option<u64>,
@@ -60,14 +64,21 @@ impl Bench {
             .map(|path| Ok((path.clone(), format_of(path)?)))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut settings = self.model.settings()?;
+        let kind = match self.metrics.is_empty() {
+            true => "degradation",
+            false => "evaluate",
+        };
         let mut asked = Map::from_iter([
-            ("kind".to_owned(), json!("degradation")),
+            ("kind".to_owned(), json!(kind)),
             (
                 "dataset".to_owned(),
                 json!(take_dataset(self.images, self.datasets, &mut settings)?),
             ),
             ("methods".to_owned(), Value::Array(self.methods)),
         ]);
+        if !self.metrics.is_empty() {
+            asked.insert("metrics".to_owned(), Value::Array(self.metrics));
+        }
         asked.extend(self.limit.map(|limit| ("limit".to_owned(), json!(limit))));
         for (name, value) in self.parameters {
             if asked.insert(name.clone(), json_or_text(&value)).is_some() {
@@ -250,7 +261,7 @@ async fn compare(
     Ok(())
 }
 
-/// Prints the areas, best first.
+/// Prints what was measured.
 fn print(result: &Value) -> anyhow::Result<()> {
     let skipped = result["skipped"].as_object().into_iter().flatten();
     let skipped: Vec<String> = skipped
@@ -265,23 +276,36 @@ fn print(result: &Value) -> anyhow::Result<()> {
         "{} images measured; left out: {left_out}",
         result["used"]
     ))?;
-    let better = result["better"].as_str().unwrap_or_default();
-    let mut rows: Vec<&Value> = result["rows"].as_array().into_iter().flatten().collect();
-    let area = |row: &Value| row["area"].as_f64().unwrap_or(f64::NAN);
-    rows.sort_by(|one, other| area(one).total_cmp(&area(other)));
+    match result["metrics"].as_array() {
+        Some(metrics) => {
+            for metric in metrics {
+                say(format_args!("{}", text(metric, "title")))?;
+                print_rows(metric, "value")?;
+            }
+            Ok(())
+        }
+        None => print_rows(result, "area"),
+    }
+}
+
+/// Prints the rows of a metric, the best first.
+fn print_rows(metric: &Value, name: &str) -> anyhow::Result<()> {
+    let better = text(metric, "better");
+    let mut rows: Vec<&Value> = metric["rows"].as_array().into_iter().flatten().collect();
+    let value = |row: &Value| row[name].as_f64().unwrap_or(f64::NAN);
+    rows.sort_by(|one, other| value(one).total_cmp(&value(other)));
     if better == "higher" {
         rows.reverse();
     }
-    let title = |row: &Value| row["title"].as_str().unwrap_or_default().to_owned();
     let width = rows
         .iter()
-        .map(|row| title(row).chars().count())
+        .map(|row| text(row, "title").chars().count())
         .max()
         .unwrap_or_default()
         .max("method".len());
     if !rows.is_empty() {
         say(format_args!(
-            "{:width$}  area   95 % interval   ({better} is better)",
+            "{:width$}  {name:5}  95 % interval   ({better} is better)",
             "method"
         ))?;
     }
@@ -289,11 +313,15 @@ fn print(result: &Value) -> anyhow::Result<()> {
         let [low, high] = [0, 1].map(|end| row["interval"][end].as_f64().unwrap_or(f64::NAN));
         say(format_args!(
             "{:width$}  {:.3}  {low:.3} to {high:.3}",
-            title(row),
-            area(row)
+            text(row, "title"),
+            value(row)
         ))?;
     }
     Ok(())
+}
+
+fn text<'a>(object: &'a Value, name: &str) -> &'a str {
+    object[name].as_str().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,31 +1,30 @@
-//! Curves of single images -> mean curves, areas, 95 % bootstrap intervals, and differences paired
-//! by image. The area of a row is ∫ of its mean curve (trapezoids over the steps) over the mean
-//! clean score: 1 for a row that changes nothing. Resample b draws as many images as there are,
-//! with ChaCha8(seed, b), the same for all rows. Percentiles interpolate linearly.
+//! Measurements of single images -> mean curves, values, 95 % bootstrap intervals, and differences
+//! paired by image. The value of a row is a ratio of sums over images: of a statistic of its
+//! measurements, and of a weight of the image. Resample b draws as many images as there are, with
+//! ChaCha8(seed, b), the same for all rows. Percentiles interpolate linearly.
 
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
-use serde::{Deserialize, Serialize};
 
+use super::Measurement;
 /// Resamples of an interval.
 pub const RESAMPLES: usize = 2000;
 const CONFIDENCE: f64 = 0.95;
 
-/// One row: a method, and the score that ranked its patches.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// One row: a method, and what stands for the pixels of its maps.
+#[derive(Clone, Debug, PartialEq)]
 pub struct RowSummary {
     pub mean_curve: Vec<f64>,
     /// 95 % interval of each of its values, by their standard error; none of a single image.
     pub band: Option<Vec<[f64; 2]>>,
-    pub area: f64,
+    pub value: f64,
     pub interval: [f64; 2],
 }
 
-/// Area of row `one` less that of row `other`, on the same images: below 0 where `one` falls
-/// faster.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Value of row `one` less that of row `other`, on the same images.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
     pub one: usize,
     pub other: usize,
@@ -33,54 +32,60 @@ pub struct Difference {
     pub interval: [f64; 2],
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
     pub rows: Vec<RowSummary>,
     /// Each pair once.
     pub differences: Vec<Difference>,
 }
 
-/// `images[i][r]` is the curve of row r on image i: as many values for each, the clean score first,
-/// equal for all rows of an image. None without an image, and where curves are not of one length.
-pub fn summarise(images: &[Vec<Vec<f64>>], seed: u64) -> Option<Summary> {
+/// `images[i][r]` is what was measured of row r on image i: as many numbers for each. The value of
+/// row r is Σ statistic(images[i][r]) / Σ weight(images[i]) over all images i. None without an
+/// image, and where measurements are not of one length.
+pub fn summarise(
+    images: &[Vec<Measurement>],
+    statistic: fn(&[f64]) -> f64,
+    weight: fn(&[Measurement]) -> f64,
+    seed: u64,
+) -> Option<Summary> {
     let rows = images.first()?.len();
     let length = images.first()?.first()?.len();
-    if images
-        .iter()
-        .any(|curves| curves.len() != rows || curves.iter().any(|curve| curve.len() != length))
-    {
+    let is_odd = |curves: &Vec<Measurement>| {
+        curves.len() != rows || curves.iter().any(|curve| curve.len() != length)
+    };
+    if length == 0 || images.iter().any(is_odd) {
         return None;
     }
-    let integrals: Vec<Vec<f64>> = images
+    let statistics: Vec<Vec<f64>> = images
         .iter()
-        .map(|curves| curves.iter().map(|curve| integral(curve)).collect())
+        .map(|curves| curves.iter().map(|curve| statistic(curve)).collect())
         .collect();
-    let clean: Vec<f64> = images.iter().map(|curves| curves[0][0]).collect();
-    let areas_of = |members: &[usize]| -> Vec<f64> {
-        let whole: f64 = members.iter().map(|image| clean[*image]).sum();
+    let weights: Vec<f64> = images.iter().map(|curves| weight(curves)).collect();
+    let values_of = |members: &[usize]| -> Vec<f64> {
+        let whole: f64 = members.iter().map(|image| weights[*image]).sum();
         (0..rows)
             .map(|row| {
                 members
                     .iter()
-                    .map(|image| integrals[*image][row])
+                    .map(|image| statistics[*image][row])
                     .sum::<f64>()
                     / whole
             })
             .collect()
     };
-    let areas = areas_of(&(0..images.len()).collect::<Vec<_>>());
+    let values = values_of(&(0..images.len()).collect::<Vec<_>>());
     let resampled: Vec<Vec<f64>> = (0..RESAMPLES as u64)
-        .map(|b| areas_of(&resample(images.len(), seed, b)))
+        .map(|b| values_of(&resample(images.len(), seed, b)))
         .collect();
     let interval_of = |value: &dyn Fn(&[f64]) -> f64| {
-        interval(resampled.iter().map(|areas| value(areas)).collect())
+        interval(resampled.iter().map(|values| value(values)).collect())
     };
     let summaries = (0..rows)
         .map(|row| RowSummary {
             mean_curve: (0..length).map(|k| mean(images, row, k)).collect(),
             band: (images.len() > 1).then(|| (0..length).map(|k| band(images, row, k)).collect()),
-            area: areas[row],
-            interval: interval_of(&|areas| areas[row]),
+            value: values[row],
+            interval: interval_of(&|values| values[row]),
         })
         .collect();
     let pairs = (0..rows).flat_map(|one| (one + 1..rows).map(move |other| (one, other)));
@@ -88,8 +93,8 @@ pub fn summarise(images: &[Vec<Vec<f64>>], seed: u64) -> Option<Summary> {
         .map(|(one, other)| Difference {
             one,
             other,
-            difference: areas[one] - areas[other],
-            interval: interval_of(&|areas| areas[one] - areas[other]),
+            difference: values[one] - values[other],
+            interval: interval_of(&|values| values[one] - values[other]),
         })
         .collect();
     Some(Summary {
@@ -98,7 +103,16 @@ pub fn summarise(images: &[Vec<Vec<f64>>], seed: u64) -> Option<Summary> {
     })
 }
 
-/// Of a row's score at step `k`.
+/// As [`summarise`]; the value of a row is the mean of the statistic over images.
+pub fn mean_of(
+    images: &[Vec<Measurement>],
+    statistic: fn(&[f64]) -> f64,
+    seed: u64,
+) -> Option<Summary> {
+    summarise(images, statistic, |_| 1.0, seed)
+}
+
+/// Of a row's curve at place `k`.
 fn mean(images: &[Vec<Vec<f64>>], row: usize, k: usize) -> f64 {
     images.iter().map(|curves| curves[row][k]).sum::<f64>() / images.len() as f64
 }
@@ -116,7 +130,7 @@ fn band(images: &[Vec<Vec<f64>>], row: usize, k: usize) -> [f64; 2] {
 }
 
 /// Trapezoids over the steps, which make 1 together; a curve of one value is that value.
-fn integral(curve: &[f64]) -> f64 {
+pub fn integral(curve: &[f64]) -> f64 {
     match curve {
         [only] => *only,
         _ => {
@@ -152,13 +166,18 @@ fn interval(mut values: Vec<f64>) -> [f64; 2] {
 mod tests {
     use super::*;
 
+    /// Areas under mean curves, over the mean of their first values.
+    fn areas(images: &[Vec<Measurement>], seed: u64) -> Option<Summary> {
+        summarise(images, integral, |rows| rows[0][0], seed)
+    }
+
     #[test]
-    fn areas_are_those_of_the_mean_curve_over_the_mean_clean_score() {
+    fn areas_are_those_of_the_mean_curve_over_the_mean_first_value() {
         let images = vec![
             vec![vec![0.8, 0.4, 0.0], vec![0.8, 0.8, 0.8]],
             vec![vec![0.2, 0.2, 0.2], vec![0.2, 0.0, 0.0]],
         ];
-        let summary = summarise(&images, 0).unwrap();
+        let summary = areas(&images, 0).unwrap();
         let curves: Vec<_> = summary
             .rows
             .iter()
@@ -172,8 +191,8 @@ mod tests {
             "{curves:?}"
         );
         assert!(
-            (summary.rows[0].area - 0.6).abs() < 1e-12
-                && (summary.rows[1].area - 0.85).abs() < 1e-12
+            (summary.rows[0].value - 0.6).abs() < 1e-12
+                && (summary.rows[1].value - 0.85).abs() < 1e-12
         );
         let [difference] = summary.differences.as_slice() else {
             panic!()
@@ -198,13 +217,13 @@ mod tests {
                 ]
             })
             .collect();
-        let summary = summarise(&images, 3).unwrap();
-        assert_eq!(summary, summarise(&images, 3).unwrap());
-        assert_ne!(summary, summarise(&images, 4).unwrap());
+        let summary = areas(&images, 3).unwrap();
+        assert_eq!(summary, areas(&images, 3).unwrap());
+        assert_ne!(summary, areas(&images, 4).unwrap());
         for row in &summary.rows {
             let [low, high] = row.interval;
             assert!(
-                low < row.area && row.area < high && high - low < 0.1,
+                low < row.value && row.value < high && high - low < 0.1,
                 "{row:?}"
             );
         }
@@ -228,7 +247,7 @@ mod tests {
         let images: Vec<_> = (0..400)
             .map(|i| vec![vec![1.0, f64::from(i % 2), f64::from(i % 2)]])
             .collect();
-        let [low, high] = summarise(&images, 0).unwrap().rows[0].interval;
+        let [low, high] = areas(&images, 0).unwrap().rows[0].interval;
         // The first trapezoid is half clean: the mean of (3 v + 1) / 4 has three quarters of that
         // error.
         let expected = 2.0 * 1.96 * 0.025 * 0.75;
@@ -244,7 +263,7 @@ mod tests {
         let images: Vec<_> = (0..400)
             .map(|i| vec![vec![1.0, f64::from(i % 2)]])
             .collect();
-        let band = summarise(&images, 0).unwrap().rows.remove(0).band.unwrap();
+        let band = areas(&images, 0).unwrap().rows.remove(0).band.unwrap();
         let reach = 1.96 * (0.25_f64 / 399.0).sqrt();
         assert_eq!(band[0], [1.0, 1.0]);
         assert!(
@@ -252,13 +271,13 @@ mod tests {
                 && (band[1][1] - (0.5 + reach)).abs() < 1e-12,
             "{band:?}"
         );
-        assert_eq!(summarise(&images[..1], 0).unwrap().rows[0].band, None);
+        assert_eq!(areas(&images[..1], 0).unwrap().rows[0].band, None);
     }
 
     #[test]
     fn nothing_comes_of_no_images_or_of_curves_of_several_lengths() {
-        assert_eq!(summarise(&[], 0), None);
-        assert_eq!(summarise(&[vec![vec![1.0, 0.5]], vec![vec![1.0]]], 0), None);
-        assert_eq!(summarise(&[vec![vec![0.5]]], 0).unwrap().rows[0].area, 1.0);
+        assert_eq!(areas(&[], 0), None);
+        assert_eq!(areas(&[vec![vec![1.0, 0.5]], vec![vec![1.0]]], 0), None);
+        assert_eq!(areas(&[vec![vec![0.5]]], 0).unwrap().rows[0].value, 1.0);
     }
 }

@@ -9,10 +9,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    AttributionMap, Axes, Case, Category, Cost, Direction, Measurement, Metric, MetricError,
+    MetricRun, NotFinite, Words,
+    aggregate::{integral, summarise},
+    parameters::{Allowed, MetricParameter, Values},
     patches::{Grid, Score},
-    score,
 };
 use crate::{
+    engine::Row,
     methods::{Answers, Question, Run, Step},
     model::Model,
     picture::{
@@ -23,12 +27,128 @@ use crate::{
     tensor::Tensor,
 };
 
+pub const METRIC: Metric = Metric {
+    id: "degradation",
+    title: "Image degradation",
+    paper: "Schwarzenberg & Castle, Pattern-Guided Integrated Gradients, 2020, section 5",
+    category: Category::Faithfulness,
+    direction: Direction::Lower,
+    parameters: &[
+        MetricParameter {
+            name: "grid",
+            doc: "patches along each side",
+            allowed: |model, _| match side(model) {
+                0 => Allowed::Never("the model's input is no picture that can be cut into patches"),
+                most => Allowed::UpTo {
+                    most,
+                    default: 25.min(most),
+                },
+            },
+        },
+        MetricParameter {
+            name: "compat",
+            doc: "`pgig-2020`: as the published code",
+            allowed: |_, _| Allowed::OneOf {
+                words: &["pgig-2020"],
+                default: None,
+            },
+        },
+        MetricParameter {
+            name: "steps",
+            doc: "patches replaced",
+            allowed: |_, values| {
+                let spared = usize::from(values.word("compat").is_some());
+                let most = values.number("grid").pow(2).saturating_sub(spared).max(1);
+                Allowed::UpTo {
+                    most,
+                    default: 100.min(most),
+                }
+            },
+        },
+        MetricParameter {
+            name: "order",
+            doc: "`descending` (most important first) or `ascending`",
+            allowed: |_, _| Allowed::OneOf {
+                words: &["descending", "ascending"],
+                default: Some("descending"),
+            },
+        },
+        MetricParameter {
+            name: "replacement",
+            doc: "`mean` (of the patch, per channel), `zero` (in the model's input space) or `blur` (sigma 10)",
+            // It is the mean in the published code.
+            allowed: |_, values| Allowed::OneOf {
+                words: match values.word("compat") {
+                    Some(_) => &["mean"],
+                    None => &["mean", "zero", "blur"],
+                },
+                default: Some("mean"),
+            },
+        },
+    ],
+    words: Words {
+        about: |values| {
+            format!(
+                "The patches that a method ranks {} are replaced one after another ({} of {grid} × {grid} patches); the curve is the mean \
+                 score (the probability) of the class that the model predicts for the whole image.",
+                match values.word("order") {
+                    Some("ascending") => "lowest",
+                    _ => "highest",
+                },
+                values.number("steps"),
+                grid = values.number("grid"),
+            )
+        },
+        heading: "Area under the curve",
+        column: "area",
+        legend: "normalised area under the curve (1: no effect)",
+        value: "Normalised: the area under the mean curve, with the steps scaled to a width of 1, divided by the \
+                mean score of the clean images. A ranking that changes nothing has 1, one that removes the class at once has 0.",
+        axes: Some(Axes {
+            x: "number of patches replaced",
+            y: "mean score of the class (probability)",
+            signed: false,
+        }),
+    },
+    refuses: |_| None,
+    models: |_, _, _| Ok(Vec::new()),
+    change: |values, model| Some(grid_of(model, values.number("grid"))?.largest()),
+    cost: Cost {
+        words: "rows × steps",
+        count: |values, rows, _| rows * values.number("steps"),
+    },
+    build,
+    reduce: |images, seed| {
+        // Of all rows the same.
+        let clean =
+            |rows: &[Measurement]| rows.iter().flatten().next().copied().unwrap_or(f64::NAN);
+        summarise(images, integral, clean, seed)
+    },
+};
+
+/// Pixels along the shorter side of a picture; 0 for a model of ready tensors.
+fn side(model: &Model) -> usize {
+    let input = &model.manifest.input;
+    let rule = input.preprocess.as_ref();
+    let side = rule.map_or(0, |rule| rule.width.min(rule.height) as usize);
+    match grid_of(model, side) {
+        Some(_) => side,
+        None => 0,
+    }
+}
+
+fn grid_of(model: &Model, grid: usize) -> Option<Grid> {
+    let input = &model.manifest.input;
+    Grid::new(&input.shape, input.preprocess.as_ref()?.layout, grid)
+}
+
 /// Degraded inputs asked for at once.
 const CHUNK: usize = 16;
+const NOT_FINITE: &str = "the model answers a degraded image with values that are not finite";
 
 /// What a degradation is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parameters {
+pub struct DegradationParameters {
     /// Patches along each side.
     pub grid: usize,
     /// Patches replaced.
@@ -64,36 +184,14 @@ pub enum Compat {
     Pgig2020,
 }
 
-impl Default for Parameters {
-    fn default() -> Self {
-        Self {
-            grid: 25,
-            steps: 100,
-            order: Order::Descending,
-            replacement: Replacement::Mean,
-            compat: None,
-        }
-    }
-}
-
-impl Parameters {
-    /// The largest `steps` that the grid has patches for.
-    pub fn max_steps(&self) -> usize {
-        (self.grid * self.grid).saturating_sub(self.spared())
-    }
-
+impl DegradationParameters {
     /// Patches at the top of a ranking that are left alone.
     fn spared(&self) -> usize {
         usize::from(self.compat.is_some())
     }
 
     /// What the patches of `input` become.
-    pub fn fill(
-        &self,
-        input: &Tensor,
-        grid: &Grid,
-        rule: &Preprocess,
-    ) -> Result<Tensor, ImageError> {
+    fn fill(&self, input: &Tensor, grid: &Grid, rule: &Preprocess) -> Result<Tensor, ImageError> {
         match self.replacement {
             Replacement::Mean => {
                 Ok(grid.flatten(input, |mean| self.compat.is_some() && mean <= 0.0))
@@ -114,84 +212,136 @@ impl Parameters {
         }
     }
 
-    pub fn rank(&self, grid: &Grid, scores: &Tensor, score: Score) -> Option<Vec<usize>> {
+    fn rank(&self, grid: &Grid, scores: &Tensor, score: Score) -> Option<Vec<usize>> {
         grid.rank(scores, score, self.order == Order::Ascending)
     }
 }
 
 /// One image, and one ranking of its patches.
 #[derive(Clone, Debug)]
-pub struct Subject {
-    pub model: Arc<Model>,
-    pub input: Arc<Tensor>,
+struct Degradation {
+    model: Arc<Model>,
+    input: Arc<Tensor>,
     /// What replaced patches look like, in the shape of the input.
-    pub fill: Arc<Tensor>,
-    pub grid: Arc<Grid>,
+    fill: Arc<Tensor>,
+    grid: Arc<Grid>,
     /// The class that is followed, and its score on the clean input.
-    pub class: usize,
-    pub clean: f64,
+    class: usize,
+    clean: f64,
     /// All patches, the first to go first.
-    pub ranking: Vec<usize>,
-    pub parameters: Arc<Parameters>,
+    ranking: Vec<usize>,
+    parameters: Arc<DegradationParameters>,
 }
 
 struct Degrading {
-    subject: Subject,
+    degradation: Degradation,
     /// The input as the last point asked for has it.
-    degraded: Tensor,
+    degraded: Option<Tensor>,
     asked: usize,
     curve: Vec<f64>,
 }
 
-pub fn build(subject: Subject) -> Box<dyn Run<Output = Vec<f64>>> {
-    let curve = vec![subject.clean];
-    Box::new(Degrading {
-        degraded: subject.input.as_ref().clone(),
-        asked: 0,
-        curve,
-        subject,
-    })
+/// A run for each row.
+fn build(case: &Case, values: &Values) -> Result<Vec<MetricRun>, MetricError> {
+    let parameters: Arc<DegradationParameters> = Arc::new(values.read()?);
+    let rule = case.model.manifest.input.preprocess.as_ref();
+    let grid = grid_of(&case.model, parameters.grid);
+    let (Some(rule), Some(grid)) = (rule, grid) else {
+        return Err(MetricError::Grid);
+    };
+    let fill = Arc::new(parameters.fill(&case.input, &grid, rule)?);
+    let grid = Arc::new(grid);
+    let run = |(map, score): (&AttributionMap, Score)| {
+        let degradation = Degradation {
+            model: case.model.clone(),
+            input: case.input.clone(),
+            fill: fill.clone(),
+            grid: grid.clone(),
+            class: case.class,
+            clean: case.clean,
+            ranking: parameters
+                .rank(&grid, &map.scores, score)
+                .unwrap_or_default(),
+            parameters: parameters.clone(),
+        };
+        Box::new(Degrading::new(degradation)) as MetricRun
+    };
+    Ok(case.row_maps().map(run).collect())
+}
+
+impl Degrading {
+    fn new(degradation: Degradation) -> Self {
+        Self {
+            curve: vec![degradation.clean],
+            degraded: None,
+            asked: 0,
+            degradation,
+        }
+    }
 }
 
 impl Run for Degrading {
-    type Output = Vec<f64>;
+    type Output = Result<Vec<Measurement>, NotFinite>;
 
-    fn step(&mut self, answers: Answers) -> Step<Vec<f64>> {
-        let Subject {
+    fn step(&mut self, answers: Answers) -> Step<Self::Output> {
+        let Degradation {
             model,
+            input,
             fill,
             grid,
             class,
             ranking,
             parameters,
             ..
-        } = &self.subject;
+        } = &self.degradation;
         self.curve
             .extend(answers.rows().iter().map(|row| score(row, *class)));
         let order = ranking.get(parameters.spared()..).unwrap_or_default();
         let end = parameters.steps.min(order.len());
         let next = &order[self.asked.min(end)..end.min(self.asked + CHUNK)];
         if next.is_empty() {
-            return Step::Done(std::mem::take(&mut self.curve));
+            let curve = std::mem::take(&mut self.curve);
+            return Step::Done(match curve.iter().all(|score| score.is_finite()) {
+                true => Ok(vec![curve]),
+                false => Err(NotFinite(NOT_FINITE.to_owned())),
+            });
         }
         self.asked += next.len();
+        let degraded = self.degraded.get_or_insert_with(|| input.as_ref().clone());
         let inputs = next.iter().map(|patch| {
-            grid.cut_mut(&mut self.degraded, *patch)
+            grid.cut_mut(degraded, *patch)
                 .assign(&grid.cut(fill, *patch));
-            Arc::new(self.degraded.clone())
+            Arc::new(degraded.clone())
         });
         Step::Ask(vec![Question::nearby(model, inputs)])
     }
 }
 
+/// What a class scores: its probability, or the bare output of a net that has only one.
+fn score(row: &Row, class: usize) -> f64 {
+    row.scores()
+        .get(class)
+        .map_or(f64::NAN, |score| f64::from(*score))
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{
         engine::{Point, Row},
         methods::reference::points_of,
         picture::preprocess::{Channels, Filter, Layout, Resize},
     };
+
+    fn defaults() -> DegradationParameters {
+        DegradationParameters {
+            grid: 25,
+            steps: 100,
+            order: Order::Descending,
+            replacement: Replacement::Mean,
+            compat: None,
+        }
+    }
 
     fn rule(side: u32) -> Preprocess {
         Preprocess {
@@ -214,18 +364,18 @@ mod tests {
         })
     }
 
-    fn subject(
+    fn degradation(
         input: Tensor,
         scores: &Tensor,
         score: Score,
-        parameters: Parameters,
+        parameters: DegradationParameters,
         net: &dyn Fn(&Tensor) -> f64,
-    ) -> Subject {
+    ) -> Degradation {
         let grid = Grid::new(input.shape(), Layout::Nchw, parameters.grid).unwrap();
         let fill = parameters
             .fill(&input, &grid, &rule(input.shape()[1] as u32))
             .unwrap();
-        Subject {
+        Degradation {
             model: Arc::new(Model::bare("net", Default::default())),
             clean: net(&input),
             class: 1,
@@ -238,12 +388,12 @@ mod tests {
     }
 
     /// Drives a run over a plain function, and looks at how much it asks for at once.
-    fn drive(subject: Subject, net: &dyn Fn(&Tensor) -> f64) -> Vec<f64> {
-        let mut run = build(subject);
+    fn drive(degradation: Degradation, net: &dyn Fn(&Tensor) -> f64) -> Vec<f64> {
+        let mut run = Degrading::new(degradation);
         let mut answers = Answers::none();
         loop {
             let points = match run.step(answers) {
-                Step::Done(curve) => return curve,
+                Step::Done(curve) => return curve.unwrap().remove(0),
                 asking => points_of(asking),
             };
             assert!(!points.is_empty() && points.len() <= CHUNK);
@@ -269,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hand_worked_image_degrades_as_worked_by_hand() {
+    pub(in crate::evaluation) fn a_hand_worked_image_degrades_as_worked_by_hand() {
         // 2 x 2 patches of 2 x 1 pixels (height 4, width 2), one channel; the net reads the top
         // pixel of each column.
         let input =
@@ -281,40 +431,40 @@ mod tests {
         let net = |x: &Tensor| f64::from(x[[0, 0, 0]] + 10.0 * x[[0, 0, 1]] + 100.0 * x[[0, 2, 1]]);
         let curve = |parameters| {
             drive(
-                subject(input.clone(), &scores, Score::Signed, parameters, &net),
+                degradation(input.clone(), &scores, Score::Signed, parameters, &net),
                 &net,
             )
         };
-        let base = Parameters {
+        let base = DegradationParameters {
             grid: 2,
             steps: 4,
-            ..Parameters::default()
+            ..defaults()
         };
         // Means: 4, 3 above; 2, 3 below. Order: top right, bottom right, top left, bottom left.
         close(&curve(base.clone()), &[128.0, 138.0, 338.0, 334.0, 334.0]);
         close(
-            &curve(Parameters {
+            &curve(DegradationParameters {
                 steps: 1,
                 ..base.clone()
             }),
             &[128.0, 138.0],
         );
         close(
-            &curve(Parameters {
+            &curve(DegradationParameters {
                 order: Order::Ascending,
                 ..base.clone()
             }),
             &[128.0, 128.0, 124.0, 324.0, 334.0],
         );
         close(
-            &curve(Parameters {
+            &curve(DegradationParameters {
                 replacement: Replacement::Zero,
                 ..base.clone()
             }),
             &[128.0, 108.0, 8.0, 0.0, 0.0],
         );
         close(
-            &curve(Parameters {
+            &curve(DegradationParameters {
                 steps: 3,
                 compat: Some(Compat::Pgig2020),
                 ..base
@@ -326,11 +476,11 @@ mod tests {
     #[test]
     fn the_published_code_leaves_channels_whose_mean_is_not_positive() {
         let input = Tensor::from_shape_vec(vec![2, 1, 2], vec![-1.0, 2.0, 4.0, -6.0]).unwrap();
-        let parameters = Parameters {
+        let parameters = DegradationParameters {
             grid: 1,
             steps: 0,
             compat: Some(Compat::Pgig2020),
-            ..Parameters::default()
+            ..defaults()
         };
         let grid = Grid::new(&[2, 1, 2], Layout::Nchw, 1).unwrap();
         let fill = parameters.fill(&input, &grid, &rule(2)).unwrap();
@@ -338,7 +488,6 @@ mod tests {
             fill.iter().copied().collect::<Vec<_>>(),
             [0.5, 0.5, 4.0, -6.0]
         );
-        assert_eq!(parameters.max_steps(), 0);
     }
 
     #[test]
@@ -357,14 +506,14 @@ mod tests {
             (Score::Absolute, Order::Ascending),
         ] {
             let scores = noise(&[3, 13, 17], 7);
-            let parameters = Parameters {
+            let parameters = DegradationParameters {
                 grid: 6,
                 steps: 36,
                 order,
-                ..Parameters::default()
+                ..defaults()
             };
             let found = drive(
-                subject(input.clone(), &scores, score, parameters, &net),
+                degradation(input.clone(), &scores, score, parameters, &net),
                 &net,
             );
             close(&found, &naive(&input, &scores, score, order, &net));
@@ -435,14 +584,14 @@ mod tests {
         let (input, weights) = (noise(&[3, 12, 12], 11), noise(&[3, 12, 12], 13));
         let scores = &input * &weights;
         let net = |x: &Tensor| (x * &weights).iter().map(|v| f64::from(*v)).sum::<f64>();
-        let parameters = Parameters {
+        let parameters = DegradationParameters {
             grid: 4,
             steps: 16,
             replacement: Replacement::Zero,
-            ..Parameters::default()
+            ..defaults()
         };
         let found = drive(
-            subject(input, &scores, Score::Signed, parameters, &net),
+            degradation(input, &scores, Score::Signed, parameters, &net),
             &net,
         );
         let mut sums: Vec<f64> = (0..16)
@@ -464,15 +613,15 @@ mod tests {
         }));
         close(&found, &expected);
         // No other order falls faster: the attribution is the net.
-        let other = Parameters {
+        let other = DegradationParameters {
             grid: 4,
             steps: 16,
             replacement: Replacement::Zero,
             order: Order::Ascending,
-            ..Parameters::default()
+            ..defaults()
         };
         let slower = drive(
-            subject(noise(&[3, 12, 12], 11), &scores, Score::Signed, other, &net),
+            degradation(noise(&[3, 12, 12], 11), &scores, Score::Signed, other, &net),
             &net,
         );
         assert!(
@@ -486,18 +635,21 @@ mod tests {
     #[test]
     fn blurred_patches_come_from_the_blurred_image() {
         let input = noise(&[3, 12, 12], 1);
-        let parameters = Parameters {
+        let parameters = DegradationParameters {
             grid: 3,
             steps: 9,
             replacement: Replacement::Blur,
-            ..Parameters::default()
+            ..defaults()
         };
         let grid = Grid::new(&[3, 12, 12], Layout::Nchw, 3).unwrap();
         let fill = parameters.fill(&input, &grid, &rule(12)).unwrap();
         let spread = |x: &Tensor| x.std(0.0);
         assert!(spread(&fill) < spread(&input) / 3.0);
         let net = |x: &Tensor| f64::from(x.sum());
-        let found = drive(subject(input, &fill, Score::Signed, parameters, &net), &net);
+        let found = drive(
+            degradation(input, &fill, Score::Signed, parameters, &net),
+            &net,
+        );
         assert!((found[9] - f64::from(fill.sum())).abs() < 1e-4);
     }
 }

@@ -1,51 +1,188 @@
-//! Evaluation of attributions: pure descriptions that ask for evaluations, in the shape of the
-//! methods; one file each, one row each in [`METRICS`]. `aggregate` makes means, intervals and
-//! paired comparisons of the images' results.
+//! Evaluation of attribution methods. A metric is a file, and a row of `registry`: it is built for
+//! a [`Case`], one image with the maps of all methods compared, and asks for what else it needs in
+//! the shape of the methods ([`Run`]). `aggregate` makes means, intervals and paired differences of
+//! the images' measurements, `findings` what a job finds, and `report` its report.
 
 pub mod aggregate;
 pub mod degradation;
+pub mod findings;
+pub mod model_randomisation;
+pub mod parameters;
 pub mod patches;
+pub mod registry;
+pub mod report;
+pub mod sparseness;
 
-use crate::{engine::Row, methods::Run};
+use std::sync::Arc;
 
+use serde::Serialize;
+
+use crate::{
+    methods::{self, Request, Run},
+    model::{Model, variant::VariantError},
+    picture::{ImageError, preprocess::Layout},
+    tensor::Tensor,
+};
+use aggregate::Summary;
+use parameters::{MetricParameter, Values};
+use patches::Score;
+
+/// One metric.
 #[derive(Debug)]
 pub struct Metric {
     pub id: &'static str,
     pub title: &'static str,
+    /// Paper and section.
     pub paper: &'static str,
+    pub category: Category,
     pub direction: Direction,
-    /// Evaluations per image and ranking.
-    pub cost: &'static str,
-    /// One run, on one image and one ranking of its patches: the score of the class at each step,
-    /// the clean input first.
-    pub build: fn(degradation::Subject) -> Box<dyn Run<Output = Vec<f64>>>,
+    /// In the order in which they are settled.
+    pub parameters: &'static [MetricParameter],
+    /// How reports speak of it.
+    pub words: Words,
+    /// Why maps of these parameters mean nothing to it.
+    pub refuses: fn(&methods::parameters::Parameters) -> Option<&'static str>,
+    /// The models that a case has beside the one that is evaluated, made of it by a seed.
+    pub models: fn(&Values, &Model, u64) -> Result<Vec<Model>, MetricError>,
+    /// The most rows and columns in which inputs differ that it asks for as nearby.
+    pub change: fn(&Values, &Model) -> Option<[usize; 2]>,
+    pub cost: Cost,
+    /// Runs whose measurements, one after another, are those of the case's rows.
+    pub build: fn(&Case, &Values) -> Result<Vec<MetricRun>, MetricError>,
+    /// The measurements of images, of as many rows each, with a seed for the bootstrap.
+    pub reduce: fn(&[Vec<Measurement>], u64) -> Option<Summary>,
 }
 
-/// Which scores are better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+/// What a metric is about, after Hedström et al., Quantus, 2023, section 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Category {
+    /// Whether the model depends on what the map says it does.
+    Faithfulness,
+    /// Whether a map is simple.
+    Complexity,
+    /// Whether a map depends on the model.
+    Randomisation,
+}
+
+/// Which values are better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     Lower,
     Higher,
 }
 
-pub static METRICS: &[Metric] = &[Metric {
-    id: "degradation",
-    title: "Image degradation",
-    paper: "Schwarzenberg & Castle, Pattern-Guided Integrated Gradients, 2020, section 5",
-    direction: Direction::Lower,
-    cost: "steps",
-    build: degradation::build,
-}];
-
-/// The row called `id`.
-pub fn find(id: &str) -> Option<&'static Metric> {
-    METRICS.iter().find(|metric| metric.id == id)
+impl Direction {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lower => "lower",
+            Self::Higher => "higher",
+        }
+    }
 }
 
-/// What a class scores: its probability, or the bare output of a net that has only one.
-pub fn score(row: &Row, class: usize) -> f64 {
-    row.scores()
-        .get(class)
-        .map_or(f64::NAN, |score| f64::from(*score))
+/// Evaluations of an image, beside those of its explanations.
+#[derive(Debug)]
+pub struct Cost {
+    pub words: &'static str,
+    /// For so many rows, whose explanations cost so many evaluations.
+    pub count: fn(&Values, rows: usize, explaining: usize) -> usize,
 }
+
+/// What reports say of a metric.
+#[derive(Debug)]
+pub struct Words {
+    /// A sentence or two on what is measured.
+    pub about: fn(&Values) -> String,
+    /// What the value of a row is: in a heading, in a table's head, in the figure's legend.
+    pub heading: &'static str,
+    pub column: &'static str,
+    pub legend: &'static str,
+    /// How the value comes about, as sentences.
+    pub value: &'static str,
+    /// Of metrics that measure a curve.
+    pub axes: Option<Axes>,
+}
+
+/// The axes of a curve.
+#[derive(Clone, Copy, Debug)]
+pub struct Axes {
+    pub x: &'static str,
+    pub y: &'static str,
+    /// Whether the figure has room for values below 0.
+    pub signed: bool,
+}
+
+/// One image, and all that is known of it before a metric is asked.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub model: Arc<Model>,
+    /// Those of [`Metric::models`].
+    pub variants: Arc<[Arc<Model>]>,
+    /// Without batch axis.
+    pub input: Arc<Tensor>,
+    /// The class that is explained, and its score on the clean input.
+    pub class: usize,
+    pub clean: f64,
+    /// Each different one once.
+    pub maps: Arc<[AttributionMap]>,
+    pub rows: Arc<[CaseRow]>,
+}
+
+/// A request, and the map that answers it.
+#[derive(Clone, Debug)]
+pub struct AttributionMap {
+    pub request: Request,
+    /// Finite, in the shape of the input, or with one channel.
+    pub scores: Arc<Tensor>,
+}
+
+/// One row of the comparison: a map, and what stands for its pixels.
+#[derive(Clone, Copy, Debug)]
+pub struct CaseRow {
+    /// Place among the maps of the case.
+    pub map: usize,
+    pub score: Score,
+}
+
+impl Case {
+    /// Which axis of the input, and of its maps, holds the channels.
+    pub fn layout(&self) -> Layout {
+        let rule = self.model.manifest.input.preprocess.as_ref();
+        rule.map_or(Layout::Nchw, |rule| rule.layout)
+    }
+
+    /// Each row's map, and what stands for its pixels.
+    pub fn row_maps(&self) -> impl Iterator<Item = (&AttributionMap, Score)> {
+        let found = |row: &CaseRow| Some((self.maps.get(row.map)?, row.score));
+        self.rows.iter().filter_map(found)
+    }
+}
+
+/// What a metric says of one row on one image: a number, or a curve.
+pub type Measurement = Vec<f64>;
+
+/// A metric at work on a case.
+pub type MetricRun = Box<dyn Run<Output = Result<Vec<Measurement>, NotFinite>>>;
+
+/// What of an image is not finite, as a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotFinite(pub String);
+
+/// Why a metric cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricError {
+    #[error("the parameters of a metric cannot be read: {0}")]
+    Parameters(#[from] serde_json::Error),
+    #[error("the grid does not fit the model's input")]
+    Grid,
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Variant(#[from] VariantError),
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //! counted row by row from the top left. Sums run in index order in f64. At 224 pixels a grid of 25
 //! has patches 9 or 8 pixels wide, at 225 the published 9 x 9.
 
-use ndarray::{ArrayView3, ArrayViewD, ArrayViewMutD, Axis, Ix3, Slice};
+use ndarray::{ArrayView1, ArrayView3, ArrayViewD, ArrayViewMutD, Axis, Ix3, Slice};
 use serde::{Deserialize, Serialize};
 
 use crate::{picture::preprocess::Layout, tensor::Tensor};
@@ -15,7 +15,7 @@ pub struct Grid {
     columns: Vec<usize>,
 }
 
-/// What stands for a pixel when patches are ranked.
+/// What stands for a pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Score {
@@ -23,6 +23,22 @@ pub enum Score {
     Signed,
     /// The sum of its channels' magnitudes, for methods without a sign of their own.
     Absolute,
+}
+
+impl Score {
+    /// Of all pixels of a map, which may have one channel only.
+    pub fn pixels(self, scores: &Tensor, layout: Layout) -> Vec<f64> {
+        let channels = match layout {
+            Layout::Nchw => Axis(0),
+            Layout::Nhwc => Axis(scores.ndim().saturating_sub(1)),
+        };
+        let pixel = |values: ArrayView1<'_, f32>| match self {
+            Self::Signed => values.iter().map(|value| f64::from(*value)).sum(),
+            Self::Absolute => values.iter().map(|value| f64::from(value.abs())).sum(),
+        };
+        let pixels = scores.lanes(channels).into_iter().map(pixel);
+        pixels.collect()
+    }
 }
 
 impl Grid {

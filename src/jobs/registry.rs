@@ -3,11 +3,12 @@
 use super::{
     kind::{Kind, Kinds},
     kinds::{
-        degradation::DEGRADATION, explain_dataset::EXPLAIN_DATASET, fit_patterns::FIT_PATTERNS,
+        degradation::DEGRADATION, evaluate::EVALUATE, explain_dataset::EXPLAIN_DATASET,
+        fit_patterns::FIT_PATTERNS,
     },
 };
 
-pub static KINDS: Kinds = &[&DEGRADATION, &FIT_PATTERNS, &EXPLAIN_DATASET];
+pub static KINDS: Kinds = &[&EVALUATE, &DEGRADATION, &FIT_PATTERNS, &EXPLAIN_DATASET];
 
 pub fn find(kinds: Kinds, id: &str) -> Option<&'static dyn Kind> {
     kinds.iter().copied().find(|kind| kind.id() == id)

@@ -129,20 +129,46 @@ impl<'a> Randomisation<'a> {
 
     /// Cascading: the layer of this number and all that follow it. None without such a layer.
     pub fn from(&self, first: usize, seed: u64) -> Option<Model> {
-        let name = &self.layers.get(first)?.name;
-        let what = format!("{name} and all that follow");
-        Some(self.draw(first..self.layers.len(), &what, seed))
+        self.cascade([first], seed).pop()
+    }
+
+    /// As [`Self::from`], of several layers; numbers without a layer give nothing. Models share the
+    /// weights that they have in common, where each layer comes before the one before it.
+    pub fn cascade(&self, firsts: impl IntoIterator<Item = usize>, seed: u64) -> Vec<Model> {
+        let (mut graph, mut end) = (self.graph.clone(), self.layers.len());
+        let mut models = Vec::new();
+        for first in firsts {
+            let Some(WeightedLayer { name, .. }) = self.layers.get(first) else {
+                continue;
+            };
+            if first > end {
+                (graph, end) = (self.graph.clone(), self.layers.len());
+            }
+            self.draw(&mut graph, first..end, seed);
+            end = first;
+            models.push(self.variant(graph.clone(), &format!("{name} and all that follow"), seed));
+        }
+        models
     }
 
     /// The layer of this number alone. None without such a layer.
     pub fn only(&self, layer: usize, seed: u64) -> Option<Model> {
         let name = &self.layers.get(layer)?.name;
-        Some(self.draw(layer..layer + 1, &format!("{name} alone"), seed))
+        let mut graph = self.graph.clone();
+        self.draw(&mut graph, layer..layer + 1, seed);
+        Some(self.variant(graph, &format!("{name} alone"), seed))
+    }
+
+    fn variant(&self, graph: Graph, what: &str, seed: u64) -> Model {
+        Model {
+            hash: format!("{}, random by {seed}: {what}", self.model.hash),
+            graph: Arc::new(graph),
+            ..self.model.clone()
+        }
     }
 
     /// A weight is the same in every variant of a seed that draws it.
-    fn draw(&self, chosen: std::ops::Range<usize>, what: &str, seed: u64) -> Model {
-        let mut graph = self.graph.clone();
+    fn draw(&self, graph: &mut Graph, chosen: std::ops::Range<usize>, seed: u64) {
         let weights = self.layers.iter().enumerate().flat_map(|(layer, found)| {
             let number = move |weight| (layer, weight);
             found.weights.iter().map(number)
@@ -154,11 +180,6 @@ impl<'a> Randomisation<'a> {
             if let Some(literal) = graph.initializers.get_mut(&weight.name) {
                 *literal = weight.fresh.draw(literal, seed, stream as u64);
             }
-        }
-        Model {
-            hash: format!("{}, random by {seed}: {what}", self.model.hash),
-            graph: Arc::new(graph),
-            ..self.model.clone()
         }
     }
 }
@@ -354,6 +375,13 @@ mod tests {
         ] {
             assert_eq!(numbers(&all, name), [value; 8], "{name}");
         }
+        let both = random.cascade([1, 0], 3);
+        for (cascaded, alone) in both.iter().zip([&top, &all]) {
+            assert_eq!(cascaded.hash, alone.hash);
+            assert_eq!(cascaded.graph, alone.graph);
+        }
+        let shared = |model: &Model| model.graph.initializers["product"].bytes.as_ptr();
+        assert_eq!(shared(&both[0]), shared(&both[1]));
         let first = random.only(0, 3).unwrap();
         assert_eq!(numbers(&first, "filter"), numbers(&all, "filter"));
         assert_eq!(numbers(&first, "product"), [7.0; 160]);

@@ -7,8 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use explaind::model::registry::Registry;
-use serde_json::Value;
+use explaind::{evaluation::registry::METRICS, model::registry::Registry};
+use serde_json::{Value, json};
 
 use crate::{
     client::{get, send},
@@ -191,6 +191,41 @@ async fn the_page_of_methods_has_each_of_them_with_its_formula_and_parameters() 
         );
     }
     assert_eq!(sections.len(), methods.len());
+}
+
+#[test]
+fn the_page_of_metrics_has_each_of_them_with_its_parameters() {
+    let page = read("docs/metrics.md");
+    let papers = read("docs/papers.md");
+    let sections: Vec<_> = page.split("\n### ").skip(1).collect();
+    for metric in METRICS {
+        let id = metric.id;
+        let section = sections
+            .iter()
+            .find(|section| section.starts_with(&format!("`{id}`\n")))
+            .unwrap_or_else(|| panic!("docs/metrics.md has no section {id}"));
+        let is_told = |words: &str| assert!(section.contains(words), "{id}: {words}");
+        is_told(&format!("{} is better", metric.direction.name()));
+        is_told(&format!("beside the methods' own: {}", metric.cost.words));
+        is_told(&format!("`src/evaluation/{id}.rs`"));
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let told: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+        let names: Vec<&str> = metric.parameters.iter().map(|one| one.name).collect();
+        assert_eq!(told, names, "{id}");
+        metric.parameters.iter().for_each(|one| is_told(one.doc));
+        let category = json!(metric.category);
+        let row = format!("| [`{id}`](#{id}) |");
+        let row = page.lines().find(|line| line.starts_with(&row)).unwrap();
+        assert!(
+            row.ends_with(&format!("| {} |", category.as_str().unwrap())),
+            "{row}"
+        );
+        assert!(
+            papers.contains(&format!("the metric `{id}`")),
+            "docs/papers.md: {id}"
+        );
+    }
+    assert_eq!(sections.len(), METRICS.len());
 }
 
 /// The fields that the reader of model.toml knows in the table `heading` (empty: at the top), as

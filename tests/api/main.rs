@@ -21,6 +21,7 @@ mod datasets;
 mod documents;
 mod edge;
 mod ends;
+mod evaluate;
 mod fixture;
 mod images;
 mod jobs;

@@ -1,8 +1,8 @@
-//! The benchmark in the real server, which is killed at random moments; and in two workers on
+//! Evaluations in the real server, which is killed at random moments; and in two workers on
 //! PostgreSQL, of which one is killed and one frozen past its lease. The reports are those of an
 //! undisturbed run, byte for byte.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     databases::{TestDatabase, postgres, sqlite},
     processes::{Signal, send},
-    served::{IMAGES, Served, benchmark, material},
+    served::{IMAGES, Served, benchmark, evaluation, material},
 };
 
 /// The reports of a job that has ended well, after a look at what was counted.
@@ -50,34 +50,47 @@ async fn reports(server: &Served, id: &str) -> Vec<String> {
     reports
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_benchmark_disturbed_by_kills_and_freezes_gives_the_undisturbed_report() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let material = material();
-    let start =
-        |database: &TestDatabase, role: &str| Served::start(material.path(), database, role);
+/// The reports of an undisturbed run in a server that is then killed ten times at random moments
+/// while it works on the same request: they are the same.
+async fn kill_ten_times(material: &Path, request: &Value) -> Vec<String> {
     let database = sqlite();
-    let server = start(&database, "all");
-    let undisturbed = server.submit(&benchmark()).await;
+    let server = Served::start(material, &database, "all");
+    let undisturbed = server.submit(request).await;
     let expected = reports(&server, &undisturbed).await;
     server.kill();
 
     let database = sqlite();
-    let mut server = start(&database, "all");
-    let id = server.submit(&benchmark()).await;
+    let mut server = Served::start(material, &database, "all");
+    let id = server.submit(request).await;
     let mut random = ChaCha8Rng::seed_from_u64(2);
     let mut hit = 0;
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_millis(random.random_range(50..600))).await;
         hit += usize::from(server.job(&id).await["state"] == "running");
         server.kill();
-        server = start(&database, "all");
+        server = Served::start(material, &database, "all");
     }
     assert!(reports(&server, &id).await == expected, "killed ten times");
     assert!(hit > 0, "every kill came too late");
     server.kill();
+    expected
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evaluation_by_several_metrics_disturbed_by_kills_gives_the_undisturbed_report() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    kill_ten_times(material().path(), &evaluation()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_benchmark_disturbed_by_kills_and_freezes_gives_the_undisturbed_report() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let material = material();
+    let expected = kill_ten_times(material.path(), &benchmark()).await;
 
     let database = postgres().await;
+    let start =
+        |database: &TestDatabase, role: &str| Served::start(material.path(), database, role);
     let [api, killed, frozen] = ["api", "worker", "worker"].map(|role| start(&database, role));
     let id = api.submit(&benchmark()).await;
     api.reach(&id, |job| job["shards_done"].as_u64() >= Some(3))

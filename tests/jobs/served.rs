@@ -100,6 +100,15 @@ pub fn benchmark() -> Value {
     })
 }
 
+/// All photos measured by several metrics.
+pub fn evaluation() -> Value {
+    json!({
+        "kind": "evaluate", "model": "colours", "dataset": "photos",
+        "methods": ["gradient", { "id": "integrated_gradients", "n_steps": 120 }, "random"],
+        "metrics": [{ "id": "degradation", "grid": 8, "steps": 64 }, "sparseness", "model_randomisation"],
+    })
+}
+
 pub struct Served {
     process: Child,
     pub url: String,

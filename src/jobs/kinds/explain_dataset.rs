@@ -14,6 +14,7 @@ use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 use super::{
     asked::{Asked, planned_dataset, planned_model},
     cost::{check_evaluations, check_output},
+    images::{enveloped, file_of, read, shard_size, stored, used},
 };
 use crate::{
     app::{
@@ -21,25 +22,19 @@ use crate::{
         plan::RequestContext,
         render::{MOST_TEXT_BYTES, pictures},
     },
-    dataset::{Dataset, DatasetError, draw},
+    dataset::{Dataset, DatasetError},
     driver::{Driver, DriverError},
     engine::EngineError,
     jobs::{Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, WorkError},
     methods::{Explained, Fault, Faults, Request, parameters::Parameters},
-    picture::{
-        RgbImage,
-        decode::Limits,
-        geometry::Geometry,
-        preprocess::{Preprocess, preprocess},
-    },
+    picture::{decode::Limits, preprocess::Preprocess},
     quota::{QuotaError, Reservation, on_disk},
     render::{encode::FileType, frame::largest_picture, options::HeatmapOptions},
-    tensor::{Tensor, write_npy},
+    tensor::write_npy,
 };
 
 /// Evaluations of a shard, about: a few seconds.
 const SHARD_EVALUATIONS: usize = 300;
-const MAX_SHARD_IMAGES: usize = 32;
 /// Parameters that evaluations are counted by.
 const COSTLY: &[&str] = &["n_steps", "n_samples", "max_steps", "baseline", "target"];
 const TOO_MUCH: &str = "more bytes than were estimated when the job was queued";
@@ -125,8 +120,7 @@ impl Kind for ExplainDataset {
         shard: &'a Shard,
     ) -> BoxFuture<'a, Result<Bytes, WorkError>> {
         Box::pin(async move {
-            let payload: Payload =
-                serde_json::from_value(shard.payload.clone()).map_err(WorkError::permanent)?;
+            let payload: Payload = stored(&shard.payload)?;
             let mut task = Task::open(context).await?;
             task.bytes_left = payload.output_bytes.unwrap_or(u64::MAX) / 2;
             let mut entries = Vec::with_capacity(payload.images.len());
@@ -208,12 +202,7 @@ impl Kind for ExplainDataset {
                 result["archive"].as_str().unwrap_or("maps.zip"),
             )));
         }
-        let report = json!({ "kind": self.id(), "request": spec, "result": result });
-        Ok(Report::Bytes(
-            serde_json::to_vec_pretty(&report)
-                .map_err(WorkError::permanent)?
-                .into(),
-        ))
+        Ok(Report::Bytes(enveloped(self.id(), spec, result)?.into()))
     }
 }
 
@@ -285,21 +274,14 @@ fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobErro
     if let Ok(Value::Object(options)) = serde_json::to_value(&plan.heatmap) {
         explain.extend(options.into_iter().filter(|(_, value)| !value.is_null()));
     }
-    let count = dataset.images.len();
-    let used = limit.map_or(count, |limit| limit.min(count));
+    let images = used(&dataset, limit, plan.parameters.seed);
     let cost = Parameters::cost_of([&plan.parameters].into_iter(), true);
     let lower: Vec<_> = COSTLY
         .iter()
         .filter(|name| explain.contains_key(**name))
         .map(|name| (*name, None))
         .collect();
-    check_evaluations(&app, cost, used, |_| lower)?;
-    let mut images = if used < count {
-        draw(count, used, plan.parameters.seed)
-    } else {
-        (0..count).collect()
-    };
-    images.sort_unstable();
+    check_evaluations(&app, cost, images.len(), |_| lower)?;
     let limits = *app.datasets().local().limits();
     let (input, answers, options) = (
         &model.manifest.input.shape,
@@ -314,7 +296,7 @@ fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobErro
         // It is asked for again when files are written: others may take it until then.
         app.quota().reserve(bytes.iter().sum())?;
     }
-    let size = (SHARD_EVALUATIONS / cost.max(1)).clamp(1, MAX_SHARD_IMAGES);
+    let size = shard_size(cost, SHARD_EVALUATIONS);
     let shards = images
         .chunks(size)
         .zip(bytes.chunks(size))
@@ -413,10 +395,8 @@ fn start_archive(
     request: &Value,
     result: &Value,
 ) -> Result<(ZipWriter<std::fs::File>, Vec<String>), WorkError> {
-    let images: Vec<Entry> =
-        serde_json::from_value(result["images"].clone()).map_err(WorkError::permanent)?;
-    let index = json!({ "kind": kind, "request": request, "result": result });
-    let index = serde_json::to_vec_pretty(&index).map_err(WorkError::permanent)?;
+    let images: Vec<Entry> = stored(&result["images"])?;
+    let index = enveloped(kind, request, result)?;
     let mut writer = ZipWriter::new(tempfile::tempfile().map_err(WorkError::transient)?);
     add(&mut writer, "index.json", &index).map_err(WorkError::transient)?;
     Ok((
@@ -457,8 +437,7 @@ struct Task<'a> {
 
 impl<'a> Task<'a> {
     async fn open(context: &'a Context) -> Result<Self, WorkError> {
-        let spec: Spec =
-            serde_json::from_value(context.spec.as_ref().clone()).map_err(WorkError::permanent)?;
+        let spec: Spec = stored(&context.spec)?;
         let model = planned_model(
             &context.app,
             &spec.model,
@@ -486,14 +465,7 @@ impl<'a> Task<'a> {
 
     async fn explain(&mut self, index: usize) -> Result<Entry, WorkError> {
         let Context { app, caller, .. } = self.context;
-        let file = self
-            .dataset
-            .images
-            .get(index)
-            .map(|image| image.file.clone());
-        let file = file.ok_or_else(|| {
-            WorkError::permanent(format!("data set {} has no image {index}", self.dataset.id))
-        })?;
+        let file = file_of(&self.dataset, index)?;
         let skipped = |error: &dyn std::fmt::Display| {
             Ok(Entry {
                 index,
@@ -518,7 +490,7 @@ impl<'a> Task<'a> {
             Err(error) => return Err(WorkError::transient(error)),
         };
         let requests = std::slice::from_ref(&self.request);
-        let explained = match Driver::new(app.resources(caller), &self.model, Arc::new(input))
+        let explained = match Driver::new(app.resources(caller), &self.model, input)
             .explain(requests, None)
             .await
         {
@@ -597,23 +569,9 @@ impl<'a> Task<'a> {
     }
 }
 
-fn read(
-    dataset: &Dataset,
-    index: usize,
-    rule: &Preprocess,
-    limits: &Limits,
-) -> Result<(RgbImage, Tensor, Geometry), DatasetError> {
-    let image = dataset.read(index, limits)?.image;
-    let fault = |source| DatasetError::Image {
-        file: dataset.images[index].file.clone(),
-        source,
-    };
-    let (input, geometry) = preprocess(&image, rule).map_err(fault)?;
-    Ok((image, input, geometry))
-}
-
 #[cfg(test)]
 mod tests {
+    use image::RgbImage;
     use sha2::{Digest, Sha256};
 
     use super::*;

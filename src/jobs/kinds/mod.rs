@@ -3,5 +3,7 @@
 mod asked;
 mod cost;
 pub mod degradation;
+pub mod evaluate;
 pub mod explain_dataset;
 pub mod fit_patterns;
+mod images;

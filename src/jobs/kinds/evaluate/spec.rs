@@ -1,6 +1,6 @@
-//! What a benchmark is asked for, with every default settled: posted again it measures the same.
+//! What an evaluation is asked for, with every default settled: posted again it measures the same.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -9,8 +9,10 @@ use crate::{
     dataset::Dataset,
     driver::model_defaults,
     evaluation::{
-        degradation::{self, Compat, Order, Replacement},
-        patches::{Grid, Score},
+        findings::{MetricEntry, titles},
+        parameters,
+        patches::Score,
+        registry,
     },
     jobs::kinds::asked::Asked,
     methods::{
@@ -19,14 +21,17 @@ use crate::{
         registry::{METHODS, Scores},
     },
     model::Model,
+    text::shown,
 };
 
 const MAX_ROWS: usize = 64;
+const MAX_METRICS: usize = 16;
 /// The largest integer that every JSON reader keeps exact.
 const MAX_EXACT: u64 = (1 << 53) - 1;
 
+/// `M` says what is measured, among the fields of the request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Spec {
+pub struct Spec<M = Metrics> {
     pub model: String,
     pub model_hash: String,
     /// Identifies the fit, where a method uses patterns.
@@ -36,14 +41,20 @@ pub struct Spec {
     /// One for each row of the report: `id`, every parameter, `score`.
     pub methods: Vec<Map<String, Value>>,
     #[serde(flatten)]
-    pub metric: degradation::Parameters,
+    pub measured: M,
     /// So many images, drawn by `seed`; all without it.
     pub limit: Option<usize>,
     pub labels: Labels,
-    /// Of the draw, the intervals, and what methods draw: theirs is added to it, and for all but
-    /// baselines the image's number.
+    /// Of the draw, the intervals, randomised models, and what methods draw: theirs is added to it,
+    /// and for all but baselines the image's number.
     #[serde(alias = "seed_value")]
     pub seed: u64,
+}
+
+/// The metrics, each with its parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    pub metrics: Vec<MetricEntry>,
 }
 
 /// What labels are for.
@@ -69,8 +80,13 @@ pub struct Settled {
     pub dataset: Arc<Dataset>,
 }
 
-/// `dataset` is the one that was asked for.
-pub fn settle(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Settled, Faults> {
+/// `dataset` is the one that was asked for; `read` takes what is measured from the request, for a
+/// model that takes pictures.
+pub fn settle(
+    mut asked: Asked,
+    dataset: Option<Arc<Dataset>>,
+    read: fn(&mut Asked, Option<&Model>) -> Vec<MetricEntry>,
+) -> Result<Settled, Faults> {
     let model = asked.model();
     asked.expect(
         "model_hash",
@@ -87,7 +103,14 @@ pub fn settle(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Settled
             .and_then(|model| Some(model.patterns.as_ref()?.id.as_str())),
     );
     let rows = read_methods(&mut asked, model.as_deref());
-    let metric = read_metric(&mut asked, model.as_deref());
+    let is_pictured = |model: &&Arc<Model>| model.manifest.input.preprocess.is_some();
+    let pictured = model.as_ref().filter(is_pictured);
+    if model.is_some() && pictured.is_none() {
+        let message = "takes ready tensors: metrics are measured on pictures";
+        asked.refuse("model", message, &[]);
+    }
+    let metrics = read(&mut asked, pictured.map(Arc::as_ref));
+    refuse_methods(&mut asked, &metrics, &rows);
     let limit = asked.take("limit", &["a whole number from 1"], |limit| *limit > 0usize);
     let labels = asked
         .take("labels", &["use", "ignore"], |_| true)
@@ -117,7 +140,7 @@ pub fn settle(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Settled
         dataset: dataset.id.clone(),
         dataset_hash: dataset.hash.clone(),
         methods: rows.iter().map(entry).collect(),
-        metric,
+        measured: Metrics { metrics },
         limit,
         labels,
         seed,
@@ -129,7 +152,36 @@ pub fn settle(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Settled
     })
 }
 
-impl Spec {
+impl<M> Spec<M> {
+    /// The same of something else that is measured.
+    pub fn measuring<N>(self, measured: N) -> (Spec<N>, M) {
+        let Self {
+            model,
+            model_hash,
+            patterns,
+            dataset,
+            dataset_hash,
+            methods,
+            measured: before,
+            limit,
+            labels,
+            seed,
+        } = self;
+        let spec = Spec {
+            model,
+            model_hash,
+            patterns,
+            dataset,
+            dataset_hash,
+            methods,
+            measured,
+            limit,
+            labels,
+            seed,
+        };
+        (spec, before)
+    }
+
     /// The rows again, of a spec that was settled.
     pub fn rows(&self, model: &Model) -> Result<Vec<Row>, Faults> {
         let mut rows = Vec::new();
@@ -141,30 +193,7 @@ impl Spec {
 
     /// What each row is called: the method, and what tells it from other rows of the same method.
     pub fn titles(&self) -> Vec<String> {
-        let title = |entry: &Map<String, Value>| {
-            let alike: Vec<_> = self
-                .methods
-                .iter()
-                .filter(|other| other["id"] == entry["id"])
-                .collect();
-            let telling = entry
-                .iter()
-                .filter(|(name, value)| alike.iter().any(|other| other.get(*name) != Some(value)));
-            let words: Vec<String> = telling
-                .map(|(name, value)| match (name.as_str(), value.as_str()) {
-                    ("score", Some(score)) => score.to_owned(),
-                    (_, Some(text)) => format!("{name} {text}"),
-                    _ => format!("{name} {value}"),
-                })
-                .collect();
-            let id = entry["id"].as_str().unwrap_or_default();
-            if words.is_empty() {
-                id.to_owned()
-            } else {
-                format!("{id} ({})", words.join(", "))
-            }
-        };
-        self.methods.iter().map(title).collect()
+        titles(&self.methods)
     }
 }
 
@@ -306,62 +335,60 @@ fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Faults> {
         .collect())
 }
 
-fn read_metric(asked: &mut Asked, model: Option<&Model>) -> degradation::Parameters {
-    let defaults = degradation::Parameters::default();
-    let rule = model.map(|model| {
-        (
-            &model.manifest.input,
-            model.manifest.input.preprocess.as_ref(),
-        )
-    });
-    let side = match rule {
-        Some((_, Some(rule))) => rule.width.min(rule.height) as usize,
-        Some((_, None)) => {
-            asked.refuse(
-                "model",
-                "takes ready tensors: a degradation needs pictures",
-                &[],
+/// `metrics` of a request: a list of ids, or of objects with an id and parameters.
+pub fn read_metrics(asked: &mut Asked, model: Option<&Model>) -> Vec<MetricEntry> {
+    let ids: Vec<&str> = registry::METRICS.iter().map(|metric| metric.id).collect();
+    let entries = match asked.raw("metrics") {
+        Some(Value::Array(entries)) if (1..=MAX_METRICS).contains(&entries.len()) => entries,
+        _ => {
+            let message = format!(
+                "is a list of 1 to {MAX_METRICS} metrics: the id of each, or an object with id and parameters"
             );
-            usize::MAX
+            asked.refuse("metrics", message, &ids);
+            return Vec::new();
         }
-        None => usize::MAX,
     };
-    let range = format!("1 to {side}");
-    let grid = asked
-        .take("grid", &[&range], |grid| (1..=side).contains(grid))
-        .unwrap_or(defaults.grid.min(side));
-    if let Some((input, Some(rule))) = rule
-        && Grid::new(&input.shape, rule.layout, grid).is_none()
-    {
-        asked.refuse("grid", "does not fit the model's input", &[&range]);
-    }
-    let order = asked
-        .take::<Order>("order", &["descending", "ascending"], |_| true)
-        .unwrap_or(defaults.order);
-    let replacement = asked.take::<Replacement>("replacement", &["mean", "zero", "blur"], |_| true);
-    let replacement = replacement.unwrap_or(defaults.replacement);
-    let compat = asked.take::<Compat>("compat", &["pgig-2020"], |_| true);
-    if compat.is_some() && replacement != Replacement::Mean {
-        asked.refuse(
-            "replacement",
-            "is the mean in the published code",
-            &["mean"],
-        );
-    }
-    let metric = degradation::Parameters {
-        grid,
-        order,
-        replacement,
-        compat,
-        ..defaults
+    let Some(model) = model else {
+        return Vec::new();
     };
-    let most = metric.max_steps().max(1);
-    let steps = asked.take("steps", &[&format!("1 to {most}")], |steps| {
-        (1..=most).contains(steps)
-    });
-    degradation::Parameters {
-        steps: steps.unwrap_or(metric.steps.min(most)),
-        ..metric
+    let mut metrics = Vec::new();
+    for (at, value) in entries.into_iter().enumerate() {
+        let mut given = match value {
+            Value::Object(fields) => fields,
+            id => Map::from_iter([("id".to_owned(), id)]),
+        };
+        let id = given.remove("id").unwrap_or(Value::Null);
+        let Some(metric) = id.as_str().and_then(registry::find) else {
+            let message = format!("no metric is called {}", shown(&id));
+            asked.refuse(&format!("metrics[{at}].id"), message, &ids);
+            continue;
+        };
+        match parameters::settle(metric, given, model) {
+            Ok(parameters) => metrics.push(MetricEntry {
+                id: metric.id.to_owned(),
+                parameters,
+            }),
+            Err(faults) => asked.faults.append(faults, |fault| Fault {
+                param: format!("metrics[{at}].{}", fault.param),
+                ..fault
+            }),
+        }
+    }
+    metrics
+}
+
+/// Tells the methods whose maps mean nothing to a metric.
+fn refuse_methods(asked: &mut Asked, metrics: &[MetricEntry], rows: &[Row]) {
+    for metric in metrics.iter().filter_map(MetricEntry::metric) {
+        let mut told = BTreeSet::new();
+        for Row { parameters, .. } in rows {
+            if let Some(reason) = (metric.refuses)(parameters)
+                && told.insert(parameters.method.id)
+            {
+                let message = format!("{} with {}: {reason}", parameters.method.id, metric.id);
+                asked.refuse("methods", message, &[]);
+            }
+        }
     }
 }
 
@@ -389,7 +416,9 @@ mod tests {
                 entry(r#"{"id": "gradient", "score": "absolute"}"#),
                 entry(r#"{"id": "random", "score": "signed"}"#),
             ],
-            metric: degradation::Parameters::default(),
+            measured: Metrics {
+                metrics: Vec::new(),
+            },
             limit: None,
             labels: Labels::Use,
             seed: 0,

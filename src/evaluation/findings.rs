@@ -1,0 +1,366 @@
+//! What a job finds: of single images, and of all of them so far. The same request finds the same,
+//! but for the time it ended.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Direction, Measurement, Metric,
+    aggregate::{Difference, RowSummary, Summary},
+    parameters::Values,
+    registry,
+};
+
+/// One image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImageResult {
+    /// Place in the data set.
+    pub index: usize,
+    pub file: String,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    Measured {
+        /// The class that is explained.
+        class: usize,
+        label: Option<String>,
+        /// By metric, and by row.
+        measurements: Vec<Vec<Vec<f32>>>,
+        /// Its maps side by side, as a JPEG in base64; of the first images alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        maps: Option<String>,
+    },
+    Skipped {
+        reason: Reason,
+        detail: String,
+    },
+}
+
+/// Why an image says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    CorruptImage,
+    /// The model takes it for something else than its label.
+    Misclassified,
+    /// The model has no such class; `labels: ignore` uses the image.
+    UnknownLabel,
+    /// Its label and its index name different classes, or its label names several; `labels: ignore`
+    /// uses the image.
+    AmbiguousLabel,
+    NotFinite,
+}
+
+impl Reason {
+    /// After a number of images.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::CorruptImage => "corrupt",
+            Self::Misclassified => "misclassified",
+            Self::UnknownLabel => "of an unknown label",
+            Self::AmbiguousLabel => "of an ambiguous label",
+            Self::NotFinite => "with values that are not finite",
+        }
+    }
+}
+
+/// A metric of a job, with its parameters settled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricEntry {
+    pub id: String,
+    #[serde(flatten)]
+    pub parameters: Values,
+}
+
+impl MetricEntry {
+    pub fn metric(&self) -> Option<&'static Metric> {
+        registry::find(&self.id)
+    }
+}
+
+/// All images so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Findings {
+    /// Of explaind.
+    pub version: String,
+    /// Images that the rows are about, the same for all.
+    pub used: usize,
+    pub skipped: BTreeMap<Reason, usize>,
+    /// In the order of the request.
+    pub metrics: Vec<MetricFinding>,
+    /// The first [`MAX_SKIPPED`] of them.
+    pub skipped_images: Vec<SkippedImage>,
+    /// Maps of the first [`SAMPLES`] images used; once all images are measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
+    /// What it ran on; once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Machine>,
+}
+
+/// What one metric says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricFinding {
+    pub id: String,
+    /// Settled.
+    pub parameters: Values,
+    pub title: String,
+    pub paper: String,
+    /// Which values are better.
+    pub better: String,
+    /// In the order of the request; empty until an image was used.
+    pub rows: Vec<RowFinding>,
+    /// Each pair of rows once.
+    pub differences: Vec<DifferenceFinding>,
+}
+
+/// Maps of one image, for the reader to look at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    pub file: String,
+    /// A JPEG in base64.
+    pub maps: String,
+}
+
+/// Images whose maps a report shows.
+pub const SAMPLES: usize = 3;
+
+/// What a job ran on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    pub onnxruntime: String,
+    /// Execution providers, joined by commas.
+    pub providers: String,
+    /// Of ONNX Runtime on the CPU.
+    pub threads: usize,
+    /// When it ended, as RFC 3339: not among the bytes that a repetition gives again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+}
+
+/// Left-out images that a report names; `skipped` counts all.
+pub const MAX_SKIPPED: usize = 1000;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowFinding {
+    pub title: String,
+    /// As in the request, every default settled.
+    pub method: Map<String, Value>,
+    pub value: f64,
+    /// 95 % bootstrap interval.
+    pub interval: [f64; 2],
+    /// Mean over images; of metrics that measure curves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mean_curve: Vec<f64>,
+    /// Pointwise 95 % intervals of the mean curve; none of a single image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub band: Option<Vec<[f64; 2]>>,
+}
+
+/// Value of `one` less that of `other`, paired by image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DifferenceFinding {
+    pub one: String,
+    pub other: String,
+    pub difference: f64,
+    pub interval: [f64; 2],
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SkippedImage {
+    pub file: String,
+    pub reason: Reason,
+    pub detail: String,
+}
+
+/// Why results of images say nothing together.
+#[derive(Debug, thiserror::Error)]
+pub enum FindingsError {
+    #[error("no metric is called {id}")]
+    Metric { id: String },
+    #[error("the images' results have curves of several lengths")]
+    Uneven,
+}
+
+impl Findings {
+    /// What `metrics` say of `methods`, one for each row, with their parameters; `seed` is that of
+    /// the bootstrap.
+    pub fn of(
+        metrics: &[MetricEntry],
+        methods: &[Map<String, Value>],
+        seed: u64,
+        mut images: Vec<ImageResult>,
+    ) -> Result<Self, FindingsError> {
+        images.sort_by_key(|image| image.index);
+        let mut measured: Vec<Vec<Vec<Measurement>>> = metrics.iter().map(|_| Vec::new()).collect();
+        let (mut used, mut samples) = (0, Vec::new());
+        let (mut skipped_images, mut skipped) = (Vec::new(), BTreeMap::new());
+        for ImageResult { file, outcome, .. } in images {
+            match outcome {
+                Outcome::Measured {
+                    measurements, maps, ..
+                } => {
+                    used += 1;
+                    samples.extend(
+                        maps.filter(|_| samples.len() < SAMPLES)
+                            .map(|maps| Sample { file, maps }),
+                    );
+                    for (all, own) in measured.iter_mut().zip(measurements) {
+                        let wide = |one: Vec<f32>| one.into_iter().map(f64::from).collect();
+                        all.push(own.into_iter().map(wide).collect());
+                    }
+                }
+                Outcome::Skipped { reason, detail } => {
+                    *skipped.entry(reason).or_default() += 1;
+                    if skipped_images.len() < MAX_SKIPPED {
+                        skipped_images.push(SkippedImage {
+                            file,
+                            reason,
+                            detail,
+                        });
+                    }
+                }
+            }
+        }
+        let named = |entry: &MetricEntry| {
+            let title = entry.metric().map_or("", |metric| metric.title);
+            let title = [("id".to_owned(), json!(title))].into_iter();
+            title.chain(entry.parameters.0.clone()).collect()
+        };
+        let names = titles(&metrics.iter().map(named).collect::<Vec<_>>());
+        let metrics = metrics.iter().zip(names).zip(measured);
+        let metrics = metrics
+            .map(|((entry, title), images)| MetricFinding::of(entry, title, methods, seed, &images))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            used,
+            skipped,
+            metrics,
+            skipped_images,
+            samples,
+            run: None,
+        })
+    }
+
+    /// Without what is for people to look at, and without the date: what a repetition gives again.
+    pub fn repeatable(&self) -> Self {
+        let mut findings = self.clone();
+        findings.samples.clear();
+        findings.run.iter_mut().for_each(|run| run.ended = None);
+        findings
+    }
+}
+
+impl MetricFinding {
+    fn of(
+        entry: &MetricEntry,
+        title: String,
+        methods: &[Map<String, Value>],
+        seed: u64,
+        images: &[Vec<Measurement>],
+    ) -> Result<Self, FindingsError> {
+        let metric = entry.metric().ok_or_else(|| FindingsError::Metric {
+            id: entry.id.clone(),
+        })?;
+        let summary = match images.is_empty() {
+            true => Summary::default(),
+            false => (metric.reduce)(images, seed).ok_or(FindingsError::Uneven)?,
+        };
+        let titles = titles(methods);
+        let is_curve = metric.words.axes.is_some();
+        let row = |((title, method), row): ((&String, &Map<String, Value>), RowSummary)| {
+            let (mean_curve, band) = match is_curve {
+                true => (row.mean_curve, row.band),
+                false => (Vec::new(), None),
+            };
+            RowFinding {
+                title: title.clone(),
+                method: method.clone(),
+                value: row.value,
+                interval: row.interval,
+                mean_curve,
+                band,
+            }
+        };
+        let name = |row: usize| titles.get(row).cloned().unwrap_or_default();
+        let difference = |found: Difference| DifferenceFinding {
+            one: name(found.one),
+            other: name(found.other),
+            difference: found.difference,
+            interval: found.interval,
+        };
+        let rows = titles.iter().zip(methods).zip(summary.rows);
+        Ok(Self {
+            id: entry.id.clone(),
+            parameters: entry.parameters.clone(),
+            title,
+            paper: metric.paper.to_owned(),
+            better: metric.direction.name().to_owned(),
+            rows: rows.map(row).collect(),
+            differences: summary.differences.into_iter().map(difference).collect(),
+        })
+    }
+
+    pub fn metric(&self) -> Option<&'static Metric> {
+        registry::find(&self.id)
+    }
+
+    /// The rows, the best first.
+    pub fn by_value(&self) -> Vec<&RowFinding> {
+        let mut rows: Vec<&RowFinding> = self.rows.iter().collect();
+        rows.sort_by(|a, b| match self.better == Direction::Higher.name() {
+            true => b.value.total_cmp(&a.value),
+            false => a.value.total_cmp(&b.value),
+        });
+        rows
+    }
+
+    /// `one` less `other`, whichever way round the pair is kept.
+    pub fn difference(&self, one: &str, other: &str) -> Option<(f64, [f64; 2])> {
+        self.differences
+            .iter()
+            .find_map(|pair| match (pair.one.as_str(), pair.other.as_str()) {
+                (a, b) if (a, b) == (one, other) => Some((pair.difference, pair.interval)),
+                (a, b) if (b, a) == (one, other) => {
+                    Some((-pair.difference, [-pair.interval[1], -pair.interval[0]]))
+                }
+                _ => None,
+            })
+    }
+}
+
+/// What each of `entries` is called: its `id`, and what tells it from others of the same id.
+pub fn titles(entries: &[Map<String, Value>]) -> Vec<String> {
+    let title = |entry: &Map<String, Value>| {
+        let id = |entry: &Map<String, Value>| entry.get("id").cloned();
+        let alike: Vec<_> = entries
+            .iter()
+            .filter(|other| id(other) == id(entry))
+            .collect();
+        let telling = entry
+            .iter()
+            .filter(|(name, value)| alike.iter().any(|other| other.get(*name) != Some(value)));
+        let words: Vec<String> = telling
+            .map(|(name, value)| match (name.as_str(), value.as_str()) {
+                ("score", Some(score)) => score.to_owned(),
+                (_, Some(text)) => format!("{name} {text}"),
+                _ => format!("{name} {value}"),
+            })
+            .collect();
+        let id = id(entry).unwrap_or_default();
+        let id = id.as_str().unwrap_or_default();
+        if words.is_empty() {
+            id.to_owned()
+        } else {
+            format!("{id} ({})", words.join(", "))
+        }
+    };
+    entries.iter().map(title).collect()
+}

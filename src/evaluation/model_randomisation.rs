@@ -1,0 +1,382 @@
+//! Cascading randomisation of the model's parameters: its layers are drawn anew from the head down
+//! to the input, and after each the map of the same class is compared with that of the model itself,
+//! by the Spearman rank correlation of their pixels. A method that explains the model loses its map
+//! with the model. Adebayo et al., Sanity Checks for Saliency Maps, 2018, section 3. Cost: the
+//! methods' own for each model of the cascade. A map of equal pixels is correlated with none: 0.
+
+use super::{
+    AttributionMap, Axes, Case, Category, Cost, Direction, Measurement, Metric, MetricRun,
+    NotFinite, Words,
+    aggregate::mean_of,
+    parameters::{Allowed, MetricParameter},
+};
+use crate::{
+    methods::{
+        Answers, Explained, Question, Request, Run, Step, parameters::Parameters, target::Target,
+    },
+    model::variant::Randomisation,
+};
+
+/// Models of the cascade where none are asked for.
+const STAGES: usize = 8;
+
+pub const METRIC: Metric = Metric {
+    id: "model_randomisation",
+    title: "Model randomisation",
+    paper: "Adebayo et al., Sanity Checks for Saliency Maps, 2018, section 3",
+    category: Category::Randomisation,
+    direction: Direction::Lower,
+    parameters: &[MetricParameter {
+        name: "stages",
+        doc: "models of the cascade, whose layers are drawn anew in equal parts from the head down; the last has none of its own",
+        allowed: |model, _| match Randomisation::of(model).map_or(0, |found| found.layers().len()) {
+            0 => Allowed::Never("the model has no layer whose weights can be drawn anew"),
+            most => Allowed::UpTo {
+                most,
+                default: STAGES.min(most),
+            },
+        },
+    }],
+    words: Words {
+        about: |values| {
+            format!(
+                "The layers of the model are drawn anew from the head down to the input, in {} parts; the curve is the mean Spearman rank \
+                 correlation between the pixels of the map of each of these models and of the model itself, for the class that the model \
+                 predicts. A method whose map stays the same does not explain the model.",
+                values.number("stages")
+            )
+        },
+        heading: "Mean rank correlation",
+        column: "correlation",
+        legend: "mean rank correlation (1: the model does not matter)",
+        value: "The mean over the models of the cascade and over images; the model itself, which has 1, is left out.",
+        axes: Some(Axes {
+            x: "parts of the layers drawn anew, from the head down",
+            y: "mean rank correlation with the model's own map",
+            signed: true,
+        }),
+    },
+    refuses,
+    models: |values, model, seed| {
+        let random = Randomisation::of(model)?;
+        let (layers, stages) = (random.layers().len(), values.number("stages"));
+        let firsts = (1..=stages).map(|stage| layers - drawn(stage, stages, layers));
+        Ok(random.cascade(firsts, seed))
+    },
+    change: |_, _| None,
+    cost: Cost {
+        words: "stages × the methods' own",
+        count: |values, _, explaining| values.number("stages") * explaining,
+    },
+    build: |case, _| Ok(vec![Box::new(Cascade::new(case)) as MetricRun]),
+    reduce: |images, seed| mean_of(images, mean_after_first, seed),
+};
+
+/// Layers that a stage has drawn anew, counted from the head.
+fn drawn(stage: usize, stages: usize, layers: usize) -> usize {
+    (stage * layers).div_ceil(stages.max(1)).min(layers)
+}
+
+fn refuses(parameters: &Parameters) -> Option<&'static str> {
+    parameters
+        .needs_patterns()
+        .then_some("patterns belong to the weights that they were fitted with, and a randomised model has others")
+}
+
+fn mean_after_first(curve: &[f64]) -> f64 {
+    let rest = curve.get(1..).unwrap_or_default();
+    rest.iter().sum::<f64>() / rest.len() as f64
+}
+
+struct Cascade {
+    case: Case,
+    /// Of each row's pixels.
+    ranks: Vec<Vec<f64>>,
+    /// Of each row, the model itself first.
+    curves: Vec<Measurement>,
+    asked: usize,
+}
+
+impl Cascade {
+    fn new(case: &Case) -> Self {
+        Self {
+            ranks: Vec::new(),
+            curves: case.rows.iter().map(|_| vec![1.0]).collect(),
+            asked: 0,
+            case: case.clone(),
+        }
+    }
+
+    /// Compares the maps of a randomised model with the model's own.
+    fn compare(&mut self, explained: &[Explained]) -> Result<(), NotFinite> {
+        let layout = self.case.layout();
+        let rows = self.case.rows.iter().zip(&self.ranks).zip(&mut self.curves);
+        for ((row, ranks), curve) in rows {
+            let scores = explained.get(row.map).map(|one| &one.attribution.scores);
+            let finite = scores.filter(|scores| scores.iter().all(|score| score.is_finite()));
+            let Some(scores) = finite else {
+                let what = "a randomised model gave a map with values that are not finite";
+                return Err(NotFinite(what.to_owned()));
+            };
+            curve.push(correlation(
+                ranks,
+                &ranks_of(&row.score.pixels(scores, layout)),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Run for Cascade {
+    type Output = Result<Vec<Measurement>, NotFinite>;
+
+    fn step(&mut self, answers: Answers) -> Step<Self::Output> {
+        if self.asked == 0 {
+            let layout = self.case.layout();
+            let rows = self.case.row_maps();
+            let ranks = rows.map(|(map, score)| ranks_of(&score.pixels(&map.scores, layout)));
+            self.ranks = ranks.collect();
+        } else if let Err(error) = self.compare(&answers.explained()) {
+            return Step::Done(Err(error));
+        }
+        let Some(model) = self.case.variants.get(self.asked) else {
+            return Step::Done(Ok(std::mem::take(&mut self.curves)));
+        };
+        self.asked += 1;
+        let question = |map: &AttributionMap| Question::Explain {
+            model: model.clone(),
+            input: self.case.input.clone(),
+            request: Request {
+                parameters: Parameters {
+                    target: Target::Class(self.case.class),
+                    ..map.request.parameters.clone()
+                },
+                ..map.request.clone()
+            },
+        };
+        Step::Ask(self.case.maps.iter().map(question).collect())
+    }
+}
+
+/// Ranks from 1; equal values share the mean of theirs.
+fn ranks_of(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut start = 0;
+    for equal in order.chunk_by(|&a, &b| values[a] == values[b]) {
+        let rank = start as f64 + (equal.len() + 1) as f64 / 2.0;
+        equal.iter().for_each(|&at| ranks[at] = rank);
+        start += equal.len();
+    }
+    ranks
+}
+
+/// Pearson's; of ranks it is Spearman's.
+fn correlation(one: &[f64], other: &[f64]) -> f64 {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let (of_one, of_other) = (mean(one), mean(other));
+    let (mut both, mut first, mut second) = (0.0, 0.0, 0.0);
+    for (a, b) in one.iter().zip(other) {
+        let (a, b) = (a - of_one, b - of_other);
+        both += a * b;
+        first += a * a;
+        second += b * b;
+    }
+    match first * second {
+        0.0 => 0.0,
+        squares => both / squares.sqrt(),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
+
+    use super::*;
+    use crate::{
+        driver::{Driver, Resources},
+        engine::{Caller, Engine, EngineSettings, Priority, Provider},
+        evaluation::{
+            parameters::{Values, settle},
+            patches::Score,
+            tests::{answered, case, tensor},
+        },
+        model::{Model, variant},
+        pool::Pool,
+        tensor::Tensor,
+    };
+
+    /// Counts the values below each, and those equal to it.
+    fn naive(one: &[f64], other: &[f64]) -> f64 {
+        let ranks = |values: &[f64]| -> Vec<f64> {
+            let count = |is: &dyn Fn(f64) -> bool| values.iter().filter(|v| is(**v)).count() as f64;
+            let rank = |value: &f64| count(&|v| v < *value) + (count(&|v| v == *value) + 1.0) / 2.0;
+            values.iter().map(rank).collect()
+        };
+        let (one, other, count) = (ranks(one), ranks(other), one.len() as f64);
+        let mean = (count + 1.0) / 2.0;
+        let sum = |a: &[f64], b: &[f64]| -> f64 {
+            a.iter().zip(b).map(|(a, b)| (a - mean) * (b - mean)).sum()
+        };
+        sum(&one, &other) / (sum(&one, &one) * sum(&other, &other)).sqrt()
+    }
+
+    #[test]
+    pub(in crate::evaluation) fn hand_worked_maps_correlate_as_worked_by_hand() {
+        // Five pixels of one channel. The maps of the models: the same but for a growing function;
+        // its opposite, of the same magnitudes; two neighbours changed, Σ d² = 2; equal pixels.
+        let own = [1.0, -2.0, 3.0, -4.0, 5.0];
+        let maps = [
+            own.map(|value: f32| value.powi(3)),
+            own.map(|value| -value),
+            [1.0, -2.0, 5.0, -4.0, 3.0],
+            [7.0; 5],
+        ];
+        let shape = [1, 1, 5];
+        let mut case = case(tensor(&shape, &own), &[Score::Signed, Score::Absolute]);
+        case.variants = maps.iter().map(|_| case.model.clone()).collect();
+        let run = (METRIC.build)(&case, &Values::default()).unwrap().remove(0);
+        let mut maps = maps.iter();
+        let found = answered(run, |request| {
+            assert_eq!(request.parameters.target, Target::Class(0));
+            tensor(&shape, maps.next().unwrap())
+        });
+        // 1 - 6 Σ d² / (n (n² - 1)); of the magnitudes 3 and 5 are two ranks apart, Σ d² = 8.
+        let expected = [[1.0, 1.0, -1.0, 0.9, 0.0], [1.0, 1.0, 1.0, 0.6, 0.0]];
+        for (found, expected) in found.unwrap().iter().zip(expected) {
+            assert_eq!(found.len(), 5);
+            let gaps = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+            // Rounding of sums of five terms.
+            assert!(gaps.fold(0.0, f64::max) < 1e-12, "{found:?}");
+        }
+        assert_eq!(mean_after_first(&[1.0, 0.5, 0.0]), 0.25);
+    }
+
+    #[test]
+    fn the_correlation_agrees_with_a_naive_twin() {
+        let numbers = |step: i32| (0..60).map(move |k| f64::from(k * step % 23));
+        let (one, other): (Vec<f64>, Vec<f64>) = (numbers(7).collect(), numbers(11).collect());
+        let found = correlation(&ranks_of(&one), &ranks_of(&other));
+        assert!((found - naive(&one, &other)).abs() < 1e-12, "{found}");
+    }
+
+    #[test]
+    fn a_map_that_is_not_finite_is_told() {
+        let mut case = case(tensor(&[1, 1, 2], &[1.0, 2.0]), &[Score::Signed]);
+        case.variants = Arc::new([case.model.clone()]);
+        let run = (METRIC.build)(&case, &Values::default()).unwrap().remove(0);
+        let found = answered(run, |_| tensor(&[1, 1, 2], &[f32::NAN, 2.0]));
+        assert!(found.unwrap_err().0.contains("not finite"));
+    }
+
+    #[test]
+    fn stages_draw_layers_in_equal_parts_and_the_last_all_of_them() {
+        let of = |stages, layers| -> Vec<usize> {
+            (1..=stages)
+                .map(|stage| drawn(stage, stages, layers))
+                .collect()
+        };
+        assert_eq!(of(8, 26), [4, 7, 10, 13, 17, 20, 23, 26]);
+        assert_eq!(of(3, 3), [1, 2, 3]);
+        assert_eq!(of(1, 9), [9]);
+    }
+
+    /// y = W x.
+    fn linear(weights: &[f32]) -> Model {
+        let value = |name: &str, sides: &[usize]| ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(
+                Element::Float,
+                [Dim::Symbol("N".into())]
+                    .into_iter()
+                    .chain(sides.iter().map(|&side| Dim::Known(side)))
+                    .collect(),
+            ),
+        };
+        let graph = Graph {
+            ir_version: 8,
+            opset_imports: BTreeMap::from([(String::new(), 17)]),
+            inputs: vec![value("x", &[1, 2, 3])],
+            outputs: vec![value("y", &[2])],
+            initializers: [("w".to_owned(), Literal::from_f32s(&[2, 6], weights))]
+                .into_iter()
+                .collect(),
+            nodes: vec![
+                Node::new("Flatten", ["x"], ["flat"]),
+                Node::new("Gemm", ["flat", "w"], ["y"]).with("transB", 1_i64),
+            ],
+            ..Graph::default()
+        };
+        Model::bare("linear", Arc::new(graph))
+    }
+
+    /// The gradient of y_1 is the second row of W, and that of a randomised model the row that was
+    /// drawn for it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_maps_of_a_linear_model_are_its_weights() {
+        let weights = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 3.0, -1.0, 2.0, -5.0, 0.5, 1.0];
+        let model = Arc::new(linear(&weights));
+        let values = settle(&METRIC, Default::default(), &model).unwrap();
+        assert_eq!(values.number("stages"), 1);
+        let mut variants = (METRIC.models)(&values, &model, 3).unwrap();
+        let opposite = Literal::from_f32s(&[2, 6], &weights.map(|weight| -weight));
+        let opposite = BTreeMap::from([("w".to_owned(), opposite)]);
+        variants.push(variant::with_weights(&model, opposite, "opposite").unwrap());
+        let random: Vec<f64> = variants[0].graph.initializers["w"]
+            .bytes
+            .chunks_exact(4)
+            .map(|four| f64::from(f32::from_le_bytes(four.try_into().unwrap())))
+            .collect();
+
+        let map = tensor(&[1, 2, 3], &weights[6..]);
+        let mut case = case(map, &[Score::Signed, Score::Absolute]);
+        case.class = 1;
+        case.input = Arc::new(Tensor::from_shape_fn(vec![1, 2, 3], |i| i[2] as f32));
+        case.variants = variants.into_iter().map(Arc::new).collect();
+        case.model = model.clone();
+        let settings = EngineSettings {
+            library: None,
+            providers: vec![Provider::Cpu],
+            threads: 1,
+            queue_rows: 100,
+            batch_rows: 8,
+            batch_bytes: 1 << 20,
+            session_bytes: 1 << 30,
+        };
+        let (engine, pool) = (Engine::start(&settings).unwrap(), Pool::new(1));
+        let caller = Caller::new(Priority::Job, None);
+        let resources = Resources {
+            engine: &engine,
+            pool: &pool,
+            caller: &caller,
+            pictures: None,
+        };
+        let driver = Driver::new(resources, &model, case.input.clone());
+        let runs = (METRIC.build)(&case, &values).unwrap();
+        let found = driver
+            .drive(runs)
+            .await
+            .unwrap()
+            .outputs
+            .remove(0)
+            .0
+            .unwrap();
+
+        let own: Vec<f64> = weights[6..]
+            .iter()
+            .map(|&weight| f64::from(weight))
+            .collect();
+        let sizes = |values: &[f64]| -> Vec<f64> { values.iter().map(|v| v.abs()).collect() };
+        let expected = [
+            [1.0, naive(&own, &random[6..]), -1.0],
+            [1.0, naive(&sizes(&own), &sizes(&random[6..])), 1.0],
+        ];
+        for (found, expected) in found.iter().zip(expected) {
+            let gaps = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+            assert!(gaps.fold(0.0, f64::max) < 1e-12, "{found:?} {expected:?}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The parameters of metrics: each metric has a table of them, which settles what a request gives.
+//! Settled values print completely, and mean the same when they are given again. All faults are
+//! reported together.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+
+use super::Metric;
+use crate::{
+    methods::{Fault, Faults},
+    model::Model,
+    text::shown,
+};
+
+/// One parameter of a metric.
+#[derive(Debug)]
+pub struct MetricParameter {
+    pub name: &'static str,
+    pub doc: &'static str,
+    /// What it may be for a model, and beside those of the table that come before it.
+    pub allowed: fn(&Model, &Values) -> Allowed,
+}
+
+/// What a parameter may be, and what it is when it is not given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// A whole number from 1 on.
+    UpTo { most: usize, default: usize },
+    /// One of these words; without a default it may be left out.
+    OneOf {
+        words: &'static [&'static str],
+        default: Option<&'static str>,
+    },
+    /// Nothing at all with this model, and why.
+    Never(&'static str),
+}
+
+impl Allowed {
+    fn takes(self, value: &Value) -> bool {
+        match self {
+            Self::UpTo { most, .. } => value
+                .as_u64()
+                .is_some_and(|number| (1..=most as u64).contains(&number)),
+            Self::OneOf { words, .. } => value.as_str().is_some_and(|word| words.contains(&word)),
+            Self::Never(_) => false,
+        }
+    }
+
+    fn forms(self) -> Vec<String> {
+        match self {
+            Self::UpTo { most, .. } => vec![format!("1 to {most}")],
+            Self::OneOf { words, .. } => words.iter().map(|word| (*word).to_owned()).collect(),
+            Self::Never(_) => Vec::new(),
+        }
+    }
+
+    fn default(self) -> Option<Value> {
+        match self {
+            Self::UpTo { default, .. } => Some(json!(default)),
+            Self::OneOf { default, .. } => default.map(|word| json!(word)),
+            Self::Never(_) => None,
+        }
+    }
+}
+
+/// Settled parameters of one metric, by name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Values(pub Map<String, Value>);
+
+impl Values {
+    /// As the metric's own type.
+    pub fn read<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_value(Value::Object(self.0.clone()))
+    }
+
+    /// A number that is settled; 0 where it is not.
+    pub fn number(&self, name: &str) -> usize {
+        let value = self.0.get(name).and_then(Value::as_u64);
+        value
+            .and_then(|value| usize::try_from(value).ok())
+            .unwrap_or(0)
+    }
+
+    /// A word that is settled.
+    pub fn word(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.as_str()
+    }
+}
+
+/// Settles what is given for a metric on a model; null is not given.
+pub fn settle(
+    metric: &Metric,
+    mut given: Map<String, Value>,
+    model: &Model,
+) -> Result<Values, Faults> {
+    let (mut values, mut faults) = (Values::default(), Faults::default());
+    for MetricParameter { name, allowed, .. } in metric.parameters {
+        let allowed = allowed(model, &values);
+        let value = given.remove(*name).filter(|value| !value.is_null());
+        if let Allowed::Never(reason) = allowed {
+            faults.push(Fault::says(*name, reason));
+        } else if let Some(value) = value.as_ref().filter(|value| !allowed.takes(value)) {
+            let message = format!("{} is not allowed", shown(value));
+            faults.push(Fault::new(*name, message, allowed.forms()));
+        }
+        let value = value.filter(|value| allowed.takes(value));
+        if let Some(value) = value.or_else(|| allowed.default()) {
+            values.0.insert((*name).to_owned(), value);
+        }
+    }
+    let message = format!("is not a parameter of {}", metric.id);
+    let known = || {
+        metric
+            .parameters
+            .iter()
+            .map(|one| one.name.to_owned())
+            .collect()
+    };
+    faults.refuse_unknown(given.keys(), &message, known);
+    faults.settle(values)
+}

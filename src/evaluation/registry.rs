@@ -1,0 +1,49 @@
+//! The metrics: the table of contents of this room. A new metric is a file and a row.
+
+use super::{Metric, degradation, model_randomisation, sparseness};
+
+pub static METRICS: &[Metric] = &[
+    degradation::METRIC,
+    model_randomisation::METRIC,
+    sparseness::METRIC,
+];
+
+/// The row called `id`.
+pub fn find(id: &str) -> Option<&'static Metric> {
+    METRICS.iter().find(|metric| metric.id == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Each metric on a case that was worked by hand.
+    const WORKED: &[(&str, fn())] = &[
+        (
+            "degradation",
+            degradation::tests::a_hand_worked_image_degrades_as_worked_by_hand,
+        ),
+        (
+            "model_randomisation",
+            model_randomisation::tests::hand_worked_maps_correlate_as_worked_by_hand,
+        ),
+        (
+            "sparseness",
+            sparseness::tests::a_hand_worked_map_is_as_sparse_as_worked_by_hand,
+        ),
+    ];
+
+    #[test]
+    fn every_row_has_an_id_and_a_title_of_its_own_and_a_hand_worked_case() {
+        let all = |of: fn(&Metric) -> &'static str| -> BTreeSet<&str> {
+            METRICS.iter().map(of).collect()
+        };
+        assert_eq!(all(|metric| metric.id).len(), METRICS.len());
+        assert_eq!(all(|metric| metric.title).len(), METRICS.len());
+        let worked: BTreeSet<&str> = WORKED.iter().map(|(id, _)| *id).collect();
+        assert_eq!(worked, all(|metric| metric.id));
+        WORKED.iter().for_each(|(_, work)| work());
+    }
+}

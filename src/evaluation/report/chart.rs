@@ -1,0 +1,302 @@
+//! The figures of metrics: the mean of what a metric measures, one curve for each row with its 95 %
+//! band (Figure 3 of the PGIG paper), or one bar with its interval. A method has the same colour in
+//! every figure; its further rows are dashed or pale. The legend lists the rows, the best first.
+
+use std::error::Error;
+
+use plotters::{
+    chart::ChartContext,
+    coord::{Shift, types::RangedCoordf64},
+    prelude::{
+        Cartesian2d, ChartBuilder, Color, DashedLineSeries, DrawingArea, IntoDrawingArea, IntoFont,
+        LineSeries, PathElement, Polygon, RGBColor, Rectangle, SVGBackend, Text, WHITE,
+    },
+    style::{BLACK, RGBAColor, ShapeStyle, TextStyle},
+};
+
+use crate::{
+    evaluation::{
+        Axes,
+        findings::{MetricFinding, RowFinding},
+    },
+    methods::registry,
+    render::fonts::FONT,
+};
+
+pub const WIDTH: u32 = 1120;
+const HEIGHT: u32 = 560;
+/// Where the legend begins.
+const LEGEND: u32 = 700;
+const LINE: i32 = 24;
+const GREY: [u8; 3] = [110; 3];
+/// Dash and gap of a method's rows, in the order of the request; the first is drawn through.
+const DASHES: [(i32, i32); 4] = [(0, 0), (7, 4), (2, 3), (14, 6)];
+/// The part of its height that a bar fills.
+const BAR: f64 = 0.7;
+
+/// One metric's part of the drawing.
+pub struct Figure<'a> {
+    pub title: String,
+    pub metric: &'a MetricFinding,
+    /// Used.
+    pub images: usize,
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+type Drawn = Result<(), Box<dyn Error>>;
+
+/// Height of a metric's figure, in pixels.
+pub fn height_of(metric: &MetricFinding) -> u32 {
+    let legend_height = 60 + LINE * metric.rows.len() as i32;
+    HEIGHT.max(legend_height.unsigned_abs())
+}
+
+/// An SVG document of figures, one below the other.
+pub fn draw(figures: &[Figure<'_>]) -> Result<String, String> {
+    let height = figures.iter().map(|figure| height_of(figure.metric)).sum();
+    let mut svg = String::new();
+    let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+    let drawn = paint(&area, figures);
+    drop(area);
+    drawn.map_err(|fault| fault.to_string())?;
+    Ok(svg)
+}
+
+fn paint(area: &Area<'_>, figures: &[Figure<'_>]) -> Drawn {
+    area.fill(&WHITE)?;
+    let mut rest = area.clone();
+    for (place, figure) in figures.iter().enumerate() {
+        if place + 1 == figures.len() {
+            paint_figure(&rest, figure)?;
+        } else {
+            let (upper, lower) = rest.split_vertically(height_of(figure.metric));
+            paint_figure(&upper, figure)?;
+            rest = lower;
+        }
+    }
+    area.present()?;
+    Ok(())
+}
+
+fn paint_figure(area: &Area<'_>, figure: &Figure<'_>) -> Drawn {
+    let (left, right) = area.split_horizontally(LEGEND);
+    let rows = figure.metric.by_value();
+    let words = figure.metric.metric().map(|metric| &metric.words);
+    let axes = words.and_then(|words| words.axes);
+    let plural = if figure.images == 1 { "" } else { "s" };
+    let legend = words.map_or("", |words| words.legend);
+    let shaded = match (axes.is_some(), figure.images > 1) {
+        (_, false) => "",
+        (true, true) => "shaded: 95 % interval of the mean",
+        (false, true) => "lines: 95 % interval of the mean",
+    };
+    let head = |right: &Area<'_>| -> Drawn {
+        let count = format!("{legend}, {} image{plural}", figure.images);
+        for (text, y) in [(count, 16), (shaded.to_owned(), 36)] {
+            let style = TextStyle::from((FONT, 14).into_font());
+            right.draw(&Text::new(text, (8, y), style))?;
+        }
+        Ok(())
+    };
+    let style_of = |row: &RowFinding| (color_of(row), dash_of(row, figure.metric));
+    match axes {
+        Some(axes) => {
+            let (mut chart, ends) = curve_chart(&left, &figure.title, &rows, axes)?;
+            head(&right)?;
+            paint_bands(&mut chart, &rows, ends)?;
+            for (place, row) in rows.iter().enumerate() {
+                let (color, dash) = style_of(row);
+                paint_curve(&mut chart, row, color, dash)?;
+                paint_key(&right, place, row, color, dash)?;
+            }
+        }
+        None => {
+            let column = words.map_or("", |words| words.column);
+            let mut chart = bar_chart(&left, &figure.title, &rows, column)?;
+            head(&right)?;
+            for (place, row) in rows.iter().enumerate() {
+                let (color, dash) = style_of(row);
+                let pale = if dash.0 == 0 { 0.9 } else { 0.45 };
+                paint_bar(&mut chart, rows.len() - place - 1, row, color.mix(pale))?;
+                paint_key(&right, place, row, color, dash)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An empty chart with room for the curves, and its lowest and highest values.
+fn curve_chart<'a, 'b>(
+    area: &'a Area<'b>,
+    title: &str,
+    rows: &[&RowFinding],
+    axes: Axes,
+) -> Result<(Chart<'a, 'b>, [f64; 2]), Box<dyn Error>> {
+    let steps = rows
+        .first()
+        .map_or(1, |row| row.mean_curve.len().saturating_sub(1).max(1));
+    let means = rows.iter().flat_map(|row| &row.mean_curve).copied();
+    let highest = means.clone().fold(0.0_f64, f64::max);
+    let bands = rows
+        .iter()
+        .flat_map(|row| row.band.iter().flatten())
+        .map(|[_, high]| *high)
+        .fold(highest, f64::max);
+    // Probabilities and correlations end at 1, and so do their bands.
+    let top = if highest <= 1.0 {
+        bands.min(1.0)
+    } else {
+        bands
+    };
+    let top = if top > 0.0 { top * 1.04 } else { 1.0 };
+    let bottom = match axes.signed {
+        true => means.fold(0.0_f64, f64::min) * 1.04,
+        false => 0.0,
+    };
+    let mut chart = ChartBuilder::on(area)
+        .margin(14)
+        .caption(title, (FONT, 17))
+        .x_label_area_size(46)
+        .y_label_area_size(60)
+        .build_cartesian_2d(0.0..steps as f64, bottom..top)?;
+    chart
+        .configure_mesh()
+        .light_line_style(BLACK.mix(0.0))
+        .bold_line_style(BLACK.mix(0.12))
+        .x_desc(axes.x)
+        .y_desc(axes.y)
+        .x_label_formatter(&|x| {
+            if x.fract() == 0.0 {
+                format!("{x:.0}")
+            } else {
+                String::new()
+            }
+        })
+        .y_label_formatter(&|y| format!("{y:.2}"))
+        .label_style((FONT, 14))
+        .axis_desc_style((FONT, 15))
+        .draw()?;
+    Ok((chart, [bottom, top]))
+}
+
+fn paint_bands(chart: &mut Chart<'_, '_>, rows: &[&RowFinding], [bottom, top]: [f64; 2]) -> Drawn {
+    for row in rows {
+        let Some(band) = &row.band else { continue };
+        let edge = |side: usize| {
+            band.iter()
+                .enumerate()
+                .map(move |(k, ends)| (k as f64, ends[side].clamp(bottom, top)))
+        };
+        let around = edge(0)
+            .chain(edge(1).collect::<Vec<_>>().into_iter().rev())
+            .collect::<Vec<_>>();
+        chart.draw_series([Polygon::new(around, color_of(row).mix(0.07))])?;
+    }
+    Ok(())
+}
+
+fn paint_curve(
+    chart: &mut Chart<'_, '_>,
+    row: &RowFinding,
+    color: RGBColor,
+    (dash, gap): (i32, i32),
+) -> Drawn {
+    let style = ShapeStyle::from(&color).stroke_width(2);
+    let points = row
+        .mean_curve
+        .iter()
+        .enumerate()
+        .map(|(step, score)| (step as f64, *score));
+    if dash == 0 {
+        chart.draw_series(LineSeries::new(points, style))?;
+    } else {
+        chart.draw_series(DashedLineSeries::new(points, dash, gap, style))?;
+    }
+    Ok(())
+}
+
+/// An empty chart with room for a bar of each row, and its interval.
+fn bar_chart<'a, 'b>(
+    area: &'a Area<'b>,
+    title: &str,
+    rows: &[&RowFinding],
+    column: &str,
+) -> Result<Chart<'a, 'b>, Box<dyn Error>> {
+    let ends = rows
+        .iter()
+        .flat_map(|row| [row.value, row.interval[0], row.interval[1]]);
+    let ends: Vec<f64> = ends.filter(|end| end.is_finite()).collect();
+    let highest = ends.iter().copied().fold(0.0_f64, f64::max);
+    let lowest = ends.iter().copied().fold(0.0_f64, f64::min);
+    let highest = if highest > lowest { highest } else { 1.0 };
+    let mut chart = ChartBuilder::on(area)
+        .margin(14)
+        .caption(title, (FONT, 17))
+        .x_label_area_size(46)
+        .y_label_area_size(60)
+        .build_cartesian_2d(lowest * 1.04..highest * 1.04, 0.0..rows.len().max(1) as f64)?;
+    chart
+        .configure_mesh()
+        .light_line_style(BLACK.mix(0.0))
+        .bold_line_style(BLACK.mix(0.12))
+        .disable_y_mesh()
+        .x_desc(column)
+        .x_label_formatter(&|x| format!("{x:.2}"))
+        .y_labels(0)
+        .label_style((FONT, 14))
+        .axis_desc_style((FONT, 15))
+        .draw()?;
+    Ok(chart)
+}
+
+/// `place` counts from below.
+fn paint_bar(chart: &mut Chart<'_, '_>, place: usize, row: &RowFinding, color: RGBAColor) -> Drawn {
+    let (middle, reach) = (place as f64 + 0.5, BAR / 2.0);
+    let [low, high] = row.interval;
+    let bar = [(0.0, middle - reach), (row.value, middle + reach)];
+    chart.draw_series([Rectangle::new(bar, color.filled())])?;
+    let whisker = [(low, middle), (high, middle)];
+    chart.draw_series([PathElement::new(whisker, BLACK.stroke_width(1))])?;
+    Ok(())
+}
+
+/// A row's line of the legend.
+fn paint_key(
+    area: &Area<'_>,
+    place: usize,
+    row: &RowFinding,
+    color: RGBColor,
+    (dash, gap): (i32, i32),
+) -> Drawn {
+    let style = ShapeStyle::from(&color).stroke_width(2);
+    let y = 60 + LINE * place as i32;
+    if dash == 0 {
+        area.draw(&PathElement::new([(8, y), (40, y)], style))?;
+    } else {
+        for start in (8..40).step_by((dash + gap).unsigned_abs() as usize) {
+            let piece = [(start, y), ((start + dash).min(40), y)];
+            area.draw(&PathElement::new(piece, style))?;
+        }
+    }
+    let caption = format!("{:.3}  {}", row.value, row.title);
+    let style = TextStyle::from((FONT, 14).into_font());
+    area.draw(&Text::new(caption, (50, y - 7), style))?;
+    Ok(())
+}
+
+fn color_of(row: &RowFinding) -> RGBColor {
+    let id = row.method.get("id").and_then(|id| id.as_str());
+    let method = id.and_then(registry::find);
+    let [r, g, b] = method.map_or(GREY, |method| method.color);
+    RGBColor(r, g, b)
+}
+
+/// By its place among the rows of its method.
+fn dash_of(row: &RowFinding, metric: &MetricFinding) -> (i32, i32) {
+    let own = metric
+        .rows
+        .iter()
+        .filter(|other| other.method.get("id") == row.method.get("id"));
+    DASHES[own.take_while(|other| other.title != row.title).count() % DASHES.len()]
+}

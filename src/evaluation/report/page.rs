@@ -1,0 +1,273 @@
+//! The page of a report: one file, with figures, tables, sample maps and the request. Escaped by
+//! construction.
+
+use maud::{Markup, PreEscaped, html};
+use serde_json::{Value, json};
+
+use super::{EvaluationReport, ReportError, chart};
+use crate::evaluation::{
+    Words,
+    aggregate::RESAMPLES,
+    findings::{Findings, Machine, MetricFinding, Sample},
+};
+
+/// Images from which on intervals are trusted enough to set differences in bold.
+const ENOUGH: usize = 30;
+
+const STYLE: &str = "body{font:15px/1.45 'DejaVu Sans',Verdana,sans-serif;max-width:1160px;margin:2em auto;padding:0 1em;color:#222}\
+h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}svg{max-width:100%;height:auto}table{border-collapse:collapse;margin:1em 0}\
+td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
+td.s{font-weight:bold}.wide{overflow-x:auto}img{max-width:100%;height:auto}figure{margin:1em 0}pre{background:#f5f5f5;padding:1em;overflow-x:auto}small{color:#666}";
+
+pub fn write(report: &EvaluationReport<'_>) -> Result<String, ReportError> {
+    let findings = report.findings;
+    let what = match findings.metrics.as_slice() {
+        [only] => &only.title,
+        _ => "Evaluation",
+    };
+    let title = format!("{what}: {} on {}", report.model, report.dataset);
+    let page = html! {
+        (PreEscaped("<!doctype html>\n"))
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width,initial-scale=1";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                "\n"
+                h1 { (title) } "\n"
+                p { (counts(report)) } "\n"
+                @if findings.used == 0 {
+                    p { b { "No image could be used: there is nothing to compare." } } "\n"
+                } @else {
+                    @for metric in &findings.metrics { (section(report, metric)?) }
+                    (samples(&findings.samples))
+                }
+                (skipped(findings))
+                (again(report)?)
+                (machine(findings))
+            }
+        } "\n"
+    };
+    Ok(page.into_string())
+}
+
+/// What was used; of one metric, also what it is about.
+fn counts(report: &EvaluationReport<'_>) -> Markup {
+    let findings = report.findings;
+    let left_out: usize = findings.skipped.values().sum();
+    html! {
+        @if findings.run.is_none() {
+            b { "Partial results: the job has not run to its end." } " "
+        }
+        (findings.used) " images were used, " (left_out) " were left out"
+        @if let Some(limit) = report.limit {
+            "; at most " (limit) " were drawn at random from the data set, with seed " (report.seed)
+        }
+        "."
+        @if let [only] = findings.metrics.as_slice() { " " (about(only)) }
+    }
+}
+
+fn about(metric: &MetricFinding) -> Markup {
+    html! {
+        @if let Some(found) = metric.metric() {
+            ((found.words.about)(&metric.parameters)) " A " (metric.better) " " (found.words.column) " is better."
+        }
+    }
+}
+
+/// A metric's figure and tables; where there are several, below a heading.
+fn section(report: &EvaluationReport<'_>, metric: &MetricFinding) -> Result<Markup, ReportError> {
+    let is_one = report.findings.metrics.len() == 1;
+    let figure = chart::draw(&[report.figure(metric)]).map_err(ReportError::Figure)?;
+    Ok(html! {
+        @if !is_one {
+            h2 { (metric.title) } "\n"
+            p { (about(metric)) } "\n"
+        }
+        div.wide { (PreEscaped(figure)) } "\n"
+        @if let Some(found) = metric.metric() {
+            (heading(is_one, found.words.heading)) "\n"
+            (values(report, metric, &found.words))
+            (heading(is_one, "Paired differences")) "\n"
+            (differences(report.findings.used, metric, &found.words))
+        }
+        @if !is_one {
+            p { small { (metric.paper) "." } } "\n"
+        }
+    })
+}
+
+fn heading(is_one: bool, text: &str) -> Markup {
+    html! {
+        @if is_one { h2 { (text) } } @else { h3 { (text) } }
+    }
+}
+
+/// The rows, the best first.
+fn values(report: &EvaluationReport<'_>, metric: &MetricFinding, words: &Words) -> Markup {
+    let parameters = |method: &serde_json::Map<String, Value>| {
+        let others = method.iter().filter(|(name, _)| *name != "id");
+        let words = others.map(|(name, value)| match value.as_str() {
+            Some(text) => format!("{name} {text}"),
+            None => format!("{name} {value}"),
+        });
+        words.collect::<Vec<_>>().join(", ")
+    };
+    html! {
+        p {
+            (words.value) " 95 % intervals: percentiles of " (RESAMPLES) " bootstrap resamples of the images (ChaCha8, seed " (report.seed)
+            "), the same for all rows."
+        } "\n"
+        div.wide {
+            table {
+                tr { th { "method" } th.n { (words.column) } th.n { "from" } th.n { "to" } th { "parameters" } } "\n"
+                @for row in metric.by_value() {
+                    tr {
+                        td { (row.title) }
+                        td.n { (four(row.value)) }
+                        td.n { (four(row.interval[0])) }
+                        td.n { (four(row.interval[1])) }
+                        td { small { (parameters(&row.method)) } }
+                    } "\n"
+                }
+            }
+        } "\n"
+    }
+}
+
+fn four(number: f64) -> String {
+    format!("{number:.4}")
+}
+
+/// Row less column, both by value.
+fn differences(used: usize, metric: &MetricFinding, words: &Words) -> Markup {
+    let rows = metric.by_value();
+    let is_bold = used >= ENOUGH;
+    let cell = |(difference, [low, high]): (f64, [f64; 2])| {
+        let is_sure = is_bold && (low > 0.0 || high < 0.0);
+        html! {
+            td class=(if is_sure { "n s" } else { "n" }) title={ (four(low)) " to " (four(high)) } { (format!("{difference:+.3}")) }
+        }
+    };
+    html! {
+        p {
+            (capital(words.column)) " of the row minus that of the column, on the same images. "
+            @if is_bold { "Bold: the 95 % interval excludes 0." }
+            @else { "Nothing is set in bold below " (ENOUGH) " images: bootstrap intervals of so few are too narrow to trust." }
+            " Hover for the interval. " (metric.differences.len())
+            " pairs are compared without correction for multiple comparisons: of pairs without any difference, about one in twenty \
+             has an interval that excludes 0."
+        } "\n"
+        div.wide {
+            table {
+                tr {
+                    th {}
+                    @for number in 1..=rows.len() { th.n { (number) } }
+                } "\n"
+                @for (number, row) in rows.iter().enumerate() {
+                    tr {
+                        th { (number + 1) " " (row.title) }
+                        @for other in &rows {
+                            @match metric.difference(&row.title, &other.title) {
+                                Some(found) => { (cell(found)) }
+                                None => { td {} }
+                            }
+                        }
+                    } "\n"
+                }
+            }
+        } "\n"
+    }
+}
+
+fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    let first = letters.next().map(char::to_uppercase);
+    first.into_iter().flatten().chain(letters).collect()
+}
+
+/// Maps of the first images, to see what was compared.
+fn samples(samples: &[Sample]) -> Markup {
+    html! {
+        @if !samples.is_empty() {
+            h2 { "Sample maps" } "\n"
+            p {
+                "Of the first images that were used: the part that the network saw, the class that it predicts with its score, \
+                 and the maps that were ranked."
+            } "\n"
+            @for Sample { file, maps } in samples {
+                figure {
+                    img alt={ "Maps of " (file) } src={ "data:image/jpeg;base64," (maps) };
+                    figcaption { small { (file) } }
+                } "\n"
+            }
+        }
+    }
+}
+
+fn skipped(findings: &Findings) -> Markup {
+    let counts = findings.skipped.iter();
+    let counts: Vec<String> = counts
+        .map(|(reason, count)| format!("{count} {}", reason.words()))
+        .collect();
+    let all: usize = findings.skipped.values().sum();
+    let unnamed = all.saturating_sub(findings.skipped_images.len());
+    html! {
+        h2 { "Left out" } "\n"
+        @if findings.skipped_images.is_empty() {
+            p { "No image was left out." } "\n"
+        } @else {
+            p { (counts.join(", ")) "." } "\n"
+            details {
+                summary { "which" }
+                table {
+                    tr { th { "file" } th { "reason" } th {} } "\n"
+                    @for image in &findings.skipped_images {
+                        tr { td { (image.file) } td { (image.reason.words()) } td { (image.detail) } } "\n"
+                    }
+                }
+                @if unnamed > 0 { p { "And " (unnamed) " more." } }
+            } "\n"
+        }
+    }
+}
+
+fn again(report: &EvaluationReport<'_>) -> Result<Markup, ReportError> {
+    let mut request = report.request.clone();
+    request["kind"] = json!(report.kind);
+    let request = serde_json::to_string_pretty(&request)?;
+    Ok(html! {
+        h2 { "To run it again" } "\n"
+        p {
+            "POST this to /jobs of a server that has the same model and data set. It holds every parameter, settled, and the hashes of \
+             the model, its patterns and the data set: on others it is refused."
+        } "\n"
+        pre { (request) } "\n"
+        @if let [only] = report.findings.metrics.as_slice() {
+            p { small { (only.paper) "." } } "\n"
+        }
+    })
+}
+
+/// What it ran on, and when: on a line of its own, which alone differs in a repetition.
+fn machine(findings: &Findings) -> Markup {
+    html! {
+        @if let Some(Machine { onnxruntime, providers, threads, ended }) = &findings.run {
+            p {
+                small {
+                    "explaind " (findings.version) ", ONNX Runtime " (onnxruntime) ", execution provider " (providers) ", "
+                    (threads) " threads."
+                }
+            } "\n"
+            @if let Some(ended) = ended {
+                p { small { "Ended at " time { (ended) } "." } } "\n"
+            }
+        } @else {
+            p { small { "explaind " (findings.version) ". These are partial results: the job has not run to its end." } } "\n"
+        }
+    }
+}

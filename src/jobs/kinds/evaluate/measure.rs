@@ -1,0 +1,394 @@
+//! One image after another: decoded, predicted, explained by all methods together, and measured.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::spec::{Labels, Spec};
+use crate::{
+    app::{
+        AppError,
+        compare::{Comparison, Way},
+        options::{Options, look},
+    },
+    dataset::{Dataset, DatasetError, Doubt},
+    driver::{self, Driver, DriverError},
+    evaluation::{
+        AttributionMap, Case, CaseRow, Measurement, Metric,
+        findings::{ImageResult, Outcome, Reason},
+        parameters::Values,
+    },
+    incremental,
+    jobs::{
+        Context, WorkError,
+        kinds::{
+            asked::{planned_dataset, planned_model},
+            images::{file_of, read},
+        },
+    },
+    methods::{Explained, Prediction, Request, parameters::Parameters},
+    model::Model,
+    picture::{RgbImage, geometry::Geometry, preprocess::Preprocess},
+    render::{
+        encode::{FileType, encode},
+        options::{HeatmapOptions, View},
+    },
+    tensor::Tensor,
+};
+
+/// Runs of a metric on one image that go at once: each has its next few inputs in memory.
+const RUNS_AT_ONCE: usize = 4;
+/// The most methods whose maps are kept, and the longest side of each in pixels.
+const SAMPLED_METHODS: usize = 15;
+const SAMPLE_SIDE: u32 = 160;
+
+/// What all images of a shard share.
+pub(super) struct Bench<'a> {
+    context: &'a Context,
+    spec: Spec,
+    model: Arc<Model>,
+    dataset: Arc<Dataset>,
+    rule: Preprocess,
+    /// For inputs that differ in few pixels.
+    incremental: Option<Arc<incremental::Plan>>,
+    metrics: Vec<BenchMetric>,
+    /// Each different explanation once.
+    requests: Vec<Parameters>,
+    rows: Arc<[CaseRow]>,
+}
+
+/// A metric, its parameters, and the models that it asks beside the one that is evaluated.
+struct BenchMetric {
+    metric: &'static Metric,
+    values: Arc<Values>,
+    variants: Arc<[Arc<Model>]>,
+}
+
+impl<'a> Bench<'a> {
+    pub(super) async fn open(context: &'a Context, spec: Spec) -> Result<Self, WorkError> {
+        let model = planned_model(
+            &context.app,
+            &spec.model,
+            &spec.model_hash,
+            spec.patterns.as_deref(),
+        )
+        .await?;
+        let dataset = planned_dataset(&context.app, &spec.dataset, &spec.dataset_hash).await?;
+        let rule = model.manifest.input.preprocess.clone();
+        let rule = rule.ok_or_else(|| WorkError::permanent("the model takes ready tensors"))?;
+        let (mut requests, mut rows): (Vec<Parameters>, Vec<CaseRow>) = (Vec::new(), Vec::new());
+        for row in spec.rows(&model).map_err(WorkError::permanent)? {
+            let known = requests
+                .iter()
+                .position(|request| request.to_json() == row.parameters.to_json());
+            let map = known.unwrap_or(requests.len());
+            if known.is_none() {
+                requests.push(row.parameters);
+            }
+            rows.push(CaseRow {
+                map,
+                score: row.score,
+            });
+        }
+        let (entries, seed, whole) = (spec.measured.metrics.clone(), spec.seed, model.clone());
+        let open = move || {
+            let mut metrics = Vec::new();
+            let mut change: Option<[usize; 2]> = None;
+            for entry in entries {
+                let metric = entry.metric().ok_or_else(|| {
+                    WorkError::permanent(format!("no metric is called {}", entry.id))
+                })?;
+                let values = entry.parameters;
+                if let Some(own) = (metric.change)(&values, &whole) {
+                    let both = change.unwrap_or_default();
+                    change = Some([0, 1].map(|side| own[side].max(both[side])));
+                }
+                let models =
+                    (metric.models)(&values, &whole, seed).map_err(WorkError::permanent)?;
+                metrics.push(BenchMetric {
+                    metric,
+                    values: Arc::new(values),
+                    variants: models.into_iter().map(Arc::new).collect(),
+                });
+            }
+            let plan = change.and_then(|change| incremental::Plan::new(&whole, change));
+            Ok::<_, WorkError>((metrics, plan.map(Arc::new)))
+        };
+        let (metrics, incremental) = context.app.pool().run(open).await??;
+        Ok(Self {
+            context,
+            spec,
+            model,
+            dataset,
+            rule,
+            incremental,
+            metrics,
+            requests,
+            rows: rows.into(),
+        })
+    }
+
+    pub(super) async fn measure(
+        &self,
+        index: usize,
+        is_sample: bool,
+    ) -> Result<ImageResult, WorkError> {
+        Ok(ImageResult {
+            index,
+            file: file_of(&self.dataset, index)?,
+            outcome: self.try_measure(index, is_sample).await?,
+        })
+    }
+
+    async fn try_measure(&self, index: usize, is_sample: bool) -> Result<Outcome, WorkError> {
+        let skipped = |reason, detail: String| Ok(Outcome::Skipped { reason, detail });
+        let Context { app, caller, .. } = self.context;
+        let (dataset, rule, limits) = (
+            self.dataset.clone(),
+            self.rule.clone(),
+            *app.datasets().local().limits(),
+        );
+        let (picture, input, geometry) = match app
+            .pool()
+            .run(move || read(&dataset, index, &rule, &limits))
+            .await?
+        {
+            Ok(read) => read,
+            Err(error @ DatasetError::Image { .. }) => {
+                return skipped(Reason::CorruptImage, error.to_string());
+            }
+            // Opened again it is another set, which is told then, or the same in another place.
+            Err(error) => return Err(WorkError::transient(error)),
+        };
+        let driver = Driver::new(app.resources(caller), &self.model, input.clone())
+            .incrementally(self.incremental.clone());
+        let predicted = match driver.predict(1).await {
+            Err(error @ DriverError::NotFinite { .. }) => {
+                return skipped(Reason::NotFinite, error.to_string());
+            }
+            other => other?.0,
+        };
+        let Some(predicted) = predicted.into_iter().next() else {
+            return Err(WorkError::permanent("the model has no classes"));
+        };
+        if self.spec.labels == Labels::Use
+            && let Some((reason, detail)) = self.mistaken(index, &predicted).await?
+        {
+            return skipped(reason, detail);
+        }
+        let requests: Vec<Request> = self
+            .requests
+            .iter()
+            .map(|parameters| Request {
+                baseline_seed: self.seed_of(parameters),
+                ..Request::of(self.keyed(parameters, index))
+            })
+            .collect();
+        let explained = match driver.explain(&requests, None).await {
+            Err(error @ DriverError::NotFinite { .. }) => {
+                return skipped(Reason::NotFinite, error.to_string());
+            }
+            other => other?.explained,
+        };
+        let case = match self.case(&input, requests, &explained, &predicted) {
+            Ok(case) => case,
+            Err(method) => {
+                return skipped(
+                    Reason::NotFinite,
+                    format!("{method} gave scores that are not finite"),
+                );
+            }
+        };
+        let mut measurements = Vec::with_capacity(self.metrics.len());
+        for metric in &self.metrics {
+            match self.apply(metric, &driver, &case).await? {
+                Ok(rows) => measurements.push(rows),
+                Err(detail) => return skipped(Reason::NotFinite, detail),
+            }
+        }
+        let maps = match is_sample {
+            true => Some(self.draw(picture, geometry, explained).await?),
+            false => None,
+        };
+        Ok(Outcome::Measured {
+            class: predicted.index,
+            label: predicted.label,
+            measurements,
+            maps,
+        })
+    }
+
+    /// The maps of an image side by side, as a JPEG in base64.
+    async fn draw(
+        &self,
+        picture: RgbImage,
+        geometry: Geometry,
+        mut explained: Vec<Vec<Explained>>,
+    ) -> Result<String, WorkError> {
+        let titles = self.spec.titles();
+        let way = |(at, parameters): (usize, &Parameters)| {
+            let row = self.rows.iter().position(|row| row.map == at);
+            // Rows of one map may differ in the score that ranks it: this says nothing of the map.
+            let telling = row.and_then(|row| titles[row].split_once(" (")?.1.strip_suffix(')'));
+            let note = telling
+                .unwrap_or_default()
+                .split(", ")
+                .filter(|word| !["signed", "absolute"].contains(word));
+            Way {
+                heatmap: HeatmapOptions {
+                    view: View::Crop,
+                    size: Some(SAMPLE_SIDE),
+                    ..look(parameters.method).options()
+                },
+                note: note.collect::<Vec<_>>().join(", "),
+                parameters: parameters.clone(),
+            }
+        };
+        let ways = self
+            .requests
+            .iter()
+            .enumerate()
+            .take(SAMPLED_METHODS)
+            .map(way)
+            .collect();
+        let comparison = Comparison {
+            model: self.model.clone(),
+            ways,
+            options: Options::default(),
+        };
+        explained.truncate(SAMPLED_METHODS);
+        let draw = move || {
+            let (grid, _) = comparison.draw(&picture, &geometry, &explained)?;
+            encode(&grid, FileType::Jpeg, &[]).map_err(AppError::from)
+        };
+        Ok(BASE64_STANDARD.encode(self.context.app.pool().run(draw).await??))
+    }
+
+    /// Why a labelled image is not used. On the pool: an unknown label is compared with all of the
+    /// model.
+    async fn mistaken(
+        &self,
+        index: usize,
+        predicted: &Prediction,
+    ) -> Result<Option<(Reason, String)>, WorkError> {
+        let (dataset, model) = (self.dataset.clone(), self.model.clone());
+        let predicted = predicted.clone();
+        let judge = move || {
+            let (picture, classes) = (
+                &dataset.images[index],
+                driver::model_defaults(&model).classes,
+            );
+            let meaning = dataset.meaning(picture, classes);
+            if meaning.is_empty() || meaning.classes.contains(&predicted.index) {
+                return None;
+            }
+            Some(match meaning.doubts.first() {
+                Some(doubt) => (reason_of(doubt), doubt.explain(classes)),
+                None => {
+                    let taken = classes.name(predicted.index);
+                    (
+                        Reason::Misclassified,
+                        format!("labelled {}, taken for {taken}", picture.truth),
+                    )
+                }
+            })
+        };
+        Ok(self.context.app.pool().run(judge).await?)
+    }
+
+    /// What a method draws at random differs from image to image, but for its baselines: to read
+    /// others for each would take longer than to explain it.
+    fn keyed(&self, parameters: &Parameters, index: usize) -> Parameters {
+        Parameters {
+            seed: self.seed_of(parameters).wrapping_add(index as u64),
+            ..parameters.clone()
+        }
+    }
+
+    fn seed_of(&self, parameters: &Parameters) -> u64 {
+        parameters.seed.wrapping_add(self.spec.seed)
+    }
+
+    /// The image as metrics see it, or the method whose scores are not finite.
+    fn case(
+        &self,
+        input: &Arc<Tensor>,
+        requests: Vec<Request>,
+        explained: &[Vec<Explained>],
+        predicted: &Prediction,
+    ) -> Result<Case, &'static str> {
+        let map = |(request, answers): (Request, &Vec<Explained>)| {
+            let scores = answers.first().map(|one| one.attribution.scores.clone());
+            let scores = scores.filter(|scores| scores.iter().all(|score| score.is_finite()));
+            match scores {
+                Some(scores) => Ok(AttributionMap { request, scores }),
+                None => Err(request.parameters.method.id),
+            }
+        };
+        let maps = requests.into_iter().zip(explained).map(map);
+        Ok(Case {
+            model: self.model.clone(),
+            variants: Arc::new([]),
+            input: input.clone(),
+            class: predicted.index,
+            clean: f64::from(predicted.score),
+            maps: maps.collect::<Result<_, _>>()?,
+            rows: self.rows.clone(),
+        })
+    }
+
+    /// What a metric says of each row, or what is not finite.
+    async fn apply(
+        &self,
+        BenchMetric {
+            metric,
+            values,
+            variants,
+        }: &BenchMetric,
+        driver: &Driver<'_>,
+        case: &Case,
+    ) -> Result<Result<Vec<Vec<f32>>, String>, WorkError> {
+        let (metric, values) = (*metric, values.clone());
+        let case = Case {
+            variants: variants.clone(),
+            ..case.clone()
+        };
+        let build = move || (metric.build)(&case, &values);
+        let runs = self.context.app.pool().run(build).await?;
+        let runs = runs.map_err(WorkError::permanent)?;
+        let mut driven = Vec::with_capacity(runs.len());
+        for run in runs {
+            driven.push(driver.drive(vec![run]));
+        }
+        let driven: Vec<_> = match stream::iter(driven)
+            .buffered(RUNS_AT_ONCE)
+            .try_collect()
+            .await
+        {
+            Err(error @ DriverError::NotFinite { .. }) => return Ok(Err(error.to_string())),
+            other => other?,
+        };
+        let mut rows = Vec::with_capacity(self.rows.len());
+        for (found, _) in driven.into_iter().flat_map(|one| one.outputs) {
+            match found {
+                Ok(found) => rows.extend(found.iter().map(narrow)),
+                Err(error) => return Ok(Err(error.to_string())),
+            }
+        }
+        Ok(Ok(rows))
+    }
+}
+
+/// Scores travel as f32, and so do results.
+fn narrow(measurement: &Measurement) -> Vec<f32> {
+    measurement.iter().map(|number| *number as f32).collect()
+}
+
+fn reason_of(doubt: &Doubt) -> Reason {
+    if doubt.kind() == "ambiguous_label" {
+        Reason::AmbiguousLabel
+    } else {
+        Reason::UnknownLabel
+    }
+}

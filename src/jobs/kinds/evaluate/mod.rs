@@ -1,0 +1,325 @@
+//! `evaluate`: metrics of several methods on a data set. A shard is a few images; each is explained
+//! by all methods once, together, so that they share points and forward passes, and its maps go to
+//! every metric. An image that cannot be used is left out for all methods and metrics, with its
+//! reason: they are compared on the same images.
+
+mod measure;
+pub(super) mod spec;
+
+use std::{num::NonZeroUsize, sync::Arc, thread, time::SystemTime};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{
+    asked::Asked,
+    cost::check_evaluations,
+    images::{shard_size, stored, used},
+};
+use crate::{
+    app::App,
+    engine::runtime_version,
+    evaluation::{
+        findings::{Findings, ImageResult, Machine, MetricEntry, SAMPLES},
+        report::{EvaluationReport, ReportError},
+    },
+    jobs::{
+        Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
+    },
+    methods::parameters::Parameters,
+};
+use measure::Bench;
+use spec::{Settled, Spec};
+
+/// Evaluations of a shard, about: a few seconds.
+const SHARD_EVALUATIONS: usize = 1500;
+/// Images of which maps are kept: the first that can be used are shown.
+const SAMPLED: usize = 4 * SAMPLES;
+
+/// Parameters that every evaluation takes, each with what it is and its default.
+pub(super) const MODEL: (&str, &str) = ("model", "the model's id; default: as for POST /explain");
+pub(super) const DATASET: (&str, &str) = ("dataset", "the id of the data set");
+pub(super) const METHODS: (&str, &str) = (
+    "methods",
+    "a list of method ids, or of objects with `id`, the method's parameters, and `score`: `signed` or `absolute` (ranked by \
+     magnitude); sensitivity methods get both without it",
+);
+pub(super) const LIMIT: (&str, &str) = (
+    "limit",
+    "most images, drawn at random by `seed`; default: all",
+);
+pub(super) const LABELS: (&str, &str) = (
+    "labels",
+    "`use` (labelled images that the model misclassifies are left out; the default) or `ignore`",
+);
+pub(super) const SEED: (&str, &str) = (
+    "seed",
+    "of the draw, the bootstrap, and what methods draw; default: 0",
+);
+
+pub static EVALUATE: Evaluate = Evaluate;
+
+#[derive(Debug)]
+pub struct Evaluate;
+
+#[derive(Serialize, Deserialize)]
+struct Payload {
+    /// Places in the data set.
+    images: Vec<usize>,
+    /// Of so many of them, from the first, maps are kept.
+    #[serde(default)]
+    samples: usize,
+}
+
+impl Kind for Evaluate {
+    fn id(&self) -> &'static str {
+        "evaluate"
+    }
+
+    fn doc(&self) -> &'static str {
+        "Measures methods by metrics on the images of a data set"
+    }
+
+    fn parameters(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            MODEL,
+            DATASET,
+            METHODS,
+            (
+                "metrics",
+                "a list of metric ids, or of objects with `id` and the metric's parameters: see docs/metrics.md",
+            ),
+            LIMIT,
+            LABELS,
+            SEED,
+        ]
+    }
+
+    fn plan<'a>(
+        &'a self,
+        given: Map<String, Value>,
+        app: &'a App,
+    ) -> BoxFuture<'a, Result<Plan, JobError>> {
+        Box::pin(async move {
+            let mut asked = Asked::new(given, app);
+            let dataset = asked.dataset().await;
+            let plan = move || {
+                let app = asked.app().clone();
+                let settled = spec::settle(asked, dataset, spec::read_metrics)?;
+                let shards = shards(&app, &settled, |_, _| {
+                    vec![("metrics", None), ("methods", None)]
+                })?;
+                Ok(Plan {
+                    model: Some(settled.spec.model.clone()),
+                    spec: json!(settled.spec),
+                    shards,
+                })
+            };
+            app.pool().run(plan).await?
+        })
+    }
+
+    fn work<'a>(
+        &'a self,
+        context: &'a Context,
+        shard: &'a Shard,
+    ) -> BoxFuture<'a, Result<Bytes, WorkError>> {
+        Box::pin(async move {
+            let results = work(context, stored(&context.spec)?, shard).await?;
+            let bytes = serde_json::to_vec(&results).map_err(WorkError::permanent)?;
+            Ok(bytes.into())
+        })
+    }
+
+    fn reduce(&self, spec: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
+        let findings = reduce(&stored(spec)?, results)?;
+        serde_json::to_value(findings).map_err(WorkError::permanent)
+    }
+
+    fn complete<'a>(
+        &'a self,
+        context: &'a Context,
+        reduced: Value,
+    ) -> BoxFuture<'a, Result<Value, WorkError>> {
+        Box::pin(async move { Ok(with_machine(context, reduced)) })
+    }
+
+    fn overview(&self, result: Arc<Value>) -> Arc<Value> {
+        without_samples(result)
+    }
+
+    fn formats(&self) -> &'static [Format] {
+        FORMATS
+    }
+
+    fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError> {
+        let (settled, findings): (Spec, Findings) = (stored(spec)?, stored(result)?);
+        let report = report_of(self.id(), spec, &settled, &findings);
+        let bytes = match format {
+            Format::Csv => report.csv(),
+            Format::Json => report.json(),
+            _ => drawn(&report, format),
+        };
+        Ok(Report::Bytes(bytes.map_err(WorkError::permanent)?.into()))
+    }
+}
+
+pub(super) const FORMATS: &[Format] = &[
+    Format::Html,
+    Format::Json,
+    Format::Csv,
+    Format::Svg,
+    Format::Png,
+];
+
+/// The shards of an evaluation. `lower` says what to lower where an image may cost at most so many
+/// evaluations, and its explanations cost so many.
+pub(super) fn shards(
+    app: &App,
+    settled: &Settled,
+    lower: impl FnOnce(u64, u64) -> Vec<(&'static str, Option<String>)>,
+) -> Result<Vec<PlannedShard>, JobError> {
+    let Settled {
+        spec,
+        rows,
+        dataset,
+        ..
+    } = settled;
+    let explaining = Parameters::cost_of(rows.iter().map(|row| &row.parameters), true);
+    let measuring = spec.measured.metrics.iter().filter_map(|entry| {
+        let metric = entry.metric()?;
+        Some((metric.cost.count)(
+            &entry.parameters,
+            rows.len(),
+            explaining,
+        ))
+    });
+    let cost = explaining + measuring.sum::<usize>();
+    let images = used(dataset, spec.limit, spec.seed);
+    check_evaluations(app, cost, images.len(), |most| {
+        lower(most, explaining as u64)
+    })?;
+    let size = shard_size(cost, SHARD_EVALUATIONS);
+    let shards = images.chunks(size).enumerate().map(|(at, images)| {
+        let payload = Payload {
+            images: images.to_vec(),
+            samples: SAMPLED.saturating_sub(at * size).min(images.len()),
+        };
+        PlannedShard {
+            units: images.len() as u64,
+            payload: json!(payload),
+        }
+    });
+    Ok(shards.collect())
+}
+
+/// The results of a shard's images.
+pub(super) async fn work(
+    context: &Context,
+    spec: Spec,
+    shard: &Shard,
+) -> Result<Vec<ImageResult>, WorkError> {
+    let bench = Bench::open(context, spec).await?;
+    let payload: Payload = stored(&shard.payload)?;
+    let mut results = Vec::with_capacity(payload.images.len());
+    for (at, index) in payload.images.into_iter().enumerate() {
+        results.push(bench.measure(index, at < payload.samples).await?);
+        context.report_progress(results.len() as u64);
+    }
+    Ok(results)
+}
+
+fn reduce(spec: &Spec, results: &[Option<Bytes>]) -> Result<Findings, WorkError> {
+    let images = gathered(results, |image: ImageResult| image)?;
+    findings(spec, images, results.iter().all(Option::is_some))
+}
+
+/// The images of all shards that are done.
+pub(super) fn gathered<T: for<'a> Deserialize<'a>>(
+    results: &[Option<Bytes>],
+    read: fn(T) -> ImageResult,
+) -> Result<Vec<ImageResult>, WorkError> {
+    let mut images = Vec::new();
+    for result in results.iter().flatten() {
+        let found: Vec<T> = serde_json::from_slice(result).map_err(WorkError::permanent)?;
+        images.extend(found.into_iter().map(read));
+    }
+    Ok(images)
+}
+
+pub(super) fn findings(
+    spec: &Spec,
+    images: Vec<ImageResult>,
+    is_whole: bool,
+) -> Result<Findings, WorkError> {
+    let metrics: &[MetricEntry] = &spec.measured.metrics;
+    let mut findings =
+        Findings::of(metrics, &spec.methods, spec.seed, images).map_err(WorkError::permanent)?;
+    if !is_whole {
+        // Readers who watch it run need none.
+        findings.samples.clear();
+    }
+    Ok(findings)
+}
+
+/// A result, with what it was made by.
+pub(super) fn with_machine(context: &Context, mut reduced: Value) -> Value {
+    let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let providers = context
+        .app
+        .engine()
+        .providers()
+        .iter()
+        .map(ToString::to_string);
+    let machine = Machine {
+        onnxruntime: runtime_version(),
+        providers: providers.collect::<Vec<_>>().join(", "),
+        threads: Some(context.app.settings().threads)
+            .filter(|threads| *threads > 0)
+            .unwrap_or_else(cores),
+        ended: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
+    };
+    reduced["run"] = json!(machine);
+    reduced
+}
+
+/// A result without its sample maps, which are large.
+pub(super) fn without_samples(result: Arc<Value>) -> Arc<Value> {
+    let Some(fields) = result.as_object() else {
+        return result;
+    };
+    let shown = fields.iter().filter(|(name, _)| *name != "samples");
+    Arc::new(Value::Object(
+        shown
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+    ))
+}
+
+pub(super) fn report_of<'a>(
+    kind: &'a str,
+    request: &'a Value,
+    spec: &'a Spec,
+    findings: &'a Findings,
+) -> EvaluationReport<'a> {
+    EvaluationReport {
+        kind,
+        request,
+        model: &spec.model,
+        dataset: &spec.dataset,
+        limit: spec.limit,
+        seed: spec.seed,
+        findings,
+    }
+}
+
+/// The report for people to look at: a page, or the figures alone.
+pub(super) fn drawn(report: &EvaluationReport<'_>, format: Format) -> Result<Vec<u8>, ReportError> {
+    match format {
+        Format::Svg => report.svg().map(String::into_bytes),
+        Format::Png => report.png(),
+        _ => report.html().map(String::into_bytes),
+    }
+}

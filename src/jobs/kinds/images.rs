@@ -1,0 +1,73 @@
+//! What jobs over the images of a data set have in common: which images are used, how they are cut
+//! into shards, how one is read, and the envelope of their reports.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::{
+    dataset::{Dataset, DatasetError, draw},
+    jobs::WorkError,
+    picture::{
+        RgbImage,
+        decode::Limits,
+        geometry::Geometry,
+        preprocess::{Preprocess, preprocess},
+    },
+    tensor::Tensor,
+};
+
+/// The most images of a shard.
+const MAX_SHARD_IMAGES: usize = 32;
+
+/// Places of the images that are used: of more than `limit`, so many drawn by `seed`.
+pub fn used(dataset: &Dataset, limit: Option<usize>, seed: u64) -> Vec<usize> {
+    let count = dataset.images.len();
+    let mut images = match limit {
+        Some(limit) if limit < count => draw(count, limit, seed),
+        _ => (0..count).collect(),
+    };
+    images.sort_unstable();
+    images
+}
+
+/// How many images of this cost a shard of about so many evaluations has.
+pub fn shard_size(cost: usize, evaluations: usize) -> usize {
+    (evaluations / cost.max(1)).clamp(1, MAX_SHARD_IMAGES)
+}
+
+/// What a job stored: its settled request, a shard's payload or a shard's result.
+pub fn stored<T: DeserializeOwned>(value: &Value) -> Result<T, WorkError> {
+    T::deserialize(value).map_err(WorkError::permanent)
+}
+
+/// The file of an image, which the job was planned on.
+pub fn file_of(dataset: &Dataset, index: usize) -> Result<String, WorkError> {
+    let image = dataset.images.get(index);
+    image.map(|image| image.file.clone()).ok_or_else(|| {
+        WorkError::permanent(format!("data set {} has no image {index}", dataset.id))
+    })
+}
+
+/// An image as it is, and as a model's input. Belongs in the pool.
+pub fn read(
+    dataset: &Dataset,
+    index: usize,
+    rule: &Preprocess,
+    limits: &Limits,
+) -> Result<(RgbImage, Arc<Tensor>, Geometry), DatasetError> {
+    let image = dataset.read(index, limits)?.image;
+    let fault = |source| DatasetError::Image {
+        file: dataset.images[index].file.clone(),
+        source,
+    };
+    let (input, geometry) = preprocess(&image, rule).map_err(fault)?;
+    Ok((image, Arc::new(input), geometry))
+}
+
+/// A result with the settled request that it answers.
+pub fn enveloped(kind: &str, request: &Value, result: &Value) -> Result<Vec<u8>, WorkError> {
+    let report = json!({ "kind": kind, "request": request, "result": result });
+    serde_json::to_vec_pretty(&report).map_err(WorkError::permanent)
+}
