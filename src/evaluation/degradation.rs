@@ -303,7 +303,7 @@ impl Run for Degrading {
             let curve = std::mem::take(&mut self.curve);
             return Step::Done(match curve.iter().all(|score| score.is_finite()) {
                 true => Ok(vec![curve]),
-                false => Err(NotFinite(NOT_FINITE.to_owned())),
+                false => Err(NotFinite(NOT_FINITE)),
             });
         }
         self.asked += next.len();

@@ -169,7 +169,7 @@ pub type MetricRun = Box<dyn Run<Output = Result<Vec<Measurement>, NotFinite>>>;
 /// What of an image is not finite, as a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NotFinite(pub String);
+pub struct NotFinite(pub &'static str);
 
 /// Why a metric cannot be built.
 #[derive(Debug, thiserror::Error)]

@@ -116,7 +116,7 @@ impl Cascade {
             let finite = scores.filter(|scores| scores.iter().all(|score| score.is_finite()));
             let Some(scores) = finite else {
                 let what = "a randomised model gave a map with values that are not finite";
-                return Err(NotFinite(what.to_owned()));
+                return Err(NotFinite(what));
             };
             curve.push(correlation(
                 ranks,

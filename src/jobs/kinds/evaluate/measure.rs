@@ -191,7 +191,7 @@ impl<'a> Bench<'a> {
             }
             other => other?.explained,
         };
-        let case = match self.case(&input, requests, &explained, &predicted) {
+        let case = match self.case(input, requests, &explained, &predicted).await? {
             Ok(case) => case,
             Err(method) => {
                 return skipped(
@@ -311,31 +311,33 @@ impl<'a> Bench<'a> {
     }
 
     /// The image as metrics see it, or the method whose scores are not finite.
-    fn case(
+    async fn case(
         &self,
-        input: &Arc<Tensor>,
+        input: Arc<Tensor>,
         requests: Vec<Request>,
         explained: &[Vec<Explained>],
         predicted: &Prediction,
-    ) -> Result<Case, &'static str> {
-        let map = |(request, answers): (Request, &Vec<Explained>)| {
-            let scores = answers.first().map(|one| one.attribution.scores.clone());
-            let scores = scores.filter(|scores| scores.iter().all(|score| score.is_finite()));
-            match scores {
+    ) -> Result<Result<Case, &'static str>, WorkError> {
+        let scores = |answers: &Vec<Explained>| Some(answers.first()?.attribution.scores.clone());
+        let scores: Vec<_> = explained.iter().map(scores).collect();
+        let map = |(request, scores): (Request, Option<Arc<Tensor>>)| {
+            let is_finite = |scores: &Arc<Tensor>| scores.iter().all(|score| score.is_finite());
+            match scores.filter(is_finite) {
                 Some(scores) => Ok(AttributionMap { request, scores }),
                 None => Err(request.parameters.method.id),
             }
         };
-        let maps = requests.into_iter().zip(explained).map(map);
-        Ok(Case {
+        let maps = move || requests.into_iter().zip(scores).map(map).collect();
+        let maps: Result<Arc<[AttributionMap]>, _> = self.context.app.pool().run(maps).await?;
+        Ok(maps.map(|maps| Case {
             model: self.model.clone(),
             variants: Arc::new([]),
-            input: input.clone(),
+            input,
             class: predicted.index,
             clean: f64::from(predicted.score),
-            maps: maps.collect::<Result<_, _>>()?,
+            maps,
             rows: self.rows.clone(),
-        })
+        }))
     }
 
     /// What a metric says of each row, or what is not finite.
