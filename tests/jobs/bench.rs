@@ -83,6 +83,41 @@ fn a_folder_is_measured_and_the_areas_are_printed() {
 }
 
 #[test]
+fn several_metrics_are_printed_one_after_another() {
+    let material = material();
+    let mut command = bench(material.path());
+    command.args(["photos", "--methods", "gradient,random", "--limit", "5"]);
+    let metrics = "sparseness,degradation grid=8 steps=8,model_randomisation";
+    command.args(["--metrics", metrics, "-o", "report.json"]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{told}");
+    let report = std::fs::read(material.path().join("report.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["kind"], "evaluate");
+    let metrics = report["result"]["metrics"].as_array().unwrap();
+    let mut rest = said.as_str();
+    for metric in metrics {
+        let title = format!("{}\n", metric["title"].as_str().unwrap());
+        rest = rest
+            .split_once(&title)
+            .unwrap_or_else(|| panic!("{title} in {said}"))
+            .1;
+        let row = &metric["rows"][0];
+        let line = format!("{:.3}", row["value"].as_f64().unwrap());
+        let mut lines = rest.lines().skip(1).take(2);
+        assert!(
+            lines.any(|one| one.starts_with("gradient") && one.contains(&line)),
+            "{rest}"
+        );
+    }
+    assert_eq!(metrics.len(), 3);
+    // A model of one layer is drawn anew at once.
+    assert_eq!(report["request"]["metrics"][2]["stages"], 1);
+}
+
+#[test]
 fn a_benchmark_that_is_broken_off_goes_on_where_it_was() {
     let material = material();
     let start = || {
