@@ -28,7 +28,7 @@ use crate::{
         parameters::{self, Values},
         report::EvaluationReport,
     },
-    jobs::{Context, Format, Kind, Plan, Report, Shard, WorkError, queue::JobError},
+    jobs::{Context, Format, JobError, Kind, Plan, Report, Shard, WorkError},
     model::Model,
 };
 

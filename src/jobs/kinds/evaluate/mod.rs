@@ -25,9 +25,7 @@ use crate::{
         findings::{Findings, ImageResult, Machine, MetricEntry, SAMPLES},
         report::{EvaluationReport, ReportError},
     },
-    jobs::{
-        Context, Format, Kind, Plan, Report, Shard, WorkError, kind::PlannedShard, queue::JobError,
-    },
+    jobs::{Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, WorkError},
     methods::parameters::Parameters,
 };
 use measure::Bench;
