@@ -349,7 +349,7 @@ fn describe_parameter(parameter: &Parameter, method: &'static Method) -> Paramet
         name: parameter.name.to_owned(),
         r#type: parameter.type_name().to_owned(),
         allowed: parameter.allowed(),
-        default: parameter.default_of(method).unwrap_or(Value::Null),
+        default: method.default_of(parameter).unwrap_or(Value::Null),
         default_from_model: parameter.from_model,
         doc: parameter.doc.to_owned(),
     }
@@ -395,7 +395,7 @@ fn applicability(method: &Method, model: &Model, fault: Option<&str>) -> Applica
             "the model has no layer with height and width between its input and its head"
                 .to_owned(),
         ),
-        _ if method.needs_picture && model.manifest.input.preprocess.is_none() => Some(
+        _ if method.needs_picture() && model.manifest.input.preprocess.is_none() => Some(
             "it looks at the picture that the input shows, and the model takes ready tensors"
                 .to_owned(),
         ),

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::problem::RefusedCost;
 use crate::{
     app::AppError,
     dataset::{ArchiveError, DatasetError},
@@ -104,6 +105,14 @@ pub struct Code {
     pub code: &'static str,
     pub status: StatusCode,
     pub title: &'static str,
+}
+
+/// A cost in evaluations (one forward and backward pass of one input), and the most that one
+/// request may cost.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RefusedCost {
+    pub evaluations: usize,
+    pub max_interactive_evaluations: usize,
 }
 
 const fn row(code: &'static str, status: StatusCode, title: &'static str) -> Code {

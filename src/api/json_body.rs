@@ -15,8 +15,8 @@ use serde::{
 };
 
 use super::{
-    body::{Contents, MAX_IMAGES, Named, too_many},
     codes::ApiError,
+    contents::{Contents, MAX_IMAGES, Named, too_many},
 };
 use crate::{
     app::{AppError, Input, Uploads},

@@ -6,6 +6,7 @@ pub mod catalogue;
 pub mod codes;
 pub mod compare;
 mod connections;
+mod contents;
 pub mod datasets;
 mod docs;
 pub mod document;

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::{
     access::Refusal,
-    codes::{ApiError, Code, code_of},
+    codes::{ApiError, Code, RefusedCost, code_of},
 };
 use crate::{methods::Fault, telemetry::names, text::cut};
 
@@ -50,14 +50,6 @@ pub struct RefusedParameter {
     pub message: String,
     /// What would be accepted: values, ranges or names.
     pub allowed: Vec<String>,
-}
-
-/// A cost in evaluations (one forward and backward pass of one input), and the most that one
-/// request may cost.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct RefusedCost {
-    pub evaluations: usize,
-    pub max_interactive_evaluations: usize,
 }
 
 fn is_none(count: &usize) -> bool {

@@ -14,7 +14,8 @@ use crate::{
     driver,
     methods::{
         Fault, Faults,
-        parameters::{Parameters, SegmentSource},
+        parameters::Parameters,
+        regions::{RegionParameters, SegmentSource},
         target::{self, Target},
     },
     model::{
@@ -306,8 +307,8 @@ pub(super) fn default_to_files(given: &mut Map<String, Value>, files: AttachedFi
 /// A file whose parameter has another value, and a parameter whose file is missing.
 pub(super) fn file_faults(parameters: &Parameters, files: AttachedFiles) -> Faults {
     let baseline = parameters.baseline.terms().contains(&Term::Uploaded);
-    let segments =
-        parameters.method.ranks_regions() && parameters.segments == SegmentSource::Uploaded;
+    let regions: RegionParameters = parameters.group();
+    let segments = parameters.method.ranks_regions() && regions.segments == SegmentSource::Uploaded;
     let mut faults = Faults::default();
     for (param, is_sent, is_asked, forms) in [
         ("baseline", files.baseline, baseline, baseline::ALLOWED),

@@ -12,7 +12,7 @@ use crate::{
     methods::{
         Explained, ExplainedTarget, Fault, Faults, MethodRun, Prediction, Request, RunInputs,
         Timing, doubts, head_value,
-        parameters::{Facts, Parameters},
+        parameters::{Facts, Need, Parameters},
         target::ResolvedTarget,
     },
     model::{Model, labels::Classes},
@@ -118,7 +118,7 @@ impl Driver<'_> {
                 inputs.push(RunInputs {
                     input_value: clean.map(|row| head_value(row, parameters.head, &seed)),
                     seed,
-                    luma: luma.clone().filter(|_| parameters.method.needs_picture),
+                    luma: luma.clone().filter(|_| parameters.method.needs(Need::Luma)),
                     parameters: parameters.clone(),
                     ..common.clone()
                 });
@@ -171,7 +171,7 @@ impl Driver<'_> {
     async fn luma(&self, requests: &[Request]) -> Result<Option<Arc<Array2<f32>>>, DriverError> {
         let needed = requests
             .iter()
-            .any(|request| request.parameters.method.needs_picture);
+            .any(|request| request.parameters.method.needs(Need::Luma));
         if !needed {
             return Ok(None);
         }
@@ -187,7 +187,8 @@ impl Driver<'_> {
         let (model, input, request) = (self.model.clone(), self.input.clone(), request.clone());
         let pictures = pictures.cloned();
         let parameters = &request.parameters;
-        let is_work = parameters.baselines() > 0 || parameters.method.ranks_regions();
+        let needs = |need| parameters.method.needs(need);
+        let is_work = needs(Need::Baselines) || needs(Need::Regions);
         let resolve = move || {
             let (baselines, shortages) =
                 prepare::baselines(&model, &input, &request, pictures.as_ref())?;
@@ -225,7 +226,7 @@ fn check(model: &Model, input: &Tensor, parameters: &Parameters) -> Result<(), D
             rule_set: rule_set.id(),
         });
     }
-    if method.needs_picture && model.manifest.input.preprocess.is_none() {
+    if method.needs_picture() && model.manifest.input.preprocess.is_none() {
         return Err(DriverError::NoPicture {
             model: model.id.clone(),
             method: method.id,

@@ -6,7 +6,7 @@ use ndarray::Array2;
 
 use super::DriverError;
 use crate::{
-    methods::{Fault, Faults, Request, parameters::SegmentSource, regions},
+    methods::{Fault, Faults, Request, parameters::Need, regions::regions},
     model::Model,
     picture::{
         ImageError,
@@ -92,46 +92,23 @@ pub fn luma(model: &Model, input: &Tensor) -> Option<Array2<f32>> {
     preprocess::luma_of(input, model.manifest.input.preprocess.as_ref()?)
 }
 
-/// The regions, for methods that rank regions. Uploaded ones must have the size of the model's
-/// input.
+/// The regions, for methods that need them. Uploaded ones must have the size of the model's input.
 pub fn segmentation(
     model: &Model,
     input: &Tensor,
     request: &Request,
 ) -> Result<Arc<Segmentation>, DriverError> {
     let parameters = &request.parameters;
-    if !parameters.method.ranks_regions() {
+    if !parameters.method.needs(Need::Regions) {
         return Ok(Arc::default());
     }
-    let Some(picture) = model
-        .manifest
-        .input
-        .preprocess
-        .as_ref()
+    let rule = model.manifest.input.preprocess.as_ref();
+    let picture = rule
         .and_then(|rule| InputPicture::of(input, rule))
-    else {
-        return Err(DriverError::NoPicture {
+        .ok_or_else(|| DriverError::NoPicture {
             model: model.id.clone(),
             method: parameters.method.id,
-        });
-    };
-    if parameters.segments == SegmentSource::Felzenszwalb {
-        return Ok(Arc::new(regions::segment(&picture, parameters)));
-    }
-    let (_, height, width) = picture.planes.dim();
-    let refuse = |message: &str| {
-        let allowed = vec![format!("{height} x {width}")];
-        Faults::from(Fault {
-            param: "segments".into(),
-            message: message.into(),
-            allowed,
-        })
-    };
-    match &request.uploaded_segments {
-        Some(segmentation) if segmentation.regions.size() == (height, width) => {
-            Ok(segmentation.clone())
-        }
-        Some(_) => Err(refuse("are of another size than the model's input").into()),
-        None => Err(refuse("`uploaded` needs segments sent with the request").into()),
-    }
+        })?;
+    let uploaded = request.uploaded_segments.as_ref();
+    Ok(regions(&picture, parameters, uploaded)?)
 }

@@ -147,9 +147,8 @@ pub fn large_error(attribution: &Attribution, parameters: &Parameters) -> Option
 }
 
 /// One sample where several are averaged.
-pub fn one_sample(parameters: &Parameters) -> Option<String> {
-    (parameters.n_samples.get() == 1)
-        .then(|| "n_samples is 1: nothing is averaged; raise it".to_owned())
+pub fn one_sample(n_samples: usize) -> Option<String> {
+    (n_samples == 1).then(|| "n_samples is 1: nothing is averaged; raise it".to_owned())
 }
 
 #[cfg(test)]

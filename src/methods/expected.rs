@@ -11,16 +11,23 @@ use rand::RngExt;
 use super::{
     Answers, Attribution, CHUNK, MethodRun, Run, RunInputs, Step,
     doubts::{Starts, is_zero, one_sample},
+    noise::{SampleParameters, n_samples},
+    parameters::{Cost, Parameters, common::counted},
     path::between,
-    registry::Cost,
 };
 use crate::{engine::Point, picture::baseline::Term, random::generator, tensor::Tensor};
 
 pub const COST: Cost = Cost {
     words: "n_samples",
-    count: |parameters| parameters.n_samples.get(),
+    count: n_samples,
     asks_input: |_| false,
 };
+
+/// One baseline for each sample, on average.
+pub fn preset(parameters: &mut Parameters) {
+    parameters.change(|samples: &mut SampleParameters| samples.n_samples = counted(49));
+    parameters.baseline = Term::Random(49).into();
+}
 
 struct Expected {
     inputs: RunInputs,
@@ -80,7 +87,7 @@ impl Run for Expected {
             parameters,
             ..
         } = &self.inputs;
-        let n_samples = parameters.n_samples.get();
+        let n_samples = n_samples(parameters);
         if self.asked < n_samples {
             let samples = self.asked..n_samples.min(self.asked + CHUNK);
             self.asked = samples.end;
@@ -102,7 +109,7 @@ impl Run for Expected {
             starts
                 .warning(is_zero)
                 .into_iter()
-                .chain(one_sample(parameters)),
+                .chain(one_sample(n_samples)),
         );
         if parameters
             .baseline

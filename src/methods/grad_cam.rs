@@ -5,12 +5,13 @@
 //! section 3. Cost: one evaluation, guided two. Agrees with Captum to 1e-6 (tests/parity).
 
 use ndarray::{Array2, Array3, ArrayView3, Axis, Ix3};
+use serde_json::json;
 
 use super::{
-    Answers, Attribution, MethodRun, Question, Run, RunInputs, Step,
+    Answers, Attribution, Fault, MethodRun, Question, Run, RunInputs, Step,
     doubts::{is_zero, no_derivative, no_derivative_at_input},
     head_value,
-    registry::Cost,
+    parameters::{Cost, Group, Kind, Parameter, Parameters},
 };
 use crate::{
     engine::{GraphKey, Row},
@@ -20,11 +21,49 @@ use crate::{
 };
 use onnx_autodiff::autodiff::spec::{DeriveSpec, PatternLayers, RuleSetId, Wrt};
 
-pub const COST: Cost = Cost {
-    words: "1",
-    count: |_| 1,
-    asks_input: |_| true,
+/// Of methods that look at a layer.
+#[derive(Clone, Debug, Default)]
+struct LayerParameters {
+    /// None of a model that has none to look at.
+    layer: Option<String>,
+}
+
+pub static LAYER: Group = Group {
+    parameters: &[Parameter {
+        name: "layer",
+        kind: Kind::Name {
+            form: "a layer of the model (GET /models/{id} lists them)",
+            among: |facts| {
+                facts
+                    .layers
+                    .iter()
+                    .map(|layer| layer.name.clone())
+                    .collect()
+            },
+            set: |p, layer| p.change(|own: &mut LayerParameters| own.layer = Some(layer)),
+        },
+        doc: "The layer whose activations are weighted.",
+        from_model: true,
+        get: |p| layer_of(p).map(|layer| json!(layer)),
+    }],
+    from_model: |p, facts| {
+        let layer = facts.layer.map(str::to_owned);
+        p.change(|own: &mut LayerParameters| own.layer = layer);
+    },
+    check: |p, _, _, faults| {
+        if layer_of(p).is_none() {
+            faults.push(Fault::says(
+                "layer",
+                "the model has no layer with height and width between its input and its head",
+            ));
+        }
+    },
 };
+
+fn layer_of(parameters: &Parameters) -> Option<String> {
+    parameters.group::<LayerParameters>().layer
+}
+
 pub const GUIDED_COST: Cost = Cost {
     words: "2",
     count: |_| 2,
@@ -97,7 +136,7 @@ impl GradCam {
         let RunInputs {
             model, parameters, ..
         } = &self.inputs;
-        let layer = parameters.layer.clone().unwrap_or_default();
+        let layer = layer_of(parameters).unwrap_or_default();
         let spec = DeriveSpec {
             rule_sets: vec![RuleSetId::Gradient],
             outputs: vec![layer.clone()],
@@ -152,7 +191,8 @@ impl GradCam {
         cotangents: &Array3<f32>,
     ) -> Option<String> {
         let parameters = &self.inputs.parameters;
-        let layer = excerpt(parameters.layer.as_deref().unwrap_or_default());
+        let layer = layer_of(parameters).unwrap_or_default();
+        let layer = excerpt(&layer);
         if sums.iter().any(|sum| *sum > 0.0 || sum.is_nan()) {
             let message = || {
                 format!(

@@ -60,15 +60,14 @@ pub struct RunInputs {
     pub seed: Arc<[(usize, f32)]>,
     /// f(input) where it is already known.
     pub input_value: Option<f64>,
-    /// At least one for methods with a `baseline` parameter, each in the shape of the input; else
-    /// empty.
+    /// At least one for methods that need baselines, each in the shape of the input; else empty.
     pub baselines: Vec<Arc<Tensor>>,
     /// Which axis of the input holds its channels.
     pub layout: Layout,
     /// `[height, width]` of the picture that the input shows, black 0 and white 1; for methods that
-    /// look at it.
+    /// need it.
     pub luma: Option<Arc<Array2<f32>>>,
-    /// The picture's regions, for methods that rank them; else none.
+    /// The picture's regions, for methods that need them; else none.
     pub segmentation: Arc<Segmentation>,
     pub parameters: Arc<Parameters>,
 }

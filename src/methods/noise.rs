@@ -6,16 +6,16 @@
 //! k, Box-Muller. Sums run in f64 in the order of the samples. Cost: n_samples evaluations, or
 //! paths. Agrees with Captum's NoiseTunnel at the same noise to 1e-6 (tests/parity).
 
-use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
+use std::{collections::VecDeque, num::NonZeroUsize, ops::ControlFlow, sync::Arc};
 
 use ndarray::{ArrayD, Zip};
+use serde_json::json;
 
 use super::{
     Answers, Attribution, CHUNK, MethodRun, Run, RunInputs, Step,
     doubts::{is_zero, no_derivative_of, one_sample},
-    parameters::{Compat, Parameters},
+    parameters::{Compat, Cost, Group, Kind, Parameter, Parameters, common::counted},
     path::{self, StraightLine},
-    registry::Cost,
 };
 use crate::{
     engine::{Point, Row},
@@ -23,16 +23,81 @@ use crate::{
     tensor::Tensor,
 };
 
+/// The most samples.
+const MAX_SAMPLES: u64 = 10_000;
+
+/// Of methods that draw samples.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleParameters {
+    pub n_samples: NonZeroUsize,
+}
+
+impl Default for SampleParameters {
+    fn default() -> Self {
+        Self {
+            n_samples: counted(25),
+        }
+    }
+}
+
+/// Of methods that add noise to the input.
+#[derive(Clone, Copy, Debug)]
+struct NoiseParameters {
+    /// Deviation of the noise, in units of max - min of the input.
+    noise_level: f64,
+}
+
+impl Default for NoiseParameters {
+    fn default() -> Self {
+        Self { noise_level: 0.15 }
+    }
+}
+
+pub fn n_samples(parameters: &Parameters) -> usize {
+    parameters.group::<SampleParameters>().n_samples.get()
+}
+
+const SAMPLE_COUNT: Parameter = Parameter {
+    name: "n_samples",
+    kind: Kind::Integer {
+        min: 1,
+        max: MAX_SAMPLES,
+        set: |p, n| p.change(|samples: &mut SampleParameters| samples.n_samples = counted(n)),
+    },
+    doc: "The number of random samples.",
+    from_model: false,
+    get: |p| Some(json!(n_samples(p))),
+};
+
+/// For methods that draw samples.
+pub static N_SAMPLES: Group = Group::of(&[SAMPLE_COUNT]);
+
+/// For methods that add noise to the input.
+pub static NOISE: Group = Group::of(&[
+    SAMPLE_COUNT,
+    Parameter {
+        name: "noise_level",
+        kind: Kind::Number {
+            above: 0.0,
+            max: 10.0,
+            set: |p, level| p.change(|noise: &mut NoiseParameters| noise.noise_level = level),
+        },
+        doc: "Standard deviation of the noise, as a fraction of the input's range (max - min).",
+        from_model: false,
+        get: |p| Some(json!(p.group::<NoiseParameters>().noise_level)),
+    },
+]);
+
 pub const COST: Cost = Cost {
     words: "n_samples",
-    count: |parameters| parameters.n_samples.get(),
+    count: n_samples,
     asks_input: |_| false,
 };
 
 pub const PATHS_COST: Cost = Cost {
     words: "n_samples × n_steps × baselines",
     count: |parameters| {
-        parameters.n_samples.get() * parameters.baseline.count() * path::points(parameters)
+        n_samples(parameters) * parameters.baseline.count() * path::points(parameters)
     },
     asks_input: |_| false,
 };
@@ -73,6 +138,7 @@ pub fn mean_path(inputs: RunInputs) -> MethodRun {
 /// The noisy inputs, one after another.
 struct Noisy {
     input: Arc<Tensor>,
+    noise_level: f64,
     sigma: f64,
     seed: u64,
     drawn: usize,
@@ -94,9 +160,11 @@ impl Noisy {
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &x| {
                 (low.min(x.into()), high.max(x.into()))
             });
+        let NoiseParameters { noise_level } = parameters.group();
         Self {
             input: input.clone(),
-            sigma: parameters.noise_level * (high - low),
+            noise_level,
+            sigma: noise_level * (high - low),
             seed: parameters.seed,
             drawn: 0,
             noise: ArrayD::zeros(input.raw_dim()),
@@ -118,7 +186,7 @@ impl Noisy {
     }
 
     /// Samples that are the input itself.
-    fn stillness(&self, parameters: &Parameters) -> Option<String> {
+    fn stillness(&self) -> Option<String> {
         let message = match self.sigma == 0.0 {
             true => {
                 "the input is the same everywhere, so noise_level (times its range) gives no noise"
@@ -126,7 +194,7 @@ impl Noisy {
             }
             false => format!(
                 "noise_level={} is too small to change the input",
-                parameters.noise_level
+                self.noise_level
             ),
         };
         (!self.moved).then_some(message)
@@ -184,15 +252,15 @@ impl Samples {
     /// With what a reader should know.
     fn told(&self, mut attribution: Attribution) -> Attribution {
         let parameters = &self.inputs.parameters;
-        let still = self.noisy.stillness(parameters);
+        let still = self.noisy.stillness();
         if let Statistic::Variance = self.statistic {
-            let one = (parameters.n_samples.get() == 1)
+            let one = (n_samples(parameters) == 1)
                 .then_some("the variance of one sample is zero: raise n_samples");
             attribution.cause = one.map(str::to_owned).or(still);
         } else {
             attribution
                 .warnings
-                .extend(one_sample(parameters).into_iter().chain(still));
+                .extend(one_sample(n_samples(parameters)).into_iter().chain(still));
         }
         if attribution.cause.is_none() && is_zero(&attribution.scores) {
             attribution.cause = Some(self.cause());
@@ -221,7 +289,7 @@ impl Run for Samples {
 
     fn step(&mut self, answers: Answers) -> Step<Attribution> {
         answers.rows().iter().for_each(|row| self.absorb(row));
-        let left = self.inputs.parameters.n_samples.get() - self.noisy.drawn;
+        let left = n_samples(&self.inputs.parameters) - self.noisy.drawn;
         if left > 0 {
             let seed = self.inputs.seed.clone();
             let point = |_| Point {
@@ -257,7 +325,7 @@ struct Paths {
 impl Paths {
     /// The next noisy inputs, and their points where paths ask for them.
     fn draw(&mut self) -> Vec<Point> {
-        let left = self.inputs.parameters.n_samples.get() - self.noisy.drawn;
+        let left = n_samples(&self.inputs.parameters) - self.noisy.drawn;
         self.samples = (0..left.min(CHUNK)).map(|_| self.noisy.draw()).collect();
         let samples = self
             .samples
@@ -286,12 +354,12 @@ impl Paths {
 
     fn mean(&self) -> Attribution {
         let parameters = &self.inputs.parameters;
-        let n_samples = parameters.n_samples.get() as f64;
+        let n_samples = n_samples(parameters) as f64;
         let mut attribution = Attribution::of(self.sums.mapv(|sum| (sum / n_samples) as f32));
         attribution.warnings.extend(
-            one_sample(parameters)
+            one_sample(n_samples(parameters))
                 .into_iter()
-                .chain(self.noisy.stillness(parameters)),
+                .chain(self.noisy.stillness()),
         );
         attribution.cause = self.cause.clone().filter(|_| is_zero(&attribution.scores));
         attribution
@@ -309,7 +377,7 @@ impl Run for Paths {
                 Vec::new()
             }
         };
-        let n_samples = self.inputs.parameters.n_samples.get();
+        let n_samples = n_samples(&self.inputs.parameters);
         loop {
             if self.samples.is_empty() && self.noisy.drawn == n_samples {
                 return Step::Done(self.mean());
@@ -440,7 +508,8 @@ mod tests {
         ] {
             let given = json!({"method": "smooth_grad_ig", "n_samples": 35, "n_steps": 2, "quadrature": rule});
             let inputs = inputs(&given, &[1.0, 3.0], &[&[0.0, 1.0], &[0.5, 0.5]]);
-            let (run, parameters) = (mean_path(inputs.clone()), inputs.parameters.clone());
+            let path: path::PathParameters = inputs.parameters.group();
+            let run = mean_path(inputs.clone());
             let found = drive(run, |_, point| row(&[0.0], &[point.input[0].into(), 2.0]))
                 .0
                 .scores;
@@ -448,7 +517,7 @@ mod tests {
             for _ in 0..35 {
                 let x = noisy.draw();
                 for start in &inputs.baselines {
-                    for node in parameters.quadrature.nodes(parameters.n_steps) {
+                    for node in path.quadrature.nodes(path.n_steps) {
                         let [x, start] = [&x, start].map(|at| [f64::from(at[0]), f64::from(at[1])]);
                         let at = start[0] + node.alpha * (x[0] - start[0]);
                         expected[0] += node.weight * at * (x[0] - start[0]) / 70.0;

@@ -6,35 +6,256 @@
 use std::{num::NonZeroUsize, ops::ControlFlow, sync::Arc};
 
 use ndarray::{ArrayD, Zip};
+use serde::Deserialize;
+use serde_json::json;
 
 use super::{
-    Answers, Attribution, CHUNK, EndedBy, MethodRun, Refinement, Run, RunInputs, Step,
+    Answers, Attribution, CHUNK, EndedBy, Fault, MethodRun, Refinement, Run, RunInputs, Step,
     doubts::{Starts, is_zero, large_error, no_derivative_of},
     head_value,
-    parameters::{Compat, Parameters},
+    parameters::{
+        Compat, Cost, Group, Kind, Parameter, Parameters,
+        common::{choose, counted},
+    },
     quadrature::{Node, Quadrature},
-    registry::Cost,
 };
 use crate::{
     engine::{Point, Row},
     tensor::Tensor,
 };
+use onnx_autodiff::autodiff::spec::{RuleSetId, SeedRule};
 
 /// A tolerance starts with this many midpoints, and each refinement has thrice as many: every third
 /// one is known already.
 const COARSEST: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 const REFINE: usize = 3;
 
+/// The most points on a path.
+const MAX_STEPS: u64 = 10_000;
+
+/// How a path is integrated.
+#[derive(Clone, Copy, Debug)]
+pub struct PathParameters {
+    /// Points per baseline.
+    pub n_steps: NonZeroUsize,
+    pub quadrature: Quadrature,
+    pub multiply_by_inputs: bool,
+    /// Refine until the approximation error is below this, instead of `n_steps`.
+    pub tolerance: Option<f64>,
+    /// Most points per baseline under `tolerance`.
+    pub max_steps: usize,
+}
+
+impl Default for PathParameters {
+    fn default() -> Self {
+        Self {
+            n_steps: counted(25),
+            quadrature: Quadrature::RiemannRight,
+            multiply_by_inputs: true,
+            tolerance: None,
+            max_steps: 216,
+        }
+    }
+}
+
+impl PathParameters {
+    /// Points and rule where no tolerance chooses them.
+    fn steps(&self) -> Option<(NonZeroUsize, Quadrature)> {
+        self.tolerance
+            .is_none()
+            .then_some((self.n_steps, self.quadrature))
+    }
+}
+
+/// Whether the scores of a path method sum to f(x) - f(x').
+fn is_complete(parameters: &Parameters) -> bool {
+    parameters.method.takes("tolerance")
+        && parameters.rule_set == Some(RuleSetId::Gradient)
+        && parameters.grad_output == SeedRule::One
+        && parameters.group::<PathParameters>().multiply_by_inputs
+}
+
+/// `quality` comes first: what it presets can be overridden one by one.
+pub static PATH: Group = Group {
+    parameters: &[
+        Parameter {
+            name: "quality",
+            kind: Kind::Choice {
+                allowed: &["fast", "paper", "fine"],
+                set: |p, value| {
+                    choose(value).map(|quality| {
+                        let (n_steps, quadrature) = match quality {
+                            Quality::Fast => (8, Quadrature::RiemannMidpoint),
+                            Quality::Paper => (25, Quadrature::RiemannRight),
+                            Quality::Fine => (50, Quadrature::RiemannMidpoint),
+                        };
+                        p.change(|path: &mut PathParameters| {
+                            path.n_steps = counted(n_steps);
+                            path.quadrature = quadrature;
+                        });
+                    })
+                },
+            },
+            doc: "Sets n_steps and quadrature: fast is 8 and riemann_midpoint, paper 25 and riemann_right, fine 50 and riemann_midpoint.",
+            from_model: false,
+            get: |_| None,
+        },
+        Parameter {
+            name: "n_steps",
+            kind: Kind::Integer {
+                min: 1,
+                max: MAX_STEPS,
+                set: |p, n| p.change(|path: &mut PathParameters| path.n_steps = counted(n)),
+            },
+            doc: "The number of points on the path, for each baseline.",
+            from_model: false,
+            get: |p| {
+                p.group::<PathParameters>()
+                    .steps()
+                    .map(|(n_steps, _)| json!(n_steps))
+            },
+        },
+        Parameter {
+            name: "quadrature",
+            kind: Kind::Choice {
+                allowed: &[
+                    "riemann_left",
+                    "riemann_right",
+                    "riemann_midpoint",
+                    "riemann_trapezoid",
+                    "gauss_legendre",
+                ],
+                set: |p, value| {
+                    choose(value).map(|quadrature| {
+                        p.change(|path: &mut PathParameters| path.quadrature = quadrature)
+                    })
+                },
+            },
+            doc: "The quadrature rule of the path integral; riemann_right is Eq. 1 of the PGIG paper.",
+            from_model: false,
+            get: |p| {
+                p.group::<PathParameters>()
+                    .steps()
+                    .map(|(_, quadrature)| json!(quadrature))
+            },
+        },
+        Parameter {
+            name: "multiply_by_inputs",
+            kind: Kind::Boolean {
+                set: |p, multiply| {
+                    p.change(|path: &mut PathParameters| path.multiply_by_inputs = multiply)
+                },
+            },
+            doc: "Whether the averaged gradient is multiplied by (x - x').",
+            from_model: false,
+            get: |p| Some(json!(p.group::<PathParameters>().multiply_by_inputs)),
+        },
+    ],
+    from_model: |_, _| (),
+    check: |p, _, _, faults| {
+        let path = p.group::<PathParameters>();
+        if p.compat != Some(Compat::Pgig2020) {
+            return;
+        }
+        if path.tolerance.is_some() {
+            faults.push(Fault::says(
+                "tolerance",
+                "cannot be met by compat pgig-2020, which leaves out a term",
+            ));
+        }
+        if path.quadrature != Quadrature::RiemannRight {
+            faults.push(Fault::new(
+                "quadrature",
+                "compat pgig-2020 knows one rule",
+                ["riemann_right"],
+            ));
+        }
+        if path.n_steps.get() == 1 {
+            faults.push(Fault::new(
+                "n_steps",
+                "compat pgig-2020 leaves out the only term",
+                ["2 to 10000"],
+            ));
+        }
+    },
+};
+
+/// For paths whose completeness gap measures their error.
+pub static TOLERANCE: Group = Group {
+    parameters: &[
+        Parameter {
+            name: "tolerance",
+            kind: Kind::Number {
+                above: 0.0,
+                max: 1.0,
+                set: |p, tolerance| {
+                    p.change(|path: &mut PathParameters| path.tolerance = Some(tolerance))
+                },
+            },
+            doc: "Instead of n_steps: riemann_midpoint with 8 points, tripled until approximation_error is below this value.",
+            from_model: false,
+            get: |p| {
+                p.group::<PathParameters>()
+                    .tolerance
+                    .map(|tolerance| json!(tolerance))
+            },
+        },
+        Parameter {
+            name: "max_steps",
+            kind: Kind::Integer {
+                min: 8,
+                max: MAX_STEPS,
+                set: |p, n| p.change(|path: &mut PathParameters| path.max_steps = n as usize),
+            },
+            doc: "With tolerance: the most points on the path, for each baseline.",
+            from_model: false,
+            get: |p| {
+                let path = p.group::<PathParameters>();
+                path.tolerance.map(|_| json!(path.max_steps))
+            },
+        },
+    ],
+    from_model: |_, _| (),
+    check: |p, given, _, faults| {
+        if p.group::<PathParameters>().tolerance.is_some() {
+            for name in ["n_steps", "quadrature", "quality"] {
+                if given.contains_key(name) {
+                    let message = "is chosen by the tolerance: give one or the other";
+                    faults.push(Fault::says(name, message));
+                }
+            }
+            if !is_complete(p) {
+                faults.push(Fault::says(
+                    "tolerance",
+                    "needs a map that sums to f(x) - f(x'): grad_output one and multiply_by_inputs true",
+                ));
+            }
+        } else if given.contains_key("max_steps") && !given.contains_key("tolerance") {
+            let message = "limits a tolerance, and none is given";
+            faults.push(Fault::says("max_steps", message));
+        }
+    },
+};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Quality {
+    Fast,
+    Paper,
+    Fine,
+}
+
 pub const COST: Cost = Cost {
     words: "n_steps × baselines (max_steps under a tolerance), plus up to 1 forward pass per baseline and 1 for the input",
     count: |parameters| {
         let points = nodes(parameters);
-        let steps = if parameters.tolerance.is_some() {
-            last_level(parameters.max_steps)
+        let path = parameters.group::<PathParameters>();
+        let steps = if path.tolerance.is_some() {
+            last_level(path.max_steps)
         } else {
             points.len()
         };
-        let start = parameters.is_complete() && !points.iter().any(|node| node.alpha == 0.0);
+        let start = is_complete(parameters) && !points.iter().any(|node| node.alpha == 0.0);
         parameters.baseline.count() * (steps + usize::from(start))
     },
     asks_input: |parameters| nodes(parameters).iter().any(|node| node.alpha == 1.0),
@@ -43,10 +264,10 @@ pub const COST: Cost = Cost {
 /// Under `compat: pgig-2020` Eq. 1 without its last term, as its code has it: the weights sum to (m
 /// - 1) / m.
 fn nodes(parameters: &Parameters) -> Vec<Node> {
-    if parameters.tolerance.is_some() {
+    let Some((n_steps, quadrature)) = parameters.group::<PathParameters>().steps() else {
         return Quadrature::RiemannMidpoint.nodes(COARSEST);
-    }
-    let mut nodes = parameters.quadrature.nodes(parameters.n_steps);
+    };
+    let mut nodes = quadrature.nodes(n_steps);
     if parameters.compat == Some(Compat::Pgig2020) {
         nodes.pop();
     }
@@ -75,6 +296,9 @@ struct Ask {
 
 pub struct StraightLine {
     inputs: RunInputs,
+    path: PathParameters,
+    /// Whether the scores sum to f(x) - f(x').
+    is_complete: bool,
     asks: Vec<Ask>,
     answered: usize,
     /// Σ w g per baseline, over all that was answered.
@@ -107,9 +331,9 @@ impl StraightLine {
     pub fn new(inputs: RunInputs) -> Self {
         let parameters = &inputs.parameters;
         let nodes = nodes(parameters);
-        let complete = parameters.is_complete();
+        let is_complete = is_complete(parameters);
         let end = |alpha: f64| {
-            (complete && !nodes.iter().any(|node| node.alpha == alpha)).then_some(alpha)
+            (is_complete && !nodes.iter().any(|node| node.alpha == alpha)).then_some(alpha)
         };
         let mut asks = Vec::new();
         for baseline in 0..inputs.baselines.len() {
@@ -139,6 +363,8 @@ impl StraightLine {
             baseline_values: Vec::new(),
             answered: 0,
             asks,
+            path: parameters.group(),
+            is_complete,
             inputs,
         }
     }
@@ -148,13 +374,13 @@ impl StraightLine {
         self.absorb(rows);
         if self.answered == self.asks.len() {
             let attribution = self.attribution();
-            let Some(tolerance) = self.inputs.parameters.tolerance else {
+            let Some(tolerance) = self.path.tolerance else {
                 return ControlFlow::Break(self.told(attribution));
             };
             if meets(&attribution, tolerance) {
                 return ControlFlow::Break(self.refined(attribution, EndedBy::Tolerance));
             }
-            if self.n_steps * REFINE > self.inputs.parameters.max_steps {
+            if self.n_steps * REFINE > self.path.max_steps {
                 return ControlFlow::Break(self.refined(attribution, EndedBy::MaxSteps));
             }
             self.refine();
@@ -171,7 +397,7 @@ impl StraightLine {
             if ask.alpha == 1.0 && self.input_value.is_none() {
                 self.input_value = Some(head_value(row, parameters.head, seed));
             }
-            if ask.alpha == 0.0 && parameters.is_complete() {
+            if ask.alpha == 0.0 && self.is_complete {
                 self.baseline_values
                     .push(head_value(row, parameters.head, seed));
             }
@@ -207,10 +433,7 @@ impl StraightLine {
     /// The map of all that was answered.
     fn attribution(&self) -> Attribution {
         let RunInputs {
-            input,
-            baselines,
-            parameters,
-            ..
+            input, baselines, ..
         } = &self.inputs;
         let scale = 1.0 / (self.total_weight * baselines.len() as f64);
         let mut scores = ArrayD::<f64>::zeros(input.raw_dim());
@@ -220,7 +443,7 @@ impl StraightLine {
                 .and(&**input)
                 .and(&**start)
                 .for_each(|score, sum, &x, &start| {
-                    let length = if parameters.multiply_by_inputs {
+                    let length = if self.path.multiply_by_inputs {
                         f64::from(x) - f64::from(start)
                     } else {
                         1.0
@@ -231,7 +454,7 @@ impl StraightLine {
         let mut attribution = Attribution::of(scores.mapv(|score| score as f32));
         attribution.input_value = self.input_value;
         if let Some(input_value) = self.input_value
-            && parameters.is_complete()
+            && self.is_complete
         {
             let baseline_value =
                 self.baseline_values.iter().sum::<f64>() / self.baseline_values.len() as f64;
@@ -248,7 +471,7 @@ impl StraightLine {
     /// With what a reader should know.
     fn told(&self, mut attribution: Attribution) -> Attribution {
         let parameters = &self.inputs.parameters;
-        if parameters.multiply_by_inputs {
+        if self.path.multiply_by_inputs {
             let starts = Starts::of(&self.inputs);
             let no_derivative = self
                 .sums
@@ -257,7 +480,7 @@ impl StraightLine {
             let is_zero = is_zero(&attribution.scores);
             attribution.cause = is_zero.then(|| starts.cause(parameters, no_derivative));
             attribution.warnings.extend(starts.warning(is_zero));
-            if parameters.tolerance.is_none() && !starts.are_input() {
+            if self.path.tolerance.is_none() && !starts.are_input() {
                 attribution
                     .warnings
                     .extend(large_error(&attribution, parameters));

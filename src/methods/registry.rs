@@ -1,78 +1,34 @@
 //! The methods: the table of contents of this room. A new method is a file and a row.
 
-use std::num::NonZeroUsize;
+use serde_json::{Map, Value};
 
 use super::{
-    MethodRun, RunInputs, edges, expected, grad_cam, noise,
+    Fault, Faults, edges, expected,
+    grad_cam::{self, LAYER},
+    noise::{self, N_SAMPLES, NOISE},
     parameters::{
-        Parameter, Parameters,
-        table::{
-            BASELINE, COMPAT_PGIG, COMPAT_SIG, DIFFERENTIATED, LAYERED, NOISY, PATH, PATTERNED,
-            PATTERNED_THROUGHOUT, RANDOM, REFINED, REGIONS, REPORTED, RULED, SAMPLED,
+        Facts, Parameters,
+        common::{
+            BASELINE, COMPAT_PGIG, DIFFERENTIATED, PATTERN_LAYERS, PATTERN_LAYERS_ALL, RULE_SET,
+            SEED, TARGET,
         },
+        renamed,
     },
-    path, point, random, xrai,
+    path::{self, PATH, TOLERANCE},
+    point, random,
+    regions::{COMPAT_SIG, REGIONS},
+    xrai,
 };
-use crate::picture::baseline::{Baseline, Term};
+use crate::{
+    picture::baseline::{Baseline, Term},
+    text::shown,
+};
 use onnx_autodiff::autodiff::spec::{PatternLayers, RuleSetId, SeedRule};
 
-#[derive(Debug)]
-pub struct Method {
-    pub id: &'static str,
-    pub title: &'static str,
-    /// For captions and legends, where room is short: as the field abbreviates it.
-    pub short: &'static str,
-    /// What its values say, which decides how they are ranked and drawn by default.
-    pub scores: Scores,
-    /// Of its curves, in every chart: told apart by people who see few colours, after Okabe and
-    /// Ito, and Tol.
-    pub color: [u8; 3],
-    pub formula: &'static str,
-    /// Paper and section.
-    pub paper: &'static str,
-    /// How its derivatives are taken by default; none for methods that do not ask the model.
-    pub rule_set: Option<RuleSetId>,
-    /// Whether it looks at the picture that the input shows: not for nets over ready tensors.
-    pub needs_picture: bool,
-    /// Its defaults where they are not those of most methods.
-    pub preset: fn(&mut Parameters),
-    groups: &'static [&'static [Parameter]],
-    pub cost: Cost,
-    /// One run, on one input and one target.
-    pub build: fn(RunInputs) -> MethodRun,
-}
+pub use super::parameters::{Cost, Method, Need, Scores};
 
-/// What the values of a map say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scores {
-    /// For the class where they are positive, against it where they are negative.
-    Evidence,
-    /// How much the output depends on a pixel: the sign is a direction of change, neither for nor
-    /// against.
-    Sensitivity,
-    /// The same without a sign.
-    Magnitude,
-    /// How much areas count; none is negative, and neighbours are alike.
-    Areas,
-}
-
-/// Evaluations of a derived graph per target (an upper bound under a `tolerance`).
-#[derive(Debug)]
-pub struct Cost {
-    pub words: &'static str,
-    /// Without that of the input for f(x) alone: one evaluation serves all targets, and tells the
-    /// predictions too.
-    pub count: fn(&Parameters) -> usize,
-    /// Whether the input is among those counted.
-    pub asks_input: fn(&Parameters) -> bool,
-}
-
-const NONE: fn(&mut Parameters) = |_| ();
-const ONE: Cost = Cost {
-    words: "1",
-    count: |_| 1,
-    asks_input: |_| true,
-};
+/// The defaults of most methods.
+const USUAL: fn(&mut Parameters) = |_| ();
 
 pub static METHODS: &[Method] = &[
     Method {
@@ -84,10 +40,10 @@ pub static METHODS: &[Method] = &[
         formula: "g(x)",
         paper: "Simonyan et al., Deep Inside Convolutional Networks, 2013, section 3",
         rule_set: Some(RuleSetId::Gradient),
-        needs_picture: false,
-        preset: NONE,
-        groups: &[DIFFERENTIATED],
-        cost: ONE,
+        needs: &[],
+        preset: USUAL,
+        groups: &[&DIFFERENTIATED],
+        cost: Cost::ONE,
         build: point::derivative,
     },
     Method {
@@ -99,10 +55,10 @@ pub static METHODS: &[Method] = &[
         formula: "x ⊙ g(x)",
         paper: "Shrikumar et al., Not Just a Black Box, 2016, section 3",
         rule_set: Some(RuleSetId::Gradient),
-        needs_picture: false,
-        preset: NONE,
-        groups: &[DIFFERENTIATED, RULED],
-        cost: ONE,
+        needs: &[],
+        preset: USUAL,
+        groups: &[&DIFFERENTIATED, &RULE_SET],
+        cost: Cost::ONE,
         build: point::input_x_derivative,
     },
     Method {
@@ -114,16 +70,16 @@ pub static METHODS: &[Method] = &[
         formula: "(x - x') ⊙ Σ w_k g(x' + α_k (x - x'))",
         paper: "Sundararajan et al., Axiomatic Attribution for Deep Networks, 2017, section 3",
         rule_set: Some(RuleSetId::Gradient),
-        needs_picture: false,
-        preset: NONE,
+        needs: &[Need::Baselines],
+        preset: USUAL,
         groups: &[
-            DIFFERENTIATED,
-            RULED,
-            BASELINE,
-            PATH,
-            REFINED,
-            RANDOM,
-            COMPAT_PGIG,
+            &DIFFERENTIATED,
+            &RULE_SET,
+            &BASELINE,
+            &PATH,
+            &TOLERANCE,
+            &SEED,
+            &COMPAT_PGIG,
         ],
         cost: path::COST,
         build: path::straight_line,
@@ -137,10 +93,10 @@ pub static METHODS: &[Method] = &[
         formula: "g(x), rectifiers pass positive cotangents where they were on",
         paper: "Springenberg et al., Striving for Simplicity, 2014, section 3.4",
         rule_set: Some(RuleSetId::GuidedBackprop),
-        needs_picture: false,
-        preset: NONE,
-        groups: &[DIFFERENTIATED],
-        cost: ONE,
+        needs: &[],
+        preset: USUAL,
+        groups: &[&DIFFERENTIATED],
+        cost: Cost::ONE,
         build: point::derivative,
     },
     Method {
@@ -152,10 +108,10 @@ pub static METHODS: &[Method] = &[
         formula: "g(x), rectifiers pass positive cotangents",
         paper: "Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2013, section 2.1",
         rule_set: Some(RuleSetId::Deconvnet),
-        needs_picture: false,
-        preset: NONE,
-        groups: &[DIFFERENTIATED],
-        cost: ONE,
+        needs: &[],
+        preset: USUAL,
+        groups: &[&DIFFERENTIATED],
+        cost: Cost::ONE,
         build: point::derivative,
     },
     Method {
@@ -167,10 +123,10 @@ pub static METHODS: &[Method] = &[
         formula: "g(x) with weights w ⊙ p, started with f_c(x)",
         paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
         rule_set: Some(RuleSetId::PatternAttribution),
-        needs_picture: false,
+        needs: &[],
         preset: |p| (p.grad_output, p.pattern_layers) = (SeedRule::Value, PatternLayers::All),
-        groups: &[DIFFERENTIATED, PATTERNED_THROUGHOUT],
-        cost: ONE,
+        groups: &[&DIFFERENTIATED, &PATTERN_LAYERS_ALL],
+        cost: Cost::ONE,
         build: point::derivative,
     },
     Method {
@@ -182,10 +138,10 @@ pub static METHODS: &[Method] = &[
         formula: "g(x) with patterns p for weights: the signal",
         paper: "Kindermans et al., Learning how to explain neural networks, 2017, section 4",
         rule_set: Some(RuleSetId::PatternNet),
-        needs_picture: false,
+        needs: &[],
         preset: |p| p.pattern_layers = PatternLayers::All,
-        groups: &[DIFFERENTIATED, PATTERNED_THROUGHOUT],
-        cost: ONE,
+        groups: &[&DIFFERENTIATED, &PATTERN_LAYERS_ALL],
+        cost: Cost::ONE,
         build: point::derivative,
     },
     Method {
@@ -197,15 +153,15 @@ pub static METHODS: &[Method] = &[
         formula: "(x - x') ⊙ Σ w_k g(x' + α_k (x - x')) with weights w ⊙ p",
         paper: "Schwarzenberg & Castle, Pattern-Guided Integrated Gradients, 2020, Eq. 4",
         rule_set: Some(RuleSetId::PatternAttribution),
-        needs_picture: false,
-        preset: NONE,
+        needs: &[Need::Baselines],
+        preset: USUAL,
         groups: &[
-            DIFFERENTIATED,
-            PATTERNED,
-            BASELINE,
-            PATH,
-            RANDOM,
-            COMPAT_PGIG,
+            &DIFFERENTIATED,
+            &PATTERN_LAYERS,
+            &BASELINE,
+            &PATH,
+            &SEED,
+            &COMPAT_PGIG,
         ],
         cost: path::COST,
         build: path::straight_line,
@@ -219,17 +175,17 @@ pub static METHODS: &[Method] = &[
         formula: "regions ranked by the mean of max over channels of integrated_gradients; each pixel that of its region",
         paper: "Kapishnikov et al., Segment Integrated Gradients (XRAI), 2019, section 4",
         rule_set: Some(RuleSetId::Gradient),
-        needs_picture: true,
+        needs: &[Need::Baselines, Need::Regions],
         preset: |p| p.baseline = Baseline::from([Term::Min, Term::Max]),
         groups: &[
-            DIFFERENTIATED,
-            RULED,
-            REGIONS,
-            COMPAT_SIG,
-            BASELINE,
-            PATH,
-            REFINED,
-            RANDOM,
+            &DIFFERENTIATED,
+            &RULE_SET,
+            &REGIONS,
+            &COMPAT_SIG,
+            &BASELINE,
+            &PATH,
+            &TOLERANCE,
+            &SEED,
         ],
         cost: path::COST,
         build: xrai::xrai,
@@ -243,9 +199,9 @@ pub static METHODS: &[Method] = &[
         formula: "mean of g(x + ε), ε ~ N(0, σ²), σ = noise_level (max x - min x)",
         paper: "Smilkov et al., SmoothGrad: removing noise by adding noise, 2017, section 3",
         rule_set: Some(RuleSetId::Gradient),
-        needs_picture: false,
-        preset: NONE,
-        groups: &[DIFFERENTIATED, RULED, NOISY, RANDOM, COMPAT_PGIG],
+        needs: &[],
+        preset: USUAL,
+        groups: &[&DIFFERENTIATED, &RULE_SET, &NOISE, &SEED, &COMPAT_PGIG],
         cost: noise::COST,
         build: noise::mean,
     },
@@ -258,9 +214,9 @@ pub static METHODS: &[Method] = &[
         formula: "mean of g(x + ε)²",
         paper: "Hooker et al., A Benchmark for Interpretability Methods in Deep Neural Networks, 2019, section 4",
         rule_set: Some(RuleSetId::Gradient),
-        needs_picture: false,
-        preset: NONE,
-        groups: &[DIFFERENTIATED, RULED, NOISY, RANDOM, COMPAT_PGIG],
+        needs: &[],
+        preset: USUAL,
+        groups: &[&DIFFERENTIATED, &RULE_SET, &NOISE, &SEED, &COMPAT_PGIG],
         cost: noise::COST,
         build: noise::mean_square,
     },
@@ -273,9 +229,9 @@ pub static METHODS: &[Method] = &[
         formula: "variance of g(x + ε) over the samples",
         paper: "Adebayo et al., Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter Values, 2018",
         rule_set: Some(RuleSetId::Gradient),
-        needs_picture: false,
-        preset: NONE,
-        groups: &[DIFFERENTIATED, RULED, NOISY, RANDOM, COMPAT_PGIG],
+        needs: &[],
+        preset: USUAL,
+        groups: &[&DIFFERENTIATED, &RULE_SET, &NOISE, &SEED, &COMPAT_PGIG],
         cost: noise::COST,
         build: noise::variance,
     },
@@ -288,16 +244,16 @@ pub static METHODS: &[Method] = &[
         formula: "mean over ε of integrated_gradients at x + ε",
         paper: "Smilkov et al., SmoothGrad: removing noise by adding noise, 2017, section 4",
         rule_set: Some(RuleSetId::Gradient),
-        needs_picture: false,
-        preset: NONE,
+        needs: &[Need::Baselines],
+        preset: USUAL,
         groups: &[
-            DIFFERENTIATED,
-            RULED,
-            BASELINE,
-            PATH,
-            NOISY,
-            RANDOM,
-            COMPAT_PGIG,
+            &DIFFERENTIATED,
+            &RULE_SET,
+            &BASELINE,
+            &PATH,
+            &NOISE,
+            &SEED,
+            &COMPAT_PGIG,
         ],
         cost: noise::PATHS_COST,
         build: noise::mean_path,
@@ -311,12 +267,9 @@ pub static METHODS: &[Method] = &[
         formula: "mean over x' and α ~ U(0, 1) of (x - x') ⊙ g(x' + α (x - x'))",
         paper: "Erion et al., Improving performance of deep learning models with axiomatic attribution priors and expected gradients, 2019",
         rule_set: Some(RuleSetId::Gradient),
-        needs_picture: false,
-        preset: |p| {
-            p.n_samples = NonZeroUsize::MIN.saturating_add(48);
-            p.baseline = Term::Random(49).into();
-        },
-        groups: &[DIFFERENTIATED, RULED, BASELINE, SAMPLED, RANDOM],
+        needs: &[Need::Baselines],
+        preset: expected::preset,
+        groups: &[&DIFFERENTIATED, &RULE_SET, &BASELINE, &N_SAMPLES, &SEED],
         cost: expected::COST,
         build: expected::expected_derivative,
     },
@@ -329,10 +282,10 @@ pub static METHODS: &[Method] = &[
         formula: "ReLU(Σ_k mean(∂f_c/∂A_k) A_k), upsampled",
         paper: "Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017, section 3",
         rule_set: Some(RuleSetId::Gradient),
-        needs_picture: false,
-        preset: NONE,
-        groups: &[DIFFERENTIATED, LAYERED],
-        cost: grad_cam::COST,
+        needs: &[],
+        preset: USUAL,
+        groups: &[&DIFFERENTIATED, &LAYER],
+        cost: Cost::ONE,
         build: grad_cam::class_map,
     },
     Method {
@@ -344,9 +297,9 @@ pub static METHODS: &[Method] = &[
         formula: "grad_cam ⊙ guided_backprop",
         paper: "Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, 2017, section 3.2",
         rule_set: Some(RuleSetId::GuidedBackprop),
-        needs_picture: false,
-        preset: NONE,
-        groups: &[DIFFERENTIATED, RULED, LAYERED],
+        needs: &[],
+        preset: USUAL,
+        groups: &[&DIFFERENTIATED, &RULE_SET, &LAYER],
         cost: grad_cam::GUIDED_COST,
         build: grad_cam::guided_class_map,
     },
@@ -359,14 +312,10 @@ pub static METHODS: &[Method] = &[
         formula: "Sobel magnitude of the picture's luma, the same for every model: a baseline of the benchmarks",
         paper: "Adebayo et al., Sanity Checks for Saliency Maps, 2018, section 5.1",
         rule_set: None,
-        needs_picture: true,
-        preset: NONE,
-        groups: &[REPORTED],
-        cost: Cost {
-            words: "0, plus 1 forward pass for the predictions",
-            count: |_| 0,
-            asks_input: |_| false,
-        },
+        needs: &[Need::Luma],
+        preset: USUAL,
+        groups: &[&TARGET],
+        cost: Cost::NONE,
         build: edges::edges,
     },
     Method {
@@ -378,14 +327,10 @@ pub static METHODS: &[Method] = &[
         formula: "u ~ U(-1, 1), the same for every model and input: a baseline of the benchmarks",
         paper: "none",
         rule_set: None,
-        needs_picture: false,
-        preset: NONE,
-        groups: &[REPORTED, RANDOM],
-        cost: Cost {
-            words: "0, plus 1 forward pass for the predictions",
-            count: |_| 0,
-            asks_input: |_| false,
-        },
+        needs: &[],
+        preset: USUAL,
+        groups: &[&TARGET, &SEED],
+        cost: Cost::NONE,
         build: random::noise,
     },
 ];
@@ -394,24 +339,24 @@ pub fn find(id: &str) -> Option<&'static Method> {
     METHODS.iter().find(|method| method.id == id)
 }
 
-impl Method {
-    /// The parameters it takes beside `method`, in the order in which answers state them.
-    pub fn parameters(&self) -> impl Iterator<Item = &'static Parameter> {
-        self.groups.iter().flat_map(|group| group.iter())
-    }
-
-    pub fn takes(&self, name: &str) -> bool {
-        self.parameters().any(|parameter| parameter.name == name)
-    }
-
-    /// Whether it ranks regions of the picture.
-    pub fn ranks_regions(&self) -> bool {
-        self.takes("segments")
-    }
-
-    /// Whether it needs patterns by default.
-    pub fn needs_patterns(&self) -> bool {
-        self.rule_set.is_some_and(RuleSetId::needs_patterns)
+impl Parameters {
+    /// Resolves what was given (texts or JSON values, by name, `method` among them) against the
+    /// defaults of method and model. Without `method` it is `pgig` where the model has patterns,
+    /// else `integrated_gradients`.
+    pub fn parse(given: &Map<String, Value>, facts: &Facts<'_>) -> Result<Self, Faults> {
+        let given = renamed(given.clone());
+        let method = match given.get("method") {
+            None if facts.has_patterns => find("pgig"),
+            None => find("integrated_gradients"),
+            Some(id) => id.as_str().and_then(find),
+        };
+        let Some(method) = method else {
+            let value = given.get("method").unwrap_or(&Value::Null);
+            let message = format!("no method is called {}", shown(value));
+            let ids = METHODS.iter().map(|method| method.id);
+            return Err(Fault::new("method", message, ids).into());
+        };
+        Self::resolve(method, &given, facts)
     }
 }
 

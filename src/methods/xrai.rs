@@ -11,9 +11,9 @@ use ndarray::{Array2, Axis};
 use super::{
     Answers, Attribution, MethodRun, Run, RunInputs, Segments, Step,
     doubts::is_zero,
-    parameters::{Parameters, SegmentSource},
     path,
-    ranking::{Ranking, Selection, rank},
+    ranking::{Ranking, rank},
+    regions::{RegionParameters, SegmentSource},
 };
 use crate::{picture::input::channel_axis, segment::Segmentation, tensor::Tensor};
 
@@ -46,6 +46,8 @@ impl Regional {
             parameters,
             ..
         } = &self.inputs;
+        let own: RegionParameters = parameters.group();
+        let min_pixel_diff = own.selection.min_pixel_diff;
         let channels = Axis(channel_axis(*layout));
         // `f32::max` would pass over a NaN.
         let larger = |max: &f32, value: &f32| {
@@ -59,15 +61,7 @@ impl Regional {
             .scores
             .fold_axis(channels, f32::NEG_INFINITY, larger);
         let map: Vec<f64> = merged.iter().map(|&value| f64::from(value)).collect();
-        let ranking = rank(
-            &map,
-            &segmentation.regions,
-            &Selection {
-                algorithm: parameters.algorithm,
-                area_threshold: parameters.area_threshold,
-                min_pixel_diff: parameters.min_pixel_diff,
-            },
-        );
+        let ranking = rank(&map, &segmentation.regions, &own.selection);
         let mut scores = Tensor::zeros(merged.raw_dim());
         scores
             .iter_mut()
@@ -77,19 +71,19 @@ impl Regional {
         let small = segmentation
             .regions
             .iter()
-            .filter(|pixels| pixels.len() < parameters.min_pixel_diff)
+            .filter(|pixels| pixels.len() < min_pixel_diff)
             .count();
         let cause = if is_zero(&attribution.scores) {
             attribution.cause
         } else if regions.len() == 1 {
-            Some(one_region(segmentation, small, parameters))
+            Some(one_region(segmentation, small, &own))
         } else {
             is_zero(&scores)
                 .then(|| "the largest score over the channels is zero in every pixel".to_owned())
         };
         let mut warnings = attribution.warnings;
         if small > 0 && regions.len() > 1 {
-            let (all, least) = (segmentation.regions.len(), parameters.min_pixel_diff);
+            let (all, least) = (segmentation.regions.len(), min_pixel_diff);
             warnings.push(format!(
                 "{small} of {all} regions are smaller than min_pixel_diff={least} pixels and passed over: lower it or send \
                  coarser segments"
@@ -114,8 +108,8 @@ impl Regional {
 }
 
 /// Why the whole picture is one region. `small`: how many are too small to be ranked.
-fn one_region(segmentation: &Segmentation, small: usize, parameters: &Parameters) -> String {
-    let (all, least) = (segmentation.regions.len(), parameters.min_pixel_diff);
+fn one_region(segmentation: &Segmentation, small: usize, own: &RegionParameters) -> String {
+    let (all, least) = (segmentation.regions.len(), own.selection.min_pixel_diff);
     let (height, width) = segmentation.regions.size();
     let one = "the map is one region";
     if small > 0 && small == all {
@@ -123,7 +117,7 @@ fn one_region(segmentation: &Segmentation, small: usize, parameters: &Parameters
             "{one}: all {all} are smaller than min_pixel_diff={least} pixels; lower it or send coarser segments"
         );
     }
-    match parameters.segments {
+    match own.segments {
         SegmentSource::Felzenszwalb => {
             format!(
                 "{one}: the segmentation finds no other in {height} x {width} pixels; send segments of your own"

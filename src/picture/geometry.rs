@@ -11,7 +11,7 @@ use fast_image_resize::{
 };
 use ndarray::{Array2, ArrayView2};
 
-use crate::picture::preprocess::{Preprocess, Resize};
+use super::rule::{Preprocess, Resize};
 
 /// The placement of one upload on a model's input. Sizes are `(width, height)` in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ pub mod input;
 mod limits;
 mod open;
 pub mod preprocess;
+mod rule;
 pub mod types;
 
 /// RGB, 8 bits per channel, upright (EXIF orientation applied): what an upload becomes.

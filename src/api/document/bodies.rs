@@ -14,7 +14,7 @@ use utoipa::{
 };
 
 use super::parameters::{self, Field};
-use crate::api::body::MAX_IMAGES;
+use crate::api::contents::MAX_IMAGES;
 
 /// Bytes, as the content type says.
 pub struct Binary;

@@ -302,7 +302,7 @@ fn of_row(row: &'static parameters::Parameter, takers: &[&'static str]) -> Field
         ),
     };
     let methods = METHODS.iter().filter(|method| takers.contains(&method.id));
-    let defaults: Vec<Option<Value>> = methods.map(|method| row.default_of(method)).collect();
+    let defaults: Vec<Option<Value>> = methods.map(|method| method.default_of(row)).collect();
     let shared = defaults
         .first()
         .cloned()

@@ -1,12 +1,33 @@
-//! One row of the table of parameters: its type, what it allows, how a value is read and printed.
+//! A parameter: its type, what it allows, how a value is read and printed; and groups of those that
+//! belong together.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Facts, Parameters};
-use crate::{methods::registry::Method, text::shown};
-use onnx_autodiff::autodiff::spec::{Head, PatternLayers};
+use crate::{methods::Faults, text::shown};
 
-/// One row of the table.
+/// Parameters that methods take together, and what must hold among them.
+#[derive(Debug)]
+pub struct Group {
+    pub parameters: &'static [Parameter],
+    /// Sets the defaults that are the model's.
+    pub from_model: fn(&mut Parameters, &Facts<'_>),
+    /// Values that contradict each other; sees what was given beside what it resolved to.
+    pub check: fn(&Parameters, &Map<String, Value>, &Facts<'_>, &mut Faults),
+}
+
+impl Group {
+    /// Of parameters whose values never contradict each other.
+    pub const fn of(parameters: &'static [Parameter]) -> Self {
+        Self {
+            parameters,
+            from_model: |_, _| (),
+            check: |_, _, _, _| (),
+        }
+    }
+}
+
+/// One parameter.
 #[derive(Debug)]
 pub struct Parameter {
     pub name: &'static str,
@@ -15,7 +36,7 @@ pub struct Parameter {
     /// The default is the model's (its manifest), not the method's.
     pub from_model: bool,
     /// `None` where the value says nothing, such as `n_steps` under a `tolerance`.
-    pub(super) get: fn(&Parameters) -> Option<Value>,
+    pub get: fn(&Parameters) -> Option<Value>,
 }
 
 /// The type of a parameter, the values allowed, and how one is stored.
@@ -80,20 +101,6 @@ impl Parameter {
             among(facts)
         } else {
             self.allowed()
-        }
-    }
-
-    /// The default where it does not depend on the model; `None` too for a parameter that is off by
-    /// default.
-    pub fn default_of(&self, method: &'static Method) -> Option<Value> {
-        if self.from_model {
-            None
-        } else {
-            (self.get)(&Parameters::defaults(
-                method,
-                Head::Logits,
-                PatternLayers::All,
-            ))
         }
     }
 

@@ -1,26 +1,24 @@
-//! Every parameter of every method: one table that parses, describes and prints them. A resolved
-//! set prints completely, and means the same when posted back. All faults are reported together.
+//! The parameters of a method, read, described and printed by the groups that its row names:
+//! `common` has those that methods of several files share, the others stand with their methods. A
+//! resolved set prints completely, and means the same when posted back. All faults are reported
+//! together.
 
+pub mod common;
 mod kind;
-pub mod table;
-
-use std::num::NonZeroUsize;
+mod method;
+mod values;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{
-    Fault, Faults,
-    quadrature::Quadrature,
-    ranking::Algorithm,
-    registry::{self, Method},
-    target::Target,
-};
-use crate::{model::labels::Classes, picture::baseline::Baseline, text::shown};
-pub use kind::{Kind, Parameter};
+use super::{Fault, Faults, target::Target};
+use crate::{model::labels::Classes, picture::baseline::Baseline};
+pub use kind::{Group, Kind, Parameter};
+pub use method::{Cost, Method, Need, Scores};
 use onnx_autodiff::autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule};
+use values::{GroupValues, Values};
 
-/// A method with all its parameters resolved. Fields that the method does not take keep their
+/// A method with all its parameters resolved. Those that the method does not take keep their
 /// defaults and are not printed.
 #[derive(Clone, Debug)]
 pub struct Parameters {
@@ -32,37 +30,12 @@ pub struct Parameters {
     pub rule_set: Option<RuleSetId>,
     pub pattern_layers: PatternLayers,
     pub baseline: Baseline,
-    /// Points per baseline.
-    pub n_steps: NonZeroUsize,
-    pub quadrature: Quadrature,
-    /// Refine until the approximation error is below this, instead of `n_steps`.
-    pub tolerance: Option<f64>,
-    /// Most points per baseline under `tolerance`.
-    pub max_steps: usize,
-    pub multiply_by_inputs: bool,
-    pub n_samples: NonZeroUsize,
-    /// Deviation of the noise, in units of max - min of the input.
-    pub noise_level: f64,
-    /// What Grad-CAM looks at.
-    pub layer: Option<String>,
+    /// Of the random number generator.
     pub seed: u64,
-    pub segments: SegmentSource,
-    pub algorithm: Algorithm,
-    /// The part of the picture that ranked regions cover.
-    pub area_threshold: f64,
-    /// Pixels that a region must add.
-    pub min_pixel_diff: usize,
     /// What to reproduce in place of the formula.
     pub compat: Option<Compat>,
-}
-
-/// Where regions come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SegmentSource {
-    Felzenszwalb,
-    /// Sent with the request.
-    Uploaded,
+    /// Of the groups that files of methods define.
+    groups: GroupValues,
 }
 
 /// Published code that differs from its paper.
@@ -101,48 +74,26 @@ impl Parameters {
             rule_set: method.rule_set,
             pattern_layers,
             baseline: Baseline::default(),
-            n_steps: NonZeroUsize::MIN.saturating_add(24),
-            quadrature: Quadrature::RiemannRight,
-            tolerance: None,
-            max_steps: 216,
-            multiply_by_inputs: true,
-            n_samples: NonZeroUsize::MIN.saturating_add(24),
-            noise_level: 0.15,
-            layer: None,
             seed: 0,
-            segments: SegmentSource::Felzenszwalb,
-            algorithm: Algorithm::Full,
-            area_threshold: 1.0,
-            min_pixel_diff: 50,
             compat: None,
+            groups: GroupValues::default(),
         };
         (method.preset)(&mut parameters);
         parameters
     }
 
-    /// Resolves what was given (texts or JSON values, by name, `method` among them) against the
-    /// defaults of method and model. Without `method` it is `pgig` where the model has patterns,
-    /// else `integrated_gradients`.
-    pub fn parse(given: &Map<String, Value>, facts: &Facts<'_>) -> Result<Self, Faults> {
-        let given = &renamed(given.clone());
+    /// Resolves what was given (texts or JSON values, by the names of today, `method` among them)
+    /// against the defaults of method and model.
+    pub(super) fn resolve(
+        method: &'static Method,
+        given: &Map<String, Value>,
+        facts: &Facts<'_>,
+    ) -> Result<Self, Faults> {
         let mut faults = Faults::default();
-        let method = match given.get("method") {
-            None if facts.has_patterns => registry::find("pgig"),
-            None => registry::find("integrated_gradients"),
-            Some(id) => id.as_str().and_then(registry::find),
-        };
-        let Some(method) = method else {
-            let value = given.get("method").unwrap_or(&Value::Null);
-            let ids = registry::METHODS.iter().map(|method| method.id);
-            return Err(Fault::new(
-                "method",
-                format!("no method is called {}", shown(value)),
-                ids,
-            )
-            .into());
-        };
         let mut parameters = Self::defaults(method, facts.head, facts.pattern_layers.clone());
-        parameters.layer = facts.layer.map(str::to_owned);
+        for group in method.groups {
+            (group.from_model)(&mut parameters, facts);
+        }
         for parameter in method.parameters() {
             if let Some(value) = given.get(parameter.name)
                 && let Err(message) = parameter.set(&mut parameters, value, facts)
@@ -167,76 +118,21 @@ impl Parameters {
                     .collect()
             },
         );
-        parameters.contradictions(given, facts, &mut faults);
+        for group in method.groups {
+            (group.check)(&parameters, given, facts, &mut faults);
+        }
         faults.settle(parameters)
     }
 
-    fn contradictions(&self, given: &Map<String, Value>, facts: &Facts<'_>, faults: &mut Faults) {
-        let mut refuse = |param: &str, message: &str, allowed: &[&str]| {
-            faults.push(Fault::new(param, message, allowed))
-        };
-        if self.tolerance.is_some() {
-            for name in ["n_steps", "quadrature", "quality"]
-                .into_iter()
-                .filter(|name| given.contains_key(*name))
-            {
-                refuse(
-                    name,
-                    "is chosen by the tolerance: give one or the other",
-                    &[],
-                );
-            }
-            if !self.is_complete() {
-                refuse(
-                    "tolerance",
-                    "needs a map that sums to f(x) - f(x'): grad_output one and multiply_by_inputs true",
-                    &[],
-                );
-            }
-        } else if given.contains_key("max_steps") && !given.contains_key("tolerance") {
-            refuse("max_steps", "limits a tolerance, and none is given", &[]);
-        }
-        if given.contains_key("pattern_layers")
-            && self.method.takes("pattern_layers")
-            && !self.needs_patterns()
-        {
-            refuse(
-                "pattern_layers",
-                "chooses among patterns, and the rule set uses none: leave one out",
-                &[],
-            );
-        }
-        if self.method.takes("layer") && self.layer.is_none() {
-            refuse(
-                "layer",
-                "the model has no layer with height and width between its input and its head",
-                &[],
-            );
-        }
-        if self.compat == Some(Compat::Pgig2020) && self.method.takes("n_steps") {
-            if self.tolerance.is_some() {
-                refuse(
-                    "tolerance",
-                    "cannot be met by compat pgig-2020, which leaves out a term",
-                    &[],
-                );
-            }
-            if self.quadrature != Quadrature::RiemannRight {
-                refuse(
-                    "quadrature",
-                    "compat pgig-2020 knows one rule",
-                    &["riemann_right"],
-                );
-            }
-            if self.n_steps.get() == 1 {
-                refuse(
-                    "n_steps",
-                    "compat pgig-2020 leaves out the only term",
-                    &["2 to 10000"],
-                );
-            }
-        }
-        faults.extend(self.single_output_fault(facts.classes.count));
+    /// The values of a group.
+    pub fn group<G: Values + Clone + Default>(&self) -> G {
+        self.groups.get()
+    }
+
+    pub fn change<G: Values + Clone + Default>(&mut self, change: impl FnOnce(&mut G)) {
+        let mut values = self.group();
+        change(&mut values);
+        self.groups.set(values);
     }
 
     pub(crate) fn single_output_fault(&self, classes: Option<usize>) -> Option<Fault> {
@@ -248,14 +144,6 @@ impl Parameters {
                 .to_owned(),
             allowed: vec!["logits".to_owned()],
         })
-    }
-
-    /// Whether the scores of a path method sum to f(x) - f(x').
-    pub fn is_complete(&self) -> bool {
-        self.method.takes("tolerance")
-            && self.rule_set == Some(RuleSetId::Gradient)
-            && self.grad_output == SeedRule::One
-            && self.multiply_by_inputs
     }
 
     pub fn needs_patterns(&self) -> bool {
@@ -278,9 +166,9 @@ impl Parameters {
         }
     }
 
-    /// How many baselines a run needs: none without the parameter `baseline`.
+    /// How many baselines a run needs.
     pub fn baselines(&self) -> usize {
-        if self.method.takes("baseline") {
+        if self.method.needs(Need::Baselines) {
             self.baseline.count()
         } else {
             0
@@ -348,7 +236,10 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
-    use crate::model::labels::Labels;
+    use crate::{
+        methods::{path::PathParameters, quadrature::Quadrature, registry},
+        model::labels::Labels,
+    };
 
     static LAYERS: LazyLock<Vec<Layer>> = LazyLock::new(|| {
         ["conv", "relu"]
@@ -432,15 +323,13 @@ mod tests {
     #[test]
     fn a_preset_is_resolved_and_can_be_overridden_in_part() {
         let fast = parse(json!({"quality": "fast"})).unwrap();
-        assert_eq!(
-            (fast.n_steps.get(), fast.quadrature),
-            (8, Quadrature::RiemannMidpoint)
-        );
+        let steps = |parameters: Parameters| {
+            let path: PathParameters = parameters.group();
+            (path.n_steps.get(), path.quadrature)
+        };
+        assert_eq!(steps(fast), (8, Quadrature::RiemannMidpoint));
         let more = parse(json!({"n_steps": 100, "quality": "fine"})).unwrap();
-        assert_eq!(
-            (more.n_steps.get(), more.quadrature),
-            (100, Quadrature::RiemannMidpoint)
-        );
+        assert_eq!(steps(more), (100, Quadrature::RiemannMidpoint));
     }
 
     #[test]
