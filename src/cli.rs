@@ -122,20 +122,7 @@ pub(crate) fn tell(error: &anyhow::Error) -> Vec<String> {
         }
         return vec![whole];
     };
-    let told = faults
-        .shown()
-        .iter()
-        .map(|fault| match fault.allowed.as_slice() {
-            [] => format!("{}: {}", fault.param, fault.message),
-            allowed => format!(
-                "{}: {} (allowed: {})",
-                fault.param,
-                fault.message,
-                allowed.join(", ")
-            ),
-        });
-    told.chain((faults.more() > 0).then(|| format!("and {} more", faults.more())))
-        .collect()
+    faults.lines().collect()
 }
 
 fn faults_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Faults> {

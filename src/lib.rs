@@ -24,7 +24,7 @@ pub mod dataset;
 pub mod driver;
 pub mod engine;
 pub mod evaluation;
-pub mod fields;
+pub mod faults;
 pub mod files;
 pub mod incremental;
 pub mod jobs;

@@ -23,17 +23,14 @@ use syn::visit::{self, Visit};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("tensor", &[]),
     ("text", &[]),
-    ("fields", &[]),
+    ("faults", &[]),
     ("pool", &[]),
     ("quota", &[]),
     ("random", &[]),
     ("blur", &[]),
     ("segment", &["blur"]),
     ("picture", &["tensor", "blur"]),
-    (
-        "model",
-        &["fields", "picture", "tensor", "files", "pool", "random"],
-    ),
+    ("model", &["picture", "tensor", "files", "pool", "random"]),
     (
         "dataset",
         &[
@@ -85,10 +82,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("render", &["tensor", "picture"]),
-    (
-        "settings",
-        &["fields", "dataset::is_id", "engine::provider"],
-    ),
+    ("settings", &["dataset::is_id", "engine::provider"]),
     (
         "patterns",
         &["engine", "picture", "model", "pool", "tensor"],
@@ -119,7 +113,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// What every room may use.
-const COMMON: &[&str] = &["text"];
+const COMMON: &[&str] = &["text", "faults"];
 
 const FREE_ROOMS: &[&str] = &["api", "app", "cli", "commands", "lib", "main"];
 

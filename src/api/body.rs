@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     app::{App, AppError, Input, Uploads, format::NPY, plan::RequestContext},
-    methods::{Fault, Faults},
+    faults::{Fault, Faults},
     picture::types,
     tensor::{NPY_MAGIC, TensorError},
 };

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, value::RawValue};
 use super::codes::ApiError;
 use crate::{
     app::{AppError, Input, Uploads},
-    methods::{Fault, Faults},
+    faults::{Fault, Faults},
 };
 
 /// The most images in one request.

@@ -26,7 +26,7 @@ use crate::{
     app::AppError,
     dataset::{Dataset, DatasetError, Doubt, Meaning, Problem, Source},
     driver,
-    methods::Faults,
+    faults::Faults,
     model::{Model, labels::Classes},
     text::{cut, excerpt},
 };

@@ -15,8 +15,8 @@ use serde_json::json;
 use super::{Api, catalogue::Id, codes::ApiError, document::EventsProblems, jobs::Time};
 use crate::{
     app::AppError,
+    faults::{Fault, Faults},
     jobs::store::Event,
-    methods::{Fault, Faults},
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");

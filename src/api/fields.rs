@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::codes::ApiError;
 use crate::{
     app::AppError,
-    methods::{Fault, Faults},
+    faults::{Fault, Faults},
 };
 
 /// The most values in one object, those inside of it among them.

@@ -29,12 +29,12 @@ use super::{
 };
 use crate::{
     app::AppError,
+    faults::{Fault, Faults},
     jobs::{
         Format, JobError, Report,
         queue::JobStatus,
         store::{Filter, Job, JobState, ShardError},
     },
-    methods::{Fault, Faults},
     text::excerpt,
 };
 

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     app::{AppError, Input, Uploads},
-    methods::{Fault, Faults},
+    faults::{Fault, Faults},
     tensor::{MAX_AXES, ShapedData, Tensor},
     text::{cut, excerpt},
 };

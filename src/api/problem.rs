@@ -12,7 +12,7 @@ use super::{
     access::Refusal,
     codes::{ApiError, Code, RefusedCost, code_of},
 };
-use crate::{methods::Fault, telemetry::names, text::cut};
+use crate::{faults::Fault, telemetry::names, text::cut};
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
 

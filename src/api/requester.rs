@@ -15,7 +15,7 @@ use super::{Api, codes::ApiError, intake::Share};
 use crate::{
     app::AppError,
     engine::{Caller, Priority},
-    methods::{Fault, Faults},
+    faults::{Fault, Faults},
 };
 
 pub const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-request-timeout-ms");

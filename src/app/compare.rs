@@ -22,8 +22,9 @@ use super::{
 use crate::{
     driver::{self, Driver},
     engine::Caller,
+    faults::{Fault, Faults, Reader},
     methods::{
-        Explained, Fault, Faults, Request,
+        Explained, Request,
         parameters::{Parameters, renamed},
         registry::{self, Scores},
     },
@@ -117,10 +118,10 @@ impl App {
         given: Map<String, Value>,
         context: &RequestContext,
     ) -> Result<Comparison, AppError> {
-        let mut given = renamed(given);
-        let mut faults = Faults::default();
-        let model = self.take_model(&mut given, &mut faults);
-        let options = RequestedOptions::take(&mut given, &mut faults);
+        let mut asked = Reader::new(renamed(given));
+        let model = self.take_model(&mut asked);
+        let options = RequestedOptions::take(&mut asked);
+        let (mut given, mut faults) = asked.rest();
         let mut asked = take_methods(&mut given, &mut faults);
         if options.format == Some(Format::Npy) {
             let message = "maps of different methods may differ in shape";

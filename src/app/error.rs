@@ -1,7 +1,7 @@
 //! Why the service does not start, and why a request has no answer.
 
 use crate::{
-    dataset::DatasetError, driver::DriverError, engine::RuntimeError, methods::Faults,
+    dataset::DatasetError, driver::DriverError, engine::RuntimeError, faults::Faults,
     model::registry::RegistryError, picture::ImageError, pool::WorkPanicked, render::RenderError,
     tensor::TensorError, text::excerpt,
 };

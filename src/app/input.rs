@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     driver::DriverError,
-    methods::{Fault, Faults},
+    faults::{Fault, Faults},
     model::Model,
     picture::{
         ImageError, RgbImage,

@@ -1,15 +1,13 @@
 //! How an answer is given: its format and encoding, and the options of the picture.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::format::Format;
 use crate::{
-    methods::{
-        Fault, Faults,
-        registry::{Method, Scores},
-    },
+    faults::{Fault, Faults, Reader},
+    methods::registry::{Method, Scores},
     render::{
         encode::FileType,
         options::{HeatmapOptions, Look, OptionFault},
@@ -171,23 +169,20 @@ impl RequestedOptions {
             .chain(HeatmapOptions::NAMES.iter().copied())
     }
 
-    /// Takes the options out of `given` and leaves the rest.
-    pub fn take(given: &mut Map<String, Value>, faults: &mut Faults) -> Self {
+    /// Takes the options out of what was given.
+    pub fn take(given: &mut Reader) -> Self {
         let mut options = Self::default();
         for option in OPTIONS {
-            if let Some(value) = given.remove(option.name)
+            if let Some(value) = given.raw(option.name)
                 && (option.set)(&mut options, value.clone()).is_none()
             {
-                faults.push(Fault::new(
-                    option.name,
-                    format!("{} is not allowed", shown(&value)),
-                    option.allowed,
-                ));
+                let message = format!("{} is not allowed", shown(&value));
+                given.refuse(option.name, message, option.allowed);
             }
         }
         options.picture = HeatmapOptions::NAMES
             .iter()
-            .filter_map(|name| match given.remove(*name)? {
+            .filter_map(|name| match given.raw(name)? {
                 Value::String(text) => Some((*name, text)),
                 other => Some((*name, other.to_string())),
             })
@@ -250,9 +245,16 @@ mod tests {
 
     use super::*;
 
-    fn take(given: Value) -> (RequestedOptions, Map<String, Value>, Vec<String>) {
-        let (mut given, mut faults) = (given.as_object().unwrap().clone(), Faults::default());
-        let options = RequestedOptions::take(&mut given, &mut faults);
+    fn take(
+        given: Value,
+    ) -> (
+        RequestedOptions,
+        serde_json::Map<String, Value>,
+        Vec<String>,
+    ) {
+        let mut given = Reader::new(given.as_object().unwrap().clone());
+        let options = RequestedOptions::take(&mut given);
+        let (given, faults) = given.rest();
         (
             options,
             given,

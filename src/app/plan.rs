@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     driver,
+    faults::{Fault, Faults, Reader},
     methods::{
-        Fault, Faults,
         parameters::Parameters,
         regions::{RegionParameters, SegmentSource},
         target::{self, Target},
@@ -97,12 +97,13 @@ impl App {
     /// of its parameter.
     pub fn plan(
         &self,
-        mut given: Map<String, Value>,
+        given: Map<String, Value>,
         context: &RequestContext,
     ) -> Result<Plan, AppError> {
-        let mut faults = Faults::default();
-        let model = self.take_model(&mut given, &mut faults);
-        let options = RequestedOptions::take(&mut given, &mut faults);
+        let mut asked = Reader::new(given);
+        let model = self.take_model(&mut asked);
+        let options = RequestedOptions::take(&mut asked);
+        let (mut given, mut faults) = asked.rest();
         let Some(model) = model else {
             return Err(faults.into());
         };
@@ -149,51 +150,32 @@ impl App {
     }
 
     /// Resolves `model` and `top_k`.
-    pub fn plan_prediction(&self, mut given: Map<String, Value>) -> Result<PredictPlan, AppError> {
-        let mut faults = Faults::default();
-        let model = self.take_model(&mut given, &mut faults);
-        let top_k = match given.remove("top_k") {
-            None => DEFAULT_TOP_K,
-            Some(value) => {
-                let number = value
-                    .as_u64()
-                    .or_else(|| value.as_str()?.trim().parse().ok());
-                number
-                    .filter(|k| (1..=MAX_TOP_K as u64).contains(k))
-                    .map_or_else(
-                        || {
-                            let message = format!(
-                                "{} is not an integer from 1 to {MAX_TOP_K}",
-                                shown(&value)
-                            );
-                            faults.push(Fault::new(
-                                "top_k",
-                                message,
-                                [format!("1 to {MAX_TOP_K}")],
-                            ));
-                            DEFAULT_TOP_K
-                        },
-                        |k| k as usize,
-                    )
+    pub fn plan_prediction(&self, given: Map<String, Value>) -> Result<PredictPlan, AppError> {
+        let mut given = Reader::new(given);
+        let model = self.take_model(&mut given);
+        let top_k = given.raw("top_k").map_or(Some(DEFAULT_TOP_K), |value| {
+            let number = value
+                .as_u64()
+                .or_else(|| value.as_str()?.trim().parse().ok())
+                .filter(|k| (1..=MAX_TOP_K as u64).contains(k));
+            if number.is_none() {
+                let range = format!("1 to {MAX_TOP_K}");
+                let message = format!("{} is not an integer from {range}", shown(&value));
+                given.refuse("top_k", message, &[&range]);
             }
-        };
-        faults.refuse_unknown(given.keys(), "is not a parameter of a prediction", || {
-            vec!["model".into(), "top_k".into()]
+            number.map(|k| k as usize)
         });
-        match model {
-            Some(model) if faults.is_empty() => Ok(PredictPlan { model, top_k }),
+        let faults = given.finish("is not a parameter of a prediction");
+        match (model, top_k) {
+            (Some(model), Some(top_k)) if faults.is_empty() => Ok(PredictPlan { model, top_k }),
             _ => Err(faults.into()),
         }
     }
 
-    pub(super) fn take_model(
-        &self,
-        given: &mut Map<String, Value>,
-        faults: &mut Faults,
-    ) -> Option<Arc<Model>> {
-        let (models, asked) = (self.models(), given.remove("model"));
-        find_model(&models, asked.as_ref())
-            .map_err(|fault| faults.push(fault))
+    pub(super) fn take_model(&self, given: &mut Reader) -> Option<Arc<Model>> {
+        let asked = given.raw("model");
+        find_model(&self.models(), asked.as_ref())
+            .map_err(|fault| given.faults.push(fault))
             .ok()
     }
 }

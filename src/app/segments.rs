@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ndarray::Array2;
 
 use crate::{
-    methods::{Fault, Faults},
+    faults::{Fault, Faults},
     picture::{
         decode::{LabelImage, Limits},
         geometry::Geometry,

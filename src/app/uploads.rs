@@ -11,7 +11,7 @@ use super::{
     segments::SentSegments,
 };
 use crate::{
-    methods::{Fault, Faults},
+    faults::{Fault, Faults},
     model::Model,
     segment::Segmentation,
     tensor::Tensor,

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use explaind::{
-    methods::{Fault, Faults},
+    faults::{Fault, Faults},
     text::excerpt,
 };
 use reqwest::{Client, Method, Response};

@@ -26,7 +26,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use explaind::{
     app::App,
-    methods::{Fault, Faults},
+    faults::{Fault, Faults},
     model::{
         Model,
         registry::{Registry, folders_in},

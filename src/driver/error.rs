@@ -1,6 +1,6 @@
 //! Errors of the driver.
 
-use crate::{engine::EngineError, methods::Faults, pool::WorkPanicked, text::quoted};
+use crate::{engine::EngineError, faults::Faults, pool::WorkPanicked, text::quoted};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {

@@ -5,7 +5,6 @@ pub mod doubts;
 pub mod edges;
 pub mod expected;
 mod explained;
-mod faults;
 pub mod grad_cam;
 pub mod noise;
 pub mod parameters;
@@ -26,6 +25,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 use serde::Serialize;
 
+pub use crate::faults::{Fault, Faults};
 use crate::{
     engine::{GraphKey, Point, Row},
     model::Model,
@@ -34,7 +34,6 @@ use crate::{
     tensor::Tensor,
 };
 pub use explained::{Explained, Request, Timing};
-pub use faults::{Fault, Faults};
 use onnx_autodiff::autodiff::spec::Head;
 use parameters::Parameters;
 pub use prediction::{ExplainedTarget, Prediction};

@@ -353,14 +353,11 @@ impl Paths {
     }
 
     fn mean(&self) -> Attribution {
-        let parameters = &self.inputs.parameters;
-        let n_samples = n_samples(parameters) as f64;
-        let mut attribution = Attribution::of(self.sums.mapv(|sum| (sum / n_samples) as f32));
-        attribution.warnings.extend(
-            one_sample(n_samples(parameters))
-                .into_iter()
-                .chain(self.noisy.stillness()),
-        );
+        let count = n_samples(&self.inputs.parameters);
+        let mut attribution = Attribution::of(self.sums.mapv(|sum| (sum / count as f64) as f32));
+        attribution
+            .warnings
+            .extend(one_sample(count).into_iter().chain(self.noisy.stillness()));
         attribution.cause = self.cause.clone().filter(|_| is_zero(&attribution.scores));
         attribution
     }

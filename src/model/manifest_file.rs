@@ -9,7 +9,7 @@ use toml::Table;
 
 use super::manifest::{Input, Manifest};
 use crate::{
-    fields::{Fault, Fields},
+    faults::{Fault, Faults, Reader},
     picture::preprocess::{Channels, Filter, Layout, Preprocess, Resize, pixel_range},
 };
 use onnx_autodiff::{
@@ -68,43 +68,55 @@ impl Draft {
     }
 }
 
+/// Of a field that is not of the format.
+const UNKNOWN: &str = "unknown field";
+
 /// Reads `text` (empty when there is no file) for `graph`, and writes the sizes that it fixes into
 /// the graph's input.
-pub fn read(text: &str, graph: &mut Graph) -> Result<Draft, Vec<Fault>> {
+pub fn read(text: &str, graph: &mut Graph) -> Result<Draft, Faults> {
     let draft = read_draft(text, graph)?;
     fix_sizes(graph, &draft.input);
     Ok(draft)
 }
 
-fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Vec<Fault>> {
+fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Faults> {
     let table: Table = match text.parse() {
         Ok(table) => table,
-        Err(error) => return Err(vec![Fault::new("", error.to_string().trim_end(), "TOML")]),
+        Err(error) => {
+            return Err(Fault::new("", error.to_string().trim_end(), ["TOML"]).into());
+        }
     };
-    let mut faults = Vec::new();
-    let empty = Table::new();
-    let mut fields = Fields::new(&table, "", &mut faults);
-    let head = fields.take::<Head>("head", "\"probabilities\", \"logits\"", |_| true);
+    let mut fields = Reader::of_toml(&table);
+    let head = fields.take::<Head>("head", &["\"probabilities\"", "\"logits\""], |_| true);
     let pattern_layers = fields.take::<PatternLayers>(
         "pattern_layers",
-        "\"all\", \"inner\", \"except_first\", \"except_last\", { named = [nodes] }",
+        &[
+            "\"all\"",
+            "\"inner\"",
+            "\"except_first\"",
+            "\"except_last\"",
+            "{ named = [nodes] }",
+        ],
         |_| true,
     );
-    let outputs = graph
+    let outputs: Vec<&str> = graph
         .outputs
         .iter()
         .map(|output| output.name.as_str())
-        .collect::<Vec<_>>()
-        .join(", ");
-    let output = fields.take::<String>("output", &outputs, |name| {
-        graph.outputs.iter().any(|o| o.name == *name)
+        .collect();
+    let output = fields.take("output", &outputs, |name: &String| {
+        outputs.contains(&name.as_str())
     });
-    let layer = fields.take("layer", "the name of a value of the graph", |_| true);
-    let input = fields.table("input").unwrap_or(&empty);
-    fields.finish();
-    match read_input(Fields::new(input, "input", &mut faults), graph) {
+    let layer = fields.take("layer", &["the name of a value of the graph"], |_| true);
+    let input = fields.object("input");
+    let absent = ["mean", "std", "resize"].map(|key| (!input.has(key)).then_some(key));
+    let mut faults = fields.finish(UNKNOWN);
+    let (resolved, found) = read_input(input, graph);
+    faults.append(found, |fault| fault);
+    match resolved {
         Some(resolved) if faults.is_empty() => {
-            let assumed = assumed(&resolved, input, graph);
+            let absent: Vec<_> = absent.into_iter().flatten().collect();
+            let assumed = assumed(&resolved, &absent, graph);
             Ok(Draft {
                 input: resolved,
                 assumed,
@@ -134,14 +146,10 @@ fn default_head(graph: &Graph) -> Head {
     }
 }
 
-/// Describes the image preprocessing that the table `input` leaves out, and the defaults in
-/// `resolved`.
-fn assumed(resolved: &Input, input: &Table, graph: &Graph) -> Option<String> {
+/// Describes the image preprocessing that the table `input` leaves out (`absent`), and the defaults
+/// in `resolved`.
+fn assumed(resolved: &Input, absent: &[&str], graph: &Graph) -> Option<String> {
     let rule = resolved.preprocess.as_ref()?;
-    let absent: Vec<&str> = ["mean", "std", "resize"]
-        .into_iter()
-        .filter(|key| !input.contains_key(*key))
-        .collect();
     let is_integer = graph
         .inputs
         .iter()
@@ -185,36 +193,29 @@ fn fix_sizes(graph: &mut Graph, input: &Input) {
     }
 }
 
-fn read_input(mut fields: Fields<'_, '_>, graph: &Graph) -> Option<Input> {
+fn read_input(mut fields: Reader, graph: &Graph) -> (Option<Input>, Faults) {
     let inputs = graph
         .inputs
         .iter()
         .filter(|input| !graph.initializers.contains_key(&input.name))
         .collect::<Vec<_>>();
-    let names = inputs
-        .iter()
-        .map(|input| input.name.as_str())
-        .collect::<Vec<_>>()
-        .join(", ");
-    let named = fields.take::<String>("name", &names, |name| {
-        inputs.iter().any(|input| input.name == *name)
+    let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
+    let named = fields.take("name", &names, |name: &String| {
+        names.contains(&name.as_str())
     });
     let info = match (&named, inputs.as_slice()) {
         (Some(name), _) => inputs.iter().find(|input| input.name == *name).copied(),
         (None, [only]) => Some(*only),
         (None, _) => {
-            fields.fault(
-                "name",
-                format!("the graph has {} inputs", inputs.len()),
-                names,
-            );
+            let message = format!("the graph has {} inputs", inputs.len());
+            fields.refuse("name", message, &names);
             None
         }
     };
-    let layout = fields.take::<Layout>("layout", "\"nchw\", \"nhwc\"", |_| true);
+    let layout = fields.take::<Layout>("layout", &["\"nchw\"", "\"nhwc\""], |_| true);
     let size = fields.take::<Each<usize>>(
         "size",
-        "a side, or [height, width], each 1 to 16384",
+        &["a side, or [height, width], each 1 to 16384"],
         |size| {
             let sides = size.as_slice();
             (1..=2).contains(&sides.len())
@@ -223,13 +224,12 @@ fn read_input(mut fields: Fields<'_, '_>, graph: &Graph) -> Option<Input> {
     );
     let shape = fields.take::<Vec<usize>>(
         "shape",
-        "one number from 1 for every dimension but the batch",
+        &["one number from 1 for every dimension but the batch"],
         |shape| shape.iter().all(|size| *size > 0),
     );
     let pixels = Pixels::take(&mut fields);
     let input = info.and_then(|info| resolve(&mut fields, info, layout, size, shape, pixels));
-    fields.finish();
-    input
+    (input, fields.finish(UNKNOWN))
 }
 
 /// The fields of `[input]` for images.
@@ -243,21 +243,27 @@ struct Pixels {
 }
 
 impl Pixels {
-    fn take(fields: &mut Fields<'_, '_>) -> Self {
+    fn take(fields: &mut Reader) -> Self {
         let numbers = "a number, or one for each channel";
+        let filters = &["\"nearest\"", "\"bilinear\"", "\"bicubic\"", "\"lanczos\""];
+        let largest = LARGEST_SIDE as u32;
         Self {
-            channels: fields.take("channels", "\"rgb\", \"bgr\", \"gray\"", |_| true),
-            scale: fields.take("scale", "a number that is not 0", |scale: &f32| scale.is_finite() && *scale != 0.0),
-            mean: fields.take("mean", numbers, |mean: &Each<f32>| mean.as_slice().iter().all(|m| m.is_finite())),
-            std: fields.take("std", &format!("{numbers}, above 0"), |std: &Each<f32>| {
+            channels: fields.take("channels", &["\"rgb\"", "\"bgr\"", "\"gray\""], |_| true),
+            scale: fields.take("scale", &["a number that is not 0"], |scale: &f32| {
+                scale.is_finite() && *scale != 0.0
+            }),
+            mean: fields.take("mean", &[numbers], |mean: &Each<f32>| {
+                mean.as_slice().iter().all(|m| m.is_finite())
+            }),
+            std: fields.take("std", &[&format!("{numbers}, above 0")], |std: &Each<f32>| {
                 std.as_slice().iter().all(|s| s.is_finite() && *s > 0.0)
             }),
             resize: fields.take(
                 "resize",
-                "\"stretch\", \"pad\", { short_side = pixels }",
-                |resize| !matches!(resize, Resize::ShortSide(side) if !(1..=LARGEST_SIDE as u32).contains(side)),
+                &["\"stretch\"", "\"pad\"", "{ short_side = pixels }"],
+                |resize| !matches!(resize, Resize::ShortSide(side) if !(1..=largest).contains(side)),
             ),
-            filter: fields.take("filter", "\"nearest\", \"bilinear\", \"bicubic\", \"lanczos\"", |_| true),
+            filter: fields.take("filter", filters, |_| true),
         }
     }
 
@@ -281,7 +287,7 @@ impl Pixels {
 
     fn resolve(
         self,
-        fields: &mut Fields<'_, '_>,
+        fields: &mut Reader,
         layout: Layout,
         channel_count: usize,
         sides: [usize; 2],
@@ -293,16 +299,13 @@ impl Pixels {
             Channels::Rgb
         });
         if (channels == Channels::Gray) != (channel_count == 1) {
-            let allowed = if channel_count == 1 {
-                "\"gray\""
+            let allowed: &[&str] = if channel_count == 1 {
+                &["\"gray\""]
             } else {
-                "\"rgb\", \"bgr\""
+                &["\"rgb\"", "\"bgr\""]
             };
-            fields.fault(
-                "channels",
-                format!("the graph's input has {channel_count} channel(s)"),
-                allowed,
-            );
+            let message = format!("the graph's input has {channel_count} channel(s)");
+            fields.refuse("channels", message, allowed);
         }
         let as_they_are = !element.is_float();
         let [mean, std] = match channels {
@@ -319,11 +322,8 @@ impl Pixels {
             Some(Each::List(list)) => {
                 if list.len() != channel_count {
                     let allowed = format!("a number, or a list of {channel_count}");
-                    fields.fault(
-                        key,
-                        format!("{} numbers for {channel_count} channel(s)", list.len()),
-                        allowed,
-                    );
+                    let message = format!("{} numbers for {channel_count} channel(s)", list.len());
+                    fields.refuse(key, message, &[&allowed]);
                 }
                 list
             }
@@ -367,10 +367,10 @@ impl Pixels {
             let problem = format!(
                 "the graph's input is {element}, and these make {black} to {white} of pixels"
             );
-            fields.fault(
+            fields.refuse(
                 "mean",
                 problem,
-                "leave out mean, std and scale: pixels stay 0 to 255",
+                &["leave out mean, std and scale: pixels stay 0 to 255"],
             );
         }
         rule
@@ -378,7 +378,7 @@ impl Pixels {
 }
 
 fn resolve(
-    fields: &mut Fields<'_, '_>,
+    fields: &mut Reader,
     info: &ValueInfo,
     layout: Option<Layout>,
     size: Option<Each<usize>>,
@@ -386,10 +386,10 @@ fn resolve(
     pixels: Pixels,
 ) -> Option<Input> {
     let Some((_, dims)) = info.value_type.shape.split_first() else {
-        fields.fault(
+        fields.refuse(
             "name",
             format!("{} has no batch dimension", info.name),
-            "an input whose first dimension is the batch",
+            &["an input whose first dimension is the batch"],
         );
         return None;
     };
@@ -400,10 +400,10 @@ fn resolve(
                 .zip(shape)
                 .all(|(dim, size)| dim.known().is_none_or(|known| known == *size));
         if !fits {
-            fields.fault(
+            fields.refuse(
                 "shape",
                 format!("{shape:?} does not fit the graph's input"),
-                show(dims),
+                &[&show(dims)],
             );
             return None;
         }
@@ -435,18 +435,18 @@ fn resolve(
         None => {
             if pixels.any() || layout.is_some() || size.is_some() {
                 let problem = format!("the graph's input {} is no image", show(&dims));
-                fields.fault(
+                fields.refuse(
                     "layout",
                     problem,
-                    "three dimensions beside the batch, with 1 or 3 channels first or last",
+                    &["three dimensions beside the batch, with 1 or 3 channels first or last"],
                 );
             }
             let known = dims.iter().map(Dim::known).collect::<Option<Vec<_>>>();
             if known.is_none() {
-                fields.fault(
+                fields.refuse(
                     "shape",
                     format!("the graph's input {} has symbolic sizes", show(&dims)),
-                    "shape = [sizes]",
+                    &["shape = [sizes]"],
                 );
             }
             Some(Input {
@@ -472,7 +472,7 @@ fn image_axes(dims: &[Dim], layout: Option<Layout>) -> Option<(Layout, usize, [u
 }
 
 fn resolve_sides(
-    fields: &mut Fields<'_, '_>,
+    fields: &mut Reader,
     dims: [&Dim; 2],
     size: Option<Each<usize>>,
 ) -> Option<[usize; 2]> {
@@ -487,10 +487,10 @@ fn resolve_sides(
             .unwrap_or(SYMBOLIC_SIDE)
     });
     if let Some(given) = given.filter(|given| *given != sides) {
-        fields.fault(
+        fields.refuse(
             "size",
             format!("{given:?}, but the graph's input is {sides:?}"),
-            format!("{sides:?}, or leave it out"),
+            &[&format!("{sides:?}"), "leave it out"],
         );
         return None;
     }
@@ -536,7 +536,7 @@ mod tests {
         sizes.map(Dim::Known).to_vec()
     }
 
-    fn read(text: &str, graph: &Graph) -> Result<Manifest, Vec<Fault>> {
+    fn read(text: &str, graph: &Graph) -> Result<Manifest, Faults> {
         Ok(super::read(text, &mut graph.clone())?.finish(graph))
     }
 
@@ -636,9 +636,9 @@ mod tests {
         ] {
             let faults = read(&format!("[input]\n{text}"), &graph).unwrap_err();
             assert!(
-                faults[0].to_string().contains("the graph's input is uint8"),
+                faults.to_string().contains("the graph's input is uint8"),
                 "{text}: {}",
-                faults[0]
+                "{faults}"
             );
         }
     }
@@ -656,12 +656,12 @@ mod tests {
     fn every_fault_of_a_manifest_is_told_at_once() {
         let text = "head = 'softmax'\nlabel = 1\n[input]\nname = 'x'\nfilter = 'cubic'\nstd = [0, 1, 1]\nmean = [1, 2]\nsize = 128";
         let faults = read(text, &graph(&known([3, 224, 224]), 10)).unwrap_err();
-        let paths = faults
-            .iter()
-            .map(|fault| fault.path.as_str())
-            .collect::<Vec<_>>();
+        let paths = |faults: &Faults| {
+            let faults = faults.shown().iter();
+            faults.map(|fault| fault.param.clone()).collect::<Vec<_>>()
+        };
         assert_eq!(
-            paths,
+            paths(&faults),
             [
                 "head",
                 "label",
@@ -671,18 +671,12 @@ mod tests {
                 "input.size"
             ]
         );
-        assert_eq!(faults[2].allowed, "pixels");
+        assert_eq!(faults.shown()[2].allowed, ["pixels"]);
         let faults = read(
             "[input]\nmean = [1, 2]\nchannels = 'gray'",
             &graph(&known([3, 8, 8]), 10),
         )
         .unwrap_err();
-        assert_eq!(
-            faults
-                .iter()
-                .map(|fault| fault.path.as_str())
-                .collect::<Vec<_>>(),
-            ["input.channels", "input.mean"]
-        );
+        assert_eq!(paths(&faults), ["input.channels", "input.mean"]);
     }
 }

@@ -446,7 +446,7 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
     let draft = match manifest_file::read(&text, &mut graph) {
         Ok(draft) => draft,
         Err(found) => {
-            faults.extend(found.iter().map(|fault| format!("model.toml: {fault}")));
+            faults.extend(found.lines().map(|fault| format!("model.toml: {fault}")));
             return Err(faults);
         }
     };

@@ -9,7 +9,7 @@ use super::{LogFormat, Role, Settings, SettingsError};
 use crate::{
     dataset::is_id,
     engine::provider::Provider,
-    fields::{Fault, Fields},
+    faults::{Faults, Reader},
 };
 
 const DEFAULTS: &str = include_str!("default.toml");
@@ -113,16 +113,18 @@ impl Layers {
     }
 
     fn read(&self) -> Result<Settings, SettingsError> {
-        let (mut faults, mut found) = (self.faults.clone(), Vec::new());
-        let settings = read(&self.merged, &mut found);
+        let (settings, found) = read(&self.merged);
+        let mut faults = self.faults.clone();
         faults.extend(
             found
-                .into_iter()
-                .map(|fault| match self.sources.get(&fault.path) {
+                .shown()
+                .iter()
+                .map(|fault| match self.sources.get(&fault.param) {
                     Some(source) => format!("{source}: {fault}"),
                     None => fault.to_string(),
                 }),
         );
+        faults.extend((found.more() > 0).then(|| format!("and {} more", found.more())));
         match settings {
             Some(settings) if faults.is_empty() => Ok(settings),
             _ => Err(SettingsError { faults }),
@@ -142,14 +144,21 @@ fn read_config(path: &PathBuf) -> Result<Table, String> {
         .map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
-    const POSITIVE: &str = "a whole number from 1";
-    let mut fields = Fields::new(table, "", faults);
-    let listen = fields.take("listen", "address:port, such as 127.0.0.1:8080", |_| true);
-    let models = fields.take("models", "a folder", |_| true);
+fn read(table: &Table) -> (Option<Settings>, Faults) {
+    let mut fields = Reader::of_toml(table);
+    let settings = read_fields(&mut fields);
+    (settings, fields.finish("unknown field"))
+}
+
+fn read_fields(fields: &mut Reader) -> Option<Settings> {
+    const POSITIVE: &[&str] = &["a whole number from 1"];
+    let listen = fields.take("listen", &["address:port, such as 127.0.0.1:8080"], |_| {
+        true
+    });
+    let models = fields.take("models", &["a folder"], |_| true);
     let dataset = fields.take::<Vec<String>>(
         "dataset",
-        "a list of ID=FOLDER, each ID once; an ID is letters, digits, _, - and .",
+        &["a list of ID=FOLDER, each ID once; an ID is letters, digits, _, - and ."],
         |pairs| folders(pairs).is_some(),
     );
     let max_dataset_bytes = fields.take("max_dataset_bytes", POSITIVE, |bytes| *bytes > 0u64);
@@ -157,19 +166,20 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     let max_datasets = fields.take("max_datasets", POSITIVE, |datasets| *datasets > 0usize);
     let max_data_bytes = fields.take("max_data_bytes", POSITIVE, |bytes| *bytes > 0u64);
     let default_model =
-        fields.take::<String>("default_model", "the name of a model's folder", |_| true);
-    let data = fields.take("data", "a folder", |_| true);
-    let database = fields.take::<String>("database", "postgres://user:password@host/name", |url| {
-        url.is_empty() || url.starts_with("postgres://") || url.starts_with("postgresql://")
-    });
+        fields.take::<String>("default_model", &["the name of a model's folder"], |_| true);
+    let data = fields.take("data", &["a folder"], |_| true);
+    let database =
+        fields.take::<String>("database", &["postgres://user:password@host/name"], |url| {
+            url.is_empty() || url.starts_with("postgres://") || url.starts_with("postgresql://")
+        });
     let object_store = fields.take::<String>(
         "object_store",
-        "s3://bucket/prefix, or a folder that replicas share",
+        &["s3://bucket/prefix, or a folder that replicas share"],
         |place| place.starts_with("s3://") || !place.contains("://"),
     );
-    let role = fields.take::<Role>("role", "all, api, worker", |_| true);
+    let role = fields.take::<Role>("role", &["all", "api", "worker"], |_| true);
     let job_slots = fields.take("job_slots", POSITIVE, |slots| *slots > 0usize);
-    let lease_ms = fields.take("lease_ms", "a whole number from 100", |ms| *ms >= 100u64);
+    let lease_ms = fields.take("lease_ms", &["a whole number from 100"], |ms| *ms >= 100u64);
     let job_retention_days = fields.take("job_retention_days", POSITIVE, |days| {
         (1..=36_500u64).contains(days)
     });
@@ -178,13 +188,13 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     let max_job_evaluations = fields.take("max_job_evaluations", POSITIVE, |most| *most > 0u64);
     let max_image_evaluations = fields.take("max_image_evaluations", POSITIVE, |most| *most > 0u64);
     let max_job_output_bytes = fields.take("max_job_output_bytes", POSITIVE, |most| *most > 0u64);
-    let onnxruntime = fields.take("onnxruntime", "the path of libonnxruntime", |_| true);
+    let onnxruntime = fields.take("onnxruntime", &["the path of libonnxruntime"], |_| true);
     let providers = fields.take::<Vec<Provider>>(
         "providers",
-        "a list of cpu, cuda, cuda:<device>",
+        &["a list of cpu, cuda, cuda:<device>"],
         |providers| !providers.is_empty(),
     );
-    let threads = fields.take::<usize>("threads", "0 (all cores) to 1024", |threads| {
+    let threads = fields.take::<usize>("threads", &["0 (all cores) to 1024"], |threads| {
         *threads <= 1024
     });
     let max_upload_bytes = fields.take("max_upload_bytes", POSITIVE, |bytes| *bytes > 0usize);
@@ -209,17 +219,16 @@ fn read(table: &Table, faults: &mut Vec<Fault>) -> Option<Settings> {
     let max_interactive_evaluations =
         fields.take("max_interactive_evaluations", POSITIVE, |n| *n > 0usize);
     let request_timeout_ms = fields.take("request_timeout_ms", POSITIVE, |ms| *ms > 0u64);
-    let drain_timeout_ms = fields.take("drain_timeout_ms", "a whole number", |_: &u64| true);
-    let shutdown_grace_ms = fields.take("shutdown_grace_ms", "a whole number", |_: &u64| true);
-    let cors_origins = fields.take("cors_origins", "a list of origins, or \"*\"", |_| true);
-    let allowed_hosts = fields.take("allowed_hosts", "a list of host names", |_| true);
+    let drain_timeout_ms = fields.take("drain_timeout_ms", &["a whole number"], |_: &u64| true);
+    let shutdown_grace_ms = fields.take("shutdown_grace_ms", &["a whole number"], |_: &u64| true);
+    let cors_origins = fields.take("cors_origins", &["a list of origins, or \"*\""], |_| true);
+    let allowed_hosts = fields.take("allowed_hosts", &["a list of host names"], |_| true);
     let log = fields.take(
         "log",
-        "a filter of tracing's EnvFilter, such as info,explaind=debug",
+        &["a filter of tracing's EnvFilter, such as info,explaind=debug"],
         |_| true,
     );
-    let log_format = fields.take::<LogFormat>("log_format", "text, json", |_| true);
-    fields.finish();
+    let log_format = fields.take::<LogFormat>("log_format", &["text", "json"], |_| true);
     let threads = match threads? {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,

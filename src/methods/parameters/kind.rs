@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::{Facts, Parameters};
-use crate::{methods::Faults, text::shown};
+use crate::{faults::Faults, text::shown};
 
 /// Parameters that methods take together, and what must hold among them.
 #[derive(Debug)]

@@ -11,12 +11,16 @@ mod values;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Fault, Faults, target::Target};
-use crate::{model::labels::Classes, picture::baseline::Baseline};
+use super::target::Target;
+use crate::{
+    faults::{Fault, Faults, Reader},
+    model::labels::Classes,
+    picture::baseline::Baseline,
+};
 pub use kind::{Group, Kind, Parameter};
 pub use method::{Cost, Method, Need, Scores};
 use onnx_autodiff::autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule};
-use values::{GroupValues, Values};
+pub use values::{GroupValues, Values};
 
 /// A method with all its parameters resolved. Those that the method does not take keep their
 /// defaults and are not printed.
@@ -34,8 +38,8 @@ pub struct Parameters {
     pub seed: u64,
     /// What to reproduce in place of the formula.
     pub compat: Option<Compat>,
-    /// Of the groups that files of methods define.
-    groups: GroupValues,
+    /// Of the groups that files of methods define: see [`Self::group`] and [`Self::change`].
+    pub groups: GroupValues,
 }
 
 /// Published code that differs from its paper.
@@ -89,35 +93,25 @@ impl Parameters {
         given: &Map<String, Value>,
         facts: &Facts<'_>,
     ) -> Result<Self, Faults> {
-        let mut faults = Faults::default();
         let mut parameters = Self::defaults(method, facts.head, facts.pattern_layers.clone());
         for group in method.groups {
             (group.from_model)(&mut parameters, facts);
         }
+        let mut asked = given.clone();
+        asked.shift_remove("method");
+        let mut reader = Reader::new(asked);
         for parameter in method.parameters() {
-            if let Some(value) = given.get(parameter.name)
-                && let Err(message) = parameter.set(&mut parameters, value, facts)
+            if let Some(value) = reader.raw(parameter.name)
+                && let Err(message) = parameter.set(&mut parameters, &value, facts)
             {
-                faults.push(Fault {
+                reader.faults.push(Fault {
                     param: parameter.name.into(),
                     message,
                     allowed: parameter.allowed_for(facts),
                 });
             }
         }
-        let unknown = given
-            .keys()
-            .filter(|name| *name != "method" && !method.takes(name));
-        faults.refuse_unknown(
-            unknown,
-            &format!("is not a parameter of {}", method.id),
-            || {
-                method
-                    .parameters()
-                    .map(|parameter| parameter.name.to_owned())
-                    .collect()
-            },
-        );
+        let mut faults = reader.finish(&format!("is not a parameter of {}", method.id));
         for group in method.groups {
             (group.check)(&parameters, given, facts, &mut faults);
         }

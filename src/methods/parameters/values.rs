@@ -9,7 +9,7 @@ impl<T: Any + fmt::Debug + Send + Sync> Values for T {}
 
 /// One set of values for each type. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct GroupValues(Vec<Arc<dyn Values>>);
+pub struct GroupValues(Vec<Arc<dyn Values>>);
 
 impl GroupValues {
     /// Those of a group that was not set are its defaults.
