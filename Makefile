@@ -1,10 +1,10 @@
 # On a fresh machine with Rust, Python 3 + pip, a C compiler and make: `make serve`, or `make test`.
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: help serve test build runtime postgresql test_tools models datasets patterns gallery docs bench peers
+.PHONY: help serve test test-fast build runtime postgresql test_tools models datasets patterns gallery docs bench peers
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: runtime build ## build, and serve the models on 127.0.0.1:8080 (or LISTEN=HOST:PORT)
 	scripts/serve.sh $(LISTEN)
@@ -13,6 +13,10 @@ test: runtime models postgresql test_tools ## formatting, lints and all tests
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo test --locked --workspace
+
+test-fast: runtime ## the quick tests: no PostgreSQL, no model but the bundled one
+	cargo test --locked --workspace --lib --test architecture --test docs
+	SQLITE_ONLY=1 cargo test --locked --test jobs -- store:: runner:: crash::
 
 build: ## build target/release/explaind
 	cargo build --locked --release

@@ -229,7 +229,7 @@ fn paths_are_read_whole_and_circles_found() {
 struct Source {
     /// Relative to `src/`.
     file: String,
-    /// The module that it is: `a/mod.rs` and `a.rs` are `[a]`.
+    /// The module that it is: `mod.rs` and `lib.rs` are their folder.
     module: Vec<String>,
     /// The paths to the crate's own items that it names, from the crate's root.
     own_paths: Vec<Vec<String>>,

@@ -1,4 +1,4 @@
-//! The store of a queue, opened at first use, and the news of what this process changes in it.
+//! The store of a queue, opened at first use, and notices of what this process changes in it.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -17,8 +17,8 @@ struct Parts {
     database: Option<String>,
     data: PathBuf,
     store: OnceCell<Store>,
-    /// Told of whatever this process changes, so that nobody here has to wait until the database
-    /// is polled.
+    /// Notified of every change by this process, so that nobody in it waits for the next poll of
+    /// the database.
     changed: Notify,
 }
 
@@ -36,11 +36,11 @@ impl Connection {
         }
     }
 
-    /// Opened at first use, and tried again as long as it cannot be: a database that is away keeps
-    /// nobody from explaining.
+    /// Opened at first use, and tried again until it can be: the server starts and explains without
+    /// its database.
     pub async fn store(&self) -> Result<&Store, StoreError> {
         let Parts { database, data, .. } = &*self.parts;
-        // Boxed: the many callers would each hold, and compile, all that opening a database takes.
+        // Boxed, or the future of each caller would hold that of opening a database.
         self.parts
             .store
             .get_or_try_init(|| Store::open(database.as_deref(), data).boxed())
@@ -52,7 +52,7 @@ impl Connection {
         self.parts.database.is_none()
     }
 
-    pub fn tell_change(&self) {
+    pub fn notify_change(&self) {
         self.parts.changed.notify_waiters();
     }
 
@@ -61,7 +61,8 @@ impl Connection {
         self.parts.changed.notified()
     }
 
-    /// Waits until this process changes something, and no longer than `limit`: others may have.
+    /// Waits until this process changes something, or until `limit` has passed: other processes may
+    /// have changed something then.
     pub async fn wait_for_change(&self, limit: Duration) {
         let _ = tokio::time::timeout(limit, self.changed()).await;
     }

@@ -36,29 +36,30 @@ pub trait Kind: Send + Sync {
     /// Its parameters, each with what it is and its default.
     fn parameters(&self) -> &'static [(&'static str, &'static str)];
 
-    /// Checks what is asked for (the body of POST /jobs without `kind`) and settles every default:
-    /// all faults at once. What grows with the data set or the request is worked on in the pool.
+    /// Checks the request (the body of POST /jobs without `kind`), reports all of its faults at
+    /// once, and fills in every default. Work that grows with the data set or the request runs on
+    /// the pool.
     fn plan<'a>(
         &'a self,
         asked: Map<String, Value>,
         app: &'a App,
     ) -> BoxFuture<'a, Result<Plan, JobError>>;
 
-    /// The result of one shard. Stops soon once `context.caller.cancel` is cancelled, with any
-    /// error.
+    /// The result of one shard. Returns soon, with any error, once `context.caller.cancel` is
+    /// cancelled.
     fn work<'a>(
         &'a self,
         context: &'a Context,
         shard: &'a Shard,
     ) -> BoxFuture<'a, Result<Bytes, WorkError>>;
 
-    /// One JSON result out of the results of the shards, in their order. Those that are not there
-    /// yet are `None`: then it is what GET /jobs/{id} shows while the job runs. Pure, and run on
-    /// the pool.
+    /// Combines the results of the shards, in order, into the result of the job. `None` stands for
+    /// a shard that is not done: GET /jobs/{id} shows such a partial result while the job runs.
+    /// Pure; runs on the pool.
     fn reduce(&self, spec: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError>;
 
-    /// What is to happen at the end, with the reduced result of all shards: it gives the job's
-    /// result. May happen more than once.
+    /// Turns the reduced result of all shards into the job's result, with whatever else belongs to
+    /// the end. May run more than once.
     fn complete<'a>(
         &'a self,
         _: &'a Context,
@@ -67,17 +68,17 @@ pub trait Kind: Send + Sync {
         Box::pin(async { Ok(reduced) })
     }
 
-    /// What GET /jobs/{id} shows of a result: not what only a report needs.
+    /// The part of a result that GET /jobs/{id} shows; the rest is for reports.
     fn overview(&self, result: Arc<Value>) -> Arc<Value> {
         result
     }
 
-    /// The formats of its report; the first is for readers without wishes.
+    /// The formats of its report, the default first.
     fn formats(&self) -> &'static [Format] {
         &[Format::Json]
     }
 
-    /// The report in one of `formats`, of a result of `reduce` or `complete`. Run on the pool.
+    /// The report in one of `formats`, of a result of `reduce` or `complete`. Runs on the pool.
     fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError>;
 }
 
@@ -94,12 +95,12 @@ pub struct Plan {
     pub spec: Value,
     /// The model it is about, for lists to filter by.
     pub model: Option<String>,
-    /// At least one. Each a few seconds of work: what a crash loses, and what other replicas can
-    /// take.
+    /// At least one. Each is a few seconds of work: so much is lost in a crash, and so much is
+    /// leased to a replica at once.
     pub shards: Vec<PlannedShard>,
 }
 
-/// What a shard is worked on with, and for whom.
+/// What a shard is worked on with.
 #[derive(Clone)]
 pub struct Context {
     pub app: App,

@@ -1,5 +1,4 @@
-//! One job run to its end in this process: what `explaind bench` does. The queue is that of this
-//! job alone.
+//! Runs one job to its end in this process, on a queue of its own: `explaind bench`.
 
 use std::time::Duration;
 
@@ -16,8 +15,8 @@ use super::{
 /// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Submits and works until the job has ended, telling where it is. With a `key` a job that was
-/// broken off goes on where it was.
+/// Submits a job, works until it has ended, and reports its progress. A job that was interrupted
+/// resumes where the same `key` is given.
 pub async fn run(
     queue: &Queue,
     asked: Map<String, Value>,
@@ -30,7 +29,7 @@ pub async fn run(
     .await
 }
 
-/// As [`run`], or until `stop` resolves, where the job is not final yet. Told are also the seconds
+/// As [`run`], or until `stop` resolves, which leaves the job unfinished. Also reports the seconds
 /// left, once they are known.
 pub async fn run_until(
     stop: impl Future<Output = ()>,

@@ -1,5 +1,5 @@
-//! Where jobs are handed in and looked at: what the API and the command line call. Runners work on
-//! the same queue.
+//! Submits, reads, cancels and deletes jobs, for the API and the command line. Runners work on the
+//! same queue.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -33,18 +33,17 @@ struct Parts {
     app: App,
     kinds: Kinds,
     connection: Connection,
-    /// Told of the jobs that this process ends: its own workers need not wait for their next
-    /// heartbeat.
+    /// Ids of the jobs that this process cancels or deletes, so that its own workers need not wait
+    /// for their next heartbeat.
     ended: broadcast::Sender<String>,
     watch: Arc<Watch>,
     results: Results,
 }
 
-/// Ends that a worker may be late to hear of; it then asks the database.
-const ENDED_AT_ONCE: usize = 64;
+/// Messages in `ended` that a worker may lag behind; one that lags more asks the database.
+const ENDED_CAPACITY: usize = 64;
 
-/// What a job takes in the database before it runs, about: itself, and for each shard and each
-/// unit.
+/// About the bytes that a submitted job takes in the database: itself, each shard and each unit.
 const JOB_BYTES: u64 = 4096;
 const SHARD_BYTES: u64 = 200;
 const UNIT_BYTES: u64 = 8;
@@ -59,10 +58,10 @@ const SHOWN_ERRORS: u64 = 100;
 #[derive(Clone, Debug)]
 pub struct JobStatus {
     pub job: Job,
-    /// Units per second, and the seconds left at that rate; while it runs.
+    /// Units per second, and the seconds left at that rate, of a running job.
     pub rate: Option<f64>,
     pub eta_s: Option<f64>,
-    /// The result, or what there is of it: of a job with a shard done.
+    /// The result, or the reduction of the shards that are done; none before the first is.
     pub result: Option<Arc<Value>>,
     pub errors: Vec<ShardError>,
 }
@@ -95,7 +94,7 @@ impl Queue {
         let parts = Parts {
             app,
             kinds,
-            ended: broadcast::Sender::new(ENDED_AT_ONCE),
+            ended: broadcast::Sender::new(ENDED_CAPACITY),
             watch: Arc::new(Watch::new(connection.clone())),
             results: Results::default(),
             connection,
@@ -117,29 +116,29 @@ impl Queue {
         self.parts.connection.store().await
     }
 
-    /// Where this process tells of what it changes.
+    /// The store, and the notices of what this process changes in it.
     pub(super) fn connection(&self) -> &Connection {
         &self.parts.connection
     }
 
-    /// Whether the database answers, soon enough for a health check.
+    /// Whether the database answers in time for a health check.
     pub async fn check(&self) -> Result<(), String> {
         in_time(async { self.store().await?.check().await }).await
     }
 
-    /// How many jobs are in each state, told soon enough for a monitor.
+    /// How many jobs are in each state, in time for a monitor.
     pub async fn counts(&self) -> Result<Vec<(JobState, u64)>, String> {
         in_time(async { self.store().await?.counts().await }).await
     }
 
-    fn tell_end(&self, job: &str) {
-        // Nobody listens where nobody works.
+    fn notify_end(&self, job: &str) {
+        // There are no receivers where no worker runs.
         let _ = self.parts.ended.send(job.to_owned());
-        self.connection().tell_change();
+        self.connection().notify_change();
     }
 
-    /// The jobs that this process ends from now on.
-    pub(super) fn ended_here(&self) -> broadcast::Receiver<String> {
+    /// Ids of the jobs that this process cancels or deletes from now on.
+    pub(super) fn ended_jobs(&self) -> broadcast::Receiver<String> {
         self.parts.ended.subscribe()
     }
 
@@ -160,7 +159,7 @@ impl Queue {
         let whole = Value::Object(asked.clone());
         let submitted = match store.submitted(key.as_deref(), &whole).await? {
             Some(known) => known,
-            // Told before the request is planned, and once more in the transaction that adds the
+            // Checked before the request is planned, and again in the transaction that adds the
             // job.
             None if store.open_jobs().await? >= max_jobs => Submitted::Full,
             None => {
@@ -185,7 +184,7 @@ impl Queue {
         };
         match submitted {
             Submitted::New(job) => {
-                self.connection().tell_change();
+                self.connection().notify_change();
                 Ok((job, true))
             }
             Submitted::Known(job) => Ok((job, false)),
@@ -194,7 +193,7 @@ impl Queue {
         }
     }
 
-    /// Room in the data folder for what a job takes in its database, where that is there.
+    /// Reserves room for a job in the data folder; none where the database is elsewhere.
     async fn reserve(&self, new: &NewJob) -> Result<Option<Reservation>, JobError> {
         if !self.connection().is_local() {
             return Ok(None);
@@ -210,7 +209,7 @@ impl Queue {
         ))
     }
 
-    /// What is asked for, settled, without submitting it.
+    /// Plans a request without submitting it.
     pub async fn plan(
         &self,
         mut asked: Map<String, Value>,
@@ -252,7 +251,7 @@ impl Queue {
         let store = self.store().await?;
         let (rate, eta_s) = self.rate(&job).await?;
         let errors = store.errors(id, SHOWN_ERRORS).await?;
-        // What is done can be looked at whatever becomes of its reduction.
+        // A reduction that fails hides nothing else of the job.
         let result = match self.result(&job).await {
             Err(JobError::Store(error)) => return Err(error.into()),
             Err(error) => {
@@ -316,8 +315,7 @@ impl Queue {
         registry::find(self.kinds(), &job.kind).ok_or_else(unknown)
     }
 
-    /// The formats of a job's report; the first is for readers without wishes. None where the kind
-    /// is not known here.
+    /// The formats of a job's report, the default first; none where the kind is not known here.
     pub fn formats(&self, job: &Job) -> &'static [Format] {
         self.kind_of(job).map_or(&[], |kind| kind.formats())
     }
@@ -346,7 +344,7 @@ impl Queue {
     /// Ends a job; one that has ended stays as it is.
     pub async fn cancel(&self, id: &str) -> Result<Job, JobError> {
         self.store().await?.cancel(id).await?;
-        self.tell_end(id);
+        self.notify_end(id);
         self.job(id).await
     }
 
@@ -356,7 +354,7 @@ impl Queue {
             return Err(JobError::Unknown { id: id.to_owned() });
         }
         crash_point!("queue::deleted");
-        self.tell_end(id);
+        self.notify_end(id);
         // The job is gone; what is left of its files now is found by the next sweep.
         if let Err(error) = self.app().files().remove_all(&folder_of(id)).await {
             tracing::warn!(%error, job = id, "the files of a deleted job could not be removed; they are tried again");
@@ -384,9 +382,9 @@ impl Queue {
         }
     }
 
-    /// Removes the files of a job that is not there any more; a worker that was stopped may have
-    /// written some after all.
-    pub(super) async fn clear(&self, id: &str) -> Result<(), JobError> {
+    /// Removes the files of a job that was deleted: a worker that was stopped may have written some
+    /// after that.
+    pub(super) async fn remove_files_if_deleted(&self, id: &str) -> Result<(), JobError> {
         if !self
             .store()
             .await?
@@ -399,10 +397,9 @@ impl Queue {
         Ok(())
     }
 
-    /// Removes the files of all jobs that are not there any more: of those that were deleted while
-    /// a worker wrote, or by a process that ended before their files. A job is there before its
-    /// first file, so that files which are found before jobs are looked for belong to no job to
-    /// come.
+    /// Removes the files of all deleted jobs: some are left where a worker still wrote, or where
+    /// the deleting process ended too early. Lists files before jobs: a job is stored before its
+    /// first file, so no file of a new job is taken for one of a deleted job.
     pub async fn sweep(&self) -> Result<usize, JobError> {
         let files = self.app().files();
         let folders = files.folders(&folder_of_all()).await?;

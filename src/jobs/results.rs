@@ -1,5 +1,5 @@
-//! Results as readers see them: reduced, or read, once for every change, however many look and
-//! however often.
+//! A cache of results, as readers see them: reduced, or read, once for every change of a job,
+//! however many readers ask.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::pool::WorkPanicked;
 
-/// The jobs whose results are kept: those looked at last.
+/// How many jobs' results are kept: those read last.
 const KEPT: usize = 16;
 
 #[derive(Default)]
@@ -22,10 +22,10 @@ pub struct Results {
     jobs: Mutex<VecDeque<(String, Slot)>>,
 }
 
-/// Held while a result is made: who wants the same waits for it.
+/// Locked while a result is made: others who want it wait.
 type Slot = Arc<tokio::sync::Mutex<Option<(Stage, Arc<Value>)>>>;
 
-/// How far a job is; later stages are greater.
+/// How far a job has come; later stages are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Stage {
     succeeded: bool,
@@ -33,8 +33,8 @@ struct Stage {
 }
 
 impl Results {
-    /// The result of `job` as it stands, or a later one. `make` runs to its end even when nobody
-    /// waits for it any more.
+    /// The result of `job` at its present stage, or a later one. `make` runs to its end even when
+    /// its caller is gone.
     pub async fn get(
         &self,
         job: &Job,

@@ -1,6 +1,6 @@
-//! Leases shards and works on them: heartbeats, stops what is cancelled or lost, tries again what
-//! failed, drains at the end. Its evaluations have job priority: whatever waits for an answer goes
-//! first.
+//! Leases shards and works on them: renews leases, stops attempts whose job is cancelled or whose
+//! lease is lost, retries failures, drains at shutdown. Its evaluations have job priority: they
+//! wait for those of requests.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -34,7 +34,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Heartbeats in the length of a lease.
 const HEARTBEATS: u32 = 5;
 
-/// A shard that failed waits for this part of a lease, then twice as long, and so on.
+/// A shard that failed waits for the length of a lease divided by this, then twice as long, and so
+/// on.
 const LEASE_OVER_RETRY: u32 = 15;
 
 /// The first and the longest pause while the database does not answer.
@@ -77,16 +78,15 @@ impl Runner {
         }
     }
 
-    /// Works until the shutdown, and keeps the store free of jobs past their retention and of the files
-    /// of jobs that are gone.
+    /// Works until the shutdown, and removes jobs past their retention and files of deleted jobs.
     pub async fn run(&self, shutdown: &Shutdown) {
         let forget = every(FORGET, shutdown, || self.forget());
         let sweep = every(SWEEP, shutdown, || self.sweep());
         tokio::join!(self.work_until(shutdown), forget, sweep);
     }
 
-    /// Works until the shutdown, and removes nothing: files of jobs that this queue does not know are
-    /// those of others.
+    /// Works until the shutdown, and removes nothing: files of jobs that this queue does not know
+    /// belong to another queue.
     pub async fn work_until(&self, shutdown: &Shutdown) {
         let slots = self.queue.app().settings().job_slots;
         join_all((0..slots).map(|_| self.work(shutdown))).await;
@@ -105,7 +105,7 @@ impl Runner {
                 Ok(Some(lease)) => {
                     pause = BACK_OFF.0;
                     self.attempt(lease, shutdown).await;
-                    self.queue.connection().tell_change();
+                    self.queue.connection().notify_change();
                 }
                 Ok(None) => tokio::select! {
                     () = shutdown.graceful.cancelled() => {}
@@ -210,9 +210,9 @@ impl Runner {
 
     /// Renews the lease until the lease or its job is over.
     async fn heartbeat(&self, lease: &Lease, context: &Context) {
-        let (length, mut ended) = (self.lease(), self.queue.ended_here());
+        let (length, mut ended) = (self.lease(), self.queue.ended_jobs());
         loop {
-            // A receiver that missed some is told so, and asks the database.
+            // A receiver that lagged behind gets an error, and asks the database.
             let heard = async { while ended.recv().await.is_ok_and(|job| job != lease.job) {} };
             let _ = tokio::time::timeout(length / HEARTBEATS, heard).await;
             let done = context.units_done.load(Ordering::Relaxed);
@@ -230,8 +230,8 @@ impl Runner {
         }
     }
 
-    /// Writes what an attempt gave, however long the database takes to answer: the token keeps a
-    /// late write out. None when the immediate shutdown came first.
+    /// Writes the outcome, and tries again until the database answers: the lease's token refuses a
+    /// write that is too late. None when the immediate shutdown came first.
     async fn settle(&self, lease: &Lease, outcome: &Outcome, shutdown: &Shutdown) -> Option<Acked> {
         let mut pause = BACK_OFF.0;
         loop {
@@ -272,9 +272,9 @@ impl Runner {
         }
     }
 
-    /// What was stopped may have written files for a job that had been deleted by then.
+    /// An attempt that was stopped may have written files after its job was deleted.
     async fn clear(&self, lease: &Lease) {
-        if let Err(error) = self.queue.clear(&lease.job).await {
+        if let Err(error) = self.queue.remove_files_if_deleted(&lease.job).await {
             tracing::warn!(%error, job = lease.job, "files of a deleted job may be left; they are looked for again");
         }
     }
@@ -363,9 +363,9 @@ async fn back_off(pause: &mut Duration, until: &CancellationToken) {
     *pause = (*pause * 2).min(BACK_OFF.1);
 }
 
-/// How a shard ends here; each is counted. Stopped: it was cancelled or its lease was lost.
-/// Refused: its result came too late. Given back: the server ended. Unwritten: the database could
-/// not be reached.
+/// How an attempt ends; each is counted in the metrics. Stopped: the job was cancelled or the lease
+/// lost. Refused: the result came too late. Given back: the server was shut down. Unwritten: the
+/// database could not be reached.
 #[derive(Clone, Copy, Debug)]
 pub enum Ending {
     Succeeded,

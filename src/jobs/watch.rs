@@ -1,6 +1,6 @@
-//! Who follows the events of jobs: one task looks at the database for all of them, as long as there
-//! are any, and keeps the last events of each job that is followed. A reader that is too slow for
-//! those reads on from the database: it misses nothing, and nothing waits for it.
+//! Followers of the events of jobs. One task polls the database for all followers while there are
+//! any, and keeps the last events of each job that is followed. A follower that is slower than that
+//! reads from the database: it misses no event, and delays nobody.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,18 +32,18 @@ pub struct Watch {
     connection: Connection,
     places: Arc<Semaphore>,
     feeds: Mutex<Feeds>,
-    /// Somebody follows a job that was not followed.
+    /// Notified when a follower joins.
     joined: Notify,
 }
 
 #[derive(Default)]
 struct Feeds {
     jobs: HashMap<String, watch::Sender<Feed>>,
-    /// Whether the task is at work.
+    /// Whether the task runs.
     watched: bool,
 }
 
-/// The end of a job's events, as far as it was read.
+/// The last events of a job, as of the last refresh.
 #[derive(Default)]
 struct Feed {
     /// Without gaps.
@@ -52,7 +52,7 @@ struct Feed {
     ended: bool,
 }
 
-/// One who reads the events of a job.
+/// A reader of the events of a job.
 pub struct Follower {
     watch: Arc<Watch>,
     job: String,
@@ -104,7 +104,7 @@ impl Watch {
         self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The jobs that are followed, and the last event that each feed has; none when the task may
+    /// The jobs that are followed, each with the last event of its feed; none when the task is to
     /// end.
     fn followed(&self) -> Option<Vec<(String, u64)>> {
         let mut feeds = self.feeds();
@@ -119,17 +119,17 @@ impl Watch {
         })
     }
 
-    /// Readers of a feed that is gone read what there is, and end.
+    /// Drops all feeds: their followers read what they have, and end.
     fn close(&self) {
         self.feeds().jobs.clear();
     }
 
-    /// One query for all, and one more for each job that something happened to.
+    /// One query for all jobs, and one more for each that has new events.
     async fn refresh(&self, followed: Vec<(String, u64)>) -> Result<(), StoreError> {
         let store = self.connection.store().await?;
         let open = store.open_heads().await?;
         for (job, known) in followed {
-            // Looked at before the events: what ends a job is among them.
+            // Read before the events, so that they include the one that ended the job.
             let Head { last_event, ended } = match open.get(&job) {
                 Some(head) => *head,
                 None => store.head(&job).await?,
@@ -156,7 +156,7 @@ impl Watch {
 /// Refreshes the feeds until nobody follows.
 async fn watch(watch: Arc<Watch>) {
     while let Some(followed) = watch.followed() {
-        // From here on no change is missed.
+        // Registered before the refresh, so that it wakes for changes during it.
         let changed = watch.connection.changed();
         if let Err(error) = watch.refresh(followed).await {
             tracing::warn!(%error, "the events of jobs cannot be read; their readers may come again");
@@ -184,7 +184,7 @@ impl Feed {
         self.ended = ended;
     }
 
-    /// Those after `last`; none where some of them are not kept.
+    /// The events after `last`; none where some of them are not kept any more.
     fn after(&self, last: u64) -> Option<VecDeque<Event>> {
         let first = self.recent.front().map_or(self.last + 1, |event| event.seq);
         (first <= last.saturating_add(1)).then(|| {
@@ -198,7 +198,7 @@ impl Feed {
 }
 
 impl Follower {
-    /// The next event; none at the end of the job, or of the database.
+    /// The next event; none when the job has ended, or the database cannot be read.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.read.pop_front() {
@@ -270,7 +270,7 @@ mod tests {
             ),
             (None, RECENT)
         );
-        // It was not looked at for a while.
+        // Events between were missed.
         feed.add(events(500..=501), true);
         assert_eq!(
             (seqs(feed.after(498)), seqs(feed.after(499))),

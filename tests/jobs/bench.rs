@@ -4,9 +4,11 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
+use sqlx::{Connection, SqliteConnection};
 
 use crate::{
     processes::{Signal, send},
@@ -117,8 +119,21 @@ fn several_metrics_are_printed_one_after_another() {
     assert_eq!(report["request"]["metrics"][2]["stages"], 1);
 }
 
-#[test]
-fn a_benchmark_that_is_broken_off_goes_on_where_it_was() {
+/// How many shards are done of the benchmark that is under way; none while its database is not
+/// there.
+async fn shards_done(material: &Path) -> Option<i64> {
+    let folder = std::fs::read_dir(material.join("data/bench"))
+        .ok()?
+        .next()?;
+    let file = folder.ok()?.path().join("jobs.sqlite");
+    let url = format!("sqlite://{}", file.display());
+    let mut connection = SqliteConnection::connect(&url).await.ok()?;
+    let done = sqlx::query_scalar("SELECT shards_done FROM jobs");
+    done.fetch_one(&mut connection).await.ok()
+}
+
+#[tokio::test]
+async fn a_benchmark_that_is_broken_off_goes_on_where_it_was() {
     let material = material();
     let start = || {
         let mut command = bench(material.path());
@@ -140,8 +155,11 @@ fn a_benchmark_that_is_broken_off_goes_on_where_it_was() {
         .lines()
         .map_while(Result::ok);
     assert!(told.any(|line| line.contains("measuring 60 images")));
-    // The first shards are done by then.
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let started = Instant::now();
+    while shards_done(material.path()).await.unwrap_or(0) < 1 {
+        assert!(started.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     send(process.id(), Signal::Terminate);
     let last = told.last().unwrap_or_default();
     assert_eq!(process.wait().unwrap().code(), Some(130), "{last}");

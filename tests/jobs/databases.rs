@@ -61,9 +61,9 @@ pub async fn postgres() -> TestDatabase {
 }
 
 /// Set by `make test-fast`, which starts no PostgreSQL.
-const SQLITE_ONLY: &str = "EXPLAIND_TEST_SQLITE_ONLY";
+const SQLITE_ONLY: &str = "SQLITE_ONLY";
 
-/// One of each.
+/// One of each that is tested.
 pub async fn databases() -> Vec<TestDatabase> {
     let mut databases = vec![sqlite()];
     if std::env::var(SQLITE_ONLY).is_err() {

@@ -1,4 +1,4 @@
-//! The connections to SQLite or PostgreSQL, where the two differ in words, and their tables.
+//! Connections to SQLite or PostgreSQL, the dialects of the two, and their tables.
 
 use std::{path::Path, time::Duration};
 
@@ -11,13 +11,13 @@ use sqlx::{
 
 use super::error::StoreError;
 
-/// The database of a data folder that names no other.
+/// The SQLite file in the data folder.
 const FILE: &str = "jobs.sqlite";
 
-/// How long a write waits for another process's.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a write waits for those of other processes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Refused by a connection that may only read, and changes nothing.
+/// Changes nothing, and fails where the connection is read-only.
 const TRY_TO_WRITE: &str = "BEGIN IMMEDIATE; PRAGMA user_version = 0; ROLLBACK";
 
 /// Clones share the connections.
@@ -74,7 +74,7 @@ impl Store {
             Some(url) => {
                 let options = PgPoolOptions::new()
                     .max_connections(8)
-                    .acquire_timeout(PATIENCE);
+                    .acquire_timeout(BUSY_TIMEOUT);
                 Pools::Postgres(options.connect(url).await?)
             }
             None => {
@@ -87,7 +87,7 @@ impl Store {
                     .create_if_missing(true)
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
-                    .busy_timeout(PATIENCE);
+                    .busy_timeout(BUSY_TIMEOUT);
                 // SQLite itself ends a transaction that a full disk stopped; its connection would
                 // count it as open for ever.
                 let pool = SqlitePoolOptions::new()
@@ -145,12 +145,12 @@ fn migrations(first: &'static str) -> Migrator {
     ])
 }
 
-/// A count or a time out of the database; they are never negative.
+/// A count or a time from the database, where neither is negative.
 pub(super) fn natural(number: i64) -> u64 {
     number.try_into().unwrap_or_default()
 }
 
-/// The other way round; no count comes near the end.
+/// A count or a time for the database; none comes near the largest integer.
 pub(super) fn integer(number: u64) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Why the store did not do what it was asked for.
+//! The errors of the store.
 
 /// SQLITE_FULL, and PostgreSQL's disk_full.
 const FULL: &[&str] = &["13", "53100"];

@@ -1,4 +1,4 @@
-//! What happened to a job, in order.
+//! The events of a job, in order.
 
 use serde_json::Value;
 
@@ -7,13 +7,13 @@ pub struct Event {
     /// Counts a job's events from 1, without gaps.
     pub seq: u64,
     pub at: u64,
-    /// state, progress, shard.
+    /// `state`, `progress` or `shard`.
     pub kind: String,
     pub payload: Value,
 }
 
-/// Adds an event to a job, in the transaction that makes it true. The job's row is locked by then:
-/// numbers have no gaps.
+/// Adds an event to a job, in the transaction of the change that it tells of. The job's row is
+/// locked by then, so numbers have no gaps.
 macro_rules! record {
     ($transaction:expr, $job:expr, $kind:expr, $payload:expr) => {{
         let payload: String = $payload.to_string();

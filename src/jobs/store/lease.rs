@@ -1,6 +1,6 @@
-//! Leases: claim, renew, and every way a shard ends. Each write after the claim repeats the token;
-//! where it no longer is the shard's, or the job has ended, nothing is written and the caller is
-//! told.
+//! Leases: claim, renew, and every way a shard ends. Each write after the claim repeats the lease's
+//! token; where the shard has another token by then, or its job has ended, nothing is written and
+//! the caller is told.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -14,19 +14,19 @@ use super::{
 };
 use crate::{jobs::crash::crash_point, text::cut};
 
-/// A shard that failed so often fails its job.
+/// Failures of a shard that fail its job.
 pub const MAX_FAILURES: u64 = 5;
 
-/// A shard whose lease ran out so often fails its job: it is likely what kills its workers.
+/// Expired leases of a shard that fail its job: the shard is likely what kills its workers.
 pub const MAX_LOSSES: u64 = 20;
 
-/// The longest text that a failure leaves in the database, in bytes.
+/// The longest error that is kept, in bytes.
 const LONGEST_ERROR: usize = 1000;
 
-/// Events about progress, and events about failures, that one job has at the most.
+/// The most events about progress of one job, and the most about failures.
 const MAX_EVENTS: u64 = 1000;
 
-/// A shard, for a while.
+/// A shard that a worker holds until the lease expires.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lease {
     pub job: String,
@@ -38,7 +38,7 @@ pub struct Lease {
     token: i64,
 }
 
-/// What a heartbeat finds.
+/// The answer to a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewed {
     Kept,
@@ -46,17 +46,17 @@ pub enum Renewed {
     Over,
 }
 
-/// What became of a write.
+/// The answer to a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acked {
     Written,
-    /// It came too late: the shard belongs to another worker, or its job has ended.
+    /// Too late: the shard belongs to another worker, or its job has ended.
     Refused,
 }
 
-/// Takes a shard ($1 for whom, $2 for how long, $3 the kinds). Jobs take turns: the one with the
-/// fewest shards under way first, then the one whose last turn, or arrival, is the longest ago.
-/// `$next` is a job and its first shard to be worked on.
+/// Claims a shard: $1 is the owner, $2 the length of the lease in ms, $3 the kinds. Jobs take
+/// turns: first the one with the fewest running shards, then the one whose last turn, or arrival,
+/// is the longest ago. `$next` selects a job and its first shard that can be leased.
 macro_rules! claim {
     ($next:expr) => {
         concat!(
@@ -70,7 +70,7 @@ macro_rules! claim {
     };
 }
 
-/// The open jobs `j` of the kinds, and how many of their shards are under way.
+/// The open jobs `j` of the kinds, each with its number of running shards.
 macro_rules! open_jobs {
     () => {
         " FROM jobs j LEFT JOIN (SELECT job_id, COUNT(*) AS running FROM shards
@@ -85,7 +85,7 @@ macro_rules! turn {
     };
 }
 
-/// The first shard of job `j` that is to be worked on.
+/// The first shard of job `j` that can be leased.
 macro_rules! next_shard {
     () => {
         " SELECT s.idx FROM shards s WHERE s.job_id = j.id
@@ -105,8 +105,7 @@ const SQLITE_CLAIM: &str = claim!(concat!(
     " LIMIT 1"
 ));
 
-/// The jobs are in the order of their turns before shards are looked at: only the one that is taken
-/// is locked.
+/// Orders the jobs before it selects a shard, so that only that shard is locked.
 const POSTGRES_CLAIM: &str = claim!(concat!(
     "SELECT j.id, s.idx FROM (SELECT j.id ",
     open_jobs!(),
@@ -123,7 +122,7 @@ fn claim_in(dialect: Dialect) -> &'static str {
     }
 }
 
-/// Of the writes about a shard: $1 the job, $2 its index, $3 the token.
+/// An update of a shard under its lease: $1 is the job, $2 the index, $3 the token.
 macro_rules! fenced {
     ($set:literal) => {
         concat!(
@@ -135,7 +134,7 @@ macro_rules! fenced {
     };
 }
 
-/// Ends a job that a shard has failed.
+/// Fails a job because of a shard.
 macro_rules! fail_job {
     ($transaction:expr, $job:expr, $error:expr) => {{
         sqlx::query(
@@ -150,15 +149,15 @@ macro_rules! fail_job {
     }};
 }
 
-/// Whether it is worth an event that so many shards are done: of a job of very many not each is.
-fn is_told(done: u64, shards: u64) -> bool {
+/// Whether an event tells that so many shards are done: not each, where a job has very many.
+fn has_event(done: u64, shards: u64) -> bool {
     done == shards || done.is_multiple_of(shards.div_ceil(MAX_EVENTS).max(1))
 }
 
 type Claimed = (String, i64, i64, String, i64, i64);
 
 impl Store {
-    /// Leases the next shard of a job of one of `kinds`, if any is to be worked on.
+    /// Leases the next shard of the jobs of `kinds`; none where no shard can be leased.
     pub async fn claim(
         &self,
         owner: &str,
@@ -241,7 +240,7 @@ impl Store {
         }
     }
 
-    /// Keeps a lease for another while, and says how far its shard is.
+    /// A heartbeat: extends the lease, and stores how far its shard is.
     pub async fn renew(
         &self,
         lease: &Lease,
@@ -268,8 +267,8 @@ impl Store {
         })
     }
 
-    /// Writes the result of a shard and counts it, together. The last one of a job lets its
-    /// reduction go.
+    /// Writes the result of a shard and counts it, in one transaction. The last ack of a job queues
+    /// its reduction.
     pub async fn ack(&self, lease: &Lease, result: &Bytes) -> Result<Acked, StoreError> {
         on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin()).await?;
@@ -305,7 +304,7 @@ impl Store {
             .bind(&lease.job)
             .fetch_one(&mut *transaction)
             .await?;
-            if is_told(natural(done), natural(shards)) {
+            if has_event(natural(done), natural(shards)) {
                 let progress = json!({ "done": units_done, "total": units, "shards_done": done, "shards": shards });
                 record!(transaction, &lease.job, "progress", progress);
             }
@@ -322,7 +321,7 @@ impl Store {
         })
     }
 
-    /// Writes the result of a whole job, with which it has succeeded.
+    /// Writes the result of a whole job, which succeeds by it.
     pub async fn finish(&self, lease: &Lease, result: &Value) -> Result<Acked, StoreError> {
         on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin()).await?;
@@ -364,8 +363,8 @@ impl Store {
         })
     }
 
-    /// Says that a shard failed: it is tried again after a pause of `retry_ms` that doubles with
-    /// every failure. Its job fails where there is none, and when it failed too often.
+    /// Records that a shard failed. It is tried again after `retry_ms`, doubled with every failure;
+    /// its job fails after [`MAX_FAILURES`], or at once where `retry_ms` is none.
     pub async fn fail(
         &self,
         lease: &Lease,
@@ -421,7 +420,7 @@ impl Store {
         })
     }
 
-    /// Gives a shard back unfinished, for others to take at once.
+    /// Gives an unfinished shard back; others can lease it at once.
     pub async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         on!(self, |pool, _| {
             sqlx::query(fenced!("state = 'queued', units_done = 0"))
@@ -440,7 +439,7 @@ impl Lease {
         integer(self.shard.index as u64)
     }
 
-    /// What error messages call it.
+    /// The name in error messages.
     pub fn name(&self) -> String {
         if self.reduces {
             "the reduction".to_owned()
@@ -457,7 +456,9 @@ mod tests {
     #[test]
     fn progress_is_told_a_bounded_number_of_times_and_at_the_end() {
         for shards in [1, 7, MAX_EVENTS, MAX_EVENTS + 1, 23_456] {
-            let told: Vec<u64> = (1..=shards).filter(|done| is_told(*done, shards)).collect();
+            let told: Vec<u64> = (1..=shards)
+                .filter(|done| has_event(*done, shards))
+                .collect();
             assert!(
                 told.len() as u64 <= MAX_EVENTS && told.last() == Some(&shards),
                 "{shards}: {}",

@@ -13,7 +13,7 @@ use super::{
     state::JobState,
 };
 
-/// A job as it stands. Times are milliseconds since 1970.
+/// A job. Times are milliseconds since 1970.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
     pub id: String,
@@ -24,7 +24,7 @@ pub struct Job {
     pub shards: u64,
     pub shards_done: u64,
     pub units: u64,
-    /// With what running shards have reported.
+    /// Including what running shards have reported.
     pub units_done: u64,
     pub error: Option<String>,
     pub created_at: u64,
@@ -52,7 +52,7 @@ pub struct ShardError {
     pub error: String,
 }
 
-/// How far a job's events go.
+/// The end of a job's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     pub last_event: u64,
@@ -60,7 +60,7 @@ pub struct Head {
     pub ended: bool,
 }
 
-/// The shards that a pace is measured over.
+/// How many shards a rate is measured over.
 const RECENT: usize = 32;
 
 macro_rules! select_jobs {
@@ -245,7 +245,7 @@ impl Store {
             .collect())
     }
 
-    /// The last event of one job; that of a job that is not there is none.
+    /// The last event of one job; a job that is not there has ended without events.
     pub async fn head(&self, id: &str) -> Result<Head, StoreError> {
         let found: Option<(i64, String)> = on!(self, |pool, _| {
             sqlx::query_as("SELECT last_event, state FROM jobs WHERE id = $1")

@@ -1,16 +1,16 @@
-//! A part of a job: planned, and leased.
+//! Shards: the parts of a job.
 
 use serde_json::Value;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedShard {
-    /// How much of the job it is, in the kind's own unit, such as images.
+    /// Its size in the unit of the kind, such as images.
     pub units: u64,
-    /// Whatever the kind's work needs beside the spec.
+    /// What the kind's work needs beside the spec.
     pub payload: Value,
 }
 
-/// One part of a job.
+/// A part of a job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shard {
     /// Counts from 0.

@@ -1,4 +1,4 @@
-//! How jobs come and go: submit once per idempotency key, cancel, delete, forget after their time.
+//! Submit once per idempotency key, cancel, delete, find jobs past their retention.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ pub struct NewJob {
     pub id: String,
     pub kind: &'static str,
     pub model: Option<String>,
-    /// The request as it came: what a repeated idempotency key has to match.
+    /// The request as it was sent, which a repeated idempotency key has to match.
     pub asked: Value,
     pub idempotency_key: Option<String>,
     pub spec: Value,
@@ -28,13 +28,13 @@ pub struct NewJob {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Submitted {
     New(Job),
-    /// The same was asked with this key before.
+    /// The same request was submitted with this key before.
     Known(Job),
     /// The key belongs to another request.
     KeyTaken {
         job: String,
     },
-    /// So many jobs are open that no other is taken.
+    /// As many jobs are open as are allowed.
     Full,
 }
 
@@ -50,7 +50,7 @@ impl Store {
     }
 
     /// Adds a job where fewer than `max_open` are queued or running. Replicas that submit at the
-    /// same moment may go beyond by one each.
+    /// same moment may exceed that by one each.
     pub async fn submit(&self, new: &NewJob, max_open: u64) -> Result<Submitted, StoreError> {
         if let Some(known) = self
             .submitted(new.idempotency_key.as_deref(), &new.asked)
@@ -126,7 +126,7 @@ impl Store {
         found.ok_or_else(|| StoreError::Unreadable("a job that was just submitted is gone".into()))
     }
 
-    /// What an idempotency key stands for.
+    /// The answer to a request whose idempotency key is known.
     pub async fn submitted(
         &self,
         key: Option<&str>,
@@ -148,8 +148,8 @@ impl Store {
         Ok(self.job(&id).await?.map(Submitted::Known))
     }
 
-    /// Ends a job that has not ended; its workers hear of it at their next heartbeat. Whether there
-    /// was anything to end.
+    /// Cancels a job that has not ended; its workers learn of it at their next heartbeat. False
+    /// where there was nothing to cancel.
     pub async fn cancel(&self, id: &str) -> Result<bool, StoreError> {
         let cancelled = on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin()).await?;
@@ -176,7 +176,7 @@ impl Store {
         Ok(cancelled > 0)
     }
 
-    /// Removes a job with its shards and events, in whatever state. Whether it was there.
+    /// Removes a job in any state, with its shards and events. False where there was no such job.
     pub async fn delete(&self, id: &str) -> Result<bool, StoreError> {
         let deleted = on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin()).await?;
@@ -222,7 +222,7 @@ impl Store {
         }))
     }
 
-    /// Which of these jobs are not there.
+    /// Which of these jobs do not exist.
     pub async fn gone(&self, ids: Vec<String>) -> Result<Vec<String>, StoreError> {
         let mut gone = Vec::new();
         for id in ids {
