@@ -4,7 +4,7 @@
 use std::{error::Error, io, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
-use explaind::{app::AppError, driver::DriverError, jobs::JobError, methods::Faults};
+use explaind::{app::AppError, driver::DriverError, faults::Faults, jobs::JobError};
 
 use crate::commands;
 

@@ -20,7 +20,8 @@ use super::{
 use crate::{
     driver::{self, Driver, DriverError},
     engine::{AdmissionPermit, Caller, RequestClass},
-    methods::{Explained, Fault, Faults, Request},
+    faults::{Fault, Faults},
+    methods::{Explained, Request},
     model::Model,
     picture::geometry::Geometry,
     telemetry::names,

@@ -4,10 +4,8 @@ use clap::Args;
 use explaind::{
     api::catalogue::{MethodCard, describe_method},
     app::options::RequestedOptions,
-    methods::{
-        Fault, Faults,
-        registry::{METHODS, find},
-    },
+    faults::{Fault, Faults},
+    methods::registry::{METHODS, find},
 };
 
 use super::say;

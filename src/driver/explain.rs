@@ -9,9 +9,10 @@ use ndarray::Array2;
 
 use super::{Driver, DriverError, Effort, prepare};
 use crate::{
+    faults::{Fault, Faults},
     methods::{
-        Explained, ExplainedTarget, Fault, Faults, MethodRun, Prediction, Request, RunInputs,
-        Timing, doubts, head_value,
+        Explained, ExplainedTarget, MethodRun, Prediction, Request, RunInputs, Timing, doubts,
+        head_value,
         parameters::{Facts, Need, Parameters},
         target::ResolvedTarget,
     },

@@ -6,7 +6,8 @@ use ndarray::Array2;
 
 use super::DriverError;
 use crate::{
-    methods::{Fault, Faults, Request, parameters::Need, regions::regions},
+    faults::{Fault, Faults},
+    methods::{Request, parameters::Need, regions::regions},
     model::Model,
     picture::{
         ImageError,

@@ -8,13 +8,14 @@ use ndarray::{Array2, Array3, ArrayView3, Axis, Ix3};
 use serde_json::json;
 
 use super::{
-    Answers, Attribution, Fault, MethodRun, Question, Run, RunInputs, Step,
+    Answers, Attribution, MethodRun, Question, Run, RunInputs, Step,
     doubts::{is_zero, no_derivative, no_derivative_at_input},
     head_value,
     parameters::{Cost, Group, Kind, Parameter, Parameters},
 };
 use crate::{
     engine::{GraphKey, Row},
+    faults::Fault,
     picture::preprocess::Layout,
     tensor::Tensor,
     text::excerpt,

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    Answers, Attribution, CHUNK, EndedBy, Fault, MethodRun, Refinement, Run, RunInputs, Step,
+    Answers, Attribution, CHUNK, EndedBy, MethodRun, Refinement, Run, RunInputs, Step,
     doubts::{Starts, is_zero, large_error, no_derivative_of},
     head_value,
     parameters::{
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     engine::{Point, Row},
+    faults::Fault,
     tensor::Tensor,
 };
 use onnx_autodiff::autodiff::spec::{RuleSetId, SeedRule};

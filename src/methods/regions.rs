@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    Fault, Faults,
     parameters::{
         Compat, Group, Kind, Parameter, Parameters,
         common::{choose, compat},
@@ -16,6 +15,7 @@ use super::{
     ranking::{Algorithm, Selection},
 };
 use crate::{
+    faults::{Fault, Faults},
     picture::{
         baseline::{Baseline, Term},
         input::InputPicture,

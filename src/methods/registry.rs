@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Fault, Faults, edges, expected,
+    edges, expected,
     grad_cam::{self, LAYER},
     noise::{self, N_SAMPLES, NOISE},
     parameters::{
@@ -20,6 +20,7 @@ use super::{
     xrai,
 };
 use crate::{
+    faults::{Fault, Faults},
     picture::baseline::{Baseline, Term},
     text::shown,
 };

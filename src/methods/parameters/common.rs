@@ -7,10 +7,8 @@ use serde_json::{Value, json};
 
 use super::kind::{Group, Kind, Parameter};
 use crate::{
-    methods::{
-        Fault,
-        target::{self, Target},
-    },
+    faults::Fault,
+    methods::target::{self, Target},
     picture::baseline::{self, Baseline},
 };
 use onnx_autodiff::autodiff::spec::PatternLayers;
