@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Metric;
 use crate::{
-    methods::{Fault, Faults},
+    faults::{Fault, Faults},
     model::Model,
     text::shown,
 };

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::store::{JobState, StoreError};
 use crate::{
-    app::AppError, driver::DriverError, engine::EngineError, files::FilesError, methods::Faults,
+    app::AppError, driver::DriverError, engine::EngineError, faults::Faults, files::FilesError,
     model::patterns::PatternsError, pool::WorkPanicked, quota::QuotaError, text::excerpt,
 };
 

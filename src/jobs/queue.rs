@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     app::App,
-    methods::{Fault, Faults},
+    faults::{Fault, Faults},
     quota::{Reservation, on_disk},
     text::shown,
 };

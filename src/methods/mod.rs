@@ -25,7 +25,6 @@ use std::sync::Arc;
 use ndarray::Array2;
 use serde::Serialize;
 
-pub use crate::faults::{Fault, Faults};
 use crate::{
     engine::{GraphKey, Point, Row},
     model::Model,

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use explaind::{
     api::{Api, router},
     app::App,
+    faults::{Fault, Faults},
     jobs::{
         Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Shard, WorkError,
         queue::Queue,
@@ -18,7 +19,6 @@ use explaind::{
         runner::{Runner, Shutdown},
         watch::MAX_FOLLOWERS,
     },
-    methods::{Fault, Faults},
 };
 use futures::future::BoxFuture;
 use http_body_util::BodyExt;

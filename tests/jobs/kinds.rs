@@ -11,11 +11,11 @@ use std::{
 use bytes::Bytes;
 use explaind::{
     app::App,
+    faults::{Fault, Faults},
     jobs::{
         Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Shard, WorkError,
         queue::Queue,
     },
-    methods::{Fault, Faults},
     settings::{Flags, load},
 };
 use futures::future::BoxFuture;

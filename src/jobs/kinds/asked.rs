@@ -1,66 +1,53 @@
 //! The fields of a job's request, read one by one: every fault is kept, and fields that nobody
 //! asked for are faults too.
 
-use std::sync::Arc;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
     app::{App, plan::find_model},
     dataset::{Dataset, DatasetError},
+    faults::{Fault, Faults, Reader},
     jobs::WorkError,
-    methods::{Fault, Faults, parameters},
+    methods::parameters,
     model::Model,
     text::shown,
 };
 
+/// A [`Reader`] that knows models and data sets.
 pub struct Asked {
     app: App,
-    given: Map<String, Value>,
-    known: Vec<&'static str>,
-    pub faults: Faults,
+    reader: Reader,
+}
+
+impl Deref for Asked {
+    type Target = Reader;
+
+    fn deref(&self) -> &Reader {
+        &self.reader
+    }
+}
+
+impl DerefMut for Asked {
+    fn deref_mut(&mut self) -> &mut Reader {
+        &mut self.reader
+    }
 }
 
 impl Asked {
     pub fn new(given: Map<String, Value>, app: &App) -> Self {
         Self {
             app: app.clone(),
-            given: parameters::renamed(given),
-            known: Vec::new(),
-            faults: Faults::default(),
+            reader: Reader::new(parameters::renamed(given)),
         }
     }
 
     pub fn app(&self) -> &App {
         &self.app
-    }
-
-    pub fn refuse(&mut self, param: &str, message: impl Into<String>, allowed: &[&str]) {
-        self.faults.push(Fault::new(param, message, allowed));
-    }
-
-    /// The field as it is; null is absent.
-    pub fn raw(&mut self, name: &'static str) -> Option<Value> {
-        self.known.push(name);
-        self.given.remove(name).filter(|value| !value.is_null())
-    }
-
-    /// The field, when it is there and right.
-    pub fn take<T: DeserializeOwned>(
-        &mut self,
-        name: &'static str,
-        allowed: &[&str],
-        accept: impl Fn(&T) -> bool,
-    ) -> Option<T> {
-        let value = self.raw(name)?;
-        match serde_json::from_value(value.clone()) {
-            Ok(read) if accept(&read) => Some(read),
-            _ => {
-                self.refuse(name, format!("{} is not allowed", shown(&value)), allowed);
-                None
-            }
-        }
     }
 
     /// `model`, by default the server's.
@@ -115,16 +102,12 @@ impl Asked {
 
     /// What is left, for another reader, and the faults so far.
     pub fn rest(self) -> (Map<String, Value>, Faults) {
-        (self.given, self.faults)
+        self.reader.rest()
     }
 
-    pub fn finish(mut self) -> Result<(), Faults> {
-        self.faults.refuse_unknown(
-            self.given.keys(),
-            "is not a parameter of this kind of job",
-            || self.known.iter().map(|name| (*name).to_owned()).collect(),
-        );
-        self.faults.settle(())
+    pub fn finish(self) -> Result<(), Faults> {
+        let faults = self.reader.finish("is not a parameter of this kind of job");
+        faults.settle(())
     }
 }
 

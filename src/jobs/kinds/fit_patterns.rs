@@ -16,8 +16,8 @@ use super::{
 use crate::{
     app::App,
     dataset::Dataset,
+    faults::Faults,
     jobs::{Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, WorkError},
-    methods::Faults,
     model::{
         Model,
         patterns::{self, Provenance},

@@ -14,9 +14,9 @@ use crate::{
         patches::Score,
         registry,
     },
+    faults::{Fault, Faults},
     jobs::kinds::asked::Asked,
     methods::{
-        Fault, Faults,
         parameters::Parameters,
         registry::{METHODS, Scores},
     },
