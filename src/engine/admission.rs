@@ -1,26 +1,26 @@
-//! Whether a request can be answered in time beside those admitted before it: a plain struct,
-//! clocks are handed in. Whoever has the least left is first and graphs take turns, so a request
-//! with r seconds of work ends at the latest after the sum over all of min(r, their work); it is
-//! admitted when that is before its deadline and no other is pushed past its own. What a row takes
-//! is measured for each class of request.
+//! Admission control as a plain struct; callers pass the time. The queue serves the caller with the
+//! least remaining work first and graphs in turns, so a request with r seconds of work ends at the
+//! latest after the sum of min(r, w) over the remaining work w of all admitted requests. A request
+//! is admitted if that is before its deadline and no admitted request is delayed past its own. The
+//! time of a row is measured for each class of request.
 
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
-/// Estimates may be exceeded by this factor: decoding, rendering and batches of jobs come on top.
+/// Safety factor on estimates, for decoding, rendering and batches of jobs.
 const MARGIN: f64 = 1.25;
-/// Weight of the newest batch in the exponentially smoothed time of a row.
+/// Weight of the newest batch in the exponential moving average of the time of a row.
 const WEIGHT: f64 = 0.2;
-/// Batches until a measured time is used: the first of a new session is slower.
+/// Batches before a measured time is used: the first runs of a session are slower.
 const BATCHES: usize = 3;
-/// Classes of requests whose time is remembered.
+/// The most classes of requests whose times are kept.
 const MAX_CLASSES: usize = 1024;
 /// The longest `Retry-After`.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
-/// Requests whose rows take about as long: the model and the method it is asked.
+/// A class of requests whose rows take about the same time: model and method.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RequestClass {
     pub model: String,
@@ -30,7 +30,7 @@ pub struct RequestClass {
 #[derive(Debug, Default)]
 pub struct Admission {
     rates: HashMap<RequestClass, Rate>,
-    /// By caller.
+    /// Admitted requests by caller.
     admitted: HashMap<u64, Admitted>,
 }
 
@@ -50,12 +50,12 @@ struct Admitted {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verdict {
     Admitted,
-    /// The time is not known yet, and another request is measuring it.
+    /// The time of a row is not known yet, and another request of the class is measuring it.
     Unknown,
     Refused {
-        /// The time in which it would be done.
+        /// The estimated time until it would be done.
         needed: Duration,
-        /// The time after which it would be admitted.
+        /// The estimated time until it would be admitted.
         retry_after: Duration,
     },
 }
@@ -64,7 +64,7 @@ pub enum Verdict {
 type Load = (f64, f64);
 
 impl Admission {
-    /// Admits a caller with `rows` to evaluate, or says why not.
+    /// Admits a caller with `rows` to evaluate, or refuses it.
     pub fn ask(
         &mut self,
         caller: u64,
@@ -119,19 +119,20 @@ impl Admission {
         (request.rows as f64 * rate, left)
     }
 
-    /// Rows of the caller that are not evaluated yet; 0 for a caller that was not admitted here.
+    /// The caller's remaining rows; 0 for a caller that was not admitted.
     pub fn rows_left(&self, caller: u64) -> usize {
         self.admitted.get(&caller).map_or(0, |request| request.rows)
     }
 
-    /// A row of the caller was evaluated.
+    /// Records that a row of the caller was evaluated.
     pub fn done(&mut self, caller: u64) {
         if let Some(request) = self.admitted.get_mut(&caller) {
             request.rows = request.rows.saturating_sub(1);
         }
     }
 
-    /// A batch with rows of the caller took this long per row, in time of all devices together.
+    /// Records the time per row of a batch with rows of the caller: wall time divided by the rows
+    /// that all devices evaluated meanwhile.
     pub fn measure(&mut self, caller: u64, seconds_per_row: f64) {
         let Some(Admitted { class, .. }) = self.admitted.get(&caller) else {
             return;
@@ -150,18 +151,19 @@ impl Admission {
         }
     }
 
-    /// The caller has its answer, or is gone.
+    /// Forgets a caller that is answered or gone.
     pub fn release(&mut self, caller: u64) {
         self.admitted.remove(&caller);
     }
 }
 
-/// When `own` seconds of work end, if all `loads` (with `own` among them) are served.
+/// The time until `own` seconds of work end at the latest, if all `loads` (`own` among them) are
+/// served.
 fn end(loads: &[Load], own: f64) -> f64 {
     MARGIN * loads.iter().map(|(work, _)| work.min(own)).sum::<f64>()
 }
 
-/// Whether `own` meets its deadline and pushes no other past its deadline.
+/// Whether `own` meets its deadline and delays no other load past its deadline.
 fn fits(others: &[Load], own: Load) -> bool {
     let all: Vec<Load> = others.iter().copied().chain([own]).collect();
     let in_time = |loads: &[Load], (work, left): Load| end(loads, work) <= left;
@@ -171,8 +173,8 @@ fn fits(others: &[Load], own: Load) -> bool {
             .all(|other| in_time(&all, *other) || !in_time(others, *other))
 }
 
-/// Seconds until `own` would be admitted if nothing else arrives: when enough of the others are
-/// done.
+/// Seconds until `own` would be admitted if no other request arrives: until enough of the other
+/// loads are done.
 fn wait(others: &[Load], own: Load) -> f64 {
     let mut by_work = others.to_vec();
     by_work.sort_by(|(a, _), (b, _)| a.total_cmp(b));
@@ -247,7 +249,7 @@ mod tests {
             };
             assert_eq!((needed.as_secs(), retry_after.as_secs()), (225, 200));
         }
-        // At the measured pace all rows but the last of each are done sooner.
+        // All rows but one of each caller are evaluated.
         for caller in 1..=8 {
             (0..199).for_each(|_| admission.done(caller));
         }
@@ -281,7 +283,7 @@ mod tests {
             admission.ask(1, &class("gradient"), 1000, Some(now + SECOND), now),
             Verdict::Admitted
         );
-        // It cannot be done in time anyway, and keeps out no other that can.
+        // A load that misses its own deadline anyway is no reason to refuse another.
         assert_eq!(
             admission.ask(2, &class("gradient"), 1, Some(now + SECOND), now),
             Verdict::Admitted

@@ -1,5 +1,5 @@
-//! What a worker needs from whatever runs graphs. Workers are tested with a counting fake, and run
-//! on `sessions`.
+//! The interface between workers and the code that runs graphs. `sessions` implements it; tests use
+//! a fake that counts rows.
 
 use std::{fmt, sync::Arc};
 
@@ -12,7 +12,7 @@ use super::{
 use crate::model::Model;
 use onnx_autodiff::autodiff::spec::{DeriveSpec, PatternLayers, SeedRule};
 
-/// A graph that evaluates rows: what `spec` derives from `model`. Equal when its derivation is.
+/// A graph that evaluates rows, named by what it is derived from. Equal keys name equal graphs.
 #[derive(Clone, Debug)]
 pub struct GraphKey {
     pub model: Arc<Model>,
@@ -20,7 +20,8 @@ pub struct GraphKey {
 }
 
 impl GraphKey {
-    /// Fields of the spec that change nothing are normalised, so that equal graphs share a session.
+    /// Fields of the spec that do not affect the graph are normalised, so that equal graphs share a
+    /// session.
     pub fn new(model: Arc<Model>, mut spec: DeriveSpec) -> Self {
         if !spec.rule_sets.iter().any(|set| set.needs_patterns()) {
             spec.pattern_layers = PatternLayers::All;
@@ -59,12 +60,12 @@ impl PartialEq for GraphKey {
     }
 }
 
-/// What a session is opened of, and a lane of the queue waits for. Equal ones share both.
+/// Names the graph of a session and of a lane of the queue; equal keys share both.
 #[derive(Clone, Debug)]
 pub enum SessionKey {
-    /// Evaluates rows, any number of them in a batch.
+    /// A graph that evaluates rows, in batches of any size.
     Rows(GraphKey),
-    /// Runs whole batches; a graph is equal to itself only.
+    /// A graph that runs whole batches; equal only to itself.
     Whole(Arc<WholeGraph>),
 }
 
@@ -87,7 +88,7 @@ impl PartialEq for SessionKey {
     }
 }
 
-/// For people, in the log.
+/// The name in the log.
 impl fmt::Display for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -97,7 +98,7 @@ impl fmt::Display for SessionKey {
     }
 }
 
-/// What one run of a session takes, and what it gives.
+/// The input of one run of a session, and its output.
 #[derive(Clone, Debug)]
 pub enum BatchInput {
     Rows(Vec<Point>),
@@ -110,24 +111,24 @@ pub enum BatchOutput {
     Whole(NamedOutputs),
 }
 
-/// A graph that is open, and stays so while this is held.
+/// An open graph; it stays open while this is held.
 #[derive(Clone)]
 pub struct LoadedGraph {
     pub executable: Arc<dyn Executable>,
-    /// Largest number of rows in a batch.
+    /// The most rows of a batch.
     pub batch_rows: usize,
-    /// Most batches that run at the same time on one device.
+    /// The most batches that run concurrently on one device.
     pub max_concurrent: usize,
-    /// Length of a cotangent of the head, where the graph takes one.
+    /// Length of the cotangent of the head, if the graph takes one.
     pub classes: Option<usize>,
 }
 
 /// One device, shared by its workers.
 pub trait Backend: Send + Sync {
-    /// Batches of different graphs that it runs well at the same time: one worker each.
+    /// The number of workers: batches that the device runs well concurrently.
     fn workers(&self) -> usize;
 
-    /// Opens the graph, which may take seconds, unless it is open. `rows` wait for it; a `busy`
+    /// Opens the graph unless it is open; may take seconds. `rows` rows wait for it; `busy`: the
     /// device has other work too.
     fn load(
         &self,
@@ -136,20 +137,19 @@ pub trait Backend: Send + Sync {
         busy: bool,
     ) -> Result<LoadedGraph, EngineError>;
 
-    /// Gives back the memory that only runs need: the device has been idle for a while.
+    /// Releases memory that only runs need, after the device has been idle for a while.
     fn release_memory(&self);
 
-    /// Closes the graph after a panic: its session may be in any state.
+    /// Closes the graph after a panic, which may leave its session in any state.
     fn discard(&self, graph: &Arc<SessionKey>);
 
-    /// Closes the graphs of models that are `outdated` and that nobody uses. Returns how many
-    /// others are in use.
+    /// Closes graphs of `outdated` models that are not in use. Returns how many of them are in use.
     fn close_outdated(&self, outdated: &dyn Fn(&Model) -> bool) -> usize;
 }
 
 pub trait Executable: Send + Sync {
-    /// Runs one batch: points give as many rows, in their order; a whole batch gives its outputs.
-    /// One that runs `alone` has the whole device. Ends early, with an error, when `stop` says so.
+    /// Runs one batch: points give one row each, in their order; a whole batch gives its outputs.
+    /// `alone`: no other batch runs on the device. `stop` ends the run early, with an error.
     fn run(
         &self,
         input: &BatchInput,
@@ -177,7 +177,7 @@ impl StopSignal {
         }
     }
 
-    /// `hook` runs when the batch is stopped; at once if it already is.
+    /// `hook` runs when the batch is stopped, or immediately if it is stopped already.
     pub fn on_stop(&self, hook: impl Fn() + Send + 'static) {
         let mut state = self.0.lock();
         if state.stopped {

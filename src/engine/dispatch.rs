@@ -504,8 +504,8 @@ impl Dispatch {
         self.pending.remove(&request)
     }
 
-    /// Updates the measured times: of a row of this class of request, and of any row. `rows` is the
-    /// number of rows that all devices evaluated meanwhile.
+    /// Updates the measured time of a row for the requests' classes, and the rate of all rows.
+    /// `rows` is the number of rows that all devices evaluated meanwhile.
     fn measure(&mut self, requests: &HashSet<RequestId>, rows: usize, took: Duration) {
         let rate = rows as f64 / took.as_secs_f64().max(1e-6);
         self.rows_per_second = if self.rows_per_second == 0.0 {

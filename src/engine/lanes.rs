@@ -1,7 +1,7 @@
-//! The scheduling policy as a plain struct, without threads, channels or clocks. A lane holds the
-//! waiting rows of one graph and one priority. Interactive lanes go before jobs; lanes of equal
-//! priority take turns. In an interactive lane the caller with the least remaining work is first
-//! (shortest remaining processing time), ties by arrival; callers of jobs take turns by batches.
+//! The scheduling policy as a plain struct, without threads, channels or clocks. A lane queues the
+//! rows of one graph and one priority. Interactive lanes go before lanes of jobs; lanes of equal
+//! priority take turns (round robin). In an interactive lane the caller with the shortest remaining
+//! processing time is first, ties by arrival; callers of jobs take turns by batches.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -13,29 +13,29 @@ use std::{
 
 use super::{Caller, Priority};
 
-/// One admitted call, numbered by the dispatcher.
+/// The number of a queued request, given by the dispatcher.
 pub type RequestId = u64;
 
-/// What happens to a request whose caller no longer waits.
+/// Why a request is dropped from the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lapse {
     Cancelled,
     DeadlineExceeded,
 }
 
-/// One row on its way to the device: number `index` of those of `request`.
+/// A row of a batch: row `index` of `request`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchRow {
     pub request: RequestId,
     pub index: usize,
 }
 
-/// `G` identifies the graph of a lane; equal values share batches.
+/// The queue. `G` identifies the graph of a lane; rows of equal graphs share batches.
 #[derive(Debug)]
 pub struct Lanes<G> {
     limit_rows: usize,
     waiting_rows: usize,
-    /// In the order of their turns.
+    /// Lanes in the order of their turns.
     lanes: VecDeque<Lane<G>>,
 }
 
@@ -85,9 +85,9 @@ impl<G: PartialEq> Lanes<G> {
         self.waiting_rows
     }
 
-    /// Whether `rows` more may wait. Each priority has its own limit: jobs never keep a request
-    /// out. A request larger than the limit is accepted when nothing of its priority waits, or it
-    /// could never run.
+    /// Whether `rows` more may wait. Each priority has a limit of its own, so that jobs do not keep
+    /// interactive requests out. A request larger than the limit is accepted when no row of its
+    /// priority waits; otherwise it could never run.
     pub fn has_room(&self, rows: usize, priority: Priority) -> bool {
         let waiting: usize = self
             .lanes
@@ -137,7 +137,7 @@ impl<G: PartialEq> Lanes<G> {
         self.retain(|waiting| waiting.request != request);
     }
 
-    /// Drops requests whose caller is gone or whose deadline has passed, and returns them.
+    /// Drops and returns requests whose caller is gone or whose deadline has passed.
     pub fn expire(&mut self, now: Instant) -> Vec<(RequestId, Lapse)> {
         let mut lapsed = Vec::new();
         self.retain(|waiting| match waiting.caller.lapse(now) {
@@ -178,8 +178,8 @@ impl<G: PartialEq> Lanes<G> {
         Some((lane.graph.clone(), lane.priority, lane.rows))
     }
 
-    /// Forms a batch of at most `budget` rows of a lane, which then has the last turn. `left` gives
-    /// the rows that a caller has left to evaluate, waiting here or not.
+    /// Forms a batch of at most `budget` rows of a lane, and moves the lane to the end of the
+    /// order. `left` gives a caller's remaining rows, in the queue or not.
     pub fn take(
         &mut self,
         graph: &Arc<G>,
@@ -229,7 +229,7 @@ impl<G: PartialEq> Lanes<G> {
         batch
     }
 
-    /// Drops a graph's rows of all priorities, and returns whose they were.
+    /// Drops a graph's rows of all priorities, and returns their requests.
     pub fn drop_graph(&mut self, graph: &Arc<G>) -> HashSet<RequestId> {
         let lanes = self.lanes.iter().filter(|lane| lane.graph == *graph);
         let requests: HashSet<RequestId> = lanes

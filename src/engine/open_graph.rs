@@ -1,8 +1,8 @@
-//! The sessions of one graph, and which of them runs a batch.
-//! On the CPU, rows that run side by side with a thread each use the cores better than one row with
-//! all threads: a batch that runs alone has one session with all threads; others go to copies with
-//! fewer threads each, opened with the first of them. Batches of a fixed size let ONNX Runtime keep
-//! NCHWc through the backward pass. Cost: each copy has its own weights, but for `cpu/weights.rs`.
+//! The sessions of one graph. On the CPU, several rows with one thread each use the cores better
+//! than one row with all threads: a batch that runs alone uses a session with all threads;
+//! concurrent batches use copies of it with fewer threads, opened on demand. With a fixed batch
+//! size ONNX Runtime keeps NCHWc through the backward pass. Cost: each copy has its own weights,
+//! except those of `cpu/weights.rs`.
 
 use std::{
     borrow::Cow,
@@ -24,21 +24,21 @@ use super::{
 use crate::tensor::Tensor;
 use onnx_autodiff::onnx::graph::{Dim, Graph};
 
-/// How a graph's batches are run.
+/// How the batches of a graph are run.
 #[derive(Clone, Copy, Debug)]
 pub struct ExecutionPlan {
-    /// Of a batch, at most; a copy takes no fewer.
+    /// The most rows of a batch. Copies run batches of exactly this size.
     pub rows: usize,
-    /// Where the first session takes batches of one size only.
+    /// The batch size of the first session, if it is fixed.
     pub batch: Option<usize>,
-    /// Batches that run at the same time; 1: no copies.
+    /// Concurrent batches, each on a copy; 1: there are no copies.
     pub copies: usize,
-    /// Threads of each.
+    /// Threads of each copy.
     pub threads: usize,
 }
 
 impl ExecutionPlan {
-    /// Batches of at most `rows`.
+    /// A plan for batches of at most `rows` rows; a single row is a fixed batch size.
     pub fn of_rows(rows: usize, copies: usize, threads: usize) -> Self {
         Self {
             rows,
@@ -48,7 +48,7 @@ impl ExecutionPlan {
         }
     }
 
-    /// Whether a batch goes to a copy.
+    /// Whether a batch runs on a copy.
     fn copied(self, rows: usize, alone: bool) -> bool {
         self.copies > 1 && !alone && rows == self.rows
     }
@@ -57,17 +57,17 @@ impl ExecutionPlan {
 pub struct OpenGraph {
     key: Arc<SessionKey>,
     plan: ExecutionPlan,
-    /// Length of a cotangent of the head, where the graph takes one.
+    /// Length of the cotangent of the head, if the graph takes one.
     classes: Option<usize>,
     first: Mutex<OrtSession>,
-    /// What copies are opened of, where that is the same and small.
+    /// Kept to open copies, if they take the same encoded graph and it is small.
     encoded: Mutex<Option<Encoded>>,
-    /// Those that are free, once there are any.
+    /// The free copies, once copies are open.
     copies: OnceLock<Mutex<Vec<OrtSession>>>,
 }
 
 impl OpenGraph {
-    /// `graph` is what `key` says.
+    /// Opens the first session. `graph` is the graph that `key` names.
     pub fn open(
         runtime: &Runtime,
         key: Arc<SessionKey>,
@@ -107,18 +107,18 @@ impl OpenGraph {
         }
     }
 
-    /// Sessions open now.
+    /// The number of open sessions.
     pub fn count(&self) -> usize {
         1 + self.copies.get().map_or(0, |_| self.plan.copies)
     }
 
-    /// Whether the next of `rows` that wait would find their session open.
+    /// Whether the sessions for the next batch are open, while `rows` rows wait.
     pub fn is_ready_for(&self, rows: usize, busy: bool) -> bool {
         let batch = rows.min(self.plan.rows);
         !self.plan.copied(batch, !busy && rows == batch) || self.copies.get().is_some()
     }
 
-    /// Opens the copies; `graph` gives what [`Self::open`] was given once more.
+    /// Opens the copies. `graph` returns the graph that was passed to [`Self::open`].
     pub fn open_copies<'a>(
         &self,
         runtime: &Runtime,
@@ -152,8 +152,8 @@ impl OpenGraph {
         alone: bool,
         stop: &RunStop,
     ) -> Result<Vec<Row>, EngineError> {
-        // Other work may have come since the graph was loaded: then the first session answers, one
-        // batch after another.
+        // If other work came after the graph was opened without copies, the first session runs its
+        // batches one after another.
         let copies = self
             .copies
             .get()
@@ -168,7 +168,7 @@ impl OpenGraph {
         }
     }
 
-    /// One run of a session over rows.
+    /// Runs a session once on rows.
     fn evaluate(
         &self,
         graph: &GraphKey,
@@ -256,8 +256,8 @@ fn run_whole(
     Ok(session.run_until(&inputs, stop)?)
 }
 
-/// Length of a cotangent of the head, where the graph takes one. Without a rule set an input called
-/// `seed` is the model's own.
+/// Length of the cotangent of the head, if the graph takes one. In a graph without rule sets, an
+/// input called `seed` belongs to the model.
 fn classes(key: &GraphKey, graph: &Graph) -> Option<usize> {
     let takes_seed = !key.spec.rule_sets.is_empty();
     let seed = graph
@@ -267,8 +267,8 @@ fn classes(key: &GraphKey, graph: &Graph) -> Option<usize> {
     seed.value_type.shape.get(1)?.known()
 }
 
-/// The graph for batches of `rows`, or of any size. The batch is its only dimension without a
-/// number.
+/// The graph with its batch size fixed to `rows`, or unchanged. The batch is the only dynamic
+/// dimension.
 pub fn with_batch(graph: &Graph, rows: Option<usize>) -> Graph {
     let mut graph = graph.clone();
     let Some(rows) = rows else { return graph };
@@ -282,7 +282,7 @@ pub fn with_batch(graph: &Graph, rows: Option<usize>) -> Graph {
     graph
 }
 
-/// What each task gives; the first error or panic among them.
+/// Runs tasks on threads; returns their results, or the first error or panic.
 fn in_parallel<T: Send, E: Send, F: FnOnce() -> Result<T, E> + Send>(
     tasks: impl Iterator<Item = F>,
 ) -> Result<Vec<T>, E> {
@@ -296,7 +296,7 @@ fn in_parallel<T: Send, E: Send, F: FnOnce() -> Result<T, E> + Send>(
     })
 }
 
-/// The rows of a batch, each all that its memory holds; that of a batch of one is not copied.
+/// The rows of an output, each in memory of its own; a batch of one is not copied.
 fn split(batch: Tensor) -> Vec<Tensor> {
     match batch.len_of(Axis(0)) {
         1 => vec![batch.index_axis_move(Axis(0), 0)],

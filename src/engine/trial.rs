@@ -1,6 +1,6 @@
-//! Whether ONNX Runtime can run a model at all: what a prediction needs is opened without the
-//! optimiser, run for one input of zeros, and closed. Large matrices stay where they are; other
-//! weights are in memory twice while it lasts.
+//! Checks that ONNX Runtime can run a model: opens its forward graph without the optimiser, runs it
+//! on zeros, and closes it. Meanwhile weights are in memory twice, except the large matrices of
+//! `cpu/weights.rs`.
 
 use super::{
     Provider, activations,
@@ -13,7 +13,8 @@ use onnx_autodiff::{
     onnx::OnnxError,
 };
 
-/// Memory for the values of one row: with more, one request would end the process.
+/// The most memory for the activations of one row, in bytes: a single request that takes more could
+/// exhaust the process's memory.
 pub const LARGEST_ROW: usize = 8 << 30;
 
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +39,7 @@ pub enum TrialError {
     Rows { outputs: String, classes: usize },
 }
 
-/// What is odd about the answer, if anything.
+/// A warning about the outputs, if any.
 pub fn try_out(
     runtime: &Runtime,
     provider: Provider,
@@ -82,8 +83,8 @@ pub fn try_out(
     }
 }
 
-/// Scores that are probabilities already, though none of the ops that make them was found in front
-/// of the output.
+/// Whether scores taken for logits are probabilities: the output has no Softmax or Sigmoid that was
+/// recognised.
 fn twice_normalised(logits: &Tensor) -> Option<String> {
     let (whole, total) = (logits.iter().all(|score| *score >= 0.0), logits.sum());
     let is_share = |of: f32| whole && logits.len() > 1 && (total - of).abs() < 1e-3 * of;

@@ -1,5 +1,5 @@
-//! A graph made ready for sessions: encoded, and for the CPU optimised and rewritten once for all
-//! of them.
+//! A graph prepared for sessions: for the CPU optimised and rewritten once for all sessions, then
+//! encoded.
 
 use std::io::Write;
 
@@ -22,16 +22,16 @@ use crate::engine::{
 };
 use onnx_autodiff::onnx::{OnnxError, graph::Graph, infer, read_model, write_model};
 
-/// Encoded models from this size on are given to the runtime as a file.
+/// Encoded models of at least this size, in bytes, are passed to the runtime as a file.
 const LARGE_MODEL_BYTES: usize = 16 << 20;
 
-/// A graph as sessions are opened of it, any number of them.
+/// An encoded graph, from which any number of sessions are opened.
 pub struct Encoded {
     model: ModelBytes,
-    /// What the sessions read outside of it.
+    /// Weights that sessions read outside of the encoded graph.
     lent: Vec<Lent>,
     provider: Provider,
-    /// The runtime's optimiser has seen it, or is not to.
+    /// Whether sessions are opened without the runtime's optimiser.
     optimised: bool,
 }
 
@@ -42,8 +42,8 @@ enum ModelBytes {
 }
 
 impl Encoded {
-    /// On the CPU large matrices stay outside: sessions read them where the graph has them. Kernels
-    /// of our own stand in for some nodes.
+    /// Encodes a graph. On the CPU, large matrices stay outside, where sessions read them, and
+    /// custom operators replace some nodes (`cpu/mod.rs`).
     pub fn new(runtime: &Runtime, graph: Graph, provider: Provider) -> Result<Self, RuntimeError> {
         if provider != Provider::Cpu {
             return Ok(Self::of_bytes(encode(&graph)?, provider));
@@ -73,7 +73,7 @@ impl Encoded {
         })
     }
 
-    /// An encoded `ModelProto`, as it is.
+    /// Takes an encoded `ModelProto`, unchanged.
     pub fn of_bytes(model: Vec<u8>, provider: Provider) -> Self {
         Self {
             model: ModelBytes::of(model),
@@ -83,7 +83,7 @@ impl Encoded {
         }
     }
 
-    /// Sessions of it are opened without the optimiser.
+    /// Opens sessions without the optimiser.
     pub fn as_it_is(self) -> Self {
         Self {
             optimised: true,
@@ -95,7 +95,7 @@ impl Encoded {
         self.provider
     }
 
-    /// What a session must be given in every run.
+    /// The weights that every run of a session takes as inputs.
     pub fn lent(&self) -> &[Lent] {
         &self.lent
     }
@@ -109,15 +109,15 @@ impl Encoded {
         self.model.open(builder)
     }
 
-    /// Whether it lies in memory, and not in a file.
+    /// Whether it is held in memory and not in a file.
     pub fn is_small(&self) -> bool {
         matches!(self.model, ModelBytes::Memory(_))
     }
 }
 
 impl ModelBytes {
-    /// A large model goes into a file where one can be written: else it would lie in memory beside
-    /// all that is made of it.
+    /// Writes a large model to a temporary file if possible: in memory it would exist beside the
+    /// session's own copies.
     fn of(model: Vec<u8>) -> Self {
         let file = if model.len() < LARGE_MODEL_BYTES {
             None
@@ -136,7 +136,7 @@ impl ModelBytes {
     }
 }
 
-/// What the runtime's optimiser makes of a graph for the CPU, with kernels of our own put in.
+/// The graph after the runtime's optimiser and the rewrites of `cpu/nchwc.rs`.
 fn optimise(runtime: &Runtime, graph: &Graph) -> Result<ModelBytes, RuntimeError> {
     let failed = |error: OnnxError| RuntimeError::Open {
         reason: error.to_string(),
@@ -146,7 +146,7 @@ fn optimise(runtime: &Runtime, graph: &Graph) -> Result<ModelBytes, RuntimeError
         reason: error.to_string(),
     })?;
     let builder = configure(runtime, Provider::Cpu, Threads::Shared)?;
-    // It warns that the file is for this machine only.
+    // The runtime warns that an optimised file is valid on this machine only.
     let builder = builder
         .with_log_level(LogLevel::Error)
         .map_err(open_error)?;

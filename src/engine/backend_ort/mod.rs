@@ -34,7 +34,7 @@ use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, 
 
 /// The release that `make runtime` fetches. Any library with API 24 (1.24) or newer is accepted.
 pub const LIBRARY: &str = "runtime/libonnxruntime.so.1.31.1";
-/// Names the library's path if the settings do not.
+/// The environment variable with the library's path, if the settings have none.
 pub const LIBRARY_VARIABLE: &str = "EXPLAIND_ONNXRUNTIME";
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
@@ -116,8 +116,8 @@ pub fn load_runtime(
         version,
         block_size: None,
     };
-    // The runtime registers an unknown operator domain without a lock: the first session registers
-    // ours.
+    // The runtime registers an unknown operator domain without a lock. Opening a first session here
+    // registers ours before there are other threads.
     runtime
         .probe(Provider::Cpu)
         .map_err(|e| unusable(e.to_string()))?;
@@ -125,7 +125,8 @@ pub fn load_runtime(
     Ok(RUNTIME.get_or_init(|| runtime))
 }
 
-/// From the name of the library file (`libonnxruntime.so.1.24.1`), else the commit of the build.
+/// The version in the name of the library file (`libonnxruntime.so.1.24.1`), else the commit of the
+/// build.
 pub fn runtime_version() -> String {
     let library = RUNTIME
         .get()
@@ -146,7 +147,7 @@ fn version_in_name(library: &Path) -> Option<String> {
 }
 
 impl Runtime {
-    /// Whether a device exists: registers it for a session of one node.
+    /// Checks that a device is available, by opening a session of one node on it.
     pub fn probe(&self, provider: Provider) -> Result<(), RuntimeError> {
         OrtSession::open(self, one_node(), provider, Threads::Shared)
             .map(drop)
@@ -156,7 +157,8 @@ impl Runtime {
             })
     }
 
-    /// None where this processor has no NCHWc, or blocks of a size that our kernels do not know.
+    /// The block size of NCHWc on this processor; `None` without NCHWc, or if our kernels do not
+    /// support the size.
     fn find_block_size(&self) -> Option<usize> {
         let shape = [1, 64, 1, 2];
         let mut graph = one_node();
@@ -175,8 +177,8 @@ impl Runtime {
             .filter(|block| [8, 16].contains(block))
     }
 
-    /// Releases what runs of CPU sessions have left in the arena. The runtime shrinks an arena only
-    /// at the end of a run: here, of one node.
+    /// Releases unused memory of the arena of CPU sessions. The runtime shrinks an arena only at
+    /// the end of a run, so this runs a graph of one node.
     pub fn release_memory(&self) -> Result<(), RuntimeError> {
         let mut session = OrtSession::open(self, one_node(), Provider::Cpu, Threads::Shared)?;
         let mut options = RunOptions::new().map_err(run_error)?;
@@ -209,7 +211,7 @@ fn one_node() -> Graph {
     }
 }
 
-/// Makes all CPU sessions allocate from one arena, which grows by what is requested.
+/// Makes all CPU sessions allocate from one arena, which grows by exactly the requested sizes.
 fn share_arena(environment: &Environment) -> ort::Result<()> {
     const GROWS_AS_REQUESTED: i32 = 1;
     let (api, environment) = (ort::api(), environment.ptr().cast_mut());
@@ -269,7 +271,7 @@ fn find_library(named: Option<&Path>) -> Result<PathBuf, RuntimeError> {
         .chain(executable.ancestors().skip(1).take(3).map(Path::to_owned));
     let mut tried: Vec<PathBuf> = folders.map(|folder| folder.join(&path)).collect();
     tried.dedup();
-    // An absolute path: the loader would look for a bare name in its own folders.
+    // An absolute path: the dynamic loader searches its own folders for a bare name.
     tried
         .iter()
         .find_map(|path| path.canonicalize().ok())
@@ -279,11 +281,12 @@ fn find_library(named: Option<&Path>) -> Result<PathBuf, RuntimeError> {
 /// An open session.
 pub struct OrtSession {
     session: Session,
-    /// Inputs that are the same in every run.
+    /// Inputs that every run takes: large weights.
     lent: Vec<(String, LentValue)>,
 }
 
-/// A tensor of the runtime over borrowed bytes. The value is dropped first.
+/// A tensor of the runtime over borrowed bytes. Fields are dropped in order: the value before the
+/// bytes.
 struct LentValue {
     value: TensorRefMut<'static, f32>,
     _bytes: Bytes,
@@ -365,7 +368,7 @@ impl OrtSession {
         self.run_until(inputs, &RunStop::new()?)
     }
 
-    /// As [`Self::run`]; [`RuntimeError::Stopped`] if `stop` ended it.
+    /// As [`Self::run`]; fails with [`RuntimeError::Stopped`] if `stop` ended the run.
     pub fn run_until(
         &mut self,
         inputs: &[(&str, ArrayViewD<'_, f32>)],
@@ -435,7 +438,7 @@ fn configure(
     }
     if provider == Provider::Cpu {
         builder = builder.with_env_allocators().map_err(open_error)?;
-        // Weights stay outside of the arena, or it could not be shrunk.
+        // Weights are allocated outside of the arena, which could not be shrunk otherwise.
         builder = builder
             .with_device_allocated_initializers()
             .map_err(open_error)?;
@@ -517,8 +520,8 @@ mod tests {
         }
     }
 
-    /// The runtime checks for our domain and adds it without a lock, once per process: only a fresh
-    /// process can show it.
+    /// The runtime registers our operator domain without a lock, once per process: only a fresh
+    /// process shows a race.
     #[test]
     fn the_first_sessions_of_a_process_open_at_once() {
         in_fresh_processes("the_first_sessions_of_a_process_open_at_once", 8, || {

@@ -1,4 +1,4 @@
-//! The custom operators of this process, as ONNX Runtime calls them.
+//! The custom operators, as kernels that ONNX Runtime calls.
 
 use ort::{
     operator::{
@@ -16,7 +16,7 @@ use crate::engine::cpu::{
     relu,
 };
 
-/// Elements of a Relu's gradient that a thread computes at a time.
+/// Elements of a ReLU gradient per task.
 const SPAN: usize = 1 << 15;
 
 pub fn domain() -> ort::Result<OperatorDomain> {
@@ -145,7 +145,7 @@ fn deal<T: Send>(
     context.par_for(tasks.len(), 0, |index| work(&mut tasks[index].lock()))
 }
 
-/// `NchwcMaxPoolGradient(x, y, dy) -> dx...`, blocks dealt to the runtime's threads.
+/// `NchwcMaxPoolGradient(x, y, dy) -> dx...`; blocks are distributed over the runtime's threads.
 struct NchwcMaxPoolGradientOp;
 
 /// [`PoolWindow`] over NCHWc.
@@ -264,7 +264,7 @@ impl Kernel for NchwcPoolWindow {
 /// `ReluGradient(dy, y) -> dx`; spans are distributed over the runtime's threads.
 struct ReluGradientOp;
 
-/// Block size, if dy has one number per channel of y; none where dy has y's shape.
+/// The block size if dy has one number per channel of y; `None` if dy has y's shape.
 struct Gate {
     block_size: Option<usize>,
 }

@@ -71,8 +71,8 @@ pub fn fuse(mut graph: Graph) -> Result<Graph, OnnxError> {
     passes::prune(graph)
 }
 
-/// The nodes that mask a max-pool gradient as the Relus before the pool ask for, each with what it
-/// masks; none where anything else reads the gradient.
+/// The nodes that apply the masks of the ReLUs before the pool to the max-pool gradient, each with
+/// its operand; `None` if another node reads the gradient.
 fn masks(graph: &Graph, types: &Types, gradient: &Node) -> Option<Vec<(usize, String)>> {
     let (consumers, producers, pinned) = (graph.consumers(), graph.producers(), graph.pinned());
     let (x, dx) = (gradient.input(0)?, gradient.output(0)?);
@@ -129,8 +129,8 @@ mod tests {
         },
     };
 
-    /// `out = flatten(MaxPool(pooled))`, derived; `before` makes `pooled` of `x`, 2 channels of 7 x
-    /// 6.
+    /// The graph derived from `out = flatten(MaxPool(pooled))`; `before` computes `pooled` from
+    /// `x`, 2 channels of 7 x 6.
     fn derived_pool(before: Vec<Node>, attributes: [(&str, Vec<i64>); 3], ceil_mode: i64) -> Graph {
         let value = |name: &str, shape: Vec<Dim>| ValueInfo {
             name: name.into(),
@@ -158,7 +158,7 @@ mod tests {
             .graph
     }
 
-    /// Holds the session with the kernel, and the fused graph, to the nodes that were derived.
+    /// Compares the fused graph, by the evaluator and in a session, with the derived nodes.
     fn assert_fused(graph: &Graph) -> Graph {
         let runtime = load_runtime(None, 0).unwrap();
         let fused = fuse(graph.clone()).unwrap();
@@ -178,7 +178,7 @@ mod tests {
         .unwrap();
         let mut kernel =
             OrtSession::open(runtime, graph.clone(), Provider::Cpu, Threads::Shared).unwrap();
-        // Few different numbers: many ties.
+        // Few distinct values give many ties.
         let x = Tensor::from_shape_fn(vec![3, 2, 7, 6], |i| {
             ((i[0] + 5 * i[1] + i[2] * i[3]) % 4) as f32 - 2.0
         });
@@ -231,12 +231,12 @@ mod tests {
                 two_relus(Node::new("Concat", ["a", "b"], ["pooled"]).with("axis", 1)),
                 0,
             ),
-            // One part of what is pooled is no Relu's.
+            // One input of the Concat before the pool is no ReLU.
             (
                 two_relus(Node::new("Concat", ["a", "minus"], ["pooled"]).with("axis", 1)),
                 1,
             ),
-            // The Relu's mask is for the sum.
+            // The pool's input is a sum of ReLUs, which is no ReLU.
             (two_relus(Node::new("Add", ["a", "b"], ["pooled"])), 2),
         ];
         for (before, masks) in cases {

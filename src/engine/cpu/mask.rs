@@ -1,6 +1,6 @@
-//! Conditions as bit masks, so that kernels select without a jump and the compiler can vectorise.
+//! Conditions as bit masks: kernels select without branches, so that the compiler can vectorise.
 
-/// All bits, or none.
+/// All bits set if true, else none.
 pub fn mask(condition: bool) -> u32 {
     u32::from(condition).wrapping_neg()
 }

@@ -1,25 +1,25 @@
-//! The gradient of 2-D max pooling over NCHW images, a channel at a time. Each row is split by the
-//! stride into its phases, so that the taps of neighbouring windows are contiguous. Cost: one
-//! reading of dy, two of x, one writing of dx.
+//! The gradient of 2-D max pooling over NCHW, one channel (plane) at a time. Rows are split into
+//! the phases of the stride (polyphase), so that one tap of neighbouring windows is contiguous.
+//! Cost: dy is read once, x twice, dx is written once.
 
 use std::array::from_fn;
 
 use super::{mask::mask, operators::PoolWindow};
 
-/// Windows of a row that are worked on together, as the compiler's vector operations do.
+/// Windows of a row per iteration, for the compiler's vectoriser.
 const LANES: usize = 16;
 
-/// The gradient of a pooling of planes of one size.
+/// The gradient of a pooling, for planes of one size.
 pub struct NchwMaxPoolGradient<'a> {
     window: &'a PoolWindow,
     phases: Phases,
     width: usize,
     columns: usize,
-    /// For each row of outputs, where in the dealt plane the taps of its first window read.
+    /// For each row of outputs, the offsets in the split plane of the taps of its first window.
     taps: Vec<Vec<usize>>,
 }
 
-/// Memory for one plane after another.
+/// Buffers, reused for all planes of a thread.
 pub struct Scratch {
     values: Vec<f32>,
     sums: Vec<f32>,
@@ -27,7 +27,7 @@ pub struct Scratch {
 }
 
 impl<'a> NchwMaxPoolGradient<'a> {
-    /// Planes of `[height, width]` pooled to `[rows, columns]`.
+    /// For planes of `[height, width]` pooled to `[rows, columns]`.
     pub fn new(
         window: &'a PoolWindow,
         [height, width]: [usize; 2],
@@ -55,7 +55,7 @@ impl<'a> NchwMaxPoolGradient<'a> {
 
     pub fn scratch(&self) -> Scratch {
         let size = self.phases.lines * self.phases.size;
-        // Padding is no number, which no maximum is equal to.
+        // Padding is NaN, which equals no maximum.
         let values = vec![f32::NAN; size];
         Scratch {
             values,
@@ -122,15 +122,15 @@ fn lanes(values: &[f32]) -> [f32; LANES] {
     from_fn(|i| values[i])
 }
 
-/// The rows of a plane with their padding, in a polyphase split by the stride: what one tap of a
-/// row of windows reads is contiguous, for whole SIMD lanes.
+/// The polyphase split of padded rows by the stride: each tap of a row of windows reads contiguous
+/// elements, whole SIMD vectors.
 struct Phases {
     lines: usize,
-    /// Of a line.
+    /// Elements of a split row.
     size: usize,
     stride: usize,
     pad: usize,
-    /// Where in a line each tap of a row of windows reads for the first of them.
+    /// The offset in a split row of each tap of the first window.
     taps: Vec<usize>,
 }
 
@@ -153,7 +153,7 @@ impl Phases {
         phases
     }
 
-    /// Where in a dealt line what stood at `at`, counted from the padding's first, is now.
+    /// The offset in a split row of the element at `at` of the padded row.
     fn place(&self, at: usize) -> usize {
         at % self.stride * (self.size / self.stride) + at / self.stride
     }
@@ -166,7 +166,7 @@ impl Phases {
                     .for_each(|(at, value)| dealt[self.place(self.pad + at)] = *value);
                 continue;
             }
-            // The same, in a form that is worked on several at a time.
+            // The same for a stride of 2, in a form that the compiler vectorises.
             let (first, second) = dealt.split_at_mut(self.size / 2);
             let ([first, second], start) = self.in_turn([first, second]);
             let (pairs, last) = line.as_chunks::<2>();
@@ -179,7 +179,7 @@ impl Phases {
         }
     }
 
-    /// The other way round, without the padding.
+    /// The inverse of the split, without the padding.
     fn join(&self, dealt: &[f32], width: usize, x: &mut [f32]) {
         for (line, dealt) in x.chunks_exact_mut(width).zip(dealt.chunks_exact(self.size)) {
             if self.stride != 2 {
@@ -200,7 +200,8 @@ impl Phases {
         }
     }
 
-    /// Of two parts, the one that a line starts in, and the other; and where in each.
+    /// For a stride of 2: the phase of a row's first element and the other phase, with the offset
+    /// in each.
     fn in_turn<T>(&self, [even, odd]: [T; 2]) -> ([T; 2], [usize; 2]) {
         let half = self.pad / 2;
         if self.pad.is_multiple_of(2) {
@@ -226,7 +227,7 @@ pub mod tests {
     }
 
     impl PoolWindow {
-        /// Where along `axis` the window of output `index` reads: first position, one past the
+        /// The positions that the window of output `index` reads along `axis`: first, one past the
         /// last, step.
         pub fn span(&self, axis: usize, index: usize, size: usize) -> (usize, usize, usize) {
             let step = self.dilations[axis];
@@ -254,12 +255,12 @@ pub mod tests {
     ) {
         let kernel = NchwMaxPoolGradient::new(w, plane, [dy.len() / columns, columns]);
         let mut scratch = kernel.scratch();
-        // Memory that has served another plane serves this one.
+        // Buffers may hold values of another plane.
         kernel.run(&mut scratch, &vec![9.0; x.len()], &vec![1.0; dy.len()], dx);
         kernel.run(&mut scratch, x, dy, dx);
     }
 
-    /// Every window on its own, as the operator is defined.
+    /// The definition of the operator, window by window.
     pub fn naive(
         w: &PoolWindow,
         x: &[f32],
@@ -282,7 +283,7 @@ pub mod tests {
         dx
     }
 
-    /// A window, a plane with room for it and `extra` more, and what the plane is pooled to.
+    /// A window, the size of a plane that holds it and `extra` more, and the size of its output.
     pub fn placed(
         kernel: [usize; 2],
         strides: [usize; 2],
@@ -320,7 +321,7 @@ pub mod tests {
         ) {
             let (w, plane, outputs) = placed(kernel, strides, dilations, [pads, end_pads], extra, gated);
             let drawn = |index: usize| (index as u32 + 1).wrapping_mul(2_654_435_761 ^ seed) >> 16;
-            // Few levels: many ties; the lowest is negative infinity.
+            // Few distinct values give many ties; the lowest is negative infinity.
             let x: Vec<f32> = (0..plane[0] * plane[1])
                 .map(|index| match drawn(index) % levels { 0 => f32::NEG_INFINITY, level => level as f32 - 3.0 })
                 .collect();

@@ -1,24 +1,24 @@
-//! The gradient of 2-D max pooling over NCHWc tensors: the channels of a block are contiguous, and
-//! each window works on all of them together. Cost: one reading of dy, y and the taps of x, one
-//! writing of dx.
+//! The gradient of 2-D max pooling over NCHWc: the channels of a block are contiguous, and each
+//! window processes all of them together. Cost: dy, y and the taps of x are read once, dx is
+//! written once.
 
 use std::array::from_fn;
 
 use super::{mask::mask, operators::PoolWindow};
 
-/// The gradient of a pooling of images of one size, one block of channels at a time.
+/// The gradient of a pooling, for blocks of images of one size.
 pub struct NchwcMaxPoolGradient<'a> {
     window: &'a PoolWindow,
     plane: [usize; 2],
     columns: usize,
-    /// Offsets of the taps of a window inside the image, from its first tap.
+    /// Offsets of a window's taps from its first tap, for windows without padding.
     inside: Vec<usize>,
-    /// The columns whose windows are inside the image.
+    /// The output columns whose windows have no padding.
     whole: std::ops::Range<usize>,
 }
 
 impl<'a> NchwcMaxPoolGradient<'a> {
-    /// Images of `[height, width]` pooled to lines of `columns`.
+    /// For images of `[height, width]` pooled to rows of `columns`.
     pub fn new(window: &'a PoolWindow, plane: [usize; 2], columns: usize) -> Self {
         let taps =
             |axis: usize| (0..window.kernel[axis]).map(move |tap| tap * window.dilations[axis]);
@@ -64,7 +64,7 @@ impl<'a> NchwcMaxPoolGradient<'a> {
                 .places(0, row)
                 .map(|line| line * self.plane[1])
                 .collect();
-            // Cleared just before it is accumulated into, while it is in the cache.
+            // Cleared just before it is accumulated into, so that it is in the cache.
             let reached = lines
                 .last()
                 .map_or(0, |line| line + self.plane[1])
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use crate::engine::cpu::max_pool::tests::{naive, placed};
 
-    /// Holds blocks of so many channels to planes one by one; `drawn` gives the input.
+    /// Compares blocks of that many channels with the kernel for planes; `drawn` gives the input.
     fn assert_as_planes<const BLOCK: usize>(
         window: &PoolWindow,
         plane: [usize; 2],
@@ -165,7 +165,7 @@ mod tests {
             pads in [0_usize..3, 0_usize..3], end_pads in [0_usize..3, 0_usize..3], extra in [0_usize..6, 0_usize..6], levels in 1_u32..6, seed in 0_u32..1000, gated: bool,
         ) {
             let (window, plane, outputs) = placed(kernel, strides, dilations, [pads, end_pads], extra, gated);
-            // Few levels: many ties.
+            // Few distinct values give many ties.
             let drawn = |index: usize| ((index as u32 + 1).wrapping_mul(2_654_435_761 ^ seed) >> 16) % levels;
             assert_as_planes::<8>(&window, plane, outputs, |index| drawn(index) as f32 - 2.0);
             assert_as_planes::<16>(&window, plane, outputs, |index| drawn(index) as f32 - 2.0);

@@ -1,5 +1,5 @@
-//! After ONNX Runtime's optimiser: a ReLU's gradient is one node in place of a mask and a product,
-//! and max-pool gradients read and write NCHWc where the optimiser reorders to NCHW for their sake.
+//! Rewrites the graph after ONNX Runtime's optimiser: the mask and product of a ReLU gradient
+//! become one node, and max-pool gradients read and write NCHWc where there were reorders.
 //!
 //! NCHWc is `[batch, channels / block_size, height, width, block_size]`, under the shape of NCHW.
 //! SqueezeNet, 25 steps of IG over HTTP, two cores, alternated: median 0.324 s so, 0.347 s without.
@@ -17,14 +17,14 @@ use onnx_autodiff::{
     },
 };
 
-/// Domain of the runtime's operators that read or write NCHWc.
+/// The domain of the runtime's operators over NCHWc.
 pub const NCHWC_DOMAIN: &str = "com.microsoft.nchwc";
 
-/// Larger graphs run as they are: in a debug build the runtime took more than a minute to open a
-/// rewritten one of 15,000 nodes, and 14 s for 16,000 that were not rewritten.
+/// Larger graphs are not rewritten: the runtime took more than a minute to open a rewritten graph
+/// of 15,000 nodes (in a debug build), and 14 s for one of 16,000 nodes that was not.
 const MOST_NODES: usize = 5_000;
 
-/// Whether [`rewrite`] may find something in what the runtime makes of `graph`.
+/// Whether [`rewrite`] may apply to `graph` after the runtime's optimiser.
 pub fn is_rewritable(graph: &Graph) -> bool {
     graph.nodes.len() <= MOST_NODES
         && graph
@@ -57,7 +57,8 @@ pub fn rewrite(
     passes::prune(graph)
 }
 
-/// Values in NCHWc: what the runtime's operators for it make, and what others make of nothing else.
+/// The values in NCHWc: outputs of the runtime's NCHWc operators, and of nodes whose inputs are all
+/// in NCHWc.
 fn nchwc_values(graph: &Graph) -> HashSet<String> {
     let mut nchwc = HashSet::new();
     for node in &graph.nodes {
@@ -86,7 +87,7 @@ fn relu_gradient(
         // The runtime keeps products in NCHWc where both sides have one shape.
         _ => nchwc.contains(dy) && nchwc.contains(y),
     };
-    // The gradient may be written over dy, which y must outlive.
+    // The gradient may overwrite dy, so dy must not be y.
     let gradient = || operators::node(RELU_GRADIENT, &[dy, y], node.outputs.clone());
     (alike && dy != y).then(|| Edit::with([gradient()]))
 }
@@ -132,8 +133,8 @@ fn relu_gradient_nchwc(
     })
 }
 
-/// The gradient of a pool over NCHWc reads NCHWc, and writes it: the convolutions after it need no
-/// reordering.
+/// Replaces the gradient of a pool over NCHWc by one that reads and writes NCHWc, so that the
+/// convolutions after it need no reorder.
 fn max_pool_gradient_nchwc(
     edges: &Edges,
     node: &Node,
@@ -215,12 +216,12 @@ fn same_window(a: &Node, b: &Node) -> bool {
         && a.int_or("ceil_mode", 0) == b.int_or("ceil_mode", 0)
 }
 
-/// Whether a node goes between NCHW and NCHWc.
+/// Whether a node reorders between NCHW and NCHWc.
 fn reorders(node: &Node, op_type: &str) -> bool {
     node.op_type == op_type && node.domain == NCHWC_DOMAIN && node.int_or("channels_last", 0) == 0
 }
 
-/// What the nodes that reorder `value` from NCHW to NCHWc make of it.
+/// The outputs of the nodes that reorder `value` from NCHW to NCHWc.
 fn reordered<'a>(edges: &Edges<'a>, value: &str) -> Vec<&'a str> {
     let readers = edges.readers(value);
     readers
@@ -229,7 +230,7 @@ fn reordered<'a>(edges: &Edges<'a>, value: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// [`reordered`], where nothing else reads `value`.
+/// [`reordered`], if `value` has no other consumer.
 fn only_reordered<'a>(edges: &Edges<'a>, value: &str) -> Option<Vec<&'a str>> {
     let mut readers = edges.readers(value);
     let all = readers.all(|node| reorders(node, "ReorderInput")) && !edges.is_pinned(value);

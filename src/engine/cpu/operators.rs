@@ -1,5 +1,5 @@
-//! The operators that only this process has, as the graph names them. Their kernels are in this
-//! folder; `backend_ort/operators.rs` registers them with ONNX Runtime.
+//! The custom operators as nodes of a graph. Their kernels are in this folder;
+//! `backend_ort/operators.rs` registers them with ONNX Runtime.
 
 use onnx_autodiff::onnx::graph::Node;
 
@@ -7,14 +7,14 @@ use onnx_autodiff::onnx::graph::Node;
 pub const DOMAIN: &str = "explaind";
 /// `MaxPoolGradient(x, dy) -> dx` over NCHW images, with the attributes of the pool.
 pub const MAX_POOL_GRADIENT: &str = "MaxPoolGradient";
-/// `NchwcMaxPoolGradient(x, y, dy) -> dx...`: as the one over NCHW, y the maxima; dx in pieces of
-/// `parts` channels, `block_size` channels in a block.
+/// `NchwcMaxPoolGradient(x, y, dy) -> dx...`: the same over NCHWc with `block_size` channels per
+/// block. y is the pool's output; dx is split along the channels into outputs of `parts` channels.
 pub const NCHWC_MAX_POOL_GRADIENT: &str = "NchwcMaxPoolGradient";
-/// `ReluGradient(dy, y) -> dx`. With `block_size`, dy has one number for each channel, and y is
-/// NCHWc with so many channels in a block.
+/// `ReluGradient(dy, y) -> dx`. With `block_size`, dy has one number per channel and y is NCHWc
+/// with that many channels per block.
 pub const RELU_GRADIENT: &str = "ReluGradient";
 
-/// A node of one of the operators.
+/// A node of a custom operator.
 pub fn node(op_type: &str, inputs: &[&str], outputs: Vec<String>) -> Node {
     let mut node = Node::new(op_type, inputs.iter().copied(), []);
     (node.domain, node.outputs) = (DOMAIN.into(), outputs);
@@ -29,6 +29,6 @@ pub struct PoolWindow {
     pub dilations: [usize; 2],
     /// Padding before the first row and column; never chosen as a maximum.
     pub pads: [usize; 2],
-    /// Maxima that are not above 0 have no gradient: that of a Relu before the pool is included.
+    /// Whether maxima not above 0 get no gradient: the mask of a ReLU before the pool is included.
     pub gated: bool,
 }

@@ -1,9 +1,9 @@
-//! The gradient of a ReLU, for any layout: its tensors have their elements in one order.
+//! The gradient of a ReLU, for any layout that its tensors share: it is elementwise.
 
 use super::mask::mask;
 
-/// The gradient of a Relu with the value `y`: `dx` is `dy` where `y` is above 0. A shorter `dy` is
-/// repeated.
+/// The gradient of a ReLU with output `y`: `dx` is `dy` where `y` is above 0, else 0. A shorter
+/// `dy` is repeated.
 pub fn gate(dy: &[f32], y: &[f32], dx: &mut [f32]) {
     for (y, dx) in y.chunks(dy.len()).zip(dx.chunks_mut(dy.len())) {
         dx.iter_mut()
@@ -13,7 +13,7 @@ pub fn gate(dy: &[f32], y: &[f32], dx: &mut [f32]) {
     }
 }
 
-/// [`gate`] of what `dx` holds.
+/// [`gate`] in place: `dx` holds `dy`.
 pub fn gate_in_place(y: &[f32], dx: &mut [f32]) {
     dx.iter_mut()
         .zip(y)

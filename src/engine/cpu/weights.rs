@@ -1,19 +1,18 @@
-//! Large weights of Gemm and MatMul, lent to a session as inputs instead of given to it as
-//! constants.
+//! Large weights of Gemm and MatMul, passed to sessions as inputs and not as constants.
 //!
-//! ONNX Runtime copies every constant once per session and packs each use of it once more; a matrix
-//! that comes as an input is read where it lies, in the mapped model file, by all sessions of a
-//! model. With 25088 x 4096 (VGG-16, 5 rows, 2 cores): forward 21 ms lent, 16 ms packed; backward
-//! 47 and 20 ms; memory 0 and 411 MB per use.
+//! ONNX Runtime copies every constant once per session, and packs it once more for each use. An
+//! input is read in place, in the mapped model file, by all sessions of a model. With 25088 x 4096
+//! (VGG-16, 5 rows, 2 cores): forward 21 ms lent, 16 ms packed; backward 47 and 20 ms; memory 0 and
+//! 411 MB per use.
 
 use std::collections::HashSet;
 
 use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Names, Node, ValueInfo, ValueType};
 
-/// Smaller weights are worth packing.
+/// Smaller weights stay constants: packing makes them faster.
 pub const LENT_BYTES: usize = 4 << 20;
 
-/// A matrix outside of the session, and the name of its input.
+/// A matrix outside of the session and the name of its input.
 pub struct Lent {
     pub name: String,
     pub literal: Literal,
@@ -72,9 +71,8 @@ fn lendable(graph: &Graph) -> Vec<String> {
     lendable.map(|(name, _)| name.clone()).collect()
 }
 
-/// `x Wᵀ + c` becomes `(W xᵀ)ᵀ + c`: the runtime packs the second operand of a product in every
-/// run, but reads the first in place, four times faster when the weight is large and the rows are
-/// few.
+/// Rewrites `x Wᵀ + c` as `(W xᵀ)ᵀ + c`: the runtime packs the second operand of a product in every
+/// run but reads the first in place, which is four times faster for a large weight and few rows.
 fn put_weights_first(graph: &mut Graph, lent: &[Lent]) {
     let lent: HashSet<&str> = lent.iter().map(|lent| lent.name.as_str()).collect();
     let mut names = Names::of(graph);
@@ -193,7 +191,7 @@ mod tests {
             lent.run(&[("x", x.view())]).unwrap(),
         );
         for (name, expected) in &expected {
-            // Sums of 2048 products in another order.
+            // Sums of 2048 products, in a different order.
             assert!(
                 expected
                     .iter()
