@@ -26,14 +26,13 @@ use crate::onnx::{
     passes,
 };
 
-/// What handing a window over costs, in multiplications.
-const HANDING_OVER: f64 = 8e6;
+/// The overhead of a call of a stage, in multiplications.
+const CALL_OVERHEAD: f64 = 8e6;
 
-/// Stages are worth their memory when they leave less than this part of the work.
+/// Stages are used only if they leave less than this share of the work, because they take memory.
 const WORTHWHILE: f64 = 0.8;
 
-/// The stages, and the classifier that follows: from what the last one makes to the source's
-/// probabilities.
+/// The stages, and the rest of the network, from the output of the last stage to the probabilities.
 #[derive(Clone, Debug)]
 pub struct Stages {
     pub stages: Vec<Stage>,
@@ -42,30 +41,31 @@ pub struct Stages {
 
 #[derive(Clone, Debug)]
 pub struct Stage {
-    /// What it makes, as the source calls it.
+    /// The output of the stage: the name of a value of the source.
     pub value: String,
-    /// `[batch, channels, window]` to its part of `value`, flattened: a classifier of as many
-    /// classes.
+    /// Input: `[batch, channels, window]`. Output: the part of `value` for that window, flattened
+    /// to `[batch, elements]`, as the logits of a classifier.
     pub graph: Graph,
-    /// Channels, height and width of all that it reads, and of `value`.
+    /// Channels, height and width of the whole input of the stage, and of `value`.
     pub input: [usize; 3],
     pub output: [usize; 3],
-    /// Height and width of a window, and of what is made of it.
+    /// Height and width of a window, and of the output for it.
     pub window: [usize; 2],
     pub made: [usize; 2],
-    field: Field,
+    field: ReceptiveField,
 }
 
-/// Rows and columns from `start` to before `end`.
+/// A half-open range of rows and columns, `start` to `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     pub start: [usize; 2],
     pub end: [usize; 2],
 }
 
-/// The window of the input that a pixel depends on, by axis. Padding counts as input.
+/// The receptive field of a value's pixels in the input, per axis: pixel j depends on the input's
+/// pixels from `stride` j - `before` to `stride` j + `after`. Padding counts as input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Field {
+struct ReceptiveField {
     stride: [i64; 2],
     before: [i64; 2],
     after: [i64; 2],
@@ -74,19 +74,19 @@ struct Field {
 /// A value at which the network can be cut.
 struct Cut {
     value: String,
-    /// Nodes before it.
+    /// The number of nodes before the cut.
     nodes: usize,
-    /// Multiplications in them.
+    /// The multiplications of these nodes.
     work: f64,
     shape: [usize; 3],
-    field: Field,
-    /// Pixels of it that a change reaches.
+    field: ReceptiveField,
+    /// Rows and columns of the value that a change of the input reaches.
     change: [i64; 2],
 }
 
 impl Stage {
-    /// Where the window for what has changed starts, and which pixels of the output may change;
-    /// none when a window is too small for it.
+    /// The start of the window for a changed region of the input, and the region of the output that
+    /// may change. `None` if the change needs a larger window.
     pub fn place(&self, changed: &Region) -> Option<([usize; 2], Region)> {
         let along = |axis: usize| {
             let (size, pixels) = (self.input[1 + axis] as i64, self.output[1 + axis] as i64);
@@ -117,21 +117,21 @@ impl Stage {
         ))
     }
 
-    /// Where the pixels of a window that starts at `start` lie in the output.
+    /// The position in the output of the first pixel computed from a window that starts at `start`.
     pub fn made_at(&self, start: [usize; 2]) -> [usize; 2] {
         [0, 1].map(|axis| start[axis] / self.field.stride[axis] as usize)
     }
 }
 
-/// The stages for changes of at most `change` rows and columns; none where they would save little.
+/// Plans stages for changes of at most `change` rows and columns; `None` if they would save little.
 pub fn stages(source: &Graph, change: [usize; 2]) -> Result<Option<Stages>, DeriveError> {
-    plan(source, change, HANDING_OVER)
+    plan(source, change, CALL_OVERHEAD)
 }
 
 pub fn plan(
     source: &Graph,
     change: [usize; 2],
-    handing_over: f64,
+    call_overhead: f64,
 ) -> Result<Option<Stages>, DeriveError> {
     let Forward {
         emit,
@@ -147,7 +147,7 @@ pub fn plan(
         nodes: 0,
         work: 0.0,
         shape: [channels, height, width],
-        field: Field {
+        field: ReceptiveField {
             stride: [1; 2],
             before: [0; 2],
             after: [0; 2],
@@ -155,12 +155,12 @@ pub fn plan(
         change: change.map(|size| size as i64),
     };
     let (cuts, whole) = cuts(&emit, &nodes, start, &head.probabilities);
-    // The least work up to each cut, and the cut before it on the way there.
+    // Dynamic programming: for each cut, the least work up to it and the cut before it.
     let mut best = vec![(0.0, 0); cuts.len()];
     for to in 1..cuts.len() {
         let ways = (0..to).map(|from| {
             (
-                best[from].0 + step(&cuts[from], &cuts[to]).2 + handing_over,
+                best[from].0 + step(&cuts[from], &cuts[to]).2 + call_overhead,
                 from,
             )
         });
@@ -195,7 +195,7 @@ pub fn plan(
     Ok(Some(Stages { stages, rest }))
 }
 
-/// Where the network can be cut, the input first, and the multiplications of all of it.
+/// The possible cuts, the input first, and the multiplications of the whole network.
 fn cuts(emit: &Emitter, nodes: &[Node], start: Cut, head: &str) -> (Vec<Cut>, f64) {
     let active = layers::active(emit, nodes, &[&start.value], head);
     let mut last_use: HashMap<&str, usize> = HashMap::new();
@@ -251,13 +251,13 @@ fn cuts(emit: &Emitter, nodes: &[Node], start: Cut, head: &str) -> (Vec<Cut>, f6
     (cuts, work)
 }
 
-/// The field of a node's output; none where a pixel depends on more than a window.
+/// The receptive field of a node's output; `None` if a pixel depends on more than a window.
 fn field_of(
     emit: &Emitter,
     node: &Node,
-    fields: &HashMap<String, Field>,
+    fields: &HashMap<String, ReceptiveField>,
     active: &HashSet<String>,
-) -> Option<Field> {
+) -> Option<ReceptiveField> {
     let (moving, fixed): (Vec<&String>, Vec<&String>) = node
         .inputs
         .iter()
@@ -271,7 +271,7 @@ fn field_of(
             let fits = emit.sizes(other, 2).is_ok_and(|other| other == sizes);
             joined.join(fields.get(*other).filter(|_| fits)?)
         })?;
-    // The same for all pixels.
+    // An operand that is equal for all pixels, such as a bias.
     let uniform = |value: &&String| {
         let shape = emit.literal(value).map(|literal| &literal.shape);
         shape.is_some_and(|shape| shape.iter().rev().take(2).all(|size| *size == 1))
@@ -290,7 +290,7 @@ fn field_of(
     allowed.then_some(joined)
 }
 
-/// The window of a convolution or a pool over two axes, with the padding that the whole input has.
+/// The window of a 2-D convolution or pool, with the padding resolved for the whole input.
 fn window_of(emit: &Emitter, node: &Node) -> Option<Window> {
     let sizes = emit.sizes(node.input(0)?, 2).ok()?;
     let kernel = match node.op_type.as_str() {
@@ -305,21 +305,21 @@ fn window_of(emit: &Emitter, node: &Node) -> Option<Window> {
     Window::of_node(node, kernel, &sizes).ok().filter(|_| plain)
 }
 
-impl Field {
-    fn join(self, other: &Field) -> Option<Field> {
+impl ReceptiveField {
+    fn join(self, other: &ReceptiveField) -> Option<ReceptiveField> {
         let larger = |a: [i64; 2], b: [i64; 2]| [a[0].max(b[0]), a[1].max(b[1])];
-        (self.stride == other.stride).then(|| Field {
+        (self.stride == other.stride).then(|| ReceptiveField {
             stride: self.stride,
             before: larger(self.before, other.before),
             after: larger(self.after, other.after),
         })
     }
 
-    /// Of what a window slides over values of this field.
-    fn through(self, window: &Window) -> Field {
+    /// The receptive field after a sliding window over values with this one.
+    fn through(self, window: &Window) -> ReceptiveField {
         let by_axis = |of: &dyn Fn(usize) -> i64| [of(0), of(1)];
         let begin = |axis: usize| window.begin[axis] as i64;
-        Field {
+        ReceptiveField {
             stride: by_axis(&|axis| self.stride[axis] * window.strides[axis] as i64),
             before: by_axis(&|axis| self.before[axis] + begin(axis) * self.stride[axis]),
             after: by_axis(&|axis| {
@@ -329,10 +329,10 @@ impl Field {
         }
     }
 
-    /// As seen from a value that lies on all ways to this one.
-    fn from(&self, other: &Field) -> Field {
+    /// This receptive field relative to that of an earlier cut, `other`, in the pixels of the cut.
+    fn from(&self, other: &ReceptiveField) -> ReceptiveField {
         let by_axis = |of: &dyn Fn(usize) -> i64| [of(0), of(1)];
-        Field {
+        ReceptiveField {
             stride: by_axis(&|axis| self.stride[axis] / other.stride[axis]),
             before: by_axis(&|axis| (self.before[axis] - other.before[axis]) / other.stride[axis]),
             after: by_axis(&|axis| (self.after[axis] - other.after[axis]) / other.stride[axis]),
@@ -340,9 +340,9 @@ impl Field {
     }
 }
 
-/// The field of one cut as seen from another, the window that a change there asks for, and the work
-/// on it.
-fn step(from: &Cut, to: &Cut) -> (Field, [usize; 2], f64) {
+/// The receptive field of cut `to` in cut `from`, the size of the window for a change, and the work
+/// for that window.
+fn step(from: &Cut, to: &Cut) -> (ReceptiveField, [usize; 2], f64) {
     let field = to.field.from(&from.field);
     let window = [0, 1].map(|axis| {
         let (stride, size) = (field.stride[axis], from.shape[1 + axis] as i64);
@@ -378,7 +378,7 @@ fn stage(emit: &Emitter, nodes: &[Node], from: &Cut, to: &Cut) -> Result<Stage, 
     })
 }
 
-/// The nodes as a graph from a cut, or from a window of it, to one value.
+/// The nodes as a graph from the value of a cut, or a window of it, to `output`.
 fn part(
     emit: &Emitter,
     nodes: &[Node],
@@ -421,7 +421,8 @@ fn part(
     Ok(passes::prune(graph)?)
 }
 
-/// Of a node, for one row; those of ops that multiply little are counted by what they write.
+/// The multiplications of a node for one row; for ops other than convolutions and matrix products,
+/// the elements of the output.
 fn multiplications(emit: &Emitter, node: &Node) -> f64 {
     let elements = |value: &str| {
         let shape = emit.shape(value).unwrap_or_default();

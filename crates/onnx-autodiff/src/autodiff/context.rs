@@ -1,5 +1,5 @@
-//! What a rule sees: its node with typed attributes, primal values and shapes, the cotangents of
-//! its outputs, which inputs are active, an emitter, and the rules that it overrides.
+//! The context of a rule: its node with typed attributes, primal values and shapes, the cotangents
+//! of the outputs, the active inputs, an emitter, and the rules that this rule overrides.
 
 use super::{
     DeriveError, Unsupported,
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{Tensor, onnx::graph::Node};
 
-/// How the cotangents of a node's inputs follow from those of its outputs.
+/// Computes the cotangents of a node's inputs from those of its outputs.
 #[derive(Clone, Copy)]
 pub enum Rule {
     /// dx of an op with one input, from the node's attributes, dy, x and y.
@@ -20,8 +20,8 @@ pub enum Rule {
 /// The cotangents of all inputs.
 pub type Vjp = fn(&mut VjpContext) -> Result<Cotangents, DeriveError>;
 
-/// One cotangent per input, `None` for inputs that get nothing. Shapes may still be broadcast: the
-/// walk sums them down.
+/// One cotangent per input, `None` for inputs without one. A cotangent may have the broadcast
+/// shape: the walk sums it to the input's shape.
 #[derive(Default)]
 pub struct Cotangents(pub Vec<Option<String>>);
 
@@ -31,7 +31,7 @@ impl Cotangents {
     }
 }
 
-/// Where the pattern of one Linear node is read from.
+/// The source of the pattern of one Linear node.
 #[derive(Clone, Copy)]
 pub struct PatternOf<'a> {
     pub source: &'a dyn PatternSource,
@@ -39,7 +39,7 @@ pub struct PatternOf<'a> {
 }
 
 impl PatternOf<'_> {
-    /// In the shape of the node's weight.
+    /// The pattern, in the shape of the node's weight.
     pub fn read(&self) -> Result<Tensor, DeriveError> {
         let unreadable = |source| DeriveError::PatternFile {
             layer: self.layer.to_owned(),
@@ -49,11 +49,11 @@ impl PatternOf<'_> {
     }
 }
 
-/// What an overlay rule changes before the rule that it overrides runs.
+/// The change of an overlay rule before it runs the overridden rule.
 #[derive(Default)]
 pub struct Overrides {
     pub cotangent: Option<String>,
-    /// Name of a constant in the place of the weight of a Linear node.
+    /// Replaces the weight of a Linear node by the constant of this name.
     pub weight: Option<String>,
 }
 
@@ -62,16 +62,16 @@ pub struct VjpContext<'a> {
     pub node: &'a Node,
     pub active: &'a [bool],
     pub cotangents: &'a [Option<String>],
-    /// The rules that apply, the nearest first; the one that runs is not among them.
+    /// The overridden rules, the most specific first.
     pub overridden: &'a [Rule],
-    /// The pattern of this Linear node, where the rule set is to use one.
+    /// The pattern of this Linear node, if the rule set uses one here.
     pub pattern: Option<PatternOf<'a>>,
-    /// What an overlay put in the place of input 1.
+    /// The replacement of input 1 by an overlay.
     pub weight: Option<String>,
 }
 
 impl VjpContext<'_> {
-    /// Runs the nearest of the rules that apply.
+    /// Runs the most specific overridden rule.
     pub fn base(&mut self, overrides: Overrides) -> Result<Cotangents, DeriveError> {
         let (rule, overridden) = self
             .overridden
@@ -106,7 +106,7 @@ impl VjpContext<'_> {
         }
     }
 
-    /// Refuses the node when the backward graph would hold too much with a constant of this shape.
+    /// Refuses the node if a constant of this shape would exceed the limit for constants.
     pub fn fits_constant(&mut self, shape: &[usize]) -> Result<(), DeriveError> {
         let elements = shape
             .iter()
@@ -121,12 +121,12 @@ impl VjpContext<'_> {
         Ok(())
     }
 
-    /// Adds the nodes of one formula per input, where that is active.
+    /// Emits one expression per input, for active inputs.
     pub fn emit_active(
         &mut self,
         formulas: impl IntoIterator<Item = Expr>,
     ) -> Result<Cotangents, DeriveError> {
-        // All are kept until the last is emitted: they share parts.
+        // One emitter for all expressions, because they share sub-expressions.
         let formulas: Vec<Expr> = formulas.into_iter().collect();
         let mut emission = Emission::of(self.emit);
         let cotangents = formulas
@@ -161,7 +161,7 @@ impl VjpContext<'_> {
         self.active.get(index).copied().unwrap_or(false)
     }
 
-    /// Input 1 of a Linear node, or what an overlay put in its place.
+    /// The weight of a Linear node (input 1), or its replacement by an overlay.
     pub fn weight(&self) -> Result<String, DeriveError> {
         self.weight.clone().map_or_else(|| self.input(1), Ok)
     }

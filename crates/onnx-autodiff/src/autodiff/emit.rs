@@ -1,6 +1,5 @@
-//! Adds nodes and constants to a graph under fresh names, with the type of every value it makes.
-//! Names are counted per scope and constants shared by content, so that equal calls give equal
-//! graphs.
+//! Adds nodes and constants to a graph under fresh names, and infers the type of every value. Names
+//! are numbered per scope and equal constants are shared, so that equal calls give equal graphs.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,26 +10,25 @@ use crate::onnx::{
     oversize,
 };
 
-/// Elements of such constants in one derived graph: 256 MiB of float32.
+/// The most elements of constants that rules make, in one derived graph: 256 MiB of float32.
 pub const CONSTANTS: usize = 1 << 26;
 
-/// Exponent of the steepest slope that a step may have.
+/// Binary exponent of the largest slope of [`Emitter::step`].
 const STEEPEST: i32 = 127;
 
 pub struct Emitter {
     pub graph: Graph,
     types: Types,
     names: Names,
-    /// Small constants by content.
+    /// Small constants, by content, to share them.
     constants: HashMap<(Element, Vec<usize>, bytes::Bytes), String>,
     scope: String,
-    /// Elements that rules may still make constants of whose size follows from attributes and
-    /// shapes.
+    /// The elements left for constants whose size depends on attributes and shapes.
     pub constants_left: usize,
 }
 
-/// Attributes of a node to be: `attributes([("axis", 1.into())])` reads like the ONNX page of the
-/// op.
+/// The attributes of a node, written as in ONNX's documentation: `attributes([("axis",
+/// 1.into())])`.
 pub fn attributes<const N: usize>(list: [(&str, Attribute); N]) -> BTreeMap<String, Attribute> {
     list.into_iter()
         .map(|(name, value)| (name.to_owned(), value))
@@ -53,12 +51,12 @@ impl Emitter {
         }
     }
 
-    /// Values made from here on are named `scope/op`.
+    /// Sets the scope: new values are named `scope/op`.
     pub fn set_scope(&mut self, scope: String) {
         self.scope = scope;
     }
 
-    /// `wish`, or a numbered form of it that is free.
+    /// A fresh name: `wish`, numbered if it is taken.
     pub fn fresh(&mut self, wish: &str) -> String {
         self.names.fresh(wish)
     }
@@ -70,8 +68,8 @@ impl Emitter {
         name
     }
 
-    /// Splits the node that makes `output`, in place, into one without its bias (input 2), which
-    /// makes `product`, and an Add of the bias.
+    /// Splits the producer of `output` in place: a node without bias (input 2), whose output is
+    /// `product`, and an Add of the bias.
     pub fn split_bias(&mut self, output: &str, product: &str, bias: &str) {
         let Some(at) = self
             .graph
@@ -106,7 +104,7 @@ impl Emitter {
         Ok(self.value_type(value)?.shape)
     }
 
-    /// The dims of `value` from `axis` on, all of which must be numbers.
+    /// The dimensions of `value` from `axis` on. Fails unless all are numbers.
     pub fn sizes(&self, value: &str, axis: usize) -> Result<Vec<usize>, DeriveError> {
         let shape = self.shape(value)?;
         let known = shape.iter().skip(axis).map(Dim::known);
@@ -125,7 +123,7 @@ impl Emitter {
         self.literal(value).and_then(Literal::to_f32s)
     }
 
-    /// A constant shared with every other of the same content.
+    /// A constant; equal constants share one value.
     pub fn constant(&mut self, literal: Literal) -> String {
         let key = (
             literal.element,
@@ -141,7 +139,7 @@ impl Emitter {
         name
     }
 
-    /// A weight computed from another: named after it, made once.
+    /// A constant computed from the weight `of`, named after it and computed once.
     pub fn weight(
         &mut self,
         name: String,
@@ -237,7 +235,7 @@ impl Emitter {
         }
     }
 
-    /// The nodes that make a value larger than is supported.
+    /// The nodes whose outputs exceed the supported size.
     pub fn oversize(&self) -> Vec<Unsupported> {
         let made = self
             .graph
@@ -309,7 +307,7 @@ impl Emitter {
         Ok(self.node("Cast", &[x], to, ValueType { element, ..from }))
     }
 
-    /// `x` in `shape`, of which at most one dim may be a symbol.
+    /// `x` reshaped to `shape`, of which at most one dimension may be a symbol.
     pub fn reshape(&mut self, x: &str, shape: &[Dim]) -> Result<String, DeriveError> {
         let from = self.value_type(x)?;
         if from.shape == shape {
@@ -350,12 +348,12 @@ impl Emitter {
         ))
     }
 
-    /// Sum over `axes`, which stay as ones.
+    /// Sum over `axes`, with keepdims.
     pub fn reduce_sum(&mut self, x: &str, axes: &[usize]) -> Result<String, DeriveError> {
         self.reduce("ReduceSum", x, axes)
     }
 
-    /// Mean over `axes`, which stay as ones.
+    /// Mean over `axes`, with keepdims.
     pub fn reduce_mean(&mut self, x: &str, axes: &[usize]) -> Result<String, DeriveError> {
         self.reduce("ReduceMean", x, axes)
     }
@@ -409,7 +407,7 @@ impl Emitter {
         ))
     }
 
-    /// Zeros around `x`: (before, after) for each axis.
+    /// `x` padded with zeros: (before, after) for each axis.
     pub fn pad(&mut self, x: &str, amounts: &[(usize, usize)]) -> Result<String, DeriveError> {
         if amounts.iter().all(|&amount| amount == (0, 0)) {
             return Ok(x.to_owned());
@@ -447,8 +445,7 @@ impl Emitter {
         ))
     }
 
-    /// `x` repeated along its ones until it has `shape`. Symbols of `shape` must already be dims of
-    /// `x`.
+    /// `x` broadcast to `shape`. Symbols of `shape` must be dimensions of `x`.
     pub fn expand(&mut self, x: &str, shape: &[Dim]) -> Result<String, DeriveError> {
         let from = self.value_type(x)?;
         if from.shape == shape {
@@ -466,10 +463,10 @@ impl Emitter {
         Ok(self.node("Expand", &[x, &target], BTreeMap::new(), output))
     }
 
-    /// 1 where `sign * y > sign * bound`, else 0, for y that never crosses its bound: one
-    /// HardSigmoid with the steepest slope whose arithmetic is exact (a power of two). Only |y -
-    /// bound| under 2^-127 (half the smallest normal number) gives a fraction. `Where` and
-    /// comparisons would leave the blocked layout.
+    /// The step function: 1 where `sign * y > sign * bound`, else 0, for y that does not cross its
+    /// bound. A HardSigmoid with the largest exact slope, a power of two: only |y - bound| below
+    /// 2^-127 (half the smallest normal number) gives a fraction. Comparisons and `Where` would
+    /// force ONNX Runtime out of the NCHWc layout.
     pub fn step(&mut self, y: &str, sign: f32, bound: f32) -> Result<String, DeriveError> {
         let room = if bound == 0.0 {
             0
@@ -486,8 +483,8 @@ impl Emitter {
     }
 }
 
-/// What `node` is the step of, as [`Emitter::step`] writes it for sign 1 and bound 0: 1 where that
-/// is above 0, else 0.
+/// The operand of a step function, if `node` is what [`Emitter::step`] emits for sign 1 and bound
+/// 0.
 pub fn stepped(node: &Node) -> Option<&str> {
     let steepest =
         node.float("alpha") == Some(2f32.powi(STEEPEST)) && node.float("beta") == Some(0.0);

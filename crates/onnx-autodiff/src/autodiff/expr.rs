@@ -1,6 +1,6 @@
-//! Formulas over values of a graph: `dy * (1.0 - y.square())` stands for the nodes that compute it,
-//! and reads like the derivative in a table. Nothing is emitted before [`Expr::emit`], which goes
-//! from left to right and computes a formula that is used twice once.
+//! Expressions over values of a graph: `dy * (1.0 - y.square())` stands for the nodes that compute
+//! it and reads like the formula of the derivative. [`Expr::emit`] emits the nodes from left to
+//! right, and shared sub-expressions once.
 
 use std::{
     collections::HashMap,
@@ -14,18 +14,18 @@ use super::{
 };
 use crate::onnx::graph::Element;
 
-/// A value that is computed where the formula is emitted. Clones are cheap, and one value.
+/// An expression. Clones share it, are cheap, and are emitted once.
 #[derive(Clone)]
 pub struct Expr(Rc<Term>);
 
 enum Term {
     Value(String),
-    /// A constant of the element type of the values that the formula reads.
+    /// A constant, in the element type of the expression's values.
     Number(f32),
     Unary(&'static str, Expr),
     Binary(&'static str, Expr, Expr),
     Equal(Expr, Expr),
-    /// A product with a number, which is left out where that is 1.
+    /// A product with a number; the number 1 emits no node.
     Scaled(Expr, f32),
     Step {
         x: Expr,
@@ -100,12 +100,12 @@ impl Expr {
         self.binary("Pow", exponent)
     }
 
-    /// Where it equals `other`: truth values.
+    /// Whether it equals `other`, elementwise: bool.
     pub fn equals(&self, other: &Self) -> Self {
         Self::of(Term::Equal(self.clone(), other.clone()))
     }
 
-    /// 1 where it is above `bound`, else 0: see [`Emitter::step`].
+    /// 1 where it is above `bound`, else 0, by [`Emitter::step`].
     pub fn above(&self, bound: f32) -> Self {
         self.step(1.0, bound)
     }
@@ -140,12 +140,12 @@ impl Expr {
         Self::of(Term::Mean(self.clone(), axes.to_vec()))
     }
 
-    /// Adds the nodes; the name of the result.
+    /// Emits the nodes; returns the name of the result.
     pub fn emit(&self, emit: &mut Emitter) -> Result<String, DeriveError> {
         Emission::of(emit).value(self, None)
     }
 
-    /// A value that the formula reads, from the left.
+    /// The leftmost value of the graph in the expression.
     fn leaf(&self) -> Option<&str> {
         match &*self.0 {
             Term::Value(name) => Some(name),
@@ -162,7 +162,7 @@ impl Expr {
     }
 }
 
-/// The nodes of formulas that share parts, as they are added.
+/// Emits several expressions, with shared sub-expressions once.
 pub struct Emission<'a> {
     emit: &'a mut Emitter,
     done: HashMap<*const Term, String>,
@@ -176,7 +176,7 @@ impl<'a> Emission<'a> {
         }
     }
 
-    /// The value of `expr`. `like`: one of the element type that a number gets.
+    /// The name of the value of `expr`. Numbers get the element type of `like`.
     pub fn value(&mut self, expr: &Expr, like: Option<&str>) -> Result<String, DeriveError> {
         let key = Rc::as_ptr(&expr.0);
         if let Some(name) = self.done.get(&key) {

@@ -23,17 +23,17 @@ use crate::onnx::graph::{Graph, Literal, Node};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Regime {
-    /// The rectifier after the layer is on: wᵀx + b > 0.
+    /// The ReLU after the layer is active: wᵀx + b > 0.
     Activation,
     /// wᵀx > 0.
     Weights,
-    /// All samples: what a layer without a rectifier right behind it gets. (A residual sum in
-    /// between counts as none: its sign is not the layer's own.)
+    /// All samples; used for layers that are not directly followed by a ReLU. (A residual sum in
+    /// between counts as no ReLU, since its sign is not that of the layer's output.)
     Linear,
 }
 
 pub struct FitGraph {
-    /// Input: the model's. Outputs: those that `layers` name, each summed over the batch.
+    /// Input: that of the model. Outputs: the sums that `layers` name, over the batch.
     pub graph: Graph,
     pub layers: Vec<FitLayer>,
     /// Linear layers that get no pattern, and why.
@@ -50,10 +50,10 @@ pub struct FitLayer {
     pub op_type: String,
     /// w, BatchNorm folded.
     pub weight: Literal,
-    /// The axis of the weight that counts output channels; the others, together, are x.
+    /// The axis of the weight for output channels; the other axes together index x.
     pub channel_axis: usize,
     pub regime: Regime,
-    /// Samples (positions of the window) that one row of the batch gives.
+    /// Samples (positions of the window) per row of the batch.
     pub positions: usize,
     /// Output name of Σ₊ x ŷ.
     pub x_y: String,
@@ -71,8 +71,8 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// What one layer's patches are multiplied with: ŷ, and the mask of positive samples, both
-/// `[batch, channels, …]`.
+/// The factors of one layer's patches: ŷ, and the mask of positive samples, both `[batch, channels,
+/// …]`.
 struct Samples {
     y: String,
     mask: String,
@@ -132,7 +132,7 @@ fn obstacle(node: &Node) -> Option<String> {
     }
 }
 
-/// The value that a rectifier reads: `value` itself, or what only a constant was added to since.
+/// The input of a ReLU if it is `value`, or `value` plus a constant.
 fn rectified(emit: &Emitter, nodes: &[Node], value: &str) -> Option<String> {
     let readers: Vec<&Node> = nodes
         .iter()
@@ -157,7 +157,7 @@ fn rectified(emit: &Emitter, nodes: &[Node], value: &str) -> Option<String> {
         .find_map(|node| rectified(emit, nodes, &node.outputs[0]))
 }
 
-/// Splits the node, in place, into wᵀx and the addition of its bias; the name of wᵀx.
+/// Splits a node in place into wᵀx and the addition of its bias; returns the name of wᵀx.
 fn without_bias(emit: &mut Emitter, node: &Node) -> Result<String, DeriveError> {
     let Some(bias) = node.input(2).map(str::to_owned) else {
         return Ok(node.outputs[0].clone());
@@ -183,7 +183,7 @@ fn ones_like(emit: &mut Emitter, value: &str) -> Result<String, DeriveError> {
     ))
 }
 
-/// Emits the four sums of one layer and asks for them as outputs.
+/// Emits the four sums of one layer and makes them outputs.
 fn sums(
     emit: &mut Emitter,
     node: &Node,

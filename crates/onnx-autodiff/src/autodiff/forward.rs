@@ -1,5 +1,5 @@
-//! The source made ready: batch symbolic, spelling of one opset, constants folded, every type
-//! known, logits and probabilities found.
+//! Prepares the source: symbolic batch, one opset, folded constants, inferred types, and the head
+//! (logits and probabilities).
 
 use super::{
     DeriveError,
@@ -12,7 +12,7 @@ use crate::onnx::{
     infer,
 };
 
-/// The one symbolic dim.
+/// The name of the only symbolic dimension.
 pub const BATCH: &str = "batch";
 
 pub struct Forward {
@@ -23,7 +23,8 @@ pub struct Forward {
     pub head: HeadValues,
 }
 
-/// `fold_batch_norm`: into the Linear layers before it, for rule sets that replace weights.
+/// `fold_batch_norm`: folds BatchNormalization into the Linear layers before it, for rule sets that
+/// replace weights.
 pub fn prepare(source: &Graph, fold_batch_norm: bool) -> Result<Forward, DeriveError> {
     let mut graph = source.clone();
     let input = open_batch(&mut graph)?;
@@ -44,7 +45,7 @@ pub fn prepare(source: &Graph, fold_batch_norm: bool) -> Result<Forward, DeriveE
     })
 }
 
-/// The name of the model's only input. A batch that is a symbol is renamed to [`BATCH`].
+/// The name of the model's only input. Renames a symbolic batch to [`BATCH`].
 fn open_batch(graph: &mut Graph) -> Result<String, DeriveError> {
     let constants = &graph.initializers;
     let mut inputs: Vec<_> = graph
@@ -63,7 +64,7 @@ fn open_batch(graph: &mut Graph) -> Result<String, DeriveError> {
     Ok(input.name.clone())
 }
 
-/// The input must have the batch in front, and numbers behind it.
+/// Checks that the input's first dimension is the batch and the others are numbers.
 fn check_batch(graph: &Graph, input: &str) -> Result<(), DeriveError> {
     let shape = graph
         .inputs

@@ -1,6 +1,5 @@
-//! Finds the logits and the probabilities of a classifier, or makes the one that is missing. An
-//! output behind Softmax or Sigmoid gives both; other outputs are logits, and Softmax over the
-//! classes is added (Sigmoid for one class).
+//! Finds the logits and probabilities of a classifier. An output of Softmax or Sigmoid gives both;
+//! other outputs are logits, to which Softmax over the classes is added (Sigmoid for one class).
 
 use super::{
     DeriveError, Unsupported,
@@ -77,7 +76,7 @@ pub fn attach(emit: &mut Emitter) -> Result<HeadValues, DeriveError> {
     })
 }
 
-/// `[batch, classes]`, perhaps among ones: how many classes.
+/// The number of classes of a value `[batch, classes]`, with any dimensions of 1.
 fn class_count(shape: &[Dim]) -> Option<usize> {
     let (batch, rest) = shape.split_first()?;
     let sizes = rest.iter().map(Dim::known).collect::<Option<Vec<_>>>()?;
@@ -87,10 +86,10 @@ fn class_count(shape: &[Dim]) -> Option<usize> {
     plain.then(|| sizes.iter().product())
 }
 
-/// The Softmax, LogSoftmax or Sigmoid that the output is, perhaps reshaped.
+/// The Softmax, LogSoftmax or Sigmoid whose output, possibly reshaped, the value is.
 fn end<'a>(nodes: &'a [Node], output: &str) -> Option<&'a Node> {
     let mut output = output;
-    // Against their order: whatever makes the input of a node comes before it.
+    // In reverse topological order.
     for node in nodes.iter().rev().filter(|node| node.domain.is_empty()) {
         if node.output(0) != Some(output) {
             continue;
@@ -105,7 +104,7 @@ fn end<'a>(nodes: &'a [Node], output: &str) -> Option<&'a Node> {
     None
 }
 
-/// Softmax must run over the classes; Sigmoid works on each alone.
+/// Whether the node works over the classes: Softmax along their axis; Sigmoid is elementwise.
 fn spans_classes(emit: &Emitter, node: &Node, classes: usize) -> bool {
     let Ok(shape) = emit.shape(&node.inputs[0]) else {
         return false;

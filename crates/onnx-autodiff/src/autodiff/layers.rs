@@ -16,16 +16,16 @@ use crate::onnx::graph::Node;
 /// A Linear layer between the input and the head.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LinearLayer {
-    /// Output value: what patterns are keyed by.
+    /// The output value, the key of the layer's pattern.
     pub output: String,
-    /// Node name; the output value when the node has none.
+    /// The node's name, or its output value if it has none.
     pub node: String,
     pub op_type: String,
     pub weight: String,
     pub weight_shape: Vec<usize>,
 }
 
-/// The Linear nodes that the head's dependence on `input` runs through.
+/// The Linear nodes on paths from `input` to the head.
 pub fn linear_layers(emit: &Emitter, nodes: &[Node], input: &str, head: &str) -> Vec<LinearLayer> {
     let active = active(emit, nodes, &[input], head);
     let linear = nodes.iter().filter(|node| {
@@ -44,7 +44,7 @@ pub fn linear_layers(emit: &Emitter, nodes: &[Node], input: &str, head: &str) ->
     layers.collect()
 }
 
-/// The values that vary with any of `wrt` and that `head` depends on.
+/// The active values: those that depend on any of `wrt` and that `head` depends on.
 pub fn active(emit: &Emitter, nodes: &[Node], wrt: &[&str], head: &str) -> HashSet<String> {
     let varies = reverse::varying(emit, nodes, wrt);
     let mut needed = HashSet::from([head.to_owned()]);

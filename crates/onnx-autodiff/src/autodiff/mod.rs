@@ -1,5 +1,4 @@
-//! Reverse mode, ONNX -> ONNX: rule tables, the backward walk, lowering. No tokio, no ort, no
-//! files.
+//! Reverse-mode differentiation, ONNX -> ONNX: rule tables, the backward walk, lowering.
 
 mod context;
 pub(crate) mod emit;
@@ -111,8 +110,8 @@ fn tidy(graph: Graph) -> Result<Graph, DeriveError> {
     Ok(pipeline::finish(graph)?)
 }
 
-/// One walk per rule set, each with a cotangent for each of `wrt`; unsupported nodes of all of them
-/// are reported together, each once.
+/// One backward walk per rule set, each with a cotangent for each of `wrt`; unsupported nodes of
+/// all are reported together, each once.
 fn reverse_all(
     emit: &mut emit::Emitter,
     nodes: &[crate::onnx::graph::Node],
@@ -234,8 +233,8 @@ pub fn linear_layers(source: &Graph) -> Result<Vec<LinearLayer>, DeriveError> {
     ))
 }
 
-/// The values that [`spec::Wrt::Activation`] and `outputs` may name, in the order of the forward pass, with their
-/// shapes without the batch.
+/// The values that [`spec::Wrt::Activation`] and `DeriveSpec::outputs` may name, in the order of
+/// the forward pass, with their shapes without the batch.
 pub fn activations(source: &Graph) -> Result<Vec<(String, Vec<usize>)>, DeriveError> {
     let Forward {
         emit,

@@ -1,11 +1,10 @@
-//! Gives values of a graph their public names and makes them its outputs. Other values of such a
-//! name step aside.
+//! Renames values of a graph to their public names and makes them outputs. Other values with such a
+//! name are renamed.
 
 use super::emit::Emitter;
 use crate::onnx::graph::{Graph, ValueInfo};
 
-/// Makes each (value, public name) an output, in this order. `emit` may not be used for more nodes
-/// afterwards.
+/// Makes each (value, public name) an output, in this order. No nodes may be emitted afterwards.
 pub fn publish(
     mut emit: Emitter,
     wanted: &[(String, String)],
@@ -68,7 +67,7 @@ fn rename(graph: &mut Graph, from: &str, to: &str) {
         .filter(|name| *name == from)
         .for_each(|name| to.clone_into(name));
     if let Some(index) = graph.initializers.get_index_of(from) {
-        // Keeps the order, by which the file is written.
+        // Keeps the order, which the written file has too.
         if let Some((_, literal)) = graph.initializers.shift_remove_entry(from) {
             graph
                 .initializers

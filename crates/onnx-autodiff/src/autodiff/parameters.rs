@@ -1,6 +1,6 @@
-//! Gradients with respect to weights and biases, summed over the batch: what a training step needs.
-//! The parameters become inputs of the graph, so that one session runs with whatever weights it is
-//! given. BatchNorm keeps its statistics; its scale and bias are parameters.
+//! Gradients with respect to weights and biases, summed over the batch, for training. The
+//! parameters become inputs of the graph, so that one session runs with any weights. The statistics
+//! of BatchNorm are constants; its scale and bias are parameters.
 
 use indexmap::IndexSet;
 
@@ -13,13 +13,12 @@ use super::{
 };
 use crate::onnx::graph::{Element, Graph, Literal, Node, ValueInfo};
 
-/// Which weights and biases.
+/// A selection of weights and biases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parameters {
-    /// All that the head depends on.
+    /// All parameters that the head depends on.
     All,
-    /// By the name of the initializer, or of the value that constants alone make (a transposed
-    /// weight).
+    /// By the name of the initializer, or of a value computed from constants (a transposed weight).
     Named(Vec<String>),
 }
 
@@ -33,11 +32,11 @@ pub struct ParameterGraph {
 
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// Its input, and the name of the value in the model.
+    /// The name of the parameter's input; the value's name in the model.
     pub name: String,
-    /// The output with its gradient, in the parameter's shape.
+    /// The name of the output with its gradient, in the parameter's shape.
     pub gradient: String,
-    /// As the model has it.
+    /// Its value in the model.
     pub value: Literal,
 }
 
@@ -55,8 +54,8 @@ const SLOTS: &[(&str, &[usize])] = &[
     ("PRelu", &[1]),
 ];
 
-/// Fails with every node on the way to a parameter that has no gradient, or every name that is no
-/// parameter.
+/// Derives the graph. Fails with all nodes between parameters and head that have no gradient, or
+/// all names that are no parameters.
 pub fn parameter_gradients(
     source: &Graph,
     head: Head,
@@ -144,8 +143,8 @@ fn chosen(
     }
 }
 
-/// In the order of the forward pass. What is added to or multiplied with a value counts from one
-/// number per channel on: a single number is a constant of the formula.
+/// The parameters in the order of the forward pass. A constant operand of Add or Mul is a parameter
+/// if it has at least one number per channel; a single number is a constant of the formula.
 fn all(emit: &Emitter, nodes: &[Node]) -> IndexSet<String> {
     let slots = |node: &Node| {
         SLOTS
@@ -169,7 +168,7 @@ fn all(emit: &Emitter, nodes: &[Node]) -> IndexSet<String> {
     nodes.iter().flat_map(of_node).collect()
 }
 
-/// Makes a constant an input; its value in the model.
+/// Makes a constant an input; returns its value in the model.
 fn open(emit: &mut Emitter, name: &str) -> Result<Literal, DeriveError> {
     let unknown = || DeriveError::UnknownShape {
         value: name.to_owned(),

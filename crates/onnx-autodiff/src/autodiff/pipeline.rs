@@ -1,5 +1,5 @@
-//! The passes and their order: from a model to the graph that rules are written for, and from the
-//! graph with its backward walk to the derived one. Each checks what it leaves behind.
+//! The passes and their order: before the backward walk, from a model to the graph that rules are
+//! written for; after it, to the derived graph. The result of every pass is checked.
 
 use crate::onnx::{
     OnnxError,
@@ -7,7 +7,8 @@ use crate::onnx::{
     passes::{self, Pass},
 };
 
-/// One spelling, no constant expressions, a symbolic batch where rows stay apart.
+/// Normalises to one opset, folds constants, and makes the batch symbolic where rows are
+/// independent.
 const PREPARE: &[Pass] = &[
     passes::normalise,
     passes::fold,
@@ -15,21 +16,21 @@ const PREPARE: &[Pass] = &[
     passes::prune,
 ];
 
-/// What outputs need, once: without the copies that the walk left behind.
+/// Removes duplicate and unused nodes.
 const FINISH: &[Pass] = &[passes::prune, passes::narrow, passes::prune, passes::dedup];
 
-/// The model as the rules read it.
+/// The model in the form that rules are written for.
 pub fn prepare(model: Graph) -> Result<Graph, OnnxError> {
     passes::run(PREPARE, model)
 }
 
-/// For rule sets that put patterns in the place of weights: every Linear layer with the
-/// BatchNormalization behind it.
+/// For rule sets that replace weights by patterns: folds each BatchNormalization into the Linear
+/// layer before it.
 pub fn fold_batch_norm(prepared: Graph) -> Result<Graph, OnnxError> {
     passes::fold_batch_norm(prepared)
 }
 
-/// The derived graph of one whose outputs are named.
+/// The derived graph, after its outputs are named.
 pub fn finish(joined: Graph) -> Result<Graph, OnnxError> {
     passes::run(FINISH, joined)
 }

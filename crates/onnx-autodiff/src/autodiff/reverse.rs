@@ -1,6 +1,7 @@
-//! The backward walk: from the head to the values of `wrt` against the order of the nodes, one rule
-//! per active node. Cotangents of a value are summed once all its readers have spoken, and brought
-//! to the value's shape here, once for all rules. Nodes without a rule are all named together.
+//! The backward walk: visits nodes in reverse order, from the head to the values of `wrt`, and
+//! applies one rule to each active node. The cotangents of a value are summed once all its
+//! consumers were visited, and reduced to the value's shape here (for all rules, after
+//! broadcasting). All nodes without a rule are reported together.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,7 +16,7 @@ use crate::onnx::graph::{Dim, Node};
 
 pub struct Walk<'a> {
     pub set: &'static RuleSet,
-    /// Prefix of the names of all values made.
+    /// Prefix of the names of emitted values.
     pub scope: &'a str,
     /// The forward nodes.
     pub nodes: &'a [Node],
@@ -55,7 +56,7 @@ pub fn reverse(
         let mut cotangents = Vec::with_capacity(node.outputs.len());
         for output in &node.outputs {
             let cotangent = sum(emit, waiting.remove(output).unwrap_or_default())?;
-            // All its readers have spoken; others of `wrt` may lie behind it.
+            // Its cotangent is complete; other values of `wrt` may come before it in the network.
             if let Some(cotangent) = cotangent
                 .clone()
                 .filter(|_| walk.wrt.contains(&output.as_str()))
@@ -71,8 +72,8 @@ pub fn reverse(
             .enumerate()
             .filter(|(index, _)| active[*index])
         {
-            // After a refusal the primal stands in for the cotangent, so that the walk meets every
-            // other node too.
+            // After an unsupported node, the primal takes the cotangent's place, so that the walk
+            // goes on and finds all unsupported nodes.
             let cotangent = match &found {
                 Ok(found) => found[index].clone(),
                 Err(_) => input.clone(),
@@ -99,8 +100,8 @@ pub fn reverse(
     walk.wrt.iter().map(cotangent).collect()
 }
 
-/// One node: its rule's cotangents, one per input in the input's shape; inactive inputs get an
-/// empty name.
+/// Applies a node's rule: returns one cotangent per input, in the input's shape; an empty name for
+/// inactive inputs.
 fn step(
     emit: &mut Emitter,
     walk: &Walk,
@@ -137,8 +138,7 @@ fn step(
     Ok(result)
 }
 
-/// The values that vary with any of `wrt`: those reached through ops that let a cotangent pass
-/// back.
+/// The values that depend on any of `wrt` through differentiable ops.
 pub fn varying(emit: &Emitter, nodes: &[Node], wrt: &[&str]) -> HashSet<String> {
     let mut varies: HashSet<String> = wrt.iter().map(|&value| value.to_owned()).collect();
     for node in nodes {

@@ -13,12 +13,12 @@ use crate::{
     onnx::graph::{Element, Graph, Literal, Node},
 };
 
-/// What a node does in its graph, whatever its op is called.
+/// The role of a node in its graph, independent of its op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// max(x, 0), perhaps with a ceiling.
+    /// max(x, 0), possibly with an upper bound (ReLU6).
     Rectifier,
-    /// A product of the input with a constant weight, which is input 1.
+    /// A product of the input with a constant weight, which is the node's input 1.
     Linear,
 }
 
@@ -41,7 +41,7 @@ static DECONVNET: RuleSet = overlay(&[(Role::Rectifier, Rule::Vjp(rectify))]);
 static PATTERN_ATTRIBUTION: RuleSet = overlay(&[(Role::Linear, Rule::Vjp(weight_times_pattern))]);
 static PATTERN_NET: RuleSet = overlay(&[(Role::Linear, Rule::Vjp(pattern_alone))]);
 
-/// The gradient, but for nodes of these roles.
+/// The gradient, except for nodes of the given roles.
 const fn overlay(roles: &'static [(Role, Rule)]) -> RuleSet {
     RuleSet {
         base: Some(&GRADIENT),
@@ -61,14 +61,14 @@ pub fn rule_set(id: RuleSetId) -> &'static RuleSet {
 }
 
 impl RuleSet {
-    /// The rules for a node, the nearest first: each overrides the one behind it.
+    /// The rules for a node, the most specific first: each overrides the next.
     pub fn rules(&self, op_type: &str, role: Option<Role>) -> Vec<Rule> {
         let own = self.own(op_type, role);
         let base = self.base.map(|base| base.rules(op_type, role));
         own.into_iter().chain(base.unwrap_or_default()).collect()
     }
 
-    /// The rule that this set states itself.
+    /// The rule of this set itself, without its base.
     fn own(&self, op_type: &str, role: Option<Role>) -> Option<Rule> {
         let of_role = self.roles.iter().find(|(of, _)| Some(*of) == role);
         (self.op)(op_type).or(of_role.map(|row| row.1))
@@ -106,13 +106,13 @@ fn guided(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     })
 }
 
-/// The positive part of the cotangent, whatever the forward pass did.
+/// The positive part of the cotangent, independent of the forward pass.
 fn rectify(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let dy = ctx.cotangent()?;
     Ok(Cotangents::first(ctx.emit.unary("Relu", &dy)?))
 }
 
-/// w ⊙ p in place of w, computed in the tensor that the pattern was read into.
+/// w ⊙ p in place of w, computed in place in the pattern's tensor.
 fn weight_times_pattern(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let Some(pattern) = ctx.pattern else {
         return ctx.base(Overrides::default());
@@ -157,7 +157,7 @@ fn pattern_alone(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 
 fn to_literal(tensor: Tensor) -> Literal {
     let shape = tensor.shape().to_vec();
-    // What a source reads is dense already; its memory becomes the literal's.
+    // A pattern is dense already: its memory becomes the literal's.
     let dense = if tensor.is_standard_layout() {
         tensor
     } else {

@@ -1,8 +1,7 @@
-//! The layers of Grad-CAM: values `[channels, height, width]` with more than one pixel that the
-//! head depends on, as layers compute them. The last is the default: what the global pool of a
-//! usual classifier averages, after its rectifier. Poolings and changes of layout compute nothing
-//! of their own, so that of VGG it is the last rectifier, before the last pooling, as in the
-//! Grad-CAM paper.
+//! The layers for Grad-CAM: feature maps `[channels, height, width]` of more than one pixel that
+//! the head depends on. The last is the default: in most classifiers, the input of the global pool,
+//! after its ReLU. Outputs of pools and of layout ops are no layers, so the default of VGG is the
+//! last ReLU before the last pool, as in Selvaraju et al. 2017.
 
 use super::{DeriveError, forward, forward::Forward, layers, spec::Layer};
 use crate::onnx::{
@@ -10,7 +9,7 @@ use crate::onnx::{
     ops::{self, Elements},
 };
 
-/// In the order of the forward pass; all of them values of `source`.
+/// The layers in the order of the forward pass; all are values of `source`.
 pub fn spatial_layers(source: &Graph) -> Result<Vec<Layer>, DeriveError> {
     let Forward {
         emit,
@@ -37,7 +36,7 @@ pub fn spatial_layers(source: &Graph) -> Result<Vec<Layer>, DeriveError> {
         .collect())
 }
 
-/// Whether a node computes nothing of its own.
+/// Whether a node only pools or moves values.
 fn moves(node: &Node) -> bool {
     ops::of(node).is_some_and(|op| matches!(op.elements, Elements::Moved | Elements::Same))
 }

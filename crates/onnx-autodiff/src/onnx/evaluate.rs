@@ -1,6 +1,6 @@
-//! The value of a node whose inputs are constants. Numbers are computed in f64 and rounded once,
-//! which for + - * / sqrt of f32 is the same as computing in f32; integers beyond 2^53 are left
-//! alone. Outputs over `LARGEST_BYTES` are not computed: weights stay shared.
+//! Evaluates nodes with constant inputs. Arithmetic is in f64, rounded once, which for + - * / sqrt
+//! of f32 equals arithmetic in f32; results with integers beyond 2^53 are not computed, nor outputs
+//! above `LARGEST_BYTES`, so that large weights stay shared.
 
 use indexmap::IndexMap;
 
@@ -8,16 +8,16 @@ use super::graph::{Element, Literal, Node, ValueType};
 use super::types::layout::slice_range;
 
 const LARGEST_BYTES: usize = 1 << 20;
-/// All that one graph may have evaluated.
+/// The most elements that are evaluated for one graph.
 pub const BUDGET_BYTES: usize = 64 << 20;
 const LARGEST_INTEGER: f64 = (1u64 << 53) as f64;
 
-/// How the output of an op follows from constant inputs.
+/// How an op is evaluated.
 #[derive(Clone, Copy)]
 pub enum Value {
-    /// It is left to the runtime.
+    /// Not evaluated here; left to the runtime.
     AtRunTime,
-    /// The first input's bytes.
+    /// The bytes of the first input, unchanged.
     Same,
     Unary(fn(f64) -> f64),
     Binary(fn(f64, f64) -> f64),
@@ -34,8 +34,8 @@ pub struct Constants<'a> {
 }
 
 impl Value {
-    /// The single output of `node`, whose type is `result`; none for ops and sizes that are not
-    /// evaluated. What is tried is taken from `budget`.
+    /// The single output of `node`, of type `result`; `None` for ops and sizes that are not
+    /// evaluated. The elements of the output are taken from `budget`.
     pub fn evaluate(
         self,
         node: &Node,
@@ -82,8 +82,8 @@ impl Constants<'_> {
         (literal.bytes.len() == bytes).then_some(literal)
     }
 
-    /// `op` on the broadcast elements of the inputs; none for another number of inputs, and when an
-    /// integer leaves the exact range of f64.
+    /// Applies `op` to the broadcast elements of the inputs; `None` for another number of inputs,
+    /// or if an integer exceeds the exact range of f64.
     fn compute<const N: usize>(&self, op: impl Fn([f64; N]) -> f64) -> Option<Literal> {
         let exact = |element: Element, values: &[f64]| {
             let fits = |v: &f64| v.is_finite() && v.abs() < LARGEST_INTEGER;

@@ -1,5 +1,5 @@
-//! The graph as a value. Names tie everything together, as in ONNX: a value is a string, produced
-//! by one node, initializer or input.
+//! The graph as a value. As in ONNX, edges are names: each value has a name and is produced by one
+//! node, initializer or input.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -301,7 +301,7 @@ impl Graph {
         self.opset_imports.get("").copied().unwrap_or_default()
     }
 
-    /// Copies what still lies in a mapped file, which may then change or go.
+    /// Copies data out of mapped files, which may then change or be removed.
     pub fn detach(&mut self) {
         self.initializers
             .values_mut()
@@ -385,7 +385,7 @@ impl Graph {
 #[derive(Clone, Debug)]
 pub struct Names {
     taken: HashSet<String>,
-    /// Of each wish that was taken, how many numbers were tried: many nodes may have the same.
+    /// For each base name, the last number tried, so that many equal names stay linear.
     counts: HashMap<String, usize>,
 }
 

@@ -1,6 +1,6 @@
-//! The element type and shape of every value of a graph, node by node. A value whose type cannot be
-//! told (unknown op, shape that depends on data) is absent; a contradiction is an error naming the
-//! node.
+//! Type inference: the element type and shape of every value of a graph. A value whose type cannot
+//! be inferred (unknown op, shape that depends on data) is absent; a contradiction is an error with
+//! the node's name.
 
 use indexmap::IndexMap;
 
@@ -11,7 +11,7 @@ use super::types::site::{Site, Stop};
 use super::types::{Types, oversize};
 
 impl Types {
-    /// Infers the outputs of `node` and remembers them.
+    /// Infers the types of the outputs of `node` and stores them.
     pub fn add_node(
         &mut self,
         node: &Node,

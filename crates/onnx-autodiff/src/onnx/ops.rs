@@ -1,7 +1,7 @@
-//! The operators of ONNX's default domain: all that is known of one stands in its row. An op that
-//! has no row is read, kept and written; the types of what it makes are unknown, and graphs that
-//! need them are refused with its name. Gradients stand in `autodiff::rules::table`, one row for
-//! each of these.
+//! The table of the operators of ONNX's default domain: one row has all properties of an op except
+//! its gradient, which is in `autodiff::rules::table`. Ops without a row are read, kept and
+//! written; the types of their outputs are unknown, and graphs that need these are refused with the
+//! op's name.
 
 use super::evaluate::{self, Value};
 use super::graph::Node;
@@ -14,37 +14,37 @@ use super::types::{layout, pointwise, reduce, window};
 use Elements::{Computed, Drawn, Moved, PerPixel, Same};
 use Rows::{Aligned, AllOffAxis, First, FirstOffAxis, FirstUnturned, OffAxis, Unproven};
 
-/// An operator, whatever its attributes. The constructor [`op`] takes what must be decided for
-/// every op; the rest is for few.
+/// An operator. The constructor [`op`] takes the properties that every op has to state; the others
+/// have defaults.
 pub struct Op {
     pub name: &'static str,
     /// Element types and shapes of its outputs.
     pub types: fn(&Site<'_>) -> Inferred,
     pub rows: Rows,
     pub elements: Elements,
-    /// What is known of its first output when that is a small tensor of integers.
+    /// Propagates the values of small integer tensors (shapes) to its first output.
     pub content: Option<Content>,
-    /// Its output when all inputs are constant.
+    /// Evaluates it on constant inputs.
     pub value: Value,
-    /// When it hands its first input on as it is.
+    /// Whether a node of it returns its first input unchanged.
     pub idle: Option<fn(&Site<'_>) -> bool>,
-    /// How opset 18 spells it.
+    /// How nodes of other opsets are written in opset 18.
     pub spelling: Option<Spelling>,
 }
 
-/// What the elements of the first output are.
+/// How the elements of the first output depend on the inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Elements {
-    /// Each made of any elements of the inputs.
+    /// Each on any elements of the inputs.
     Computed,
-    /// Each made of the elements at its own pixel: elementwise ops with broadcasting, and those
-    /// that look along the channels.
+    /// Each on the elements at its own pixel: elementwise ops with broadcasting, and ops along the
+    /// channels.
     PerPixel,
-    /// Those of the first input, moved, repeated, thinned or averaged.
+    /// Elements of the first input, moved, repeated, selected or averaged.
     Moved,
-    /// Those of the first input, in their order, in another shape.
+    /// The elements of the first input in the same order, in another shape.
     Same,
-    /// Drawn at random: two equal nodes differ.
+    /// Random: equal nodes give different values.
     Drawn,
 }
 

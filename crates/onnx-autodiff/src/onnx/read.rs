@@ -36,7 +36,7 @@ pub fn read_model(path: &Path) -> Result<Graph, OnnxError> {
 
 /// As [`read_model`], with the paths of the files that hold external data.
 pub fn read_model_files(path: &Path) -> Result<(Graph, Vec<PathBuf>), OnnxError> {
-    // Not mapped: whoever copies over the file meanwhile would end the process.
+    // Read, not mapped: overwriting a mapped file can kill the process (SIGBUS).
     let bytes = std::fs::read(path)
         .map_err(|source| OnnxError::File {
             path: path.into(),
@@ -110,10 +110,10 @@ fn read(bytes: Bytes, files: &mut ExternalFiles) -> Result<Graph, OnnxError> {
     read_initializers(&proto, files, &mut graph, &mut faults);
     read_nodes(&proto, files, &mut graph, &mut faults);
     let declared = read_ends(&proto, &mut graph, &mut faults);
-    // Later checks would only repeat what an unreadable tensor or a wrong opset caused.
+    // After an unreadable tensor or a wrong opset, further checks would report consequences.
     if faults.is_empty() {
         let cycle = sort(&mut graph).err();
-        // Order faults after a failed sort are the cycle seen again.
+        // After a failed sort, faults of the order are the same cycle.
         faults.extend(
             find_faults(&graph)
                 .into_iter()
@@ -229,7 +229,7 @@ fn read_attribute(proto: &AttributeProto, files: &mut ExternalFiles) -> Attribut
     }
 }
 
-/// The first writers did not set the type: the field that is filled tells it.
+/// Early exporters did not set the type of attributes: the field that is set determines it.
 fn attribute_type(proto: &AttributeProto) -> AttributeType {
     match AttributeType::try_from(proto.r#type.unwrap_or_default()) {
         Ok(AttributeType::Undefined) => {}
@@ -251,7 +251,7 @@ fn attribute_type(proto: &AttributeProto) -> AttributeType {
         .map_or(AttributeType::Undefined, |(_, kind)| kind)
 }
 
-/// The tensor of a Constant node; none for strings and sparse values, which stay nodes.
+/// The tensor of a Constant node; `None` for strings and sparse tensors, which stay nodes.
 fn constant_value(node: &Node) -> Option<Literal> {
     if !node.is("Constant") {
         return None;
@@ -271,7 +271,7 @@ fn constant_value(node: &Node) -> Option<Literal> {
     }
 }
 
-/// What a file says of a value's type: either part may be missing.
+/// A value's type as declared in the file: either part may be missing.
 struct Declared {
     element: Option<Element>,
     shape: Option<Vec<Dim>>,
@@ -326,7 +326,7 @@ fn read_ends(proto: &GraphProto, graph: &mut Graph, faults: &mut Vec<Fault>) -> 
     declared
 }
 
-/// Gives the outputs what the file leaves out of their types and the graph tells.
+/// Completes the declared types of outputs by type inference.
 fn complete_outputs(
     graph: &mut Graph,
     declared: Vec<Declared>,
@@ -363,7 +363,7 @@ fn complete_outputs(
     Ok(())
 }
 
-/// None when the value is no tensor, or of an element type or size that is not supported.
+/// `None` if the value is no tensor, or its element type or size is not supported.
 fn read_declared(proto: &ValueInfoProto) -> Option<Declared> {
     let tensor = match proto.r#type.as_ref().and_then(|kind| kind.value.as_ref()) {
         None => {
@@ -387,7 +387,7 @@ fn read_declared(proto: &ValueInfoProto) -> Option<Declared> {
     fits.then_some(Declared { element, shape })
 }
 
-/// Dimensions without a positive size or a name get the value's name and their axis.
+/// A dimension without a positive size or a name is named after its value and axis.
 fn read_shape(value: &str, shape: &TensorShapeProto) -> Vec<Dim> {
     use tensor_shape_proto::dimension::Value as DimValue;
     let dims = shape

@@ -1,14 +1,14 @@
-//! The one way in which passes change the nodes of a graph: [`replace`] finds a pattern around a
-//! node and puts other nodes in its place; a [`Rewriter`] goes along the nodes in their order, for
-//! passes that carry what they have learned from one to the next.
+//! Graph rewriting, for all passes: [`replace`] matches a pattern around each node and replaces it
+//! by other nodes; a [`Rewriter`] visits the nodes in order, for passes that keep state from node
+//! to node.
 //!
-//! Cost: linear in the graph, times what a pass looks up for a node.
+//! Cost: linear in the graph, times the work of a pass per node.
 
 use std::collections::{HashMap, HashSet};
 
 use super::graph::{Graph, Literal, Names, Node};
 
-/// The nodes that make and read each value of a graph.
+/// The producer and the consumers of each value of a graph.
 pub struct Edges<'a> {
     /// The graph itself.
     pub graph: &'a Graph,
@@ -18,7 +18,7 @@ pub struct Edges<'a> {
 }
 
 impl<'a> Edges<'a> {
-    /// Of all nodes of `graph`.
+    /// The edges of all nodes of `graph`.
     pub fn of(graph: &'a Graph) -> Self {
         Self {
             producers: graph.producers(),
@@ -28,21 +28,21 @@ impl<'a> Edges<'a> {
         }
     }
 
-    /// The node that makes `value`; none for inputs and constants.
+    /// The producer of `value`; `None` for inputs and constants.
     pub fn producer(&self, value: &str) -> Option<&'a Node> {
         self.producers
             .get(value)
             .map(|&index| &self.graph.nodes[index])
     }
 
-    /// The nodes that read `value`, in their order, each once.
+    /// The consumers of `value`, in order, each once.
     pub fn readers(&self, value: &str) -> impl Iterator<Item = &'a Node> {
         let indices = self.consumers.get(value).into_iter().flatten();
         indices.map(|&index| &self.graph.nodes[index])
     }
 
-    /// The only node that reads `value`; none where several do, or where the graph's outputs or a
-    /// sub-graph need it.
+    /// The only consumer of `value`; `None` if there are several, or if it is an output of the
+    /// graph or read by a sub-graph.
     pub fn only_reader(&self, value: &str) -> Option<&'a Node> {
         let mut readers = self.readers(value).filter(|_| !self.is_pinned(value));
         readers.next().filter(|_| readers.next().is_none())
@@ -62,13 +62,13 @@ impl<'a> Edges<'a> {
 /// What stands in the place of a node.
 #[derive(Default)]
 pub struct Edit {
-    /// In its position. None: the node goes.
+    /// The nodes in its position; empty to remove the node.
     pub nodes: Vec<Node>,
-    /// Further nodes that go, each by a value that it makes.
+    /// Further nodes to remove, each given by one of its outputs.
     pub removed: Vec<String>,
-    /// Values, and those that are read instead of them.
+    /// Values, and the values that replace them.
     pub renamed: Vec<(String, String)>,
-    /// Constants that are added.
+    /// New constants.
     pub constants: Vec<(String, Literal)>,
 }
 
@@ -82,8 +82,8 @@ impl Edit {
     }
 }
 
-/// Applies what `edit` finds around every node of `graph`, which it sees as it was before; whether
-/// there was anything. Values that only replaced nodes read stay: run `prune` afterwards.
+/// Calls `edit` for every node of the original `graph` and applies the edits; returns whether there
+/// were any. Values without consumers stay: run `prune` afterwards.
 pub fn replace(graph: &mut Graph, mut edit: impl FnMut(&Edges, &Node) -> Option<Edit>) -> bool {
     let edges = Edges::of(graph);
     let found: Vec<_> = graph.nodes.iter().map(|node| edit(&edges, node)).collect();
@@ -111,11 +111,10 @@ pub fn replace(graph: &mut Graph, mut edit: impl FnMut(&Edges, &Node) -> Option<
     is_changed
 }
 
-/// Goes along the nodes of a graph in their order. A pass leaves each node as it is, or returns
-/// others in its place, after it has added constants and said which values are read instead of
-/// others.
+/// Visits the nodes of a graph in order. A pass keeps each node, or returns nodes in its place; it
+/// may add constants, and replace values for the nodes that follow.
 pub struct Rewriter {
-    /// With the nodes that have been passed, as they came out.
+    /// The graph with the nodes rewritten so far.
     pub graph: Graph,
     names: Names,
     renamed: HashMap<String, String>,
@@ -131,24 +130,24 @@ impl Rewriter {
         }
     }
 
-    /// A name that no value has yet: `wish` where it is free.
+    /// A fresh name: `wish` if it is free.
     pub fn value(&mut self, wish: &str) -> String {
         self.names.fresh(wish)
     }
 
-    /// Adds a constant; its name, which is `wish` where that is free.
+    /// Adds a constant; returns its name, `wish` if that is free.
     pub fn constant(&mut self, wish: &str, literal: Literal) -> String {
         let name = self.names.fresh(wish);
         self.graph.initializers.insert(name.clone(), literal);
         name
     }
 
-    /// From here on nodes read `instead` where they read `value`.
+    /// Nodes that follow read `instead` in place of `value`.
     pub fn rename(&mut self, value: &str, instead: &str) {
         self.renamed.insert(value.into(), instead.into());
     }
 
-    /// The graph with what `pass` makes of each node in its place; the first error ends it.
+    /// The graph with each node rewritten by `pass`. Stops at the first error.
     pub fn walk<E>(
         mut self,
         mut pass: impl FnMut(&mut Self, Node) -> Result<Vec<Node>, E>,

@@ -1,34 +1,34 @@
-//! What an op does to the rows of a batch, the first axis: what must be known before a model that
-//! was exported for one row is run with many.
+//! Whether ops keep the rows of a batch (the first axis) independent, which must be proved before a
+//! model exported with batch 1 is run with larger batches.
 
 use std::collections::HashSet;
 
 use super::graph::{Dim, Node};
 use super::types::Types;
 
-/// When each row of the output follows from the same row of the inputs, given that the output has
-/// the batch in front and numbers behind it.
+/// The condition under which each row of the output depends on the same row of the inputs alone,
+/// given that the output's first dimension is the batch and the others are numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
-    /// Not shown: rows may meet.
+    /// Unknown: rows may be mixed.
     Unproven,
-    /// When only input 0 has rows: weights, bounds, pads and scales do not come from them.
+    /// If only input 0 has rows: weights, bounds, pads and scales do not depend on them.
     First,
-    /// When the axis that it works along is not the batch. The attribute `axis` has this default.
+    /// If the op's axis is not the batch. The attribute `axis` has this default.
     OffAxis(i64),
-    /// As `OffAxis`, when every input has rows.
+    /// As `OffAxis`, if every input has rows.
     AllOffAxis(i64),
-    /// As `OffAxis`, when only input 0 has rows.
+    /// As `OffAxis`, if only input 0 has rows.
     FirstOffAxis(i64),
-    /// As `First`, when input 0 is not transposed (Gemm).
+    /// As `First`, if input 0 is not transposed (Gemm).
     FirstUnturned,
-    /// When every operand that has rows has them on the first axis of the result: operands of lower
-    /// rank would meet other rows.
+    /// If all operands with rows have the rank of the result: broadcasting would move the rows of
+    /// an operand of lower rank to another axis.
     Aligned,
 }
 
 impl Rows {
-    /// Whether `node` keeps its rows apart. `batched` are the values that have rows.
+    /// Whether `node` keeps rows independent. `batched` are the values that have rows.
     pub fn are_kept(self, node: &Node, types: &Types, batched: &HashSet<String>) -> bool {
         let rank = |name: &String| types.shape(name).map_or(0, <[Dim]>::len);
         let off_axis = |default: i64| {

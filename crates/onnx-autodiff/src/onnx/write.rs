@@ -15,8 +15,8 @@ use super::proto::{
 };
 use super::tensor_proto::{describe_tensor, write_tensor};
 
-/// Where the bytes of an initializer lie: `location` is relative to the model's folder; the length
-/// is the literal's own.
+/// The location of an initializer's bytes in an external file, relative to the model's folder. The
+/// length is that of the literal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalRef {
     pub location: String,
@@ -24,13 +24,13 @@ pub struct ExternalRef {
     pub offset: u64,
 }
 
-/// The model with all weights inside; an error above [`LARGEST_MODEL`], before anything is copied.
+/// Encodes the model with all weights inside. Fails above [`LARGEST_MODEL`], before copying.
 pub fn write_model(graph: &Graph) -> Result<Vec<u8>, OnnxError> {
     write_model_external(graph, usize::MAX, &mut |_, _| None)
 }
 
-/// The model, with every initializer of at least `threshold_bytes` offered to `place`, which says
-/// where it lies outside or keeps it inside.
+/// Encodes the model. `place` gets every initializer of at least `threshold_bytes` and returns its
+/// location in an external file, or `None` to keep it inside.
 pub fn write_model_external(
     graph: &Graph,
     threshold_bytes: usize,
@@ -162,7 +162,7 @@ fn write_attribute(name: &str, value: &Attribute) -> AttributeProto {
             strings: strings.clone(),
             ..typed(AttributeType::Strings)
         },
-        // What `read` encoded decodes; the name alone is left of bytes that are no attribute.
+        // Bytes encoded by `read` decode. Of other bytes only the attribute's name is written.
         Attribute::Opaque(bytes) => AttributeProto::decode(bytes.clone())
             .unwrap_or_else(|_| typed(AttributeType::Undefined)),
     }

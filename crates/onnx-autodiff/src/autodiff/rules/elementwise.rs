@@ -67,7 +67,7 @@ pub fn select(ctx: &mut VjpContext) -> Result {
     ctx.emit_active([dy, da, db])
 }
 
-/// Each input receives what earlier equal inputs left over.
+/// Each input gets the cotangent where it is the maximum and no earlier input is equal.
 pub fn first_equal(ctx: &mut VjpContext) -> Result {
     let element = ctx.emit.value_type(&ctx.output())?.element;
     let [mut left, y] = [ctx.cotangent()?, ctx.output()].map(Expr::value);

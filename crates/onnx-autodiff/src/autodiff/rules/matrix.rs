@@ -1,5 +1,5 @@
-//! Gemm and MatMul. Constant operands are used as they lie (transposed by flags), so that no weight
-//! is copied.
+//! Gemm and MatMul. Constant operands are transposed by attributes of Gemm, so that no weight is
+//! copied.
 
 use crate::autodiff::{
     DeriveError,

@@ -70,7 +70,7 @@ fn per_channel(
     emit.floats(&shape, values, like).map(Expr::value)
 }
 
-/// A value `[channels]` in the shape in which it meets values of `rank`.
+/// A value `[channels]` reshaped to broadcast with values of `rank`.
 fn along_channels(emit: &mut Emitter, value: &str, rank: usize) -> Result<Expr, DeriveError> {
     let mut shape = vec![Dim::Known(1); rank.max(2)];
     shape[1] = emit.shape(value)?[0].clone();

@@ -18,8 +18,8 @@ pub fn max_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents::first(dx))
 }
 
-/// A pool of its own for the indices (asking the forward pool for them would slow it eight times),
-/// and a scatter-add over all elements.
+/// A second pool for the indices (as an output of the forward pool they make it eight times
+/// slower), and a scatter-add over all elements.
 fn max_pool_gradient(
     emit: &mut Emitter,
     x: &str,
@@ -77,7 +77,7 @@ pub fn average_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents::first(window_sums(ctx, &dy, &window, x_type)?))
 }
 
-/// 1 / (elements that a window averages), for every window in row-major order.
+/// 1 / (number of elements that a window averages), for every window in row-major order.
 fn shares(window: &Window, sizes: &[usize], positions: &[usize], include_pad: bool) -> Vec<f32> {
     let mut shares = vec![1.0];
     for axis in 0..window.rank() {
@@ -106,7 +106,7 @@ fn shares(window: &Window, sizes: &[usize], positions: &[usize], include_pad: bo
     shares
 }
 
-/// Every element of dy added to all inputs of its window: the transpose of summing windows.
+/// Adds every element of dy to all inputs of its window: the transpose of a sum over windows.
 fn window_sums(
     ctx: &mut VjpContext,
     dy: &str,

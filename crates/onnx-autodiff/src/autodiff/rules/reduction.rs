@@ -1,4 +1,4 @@
-//! Reductions over fixed axes. The cotangent is put back on the reduced axes and spread over them.
+//! Reductions over constant axes. The cotangent is unsqueezed and broadcast over the reduced axes.
 //! Kink: the cotangent of ReduceMax goes to the first maximum.
 
 use crate::autodiff::{

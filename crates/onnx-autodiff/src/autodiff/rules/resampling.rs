@@ -57,8 +57,8 @@ pub fn tile(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents::first(ctx.emit.reshape(&sum, &shape)?))
 }
 
-/// Nearest neighbour by whole factors: the copies of a pixel are its window, summed as a mean times
-/// its size.
+/// Nearest neighbour by integer factors: the copies of a pixel form a window, which is summed by
+/// AveragePool times its size.
 pub fn resize(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x, y) = (ctx.cotangent()?, ctx.input(0)?, ctx.output());
     let (from, to) = (ctx.emit.sizes(&x, 1)?, ctx.emit.sizes(&y, 1)?);

@@ -1,5 +1,5 @@
-//! Ops that move elements: the cotangent moves back. Parts that nobody read receive zeros, elements
-//! read twice the sum.
+//! Ops that move elements: the cotangent moves back. Elements that were not read get zero, elements
+//! read several times the sum.
 
 use crate::autodiff::{
     DeriveError,
@@ -81,7 +81,7 @@ pub fn split(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents(vec![sum]))
 }
 
-/// Steps of 1 pad with zeros; others place by index.
+/// With steps of 1, dy is padded with zeros; otherwise its elements are placed by index.
 pub fn slice(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (mut dx, x) = (ctx.cotangent()?, ctx.input(0)?);
     let rank = ctx.emit.shape(&x)?.len();
@@ -143,8 +143,8 @@ pub fn gather(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     )?))
 }
 
-/// Mode constant cuts the border off (negative pads put zeros back); reflect and edge also fold it
-/// onto what it repeats.
+/// Mode `constant` drops the cotangent of the border (zeros where negative pads cut); `reflect` and
+/// `edge` add it to the elements that the border repeats.
 pub fn pad(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (mut dx, x) = (ctx.cotangent()?, ctx.input(0)?);
     let rank = ctx.emit.shape(&x)?.len();

@@ -17,16 +17,16 @@ use crate::{
 
 use Gradient::{Discrete, Flat, Missing, Respelled, Ruled};
 
-/// What the backward walk does at an op.
+/// How the backward walk treats an op.
 pub enum Gradient {
     Ruled(Rule),
-    /// Its float outputs do not vary with its inputs: a cotangent ends here.
+    /// Its float outputs are piecewise constant in the inputs: the cotangent is zero.
     Flat,
-    /// Its outputs are integers or truth values, which let no cotangent pass.
+    /// Its outputs are integers or bools, which have no cotangent.
     Discrete,
-    /// `normalise` writes other ops in its place.
+    /// `normalise` replaces it by other ops.
     Respelled,
-    /// Nodes on the way to the input are refused.
+    /// No gradient: nodes of it between input and head are refused.
     Missing,
 }
 

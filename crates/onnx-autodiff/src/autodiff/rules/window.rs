@@ -21,7 +21,7 @@ impl Window {
         Self::of_node(ctx.node, kernel, sizes).map_err(|reason| ctx.refusal(reason))
     }
 
-    /// Fails with what is wrong with the node's attributes.
+    /// Fails if the node's attributes are invalid.
     pub fn of_node(node: &Node, kernel: Vec<usize>, sizes: &[usize]) -> Result<Self, String> {
         let rank = kernel.len();
         let list = |name: &str, default: usize, count: usize| match node.ints(name) {
@@ -91,7 +91,7 @@ impl Window {
         self.strides.iter().all(|&stride| stride == 1)
     }
 
-    /// Windows lie side by side without gap, overlap or padding, and cover all of `sizes`.
+    /// Whether windows tile all of `sizes`, without gap, overlap or padding.
     pub fn tiles(&self, sizes: &[usize]) -> bool {
         let plain =
             |axis: usize| self.dilations[axis] == 1 && self.begin[axis] + self.end[axis] == 0;
@@ -102,7 +102,7 @@ impl Window {
         })
     }
 
-    /// As attributes, with pads given out.
+    /// The attributes of a node, with explicit pads.
     pub fn attributes(&self) -> BTreeMap<String, Attribute> {
         let pads = self.begin.iter().chain(&self.end).copied();
         [

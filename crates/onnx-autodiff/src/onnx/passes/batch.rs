@@ -1,6 +1,6 @@
-//! Makes the batch of a model that was exported with a batch of 1 symbolic, where every node
-//! provably treats rows alike. Run after `fold`. A graph in which some node may mix or count rows
-//! is returned as it is.
+//! Makes the batch dimension of a model exported with batch 1 symbolic, if every node provably
+//! keeps rows independent. A graph with a node that may mix or count rows is returned unchanged.
+//! Run after `fold`.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::onnx::ops;
 use crate::onnx::rewrite::Rewriter;
 use crate::onnx::types::Types;
 
-/// The name of the freed dimension.
+/// The name of the symbolic batch dimension.
 pub const BATCH: &str = "batch";
 
 pub fn free_batch(graph: Graph) -> Result<Graph, OnnxError> {
@@ -32,7 +32,7 @@ pub fn free_batch(graph: Graph) -> Result<Graph, OnnxError> {
 /// A node that may mix or count rows.
 struct InTheWay;
 
-/// The graph with a symbolic batch; none when a node stands in the way.
+/// The graph with a symbolic batch, or the node that prevents it.
 fn freed(source: &Graph) -> Option<Graph> {
     let before = infer(source).ok()?;
     let mut graph = source.clone();
@@ -77,8 +77,8 @@ fn freed(source: &Graph) -> Option<Graph> {
     Some(graph)
 }
 
-/// A Reshape that kept the batch of 1 in front gets the target `[0, sizes]`: 0 copies the input's
-/// batch.
+/// A Reshape whose target starts with the batch of 1 gets the target `[0, sizes]`: 0 copies the
+/// input's batch.
 fn free_reshape(node: &mut Node, before: &Types, rewriter: &mut Rewriter) -> Option<()> {
     let shape = before.get(node.output(0)?)?.known_shape()?;
     let (1, rest) = shape.split_first().map(|(first, rest)| (*first, rest))? else {

@@ -68,7 +68,7 @@ struct Affine {
     shift: Vec<f32>,
 }
 
-/// The BatchNormalization that alone reads what `node` makes.
+/// The BatchNormalization that is the only consumer of `node`.
 fn norm_behind<'a>(edges: &Edges<'a>, node: &Node) -> Option<(&'a Node, Affine)> {
     let value = node.output(0)?;
     let norm = edges.only_reader(value).filter(|norm| {
@@ -104,7 +104,7 @@ fn floats(edges: &Edges, name: &str) -> Option<Vec<f32>> {
         .filter(|_| literal.element == Element::Float)
 }
 
-/// Position in the weight -> output channel.
+/// Maps an index in the weight to its output channel.
 fn output_channel(
     node: &Node,
     shape: &[usize],
@@ -137,7 +137,7 @@ fn output_channel(
     }
 }
 
-/// alpha into the weight and beta into the bias of a Gemm whose operands are constants.
+/// Folds alpha into the weight and beta into the bias of a Gemm with constant operands.
 fn scaled_gemm(edges: &Edges, gemm: &Node) -> Option<Edit> {
     let mut edit = Edit::default();
     let mut node = gemm.is("Gemm").then(|| gemm.clone())?;

@@ -1,5 +1,5 @@
-//! What every graph must satisfy: each value defined once and before it is read, every output
-//! produced. Cost: linear.
+//! Checks that a graph is well formed: each value is defined once and before its consumers, and
+//! every output is produced. Cost: linear.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -83,8 +83,8 @@ fn outputs(node: &Node) -> impl Iterator<Item = &str> {
         .filter(|output| !output.is_empty())
 }
 
-/// Puts the nodes in topological order, keeping the given order where it is free. A cycle names its
-/// nodes.
+/// Sorts nodes topologically and keeps the given order where possible. The error for a cycle names
+/// its nodes.
 pub fn sort(graph: &mut Graph) -> Result<(), Fault> {
     let producers = graph.producers();
     let mut waiting = vec![0usize; graph.nodes.len()];

@@ -1,5 +1,5 @@
-//! Merges equal constants, and nodes that compute the same from the same inputs. Names of graph
-//! outputs stay. Cost: linear.
+//! Common subexpression elimination: merges equal constants and equal nodes with equal inputs.
+//! Names of graph outputs are kept. Cost: linear.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -72,7 +72,7 @@ impl Content {
     }
 }
 
-/// The node without its name, and of its outputs only which are present.
+/// The key of a node: all but its name, and of its outputs only whether they are present.
 fn computation(node: &Node) -> Vec<u8> {
     let present = |output: &String| {
         if output.is_empty() {

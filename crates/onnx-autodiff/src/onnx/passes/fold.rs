@@ -1,6 +1,6 @@
-//! Evaluates what does not depend on the input, and shapes that depend on its batch alone: a
-//! Reshape to `[N, 1280]` computed by Shape, Gather and Concat gets the constant target
-//! `[0, 1280]`. Removes nodes that change nothing. Run `prune` afterwards.
+//! Constant folding: evaluates nodes that do not depend on the input, and shapes that depend on its
+//! batch alone: a Reshape to `[N, 1280]` computed by Shape, Gather and Concat gets the constant
+//! target `[0, 1280]`. Removes identity nodes. Run `prune` afterwards.
 
 use std::collections::HashSet;
 
@@ -67,7 +67,7 @@ fn constants_of(
     literal.or_else(evaluated).map(|literal| vec![literal])
 }
 
-/// Whether a node hands its input on, because its op always does or because there is nothing to do.
+/// Whether a node returns its input unchanged: always by its op, or because of its attributes.
 fn changes_nothing(node: &Node, constants: &IndexMap<String, Literal>, types: &Types) -> bool {
     let site = Site {
         node,
@@ -78,8 +78,8 @@ fn changes_nothing(node: &Node, constants: &IndexMap<String, Literal>, types: &T
     present && ops::of(node).is_some_and(|op| op.idle.is_some_and(|idle| idle(&site)))
 }
 
-/// A constant target that gives a Reshape its output shape: sizes, 0 where the input's axis is
-/// copied, one -1.
+/// A constant target for a Reshape with this output shape: sizes, 0 to copy the input's dimension,
+/// at most one -1.
 fn reshape_target(node: &Node, types: &Types) -> Option<Vec<i64>> {
     let (input, output) = (
         node.input(0).filter(|_| node.is("Reshape"))?,

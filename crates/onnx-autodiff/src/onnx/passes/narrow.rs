@@ -1,7 +1,6 @@
-//! A convolution that is read only through slices of its channels becomes one convolution per
-//! slice, with that slice of the weight: the same sums, and no copy between them. The backward walk
-//! through Concat writes such slices; where they go, ONNX Runtime keeps its blocked layout. Run
-//! `prune` afterwards.
+//! Splits a convolution whose output is read only through channel slices into one convolution per
+//! slice, with a slice of the weight: the same sums without copies. The backward walk through
+//! Concat emits such slices; without them ONNX Runtime keeps NCHWc. Run `prune` afterwards.
 
 use std::{collections::HashMap, ops::Range};
 
@@ -14,7 +13,7 @@ use crate::onnx::rewrite::{Edges, Edit, replace};
 
 pub fn narrow(mut graph: Graph) -> Result<Graph, OnnxError> {
     let mut names = Names::of(&graph);
-    // By the value that a convolution makes: its channels, where only slices of them are read.
+    // Convolutions whose outputs are read through channel slices alone: output value -> channels.
     let mut sliced: HashMap<String, Option<usize>> = HashMap::new();
     replace(&mut graph, |edges, slice| {
         let value = slice.input(0).filter(|_| slice.is("Slice"))?;
@@ -42,7 +41,7 @@ pub fn narrow(mut graph: Graph) -> Result<Graph, OnnxError> {
     checked("narrow", graph)
 }
 
-/// The channels of `value`, which `conv` makes; none where anything but slices of them reads it.
+/// The channels of `value`, the output of `conv`; `None` unless all consumers are channel slices.
 fn sliced_channels(edges: &Edges, conv: &Node, value: &str) -> Option<usize> {
     let constants = &edges.graph.initializers;
     let channels = channels(conv, constants).filter(|_| !edges.is_pinned(value))?;
@@ -52,7 +51,7 @@ fn sliced_channels(edges: &Edges, conv: &Node, value: &str) -> Option<usize> {
         .then_some(channels)
 }
 
-/// How many channels a convolution with constant weights and one group makes.
+/// The output channels of a convolution with constant weights and one group.
 fn channels(node: &Node, constants: &IndexMap<String, Literal>) -> Option<usize> {
     let constant = |name: &str| {
         constants
@@ -66,7 +65,7 @@ fn channels(node: &Node, constants: &IndexMap<String, Literal>) -> Option<usize>
         .then(|| weight.shape[0])
 }
 
-/// What a Slice along the channels alone reads of `value`.
+/// The channels that a Slice along the channel axis reads of `value`.
 pub fn channel_range(
     node: &Node,
     value: &str,
@@ -86,7 +85,7 @@ pub fn channel_range(
     (cuts && step && start < end).then_some(start..end)
 }
 
-/// Rows of the first axis, sharing the whole's bytes.
+/// A slice of a literal along its first axis, sharing its bytes.
 fn rows(whole: &Literal, rows: &Range<usize>) -> Literal {
     let row = whole.bytes.len() / whole.shape[0].max(1);
     let mut shape = whole.shape.clone();

@@ -1,6 +1,5 @@
-//! Rewrites the spelling of opsets 7 to 22 to opset 18 with the same arithmetic, for inference:
-//! Dropout becomes Identity. What opset 18 cannot say is refused; all such nodes are named
-//! together.
+//! Converts graphs of opsets 7 to 22 to opset 18 with the same arithmetic, for inference: Dropout
+//! becomes Identity. Nodes that opset 18 cannot express are refused, all together.
 
 use std::collections::HashSet;
 

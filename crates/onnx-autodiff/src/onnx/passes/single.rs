@@ -1,5 +1,5 @@
-//! A graph in float32: constants, casts and declared types of other floats are converted, the same
-//! ops work on them. Numbers beyond float32 become its largest.
+//! Converts a graph to float32: constants, casts and declared types of other float types; ops stay
+//! the same. Values beyond the range of float32 saturate.
 
 use super::checked;
 use crate::onnx::{

@@ -158,7 +158,7 @@ pub fn scatter(_: &mut Context<'_>, node: Node) -> Rewritten {
     }])
 }
 
-/// Saturation is of 8-bit floats, which are not read.
+/// Drops the attribute `saturate`, which applies only to 8-bit floats; these are not supported.
 pub fn cast(_: &mut Context<'_>, node: Node) -> Rewritten {
     Ok(vec![without(node, "saturate")])
 }

@@ -1,10 +1,10 @@
-//! Ops that opset 18 lacks or means differently, written with ops it has.
+//! Decomposes ops that opset 18 lacks or defines differently.
 
 use super::{Context, Rewritten};
 use crate::onnx::graph::{Dim, Element, Literal, Node};
 
-/// Before opset 13 Softmax and its kin normalised over all axes from `axis` (default 1) on, as
-/// one.
+/// Before opset 13, Softmax, LogSoftmax and Hardmax worked over all axes from `axis` (default 1)
+/// on, flattened to one.
 pub fn coerced(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     let Some(shape) = node
         .input(0)
@@ -195,7 +195,7 @@ fn per_channel(
     Ok(ctx.constant(node, "per_channel", literal))
 }
 
-/// A Reshape target for `shape`: one size may be a symbol.
+/// A Reshape target for `shape`, of which at most one dimension is a symbol.
 fn target_of(shape: &[Dim]) -> Option<Vec<i64>> {
     let symbols = shape.iter().filter(|dim| dim.known().is_none()).count();
     (symbols <= 1).then(|| {

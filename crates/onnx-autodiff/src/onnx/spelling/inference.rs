@@ -1,5 +1,4 @@
-//! Ops with a training mode, in their inference form, and pools whose windows opset 18 would count
-//! differently.
+//! The inference form of ops with a training mode, and pools in `ceil_mode`.
 
 use super::{Context, Rewritten, without};
 use crate::onnx::graph::{Literal, Node};
@@ -61,9 +60,9 @@ pub fn batch_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     Ok(vec![node])
 }
 
-/// A pool in `ceil_mode` as one with pads at the end that give as many windows. ONNX's shape
-/// inference counts windows that start beyond the input, which no kernel computes: graphs that
-/// say so do not open.
+/// Converts a pool in `ceil_mode` to one with end pads that give the same number of windows. ONNX's
+/// shape inference also counts windows that start beyond the input, which no kernel computes; ONNX
+/// Runtime does not open graphs with such shapes.
 fn without_ceil(ctx: &Context<'_>, node: Node) -> Node {
     let sizes = |value: Option<&str>| -> Option<Vec<i64>> {
         let shape = value.and_then(|value| ctx.types.shape(value))?;
@@ -94,7 +93,7 @@ fn without_ceil(ctx: &Context<'_>, node: Node) -> Node {
         let needed = (windows[axis] - 1) * strides[axis] + span - input[axis] - given[axis];
         pads[rank + axis] = needed.max(given[rank + axis]);
     }
-    // Pads that count would change the means.
+    // Pads would be counted in the means.
     if pads != given && node.int_or("count_include_pad", 0) != 0 {
         return node;
     }

@@ -1,6 +1,6 @@
-//! How older and newer opsets spell what opset 18 says, op by op: attributes that became inputs, ops
-//! that got another name or meaning, and ops that are written with others. For inference: what only
-//! training needs is refused.
+//! Conversion of ops of other opsets to opset 18: attributes that became inputs, ops with another
+//! name or meaning, and ops that are decomposed into others. For inference: forms that only
+//! training needs are refused.
 
 pub mod arguments;
 pub mod decompose;
@@ -12,19 +12,19 @@ use super::graph::{Literal, Node};
 use super::rewrite::Rewriter;
 use super::types::Types;
 
-/// The rewritten nodes, or why there are none.
+/// The rewritten nodes, or why the node cannot be converted.
 pub type Rewritten = Result<Vec<Node>, String>;
 
-/// How an op of some opsets is written in opset 18.
+/// The conversion of an op to opset 18.
 #[derive(Clone, Copy)]
 pub struct Spelling {
-    /// Only nodes of older opsets are rewritten; none: all are.
+    /// Converts only nodes of opsets below this one; `None`: of all opsets.
     pub before: Option<i64>,
     pub rewrite: fn(&mut Context<'_>, Node) -> Rewritten,
 }
 
-/// What rewriting a node may use: the source's types and opset, which values are read, and new
-/// names and constants.
+/// The context of a conversion: types and opset of the source, the values that are read, and the
+/// rewriter, for new names and constants.
 pub struct Context<'a> {
     pub opset: i64,
     pub types: &'a Types,
@@ -33,18 +33,18 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Adds a constant named after `node` and `role`; its value's name.
+    /// Adds a constant named after `node` and `role`; returns its name.
     fn constant(&mut self, node: &Node, role: &str, literal: Literal) -> String {
         self.rewriter
             .constant(&format!("{}.{role}", node.label()), literal)
     }
 
-    /// A new value named after `node` and `role`.
+    /// A fresh name for a value, after `node` and `role`.
     fn value(&mut self, node: &Node, role: &str) -> String {
         self.rewriter.value(&format!("{}.{role}", node.label()))
     }
 
-    /// The constant of this name, as far as the walk has come.
+    /// The constant of this name in the graph rewritten so far.
     fn literal(&self, name: &str) -> Option<&Literal> {
         self.rewriter.graph.initializers.get(name)
     }

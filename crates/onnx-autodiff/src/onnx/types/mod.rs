@@ -1,5 +1,5 @@
-//! Element types and shapes of values, and how they follow from a node: one function per kind of
-//! op, by family. The batch may stay a symbol; what follows from numbers comes out as numbers.
+//! Element types and shapes, and one inference function per kind of op, by family. The batch may be
+//! symbolic; dimensions computed from numbers are numbers.
 
 pub mod layout;
 pub mod pointwise;
@@ -27,7 +27,7 @@ impl Types {
         self.types.get(value)
     }
 
-    /// The shape of `value`; none when unknown.
+    /// The shape of `value`; `None` if unknown.
     pub fn shape(&self, value: &str) -> Option<&[Dim]> {
         self.types
             .get(value)
@@ -38,7 +38,7 @@ impl Types {
         self.types.insert(value.into(), value_type);
     }
 
-    /// What is known of the content of a small integer tensor.
+    /// The known elements of a small integer tensor.
     pub fn sizes(&self, value: &str) -> Option<&Sizes> {
         self.sizes.get(value)
     }
@@ -64,7 +64,7 @@ impl Types {
     }
 }
 
-/// What is too large about a shape; dimensions that are not known count as 1.
+/// The limit that a shape exceeds, if any; unknown dimensions count as 1.
 pub fn oversize(shape: &[Dim]) -> Option<String> {
     if shape.len() > LARGEST_RANK {
         return Some(format!(

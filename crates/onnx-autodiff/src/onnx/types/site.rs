@@ -1,4 +1,4 @@
-//! What inference sees of one node: its inputs' types and constants, and how it stops.
+//! The context of type inference for one node: the types and constants of its inputs, and errors.
 
 use indexmap::IndexMap;
 
@@ -6,9 +6,9 @@ use super::Types;
 use super::size::{Size, Sizes};
 use crate::onnx::graph::{Dim, Element, Literal, Node, ValueType};
 
-/// Why no type comes out.
+/// Why a type cannot be inferred.
 pub enum Stop {
-    /// Not enough is known; nothing is wrong.
+    /// The inputs are not known well enough; no fault.
     Unknown,
     /// The node contradicts its inputs.
     Wrong(String),
@@ -20,7 +20,7 @@ pub fn wrong<T>(reason: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Wrong(reason.into()))
 }
 
-/// One output of that type.
+/// A single output of this type.
 pub fn one(element: Element, shape: Vec<Dim>) -> Inferred {
     Ok(vec![Some(ValueType { element, shape })])
 }
@@ -60,7 +60,7 @@ impl<'a> Site<'a> {
         self.value_type(index).map(|value_type| value_type.element)
     }
 
-    /// What is known of the integers of an input.
+    /// The known integers of an input.
     pub fn sizes(&self, index: usize) -> Result<Sizes, Stop> {
         let known = self
             .node
@@ -72,7 +72,7 @@ impl<'a> Site<'a> {
             .ok_or(Stop::Unknown)
     }
 
-    /// The integers of an input, all known.
+    /// The integers of an input, if all are known.
     pub fn ints(&self, index: usize) -> Result<Vec<i64>, Stop> {
         match self.constant(index) {
             Some(literal) => literal
@@ -92,7 +92,7 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// A dimension of which nothing is known.
+    /// An unknown dimension.
     pub fn fresh(&self, axis: usize) -> Dim {
         Dim::Symbol(format!("{}.{axis}", self.node.output(0).unwrap_or("value")))
     }

@@ -1,5 +1,5 @@
-//! A size as a product of a number and symbols (`2*batch`): what reshapes of a symbolic batch need,
-//! and no more.
+//! A size as a product of a number and symbols (`2*batch`), which is enough for reshapes of a
+//! symbolic batch.
 
 use crate::onnx::graph::{Dim, Literal};
 use crate::onnx::limits::LONGEST_SHAPE;
@@ -7,7 +7,7 @@ use crate::onnx::limits::LONGEST_SHAPE;
 /// Symbols of one size, powers counted.
 const MOST_SYMBOLS: usize = 16;
 
-/// `factor` times the symbols; negative only in values such as the -1 of Reshape.
+/// `factor` times the symbols. Negative only in values, such as the -1 of Reshape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Size {
     factor: i64,
@@ -41,7 +41,7 @@ impl Size {
         Some(Self { factor, symbols })
     }
 
-    /// The quotient when it comes out exactly.
+    /// The quotient, if it is exact.
     pub fn over(&self, other: &Self) -> Option<Self> {
         if self.factor.checked_rem(other.factor)? != 0 {
             return None;
@@ -97,8 +97,8 @@ pub fn product(dims: &[Dim]) -> Option<Size> {
         .try_fold(Size::known(1), |all, dim| all.times(&Size::from(dim)))
 }
 
-/// A scalar or vector of integers of which some are known: a shape on its way through Gather,
-/// Concat and the like.
+/// A scalar or vector of integers, some of them known: a shape computed by Gather, Concat and other
+/// ops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
     pub scalar: bool,

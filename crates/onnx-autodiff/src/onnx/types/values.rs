@@ -1,5 +1,5 @@
-//! The content of shapes on their way through a graph: `Shape -> Gather -> Mul -> Concat` with a
-//! symbolic batch stays known.
+//! Propagates the values of shape tensors through a graph: the result of `Shape -> Gather -> Mul ->
+//! Concat` is known even with a symbolic batch.
 
 use super::layout::{shape_range, slice_range};
 use super::site::Site;
@@ -7,7 +7,7 @@ use super::size::{Size, Sizes, product};
 use crate::onnx::graph::{Dim, Element, Literal};
 use crate::onnx::limits::LONGEST_SHAPE;
 
-/// What is known of the (integer) first output of a node; none for tensors of higher rank.
+/// The known values of the (integer) first output of a node; `None` for rank above 1.
 pub type Content = fn(&Site<'_>) -> Option<Sizes>;
 
 fn input(site: &Site<'_>, index: usize) -> Option<Sizes> {
@@ -118,7 +118,7 @@ pub fn slice(site: &Site<'_>) -> Option<Sizes> {
     picked.collect::<Option<_>>().map(Sizes::vector)
 }
 
-/// Parts of which nothing is known but their length leave gaps.
+/// Parts of known length and unknown content give unknown elements.
 pub fn concat(site: &Site<'_>) -> Option<Sizes> {
     let mut items = Vec::new();
     for index in 0..site.node.inputs.len() {
@@ -149,7 +149,7 @@ fn zip(site: &Site<'_>, combine: impl Fn(&Size, &Size) -> Option<Size>) -> Optio
     })
 }
 
-/// Item `i` of a vector, or the only one.
+/// Element `i` of a vector, or the element of a scalar.
 fn broadcast(sizes: &Sizes, i: usize) -> Option<Option<Size>> {
     let i = if sizes.items.len() == 1 { 0 } else { i };
     sizes.items.get(i).cloned()
