@@ -288,6 +288,31 @@ impl Unpacking<'_> {
     }
 }
 
+/// Descends into a single top-level folder of an archive, unless the folder holds images alone: its
+/// name may be their label.
+pub fn root_of(folder: &Path) -> io::Result<PathBuf> {
+    let mut folder = folder.to_owned();
+    loop {
+        let entries = fs::read_dir(&folder)?.collect::<io::Result<Vec<_>>>()?;
+        match entries.as_slice() {
+            [only] if only.path().is_dir() && !holds_images_alone(&only.path())? => {
+                folder = only.path()
+            }
+            _ => return Ok(folder),
+        }
+    }
+}
+
+fn holds_images_alone(folder: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.path().is_dir() || entry.file_name().to_str().is_some_and(is_table) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 const TWICE: &str = "is there twice, or as a file and as a folder";
 
 /// The error for a failed write: names that the disk cannot store are faults of the archive.

@@ -17,22 +17,21 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::{
     ArchiveLimits, Dataset, DatasetError,
-    archive::unpack,
+    archive::{root_of, unpack},
     at,
     index::{self, Index},
     input_cache::InputCache,
     is_id,
-    listing::{Files, is_table, list},
+    listing::{Files, list},
     scan::assemble,
-    staging::{Change, Staging},
+    staging::Staging,
+    versions::{self, CURRENT, content, current, ids_in},
 };
 use crate::{
     picture::decode::Limits,
     quota::{Quota, Reservation},
 };
 
-/// Names the version in use.
-const CURRENT: &str = "current";
 /// The scan of a folder with more files than `MANY_FILES` is reused for `REUSE_FACTOR` times its
 /// duration.
 const MANY_FILES: usize = 1000;
@@ -261,7 +260,7 @@ impl Catalogue {
             self.archive_limits,
             &mut reservation,
         )?;
-        let root = innermost(folder.path()).map_err(at(folder.path()))?;
+        let root = root_of(folder.path()).map_err(at(folder.path()))?;
         ignored.save(&root).map_err(at(&root))?;
         let (files, mut index) = (list(&root, true)?, Index::new());
         if files.images.is_empty() {
@@ -369,11 +368,11 @@ impl Catalogue {
                 change.write(&home.join(CURRENT), version.as_bytes())
             };
             if let Err(error) = named() {
-                sweep(&mut change, &home, before.as_deref());
+                versions::sweep(&mut change, &home, before.as_deref());
                 return Err(at(&home)(error));
             }
             reservation.keep();
-            sweep(&mut change, &home, Some(&version));
+            versions::sweep(&mut change, &home, Some(&version));
         }
         let dataset = Arc::new(dataset);
         // `files` are those of the kept version if it has the same content.
@@ -400,10 +399,10 @@ impl Catalogue {
         change.take_leftovers().map_err(at(&self.uploads))?;
         for home in [&self.uploads, &self.copies]
             .into_iter()
-            .flat_map(|sets| homes_in(sets))
+            .flat_map(|sets| versions::homes_in(sets))
         {
             if let Ok(version) = current(&home) {
-                sweep(&mut change, &home, version.as_deref());
+                versions::sweep(&mut change, &home, version.as_deref());
             }
         }
         Ok(())
@@ -488,90 +487,4 @@ impl Unpacked {
         let folder = &self.dataset.folder;
         index::fingerprint(&self.index, folder, &self.files).map_err(at(folder))
     }
-}
-
-/// The part of a version's name that identifies its content.
-fn content(version: &str) -> &str {
-    version
-        .rsplit_once('-')
-        .map_or(version, |(content, _)| content)
-}
-
-/// Removes versions that are not in use, and the folder if none is left.
-fn sweep(change: &mut Change<'_>, home: &Path, version: Option<&str>) {
-    for entry in fs::read_dir(home)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-    {
-        let path = entry.path();
-        if path.is_dir()
-            && version.is_none_or(|version| entry.file_name() != version)
-            && let Err(error) = change.take_away(&path)
-        {
-            tracing::warn!("{} was not removed: {error}", path.display());
-        }
-    }
-    if version.is_none() {
-        // Fails, as it should, where something else is in it.
-        let _ = fs::remove_dir(home);
-    }
-}
-
-/// The folders in a folder of sets whose names are ids.
-fn homes_in(sets: &Path) -> impl Iterator<Item = PathBuf> {
-    let entries = fs::read_dir(sets)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok);
-    entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_id))
-        .map(|entry| entry.path())
-}
-
-/// The ids of the sets in a folder of sets.
-fn ids_in(sets: &Path) -> impl Iterator<Item = String> {
-    let complete = homes_in(sets).filter(|home| home.join(CURRENT).is_file());
-    complete.filter_map(|home| home.file_name()?.to_str().map(str::to_owned))
-}
-
-/// The version in use.
-pub(super) fn current(home: &Path) -> Result<Option<String>, DatasetError> {
-    match fs::read_to_string(home.join(CURRENT)) {
-        Ok(version) => Ok(Some(version.trim().to_owned())),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(at(home)(error)),
-    }
-}
-
-/// Descends into a single top-level folder of an archive, unless the folder holds images alone: its
-/// name may be their label.
-fn innermost(folder: &Path) -> io::Result<PathBuf> {
-    let mut folder = folder.to_owned();
-    loop {
-        let entries = fs::read_dir(&folder)?.collect::<io::Result<Vec<_>>>()?;
-        match entries.as_slice() {
-            [only] if only.path().is_dir() && !holds_images_alone(&only.path())? => {
-                folder = only.path()
-            }
-            _ => return Ok(folder),
-        }
-    }
-}
-
-fn holds_images_alone(folder: &Path) -> io::Result<bool> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.path().is_dir() || entry.file_name().to_str().is_some_and(is_table) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

@@ -183,7 +183,7 @@ impl Files {
                 Err(_)
                     if fs::symlink_metadata(&path)
                         .is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {}
-                Err(error) => self.complain(file, &format!("it cannot be looked at: {error}")),
+                Err(error) => self.complain(file, &format!("it cannot be read: {error}")),
             }
         }
         Ok(())

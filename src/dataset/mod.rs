@@ -15,6 +15,7 @@ mod scan;
 mod shared;
 mod staging;
 mod truth;
+mod versions;
 
 use std::{
     collections::BTreeMap,
@@ -113,11 +114,11 @@ pub enum DatasetError {
     #[error("data set {id} holds no image that can be read{ignored}")]
     Empty { id: String, ignored: Ignored },
     #[error(
-        "{} of data set {id} is gone or has changed since the set was looked at",
+        "{} of data set {id} is gone or has changed since the set was scanned",
         excerpt(file)
     )]
     Changed { id: String, file: String },
-    #[error("data set {id} is replaced again and again while it is looked at; try again")]
+    #[error("data set {id} is replaced again and again while it is scanned; try again")]
     Replaced { id: String },
     #[error("{} cannot be decoded: {source}", excerpt(file))]
     Image { file: String, source: ImageError },
@@ -192,7 +193,7 @@ impl Dataset {
         // A replaced upload may contain the same file.
         let replaced = || {
             let home = self.folder.parent().filter(|_| self.uploaded)?;
-            read(&home.join(catalogue::current(home).ok()??))
+            read(&home.join(versions::current(home).ok()??))
         };
         let changed = || DatasetError::Changed {
             id: self.id.clone(),

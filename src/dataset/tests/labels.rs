@@ -351,3 +351,28 @@ fn images_that_get_no_label_beside_those_that_do_are_told() {
         (vec!["cat"], vec![("labels.csv", "bad_labels")])
     );
 }
+
+#[test]
+fn a_table_that_is_too_large_is_not_read() {
+    let photos = folder(&[
+        ("a.png", photo(1)),
+        ("labels.csv", b"file,label\n".to_vec()),
+    ]);
+    let table = fs::File::options()
+        .write(true)
+        .open(photos.path().join("labels.csv"))
+        .unwrap();
+    table.set_len(1 << 40).unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let dataset = datasets(data.path(), Some(photos.path()))
+        .open("photos")
+        .unwrap();
+    assert!(
+        dataset
+            .problems
+            .iter()
+            .any(|problem| problem.message == "it is not read: it is larger than 67108864 bytes"),
+        "{:?}",
+        dataset.problems
+    );
+}
