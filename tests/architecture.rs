@@ -73,6 +73,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "evaluation",
         &[
+            "blur",
             "tensor",
             "picture",
             "methods",

@@ -10,14 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AttributionMap, Axes, Case, Category, Cost, Direction, Measurement, Metric, MetricError,
-    MetricRun, NotFinite, Words,
+    MetricRun, Words,
     aggregate::{integral, summarise},
     parameters::{Allowed, MetricParameter, Values},
     patches::{Grid, Score},
+    progressive::Progressive,
 };
 use crate::{
-    engine::Row,
-    methods::{Answers, Question, Run, Step},
     model::Model,
     picture::{
         ImageError,
@@ -142,10 +141,6 @@ fn grid_of(model: &Model, grid: usize) -> Option<Grid> {
     Grid::new(&input.shape, input.preprocess.as_ref()?.layout, grid)
 }
 
-/// Degraded inputs asked for at once.
-const CHUNK: usize = 16;
-const NOT_FINITE: &str = "the model answers a degraded image with values that are not finite";
-
 /// What a degradation is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DegradationParameters {
@@ -217,33 +212,9 @@ impl DegradationParameters {
     }
 }
 
-/// One image, and one ranking of its patches.
-#[derive(Clone, Debug)]
-struct Degradation {
-    model: Arc<Model>,
-    input: Arc<Tensor>,
-    /// What replaced patches look like, in the shape of the input.
-    fill: Arc<Tensor>,
-    grid: Arc<Grid>,
-    /// The class that is followed, and its score on the clean input.
-    class: usize,
-    clean: f64,
-    /// All patches, the first to go first.
-    ranking: Vec<usize>,
-    parameters: Arc<DegradationParameters>,
-}
-
-struct Degrading {
-    degradation: Degradation,
-    /// The input as the last point asked for has it.
-    degraded: Option<Tensor>,
-    asked: usize,
-    curve: Vec<f64>,
-}
-
 /// A run for each row.
 fn build(case: &Case, values: &Values) -> Result<Vec<MetricRun>, MetricError> {
-    let parameters: Arc<DegradationParameters> = Arc::new(values.read()?);
+    let parameters: DegradationParameters = values.read()?;
     let rule = case.model.manifest.input.preprocess.as_ref();
     let grid = grid_of(&case.model, parameters.grid);
     let (Some(rule), Some(grid)) = (rule, grid) else {
@@ -252,84 +223,37 @@ fn build(case: &Case, values: &Values) -> Result<Vec<MetricRun>, MetricError> {
     let fill = Arc::new(parameters.fill(&case.input, &grid, rule)?);
     let grid = Arc::new(grid);
     let run = |(map, score): (&AttributionMap, Score)| {
-        let degradation = Degradation {
-            model: case.model.clone(),
-            input: case.input.clone(),
-            fill: fill.clone(),
-            grid: grid.clone(),
-            class: case.class,
-            clean: case.clean,
-            ranking: parameters
-                .rank(&grid, &map.scores, score)
-                .unwrap_or_default(),
-            parameters: parameters.clone(),
-        };
-        Box::new(Degrading::new(degradation)) as MetricRun
+        let ranking = parameters.rank(&grid, &map.scores, score);
+        let run = degrading(case, &grid, &fill, ranking.unwrap_or_default(), &parameters);
+        Box::new(run) as MetricRun
     };
     Ok(case.row_maps().map(run).collect())
 }
 
-impl Degrading {
-    fn new(degradation: Degradation) -> Self {
-        Self {
-            curve: vec![degradation.clean],
-            degraded: None,
-            asked: 0,
-            degradation,
+/// Replaces patches by those of `fill`, in the order of `ranking`.
+fn degrading(
+    case: &Case,
+    grid: &Arc<Grid>,
+    fill: &Arc<Tensor>,
+    ranking: Vec<usize>,
+    parameters: &DegradationParameters,
+) -> Progressive {
+    let spared = parameters.spared();
+    let steps = parameters.steps.min(ranking.len().saturating_sub(spared));
+    let (grid, fill) = (grid.clone(), fill.clone());
+    let replace = move |step: usize, input: &mut Tensor| {
+        if let Some(&patch) = ranking.get(step + spared) {
+            grid.cut_mut(input, patch).assign(&grid.cut(&fill, patch));
         }
-    }
-}
-
-impl Run for Degrading {
-    type Output = Result<Vec<Measurement>, NotFinite>;
-
-    fn step(&mut self, answers: Answers) -> Step<Self::Output> {
-        let Degradation {
-            model,
-            input,
-            fill,
-            grid,
-            class,
-            ranking,
-            parameters,
-            ..
-        } = &self.degradation;
-        self.curve
-            .extend(answers.rows().iter().map(|row| score(row, *class)));
-        let order = ranking.get(parameters.spared()..).unwrap_or_default();
-        let end = parameters.steps.min(order.len());
-        let next = &order[self.asked.min(end)..end.min(self.asked + CHUNK)];
-        if next.is_empty() {
-            let curve = std::mem::take(&mut self.curve);
-            return Step::Done(match curve.iter().all(|score| score.is_finite()) {
-                true => Ok(vec![curve]),
-                false => Err(NotFinite(NOT_FINITE)),
-            });
-        }
-        self.asked += next.len();
-        let degraded = self.degraded.get_or_insert_with(|| input.as_ref().clone());
-        let inputs = next.iter().map(|patch| {
-            grid.cut_mut(degraded, *patch)
-                .assign(&grid.cut(fill, *patch));
-            Arc::new(degraded.clone())
-        });
-        Step::Ask(vec![Question::nearby(model, inputs)])
-    }
-}
-
-/// What a class scores: its probability, or the bare output of a net that has only one.
-fn score(row: &Row, class: usize) -> f64 {
-    row.scores()
-        .get(class)
-        .map_or(f64::NAN, |score| f64::from(*score))
+    };
+    Progressive::from_clean(case, steps, Box::new(replace))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::{
-        engine::{Point, Row},
-        methods::reference::points_of,
+        evaluation::tests::{case, followed},
         picture::preprocess::{Channels, Filter, Layout, Resize},
     };
 
@@ -370,40 +294,26 @@ pub(super) mod tests {
         score: Score,
         parameters: DegradationParameters,
         net: &dyn Fn(&Tensor) -> f64,
-    ) -> Degradation {
+    ) -> Progressive {
         let grid = Grid::new(input.shape(), Layout::Nchw, parameters.grid).unwrap();
         let fill = parameters
             .fill(&input, &grid, &rule(input.shape()[1] as u32))
             .unwrap();
-        Degradation {
-            model: Arc::new(Model::bare("net", Default::default())),
-            clean: net(&input),
-            class: 1,
-            fill: Arc::new(fill),
-            ranking: parameters.rank(&grid, scores, score).unwrap(),
-            grid: Arc::new(grid),
-            input: Arc::new(input),
-            parameters: Arc::new(parameters),
-        }
+        let ranking = parameters.rank(&grid, scores, score).unwrap();
+        let mut case = case(scores.clone(), &[score]);
+        (case.class, case.clean) = (1, net(&input));
+        case.input = Arc::new(input);
+        degrading(
+            &case,
+            &Arc::new(grid),
+            &Arc::new(fill),
+            ranking,
+            &parameters,
+        )
     }
 
-    /// Drives a run over a plain function, and looks at how much it asks for at once.
-    fn drive(degradation: Degradation, net: &dyn Fn(&Tensor) -> f64) -> Vec<f64> {
-        let mut run = Degrading::new(degradation);
-        let mut answers = Answers::none();
-        loop {
-            let points = match run.step(answers) {
-                Step::Done(curve) => return curve.unwrap().remove(0),
-                asking => points_of(asking),
-            };
-            assert!(!points.is_empty() && points.len() <= CHUNK);
-            let row = |point: &Point| Row {
-                logits: vec![0.0, 0.0],
-                probabilities: vec![0.0, net(&point.input) as f32],
-                ..Row::default()
-            };
-            answers = points.iter().map(row).collect::<Vec<_>>().into();
-        }
+    fn drive(run: Progressive, net: &dyn Fn(&Tensor) -> f64) -> Vec<f64> {
+        followed(Box::new(run), net).0.remove(0)
     }
 
     fn close(found: &[f64], expected: &[f64]) {

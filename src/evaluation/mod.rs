@@ -9,8 +9,10 @@ pub mod findings;
 pub mod model_randomisation;
 pub mod parameters;
 pub mod patches;
+pub mod progressive;
 pub mod registry;
 pub mod report;
+pub mod rise;
 pub mod sparseness;
 
 use std::sync::Arc;

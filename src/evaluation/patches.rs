@@ -2,7 +2,10 @@
 //! counted row by row from the top left. Sums run in index order in f64. At 224 pixels a grid of 25
 //! has patches 9 or 8 pixels wide, at 225 the published 9 x 9.
 
-use ndarray::{ArrayView1, ArrayView3, ArrayViewD, ArrayViewMutD, Axis, Ix3, Slice};
+use ndarray::{
+    ArrayBase, ArrayView1, ArrayView3, ArrayViewD, ArrayViewMutD, Axis, Ix2, Ix3, IxDyn, RawData,
+    Slice,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{picture::preprocess::Layout, tensor::Tensor};
@@ -39,6 +42,37 @@ impl Score {
         let pixels = scores.lanes(channels).into_iter().map(pixel);
         pixels.collect()
     }
+}
+
+/// A view of a picture as `[pixels, channels]`, pixels counted as by [`Score::pixels`]. `None` for
+/// another shape.
+pub fn by_pixel<S: RawData>(
+    picture: ArrayBase<S, IxDyn>,
+    layout: Layout,
+) -> Option<ArrayBase<S, Ix2>> {
+    let &[first, second, third] = picture.shape() else {
+        return None;
+    };
+    match layout {
+        Layout::Nchw => {
+            let planes = picture.into_shape_with_order((first, second * third));
+            planes.ok().map(ArrayBase::reversed_axes)
+        }
+        Layout::Nhwc => {
+            let pixels = picture.into_shape_with_order((first * second, third));
+            pixels.ok()
+        }
+    }
+}
+
+/// Places of values, the largest (or smallest) first; of equal ones the first comes first.
+pub fn order(values: &[f64], ascending: bool) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| match ascending {
+        true => values[a].total_cmp(&values[b]),
+        false => values[b].total_cmp(&values[a]),
+    });
+    order
 }
 
 impl Grid {
@@ -136,16 +170,7 @@ impl Grid {
             Some(sum / pixels).filter(|mean| mean.is_finite())
         };
         let means = (0..self.count()).map(mean).collect::<Option<Vec<f64>>>()?;
-        let mut order: Vec<usize> = (0..means.len()).collect();
-        order.sort_by(|&a, &b| {
-            let falling = means[b].total_cmp(&means[a]);
-            if ascending {
-                falling.reverse()
-            } else {
-                falling
-            }
-        });
-        Some(order)
+        Some(order(&means, ascending))
     }
 
     /// The input with each patch's channels at their own means; `keep` may leave a patch's channel

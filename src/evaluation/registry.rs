@@ -1,9 +1,11 @@
 //! The metrics: the table of contents of this room. A new metric is a file and a row.
 
-use super::{Metric, degradation, model_randomisation, sparseness};
+use super::{Metric, degradation, model_randomisation, rise, sparseness};
 
 pub static METRICS: &[Metric] = &[
     degradation::METRIC,
+    rise::DELETION,
+    rise::INSERTION,
     model_randomisation::METRIC,
     sparseness::METRIC,
 ];
@@ -24,6 +26,14 @@ mod tests {
         (
             "degradation",
             degradation::tests::a_hand_worked_image_degrades_as_worked_by_hand,
+        ),
+        (
+            "deletion",
+            rise::tests::hand_worked_pixels_are_deleted_as_worked_by_hand,
+        ),
+        (
+            "insertion",
+            rise::tests::hand_worked_pixels_are_inserted_as_worked_by_hand,
         ),
         (
             "model_randomisation",

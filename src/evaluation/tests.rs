@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use super::*;
-use crate::methods::{
-    Answer, Answers, Attribution, Explained, ExplainedTarget, Prediction, Question, Step, Timing,
-    parameters::Parameters, registry,
+use super::{progressive::CHUNK, *};
+use crate::{
+    engine::{Point, Row},
+    methods::{
+        Answer, Answers, Attribution, Explained, ExplainedTarget, Prediction, Question, Step,
+        Timing, parameters::Parameters, reference::points_of, registry,
+    },
 };
 use onnx_autodiff::autodiff::spec::{Head, PatternLayers};
 
@@ -58,6 +61,29 @@ pub(super) fn answered(
             Question::Rows { .. } => panic!("the run asks for rows"),
         };
         answers = Answers(questions.into_iter().map(answer).collect());
+    }
+}
+
+/// What a run over rows measures of a net whose class 1 has this score, and the rows that it asks
+/// for, a few at once.
+pub(super) fn followed(
+    mut run: MetricRun,
+    net: &dyn Fn(&Tensor) -> f64,
+) -> (Vec<Measurement>, usize) {
+    let (mut answers, mut asked) = (Answers::none(), 0);
+    loop {
+        let points = match run.step(answers) {
+            Step::Done(curve) => return (curve.unwrap(), asked),
+            asking => points_of(asking),
+        };
+        assert!(!points.is_empty() && points.len() <= CHUNK);
+        asked += points.len();
+        let row = |point: &Point| Row {
+            logits: vec![0.0, 0.0],
+            probabilities: vec![0.0, net(&point.input) as f32],
+            ..Row::default()
+        };
+        answers = points.iter().map(row).collect::<Vec<_>>().into();
     }
 }
 

@@ -14,6 +14,7 @@ fn request() -> Value {
         "metrics": [
             { "id": "degradation", "grid": 4, "steps": 8, "replacement": "zero" }, "sparseness", "model_randomisation",
             { "id": "degradation", "grid": 4, "steps": 8, "order": "ascending" },
+            { "id": "deletion", "steps": 8 }, { "id": "insertion", "steps": 8 },
         ],
     })
 }
@@ -55,6 +56,8 @@ async fn metrics_share_images_and_explanations_and_repeat_byte_for_byte() {
                 "Image degradation (order ascending, replacement mean)",
                 "lower"
             ),
+            ("Deletion", "lower"),
+            ("Insertion", "higher"),
         ]
     );
     let value = |metric: usize, row: usize| metrics[metric]["rows"][row]["value"].as_f64().unwrap();
@@ -103,7 +106,7 @@ async fn metrics_share_images_and_explanations_and_repeat_byte_for_byte() {
         assert!(one.body == two.body, "{format}");
     }
     let page = fixture.report(&id, "html").await.text();
-    assert_eq!(page.matches("<svg").count(), 4);
+    assert_eq!(page.matches("<svg").count(), 6);
     for part in [
         "<h1>Evaluation: tiny on photos</h1>",
         "<h2>Sparseness</h2>",
@@ -114,7 +117,7 @@ async fn metrics_share_images_and_explanations_and_repeat_byte_for_byte() {
         assert!(page.contains(part), "{part}");
     }
     let table = fixture.report(&id, "csv").await.text();
-    assert_eq!(table.lines().count(), 1 + 4 * 4);
+    assert_eq!(table.lines().count(), 1 + 6 * 4);
     assert!(table.starts_with("metric,row,method,value,low,high,images,curve\n"));
 }
 
@@ -146,7 +149,13 @@ async fn all_that_is_wrong_with_metrics_is_told_at_once() {
     );
     assert_eq!(
         wrong.allowed("metrics[0].id"),
-        ["degradation", "model_randomisation", "sparseness"]
+        [
+            "degradation",
+            "deletion",
+            "insertion",
+            "model_randomisation",
+            "sparseness"
+        ]
     );
     for metrics in [json!([]), json!("sparseness"), Value::Null] {
         assert_eq!(

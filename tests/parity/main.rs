@@ -1,5 +1,5 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside
-//! them (generate.py, pretrained.py, captum_maps.py).
+//! them (generate.py, pretrained.py, captum_maps.py, curves.py).
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +9,7 @@
 )]
 
 mod captum;
+mod curves;
 mod explain;
 mod pretrained;
 mod session;
