@@ -1,21 +1,24 @@
 //! Cascading randomisation of the model's parameters: its layers are drawn anew from the head down
 //! to the input, and after each the map of the same class is compared with that of the model itself,
-//! by the Spearman rank correlation of their pixels. A method that explains the model loses its map
-//! with the model. Adebayo et al., Sanity Checks for Saliency Maps, 2018, section 3. Cost: the
-//! methods' own for each model of the cascade. A map of equal pixels is correlated with none: 0.
+//! by the Spearman rank correlation of their pixels. Logits are explained, as in the paper: random
+//! weights make probabilities of 0 and 1, without gradients. Adebayo et al., Sanity Checks for
+//! Saliency Maps, 2018, section 3. Cost: the methods' own for each model of the cascade, and for
+//! the model itself. A map of equal pixels is correlated with none: 0.
+
+use std::{sync::Arc, vec::IntoIter};
 
 use super::{
-    AttributionMap, Axes, Case, Category, Cost, Direction, Measurement, Metric, MetricRun,
+    AttributionMap, Axes, Case, CaseRow, Category, Cost, Direction, Measurement, Metric, MetricRun,
     NotFinite, Words,
     aggregate::mean_of,
     parameters::{Allowed, MetricParameter},
 };
 use crate::{
-    methods::{
-        Answers, Explained, Question, Request, Run, Step, parameters::Parameters, target::Target,
-    },
-    model::variant::Randomisation,
+    methods::{Answers, Question, Request, Run, Step, parameters::Parameters, target::Target},
+    model::{Model, variant::Randomisation},
+    tensor::Tensor,
 };
+use onnx_autodiff::autodiff::spec::Head;
 
 /// Models of the cascade where none are asked for.
 const STAGES: usize = 8;
@@ -65,8 +68,8 @@ pub const METRIC: Metric = Metric {
     },
     change: |_, _| None,
     cost: Cost {
-        words: "stages × the methods' own",
-        count: |values, _, explaining| values.number("stages") * explaining,
+        words: "(stages + 1) × the methods' own",
+        count: |values, _, explaining| (values.number("stages") + 1) * explaining,
     },
     build: |case, _| Ok(vec![Box::new(Cascade::new(case)) as MetricRun]),
     reduce: |images, seed| mean_of(images, mean_after_first, seed),
@@ -90,38 +93,51 @@ fn mean_after_first(curve: &[f64]) -> f64 {
 
 struct Cascade {
     case: Case,
-    /// Of each row's pixels.
+    /// Whether the maps of the case are those of logits.
+    is_of_logits: bool,
+    /// Still to be asked: the model itself, where its maps are not of logits, and the cascade.
+    models: IntoIter<Arc<Model>>,
+    /// Of the pixels of each row, on the model itself.
     ranks: Vec<Vec<f64>>,
     /// Of each row, the model itself first.
     curves: Vec<Measurement>,
-    asked: usize,
 }
 
 impl Cascade {
     fn new(case: &Case) -> Self {
+        let mut heads = case.maps.iter().map(|map| map.request.parameters.head);
+        let is_of_logits = heads.all(|head| head == Head::Logits);
+        let own = (!is_of_logits).then(|| case.model.clone());
+        let models: Vec<_> = own
+            .into_iter()
+            .chain(case.variants.iter().cloned())
+            .collect();
         Self {
+            is_of_logits,
+            models: models.into_iter(),
             ranks: Vec::new(),
             curves: case.rows.iter().map(|_| vec![1.0]).collect(),
-            asked: 0,
             case: case.clone(),
         }
     }
 
-    /// Compares the maps of a randomised model with the model's own.
-    fn compare(&mut self, explained: &[Explained]) -> Result<(), NotFinite> {
+    /// Takes the maps of the model itself, and compares those of the cascade with them.
+    fn take(&mut self, maps: &[Arc<Tensor>]) -> Result<(), NotFinite> {
         let layout = self.case.layout();
-        let rows = self.case.rows.iter().zip(&self.ranks).zip(&mut self.curves);
-        for ((row, ranks), curve) in rows {
-            let scores = explained.get(row.map).map(|one| &one.attribution.scores);
-            let finite = scores.filter(|scores| scores.iter().all(|score| score.is_finite()));
-            let Some(scores) = finite else {
-                let what = "a randomised model gave a map with values that are not finite";
-                return Err(NotFinite(what));
-            };
-            curve.push(correlation(
-                ranks,
-                &ranks_of(&row.score.pixels(scores, layout)),
-            ));
+        let ranks = |row: &CaseRow| {
+            let scores = maps.get(row.map)?;
+            let is_finite = scores.iter().all(|score| score.is_finite());
+            is_finite.then(|| ranks_of(&row.score.pixels(scores, layout)))
+        };
+        let ranks: Option<Vec<_>> = self.case.rows.iter().map(ranks).collect();
+        let what = "a model of the cascade gave a map with values that are not finite";
+        let ranks = ranks.ok_or(NotFinite(what))?;
+        if self.ranks.is_empty() {
+            self.ranks = ranks;
+            return Ok(());
+        }
+        for ((own, ranks), curve) in self.ranks.iter().zip(&ranks).zip(&mut self.curves) {
+            curve.push(correlation(own, ranks));
         }
         Ok(())
     }
@@ -131,24 +147,31 @@ impl Run for Cascade {
     type Output = Result<Vec<Measurement>, NotFinite>;
 
     fn step(&mut self, answers: Answers) -> Step<Self::Output> {
-        if self.asked == 0 {
-            let layout = self.case.layout();
-            let rows = self.case.row_maps();
-            let ranks = rows.map(|(map, score)| ranks_of(&score.pixels(&map.scores, layout)));
-            self.ranks = ranks.collect();
-        } else if let Err(error) = self.compare(&answers.explained()) {
+        let answers = answers.explained().into_iter();
+        let mut maps: Vec<_> = answers.map(|one| one.attribution.scores).collect();
+        if self.ranks.is_empty() && self.is_of_logits {
+            maps = self
+                .case
+                .maps
+                .iter()
+                .map(|map| map.scores.clone())
+                .collect();
+        }
+        if !maps.is_empty()
+            && let Err(error) = self.take(&maps)
+        {
             return Step::Done(Err(error));
         }
-        let Some(model) = self.case.variants.get(self.asked) else {
+        let Some(model) = self.models.next() else {
             return Step::Done(Ok(std::mem::take(&mut self.curves)));
         };
-        self.asked += 1;
         let question = |map: &AttributionMap| Question::Explain {
             model: model.clone(),
             input: self.case.input.clone(),
             request: Request {
                 parameters: Parameters {
                     target: Target::Class(self.case.class),
+                    head: Head::Logits,
                     ..map.request.parameters.clone()
                 },
                 ..map.request.clone()
@@ -191,7 +214,7 @@ fn correlation(one: &[f64], other: &[f64]) -> f64 {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::collections::BTreeMap;
 
     use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
 
@@ -204,9 +227,8 @@ pub(super) mod tests {
             patches::Score,
             tests::{answered, case, tensor},
         },
-        model::{Model, variant},
+        model::variant,
         pool::Pool,
-        tensor::Tensor,
     };
 
     /// Counts the values below each, and those equal to it.
@@ -261,6 +283,22 @@ pub(super) mod tests {
         let (one, other): (Vec<f64>, Vec<f64>) = (numbers(7).collect(), numbers(11).collect());
         let found = correlation(&ranks_of(&one), &ranks_of(&other));
         assert!((found - naive(&one, &other)).abs() < 1e-12, "{found}");
+    }
+
+    #[test]
+    fn maps_of_probabilities_give_way_to_those_of_logits() {
+        let mut case = case(tensor(&[1, 1, 3], &[0.0; 3]), &[Score::Signed]);
+        let mut map = case.maps[0].clone();
+        map.request.parameters.head = Head::Probabilities;
+        case.maps = Arc::new([map]);
+        case.variants = Arc::new([case.model.clone()]);
+        let run = (METRIC.build)(&case, &Values::default()).unwrap().remove(0);
+        let mut maps = [[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]].iter();
+        let found = answered(run, |request| {
+            assert_eq!(request.parameters.head, Head::Logits);
+            tensor(&[1, 1, 3], maps.next().unwrap())
+        });
+        assert_eq!(found.unwrap(), [[1.0, -1.0]]);
     }
 
     #[test]
