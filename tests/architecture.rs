@@ -78,6 +78,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "picture",
             "methods",
             "model",
+            "random",
             "engine::Row",
             "render",
         ],

@@ -112,6 +112,12 @@ pub fn mean_of(
     summarise(images, statistic, |_| 1.0, seed)
 }
 
+/// As [`mean_of`], of measurements that are one number each.
+pub fn mean_of_numbers(images: &[Vec<Measurement>], seed: u64) -> Option<Summary> {
+    let number = |numbers: &[f64]| numbers.first().copied().unwrap_or(f64::NAN);
+    mean_of(images, number, seed)
+}
+
 /// Of a row's curve at place `k`.
 fn mean(images: &[Vec<Vec<f64>>], row: usize, k: usize) -> f64 {
     images.iter().map(|curves| curves[row][k]).sum::<f64>() / images.len() as f64

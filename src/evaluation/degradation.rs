@@ -38,7 +38,8 @@ pub const METRIC: Metric = Metric {
             doc: "patches along each side",
             allowed: |model, _| match side(model) {
                 0 => Allowed::Never("the model's input is no picture that can be cut into patches"),
-                most => Allowed::UpTo {
+                most => Allowed::Whole {
+                    least: 1,
                     most,
                     default: 25.min(most),
                 },
@@ -58,7 +59,8 @@ pub const METRIC: Metric = Metric {
             allowed: |_, values| {
                 let spared = usize::from(values.word("compat").is_some());
                 let most = values.number("grid").pow(2).saturating_sub(spared).max(1);
-                Allowed::UpTo {
+                Allowed::Whole {
+                    least: 1,
                     most,
                     default: 100.min(most),
                 }
@@ -109,6 +111,7 @@ pub const METRIC: Metric = Metric {
             signed: false,
         }),
     },
+    needs_region: false,
     refuses: |_| None,
     models: |_, _, _| Ok(Vec::new()),
     change: |values, model| Some(grid_of(model, values.number("grid"))?.largest()),

@@ -55,6 +55,10 @@ pub enum Reason {
     /// uses the image.
     AmbiguousLabel,
     NotFinite,
+    /// It has neither a mask nor a box, and a metric needs one.
+    NoRegion,
+    /// The model's preprocessing cuts its object away, or leaves no pixel of it.
+    EmptyRegion,
 }
 
 impl Reason {
@@ -66,6 +70,8 @@ impl Reason {
             Self::UnknownLabel => "of an unknown label",
             Self::AmbiguousLabel => "of an ambiguous label",
             Self::NotFinite => "with values that are not finite",
+            Self::NoRegion => "without a mask or a box",
+            Self::EmptyRegion => "with no pixel of the object on the model's input",
         }
     }
 }

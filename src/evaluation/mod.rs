@@ -4,19 +4,27 @@
 //! the images' measurements, `findings` what a job finds, and `report` its report.
 
 pub mod aggregate;
+pub mod completeness;
 pub mod degradation;
+pub mod entropy;
 pub mod findings;
+pub mod localisation;
 pub mod model_randomisation;
 pub mod parameters;
 pub mod patches;
+pub mod pixels;
 pub mod progressive;
+pub mod random_logit;
 pub mod registry;
+pub mod repeatability;
 pub mod report;
 pub mod rise;
+pub mod similarity;
 pub mod sparseness;
 
 use std::sync::Arc;
 
+use ndarray::Array2;
 use serde::Serialize;
 
 use crate::{
@@ -42,6 +50,8 @@ pub struct Metric {
     pub parameters: &'static [MetricParameter],
     /// How reports speak of it.
     pub words: Words,
+    /// Whether it needs the region of the labelled object.
+    pub needs_region: bool,
     /// Why maps of these parameters mean nothing to it.
     pub refuses: fn(&methods::parameters::Parameters) -> Option<&'static str>,
     /// The models that a case has beside the one that is evaluated, made of it by a seed.
@@ -61,10 +71,16 @@ pub struct Metric {
 pub enum Category {
     /// Whether the model depends on what the map says it does.
     Faithfulness,
+    /// Whether a map has a property that is demanded of it.
+    Axiomatic,
     /// Whether a map is simple.
     Complexity,
+    /// Whether a map lies on the object that the image is labelled with.
+    Localisation,
     /// Whether a map depends on the model.
     Randomisation,
+    /// Whether a map stays the same where nothing of account changes.
+    Robustness,
 }
 
 /// Which values are better.
@@ -127,9 +143,14 @@ pub struct Case {
     /// The class that is explained, and its score on the clean input.
     pub class: usize,
     pub clean: f64,
+    /// Where the labelled object lies, `[height, width]`, with at least one pixel inside; for
+    /// metrics that need it.
+    pub region: Option<Arc<Array2<bool>>>,
     /// Each different one once.
     pub maps: Arc<[AttributionMap]>,
     pub rows: Arc<[CaseRow]>,
+    /// Of what metrics draw: the image's own.
+    pub seed: u64,
 }
 
 /// A request, and the map that answers it.
@@ -138,6 +159,8 @@ pub struct AttributionMap {
     pub request: Request,
     /// Finite, in the shape of the input, or with one channel.
     pub scores: Arc<Tensor>,
+    /// f(x) - f(x'), of methods that evaluate both.
+    pub difference: Option<f64>,
 }
 
 /// One row of the comparison: a map, and what stands for its pixels.
@@ -180,6 +203,8 @@ pub enum MetricError {
     Parameters(#[from] serde_json::Error),
     #[error("the grid does not fit the model's input")]
     Grid,
+    #[error("the image has no region of its labelled object")]
+    Region,
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error(transparent)]

@@ -12,6 +12,7 @@ use super::{
     NotFinite, Words,
     aggregate::mean_of,
     parameters::{Allowed, MetricParameter},
+    similarity::{correlation, ranks_of},
 };
 use crate::{
     methods::{Answers, Question, Request, Run, Step, parameters::Parameters, target::Target},
@@ -34,7 +35,8 @@ pub const METRIC: Metric = Metric {
         doc: "models of the cascade, whose layers are drawn anew in equal parts from the head down; the last has none of its own",
         allowed: |model, _| match Randomisation::of(model).map_or(0, |found| found.layers().len()) {
             0 => Allowed::Never("the model has no layer whose weights can be drawn anew"),
-            most => Allowed::UpTo {
+            most => Allowed::Whole {
+                least: 1,
                 most,
                 default: STAGES.min(most),
             },
@@ -59,6 +61,7 @@ pub const METRIC: Metric = Metric {
             signed: true,
         }),
     },
+    needs_region: false,
     refuses,
     models: |values, model, seed| {
         let random = Randomisation::of(model)?;
@@ -181,37 +184,6 @@ impl Run for Cascade {
     }
 }
 
-/// Ranks from 1; equal values share the mean of theirs.
-fn ranks_of(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut start = 0;
-    for equal in order.chunk_by(|&a, &b| values[a] == values[b]) {
-        let rank = start as f64 + (equal.len() + 1) as f64 / 2.0;
-        equal.iter().for_each(|&at| ranks[at] = rank);
-        start += equal.len();
-    }
-    ranks
-}
-
-/// Pearson's; of ranks it is Spearman's.
-fn correlation(one: &[f64], other: &[f64]) -> f64 {
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let (of_one, of_other) = (mean(one), mean(other));
-    let (mut both, mut first, mut second) = (0.0, 0.0, 0.0);
-    for (a, b) in one.iter().zip(other) {
-        let (a, b) = (a - of_one, b - of_other);
-        both += a * b;
-        first += a * a;
-        second += b * b;
-    }
-    match first * second {
-        0.0 => 0.0,
-        squares => both / squares.sqrt(),
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::collections::BTreeMap;
@@ -225,26 +197,12 @@ pub(super) mod tests {
         evaluation::{
             parameters::{Values, settle},
             patches::Score,
+            similarity::tests::naive,
             tests::{answered, case, tensor},
         },
         model::variant,
         pool::Pool,
     };
-
-    /// Counts the values below each, and those equal to it.
-    fn naive(one: &[f64], other: &[f64]) -> f64 {
-        let ranks = |values: &[f64]| -> Vec<f64> {
-            let count = |is: &dyn Fn(f64) -> bool| values.iter().filter(|v| is(**v)).count() as f64;
-            let rank = |value: &f64| count(&|v| v < *value) + (count(&|v| v == *value) + 1.0) / 2.0;
-            values.iter().map(rank).collect()
-        };
-        let (one, other, count) = (ranks(one), ranks(other), one.len() as f64);
-        let mean = (count + 1.0) / 2.0;
-        let sum = |a: &[f64], b: &[f64]| -> f64 {
-            a.iter().zip(b).map(|(a, b)| (a - mean) * (b - mean)).sum()
-        };
-        sum(&one, &other) / (sum(&one, &one) * sum(&other, &other)).sqrt()
-    }
 
     #[test]
     pub(in crate::evaluation) fn hand_worked_maps_correlate_as_worked_by_hand() {
@@ -275,14 +233,6 @@ pub(super) mod tests {
             assert!(gaps.fold(0.0, f64::max) < 1e-12, "{found:?}");
         }
         assert_eq!(mean_after_first(&[1.0, 0.5, 0.0]), 0.25);
-    }
-
-    #[test]
-    fn the_correlation_agrees_with_a_naive_twin() {
-        let numbers = |step: i32| (0..60).map(move |k| f64::from(k * step % 23));
-        let (one, other): (Vec<f64>, Vec<f64>) = (numbers(7).collect(), numbers(11).collect());
-        let found = correlation(&ranks_of(&one), &ranks_of(&other));
-        assert!((found - naive(&one, &other)).abs() < 1e-12, "{found}");
     }
 
     #[test]

@@ -24,8 +24,12 @@ pub struct MetricParameter {
 /// What a parameter may be, and what it is when it is not given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowed {
-    /// A whole number from 1 on.
-    UpTo { most: usize, default: usize },
+    /// A whole number.
+    Whole {
+        least: usize,
+        most: usize,
+        default: usize,
+    },
     /// One of these words; without a default it may be left out.
     OneOf {
         words: &'static [&'static str],
@@ -38,9 +42,9 @@ pub enum Allowed {
 impl Allowed {
     fn takes(self, value: &Value) -> bool {
         match self {
-            Self::UpTo { most, .. } => value
+            Self::Whole { least, most, .. } => value
                 .as_u64()
-                .is_some_and(|number| (1..=most as u64).contains(&number)),
+                .is_some_and(|number| (least as u64..=most as u64).contains(&number)),
             Self::OneOf { words, .. } => value.as_str().is_some_and(|word| words.contains(&word)),
             Self::Never(_) => false,
         }
@@ -48,7 +52,7 @@ impl Allowed {
 
     fn forms(self) -> Vec<String> {
         match self {
-            Self::UpTo { most, .. } => vec![format!("1 to {most}")],
+            Self::Whole { least, most, .. } => vec![format!("{least} to {most}")],
             Self::OneOf { words, .. } => words.iter().map(|word| (*word).to_owned()).collect(),
             Self::Never(_) => Vec::new(),
         }
@@ -56,7 +60,7 @@ impl Allowed {
 
     fn default(self) -> Option<Value> {
         match self {
-            Self::UpTo { default, .. } => Some(json!(default)),
+            Self::Whole { default, .. } => Some(json!(default)),
             Self::OneOf { default, .. } => default.map(|word| json!(word)),
             Self::Never(_) => None,
         }

@@ -1,6 +1,9 @@
 //! The metrics: the table of contents of this room. A new metric is a file and a row.
 
-use super::{Metric, degradation, model_randomisation, rise, sparseness};
+use super::{
+    Metric, completeness, degradation, entropy, localisation, model_randomisation, random_logit,
+    repeatability, rise, sparseness,
+};
 
 pub static METRICS: &[Metric] = &[
     degradation::METRIC,
@@ -8,6 +11,15 @@ pub static METRICS: &[Metric] = &[
     rise::INSERTION,
     model_randomisation::METRIC,
     sparseness::METRIC,
+    localisation::POINTING_GAME,
+    localisation::ENERGY_POINTING,
+    localisation::RELEVANCE_MASS,
+    localisation::RELEVANCE_RANK,
+    localisation::TOP_K_INTERSECTION,
+    entropy::METRIC,
+    completeness::METRIC,
+    random_logit::METRIC,
+    repeatability::METRIC,
 ];
 
 /// The row called `id`.
@@ -42,6 +54,42 @@ mod tests {
         (
             "sparseness",
             sparseness::tests::a_hand_worked_map_is_as_sparse_as_worked_by_hand,
+        ),
+        (
+            "pointing_game",
+            localisation::tests::a_hand_worked_map_points_as_worked_by_hand,
+        ),
+        (
+            "energy_pointing",
+            localisation::tests::a_hand_worked_map_has_the_energy_worked_by_hand,
+        ),
+        (
+            "relevance_mass",
+            localisation::tests::a_hand_worked_map_has_the_mass_worked_by_hand,
+        ),
+        (
+            "relevance_rank",
+            localisation::tests::a_hand_worked_map_ranks_as_worked_by_hand,
+        ),
+        (
+            "top_k_intersection",
+            localisation::tests::the_highest_pixels_of_a_hand_worked_map_are_worked_by_hand,
+        ),
+        (
+            "entropy",
+            entropy::tests::a_hand_worked_map_has_the_entropy_worked_by_hand,
+        ),
+        (
+            "completeness",
+            completeness::tests::a_hand_worked_map_misses_what_was_worked_by_hand,
+        ),
+        (
+            "random_logit",
+            random_logit::tests::hand_worked_maps_are_as_similar_as_worked_by_hand,
+        ),
+        (
+            "repeatability",
+            repeatability::tests::a_hand_worked_repetition_correlates_as_worked_by_hand,
         ),
     ];
 

@@ -92,13 +92,15 @@ const BOTH: Metric = Metric {
         doc: "equal parts in which the pixels change; the default is one row of pixels each",
         allowed: |model, _| match size(model) {
             None => Allowed::Never("the model's input is no picture whose pixels can be replaced"),
-            Some([height, width]) => Allowed::UpTo {
+            Some([height, width]) => Allowed::Whole {
+                least: 1,
                 most: MOST_STEPS.min(height * width),
                 default: MOST_STEPS.min(height),
             },
         },
     }],
     words: WORDS,
+    needs_region: false,
     refuses: |_| None,
     models: |_, _, _| Ok(Vec::new()),
     // The pixels of a step may lie anywhere.

@@ -4,10 +4,8 @@
 //! were summed, but for the 1e-7 that Quantus adds to each pixel.
 
 use super::{
-    Case, Category, Cost, Direction, Measurement, Metric, MetricRun, NotFinite, Words,
-    aggregate::mean_of,
+    Category, Cost, Direction, Metric, Words, aggregate::mean_of_numbers, pixels::of_pixels,
 };
-use crate::methods::{Answers, Run, Step};
 
 pub const METRIC: Metric = Metric {
     id: "sparseness",
@@ -27,6 +25,7 @@ pub const METRIC: Metric = Metric {
         value: "The mean over images. A map whose pixels all count the same has 0, one of a single pixel almost 1.",
         axes: None,
     },
+    needs_region: false,
     refuses: |_| None,
     models: |_, _, _| Ok(Vec::new()),
     change: |_, _| None,
@@ -34,38 +33,13 @@ pub const METRIC: Metric = Metric {
         words: "none",
         count: |_, _, _| 0,
     },
-    build: |case, _| {
-        Ok(vec![
-            Box::new(Sparseness { case: case.clone() }) as MetricRun
-        ])
-    },
-    reduce: |images, seed| {
-        mean_of(
-            images,
-            |numbers| numbers.first().copied().unwrap_or(f64::NAN),
-            seed,
-        )
-    },
+    build: |case, _| Ok(vec![of_pixels(case, gini)]),
+    reduce: mean_of_numbers,
 };
 
-struct Sparseness {
-    case: Case,
-}
-
-impl Run for Sparseness {
-    type Output = Result<Vec<Measurement>, NotFinite>;
-
-    fn step(&mut self, _: Answers) -> Step<Self::Output> {
-        let layout = self.case.layout();
-        let rows = self.case.row_maps();
-        let index = rows.map(|(map, score)| vec![gini(score.pixels(&map.scores, layout))]);
-        Step::Done(Ok(index.collect()))
-    }
-}
-
 /// Of values with or without a sign; 0 where all of them are 0.
-fn gini(values: Vec<f64>) -> f64 {
-    let mut magnitudes: Vec<f64> = values.into_iter().map(f64::abs).collect();
+fn gini(values: &[f64]) -> f64 {
+    let mut magnitudes: Vec<f64> = values.iter().map(|value| value.abs()).collect();
     magnitudes.sort_by(f64::total_cmp);
     let (count, sum) = (magnitudes.len() as f64, magnitudes.iter().sum::<f64>());
     if sum == 0.0 {
@@ -109,16 +83,16 @@ pub(super) mod tests {
     fn the_index_agrees_with_a_naive_twin() {
         let values: Vec<f64> = (0..97).map(|k| f64::from(k * 37 % 101) - 50.0).collect();
         // Sums of 97 products in f64.
-        assert!((gini(values.clone()) - naive(&values)).abs() < 1e-12);
+        assert!((gini(&values) - naive(&values)).abs() < 1e-12);
         // A factor changes nothing.
-        let larger = values.iter().map(|value| value * -7.0).collect();
-        assert!((gini(larger) - naive(&values)).abs() < 1e-12);
+        let larger: Vec<f64> = values.iter().map(|value| value * -7.0).collect();
+        assert!((gini(&larger) - naive(&values)).abs() < 1e-12);
     }
 
     #[test]
     fn equal_pixels_have_0_and_a_single_one_almost_1() {
-        assert_eq!(gini(vec![-2.0, 2.0, 2.0, -2.0]), 0.0);
-        assert_eq!(gini(vec![0.0, 0.0, 5.0, 0.0]), 0.75);
-        assert_eq!(gini(vec![0.0; 4]), 0.0);
+        assert_eq!(gini(&[-2.0, 2.0, 2.0, -2.0]), 0.0);
+        assert_eq!(gini(&[0.0, 0.0, 5.0, 0.0]), 0.75);
+        assert_eq!(gini(&[0.0; 4]), 0.0);
     }
 }

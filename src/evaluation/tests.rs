@@ -23,6 +23,7 @@ pub(super) fn case(scores: Tensor, rows: &[Score]) -> Case {
     let map = AttributionMap {
         request: Request::of(parameters),
         scores: Arc::new(scores.clone()),
+        difference: None,
     };
     Case {
         model: Arc::new(Model::bare("net", Default::default())),
@@ -30,11 +31,13 @@ pub(super) fn case(scores: Tensor, rows: &[Score]) -> Case {
         input: Arc::new(Tensor::zeros(scores.raw_dim())),
         class: 0,
         clean: 1.0,
+        region: None,
         maps: Arc::new([map]),
         rows: rows
             .iter()
             .map(|&score| CaseRow { map: 0, score })
             .collect(),
+        seed: 0,
     }
 }
 

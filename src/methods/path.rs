@@ -68,8 +68,8 @@ impl PathParameters {
     }
 }
 
-/// Whether the scores of a path method sum to f(x) - f(x').
-fn is_complete(parameters: &Parameters) -> bool {
+/// Whether the path that a method takes sums to f(x) - f(x'), but for the error of its quadrature.
+pub fn is_complete(parameters: &Parameters) -> bool {
     parameters.method.takes("tolerance")
         && parameters.rule_set == Some(RuleSetId::Gradient)
         && parameters.grad_output == SeedRule::One

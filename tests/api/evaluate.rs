@@ -1,10 +1,14 @@
 //! Jobs of kind `evaluate` over HTTP: several metrics of several methods on one set of images.
 
+use std::fs;
+
+use explaind::evaluation::registry::METRICS;
 use serde_json::{Value, json};
 
 use crate::{
     benchmark::fixture_with,
     client::{post_json, send_to},
+    fixture::picture,
 };
 
 fn request() -> Value {
@@ -149,13 +153,7 @@ async fn all_that_is_wrong_with_metrics_is_told_at_once() {
     );
     assert_eq!(
         wrong.allowed("metrics[0].id"),
-        [
-            "degradation",
-            "deletion",
-            "insertion",
-            "model_randomisation",
-            "sparseness"
-        ]
+        METRICS.iter().map(|metric| metric.id).collect::<Vec<_>>()
     );
     for metrics in [json!([]), json!("sparseness"), Value::Null] {
         assert_eq!(
@@ -173,4 +171,117 @@ async fn all_that_is_wrong_with_metrics_is_told_at_once() {
     );
     let twice = refused(json!({ "grid": 4 })).await;
     assert_eq!(twice.refused(), ["grid"]);
+}
+
+#[tokio::test]
+async fn metrics_of_localisation_are_measured_where_a_mask_or_box_is() {
+    let fixture = fixture_with(&[]);
+    fixture.work();
+    let localisation = [
+        "pointing_game",
+        "energy_pointing",
+        "relevance_mass",
+        "relevance_rank",
+        "top_k_intersection",
+    ];
+    let mut asked = request();
+    asked["metrics"] = json!(["sparseness", { "id": "pointing_game", "tolerance": 0 }]);
+    asked["metrics"]
+        .as_array_mut()
+        .unwrap()
+        .extend(localisation[1..].iter().map(|id| json!(id)));
+    let refused = send_to(&fixture.router, post_json("/jobs", &asked)).await;
+    assert_eq!(refused.refused(), ["dataset"]);
+    for part in ["pointing_game", "masks/", "x0, y0, x1, y1"] {
+        assert!(refused.text().contains(part), "{}", refused.text());
+    }
+
+    // Right half, nothing, and all of the input; a mask without an object.
+    let table = "file,label,x0,y0,x1,y1\nred/a.png,red,6,0,12,8\nred/c.png,red,,,,\nblue/d.png,blue,0,0,12,8\ngreen/e.png,red,,,,\n\
+                 mauve/f.png,mauve,0,0,5,5\n";
+    fs::write(fixture.photos.path().join("labels.csv"), table).unwrap();
+    fs::create_dir_all(fixture.photos.path().join("masks/green")).unwrap();
+    let mask = fixture.photos.path().join("masks/green/e.png");
+    fs::write(mask, picture(12, 8, [0; 3])).unwrap();
+    let id = fixture.submit(&asked).await;
+    let job = fixture.ended(&id).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
+    let report = fixture.report(&id, "json").await.answer();
+    let result = &report["result"];
+    assert_eq!(result["used"], 2);
+    assert_eq!(
+        result["skipped"],
+        json!({ "corrupt_image": 1, "unknown_label": 1, "no_region": 1, "empty_region": 1 })
+    );
+    let metrics = result["metrics"].as_array().unwrap();
+    assert_eq!(metrics[1]["parameters"], json!({ "tolerance": 0 }));
+    // `tiny` has 8 x 8 pixels.
+    assert_eq!(metrics[5]["parameters"], json!({ "k": 64 }));
+    for metric in &metrics[1..] {
+        assert_eq!(metric["better"], "higher");
+        let gradient = &metric["rows"][1];
+        // The halves of the gradient are alike: the share of the object is half, and all.
+        assert_eq!(
+            (&gradient["title"], &gradient["value"]),
+            (&json!("gradient"), &json!(0.75)),
+            "{metric}"
+        );
+    }
+    let page = fixture.report(&id, "html").await.text();
+    for part in ["Pointing game", "without a mask or a box", "Score-CAM"] {
+        assert!(page.contains(part), "{part}");
+    }
+}
+
+#[tokio::test]
+async fn maps_are_compared_with_those_of_other_classes_and_seeds() {
+    let fixture = fixture_with(&[]);
+    fixture.work();
+    let mut asked = request();
+    asked["methods"] = json!([
+        { "id": "integrated_gradients", "n_steps": 5, "head": "probabilities" }, "edges", "random",
+    ]);
+    asked["metrics"] = json!(["entropy", { "id": "random_logit", "classes": 2 }, "repeatability"]);
+    let measured = async |asked: &Value| {
+        let id = fixture.submit(asked).await;
+        let job = fixture.ended(&id).await;
+        assert_eq!(job["state"], "succeeded", "{job}");
+        fixture.report(&id, "json").await.answer()["result"].clone()
+    };
+    let result = measured(&asked).await;
+    assert_eq!(result["used"], 3);
+    let value = |metric: usize, row: usize| {
+        let rows = &result["metrics"][metric]["rows"];
+        rows[row]["value"].as_f64().unwrap()
+    };
+    let most = 64_f64.ln();
+    assert!((0..3).all(|row| value(0, row) > 0.0 && value(0, row) < most));
+    // They do not look at the class.
+    assert_eq!((value(1, 1), value(1, 2)), (1.0, 1.0));
+    assert!(value(1, 0) < 0.999, "{}", value(1, 0));
+    // Only one draws.
+    assert_eq!((value(2, 0), value(2, 1)), (1.0, 1.0));
+    assert!(value(2, 2).abs() < 0.6, "{}", value(2, 2));
+    // By the seed.
+    assert_eq!(measured(&asked).await["metrics"], result["metrics"]);
+    let too_many = json!({ "id": "random_logit", "classes": 3 });
+    asked["metrics"] = json!([too_many, "completeness"]);
+    let refused = send_to(&fixture.router, post_json("/jobs", &asked)).await;
+    assert_eq!(
+        refused.refused(),
+        ["methods", "methods", "metrics[0].classes"]
+    );
+    assert!(
+        refused.text().contains("edges with completeness"),
+        "{}",
+        refused.text()
+    );
+
+    let ends = |n_steps: usize| json!({ "id": "integrated_gradients", "n_steps": n_steps, "head": "probabilities" });
+    asked["methods"] = json!([ends(2), ends(200)]);
+    asked["metrics"] = json!(["completeness"]);
+    let result = measured(&asked).await;
+    let gaps = &result["metrics"][0]["rows"];
+    let gap = |row: usize| gaps[row]["value"].as_f64().unwrap();
+    assert!(gap(1) < 0.1 * gap(0), "{gaps}");
 }

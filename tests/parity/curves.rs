@@ -31,14 +31,17 @@ fn case(input: Tensor, map: Tensor, clean: f64) -> Case {
         input: Arc::new(input),
         class: 0,
         clean,
+        region: None,
         maps: Arc::new([AttributionMap {
             request: Request::of(parameters),
             scores: Arc::new(map),
+            difference: None,
         }]),
         rows: Arc::new([CaseRow {
             map: 0,
             score: Score::Signed,
         }]),
+        seed: 0,
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
             images::{file_of, read},
         },
     },
-    methods::{Explained, Prediction, Request, parameters::Parameters},
+    methods::{Attribution, Explained, Prediction, Request, parameters::Parameters},
     model::Model,
     picture::{RgbImage, geometry::Geometry, preprocess::Preprocess},
     render::{
@@ -149,17 +149,31 @@ impl<'a> Bench<'a> {
             self.rule.clone(),
             *app.datasets().local().limits(),
         );
-        let (picture, input, geometry) = match app
-            .pool()
-            .run(move || read(&dataset, index, &rule, &limits))
-            .await?
-        {
+        let needs_region = self.metrics.iter().any(|one| one.metric.needs_region);
+        let read = move || {
+            let (picture, input, geometry) = read(&dataset, index, &rule, &limits)?;
+            let region = match needs_region {
+                true => Some(dataset.region(index, &geometry, &limits)?),
+                false => None,
+            };
+            Ok((picture, input, geometry, region))
+        };
+        let (picture, input, geometry, region) = match app.pool().run(read).await? {
             Ok(read) => read,
-            Err(error @ DatasetError::Image { .. }) => {
+            Err(error @ (DatasetError::Image { .. } | DatasetError::MaskSize { .. })) => {
                 return skipped(Reason::CorruptImage, error.to_string());
             }
             // Opened again it is another set, which is told then, or the same in another place.
             Err(error) => return Err(WorkError::transient(error)),
+        };
+        let region = match region {
+            None => None,
+            Some(None) => return skipped(Reason::NoRegion, "it has no mask and no box".to_owned()),
+            Some(Some(region)) if !region.iter().any(|is_inside| *is_inside) => {
+                let detail = "the model's preprocessing leaves no pixel of its mask or boxes";
+                return skipped(Reason::EmptyRegion, detail.to_owned());
+            }
+            Some(Some(region)) => Some(Arc::new(region)),
         };
         let driver = Driver::new(app.resources(caller), &self.model, input.clone())
             .incrementally(self.incremental.clone());
@@ -192,7 +206,11 @@ impl<'a> Bench<'a> {
             other => other?.explained,
         };
         let case = match self.case(input, requests, &explained, &predicted).await? {
-            Ok(case) => case,
+            Ok(case) => Case {
+                region,
+                seed: self.spec.seed.wrapping_add(index as u64),
+                ..case
+            },
             Err(method) => {
                 return skipped(
                     Reason::NotFinite,
@@ -318,16 +336,23 @@ impl<'a> Bench<'a> {
         explained: &[Vec<Explained>],
         predicted: &Prediction,
     ) -> Result<Result<Case, &'static str>, WorkError> {
-        let scores = |answers: &Vec<Explained>| Some(answers.first()?.attribution.scores.clone());
-        let scores: Vec<_> = explained.iter().map(scores).collect();
-        let map = |(request, scores): (Request, Option<Arc<Tensor>>)| {
-            let is_finite = |scores: &Arc<Tensor>| scores.iter().all(|score| score.is_finite());
-            match scores.filter(is_finite) {
-                Some(scores) => Ok(AttributionMap { request, scores }),
+        let found = |answers: &Vec<Explained>| Some(answers.first()?.attribution.clone());
+        let found: Vec<_> = explained.iter().map(found).collect();
+        let map = |(request, found): (Request, Option<Attribution>)| {
+            let is_finite = |found: &Attribution| found.scores.iter().all(|s| s.is_finite());
+            match found.filter(is_finite) {
+                Some(found) => Ok(AttributionMap {
+                    request,
+                    scores: found.scores,
+                    difference: found
+                        .input_value
+                        .zip(found.baseline_value)
+                        .map(|(input, baseline)| input - baseline),
+                }),
                 None => Err(request.parameters.method.id),
             }
         };
-        let maps = move || requests.into_iter().zip(scores).map(map).collect();
+        let maps = move || requests.into_iter().zip(found).map(map).collect();
         let maps: Result<Arc<[AttributionMap]>, _> = self.context.app.pool().run(maps).await?;
         Ok(maps.map(|maps| Case {
             model: self.model.clone(),
@@ -335,8 +360,10 @@ impl<'a> Bench<'a> {
             input,
             class: predicted.index,
             clean: f64::from(predicted.score),
+            region: None,
             maps,
             rows: self.rows.clone(),
+            seed: 0,
         }))
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    dataset::Dataset,
+    dataset::{Dataset, DatasetImage},
     driver::model_defaults,
     evaluation::{
         findings::{MetricEntry, titles},
@@ -123,6 +123,8 @@ pub fn settle(
         .is_some_and(|dataset| dataset.images.is_empty())
     {
         asked.refuse("dataset", "holds no image", &[]);
+    } else if let Some(dataset) = &dataset {
+        refuse_dataset(&mut asked, &metrics, dataset);
     }
     asked.finish()?;
     let (Some(model), Some(dataset)) = (model, dataset) else {
@@ -389,6 +391,24 @@ fn refuse_methods(asked: &mut Asked, metrics: &[MetricEntry], rows: &[Row]) {
                 asked.refuse("methods", message, &[]);
             }
         }
+    }
+}
+
+/// Tells the metrics that need regions of objects where the data set has none.
+fn refuse_dataset(asked: &mut Asked, metrics: &[MetricEntry], dataset: &Dataset) {
+    let has_region = |image: &DatasetImage| image.mask.is_some() || !image.boxes.is_empty();
+    let metrics = metrics.iter().filter_map(MetricEntry::metric);
+    let needing: BTreeSet<&str> = metrics
+        .filter(|metric| metric.needs_region)
+        .map(|metric| metric.id)
+        .collect();
+    if !needing.is_empty() && !dataset.images.iter().any(has_region) {
+        let needing = Vec::from_iter(needing).join(", ");
+        let message = format!(
+            "has no masks and no boxes, which {needing} needs: add a folder masks/, or columns x0, y0, x1, y1 to its labels.csv \
+             (docs/datasets.md)"
+        );
+        asked.refuse("dataset", message, &[]);
     }
 }
 
