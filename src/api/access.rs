@@ -21,7 +21,7 @@ use super::REQUEST_ID;
 use crate::{telemetry::names, text::excerpt};
 
 /// The header of W3C Trace Context.
-pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Asked every few seconds by balancers and monitors: logged at debug, unless the answer is a
 /// server error.
@@ -29,14 +29,14 @@ const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// Why a request was refused: for its line in the log, carried in the response's extensions.
 #[derive(Clone, Debug)]
-pub struct Refusal {
+pub(super) struct Refusal {
     pub code: String,
     pub detail: String,
 }
 
 /// Runs a request in its span, measures it, and logs it when the last byte of its response is
 /// taken, or nobody wants it any more.
-pub async fn observe(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+pub(super) async fn observe(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let route = route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
     let span = span(&request);
     let method = known(request.method());

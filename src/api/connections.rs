@@ -21,7 +21,7 @@ const STALL: Duration = Duration::from_secs(2);
 
 /// What clients may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(super) struct Limits {
     /// Connections at once.
     pub connections: usize,
     /// From the first byte of a request, or the start of the connection, to the end of the
@@ -37,14 +37,14 @@ pub struct Limits {
 
 /// Every open connection.
 #[derive(Debug)]
-pub struct Connections {
+pub(super) struct Connections {
     limits: Limits,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Arc<Connection>>>,
 }
 
 #[derive(Debug)]
-pub struct Connection {
+pub(super) struct Connection {
     state: Mutex<State>,
     closed: CancellationToken,
 }
@@ -86,7 +86,7 @@ impl State {
 }
 
 impl Connections {
-    pub fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
             next: AtomicU64::new(0),
@@ -96,7 +96,7 @@ impl Connections {
 
     /// A place for one more. Where there is none the connection is closed that has waited longest
     /// for its client; none when all are being answered.
-    pub fn enter(self: &Arc<Self>, now: Instant) -> Option<Entered> {
+    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Option<Entered> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= self.limits.connections {
             let (number, _) = longest_waiting(&open)?;
@@ -113,7 +113,7 @@ impl Connections {
     }
 
     /// Closes the connection that has waited longest for its client.
-    pub fn close_longest_waiting(&self) {
+    pub(super) fn close_longest_waiting(&self) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, connection)) = longest_waiting(&open) {
             connection.closed.cancel();
@@ -122,7 +122,7 @@ impl Connections {
 
     /// Closes what takes too long, and the most stalled of those whose answers together take too
     /// much memory.
-    pub fn sweep(&self, now: Instant) {
+    pub(super) fn sweep(&self, now: Instant) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let mut stalled = Vec::new();
         let mut answer_bytes = 0;
@@ -153,7 +153,7 @@ impl Connections {
     }
 
     /// Closes every connection without a request.
-    pub fn close_idle(&self) {
+    pub(super) fn close_idle(&self) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.values()
             .filter(|connection| connection.lock().requests == 0)
@@ -175,7 +175,7 @@ fn longest_waiting(open: &HashMap<u64, Arc<Connection>>) -> Option<(u64, &Arc<Co
 
 /// A connection's place, until it is dropped.
 #[derive(Debug)]
-pub struct Entered {
+pub(super) struct Entered {
     connections: Arc<Connections>,
     number: u64,
     pub connection: Arc<Connection>,
@@ -213,12 +213,12 @@ impl Connection {
     }
 
     /// Resolves when it has to end.
-    pub async fn closed(&self) {
+    pub(super) async fn closed(&self) {
         self.closed.cancelled().await;
     }
 
     /// Bytes came.
-    pub fn has_read(&self, now: Instant) {
+    pub(super) fn has_read(&self, now: Instant) {
         let mut state = self.lock();
         if state.requests == 0 && !state.head {
             (state.head, state.since) = (true, now);
@@ -226,7 +226,7 @@ impl Connection {
     }
 
     /// A request's head is whole.
-    pub fn begin(self: &Arc<Self>, now: Instant) -> InRequest {
+    pub(super) fn begin(self: &Arc<Self>, now: Instant) -> InRequest {
         let mut state = self.lock();
         state.requests += 1;
         (state.head, state.since) = (false, now);
@@ -237,7 +237,7 @@ impl Connection {
     }
 
     /// A request's body is waited for, or no longer.
-    pub fn wait_for_body(self: &Arc<Self>, now: Instant) -> InBody {
+    pub(super) fn wait_for_body(self: &Arc<Self>, now: Instant) -> InBody {
         let mut state = self.lock();
         state.bodies += 1;
         state.since = now;
@@ -248,12 +248,12 @@ impl Connection {
     }
 
     /// An answer of known length is on its way.
-    pub fn answer(&self, bytes: usize) {
+    pub(super) fn answer(&self, bytes: usize) {
         self.lock().answer_bytes += bytes;
     }
 
     /// The client has taken bytes.
-    pub fn has_written(&self, bytes: usize) {
+    pub(super) fn has_written(&self, bytes: usize) {
         let mut state = self.lock();
         state.written += bytes as u64;
         let written = state.written;
@@ -263,7 +263,7 @@ impl Connection {
     }
 
     /// The client takes no more bytes for now.
-    pub fn stalls(&self, now: Instant) {
+    pub(super) fn stalls(&self, now: Instant) {
         let mut state = self.lock();
         if state.stalled.is_none() {
             state.stalled = Some((now, state.written));
@@ -271,7 +271,7 @@ impl Connection {
     }
 
     /// All that there was to write is written.
-    pub fn has_flushed(&self) {
+    pub(super) fn has_flushed(&self) {
         let mut state = self.lock();
         (state.stalled, state.answer_bytes) = (None, 0);
     }
@@ -279,7 +279,7 @@ impl Connection {
 
 /// A request of a connection, until the end of its answer.
 #[derive(Debug)]
-pub struct InRequest {
+pub(super) struct InRequest {
     connection: Arc<Connection>,
 }
 
@@ -293,7 +293,7 @@ impl Drop for InRequest {
 
 /// A body of a connection that is waited for, until the next piece of it.
 #[derive(Debug)]
-pub struct InBody {
+pub(super) struct InBody {
     connection: Arc<Connection>,
 }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The most images in one request.
-pub const MAX_IMAGES: usize = 32;
+pub(super) const MAX_IMAGES: usize = 32;
 
 /// Bounds of the parameters of one request: how many, and the bytes of their values as JSON,
 /// together.

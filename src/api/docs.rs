@@ -38,7 +38,7 @@ const OWN: [(&str, &str, &str); 4] = [
     ),
 ];
 
-pub fn routes() -> Router<Api> {
+pub(super) fn routes() -> Router<Api> {
     Router::new()
         .route("/docs", get(|| async { Redirect::temporary("/docs/") }))
         .route("/docs/", get(|| file(Path("index.html".to_owned()))))

@@ -19,7 +19,7 @@ const MAX_VALUES: usize = 10_000;
 const LONGEST_TEXT: usize = 1000;
 
 /// Takes as long as `bytes` are many: belongs in the pool.
-pub fn read(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
+pub(super) fn read(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let mut reader = Reader::default();
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let read = Field {

@@ -46,7 +46,7 @@ impl Patience {
 }
 
 /// A body that is being received.
-pub struct Intake {
+pub(super) struct Intake {
     stream: BodyDataStream,
     patience: Patience,
     waited: Duration,
@@ -56,7 +56,7 @@ pub struct Intake {
 
 impl Intake {
     /// At most `limit` bytes. A longer `content-length` is refused at once.
-    pub fn new(request: Request, api: &Api, limit: u64) -> Result<Self, ApiError> {
+    pub(super) fn new(request: Request, api: &Api, limit: u64) -> Result<Self, ApiError> {
         // One unsupported encoding is enough to refuse.
         let encodings = request
             .headers()
@@ -93,7 +93,7 @@ impl Intake {
     }
 
     /// The next piece; none at the end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         let started = Instant::now();
         let left = self.patience.left(self.waited, self.received);
         let piece = timeout(left, self.stream.next())
@@ -119,7 +119,7 @@ impl Intake {
 
 /// The memory limit of all bodies together.
 #[derive(Clone, Debug)]
-pub struct Memory {
+pub(super) struct Memory {
     kib: Arc<Semaphore>,
     mib: u64,
 }
@@ -131,7 +131,7 @@ pub struct Share {
 }
 
 impl Memory {
-    pub fn new(mib: u64) -> Self {
+    pub(super) fn new(mib: u64) -> Self {
         let kib = (mib as usize)
             .saturating_mul(KIB)
             .min(Semaphore::MAX_PERMITS);
@@ -163,7 +163,11 @@ impl Memory {
 }
 
 /// A whole body of at most `limit` bytes, and its share of the memory.
-pub async fn read(request: Request, api: &Api, limit: usize) -> Result<(Bytes, Share), ApiError> {
+pub(super) async fn read(
+    request: Request,
+    api: &Api,
+    limit: usize,
+) -> Result<(Bytes, Share), ApiError> {
     let mut intake = Intake::new(request, api, limit as u64)?;
     let (mut bytes, mut share) = (BytesMut::new(), Share::default());
     while let Some(piece) = intake.next().await? {

@@ -46,7 +46,7 @@ const LINGER: (Duration, usize) = (Duration::from_secs(2), 64 << 20);
 impl Limits {
     /// The limits of the settings. A quarter of the process's descriptors is left to files and
     /// databases.
-    pub fn of(settings: &Settings) -> Self {
+    pub(super) fn of(settings: &Settings) -> Self {
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let room = descriptors.map_or(usize::MAX, |all| (all - all / 4) as usize);
         Self {
@@ -60,7 +60,7 @@ impl Limits {
 }
 
 /// Serves until `closing`, then finishes what was asked before.
-pub async fn serve(
+pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,

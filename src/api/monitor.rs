@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Starts all series with known labels at zero: an alert can tell "none yet" from "no data".
-pub fn start_at_zero(api: &Api) {
+pub(super) fn start_at_zero(api: &Api) {
     let engine = api.app().engine();
     let onnxruntime =
         backend_ort::loaded().map_or_else(String::new, |runtime| runtime.version.clone());
@@ -52,7 +52,7 @@ pub fn start_at_zero(api: &Api) {
 }
 
 /// Counts the jobs in the database. If it does not answer, the numbers stay as they were.
-pub async fn count_jobs(api: &Api) {
+pub(super) async fn count_jobs(api: &Api) {
     let counts = api.jobs().counts().await;
     metrics::gauge!(names::JOBS_DATABASE_UP).set(if counts.is_ok() { 1.0 } else { 0.0 });
     for (state, count) in counts.into_iter().flatten() {

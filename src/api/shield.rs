@@ -34,7 +34,7 @@ const MAX_REQUEST_ID: usize = 128;
 
 /// The pages from which requests are accepted.
 #[derive(Clone, Debug)]
-pub struct Shield {
+pub(super) struct Shield {
     origins: Vec<String>,
     /// Names of this server, besides those of a loopback address. None for any.
     hosts: Option<Vec<String>>,
@@ -43,7 +43,7 @@ pub struct Shield {
 impl Shield {
     /// On a loopback address, a page whose host name resolves to this machine (DNS rebinding) is
     /// not of the same origin.
-    pub fn of(settings: &Settings) -> Self {
+    pub(super) fn of(settings: &Settings) -> Self {
         let mut hosts = settings.allowed_hosts.clone();
         hosts.push(settings.listen.ip().to_string());
         let checks = settings.listen.ip().is_loopback() || !settings.allowed_hosts.is_empty();
@@ -102,7 +102,7 @@ fn is_known(names: &[String], host: &str) -> bool {
 }
 
 /// Refuses requests of other sites' pages, and adds security headers.
-pub async fn guard(State(shield): State<Shield>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(shield): State<Shield>, request: Request, next: Next) -> Response {
     let is_docs = request.uri().path().starts_with("/docs");
     let mut response = match shield.check(request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
@@ -123,7 +123,7 @@ pub async fn guard(State(shield): State<Shield>, request: Request, next: Next) -
 
 /// Drops a request id that is not 1 to [`MAX_REQUEST_ID`] visible ASCII characters; a new one is
 /// made then.
-pub fn clean_request_id<B>(mut request: axum::http::Request<B>) -> axum::http::Request<B> {
+pub(super) fn clean_request_id<B>(mut request: axum::http::Request<B>) -> axum::http::Request<B> {
     let is_usable = |id: &HeaderValue| {
         (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
     };

@@ -65,7 +65,7 @@ pub(super) enum One {
 
 impl One {
     /// Pixels that decoding it makes.
-    pub fn pixels_to_decode(&self) -> u64 {
+    pub(super) fn pixels_to_decode(&self) -> u64 {
         match self {
             Self::Image(_, size) => area(*size),
             Self::Pixels(_) | Self::Tensor(_) => 0,
@@ -114,7 +114,7 @@ pub(super) enum Upload {
 }
 
 impl Upload {
-    pub fn into_pixels(self, limits: &Limits) -> Result<RgbImage, AppError> {
+    pub(super) fn into_pixels(self, limits: &Limits) -> Result<RgbImage, AppError> {
         match self {
             Self::Decoded { image, .. } => Ok(image),
             Self::Encoded(bytes) => Ok(decode(&bytes, limits)?.image),

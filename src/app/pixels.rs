@@ -12,12 +12,12 @@ const KEPT: u64 = 16 << 20;
 
 /// Room for pixels, until it is dropped.
 #[derive(Debug)]
-pub struct Room {
+pub(super) struct Room {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
-pub struct Pixels {
+pub(super) struct Pixels {
     worked_on: Arc<Semaphore>,
     most: u32,
     kept: Arc<Semaphore>,
@@ -30,7 +30,7 @@ fn kibi(pixels: u64) -> u32 {
 impl Pixels {
     /// What is decoded or drawn at once has together no more pixels than the largest picture may
     /// have.
-    pub fn new(max_pixels: u64) -> Self {
+    pub(super) fn new(max_pixels: u64) -> Self {
         let semaphore = |pixels| Arc::new(Semaphore::new(kibi(pixels) as usize));
         Self {
             worked_on: semaphore(max_pixels),
@@ -40,7 +40,7 @@ impl Pixels {
     }
 
     /// Waits in turn for the room in which a picture is worked on.
-    pub async fn room(&self, pixels: u64) -> Room {
+    pub(super) async fn room(&self, pixels: u64) -> Room {
         let permit = self
             .worked_on
             .clone()
@@ -53,7 +53,7 @@ impl Pixels {
     }
 
     /// Room in which a picture waits decoded, if there is any left.
-    pub fn keep(&self, pixels: u64) -> Option<Room> {
+    pub(super) fn keep(&self, pixels: u64) -> Option<Room> {
         let permit = self
             .kept
             .clone()

@@ -54,7 +54,7 @@ fn unreadable<T>(error: impl std::fmt::Display) -> Result<T, Faults> {
 
 impl SentSegments {
     /// Looks at the header.
-    pub fn new(bytes: Bytes, limits: Limits) -> Result<Self, Faults> {
+    pub(super) fn new(bytes: Bytes, limits: Limits) -> Result<Self, Faults> {
         let size = match bytes.starts_with(NPY_MAGIC) {
             true => npy_size(&Npy::read(&bytes, ELEMENTS).or_else(unreadable)?)?,
             false => {
@@ -69,13 +69,13 @@ impl SentSegments {
         })
     }
 
-    pub fn pixels(&self) -> u64 {
+    pub(super) fn pixels(&self) -> u64 {
         self.size.0 as u64 * self.size.1 as u64
     }
 
     /// Refuses those that have neither the size of the upload nor that of the model's input; all
     /// are (height, width).
-    pub fn check_size(
+    pub(super) fn check_size(
         &self,
         upload: Option<(usize, usize)>,
         model: (usize, usize),
@@ -99,7 +99,7 @@ impl SentSegments {
 
     /// In the pixels of the model's input, which is `model` (height, width); `geometry` is that of
     /// the upload.
-    pub fn fit(
+    pub(super) fn fit(
         &self,
         geometry: Option<&Geometry>,
         model: (usize, usize),

@@ -26,7 +26,7 @@ use super::{Benchmarks, ModelArgs, json_or_text, method, pair, say, tell, write_
 const INTERRUPTED: i32 = 130;
 
 #[derive(Args)]
-pub struct Bench {
+pub(crate) struct Bench {
     /// The images to measure on: a folder, the ID of a data set, or ID=FOLDER
     #[arg(value_name = "DATASET")]
     images: Option<String>,
@@ -57,7 +57,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let formats = self
             .output
             .iter()

@@ -8,13 +8,13 @@ use toml::Value;
 use super::{Everything, say};
 
 #[derive(Args)]
-pub struct Config {
+pub(crate) struct Config {
     #[command(flatten)]
     flags: FlagsFor<Everything>,
 }
 
 impl Config {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         for (name, value, source) in settled(&self.flags.0, std::env::vars())? {
             let source = source.unwrap_or_else(|| "default".to_owned());
             say(format_args!(

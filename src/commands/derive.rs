@@ -17,7 +17,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer, value::Error};
 use super::{ModelArgs, Reads, say, write_file};
 
 #[derive(Args)]
-pub struct Derive {
+pub(crate) struct Derive {
     #[command(flatten)]
     model: ModelArgs<Reads>,
     /// gradient, guided_backprop, deconvnet, pattern_attribution, pattern_net; several share one
@@ -51,7 +51,7 @@ fn word<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
 }
 
 impl Derive {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let (_, model) = self.model.load()?;
         let graph = match &self.parameters {
             Some(names) => {

@@ -56,7 +56,7 @@ struct Common {
 }
 
 #[derive(Args)]
-pub struct Explain {
+pub(crate) struct Explain {
     /// Attribution method; `explaind methods` lists them [default: pgig where the model has
     /// patterns, else integrated_gradients]
     #[arg(long)]
@@ -66,7 +66,7 @@ pub struct Explain {
 }
 
 #[derive(Args)]
-pub struct Compare {
+pub(crate) struct Compare {
     /// Methods; each may be followed by its parameters, as in "pgig pattern_layers=all,gradient".
     /// `explaind methods` lists them
     #[arg(long, required = true, value_delimiter = ',', value_name = "METHOD [NAME=VALUE]...", value_parser = method)]
@@ -76,7 +76,7 @@ pub struct Compare {
 }
 
 impl Explain {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let method = self
             .method
             .map(|method| ("method".to_owned(), method.into()));
@@ -87,7 +87,7 @@ impl Explain {
 }
 
 impl Compare {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let methods = ("methods".to_owned(), Value::Array(self.methods));
         let plan = |app: &App, given, uploads: &Uploads| {
             Ok(Way::Compare(app.plan_comparison(given, &context(uploads))?))

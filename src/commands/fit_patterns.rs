@@ -19,7 +19,7 @@ use onnx_autodiff::autodiff::fit::Regime;
 use super::{ModelArgs, Runs, say, tell};
 
 #[derive(Args)]
-pub struct FitPatterns {
+pub(crate) struct FitPatterns {
     #[command(flatten)]
     model: ModelArgs<Runs>,
     #[command(flatten)]
@@ -49,7 +49,7 @@ enum RegimeName {
 }
 
 impl FitPatterns {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let (settings, model) = self.model.load()?;
         let Some(folder) = &model.folder else {
             bail!(

@@ -18,7 +18,7 @@ const STANDARD: &str = "-";
 
 /// One image or array.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub(super) struct Source {
     /// None for standard input.
     path: Option<PathBuf>,
     /// Relative path below the output folder, with the input's extension.
@@ -26,7 +26,7 @@ pub struct Source {
 }
 
 impl Source {
-    pub fn read(&self) -> anyhow::Result<Vec<u8>> {
+    pub(super) fn read(&self) -> anyhow::Result<Vec<u8>> {
         let Some(path) = &self.path else {
             let mut bytes = Vec::new();
             stdin()
@@ -39,7 +39,7 @@ impl Source {
     }
 
     /// The name in messages.
-    pub fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         self.path.as_ref().map_or_else(
             || "standard input".to_owned(),
             |path| path.display().to_string(),
@@ -48,7 +48,7 @@ impl Source {
 }
 
 /// Reports why one of several images failed.
-pub fn tell_failed(source: &Source, error: &anyhow::Error) {
+pub(super) fn tell_failed(source: &Source, error: &anyhow::Error) {
     crate::cli::tell(error)
         .iter()
         .for_each(|line| tell(format_args!("error: {}: {line}", source.shown())));
@@ -56,7 +56,7 @@ pub fn tell_failed(source: &Source, error: &anyhow::Error) {
 
 /// The images named on the command line.
 #[derive(Debug)]
-pub struct Sources {
+pub(super) struct Sources {
     pub all: Vec<Source>,
     /// Whether there are several, or a folder (which may hold several another time).
     pub are_many: bool,
@@ -64,7 +64,7 @@ pub struct Sources {
 
 impl Sources {
     /// Files, the images and arrays in folders and their sub-folders, and `-` for standard input.
-    pub fn of(given: &[PathBuf]) -> anyhow::Result<Self> {
+    pub(super) fn of(given: &[PathBuf]) -> anyhow::Result<Self> {
         let mut sources = Self {
             all: Vec::new(),
             are_many: given.len() > 1,
@@ -131,7 +131,7 @@ fn add_folder(folder: &Path, below: &Path, all: &mut Vec<Source>) -> anyhow::Res
 }
 
 /// Where results are written.
-pub struct Outputs {
+pub(super) struct Outputs {
     place: Place,
     extension: String,
     taken: HashSet<PathBuf>,
@@ -144,7 +144,7 @@ enum Place {
 }
 
 /// The formats that results may have, and the requested one.
-pub struct Formats<'a> {
+pub(super) struct Formats<'a> {
     pub allowed: &'a [&'a str],
     pub asked: Option<&'a str>,
 }
@@ -172,7 +172,7 @@ impl Formats<'_> {
 
 impl Outputs {
     /// The destinations of the results for `sources`, and the format.
-    pub fn new(
+    pub(super) fn new(
         output: &Path,
         sources: &Sources,
         formats: &Formats<'_>,
@@ -241,12 +241,16 @@ impl Outputs {
     }
 
     /// Whether results go to standard output, which then carries no messages.
-    pub fn is_standard(&self) -> bool {
+    pub(super) fn is_standard(&self) -> bool {
         matches!(self.place, Place::Standard)
     }
 
     /// Writes a result and returns the path of its file.
-    pub fn write(&mut self, source: &Source, answer: &[u8]) -> anyhow::Result<Option<PathBuf>> {
+    pub(super) fn write(
+        &mut self,
+        source: &Source,
+        answer: &[u8],
+    ) -> anyhow::Result<Option<PathBuf>> {
         let path = match &self.place {
             Place::Standard => {
                 let mut stdout = stdout().lock();

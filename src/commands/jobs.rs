@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::say;
 
 #[derive(Args)]
-pub struct Jobs {
+pub(crate) struct Jobs {
     #[command(subcommand)]
     action: Action,
     /// Where the server answers
@@ -62,7 +62,7 @@ enum Action {
 }
 
 impl Jobs {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         tokio::runtime::Runtime::new()?.block_on(self.ask())
     }
 

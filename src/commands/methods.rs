@@ -11,7 +11,7 @@ use explaind::{
 use super::say;
 
 #[derive(Args)]
-pub struct Methods {
+pub(crate) struct Methods {
     /// A method, to see its parameters
     id: Option<String>,
     /// As JSON, as GET /methods answers
@@ -20,7 +20,7 @@ pub struct Methods {
 }
 
 impl Methods {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let Some(id) = self.id else {
             if self.json {
                 let all: Vec<MethodCard> = METHODS.iter().map(describe_method).collect();

@@ -1,17 +1,17 @@
 //! One file per sub-command.
 
-pub mod bench;
-pub mod completions;
-pub mod config;
-pub mod derive;
-pub mod explain;
-pub mod fit_patterns;
+pub(crate) mod bench;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod derive;
+pub(crate) mod explain;
+pub(crate) mod fit_patterns;
 mod images;
-pub mod jobs;
-pub mod methods;
-pub mod models;
-pub mod predict;
-pub mod serve;
+pub(crate) mod jobs;
+pub(crate) mod methods;
+pub(crate) mod models;
+pub(crate) mod predict;
+pub(crate) mod serve;
 
 use std::{
     fmt::Display,
@@ -41,7 +41,7 @@ macro_rules! uses {
     ($($(#[doc = $doc:literal])* $name:ident: $sections:expr;)+) => {$(
         $(#[doc = $doc])*
         #[derive(Clone, Debug)]
-        pub struct $name;
+        pub(crate) struct $name;
 
         impl Uses for $name {
             const SECTIONS: &'static [&'static str] = $sections;
@@ -68,7 +68,7 @@ uses! {
 
 /// The model and the settings of a command.
 #[derive(Args)]
-pub struct ModelArgs<U: Uses + Send + Sync + 'static> {
+pub(crate) struct ModelArgs<U: Uses + Send + Sync + 'static> {
     /// A model: the name of its folder in the models folder, or the path of its folder or .onnx
     /// file [default: the setting default_model, else the only one there is]
     #[arg(short, long, value_name = "ID|PATH")]
@@ -78,11 +78,11 @@ pub struct ModelArgs<U: Uses + Send + Sync + 'static> {
 }
 
 impl<U: Uses + Send + Sync + 'static> ModelArgs<U> {
-    pub fn settings(&self) -> anyhow::Result<Settings> {
+    pub(crate) fn settings(&self) -> anyhow::Result<Settings> {
         Ok(settings::load(&self.flags.0, std::env::vars())?)
     }
 
-    pub fn load(&self) -> anyhow::Result<(Settings, Arc<Model>)> {
+    pub(crate) fn load(&self) -> anyhow::Result<(Settings, Arc<Model>)> {
         let settings = self.settings()?;
         let registry = Registry::of_one(&self.path(&settings)?, &|_| Ok(None));
         let model = only(&registry)?;
@@ -90,11 +90,11 @@ impl<U: Uses + Send + Sync + 'static> ModelArgs<U> {
     }
 
     /// The app with this model only.
-    pub fn app(&self) -> anyhow::Result<App> {
+    pub(crate) fn app(&self) -> anyhow::Result<App> {
         self.app_with(self.settings()?)
     }
 
-    pub fn app_with(&self, settings: Settings) -> anyhow::Result<App> {
+    pub(crate) fn app_with(&self, settings: Settings) -> anyhow::Result<App> {
         let path = self.path(&settings)?;
         let app = App::start_with_one(settings, &path)?;
         only(&app.models())?;
@@ -164,18 +164,18 @@ fn only(registry: &Registry) -> anyhow::Result<Arc<Model>> {
 }
 
 /// Prints a line to standard output. A closed pipe is an error, which ends the command silently.
-pub fn say(line: impl Display) -> std::io::Result<()> {
+pub(crate) fn say(line: impl Display) -> std::io::Result<()> {
     writeln!(stdout(), "{}", printable(&line.to_string()))
 }
 
 /// Prints a line to standard error; errors are ignored.
-pub fn tell(line: impl Display) {
+pub(crate) fn tell(line: impl Display) {
     let _ = writeln!(stderr(), "{}", printable(&line.to_string()));
 }
 
 /// Writes a file atomically. Paths that are not regular files (/dev/null, a pipe) are written
 /// directly.
-pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
         if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
             return fs::write(path, bytes);
@@ -196,7 +196,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     write().with_context(|| path.display().to_string())
 }
 
-pub fn warn(warning: impl Display) {
+pub(crate) fn warn(warning: impl Display) {
     tell(format_args!("warning: {warning}"));
 }
 

@@ -16,7 +16,7 @@ use explaind::{
 use super::{Runs, say};
 
 #[derive(Args)]
-pub struct Models {
+pub(crate) struct Models {
     #[command(subcommand)]
     action: Action,
 }
@@ -42,7 +42,7 @@ struct Check {
 }
 
 impl Models {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let Action::Check(check) = self.action;
         check.run()
     }

@@ -23,7 +23,7 @@ use super::{
 const AT_ONCE: usize = 4;
 
 #[derive(Args)]
-pub struct Predict {
+pub(crate) struct Predict {
     /// PNG, JPEG, WebP, BMP, GIF or TIFF files; .npy files of floats in the model's input space or
     /// of uint8 pixels; folders, with their sub-folders; - for standard input
     #[arg(required = true, value_name = "IMAGE")]
@@ -45,7 +45,7 @@ enum Form {
 }
 
 impl Predict {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let sources = Sources::of(&self.images)?;
         let app = self.model.app()?;
         let plan =

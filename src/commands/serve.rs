@@ -18,13 +18,13 @@ use super::Everything;
 #[command(
     after_help = "Models that were added, changed or taken away are read again at SIGHUP: kill -HUP PID"
 )]
-pub struct Serve {
+pub(crate) struct Serve {
     #[command(flatten)]
     flags: FlagsFor<Everything>,
 }
 
 impl Serve {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let settings = settings::load(&self.flags.0, std::env::vars())?;
         telemetry::install_tracing(&settings.log, settings.log_format == LogFormat::Json)?;
         let (role, drain_timeout) = (settings.role, settings.drain_timeout);

@@ -26,10 +26,10 @@ use crate::{
 };
 
 /// Files by their paths below the folder.
-pub type Index = BTreeMap<String, Known>;
+pub(super) type Index = BTreeMap<String, Known>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Known {
+pub(super) struct Known {
     pub stamp: Stamp,
     /// SHA-256 in hex; empty where the file cannot be read.
     pub hash: String,
@@ -54,7 +54,12 @@ impl Known {
 
 /// Brings `index` up to date with `files`: reads those that are new, changed or were unreadable,
 /// several at a time, and decodes images to check them.
-pub fn refresh(index: &mut Index, folder: &Path, files: &BTreeMap<String, Stamp>, limits: &Limits) {
+pub(super) fn refresh(
+    index: &mut Index,
+    folder: &Path,
+    files: &BTreeMap<String, Stamp>,
+    limits: &Limits,
+) {
     index.retain(|file, known| files.get(file) == Some(&known.stamp) && !known.hash.is_empty());
     let read = |(file, stamp): (&String, &Stamp)| {
         let unreadable =
@@ -91,7 +96,7 @@ fn examine(path: &Path, stamp: Stamp, limits: &Limits) -> io::Result<Known> {
 }
 
 /// Opens a regular file; never blocks on a fifo. Returns its length too.
-pub fn open_plain(path: &Path) -> io::Result<(File, u64)> {
+pub(super) fn open_plain(path: &Path) -> io::Result<(File, u64)> {
     let mut options = File::options();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
@@ -105,7 +110,7 @@ pub fn open_plain(path: &Path) -> io::Result<(File, u64)> {
 }
 
 /// Reads at most `length` bytes, even if the file grows meanwhile.
-pub fn read_up_to(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
+pub(super) fn read_up_to(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(length as usize);
     file.take(length).read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -113,7 +118,7 @@ pub fn read_up_to(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
 
 /// SHA-256 in hex over the images, masks, label table and skipped files of an upload unpacked into
 /// `folder`.
-pub fn fingerprint(index: &Index, folder: &Path, files: &Files) -> io::Result<String> {
+pub(super) fn fingerprint(index: &Index, folder: &Path, files: &Files) -> io::Result<String> {
     let mut hasher = Sha256::new();
     for (file, known) in index {
         hasher.update(format!("{file}\0{}\n", known.hash));
@@ -142,7 +147,7 @@ struct Storing<'a> {
 }
 
 /// The index that was stored last, if it describes `of`; else an empty one.
-pub fn load(store: &Path, id: &str, of: &str) -> Index {
+pub(super) fn load(store: &Path, id: &str, of: &str) -> Index {
     let text = fs::read(place(store, id)).unwrap_or_default();
     serde_json::from_slice::<Stored>(&text)
         .ok()
@@ -152,7 +157,13 @@ pub fn load(store: &Path, id: &str, of: &str) -> Index {
 }
 
 /// Stores the index atomically.
-pub fn save(staging: &Staging, store: &Path, id: &str, of: &str, files: &Index) -> io::Result<()> {
+pub(super) fn save(
+    staging: &Staging,
+    store: &Path,
+    id: &str,
+    of: &str,
+    files: &Index,
+) -> io::Result<()> {
     fs::create_dir_all(store)?;
     staging.write(
         &place(store, id),
@@ -161,7 +172,7 @@ pub fn save(staging: &Staging, store: &Path, id: &str, of: &str, files: &Index) 
 }
 
 /// Removes the index of a removed set.
-pub fn remove(store: &Path, id: &str) {
+pub(super) fn remove(store: &Path, id: &str) {
     let _ = fs::remove_file(place(store, id));
 }
 

@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 const CACHED_ELEMENTS: u64 = 1 << 28;
 
 #[derive(Debug)]
-pub struct InputCache {
+pub(super) struct InputCache {
     pub inputs: Cache<Key, Arc<Tensor>>,
     /// Held while images are read, so that callers that draw the same ones read them once.
     pub reading: Mutex<()>,

@@ -36,7 +36,7 @@ const COLUMNS: [&str; 10] = [
 
 /// The content of a table.
 #[derive(Debug, Default)]
-pub struct Table {
+pub(super) struct Table {
     pub lines: BTreeMap<String, Line>,
     /// Whether it has neither a column `label` nor `index`: it says nothing of labels.
     pub is_unlabelled: bool,
@@ -46,7 +46,7 @@ pub struct Table {
 
 /// What the table says of a file.
 #[derive(Debug, Default)]
-pub struct Line {
+pub(super) struct Line {
     pub truth: Truth,
     /// As written in the table.
     pub mask: Option<String>,
@@ -59,14 +59,14 @@ pub struct Line {
 
 /// Finds files of a set by paths as tables spell them: with `/` or `\`, with or without `./`, in
 /// any Unicode normalisation form.
-pub struct Paths<'a> {
+pub(super) struct Paths<'a> {
     files: &'a BTreeMap<String, Stamp>,
     /// Paths that are not in Unicode normalisation form NFC.
     composed: HashMap<String, &'a str>,
 }
 
 impl<'a> Paths<'a> {
-    pub fn new(files: &'a BTreeMap<String, Stamp>) -> Self {
+    pub(super) fn new(files: &'a BTreeMap<String, Stamp>) -> Self {
         let others = files.keys().map(|file| (composed(file), file.as_str()));
         let others = others.filter(|(composed, file)| composed != file);
         Self {
@@ -77,7 +77,7 @@ impl<'a> Paths<'a> {
         }
     }
 
-    pub fn find(&self, path: &str) -> Option<&'a str> {
+    pub(super) fn find(&self, path: &str) -> Option<&'a str> {
         if let Some((file, _)) = self.files.get_key_value(path) {
             return Some(file);
         }
@@ -97,7 +97,7 @@ impl<'a> Paths<'a> {
 }
 
 /// Reads a folder's table and reports its faults. `None` if there is no table.
-pub fn read<'a>(
+pub(super) fn read<'a>(
     folder: &Path,
     tables: impl Iterator<Item = &'a String>,
     paths: &Paths<'_>,

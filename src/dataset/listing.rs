@@ -17,9 +17,9 @@ use super::{DatasetError, Problem, at, is_image};
 use crate::picture::types;
 
 /// The names of label tables, in lower case; the first takes precedence.
-pub const TABLES: [&str; 2] = ["labels.csv", "labels.tsv"];
+pub(super) const TABLES: [&str; 2] = ["labels.csv", "labels.tsv"];
 /// The folder that mirrors the images with their masks.
-pub const MASKS: &str = "masks/";
+pub(super) const MASKS: &str = "masks/";
 /// The deepest folder, counted from the set's.
 const MAX_DEPTH: usize = 64;
 /// How many extensions are counted separately, and the longest of them in bytes.
@@ -32,7 +32,7 @@ const IGNORED: &str = ".ignored.json";
 
 /// The files of a folder without hidden ones.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Files {
+pub(super) struct Files {
     /// Images and masks by path, with their stamps.
     pub images: BTreeMap<String, Stamp>,
     /// Label tables by name, with their stamps.
@@ -44,7 +44,7 @@ pub struct Files {
 
 /// Identifies a state of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
+pub(super) struct Stamp {
     pub length: u64,
     /// Nanoseconds since 1970; 0 where the file system does not say.
     modified: u64,
@@ -128,12 +128,12 @@ impl Ignored {
     }
 }
 
-pub fn is_table(name: &str) -> bool {
+pub(super) fn is_table(name: &str) -> bool {
     TABLES.iter().any(|table| name.eq_ignore_ascii_case(table))
 }
 
 /// The files of a folder of the settings, or of an upload.
-pub fn list(folder: &Path, uploaded: bool) -> Result<Files, DatasetError> {
+pub(super) fn list(folder: &Path, uploaded: bool) -> Result<Files, DatasetError> {
     let mut files = Files {
         ignored: if uploaded {
             Ignored::load(folder)
@@ -225,7 +225,7 @@ impl Files {
     }
 
     /// Whether both list the same files with equal lengths, whatever their times.
-    pub fn is_alike(&self, other: &Self) -> bool {
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
         let lengths = |files: &Self| {
             let all = files.images.iter().chain(&files.tables);
             all.map(|(file, stamp)| (file.clone(), stamp.length))

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Assembles the set; brings `index` up to date with `files`.
-pub fn assemble(
+pub(super) fn assemble(
     id: &str,
     folder: PathBuf,
     uploaded: bool,

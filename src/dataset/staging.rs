@@ -27,7 +27,7 @@ const UNFINISHED: [&str; 3] = [STAGING, ".upload-", ".unpack-"];
 const ALIVE: &str = "alive";
 
 #[derive(Debug)]
-pub struct Staging {
+pub(super) struct Staging {
     /// The folder of the sets.
     sets: PathBuf,
     quota: Quota,
@@ -41,7 +41,7 @@ struct Own {
 }
 
 /// The lock for changing sets: while it is held, no other process or thread changes one.
-pub struct Change<'a> {
+pub(super) struct Change<'a> {
     staging: &'a Staging,
     folder: PathBuf,
     lock: Option<File>,
@@ -51,7 +51,7 @@ pub struct Change<'a> {
 
 impl Staging {
     /// Folders are created on first use.
-    pub fn new(sets: PathBuf, quota: Quota) -> Self {
+    pub(super) fn new(sets: PathBuf, quota: Quota) -> Self {
         Self {
             sets,
             quota,
@@ -61,7 +61,7 @@ impl Staging {
 
     /// Acquires the lock for changes. Fails after [`PATIENCE`], since another process may be
     /// frozen.
-    pub fn change(&self) -> io::Result<Change<'_>> {
+    pub(super) fn change(&self) -> io::Result<Change<'_>> {
         let folder = self.folder()?;
         Ok(Change {
             staging: self,
@@ -111,17 +111,17 @@ impl Staging {
     }
 
     /// A temporary file.
-    pub fn file(&self) -> io::Result<NamedTempFile> {
+    pub(super) fn file(&self) -> io::Result<NamedTempFile> {
         NamedTempFile::new_in(self.folder()?)
     }
 
     /// A temporary folder.
-    pub fn temporary_folder(&self) -> io::Result<TempDir> {
+    pub(super) fn temporary_folder(&self) -> io::Result<TempDir> {
         TempDir::new_in(self.folder()?)
     }
 
     /// Writes a file atomically.
-    pub fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         write(&self.folder()?, path, bytes)
     }
 }
@@ -136,12 +136,12 @@ fn write(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 impl Change<'_> {
     /// Writes a file atomically.
-    pub fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         write(&self.folder, path, bytes)
     }
 
     /// Moves a file or a folder out of the way, atomically.
-    pub fn take_away(&mut self, path: &Path) -> io::Result<()> {
+    pub(super) fn take_away(&mut self, path: &Path) -> io::Result<()> {
         let place = self.folder.join(uuid::Uuid::new_v4().to_string());
         fs::rename(path, &place)?;
         self.taken.push(place);
@@ -149,7 +149,7 @@ impl Change<'_> {
     }
 
     /// Takes away the leftovers of processes that have ended.
-    pub fn take_leftovers(&mut self) -> io::Result<()> {
+    pub(super) fn take_leftovers(&mut self) -> io::Result<()> {
         for entry in fs::read_dir(&self.staging.sets)? {
             let (name, path) = entry.map(|entry| (entry.file_name(), entry.path()))?;
             let is_unfinished = UNFINISHED

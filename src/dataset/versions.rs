@@ -9,17 +9,17 @@ use std::{
 use super::{DatasetError, at, is_id, staging::Change};
 
 /// Names the version in use.
-pub const CURRENT: &str = "current";
+pub(super) const CURRENT: &str = "current";
 
 /// The part of a version's name that identifies its content.
-pub fn content(version: &str) -> &str {
+pub(super) fn content(version: &str) -> &str {
     version
         .rsplit_once('-')
         .map_or(version, |(content, _)| content)
 }
 
 /// Removes versions that are not in use, and the folder if none is left.
-pub fn sweep(change: &mut Change<'_>, home: &Path, version: Option<&str>) {
+pub(super) fn sweep(change: &mut Change<'_>, home: &Path, version: Option<&str>) {
     for entry in fs::read_dir(home)
         .into_iter()
         .flatten()
@@ -40,7 +40,7 @@ pub fn sweep(change: &mut Change<'_>, home: &Path, version: Option<&str>) {
 }
 
 /// The folders in a folder of sets whose names are ids.
-pub fn homes_in(sets: &Path) -> impl Iterator<Item = PathBuf> {
+pub(super) fn homes_in(sets: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(sets)
         .into_iter()
         .flatten()
@@ -51,13 +51,13 @@ pub fn homes_in(sets: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// The ids of the sets in a folder of sets.
-pub fn ids_in(sets: &Path) -> impl Iterator<Item = String> {
+pub(super) fn ids_in(sets: &Path) -> impl Iterator<Item = String> {
     let complete = homes_in(sets).filter(|home| home.join(CURRENT).is_file());
     complete.filter_map(|home| home.file_name()?.to_str().map(str::to_owned))
 }
 
 /// The version in use.
-pub fn current(home: &Path) -> Result<Option<String>, DatasetError> {
+pub(super) fn current(home: &Path) -> Result<Option<String>, DatasetError> {
     match fs::read_to_string(home.join(CURRENT)) {
         Ok(version) => Ok(Some(version.trim().to_owned())),
         Err(error)

@@ -14,14 +14,14 @@ use onnx_autodiff::autodiff::spec::{DeriveSpec, RuleSetId};
 
 /// The rows that one run waits for.
 #[derive(Debug)]
-pub struct Query {
+pub(super) struct Query {
     pub graph: GraphKey,
     pub points: Vec<Point>,
 }
 
 /// Distinct points for one graph.
 #[derive(Debug)]
-pub struct Batch {
+pub(super) struct Batch {
     pub graph: GraphKey,
     pub points: Vec<Point>,
     /// For each point, where its row goes: (index of the query, index of the point in it).
@@ -30,13 +30,13 @@ pub struct Batch {
 
 impl Batch {
     /// Whether a row of this batch goes to the query of this index.
-    pub fn serves(&self, query: usize) -> bool {
+    pub(super) fn serves(&self, query: usize) -> bool {
         self.takers.iter().flatten().any(|taker| taker.0 == query)
     }
 }
 
 /// Batches that answer all queries and contain each distinct point once.
-pub fn merge(queries: &[Query]) -> Vec<Batch> {
+pub(super) fn merge(queries: &[Query]) -> Vec<Batch> {
     let mut merged: Vec<Merged> = Vec::new();
     let mut alike: HashMap<u64, Vec<usize>> = HashMap::new();
     for (query, Query { graph, points }) in queries.iter().enumerate() {
@@ -92,7 +92,11 @@ struct Merged {
 
 /// The rows of each query, in the order of its points, from the rows of each batch. Missing rows
 /// are left out.
-pub fn distribute(queries: &[Query], batches: &[Batch], rows: Vec<Vec<Row>>) -> Vec<Vec<Row>> {
+pub(super) fn distribute(
+    queries: &[Query],
+    batches: &[Batch],
+    rows: Vec<Vec<Row>>,
+) -> Vec<Vec<Row>> {
     let mut found: Vec<Vec<Option<Row>>> = queries
         .iter()
         .map(|query| vec![None; query.points.len()])

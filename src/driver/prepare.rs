@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Ensures that the data sets from which baselines are drawn can be read locally.
-pub async fn bring_baselines(
+pub(super) async fn bring_baselines(
     request: &Request,
     pictures: Option<&Arc<dyn ImageSource>>,
 ) -> Result<(), Faults> {
@@ -53,7 +53,7 @@ fn baseline_fault(error: &ImageError) -> Faults {
 }
 
 /// The baselines, and a warning for each data set with fewer images than the baseline names.
-pub fn baselines(
+pub(super) fn baselines(
     model: &Model,
     input: &Tensor,
     request: &Request,
@@ -89,12 +89,12 @@ pub fn baselines(
 
 /// The luma of the picture that the input shows, `[height, width]`; `None` for models without
 /// preprocessing.
-pub fn luma(model: &Model, input: &Tensor) -> Option<Array2<f32>> {
+pub(super) fn luma(model: &Model, input: &Tensor) -> Option<Array2<f32>> {
     preprocess::luma_of(input, model.manifest.input.preprocess.as_ref()?)
 }
 
 /// The regions, for methods that need them. Uploaded ones must have the size of the model's input.
-pub fn segmentation(
+pub(super) fn segmentation(
     model: &Model,
     input: &Tensor,
     request: &Request,

@@ -11,13 +11,13 @@ use onnx_autodiff::onnx::{
 };
 
 /// Bytes per row of the batch.
-pub fn peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
+pub(super) fn peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
     peak_bytes_of(graph, |_| true)
 }
 
 /// As [`peak_bytes`], without the values whose size does not depend on the batch, such as the
 /// gradient of a weight.
-pub fn batch_peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
+pub(super) fn batch_peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
     peak_bytes_of(graph, |value_type| {
         value_type.shape.iter().any(|dim| dim.known().is_none())
     })

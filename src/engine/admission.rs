@@ -28,7 +28,7 @@ pub struct RequestClass {
 }
 
 #[derive(Debug, Default)]
-pub struct Admission {
+pub(super) struct Admission {
     rates: HashMap<RequestClass, Rate>,
     /// Admitted requests by caller.
     admitted: HashMap<u64, Admitted>,
@@ -48,7 +48,7 @@ struct Admitted {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     Admitted,
     /// The time of a row is not known yet, and another request of the class is measuring it.
     Unknown,
@@ -65,7 +65,7 @@ type Load = (f64, f64);
 
 impl Admission {
     /// Admits a caller with `rows` to evaluate, or refuses it.
-    pub fn ask(
+    pub(super) fn ask(
         &mut self,
         caller: u64,
         class: &RequestClass,
@@ -120,12 +120,12 @@ impl Admission {
     }
 
     /// The caller's remaining rows; 0 for a caller that was not admitted.
-    pub fn rows_left(&self, caller: u64) -> usize {
+    pub(super) fn rows_left(&self, caller: u64) -> usize {
         self.admitted.get(&caller).map_or(0, |request| request.rows)
     }
 
     /// Records that a row of the caller was evaluated.
-    pub fn done(&mut self, caller: u64) {
+    pub(super) fn done(&mut self, caller: u64) {
         if let Some(request) = self.admitted.get_mut(&caller) {
             request.rows = request.rows.saturating_sub(1);
         }
@@ -133,7 +133,7 @@ impl Admission {
 
     /// Records the time per row of a batch with rows of the caller: wall time divided by the rows
     /// that all devices evaluated meanwhile.
-    pub fn measure(&mut self, caller: u64, seconds_per_row: f64) {
+    pub(super) fn measure(&mut self, caller: u64, seconds_per_row: f64) {
         let Some(Admitted { class, .. }) = self.admitted.get(&caller) else {
             return;
         };
@@ -152,7 +152,7 @@ impl Admission {
     }
 
     /// Forgets a caller that is answered or gone.
-    pub fn release(&mut self, caller: u64) {
+    pub(super) fn release(&mut self, caller: u64) {
         self.admitted.remove(&caller);
     }
 }

@@ -62,7 +62,7 @@ impl PartialEq for GraphKey {
 
 /// Names the graph of a session and of a lane of the queue; equal keys share both.
 #[derive(Clone, Debug)]
-pub enum SessionKey {
+pub(super) enum SessionKey {
     /// A graph that evaluates rows, in batches of any size.
     Rows(GraphKey),
     /// A graph that runs whole batches; equal only to itself.
@@ -70,7 +70,7 @@ pub enum SessionKey {
 }
 
 impl SessionKey {
-    pub fn model(&self) -> &Arc<Model> {
+    pub(super) fn model(&self) -> &Arc<Model> {
         match self {
             Self::Rows(key) => &key.model,
             Self::Whole(graph) => &graph.model,
@@ -100,20 +100,20 @@ impl fmt::Display for SessionKey {
 
 /// The input of one run of a session, and its output.
 #[derive(Clone, Debug)]
-pub enum BatchInput {
+pub(super) enum BatchInput {
     Rows(Vec<Point>),
     Whole(NamedInputs),
 }
 
 #[derive(Debug)]
-pub enum BatchOutput {
+pub(super) enum BatchOutput {
     Rows(Vec<Row>),
     Whole(NamedOutputs),
 }
 
 /// An open graph; it stays open while this is held.
 #[derive(Clone)]
-pub struct LoadedGraph {
+pub(super) struct LoadedGraph {
     pub executable: Arc<dyn Executable>,
     /// The most rows of a batch.
     pub batch_rows: usize,
@@ -124,7 +124,7 @@ pub struct LoadedGraph {
 }
 
 /// One device, shared by its workers.
-pub trait Backend: Send + Sync {
+pub(super) trait Backend: Send + Sync {
     /// The number of workers: batches that the device runs well concurrently.
     fn workers(&self) -> usize;
 
@@ -147,7 +147,7 @@ pub trait Backend: Send + Sync {
     fn close_outdated(&self, outdated: &dyn Fn(&Model) -> bool) -> usize;
 }
 
-pub trait Executable: Send + Sync {
+pub(super) trait Executable: Send + Sync {
     /// Runs one batch: points give one row each, in their order; a whole batch gives its outputs.
     /// `alone`: no other batch runs on the device. `stop` ends the run early, with an error.
     fn run(
@@ -160,7 +160,7 @@ pub trait Executable: Send + Sync {
 
 /// Stops a running batch from another thread.
 #[derive(Clone, Default)]
-pub struct StopSignal(Arc<Mutex<StopState>>);
+pub(super) struct StopSignal(Arc<Mutex<StopState>>);
 
 #[derive(Default)]
 struct StopState {
@@ -169,7 +169,7 @@ struct StopState {
 }
 
 impl StopSignal {
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         let mut state = self.0.lock();
         state.stopped = true;
         if let Some(hook) = &state.hook {
@@ -178,7 +178,7 @@ impl StopSignal {
     }
 
     /// `hook` runs when the batch is stopped, or immediately if it is stopped already.
-    pub fn on_stop(&self, hook: impl Fn() + Send + 'static) {
+    pub(super) fn on_stop(&self, hook: impl Fn() + Send + 'static) {
         let mut state = self.0.lock();
         if state.stopped {
             hook();

@@ -22,16 +22,16 @@ use super::{
 /// The answer to a request. `model` is the time during which a batch of it ran, `queue` the rest of
 /// the time since it was queued.
 #[derive(Debug)]
-pub struct Answered {
+pub(super) struct Answered {
     pub output: BatchOutput,
     pub queue: Duration,
     pub model: Duration,
 }
 
 /// The channel on which a request's answer arrives.
-pub type Receiver = oneshot::Receiver<Result<Answered, EngineError>>;
+pub(super) type Receiver = oneshot::Receiver<Result<Answered, EngineError>>;
 
-pub struct Dispatch {
+pub(super) struct Dispatch {
     admission: Admission,
     lanes: Lanes<SessionKey>,
     pending: HashMap<RequestId, PendingRequest>,
@@ -86,7 +86,7 @@ struct RunningBatch {
 }
 
 /// A batch for a worker to run.
-pub struct ScheduledBatch {
+pub(super) struct ScheduledBatch {
     number: u64,
     /// Its rows; one entry for a whole batch.
     pub rows: Vec<BatchRow>,
@@ -98,7 +98,7 @@ pub struct ScheduledBatch {
 
 /// The next task of a worker.
 #[derive(Debug)]
-pub enum Next {
+pub(super) enum Next {
     /// Open `graph`, for which `rows` rows wait, and take a batch of it. `busy`: there is other
     /// work too.
     Work {
@@ -113,7 +113,7 @@ pub enum Next {
 }
 
 impl Dispatch {
-    pub fn new(limit_rows: usize) -> Self {
+    pub(super) fn new(limit_rows: usize) -> Self {
         Self {
             admission: Admission::default(),
             lanes: Lanes::new(limit_rows),
@@ -128,7 +128,7 @@ impl Dispatch {
     }
 
     /// Whether a request can meet its deadline.
-    pub fn ask(
+    pub(super) fn ask(
         &mut self,
         class: &RequestClass,
         rows: usize,
@@ -144,12 +144,12 @@ impl Dispatch {
     }
 
     /// Ends the admission that [`ask`](Self::ask) granted.
-    pub fn release(&mut self, caller: u64) {
+    pub(super) fn release(&mut self, caller: u64) {
         self.admission.release(caller);
     }
 
     /// Queues a request, or refuses it. `input` is not empty.
-    pub fn admit(
+    pub(super) fn admit(
         &mut self,
         graph: &Arc<SessionKey>,
         caller: &Caller,
@@ -189,14 +189,14 @@ impl Dispatch {
 
     /// Removes a request whose caller no longer waits: its rows leave the queue, and a batch that
     /// no other request waits for is stopped.
-    pub fn abandon(&mut self, request: RequestId) {
+    pub(super) fn abandon(&mut self, request: RequestId) {
         self.lanes.remove(request);
         self.forget(request);
     }
 
     /// The next task of a worker of a device, or how long to wait for one unless notified (`None`:
     /// without limit). An idle device is reported once, to one worker.
-    pub fn next(
+    pub(super) fn next(
         &mut self,
         device: usize,
         idle_after: Duration,
@@ -229,7 +229,7 @@ impl Dispatch {
     /// Forms a batch of an open graph. `None` if its callers have left meanwhile, or as many
     /// batches run as may run concurrently. Requests whose cotangent does not fit the graph fail
     /// alone.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         device: usize,
         graph: &Arc<SessionKey>,
@@ -273,7 +273,7 @@ impl Dispatch {
     }
 
     /// Distributes the rows of a batch, which used the device for `took`.
-    pub fn deliver(
+    pub(super) fn deliver(
         &mut self,
         batch: &ScheduledBatch,
         took: Duration,
@@ -307,19 +307,19 @@ impl Dispatch {
     }
 
     /// Answers every request that waits for the graph with the error.
-    pub fn fail_graph(&mut self, graph: &Arc<SessionKey>, error: &EngineError) {
+    pub(super) fn fail_graph(&mut self, graph: &Arc<SessionKey>, error: &EngineError) {
         for request in self.lanes.drop_graph(graph) {
             self.refuse(request, error.clone());
         }
     }
 
     /// Refuses new requests.
-    pub fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         self.draining = true;
     }
 
     /// Stops running batches, ends the workers, and refuses pending requests.
-    pub fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         (self.draining, self.closed) = (true, true);
         let requests: Vec<RequestId> = self.pending.keys().copied().collect();
         for request in requests {
@@ -329,16 +329,16 @@ impl Dispatch {
         self.running.values().for_each(|batch| batch.stop.stop());
     }
 
-    pub fn waiting_rows(&self) -> usize {
+    pub(super) fn waiting_rows(&self) -> usize {
         self.lanes.waiting_rows()
     }
 
     /// Whether no request is pending.
-    pub fn is_drained(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         self.pending.is_empty()
     }
 
-    pub fn has_no_interactive_work(&self) -> bool {
+    pub(super) fn has_no_interactive_work(&self) -> bool {
         self.pending
             .values()
             .all(|request| request.priority == Priority::Job)

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::telemetry::names;
 
-pub struct Dispatcher {
+pub(super) struct Dispatcher {
     /// The time without work after which a device is idle.
     idle_after: Duration,
     state: Mutex<Dispatch>,
@@ -33,7 +33,7 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    pub fn new(limit_rows: usize, idle_after: Duration) -> Self {
+    pub(super) fn new(limit_rows: usize, idle_after: Duration) -> Self {
         Self {
             idle_after,
             state: Mutex::new(Dispatch::new(limit_rows)),
@@ -44,7 +44,7 @@ impl Dispatcher {
     }
 
     /// Whether a request can meet its deadline.
-    pub fn ask(
+    pub(super) fn ask(
         &self,
         class: &RequestClass,
         rows: usize,
@@ -57,17 +57,17 @@ impl Dispatcher {
         Ok(verdict)
     }
 
-    pub fn release(&self, caller: u64) {
+    pub(super) fn release(&self, caller: u64) {
         self.state.lock().release(caller);
         self.admission_changes.notify_waiters();
     }
 
-    pub fn admission_changes(&self) -> &Notify {
+    pub(super) fn admission_changes(&self) -> &Notify {
         &self.admission_changes
     }
 
     /// Queues a request, or refuses it. `input` is not empty.
-    pub fn admit(
+    pub(super) fn admit(
         &self,
         graph: &Arc<SessionKey>,
         caller: &Caller,
@@ -87,12 +87,12 @@ impl Dispatcher {
     }
 
     /// Removes a request whose caller no longer waits.
-    pub fn abandon(&self, request: RequestId) {
+    pub(super) fn abandon(&self, request: RequestId) {
         self.update(|state| state.abandon(request));
     }
 
     /// Blocks until there is work for a worker of a device, and returns it.
-    pub fn next(&self, device: usize) -> Next {
+    pub(super) fn next(&self, device: usize) -> Next {
         let mut state = self.state.lock();
         loop {
             let next = |state: &mut Dispatch| state.next(device, self.idle_after, Instant::now());
@@ -107,7 +107,7 @@ impl Dispatcher {
     }
 
     /// Forms a batch of an open graph; `None` if no rows are left to run.
-    pub fn take(
+    pub(super) fn take(
         &self,
         device: usize,
         graph: &Arc<SessionKey>,
@@ -118,7 +118,7 @@ impl Dispatcher {
     }
 
     /// Distributes the rows of a batch, which used the device for `took`.
-    pub fn deliver(
+    pub(super) fn deliver(
         &self,
         graph: &SessionKey,
         batch: &ScheduledBatch,
@@ -138,13 +138,13 @@ impl Dispatcher {
     }
 
     /// Answers every request that waits for the graph with the error.
-    pub fn fail_graph(&self, graph: &Arc<SessionKey>, error: &EngineError) {
+    pub(super) fn fail_graph(&self, graph: &Arc<SessionKey>, error: &EngineError) {
         self.update(|state| state.fail_graph(graph, error));
     }
 
     /// Refuses new requests and waits up to `limit` for pending ones, then refuses those that are
     /// left and stops their batches.
-    pub async fn drain(&self, limit: Duration) {
+    pub(super) async fn drain(&self, limit: Duration) {
         self.update(Dispatch::drain);
         // Requests that are pending after the time limit are refused.
         let _ = tokio::time::timeout(limit, self.until_drained()).await;
@@ -164,7 +164,7 @@ impl Dispatcher {
     }
 
     /// Stops running batches, ends the workers, and refuses pending requests.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.update(Dispatch::close);
         self.work.notify_all();
     }

@@ -14,25 +14,25 @@ use std::{
 use super::{Caller, Priority};
 
 /// The number of a queued request, given by the dispatcher.
-pub type RequestId = u64;
+pub(super) type RequestId = u64;
 
 /// Why a request is dropped from the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lapse {
+pub(super) enum Lapse {
     Cancelled,
     DeadlineExceeded,
 }
 
 /// A row of a batch: row `index` of `request`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchRow {
+pub(super) struct BatchRow {
     pub request: RequestId,
     pub index: usize,
 }
 
 /// The queue. `G` identifies the graph of a lane; rows of equal graphs share batches.
 #[derive(Debug)]
-pub struct Lanes<G> {
+pub(super) struct Lanes<G> {
     limit_rows: usize,
     waiting_rows: usize,
     /// Lanes in the order of their turns.
@@ -69,7 +69,7 @@ impl Caller {
 }
 
 impl<G: PartialEq> Lanes<G> {
-    pub fn new(limit_rows: usize) -> Self {
+    pub(super) fn new(limit_rows: usize) -> Self {
         Self {
             limit_rows,
             waiting_rows: 0,
@@ -77,18 +77,18 @@ impl<G: PartialEq> Lanes<G> {
         }
     }
 
-    pub fn limit_rows(&self) -> usize {
+    pub(super) fn limit_rows(&self) -> usize {
         self.limit_rows
     }
 
-    pub fn waiting_rows(&self) -> usize {
+    pub(super) fn waiting_rows(&self) -> usize {
         self.waiting_rows
     }
 
     /// Whether `rows` more may wait. Each priority has a limit of its own, so that jobs do not keep
     /// interactive requests out. A request larger than the limit is accepted when no row of its
     /// priority waits; otherwise it could never run.
-    pub fn has_room(&self, rows: usize, priority: Priority) -> bool {
+    pub(super) fn has_room(&self, rows: usize, priority: Priority) -> bool {
         let waiting: usize = self
             .lanes
             .iter()
@@ -99,7 +99,7 @@ impl<G: PartialEq> Lanes<G> {
     }
 
     /// Puts the rows at the end of their caller's queue.
-    pub fn push(&mut self, request: RequestId, graph: &Arc<G>, caller: Caller, rows: usize) {
+    pub(super) fn push(&mut self, request: RequestId, graph: &Arc<G>, caller: Caller, rows: usize) {
         let (id, priority) = (caller.id, caller.priority);
         let waiting = Waiting {
             request,
@@ -133,12 +133,12 @@ impl<G: PartialEq> Lanes<G> {
     }
 
     /// Drops the waiting rows of `request`.
-    pub fn remove(&mut self, request: RequestId) {
+    pub(super) fn remove(&mut self, request: RequestId) {
         self.retain(|waiting| waiting.request != request);
     }
 
     /// Drops and returns requests whose caller is gone or whose deadline has passed.
-    pub fn expire(&mut self, now: Instant) -> Vec<(RequestId, Lapse)> {
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<(RequestId, Lapse)> {
         let mut lapsed = Vec::new();
         self.retain(|waiting| match waiting.caller.lapse(now) {
             Some(lapse) => {
@@ -168,7 +168,10 @@ impl<G: PartialEq> Lanes<G> {
     }
 
     /// The next lane among those whose graph `can_run`, and the number of its waiting rows.
-    pub fn next(&self, can_run: impl Fn(&Arc<G>) -> bool) -> Option<(Arc<G>, Priority, usize)> {
+    pub(super) fn next(
+        &self,
+        can_run: impl Fn(&Arc<G>) -> bool,
+    ) -> Option<(Arc<G>, Priority, usize)> {
         let mut lanes = self.lanes.iter().filter(|lane| can_run(&lane.graph));
         let first = lanes.next()?;
         let interactive = iter::once(first)
@@ -180,7 +183,7 @@ impl<G: PartialEq> Lanes<G> {
 
     /// Forms a batch of at most `budget` rows of a lane, and moves the lane to the end of the
     /// order. `left` gives a caller's remaining rows, in the queue or not.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         graph: &Arc<G>,
         priority: Priority,
@@ -230,7 +233,7 @@ impl<G: PartialEq> Lanes<G> {
     }
 
     /// Drops a graph's rows of all priorities, and returns their requests.
-    pub fn drop_graph(&mut self, graph: &Arc<G>) -> HashSet<RequestId> {
+    pub(super) fn drop_graph(&mut self, graph: &Arc<G>) -> HashSet<RequestId> {
         let lanes = self.lanes.iter().filter(|lane| lane.graph == *graph);
         let requests: HashSet<RequestId> = lanes
             .flat_map(|lane| &lane.callers)

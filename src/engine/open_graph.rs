@@ -26,7 +26,7 @@ use onnx_autodiff::onnx::graph::{Dim, Graph};
 
 /// How the batches of a graph are run.
 #[derive(Clone, Copy, Debug)]
-pub struct ExecutionPlan {
+pub(super) struct ExecutionPlan {
     /// The most rows of a batch. Copies run batches of exactly this size.
     pub rows: usize,
     /// The batch size of the first session, if it is fixed.
@@ -39,7 +39,7 @@ pub struct ExecutionPlan {
 
 impl ExecutionPlan {
     /// A plan for batches of at most `rows` rows; a single row is a fixed batch size.
-    pub fn of_rows(rows: usize, copies: usize, threads: usize) -> Self {
+    pub(super) fn of_rows(rows: usize, copies: usize, threads: usize) -> Self {
         Self {
             rows,
             batch: (rows == 1).then_some(1),
@@ -54,7 +54,7 @@ impl ExecutionPlan {
     }
 }
 
-pub struct OpenGraph {
+pub(super) struct OpenGraph {
     key: Arc<SessionKey>,
     plan: ExecutionPlan,
     /// Length of the cotangent of the head, if the graph takes one.
@@ -68,7 +68,7 @@ pub struct OpenGraph {
 
 impl OpenGraph {
     /// Opens the first session. `graph` is the graph that `key` names.
-    pub fn open(
+    pub(super) fn open(
         runtime: &Runtime,
         key: Arc<SessionKey>,
         graph: &Graph,
@@ -97,7 +97,7 @@ impl OpenGraph {
         })
     }
 
-    pub fn loaded(self: &Arc<Self>) -> LoadedGraph {
+    pub(super) fn loaded(self: &Arc<Self>) -> LoadedGraph {
         let ExecutionPlan { rows, copies, .. } = self.plan;
         LoadedGraph {
             executable: self.clone(),
@@ -108,18 +108,18 @@ impl OpenGraph {
     }
 
     /// The number of open sessions.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         1 + self.copies.get().map_or(0, |_| self.plan.copies)
     }
 
     /// Whether the sessions for the next batch are open, while `rows` rows wait.
-    pub fn is_ready_for(&self, rows: usize, busy: bool) -> bool {
+    pub(super) fn is_ready_for(&self, rows: usize, busy: bool) -> bool {
         let batch = rows.min(self.plan.rows);
         !self.plan.copied(batch, !busy && rows == batch) || self.copies.get().is_some()
     }
 
     /// Opens the copies. `graph` returns the graph that was passed to [`Self::open`].
-    pub fn open_copies<'a>(
+    pub(super) fn open_copies<'a>(
         &self,
         runtime: &Runtime,
         graph: impl FnOnce() -> Result<Cow<'a, Graph>, EngineError>,
@@ -269,7 +269,7 @@ fn classes(key: &GraphKey, graph: &Graph) -> Option<usize> {
 
 /// The graph with its batch size fixed to `rows`, or unchanged. The batch is the only dynamic
 /// dimension.
-pub fn with_batch(graph: &Graph, rows: Option<usize>) -> Graph {
+pub(super) fn with_batch(graph: &Graph, rows: Option<usize>) -> Graph {
     let mut graph = graph.clone();
     let Some(rows) = rows else { return graph };
     let values = graph.inputs.iter_mut().chain(&mut graph.outputs);

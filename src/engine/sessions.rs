@@ -22,7 +22,7 @@ use onnx_autodiff::{
     onnx::graph::Graph,
 };
 
-pub struct Sessions {
+pub(super) struct Sessions {
     runtime: &'static Runtime,
     provider: Provider,
     threads: usize,
@@ -60,7 +60,11 @@ impl From<RuntimeError> for EngineError {
 }
 
 impl Sessions {
-    pub fn new(runtime: &'static Runtime, provider: Provider, settings: &EngineSettings) -> Self {
+    pub(super) fn new(
+        runtime: &'static Runtime,
+        provider: Provider,
+        settings: &EngineSettings,
+    ) -> Self {
         let EngineSettings {
             batch_rows,
             batch_bytes,
@@ -86,7 +90,7 @@ impl Sessions {
 
     /// The number of open graphs.
     #[cfg(test)]
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.open.lock().len()
     }
 

@@ -15,7 +15,7 @@ use onnx_autodiff::{
 
 /// The most memory for the activations of one row, in bytes: a single request that takes more could
 /// exhaust the process's memory.
-pub const LARGEST_ROW: usize = 8 << 30;
+pub(super) const LARGEST_ROW: usize = 8 << 30;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
@@ -40,7 +40,7 @@ pub enum TrialError {
 }
 
 /// A warning about the outputs, if any.
-pub fn try_out(
+pub(super) fn try_out(
     runtime: &Runtime,
     provider: Provider,
     model: &Model,

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Works for the device of this index until the dispatcher closes.
-pub fn work(dispatcher: &Dispatcher, device: usize, backend: &dyn Backend) {
+pub(super) fn work(dispatcher: &Dispatcher, device: usize, backend: &dyn Backend) {
     loop {
         let (graph, priority, rows, busy) = match dispatcher.next(device) {
             Next::Work {

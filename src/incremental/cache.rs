@@ -18,14 +18,14 @@ pub struct CachedActivations {
 /// The window that a stage reads for one input: its first row and column, and the region of the
 /// stage's output that may change.
 #[derive(Clone, Copy, Debug)]
-pub struct Tile {
+pub(super) struct Tile {
     pub start: [usize; 2],
     pub reached: Region,
 }
 
 /// The tiles of all stages for each input, compared with the input before it. `None` if two inputs
 /// differ in a larger region than the stages' windows were planned for.
-pub fn tiles<'a>(
+pub(super) fn tiles<'a>(
     stages: impl Iterator<Item = &'a Stage> + Clone,
     before: &'a Arc<Tensor>,
     inputs: impl Iterator<Item = &'a Arc<Tensor>> + Clone,
@@ -71,12 +71,12 @@ fn difference(one: &Tensor, other: &Tensor) -> Option<Region> {
 }
 
 /// The tensor as `[channels, height, width]`; `None` for another number of axes.
-pub fn planes(tensor: &Tensor) -> Option<ArrayView3<'_, f32>> {
+pub(super) fn planes(tensor: &Tensor) -> Option<ArrayView3<'_, f32>> {
     tensor.view().into_dimensionality().ok()
 }
 
 /// Copies a window of the planes, `[channels, height, width]`.
-pub fn cut(
+pub(super) fn cut(
     planes: ArrayView3<'_, f32>,
     [top, left]: [usize; 2],
     [height, width]: [usize; 2],
@@ -87,7 +87,12 @@ pub fn cut(
 }
 
 /// Writes the stage's output `made` for a window into its cached output `planes`.
-pub fn paste(planes: &mut Array3<f32>, made: ArrayView3<'_, f32>, stage: &Stage, tile: &Tile) {
+pub(super) fn paste(
+    planes: &mut Array3<f32>,
+    made: ArrayView3<'_, f32>,
+    stage: &Stage,
+    tile: &Tile,
+) {
     let (
         Region {
             start: [top, left],

@@ -18,7 +18,7 @@ use crate::pool::WorkPanicked;
 const KEPT: usize = 16;
 
 #[derive(Default)]
-pub struct Results {
+pub(super) struct Results {
     jobs: Mutex<VecDeque<(String, Slot)>>,
 }
 
@@ -35,7 +35,7 @@ struct Stage {
 impl Results {
     /// The result of `job` at its present stage, or a later one. `make` runs to its end even when
     /// its caller is gone.
-    pub async fn get(
+    pub(super) async fn get(
         &self,
         job: &Job,
         make: impl Future<Output = Result<Value, JobError>> + Send + 'static,

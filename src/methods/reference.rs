@@ -26,12 +26,12 @@ use onnx_autodiff::{
     onnx::graph::Graph,
 };
 
-pub fn tensor(values: impl IntoIterator<Item = f32>) -> Arc<Tensor> {
+pub(crate) fn tensor(values: impl IntoIterator<Item = f32>) -> Arc<Tensor> {
     Arc::new(ndarray::Array1::from_iter(values).into_dyn())
 }
 
 /// Target: the class given, else 0.
-pub fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunInputs {
+pub(crate) fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunInputs {
     let facts = Facts {
         model: "tiny",
         head: Head::Logits,
@@ -65,7 +65,7 @@ pub fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunInputs {
 }
 
 /// Runs to the end; counts evaluations.
-pub fn drive<T: Send>(
+pub(crate) fn drive<T: Send>(
     mut run: Box<dyn Run<Output = T>>,
     mut evaluate: impl FnMut(&DeriveSpec, &Point) -> Row,
 ) -> (T, usize) {
@@ -92,7 +92,7 @@ pub fn drive<T: Send>(
 }
 
 /// All points that a step asks for.
-pub fn points_of<T>(step: Step<T>) -> Vec<Point> {
+pub(crate) fn points_of<T>(step: Step<T>) -> Vec<Point> {
     let Step::Ask(questions) = step else {
         panic!("the run has ended")
     };
@@ -103,7 +103,7 @@ pub fn points_of<T>(step: Step<T>) -> Vec<Point> {
     points.flatten().collect()
 }
 
-pub fn row(logits: &[f64], cotangent: &[f64]) -> Row {
+pub(crate) fn row(logits: &[f64], cotangent: &[f64]) -> Row {
     Row {
         logits: logits.iter().map(|&v| v as f32).collect(),
         probabilities: Vec::new(),

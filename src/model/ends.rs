@@ -12,7 +12,7 @@ use onnx_autodiff::onnx::{
 };
 
 #[derive(Debug, thiserror::Error)]
-pub enum EndsError {
+pub(super) enum EndsError {
     #[error(
         "input {input} is {element}, and node {node} ({op}) needs it so: export the model with a float32 input"
     )]
@@ -47,7 +47,7 @@ pub enum EndsError {
 }
 
 /// The adapted graph.
-pub struct Ends {
+pub(super) struct Ends {
     pub graph: Graph,
     /// Whether two classes were made of a Sigmoid over one score.
     pub is_binary: bool,
@@ -55,7 +55,7 @@ pub struct Ends {
 }
 
 /// `input` is the graph input that takes pixels; `output` the output that model.toml names.
-pub fn adapt(graph: Graph, input: &str, output: Option<&str>) -> Result<Ends, EndsError> {
+pub(super) fn adapt(graph: Graph, input: &str, output: Option<&str>) -> Result<Ends, EndsError> {
     let element = graph
         .inputs
         .iter()

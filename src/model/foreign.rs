@@ -8,7 +8,7 @@ use std::{
 
 use onnx_autodiff::onnx::LFS_POINTER;
 
-pub const POINTER: &str = "a Git LFS pointer, not the file itself: run `git lfs pull`";
+pub(super) const POINTER: &str = "a Git LFS pointer, not the file itself: run `git lfs pull`";
 
 /// Offset, bytes, the file type, and advice.
 const STARTS: &[(usize, &[u8], &str)] = &[
@@ -48,7 +48,7 @@ const STARTS: &[(usize, &[u8], &str)] = &[
 ];
 
 /// None for an unknown type.
-pub fn what(path: &Path) -> Option<&'static str> {
+pub(super) fn what(path: &Path) -> Option<&'static str> {
     let start = start(path).ok()?;
     if start.is_empty() {
         return Some("empty: copy it again");
@@ -60,7 +60,7 @@ pub fn what(path: &Path) -> Option<&'static str> {
 }
 
 /// Whether a file is a Git LFS pointer.
-pub fn is_pointer(path: &Path) -> bool {
+pub(super) fn is_pointer(path: &Path) -> bool {
     start(path).is_ok_and(|start| start.starts_with(LFS_POINTER))
 }
 
@@ -71,7 +71,7 @@ fn start(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Opens a regular file only: opening a pipe would block, and a device can be read without end.
-pub fn open_regular(path: &Path) -> io::Result<File> {
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }

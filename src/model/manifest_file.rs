@@ -40,7 +40,7 @@ impl<T> Each<T> {
 }
 
 /// A manifest whose fields that depend on the output are still open.
-pub struct Draft {
+pub(super) struct Draft {
     input: Input,
     assumed: Option<String>,
     head: Option<Head>,
@@ -51,12 +51,12 @@ pub struct Draft {
 
 impl Draft {
     /// Name of the input, and of the output if the file names it.
-    pub fn ends(&self) -> (&str, Option<&str>) {
+    pub(super) fn ends(&self) -> (&str, Option<&str>) {
         (&self.input.name, self.output.as_deref())
     }
 
     /// Completes it for the graph with its final output. The layer is the one that the file names.
-    pub fn finish(self, graph: &Graph) -> Manifest {
+    pub(super) fn finish(self, graph: &Graph) -> Manifest {
         Manifest {
             head: self.head.unwrap_or_else(|| default_head(graph)),
             input: self.input,
@@ -73,7 +73,7 @@ const UNKNOWN: &str = "unknown field";
 
 /// Reads `text` (empty when there is no file) for `graph`, and writes the sizes that it fixes into
 /// the graph's input.
-pub fn read(text: &str, graph: &mut Graph) -> Result<Draft, Faults> {
+pub(super) fn read(text: &str, graph: &mut Graph) -> Result<Draft, Faults> {
     let draft = read_draft(text, graph)?;
     fix_sizes(graph, &draft.input);
     Ok(draft)

@@ -20,11 +20,11 @@ use super::{ImageError, limits::Limits, types::Format};
 /// not read; an image with a longer text is refused.
 const SIDE_BYTES: u64 = 16 << 20;
 
-pub const ANIMATED: &str = "the image is animated; its first frame was used";
-pub const PAGES: &str = "the TIFF has several pages; its first was used";
+pub(super) const ANIMATED: &str = "the image is animated; its first frame was used";
+pub(super) const PAGES: &str = "the TIFF has several pages; its first was used";
 
 /// An image whose header has been read and whose size is allowed.
-pub struct Opened<'a> {
+pub(super) struct Opened<'a> {
     /// Width and height as stored, in pixels.
     size: (u32, u32),
     pub orientation: Orientation,
@@ -38,7 +38,7 @@ pub struct Opened<'a> {
 
 impl Opened<'_> {
     /// Width and height after the EXIF orientation is applied.
-    pub fn upright(&self) -> (u32, u32) {
+    pub(super) fn upright(&self) -> (u32, u32) {
         use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
         let (width, height) = self.size;
         match self.orientation {
@@ -48,7 +48,7 @@ impl Opened<'_> {
     }
 }
 
-pub fn open<'a>(
+pub(super) fn open<'a>(
     format: Format,
     bytes: &'a [u8],
     limits: &Limits,

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// A parameter, wherever it is given.
-pub struct Field {
+pub(super) struct Field {
     pub name: String,
     pub description: String,
     pub schema: RefOr<Schema>,
@@ -37,7 +37,7 @@ pub struct Field {
 }
 
 impl Field {
-    pub fn new(
+    pub(super) fn new(
         name: &str,
         description: impl Into<String>,
         schema: impl Into<RefOr<Schema>>,
@@ -50,7 +50,7 @@ impl Field {
         }
     }
 
-    pub fn into_query(self) -> Parameter {
+    pub(super) fn into_query(self) -> Parameter {
         self.into_parameter(ParameterIn::Query)
     }
 
@@ -65,7 +65,7 @@ impl Field {
     }
 
     /// As a property of an object.
-    pub fn into_property(self) -> (String, RefOr<Schema>) {
+    pub(super) fn into_property(self) -> (String, RefOr<Schema>) {
         let mut schema = self.schema;
         match &mut schema {
             RefOr::T(Schema::Object(object)) => object.description = Some(self.description),
@@ -78,7 +78,7 @@ impl Field {
 }
 
 /// Of POST /explain.
-pub fn of_explain() -> Vec<Field> {
+pub(super) fn of_explain() -> Vec<Field> {
     let doc = "The attribution method. Default: pgig where the model has patterns, else integrated_gradients.";
     [Field::new("method", doc, method_id())]
         .into_iter()
@@ -87,7 +87,7 @@ pub fn of_explain() -> Vec<Field> {
 }
 
 /// Of POST /compare, in the query.
-pub fn of_compare() -> Vec<Field> {
+pub(super) fn of_compare() -> Vec<Field> {
     let methods = ArrayBuilder::new()
         .items(method_id())
         .max_items(Some(MAX_WAYS))
@@ -105,7 +105,7 @@ pub fn of_compare() -> Vec<Field> {
 }
 
 /// Of POST /compare, in a JSON body.
-pub fn of_compare_body() -> Vec<Field> {
+pub(super) fn of_compare_body() -> Vec<Field> {
     let id = Field::new("id", "The method.", method_id());
     let own = [id]
         .into_iter()
@@ -129,7 +129,7 @@ pub fn of_compare_body() -> Vec<Field> {
 }
 
 /// Of POST /predict.
-pub fn of_predict() -> Vec<Field> {
+pub(super) fn of_predict() -> Vec<Field> {
     let top_k = ObjectBuilder::new()
         .schema_type(Type::Integer)
         .minimum(Some(1))
@@ -145,7 +145,7 @@ pub fn of_predict() -> Vec<Field> {
 }
 
 /// The deadline of a request.
-pub fn timeout() -> Parameter {
+pub(super) fn timeout() -> Parameter {
     let schema = ObjectBuilder::new()
         .schema_type(Type::Integer)
         .minimum(Some(1));
@@ -215,7 +215,7 @@ fn model() -> Field {
 
 /// What parameters choose among: types of their own, which clients know by one name wherever they
 /// are given.
-pub fn types() -> impl Iterator<Item = (String, RefOr<Schema>)> {
+pub(super) fn types() -> impl Iterator<Item = (String, RefOr<Schema>)> {
     let methods = METHODS.iter().map(|method| method.id.to_owned()).collect();
     let rows = rows()
         .into_iter()

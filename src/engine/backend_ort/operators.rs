@@ -19,7 +19,7 @@ use crate::engine::cpu::{
 /// Elements of a ReLU gradient per task.
 const SPAN: usize = 1 << 15;
 
-pub fn domain() -> ort::Result<OperatorDomain> {
+pub(super) fn domain() -> ort::Result<OperatorDomain> {
     OperatorDomain::new(DOMAIN)?
         .add(MaxPoolGradientOp)?
         .add(NchwcMaxPoolGradientOp)?

@@ -16,7 +16,7 @@ use onnx_autodiff::{
 /// Replaces every max-pool gradient over two spatial axes of f32 by one
 /// `MaxPoolGradient(x, dy) -> dx` with the pool's attributes; and with `gated` where Relus made all
 /// of x and their gradients alone read dx, which then need no masks of their own.
-pub fn fuse(mut graph: Graph) -> Result<Graph, OnnxError> {
+pub(crate) fn fuse(mut graph: Graph) -> Result<Graph, OnnxError> {
     let types = infer(&graph)?;
     let found: Vec<(usize, Node)> = {
         let producers = graph.producers();

@@ -10,7 +10,7 @@ use super::{mask::mask, operators::PoolWindow};
 const LANES: usize = 16;
 
 /// The gradient of a pooling, for planes of one size.
-pub struct NchwMaxPoolGradient<'a> {
+pub(crate) struct NchwMaxPoolGradient<'a> {
     window: &'a PoolWindow,
     phases: Phases,
     width: usize,
@@ -20,7 +20,7 @@ pub struct NchwMaxPoolGradient<'a> {
 }
 
 /// Buffers, reused for all planes of a thread.
-pub struct Scratch {
+pub(crate) struct Scratch {
     values: Vec<f32>,
     sums: Vec<f32>,
     passed: Vec<f32>,
@@ -28,7 +28,7 @@ pub struct Scratch {
 
 impl<'a> NchwMaxPoolGradient<'a> {
     /// For planes of `[height, width]` pooled to `[rows, columns]`.
-    pub fn new(
+    pub(crate) fn new(
         window: &'a PoolWindow,
         [height, width]: [usize; 2],
         [rows, columns]: [usize; 2],
@@ -53,7 +53,7 @@ impl<'a> NchwMaxPoolGradient<'a> {
         }
     }
 
-    pub fn scratch(&self) -> Scratch {
+    pub(crate) fn scratch(&self) -> Scratch {
         let size = self.phases.lines * self.phases.size;
         // Padding is NaN, which equals no maximum.
         let values = vec![f32::NAN; size];
@@ -66,7 +66,7 @@ impl<'a> NchwMaxPoolGradient<'a> {
 
     /// Writes the cotangent `dx` of one plane's input. A tie goes to the first maximum in row-major
     /// order.
-    pub fn run(
+    pub(crate) fn run(
         &self,
         Scratch {
             values,
@@ -213,7 +213,7 @@ impl Phases {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn window(kernel: usize, stride: usize, dilation: usize, pad: usize) -> PoolWindow {
@@ -229,7 +229,7 @@ pub mod tests {
     impl PoolWindow {
         /// The positions that the window of output `index` reads along `axis`: first, one past the
         /// last, step.
-        pub fn span(&self, axis: usize, index: usize, size: usize) -> (usize, usize, usize) {
+        pub(crate) fn span(&self, axis: usize, index: usize, size: usize) -> (usize, usize, usize) {
             let step = self.dilations[axis];
             let origin = index * self.strides[axis];
             let end = (origin + (self.kernel[axis] - 1) * step + 1)
@@ -261,7 +261,7 @@ pub mod tests {
     }
 
     /// The definition of the operator, window by window.
-    pub fn naive(
+    pub(crate) fn naive(
         w: &PoolWindow,
         x: &[f32],
         [height, width]: [usize; 2],
@@ -284,7 +284,7 @@ pub mod tests {
     }
 
     /// A window, the size of a plane that holds it and `extra` more, and the size of its output.
-    pub fn placed(
+    pub(crate) fn placed(
         kernel: [usize; 2],
         strides: [usize; 2],
         dilations: [usize; 2],

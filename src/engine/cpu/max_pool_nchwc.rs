@@ -7,7 +7,7 @@ use std::array::from_fn;
 use super::{mask::mask, operators::PoolWindow};
 
 /// The gradient of a pooling, for blocks of images of one size.
-pub struct NchwcMaxPoolGradient<'a> {
+pub(crate) struct NchwcMaxPoolGradient<'a> {
     window: &'a PoolWindow,
     plane: [usize; 2],
     columns: usize,
@@ -19,7 +19,7 @@ pub struct NchwcMaxPoolGradient<'a> {
 
 impl<'a> NchwcMaxPoolGradient<'a> {
     /// For images of `[height, width]` pooled to rows of `columns`.
-    pub fn new(window: &'a PoolWindow, plane: [usize; 2], columns: usize) -> Self {
+    pub(crate) fn new(window: &'a PoolWindow, plane: [usize; 2], columns: usize) -> Self {
         let taps =
             |axis: usize| (0..window.kernel[axis]).map(move |tap| tap * window.dilations[axis]);
         let inside = taps(0)
@@ -50,7 +50,7 @@ impl<'a> NchwcMaxPoolGradient<'a> {
 
     /// Writes the cotangent `dx` of one block of the input `x`, whose maxima are `y`. A tie goes to
     /// the first maximum in row-major order.
-    pub fn run<const BLOCK: usize>(&self, x: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32]) {
+    pub(crate) fn run<const BLOCK: usize>(&self, x: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32]) {
         let ([x, y, dy], dx) = (
             [x, y, dy].map(|values| values.as_chunks::<BLOCK>().0),
             dx.as_chunks_mut().0,

@@ -9,11 +9,11 @@
 //! [`operators`] names the nodes of steps 1 and 4. Their kernels are [`max_pool`] (NCHW),
 //! [`max_pool_nchwc`] and [`relu`] (any layout); [`mask`] is what they share.
 
-pub mod fuse;
+pub(super) mod fuse;
 mod mask;
-pub mod max_pool;
-pub mod max_pool_nchwc;
-pub mod nchwc;
-pub mod operators;
-pub mod relu;
-pub mod weights;
+pub(super) mod max_pool;
+pub(super) mod max_pool_nchwc;
+pub(super) mod nchwc;
+pub(super) mod operators;
+pub(super) mod relu;
+pub(super) mod weights;

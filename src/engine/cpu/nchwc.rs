@@ -18,14 +18,14 @@ use onnx_autodiff::{
 };
 
 /// The domain of the runtime's operators over NCHWc.
-pub const NCHWC_DOMAIN: &str = "com.microsoft.nchwc";
+pub(crate) const NCHWC_DOMAIN: &str = "com.microsoft.nchwc";
 
 /// Larger graphs are not rewritten: the runtime took more than a minute to open a rewritten graph
 /// of 15,000 nodes (in a debug build), and 14 s for one of 16,000 nodes that was not.
 const MOST_NODES: usize = 5_000;
 
 /// Whether [`rewrite`] may apply to `graph` after the runtime's optimiser.
-pub fn is_rewritable(graph: &Graph) -> bool {
+pub(crate) fn is_rewritable(graph: &Graph) -> bool {
     graph.nodes.len() <= MOST_NODES
         && graph
             .nodes
@@ -35,7 +35,7 @@ pub fn is_rewritable(graph: &Graph) -> bool {
 
 /// `types` are those of the graph that the runtime was given: it keeps the names of NCHW values.
 /// `block_size`: channels of an NCHWc block; none where the processor has no such layout.
-pub fn rewrite(
+pub(crate) fn rewrite(
     mut graph: Graph,
     types: &Types,
     block_size: Option<usize>,

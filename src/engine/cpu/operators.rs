@@ -4,18 +4,18 @@
 use onnx_autodiff::onnx::graph::Node;
 
 /// Domain of the operators.
-pub const DOMAIN: &str = "explaind";
+pub(crate) const DOMAIN: &str = "explaind";
 /// `MaxPoolGradient(x, dy) -> dx` over NCHW images, with the attributes of the pool.
-pub const MAX_POOL_GRADIENT: &str = "MaxPoolGradient";
+pub(crate) const MAX_POOL_GRADIENT: &str = "MaxPoolGradient";
 /// `NchwcMaxPoolGradient(x, y, dy) -> dx...`: the same over NCHWc with `block_size` channels per
 /// block. y is the pool's output; dx is split along the channels into outputs of `parts` channels.
-pub const NCHWC_MAX_POOL_GRADIENT: &str = "NchwcMaxPoolGradient";
+pub(crate) const NCHWC_MAX_POOL_GRADIENT: &str = "NchwcMaxPoolGradient";
 /// `ReluGradient(dy, y) -> dx`. With `block_size`, dy has one number per channel and y is NCHWc
 /// with that many channels per block.
-pub const RELU_GRADIENT: &str = "ReluGradient";
+pub(crate) const RELU_GRADIENT: &str = "ReluGradient";
 
 /// A node of a custom operator.
-pub fn node(op_type: &str, inputs: &[&str], outputs: Vec<String>) -> Node {
+pub(crate) fn node(op_type: &str, inputs: &[&str], outputs: Vec<String>) -> Node {
     let mut node = Node::new(op_type, inputs.iter().copied(), []);
     (node.domain, node.outputs) = (DOMAIN.into(), outputs);
     node
@@ -23,7 +23,7 @@ pub fn node(op_type: &str, inputs: &[&str], outputs: Vec<String>) -> Node {
 
 /// A pooling window over the two spatial axes. Padding at the end follows from the shapes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolWindow {
+pub(crate) struct PoolWindow {
     pub kernel: [usize; 2],
     pub strides: [usize; 2],
     pub dilations: [usize; 2],

@@ -4,7 +4,7 @@ use super::mask::mask;
 
 /// The gradient of a ReLU with output `y`: `dx` is `dy` where `y` is above 0, else 0. A shorter
 /// `dy` is repeated.
-pub fn gate(dy: &[f32], y: &[f32], dx: &mut [f32]) {
+pub(crate) fn gate(dy: &[f32], y: &[f32], dx: &mut [f32]) {
     for (y, dx) in y.chunks(dy.len()).zip(dx.chunks_mut(dy.len())) {
         dx.iter_mut()
             .zip(y)
@@ -14,7 +14,7 @@ pub fn gate(dy: &[f32], y: &[f32], dx: &mut [f32]) {
 }
 
 /// [`gate`] in place: `dx` holds `dy`.
-pub fn gate_in_place(y: &[f32], dx: &mut [f32]) {
+pub(crate) fn gate_in_place(y: &[f32], dx: &mut [f32]) {
     dx.iter_mut()
         .zip(y)
         .for_each(|(dx, y)| *dx = gated(*dx, *y));

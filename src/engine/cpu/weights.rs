@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Names, Node, ValueInfo, ValueType};
 
 /// Smaller weights stay constants: packing makes them faster.
-pub const LENT_BYTES: usize = 4 << 20;
+pub(crate) const LENT_BYTES: usize = 4 << 20;
 
 /// A matrix outside of the session and the name of its input.
 pub struct Lent {
@@ -20,7 +20,7 @@ pub struct Lent {
 
 /// Turns large float matrices that only Gemm and MatMul read into inputs of the graph, and returns
 /// them.
-pub fn lend(mut graph: Graph) -> (Graph, Vec<Lent>) {
+pub(crate) fn lend(mut graph: Graph) -> (Graph, Vec<Lent>) {
     let names = lendable(&graph);
     let mut lent = Vec::new();
     for name in names {
@@ -39,7 +39,7 @@ pub fn lend(mut graph: Graph) -> (Graph, Vec<Lent>) {
 }
 
 /// Bytes of the weights that [`lend`] would turn into inputs.
-pub fn lent_bytes(graph: &Graph) -> usize {
+pub(crate) fn lent_bytes(graph: &Graph) -> usize {
     lendable(graph)
         .iter()
         .filter_map(|name| graph.initializers.get(name))

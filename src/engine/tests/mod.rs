@@ -183,7 +183,7 @@ fn engine_of(
     (engine.unwrap(), counts)
 }
 
-pub fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
+pub(super) fn spec(rule_sets: &[RuleSetId]) -> DeriveSpec {
     DeriveSpec::of(rule_sets)
 }
 
@@ -212,7 +212,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
     })
 }
 
-pub fn number_model() -> Arc<Model> {
+pub(super) fn number_model() -> Arc<Model> {
     let graph = Graph {
         name: "none".into(),
         ir_version: 8,

@@ -23,7 +23,7 @@ use crate::{
     render::fonts::FONT,
 };
 
-pub const WIDTH: u32 = 1120;
+pub(super) const WIDTH: u32 = 1120;
 const HEIGHT: u32 = 560;
 /// Where the legend begins.
 const LEGEND: u32 = 700;
@@ -35,7 +35,7 @@ const DASHES: [(i32, i32); 4] = [(0, 0), (7, 4), (2, 3), (14, 6)];
 const BAR: f64 = 0.7;
 
 /// One metric's part of the drawing.
-pub struct Figure<'a> {
+pub(super) struct Figure<'a> {
     pub title: String,
     pub metric: &'a MetricFinding,
     /// Used.
@@ -47,13 +47,13 @@ type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64
 type Drawn = Result<(), Box<dyn Error>>;
 
 /// Height of a metric's figure, in pixels.
-pub fn height_of(metric: &MetricFinding) -> u32 {
+pub(super) fn height_of(metric: &MetricFinding) -> u32 {
     let legend_height = 60 + LINE * metric.rows.len() as i32;
     HEIGHT.max(legend_height.unsigned_abs())
 }
 
 /// An SVG document of figures, one below the other.
-pub fn draw(figures: &[Figure<'_>]) -> Result<String, String> {
+pub(super) fn draw(figures: &[Figure<'_>]) -> Result<String, String> {
     let height = figures.iter().map(|figure| height_of(figure.metric)).sum();
     let mut svg = String::new();
     let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();

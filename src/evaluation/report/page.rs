@@ -19,7 +19,7 @@ h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}svg{max-width:100%;height:
 td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
 td.s{font-weight:bold}.wide{overflow-x:auto}img{max-width:100%;height:auto}figure{margin:1em 0}pre{background:#f5f5f5;padding:1em;overflow-x:auto}small{color:#666}";
 
-pub fn write(report: &EvaluationReport<'_>) -> Result<String, ReportError> {
+pub(super) fn write(report: &EvaluationReport<'_>) -> Result<String, ReportError> {
     let findings = report.findings;
     let what = match findings.metrics.as_slice() {
         [only] => &only.title,

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A [`Reader`] that knows models and data sets.
-pub struct Asked {
+pub(super) struct Asked {
     app: App,
     reader: Reader,
 }
@@ -39,19 +39,19 @@ impl DerefMut for Asked {
 }
 
 impl Asked {
-    pub fn new(given: Map<String, Value>, app: &App) -> Self {
+    pub(super) fn new(given: Map<String, Value>, app: &App) -> Self {
         Self {
             app: app.clone(),
             reader: Reader::new(parameters::renamed(given)),
         }
     }
 
-    pub fn app(&self) -> &App {
+    pub(super) fn app(&self) -> &App {
         &self.app
     }
 
     /// `model`, by default the server's.
-    pub fn model(&mut self) -> Option<Arc<Model>> {
+    pub(super) fn model(&mut self) -> Option<Arc<Model>> {
         let id = self.raw("model");
         find_model(&self.app.models(), id.as_ref())
             .map_err(|fault| self.faults.push(fault))
@@ -59,7 +59,7 @@ impl Asked {
     }
 
     /// `dataset`, as it is now.
-    pub async fn dataset(&mut self) -> Option<Arc<Dataset>> {
+    pub(super) async fn dataset(&mut self) -> Option<Arc<Dataset>> {
         let id = self.raw("dataset");
         let Some(id) = id.as_ref().and_then(Value::as_str) else {
             let allowed = self.dataset_ids().await;
@@ -87,7 +87,7 @@ impl Asked {
     }
 
     /// A field that a settled request carries so that it cannot be run on something else.
-    pub fn expect(&mut self, name: &'static str, found: Option<&str>) {
+    pub(super) fn expect(&mut self, name: &'static str, found: Option<&str>) {
         let asked = self.raw(name);
         if let Some(asked) = asked
             && asked.as_str() != found
@@ -101,18 +101,22 @@ impl Asked {
     }
 
     /// What is left, for another reader, and the faults so far.
-    pub fn rest(self) -> (Map<String, Value>, Faults) {
+    pub(super) fn rest(self) -> (Map<String, Value>, Faults) {
         self.reader.rest()
     }
 
-    pub fn finish(self) -> Result<(), Faults> {
+    pub(super) fn finish(self) -> Result<(), Faults> {
         let faults = self.reader.finish("is not a parameter of this kind of job");
         faults.settle(())
     }
 }
 
 /// The data set that a job was planned on, or why it cannot go on.
-pub async fn planned_dataset(app: &App, id: &str, hash: &str) -> Result<Arc<Dataset>, WorkError> {
+pub(super) async fn planned_dataset(
+    app: &App,
+    id: &str,
+    hash: &str,
+) -> Result<Arc<Dataset>, WorkError> {
     let dataset = match app.datasets().open(id).await {
         Err(error @ DatasetError::Unknown { .. }) => {
             return Err(WorkError::permanent(format!(
@@ -133,7 +137,7 @@ pub async fn planned_dataset(app: &App, id: &str, hash: &str) -> Result<Arc<Data
 
 /// The model that a job was planned on, with the patterns that it was planned on: those in use may
 /// be others by now.
-pub async fn planned_model(
+pub(super) async fn planned_model(
     app: &App,
     id: &str,
     hash: &str,

@@ -8,7 +8,7 @@ const LIMIT: &str = "limit";
 
 /// Refuses work of `image` evaluations for each of `images`. `lower` are the parameters that an
 /// image's cost depends on, with values that would do where those are known.
-pub fn check_evaluations(
+pub(super) fn check_evaluations(
     app: &App,
     image: usize,
     images: usize,
@@ -46,7 +46,7 @@ pub fn check_evaluations(
 
 /// Adds up what each image may come to in the store of files. Refuses at the first image that is
 /// too many: what `bytes_of` reads is bounded by what is allowed.
-pub fn check_output<T>(
+pub(super) fn check_output<T>(
     app: &App,
     images: &[T],
     bytes_of: impl Fn(&T) -> u64,

@@ -22,7 +22,7 @@ use crate::{
 const MAX_SHARD_IMAGES: usize = 32;
 
 /// Places of the images that are used: of more than `limit`, so many drawn by `seed`.
-pub fn used(dataset: &Dataset, limit: Option<usize>, seed: u64) -> Vec<usize> {
+pub(super) fn used(dataset: &Dataset, limit: Option<usize>, seed: u64) -> Vec<usize> {
     let count = dataset.images.len();
     let mut images = match limit {
         Some(limit) if limit < count => draw(count, limit, seed),
@@ -33,17 +33,17 @@ pub fn used(dataset: &Dataset, limit: Option<usize>, seed: u64) -> Vec<usize> {
 }
 
 /// How many images of this cost a shard of about so many evaluations has.
-pub fn shard_size(cost: usize, evaluations: usize) -> usize {
+pub(super) fn shard_size(cost: usize, evaluations: usize) -> usize {
     (evaluations / cost.max(1)).clamp(1, MAX_SHARD_IMAGES)
 }
 
 /// What a job stored: its settled request, a shard's payload or a shard's result.
-pub fn stored<T: DeserializeOwned>(value: &Value) -> Result<T, WorkError> {
+pub(super) fn stored<T: DeserializeOwned>(value: &Value) -> Result<T, WorkError> {
     T::deserialize(value).map_err(WorkError::permanent)
 }
 
 /// The file of an image, which the job was planned on.
-pub fn file_of(dataset: &Dataset, index: usize) -> Result<String, WorkError> {
+pub(super) fn file_of(dataset: &Dataset, index: usize) -> Result<String, WorkError> {
     let image = dataset.images.get(index);
     image.map(|image| image.file.clone()).ok_or_else(|| {
         WorkError::permanent(format!("data set {} has no image {index}", dataset.id))
@@ -51,7 +51,7 @@ pub fn file_of(dataset: &Dataset, index: usize) -> Result<String, WorkError> {
 }
 
 /// An image as it is, and as a model's input. Belongs in the pool.
-pub fn read(
+pub(super) fn read(
     dataset: &Dataset,
     index: usize,
     rule: &Preprocess,
@@ -67,7 +67,7 @@ pub fn read(
 }
 
 /// A result with the settled request that it answers.
-pub fn enveloped(kind: &str, request: &Value, result: &Value) -> Result<Vec<u8>, WorkError> {
+pub(super) fn enveloped(kind: &str, request: &Value, result: &Value) -> Result<Vec<u8>, WorkError> {
     let report = json!({ "kind": kind, "request": request, "result": result });
     serde_json::to_vec_pretty(&report).map_err(WorkError::permanent)
 }

@@ -11,36 +11,36 @@ use crate::{Tensor, onnx::graph::Node};
 
 /// Computes the cotangents of a node's inputs from those of its outputs.
 #[derive(Clone, Copy)]
-pub enum Rule {
+pub(crate) enum Rule {
     /// dx of an op with one input, from the node's attributes, dy, x and y.
     Formula(fn(&Node, &Expr, &Expr, &Expr) -> Expr),
     Vjp(Vjp),
 }
 
 /// The cotangents of all inputs.
-pub type Vjp = fn(&mut VjpContext) -> Result<Cotangents, DeriveError>;
+pub(super) type Vjp = fn(&mut VjpContext) -> Result<Cotangents, DeriveError>;
 
 /// One cotangent per input, `None` for inputs without one. A cotangent may have the broadcast
 /// shape: the walk sums it to the input's shape.
 #[derive(Default)]
-pub struct Cotangents(pub Vec<Option<String>>);
+pub(crate) struct Cotangents(pub Vec<Option<String>>);
 
 impl Cotangents {
-    pub fn first(cotangent: String) -> Self {
+    pub(crate) fn first(cotangent: String) -> Self {
         Self(vec![Some(cotangent)])
     }
 }
 
 /// The source of the pattern of one Linear node.
 #[derive(Clone, Copy)]
-pub struct PatternOf<'a> {
+pub(crate) struct PatternOf<'a> {
     pub source: &'a dyn PatternSource,
     pub layer: &'a str,
 }
 
 impl PatternOf<'_> {
     /// The pattern, in the shape of the node's weight.
-    pub fn read(&self) -> Result<Tensor, DeriveError> {
+    pub(crate) fn read(&self) -> Result<Tensor, DeriveError> {
         let unreadable = |source| DeriveError::PatternFile {
             layer: self.layer.to_owned(),
             source,
@@ -51,13 +51,13 @@ impl PatternOf<'_> {
 
 /// The change of an overlay rule before it runs the overridden rule.
 #[derive(Default)]
-pub struct Overrides {
+pub(crate) struct Overrides {
     pub cotangent: Option<String>,
     /// Replaces the weight of a Linear node by the constant of this name.
     pub weight: Option<String>,
 }
 
-pub struct VjpContext<'a> {
+pub(crate) struct VjpContext<'a> {
     pub emit: &'a mut Emitter,
     pub node: &'a Node,
     pub active: &'a [bool],
@@ -72,7 +72,7 @@ pub struct VjpContext<'a> {
 
 impl VjpContext<'_> {
     /// Runs the most specific overridden rule.
-    pub fn base(&mut self, overrides: Overrides) -> Result<Cotangents, DeriveError> {
+    pub(crate) fn base(&mut self, overrides: Overrides) -> Result<Cotangents, DeriveError> {
         let (rule, overridden) = self
             .overridden
             .split_first()
@@ -100,14 +100,14 @@ impl VjpContext<'_> {
         }
     }
 
-    pub fn refusal(&self, reason: impl Into<String>) -> DeriveError {
+    pub(crate) fn refusal(&self, reason: impl Into<String>) -> DeriveError {
         DeriveError::Unsupported {
             nodes: vec![Unsupported::new(self.node, &self.emit.graph, reason.into())],
         }
     }
 
     /// Refuses the node if a constant of this shape would exceed the limit for constants.
-    pub fn fits_constant(&mut self, shape: &[usize]) -> Result<(), DeriveError> {
+    pub(crate) fn fits_constant(&mut self, shape: &[usize]) -> Result<(), DeriveError> {
         let elements = shape
             .iter()
             .fold(1, |all: usize, &size| all.saturating_mul(size));
@@ -122,7 +122,7 @@ impl VjpContext<'_> {
     }
 
     /// Emits one expression per input, for active inputs.
-    pub fn emit_active(
+    pub(crate) fn emit_active(
         &mut self,
         formulas: impl IntoIterator<Item = Expr>,
     ) -> Result<Cotangents, DeriveError> {
@@ -137,37 +137,37 @@ impl VjpContext<'_> {
     }
 
     /// The cotangent of the node's first output.
-    pub fn cotangent(&self) -> Result<String, DeriveError> {
+    pub(crate) fn cotangent(&self) -> Result<String, DeriveError> {
         let first = self.cotangents.first().cloned().flatten();
         first.ok_or_else(|| self.refusal("only its first output has a gradient"))
     }
 
     /// Primal input by position; absent optional inputs are `None`.
-    pub fn optional(&self, index: usize) -> Option<String> {
+    pub(crate) fn optional(&self, index: usize) -> Option<String> {
         self.node.input(index).map(str::to_owned)
     }
 
-    pub fn input(&self, index: usize) -> Result<String, DeriveError> {
+    pub(crate) fn input(&self, index: usize) -> Result<String, DeriveError> {
         self.optional(index)
             .ok_or_else(|| self.refusal(format!("input {index} is absent")))
     }
 
     /// Primal value of the node's first output.
-    pub fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         self.node.outputs[0].clone()
     }
 
-    pub fn is_active(&self, index: usize) -> bool {
+    pub(crate) fn is_active(&self, index: usize) -> bool {
         self.active.get(index).copied().unwrap_or(false)
     }
 
     /// The weight of a Linear node (input 1), or its replacement by an overlay.
-    pub fn weight(&self) -> Result<String, DeriveError> {
+    pub(crate) fn weight(&self) -> Result<String, DeriveError> {
         self.weight.clone().map_or_else(|| self.input(1), Ok)
     }
 
     /// An input that must be a constant list of integers.
-    pub fn constant_i64(&self, index: usize) -> Result<Option<Vec<i64>>, DeriveError> {
+    pub(crate) fn constant_i64(&self, index: usize) -> Result<Option<Vec<i64>>, DeriveError> {
         let Some(name) = self.optional(index) else {
             return Ok(None);
         };
@@ -181,7 +181,7 @@ impl VjpContext<'_> {
     }
 
     /// An input that must be a constant list of floats.
-    pub fn constant_f32(&self, index: usize) -> Result<Option<Vec<f32>>, DeriveError> {
+    pub(crate) fn constant_f32(&self, index: usize) -> Result<Option<Vec<f32>>, DeriveError> {
         let Some(name) = self.optional(index) else {
             return Ok(None);
         };
@@ -192,7 +192,7 @@ impl VjpContext<'_> {
     }
 
     /// `axis` attribute or list element as a position in a shape of `rank` dims.
-    pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, DeriveError> {
+    pub(crate) fn axis(&self, axis: i64, rank: usize) -> Result<usize, DeriveError> {
         let position = if axis < 0 { axis + rank as i64 } else { axis };
         let valid = usize::try_from(position)
             .ok()

@@ -11,7 +11,7 @@ use crate::onnx::{
 };
 
 /// The most elements of constants that rules make, in one derived graph: 256 MiB of float32.
-pub const CONSTANTS: usize = 1 << 26;
+pub(crate) const CONSTANTS: usize = 1 << 26;
 
 /// Binary exponent of the largest slope of [`Emitter::step`].
 const STEEPEST: i32 = 127;
@@ -29,13 +29,15 @@ pub struct Emitter {
 
 /// The attributes of a node, written as in ONNX's documentation: `attributes([("axis",
 /// 1.into())])`.
-pub fn attributes<const N: usize>(list: [(&str, Attribute); N]) -> BTreeMap<String, Attribute> {
+pub(crate) fn attributes<const N: usize>(
+    list: [(&str, Attribute); N],
+) -> BTreeMap<String, Attribute> {
     list.into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
 }
 
-pub fn ints(values: impl IntoIterator<Item = usize>) -> Attribute {
+pub(crate) fn ints(values: impl IntoIterator<Item = usize>) -> Attribute {
     Attribute::Ints(values.into_iter().map(|value| value as i64).collect())
 }
 
@@ -491,7 +493,7 @@ pub fn stepped(node: &Node) -> Option<&str> {
     node.input(0).filter(|_| node.is("HardSigmoid") && steepest)
 }
 
-pub fn broadcast(a: &[Dim], b: &[Dim]) -> Vec<Dim> {
+pub(crate) fn broadcast(a: &[Dim], b: &[Dim]) -> Vec<Dim> {
     let rank = a.len().max(b.len());
     let one = Dim::Known(1);
     let at = |shape: &[Dim], axis: usize| {

@@ -163,13 +163,13 @@ impl Expr {
 }
 
 /// Emits several expressions, with shared sub-expressions once.
-pub struct Emission<'a> {
+pub(super) struct Emission<'a> {
     emit: &'a mut Emitter,
     done: HashMap<*const Term, String>,
 }
 
 impl<'a> Emission<'a> {
-    pub fn of(emit: &'a mut Emitter) -> Self {
+    pub(super) fn of(emit: &'a mut Emitter) -> Self {
         Self {
             emit,
             done: HashMap::new(),
@@ -177,7 +177,7 @@ impl<'a> Emission<'a> {
     }
 
     /// The name of the value of `expr`. Numbers get the element type of `like`.
-    pub fn value(&mut self, expr: &Expr, like: Option<&str>) -> Result<String, DeriveError> {
+    pub(super) fn value(&mut self, expr: &Expr, like: Option<&str>) -> Result<String, DeriveError> {
         let key = Rc::as_ptr(&expr.0);
         if let Some(name) = self.done.get(&key) {
             return Ok(name.clone());

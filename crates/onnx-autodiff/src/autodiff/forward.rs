@@ -13,9 +13,9 @@ use crate::onnx::{
 };
 
 /// The name of the only symbolic dimension.
-pub const BATCH: &str = "batch";
+pub(crate) const BATCH: &str = "batch";
 
-pub struct Forward {
+pub(crate) struct Forward {
     pub emit: Emitter,
     /// The nodes of the forward pass, in topological order.
     pub nodes: Vec<Node>,
@@ -25,7 +25,7 @@ pub struct Forward {
 
 /// `fold_batch_norm`: folds BatchNormalization into the Linear layers before it, for rule sets that
 /// replace weights.
-pub fn prepare(source: &Graph, fold_batch_norm: bool) -> Result<Forward, DeriveError> {
+pub(crate) fn prepare(source: &Graph, fold_batch_norm: bool) -> Result<Forward, DeriveError> {
     let mut graph = source.clone();
     let input = open_batch(&mut graph)?;
     let mut graph = pipeline::prepare(graph)?;

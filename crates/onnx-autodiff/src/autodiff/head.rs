@@ -11,14 +11,14 @@ use crate::onnx::{
 };
 
 /// Names of two values `[batch, classes]`.
-pub struct HeadValues {
+pub(crate) struct HeadValues {
     pub logits: String,
     pub probabilities: String,
     pub classes: usize,
 }
 
 /// The head of the first output that is `[batch, classes]`, else of the first that flattens to it.
-pub fn attach(emit: &mut Emitter) -> Result<HeadValues, DeriveError> {
+pub(super) fn attach(emit: &mut Emitter) -> Result<HeadValues, DeriveError> {
     let outputs: Vec<String> = emit
         .graph
         .outputs

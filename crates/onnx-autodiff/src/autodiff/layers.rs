@@ -26,7 +26,12 @@ pub struct LinearLayer {
 }
 
 /// The Linear nodes on paths from `input` to the head.
-pub fn linear_layers(emit: &Emitter, nodes: &[Node], input: &str, head: &str) -> Vec<LinearLayer> {
+pub(crate) fn linear_layers(
+    emit: &Emitter,
+    nodes: &[Node],
+    input: &str,
+    head: &str,
+) -> Vec<LinearLayer> {
     let active = active(emit, nodes, &[input], head);
     let linear = nodes.iter().filter(|node| {
         active.contains(&node.outputs[0]) && role(node, &emit.graph) == Some(Role::Linear)
@@ -45,7 +50,7 @@ pub fn linear_layers(emit: &Emitter, nodes: &[Node], input: &str, head: &str) ->
 }
 
 /// The active values: those that depend on any of `wrt` and that `head` depends on.
-pub fn active(emit: &Emitter, nodes: &[Node], wrt: &[&str], head: &str) -> HashSet<String> {
+pub(crate) fn active(emit: &Emitter, nodes: &[Node], wrt: &[&str], head: &str) -> HashSet<String> {
     let varies = reverse::varying(emit, nodes, wrt);
     let mut needed = HashSet::from([head.to_owned()]);
     for node in nodes.iter().rev() {
@@ -57,7 +62,7 @@ pub fn active(emit: &Emitter, nodes: &[Node], wrt: &[&str], head: &str) -> HashS
 }
 
 /// The layers that `selection` names, and the names in it that are no Linear layer.
-pub fn select<'a>(
+pub(crate) fn select<'a>(
     layers: &'a [LinearLayer],
     selection: &'a PatternLayers,
 ) -> (Vec<&'a LinearLayer>, Vec<&'a str>) {

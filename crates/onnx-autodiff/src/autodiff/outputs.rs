@@ -5,7 +5,7 @@ use super::emit::Emitter;
 use crate::onnx::graph::{Graph, ValueInfo};
 
 /// Makes each (value, public name) an output, in this order. No nodes may be emitted afterwards.
-pub fn publish(
+pub(super) fn publish(
     mut emit: Emitter,
     wanted: &[(String, String)],
 ) -> Result<Graph, super::DeriveError> {

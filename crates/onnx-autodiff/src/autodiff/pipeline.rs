@@ -20,17 +20,17 @@ const PREPARE: &[Pass] = &[
 const FINISH: &[Pass] = &[passes::prune, passes::narrow, passes::prune, passes::dedup];
 
 /// The model in the form that rules are written for.
-pub fn prepare(model: Graph) -> Result<Graph, OnnxError> {
+pub(super) fn prepare(model: Graph) -> Result<Graph, OnnxError> {
     passes::run(PREPARE, model)
 }
 
 /// For rule sets that replace weights by patterns: folds each BatchNormalization into the Linear
 /// layer before it.
-pub fn fold_batch_norm(prepared: Graph) -> Result<Graph, OnnxError> {
+pub(super) fn fold_batch_norm(prepared: Graph) -> Result<Graph, OnnxError> {
     passes::fold_batch_norm(prepared)
 }
 
 /// The derived graph, after its outputs are named.
-pub fn finish(joined: Graph) -> Result<Graph, OnnxError> {
+pub(super) fn finish(joined: Graph) -> Result<Graph, OnnxError> {
     passes::run(FINISH, joined)
 }

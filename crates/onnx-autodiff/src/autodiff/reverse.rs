@@ -14,7 +14,7 @@ use super::{
 };
 use crate::onnx::graph::{Dim, Node};
 
-pub struct Walk<'a> {
+pub(super) struct Walk<'a> {
     pub set: &'static RuleSet,
     /// Prefix of the names of emitted values.
     pub scope: &'a str,
@@ -27,7 +27,7 @@ pub struct Walk<'a> {
 }
 
 /// Emits the cotangents of `wrt`, in its order, for this cotangent of the head.
-pub fn reverse(
+pub(super) fn reverse(
     emit: &mut Emitter,
     walk: &Walk,
     cotangent: &str,
@@ -139,7 +139,7 @@ fn step(
 }
 
 /// The values that depend on any of `wrt` through differentiable ops.
-pub fn varying(emit: &Emitter, nodes: &[Node], wrt: &[&str]) -> HashSet<String> {
+pub(super) fn varying(emit: &Emitter, nodes: &[Node], wrt: &[&str]) -> HashSet<String> {
     let mut varies: HashSet<String> = wrt.iter().map(|&value| value.to_owned()).collect();
     for node in nodes {
         let is_flat = node.domain.is_empty()

@@ -15,14 +15,14 @@ use crate::{
 
 /// The role of a node in its graph, independent of its op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(super) enum Role {
     /// max(x, 0), possibly with an upper bound (ReLU6).
     Rectifier,
     /// A product of the input with a constant weight, which is the node's input 1.
     Linear,
 }
 
-pub struct RuleSet {
+pub(super) struct RuleSet {
     base: Option<&'static RuleSet>,
     op: fn(&str) -> Option<Rule>,
     roles: &'static [(Role, Rule)],
@@ -50,7 +50,7 @@ const fn overlay(roles: &'static [(Role, Rule)]) -> RuleSet {
     }
 }
 
-pub fn rule_set(id: RuleSetId) -> &'static RuleSet {
+pub(super) fn rule_set(id: RuleSetId) -> &'static RuleSet {
     match id {
         RuleSetId::Gradient => &GRADIENT,
         RuleSetId::GuidedBackprop => &GUIDED_BACKPROP,
@@ -62,7 +62,7 @@ pub fn rule_set(id: RuleSetId) -> &'static RuleSet {
 
 impl RuleSet {
     /// The rules for a node, the most specific first: each overrides the next.
-    pub fn rules(&self, op_type: &str, role: Option<Role>) -> Vec<Rule> {
+    pub(super) fn rules(&self, op_type: &str, role: Option<Role>) -> Vec<Rule> {
         let own = self.own(op_type, role);
         let base = self.base.map(|base| base.rules(op_type, role));
         own.into_iter().chain(base.unwrap_or_default()).collect()
@@ -75,7 +75,7 @@ impl RuleSet {
     }
 }
 
-pub fn role(node: &Node, graph: &Graph) -> Option<Role> {
+pub(super) fn role(node: &Node, graph: &Graph) -> Option<Role> {
     let constant = |index: usize| {
         node.inputs
             .get(index)

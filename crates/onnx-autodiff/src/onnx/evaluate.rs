@@ -9,7 +9,7 @@ use super::types::layout::slice_range;
 
 const LARGEST_BYTES: usize = 1 << 20;
 /// The most elements that are evaluated for one graph.
-pub const BUDGET_BYTES: usize = 64 << 20;
+pub(super) const BUDGET_BYTES: usize = 64 << 20;
 const LARGEST_INTEGER: f64 = (1u64 << 53) as f64;
 
 /// How an op is evaluated.
@@ -108,7 +108,7 @@ impl Constants<'_> {
     }
 }
 
-pub fn transpose(known: &Constants<'_>) -> Option<Literal> {
+pub(super) fn transpose(known: &Constants<'_>) -> Option<Literal> {
     let input = known.input(0)?;
     let strides = strides(&input.shape);
     let reversed = || (0..known.shape.len() as i64).rev().collect();
@@ -123,14 +123,14 @@ pub fn transpose(known: &Constants<'_>) -> Option<Literal> {
     })
 }
 
-pub fn expand(known: &Constants<'_>) -> Option<Literal> {
+pub(super) fn expand(known: &Constants<'_>) -> Option<Literal> {
     let input = known.input(0)?;
     pick(input, &known.shape, &|at| {
         Some(broadcast_index(at, &input.shape))
     })
 }
 
-pub fn tile(known: &Constants<'_>) -> Option<Literal> {
+pub(super) fn tile(known: &Constants<'_>) -> Option<Literal> {
     let input = known.input(0)?;
     pick(input, &known.shape, &|at| {
         let axes = at.iter().zip(&input.shape);
@@ -138,13 +138,13 @@ pub fn tile(known: &Constants<'_>) -> Option<Literal> {
     })
 }
 
-pub fn constant_of_shape(known: &Constants<'_>) -> Option<Literal> {
+pub(super) fn constant_of_shape(known: &Constants<'_>) -> Option<Literal> {
     let zero = Literal::from_f32s(&[1], &[0.0]);
     let value = known.node.tensor("value").unwrap_or(&zero);
     pick(value, &known.shape, &|_| Some(0))
 }
 
-pub fn range(known: &Constants<'_>) -> Option<Literal> {
+pub(super) fn range(known: &Constants<'_>) -> Option<Literal> {
     let first = |index: usize| known.input(index)?.to_f64s().first().copied();
     let (start, step) = (first(0)?, first(2)?);
     let count = known.shape.iter().product::<usize>();
@@ -152,7 +152,7 @@ pub fn range(known: &Constants<'_>) -> Option<Literal> {
     Some(Literal::from_f64s(known.element, &known.shape, &values))
 }
 
-pub fn slice(known: &Constants<'_>) -> Option<Literal> {
+pub(super) fn slice(known: &Constants<'_>) -> Option<Literal> {
     let inputs = &known.inputs;
     let data = inputs.first()?;
     let (starts, ends) = (inputs.get(1)?.to_i64s()?, inputs.get(2)?.to_i64s()?);
@@ -187,7 +187,7 @@ pub fn slice(known: &Constants<'_>) -> Option<Literal> {
     pick(data, &known.shape, &source)
 }
 
-pub fn gather(known: &Constants<'_>) -> Option<Literal> {
+pub(super) fn gather(known: &Constants<'_>) -> Option<Literal> {
     let (data, indices) = (known.input(0)?, known.input(1)?);
     let rows = indices.to_i64s()?;
     let axis = wrap(known.node.int_or("axis", 0), data.shape.len());
@@ -206,7 +206,7 @@ pub fn gather(known: &Constants<'_>) -> Option<Literal> {
     pick(data, &known.shape, &source)
 }
 
-pub fn concat(known: &Constants<'_>) -> Option<Literal> {
+pub(super) fn concat(known: &Constants<'_>) -> Option<Literal> {
     let (inputs, shape) = (&known.inputs, &known.shape);
     let axis = wrap(known.node.int("axis")?, shape.len());
     let rows: usize = shape.get(..axis)?.iter().product();

@@ -12,13 +12,13 @@ use super::error::TensorFault;
 pub const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// The external files of one model, opened on demand.
-pub struct ExternalFiles {
+pub(super) struct ExternalFiles {
     folder: Option<PathBuf>,
     files: HashMap<PathBuf, Bytes>,
 }
 
 impl ExternalFiles {
-    pub fn of(folder: Option<&Path>) -> Self {
+    pub(super) fn of(folder: Option<&Path>) -> Self {
         Self {
             folder: folder.map(Path::to_path_buf),
             files: HashMap::new(),
@@ -26,14 +26,14 @@ impl ExternalFiles {
     }
 
     /// Those that were opened, in the order of their paths.
-    pub fn opened(self) -> Vec<PathBuf> {
+    pub(super) fn opened(self) -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> = self.files.into_keys().collect();
         paths.sort();
         paths
     }
 
     /// `length` bytes of `location` from `offset`.
-    pub fn slice(
+    pub(super) fn slice(
         &mut self,
         location: &str,
         offset: u64,

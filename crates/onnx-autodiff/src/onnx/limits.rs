@@ -3,9 +3,9 @@
 /// Bytes of the largest protobuf message, and so of a model in one piece.
 pub const LARGEST_MODEL: usize = i32::MAX as usize;
 /// Dimensions stay below this, so that sums and products of a few of them do not overflow.
-pub const LARGEST_SIZE: usize = i32::MAX as usize;
+pub(super) const LARGEST_SIZE: usize = i32::MAX as usize;
 /// Elements that a value may have in one row of the batch: 1 GiB of float32.
-pub const LARGEST_TENSOR: usize = 1 << 28;
-pub const LARGEST_RANK: usize = 32;
+pub(super) const LARGEST_TENSOR: usize = 1 << 28;
+pub(super) const LARGEST_RANK: usize = 32;
 /// Integers of a shape that are followed through a graph.
-pub const LONGEST_SHAPE: usize = 64;
+pub(super) const LONGEST_SHAPE: usize = 64;

@@ -27,7 +27,7 @@ pub const NEWEST_OPSET: i64 = 22;
 const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=13;
 
 /// Classifiers have a few thousand nodes; ONNX Runtime takes minutes to open a chain of 50,000.
-pub const MAX_NODES: usize = 20_000;
+pub(super) const MAX_NODES: usize = 20_000;
 
 /// Reads a model file; external data is looked for in its folder only.
 pub fn read_model(path: &Path) -> Result<Graph, OnnxError> {

@@ -10,7 +10,7 @@ use super::limits::{LARGEST_RANK, LARGEST_SIZE};
 use super::proto::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 
 /// Reads one stored tensor; its byte count is checked against its shape.
-pub fn read_tensor(
+pub(super) fn read_tensor(
     tensor: &TensorProto,
     files: &mut ExternalFiles,
 ) -> Result<Literal, TensorFault> {
@@ -144,7 +144,7 @@ fn typed_bytes(tensor: &TensorProto, element: Element, len: usize) -> Result<Byt
 }
 
 /// The tensor with its data inside.
-pub fn write_tensor(name: &str, literal: &Literal) -> TensorProto {
+pub(super) fn write_tensor(name: &str, literal: &Literal) -> TensorProto {
     TensorProto {
         raw_data: Some(literal.bytes.clone()),
         ..describe_tensor(name, literal)
@@ -152,7 +152,7 @@ pub fn write_tensor(name: &str, literal: &Literal) -> TensorProto {
 }
 
 /// The tensor without its data.
-pub fn describe_tensor(name: &str, literal: &Literal) -> TensorProto {
+pub(super) fn describe_tensor(name: &str, literal: &Literal) -> TensorProto {
     TensorProto {
         dims: literal.shape.iter().map(|&d| d as i64).collect(),
         data_type: Some(literal.element as i32),

@@ -31,7 +31,7 @@ const MAX_EXACT: u64 = (1 << 53) - 1;
 
 /// `M` says what is measured, among the fields of the request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Spec<M = Metrics> {
+pub(crate) struct Spec<M = Metrics> {
     pub model: String,
     pub model_hash: String,
     /// Identifies the fit, where a method uses patterns.
@@ -53,14 +53,14 @@ pub struct Spec<M = Metrics> {
 
 /// The metrics, each with its parameters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     pub metrics: Vec<MetricEntry>,
 }
 
 /// What labels are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Labels {
+pub(crate) enum Labels {
     /// Labelled images that the model takes for something else are left out.
     Use,
     Ignore,
@@ -68,13 +68,13 @@ pub enum Labels {
 
 /// One row of the report.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub(crate) struct Row {
     pub parameters: Parameters,
     pub score: Score,
 }
 
 /// A request that can be carried out.
-pub struct Settled {
+pub(crate) struct Settled {
     pub spec: Spec,
     pub rows: Vec<Row>,
     pub dataset: Arc<Dataset>,
@@ -82,7 +82,7 @@ pub struct Settled {
 
 /// `dataset` is the one that was asked for; `read` takes what is measured from the request, for a
 /// model that takes pictures.
-pub fn settle(
+pub(crate) fn settle(
     mut asked: Asked,
     dataset: Option<Arc<Dataset>>,
     read: fn(&mut Asked, Option<&Model>) -> Vec<MetricEntry>,
@@ -156,7 +156,7 @@ pub fn settle(
 
 impl<M> Spec<M> {
     /// The same of something else that is measured.
-    pub fn measuring<N>(self, measured: N) -> (Spec<N>, M) {
+    pub(crate) fn measuring<N>(self, measured: N) -> (Spec<N>, M) {
         let Self {
             model,
             model_hash,
@@ -185,7 +185,7 @@ impl<M> Spec<M> {
     }
 
     /// The rows again, of a spec that was settled.
-    pub fn rows(&self, model: &Model) -> Result<Vec<Row>, Faults> {
+    pub(crate) fn rows(&self, model: &Model) -> Result<Vec<Row>, Faults> {
         let mut rows = Vec::new();
         for entry in &self.methods {
             rows.extend(read_method(&Value::Object(entry.clone()), model)?);
@@ -194,7 +194,7 @@ impl<M> Spec<M> {
     }
 
     /// What each row is called: the method, and what tells it from other rows of the same method.
-    pub fn titles(&self) -> Vec<String> {
+    pub(crate) fn titles(&self) -> Vec<String> {
         titles(&self.methods)
     }
 }
@@ -338,7 +338,7 @@ fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Faults> {
 }
 
 /// `metrics` of a request: a list of ids, or of objects with an id and parameters.
-pub fn read_metrics(asked: &mut Asked, model: Option<&Model>) -> Vec<MetricEntry> {
+pub(crate) fn read_metrics(asked: &mut Asked, model: Option<&Model>) -> Vec<MetricEntry> {
     let ids: Vec<&str> = registry::METRICS.iter().map(|metric| metric.id).collect();
     let entries = match asked.raw("metrics") {
         Some(Value::Array(entries)) if (1..=MAX_METRICS).contains(&entries.len()) => entries,

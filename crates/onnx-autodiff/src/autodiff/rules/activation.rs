@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// dx = dy [min < x < max].
-pub fn clip(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn clip(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let y = Expr::value(ctx.output());
     let mut dx = Expr::value(ctx.cotangent()?);
     for (index, is_floor) in [(1, true), (2, false)] {
@@ -30,13 +30,13 @@ pub fn clip(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents::first(dx.emit(ctx.emit)?))
 }
 
-pub fn leaky_relu(node: &Node, dy: &Expr, x: &Expr, _: &Expr) -> Expr {
+pub(crate) fn leaky_relu(node: &Node, dy: &Expr, x: &Expr, _: &Expr) -> Expr {
     let alpha = node.float_or("alpha", 0.01);
     dy * (x.above(0.0) * (1.0 - alpha) + alpha)
 }
 
 /// dx = dy (s + (1 - s) [x > 0]); ds = dy min(x, 0).
-pub fn prelu(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn prelu(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let [dy, x, s] = [ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?].map(Expr::value);
     let dx = &dy * (x.above(0.0) * (1.0 - &s) + &s);
     let ds = &dy * x.min(0.0);
@@ -44,11 +44,11 @@ pub fn prelu(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 }
 
 /// y = α (eˣ - 1) below zero.
-pub fn elu(node: &Node, dy: &Expr, x: &Expr, y: &Expr) -> Expr {
+pub(crate) fn elu(node: &Node, dy: &Expr, x: &Expr, y: &Expr) -> Expr {
     exponential(dy, x, y, node.float_or("alpha", 1.0), 1.0)
 }
 
-pub fn selu(node: &Node, dy: &Expr, x: &Expr, y: &Expr) -> Expr {
+pub(crate) fn selu(node: &Node, dy: &Expr, x: &Expr, y: &Expr) -> Expr {
     let alpha = node.float_or("alpha", 1.673_263_2);
     let gamma = node.float_or("gamma", 1.050_701);
     exponential(dy, x, y, alpha * gamma, gamma)
@@ -64,18 +64,18 @@ fn inside(y: &Expr) -> Expr {
     y.above(0.0) * y.below(1.0)
 }
 
-pub fn hard_sigmoid(node: &Node, dy: &Expr, _: &Expr, y: &Expr) -> Expr {
+pub(crate) fn hard_sigmoid(node: &Node, dy: &Expr, _: &Expr, y: &Expr) -> Expr {
     dy * (inside(y) * node.float_or("alpha", 0.2))
 }
 
 /// y = x h, h = clip(x / 6 + 1 / 2, 0, 1).
-pub fn hard_swish(_: &Node, dy: &Expr, x: &Expr, _: &Expr) -> Expr {
+pub(crate) fn hard_swish(_: &Node, dy: &Expr, x: &Expr, _: &Expr) -> Expr {
     let h = x.hard_sigmoid(1.0 / 6.0, 0.5);
     dy * (&h + (x * (1.0 / 6.0)) * inside(&h))
 }
 
 /// y = x tanh(softplus(x)).
-pub fn mish(_: &Node, dy: &Expr, x: &Expr, _: &Expr) -> Expr {
+pub(crate) fn mish(_: &Node, dy: &Expr, x: &Expr, _: &Expr) -> Expr {
     let t = x.softplus().tanh();
     dy * (&t + x * (1.0 - t.square()) * x.sigmoid())
 }

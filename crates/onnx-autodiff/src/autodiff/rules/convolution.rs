@@ -12,7 +12,7 @@ use crate::autodiff::{
 };
 use crate::onnx::graph::{Dim, Element, Literal, Node, ValueType};
 
-pub fn conv(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn conv(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x, weight) = (ctx.cotangent()?, ctx.input(0)?, ctx.weight()?);
     let shape = ctx.emit.sizes(&weight, 0)?;
     let window = Window::of(ctx, shape[2..].to_vec(), &ctx.emit.sizes(&x, 2)?)?;
@@ -44,7 +44,7 @@ fn bias_gradient(ctx: &mut VjpContext, dy: &str) -> Result<Option<String>, Deriv
 
 /// The weight `[Cin, Cout / group, …]` of a ConvTranspose is the weight of the Conv that is its
 /// transpose, from its output to its input.
-pub fn conv_transpose(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn conv_transpose(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x, weight) = (ctx.cotangent()?, ctx.input(0)?, ctx.weight()?);
     let (from, to) = (ctx.emit.sizes(&x, 2)?, ctx.emit.sizes(&ctx.output(), 2)?);
     let weight_shape = ctx.emit.sizes(&weight, 0)?;
@@ -107,12 +107,12 @@ pub fn conv_transpose(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     ]))
 }
 
-pub fn group(node: &Node) -> usize {
+pub(crate) fn group(node: &Node) -> usize {
     usize::try_from(node.int_or("group", 1)).unwrap_or(1).max(1)
 }
 
 /// Sums over everything but axis `channel`: `[channels]`.
-pub fn channel_sums(
+pub(crate) fn channel_sums(
     emit: &mut Emitter,
     value: &str,
     channel: usize,
@@ -126,7 +126,7 @@ pub fn channel_sums(
 /// Gradients, summed over the batch, of a Conv's weight of `shape` `[Cout, Cin / group, …]` over
 /// `x`: one for each of `dys`, which share the slices. Per tap:
 /// `[dys · Cout / group, positions] x [positions, Cin / group]` for each sample and group.
-pub fn weight_gradients(
+pub(crate) fn weight_gradients(
     emit: &mut Emitter,
     x: &str,
     dys: &[&str],
@@ -215,7 +215,7 @@ fn tap_of(
 
 /// Cotangent of the input (of type `x`) of a Conv with `weight` `[Cout, Cin / group, …]`, given
 /// `dy`.
-pub fn input_gradient(
+pub(crate) fn input_gradient(
     emit: &mut Emitter,
     dy: &str,
     weight: &str,

@@ -10,35 +10,35 @@ use crate::autodiff::{
 
 type Result = std::result::Result<Cotangents, DeriveError>;
 
-pub fn add(ctx: &mut VjpContext) -> Result {
+pub(crate) fn add(ctx: &mut VjpContext) -> Result {
     let dy = ctx.cotangent()?;
     Ok(Cotangents(vec![Some(dy.clone()), Some(dy)]))
 }
 
-pub fn sum(ctx: &mut VjpContext) -> Result {
+pub(crate) fn sum(ctx: &mut VjpContext) -> Result {
     let dy = ctx.cotangent()?;
     Ok(Cotangents(vec![Some(dy); ctx.node.inputs.len()]))
 }
 
-pub fn sub(ctx: &mut VjpContext) -> Result {
+pub(crate) fn sub(ctx: &mut VjpContext) -> Result {
     let dy = Expr::value(ctx.cotangent()?);
     ctx.emit_active([dy.clone(), -dy])
 }
 
-pub fn mul(ctx: &mut VjpContext) -> Result {
+pub(crate) fn mul(ctx: &mut VjpContext) -> Result {
     let [dy, a, b] = [ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?].map(Expr::value);
     ctx.emit_active([&dy * b, &dy * a])
 }
 
 /// da = dy / b; db = -da y.
-pub fn div(ctx: &mut VjpContext) -> Result {
+pub(crate) fn div(ctx: &mut VjpContext) -> Result {
     let [dy, b, y] = [ctx.cotangent()?, ctx.input(1)?, ctx.output()].map(Expr::value);
     let da = dy / b;
     ctx.emit_active([da.clone(), -(da * y)])
 }
 
 /// da = dy b a^(b-1) for a constant exponent b.
-pub fn pow(ctx: &mut VjpContext) -> Result {
+pub(crate) fn pow(ctx: &mut VjpContext) -> Result {
     let (dy, a, b) = (ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?);
     let literal = ctx.emit.literal(&b).filter(|_| !ctx.is_active(1)).cloned();
     let literal = literal.ok_or_else(|| ctx.refusal("its exponent is not a constant"))?;
@@ -51,14 +51,14 @@ pub fn pow(ctx: &mut VjpContext) -> Result {
 }
 
 /// dx in the element type of x.
-pub fn cast(ctx: &mut VjpContext) -> Result {
+pub(crate) fn cast(ctx: &mut VjpContext) -> Result {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let element = ctx.emit.value_type(&x)?.element;
     ctx.emit_active([Expr::value(dy).cast(element)])
 }
 
 /// `Where(condition, a, b)`: da = dy condition; db = dy - da.
-pub fn select(ctx: &mut VjpContext) -> Result {
+pub(crate) fn select(ctx: &mut VjpContext) -> Result {
     let (dy, condition) = (ctx.cotangent()?, ctx.input(0)?);
     let element = ctx.emit.value_type(&dy)?.element;
     let dy = Expr::value(dy);
@@ -68,7 +68,7 @@ pub fn select(ctx: &mut VjpContext) -> Result {
 }
 
 /// Each input gets the cotangent where it is the maximum and no earlier input is equal.
-pub fn first_equal(ctx: &mut VjpContext) -> Result {
+pub(crate) fn first_equal(ctx: &mut VjpContext) -> Result {
     let element = ctx.emit.value_type(&ctx.output())?.element;
     let [mut left, y] = [ctx.cotangent()?, ctx.output()].map(Expr::value);
     let mut cotangents = Vec::new();

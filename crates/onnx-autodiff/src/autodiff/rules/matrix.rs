@@ -9,7 +9,7 @@ use crate::autodiff::{
 use crate::onnx::graph::{Dim, ValueType};
 
 /// Y = α A' B' + β C: dA' = α dY B'ᵀ, dB' = α A'ᵀ dY, dC = β dY.
-pub fn gemm(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn gemm(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, a, b) = (ctx.cotangent()?, ctx.input(0)?, ctx.weight()?);
     let (trans_a, trans_b) = (
         ctx.node.int_or("transA", 0) != 0,
@@ -70,7 +70,7 @@ fn product(
 }
 
 /// Y = A B, batched with broadcasting: dA = dY Bᵀ, dB = Aᵀ dY.
-pub fn mat_mul(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn mat_mul(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, a, b) = (ctx.cotangent()?, ctx.input(0)?, ctx.weight()?);
     let (type_a, type_b) = (ctx.emit.value_type(&a)?, ctx.emit.value_type(&b)?);
     if type_a.shape.len() < 2 || type_b.shape.len() < 2 {
@@ -97,7 +97,7 @@ pub fn mat_mul(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 
 /// Xᵀ dY (or dYᵀ X for a weight that is used transposed) over the rows of all leading axes: the
 /// gradient of a `weight` of this type.
-pub fn weight_gradient(
+pub(crate) fn weight_gradient(
     emit: &mut Emitter,
     x: &str,
     dy: &str,
@@ -125,7 +125,7 @@ fn swap_last_two(emit: &mut Emitter, x: &str) -> Result<String, DeriveError> {
 }
 
 /// MatMul of two operands of rank at least 2.
-pub fn batched(emit: &mut Emitter, a: &str, b: &str) -> Result<String, DeriveError> {
+pub(crate) fn batched(emit: &mut Emitter, a: &str, b: &str) -> Result<String, DeriveError> {
     let (left, right) = (emit.value_type(a)?, emit.shape(b)?);
     let (rows, columns) = (left.shape.len() - 2, right.len() - 1);
     let mut shape = crate::autodiff::emit::broadcast(&left.shape[..rows], &right[..columns - 1]);

@@ -1,15 +1,15 @@
 //! One small function per op, by family. Each op's formula stands at its function; `dy` is the
 //! cotangent of the output.
 
-pub mod activation;
-pub mod convolution;
-pub mod elementwise;
-pub mod matrix;
-pub mod normalisation;
-pub mod pooling;
-pub mod reduction;
-pub mod resampling;
-pub mod shape;
-pub mod softmax;
-pub mod table;
-pub mod window;
+pub(crate) mod activation;
+pub(crate) mod convolution;
+pub(crate) mod elementwise;
+pub(crate) mod matrix;
+pub(crate) mod normalisation;
+pub(crate) mod pooling;
+pub(crate) mod reduction;
+pub(crate) mod resampling;
+pub(crate) mod shape;
+pub(crate) mod softmax;
+pub(crate) mod table;
+pub(crate) mod window;

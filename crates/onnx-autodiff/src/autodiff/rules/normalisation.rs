@@ -11,7 +11,7 @@ use crate::onnx::graph::{Dim, ValueType};
 
 /// y = scale x̂ + b, x̂ = r (x - mean), r = 1 / √(var + ε), with constant mean and var: dx = dy
 /// scale r; dscale = Σ dy x̂; db = Σ dy.
-pub fn batch_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn batch_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x, scale) = (ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?);
     if ctx.node.int_or("training_mode", 0) != 0 {
         return Err(ctx.refusal("it is in training mode: export the model for inference"));
@@ -79,7 +79,7 @@ fn along_channels(emit: &mut Emitter, value: &str, rank: usize) -> Result<Expr, 
 
 /// y = x s^-β, s = k + α/n Σ x² over a window of channels: dx = dy s^-β - 2αβ/n x Σᵀ(dy y / s). The
 /// window is a 1x1 Conv.
-pub fn lrn(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn lrn(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x, y) = (ctx.cotangent()?, ctx.input(0)?, ctx.output());
     let size = ctx.node.int_or("size", 1).max(1) as usize;
     let (alpha, beta) = (
@@ -123,7 +123,7 @@ fn channel_band(
     Ok(Expr::value(band))
 }
 
-pub fn layer_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn layer_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let rank = ctx.emit.shape(&ctx.input(0)?)?.len();
     let first = ctx.axis(ctx.node.int_or("axis", -1), rank)?;
     let scale = Expr::value(ctx.input(1)?);
@@ -132,7 +132,7 @@ pub fn layer_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveErr
     ctx.emit_active([dx, dscale, dbias])
 }
 
-pub fn instance_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn instance_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (x, scale) = (ctx.input(0)?, ctx.input(1)?);
     let rank = ctx.emit.shape(&x)?.len();
     let scale = match ctx.constant_f32(1) {

@@ -10,7 +10,7 @@ use crate::autodiff::{
 };
 use crate::onnx::graph::{Dim, Element, Literal, ValueType};
 
-pub fn max_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn max_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let window = Window::of(ctx, kernel(ctx)?, &ctx.emit.sizes(&x, 2)?)?;
     let ceil = ctx.node.int_or("ceil_mode", 0);
@@ -59,7 +59,7 @@ fn max_pool_gradient(
     emit.reshape(&dx, &x_type.shape)
 }
 
-pub fn average_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn average_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x, y) = (ctx.cotangent()?, ctx.input(0)?, ctx.output());
     let (sizes, positions) = (ctx.emit.sizes(&x, 2)?, ctx.emit.sizes(&y, 2)?);
     let window = Window::of(ctx, kernel(ctx)?, &sizes)?;
@@ -138,7 +138,7 @@ fn window_sums(
 }
 
 /// Repeats every pixel `factors` times per spatial axis.
-pub fn enlarge(
+pub(crate) fn enlarge(
     emit: &mut Emitter,
     dy: &str,
     factors: &[usize],
@@ -157,7 +157,7 @@ pub fn enlarge(
     Ok(emit.node("Resize", &[dy, "", &scales], nearest, output))
 }
 
-pub fn global_average_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn global_average_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let pixels: usize = ctx.emit.sizes(&x, 2)?.iter().product();
     let share = ctx.emit.scale(&dy, 1.0 / pixels as f32)?;
@@ -165,7 +165,7 @@ pub fn global_average_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveErr
     Ok(Cotangents::first(ctx.emit.expand(&share, &shape)?))
 }
 
-pub fn global_max_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn global_max_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let shape = ctx.emit.shape(&x)?;
     let pixels: usize = ctx.emit.sizes(&x, 2)?.iter().product();

@@ -8,11 +8,11 @@ use crate::autodiff::{
 };
 use crate::onnx::graph::{Dim, Element, ValueType};
 
-pub fn reduce_sum(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn reduce_sum(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     spread(ctx, false)
 }
 
-pub fn reduce_mean(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn reduce_mean(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     spread(ctx, true)
 }
 
@@ -29,7 +29,7 @@ fn spread(ctx: &mut VjpContext, mean: bool) -> Result<Cotangents, DeriveError> {
 }
 
 /// The reduced axes are brought together at the end, where the first maximum is one-hot.
-pub fn reduce_max(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn reduce_max(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let x = ctx.input(0)?;
     let x_type = ctx.emit.value_type(&x)?;
     let axes = axes(ctx, x_type.shape.len())?;
@@ -61,7 +61,7 @@ pub fn reduce_max(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 }
 
 /// Ones at the first maximum along the last axis of `x`, zeros elsewhere.
-pub fn first_maximum(ctx: &mut VjpContext, x: &str) -> Result<String, DeriveError> {
+pub(crate) fn first_maximum(ctx: &mut VjpContext, x: &str) -> Result<String, DeriveError> {
     let x_type = ctx.emit.value_type(x)?;
     let rank = x_type.shape.len();
     let depth = ctx.emit.sizes(x, rank - 1)?[0];

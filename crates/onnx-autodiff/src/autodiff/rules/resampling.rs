@@ -7,7 +7,7 @@ use crate::autodiff::{
 };
 use crate::onnx::graph::{Dim, ValueType};
 
-pub fn depth_to_space(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn depth_to_space(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let block = ctx.node.int_or("blocksize", 1);
     let output = ctx.emit.value_type(&x)?;
@@ -27,7 +27,7 @@ pub fn depth_to_space(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents::first(ctx.emit.reshape(&turned, &output.shape)?))
 }
 
-pub fn space_to_depth(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn space_to_depth(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let block = attributes([("blocksize", ctx.node.int_or("blocksize", 1).into())]);
     let output = ctx.emit.value_type(&x)?;
@@ -40,7 +40,7 @@ pub fn space_to_depth(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 }
 
 /// The copies are summed.
-pub fn tile(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn tile(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let shape = ctx.emit.shape(&x)?;
     let repeats = ctx.constant_i64(1)?.unwrap_or_default();
@@ -59,7 +59,7 @@ pub fn tile(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 
 /// Nearest neighbour by integer factors: the copies of a pixel form a window, which is summed by
 /// AveragePool times its size.
-pub fn resize(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn resize(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x, y) = (ctx.cotangent()?, ctx.input(0)?, ctx.output());
     let (from, to) = (ctx.emit.sizes(&x, 1)?, ctx.emit.sizes(&y, 1)?);
     let placed = ctx

@@ -12,13 +12,13 @@ use crate::onnx::graph::{Dim, Literal};
 /// the count.
 const MAX_READS: usize = 16;
 
-pub fn same_elements(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn same_elements(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let shape = ctx.emit.shape(&x)?;
     Ok(Cotangents::first(ctx.emit.reshape(&dy, &shape)?))
 }
 
-pub fn transpose(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn transpose(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let dy = ctx.cotangent()?;
     let rank = ctx.emit.shape(&dy)?.len();
     let perm: Vec<i64> = ctx
@@ -32,7 +32,7 @@ pub fn transpose(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents::first(ctx.emit.transpose(&dy, &back)?))
 }
 
-pub fn concat(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn concat(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let dy = ctx.cotangent()?;
     let axis = ctx.axis(ctx.node.int_or("axis", 0), ctx.emit.shape(&dy)?.len())?;
     let mut start = 0;
@@ -50,7 +50,7 @@ pub fn concat(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 }
 
 /// Parts without a cotangent are zeros: the others are padded and added.
-pub fn split(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn split(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let x = ctx.input(0)?;
     let rank = ctx.emit.shape(&x)?.len();
     let axis = ctx.axis(ctx.node.int_or("axis", 0), rank)?;
@@ -82,7 +82,7 @@ pub fn split(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 }
 
 /// With steps of 1, dy is padded with zeros; otherwise its elements are placed by index.
-pub fn slice(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn slice(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (mut dx, x) = (ctx.cotangent()?, ctx.input(0)?);
     let rank = ctx.emit.shape(&x)?.len();
     let starts = ctx.constant_i64(1)?.unwrap_or_default();
@@ -119,7 +119,7 @@ pub fn slice(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents::first(ctx.emit.pad(&dx, &amounts)?))
 }
 
-pub fn gather(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn gather(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     if ctx.is_active(1) || ctx.constant_i64(1).is_err() {
         return Err(ctx.refusal("its indices are not constant"));
     }
@@ -145,7 +145,7 @@ pub fn gather(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 
 /// Mode `constant` drops the cotangent of the border (zeros where negative pads cut); `reflect` and
 /// `edge` add it to the elements that the border repeats.
-pub fn pad(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn pad(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (mut dx, x) = (ctx.cotangent()?, ctx.input(0)?);
     let rank = ctx.emit.shape(&x)?.len();
     let pads = ctx.constant_i64(1)?.unwrap_or_default();

@@ -7,14 +7,14 @@ use crate::autodiff::{
 };
 
 /// dx = y (dy - Σ dy y).
-pub fn softmax(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn softmax(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let axis = axis(ctx)?;
     let [dy, y] = [ctx.cotangent()?, ctx.output()].map(Expr::value);
     ctx.emit_active([&y * (&dy - (&dy * &y).sum(&[axis]))])
 }
 
 /// dx = dy - eʸ Σ dy.
-pub fn log_softmax(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+pub(crate) fn log_softmax(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let axis = axis(ctx)?;
     let [dy, y] = [ctx.cotangent()?, ctx.output()].map(Expr::value);
     ctx.emit_active([&dy - y.exp() * dy.sum(&[axis])])

@@ -18,7 +18,7 @@ use crate::{
 use Gradient::{Discrete, Flat, Missing, Respelled, Ruled};
 
 /// How the backward walk treats an op.
-pub enum Gradient {
+pub(crate) enum Gradient {
     Ruled(Rule),
     /// Its float outputs are piecewise constant in the inputs: the cotangent is zero.
     Flat,
@@ -39,7 +39,7 @@ const fn vjp(vjp: Vjp) -> Gradient {
 }
 
 /// The row of an op of the default domain.
-pub fn gradient(op_type: &str) -> Option<&'static Gradient> {
+pub(crate) fn gradient(op_type: &str) -> Option<&'static Gradient> {
     let at = GRADIENT.binary_search_by(|(name, _)| (*name).cmp(op_type));
     at.ok().map(|at| &GRADIENT[at].1)
 }

@@ -7,7 +7,7 @@ use crate::autodiff::{DeriveError, context::VjpContext, emit::ints};
 use crate::onnx::graph::{Attribute, Node};
 
 #[derive(Clone)]
-pub struct Window {
+pub(crate) struct Window {
     pub kernel: Vec<usize>,
     pub strides: Vec<usize>,
     pub dilations: Vec<usize>,
@@ -17,12 +17,20 @@ pub struct Window {
 
 impl Window {
     /// The window of the context's node over an input of spatial `sizes`.
-    pub fn of(ctx: &VjpContext, kernel: Vec<usize>, sizes: &[usize]) -> Result<Self, DeriveError> {
+    pub(crate) fn of(
+        ctx: &VjpContext,
+        kernel: Vec<usize>,
+        sizes: &[usize],
+    ) -> Result<Self, DeriveError> {
         Self::of_node(ctx.node, kernel, sizes).map_err(|reason| ctx.refusal(reason))
     }
 
     /// Fails if the node's attributes are invalid.
-    pub fn of_node(node: &Node, kernel: Vec<usize>, sizes: &[usize]) -> Result<Self, String> {
+    pub(crate) fn of_node(
+        node: &Node,
+        kernel: Vec<usize>,
+        sizes: &[usize],
+    ) -> Result<Self, String> {
         let rank = kernel.len();
         let list = |name: &str, default: usize, count: usize| match node.ints(name) {
             None => Ok(vec![default; count]),
@@ -78,21 +86,21 @@ impl Window {
         Ok(window)
     }
 
-    pub fn rank(&self) -> usize {
+    pub(crate) fn rank(&self) -> usize {
         self.kernel.len()
     }
 
     /// Input positions from the first tap to the last, on one axis.
-    pub fn extent(&self, axis: usize) -> usize {
+    pub(crate) fn extent(&self, axis: usize) -> usize {
         self.dilations[axis] * (self.kernel[axis] - 1) + 1
     }
 
-    pub fn is_dense(&self) -> bool {
+    pub(crate) fn is_dense(&self) -> bool {
         self.strides.iter().all(|&stride| stride == 1)
     }
 
     /// Whether windows tile all of `sizes`, without gap, overlap or padding.
-    pub fn tiles(&self, sizes: &[usize]) -> bool {
+    pub(crate) fn tiles(&self, sizes: &[usize]) -> bool {
         let plain =
             |axis: usize| self.dilations[axis] == 1 && self.begin[axis] + self.end[axis] == 0;
         (0..self.rank()).all(|axis| {
@@ -103,7 +111,7 @@ impl Window {
     }
 
     /// The attributes of a node, with explicit pads.
-    pub fn attributes(&self) -> BTreeMap<String, Attribute> {
+    pub(crate) fn attributes(&self) -> BTreeMap<String, Attribute> {
         let pads = self.begin.iter().chain(&self.end).copied();
         [
             ("kernel_shape", ints(self.kernel.iter().copied())),

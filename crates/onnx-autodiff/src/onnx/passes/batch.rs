@@ -13,7 +13,7 @@ use crate::onnx::rewrite::Rewriter;
 use crate::onnx::types::Types;
 
 /// The name of the symbolic batch dimension.
-pub const BATCH: &str = "batch";
+pub(super) const BATCH: &str = "batch";
 
 pub fn free_batch(graph: Graph) -> Result<Graph, OnnxError> {
     let fixed = |input: &crate::onnx::graph::ValueInfo| {

@@ -28,12 +28,12 @@ fn scalar_like(ctx: &Context<'_>, node: &Node, value: f32) -> Literal {
     Literal::from_f64s(element, &[], &[value.into()])
 }
 
-pub fn axes_to_input(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+pub(crate) fn axes_to_input(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     ints_to_input(ctx, &mut node, "axes", 1);
     Ok(vec![node])
 }
 
-pub fn clip(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+pub(crate) fn clip(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     for (index, name) in [(1, "min"), (2, "max")] {
         if let Some(Attribute::Float(bound)) = node.attributes.remove(name) {
             let literal = scalar_like(ctx, &node, bound);
@@ -43,7 +43,7 @@ pub fn clip(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     Ok(vec![node])
 }
 
-pub fn pad(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+pub(crate) fn pad(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     if node.string("mode") == Some("wrap") {
         return Err("mode wrap is not supported".into());
     }
@@ -58,14 +58,14 @@ pub fn pad(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     Ok(vec![node])
 }
 
-pub fn slice(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+pub(crate) fn slice(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     for (index, name) in [(1, "starts"), (2, "ends"), (3, "axes")] {
         ints_to_input(ctx, &mut node, name, index);
     }
     Ok(vec![node])
 }
 
-pub fn top_k(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+pub(crate) fn top_k(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     let Some(Attribute::Int(k)) = node.attributes.remove("k") else {
         return Err("k is missing".into());
     };
@@ -73,7 +73,7 @@ pub fn top_k(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     Ok(vec![node])
 }
 
-pub fn split(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+pub(crate) fn split(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     ints_to_input(ctx, &mut node, "split", 1);
     if node.input(1).is_none() {
         let count = node.outputs.len() as i64;
@@ -83,7 +83,7 @@ pub fn split(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
 }
 
 /// Upsample takes the pixel at floor(i / scale): Resize with asymmetric coordinates.
-pub fn upsample(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+pub(crate) fn upsample(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     if let Some(Attribute::Floats(scales)) = node.attributes.remove("scales") {
         set_input(
             ctx,
@@ -110,7 +110,7 @@ fn scaled(mut node: Node, nearest_mode: &'static str) -> Rewritten {
     ])
 }
 
-pub fn resize(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+pub(crate) fn resize(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     if ctx.opset < 11 {
         // Resize of opset 10 rounds down when it enlarges and up when it shrinks.
         let scales = node
@@ -151,7 +151,7 @@ pub fn resize(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     }])
 }
 
-pub fn scatter(_: &mut Context<'_>, node: Node) -> Rewritten {
+pub(crate) fn scatter(_: &mut Context<'_>, node: Node) -> Rewritten {
     Ok(vec![Node {
         op_type: "ScatterElements".into(),
         ..node
@@ -159,6 +159,6 @@ pub fn scatter(_: &mut Context<'_>, node: Node) -> Rewritten {
 }
 
 /// Drops the attribute `saturate`, which applies only to 8-bit floats; these are not supported.
-pub fn cast(_: &mut Context<'_>, node: Node) -> Rewritten {
+pub(crate) fn cast(_: &mut Context<'_>, node: Node) -> Rewritten {
     Ok(vec![without(node, "saturate")])
 }

@@ -5,7 +5,7 @@ use crate::onnx::graph::{Dim, Element, Literal, Node};
 
 /// Before opset 13, Softmax, LogSoftmax and Hardmax worked over all axes from `axis` (default 1)
 /// on, flattened to one.
-pub fn coerced(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+pub(crate) fn coerced(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     let Some(shape) = node
         .input(0)
         .and_then(|input| ctx.types.shape(input))
@@ -52,7 +52,7 @@ pub fn coerced(ctx: &mut Context<'_>, node: Node) -> Rewritten {
 }
 
 /// x/2 (1 + erf(x/√2)), or with tanh(√(2/π) (x + 0.044715 x³)).
-pub fn gelu(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+pub(crate) fn gelu(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     let x = node.inputs.first().cloned().unwrap_or_default();
     let Some(element) = ctx.types.get(&x).map(|t| t.element) else {
         return Err("the element type of its input is not known".into());
@@ -117,7 +117,7 @@ fn scale(
 
 /// InstanceNormalization over groups, then scale and bias. Opset 18 gives these per group,
 /// opset 21 per channel.
-pub fn group_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+pub(crate) fn group_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     let x = node.inputs.first().cloned().unwrap_or_default();
     let value_type = ctx
         .types

@@ -3,7 +3,7 @@
 use super::{Context, Rewritten, without};
 use crate::onnx::graph::{Literal, Node};
 
-pub fn dropout(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+pub(crate) fn dropout(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     let training = node
         .input(2)
         .map(|mode| ctx.literal(mode).and_then(Literal::as_i64));
@@ -27,11 +27,11 @@ pub fn dropout(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     }])
 }
 
-pub fn max_pool(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+pub(crate) fn max_pool(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     Ok(vec![without_ceil(ctx, node)])
 }
 
-pub fn average_pool(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+pub(crate) fn average_pool(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     let node = without_ceil(ctx, node);
     match node.ints("dilations") {
         Some(dilations) if dilations.iter().any(|&d| d != 1) => {
@@ -42,7 +42,7 @@ pub fn average_pool(ctx: &mut Context<'_>, node: Node) -> Rewritten {
 }
 
 /// Only the inference form: one output, statistics as inputs.
-pub fn batch_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+pub(crate) fn batch_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     if node.int_or("training_mode", 0) != 0
         || node
             .outputs

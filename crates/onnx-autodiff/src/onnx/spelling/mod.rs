@@ -2,9 +2,9 @@
 //! name or meaning, and ops that are decomposed into others. For inference: forms that only
 //! training needs are refused.
 
-pub mod arguments;
-pub mod decompose;
-pub mod inference;
+pub(super) mod arguments;
+pub(super) mod decompose;
+pub(super) mod inference;
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use super::rewrite::Rewriter;
 use super::types::Types;
 
 /// The rewritten nodes, or why the node cannot be converted.
-pub type Rewritten = Result<Vec<Node>, String>;
+pub(super) type Rewritten = Result<Vec<Node>, String>;
 
 /// The conversion of an op to opset 18.
 #[derive(Clone, Copy)]

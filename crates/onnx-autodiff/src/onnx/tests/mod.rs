@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
 
 /// A float value; `0` stands for the symbolic batch `N`.
-pub fn value(name: &str, shape: &[usize]) -> ValueInfo {
+pub(super) fn value(name: &str, shape: &[usize]) -> ValueInfo {
     let dim = |&d: &usize| {
         if d == 0 {
             Dim::from("N")
@@ -27,7 +27,7 @@ pub fn value(name: &str, shape: &[usize]) -> ValueInfo {
     }
 }
 
-pub fn graph(
+pub(super) fn graph(
     opset: i64,
     inputs: &[ValueInfo],
     constants: Vec<(&str, Literal)>,
