@@ -161,6 +161,9 @@ async fn all_that_is_wrong_with_metrics_is_told_at_once() {
             ["metrics"]
         );
     }
+    let metrics = json!(["sparseness", { "id": "deletion", "steps": 8 }, { "id": "sparseness" }]);
+    let again = refused(json!({ "metrics": metrics })).await;
+    assert_eq!(again.refused(), ["metrics[2]"]);
     // Patterns are those of the weights that they were fitted with.
     let patterned = refused(json!({ "methods": ["pgig", "gradient"] })).await;
     assert_eq!(patterned.refused(), ["methods"]);

@@ -366,10 +366,16 @@ pub(crate) fn read_metrics(asked: &mut Asked, model: Option<&Model>) -> Vec<Metr
             continue;
         };
         match parameters::settle(metric, given, model) {
-            Ok(parameters) => metrics.push(MetricEntry {
-                id: metric.id.to_owned(),
-                parameters,
-            }),
+            Ok(parameters) => {
+                let id = metric.id.to_owned();
+                let entry = MetricEntry { id, parameters };
+                if metrics.contains(&entry) {
+                    let message = "is in the list already, with the same parameters: drop one";
+                    asked.refuse(&format!("metrics[{at}]"), message, &[]);
+                } else {
+                    metrics.push(entry);
+                }
+            }
             Err(faults) => asked.faults.append(faults, |fault| Fault {
                 param: format!("metrics[{at}].{}", fault.param),
                 ..fault
