@@ -4,7 +4,7 @@
 //! Cost: none, since such methods evaluate both ends of the path.
 
 use super::{
-    AttributionMap, Case, Category, Cost, Direction, Measurement, Metric, MetricRun, NotFinite,
+    AttributionMap, Case, Category, Direction, Measurement, Metric, MetricRun, Needs, NotFinite,
     Words, aggregate::mean_of_numbers,
 };
 use crate::methods::{Answers, Run, Step, path::is_complete};
@@ -27,20 +27,16 @@ pub const METRIC: Metric = Metric {
         value: "The mean over images, in units of the output that is explained, its logit or its probability.",
         axes: None,
     },
-    needs_region: false,
-    refuses: |parameters| {
-        // Regions have the mean of what their pixels have.
-        let is_taken = is_complete(parameters) && !parameters.method.ranks_regions();
-        (!is_taken).then_some(
+    needs: Needs {
+        refuses: |parameters| {
+            // Regions have the mean of what their pixels have.
+            let is_taken = is_complete(parameters) && !parameters.method.ranks_regions();
+            (!is_taken).then_some(
             "its scores are not defined to sum to f(x) - f(x'), as those of integrated_gradients are (with rule_set gradient, \
              grad_output one and multiply_by_inputs true)",
         )
-    },
-    models: |_, _, _| Ok(Vec::new()),
-    change: |_, _| None,
-    cost: Cost {
-        words: "none",
-        count: |_, _, _| 0,
+        },
+        ..Needs::NOTHING
     },
     build: |case, _| {
         Ok(vec![
@@ -121,12 +117,12 @@ pub(super) mod tests {
         let of = |method| Parameters::defaults(method, Head::Logits, PatternLayers::All);
         let taken: Vec<&str> = METHODS
             .iter()
-            .filter(|method| (METRIC.refuses)(&of(method)).is_none())
+            .filter(|method| (METRIC.needs.refuses)(&of(method)).is_none())
             .map(|method| method.id)
             .collect();
         assert_eq!(taken, ["integrated_gradients"]);
         let mut guided = of(METHODS.iter().find(|one| one.id == taken[0]).unwrap());
         guided.rule_set = Some(RuleSetId::GuidedBackprop);
-        assert!((METRIC.refuses)(&guided).is_some());
+        assert!((METRIC.needs.refuses)(&guided).is_some());
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AttributionMap, Axes, Case, Category, Cost, Direction, Measurement, Metric, MetricError,
-    MetricRun, Words,
+    MetricRun, Needs, Words,
     aggregate::{integral, summarise},
     parameters::{Allowed, MetricParameter, Values},
     patches::{Grid, Score},
@@ -111,13 +111,13 @@ pub const METRIC: Metric = Metric {
             signed: false,
         }),
     },
-    needs_region: false,
-    refuses: |_| None,
-    models: |_, _, _| Ok(Vec::new()),
-    change: |values, model| Some(grid_of(model, values.number("grid"))?.largest()),
-    cost: Cost {
-        words: "rows × steps",
-        count: |values, rows, _| rows * values.number("steps"),
+    needs: Needs {
+        change: |values, model| Some(grid_of(model, values.number("grid"))?.largest()),
+        cost: Cost {
+            words: "rows × steps",
+            count: |values, rows, _| rows * values.number("steps"),
+        },
+        ..Needs::NOTHING
     },
     build,
     reduce: |images, seed| {

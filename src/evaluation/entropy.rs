@@ -3,7 +3,7 @@
 //! 2020. Cost: none. Agrees with Quantus (`Complexity`) on maps whose channels were summed.
 
 use super::{
-    Category, Cost, Direction, Metric, Words, aggregate::mean_of_numbers, pixels::of_pixels,
+    Category, Direction, Metric, Needs, Words, aggregate::mean_of_numbers, pixels::of_pixels,
 };
 
 pub const METRIC: Metric = Metric {
@@ -24,14 +24,7 @@ pub const METRIC: Metric = Metric {
         value: "The mean over images, in nats. A map of a single pixel has 0, one of n equal pixels ln n.",
         axes: None,
     },
-    needs_region: false,
-    refuses: |_| None,
-    models: |_, _, _| Ok(Vec::new()),
-    change: |_, _| None,
-    cost: Cost {
-        words: "none",
-        count: |_, _, _| 0,
-    },
+    needs: Needs::NOTHING,
     build: |case, _| Ok(vec![of_pixels(case, entropy)]),
     reduce: mean_of_numbers,
 };

@@ -7,12 +7,12 @@
 use ndarray::Array2;
 
 use super::{
-    Case, Category, Cost, Direction, Metric, MetricError, MetricRun, Words,
+    Case, Category, Direction, Metric, MetricError, MetricRun, Needs, Words,
     aggregate::mean_of_numbers,
+    input_size,
     parameters::{Allowed, MetricParameter, Values},
     pixels::of_pixels,
 };
-use crate::{model::Model, picture::preprocess::Layout};
 
 pub const POINTING_GAME: Metric = localisation(
     [
@@ -24,7 +24,7 @@ pub const POINTING_GAME: Metric = localisation(
         name: "tolerance",
         doc: "pixels of the model's input that the maximum may lie away from the object",
         allowed: |model, _| {
-            let [height, width] = sides(model);
+            let [height, width] = input_size(model).unwrap_or_default();
             let most = height.max(width);
             Allowed::Whole {
                 least: 0,
@@ -138,7 +138,7 @@ pub const TOP_K_INTERSECTION: Metric = localisation(
     &[MetricParameter {
         name: "k",
         doc: "the number of highest pixels",
-        allowed: |model, _| match sides(model).iter().product() {
+        allowed: |model, _| match input_size(model).unwrap_or_default().iter().product() {
             0 => Allowed::Never("the model's input is no picture"),
             most => Allowed::Whole {
                 least: 1,
@@ -185,28 +185,12 @@ const fn localisation(
         direction: Direction::Higher,
         parameters,
         words,
-        needs_region: true,
-        refuses: |_| None,
-        models: |_, _, _| Ok(Vec::new()),
-        change: |_, _| None,
-        cost: Cost {
-            words: "none",
-            count: |_, _, _| 0,
+        needs: Needs {
+            region: true,
+            ..Needs::NOTHING
         },
         build,
         reduce: mean_of_numbers,
-    }
-}
-
-/// Height and width of the input; 0 where it is no picture.
-fn sides(model: &Model) -> [usize; 2] {
-    let input = &model.manifest.input;
-    let layout = input.preprocess.as_ref().map(|rule| rule.layout);
-    match (input.shape.as_slice(), layout) {
-        (&[_, height, width], Some(Layout::Nchw)) | (&[height, width, _], Some(Layout::Nhwc)) => {
-            [height, width]
-        }
-        _ => [0; 2],
     }
 }
 

@@ -21,6 +21,7 @@ pub mod report;
 pub mod rise;
 pub mod similarity;
 pub mod sparseness;
+pub mod variation;
 
 use std::sync::Arc;
 
@@ -50,8 +51,18 @@ pub struct Metric {
     pub parameters: &'static [MetricParameter],
     /// How reports speak of it.
     pub words: Words,
+    pub needs: Needs,
+    /// Runs whose measurements, one after another, are those of the case's rows.
+    pub build: fn(&Case, &Values) -> Result<Vec<MetricRun>, MetricError>,
+    /// The measurements of images, of as many rows each, with a seed for the bootstrap.
+    pub reduce: fn(&[Vec<Measurement>], u64) -> Option<Summary>,
+}
+
+/// What a metric needs beside the maps of the methods, and what it costs.
+#[derive(Debug)]
+pub struct Needs {
     /// Whether it needs the region of the labelled object.
-    pub needs_region: bool,
+    pub region: bool,
     /// Why maps of these parameters mean nothing to it.
     pub refuses: fn(&methods::parameters::Parameters) -> Option<&'static str>,
     /// The models that a case has beside the one that is evaluated, made of it by a seed.
@@ -59,10 +70,20 @@ pub struct Metric {
     /// The most rows and columns in which inputs differ that it asks for as nearby.
     pub change: fn(&Values, &Model) -> Option<[usize; 2]>,
     pub cost: Cost,
-    /// Runs whose measurements, one after another, are those of the case's rows.
-    pub build: fn(&Case, &Values) -> Result<Vec<MetricRun>, MetricError>,
-    /// The measurements of images, of as many rows each, with a seed for the bootstrap.
-    pub reduce: fn(&[Vec<Measurement>], u64) -> Option<Summary>,
+}
+
+impl Needs {
+    /// Nothing: maps of any method are enough.
+    pub const NOTHING: Self = Self {
+        region: false,
+        refuses: |_| None,
+        models: |_, _, _| Ok(Vec::new()),
+        change: |_, _| None,
+        cost: Cost {
+            words: "none",
+            count: |_, _, _| 0,
+        },
+    };
 }
 
 /// What a metric is about, after Hedström et al., Quantus, 2023, section 2.
@@ -209,6 +230,12 @@ pub enum MetricError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Variant(#[from] VariantError),
+}
+
+/// Height and width of the pictures that a model takes; none where it takes other inputs.
+pub fn input_size(model: &Model) -> Option<[usize; 2]> {
+    let rule = model.manifest.input.preprocess.as_ref()?;
+    Some([rule.height as usize, rule.width as usize]).filter(|size| !size.contains(&0))
 }
 
 #[cfg(test)]

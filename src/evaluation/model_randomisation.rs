@@ -5,21 +5,14 @@
 //! Saliency Maps, 2018, section 3. Cost: the methods' own for each model of the cascade, and for
 //! the model itself. A map of equal pixels is correlated with none: 0.
 
-use std::{sync::Arc, vec::IntoIter};
-
 use super::{
-    AttributionMap, Axes, Case, CaseRow, Category, Cost, Direction, Measurement, Metric, MetricRun,
-    NotFinite, Words,
+    Axes, Category, Cost, Direction, Metric, Needs, Words,
     aggregate::mean_of,
     parameters::{Allowed, MetricParameter},
     similarity::{correlation, ranks_of},
+    variation::{Variation, compare},
 };
-use crate::{
-    methods::{Answers, Question, Request, Run, Step, parameters::Parameters, target::Target},
-    model::{Model, variant::Randomisation},
-    tensor::Tensor,
-};
-use onnx_autodiff::autodiff::spec::Head;
+use crate::{methods::parameters::Parameters, model::variant::Randomisation};
 
 /// Models of the cascade where none are asked for.
 const STAGES: usize = 8;
@@ -61,20 +54,33 @@ pub const METRIC: Metric = Metric {
             signed: true,
         }),
     },
-    needs_region: false,
-    refuses,
-    models: |values, model, seed| {
-        let random = Randomisation::of(model)?;
-        let (layers, stages) = (random.layers().len(), values.number("stages"));
-        let firsts = (1..=stages).map(|stage| layers - drawn(stage, stages, layers));
-        Ok(random.cascade(firsts, seed))
+    needs: Needs {
+        refuses,
+        models: |values, model, seed| {
+            let random = Randomisation::of(model)?;
+            let (layers, stages) = (random.layers().len(), values.number("stages"));
+            let firsts = (1..=stages).map(|stage| layers - drawn(stage, stages, layers));
+            Ok(random.cascade(firsts, seed))
+        },
+        cost: Cost {
+            words: "(stages + 1) × the methods' own",
+            count: |values, _, explaining| (values.number("stages") + 1) * explaining,
+        },
+        ..Needs::NOTHING
     },
-    change: |_, _| None,
-    cost: Cost {
-        words: "(stages + 1) × the methods' own",
-        count: |values, _, explaining| (values.number("stages") + 1) * explaining,
+    build: |case, _| {
+        let variations = case.variants.iter().map(|model| Variation {
+            model: model.clone(),
+            class: case.class,
+        });
+        Ok(vec![compare(
+            case,
+            variations,
+            |pixels| ranks_of(&pixels),
+            correlation,
+            |similarities| [vec![1.0], similarities].concat(),
+        )])
     },
-    build: |case, _| Ok(vec![Box::new(Cascade::new(case)) as MetricRun]),
     reduce: |images, seed| mean_of(images, mean_after_first, seed),
 };
 
@@ -94,101 +100,14 @@ fn mean_after_first(curve: &[f64]) -> f64 {
     rest.iter().sum::<f64>() / rest.len() as f64
 }
 
-struct Cascade {
-    case: Case,
-    /// Whether the maps of the case are those of logits.
-    is_of_logits: bool,
-    /// Still to be asked: the model itself, where its maps are not of logits, and the cascade.
-    models: IntoIter<Arc<Model>>,
-    /// Of the pixels of each row, on the model itself.
-    ranks: Vec<Vec<f64>>,
-    /// Of each row, the model itself first.
-    curves: Vec<Measurement>,
-}
-
-impl Cascade {
-    fn new(case: &Case) -> Self {
-        let mut heads = case.maps.iter().map(|map| map.request.parameters.head);
-        let is_of_logits = heads.all(|head| head == Head::Logits);
-        let own = (!is_of_logits).then(|| case.model.clone());
-        let models: Vec<_> = own
-            .into_iter()
-            .chain(case.variants.iter().cloned())
-            .collect();
-        Self {
-            is_of_logits,
-            models: models.into_iter(),
-            ranks: Vec::new(),
-            curves: case.rows.iter().map(|_| vec![1.0]).collect(),
-            case: case.clone(),
-        }
-    }
-
-    /// Takes the maps of the model itself, and compares those of the cascade with them.
-    fn take(&mut self, maps: &[Arc<Tensor>]) -> Result<(), NotFinite> {
-        let layout = self.case.layout();
-        let ranks = |row: &CaseRow| {
-            let scores = maps.get(row.map)?;
-            let is_finite = scores.iter().all(|score| score.is_finite());
-            is_finite.then(|| ranks_of(&row.score.pixels(scores, layout)))
-        };
-        let ranks: Option<Vec<_>> = self.case.rows.iter().map(ranks).collect();
-        let what = "a model of the cascade gave a map with values that are not finite";
-        let ranks = ranks.ok_or(NotFinite(what))?;
-        if self.ranks.is_empty() {
-            self.ranks = ranks;
-            return Ok(());
-        }
-        for ((own, ranks), curve) in self.ranks.iter().zip(&ranks).zip(&mut self.curves) {
-            curve.push(correlation(own, ranks));
-        }
-        Ok(())
-    }
-}
-
-impl Run for Cascade {
-    type Output = Result<Vec<Measurement>, NotFinite>;
-
-    fn step(&mut self, answers: Answers) -> Step<Self::Output> {
-        let answers = answers.explained().into_iter();
-        let mut maps: Vec<_> = answers.map(|one| one.attribution.scores).collect();
-        if self.ranks.is_empty() && self.is_of_logits {
-            maps = self
-                .case
-                .maps
-                .iter()
-                .map(|map| map.scores.clone())
-                .collect();
-        }
-        if !maps.is_empty()
-            && let Err(error) = self.take(&maps)
-        {
-            return Step::Done(Err(error));
-        }
-        let Some(model) = self.models.next() else {
-            return Step::Done(Ok(std::mem::take(&mut self.curves)));
-        };
-        let question = |map: &AttributionMap| Question::Explain {
-            model: model.clone(),
-            input: self.case.input.clone(),
-            request: Request {
-                parameters: Parameters {
-                    target: Target::Class(self.case.class),
-                    head: Head::Logits,
-                    ..map.request.parameters.clone()
-                },
-                ..map.request.clone()
-            },
-        };
-        Step::Ask(self.case.maps.iter().map(question).collect())
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, sync::Arc};
 
-    use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
+    use onnx_autodiff::{
+        autodiff::spec::Head,
+        onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
+    };
 
     use super::*;
     use crate::{
@@ -200,8 +119,10 @@ pub(super) mod tests {
             similarity::tests::naive,
             tests::{answered, case, tensor},
         },
-        model::variant,
+        methods::target::Target,
+        model::{Model, variant},
         pool::Pool,
+        tensor::Tensor,
     };
 
     #[test]
@@ -309,7 +230,7 @@ pub(super) mod tests {
         let model = Arc::new(linear(&weights));
         let values = settle(&METRIC, Default::default(), &model).unwrap();
         assert_eq!(values.number("stages"), 1);
-        let mut variants = (METRIC.models)(&values, &model, 3).unwrap();
+        let mut variants = (METRIC.needs.models)(&values, &model, 3).unwrap();
         let opposite = Literal::from_f32s(&[2, 6], &weights.map(|weight| -weight));
         let opposite = BTreeMap::from([("w".to_owned(), opposite)]);
         variants.push(variant::with_weights(&model, opposite, "opposite").unwrap());

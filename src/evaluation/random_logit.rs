@@ -5,24 +5,18 @@
 //! a class that the model does not see is that of the predicted one with its sign changed. Cost: the
 //! methods' own for each of them, and for the explained class where its maps are of probabilities.
 
-use std::{collections::BTreeSet, sync::Arc, vec::IntoIter};
+use std::collections::BTreeSet;
 
-use onnx_autodiff::autodiff::spec::Head;
 use rand::RngExt;
 
 use super::{
-    AttributionMap, Case, CaseRow, Category, Cost, Direction, Measurement, Metric, MetricRun,
-    NotFinite, Words,
+    Category, Cost, Direction, Metric, Needs, Words,
     aggregate::mean_of_numbers,
     parameters::{Allowed, MetricParameter},
     similarity::structural_similarity,
+    variation::{Variation, compare},
 };
-use crate::{
-    methods::{Answers, Question, Request, Run, Step, parameters::Parameters, target::Target},
-    picture::preprocess::Layout,
-    random::generator,
-    tensor::Tensor,
-};
+use crate::{picture::preprocess::Layout, random::generator};
 
 pub const METRIC: Metric = Metric {
     id: "random_logit",
@@ -60,18 +54,33 @@ pub const METRIC: Metric = Metric {
         value: "The mean over the classes drawn and over images.",
         axes: None,
     },
-    needs_region: false,
-    refuses: |_| None,
-    models: |_, _, _| Ok(Vec::new()),
-    change: |_, _| None,
-    cost: Cost {
-        words: "(classes + 1) × the methods' own",
-        count: |values, _, explaining| (values.number("classes") + 1) * explaining,
+    needs: Needs {
+        cost: Cost {
+            words: "(classes + 1) × the methods' own",
+            count: |values, _, explaining| (values.number("classes") + 1) * explaining,
+        },
+        ..Needs::NOTHING
     },
     build: |case, values| {
         let classes = case.model.classes().unwrap_or(0);
         let others = others(classes, case.class, values.number("classes"), case.seed);
-        Ok(vec![Box::new(RandomLogit::new(case, others)) as MetricRun])
+        let variations = others.into_iter().map(|class| Variation {
+            model: case.model.clone(),
+            class,
+        });
+        let shape = case.input.shape();
+        let width = match case.layout() {
+            Layout::Nchw => shape.last(),
+            Layout::Nhwc => shape.get(1),
+        };
+        let width = width.copied().unwrap_or(0);
+        Ok(vec![compare(
+            case,
+            variations,
+            scaled,
+            move |own, other| structural_similarity(own, other, width),
+            |similarities| vec![similarities.iter().sum::<f64>() / similarities.len() as f64],
+        )])
     },
     reduce: mean_of_numbers,
 };
@@ -90,98 +99,6 @@ fn others(classes: usize, explained: usize, count: usize, seed: u64) -> Vec<usiz
     others
 }
 
-struct RandomLogit {
-    case: Case,
-    /// Whether the maps of the case are those of logits.
-    is_of_logits: bool,
-    /// Still to be explained: that of the case, where its maps are not of logits, and the others.
-    classes: IntoIter<usize>,
-    /// The pixels of each row for the explained class.
-    own: Vec<Vec<f64>>,
-    sums: Vec<f64>,
-    compared: usize,
-}
-
-impl RandomLogit {
-    fn new(case: &Case, others: Vec<usize>) -> Self {
-        let mut heads = case.maps.iter().map(|map| map.request.parameters.head);
-        let is_of_logits = heads.all(|head| head == Head::Logits);
-        let own = (!is_of_logits).then_some(case.class);
-        let classes: Vec<usize> = own.into_iter().chain(others).collect();
-        Self {
-            is_of_logits,
-            classes: classes.into_iter(),
-            own: Vec::new(),
-            sums: vec![0.0; case.rows.len()],
-            compared: 0,
-            case: case.clone(),
-        }
-    }
-
-    /// Takes the maps of the explained class, and compares those of others with them.
-    fn take(&mut self, maps: &[Arc<Tensor>]) -> Result<(), NotFinite> {
-        let layout = self.case.layout();
-        let pixels = |row: &CaseRow| {
-            let scores = maps.get(row.map)?;
-            let is_finite = scores.iter().all(|score| score.is_finite());
-            is_finite.then(|| scaled(row.score.pixels(scores, layout)))
-        };
-        let pixels: Option<Vec<_>> = self.case.rows.iter().map(pixels).collect();
-        let what = "the map of a class has values that are not finite";
-        let pixels = pixels.ok_or(NotFinite(what))?;
-        if self.own.is_empty() {
-            self.own = pixels;
-            return Ok(());
-        }
-        let shape = self.case.input.shape();
-        let width = match layout {
-            Layout::Nchw => shape.last(),
-            Layout::Nhwc => shape.get(1),
-        };
-        let width = width.copied().unwrap_or(0);
-        for ((own, other), sum) in self.own.iter().zip(&pixels).zip(&mut self.sums) {
-            *sum += structural_similarity(own, other, width);
-        }
-        self.compared += 1;
-        Ok(())
-    }
-}
-
-impl Run for RandomLogit {
-    type Output = Result<Vec<Measurement>, NotFinite>;
-
-    fn step(&mut self, answers: Answers) -> Step<Self::Output> {
-        let answers = answers.explained().into_iter();
-        let mut maps: Vec<_> = answers.map(|one| one.attribution.scores).collect();
-        if self.own.is_empty() && self.is_of_logits {
-            let own = self.case.maps.iter().map(|map| map.scores.clone());
-            maps = own.collect();
-        }
-        if !maps.is_empty()
-            && let Err(error) = self.take(&maps)
-        {
-            return Step::Done(Err(error));
-        }
-        let Some(class) = self.classes.next() else {
-            let mean = |sum: &f64| vec![sum / self.compared as f64];
-            return Step::Done(Ok(self.sums.iter().map(mean).collect()));
-        };
-        let question = |map: &AttributionMap| Question::Explain {
-            model: self.case.model.clone(),
-            input: self.case.input.clone(),
-            request: Request {
-                parameters: Parameters {
-                    target: Target::Class(class),
-                    head: Head::Logits,
-                    ..map.request.parameters.clone()
-                },
-                ..map.request.clone()
-            },
-        };
-        Step::Ask(self.case.maps.iter().map(question).collect())
-    }
-}
-
 /// Divided by the largest magnitude; zeros as they are.
 fn scaled(mut pixels: Vec<f64>) -> Vec<f64> {
     let largest = pixels
@@ -195,9 +112,12 @@ fn scaled(mut pixels: Vec<f64>) -> Vec<f64> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, sync::Arc};
 
-    use onnx_autodiff::onnx::graph::{Dim, Element, Graph, ValueInfo, ValueType};
+    use onnx_autodiff::{
+        autodiff::spec::Head,
+        onnx::graph::{Dim, Element, Graph, ValueInfo, ValueType},
+    };
 
     use super::*;
     use crate::{
@@ -206,6 +126,7 @@ pub(super) mod tests {
             patches::Score,
             tests::{answered, case, tensor},
         },
+        methods::target::Target,
         model::Model,
     };
 
@@ -262,7 +183,7 @@ pub(super) mod tests {
         case.class = 2;
         let given = [("classes".to_owned(), 3.into())].into_iter().collect();
         let values = settle(&METRIC, given, &case.model).unwrap();
-        assert_eq!((METRIC.cost.count)(&values, 1, 7), 28);
+        assert_eq!((METRIC.needs.cost.count)(&values, 1, 7), 28);
         let run = (METRIC.build)(&case, &values).unwrap().remove(0);
         let mut asked = Vec::new();
         let found = answered(run, |request| {

@@ -4,8 +4,8 @@
 //! 0.
 
 use super::{
-    AttributionMap, Case, Category, Cost, Direction, Measurement, Metric, MetricRun, NotFinite,
-    Words,
+    AttributionMap, Case, Category, Cost, Direction, Measurement, Metric, MetricRun, Needs,
+    NotFinite, Words,
     aggregate::mean_of_numbers,
     similarity::{correlation, ranks_of},
 };
@@ -35,13 +35,12 @@ pub const METRIC: Metric = Metric {
         value: "The mean over images.",
         axes: None,
     },
-    needs_region: false,
-    refuses: |_| None,
-    models: |_, _, _| Ok(Vec::new()),
-    change: |_, _| None,
-    cost: Cost {
-        words: "at most the methods' own",
-        count: |_, _, explaining| explaining,
+    needs: Needs {
+        cost: Cost {
+            words: "at most the methods' own",
+            count: |_, _, explaining| explaining,
+        },
+        ..Needs::NOTHING
     },
     build: |case, _| {
         Ok(vec![

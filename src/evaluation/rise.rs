@@ -9,13 +9,14 @@ use std::sync::Arc;
 use ndarray::{Array1, ArrayViewMut1, Axis, s};
 
 use super::{
-    Axes, Case, Category, Cost, Direction, Metric, MetricError, MetricRun, Words,
+    Axes, Case, Category, Cost, Direction, Metric, MetricError, MetricRun, Needs, Words,
     aggregate::{integral, mean_of},
+    input_size,
     parameters::{Allowed, MetricParameter, Values},
     patches::{by_pixel, order},
     progressive::Progressive,
 };
-use crate::{blur::blur, model::Model, picture::preprocess::Layout, tensor::Tensor};
+use crate::{blur::blur, picture::preprocess::Layout, tensor::Tensor};
 
 /// The blur that insertion starts from: pixels along each side of its kernel, and its sigma.
 const KERNEL: usize = 11;
@@ -90,7 +91,7 @@ const BOTH: Metric = Metric {
     parameters: &[MetricParameter {
         name: "steps",
         doc: "equal parts in which the pixels change; the default is one row of pixels each",
-        allowed: |model, _| match size(model) {
+        allowed: |model, _| match input_size(model) {
             None => Allowed::Never("the model's input is no picture whose pixels can be replaced"),
             Some([height, width]) => Allowed::Whole {
                 least: 1,
@@ -100,24 +101,17 @@ const BOTH: Metric = Metric {
         },
     }],
     words: WORDS,
-    needs_region: false,
-    refuses: |_| None,
-    models: |_, _, _| Ok(Vec::new()),
-    // The pixels of a step may lie anywhere.
-    change: |_, _| None,
-    cost: Cost {
-        words: "rows × steps",
-        count: |values, rows, _| rows * values.number("steps"),
+    needs: Needs {
+        cost: Cost {
+            words: "rows × steps",
+            count: |values, rows, _| rows * values.number("steps"),
+        },
+        // No `change`: the pixels of a step may lie anywhere.
+        ..Needs::NOTHING
     },
     build: |_, _| Ok(Vec::new()),
     reduce: |images, seed| mean_of(images, integral, seed),
 };
-
-/// Height and width of a model that takes pictures.
-fn size(model: &Model) -> Option<[usize; 2]> {
-    let rule = model.manifest.input.preprocess.as_ref()?;
-    Some([rule.height as usize, rule.width as usize]).filter(|size| !size.contains(&0))
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -244,7 +238,7 @@ pub(super) mod tests {
         let (curves, asked) = measured(&DELETION, &case, 4, &net);
         assert_eq!(curves[0], [110.0, 99.0, 66.0, 22.0, 0.0]);
         assert_eq!(curves[1], [110.0, 88.0, 77.0, 44.0, 0.0]);
-        assert_eq!(asked, (DELETION.cost.count)(&steps(4), 2, 0));
+        assert_eq!(asked, (DELETION.needs.cost.count)(&steps(4), 2, 0));
         // Four pixels in three steps: borders are rounded down.
         let (curves, _) = measured(&DELETION, &case, 3, &net);
         assert_eq!(curves[0], [110.0, 99.0, 66.0, 0.0]);

@@ -4,7 +4,7 @@
 //! were summed, but for the 1e-7 that Quantus adds to each pixel.
 
 use super::{
-    Category, Cost, Direction, Metric, Words, aggregate::mean_of_numbers, pixels::of_pixels,
+    Category, Direction, Metric, Needs, Words, aggregate::mean_of_numbers, pixels::of_pixels,
 };
 
 pub const METRIC: Metric = Metric {
@@ -25,14 +25,7 @@ pub const METRIC: Metric = Metric {
         value: "The mean over images. A map whose pixels all count the same has 0, one of a single pixel almost 1.",
         axes: None,
     },
-    needs_region: false,
-    refuses: |_| None,
-    models: |_, _, _| Ok(Vec::new()),
-    change: |_, _| None,
-    cost: Cost {
-        words: "none",
-        count: |_, _, _| 0,
-    },
+    needs: Needs::NOTHING,
     build: |case, _| Ok(vec![of_pixels(case, gini)]),
     reduce: mean_of_numbers,
 };

@@ -208,7 +208,10 @@ fn the_page_of_metrics_has_each_of_them_with_its_parameters() {
         let unwrapped = words.join(" ");
         let is_told = |words: &str| assert!(unwrapped.contains(words), "{id}: {words}");
         is_told(&format!("{} is better", metric.direction.name()));
-        is_told(&format!("beside the methods' own: {}", metric.cost.words));
+        is_told(&format!(
+            "beside the methods' own: {}",
+            metric.needs.cost.words
+        ));
         is_told("Code: `src/evaluation/");
         let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
         let told: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();

@@ -165,10 +165,12 @@ async fn all_that_is_wrong_with_metrics_is_told_at_once() {
     let again = refused(json!({ "metrics": metrics })).await;
     assert_eq!(again.refused(), ["metrics[2]"]);
     // Patterns are those of the weights that they were fitted with.
-    let patterned = refused(json!({ "methods": ["pgig", "gradient"] })).await;
+    let patterned = refused(json!({ "methods": ["pgig", "gradient", "pattern_net"] })).await;
     assert_eq!(patterned.refused(), ["methods"]);
     assert!(
-        patterned.text().contains("pgig with model_randomisation"),
+        patterned
+            .text()
+            .contains("pattern_net, pgig with model_randomisation"),
         "{}",
         patterned.text()
     );
@@ -270,12 +272,9 @@ async fn maps_are_compared_with_those_of_other_classes_and_seeds() {
     let too_many = json!({ "id": "random_logit", "classes": 3 });
     asked["metrics"] = json!([too_many, "completeness"]);
     let refused = send_to(&fixture.router, post_json("/jobs", &asked)).await;
-    assert_eq!(
-        refused.refused(),
-        ["methods", "methods", "metrics[0].classes"]
-    );
+    assert_eq!(refused.refused(), ["methods", "metrics[0].classes"]);
     assert!(
-        refused.text().contains("edges with completeness"),
+        refused.text().contains("edges, random with completeness"),
         "{}",
         refused.text()
     );

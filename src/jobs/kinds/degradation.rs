@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    asked::Asked,
     evaluate::{
         self,
         spec::{self, Metrics, Spec},
     },
     images::{enveloped, stored},
+    request_reader::RequestReader,
 };
 use crate::{
     app::App,
@@ -77,7 +77,7 @@ impl Kind for Degradation {
         app: &'a App,
     ) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
-            let mut asked = Asked::new(given, app);
+            let mut asked = RequestReader::new(given, app);
             let dataset = asked.dataset().await;
             let plan = move || {
                 let app = asked.app().clone();
@@ -189,7 +189,7 @@ fn csv(report: &EvaluationReport<'_>) -> Result<Vec<u8>, csv::Error> {
 }
 
 /// The metric's parameters among those of the job.
-fn read_degradation(asked: &mut Asked, model: Option<&Model>) -> Vec<MetricEntry> {
+fn read_degradation(asked: &mut RequestReader, model: Option<&Model>) -> Vec<MetricEntry> {
     let names = METRIC.parameters.iter().map(|parameter| parameter.name);
     let given = names.filter_map(|name| Some((name.to_owned(), asked.raw(name)?)));
     let given: Map<String, Value> = given.collect();

@@ -12,9 +12,9 @@ use serde_json::{Map, Value, json};
 use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
 use super::{
-    asked::{Asked, planned_dataset, planned_model},
     cost::{check_evaluations, check_output},
     images::{enveloped, file_of, read, shard_size, stored, used},
+    request_reader::{RequestReader, planned_dataset, planned_model},
 };
 use crate::{
     app::{
@@ -109,7 +109,7 @@ impl Kind for ExplainDataset {
         app: &'a App,
     ) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
-            let mut asked = Asked::new(given, app);
+            let mut asked = RequestReader::new(given, app);
             let dataset = asked.dataset().await;
             app.pool().run(move || plan(asked, dataset)).await?
         })
@@ -207,7 +207,7 @@ impl Kind for ExplainDataset {
     }
 }
 
-fn plan(mut asked: Asked, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobError> {
+fn plan(mut asked: RequestReader, dataset: Option<Arc<Dataset>>) -> Result<Plan, JobError> {
     let app = asked.app().clone();
     asked.expect(
         "dataset_hash",

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    asked::{Asked, planned_dataset, planned_model},
     cost::check_evaluations,
+    request_reader::{RequestReader, planned_dataset, planned_model},
 };
 use crate::{
     app::App,
@@ -68,7 +68,7 @@ impl Kind for FitPatterns {
         app: &'a App,
     ) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
-            let mut asked = Asked::new(given, app);
+            let mut asked = RequestReader::new(given, app);
             let model = asked.model();
             let dataset = asked.dataset().await;
             asked.expect(

@@ -1,9 +1,9 @@
 //! The kinds of jobs, one file or folder each.
 
-mod asked;
 mod cost;
 pub mod degradation;
 pub mod evaluate;
 pub mod explain_dataset;
 pub mod fit_patterns;
 mod images;
+mod request_reader;

@@ -23,8 +23,8 @@ use crate::{
     jobs::{
         Context, WorkError,
         kinds::{
-            asked::{planned_dataset, planned_model},
             images::{file_of, read},
+            request_reader::{planned_dataset, planned_model},
         },
     },
     methods::{Attribution, Explained, Prediction, Request, parameters::Parameters},
@@ -34,7 +34,6 @@ use crate::{
         encode::{FileType, encode},
         options::{HeatmapOptions, View},
     },
-    tensor::Tensor,
 };
 
 /// Runs of a metric on one image that go at once: each has its next few inputs in memory.
@@ -44,7 +43,7 @@ const SAMPLED_METHODS: usize = 15;
 const SAMPLE_SIDE: u32 = 160;
 
 /// What all images of a shard share.
-pub(super) struct Bench<'a> {
+pub(super) struct ShardContext<'a> {
     context: &'a Context,
     spec: Spec,
     model: Arc<Model>,
@@ -52,20 +51,20 @@ pub(super) struct Bench<'a> {
     rule: Preprocess,
     /// For inputs that differ in few pixels.
     incremental: Option<Arc<incremental::Plan>>,
-    metrics: Vec<BenchMetric>,
+    metrics: Vec<ShardMetric>,
     /// Each different explanation once.
     requests: Vec<Parameters>,
     rows: Arc<[CaseRow]>,
 }
 
 /// A metric, its parameters, and the models that it asks beside the one that is evaluated.
-struct BenchMetric {
+struct ShardMetric {
     metric: &'static Metric,
     values: Arc<Values>,
     variants: Arc<[Arc<Model>]>,
 }
 
-impl<'a> Bench<'a> {
+impl<'a> ShardContext<'a> {
     pub(super) async fn open(context: &'a Context, spec: Spec) -> Result<Self, WorkError> {
         let model = planned_model(
             &context.app,
@@ -100,13 +99,13 @@ impl<'a> Bench<'a> {
                     WorkError::permanent(format!("no metric is called {}", entry.id))
                 })?;
                 let values = entry.parameters;
-                if let Some(own) = (metric.change)(&values, &whole) {
+                if let Some(own) = (metric.needs.change)(&values, &whole) {
                     let both = change.unwrap_or_default();
                     change = Some([0, 1].map(|side| own[side].max(both[side])));
                 }
                 let models =
-                    (metric.models)(&values, &whole, seed).map_err(WorkError::permanent)?;
-                metrics.push(BenchMetric {
+                    (metric.needs.models)(&values, &whole, seed).map_err(WorkError::permanent)?;
+                metrics.push(ShardMetric {
                     metric,
                     values: Arc::new(values),
                     variants: models.into_iter().map(Arc::new).collect(),
@@ -149,7 +148,7 @@ impl<'a> Bench<'a> {
             self.rule.clone(),
             *app.datasets().local().limits(),
         );
-        let needs_region = self.metrics.iter().any(|one| one.metric.needs_region);
+        let needs_region = self.metrics.iter().any(|one| one.metric.needs.region);
         let read = move || {
             let (picture, input, geometry) = read(&dataset, index, &rule, &limits)?;
             let region = match needs_region {
@@ -187,7 +186,7 @@ impl<'a> Bench<'a> {
             return Err(WorkError::permanent("the model has no classes"));
         };
         if self.spec.labels == Labels::Use
-            && let Some((reason, detail)) = self.mistaken(index, &predicted).await?
+            && let Some((reason, detail)) = self.misclassified(index, &predicted).await?
         {
             return skipped(reason, detail);
         }
@@ -196,7 +195,7 @@ impl<'a> Bench<'a> {
             .iter()
             .map(|parameters| Request {
                 baseline_seed: self.seed_of(parameters),
-                ..Request::of(self.keyed(parameters, index))
+                ..Request::of(self.with_image_seed(parameters, index))
             })
             .collect();
         let explained = match driver.explain(&requests, None).await {
@@ -205,18 +204,25 @@ impl<'a> Bench<'a> {
             }
             other => other?.explained,
         };
-        let case = match self.case(input, requests, &explained, &predicted).await? {
-            Ok(case) => Case {
-                region,
-                seed: self.spec.seed.wrapping_add(index as u64),
-                ..case
-            },
+        let maps = match self.maps(requests, &explained).await? {
+            Ok(maps) => maps,
             Err(method) => {
                 return skipped(
                     Reason::NotFinite,
                     format!("{method} gave scores that are not finite"),
                 );
             }
+        };
+        let case = Case {
+            model: self.model.clone(),
+            variants: Arc::new([]),
+            input,
+            class: predicted.index,
+            clean: f64::from(predicted.score),
+            region,
+            maps,
+            rows: self.rows.clone(),
+            seed: self.spec.seed.wrapping_add(index as u64),
         };
         let mut measurements = Vec::with_capacity(self.metrics.len());
         for metric in &self.metrics {
@@ -285,7 +291,7 @@ impl<'a> Bench<'a> {
 
     /// Why a labelled image is not used. On the pool: an unknown label is compared with all of the
     /// model.
-    async fn mistaken(
+    async fn misclassified(
         &self,
         index: usize,
         predicted: &Prediction,
@@ -315,9 +321,9 @@ impl<'a> Bench<'a> {
         Ok(self.context.app.pool().run(judge).await?)
     }
 
-    /// What a method draws at random differs from image to image, but for its baselines: to read
-    /// others for each would take longer than to explain it.
-    fn keyed(&self, parameters: &Parameters, index: usize) -> Parameters {
+    /// Noise is seeded per image. Baselines are drawn once per job: to read others for each image
+    /// would take longer than to explain it.
+    fn with_image_seed(&self, parameters: &Parameters, index: usize) -> Parameters {
         Parameters {
             seed: self.seed_of(parameters).wrapping_add(index as u64),
             ..parameters.clone()
@@ -328,14 +334,12 @@ impl<'a> Bench<'a> {
         parameters.seed.wrapping_add(self.spec.seed)
     }
 
-    /// The image as metrics see it, or the method whose scores are not finite.
-    async fn case(
+    /// The map of each request, or the method whose scores are not finite.
+    async fn maps(
         &self,
-        input: Arc<Tensor>,
         requests: Vec<Request>,
         explained: &[Vec<Explained>],
-        predicted: &Prediction,
-    ) -> Result<Result<Case, &'static str>, WorkError> {
+    ) -> Result<Result<Arc<[AttributionMap]>, &'static str>, WorkError> {
         let found = |answers: &Vec<Explained>| Some(answers.first()?.attribution.clone());
         let found: Vec<_> = explained.iter().map(found).collect();
         let map = |(request, found): (Request, Option<Attribution>)| {
@@ -353,28 +357,17 @@ impl<'a> Bench<'a> {
             }
         };
         let maps = move || requests.into_iter().zip(found).map(map).collect();
-        let maps: Result<Arc<[AttributionMap]>, _> = self.context.app.pool().run(maps).await?;
-        Ok(maps.map(|maps| Case {
-            model: self.model.clone(),
-            variants: Arc::new([]),
-            input,
-            class: predicted.index,
-            clean: f64::from(predicted.score),
-            region: None,
-            maps,
-            rows: self.rows.clone(),
-            seed: 0,
-        }))
+        Ok(self.context.app.pool().run(maps).await?)
     }
 
     /// What a metric says of each row, or what is not finite.
     async fn apply(
         &self,
-        BenchMetric {
+        ShardMetric {
             metric,
             values,
             variants,
-        }: &BenchMetric,
+        }: &ShardMetric,
         driver: &Driver<'_>,
         case: &Case,
     ) -> Result<Result<Vec<Vec<f32>>, String>, WorkError> {

@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    asked::Asked,
     cost::check_evaluations,
     images::{shard_size, stored, used},
+    request_reader::RequestReader,
 };
 use crate::{
     app::App,
@@ -28,8 +28,8 @@ use crate::{
     jobs::{Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, WorkError},
     methods::parameters::Parameters,
 };
-use measure::Bench;
-use spec::{Settled, Spec};
+use measure::ShardContext;
+use spec::{ResolvedRequest, Spec};
 
 /// Evaluations of a shard, about: a few seconds.
 const SHARD_EVALUATIONS: usize = 1500;
@@ -101,7 +101,7 @@ impl Kind for Evaluate {
         app: &'a App,
     ) -> BoxFuture<'a, Result<Plan, JobError>> {
         Box::pin(async move {
-            let mut asked = Asked::new(given, app);
+            let mut asked = RequestReader::new(given, app);
             let dataset = asked.dataset().await;
             let plan = move || {
                 let app = asked.app().clone();
@@ -176,10 +176,10 @@ pub(super) const FORMATS: &[Format] = &[
 /// evaluations, and its explanations cost so many.
 pub(super) fn shards(
     app: &App,
-    settled: &Settled,
+    settled: &ResolvedRequest,
     lower: impl FnOnce(u64, u64) -> Vec<(&'static str, Option<String>)>,
 ) -> Result<Vec<PlannedShard>, JobError> {
-    let Settled {
+    let ResolvedRequest {
         spec,
         rows,
         dataset,
@@ -188,7 +188,7 @@ pub(super) fn shards(
     let explaining = Parameters::cost_of(rows.iter().map(|row| &row.parameters), true);
     let measuring = spec.measured.metrics.iter().filter_map(|entry| {
         let metric = entry.metric()?;
-        Some((metric.cost.count)(
+        Some((metric.needs.cost.count)(
             &entry.parameters,
             rows.len(),
             explaining,
@@ -219,11 +219,11 @@ pub(super) async fn work(
     spec: Spec,
     shard: &Shard,
 ) -> Result<Vec<ImageResult>, WorkError> {
-    let bench = Bench::open(context, spec).await?;
+    let images = ShardContext::open(context, spec).await?;
     let payload: Payload = stored(&shard.payload)?;
     let mut results = Vec::with_capacity(payload.images.len());
     for (at, index) in payload.images.into_iter().enumerate() {
-        results.push(bench.measure(index, at < payload.samples).await?);
+        results.push(images.measure(index, at < payload.samples).await?);
         context.report_progress(results.len() as u64);
     }
     Ok(results)

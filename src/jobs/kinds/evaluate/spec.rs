@@ -1,6 +1,9 @@
 //! What an evaluation is asked for, with every default settled: posted again it measures the same.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -15,7 +18,7 @@ use crate::{
         registry,
     },
     faults::{Fault, Faults},
-    jobs::kinds::asked::Asked,
+    jobs::kinds::request_reader::RequestReader,
     methods::{
         parameters::Parameters,
         registry::{METHODS, Scores},
@@ -74,7 +77,7 @@ pub(crate) struct Row {
 }
 
 /// A request that can be carried out.
-pub(crate) struct Settled {
+pub(crate) struct ResolvedRequest {
     pub spec: Spec,
     pub rows: Vec<Row>,
     pub dataset: Arc<Dataset>,
@@ -83,10 +86,10 @@ pub(crate) struct Settled {
 /// `dataset` is the one that was asked for; `read` takes what is measured from the request, for a
 /// model that takes pictures.
 pub(crate) fn settle(
-    mut asked: Asked,
+    mut asked: RequestReader,
     dataset: Option<Arc<Dataset>>,
-    read: fn(&mut Asked, Option<&Model>) -> Vec<MetricEntry>,
-) -> Result<Settled, Faults> {
+    read: fn(&mut RequestReader, Option<&Model>) -> Vec<MetricEntry>,
+) -> Result<ResolvedRequest, Faults> {
     let model = asked.model();
     asked.expect(
         "model_hash",
@@ -147,7 +150,7 @@ pub(crate) fn settle(
         labels,
         seed,
     };
-    Ok(Settled {
+    Ok(ResolvedRequest {
         spec,
         rows,
         dataset,
@@ -212,7 +215,7 @@ fn entry(row: &Row) -> Map<String, Value> {
     entry
 }
 
-fn read_methods(asked: &mut Asked, model: Option<&Model>) -> Vec<Row> {
+fn read_methods(asked: &mut RequestReader, model: Option<&Model>) -> Vec<Row> {
     let ids: Vec<&str> = METHODS.iter().map(|method| method.id).collect();
     let Some(Value::Array(entries)) = asked
         .raw("methods")
@@ -225,7 +228,7 @@ fn read_methods(asked: &mut Asked, model: Option<&Model>) -> Vec<Row> {
         );
         return Vec::new();
     };
-    let too_many = |asked: &mut Asked, what: &str, count| {
+    let too_many = |asked: &mut RequestReader, what: &str, count| {
         asked.refuse(
             "methods",
             format!("{what} {count}; at most {MAX_ROWS} are compared"),
@@ -338,7 +341,7 @@ fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Faults> {
 }
 
 /// `metrics` of a request: a list of ids, or of objects with an id and parameters.
-pub(crate) fn read_metrics(asked: &mut Asked, model: Option<&Model>) -> Vec<MetricEntry> {
+pub(crate) fn read_metrics(asked: &mut RequestReader, model: Option<&Model>) -> Vec<MetricEntry> {
     let ids: Vec<&str> = registry::METRICS.iter().map(|metric| metric.id).collect();
     let entries = match asked.raw("metrics") {
         Some(Value::Array(entries)) if (1..=MAX_METRICS).contains(&entries.len()) => entries,
@@ -386,26 +389,28 @@ pub(crate) fn read_metrics(asked: &mut Asked, model: Option<&Model>) -> Vec<Metr
 }
 
 /// Tells the methods whose maps mean nothing to a metric.
-fn refuse_methods(asked: &mut Asked, metrics: &[MetricEntry], rows: &[Row]) {
+fn refuse_methods(asked: &mut RequestReader, metrics: &[MetricEntry], rows: &[Row]) {
+    let mut refused: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for metric in metrics.iter().filter_map(MetricEntry::metric) {
-        let mut told = BTreeSet::new();
         for Row { parameters, .. } in rows {
-            if let Some(reason) = (metric.refuses)(parameters)
-                && told.insert(parameters.method.id)
-            {
-                let message = format!("{} with {}: {reason}", parameters.method.id, metric.id);
-                asked.refuse("methods", message, &[]);
+            if let Some(reason) = (metric.needs.refuses)(parameters) {
+                let methods = refused.entry((metric.id, reason)).or_default();
+                methods.insert(parameters.method.id);
             }
         }
+    }
+    for ((metric, reason), methods) in refused {
+        let methods = Vec::from_iter(methods).join(", ");
+        asked.refuse("methods", format!("{methods} with {metric}: {reason}"), &[]);
     }
 }
 
 /// Tells the metrics that need regions of objects where the data set has none.
-fn refuse_dataset(asked: &mut Asked, metrics: &[MetricEntry], dataset: &Dataset) {
+fn refuse_dataset(asked: &mut RequestReader, metrics: &[MetricEntry], dataset: &Dataset) {
     let has_region = |image: &DatasetImage| image.mask.is_some() || !image.boxes.is_empty();
     let metrics = metrics.iter().filter_map(MetricEntry::metric);
     let needing: BTreeSet<&str> = metrics
-        .filter(|metric| metric.needs_region)
+        .filter(|metric| metric.needs.region)
         .map(|metric| metric.id)
         .collect();
     if !needing.is_empty() && !dataset.images.iter().any(has_region) {

@@ -19,12 +19,12 @@ use crate::{
 };
 
 /// A [`Reader`] that knows models and data sets.
-pub(super) struct Asked {
+pub(super) struct RequestReader {
     app: App,
     reader: Reader,
 }
 
-impl Deref for Asked {
+impl Deref for RequestReader {
     type Target = Reader;
 
     fn deref(&self) -> &Reader {
@@ -32,13 +32,13 @@ impl Deref for Asked {
     }
 }
 
-impl DerefMut for Asked {
+impl DerefMut for RequestReader {
     fn deref_mut(&mut self) -> &mut Reader {
         &mut self.reader
     }
 }
 
-impl Asked {
+impl RequestReader {
     pub(super) fn new(given: Map<String, Value>, app: &App) -> Self {
         Self {
             app: app.clone(),
