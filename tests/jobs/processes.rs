@@ -177,6 +177,24 @@ impl Worker {
         }
     }
 
+    /// Until it is stopped.
+    pub async fn stops(&self) {
+        let started = Instant::now();
+        let is_stopped = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+            // After the name, which is in parentheses.
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        };
+        while !is_stopped() {
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "{}",
+                self.log.lock().unwrap()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Until its log has one of these.
     pub async fn says(&self, words: &[&str]) {
         self.logs(|log| words.iter().any(|words| log.contains(words)))
@@ -275,4 +293,34 @@ async fn of_two_workers_one_may_be_killed_and_one_frozen() {
         ])
         .await;
     frozen.kill();
+}
+
+/// A transaction keeps the locks of what it changed: of the job, for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_freezes_in_a_transaction_does_not_stop_the_others() {
+    const SHARDS: u64 = 4;
+    let database = postgres().await;
+    let queue = queue(&database, &[]);
+    for point in ["claim::uncommitted", "ack::uncommitted"] {
+        let asked = ask(json!({ "shards": SHARDS }));
+        let (job, _) = queue.submit(asked, None).await.unwrap();
+        let frozen = Worker::with(&database, |command| {
+            command
+                .env("FREEZE_AT", format!("{point}=2"))
+                .env(SLOTS, "1");
+        });
+        frozen.stops().await;
+        let fresh = Worker::start(&database);
+        check(&queue, &job.id, SHARDS).await;
+        frozen.send(Signal::Continue);
+        // It works on, and what it does then counts for nothing.
+        let (next, _) = queue
+            .submit(ask(json!({ "shards": SHARDS })), None)
+            .await
+            .unwrap();
+        fresh.kill();
+        check(&queue, &next.id, SHARDS).await;
+        check(&queue, &job.id, SHARDS).await;
+        frozen.kill();
+    }
 }

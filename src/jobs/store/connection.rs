@@ -40,11 +40,12 @@ pub(super) enum Dialect {
 }
 
 impl Dialect {
-    /// Begins a transaction that writes.
+    /// Begins a transaction that writes. The server ends one whose process is silent for longer than
+    /// the timeout: frozen or cut off, it would keep its locks, and all others from the job.
     pub(super) fn begin(self) -> &'static str {
         match self {
             Self::Sqlite => "BEGIN IMMEDIATE",
-            Self::Postgres => "BEGIN",
+            Self::Postgres => "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'",
         }
     }
 }
