@@ -1,5 +1,5 @@
 //! Measurements of single images -> mean curves, values, 95 % bootstrap intervals, and differences
-//! paired by image. The value of a row is a ratio of sums over images: of a statistic of its
+//! paired by image. The value of a row is a ratio of sums over images: of a value of each of its
 //! measurements, and of a weight of the image. Resample b draws as many images as there are, with
 //! ChaCha8(seed, b), the same for all rows. Percentiles interpolate linearly.
 
@@ -40,25 +40,25 @@ pub struct Summary {
 }
 
 /// `images[i][r]` is what was measured of row r on image i: as many numbers for each. The value of
-/// row r is Σ statistic(images[i][r]) / Σ weight(images[i]) over all images i. None without an
-/// image, and where measurements are not of one length.
+/// row r is Σ value(images[i][r]) / Σ weight(images[i]) over all images i. None without an image,
+/// and where measurements are not of one length.
 pub fn summarise(
-    images: &[Vec<Measurement>],
-    statistic: fn(&[f64]) -> f64,
+    images: &[&[Measurement]],
+    value: impl Fn(&[f64]) -> f64,
     weight: fn(&[Measurement]) -> f64,
     seed: u64,
 ) -> Option<Summary> {
     let rows = images.first()?.len();
     let length = images.first()?.first()?.len();
-    let is_odd = |curves: &Vec<Measurement>| {
+    let is_odd = |curves: &&[Measurement]| {
         curves.len() != rows || curves.iter().any(|curve| curve.len() != length)
     };
     if length == 0 || images.iter().any(is_odd) {
         return None;
     }
-    let statistics: Vec<Vec<f64>> = images
+    let image_values: Vec<Vec<f64>> = images
         .iter()
-        .map(|curves| curves.iter().map(|curve| statistic(curve)).collect())
+        .map(|curves| curves.iter().map(|curve| value(curve)).collect())
         .collect();
     let weights: Vec<f64> = images.iter().map(|curves| weight(curves)).collect();
     let values_of = |members: &[usize]| -> Vec<f64> {
@@ -67,7 +67,7 @@ pub fn summarise(
             .map(|row| {
                 members
                     .iter()
-                    .map(|image| statistics[*image][row])
+                    .map(|image| image_values[*image][row])
                     .sum::<f64>()
                     / whole
             })
@@ -103,28 +103,13 @@ pub fn summarise(
     })
 }
 
-/// As [`summarise`]; the value of a row is the mean of the statistic over images.
-pub fn mean_of(
-    images: &[Vec<Measurement>],
-    statistic: fn(&[f64]) -> f64,
-    seed: u64,
-) -> Option<Summary> {
-    summarise(images, statistic, |_| 1.0, seed)
-}
-
-/// As [`mean_of`], of measurements that are one number each.
-pub fn mean_of_numbers(images: &[Vec<Measurement>], seed: u64) -> Option<Summary> {
-    let number = |numbers: &[f64]| numbers.first().copied().unwrap_or(f64::NAN);
-    mean_of(images, number, seed)
-}
-
 /// Of a row's curve at place `k`.
-fn mean(images: &[Vec<Vec<f64>>], row: usize, k: usize) -> f64 {
+fn mean(images: &[&[Measurement]], row: usize, k: usize) -> f64 {
     images.iter().map(|curves| curves[row][k]).sum::<f64>() / images.len() as f64
 }
 
 /// 1.96 standard errors on each side of the mean.
-fn band(images: &[Vec<Vec<f64>>], row: usize, k: usize) -> [f64; 2] {
+fn band(images: &[&[Measurement]], row: usize, k: usize) -> [f64; 2] {
     let (mean, count) = (mean(images, row, k), images.len() as f64);
     let variance = images
         .iter()
@@ -149,7 +134,8 @@ pub fn integral(curve: &[f64]) -> f64 {
     }
 }
 
-fn resample(count: usize, seed: u64, number: u64) -> Vec<usize> {
+/// Places of as many images as there are, drawn with replacement.
+pub(super) fn resample(count: usize, seed: u64, number: u64) -> Vec<usize> {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     generator.set_stream(number);
     // The remainder favours none by more than 2^-32.
@@ -158,7 +144,8 @@ fn resample(count: usize, seed: u64, number: u64) -> Vec<usize> {
         .collect()
 }
 
-fn interval(mut values: Vec<f64>) -> [f64; 2] {
+/// Percentiles of resampled values.
+pub(super) fn interval(mut values: Vec<f64>) -> [f64; 2] {
     values.sort_by(f64::total_cmp);
     let at = |quantile: f64| {
         let place = quantile * (values.len() - 1) as f64;
@@ -174,7 +161,8 @@ mod tests {
 
     /// Areas under mean curves, over the mean of their first values.
     fn areas(images: &[Vec<Measurement>], seed: u64) -> Option<Summary> {
-        summarise(images, integral, |rows| rows[0][0], seed)
+        let images: Vec<&[Measurement]> = images.iter().map(Vec::as_slice).collect();
+        summarise(&images, integral, |rows| rows[0][0], seed)
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::{
     AttributionMap, Case, Category, Direction, Measurement, Metric, MetricRun, Needs, NotFinite,
-    Words, aggregate::mean_of_numbers,
+    Reading, Words,
 };
 use crate::methods::{Answers, Run, Step, path::is_complete};
 
@@ -28,14 +28,10 @@ pub const METRIC: Metric = Metric {
         axes: None,
     },
     needs: Needs {
-        refuses: |parameters| {
-            // Regions have the mean of what their pixels have.
-            let is_taken = is_complete(parameters) && !parameters.method.ranks_regions();
-            (!is_taken).then_some(
-            "its scores are not defined to sum to f(x) - f(x'), as those of integrated_gradients are (with rule_set gradient, \
-             grad_output one and multiply_by_inputs true)",
-        )
-        },
+        // Regions have the mean of what their pixels have.
+        excludes: |parameters| !is_complete(parameters) || parameters.method.ranks_regions(),
+        exclusion: "their scores are not defined to sum to f(x) - f(x'), as those of integrated_gradients are (with rule_set gradient, \
+                    grad_output one and multiply_by_inputs true)",
         ..Needs::NOTHING
     },
     build: |case, _| {
@@ -43,7 +39,7 @@ pub const METRIC: Metric = Metric {
             Box::new(Completeness { case: case.clone() }) as MetricRun
         ])
     },
-    reduce: mean_of_numbers,
+    reading: Reading::NUMBER,
 };
 
 struct Completeness {
@@ -117,12 +113,12 @@ pub(super) mod tests {
         let of = |method| Parameters::defaults(method, Head::Logits, PatternLayers::All);
         let taken: Vec<&str> = METHODS
             .iter()
-            .filter(|method| (METRIC.needs.refuses)(&of(method)).is_none())
+            .filter(|method| !(METRIC.needs.excludes)(&of(method)))
             .map(|method| method.id)
             .collect();
         assert_eq!(taken, ["integrated_gradients"]);
         let mut guided = of(METHODS.iter().find(|one| one.id == taken[0]).unwrap());
         guided.rule_set = Some(RuleSetId::GuidedBackprop);
-        assert!((METRIC.needs.refuses)(&guided).is_some());
+        assert!((METRIC.needs.excludes)(&guided));
     }
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AttributionMap, Axes, Case, Category, Cost, Direction, Measurement, Metric, MetricError,
-    MetricRun, Needs, Words,
-    aggregate::{integral, summarise},
+    Aggregation, AttributionMap, Axes, Case, Category, Cost, Direction, Metric, MetricError,
+    MetricRun, Needs, Reading, Words,
+    aggregate::integral,
     parameters::{Allowed, MetricParameter, Values},
     patches::{Grid, Score},
     progressive::Progressive,
@@ -120,11 +120,13 @@ pub const METRIC: Metric = Metric {
         ..Needs::NOTHING
     },
     build,
-    reduce: |images, seed| {
-        // Of all rows the same.
-        let clean =
-            |rows: &[Measurement]| rows.iter().flatten().next().copied().unwrap_or(f64::NAN);
-        summarise(images, integral, clean, seed)
+    reading: Reading {
+        value: |_, curve| integral(curve),
+        // The clean score, of all rows the same.
+        aggregation: Aggregation::Ratio(|rows| {
+            rows.iter().flatten().next().copied().unwrap_or(f64::NAN)
+        }),
+        ..Reading::NUMBER
     },
 };
 

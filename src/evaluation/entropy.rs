@@ -2,9 +2,7 @@
 //! of all. It is 0 where one pixel has everything, and ln n where all count the same. Bhatt et al.,
 //! 2020. Cost: none. Agrees with Quantus (`Complexity`) on maps whose channels were summed.
 
-use super::{
-    Category, Direction, Metric, Needs, Words, aggregate::mean_of_numbers, pixels::of_pixels,
-};
+use super::{Category, Direction, Metric, Needs, Reading, Words, pixels::of_pixels};
 
 pub const METRIC: Metric = Metric {
     id: "entropy",
@@ -26,7 +24,7 @@ pub const METRIC: Metric = Metric {
     },
     needs: Needs::NOTHING,
     build: |case, _| Ok(vec![of_pixels(case, entropy)]),
-    reduce: mean_of_numbers,
+    reading: Reading::NUMBER,
 };
 
 /// Of values with or without a sign; where all of them are 0 they are equal too.

@@ -30,7 +30,7 @@ pub enum Outcome {
         /// The class that is explained.
         class: usize,
         label: Option<String>,
-        /// By metric, and by row.
+        /// By metric, and by row; those of rows that mean nothing to the metric are empty.
         measurements: Vec<Vec<Vec<f32>>>,
         /// Its maps side by side, as a JPEG in base64; of the first images alone.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,6 +88,14 @@ impl MetricEntry {
     pub fn metric(&self) -> Option<&'static Metric> {
         registry::find(&self.id)
     }
+
+    /// Whether it measures what `other` does.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        let shares = |entry: &Self| entry.metric().and_then(|metric| metric.needs.shares);
+        shares(self).is_some()
+            && shares(self) == shares(other)
+            && self.parameters == other.parameters
+    }
 }
 
 /// All images so far.
@@ -120,6 +128,12 @@ pub struct MetricFinding {
     pub paper: String,
     /// Which values are better.
     pub better: String,
+    /// Images that say nothing to this metric alone, by the reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skipped: BTreeMap<String, usize>,
+    /// Titles of rows that mean nothing to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<String>,
     /// In the order of the request; empty until an image was used.
     pub rows: Vec<RowFinding>,
     /// Each pair of rows once.
@@ -242,7 +256,7 @@ impl Findings {
         let names = titles(&metrics.iter().map(named).collect::<Vec<_>>());
         let metrics = metrics.iter().zip(names).zip(measured);
         let metrics = metrics
-            .map(|((entry, title), images)| MetricFinding::of(entry, title, methods, seed, &images))
+            .map(|((entry, title), images)| MetricFinding::of(entry, title, methods, seed, images))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -270,24 +284,43 @@ impl MetricFinding {
         title: String,
         methods: &[Map<String, Value>],
         seed: u64,
-        images: &[Vec<Measurement>],
+        mut images: Vec<Vec<Measurement>>,
     ) -> Result<Self, FindingsError> {
         let metric = entry.metric().ok_or_else(|| FindingsError::Metric {
             id: entry.id.clone(),
         })?;
-        let summary = match images.is_empty() {
-            true => Summary::default(),
-            false => (metric.reduce)(images, seed).ok_or(FindingsError::Uneven)?,
-        };
+        let values = &entry.parameters;
         let titles = titles(methods);
+        let is_excluded = |row: &usize| match images.first() {
+            Some(image) => image.get(*row).is_none_or(Vec::is_empty),
+            None => false,
+        };
+        let (excluded, kept): (Vec<usize>, Vec<usize>) = (0..titles.len()).partition(is_excluded);
+        let mut skipped = BTreeMap::new();
+        images.retain_mut(|rows| {
+            rows.retain(|measurement| !measurement.is_empty());
+            let reason = (metric.reading.skips)(values, rows);
+            if let Some(reason) = reason {
+                *skipped.entry(reason.to_owned()).or_default() += 1;
+            }
+            reason.is_none()
+        });
+        let used: Vec<&[Measurement]> = images.iter().map(Vec::as_slice).collect();
+        let summary = match used.is_empty() || kept.is_empty() {
+            true => Summary::default(),
+            false => {
+                let summary = metric.reading.reduce(values, &used, seed);
+                summary.ok_or(FindingsError::Uneven)?
+            }
+        };
         let is_curve = metric.words.axes.is_some();
-        let row = |((title, method), row): ((&String, &Map<String, Value>), RowSummary)| {
+        let row = |((title, method), row): ((String, &Map<String, Value>), RowSummary)| {
             let (mean_curve, band) = match is_curve {
                 true => (row.mean_curve, row.band),
                 false => (Vec::new(), None),
             };
             RowFinding {
-                title: title.clone(),
+                title,
                 method: method.clone(),
                 value: row.value,
                 interval: row.interval,
@@ -295,20 +328,25 @@ impl MetricFinding {
                 band,
             }
         };
-        let name = |row: usize| titles.get(row).cloned().unwrap_or_default();
+        let title_of = |row: &usize| titles.get(*row).cloned().unwrap_or_default();
+        let name = |row: usize| kept.get(row).map(title_of).unwrap_or_default();
         let difference = |found: Difference| DifferenceFinding {
             one: name(found.one),
             other: name(found.other),
             difference: found.difference,
             interval: found.interval,
         };
-        let rows = titles.iter().zip(methods).zip(summary.rows);
+        let rows = kept.iter().map(title_of);
+        let methods = kept.iter().filter_map(|row| methods.get(*row));
+        let rows = rows.zip(methods).zip(summary.rows);
         Ok(Self {
             id: entry.id.clone(),
             parameters: entry.parameters.clone(),
             title,
             paper: metric.paper.to_owned(),
             better: metric.direction.name().to_owned(),
+            skipped,
+            excluded: excluded.iter().map(title_of).collect(),
             rows: rows.map(row).collect(),
             differences: summary.differences.into_iter().map(difference).collect(),
         })
@@ -316,6 +354,11 @@ impl MetricFinding {
 
     pub fn metric(&self) -> Option<&'static Metric> {
         registry::find(&self.id)
+    }
+
+    /// Images that its rows are about, of so many that were used.
+    pub fn images(&self, used: usize) -> usize {
+        used.saturating_sub(self.skipped.values().sum())
     }
 
     /// The rows, the best first.

@@ -7,9 +7,7 @@
 use ndarray::Array2;
 
 use super::{
-    Case, Category, Direction, Metric, MetricError, MetricRun, Needs, Words,
-    aggregate::mean_of_numbers,
-    input_size,
+    Case, Category, Direction, Metric, MetricError, MetricRun, Needs, Reading, Words, input_size,
     parameters::{Allowed, MetricParameter, Values},
     pixels::of_pixels,
 };
@@ -190,7 +188,7 @@ const fn localisation(
             ..Needs::NOTHING
         },
         build,
-        reduce: mean_of_numbers,
+        reading: Reading::NUMBER,
     }
 }
 

@@ -54,8 +54,49 @@ pub struct Metric {
     pub needs: Needs,
     /// Runs whose measurements, one after another, are those of the case's rows.
     pub build: fn(&Case, &Values) -> Result<Vec<MetricRun>, MetricError>,
-    /// The measurements of images, of as many rows each, with a seed for the bootstrap.
-    pub reduce: fn(&[Vec<Measurement>], u64) -> Option<Summary>,
+    pub reading: Reading,
+}
+
+/// What measurements come to.
+#[derive(Debug)]
+pub struct Reading {
+    /// One of them, in one number.
+    pub value: fn(&Values, &[f64]) -> f64,
+    /// Why an image says nothing to the metric, whatever the method, by the measurements of its
+    /// rows; after a number of images.
+    pub skips: fn(&Values, &[Measurement]) -> Option<&'static str>,
+    pub aggregation: Aggregation,
+}
+
+impl Reading {
+    /// A measurement is a number, and a row has the mean over images.
+    pub const NUMBER: Self = Self {
+        value: |_, numbers| numbers.first().copied().unwrap_or(f64::NAN),
+        skips: |_, _| None,
+        aggregation: Aggregation::Mean,
+    };
+
+    /// The measurements of images, of as many rows each, with a seed for the bootstrap; none
+    /// without an image, and where measurements are not of one length.
+    pub fn reduce(&self, values: &Values, images: &[&[Measurement]], seed: u64) -> Option<Summary> {
+        let value = |measurement: &[f64]| (self.value)(values, measurement);
+        match self.aggregation {
+            Aggregation::Mean => aggregate::summarise(images, value, |_| 1.0, seed),
+            Aggregation::Ratio(weight) => aggregate::summarise(images, value, weight, seed),
+            Aggregation::Own(reduce) => reduce(values, images, seed),
+        }
+    }
+}
+
+/// How the value of a row comes of those of images.
+#[derive(Debug)]
+pub enum Aggregation {
+    /// Their mean.
+    Mean,
+    /// Their sum, over that of a weight of the images.
+    Ratio(fn(&[Measurement]) -> f64),
+    /// By a formula of the metric's own.
+    Own(fn(&Values, &[&[Measurement]], u64) -> Option<Summary>),
 }
 
 /// What a metric needs beside the maps of the methods, and what it costs.
@@ -63,26 +104,33 @@ pub struct Metric {
 pub struct Needs {
     /// Whether it needs the region of the labelled object.
     pub region: bool,
-    /// Why maps of these parameters mean nothing to it.
-    pub refuses: fn(&methods::parameters::Parameters) -> Option<&'static str>,
+    /// Whether maps of these parameters mean nothing to it, and why those do, in a sentence: it
+    /// leaves their rows out.
+    pub excludes: fn(&methods::parameters::Parameters) -> bool,
+    pub exclusion: &'static str,
     /// The models that a case has beside the one that is evaluated, made of it by a seed.
     pub models: fn(&Values, &Model, u64) -> Result<Vec<Model>, MetricError>,
     /// The most rows and columns in which inputs differ that it asks for as nearby.
     pub change: fn(&Values, &Model) -> Option<[usize; 2]>,
     pub cost: Cost,
+    /// What is measured, where other metrics read the same measurements: those of the same
+    /// parameters are measured once.
+    pub shares: Option<&'static str>,
 }
 
 impl Needs {
     /// Nothing: maps of any method are enough.
     pub const NOTHING: Self = Self {
         region: false,
-        refuses: |_| None,
+        excludes: |_| false,
+        exclusion: "",
         models: |_, _, _| Ok(Vec::new()),
         change: |_, _| None,
         cost: Cost {
             words: "none",
             count: |_, _, _| 0,
         },
+        shares: None,
     };
 }
 
@@ -199,6 +247,26 @@ impl Case {
         rule.map_or(Layout::Nchw, |rule| rule.layout)
     }
 
+    /// The case of fewer rows, in their order, with the maps that they need.
+    pub fn with_rows(&self, kept: impl Fn(&AttributionMap) -> bool) -> Self {
+        let mut places = Vec::with_capacity(self.maps.len());
+        let mut maps = Vec::new();
+        for map in self.maps.iter() {
+            let is_kept = kept(map);
+            places.push(is_kept.then_some(maps.len()));
+            maps.extend(is_kept.then(|| map.clone()));
+        }
+        let row = |row: &CaseRow| {
+            let map = places.get(row.map).copied().flatten()?;
+            Some(CaseRow { map, ..*row })
+        };
+        Self {
+            maps: maps.into(),
+            rows: self.rows.iter().filter_map(row).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Each row's map, and what stands for its pixels.
     pub fn row_maps(&self) -> impl Iterator<Item = (&AttributionMap, Score)> {
         let found = |row: &CaseRow| Some((self.maps.get(row.map)?, row.score));
@@ -206,7 +274,7 @@ impl Case {
     }
 }
 
-/// What a metric says of one row on one image: a number, or a curve.
+/// What a metric measures of one row on one image: a number, a curve, or all that a formula needs.
 pub type Measurement = Vec<f64>;
 
 /// A metric at work on a case.

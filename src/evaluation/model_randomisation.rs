@@ -6,8 +6,7 @@
 //! the model itself. A map of equal pixels is correlated with none: 0.
 
 use super::{
-    Axes, Category, Cost, Direction, Metric, Needs, Words,
-    aggregate::mean_of,
+    Axes, Category, Cost, Direction, Metric, Needs, Reading, Words,
     parameters::{Allowed, MetricParameter},
     similarity::{correlation, ranks_of},
     variation::{Variation, compare},
@@ -55,7 +54,8 @@ pub const METRIC: Metric = Metric {
         }),
     },
     needs: Needs {
-        refuses,
+        excludes: Parameters::needs_patterns,
+        exclusion: "patterns belong to the weights that they were fitted with, and a randomised model has others",
         models: |values, model, seed| {
             let random = Randomisation::of(model)?;
             let (layers, stages) = (random.layers().len(), values.number("stages"));
@@ -81,18 +81,15 @@ pub const METRIC: Metric = Metric {
             |similarities| [vec![1.0], similarities].concat(),
         )])
     },
-    reduce: |images, seed| mean_of(images, mean_after_first, seed),
+    reading: Reading {
+        value: |_, curve| mean_after_first(curve),
+        ..Reading::NUMBER
+    },
 };
 
 /// Layers that a stage has drawn anew, counted from the head.
 fn drawn(stage: usize, stages: usize, layers: usize) -> usize {
     (stage * layers).div_ceil(stages.max(1)).min(layers)
-}
-
-fn refuses(parameters: &Parameters) -> Option<&'static str> {
-    parameters
-        .needs_patterns()
-        .then_some("patterns belong to the weights that they were fitted with, and a randomised model has others")
 }
 
 fn mean_after_first(curve: &[f64]) -> f64 {

@@ -22,7 +22,7 @@ pub struct MetricParameter {
 }
 
 /// What a parameter may be, and what it is when it is not given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Allowed {
     /// A whole number.
     Whole {
@@ -30,6 +30,8 @@ pub enum Allowed {
         most: usize,
         default: usize,
     },
+    /// Any number between these.
+    Real { least: f64, most: f64, default: f64 },
     /// One of these words; without a default it may be left out.
     OneOf {
         words: &'static [&'static str],
@@ -45,22 +47,28 @@ impl Allowed {
             Self::Whole { least, most, .. } => value
                 .as_u64()
                 .is_some_and(|number| (least as u64..=most as u64).contains(&number)),
+            Self::Real { least, most, .. } => value
+                .as_f64()
+                .is_some_and(|number| (least..=most).contains(&number)),
             Self::OneOf { words, .. } => value.as_str().is_some_and(|word| words.contains(&word)),
             Self::Never(_) => false,
         }
     }
 
-    fn forms(self) -> Vec<String> {
+    /// Ranges, or choices.
+    pub fn forms(self) -> Vec<String> {
         match self {
             Self::Whole { least, most, .. } => vec![format!("{least} to {most}")],
+            Self::Real { least, most, .. } => vec![format!("{least} to {most}")],
             Self::OneOf { words, .. } => words.iter().map(|word| (*word).to_owned()).collect(),
             Self::Never(_) => Vec::new(),
         }
     }
 
-    fn default(self) -> Option<Value> {
+    pub fn default(self) -> Option<Value> {
         match self {
             Self::Whole { default, .. } => Some(json!(default)),
+            Self::Real { default, .. } => Some(json!(default)),
             Self::OneOf { default, .. } => default.map(|word| json!(word)),
             Self::Never(_) => None,
         }
@@ -78,12 +86,17 @@ impl Values {
         serde_json::from_value(Value::Object(self.0.clone()))
     }
 
-    /// A number that is settled; 0 where it is not.
+    /// A whole number that is settled; 0 where it is not.
     pub fn number(&self, name: &str) -> usize {
         let value = self.0.get(name).and_then(Value::as_u64);
         value
             .and_then(|value| usize::try_from(value).ok())
             .unwrap_or(0)
+    }
+
+    /// A number that need not be whole, and is settled.
+    pub fn real(&self, name: &str) -> f64 {
+        self.0.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN)
     }
 
     /// A word that is settled.

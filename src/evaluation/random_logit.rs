@@ -10,8 +10,7 @@ use std::collections::BTreeSet;
 use rand::RngExt;
 
 use super::{
-    Category, Cost, Direction, Metric, Needs, Words,
-    aggregate::mean_of_numbers,
+    Category, Cost, Direction, Metric, Needs, Reading, Words,
     parameters::{Allowed, MetricParameter},
     similarity::structural_similarity,
     variation::{Variation, compare},
@@ -82,7 +81,7 @@ pub const METRIC: Metric = Metric {
             |similarities| vec![similarities.iter().sum::<f64>() / similarities.len() as f64],
         )])
     },
-    reduce: mean_of_numbers,
+    reading: Reading::NUMBER,
 };
 
 /// So many of the classes, the explained one left out.

@@ -5,8 +5,7 @@
 
 use super::{
     AttributionMap, Case, Category, Cost, Direction, Measurement, Metric, MetricRun, Needs,
-    NotFinite, Words,
-    aggregate::mean_of_numbers,
+    NotFinite, Reading, Words,
     similarity::{correlation, ranks_of},
 };
 use crate::methods::{
@@ -47,7 +46,7 @@ pub const METRIC: Metric = Metric {
             Box::new(Repetition { case: case.clone() }) as MetricRun
         ])
     },
-    reduce: mean_of_numbers,
+    reading: Reading::NUMBER,
 };
 
 struct Repetition {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use ndarray::{Array1, ArrayViewMut1, Axis, s};
 
 use super::{
-    Axes, Case, Category, Cost, Direction, Metric, MetricError, MetricRun, Needs, Words,
-    aggregate::{integral, mean_of},
+    Axes, Case, Category, Cost, Direction, Metric, MetricError, MetricRun, Needs, Reading, Words,
+    aggregate::integral,
     input_size,
     parameters::{Allowed, MetricParameter, Values},
     patches::{by_pixel, order},
@@ -110,7 +110,10 @@ const BOTH: Metric = Metric {
         ..Needs::NOTHING
     },
     build: |_, _| Ok(Vec::new()),
-    reduce: |images, seed| mean_of(images, integral, seed),
+    reading: Reading {
+        value: |_, curve| integral(curve),
+        ..Reading::NUMBER
+    },
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]

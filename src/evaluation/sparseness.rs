@@ -3,9 +3,7 @@
 //! has everything. Chalasani et al., 2020. Cost: none. Agrees with Quantus on maps whose channels
 //! were summed, but for the 1e-7 that Quantus adds to each pixel.
 
-use super::{
-    Category, Direction, Metric, Needs, Words, aggregate::mean_of_numbers, pixels::of_pixels,
-};
+use super::{Category, Direction, Metric, Needs, Reading, Words, pixels::of_pixels};
 
 pub const METRIC: Metric = Metric {
     id: "sparseness",
@@ -27,7 +25,7 @@ pub const METRIC: Metric = Metric {
     },
     needs: Needs::NOTHING,
     build: |case, _| Ok(vec![of_pixels(case, gini)]),
-    reduce: mean_of_numbers,
+    reading: Reading::NUMBER,
 };
 
 /// Of values with or without a sign; 0 where all of them are 0.

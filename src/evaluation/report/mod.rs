@@ -72,7 +72,7 @@ impl EvaluationReport<'_> {
                     row.value.to_string(),
                     row.interval[0].to_string(),
                     row.interval[1].to_string(),
-                    self.findings.used.to_string(),
+                    metric.images(self.findings.used).to_string(),
                     curve.collect::<Vec<_>>().join(" "),
                 ])?;
             }
@@ -94,7 +94,7 @@ impl EvaluationReport<'_> {
         chart::Figure {
             title: format!("{} of {} on {}", metric.title, self.model, self.dataset),
             metric,
-            images: self.findings.used,
+            images: metric.images(self.findings.used),
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{EvaluationReport, ReportError, chart};
 use crate::evaluation::{
-    Words,
+    Metric, Words,
     aggregate::RESAMPLES,
     findings::{Findings, Machine, MetricFinding, Sample},
 };
@@ -93,12 +93,26 @@ fn section(report: &EvaluationReport<'_>, metric: &MetricFinding) -> Result<Mark
             (heading(is_one, found.words.heading)) "\n"
             (values(report, metric, &found.words))
             (heading(is_one, "Paired differences")) "\n"
-            (differences(report.findings.used, metric, &found.words))
+            (differences(metric.images(report.findings.used), metric, &found.words))
+            (left_out(metric, found))
         }
         @if !is_one {
             p { small { (metric.paper) "." } } "\n"
         }
     })
+}
+
+/// Images and methods that say nothing to a metric alone.
+fn left_out(metric: &MetricFinding, found: &Metric) -> Markup {
+    html! {
+        @if !metric.skipped.is_empty() {
+            @let counts = metric.skipped.iter().map(|(reason, count)| format!("{count} {reason}"));
+            p { "Images that this metric leaves out: " (counts.collect::<Vec<_>>().join(", ")) "." } "\n"
+        }
+        @if !metric.excluded.is_empty() {
+            p { "It says nothing about " (metric.excluded.join(", ")) ": " (found.needs.exclusion) "." } "\n"
+        }
+    }
 }
 
 fn heading(is_one: bool, text: &str) -> Markup {

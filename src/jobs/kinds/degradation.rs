@@ -390,6 +390,8 @@ impl DegradationFindings {
             title: self.metric,
             paper: self.paper,
             better: self.better,
+            skipped: BTreeMap::new(),
+            excluded: Vec::new(),
             rows,
             differences: self.differences,
         };

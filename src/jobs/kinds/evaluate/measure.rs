@@ -62,6 +62,8 @@ struct ShardMetric {
     metric: &'static Metric,
     values: Arc<Values>,
     variants: Arc<[Arc<Model>]>,
+    /// The place of an earlier metric that measures the same.
+    same_as: Option<usize>,
 }
 
 impl<'a> ShardContext<'a> {
@@ -94,11 +96,13 @@ impl<'a> ShardContext<'a> {
         let open = move || {
             let mut metrics = Vec::new();
             let mut change: Option<[usize; 2]> = None;
-            for entry in entries {
+            for (place, entry) in entries.iter().enumerate() {
+                let mut before = entries.iter().take(place);
+                let same_as = before.position(|other| entry.shares_with(other));
                 let metric = entry.metric().ok_or_else(|| {
                     WorkError::permanent(format!("no metric is called {}", entry.id))
                 })?;
-                let values = entry.parameters;
+                let values = entry.parameters.clone();
                 if let Some(own) = (metric.needs.change)(&values, &whole) {
                     let both = change.unwrap_or_default();
                     change = Some([0, 1].map(|side| own[side].max(both[side])));
@@ -109,6 +113,7 @@ impl<'a> ShardContext<'a> {
                     metric,
                     values: Arc::new(values),
                     variants: models.into_iter().map(Arc::new).collect(),
+                    same_as,
                 });
             }
             let plan = change.and_then(|change| incremental::Plan::new(&whole, change));
@@ -224,8 +229,12 @@ impl<'a> ShardContext<'a> {
             rows: self.rows.clone(),
             seed: self.spec.seed.wrapping_add(index as u64),
         };
-        let mut measurements = Vec::with_capacity(self.metrics.len());
+        let mut measurements: Vec<Vec<Vec<f32>>> = Vec::with_capacity(self.metrics.len());
         for metric in &self.metrics {
+            if let Some(same) = metric.same_as.and_then(|place| measurements.get(place)) {
+                measurements.push(same.clone());
+                continue;
+            }
             match self.apply(metric, &driver, &case).await? {
                 Ok(rows) => measurements.push(rows),
                 Err(detail) => return skipped(Reason::NotFinite, detail),
@@ -360,21 +369,26 @@ impl<'a> ShardContext<'a> {
         Ok(self.context.app.pool().run(maps).await?)
     }
 
-    /// What a metric says of each row, or what is not finite.
+    /// What a metric says of each row, nothing of those that mean nothing to it, or what is not
+    /// finite.
     async fn apply(
         &self,
         ShardMetric {
             metric,
             values,
             variants,
+            ..
         }: &ShardMetric,
         driver: &Driver<'_>,
         case: &Case,
     ) -> Result<Result<Vec<Vec<f32>>, String>, WorkError> {
         let (metric, values) = (*metric, values.clone());
+        let excludes = |map: &AttributionMap| (metric.needs.excludes)(&map.request.parameters);
+        let is_kept = case.row_maps().map(|(map, _)| !excludes(map));
+        let is_kept: Vec<bool> = is_kept.collect();
         let case = Case {
             variants: variants.clone(),
-            ..case.clone()
+            ..case.with_rows(|map| !excludes(map))
         };
         let build = move || (metric.build)(&case, &values);
         let runs = self.context.app.pool().run(build).await?;
@@ -391,14 +405,17 @@ impl<'a> ShardContext<'a> {
             Err(error @ DriverError::NotFinite { .. }) => return Ok(Err(error.to_string())),
             other => other?,
         };
-        let mut rows = Vec::with_capacity(self.rows.len());
+        let mut measured = Vec::with_capacity(self.rows.len());
         for (found, _) in driven.into_iter().flat_map(|one| one.outputs) {
             match found {
-                Ok(found) => rows.extend(found.iter().map(narrow)),
+                Ok(found) => measured.extend(found.iter().map(narrow)),
                 Err(error) => return Ok(Err(error.to_string())),
             }
         }
-        Ok(Ok(rows))
+        let mut measured = measured.into_iter();
+        let row = |is_kept: bool| is_kept.then(|| measured.next()).flatten();
+        let rows = is_kept.into_iter().map(row);
+        Ok(Ok(rows.map(Option::unwrap_or_default).collect()))
     }
 }
 

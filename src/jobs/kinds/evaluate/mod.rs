@@ -186,9 +186,17 @@ pub(super) fn shards(
         ..
     } = settled;
     let explaining = Parameters::cost_of(rows.iter().map(|row| &row.parameters), true);
-    let measuring = spec.measured.metrics.iter().filter_map(|entry| {
-        let metric = entry.metric()?;
-        Some((metric.needs.cost.count)(
+    let entries = &spec.measured.metrics;
+    let measuring = entries.iter().enumerate().filter_map(|(place, entry)| {
+        let needs = &entry.metric()?.needs;
+        let mut before = entries.iter().take(place);
+        if before.any(|other| entry.shares_with(other)) {
+            return None;
+        }
+        let rows = rows.iter().map(|row| &row.parameters);
+        let rows: Vec<_> = rows.filter(|row| !(needs.excludes)(row)).collect();
+        let explaining = Parameters::cost_of(rows.iter().copied(), true);
+        Some((needs.cost.count)(
             &entry.parameters,
             rows.len(),
             explaining,

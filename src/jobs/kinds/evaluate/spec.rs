@@ -12,6 +12,7 @@ use crate::{
     dataset::{Dataset, DatasetImage},
     driver::model_defaults,
     evaluation::{
+        Metric,
         findings::{MetricEntry, titles},
         parameters,
         patches::Score,
@@ -388,20 +389,26 @@ pub(crate) fn read_metrics(asked: &mut RequestReader, model: Option<&Model>) -> 
     metrics
 }
 
-/// Tells the methods whose maps mean nothing to a metric.
+/// Tells the metrics to which the maps of all methods mean nothing.
 fn refuse_methods(asked: &mut RequestReader, metrics: &[MetricEntry], rows: &[Row]) {
-    let mut refused: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
-    for metric in metrics.iter().filter_map(MetricEntry::metric) {
-        for Row { parameters, .. } in rows {
-            if let Some(reason) = (metric.needs.refuses)(parameters) {
-                let methods = refused.entry((metric.id, reason)).or_default();
-                methods.insert(parameters.method.id);
-            }
-        }
-    }
-    for ((metric, reason), methods) in refused {
-        let methods = Vec::from_iter(methods).join(", ");
-        asked.refuse("methods", format!("{methods} with {metric}: {reason}"), &[]);
+    let metrics = metrics.iter().filter_map(MetricEntry::metric);
+    let metrics: BTreeMap<&str, &Metric> = metrics.map(|metric| (metric.id, metric)).collect();
+    let is_excluded = |metric: &Metric| {
+        let excluded = |row: &Row| (metric.needs.excludes)(&row.parameters);
+        !rows.is_empty() && rows.iter().all(excluded)
+    };
+    for (id, metric) in metrics
+        .into_iter()
+        .filter(|(_, metric)| is_excluded(metric))
+    {
+        let ids: BTreeSet<&str> = rows.iter().map(|row| row.parameters.method.id).collect();
+        let ids = Vec::from_iter(ids).join(", ");
+        let reason = metric.needs.exclusion;
+        asked.refuse(
+            "methods",
+            format!("{id} says nothing about {ids}: {reason}"),
+            &[],
+        );
     }
 }
 
