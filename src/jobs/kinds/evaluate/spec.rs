@@ -72,7 +72,7 @@ pub(crate) enum Labels {
 
 /// One row of the report.
 #[derive(Clone, Debug)]
-pub(crate) struct Row {
+pub(crate) struct MethodRow {
     pub parameters: Parameters,
     pub score: Score,
 }
@@ -80,7 +80,7 @@ pub(crate) struct Row {
 /// A request that can be carried out.
 pub(crate) struct ResolvedRequest {
     pub spec: Spec,
-    pub rows: Vec<Row>,
+    pub rows: Vec<MethodRow>,
     pub dataset: Arc<Dataset>,
 }
 
@@ -189,7 +189,7 @@ impl<M> Spec<M> {
     }
 
     /// The rows again, of a spec that was settled.
-    pub(crate) fn rows(&self, model: &Model) -> Result<Vec<Row>, Faults> {
+    pub(crate) fn rows(&self, model: &Model) -> Result<Vec<MethodRow>, Faults> {
         let mut rows = Vec::new();
         for entry in &self.methods {
             rows.extend(read_method(&Value::Object(entry.clone()), model)?);
@@ -204,7 +204,7 @@ impl<M> Spec<M> {
 }
 
 /// A row as a request would name it.
-fn entry(row: &Row) -> Map<String, Value> {
+fn entry(row: &MethodRow) -> Map<String, Value> {
     let mut entry = Map::from_iter([("id".to_owned(), json!(row.parameters.method.id))]);
     entry.extend(
         row.parameters
@@ -216,7 +216,7 @@ fn entry(row: &Row) -> Map<String, Value> {
     entry
 }
 
-fn read_methods(asked: &mut RequestReader, model: Option<&Model>) -> Vec<Row> {
+fn read_methods(asked: &mut RequestReader, model: Option<&Model>) -> Vec<MethodRow> {
     let ids: Vec<&str> = METHODS.iter().map(|method| method.id).collect();
     let Some(Value::Array(entries)) = asked
         .raw("methods")
@@ -267,7 +267,7 @@ fn read_methods(asked: &mut RequestReader, model: Option<&Model>) -> Vec<Row> {
 }
 
 /// The rows of one entry: two where the method has no sign of its own and the entry names no score.
-fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Faults> {
+fn read_method(value: &Value, model: &Model) -> Result<Vec<MethodRow>, Faults> {
     let mut given = match value {
         Value::String(id) => Map::from_iter([("method".to_owned(), json!(id))]),
         Value::Object(fields) => fields.clone(),
@@ -334,7 +334,7 @@ fn read_method(value: &Value, model: &Model) -> Result<Vec<Row>, Faults> {
     };
     Ok(scores
         .into_iter()
-        .map(|score| Row {
+        .map(|score| MethodRow {
             parameters: parameters.clone(),
             score,
         })
@@ -390,11 +390,11 @@ pub(crate) fn read_metrics(asked: &mut RequestReader, model: Option<&Model>) -> 
 }
 
 /// Tells the metrics to which the maps of all methods mean nothing.
-fn refuse_methods(asked: &mut RequestReader, metrics: &[MetricEntry], rows: &[Row]) {
+fn refuse_methods(asked: &mut RequestReader, metrics: &[MetricEntry], rows: &[MethodRow]) {
     let metrics = metrics.iter().filter_map(MetricEntry::metric);
     let metrics: BTreeMap<&str, &Metric> = metrics.map(|metric| (metric.id, metric)).collect();
     let is_excluded = |metric: &Metric| {
-        let excluded = |row: &Row| (metric.needs.excludes)(&row.parameters);
+        let excluded = |row: &MethodRow| (metric.needs.excludes)(&row.parameters);
         !rows.is_empty() && rows.iter().all(excluded)
     };
     for (id, metric) in metrics
