@@ -21,7 +21,7 @@ use explaind::{
     picture::{
         decode::{Limits, decode},
         input::InputPicture,
-        preprocess::{Channels, Filter, Layout, Preprocess, Resize, preprocess},
+        preprocess::{Filter, Preprocess, Resize, preprocess},
     },
 };
 use onnx_autodiff::{
@@ -63,15 +63,12 @@ fn regions(criterion: &mut Criterion) {
         .expect("the example decodes")
         .image;
     let rule = Preprocess {
-        width: 224,
-        height: 224,
-        layout: Layout::Nchw,
-        channels: Channels::Rgb,
         scale: 1.0 / 255.0,
         mean: vec![0.485, 0.456, 0.406],
         std: vec![0.229, 0.224, 0.225],
         resize: Resize::ShortSide(256),
         filter: Filter::Bicubic,
+        ..Preprocess::plain(224, 224)
     };
     let (tensor, _) = preprocess(&upload, &rule).expect("the example fits");
     let picture = InputPicture::of(&tensor, &rule).expect("it is a picture");

@@ -14,7 +14,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use explaind::{
     picture::{
         decode,
-        preprocess::{Channels, Filter, Layout, Preprocess, Resize, preprocess},
+        preprocess::{Layout, Preprocess, Resize, preprocess},
     },
     render::{
         encode::encode_png,
@@ -47,15 +47,11 @@ fn photo() -> Vec<u8> {
 
 fn outside_the_model(criterion: &mut Criterion) {
     let rule = Preprocess {
-        width: 224,
-        height: 224,
-        layout: Layout::Nchw,
-        channels: Channels::Rgb,
         scale: 1.0 / 255.0,
         mean: vec![0.485, 0.456, 0.406],
         std: vec![0.229, 0.224, 0.225],
         resize: Resize::ShortSide(256),
-        filter: Filter::Bilinear,
+        ..Preprocess::plain(224, 224)
     };
     let (bytes, limits, options) = (photo(), decode::Limits::default(), Look::Signed.options());
     let upload = decode::decode(&bytes, &limits)

@@ -531,7 +531,6 @@ mod tests {
     use ndarray_npy::WriteNpyExt;
 
     use super::*;
-    use crate::picture::preprocess::{Filter, Layout, Resize};
 
     fn pictures<D: Dimension>(array: &Array<u8, D>) -> Result<(Vec<RgbImage>, bool), AppError> {
         pictures_for(false, array)
@@ -620,15 +619,10 @@ mod tests {
     #[test]
     fn only_values_far_from_those_of_pixels_are_told() {
         let rule = Preprocess {
-            width: 2,
-            height: 1,
-            layout: Layout::Nchw,
-            channels: Channels::Rgb,
             scale: 1.0 / 255.0,
             mean: vec![0.5],
             std: vec![0.25],
-            resize: Resize::Stretch,
-            filter: Filter::Bilinear,
+            ..Preprocess::plain(2, 1)
         };
         // Pixels become -2 to 2.
         for (value, told) in [

@@ -212,20 +212,13 @@ mod tests {
     use ndarray_npy::{WritableElement, WriteNpyExt};
 
     use super::*;
-    use crate::picture::preprocess::{Channels, Filter, Layout, Preprocess, Resize};
+    use crate::picture::preprocess::{Preprocess, Resize};
 
     /// Of an upload of 4 x 2 (width, height) padded to 4 x 4.
     fn padded() -> Geometry {
         let rule = Preprocess {
-            width: 4,
-            height: 4,
-            layout: Layout::Nchw,
-            channels: Channels::Rgb,
-            scale: 1.0,
-            mean: vec![],
-            std: vec![],
             resize: Resize::Pad,
-            filter: Filter::Bilinear,
+            ..Preprocess::plain(4, 4)
         };
         Geometry::new((4, 2), &rule)
     }

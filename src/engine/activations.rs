@@ -85,18 +85,16 @@ mod tests {
         };
         let mut graph = Graph {
             name: "chain".into(),
-            ir_version: 8,
             opset_imports: [(String::new(), 17)].into(),
             inputs: vec![value("x")],
             outputs: vec![value("d")],
-            initializers: Default::default(),
             nodes: vec![
                 Node::new("Relu", ["x"], ["a"]),
                 Node::new("Sigmoid", ["a"], ["b"]),
                 Node::new("Tanh", ["b"], ["c"]),
                 Node::new("Relu", ["c"], ["d"]),
             ],
-            metadata: Default::default(),
+            ..Graph::default()
         };
         // The input is live throughout: the caller holds it.
         assert_eq!(peak_bytes(&graph).unwrap(), 3 * 40);

@@ -259,7 +259,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         evaluation::tests::{case, followed},
-        picture::preprocess::{Channels, Filter, Layout, Resize},
+        picture::preprocess::{Filter, Layout},
     };
 
     fn defaults() -> DegradationParameters {
@@ -274,15 +274,8 @@ pub(super) mod tests {
 
     fn rule(side: u32) -> Preprocess {
         Preprocess {
-            width: side,
-            height: side,
-            layout: Layout::Nchw,
-            channels: Channels::Rgb,
-            scale: 1.0,
-            mean: vec![0.0],
-            std: vec![1.0],
-            resize: Resize::Stretch,
             filter: Filter::Nearest,
+            ..Preprocess::plain(side, side)
         }
     }
 

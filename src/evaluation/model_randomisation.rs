@@ -203,7 +203,6 @@ pub(super) mod tests {
             ),
         };
         let graph = Graph {
-            ir_version: 8,
             opset_imports: BTreeMap::from([(String::new(), 17)]),
             inputs: vec![value("x", &[1, 2, 3])],
             outputs: vec![value("y", &[2])],

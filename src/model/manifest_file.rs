@@ -519,16 +519,14 @@ mod tests {
         dims.extend_from_slice(input);
         Graph {
             name: String::new(),
-            ir_version: 8,
             opset_imports: Default::default(),
             inputs: vec![value("pixels", dims)],
             outputs: vec![value(
                 "scores",
                 vec![Dim::Symbol("N".into()), Dim::Known(classes)],
             )],
-            initializers: Default::default(),
             nodes: vec![],
-            metadata: Default::default(),
+            ..Graph::default()
         }
     }
 

@@ -317,7 +317,6 @@ mod tests {
         };
         let channels = ["scale", "shift", "mean", "variance"];
         let graph = Graph {
-            ir_version: 8,
             opset_imports: BTreeMap::from([(String::new(), 18)]),
             inputs: vec![value("x", &[3, 4, 4])],
             outputs: vec![value("y", &[5])],

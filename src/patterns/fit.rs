@@ -332,7 +332,6 @@ mod tests {
     ) -> Arc<Model> {
         let graph = Graph {
             name: "net".into(),
-            ir_version: 8,
             opset_imports: [(String::new(), 17)].into(),
             inputs: vec![value("x", input)],
             outputs: vec![value("out", output)],
@@ -343,7 +342,7 @@ mod tests {
                 })
                 .collect(),
             nodes,
-            metadata: Default::default(),
+            ..Graph::default()
         };
         Arc::new(Model {
             id: "net".into(),

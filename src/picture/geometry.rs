@@ -242,19 +242,13 @@ mod tests {
     use image::{Rgb, RgbImage};
 
     use super::*;
-    use crate::picture::preprocess::{Channels, Filter, Layout, preprocess};
+    use crate::picture::preprocess::{Channels, preprocess};
 
     fn rule(resize: Resize) -> Preprocess {
         Preprocess {
-            width: 224,
-            height: 224,
-            layout: Layout::Nchw,
             channels: Channels::Gray,
-            scale: 1.0,
-            mean: vec![0.0],
-            std: vec![1.0],
             resize,
-            filter: Filter::Bilinear,
+            ..Preprocess::plain(224, 224)
         }
     }
 

@@ -69,19 +69,16 @@ mod tests {
     use image::{Rgb, RgbImage};
 
     use super::*;
-    use crate::picture::preprocess::{Channels, Filter, Resize, preprocess};
+    use crate::picture::preprocess::{Channels, preprocess};
 
     fn rule(layout: Layout, channels: Channels) -> Preprocess {
         Preprocess {
-            width: 5,
-            height: 4,
             layout,
             channels,
             scale: 1.0 / 255.0,
             mean: vec![0.485, 0.456, 0.406],
             std: vec![0.229, 0.224, 0.225],
-            resize: Resize::Stretch,
-            filter: Filter::Bilinear,
+            ..Preprocess::plain(5, 4)
         }
     }
 

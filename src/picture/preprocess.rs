@@ -245,15 +245,9 @@ mod tests {
 
     fn rule(width: u32, height: u32, resize: Resize) -> Preprocess {
         Preprocess {
-            width,
-            height,
             layout: Layout::Nhwc,
-            channels: Channels::Rgb,
-            scale: 1.0,
-            mean: vec![0.0],
-            std: vec![1.0],
             resize,
-            filter: Filter::Bilinear,
+            ..Preprocess::plain(width, height)
         }
     }
 
@@ -263,15 +257,12 @@ mod tests {
         for channels in [Channels::Rgb, Channels::Bgr] {
             for layout in [Layout::Nchw, Layout::Nhwc] {
                 let rule = Preprocess {
-                    width: 4,
-                    height: 3,
                     layout,
                     channels,
                     scale: 1.0 / 255.0,
                     mean: vec![0.4, 0.5, 0.6],
                     std: vec![0.2, 0.3, 0.4],
-                    resize: Resize::Stretch,
-                    filter: Filter::Bilinear,
+                    ..Preprocess::plain(4, 3)
                 };
                 let found = luma_of(&preprocess(&upload, &rule).unwrap().0, &rule).unwrap();
                 for (x, y, Rgb([r, g, b])) in upload.enumerate_pixels() {

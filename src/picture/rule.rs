@@ -16,6 +16,23 @@ pub struct Preprocess {
     pub filter: Filter,
 }
 
+impl Preprocess {
+    /// RGB pixels as they are, 0 to 255, stretched to a size.
+    pub fn plain(width: u32, height: u32) -> Self {
+        Self {
+            width,
+            height,
+            layout: Layout::Nchw,
+            channels: Channels::Rgb,
+            scale: 1.0,
+            mean: vec![0.0],
+            std: vec![1.0],
+            resize: Resize::Stretch,
+            filter: Filter::Bilinear,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {

@@ -112,22 +112,15 @@ mod tests {
     use crate::{
         picture::{
             geometry::Geometry,
-            preprocess::{Channels, Filter, Preprocess, Resize, preprocess},
+            preprocess::{Preprocess, Resize, preprocess},
         },
         render::options::{ColorMap, Look, OverlayType, Polarity, View},
     };
 
     fn rule(resize: Resize) -> Preprocess {
         Preprocess {
-            width: 56,
-            height: 56,
-            layout: Layout::Nchw,
-            channels: Channels::Rgb,
-            scale: 1.0,
-            mean: vec![0.0],
-            std: vec![1.0],
             resize,
-            filter: Filter::Bilinear,
+            ..Preprocess::plain(56, 56)
         }
     }
 

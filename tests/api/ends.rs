@@ -34,7 +34,6 @@ fn graph(
 ) -> Graph {
     Graph {
         name: "ends".into(),
-        ir_version: 8,
         opset_imports: BTreeMap::from([(String::new(), 17)]),
         inputs: vec![input],
         outputs,
@@ -43,7 +42,7 @@ fn graph(
             .map(|(name, literal)| (name.to_owned(), literal))
             .collect(),
         nodes,
-        metadata: BTreeMap::new(),
+        ..Graph::default()
     }
 }
 

@@ -157,7 +157,6 @@ fn graph(
     };
     Graph {
         name: "small".into(),
-        ir_version: 8,
         opset_imports: BTreeMap::from([(String::new(), 17)]),
         inputs: vec![value("x", input)],
         outputs: vec![value("scores", vec![classes.into()])],
@@ -166,7 +165,7 @@ fn graph(
             .map(|(name, literal)| (name.to_owned(), literal))
             .collect(),
         nodes,
-        metadata: BTreeMap::new(),
+        ..Graph::default()
     }
 }
 

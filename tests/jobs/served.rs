@@ -75,7 +75,6 @@ fn colour_net() -> Graph {
     ];
     Graph {
         name: "colours".into(),
-        ir_version: 8,
         opset_imports: BTreeMap::from([(String::new(), 17)]),
         inputs: vec![value("x", &[3, 8, 8])],
         outputs: vec![value("scores", &[3])],
@@ -88,7 +87,7 @@ fn colour_net() -> Graph {
             Node::new("Flatten", ["pool"], ["flat"]),
             Node::new("Gemm", ["flat", "classes", "bias"], ["scores"]).with("transB", 1_i64),
         ],
-        metadata: BTreeMap::new(),
+        ..Graph::default()
     }
 }
 

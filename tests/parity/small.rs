@@ -59,13 +59,12 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
     }
     let graph = Graph {
         name: "dense".into(),
-        ir_version: 8,
         opset_imports: BTreeMap::from([(String::new(), 17)]),
         inputs: vec![rows("x", inputs)],
         outputs: vec![rows(&value, outputs)],
         initializers,
         nodes,
-        metadata: BTreeMap::new(),
+        ..Graph::default()
     };
     Arc::new(Model {
         id: "dense".into(),

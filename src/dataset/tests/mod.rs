@@ -687,15 +687,8 @@ fn baselines_are_drawn_from_what_can_be_decoded_and_repeat_by_seed() {
     let (data, photos) = (tempfile::tempdir().unwrap(), folder(&entries));
     let datasets = datasets(data.path(), Some(photos.path()));
     let rule = crate::picture::preprocess::Preprocess {
-        width: 2,
-        height: 2,
-        layout: crate::picture::preprocess::Layout::Nchw,
-        channels: crate::picture::preprocess::Channels::Rgb,
-        scale: 1.0,
-        mean: vec![0.0],
-        std: vec![1.0],
-        resize: crate::picture::preprocess::Resize::Stretch,
         filter: crate::picture::preprocess::Filter::Nearest,
+        ..crate::picture::preprocess::Preprocess::plain(2, 2)
     };
     let reds = |count, seed| {
         let drawn = datasets.draw("photos", count, seed, &rule).unwrap();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::picture::{
     geometry::Geometry,
-    preprocess::{Channels, Filter, Layout, Preprocess, Resize},
+    preprocess::{Preprocess, Resize},
 };
 
 const BOX_TABLE: &str = "file,label,x0,y0,x1,y1\n";
@@ -35,15 +35,8 @@ fn bounding_box(x0: f64, y0: f64, x1: f64, y1: f64) -> BoundingBox {
 
 fn rule(width: u32, height: u32, resize: Resize) -> Preprocess {
     Preprocess {
-        width,
-        height,
-        layout: Layout::Nchw,
-        channels: Channels::Rgb,
-        scale: 1.0,
-        mean: vec![],
-        std: vec![],
         resize,
-        filter: Filter::Bilinear,
+        ..Preprocess::plain(width, height)
     }
 }
 

@@ -266,13 +266,12 @@ mod tests {
         }
         let source = Graph {
             name: "pools".into(),
-            ir_version: 8,
             opset_imports: [(String::new(), 17)].into(),
             inputs: vec![value("x", &SHAPE[1..])],
             outputs: vec![value("out", &[16])],
             initializers,
             nodes,
-            metadata: Default::default(),
+            ..Graph::default()
         };
         let spec = DeriveSpec {
             head: Head::Probabilities,

@@ -7,7 +7,6 @@ mod encoded;
 mod operators;
 
 use std::{
-    collections::BTreeMap,
     ffi::CStr,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
@@ -201,13 +200,11 @@ fn one_node() -> Graph {
     };
     Graph {
         name: "one_node".into(),
-        ir_version: 8,
         opset_imports: [(String::new(), 17)].into(),
         inputs: vec![value("x")],
         outputs: vec![value("y")],
-        initializers: IndexMap::new(),
         nodes: vec![Node::new("Relu", ["x"], ["y"])],
-        metadata: BTreeMap::new(),
+        ..Graph::default()
     }
 }
 

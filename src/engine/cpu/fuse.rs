@@ -76,7 +76,7 @@ fn unmasked_readers(edges: &Edges, types: &Types, gradient: &Node) -> Option<Vec
         let unmasked = |node: &Node| {
             let step = edges.producer(node.inputs.iter().find(|input| *input != value)?)?;
             let masks = node.is("Mul") && stepped(step) == Some(source);
-            masks.then(|| Node::new("Identity", [value], node.outputs.clone()))
+            masks.then(|| Node::new("Identity", [value.to_owned()], node.outputs.clone()))
         };
         let readers = edges.readers(value).map(unmasked);
         readers
@@ -137,16 +137,14 @@ mod tests {
         }
         let source = Graph {
             name: "pool".into(),
-            ir_version: 8,
             opset_imports: [(String::new(), 17)].into(),
             inputs: vec![value("x", vec!["n".into(), 2.into(), 7.into(), 6.into()])],
             outputs: vec![value("out", vec!["n".into(), "classes".into()])],
-            initializers: Default::default(),
             nodes: before
                 .into_iter()
                 .chain([pool, Node::new("Flatten", ["maxima"], ["out"])])
                 .collect(),
-            metadata: Default::default(),
+            ..Graph::default()
         };
         derive(&source, &DeriveSpec::gradient(), None)
             .unwrap()

@@ -134,7 +134,6 @@ mod tests {
         let bias: Vec<f32> = (0..1024).map(|i| i as f32 / 512.0 - 1.0).collect();
         Graph {
             name: "products".into(),
-            ir_version: 8,
             opset_imports: [(String::new(), 17)].into(),
             inputs: vec![value("x", 2048)],
             outputs: vec![value("y", 1024), value("dx", 2048)],
@@ -149,7 +148,7 @@ mod tests {
                 Node::new("Relu", ["h"], ["y"]),
                 Node::new("Gemm", ["y", "w"], ["dx"]),
             ],
-            metadata: Default::default(),
+            ..Graph::default()
         }
     }
 

@@ -215,13 +215,8 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
 pub(super) fn number_model() -> Arc<Model> {
     let graph = Graph {
         name: "none".into(),
-        ir_version: 8,
         opset_imports: Default::default(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        initializers: Default::default(),
-        nodes: Vec::new(),
-        metadata: Default::default(),
+        ..Graph::default()
     };
     model("numbers", "x", &[1], Arc::new(graph))
 }
@@ -665,7 +660,6 @@ fn lent_model() -> Arc<Model> {
         .collect();
     let graph = Graph {
         name: "lent".into(),
-        ir_version: 8,
         opset_imports: [(String::new(), 17)].into(),
         inputs: vec![value(
             "x",
@@ -678,7 +672,7 @@ fn lent_model() -> Arc<Model> {
             Node::new("Flatten", ["a"], ["b"]),
             Node::new("Gemm", ["b", "w"], ["out"]),
         ],
-        metadata: Default::default(),
+        ..Graph::default()
     };
     assert!(cpu::weights::lent_bytes(&graph) > 0);
     model("lent", "x", &[11, 10, 10], Arc::new(graph))

@@ -13,13 +13,11 @@ fn value(name: &str, shape: Vec<Dim>) -> ValueInfo {
 fn graph(inputs: Vec<ValueInfo>, nodes: Vec<Node>, outputs: Vec<ValueInfo>) -> Graph {
     Graph {
         name: "whole".into(),
-        ir_version: 8,
         opset_imports: [(String::new(), 17)].into(),
         inputs,
         outputs,
-        initializers: Default::default(),
         nodes,
-        metadata: Default::default(),
+        ..Graph::default()
     }
 }
 

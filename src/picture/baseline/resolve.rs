@@ -215,19 +215,15 @@ fn blurred(input: &Tensor, channel_axis: usize, sigma: f32) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::picture::preprocess::{Channels, Filter, Layout, Resize};
+    use crate::picture::preprocess::Layout;
 
     fn rule(layout: Layout) -> Preprocess {
         Preprocess {
-            width: 3,
-            height: 2,
             layout,
-            channels: Channels::Rgb,
             scale: 1.0 / 255.0,
             mean: vec![0.5, 0.25, 0.0],
             std: vec![0.5, 0.25, 0.2],
-            resize: Resize::Stretch,
-            filter: Filter::Bilinear,
+            ..Preprocess::plain(3, 2)
         }
     }
 
