@@ -16,7 +16,7 @@ test: runtime models postgresql test_tools ## formatting, lints and all tests
 
 test-fast: runtime ## the quick tests: no PostgreSQL, no model but the bundled one
 	cargo test --locked --workspace --lib --test architecture --test docs
-	SQLITE_ONLY=1 cargo test --locked --test jobs -- store:: runner:: crash::
+	SQLITE_ONLY=1 cargo test --locked --workspace --test jobs -- store:: runner:: crash::
 
 build: ## build target/release/explaind
 	cargo build --locked --release
@@ -43,7 +43,7 @@ gallery: runtime build ## measure the methods and redraw their pictures, for the
 	scripts/gallery.py
 
 docs: ## write docs/settings.md, and the parameters in docs/methods.md
-	UPDATE_DOCS=1 cargo test --locked --test api documents::
+	UPDATE_DOCS=1 cargo test --locked --workspace --test api documents::
 
 bench: runtime build ## time the core pieces; beside PyTorch and Captum when `make peers` was run
 	cargo bench --locked
