@@ -5,6 +5,7 @@
 
 pub mod aggregate;
 pub mod completeness;
+pub mod confidence;
 pub mod degradation;
 pub mod entropy;
 pub mod findings;
@@ -12,6 +13,7 @@ pub mod localisation;
 pub mod model_randomisation;
 pub mod parameters;
 pub mod patches;
+pub mod perturbed;
 pub mod pixels;
 pub mod progressive;
 pub mod random_logit;

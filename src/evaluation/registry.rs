@@ -1,14 +1,17 @@
 //! The metrics: the table of contents of this room. A new metric is a file and a row.
 
 use super::{
-    Metric, completeness, degradation, entropy, localisation, model_randomisation, random_logit,
-    repeatability, rise, sparseness,
+    Metric, completeness, confidence, degradation, entropy, localisation, model_randomisation,
+    random_logit, repeatability, rise, sparseness,
 };
 
 pub static METRICS: &[Metric] = &[
     degradation::METRIC,
     rise::DELETION,
     rise::INSERTION,
+    confidence::AVERAGE_DROP,
+    confidence::AVERAGE_INCREASE,
+    confidence::AVERAGE_GAIN,
     model_randomisation::METRIC,
     sparseness::METRIC,
     localisation::POINTING_GAME,
@@ -46,6 +49,18 @@ mod tests {
         (
             "insertion",
             rise::tests::hand_worked_pixels_are_inserted_as_worked_by_hand,
+        ),
+        (
+            "average_drop",
+            confidence::tests::hand_worked_maps_change_the_score_as_worked_by_hand,
+        ),
+        (
+            "average_increase",
+            confidence::tests::hand_worked_maps_change_the_score_as_worked_by_hand,
+        ),
+        (
+            "average_gain",
+            confidence::tests::hand_worked_maps_change_the_score_as_worked_by_hand,
         ),
         (
             "model_randomisation",
