@@ -2,13 +2,16 @@
 
 use super::{
     Metric, completeness, confidence, degradation, entropy, localisation, model_randomisation,
-    random_logit, repeatability, rise, sparseness,
+    random_logit, repeatability, rise, road, sparseness,
 };
 
 pub static METRICS: &[Metric] = &[
     degradation::METRIC,
     rise::DELETION,
     rise::INSERTION,
+    road::ROAD,
+    road::ROAD_MORF,
+    road::ROAD_LERF,
     confidence::AVERAGE_DROP,
     confidence::AVERAGE_INCREASE,
     confidence::AVERAGE_GAIN,
@@ -49,6 +52,18 @@ mod tests {
         (
             "insertion",
             rise::tests::hand_worked_pixels_are_inserted_as_worked_by_hand,
+        ),
+        (
+            "road",
+            road::tests::hand_worked_pixels_are_imputed_as_worked_by_hand,
+        ),
+        (
+            "road_morf",
+            road::tests::hand_worked_pixels_are_imputed_as_worked_by_hand,
+        ),
+        (
+            "road_lerf",
+            road::tests::hand_worked_pixels_are_imputed_as_worked_by_hand,
         ),
         (
             "average_drop",

@@ -17,12 +17,12 @@ use serde_json::json;
 
 use crate::stored::{self, Stored};
 
-fn tensor(reference: &Stored, name: &str, shape: &[usize]) -> Tensor {
+pub fn tensor(reference: &Stored, name: &str, shape: &[usize]) -> Tensor {
     Tensor::from_shape_vec(shape.to_vec(), reference.floats(name).unwrap()).unwrap()
 }
 
 /// One map of an input, and the net's score of it.
-fn case(input: Tensor, map: Tensor, clean: f64) -> Case {
+pub fn case(input: Tensor, map: Tensor, clean: f64) -> Case {
     let method = methods::registry::find("gradient").unwrap();
     let parameters = Parameters::defaults(method, Head::Logits, PatternLayers::All);
     Case {
@@ -46,7 +46,12 @@ fn case(input: Tensor, map: Tensor, clean: f64) -> Case {
 }
 
 /// What a metric measures of the only row.
-fn measured(metric: &str, case: &Case, values: &Values, net: &dyn Fn(&Tensor) -> f64) -> Vec<f64> {
+pub fn measured(
+    metric: &str,
+    case: &Case,
+    values: &Values,
+    net: &dyn Fn(&Tensor) -> f64,
+) -> Vec<f64> {
     let metric = registry::find(metric).unwrap();
     let mut run = (metric.build)(case, values).unwrap().remove(0);
     let mut answers = Answers::none();

@@ -1,5 +1,5 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside
-//! them (generate.py, pretrained.py, captum_maps.py, curves.py).
+//! them (generate.py, pretrained.py, captum_maps.py, curves.py, perturbation.py).
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +11,7 @@
 mod captum;
 mod curves;
 mod explain;
+mod perturbation;
 mod pretrained;
 mod session;
 mod small;
