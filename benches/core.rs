@@ -13,10 +13,8 @@ use std::{hint::black_box, path::Path};
 use criterion::{Criterion, criterion_group, criterion_main};
 use explaind::{
     methods::{
-        parameters::Parameters,
         ranking::{Algorithm, Selection, rank},
         regions::segment,
-        registry::find,
     },
     picture::{
         decode::{Limits, decode},
@@ -27,7 +25,7 @@ use explaind::{
 use onnx_autodiff::{
     autodiff::{
         derive,
-        spec::{DeriveSpec, Head, PatternLayers},
+        spec::{DeriveSpec, Head},
     },
     onnx::{read_model, write_model},
 };
@@ -72,9 +70,7 @@ fn regions(criterion: &mut Criterion) {
     };
     let (tensor, _) = preprocess(&upload, &rule).expect("the example fits");
     let picture = InputPicture::of(&tensor, &rule).expect("it is a picture");
-    let method = find("xrai").expect("there is such a method");
-    let parameters = Parameters::defaults(method, Head::Logits, PatternLayers::All);
-    let regions = segment(&picture, &parameters).regions;
+    let regions = segment(&picture, None).regions;
     let map: Vec<f64> = (0..224 * 224_u32)
         .map(|i| f64::from(i.wrapping_mul(2_654_435_761) >> 16) - 32_000.0)
         .collect();
@@ -85,7 +81,7 @@ fn regions(criterion: &mut Criterion) {
     };
 
     criterion.bench_function("segment_six_scales", |bencher| {
-        bencher.iter(|| segment(black_box(&picture), &parameters))
+        bencher.iter(|| segment(black_box(&picture), None))
     });
     criterion.bench_function("rank_regions_full", |bencher| {
         bencher.iter(|| rank(black_box(&map), &regions, &select(Algorithm::Full)))

@@ -14,6 +14,7 @@ pub mod localisation;
 pub mod model_randomisation;
 pub mod parameters;
 pub mod patches;
+pub mod perturbation_epsilon;
 pub mod perturbed;
 pub mod pixels;
 pub mod progressive;

@@ -2,7 +2,7 @@
 
 use super::{
     Metric, completeness, confidence, degradation, entropy, localisation, model_randomisation,
-    random_logit, repeatability, rise, road, sparseness,
+    perturbation_epsilon, random_logit, repeatability, rise, road, sparseness,
 };
 
 pub static METRICS: &[Metric] = &[
@@ -24,6 +24,7 @@ pub static METRICS: &[Metric] = &[
     localisation::TOP_K_INTERSECTION,
     entropy::METRIC,
     completeness::METRIC,
+    perturbation_epsilon::METRIC,
     random_logit::METRIC,
     repeatability::METRIC,
 ];
@@ -112,6 +113,10 @@ mod tests {
         (
             "completeness",
             completeness::tests::a_hand_worked_map_misses_what_was_worked_by_hand,
+        ),
+        (
+            "perturbation_epsilon",
+            perturbation_epsilon::tests::hand_worked_features_pass_as_worked_by_hand,
         ),
         (
             "random_logit",

@@ -153,7 +153,7 @@ pub fn regions(
     uploaded: Option<&Arc<Segmentation>>,
 ) -> Result<Arc<Segmentation>, Faults> {
     if parameters.group::<RegionParameters>().segments == SegmentSource::Felzenszwalb {
-        return Ok(Arc::new(segment(picture, parameters)));
+        return Ok(Arc::new(segment(picture, parameters.compat)));
     }
     let (_, height, width) = picture.planes.dim();
     let refuse = |message| Fault::new("segments", message, [format!("{height} x {width}")]).into();
@@ -169,9 +169,9 @@ pub fn regions(
 /// The regions of a picture. Its colours are stretched to -1..=1 and segments have 150 pixels at
 /// least, as in the public code. The paper's 0..=1 and 20 pixels (`compat: sig-2019`) give the 1000
 /// regions per photo that it tells of.
-pub fn segment(picture: &InputPicture, parameters: &Parameters) -> Segmentation {
+pub fn segment(picture: &InputPicture, compat: Option<Compat>) -> Segmentation {
     let (low, high) = picture.extremes();
-    let (bottom, top, min_size) = match parameters.compat {
+    let (bottom, top, min_size) = match compat {
         Some(Compat::Sig2019) => (0.0, 1.0, 20),
         _ => (-1.0, 1.0, 150),
     };
