@@ -1,19 +1,20 @@
-//! Cascading randomisation of the model's parameters: its layers are drawn anew from the head down
-//! to the input, and after each the map of the same class is compared with that of the model itself,
-//! by the Spearman rank correlation of their pixels. Logits are explained, as in the paper: random
-//! weights make probabilities of 0 and 1, without gradients. Adebayo et al., Sanity Checks for
-//! Saliency Maps, 2018, section 3. Cost: the methods' own for each model of the cascade, and for
-//! the model itself. A map of equal pixels is correlated with none: 0.
+//! Randomisation of the model's parameters: its layers are drawn anew, and the map of the same class
+//! is compared with that of the model itself. By `mode: cascading` from the head down to the input,
+//! by `independent` one layer alone, the last of what the cascade has drawn. By the Spearman rank
+//! correlation of their pixels, or (`similarity: ssim`) by their structural similarity, as
+//! `random_logit`. Logits are explained, as in the paper: random weights make probabilities of 0 and
+//! 1, without gradients. Adebayo et al., Sanity Checks for Saliency Maps, 2018, section 3. Cost: the
+//! methods' own for each model drawn, and for the model itself. A map of equal pixels is correlated
+//! with none: 0.
 
 use super::{
     Axes, Category, Cost, Direction, Metric, Needs, Reading, Words,
     parameters::{Allowed, MetricParameter},
-    similarity::{correlation, ranks_of},
-    variation::{Variation, compare},
+    variation::{Variation, correlate, resemble},
 };
 use crate::{methods::parameters::Parameters, model::variant::Randomisation};
 
-/// Models of the cascade where none are asked for.
+/// Models where no number is asked for.
 const STAGES: usize = 8;
 
 pub const METRIC: Metric = Metric {
@@ -22,34 +23,62 @@ pub const METRIC: Metric = Metric {
     paper: "Adebayo et al., Sanity Checks for Saliency Maps, 2018, section 3",
     category: Category::Randomisation,
     direction: Direction::Lower,
-    parameters: &[MetricParameter {
-        name: "stages",
-        doc: "models of the cascade, whose layers are drawn anew in equal parts from the head down; the last has none of its own",
-        allowed: |model, _| match Randomisation::of(model).map_or(0, |found| found.layers().len()) {
-            0 => Allowed::Never("the model has no layer whose weights can be drawn anew"),
-            most => Allowed::Whole {
-                least: 1,
-                most,
-                default: STAGES.min(most),
+    parameters: &[
+        MetricParameter {
+            name: "stages",
+            doc: "models with layers drawn anew, in equal parts from the head down to the input",
+            allowed: |model, _| match Randomisation::of(model)
+                .map_or(0, |found| found.layers().len())
+            {
+                0 => Allowed::Never("the model has no layer whose weights can be drawn anew"),
+                most => Allowed::Whole {
+                    least: 1,
+                    most,
+                    default: STAGES.min(most),
+                },
             },
         },
-    }],
+        MetricParameter {
+            name: "mode",
+            doc: "`cascading` (each model has all layers from the head down to its own drawn anew, the last has none of its own) or \
+                  `independent` (its own alone)",
+            allowed: |_, _| Allowed::OneOf {
+                words: &["cascading", "independent"],
+                default: Some("cascading"),
+            },
+        },
+        MetricParameter {
+            name: "similarity",
+            doc: "`spearman` (rank correlation of the pixels) or `ssim` (structural similarity)",
+            allowed: |_, _| Allowed::OneOf {
+                words: &["spearman", "ssim"],
+                default: Some("spearman"),
+            },
+        },
+    ],
     words: Words {
         about: |values| {
             format!(
-                "The layers of the model are drawn anew from the head down to the input, in {} parts; the curve is the mean Spearman rank \
-                 correlation between the pixels of the map of each of these models and of the model itself, for the class that the model \
-                 predicts. A method whose map stays the same does not explain the model.",
-                values.number("stages")
+                "The layers of the model are drawn anew from the head down to the input, {}; the curve is the mean {} of the map of each of \
+                 these models and of the model itself, for the class that the model predicts. A method whose map stays the same does not \
+                 explain the model.",
+                match (values.word("mode"), values.number("stages")) {
+                    (Some("independent"), stages) => format!("{stages} of them, one at a time"),
+                    (_, stages) => format!("in {stages} parts"),
+                },
+                match values.word("similarity") {
+                    Some("ssim") => "structural similarity",
+                    _ => "Spearman rank correlation between the pixels",
+                },
             )
         },
-        heading: "Mean rank correlation",
-        column: "correlation",
-        legend: "mean rank correlation (1: the model does not matter)",
-        value: "The mean over the models of the cascade and over images; the model itself, which has 1, is left out.",
+        heading: "Mean similarity",
+        column: "similarity",
+        legend: "mean similarity (1: the model does not matter)",
+        value: "The mean over the models drawn and over images; the model itself, which has 1, is left out.",
         axes: Some(Axes {
             x: "parts of the layers drawn anew, from the head down",
-            y: "mean rank correlation with the model's own map",
+            y: "mean similarity to the model's own map",
             signed: true,
         }),
     },
@@ -60,7 +89,12 @@ pub const METRIC: Metric = Metric {
             let random = Randomisation::of(model)?;
             let (layers, stages) = (random.layers().len(), values.number("stages"));
             let firsts = (1..=stages).map(|stage| layers - drawn(stage, stages, layers));
-            Ok(random.cascade(firsts, seed))
+            Ok(match values.word("mode") {
+                Some("independent") => firsts
+                    .filter_map(|layer| random.only(layer, seed))
+                    .collect(),
+                _ => random.cascade(firsts, seed),
+            })
         },
         cost: Cost {
             words: "(stages + 1) × the methods' own",
@@ -68,18 +102,16 @@ pub const METRIC: Metric = Metric {
         },
         ..Needs::NOTHING
     },
-    build: |case, _| {
+    build: |case, values| {
         let variations = case.variants.iter().map(|model| Variation {
             model: model.clone(),
             class: case.class,
         });
-        Ok(vec![compare(
-            case,
-            variations,
-            |pixels| ranks_of(&pixels),
-            correlation,
-            |similarities| [vec![1.0], similarities].concat(),
-        )])
+        let measure = |similarities| [vec![1.0], similarities].concat();
+        Ok(vec![match values.word("similarity") {
+            Some("ssim") => resemble(case, variations, measure),
+            _ => correlate(case, variations, measure),
+        }])
     },
     reading: Reading {
         value: |_, curve| mean_after_first(curve),
@@ -103,22 +135,20 @@ pub(super) mod tests {
 
     use onnx_autodiff::{
         autodiff::spec::Head,
-        onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
+        onnx::graph::{Literal, Node},
     };
+    use serde_json::json;
 
     use super::*;
     use crate::{
-        driver::{Driver, Resources},
-        engine::{Caller, Engine, EngineSettings, Priority, Provider},
         evaluation::{
             parameters::{Values, settle},
             patches::Score,
             similarity::tests::naive,
-            tests::{answered, case, tensor},
+            tests::{answered, case, driven, linear, tensor},
         },
         methods::target::Target,
         model::{Model, variant},
-        pool::Pool,
         tensor::Tensor,
     };
 
@@ -179,6 +209,60 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_structural_similarity_is_that_of_the_maps_divided_by_their_largest_magnitudes() {
+        let own = [0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0];
+        let mut case = case(tensor(&[1, 3, 3], &own), &[Score::Signed]);
+        case.variants = Arc::new([case.model.clone(), case.model.clone()]);
+        let values = Values(
+            [("similarity".to_owned(), json!("ssim"))]
+                .into_iter()
+                .collect(),
+        );
+        let run = (METRIC.build)(&case, &values).unwrap().remove(0);
+        let mut factors = [3.0, 0.0].iter();
+        let found = answered(run, |_| {
+            let factor = factors.next().unwrap();
+            tensor(&[1, 3, 3], &own.map(|value| value * factor))
+        });
+        // One window. Against zeros, in a range of 1: the mean is 1/9, the sample variance too.
+        let (means, contrasts) = (0.0001, 0.0009);
+        let zeros = means * contrasts / ((1.0 / 81.0 + means) * (1.0 / 9.0 + contrasts));
+        let found = &found.unwrap()[0];
+        let gaps = found
+            .iter()
+            .zip([1.0, 1.0, zeros])
+            .map(|(a, b)| (a - b).abs());
+        assert!(gaps.fold(0.0, f64::max) < 1e-12, "{found:?} {zeros}");
+    }
+
+    /// The first layer of each part is that which both modes draw.
+    #[test]
+    fn independent_models_have_one_layer_of_the_cascade_each() {
+        let model = two_layers();
+        let models = |mode: &str| {
+            let given = [("mode".to_owned(), json!(mode))].into_iter().collect();
+            let values = settle(&METRIC, given, &model).unwrap();
+            assert_eq!(values.number("stages"), 2);
+            let models = (METRIC.needs.models)(&values, &model, 3).unwrap();
+            let weights = |name: &str| -> Vec<_> {
+                let models = models.iter();
+                models
+                    .map(|one| one.graph.initializers[name].clone())
+                    .collect()
+            };
+            (weights("first"), weights("second"))
+        };
+        let own = |name: &str| model.graph.initializers[name].clone();
+        let (cascade, alone) = (models("cascading"), models("independent"));
+        assert_eq!(cascade.0[0], own("first"));
+        assert_ne!(cascade.0[1], own("first"));
+        assert_eq!(cascade.1[0], cascade.1[1]);
+        assert_ne!(cascade.1[0], own("second"));
+        assert_eq!(alone.0, cascade.0);
+        assert_eq!(alone.1, [cascade.1[0].clone(), own("second")]);
+    }
+
+    #[test]
     fn stages_draw_layers_in_equal_parts_and_the_last_all_of_them() {
         let of = |stages, layers| -> Vec<usize> {
             (1..=stages)
@@ -190,32 +274,22 @@ pub(super) mod tests {
         assert_eq!(of(1, 9), [9]);
     }
 
-    /// y = W x.
-    fn linear(weights: &[f32]) -> Model {
-        let value = |name: &str, sides: &[usize]| ValueInfo {
-            name: name.into(),
-            value_type: ValueType::new(
-                Element::Float,
-                [Dim::Symbol("N".into())]
-                    .into_iter()
-                    .chain(sides.iter().map(|&side| Dim::Known(side)))
-                    .collect(),
-            ),
+    /// As [`linear`], with two matrices.
+    fn two_layers() -> Model {
+        let whole = linear(&[1.0; 12]);
+        let mut graph = whole.graph.as_ref().clone();
+        graph.nodes[1].inputs[1] = "first".into();
+        graph.nodes[1].outputs[0] = "between".into();
+        graph
+            .nodes
+            .push(Node::new("MatMul", ["between", "second"], ["y"]));
+        let mut add = |name: &str, shape: &[usize]| {
+            let literal = Literal::from_f32s(shape, &vec![1.0; shape.iter().product()]);
+            graph.initializers.insert(name.into(), literal);
         };
-        let graph = Graph {
-            opset_imports: BTreeMap::from([(String::new(), 17)]),
-            inputs: vec![value("x", &[1, 2, 3])],
-            outputs: vec![value("y", &[2])],
-            initializers: [("w".to_owned(), Literal::from_f32s(&[2, 6], weights))]
-                .into_iter()
-                .collect(),
-            nodes: vec![
-                Node::new("Flatten", ["x"], ["flat"]),
-                Node::new("Gemm", ["flat", "w"], ["y"]).with("transB", 1_i64),
-            ],
-            ..Graph::default()
-        };
-        Model::bare("linear", Arc::new(graph))
+        add("first", &[2, 6]);
+        add("second", &[2, 2]);
+        Model::bare("layers", Arc::new(graph))
     }
 
     /// The gradient of y_1 is the second row of W, and that of a randomised model the row that was
@@ -242,34 +316,8 @@ pub(super) mod tests {
         case.input = Arc::new(Tensor::from_shape_fn(vec![1, 2, 3], |i| i[2] as f32));
         case.variants = variants.into_iter().map(Arc::new).collect();
         case.model = model.clone();
-        let settings = EngineSettings {
-            library: None,
-            providers: vec![Provider::Cpu],
-            threads: 1,
-            queue_rows: 100,
-            batch_rows: 8,
-            batch_bytes: 1 << 20,
-            session_bytes: 1 << 30,
-        };
-        let (engine, pool) = (Engine::start(&settings).unwrap(), Pool::new(1));
-        let caller = Caller::new(Priority::Job, None);
-        let resources = Resources {
-            engine: &engine,
-            pool: &pool,
-            caller: &caller,
-            pictures: None,
-        };
-        let driver = Driver::new(resources, &model, case.input.clone());
         let runs = (METRIC.build)(&case, &values).unwrap();
-        let found = driver
-            .drive(runs)
-            .await
-            .unwrap()
-            .outputs
-            .remove(0)
-            .0
-            .unwrap();
-
+        let (found, _) = driven(&case, runs).await;
         let own: Vec<f64> = weights[6..]
             .iter()
             .map(|&weight| f64::from(weight))

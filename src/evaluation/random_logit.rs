@@ -12,10 +12,9 @@ use rand::RngExt;
 use super::{
     Category, Cost, Direction, Metric, Needs, Reading, Words,
     parameters::{Allowed, MetricParameter},
-    similarity::structural_similarity,
-    variation::{Variation, compare},
+    variation::{Variation, resemble},
 };
-use crate::{picture::preprocess::Layout, random::generator};
+use crate::random::generator;
 
 pub const METRIC: Metric = Metric {
     id: "random_logit",
@@ -67,19 +66,9 @@ pub const METRIC: Metric = Metric {
             model: case.model.clone(),
             class,
         });
-        let shape = case.input.shape();
-        let width = match case.layout() {
-            Layout::Nchw => shape.last(),
-            Layout::Nhwc => shape.get(1),
-        };
-        let width = width.copied().unwrap_or(0);
-        Ok(vec![compare(
-            case,
-            variations,
-            scaled,
-            move |own, other| structural_similarity(own, other, width),
-            |similarities| vec![similarities.iter().sum::<f64>() / similarities.len() as f64],
-        )])
+        Ok(vec![resemble(case, variations, |similarities| {
+            vec![similarities.iter().sum::<f64>() / similarities.len() as f64]
+        })])
     },
     reading: Reading::NUMBER,
 };
@@ -96,17 +85,6 @@ fn others(classes: usize, explained: usize, count: usize, seed: u64) -> Vec<usiz
         }
     }
     others
-}
-
-/// Divided by the largest magnitude; zeros as they are.
-fn scaled(mut pixels: Vec<f64>) -> Vec<f64> {
-    let largest = pixels
-        .iter()
-        .fold(0.0, |most: f64, value| most.max(value.abs()));
-    if largest > 0.0 {
-        pixels.iter_mut().for_each(|value| *value /= largest);
-    }
-    pixels
 }
 
 #[cfg(test)]

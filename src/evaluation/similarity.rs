@@ -18,8 +18,12 @@ pub fn ranks_of(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// Pearson's; of ranks it is Spearman's.
+/// Pearson's; of ranks it is Spearman's. 0 where all values of one are equal.
 pub fn correlation(one: &[f64], other: &[f64]) -> f64 {
+    let varies = |values: &[f64]| values.windows(2).any(|pair| pair[0] != pair[1]);
+    if !varies(one) || !varies(other) {
+        return 0.0;
+    }
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let (of_one, of_other) = (mean(one), mean(other));
     let (mut both, mut first, mut second) = (0.0, 0.0, 0.0);

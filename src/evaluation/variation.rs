@@ -8,10 +8,14 @@ use std::{mem, sync::Arc, vec::IntoIter};
 
 use onnx_autodiff::autodiff::spec::Head;
 
-use super::{AttributionMap, Case, CaseRow, Measurement, MetricRun, NotFinite};
+use super::{
+    AttributionMap, Case, CaseRow, Measurement, MetricRun, NotFinite,
+    similarity::{correlation, ranks_of, structural_similarity},
+};
 use crate::{
     methods::{Answers, Question, Request, Run, Step, parameters::Parameters, target::Target},
     model::Model,
+    picture::preprocess::Layout,
     tensor::Tensor,
 };
 
@@ -21,9 +25,47 @@ pub struct Variation {
     pub class: usize,
 }
 
-/// One run for all rows. `prepare` is given the pixels of a map, `similarity` those of the case's
-/// own map and of a variation's, and `measure` the similarities of a row to all variations.
-pub fn compare(
+/// One run for all rows: the Spearman rank correlation of the pixels, of which `measure` is given
+/// those of a row with all variations. A map of equal pixels has 0.
+pub fn correlate(
+    case: &Case,
+    variations: impl IntoIterator<Item = Variation>,
+    measure: fn(Vec<f64>) -> Measurement,
+) -> MetricRun {
+    let ranks = |pixels: Vec<f64>| ranks_of(&pixels);
+    compare(case, variations, ranks, correlation, measure)
+}
+
+/// As [`correlate`]: the structural similarity, of maps that are divided by their largest magnitude.
+pub fn resemble(
+    case: &Case,
+    variations: impl IntoIterator<Item = Variation>,
+    measure: fn(Vec<f64>) -> Measurement,
+) -> MetricRun {
+    let shape = case.input.shape();
+    let width = match case.layout() {
+        Layout::Nchw => shape.last(),
+        Layout::Nhwc => shape.get(1),
+    };
+    let width = width.copied().unwrap_or(0);
+    let similarity = move |own: &[f64], other: &[f64]| structural_similarity(own, other, width);
+    compare(case, variations, scaled, similarity, measure)
+}
+
+/// Divided by the largest magnitude; zeros as they are.
+fn scaled(mut pixels: Vec<f64>) -> Vec<f64> {
+    let largest = pixels
+        .iter()
+        .fold(0.0, |most: f64, value| most.max(value.abs()));
+    if largest > 0.0 {
+        pixels.iter_mut().for_each(|value| *value /= largest);
+    }
+    pixels
+}
+
+/// `prepare` is given the pixels of a map, `similarity` those of the case's own map and of a
+/// variation's, and `measure` the similarities of a row to all variations.
+fn compare(
     case: &Case,
     variations: impl IntoIterator<Item = Variation>,
     prepare: fn(Vec<f64>) -> Vec<f64>,

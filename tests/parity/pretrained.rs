@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 use crate::{
     session::{distance, open, run, sample},
-    stored,
+    stored::{self, Stored},
 };
 
 const CLASSES: usize = 1000;
@@ -46,20 +46,30 @@ struct Preprocessing {
     std: [f32; 3],
 }
 
-fn agrees_with_pytorch(model: &str) {
-    let reference = stored::read(&format!("pretrained/{model}.safetensors"));
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("models")
-        .join(model)
-        .join("model.onnx");
-    let source = read_model(&path).unwrap_or_else(|error| panic!("{error}; run `make models`"));
+/// The photo of a reference as its model takes it.
+pub fn photo(reference: &Stored) -> Arc<Tensor> {
     let preprocessing: Preprocessing = reference.json("preprocessing");
     let pixels = reference.bytes("pixels");
     let input = Array3::from_shape_fn((3, 224, 224), |(channel, y, x)| {
         let pixel = f32::from(pixels[(y * 224 + x) * 3 + channel]);
         (pixel * preprocessing.scale - preprocessing.mean[channel]) / preprocessing.std[channel]
     });
-    let input = Arc::new(input.into_dyn());
+    Arc::new(input.into_dyn())
+}
+
+/// A real network of the folder models.
+pub fn network(model: &str) -> Graph {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("models")
+        .join(model)
+        .join("model.onnx");
+    read_model(&path).unwrap_or_else(|error| panic!("{error}; run `make models`"))
+}
+
+fn agrees_with_pytorch(model: &str) {
+    let reference = stored::read(&format!("pretrained/{model}.safetensors"));
+    let source = network(model);
+    let input = photo(&reference);
     let target: usize = reference.json("target");
     for (method, head) in [
         ("gradient", Head::Logits),
