@@ -3,6 +3,8 @@
 use super::{
     Metric, completeness, confidence, degradation, entropy, localisation, model_randomisation,
     perturbation_epsilon, random_logit, repeatability, rise, road, sparseness,
+    Metric, completeness, degradation, entropy, infidelity, localisation, max_sensitivity,
+    model_randomisation, random_logit, repeatability, rise, sensitivity_n, sparseness,
 };
 
 pub static METRICS: &[Metric] = &[
@@ -15,6 +17,8 @@ pub static METRICS: &[Metric] = &[
     confidence::AVERAGE_DROP,
     confidence::AVERAGE_INCREASE,
     confidence::AVERAGE_GAIN,
+    infidelity::METRIC,
+    sensitivity_n::METRIC,
     model_randomisation::METRIC,
     sparseness::METRIC,
     localisation::POINTING_GAME,
@@ -27,6 +31,7 @@ pub static METRICS: &[Metric] = &[
     perturbation_epsilon::METRIC,
     random_logit::METRIC,
     repeatability::METRIC,
+    max_sensitivity::METRIC,
 ];
 
 /// The row called `id`.
@@ -125,6 +130,18 @@ mod tests {
         (
             "repeatability",
             repeatability::tests::a_hand_worked_repetition_correlates_as_worked_by_hand,
+        ),
+        (
+            "infidelity",
+            infidelity::tests::a_hand_worked_map_misses_what_was_worked_by_hand,
+        ),
+        (
+            "sensitivity_n",
+            sensitivity_n::tests::hand_worked_subsets_correlate_as_worked_by_hand,
+        ),
+        (
+            "max_sensitivity",
+            max_sensitivity::tests::a_hand_worked_map_changes_as_worked_by_hand,
         ),
     ];
 

@@ -287,3 +287,77 @@ async fn maps_are_compared_with_those_of_other_classes_and_seeds() {
     let gap = |row: usize| gaps[row]["value"].as_f64().unwrap();
     assert!(gap(1) < 0.1 * gap(0), "{gaps}");
 }
+
+#[tokio::test]
+async fn maps_are_held_against_changes_of_the_input() {
+    let fixture = fixture_with(&[]);
+    fixture.work();
+    let mut asked = request();
+    asked["methods"] = json!(["gradient", { "id": "input_x_gradient", "head": "probabilities" }, "grad_cam", "random"]);
+    asked["metrics"] = json!([
+        "infidelity", { "id": "infidelity", "scaling": "optimal" }, { "id": "sensitivity_n", "sizes": 4, "subsets": 20 },
+        "max_sensitivity", { "id": "max_sensitivity", "radius": 0.2 },
+        { "id": "model_randomisation", "mode": "independent", "similarity": "ssim" },
+    ]);
+    let measured = async |asked: &Value| {
+        let id = fixture.submit(asked).await;
+        let job = fixture.ended(&id).await;
+        assert_eq!(job["state"], "succeeded", "{job}");
+        fixture.report(&id, "json").await.answer()["result"].clone()
+    };
+    let result = measured(&asked).await;
+    assert_eq!(result["used"], 3);
+    let rows = |metric: usize| result["metrics"][metric]["rows"].as_array().unwrap();
+    let values = |metric: usize| -> Vec<f64> {
+        let values = rows(metric)
+            .iter()
+            .map(|row| row["value"].as_f64().unwrap());
+        values.collect()
+    };
+    let defaults = json!({ "noise": 0.03, "samples": 10, "scaling": "none" });
+    assert_eq!(result["metrics"][0]["parameters"], defaults);
+    let (plain, scaled) = (values(0), values(1));
+    assert_eq!(plain.len(), 5);
+    assert!(
+        plain
+            .iter()
+            .zip(&scaled)
+            .all(|(plain, scaled)| *scaled <= plain * 1.001 && *scaled >= 0.0)
+    );
+    for row in rows(2) {
+        let curve = row["mean_curve"].as_array().unwrap();
+        assert_eq!(curve.len(), 4);
+        assert!(
+            curve
+                .iter()
+                .all(|found| found.as_f64().unwrap().abs() <= 1.0)
+        );
+    }
+    let (near, far) = (values(3), values(4));
+    assert!(
+        near.iter()
+            .zip(&far)
+            .all(|(near, far)| near <= far && *near >= 0.0)
+    );
+    // It does not look at the input, nor at the model.
+    assert_eq!((near[4], far[4], values(5)[4]), (0.0, 0.0, 1.0));
+    assert!(values(5)[0] < 0.999);
+    assert_eq!(measured(&asked).await["metrics"], result["metrics"]);
+
+    asked["metrics"] = json!([
+        { "id": "infidelity", "noise": 0, "scaling": "all" }, { "id": "max_sensitivity", "radius": 2 },
+        { "id": "sensitivity_n", "sizes": 60, "subsets": 2 }, { "id": "model_randomisation", "mode": "both" },
+    ]);
+    let refused = send_to(&fixture.router, post_json("/jobs", &asked)).await;
+    assert_eq!(
+        refused.refused(),
+        [
+            "metrics[0].noise",
+            "metrics[0].scaling",
+            "metrics[1].radius",
+            "metrics[2].sizes",
+            "metrics[2].subsets",
+            "metrics[3].mode"
+        ]
+    );
+}
