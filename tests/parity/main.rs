@@ -1,5 +1,6 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside
 //! them (generate.py, pretrained.py, captum_maps.py, curves.py, perturbation.py).
+//! them (generate.py, pretrained.py, captum_maps.py, curves.py, metrics.py).
 
 #![allow(
     clippy::unwrap_used,
@@ -12,7 +13,9 @@ mod captum;
 mod curves;
 mod explain;
 mod perturbation;
+mod metrics;
 mod pretrained;
+mod randomisation;
 mod session;
 mod small;
 mod stored;
