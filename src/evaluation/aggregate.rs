@@ -9,6 +9,7 @@ use rand_chacha::{
 };
 
 use super::Measurement;
+
 /// Resamples of an interval.
 pub const RESAMPLES: usize = 2000;
 const CONFIDENCE: f64 = 0.95;
@@ -48,76 +49,114 @@ pub fn summarise(
     weight: fn(&[Measurement]) -> f64,
     seed: u64,
 ) -> Option<Summary> {
+    let [rows, length] = extent(images)?;
+    let values_of = |row: usize| images.iter().map(|rows| value(&rows[row])).collect();
+    let image_values: Vec<Vec<f64>> = (0..rows).map(values_of).collect();
+    let weights: Vec<f64> = images.iter().map(|rows| weight(rows)).collect();
+    let values = Resampled::ratios(&image_values, &weights, seed);
+    let curve = |row: usize| {
+        let column = |k: usize| images.iter().map(|rows| rows[row][k]).collect();
+        RowCurve::mean((0..length).map(column))
+    };
+    Some(values.summary((0..rows).map(curve)))
+}
+
+/// Rows, and the numbers of each, of measurements that are all alike.
+pub(super) fn extent(images: &[&[Measurement]]) -> Option<[usize; 2]> {
     let rows = images.first()?.len();
     let length = images.first()?.first()?.len();
     let is_odd = |curves: &&[Measurement]| {
         curves.len() != rows || curves.iter().any(|curve| curve.len() != length)
     };
-    if length == 0 || images.iter().any(is_odd) {
-        return None;
+    (length > 0 && !images.iter().any(is_odd)).then_some([rows, length])
+}
+
+/// Values of rows: of all images, and of each resample of them.
+pub(super) struct Resampled {
+    pub values: Vec<f64>,
+    /// By row, then by resample.
+    pub resamples: Vec<Vec<f64>>,
+}
+
+impl Resampled {
+    /// Σ `image_values[r][i]` / Σ `weights[i]` over images i.
+    pub(super) fn ratios(image_values: &[Vec<f64>], weights: &[f64], seed: u64) -> Self {
+        let ratios = |members: &[usize]| -> Vec<f64> {
+            let whole: f64 = members.iter().map(|image| weights[*image]).sum();
+            let sum = |row: &Vec<f64>| members.iter().map(|image| row[*image]).sum::<f64>();
+            image_values.iter().map(|row| sum(row) / whole).collect()
+        };
+        let mut resamples = vec![Vec::with_capacity(RESAMPLES); image_values.len()];
+        for number in 0..RESAMPLES as u64 {
+            let values = ratios(&resample(weights.len(), seed, number));
+            for (row, value) in resamples.iter_mut().zip(values) {
+                row.push(value);
+            }
+        }
+        Self {
+            values: ratios(&Vec::from_iter(0..weights.len())),
+            resamples,
+        }
     }
-    let image_values: Vec<Vec<f64>> = images
-        .iter()
-        .map(|curves| curves.iter().map(|curve| value(curve)).collect())
-        .collect();
-    let weights: Vec<f64> = images.iter().map(|curves| weight(curves)).collect();
-    let values_of = |members: &[usize]| -> Vec<f64> {
-        let whole: f64 = members.iter().map(|image| weights[*image]).sum();
-        (0..rows)
-            .map(|row| {
-                members
-                    .iter()
-                    .map(|image| image_values[*image][row])
-                    .sum::<f64>()
-                    / whole
-            })
-            .collect()
-    };
-    let values = values_of(&(0..images.len()).collect::<Vec<_>>());
-    let resampled: Vec<Vec<f64>> = (0..RESAMPLES as u64)
-        .map(|b| values_of(&resample(images.len(), seed, b)))
-        .collect();
-    let interval_of = |value: &dyn Fn(&[f64]) -> f64| {
-        interval(resampled.iter().map(|values| value(values)).collect())
-    };
-    let summaries = (0..rows)
-        .map(|row| RowSummary {
-            mean_curve: (0..length).map(|k| mean(images, row, k)).collect(),
-            band: (images.len() > 1).then(|| (0..length).map(|k| band(images, row, k)).collect()),
-            value: values[row],
-            interval: interval_of(&|values| values[row]),
-        })
-        .collect();
-    let pairs = (0..rows).flat_map(|one| (one + 1..rows).map(move |other| (one, other)));
-    let differences = pairs
-        .map(|(one, other)| Difference {
-            one,
-            other,
-            difference: values[one] - values[other],
-            interval: interval_of(&|values| values[one] - values[other]),
-        })
-        .collect();
-    Some(Summary {
-        rows: summaries,
-        differences,
-    })
+
+    /// With intervals, and the differences of all pairs.
+    pub(super) fn summary(self, curves: impl IntoIterator<Item = RowCurve>) -> Summary {
+        let Self { values, resamples } = self;
+        let rows = curves.into_iter().zip(&values).zip(&resamples);
+        let row = |((curve, value), resampled): ((RowCurve, &f64), &Vec<f64>)| RowSummary {
+            mean_curve: curve.values,
+            band: curve.band,
+            value: *value,
+            interval: interval(resampled.clone()),
+        };
+        let rows: Vec<RowSummary> = rows.map(row).collect();
+        let pairs =
+            (0..rows.len()).flat_map(|one| (one + 1..rows.len()).map(move |other| (one, other)));
+        let differences = pairs.map(|(one, other)| {
+            let resampled = resamples[one].iter().zip(&resamples[other]);
+            Difference {
+                one,
+                other,
+                difference: values[one] - values[other],
+                interval: interval(resampled.map(|(one, other)| one - other).collect()),
+            }
+        });
+        Summary {
+            differences: differences.collect(),
+            rows,
+        }
+    }
 }
 
-/// Of a row's curve at place `k`.
-fn mean(images: &[&[Measurement]], row: usize, k: usize) -> f64 {
-    images.iter().map(|curves| curves[row][k]).sum::<f64>() / images.len() as f64
+/// A row's curve over all images.
+pub(super) struct RowCurve {
+    pub values: Vec<f64>,
+    /// None of a single image.
+    pub band: Option<Vec<[f64; 2]>>,
 }
 
-/// 1.96 standard errors on each side of the mean.
-fn band(images: &[&[Measurement]], row: usize, k: usize) -> [f64; 2] {
-    let (mean, count) = (mean(images, row, k), images.len() as f64);
-    let variance = images
-        .iter()
-        .map(|curves| (curves[row][k] - mean).powi(2))
-        .sum::<f64>()
-        / (count - 1.0);
-    let reach = 1.96 * (variance / count).sqrt();
-    [mean - reach, mean + reach]
+impl RowCurve {
+    /// The mean at each place, where images have these values.
+    pub(super) fn mean(columns: impl Iterator<Item = Vec<f64>>) -> Self {
+        let (values, bands): (Vec<f64>, Vec<_>) =
+            columns.map(|column| mean_and_band(&column)).unzip();
+        Self {
+            values,
+            band: bands.into_iter().collect(),
+        }
+    }
+}
+
+/// With 1.96 standard errors on each side.
+fn mean_and_band(values: &[f64]) -> (f64, Option<[f64; 2]>) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let reach = 1.96 * (squares / (count - 1.0) / count).sqrt();
+    (
+        mean,
+        (values.len() > 1).then_some([mean - reach, mean + reach]),
+    )
 }
 
 /// Trapezoids over the steps, which make 1 together; a curve of one value is that value.

@@ -108,6 +108,7 @@ pub const METRIC: Metric = Metric {
         axes: Some(Axes {
             x: "number of patches replaced",
             y: "mean score of the class (probability)",
+            end: None,
             signed: false,
         }),
     },

@@ -91,10 +91,14 @@ impl MetricEntry {
 
     /// Whether it measures what `other` does.
     pub fn shares_with(&self, other: &Self) -> bool {
-        let shares = |entry: &Self| entry.metric().and_then(|metric| metric.needs.shares);
-        shares(self).is_some()
-            && shares(self) == shares(other)
-            && self.parameters == other.parameters
+        let measured = |entry: &Self| {
+            let needs = &entry.metric()?.needs;
+            let mut parameters = entry.parameters.clone();
+            let is_measured = |name: &String| !needs.unmeasured.contains(&name.as_str());
+            parameters.0.retain(|name, _| is_measured(name));
+            Some((needs.shares?, parameters))
+        };
+        measured(self).is_some() && measured(self) == measured(other)
     }
 }
 

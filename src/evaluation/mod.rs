@@ -11,6 +11,7 @@ pub mod entropy;
 pub mod findings;
 pub mod imputation;
 pub mod infidelity;
+pub mod information;
 pub mod localisation;
 pub mod max_sensitivity;
 pub mod model_randomisation;
@@ -126,6 +127,8 @@ pub struct Needs {
     /// What is measured, where other metrics read the same measurements: those of the same
     /// parameters are measured once.
     pub shares: Option<&'static str>,
+    /// Parameters that only the reading looks at: what is measured is the same whatever they are.
+    pub unmeasured: &'static [&'static str],
 }
 
 impl Needs {
@@ -141,6 +144,7 @@ impl Needs {
             count: |_, _, _| 0,
         },
         shares: None,
+        unmeasured: &[],
     };
 }
 
@@ -207,6 +211,8 @@ pub struct Words {
 pub struct Axes {
     pub x: &'static str,
     pub y: &'static str,
+    /// Where the last value of a curve lies; without it, at the number of its steps.
+    pub end: Option<f64>,
     /// Whether the figure has room for values below 0.
     pub signed: bool,
 }
@@ -302,6 +308,8 @@ pub enum MetricError {
     Parameters(#[from] serde_json::Error),
     #[error("the grid does not fit the model's input")]
     Grid,
+    #[error("the model's input is no picture that pixels can be interpolated in")]
+    Picture,
     #[error("the image has no region of its labelled object")]
     Region,
     #[error(transparent)]

@@ -5,6 +5,8 @@ use super::{
     perturbation_epsilon, random_logit, repeatability, rise, road, sparseness,
     Metric, completeness, degradation, entropy, infidelity, localisation, max_sensitivity,
     model_randomisation, random_logit, repeatability, rise, sensitivity_n, sparseness,
+    Metric, completeness, degradation, entropy, information, localisation, model_randomisation,
+    random_logit, repeatability, rise, sparseness,
 };
 
 pub static METRICS: &[Metric] = &[
@@ -19,6 +21,8 @@ pub static METRICS: &[Metric] = &[
     confidence::AVERAGE_GAIN,
     infidelity::METRIC,
     sensitivity_n::METRIC,
+    information::SIC,
+    information::AIC,
     model_randomisation::METRIC,
     sparseness::METRIC,
     localisation::POINTING_GAME,
@@ -82,6 +86,12 @@ mod tests {
         (
             "average_gain",
             confidence::tests::hand_worked_maps_change_the_score_as_worked_by_hand,
+            "sic",
+            information::tests::five_pictures_have_the_area_under_scores_worked_by_hand,
+        ),
+        (
+            "aic",
+            information::tests::five_pictures_have_the_area_under_rights_worked_by_hand,
         ),
         (
             "model_randomisation",

@@ -39,6 +39,7 @@ pub const DELETION: Metric = Metric {
         axes: Some(Axes {
             x: "parts of the pixels deleted",
             y: SCORE,
+            end: None,
             signed: false,
         }),
         ..WORDS
@@ -62,6 +63,7 @@ pub const INSERTION: Metric = Metric {
         axes: Some(Axes {
             x: "parts of the pixels inserted",
             y: SCORE,
+            end: None,
             signed: false,
         }),
         ..WORDS

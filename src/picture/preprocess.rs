@@ -113,9 +113,9 @@ pub fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((19_595 * u32::from(r) + 38_470 * u32::from(g) + 7_471 * u32::from(b) + 0x8000) >> 16) as u8
 }
 
-/// A lookup table from pixel value to tensor value for each channel. A `mean` or `std` of length
-/// one applies to all channels; an empty `mean` is 0, an empty `std` 1.
-fn value_table(rule: &Preprocess) -> Vec<[f32; 256]> {
+/// A lookup table from pixel value to tensor value for each channel, in the tensor's order. A `mean`
+/// or `std` of length one applies to all channels; an empty `mean` is 0, an empty `std` 1.
+pub fn value_table(rule: &Preprocess) -> Vec<[f32; 256]> {
     let of = |values: &[f32], channel: usize, absent: f32| {
         values
             .get(channel)

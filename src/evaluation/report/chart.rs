@@ -88,8 +88,8 @@ fn paint_figure(area: &Area<'_>, figure: &Figure<'_>) -> Drawn {
     let legend = words.map_or("", |words| words.legend);
     let shaded = match (axes.is_some(), figure.images > 1) {
         (_, false) => "",
-        (true, true) => "shaded: 95 % interval of the mean",
-        (false, true) => "lines: 95 % interval of the mean",
+        (true, true) => "shaded: 95 % interval",
+        (false, true) => "lines: 95 % interval",
     };
     let head = |right: &Area<'_>| -> Drawn {
         let count = format!("{legend}, {} image{plural}", figure.images);
@@ -104,10 +104,10 @@ fn paint_figure(area: &Area<'_>, figure: &Figure<'_>) -> Drawn {
         Some(axes) => {
             let (mut chart, ends) = curve_chart(&left, &figure.title, &rows, axes)?;
             head(&right)?;
-            paint_bands(&mut chart, &rows, ends)?;
+            paint_bands(&mut chart, &rows, axes, ends)?;
             for (place, row) in rows.iter().enumerate() {
                 let (color, dash) = style_of(row);
-                paint_curve(&mut chart, row, color, dash)?;
+                paint_curve(&mut chart, row, axes, color, dash)?;
                 paint_key(&right, place, row, color, dash)?;
             }
         }
@@ -133,9 +133,8 @@ fn curve_chart<'a, 'b>(
     rows: &[&RowFinding],
     axes: Axes,
 ) -> Result<(Chart<'a, 'b>, [f64; 2]), Box<dyn Error>> {
-    let steps = rows
-        .first()
-        .map_or(1, |row| row.mean_curve.len().saturating_sub(1).max(1));
+    let steps = rows.first().map_or(1.0, |row| steps_of(&row.mean_curve));
+    let width = axes.end.unwrap_or(steps);
     let means = rows.iter().flat_map(|row| &row.mean_curve).copied();
     let highest = means.clone().fold(0.0_f64, f64::max);
     let bands = rows
@@ -159,19 +158,17 @@ fn curve_chart<'a, 'b>(
         .caption(title, (FONT, 17))
         .x_label_area_size(46)
         .y_label_area_size(60)
-        .build_cartesian_2d(0.0..steps as f64, bottom..top)?;
+        .build_cartesian_2d(0.0..width, bottom..top)?;
     chart
         .configure_mesh()
         .light_line_style(BLACK.mix(0.0))
         .bold_line_style(BLACK.mix(0.12))
         .x_desc(axes.x)
         .y_desc(axes.y)
-        .x_label_formatter(&|x| {
-            if x.fract() == 0.0 {
-                format!("{x:.0}")
-            } else {
-                String::new()
-            }
+        .x_label_formatter(&|x| match axes.end {
+            Some(_) => format!("{x:.1}"),
+            None if x.fract() == 0.0 => format!("{x:.0}"),
+            None => String::new(),
         })
         .y_label_formatter(&|y| format!("{y:.2}"))
         .label_style((FONT, 14))
@@ -180,17 +177,33 @@ fn curve_chart<'a, 'b>(
     Ok((chart, [bottom, top]))
 }
 
-fn paint_bands(chart: &mut Chart<'_, '_>, rows: &[&RowFinding], [bottom, top]: [f64; 2]) -> Drawn {
+fn steps_of<T>(curve: &[T]) -> f64 {
+    curve.len().saturating_sub(1).max(1) as f64
+}
+
+/// Values of a curve, each where it lies along the axis.
+fn placed<T: Copy>(curve: &[T], axes: Axes) -> Vec<(f64, T)> {
+    let step = axes.end.map_or(1.0, |end| end / steps_of(curve));
+    let values = curve.iter().enumerate();
+    values
+        .map(|(place, value)| (place as f64 * step, *value))
+        .collect()
+}
+
+fn paint_bands(
+    chart: &mut Chart<'_, '_>,
+    rows: &[&RowFinding],
+    axes: Axes,
+    [bottom, top]: [f64; 2],
+) -> Drawn {
     for row in rows {
         let Some(band) = &row.band else { continue };
+        let band = placed(band, axes);
         let edge = |side: usize| {
-            band.iter()
-                .enumerate()
-                .map(move |(k, ends)| (k as f64, ends[side].clamp(bottom, top)))
+            let ends = band.iter();
+            ends.map(move |(x, ends)| (*x, ends[side].clamp(bottom, top)))
         };
-        let around = edge(0)
-            .chain(edge(1).collect::<Vec<_>>().into_iter().rev())
-            .collect::<Vec<_>>();
+        let around: Vec<_> = edge(0).chain(edge(1).rev()).collect();
         chart.draw_series([Polygon::new(around, color_of(row).mix(0.07))])?;
     }
     Ok(())
@@ -199,15 +212,12 @@ fn paint_bands(chart: &mut Chart<'_, '_>, rows: &[&RowFinding], [bottom, top]: [
 fn paint_curve(
     chart: &mut Chart<'_, '_>,
     row: &RowFinding,
+    axes: Axes,
     color: RGBColor,
     (dash, gap): (i32, i32),
 ) -> Drawn {
     let style = ShapeStyle::from(&color).stroke_width(2);
-    let points = row
-        .mean_curve
-        .iter()
-        .enumerate()
-        .map(|(step, score)| (step as f64, *score));
+    let points = placed(&row.mean_curve, axes).into_iter();
     if dash == 0 {
         chart.draw_series(LineSeries::new(points, style))?;
     } else {
