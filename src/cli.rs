@@ -31,6 +31,8 @@ enum Command {
     Predict(commands::predict::Predict),
     /// List the attribution methods, or the parameters of one
     Methods(commands::methods::Methods),
+    /// List the metrics that methods are compared by, or the parameters of one
+    Metrics(commands::metrics::Metrics),
     /// Check whether models can be served, and what is assumed of them
     Models(commands::models::Models),
     /// Fit the patterns of PatternAttribution and PGIG, and write patterns.safetensors beside the
@@ -94,6 +96,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Compare(command) => command.run(),
         Command::Predict(command) => command.run(),
         Command::Methods(command) => command.run(),
+        Command::Metrics(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::FitPatterns(command) => command.run(),
         Command::Bench(command) => command.run(),

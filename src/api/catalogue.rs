@@ -1,4 +1,4 @@
-//! GET /methods, /models: what there is, and what each takes.
+//! GET /methods, /models: what there is, and what each takes. Metrics: [`super::metrics_catalogue`].
 
 use std::{
     collections::HashMap,
@@ -67,7 +67,7 @@ pub struct MethodCard {
     pub parameters: Vec<ParameterCard>,
 }
 
-/// A parameter of a method.
+/// A parameter of a method or of a metric.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ParameterCard {
     pub name: String,
@@ -77,6 +77,7 @@ pub struct ParameterCard {
     pub allowed: Vec<String>,
     /// `null`: off by default, or the model's own (`default_from_model`).
     pub default: Value,
+    /// Whether the default is the model's own. Those of metrics are told for a model.
     pub default_from_model: bool,
     pub doc: String,
 }

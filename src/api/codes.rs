@@ -39,6 +39,11 @@ pub enum ApiError {
     MethodNotAllowed { method: String, path: String },
     #[error("no method is called {}; GET /methods lists them", excerpt(id))]
     UnknownMethod { id: String },
+    #[error(
+        "no metric is called {}; GET /metrics-catalogue lists them",
+        excerpt(id)
+    )]
+    UnknownMetric { id: String },
     #[error("the body's content type is {found}; send {allowed}", found = excerpt(found.as_deref().unwrap_or("missing")))]
     UnsupportedMediaType {
         found: Option<String>,
@@ -183,6 +188,9 @@ pub fn code_of(error: &ApiError) -> Code {
             StatusCode::NOT_FOUND,
             "No such attribution method",
         ),
+        ApiError::UnknownMetric { .. } => {
+            row("unknown_metric", StatusCode::NOT_FOUND, "No such metric")
+        }
         ApiError::UnsupportedMediaType { .. } => row(
             "unsupported_media_type",
             StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -41,7 +41,7 @@ pub use problems::*;
     external_docs(url = "/docs/README.md", description = "README"),
     tags(
         (name = "explain", description = "Explain and classify images"),
-        (name = "catalogue", description = "Methods and models of this server"),
+        (name = "catalogue", description = "Methods, metrics and models of this server"),
         (name = "jobs", description = "Benchmarks and other long-running work, continued after restarts"),
         (name = "datasets", description = "Images for benchmarks, baselines and pattern fitting"),
         (name = "health", description = "Probes and metrics"),

@@ -18,6 +18,7 @@ mod intake;
 pub mod jobs;
 mod json_body;
 mod listener;
+pub mod metrics_catalogue;
 mod monitor;
 pub mod negotiate;
 pub mod predict;
@@ -167,6 +168,8 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
         .routes(routes!(predict::predict))
         .routes(routes!(catalogue::list_methods))
         .routes(routes!(catalogue::get_method))
+        .routes(routes!(metrics_catalogue::list_metrics))
+        .routes(routes!(metrics_catalogue::get_metric))
         .routes(routes!(catalogue::list_models))
         .routes(routes!(catalogue::get_model))
         .routes(routes!(jobs::list_jobs, jobs::start_job))

@@ -8,7 +8,7 @@ use explaind::{
     methods::registry::{METHODS, find},
 };
 
-use super::say;
+use super::{say, say_parameters};
 
 #[derive(Args)]
 pub(crate) struct Methods {
@@ -66,20 +66,7 @@ impl Methods {
             say(format_args!("  {name:11}  {text}"))?;
         }
         say("\nParameters (-p NAME=VALUE):")?;
-        for parameter in &card.parameters {
-            let default = match (&parameter.default, parameter.default_from_model) {
-                (_, true) => "the model's".to_owned(),
-                (serde_json::Value::Null, false) => "off".to_owned(),
-                (serde_json::Value::String(text), false) => text.clone(),
-                (value, false) => value.to_string(),
-            };
-            say(format_args!(
-                "  {}: {} [default: {default}]",
-                parameter.name,
-                parameter.allowed.join(", ")
-            ))?;
-            say(format_args!("      {}", parameter.doc))?;
-        }
+        say_parameters(&card.parameters)?;
         let options = RequestedOptions::names()
             .filter(|name| *name != "format")
             .collect::<Vec<_>>()

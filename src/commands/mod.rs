@@ -9,6 +9,7 @@ pub(crate) mod fit_patterns;
 mod images;
 pub(crate) mod jobs;
 pub(crate) mod methods;
+pub(crate) mod metrics;
 pub(crate) mod models;
 pub(crate) mod predict;
 pub(crate) mod serve;
@@ -25,6 +26,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use explaind::{
+    api::catalogue::ParameterCard,
     app::App,
     faults::{Fault, Faults},
     model::{
@@ -166,6 +168,25 @@ fn only(registry: &Registry) -> anyhow::Result<Arc<Model>> {
 /// Prints a line to standard output. A closed pipe is an error, which ends the command silently.
 pub(crate) fn say(line: impl Display) -> std::io::Result<()> {
     writeln!(stdout(), "{}", printable(&line.to_string()))
+}
+
+/// Prints what each parameter may be, its default, and what it does.
+fn say_parameters(parameters: &[ParameterCard]) -> anyhow::Result<()> {
+    for parameter in parameters {
+        let default = match (&parameter.default, parameter.default_from_model) {
+            (_, true) => "the model's".to_owned(),
+            (Value::Null, false) => "off".to_owned(),
+            (Value::String(text), false) => text.clone(),
+            (value, false) => value.to_string(),
+        };
+        say(format_args!(
+            "  {}: {} [default: {default}]",
+            parameter.name,
+            parameter.allowed.join(", ")
+        ))?;
+        say(format_args!("      {}", parameter.doc))?;
+    }
+    Ok(())
 }
 
 /// Prints a line to standard error; errors are ignored.

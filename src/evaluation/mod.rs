@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 use ndarray::Array2;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     methods::{self, Request, Run},
@@ -66,6 +67,13 @@ pub struct Metric {
     /// Runs whose measurements, one after another, are those of the case's rows.
     pub build: fn(&Case, &Values) -> Result<Vec<MetricRun>, MetricError>,
     pub reading: Reading,
+}
+
+impl Metric {
+    /// Whether a map is all that it takes: it asks nothing of a model, and needs no region.
+    pub fn needs_only_maps(&self, values: &Values) -> bool {
+        !self.needs.region && (self.needs.cost.count)(values, 1, 1) == 0
+    }
 }
 
 /// What measurements come to.
@@ -149,8 +157,9 @@ impl Needs {
 }
 
 /// What a metric is about, after Hedström et al., Quantus, 2023, section 2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = MetricCategory)]
 pub enum Category {
     /// Whether the model depends on what the map says it does.
     Faithfulness,
@@ -167,8 +176,9 @@ pub enum Category {
 }
 
 /// Which values are better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = MetricDirection)]
 pub enum Direction {
     Lower,
     Higher,

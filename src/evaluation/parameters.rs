@@ -65,6 +65,16 @@ impl Allowed {
         }
     }
 
+    /// As JSON calls it; none where nothing is allowed.
+    pub fn type_name(self) -> Option<&'static str> {
+        match self {
+            Self::Whole { .. } => Some("integer"),
+            Self::Real { .. } => Some("number"),
+            Self::OneOf { .. } => Some("string"),
+            Self::Never(_) => None,
+        }
+    }
+
     pub fn default(self) -> Option<Value> {
         match self {
             Self::Whole { default, .. } => Some(json!(default)),
@@ -103,6 +113,19 @@ impl Values {
     pub fn word(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.as_str()
     }
+}
+
+/// What each parameter of a metric may be for a model, where those before it have their defaults.
+pub fn offered(metric: &Metric, model: &Model) -> Vec<(&'static MetricParameter, Allowed)> {
+    let (mut values, mut offered) = (Values::default(), Vec::new());
+    for parameter in metric.parameters {
+        let allowed = (parameter.allowed)(model, &values);
+        if let Some(default) = allowed.default() {
+            values.0.insert(parameter.name.to_owned(), default);
+        }
+        offered.push((parameter, allowed));
+    }
+    offered
 }
 
 /// Settles what is given for a metric on a model; null is not given.

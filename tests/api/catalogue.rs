@@ -1,8 +1,8 @@
-//! What the service says of itself: methods, models, health, metrics, documentation.
+//! What the service says of itself: methods, metrics, models, health, documentation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use explaind::methods::registry::METHODS;
+use explaind::{evaluation::registry::METRICS, methods::registry::METHODS};
 use serde_json::{Value, json};
 
 use crate::{
@@ -37,6 +37,108 @@ async fn the_methods_are_those_of_the_registry() {
                 .iter()
                 .any(|parameter| parameter["name"] == "target")
         );
+    }
+}
+
+/// The card of a metric, as the list for a model has it.
+fn card(list: &Value, id: &str) -> Value {
+    let mut cards = list["metrics"].as_array().unwrap().iter();
+    cards.find(|card| card["id"] == id).unwrap().clone()
+}
+
+#[tokio::test]
+async fn the_metrics_are_those_of_the_registry_with_what_the_model_allows() {
+    let list = send(get("/metrics-catalogue")).await.answer();
+    assert_eq!(list["model"], "tiny");
+    let cards = list["metrics"].as_array().unwrap();
+    let ids: Vec<&str> = cards
+        .iter()
+        .map(|card| card["id"].as_str().unwrap())
+        .collect();
+    let rows: Vec<&str> = METRICS.iter().map(|metric| metric.id).collect();
+    assert_eq!(ids, rows);
+    for card in cards {
+        let path = format!("/metrics-catalogue/{}", card["id"].as_str().unwrap());
+        assert_eq!(&send(get(&path)).await.answer(), card);
+        assert_eq!((&card["applies"], card.get("reason")), (&json!(true), None));
+        for text in ["title", "paper", "about", "value", "value_doc", "cost"] {
+            assert!(!card[text].as_str().unwrap().is_empty(), "{path} {text}");
+        }
+    }
+    // Two layers have weights, and pictures have 8 x 8 pixels.
+    let parameter = |list: &Value, metric: &str, name: &str| {
+        let card = card(list, metric);
+        let mut parameters = card["parameters"].as_array().unwrap().iter();
+        let found = parameters.find(|parameter| parameter["name"] == name);
+        let found = found.unwrap_or_else(|| panic!("{card}"));
+        json!([found["type"], found["allowed"], found["default"]])
+    };
+    for (metric, name, expected) in [
+        (
+            "model_randomisation",
+            "stages",
+            json!(["integer", ["1 to 2"], 2]),
+        ),
+        ("degradation", "grid", json!(["integer", ["1 to 8"], 8])),
+        (
+            "degradation",
+            "compat",
+            json!(["string", ["pgig-2020"], null]),
+        ),
+    ] {
+        assert_eq!(parameter(&list, metric, name), expected);
+    }
+    let larger = send(get("/metrics-catalogue?model=squeezenet1_1"))
+        .await
+        .answer();
+    let grid = json!(["integer", ["1 to 224"], 25]);
+    assert_eq!(parameter(&larger, "degradation", "grid"), grid);
+    assert_eq!(larger["model"], "squeezenet1_1");
+}
+
+#[tokio::test]
+async fn a_metric_says_what_it_needs_and_leaves_out() {
+    let list = send(get("/metrics-catalogue")).await.answer();
+    let pointing = card(&list, "pointing_game");
+    let facts = ["needs_region", "in_answers", "category", "direction"];
+    assert_eq!(
+        facts.map(|fact| pointing[fact].clone()),
+        [
+            json!(true),
+            json!(false),
+            json!("localisation"),
+            json!("higher")
+        ]
+    );
+    let completeness = card(&list, "completeness");
+    let excluded = completeness["excluded_methods"].as_array().unwrap();
+    assert!(excluded.contains(&json!("gradient")) && excluded.contains(&json!("pgig")));
+    assert!(!excluded.contains(&json!("integrated_gradients")));
+    let exclusion = completeness["exclusion"].as_str().unwrap();
+    assert!(exclusion.contains("f(x) - f(x')"), "{exclusion}");
+    let degradation = card(&list, "degradation");
+    assert_eq!(degradation["curve"]["x"], "number of patches replaced");
+    assert_eq!(card(&list, "sparseness").get("curve"), None);
+    // Ready tensors have no pixels that a metric could look at.
+    let list = send(get("/metrics-catalogue?model=numbers")).await.answer();
+    let reason = card(&list, "degradation")["reason"].clone();
+    assert_eq!(
+        reason,
+        "the model takes ready tensors: metrics are measured on pictures"
+    );
+    assert_eq!(card(&list, "degradation").get("about"), None);
+}
+
+#[tokio::test]
+async fn a_metric_of_an_unknown_name_or_model_is_refused() {
+    let unknown = send(get("/metrics-catalogue/sparsity")).await;
+    assert_eq!(unknown.problem(), (404, "unknown_metric".into()));
+    for path in ["/metrics-catalogue", "/metrics-catalogue/sparseness"] {
+        let refused = send(get(&format!("{path}?model=resnet"))).await;
+        assert_eq!(refused.refused(), ["model"]);
+        assert!(refused.allowed("model").contains(&"tiny".to_owned()));
+        let refused = send(get(&format!("{path}?modl=tiny"))).await;
+        assert_eq!(refused.refused(), ["modl"]);
     }
 }
 

@@ -394,6 +394,28 @@ fn methods_settings_and_completions_are_printed() {
             .told
             .contains("(allowed: gradient, ")
     );
+    let list = shell.out(&["metrics"]);
+    assert!(
+        list.lines()
+            .any(|line| line.starts_with("pointing_game ")
+                && line.ends_with("(needs masks or boxes)")),
+        "{list}"
+    );
+    let one = shell.out(&["metrics", "degradation", "--model", "tiny"]);
+    for part in [
+        "degradation: Image degradation",
+        "Area under the curve; lower is better",
+        "Parameters for tiny (--metrics \"degradation NAME=VALUE\"):",
+        "grid: 1 to 8 [default: 8]",
+        "compat: pgig-2020 [default: off]",
+    ] {
+        assert!(one.contains(part), "{part} is missing in\n{one}");
+    }
+    let json = shell.out(&["metrics", "--json", "--model", "tiny"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["model"], "tiny");
+    let unknown = shell.run(&["metrics", "sparsity"]).told;
+    assert!(unknown.contains("(allowed: degradation, "), "{unknown}");
     assert!(
         shell
             .out(&["completions", "bash"])

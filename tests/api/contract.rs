@@ -265,7 +265,7 @@ async fn the_examples_of_the_document_are_answered() {
             tried += 1;
         }
     }
-    assert_eq!(tried, 5);
+    assert_eq!(tried, 6);
 }
 
 #[test]

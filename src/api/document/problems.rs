@@ -11,6 +11,7 @@ use utoipa::{
 use crate::api::problem;
 
 const BAD_REQUEST: (u16, &str) = (400, "The body or the query cannot be read.");
+const BAD_QUERY: (u16, &str) = (400, "The query cannot be read.");
 const BAD_PATH: (u16, &str) = (400, "The path cannot be read.");
 pub const FOREIGN: (u16, &str) = (
     403,
@@ -89,6 +90,8 @@ problem_sets! {
     /// Of what is uploaded and taken away.
     UploadProblems = [BAD_REQUEST, NOT_FOUND, BODY_TIMEOUT, CONFLICT, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, INSUFFICIENT];
     InternalProblems = [INTERNAL];
+    /// Of what a query chooses from.
+    QueryProblems = [BAD_QUERY, UNPROCESSABLE, INTERNAL];
     /// Of POST /jobs.
     SubmitProblems = [BAD_REQUEST, BODY_TIMEOUT, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, INSUFFICIENT];
     JobsProblems = [BAD_REQUEST, UNPROCESSABLE, INTERNAL, UNAVAILABLE];

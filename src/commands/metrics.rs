@@ -1,0 +1,95 @@
+//! `explaind metrics`: the metrics and their parameters, as GET /metrics-catalogue lists them.
+
+use clap::Args;
+use explaind::{
+    api::metrics_catalogue::{MetricCard, describe_all, describe_metric},
+    evaluation::registry::{METRICS, find},
+    faults::{Fault, Faults},
+};
+
+use super::{ModelArgs, Reads, say, say_parameters};
+
+#[derive(Args)]
+pub(crate) struct Metrics {
+    /// A metric, to see its parameters for the model
+    id: Option<String>,
+    /// As JSON, as GET /metrics-catalogue answers
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs<Reads>,
+}
+
+impl Metrics {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let Some(id) = self.id else {
+            if self.json {
+                let (_, model) = self.model.load()?;
+                return Ok(say(serde_json::to_string_pretty(&describe_all(&model))?)?);
+            }
+            let width = METRICS
+                .iter()
+                .map(|metric| metric.id.len())
+                .max()
+                .unwrap_or_default();
+            for metric in METRICS {
+                let note = if metric.needs.region {
+                    " (needs masks or boxes)"
+                } else {
+                    ""
+                };
+                say(format_args!("{:width$}  {}{note}", metric.id, metric.title))?;
+            }
+            return Ok(say(
+                "\nexplaind metrics ID: what one measures, its paper and parameters",
+            )?);
+        };
+        let unknown = || {
+            let message = format!("no metric is called {id:?}");
+            let ids = METRICS.iter().map(|metric| metric.id);
+            Faults::from(Fault::new("metric", message, ids))
+        };
+        let metric = find(&id).ok_or_else(unknown)?;
+        let (_, model) = self.model.load()?;
+        let card = describe_metric(metric, &model);
+        if self.json {
+            return Ok(say(serde_json::to_string_pretty(&card)?)?);
+        }
+        print(&card, &model.id)
+    }
+}
+
+fn print(card: &MetricCard, model: &str) -> anyhow::Result<()> {
+    say(format_args!("{}: {}", card.id, card.title))?;
+    let value = format!("{}; {} is better", card.value, card.direction.name());
+    let region = card.needs_region.then_some("masks or boxes of objects");
+    let excluded = card.excluded_methods.join(", ");
+    let excluded = card
+        .exclusion
+        .as_ref()
+        .filter(|_| !excluded.is_empty())
+        .map(|reason| format!("{excluded}: {reason}"));
+    let lines = [
+        ("measures", card.about.as_deref()),
+        ("value", Some(value.as_str())),
+        ("", Some(card.value_doc.as_str())),
+        ("paper", Some(card.paper.as_str())),
+        ("evaluations", Some(card.cost.as_str())),
+        ("needs", region),
+        ("leaves out", excluded.as_deref()),
+        ("refused", card.reason.as_deref()),
+    ];
+    for (name, text) in lines {
+        if let Some(text) = text {
+            say(format_args!("  {name:11}  {text}"))?;
+        }
+    }
+    if card.parameters.is_empty() {
+        return Ok(());
+    }
+    say(format_args!(
+        "\nParameters for {model} (--metrics \"{} NAME=VALUE\"):",
+        card.id
+    ))?;
+    say_parameters(&card.parameters)
+}
