@@ -18,6 +18,7 @@ use utoipa::{
 use super::{
     Answered, AppError, Explanation, Predicted,
     compare::Compared,
+    metrics::MetricValues,
     options::{Channels, Encoding},
     plan::PredictPlan,
     timing::StageTimes,
@@ -96,6 +97,12 @@ pub struct Answer {
     /// The regions of the map, with `include=segments`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segments: Option<RankedSegments>,
+    /// The metrics that take the map alone, with `include=metrics`, by their ids in GET
+    /// /metrics-catalogue; `null` when a value is not finite. What stands for a pixel is the signed
+    /// sum of its channels. A metric that says nothing about the method is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BTreeMap<String, Option<f64>>>, example = json!({ "sparseness": 0.53, "entropy": 10.2 }))]
+    pub metrics: Option<MetricValues>,
     /// Evaluations of the model that this took.
     pub evaluations: usize,
     pub warnings: Vec<String>,
@@ -388,6 +395,7 @@ impl Explanation {
                 .as_ref()
                 .filter(|_| self.include.segments)
                 .map(|segments| RankedSegments::new(segments, encoding)),
+            metrics: self.metrics.clone(),
             evaluations: explained.evaluations,
             warnings: self.warnings.clone(),
             timing_ms: self.times.into(),

@@ -197,6 +197,7 @@ impl App {
         faults.extend(channels_fault(&options, &model));
         faults.extend(include_fault(
             &options,
+            &model,
             ways.iter().map(|way| &way.parameters),
         ));
         faults.append(picture_faults, |fault| fault);
@@ -271,12 +272,15 @@ impl App {
         let answered = Driver::new(self.resources(caller), &plan.model, tensor)
             .explain(&requests, Some(limit))
             .await?;
+        let explained: Vec<Explained> = answered.explained.iter().flatten().cloned().collect();
+        let metrics = self
+            .metrics_of(&plan.options, &plan.model, &prepared, &explained)
+            .await?;
         let before_render = Instant::now();
         let (grid, warnings) = match prepared.upload.take().zip(prepared.geometry) {
             Some((upload, geometry)) if plan.options.want_picture() => {
                 let room = self.pixels().room(input::area(geometry.upload)).await;
-                let (app, plan, explained) =
-                    (self.clone(), plan.clone(), answered.explained.clone());
+                let (app, plan, explained) = (self.clone(), plan.clone(), answered.explained);
                 let draw = move || {
                     let _room = room;
                     app.draw_grid(&plan, (upload, geometry), &explained)
@@ -287,14 +291,16 @@ impl App {
         };
         prepared.times.render = before_render.elapsed();
         prepared.times.total = started.elapsed();
-        let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
         let mut warnings = warnings.into_iter();
-        let explanations = explained.into_iter().map(|one| {
+        let explanations = explained.into_iter().zip(metrics).map(|(one, metrics)| {
             let picture = RenderedPicture {
                 file: None,
                 warnings: warnings.next().unwrap_or_default(),
             };
-            explanation(&plan.model, &plan.options, &prepared, one, picture)
+            Explanation {
+                metrics,
+                ..explanation(&plan.model, &plan.options, &prepared, one, picture)
+            }
         });
         let explanations: Vec<Explanation> = explanations.collect();
         Ok(Compared {

@@ -11,6 +11,7 @@ use super::{
     App, AppError,
     error::{locate, whole_cost},
     input::{Input, Inputs, One, Prepared},
+    metrics::{MetricValues, of_map},
     options::{Channels, Include, Options},
     plan::Plan,
     render::RenderedPicture,
@@ -41,6 +42,8 @@ pub struct Explanation {
     pub picture: Option<Bytes>,
     /// Where the map lies on the uploaded image; none of a tensor.
     pub geometry: Option<Geometry>,
+    /// Where they are asked for.
+    pub metrics: Option<MetricValues>,
     /// What of it JSON holds.
     pub include: Include,
     pub channels: Channels,
@@ -166,6 +169,9 @@ impl App {
                 )
             })?;
         let explained: Vec<Explained> = answered.explained.into_iter().flatten().collect();
+        let metrics = self
+            .metrics_of(&plan.options, &plan.model, &prepared, &explained)
+            .await?;
         let before_render = Instant::now();
         let upload = prepared.upload.take().zip(prepared.geometry);
         let pictures = self.render(plan, upload, &explained, caller).await?;
@@ -174,8 +180,10 @@ impl App {
         let answers: Vec<_> = explained
             .into_iter()
             .zip(pictures)
-            .map(|(explained, picture)| Explanation {
+            .zip(metrics)
+            .map(|((explained, picture), metrics)| Explanation {
                 input: at,
+                metrics,
                 ..explanation(&plan.model, &plan.options, &prepared, explained, picture)
             })
             .collect();
@@ -185,6 +193,26 @@ impl App {
             evaluations: answered.evaluations,
             times: prepared.times.with_engine(answered.timing),
         })
+    }
+
+    /// The metrics of each map, where they are asked for.
+    pub(super) async fn metrics_of(
+        &self,
+        options: &Options,
+        model: &Arc<Model>,
+        prepared: &Prepared,
+        explained: &[Explained],
+    ) -> Result<Vec<Option<MetricValues>>, AppError> {
+        if !options.want_metrics() {
+            return Ok(vec![None; explained.len()]);
+        }
+        let (model, input, explained) =
+            (model.clone(), prepared.tensor.clone(), explained.to_vec());
+        let measure = move || {
+            let of = |one: &Explained| Some(of_map(&model, &input, one));
+            explained.iter().map(of).collect()
+        };
+        Ok(self.pool().run(measure).await?)
     }
 }
 
@@ -218,6 +246,7 @@ pub(super) fn explanation(
         input: 0,
         picture: picture.file,
         geometry: prepared.geometry,
+        metrics: None,
         include: options.include,
         channels: options.channels,
         warnings: warnings.into_iter().flatten().cloned().collect(),

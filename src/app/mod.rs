@@ -8,6 +8,7 @@ mod error;
 mod explain;
 pub mod format;
 mod input;
+pub mod metrics;
 pub mod options;
 mod pixels;
 pub mod plan;

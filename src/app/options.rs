@@ -52,6 +52,7 @@ pub struct Include {
     pub attribution: bool,
     pub heatmap: bool,
     pub segments: bool,
+    pub metrics: bool,
 }
 
 impl Default for Include {
@@ -68,6 +69,7 @@ impl Include {
         attribution: false,
         heatmap: false,
         segments: false,
+        metrics: false,
     };
 
     /// Names, in a list or joined by commas. `none` stands alone.
@@ -84,6 +86,7 @@ impl Include {
                 "attribution" => found.attribution = true,
                 "heatmap" => found.heatmap = true,
                 "segments" => found.segments = true,
+                "metrics" => found.metrics = true,
                 "none" if names.len() == 1 => {}
                 _ => return None,
             }
@@ -116,7 +119,7 @@ pub struct AnswerOption {
 }
 
 /// What `include` may name.
-pub const INCLUDED: &[&str] = &["attribution", "heatmap", "segments", "none"];
+pub const INCLUDED: &[&str] = &["attribution", "heatmap", "segments", "metrics", "none"];
 
 pub static OPTIONS: &[AnswerOption] = &[
     AnswerOption {
@@ -138,7 +141,7 @@ pub static OPTIONS: &[AnswerOption] = &[
     AnswerOption {
         name: "include",
         doc: "What a JSON answer holds beside target, scores and warnings: the attribution, the heat map (a base64 PNG), the segments (regions \
-              of methods that rank them), or none of these. Several are repeated, or joined by commas.",
+              of methods that rank them), the metrics (those that take the map alone: GET /metrics-catalogue), or none of these. Several are repeated, or joined by commas.",
         allowed: INCLUDED,
         default: Some("attribution"),
         is_list: true,
@@ -224,6 +227,11 @@ impl Options {
         self.include.heatmap || self.file_type().is_some()
     }
 
+    /// Whether the answer states metrics: JSON alone has room for them.
+    pub fn want_metrics(&self) -> bool {
+        self.include.metrics && self.format == Format::Json
+    }
+
     /// Of the answer, where it is a picture.
     pub fn file_type(&self) -> Option<FileType> {
         self.format.file_type()
@@ -287,28 +295,37 @@ mod tests {
                 attribution,
                 heatmap,
                 segments,
+                metrics,
             } = options.include;
             faults
                 .is_empty()
-                .then_some([attribution, heatmap, segments])
+                .then_some([attribution, heatmap, segments, metrics])
         };
         assert_eq!(
             Include::default(),
             Include {
                 attribution: true,
                 heatmap: false,
-                segments: false
+                segments: false,
+                metrics: false
             }
         );
         for (value, expected) in [
-            (json!("heatmap"), Some([false, true, false])),
-            (json!("attribution, segments"), Some([true, false, true])),
+            (json!("heatmap"), Some([false, true, false, false])),
             (
-                json!(["segments", "heatmap", "attribution"]),
-                Some([true; 3]),
+                json!("attribution, segments"),
+                Some([true, false, true, false]),
             ),
-            (json!(["segments,heatmap", "attribution"]), Some([true; 3])),
-            (json!("none"), Some([false; 3])),
+            (
+                json!(["segments", "heatmap", "attribution", "metrics"]),
+                Some([true; 4]),
+            ),
+            (
+                json!(["segments,heatmap", "attribution"]),
+                Some([true, true, true, false]),
+            ),
+            (json!("metrics"), Some([false, false, false, true])),
+            (json!("none"), Some([false; 4])),
             (json!("none,heatmap"), None),
             (json!("everything"), None),
             (json!(""), None),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     App, AppError,
     format::{Accept, Format},
-    options::{Channels, Options, RequestedOptions, look},
+    options::{Channels, INCLUDED, Include, Options, RequestedOptions, look},
     segments,
 };
 use crate::{
@@ -118,7 +118,7 @@ impl App {
         };
         if let Some(parameters) = &parameters {
             faults.append(file_faults(parameters, context.files), |fault| fault);
-            faults.extend(include_fault(&options, [parameters]));
+            faults.extend(include_fault(&options, &model, [parameters]));
             faults.extend(channels_fault(&options, &model));
         }
         // Without a method it is not known what suits its maps: what was asked for is checked all
@@ -320,13 +320,28 @@ pub(super) fn channels_fault(options: &RequestedOptions, model: &Model) -> Optio
     })
 }
 
-/// Segments are asked for, of methods that rank none.
+/// Segments are asked for, of methods that rank none; or metrics, of inputs without pixels.
 pub(super) fn include_fault<'a>(
     options: &RequestedOptions,
+    model: &Model,
     asked: impl IntoIterator<Item = &'a Parameters>,
 ) -> Option<Fault> {
     let ranks = |parameters: &Parameters| parameters.method.ranks_regions();
-    let refused = options.include.segments && !asked.into_iter().any(ranks);
-    let message = "only methods that rank regions have segments";
-    refused.then(|| Fault::new("include", message, ["attribution", "heatmap", "none"]))
+    let has_segments = asked.into_iter().any(ranks);
+    let has_pixels = model.manifest.input.preprocess.is_some();
+    let message = match options.include {
+        Include { segments: true, .. } if !has_segments => {
+            "only methods that rank regions have segments"
+        }
+        Include { metrics: true, .. } if !has_pixels => {
+            "metrics are of the pixels of a map, and the model takes no images"
+        }
+        _ => return None,
+    };
+    let allowed = INCLUDED.iter().filter(|name| match **name {
+        "segments" => has_segments,
+        "heatmap" | "metrics" => has_pixels,
+        _ => true,
+    });
+    Some(Fault::new("include", message, allowed))
 }

@@ -286,6 +286,67 @@ async fn json_holds_what_is_asked_for_in_one_shape() {
     assert_eq!(one["version"], explaind::VERSION);
 }
 
+/// The gradient of `tiny` where all rectifiers are on: the channels of a pixel sum to (4 - 1 - 1) /
+/// 64 / 9 for each pixel of the 8 x 8 whose filter it lies in, which are 4 in a corner, 6 at a
+/// border and 9 inside.
+#[tokio::test]
+async fn an_answer_states_the_metrics_of_a_map_that_was_worked_by_hand() {
+    let explain = async |query: &str| {
+        let uri = format!("/explain?format=json&include=metrics&{query}");
+        send(post(&uri, red())).await.only()
+    };
+    let one = explain("method=gradient&target=red").await;
+    assert!(one.get("attribution").is_none());
+    let metrics = one["metrics"].as_object().unwrap();
+    assert_eq!(Vec::from_iter(metrics.keys()), ["sparseness", "entropy"]);
+    // Σ k of the first 4, the next 24 and the last 36 is 10, 396 and 1674.
+    let weighted = 4.0 * (20.0 - 4.0 * 65.0) + 6.0 * (792.0 - 24.0 * 65.0);
+    let gini = (weighted + 9.0 * (3348.0 - 36.0 * 65.0)) / (64.0 * 484.0);
+    let part = |count: f64, value: f64| -count * value / 484.0 * (value / 484.0).ln();
+    let entropy = part(4.0, 4.0) + part(24.0, 6.0) + part(36.0, 9.0);
+    for (id, expected) in [("sparseness", gini), ("entropy", entropy)] {
+        let found = metrics[id].as_f64().unwrap();
+        assert!((found - expected).abs() < 1e-5, "{id}: {found} {expected}");
+    }
+    // Both ends of the path are evaluated, so completeness costs nothing either.
+    let path = explain("method=integrated_gradients&target=red&n_steps=4").await;
+    let gap = path["convergence_delta"].as_f64().unwrap().abs();
+    let found = path["metrics"]["completeness"].as_f64().unwrap();
+    assert!((found - gap).abs() < 1e-6 && found < 1e-5, "{found} {gap}");
+    assert_eq!(
+        explain("method=pgig").await["metrics"].get("completeness"),
+        None
+    );
+}
+
+#[tokio::test]
+async fn metrics_are_stated_for_every_explanation_and_never_unasked() {
+    const URI: &str =
+        "/compare?method=gradient&method=integrated_gradients&target=top:2&format=json";
+    let compared = send(post(&format!("{URI}&include=metrics,attribution"), red())).await;
+    let explained = compared.each();
+    assert_eq!(explained.len(), 4);
+    for one in explained {
+        let alone = format!(
+            "/explain?method={}&target=index:{}&format=json&include=metrics",
+            one["method"].as_str().unwrap(),
+            one["target"]["index"]
+        );
+        assert_eq!(
+            send(post(&alone, red())).await.only()["metrics"],
+            one["metrics"]
+        );
+        assert!(one["attribution"].is_object());
+    }
+    for one in send(post(URI, red())).await.each() {
+        assert_eq!(one.get("metrics"), None);
+    }
+    let tensor = json!({ "tensor": [1.0, 2.0], "model": "numbers", "method": "gradient", "include": "metrics" });
+    let refused = send(post_json("/explain", &tensor)).await;
+    assert_eq!(refused.refused(), ["include"]);
+    assert_eq!(refused.allowed("include"), ["attribution", "none"]);
+}
+
 #[tokio::test]
 async fn an_answer_says_what_made_it_and_where_on_the_image_it_lies() {
     // 75 x 47 pixels become 409 x 256, of which the middle 224 x 224 are seen.

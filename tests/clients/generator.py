@@ -53,6 +53,10 @@ assert compared.explanations[1].parameters["seed"] == 3
 assert len(result.predictions) == 2 and result.predictions[0].label in CATS
 catalogue = openapi_client.CatalogueApi(client)
 assert len(catalogue.list_methods().methods) > 10
+metrics = catalogue.list_evaluation_metrics(model="squeezenet1_1").metrics
+assert any(metric.id == "sparseness" and metric.in_answers for metric in metrics)
+one = check(api.explain(ExplainRequest(image=text, method=Method.GRADIENT), include=["metrics"]), "gradient")
+assert 0 < one.metrics["sparseness"] < 1
 assert catalogue.get_model("squeezenet1_1").default
 assert openapi_client.JobsApi(client).list_jobs().jobs == []
 try:

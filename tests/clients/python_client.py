@@ -14,7 +14,7 @@ assert all(line.startswith(known) for line in unmade), made
 sys.path.insert(0, "client")
 
 from explaind_client import Client
-from explaind_client.api.catalogue import get_model, list_methods
+from explaind_client.api.catalogue import get_model, list_evaluation_metrics, list_methods
 from explaind_client.api.explain import compare, explain, predict
 from explaind_client.api.jobs import list_jobs
 from explaind_client.models import (
@@ -78,6 +78,10 @@ assert compared.explanations[1].parameters["seed"] == 3
 [result] = predict.sync(client=client, body=PredictRequest(image=text, top_k=2)).results
 assert len(result.predictions) == 2 and result.predictions[0].label in CATS
 assert len(list_methods.sync(client=client).methods) > 10
+metrics = list_evaluation_metrics.sync(client=client, model="squeezenet1_1").metrics
+assert any(metric.id == "sparseness" and metric.in_answers for metric in metrics)
+one = check(explain.sync(client=client, body=file(), include=[AnswerInclude.METRICS], method=Method.GRADIENT), "gradient")
+assert 0 < one.metrics["sparseness"] < 1
 assert get_model.sync("squeezenet1_1", client=client).default
 assert list_jobs.sync(client=client).jobs == []
 refused = explain.sync(client=client, body=ExplainRequest(image=text, n_steps=0, method=Method.PGIG))
