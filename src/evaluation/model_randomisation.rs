@@ -79,7 +79,6 @@ pub const METRIC: Metric = Metric {
         axes: Some(Axes {
             x: "parts of the layers drawn anew, from the head down",
             y: "mean similarity to the model's own map",
-            y: "mean rank correlation with the model's own map",
             end: None,
             signed: true,
         }),

@@ -1,12 +1,9 @@
 //! The metrics: the table of contents of this room. A new metric is a file and a row.
 
 use super::{
-    Metric, completeness, confidence, degradation, entropy, localisation, model_randomisation,
-    perturbation_epsilon, random_logit, repeatability, rise, road, sparseness,
-    Metric, completeness, degradation, entropy, infidelity, localisation, max_sensitivity,
-    model_randomisation, random_logit, repeatability, rise, sensitivity_n, sparseness,
-    Metric, completeness, degradation, entropy, information, localisation, model_randomisation,
-    random_logit, repeatability, rise, sparseness,
+    Metric, completeness, confidence, degradation, entropy, infidelity, information, localisation,
+    max_sensitivity, model_randomisation, perturbation_epsilon, random_logit, repeatability, rise,
+    road, sensitivity_n, sparseness,
 };
 
 pub static METRICS: &[Metric] = &[
@@ -86,6 +83,8 @@ mod tests {
         (
             "average_gain",
             confidence::tests::hand_worked_maps_change_the_score_as_worked_by_hand,
+        ),
+        (
             "sic",
             information::tests::five_pictures_have_the_area_under_scores_worked_by_hand,
         ),

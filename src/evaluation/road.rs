@@ -49,6 +49,7 @@ pub const ROAD: Metric = Metric {
         axes: Some(Axes {
             x: PARTS_REMOVED,
             y: "mean of (LeRF - MoRF) / 2",
+            end: None,
             signed: true,
         }),
     },
@@ -107,6 +108,7 @@ const PARTS_REMOVED: &str = "tenths of the pixels removed";
 const SCORE: Axes = Axes {
     x: PARTS_REMOVED,
     y: "mean score of the class (probability)",
+    end: None,
     signed: false,
 };
 

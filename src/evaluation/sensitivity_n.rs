@@ -73,6 +73,7 @@ pub const METRIC: Metric = Metric {
         axes: Some(Axes {
             x: "n, in equal steps of its logarithm from 1 to .8 of all pixels",
             y: "mean correlation of the sum of scores and the fall of the output",
+            end: None,
             signed: true,
         }),
     },

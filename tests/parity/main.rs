@@ -1,6 +1,5 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside
-//! them (generate.py, pretrained.py, captum_maps.py, curves.py, perturbation.py).
-//! them (generate.py, pretrained.py, captum_maps.py, curves.py, metrics.py).
+//! them (generate.py, pretrained.py, captum_maps.py, curves.py, metrics.py, perturbation.py).
 
 #![allow(
     clippy::unwrap_used,
@@ -12,8 +11,8 @@
 mod captum;
 mod curves;
 mod explain;
-mod perturbation;
 mod metrics;
+mod perturbation;
 mod pretrained;
 mod randomisation;
 mod session;

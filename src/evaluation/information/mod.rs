@@ -622,7 +622,7 @@ pub(super) mod tests {
         assert_eq!((found.len(), asked.len()), (45, 1));
         for metric in [&SIC, &AIC] {
             let values = values(json!({ "curve": "monotone", "min_score": 0.0 }));
-            assert!((metric.reading.skips)(&values, &[found.clone()]).is_some());
+            assert!((metric.reading.skips)(&values, std::slice::from_ref(&found)).is_some());
         }
         let (found, _) = followed(run(), &|_| f64::NAN);
         assert!(found.unwrap_err().0.contains("not finite"));
