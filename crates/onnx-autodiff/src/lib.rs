@@ -19,6 +19,8 @@
 //! with its backward pass, by a table of rules that a rule set overrides in part. [`stages`] cuts a
 //! forward pass by its receptive fields, for incremental inference.
 
+#![warn(missing_docs)]
+
 pub mod autodiff;
 pub mod onnx;
 pub mod stages;

@@ -35,10 +35,13 @@ const WORTHWHILE: f64 = 0.8;
 /// The stages, and the rest of the network, from the output of the last stage to the probabilities.
 #[derive(Clone, Debug)]
 pub struct Stages {
+    /// From the input on; each reads the value that the one before ends with.
     pub stages: Vec<Stage>,
+    /// From the value of the last stage to the head.
     pub rest: Graph,
 }
 
+/// A part of the forward pass that is computed again for a window alone.
 #[derive(Clone, Debug)]
 pub struct Stage {
     /// The output of the stage: the name of a value of the source.
@@ -46,11 +49,13 @@ pub struct Stage {
     /// Input: `[batch, channels, window]`. Output: the part of `value` for that window, flattened
     /// to `[batch, elements]`, as the logits of a classifier.
     pub graph: Graph,
-    /// Channels, height and width of the whole input of the stage, and of `value`.
+    /// Channels, height and width of the whole input of the stage.
     pub input: [usize; 3],
+    /// Those of `value`.
     pub output: [usize; 3],
-    /// Height and width of a window, and of the output for it.
+    /// Height and width of a window.
     pub window: [usize; 2],
+    /// Those of the output for it.
     pub made: [usize; 2],
     field: ReceptiveField,
 }
@@ -58,7 +63,9 @@ pub struct Stage {
 /// A half-open range of rows and columns, `start` to `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
+    /// First row and column.
     pub start: [usize; 2],
+    /// Row and column after the last.
     pub end: [usize; 2],
 }
 
@@ -128,6 +135,7 @@ pub fn stages(source: &Graph, change: [usize; 2]) -> Result<Option<Stages>, Deri
     plan(source, change, CALL_OVERHEAD)
 }
 
+/// As [`stages`], where a call of a stage takes as long as so many multiplications.
 pub fn plan(
     source: &Graph,
     change: [usize; 2],

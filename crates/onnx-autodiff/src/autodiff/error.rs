@@ -7,7 +7,9 @@ use crate::onnx::{
     graph::{Dim, Element, Graph, Node},
 };
 
+/// Why a graph cannot be derived; each variant is its message.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
 pub enum DeriveError {
     #[error("{} node(s) cannot be derived: {}", nodes.len(), list(nodes))]
     Unsupported { nodes: Vec<Unsupported> },
@@ -61,13 +63,18 @@ pub enum DeriveError {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, thiserror::Error)]
 #[error("{node} ({op_type}, opset {opset}): {reason}")]
 pub struct Unsupported {
+    /// Its name, or its first output.
     pub node: String,
+    /// With its domain in front, where that is not the default one.
     pub op_type: String,
+    /// Of the op's domain.
     pub opset: i64,
+    /// What stands in the way.
     pub reason: String,
 }
 
 impl Unsupported {
+    /// Of a node of this graph.
     pub fn new(node: &Node, graph: &Graph, reason: String) -> Self {
         let (opset, op_type) = match node.domain.as_str() {
             "" => (graph.opset(), node.op_type.clone()),
@@ -85,7 +92,9 @@ impl Unsupported {
     }
 }
 
+/// Why patterns do not fit a model; each variant is its message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
 pub enum PatternFault {
     #[error("layer {layer} has no pattern")]
     Missing { layer: String },

@@ -32,9 +32,11 @@ pub enum Regime {
     Linear,
 }
 
+/// The graph of the sums, and what it tells of the layers.
 pub struct FitGraph {
     /// Input: that of the model. Outputs: the sums that `layers` name, over the batch.
     pub graph: Graph,
+    /// In the order of the forward pass.
     pub layers: Vec<FitLayer>,
     /// Linear layers that get no pattern, and why.
     pub skipped: Vec<Skipped>,
@@ -46,12 +48,15 @@ pub struct FitGraph {
 pub struct FitLayer {
     /// The layer's output value: the key of its pattern.
     pub output: String,
+    /// The node's name, or its output value if it has none.
     pub node: String,
+    /// The node's operator.
     pub op_type: String,
     /// w, BatchNorm folded.
     pub weight: Literal,
     /// The axis of the weight for output channels; the other axes together index x.
     pub channel_axis: usize,
+    /// The one that was asked for, or `Linear` where no ReLU follows.
     pub regime: Regime,
     /// Samples (positions of the window) per row of the batch.
     pub positions: usize,
@@ -65,9 +70,12 @@ pub struct FitLayer {
     pub positives: String,
 }
 
+/// A Linear layer that gets no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Skipped {
+    /// Its output value.
     pub output: String,
+    /// Why.
     pub reason: String,
 }
 

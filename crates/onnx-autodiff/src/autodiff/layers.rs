@@ -20,8 +20,11 @@ pub struct LinearLayer {
     pub output: String,
     /// The node's name, or its output value if it has none.
     pub node: String,
+    /// The node's operator.
     pub op_type: String,
+    /// The name of the initializer.
     pub weight: String,
+    /// Of the weight, and of its pattern.
     pub weight_shape: Vec<usize>,
 }
 

@@ -40,6 +40,7 @@ use spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule};
 /// [`DeriveSpec::cotangent_names`], each `[batch, …]` in the shape of its value; then the values of
 /// `outputs`, named by [`DeriveSpec::activation_names`].
 pub struct Derived {
+    /// Ready to be written and run.
     pub graph: Graph,
 }
 

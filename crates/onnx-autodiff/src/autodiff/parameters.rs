@@ -26,10 +26,13 @@ pub enum Parameters {
 /// `[batch, classes]`, the cotangent of the head. Outputs: `logits` and `probabilities`
 /// `[batch, classes]`, then the gradient of each parameter, summed over the batch.
 pub struct ParameterGraph {
+    /// Ready to be written and run.
     pub graph: Graph,
+    /// Those that were asked for.
     pub parameters: Vec<Parameter>,
 }
 
+/// A weight or bias of the graph.
 #[derive(Clone, Debug)]
 pub struct Parameter {
     /// The name of the parameter's input; the value's name in the model.

@@ -10,13 +10,16 @@ use crate::Tensor;
 /// the forward graph alone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DeriveSpec {
+    /// How derivatives are taken; one backward walk for each.
     pub rule_sets: Vec<RuleSetId>,
     /// Values between input and head that the graph hands out beside the head's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<String>,
     /// Each rule set gives one cotangent for each of them, in this order; at least one.
     pub wrt: Vec<Wrt>,
+    /// What is differentiated.
     pub head: Head,
+    /// What the backward walk starts with.
     pub seed: SeedRule,
     /// Which Linear layers the pattern rule sets rewrite; the others keep their plain gradient.
     pub pattern_layers: PatternLayers,
@@ -105,17 +108,24 @@ impl fmt::Display for DeriveSpec {
     }
 }
 
+/// How derivatives are taken: each rule set says where it differs from the gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleSetId {
+    /// The derivative.
     Gradient,
+    /// Rectifiers pass positive cotangents where they were on (Springenberg et al. 2014).
     GuidedBackprop,
+    /// Rectifiers pass positive cotangents (Zeiler & Fergus 2013).
     Deconvnet,
+    /// Weights times their patterns (Kindermans et al. 2017).
     PatternAttribution,
+    /// Patterns in place of weights (Kindermans et al. 2017).
     PatternNet,
 }
 
 impl RuleSetId {
+    /// Every rule set.
     pub const ALL: [RuleSetId; 5] = [
         Self::Gradient,
         Self::GuidedBackprop,
@@ -135,14 +145,17 @@ impl RuleSetId {
         }
     }
 
+    /// Whether it takes patterns.
     pub fn needs_patterns(self) -> bool {
         matches!(self, Self::PatternAttribution | Self::PatternNet)
     }
 }
 
+/// What the derivative is taken with respect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Wrt {
+    /// The model's input.
     Input,
     /// A named value between input and head.
     Activation(String),
@@ -161,6 +174,7 @@ impl Wrt {
 /// A value that Grad-CAM can look at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Layer {
+    /// The value's.
     pub name: String,
     /// Channels, height and width.
     pub shape: [usize; 3],
@@ -170,10 +184,13 @@ pub struct Layer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Head {
+    /// The values before Softmax or Sigmoid.
     Logits,
+    /// The values after it.
     Probabilities,
 }
 
+/// What the backward walk starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SeedRule {
@@ -193,7 +210,9 @@ pub enum PatternLayers {
     All,
     /// Neither the first nor the last.
     Inner,
+    /// All but the first.
     ExceptFirst,
+    /// All but the last.
     ExceptLast,
     /// By node name or output value.
     Named(Vec<String>),
@@ -204,6 +223,7 @@ pub enum PatternLayers {
 pub struct Patterns {
     /// Identifies the fit: a hash of the patterns file.
     pub id: String,
+    /// Where they are read.
     pub source: Arc<dyn PatternSource>,
 }
 

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use super::graph::{Dim, Element, ValueType};
 use super::limits::LARGEST_MODEL;
 
+/// Why a model cannot be read, rewritten or written; each variant is its message.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
 pub enum OnnxError {
     #[error("cannot read {}: {source}", path.display())]
     File {
@@ -29,8 +31,9 @@ pub enum OnnxError {
     TooLarge { bytes: usize },
 }
 
-/// One fault. `node` is the node's name or, when it has none, its first output.
+/// One fault; each variant is its message. `node` is the node's name or, when it has none, its first output.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[allow(missing_docs)]
 pub enum Fault {
     #[error("the file holds no graph")]
     NoGraph,
@@ -82,8 +85,9 @@ pub enum Fault {
     },
 }
 
-/// Why a stored tensor cannot be used.
+/// Why a stored tensor cannot be used; each variant is its message.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[allow(missing_docs)]
 pub enum TensorFault {
     #[error("element type {0} of ONNX is not supported")]
     Element(i32),

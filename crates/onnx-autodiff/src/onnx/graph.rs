@@ -13,68 +13,95 @@ use super::proto;
 /// `read`. The default is an empty graph of opset 18.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
+    /// Kept as it is; may be empty.
     pub name: String,
+    /// The version of the file format.
     pub ir_version: i64,
     /// Domain -> version; the default domain is `""`.
     pub opset_imports: BTreeMap<String, i64>,
+    /// What the model is given: initializers are none of them.
     pub inputs: Vec<ValueInfo>,
+    /// What the model gives.
     pub outputs: Vec<ValueInfo>,
     /// Weights and constants. `Bytes` makes clones share memory with the file they were mapped
     /// from.
     pub initializers: IndexMap<String, Literal>,
+    /// The operators.
     pub nodes: Vec<Node>,
     /// `metadata_props` of the model, kept as they are.
     pub metadata: BTreeMap<String, String>,
 }
 
+/// An operator applied to values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// May be empty: ONNX does not ask for names. Errors then name the first output.
     pub name: String,
+    /// The operator, by the name that its domain has for it.
     pub op_type: String,
+    /// `""` is ONNX's own.
     pub domain: String,
     /// `""` marks an absent optional input.
     pub inputs: Vec<String>,
+    /// `""` marks an output that is not wanted.
     pub outputs: Vec<String>,
+    /// By name.
     pub attributes: BTreeMap<String, Attribute>,
 }
 
+/// A constant of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Attribute {
+    /// A number.
     Float(f32),
+    /// A whole number.
     Int(i64),
+    /// A text, which need not be UTF-8.
     String(Bytes),
+    /// A tensor.
     Tensor(Literal),
+    /// Numbers.
     Floats(Vec<f32>),
+    /// Whole numbers.
     Ints(Vec<i64>),
+    /// Texts.
     Strings(Vec<Bytes>),
     /// An attribute this crate does not interpret (sub-graphs, sparse tensors, type protos): its
     /// encoded `AttributeProto`, kept.
     Opaque(Bytes),
 }
 
+/// An input or output of a graph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValueInfo {
+    /// The value's.
     pub name: String,
+    /// What it holds.
     pub value_type: ValueType,
 }
 
+/// The element type and shape of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValueType {
+    /// Of each of its numbers.
     pub element: Element,
+    /// Its dimensions; none of a scalar.
     pub shape: Vec<Dim>,
 }
 
 /// A dimension: a number, or a name that stands for the same number wherever it occurs (the batch).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Dim {
+    /// A number.
     Known(usize),
+    /// A name.
     Symbol(String),
 }
 
 /// Element types as ONNX numbers them (`TensorProto.DataType`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
+#[allow(missing_docs)]
 pub enum Element {
     Float = 1,
     Uint8 = 2,
@@ -94,12 +121,16 @@ pub enum Element {
 /// A constant tensor: little-endian bytes, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Literal {
+    /// Of each of its numbers.
     pub element: Element,
+    /// Its dimensions; none of a scalar.
     pub shape: Vec<usize>,
+    /// As many as the shape asks for.
     pub bytes: Bytes,
 }
 
 impl ValueType {
+    /// Of this element type and shape.
     pub fn new(element: Element, shape: Vec<Dim>) -> Self {
         Self { element, shape }
     }
@@ -111,6 +142,7 @@ impl ValueType {
 }
 
 impl Dim {
+    /// The number; none of a symbol.
     pub fn known(&self) -> Option<usize> {
         match self {
             Dim::Known(size) => Some(*size),
@@ -201,6 +233,7 @@ impl Node {
         self.op_type == op_type && self.domain.is_empty()
     }
 
+    /// An integer attribute; none when absent.
     pub fn int(&self, name: &str) -> Option<i64> {
         match self.attributes.get(name) {
             Some(Attribute::Int(value)) => Some(*value),
@@ -208,10 +241,12 @@ impl Node {
         }
     }
 
+    /// An integer attribute, or its default.
     pub fn int_or(&self, name: &str, default: i64) -> i64 {
         self.int(name).unwrap_or(default)
     }
 
+    /// A float attribute; none when absent.
     pub fn float(&self, name: &str) -> Option<f32> {
         match self.attributes.get(name) {
             Some(Attribute::Float(value)) => Some(*value),
@@ -219,10 +254,12 @@ impl Node {
         }
     }
 
+    /// A float attribute, or its default.
     pub fn float_or(&self, name: &str, default: f32) -> f32 {
         self.float(name).unwrap_or(default)
     }
 
+    /// An attribute of integers; none when absent.
     pub fn ints(&self, name: &str) -> Option<&[i64]> {
         match self.attributes.get(name) {
             Some(Attribute::Ints(values)) => Some(values),
@@ -230,6 +267,7 @@ impl Node {
         }
     }
 
+    /// An attribute of floats; none when absent.
     pub fn floats(&self, name: &str) -> Option<&[f32]> {
         match self.attributes.get(name) {
             Some(Attribute::Floats(values)) => Some(values),
@@ -245,6 +283,7 @@ impl Node {
         }
     }
 
+    /// A tensor attribute; none when absent.
     pub fn tensor(&self, name: &str) -> Option<&Literal> {
         match self.attributes.get(name) {
             Some(Attribute::Tensor(value)) => Some(value),
@@ -390,6 +429,7 @@ pub struct Names {
 }
 
 impl Names {
+    /// With all names of a graph's values taken.
     pub fn of(graph: &Graph) -> Self {
         let mut names = graph.value_names();
         names.extend(graph.nodes.iter().flat_map(Node::captured));

@@ -16,6 +16,7 @@ impl Element {
         }
     }
 
+    /// Whether it is a float of any width.
     pub fn is_float(self) -> bool {
         matches!(
             self,
@@ -88,6 +89,7 @@ impl Literal {
         Self::from_numbers(Element::Int64, shape, bytes_of(values, i64::to_le_bytes))
     }
 
+    /// `values` are row-major and as many as `shape` asks for.
     pub fn from_bools(shape: &[usize], values: &[bool]) -> Self {
         Self::from_numbers(
             Element::Bool,
@@ -96,10 +98,12 @@ impl Literal {
         )
     }
 
+    /// A single float, without axes.
     pub fn scalar_f32(value: f32) -> Self {
         Self::from_f32s(&[], &[value])
     }
 
+    /// A single integer, without axes.
     pub fn scalar_i64(value: i64) -> Self {
         Self::from_i64s(&[], &[value])
     }
@@ -150,10 +154,12 @@ impl Literal {
         self.shape.iter().product()
     }
 
+    /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// Its element type and shape.
     pub fn value_type(&self) -> ValueType {
         ValueType {
             element: self.element,

@@ -17,10 +17,13 @@ use Rows::{Aligned, AllOffAxis, First, FirstOffAxis, FirstUnturned, OffAxis, Unp
 /// An operator. The constructor [`op`] takes the properties that every op has to state; the others
 /// have defaults.
 pub struct Op {
+    /// As ONNX spells it.
     pub name: &'static str,
     /// Element types and shapes of its outputs.
     pub types: fn(&Site<'_>) -> Inferred,
+    /// Whether rows of a batch stay independent.
     pub rows: Rows,
+    /// What the elements of its first output come from.
     pub elements: Elements,
     /// Propagates the values of small integer tensors (shapes) to its first output.
     pub content: Option<Content>,

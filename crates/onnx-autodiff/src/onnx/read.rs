@@ -22,7 +22,9 @@ use super::proto::{
 use super::tensor_proto::read_tensor;
 use super::types::oversize;
 
+/// The oldest opset that models are read of.
 pub const OLDEST_OPSET: i64 = 7;
+/// The newest opset that models are read of.
 pub const NEWEST_OPSET: i64 = 22;
 const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=13;
 

@@ -19,6 +19,7 @@ use super::tensor_proto::{describe_tensor, write_tensor};
 /// length is that of the literal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalRef {
+    /// The file's path.
     pub location: String,
     /// Bytes from the start of the file.
     pub offset: u64,

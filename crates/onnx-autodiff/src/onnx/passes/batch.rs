@@ -15,6 +15,7 @@ use crate::onnx::types::Types;
 /// The name of the symbolic batch dimension.
 pub(super) const BATCH: &str = "batch";
 
+/// Makes the batch symbolic where rows are independent.
 pub fn free_batch(graph: Graph) -> Result<Graph, OnnxError> {
     let fixed = |input: &crate::onnx::graph::ValueInfo| {
         input.value_type.shape.first() == Some(&Dim::Known(1))

@@ -7,6 +7,7 @@ use crate::onnx::error::OnnxError;
 use crate::onnx::graph::{Element, Graph, Literal, Node};
 use crate::onnx::rewrite::{Edges, Edit, replace};
 
+/// Folds each BatchNormalization into the Linear layer before it.
 pub fn fold_batch_norm(mut graph: Graph) -> Result<Graph, OnnxError> {
     replace(&mut graph, scaled_gemm);
     replace(&mut graph, folded);

@@ -15,6 +15,7 @@ use crate::onnx::write::encode_node;
 /// Larger constants are merged only when they share memory: comparing them would read all weights.
 const COMPARED_BYTES: usize = 1 << 16;
 
+/// Merges equal constants, and equal nodes with equal inputs.
 pub fn dedup(mut graph: Graph) -> Result<Graph, OnnxError> {
     let pinned = graph.pinned();
     let (mut same, mut constants) = (Vec::new(), HashMap::new());

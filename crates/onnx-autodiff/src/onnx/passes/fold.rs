@@ -16,6 +16,7 @@ use crate::onnx::types::Types;
 use crate::onnx::types::site::Site;
 use crate::onnx::types::values::to_literal;
 
+/// Evaluates what does not depend on the input.
 pub fn fold(graph: Graph) -> Result<Graph, OnnxError> {
     let pinned = graph.pinned();
     let mut types = Types::of_sources(&graph);

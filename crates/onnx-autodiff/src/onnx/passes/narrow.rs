@@ -11,6 +11,7 @@ use crate::onnx::error::OnnxError;
 use crate::onnx::graph::{Element, Graph, Literal, Names, Node};
 use crate::onnx::rewrite::{Edges, Edit, replace};
 
+/// Splits convolutions that are read only through channel slices.
 pub fn narrow(mut graph: Graph) -> Result<Graph, OnnxError> {
     let mut names = Names::of(&graph);
     // Convolutions whose outputs are read through channel slices alone: output value -> channels.

@@ -14,6 +14,7 @@ use crate::onnx::spelling::{Context, Rewritten};
 /// The opset of every graph after `normalise`.
 pub const OPSET: i64 = 18;
 
+/// Converts a graph to [`OPSET`].
 pub fn normalise(graph: Graph) -> Result<Graph, OnnxError> {
     let types = infer(&graph)?;
     let opset = graph.opset();

@@ -7,6 +7,7 @@ use super::checked;
 use crate::onnx::error::OnnxError;
 use crate::onnx::graph::Graph;
 
+/// Removes what reaches no output.
 pub fn prune(mut graph: Graph) -> Result<Graph, OnnxError> {
     let mut needed: HashSet<String> = graph
         .outputs

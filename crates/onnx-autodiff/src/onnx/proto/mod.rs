@@ -2,7 +2,7 @@
 //! the test below. Byte fields are `Bytes`: decoding from one `Bytes` shares its memory. To
 //! regenerate: `EXPLAIND_WRITE_PROTO=1 cargo test proto`.
 
-#[allow(clippy::all)]
+#[allow(clippy::all, missing_docs)]
 #[rustfmt::skip]
 mod onnx;
 

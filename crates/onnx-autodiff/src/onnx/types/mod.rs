@@ -1,12 +1,18 @@
 //! Element types and shapes, and one inference function per kind of op, by family. The batch may be
 //! symbolic; dimensions computed from numbers are numbers.
 
+// Functions named as the ops whose types and values they infer.
+#[allow(missing_docs)]
 pub mod layout;
+#[allow(missing_docs)]
 pub mod pointwise;
+#[allow(missing_docs)]
 pub mod reduce;
 pub mod site;
 pub mod size;
+#[allow(missing_docs)]
 pub mod values;
+#[allow(missing_docs)]
 pub mod window;
 
 use std::collections::HashMap;
@@ -23,6 +29,7 @@ pub struct Types {
 }
 
 impl Types {
+    /// The type of `value`; `None` if unknown.
     pub fn get(&self, value: &str) -> Option<&ValueType> {
         self.types.get(value)
     }
@@ -34,6 +41,7 @@ impl Types {
             .map(|value_type| value_type.shape.as_slice())
     }
 
+    /// Sets the type of `value`.
     pub fn insert(&mut self, value: impl Into<String>, value_type: ValueType) {
         self.types.insert(value.into(), value_type);
     }

@@ -14,8 +14,10 @@ pub enum Stop {
     Wrong(String),
 }
 
+/// The type of each output, none where it is not known.
 pub type Inferred = Result<Vec<Option<ValueType>>, Stop>;
 
+/// The node contradicts its inputs.
 pub fn wrong<T>(reason: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Wrong(reason.into()))
 }
@@ -25,21 +27,28 @@ pub fn one(element: Element, shape: Vec<Dim>) -> Inferred {
     Ok(vec![Some(ValueType { element, shape })])
 }
 
+/// A node, and what is known of its inputs.
 pub struct Site<'a> {
+    /// The node.
     pub node: &'a Node,
+    /// Of the values before it.
     pub types: &'a Types,
+    /// The initializers of the graph.
     pub constants: &'a IndexMap<String, Literal>,
 }
 
 impl<'a> Site<'a> {
+    /// Whether input `index` is there.
     pub fn has(&self, index: usize) -> bool {
         self.node.input(index).is_some()
     }
 
+    /// Input `index`, if it is a constant.
     pub fn constant(&self, index: usize) -> Option<&'a Literal> {
         self.constants.get(self.node.input(index)?)
     }
 
+    /// The type of input `index`.
     pub fn value_type(&self, index: usize) -> Result<ValueType, Stop> {
         let Some(name) = self.node.input(index) else {
             return wrong(format!("input {index} is missing"));
@@ -52,10 +61,12 @@ impl<'a> Site<'a> {
             .ok_or(Stop::Unknown)
     }
 
+    /// The shape of input `index`.
     pub fn shape(&self, index: usize) -> Result<Vec<Dim>, Stop> {
         self.value_type(index).map(|value_type| value_type.shape)
     }
 
+    /// The element type of input `index`.
     pub fn element(&self, index: usize) -> Result<Element, Stop> {
         self.value_type(index).map(|value_type| value_type.element)
     }
@@ -97,6 +108,7 @@ impl<'a> Site<'a> {
         Dim::Symbol(format!("{}.{axis}", self.node.output(0).unwrap_or("value")))
     }
 
+    /// A size as a dimension of the first output.
     pub fn dim_of(&self, size: Option<Size>, axis: usize) -> Dim {
         size.and_then(|size| size.to_dim())
             .unwrap_or_else(|| self.fresh(axis))
@@ -138,6 +150,7 @@ pub fn axis_of(axis: i64, rank: usize) -> Result<usize, Stop> {
     }
 }
 
+/// As [`axis_of`], of several.
 pub fn axes_of(axes: &[i64], rank: usize) -> Result<Vec<usize>, Stop> {
     axes.iter().map(|&axis| axis_of(axis, rank)).collect()
 }

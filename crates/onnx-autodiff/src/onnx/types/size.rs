@@ -16,6 +16,7 @@ pub struct Size {
 }
 
 impl Size {
+    /// A number.
     pub fn known(factor: i64) -> Self {
         Self {
             factor,
@@ -28,6 +29,7 @@ impl Size {
         self.symbols.is_empty().then_some(self.factor)
     }
 
+    /// The product; none where it is too large.
     pub fn times(&self, other: &Self) -> Option<Self> {
         let factor = self.factor.checked_mul(other.factor)?;
         if factor == 0 {
@@ -101,11 +103,14 @@ pub fn product(dims: &[Dim]) -> Option<Size> {
 /// ops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
+    /// Whether it has no axis.
     pub scalar: bool,
+    /// In order; none where it is not known.
     pub items: Vec<Option<Size>>,
 }
 
 impl Sizes {
+    /// Of one axis.
     pub fn vector(items: Vec<Option<Size>>) -> Self {
         Self {
             scalar: false,
@@ -113,6 +118,7 @@ impl Sizes {
         }
     }
 
+    /// Without axis.
     pub fn scalar(item: Option<Size>) -> Self {
         Self {
             scalar: true,
