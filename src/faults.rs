@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Number, Value};
 
-use crate::text::{cut, excerpt, shown};
+use crate::text::{cut, excerpt, meant, shown};
 
 /// One field that was refused, and what would have been accepted. Without a name it is about all
 /// of what was read.
@@ -97,7 +97,7 @@ impl Faults {
         });
     }
 
-    /// `names` are parameters that nobody takes.
+    /// `names` are parameters that nobody takes; the one that may be meant is asked about.
     pub fn refuse_unknown<'a>(
         &mut self,
         names: impl IntoIterator<Item = &'a String>,
@@ -105,10 +105,15 @@ impl Faults {
         allowed: impl Fn() -> Vec<String>,
     ) {
         for name in names {
-            self.push_with(|| Fault {
-                param: name.clone(),
-                message: message.to_owned(),
-                allowed: allowed(),
+            self.push_with(|| {
+                let allowed = allowed();
+                let own = name.rsplit('.').next().unwrap_or(name);
+                let meant = meant(own, allowed.iter().map(String::as_str));
+                Fault {
+                    param: name.clone(),
+                    message: format!("{message}{meant}"),
+                    allowed,
+                }
             });
         }
     }

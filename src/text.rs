@@ -29,6 +29,25 @@ pub fn cut(text: &str, bytes: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(bytes)]))
 }
 
+/// `; did you mean gradient?`, by the known name that is most like an unknown one; nothing where none
+/// is like it.
+pub fn meant<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let fold = |name: &str| {
+        let start = &name[..name.floor_char_boundary(EXCERPT_BYTES)];
+        start.trim().to_lowercase().replace(['-', ' '], "_")
+    };
+    let wanted = fold(name);
+    let likeness = |known: &str| strsim::jaro_winkler(&fold(known), &wanted);
+    let likest = known
+        .into_iter()
+        .map(|known| (known, likeness(known)))
+        .max_by(|(_, one), (_, other)| one.total_cmp(other));
+    match likest {
+        Some((known, likeness)) if likeness > 0.85 => format!("; did you mean {known}?"),
+        _ => String::new(),
+    }
+}
+
 /// The `Display` text of `value`, or its first [`EXCERPT_BYTES`] bytes and `…`; the rest is never
 /// formatted.
 pub fn shown(value: impl Display) -> String {
@@ -137,6 +156,28 @@ mod tests {
             excerpt(&"x".repeat(1 << 20)).len(),
             EXCERPT_BYTES + '…'.len_utf8()
         );
+    }
+
+    #[test]
+    fn the_likest_name_is_asked_about() {
+        let known = ["gradient", "integrated_gradients", "pgig", "edges"];
+        for (name, expected) in [
+            ("gradeint", "; did you mean gradient?"),
+            (
+                "Integrated-Gradients",
+                "; did you mean integrated_gradients?",
+            ),
+            (
+                "intgrated gradients",
+                "; did you mean integrated_gradients?",
+            ),
+            ("lime", ""),
+            ("", ""),
+        ] {
+            assert_eq!(meant(name, known), expected, "{name}");
+        }
+        assert_eq!(meant("gradient", []), "");
+        assert_eq!(meant(&"é".repeat(1 << 20), known), "");
     }
 
     #[test]

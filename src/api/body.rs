@@ -193,9 +193,18 @@ async fn read(request: Request, api: &Api) -> Result<(Bytes, Share), ApiError> {
 }
 
 fn broken_multipart(error: multer::Error) -> ApiError {
-    ApiError::BrokenMultipart {
-        reason: error.to_string(),
-    }
+    let reason = match error {
+        multer::Error::NoMultipart | multer::Error::NoBoundary => {
+            "its content type names no boundary".to_owned()
+        }
+        multer::Error::IncompleteStream
+        | multer::Error::IncompleteHeaders
+        | multer::Error::IncompleteFieldData { .. } => {
+            "it ends before its last boundary".to_owned()
+        }
+        other => other.to_string(),
+    };
+    ApiError::BrokenMultipart { reason }
 }
 
 /// Takes the parts of a whole body apart. Their headers and names may be as long as the body. An

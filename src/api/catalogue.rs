@@ -173,8 +173,8 @@ impl FromRequestParts<Api> for Id {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         let path = Path::from_request_parts(parts, api).await;
         path.map(|Path(id)| Self(id))
-            .map_err(|error| ApiError::BrokenPath {
-                reason: error.body_text(),
+            .map_err(|_| ApiError::BrokenPath {
+                reason: "what it names is not UTF-8".to_owned(),
             })
     }
 }

@@ -12,13 +12,15 @@ use crate::{
     dataset::{ArchiveError, DatasetError},
     driver::DriverError,
     engine::EngineError,
+    evaluation::registry::METRICS,
     faults::{Fault, Faults},
     files::{FilesError, is_full},
     jobs::JobError,
+    methods::registry::METHODS,
     picture::ImageError,
     render::RenderError,
     tensor::TensorError,
-    text::excerpt,
+    text::{excerpt, meant},
 };
 
 /// Everything that a request can be answered with instead of what it asked for.
@@ -37,11 +39,16 @@ pub enum ApiError {
     BrokenPath { reason: String },
     #[error("{} is not allowed at {}", excerpt(method), excerpt(path))]
     MethodNotAllowed { method: String, path: String },
-    #[error("no method is called {}; GET /methods lists them", excerpt(id))]
+    #[error(
+        "no method is called {}{}; GET /methods lists them",
+        excerpt(id),
+        meant(id, METHODS.iter().map(|method| method.id))
+    )]
     UnknownMethod { id: String },
     #[error(
-        "no metric is called {}; GET /metrics-catalogue lists them",
-        excerpt(id)
+        "no metric is called {}{}; GET /metrics-catalogue lists them",
+        excerpt(id),
+        meant(id, METRICS.iter().map(|metric| metric.id))
     )]
     UnknownMetric { id: String },
     #[error("the body's content type is {found}; send {allowed}", found = excerpt(found.as_deref().unwrap_or("missing")))]

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::codes::ApiError;
+use super::{codes::ApiError, json_body::broken};
 use crate::{
     app::AppError,
     faults::{Fault, Faults},
@@ -28,9 +28,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
     }
     .deserialize(&mut json);
     let read = read.and_then(|value| json.end().map(|()| value));
-    let value = read.map_err(|error| ApiError::BrokenJson {
-        reason: error.to_string(),
-    })?;
+    let value = read.map_err(|error| broken(bytes, &error))?;
     let Value::Object(fields) = value else {
         return Err(ApiError::BrokenJson {
             reason: "it is no object".into(),
@@ -137,6 +135,23 @@ mod tests {
 
     fn refused(text: &str) -> String {
         read(text.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_no_json_is_told_in_words() {
+        for (text, words) in [
+            ("{", "it ends inside an object (line 1, column 1)"),
+            (
+                r#"{"kind": evaluate}"#,
+                "a value is expected here (line 1, column 10)",
+            ),
+            (r#"{"kind": "x",}"#, "a comma stands before the end"),
+            (r#"{"a": True}"#, "this is Python's notation"),
+            (r#"{"a": 1e999}"#, "a number is too large"),
+            (r#"{"a": 1} x"#, "something follows its end"),
+        ] {
+            assert!(refused(text).contains(words), "{}", refused(text));
+        }
     }
 
     #[test]

@@ -31,8 +31,9 @@ use crate::{
     app::AppError,
     faults::{Fault, Faults},
     jobs::{
-        Format, JobError, Report,
+        Format, JobError, Kinds, Report,
         queue::JobStatus,
+        registry,
         store::{Filter, Job, JobState, ShardError},
     },
     text::excerpt,
@@ -217,7 +218,7 @@ pub async fn list_jobs(
     State(api): State<Api>,
     Pairs(query): Pairs,
 ) -> Result<Json<JobList>, ApiError> {
-    let filter = read_filter(&query)?;
+    let filter = read_filter(&query, api.jobs().kinds())?;
     let limit = filter.limit as usize;
     // One more than a page says whether there is another.
     let mut jobs = api
@@ -384,7 +385,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-fn read_filter(query: &Map<String, Value>) -> Result<Filter, ApiError> {
+fn read_filter(query: &Map<String, Value>, kinds: Kinds) -> Result<Filter, ApiError> {
     let (largest, usual) = PAGE;
     let mut faults = Faults::default();
     refuse_unknown(
@@ -413,6 +414,13 @@ fn read_filter(query: &Map<String, Value>) -> Result<Filter, ApiError> {
             usual
         }
     });
+    if let Some(kind) = query.get("kind")
+        && !kind
+            .as_str()
+            .is_some_and(|id| registry::find(kinds, id).is_some())
+    {
+        faults.push(registry::unknown(kinds, kind));
+    }
     refuse(faults)?;
     Ok(Filter {
         state,

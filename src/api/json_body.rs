@@ -120,7 +120,7 @@ const NOT_FINITE: &str = "NaN and Infinity are no JSON, though Python writes the
 const PYTHON: &str = "this is Python's notation, not JSON: write it with json.dumps";
 
 /// What the parser says, in words.
-const IN_WORDS: [(&str, &str); 17] = [
+const IN_WORDS: [(&str, &str); 21] = [
     ("invalid type: sequence", "found a list"),
     ("invalid type: map", "found an object"),
     ("invalid type: string", "found the text"),
@@ -144,9 +144,20 @@ const IN_WORDS: [(&str, &str); 17] = [
         "a comma stands before the end of a list or object",
     ),
     ("recursion limit exceeded", "it is nested too deep"),
+    ("invalid unicode code point", "a text is not UTF-8"),
+    ("number out of range", "a number is too large"),
+    (
+        "invalid escape",
+        "a text has a backslash before a letter that it cannot escape",
+    ),
+    (
+        "control character (\\u0000-\\u001F) found while parsing a string",
+        "a line break or another control character stands in a text",
+    ),
 ];
 
-fn broken(text: &[u8], error: &serde_json::Error) -> ApiError {
+/// What is wrong with a text that was to be JSON, and where.
+pub(super) fn broken(text: &[u8], error: &serde_json::Error) -> ApiError {
     let (line, column) = (error.line(), error.column());
     let told = error.to_string();
     let told = told
@@ -481,6 +492,16 @@ struct Nested {
     depth: Option<usize>,
 }
 
+impl Nested {
+    /// Where the element stands.
+    fn here(&self) -> String {
+        match self.place.as_slice() {
+            [] => "in the tensor".to_owned(),
+            place => format!("at {place:?} of the tensor"),
+        }
+    }
+}
+
 /// One number, or one list of elements.
 struct Element<'n>(&'n mut Nested);
 
@@ -496,7 +517,7 @@ impl<'de> Visitor<'de> for Element<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a number at {:?} of the tensor", self.0.place)
+        write!(f, "a number {}", self.0.here())
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
@@ -528,8 +549,8 @@ impl<'de> Visitor<'de> for Element<'_> {
 
     fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<(), E> {
         Err(E::custom(format!(
-            "found a text, expected a number at {:?} of the tensor",
-            self.0.place
+            "found a text, expected a number {}",
+            self.0.here()
         )))
     }
 
@@ -565,7 +586,7 @@ impl<'de> Visitor<'de> for Element<'_> {
         if expected != usize::MAX && expected != count {
             let place = &nested.place;
             let message = format!(
-                "the list at {place:?} of the tensor has {count} elements, and those before {expected}"
+                "the list at {place:?} of the tensor is of length {count}, and those before it of {expected}"
             );
             return Err(A::Error::custom(message));
         }
@@ -634,7 +655,7 @@ mod tests {
         for (form, expected) in [
             (
                 "[[1, 2], [3]]",
-                "the list at [1] of the tensor has 1 elements, and those before 2",
+                "the list at [1] of the tensor is of length 1, and those before it of 2",
             ),
             (
                 "[[1, 2], 3]",

@@ -153,8 +153,12 @@ async fn attend(stream: TcpStream, router: Router, entered: Entered, closing: Ca
     loop {
         tokio::select! {
             ended = &mut served => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended early");
+                match ended {
+                    Err(error) if error.is_parse() => {
+                        tracing::info!(%error, "a request was refused whose head is not HTTP/1.1");
+                    }
+                    Err(error) => tracing::debug!(%error, "a connection ended early"),
+                    Ok(()) => {}
                 }
                 return;
             }

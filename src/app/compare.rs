@@ -161,7 +161,13 @@ impl App {
         faults.refuse_unknown(
             unknown,
             "is not a parameter of any of these methods",
-            || taken.iter().map(|name| (*name).to_owned()).collect(),
+            || {
+                let options = ["model", "methods"]
+                    .into_iter()
+                    .chain(RequestedOptions::names());
+                let names = taken.iter().copied().chain(options);
+                names.map(str::to_owned).collect()
+            },
         );
         let (mut ways, mut picture_faults) = (Vec::new(), Faults::default());
         for (place, own) in asked.iter().enumerate() {

@@ -1,9 +1,16 @@
 //! Why the service does not start, and why a request has no answer.
 
 use crate::{
-    dataset::DatasetError, driver::DriverError, engine::RuntimeError, faults::Faults,
-    model::registry::RegistryError, picture::ImageError, pool::WorkPanicked, render::RenderError,
-    tensor::TensorError, text::excerpt,
+    dataset::DatasetError,
+    driver::DriverError,
+    engine::RuntimeError,
+    faults::Faults,
+    model::registry::RegistryError,
+    picture::ImageError,
+    pool::WorkPanicked,
+    render::RenderError,
+    tensor::TensorError,
+    text::{excerpt, meant},
 };
 
 /// Why the service cannot start.
@@ -19,7 +26,12 @@ pub enum StartError {
 pub enum AppError {
     #[error(transparent)]
     Parameters(#[from] Faults),
-    #[error("no model is called {}; there are: {}", excerpt(id), known.join(", "))]
+    #[error(
+        "no model is called {}{}; there are: {}",
+        excerpt(id),
+        meant(id, known.iter().map(String::as_str)),
+        known.join(", ")
+    )]
     UnknownModel { id: String, known: Vec<String> },
     #[error(
         "model {model} takes ready tensors of shape {shape:?}, not images; send application/x-npy or a JSON tensor"

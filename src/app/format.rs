@@ -10,6 +10,7 @@ use crate::render::encode::FileType;
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     Png,
+    #[serde(alias = "jpg")]
     Jpeg,
     Webp,
     #[default]

@@ -82,7 +82,7 @@ impl Include {
         let names: Vec<&str> = texts.iter().flat_map(|text| text.split(',')).collect();
         let mut found = Self::NONE;
         for name in &names {
-            match name.trim() {
+            match name.trim().to_ascii_lowercase().as_str() {
                 "attribution" => found.attribution = true,
                 "heatmap" => found.heatmap = true,
                 "segments" => found.segments = true,
@@ -160,8 +160,10 @@ pub static OPTIONS: &[AnswerOption] = &[
     },
 ];
 
+/// In any letter case.
 fn read<T: DeserializeOwned>(value: Value) -> Option<T> {
-    serde_json::from_value(value).ok()
+    let text = value.as_str()?.to_ascii_lowercase();
+    serde_json::from_value(Value::String(text)).ok()
 }
 
 impl RequestedOptions {
@@ -325,6 +327,7 @@ mod tests {
                 Some([true, true, true, false]),
             ),
             (json!("metrics"), Some([false, false, false, true])),
+            (json!("Metrics, HEATMAP"), Some([false, true, false, true])),
             (json!("none"), Some([false; 4])),
             (json!("none,heatmap"), None),
             (json!("everything"), None),
@@ -334,6 +337,17 @@ mod tests {
         ] {
             assert_eq!(include(value.clone()), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn options_are_taken_in_any_letter_case() {
+        let given = json!({"format": "JPEG", "encoding": "List", "channels": "SUM"});
+        let (options, _, faults) = take(given);
+        assert_eq!(
+            (options.format, options.encoding, options.channels),
+            (Some(Format::Jpeg), Encoding::List, Channels::Sum)
+        );
+        assert!(faults.is_empty());
     }
 
     #[test]

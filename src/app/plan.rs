@@ -24,7 +24,7 @@ use crate::{
     },
     picture::baseline::{self, Term},
     render::options::{HeatmapOptions, Look},
-    text::shown,
+    text::{meant, shown},
 };
 
 /// A request for an explanation that can be carried out, as far as can be known before its input is
@@ -203,7 +203,11 @@ pub fn find_model(models: &Registry, asked: Option<&Value>) -> Result<Arc<Model>
                 None if id.as_str().is_some_and(|id| models.was_added(id)) => {
                     format!("model {} came after the models were read: {RELOAD}", shown(id))
                 }
-                None => format!("no model is called {}", shown(id)),
+                None => {
+                    let ids: Vec<String> = models.iter().map(|model| model.id.clone()).collect();
+                    let meant = meant(id.as_str().unwrap_or_default(), ids.iter().map(String::as_str));
+                    format!("no model is called {}{meant}", shown(id))
+                }
             },
         };
         Fault::new("model", message, models.iter().map(|model| model.id.clone()))
@@ -265,12 +269,15 @@ fn with_options(mut fault: Fault, given: &Map<String, Value>) -> Fault {
             .any(|p| p.name == fault.param)
     };
     if unknown {
-        fault.allowed.extend(
+        let options = || {
             ["model", "method", "targets"]
                 .into_iter()
                 .chain(RequestedOptions::names())
-                .map(str::to_owned),
-        );
+        };
+        if !fault.message.contains("did you mean") {
+            fault.message.push_str(&meant(&fault.param, options()));
+        }
+        fault.allowed.extend(options().map(str::to_owned));
     }
     fault
 }

@@ -1,5 +1,5 @@
-//! `explaind fit-patterns`: fits a model's patterns and writes them beside it; the report goes to
-//! standard output as JSON.
+//! `explaind fit-patterns`: fits a model's patterns, writes them beside it, and tells what they are
+//! made of.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use explaind::{
     app::engine_settings,
     engine::{Caller, Engine, EngineSettings, Priority, Provider},
     model::patterns::{self, Provenance},
-    patterns::{FitRequest, SampleSource, fit},
+    patterns::{FitReport, FitRequest, LayerReport, SampleSource, fit},
     pool::Pool,
     tensor::read_npy,
 };
@@ -28,7 +28,13 @@ pub(crate) struct FitPatterns {
     /// 0 (weights)
     #[arg(long, value_enum, default_value = "activation")]
     regime: RegimeName,
+    /// The whole report as JSON
+    #[arg(long)]
+    json: bool,
 }
+
+/// The most files that could not be read whose names are printed.
+const SHOWN_FILES: usize = 10;
 
 #[derive(Args)]
 #[group(required = true, multiple = false)]
@@ -104,7 +110,10 @@ impl FitPatterns {
         };
         let written = folder.join(patterns::FILE);
         patterns::write(&written, &fitted.layers, &provenance)?;
-        say(serde_json::to_string_pretty(&fitted.report)?)?;
+        match self.json {
+            true => say(serde_json::to_string_pretty(&fitted.report)?)?,
+            false => lines(&fitted.report).iter().try_for_each(say)?,
+        }
         tell(format_args!(
             "{}: patterns of {} layers, fitted on {} samples; a running server takes them at SIGHUP or when it is restarted",
             written.display(),
@@ -113,4 +122,45 @@ impl FitPatterns {
         ));
         Ok(())
     }
+}
+
+/// What was fitted, and what of it has no pattern.
+fn lines(report: &FitReport) -> Vec<String> {
+    let count = |of: fn(&LayerReport) -> usize| report.layers.iter().map(of).sum::<usize>();
+    let mut lines = vec![format!(
+        "{} channels of {} layers, fitted on {} inputs of {} samples",
+        count(|layer| layer.channels),
+        report.layers.len(),
+        report.rows,
+        report.samples
+    )];
+    for layer in &report.layers {
+        let empty = [
+            (layer.without_positives, "that no sample makes positive"),
+            (layer.zero_denominators, "that do not vary"),
+        ];
+        for (channels, why) in empty.into_iter().filter(|(channels, _)| *channels > 0) {
+            lines.push(format!(
+                "{}: {channels} of {} channels {why} have no pattern",
+                layer.output, layer.channels
+            ));
+        }
+    }
+    for skipped in &report.skipped {
+        lines.push(format!(
+            "{}: no pattern, {}",
+            skipped.output, skipped.reason
+        ));
+    }
+    for file in report.unreadable.iter().take(SHOWN_FILES) {
+        lines.push(format!(
+            "{}: left out, {}",
+            file.path.display(),
+            file.reason
+        ));
+    }
+    if let Some(more) = report.unreadable.len().checked_sub(SHOWN_FILES + 1) {
+        lines.push(format!("and {} more files were left out", more + 1));
+    }
+    lines
 }

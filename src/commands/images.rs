@@ -160,13 +160,16 @@ impl Formats<'_> {
 
     /// The format by a file's extension.
     fn of(&self, path: &Path) -> Option<String> {
-        let extension = path.extension()?.to_string_lossy().to_lowercase();
-        let format = if extension == "jpg" {
-            "jpeg".to_owned()
-        } else {
-            extension
-        };
+        let format = canonical(&path.extension()?.to_string_lossy());
         self.allowed.contains(&format.as_str()).then_some(format)
+    }
+}
+
+/// The name of a format that is written in any letter case, or as files end.
+fn canonical(format: &str) -> String {
+    match format.to_lowercase().as_str() {
+        "jpg" => "jpeg".to_owned(),
+        format => format.to_owned(),
     }
 }
 
@@ -177,7 +180,7 @@ impl Outputs {
         sources: &Sources,
         formats: &Formats<'_>,
     ) -> anyhow::Result<(Self, String)> {
-        let asked = formats.asked.map(str::to_owned);
+        let asked = formats.asked.map(canonical);
         let fallback = || {
             asked
                 .clone()

@@ -4,8 +4,8 @@ use clap::Args;
 use explaind::{
     api::catalogue::{MethodCard, describe_method},
     app::options::RequestedOptions,
-    faults::{Fault, Faults},
-    methods::registry::{METHODS, find},
+    faults::Faults,
+    methods::registry::{METHODS, find, unknown},
 };
 
 use super::{say, say_parameters};
@@ -45,15 +45,8 @@ impl Methods {
                 "\nexplaind methods ID: the formula, paper and parameters of one",
             )?);
         };
-        let unknown = || {
-            let message = format!("no method is called {id:?}");
-            Faults::from(Fault::new(
-                "method",
-                message,
-                METHODS.iter().map(|method| method.id),
-            ))
-        };
-        let card = describe_method(find(&id).ok_or_else(unknown)?);
+        let method = find(&id).ok_or_else(|| Faults::from(unknown(&id.into())))?;
+        let card = describe_method(method);
         if self.json {
             return Ok(say(serde_json::to_string_pretty(&card)?)?);
         }

@@ -3,8 +3,8 @@
 use clap::Args;
 use explaind::{
     api::metrics_catalogue::{MetricCard, describe_all, describe_metric},
-    evaluation::registry::{METRICS, find},
-    faults::{Fault, Faults},
+    evaluation::registry::{METRICS, find, unknown},
+    faults::Faults,
 };
 
 use super::{ModelArgs, Reads, say, say_parameters};
@@ -44,12 +44,7 @@ impl Metrics {
                 "\nexplaind metrics ID: what one measures, its paper and parameters",
             )?);
         };
-        let unknown = || {
-            let message = format!("no metric is called {id:?}");
-            let ids = METRICS.iter().map(|metric| metric.id);
-            Faults::from(Fault::new("metric", message, ids))
-        };
-        let metric = find(&id).ok_or_else(unknown)?;
+        let metric = find(&id).ok_or_else(|| Faults::from(unknown(&id.into())))?;
         let (_, model) = self.model.load()?;
         let card = describe_metric(metric, &model);
         if self.json {

@@ -145,7 +145,8 @@ impl Unpacking<'_> {
                 limit: self.limits.max_files,
             });
         }
-        let mut archive = ZipArchive::new(BufReader::new(archive)).map_err(broken)?;
+        let mut archive = ZipArchive::new(BufReader::new(archive))
+            .map_err(|_| broken("its list of files is cut off or damaged"))?;
         for index in 0..archive.len() {
             let mut entry = archive.by_index(index).map_err(broken)?;
             let name = entry.name().map_err(broken)?.into_owned();

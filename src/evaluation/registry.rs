@@ -1,9 +1,15 @@
 //! The metrics: the table of contents of this room. A new metric is a file and a row.
 
+use serde_json::Value;
+
 use super::{
     Metric, completeness, confidence, degradation, entropy, infidelity, information, localisation,
     max_sensitivity, model_randomisation, perturbation_epsilon, random_logit, repeatability, rise,
     road, sensitivity_n, sparseness,
+};
+use crate::{
+    faults::Fault,
+    text::{meant, shown},
 };
 
 pub static METRICS: &[Metric] = &[
@@ -38,6 +44,14 @@ pub static METRICS: &[Metric] = &[
 /// The row called `id`.
 pub fn find(id: &str) -> Option<&'static Metric> {
     METRICS.iter().find(|metric| metric.id == id)
+}
+
+/// A value that is no metric's id.
+pub fn unknown(value: &Value) -> Fault {
+    let ids = || METRICS.iter().map(|metric| metric.id);
+    let meant = meant(value.as_str().unwrap_or_default(), ids());
+    let message = format!("no metric is called {}{meant}", shown(value));
+    Fault::new("metric", message, ids())
 }
 
 #[cfg(test)]

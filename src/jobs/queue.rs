@@ -20,7 +20,6 @@ use crate::{
     app::App,
     faults::{Fault, Faults},
     quota::{Reservation, on_disk},
-    text::shown,
 };
 
 /// Clones share everything.
@@ -220,16 +219,12 @@ impl Queue {
             .and_then(Value::as_str)
             .and_then(|id| registry::find(self.kinds(), id));
         let Some(kind) = kind else {
-            let message = id.map_or_else(
-                || "is missing".to_owned(),
-                |id| format!("{} is no kind of job", shown(id)),
-            );
-            return Err(Faults::from(Fault::new(
-                "kind",
-                message,
-                self.kinds().iter().map(|kind| kind.id()),
-            ))
-            .into());
+            let missing = || {
+                let ids = self.kinds().iter().map(|kind| kind.id());
+                Fault::new("kind", "is missing", ids)
+            };
+            let unknown = |id| registry::unknown(self.kinds(), &id);
+            return Err(Faults::from(id.map_or_else(missing, unknown)).into());
         };
         Ok((kind, kind.plan(asked, self.app()).await?))
     }

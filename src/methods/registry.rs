@@ -22,7 +22,7 @@ use super::{
 use crate::{
     faults::{Fault, Faults},
     picture::baseline::{Baseline, Term},
-    text::shown,
+    text::{meant, shown},
 };
 use onnx_autodiff::autodiff::spec::{PatternLayers, RuleSetId, SeedRule};
 
@@ -340,6 +340,14 @@ pub fn find(id: &str) -> Option<&'static Method> {
     METHODS.iter().find(|method| method.id == id)
 }
 
+/// A value that is no method's id.
+pub fn unknown(value: &Value) -> Fault {
+    let ids = || METHODS.iter().map(|method| method.id);
+    let meant = meant(value.as_str().unwrap_or_default(), ids());
+    let message = format!("no method is called {}{meant}", shown(value));
+    Fault::new("method", message, ids())
+}
+
 impl Parameters {
     /// Resolves what was given (texts or JSON values, by name, `method` among them) against the
     /// defaults of method and model. Without `method` it is `pgig` where the model has patterns,
@@ -353,9 +361,7 @@ impl Parameters {
         };
         let Some(method) = method else {
             let value = given.get("method").unwrap_or(&Value::Null);
-            let message = format!("no method is called {}", shown(value));
-            let ids = METHODS.iter().map(|method| method.id);
-            return Err(Fault::new("method", message, ids).into());
+            return Err(unknown(value).into());
         };
         Self::resolve(method, &given, facts)
     }

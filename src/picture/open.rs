@@ -2,7 +2,10 @@
 //! that decodes the pixels. A decoder's other allocations (metadata, intermediate buffers) are
 //! bounded by [`SIDE_BYTES`] and the size of the picture.
 
-use std::io::{Cursor, ErrorKind};
+use std::{
+    error::Error as _,
+    io::{Cursor, ErrorKind},
+};
 
 use image::{
     DynamicImage, ImageDecoder, Rgba, RgbaImage,
@@ -75,7 +78,10 @@ pub(super) fn open<'a>(
             })
         }
         Format::WebP => {
-            let webp = WebPDecoder::new(reader).map_err(fault)?;
+            let webp = WebPDecoder::new(reader).map_err(|error| match webp_ends_early(bytes) {
+                true => truncated(format),
+                false => fault(error),
+            })?;
             let warning = webp.has_animation().then_some(ANIMATED);
             Ok(Opened {
                 warning,
@@ -385,6 +391,12 @@ fn tiff_fault(error: tiff::TiffError) -> ImageError {
 }
 
 /// Read from the first image chunk; of an animation, from its first frame.
+/// Whether there are fewer bytes than the file's head says.
+fn webp_ends_early(bytes: &[u8]) -> bool {
+    let size = bytes.get(4..8).and_then(|size| size.try_into().ok());
+    size.is_some_and(|size| bytes.len() < 8 + u32::from_le_bytes(size) as usize)
+}
+
 fn webp_is_lossless(bytes: &[u8]) -> bool {
     let mut at = 12;
     while let Some(header) = bytes.get(at..at + 8) {
@@ -438,10 +450,15 @@ fn describe(format: Format, error: image::ImageError) -> ImageError {
         image::ImageError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
             truncated(format)
         }
-        image::ImageError::Unsupported(error) => corrupt(
+        image::ImageError::Unsupported(_) => corrupt(
             format,
-            format!("its kind of pixels is not read ({error}); save it as 8-bit RGB"),
+            "its kind of pixels is not read; save it as 8-bit RGB".to_owned(),
         ),
+        // The cause alone: the error repeats the format.
+        image::ImageError::Decoding(error) => {
+            let cause = error.source().map(ToString::to_string);
+            corrupt(format, cause.unwrap_or_else(|| error.to_string()))
+        }
         other => corrupt(format, other.to_string()),
     }
 }

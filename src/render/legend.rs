@@ -7,11 +7,14 @@ use super::{
     color::{PAPER, Palette},
     options::{HeatmapOptions, OverlayType, Polarity},
     plane::Bounds,
-    svg::{Anchor, Captions, common_size},
+    svg::{Anchor, Captions, common_size, wrap},
 };
 
 /// The least width of a column, in units of the text's size, so that titles fit.
 const COLUMN: f32 = 18.0;
+/// The size of notes and the distance of their lines, in the same units.
+const NOTE: f32 = 0.8;
+const NOTE_PITCH: f32 = 1.1;
 
 /// A colour bar with its title.
 #[derive(Clone, Debug)]
@@ -22,7 +25,7 @@ pub struct Legend {
     pub options: HeatmapOptions,
     /// The labels of the negative and the positive end.
     pub ends: [&'static str; 2],
-    /// A line below; may be empty.
+    /// Lines below; may be empty.
     pub note: String,
 }
 
@@ -34,19 +37,21 @@ impl Legend {
         size: f32,
     ) -> Result<RgbImage, RenderError> {
         let columns = ((width as f32 / (COLUMN * size)) as usize).clamp(1, legends.len().max(1));
-        let lines = if legends.iter().any(|legend| !legend.note.is_empty()) {
-            5.1
-        } else {
-            4.0
-        };
-        let (pitch_x, pitch_y) = (width / columns as u32, (size * lines) as u32);
+        let pitch_x = width / columns as u32;
+        let margin = (size as u32).min(pitch_x / 8);
+        let bar = pitch_x - 2 * margin;
+        let notes: Vec<_> = legends
+            .iter()
+            .map(|legend| wrap(&legend.note, bar, size * NOTE))
+            .collect();
+        let lines = notes.iter().map(Vec::len).max().unwrap_or(0);
+        let pitch_y = (size * (4.0 + NOTE_PITCH * lines as f32)) as u32;
         let rows = legends.len().div_ceil(columns) as u32;
         let mut strip = RgbImage::from_pixel(width, rows * pitch_y, PAPER);
         let mut captions = Captions::new(strip.dimensions());
-        for (place, legend) in legends.iter().enumerate() {
+        for (place, (legend, note)) in legends.iter().zip(notes).enumerate() {
             let (column, row) = ((place % columns) as u32, (place / columns) as u32);
-            let margin = (size as u32).min(pitch_x / 8);
-            let (left, bar) = (column * pitch_x + margin, pitch_x - 2 * margin);
+            let left = column * pitch_x + margin;
             let line = |at: f32| row * pitch_y + (size * at) as u32;
             let middle = left + bar / 2;
             let title_size = common_size([legend.title.as_str()], bar, size);
@@ -68,14 +73,11 @@ impl Legend {
             for (text, (x, anchor)) in ends.iter().zip(anchors) {
                 captions.add((x, line(3.6)), room, ends_size, anchor, text);
             }
-            let note_size = common_size([legend.note.as_str()], bar, size * 0.8);
-            captions.add(
-                (middle, line(4.8)),
-                bar,
-                note_size,
-                Anchor::Middle,
-                &legend.note,
-            );
+            for (number, text) in note.iter().enumerate() {
+                let note_size = common_size([text.as_str()], bar, size * NOTE);
+                let baseline = line(4.8 + NOTE_PITCH * number as f32);
+                captions.add((middle, baseline), bar, note_size, Anchor::Middle, text);
+            }
         }
         captions.paint(&mut strip)?;
         Ok(strip)
@@ -102,7 +104,8 @@ impl Legend {
         }
     }
 
-    /// Paints the colours of all strengths from left to right, as they look over a plain upload.
+    /// Paints the colours of all strengths from left to right, as they look over a plain upload; a
+    /// mask over a chequered one, which shows through where a photo would.
     fn paint_bar(
         &self,
         picture: &mut RgbImage,
@@ -110,9 +113,13 @@ impl Legend {
         (width, height): (u32, u32),
     ) {
         let palette = Palette::new(&self.options);
-        let under = match self.options.overlay_type {
+        let square = (height / 4).max(1);
+        let under = |column: u32, row: u32| match self.options.overlay_type {
             OverlayType::None => [0; 3],
-            OverlayType::MaskBlack => [255; 3],
+            OverlayType::MaskBlack if (column / square + row / square).is_multiple_of(2) => {
+                [255; 3]
+            }
+            OverlayType::MaskBlack => [170; 3],
             OverlayType::Original | OverlayType::Grayscale => [128; 3],
             OverlayType::Faded => [230; 3],
         };
@@ -124,8 +131,9 @@ impl Legend {
         for column in 0..width {
             let strength =
                 from + (to - from) * column as f32 / width.saturating_sub(1).max(1) as f32;
-            let color = Rgb(palette.paint(strength).over(under));
+            let paint = palette.paint(strength);
             for row in 0..height {
+                let color = Rgb(paint.over(under(column, row)));
                 picture.put_pixel(left + column, top + row, color);
             }
         }
@@ -192,6 +200,21 @@ mod tests {
     }
 
     #[test]
+    fn a_mask_is_black_where_it_is_weak_and_shows_squares_where_it_is_strong() {
+        let mut masked = legend(Polarity::Positive, None);
+        masked.options.overlay_type = OverlayType::MaskBlack;
+        let drawn = Legend::strip(&[masked], 300, 12.0).unwrap();
+        let bar = |column: u32| {
+            (19..31)
+                .map(|row| drawn.get_pixel(column, row).0[0])
+                .collect::<Vec<u8>>()
+        };
+        assert_eq!(bar(12), [0; 12]);
+        let strong = bar(287);
+        assert!(strong.contains(&255) && strong.contains(&170), "{strong:?}");
+    }
+
+    #[test]
     fn ends_are_numbers_or_words() {
         let bounds = Some(Bounds {
             lower: 0.001,
@@ -232,6 +255,26 @@ mod tests {
         assert_eq!(
             (wide.width(), narrow.width(), narrow.height()),
             (900, 400, 2 * wide.height())
+        );
+    }
+
+    #[test]
+    fn a_long_note_takes_as_many_lines_as_it_needs() {
+        let of = |note: &str| {
+            let mut legend = legend(Polarity::Both, None);
+            legend.note = note.to_owned();
+            Legend::strip(&[legend], 300, 10.0).unwrap()
+        };
+        let (none, one) = (of("").height(), of("Gradient").height());
+        let names = vec!["Integrated Gradients"; 12].join(", ");
+        let lines = wrap(&names, 280, 8.0).len() as u32;
+        assert!(lines > 3, "{lines}");
+        let drawn = of(&names);
+        assert!(drawn.height() + lines >= none + lines * (one - none));
+        let ink = |(_, y, p): &(u32, u32, &Rgb<u8>)| y + 12 > drawn.height() && p.0[0] < 128;
+        assert!(
+            drawn.enumerate_pixels().filter(ink).count() > 10,
+            "the last line"
         );
     }
 

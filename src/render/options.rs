@@ -339,35 +339,40 @@ impl HeatmapOptions {
         let checks = [
             (
                 "clip_percent_upperbound",
+                upper.to_string(),
                 upper > 0.0 && upper <= 100.0,
                 "above 0, at most 100".to_owned(),
             ),
             (
                 "clip_percent_lowerbound",
+                lower.to_string(),
                 lower >= 0.0 && lower < upper,
                 format!("from 0, below {upper}"),
             ),
             (
                 "alpha",
+                self.alpha.to_string(),
                 (0.0..=1.0).contains(&self.alpha),
                 "from 0 to 1".to_owned(),
             ),
             (
                 "top_percent",
+                self.top_percent.to_string(),
                 self.top_percent > 0.0 && self.top_percent <= 100.0,
                 "above 0, at most 100".to_owned(),
             ),
             (
                 "size",
+                self.size.unwrap_or_default().to_string(),
                 self.size.is_none_or(|size| SIZES.contains(&size)),
                 format!("{} to {}", SIZES.start(), SIZES.end()),
             ),
         ];
-        let faulty = checks.into_iter().filter(|(_, holds, _)| !holds);
+        let faulty = checks.into_iter().filter(|(_, _, holds, _)| !holds);
         faulty
-            .map(|(param, _, range)| OptionFault {
+            .map(|(param, value, _, range)| OptionFault {
                 param: param.to_owned(),
-                message: format!("`{param}` is out of range"),
+                message: format!("{value} is out of range"),
                 allowed: vec![range],
             })
             .collect()

@@ -119,6 +119,31 @@ pub fn common_size<'a>(texts: impl IntoIterator<Item = &'a str>, room: u32, size
     size.min(room as f32 / widest).max(SMALLEST * size)
 }
 
+/// The lines that a text takes of this width, broken at spaces; a longer word stands on its own.
+pub fn wrap(text: &str, room: u32, size: f32) -> Vec<String> {
+    let width = |text: &str| Line::new(&printable(text)).width;
+    let room = room as f32 / size;
+    if text.is_empty() || width(text) <= room {
+        return Vec::from_iter(Some(text.to_owned()).filter(|text| !text.is_empty()));
+    }
+    let space = width("a a") - width("aa");
+    let (mut lines, mut used) = (Vec::<String>::new(), 0.0);
+    for word in text.split_whitespace() {
+        let own = width(word);
+        match lines.last_mut().filter(|_| used + space + own <= room) {
+            Some(line) => {
+                *line = format!("{line} {word}");
+                used += space + own;
+            }
+            None => {
+                lines.push(word.to_owned());
+                used = own;
+            }
+        }
+    }
+    lines
+}
+
 /// A text in runs of one font each, with their widths in units of the text size.
 struct Line {
     text: String,
@@ -192,6 +217,28 @@ mod tests {
         assert!(dark(&picture, 0, 60) > 20, "nothing written");
         assert_eq!(dark(&picture, 115, 240), 0, "wider than its room");
         assert!(dark(&picture, 270, 300) > 20, "nothing at the end");
+    }
+
+    #[test]
+    fn a_text_is_wrapped_between_its_words() {
+        let text = "Gradient, Guided Backprop, Integrated Gradients, Grad-CAM";
+        let room = |of: &str| (Line::new(of).width * 20.0).ceil() as u32;
+        assert_eq!(wrap(text, room(text), 20.0), [text]);
+        let lines = wrap(text, room("Integrated Gradients,"), 20.0);
+        assert_eq!(
+            lines,
+            [
+                "Gradient, Guided",
+                "Backprop,",
+                "Integrated Gradients,",
+                "Grad-CAM"
+            ]
+        );
+        assert_eq!(
+            wrap("Backpropagation of it", 10, 20.0),
+            ["Backpropagation", "of", "it"]
+        );
+        assert!(wrap("", 100, 20.0).is_empty());
     }
 
     #[test]

@@ -8,11 +8,13 @@ use std::{
 use axum::body::Body;
 use explaind::telemetry;
 use serde_json::{Value, json};
+use tokio::{io::AsyncReadExt, net::TcpStream};
 use tower::ServiceExt;
 
 use crate::{
     client::{get, post, send, with},
     fixture::{red, shared},
+    load::serve,
 };
 
 #[derive(Clone, Default)]
@@ -28,8 +30,14 @@ impl Write for Lines {
     }
 }
 
-/// What is logged at `level` while `work` is done on this thread.
+/// The lines of requests that are logged at `level` while `work` is done on this thread.
 async fn logged(level: &str, work: impl Future<Output = ()>) -> Vec<Value> {
+    let mut lines = all_logged(level, work).await;
+    lines.retain(|line| line["message"] == "request");
+    lines
+}
+
+async fn all_logged(level: &str, work: impl Future<Output = ()>) -> Vec<Value> {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = telemetry::subscriber(level, true, false, move || writer.clone()).unwrap();
@@ -39,7 +47,6 @@ async fn logged(level: &str, work: impl Future<Output = ()>) -> Vec<Value> {
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
-        .filter(|line: &Value| line["message"] == "request")
         .collect()
 }
 
@@ -107,6 +114,28 @@ async fn the_line_of_a_refused_request_says_why_and_is_bounded() {
         (&json!("none"), &json!("no_such_route"))
     );
     assert!(unknown.to_string().len() < 2000, "{unknown}");
+}
+
+#[tokio::test]
+async fn a_head_that_cannot_be_read_is_a_line_too() {
+    let lines = all_logged("info", async {
+        let server = serve(shared()).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET /a b HTTP/1.1\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        server.ended.abort();
+    })
+    .await;
+    let mut lines = lines.iter();
+    let told = |line: &&Value| {
+        let message = line["message"].as_str().unwrap();
+        message.starts_with("a request was refused")
+    };
+    assert!(lines.any(|line| told(&line) && line["level"] == "INFO"));
 }
 
 #[tokio::test]

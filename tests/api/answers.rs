@@ -176,6 +176,8 @@ async fn a_picture_comes_as_png_jpeg_or_webp() {
         .picture();
     for (query, accept, content_type) in [
         ("&format=jpeg", None, "image/jpeg"),
+        ("&format=JPEG", None, "image/jpeg"),
+        ("&format=jpg", None, "image/jpeg"),
         ("&format=webp", None, "image/webp"),
         ("", Some("image/webp"), "image/webp"),
         ("", Some("image/jpeg, image/png;q=0.5"), "image/jpeg"),

@@ -133,6 +133,10 @@ async fn a_metric_says_what_it_needs_and_leaves_out() {
 async fn a_metric_of_an_unknown_name_or_model_is_refused() {
     let unknown = send(get("/metrics-catalogue/sparsity")).await;
     assert_eq!(unknown.problem(), (404, "unknown_metric".into()));
+    let close = send(get("/metrics-catalogue/Sparse-ness")).await.text();
+    assert!(close.contains("; did you mean sparseness?"), "{close}");
+    let close = send(get("/methods/gradeint")).await.text();
+    assert!(close.contains("; did you mean gradient?"), "{close}");
     for path in ["/metrics-catalogue", "/metrics-catalogue/sparseness"] {
         let refused = send(get(&format!("{path}?model=resnet"))).await;
         assert_eq!(refused.refused(), ["model"]);

@@ -52,7 +52,7 @@ fn an_unknown_method_is_answered_with_those_there_are() {
     );
     assert!(
         line.contains("grad-cam")
-            && line.contains("(allowed: gradient, ")
+            && line.contains("; did you mean grad_cam? (allowed: gradient, ")
             && line.contains(" grad_cam,"),
         "{line}"
     );
@@ -414,8 +414,11 @@ fn methods_settings_and_completions_are_printed() {
     let json = shell.out(&["metrics", "--json", "--model", "tiny"]);
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["model"], "tiny");
-    let unknown = shell.run(&["metrics", "sparsity"]).told;
-    assert!(unknown.contains("(allowed: degradation, "), "{unknown}");
+    let unknown = shell.run(&["metrics", "sparsness"]).told;
+    assert!(
+        unknown.contains("; did you mean sparseness? (allowed: degradation, "),
+        "{unknown}"
+    );
     assert!(
         shell
             .out(&["completions", "bash"])

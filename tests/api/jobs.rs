@@ -391,9 +391,12 @@ async fn what_a_job_cannot_be_asked_is_told_all_at_once() {
         assert_eq!(answer.problem(), (400, "broken_json".into()), "{body}");
     }
     let list = shop
-        .send(get("/jobs?state=done&limit=0&model=tiny&sort=age"))
+        .send(get(
+            "/jobs?state=done&kind=ecco&limit=0&model=tiny&sort=age",
+        ))
         .await;
-    assert_eq!(list.refused(), ["limit", "sort", "state"]);
+    assert_eq!(list.refused(), ["kind", "limit", "sort", "state"]);
+    assert_eq!(list.allowed("kind"), ["echo"]);
     assert!(list.allowed("state").contains(&"failed".to_owned()));
 }
 

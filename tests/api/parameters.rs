@@ -43,6 +43,50 @@ async fn targets_are_indices_labels_ranks_and_contrasts() {
 }
 
 #[tokio::test]
+async fn a_misspelt_name_is_answered_with_the_one_that_may_be_meant() {
+    for (uri, message) in [
+        (
+            "/explain?method=Grad-Cam",
+            "no method is called \\\"Grad-Cam\\\"; did you mean grad_cam?",
+        ),
+        (
+            "/explain?method=pgig&n_step=3",
+            "is not a parameter of pgig; did you mean n_steps?",
+        ),
+        (
+            "/explain?method=pgig&fromat=png",
+            "is not a parameter of pgig; did you mean format?",
+        ),
+        (
+            "/explain?model=plane",
+            "no model is called \\\"plane\\\"; did you mean plain?",
+        ),
+        (
+            "/compare?method=pgig&n_step=3",
+            "of any of these methods; did you mean n_steps?",
+        ),
+        (
+            "/compare?method=pgig&overlaytype=faded",
+            "of any of these methods; did you mean overlay_type?",
+        ),
+        (
+            "/predict?topk=3",
+            "is not a parameter of a prediction; did you mean top_k?",
+        ),
+    ] {
+        let answer = send(post(uri, red())).await;
+        assert!(answer.text().contains(message), "{uri}: {}", answer.text());
+    }
+    // Nothing is like it.
+    assert!(
+        !send(post("/explain?method=lime", red()))
+            .await
+            .text()
+            .contains("did you mean")
+    );
+}
+
+#[tokio::test]
 async fn a_target_of_any_length_is_refused_in_few_words() {
     for target in ["-".repeat(20_000), "a-".repeat(10_000), "x".repeat(40_000)] {
         let answers = [

@@ -73,6 +73,14 @@ async fn jobs_are_listed_shown_reported_and_cancelled_from_the_command_line() {
     let list = said(&explaind(&["list", "--state", "succeeded", "--kind", "sum"], &server).await);
     assert!(list.contains(&done.id) && !list.contains(&endless.id));
 
+    let unknown = explaind(&["list", "--kind", "summ"], &server).await;
+    assert!(
+        !unknown.status.success()
+            && String::from_utf8_lossy(&unknown.stderr)
+                .contains("kind: \"summ\" is no kind of job; did you mean sum? (allowed: "),
+        "{unknown:?}"
+    );
+
     let shown: Value =
         serde_json::from_str(&said(&explaind(&["show", &done.id], &server).await)).unwrap();
     assert_eq!(shown["result"], expected(0, 3));

@@ -190,7 +190,11 @@ async fn patterns_that_were_fitted_beside_a_running_server_are_used_after_sighup
         fitted.status.success() && told.trim_end().lines().last().unwrap().contains("SIGHUP"),
         "{told}"
     );
-    assert!(serde_json::from_slice::<Value>(&fitted.stdout).is_ok());
+    let lines = String::from_utf8(fitted.stdout).unwrap();
+    assert!(
+        lines.contains(" layers, fitted on ") && lines.lines().all(|line| line.len() < 200),
+        "{lines}"
+    );
     assert_ne!(explain().await.0, 200);
     reload(&server, |list| list["models"][0]["has_patterns"] == true).await;
     let (status, answer) = explain().await;

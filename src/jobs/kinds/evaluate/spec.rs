@@ -25,7 +25,6 @@ use crate::{
         registry::{METHODS, Scores},
     },
     model::Model,
-    text::shown,
 };
 
 const MAX_ROWS: usize = 64;
@@ -365,8 +364,10 @@ pub(crate) fn read_metrics(asked: &mut RequestReader, model: Option<&Model>) -> 
         };
         let id = given.remove("id").unwrap_or(Value::Null);
         let Some(metric) = id.as_str().and_then(registry::find) else {
-            let message = format!("no metric is called {}", shown(&id));
-            asked.refuse(&format!("metrics[{at}].id"), message, &ids);
+            asked.faults.push(Fault {
+                param: format!("metrics[{at}].id"),
+                ..registry::unknown(&id)
+            });
             continue;
         };
         match parameters::settle(metric, given, model) {
