@@ -165,7 +165,7 @@ pub fn describe_metric(metric: &'static Metric, model: &Model) -> MetricCard {
         needs_region: needs.region,
         excluded_methods: excluded(metric, model),
         exclusion: Some(needs.exclusion.to_owned()).filter(|words| !words.is_empty()),
-        in_answers: values.is_some_and(|values| metric.needs_only_maps(&values)),
+        in_answers: metric.needs_only_maps() && reason.is_none(),
         applies: reason.is_none(),
         reason,
         parameters: describe_parameters(metric, model),

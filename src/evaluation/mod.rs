@@ -71,8 +71,8 @@ pub struct Metric {
 
 impl Metric {
     /// Whether a map is all that it takes: it asks nothing of a model, and needs no region.
-    pub fn needs_only_maps(&self, values: &Values) -> bool {
-        !self.needs.region && (self.needs.cost.count)(values, 1, 1) == 0
+    pub fn needs_only_maps(&self) -> bool {
+        !self.needs.region && self.needs.cost.words == Cost::NONE.words
     }
 }
 
@@ -147,10 +147,7 @@ impl Needs {
         exclusion: "",
         models: |_, _, _| Ok(Vec::new()),
         change: |_, _| None,
-        cost: Cost {
-            words: "none",
-            count: |_, _, _| 0,
-        },
+        cost: Cost::NONE,
         shares: None,
         unmeasured: &[],
     };
@@ -199,6 +196,13 @@ pub struct Cost {
     pub words: &'static str,
     /// For so many rows, whose explanations cost so many evaluations.
     pub count: fn(&Values, rows: usize, explaining: usize) -> usize,
+}
+
+impl Cost {
+    pub const NONE: Self = Self {
+        words: "none",
+        count: |_, _, _| 0,
+    };
 }
 
 /// What reports say of a metric.

@@ -59,6 +59,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::evaluation::{Cost, parameters::Values};
 
     /// Each metric on a case that was worked by hand.
     const WORKED: &[(&str, fn())] = &[
@@ -167,6 +168,13 @@ mod tests {
             max_sensitivity::tests::a_hand_worked_map_changes_as_worked_by_hand,
         ),
     ];
+
+    #[test]
+    fn what_is_said_to_cost_nothing_costs_nothing() {
+        let is_free = |metric: &&Metric| metric.needs.cost.words == Cost::NONE.words;
+        let mut free = METRICS.iter().filter(is_free);
+        assert!(free.all(|metric| (metric.needs.cost.count)(&Values::default(), 64, 1000) == 0));
+    }
 
     #[test]
     fn every_row_has_an_id_and_a_title_of_its_own_and_a_hand_worked_case() {
