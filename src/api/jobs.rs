@@ -415,9 +415,9 @@ fn read_filter(query: &Map<String, Value>, kinds: Kinds) -> Result<Filter, ApiEr
         }
     });
     if let Some(kind) = query.get("kind")
-        && !kind
+        && kind
             .as_str()
-            .is_some_and(|id| registry::find(kinds, id).is_some())
+            .is_none_or(|id| registry::find(kinds, id).is_none())
     {
         faults.push(registry::unknown(kinds, kind));
     }

@@ -266,7 +266,7 @@ mod tests {
             Legend::strip(&[legend], 300, 10.0).unwrap()
         };
         let (none, one) = (of("").height(), of("Gradient").height());
-        let names = vec!["Integrated Gradients"; 12].join(", ");
+        let names = ["Integrated Gradients"; 12].join(", ");
         let lines = wrap(&names, 280, 8.0).len() as u32;
         assert!(lines > 3, "{lines}");
         let drawn = of(&names);
