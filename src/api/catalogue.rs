@@ -25,15 +25,13 @@ use super::{
 };
 use crate::{
     app::AppError,
+    driver::obstacle,
     methods::{
         parameters::Parameter,
         registry::{self, METHODS, Method},
     },
-    model::{
-        Model,
-        registry::{RELOAD, Registry},
-    },
-    text::{cut, quoted},
+    model::{Model, registry::Registry},
+    text::cut,
 };
 use onnx_autodiff::{
     autodiff::{
@@ -378,30 +376,7 @@ fn summarise(registry: &Registry, model: &Model) -> ModelSummary {
 
 /// `fault` is why the network cannot be differentiated.
 fn applicability(method: &Method, model: &Model, fault: Option<&str>) -> Applicability {
-    let missing = || {
-        let from = if model.manifest.input.preprocess.is_some() {
-            "--images FOLDER"
-        } else {
-            "--tensors X.npy"
-        };
-        format!(
-            "the model has no patterns; `explaind fit-patterns --model {} {from}` fits them; then {RELOAD}",
-            quoted(&model.id)
-        )
-    };
-    let reason = match fault {
-        Some(fault) if method.rule_set.is_some() => Some(fault.to_owned()),
-        _ if method.needs_patterns() && model.patterns.is_none() => Some(missing()),
-        _ if method.takes("layer") && model.layers.is_empty() => Some(
-            "the model has no layer with height and width between its input and its head"
-                .to_owned(),
-        ),
-        _ if method.needs_picture() && model.manifest.input.preprocess.is_none() => Some(
-            "it looks at the picture that the input shows, and the model takes ready tensors"
-                .to_owned(),
-        ),
-        _ => None,
-    };
+    let reason = obstacle(method, model, fault);
     Applicability {
         id: method.id.to_owned(),
         applies: reason.is_none(),

@@ -282,7 +282,7 @@ fn whole<S: Serializer>(result: &Option<Arc<Value>>, serializer: S) -> Result<S:
         ("format" = Option<Format>, Query, description = "Format of the report. Default: what the Accept header asks for; GET /jobs/{id} lists the formats.")),
     responses((status = 200, description = "The report.", content(
         (Value = "application/json"), (String = "text/csv"), (String = "text/html"), (String = "image/svg+xml"),
-        (Binary = "image/png"), (Binary = "application/zip"))), ReportProblems))]
+        (Binary = "image/png"), (Binary = "application/zip"), (String = "application/x-ndjson"))), ReportProblems))]
 pub async fn get_job_report(
     State(api): State<Api>,
     Id(id): Id,
@@ -330,8 +330,12 @@ pub async fn get_job_report(
     response
         .headers_mut()
         .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    if format == Format::Zip {
-        let name = format!("attachment; filename=\"{}-{id}.zip\"", job.kind);
+    if format.is_download() {
+        let name = format!(
+            "attachment; filename=\"{}-{id}.{}\"",
+            job.kind,
+            format.name()
+        );
         response.headers_mut().extend(
             HeaderValue::from_str(&name)
                 .ok()

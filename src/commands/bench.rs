@@ -12,7 +12,12 @@ use anyhow::{Context, bail};
 use clap::Args;
 use explaind::{
     dataset::is_id,
-    jobs::{Format, Report, local, queue::Queue, registry::KINDS, store::JobState},
+    jobs::{
+        Format, Report, local,
+        queue::Queue,
+        registry::KINDS,
+        store::{Job, JobState},
+    },
     settings::Settings,
 };
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
@@ -20,7 +25,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Benchmarks, ModelArgs, json_or_text, method, pair, say, tell, write_file};
+use super::{Benchmarks, ModelArgs, findings, json_or_text, method, pair, say, tell, write_file};
 
 /// The exit code of a command that SIGINT ended, as in shells.
 const INTERRUPTED: i32 = 130;
@@ -35,7 +40,7 @@ pub(crate) struct Bench {
     #[arg(short, long = "dataset", value_name = "DATASET")]
     datasets: Vec<String>,
     /// Methods to compare; each may be followed by its parameters and score, as in "pgig
-    /// pattern_layers=all,gradient score=absolute"
+    /// pattern_layers=all,gradient score=absolute"; or "all" that the model supports
     #[arg(long, required = true, value_delimiter = ',', value_name = "METHOD [NAME=VALUE]...", value_parser = method)]
     methods: Vec<Value>,
     /// Metrics, each of which may be followed by its parameters, as in "degradation
@@ -45,11 +50,15 @@ pub(crate) struct Bench {
     /// Most images to measure, drawn at random by the parameter seed [default: all]
     #[arg(short, long, value_name = "N")]
     limit: Option<u64>,
+    /// Most evaluations: fewer images are drawn where all would cost more [default: no bound]
+    #[arg(short, long, value_name = "N", requires = "metrics")]
+    budget: Option<u64>,
     /// Any other parameter of the job: steps, grid, order, replacement, labels, seed, compat;
     /// repeatable
     #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
     parameters: Vec<(String, String)>,
-    /// A report to write: .html, .json, .csv, .svg or .png; repeatable
+    /// A report to write: .html, .json, .csv, .svg or .png, and with --metrics the values of single
+    /// images as .tidy.csv or .tidy.jsonl; repeatable
     #[arg(short, long, value_name = "FILE", default_value = "report.html")]
     output: Vec<PathBuf>,
     #[command(flatten)]
@@ -74,12 +83,14 @@ impl Bench {
                 "dataset".to_owned(),
                 json!(take_dataset(self.images, self.datasets, &mut settings)?),
             ),
-            ("methods".to_owned(), Value::Array(self.methods)),
+            ("methods".to_owned(), all_or_some(self.methods)),
         ]);
         if !self.metrics.is_empty() {
             asked.insert("metrics".to_owned(), Value::Array(self.metrics));
         }
-        asked.extend(self.limit.map(|limit| ("limit".to_owned(), json!(limit))));
+        for (name, number) in [("limit", self.limit), ("budget", self.budget)] {
+            asked.extend(number.map(|number| (name.to_owned(), json!(number))));
+        }
         for (name, value) in self.parameters {
             if asked.insert(name.clone(), json_or_text(&value)).is_some() {
                 bail!("{name} is given twice");
@@ -108,6 +119,14 @@ impl Bench {
             std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
             ended
         })
+    }
+}
+
+/// The methods as a request names them.
+fn all_or_some(methods: Vec<Value>) -> Value {
+    match methods.as_slice() {
+        [only] if *only == json!({ "id": "all" }) => json!("all"),
+        _ => Value::Array(methods),
     }
 }
 
@@ -161,13 +180,11 @@ fn add_dataset(id: &str, folder: &Path, settings: &mut Settings) -> anyhow::Resu
 }
 
 fn format_of(path: &Path) -> anyhow::Result<Format> {
-    let extension = path.extension().unwrap_or_default().to_string_lossy();
-    let format = Format::ALL
-        .into_iter()
-        .find(|format| format.name() == extension && *format != Format::Zip);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let format = Format::of_file(&name).filter(|format| *format != Format::Zip);
     format.with_context(|| {
         format!(
-            "{}: a report's name must end in .html, .json, .csv, .svg or .png",
+            "{}: a report's name must end in .html, .json, .csv, .svg, .png, .tidy.csv or .tidy.jsonl",
             path.display()
         )
     })
@@ -236,11 +253,19 @@ async fn compare(
         ));
         exit(INTERRUPTED);
     }
+    let told = tell_end(queue, &job, outputs).await;
+    queue.delete(&job.id).await?;
+    told
+}
+
+/// Writes the reports of a job that has ended, and prints what was measured.
+async fn tell_end(queue: &Queue, job: &Job, outputs: &[(PathBuf, Format)]) -> anyhow::Result<()> {
     let status = queue.status(&job.id).await?;
     if job.state != JobState::Succeeded {
         let errors = status.errors.into_iter().map(|fault| fault.error);
         let faults = job
             .error
+            .clone()
             .into_iter()
             .chain(errors)
             .collect::<Vec<_>>()
@@ -248,7 +273,7 @@ async fn compare(
         bail!("the benchmark {}:\n  {faults}", job.state.name());
     }
     for (path, format) in outputs {
-        let bytes = match queue.report(&job, *format).await? {
+        let bytes = match queue.report(job, *format).await? {
             Report::Bytes(bytes) => bytes,
             Report::File(file) => queue.app().files().read(&file).await?,
         };
@@ -276,14 +301,12 @@ fn print(result: &Value) -> anyhow::Result<()> {
         "{} images measured; left out: {left_out}",
         result["used"]
     ))?;
-    match result["metrics"].as_array() {
-        Some(metrics) => {
-            for metric in metrics {
-                say(format_args!("{}", text(metric, "title")))?;
-                print_rows(metric, "value")?;
-            }
-            Ok(())
+    match result["metrics"].as_array().map(Vec::as_slice) {
+        Some([only]) => {
+            say(text(only, "title"))?;
+            print_rows(only, "value")
         }
+        Some(_) => findings::print(&serde_json::from_value(result.clone())?),
         None => print_rows(result, "area"),
     }
 }

@@ -2,13 +2,14 @@
 
 use std::{
     io::{Write, stdout},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use explaind::{
     faults::{Fault, Faults},
+    jobs::Format,
     text::excerpt,
 };
 use reqwest::{Client, Method, Response};
@@ -51,8 +52,8 @@ enum Action {
     /// Download the report of a job (partial while it runs)
     Report {
         id: String,
-        /// json, csv, html, svg, png or zip, as far as the kind has it [default: by the output's
-        /// name, else the kind's first]
+        /// json, csv, html, svg, png, zip, tidy.csv or tidy.jsonl, as far as the kind has it
+        /// [default: by the output's name, else the kind's first]
         #[arg(long)]
         format: Option<String>,
         /// The file to write [default: standard output]
@@ -195,11 +196,16 @@ impl Server {
         format: Option<String>,
         output: Option<PathBuf>,
     ) -> anyhow::Result<()> {
-        let extension = output
-            .as_ref()
-            .and_then(|path| Some(path.extension()?.to_str()?.to_owned()));
+        let by_name = || {
+            let name = output.as_ref()?.file_name()?.to_str()?;
+            let extension = Path::new(name).extension().and_then(|end| end.to_str());
+            Format::of_file(name)
+                .map(Format::name)
+                .or(extension)
+                .map(str::to_owned)
+        };
         let query: Vec<_> = format
-            .or(extension)
+            .or_else(by_name)
             .map(|format| ("format", format))
             .into_iter()
             .collect();

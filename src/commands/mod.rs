@@ -5,6 +5,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod derive;
 pub(crate) mod explain;
+mod findings;
 pub(crate) mod fit_patterns;
 mod images;
 pub(crate) mod jobs;

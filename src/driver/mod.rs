@@ -2,6 +2,7 @@
 //! pool, and a point that several of them ask for is evaluated once. The clean input is evaluated
 //! once, for predictions, targets, and as the start of incremental passes.
 
+mod applies;
 mod coalesce;
 mod error;
 mod explain;
@@ -21,6 +22,7 @@ use crate::{
     pool::{Pool, WorkPanicked},
     tensor::Tensor,
 };
+pub use applies::{gradient_fault, obstacle};
 use coalesce::{Query, distribute, merge};
 pub use error::DriverError;
 pub use explain::{Explanations, cost, model_defaults};

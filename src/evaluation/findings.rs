@@ -117,6 +117,14 @@ pub struct Findings {
     /// Maps of the first [`SAMPLES`] images used; once all images are measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<Sample>,
+    /// The images that metrics name as their best and worst, each as a JPEG in base64, by its place
+    /// in the data set; once the job has ended.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub thumbnails: BTreeMap<usize, String>,
+    /// Where the values of single images are, as tables: a folder of the store of files; once the
+    /// job has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<String>,
     /// What it ran on; once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<Machine>,
@@ -142,6 +150,29 @@ pub struct MetricFinding {
     pub rows: Vec<RowFinding>,
     /// Each pair of rows once.
     pub differences: Vec<DifferenceFinding>,
+    /// The images of the best and of the worst mean over rows; of images that differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extremes: Option<Extremes>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Extremes {
+    pub best: ImageFinding,
+    pub worst: ImageFinding,
+}
+
+/// What a metric says of one image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImageFinding {
+    /// Place in the data set.
+    pub index: usize,
+    pub file: String,
+    /// The class that is explained.
+    pub label: Option<String>,
+    /// Mean over the rows.
+    pub value: f64,
+    /// The least and the greatest value of a row.
+    pub range: [f64; 2],
 }
 
 /// Maps of one image, for the reader to look at.
@@ -223,18 +254,26 @@ impl Findings {
     ) -> Result<Self, FindingsError> {
         images.sort_by_key(|image| image.index);
         let mut measured: Vec<Vec<Vec<Measurement>>> = metrics.iter().map(|_| Vec::new()).collect();
-        let (mut used, mut samples) = (0, Vec::new());
+        let (mut used, mut samples) = (Vec::new(), Vec::new());
         let (mut skipped_images, mut skipped) = (Vec::new(), BTreeMap::new());
-        for ImageResult { file, outcome, .. } in images {
+        for image in images {
+            let ImageResult {
+                index,
+                file,
+                outcome,
+            } = image;
             match outcome {
                 Outcome::Measured {
-                    measurements, maps, ..
+                    label,
+                    measurements,
+                    maps,
+                    ..
                 } => {
-                    used += 1;
-                    samples.extend(
-                        maps.filter(|_| samples.len() < SAMPLES)
-                            .map(|maps| Sample { file, maps }),
-                    );
+                    samples.extend(maps.filter(|_| samples.len() < SAMPLES).map(|maps| Sample {
+                        file: file.clone(),
+                        maps,
+                    }));
+                    used.push(UsedImage { index, file, label });
                     for (all, own) in measured.iter_mut().zip(measurements) {
                         let wide = |one: Vec<f32>| one.into_iter().map(f64::from).collect();
                         all.push(own.into_iter().map(wide).collect());
@@ -252,33 +291,81 @@ impl Findings {
                 }
             }
         }
-        let named = |entry: &MetricEntry| {
-            let title = entry.metric().map_or("", |metric| metric.title);
-            let title = [("id".to_owned(), json!(title))].into_iter();
-            title.chain(entry.parameters.0.clone()).collect()
-        };
-        let names = titles(&metrics.iter().map(named).collect::<Vec<_>>());
-        let metrics = metrics.iter().zip(names).zip(measured);
+        let metrics = metrics.iter().zip(metric_titles(metrics)).zip(measured);
         let metrics = metrics
-            .map(|((entry, title), images)| MetricFinding::of(entry, title, methods, seed, images))
+            .map(|((entry, title), images)| {
+                let images = used.iter().zip(images).collect();
+                MetricFinding::of(entry, title, methods, seed, images)
+            })
             .collect::<Result<_, _>>()?;
         Ok(Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            used,
+            used: used.len(),
             skipped,
             metrics,
             skipped_images,
             samples,
+            thumbnails: BTreeMap::new(),
+            tables: None,
             run: None,
         })
     }
 
-    /// Without what is for people to look at, and without the date: what a repetition gives again.
+    /// Without what is for people to look at, without the date, and without the job's own folder:
+    /// what a repetition gives again.
     pub fn repeatable(&self) -> Self {
         let mut findings = self.clone();
         findings.samples.clear();
+        findings.thumbnails.clear();
+        findings.tables = None;
         findings.run.iter_mut().for_each(|run| run.ended = None);
         findings
+    }
+}
+
+/// An image that was used.
+struct UsedImage {
+    index: usize,
+    file: String,
+    label: Option<String>,
+}
+
+impl UsedImage {
+    /// By the values of its rows; none where they are not finite.
+    fn found(&self, values: &[f64]) -> Option<ImageFinding> {
+        let value = values.iter().sum::<f64>() / values.len() as f64;
+        let ends = [f64::min, f64::max].map(|choose| values.iter().copied().reduce(choose));
+        let [Some(least), Some(most)] = ends else {
+            return None;
+        };
+        value.is_finite().then(|| ImageFinding {
+            index: self.index,
+            file: self.file.clone(),
+            label: self.label.clone(),
+            value,
+            range: [least, most],
+        })
+    }
+}
+
+impl Extremes {
+    /// Of images that are equal the first is taken.
+    fn of(images: impl Iterator<Item = ImageFinding>, better: Direction) -> Option<Self> {
+        let mut ends: Option<[ImageFinding; 2]> = None;
+        for image in images {
+            match &mut ends {
+                None => ends = Some([image.clone(), image]),
+                Some([low, _]) if image.value < low.value => *low = image,
+                Some([_, high]) if image.value > high.value => *high = image,
+                Some(_) => {}
+            }
+        }
+        let [low, high] = ends.filter(|[low, high]| low.value < high.value)?;
+        let (best, worst) = match better {
+            Direction::Lower => (low, high),
+            Direction::Higher => (high, low),
+        };
+        Some(Self { best, worst })
     }
 }
 
@@ -288,7 +375,7 @@ impl MetricFinding {
         title: String,
         methods: &[Map<String, Value>],
         seed: u64,
-        mut images: Vec<Vec<Measurement>>,
+        mut images: Vec<(&UsedImage, Vec<Measurement>)>,
     ) -> Result<Self, FindingsError> {
         let metric = entry.metric().ok_or_else(|| FindingsError::Metric {
             id: entry.id.clone(),
@@ -296,12 +383,12 @@ impl MetricFinding {
         let values = &entry.parameters;
         let titles = titles(methods);
         let is_excluded = |row: &usize| match images.first() {
-            Some(image) => image.get(*row).is_none_or(Vec::is_empty),
+            Some((_, image)) => image.get(*row).is_none_or(Vec::is_empty),
             None => false,
         };
         let (excluded, kept): (Vec<usize>, Vec<usize>) = (0..titles.len()).partition(is_excluded);
         let mut skipped = BTreeMap::new();
-        images.retain_mut(|rows| {
+        images.retain_mut(|(_, rows)| {
             rows.retain(|measurement| !measurement.is_empty());
             let reason = (metric.reading.skips)(values, rows);
             if let Some(reason) = reason {
@@ -309,7 +396,7 @@ impl MetricFinding {
             }
             reason.is_none()
         });
-        let used: Vec<&[Measurement]> = images.iter().map(Vec::as_slice).collect();
+        let used: Vec<&[Measurement]> = images.iter().map(|(_, rows)| rows.as_slice()).collect();
         let summary = match used.is_empty() || kept.is_empty() {
             true => Summary::default(),
             false => {
@@ -317,6 +404,10 @@ impl MetricFinding {
                 summary.ok_or(FindingsError::Uneven)?
             }
         };
+        let found = |(image, rows): &(&UsedImage, Vec<Measurement>)| {
+            image.found(&metric.reading.of_image(values, rows))
+        };
+        let extremes = Extremes::of(images.iter().filter_map(found), metric.direction);
         let is_curve = metric.words.axes.is_some();
         let row = |((title, method), row): ((String, &Map<String, Value>), RowSummary)| {
             let (mean_curve, band) = match is_curve {
@@ -353,6 +444,7 @@ impl MetricFinding {
             excluded: excluded.iter().map(title_of).collect(),
             rows: rows.map(row).collect(),
             differences: summary.differences.into_iter().map(difference).collect(),
+            extremes,
         })
     }
 
@@ -363,6 +455,17 @@ impl MetricFinding {
     /// Images that its rows are about, of so many that were used.
     pub fn images(&self, used: usize) -> usize {
         used.saturating_sub(self.skipped.values().sum())
+    }
+
+    /// A number in the metric's unit: with so many decimals where values are of a usual size, else
+    /// with a power of ten.
+    pub fn written(&self, number: f64, decimals: usize) -> String {
+        let sizes = self.rows.iter().map(|row| row.value.abs());
+        let largest = sizes.filter(|size| size.is_finite()).fold(0.0, f64::max);
+        match largest == 0.0 || (0.01..10_000.0).contains(&largest) {
+            true => format!("{number:.decimals$}"),
+            false => format!("{number:.*e}", decimals.saturating_sub(1)),
+        }
     }
 
     /// The rows, the best first.
@@ -387,6 +490,16 @@ impl MetricFinding {
                 _ => None,
             })
     }
+}
+
+/// What each metric is called: its title, and what tells it from others of the same title.
+pub fn metric_titles(metrics: &[MetricEntry]) -> Vec<String> {
+    let named = |entry: &MetricEntry| {
+        let title = entry.metric().map_or("", |metric| metric.title);
+        let title = [("id".to_owned(), json!(title))].into_iter();
+        title.chain(entry.parameters.0.clone()).collect()
+    };
+    titles(&metrics.iter().map(named).collect::<Vec<_>>())
 }
 
 /// What each of `entries` is called: its `id`, and what tells it from others of the same id.

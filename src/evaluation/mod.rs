@@ -4,6 +4,7 @@
 //! the images' measurements, `findings` what a job finds, and `report` its report.
 
 pub mod aggregate;
+pub mod agreement;
 pub mod completeness;
 pub mod confidence;
 pub mod degradation;
@@ -32,6 +33,7 @@ pub mod road;
 pub mod sensitivity_n;
 pub mod similarity;
 pub mod sparseness;
+pub mod tidy;
 pub mod variation;
 
 use std::sync::Arc;
@@ -94,6 +96,16 @@ impl Reading {
         skips: |_, _| None,
         aggregation: Aggregation::Mean,
     };
+
+    /// What each row of an image comes to, in the unit of the value of a row.
+    pub fn of_image(&self, values: &Values, rows: &[Measurement]) -> Vec<f64> {
+        let weight = match self.aggregation {
+            Aggregation::Ratio(weight) => weight(rows),
+            Aggregation::Mean | Aggregation::Own(_) => 1.0,
+        };
+        let value = |row: &Measurement| (self.value)(values, row) / weight;
+        rows.iter().map(value).collect()
+    }
 
     /// The measurements of images, of as many rows each, with a seed for the bootstrap; none
     /// without an image, and where measurements are not of one length.

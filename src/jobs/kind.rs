@@ -59,11 +59,12 @@ pub trait Kind: Send + Sync {
     fn reduce(&self, spec: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError>;
 
     /// Turns the reduced result of all shards into the job's result, with whatever else belongs to
-    /// the end. May run more than once.
+    /// the end. The shards' own results are dropped afterwards. May run more than once.
     fn complete<'a>(
         &'a self,
         _: &'a Context,
         reduced: Value,
+        _: ShardResults,
     ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async { Ok(reduced) })
     }
@@ -81,6 +82,9 @@ pub trait Kind: Send + Sync {
     /// The report in one of `formats`, of a result of `reduce` or `complete`. Runs on the pool.
     fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError>;
 }
+
+/// The results of all shards, in order.
+pub type ShardResults = Arc<[Option<Bytes>]>;
 
 impl fmt::Debug for dyn Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -148,16 +152,23 @@ pub enum Format {
     Png,
     /// An archive of files.
     Zip,
+    /// A line for each image, metric and row.
+    #[serde(rename = "tidy.csv")]
+    TidyCsv,
+    #[serde(rename = "tidy.jsonl")]
+    TidyJsonl,
 }
 
 impl Format {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Json,
         Self::Csv,
         Self::Html,
         Self::Svg,
         Self::Png,
         Self::Zip,
+        Self::TidyCsv,
+        Self::TidyJsonl,
     ];
 
     pub fn name(self) -> &'static str {
@@ -168,18 +179,36 @@ impl Format {
             Self::Svg => "svg",
             Self::Png => "png",
             Self::Zip => "zip",
+            Self::TidyCsv => "tidy.csv",
+            Self::TidyJsonl => "tidy.jsonl",
         }
     }
 
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
-            Self::Csv => "text/csv",
+            Self::Csv | Self::TidyCsv => "text/csv",
             Self::Html => "text/html",
             Self::Svg => "image/svg+xml",
             Self::Png => "image/png",
             Self::Zip => "application/zip",
+            Self::TidyJsonl => "application/x-ndjson",
         }
+    }
+
+    /// By the end of a file's name.
+    pub fn of_file(name: &str) -> Option<Self> {
+        let is_end = |format: &Self| {
+            let rest = name.strip_suffix(format.name());
+            rest.is_some_and(|rest| rest.ends_with('.'))
+        };
+        let fitting = Self::ALL.into_iter().filter(is_end);
+        fitting.max_by_key(|format| format.name().len())
+    }
+
+    /// Whether it is for programs to read, and too long to be looked at in a browser.
+    pub fn is_download(self) -> bool {
+        matches!(self, Self::Zip | Self::TidyCsv | Self::TidyJsonl)
     }
 }
 

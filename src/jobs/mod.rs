@@ -17,5 +17,5 @@ pub mod store;
 pub mod watch;
 
 pub use error::{JobError, WorkError};
-pub use kind::{Context, Format, Kind, Kinds, Plan, Report};
+pub use kind::{Context, Format, Kind, Kinds, Plan, Report, ShardResults};
 pub use store::{PlannedShard, Shard};

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     crash::crash_point,
     error::WorkError,
-    kind::{Context, Kind},
+    kind::{Context, Kind, ShardResults},
     queue::Queue,
     registry,
     store::{Acked, Lease, Renewed, StoreError},
@@ -198,14 +198,15 @@ impl Runner {
             .results(&context.job)
             .await
             .map_err(WorkError::transient)?;
-        let spec = context.spec.clone();
+        let (spec, results) = (context.spec.clone(), ShardResults::from(results));
+        let shards = results.clone();
         let reduced = context
             .app
             .pool()
-            .run(move || kind.reduce(&spec, &results))
+            .run(move || kind.reduce(&spec, &shards))
             .await??;
         crash_point!("runner::reduced");
-        kind.complete(context, reduced).await
+        kind.complete(context, reduced, results).await
     }
 
     /// Renews the lease until the lease or its job is over.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     benchmark::fixture_with,
-    client::{post_json, send_to},
+    client::{get, post_json, send_to},
     fixture::picture,
 };
 
@@ -101,7 +101,7 @@ async fn metrics_share_images_and_explanations_and_repeat_byte_for_byte() {
     again["kind"] = json!("evaluate");
     let second = fixture.submit(&again).await;
     assert_eq!(fixture.ended(&second).await["state"], "succeeded");
-    for format in ["json", "csv", "svg", "png"] {
+    for format in ["json", "csv", "svg", "png", "tidy.csv", "tidy.jsonl"] {
         let (one, two) = (
             fixture.report(&id, format).await,
             fixture.report(&second, format).await,
@@ -110,10 +110,15 @@ async fn metrics_share_images_and_explanations_and_repeat_byte_for_byte() {
         assert!(one.body == two.body, "{format}");
     }
     let page = fixture.report(&id, "html").await.text();
-    assert_eq!(page.matches("<svg").count(), 6);
+    // One of each metric, and one of the metrics against each other.
+    assert_eq!(page.matches("<svg").count(), 7);
     for part in [
         "<h1>Evaluation: tiny on photos</h1>",
-        "<h2>Sparseness</h2>",
+        "<h2>Summary</h2>",
+        "Nothing is set in bold below 30 images",
+        "Of so few methods as 4, no correlation",
+        "<h2 id=\"metric-2\">Sparseness</h2>",
+        "Best and worst image",
         "Gini index",
         "Adebayo et al.",
         "&quot;kind&quot;: &quot;evaluate&quot;",
@@ -123,6 +128,104 @@ async fn metrics_share_images_and_explanations_and_repeat_byte_for_byte() {
     let table = fixture.report(&id, "csv").await.text();
     assert_eq!(table.lines().count(), 1 + 6 * 4);
     assert!(table.starts_with("metric,row,method,value,low,high,images,curve\n"));
+    let agreement = result["agreement"].as_array().unwrap();
+    assert_eq!(agreement.len(), 15);
+    assert_eq!(agreement[0]["rows"], 4);
+    // What is shown of a job is small.
+    for hidden in ["thumbnails", "samples", "tables"] {
+        assert!(job["result"].get(hidden).is_none(), "{hidden}");
+    }
+
+    // The values of single images: their mean is that of the report.
+    let tidy = fixture.report(&id, "tidy.jsonl").await;
+    let disposition = tidy.header("content-disposition").unwrap();
+    assert!(disposition.ends_with(".tidy.jsonl\""), "{disposition}");
+    let tidy: Vec<Value> = tidy
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(tidy.len(), 3 * 6 * 4);
+    for metric in [1, 4] {
+        for row in metrics[metric]["rows"].as_array().unwrap() {
+            let own = tidy.iter().filter(|line| {
+                line["measure"] == metrics[metric]["title"] && line["row"] == row["title"]
+            });
+            let values: Vec<f64> = own.map(|line| line["value"].as_f64().unwrap()).collect();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            assert!((mean - row["value"].as_f64().unwrap()).abs() < 1e-9);
+        }
+    }
+    let table = fixture.report(&id, "tidy.csv").await.text();
+    assert_eq!(table.lines().count(), 1 + tidy.len());
+}
+
+/// The request with another value of a field.
+fn asked_with(changes: Value) -> Value {
+    let mut asked = request();
+    let fields = asked.as_object_mut().unwrap();
+    fields.extend(changes.as_object().unwrap().clone());
+    asked
+}
+
+#[tokio::test]
+async fn all_methods_are_those_that_the_model_supports() {
+    let fixture = fixture_with(&[]);
+    let settled = async |model: &str| {
+        let asked =
+            asked_with(json!({ "model": model, "methods": "all", "metrics": ["sparseness"] }));
+        let id = fixture.submit(&asked).await;
+        let job = send_to(&fixture.router, get(&format!("/jobs/{id}")))
+            .await
+            .answer();
+        let methods = job["parameters"]["methods"].as_array().unwrap().clone();
+        let ids = methods
+            .iter()
+            .map(|method| method["id"].as_str().unwrap().to_owned());
+        ids.collect::<Vec<String>>()
+    };
+    let (patterned, plain) = (settled("tiny").await, settled("plain").await);
+    for id in ["gradient", "integrated_gradients", "edges", "random"] {
+        assert!(patterned.iter().any(|found| found == id), "{id}");
+        assert!(plain.iter().any(|found| found == id), "{id}");
+    }
+    // Sensitivity with and without sign.
+    assert_eq!(plain.iter().filter(|id| *id == "gradient").count(), 2);
+    for id in ["pgig", "pattern_net", "pattern_attribution"] {
+        assert!(patterned.iter().any(|found| found == id), "{id}");
+        assert!(plain.iter().all(|found| found != id), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_budget_lowers_the_number_of_images() {
+    let fixture = fixture_with(&[]);
+    let refused = asked_with(json!({ "budget": 1 }));
+    let refused = send_to(&fixture.router, post_json("/jobs", &refused)).await;
+    assert_eq!(refused.refused(), ["budget"]);
+    let allowed = refused.allowed("budget");
+    let cost: u64 = allowed[0].split(' ').next().unwrap().parse().unwrap();
+    let settled = async |changes: Value| {
+        let id = fixture.submit(&asked_with(changes)).await;
+        let job = send_to(&fixture.router, get(&format!("/jobs/{id}")))
+            .await
+            .answer();
+        (job["total"].clone(), job["parameters"].clone())
+    };
+    let (total, request) = settled(json!({ "budget": 3 * cost - 1 })).await;
+    assert_eq!((total, &request["limit"]), (json!(2), &json!(2)));
+    assert_eq!(request["budget"], 3 * cost - 1);
+    let (total, request) = settled(json!({ "budget": 3 * cost - 1, "limit": 1 })).await;
+    assert_eq!((total, &request["limit"]), (json!(1), &json!(1)));
+    let (total, request) = settled(json!({ "budget": 6 * cost })).await;
+    assert_eq!((total, &request["limit"]), (json!(6), &Value::Null));
+    // Posted again it is the same.
+    let (_, first) = settled(json!({ "budget": 4 * cost })).await;
+    let (_, again) = settled(first.clone()).await;
+    assert_eq!(again, first);
+    let wrong = asked_with(json!({ "budget": 0 }));
+    let wrong = send_to(&fixture.router, post_json("/jobs", &wrong)).await;
+    assert_eq!(wrong.refused(), ["budget"]);
 }
 
 #[tokio::test]
@@ -165,12 +268,12 @@ async fn all_that_is_wrong_with_metrics_is_told_at_once() {
     let again = refused(json!({ "metrics": metrics })).await;
     assert_eq!(again.refused(), ["metrics[2]"]);
     // Patterns are those of the weights that they were fitted with.
-    let patterned = refused(json!({ "methods": ["pgig", "gradient", "pattern_net"] })).await;
+    let patterned = refused(json!({ "methods": ["pgig", "pattern_net"] })).await;
     assert_eq!(patterned.refused(), ["methods"]);
     assert!(
         patterned
             .text()
-            .contains("pattern_net, pgig with model_randomisation"),
+            .contains("model_randomisation says nothing about pattern_net, pgig"),
         "{}",
         patterned.text()
     );
@@ -271,10 +374,13 @@ async fn maps_are_compared_with_those_of_other_classes_and_seeds() {
     assert_eq!(measured(&asked).await["metrics"], result["metrics"]);
     let too_many = json!({ "id": "random_logit", "classes": 3 });
     asked["metrics"] = json!([too_many, "completeness"]);
+    asked["methods"] = json!(["edges", "random"]);
     let refused = send_to(&fixture.router, post_json("/jobs", &asked)).await;
     assert_eq!(refused.refused(), ["methods", "metrics[0].classes"]);
     assert!(
-        refused.text().contains("edges, random with completeness"),
+        refused
+            .text()
+            .contains("completeness says nothing about edges, random"),
         "{}",
         refused.text()
     );

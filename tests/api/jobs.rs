@@ -13,7 +13,8 @@ use explaind::{
     app::App,
     faults::{Fault, Faults},
     jobs::{
-        Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Shard, WorkError,
+        Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Shard, ShardResults,
+        WorkError,
         queue::Queue,
         registry,
         runner::{Runner, Shutdown},
@@ -111,6 +112,7 @@ impl Kind for Echo {
         &'a self,
         context: &'a Context,
         reduced: Value,
+        _: ShardResults,
     ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async move {
             context

@@ -85,38 +85,92 @@ fn a_folder_is_measured_and_the_areas_are_printed() {
 }
 
 #[test]
-fn several_metrics_are_printed_one_after_another() {
+fn several_metrics_are_printed_in_one_table() {
     let material = material();
     let mut command = bench(material.path());
-    command.args(["photos", "--methods", "gradient,random", "--limit", "5"]);
+    command.args([
+        "photos",
+        "--methods",
+        "gradient,random,edges",
+        "--limit",
+        "5",
+    ]);
     let metrics = "sparseness,degradation grid=8 steps=8,model_randomisation";
     command.args(["--metrics", metrics, "-o", "report.json"]);
+    command.args(["-o", "values.tidy.csv", "-o", "values.tidy.jsonl"]);
     let output = command.output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{told}");
-    let report = std::fs::read(material.path().join("report.json")).unwrap();
-    let report: Value = serde_json::from_slice(&report).unwrap();
+    let read = |name: &str| std::fs::read_to_string(material.path().join(name)).unwrap();
+    let report: Value = serde_json::from_str(&read("report.json")).unwrap();
     assert_eq!(report["kind"], "evaluate");
     let metrics = report["result"]["metrics"].as_array().unwrap();
-    let mut rest = said.as_str();
-    for metric in metrics {
-        let title = format!("{}\n", metric["title"].as_str().unwrap());
-        rest = rest
-            .split_once(&title)
-            .unwrap_or_else(|| panic!("{title} in {said}"))
-            .1;
-        let row = &metric["rows"][0];
-        let line = format!("{:.3}", row["value"].as_f64().unwrap());
-        let mut lines = rest.lines().skip(1).take(2);
-        assert!(
-            lines.any(|one| one.starts_with("gradient") && one.contains(&line)),
-            "{rest}"
-        );
-    }
     assert_eq!(metrics.len(), 3);
+    for metric in metrics {
+        assert!(said.contains(metric["title"].as_str().unwrap()), "{said}");
+        for row in metric["rows"].as_array().unwrap() {
+            let title = row["title"].as_str().unwrap();
+            let value = format!("{:.3} [", row["value"].as_f64().unwrap());
+            let mut lines = said.lines().filter(|line| line.starts_with(title));
+            assert!(
+                lines.any(|line| line.contains(&value)),
+                "{title} {value} in\n{said}"
+            );
+        }
+    }
+    assert!(
+        said.lines().all(|line| line.chars().count() <= 100),
+        "{said}"
+    );
+    assert!(
+        said.contains("disagree most") && said.contains("fewer than 30 images"),
+        "{said}"
+    );
     // A model of one layer is drawn anew at once.
     assert_eq!(report["request"]["metrics"][2]["stages"], 1);
+    let used = report["result"]["used"].as_u64().unwrap() as usize;
+    assert_eq!(read("values.tidy.csv").lines().count(), 1 + used * 3 * 4);
+    assert_eq!(read("values.tidy.jsonl").lines().count(), used * 3 * 4);
+    // Nothing of the job is left.
+    let kept = material.path().join("data/files/jobs");
+    assert!(!kept.exists() || std::fs::read_dir(kept).unwrap().next().is_none());
+}
+
+#[test]
+fn all_methods_are_measured_within_a_budget() {
+    let material = material();
+    let run = |budget: &str| {
+        let mut command = bench(material.path());
+        command.args([
+            "photos",
+            "--methods",
+            "all",
+            "--metrics",
+            "sparseness,entropy",
+        ]);
+        command.args(["--budget", budget, "-o", "report.json"]);
+        command.output().unwrap()
+    };
+    let told = String::from_utf8(run("3").stderr).unwrap();
+    assert!(told.contains("budget: one image costs "), "{told}");
+    let cost = told.split("one image costs ").nth(1).unwrap();
+    let cost: u64 = cost.split(' ').next().unwrap().parse().unwrap();
+    let output = run(&(2 * cost + 1).to_string());
+    let (said, told) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
+    assert!(
+        output.status.success() && told.contains("measuring 2 images"),
+        "{told}"
+    );
+    for method in ["gradient (signed)", "smooth_grad_ig", "edges", "random"] {
+        assert!(
+            said.lines().any(|line| line.starts_with(method)),
+            "{method} in\n{said}"
+        );
+    }
 }
 
 /// How many shards are done of the benchmark that is under way; none while its database is not
@@ -204,7 +258,7 @@ fn what_cannot_be_measured_is_told() {
         (&["photos", "--methods", "gradients"], "allowed: gradient, "),
         (
             &["photos", "--methods", "gradient", "-o", "report.pdf"],
-            ".html, .json, .csv, .svg or .png",
+            ".html, .json, .csv, .svg, .png, .tidy.csv or .tidy.jsonl",
         ),
         (
             &["photos", "--methods", "gradient", "-p", "limits=3"],

@@ -13,8 +13,8 @@ use explaind::{
     app::App,
     faults::{Fault, Faults},
     jobs::{
-        Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Shard, WorkError,
-        queue::Queue,
+        Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Shard, ShardResults,
+        WorkError, queue::Queue,
     },
     settings::{Flags, load},
 };
@@ -134,6 +134,7 @@ impl Kind for Sum {
         &'a self,
         context: &'a Context,
         reduced: Value,
+        _: ShardResults,
     ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async move {
             context

@@ -14,6 +14,7 @@ mod benchmark;
 mod cli;
 mod crash;
 mod databases;
+mod evaluations;
 mod faults;
 mod kinds;
 mod processes;

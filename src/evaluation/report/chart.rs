@@ -27,7 +27,7 @@ pub(super) const WIDTH: u32 = 1120;
 const HEIGHT: u32 = 560;
 /// Where the legend begins.
 const LEGEND: u32 = 700;
-const LINE: i32 = 24;
+pub(super) const LEGEND_LINE: i32 = 24;
 const GREY: [u8; 3] = [110; 3];
 /// Dash and gap of a method's rows, in the order of the request; the first is drawn through.
 const DASHES: [(i32, i32); 4] = [(0, 0), (7, 4), (2, 3), (14, 6)];
@@ -42,13 +42,13 @@ pub(super) struct Figure<'a> {
     pub images: usize,
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
-type Drawn = Result<(), Box<dyn Error>>;
+pub(super) type Drawn = Result<(), Box<dyn Error>>;
 
 /// Height of a metric's figure, in pixels.
 pub(super) fn height_of(metric: &MetricFinding) -> u32 {
-    let legend_height = 60 + LINE * metric.rows.len() as i32;
+    let legend_height = 60 + LEGEND_LINE * metric.rows.len() as i32;
     HEIGHT.max(legend_height.unsigned_abs())
 }
 
@@ -99,6 +99,10 @@ fn paint_figure(area: &Area<'_>, figure: &Figure<'_>) -> Drawn {
         }
         Ok(())
     };
+    let caption = |row: &RowFinding| {
+        let value = figure.metric.written(row.value, 3);
+        format!("{value}  {}", row.title)
+    };
     let style_of = |row: &RowFinding| (color_of(row), dash_of(row, figure.metric));
     match axes {
         Some(axes) => {
@@ -108,18 +112,17 @@ fn paint_figure(area: &Area<'_>, figure: &Figure<'_>) -> Drawn {
             for (place, row) in rows.iter().enumerate() {
                 let (color, dash) = style_of(row);
                 paint_curve(&mut chart, row, axes, color, dash)?;
-                paint_key(&right, place, row, color, dash)?;
+                paint_key(&right, place, &caption(row), color, dash)?;
             }
         }
         None => {
-            let column = words.map_or("", |words| words.column);
-            let mut chart = bar_chart(&left, &figure.title, &rows, column)?;
+            let mut chart = bar_chart(&left, figure)?;
             head(&right)?;
             for (place, row) in rows.iter().enumerate() {
                 let (color, dash) = style_of(row);
                 let pale = if dash.0 == 0 { 0.9 } else { 0.45 };
                 paint_bar(&mut chart, rows.len() - place - 1, row, color.mix(pale))?;
-                paint_key(&right, place, row, color, dash)?;
+                paint_key(&right, place, &caption(row), color, dash)?;
             }
         }
     }
@@ -229,10 +232,11 @@ fn paint_curve(
 /// An empty chart with room for a bar of each row, and its interval.
 fn bar_chart<'a, 'b>(
     area: &'a Area<'b>,
-    title: &str,
-    rows: &[&RowFinding],
-    column: &str,
+    figure: &Figure<'_>,
 ) -> Result<Chart<'a, 'b>, Box<dyn Error>> {
+    let metric = figure.metric;
+    let words = metric.metric().map(|metric| &metric.words);
+    let rows = &metric.rows;
     let ends = rows
         .iter()
         .flat_map(|row| [row.value, row.interval[0], row.interval[1]]);
@@ -242,7 +246,7 @@ fn bar_chart<'a, 'b>(
     let highest = if highest > lowest { highest } else { 1.0 };
     let mut chart = ChartBuilder::on(area)
         .margin(14)
-        .caption(title, (FONT, 17))
+        .caption(&figure.title, (FONT, 17))
         .x_label_area_size(46)
         .y_label_area_size(60)
         .build_cartesian_2d(lowest * 1.04..highest * 1.04, 0.0..rows.len().max(1) as f64)?;
@@ -251,8 +255,8 @@ fn bar_chart<'a, 'b>(
         .light_line_style(BLACK.mix(0.0))
         .bold_line_style(BLACK.mix(0.12))
         .disable_y_mesh()
-        .x_desc(column)
-        .x_label_formatter(&|x| format!("{x:.2}"))
+        .x_desc(words.map_or("", |words| words.column))
+        .x_label_formatter(&|x| metric.written(*x, 2))
         .y_labels(0)
         .label_style((FONT, 14))
         .axis_desc_style((FONT, 15))
@@ -275,12 +279,12 @@ fn paint_bar(chart: &mut Chart<'_, '_>, place: usize, row: &RowFinding, color: R
 fn paint_key(
     area: &Area<'_>,
     place: usize,
-    row: &RowFinding,
+    caption: &str,
     color: RGBColor,
     (dash, gap): (i32, i32),
 ) -> Drawn {
     let style = ShapeStyle::from(&color).stroke_width(2);
-    let y = 60 + LINE * place as i32;
+    let y = 60 + LEGEND_LINE * place as i32;
     if dash == 0 {
         area.draw(&PathElement::new([(8, y), (40, y)], style))?;
     } else {
@@ -289,13 +293,12 @@ fn paint_key(
             area.draw(&PathElement::new(piece, style))?;
         }
     }
-    let caption = format!("{:.3}  {}", row.value, row.title);
     let style = TextStyle::from((FONT, 14).into_font());
-    area.draw(&Text::new(caption, (50, y - 7), style))?;
+    area.draw(&Text::new(caption.to_owned(), (50, y - 7), style))?;
     Ok(())
 }
 
-fn color_of(row: &RowFinding) -> RGBColor {
+pub(super) fn color_of(row: &RowFinding) -> RGBColor {
     let id = row.method.get("id").and_then(|id| id.as_str());
     let method = id.and_then(registry::find);
     let [r, g, b] = method.map_or(GREY, |method| method.color);
@@ -304,9 +307,17 @@ fn color_of(row: &RowFinding) -> RGBColor {
 
 /// By its place among the rows of its method.
 fn dash_of(row: &RowFinding, metric: &MetricFinding) -> (i32, i32) {
+    DASHES[place_in_method(row, metric) % DASHES.len()]
+}
+
+pub(super) fn is_first_of_method(row: &RowFinding, metric: &MetricFinding) -> bool {
+    place_in_method(row, metric) == 0
+}
+
+fn place_in_method(row: &RowFinding, metric: &MetricFinding) -> usize {
     let own = metric
         .rows
         .iter()
         .filter(|other| other.method.get("id") == row.method.get("id"));
-    DASHES[own.take_while(|other| other.title != row.title).count() % DASHES.len()]
+    own.take_while(|other| other.title != row.title).count()
 }

@@ -2,16 +2,25 @@
 //! self-contained page with figures, tables and the request (html).
 
 mod chart;
+mod overview;
 mod page;
+mod scatter;
 
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 
-use super::findings::{Findings, MetricFinding};
+use super::{
+    Direction,
+    agreement::Agreement,
+    findings::{Findings, MetricFinding},
+};
 use crate::render::{RenderError, encode::encode_png, svg::paint};
 
+/// Images from which on intervals are trusted enough to set anything in bold.
+pub const ENOUGH: usize = 30;
+
 /// Findings, and what they are about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EvaluationReport<'a> {
     /// Of job.
     pub kind: &'a str,
@@ -21,7 +30,11 @@ pub struct EvaluationReport<'a> {
     pub dataset: &'a str,
     /// Images drawn at most; all without it.
     pub limit: Option<usize>,
+    /// Evaluations that the number of images was lowered for.
+    pub budget: Option<u64>,
     pub seed: u64,
+    /// Of its rows, in the order of the request.
+    pub titles: Vec<String>,
     pub findings: &'a Findings,
 }
 
@@ -81,12 +94,13 @@ impl EvaluationReport<'_> {
         bytes.map_err(|error| csv::Error::from(error.into_error()).into())
     }
 
-    /// Everything but what is for people to look at, and the date, which would tell a repetition
-    /// from the first run.
+    /// Everything but what is for people to look at, and what would tell a repetition from the first
+    /// run.
     pub fn json(&self) -> Result<Vec<u8>, ReportError> {
         let findings = self.findings.repeatable();
         let Self { kind, request, .. } = self;
-        let report = json!({ "kind": kind, "request": request, "result": findings });
+        let mut report = json!({ "kind": kind, "request": request, "result": findings });
+        report["result"]["agreement"] = json!(Agreement::of_all(&findings.metrics));
         Ok(serde_json::to_vec_pretty(&report)?)
     }
 
@@ -96,5 +110,12 @@ impl EvaluationReport<'_> {
             metric,
             images: metric.images(self.findings.used),
         }
+    }
+}
+
+fn arrow(metric: &MetricFinding) -> &'static str {
+    match metric.better == Direction::Higher.name() {
+        true => "↑",
+        false => "↓",
     }
 }

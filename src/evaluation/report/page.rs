@@ -4,20 +4,22 @@
 use maud::{Markup, PreEscaped, html};
 use serde_json::{Value, json};
 
-use super::{EvaluationReport, ReportError, chart};
+use super::{ENOUGH, EvaluationReport, ReportError, chart, overview};
 use crate::evaluation::{
     Metric, Words,
     aggregate::RESAMPLES,
-    findings::{Findings, Machine, MetricFinding, Sample},
+    findings::{Extremes, Findings, ImageFinding, Machine, MetricFinding, Sample},
 };
-
-/// Images from which on intervals are trusted enough to set differences in bold.
-const ENOUGH: usize = 30;
 
 const STYLE: &str = "body{font:15px/1.45 'DejaVu Sans',Verdana,sans-serif;max-width:1160px;margin:2em auto;padding:0 1em;color:#222}\
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}svg{max-width:100%;height:auto}table{border-collapse:collapse;margin:1em 0}\
 td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
 td.s{font-weight:bold}.wide{overflow-x:auto}img{max-width:100%;height:auto}figure{margin:1em 0}pre{background:#f5f5f5;padding:1em;overflow-x:auto}small{color:#666}";
+
+/// Of what stands on pages of several metrics, and of those with thumbnails.
+const MORE_STYLE: &str = "td small,th small{display:block;font-weight:normal}.summary th.n{max-width:9em;vertical-align:top}\
+.summary td.n small{white-space:nowrap}.summary td:first-child{white-space:nowrap}.images{display:flex;flex-wrap:wrap;gap:1em 3em}\
+figure.image{display:flex;gap:.8em;margin:0}figure.image img{align-self:flex-start}";
 
 pub(super) fn write(report: &EvaluationReport<'_>) -> Result<String, ReportError> {
     let findings = report.findings;
@@ -26,6 +28,12 @@ pub(super) fn write(report: &EvaluationReport<'_>) -> Result<String, ReportError
         _ => "Evaluation",
     };
     let title = format!("{what}: {} on {}", report.model, report.dataset);
+    let is_many = findings.metrics.len() > 1;
+    let has_more = is_many
+        || findings
+            .metrics
+            .iter()
+            .any(|metric| metric.extremes.is_some());
     let page = html! {
         (PreEscaped("<!doctype html>\n"))
         html lang="en" {
@@ -33,7 +41,7 @@ pub(super) fn write(report: &EvaluationReport<'_>) -> Result<String, ReportError
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width,initial-scale=1";
                 title { (title) }
-                style { (PreEscaped(STYLE)) }
+                style { (PreEscaped(STYLE)) @if has_more { (PreEscaped(MORE_STYLE)) } }
             }
             body {
                 "\n"
@@ -42,7 +50,8 @@ pub(super) fn write(report: &EvaluationReport<'_>) -> Result<String, ReportError
                 @if findings.used == 0 {
                     p { b { "No image could be used: there is nothing to compare." } } "\n"
                 } @else {
-                    @for metric in &findings.metrics { (section(report, metric)?) }
+                    @if is_many { (overview::write(report)?) }
+                    @for (place, metric) in findings.metrics.iter().enumerate() { (section(report, place, metric)?) }
                     (samples(&findings.samples))
                 }
                 (skipped(findings))
@@ -66,6 +75,9 @@ fn counts(report: &EvaluationReport<'_>) -> Markup {
         @if let Some(limit) = report.limit {
             "; at most " (limit) " were drawn at random from the data set, with seed " (report.seed)
         }
+        @if let Some(budget) = report.budget {
+            "; the budget was " (budget) " evaluations"
+        }
         "."
         @if let [only] = findings.metrics.as_slice() { " " (about(only)) }
     }
@@ -80,12 +92,16 @@ fn about(metric: &MetricFinding) -> Markup {
 }
 
 /// A metric's figure and tables; where there are several, below a heading.
-fn section(report: &EvaluationReport<'_>, metric: &MetricFinding) -> Result<Markup, ReportError> {
+fn section(
+    report: &EvaluationReport<'_>,
+    place: usize,
+    metric: &MetricFinding,
+) -> Result<Markup, ReportError> {
     let is_one = report.findings.metrics.len() == 1;
     let figure = chart::draw(&[report.figure(metric)]).map_err(ReportError::Figure)?;
     Ok(html! {
         @if !is_one {
-            h2 { (metric.title) } "\n"
+            h2 id=(overview::anchor(place)) { (metric.title) } "\n"
             p { (about(metric)) } "\n"
         }
         div.wide { (PreEscaped(figure)) } "\n"
@@ -95,6 +111,7 @@ fn section(report: &EvaluationReport<'_>, metric: &MetricFinding) -> Result<Mark
             (heading(is_one, "Paired differences")) "\n"
             (differences(metric.images(report.findings.used), metric, &found.words))
             (left_out(metric, found))
+            (extremes(is_one, report.findings, metric))
         }
         @if !is_one {
             p { small { (metric.paper) "." } } "\n"
@@ -111,6 +128,35 @@ fn left_out(metric: &MetricFinding, found: &Metric) -> Markup {
         }
         @if !metric.excluded.is_empty() {
             p { "It says nothing about " (metric.excluded.join(", ")) ": " (found.needs.exclusion) "." } "\n"
+        }
+    }
+}
+
+/// The images of the best and of the worst mean over rows.
+fn extremes(is_one: bool, findings: &Findings, metric: &MetricFinding) -> Markup {
+    let shown = |word: &str, image: &ImageFinding| {
+        let [low, high] = image.range.map(|end| metric.written(end, 3));
+        html! {
+            figure.image {
+                @if let Some(picture) = findings.thumbnails.get(&image.index) {
+                    img alt={ "Thumbnail of " (image.file) } src={ "data:image/jpeg;base64," (picture) };
+                }
+                figcaption {
+                    b { (word) ": " (metric.written(image.value, 3)) }
+                    @if let Some(label) = &image.label { br; (label) }
+                    br; small { (image.file) br; "rows from " (low) " to " (high) }
+                }
+            }
+        }
+    };
+    html! {
+        @if let Some(Extremes { best, worst }) = &metric.extremes {
+            (heading(is_one, "Best and worst image")) "\n"
+            p { "By the mean of all rows on the image, with the class that is explained." } "\n"
+            div.images {
+                (shown("Best", best))
+                (shown("Worst", worst))
+            } "\n"
         }
     }
 }
@@ -142,9 +188,9 @@ fn values(report: &EvaluationReport<'_>, metric: &MetricFinding, words: &Words) 
                 @for row in metric.by_value() {
                     tr {
                         td { (row.title) }
-                        td.n { (four(row.value)) }
-                        td.n { (four(row.interval[0])) }
-                        td.n { (four(row.interval[1])) }
+                        td.n { (metric.written(row.value, 4)) }
+                        td.n { (metric.written(row.interval[0], 4)) }
+                        td.n { (metric.written(row.interval[1], 4)) }
                         td { small { (parameters(&row.method)) } }
                     } "\n"
                 }
@@ -153,18 +199,20 @@ fn values(report: &EvaluationReport<'_>, metric: &MetricFinding, words: &Words) 
     }
 }
 
-fn four(number: f64) -> String {
-    format!("{number:.4}")
-}
-
 /// Row less column, both by value.
 fn differences(used: usize, metric: &MetricFinding, words: &Words) -> Markup {
     let rows = metric.by_value();
     let is_bold = used >= ENOUGH;
     let cell = |(difference, [low, high]): (f64, [f64; 2])| {
         let is_sure = is_bold && (low > 0.0 || high < 0.0);
+        let [low, high] = [low, high].map(|end| metric.written(end, 4));
+        let sign = if difference.is_sign_negative() {
+            ""
+        } else {
+            "+"
+        };
         html! {
-            td class=(if is_sure { "n s" } else { "n" }) title={ (four(low)) " to " (four(high)) } { (format!("{difference:+.3}")) }
+            td class=(if is_sure { "n s" } else { "n" }) title={ (low) " to " (high) } { (sign) (metric.written(difference, 3)) }
         }
     };
     html! {

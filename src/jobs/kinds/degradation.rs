@@ -28,7 +28,7 @@ use crate::{
         parameters::{self, Values},
         report::EvaluationReport,
     },
-    jobs::{Context, Format, JobError, Kind, Plan, Report, Shard, WorkError},
+    jobs::{Context, Format, JobError, Kind, Plan, Report, Shard, ShardResults, WorkError},
     model::Model,
 };
 
@@ -124,16 +124,23 @@ impl Kind for Degradation {
         &'a self,
         context: &'a Context,
         reduced: Value,
+        _: ShardResults,
     ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async move { Ok(evaluate::with_machine(context, reduced)) })
     }
 
     fn overview(&self, result: Arc<Value>) -> Arc<Value> {
-        evaluate::without_samples(result)
+        evaluate::without_pictures(result)
     }
 
     fn formats(&self) -> &'static [Format] {
-        evaluate::FORMATS
+        &[
+            Format::Html,
+            Format::Json,
+            Format::Csv,
+            Format::Svg,
+            Format::Png,
+        ]
     }
 
     fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError> {
@@ -226,7 +233,7 @@ fn flat(spec: Spec) -> Result<Spec<DegradationParameters>, WorkError> {
 fn nested(spec: Spec<DegradationParameters>) -> Result<Spec, WorkError> {
     let parameters = json!(spec.measured);
     let metrics = vec![entry(stored(&parameters)?)];
-    Ok(spec.measuring(Metrics { metrics }).0)
+    Ok(spec.measuring(Metrics::of(metrics)).0)
 }
 
 /// What a shard keeps of an image.
@@ -394,6 +401,7 @@ impl DegradationFindings {
             excluded: Vec::new(),
             rows,
             differences: self.differences,
+            extremes: None,
         };
         Findings {
             version: self.version,
@@ -402,6 +410,8 @@ impl DegradationFindings {
             metrics: vec![metric],
             skipped_images: self.skipped_images,
             samples: self.samples,
+            thumbnails: BTreeMap::new(),
+            tables: None,
             run: self.run,
         }
     }

@@ -14,6 +14,7 @@ use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 use super::{
     cost::{check_evaluations, check_output},
     images::{enveloped, file_of, read, shard_size, stored, used},
+    output::{keep, reserve, writes_to_data},
     request_reader::{RequestReader, planned_dataset, planned_model},
 };
 use crate::{
@@ -26,10 +27,11 @@ use crate::{
     driver::{Driver, DriverError},
     engine::EngineError,
     faults::{Fault, Faults},
-    jobs::{Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, WorkError},
+    jobs::{
+        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, ShardResults, WorkError,
+    },
     methods::{Explained, Request, parameters::Parameters},
     picture::{decode::Limits, preprocess::Preprocess},
-    quota::{QuotaError, Reservation, on_disk},
     render::{encode::FileType, frame::largest_picture, options::HeatmapOptions},
     tensor::write_npy,
 };
@@ -38,6 +40,7 @@ use crate::{
 const SHARD_EVALUATIONS: usize = 300;
 /// Parameters that evaluations are counted by.
 const COSTLY: &[&str] = &["n_steps", "n_samples", "max_steps", "baseline", "target"];
+const ARCHIVE: &str = "maps.zip";
 const TOO_MUCH: &str = "more bytes than were estimated when the job was queued";
 /// Options of an answer that an archive has no use for.
 const ANSWER_OPTIONS: &[&str] = &["format", "encoding", "include", "channels"];
@@ -156,6 +159,7 @@ impl Kind for ExplainDataset {
         &'a self,
         context: &'a Context,
         reduced: Value,
+        _: ShardResults,
     ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async move {
             let (spec, kind) = (context.spec.clone(), self.id());
@@ -172,22 +176,10 @@ impl Kind for ExplainDataset {
                     .await?
                     .map_err(WorkError::transient)?;
             }
-            let app = context.app.clone();
-            let finish = move || {
-                let file = writer.finish().map_err(WorkError::transient)?;
-                let length = file.metadata().map_err(WorkError::transient)?.len();
-                Ok::<_, WorkError>((
-                    file,
-                    reserve(&app, [length].into_iter()).map_err(WorkError::transient)?,
-                ))
-            };
-            let (file, room) = context.app.pool().run(finish).await??;
-            let archive = context.folder().join("maps.zip");
-            context.files().upload(&archive, file).await?;
-            if let Some(room) = room {
-                room.keep();
-            }
-            reduced["archive"] = json!(archive.as_ref());
+            let finish = move || writer.finish().map_err(WorkError::transient);
+            let file = context.app.pool().run(finish).await??;
+            keep(context, ARCHIVE, file).await?;
+            reduced["archive"] = json!(context.folder().join(ARCHIVE).as_ref());
             Ok(reduced)
         })
     }
@@ -200,7 +192,7 @@ impl Kind for ExplainDataset {
         if format == Format::Zip {
             // Written at the end: until then there is no such file.
             return Ok(Report::File(Path::from(
-                result["archive"].as_str().unwrap_or("maps.zip"),
+                result["archive"].as_str().unwrap_or(ARCHIVE),
             )));
         }
         Ok(Report::Bytes(enveloped(self.id(), spec, result)?.into()))
@@ -323,21 +315,6 @@ fn plan(mut asked: RequestReader, dataset: Option<Arc<Dataset>>) -> Result<Plan,
         spec: json!(spec),
         shards,
     })
-}
-
-/// Whether files lie in the data folder, which has a quota.
-fn writes_to_data(app: &App) -> bool {
-    app.settings().object_store.is_none()
-}
-
-/// Room in the data folder for files of these lengths, where they go there. Belongs in the pool.
-fn reserve(
-    app: &App,
-    lengths: impl Iterator<Item = u64>,
-) -> Result<Option<Reservation>, QuotaError> {
-    writes_to_data(app)
-        .then(|| app.quota().reserve(lengths.map(on_disk).sum()))
-        .transpose()
 }
 
 /// Width and height of an image by its header; none where it cannot be explained, and then nothing

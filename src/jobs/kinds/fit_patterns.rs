@@ -17,7 +17,9 @@ use crate::{
     app::App,
     dataset::Dataset,
     faults::Faults,
-    jobs::{Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, WorkError},
+    jobs::{
+        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, ShardResults, WorkError,
+    },
     model::{
         Model,
         patterns::{self, Provenance},
@@ -164,6 +166,7 @@ impl Kind for FitPatterns {
         &'a self,
         context: &'a Context,
         mut reduced: Value,
+        _: ShardResults,
     ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async move {
             let spec: Spec = serde_json::from_value(context.spec.as_ref().clone())

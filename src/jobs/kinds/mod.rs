@@ -6,4 +6,5 @@ pub mod evaluate;
 pub mod explain_dataset;
 pub mod fit_patterns;
 mod images;
+mod output;
 mod request_reader;

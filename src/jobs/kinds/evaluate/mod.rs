@@ -3,6 +3,7 @@
 //! every metric. An image that cannot be used is left out for all methods and metrics, with its
 //! reason: they are compared on the same images.
 
+mod end;
 mod measure;
 pub(super) mod spec;
 
@@ -10,12 +11,14 @@ use std::{num::NonZeroUsize, sync::Arc, thread, time::SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    cost::check_evaluations,
+    cost::{check_evaluations, check_output},
     images::{shard_size, stored, used},
+    output::writes_to_data,
     request_reader::RequestReader,
 };
 use crate::{
@@ -24,8 +27,12 @@ use crate::{
     evaluation::{
         findings::{Findings, ImageResult, Machine, MetricEntry, SAMPLES},
         report::{EvaluationReport, ReportError},
+        tidy::TableSize,
     },
-    jobs::{Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, WorkError},
+    faults::{Fault, Faults},
+    jobs::{
+        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, ShardResults, WorkError,
+    },
     methods::parameters::Parameters,
 };
 use measure::ShardContext;
@@ -42,7 +49,7 @@ pub(super) const DATASET: (&str, &str) = ("dataset", "the id of the data set");
 pub(super) const METHODS: (&str, &str) = (
     "methods",
     "a list of method ids, or of objects with `id`, the method's parameters, and `score`: `signed` or `absolute` (ranked by \
-     magnitude); sensitivity methods get both without it",
+     magnitude); sensitivity methods get both without it; or `all`: every method that the model supports, by its defaults",
 );
 pub(super) const LIMIT: (&str, &str) = (
     "limit",
@@ -90,6 +97,10 @@ impl Kind for Evaluate {
                 "a list of metric ids, or of objects with `id` and the metric's parameters: see docs/metrics.md",
             ),
             LIMIT,
+            (
+                "budget",
+                "most evaluations: fewer images are drawn where all would cost more; default: none",
+            ),
             LABELS,
             SEED,
         ]
@@ -105,7 +116,12 @@ impl Kind for Evaluate {
             let dataset = asked.dataset().await;
             let plan = move || {
                 let app = asked.app().clone();
-                let settled = spec::settle(asked, dataset, spec::read_metrics)?;
+                let budget = asked.take("budget", &["a whole number from 1"], |most| *most > 0u64);
+                let mut settled = spec::settle(asked, dataset, spec::read_metrics)?;
+                if let Some(budget) = budget {
+                    keep_within(budget, &mut settled)?;
+                }
+                check_tables(&app, &settled)?;
                 let shards = shards(&app, &settled, |_, _| {
                     vec![("metrics", None), ("methods", None)]
                 })?;
@@ -140,19 +156,36 @@ impl Kind for Evaluate {
         &'a self,
         context: &'a Context,
         reduced: Value,
+        results: ShardResults,
     ) -> BoxFuture<'a, Result<Value, WorkError>> {
-        Box::pin(async move { Ok(with_machine(context, reduced)) })
+        Box::pin(async move {
+            let completed = end::complete(context, reduced, results).await?;
+            Ok(with_machine(context, completed))
+        })
     }
 
     fn overview(&self, result: Arc<Value>) -> Arc<Value> {
-        without_samples(result)
+        without_pictures(result)
     }
 
     fn formats(&self) -> &'static [Format] {
-        FORMATS
+        &[
+            Format::Html,
+            Format::Json,
+            Format::Csv,
+            Format::Svg,
+            Format::Png,
+            Format::TidyCsv,
+            Format::TidyJsonl,
+        ]
     }
 
     fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError> {
+        if let Format::TidyCsv | Format::TidyJsonl = format {
+            // Written at the end: until then there is no such file.
+            let folder = Path::from(result["tables"].as_str().unwrap_or_default());
+            return Ok(Report::File(folder.join(format.name())));
+        }
         let (settled, findings): (Spec, Findings) = (stored(spec)?, stored(result)?);
         let report = report_of(self.id(), spec, &settled, &findings);
         let bytes = match format {
@@ -164,14 +197,6 @@ impl Kind for Evaluate {
     }
 }
 
-pub(super) const FORMATS: &[Format] = &[
-    Format::Html,
-    Format::Json,
-    Format::Csv,
-    Format::Svg,
-    Format::Png,
-];
-
 /// The shards of an evaluation. `lower` says what to lower where an image may cost at most so many
 /// evaluations, and its explanations cost so many.
 pub(super) fn shards(
@@ -179,12 +204,28 @@ pub(super) fn shards(
     settled: &ResolvedRequest,
     lower: impl FnOnce(u64, u64) -> Vec<(&'static str, Option<String>)>,
 ) -> Result<Vec<PlannedShard>, JobError> {
-    let ResolvedRequest {
-        spec,
-        rows,
-        dataset,
-        ..
-    } = settled;
+    let ResolvedRequest { spec, dataset, .. } = settled;
+    let [explaining, cost] = costs(settled);
+    let images = used(dataset, spec.limit, spec.seed);
+    check_evaluations(app, cost, images.len(), |most| {
+        lower(most, explaining as u64)
+    })?;
+    let size = shard_size(cost, SHARD_EVALUATIONS);
+    let shards = images.chunks(size).enumerate().map(|(at, images)| {
+        let payload = Payload {
+            images: images.to_vec(),
+            samples: SAMPLED.saturating_sub(at * size).min(images.len()),
+        };
+        PlannedShard {
+            units: images.len() as u64,
+            payload: json!(payload),
+        }
+    });
+    Ok(shards.collect())
+}
+
+/// Evaluations of an image: of its explanations, and of all.
+fn costs(ResolvedRequest { spec, rows, .. }: &ResolvedRequest) -> [usize; 2] {
     let explaining = Parameters::cost_of(rows.iter().map(|row| &row.parameters), true);
     let entries = &spec.measured.metrics;
     let measuring = entries.iter().enumerate().filter_map(|(place, entry)| {
@@ -202,23 +243,45 @@ pub(super) fn shards(
             explaining,
         ))
     });
-    let cost = explaining + measuring.sum::<usize>();
+    [explaining, explaining + measuring.sum::<usize>()]
+}
+
+/// Lowers the number of images until all of them cost no more than `budget`.
+fn keep_within(budget: u64, settled: &mut ResolvedRequest) -> Result<(), Faults> {
+    let [_, cost] = costs(settled);
+    let affordable = budget / cost.max(1) as u64;
+    if affordable == 0 {
+        let message = format!(
+            "one image costs {cost} evaluations by these methods and metrics: raise the budget, or take fewer of them"
+        );
+        return Err(Fault::new("budget", message, [format!("{cost} and more")]).into());
+    }
+    let ResolvedRequest { spec, dataset, .. } = settled;
+    let images = spec.limit.unwrap_or(usize::MAX).min(dataset.images.len());
+    if let Some(lower) = usize::try_from(affordable)
+        .ok()
+        .filter(|most| *most < images)
+    {
+        spec.limit = Some(lower);
+    }
+    spec.measured.budget = Some(budget);
+    Ok(())
+}
+
+/// Refuses tables of single images that would be larger than is allowed.
+fn check_tables(app: &App, settled: &ResolvedRequest) -> Result<(), JobError> {
+    let ResolvedRequest { spec, dataset, .. } = settled;
+    let size = TableSize::of(&spec.measured.metrics, &spec.methods);
     let images = used(dataset, spec.limit, spec.seed);
-    check_evaluations(app, cost, images.len(), |most| {
-        lower(most, explaining as u64)
+    let bytes = check_output(app, &images, |index| {
+        let image = dataset.images.get(*index);
+        image.map_or(0, |image| size.of_image(&image.file))
     })?;
-    let size = shard_size(cost, SHARD_EVALUATIONS);
-    let shards = images.chunks(size).enumerate().map(|(at, images)| {
-        let payload = Payload {
-            images: images.to_vec(),
-            samples: SAMPLED.saturating_sub(at * size).min(images.len()),
-        };
-        PlannedShard {
-            units: images.len() as u64,
-            payload: json!(payload),
-        }
-    });
-    Ok(shards.collect())
+    if writes_to_data(app) {
+        // It is asked for again when they are written: others may take it until then.
+        app.quota().reserve(bytes.iter().sum())?;
+    }
+    Ok(())
 }
 
 /// The results of a shard's images.
@@ -291,12 +354,15 @@ pub(super) fn with_machine(context: &Context, mut reduced: Value) -> Value {
     reduced
 }
 
-/// A result without its sample maps, which are large.
-pub(super) fn without_samples(result: Arc<Value>) -> Arc<Value> {
+/// A result without its pictures, which are large, and without what is the server's own.
+pub(super) fn without_pictures(result: Arc<Value>) -> Arc<Value> {
     let Some(fields) = result.as_object() else {
         return result;
     };
-    let shown = fields.iter().filter(|(name, _)| *name != "samples");
+    let hidden = ["samples", "thumbnails", "tables"];
+    let shown = fields
+        .iter()
+        .filter(|(name, _)| !hidden.contains(&name.as_str()));
     Arc::new(Value::Object(
         shown
             .map(|(name, value)| (name.clone(), value.clone()))
@@ -316,7 +382,9 @@ pub(super) fn report_of<'a>(
         model: &spec.model,
         dataset: &spec.dataset,
         limit: spec.limit,
+        budget: spec.measured.budget,
         seed: spec.seed,
+        titles: spec.titles(),
         findings,
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     dataset::{Dataset, DatasetImage},
-    driver::model_defaults,
+    driver::{gradient_fault, model_defaults, obstacle},
     evaluation::{
         Metric,
         findings::{MetricEntry, titles},
@@ -28,7 +28,9 @@ use crate::{
 };
 
 const MAX_ROWS: usize = 64;
-const MAX_METRICS: usize = 16;
+const MAX_METRICS: usize = 32;
+/// Stands for every method that the model supports.
+const ALL: &str = "all";
 /// The largest integer that every JSON reader keeps exact.
 const MAX_EXACT: u64 = (1 << 53) - 1;
 
@@ -58,6 +60,18 @@ pub(crate) struct Spec<M = Metrics> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Metrics {
     pub metrics: Vec<MetricEntry>,
+    /// Evaluations that `limit` was lowered for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<u64>,
+}
+
+impl Metrics {
+    pub(crate) fn of(metrics: Vec<MetricEntry>) -> Self {
+        Self {
+            metrics,
+            budget: None,
+        }
+    }
 }
 
 /// What labels are for.
@@ -145,7 +159,7 @@ pub(crate) fn settle(
         dataset: dataset.id.clone(),
         dataset_hash: dataset.hash.clone(),
         methods: rows.iter().map(entry).collect(),
-        measured: Metrics { metrics },
+        measured: Metrics::of(metrics),
         limit,
         labels,
         seed,
@@ -216,17 +230,20 @@ fn entry(row: &MethodRow) -> Map<String, Value> {
 }
 
 fn read_methods(asked: &mut RequestReader, model: Option<&Model>) -> Vec<MethodRow> {
-    let ids: Vec<&str> = METHODS.iter().map(|method| method.id).collect();
-    let Some(Value::Array(entries)) = asked
-        .raw("methods")
-        .filter(|list| list.as_array().is_some_and(|list| !list.is_empty()))
-    else {
-        asked.refuse(
-            "methods",
-            "is a list of at least one method: its id, or an object with id, score and parameters",
-            &ids,
-        );
-        return Vec::new();
+    let entries = match asked.raw("methods") {
+        Some(Value::Array(entries)) if !entries.is_empty() => entries,
+        Some(Value::String(word)) if word == ALL => {
+            return model.map(all_methods).unwrap_or_default();
+        }
+        _ => {
+            let ids = METHODS.iter().map(|method| method.id);
+            asked.refuse(
+                "methods",
+                "is a list of at least one method: its id, or an object with id, score and parameters; or `all`",
+                &[ALL].into_iter().chain(ids).collect::<Vec<_>>(),
+            );
+            return Vec::new();
+        }
     };
     let too_many = |asked: &mut RequestReader, what: &str, count| {
         asked.refuse(
@@ -263,6 +280,16 @@ fn read_methods(asked: &mut RequestReader, model: Option<&Model>) -> Vec<MethodR
         too_many(asked, "with and without sign are", rows.len());
     }
     rows
+}
+
+/// Every method that the model supports, by its defaults.
+fn all_methods(model: &Model) -> Vec<MethodRow> {
+    let gradient = gradient_fault(model);
+    let supported = METHODS
+        .iter()
+        .filter(|method| obstacle(method, model, gradient.as_deref()).is_none());
+    let rows = supported.filter_map(|method| read_method(&json!(method.id), model).ok());
+    rows.flatten().take(MAX_ROWS).collect()
 }
 
 /// The rows of one entry: two where the method has no sign of its own and the entry names no score.
@@ -455,9 +482,7 @@ mod tests {
                 entry(r#"{"id": "gradient", "score": "absolute"}"#),
                 entry(r#"{"id": "random", "score": "signed"}"#),
             ],
-            measured: Metrics {
-                metrics: Vec::new(),
-            },
+            measured: Metrics::of(Vec::new()),
             limit: None,
             labels: Labels::Use,
             seed: 0,
