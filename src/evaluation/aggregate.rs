@@ -61,7 +61,7 @@ pub fn summarise(
     Some(values.summary((0..rows).map(curve)))
 }
 
-/// Rows, and the numbers of each, of measurements that are all alike.
+/// Rows, and the numbers of each, of measurements that are all alike; none of others.
 pub(super) fn extent(images: &[&[Measurement]]) -> Option<[usize; 2]> {
     let rows = images.first()?.len();
     let length = images.first()?.first()?.len();

@@ -83,7 +83,7 @@ pub const SIC: Metric = Metric {
                 return Some("of a score below `min_score`");
             }
             measured
-                .holds_less_when_blurred()
+                .fault()
                 .or((blurred >= whole).then_some("that score no less when blurred"))
         },
         aggregation: Aggregation::Own(|values, images, seed| {
@@ -125,7 +125,7 @@ pub const AIC: Metric = Metric {
             let measured = Measured::of(rows.first()?);
             let [blurred, _] = ends(measured.rights)?;
             measured
-                .holds_less_when_blurred()
+                .fault()
                 .or((blurred > 0.0).then_some("that are predicted alike when blurred"))
         },
         aggregation: Aggregation::Own(|values, images, seed| {
@@ -361,8 +361,8 @@ impl<'a> Measured<'a> {
         Curve::of(self.information, performance, form)
     }
 
-    /// Why not, if so.
-    fn holds_less_when_blurred(&self) -> Option<&'static str> {
+    /// Why its images are left out, where the blurred start holds as much as the whole.
+    fn fault(&self) -> Option<&'static str> {
         let [blurred, whole] = ends(self.information)?;
         (blurred >= whole).then_some("that hold no less information when blurred")
     }
@@ -411,10 +411,13 @@ pub(super) mod tests {
         *,
     };
     use crate::{
-        engine::Point,
-        evaluation::tests::{case, tensor},
+        engine::{Point, Row},
+        evaluation::{
+            CaseRow,
+            tests::{case, tensor},
+        },
         methods::reference::points_of,
-        picture::preprocess::{Channels, Filter, Layout, Preprocess, Resize, preprocess},
+        picture::preprocess::{Preprocess, preprocess},
     };
 
     fn values(given: Value) -> Values {
@@ -423,21 +426,6 @@ pub(super) mod tests {
 
     fn monotone() -> Values {
         values(json!({ "curve": "monotone", "min_score": 0.8 }))
-    }
-
-    /// A model's input is the pixels themselves.
-    fn rule(picture: &RgbImage) -> Preprocess {
-        Preprocess {
-            width: picture.width(),
-            height: picture.height(),
-            layout: Layout::Nchw,
-            channels: Channels::Rgb,
-            scale: 1.0,
-            mean: Vec::new(),
-            std: Vec::new(),
-            resize: Resize::Stretch,
-            filter: Filter::Bilinear,
-        }
     }
 
     /// The case of a picture whose rows have these scores, for class 1.
@@ -450,18 +438,23 @@ pub(super) mod tests {
         let mut case = rows[0].clone();
         case.maps = rows.iter().map(|case| case.maps[0].clone()).collect();
         case.rows = (0..maps.len())
-            .map(|map| crate::evaluation::CaseRow {
+            .map(|map| CaseRow {
                 map,
                 ..rows[0].rows[0]
             })
             .collect();
-        let rule = rule(picture);
+        let rule = Preprocess::plain(picture.width(), picture.height());
         case.input = Arc::new(preprocess(picture, &rule).unwrap().0);
         let mut model = case.model.as_ref().clone();
         model.manifest.input.preprocess = Some(rule);
         case.model = Arc::new(model);
         (case.class, case.clean) = (1, clean);
         case
+    }
+
+    fn scene_of(case: &Case) -> Scene {
+        let rule = case.model.manifest.input.preprocess.as_ref();
+        Scene::of(&case.input, rule.unwrap()).unwrap()
     }
 
     /// What a run measures of a net with this score of class 1, which it predicts from .5 on, and
@@ -478,7 +471,7 @@ pub(super) mod tests {
             };
             let row = |point: &Point| {
                 let score = net(&point.input) as f32;
-                crate::engine::Row {
+                Row {
                     logits: vec![1.0 - score, score + 1e-6],
                     probabilities: vec![1.0 - score, score],
                     ..Default::default()
@@ -566,14 +559,14 @@ pub(super) mod tests {
             .map(|step| {
                 (0..480)
                     .map(|place| (place * place * step % 101) as f32)
-                    .collect()
+                    .collect::<Vec<f32>>()
             })
             .into();
         let net = |input: &Tensor| f64::from(input.sum() / input.len() as f32 / 255.0);
         let mut case = case_of(&picture, &maps, 0.0);
         case.clean = net(&case.input);
         let runs = (SIC.build)(&case, &monotone()).unwrap();
-        let scene = Scene::of(&case.input, &rule(&picture)).unwrap();
+        let scene = scene_of(&case);
         let known = scene.draw(case.seed);
         let mut total = 0;
         for (run, map) in runs.into_iter().zip(&maps) {
@@ -667,7 +660,7 @@ pub(super) mod tests {
             .collect();
         let negative = map.iter().map(|value| -value).collect();
         let case = case_of(&picture, &[map, negative], 1.0);
-        let scene = Scene::of(&case.input, &rule(&picture)).unwrap();
+        let scene = scene_of(&case);
         let mut known = vec![false; 224 * 224];
         known
             .iter_mut()
