@@ -229,6 +229,33 @@ async fn a_budget_lowers_the_number_of_images() {
 }
 
 #[tokio::test]
+async fn metrics_of_perturbed_images_read_the_scores_that_they_share() {
+    let fixture = fixture_with(&[]);
+    fixture.work();
+    let mut asked = request();
+    asked["metrics"] = json!([
+        "road_morf", "road", "road_lerf", "average_drop", "average_increase", "average_gain",
+        "perturbation_epsilon", { "id": "perturbation_epsilon", "features": "regions" },
+    ]);
+    let id = fixture.submit(&asked).await;
+    let job = fixture.ended(&id).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
+    let report = fixture.report(&id, "json").await.answer();
+    let metrics = report["result"]["metrics"].as_array().unwrap();
+    let value = |metric: usize, row: usize| metrics[metric]["rows"][row]["value"].as_f64().unwrap();
+    for row in 0..4 {
+        // Noise and inputs are those of the same measurement.
+        let half = (value(2, row) - value(0, row)) / 2.0;
+        assert!((value(1, row) - half).abs() < 1e-12);
+        assert!((3..8).all(|metric| (0.0..=1.0).contains(&value(metric, row))));
+    }
+    let curve = metrics[1]["rows"][0]["mean_curve"].as_array().unwrap();
+    assert_eq!(curve.len(), 10);
+    // `tiny` has 8 x 8 pixels.
+    assert_eq!(metrics[6]["parameters"]["count"], 64);
+}
+
+#[tokio::test]
 async fn all_that_is_wrong_with_metrics_is_told_at_once() {
     let fixture = fixture_with(&[]);
     let refused = async |changes: Value| {
