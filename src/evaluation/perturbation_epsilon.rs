@@ -98,8 +98,8 @@ pub const METRIC: Metric = Metric {
         heading: "Features that pass",
         column: "share",
         legend: "share of features that pass",
-        value: "The mean over images of the share. Maps are taken in the units of the output that they explain; those that have other units \
-                pass or fail by the sign.",
+        value: "The mean over images of the share. Scores are taken in the units of the output that the map explains; in other units they pass \
+                or fail by the sign. Rows of magnitudes are not asked for the sign, and pass more easily.",
         axes: None,
     },
     needs: Needs {
