@@ -1,8 +1,8 @@
 //! Bokeh images, as the SIG paper calls them: some pixels of a picture are shown, and all others
 //! interpolated between them. Linear on the Delaunay triangles of the shown pixels, among which the
 //! corners always are. Their information is the bytes that lossless WebP takes for them. As the
-//! public code (the package `saliency`, its module of PIC metrics): where more than four pixels lie on a
-//! circle there are several such triangulations, and it may have another.
+//! public code (the package `saliency`, its module of PIC metrics): where more than three pixels
+//! lie on a circle there are several such triangulations, and it may have another.
 
 use std::sync::Arc;
 

@@ -1,10 +1,10 @@
 //! Performance information curves: from a blurred start, the pixels that a map ranks highest are
 //! shown, and what the model makes of the picture is drawn over the information that it holds. The
-//! SIG paper, section 5; step by step as its public code (the package `saliency`, its module of PIC metrics).
-//! Each picture is interpolated anew between all pixels that it shows. `sic` follows the score of
-//! the class, `aic` whether the model predicts it; they read the same measurements. Cost: at most 14
-//! evaluations of the forward graph for each row, the blurred start and 13 pictures; the clean
-//! input's score is known.
+//! SIG paper, section 5; step by step as its public code (the package `saliency`, its module of PIC
+//! metrics). Each picture is interpolated anew between all pixels that it shows. `sic` follows the
+//! score of the class, `aic` whether the model predicts it; they read the same measurements. Cost:
+//! at most 14 evaluations of the forward graph for each row, the blurred start and 13 pictures; the
+//! clean input's score is known.
 
 mod bokeh;
 mod curve;
