@@ -155,7 +155,7 @@ async fn attend(stream: TcpStream, router: Router, entered: Entered, closing: Ca
             ended = &mut served => {
                 match ended {
                     Err(error) if error.is_parse() => {
-                        tracing::info!(%error, "a request was refused whose head is not HTTP/1.1");
+                        tracing::info!(%error, "a request was refused: its head cannot be read");
                     }
                     Err(error) => tracing::debug!(%error, "a connection ended early"),
                     Ok(()) => {}

@@ -229,9 +229,8 @@ mod tests {
             lines,
             [
                 "Gradient, Guided",
-                "Backprop,",
-                "Integrated Gradients,",
-                "Grad-CAM"
+                "Backprop, Integrated",
+                "Gradients, Grad-CAM"
             ]
         );
         assert_eq!(

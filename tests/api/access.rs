@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::body::Body;
@@ -127,6 +128,9 @@ async fn a_head_that_cannot_be_read_is_a_line_too() {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        drop(stream);
+        // The server waits for the client's end before it ends the connection.
+        tokio::time::sleep(Duration::from_millis(200)).await;
         server.ended.abort();
     })
     .await;

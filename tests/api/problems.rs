@@ -4,8 +4,8 @@ use axum::{body::Body, http::Request};
 use serde_json::json;
 
 use crate::{
-    client::{get, post, post_json, send, send_to, with},
-    fixture::{open, red},
+    client::{get, post, post_as, post_json, send, send_to, with},
+    fixture::{open, red, test_image},
 };
 
 fn request(method: &str, path: &str) -> Request<Body> {
@@ -39,6 +39,51 @@ async fn what_is_not_there_is_404() {
             .text()
             .contains("squeezenet1_1")
     );
+}
+
+#[tokio::test]
+async fn what_libraries_say_is_told_in_words() {
+    let mut webp = test_image("lossy.webp");
+    webp.truncate(webp.len() / 2);
+    let form = "multipart/form-data; boundary=edge";
+    for (request, words) in [
+        (
+            post_as("/explain", "multipart/form-data", "--edge"),
+            "its content type names no boundary",
+        ),
+        (
+            post_as("/explain", form, "--edge\r\n"),
+            "it ends before its last boundary",
+        ),
+        (
+            post_as("/jobs", "application/json", r#"{"kind": "evaluate",}"#),
+            "a comma stands before the end",
+        ),
+        (
+            post_as(
+                "/explain",
+                "application/json",
+                b"{\"image\": \"\xff\"}".to_vec(),
+            ),
+            "a text is not UTF-8",
+        ),
+        (
+            post_json(
+                "/explain",
+                &json!({ "tensor": { "shape": [1], "data": "x" } }),
+            ),
+            "found a text, expected a number in the tensor",
+        ),
+        (post("/explain", webp), "the WebP image ends early"),
+        (get("/metrics-catalogue/%FF"), "what it names is not UTF-8"),
+        (
+            post("/explain?method=gradient&size=9", red()),
+            "size: 9 is out of range",
+        ),
+    ] {
+        let answer = send(request).await;
+        assert!(answer.text().contains(words), "{}", answer.text());
+    }
 }
 
 #[tokio::test]
