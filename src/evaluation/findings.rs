@@ -530,3 +530,62 @@ pub fn titles(entries: &[Map<String, Value>]) -> Vec<String> {
     };
     entries.iter().map(title).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(index: usize, value: f64) -> ImageFinding {
+        ImageFinding {
+            index,
+            file: format!("{index}.png"),
+            label: None,
+            value,
+            range: [value, value],
+        }
+    }
+
+    #[test]
+    fn the_best_and_the_worst_image_are_the_first_of_equal_ones() {
+        let images = || [0.5, 0.2, 0.9, 0.2, 0.9].into_iter().enumerate();
+        let found = |better| {
+            let images = images().map(|(index, value)| image(index, value));
+            let Extremes { best, worst } = Extremes::of(images, better)?;
+            Some([best.index, worst.index])
+        };
+        assert_eq!(found(Direction::Higher), Some([2, 1]));
+        assert_eq!(found(Direction::Lower), Some([1, 2]));
+        let equal = [image(0, 0.5), image(1, 0.5)].into_iter();
+        assert_eq!(Extremes::of(equal, Direction::Lower), None);
+    }
+
+    #[test]
+    fn an_image_is_named_with_the_range_of_its_rows() {
+        let used = UsedImage {
+            index: 4,
+            file: "a.png".to_owned(),
+            label: Some("cat".to_owned()),
+        };
+        let found = used.found(&[0.25, 1.0, 0.25]).unwrap();
+        assert_eq!((found.value, found.range), (0.5, [0.25, 1.0]));
+        assert_eq!(used.found(&[0.5, f64::NAN]), None);
+        assert_eq!(used.found(&[]), None);
+    }
+
+    #[test]
+    fn numbers_are_written_in_the_size_of_the_metric() {
+        let metric = |value: f64| {
+            let row =
+                json!({ "title": "a", "method": {}, "value": value, "interval": [value, value] });
+            let metric = json!({
+                "id": "sparseness", "parameters": {}, "title": "", "paper": "", "better": "lower", "rows": [row],
+                "differences": [],
+            });
+            serde_json::from_value::<MetricFinding>(metric).unwrap()
+        };
+        assert_eq!(metric(0.5).written(0.00012, 4), "0.0001");
+        assert_eq!(metric(0.0).written(0.0, 3), "0.000");
+        assert_eq!(metric(3e-6).written(0.000_001_25, 3), "1.25e-6");
+        assert_eq!(metric(5e7).written(-5e7, 3), "-5.00e7");
+    }
+}

@@ -208,6 +208,8 @@ fn shade(correlation: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -217,6 +219,21 @@ mod tests {
         assert!(few.starts_with("Nothing is set in bold below 30 images"));
         let mixed = bold_words([29, 30].into_iter());
         assert!(mixed.starts_with("Bold") && mixed.contains("below 30 images"));
+    }
+
+    #[test]
+    fn in_bold_are_the_best_and_what_cannot_be_told_from_it() {
+        let row = |title: &str, value: f64| json!({ "title": title, "method": {}, "value": value, "interval": [value, value] });
+        let apart = |one: &str, other: &str, interval: [f64; 2]| json!({ "one": one, "other": other, "difference": interval[0], "interval": interval });
+        let metric = json!({
+            "id": "deletion", "parameters": {}, "title": "", "paper": "", "better": "lower",
+            "rows": [row("far", 0.9), row("near", 0.25), row("best", 0.2)],
+            "differences": [
+                apart("far", "near", [0.5, 0.7]), apart("far", "best", [0.6, 0.8]), apart("near", "best", [-0.1, 0.2]),
+            ],
+        });
+        let metric: MetricFinding = serde_json::from_value(metric).unwrap();
+        assert_eq!(foremost(&metric), ["best", "near"]);
     }
 
     #[test]

@@ -18,8 +18,8 @@ td.s{font-weight:bold}.wide{overflow-x:auto}img{max-width:100%;height:auto}figur
 
 /// Of what stands on pages of several metrics, and of those with thumbnails.
 const MORE_STYLE: &str = "td small,th small{display:block;font-weight:normal}.summary th.n{max-width:9em;vertical-align:top}\
-.summary td.n small{white-space:nowrap}.summary td:first-child{white-space:nowrap}.images{display:flex;flex-wrap:wrap;gap:1em 3em}\
-figure.image{display:flex;gap:.8em;margin:0}figure.image img{align-self:flex-start}";
+.summary a{color:inherit}.summary td.n small{white-space:nowrap}.summary td:first-child{white-space:nowrap}.images{display:flex;flex-wrap:wrap;gap:1em 3em}\
+figure.image{display:flex;gap:.8em;margin:0}figure.image img{align-self:flex-start;border:1px solid #ddd}";
 
 pub(super) fn write(report: &EvaluationReport<'_>) -> Result<String, ReportError> {
     let findings = report.findings;
