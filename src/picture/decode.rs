@@ -490,6 +490,15 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_of_a_png_is_called_by_its_name() {
+        let mut png = read_file("rgb.png");
+        // A byte of the checksum of the first chunk.
+        png[29] ^= 1;
+        let told = decode(&png, &Limits::default()).unwrap_err().to_string();
+        assert!(told.contains("while decoding IHDR chunk"), "{told}");
+    }
+
+    #[test]
     fn limits_hold_before_pixels_are_decoded() {
         for name in [
             "rgb.png",

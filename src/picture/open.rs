@@ -445,6 +445,18 @@ fn corrupt(format: Format, reason: String) -> ImageError {
     }
 }
 
+/// What the PNG library says, with chunks by their names: it prints its own type.
+fn with_plain_chunks(reason: &str) -> String {
+    let mut parts = reason.split("ChunkType { type: ");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (chunk, rest) = part.split_once(" }").unwrap_or((part, ""));
+        plain.push_str(chunk.split(',').next().unwrap_or_default());
+        plain.push_str(rest);
+    }
+    plain
+}
+
 fn describe(format: Format, error: image::ImageError) -> ImageError {
     match error {
         image::ImageError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
@@ -457,7 +469,10 @@ fn describe(format: Format, error: image::ImageError) -> ImageError {
         // The cause alone: the error repeats the format.
         image::ImageError::Decoding(error) => {
             let cause = error.source().map(ToString::to_string);
-            corrupt(format, cause.unwrap_or_else(|| error.to_string()))
+            corrupt(
+                format,
+                with_plain_chunks(&cause.unwrap_or_else(|| error.to_string())),
+            )
         }
         other => corrupt(format, other.to_string()),
     }
