@@ -3,7 +3,6 @@
 use std::{
     io::Write,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use axum::body::Body;
@@ -14,7 +13,7 @@ use tower::ServiceExt;
 
 use crate::{
     client::{get, post, send, with},
-    fixture::{red, shared},
+    fixture::{open, red, shared},
     load::serve,
 };
 
@@ -120,7 +119,8 @@ async fn the_line_of_a_refused_request_says_why_and_is_bounded() {
 #[tokio::test]
 async fn a_head_that_cannot_be_read_is_a_line_too() {
     let lines = all_logged("info", async {
-        let server = serve(shared()).await;
+        let service = open(&[("shutdown_grace_ms", "0")]);
+        let server = serve(&service).await;
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET /a b HTTP/1.1\r\n\r\n")
             .await
@@ -129,9 +129,9 @@ async fn a_head_that_cannot_be_read_is_a_line_too() {
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
         drop(stream);
-        // The server waits for the client's end before it ends the connection.
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        server.ended.abort();
+        // It ends when all connections have ended, and with them what they log.
+        server.stop.send(()).unwrap();
+        server.ended.await.unwrap().unwrap();
     })
     .await;
     let mut lines = lines.iter();
