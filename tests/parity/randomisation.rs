@@ -106,14 +106,14 @@ async fn gradients_change_with_the_model_and_guided_backpropagation_stays() {
             "{row:?}"
         );
     }
-    let [gradient, size, _, guided_size] = found.try_into().unwrap();
+    let [gradient, size, guided, guided_size] = found.try_into().unwrap();
+    let near = |row: &[f64], most: f64| row[2..].iter().all(|found| found.abs() < most);
+    assert!(near(&gradient, 0.05), "{gradient:?}");
+    // Magnitudes have what any weights make of the picture.
+    assert!(near(&size, 0.45), "{size:?}");
+    let above = |row: &[f64]| row[2..].iter().all(|found| *found > 0.5);
     assert!(
-        gradient[2..].iter().all(|found| found.abs() < 0.1),
-        "{gradient:?}"
-    );
-    assert!(size[2..].iter().all(|found| found.abs() < 0.3), "{size:?}");
-    assert!(
-        guided_size[2..].iter().all(|found| *found > 0.5),
-        "{guided_size:?}"
+        above(&guided) && above(&guided_size),
+        "{guided:?} {guided_size:?}"
     );
 }
