@@ -156,7 +156,7 @@ pub fn describe_metric(metric: &'static Metric, model: &Model) -> MetricCard {
         title: metric.title.to_owned(),
         paper: metric.paper.to_owned(),
         category: metric.category,
-        direction: metric.direction,
+        direction: (metric.direction)(&values.clone().unwrap_or_default()),
         about: values.as_ref().map(words.about),
         value: words.heading.to_owned(),
         value_doc: words.value.to_owned(),

@@ -14,7 +14,7 @@ pub const METRIC: Metric = Metric {
     title: "Completeness",
     paper: "Sundararajan et al., Axiomatic Attribution for Deep Networks, 2017, section 3",
     category: Category::Axiomatic,
-    direction: Direction::Lower,
+    direction: |_| Direction::Lower,
     parameters: &[],
     words: Words {
         about: |_| {

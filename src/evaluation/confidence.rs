@@ -21,7 +21,7 @@ pub const AVERAGE_DROP: Metric = Metric {
     title: "Average drop",
     paper: "Chattopadhay et al., Grad-CAM++, 2018; Poppi et al., Revisiting The Evaluation of Class Activation Mapping for \
             Explainability, 2021",
-    direction: Direction::Lower,
+    direction: |_| Direction::Lower,
     words: Words {
         about: |_| {
             "By which part the score (the probability) of the class falls when each pixel of the image is multiplied by what the map makes \
@@ -102,7 +102,7 @@ const ALL: Metric = Metric {
     title: "",
     paper: "",
     category: Category::Faithfulness,
-    direction: Direction::Higher,
+    direction: |_| Direction::Higher,
     parameters: &[],
     words: Words {
         about: |_| String::new(),

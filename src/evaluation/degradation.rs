@@ -31,7 +31,10 @@ pub const METRIC: Metric = Metric {
     title: "Image degradation",
     paper: "Schwarzenberg & Castle, Pattern-Guided Integrated Gradients, 2020, section 5",
     category: Category::Faithfulness,
-    direction: Direction::Lower,
+    direction: |values| match values.word("order") {
+        Some("ascending") => Direction::Higher,
+        _ => Direction::Lower,
+    },
     parameters: &[
         MetricParameter {
             name: "grid",
@@ -68,7 +71,7 @@ pub const METRIC: Metric = Metric {
         },
         MetricParameter {
             name: "order",
-            doc: "`descending` (most important first) or `ascending`",
+            doc: "`descending` (most important first) or `ascending` (a higher area is better then)",
             allowed: |_, _| Allowed::OneOf {
                 words: &["descending", "ascending"],
                 default: Some("descending"),

@@ -9,7 +9,7 @@ pub const METRIC: Metric = Metric {
     title: "Entropy",
     paper: "Bhatt et al., Evaluating and Aggregating Feature-based Model Explanations, 2020",
     category: Category::Complexity,
-    direction: Direction::Lower,
+    direction: |_| Direction::Lower,
     parameters: &[],
     words: Words {
         about: |_| {

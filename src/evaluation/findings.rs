@@ -407,7 +407,8 @@ impl MetricFinding {
         let found = |(image, rows): &(&UsedImage, Vec<Measurement>)| {
             image.found(&metric.reading.of_image(values, rows))
         };
-        let extremes = Extremes::of(images.iter().filter_map(found), metric.direction);
+        let direction = (metric.direction)(values);
+        let extremes = Extremes::of(images.iter().filter_map(found), direction);
         let is_curve = metric.words.axes.is_some();
         let row = |((title, method), row): ((String, &Map<String, Value>), RowSummary)| {
             let (mean_curve, band) = match is_curve {
@@ -439,7 +440,7 @@ impl MetricFinding {
             parameters: entry.parameters.clone(),
             title,
             paper: metric.paper.to_owned(),
-            better: metric.direction.name().to_owned(),
+            better: direction.name().to_owned(),
             skipped,
             excluded: excluded.iter().map(title_of).collect(),
             rows: rows.map(row).collect(),
@@ -463,9 +464,16 @@ impl MetricFinding {
         let sizes = self.rows.iter().map(|row| row.value.abs());
         let largest = sizes.filter(|size| size.is_finite()).fold(0.0, f64::max);
         match largest == 0.0 || (0.01..10_000.0).contains(&largest) {
-            true => format!("{number:.decimals$}"),
+            true => fixed(number, decimals),
             false => format!("{number:.*e}", decimals.saturating_sub(1)),
         }
+    }
+
+    /// A number beside an axis.
+    pub fn tick(&self, number: f64) -> String {
+        let sizes = self.rows.iter().map(|row| row.value.abs());
+        let is_small = sizes.fold(0.0, f64::max) < 0.1;
+        self.written(number, if is_small { 3 } else { 2 })
     }
 
     /// The rows, the best first.
@@ -500,6 +508,15 @@ pub fn metric_titles(metrics: &[MetricEntry]) -> Vec<String> {
         title.chain(entry.parameters.0.clone()).collect()
     };
     titles(&metrics.iter().map(named).collect::<Vec<_>>())
+}
+
+/// With so many decimals, and without a sign where they are all 0.
+pub fn fixed(number: f64, decimals: usize) -> String {
+    let text = format!("{number:.decimals$}");
+    match text.strip_prefix('-') {
+        Some(digits) if !digits.contains(|digit| ('1'..='9').contains(&digit)) => digits.to_owned(),
+        _ => text,
+    }
 }
 
 /// What each of `entries` is called: its `id`, and what tells it from others of the same id.

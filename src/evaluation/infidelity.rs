@@ -26,7 +26,7 @@ pub const METRIC: Metric = Metric {
     title: "Infidelity",
     paper: "Yeh et al., On the (In)fidelity and Sensitivity of Explanations, 2019, Definition 2.1",
     category: Category::Faithfulness,
-    direction: Direction::Lower,
+    direction: |_| Direction::Lower,
     parameters: &[
         MetricParameter {
             name: "noise",

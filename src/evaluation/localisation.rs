@@ -180,7 +180,7 @@ const fn localisation(
         title,
         paper,
         category: Category::Localisation,
-        direction: Direction::Higher,
+        direction: |_| Direction::Higher,
         parameters,
         words,
         needs: Needs {

@@ -28,7 +28,7 @@ pub const METRIC: Metric = Metric {
     title: "Maximum sensitivity",
     paper: "Yeh et al., On the (In)fidelity and Sensitivity of Explanations, 2019, Definition 3.1",
     category: Category::Robustness,
-    direction: Direction::Lower,
+    direction: |_| Direction::Lower,
     parameters: &[
         MetricParameter {
             name: "radius",

@@ -60,7 +60,7 @@ pub struct Metric {
     /// Paper and section.
     pub paper: &'static str,
     pub category: Category,
-    pub direction: Direction,
+    pub direction: fn(&Values) -> Direction,
     /// In the order in which they are settled.
     pub parameters: &'static [MetricParameter],
     /// How reports speak of it.

@@ -22,7 +22,7 @@ pub const METRIC: Metric = Metric {
     title: "Model randomisation",
     paper: "Adebayo et al., Sanity Checks for Saliency Maps, 2018, section 3",
     category: Category::Randomisation,
-    direction: Direction::Lower,
+    direction: |_| Direction::Lower,
     parameters: &[
         MetricParameter {
             name: "stages",

@@ -38,7 +38,7 @@ pub const METRIC: Metric = Metric {
     title: "Perturbation-ε",
     paper: "Kapishnikov et al., Segment Integrated Gradients, 2019, section 3, Axiom 1",
     category: Category::Axiomatic,
-    direction: Direction::Higher,
+    direction: |_| Direction::Higher,
     parameters: &[
         MetricParameter {
             name: "features",

@@ -21,7 +21,7 @@ pub const METRIC: Metric = Metric {
     title: "Random logit",
     paper: "Sixt et al., When Explanations Lie, 2020",
     category: Category::Randomisation,
-    direction: Direction::Lower,
+    direction: |_| Direction::Lower,
     parameters: &[MetricParameter {
         name: "classes",
         doc: "other classes, drawn at random for each image",

@@ -20,7 +20,7 @@ pub const METRIC: Metric = Metric {
     title: "Repeatability",
     paper: "None; by the rank correlation of Adebayo et al., Sanity Checks for Saliency Maps, 2018",
     category: Category::Robustness,
-    direction: Direction::Higher,
+    direction: |_| Direction::Higher,
     parameters: &[],
     words: Words {
         about: |_| {

@@ -27,7 +27,7 @@ const MOST_STEPS: usize = 1000;
 pub const DELETION: Metric = Metric {
     id: "deletion",
     title: "Deletion",
-    direction: Direction::Lower,
+    direction: |_| Direction::Lower,
     words: Words {
         about: |values| {
             format!(
@@ -51,7 +51,7 @@ pub const DELETION: Metric = Metric {
 pub const INSERTION: Metric = Metric {
     id: "insertion",
     title: "Insertion",
-    direction: Direction::Higher,
+    direction: |_| Direction::Higher,
     words: Words {
         about: |values| {
             format!(
@@ -89,7 +89,7 @@ const BOTH: Metric = Metric {
     title: "",
     paper: "Petsiuk et al., RISE: Randomized Input Sampling for Explanation of Black-box Models, 2018, section 3.3",
     category: Category::Faithfulness,
-    direction: Direction::Lower,
+    direction: |_| Direction::Lower,
     parameters: &[MetricParameter {
         name: "steps",
         doc: "equal parts in which the pixels change; the default is one row of pixels each",

@@ -33,7 +33,7 @@ const STREAM: u64 = u64::MAX;
 pub const ROAD: Metric = Metric {
     id: "road",
     title: "ROAD",
-    direction: Direction::Higher,
+    direction: |_| Direction::Higher,
     words: Words {
         about: |_| {
             "10 to 90 % of the pixels are removed and imputed from their neighbours with a little noise, once those that a method ranks lowest \
@@ -64,7 +64,7 @@ pub const ROAD: Metric = Metric {
 pub const ROAD_MORF: Metric = Metric {
     id: "road_morf",
     title: "ROAD, most relevant first",
-    direction: Direction::Lower,
+    direction: |_| Direction::Lower,
     words: Words {
         about: |_| {
             "10 to 90 % of the pixels are removed, those that a method ranks highest first, and imputed from their neighbours with a little \
@@ -85,7 +85,7 @@ pub const ROAD_MORF: Metric = Metric {
 pub const ROAD_LERF: Metric = Metric {
     id: "road_lerf",
     title: "ROAD, least relevant first",
-    direction: Direction::Higher,
+    direction: |_| Direction::Higher,
     words: Words {
         about: |_| {
             "10 to 90 % of the pixels are removed, those that a method ranks lowest first, and imputed from their neighbours with a little \
@@ -128,7 +128,7 @@ const ALL: Metric = Metric {
     title: "",
     paper: "Rong et al., A Consistent and Efficient Evaluation Strategy for Attribution Methods, 2022",
     category: Category::Faithfulness,
-    direction: Direction::Higher,
+    direction: |_| Direction::Higher,
     parameters: &[MetricParameter {
         name: "noise",
         doc: "standard deviation of the noise on imputed pixels, in the model's input space",

@@ -30,7 +30,7 @@ pub const METRIC: Metric = Metric {
     title: "Sensitivity-n",
     paper: "Ancona et al., Towards better understanding of gradient-based attribution methods for Deep Neural Networks, 2018",
     category: Category::Faithfulness,
-    direction: Direction::Higher,
+    direction: |_| Direction::Higher,
     parameters: &[
         MetricParameter {
             name: "sizes",

@@ -10,7 +10,7 @@ pub const METRIC: Metric = Metric {
     title: "Sparseness",
     paper: "Chalasani et al., Concise Explanations of Neural Networks using Adversarial Training, 2020",
     category: Category::Complexity,
-    direction: Direction::Higher,
+    direction: |_| Direction::Higher,
     parameters: &[],
     words: Words {
         about: |_| {

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use explaind::{evaluation::registry::METRICS, model::registry::Registry};
+use explaind::{
+    evaluation::{parameters::Values, registry::METRICS},
+    model::registry::Registry,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -207,7 +210,10 @@ fn the_page_of_metrics_has_each_of_them_with_its_parameters() {
         let words: Vec<&str> = section.split_whitespace().collect();
         let unwrapped = words.join(" ");
         let is_told = |words: &str| assert!(unwrapped.contains(words), "{id}: {words}");
-        is_told(&format!("{} is better", metric.direction.name()));
+        is_told(&format!(
+            "{} is better",
+            (metric.direction)(&Values::default()).name()
+        ));
         is_told(&format!(
             "beside the methods' own: {}",
             metric.needs.cost.words

@@ -58,7 +58,7 @@ async fn metrics_share_images_and_explanations_and_repeat_byte_for_byte() {
             ("Model randomisation", "lower"),
             (
                 "Image degradation (order ascending, replacement mean)",
-                "lower"
+                "higher"
             ),
             ("Deletion", "lower"),
             ("Insertion", "higher"),

@@ -162,7 +162,7 @@ const BOTH: Metric = Metric {
     title: "",
     paper: "Kapishnikov et al., Segment Integrated Gradients, 2019, section 5",
     category: Category::Faithfulness,
-    direction: Direction::Higher,
+    direction: |_| Direction::Higher,
     parameters: &[],
     words: Words {
         about: |_| String::new(),

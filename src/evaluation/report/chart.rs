@@ -17,7 +17,7 @@ use plotters::{
 use crate::{
     evaluation::{
         Axes,
-        findings::{MetricFinding, RowFinding},
+        findings::{MetricFinding, RowFinding, fixed},
     },
     methods::registry,
     render::fonts::FONT,
@@ -173,7 +173,7 @@ fn curve_chart<'a, 'b>(
             None if x.fract() == 0.0 => format!("{x:.0}"),
             None => String::new(),
         })
-        .y_label_formatter(&|y| format!("{y:.2}"))
+        .y_label_formatter(&|y| fixed(*y, 2))
         .label_style((FONT, 14))
         .axis_desc_style((FONT, 15))
         .draw()?;
@@ -256,7 +256,7 @@ fn bar_chart<'a, 'b>(
         .bold_line_style(BLACK.mix(0.12))
         .disable_y_mesh()
         .x_desc(words.map_or("", |words| words.column))
-        .x_label_formatter(&|x| metric.written(*x, 2))
+        .x_label_formatter(&|x| metric.tick(*x))
         .y_labels(0)
         .label_style((FONT, 14))
         .axis_desc_style((FONT, 15))

@@ -342,15 +342,10 @@ struct DegradationRow {
 
 impl From<Findings> for DegradationFindings {
     fn from(findings: Findings) -> Self {
-        let Metric {
-            title,
-            paper,
-            direction,
-            ..
-        } = METRIC;
+        let Metric { title, paper, .. } = METRIC;
         let measured = findings.metrics.into_iter().next();
-        let (rows, differences) = measured.map_or_else(Default::default, |measured| {
-            (measured.rows, measured.differences)
+        let (better, rows, differences) = measured.map_or_else(Default::default, |measured| {
+            (measured.better, measured.rows, measured.differences)
         });
         let row = |row: RowFinding| DegradationRow {
             title: row.title,
@@ -363,7 +358,7 @@ impl From<Findings> for DegradationFindings {
         Self {
             metric: title.to_owned(),
             paper: paper.to_owned(),
-            better: direction.name().to_owned(),
+            better,
             version: findings.version,
             used: findings.used,
             skipped: findings.skipped,
