@@ -15,7 +15,7 @@ use explaind::{
     jobs::{
         Format, Report, local,
         queue::Queue,
-        registry::KINDS,
+        registry::{self, KINDS},
         store::{Job, JobState},
     },
     settings::Settings,
@@ -67,16 +67,16 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let formats = self
-            .output
-            .iter()
-            .map(|path| Ok((path.clone(), format_of(path)?)))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let mut settings = self.model.settings()?;
         let kind = match self.metrics.is_empty() {
             true => "degradation",
             false => "evaluate",
         };
+        let formats = self
+            .output
+            .iter()
+            .map(|path| Ok((path.clone(), format_of(path, kind)?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let mut settings = self.model.settings()?;
         let mut asked = Map::from_iter([
             ("kind".to_owned(), json!(kind)),
             (
@@ -179,13 +179,24 @@ fn add_dataset(id: &str, folder: &Path, settings: &mut Settings) -> anyhow::Resu
     Ok(id.to_owned())
 }
 
-fn format_of(path: &Path) -> anyhow::Result<Format> {
+/// The format of a report of this kind of job, by the name of its file.
+fn format_of(path: &Path, kind: &str) -> anyhow::Result<Format> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let format = Format::of_file(&name).filter(|format| *format != Format::Zip);
-    format.with_context(|| {
-        format!(
-            "{}: a report's name must end in .html, .json, .csv, .svg, .png, .tidy.csv or .tidy.jsonl",
+    let formats = registry::find(KINDS, kind).map_or(&[][..], |kind| kind.formats());
+    let format = Format::of_file(&name);
+    if matches!(format, Some(Format::TidyCsv | Format::TidyJsonl)) && kind != "evaluate" {
+        bail!(
+            "{}: values of single images are told with --metrics (for example --metrics degradation)",
             path.display()
+        );
+    }
+    let format = format.filter(|format| formats.contains(format));
+    format.with_context(|| {
+        let ends = formats.iter().map(|format| format!(".{}", format.name()));
+        format!(
+            "{}: a report's name must end in {}",
+            path.display(),
+            ends.collect::<Vec<_>>().join(", ")
         )
     })
 }

@@ -122,16 +122,7 @@ fn table(first: &[String], columns: &[Vec<String>]) -> Vec<String> {
 /// Where two metrics order the methods least alike.
 fn disagreement(metrics: &[MetricFinding]) -> Option<String> {
     let pairs = Agreement::of_all(metrics);
-    let lowest = Agreement::lowest(&pairs);
-    let Agreement {
-        metrics: [one, other],
-        rows,
-        correlation,
-    } = lowest.first()?;
-    let correlation = (*correlation)?;
-    Some(format!(
-        "{one} and {other} disagree most: rank correlation {correlation:+.2} over {rows} methods."
-    ))
+    Agreement::lowest(&pairs).first()?.words_of_lowest()
 }
 
 #[cfg(test)]

@@ -61,8 +61,22 @@ impl Agreement {
         told.into_iter().map(|(pair, _)| pair).collect()
     }
 
-    /// Magnitudes that two unrelated orders of the rows exceed by chance in one of twenty cases,
-    /// about: Spearman's correlation of such orders has the variance 1 / (n - 1).
+    /// What the lowest correlation of several pairs says.
+    pub fn words_of_lowest(&self) -> Option<String> {
+        let ([one, other], rows) = (&self.metrics, self.rows);
+        let correlation = self.correlation?;
+        Some(match correlation < 0.0 {
+            true => format!(
+                "{one} and {other} disagree most: rank correlation {correlation:+.2} over {rows} rows."
+            ),
+            false => format!(
+                "The lowest rank correlation is {correlation:+.2}, between {one} and {other}, over {rows} rows."
+            ),
+        })
+    }
+
+    /// Magnitudes that two unrelated orders of the rows exceed by chance in at most about one of
+    /// twenty cases: Spearman's correlation of such orders has the variance 1 / (n - 1).
     pub fn chance(rows: usize) -> f64 {
         1.96 / (rows.max(2) as f64 - 1.0).sqrt()
     }

@@ -116,7 +116,7 @@ async fn metrics_share_images_and_explanations_and_repeat_byte_for_byte() {
         "<h1>Evaluation: tiny on photos</h1>",
         "<h2>Summary</h2>",
         "Nothing is set in bold below 30 images",
-        "Of so few methods as 4, no correlation",
+        "Of so few rows as 4, no correlation",
         "<h2 id=\"metric-2\">Sparseness</h2>",
         "Best and worst image",
         "Gini index",

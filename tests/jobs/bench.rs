@@ -258,7 +258,11 @@ fn what_cannot_be_measured_is_told() {
         (&["photos", "--methods", "gradients"], "allowed: gradient, "),
         (
             &["photos", "--methods", "gradient", "-o", "report.pdf"],
-            ".html, .json, .csv, .svg, .png, .tidy.csv or .tidy.jsonl",
+            ".html, .json, .csv, .svg, .png",
+        ),
+        (
+            &["photos", "--methods", "gradient", "-o", "values.tidy.csv"],
+            "--metrics degradation",
         ),
         (
             &["photos", "--methods", "gradient", "-p", "limits=3"],

@@ -123,13 +123,13 @@ fn agreement(report: &EvaluationReport<'_>) -> Result<Markup, ReportError> {
         @match lowest.first() {
             None => {
                 p {
-                    "Rank correlations between metrics are told from " (FEWEST) " methods on that differ in both, and there are " (rows) "."
+                    "Rank correlations between metrics are told from " (FEWEST) " rows on that differ in both, and there are " (rows) "."
                 } "\n"
             }
             Some(first) => {
                 p {
-                    "Spearman's rank correlation between the metrics over their values of " (rows) " methods, turned so that 1 is the \
-                     same order of methods and -1 the opposite one. " (chance_words(rows)) " " (disagreement(first))
+                    "Spearman's rank correlation between the metrics over their values of " (rows) " rows, turned so that 1 is the \
+                     same order of rows and -1 the opposite one. " (chance_words(rows)) " " (first.words_of_lowest().unwrap_or_default())
                 } "\n"
                 (correlations(metrics))
             }
@@ -146,18 +146,12 @@ fn agreement(report: &EvaluationReport<'_>) -> Result<Markup, ReportError> {
 fn chance_words(rows: usize) -> String {
     match Agreement::chance(rows) {
         chance if chance >= 1.0 => {
-            format!("Of so few methods as {rows}, no correlation can be told from chance.")
+            format!("Of so few rows as {rows}, no correlation can be told from chance.")
         }
         chance => format!(
-            "Of two unrelated orders of {rows} methods, one pair in twenty correlates by more than about {chance:.2} in magnitude."
+            "Of unrelated orders of {rows} rows, at most about one pair in twenty correlates by more than {chance:.2} in magnitude."
         ),
     }
-}
-
-fn disagreement(lowest: &Agreement) -> String {
-    let [one, other] = &lowest.metrics;
-    let correlation = lowest.correlation.unwrap_or(f64::NAN);
-    format!("{one} and {other} disagree most: {correlation:+.2}.")
 }
 
 /// Metrics down and across.
@@ -169,9 +163,9 @@ fn correlations(metrics: &[MetricFinding]) -> Markup {
         html! {
             @match correlation {
                 Some(found) => {
-                    td.n style={ "background:" (shade(found)) } title={ (rows) " methods" } { (format!("{found:+.2}")) }
+                    td.n style={ "background:" (shade(found)) } title={ (rows) " rows" } { (format!("{found:+.2}")) }
                 }
-                None => { td.n title={ (rows) " methods" } { "–" } }
+                None => { td.n title={ (rows) " rows" } { "–" } }
             }
         }
     };
