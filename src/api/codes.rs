@@ -312,7 +312,7 @@ fn job_code(error: &JobError) -> Code {
             StatusCode::UNPROCESSABLE_ENTITY,
             "Job that costs more than is allowed",
         ),
-        JobError::NothingYet { .. } => row(
+        JobError::NothingToReport { .. } => row(
             "nothing_to_report",
             StatusCode::CONFLICT,
             "Job without any result",

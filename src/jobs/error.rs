@@ -38,8 +38,8 @@ pub enum JobError {
     TooManyFollowers { limit: usize },
     #[error("job {id} was submitted with this Idempotency-Key and another body; take a new key")]
     KeyTaken { id: String },
-    #[error("job {id} is {}: it has nothing to report yet", state.name())]
-    NothingYet { id: String, state: JobState },
+    #[error("job {id} is {}: it has no such report{}", state.name(), if state.is_final() { "" } else { " yet" })]
+    NothingToReport { id: String, state: JobState },
     #[error("job {id} is of kind {kind}, which this server does not know")]
     UnknownKind { id: String, kind: String },
     #[error(transparent)]

@@ -206,7 +206,8 @@ impl Format {
         fitting.max_by_key(|format| format.name().len())
     }
 
-    /// Whether it is for programs to read, and too long to be looked at in a browser.
+    /// Whether it is a file, written when the job succeeds: for programs to read, and too long to be
+    /// looked at in a browser.
     pub fn is_download(self) -> bool {
         matches!(self, Self::Zip | Self::TidyCsv | Self::TidyJsonl)
     }

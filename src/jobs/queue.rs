@@ -318,8 +318,10 @@ impl Queue {
     /// The report on a job's result, or on what there is of it. `format` is one of `formats`.
     pub async fn report(&self, job: &Job, format: Format) -> Result<Report, JobError> {
         let kind = self.kind_of(job)?;
-        let Some(result) = self.result(job).await? else {
-            return Err(JobError::NothingYet {
+        // Files are written when the job succeeds; other reports show what there is.
+        let is_there = !format.is_download() || job.state == JobState::Succeeded;
+        let Some(result) = self.result(job).await?.filter(|_| is_there) else {
+            return Err(JobError::NothingToReport {
                 id: job.id.clone(),
                 state: job.state,
             });

@@ -294,6 +294,9 @@ async fn all_that_is_wrong_with_metrics_is_told_at_once() {
     let metrics = json!(["sparseness", { "id": "deletion", "steps": 8 }, { "id": "sparseness" }]);
     let again = refused(json!({ "metrics": metrics })).await;
     assert_eq!(again.refused(), ["metrics[2]"]);
+    let methods = json!(["edges", "gradient", { "id": "gradient", "score": "absolute" }, "edges"]);
+    let again = refused(json!({ "methods": methods })).await;
+    assert_eq!(again.refused(), ["methods[2]", "methods[3]"]);
     // Patterns are those of the weights that they were fitted with.
     let patterned = refused(json!({ "methods": ["pgig", "pattern_net"] })).await;
     assert_eq!(patterned.refused(), ["methods"]);

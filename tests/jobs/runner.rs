@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::{
     databases::{databases, sqlite},
     kinds::{ask, expected, queue},
+    processes::reach,
 };
 
 /// Runners at work until the test ends them.
@@ -408,4 +409,25 @@ async fn a_broken_off_run_goes_on_where_it_was() {
     });
     assert_eq!(job.await.unwrap().state, JobState::Succeeded);
     assert!(first.unwrap() >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_that_are_files_are_there_when_the_job_has_succeeded() {
+    let database = sqlite();
+    let queue = queue(&database, &[]);
+    let asked = ask(json!({ "shards": 30, "pause_ms": 100 }));
+    let (job, _) = queue.submit(asked, None).await.unwrap();
+    let working = work(&queue);
+    let running = reach(&queue, &job.id, |job| job.shards_done > 0).await;
+    let cancelled = queue.cancel(&job.id).await.unwrap();
+    for (job, words) in [
+        (running, "no such report yet"),
+        (cancelled, "no such report"),
+    ] {
+        assert!(queue.report(&job, Format::Json).await.is_ok());
+        let refused = queue.report(&job, Format::TidyCsv).await.unwrap_err();
+        assert!(matches!(refused, JobError::NothingToReport { .. }));
+        assert!(refused.to_string().ends_with(words), "{refused}");
+    }
+    working.finish().await;
 }

@@ -190,7 +190,6 @@ impl Kind for ExplainDataset {
 
     fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError> {
         if format == Format::Zip {
-            // Written at the end: until then there is no such file.
             return Ok(Report::File(Path::from(
                 result["archive"].as_str().unwrap_or(ARCHIVE),
             )));

@@ -182,7 +182,6 @@ impl Kind for Evaluate {
 
     fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError> {
         if let Format::TidyCsv | Format::TidyJsonl = format {
-            // Written at the end: until then there is no such file.
             let folder = Path::from(result["tables"].as_str().unwrap_or_default());
             return Ok(Report::File(folder.join(format.name())));
         }

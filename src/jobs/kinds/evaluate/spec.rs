@@ -259,10 +259,20 @@ fn read_methods(asked: &mut RequestReader, model: Option<&Model>) -> Vec<MethodR
     let Some(model) = model else {
         return Vec::new();
     };
-    let mut rows = Vec::new();
+    let mut rows: Vec<MethodRow> = Vec::new();
     for (at, value) in entries.iter().enumerate() {
         match read_method(value, model) {
-            Ok(found) => rows.extend(found),
+            Ok(found) => {
+                let is_known =
+                    |row: &MethodRow| rows.iter().any(|known| entry(known) == entry(row));
+                if found.iter().any(is_known) {
+                    let message =
+                        "is in the list already, with the same parameters and score: drop one";
+                    asked.refuse(&format!("methods[{at}]"), message, &[]);
+                } else {
+                    rows.extend(found);
+                }
+            }
             Err(faults) => asked.faults.append(faults, |fault| Fault {
                 param: format!(
                     "methods[{at}].{}",
