@@ -40,35 +40,109 @@ pub struct Summary {
     pub differences: Vec<Difference>,
 }
 
-/// `images[i][r]` is what was measured of row r on image i: as many numbers for each. The value of
-/// row r is Σ value(images[i][r]) / Σ weight(images[i]) over all images i. None without an image,
-/// and where measurements are not of one length.
-pub fn summarise(
-    images: &[&[Measurement]],
-    value: impl Fn(&[f64]) -> f64,
-    weight: fn(&[Measurement]) -> f64,
-    seed: u64,
-) -> Option<Summary> {
-    let [rows, length] = extent(images)?;
-    let values_of = |row: usize| images.iter().map(|rows| value(&rows[row])).collect();
-    let image_values: Vec<Vec<f64>> = (0..rows).map(values_of).collect();
-    let weights: Vec<f64> = images.iter().map(|rows| weight(rows)).collect();
-    let values = Resampled::ratios(&image_values, &weights, seed);
-    let curve = |row: usize| {
-        let column = |k: usize| images.iter().map(|rows| rows[row][k]).collect();
-        RowCurve::mean((0..length).map(column))
-    };
-    Some(values.summary((0..rows).map(curve)))
+/// Measurements of images, given one after another, and in the end what they come to. What it keeps
+/// of an image is little: whole curves are added up.
+pub trait Tally: Send {
+    /// Adds an image, by row. Fails where it has other rows than those before, or other numbers.
+    fn add(&mut self, image: &[Measurement]) -> Result<(), Uneven>;
+
+    /// `seed` is that of the bootstrap. Without an image there are no rows.
+    fn summary(self: Box<Self>, seed: u64) -> Summary;
 }
 
-/// Rows, and the numbers of each, of measurements that are all alike; none of others.
-pub(super) fn extent(images: &[&[Measurement]]) -> Option<[usize; 2]> {
-    let rows = images.first()?.len();
-    let length = images.first()?.first()?.len();
-    let is_odd = |curves: &&[Measurement]| {
-        curves.len() != rows || curves.iter().any(|curve| curve.len() != length)
-    };
-    (length > 0 && !images.iter().any(is_odd)).then_some([rows, length])
+#[derive(Debug, thiserror::Error)]
+#[error("the images' results have curves of several lengths")]
+pub struct Uneven;
+
+/// The value of row r is Σ value(row r of image i) / Σ weight(image i) over images i.
+pub struct Ratios<V> {
+    value: V,
+    weight: fn(&[Measurement]) -> f64,
+    extent: Extent,
+    /// By row, then by image.
+    values: Vec<Vec<f64>>,
+    /// By image.
+    weights: Vec<f64>,
+    /// By row, then by place on the curve.
+    curves: Vec<Vec<Moments>>,
+}
+
+impl<V: Fn(&[f64]) -> f64> Ratios<V> {
+    pub fn new(value: V, weight: fn(&[Measurement]) -> f64) -> Self {
+        Self {
+            value,
+            weight,
+            extent: Extent::default(),
+            values: Vec::new(),
+            weights: Vec::new(),
+            curves: Vec::new(),
+        }
+    }
+}
+
+impl<V: Fn(&[f64]) -> f64 + Send> Tally for Ratios<V> {
+    fn add(&mut self, image: &[Measurement]) -> Result<(), Uneven> {
+        let [rows, length] = self.extent.of(image)?;
+        self.values.resize_with(rows, Vec::new);
+        self.curves
+            .resize_with(rows, || vec![Moments::default(); length]);
+        self.weights.push((self.weight)(image));
+        let rows = self.values.iter_mut().zip(&mut self.curves).zip(image);
+        for ((values, curve), measured) in rows {
+            values.push((self.value)(measured));
+            for (moments, number) in curve.iter_mut().zip(measured) {
+                moments.add(*number);
+            }
+        }
+        Ok(())
+    }
+
+    fn summary(self: Box<Self>, seed: u64) -> Summary {
+        let values = Resampled::ratios(&self.values, &self.weights, seed);
+        values.summary(self.curves.into_iter().map(RowCurve::mean))
+    }
+}
+
+/// Rows, and the numbers of each, of measurements that are all alike.
+#[derive(Debug, Default)]
+pub(super) struct Extent(Option<[usize; 2]>);
+
+impl Extent {
+    /// That of the image, and of all before.
+    pub(super) fn of(&mut self, image: &[Measurement]) -> Result<[usize; 2], Uneven> {
+        let length = image.first().map_or(0, Vec::len);
+        let is_even = image.iter().all(|row| row.len() == length);
+        let found = *self.0.get_or_insert([image.len(), length]);
+        match is_even && length > 0 && found == [image.len(), length] {
+            true => Ok(found),
+            false => Err(Uneven),
+        }
+    }
+}
+
+/// Mean and spread of numbers, one after another: Welford, Note on a Method for Calculating
+/// Corrected Sums of Squares and Products, 1962.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moments {
+    count: f64,
+    mean: f64,
+    /// Σ (value - mean)².
+    squares: f64,
+}
+
+impl Moments {
+    pub(super) fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        let before = value - self.mean;
+        self.mean += before / self.count;
+        self.squares += before * (value - self.mean);
+    }
+
+    /// 1.96 standard errors on each side; none of a single value.
+    fn band(self) -> Option<[f64; 2]> {
+        let reach = 1.96 * (self.squares / (self.count - 1.0) / self.count).sqrt();
+        (self.count > 1.0).then_some([self.mean - reach, self.mean + reach])
+    }
 }
 
 /// Values of rows: of all images, and of each resample of them.
@@ -136,27 +210,17 @@ pub(super) struct RowCurve {
 }
 
 impl RowCurve {
-    /// The mean at each place, where images have these values.
-    pub(super) fn mean(columns: impl Iterator<Item = Vec<f64>>) -> Self {
-        let (values, bands): (Vec<f64>, Vec<_>) =
-            columns.map(|column| mean_and_band(&column)).unzip();
+    /// The mean at each place.
+    pub(super) fn mean(places: impl IntoIterator<Item = Moments>) -> Self {
+        let (values, bands): (Vec<f64>, Vec<_>) = places
+            .into_iter()
+            .map(|moments| (moments.mean, moments.band()))
+            .unzip();
         Self {
             values,
             band: bands.into_iter().collect(),
         }
     }
-}
-
-/// With 1.96 standard errors on each side.
-fn mean_and_band(values: &[f64]) -> (f64, Option<[f64; 2]>) {
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    let reach = 1.96 * (squares / (count - 1.0) / count).sqrt();
-    (
-        mean,
-        (values.len() > 1).then_some([mean - reach, mean + reach]),
-    )
 }
 
 /// Trapezoids over the steps, which make 1 together; a curve of one value is that value.
@@ -200,8 +264,9 @@ mod tests {
 
     /// Areas under mean curves, over the mean of their first values.
     fn areas(images: &[Vec<Measurement>], seed: u64) -> Option<Summary> {
-        let images: Vec<&[Measurement]> = images.iter().map(Vec::as_slice).collect();
-        summarise(&images, integral, |rows| rows[0][0], seed)
+        let mut tally = Ratios::new(integral, |rows| rows[0][0]);
+        let added: Result<(), _> = images.iter().try_for_each(|image| tally.add(image));
+        added.ok().map(|()| Box::new(tally).summary(seed))
     }
 
     #[test]
@@ -309,7 +374,7 @@ mod tests {
 
     #[test]
     fn nothing_comes_of_no_images_or_of_curves_of_several_lengths() {
-        assert_eq!(areas(&[], 0), None);
+        assert_eq!(areas(&[], 0), Some(Summary::default()));
         assert_eq!(areas(&[vec![vec![1.0, 0.5]], vec![vec![1.0]]], 0), None);
         assert_eq!(areas(&[vec![vec![0.5]]], 0).unwrap().rows[0].value, 1.0);
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Direction, Measurement, Metric,
-    aggregate::{Difference, RowSummary, Summary},
+    aggregate::{Difference, RowSummary, Tally, Uneven},
     parameters::Values,
     registry,
 };
@@ -239,78 +239,100 @@ pub struct SkippedImage {
 pub enum FindingsError {
     #[error("no metric is called {id}")]
     Metric { id: String },
-    #[error("the images' results have curves of several lengths")]
-    Uneven,
+    #[error(transparent)]
+    Uneven(#[from] Uneven),
 }
 
-impl Findings {
-    /// What `metrics` say of `methods`, one for each row, with their parameters; `seed` is that of
-    /// the bootstrap.
-    pub fn of(
-        metrics: &[MetricEntry],
-        methods: &[Map<String, Value>],
-        seed: u64,
-        mut images: Vec<ImageResult>,
+/// The findings of images that come one after another, by their place in the data set. Its memory
+/// hardly grows with them: measurements are added up as they come.
+pub struct Gathering<'a> {
+    metrics: Vec<MetricGathering<'a>>,
+    methods: &'a [Map<String, Value>],
+    used: usize,
+    skipped: BTreeMap<Reason, usize>,
+    skipped_images: Vec<SkippedImage>,
+    samples: Vec<Sample>,
+}
+
+impl<'a> Gathering<'a> {
+    /// For `metrics` of `methods`, one for each row, with their parameters.
+    pub fn new(
+        metrics: &'a [MetricEntry],
+        methods: &'a [Map<String, Value>],
     ) -> Result<Self, FindingsError> {
-        images.sort_by_key(|image| image.index);
-        let mut measured: Vec<Vec<Vec<Measurement>>> = metrics.iter().map(|_| Vec::new()).collect();
-        let (mut used, mut samples) = (Vec::new(), Vec::new());
-        let (mut skipped_images, mut skipped) = (Vec::new(), BTreeMap::new());
-        for image in images {
-            let ImageResult {
-                index,
-                file,
-                outcome,
-            } = image;
-            match outcome {
-                Outcome::Measured {
-                    label,
-                    measurements,
-                    maps,
-                    ..
-                } => {
-                    samples.extend(maps.filter(|_| samples.len() < SAMPLES).map(|maps| Sample {
-                        file: file.clone(),
-                        maps,
-                    }));
-                    used.push(UsedImage { index, file, label });
-                    for (all, own) in measured.iter_mut().zip(measurements) {
-                        let wide = |one: Vec<f32>| one.into_iter().map(f64::from).collect();
-                        all.push(own.into_iter().map(wide).collect());
-                    }
-                }
-                Outcome::Skipped { reason, detail } => {
-                    *skipped.entry(reason).or_default() += 1;
-                    if skipped_images.len() < MAX_SKIPPED {
-                        skipped_images.push(SkippedImage {
-                            file,
-                            reason,
-                            detail,
-                        });
-                    }
-                }
-            }
-        }
-        let metrics = metrics.iter().zip(metric_titles(metrics)).zip(measured);
-        let metrics = metrics
-            .map(|((entry, title), images)| {
-                let images = used.iter().zip(images).collect();
-                MetricFinding::of(entry, title, methods, seed, images)
-            })
-            .collect::<Result<_, _>>()?;
+        let gathering = |entry| MetricGathering::new(entry);
         Ok(Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            used: used.len(),
-            skipped,
-            metrics,
-            skipped_images,
-            samples,
-            thumbnails: BTreeMap::new(),
-            tables: None,
-            run: None,
+            metrics: metrics.iter().map(gathering).collect::<Result<_, _>>()?,
+            methods,
+            used: 0,
+            skipped: BTreeMap::new(),
+            skipped_images: Vec::new(),
+            samples: Vec::new(),
         })
     }
 
+    pub fn add(&mut self, image: ImageResult) -> Result<(), FindingsError> {
+        let ImageResult {
+            index,
+            file,
+            outcome,
+        } = image;
+        match outcome {
+            Outcome::Measured {
+                label,
+                measurements,
+                maps,
+                ..
+            } => {
+                let is_shown = self.samples.len() < SAMPLES;
+                let maps = maps.filter(|_| is_shown);
+                let sample = |maps| Sample {
+                    file: file.clone(),
+                    maps,
+                };
+                self.samples.extend(maps.map(sample));
+                self.used += 1;
+                let image = UsedImage { index, file, label };
+                for (metric, rows) in self.metrics.iter_mut().zip(measurements) {
+                    let wide = |row: Vec<f32>| row.into_iter().map(f64::from).collect();
+                    metric.add(&image, rows.into_iter().map(wide).collect())?;
+                }
+            }
+            Outcome::Skipped { reason, detail } => {
+                *self.skipped.entry(reason).or_default() += 1;
+                if self.skipped_images.len() < MAX_SKIPPED {
+                    self.skipped_images.push(SkippedImage {
+                        file,
+                        reason,
+                        detail,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `seed` is that of the bootstrap.
+    pub fn findings(self, seed: u64) -> Findings {
+        let titles = metric_titles(self.metrics.iter().map(|metric| metric.entry));
+        let methods = self.methods;
+        let found =
+            |(metric, title): (MetricGathering<'_>, _)| metric.finding(title, methods, seed);
+        Findings {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            used: self.used,
+            skipped: self.skipped,
+            metrics: self.metrics.into_iter().zip(titles).map(found).collect(),
+            skipped_images: self.skipped_images,
+            samples: self.samples,
+            thumbnails: BTreeMap::new(),
+            tables: None,
+            run: None,
+        }
+    }
+}
+
+impl Findings {
     /// Without what is for people to look at, without the date, and without the job's own folder:
     /// what a repetition gives again.
     pub fn repeatable(&self) -> Self {
@@ -348,69 +370,96 @@ impl UsedImage {
     }
 }
 
-impl Extremes {
-    /// Of images that are equal the first is taken.
-    fn of(images: impl Iterator<Item = ImageFinding>, better: Direction) -> Option<Self> {
-        let mut ends: Option<[ImageFinding; 2]> = None;
-        for image in images {
-            match &mut ends {
-                None => ends = Some([image.clone(), image]),
-                Some([low, _]) if image.value < low.value => *low = image,
-                Some([_, high]) if image.value > high.value => *high = image,
-                Some(_) => {}
-            }
+/// The images with the least and the greatest value so far; of equal ones the first.
+#[derive(Default)]
+struct Ends(Option<[ImageFinding; 2]>);
+
+impl Ends {
+    fn add(&mut self, image: ImageFinding) {
+        match &mut self.0 {
+            None => self.0 = Some([image.clone(), image]),
+            Some([low, _]) if image.value < low.value => *low = image,
+            Some([_, high]) if image.value > high.value => *high = image,
+            Some(_) => {}
         }
-        let [low, high] = ends.filter(|[low, high]| low.value < high.value)?;
+    }
+
+    /// None of images that are all alike.
+    fn extremes(self, better: Direction) -> Option<Extremes> {
+        let [low, high] = self.0.filter(|[low, high]| low.value < high.value)?;
         let (best, worst) = match better {
             Direction::Lower => (low, high),
             Direction::Higher => (high, low),
         };
-        Some(Self { best, worst })
+        Some(Extremes { best, worst })
     }
 }
 
-impl MetricFinding {
-    fn of(
-        entry: &MetricEntry,
-        title: String,
-        methods: &[Map<String, Value>],
-        seed: u64,
-        mut images: Vec<(&UsedImage, Vec<Measurement>)>,
-    ) -> Result<Self, FindingsError> {
+/// What one metric says of images so far.
+struct MetricGathering<'a> {
+    entry: &'a MetricEntry,
+    metric: &'static Metric,
+    tally: Box<dyn Tally>,
+    /// Of each row, whether it means something to the metric; known from the first image on.
+    kept: Option<Vec<bool>>,
+    skipped: BTreeMap<String, usize>,
+    ends: Ends,
+}
+
+impl<'a> MetricGathering<'a> {
+    fn new(entry: &'a MetricEntry) -> Result<Self, FindingsError> {
         let metric = entry.metric().ok_or_else(|| FindingsError::Metric {
             id: entry.id.clone(),
         })?;
-        let values = &entry.parameters;
+        Ok(Self {
+            entry,
+            metric,
+            tally: metric.reading.tally(&entry.parameters),
+            kept: None,
+            skipped: BTreeMap::new(),
+            ends: Ends::default(),
+        })
+    }
+
+    fn add(&mut self, image: &UsedImage, mut rows: Vec<Measurement>) -> Result<(), FindingsError> {
+        let (reading, values) = (&self.metric.reading, &self.entry.parameters);
+        let kept = || rows.iter().map(|row| !row.is_empty()).collect();
+        self.kept.get_or_insert_with(kept);
+        rows.retain(|measurement| !measurement.is_empty());
+        if let Some(reason) = (reading.skips)(values, &rows) {
+            *self.skipped.entry(reason.to_owned()).or_default() += 1;
+            return Ok(());
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.tally.add(&rows)?;
+        if let Some(found) = image.found(&reading.of_image(values, &rows)) {
+            self.ends.add(found);
+        }
+        Ok(())
+    }
+
+    fn finding(self, title: String, methods: &[Map<String, Value>], seed: u64) -> MetricFinding {
         let titles = titles(methods);
-        let is_excluded = |row: &usize| match images.first() {
-            Some((_, image)) => image.get(*row).is_none_or(Vec::is_empty),
-            None => false,
+        let kept = self.kept.unwrap_or_else(|| vec![true; titles.len()]);
+        let named = methods.iter().zip(titles).zip(kept);
+        let (named, excluded): (Vec<_>, Vec<_>) = named.partition(|(_, is_kept)| *is_kept);
+        let summary = self.tally.summary(seed);
+        let is_curve = self.metric.words.axes.is_some();
+        let name = |row: usize| {
+            named
+                .get(row)
+                .map_or_else(String::new, |((_, title), _)| title.clone())
         };
-        let (excluded, kept): (Vec<usize>, Vec<usize>) = (0..titles.len()).partition(is_excluded);
-        let mut skipped = BTreeMap::new();
-        images.retain_mut(|(_, rows)| {
-            rows.retain(|measurement| !measurement.is_empty());
-            let reason = (metric.reading.skips)(values, rows);
-            if let Some(reason) = reason {
-                *skipped.entry(reason.to_owned()).or_default() += 1;
-            }
-            reason.is_none()
-        });
-        let used: Vec<&[Measurement]> = images.iter().map(|(_, rows)| rows.as_slice()).collect();
-        let summary = match used.is_empty() || kept.is_empty() {
-            true => Summary::default(),
-            false => {
-                let summary = metric.reading.reduce(values, &used, seed);
-                summary.ok_or(FindingsError::Uneven)?
-            }
+        let difference = |found: Difference| DifferenceFinding {
+            one: name(found.one),
+            other: name(found.other),
+            difference: found.difference,
+            interval: found.interval,
         };
-        let found = |(image, rows): &(&UsedImage, Vec<Measurement>)| {
-            image.found(&metric.reading.of_image(values, rows))
-        };
-        let direction = (metric.direction)(values);
-        let extremes = Extremes::of(images.iter().filter_map(found), direction);
-        let is_curve = metric.words.axes.is_some();
-        let row = |((title, method), row): ((String, &Map<String, Value>), RowSummary)| {
+        let differences = summary.differences.into_iter().map(difference).collect();
+        let row = |(((method, title), _), row): (((&Map<String, Value>, _), _), RowSummary)| {
             let (mean_curve, band) = match is_curve {
                 true => (row.mean_curve, row.band),
                 false => (Vec::new(), None),
@@ -424,31 +473,23 @@ impl MetricFinding {
                 band,
             }
         };
-        let title_of = |row: &usize| titles.get(*row).cloned().unwrap_or_default();
-        let name = |row: usize| kept.get(row).map(title_of).unwrap_or_default();
-        let difference = |found: Difference| DifferenceFinding {
-            one: name(found.one),
-            other: name(found.other),
-            difference: found.difference,
-            interval: found.interval,
-        };
-        let rows = kept.iter().map(title_of);
-        let methods = kept.iter().filter_map(|row| methods.get(*row));
-        let rows = rows.zip(methods).zip(summary.rows);
-        Ok(Self {
-            id: entry.id.clone(),
-            parameters: entry.parameters.clone(),
+        let direction = (self.metric.direction)(&self.entry.parameters);
+        MetricFinding {
+            id: self.entry.id.clone(),
+            parameters: self.entry.parameters.clone(),
             title,
-            paper: metric.paper.to_owned(),
+            paper: self.metric.paper.to_owned(),
             better: direction.name().to_owned(),
-            skipped,
-            excluded: excluded.iter().map(title_of).collect(),
-            rows: rows.map(row).collect(),
-            differences: summary.differences.into_iter().map(difference).collect(),
-            extremes,
-        })
+            skipped: self.skipped,
+            excluded: excluded.into_iter().map(|((_, title), _)| title).collect(),
+            rows: named.into_iter().zip(summary.rows).map(row).collect(),
+            differences,
+            extremes: self.ends.extremes(direction),
+        }
     }
+}
 
+impl MetricFinding {
     pub fn metric(&self) -> Option<&'static Metric> {
         registry::find(&self.id)
     }
@@ -501,13 +542,13 @@ impl MetricFinding {
 }
 
 /// What each metric is called: its title, and what tells it from others of the same title.
-pub fn metric_titles(metrics: &[MetricEntry]) -> Vec<String> {
+pub fn metric_titles<'a>(metrics: impl IntoIterator<Item = &'a MetricEntry>) -> Vec<String> {
     let named = |entry: &MetricEntry| {
         let title = entry.metric().map_or("", |metric| metric.title);
         let title = [("id".to_owned(), json!(title))].into_iter();
         title.chain(entry.parameters.0.clone()).collect()
     };
-    titles(&metrics.iter().map(named).collect::<Vec<_>>())
+    titles(&metrics.into_iter().map(named).collect::<Vec<_>>())
 }
 
 /// With so many decimals, and without a sign where they are all 0.
@@ -566,14 +607,18 @@ mod tests {
     fn the_best_and_the_worst_image_are_the_first_of_equal_ones() {
         let images = || [0.5, 0.2, 0.9, 0.2, 0.9].into_iter().enumerate();
         let found = |better| {
-            let images = images().map(|(index, value)| image(index, value));
-            let Extremes { best, worst } = Extremes::of(images, better)?;
+            let mut ends = Ends::default();
+            images().for_each(|(index, value)| ends.add(image(index, value)));
+            let Extremes { best, worst } = ends.extremes(better)?;
             Some([best.index, worst.index])
         };
         assert_eq!(found(Direction::Higher), Some([2, 1]));
         assert_eq!(found(Direction::Lower), Some([1, 2]));
-        let equal = [image(0, 0.5), image(1, 0.5)].into_iter();
-        assert_eq!(Extremes::of(equal, Direction::Lower), None);
+        let mut equal = Ends::default();
+        [0, 1]
+            .into_iter()
+            .for_each(|index| equal.add(image(index, 0.5)));
+        assert_eq!(equal.extremes(Direction::Lower), None);
     }
 
     #[test]

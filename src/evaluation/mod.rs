@@ -48,7 +48,7 @@ use crate::{
     picture::{ImageError, preprocess::Layout},
     tensor::Tensor,
 };
-use aggregate::Summary;
+use aggregate::{Ratios, Tally};
 use parameters::{MetricParameter, Values};
 use patches::Score;
 
@@ -107,14 +107,14 @@ impl Reading {
         rows.iter().map(value).collect()
     }
 
-    /// The measurements of images, of as many rows each, with a seed for the bootstrap; none
-    /// without an image, and where measurements are not of one length.
-    pub fn reduce(&self, values: &Values, images: &[&[Measurement]], seed: u64) -> Option<Summary> {
-        let value = |measurement: &[f64]| (self.value)(values, measurement);
+    /// What measurements of images come to, none of which it has yet.
+    pub fn tally(&'static self, values: &Values) -> Box<dyn Tally> {
+        let own = values.clone();
+        let value = move |measurement: &[f64]| (self.value)(&own, measurement);
         match self.aggregation {
-            Aggregation::Mean => aggregate::summarise(images, value, |_| 1.0, seed),
-            Aggregation::Ratio(weight) => aggregate::summarise(images, value, weight, seed),
-            Aggregation::Own(reduce) => reduce(values, images, seed),
+            Aggregation::Mean => Box::new(Ratios::new(value, |_| 1.0)),
+            Aggregation::Ratio(weight) => Box::new(Ratios::new(value, weight)),
+            Aggregation::Own(tally) => tally(values),
         }
     }
 }
@@ -127,7 +127,7 @@ pub enum Aggregation {
     /// Their sum, over that of a weight of the images.
     Ratio(fn(&[Measurement]) -> f64),
     /// By a formula of the metric's own.
-    Own(fn(&Values, &[&[Measurement]], u64) -> Option<Summary>),
+    Own(fn(&Values) -> Box<dyn Tally>),
 }
 
 /// What a metric needs beside the maps of the methods, and what it costs.
@@ -144,6 +144,9 @@ pub struct Needs {
     /// The most rows and columns in which inputs differ that it asks for as nearby.
     pub change: fn(&Values, &Model) -> Option<[usize; 2]>,
     pub cost: Cost,
+    /// The work of its own, such as coding pictures: for so many rows, evaluations of a small network
+    /// that take about as long.
+    pub work: fn(rows: usize) -> usize,
     /// What is measured, where other metrics read the same measurements: those of the same
     /// parameters are measured once.
     pub shares: Option<&'static str>,
@@ -160,6 +163,7 @@ impl Needs {
         models: |_, _, _| Ok(Vec::new()),
         change: |_, _| None,
         cost: Cost::NONE,
+        work: |_| 0,
         shares: None,
         unmeasured: &[],
     };

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::{
     Aggregation, Axes, Case, Category, Cost, Direction, Measurement, Metric, MetricRun, Needs,
     Reading, Words,
-    aggregate::{Summary, summarise},
+    aggregate::{Ratios, Summary, Tally, Uneven},
     imputation::impute,
     input_size,
     parameters::{Allowed, MetricParameter, Values},
@@ -26,6 +26,8 @@ use crate::{picture::preprocess::Layout, random::normals, tensor::Tensor};
 const PARTS: [usize; 9] = [10, 20, 30, 40, 50, 60, 70, 80, 90];
 /// Inputs made in one step, each of which is an imputation.
 const AT_ONCE: usize = 3;
+/// Evaluations of SqueezeNet's gradient that take as long as an imputation.
+const IMPUTING: usize = 5;
 /// Of the random numbers. Those from 0 on are of methods, whose seed may be the same, and maps that
 /// are drawn must not rank pixels by their noise.
 const STREAM: u64 = u64::MAX;
@@ -55,7 +57,7 @@ pub const ROAD: Metric = Metric {
     },
     reading: Reading {
         value: |_, scores| change(&curve(scores, Order::Both)),
-        aggregation: Aggregation::Own(|_, images, seed| reduce(images, Order::Both, seed)),
+        aggregation: Aggregation::Own(|_| Box::new(Curves::new(Order::Both))),
         ..Reading::NUMBER
     },
     ..ALL
@@ -76,7 +78,7 @@ pub const ROAD_MORF: Metric = Metric {
     },
     reading: Reading {
         value: |_, scores| change(&curve(scores, Order::Morf)),
-        aggregation: Aggregation::Own(|_, images, seed| reduce(images, Order::Morf, seed)),
+        aggregation: Aggregation::Own(|_| Box::new(Curves::new(Order::Morf))),
         ..Reading::NUMBER
     },
     ..ALL
@@ -97,7 +99,7 @@ pub const ROAD_LERF: Metric = Metric {
     },
     reading: Reading {
         value: |_, scores| change(&curve(scores, Order::Lerf)),
-        aggregation: Aggregation::Own(|_, images, seed| reduce(images, Order::Lerf, seed)),
+        aggregation: Aggregation::Own(|_| Box::new(Curves::new(Order::Lerf))),
         ..Reading::NUMBER
     },
     ..ALL
@@ -147,6 +149,7 @@ const ALL: Metric = Metric {
             words: "rows × 18",
             count: |_, rows, _| rows * 2 * PARTS.len(),
         },
+        work: |rows| rows * 2 * PARTS.len() * IMPUTING,
         shares: Some("scores of imputed inputs"),
         ..Needs::NOTHING
     },
@@ -187,11 +190,30 @@ fn change(curve: &[f64]) -> f64 {
     }
 }
 
-fn reduce(images: &[&[Measurement]], order: Order, seed: u64) -> Option<Summary> {
-    let curves = |rows: &&[Measurement]| rows.iter().map(|row| curve(row, order)).collect();
-    let curves: Vec<Vec<Measurement>> = images.iter().map(curves).collect();
-    let curves: Vec<&[Measurement]> = curves.iter().map(Vec::as_slice).collect();
-    summarise(&curves, change, |_| 1.0, seed)
+/// The mean curves of rows in one order.
+struct Curves {
+    order: Order,
+    ratios: Ratios<fn(&[f64]) -> f64>,
+}
+
+impl Curves {
+    fn new(order: Order) -> Self {
+        Self {
+            order,
+            ratios: Ratios::new(change, |_| 1.0),
+        }
+    }
+}
+
+impl Tally for Curves {
+    fn add(&mut self, image: &[Measurement]) -> Result<(), Uneven> {
+        let curves: Vec<_> = image.iter().map(|row| curve(row, self.order)).collect();
+        self.ratios.add(&curves)
+    }
+
+    fn summary(self: Box<Self>, seed: u64) -> Summary {
+        Box::new(self.ratios).summary(seed)
+    }
 }
 
 /// A run for each row.
@@ -312,13 +334,14 @@ pub(super) mod tests {
     fn rows_draw_their_own_curve_and_have_the_mean_of_their_values() {
         let scores = |morf: f64, lerf: f64| [vec![0.5], vec![morf; 9], vec![lerf; 9]].concat();
         let images = [vec![scores(0.25, 0.75)], vec![scores(0.0, 0.5)]];
-        let images: Vec<&[Measurement]> = images.iter().map(Vec::as_slice).collect();
         for (metric, first, last, value) in [
             (&ROAD, 0.0, 0.25, 0.25),
             (&ROAD_MORF, 0.5, 0.125, -0.375),
             (&ROAD_LERF, 0.5, 0.625, 0.125),
         ] {
-            let summary = metric.reading.reduce(&noise(0.0), &images, 0).unwrap();
+            let mut tally = metric.reading.tally(&noise(0.0));
+            images.iter().for_each(|image| tally.add(image).unwrap());
+            let summary = tally.summary(0);
             let row = &summary.rows[0];
             assert_eq!(row.mean_curve, [vec![first], vec![last; 9]].concat());
             assert_eq!(row.value, value);

@@ -139,3 +139,9 @@ impl From<FilesError> for WorkError {
         Self::transient(error)
     }
 }
+
+impl From<StoreError> for WorkError {
+    fn from(error: StoreError) -> Self {
+        Self::transient(error)
+    }
+}

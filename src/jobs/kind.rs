@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 
 use super::{
     error::{JobError, WorkError},
+    shard_results::ShardResults,
     store::{PlannedShard, Shard},
 };
 use crate::{app::App, engine::Caller, files::Files};
@@ -56,7 +57,7 @@ pub trait Kind: Send + Sync {
     /// Combines the results of the shards, in order, into the result of the job. `None` stands for
     /// a shard that is not done: GET /jobs/{id} shows such a partial result while the job runs.
     /// Pure; runs on the pool.
-    fn reduce(&self, spec: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError>;
+    fn reduce(&self, spec: &Value, results: Results<'_>) -> Result<Value, WorkError>;
 
     /// Turns the reduced result of all shards into the job's result, with whatever else belongs to
     /// the end. The shards' own results are dropped afterwards. May run more than once.
@@ -83,8 +84,8 @@ pub trait Kind: Send + Sync {
     fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError>;
 }
 
-/// The results of all shards, in order.
-pub type ShardResults = Arc<[Option<Bytes>]>;
+/// The results of shards, in order.
+pub type Results<'a> = &'a mut dyn Iterator<Item = Option<Bytes>>;
 
 impl fmt::Debug for dyn Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,9 +13,11 @@ pub mod queue;
 pub mod registry;
 mod results;
 pub mod runner;
+mod shard_results;
 pub mod store;
 pub mod watch;
 
 pub use error::{JobError, WorkError};
-pub use kind::{Context, Format, Kind, Kinds, Plan, Report, ShardResults};
+pub use kind::{Context, Format, Kind, Kinds, Plan, Report, Results};
+pub use shard_results::ShardResults;
 pub use store::{PlannedShard, Shard};

@@ -292,12 +292,11 @@ impl Queue {
                     .await?
                     .ok_or(JobError::Unknown { id: of.id });
             }
-            let (kind, results) = (queue.kind_of(&of)?, store.results(&of.id).await?);
-            Ok(queue
-                .app()
-                .pool()
-                .run(move || kind.reduce(&of.spec, &results))
-                .await??)
+            let kind = queue.kind_of(&of)?;
+            let results = ShardResults::new(store.clone(), queue.app().pool().clone(), &of.id);
+            results
+                .read(move |shards| kind.reduce(&of.spec, shards))
+                .await
         };
         self.parts.results.get(job, make).await.map(Some)
     }

@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     crash::crash_point,
     error::WorkError,
-    kind::{Context, Kind, ShardResults},
+    kind::{Context, Kind},
     queue::Queue,
     registry,
+    shard_results::ShardResults,
     store::{Acked, Lease, Renewed, StoreError},
 };
 use crate::{
@@ -194,17 +195,11 @@ impl Runner {
 
     async fn reduce(&self, kind: &'static dyn Kind, context: &Context) -> Result<Value, WorkError> {
         let store = self.queue.store().await.map_err(WorkError::transient)?;
-        let results = store
-            .results(&context.job)
-            .await
-            .map_err(WorkError::transient)?;
-        let (spec, results) = (context.spec.clone(), ShardResults::from(results));
-        let shards = results.clone();
-        let reduced = context
-            .app
-            .pool()
-            .run(move || kind.reduce(&spec, &shards))
-            .await??;
+        let results = ShardResults::new(store.clone(), context.app.pool().clone(), &context.job);
+        let spec = context.spec.clone();
+        let reduced = results
+            .read(move |shards| kind.reduce(&spec, shards))
+            .await?;
         crash_point!("runner::reduced");
         kind.complete(context, reduced, results).await
     }

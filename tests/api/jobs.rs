@@ -13,8 +13,8 @@ use explaind::{
     app::App,
     faults::{Fault, Faults},
     jobs::{
-        Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Shard, ShardResults,
-        WorkError,
+        Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Results, Shard,
+        ShardResults, WorkError,
         queue::Queue,
         registry,
         runner::{Runner, Shutdown},
@@ -97,14 +97,9 @@ impl Kind for Echo {
         })
     }
 
-    fn reduce(&self, _: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
-        let words: Vec<Option<String>> = results
-            .iter()
-            .map(|one| {
-                one.as_ref()
-                    .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-            })
-            .collect();
+    fn reduce(&self, _: &Value, results: Results<'_>) -> Result<Value, WorkError> {
+        let word = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
+        let words: Vec<Option<String>> = results.map(|one| one.map(word)).collect();
         Ok(json!({ "words": words }))
     }
 

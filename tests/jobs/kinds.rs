@@ -13,8 +13,8 @@ use explaind::{
     app::App,
     faults::{Fault, Faults},
     jobs::{
-        Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Shard, ShardResults,
-        WorkError, queue::Queue,
+        Context, Format, JobError, Kind, Kinds, Plan, PlannedShard, Report, Results, Shard,
+        ShardResults, WorkError, queue::Queue,
     },
     settings::{Flags, load},
 };
@@ -121,12 +121,9 @@ impl Kind for Sum {
         })
     }
 
-    fn reduce(&self, _: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
-        let read = |bytes: &Bytes| f64::from_le_bytes(bytes.as_ref().try_into().unwrap());
-        let numbers: Vec<Option<f64>> = results
-            .iter()
-            .map(|result| result.as_ref().map(read))
-            .collect();
+    fn reduce(&self, _: &Value, results: Results<'_>) -> Result<Value, WorkError> {
+        let read = |bytes: Bytes| f64::from_le_bytes(bytes.as_ref().try_into().unwrap());
+        let numbers: Vec<Option<f64>> = results.map(|result| result.map(read)).collect();
         Ok(json!({ "numbers": numbers, "sum": numbers.iter().flatten().sum::<f64>() }))
     }
 

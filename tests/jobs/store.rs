@@ -94,13 +94,15 @@ async fn a_job_comes_back_as_it_was_submitted_and_ends_with_its_result() {
             (JobState::Running, 30, 3)
         );
         let results: Vec<_> = store
-            .results("one")
+            .results("one", 0, 100)
             .await
             .unwrap()
             .into_iter()
             .flatten()
             .collect();
         assert_eq!(results, ["result of 0", "result of 1", "result of 2"]);
+        let page = store.results("one", 1, 1).await.unwrap();
+        assert_eq!(page, [Some(Bytes::from("result of 1"))]);
         let whole = json!({ "b": 0.1, "a": 1e-300 });
         assert_eq!(
             store.finish(&reduction, &whole).await.unwrap(),
@@ -443,7 +445,7 @@ async fn a_late_worker_changes_nothing() {
         );
         assert_eq!(database.snapshot("one").await, before, "{}", database.name);
         assert_eq!(
-            store.results("one").await.unwrap(),
+            store.results("one", 0, 100).await.unwrap(),
             [Some(Bytes::from("result of 0"))]
         );
         let late = claim_and_freeze(&store).await;

@@ -15,7 +15,7 @@ use std::{mem, sync::Arc};
 use super::{
     Aggregation, AttributionMap, Axes, Case, Category, Cost, Direction, Measurement, Metric,
     MetricError, MetricRun, Needs, NotFinite, Reading, Words,
-    aggregate::{Summary, extent},
+    aggregate::{Extent, Summary, Tally, Uneven},
     parameters::{Allowed, MetricParameter, Values},
     patches::Score,
     progressive::score,
@@ -34,6 +34,8 @@ const THRESHOLDS: [f64; 13] = [
 ];
 /// With the blurred start and the whole.
 const PICTURES: usize = THRESHOLDS.len() + 2;
+/// Evaluations of SqueezeNet's gradient that take as long as interpolating and coding a picture.
+const CODING: usize = 7;
 const NOT_FINITE: &str = "a blurred picture has a score or a size that is not finite";
 
 pub const SIC: Metric = Metric {
@@ -86,9 +88,7 @@ pub const SIC: Metric = Metric {
                 .fault()
                 .or((blurred >= whole).then_some("that score no less when blurred"))
         },
-        aggregation: Aggregation::Own(|values, images, seed| {
-            reduce(values, images, seed, Performance::Softmax)
-        }),
+        aggregation: Aggregation::Own(|values| Box::new(Curves::new(values, Performance::Softmax))),
     },
     ..BOTH
 };
@@ -128,8 +128,8 @@ pub const AIC: Metric = Metric {
                 .fault()
                 .or((blurred > 0.0).then_some("that are predicted alike when blurred"))
         },
-        aggregation: Aggregation::Own(|values, images, seed| {
-            reduce(values, images, seed, Performance::Accuracy)
+        aggregation: Aggregation::Own(|values| {
+            Box::new(Curves::new(values, Performance::Accuracy))
         }),
     },
     ..BOTH
@@ -177,6 +177,7 @@ const BOTH: Metric = Metric {
             words: "rows × 14",
             count: |_, rows, _| rows * (PICTURES - 1),
         },
+        work: |rows| rows * (PICTURES - 1) * CODING,
         shares: Some("information"),
         ..Needs::NOTHING
     },
@@ -373,24 +374,42 @@ fn ends(values: &[f64]) -> Option<[f64; 2]> {
     Some([*values.first()?, *values.last()?])
 }
 
-fn reduce(
-    values: &Values,
-    images: &[&[Measurement]],
-    seed: u64,
+/// The curves of images: a median is of all of them.
+struct Curves {
     performance: Performance,
-) -> Option<Summary> {
-    let [rows, _] = extent(images)?;
-    let form: Form = values.read().ok()?;
-    let curves = |row: usize| {
-        let measured = images.iter().map(|rows| Measured::of(&rows[row]));
-        measured
-            .map(|measured| measured.curve(performance, form))
-            .collect()
-    };
-    Some(match performance {
-        Performance::Softmax => summary::medians(rows, curves, seed),
-        Performance::Accuracy => summary::means(rows, curves, seed),
-    })
+    form: Option<Form>,
+    extent: Extent,
+    /// By row, then by image.
+    rows: Vec<Vec<Curve>>,
+}
+
+impl Curves {
+    fn new(values: &Values, performance: Performance) -> Self {
+        Self {
+            performance,
+            form: values.read().ok(),
+            extent: Extent::default(),
+            rows: Vec::new(),
+        }
+    }
+}
+
+impl Tally for Curves {
+    fn add(&mut self, image: &[Measurement]) -> Result<(), Uneven> {
+        let ([rows, _], form) = (self.extent.of(image)?, self.form.ok_or(Uneven)?);
+        self.rows.resize_with(rows, Vec::new);
+        for (curves, measured) in self.rows.iter_mut().zip(image) {
+            curves.push(Measured::of(measured).curve(self.performance, form));
+        }
+        Ok(())
+    }
+
+    fn summary(self: Box<Self>, seed: u64) -> Summary {
+        match self.performance {
+            Performance::Softmax => summary::medians(&self.rows, seed),
+            Performance::Accuracy => summary::means(&self.rows, seed),
+        }
+    }
 }
 
 /// The area under the curve of one row on one image.

@@ -4,35 +4,36 @@
 
 use super::curve::{Curve, STEPS, sampled};
 use crate::evaluation::aggregate::{
-    RESAMPLES, Resampled, RowCurve, Summary, integral, interval, resample,
+    Moments, RESAMPLES, Resampled, RowCurve, Summary, integral, interval, resample,
 };
 
 /// Steps of the curves that reports show, and of the median curves of resamples.
 const SHOWN: usize = 50;
 
 /// The mean curve of each row, whose images have these curves.
-pub(super) fn means(rows: usize, curves: impl Fn(usize) -> Vec<Curve>, seed: u64) -> Summary {
-    let (mut areas, mut means) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
-    for row in 0..rows {
-        let curves = curves(row);
-        areas.push(curves.iter().map(Curve::area).collect::<Vec<f64>>());
-        let column = |x: f64| curves.iter().map(|curve| curve.at(x)).collect();
-        means.push(RowCurve::mean(sampled(SHOWN, column).into_iter()));
-    }
+pub(super) fn means(rows: &[Vec<Curve>], seed: u64) -> Summary {
+    let areas = |curves: &Vec<Curve>| curves.iter().map(Curve::area).collect();
+    let areas: Vec<Vec<f64>> = rows.iter().map(areas).collect();
+    let mean = |curves: &Vec<Curve>| {
+        RowCurve::mean(sampled(SHOWN, |x| {
+            let mut moments = Moments::default();
+            curves.iter().for_each(|curve| moments.add(curve.at(x)));
+            moments
+        }))
+    };
     let images = areas.first().map_or(0, Vec::len);
     let values = Resampled::ratios(&areas, &vec![1.0; images], seed);
-    values.summary(means)
+    values.summary(rows.iter().map(mean))
 }
 
 /// The median curve of each row, and the area under it.
-pub(super) fn medians(rows: usize, curves: impl Fn(usize) -> Vec<Curve>, seed: u64) -> Summary {
+pub(super) fn medians(rows: &[Vec<Curve>], seed: u64) -> Summary {
     let mut all = Resampled {
-        values: Vec::with_capacity(rows),
-        resamples: Vec::with_capacity(rows),
+        values: Vec::with_capacity(rows.len()),
+        resamples: Vec::with_capacity(rows.len()),
     };
-    let mut medians = Vec::with_capacity(rows);
-    for row in 0..rows {
-        let curves = curves(row);
+    let mut medians = Vec::with_capacity(rows.len());
+    for curves in rows {
         let column = |x: f64| -> Vec<f64> { curves.iter().map(|curve| curve.at(x)).collect() };
         let value = integral(&sampled(STEPS, |x| median(column(x))));
         let ranked = sampled(SHOWN, |x| Ranked::of(column(x)));
@@ -161,9 +162,8 @@ mod tests {
 
     #[test]
     fn a_row_has_the_median_of_its_curves_or_their_mean() {
-        let flat = |_: usize| curves([RISES[1]; 3]);
-        let medians = medians(1, |_| curves(RISES), 0);
-        let means = means(1, |_| curves(RISES), 0);
+        let medians = medians(&[curves(RISES)], 0);
+        let means = means(&[curves(RISES)], 0);
         let [median, mean] = [&medians.rows[0], &means.rows[0]];
         assert!((median.value - 0.5).abs() < 1e-12, "{}", median.value);
         // .9, .5 and .1: the knots lie on the steps.
@@ -179,17 +179,15 @@ mod tests {
         let round = |bounds: [f64; 2]| bounds.map(|bound| (bound * 1e9).round() / 1e9);
         assert_eq!(round(median.interval), [0.1, 0.9]);
         assert_eq!(round(median.band.as_ref().unwrap()[10]), [0.0, 1.0]);
-        let same = super::medians(1, flat, 0);
+        let same = super::medians(&[curves([RISES[1]; 3])], 0);
         assert_eq!(round(same.rows[0].interval), [0.5, 0.5]);
     }
 
     #[test]
     fn rows_are_compared_on_the_same_resamples() {
-        let rows = |row: usize| match row {
-            0 => curves(RISES),
-            _ => curves(RISES.map(|[start, a, b, c, whole]| [start, a, a, c.min(b), whole])),
-        };
-        for summary in [means(2, rows, 3), medians(2, rows, 3)] {
+        let lower = RISES.map(|[start, a, b, c, whole]| [start, a, a, c.min(b), whole]);
+        let rows = [curves(RISES), curves(lower)];
+        for summary in [means(&rows, 3), medians(&rows, 3)] {
             let [difference] = summary.differences.as_slice() else {
                 panic!()
             };
@@ -200,8 +198,8 @@ mod tests {
             assert!(apart > 0.0 && low > -1e-12, "{difference:?}");
             assert!(high > apart - 1e-12, "{difference:?}");
         }
-        let single = |_: usize| -> Vec<Curve> { curves(RISES).into_iter().take(1).collect() };
-        for summary in [means(1, single, 0), medians(1, single, 0)] {
+        let single = [curves(RISES).into_iter().take(1).collect::<Vec<_>>()];
+        for summary in [means(&single, 0), medians(&single, 0)] {
             let row = &summary.rows[0];
             assert_eq!((row.interval, row.band.is_none()), ([row.value; 2], true));
         }

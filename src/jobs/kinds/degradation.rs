@@ -28,7 +28,9 @@ use crate::{
         parameters::{self, Values},
         report::EvaluationReport,
     },
-    jobs::{Context, Format, JobError, Kind, Plan, Report, Shard, ShardResults, WorkError},
+    jobs::{
+        Context, Format, JobError, Kind, Plan, Report, Results, Shard, ShardResults, WorkError,
+    },
     model::Model,
 };
 
@@ -113,10 +115,9 @@ impl Kind for Degradation {
         })
     }
 
-    fn reduce(&self, spec: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
-        let images = evaluate::gathered(results, |image: DegradationResult| image.into())?;
-        let is_whole = results.iter().all(Option::is_some);
-        let findings = evaluate::findings(&nested(stored(spec)?)?, images, is_whole)?;
+    fn reduce(&self, spec: &Value, results: Results<'_>) -> Result<Value, WorkError> {
+        let spec = nested(stored(spec)?)?;
+        let findings = evaluate::findings(&spec, results, |image: DegradationResult| image.into())?;
         serde_json::to_value(DegradationFindings::from(findings)).map_err(WorkError::permanent)
     }
 

@@ -28,7 +28,8 @@ use crate::{
     engine::EngineError,
     faults::{Fault, Faults},
     jobs::{
-        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, ShardResults, WorkError,
+        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Results, Shard, ShardResults,
+        WorkError,
     },
     methods::{Explained, Request, parameters::Parameters},
     picture::{decode::Limits, preprocess::Preprocess},
@@ -138,11 +139,11 @@ impl Kind for ExplainDataset {
         })
     }
 
-    fn reduce(&self, _: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
+    fn reduce(&self, _: &Value, results: Results<'_>) -> Result<Value, WorkError> {
         let mut entries: Vec<Entry> = Vec::new();
-        for result in results.iter().flatten() {
+        for result in results.flatten() {
             entries.extend(
-                serde_json::from_slice::<Vec<Entry>>(result).map_err(WorkError::permanent)?,
+                serde_json::from_slice::<Vec<Entry>>(&result).map_err(WorkError::permanent)?,
             );
         }
         entries.sort_by_key(|entry| entry.index);

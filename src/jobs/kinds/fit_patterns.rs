@@ -18,7 +18,8 @@ use crate::{
     dataset::Dataset,
     faults::Faults,
     jobs::{
-        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, ShardResults, WorkError,
+        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Results, Shard, ShardResults,
+        WorkError,
     },
     model::{
         Model,
@@ -155,11 +156,11 @@ impl Kind for FitPatterns {
         })
     }
 
-    fn reduce(&self, _: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
-        let Some(result) = results.iter().flatten().next() else {
+    fn reduce(&self, _: &Value, results: Results<'_>) -> Result<Value, WorkError> {
+        let Some(result) = results.flatten().next() else {
             return Ok(Value::Null);
         };
-        serde_json::from_slice(result).map_err(WorkError::permanent)
+        serde_json::from_slice(&result).map_err(WorkError::permanent)
     }
 
     fn complete<'a>(

@@ -166,14 +166,22 @@ impl Store {
         text.flatten().map(parse).transpose()
     }
 
-    /// The results of the shards of a job, in their order, without that of the reduction.
-    pub async fn results(&self, id: &str) -> Result<Vec<Option<Bytes>>, StoreError> {
+    /// The results of `count` shards of a job from `first` on, or as many as there are, in their
+    /// order, without that of the reduction.
+    pub async fn results(
+        &self,
+        id: &str,
+        first: u64,
+        count: u64,
+    ) -> Result<Vec<Option<Bytes>>, StoreError> {
         let rows: Vec<(Option<Vec<u8>>,)> = on!(self, |pool, _| {
             sqlx::query_as(
                 "SELECT s.result FROM shards s JOIN jobs j ON j.id = s.job_id
-                 WHERE s.job_id = $1 AND s.idx < j.shards ORDER BY s.idx",
+                 WHERE s.job_id = $1 AND s.idx >= $2 AND s.idx < $3 AND s.idx < j.shards ORDER BY s.idx",
             )
             .bind(id)
+            .bind(integer(first))
+            .bind(integer(first.saturating_add(count)))
             .fetch_all(pool)
             .await?
         });

@@ -16,7 +16,7 @@ use crate::{
     dataset::Dataset,
     evaluation::{findings::ImageResult, tidy::TidyWriter},
     jobs::{
-        Context, Format, ShardResults, WorkError,
+        Context, Format, Results, ShardResults, WorkError,
         kinds::{
             images::{read, stored},
             output::keep,
@@ -107,20 +107,19 @@ async fn write_tables(
     spec: Spec,
     results: ShardResults,
 ) -> Result<(), WorkError> {
-    let write = move || tables(&spec, &results);
-    let [csv, json] = context.app.pool().run(write).await??;
+    let [csv, json] = results.read(move |shards| tables(&spec, shards)).await?;
     keep(context, Format::TidyCsv.name(), csv).await?;
     keep(context, Format::TidyJsonl.name(), json).await
 }
 
-fn tables(spec: &Spec, results: &ShardResults) -> Result<[File; 2], WorkError> {
+fn tables(spec: &Spec, results: Results<'_>) -> Result<[File; 2], WorkError> {
     let file = || tempfile::tempfile().map(BufWriter::new);
     let [csv, json] = [file(), file()].map(|file| file.map_err(WorkError::transient));
     let mut writer = TidyWriter::new(&spec.measured.metrics, &spec.methods, csv?, json?);
     writer.write_head().map_err(WorkError::transient)?;
-    for result in results.iter().flatten() {
+    for result in results.flatten() {
         let images: Vec<ImageResult> =
-            serde_json::from_slice(result).map_err(WorkError::permanent)?;
+            serde_json::from_slice(&result).map_err(WorkError::permanent)?;
         for image in &images {
             writer.write(image).map_err(WorkError::transient)?;
         }

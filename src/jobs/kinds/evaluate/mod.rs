@@ -25,13 +25,15 @@ use crate::{
     app::App,
     engine::runtime_version,
     evaluation::{
-        findings::{Findings, ImageResult, Machine, MetricEntry, SAMPLES},
+        Needs,
+        findings::{Findings, Gathering, ImageResult, Machine, MetricEntry, SAMPLES},
         report::{EvaluationReport, ReportError},
         tidy::TableSize,
     },
     faults::{Fault, Faults},
     jobs::{
-        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, ShardResults, WorkError,
+        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Results, Shard, ShardResults,
+        WorkError,
     },
     methods::parameters::Parameters,
 };
@@ -147,8 +149,8 @@ impl Kind for Evaluate {
         })
     }
 
-    fn reduce(&self, spec: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
-        let findings = reduce(&stored(spec)?, results)?;
+    fn reduce(&self, spec: &Value, results: Results<'_>) -> Result<Value, WorkError> {
+        let findings = findings(&stored(spec)?, results, |image: ImageResult| image)?;
         serde_json::to_value(findings).map_err(WorkError::permanent)
     }
 
@@ -209,7 +211,7 @@ pub(super) fn shards(
     check_evaluations(app, cost, images.len(), |most| {
         lower(most, explaining as u64)
     })?;
-    let size = shard_size(cost, SHARD_EVALUATIONS);
+    let size = shard_size(cost + work_beside(settled), SHARD_EVALUATIONS);
     let shards = images.chunks(size).enumerate().map(|(at, images)| {
         let payload = Payload {
             images: images.to_vec(),
@@ -224,25 +226,41 @@ pub(super) fn shards(
 }
 
 /// Evaluations of an image: of its explanations, and of all.
-fn costs(ResolvedRequest { spec, rows, .. }: &ResolvedRequest) -> [usize; 2] {
-    let explaining = Parameters::cost_of(rows.iter().map(|row| &row.parameters), true);
-    let entries = &spec.measured.metrics;
-    let measuring = entries.iter().enumerate().filter_map(|(place, entry)| {
-        let needs = &entry.metric()?.needs;
-        let mut before = entries.iter().take(place);
-        if before.any(|other| entry.shares_with(other)) {
-            return None;
-        }
-        let rows = rows.iter().map(|row| &row.parameters);
-        let rows: Vec<_> = rows.filter(|row| !(needs.excludes)(row)).collect();
-        let explaining = Parameters::cost_of(rows.iter().copied(), true);
-        Some((needs.cost.count)(
-            &entry.parameters,
-            rows.len(),
-            explaining,
-        ))
+fn costs(settled: &ResolvedRequest) -> [usize; 2] {
+    let of_rows = |rows: &[&Parameters]| Parameters::cost_of(rows.iter().copied(), true);
+    let explaining = of_rows(&Vec::from_iter(
+        settled.rows.iter().map(|row| &row.parameters),
+    ));
+    let measuring = measured(settled).map(|(entry, needs, rows)| {
+        (needs.cost.count)(&entry.parameters, rows.len(), of_rows(&rows))
     });
     [explaining, explaining + measuring.sum::<usize>()]
+}
+
+/// What metrics do with an image beside evaluations, in evaluations that take as long.
+fn work_beside(settled: &ResolvedRequest) -> usize {
+    let work = measured(settled).map(|(_, needs, rows)| (needs.work)(rows.len()));
+    work.sum()
+}
+
+/// The metrics that measure something of their own, with the rows that they measure it of.
+fn measured(
+    ResolvedRequest { spec, rows, .. }: &ResolvedRequest,
+) -> impl Iterator<Item = (&MetricEntry, &'static Needs, Vec<&Parameters>)> {
+    let entries = &spec.measured.metrics;
+    entries
+        .iter()
+        .enumerate()
+        .filter_map(move |(place, entry)| {
+            let needs = &entry.metric()?.needs;
+            let mut before = entries.iter().take(place);
+            if before.any(|other| entry.shares_with(other)) {
+                return None;
+            }
+            let rows = rows.iter().map(|row| &row.parameters);
+            let rows = rows.filter(|row| !(needs.excludes)(row)).collect();
+            Some((entry, needs, rows))
+        })
 }
 
 /// Lowers the number of images until all of them cost no more than `budget`.
@@ -299,32 +317,26 @@ pub(super) async fn work(
     Ok(results)
 }
 
-fn reduce(spec: &Spec, results: &[Option<Bytes>]) -> Result<Findings, WorkError> {
-    let images = gathered(results, |image: ImageResult| image)?;
-    findings(spec, images, results.iter().all(Option::is_some))
-}
-
-/// The images of all shards that are done.
-pub(super) fn gathered<T: for<'a> Deserialize<'a>>(
-    results: &[Option<Bytes>],
-    read: fn(T) -> ImageResult,
-) -> Result<Vec<ImageResult>, WorkError> {
-    let mut images = Vec::new();
-    for result in results.iter().flatten() {
-        let found: Vec<T> = serde_json::from_slice(result).map_err(WorkError::permanent)?;
-        images.extend(found.into_iter().map(read));
-    }
-    Ok(images)
-}
-
-pub(super) fn findings(
+/// What the images of all shards that are done come to.
+pub(super) fn findings<T: for<'a> Deserialize<'a>>(
     spec: &Spec,
-    images: Vec<ImageResult>,
-    is_whole: bool,
+    results: Results<'_>,
+    read: fn(T) -> ImageResult,
 ) -> Result<Findings, WorkError> {
     let metrics: &[MetricEntry] = &spec.measured.metrics;
-    let mut findings =
-        Findings::of(metrics, &spec.methods, spec.seed, images).map_err(WorkError::permanent)?;
+    let mut gathering = Gathering::new(metrics, &spec.methods).map_err(WorkError::permanent)?;
+    let mut is_whole = true;
+    for result in results {
+        let Some(result) = result else {
+            is_whole = false;
+            continue;
+        };
+        let images: Vec<T> = serde_json::from_slice(&result).map_err(WorkError::permanent)?;
+        for image in images {
+            gathering.add(read(image)).map_err(WorkError::permanent)?;
+        }
+    }
+    let mut findings = gathering.findings(spec.seed);
     if !is_whole {
         // Readers who watch it run need none.
         findings.samples.clear();

@@ -1,0 +1,66 @@
+//! The results of a job's shards, read a few at a time: what reduces them takes bounded memory,
+//! however many there are.
+
+use std::iter;
+
+use tokio::sync::mpsc;
+
+use super::{
+    error::WorkError,
+    kind::Results,
+    store::{Store, StoreError},
+};
+use crate::pool::{Pool, WorkPanicked};
+
+/// How many are read at once.
+const PAGE: u64 = 16;
+
+#[derive(Clone)]
+pub struct ShardResults {
+    store: Store,
+    pool: Pool,
+    job: String,
+}
+
+impl ShardResults {
+    pub(super) fn new(store: Store, pool: Pool, job: &str) -> Self {
+        Self {
+            store,
+            pool,
+            job: job.to_owned(),
+        }
+    }
+
+    /// What `work` makes of them, in order, on the pool. `None` stands for a shard that is not done.
+    pub async fn read<T, E>(
+        &self,
+        work: impl FnOnce(Results<'_>) -> Result<T, WorkError> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + From<WorkPanicked> + From<WorkError>,
+    {
+        let (send, mut receive) = mpsc::channel(PAGE as usize);
+        let feed = async move {
+            let mut first = 0;
+            loop {
+                let page = self.store.results(&self.job, first, PAGE).await?;
+                let is_last = (page.len() as u64) < PAGE;
+                for result in page {
+                    // Without a receiver the work has ended.
+                    if send.send(result).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                if is_last {
+                    return Ok::<_, StoreError>(());
+                }
+                first += PAGE;
+            }
+        };
+        let work = move || work(&mut iter::from_fn(|| receive.blocking_recv()));
+        let (fed, done) = tokio::join!(feed, self.pool.run(work));
+        fed?;
+        Ok(done??)
+    }
+}
