@@ -116,6 +116,12 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
+/// A number of things: `1 image`, `2 images`.
+pub fn counted(count: usize, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

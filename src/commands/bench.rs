@@ -19,6 +19,7 @@ use explaind::{
         store::{Job, JobState},
     },
     settings::Settings,
+    text::counted,
 };
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
@@ -229,8 +230,9 @@ async fn compare(
     let job = local::run_until(stop, queue, settled, Some(key), |job, left| {
         told.get_or_init(|| {
             tell(format_args!(
-                "measuring {} images; Ctrl-C breaks off",
-                job.units
+                "measuring {}{}; Ctrl-C breaks off",
+                counted(job.units as usize, "image"),
+                within(&job.spec)
             ))
         });
         bar.set_length(job.units);
@@ -297,6 +299,12 @@ async fn tell_end(queue: &Queue, job: &Job, outputs: &[(PathBuf, Format)]) -> an
     Ok(())
 }
 
+/// The budget, where there is one.
+fn within(settled: &Value) -> String {
+    let words = |budget: u64| format!(", within {budget} evaluations");
+    settled["budget"].as_u64().map(words).unwrap_or_default()
+}
+
 /// Prints what was measured.
 fn print(result: &Value) -> anyhow::Result<()> {
     let skipped = result["skipped"].as_object().into_iter().flatten();
@@ -308,9 +316,10 @@ fn print(result: &Value) -> anyhow::Result<()> {
     } else {
         skipped.join(", ")
     };
+    let used = result["used"].as_u64().unwrap_or_default();
     say(format_args!(
-        "{} images measured; left out: {left_out}",
-        result["used"]
+        "{} measured; left out: {left_out}",
+        counted(used as usize, "image")
     ))?;
     match result["metrics"].as_array().map(Vec::as_slice) {
         Some([only]) => {

@@ -6,6 +6,7 @@ use explaind::evaluation::{
     findings::{Findings, MetricFinding, RowFinding},
     report::ENOUGH,
 };
+use explaind::text::counted;
 
 use super::say;
 
@@ -25,12 +26,12 @@ fn lines(findings: &Findings) -> Vec<String> {
     let numbered = metrics.iter().enumerate();
     let mut lines: Vec<String> = numbered
         .map(|(place, metric)| {
-            format!(
-                "{:>2}  {}: {} is better",
-                place + 1,
-                metric.title,
-                metric.better
-            )
+            let (number, title, better) = (place + 1, &metric.title, &metric.better);
+            let left_out = match metric.skipped.values().sum() {
+                0 => String::new(),
+                count => format!("; leaves out {}", counted(count, "image")),
+            };
+            format!("{number:>2}  {title}: {better} is better{left_out}")
         })
         .collect();
     let titles = titles(metrics);

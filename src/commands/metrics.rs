@@ -3,7 +3,10 @@
 use clap::Args;
 use explaind::{
     api::metrics_catalogue::{MetricCard, describe_all, describe_metric},
-    evaluation::registry::{METRICS, find, unknown},
+    evaluation::{
+        Metric,
+        registry::{METRICS, find, unknown},
+    },
     faults::Faults,
 };
 
@@ -27,21 +30,18 @@ impl Metrics {
                 let (_, model) = self.model.load()?;
                 return Ok(say(serde_json::to_string_pretty(&describe_all(&model))?)?);
             }
-            let width = METRICS
-                .iter()
-                .map(|metric| metric.id.len())
-                .max()
-                .unwrap_or_default();
+            let row = |[id, category, title, cost]: [&str; 4]| {
+                say(format_args!("{id:21}  {category:13}  {title:34}  {cost}"))
+            };
+            row(["id", "category", "title", "evaluations of an image"])?;
             for metric in METRICS {
-                let note = if metric.needs.region {
-                    " (needs masks or boxes)"
-                } else {
-                    ""
-                };
-                say(format_args!("{:width$}  {}{note}", metric.id, metric.title))?;
+                let Metric {
+                    id, title, needs, ..
+                } = metric;
+                row([id, metric.category.name(), title, needs.cost.words])?;
             }
             return Ok(say(
-                "\nexplaind metrics ID: what one measures, its paper and parameters",
+                "\nexplaind metrics ID --model MODEL: what one measures, its paper and parameters",
             )?);
         };
         let metric = find(&id).ok_or_else(|| Faults::from(unknown(&id.into())))?;

@@ -188,6 +188,19 @@ pub enum Category {
     Robustness,
 }
 
+impl Category {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Faithfulness => "faithfulness",
+            Self::Axiomatic => "axiomatic",
+            Self::Complexity => "complexity",
+            Self::Localisation => "localisation",
+            Self::Randomisation => "randomisation",
+            Self::Robustness => "robustness",
+        }
+    }
+}
+
 /// Which values are better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

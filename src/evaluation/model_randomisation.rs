@@ -77,9 +77,9 @@ pub const METRIC: Metric = Metric {
         legend: "mean similarity (1: the model does not matter)",
         value: "The mean over the models drawn and over images; the model itself, which has 1, is left out.",
         axes: Some(Axes {
-            x: "parts of the layers drawn anew, from the head down",
+            x: "layers drawn anew, from the head (0) to the input (1)",
             y: "mean similarity to the model's own map",
-            end: None,
+            end: Some(1.0),
             signed: true,
         }),
     },

@@ -37,9 +37,9 @@ pub const DELETION: Metric = Metric {
             )
         },
         axes: Some(Axes {
-            x: "parts of the pixels deleted",
+            x: "share of the pixels deleted",
             y: SCORE,
-            end: None,
+            end: Some(1.0),
             signed: false,
         }),
         ..WORDS
@@ -61,9 +61,9 @@ pub const INSERTION: Metric = Metric {
             )
         },
         axes: Some(Axes {
-            x: "parts of the pixels inserted",
+            x: "share of the pixels inserted",
             y: SCORE,
-            end: None,
+            end: Some(1.0),
             signed: false,
         }),
         ..WORDS

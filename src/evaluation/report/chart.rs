@@ -21,6 +21,7 @@ use crate::{
     },
     methods::registry,
     render::fonts::FONT,
+    text::counted,
 };
 
 pub(super) const WIDTH: u32 = 1120;
@@ -84,7 +85,6 @@ fn paint_figure(area: &Area<'_>, figure: &Figure<'_>) -> Drawn {
     let rows = figure.metric.by_value();
     let words = figure.metric.metric().map(|metric| &metric.words);
     let axes = words.and_then(|words| words.axes);
-    let plural = if figure.images == 1 { "" } else { "s" };
     let legend = words.map_or("", |words| words.legend);
     let shaded = match (axes.is_some(), figure.images > 1) {
         (_, false) => "",
@@ -92,7 +92,7 @@ fn paint_figure(area: &Area<'_>, figure: &Figure<'_>) -> Drawn {
         (false, true) => "lines: 95 % interval",
     };
     let head = |right: &Area<'_>| -> Drawn {
-        let count = format!("{legend}, {} image{plural}", figure.images);
+        let count = format!("{legend}, {}", counted(figure.images, "image"));
         for (text, y) in [(count, 16), (shaded.to_owned(), 36)] {
             let style = TextStyle::from((FONT, 14).into_font());
             right.draw(&Text::new(text, (8, y), style))?;
@@ -268,8 +268,10 @@ fn bar_chart<'a, 'b>(
 fn paint_bar(chart: &mut Chart<'_, '_>, place: usize, row: &RowFinding, color: RGBAColor) -> Drawn {
     let (middle, reach) = (place as f64 + 0.5, BAR / 2.0);
     let [low, high] = row.interval;
-    let bar = [(0.0, middle - reach), (row.value, middle + reach)];
-    chart.draw_series([Rectangle::new(bar, color.filled())])?;
+    if row.value != 0.0 {
+        let bar = [(0.0, middle - reach), (row.value, middle + reach)];
+        chart.draw_series([Rectangle::new(bar, color.filled())])?;
+    }
     let whisker = [(low, middle), (high, middle)];
     chart.draw_series([PathElement::new(whisker, BLACK.stroke_width(1))])?;
     Ok(())

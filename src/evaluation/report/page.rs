@@ -10,6 +10,7 @@ use crate::evaluation::{
     aggregate::RESAMPLES,
     findings::{Extremes, Findings, ImageFinding, Machine, MetricFinding, Sample},
 };
+use crate::text::counted;
 
 const STYLE: &str = "body{font:15px/1.45 'DejaVu Sans',Verdana,sans-serif;max-width:1160px;margin:2em auto;padding:0 1em;color:#222}\
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}svg{max-width:100%;height:auto}table{border-collapse:collapse;margin:1em 0}\
@@ -71,7 +72,7 @@ fn counts(report: &EvaluationReport<'_>) -> Markup {
         @if findings.run.is_none() {
             b { "Partial results: the job has not run to its end." } " "
         }
-        (findings.used) " images were used, " (left_out) " were left out"
+        (counted(findings.used, "image")) " used, " (left_out) " left out"
         @if let Some(limit) = report.limit {
             "; at most " (limit) " were drawn at random from the data set, with seed " (report.seed)
         }
@@ -98,18 +99,25 @@ fn section(
     metric: &MetricFinding,
 ) -> Result<Markup, ReportError> {
     let is_one = report.findings.metrics.len() == 1;
+    let is_measured = metric.images(report.findings.used) > 0;
     let figure = chart::draw(&[report.figure(metric)]).map_err(ReportError::Figure)?;
     Ok(html! {
         @if !is_one {
             h2 id=(overview::anchor(place)) { (metric.title) } "\n"
             p { (about(metric)) } "\n"
         }
-        div.wide { (PreEscaped(figure)) } "\n"
+        @if is_measured {
+            div.wide { (PreEscaped(figure)) } "\n"
+        } @else {
+            p { b { "No image says anything to this metric." } } "\n"
+        }
         @if let Some(found) = metric.metric() {
-            (heading(is_one, found.words.heading)) "\n"
-            (values(report, metric, &found.words))
-            (heading(is_one, "Paired differences")) "\n"
-            (differences(metric.images(report.findings.used), metric, &found.words))
+            @if is_measured {
+                (heading(is_one, found.words.heading)) "\n"
+                (values(report, metric, &found.words))
+                (heading(is_one, "Paired differences")) "\n"
+                (differences(metric.images(report.findings.used), metric, &found.words))
+            }
             (left_out(metric, found))
             (extremes(is_one, report.findings, metric))
         }

@@ -336,10 +336,10 @@ fn read_method(value: &Value, model: &Model) -> Result<Vec<MethodRow>, Faults> {
     let named: Option<Score> = score
         .as_ref()
         .and_then(|score| serde_json::from_value(score.clone()).ok());
-    if score.is_some() && named.is_none() {
+    if let (Some(score), None) = (&score, named) {
         faults.push(Fault::new(
             "score",
-            "is not one of the choices",
+            format!("{} is not one of the choices", shown(score)),
             ["signed", "absolute"],
         ));
     }
@@ -399,11 +399,15 @@ pub(crate) fn read_metrics(asked: &mut RequestReader, model: Option<&Model>) -> 
             Value::Object(fields) => fields,
             id => Map::from_iter([("id".to_owned(), id)]),
         };
-        let id = given.remove("id").unwrap_or(Value::Null);
-        let Some(metric) = id.as_str().and_then(registry::find) else {
-            asked.faults.push(Fault {
-                param: format!("metrics[{at}].id"),
-                ..registry::unknown(&id)
+        let id = given.remove("id");
+        let Some(metric) = id.as_ref().and_then(Value::as_str).and_then(registry::find) else {
+            let param = format!("metrics[{at}].id");
+            asked.faults.push(match id {
+                Some(id) => Fault {
+                    param,
+                    ..registry::unknown(&id)
+                },
+                None => Fault::new(&param, "is missing", ids.iter().copied()),
             });
             continue;
         };
