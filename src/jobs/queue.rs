@@ -13,6 +13,7 @@ use super::{
     kind::{Format, Kind, Kinds, Plan, Report, folder_of, folder_of_all},
     registry,
     results::Results,
+    shard_results::ShardResults,
     store::{Event, Filter, Job, JobState, NewJob, ShardError, Store, StoreError, Submitted},
     watch::{Follower, Watch},
 };

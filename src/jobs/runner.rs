@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     crash::crash_point,
     error::WorkError,
-    kind::{Context, Kind},
+    kind::{Context, Kind, Results},
     queue::Queue,
     registry,
     shard_results::ShardResults,
@@ -197,9 +197,8 @@ impl Runner {
         let store = self.queue.store().await.map_err(WorkError::transient)?;
         let results = ShardResults::new(store.clone(), context.app.pool().clone(), &context.job);
         let spec = context.spec.clone();
-        let reduced = results
-            .read(move |shards| kind.reduce(&spec, shards))
-            .await?;
+        let reduce = move |shards: Results<'_>| kind.reduce(&spec, shards);
+        let reduced = results.read::<_, WorkError>(reduce).await?;
         crash_point!("runner::reduced");
         kind.complete(context, reduced, results).await
     }

@@ -117,7 +117,7 @@ impl Kind for Degradation {
 
     fn reduce(&self, spec: &Value, results: Results<'_>) -> Result<Value, WorkError> {
         let spec = nested(stored(spec)?)?;
-        let findings = evaluate::findings(&spec, results, |image: DegradationResult| image.into())?;
+        let findings = evaluate::findings(&spec, results, read)?;
         serde_json::to_value(DegradationFindings::from(findings)).map_err(WorkError::permanent)
     }
 
@@ -413,6 +413,10 @@ impl DegradationFindings {
     }
 }
 
+fn read(image: DegradationResult) -> ImageResult {
+    image.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -447,9 +451,9 @@ mod tests {
             detail: "cut <off>".into(),
         };
         let images = vec![
-            image(2, measured(0.0)),
-            image(1, corrupt),
             image(0, measured(0.05)),
+            image(1, corrupt),
+            image(2, measured(0.0)),
         ];
         found(images)
     }
@@ -459,7 +463,9 @@ mod tests {
     }
 
     fn found(images: Vec<ImageResult>) -> Findings {
-        evaluate::findings(&settled(), images, true).unwrap()
+        let images: Vec<DegradationResult> = images.into_iter().map(Into::into).collect();
+        let shard = Bytes::from(serde_json::to_vec(&images).unwrap());
+        evaluate::findings(&settled(), &mut [Some(shard)].into_iter(), read).unwrap()
     }
 
     fn text(format: Format) -> String {
@@ -610,7 +616,7 @@ mod tests {
         assert!(
             page.contains("999.png") && !page.contains("1000.png") && page.contains("And 5 more")
         );
-        assert!(page.contains("1005 were left out") && page.contains("1005 corrupt"));
+        assert!(page.contains("1005 left out") && page.contains("1005 corrupt"));
     }
 
     #[test]

@@ -107,7 +107,8 @@ async fn write_tables(
     spec: Spec,
     results: ShardResults,
 ) -> Result<(), WorkError> {
-    let [csv, json] = results.read(move |shards| tables(&spec, shards)).await?;
+    let write = move |shards: Results<'_>| tables(&spec, shards);
+    let [csv, json] = results.read::<_, WorkError>(write).await?;
     keep(context, Format::TidyCsv.name(), csv).await?;
     keep(context, Format::TidyJsonl.name(), json).await
 }

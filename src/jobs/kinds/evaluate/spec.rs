@@ -25,6 +25,7 @@ use crate::{
         registry::{METHODS, Scores},
     },
     model::Model,
+    text::shown,
 };
 
 const MAX_ROWS: usize = 64;
