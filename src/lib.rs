@@ -41,3 +41,4 @@ pub mod settings;
 pub mod telemetry;
 pub mod tensor;
 pub mod text;
+pub mod training;

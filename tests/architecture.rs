@@ -89,6 +89,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "patterns",
         &["engine", "picture", "model", "pool", "tensor"],
     ),
+    (
+        "training",
+        &[
+            "dataset", "engine", "files", "model", "picture", "pool", "random", "tensor",
+        ],
+    ),
     ("telemetry", &[]),
     ("files", &[]),
     (
@@ -100,6 +106,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "evaluation",
             "incremental",
             "patterns",
+            "training",
             "methods",
             "engine",
             "model",

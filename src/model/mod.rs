@@ -7,6 +7,7 @@ pub mod manifest;
 mod manifest_file;
 pub mod pattern_store;
 pub mod patterns;
+pub mod provenance;
 pub mod registry;
 pub mod variant;
 
@@ -18,6 +19,7 @@ use onnx_autodiff::{
     autodiff::spec::{Head, Layer, PatternLayers, Patterns},
     onnx::graph::{Dim, Graph},
 };
+use provenance::Provenance;
 
 /// A classifier ready to be explained: a folder `models/<id>/`.
 #[derive(Clone, Debug)]
@@ -35,6 +37,8 @@ pub struct Model {
     /// types of the graph cannot be inferred.
     pub layers: Vec<Layer>,
     pub patterns: Option<Patterns>,
+    /// Of a model that was trained here.
+    pub provenance: Option<Arc<Provenance>>,
     /// Parts of the graph that are dropped or interpreted.
     pub warnings: Vec<String>,
 }
@@ -65,6 +69,7 @@ impl Model {
             graph,
             layers: Vec::new(),
             patterns: None,
+            provenance: None,
             warnings: Vec::new(),
         }
     }

@@ -17,6 +17,7 @@ use super::{
     foreign,
     labels::{self, Labels},
     manifest_file, patterns,
+    provenance::{self, Provenance},
 };
 use crate::{files, text::cut};
 use onnx_autodiff::{
@@ -397,6 +398,7 @@ fn is_same(one: &Model, other: &Model) -> bool {
             model.manifest.clone(),
             model.labels.clone(),
             model.folder.clone(),
+            model.provenance.clone(),
         )
     };
     of(one) == of(other)
@@ -501,6 +503,9 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         graph: Arc::new(graph),
         layers,
         patterns,
+        provenance: files
+            .beside(provenance::FILE)
+            .and_then(|path| read_provenance(&path, id, warnings)),
         warnings: own,
     };
     match model.classes() {
@@ -534,6 +539,20 @@ fn read_labels(path: &Path, faults: &mut Vec<String>) -> Labels {
         faults.extend(found.iter().map(|fault| format!("labels.txt: {fault}")));
         Labels::default()
     })
+}
+
+/// What a model was trained from. A file that cannot be read is a warning: the model is served
+/// without it.
+fn read_provenance(path: &Path, id: &str, warnings: &mut Vec<String>) -> Option<Arc<Provenance>> {
+    let found = match read_bounded(path, provenance::MAX_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => Err(error.to_string()),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
+    };
+    found
+        .map_err(|reason| warnings.push(format!("{id}: {}: {reason}", provenance::FILE)))
+        .ok()
+        .map(Arc::new)
 }
 
 /// A regular file of at most `limit` bytes.

@@ -46,6 +46,7 @@ pub fn cut(model: &Model, end: &str, part: &Graph) -> Model {
         graph: bare.graph,
         layers: Vec::new(),
         patterns: None,
+        provenance: None,
         warnings: Vec::new(),
         ..model.clone()
     }

@@ -364,6 +364,7 @@ mod tests {
             graph: Arc::new(graph),
             layers: vec![],
             patterns: None,
+            provenance: None,
             warnings: Vec::new(),
         })
     }

@@ -89,6 +89,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
             id: "given".into(),
             source: Arc::new(patterns),
         }),
+        provenance: None,
         warnings: Vec::new(),
     })
 }

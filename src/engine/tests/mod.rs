@@ -208,6 +208,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
         graph,
         layers: Vec::new(),
         patterns: None,
+        provenance: None,
         warnings: Vec::new(),
     })
 }
