@@ -4,7 +4,9 @@
 use std::{error::Error, io, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
-use explaind::{app::AppError, driver::DriverError, faults::Faults, jobs::JobError};
+use explaind::{
+    app::AppError, driver::DriverError, faults::Faults, jobs::JobError, training::TrainingError,
+};
 
 use crate::commands;
 
@@ -38,6 +40,8 @@ enum Command {
     /// Fit the patterns of PatternAttribution and PGIG, and write patterns.safetensors beside the
     /// model
     FitPatterns(commands::fit_patterns::FitPatterns),
+    /// Fine-tune a model on a data set, and write the result as a model of its own
+    Train(commands::train::Train),
     /// Compare methods by metrics on a set of images, without a server
     Bench(commands::bench::Bench),
     /// Look at the jobs of a server, cancel them, fetch their reports
@@ -99,6 +103,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Metrics(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::FitPatterns(command) => command.run(),
+        Command::Train(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Jobs(command) => command.run(),
         Command::Derive(command) => command.run(),
@@ -132,6 +137,9 @@ fn faults_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Faults> {
     if let Some(AppError::Parameters(faults) | AppError::Method(DriverError::Parameters(faults))) =
         error.downcast_ref()
     {
+        return Some(faults);
+    }
+    if let Some(TrainingError::Parameters(faults)) = error.downcast_ref() {
         return Some(faults);
     }
     match error.downcast_ref() {

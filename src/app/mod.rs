@@ -38,6 +38,7 @@ use crate::{
     pool::Pool,
     quota::Quota,
     settings::Settings,
+    training,
 };
 use pixels::Pixels;
 
@@ -71,9 +72,10 @@ struct Parts {
     reloaded: Notify,
 }
 
+const MIB: usize = 1 << 20;
+
 /// How an engine is set up for these settings.
 pub fn engine_settings(settings: &Settings) -> EngineSettings {
-    const MIB: usize = 1 << 20;
     EngineSettings {
         library: Some(settings.onnxruntime.clone()),
         providers: settings.providers.clone(),
@@ -196,6 +198,17 @@ impl App {
     /// What the data folder may still hold: whoever writes there reserves room first.
     pub fn quota(&self) -> &Quota {
         &self.parts.quota
+    }
+
+    /// What a training runs with.
+    pub fn training(&self) -> training::Surroundings {
+        let memory_mib = self.settings().train_memory_mib as usize;
+        training::Surroundings {
+            engine: self.engine().clone(),
+            pool: self.pool().clone(),
+            limits: *self.datasets().local().limits(),
+            memory_bytes: memory_mib.saturating_mul(MIB),
+        }
     }
 
     /// What methods are worked on with.

@@ -131,8 +131,8 @@ fn all_or_some(methods: Vec<Value>) -> Value {
     }
 }
 
-/// The id of the set to measure. Sets given with their folders are added to the settings.
-fn take_dataset(
+/// The id of the set that is meant. Sets given with their folders are added to the settings.
+pub(super) fn take_dataset(
     images: Option<String>,
     mut named: Vec<String>,
     settings: &mut Settings,

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::Args;
-use explaind::model::Model;
+use explaind::{model::Model, training::Loss};
 use onnx_autodiff::{
     autodiff::{
         derive,
-        parameters::{Parameters, parameter_gradients},
+        parameters::{Parameters, loss_gradients, parameter_gradients},
         spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
     },
     onnx::write_model,
@@ -22,7 +23,7 @@ pub(crate) struct Derive {
     model: ModelArgs<Reads>,
     /// gradient, guided_backprop, deconvnet, pattern_attribution, pattern_net; several share one
     /// forward pass
-    #[arg(long, required_unless_present = "parameters", value_delimiter = ',', value_name = "RULE_SET", value_parser = word::<RuleSetId>)]
+    #[arg(long, required_unless_present_any = ["parameters", "wrt"], value_delimiter = ',', value_name = "RULE_SET", value_parser = word::<RuleSetId>)]
     rule_set: Vec<RuleSetId>,
     /// logits or probabilities [default: the model's]
     #[arg(long, value_name = "HEAD", value_parser = word::<Head>)]
@@ -31,9 +32,13 @@ pub(crate) struct Derive {
     #[arg(long, value_name = "VALUE")]
     wrt: Option<String>,
     /// Derive with respect to weights and biases, which become inputs of the graph: all, or the
-    /// names of some
+    /// names of some (--wrt parameters is short for --parameters all)
     #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with_all = ["rule_set", "wrt", "seed", "pattern_layers"])]
     parameters: Option<Vec<String>>,
+    /// With --parameters: a loss on the logits, in place of the seed; the graph takes the target of
+    /// each row and gives its loss: cross_entropy or mse
+    #[arg(long, value_name = "LOSS", conflicts_with_all = ["rule_set", "head"], value_parser = word::<Loss>)]
+    loss: Option<Loss>,
     /// one: the seed as given; value: times the head's own value
     #[arg(long, value_name = "one|value", default_value = "one", value_parser = word::<SeedRule>)]
     seed: SeedRule,
@@ -51,21 +56,29 @@ fn word<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
 }
 
 impl Derive {
-    pub(crate) fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(mut self) -> anyhow::Result<()> {
+        if self.wrt.as_deref() == Some("parameters") {
+            self.wrt = None;
+            self.parameters = Some(vec!["all".to_owned()]);
+        }
+        if self.parameters.is_none() && (self.rule_set.is_empty() || self.loss.is_some()) {
+            bail!(
+                "name the rule sets to derive by with --rule-set, or the weights to derive with respect to with --parameters (a loss is one of parameters)"
+            );
+        }
         let (_, model) = self.model.load()?;
         let graph = match &self.parameters {
             Some(names) => {
-                let wanted = if names == &["all"] {
-                    Parameters::All
-                } else {
-                    Parameters::Named(names.clone())
+                let wanted = match names.as_slice() {
+                    [all] if all == "all" => Parameters::All,
+                    _ => Parameters::Named(names.clone()),
                 };
-                parameter_gradients(
-                    &model.graph,
-                    self.head.unwrap_or(model.manifest.head),
-                    &wanted,
-                )?
-                .graph
+                let head = self.head.unwrap_or(model.manifest.head);
+                let derived = match self.loss {
+                    Some(loss) => loss_gradients(&model.graph, loss.into(), &wanted),
+                    None => parameter_gradients(&model.graph, head, &wanted),
+                };
+                derived?.graph
             }
             None => derive(&model.graph, &self.spec(&model), model.patterns.as_ref())?.graph,
         };

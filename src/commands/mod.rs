@@ -14,6 +14,7 @@ pub(crate) mod metrics;
 pub(crate) mod models;
 pub(crate) mod predict;
 pub(crate) mod serve;
+pub(crate) mod train;
 
 use std::{
     fmt::Display,

@@ -4,8 +4,8 @@
 //! crop; a symbolic side is 224; integer inputs get pixels 0 to 255; the head is `probabilities`,
 //! or `logits` when there is one output.
 
-use serde::Deserialize;
-use toml::Table;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
 
 use super::manifest::{Input, Manifest};
 use crate::{
@@ -77,6 +77,60 @@ pub(super) fn read(text: &str, graph: &mut Graph) -> Result<Draft, Faults> {
     let draft = read_draft(text, graph)?;
     fix_sizes(graph, &draft.input);
     Ok(draft)
+}
+
+/// The text of a manifest file that says all that `manifest` does, so that nothing is assumed. The
+/// output is left out: a served graph has one.
+pub fn to_toml(manifest: &Manifest) -> String {
+    let Manifest {
+        input,
+        head,
+        pattern_layers,
+        output: _,
+        layer,
+        assumed: _,
+    } = manifest;
+    let mut table = Table::new();
+    put(&mut table, "head", head);
+    put(&mut table, "pattern_layers", pattern_layers);
+    put(&mut table, "layer", layer);
+    let mut fields = Table::new();
+    put(&mut fields, "name", &input.name);
+    match &input.preprocess {
+        None => put(&mut fields, "shape", &input.shape),
+        Some(rule) => {
+            put(&mut fields, "size", [rule.height, rule.width]);
+            put(&mut fields, "layout", rule.layout);
+            put(&mut fields, "channels", rule.channels);
+            put(&mut fields, "scale", decimal(rule.scale));
+            put(
+                &mut fields,
+                "mean",
+                rule.mean.iter().copied().map(decimal).collect::<Vec<_>>(),
+            );
+            put(
+                &mut fields,
+                "std",
+                rule.std.iter().copied().map(decimal).collect::<Vec<_>>(),
+            );
+            put(&mut fields, "resize", rule.resize);
+            put(&mut fields, "filter", rule.filter);
+        }
+    }
+    table.insert("input".into(), Value::Table(fields));
+    table.to_string()
+}
+
+/// None is left out.
+fn put(table: &mut Table, name: &str, value: impl Serialize) {
+    if let Ok(value) = Value::try_from(value) {
+        table.insert(name.into(), value);
+    }
+}
+
+/// The shortest decimal that reads back as the number: 0.485, not 0.48500001430511475.
+fn decimal(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or(f64::from(number))
 }
 
 fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Faults> {
@@ -558,6 +612,23 @@ mod tests {
         let assumed = "model.toml does not give mean, std, resize: assumed ImageNet's mean and std, and a short side of 256 with a \
                        centre crop";
         assert_eq!(manifest.assumed.as_deref(), Some(assumed));
+    }
+
+    #[test]
+    fn a_written_manifest_reads_back_as_itself_and_nothing_is_assumed() {
+        let photo = graph(&known([3, 224, 224]), 1000);
+        let text = "head = 'logits'\npattern_layers = { named = ['a'] }\nlayer = 'b'\n[input]\nmean = [0.485, 0.456, 0.406]\nscale = 0.003\n\
+                    channels = 'bgr'\nresize = { short_side = 300 }\nfilter = 'bicubic'";
+        let gray = graph(&known([96, 128, 1]), 1);
+        let numbers = graph(&[Dim::Known(2)], 1);
+        for (text, graph) in [("", &photo), (text, &photo), ("", &gray), ("", &numbers)] {
+            let manifest = read(text, graph).unwrap();
+            let expected = Manifest {
+                assumed: None,
+                ..manifest.clone()
+            };
+            assert_eq!(read(&to_toml(&manifest), graph).unwrap(), expected);
+        }
     }
 
     #[test]

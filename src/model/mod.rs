@@ -15,6 +15,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use labels::Labels;
 use manifest::{Input, Manifest};
+pub use manifest_file::to_toml;
 use onnx_autodiff::{
     autodiff::spec::{Head, Layer, PatternLayers, Patterns},
     onnx::graph::{Dim, Graph},

@@ -17,6 +17,9 @@ pub struct Provenance {
     pub dataset: Origin,
     /// Every default settled: trained again by it, the parent becomes the same model.
     pub recipe: Value,
+    /// Id of the job that trained it; none for the command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// Images trained on, and images kept back to judge by.
     pub images: usize,
     pub validation_images: usize,

@@ -188,6 +188,7 @@ fn read_fields(fields: &mut Reader) -> Option<Settings> {
     let max_job_evaluations = fields.take("max_job_evaluations", POSITIVE, |most| *most > 0u64);
     let max_image_evaluations = fields.take("max_image_evaluations", POSITIVE, |most| *most > 0u64);
     let max_job_output_bytes = fields.take("max_job_output_bytes", POSITIVE, |most| *most > 0u64);
+    let train_memory_mib = fields.take("train_memory_mib", POSITIVE, |mib| *mib > 0u64);
     let onnxruntime = fields.take("onnxruntime", &["the path of libonnxruntime"], |_| true);
     let providers = fields.take::<Vec<Provider>>(
         "providers",
@@ -254,6 +255,7 @@ fn read_fields(fields: &mut Reader) -> Option<Settings> {
         max_job_evaluations: max_job_evaluations?,
         max_image_evaluations: max_image_evaluations?,
         max_job_output_bytes: max_job_output_bytes?,
+        train_memory_mib: train_memory_mib?,
         onnxruntime: onnxruntime?,
         providers: providers?,
         threads,

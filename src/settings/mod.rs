@@ -38,6 +38,7 @@ pub struct Settings {
     pub max_job_evaluations: u64,
     pub max_image_evaluations: u64,
     pub max_job_output_bytes: u64,
+    pub train_memory_mib: u64,
     pub onnxruntime: PathBuf,
     pub providers: Vec<Provider>,
     /// At least 1.

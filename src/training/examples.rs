@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::Array2;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::TrainingError;
@@ -14,7 +14,7 @@ use crate::{
     faults::{Fault, Faults},
     model::{
         Model,
-        labels::{Classes, is_number},
+        labels::{Classes, Labels, is_number},
     },
     text::excerpt,
 };
@@ -41,7 +41,7 @@ pub enum Targets {
 }
 
 /// Images of the data set that are not used.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeftOut {
     pub unlabelled: usize,
     pub unreadable: usize,
@@ -115,8 +115,9 @@ impl Examples {
                 unreadable: left_out.unreadable,
             });
         }
+        let met: BTreeSet<usize> = targets.iter().copied().collect();
         for (class, label) in labels.iter().enumerate() {
-            if !targets.contains(&class) {
+            if !met.contains(&class) {
                 let is_its = |picture: &&DatasetImage| self::label(picture).as_ref() == Some(label);
                 return Err(TrainingError::EmptyClass {
                     label: excerpt(label).into_owned(),
@@ -144,10 +145,21 @@ fn new_labels(dataset: &Dataset) -> Result<Vec<String>, TrainingError> {
     if labels.iter().all(|label| is_number(label)) {
         labels.sort_by_key(|label| (label.trim_start_matches('0').len(), label.clone()));
     }
-    match labels.as_slice() {
-        [label] => Err(TrainingError::OneClass {
+    if let [label] = labels.as_slice() {
+        return Err(TrainingError::OneClass {
+            label: excerpt(label).into_owned(),
+        });
+    }
+    // What labels.txt will say of the trained model.
+    let lines = Labels::read(labels.join("\n").as_bytes()).unwrap_or_default();
+    match labels
+        .iter()
+        .zip(lines.iter().chain([&String::new()]))
+        .find(|(label, line)| label != line)
+    {
+        Some((label, _)) => Err(TrainingError::Label {
             label: excerpt(label).into_owned(),
         }),
-        _ => Ok(labels),
+        None => Ok(labels),
     }
 }

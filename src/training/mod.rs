@@ -4,13 +4,18 @@
 //! however often it was interrupted.
 
 pub mod checkpoint;
+mod data;
 mod examples;
+mod head;
+mod optimizer;
+mod output;
 pub mod recipe;
+mod selection;
 mod trainer;
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use checkpoint::Checkpoint;
@@ -34,7 +39,7 @@ pub struct Surroundings {
 
 /// What an epoch came to. Losses and accuracies are means over images; those of training are taken
 /// while the weights change, as each batch is met.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EpochReport {
     /// From 1.
     pub epoch: usize,
@@ -91,6 +96,10 @@ pub enum TrainingError {
     EmptyClass { label: String, images: usize },
     #[error("all labelled images are of class {label}: a new head takes at least two classes")]
     OneClass { label: String },
+    #[error(
+        "{label:?} cannot be the name of a class: one line of at most 1024 bytes, without spaces around it"
+    )]
+    Label { label: String },
     #[error("the head cannot be replaced: {reason}")]
     Head { reason: String },
     #[error("no Linear layer is called {layer}{meant}")]

@@ -6,6 +6,7 @@ use std::{f64::consts::PI, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::faults::Reader;
+use onnx_autodiff::autodiff;
 
 /// The most epochs.
 const MAX_EPOCHS: usize = 1000;
@@ -102,6 +103,15 @@ pub struct Recipe {
 pub enum Loss {
     CrossEntropy,
     Mse,
+}
+
+impl From<Loss> for autodiff::Loss {
+    fn from(loss: Loss) -> Self {
+        match loss {
+            Loss::CrossEntropy => Self::CrossEntropy,
+            Loss::Mse => Self::MeanSquaredError,
+        }
+    }
 }
 
 /// As torch.optim's.

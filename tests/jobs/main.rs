@@ -26,4 +26,5 @@ mod served;
 mod shutdown;
 mod snapshot;
 mod store;
+mod training;
 mod uploads;

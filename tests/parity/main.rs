@@ -20,4 +20,5 @@ mod small;
 mod stored;
 mod stress;
 mod torchvision;
+mod training;
 mod xrai;

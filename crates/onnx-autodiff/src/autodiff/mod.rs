@@ -8,6 +8,7 @@ pub mod fit;
 pub(crate) mod forward;
 mod head;
 pub(crate) mod layers;
+mod loss;
 mod outputs;
 pub mod parameters;
 mod pipeline;
@@ -22,6 +23,7 @@ use std::collections::HashMap;
 pub use emit::stepped;
 pub use error::{DeriveError, PatternFault, Unsupported};
 pub use layers::LinearLayer;
+pub use loss::Loss;
 pub use rules::table::ruled as differentiable_ops;
 pub use spatial::spatial_layers;
 

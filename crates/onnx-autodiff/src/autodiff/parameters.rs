@@ -5,10 +5,10 @@
 use indexmap::IndexSet;
 
 use super::{
-    DeriveError, add_seed,
+    DeriveError, Loss, add_seed,
     emit::Emitter,
     forward::{self, Forward},
-    layers, outputs, reverse_all,
+    layers, loss, outputs, reverse_all,
     spec::{Head, RuleSetId, SeedRule},
 };
 use crate::onnx::graph::{Element, Graph, Literal, Node, ValueInfo};
@@ -23,8 +23,9 @@ pub enum Parameters {
 }
 
 /// Inputs: the model's input `[batch, …]`, each parameter under its name, and `seed`
-/// `[batch, classes]`, the cotangent of the head. Outputs: `logits` and `probabilities`
-/// `[batch, classes]`, then the gradient of each parameter, summed over the batch.
+/// `[batch, classes]`, the cotangent of the head, or `target` of the same shape. Outputs: `logits`
+/// and `probabilities` `[batch, classes]`, with a target `loss` `[batch]`, then the gradient of each
+/// parameter, summed over the batch.
 pub struct ParameterGraph {
     /// Ready to be written and run.
     pub graph: Graph,
@@ -57,11 +58,96 @@ const SLOTS: &[(&str, &[usize])] = &[
     ("PRelu", &[1]),
 ];
 
+/// Where a parameter stands in its network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The parameter's name.
+    pub name: String,
+    /// The operator of the node that takes it, or of the first of them.
+    pub op_type: String,
+    /// The Linear layers from the input up to that node, itself included: 0 is before the first.
+    pub depth: usize,
+}
+
+/// The parameters of a network, in the order of the forward pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// The names of each Linear layer: its node's, its output's, and those of the
+    /// BatchNormalizations that follow it. Layer `i` has depth `i + 1`.
+    pub layers: Vec<Vec<String>>,
+    /// All that the head depends on.
+    pub parameters: Vec<Place>,
+}
+
+/// Where the parameters stand. Asks for no gradients: fails only if the graph cannot be prepared.
+pub fn places(source: &Graph) -> Result<Places, DeriveError> {
+    let Forward {
+        emit,
+        nodes,
+        input,
+        head,
+    } = forward::prepare(source, false)?;
+    let linear = layers::linear_layers(&emit, &nodes, &input, &head.logits);
+    let names = active_parameters(&emit, &nodes, &head.logits);
+    let mut places = Places::default();
+    let mut taken = IndexSet::new();
+    for node in &nodes {
+        let output = node.outputs.first().cloned().unwrap_or_default();
+        if linear.iter().any(|layer| layer.output == output) {
+            places.layers.push(vec![node.label().to_owned(), output]);
+        } else if node.is("BatchNormalization") {
+            let before = |names: &&mut Vec<String>| {
+                node.input(0)
+                    .is_some_and(|input| names.iter().any(|name| name == input))
+            };
+            if let Some(names) = places.layers.iter_mut().find(before) {
+                names.extend([node.label().to_owned(), output]);
+            }
+        }
+        for name in of_node(&emit, node).filter(|name| names.contains(*name)) {
+            if taken.insert(name.to_owned()) {
+                places.parameters.push(Place {
+                    name: name.to_owned(),
+                    op_type: node.op_type.clone(),
+                    depth: places.layers.len(),
+                });
+            }
+        }
+    }
+    Ok(places)
+}
+
+/// What the backward walk starts with.
+enum Start {
+    /// A cotangent of the head, which is an input.
+    Seed(Head),
+    /// The gradient of a loss.
+    Loss(Loss),
+}
+
 /// Derives the graph. Fails with all nodes between parameters and head that have no gradient, or
 /// all names that are no parameters.
 pub fn parameter_gradients(
     source: &Graph,
     head: Head,
+    wanted: &Parameters,
+) -> Result<ParameterGraph, DeriveError> {
+    derive(source, Start::Seed(head), wanted)
+}
+
+/// As [`parameter_gradients`], with a loss on the logits in place of the seed: one run gives all
+/// that a step of training takes.
+pub fn loss_gradients(
+    source: &Graph,
+    loss: Loss,
+    wanted: &Parameters,
+) -> Result<ParameterGraph, DeriveError> {
+    derive(source, Start::Loss(loss), wanted)
+}
+
+fn derive(
+    source: &Graph,
+    start: Start,
     wanted: &Parameters,
 ) -> Result<ParameterGraph, DeriveError> {
     let Forward {
@@ -70,16 +156,27 @@ pub fn parameter_gradients(
         head: found,
         ..
     } = forward::prepare(source, false)?;
-    let value = match head {
-        Head::Logits => &found.logits,
-        Head::Probabilities => &found.probabilities,
+    let value = match start {
+        Start::Seed(Head::Probabilities) => &found.probabilities,
+        Start::Seed(Head::Logits) | Start::Loss(_) => &found.logits,
     };
     let names = chosen(&emit, &nodes, value, wanted)?;
     let values = names
         .iter()
         .map(|name| open(&mut emit, name))
         .collect::<Result<Vec<_>, _>>()?;
-    let seed = add_seed(&mut emit, found.classes, value, SeedRule::One)?;
+    let mut published = vec![
+        (found.logits.clone(), "logits".to_owned()),
+        (found.probabilities.clone(), "probabilities".to_owned()),
+    ];
+    let seed = match start {
+        Start::Seed(_) => add_seed(&mut emit, found.classes, value, SeedRule::One)?,
+        Start::Loss(loss) => {
+            let loss = loss::attach(&mut emit, loss, value, found.classes)?;
+            published.push((loss.loss, "loss".to_owned()));
+            loss.cotangent
+        }
+    };
     let wrt: Vec<&str> = names.iter().map(String::as_str).collect();
     let gradients = reverse_all(
         &mut emit,
@@ -94,10 +191,6 @@ pub fn parameter_gradients(
         .iter()
         .map(|name| format!("gradient/{name}"))
         .collect();
-    let mut published = vec![
-        (found.logits.clone(), "logits".to_owned()),
-        (found.probabilities.clone(), "probabilities".to_owned()),
-    ];
     published.extend(gradients.into_iter().zip(public.iter().cloned()));
     let graph = super::tidy(outputs::publish(emit, &published)?)?;
     let parameters = names.into_iter().zip(public).zip(values);
@@ -117,13 +210,7 @@ fn chosen(
     head: &str,
     wanted: &Parameters,
 ) -> Result<IndexSet<String>, DeriveError> {
-    let found = all(emit, nodes);
-    let candidates: Vec<&str> = found.iter().map(String::as_str).collect();
-    let active = layers::active(emit, nodes, &candidates, head);
-    let found: IndexSet<String> = found
-        .into_iter()
-        .filter(|name| active.contains(name))
-        .collect();
+    let found = active_parameters(emit, nodes, head);
     match wanted {
         Parameters::All if found.is_empty() => Err(DeriveError::NoParameters),
         Parameters::All => Ok(found),
@@ -146,29 +233,32 @@ fn chosen(
     }
 }
 
-/// The parameters in the order of the forward pass. A constant operand of Add or Mul is a parameter
-/// if it has at least one number per channel; a single number is a constant of the formula.
-fn all(emit: &Emitter, nodes: &[Node]) -> IndexSet<String> {
-    let slots = |node: &Node| {
-        SLOTS
-            .iter()
-            .find(|(op, _)| node.is(op))
-            .map_or(&[][..], |(_, slots)| slots)
-    };
-    let is_parameter = |node: &Node, name: &&str| {
-        let broadcast = node.is("Add") || node.is("Mul");
+/// Those that the head depends on, in the order of the forward pass.
+fn active_parameters(emit: &Emitter, nodes: &[Node], head: &str) -> IndexSet<String> {
+    let found: IndexSet<&str> = nodes.iter().flat_map(|node| of_node(emit, node)).collect();
+    let candidates: Vec<&str> = found.iter().copied().collect();
+    let active = layers::active(emit, nodes, &candidates, head);
+    found
+        .into_iter()
+        .filter(|name| active.contains(*name))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The parameters that a node takes. A constant operand of Add or Mul is one if it has at least one
+/// number per channel; a single number is a constant of the formula.
+fn of_node<'a>(emit: &'a Emitter, node: &'a Node) -> impl Iterator<Item = &'a str> {
+    let slots = SLOTS
+        .iter()
+        .find(|(op, _)| node.is(op))
+        .map_or(&[][..], |(_, slots)| slots);
+    let broadcast = node.is("Add") || node.is("Mul");
+    let inputs = slots.iter().filter_map(|slot| node.input(*slot));
+    inputs.filter(move |name| {
         emit.literal(name).is_some_and(|literal| {
             literal.element == Element::Float && (literal.len() > 1 || !broadcast)
         })
-    };
-    let of_node = |node: &Node| {
-        let inputs = slots(node).iter().filter_map(|slot| node.input(*slot));
-        inputs
-            .filter(|name| is_parameter(node, name))
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
-    nodes.iter().flat_map(of_node).collect()
+    })
 }
 
 /// Makes a constant an input; returns its value in the model.

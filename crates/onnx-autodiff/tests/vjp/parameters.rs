@@ -6,11 +6,16 @@ use std::{collections::BTreeMap, path::Path};
 use onnx_autodiff::{
     Tensor,
     autodiff::{
-        DeriveError,
-        parameters::{Parameter, ParameterGraph, Parameters, parameter_gradients},
+        DeriveError, Loss,
+        parameters::{
+            Parameter, ParameterGraph, Parameters, loss_gradients, parameter_gradients, places,
+        },
         spec::Head,
     },
-    onnx::{graph::Graph, read_model},
+    onnx::{
+        graph::{Graph, Literal, Node},
+        read_model,
+    },
 };
 
 use crate::{
@@ -209,6 +214,170 @@ fn gradients_equal_difference_quotients() {
             );
         }
     }
+}
+
+/// As [`run`], of a graph with a loss.
+fn judge(
+    net: &mut Net,
+    x: &Tensor,
+    target: &Tensor,
+    weights: &BTreeMap<String, Tensor>,
+) -> BTreeMap<String, Tensor> {
+    let mut inputs = vec![("x", x), ("target", target)];
+    inputs.extend(weights.iter().map(|(name, value)| (name.as_str(), value)));
+    net.run(&inputs).unwrap()
+}
+
+/// Rows of numbers above 0 with sum 1.
+fn distributions(classes: usize) -> Tensor {
+    let mut rows = tensor(&[BATCH, classes], noise(4, BATCH * classes)).mapv(|x| x.abs() + 0.1);
+    for mut row in rows.outer_iter_mut() {
+        let sum = row.sum();
+        row.mapv_inplace(|share| share / sum);
+    }
+    rows
+}
+
+#[test]
+fn gradients_of_losses_equal_difference_quotients() {
+    for classes in [1, 4] {
+        let case = Case::new(
+            "Gemm",
+            "head",
+            &[6],
+            &[In::X, In::Noise(vec![6, classes]), In::Noise(vec![classes])],
+        );
+        let x = tensor(&[BATCH, 6], case.input());
+        for loss in [Loss::CrossEntropy, Loss::MeanSquaredError] {
+            let graph = loss_gradients(&case.graph(), loss, &Parameters::All).unwrap();
+            let mut net = Net::open(&graph.graph).unwrap();
+            let target = match (loss, classes) {
+                (Loss::CrossEntropy, 1) => tensor(&[BATCH, 1], noise(4, BATCH)).mapv(f32::abs),
+                (Loss::CrossEntropy, _) => distributions(classes),
+                (Loss::MeanSquaredError, _) => tensor(&[BATCH, classes], noise(4, BATCH * classes)),
+            };
+            let weights = values(&graph);
+            let answer = judge(&mut net, &x, &target, &weights);
+            for (row, found) in answer["loss"].iter().enumerate() {
+                let of = |values: &Tensor| -> Vec<f64> {
+                    let row = values.index_axis(ndarray::Axis(0), row);
+                    row.iter().map(|value| f64::from(*value)).collect()
+                };
+                let (z, t) = (of(&answer["logits"]), of(&target));
+                let pairs = z.iter().zip(&t);
+                let sum = z.iter().map(|z| z.exp()).sum::<f64>();
+                let expected = match (loss, classes) {
+                    (Loss::MeanSquaredError, _) => {
+                        pairs.map(|(z, t)| (z - t).powi(2)).sum::<f64>() / z.len() as f64
+                    }
+                    (Loss::CrossEntropy, 1) => (1.0 + z[0].exp()).ln() - t[0] * z[0],
+                    (Loss::CrossEntropy, _) => pairs.map(|(z, t)| t * (sum.ln() - z)).sum::<f64>(),
+                };
+                assert!(
+                    (f64::from(*found) - expected).abs() < 1e-5,
+                    "{loss:?} {found} {expected}"
+                );
+            }
+            for one in &graph.parameters {
+                let gradient = &answer[&one.gradient];
+                let along = tensor(gradient.shape(), noise(3, gradient.len()));
+                let mut at = |sign: f32| {
+                    let mut moved = weights.clone();
+                    moved.insert(
+                        one.name.clone(),
+                        &weights[&one.name] + &(&along * (sign * STEP)),
+                    );
+                    let losses = &judge(&mut net, &x, &target, &moved)["loss"];
+                    losses.iter().map(|loss| f64::from(*loss)).sum::<f64>()
+                };
+                let expected = (at(1.0) - at(-1.0)) / (2.0 * f64::from(STEP));
+                let found = dot(&along, gradient);
+                // The rest of the quotient is of the step's square.
+                assert!(
+                    (found - expected).abs() <= 2e-3 * expected.abs().max(1.0),
+                    "{loss:?} of {classes}, {}: {found}, {expected}",
+                    one.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_cross_entropy_of_huge_logits_is_finite() {
+    for classes in [1, 3] {
+        let case = Case::new(
+            "Gemm",
+            "huge",
+            &[2],
+            &[In::X, In::Noise(vec![2, classes]), In::Noise(vec![classes])],
+        );
+        let graph = loss_gradients(&case.graph(), Loss::CrossEntropy, &Parameters::All).unwrap();
+        let mut net = Net::open(&graph.graph).unwrap();
+        let x = tensor(&[BATCH, 2], noise(1, 2 * BATCH)).mapv(|x| 1e6 * x);
+        let mut target = Tensor::zeros(vec![BATCH, classes]);
+        target.index_axis_mut(ndarray::Axis(1), 0).fill(1.0);
+        let answer = judge(&mut net, &x, &target, &values(&graph));
+        for (name, value) in &answer {
+            assert!(
+                value.iter().all(|number| number.is_finite()),
+                "{name}: {value}"
+            );
+        }
+    }
+}
+
+#[test]
+fn parameters_have_their_places_among_the_linear_layers() {
+    let case = Case::new(
+        "Conv",
+        "normalised",
+        &[3, 4, 4],
+        &[In::X, In::Noise(vec![2, 3, 1, 1]), In::Noise(vec![2])],
+    );
+    let mut graph = case.graph();
+    let constant = |count: usize| Literal::from_f32s(&[count], &vec![1.0; count]);
+    for name in ["scale", "shift", "mean", "variance"] {
+        graph.initializers.insert(name.into(), constant(2));
+    }
+    graph
+        .initializers
+        .insert("before".into(), Literal::from_f32s(&[3, 1, 1], &[1.0; 3]));
+    for node in &mut graph.nodes {
+        for input in &mut node.inputs {
+            if input == "x" {
+                *input = "scaled".into();
+            }
+        }
+    }
+    let conv = graph.nodes.iter().position(|node| node.is("Conv")).unwrap();
+    let made = graph.nodes[conv].outputs[0].clone();
+    graph.nodes[conv].outputs[0] = "made".into();
+    graph.nodes[conv].name = "conv".into();
+    let norm = Node::new(
+        "BatchNormalization",
+        ["made", "scale", "shift", "mean", "variance"],
+        [made.as_str()],
+    );
+    graph.nodes.insert(conv + 1, norm);
+    graph
+        .nodes
+        .insert(0, Node::new("Mul", ["x", "before"], ["scaled"]));
+    let places = places(&graph).unwrap();
+    assert_eq!(places.layers, [["conv", "made", &made, &made]]);
+    let found: Vec<(&str, &str, usize)> = places
+        .parameters
+        .iter()
+        .map(|place| (place.name.as_str(), place.op_type.as_str(), place.depth))
+        .collect();
+    let expected = [
+        ("before", "Mul", 0),
+        ("c1", "Conv", 1),
+        ("c2", "Conv", 1),
+        ("scale", "BatchNormalization", 1),
+        ("shift", "BatchNormalization", 1),
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]
