@@ -96,7 +96,12 @@ pub(super) fn replace(graph: &Graph, classes: usize, seed: u64) -> Result<Graph,
         graph.nodes[index].inputs[slot] = name;
     }
     let mut graph = passes::prune(graph)?;
-    let types = infer(&graph)?;
+    let made_for = |reason: String| {
+        refused(format!(
+            "what follows its last Linear layer, {name}, is made for {old} classes{reason}"
+        ))
+    };
+    let types = infer(&graph).map_err(|error| made_for(format!(": {error}")))?;
     if let Some(output) = graph.outputs.first_mut()
         && let Some(found) = types.get(&output.name)
     {
@@ -104,9 +109,7 @@ pub(super) fn replace(graph: &Graph, classes: usize, seed: u64) -> Result<Graph,
     }
     match output_classes(&graph) {
         Some(found) if found == classes => Ok(graph),
-        _ => Err(refused(format!(
-            "what follows its last Linear layer, {name}, is made for {old} classes"
-        ))),
+        _ => Err(made_for(String::new())),
     }
 }
 
@@ -172,4 +175,121 @@ fn replaced(shape: &[usize], old: usize, new: usize) -> Vec<usize> {
 fn output_classes(graph: &Graph) -> Option<usize> {
     let shape = &graph.outputs.first()?.value_type.shape;
     shape.iter().skip(1).map(Dim::known).product()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use onnx_autodiff::onnx::{
+        graph::{Element, ValueInfo, ValueType},
+        read_model,
+    };
+
+    fn value(name: &str, sizes: &[usize]) -> ValueInfo {
+        let batch = [Dim::Symbol("N".into())];
+        let sizes = sizes.iter().copied().map(Dim::Known);
+        ValueInfo {
+            name: name.into(),
+            value_type: ValueType::new(Element::Float, batch.into_iter().chain(sizes).collect()),
+        }
+    }
+
+    fn floats(shape: &[usize]) -> Literal {
+        let count = shape.iter().product();
+        Literal::from_f32s(shape, &vec![1.0; count])
+    }
+
+    /// MatMul of 6 features, then these nodes.
+    fn net(nodes: &[Node], constants: &[(&str, Literal)]) -> Graph {
+        let constants = constants.iter().cloned();
+        let all = constants.chain([("w", floats(&[6, 4]))]);
+        Graph {
+            inputs: vec![value("x", &[6])],
+            outputs: vec![value("y", &[4])],
+            initializers: all
+                .map(|(name, literal)| (name.to_owned(), literal))
+                .collect(),
+            nodes: [&[Node::new("MatMul", ["x", "w"], ["z"])], nodes].concat(),
+            ..Graph::default()
+        }
+    }
+
+    #[test]
+    fn the_bundled_networks_head_is_replaced() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/squeezenet1_1/model.onnx");
+        let source = read_model(&path).unwrap();
+        let graph = replace(&source, 5, 1).unwrap();
+        assert_eq!(output_classes(&graph), Some(5));
+        let changed: Vec<_> = graph
+            .initializers
+            .iter()
+            .filter(|(name, literal)| source.initializers.get(*name) != Some(literal))
+            .map(|(_, literal)| literal)
+            .collect();
+        let [weight, bias] = changed[..] else {
+            panic!("{} constants", changed.len())
+        };
+        assert_eq!((weight.shape[0], bias.shape.as_slice()), (5, &[5][..]));
+        let values = weight.to_f64s();
+        let variance = values.iter().map(|w| w * w).sum::<f64>() / values.len() as f64;
+        let expected = 2.0 / weight.shape[1] as f64;
+        assert!(
+            (variance / expected - 1.0).abs() < 0.1,
+            "{variance} {expected}"
+        );
+        assert!(bias.to_f64s().iter().all(|b| *b == 0.0));
+        assert!(
+            replace(&source, 5, 1).unwrap() == graph && replace(&source, 5, 2).unwrap() != graph
+        );
+    }
+
+    #[test]
+    fn biases_and_shapes_of_the_classes_follow() {
+        let nodes = [
+            Node::new("Add", ["z", "b"], ["a"]),
+            Node::new("Reshape", ["a", "shape"], ["r"]),
+            Node::new("Softmax", ["r"], ["y"]).with("axis", 1_i64),
+        ];
+        let constants = [
+            ("b", floats(&[1, 4])),
+            ("shape", Literal::vector_i64(&[-1, 4])),
+        ];
+        let graph = replace(&net(&nodes, &constants), 9, 0).unwrap();
+        assert_eq!(output_classes(&graph), Some(9));
+        let mut shapes: Vec<_> = graph
+            .initializers
+            .values()
+            .map(|one| one.shape.clone())
+            .collect();
+        shapes.sort();
+        assert_eq!(shapes, [vec![1, 9], vec![2], vec![6, 9]]);
+    }
+
+    #[test]
+    fn a_head_that_is_made_for_its_classes_is_refused() {
+        let refused = |nodes: &[Node], constants: &[(&str, Literal)]| {
+            replace(&net(nodes, constants), 9, 0)
+                .unwrap_err()
+                .to_string()
+        };
+        let scaled = refused(
+            &[Node::new("Mul", ["z", "scale"], ["y"])],
+            &[("scale", floats(&[4]))],
+        );
+        assert!(
+            scaled.starts_with("the head cannot be replaced: "),
+            "{scaled}"
+        );
+        let summed = Node::new("Concat", ["z", "z"], ["y"]).with("axis", 1_i64);
+        let mut graph = net(&[summed], &[]);
+        graph.outputs[0] = value("y", &[8]);
+        let error = replace(&graph, 9, 0).unwrap_err().to_string();
+        assert!(error.contains("gives 4 values"), "{error}");
+        let mut plain = net(&[Node::new("Relu", ["x"], ["y"])], &[]);
+        plain.nodes.remove(0);
+        let error = replace(&plain, 9, 0).unwrap_err().to_string();
+        assert!(error.contains("no Conv, Gemm or MatMul"), "{error}");
+    }
 }

@@ -141,63 +141,20 @@ impl Trainer {
                 reason: "its training has ended".to_owned(),
             });
         }
-        let mut state = from;
-        let epoch = state.epoch();
+        let (epoch, planned) = (from.epoch(), plan.clone());
+        let order = move || planned.split.order(&planned.recipe, epoch);
+        let order = self.surroundings.pool.run(order).await?;
         let rate = plan.recipe.rate(epoch);
-        let order = plan.split.order(&plan.recipe, epoch);
-        let batches: Vec<&[usize]> = order.chunks(plan.recipe.batch_size).collect();
-        let not_finite = |what, step: usize, steps: usize| TrainingError::NotFinite {
-            what,
-            epoch: epoch + 1,
-            step,
-            steps,
-        };
-        let (mut total, mut done) = (Tally::default(), 0);
+        let mut done = 0;
         let mut tell = |rows: usize| {
             done += rows as u64;
             progress(done);
         };
-        let micro_batch = state.head.micro_batch;
-        let load = |examples: &[usize], epoch| self.load(examples, micro_batch, epoch);
-        let mut next = match batches.first() {
-            Some(first) => load(first, Some(epoch)).await?,
-            None => Vec::new(),
-        };
-        for (index, batch) in batches.iter().enumerate() {
-            let following = batches.get(index + 1).copied().unwrap_or_default();
-            let run = self.run(&plan.training, next, &state.weights, caller, &mut tell);
-            let (sums, loaded) = tokio::try_join!(run, load(following, Some(epoch)))?;
-            next = loaded;
-            if !sums.tally.loss.is_finite() {
-                return Err(not_finite("the loss", index + 1, batches.len()));
-            }
-            total.add(&sums.tally);
-            let (rows, recipe) = (batch.len(), plan.clone());
-            let stepped = move || recipe.step(state, sums.gradients, rate, rows);
-            let stepped = self.surroundings.pool.run(stepped).await?;
-            state = stepped.ok_or_else(|| not_finite("a gradient", index + 1, batches.len()))?;
-        }
-        let mut judged = Tally::default();
-        let kept: Vec<&[usize]> = plan
-            .split
-            .validation
-            .chunks(plan.recipe.batch_size)
-            .collect();
-        let mut next = load(kept.first().copied().unwrap_or_default(), None).await?;
-        for index in 0..kept.len() {
-            let following = kept.get(index + 1).copied().unwrap_or_default();
-            let run = self.run(&plan.validation, next, &state.weights, caller, &mut tell);
-            let (sums, loaded) = tokio::try_join!(run, load(following, None))?;
-            next = loaded;
-            judged.add(&sums.tally);
-        }
-        if !judged.loss.is_finite() {
-            return Err(not_finite(
-                "the validation loss",
-                batches.len(),
-                batches.len(),
-            ));
-        }
+        let (state, total) = self
+            .pass(from, &order, Some(rate), caller, &mut tell)
+            .await?;
+        let kept_back = &plan.split.validation;
+        let (mut state, judged) = self.pass(state, kept_back, None, caller, &mut tell).await?;
         let mut report = EpochReport {
             epoch: epoch + 1,
             learning_rate: rate,
@@ -239,6 +196,56 @@ impl Trainer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         output::files(&plan.parent, &plan.model, checkpoint.result(), &provenance)
+    }
+
+    /// All of these examples once, in batches: with a learning rate they move the weights, without
+    /// one they are judged.
+    async fn pass(
+        &self,
+        mut state: Checkpoint,
+        examples: &[usize],
+        learning_rate: Option<f64>,
+        caller: &Caller,
+        tell: &mut impl FnMut(usize),
+    ) -> Result<(Checkpoint, Tally), TrainingError> {
+        let (plan, micro_batch) = (&self.plan, state.head.micro_batch);
+        let (graph, epoch, loss) = match learning_rate {
+            Some(_) => (&plan.training, Some(state.epoch()), "the loss"),
+            None => (&plan.validation, None, "the validation loss"),
+        };
+        let batches: Vec<&[usize]> = examples.chunks(plan.recipe.batch_size).collect();
+        let load = |at: usize| {
+            let examples = batches.get(at).copied().unwrap_or_default();
+            self.load(examples, micro_batch, epoch)
+        };
+        let mut total = Tally::default();
+        let mut next = load(0).await?;
+        for (at, batch) in batches.iter().enumerate() {
+            let not_finite = |what| TrainingError::NotFinite {
+                what,
+                epoch: state.epoch() + 1,
+                step: at + 1,
+                steps: batches.len(),
+            };
+            let run = self.run(graph, next, &state.weights, caller, tell);
+            let (sums, loaded) = tokio::try_join!(run, load(at + 1))?;
+            next = loaded;
+            if !sums.tally.loss.is_finite() {
+                return Err(not_finite(loss));
+            }
+            total.add(&sums.tally);
+            let Some(rate) = learning_rate else { continue };
+            let bad_gradient = not_finite("a gradient");
+            let (rows, plan) = (batch.len(), plan.clone());
+            let step = move || plan.step(state, sums.gradients, rate, rows);
+            state = self
+                .surroundings
+                .pool
+                .run(step)
+                .await?
+                .ok_or(bad_gradient)?;
+        }
+        Ok((state, total))
     }
 
     /// Reads a batch on the pool.
