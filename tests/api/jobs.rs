@@ -71,6 +71,7 @@ impl Kind for Echo {
                 .map(|_| PlannedShard {
                     units: 2,
                     payload: Value::Null,
+                    needs_previous: false,
                 })
                 .collect();
             Ok(Plan {

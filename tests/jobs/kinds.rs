@@ -28,7 +28,7 @@ pub static KINDS: Kinds = &[&Sum];
 
 /// `shards` numbers out of `seed_value`, `pause_ms` each, and their sum. `fault` is what goes wrong
 /// in shard 1, `times` times: transient, permanent, panic. With `scribble` it writes files and nothing
-/// else. From the shard `gate` on, each waits for the file [`GATE`] in the data folder.
+/// else. With `in_order` each shard needs the one before. From the shard `gate` on, each waits for the file [`GATE`] in the data folder.
 pub struct Sum;
 
 pub const GATE: &str = "gate";
@@ -69,13 +69,13 @@ impl Kind for Sum {
                 })
                 .into());
             };
-            let mut spec =
-                json!({ "seed_value": 0, "pause_ms": 0, "fault": null, "times": 0, "gate": null });
+            let mut spec = json!({ "seed_value": 0, "pause_ms": 0, "fault": null, "times": 0, "gate": null, "in_order": false });
             spec.as_object_mut().unwrap().extend(asked);
             let shards = (0..shards)
                 .map(|at| PlannedShard {
                     units: 10,
                     payload: json!({ "at": at }),
+                    needs_previous: spec["in_order"] == true,
                 })
                 .collect();
             Ok(Plan {

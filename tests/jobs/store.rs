@@ -29,9 +29,19 @@ fn new_job(id: &str, shards: usize) -> NewJob {
             .map(|at| PlannedShard {
                 units: 10,
                 payload: json!({ "at": at }),
+                needs_previous: false,
             })
             .collect(),
     }
+}
+
+/// A job each of whose shards needs the one before.
+async fn submit_in_order(store: &Store, id: &str, shards: usize) {
+    let mut job = new_job(id, shards);
+    job.shards
+        .iter_mut()
+        .for_each(|shard| shard.needs_previous = true);
+    store.submit(&job, MANY).await.unwrap();
 }
 
 async fn submit(store: &Store, id: &str, shards: usize) {
@@ -400,6 +410,127 @@ async fn results_of_shards_go_when_the_job_has_its_own() {
             event 5: state {"state":"succeeded"}
             "#);
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_needs_the_one_before_is_leased_when_that_is_done() {
+    for database in databases().await {
+        let store = database.store().await;
+        submit_in_order(&store, "one", 4).await;
+        // While shard 0 is running, given back, waiting for its next attempt and lost, nobody gets
+        // another one.
+        let lease = claim(&store, LONG).await.unwrap();
+        assert_eq!(
+            (lease.shard.index, claim(&store, LONG).await),
+            (0, None),
+            "{}",
+            database.name
+        );
+        store.release(&lease).await.unwrap();
+        let lease = claim(&store, LONG).await.unwrap();
+        assert_eq!(lease.shard.index, 0);
+        store.fail(&lease, "full", Some(200)).await.unwrap();
+        assert_eq!(claim(&store, LONG).await, None);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let late = claim_and_freeze(&store).await;
+        let lease = claim(&store, LONG).await.unwrap();
+        assert_eq!((late.shard.index, lease.shard.index), (0, 0));
+        assert_eq!(
+            store.ack(&late, &"late".into()).await.unwrap(),
+            Acked::Refused
+        );
+        assert_eq!(claim(&store, LONG).await, None);
+        store.ack(&lease, &result(&lease)).await.unwrap();
+        for shard in 1..4 {
+            let leased = join_all((0..4).map(|_| claim(&store, LONG))).await;
+            let leased: Vec<Lease> = leased.into_iter().flatten().collect();
+            assert_eq!(
+                leased
+                    .iter()
+                    .map(|lease| lease.shard.index)
+                    .collect::<Vec<_>>(),
+                [shard],
+                "{}",
+                database.name
+            );
+            if shard == 2 {
+                let left = database.snapshot("one").await;
+                insta::allow_duplicates! {
+                    insta::assert_snapshot!(left, @r#"
+                    job: running, 2 of 4 shards, 40 units
+                    shard 0: succeeded, 10 of 10 units, with a result, failures: 1
+                    shard 1: succeeded, 10 of 10 units, with a result
+                    shard 2: running, 0 of 10 units
+                    shard 3: waiting, 0 of 10 units
+                    reduction: waiting, 0 of 0 units
+                    event 1: state {"state":"queued"}
+                    event 2: state {"state":"running"}
+                    event 3: shard {"shard":0,"failures":1,"error":"full","retried":true}
+                    event 4: progress {"done":10,"total":40,"shards_done":1,"shards":4}
+                    event 5: progress {"done":20,"total":40,"shards_done":2,"shards":4}
+                    "#);
+                }
+            }
+            store.ack(&leased[0], &result(&leased[0])).await.unwrap();
+        }
+        let reduction = claim(&store, LONG).await.unwrap();
+        assert!(reduction.reduces);
+        store.finish(&reduction, &json!(7)).await.unwrap();
+        assert_eq!(state(&store, "one").await, JobState::Succeeded);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_shards_of_a_chain_wait_for_one_another() {
+    for database in databases().await {
+        let store = database.store().await;
+        // Two chains: 0, 1 and 2, 3.
+        let mut job = new_job("one", 4);
+        [1, 3].map(|at: usize| job.shards[at].needs_previous = true);
+        store.submit(&job, MANY).await.unwrap();
+        let [first, second, none] = [(); 3].map(|()| claim(&store, LONG));
+        let (first, second) = (first.await.unwrap(), second.await.unwrap());
+        assert_eq!(
+            (first.shard.index, second.shard.index, none.await),
+            (0, 2, None),
+            "{}",
+            database.name
+        );
+        store.ack(&second, &result(&second)).await.unwrap();
+        let third = claim(&store, LONG).await.unwrap();
+        assert_eq!((third.shard.index, claim(&store, LONG).await), (3, None));
+        store.ack(&third, &result(&third)).await.unwrap();
+        assert_eq!(claim(&store, LONG).await, None);
+        store.ack(&first, &result(&first)).await.unwrap();
+        let last = claim(&store, LONG).await.unwrap();
+        assert_eq!((last.shard.index, claim(&store, LONG).await), (1, None));
+        store.ack(&last, &result(&last)).await.unwrap();
+        assert!(claim(&store, LONG).await.unwrap().reduces);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_a_job_in_order_ends_its_waiting_shards_too() {
+    for database in databases().await {
+        let store = database.store().await;
+        submit_in_order(&store, "failed", 3).await;
+        let lease = claim(&store, LONG).await.unwrap();
+        store.fail(&lease, "the loss is NaN", None).await.unwrap();
+        submit_in_order(&store, "cancelled", 3).await;
+        let lease = claim(&store, LONG).await.unwrap();
+        store.cancel("cancelled").await.unwrap();
+        assert_eq!(
+            store.ack(&lease, &result(&lease)).await.unwrap(),
+            Acked::Refused,
+            "{}",
+            database.name
+        );
+        assert_eq!(claim(&store, LONG).await, None);
+        assert_eq!(state(&store, "failed").await, JobState::Failed);
+        assert_eq!(state(&store, "cancelled").await, JobState::Cancelled);
+        assert!(store.delete("failed").await.unwrap());
+        assert_eq!(database.snapshot("failed").await, "");
     }
 }
 

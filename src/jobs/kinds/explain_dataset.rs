@@ -299,6 +299,7 @@ fn plan(mut asked: RequestReader, dataset: Option<Arc<Dataset>>) -> Result<Plan,
                 images: images.to_vec(),
                 output_bytes: Some(bytes.iter().sum())
             }),
+            needs_previous: false,
         })
         .collect();
     let spec = Spec {

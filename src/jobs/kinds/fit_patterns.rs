@@ -116,6 +116,7 @@ impl Kind for FitPatterns {
             let shard = PlannedShard {
                 units: dataset.images.len() as u64,
                 payload: Value::Null,
+                needs_previous: false,
             };
             Ok(Plan {
                 model: Some(model.id.clone()),

@@ -267,8 +267,8 @@ impl Store {
         })
     }
 
-    /// Writes the result of a shard and counts it, in one transaction. The last ack of a job queues
-    /// its reduction.
+    /// Writes the result of a shard and counts it, in one transaction, which queues the shard that
+    /// needs it. The last ack of a job queues its reduction.
     pub async fn ack(&self, lease: &Lease, result: &Bytes) -> Result<Acked, StoreError> {
         on!(self, |pool, dialect| {
             let mut transaction = pool.begin_with(dialect.begin()).await?;
@@ -308,12 +308,20 @@ impl Store {
                 let progress = json!({ "done": units_done, "total": units, "shards_done": done, "shards": shards });
                 record!(transaction, &lease.job, "progress", progress);
             }
-            if done == shards {
-                sqlx::query("UPDATE shards SET state = 'queued' WHERE job_id = $1 AND idx = $2")
-                    .bind(&lease.job)
-                    .bind(shards)
-                    .execute(&mut *transaction)
-                    .await?;
+            // What waited for this shard, or for all: the reduction is behind the last one.
+            let next = if done == shards {
+                shards
+            } else {
+                lease.index() + 1
+            };
+            if done == shards || next < shards {
+                sqlx::query(
+                    "UPDATE shards SET state = 'queued' WHERE job_id = $1 AND idx = $2 AND state = 'waiting'",
+                )
+                .bind(&lease.job)
+                .bind(next)
+                .execute(&mut *transaction)
+                .await?;
             }
             crash_point!("ack::uncommitted");
             transaction.commit().await?;

@@ -8,6 +8,8 @@ pub struct PlannedShard {
     pub units: u64,
     /// What the kind's work needs beside the spec.
     pub payload: Value,
+    /// It goes on from the result of the shard before it: it is leased once that one is done.
+    pub needs_previous: bool,
 }
 
 /// A part of a job.

@@ -88,12 +88,13 @@ impl Store {
                 let reduction = PlannedShard {
                     units: 0,
                     payload: Value::Null,
+                    needs_previous: true,
                 };
                 for (index, shard) in new.shards.iter().chain([&reduction]).enumerate() {
-                    let state = if index < new.shards.len() {
-                        "queued"
-                    } else {
+                    let state = if shard.needs_previous && index > 0 {
                         "waiting"
+                    } else {
+                        "queued"
                     };
                     sqlx::query("INSERT INTO shards (job_id, idx, state, units, payload) VALUES ($1, $2, $3, $4, $5)")
                         .bind(&new.id)

@@ -220,6 +220,7 @@ pub(super) fn shards(
         PlannedShard {
             units: images.len() as u64,
             payload: json!(payload),
+            needs_previous: false,
         }
     });
     Ok(shards.collect())
