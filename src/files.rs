@@ -1,4 +1,4 @@
-//! Files that replicas share (reports, archives, data sets, patterns): a local folder by default;
+//! Files that replicas share (reports, archives, data sets, patterns, trained models): a local folder by default;
 //! another folder or an S3-compatible store where the settings name one. It is opened at first use,
 //! so that a store that is down does not keep the server from starting.
 
@@ -12,8 +12,8 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{
-    ObjectStore, ObjectStoreExt, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem,
-    prefix::PrefixStore,
+    ObjectStore, ObjectStoreExt, PutMode, WriteMultipart, aws::AmazonS3Builder,
+    local::LocalFileSystem, prefix::PrefixStore,
 };
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -93,10 +93,7 @@ impl Files {
         prefix: &object_store::path::Path,
         age: Duration,
     ) -> Result<Vec<object_store::path::Path>, FilesError> {
-        if matches!(self.place.as_ref(), Place::Folder(folder) if !folder.exists()) {
-            return Ok(Vec::new());
-        }
-        let found: Vec<_> = self.store().await?.list(Some(prefix)).try_collect().await?;
+        let found = self.entries(prefix).await?;
         let is_older = |file: &object_store::ObjectMeta| {
             age.is_zero()
                 || SystemTime::now()
@@ -108,6 +105,36 @@ impl Files {
             .filter(is_older)
             .map(|file| file.location)
             .collect())
+    }
+
+    /// As `list`, each file with a tag that changes when it is written again.
+    pub async fn list_tagged(
+        &self,
+        prefix: &object_store::path::Path,
+    ) -> Result<Vec<(object_store::path::Path, String)>, FilesError> {
+        let tagged = |file: object_store::ObjectMeta| {
+            let tag = match file.e_tag {
+                Some(tag) => tag,
+                None => format!("{} {}", file.last_modified, file.size),
+            };
+            (file.location, tag)
+        };
+        Ok(self
+            .entries(prefix)
+            .await?
+            .into_iter()
+            .map(tagged)
+            .collect())
+    }
+
+    async fn entries(
+        &self,
+        prefix: &object_store::path::Path,
+    ) -> Result<Vec<object_store::ObjectMeta>, FilesError> {
+        if matches!(self.place.as_ref(), Place::Folder(folder) if !folder.exists()) {
+            return Ok(Vec::new());
+        }
+        Ok(self.store().await?.list(Some(prefix)).try_collect().await?)
     }
 
     /// The names of the folders in the folder `prefix`.
@@ -186,6 +213,24 @@ impl Files {
     ) -> Result<(), FilesError> {
         self.store().await?.put(path, bytes.into().into()).await?;
         Ok(())
+    }
+
+    /// As `write`, for a file that is not there yet; false, and nothing is written, where it is.
+    pub async fn create(
+        &self,
+        path: &object_store::path::Path,
+        bytes: impl Into<bytes::Bytes>,
+    ) -> Result<bool, FilesError> {
+        let store = self.store().await?;
+        let bytes: bytes::Bytes = bytes.into();
+        match store
+            .put_opts(path, bytes.into(), PutMode::Create.into())
+            .await
+        {
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(true),
+        }
     }
 
     /// As `write`, for a file of any size, read from its start.
@@ -383,6 +428,17 @@ mod tests {
             files.read_if_there(&Path::from("jobs/ab/3")).await.unwrap(),
             None
         );
+        let three = Path::from("jobs/ab/3");
+        assert!(files.create(&three, "first").await.unwrap());
+        assert!(!files.create(&three, "second").await.unwrap());
+        assert_eq!(files.read(&three).await.unwrap(), "first");
+        let tags = async || files.list_tagged(&Path::from("jobs/ab")).await.unwrap();
+        let before = tags().await;
+        assert_eq!(before, tags().await);
+        files.write(&three, "third, longer").await.unwrap();
+        let after = tags().await;
+        let changed = before.iter().filter(|one| !after.contains(one));
+        assert_eq!(changed.map(|(path, _)| path).collect::<Vec<_>>(), [&three]);
     }
 
     #[tokio::test]

@@ -7,8 +7,10 @@ use std::{
 
 use axum::{
     Json,
+    body::Body,
     extract::{FromRequestParts, Path, State},
-    http::request::Parts,
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use serde_json::{
@@ -21,7 +23,7 @@ use utoipa::ToSchema;
 use super::{
     Api,
     codes::ApiError,
-    document::{InternalProblems, MissingProblems},
+    document::{Binary, InternalProblems, MissingProblems, TrainedProblems},
 };
 use crate::{
     app::AppError,
@@ -30,7 +32,11 @@ use crate::{
         parameters::Parameter,
         registry::{self, METHODS, Method},
     },
-    model::{Model, registry::Registry},
+    model::{
+        Model,
+        provenance::{Origin, Provenance},
+        registry::Registry,
+    },
     text::cut,
 };
 use onnx_autodiff::{
@@ -83,7 +89,7 @@ pub struct ParameterCard {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
     pub models: Vec<ModelSummary>,
-    /// Folders that failed to load, with every error.
+    /// Folders and trained models that failed to load, with every error.
     pub broken_models: Vec<BrokenModel>,
 }
 
@@ -104,6 +110,12 @@ pub struct ModelSummary {
     pub takes_images: bool,
     pub classes: Option<usize>,
     pub has_patterns: bool,
+    /// Whether a job of this server trained it: it can be deleted. Otherwise it is a folder of the
+    /// server's.
+    pub trained: bool,
+    /// The model that it was trained from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Origin>,
     /// What was assumed because its `model.toml` does not say it (answers repeat it), and what of
     /// the graph is left out or read in a way of its own, such as an ArgMax behind the scores.
     pub warnings: Vec<String>,
@@ -123,6 +135,10 @@ pub struct ModelCard {
     pub labels: Vec<String>,
     /// Id of the fitted patterns.
     pub patterns: Option<String>,
+    /// What it was trained from and how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Provenance>)]
+    pub provenance: Option<Arc<Provenance>>,
     /// The layers with weights (convolutions and matrix products), in the order of the forward
     /// pass; empty where the network cannot be differentiated.
     pub linear_layers: Vec<LayerCard>,
@@ -235,6 +251,36 @@ pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelC
     })?))
 }
 
+/// Download a model that a job trained
+///
+/// A tar of its folder. Unpacked into a models folder, it is a model like any other.
+#[utoipa::path(get, path = "/models/{id}/archive", tag = "catalogue",
+    params(("id" = String, Path, description = "The model's id.", example = "pets")),
+    responses((status = 200, description = "The tar.", body = Binary, content_type = "application/x-tar"), TrainedProblems))]
+pub async fn get_model_archive(State(api): State<Api>, Id(id): Id) -> Result<Response, ApiError> {
+    let archive = api.app().model_archive(&id).await?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-tar".to_owned()),
+        (
+            header::CONTENT_DISPOSITION,
+            format!("attachment; filename=\"{id}.tar\""),
+        ),
+    ];
+    Ok((headers, Body::from_stream(archive)).into_response())
+}
+
+/// Delete a model that a job trained
+///
+/// Its name can be used again. Requests under way keep the model; jobs about it fail with a
+/// message. A model of the models folder is refused.
+#[utoipa::path(delete, path = "/models/{id}", tag = "catalogue",
+    params(("id" = String, Path, description = "The model's id.", example = "pets")),
+    responses((status = 204, description = "Deleted."), TrainedProblems))]
+pub async fn delete_model(State(api): State<Api>, Id(id): Id) -> Result<StatusCode, ApiError> {
+    api.app().delete_model(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// All that is known of a model of `registry`.
 pub fn describe_model(
     registry: &Registry,
@@ -254,6 +300,7 @@ pub fn describe_model(
         manifest: value::to_raw_value(&model.manifest)?,
         labels: model.labels.to_vec(),
         patterns: model.patterns.as_ref().map(|patterns| patterns.id.clone()),
+        provenance: model.provenance.clone(),
         linear_layers,
         layers: model.layers.clone(),
         activations,
@@ -355,6 +402,7 @@ fn describe_parameter(parameter: &Parameter, method: &'static Method) -> Paramet
 }
 
 fn summarise(registry: &Registry, model: &Model) -> ModelSummary {
+    let provenance = model.provenance.as_ref();
     ModelSummary {
         id: model.id.clone(),
         default: registry
@@ -364,6 +412,8 @@ fn summarise(registry: &Registry, model: &Model) -> ModelSummary {
         takes_images: model.manifest.input.preprocess.is_some(),
         classes: model.classes(),
         has_patterns: model.patterns.is_some(),
+        trained: registry.is_trained(&model.id),
+        parent: provenance.map(|provenance| provenance.parent.clone()),
         warnings: model
             .manifest
             .assumed

@@ -265,6 +265,12 @@ fn app_code(error: &AppError) -> Code {
         AppError::UnknownModel { .. } => {
             row("unknown_model", StatusCode::NOT_FOUND, "No such model")
         }
+        AppError::ConfiguredModel { .. } => row(
+            "configured_model",
+            StatusCode::CONFLICT,
+            "Model of the server's settings",
+        ),
+        AppError::Files(error) => files_code(error),
         AppError::TakesTensors { .. } => row(
             "takes_tensors",
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -305,6 +311,11 @@ fn job_code(error: &JobError) -> Code {
             "too_many_jobs",
             StatusCode::TOO_MANY_REQUESTS,
             "Too many jobs",
+        ),
+        JobError::TooManyModels { .. } => row(
+            "too_many_models",
+            StatusCode::INSUFFICIENT_STORAGE,
+            "Too many trained models",
         ),
         JobError::TooManyFollowers { .. } => OVERLOADED,
         JobError::TooCostly { .. } => row(
@@ -589,6 +600,11 @@ impl ApiError {
                 EngineError::Overloaded { retry_after, .. }
                 | EngineError::TooLate { retry_after, .. },
             ))) => Some(*retry_after),
+            Self::App(AppError::Files(error))
+                if files_code(error).status == StatusCode::SERVICE_UNAVAILABLE =>
+            {
+                Some(Duration::from_secs(1))
+            }
             Self::App(AppError::Dataset(error))
                 if dataset_code(error).status == StatusCode::SERVICE_UNAVAILABLE =>
             {

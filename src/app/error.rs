@@ -5,6 +5,7 @@ use crate::{
     driver::DriverError,
     engine::RuntimeError,
     faults::Faults,
+    files::FilesError,
     model::registry::RegistryError,
     picture::ImageError,
     pool::WorkPanicked,
@@ -34,6 +35,10 @@ pub enum AppError {
     )]
     UnknownModel { id: String, known: Vec<String> },
     #[error(
+        "model {id} lies in the server's models folder: it is copied and taken away there, not by a request"
+    )]
+    ConfiguredModel { id: String },
+    #[error(
         "model {model} takes ready tensors of shape {shape:?}, not images; send application/x-npy or a JSON tensor"
     )]
     TakesTensors { model: String, shape: Vec<usize> },
@@ -52,6 +57,8 @@ pub enum AppError {
     Tensor(#[from] TensorError),
     #[error(transparent)]
     Render(#[from] RenderError),
+    #[error(transparent)]
+    Files(#[from] FilesError),
     #[error(transparent)]
     Dataset(#[from] DatasetError),
     #[error(transparent)]

@@ -33,6 +33,7 @@ use crate::{
         Model,
         pattern_store::PatternStore,
         registry::{Check, Models, RELOAD, Registry, RegistryError},
+        trained::TrainedModels,
     },
     picture::baseline::ImageSource,
     pool::Pool,
@@ -65,6 +66,7 @@ struct Parts {
     quota: Quota,
     files: Files,
     patterns: PatternStore,
+    trained: TrainedModels,
     datasets: Arc<Datasets>,
     /// The same, as the methods see them.
     pictures: Arc<dyn ImageSource>,
@@ -139,6 +141,9 @@ impl App {
         let datasets = Arc::new(Datasets::new(catalogue, store));
         let pictures: Arc<dyn ImageSource> = datasets.clone();
         let patterns = PatternStore::new(files.clone(), pool.clone(), &settings.data);
+        let runner = engine.clone();
+        let check = move |model: &Model| try_out(&runner, model);
+        let trained = TrainedModels::new(files.clone(), &settings.data, Arc::new(check));
         let models = Models::new(models);
         let reloaded = Notify::new();
         let parts = Parts {
@@ -150,6 +155,7 @@ impl App {
             quota,
             files,
             patterns,
+            trained,
             datasets,
             pictures,
             reloaded,

@@ -35,9 +35,10 @@ impl App {
                 &check,
             )
         };
-        let read = tokio::task::spawn_blocking(load)
+        let mut read = tokio::task::spawn_blocking(load)
             .await
             .map_err(|_| ReloadError::Panicked)??;
+        let _unchanged = self.parts.trained.add_to(&mut read).await;
         self.parts.patterns.replace(&self.parts.models, read).await;
         tell(&before, &self.models());
         self.parts.reloaded.notify_one();

@@ -1,14 +1,19 @@
-//! What this replica takes over from others through the store of files: the patterns that their
-//! jobs fitted, and that shared data sets were replaced or taken away.
+//! What this replica takes over from others through the store of files: the models that their jobs
+//! trained, the patterns that they fitted, and that shared data sets were replaced or taken away.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::App;
+use super::{App, AppError};
 use crate::{
     dataset::DatasetError,
-    model::{Model, patterns::PatternsError},
+    files::FilesError,
+    model::{
+        Model,
+        patterns::PatternsError,
+        trained::{Archive, TrainedError, TrainedModel},
+    },
 };
 
 /// How often this replica looks.
@@ -20,6 +25,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 enum LookError {
+    #[error(transparent)]
+    Trained(#[from] TrainedError),
     #[error(transparent)]
     Patterns(#[from] PatternsError),
     #[error(transparent)]
@@ -79,8 +86,50 @@ impl App {
     }
 
     async fn look(&self) -> Result<(), LookError> {
-        self.parts.patterns.follow(&self.parts.models).await?;
+        let parts = &self.parts;
+        let before = self.models();
+        let trained = parts.trained.follow(&parts.models).await;
+        if !Arc::ptr_eq(&before, &self.models()) {
+            parts.reloaded.notify_one();
+        }
+        parts.patterns.follow(&parts.models).await?;
+        trained?;
         Ok(self.datasets().drop_outdated().await?)
+    }
+
+    /// Serves a model that a job trained: here at once, on other replicas at their next look.
+    pub async fn install_model(&self, model: TrainedModel) -> Result<(), TrainedError> {
+        self.parts.trained.install(&self.parts.models, model).await
+    }
+
+    /// The ids of all models that jobs trained, as the store of files has them.
+    pub async fn trained_models(&self) -> Result<BTreeSet<String>, FilesError> {
+        self.parts.trained.ids().await
+    }
+
+    /// Removes a model that a job trained, and closes its sessions as requests let go of it.
+    pub async fn delete_model(&self, id: &str) -> Result<(), AppError> {
+        if self.parts.trained.remove(&self.parts.models, id).await? {
+            self.parts.reloaded.notify_one();
+            return Ok(());
+        }
+        Err(self.not_trained(id))
+    }
+
+    /// The folder of a model that a job trained, as a tar.
+    pub async fn model_archive(&self, id: &str) -> Result<Archive, AppError> {
+        let archive = self.parts.trained.archive(id).await?;
+        archive.ok_or_else(|| self.not_trained(id))
+    }
+
+    fn not_trained(&self, id: &str) -> AppError {
+        match self.models().get(id) {
+            Some(_) => AppError::ConfiguredModel { id: id.to_owned() },
+            None => AppError::UnknownModel {
+                id: id.to_owned(),
+                known: self.model_ids(),
+            },
+        }
     }
 
     /// Puts a patterns file to use: here at once, on other replicas at their next look. Every

@@ -19,6 +19,10 @@ pub enum JobError {
     )]
     TooManyJobs { limit: u64 },
     #[error(
+        "jobs have trained {limit} models, and no more may be (max_trained_models): delete one first"
+    )]
+    TooManyModels { limit: usize },
+    #[error(
         "{what} {found} {unit}; at most {most} are allowed ({setting}); lower {}",
         lower.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ")
     )]

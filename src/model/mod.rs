@@ -9,6 +9,7 @@ pub mod pattern_store;
 pub mod patterns;
 pub mod provenance;
 pub mod registry;
+pub mod trained;
 pub mod variant;
 
 use std::{path::PathBuf, sync::Arc};

@@ -62,12 +62,12 @@ impl PatternStore {
     /// replicas at their next poll. Returns its id; installing the same file again changes nothing.
     pub async fn install(
         &self,
-        models: &Models,
+        all: &Models,
         id: &str,
         file: Bytes,
     ) -> Result<String, PatternsError> {
         let _changing = self.changing.lock().await;
-        let models = models.get();
+        let models = all.get();
         let missing = || {
             io::Error::new(
                 io::ErrorKind::NotFound,
@@ -86,7 +86,7 @@ impl PatternStore {
         self.files
             .write(&current_of(&model), serde_json::json!(current).to_string())
             .await?;
-        models.set_patterns(id, Some(patterns));
+        all.change(|registry| registry.set_patterns(&model, Some(patterns)));
         Ok(current.id)
     }
 
@@ -94,20 +94,29 @@ impl PatternStore {
     /// has.
     pub async fn follow(&self, models: &Models) -> Result<(), PatternsError> {
         let _changing = self.changing.lock().await;
-        self.bring_up_to_date(&models.get()).await
+        let changes = self.changes(&models.get()).await?;
+        if !changes.is_empty() {
+            models.change(|registry| apply(changes, registry));
+        }
+        Ok(())
     }
 
     /// Replaces the registry, with the patterns that jobs fitted for its models where they can be
     /// read.
-    pub async fn replace(&self, models: &Models, by: Registry) {
+    pub async fn replace(&self, models: &Models, mut by: Registry) {
         let _changing = self.changing.lock().await;
-        if let Err(error) = self.bring_up_to_date(&by).await {
-            tracing::warn!(%error, "patterns that jobs fitted are not in use yet");
+        match self.changes(&by).await {
+            Ok(changes) => apply(changes, &mut by),
+            Err(error) => {
+                tracing::warn!(%error, "patterns that jobs fitted are not in use yet")
+            }
         }
         models.set(by);
     }
 
-    async fn bring_up_to_date(&self, models: &Registry) -> Result<(), PatternsError> {
+    /// The models that are to have other patterns.
+    async fn changes(&self, models: &Registry) -> Result<Vec<Change>, PatternsError> {
+        let mut changes = Vec::new();
         let named = self.files.list(&FilePath::from(FOLDER)).await?;
         for model in models.iter() {
             let wanted = match named.contains(&current_of(&model)) {
@@ -122,14 +131,14 @@ impl PatternStore {
                         patterns = id(wanted.as_ref()),
                         "other patterns are in use"
                     );
-                    models.set_patterns(&model.id, wanted);
+                    changes.push((model, wanted));
                 }
                 Err(error) => {
                     tracing::warn!(model = model.id, %error, "fitted patterns cannot be used")
                 }
             }
         }
-        Ok(())
+        Ok(changes)
     }
 
     async fn wanted(
@@ -223,6 +232,15 @@ impl PatternStore {
             Ok(path)
         };
         self.pool.run(keep).await?
+    }
+}
+
+/// A model, and the patterns that it is to have.
+type Change = (Arc<Model>, Option<Patterns>);
+
+fn apply(changes: Vec<Change>, registry: &mut Registry) {
+    for (model, patterns) in changes {
+        registry.set_patterns(&model, patterns);
     }
 }
 

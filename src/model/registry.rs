@@ -1,7 +1,7 @@
 //! All models of a folder. A broken model is listed with its faults; the others are served.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     io::{self, Read},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -31,11 +31,13 @@ const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 pub const RELOAD: &str = "send the server SIGHUP, or restart it";
 
 /// The models that are served, by id, and the folders that cannot be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Registry {
     /// Sorted by id. A model is replaced when its patterns change.
-    models: RwLock<Vec<Arc<Model>>>,
+    models: Vec<Arc<Model>>,
     own_patterns: HashMap<String, Patterns>,
+    /// Ids of the models that jobs trained.
+    trained: HashSet<String>,
     default: Option<String>,
     /// The models folder; none for a single model.
     place: Option<PathBuf>,
@@ -66,6 +68,11 @@ impl Models {
     pub(super) fn set(&self, registry: Registry) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(registry);
     }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut Registry)) {
+        let mut registry = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut registry));
+    }
 }
 
 /// A model that cannot be loaded, and all reasons.
@@ -73,6 +80,8 @@ impl Models {
 pub struct BrokenModel {
     pub id: String,
     pub faults: Vec<String>,
+    /// Whether a job trained it.
+    pub trained: bool,
 }
 
 impl BrokenModel {
@@ -80,7 +89,7 @@ impl BrokenModel {
     const TOLD: usize = 4_000;
     const MOST: usize = 20;
 
-    fn new(id: String, mut faults: Vec<String>) -> Self {
+    pub(super) fn new(id: String, mut faults: Vec<String>) -> Self {
         faults.truncate(Self::MOST);
         Self {
             id,
@@ -88,6 +97,14 @@ impl BrokenModel {
                 .into_iter()
                 .map(|fault| cut(&fault, Self::TOLD).into_owned())
                 .collect(),
+            trained: false,
+        }
+    }
+
+    pub(super) fn of_a_job(self) -> Self {
+        Self {
+            trained: true,
+            ..self
         }
     }
 }
@@ -167,8 +184,9 @@ impl Registry {
 
     fn empty(default: Option<&str>) -> Self {
         Self {
-            models: RwLock::default(),
+            models: Vec::new(),
             own_patterns: HashMap::new(),
+            trained: HashSet::new(),
             default: default.map(str::to_owned),
             place: None,
             folders: 0,
@@ -180,7 +198,9 @@ impl Registry {
     fn add(&mut self, path: &Path, before: Option<&Self>, check: Check<'_>) {
         let files = ModelFiles::of(path);
         self.folders += usize::from(files.onnx.exists());
-        let known = before.and_then(|before| Some((before, before.get(&files.id)?)));
+        let known = before
+            .filter(|before| !before.is_trained(&files.id))
+            .and_then(|before| Some((before, before.get(&files.id)?)));
         let load = || {
             let model = load_model(&files, &mut self.warnings)?;
             if let Some((before, known)) =
@@ -217,10 +237,7 @@ impl Registry {
         };
         self.own_patterns
             .extend(own.map(|own| (model.id.clone(), own)));
-        self.models
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(model);
+        self.models.push(model);
     }
 
     /// A model of this registry with the patterns that its folder holds at present, if they
@@ -254,12 +271,15 @@ impl Registry {
         self.iter().find(|model| model.id == id)
     }
 
-    /// The model of requests that name none: the configured one, else the only one (broken ones
-    /// counted). None where the configured one is broken, or there are several.
+    /// The model of requests that name none: the configured one, else the only one of the folder
+    /// (broken ones counted). None where the configured one is broken, or there are several.
     pub fn default(&self) -> Option<Arc<Model>> {
         match &self.default {
             Some(id) => self.get(id),
-            None => self.iter().next().filter(|_| self.folders == 1),
+            None => self
+                .iter()
+                .find(|model| !self.is_trained(&model.id))
+                .filter(|_| self.folders == 1),
         }
     }
 
@@ -291,11 +311,50 @@ impl Registry {
 
     /// Sorted by id.
     pub fn iter(&self) -> impl Iterator<Item = Arc<Model>> {
-        self.models
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.models.iter().cloned()
+    }
+
+    /// Whether a job trained the model of this id; else it is a folder of the server's.
+    pub fn is_trained(&self, id: &str) -> bool {
+        self.trained.contains(id)
+    }
+
+    /// Whether the models folder has a model of this id, broken or not.
+    pub fn is_own(&self, id: &str) -> bool {
+        let mut broken = self.broken.iter();
+        self.get(id).is_some() && !self.is_trained(id)
+            || broken.any(|broken| broken.id == id && !broken.trained)
+    }
+
+    /// Replaces the models that jobs trained, and those of them that cannot be served. A model that
+    /// is there already keeps its patterns. One whose id the models folder has is told as broken.
+    pub(super) fn set_trained<'a>(
+        &mut self,
+        trained: impl Iterator<Item = &'a Result<Arc<Model>, BrokenModel>>,
+    ) {
+        let (before, own): (Vec<_>, Vec<_>) = std::mem::take(&mut self.models)
             .into_iter()
+            .partition(|model| self.trained.contains(&model.id));
+        self.models = own;
+        self.broken.retain(|broken| !broken.trained);
+        self.trained.clear();
+        for found in trained {
+            match found {
+                Err(broken) => self.broken.push(broken.clone()),
+                Ok(model) if self.is_own(&model.id) => {
+                    let fault = "the models folder has another of this id; DELETE removes this one, which a job trained";
+                    let broken = BrokenModel::new(model.id.clone(), vec![fault.to_owned()]);
+                    self.broken.push(broken.of_a_job());
+                }
+                Ok(model) => {
+                    let is_same = |one: &&Arc<Model>| Arc::ptr_eq(&one.graph, &model.graph);
+                    let model = before.iter().find(is_same).unwrap_or(model);
+                    self.trained.insert(model.id.clone());
+                    self.models.push(model.clone());
+                }
+            }
+        }
+        self.models.sort_by(|one, other| one.id.cmp(&other.id));
     }
 
     /// The patterns in the model's folder, in use or not.
@@ -304,9 +363,9 @@ impl Registry {
     }
 
     /// Replaces a model's patterns, for all requests from that moment on.
-    pub(super) fn set_patterns(&self, id: &str, patterns: Option<Patterns>) {
-        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = models.iter_mut().find(|model| model.id == id) {
+    pub(super) fn set_patterns(&mut self, of: &Model, patterns: Option<Patterns>) {
+        let mut models = self.models.iter_mut();
+        if let Some(place) = models.find(|model| model.id == of.id && model.hash == of.hash) {
             *place = Arc::new(Model {
                 patterns,
                 ..Model::clone(place)
@@ -324,7 +383,7 @@ fn id_of(folder: &Path) -> String {
 }
 
 /// The files of one model.
-struct ModelFiles {
+pub(super) struct ModelFiles {
     id: String,
     onnx: PathBuf,
     /// With model.toml, labels.txt and patterns; none for a single .onnx file.
@@ -332,7 +391,7 @@ struct ModelFiles {
 }
 
 impl ModelFiles {
-    const ONNX: &str = "model.onnx";
+    pub(super) const ONNX: &str = "model.onnx";
 
     fn of(path: &Path) -> Self {
         match path.file_name() {

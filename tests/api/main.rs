@@ -33,4 +33,5 @@ mod reproducible;
 mod segments;
 mod sets;
 mod start;
+mod trained;
 mod warnings;

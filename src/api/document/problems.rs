@@ -85,6 +85,8 @@ problem_sets! {
     Problems = [BAD_REQUEST, NOT_ACCEPTABLE, BODY_TIMEOUT, TOO_LARGE, UNSUPPORTED, UNPROCESSABLE, TOO_MANY, INTERNAL, UNAVAILABLE, TIMEOUT];
     /// Of what is looked up by id.
     MissingProblems = [BAD_PATH, NOT_FOUND, UNPROCESSABLE, INTERNAL];
+    /// Of models that jobs trained, which lie in the store of files.
+    TrainedProblems = [BAD_PATH, NOT_FOUND, CONFLICT, INTERNAL, UNAVAILABLE, INSUFFICIENT];
     /// Of data sets, which may lie in a store that is away.
     DatasetProblems = [BAD_PATH, NOT_FOUND, CONFLICT, UNPROCESSABLE, INTERNAL, UNAVAILABLE, INSUFFICIENT];
     /// Of what is uploaded and taken away.
