@@ -139,6 +139,11 @@ impl Faults {
         self.shown.is_empty()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.shown.len() + self.more
+    }
+
     /// Those that are told.
     pub fn shown(&self) -> &[Fault] {
         &self.shown

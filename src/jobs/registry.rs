@@ -6,7 +6,7 @@ use super::{
     kind::{Kind, Kinds},
     kinds::{
         degradation::DEGRADATION, evaluate::EVALUATE, explain_dataset::EXPLAIN_DATASET,
-        fit_patterns::FIT_PATTERNS,
+        fit_patterns::FIT_PATTERNS, train::TRAIN,
     },
 };
 use crate::{
@@ -14,7 +14,13 @@ use crate::{
     text::{meant, shown},
 };
 
-pub static KINDS: Kinds = &[&EVALUATE, &DEGRADATION, &FIT_PATTERNS, &EXPLAIN_DATASET];
+pub static KINDS: Kinds = &[
+    &EVALUATE,
+    &DEGRADATION,
+    &FIT_PATTERNS,
+    &EXPLAIN_DATASET,
+    &TRAIN,
+];
 
 pub fn find(kinds: Kinds, id: &str) -> Option<&'static dyn Kind> {
     kinds.iter().copied().find(|kind| kind.id() == id)

@@ -185,6 +185,7 @@ fn read_fields(fields: &mut Reader) -> Option<Settings> {
     });
     let max_kept_jobs = fields.take("max_kept_jobs", POSITIVE, |most| *most > 0u64);
     let max_jobs = fields.take("max_jobs", POSITIVE, |most| *most > 0u64);
+    let max_trained_models = fields.take("max_trained_models", POSITIVE, |most| *most > 0usize);
     let max_job_evaluations = fields.take("max_job_evaluations", POSITIVE, |most| *most > 0u64);
     let max_image_evaluations = fields.take("max_image_evaluations", POSITIVE, |most| *most > 0u64);
     let max_job_output_bytes = fields.take("max_job_output_bytes", POSITIVE, |most| *most > 0u64);
@@ -252,6 +253,7 @@ fn read_fields(fields: &mut Reader) -> Option<Settings> {
         job_retention: Duration::from_secs(job_retention_days? * 24 * 3600),
         max_kept_jobs: max_kept_jobs?,
         max_jobs: max_jobs?,
+        max_trained_models: max_trained_models?,
         max_job_evaluations: max_job_evaluations?,
         max_image_evaluations: max_image_evaluations?,
         max_job_output_bytes: max_job_output_bytes?,

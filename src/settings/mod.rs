@@ -35,6 +35,7 @@ pub struct Settings {
     pub job_retention: Duration,
     pub max_kept_jobs: u64,
     pub max_jobs: u64,
+    pub max_trained_models: usize,
     pub max_job_evaluations: u64,
     pub max_image_evaluations: u64,
     pub max_job_output_bytes: u64,

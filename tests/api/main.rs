@@ -33,5 +33,6 @@ mod reproducible;
 mod segments;
 mod sets;
 mod start;
+mod train;
 mod trained;
 mod warnings;

@@ -26,5 +26,6 @@ mod served;
 mod shutdown;
 mod snapshot;
 mod store;
+mod train;
 mod training;
 mod uploads;

@@ -197,3 +197,62 @@ async fn replicas_without_a_folder_in_common_work_on_each_others_data_sets_and_p
     );
     [api, other, worker].into_iter().for_each(Served::kill);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_a_worker_trained_is_served_and_deleted_on_all_replicas() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let replicas = Replicas {
+        material: material(),
+        database: postgres().await,
+        s3: S3::start().await,
+    };
+    let [here, there, below] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [api, other, worker] = [(&here, "api"), (&there, "api"), (&below, "worker")]
+        .map(|(data, role)| replicas.start(data.path(), role));
+    let training = |name: &str| json!({ "kind": "train", "model": "colours", "dataset": "photos", "name": name, "epochs": 2 });
+    let first = api.submit(&training("warm")).await;
+    let job = api.reach(&first, |job| job["state"] == "succeeded").await;
+    assert_eq!(job["result"]["model"], "warm");
+    let status = async |server: &Served| {
+        let card = reqwest::get(format!("{}/models/warm", server.url)).await;
+        card.unwrap().status().as_u16()
+    };
+    let photo = std::fs::read(replicas.material.path().join("photos/red/000.png")).unwrap();
+    for server in [&api, &other] {
+        wait(async || status(server).await == 200).await;
+        let card = get(server, "/models/warm").await;
+        assert_eq!(card["parent"]["id"], "colours");
+        let explained = Client::new()
+            .post(format!(
+                "{}/explain?model=warm&method=gradient&format=json",
+                server.url
+            ))
+            .header("content-type", "image/png")
+            .body(photo.clone());
+        assert_eq!(explained.send().await.unwrap().status(), 200);
+    }
+    let copies = || {
+        let folders = [&here, &there, &below].map(|data| data.path().join("copies/trained"));
+        let count = |folder: &Path| std::fs::read_dir(folder).map_or(0, Iterator::count);
+        folders.map(|folder| count(&folder))
+    };
+    assert_eq!(copies(), [1, 1, 1]);
+
+    // A replica that starts has it; the name is taken there, too.
+    other.kill();
+    let other = replicas.start(there.path(), "api");
+    assert_eq!(status(&other).await, 200);
+    let refused = Client::new()
+        .post(format!("{}/jobs", other.url))
+        .json(&training("warm"));
+    assert_eq!(refused.send().await.unwrap().status(), 422);
+
+    let gone = Client::new().delete(format!("{}/models/warm", other.url));
+    assert_eq!(gone.send().await.unwrap().status(), 204);
+    assert_eq!(status(&other).await, 404);
+    wait(async || status(&api).await == 404).await;
+    wait(async || copies() == [0, 0, 0]).await;
+    let objects = replicas.s3.objects();
+    assert!(!objects.keys().any(|path| path.contains("/trained/")));
+    [api, other, worker].into_iter().for_each(Served::kill);
+}

@@ -11,10 +11,12 @@ use axum::{
     Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, Query, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
+use explaind::files::hex;
+use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
 pub struct S3 {
@@ -78,9 +80,13 @@ async fn put(
     State(held): State<Shared>,
     Path(path): Path<String>,
     Query(query): Pairs,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let mut held = held.lock().unwrap();
+    if headers.contains_key(header::IF_NONE_MATCH) && held.objects.contains_key(&path) {
+        return StatusCode::PRECONDITION_FAILED.into_response();
+    }
     match query.get("partNumber") {
         Some(number) => held.parts.insert((path, number.parse().unwrap()), body),
         None => held.objects.insert(path, body),
@@ -98,12 +104,16 @@ async fn read(
         let found = held
             .objects
             .iter()
-            .filter_map(|(key, bytes)| Some((key.strip_prefix("bucket/")?, bytes.len())));
+            .filter_map(|(key, bytes)| Some((key.strip_prefix("bucket/")?, bytes)));
         let below =
-            found.filter_map(|(key, size)| Some((key, key.strip_prefix(prefix.as_str())?, size)));
-        let entries = below.map(|(key, rest, size)| match (query.get("delimiter"), rest.split_once('/')) {
+            found.filter_map(|(key, bytes)| Some((key, key.strip_prefix(prefix.as_str())?, bytes)));
+        let entries = below.map(|(key, rest, bytes)| match (query.get("delimiter"), rest.split_once('/')) {
             (Some(_), Some((folder, _))) => format!("<CommonPrefixes><Prefix>{prefix}{folder}/</Prefix></CommonPrefixes>"),
-            _ => format!("<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"),
+            _ => format!(
+                "<Contents><Key>{key}</Key><Size>{}</Size><LastModified>2026-01-01T00:00:00Z</LastModified><ETag>\"{}\"</ETag></Contents>",
+                bytes.len(),
+                hex(&Sha256::digest(bytes)),
+            ),
         });
         // Keys are sorted: files of a folder follow each other.
         let mut entries: Vec<String> = entries.collect();

@@ -1,5 +1,6 @@
 //! The kinds of jobs, one file or folder each.
 
+mod chain;
 mod cost;
 pub mod degradation;
 pub mod evaluate;
@@ -8,3 +9,4 @@ pub mod fit_patterns;
 mod images;
 mod output;
 mod request_reader;
+pub mod train;
