@@ -29,9 +29,6 @@ pub struct Provenance {
     pub epochs: Vec<Value>,
     /// Version of explaind.
     pub version: String,
-    /// Id of the job that trained it; none for the command line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub job: Option<String>,
 }
 
 /// A model or a data set, as it was used.
