@@ -188,7 +188,7 @@ pub fn find_model(models: &Registry, asked: Option<&Value>) -> Result<Arc<Model>
     };
     found.ok_or_else(|| {
         let message = match (asked, models.broken_default()) {
-            (None, Some(BrokenModel { id, faults })) => {
+            (None, Some(BrokenModel { id, faults, .. })) => {
                 format!("the default model {id} cannot be served ({}); name another", faults.join("; "))
             }
             (None, None) if models.is_without_default() => {

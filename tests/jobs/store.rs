@@ -487,7 +487,9 @@ async fn only_the_shards_of_a_chain_wait_for_one_another() {
         let store = database.store().await;
         // Two chains: 0, 1 and 2, 3.
         let mut job = new_job("one", 4);
-        [1, 3].map(|at: usize| job.shards[at].needs_previous = true);
+        for at in [1, 3] {
+            job.shards[at].needs_previous = true;
+        }
         store.submit(&job, MANY).await.unwrap();
         let [first, second, none] = [(); 3].map(|()| claim(&store, LONG));
         let (first, second) = (first.await.unwrap(), second.await.unwrap());

@@ -258,6 +258,7 @@ fn param_of(error: &TrainingError) -> Option<&'static str> {
         TrainingError::NoImages { .. }
         | TrainingError::EmptyClass { .. }
         | TrainingError::OneClass { .. }
+        | TrainingError::Label { .. }
         | TrainingError::Image { .. } => Some("dataset"),
         TrainingError::NoValidation { .. } => Some("validation"),
         TrainingError::LossOfLogits | TrainingError::Targets { .. } => Some("loss"),

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::spec::{Spec, Trained};
 use crate::{
     evaluation::{findings::fixed, report::PAGE_STYLE},
-    jobs::{Format, WorkError},
+    jobs::Format,
     render::{encode::encode_png, fonts::FONT, svg::paint},
     training::{EpochReport, Loss},
 };
