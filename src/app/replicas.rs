@@ -107,13 +107,20 @@ impl App {
         self.parts.trained.ids().await
     }
 
-    /// Removes a model that a job trained, and closes its sessions as requests let go of it.
+    /// Removes a model that a job trained with its patterns, and closes its sessions as requests let
+    /// go of it.
     pub async fn delete_model(&self, id: &str) -> Result<(), AppError> {
-        if self.parts.trained.remove(&self.parts.models, id).await? {
-            self.parts.reloaded.notify_one();
-            return Ok(());
+        let parts = &self.parts;
+        let before = self.models();
+        let model = before.get(id).filter(|_| before.is_trained(id));
+        if !parts.trained.remove(&parts.models, id).await? {
+            return Err(self.not_trained(id));
         }
-        Err(self.not_trained(id))
+        parts.reloaded.notify_one();
+        if let Some(model) = model {
+            parts.patterns.forget(&model).await?;
+        }
+        Ok(())
     }
 
     /// The folder of a model that a job trained, as a tar.

@@ -22,7 +22,7 @@ use super::{
     registry::{Models, Registry},
 };
 use crate::{
-    files::{Files, hash, hex},
+    files::{Files, FilesError, hash, hex},
     pool::Pool,
 };
 use onnx_autodiff::autodiff::spec::Patterns;
@@ -99,6 +99,12 @@ impl PatternStore {
             models.change(|registry| apply(changes, registry));
         }
         Ok(())
+    }
+
+    /// Removes all versions of a model that is gone.
+    pub async fn forget(&self, model: &Model) -> Result<(), FilesError> {
+        let _changing = self.changing.lock().await;
+        self.files.remove_all(&folder(model)).await
     }
 
     /// Replaces the registry, with the patterns that jobs fitted for its models where they can be

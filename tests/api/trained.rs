@@ -173,6 +173,8 @@ async fn a_trained_model_is_served_listed_kept_and_deleted_like_any_other() {
 
     assert_eq!(delete(&fixture, "warm").await.status, 204);
     assert!(!folder(&fixture, "warm").exists());
+    let patterns_of = fixture.data.path().join("files/patterns/warm");
+    assert!(names(&patterns_of).is_empty(), "its patterns went, too");
     assert_eq!(find(&models(&fixture).await, "warm"), None);
     assert_eq!(label(&fixture, "warm").await.0, 422);
     let unknown = (404, "unknown_model".to_owned());

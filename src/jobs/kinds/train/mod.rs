@@ -306,6 +306,12 @@ async fn trainer(
     model: Arc<Model>,
     dataset: Arc<Dataset>,
 ) -> Result<(Trainer, LeftOut), TrainingError> {
+    if model.manifest.input.preprocess.is_none() {
+        return Err(TrainingError::TakesTensors {
+            model: model.id.clone(),
+            shape: model.manifest.input.shape.clone(),
+        });
+    }
     let (of, images, new_head) = (model.clone(), dataset.clone(), recipe.new_head);
     let labelled = move || Examples::labelled(&images, &of, new_head);
     let examples = app.pool().run(labelled).await??;

@@ -150,7 +150,7 @@ fn chart(
             true => format!("{x:.0}"),
             false => String::new(),
         })
-        .y_label_formatter(&|y| fixed(*y, 2))
+        .y_label_formatter(&|y| number(*y, 2))
         .label_style((FONT, 14))
         .axis_desc_style((FONT, 15))
         .draw()?;
@@ -169,6 +169,15 @@ fn chart(
         chart.draw_series(points.map(|point| Circle::new(point, 3, look.color.filled())))?;
     }
     Ok(())
+}
+
+/// Large numbers, of losses that diverge, are written with an exponent.
+fn number(value: f64, decimals: usize) -> String {
+    if value < 1e4 {
+        fixed(value, decimals)
+    } else {
+        format!("{value:.1e}")
+    }
 }
 
 /// A line of the legend, from `x` on.
@@ -256,7 +265,7 @@ fn summary(spec: &Spec, trained: &Trained, epochs: &[EpochReport]) -> Markup {
 }
 
 fn rows(epochs: &[EpochReport], best: Option<usize>) -> Markup {
-    let cell = |value: Option<f64>| html! { td.n { (value.map_or_else(String::new, |value| fixed(value, 4))) } };
+    let cell = |value: Option<f64>| html! { td.n { (value.map_or_else(String::new, |value| number(value, 4))) } };
     html! {
         div.wide {
             table {
@@ -277,5 +286,90 @@ fn rows(epochs: &[EpochReport], best: Option<usize>) -> Markup {
                 }
             }
         } "\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        let recipe = json!({
+            "model": "<tiny>", "model_hash": "aa", "dataset": "photos", "dataset_hash": "bb", "name": "new", "loss": "mse",
+            "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.1, "schedule": "constant", "weight_decay": 0.0, "batch_size": 8,
+            "epochs": 4, "seed": 0, "train": "all", "batch_norm": "frozen", "crop": false, "flip": false, "validation": 0.2,
+            "patience": null, "new_head": false,
+        });
+        serde_json::from_value(recipe).unwrap()
+    }
+
+    fn epoch(epoch: usize, loss: f64, validation_loss: Option<f64>) -> EpochReport {
+        EpochReport {
+            epoch,
+            learning_rate: 0.1,
+            loss,
+            accuracy: None,
+            validation_loss,
+            validation_accuracy: validation_loss.map(|_| 0.5),
+            stops: false,
+        }
+    }
+
+    fn written(trained: &Trained, format: Format) -> String {
+        let request = json!({ "model": "<tiny>" });
+        String::from_utf8(write(&spec(), &request, trained, format).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_was_not_measured_is_neither_drawn_nor_written() {
+        let of = |validation: Option<f64>| Trained {
+            epochs: vec![epoch(1, 2.0, validation), epoch(2, 1.0, validation)],
+            ..Trained::default()
+        };
+        let table = written(&of(None), Format::Csv);
+        assert_eq!(table.lines().nth(1), Some("1,0.1,2,,,"));
+        let points = |trained: &Trained| written(trained, Format::Svg).matches("<circle").count();
+        assert_eq!((points(&of(None)), points(&of(Some(1.5)))), (2, 6));
+    }
+
+    #[test]
+    fn a_page_escapes_names_and_says_how_far_the_training_came() {
+        let epochs = vec![epoch(1, 2.0, Some(1.5)), epoch(2, 1.0, Some(1.7))];
+        let partial = Trained {
+            epochs: epochs.clone(),
+            ..Trained::default()
+        };
+        let page = written(&partial, Format::Html);
+        assert!(page.contains("&lt;tiny&gt;") && !page.contains("<tiny>"));
+        assert!(page.contains("2 of 4 epochs are done"), "{page}");
+        assert!(page.contains("mean squared error of the logits"));
+        assert!(!page.contains("<script") && !page.contains("src="));
+        let stopped = Trained {
+            epochs,
+            model: Some("new".into()),
+            epoch: Some(1),
+            ..Trained::default()
+        };
+        let page = written(&stopped, Format::Html);
+        assert!(page.contains("with the weights of epoch 1"), "{page}");
+        assert!(page.contains("after 2 of at most 4 epochs"), "{page}");
+        assert_eq!(page.matches("these weights").count(), 1);
+    }
+
+    #[test]
+    fn a_report_of_no_epoch_and_of_huge_losses_is_drawn() {
+        for epochs in [
+            Vec::new(),
+            vec![epoch(1, 0.0, Some(0.0))],
+            vec![epoch(1, 1e-30, None), epoch(2, 3e40, None)],
+        ] {
+            let trained = Trained {
+                epochs,
+                ..Trained::default()
+            };
+            let png = write(&spec(), &json!({}), &trained, Format::Png).unwrap();
+            let picture = image::load_from_memory(&png).unwrap();
+            assert_eq!((picture.width(), picture.height()), (WIDTH, HEIGHT));
+        }
     }
 }
