@@ -44,6 +44,8 @@ enum Command {
     Train(commands::train::Train),
     /// Compare methods by metrics on a set of images, without a server
     Bench(commands::bench::Bench),
+    /// Test whether a concept, given by images, raises the score of a class, without a server
+    Tcav(commands::tcav::Tcav),
     /// Look at the jobs of a server, cancel them, fetch their reports
     Jobs(commands::jobs::Jobs),
     /// Write a derived graph as ONNX
@@ -105,6 +107,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::FitPatterns(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Tcav(command) => command.run(),
         Command::Jobs(command) => command.run(),
         Command::Derive(command) => command.run(),
         Command::Openapi => {

@@ -6,7 +6,7 @@
 //! model's) -> `driver` (attribution) -> `picture` (back onto the upload) -> `render` (picture) ->
 //! `api` (bytes out). Long work runs as `jobs`: the same methods, and the metrics of `evaluation`,
 //! shard by shard, on any replica; `incremental` makes the forward passes of inputs that differ in
-//! few pixels. `segment` cuts pictures into regions; `model` holds what is known of each classifier,
+//! few pixels. `tcav` tests concepts. `segment` cuts pictures into regions; `model` holds what is known of each classifier,
 //! `dataset` sets of labelled images; `app` wires the rooms; `settings` says how.
 
 /// Of this program.
@@ -38,6 +38,7 @@ pub mod random;
 pub mod render;
 pub mod segment;
 pub mod settings;
+pub mod tcav;
 pub mod telemetry;
 pub mod tensor;
 pub mod text;

@@ -95,6 +95,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "dataset", "engine", "files", "model", "picture", "pool", "random", "tensor",
         ],
     ),
+    ("tcav", &["dataset", "evaluation", "random", "render"]),
     ("telemetry", &[]),
     ("files", &[]),
     (
@@ -116,6 +117,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tensor",
             "picture",
             "render",
+            "tcav",
             "telemetry::names",
         ],
     ),

@@ -9,12 +9,14 @@ mod findings;
 pub(crate) mod fit_patterns;
 mod images;
 pub(crate) mod jobs;
+mod local_job;
 pub(crate) mod methods;
 pub(crate) mod metrics;
 pub(crate) mod models;
 pub(crate) mod predict;
 pub(crate) mod serve;
 pub(crate) mod train;
+pub(crate) mod tcav;
 
 use std::{
     fmt::Display,

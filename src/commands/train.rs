@@ -24,7 +24,7 @@ use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
-    Benchmarks, ModelArgs, bench::take_dataset, json_or_text, pair, say, tell, write_file,
+    Benchmarks, ModelArgs, local_job::dataset_id, json_or_text, pair, say, tell, write_file,
 };
 
 /// The exit code of a command that SIGINT ended, as in shells.
@@ -75,7 +75,7 @@ impl Train {
         let place = Place::new(self.output);
         place.check()?;
         let mut settings = self.model.settings()?;
-        let dataset = take_dataset(Some(self.dataset), Vec::new(), &mut settings)?;
+        let dataset = dataset_id(&self.dataset, &mut settings)?;
         let app = self.model.app_with(settings)?;
         let model = app.models().iter().next().context("there is no model")?;
         let runtime = tokio::runtime::Runtime::new()?;

@@ -6,7 +6,7 @@ use super::{
     kind::{Kind, Kinds},
     kinds::{
         degradation::DEGRADATION, evaluate::EVALUATE, explain_dataset::EXPLAIN_DATASET,
-        fit_patterns::FIT_PATTERNS, train::TRAIN,
+        fit_patterns::FIT_PATTERNS, tcav::TCAV, train::TRAIN,
     },
 };
 use crate::{
@@ -20,6 +20,7 @@ pub static KINDS: Kinds = &[
     &FIT_PATTERNS,
     &EXPLAIN_DATASET,
     &TRAIN,
+    &TCAV,
 ];
 
 pub fn find(kinds: Kinds, id: &str) -> Option<&'static dyn Kind> {

@@ -191,9 +191,14 @@ pub fn colour_model() -> Vec<u8> {
 
 /// As `tiny`, with the logarithm of each mean: not finite for black.
 pub fn logarithm_model() -> Vec<u8> {
+    colour_model_through("Log")
+}
+
+/// As `tiny`, with this operation on each mean.
+pub fn colour_model_through(op: &str) -> Vec<u8> {
     let mut net = colour_net();
-    net.nodes[4].inputs[0] = "log".into();
-    net.nodes.insert(4, Node::new("Log", ["flat"], ["log"]));
+    net.nodes[4].inputs[0] = "through".into();
+    net.nodes.insert(4, Node::new(op, ["flat"], ["through"]));
     write_model(&net).unwrap()
 }
 

@@ -35,4 +35,5 @@ mod sets;
 mod start;
 mod train;
 mod trained;
+mod tcav;
 mod warnings;

@@ -26,7 +26,7 @@ fn bench(material: &Path) -> Command {
 }
 
 /// Found from any folder.
-fn runtime() -> String {
+pub fn runtime() -> String {
     let named = std::env::var("EXPLAIND_ONNXRUNTIME").ok();
     named.unwrap_or_else(|| explaind::engine::backend_ort::LIBRARY.to_owned())
 }

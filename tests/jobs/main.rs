@@ -28,4 +28,5 @@ mod snapshot;
 mod store;
 mod train;
 mod training;
+mod tcav;
 mod uploads;

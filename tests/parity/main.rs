@@ -1,5 +1,6 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside
-//! them (generate.py, pretrained.py, captum_maps.py, curves.py, metrics.py, perturbation.py).
+//! them (generate.py, pretrained.py, captum_maps.py, curves.py, metrics.py, perturbation.py,
+//! tcav.py).
 
 #![allow(
     clippy::unwrap_used,
@@ -19,6 +20,7 @@ mod session;
 mod small;
 mod stored;
 mod stress;
+mod tcav;
 mod torchvision;
 mod training;
 mod xrai;

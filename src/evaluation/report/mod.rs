@@ -16,7 +16,7 @@ use super::{
 };
 use crate::render::{RenderError, encode::encode_png, svg::paint};
 
-pub use page::STYLE as PAGE_STYLE;
+pub use page::{STYLE, again, machine};
 
 /// Images from which on intervals are trusted enough to set anything in bold.
 pub const ENOUGH: usize = 30;

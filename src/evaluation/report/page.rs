@@ -12,7 +12,7 @@ use crate::evaluation::{
 };
 use crate::text::counted;
 
-/// Of all pages.
+/// Of every page.
 pub const STYLE: &str = "body{font:15px/1.45 'DejaVu Sans',Verdana,sans-serif;max-width:1160px;margin:2em auto;padding:0 1em;color:#222}\
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}svg{max-width:100%;height:auto}table{border-collapse:collapse;margin:1em 0}\
 td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
@@ -57,8 +57,8 @@ pub(super) fn write(report: &EvaluationReport<'_>) -> Result<String, ReportError
                     (samples(&findings.samples))
                 }
                 (skipped(findings))
-                (again(report)?)
-                (machine(findings))
+                (again(report.kind, report.request, paper(findings))?)
+                (machine(&findings.version, findings.run.as_ref()))
             }
         } "\n"
     };
@@ -307,9 +307,18 @@ fn skipped(findings: &Findings) -> Markup {
     }
 }
 
-fn again(report: &EvaluationReport<'_>) -> Result<Markup, ReportError> {
-    let mut request = report.request.clone();
-    request["kind"] = json!(report.kind);
+/// Of a report about one metric.
+fn paper(findings: &Findings) -> Option<&str> {
+    match findings.metrics.as_slice() {
+        [only] => Some(&only.paper),
+        _ => None,
+    }
+}
+
+/// The request of a job, to be posted again; and the paper that it follows.
+pub fn again(kind: &str, request: &Value, paper: Option<&str>) -> serde_json::Result<Markup> {
+    let mut request = request.clone();
+    request["kind"] = json!(kind);
     let request = serde_json::to_string_pretty(&request)?;
     Ok(html! {
         h2 { "To run it again" } "\n"
@@ -318,19 +327,19 @@ fn again(report: &EvaluationReport<'_>) -> Result<Markup, ReportError> {
              the model, its patterns and the data set: on others it is refused."
         } "\n"
         pre { (request) } "\n"
-        @if let [only] = report.findings.metrics.as_slice() {
-            p { small { (only.paper) "." } } "\n"
+        @if let Some(paper) = paper {
+            p { small { (paper) "." } } "\n"
         }
     })
 }
 
 /// What it ran on, and when: on a line of its own, which alone differs in a repetition.
-fn machine(findings: &Findings) -> Markup {
+pub fn machine(version: &str, run: Option<&Machine>) -> Markup {
     html! {
-        @if let Some(Machine { onnxruntime, providers, threads, ended }) = &findings.run {
+        @if let Some(Machine { onnxruntime, providers, threads, ended }) = run {
             p {
                 small {
-                    "explaind " (findings.version) ", ONNX Runtime " (onnxruntime) ", execution provider " (providers) ", "
+                    "explaind " (version) ", ONNX Runtime " (onnxruntime) ", execution provider " (providers) ", "
                     (threads) " threads."
                 }
             } "\n"
@@ -338,7 +347,7 @@ fn machine(findings: &Findings) -> Markup {
                 p { small { "Ended at " time { (ended) } "." } } "\n"
             }
         } @else {
-            p { small { "explaind " (findings.version) ". These are partial results: the job has not run to its end." } } "\n"
+            p { small { "explaind " (version) ". These are partial results: the job has not run to its end." } } "\n"
         }
     }
 }

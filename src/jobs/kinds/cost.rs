@@ -27,10 +27,22 @@ pub(super) fn check_evaluations(
             lower: lower(most),
         });
     }
-    let (found, most) = (image.saturating_mul(images), settings.max_job_evaluations);
-    if found > most {
+    check_total(app, image.saturating_mul(images), |most| {
         let mut lower = lower(most / images.max(1));
         lower.insert(0, (LIMIT, at_most(most / image.max(1))));
+        lower
+    })
+}
+
+/// Refuses a job of more evaluations than are allowed. `lower` says what to lower where it may cost
+/// so many.
+pub(super) fn check_total(
+    app: &App,
+    found: u64,
+    lower: impl FnOnce(u64) -> Vec<(&'static str, Option<String>)>,
+) -> Result<(), JobError> {
+    let most = app.settings().max_job_evaluations;
+    if found > most {
         let (what, setting) = ("the job costs", "max_job_evaluations");
         return Err(JobError::TooCostly {
             what,
@@ -38,7 +50,7 @@ pub(super) fn check_evaluations(
             unit: "evaluations",
             most,
             setting,
-            lower,
+            lower: lower(most),
         });
     }
     Ok(())

@@ -10,3 +10,4 @@ mod images;
 mod output;
 mod request_reader;
 pub mod train;
+pub mod tcav;

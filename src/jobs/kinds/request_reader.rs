@@ -61,13 +61,26 @@ impl RequestReader {
     /// `dataset`, as it is now.
     pub(super) async fn dataset(&mut self) -> Option<Arc<Dataset>> {
         let id = self.raw("dataset");
-        let Some(id) = id.as_ref().and_then(Value::as_str) else {
+        if id.is_none() {
             let allowed = self.dataset_ids().await;
-            let message = id.map_or_else(
-                || "is missing".to_owned(),
-                |id| format!("{} is not a text", shown(id)),
+            self.faults
+                .push(Fault::new("dataset", "is missing", allowed));
+        }
+        self.find_dataset("dataset", id?).await
+    }
+
+    /// The data set that a field names, as it is now.
+    pub(super) async fn find_dataset(
+        &mut self,
+        field: &'static str,
+        id: Value,
+    ) -> Option<Arc<Dataset>> {
+        let Some(id) = id.as_str() else {
+            let (allowed, message) = (
+                self.dataset_ids().await,
+                format!("{} is not a text", shown(&id)),
             );
-            self.faults.push(Fault::new("dataset", message, allowed));
+            self.faults.push(Fault::new(field, message, allowed));
             return None;
         };
         match self.app.datasets().open(id).await {
@@ -75,7 +88,7 @@ impl RequestReader {
             Err(error) => {
                 let allowed = self.dataset_ids().await;
                 self.faults
-                    .push(Fault::new("dataset", error.to_string(), allowed));
+                    .push(Fault::new(field, error.to_string(), allowed));
                 None
             }
         }

@@ -27,7 +27,7 @@ use crate::{
     dataset::{Dataset, is_id},
     faults::{Fault, Faults},
     jobs::{
-        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Shard, ShardResults, WorkError,
+        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Results, Shard, ShardResults, WorkError,
     },
     model::{
         Model,
@@ -101,11 +101,11 @@ impl Kind for Train {
         })
     }
 
-    fn reduce(&self, _: &Value, results: &[Option<Bytes>]) -> Result<Value, WorkError> {
+    fn reduce(&self, _: &Value, results: Results<'_>) -> Result<Value, WorkError> {
         let mut epochs = Vec::new();
-        for result in results.iter().flatten() {
+        for result in results.flatten() {
             let report: Option<EpochReport> =
-                serde_json::from_slice(result).map_err(WorkError::permanent)?;
+                serde_json::from_slice(&result).map_err(WorkError::permanent)?;
             epochs.extend(report);
         }
         Ok(json!(Trained {

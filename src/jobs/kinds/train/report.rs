@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::spec::{Spec, Trained};
 use crate::{
-    evaluation::{findings::fixed, report::PAGE_STYLE},
+    evaluation::{findings::fixed, report::STYLE},
     jobs::Format,
     render::{encode::encode_png, fonts::FONT, svg::paint},
     training::{EpochReport, Loss},
@@ -217,7 +217,7 @@ fn page(
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width,initial-scale=1";
                 title { (title) }
-                style { (PreEscaped(PAGE_STYLE)) }
+                style { (PreEscaped(STYLE)) }
             }
             body {
                 "\n"
