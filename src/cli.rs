@@ -46,6 +46,8 @@ enum Command {
     Bench(commands::bench::Bench),
     /// Test whether a concept, given by images, raises the score of a class, without a server
     Tcav(commands::tcav::Tcav),
+    /// Paste objects into scenes, as BAM's data: data sets with labels of both
+    BamData(commands::bam_data::BamData),
     /// Look at the jobs of a server, cancel them, fetch their reports
     Jobs(commands::jobs::Jobs),
     /// Write a derived graph as ONNX
@@ -108,6 +110,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Train(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Tcav(command) => command.run(),
+        Command::BamData(command) => command.run(),
         Command::Jobs(command) => command.run(),
         Command::Derive(command) => command.run(),
         Command::Openapi => {

@@ -17,6 +17,7 @@ extern crate self as explaind;
 
 pub mod api;
 pub mod app;
+pub mod bam;
 pub mod blur;
 pub mod cli;
 mod commands;

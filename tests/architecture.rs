@@ -42,6 +42,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "quota",
         ],
     ),
+    ("bam", &["dataset", "picture", "files", "random"]),
     ("engine", &["model", "tensor", "telemetry::names"]),
     (
         "methods",
@@ -102,6 +103,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "jobs",
         &[
             "app",
+            "bam",
             "dataset",
             "driver",
             "evaluation",

@@ -1,5 +1,6 @@
 //! One file per sub-command.
 
+pub(crate) mod bam_data;
 pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod config;
@@ -58,6 +59,8 @@ macro_rules! uses {
 uses! {
     /// Reads a model without running it.
     Reads: &["Models"];
+    /// Reads images, without a model.
+    Composes: &["Limits of a request"];
     /// Runs a model, but not on images.
     Runs: &["Models", "ONNX Runtime"];
     /// Runs a model on images.

@@ -1,12 +1,13 @@
 //! Where the labelled object of an image lies, by a mask or by boxes, in the pixels of a model's
 //! input.
 
+use image::RgbaImage;
 use ndarray::Array2;
 
 use super::{Dataset, DatasetError};
 use crate::{
     picture::{
-        decode::{LabelImage, Limits},
+        decode::{LabelImage, Limits, decode_with_alpha},
         geometry::Geometry,
     },
     text::excerpt,
@@ -126,6 +127,30 @@ impl Dataset {
         let is_inside = |at| image.boxes.iter().any(|area| area.contains(at));
         Ok((!image.boxes.is_empty())
             .then(|| geometry.nearest().mapv(|at| at.is_some_and(is_inside))))
+    }
+
+    /// The image at `index` (below the count) with what is not the labelled object transparent: by
+    /// its mask, else by its own alpha channel. `None` without a mask where every pixel is opaque.
+    /// Fails as [`Dataset::region`] does.
+    pub fn cutout(&self, index: usize, limits: &Limits) -> Result<Option<RgbaImage>, DatasetError> {
+        let image = &self.images[index];
+        let bytes = self.read_file(&image.file, &image.hash, limits)?;
+        let mut pixels =
+            decode_with_alpha(&bytes, limits).map_err(|source| DatasetError::Image {
+                file: image.file.clone(),
+                source,
+            })?;
+        let Some(mask) = &image.mask else {
+            let is_cut = pixels.pixels().any(|pixel| pixel.0[3] < u8::MAX);
+            return Ok(is_cut.then_some(pixels));
+        };
+        let mask = self.read_mask(mask, pixels.dimensions(), limits)?;
+        for (x, y, pixel) in pixels.enumerate_pixels_mut() {
+            if !mask.is_foreground(x, y) {
+                pixel.0[3] = 0;
+            }
+        }
+        Ok(Some(pixels))
     }
 
     fn read_mask(

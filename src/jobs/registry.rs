@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::{
     kind::{Kind, Kinds},
     kinds::{
-        degradation::DEGRADATION, evaluate::EVALUATE, explain_dataset::EXPLAIN_DATASET,
-        fit_patterns::FIT_PATTERNS, tcav::TCAV, train::TRAIN,
+        bam_data::BAM_DATA, degradation::DEGRADATION, evaluate::EVALUATE,
+        explain_dataset::EXPLAIN_DATASET, fit_patterns::FIT_PATTERNS, tcav::TCAV, train::TRAIN,
     },
 };
 use crate::{
@@ -21,6 +21,7 @@ pub static KINDS: Kinds = &[
     &EXPLAIN_DATASET,
     &TRAIN,
     &TCAV,
+    &BAM_DATA,
 ];
 
 pub fn find(kinds: Kinds, id: &str) -> Option<&'static dyn Kind> {

@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::{DynamicImage, Pixel, RgbImage};
+use image::{DynamicImage, Pixel, RgbImage, RgbaImage};
 
 pub use super::limits::Limits;
 use super::{
@@ -55,6 +55,15 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
             image: upright.into_rgb8(),
             warnings: told.collect(),
         })
+    })
+}
+
+/// As [`decode`], with its alpha channel: opaque where the file has none.
+pub fn decode_with_alpha(bytes: &[u8], limits: &Limits) -> Result<RgbaImage, ImageError> {
+    with_opened(bytes, limits, |opened| {
+        let mut image = DynamicImage::ImageRgba8((opened.read)()?.into_rgba8());
+        image.apply_orientation(opened.orientation);
+        Ok(image.into_rgba8())
     })
 }
 

@@ -10,6 +10,7 @@
 
 mod access;
 mod answers;
+mod bam;
 mod benchmark;
 mod bodies;
 mod catalogue;

@@ -9,6 +9,7 @@
     unreachable_pub
 )]
 
+mod bam;
 mod bench;
 mod benchmark;
 mod cli;

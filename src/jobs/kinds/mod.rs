@@ -1,6 +1,7 @@
 //! The kinds of jobs, one file or folder each.
 
 mod chain;
+pub mod bam_data;
 mod cost;
 pub mod degradation;
 pub mod evaluate;

@@ -60,13 +60,17 @@ impl RequestReader {
 
     /// `dataset`, as it is now.
     pub(super) async fn dataset(&mut self) -> Option<Arc<Dataset>> {
-        let id = self.raw("dataset");
+        self.dataset_of("dataset").await
+    }
+
+    /// As [`Self::find_dataset`], of a field that may not be missing.
+    pub(super) async fn dataset_of(&mut self, field: &'static str) -> Option<Arc<Dataset>> {
+        let id = self.raw(field);
         if id.is_none() {
             let allowed = self.dataset_ids().await;
-            self.faults
-                .push(Fault::new("dataset", "is missing", allowed));
+            self.faults.push(Fault::new(field, "is missing", allowed));
         }
-        self.find_dataset("dataset", id?).await
+        self.find_dataset(field, id?).await
     }
 
     /// The data set that a field names, as it is now.
