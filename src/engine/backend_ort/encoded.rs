@@ -15,12 +15,12 @@ use tempfile::NamedTempFile;
 use super::{Runtime, RuntimeError, Threads, configure, open_error};
 use crate::engine::{
     cpu::{
-        fuse, nchwc,
+        fuse, nchwc, parameters,
         weights::{Lent, lend},
     },
     provider::Provider,
 };
-use onnx_autodiff::onnx::{OnnxError, graph::Graph, infer, read_model, write_model};
+use onnx_autodiff::onnx::{OnnxError, Types, graph::Graph, infer, read_model, write_model};
 
 /// Encoded models of at least this size, in bytes, are passed to the runtime as a file.
 const LARGE_MODEL_BYTES: usize = 16 << 20;
@@ -48,12 +48,16 @@ impl Encoded {
         if provider != Provider::Cpu {
             return Ok(Self::of_bytes(encode(&graph)?, provider));
         }
-        let fused = fuse::fuse(graph).map_err(|e| RuntimeError::Open {
-            reason: e.to_string(),
-        })?;
+        let failed = |error: OnnxError| RuntimeError::Open {
+            reason: error.to_string(),
+        };
+        let types = infer(&graph).map_err(failed)?;
+        let fused = parameters::fuse(graph, &types)
+            .and_then(fuse::fuse)
+            .map_err(failed)?;
         let (graph, lent) = lend(fused);
         if nchwc::is_rewritable(&graph) {
-            match optimise(runtime, &graph) {
+            match optimise(runtime, &graph, &types) {
                 Ok(model) => {
                     return Ok(Self {
                         model,
@@ -136,12 +140,13 @@ impl ModelBytes {
     }
 }
 
-/// The graph after the runtime's optimiser and the rewrites of `cpu/nchwc.rs`.
-fn optimise(runtime: &Runtime, graph: &Graph) -> Result<ModelBytes, RuntimeError> {
+/// The graph after the runtime's optimiser and the rewrites of `cpu/nchwc.rs`. `types`: of the
+/// graph as it was derived.
+fn optimise(runtime: &Runtime, graph: &Graph, types: &Types) -> Result<ModelBytes, RuntimeError> {
     let failed = |error: OnnxError| RuntimeError::Open {
         reason: error.to_string(),
     };
-    let types = infer(graph).map_err(failed)?;
+    let (graph, stand_ins) = parameters::stand_in(graph.clone(), types);
     let file = NamedTempFile::new().map_err(|error| RuntimeError::Open {
         reason: error.to_string(),
     })?;
@@ -154,11 +159,27 @@ fn optimise(runtime: &Runtime, graph: &Graph) -> Result<ModelBytes, RuntimeError
         .with_config_entry("session.disable_prepacking", "1")
         .map_err(open_error)?;
     let builder = builder
+        .with_config_entry(
+            "optimization.disable_specified_optimizers",
+            if stand_ins.is_empty() {
+                ""
+            } else {
+                parameters::WEIGHT_FUSIONS
+            },
+        )
+        .map_err(open_error)?;
+    let builder = builder
         .with_optimized_model_path(file.path())
         .map_err(open_error)?;
-    drop(ModelBytes::of(encode(graph)?).open(builder)?);
+    drop(ModelBytes::of(encode(&graph)?).open(builder)?);
     let optimised = read_model(file.path()).map_err(failed)?;
-    let rewritten = nchwc::rewrite(optimised, &types, runtime.block_size).map_err(failed)?;
+    let optimised =
+        parameters::restore(optimised, &stand_ins, types, runtime.block_size).map_err(|error| {
+            RuntimeError::Open {
+                reason: error.to_string(),
+            }
+        })?;
+    let rewritten = nchwc::rewrite(optimised, types, runtime.block_size).map_err(failed)?;
     Ok(ModelBytes::of(encode(&rewritten)?))
 }
 

@@ -5,15 +5,18 @@ use ort::{
         ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput,
         OperatorOutput, ShapeInferenceContext,
     },
-    value::{Shape, TensorElementType, ValueType},
+    value::{Shape, SymbolicDimensions, TensorElementType, ValueType},
 };
 use parking_lot::Mutex;
 
 use crate::engine::cpu::{
+    filter::Filter,
+    input_gradient::InputGradient,
     max_pool::NchwMaxPoolGradient,
     max_pool_nchwc::NchwcMaxPoolGradient,
     operators::{self, DOMAIN, PoolWindow},
     relu,
+    weight_gradient::{self, Convolution, Images, WeightGradient},
 };
 
 /// Elements of a ReLU gradient per task.
@@ -23,7 +26,10 @@ pub(super) fn domain() -> ort::Result<OperatorDomain> {
     OperatorDomain::new(DOMAIN)?
         .add(MaxPoolGradientOp)?
         .add(NchwcMaxPoolGradientOp)?
-        .add(ReluGradientOp)
+        .add(ReluGradientOp)?
+        .add(ConvWeightGradientOp)?
+        .add(NchwcConvInputGradientOp)?
+        .add(NchwcFilterOp)
 }
 
 const FLOATS: OperatorInput = OperatorInput::required(TensorElementType::Float32);
@@ -345,5 +351,350 @@ impl Kernel for Gate {
             dy.chunks(span).zip(y).zip(dx.chunks_mut(size)),
             |((dy, y), dx)| relu::gate(dy, y, dx),
         )
+    }
+}
+
+/// `ConvWeightGradient(x, dy) -> dw, db`; parts of dw are distributed over the runtime's threads.
+struct ConvWeightGradientOp;
+
+struct ConvWeightGradient {
+    /// Of the weight.
+    shape: [usize; 4],
+    strides: [usize; 2],
+    dilations: [usize; 2],
+    pads: [usize; 2],
+    /// Channels of a block of x and of dy, where they are NCHWc.
+    block_sizes: [Option<usize>; 2],
+}
+
+impl Operator for ConvWeightGradientOp {
+    type Kernel<'attributes> = ConvWeightGradient;
+
+    fn name(&self) -> &str {
+        operators::CONV_WEIGHT_GRADIENT
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [FLOATS; 2]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::variadic(1).homogenous(TensorElementType::Float32)]
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+        let shape = context.attr::<Vec<i64>>("shape")?;
+        let has_bias = context.attr::<i64>("bias")? != 0;
+        let outputs = [Some(&shape[..]), has_bias.then(|| &shape[..1])];
+        for (index, sizes) in outputs.into_iter().flatten().enumerate() {
+            context.set_output(index, &floats(sizes))?;
+        }
+        Ok(())
+    }
+
+    fn create_kernel<'attributes>(
+        &self,
+        context: &KernelContext<'attributes>,
+    ) -> ort::Result<ConvWeightGradient> {
+        let PoolWindow {
+            strides,
+            dilations,
+            pads,
+            ..
+        } = window(context)?;
+        Ok(ConvWeightGradient {
+            shape: sizes(context, "shape")?,
+            strides,
+            dilations,
+            pads,
+            block_sizes: ["x_block_size", "dy_block_size"].map(|name| size(context, name)),
+        })
+    }
+}
+
+/// The type of a tensor of these sizes.
+fn floats(sizes: &[i64]) -> ValueType {
+    ValueType::Tensor {
+        ty: TensorElementType::Float32,
+        shape: sizes.to_vec().into(),
+        dimension_symbols: SymbolicDimensions::empty(sizes.len()),
+    }
+}
+
+fn size(context: &KernelContext, name: &str) -> Option<usize> {
+    let size = context.get::<i64>(name)?;
+    usize::try_from(size).ok().filter(|size| *size > 0)
+}
+
+fn sizes<const N: usize>(context: &KernelContext, name: &str) -> ort::Result<[usize; N]> {
+    let sizes = context.get::<Vec<i64>>(name).unwrap_or_default();
+    let sizes: Option<Vec<usize>> = sizes
+        .into_iter()
+        .map(|size| usize::try_from(size).ok().filter(|size| *size > 0))
+        .collect();
+    sizes
+        .and_then(|sizes| sizes.try_into().ok())
+        .ok_or_else(|| ort::Error::new(format!("{name} must be {N} numbers above 0")))
+}
+
+impl Kernel for ConvWeightGradient {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let block_size = self.block_sizes.iter().flatten().next();
+        match block_size
+            .copied()
+            .unwrap_or_else(weight_gradient::block_size)
+        {
+            16 => self.compute_blocks::<16>(context),
+            _ => self.compute_blocks::<8>(context),
+        }
+    }
+}
+
+impl ConvWeightGradient {
+    fn compute_blocks<const B: usize>(&self, context: &ComputeContext) -> ort::Result<()> {
+        let (x, dy) = (
+            context.input(0)?.ok_or_else(absent)?,
+            context.input(1)?.ok_or_else(absent)?,
+        );
+        let ((x_shape, x), (dy_shape, dy)) = (
+            x.try_extract_tensor::<f32>()?,
+            dy.try_extract_tensor::<f32>()?,
+        );
+        let [plane, places] = planes(x_shape, dy_shape)?;
+        let [outputs, inputs, height, width] = self.shape;
+        let convolution = Convolution {
+            batch: x_shape[0] as usize,
+            input: [inputs, plane[0], plane[1]],
+            output: [outputs, places[0], places[1]],
+            kernel: [height, width],
+            strides: self.strides,
+            dilations: self.dilations,
+            pads: self.pads,
+        };
+        let len = |[channels, height, width]: [usize; 3], blocks: Option<usize>| {
+            let channels = channels.next_multiple_of(blocks.unwrap_or(1));
+            convolution.batch * channels * height * width
+        };
+        if x.len() != len(convolution.input, self.block_sizes[0])
+            || dy.len() != len(convolution.output, self.block_sizes[1])
+            || self.block_sizes.iter().flatten().any(|size| *size != B)
+        {
+            return Err(ort::Error::new(
+                "ConvWeightGradient: x, dy and shape do not fit each other",
+            ));
+        }
+        let images = |values, blocks: Option<usize>| match blocks {
+            Some(_) => Images::Blocks(values),
+            None => Images::Planes(values),
+        };
+        let gradient = WeightGradient::<B>::new(
+            &convolution,
+            images(x, self.block_sizes[0]),
+            images(dy, self.block_sizes[1]),
+        );
+        let mut weight = context
+            .output(0, self.shape.map(|size| size as i64))?
+            .ok_or_else(absent)?;
+        let mut bias = (context.num_outputs()? > 1)
+            .then(|| context.output(1, [outputs as i64]))
+            .transpose()?
+            .flatten();
+        let (_, weight) = weight.try_extract_tensor_mut::<f32>()?;
+        let bias = match &mut bias {
+            Some(bias) => bias.try_extract_tensor_mut::<f32>()?.1,
+            None => &mut [],
+        };
+        deal(context, gradient.tasks(weight, bias).into_iter(), |task| {
+            gradient.run(task)
+        })
+    }
+}
+
+/// `NchwcConvInputGradient(dy, filter) -> dx`; blocks are distributed over the runtime's threads.
+struct NchwcConvInputGradientOp;
+
+struct ConvInputGradient {
+    window: PoolWindow,
+    /// Channels, height and width of dx.
+    shape: [usize; 3],
+    block_size: usize,
+}
+
+impl Operator for NchwcConvInputGradientOp {
+    type Kernel<'attributes> = ConvInputGradient;
+
+    fn name(&self) -> &str {
+        operators::NCHWC_CONV_INPUT_GRADIENT
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [FLOATS; 2]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+        let sizes = context.attr::<Vec<i64>>("shape")?;
+        let Some(mut dx) = context.inputs().into_iter().next() else {
+            return Ok(());
+        };
+        if let ValueType::Tensor { shape, .. } = &mut dx {
+            let batch = shape.first().copied();
+            *shape = batch.into_iter().chain(sizes).collect::<Vec<_>>().into();
+        }
+        context.set_output(0, &dx)
+    }
+
+    fn create_kernel<'attributes>(
+        &self,
+        context: &KernelContext<'attributes>,
+    ) -> ort::Result<ConvInputGradient> {
+        Ok(ConvInputGradient {
+            window: window(context)?,
+            shape: sizes(context, "shape")?,
+            block_size: size(context, "block_size").ok_or_else(absent)?,
+        })
+    }
+}
+
+impl Kernel for ConvInputGradient {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        match self.block_size {
+            16 => self.compute_blocks::<16>(context),
+            _ => self.compute_blocks::<8>(context),
+        }
+    }
+}
+
+impl ConvInputGradient {
+    fn compute_blocks<const B: usize>(&self, context: &ComputeContext) -> ort::Result<()> {
+        let (dy, filter) = (
+            context.input(0)?.ok_or_else(absent)?,
+            context.input(1)?.ok_or_else(absent)?,
+        );
+        let ((dy_shape, dy), (_, filter)) = (
+            dy.try_extract_tensor::<f32>()?,
+            filter.try_extract_tensor::<f32>()?,
+        );
+        let [batch, outputs, height, width] = dy_shape
+            .iter()
+            .map(|&size| size as usize)
+            .collect::<Vec<_>>()[..]
+        else {
+            return Err(absent());
+        };
+        let PoolWindow {
+            kernel,
+            strides,
+            dilations,
+            pads,
+            ..
+        } = self.window;
+        let convolution = Convolution {
+            batch,
+            input: self.shape,
+            output: [outputs, height, width],
+            kernel,
+            strides,
+            dilations,
+            pads,
+        };
+        let channels = self.shape[0];
+        if self.block_size != B
+            || !channels.is_multiple_of(B)
+            || !outputs.is_multiple_of(B)
+            || filter.len() != channels * outputs * kernel[0] * kernel[1]
+        {
+            return Err(ort::Error::new(
+                "NchwcConvInputGradient: dy, filter and shape do not fit each other",
+            ));
+        }
+        let gradient = InputGradient::<B>::new(&convolution, filter, dy);
+        let shape = [batch, channels, self.shape[1], self.shape[2]].map(|size| size as i64);
+        let mut dx = context.output(0, shape)?.ok_or_else(absent)?;
+        let (_, dx) = dx.try_extract_tensor_mut::<f32>()?;
+        let blocks = dx.chunks_exact_mut(gradient.block_len()).enumerate();
+        deal(context, blocks, |(index, dx)| gradient.run(*index, dx))
+    }
+}
+
+/// `NchwcFilter(w) -> packed`; blocks of outputs are distributed over the runtime's threads.
+struct NchwcFilterOp;
+
+impl Operator for NchwcFilterOp {
+    type Kernel<'attributes> = Filter;
+
+    fn name(&self) -> &str {
+        operators::NCHWC_FILTER
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [FLOATS]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+        let shape = context.attr::<Vec<i64>>("shape")?;
+        context.set_output(0, &floats(&shape))
+    }
+
+    fn create_kernel<'attributes>(
+        &self,
+        context: &KernelContext<'attributes>,
+    ) -> ort::Result<Filter> {
+        let is_set = |name: &str| context.get::<i64>(name).is_some_and(|flag| flag != 0);
+        let filter = Filter {
+            shape: sizes(context, "shape")?,
+            block_size: size(context, "block_size").ok_or_else(absent)?,
+            blocked: is_set("blocked"),
+            flipped: is_set("flipped"),
+        };
+        let [outputs, inputs, ..] = filter.shape;
+        let is_whole = |channels: usize| channels.is_multiple_of(filter.block_size);
+        if is_whole(outputs) && (is_whole(inputs) || !filter.blocked) {
+            Ok(filter)
+        } else {
+            Err(ort::Error::new(
+                "NchwcFilter: shape must be in whole blocks",
+            ))
+        }
+    }
+}
+
+impl Kernel for Filter {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let weight = context.input(0)?.ok_or_else(absent)?;
+        let (shape, weight) = weight.try_extract_tensor::<f32>()?;
+        let given: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
+        let [first, second, height, width] = given[..] else {
+            return Err(absent());
+        };
+        let (outputs, inputs) = if self.flipped {
+            (second, first)
+        } else {
+            (first, second)
+        };
+        let [most_outputs, most_inputs, height_to, width_to] = self.shape;
+        if [height, width] != [height_to, width_to]
+            || outputs > most_outputs
+            || inputs > most_inputs
+        {
+            return Err(ort::Error::new(
+                "NchwcFilter: the weight does not fit its shape",
+            ));
+        }
+        let mut packed = context
+            .output(0, self.shape.map(|size| size as i64))?
+            .ok_or_else(absent)?;
+        let (_, packed) = packed.try_extract_tensor_mut::<f32>()?;
+        let blocks = packed.chunks_exact_mut(self.block_len()).enumerate();
+        deal(context, blocks, |(block, to)| {
+            self.pack(weight, [first, second], *block, to);
+        })
     }
 }

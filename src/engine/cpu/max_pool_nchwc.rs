@@ -51,6 +51,22 @@ impl<'a> NchwcMaxPoolGradient<'a> {
     /// Writes the cotangent `dx` of one block of the input `x`, whose maxima are `y`. A tie goes to
     /// the first maximum in row-major order.
     pub(crate) fn run<const BLOCK: usize>(&self, x: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has the feature.
+            return unsafe { self.run_avx2::<BLOCK>(x, y, dy, dx) };
+        }
+        self.run_by::<BLOCK>(x, y, dy, dx);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn run_avx2<const BLOCK: usize>(&self, x: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32]) {
+        self.run_by::<BLOCK>(x, y, dy, dx);
+    }
+
+    #[inline(always)]
+    fn run_by<const BLOCK: usize>(&self, x: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32]) {
         let ([x, y, dy], dx) = (
             [x, y, dy].map(|values| values.as_chunks::<BLOCK>().0),
             dx.as_chunks_mut().0,
@@ -90,7 +106,7 @@ impl<'a> NchwcMaxPoolGradient<'a> {
     }
 
     /// Adds the gradient of one window.
-    #[inline]
+    #[inline(always)]
     fn pass<const BLOCK: usize>(
         &self,
         x: &[[f32; BLOCK]],

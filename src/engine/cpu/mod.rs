@@ -9,11 +9,15 @@
 //! [`operators`] names the nodes of steps 1 and 4. Their kernels are [`max_pool`] (NCHW),
 //! [`max_pool_nchwc`] and [`relu`] (any layout); [`mask`] is what they share.
 
+pub(super) mod filter;
 pub(super) mod fuse;
+pub(super) mod input_gradient;
 mod mask;
 pub(super) mod max_pool;
 pub(super) mod max_pool_nchwc;
 pub(super) mod nchwc;
 pub(super) mod operators;
+pub(super) mod parameters;
 pub(super) mod relu;
+pub(super) mod weight_gradient;
 pub(super) mod weights;

@@ -6,12 +6,14 @@
 
 use std::collections::HashSet;
 
-use super::operators::{self, DOMAIN, MAX_POOL_GRADIENT, NCHWC_MAX_POOL_GRADIENT, RELU_GRADIENT};
+use super::operators::{
+    self, CONV_WEIGHT_GRADIENT, DOMAIN, MAX_POOL_GRADIENT, NCHWC_MAX_POOL_GRADIENT, RELU_GRADIENT,
+};
 use onnx_autodiff::{
     autodiff::stepped,
     onnx::{
         OnnxError, Types,
-        graph::{Dim, Element, Graph, Names, Node},
+        graph::{Dim, Element, Graph, Literal, Names, Node},
         passes,
         rewrite::{Edges, Edit, replace},
     },
@@ -27,13 +29,13 @@ const MOST_NODES: usize = 5_000;
 /// Whether [`rewrite`] may apply to `graph` after the runtime's optimiser.
 pub(crate) fn is_rewritable(graph: &Graph) -> bool {
     graph.nodes.len() <= MOST_NODES
-        && graph
-            .nodes
-            .iter()
-            .any(|node| node.op_type == MAX_POOL_GRADIENT || stepped(node).is_some())
+        && graph.nodes.iter().any(|node| {
+            [MAX_POOL_GRADIENT, CONV_WEIGHT_GRADIENT].contains(&node.op_type.as_str())
+                || stepped(node).is_some()
+        })
 }
 
-/// `types` are those of the graph that the runtime was given: it keeps the names of NCHW values.
+/// `types` are those of the graph as it was derived: its values in NCHW keep their names.
 /// `block_size`: channels of an NCHWc block; none where the processor has no such layout.
 pub(crate) fn rewrite(
     mut graph: Graph,
@@ -46,10 +48,14 @@ pub(crate) fn rewrite(
         relu_gradient(edges, node, types, &nchwc)
     });
     if let Some(block_size) = block_size {
-        replace(&mut graph, |edges, node| {
-            relu_gradient_nchwc(edges, node, types, block_size)
-        });
         let mut names = Names::of(&graph);
+        replace(&mut graph, |edges, node| {
+            relu_gradient_nchwc(edges, node, types, block_size, &mut names)
+        });
+        // Each round takes reorders past one more node.
+        while replace(&mut graph, |edges, node| {
+            reorder_later(edges, node, types, block_size as i64, &mut names)
+        }) {}
         replace(&mut graph, |edges, node| {
             max_pool_gradient_nchwc(edges, node, &mut names, block_size as i64)
         });
@@ -99,6 +105,7 @@ fn relu_gradient_nchwc(
     node: &Node,
     types: &Types,
     block_size: usize,
+    names: &mut Names,
 ) -> Option<Edit> {
     let made_by = |index: usize| {
         edges
@@ -120,17 +127,97 @@ fn relu_gradient_nchwc(
     else {
         return None;
     };
-    let fits = channels?.is_multiple_of(block_size) && (height, width) == (Some(1), Some(1));
+    let fits = (height, width) == (Some(1), Some(1));
     let readers = only_reordered(edges, dx).filter(|_| fits)?;
-    let gradient = operators::node(RELU_GRADIENT, &[numbers, y], vec![dx.to_owned()])
-        .with("block_size", block_size as i64);
+    // Blocks are filled up beyond the channels.
+    let missing = channels?.next_multiple_of(block_size) - channels?;
+    let [filled, pads] = ["filled", "pads"].map(|part| names.fresh(&format!("{dx}/{part}")));
+    let gradient = |numbers: &str| {
+        operators::node(RELU_GRADIENT, &[numbers, y], vec![dx.to_owned()])
+            .with("block_size", block_size as i64)
+    };
+    let edit = if missing == 0 {
+        Edit::with([gradient(numbers)])
+    } else {
+        let amounts = Literal::vector_i64(&[0, 0, 0, 0, 0, missing as i64, 0, 0]);
+        Edit {
+            constants: vec![(pads.clone(), amounts)],
+            ..Edit::with([
+                Node::new("Pad", [numbers, &pads], [filled.as_str()]),
+                gradient(&filled),
+            ])
+        }
+    };
     let renamed = readers
         .into_iter()
         .map(|value| (value.to_owned(), dx.to_owned()));
     Some(Edit {
         renamed: renamed.collect(),
-        ..Edit::with([gradient])
+        ..edit
     })
+}
+
+/// Takes a `ReorderOutput` past a Split of channels into whole blocks, a sum or a ReLU mask, and
+/// leaves out a `ReorderInput` after it.
+fn reorder_later(
+    edges: &Edges,
+    node: &Node,
+    types: &Types,
+    block_size: i64,
+    names: &mut Names,
+) -> Option<Edit> {
+    let blocks = |value: &str| {
+        let reorder = edges.producer(value)?;
+        let source = reorder.input(0)?;
+        reorders(reorder, "ReorderOutput").then_some((source.to_owned(), reorder.int("channels")?))
+    };
+    let mut reorder = |value: &str, channels: i64| {
+        let source = names.fresh(&format!("{value}/nchwc"));
+        let mut node = Node::new("ReorderOutput", [source.as_str()], [value]);
+        node.domain = NCHWC_DOMAIN.into();
+        (source, node.with("channels", channels))
+    };
+    let (first, _) = blocks(node.input(0)?)?;
+    if reorders(node, "ReorderInput") {
+        return Some(Edit {
+            renamed: vec![(node.output(0)?.to_owned(), first)],
+            ..Edit::default()
+        });
+    }
+    if node.is("Split") && node.int_or("axis", 0) == 1 {
+        let sizes = edges.constant(node.input(1)?)?.to_i64s()?;
+        if sizes.iter().any(|size| size % block_size != 0) {
+            return None;
+        }
+        let parts = node.outputs.iter().zip(&sizes);
+        let (sources, reorders): (Vec<_>, Vec<_>) =
+            parts.map(|(value, size)| reorder(value, *size)).unzip();
+        let mut split = node.clone();
+        (split.inputs[0], split.outputs) = (first, sources);
+        return Some(Edit::with([vec![split], reorders].concat()));
+    }
+    let (a, b) = (node.input(0)?, node.input(1)?);
+    let alike = types.get(a).is_some() && types.get(a) == types.get(b);
+    if node.is("Add") && alike {
+        let (second, channels) = blocks(b)?;
+        let (sum, reorder) = reorder(node.output(0)?, channels);
+        return Some(Edit::with([
+            Node::new("Add", [first, second], [sum]),
+            reorder,
+        ]));
+    }
+    if !node.is("Mul") {
+        return None;
+    }
+    let step = |value: &str| {
+        let (mask, _) = blocks(value)?;
+        stepped(edges.producer(&mask)?).map(str::to_owned)
+    };
+    let (dy, y) = step(b).map(|y| (a, y)).or_else(|| Some((b, step(a)?)))?;
+    let (dy, channels) = blocks(dy)?;
+    let (dx, reorder) = reorder(node.output(0)?, channels);
+    let gradient = operators::node(RELU_GRADIENT, &[&dy, &y], vec![dx]);
+    (alike && dy != y).then(|| Edit::with([gradient, reorder]))
 }
 
 /// Replaces the gradient of a pool over NCHWc by one that reads and writes NCHWc, so that the
@@ -217,7 +304,7 @@ fn same_window(a: &Node, b: &Node) -> bool {
 }
 
 /// Whether a node reorders between NCHW and NCHWc.
-fn reorders(node: &Node, op_type: &str) -> bool {
+pub(super) fn reorders(node: &Node, op_type: &str) -> bool {
     node.op_type == op_type && node.domain == NCHWC_DOMAIN && node.int_or("channels_last", 0) == 0
 }
 

@@ -13,6 +13,17 @@ pub(crate) const NCHWC_MAX_POOL_GRADIENT: &str = "NchwcMaxPoolGradient";
 /// `ReluGradient(dy, y) -> dx`. With `block_size`, dy has one number per channel and y is NCHWc
 /// with that many channels per block.
 pub(crate) const RELU_GRADIENT: &str = "ReluGradient";
+/// `ConvWeightGradient(x, dy) -> dw, db`: the gradients of a convolution's weight of `shape`, and of
+/// its bias if that output exists, with the convolution's `strides`, `dilations` and leading
+/// `pads`. With `x_block_size` or `dy_block_size`, x or dy is NCHWc.
+pub(crate) const CONV_WEIGHT_GRADIENT: &str = "ConvWeightGradient";
+/// `NchwcConvInputGradient(dy, filter) -> dx`: the gradient of the input, of `shape` without the
+/// batch, of a convolution over NCHWc with this `kernel_shape`, `strides`, `dilations` and leading
+/// `pads`. The filter is flipped.
+pub(crate) const NCHWC_CONV_INPUT_GRADIENT: &str = "NchwcConvInputGradient";
+/// `NchwcFilter(w) -> packed`: a convolution's weight in the layout of NCHWc, with `shape`; see
+/// [`super::filter::Filter`].
+pub(crate) const NCHWC_FILTER: &str = "NchwcFilter";
 
 /// A node of a custom operator.
 pub(crate) fn node(op_type: &str, inputs: &[&str], outputs: Vec<String>) -> Node {

@@ -5,6 +5,22 @@ use super::mask::mask;
 /// The gradient of a ReLU with output `y`: `dx` is `dy` where `y` is above 0, else 0. A shorter
 /// `dy` is repeated.
 pub(crate) fn gate(dy: &[f32], y: &[f32], dx: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has the feature.
+        return unsafe { gate_avx2(dy, y, dx) };
+    }
+    gate_by(dy, y, dx);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn gate_avx2(dy: &[f32], y: &[f32], dx: &mut [f32]) {
+    gate_by(dy, y, dx);
+}
+
+#[inline(always)]
+fn gate_by(dy: &[f32], y: &[f32], dx: &mut [f32]) {
     for (y, dx) in y.chunks(dy.len()).zip(dx.chunks_mut(dy.len())) {
         dx.iter_mut()
             .zip(y)
@@ -15,6 +31,22 @@ pub(crate) fn gate(dy: &[f32], y: &[f32], dx: &mut [f32]) {
 
 /// [`gate`] in place: `dx` holds `dy`.
 pub(crate) fn gate_in_place(y: &[f32], dx: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has the feature.
+        return unsafe { gate_in_place_avx2(y, dx) };
+    }
+    gate_in_place_by(y, dx);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn gate_in_place_avx2(y: &[f32], dx: &mut [f32]) {
+    gate_in_place_by(y, dx);
+}
+
+#[inline(always)]
+fn gate_in_place_by(y: &[f32], dx: &mut [f32]) {
     dx.iter_mut()
         .zip(y)
         .for_each(|(dx, y)| *dx = gated(*dx, *y));

@@ -223,10 +223,10 @@ pub(crate) fn input_gradient(
     window: &Window,
     x: ValueType,
 ) -> Result<String, DeriveError> {
-    let constant = emit
+    let flips = emit
         .literal(weight)
-        .is_some_and(|literal| literal.element == Element::Float);
-    if window.is_dense() && constant {
+        .is_none_or(|literal| literal.element == Element::Float);
+    if window.is_dense() && flips {
         dense(emit, dy, weight, group, window, x)
     } else {
         strided(emit, dy, weight, group, window, x)
@@ -265,13 +265,10 @@ fn dense(
 
 /// `[Cout, Cin / g, …]` as `[Cin, Cout / g, …]` with every kernel axis reversed.
 fn flipped(emit: &mut Emitter, weight: &str, group: usize) -> Result<String, DeriveError> {
-    let unknown = || DeriveError::UnknownShape {
-        value: weight.to_owned(),
+    let shape = emit.sizes(weight, 0)?;
+    let Some(values) = emit.literal_f32(weight) else {
+        return flipped_at_run_time(emit, weight, &shape, group);
     };
-    let (shape, values) = (
-        emit.sizes(weight, 0)?,
-        emit.literal_f32(weight).ok_or_else(unknown)?,
-    );
     emit.weight(format!("{weight}/flipped"), || {
         let (outputs, inputs, taps) = (
             shape[0] / group,
@@ -291,6 +288,45 @@ fn flipped(emit: &mut Emitter, weight: &str, group: usize) -> Result<String, Der
         (flipped[0], flipped[1]) = (inputs * group, outputs);
         Ok(Literal::from_f32_vec(&flipped, result))
     })
+}
+
+/// [`flipped`] for a weight that is an input or computed.
+fn flipped_at_run_time(
+    emit: &mut Emitter,
+    weight: &str,
+    shape: &[usize],
+    group: usize,
+) -> Result<String, DeriveError> {
+    let (outputs, inputs, taps) = (shape[0] / group, shape[1], &shape[2..]);
+    let sizes = |channels: &[usize]| -> Vec<Dim> {
+        let all = channels.iter().chain(taps);
+        all.map(|&size| Dim::Known(size)).collect()
+    };
+    let swapped = if group == 1 {
+        let perm: Vec<usize> = [1, 0].into_iter().chain(2..shape.len()).collect();
+        emit.transpose(weight, &perm)?
+    } else {
+        let grouped = emit.reshape(weight, &sizes(&[group, outputs, inputs]))?;
+        let perm: Vec<usize> = [0, 2, 1].into_iter().chain(3..shape.len() + 1).collect();
+        let swapped = emit.transpose(&grouped, &perm)?;
+        emit.reshape(&swapped, &sizes(&[group * inputs, outputs]))?
+    };
+    let turned = || taps.iter().enumerate().filter(|(_, size)| **size > 1);
+    let count = turned().count();
+    if count == 0 {
+        return Ok(swapped);
+    }
+    let output = emit.value_type(&swapped)?;
+    let ends: Vec<i64> = turned().map(|(_, &size)| -(size as i64) - 1).collect();
+    let axes: Vec<i64> = turned().map(|(axis, _)| axis as i64 + 2).collect();
+    let backwards = emit.i64s(&vec![-1; count]);
+    let [ends, axes] = [ends, axes].map(|values| emit.i64s(&values));
+    Ok(emit.node(
+        "Slice",
+        &[&swapped, &backwards, &ends, &axes, &backwards],
+        Default::default(),
+        output,
+    ))
 }
 
 fn strided(
