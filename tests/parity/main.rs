@@ -1,6 +1,6 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside
-//! them (generate.py, pretrained.py, captum_maps.py, curves.py, metrics.py, perturbation.py,
-//! tcav.py).
+//! them (generate.py, pretrained.py, captum_maps.py, curves.py, metrics.py, parameters.py,
+//! perturbation.py, tcav.py).
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +13,7 @@ mod captum;
 mod curves;
 mod explain;
 mod metrics;
+mod parameters;
 mod perturbation;
 mod pretrained;
 mod randomisation;

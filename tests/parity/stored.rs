@@ -66,9 +66,11 @@ impl Stored {
     /// How far from the stored `map` an answer may be, as a relative distance.
     pub fn tolerance(&self, map: &str) -> f64 {
         let yardstick = |name: &str| self.json::<f64>(&format!("{map}.{name}"));
-        YARDSTICKS
-            * yardstick("float32")
-                .max(yardstick("rounding"))
-                .max(SUMMATION)
+        tolerance_of(yardstick("float32"), yardstick("rounding"))
     }
+}
+
+/// The tolerance that two yardsticks give.
+pub fn tolerance_of(float32: f64, rounding: f64) -> f64 {
+    YARDSTICKS * float32.max(rounding).max(SUMMATION)
 }

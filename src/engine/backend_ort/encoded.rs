@@ -209,6 +209,7 @@ mod tests {
     use onnx_autodiff::{
         autodiff::{
             derive,
+            parameters::{Parameters, parameter_gradients},
             spec::{DeriveSpec, Head, RuleSetId},
         },
         onnx::{
@@ -378,5 +379,139 @@ mod tests {
             OrtSession::open(runtime, graph, Provider::Cpu, Threads::Shared),
             Err(RuntimeError::Open { .. })
         ));
+    }
+
+    /// A residual block with a strided convolution, after a pool and before 20 channels, which are
+    /// no whole blocks.
+    fn residual() -> Graph {
+        let value = |name: &str, row: &[usize]| {
+            let batch = [Dim::from("n")];
+            let row = row.iter().map(|&size| Dim::from(size));
+            ValueInfo {
+                name: name.into(),
+                value_type: ValueType::new(Element::Float, batch.into_iter().chain(row).collect()),
+            }
+        };
+        let convolutions = [
+            ("x", "a", 3, 16, 3, 1),
+            ("p", "b", 16, 32, 3, 2),
+            ("p", "c", 16, 32, 1, 2),
+            ("r", "d", 32, 20, 1, 1),
+        ];
+        let mut initializers = indexmap::IndexMap::new();
+        let mut convolution = |to: &str| {
+            let (from, _, inputs, outputs, size, stride) =
+                convolutions.into_iter().find(|one| one.1 == to).unwrap();
+            let [weight, bias] = ["weight", "bias"].map(|part| format!("{to}.{part}"));
+            let count = outputs * inputs * size * size;
+            let values: Vec<f32> = (0..count).map(|index| drawn(index + outputs)).collect();
+            initializers.insert(
+                weight.clone(),
+                Literal::from_f32s(&[outputs, inputs, size, size], &values),
+            );
+            initializers.insert(
+                bias.clone(),
+                Literal::from_f32s(&[outputs], &values[..outputs]),
+            );
+            let pad = size as i64 / 2;
+            Node::new("Conv", [from, &weight, &bias], [to])
+                .with("kernel_shape", vec![size as i64; 2])
+                .with("strides", vec![stride; 2])
+                .with("pads", vec![pad; 4])
+        };
+        let nodes = vec![
+            convolution("a"),
+            Node::new("Relu", ["a"], ["ra"]),
+            Node::new("MaxPool", ["ra"], ["p"])
+                .with("kernel_shape", vec![3_i64; 2])
+                .with("strides", vec![2_i64; 2]),
+            convolution("b"),
+            convolution("c"),
+            Node::new("Add", ["b", "c"], ["s"]),
+            Node::new("Relu", ["s"], ["r"]),
+            convolution("d"),
+            Node::new("Relu", ["d"], ["rd"]),
+            Node::new("GlobalAveragePool", ["rd"], ["means"]),
+            Node::new("Flatten", ["means"], ["out"]),
+        ];
+        Graph {
+            name: "residual".into(),
+            opset_imports: [(String::new(), 17)].into(),
+            inputs: vec![value("x", &SHAPE[1..])],
+            outputs: vec![value("out", &[20])],
+            initializers,
+            nodes,
+            ..Graph::default()
+        }
+    }
+
+    #[test]
+    fn weights_that_are_inputs_stay_in_nchwc_and_give_the_numbers_of_the_derived_graph() {
+        let runtime = load_runtime(None, 0).unwrap();
+        let derived = parameter_gradients(&residual(), Head::Logits, &Parameters::All).unwrap();
+        let encoded = Encoded::new(runtime, derived.graph.clone(), Provider::Cpu).unwrap();
+        let ModelBytes::Memory(model) = &encoded.model else {
+            panic!("a small model in a file");
+        };
+        let rewritten = read_bytes(model.clone().into(), None).unwrap();
+        for gone in ["ConvTranspose", "MatMul", "FusedMatMul", "HardSigmoid"] {
+            assert_eq!(count(&rewritten, gone), 0, "{gone}");
+        }
+        let gradients: Vec<_> = rewritten
+            .nodes
+            .iter()
+            .filter(|node| node.op_type == operators::CONV_WEIGHT_GRADIENT)
+            .collect();
+        assert_eq!(gradients.len(), 4);
+        if runtime.block_size.is_some() {
+            assert!(
+                gradients
+                    .iter()
+                    .all(|node| node.int("dy_block_size").is_some())
+            );
+            assert_eq!(count(&rewritten, operators::NCHWC_CONV_INPUT_GRADIENT), 2);
+            // Five in the forward and backward pass together, and the two above.
+            assert_eq!(count(&rewritten, operators::NCHWC_FILTER), 7);
+        }
+
+        let bytes = write_model(&derived.graph).unwrap();
+        let mut plain =
+            OrtSession::open_bytes(runtime, bytes, Provider::Cpu, Threads::Shared).unwrap();
+        let mut sessions = [Threads::Shared, Threads::Own(1)]
+            .map(|threads| OrtSession::open_encoded(runtime, &encoded, threads).unwrap());
+        let x = Tensor::from_shape_fn(SHAPE.to_vec(), |at| {
+            drawn(at[0] * 7919 + at[1] * 631 + at[2] * 20 + at[3])
+        });
+        let seed = Tensor::from_shape_fn(vec![2, 20], |at| drawn(at[0] * 16 + at[1]));
+        for scale in [1.0, -0.5] {
+            let weights: Vec<_> = derived
+                .parameters
+                .iter()
+                .map(|one| {
+                    let values = one.value.to_f32s().unwrap();
+                    let values = values.iter().map(|value| value * scale).collect();
+                    (
+                        one.name.as_str(),
+                        Tensor::from_shape_vec(one.value.shape.clone(), values).unwrap(),
+                    )
+                })
+                .collect();
+            let mut inputs = vec![("x", x.view()), ("seed", seed.view())];
+            inputs.extend(weights.iter().map(|(name, value)| (*name, value.view())));
+            let expected = plain.run(&inputs).unwrap();
+            let [found, single] = sessions.each_mut().map(|one| one.run(&inputs).unwrap());
+            assert_eq!(found, single, "numbers depend on the threads");
+            for (name, expected) in &expected {
+                let largest = expected
+                    .iter()
+                    .fold(0.0_f32, |most, value| most.max(value.abs()));
+                assert!(largest > 0.0, "{name}");
+                let gaps = expected
+                    .iter()
+                    .zip(&found[name])
+                    .map(|(a, b)| (a - b).abs());
+                assert!(gaps.fold(0.0, f32::max) <= 3e-6 * largest, "{name}");
+            }
+        }
     }
 }

@@ -611,12 +611,20 @@ impl ConvInputGradient {
                 "NchwcConvInputGradient: dy, filter and shape do not fit each other",
             ));
         }
-        let gradient = InputGradient::<B>::new(&convolution, filter, dy);
+        let gradient = InputGradient::<B>::new(&convolution, filter);
+        let [len, framed_len, dx_len] = gradient.block_lens();
+        let mut framed = vec![0.0; dy.len() / len * framed_len];
+        let blocks = dy
+            .chunks_exact(len)
+            .zip(framed.chunks_exact_mut(framed_len));
+        deal(context, blocks, |(dy, framed)| gradient.frame(dy, framed))?;
         let shape = [batch, channels, self.shape[1], self.shape[2]].map(|size| size as i64);
         let mut dx = context.output(0, shape)?.ok_or_else(absent)?;
         let (_, dx) = dx.try_extract_tensor_mut::<f32>()?;
-        let blocks = dx.chunks_exact_mut(gradient.block_len()).enumerate();
-        deal(context, blocks, |(index, dx)| gradient.run(*index, dx))
+        let blocks = dx.chunks_exact_mut(dx_len).enumerate();
+        deal(context, blocks, |(index, dx)| {
+            gradient.run(&framed, *index, dx)
+        })
     }
 }
 

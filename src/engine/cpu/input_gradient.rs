@@ -1,76 +1,83 @@
 //! The gradient of a convolution's input for strides above 1, over NCHWc:
 //! dx[i, q] = Σ w[o, i, k] dy[o, p] over p·stride + k·dilation - pad = q. Positions whose distance
-//! is the stride have the same taps: a run of them is summed in registers.
+//! is the stride have the same taps: some of them are summed at a time, in registers.
+
+use std::array::from_fn;
 
 use super::weight_gradient::Convolution;
 
-/// Taps along an axis that reach one position of x: the tap, and the window of dy that it is in.
-type Tap = (usize, usize);
-
-/// The gradient over channels in blocks of `B`.
+/// The gradient over channels in blocks of `B`: 16 with AVX-512, 8 with AVX2.
 pub(crate) struct InputGradient<'a, const B: usize> {
     convolution: &'a Convolution,
     /// `[input blocks, output blocks, taps in reverse, outputs, inputs]`: see [`super::filter`].
     filter: &'a [f32],
-    dy: &'a [f32],
-    /// For each row of x.
-    rows: Vec<Vec<Tap>>,
-    /// Columns of x whose windows are those of the first, moved on with them: the first, how many,
-    /// and the first one's taps.
-    columns: Vec<(usize, usize, Vec<Tap>)>,
+    axes: [Axis; 2],
 }
 
-/// Neighbouring sums, of all input channels of a block, and where they are read from.
-struct Run<'a> {
-    /// Offsets in the filter and in dy of the first output channel.
-    taps: &'a [[usize; 2]],
+/// What reaches the positions of x along an axis.
+struct Axis {
+    /// For each remainder of a position by the stride.
+    phases: Vec<Phase>,
+    /// Windows before the first and behind the last that some taps would reach.
+    margin: [usize; 2],
+    /// Windows, with their margin.
+    size: usize,
+}
+
+/// The positions of one remainder by the stride.
+struct Phase {
+    count: usize,
+    /// Taps, with the window that the first position gets from them, the margin included.
+    taps: Vec<(usize, usize)>,
+}
+
+/// Neighbouring sums, of all input channels of a block.
+struct Run<'r> {
+    filter: &'r [f32],
+    dy: &'r [f32],
+    /// For each tap, its offset in the filter, and that of the first position in dy.
+    taps: &'r [[usize; 2]],
     output_blocks: usize,
     /// Distances of output blocks in the filter and in dy.
     steps: [usize; 2],
+    /// Distance of rows in dy.
+    row: usize,
 }
 
 impl<'a, const B: usize> InputGradient<'a, B> {
-    /// `dy` and the gradient are NCHWc, with channels in whole blocks.
-    pub(crate) fn new(convolution: &'a Convolution, filter: &'a [f32], dy: &'a [f32]) -> Self {
-        let [_, height, width] = convolution.input;
-        let taps = |axis: usize, size: usize| -> Vec<Vec<Tap>> {
-            (0..size).map(|at| taps(convolution, axis, at)).collect()
-        };
-        let (all, stride) = (taps(1, width), convolution.strides[1]);
-        let mut columns = Vec::new();
-        for phase in 0..stride.min(width) {
-            let mut first = phase;
-            while first < width {
-                let alike = |(by, x): &(usize, usize)| {
-                    let moved = all[first].iter().map(|(tap, window)| (*tap, window + by));
-                    all[*x].iter().copied().eq(moved)
-                };
-                let after = (first..width).step_by(stride).enumerate();
-                let count = after.take_while(alike).count();
-                columns.push((first, count, all[first].clone()));
-                first += count * stride;
-            }
-        }
+    /// `filter` and the gradient are of channels in whole blocks.
+    pub(crate) fn new(convolution: &'a Convolution, filter: &'a [f32]) -> Self {
+        let axes = from_fn(|axis| Axis::of(convolution, axis));
         Self {
             convolution,
             filter,
-            dy,
-            rows: taps(0, height),
-            columns,
+            axes,
         }
     }
 
-    /// Numbers of a block of a sample's gradient.
-    pub(crate) fn block_len(&self) -> usize {
+    /// Numbers of a block of dy, of dy with its margin, and of dx.
+    pub(crate) fn block_lens(&self) -> [usize; 3] {
+        let [_, rows, columns] = self.convolution.output;
         let [_, height, width] = self.convolution.input;
-        height * width * B
+        let [y, x] = &self.axes;
+        [[rows, columns], [y.size, x.size], [height, width]].map(|[a, b]| a * b * B)
     }
 
-    /// Writes block `index`, counted over all samples.
-    pub(crate) fn run(&self, index: usize, dx: &mut [f32]) {
+    /// Copies a block of dy into zeros.
+    pub(crate) fn frame(&self, dy: &[f32], framed: &mut [f32]) {
+        let columns = self.convolution.output[2] * B;
+        let [y, x] = &self.axes;
+        let lines = framed.chunks_exact_mut(x.size * B).skip(y.margin[0]);
+        for (dy, framed) in dy.chunks_exact(columns).zip(lines) {
+            framed[x.margin[0] * B..][..columns].copy_from_slice(dy);
+        }
+    }
+
+    /// Writes block `index` of dx, counted over all samples; `dy` are the framed blocks of all.
+    pub(crate) fn run(&self, dy: &[f32], index: usize, dx: &mut [f32]) {
         let Convolution {
             input: [channels, _, width],
-            output: [outputs, rows, columns],
+            output: [outputs, ..],
             kernel,
             strides,
             ..
@@ -78,189 +85,197 @@ impl<'a, const B: usize> InputGradient<'a, B> {
         let (blocks, output_blocks) = (channels.div_ceil(B), outputs.div_ceil(B));
         let (sample, block) = (index / blocks, index % blocks);
         let all_taps = kernel[0] * kernel[1];
-        let filter_block = output_blocks * all_taps * B * B;
-        let filter = &self.filter[block * filter_block..][..filter_block];
-        let dy_sample = output_blocks * rows * columns * B;
-        let dy = &self.dy[sample * dy_sample..][..dy_sample];
+        let steps = [all_taps * B * B, self.block_lens()[1]];
+        let filter = &self.filter[block * output_blocks * steps[0]..];
+        let dy = &dy[sample * output_blocks * steps[1]..];
+        let [rows, columns] = &self.axes;
         let mut taps = Vec::new();
-        for (line, rows_of) in dx.chunks_exact_mut(width * B).zip(&self.rows) {
-            for (first, count, columns_of) in &self.columns {
-                taps.clear();
-                for (ky, oy) in rows_of {
-                    taps.extend(columns_of.iter().map(|(kx, ox)| {
-                        let tap = all_taps - 1 - (ky * kernel[1] + kx);
-                        [tap * B * B, (oy * columns + ox) * B]
-                    }));
+        for (y, row_phase) in rows.phases.iter().enumerate() {
+            for (x, phase) in columns.phases.iter().enumerate() {
+                let mut row = 0;
+                while row < row_phase.count {
+                    let pair = row_phase.count - row >= 2;
+                    let mut column = 0;
+                    while column < phase.count {
+                        taps.clear();
+                        for (ky, oy) in &row_phase.taps {
+                            taps.extend(phase.taps.iter().map(|(kx, ox)| {
+                                let tap = all_taps - 1 - (ky * kernel[1] + kx);
+                                let at = (oy + row) * columns.size + ox + column;
+                                [tap * B * B, at * B]
+                            }));
+                        }
+                        let run = Run {
+                            filter,
+                            dy,
+                            taps: &taps,
+                            output_blocks,
+                            steps,
+                            row: columns.size * B,
+                        };
+                        let at = (y + row * strides[0]) * width + x + column * strides[1];
+                        let to = &mut dx[at * B..];
+                        let by = [strides[0] * width * B, strides[1] * B];
+                        column += match (phase.count - column, pair) {
+                            (14.., false) if B == 16 => run.write::<B, 1, 14>(to, by),
+                            (7.., true) if B == 16 => run.write::<B, 2, 7>(to, by),
+                            (7.., false) => run.write::<B, 1, 7>(to, by),
+                            (4.., true) => run.write::<B, 2, 4>(to, by),
+                            (4.., false) => run.write::<B, 1, 4>(to, by),
+                            (2.., true) => run.write::<B, 2, 2>(to, by),
+                            (2.., false) => run.write::<B, 1, 2>(to, by),
+                            (_, true) => run.write::<B, 2, 1>(to, by),
+                            (_, false) => run.write::<B, 1, 1>(to, by),
+                        };
+                    }
+                    row += if pair { 2 } else { 1 };
                 }
-                let run = Run {
-                    taps: &taps,
-                    output_blocks,
-                    steps: [all_taps * B * B, rows * columns * B],
-                };
-                let mut to: Vec<_> = line[first * B..]
-                    .chunks_mut(strides[1] * B)
-                    .map(|to| &mut to[..B])
-                    .take(*count)
-                    .collect();
-                sum::<B>(&run, filter, dy, &mut to);
             }
         }
     }
 }
 
-/// The taps along an axis that reach `position` of x.
-fn taps(convolution: &Convolution, axis: usize, position: usize) -> Vec<Tap> {
-    let Convolution {
-        output,
-        kernel,
-        strides,
-        dilations,
-        pads,
-        ..
-    } = convolution;
-    let window = |tap: usize| {
-        let start = (position + pads[axis]).checked_sub(tap * dilations[axis])?;
-        let window = start / strides[axis];
-        (start.is_multiple_of(strides[axis]) && window < output[axis + 1]).then_some((tap, window))
-    };
-    (0..kernel[axis]).filter_map(window).collect()
-}
-
-/// Writes the sums of a run by the widest instructions that the processor has.
-fn sum<const B: usize>(run: &Run, filter: &[f32], dy: &[f32], to: &mut [&mut [f32]]) {
-    let mut done = 0;
-    while done < to.len() {
-        let left = &mut to[done..];
-        done += match left.len() {
-            14.. if B == 16 => piece::<B, 14>(run, filter, dy, done, left),
-            7.. => piece::<B, 7>(run, filter, dy, done, left),
-            4.. => piece::<B, 4>(run, filter, dy, done, left),
-            2.. => piece::<B, 2>(run, filter, dy, done, left),
-            _ => piece::<B, 1>(run, filter, dy, done, left),
+impl Axis {
+    fn of(convolution: &Convolution, axis: usize) -> Self {
+        let Convolution {
+            input,
+            output,
+            kernel,
+            strides,
+            dilations,
+            pads,
+            ..
+        } = convolution;
+        let (stride, size, windows) = (strides[axis], input[axis + 1], output[axis + 1]);
+        let starts = |phase: usize| {
+            (0..kernel[axis]).filter_map(move |tap| {
+                let distance = (phase + pads[axis]) as isize - (tap * dilations[axis]) as isize;
+                let window = distance.div_euclid(stride as isize);
+                (distance.rem_euclid(stride as isize) == 0).then_some((tap, window))
+            })
         };
-    }
-}
-
-/// Writes `N` neighbouring sums, the first of them `start` positions from the run's; returns `N`.
-fn piece<const B: usize, const N: usize>(
-    run: &Run,
-    filter: &[f32],
-    dy: &[f32],
-    start: usize,
-    to: &mut [&mut [f32]],
-) -> usize {
-    let sums = sums::<B, N>(run, filter, dy, start * B);
-    for (to, sum) in to.iter_mut().zip(sums) {
-        to.iter_mut().zip(sum).for_each(|(to, sum)| *to = sum);
-    }
-    N
-}
-
-fn sums<const B: usize, const N: usize>(
-    run: &Run,
-    filter: &[f32],
-    dy: &[f32],
-    start: usize,
-) -> [[f32; B]; N] {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if B == 16 && is_x86_feature_detected!("avx512f") {
-            let mut sums = [[0.0; B]; N];
-            // SAFETY: the processor has the feature.
-            unsafe {
-                sums_avx512::<N>(
-                    run,
-                    filter,
-                    dy,
-                    start,
-                    sums.as_flattened_mut().as_chunks_mut().0,
-                )
+        let (mut first, mut last) = (0, windows as isize - 1);
+        let count = |phase: usize| (size - phase).div_ceil(stride);
+        for phase in 0..stride.min(size) {
+            for (_, window) in starts(phase) {
+                first = first.min(window);
+                last = last.max(window + count(phase) as isize - 1);
             }
-            return sums;
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has the features.
-            return unsafe { sums_avx2(run, filter, dy, start) };
+        let before = first.unsigned_abs();
+        let behind = (last + 1) as usize - windows;
+        let phases = (0..stride.min(size)).map(|phase| Phase {
+            count: count(phase),
+            taps: starts(phase)
+                .map(|(tap, window)| (tap, (window - first) as usize))
+                .collect(),
+        });
+        Self {
+            phases: phases.collect(),
+            margin: [before, behind],
+            size: before + windows + behind,
         }
     }
-    sums_by(run, filter, dy, start, |w, dy, sum| w * dy + sum)
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn sums_avx2<const B: usize, const N: usize>(
-    run: &Run,
-    filter: &[f32],
-    dy: &[f32],
-    start: usize,
-) -> [[f32; B]; N] {
-    sums_by(run, filter, dy, start, f32::mul_add)
-}
+impl Run<'_> {
+    /// Writes the sums of `R` rows and `C` columns, whose distances in `to` are `by`; returns `C`.
+    fn write<const B: usize, const R: usize, const C: usize>(
+        &self,
+        to: &mut [f32],
+        by: [usize; 2],
+    ) -> usize {
+        let sums = self.sums::<B, R, C>();
+        for (row, sums) in sums.iter().enumerate() {
+            for (column, sum) in sums.iter().enumerate() {
+                to[row * by[0] + column * by[1]..][..B].copy_from_slice(sum);
+            }
+        }
+        C
+    }
 
-#[inline(always)]
-fn sums_by<const B: usize, const N: usize>(
-    run: &Run,
-    filter: &[f32],
-    dy: &[f32],
-    start: usize,
-    multiply_add: impl Fn(f32, f32, f32) -> f32,
-) -> [[f32; B]; N] {
-    let mut sums = [[0.0; B]; N];
-    for block in 0..run.output_blocks {
-        for [tap, at] in run.taps {
-            let weights = filter[block * run.steps[0] + tap..][..B * B]
-                .as_chunks::<B>()
-                .0;
-            let dy = dy[block * run.steps[1] + at + start..][..N * B]
-                .as_chunks::<B>()
-                .0;
-            for (output, weights) in weights.iter().enumerate() {
-                for (sums, dy) in sums.iter_mut().zip(dy) {
-                    for (sum, weight) in sums.iter_mut().zip(weights) {
-                        *sum = multiply_add(*weight, dy[output], *sum);
+    fn sums<const B: usize, const R: usize, const C: usize>(&self) -> [[[f32; B]; C]; R] {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if B == 16 && is_x86_feature_detected!("avx512f") {
+                let mut sums = [[[0.0; B]; C]; R];
+                let to = sums.as_flattened_mut().as_flattened_mut();
+                // SAFETY: the processor has the feature.
+                unsafe { self.sums_avx512::<R, C>(to) }
+                return sums;
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                // SAFETY: the processor has the features.
+                return unsafe { self.sums_avx2() };
+            }
+        }
+        self.sums_by(|w, dy, sum| w * dy + sum)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn sums_avx2<const B: usize, const R: usize, const C: usize>(&self) -> [[[f32; B]; C]; R] {
+        self.sums_by(f32::mul_add)
+    }
+
+    #[inline(always)]
+    fn sums_by<const B: usize, const R: usize, const C: usize>(
+        &self,
+        multiply_add: impl Fn(f32, f32, f32) -> f32,
+    ) -> [[[f32; B]; C]; R] {
+        let mut sums = [[[0.0; B]; C]; R];
+        for block in 0..self.output_blocks {
+            for [tap, at] in self.taps {
+                let weights = &self.filter[block * self.steps[0] + tap..][..B * B];
+                let dy: [&[f32]; R] =
+                    from_fn(|row| &self.dy[block * self.steps[1] + at + row * self.row..][..C * B]);
+                for (output, weights) in weights.chunks_exact(B).enumerate() {
+                    for (sums, dy) in sums.iter_mut().zip(&dy) {
+                        for (sums, dy) in sums.iter_mut().zip(dy.chunks_exact(B)) {
+                            for (sum, weight) in sums.iter_mut().zip(weights) {
+                                *sum = multiply_add(*weight, dy[output], *sum);
+                            }
+                        }
                     }
                 }
             }
         }
+        sums
     }
-    sums
-}
 
-/// With intrinsics: the compiler would keep the sums of blocks of 16 in memory.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn sums_avx512<const N: usize>(
-    run: &Run,
-    filter: &[f32],
-    dy: &[f32],
-    start: usize,
-    to: &mut [[f32; 16]],
-) {
-    use std::arch::x86_64::{
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
-    };
-    let mut sums = [_mm512_setzero_ps(); N];
-    for block in 0..run.output_blocks {
-        for [tap, at] in run.taps {
-            let weights = filter[block * run.steps[0] + tap..][..256]
-                .as_chunks::<16>()
-                .0;
-            let dy = dy[block * run.steps[1] + at + start..].as_chunks::<16>().0;
-            let Some(dy) = dy.first_chunk::<N>() else {
-                return;
-            };
-            for (output, weights) in weights.iter().enumerate() {
-                // SAFETY: there are 16 weights.
-                let weights = unsafe { _mm512_loadu_ps(weights.as_ptr()) };
-                for (sum, dy) in sums.iter_mut().zip(dy) {
-                    *sum = _mm512_fmadd_ps(_mm512_set1_ps(dy[output]), weights, *sum);
+    /// With intrinsics: the compiler would keep the sums of blocks of 16 in memory.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn sums_avx512<const R: usize, const C: usize>(&self, to: &mut [f32]) {
+        use std::arch::x86_64::{
+            _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        };
+        let mut sums = [[_mm512_setzero_ps(); C]; R];
+        for block in 0..self.output_blocks {
+            for [tap, at] in self.taps {
+                let weights = &self.filter[block * self.steps[0] + tap..][..256];
+                let dy: [Option<&[[f32; 16]; C]>; R] = from_fn(|row| {
+                    let start = block * self.steps[1] + at + row * self.row;
+                    self.dy[start..].as_chunks::<16>().0.first_chunk()
+                });
+                for (output, weights) in weights.as_chunks::<16>().0.iter().enumerate() {
+                    // SAFETY: there are 16 weights.
+                    let weights = unsafe { _mm512_loadu_ps(weights.as_ptr()) };
+                    for (sums, dy) in sums.iter_mut().zip(&dy) {
+                        let Some(dy) = dy else { return };
+                        for (sum, dy) in sums.iter_mut().zip(dy.iter()) {
+                            let dy = _mm512_set1_ps(dy[output]);
+                            *sum = _mm512_fmadd_ps(dy, weights, *sum);
+                        }
+                    }
                 }
             }
         }
-    }
-    for (to, sum) in to.iter_mut().zip(sums) {
-        // SAFETY: 16 numbers.
-        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), sum) };
+        let to = to.as_chunks_mut::<16>().0.iter_mut();
+        for (to, sum) in to.zip(sums.as_flattened()) {
+            // SAFETY: `to` points to 16 numbers.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), *sum) };
+        }
     }
 }
 
@@ -312,11 +327,18 @@ mod tests {
             filter.pack(weight, [oc, ic], block, to);
         }
         let dy_blocks = blocked::<B>(dy, c.batch, c.output);
-        let gradient = InputGradient::<B>::new(c, &packed, &dy_blocks);
-        let blocks = c.batch * ic.div_ceil(B);
-        let mut found = vec![f32::NAN; blocks * gradient.block_len()];
-        for (index, dx) in found.chunks_exact_mut(gradient.block_len()).enumerate() {
-            gradient.run(index, dx);
+        let gradient = InputGradient::<B>::new(c, &packed);
+        let [len, framed_len, dx_len] = gradient.block_lens();
+        let mut framed = vec![0.0; c.batch * oc.div_ceil(B) * framed_len];
+        for (dy, framed) in dy_blocks
+            .chunks_exact(len)
+            .zip(framed.chunks_exact_mut(framed_len))
+        {
+            gradient.frame(dy, framed);
+        }
+        let mut found = vec![f32::NAN; c.batch * ic.div_ceil(B) * dx_len];
+        for (index, dx) in found.chunks_exact_mut(dx_len).enumerate() {
+            gradient.run(&framed, index, dx);
         }
         let expected: Vec<f32> = naive(c, weight, dy)
             .iter()
