@@ -16,8 +16,8 @@ pub(crate) mod metrics;
 pub(crate) mod models;
 pub(crate) mod predict;
 pub(crate) mod serve;
-pub(crate) mod train;
 pub(crate) mod tcav;
+pub(crate) mod train;
 
 use std::{
     fmt::Display,

@@ -24,7 +24,7 @@ use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
-    Benchmarks, ModelArgs, local_job::dataset_id, json_or_text, pair, say, tell, write_file,
+    Benchmarks, ModelArgs, json_or_text, local_job::dataset_id, pair, say, tell, write_file,
 };
 
 /// The exit code of a command that SIGINT ended, as in shells.

@@ -34,7 +34,7 @@ mod reproducible;
 mod segments;
 mod sets;
 mod start;
+mod tcav;
 mod train;
 mod trained;
-mod tcav;
 mod warnings;

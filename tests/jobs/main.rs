@@ -27,7 +27,7 @@ mod served;
 mod shutdown;
 mod snapshot;
 mod store;
+mod tcav;
 mod train;
 mod training;
-mod tcav;
 mod uploads;

@@ -26,7 +26,8 @@ use crate::{
     engine::EngineError,
     faults::{Fault, Faults},
     jobs::{
-        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Results, Shard, ShardResults, WorkError,
+        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Results, Shard, ShardResults,
+        WorkError,
     },
     picture::RgbImage,
     quota::on_disk,

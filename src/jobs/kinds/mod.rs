@@ -1,7 +1,7 @@
 //! The kinds of jobs, one file or folder each.
 
-mod chain;
 pub mod bam_data;
+mod chain;
 mod cost;
 pub mod degradation;
 pub mod evaluate;
@@ -10,5 +10,5 @@ pub mod fit_patterns;
 mod images;
 mod output;
 mod request_reader;
-pub mod train;
 pub mod tcav;
+pub mod train;

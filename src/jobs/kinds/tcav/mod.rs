@@ -22,7 +22,8 @@ use crate::{
     app::App,
     evaluation::report::ReportError,
     jobs::{
-        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Results, Shard, ShardResults, WorkError,
+        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Results, Shard, ShardResults,
+        WorkError,
     },
     tcav::{
         findings::{DrawResult, LayerFinding, TcavFindings, overall},

@@ -27,7 +27,8 @@ use crate::{
     dataset::{Dataset, is_id},
     faults::{Fault, Faults},
     jobs::{
-        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Results, Shard, ShardResults, WorkError,
+        Context, Format, JobError, Kind, Plan, PlannedShard, Report, Results, Shard, ShardResults,
+        WorkError,
     },
     model::{
         Model,
