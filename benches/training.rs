@@ -20,7 +20,7 @@ use std::{
 use anyhow::Context;
 use explaind::{
     engine::{Caller, Engine, EngineSettings, NamedInputs, Point, Priority, Provider, WholeGraph},
-    model::{Model, registry::Registry},
+    model::registry::Registry,
     tensor::Tensor,
 };
 use onnx_autodiff::{
@@ -103,7 +103,7 @@ async fn compare(engine: &Engine, folder: &Path, batch: usize) -> anyhow::Result
     let images: Vec<_> = points.iter().map(|point| point.input.view()).collect();
     let images = ndarray::stack(ndarray::Axis(0), &images)?;
     let inputs = |graph: &WholeGraph| -> anyhow::Result<NamedInputs> {
-        let value = |name: &str| {
+        let value = |name: &str| -> anyhow::Result<Tensor> {
             let parameter = parameters.iter().find(|one| one.name == name);
             Ok(match (parameter, name) {
                 (Some(one), _) => {
