@@ -55,8 +55,8 @@ async fn delete(fixture: &Fixture, id: &str) -> Answered {
 }
 
 fn find(list: &Value, id: &str) -> Option<Value> {
-    let models = list["models"].as_array().unwrap().iter();
-    models.cloned().find(|model| model["id"] == id)
+    let mut models = list["models"].as_array().unwrap().iter();
+    models.find(|model| model["id"] == id).cloned()
 }
 
 async fn label(fixture: &Fixture, model: &str) -> (u16, Value) {
