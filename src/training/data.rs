@@ -2,9 +2,13 @@
 //! each is changed at random, and batches of them. All by the seed: streams of ChaCha8, one for each
 //! purpose, epoch and image.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
-use ndarray::{Array2, Axis, s};
+use ndarray::{Array2, ArrayViewD, Axis, s};
+use parking_lot::Mutex;
 use rand::RngExt;
 use rayon::prelude::*;
 
@@ -14,7 +18,7 @@ use crate::{
     picture::{
         RgbImage,
         decode::Limits,
-        preprocess::{Preprocess, preprocess},
+        preprocess::{Layout, Preprocess, preprocess},
     },
     random,
     tensor::Tensor,
@@ -103,6 +107,39 @@ pub(super) struct Loader {
     pub seed: u64,
     pub crop: bool,
     pub flip: bool,
+    pub kept: Arc<Kept>,
+}
+
+/// Inputs that are kept from epoch to epoch: the first that fit. Each epoch meets all of them, so
+/// none is worth more than another.
+pub(super) struct Kept(Mutex<KeptInputs>);
+
+struct KeptInputs {
+    /// Bytes.
+    room: usize,
+    /// By the image's index.
+    inputs: HashMap<usize, Arc<Tensor>>,
+}
+
+impl Kept {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self(Mutex::new(KeptInputs {
+            room: bytes,
+            inputs: HashMap::new(),
+        }))
+    }
+
+    fn get(&self, index: usize) -> Option<Arc<Tensor>> {
+        self.0.lock().inputs.get(&index).cloned()
+    }
+
+    fn add(&self, index: usize, input: &Arc<Tensor>) {
+        let mut kept = self.0.lock();
+        if let Some(room) = kept.room.checked_sub(input.len() * size_of::<f32>()) {
+            kept.room = room;
+            kept.inputs.insert(index, input.clone());
+        }
+    }
 }
 
 /// Rows of one run.
@@ -115,6 +152,14 @@ pub(super) struct MicroBatch {
     pub truth: Vec<usize>,
 }
 
+/// What an epoch changes of an image; shares are of what there is to choose from.
+#[derive(Clone, Copy, Default)]
+struct Change {
+    /// Shares of side, left and top.
+    crop: Option<[f64; 3]>,
+    flip: bool,
+}
+
 impl Loader {
     /// The examples in runs of `rows`, changed at random where they are of an epoch (from 0) that
     /// trains. Reads and decodes on all cores.
@@ -124,15 +169,20 @@ impl Loader {
         rows: usize,
         epoch: Option<usize>,
     ) -> Result<Vec<MicroBatch>, TrainingError> {
-        let inputs: Vec<Tensor> = examples
-            .par_iter()
-            .map(|example| self.read(*example, epoch))
-            .collect::<Result<_, _>>()?;
+        let read = |example: &usize| {
+            let index = self.images[*example];
+            let change = epoch.map_or_else(Change::default, |epoch| self.change(epoch, index));
+            Ok::<_, TrainingError>((self.input(index, change.crop)?, change.flip))
+        };
+        let inputs: Vec<_> = examples.par_iter().map(read).collect::<Result<_, _>>()?;
         examples
             .chunks(rows)
             .zip(inputs.chunks(rows))
             .map(|(examples, inputs)| {
-                let views: Vec<_> = inputs.iter().map(|input| input.view()).collect();
+                let views: Vec<_> = inputs
+                    .iter()
+                    .map(|(input, flip)| self.view(input, *flip))
+                    .collect();
                 let input = ndarray::stack(Axis(0), &views);
                 let input = input.map_err(|_| TrainingError::Output {
                     output: "input".into(),
@@ -166,41 +216,61 @@ impl Loader {
         (target, truth)
     }
 
-    fn read(&self, example: usize, epoch: Option<usize>) -> Result<Tensor, TrainingError> {
-        let index = self.images[example];
-        let image = self.dataset.read(index, &self.limits)?.image;
-        let image = match epoch {
-            Some(epoch) => self.changed(image, epoch, index),
-            None => image,
-        };
+    /// The input, seen in a mirror or as it is.
+    fn view<'a>(&self, input: &'a Tensor, flip: bool) -> ArrayViewD<'a, f32> {
+        let mut view = input.view();
+        if flip {
+            let width = match self.rule.layout {
+                Layout::Nchw => 2,
+                Layout::Nhwc => 1,
+            };
+            view.invert_axis(Axis(width));
+        }
+        view
+    }
+
+    /// The model's input for an image, which is kept where it will be asked for again.
+    fn input(&self, index: usize, crop: Option<[f64; 3]>) -> Result<Arc<Tensor>, TrainingError> {
+        if crop.is_none()
+            && let Some(kept) = self.kept.get(index)
+        {
+            return Ok(kept);
+        }
+        let mut image = self.dataset.read(index, &self.limits)?.image;
+        if let Some(shares) = crop {
+            image = cropped(&image, shares);
+        }
         let (input, _) = preprocess(&image, &self.rule).map_err(|source| TrainingError::Image {
             file: self.dataset.images[index].file.clone(),
             source,
         })?;
+        let input = Arc::new(input);
+        if crop.is_none() {
+            self.kept.add(index, &input);
+        }
         Ok(input)
     }
 
-    fn changed(&self, mut image: RgbImage, epoch: usize, index: usize) -> RgbImage {
-        if !self.crop && !self.flip {
-            return image;
-        }
+    fn change(&self, epoch: usize, index: usize) -> Change {
         let mut random = random::generator(self.seed, stream(Purpose::Augmentation, epoch, index));
         // All are drawn whatever is asked for: flips are the same with and without crops.
         let [side, left, top, flip] = std::array::from_fn(|_| random.random::<f64>());
-        let below = |share: f64, count: u32| (share * f64::from(count)) as u32;
-        if self.crop {
-            let (width, height) = image.dimensions();
-            let short = width.min(height);
-            let least = short.div_ceil(2);
-            let side = least + below(side, short - least + 1);
-            let (left, top) = (below(left, width - side + 1), below(top, height - side + 1));
-            image = image::imageops::crop_imm(&image, left, top, side, side).to_image();
+        Change {
+            crop: self.crop.then_some([side, left, top]),
+            flip: self.flip && flip < 0.5,
         }
-        if self.flip && flip < 0.5 {
-            image::imageops::flip_horizontal_in_place(&mut image);
-        }
-        image
     }
+}
+
+/// A square of 50 to 100 % of the short side.
+fn cropped(image: &RgbImage, [side, left, top]: [f64; 3]) -> RgbImage {
+    let below = |share: f64, count: u32| (share * f64::from(count)) as u32;
+    let (width, height) = image.dimensions();
+    let short = width.min(height);
+    let least = short.div_ceil(2);
+    let side = least + below(side, short - least + 1);
+    let (left, top) = (below(left, width - side + 1), below(top, height - side + 1));
+    image::imageops::crop_imm(image, left, top, side, side).to_image()
 }
 
 #[cfg(test)]
@@ -234,6 +304,29 @@ mod tests {
         ));
         let none = Split::new(&single, 2, &recipe(0.0)).unwrap();
         assert_eq!(none.training, [0, 1]);
+    }
+
+    #[test]
+    fn inputs_are_kept_while_there_is_room() {
+        let input = Arc::new(Tensor::zeros(vec![5]));
+        let kept = Kept::new(50);
+        (0..4).for_each(|index| kept.add(index, &input));
+        let found: Vec<bool> = (0..4).map(|index| kept.get(index).is_some()).collect();
+        assert_eq!(found, [true, true, false, false]);
+    }
+
+    #[test]
+    fn crops_lie_inside_and_have_half_to_all_of_the_short_side() {
+        let image = RgbImage::new(7, 5);
+        for share in [0.0, 0.3, 0.7, 1.0 - f64::EPSILON] {
+            for place in [0.0, 1.0 - f64::EPSILON] {
+                let (width, height) = cropped(&image, [share, place, place]).dimensions();
+                assert!(
+                    width == height && (3..=5).contains(&width),
+                    "{width} x {height}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -7,8 +7,10 @@ pub mod checkpoint;
 mod data;
 mod examples;
 mod head;
+mod memory;
 mod optimizer;
 mod output;
+mod plan;
 pub mod recipe;
 mod selection;
 mod trainer;
@@ -109,13 +111,14 @@ pub enum TrainingError {
     #[error("{} cannot be written back into model.onnx: it is made of other weights there", names.join(", "))]
     NotInModel { names: Vec<String> },
     #[error(
-        "training takes {needed_mib} MiB, and train_memory_mib is {allowed_mib}: {parameters} weights with gradients and moments take {weights_mib} MiB, and the activations of one image {row_mib} MiB"
+        "training takes {needed_mib} MiB, and train_memory_mib is {allowed_mib}: {parameters} weights with gradients and moments take {weights_mib} MiB, the inputs of two batches {batches_mib} MiB, and the activations of one image {row_mib} MiB"
     )]
     Memory {
         needed_mib: usize,
         allowed_mib: usize,
         parameters: usize,
         weights_mib: usize,
+        batches_mib: usize,
         row_mib: usize,
     },
     #[error(
