@@ -2,6 +2,7 @@
 //! is an epoch ([`super::chain`]); the end installs the trained model under its name, or, where that
 //! was taken meanwhile, under the name with the job's id.
 
+mod kept;
 mod report;
 mod spec;
 
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
+use kept::Opened;
 use spec::{Spec, Trained};
 
 use super::{
@@ -35,7 +37,7 @@ use crate::{
         provenance::{self, Provenance},
         trained::{TrainedError, TrainedModel},
     },
-    training::{EpochReport, Examples, LeftOut, ModelFile, Recipe, Trainer, TrainingError, recipe},
+    training::{EpochReport, Examples, ModelFile, Recipe, Trainer, TrainingError, recipe},
 };
 
 pub static TRAIN: Train = Train;
@@ -93,8 +95,10 @@ impl Kind for Train {
             let report = match chain.step(shard.index).await? {
                 Step::Done(report) => report,
                 Step::Run(from) => {
-                    let (trainer, _) = open(context).await?;
-                    Some(chain.run(&trainer, from).await?)
+                    let opened = open(context).await?;
+                    let report = chain.run(&opened.0, from).await?;
+                    kept::keep(&context.job, opened);
+                    Some(report)
                 }
             };
             let report = serde_json::to_vec(&report).map_err(WorkError::permanent)?;
@@ -306,7 +310,7 @@ async fn trainer(
     recipe: Recipe,
     model: Arc<Model>,
     dataset: Arc<Dataset>,
-) -> Result<(Trainer, LeftOut), TrainingError> {
+) -> Result<Opened, TrainingError> {
     if model.manifest.input.preprocess.is_none() {
         return Err(TrainingError::TakesTensors {
             model: model.id.clone(),
@@ -322,10 +326,13 @@ async fn trainer(
 }
 
 /// The training that the job was planned for.
-async fn open(context: &Context) -> Result<(Trainer, LeftOut), WorkError> {
+async fn open(context: &Context) -> Result<Opened, WorkError> {
     let (app, spec): (_, Spec) = (&context.app, stored(&context.spec)?);
     let model = planned_model(app, &spec.model, &spec.model_hash, None).await?;
     let dataset = planned_dataset(app, &spec.dataset, &spec.dataset_hash).await?;
+    if let Some(kept) = kept::take(&context.job) {
+        return Ok(kept);
+    }
     Ok(trainer(app, spec.recipe, model, dataset).await?)
 }
 
