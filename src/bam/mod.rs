@@ -9,14 +9,16 @@ mod cutout;
 mod material;
 mod options;
 mod plan;
+mod role;
 mod sets;
 
 use crate::{dataset::DatasetError, picture::ImageError, text::excerpt};
-pub use compose::{Composed, Entry, Role, compose, greatest_bytes};
+pub use compose::{Composed, Entry, compose, greatest_bytes};
 pub use cutout::Cutout;
 pub use material::{Objects, Scenes};
 pub use options::{Asked, FIELDS, Options};
 pub use plan::{Composition, Part, Plan};
+pub use role::Role;
 pub use sets::{Set, table};
 
 #[derive(Debug, thiserror::Error)]

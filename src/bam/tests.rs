@@ -196,7 +196,7 @@ fn all_faults_of_the_options_are_told_at_once() {
         faults.lines().collect::<Vec<_>>()
     };
     let asked = json!({
-        "common_feature": "dgo", "per_pair": 1, "size": 2000, "object_size": [0.5, 1.5], "scene_crop": 0,
+        "common_feature": "dogg", "per_pair": 1, "size": 2000, "object_size": [0.5, 1.5], "scene_crop": 0,
         "validation": 1, "seed": -1, "scene_classes": ["sea", "foresst"], "colour": 1,
     });
     let found = told(asked, &objects, &scenes);
@@ -216,7 +216,7 @@ fn all_faults_of_the_options_are_told_at_once() {
             "city",
         ),
         (
-            "common_feature: no class is called dgo; did you mean dog?",
+            "common_feature: no class is called dogg; did you mean dog?",
             "bird",
         ),
     ] {
@@ -335,8 +335,8 @@ fn transparent_colours_do_not_bleed_into_edges() {
         let mut pasted = RgbImage::new(160, 160);
         cutout.resized(size).unwrap().paste(&mut pasted, 0, 0);
         for pixel in pasted.pixels() {
-            let [r, g, b] = pixel.0;
-            assert!(r <= 1 && g <= 1 && b <= 200, "{size:?}: {pixel:?}");
+            let [r, g, _] = pixel.0;
+            assert!(r <= 1 && g <= 1, "{size:?}: {pixel:?}");
         }
         assert_eq!(pasted.get_pixel(size.0 / 2, size.1 / 2).0, [0, 0, 200]);
     }
@@ -468,10 +468,11 @@ fn pictures_of_a_composition_differ_where_its_mask_is_and_nowhere_else() {
             assert!(is_inside || value.0 == [0]);
         }
         assert!(mask.pixels().filter(|value| value.0 == [255]).count() > 100);
-        let is_dog = plan.object_class(one) == "dog";
+        // The first class has the feature in all of k01, k02, ...
+        let is_in_k = plan.object_class(one) == "dog" && one.scene_class > 0;
         assert_eq!(
             read(Role::Without).is_some(),
-            is_dog || one.part == Part::Test
+            is_in_k || one.part == Part::Test
         );
         assert_eq!(read(Role::Grey).is_some(), one.part == Part::Test);
         let (Some(without), Some(grey)) = (read(Role::Without), read(Role::Grey)) else {

@@ -58,7 +58,7 @@ async fn made(server: &Served, id: &str) -> (String, Vec<Value>, Value) {
             (&told["images"], &told["hash"]),
             (&set["images"], &set["hash"])
         );
-        assert_eq!(told["problems"], json!([]));
+        assert_eq!(told["problems"], 0);
         sets.push(told["hash"].clone());
     }
     (report, sets, job["result"].clone())
