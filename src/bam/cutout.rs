@@ -14,6 +14,9 @@ use crate::picture::ImageError;
 /// An α of 1 in the products of two bytes.
 const ONE: u32 = 255 * 255;
 
+/// An α below this, of 255, counts as none: cut-outs have faint specks around them.
+const FAINT: u8 = 16;
+
 /// An object: colours times α and α, both out of 255², cut to the box of its visible pixels.
 #[derive(Debug)]
 pub struct Cutout {
@@ -27,7 +30,7 @@ impl Cutout {
     pub fn new(image: &RgbaImage) -> Option<Self> {
         let visible = image
             .enumerate_pixels()
-            .filter(|(.., pixel)| pixel.0[3] > 0);
+            .filter(|(.., pixel)| pixel.0[3] >= FAINT);
         let (left, top, right, bottom) = visible.fold(
             (u32::MAX, u32::MAX, 0, 0),
             |(left, top, right, bottom), (x, y, _)| {
@@ -37,6 +40,7 @@ impl Cutout {
         let (width, height) = (right.checked_sub(left)?, bottom.checked_sub(top)?);
         let multiplied = |pixel: &image::Rgba<u8>| {
             let [r, g, b, a] = pixel.0.map(u16::from);
+            let a = if a < FAINT.into() { 0 } else { a };
             U16x4::new([r * a, g * a, b * a, 255 * a])
         };
         let rows = (top..bottom).flat_map(|y| (left..right).map(move |x| (x, y)));
@@ -82,8 +86,8 @@ impl Cutout {
         })
     }
 
-    /// Pastes it at its own size with its upper left corner at `left`, `top`. Pixels whose α rounds
-    /// to 0 of 255 stay as they are, and so do those outside of the picture.
+    /// Pastes it at its own size with its upper left corner at `left`, `top`. Pixels under a
+    /// faint α stay as they are, and so do those outside of the picture.
     pub fn paste(&self, picture: &mut RgbImage, left: u32, top: u32) {
         for (x, y, pixel) in self.placed(left, top) {
             let Some(below) = picture.get_pixel_mut_checked(x, y) else {
@@ -112,7 +116,7 @@ impl Cutout {
     fn placed(&self, left: u32, top: u32) -> impl Iterator<Item = (u32, u32, &U16x4)> {
         let rows = (0..self.height).flat_map(move |y| (0..self.width).map(move |x| (x, y)));
         rows.zip(&self.pixels)
-            .filter(|(_, pixel)| 2 * u32::from(pixel.0[3]) >= 255)
+            .filter(|(_, pixel)| pixel.0[3] >= 255 * u16::from(FAINT))
             .map(move |((x, y), pixel)| (left + x, top + y, pixel))
     }
 }
