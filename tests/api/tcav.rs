@@ -52,7 +52,7 @@ fn sets() -> TempDir {
         for (label, role, colour) in [
             ("red", "", [150, 60, 60]),
             ("blue", "", [60, 60, 150]),
-            ("", "concept", [190, 90, 90]),
+            ("", "concept", [200, 30, 30]),
         ] {
             let name = format!("{label}{role}{at:02}.png");
             table += &format!("{name},{label},{role}\n");
