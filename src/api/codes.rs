@@ -17,6 +17,7 @@ use crate::{
     files::{FilesError, is_full},
     jobs::JobError,
     methods::registry::METHODS,
+    model::supports::SupportsError,
     picture::ImageError,
     render::RenderError,
     tensor::TensorError,
@@ -293,6 +294,8 @@ fn app_code(error: &AppError) -> Code {
         AppError::Method(error) => method_code(error),
         AppError::Render(error) => render_code(error),
         AppError::Dataset(error) => dataset_code(error),
+        AppError::Supports(error) => supports_code(error),
+        AppError::Quota(_) => QUOTA_EXCEEDED,
         AppError::Panicked(_) | AppError::Encode { .. } => INTERNAL,
         AppError::AtInput { source, .. } => app_code(source),
     }
@@ -469,6 +472,32 @@ fn dataset_code(error: &DatasetError) -> Code {
     }
 }
 
+fn supports_code(error: &SupportsError) -> Code {
+    match error {
+        SupportsError::Unknown { .. } => row(
+            "unknown_supports",
+            StatusCode::NOT_FOUND,
+            "No such set of supports",
+        ),
+        SupportsError::TooMany { .. } => row(
+            "too_many_supports",
+            StatusCode::INSUFFICIENT_STORAGE,
+            "Too many sets of supports",
+        ),
+        SupportsError::Lost { .. } => row(
+            "supports_lost",
+            StatusCode::CONFLICT,
+            "Set of supports that is gone",
+        ),
+        SupportsError::Disk(error) => disk_code(error),
+        SupportsError::Files(error) => files_code(error),
+        SupportsError::Weights(_)
+        | SupportsError::Variant(_)
+        | SupportsError::Write(_)
+        | SupportsError::Panicked(_) => INTERNAL,
+    }
+}
+
 fn archive_code(error: &ArchiveError) -> Code {
     match error {
         ArchiveError::Unknown => row(
@@ -543,6 +572,7 @@ fn method_code(error: &DriverError) -> Code {
             StatusCode::UNPROCESSABLE_ENTITY,
             "Model output that is not finite",
         ),
+        DriverError::Supports(error) => supports_code(error),
         DriverError::Engine(error) => engine_code(error),
         DriverError::Panicked(_) => INTERNAL,
     }

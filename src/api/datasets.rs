@@ -240,7 +240,7 @@ pub async fn delete_dataset(
 }
 
 /// Refuses a query with other names.
-fn only(query: &Map<String, Value>, names: &[&str]) -> Result<(), ApiError> {
+pub(super) fn only(query: &Map<String, Value>, names: &[&str]) -> Result<(), ApiError> {
     let mut faults = Faults::default();
     refuse_unknown(query, names, &mut faults);
     refuse(faults)

@@ -27,6 +27,7 @@ mod reply;
 pub mod requester;
 pub mod server;
 mod shield;
+pub mod supports;
 
 use std::{any::Any, sync::Arc};
 
@@ -173,6 +174,12 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
         .routes(routes!(catalogue::list_models))
         .routes(routes!(catalogue::get_model, catalogue::delete_model))
         .routes(routes!(catalogue::get_model_archive))
+        .routes(routes!(supports::list_supports))
+        .routes(routes!(
+            supports::get_supports,
+            supports::put_supports,
+            supports::delete_supports
+        ))
         .routes(routes!(jobs::list_jobs, jobs::start_job))
         .routes(routes!(jobs::get_job, jobs::delete_job))
         .routes(routes!(jobs::get_job_report))

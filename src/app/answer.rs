@@ -1,7 +1,7 @@
 //! An explanation as JSON, npy or PNG: the only place where answers are put into bytes, for the
 //! server and the command line.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -30,7 +30,7 @@ use crate::{
         geometry::{Area, Geometry},
         input::channel_axis,
     },
-    tensor::write_npy,
+    tensor::{Tensor, write_npy},
 };
 
 /// The answer of POST /explain and POST /compare.
@@ -97,6 +97,10 @@ pub struct Answer {
     /// The regions of the map, with `include=segments`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segments: Option<RankedSegments>,
+    /// The base's maps that `gad` compares, with `include=supports`: the positive part of the channel
+    /// sum, first by the model itself (alpha 0), then by each support.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub supports: Option<Vec<SupportMap>>,
     /// The metrics that take the map alone, with `include=metrics`, by their ids in GET
     /// /metrics-catalogue; `null` when a value is not finite. What stands for a pixel is the signed
     /// sum of its channels. A metric that says nothing about the method is absent.
@@ -201,6 +205,14 @@ pub struct TargetScore {
     pub class: ClassScore,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub against: Option<ClassScore>,
+}
+
+/// The base's map by one model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SupportMap {
+    #[schema(example = 2.0)]
+    pub alpha: f64,
+    pub attribution: EncodedTensor,
 }
 
 /// How far the path was refined, and why it ended.
@@ -354,6 +366,29 @@ impl Explanation {
         }
     }
 
+    /// The maps that the method compared, by alpha from 0, where they are asked for.
+    fn supports(&self) -> Option<impl Iterator<Item = (f64, &Arc<Tensor>)>> {
+        let compared = self.explained.attribution.compared.as_deref();
+        let compared = compared.filter(|_| self.include.supports)?;
+        let supports = compared.supports.iter().map(|(alpha, map)| (*alpha, map));
+        Some(std::iter::once((0.0, &compared.own)).chain(supports))
+    }
+
+    /// What npy holds: the map, or a stack of it and those that it was made of.
+    fn array(&self) -> Result<CowArray<'_, f32, IxDyn>, AppError> {
+        let Some(maps) = self.supports() else {
+            return Ok(self.scores());
+        };
+        let scores = self.explained.attribution.scores.view();
+        let views: Vec<_> = std::iter::once(scores)
+            .chain(maps.map(|(_, map)| map.view()))
+            .collect();
+        let stacked = ndarray::stack(Axis(0), &views).map_err(|error| AppError::Encode {
+            reason: error.to_string(),
+        })?;
+        Ok(stacked.into())
+    }
+
     fn to_answer(&self, encoding: Encoding) -> Answer {
         let explained = &self.explained;
         let attribution = &explained.attribution;
@@ -395,6 +430,13 @@ impl Explanation {
                 .as_ref()
                 .filter(|_| self.include.segments)
                 .map(|segments| RankedSegments::new(segments, encoding)),
+            supports: self.supports().map(|maps| {
+                let map = |(alpha, map): (f64, &Arc<Tensor>)| SupportMap {
+                    alpha,
+                    attribution: encode(map.view(), encoding),
+                };
+                maps.map(map).collect()
+            }),
             metrics: self.metrics.clone(),
             evaluations: explained.evaluations,
             warnings: self.warnings.clone(),
@@ -472,12 +514,13 @@ fn to_vec(answer: &impl Serialize) -> Result<Vec<u8>, AppError> {
     })
 }
 
-/// npy: the attribution; those of a list have a leading axis.
+/// npy: the attribution, with `include=supports` first in a stack of the maps compared; those of a list have a leading axis.
 pub fn to_npy(answered: &Answered<Explanation>) -> Result<Vec<u8>, AppError> {
     if let ([one], false) = (answered.answers.as_slice(), answered.has_axis) {
-        return Ok(write_npy(&one.scores().into_owned())?);
+        return Ok(write_npy(&one.array()?.into_owned())?);
     }
-    let scores: Vec<_> = answered.answers.iter().map(Explanation::scores).collect();
+    let scores = answered.answers.iter().map(Explanation::array);
+    let scores = scores.collect::<Result<Vec<_>, _>>()?;
     let views: Vec<_> = scores.iter().map(|scores| scores.view()).collect();
     let stack = ndarray::stack(Axis(0), &views).map_err(|error| AppError::Encode {
         reason: error.to_string(),

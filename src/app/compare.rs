@@ -24,8 +24,8 @@ use crate::{
     engine::Caller,
     faults::{Fault, Faults, Reader},
     methods::{
-        Explained, Request,
-        parameters::{Parameters, renamed},
+        Explained, Request, gad,
+        parameters::{Need, Parameters, renamed},
         registry::{self, Scores},
     },
     model::Model,
@@ -151,7 +151,7 @@ impl App {
         default_to_files(&mut given, files);
         let taken: BTreeSet<&str> = asked
             .iter()
-            .filter_map(method_of)
+            .flat_map(|own| methods_of(own, &given))
             .flat_map(|method| method.parameters())
             .map(|p| p.name)
             .collect();
@@ -179,7 +179,7 @@ impl App {
                 Ok(parameters) => {
                     let attached = AttachedFiles {
                         baseline: files.baseline && parameters.baselines() > 0,
-                        segments: files.segments && parameters.method.ranks_regions(),
+                        segments: files.segments && parameters.needs(Need::Regions),
                     };
                     faults.append(file_faults(&parameters, attached), |fault| fault);
                     match options.heatmap(look(parameters.method)) {
@@ -555,24 +555,38 @@ fn take_methods(given: &mut Map<String, Value>, faults: &mut Faults) -> Vec<Map<
     asked
 }
 
-fn method_of(own: &Map<String, Value>) -> Option<&'static registry::Method> {
-    registry::find(own.get("method")?.as_str()?)
+/// The method that is asked for, and its base.
+fn methods_of(
+    own: &Map<String, Value>,
+    given: &Map<String, Value>,
+) -> Vec<&'static registry::Method> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let method = own
+        .get("method")
+        .and_then(text)
+        .and_then(|id| registry::find(&id));
+    let base = method.filter(|method| method.needs(Need::Base)).map(|_| {
+        let asked = own.get("base").or_else(|| given.get("base"));
+        asked
+            .and_then(text)
+            .unwrap_or_else(|| gad::DEFAULT_BASE.to_owned())
+    });
+    let base = base.and_then(|id| gad::base(&id));
+    method.into_iter().chain(base).collect()
 }
 
 /// Whether a method, as it is asked for, takes a parameter that is given for all: `pattern_layers`
 /// is for rule sets with patterns.
 fn takes(own: &Map<String, Value>, given: &Map<String, Value>, name: &str) -> bool {
-    let Some(method) = method_of(own) else {
-        return false;
-    };
+    let methods = methods_of(own, given);
+    let is_taken = |name: &str| methods.iter().any(|method| method.takes(name));
     let asked = own
         .get("rule_set")
-        .or_else(|| given.get("rule_set").filter(|_| method.takes("rule_set")));
+        .or_else(|| given.get("rule_set").filter(|_| is_taken("rule_set")));
     let rule_set = asked
         .and_then(|id| serde_json::from_value(id.clone()).ok())
-        .or(method.rule_set);
-    method.takes(name)
-        && (name != "pattern_layers" || rule_set.is_some_and(RuleSetId::needs_patterns))
+        .or_else(|| methods.last()?.rule_set);
+    is_taken(name) && (name != "pattern_layers" || rule_set.is_some_and(RuleSetId::needs_patterns))
 }
 
 fn note(own: &Map<String, Value>) -> String {

@@ -6,9 +6,10 @@ use crate::{
     engine::RuntimeError,
     faults::Faults,
     files::FilesError,
-    model::registry::RegistryError,
+    model::{registry::RegistryError, supports::SupportsError},
     picture::ImageError,
     pool::WorkPanicked,
+    quota::QuotaError,
     render::RenderError,
     tensor::TensorError,
     text::{excerpt, meant},
@@ -61,6 +62,10 @@ pub enum AppError {
     Files(#[from] FilesError),
     #[error(transparent)]
     Dataset(#[from] DatasetError),
+    #[error(transparent)]
+    Supports(#[from] SupportsError),
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     #[error(transparent)]
     Method(#[from] DriverError),
     #[error(transparent)]

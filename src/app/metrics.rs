@@ -34,6 +34,7 @@ pub(super) fn of_map(
             .input_value
             .zip(attribution.baseline_value)
             .map(|(input, baseline)| input - baseline),
+        compared: attribution.compared.clone(),
     };
     let case = Case {
         model: model.clone(),

@@ -17,6 +17,8 @@ mod reload;
 pub mod render;
 mod replicas;
 pub mod segments;
+mod strip;
+pub mod supports;
 mod timing;
 mod uploads;
 
@@ -33,6 +35,7 @@ use crate::{
         Model,
         pattern_store::PatternStore,
         registry::{Check, Models, RELOAD, Registry, RegistryError},
+        support_store::SupportStore,
         trained::TrainedModels,
     },
     picture::baseline::ImageSource,
@@ -66,6 +69,7 @@ struct Parts {
     quota: Quota,
     files: Files,
     patterns: PatternStore,
+    supports: SupportStore,
     trained: TrainedModels,
     datasets: Arc<Datasets>,
     /// The same, as the methods see them.
@@ -141,6 +145,7 @@ impl App {
         let datasets = Arc::new(Datasets::new(catalogue, store));
         let pictures: Arc<dyn ImageSource> = datasets.clone();
         let patterns = PatternStore::new(files.clone(), pool.clone(), &settings.data);
+        let supports = SupportStore::new(files.clone(), pool.clone());
         let runner = engine.clone();
         let check = move |model: &Model| try_out(&runner, model);
         let trained = TrainedModels::new(files.clone(), &settings.data, Arc::new(check));
@@ -155,6 +160,7 @@ impl App {
             quota,
             files,
             patterns,
+            supports,
             trained,
             datasets,
             pictures,
@@ -224,6 +230,7 @@ impl App {
             pool: self.pool(),
             caller,
             pictures: Some(&self.parts.pictures),
+            supports: Some(&self.parts.supports),
         }
     }
 }

@@ -53,6 +53,7 @@ pub struct Include {
     pub heatmap: bool,
     pub segments: bool,
     pub metrics: bool,
+    pub supports: bool,
 }
 
 impl Default for Include {
@@ -70,6 +71,7 @@ impl Include {
         heatmap: false,
         segments: false,
         metrics: false,
+        supports: false,
     };
 
     /// Names, in a list or joined by commas. `none` stands alone.
@@ -87,6 +89,7 @@ impl Include {
                 "heatmap" => found.heatmap = true,
                 "segments" => found.segments = true,
                 "metrics" => found.metrics = true,
+                "supports" => found.supports = true,
                 "none" if names.len() == 1 => {}
                 _ => return None,
             }
@@ -119,7 +122,14 @@ pub struct AnswerOption {
 }
 
 /// What `include` may name.
-pub const INCLUDED: &[&str] = &["attribution", "heatmap", "segments", "metrics", "none"];
+pub const INCLUDED: &[&str] = &[
+    "attribution",
+    "heatmap",
+    "segments",
+    "metrics",
+    "supports",
+    "none",
+];
 
 pub static OPTIONS: &[AnswerOption] = &[
     AnswerOption {
@@ -141,7 +151,9 @@ pub static OPTIONS: &[AnswerOption] = &[
     AnswerOption {
         name: "include",
         doc: "What a JSON answer holds beside target, scores and warnings: the attribution, the heat map (a base64 PNG), the segments (regions \
-              of methods that rank them), the metrics (those that take the map alone: GET /metrics-catalogue), or none of these. Several are repeated, or joined by commas.",
+              of methods that rank them), the metrics (those that take the map alone: GET /metrics-catalogue), the maps by the model and by each \
+              of its supports (of gad; npy answers and pictures have them beside the map too), or none of these. Several are repeated, or \
+              joined by commas.",
         allowed: INCLUDED,
         default: Some("attribution"),
         is_list: true,
@@ -298,18 +310,22 @@ mod tests {
                 heatmap,
                 segments,
                 metrics,
+                supports: _,
             } = options.include;
             faults
                 .is_empty()
                 .then_some([attribution, heatmap, segments, metrics])
         };
+        let (options, ..) = take(json!({ "include": "attribution,supports" }));
+        assert!(options.include.supports && options.include.attribution);
         assert_eq!(
             Include::default(),
             Include {
                 attribution: true,
                 heatmap: false,
                 segments: false,
-                metrics: false
+                metrics: false,
+                supports: false
             }
         );
         for (value, expected) in [

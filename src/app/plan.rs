@@ -9,12 +9,13 @@ use super::{
     format::{Accept, Format},
     options::{Channels, INCLUDED, Include, Options, RequestedOptions, look},
     segments,
+    strip::strip_fault,
 };
 use crate::{
     driver,
     faults::{Fault, Faults, Reader},
     methods::{
-        parameters::Parameters,
+        parameters::{Need, Parameters},
         regions::{RegionParameters, SegmentSource},
         target::{self, Target},
     },
@@ -130,6 +131,11 @@ impl App {
             .heatmap(look)
             .map_err(|found| faults.append(found, |fault| fault))
             .ok();
+        if options.include.supports
+            && let Some(heatmap) = &heatmap
+        {
+            faults.extend(strip_fault(heatmap));
+        }
         let (Some(parameters), Some(heatmap), true) = (parameters, heatmap, faults.is_empty())
         else {
             return Err(faults.into());
@@ -297,7 +303,7 @@ pub(super) fn default_to_files(given: &mut Map<String, Value>, files: AttachedFi
 pub(super) fn file_faults(parameters: &Parameters, files: AttachedFiles) -> Faults {
     let baseline = parameters.baseline.terms().contains(&Term::Uploaded);
     let regions: RegionParameters = parameters.group();
-    let segments = parameters.method.ranks_regions() && regions.segments == SegmentSource::Uploaded;
+    let segments = parameters.needs(Need::Regions) && regions.segments == SegmentSource::Uploaded;
     let mut faults = Faults::default();
     for (param, is_sent, is_asked, forms) in [
         ("baseline", files.baseline, baseline, baseline::ALLOWED),
@@ -327,18 +333,27 @@ pub(super) fn channels_fault(options: &RequestedOptions, model: &Model) -> Optio
     })
 }
 
-/// Segments are asked for, of methods that rank none; or metrics, of inputs without pixels.
+/// Segments are asked for, of methods that rank none; maps of supports, of methods that ask none; or
+/// metrics, of inputs without pixels.
 pub(super) fn include_fault<'a>(
     options: &RequestedOptions,
     model: &Model,
     asked: impl IntoIterator<Item = &'a Parameters>,
 ) -> Option<Fault> {
     let ranks = |parameters: &Parameters| parameters.method.ranks_regions();
-    let has_segments = asked.into_iter().any(ranks);
+    let compares = |parameters: &Parameters| parameters.method.needs(Need::Supports);
+    let (mut has_segments, mut has_supports) = (false, false);
+    for parameters in asked {
+        has_segments |= ranks(parameters);
+        has_supports |= compares(parameters);
+    }
     let has_pixels = model.manifest.input.preprocess.is_some();
     let message = match options.include {
         Include { segments: true, .. } if !has_segments => {
             "only methods that rank regions have segments"
+        }
+        Include { supports: true, .. } if !has_supports => {
+            "only methods that compare a model with its supports have their maps"
         }
         Include { metrics: true, .. } if !has_pixels => {
             "metrics are of the pixels of a map, and the model takes no images"
@@ -347,6 +362,7 @@ pub(super) fn include_fault<'a>(
     };
     let allowed = INCLUDED.iter().filter(|name| match **name {
         "segments" => has_segments,
+        "supports" => has_supports,
         "heatmap" | "metrics" => has_pixels,
         _ => true,
     });

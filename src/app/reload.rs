@@ -39,6 +39,9 @@ impl App {
             .await
             .map_err(|_| ReloadError::Panicked)??;
         let _unchanged = self.parts.trained.add_to(&mut read).await;
+        if let Err(error) = self.parts.supports.bring_up_to_date(&mut read).await {
+            tracing::warn!(%error, "sets of supports are not in use yet");
+        }
         self.parts.patterns.replace(&self.parts.models, read).await;
         tell(&before, &self.models());
         self.parts.reloaded.notify_one();

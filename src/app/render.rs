@@ -9,6 +9,7 @@ use super::{
     App, AppError,
     input::{self, Upload},
     plan::Plan,
+    strip::strip,
 };
 use crate::{
     driver::DriverError,
@@ -64,6 +65,7 @@ impl App {
             input::limits(self.settings()),
         );
         let file_type = plan.options.file_type().unwrap_or(FileType::Png);
+        let is_strip = plan.options.include.supports;
         let explained = explained.to_vec();
         let gone = caller.cancel.clone();
         let go_on = move || match gone.is_cancelled() {
@@ -76,6 +78,10 @@ impl App {
                 let _room = room;
                 go_on()?;
                 let upload = upload.into_pixels(&limits)?;
+                if is_strip {
+                    let upload = (&upload, &geometry);
+                    return strips(upload, &model, &explained, &options, file_type, go_on);
+                }
                 pictures(
                     (&upload, &geometry),
                     &model,
@@ -122,6 +128,33 @@ pub fn pictures(
         })
     };
     drawn.into_iter().zip(explained).map(finish).collect()
+}
+
+/// As [`pictures`], each with the maps that the method compared.
+fn strips(
+    upload: (&RgbImage, &Geometry),
+    model: &Model,
+    explained: &[Explained],
+    options: &HeatmapOptions,
+    file_type: FileType,
+    go_on: impl Fn() -> Result<(), AppError>,
+) -> Result<Vec<RenderedPicture>, AppError> {
+    let Some(rule) = &model.manifest.input.preprocess else {
+        return Ok(Vec::new());
+    };
+    let draw = |one: &Explained| {
+        go_on()?;
+        let Some(compared) = &one.attribution.compared else {
+            return Ok(RenderedPicture::default());
+        };
+        let (picture, warnings) = strip(upload, one, compared, rule.layout, options)?;
+        let file = encode(&picture, file_type, &texts(model, one))?;
+        Ok(RenderedPicture {
+            file: Some(file.into()),
+            warnings,
+        })
+    };
+    explained.iter().map(draw).collect()
 }
 
 fn caption(model: &Model, explained: &Explained) -> Caption {

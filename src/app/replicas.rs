@@ -1,5 +1,6 @@
 //! What this replica takes over from others through the store of files: the models that their jobs
-//! trained, the patterns that they fitted, and that shared data sets were replaced or taken away.
+//! trained, the patterns that they fitted, sets of supports, and that shared data sets were replaced
+//! or taken away.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -12,6 +13,7 @@ use crate::{
     model::{
         Model,
         patterns::PatternsError,
+        supports::SupportsError,
         trained::{Archive, TrainedError, TrainedModel},
     },
 };
@@ -29,6 +31,8 @@ enum LookError {
     Trained(#[from] TrainedError),
     #[error(transparent)]
     Patterns(#[from] PatternsError),
+    #[error(transparent)]
+    Supports(#[from] SupportsError),
     #[error(transparent)]
     Datasets(#[from] DatasetError),
 }
@@ -93,6 +97,7 @@ impl App {
             parts.reloaded.notify_one();
         }
         parts.patterns.follow(&parts.models).await?;
+        self.follow_supports().await?;
         trained?;
         Ok(self.datasets().drop_outdated().await?)
     }

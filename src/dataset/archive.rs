@@ -1,5 +1,5 @@
-//! Unpacks the images and label tables of an uploaded zip, tar or tar.gz, never outside of the
-//! target folder, and within limits. The first violation refuses the whole archive. Sizes are
+//! Unpacks the files that are wanted of an uploaded zip, tar or tar.gz, never outside of the target
+//! folder, and within limits. The first violation refuses the whole archive. Sizes are
 //! counted as bytes are written, since headers of zip bombs lie.
 
 use std::{
@@ -64,11 +64,12 @@ pub enum ArchiveError {
     Write { path: PathBuf, source: io::Error },
 }
 
-/// Unpacks `archive` into the empty folder `into`, reserving quota as bytes are written; returns
-/// the files that were skipped.
+/// Unpacks the files of `archive` whose names are wanted into the empty folder `into`, reserving
+/// quota as bytes are written; returns the files that were skipped.
 pub fn unpack(
     archive: &mut File,
     into: &Path,
+    is_wanted: fn(&str) -> bool,
     limits: ArchiveLimits,
     reserved: &mut Reservation,
 ) -> Result<Ignored, ArchiveError> {
@@ -85,6 +86,7 @@ pub fn unpack(
     let budget = (packed.saturating_mul(MAX_RATIO) + FREE_BYTES).min(limits.max_bytes);
     let mut unpacking = Unpacking {
         into,
+        is_wanted,
         limits,
         reserved,
         budget,
@@ -128,6 +130,7 @@ fn refuse(entry: &str, reason: &'static str) -> ArchiveError {
 
 struct Unpacking<'a> {
     into: &'a Path,
+    is_wanted: fn(&str) -> bool,
     limits: ArchiveLimits,
     reserved: &'a mut Reservation,
     /// The bytes that may be unpacked, and how many are left.
@@ -237,7 +240,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// The destination of a file; `None` for a file that data sets ignore. Checks every path, also
+    /// The destination of a file; `None` for a file that is not wanted. Checks every path, also
     /// of ignored files.
     fn place(&mut self, name: &str) -> Result<Option<PathBuf>, ArchiveError> {
         let path = check_path(name)?;
@@ -248,7 +251,7 @@ impl Unpacking<'_> {
             return Ok(None);
         }
         let file = path.file_name().unwrap_or_default().to_string_lossy();
-        if !is_wanted(&file) {
+        if !(self.is_wanted)(&file) {
             self.ignored.add(&file);
             return Ok(None);
         }
@@ -344,7 +347,8 @@ fn over(budget: u64, limit: u64) -> ArchiveError {
     }
 }
 
-fn is_wanted(file: &str) -> bool {
+/// What data sets are made of.
+pub fn is_dataset_file(file: &str) -> bool {
     is_image(file) || is_table(file)
 }
 

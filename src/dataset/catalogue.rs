@@ -17,7 +17,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::{
     ArchiveLimits, Dataset, DatasetError,
-    archive::{root_of, unpack},
+    archive::{is_dataset_file, root_of, unpack},
     at,
     index::{self, Index},
     input_cache::InputCache,
@@ -250,6 +250,25 @@ impl Catalogue {
         self.settle(&self.uploads, id, &version, unpacked)
     }
 
+    /// The files of `archive` whose names are wanted, in a temporary folder, and room for them.
+    pub fn unpack_files(
+        &self,
+        archive: &mut NamedTempFile,
+        is_wanted: fn(&str) -> bool,
+    ) -> Result<(TempDir, Reservation), DatasetError> {
+        let folder = self.staging.temporary_folder().map_err(at(&self.uploads))?;
+        let mut room = self.quota.reserve(0)?;
+        let archive = archive.as_file_mut();
+        unpack(
+            archive,
+            folder.path(),
+            is_wanted,
+            self.archive_limits,
+            &mut room,
+        )?;
+        Ok((folder, room))
+    }
+
     /// The images of `archive`, at least one.
     pub fn unpack(&self, id: &str, archive: &mut NamedTempFile) -> Result<Unpacked, DatasetError> {
         let folder = self.staging.temporary_folder().map_err(at(&self.uploads))?;
@@ -257,6 +276,7 @@ impl Catalogue {
         let ignored = unpack(
             archive.as_file_mut(),
             folder.path(),
+            is_dataset_file,
             self.archive_limits,
             &mut reservation,
         )?;

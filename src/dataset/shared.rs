@@ -14,7 +14,7 @@ use std::{
 use object_store::path::Path;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::{Catalogue, Dataset, DatasetError, at, is_id};
 use crate::{
@@ -115,13 +115,38 @@ impl Datasets {
     /// Starts an upload.
     pub async fn receive(&self, id: &str) -> Result<Arrival, DatasetError> {
         let name = id.to_owned();
-        let (file, reserved) = self.run_brief(move |local| local.receive(&name)).await?;
-        Ok(Arrival {
+        let received = self.run_brief(move |local| local.receive(&name)).await?;
+        Ok(self.arrival(received))
+    }
+
+    /// Starts an upload of an archive that is no data set.
+    pub async fn receive_archive(&self) -> Result<Arrival, DatasetError> {
+        let received = self.run_brief(Catalogue::receive_copy).await?;
+        Ok(self.arrival(received))
+    }
+
+    fn arrival(&self, (file, reserved): (NamedTempFile, Reservation)) -> Arrival {
+        Arrival {
             file,
             reserved,
             waiting: Vec::new(),
             pool: self.brief.clone(),
-        })
+        }
+    }
+
+    /// The files of an upload whose names are wanted, in a temporary folder, and room for them.
+    pub async fn unpack_archive(
+        &self,
+        arrival: Arrival,
+        is_wanted: fn(&str) -> bool,
+    ) -> Result<(TempDir, Reservation), DatasetError> {
+        let Arrival {
+            file: mut archive,
+            reserved: _reserved,
+            ..
+        } = arrival.flush().await?;
+        self.run_scan(move |local| local.unpack_files(&mut archive, is_wanted))
+            .await
     }
 
     /// Every id, sorted. A listed set may still fail to open.

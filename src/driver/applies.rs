@@ -1,7 +1,10 @@
 //! Which methods a model supports.
 
 use crate::{
-    methods::registry::Method,
+    methods::{
+        gad::no_supports,
+        registry::{Method, Need},
+    },
     model::{Model, registry::RELOAD},
     text::quoted,
 };
@@ -29,6 +32,9 @@ pub fn obstacle(method: &Method, model: &Model, gradient: Option<&str>) -> Optio
     match gradient {
         Some(fault) if method.rule_set.is_some() => Some(fault.to_owned()),
         _ if method.needs_patterns() && model.patterns.is_none() => Some(missing()),
+        _ if method.needs(Need::Supports) && model.supports.is_empty() => {
+            Some(no_supports(&model.id))
+        }
         _ if method.takes("layer") && model.layers.is_empty() => Some(
             "the model has no layer with height and width between its input and its head"
                 .to_owned(),

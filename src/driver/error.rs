@@ -1,6 +1,9 @@
 //! Errors of the driver.
 
-use crate::{engine::EngineError, faults::Faults, pool::WorkPanicked, text::quoted};
+use crate::{
+    engine::EngineError, faults::Faults, model::supports::SupportsError, pool::WorkPanicked,
+    text::quoted,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
@@ -31,6 +34,8 @@ pub enum DriverError {
     },
     #[error("model {model} answers this input with values that are not finite")]
     NotFinite { model: String },
+    #[error(transparent)]
+    Supports(#[from] SupportsError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]

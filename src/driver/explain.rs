@@ -11,7 +11,7 @@ use super::{Driver, DriverError, Effort, prepare};
 use crate::{
     faults::{Fault, Faults},
     methods::{
-        Explained, ExplainedTarget, MethodRun, Prediction, Request, RunInputs, Timing, doubts,
+        Explained, ExplainedTarget, MethodRun, Prediction, Request, RunInputs, Timing, doubts, gad,
         head_value,
         parameters::{Facts, Need, Parameters},
         target::ResolvedTarget,
@@ -48,6 +48,7 @@ pub fn model_defaults(model: &Model) -> Facts<'_> {
         has_patterns: model.patterns.is_some(),
         layers: &model.layers,
         layer: model.manifest.layer.as_deref(),
+        supports: &model.supports,
     }
 }
 
@@ -119,7 +120,7 @@ impl Driver<'_> {
                 inputs.push(RunInputs {
                     input_value: clean.map(|row| head_value(row, parameters.head, &seed)),
                     seed,
-                    luma: luma.clone().filter(|_| parameters.method.needs(Need::Luma)),
+                    luma: luma.clone().filter(|_| parameters.needs(Need::Luma)),
                     parameters: parameters.clone(),
                     ..common.clone()
                 });
@@ -172,7 +173,7 @@ impl Driver<'_> {
     async fn luma(&self, requests: &[Request]) -> Result<Option<Arc<Array2<f32>>>, DriverError> {
         let needed = requests
             .iter()
-            .any(|request| request.parameters.method.needs(Need::Luma));
+            .any(|request| request.parameters.needs(Need::Luma));
         if !needed {
             return Ok(None);
         }
@@ -188,8 +189,11 @@ impl Driver<'_> {
         let (model, input, request) = (self.model.clone(), self.input.clone(), request.clone());
         let pictures = pictures.cloned();
         let parameters = &request.parameters;
-        let needs = |need| parameters.method.needs(need);
-        let is_work = needs(Need::Baselines) || needs(Need::Regions);
+        let supports = match gad::supports(parameters) {
+            Some(set) => prepare::supports(&self.model, &set, self.resources.supports).await?,
+            None => Arc::default(),
+        };
+        let is_work = parameters.needs(Need::Baselines) || parameters.needs(Need::Regions);
         let resolve = move || {
             let (baselines, shortages) =
                 prepare::baselines(&model, &input, &request, pictures.as_ref())?;
@@ -201,6 +205,7 @@ impl Driver<'_> {
                 luma: None,
                 input_value: None,
                 seed: Arc::new([]),
+                supports,
                 parameters: Arc::new(request.parameters),
                 model,
                 input,
@@ -227,7 +232,7 @@ fn check(model: &Model, input: &Tensor, parameters: &Parameters) -> Result<(), D
             rule_set: rule_set.id(),
         });
     }
-    if method.needs_picture() && model.manifest.input.preprocess.is_none() {
+    if parameters.needs_picture() && model.manifest.input.preprocess.is_none() {
         return Err(DriverError::NoPicture {
             model: model.id.clone(),
             method: method.id,

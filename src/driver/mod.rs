@@ -17,7 +17,7 @@ use crate::{
     engine::{Caller, Engine, Evaluated, GraphKey, Point, Row},
     incremental::{CachedActivations, Plan},
     methods::{Answer, Answers, Prediction, Question, Request, Run, Step, Timing},
-    model::Model,
+    model::{Model, support_store::SupportStore},
     picture::baseline::ImageSource,
     pool::{Pool, WorkPanicked},
     tensor::Tensor,
@@ -37,6 +37,8 @@ pub struct Resources<'a> {
     pub caller: &'a Caller,
     /// The data sets for baselines of the form `dataset:<id>`.
     pub pictures: Option<&'a Arc<dyn ImageSource>>,
+    /// The models of methods that need supports.
+    pub supports: Option<&'a SupportStore>,
 }
 
 /// Rows that the engine evaluated, and the time they took.

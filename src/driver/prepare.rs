@@ -1,4 +1,4 @@
-//! Prepares the inputs of runs: baselines, the picture's luma, its regions.
+//! Prepares the inputs of runs: baselines, the picture's luma, its regions, supports.
 
 use std::sync::Arc;
 
@@ -8,7 +8,11 @@ use super::DriverError;
 use crate::{
     faults::{Fault, Faults},
     methods::{Request, parameters::Need, regions::regions},
-    model::Model,
+    model::{
+        Model,
+        support_store::SupportStore,
+        supports::{Support, SupportSet, SupportsError},
+    },
     picture::{
         ImageError,
         baseline::{self, Baseline, ImageSource, Material, Term},
@@ -100,7 +104,7 @@ pub(super) fn segmentation(
     request: &Request,
 ) -> Result<Arc<Segmentation>, DriverError> {
     let parameters = &request.parameters;
-    if !parameters.method.needs(Need::Regions) {
+    if !parameters.needs(Need::Regions) {
         return Ok(Arc::default());
     }
     let rule = model.manifest.input.preprocess.as_ref();
@@ -112,4 +116,20 @@ pub(super) fn segmentation(
         })?;
     let uploaded = request.uploaded_segments.as_ref();
     Ok(regions(&picture, parameters, uploaded)?)
+}
+
+/// The models of a set, opened where they are not yet. A variant of a model has none of its sets.
+pub(super) async fn supports(
+    model: &Arc<Model>,
+    set: &SupportSet,
+    store: Option<&SupportStore>,
+) -> Result<Arc<[Support]>, SupportsError> {
+    let is_own = model.supports.iter().any(|own| **own == *set);
+    match store.filter(|_| is_own) {
+        Some(store) => store.open(model, set).await,
+        None => Err(SupportsError::Unknown {
+            model: model.id.clone(),
+            set: set.reference(),
+        }),
+    }
 }

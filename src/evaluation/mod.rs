@@ -10,6 +10,7 @@ pub mod confidence;
 pub mod degradation;
 pub mod entropy;
 pub mod findings;
+pub mod hulls;
 pub mod imputation;
 pub mod infidelity;
 pub mod information;
@@ -43,7 +44,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    methods::{self, Request, Run},
+    methods::{self, ComparedMaps, Request, Run},
     model::{Model, variant::VariantError},
     picture::{ImageError, preprocess::Layout},
     tensor::Tensor,
@@ -289,6 +290,8 @@ pub struct AttributionMap {
     pub scores: Arc<Tensor>,
     /// f(x) - f(x'), of methods that evaluate both.
     pub difference: Option<f64>,
+    /// The maps that it was made of, of methods that compare several models.
+    pub compared: Option<Arc<ComparedMaps>>,
 }
 
 /// One row of the comparison: a map, and what stands for its pixels.

@@ -12,7 +12,7 @@ use super::{
     parameters::{Allowed, MetricParameter},
     variation::{Variation, correlate, resemble},
 };
-use crate::{methods::parameters::Parameters, model::variant::Randomisation};
+use crate::{methods::parameters::Need, model::variant::Randomisation};
 
 /// Models where no number is asked for.
 const STAGES: usize = 8;
@@ -84,8 +84,8 @@ pub const METRIC: Metric = Metric {
         }),
     },
     needs: Needs {
-        excludes: Parameters::needs_patterns,
-        exclusion: "patterns belong to the weights that they were fitted with, and a randomised model has others",
+        excludes: |parameters| parameters.needs_patterns() || parameters.needs(Need::Supports),
+        exclusion: "patterns and supports belong to the weights that they were made for, and a randomised model has others",
         models: |values, model, seed| {
             let random = Randomisation::of(model)?;
             let (layers, stages) = (random.layers().len(), values.number("stages"));

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::{
-    Metric, completeness, confidence, degradation, entropy, infidelity, information, localisation,
-    max_sensitivity, model_randomisation, perturbation_epsilon, random_logit, repeatability, rise,
-    road, sensitivity_n, sparseness,
+    Metric, completeness, confidence, degradation, entropy, hulls, infidelity, information,
+    localisation, max_sensitivity, model_randomisation, perturbation_epsilon, random_logit,
+    repeatability, rise, road, sensitivity_n, sparseness,
 };
 use crate::{
     faults::Fault,
@@ -39,6 +39,8 @@ pub static METRICS: &[Metric] = &[
     random_logit::METRIC,
     repeatability::METRIC,
     max_sensitivity::METRIC,
+    hulls::RC,
+    hulls::RS,
 ];
 
 /// The row called `id`.
@@ -166,6 +168,14 @@ mod tests {
         (
             "max_sensitivity",
             max_sensitivity::tests::a_hand_worked_map_changes_as_worked_by_hand,
+        ),
+        (
+            "rc",
+            hulls::tests::hand_worked_hulls_compare_as_worked_by_hand,
+        ),
+        (
+            "rs",
+            hulls::tests::hand_worked_hulls_compare_as_worked_by_hand,
         ),
     ];
 

@@ -66,7 +66,7 @@ impl Repetition {
             baseline_seed: map.request.baseline_seed.wrapping_add(OTHER),
             ..map.request.clone()
         };
-        parameters.method.takes("seed").then(|| Question::Explain {
+        parameters.takes("seed").then(|| Question::Explain {
             model: self.case.model.clone(),
             input: self.case.input.clone(),
             request,

@@ -29,6 +29,7 @@ pub(super) fn case(scores: Tensor, rows: &[Score]) -> Case {
         request: Request::of(parameters),
         scores: Arc::new(scores.clone()),
         difference: None,
+        compared: None,
     };
     Case {
         model: Arc::new(Model::bare("net", Default::default())),
@@ -164,6 +165,7 @@ pub(super) async fn driven(case: &Case, runs: Vec<MetricRun>) -> (Vec<Measuremen
         pool: &pool,
         caller: &caller,
         pictures: None,
+        supports: None,
     };
     let driver = Driver::new(resources, &case.model, case.input.clone());
     driver.predict(1).await.unwrap();

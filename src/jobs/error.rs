@@ -4,8 +4,15 @@ use std::fmt;
 
 use super::store::{JobState, StoreError};
 use crate::{
-    app::AppError, driver::DriverError, engine::EngineError, faults::Faults, files::FilesError,
-    model::patterns::PatternsError, pool::WorkPanicked, quota::QuotaError, text::excerpt,
+    app::AppError,
+    driver::DriverError,
+    engine::EngineError,
+    faults::Faults,
+    files::FilesError,
+    model::{patterns::PatternsError, supports::SupportsError},
+    pool::WorkPanicked,
+    quota::QuotaError,
+    text::excerpt,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -101,8 +108,9 @@ impl From<EngineError> for WorkError {
 
 impl From<DriverError> for WorkError {
     fn from(error: DriverError) -> Self {
-        match &error {
+        match error {
             DriverError::Engine(error) => error.into(),
+            DriverError::Supports(error) => error.into(),
             DriverError::Panicked(_) => Self::transient(error),
             _ => Self::permanent(error),
         }
@@ -113,8 +121,25 @@ impl From<AppError> for WorkError {
     fn from(error: AppError) -> Self {
         match error {
             AppError::Method(error) => error.into(),
+            AppError::Supports(error) => error.into(),
             AppError::Panicked(_) => Self::transient(error),
             _ => Self::permanent(error),
+        }
+    }
+}
+
+impl From<SupportsError> for WorkError {
+    fn from(error: SupportsError) -> Self {
+        match error {
+            SupportsError::Disk(_) | SupportsError::Files(_) | SupportsError::Panicked(_) => {
+                Self::transient(error)
+            }
+            SupportsError::Unknown { .. }
+            | SupportsError::TooMany { .. }
+            | SupportsError::Lost { .. }
+            | SupportsError::Weights(_)
+            | SupportsError::Variant(_)
+            | SupportsError::Write(_) => Self::permanent(error),
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod doubts;
 pub mod edges;
 pub mod expected;
 mod explained;
+pub mod gad;
 pub mod grad_cam;
 pub mod noise;
 pub mod parameters;
@@ -27,7 +28,7 @@ use serde::Serialize;
 
 use crate::{
     engine::{GraphKey, Point, Row},
-    model::Model,
+    model::{Model, supports::Support},
     picture::preprocess::Layout,
     segment::Segmentation,
     tensor::Tensor,
@@ -67,6 +68,8 @@ pub struct RunInputs {
     pub luma: Option<Arc<Array2<f32>>>,
     /// The picture's regions, for methods that need them; else none.
     pub segmentation: Arc<Segmentation>,
+    /// By alpha, for methods that need them; else none.
+    pub supports: Arc<[Support]>,
     pub parameters: Arc<Parameters>,
 }
 
@@ -101,6 +104,8 @@ pub struct Attribution {
     pub refinement: Option<Refinement>,
     /// Of methods that rank regions.
     pub segments: Option<Arc<Segments>>,
+    /// Of methods that compare the maps of several models.
+    pub compared: Option<Arc<ComparedMaps>>,
     /// Why every score is the same, where the method can tell.
     pub cause: Option<String>,
     pub warnings: Vec<String>,
@@ -117,6 +122,7 @@ impl Attribution {
             approximation_error: None,
             refinement: None,
             segments: None,
+            compared: None,
             cause: None,
             warnings: Vec::new(),
         }
@@ -131,6 +137,15 @@ pub struct Segments {
     pub ranks: Array2<u32>,
     /// By rank.
     pub regions: Vec<Ranked>,
+}
+
+/// The maps of one input by several models: the positive part of the channel sum, with one channel.
+#[derive(Clone, Debug)]
+pub struct ComparedMaps {
+    /// By the model that is explained.
+    pub own: Arc<Tensor>,
+    /// By each of its supports, with its alpha.
+    pub supports: Vec<(f64, Arc<Tensor>)>,
 }
 
 /// How far a path was refined, and what ended it.

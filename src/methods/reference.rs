@@ -7,15 +7,16 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Answers, Attribution, Question, Run, RunInputs, Step,
+    Answer, Answers, Attribution, Question, Run, RunInputs, Step, gad,
     parameters::{Facts, Parameters},
     registry::{self, METHODS},
 };
 use crate::{
-    engine::{Point, Row},
+    engine::{GraphKey, Point, Row},
     model::{
         Model,
         labels::{Classes, Labels},
+        supports::{Support, SupportSet},
     },
     picture::preprocess::Layout,
     random::generator,
@@ -30,8 +31,10 @@ pub(crate) fn tensor(values: impl IntoIterator<Item = f32>) -> Arc<Tensor> {
     Arc::new(ndarray::Array1::from_iter(values).into_dyn())
 }
 
-/// Target: the class given, else 0.
+/// Target: the class given, else 0. Methods that need supports are given two, called by their
+/// alphas.
 pub(crate) fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunInputs {
+    let sets = [Arc::new(SupportSet::example("pair", &[2.0, 4.0]))];
     let facts = Facts {
         model: "tiny",
         head: Head::Logits,
@@ -46,10 +49,17 @@ pub(crate) fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunI
             shape: [2, 2, 2],
         }],
         layer: Some("hidden"),
+        supports: &sets,
     };
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts).unwrap();
+    let bare = |name: &str| Arc::new(Model::bare(name, Arc::new(Graph::default())));
+    let support = |alpha: f64| Support {
+        alpha,
+        model: bare(&alpha.to_string()),
+    };
+    let supports = gad::supports(&parameters).map(|set| set.alphas().map(support).collect());
     RunInputs {
-        model: Arc::new(Model::bare("tiny", Arc::new(Graph::default()))),
+        model: bare("tiny"),
         input: tensor(input.iter().copied()),
         seed: Arc::new([(parameters.target.largest().unwrap_or(0), 1.0)]),
         input_value: None,
@@ -60,14 +70,23 @@ pub(crate) fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunI
         layout: Layout::Nchw,
         luma: None,
         segmentation: Arc::default(),
+        supports: supports.unwrap_or_default(),
         parameters: Arc::new(parameters),
     }
 }
 
 /// Runs to the end; counts evaluations.
 pub(crate) fn drive<T: Send>(
-    mut run: Box<dyn Run<Output = T>>,
+    run: Box<dyn Run<Output = T>>,
     mut evaluate: impl FnMut(&DeriveSpec, &Point) -> Row,
+) -> (T, usize) {
+    drive_models(run, |graph, point| evaluate(&graph.spec, point))
+}
+
+/// As [`drive`], of runs that ask several models.
+pub(crate) fn drive_models<T: Send>(
+    mut run: Box<dyn Run<Output = T>>,
+    mut evaluate: impl FnMut(&GraphKey, &Point) -> Row,
 ) -> (T, usize) {
     let (mut answers, mut count) = (Answers::none(), 0);
     loop {
@@ -80,12 +99,7 @@ pub(crate) fn drive<T: Send>(
                 panic!("a run over rows alone")
             };
             count += points.len();
-            Answer::Rows(
-                points
-                    .iter()
-                    .map(|point| evaluate(&graph.spec, point))
-                    .collect(),
-            )
+            Answer::Rows(points.iter().map(|point| evaluate(&graph, point)).collect())
         };
         answers = Answers(questions.into_iter().map(answer).collect());
     }
@@ -356,6 +370,39 @@ fn class_map() -> Vec<f64> {
         .to_vec()
 }
 
+/// By how much the first element of its input differs from what a support sees of it.
+fn shift(alpha: f64) -> f64 {
+    alpha / 4.0
+}
+
+/// The net, and supports that see their input shifted.
+fn nets(graph: &GraphKey, point: &Point) -> Row {
+    let alpha: f64 = graph.model.hash.parse().unwrap_or(0.0);
+    let mut input = point.input.as_ref().clone();
+    input[0] += shift(alpha) as f32;
+    let point = Point {
+        input: Arc::new(input),
+        ..point.clone()
+    };
+    net(&graph.spec, &point)
+}
+
+/// τ = 0.1 of the positive parts of integrated gradients, by the net and two supports. The second
+/// element speaks against the class in the last of them.
+fn persistent() -> Vec<f64> {
+    let map = |alpha: f64| {
+        let positive = |value: f64| value.max(0.0);
+        let map = integrated(|x| numeric_gradient([x[0] + shift(alpha), x[1]]));
+        map.into_iter().map(positive).collect::<Vec<_>>()
+    };
+    let maps = [0.0, 2.0, 4.0].map(map);
+    let is_in = |map: &Vec<f64>, at: usize| map[at] > 0.1 * map[0].max(map[1]);
+    let kept = |at: usize| maps.iter().all(|map| is_in(map, at));
+    let kept = [kept(0), kept(1)];
+    assert_eq!(kept, [true, false]);
+    vec![maps[0][0], 0.0]
+}
+
 struct Case {
     method: &'static str,
     /// `None` for methods that do not ask the model.
@@ -452,6 +499,11 @@ const CASES: &[Case] = &[
         evaluations: 2,
     },
     Case {
+        method: "gad",
+        reference: Some(persistent),
+        evaluations: 3 * 26,
+    },
+    Case {
         method: "edges",
         reference: None,
         evaluations: 0,
@@ -491,7 +543,7 @@ fn run(given: &Value) -> (Attribution, usize) {
     // As many baselines as the parameters name, all the same: their average is that of one.
     let count = inputs(given, &input, &[]).parameters.baselines().max(1);
     let inputs = inputs(given, &input, &vec![start.as_slice(); count]);
-    drive((inputs.parameters.method.build)(inputs), net)
+    drive_models((inputs.parameters.method.build)(inputs), nets)
 }
 
 #[test]

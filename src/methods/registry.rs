@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    edges, expected,
+    edges, expected, gad,
     grad_cam::{self, LAYER},
     noise::{self, N_SAMPLES, NOISE},
     parameters::{
@@ -303,6 +303,21 @@ pub static METHODS: &[Method] = &[
         groups: &[&DIFFERENTIATED, &RULE_SET, &LAYER],
         cost: grad_cam::GUIDED_COST,
         build: grad_cam::guided_class_map,
+    },
+    Method {
+        id: "gad",
+        title: "Gradient Artificial Distancing",
+        short: "GAD",
+        scores: Scores::Magnitude,
+        color: [44, 62, 130],
+        formula: "m(x) where m_k(x) > τ max m_k for the model and every support k, else 0; m: positive part of the channel sum of the base's map",
+        paper: "Mazini Rodrigues et al., Transforming gradient-based techniques into interpretable methods, 2024, section 4",
+        rule_set: Some(RuleSetId::Gradient),
+        needs: &[Need::Base, Need::Supports],
+        preset: gad::preset,
+        groups: &[&TARGET, &gad::SUPPORTS],
+        cost: gad::COST,
+        build: gad::persistent,
     },
     Method {
         id: "edges",

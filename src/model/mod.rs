@@ -9,6 +9,8 @@ pub mod pattern_store;
 pub mod patterns;
 pub mod provenance;
 pub mod registry;
+pub mod support_store;
+pub mod supports;
 pub mod trained;
 pub mod variant;
 
@@ -22,6 +24,7 @@ use onnx_autodiff::{
     onnx::graph::{Dim, Graph},
 };
 use provenance::Provenance;
+use supports::SupportSet;
 
 /// A classifier ready to be explained: a folder `models/<id>/`.
 #[derive(Clone, Debug)]
@@ -39,6 +42,8 @@ pub struct Model {
     /// types of the graph cannot be inferred.
     pub layers: Vec<Layer>,
     pub patterns: Option<Patterns>,
+    /// Its sets of supports, by name.
+    pub supports: Arc<[Arc<SupportSet>]>,
     /// Of a model that was trained here.
     pub provenance: Option<Arc<Provenance>>,
     /// Parts of the graph that are dropped or interpreted.
@@ -71,6 +76,7 @@ impl Model {
             graph,
             layers: Vec::new(),
             patterns: None,
+            supports: Arc::default(),
             provenance: None,
             warnings: Vec::new(),
         }

@@ -18,11 +18,12 @@ use super::{
     labels::{self, Labels},
     manifest_file, patterns,
     provenance::{self, Provenance},
+    supports::SupportSet,
 };
 use crate::{files, text::cut};
 use onnx_autodiff::{
     autodiff::{spatial_layers, spec::Patterns},
-    onnx::read_model_files,
+    onnx::{graph::Graph, read_model_files},
 };
 
 /// The largest model.toml, in bytes.
@@ -364,12 +365,18 @@ impl Registry {
 
     /// Replaces a model's patterns, for all requests from that moment on.
     pub(super) fn set_patterns(&mut self, of: &Model, patterns: Option<Patterns>) {
+        self.change(of, |model| model.patterns = patterns);
+    }
+
+    /// As [`Self::set_patterns`], of its sets of supports.
+    pub(super) fn set_supports(&mut self, of: &Model, supports: Arc<[Arc<SupportSet>]>) {
+        self.change(of, |model| model.supports = supports);
+    }
+
+    fn change(&mut self, of: &Model, change: impl FnOnce(&mut Model)) {
         let mut models = self.models.iter_mut();
         if let Some(place) = models.find(|model| model.id == of.id && model.hash == of.hash) {
-            *place = Arc::new(Model {
-                patterns,
-                ..Model::clone(place)
-            });
+            change(Arc::make_mut(place));
         }
     }
 }
@@ -447,6 +454,18 @@ fn hash_of(onnx: &Path, external: &[PathBuf]) -> io::Result<String> {
         all.update(of_file(path)?);
     }
     Ok(files::hex(&all.finalize()))
+}
+
+/// The graph in a model's file, before its ends are adapted; none where the file is not the one that
+/// was loaded.
+pub fn graph_of_file(model: &Model) -> io::Result<Option<Graph>> {
+    let Some(folder) = &model.folder else {
+        return Ok(None);
+    };
+    let onnx = folder.join(ModelFiles::ONNX);
+    let (graph, external) = read_model_files(&onnx).map_err(io::Error::other)?;
+    let is_same = hash_of(&onnx, &external)? == model.hash;
+    Ok(is_same.then_some(graph))
 }
 
 /// Whether both were loaded from the same files, patterns aside.
@@ -562,6 +581,7 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         graph: Arc::new(graph),
         layers,
         patterns,
+        supports: Arc::default(),
         provenance: files
             .beside(provenance::FILE)
             .and_then(|path| read_provenance(&path, id, warnings)),

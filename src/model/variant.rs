@@ -46,6 +46,7 @@ pub fn cut(model: &Model, end: &str, part: &Graph) -> Model {
         graph: bare.graph,
         layers: Vec::new(),
         patterns: None,
+        supports: Arc::default(),
         provenance: None,
         warnings: Vec::new(),
         ..model.clone()
@@ -78,6 +79,7 @@ pub fn with_weights(
     Ok(Model {
         hash: format!("{}, weights {id}", model.hash),
         graph: Arc::new(graph),
+        supports: Arc::default(),
         ..model.clone()
     })
 }
@@ -164,6 +166,7 @@ impl<'a> Randomisation<'a> {
         Model {
             hash: format!("{}, random by {seed}: {what}", self.model.hash),
             graph: Arc::new(graph),
+            supports: Arc::default(),
             ..self.model.clone()
         }
     }

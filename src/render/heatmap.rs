@@ -8,8 +8,9 @@ use ndarray::Array2;
 use super::{
     RenderError,
     ground::Ground,
+    hull::Hull,
     options::{Drawing, HeatmapOptions},
-    outline::outline,
+    outline::{outline, rim_of},
     overlay::Overlay,
     plane::{Bounds, Strengths, bounds, normalise, reduce},
 };
@@ -92,15 +93,24 @@ fn draw_one<'a>(
     let projected = projected.ok_or_else(mismatch)?;
     let no_outline =
         options.r#type == Drawing::Outlines && projected.plane.iter().all(|value| *value == 0.0);
-    let warnings = no_outline.then(|| {
+    let mut warnings = Vec::from_iter(no_outline.then(|| {
         "the map has no border inside the picture: type=outlines draws nothing".to_owned()
-    });
-    let overlay = Overlay::new(ground, Some(projected), options);
+    }));
+    let hull = options.hull.map(|rule| Hull::of(plane.view(), rule));
+    if matches!(hull, Some(None)) {
+        warnings.push(
+            "fewer than three pixels are chosen, or all lie on one line: hull draws nothing"
+                .to_owned(),
+        );
+    }
+    let hull = hull.flatten().map(|hull| hull.mask(plane.dim()));
+    let rim = hull.and_then(|mask| rim_of(&mask, &ground.placement));
+    let overlay = Overlay::new(ground, Some(projected), options).with_hull(rim);
     Ok(Heatmap {
         overlay,
         bounds,
         blank: None,
-        warnings: warnings.into_iter().collect(),
+        warnings,
     })
 }
 

@@ -7,6 +7,7 @@ pub mod frame;
 pub mod grid;
 pub mod ground;
 pub mod heatmap;
+pub mod hull;
 pub mod legend;
 pub mod options;
 pub mod outline;

@@ -117,6 +117,12 @@ choice! {
     View { Photo = "photo", Crop = "crop" }
 }
 
+choice! {
+    /// The pixels whose convex hull is drawn: the upper half of those with a positive value, or
+    /// those over a tenth of the largest.
+    HullRule { TopHalf = "top_half", OverTenth = "over_tenth" }
+}
+
 /// Longest side of a picture, in pixels.
 pub const SIZES: RangeInclusive<u32> = 64..=4096;
 
@@ -147,6 +153,10 @@ pub struct HeatmapOptions {
     /// anyway.
     pub caption: bool,
     pub view: View,
+    /// Draws the convex hull of the most important pixels; by default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub hull: Option<HullRule>,
     /// Longest side of the picture in pixels, without caption and legend: 64 to 4096. By default
     /// that of the upload, but from 480 to 1600; in a grid 256.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -192,6 +202,7 @@ impl Look {
             legend: true,
             caption: false,
             view: View::Photo,
+            hull: None,
             size: None,
         };
         match self {
@@ -243,6 +254,7 @@ impl HeatmapOptions {
         "legend",
         "caption",
         "view",
+        "hull",
         "size",
     ];
 
@@ -316,6 +328,10 @@ impl HeatmapOptions {
                     .map_err(|_| unknown(&["true", "false"]))?
             }
             "view" => self.view = View::parse(text).ok_or_else(|| unknown(View::ALLOWED))?,
+            "hull" => {
+                let rule = HullRule::parse(text).ok_or_else(|| unknown(HullRule::ALLOWED))?;
+                self.hull = Some(rule);
+            }
             "size" => {
                 let fault = |_| {
                     (
@@ -423,7 +439,7 @@ mod tests {
         let json = serde_json::to_string(&options).unwrap();
         assert_eq!(
             json,
-            r#"{"type":"outlines","polarity":"both","color_map":"rd_bu","clip_percent_upperbound":99.0,"clip_percent_lowerbound":10.0,"overlay_type":"none","alpha":0.5,"reduction":"l2","scale":"shared","top_percent":5.0,"legend":true,"caption":true,"view":"crop","size":700}"#
+            r#"{"type":"outlines","polarity":"both","color_map":"rd_bu","clip_percent_upperbound":99.0,"clip_percent_lowerbound":10.0,"overlay_type":"none","alpha":0.5,"reduction":"l2","scale":"shared","top_percent":5.0,"legend":true,"caption":true,"view":"crop","hull":"top_half","size":700}"#
         );
     }
 

@@ -4,7 +4,7 @@
 
 use ndarray::{Array2, Axis, Zip, s};
 
-use crate::picture::geometry::{Placement, Projected};
+use crate::picture::geometry::{Area, Placement, Projected};
 
 /// Share of the total strength that the kept regions hold.
 const KEPT: f64 = 0.9;
@@ -18,15 +18,10 @@ pub fn outline(strengths: &Array2<f32>, placement: &Placement) -> Option<Project
     for sign in [1.0, -1.0] {
         let one_sign = strengths.mapv(|value| (value * sign).max(0.0));
         let regions = keep_strongest(&clean(&one_sign.mapv(|value| value > 0.0)), &one_sign);
-        let projected =
-            placement.project(regions.mapv(|inside| if inside { 1.0 } else { 0.0 }).view())?;
-        let width = (RIM * placement.picture.0.max(placement.picture.1) as f32)
-            .round()
-            .max(1.0) as usize;
-        let rim = rim(&projected.plane.mapv(|value| value > 0.5), width);
+        let (rim, area) = rim_of(&regions, placement)?;
         let target = rims.get_or_insert_with(|| Projected {
             plane: Array2::zeros(rim.dim()),
-            area: projected.area,
+            area,
         });
         Zip::from(&mut target.plane)
             .and(&rim)
@@ -37,6 +32,17 @@ pub fn outline(strengths: &Array2<f32>, placement: &Placement) -> Option<Project
             });
     }
     rims
+}
+
+/// The rim of a region of the model's input on a picture, and where on the picture it lies. `None`
+/// when the region does not have the model's size.
+pub fn rim_of(region: &Array2<bool>, placement: &Placement) -> Option<(Array2<bool>, Area)> {
+    let plane = region.mapv(|is_inside| if is_inside { 1.0 } else { 0.0 });
+    let projected = placement.project(plane.view())?;
+    let longest = placement.picture.0.max(placement.picture.1) as f32;
+    let width = (RIM * longest).round().max(1.0) as usize;
+    let rim = rim(&projected.plane.mapv(|value| value > 0.5), width);
+    Some((rim, projected.area))
 }
 
 /// A morphological closing, then an opening; if the opening leaves nothing, only the closing.

@@ -4,6 +4,7 @@
 use std::{num::NonZeroUsize, thread};
 
 use image::{Rgb, RgbImage};
+use ndarray::Array2;
 
 use super::{
     color::{Paint, Palette},
@@ -17,6 +18,8 @@ use crate::picture::{
 
 /// The share of the distance from white that `faded` keeps, in 256ths.
 const FADED: u16 = 64;
+/// The colour of a hull's rim, which no colour map has.
+const HULL: [u8; 3] = [0, 230, 118];
 /// The width of each line of the frame, as a share of the picture's longest side.
 const FRAME: f32 = 1.0 / 600.0;
 
@@ -26,6 +29,8 @@ pub struct Overlay<'a> {
     ground: &'a Ground<'a>,
     /// Strengths in -1..=1; `None`: no colour.
     strengths: Option<Projected>,
+    /// The rim of a hull, and where it lies.
+    hull: Option<(Array2<bool>, Area)>,
     overlay_type: OverlayType,
     palette: Palette,
 }
@@ -40,9 +45,15 @@ impl<'a> Overlay<'a> {
         Self {
             ground,
             strengths,
+            hull: None,
             overlay_type: options.overlay_type,
             palette: Palette::new(options),
         }
+    }
+
+    /// With the rim of a hull over the colours.
+    pub fn with_hull(self, hull: Option<(Array2<bool>, Area)>) -> Self {
+        Self { hull, ..self }
     }
 
     /// Whether part of the picture is outside of the crop.
@@ -64,6 +75,14 @@ impl<'a> Overlay<'a> {
                     scope.spawn(move || self.paint(index * band_rows, band));
                 }
             });
+        }
+        if let Some((rim, area)) = &self.hull {
+            for ((y, x), _) in rim.indexed_iter().filter(|(_, is_on)| **is_on) {
+                let (x, y) = (area.left + x as u32, area.top + y as u32);
+                if let Some(pixel) = picture.get_pixel_mut_checked(x, y) {
+                    *pixel = Rgb(HULL);
+                }
+            }
         }
         if self.is_framed() {
             frame(&mut picture, self.ground.placement.seen);

@@ -13,7 +13,11 @@ use bytes::Bytes;
 use explaind::{
     api::{Api, router},
     app::App,
-    model::patterns::{self, Provenance},
+    model::{
+        patterns::{self, Provenance},
+        support_store::{NewMember, NewSet},
+        supports::{self, Weights},
+    },
     settings::{Flags, Settings, load},
     tensor::Tensor,
 };
@@ -32,8 +36,43 @@ pub struct Service {
 
 /// One service for all tests that change nothing.
 pub fn shared() -> &'static Service {
-    static SHARED: LazyLock<Service> = LazyLock::new(|| open(&[]));
+    static SHARED: LazyLock<Service> = LazyLock::new(|| {
+        let service = open(&[]);
+        for id in ["tiny", "squeezenet1_1"] {
+            install_supports(&service.app, id);
+        }
+        service
+    });
     &SHARED
+}
+
+/// Gives a model a set `pair` of one support, whose first weights are a little smaller.
+fn install_supports(app: &App, id: &str) {
+    let model = app.models().get(id).unwrap();
+    let mut initializers = model.graph.initializers.iter();
+    let (name, first) = initializers
+        .find(|(_, weights)| weights.shape.len() > 1)
+        .unwrap();
+    let smaller: Vec<f32> = first
+        .to_f32s()
+        .unwrap()
+        .iter()
+        .map(|value| value * 0.9)
+        .collect();
+    let weights = Weights::from([(name.clone(), Literal::from_f32s(&first.shape, &smaller))]);
+    let set = NewSet {
+        name: "pair".into(),
+        classes: [0, 1],
+        provenance: supports::Provenance::Upload,
+        members: vec![NewMember::new(2.0, &weights).unwrap()],
+    };
+    // Not on the runtime of the test that comes first.
+    let (app, model) = (app.clone(), model.clone());
+    let install = move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(app.install_supports(&model, set)).unwrap();
+    };
+    std::thread::spawn(install).join().unwrap();
 }
 
 /// A service on the shared models with settings of its own.

@@ -34,6 +34,7 @@ mod reproducible;
 mod segments;
 mod sets;
 mod start;
+mod supports;
 mod tcav;
 mod train;
 mod trained;

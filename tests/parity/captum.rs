@@ -87,6 +87,7 @@ fn agrees_with_captum(net: &str, export: &str) {
             layout: Layout::Nchw,
             luma: None,
             segmentation: Arc::default(),
+            supports: Arc::default(),
             parameters: Arc::new(parameters),
         };
         let scores = explain(&source, inputs);
@@ -120,6 +121,7 @@ fn parse(given: &Value, source: &Graph) -> Parameters {
         has_patterns: false,
         layer: layers.last().map(|layer| layer.name.as_str()),
         layers: &layers,
+        supports: &[],
     };
     Parameters::parse(given.as_object().unwrap(), &facts).unwrap()
 }

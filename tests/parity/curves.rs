@@ -36,6 +36,7 @@ pub fn case(input: Tensor, map: Tensor, clean: f64) -> Case {
             request: Request::of(parameters),
             scores: Arc::new(map),
             difference: None,
+            compared: None,
         }]),
         rows: Arc::new([CaseRow {
             map: 0,

@@ -207,6 +207,7 @@ async fn predictions_are_the_best_classes() {
         pool: &pool,
         caller: &caller,
         pictures: None,
+        supports: None,
     };
     let (predictions, _) = Driver::new(resources, &model, tensor(&X))
         .predict(2)

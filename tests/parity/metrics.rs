@@ -40,6 +40,7 @@ fn case(reference: &Stored, input: Tensor, map: Tensor, score: Score) -> Case {
             request: Request::of(parameters),
             scores: Arc::new(map),
             difference: None,
+            compared: None,
         }]),
         rows: Arc::new([CaseRow { map: 0, score }]),
         seed: reference.json("seed"),

@@ -53,6 +53,7 @@ async fn gradients_change_with_the_model_and_guided_backpropagation_stays() {
         pool: &pool,
         caller: &caller,
         pictures: None,
+        supports: None,
     };
     let driver = Driver::new(resources, &model, input.clone());
     let requests = ["gradient", "guided_backprop"].map(|id| {
@@ -70,6 +71,7 @@ async fn gradients_change_with_the_model_and_guided_backpropagation_stays() {
         request,
         scores: explained[0].attribution.scores.clone(),
         difference: None,
+        compared: None,
     });
     let row = |map, score| CaseRow { map, score };
     let case = Case {

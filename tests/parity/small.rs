@@ -175,6 +175,7 @@ pub async fn ask(
         pool: &pool,
         caller: &caller,
         pictures: None,
+        supports: None,
     };
     let answered = Driver::new(resources, model, tensor(input))
         .explain(&[request], max_evaluations)

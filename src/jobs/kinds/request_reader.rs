@@ -160,6 +160,8 @@ pub(super) async fn planned_model(
     hash: &str,
     patterns: Option<&str>,
 ) -> Result<Arc<Model>, WorkError> {
+    // What the job's methods name may be newer than this replica's last look.
+    app.follow_supports().await?;
     let model = app.models().get(id);
     let model =
         model.ok_or_else(|| WorkError::permanent(format!("model {id} is not there any more")))?;

@@ -61,6 +61,10 @@ pub enum Need {
     Luma,
     /// Regions of that picture.
     Regions,
+    /// The maps of another method, which the parameter `base` names.
+    Base,
+    /// The models of the set that the parameter `supports` names.
+    Supports,
 }
 
 /// Evaluations of a derived graph per target (an upper bound under a `tolerance`).

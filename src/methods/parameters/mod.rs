@@ -8,13 +8,15 @@ mod kind;
 mod method;
 mod values;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::target::Target;
+use super::{gad, target::Target};
 use crate::{
     faults::{Fault, Faults, Reader},
-    model::labels::Classes,
+    model::{labels::Classes, supports::SupportSet},
     picture::baseline::Baseline,
 };
 pub use kind::{Group, Kind, Parameter};
@@ -27,6 +29,9 @@ pub use values::{GroupValues, Values};
 #[derive(Clone, Debug)]
 pub struct Parameters {
     pub method: &'static Method,
+    /// Of a method that works on the maps of another: that one. All parameters that it takes are
+    /// here as well.
+    pub base: Option<&'static Method>,
     pub target: Target,
     pub head: Head,
     pub grad_output: SeedRule,
@@ -66,12 +71,15 @@ pub struct Facts<'a> {
     pub layers: &'a [Layer],
     /// The default of `layer`.
     pub layer: Option<&'a str>,
+    /// The model's sets of supports.
+    pub supports: &'a [Arc<SupportSet>],
 }
 
 impl Parameters {
     pub fn defaults(method: &'static Method, head: Head, pattern_layers: PatternLayers) -> Self {
         let mut parameters = Self {
             method,
+            base: None,
             target: Target::Predicted,
             head,
             grad_output: SeedRule::One,
@@ -94,13 +102,20 @@ impl Parameters {
         facts: &Facts<'_>,
     ) -> Result<Self, Faults> {
         let mut parameters = Self::defaults(method, facts.head, facts.pattern_layers.clone());
-        for group in method.groups {
+        let asked_base = given
+            .get("base")
+            .and_then(Value::as_str)
+            .and_then(gad::base);
+        if let Some(base) = asked_base.filter(|_| method.needs(Need::Base)) {
+            parameters.set_base(base);
+        }
+        for group in parameters.groups_taken() {
             (group.from_model)(&mut parameters, facts);
         }
         let mut asked = given.clone();
         asked.shift_remove("method");
         let mut reader = Reader::new(asked);
-        for parameter in method.parameters() {
+        for parameter in parameters.taken() {
             if let Some(value) = reader.raw(parameter.name)
                 && let Err(message) = parameter.set(&mut parameters, &value, facts)
             {
@@ -111,11 +126,62 @@ impl Parameters {
                 });
             }
         }
-        let mut faults = reader.finish(&format!("is not a parameter of {}", method.id));
-        for group in method.groups {
-            (group.check)(&parameters, given, facts, &mut faults);
+        let of = parameters
+            .base
+            .map_or_else(String::new, |base| format!(" on {}", base.id));
+        let mut faults = reader.finish(&format!("is not a parameter of {}{of}", method.id));
+        let inner = parameters.of_base();
+        for group in inner.method.groups {
+            (group.check)(&inner, given, facts, &mut faults);
+        }
+        if parameters.base.is_some() {
+            for group in method.groups {
+                (group.check)(&parameters, given, facts, &mut faults);
+            }
         }
         faults.settle(parameters)
+    }
+
+    /// Whether it looks at the picture that the input shows: not for nets over ready tensors.
+    pub fn needs_picture(&self) -> bool {
+        self.needs(Need::Luma) || self.needs(Need::Regions)
+    }
+
+    /// Makes `base` the method whose maps this one works on, with its defaults.
+    pub fn set_base(&mut self, base: &'static Method) {
+        self.base = Some(base);
+        self.rule_set = base.rule_set;
+        (base.preset)(self);
+    }
+
+    /// Those of the method that asks the model: the base, where there is one, else these.
+    pub fn of_base(&self) -> Self {
+        Self {
+            method: self.base.unwrap_or(self.method),
+            base: None,
+            ..self.clone()
+        }
+    }
+
+    fn groups_taken(&self) -> Vec<&'static Group> {
+        let base = self.base.map_or(&[][..], |base| base.groups);
+        self.method.groups.iter().chain(base).copied().collect()
+    }
+
+    /// The parameters that are taken beside `method`: those of the method, and others of its base.
+    pub fn taken(&self) -> Vec<&'static Parameter> {
+        let base = self.base.into_iter().flat_map(Method::parameters);
+        let others = base.filter(|parameter| !self.method.takes(parameter.name));
+        self.method.parameters().chain(others).collect()
+    }
+
+    pub fn takes(&self, name: &str) -> bool {
+        self.taken().iter().any(|parameter| parameter.name == name)
+    }
+
+    /// Whether a run needs it, of the method or of its base.
+    pub fn needs(&self, need: Need) -> bool {
+        self.method.needs(need) || self.base.is_some_and(|base| base.needs(need))
     }
 
     /// The values of a group.
@@ -162,7 +228,7 @@ impl Parameters {
 
     /// How many baselines a run needs.
     pub fn baselines(&self) -> usize {
-        if self.method.needs(Need::Baselines) {
+        if self.needs(Need::Baselines) {
             self.baseline.count()
         } else {
             0
@@ -189,8 +255,8 @@ impl Parameters {
     /// again when posted.
     pub fn to_json(&self) -> Map<String, Value> {
         let values = self
-            .method
-            .parameters()
+            .taken()
+            .into_iter()
             .filter_map(|p| Some((p.name.to_owned(), (p.get)(self)?)));
         [("method".to_owned(), json!(self.method.id))]
             .into_iter()
@@ -244,6 +310,9 @@ mod tests {
             .into()
     });
 
+    static SETS: LazyLock<[Arc<SupportSet>; 1]> =
+        LazyLock::new(|| [Arc::new(SupportSet::example("pair", &[2.0, 4.0]))]);
+
     fn facts(labels: &Labels) -> Facts<'_> {
         Facts {
             model: "tiny",
@@ -256,6 +325,7 @@ mod tests {
             has_patterns: true,
             layers: LAYERS.as_slice(),
             layer: Some("relu"),
+            supports: &SETS,
         }
     }
 
@@ -333,6 +403,8 @@ mod tests {
             .map(|method| json!({"method": method.id}))
             .collect();
         given.push(json!({"method": "integrated_gradients", "tolerance": 0.01, "target": "cat-dog", "baseline": "black+white"}));
+        given.push(json!({"method": "gad", "base": "guided_grad_cam", "tau": 0.3}));
+        given.push(json!({"method": "gad", "mode": "min", "tolerance": 0.1, "supports": "pair"}));
         given.push(
             json!({"pattern_layers": "conv1, conv2", "quality": "fast", "grad_output": "value", "target": "top:2"}),
         );
@@ -432,6 +504,24 @@ mod tests {
                 json!({"method": "integrated_gradients", "compat": "pgig-2020", "tolerance": 0.1}),
                 "tolerance",
             ),
+            (json!({"method": "gad", "base": "pgig"}), "base"),
+            (json!({"method": "gad", "base": "gad"}), "base"),
+            (
+                json!({"method": "gad", "base": "gradient", "n_steps": 3}),
+                "n_steps",
+            ),
+            (json!({"method": "gad", "mode": "min", "tau": 0.1}), "tau"),
+            (json!({"method": "gad", "tau": 0}), "tau"),
+            (json!({"method": "gad", "supports": "other"}), "supports"),
+            (json!({"method": "gad", "supports": "pair@00"}), "supports"),
+            (
+                json!({"method": "gad", "rule_set": "pattern_net"}),
+                "rule_set",
+            ),
+            (
+                json!({"method": "gad", "tolerance": 0.1, "n_steps": 5}),
+                "n_steps",
+            ),
             (json!({"method": "occlusion"}), "method"),
             (json!({"method": "grad_cam", "layer": "nowhere"}), "layer"),
             (
@@ -447,6 +537,36 @@ mod tests {
                 "{faults:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_model_without_supports_says_how_to_get_some_and_one_with_several_which() {
+        let labels = Labels::default();
+        let several = [
+            SETS[0].clone(),
+            Arc::new(SupportSet::example("other", &[2.0])),
+        ];
+        for (supports, expected) in [(&[][..], "a job of kind gad_train"), (&several, "several")] {
+            let facts = Facts {
+                supports,
+                ..facts(&labels)
+            };
+            let given = json!({"method": "gad"});
+            let faults = Parameters::parse(given.as_object().unwrap(), &facts).unwrap_err();
+            let [fault] = faults.shown() else {
+                panic!("{faults}")
+            };
+            assert_eq!(fault.param, "supports");
+            assert!(fault.message.contains(expected), "{fault:?}");
+            assert_eq!(fault.allowed.len(), supports.len());
+        }
+        let facts = Facts {
+            supports: &several,
+            ..facts(&labels)
+        };
+        let given = json!({"method": "gad", "supports": "other"});
+        let parameters = Parameters::parse(given.as_object().unwrap(), &facts).unwrap();
+        assert_eq!(gad::supports(&parameters).unwrap().members.len(), 1);
     }
 
     #[test]

@@ -361,6 +361,7 @@ impl<'a> ShardContext<'a> {
                         .input_value
                         .zip(found.baseline_value)
                         .map(|(input, baseline)| input - baseline),
+                    compared: found.compared,
                 }),
                 None => Err(request.parameters.method.id),
             }
