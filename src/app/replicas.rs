@@ -112,8 +112,8 @@ impl App {
         self.parts.trained.ids().await
     }
 
-    /// Removes a model that a job trained with its patterns, and closes its sessions as requests let
-    /// go of it.
+    /// Removes a model that a job trained with its patterns and sets of supports, and closes its
+    /// sessions as requests let go of it.
     pub async fn delete_model(&self, id: &str) -> Result<(), AppError> {
         let parts = &self.parts;
         let before = self.models();
@@ -124,6 +124,7 @@ impl App {
         parts.reloaded.notify_one();
         if let Some(model) = model {
             parts.patterns.forget(&model).await?;
+            parts.supports.forget(&model).await?;
         }
         Ok(())
     }

@@ -6,7 +6,8 @@ use super::{
     kind::{Kind, Kinds},
     kinds::{
         bam_data::BAM_DATA, degradation::DEGRADATION, evaluate::EVALUATE,
-        explain_dataset::EXPLAIN_DATASET, fit_patterns::FIT_PATTERNS, tcav::TCAV, train::TRAIN,
+        explain_dataset::EXPLAIN_DATASET, fit_patterns::FIT_PATTERNS, gad_train::GAD_TRAIN,
+        tcav::TCAV, train::TRAIN,
     },
 };
 use crate::{
@@ -22,6 +23,7 @@ pub static KINDS: Kinds = &[
     &TRAIN,
     &TCAV,
     &BAM_DATA,
+    &GAD_TRAIN,
 ];
 
 pub fn find(kinds: Kinds, id: &str) -> Option<&'static dyn Kind> {

@@ -162,6 +162,12 @@ impl SupportStore {
         Ok(set)
     }
 
+    /// Removes all sets of a model that is gone.
+    pub async fn forget(&self, model: &Model) -> Result<(), SupportsError> {
+        let _changing = self.changing.lock().await;
+        Ok(self.files.remove_all(&home(model)).await?)
+    }
+
     /// Picks up what other replicas installed and removed.
     pub async fn follow(&self, models: &Models) -> Result<(), SupportsError> {
         let _changing = self.changing.lock().await;

@@ -24,6 +24,7 @@ mod edge;
 mod ends;
 mod evaluate;
 mod fixture;
+mod gad_train;
 mod images;
 mod jobs;
 mod load;

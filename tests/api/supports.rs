@@ -182,7 +182,7 @@ async fn a_set_is_used_from_its_upload_on_until_it_is_deleted() {
 }
 
 /// All files of a folder and below.
-fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+pub fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return Vec::new();
     };

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// With twelve images, four of each class of `tiny`.
-fn fixture(changes: &[(&str, &str)]) -> Fixture {
+pub fn fixture(changes: &[(&str, &str)]) -> Fixture {
     let fixture = fixture_with(changes);
     let photos = fixture.photos.path();
     fs::remove_dir_all(photos).unwrap();
@@ -40,7 +40,7 @@ fn request(name: &str) -> Value {
     })
 }
 
-fn with(mut request: Value, changes: Value) -> Value {
+pub fn with(mut request: Value, changes: Value) -> Value {
     let changes = changes.as_object().unwrap().clone();
     request.as_object_mut().unwrap().extend(changes);
     request

@@ -7,6 +7,7 @@ pub mod degradation;
 pub mod evaluate;
 pub mod explain_dataset;
 pub mod fit_patterns;
+pub mod gad_train;
 mod images;
 mod output;
 mod request_reader;

@@ -255,7 +255,7 @@ async fn check(
 }
 
 /// The parameter that an obstacle is about; none where it is the server's.
-fn param_of(error: &TrainingError) -> Option<&'static str> {
+pub(super) fn param_of(error: &TrainingError) -> Option<&'static str> {
     match error {
         TrainingError::TakesTensors { .. }
         | TrainingError::NotInModel { .. }
@@ -383,7 +383,7 @@ async fn install(
 }
 
 /// A name that is the job's alone, as long as names may be.
-fn renamed(name: &str, job: &str) -> String {
+pub(super) fn renamed(name: &str, job: &str) -> String {
     const LONGEST: usize = 64;
     let cut = name.len().min(LONGEST - SUFFIX - 1);
     let (name, job) = (
