@@ -471,7 +471,7 @@ pub(super) mod tests {
             tests::{case, tensor},
         },
         methods::{Answer, Attribution, Explained, ExplainedTarget, Prediction, Timing, registry},
-        model::supports::SupportSet,
+        model::{Model, supports::SupportSet},
         picture::preprocess::{Channels, Preprocess},
     };
     use onnx_autodiff::autodiff::spec::{Head, PatternLayers};

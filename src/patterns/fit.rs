@@ -365,6 +365,7 @@ mod tests {
             layers: vec![],
             patterns: None,
             provenance: None,
+            supports: Arc::default(),
             warnings: Vec::new(),
         })
     }

@@ -91,6 +91,7 @@ fn agrees_with_pytorch(model: &str) {
             layout: Layout::Nchw,
             luma: None,
             segmentation: Arc::default(),
+            supports: Arc::default(),
             parameters: Arc::new(parameters),
         };
         let scores = explain(&source, inputs, &reference.floats("logits").unwrap());

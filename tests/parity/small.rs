@@ -90,6 +90,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
             source: Arc::new(patterns),
         }),
         provenance: None,
+        supports: Arc::default(),
         warnings: Vec::new(),
     })
 }

@@ -209,6 +209,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
         layers: Vec::new(),
         patterns: None,
         provenance: None,
+        supports: Arc::default(),
         warnings: Vec::new(),
     })
 }

@@ -325,7 +325,7 @@ mod tests {
             has_patterns: true,
             layers: LAYERS.as_slice(),
             layer: Some("relu"),
-            supports: &SETS,
+            supports: SETS.as_slice(),
         }
     }
 
