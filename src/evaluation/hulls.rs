@@ -1,7 +1,8 @@
 //! What GAD leaves of its base's map, by the convex hulls of their most important pixels (M), for
-//! both classes of the set of supports. RC = area(M_GAD) / area(M_base); RS(M) = |N_a(I) - N_a(I ⊙ (1
-//! - M))| / ΣM with pixels made black, for M_GAD and the supplement M_base \ M_GAD. Mazini Rodrigues
-//! et al., 2024, Eq. 1 and 2. N_a is the head that the row explains: a logit in the paper.
+//! both classes of the set of supports. RC = area(M_GAD) / area(M_base), and
+//! RS(M) = |N_a(I) - N_a(I ⊙ (1 - M))| / ΣM with pixels made black, for M_GAD and the supplement
+//! M_base \ M_GAD. Mazini Rodrigues et al., 2024, Eq. 1 and 2. N_a is the head that the row
+//! explains: a logit in the paper.
 
 use std::sync::Arc;
 
@@ -306,7 +307,7 @@ enum State {
     /// The maps of classes that are not the case's are awaited.
     Explaining,
     /// The outputs of the clean input, and of what is left of it, are awaited.
-    Occluding([Masks; 2]),
+    Occluding(Box<[Masks; 2]>),
 }
 
 /// Of one class.
@@ -429,7 +430,7 @@ impl Run for Hulled {
                 };
                 let masks = [first, second];
                 let question = Question::forward(&self.case.model, self.inputs(&masks));
-                self.state = State::Occluding(masks);
+                self.state = State::Occluding(Box::new(masks));
                 Step::Ask(vec![question])
             }
             State::Occluding(masks) => {
