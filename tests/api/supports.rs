@@ -47,10 +47,10 @@ fn safetensors(name: &str, shape: &[usize], numbers: &[f32]) -> Vec<u8> {
     safetensors::serialize([(name, view)], None).unwrap()
 }
 
-/// Half of what class 0 has for red, and nothing for green and blue.
-const HALF: [f32; 9] = [2.0, 0.0, 0.0, -1.0, 4.0, -1.0, -1.0, -1.0, 4.0];
-/// Class 0 does not see red.
-const BLIND: [f32; 9] = [0.0, 1.0, 1.0, -1.0, 4.0, -1.0, -1.0, -1.0, 4.0];
+/// Half the sum of what class 0 has for the three channels.
+const HALF: [f32; 9] = [1.0, 0.0, 0.0, -1.0, 4.0, -1.0, -1.0, -1.0, 4.0];
+/// What speaks for class 0 speaks against it.
+const BLIND: [f32; 9] = [0.0, -1.0, -1.0, -1.0, 4.0, -1.0, -1.0, -1.0, 4.0];
 
 fn pair() -> Vec<u8> {
     let half = onnx(HALF);
@@ -145,7 +145,7 @@ async fn a_set_is_used_from_its_upload_on_until_it_is_deleted() {
         .map(|map| map["alpha"].as_f64().unwrap())
         .collect();
     assert_eq!(alphas, [0.0, 2.0, 4.5]);
-    // On red only the red channel is on: the derivative is as large as the weight of the class.
+    // All rectifiers are on: the derivatives of a pixel sum to what the weights of the class do.
     let values_of = |map: &Value| values(&json!({ "attribution": map["attribution"] }));
     let own = values_of(&maps[0]);
     assert!(own.iter().all(|value| *value > 0.0));
@@ -241,7 +241,7 @@ async fn every_fault_of_every_file_is_told_and_nothing_is_kept() {
     );
     for said in [
         "no weights other than the model's own",
-        "the node Sigmoid of relu",
+        "the node Relu of relu",
         "have shape [2]; the model's have [3]",
         "no weights called weights",
         "not finite",
@@ -305,11 +305,10 @@ async fn maps_are_given_as_npy_and_as_a_strip_and_beside_the_base() {
         .await
         .picture();
     assert!(
-        strip.width() >= 4 * 64 && strip.height() >= 64,
+        strip.width() >= 4 * map.width() && strip.height() > map.height(),
         "{:?}",
         strip.dimensions()
     );
-    assert_eq!(map.dimensions(), (64, 64));
     let large = fixture.explain("size=600&include=supports").await;
     assert_eq!(large.refused(), ["size"]);
     let other = post(
@@ -368,9 +367,10 @@ async fn hulls_are_measured_for_both_classes_and_their_measurements_shared() {
     let refused = send_to(&fixture.router, post_json("/jobs", &alone)).await;
     assert_eq!(refused.refused(), ["methods"]);
     // A set that is replaced stops what was planned with the one before.
-    let text = report["request"].clone();
+    let mut planned = report["request"].clone();
+    planned["kind"] = json!("evaluate");
     fixture.put(zip(&[("alpha_8.onnx", &onnx(BLIND))])).await;
-    let again = send_to(&fixture.router, post_json("/jobs", &text)).await;
+    let again = send_to(&fixture.router, post_json("/jobs", &planned)).await;
     assert!(
         again
             .refused()

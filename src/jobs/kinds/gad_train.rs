@@ -477,7 +477,8 @@ impl Chosen {
                 _ if picture.fault.is_some() => left_out.unreadable += 1,
                 [true, false] => of_class[0].push(index),
                 [false, true] => of_class[1].push(index),
-                _ => left_out.unlabelled += 1,
+                _ if meaning.is_empty() => left_out.unlabelled += 1,
+                _ => {}
             }
         }
         if let Some(limit) = limit {
