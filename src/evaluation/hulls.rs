@@ -139,16 +139,13 @@ pub const RS: Metric = Metric {
             })
         },
         skips: |values, rows| {
-            let has_supplement = values.word("mask").is_some_and(|mask| mask != "gad");
-            match () {
-                () if is_any(values, rows, |hulls| !hulls.are_defined()) => Some(UNDEFINED),
-                () if has_supplement
-                    && is_any(values, rows, |hulls| hulls.supplement_pixels == 0.0) =>
-                {
-                    Some("where GAD's hull covers that of its base")
-                }
-                () => None,
+            if is_any(values, rows, |hulls| !hulls.are_defined()) {
+                return Some(UNDEFINED);
             }
+            let is_covered = |hulls: &Hulls| hulls.supplement_pixels == 0.0;
+            let is_asked = values.word("mask").is_some_and(|mask| mask != "gad");
+            (is_asked && is_any(values, rows, is_covered))
+                .then_some("where GAD's hull covers that of its base")
         },
         ..Reading::NUMBER
     },
