@@ -17,9 +17,11 @@ use explaind::{
     engine::{Caller, EngineError, Priority},
     faults::Reader,
     model::Model,
+    tensor::read_npy,
     training::{Checkpoint, EpochReport, Examples, Recipe, Trainer, TrainingError},
 };
 use indicatif::{ProgressBar, ProgressStyle};
+use ndarray::Array2;
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -39,7 +41,7 @@ pub(crate) struct Train {
     /// The images to train on: a folder, the ID of a data set, or ID=FOLDER
     #[arg(short, long, value_name = "DATASET")]
     dataset: String,
-    /// The folder to write the model to, such as models/NAME
+    /// The folder to write the model to, such as a new one in the models folder
     #[arg(short, long, value_name = "FOLDER")]
     output: PathBuf,
     /// Passes over the images [default: 10]
@@ -58,6 +60,10 @@ pub(crate) struct Train {
     /// Replace the last layer by a new one, whose classes are the data set's labels
     #[arg(long)]
     new_head: bool,
+    /// Logits to train towards, with the loss mse, in place of labels: float32 [images, classes], a
+    /// row for each image of the data set in the order of their paths
+    #[arg(long, value_name = "Y.npy", conflicts_with = "new_head")]
+    targets: Option<PathBuf>,
     /// Of the split, the order of images, augmentation and the new head [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -72,6 +78,7 @@ pub(crate) struct Train {
 impl Train {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let recipe = self.recipe()?;
+        let targets = self.targets.as_deref().map(read_targets).transpose()?;
         let place = Place::new(self.output);
         place.check()?;
         let mut settings = self.model.settings()?;
@@ -82,7 +89,7 @@ impl Train {
         runtime.block_on(async {
             app.catch_up().await;
             let dataset = app.datasets().open(&dataset).await?;
-            let trainer = start(&app, recipe, model, dataset).await?;
+            let trainer = start(&app, recipe, model, dataset, targets).await?;
             train(&trainer, &place).await
         })
     }
@@ -166,14 +173,24 @@ impl Place {
     }
 }
 
+fn read_targets(path: &Path) -> anyhow::Result<Array2<f32>> {
+    let name = || Place::name(path);
+    let tensor = read_npy(&fs::read(path).with_context(name)?).with_context(name)?;
+    tensor.into_dimensionality().with_context(name)
+}
+
 async fn start(
     app: &App,
     recipe: Recipe,
     model: Arc<Model>,
     dataset: Arc<Dataset>,
+    targets: Option<Array2<f32>>,
 ) -> anyhow::Result<Trainer> {
     let (of, to, new_head) = (dataset.clone(), model.clone(), recipe.new_head);
-    let examples = move || Examples::labelled(&of, &to, new_head);
+    let examples = move || match targets {
+        None => Examples::labelled(&of, &to, new_head),
+        Some(logits) => Examples::towards(&of, &logits),
+    };
     let examples = app.pool().run(examples).await??;
     let left_out = examples.left_out.clone();
     let trainer = Trainer::new(recipe, model, dataset, examples, app.training()).await?;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -129,6 +129,42 @@ impl Examples {
             images,
             targets: Targets::Classes(targets),
             labels,
+            left_out,
+        })
+    }
+}
+
+impl Examples {
+    /// Every image that can be decoded, towards its row of logits: a row for each image of the data
+    /// set, in their order.
+    pub fn towards(dataset: &Dataset, logits: &Array2<f32>) -> Result<Self, TrainingError> {
+        let count = dataset.images.len();
+        if logits.nrows() != count {
+            return Err(TrainingError::Targets {
+                found: logits.shape().to_vec(),
+                images: count,
+                classes: logits.ncols(),
+            });
+        }
+        let (mut images, mut left_out) = (Vec::new(), LeftOut::default());
+        for (index, picture) in dataset.images.iter().enumerate() {
+            match picture.fault {
+                None => images.push(index),
+                Some(_) => left_out.add_unreadable(picture),
+            }
+        }
+        if images.is_empty() {
+            return Err(TrainingError::NoImages {
+                dataset: dataset.id.clone(),
+                images: count,
+                unlabelled: 0,
+                unreadable: left_out.unreadable,
+            });
+        }
+        Ok(Self {
+            targets: Targets::Logits(logits.select(Axis(0), &images)),
+            images,
+            labels: Vec::new(),
             left_out,
         })
     }

@@ -250,11 +250,12 @@ mod tests {
         let nodes = [
             Node::new("Add", ["z", "b"], ["a"]),
             Node::new("Reshape", ["a", "shape"], ["r"]),
-            Node::new("Softmax", ["r"], ["y"]).with("axis", 1_i64),
+            Node::new("Softmax", ["r"], ["s"]).with("axis", 1_i64),
+            Node::new("Flatten", ["s"], ["y"]),
         ];
         let constants = [
             ("b", floats(&[1, 4])),
-            ("shape", Literal::vector_i64(&[-1, 4])),
+            ("shape", Literal::vector_i64(&[-1, 4, 1])),
         ];
         let graph = replace(&net(&nodes, &constants), 9, 0).unwrap();
         assert_eq!(output_classes(&graph), Some(9));
@@ -264,7 +265,7 @@ mod tests {
             .map(|one| one.shape.clone())
             .collect();
         shapes.sort();
-        assert_eq!(shapes, [vec![1, 9], vec![2], vec![6, 9]]);
+        assert_eq!(shapes, [vec![1, 9], vec![3], vec![6, 9]]);
     }
 
     #[test]

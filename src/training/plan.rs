@@ -91,6 +91,11 @@ impl Plan {
             });
         };
         let model = match recipe.new_head {
+            true if examples.labels.is_empty() => {
+                return Err(TrainingError::Head {
+                    reason: "its classes are labels, and the targets are logits".to_owned(),
+                });
+            }
             true => Arc::new(with_head(&parent, &examples.labels, recipe.seed)?),
             false => parent.clone(),
         };

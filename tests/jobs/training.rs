@@ -9,12 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ndarray::Array2;
+use ndarray_npy::WriteNpyExt;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
     processes::{Signal, send},
-    served::material,
+    served::{IMAGES, material},
 };
 
 const KILLS: usize = 10;
@@ -203,6 +205,71 @@ fn an_interrupted_training_says_where_it_goes_on_and_another_is_refused_there() 
 }
 
 #[test]
+fn a_table_of_logits_is_trained_towards() {
+    let material = material();
+    let write = |rows: usize, name: &str| {
+        let logits =
+            Array2::from_shape_fn((rows, 3), |(row, class)| ((3 * row + class) as f32).sin());
+        let file = fs::File::create(material.path().join(name)).unwrap();
+        logits.write_npy(file).unwrap();
+    };
+    let images = IMAGES;
+    write(images, "y.npy");
+    write(images - 1, "short.npy");
+    let run = |targets: &str, loss: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_explaind"));
+        command
+            .current_dir(material.path())
+            .args(["train", "--model", "colours"]);
+        command.args([
+            "--dataset",
+            "photos",
+            "--output",
+            "models/new",
+            "--epochs",
+            "3",
+        ]);
+        command.args([
+            "--targets",
+            targets,
+            "-p",
+            loss,
+            "--learning-rate",
+            "0.1",
+            "-p",
+            "validation=0",
+        ]);
+        let net = train(material.path(), "", "1");
+        command.envs(
+            net.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        command.output().unwrap()
+    };
+    assert!(told(&run("y.npy", "loss=cross_entropy")).contains("with the loss mse"));
+    let short = told(&run("short.npy", "loss=mse"));
+    assert!(short.contains("for 60 images of 3 classes"), "{short}");
+    let output = run("y.npy", "loss=mse");
+    assert!(output.status.success(), "{}", told(&output));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let losses: Vec<f64> = said
+        .lines()
+        .map(|line| {
+            line.split("loss ")
+                .nth(1)
+                .unwrap()
+                .split([' ', ','])
+                .next()
+                .unwrap()
+                .parse()
+                .unwrap()
+        })
+        .collect();
+    assert!(losses.len() == 3 && losses[2] < losses[0], "{said}");
+    assert!(!said.contains("accuracy"), "{said}");
+}
+
+#[test]
 fn all_faults_of_a_recipe_are_told_at_once_and_nothing_is_written() {
     let material = material();
     let mut command = train(material.path(), "models/new", "1");
@@ -214,7 +281,7 @@ fn all_faults_of_a_recipe_are_told_at_once_and_nothing_is_written() {
         "-p",
         "momentum=0.5",
         "--learning-rate",
-        "-1",
+        "11",
     ]);
     let output = command.output().unwrap();
     let words = told(&output);
