@@ -16,7 +16,7 @@ use crate::engine::cpu::{
     max_pool_nchwc::NchwcMaxPoolGradient,
     operators::{self, DOMAIN, PoolWindow},
     relu,
-    weight_gradient::{self, Convolution, Images, WeightGradient},
+    weight_gradient::{self, Convolution, DepthwiseGradient, Images, WeightGradient},
 };
 
 /// Elements of a ReLU gradient per task.
@@ -365,6 +365,7 @@ struct ConvWeightGradient {
     pads: [usize; 2],
     /// Channels of a block of x and of dy, where they are NCHWc.
     block_sizes: [Option<usize>; 2],
+    depthwise: bool,
 }
 
 impl Operator for ConvWeightGradientOp {
@@ -408,6 +409,9 @@ impl Operator for ConvWeightGradientOp {
             dilations,
             pads,
             block_sizes: ["x_block_size", "dy_block_size"].map(|name| size(context, name)),
+            depthwise: context
+                .get::<i64>("depthwise")
+                .is_some_and(|flag| flag != 0),
         })
     }
 }
@@ -440,10 +444,13 @@ fn sizes<const N: usize>(context: &KernelContext, name: &str) -> ort::Result<[us
 impl Kernel for ConvWeightGradient {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let block_size = self.block_sizes.iter().flatten().next();
-        match block_size
-            .copied()
-            .unwrap_or_else(weight_gradient::block_size)
-        {
+        let unblocked = if self.depthwise {
+            1
+        } else {
+            weight_gradient::block_size()
+        };
+        match *block_size.unwrap_or(&unblocked) {
+            1 => self.compute_blocks::<1>(context),
             16 => self.compute_blocks::<16>(context),
             _ => self.compute_blocks::<8>(context),
         }
@@ -462,9 +469,10 @@ impl ConvWeightGradient {
         );
         let [plane, places] = planes(x_shape, dy_shape)?;
         let [outputs, inputs, height, width] = self.shape;
+        let channels = if self.depthwise { outputs } else { inputs };
         let convolution = Convolution {
             batch: x_shape[0] as usize,
-            input: [inputs, plane[0], plane[1]],
+            input: [channels, plane[0], plane[1]],
             output: [outputs, places[0], places[1]],
             kernel: [height, width],
             strides: self.strides,
@@ -478,20 +486,12 @@ impl ConvWeightGradient {
         if x.len() != len(convolution.input, self.block_sizes[0])
             || dy.len() != len(convolution.output, self.block_sizes[1])
             || self.block_sizes.iter().flatten().any(|size| *size != B)
+            || (self.depthwise && self.block_sizes[0] != self.block_sizes[1])
         {
             return Err(ort::Error::new(
                 "ConvWeightGradient: x, dy and shape do not fit each other",
             ));
         }
-        let images = |values, blocks: Option<usize>| match blocks {
-            Some(_) => Images::Blocks(values),
-            None => Images::Planes(values),
-        };
-        let gradient = WeightGradient::<B>::new(
-            &convolution,
-            images(x, self.block_sizes[0]),
-            images(dy, self.block_sizes[1]),
-        );
         let mut weight = context
             .output(0, self.shape.map(|size| size as i64))?
             .ok_or_else(absent)?;
@@ -504,6 +504,24 @@ impl ConvWeightGradient {
             Some(bias) => bias.try_extract_tensor_mut::<f32>()?.1,
             None => &mut [],
         };
+        if self.depthwise {
+            let gradient = DepthwiseGradient::<B>::new(&convolution, x, dy);
+            let mut biases: Vec<_> = bias.chunks_mut(B).collect();
+            biases.resize_with(outputs.div_ceil(B), Default::default);
+            let parts = weight.chunks_mut(B * height * width).zip(biases);
+            return deal(context, parts.enumerate(), |(block, (weight, bias))| {
+                gradient.run(*block, weight, bias);
+            });
+        }
+        let images = |values, blocks: Option<usize>| match blocks {
+            Some(_) => Images::Blocks(values),
+            None => Images::Planes(values),
+        };
+        let gradient = WeightGradient::<B>::new(
+            &convolution,
+            images(x, self.block_sizes[0]),
+            images(dy, self.block_sizes[1]),
+        );
         deal(context, gradient.tasks(weight, bias).into_iter(), |task| {
             gradient.run(task)
         })

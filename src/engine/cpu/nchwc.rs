@@ -157,8 +157,8 @@ fn relu_gradient_nchwc(
     })
 }
 
-/// Takes a `ReorderOutput` past a Split of channels into whole blocks, a sum or a ReLU mask, and
-/// leaves out a `ReorderInput` after it.
+/// Takes a `ReorderOutput` past a Split of channels into whole blocks, a sum, a product or a ReLU
+/// mask, and leaves out a `ReorderInput` after it.
 fn reorder_later(
     edges: &Edges,
     node: &Node,
@@ -198,26 +198,21 @@ fn reorder_later(
     }
     let (a, b) = (node.input(0)?, node.input(1)?);
     let alike = types.get(a).is_some() && types.get(a) == types.get(b);
-    if node.is("Add") && alike {
-        let (second, channels) = blocks(b)?;
-        let (sum, reorder) = reorder(node.output(0)?, channels);
-        return Some(Edit::with([
-            Node::new("Add", [first, second], [sum]),
-            reorder,
-        ]));
-    }
-    if !node.is("Mul") {
+    if !alike || !(node.is("Add") || node.is("Mul")) {
         return None;
     }
-    let step = |value: &str| {
-        let (mask, _) = blocks(value)?;
-        stepped(edges.producer(&mask)?).map(str::to_owned)
+    let (second, channels) = blocks(b)?;
+    let (result, reorder) = reorder(node.output(0)?, channels);
+    let step = |value: &str| edges.producer(value).and_then(stepped);
+    let masked = step(&second)
+        .map(|y| (&first, y))
+        .or_else(|| Some((&second, step(&first)?)))
+        .filter(|(dy, y)| node.is("Mul") && dy.as_str() != *y);
+    let blocked = match masked {
+        Some((dy, y)) => operators::node(RELU_GRADIENT, &[dy, y], vec![result]),
+        None => Node::new(&node.op_type, [&first, &second], [&result]),
     };
-    let (dy, y) = step(b).map(|y| (a, y)).or_else(|| Some((b, step(a)?)))?;
-    let (dy, channels) = blocks(dy)?;
-    let (dx, reorder) = reorder(node.output(0)?, channels);
-    let gradient = operators::node(RELU_GRADIENT, &[&dy, &y], vec![dx]);
-    (alike && dy != y).then(|| Edit::with([gradient, reorder]))
+    Some(Edit::with([blocked, reorder]))
 }
 
 /// Replaces the gradient of a pool over NCHWc by one that reads and writes NCHWc, so that the

@@ -15,7 +15,8 @@ pub(crate) const NCHWC_MAX_POOL_GRADIENT: &str = "NchwcMaxPoolGradient";
 pub(crate) const RELU_GRADIENT: &str = "ReluGradient";
 /// `ConvWeightGradient(x, dy) -> dw, db`: the gradients of a convolution's weight of `shape`, and of
 /// its bias if that output exists, with the convolution's `strides`, `dilations` and leading
-/// `pads`. With `x_block_size` or `dy_block_size`, x or dy is NCHWc.
+/// `pads`; without groups, or `depthwise`. With `x_block_size` or `dy_block_size`, x or dy is NCHWc
+/// (of a depthwise one, both or none).
 pub(crate) const CONV_WEIGHT_GRADIENT: &str = "ConvWeightGradient";
 /// `NchwcConvInputGradient(dy, filter) -> dx`: the gradient of the input, of `shape` without the
 /// batch, of a convolution over NCHWc with this `kernel_shape`, `strides`, `dilations` and leading

@@ -3,7 +3,7 @@
 //! writes each becomes the weight again, brought into the layout by one `NchwcFilter`. Before it,
 //! the nodes of a convolution's weight and bias gradient become one `ConvWeightGradient`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     nchwc::{NCHWC_DOMAIN, reorders},
@@ -11,7 +11,7 @@ use super::{
 };
 use onnx_autodiff::onnx::{
     OnnxError, Types,
-    graph::{Dim, Element, Graph, Literal, Names, Node, ValueType},
+    graph::{Dim, Element, Graph, Literal, Names, Node, ValueInfo, ValueType},
     passes,
     rewrite::{Edges, Edit, replace},
 };
@@ -19,8 +19,8 @@ use onnx_autodiff::onnx::{
 /// Optimisations that would change the value of a convolution's weight.
 pub(crate) const WEIGHT_FUSIONS: &str = "ConvMulFusion;ConvAddFusion;ConvBNFusion;PadFusion";
 
-/// Replaces the nodes of the gradient of a convolution's weight, over images and without groups,
-/// by one `ConvWeightGradient(x, dy) -> dw, db`, with the gradient of the bias where there is one.
+/// Replaces the nodes of the gradient of a convolution's weight, over images and without groups
+/// or depthwise, by one `ConvWeightGradient(x, dy) -> dw, db`, with the gradient of the bias where there is one.
 pub(crate) fn fuse(mut graph: Graph, types: &Types) -> Result<Graph, OnnxError> {
     let is_changed = replace(&mut graph, |edges, node| {
         let mut gradient = weight_gradient(edges, types, node)?;
@@ -62,6 +62,8 @@ fn weight_gradient(edges: &Edges, types: &Types, node: &Node) -> Option<Node> {
     if taps.len() != height * width {
         return None;
     }
+    // Each output has an input of its own.
+    let depthwise = shape.first().filter(|outputs| inputs == 1 && **outputs > 1);
     let mut found: Option<(&str, &str, Window)> = None;
     for (tap, value) in taps.into_iter().enumerate() {
         let sum = made_by(
@@ -98,7 +100,7 @@ fn weight_gradient(edges: &Edges, types: &Types, node: &Node) -> Option<Node> {
         let fits = (0..2).all(|axis| starts[axis] == at[axis] as i64 * dilations[axis])
             && (window.strides, window.pads) == (steps, pads)
             && sizes(patch)?[1..] == sizes(dy)?[1..]
-            && sizes(x)?.first() == Some(&inputs)
+            && [Some(&inputs), depthwise].contains(&sizes(x)?.first())
             && sizes(dy)?.first() == shape.first();
         if !fits || [x, dy].iter().any(|value| !is_images(types, value)) {
             return None;
@@ -106,13 +108,15 @@ fn weight_gradient(edges: &Edges, types: &Types, node: &Node) -> Option<Node> {
         found = Some((x, dy, window));
     }
     let (x, dy, window) = found?;
+    let depthwise = sizes(x)?.first() != Some(&inputs);
     let shape: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
     let gradient = operators::node(CONV_WEIGHT_GRADIENT, &[x, dy], node.outputs.clone());
     let mut gradient = gradient
         .with("shape", shape)
         .with("strides", window.strides.to_vec())
         .with("dilations", window.dilations.to_vec())
-        .with("pads", window.pads.to_vec());
+        .with("pads", window.pads.to_vec())
+        .with("depthwise", i64::from(depthwise));
     gradient.name.clone_from(&node.name);
     Some(gradient)
 }
@@ -182,6 +186,8 @@ pub(crate) struct StandIn {
     shape: Vec<usize>,
     /// Whether the constant is `value` with inputs and outputs swapped and taps in reverse.
     flipped: bool,
+    /// Whether `value` was made an output, for the optimiser to keep what computes it.
+    kept: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -221,6 +227,7 @@ pub(crate) fn stand_in(mut graph: Graph, types: &Types) -> (Graph, Vec<StandIn>)
                 flipped: source.is_some(),
                 value: source.unwrap_or(value),
                 shape,
+                kept: false,
             });
             node.inputs[slot] = name;
         }
@@ -229,6 +236,18 @@ pub(crate) fn stand_in(mut graph: Graph, types: &Types) -> (Graph, Vec<StandIn>)
             ..Edit::with([node])
         })
     });
+    let mut ends: HashSet<String> = graph.pinned();
+    for stand_in in &mut stand_ins {
+        if let Some(value_type) = types.get(&stand_in.value)
+            && ends.insert(stand_in.value.clone())
+        {
+            stand_in.kept = true;
+            graph.outputs.push(ValueInfo {
+                name: stand_in.value.clone(),
+                value_type: value_type.clone(),
+            });
+        }
+    }
     (graph, stand_ins)
 }
 
@@ -319,6 +338,11 @@ pub(crate) fn restore(
         edit.nodes.push(conv);
         (edit.nodes.last() != Some(node)).then_some(edit)
     });
+    let kept = stand_ins.iter().filter(|stand_in| stand_in.kept);
+    put_first(
+        &mut graph,
+        kept.map(|stand_in| stand_in.value.clone()).collect(),
+    );
     if let Some(lost) = restored.iter().position(|found| !found) {
         return Err(RestoreError::Lost {
             value: stand_ins[lost].value.clone(),
@@ -328,9 +352,33 @@ pub(crate) fn restore(
         replace(&mut graph, |edges, node| {
             input_gradient_nchwc(edges, node, types, block_size, &mut names)
         });
-        block_weight_gradients(&mut graph, types, block_size, &mut names);
+        block_weight_gradients(&mut graph, block_size, &mut names);
     }
     Ok(passes::prune(graph)?)
+}
+
+/// Puts the nodes that compute `values` before all others, and takes the values from the outputs.
+fn put_first(graph: &mut Graph, values: HashSet<String>) {
+    graph
+        .outputs
+        .retain(|output| !values.contains(&output.name));
+    let mut needed = values;
+    let mut found: Vec<bool> = Vec::new();
+    for node in graph.nodes.iter().rev() {
+        let is_needed = node.outputs.iter().any(|output| needed.contains(output));
+        if is_needed {
+            needed.extend(node.inputs.iter().cloned());
+        }
+        found.push(is_needed);
+    }
+    found.reverse();
+    let nodes = std::mem::take(&mut graph.nodes).into_iter().zip(found);
+    let (first, rest): (Vec<_>, Vec<_>) = nodes.partition(|(_, is_needed)| *is_needed);
+    graph.nodes = first
+        .into_iter()
+        .chain(rest)
+        .map(|(node, _)| node)
+        .collect();
 }
 
 /// A value, the nodes that make it and their constants.
@@ -399,8 +447,8 @@ fn bias(literal: &Literal, stand_in: &StandIn, names: &mut Names) -> Option<Made
 
 /// Makes weight gradients read NCHWc: what a `ReorderOutput` reads, else by a `ReorderInput`, which
 /// later rewrites join with the gradients that make dy. Images of fewer channels than a block stay
-/// as they are. `types`: of values in NCHW.
-fn block_weight_gradients(graph: &mut Graph, types: &Types, block_size: usize, names: &mut Names) {
+/// as they are.
+fn block_weight_gradients(graph: &mut Graph, block_size: usize, names: &mut Names) {
     let mut blocked: HashMap<String, String> = HashMap::new();
     replace(graph, |edges, node| {
         if node.op_type != CONV_WEIGHT_GRADIENT {
@@ -408,19 +456,27 @@ fn block_weight_gradients(graph: &mut Graph, types: &Types, block_size: usize, n
         }
         let mut nodes = Vec::new();
         let mut gradient = node.clone();
-        let shape: Vec<i64> = node.ints("shape")?.to_vec();
+        let depthwise = node.int_or("depthwise", 0) != 0;
+        let reorder_of = |value: &str| {
+            let reorder = edges.producer(value)?;
+            reorders(reorder, "ReorderOutput").then_some(reorder)
+        };
+        let sizes = node.ints("shape")?;
+        let channels = [if depthwise { sizes[0] } else { sizes[1] }, sizes[0]];
+        // The runtime reorders images of channels in fours.
+        let fits = |channels: i64| channels >= block_size as i64 && channels % 4 == 0;
+        let blocks = [0, 1].map(|slot| {
+            let reorder = node.input(slot).and_then(reorder_of);
+            reorder.is_some() || fits(channels[slot])
+        });
+        if depthwise && blocks.contains(&false) {
+            return None;
+        }
         for (slot, attribute) in ["x_block_size", "dy_block_size"].into_iter().enumerate() {
             let value = node.input(slot)?;
-            let channels = *shape.get(1 - slot)?;
-            let source = edges
-                .producer(value)
-                .filter(|node| reorders(node, "ReorderOutput"));
-            let is_image = types.get(value).is_none_or(|found| found.shape.len() == 4);
-            // The runtime reorders images of channels in fours.
-            let fits = channels >= block_size as i64 && channels % 4 == 0 && is_image;
-            let made = match source {
+            gradient.inputs[slot] = match reorder_of(value) {
                 Some(reorder) => reorder.input(0)?.to_owned(),
-                None if !fits => continue,
+                None if !blocks[slot] => continue,
                 None => blocked
                     .entry(value.to_owned())
                     .or_insert_with(|| {
@@ -432,7 +488,6 @@ fn block_weight_gradients(graph: &mut Graph, types: &Types, block_size: usize, n
                     })
                     .clone(),
             };
-            gradient.inputs[slot] = made;
             gradient
                 .attributes
                 .insert(attribute.into(), (block_size as i64).into());

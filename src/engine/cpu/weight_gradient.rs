@@ -190,12 +190,9 @@ impl<'a, const B: usize> WeightGradient<'a, B> {
             tiles: vec![[[0.0; B]; B]; task.rows.len() * task.outputs.len() * taps],
             bias: vec![[0.0; B]; task.bias.len().div_ceil(B)],
         };
-        let [_, height, width] = self.convolution.output;
-        let band = (BAND_POSITIONS / width).max(4);
         let mut scratch = Scratch::default();
         for sample in 0..self.convolution.batch {
-            for start in (0..height).step_by(band) {
-                let rows = start..(start + band).min(height);
+            for rows in self.convolution.bands() {
                 self.add_band(sample, rows, task, &mut sums, &mut scratch);
             }
         }
@@ -219,7 +216,7 @@ impl<'a, const B: usize> WeightGradient<'a, B> {
             dy: cotangents,
             reaches,
         } = scratch;
-        self.reaches(&rows, reaches);
+        self.convolution.reaches::<B>(&rows, reaches);
         let reaches = &*reaches;
         let dy = match self.dy {
             Images::Blocks(dy) => dy,
@@ -274,40 +271,6 @@ impl<'a, const B: usize> WeightGradient<'a, B> {
                 }
             }
         }
-    }
-
-    /// For each tap of the kernel, where it lies inside of x for a band of rows.
-    fn reaches(&self, rows: &Range<usize>, reaches: &mut Vec<Option<Reach>>) {
-        let Convolution {
-            input: [_, height, width],
-            output: [_, _, columns],
-            kernel,
-            strides,
-            ..
-        } = *self.convolution;
-        let reach = |tap: usize| {
-            let at = [tap / kernel[1], tap % kernel[1]];
-            let (rows_in, y) = self.convolution.inside(0, at[0], rows.clone(), height)?;
-            let (columns_in, x) = self.convolution.inside(1, at[1], 0..columns, width)?;
-            let mut run = Run {
-                rows: rows_in.len(),
-                columns: columns_in.len(),
-                x_step: strides[1] * B,
-                x_row: strides[0] * width * B,
-                dy_row: columns * B,
-            };
-            // Whole rows that follow one another are one row.
-            if run.columns == columns && run.x_row == columns * run.x_step {
-                (run.rows, run.columns) = (1, run.rows * run.columns);
-            }
-            Some(Reach {
-                x: (y * width + x) * B,
-                dy: ((rows_in.start - rows.start) * columns + columns_in.start) * B,
-                run,
-            })
-        };
-        reaches.clear();
-        reaches.extend((0..kernel[0] * kernel[1]).map(reach));
     }
 
     /// Copies the rows of x under a band, with their padding.
@@ -388,6 +351,48 @@ impl<'a, const B: usize> WeightGradient<'a, B> {
 }
 
 impl Convolution {
+    /// Bands of rows of dy, whose positions stay in the cache.
+    fn bands(&self) -> impl Iterator<Item = Range<usize>> {
+        let [_, height, width] = self.output;
+        let band = (BAND_POSITIONS / width).max(4);
+        let starts = (0..height).step_by(band);
+        starts.map(move |start| start..(start + band).min(height))
+    }
+
+    /// For each tap of the kernel, where it lies inside of x for a band of rows.
+    fn reaches<const B: usize>(&self, rows: &Range<usize>, reaches: &mut Vec<Option<Reach>>) {
+        let Convolution {
+            input: [_, height, width],
+            output: [_, _, columns],
+            kernel,
+            strides,
+            ..
+        } = *self;
+        let reach = |tap: usize| {
+            let at = [tap / kernel[1], tap % kernel[1]];
+            let (rows_in, y) = self.inside(0, at[0], rows.clone(), height)?;
+            let (columns_in, x) = self.inside(1, at[1], 0..columns, width)?;
+            let mut run = Run {
+                rows: rows_in.len(),
+                columns: columns_in.len(),
+                x_step: strides[1] * B,
+                x_row: strides[0] * width * B,
+                dy_row: columns * B,
+            };
+            // Whole rows that follow one another are one row.
+            if run.columns == columns && run.x_row == columns * run.x_step {
+                (run.rows, run.columns) = (1, run.rows * run.columns);
+            }
+            Some(Reach {
+                x: (y * width + x) * B,
+                dy: ((rows_in.start - rows.start) * columns + columns_in.start) * B,
+                run,
+            })
+        };
+        reaches.clear();
+        reaches.extend((0..kernel[0] * kernel[1]).map(reach));
+    }
+
     /// The windows of `range` along `axis` whose tap `at` lies inside of x, and where the first of
     /// them reads; none if there is none.
     fn inside(
@@ -416,6 +421,103 @@ pub(crate) fn block_size() -> usize {
         return 16;
     }
     8
+}
+
+/// The gradients of a depthwise convolution's weight, `[block][channel][tap]`, and bias; images are
+/// NCHWc, or planes with blocks of one channel.
+pub(crate) struct DepthwiseGradient<'a, const B: usize> {
+    convolution: &'a Convolution,
+    x: &'a [f32],
+    dy: &'a [f32],
+}
+
+impl<'a, const B: usize> DepthwiseGradient<'a, B> {
+    pub(crate) fn new(convolution: &'a Convolution, x: &'a [f32], dy: &'a [f32]) -> Self {
+        Self { convolution, x, dy }
+    }
+
+    /// Writes the gradients of a block of channels, of which the last may have fewer.
+    pub(crate) fn run(&self, block: usize, weight: &mut [f32], bias: &mut [f32]) {
+        let Convolution {
+            batch,
+            input: [channels, height, width],
+            output: [_, rows, columns],
+            kernel,
+            ..
+        } = *self.convolution;
+        let (blocks, taps) = (channels.div_ceil(B), kernel[0] * kernel[1]);
+        let [x_len, dy_len] = [height * width, rows * columns].map(|pixels| pixels * B);
+        let (mut sums, mut totals) = (vec![[0.0; B]; taps], [0.0; B]);
+        let mut reaches = Vec::new();
+        for sample in 0..batch {
+            let at = sample * blocks + block;
+            let (x, dy) = (
+                &self.x[at * x_len..][..x_len],
+                &self.dy[at * dy_len..][..dy_len],
+            );
+            for rows in self.convolution.bands() {
+                self.convolution.reaches::<B>(&rows, &mut reaches);
+                let dy = &dy[rows.start * columns * B..rows.end * columns * B];
+                add_sums(&mut totals, dy);
+                for (sums, reach) in sums.iter_mut().zip(&reaches) {
+                    if let Some(reach) = reach {
+                        add_channel_products(sums, &x[reach.x..], &dy[reach.dy..], reach.run);
+                    }
+                }
+            }
+        }
+        for (channel, line) in weight.chunks_exact_mut(taps).enumerate() {
+            let taps = line.iter_mut().zip(&sums);
+            taps.for_each(|(to, sums)| *to = sums[channel]);
+        }
+        bias.iter_mut()
+            .zip(totals)
+            .for_each(|(to, total)| *to = total);
+    }
+}
+
+/// Adds the products of x and dy, channel by channel, at the positions of `run`.
+fn add_channel_products<const B: usize>(sums: &mut [f32; B], x: &[f32], dy: &[f32], run: Run) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: the processor has the features.
+        return unsafe { add_channel_products_avx2(sums, x, dy, run) };
+    }
+    add_channel_products_by(sums, x, dy, run, |x, dy, sum| x * dy + sum);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn add_channel_products_avx2<const B: usize>(sums: &mut [f32; B], x: &[f32], dy: &[f32], run: Run) {
+    add_channel_products_by(sums, x, dy, run, f32::mul_add);
+}
+
+#[inline(always)]
+fn add_channel_products_by<const B: usize>(
+    sums: &mut [f32; B],
+    x: &[f32],
+    dy: &[f32],
+    run: Run,
+    multiply_add: impl Fn(f32, f32, f32) -> f32,
+) {
+    // Several chains of sums, so that none waits for the last product.
+    let mut chains = [[0.0; B]; 4];
+    for row in 0..run.rows {
+        let mut x = x[row * run.x_row..].chunks(run.x_step);
+        let mut dy = dy[row * run.dy_row..].as_chunks::<B>().0[..run.columns].chunks(4);
+        for dy in &mut dy {
+            for ((chain, dy), x) in chains.iter_mut().zip(dy).zip(&mut x) {
+                for ((sum, x), dy) in chain.iter_mut().zip(x).zip(dy) {
+                    *sum = multiply_add(*x, *dy, *sum);
+                }
+            }
+        }
+    }
+    for chain in chains {
+        sums.iter_mut()
+            .zip(chain)
+            .for_each(|(sum, part)| *sum += part);
+    }
 }
 
 /// Adds the sum over all positions to each channel.
@@ -730,6 +832,38 @@ pub(super) mod tests {
             for blocks in [[true, true], [false, true], [true, false], [false, false]] {
                 check::<8>(&c, &x, &dy, blocks);
                 check::<16>(&c, &x, &dy, blocks);
+            }
+            let depthwise = Convolution {
+                output: [channels[0], places[0], places[1]],
+                ..c
+            };
+            let dy = drawn(seed + 1, batch * depthwise.output.iter().product::<usize>());
+            check_depthwise::<1>(&depthwise, &x, &dy);
+            check_depthwise::<8>(&depthwise, &x, &dy);
+            check_depthwise::<16>(&depthwise, &x, &dy);
+        }
+    }
+
+    fn check_depthwise<const B: usize>(c: &Convolution, x: &[f32], dy: &[f32]) {
+        let (channels, taps) = (c.input[0], c.kernel.iter().product::<usize>());
+        let [x_blocks, dy_blocks] = [(x, c.input), (dy, c.output)]
+            .map(|(planes, sizes)| blocked::<B>(planes, c.batch, sizes));
+        let gradient = DepthwiseGradient::<B>::new(c, &x_blocks, &dy_blocks);
+        let (mut weight, mut bias) = (vec![f32::NAN; channels * taps], vec![f32::NAN; channels]);
+        let parts = weight.chunks_mut(B * taps).zip(bias.chunks_mut(B));
+        for (block, (weight, bias)) in parts.enumerate() {
+            gradient.run(block, weight, bias);
+        }
+        let (all, expected_bias) = naive(c, x, dy);
+        let close = |found: f32, expected: f64| {
+            assert!((f64::from(found) - expected).abs() <= 1e-5 * expected.abs().max(10.0));
+        };
+        for channel in 0..channels {
+            close(bias[channel], expected_bias[channel]);
+            for tap in 0..taps {
+                // Each output with its own input.
+                let row = (channel * channels + channel) * taps + tap;
+                close(weight[channel * taps + tap], all[row]);
             }
         }
     }

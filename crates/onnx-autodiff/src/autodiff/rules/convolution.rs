@@ -302,7 +302,9 @@ fn flipped_at_run_time(
         let all = channels.iter().chain(taps);
         all.map(|&size| Dim::Known(size)).collect()
     };
-    let swapped = if group == 1 {
+    let swapped = if (outputs, inputs) == (1, 1) {
+        weight.to_owned()
+    } else if group == 1 {
         let perm: Vec<usize> = [1, 0].into_iter().chain(2..shape.len()).collect();
         emit.transpose(weight, &perm)?
     } else {
