@@ -50,7 +50,7 @@ docs: ## write docs/settings.md, and the parameters in docs/methods.md
 
 bench: runtime build ## time the core pieces; beside PyTorch and Captum when `make peers` was run
 	cargo bench --locked
-	if [ -x benches/peers/.venv/bin/python ]; then benches/peers/.venv/bin/python benches/peers/compare.py; fi
+	if [ -x benches/peers/.venv/bin/python ]; then for peer in compare training; do benches/peers/.venv/bin/python benches/peers/$$peer.py; done; fi
 
 peers: ## install PyTorch, torchvision and Captum (several GB) for `make bench`
 	benches/peers/install.sh

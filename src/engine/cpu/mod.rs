@@ -1,13 +1,17 @@
 //! Derived graphs on the CPU, from ONNX to kernels; `backend_ort/encoded.rs` runs the steps:
 //!
-//! 1. [`fuse`]: the gradient of a max pool becomes one node, with the masks of the ReLUs before it.
-//! 2. [`weights`]: large matrices become inputs, which all sessions of a model read in place.
-//! 3. ONNX Runtime's optimiser, whose result is read back; it keeps convolutions in NCHWc.
-//! 4. [`nchwc`]: gradients of ReLUs and max pools become nodes that keep to that layout.
-//! 5. Sessions are opened of the encoded result without the optimiser, once per graph.
+//! 1. [`parameters`]: the gradient of a convolution's weight and bias becomes one node.
+//! 2. [`fuse`]: that of a max pool becomes one node, with the masks of the ReLUs before it.
+//! 3. [`weights`]: large matrices become inputs, which all sessions of a model read in place.
+//! 4. ONNX Runtime's optimiser, whose result is read back; it keeps convolutions in NCHWc, also
+//!    those whose weights are inputs, for which it sees constants.
+//! 5. [`parameters`]: the weights take their places again.
+//! 6. [`nchwc`]: gradients of ReLUs and max pools become nodes that keep to that layout.
+//! 7. Sessions are opened of the encoded result without the optimiser, once per graph.
 //!
-//! [`operators`] names the nodes of steps 1 and 4. Their kernels are [`max_pool`] (NCHW),
-//! [`max_pool_nchwc`] and [`relu`] (any layout); [`mask`] is what they share.
+//! [`operators`] names the nodes of steps 1, 2, 5 and 6. Their kernels are [`max_pool`] (NCHW),
+//! [`max_pool_nchwc`], [`relu`] (any layout), [`weight_gradient`], [`input_gradient`] and
+//! [`filter`]; [`mask`] is what two of them share.
 
 pub(super) mod filter;
 pub(super) mod fuse;
