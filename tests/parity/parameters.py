@@ -28,7 +28,7 @@ from torchvision import models
 
 import float64
 import generate
-from nets import CLASSES, DYNAMO, NETS, SCRIPT, Net, plain, vgg
+from nets import CLASSES, NETS, SCRIPT, Net, plain, vgg
 
 FOLDER = pathlib.Path(__file__).parent
 EXPLAIND = FOLDER.parents[1] / "target" / "release" / "explaind"
@@ -36,7 +36,7 @@ FAMILIES = {
     **{name: net for name, net in NETS.items() if not name.endswith("_bn")},
     "vgg11_bn": Net(vgg(models.vgg11_bn)),
     "wide_resnet50_2": Net(plain(models.wide_resnet50_2)),
-    "convnext_tiny": Net(plain(models.convnext_tiny), [DYNAMO]),
+    "convnext_tiny": Net(plain(models.convnext_tiny)),
 }
 STORED = ["alexnet", "densenet121", "efficientnet_b0", "mobilenet_v2_bn", "resnet18_bn", "resnext50", "shufflenet_v2", "squeezenet1_1"]
 VECTORS = 2
