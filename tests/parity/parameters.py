@@ -75,6 +75,14 @@ def farthest(found, expected):
     return max((generate.distance(found[name], gradient), name) for name, gradient in expected.items())
 
 
+def transposes(path, values):
+    """Initializers that the exporter transposed, such as those of a Linear over tokens, and the parameters that they are."""
+    matrices = {value.T.astype(np.float32).tobytes(): parameter for parameter, value in values.items() if value.ndim == 2}
+    others = (tensor for tensor in onnx.load(path).graph.initializer if tensor.name not in values)
+    found = ((tensor.name, matrices.get(onnx.numpy_helper.to_array(tensor).tobytes())) for tensor in others)
+    return {initializer: parameter for initializer, parameter in found if parameter}
+
+
 def table(name):
     net = FAMILIES[name]
     model = copy.deepcopy(seeded(net, False).model).double()
@@ -88,8 +96,11 @@ def table(name):
         command = [EXPLAIND, "derive", "--models", folder, "--model", name, "--parameters", "all", "--head", "logits", "-o", folder / "derived.onnx"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         values = {parameter: value.detach().numpy() for parameter, value in model.named_parameters()}
-        found = float64.evaluate(folder / "derived.onnx", {"input": x.numpy(), "seed": seed.numpy(), **values})
+        transposed = transposes(folder / name / "model.onnx", values)
+        feeds = {**values, **{initializer: values[parameter].T for initializer, parameter in transposed.items()}}
+        found = float64.evaluate(folder / "derived.onnx", {"input": x.numpy(), "seed": seed.numpy(), **feeds})
     found = {key.removeprefix("gradient/"): value for key, value in found.items() if key.startswith("gradient/")}
+    found |= {parameter: found.pop(initializer).T for initializer, parameter in transposed.items()}
     missing = set(expected) - set(found)
     if missing:
         raise SystemExit(f"{name}: no gradient of {', '.join(sorted(missing))}")
