@@ -435,4 +435,13 @@ async fn a_job_that_costs_too_much_is_refused_with_its_cost() {
     );
     let answer = send_to(&fixture.router, get("/jobs")).await.answer();
     assert_eq!(answer["jobs"], json!([]));
+
+    let fixture = self::fixture(folder.path(), &[("max_image_evaluations", "400")]);
+    let answer = send_to(&fixture.router, post_json("/jobs", &request("red"))).await;
+    assert_eq!(answer.status, 422, "{}", answer.text());
+    let text = answer.text();
+    assert!(
+        text.contains("a part of the job costs 422 evaluations") && text.contains("limit"),
+        "{text}"
+    );
 }

@@ -14,24 +14,34 @@ pub(super) fn check_evaluations(
     images: usize,
     lower: impl FnOnce(u64) -> Vec<(&'static str, Option<String>)>,
 ) -> Result<(), JobError> {
-    let (settings, image, images) = (app.settings(), image as u64, images as u64);
-    let most = settings.max_image_evaluations;
-    if image > most {
-        let (what, setting) = ("each image costs", "max_image_evaluations");
-        return Err(JobError::TooCostly {
-            what,
-            found: image,
-            unit: "evaluations",
-            most,
-            setting,
-            lower: lower(most),
-        });
-    }
+    let (image, images) = (image as u64, images as u64);
+    let lower = check_turn(app, "each image costs", image, lower)?;
     check_total(app, image.saturating_mul(images), |most| {
         let mut lower = lower(most / images.max(1));
         lower.insert(0, (LIMIT, at_most(most / image.max(1))));
         lower
     })
+}
+
+/// Refuses more evaluations than a worker takes at a turn; `what` costs `found`. Hands `lower` back.
+pub(super) fn check_turn<L: FnOnce(u64) -> Vec<(&'static str, Option<String>)>>(
+    app: &App,
+    what: &'static str,
+    found: u64,
+    lower: L,
+) -> Result<L, JobError> {
+    let most = app.settings().max_image_evaluations;
+    if found > most {
+        return Err(JobError::TooCostly {
+            what,
+            found,
+            unit: "evaluations",
+            most,
+            setting: "max_image_evaluations",
+            lower: lower(most),
+        });
+    }
+    Ok(lower)
 }
 
 /// Refuses a job of more evaluations than are allowed. `lower` says what to lower where it may cost

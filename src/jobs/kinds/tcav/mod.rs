@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    cost::check_total,
+    cost::{check_total, check_turn},
     evaluate::{self, with_machine},
     images::{enveloped, stored},
     request_reader::RequestReader,
@@ -224,12 +224,15 @@ fn plan(asked: RequestReader, sets: Sets) -> Result<Plan, JobError> {
     let app = asked.app().clone();
     let settled = spec::settle(asked, sets)?;
     let shards = shards(&settled);
-    let cost = shards.iter().map(|shard| shard.units).sum();
-    check_total(&app, cost, |_| {
-        ["n_random", "images_per_set", "limit", "layers"]
-            .map(|name| (name, None))
+    let lower = |_: u64| {
+        ["limit", "n_random", "images_per_set", "layers"]
+            .map(|name| (name, None::<String>))
             .to_vec()
-    })?;
+    };
+    let units = shards.iter().map(|shard| shard.units);
+    let longest = units.clone().max().unwrap_or_default();
+    let lower = check_turn(&app, "a part of the job costs", longest, lower)?;
+    check_total(&app, units.sum(), lower)?;
     Ok(Plan {
         model: Some(settled.spec.model.clone()),
         spec: json!(settled.spec),
