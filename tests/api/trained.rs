@@ -110,7 +110,7 @@ async fn a_trained_model_is_served_listed_kept_and_deleted_like_any_other() {
     let id = fixture.submit(&evaluate).await;
     let job = fixture.ended(&id).await;
     assert_eq!(job["state"], "succeeded", "{job}");
-    let compare = "/compare?model=warm&methods=gradient,pgig&format=json";
+    let compare = "/compare?model=warm&method=gradient&method=pgig&format=json";
     let answer = send_to(&fixture.router, post(compare, red())).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
 

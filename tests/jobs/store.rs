@@ -459,7 +459,7 @@ async fn a_shard_that_needs_the_one_before_is_leased_when_that_is_done() {
                 insta::allow_duplicates! {
                     insta::assert_snapshot!(left, @r#"
                     job: running, 2 of 4 shards, 40 units
-                    shard 0: succeeded, 10 of 10 units, with a result, failures: 1
+                    shard 0: succeeded, 10 of 10 units, failures: 1, with a result
                     shard 1: succeeded, 10 of 10 units, with a result
                     shard 2: running, 0 of 10 units
                     shard 3: waiting, 0 of 10 units
