@@ -432,7 +432,7 @@ mod tests {
     fn every_name_can_be_set_and_case_does_not_matter() {
         let texts = [
             "OUTLINES", "Both", "RD_BU", "99", "10", "NONE", "0.5", "L2", "Shared", "5", "true",
-            "true", "Crop", "700",
+            "true", "Crop", "Top_Half", "700",
         ];
         let pairs = HeatmapOptions::NAMES.iter().copied().zip(texts);
         let options = HeatmapOptions::parse(pairs, Look::Areas).unwrap();
