@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 use super::{
     error::{JobError, WorkError},
-    shard_results::ShardResults,
+    shard_results::{Results, ShardResults},
     store::{PlannedShard, Shard},
 };
 use crate::{app::App, engine::Caller, files::Files};
@@ -83,9 +83,6 @@ pub trait Kind: Send + Sync {
     /// The report in one of `formats`, of a result of `reduce` or `complete`. Runs on the pool.
     fn report(&self, spec: &Value, result: &Value, format: Format) -> Result<Report, WorkError>;
 }
-
-/// The results of shards, in order.
-pub type Results<'a> = &'a mut dyn Iterator<Item = Option<Bytes>>;
 
 impl fmt::Debug for dyn Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

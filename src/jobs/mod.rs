@@ -18,6 +18,6 @@ pub mod store;
 pub mod watch;
 
 pub use error::{JobError, WorkError};
-pub use kind::{Context, Format, Kind, Kinds, Plan, Report, Results};
-pub use shard_results::ShardResults;
+pub use kind::{Context, Format, Kind, Kinds, Plan, Report};
+pub use shard_results::{Results, ShardResults};
 pub use store::{PlannedShard, Shard};

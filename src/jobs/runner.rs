@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     crash::crash_point,
     error::WorkError,
-    kind::{Context, Kind, Results},
+    kind::{Context, Kind},
     queue::Queue,
     registry,
-    shard_results::ShardResults,
+    shard_results::{Results, ShardResults},
     store::{Acked, Lease, Renewed, StoreError},
 };
 use crate::{

@@ -3,17 +3,20 @@
 
 use std::iter;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
     error::WorkError,
-    kind::Results,
     store::{Store, StoreError},
 };
 use crate::pool::{Pool, WorkPanicked};
 
 /// How many are read at once.
 const PAGE: u64 = 16;
+
+/// The results of shards, in order.
+pub type Results<'a> = &'a mut dyn Iterator<Item = Option<Bytes>>;
 
 #[derive(Clone)]
 pub struct ShardResults {

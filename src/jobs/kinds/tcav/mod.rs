@@ -291,7 +291,7 @@ fn reduce(spec: &Spec, results: Results<'_>) -> Result<TcavFindings, WorkError> 
     let layers: Vec<LayerFinding> = layers.collect();
     let found = overall(&layers);
     Ok(TcavFindings {
-        version: crate::VERSION.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         label,
         images,
         random_images,
