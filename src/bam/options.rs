@@ -16,8 +16,8 @@ pub(super) type Classes = BTreeMap<String, Vec<usize>>;
 /// The most classes of objects, and of scenes.
 const MAX_CLASSES: usize = 99;
 const MAX_PER_PAIR: usize = 10_000;
-/// The most compositions.
-const MAX_COMPOSITIONS: usize = 200_000;
+/// The most compositions: as many as the paper's data has.
+const MAX_COMPOSITIONS: usize = 100_000;
 /// Sides of the pictures, in pixels.
 const SIZES: std::ops::RangeInclusive<u32> = 16..=1024;
 

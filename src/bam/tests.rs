@@ -247,7 +247,7 @@ fn all_faults_of_the_options_are_told_at_once() {
     let found = told(many, &objects, &classes(&many_places));
     assert_eq!(
         found,
-        ["per_pair: 3 x 30 x 10000 pictures are 900000, and 200000 are the most"]
+        ["per_pair: 3 x 30 x 10000 pictures are 900000, and 100000 are the most"]
     );
 }
 

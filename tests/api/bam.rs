@@ -308,11 +308,6 @@ async fn a_job_puts_up_the_data_sets_of_the_command_and_other_jobs_take_them() {
     let job = fixture.ended(&id).await;
     assert_eq!(job["state"], "succeeded", "{job}");
     assert_eq!(job["result"]["composed"], 24);
-    assert_eq!(
-        job["result"]["compositions"],
-        Value::Null,
-        "those are in the report"
-    );
     let sets = job["result"]["datasets"].as_array().unwrap();
     assert_eq!(sets.len(), 8);
     let report = fixture.report(&id, "json").await.answer();

@@ -45,7 +45,7 @@ fn start(material: &Path, database: &TestDatabase) -> Served {
     })
 }
 
-/// The report, the hash of each data set as the server has it, and what the job's result says.
+/// The report, the hash of each data set as the server has it, and what the job says of them.
 async fn made(server: &Served, id: &str) -> (String, Vec<Value>, Value) {
     let job = server.reach(id, |job| job["state"] == "succeeded").await;
     let report = server.text(&format!("/jobs/{id}/report?format=json")).await;
@@ -61,7 +61,7 @@ async fn made(server: &Served, id: &str) -> (String, Vec<Value>, Value) {
         assert_eq!(told["problems"], 0);
         sets.push(told["hash"].clone());
     }
-    (report, sets, job["result"].clone())
+    (report, sets, job["result"]["datasets"].clone())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use object_store::path::Path;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -121,45 +124,48 @@ impl Kind for BamData {
     }
 
     fn reduce(&self, _: &Value, results: Results<'_>) -> Result<Value, WorkError> {
-        let mut entries: Vec<Value> = Vec::new();
+        let mut composed = 0;
         for result in results.flatten() {
-            let part: Vec<Value> = serde_json::from_slice(&result).map_err(WorkError::permanent)?;
-            entries.extend(part);
+            let entries: Vec<IgnoredAny> = read(&result)?;
+            composed += entries.len();
         }
-        Ok(json!({ "composed": entries.len(), "compositions": entries }))
+        Ok(json!({ "composed": composed }))
     }
 
     fn complete<'a>(
         &'a self,
         context: &'a Context,
         mut reduced: Value,
-        _: ShardResults,
+        results: ShardResults,
     ) -> BoxFuture<'a, Result<Value, WorkError>> {
         Box::pin(async move {
             let task = Arc::new(Task::open(context).await?);
-            let entries: Vec<Entry> = stored(&reduced["compositions"])?;
-            let files = entries.into_iter().flat_map(|entry| entry.files);
-            let hashes: Arc<BTreeMap<String, String>> = Arc::new(files.collect());
-            let mut installed = Vec::new();
+            let entries = results.read::<_, WorkError>(entries).await?;
+            let files = entries.iter().flat_map(|entry| &entry.files);
+            let hashes: Arc<BTreeMap<String, String>> = Arc::new(files.cloned().collect());
+            let mut datasets = Vec::new();
             for set in Set::all(&task.plan) {
-                installed.push(install(context, &task, set, &hashes).await?);
+                datasets.push(install(context, &task, set, &hashes).await?);
             }
-            reduced["datasets"] = json!(installed);
-            let (kind, spec) = (self.id(), context.spec.clone());
-            let write = move || enveloped(kind, &spec, &reduced).map(|report| (report, reduced));
-            let (report, mut reduced) = context.app.pool().run(write).await??;
+            reduced["datasets"] = json!(datasets);
+            let report = Composition {
+                kind: self.id(),
+                request: context.spec.as_ref().clone(),
+                result: Made {
+                    datasets,
+                    compositions: entries,
+                },
+            };
+            let write = move || serde_json::to_vec_pretty(&report);
+            let report = context.app.pool().run(write).await?;
             let file = context.folder().join(REPORT);
-            context.files().write(&file, report).await?;
+            context
+                .files()
+                .write(&file, report.map_err(WorkError::permanent)?)
+                .await?;
             reduced["report"] = json!(file.as_ref());
-            without_compositions(&mut reduced);
             Ok(reduced)
         })
-    }
-
-    fn overview(&self, result: Arc<Value>) -> Arc<Value> {
-        let mut result = result.as_ref().clone();
-        without_compositions(&mut result);
-        Arc::new(result)
     }
 
     fn report(&self, spec: &Value, result: &Value, _: Format) -> Result<Report, WorkError> {
@@ -192,10 +198,32 @@ const PARAMETERS: &[(&str, &str)] = &{
     all
 };
 
-fn without_compositions(result: &mut Value) {
-    if let Some(fields) = result.as_object_mut() {
-        fields.shift_remove("compositions");
+/// The report of a job that has succeeded.
+#[derive(Serialize)]
+struct Composition {
+    kind: &'static str,
+    request: Value,
+    result: Made,
+}
+
+#[derive(Serialize)]
+struct Made {
+    datasets: Vec<Value>,
+    compositions: Vec<Entry>,
+}
+
+/// What all shards composed.
+fn entries(results: Results<'_>) -> Result<Vec<Entry>, WorkError> {
+    let mut all = Vec::new();
+    for result in results.flatten() {
+        all.extend(read::<Vec<Entry>>(&result)?);
     }
+    Ok(all)
+}
+
+/// A shard's result.
+fn read<T: DeserializeOwned>(result: &[u8]) -> Result<T, WorkError> {
+    serde_json::from_slice(result).map_err(WorkError::permanent)
 }
 
 fn plan(
