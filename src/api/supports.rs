@@ -38,11 +38,11 @@ pub struct SupportSetList {
 /// A set of supports: one model for each alpha.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SupportSetCard {
-    #[schema(example = "cat_dog")]
+    #[schema(example = "pair")]
     pub name: String,
     /// This version of the set as the parameter `supports` of the method `gad` takes it, and answers state it:
     /// `name@id`.
-    #[schema(example = "cat_dog@0123456789abcdef")]
+    #[schema(example = "pair@0123456789abcdef")]
     pub reference: String,
     /// The two classes that are kept apart.
     pub classes: Vec<SupportClass>,
@@ -100,7 +100,7 @@ pub async fn list_supports(
 #[utoipa::path(get, path = "/models/{id}/supports/{set}", tag = "catalogue",
     params(
         ("id" = String, Path, description = "The model's id.", example = "squeezenet1_1"),
-        ("set" = String, Path, description = "The set's name.", example = "cat_dog"),
+        ("set" = String, Path, description = "The set's name.", example = "pair"),
     ),
     responses((status = 200, description = "The set.", body = SupportSetCard), DatasetProblems))]
 pub async fn get_supports(
@@ -124,7 +124,7 @@ pub async fn get_supports(
 #[utoipa::path(put, path = "/models/{id}/supports/{set}", tag = "catalogue",
     params(
         ("id" = String, Path, description = "The model's id.", example = "squeezenet1_1"),
-        ("set" = String, Path, description = "The set's name.", example = "cat_dog", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"),
+        ("set" = String, Path, description = "The set's name.", example = "pair", pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"),
         ("classes" = String, Query, description = "The two classes that the supports keep apart, as indices or labels joined by a comma.", example = "281,207"),
     ),
     request_body(description = "The archive.", content(
@@ -168,7 +168,7 @@ pub async fn put_supports(
 #[utoipa::path(delete, path = "/models/{id}/supports/{set}", tag = "catalogue",
     params(
         ("id" = String, Path, description = "The model's id.", example = "squeezenet1_1"),
-        ("set" = String, Path, description = "The set's name.", example = "cat_dog"),
+        ("set" = String, Path, description = "The set's name.", example = "pair"),
     ),
     responses((status = 204, description = "Deleted."), UploadProblems))]
 pub async fn delete_supports(

@@ -120,7 +120,9 @@ pub(crate) fn settle(
             .as_ref()
             .and_then(|model| Some(model.patterns.as_ref()?.id.as_str())),
     );
+    let before = asked.faults.len();
     let rows = read_methods(&mut asked, model.as_deref());
+    let are_all = asked.faults.len() == before;
     let is_pictured = |model: &&Arc<Model>| model.manifest.input.preprocess.is_some();
     let pictured = model.as_ref().filter(is_pictured);
     if model.is_some() && pictured.is_none() {
@@ -128,7 +130,10 @@ pub(crate) fn settle(
         asked.refuse("model", message, &[]);
     }
     let metrics = read(&mut asked, pictured.map(Arc::as_ref));
-    refuse_methods(&mut asked, &metrics, &rows);
+    // Of some of them nothing can be said of all.
+    if are_all {
+        refuse_methods(&mut asked, &metrics, &rows);
+    }
     let limit = asked.take("limit", &["a whole number from 1"], |limit| *limit > 0usize);
     let labels = asked
         .take("labels", &["use", "ignore"], |_| true)
