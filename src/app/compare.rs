@@ -571,7 +571,7 @@ fn methods_of(
             .and_then(text)
             .unwrap_or_else(|| gad::DEFAULT_BASE.to_owned())
     });
-    let base = base.and_then(|id| gad::base(&id));
+    let base = base.and_then(|id| registry::base(&id));
     method.into_iter().chain(base).collect()
 }
 

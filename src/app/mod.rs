@@ -17,7 +17,6 @@ mod reload;
 pub mod render;
 mod replicas;
 pub mod segments;
-mod strip;
 pub mod supports;
 mod timing;
 mod uploads;

@@ -9,7 +9,6 @@ use super::{
     format::{Accept, Format},
     options::{Channels, INCLUDED, Include, Options, RequestedOptions, look},
     segments,
-    strip::strip_fault,
 };
 use crate::{
     driver,
@@ -24,7 +23,7 @@ use crate::{
         registry::{BrokenModel, RELOAD, Registry},
     },
     picture::baseline::{self, Term},
-    render::options::{HeatmapOptions, Look},
+    render::options::{HeatmapOptions, Look, SIZES},
     text::{meant, shown},
 };
 
@@ -329,6 +328,22 @@ pub(super) fn channels_fault(options: &RequestedOptions, model: &Model) -> Optio
             "channels",
             "the model's input has no channels: it takes no images",
             ["all"],
+        )
+    })
+}
+
+/// The longest side of the pictures of `include=supports`, in pixels.
+const MOST_SIDE: u32 = 512;
+
+/// Pictures that would be too large beside one another.
+fn strip_fault(options: &HeatmapOptions) -> Option<Fault> {
+    let is_large = options.size.is_some_and(|size| size > MOST_SIDE);
+    let message = "the pictures of include=supports are smaller: there are many";
+    is_large.then(|| {
+        Fault::new(
+            "size",
+            message,
+            [format!("{} to {MOST_SIDE}", SIZES.start())],
         )
     })
 }

@@ -1,6 +1,8 @@
 //! The picture of an explanation: its heat map, what is said around it, and the texts that the file
 //! carries.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use image::RgbImage;
 use serde_json::{Map, Value};
@@ -9,25 +11,26 @@ use super::{
     App, AppError,
     input::{self, Upload},
     plan::Plan,
-    strip::strip,
 };
 use crate::{
     driver::DriverError,
     engine::{Caller, EngineError},
     methods::{
-        Explained, ExplainedTarget, Prediction,
+        ComparedMaps, Explained, ExplainedTarget, Prediction,
         registry::{Method, Scores},
     },
     model::Model,
-    picture::geometry::Geometry,
+    picture::{geometry::Geometry, preprocess::Layout},
     render::{
         encode::{FileType, MOST_TEXT, Text, encode},
         frame::{Caption, frame},
+        grid::{Cell, lay_out},
         ground::{Ground, alone},
         heatmap::{Heatmap, draw},
         legend::Legend,
-        options::HeatmapOptions,
+        options::{HeatmapOptions, Scale},
     },
+    tensor::Tensor,
     text::printable,
 };
 
@@ -36,6 +39,11 @@ pub const MOST_TEXT_BYTES: u64 = 8 * (MOST_TEXT as u64 + 128);
 
 /// Below legends of pictures with a frame.
 pub const FRAME_NOTE: &str = "frame: the part that the network saw";
+
+/// Longest side of each picture of a strip where no size is asked for, in pixels.
+const STRIP_SIDE: u32 = 256;
+/// Most pictures in a row of a strip.
+const STRIP_COLUMNS: usize = 6;
 
 /// A file, and what is odd about the map on it.
 #[derive(Debug, Default)]
@@ -155,6 +163,58 @@ fn strips(
         })
     };
     explained.iter().map(draw).collect()
+}
+
+/// A picture for each map, those of the supports by alpha, and what the method makes of them: like
+/// Figure 3 of the GAD paper.
+fn strip(
+    (upload, geometry): (&RgbImage, &Geometry),
+    explained: &Explained,
+    compared: &ComparedMaps,
+    layout: Layout,
+    options: &HeatmapOptions,
+) -> Result<(RgbImage, Vec<String>), AppError> {
+    let parameters = &explained.parameters;
+    let by_support = compared.supports.iter();
+    let by_support = by_support.map(|(alpha, map)| (format!("support {alpha}"), map));
+    let result = (
+        parameters.method.short.to_owned(),
+        &explained.attribution.scores,
+    );
+    let maps: Vec<(String, &Arc<Tensor>)> = [("model".to_owned(), &compared.own)]
+        .into_iter()
+        .chain(by_support)
+        .chain([result])
+        .collect();
+    let ground = Ground::new(upload, geometry, options, |_| STRIP_SIDE)?;
+    let scores: Vec<_> = maps.iter().map(|(_, map)| (*map).clone()).collect();
+    let drawn = draw(&ground, &scores, layout, options)?;
+    let base = parameters.base.map_or("", |base| base.short);
+    let cells = maps.iter().zip(&drawn).map(|((title, _), heatmap)| Cell {
+        caption: Caption {
+            title: title.clone(),
+            note: base.to_owned(),
+        },
+        picture: heatmap.overlay.image(),
+    });
+    let legend = options.legend.then(|| Legend {
+        title: format!("sensitivity of {}", explained.target),
+        bounds: drawn
+            .first()
+            .and_then(|heatmap| heatmap.bounds)
+            .filter(|_| options.scale == Scale::Shared),
+        options: options.clone(),
+        ends: ends(parameters.method),
+        note: String::new(),
+    });
+    let is_framed = drawn.iter().any(|heatmap| heatmap.overlay.is_framed());
+    let note = if is_framed { FRAME_NOTE } else { "" };
+    let columns = maps.len().min(STRIP_COLUMNS);
+    let picture = lay_out(&[cells.collect()], columns, legend.as_slice(), note)?;
+    let warnings = drawn
+        .last()
+        .map_or_else(Vec::new, |heatmap| heatmap.warnings.clone());
+    Ok((picture, warnings))
 }
 
 fn caption(model: &Model, explained: &Explained) -> Caption {

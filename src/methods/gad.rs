@@ -12,8 +12,7 @@ use serde_json::json;
 use super::{
     Answers, Attribution, CHUNK, ComparedMaps, MethodRun, Question, Run, RunInputs, Step,
     doubts::is_zero,
-    parameters::{Cost, Group, Kind, Method, Parameter, Parameters, common::choose},
-    registry,
+    parameters::{Cost, Group, Kind, Parameter, Parameters, common::choose},
 };
 use crate::{
     faults::Fault, model::supports::SupportSet, picture::input::channel_axis, tensor::Tensor,
@@ -21,7 +20,7 @@ use crate::{
 
 /// The methods that it works on: those that take a derivative, without patterns, which are fitted to
 /// the weights of one model.
-const BASES: &[&str] = &[
+pub const BASES: &[&str] = &[
     "gradient",
     "input_x_gradient",
     "integrated_gradients",
@@ -61,17 +60,6 @@ impl Default for GadParameters {
 enum Mode {
     And,
     Min,
-}
-
-/// The base called `id`.
-pub fn base(id: &str) -> Option<&'static Method> {
-    BASES.contains(&id).then(|| registry::find(id)).flatten()
-}
-
-pub fn preset(parameters: &mut Parameters) {
-    if let Some(base) = base(DEFAULT_BASE) {
-        parameters.set_base(base);
-    }
 }
 
 /// The set whose models a run is given.
@@ -410,6 +398,7 @@ mod tests {
 
     use super::*;
     use crate::methods::{
+        parameters::Method,
         reference::{drive_models, inputs, row},
         registry::METHODS,
     };

@@ -314,7 +314,11 @@ pub static METHODS: &[Method] = &[
         paper: "Mazini Rodrigues et al., Transforming gradient-based techniques into interpretable methods, 2024, section 4",
         rule_set: Some(RuleSetId::Gradient),
         needs: &[Need::Base, Need::Supports],
-        preset: gad::preset,
+        preset: |p| {
+            if let Some(base) = base(gad::DEFAULT_BASE) {
+                p.set_base(base);
+            }
+        },
         groups: &[&TARGET, &gad::SUPPORTS],
         cost: gad::COST,
         build: gad::persistent,
@@ -355,6 +359,11 @@ pub fn find(id: &str) -> Option<&'static Method> {
     METHODS.iter().find(|method| method.id == id)
 }
 
+/// The method called `id`, where another may work on its maps.
+pub fn base(id: &str) -> Option<&'static Method> {
+    gad::BASES.contains(&id).then(|| find(id)).flatten()
+}
+
 /// A value that is no method's id.
 pub fn unknown(value: &Value) -> Fault {
     let ids = || METHODS.iter().map(|method| method.id);
@@ -378,7 +387,8 @@ impl Parameters {
             let value = given.get("method").unwrap_or(&Value::Null);
             return Err(unknown(value).into());
         };
-        Self::resolve(method, &given, facts)
+        let base = given.get("base").and_then(Value::as_str).and_then(base);
+        Self::resolve(method, base, &given, facts)
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{gad, target::Target};
+use super::target::Target;
 use crate::{
     faults::{Fault, Faults, Reader},
     model::{labels::Classes, supports::SupportSet},
@@ -95,18 +95,15 @@ impl Parameters {
     }
 
     /// Resolves what was given (texts or JSON values, by the names of today, `method` among them)
-    /// against the defaults of method and model.
+    /// against the defaults of method and model. `base` is that which is asked for, where it is one.
     pub(super) fn resolve(
         method: &'static Method,
+        base: Option<&'static Method>,
         given: &Map<String, Value>,
         facts: &Facts<'_>,
     ) -> Result<Self, Faults> {
         let mut parameters = Self::defaults(method, facts.head, facts.pattern_layers.clone());
-        let asked_base = given
-            .get("base")
-            .and_then(Value::as_str)
-            .and_then(gad::base);
-        if let Some(base) = asked_base.filter(|_| method.needs(Need::Base)) {
+        if let Some(base) = base.filter(|_| method.needs(Need::Base)) {
             parameters.set_base(base);
         }
         for group in parameters.groups_taken() {
@@ -297,7 +294,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        methods::{path::PathParameters, quadrature::Quadrature, registry},
+        methods::{gad, path::PathParameters, quadrature::Quadrature, registry},
         model::labels::Labels,
     };
 
