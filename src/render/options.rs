@@ -153,7 +153,8 @@ pub struct HeatmapOptions {
     /// anyway.
     pub caption: bool,
     pub view: View,
-    /// Draws the convex hull of the most important pixels; by default none.
+    /// Draws the convex hull of the pixels in the upper half of the positive values (top_half), or
+    /// of those over a tenth of the largest (over_tenth); by default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub hull: Option<HullRule>,

@@ -398,7 +398,7 @@ fn methods_settings_and_completions_are_printed() {
     assert!(
         list.lines()
             .any(|line| line.starts_with("pointing_game ")
-                && line.ends_with("(needs masks or boxes)")),
+                && line.contains("localisation")),
         "{list}"
     );
     let one = shell.out(&["metrics", "degradation", "--model", "tiny"]);
