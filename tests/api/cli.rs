@@ -397,8 +397,7 @@ fn methods_settings_and_completions_are_printed() {
     let list = shell.out(&["metrics"]);
     assert!(
         list.lines()
-            .any(|line| line.starts_with("pointing_game ")
-                && line.contains("localisation")),
+            .any(|line| line.starts_with("pointing_game ") && line.contains("localisation")),
         "{list}"
     );
     let one = shell.out(&["metrics", "degradation", "--model", "tiny"]);

@@ -2,8 +2,6 @@
 //! for the query, once as fields of JSON and of forms. None has a `default` in its schema: clients
 //! would send it whatever the method, and methods refuse what they do not take.
 
-use std::mem;
-
 use indexmap::IndexSet;
 use serde_json::{Value, json};
 use utoipa::{
@@ -399,10 +397,7 @@ fn of_picture() -> Vec<Field> {
             }
             RefOr::Ref(reference) => {
                 reference.default = None;
-                let own = mem::take(&mut reference.description);
-                Some(own)
-                    .filter(|own| !own.is_empty())
-                    .or_else(|| of_type(&reference.ref_location))
+                of_type(&reference.ref_location)
             }
             RefOr::T(_) => None,
         };
