@@ -1,6 +1,6 @@
-//! Files that replicas share (reports, archives, data sets, patterns, trained models): a local folder by default;
-//! another folder or an S3-compatible store where the settings name one. It is opened at first use,
-//! so that a store that is down does not keep the server from starting.
+//! Files that replicas share (reports, archives, data sets, patterns, trained models): a local
+//! folder by default; another folder or an S3-compatible store where the settings name one. It is
+//! opened at first use, so that a store that is down does not keep the server from starting.
 
 use std::{
     fs,

@@ -6,8 +6,9 @@
 //! model's) -> `driver` (attribution) -> `picture` (back onto the upload) -> `render` (picture) ->
 //! `api` (bytes out). Long work runs as `jobs`: the same methods, and the metrics of `evaluation`,
 //! shard by shard, on any replica; `incremental` makes the forward passes of inputs that differ in
-//! few pixels. `tcav` tests concepts. `segment` cuts pictures into regions; `model` holds what is known of each classifier,
-//! `dataset` sets of labelled images; `app` wires the rooms; `settings` says how.
+//! few pixels; `training` fine-tunes models, `tcav` tests concepts, `bam` composes data. `segment`
+//! cuts pictures into regions; `model` holds what is known of each classifier, `dataset` sets of
+//! labelled images; `app` wires the rooms; `settings` says how.
 
 /// Of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
