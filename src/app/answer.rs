@@ -514,7 +514,8 @@ fn to_vec(answer: &impl Serialize) -> Result<Vec<u8>, AppError> {
     })
 }
 
-/// npy: the attribution, with `include=supports` first in a stack of the maps compared; those of a list have a leading axis.
+/// npy: the attribution, with `include=supports` first in a stack of the maps compared; those of a
+/// list have a leading axis.
 pub fn to_npy(answered: &Answered<Explanation>) -> Result<Vec<u8>, AppError> {
     if let ([one], false) = (answered.answers.as_slice(), answered.has_axis) {
         return Ok(write_npy(&one.array()?.into_owned())?);

@@ -28,7 +28,8 @@ pub static KINDS: Kinds = &[&Sum];
 
 /// `shards` numbers out of `seed_value`, `pause_ms` each, and their sum. `fault` is what goes wrong
 /// in shard 1, `times` times: transient, permanent, panic. With `scribble` it writes files and nothing
-/// else. With `in_order` each shard needs the one before. From the shard `gate` on, each waits for the file [`GATE`] in the data folder.
+/// else. With `in_order` each shard needs the one before. From the shard `gate` on, each waits for
+/// the file [`GATE`] in the data folder.
 pub struct Sum;
 
 pub const GATE: &str = "gate";

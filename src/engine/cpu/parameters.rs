@@ -20,7 +20,8 @@ use onnx_autodiff::onnx::{
 pub(crate) const WEIGHT_FUSIONS: &str = "ConvMulFusion;ConvAddFusion;ConvBNFusion;PadFusion";
 
 /// Replaces the nodes of the gradient of a convolution's weight, over images and without groups
-/// or depthwise, by one `ConvWeightGradient(x, dy) -> dw, db`, with the gradient of the bias where there is one.
+/// or depthwise, by one `ConvWeightGradient(x, dy) -> dw, db`, with the gradient of the bias where
+/// there is one.
 pub(crate) fn fuse(mut graph: Graph, types: &Types) -> Result<Graph, OnnxError> {
     let is_changed = replace(&mut graph, |edges, node| {
         let mut gradient = weight_gradient(edges, types, node)?;
