@@ -109,6 +109,9 @@ fn classes_of(dataset: &Dataset, param: &str, faults: &mut Faults) -> Classes {
                 classes.entry(name.clone()).or_default().push(at);
                 continue;
             }
+            (None, []) if !image.truth.indices.is_empty() => {
+                "is labelled by an index alone: name its class in a column `label`".to_owned()
+            }
             (None, []) => {
                 "has no label: name its class, or put it into a folder of that name".to_owned()
             }

@@ -511,6 +511,24 @@ fn pictures_of_a_composition_differ_where_its_mask_is_and_nowhere_else() {
 }
 
 #[test]
+fn an_image_that_an_index_labels_lacks_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    save(RgbImage::new(8, 8), folder.path().join("scenes/one.png"));
+    std::fs::write(
+        folder.path().join("scenes/labels.csv"),
+        "file,index\none.png,7\n",
+    )
+    .unwrap();
+    let mut faults = Faults::default();
+    Scenes(open(folder.path(), "scenes")).classes("scenes", &mut faults);
+    let found: Vec<String> = faults.lines().collect();
+    assert_eq!(
+        found,
+        ["scenes: one.png is labelled by an index alone: name its class in a column `label`"]
+    );
+}
+
+#[test]
 fn every_image_that_cannot_be_used_is_told() {
     let material = material();
     let folder = material.folder.path();

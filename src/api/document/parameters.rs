@@ -2,6 +2,8 @@
 //! for the query, once as fields of JSON and of forms. None has a `default` in its schema: clients
 //! would send it whatever the method, and methods refuse what they do not take.
 
+use std::mem;
+
 use indexmap::IndexSet;
 use serde_json::{Value, json};
 use utoipa::{
@@ -13,6 +15,7 @@ use utoipa::{
     },
 };
 
+use super::refuse_null_in;
 use crate::{
     api::requester::TIMEOUT_HEADER,
     app::{
@@ -390,6 +393,7 @@ fn of_picture() -> Vec<Field> {
         }
     };
     let option = |(name, mut schema): (String, RefOr<Schema>)| {
+        refuse_null_in(&mut schema);
         let doc = match &mut schema {
             RefOr::T(Schema::Object(object)) => {
                 object.default = None;
@@ -397,7 +401,9 @@ fn of_picture() -> Vec<Field> {
             }
             RefOr::Ref(reference) => {
                 reference.default = None;
-                of_type(&reference.ref_location)
+                let own = Some(mem::take(&mut reference.description));
+                own.filter(|own| !own.is_empty())
+                    .or_else(|| of_type(&reference.ref_location))
             }
             RefOr::T(_) => None,
         };

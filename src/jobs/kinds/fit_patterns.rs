@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    cost::check_evaluations,
+    cost::check_total,
     request_reader::{RequestReader, planned_dataset, planned_model},
 };
 use crate::{
@@ -105,7 +105,7 @@ impl Kind for FitPatterns {
             let (Some(model), Some(dataset)) = (model, dataset) else {
                 return Err(Faults::default().into());
             };
-            check_evaluations(app, 1, dataset.images.len(), |_| vec![("dataset", None)])?;
+            check_total(app, dataset.images.len() as u64, |_| vec![("dataset", None)])?;
             let spec = Spec {
                 model: model.id.clone(),
                 model_hash: model.hash.clone(),
