@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     faults::{Fault, Faults, Reader},
+    model::labels::{Labels, is_number},
     text::{meant, shown},
 };
 
@@ -37,7 +38,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ),
     (
         "per_pair",
-        "pictures of each class of objects in each class of scenes, from 2; default: 10",
+        "pictures of each class of objects in each class of scenes, from 2; default: 10. As many more of the common feature are made for feature_test",
     ),
     (
         "size",
@@ -142,6 +143,14 @@ impl Asked {
         {
             faults.push(no_class("common_feature", feature, &object_classes));
         }
+        let scenes = Labels::from(scene_classes.clone());
+        for name in object_classes.iter().filter(|name| scenes.has(name)) {
+            let message = format!(
+                "{} is a class of objects, too: test pictures are labelled with both, so call one of them otherwise",
+                shown(name)
+            );
+            faults.push(Fault::says("scene_classes", message));
+        }
         let count = object_classes.len() * scene_classes.len() * self.per_pair;
         if count > MAX_COMPOSITIONS {
             let message = format!(
@@ -232,6 +241,8 @@ fn unfit(name: &str) -> Option<&'static str> {
         .any(|c| c.is_control() || ['/', '\\', '|'].contains(&c))
     {
         Some("its name has a slash, a bar or a control character")
+    } else if is_number(name) {
+        Some("its name is a number, which would be read as the index of a class")
     } else {
         None
     }

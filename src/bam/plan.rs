@@ -20,6 +20,8 @@ const SCENES: u64 = 3 << 32;
 pub enum Part {
     Train,
     Test,
+    /// Further tests of the common feature in the first scene class.
+    Feature,
 }
 
 /// An object in a scene, before either is read. Classes are places in the options' lists.
@@ -27,7 +29,7 @@ pub enum Part {
 pub struct Composition {
     pub object_class: usize,
     pub scene_class: usize,
-    /// Below `per_pair`.
+    /// Of its pair: below `per_pair`, and from there on those of [`Part::Feature`].
     pub copy: usize,
     /// Places in the materials.
     pub object: usize,
@@ -63,28 +65,40 @@ impl Plan {
             let at = order.get(turn % order.len().max(1));
             at.copied().unwrap_or_default()
         };
-        let (per_pair, pairs) = (options.per_pair, scene_orders.len());
+        let (per_pair, scene_count) = (options.per_pair, scene_orders.len());
         let mut compositions = Vec::new();
-        for (object_class, object_order) in object_orders.iter().enumerate() {
-            for (scene_class, scene_order) in scene_orders.iter().enumerate() {
-                let pair = object_class * pairs + scene_class;
+        let mut add = |[object_class, scene_class]: [usize; 2], copy, part, turns: [usize; 2]| {
+            let mut drawn = generator(options.seed, compositions.len() as u64);
+            compositions.push(Composition {
+                object_class,
+                scene_class,
+                copy,
+                object: in_turn(&object_orders[object_class], turns[0]),
+                scene: in_turn(&scene_orders[scene_class], turns[1]),
+                part,
+                draws: std::array::from_fn(|_| drawn.random()),
+            });
+        };
+        for object_class in 0..object_orders.len() {
+            for scene_class in 0..scene_count {
+                let pair = object_class * scene_count + scene_class;
                 let tests = tests(&options, pair as u64);
                 for copy in 0..per_pair {
-                    let stream = (pair * per_pair + copy) as u64;
-                    let mut drawn = generator(options.seed, stream);
-                    compositions.push(Composition {
-                        object_class,
-                        scene_class,
-                        copy,
-                        object: in_turn(object_order, scene_class * per_pair + copy),
-                        scene: in_turn(scene_order, object_class * per_pair + copy),
-                        part: match tests.contains(&copy) {
-                            true => Part::Test,
-                            false => Part::Train,
-                        },
-                        draws: std::array::from_fn(|_| drawn.random()),
-                    });
+                    let part = match tests.contains(&copy) {
+                        true => Part::Test,
+                        false => Part::Train,
+                    };
+                    let turns = [scene_class, object_class].map(|class| class * per_pair + copy);
+                    add([object_class, scene_class], copy, part, turns);
                 }
+            }
+        }
+        if let Some(feature) = feature(&options) {
+            // Their turns come after those of all others.
+            let classes = [scene_count, object_orders.len()];
+            for copy in 0..per_pair {
+                let turns = classes.map(|classes| classes * per_pair + copy);
+                add([feature, 0], per_pair + copy, Part::Feature, turns);
             }
         }
         compositions.sort_by_key(|one| (one.scene_class, one.scene, one.object_class, one.copy));
@@ -104,9 +118,7 @@ impl Plan {
 
     /// The class of the common feature.
     pub fn feature(&self) -> Option<usize> {
-        let name = self.options.common_feature.as_ref()?;
-        let classes = &self.options.object_classes;
-        classes.iter().position(|class| class == name)
+        feature(&self.options)
     }
 
     pub fn object_class(&self, one: &Composition) -> &str {
@@ -122,6 +134,12 @@ impl Plan {
         let (scene, object) = (self.scene_class(one), self.object_class(one));
         format!("{scene}/{object}_{:04}", one.copy + 1)
     }
+}
+
+fn feature(options: &Options) -> Option<usize> {
+    let name = options.common_feature.as_ref()?;
+    let mut classes = options.object_classes.iter();
+    classes.position(|class| class == name)
 }
 
 /// The copies of a pair that are kept for tests.

@@ -1,15 +1,17 @@
-//! The data sets that are made of the compositions. One data set has one kind of label, so those of
-//! objects and of scenes are separate, with the same files. `_train` sets hold X_{o,s}; `_test` sets
+//! The data sets that are made of the compositions. The two `_train` sets hold X_{o,s}, once with
+//! the objects as labels and once with the scenes. The set `test` has both labels, object|scene, and
 //! also the same scenes without the object, X_{∅,s}, and the objects on grey, X_{o,g}. The set kNN
 //! is X^k_{o,s}: the common feature in the first NN scene classes, and the others' scenes without.
+//! `feature_test` has the feature in the first scene class, which has it in all of them.
 
 use super::{BamError, Composition, Part, Plan, Role};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Set {
-    Objects(Part),
-    Scenes(Part),
-    /// The test compositions of the common feature, with and without it.
+    Objects,
+    Scenes,
+    Test,
+    /// The common feature in the first scene class, and the scenes without it.
     Feature,
     /// The common feature in so many scene classes.
     Common(usize),
@@ -18,12 +20,7 @@ pub enum Set {
 impl Set {
     /// All sets of a plan.
     pub fn all(plan: &Plan) -> Vec<Self> {
-        let mut sets = vec![
-            Self::Objects(Part::Train),
-            Self::Objects(Part::Test),
-            Self::Scenes(Part::Train),
-            Self::Scenes(Part::Test),
-        ];
+        let mut sets = vec![Self::Objects, Self::Scenes, Self::Test];
         if plan.feature().is_some() {
             sets.push(Self::Feature);
             sets.extend((1..=plan.options.scene_classes.len()).map(Self::Common));
@@ -34,10 +31,9 @@ impl Set {
     /// Of a folder, and behind the id of data sets.
     pub fn name(self) -> String {
         match self {
-            Self::Objects(Part::Train) => "object_train".to_owned(),
-            Self::Objects(Part::Test) => "object_test".to_owned(),
-            Self::Scenes(Part::Train) => "scene_train".to_owned(),
-            Self::Scenes(Part::Test) => "scene_test".to_owned(),
+            Self::Objects => "object_train".to_owned(),
+            Self::Scenes => "scene_train".to_owned(),
+            Self::Test => "test".to_owned(),
             Self::Feature => "feature_test".to_owned(),
             Self::Common(count) => format!("k{count:02}"),
         }
@@ -54,27 +50,24 @@ impl Set {
     /// The pictures of a composition that the set holds.
     pub fn roles(self, plan: &Plan, one: &Composition) -> &'static [Role] {
         let is_feature = plan.feature() == Some(one.object_class);
-        match self {
-            Self::Objects(part) | Self::Scenes(part) if part != one.part => &[],
-            Self::Objects(Part::Train) | Self::Scenes(Part::Train) => &[Role::With],
-            Self::Objects(Part::Test) | Self::Scenes(Part::Test) => {
-                &[Role::With, Role::Without, Role::Grey]
-            }
-            Self::Feature if is_feature && one.part == Part::Test => &[Role::With, Role::Without],
-            Self::Common(count) if is_feature && one.part == Part::Train => {
-                match one.scene_class < count {
-                    true => &[Role::With],
-                    false => &[Role::Without],
-                }
-            }
-            Self::Feature | Self::Common(_) => &[],
+        match (self, one.part) {
+            (Self::Objects | Self::Scenes, Part::Train) => &[Role::With],
+            (Self::Test, Part::Test) => &[Role::With, Role::Without, Role::Grey],
+            (Self::Feature, Part::Feature) => &[Role::With, Role::Without],
+            (Self::Common(count), Part::Train) if is_feature => match one.scene_class < count {
+                true => &[Role::With],
+                false => &[Role::Without],
+            },
+            _ => &[],
         }
     }
 
-    fn label<'a>(self, plan: &'a Plan, one: &Composition) -> &'a str {
+    fn label(self, plan: &Plan, one: &Composition) -> String {
+        let (object, scene) = (plan.object_class(one), plan.scene_class(one));
         match self {
-            Self::Objects(_) => plan.object_class(one),
-            Self::Scenes(_) | Self::Feature | Self::Common(_) => plan.scene_class(one),
+            Self::Objects => object.to_owned(),
+            Self::Scenes | Self::Common(_) => scene.to_owned(),
+            Self::Test | Self::Feature => format!("{object}|{scene}"),
         }
     }
 }
@@ -87,19 +80,17 @@ pub fn table(set: Set, plan: &Plan) -> Result<(Vec<u8>, Vec<String>), BamError> 
         for role in set.roles(plan, one) {
             rows.push([
                 role.file(plan, one),
-                set.label(plan, one).to_owned(),
+                set.label(plan, one),
                 group.clone(),
                 role.name().to_owned(),
                 mask.clone(),
-                plan.object_class(one).to_owned(),
-                plan.scene_class(one).to_owned(),
             ]);
         }
     }
     rows.sort();
     let fault = |error: String| BamError::Encode { reason: error };
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let header = ["file", "label", "group", "role", "mask", "object", "scene"];
+    let header = ["file", "label", "group", "role", "mask"];
     let header = header.map(str::to_owned);
     for row in std::iter::once(&header).chain(&rows) {
         writer
@@ -111,7 +102,7 @@ pub fn table(set: Set, plan: &Plan) -> Result<(Vec<u8>, Vec<String>), BamError> 
         .map_err(|error| fault(error.to_string()))?;
     let mut files: Vec<String> = rows
         .into_iter()
-        .flat_map(|[file, _, _, _, mask, ..]| [file, mask])
+        .flat_map(|[file, _, _, _, mask]| [file, mask])
         .collect();
     files.sort();
     files.dedup();

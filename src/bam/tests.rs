@@ -45,13 +45,11 @@ const PLACES: &[(&str, usize)] = &[("city", 2), ("forest", 5), ("sea", 1), ("sky
 
 #[test]
 fn every_pair_has_as_many_pictures_and_as_many_of_them_for_tests() {
-    let plan = plan_of(
-        json!({ "per_pair": 20, "validation": 0.15, "seed": 4 }),
-        ANIMALS,
-        PLACES,
-    );
+    let asked = json!({ "per_pair": 20, "validation": 0.15, "seed": 4, "common_feature": "dog" });
+    let plan = plan_of(asked, ANIMALS, PLACES);
     let mut pairs: BTreeMap<(usize, usize), (usize, usize)> = BTreeMap::new();
-    for one in &plan.compositions {
+    let of_pairs = |one: &&Composition| one.part != Part::Feature;
+    for one in plan.compositions.iter().filter(of_pairs) {
         let counts = pairs
             .entry((one.object_class, one.scene_class))
             .or_default();
@@ -95,18 +93,15 @@ fn train_and_test_sets_share_no_composition_and_there_is_always_one_of_each() {
                 .map(|one| plan.group(one))
                 .collect()
         };
-        let [train, test] = [Part::Train, Part::Test].map(|part| groups(Set::Objects(part)));
+        let [train, test, feature] = [Set::Objects, Set::Test, Set::Feature].map(groups);
         assert_eq!(test.len(), 12 * tests);
         assert_eq!(train.len(), 12 * (per_pair - tests));
+        assert_eq!(feature.len(), per_pair);
         assert!(train.is_disjoint(&test));
-        assert_eq!(groups(Set::Scenes(Part::Train)), train);
-        assert_eq!(groups(Set::Scenes(Part::Test)), test);
-        for set in Set::all(&plan) {
-            let expected = match set {
-                Set::Objects(Part::Test) | Set::Scenes(Part::Test) | Set::Feature => &test,
-                _ => &train,
-            };
-            assert!(groups(set).is_subset(expected), "{set:?}");
+        assert!(feature.is_disjoint(&train) && feature.is_disjoint(&test));
+        assert_eq!(groups(Set::Scenes), train);
+        for count in 1..=4 {
+            assert!(groups(Set::Common(count)).is_subset(&train));
         }
     }
 }
@@ -125,12 +120,10 @@ fn the_feature_is_in_exactly_k_scene_classes_and_the_sets_grow() {
         let mut rows = csv::Reader::from_reader(text.as_slice());
         let mut by_class: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for row in rows.records().map(Result::unwrap) {
-            let [file, label, group, role, mask, object, scene] =
-                std::array::from_fn(|at| &row[at]);
-            assert_eq!((label, object), (scene, "dog"));
+            let [file, label, group, role, mask] = std::array::from_fn(|at| &row[at]);
             assert_eq!(file, format!("{role}/{group}.png"));
             assert_eq!(mask, format!("masks/{group}.png"));
-            assert!(group.starts_with(&format!("{scene}/dog_")));
+            assert!(group.starts_with(&format!("{label}/dog_")));
             by_class
                 .entry(label.to_owned())
                 .or_default()
@@ -151,41 +144,55 @@ fn the_feature_is_in_exactly_k_scene_classes_and_the_sets_grow() {
         }
         assert_eq!(files.len(), 2 * 4 * 3);
     }
+}
+
+#[test]
+fn the_feature_is_tested_in_the_class_that_always_has_it() {
+    let without = json!({ "per_pair": 4, "scene_classes": ["sea", "city", "sky", "forest"] });
+    let mut asked = without.clone();
+    asked["common_feature"] = json!("dog");
+    let plan = plan_of(asked, ANIMALS, PLACES);
     let (text, _) = table(Set::Feature, &plan).unwrap();
     let text = String::from_utf8(text).unwrap();
-    assert_eq!(text.lines().count(), 1 + 4 * 2, "{text}");
-    assert_eq!(text.matches(",without,").count(), 4);
+    let expected: Vec<String> = ["with", "without"]
+        .into_iter()
+        .flat_map(|role| {
+            (5..9).map(move |copy| {
+                let group = format!("sea/dog_{copy:04}");
+                format!("{role}/{group}.png,dog|sea,{group},{role},masks/{group}.png")
+            })
+        })
+        .collect();
+    assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
+    // All other compositions are those of a plan without the feature.
+    let mut others = plan.compositions;
+    others.retain(|one| one.part != Part::Feature);
+    assert_eq!(others, plan_of(without, ANIMALS, PLACES).compositions);
 }
 
 #[test]
 fn without_a_common_feature_there_are_sets_of_objects_and_of_scenes() {
     let plan = plan_of(json!({ "per_pair": 3 }), ANIMALS, PLACES);
     let names: Vec<String> = Set::all(&plan).into_iter().map(Set::name).collect();
-    assert_eq!(
-        names,
-        ["object_train", "object_test", "scene_train", "scene_test"]
-    );
-    let labels = |set| {
+    assert_eq!(names, ["object_train", "scene_train", "test"]);
+    let count = |set, label: &str, role: &str| {
         let text = table(set, &plan).unwrap().0;
         let mut rows = csv::Reader::from_reader(text.as_slice());
         let rows = rows.records().map(Result::unwrap);
-        rows.map(|row| (row[1].to_owned(), row[3].to_owned()))
-            .collect::<Vec<_>>()
-    };
-    let count = |set, label: &str, role: &str| {
-        let wanted = (label.to_owned(), role.to_owned());
-        labels(set)
-            .into_iter()
-            .filter(|found| *found == wanted)
+        rows.filter(|row| (&row[1], &row[3]) == (label, role))
             .count()
     };
-    assert_eq!(count(Set::Objects(Part::Train), "dog", "with"), 4 * 2);
-    assert_eq!(count(Set::Scenes(Part::Train), "sky", "with"), 3 * 2);
+    assert_eq!(count(Set::Objects, "dog", "with"), 4 * 2);
+    assert_eq!(count(Set::Scenes, "sky", "with"), 3 * 2);
     for role in ["with", "without", "grey"] {
-        assert_eq!(count(Set::Objects(Part::Test), "dog", role), 4);
-        assert_eq!(count(Set::Scenes(Part::Test), "sky", role), 3);
+        assert_eq!(count(Set::Test, "dog|sky", role), 1);
     }
-    assert_eq!(labels(Set::Scenes(Part::Train)).len(), 12 * 2);
+    let lines = |set| {
+        let text = String::from_utf8(table(set, &plan).unwrap().0).unwrap();
+        text.lines().count() - 1
+    };
+    let found = [Set::Objects, Set::Scenes, Set::Test].map(lines);
+    assert_eq!(found, [12 * 2, 12 * 2, 12 * 3]);
 }
 
 #[test]
@@ -238,6 +245,14 @@ fn all_faults_of_the_options_are_told_at_once() {
         "{found:#?}"
     );
     assert!(found[2].contains("class empty has no image"), "{found:#?}");
+    let places = classes(&[("Dog", 1), ("sea", 1), ("2024", 1)]);
+    let found = told(json!({}), &objects, &places);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(
+        found[0].contains("2024: its name is a number"),
+        "{found:#?}"
+    );
+    assert!(found[1].starts_with("scene_classes: dog is a class of objects, too"));
     let many = json!({ "per_pair": 10_000, "size": 16 });
     let many_places: Vec<(String, usize)> = (0..30).map(|at| (format!("s{at}"), 1)).collect();
     let many_places: Vec<(&str, usize)> = many_places
@@ -449,7 +464,7 @@ fn pictures_of_a_composition_differ_where_its_mask_is_and_nowhere_else() {
     let asked =
         json!({ "per_pair": 4, "size": 96, "common_feature": "dog", "scene_crop": 0.6, "seed": 9 });
     let plan = planned(&material, asked);
-    let mut tests = 0;
+    let mut parts: BTreeMap<String, usize> = BTreeMap::new();
     for one in &plan.compositions {
         let made = composed(&material, &plan, one);
         let again = composed(&material, &plan, one);
@@ -474,13 +489,13 @@ fn pictures_of_a_composition_differ_where_its_mask_is_and_nowhere_else() {
         let is_in_k = plan.object_class(one) == "dog" && one.scene_class > 0;
         assert_eq!(
             read(Role::Without).is_some(),
-            is_in_k || one.part == Part::Test
+            is_in_k || one.part != Part::Train
         );
         assert_eq!(read(Role::Grey).is_some(), one.part == Part::Test);
+        *parts.entry(format!("{:?}", one.part)).or_insert(0) += 1;
         let (Some(without), Some(grey)) = (read(Role::Without), read(Role::Grey)) else {
             continue;
         };
-        tests += 1;
         let (without, grey) = (without.into_rgb8(), grey.into_rgb8());
         let mut changed = 0;
         for (x, y, value) in mask.enumerate_pixels() {
@@ -499,7 +514,12 @@ fn pictures_of_a_composition_differ_where_its_mask_is_and_nowhere_else() {
             "the object hides its scene"
         );
     }
-    assert_eq!(tests, 6);
+    let counts: Vec<usize> = parts.into_values().collect();
+    assert_eq!(
+        counts,
+        [4, 6, 18],
+        "for the feature, for tests, to train on"
+    );
     // Another seed gives other places.
     let other = planned(&material, json!({ "per_pair": 4, "size": 96, "seed": 10 }));
     let places = |plan: &Plan| -> Vec<[u32; 4]> {

@@ -93,6 +93,11 @@ impl Labels {
         self.classes.get(&fold(name)).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether a class is called that.
+    pub fn has(&self, name: &str) -> bool {
+        !self.called(name).is_empty()
+    }
+
     /// Labels that contain the name or are similar to it, truncated, nearest first.
     pub fn near(&self, name: &str) -> Vec<Cow<'_, str>> {
         self.near_by(name, strsim::jaro_winkler)

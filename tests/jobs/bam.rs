@@ -78,7 +78,7 @@ async fn a_server_killed_ten_times_makes_the_undisturbed_data_sets() {
     let id = server.submit(&request).await;
     let expected = made(&server, &id).await;
     server.kill();
-    assert_eq!(expected.1.len(), 4 + 1 + 3);
+    assert_eq!(expected.1.len(), 3 + 1 + 3);
 
     let database = sqlite();
     let mut server = start(material.path(), &database);
