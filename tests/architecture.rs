@@ -42,7 +42,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "quota",
         ],
     ),
-    ("bam", &["dataset", "picture", "files", "random"]),
+    (
+        "bam",
+        &["dataset", "picture", "files", "model::labels", "random"],
+    ),
     ("engine", &["model", "tensor", "telemetry::names"]),
     (
         "methods",

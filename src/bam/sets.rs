@@ -39,6 +39,11 @@ impl Set {
         }
     }
 
+    /// The id of the data set among those whose ids begin with `start`.
+    pub fn dataset(self, start: &str) -> String {
+        format!("{start}_{}", self.name())
+    }
+
     /// The commonality k of the common feature.
     pub fn commonality(self, plan: &Plan) -> Option<f64> {
         match self {

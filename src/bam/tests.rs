@@ -598,11 +598,11 @@ fn noise_compresses_to_no_more_than_is_estimated() {
     use rand::RngExt;
     let mut random = crate::random::generator(1, 0);
     let folder = tempfile::tempdir().unwrap();
-    for class in ["a", "b"] {
+    for (object, scene) in [("a", "c"), ("b", "d")] {
         let noise = RgbaImage::from_fn(64, 64, |_, _| Rgba(random.random()));
-        save(noise, folder.path().join(format!("objects/{class}/1.png")));
+        save(noise, folder.path().join(format!("objects/{object}/1.png")));
         let noise = RgbImage::from_fn(128, 128, |_, _| Rgb(random.random()));
-        save(noise, folder.path().join(format!("scenes/{class}/1.png")));
+        save(noise, folder.path().join(format!("scenes/{scene}/1.png")));
     }
     let objects = Objects::Dataset(open(folder.path(), "objects"));
     let scenes = Scenes(open(folder.path(), "scenes"));

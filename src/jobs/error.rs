@@ -26,9 +26,13 @@ pub enum JobError {
     )]
     TooManyJobs { limit: u64 },
     #[error(
-        "jobs have trained {limit} models, and no more may be (max_trained_models): delete one first"
+        "jobs have trained {found} models, this one would train {new}, and at most {limit} may be (max_trained_models): delete some first"
     )]
-    TooManyModels { limit: usize },
+    TooManyModels {
+        found: usize,
+        new: usize,
+        limit: usize,
+    },
     #[error(
         "{what} {found} {unit}; at most {most} are allowed ({setting}); lower {}",
         lower.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ")

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{
     kind::{Kind, Kinds},
     kinds::{
-        bam_data::BAM_DATA, degradation::DEGRADATION, evaluate::EVALUATE,
+        bam_data::BAM_DATA, bam_models::BAM_MODELS, degradation::DEGRADATION, evaluate::EVALUATE,
         explain_dataset::EXPLAIN_DATASET, fit_patterns::FIT_PATTERNS, gad_train::GAD_TRAIN,
         tcav::TCAV, train::TRAIN,
     },
@@ -23,6 +23,7 @@ pub static KINDS: Kinds = &[
     &TRAIN,
     &TCAV,
     &BAM_DATA,
+    &BAM_MODELS,
     &GAD_TRAIN,
 ];
 

@@ -18,6 +18,7 @@ use crate::{
     engine::{Caller, Engine, WholeGraph},
     model::{
         Model,
+        labels::Labels,
         provenance::{Origin, Provenance},
     },
     tensor::Tensor,
@@ -63,6 +64,11 @@ impl Trainer {
             validation,
         } = &self.plan.split;
         (training.len(), validation.len())
+    }
+
+    /// The names of the classes that it is trained to tell apart; empty where the model has none.
+    pub fn labels(&self) -> &Labels {
+        &self.plan.model.labels
     }
 
     /// Epoch 0: the model's own weights.
@@ -138,6 +144,19 @@ impl Trainer {
         plan.settle(&mut state, &mut report);
         state.history.push(report.clone());
         Ok((state, report))
+    }
+
+    /// The trained model, to be run at once. Copies all weights: not for async threads.
+    pub fn trained(&self, checkpoint: &Checkpoint) -> Result<Model, TrainingError> {
+        let plan = &self.plan;
+        let graph = output::with_weights(&plan.model.graph, checkpoint.result())?;
+        Ok(Model {
+            hash: format!("{}, epoch {}", plan.key, checkpoint.result_epoch()),
+            graph: Arc::new(graph),
+            patterns: None,
+            supports: Arc::default(),
+            ..plan.model.as_ref().clone()
+        })
     }
 
     /// The files of the trained model's folder: model.onnx, model.toml, labels.txt, training.json,

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Folders `objects` (red and blue discs) and `scenes` (three classes of gradients).
-fn material() -> TempDir {
+pub fn material() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let save = |name: String, image: image::DynamicImage| {
         let path = folder.path().join(name);
@@ -278,11 +278,11 @@ fn objects_may_be_cut_out_by_annotations_of_coco() {
     }
 }
 
-fn served(folder: &Path) -> Fixture {
+pub fn served(folder: &Path) -> Fixture {
     served_with(folder, &[])
 }
 
-fn asked() -> Value {
+pub fn asked() -> Value {
     json!({
         "kind": "bam_data", "id": "mine", "objects": "objects", "scenes": "scenes", "per_pair": 4, "size": 48, "seed": 3,
         "common_feature": "red", "scene_crop": 0.7, "scene_classes": ["sky", "forest", "sea"],
@@ -398,7 +398,7 @@ async fn faults_of_a_job_are_told_before_it_is_queued() {
     assert!(told.text().contains("max_dataset_files"), "{}", told.text());
 }
 
-fn served_with(folder: &Path, changes: &[(&str, &str)]) -> Fixture {
+pub fn served_with(folder: &Path, changes: &[(&str, &str)]) -> Fixture {
     let sets = ["objects", "scenes"].map(|name| format!("{name}={}", folder.join(name).display()));
     let sets = sets.join(",");
     fixture_with(&[&[("dataset", sets.as_str())], changes].concat())

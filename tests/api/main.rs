@@ -11,6 +11,7 @@
 mod access;
 mod answers;
 mod bam;
+mod bam_models;
 mod benchmark;
 mod bodies;
 mod catalogue;

@@ -1,7 +1,7 @@
 //! BAM data in the real server, which is killed at random moments: the data sets are those of an
 //! undisturbed run, byte for byte, and each is there as a whole or not at all.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use image::{Rgb, RgbImage, Rgba, RgbaImage};
 use rand::{RngExt, SeedableRng};
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Adds objects and scenes of noise.
-fn add_material(folder: &Path) {
+pub fn add_material(folder: &Path) {
     let mut random = ChaCha8Rng::seed_from_u64(5);
     let save = |kind: &str, class: &str, at: usize, image: image::DynamicImage| {
         let folder = folder.join(kind).join(class);
@@ -34,8 +34,18 @@ fn add_material(folder: &Path) {
 }
 
 fn start(material: &Path, database: &TestDatabase) -> Served {
+    start_with(material, database, |_| ())
+}
+
+/// A server with objects and scenes.
+pub fn start_with(
+    material: &Path,
+    database: &TestDatabase,
+    change: impl FnOnce(&mut Command),
+) -> Served {
     let (data, url) = (database.data.path(), database.url.as_deref());
     Served::with(material, data, url, "all", |command| {
+        change(command);
         for kind in ["objects", "scenes"] {
             let folder = material.join(kind);
             command

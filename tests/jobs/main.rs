@@ -10,6 +10,7 @@
 )]
 
 mod bam;
+mod bam_models;
 mod bench;
 mod benchmark;
 mod cli;

@@ -24,12 +24,12 @@ fn training(name: &str, epochs: usize) -> Value {
     })
 }
 
-fn stored(database: &TestDatabase, name: &str, file: &str) -> Vec<u8> {
+pub fn stored(database: &TestDatabase, name: &str, file: &str) -> Vec<u8> {
     let folder = database.data.path().join("files/trained").join(name);
     fs::read(folder.join(file)).unwrap()
 }
 
-async fn succeeded(server: &Served, id: &str) -> Value {
+pub async fn succeeded(server: &Served, id: &str) -> Value {
     server.reach(id, |job| job["state"] == "succeeded").await
 }
 
@@ -41,7 +41,7 @@ fn crashing(material: &Path, database: &TestDatabase, point: &str) -> Served {
     })
 }
 
-async fn ends(server: Served) {
+pub async fn ends(server: Served) {
     let started = Instant::now();
     while reqwest::get(format!("{}/livez", server.url)).await.is_ok() {
         assert!(started.elapsed() < Duration::from_secs(60));

@@ -250,7 +250,7 @@ fn plan(
     let options = options.settle(&of_objects, &of_scenes, &mut asked.faults);
     let plan = options.map(|options| Compositions::new(options, &of_objects, &of_scenes));
     if let (Some(plan), Some(id)) = (&plan, &id) {
-        for name in Set::all(plan).into_iter().map(|set| id_of(id, set)) {
+        for name in Set::all(plan).into_iter().map(|set| set.dataset(id)) {
             if !is_id(&name) {
                 asked.refuse("id", format!("{name} is no id of a data set"), &[ID_FORM]);
             } else if there.contains(&name) {
@@ -299,10 +299,6 @@ fn finished(asked: RequestReader, is_without_id: bool) -> Faults {
         faults.push(Fault::new("id", "is missing", [ID_FORM]));
     }
     faults
-}
-
-fn id_of(id: &str, set: Set) -> String {
-    format!("{id}_{}", set.name())
 }
 
 /// Refuses what would be more than a job may write, a data set hold, or the data folder take.
@@ -445,7 +441,7 @@ async fn install(
     set: Set,
     hashes: &Arc<BTreeMap<String, String>>,
 ) -> Result<Value, WorkError> {
-    let (app, id) = (&context.app, id_of(&task.id, set));
+    let (app, id) = (&context.app, set.dataset(&task.id));
     let make = {
         let task = task.clone();
         move || table(set, &task.plan)

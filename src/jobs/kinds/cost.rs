@@ -96,6 +96,6 @@ pub(super) fn check_output<T>(
 }
 
 /// Nothing would do where even one is too much.
-fn at_most(number: u64) -> Option<String> {
+pub(super) fn at_most(number: u64) -> Option<String> {
     (number > 0).then(|| format!("1 to {number}"))
 }

@@ -1,7 +1,7 @@
 //! `gad_train`: trains the supports that keep two classes apart, one for each alpha, and puts them
 //! to use as a set. Targets are the model's own logits, on images of either class with the logit of
 //! the other lowered by alpha; mean squared error. Mazini Rodrigues et al., 2024, section 4. The
-//! first shard keeps the logits; then each support has its epochs ([`super::chain`]) and is judged.
+//! first shard keeps the logits; then each support has its epochs ([`Chain`]) and is judged.
 
 use std::{
     fs::File,
@@ -16,17 +16,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    chain::{Chain, Step},
-    images::{enveloped, read, stored},
+    cost::check_total,
+    images::{enveloped, forward, stored},
     output::{keep, writes_to_data},
     request_reader::{RequestReader, planned_dataset, planned_model},
-    train::{param_of, renamed},
+    training::{
+        chain::{Chain, Step},
+        checks::{faults_of, weight_bytes},
+        install::renamed,
+    },
 };
 use crate::{
     app::{App, supports::read_classes},
-    dataset::{Dataset, DatasetError, ID_FORM, draw, is_id},
+    dataset::{Dataset, ID_FORM, draw, is_id},
     driver::model_defaults,
-    engine::Point,
     faults::{Fault, Faults},
     jobs::{
         Context, Format, JobError, Kind, Plan, PlannedShard, Report, Results, Shard, ShardResults,
@@ -43,11 +46,9 @@ use crate::{
     },
     pool::WorkPanicked,
     tensor::{read_npy, write_npy},
-    training::{
-        EpochReport, Examples, LeftOut, Loss, Recipe, Targets, Trainer, TrainingError, recipe,
-    },
+    training::{EpochReport, Examples, LeftOut, Loss, Recipe, Targets, Trainer, recipe},
 };
-use onnx_autodiff::{autodiff::spec::DeriveSpec, onnx::read_bytes};
+use onnx_autodiff::onnx::read_bytes;
 
 pub static GAD_TRAIN: GadTrain = GadTrain;
 
@@ -56,8 +57,6 @@ pub struct GadTrain;
 
 /// The file of the model's own logits, in the job's folder.
 const LOGITS: &str = "logits.npy";
-/// Images whose logits are evaluated at once.
-const ROWS: usize = 32;
 const ALPHAS: [f64; 4] = [2.0, 4.0, 6.0, 8.0];
 /// Where they are not those of a training: the paper's, section 6.
 const DEFAULTS: [(&str, f64); 2] = [("learning_rate", 4e-5), ("validation", 0.0)];
@@ -368,11 +367,9 @@ async fn plan(mut given: Map<String, Value>, app: &App) -> Result<Plan, JobError
     check_cost(app, images, &spec)?;
     if writes_to_data(app) {
         // It is asked for again when files are written: others may take it until then.
-        let weights = model.graph.initializers.values();
-        let bytes: u64 = weights.map(|weight| weight.bytes.len() as u64).sum();
         let (quota, bytes) = (
             app.quota().clone(),
-            bytes * (2 * spec.alphas.len() as u64 + COPIES),
+            weight_bytes(&model) * (2 * spec.alphas.len() as u64 + COPIES),
         );
         app.pool()
             .run(move || quota.reserve(bytes).map(drop))
@@ -570,29 +567,16 @@ async fn check_training(
     );
     match made.await {
         Ok(_) => Ok(()),
-        Err(TrainingError::Parameters(faults)) => Err(faults.into()),
-        Err(error) => match param_of(&error) {
-            Some(param) => Err(Faults::from(Fault::says(param, error.to_string())).into()),
-            None => Err(WorkError::from(error).into()),
-        },
+        Err(error) => Err(faults_of(error)?.into()),
     }
 }
 
 /// An image costs an evaluation in each epoch, and when a support is judged.
 fn check_cost(app: &App, images: u64, spec: &Spec) -> Result<(), JobError> {
-    let most = app.settings().max_job_evaluations;
     let [supports, epochs] = [spec.alphas.len() as u64, spec.recipe.epochs as u64];
     let found = images.saturating_mul(1 + supports * (epochs + 1));
-    if found <= most {
-        return Ok(());
-    }
-    Err(JobError::TooCostly {
-        what: "the job costs",
-        found,
-        unit: "evaluations",
-        most,
-        setting: "max_job_evaluations",
-        lower: vec![("epochs", None), ("limit", None), ("alphas", None)],
+    check_total(app, found, |_| {
+        vec![("epochs", None), ("limit", None), ("alphas", None)]
     })
 }
 
@@ -627,44 +611,11 @@ impl<'a> Material<'a> {
 
     /// The logits of a model for the images, in their order.
     async fn logits(&self, model: &Arc<Model>) -> Result<Array2<f32>, WorkError> {
-        let Context { app, caller, .. } = self.context;
-        let rule = self.model.manifest.input.preprocess.clone();
-        let rule = rule.ok_or_else(|| WorkError::permanent("the model takes ready tensors"))?;
-        let limits = *app.datasets().local().limits();
-        let mut logits: Vec<f32> = Vec::new();
-        let mut classes = 0;
-        for (done, images) in self.chosen.images.chunks(ROWS).enumerate() {
-            let (dataset, rule, images) = (self.dataset.clone(), rule.clone(), images.to_vec());
-            let points = move || {
-                let point = |index: &usize| {
-                    let (_, input, _) = read(&dataset, *index, &rule, &limits)?;
-                    Ok::<_, DatasetError>(Point::forward(input))
-                };
-                images.iter().map(point).collect::<Result<Vec<_>, _>>()
-            };
-            let points = app
-                .pool()
-                .run(points)
-                .await?
-                .map_err(WorkError::permanent)?;
-            let found = app
-                .engine()
-                .evaluate(model, &DeriveSpec::forward(), points, caller)
-                .await?;
-            for row in &found.rows {
-                if !row.is_finite() {
-                    return Err(WorkError::permanent(
-                        "the model answers an image with values that are not finite",
-                    ));
-                }
-                classes = row.logits.len();
-                logits.extend(&row.logits);
-            }
-            self.context
-                .report_progress((done * ROWS + found.rows.len()) as u64);
-        }
-        Array2::from_shape_vec((self.chosen.images.len(), classes), logits)
-            .map_err(WorkError::permanent)
+        let images = &self.chosen.images;
+        let rows = forward(self.context, model, &self.dataset, images).await?;
+        let classes = rows.first().map_or(0, |row| row.logits.len());
+        let logits = rows.into_iter().flat_map(|row| row.logits).collect();
+        Array2::from_shape_vec((images.len(), classes), logits).map_err(WorkError::permanent)
     }
 
     async fn keep_logits(&self) -> Result<Done, WorkError> {

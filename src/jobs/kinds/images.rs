@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use crate::{
     dataset::{Dataset, DatasetError, draw},
-    jobs::WorkError,
+    engine::{Point, Row},
+    jobs::{Context, WorkError},
+    model::Model,
     picture::{
         RgbImage,
         decode::Limits,
@@ -17,9 +19,12 @@ use crate::{
     },
     tensor::Tensor,
 };
+use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 /// The most images of a shard.
 const MAX_SHARD_IMAGES: usize = 32;
+/// Images that are read and evaluated at once.
+const ROWS: usize = 32;
 
 /// Places of the images that are used: of more than `limit`, so many drawn by `seed`.
 pub(super) fn used(dataset: &Dataset, limit: Option<usize>, seed: u64) -> Vec<usize> {
@@ -64,6 +69,44 @@ pub(super) fn read(
     };
     let (input, geometry) = preprocess(&image, rule).map_err(fault)?;
     Ok((image, Arc::new(input), geometry))
+}
+
+/// What a model answers to these images, in their order; tells how many are done.
+pub(super) async fn forward(
+    context: &Context,
+    model: &Arc<Model>,
+    dataset: &Arc<Dataset>,
+    images: &[usize],
+) -> Result<Vec<Row>, WorkError> {
+    let Context { app, caller, .. } = context;
+    let rule = model.manifest.input.preprocess.clone();
+    let rule = rule.ok_or_else(|| WorkError::permanent("the model takes ready tensors"))?;
+    let limits = *app.datasets().local().limits();
+    let mut rows = Vec::with_capacity(images.len());
+    for images in images.chunks(ROWS) {
+        let (dataset, rule, images) = (dataset.clone(), rule.clone(), images.to_vec());
+        let points = move || {
+            let point = |index: &usize| {
+                let (_, input, _) = read(&dataset, *index, &rule, &limits)?;
+                Ok::<_, DatasetError>(Point::forward(input))
+            };
+            images.iter().map(point).collect::<Result<Vec<_>, _>>()
+        };
+        let points = app.pool().run(points).await?;
+        let points = points.map_err(WorkError::permanent)?;
+        let found = app
+            .engine()
+            .evaluate(model, &DeriveSpec::forward(), points, caller)
+            .await?;
+        if !found.rows.iter().all(Row::is_finite) {
+            return Err(WorkError::permanent(
+                "the model answers an image with values that are not finite",
+            ));
+        }
+        rows.extend(found.rows);
+        context.report_progress(rows.len() as u64);
+    }
+    Ok(rows)
 }
 
 /// A result with the settled request that it answers.

@@ -1,7 +1,7 @@
 //! The kinds of jobs, one file or folder each.
 
 pub mod bam_data;
-mod chain;
+pub mod bam_models;
 mod cost;
 pub mod degradation;
 pub mod evaluate;
@@ -13,3 +13,4 @@ mod output;
 mod request_reader;
 pub mod tcav;
 pub mod train;
+mod training;

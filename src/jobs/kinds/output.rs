@@ -2,6 +2,9 @@
 
 use std::fs::File;
 
+use bytes::Bytes;
+use object_store::path::Path;
+
 use crate::{
     app::App,
     jobs::{Context, WorkError},
@@ -21,6 +24,24 @@ pub(super) fn reserve(
     writes_to_data(app)
         .then(|| app.quota().reserve(lengths.map(on_disk).sum()))
         .transpose()
+}
+
+/// Writes a file of the job's.
+pub(super) async fn write(
+    context: &Context,
+    path: &Path,
+    bytes: impl Into<Bytes>,
+) -> Result<(), WorkError> {
+    let (app, bytes) = (context.app.clone(), bytes.into());
+    let length = bytes.len() as u64;
+    let room = move || reserve(&app, [length].into_iter());
+    let room = context.app.pool().run(room).await?;
+    let room = room.map_err(WorkError::transient)?;
+    context.files().write(path, bytes).await?;
+    if let Some(room) = room {
+        room.keep();
+    }
+    Ok(())
 }
 
 /// Keeps a file that was written on this machine.

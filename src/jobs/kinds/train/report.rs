@@ -3,48 +3,27 @@
 
 use std::error::Error;
 
-use image::{Rgb, RgbImage};
 use maud::{Markup, PreEscaped, html};
-use plotters::{
-    coord::Shift,
-    prelude::{
-        ChartBuilder, Circle, Color, DashedLineSeries, DrawingArea, IntoDrawingArea, IntoFont,
-        LineSeries, PathElement, RGBColor, SVGBackend, Text, WHITE,
-    },
-    style::{BLACK, ShapeStyle, TextStyle},
-};
-use serde_json::{Value, json};
+use plotters::prelude::RGBColor;
+use serde_json::Value;
 
 use super::spec::{Spec, Trained};
 use crate::{
-    evaluation::{findings::fixed, report::STYLE},
-    jobs::Format,
-    render::{encode::encode_png, fonts::FONT, svg::paint},
+    jobs::{
+        Format,
+        kinds::training::{
+            figure::{self, Chart, Line},
+            page::page,
+        },
+    },
     training::{EpochReport, Loss},
 };
 
-const WIDTH: u32 = 1120;
-const HEIGHT: u32 = 460;
-/// Room below the charts for the legend.
-const LEGEND: u32 = 40;
-/// Colours and dashes of what was trained on and what was kept back.
-const TRAINING: Look = Look {
-    name: "trained on",
-    color: RGBColor(0, 90, 181),
-    dash: (0, 0),
-};
-const VALIDATION: Look = Look {
-    name: "validation",
-    color: RGBColor(220, 80, 20),
-    dash: (7, 4),
-};
-
-struct Look {
-    name: &'static str,
-    color: RGBColor,
-    /// Dash and gap in pixels; drawn through without.
-    dash: (i32, i32),
-}
+/// Names, colours and dashes of what was trained on and what was kept back.
+const LOOKS: [(&str, RGBColor, (i32, i32)); 2] = [
+    ("trained on", RGBColor(0, 90, 181), figure::WHOLE),
+    ("validation", RGBColor(220, 80, 20), figure::DASHED),
+];
 
 /// A value of an epoch; none where it was not measured.
 type Of = fn(&EpochReport) -> Option<f64>;
@@ -61,13 +40,9 @@ pub(super) fn write(
     let epochs = trained.epochs.as_slice();
     match format {
         Format::Csv => table(epochs),
-        Format::Svg => Ok(draw(spec, epochs)?.into_bytes()),
-        Format::Png => {
-            let mut picture = RgbImage::from_pixel(WIDTH, HEIGHT, Rgb([255; 3]));
-            paint(&mut picture, &draw(spec, epochs)?)?;
-            Ok(encode_png(&picture, &[])?)
-        }
-        _ => Ok(page(spec, request, trained, epochs)?.into_bytes()),
+        Format::Svg => Ok(figure::svg(&charts(spec, epochs))?.into_bytes()),
+        Format::Png => figure::png(&charts(spec, epochs)),
+        _ => Ok(document(spec, request, trained)?.into_bytes()),
     }
 }
 
@@ -96,152 +71,49 @@ fn table(epochs: &[EpochReport]) -> Result<Vec<u8>, Box<dyn Error>> {
     Ok(writer.into_inner()?)
 }
 
-/// An SVG document of both charts.
-fn draw(spec: &Spec, epochs: &[EpochReport]) -> Result<String, Box<dyn Error>> {
-    let mut svg = String::new();
-    let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
-    area.fill(&WHITE)?;
-    let (charts, legend) = area.split_vertically(HEIGHT - LEGEND);
-    let (left, right) = charts.split_horizontally(WIDTH / 2);
-    let title = format!("{} trained on {}", spec.model, spec.dataset);
+fn charts(spec: &Spec, epochs: &[EpochReport]) -> [Chart; 2] {
     let loss = match spec.recipe.loss {
         Loss::CrossEntropy => "mean cross-entropy",
         Loss::Mse => "mean squared error of the logits",
     };
-    chart(&left, &title, loss, epochs, LOSS, None)?;
-    let share = "accuracy (share of the images)";
-    chart(&right, "", share, epochs, ACCURACY, Some(1.0))?;
-    for (place, look) in [TRAINING, VALIDATION].iter().enumerate() {
-        key(&legend, 60 + 160 * place as i32, look)?;
-    }
-    area.present()?;
-    drop((charts, legend, left, right, area));
-    Ok(svg)
-}
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-
-/// From 0 to `top`, or to the highest value.
-fn chart(
-    area: &Area<'_>,
-    title: &str,
-    y: &str,
-    epochs: &[EpochReport],
-    series: [Of; 2],
-    top: Option<f64>,
-) -> Result<(), Box<dyn Error>> {
-    let last = epochs.last().map_or(2, |epoch| epoch.epoch.max(2)) as f64;
-    let values = series.iter().flat_map(|of| epochs.iter().filter_map(of));
-    let highest = values.filter(|value| value.is_finite()).fold(0.0, f64::max);
-    let top = top.unwrap_or(if highest > 0.0 { highest * 1.04 } else { 1.0 });
-    let mut chart = ChartBuilder::on(area)
-        .margin(14)
-        .caption(title, (FONT, 17))
-        .x_label_area_size(46)
-        .y_label_area_size(60)
-        .build_cartesian_2d(1.0..last, 0.0..top)?;
-    chart
-        .configure_mesh()
-        .light_line_style(BLACK.mix(0.0))
-        .bold_line_style(BLACK.mix(0.12))
-        .x_desc("epoch")
-        .y_desc(y)
-        .x_label_formatter(&|x| match x.fract() == 0.0 {
-            true => format!("{x:.0}"),
-            false => String::new(),
+    let lines = |series: [Of; 2]| {
+        let each = series.into_iter().zip(LOOKS);
+        each.map(|(of, (name, color, dash))| Line {
+            name: name.to_owned(),
+            color,
+            dash,
+            points: figure::by_epoch(epochs, of),
         })
-        .y_label_formatter(&|y| number(*y, 2))
-        .label_style((FONT, 14))
-        .axis_desc_style((FONT, 15))
-        .draw()?;
-    for (of, look) in series.into_iter().zip([TRAINING, VALIDATION]) {
-        let points = epochs.iter().filter_map(|epoch| {
-            let value = of(epoch).filter(|value| value.is_finite())?;
-            Some((epoch.epoch as f64, value))
-        });
-        let style = ShapeStyle::from(&look.color).stroke_width(2);
-        match look.dash {
-            (0, _) => chart.draw_series(LineSeries::new(points.clone(), style))?,
-            (dash, gap) => {
-                chart.draw_series(DashedLineSeries::new(points.clone(), dash, gap, style))?
-            }
-        };
-        chart.draw_series(points.map(|point| Circle::new(point, 3, look.color.filled())))?;
-    }
-    Ok(())
-}
-
-/// Large numbers, of losses that diverge, are written with an exponent.
-fn number(value: f64, decimals: usize) -> String {
-    if value < 1e4 {
-        fixed(value, decimals)
-    } else {
-        format!("{value:.1e}")
-    }
-}
-
-/// A line of the legend, from `x` on.
-fn key(area: &Area<'_>, x: i32, look: &Look) -> Result<(), Box<dyn Error>> {
-    const Y: i32 = 12;
-    let style = ShapeStyle::from(&look.color).stroke_width(2);
-    let pieces: Vec<(i32, i32)> = match look.dash {
-        (0, _) => vec![(0, 32)],
-        (dash, gap) => (0..32)
-            .step_by((dash + gap).unsigned_abs() as usize)
-            .map(|start| (start, (start + dash).min(32)))
-            .collect(),
+        .collect()
     };
-    for (start, end) in pieces {
-        area.draw(&PathElement::new([(x + start, Y), (x + end, Y)], style))?;
-    }
-    let style = TextStyle::from((FONT, 14).into_font());
-    area.draw(&Text::new(look.name.to_owned(), (x + 42, Y - 7), style))?;
-    Ok(())
+    let title = format!("{} trained on {}", spec.model, spec.dataset);
+    [
+        Chart::of_epochs(title, loss, None, lines(LOSS)),
+        Chart::of_epochs(
+            String::new(),
+            "accuracy (share of the images)",
+            Some(1.0),
+            lines(ACCURACY),
+        ),
+    ]
 }
 
-fn page(
-    spec: &Spec,
-    request: &Value,
-    trained: &Trained,
-    epochs: &[EpochReport],
-) -> Result<String, Box<dyn Error>> {
-    let title = format!("Training: {} on {}", spec.model, spec.dataset);
-    let figure = draw(spec, epochs)?;
-    let mut again = request.clone();
-    again["kind"] = json!("train");
-    let again = serde_json::to_string_pretty(&again)?;
-    let page = html! {
-        (PreEscaped("<!doctype html>\n"))
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width,initial-scale=1";
-                title { (title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                "\n"
-                h1 { (title) } "\n"
-                p { (summary(spec, trained, epochs)) } "\n"
-                @for warning in &trained.warnings { p { b { (warning) } } "\n" }
-                div.wide { (PreEscaped(figure)) } "\n"
-                p {
-                    "Loss and accuracy of the images trained on are taken while the weights change, as each batch is met; those of the \
-                     images kept back for validation at the end of the epoch."
-                } "\n"
-                h2 { "Epochs" } "\n"
-                (rows(epochs, trained.epoch))
-                h2 { "To run it again" } "\n"
-                p {
-                    "POST this to /jobs of a server that has the same model and data set, and no model of that name. It holds every \
-                     parameter, settled, and the hashes of the model and the data set: on others it is refused."
-                } "\n"
-                pre { (again) } "\n"
-                p { small { "explaind " (env!("CARGO_PKG_VERSION")) "." } } "\n"
-            }
+fn document(spec: &Spec, request: &Value, trained: &Trained) -> Result<String, Box<dyn Error>> {
+    let epochs = trained.epochs.as_slice();
+    let figure = figure::svg(&charts(spec, epochs))?;
+    let body = html! {
+        p { (summary(spec, trained, epochs)) } "\n"
+        @for warning in &trained.warnings { p { b { (warning) } } "\n" }
+        div.wide { (PreEscaped(figure)) } "\n"
+        p {
+            "Loss and accuracy of the images trained on are taken while the weights change, as each batch is met; those of the \
+             images kept back for validation at the end of the epoch."
         } "\n"
+        h2 { "Epochs" } "\n"
+        (rows(epochs, trained.epoch))
     };
-    Ok(page.into_string())
+    let title = format!("Training: {} on {}", spec.model, spec.dataset);
+    Ok(page(&title, &body, "train", request)?)
 }
 
 fn summary(spec: &Spec, trained: &Trained, epochs: &[EpochReport]) -> Markup {
@@ -265,7 +137,7 @@ fn summary(spec: &Spec, trained: &Trained, epochs: &[EpochReport]) -> Markup {
 }
 
 fn rows(epochs: &[EpochReport], best: Option<usize>) -> Markup {
-    let cell = |value: Option<f64>| html! { td.n { (value.map_or_else(String::new, |value| number(value, 4))) } };
+    let cell = |value: Option<f64>| html! { td.n { (value.map_or_else(String::new, |value| figure::number(value, 4))) } };
     html! {
         div.wide {
             table {
@@ -291,6 +163,8 @@ fn rows(epochs: &[EpochReport], best: Option<usize>) -> Markup {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn spec() -> Spec {
@@ -369,7 +243,7 @@ mod tests {
             };
             let png = write(&spec(), &json!({}), &trained, Format::Png).unwrap();
             let picture = image::load_from_memory(&png).unwrap();
-            assert_eq!((picture.width(), picture.height()), (WIDTH, HEIGHT));
+            assert_eq!((picture.width(), picture.height()), (1120, 460));
         }
     }
 }

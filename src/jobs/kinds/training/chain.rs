@@ -4,9 +4,8 @@
 
 use object_store::path::Path;
 
-use super::output::reserve;
 use crate::{
-    jobs::{Context, WorkError},
+    jobs::{Context, WorkError, kinds::output},
     training::{Checkpoint, EpochReport, Trainer, TrainingError},
 };
 
@@ -16,13 +15,13 @@ const LAST: &str = "-last";
 const EXTENSION: &str = ".safetensors";
 
 /// The checkpoints of one training.
-pub(super) struct Chain<'a> {
+pub(in crate::jobs::kinds) struct Chain<'a> {
     context: &'a Context,
     folder: Path,
 }
 
 /// What there is to do for an epoch.
-pub(super) enum Step {
+pub(in crate::jobs::kinds) enum Step {
     /// Nothing: it was done by a worker that did not live to say so; or, without a report, the
     /// training has ended before.
     Done(Option<EpochReport>),
@@ -38,7 +37,7 @@ struct Stored {
 
 impl<'a> Chain<'a> {
     /// In a folder of the job's that is the training's own.
-    pub(super) fn new(context: &'a Context, folder: &str) -> Self {
+    pub(in crate::jobs::kinds) fn new(context: &'a Context, folder: &str) -> Self {
         Self {
             context,
             folder: context.folder().join(folder),
@@ -46,7 +45,7 @@ impl<'a> Chain<'a> {
     }
 
     /// The step after `done` epochs. Removes checkpoints that nobody needs any more.
-    pub(super) async fn step(&self, done: usize) -> Result<Step, WorkError> {
+    pub(in crate::jobs::kinds) async fn step(&self, done: usize) -> Result<Step, WorkError> {
         let (older, stored): (Vec<_>, Vec<_>) = self
             .stored()
             .await?
@@ -69,7 +68,7 @@ impl<'a> Chain<'a> {
     }
 
     /// Trains for an epoch and stores the checkpoint.
-    pub(super) async fn run(
+    pub(in crate::jobs::kinds) async fn run(
         &self,
         trainer: &Trainer,
         from: Option<Checkpoint>,
@@ -78,22 +77,19 @@ impl<'a> Chain<'a> {
         let from = from.unwrap_or_else(|| trainer.start());
         let progress = |images| self.context.report_progress(images);
         let (checkpoint, report) = trainer.epoch(from, caller, progress).await?;
-        let (quota, write) = (app.clone(), move || checkpoint.to_bytes());
-        let bytes = app.pool().run(write).await??;
-        let length = bytes.len() as u64;
-        let reserve = move || reserve(&quota, [length].into_iter());
-        let room = app.pool().run(reserve).await?;
-        let room = room.map_err(WorkError::transient)?;
+        let bytes = app.pool().run(move || checkpoint.to_bytes()).await??;
         let path = self.path(report.epoch, report.stops);
-        self.context.files().write(&path, bytes).await?;
-        if let Some(room) = room {
-            room.keep();
-        }
+        output::write(self.context, &path, bytes).await?;
         Ok(report)
     }
 
+    /// Removes all checkpoints.
+    pub(in crate::jobs::kinds) async fn clear(&self) -> Result<(), WorkError> {
+        Ok(self.context.files().remove_all(&self.folder).await?)
+    }
+
     /// The last checkpoint; the others are removed.
-    pub(super) async fn last(&self) -> Result<Checkpoint, WorkError> {
+    pub(in crate::jobs::kinds) async fn last(&self) -> Result<Checkpoint, WorkError> {
         let mut stored = self.stored().await?;
         let last = stored.pop().ok_or_else(|| lost(0))?;
         self.remove(stored).await?;
