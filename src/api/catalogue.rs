@@ -75,7 +75,7 @@ pub struct MethodCard {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ParameterCard {
     pub name: String,
-    /// integer, number, boolean or string.
+    /// integer, number, boolean, string or array.
     pub r#type: String,
     /// Ranges, choices or forms.
     pub allowed: Vec<String>,

@@ -20,7 +20,7 @@ use crate::{
     driver::model_defaults,
     evaluation::{
         Axes, Category, Direction, Metric,
-        parameters::{self, Allowed, MetricParameter, Values},
+        parameters::{self, Allowed, MetricParameter},
         registry::{self, METRICS},
     },
     faults::Faults,
@@ -61,6 +61,8 @@ pub struct MetricCard {
     pub cost: String,
     /// Whether images need a mask or boxes of the labelled object.
     pub needs_region: bool,
+    /// Whether images need others without the object: of the same group, with the role `without`.
+    pub needs_pair: bool,
     /// Methods that it says nothing about, as they are by default.
     pub excluded_methods: Vec<String>,
     /// Why it says nothing about such methods.
@@ -147,28 +149,34 @@ pub fn describe_all(model: &Model) -> MetricList {
 
 /// A metric with its parameters for a model.
 pub fn describe_metric(metric: &'static Metric, model: &Model) -> MetricCard {
-    let settled = parameters::settle(metric, Map::new(), model);
-    let reason = refusal(&settled, model);
-    let values = settled.ok();
+    let (offered, values) = parameters::offered(metric, model);
+    let never = offered.iter().find_map(|(_, allowed)| match allowed {
+        Allowed::Never(reason) => Some(*reason),
+        _ => None,
+    });
+    let is_pictured = model.manifest.input.preprocess.is_some();
+    let tensors = "the model takes ready tensors: metrics are measured on pictures";
+    let reason = if is_pictured { never } else { Some(tensors) };
     let Metric { words, needs, .. } = metric;
     MetricCard {
         id: metric.id.to_owned(),
         title: metric.title.to_owned(),
         paper: metric.paper.to_owned(),
         category: metric.category,
-        direction: (metric.direction)(&values.clone().unwrap_or_default()),
-        about: values.as_ref().map(words.about),
+        direction: (metric.direction)(&values),
+        about: never.is_none().then(|| (words.about)(&values)),
         value: words.heading.to_owned(),
         value_doc: words.value.to_owned(),
         curve: words.axes.map(CurveAxes::from),
         cost: needs.cost.words.to_owned(),
         needs_region: needs.region,
+        needs_pair: needs.pair,
         excluded_methods: excluded(metric, model),
         exclusion: Some(needs.exclusion.to_owned()).filter(|words| !words.is_empty()),
         in_answers: metric.needs_only_maps() && reason.is_none(),
         applies: reason.is_none(),
-        reason,
-        parameters: describe_parameters(metric, model),
+        reason: reason.map(str::to_owned),
+        parameters: offered.into_iter().filter_map(card).collect(),
     }
 }
 
@@ -183,28 +191,15 @@ fn excluded(metric: &Metric, model: &Model) -> Vec<String> {
     ids.filter(|id| is_excluded(id)).collect()
 }
 
-fn describe_parameters(metric: &Metric, model: &Model) -> Vec<ParameterCard> {
-    let card = |(parameter, allowed): (&MetricParameter, Allowed)| {
-        Some(ParameterCard {
-            name: parameter.name.to_owned(),
-            r#type: allowed.type_name()?.to_owned(),
-            allowed: allowed.forms(),
-            default: allowed.default().unwrap_or(Value::Null),
-            default_from_model: false,
-            doc: parameter.doc.to_owned(),
-        })
-    };
-    let offered = parameters::offered(metric, model);
-    offered.into_iter().filter_map(card).collect()
-}
-
-/// Why jobs cannot measure a metric on a model.
-fn refusal(settled: &Result<Values, Faults>, model: &Model) -> Option<String> {
-    if model.manifest.input.preprocess.is_none() {
-        return Some("the model takes ready tensors: metrics are measured on pictures".to_owned());
-    }
-    let faults = settled.as_ref().err()?;
-    Some(faults.shown().first()?.message.clone())
+fn card((parameter, allowed): (&MetricParameter, Allowed)) -> Option<ParameterCard> {
+    Some(ParameterCard {
+        name: parameter.name.to_owned(),
+        r#type: allowed.type_name()?.to_owned(),
+        allowed: allowed.forms(),
+        default: allowed.default().unwrap_or(Value::Null),
+        default_from_model: false,
+        doc: parameter.doc.to_owned(),
+    })
 }
 
 impl From<Axes> for CurveAxes {

@@ -40,6 +40,7 @@ pub(super) fn of_map(
         model: model.clone(),
         variants: Arc::new([]),
         input: input.clone(),
+        twin: None,
         class: explained.target.class.index,
         clean: f64::from(explained.target.class.score),
         region: None,

@@ -36,8 +36,8 @@ pub(crate) struct Bench {
     /// Most evaluations: fewer images are drawn where all would cost more [default: no bound]
     #[arg(short, long, value_name = "N", requires = "metrics")]
     budget: Option<u64>,
-    /// Any other parameter of the job: steps, grid, order, replacement, labels, seed, compat;
-    /// repeatable
+    /// Any other parameter of the job: steps, grid, order, replacement, role, labels, seed,
+    /// compat; repeatable
     #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
     parameters: Vec<(String, String)>,
     /// A report to write: .html, .json, .csv, .svg or .png, and with --metrics the values of single

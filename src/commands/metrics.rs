@@ -58,6 +58,10 @@ fn print(card: &MetricCard, model: &str) -> anyhow::Result<()> {
     say(format_args!("{}: {}", card.id, card.title))?;
     let value = format!("{}; {} is better", card.value, card.direction.name());
     let region = card.needs_region.then_some("masks or boxes of objects");
+    let pair = card
+        .needs_pair
+        .then_some("images of the same groups without the objects (role without)");
+    let needs = Vec::from_iter(region.into_iter().chain(pair)).join("; ");
     let excluded = card.excluded_methods.join(", ");
     let excluded = card
         .exclusion
@@ -70,7 +74,10 @@ fn print(card: &MetricCard, model: &str) -> anyhow::Result<()> {
         ("", Some(card.value_doc.as_str())),
         ("paper", Some(card.paper.as_str())),
         ("evaluations", Some(card.cost.as_str())),
-        ("needs", region),
+        (
+            "needs",
+            Some(needs.as_str()).filter(|needs| !needs.is_empty()),
+        ),
         ("leaves out", excluded.as_deref()),
         ("refused", card.reason.as_deref()),
     ];

@@ -96,15 +96,12 @@ impl Truth {
     }
 
     fn meaning(&self, source: Source, classes: Classes<'_>) -> Meaning {
-        let of_names = || Meaning::of(self.names.iter().map(|name| classes.named(name)));
+        let of_names = || Meaning::of_names(self.names.iter().map(|name| classes.named(name)));
         let of_indices = || Meaning::of(self.indices.iter().map(|index| classes.index(*index)));
         if self.indices.is_empty() && source == Source::OnlyFolder {
-            let Meaning {
-                classes,
-                mut doubts,
-            } = of_names();
-            doubts.retain(|doubt| doubt.kind() == "ambiguous_label");
-            return Meaning { classes, doubts };
+            let mut meaning = of_names();
+            meaning.keep_ambiguous();
+            return meaning;
         }
         if self.indices.is_empty() {
             return of_names();
@@ -177,9 +174,21 @@ impl Meaning {
         }
         meaning
     }
-}
 
-impl Meaning {
+    /// Names that the model does not know say nothing beside one that it knows.
+    fn of_names(found: impl Iterator<Item = Result<usize, LabelError>>) -> Self {
+        let mut meaning = Self::of(found);
+        if !meaning.classes.is_empty() {
+            meaning.keep_ambiguous();
+        }
+        meaning
+    }
+
+    fn keep_ambiguous(&mut self) {
+        let is_ambiguous = |doubt: &Doubt| doubt.kind() == "ambiguous_label";
+        self.doubts.retain(is_ambiguous);
+    }
+
     /// Neither classes nor doubts.
     pub fn is_empty(&self) -> bool {
         self.classes.is_empty() && self.doubts.is_empty()
@@ -344,6 +353,17 @@ mod tests {
                 .unwrap_err()
                 .contains("the row's number")
         );
+    }
+
+    #[test]
+    fn names_that_a_model_does_not_know_say_nothing_beside_one_that_it_knows() {
+        for source in [Source::Table, Source::NumberedTable, Source::OnlyFolder] {
+            assert_eq!(meaning(&WORDS, source, "forest|tabby", ""), Ok(vec![1]));
+        }
+        let message = |label| meaning(&WORDS, Source::Table, label, "").unwrap_err();
+        assert!(message("forest|beach").starts_with("unknown_label no class is called `forest`"));
+        // Which of the two is meant cannot be told.
+        assert!(message("tabby|crane").starts_with("ambiguous_label"));
     }
 
     #[test]

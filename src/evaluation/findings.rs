@@ -59,6 +59,8 @@ pub enum Reason {
     NoRegion,
     /// The model's preprocessing cuts its object away, or leaves no pixel of it.
     EmptyRegion,
+    /// Its group has no image without the object, and a metric needs one.
+    NoPair,
 }
 
 impl Reason {
@@ -72,6 +74,7 @@ impl Reason {
             Self::NotFinite => "with values that are not finite",
             Self::NoRegion => "without a mask or a box",
             Self::EmptyRegion => "with no pixel of the object on the model's input",
+            Self::NoPair => "with no image of the role `without` in their group",
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod aggregate;
 pub mod agreement;
+pub mod attribution;
 pub mod completeness;
 pub mod confidence;
 pub mod degradation;
@@ -14,8 +15,10 @@ pub mod hulls;
 pub mod imputation;
 pub mod infidelity;
 pub mod information;
+pub mod input_dependence;
 pub mod localisation;
 pub mod max_sensitivity;
+pub mod model_contrast;
 pub mod model_randomisation;
 pub mod noise;
 pub mod parameters;
@@ -136,11 +139,14 @@ pub enum Aggregation {
 pub struct Needs {
     /// Whether it needs the region of the labelled object.
     pub region: bool,
+    /// Whether it needs the image without the object: that of the same group with the role `without`.
+    pub pair: bool,
     /// Whether maps of these parameters mean nothing to it, and why those do, in a sentence: it
     /// leaves their rows out.
     pub excludes: fn(&methods::parameters::Parameters) -> bool,
     pub exclusion: &'static str,
-    /// The models that a case has beside the one that is evaluated, made of it by a seed.
+    /// The models that a case has beside the one that is evaluated, made of it by a seed; those that
+    /// its parameter `models` names come after them.
     pub models: fn(&Values, &Model, u64) -> Result<Vec<Model>, MetricError>,
     /// The most rows and columns in which inputs differ that it asks for as nearby.
     pub change: fn(&Values, &Model) -> Option<[usize; 2]>,
@@ -159,6 +165,7 @@ impl Needs {
     /// Nothing: maps of any method are enough.
     pub const NOTHING: Self = Self {
         region: false,
+        pair: false,
         excludes: |_| false,
         exclusion: "",
         models: |_, _, _| Ok(Vec::new()),
@@ -265,10 +272,12 @@ pub struct Axes {
 #[derive(Clone, Debug)]
 pub struct Case {
     pub model: Arc<Model>,
-    /// Those of [`Metric::models`].
-    pub variants: Arc<[Arc<Model>]>,
+    /// Those of [`Needs::models`].
+    pub variants: Arc<[Variant]>,
     /// Without batch axis.
     pub input: Arc<Tensor>,
+    /// The input of the image without the object; for metrics that need it.
+    pub twin: Option<Arc<Tensor>>,
     /// The class that is explained, and its score on the clean input.
     pub class: usize,
     pub clean: f64,
@@ -280,6 +289,29 @@ pub struct Case {
     pub rows: Arc<[CaseRow]>,
     /// Of what metrics draw: the image's own.
     pub seed: u64,
+}
+
+/// A model that a case has beside its own.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    pub model: Arc<Model>,
+    /// The classes that are right for the image; without them, any is.
+    pub right: Option<Vec<usize>>,
+}
+
+impl Variant {
+    /// Whether it is right to predict a class.
+    pub fn is_right(&self, class: usize) -> bool {
+        self.right
+            .as_ref()
+            .is_none_or(|right| right.contains(&class))
+    }
+}
+
+impl From<Arc<Model>> for Variant {
+    fn from(model: Arc<Model>) -> Self {
+        Self { model, right: None }
+    }
 }
 
 /// A request, and the map that answers it.
@@ -358,6 +390,8 @@ pub enum MetricError {
     Picture,
     #[error("the image has no region of its labelled object")]
     Region,
+    #[error("the image has no other without its object")]
+    Pair,
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error(transparent)]

@@ -104,8 +104,8 @@ pub const METRIC: Metric = Metric {
         ..Needs::NOTHING
     },
     build: |case, values| {
-        let variations = case.variants.iter().map(|model| Variation {
-            model: model.clone(),
+        let variations = case.variants.iter().map(|variant| Variation {
+            model: variant.model.clone(),
             class: case.class,
         });
         let measure = |similarities| [vec![1.0], similarities].concat();
@@ -166,7 +166,7 @@ pub(super) mod tests {
         ];
         let shape = [1, 1, 5];
         let mut case = case(tensor(&shape, &own), &[Score::Signed, Score::Absolute]);
-        case.variants = maps.iter().map(|_| case.model.clone()).collect();
+        case.variants = maps.iter().map(|_| case.model.clone().into()).collect();
         let run = (METRIC.build)(&case, &Values::default()).unwrap().remove(0);
         let mut maps = maps.iter();
         let found = answered(run, |request| {
@@ -190,7 +190,7 @@ pub(super) mod tests {
         let mut map = case.maps[0].clone();
         map.request.parameters.head = Head::Probabilities;
         case.maps = Arc::new([map]);
-        case.variants = Arc::new([case.model.clone()]);
+        case.variants = Arc::new([case.model.clone().into()]);
         let run = (METRIC.build)(&case, &Values::default()).unwrap().remove(0);
         let mut maps = [[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]].iter();
         let found = answered(run, |request| {
@@ -203,7 +203,7 @@ pub(super) mod tests {
     #[test]
     fn a_map_that_is_not_finite_is_told() {
         let mut case = case(tensor(&[1, 1, 2], &[1.0, 2.0]), &[Score::Signed]);
-        case.variants = Arc::new([case.model.clone()]);
+        case.variants = Arc::new([case.model.clone().into()]);
         let run = (METRIC.build)(&case, &Values::default()).unwrap().remove(0);
         let found = answered(run, |_| tensor(&[1, 1, 2], &[f32::NAN, 2.0]));
         assert!(found.unwrap_err().0.contains("not finite"));
@@ -213,7 +213,7 @@ pub(super) mod tests {
     fn the_structural_similarity_is_that_of_the_maps_divided_by_their_largest_magnitudes() {
         let own = [0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0];
         let mut case = case(tensor(&[1, 3, 3], &own), &[Score::Signed]);
-        case.variants = Arc::new([case.model.clone(), case.model.clone()]);
+        case.variants = Arc::new([case.model.clone().into(), case.model.clone().into()]);
         let values = Values(
             [("similarity".to_owned(), json!("ssim"))]
                 .into_iter()
@@ -315,7 +315,10 @@ pub(super) mod tests {
         let mut case = case(map, &[Score::Signed, Score::Absolute]);
         case.class = 1;
         case.input = Arc::new(Tensor::from_shape_fn(vec![1, 2, 3], |i| i[2] as f32));
-        case.variants = variants.into_iter().map(Arc::new).collect();
+        case.variants = variants
+            .into_iter()
+            .map(|model| Arc::new(model).into())
+            .collect();
         case.model = model.clone();
         let runs = (METRIC.build)(&case, &values).unwrap();
         let (found, _) = driven(&case, runs).await;

@@ -11,6 +11,7 @@ use crate::{random::generator, tensor::Tensor};
 pub const NORMALS: u64 = 1 << 32;
 pub const CUBE: u64 = 2 << 32;
 pub const SUBSETS: u64 = 3 << 32;
+pub const PLACES: u64 = 4 << 32;
 
 /// The largest element less the smallest.
 pub fn range(input: &Tensor) -> f64 {

@@ -2,6 +2,8 @@
 //! Settled values print completely, and mean the same when they are given again. All faults are
 //! reported together.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
@@ -11,6 +13,9 @@ use crate::{
     model::Model,
     text::shown,
 };
+
+/// The parameter that names models, of metrics that ask others beside the one that is evaluated.
+pub const MODELS: &str = "models";
 
 /// One parameter of a metric.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub enum Allowed {
         words: &'static [&'static str],
         default: Option<&'static str>,
     },
+    /// Ids of so many different models, in an order.
+    Models { least: usize, most: usize },
     /// Nothing at all with this model, and why.
     Never(&'static str),
 }
@@ -51,6 +58,10 @@ impl Allowed {
                 .as_f64()
                 .is_some_and(|number| (least..=most).contains(&number)),
             Self::OneOf { words, .. } => value.as_str().is_some_and(|word| words.contains(&word)),
+            Self::Models { least, most } => ids(value).is_some_and(|ids| {
+                let different: BTreeSet<&str> = ids.iter().copied().collect();
+                different.len() == ids.len() && (least..=most).contains(&ids.len())
+            }),
             Self::Never(_) => false,
         }
     }
@@ -61,6 +72,11 @@ impl Allowed {
             Self::Whole { least, most, .. } => vec![format!("{least} to {most}")],
             Self::Real { least, most, .. } => vec![format!("{least} to {most}")],
             Self::OneOf { words, .. } => words.iter().map(|word| (*word).to_owned()).collect(),
+            Self::Models { least, most } => {
+                vec![format!(
+                    "a list of {least} to {most} different ids of models"
+                )]
+            }
             Self::Never(_) => Vec::new(),
         }
     }
@@ -71,6 +87,7 @@ impl Allowed {
             Self::Whole { .. } => Some("integer"),
             Self::Real { .. } => Some("number"),
             Self::OneOf { .. } => Some("string"),
+            Self::Models { .. } => Some("array"),
             Self::Never(_) => None,
         }
     }
@@ -80,9 +97,14 @@ impl Allowed {
             Self::Whole { default, .. } => Some(json!(default)),
             Self::Real { default, .. } => Some(json!(default)),
             Self::OneOf { default, .. } => default.map(|word| json!(word)),
-            Self::Never(_) => None,
+            Self::Models { .. } | Self::Never(_) => None,
         }
     }
+}
+
+/// A list of texts.
+fn ids(value: &Value) -> Option<Vec<&str>> {
+    value.as_array()?.iter().map(Value::as_str).collect()
 }
 
 /// Settled parameters of one metric, by name.
@@ -113,10 +135,19 @@ impl Values {
     pub fn word(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.as_str()
     }
+
+    /// The ids of the models that are named.
+    pub fn models(&self) -> Vec<&str> {
+        self.0.get(MODELS).and_then(ids).unwrap_or_default()
+    }
 }
 
-/// What each parameter of a metric may be for a model, where those before it have their defaults.
-pub fn offered(metric: &Metric, model: &Model) -> Vec<(&'static MetricParameter, Allowed)> {
+/// What each parameter of a metric may be for a model, where those before it have their defaults,
+/// and all defaults.
+pub fn offered(
+    metric: &Metric,
+    model: &Model,
+) -> (Vec<(&'static MetricParameter, Allowed)>, Values) {
     let (mut values, mut offered) = (Values::default(), Vec::new());
     for parameter in metric.parameters {
         let allowed = (parameter.allowed)(model, &values);
@@ -125,7 +156,7 @@ pub fn offered(metric: &Metric, model: &Model) -> Vec<(&'static MetricParameter,
         }
         offered.push((parameter, allowed));
     }
-    offered
+    (offered, values)
 }
 
 /// Settles what is given for a metric on a model; null is not given.
@@ -143,6 +174,8 @@ pub fn settle(
         } else if let Some(value) = value.as_ref().filter(|value| !allowed.takes(value)) {
             let message = format!("{} is not allowed", shown(value));
             faults.push(Fault::new(*name, message, allowed.forms()));
+        } else if let (Allowed::Models { .. }, None) = (allowed, &value) {
+            faults.push(Fault::new(*name, "is missing", allowed.forms()));
         }
         let value = value.filter(|value| allowed.takes(value));
         if let Some(value) = value.or_else(|| allowed.default()) {

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{
     Metric, completeness, confidence, degradation, entropy, hulls, infidelity, information,
-    localisation, max_sensitivity, model_randomisation, perturbation_epsilon, random_logit,
-    repeatability, rise, road, sensitivity_n, sparseness,
+    input_dependence, localisation, max_sensitivity, model_contrast, model_randomisation,
+    perturbation_epsilon, random_logit, repeatability, rise, road, sensitivity_n, sparseness,
 };
 use crate::{
     faults::Fault,
@@ -39,6 +39,9 @@ pub static METRICS: &[Metric] = &[
     random_logit::METRIC,
     repeatability::METRIC,
     max_sensitivity::METRIC,
+    model_contrast::MCS,
+    model_contrast::CORRELATION,
+    input_dependence::METRIC,
     hulls::RC,
     hulls::RS,
 ];
@@ -168,6 +171,18 @@ mod tests {
         (
             "max_sensitivity",
             max_sensitivity::tests::a_hand_worked_map_changes_as_worked_by_hand,
+        ),
+        (
+            "mcs",
+            model_contrast::tests::hand_worked_models_contrast_as_worked_by_hand,
+        ),
+        (
+            "mcs_correlation",
+            model_contrast::tests::a_model_counts_on_the_images_that_it_predicts_rightly,
+        ),
+        (
+            "idr",
+            input_dependence::tests::a_hand_worked_pair_is_attributed_as_worked_by_hand,
         ),
         (
             "rc",

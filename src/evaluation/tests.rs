@@ -35,6 +35,7 @@ pub(super) fn case(scores: Tensor, rows: &[Score]) -> Case {
         model: Arc::new(Model::bare("net", Default::default())),
         variants: Arc::new([]),
         input: Arc::new(Tensor::zeros(scores.raw_dim())),
+        twin: None,
         class: 0,
         clean: 1.0,
         region: None,
@@ -99,7 +100,7 @@ pub(super) fn followed(
     }
 }
 
-fn explained(scores: Tensor, request: Request) -> Explained {
+pub(super) fn explained(scores: Tensor, request: Request) -> Explained {
     let class = Prediction {
         index: 0,
         label: None,

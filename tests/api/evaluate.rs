@@ -3,12 +3,14 @@
 use std::fs;
 
 use explaind::evaluation::registry::METRICS;
+use onnx_autodiff::onnx::{read_bytes, write_model};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::{
-    benchmark::fixture_with,
+    benchmark::{Fixture, fixture_with},
     client::{get, post_json, send_to},
-    fixture::picture,
+    fixture::{colour_model, picture},
 };
 
 fn request() -> Value {
@@ -496,4 +498,187 @@ async fn maps_are_held_against_changes_of_the_input() {
             "metrics[3].mode"
         ]
     );
+}
+
+/// `tiny`, and the same with another name of the layer before the pooling.
+fn two_models() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut renamed = read_bytes(colour_model().into(), None).unwrap();
+    for node in &mut renamed.nodes {
+        for value in node.inputs.iter_mut().chain(&mut node.outputs) {
+            if value.as_str() == "relu" {
+                *value = "features".into();
+            }
+        }
+    }
+    let renamed = write_model(&renamed).unwrap();
+    for (id, net) in [("tiny", colour_model()), ("renamed", renamed)] {
+        let own = folder.path().join(id);
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("model.onnx"), net).unwrap();
+        fs::write(own.join("labels.txt"), "red\ngreen\nblue\n").unwrap();
+        let pixels = "head = \"logits\"\n[input]\nmean = 0.0\nstd = 1.0\nresize = \"stretch\"\n";
+        fs::write(own.join("model.toml"), pixels).unwrap();
+    }
+    folder
+}
+
+#[tokio::test]
+async fn what_is_missing_for_pairs_and_models_is_told() {
+    let fixture = fixture_with(&[]);
+    let refused = async |fixture: &Fixture, changes: Value| {
+        send_to(&fixture.router, post_json("/jobs", &asked_with(changes))).await
+    };
+    let mcs = |models: Value| json!({ "id": "mcs", "models": models });
+    let wrong = refused(&fixture, json!({ "metrics": [
+        "mcs", mcs(json!(["nobody"])), mcs(json!(["numbers", "squeezenet1_1"])), mcs(json!(["tiny", "tiny"])),
+        { "id": "mcs_correlation", "models": ["tiny", "plain"] }, { "id": "idr", "region": "edge" },
+    ] }))
+    .await;
+    assert_eq!(
+        wrong.refused(),
+        [
+            "dataset",
+            "metrics[0].models",
+            "metrics[1].models",
+            "metrics[2].models",
+            "metrics[2].models",
+            "metrics[3].models",
+            "metrics[4].models",
+            "metrics[5].region"
+        ]
+    );
+    let known = wrong.allowed("metrics[1].models");
+    assert!(
+        known.contains(&"tiny".to_owned()) && known.contains(&"plain".to_owned()),
+        "{known:?}"
+    );
+    assert!(
+        wrong.text().contains("takes other inputs than tiny"),
+        "{}",
+        wrong.text()
+    );
+
+    let table = "file,label,group,role,x0,y0,x1,y1\nred/a.png,red,1,with,6,0,12,8\nred/c.png,red,1,grey,0,0,3,3\n\
+                 blue/d.png,blue,2,without,0,0,12,8\n";
+    fs::write(fixture.photos.path().join("labels.csv"), table).unwrap();
+    let unpaired = refused(
+        &fixture,
+        json!({ "metrics": ["idr", mcs(json!(["plain"]))] }),
+    )
+    .await;
+    assert_eq!(unpaired.refused(), ["dataset"]);
+    for part in ["has no pairs, which idr needs", "`group`", "`without`"] {
+        assert!(unpaired.text().contains(part), "{}", unpaired.text());
+    }
+    let role = refused(
+        &fixture,
+        json!({ "metrics": ["sparseness"], "role": "gray" }),
+    )
+    .await;
+    assert_eq!(role.refused(), ["role"]);
+    assert_eq!(role.allowed("role"), ["grey", "with", "without"]);
+    let changed = json!({ "metrics": [mcs(json!(["plain"]))], "model_hashes": { "plain": "0", "tiny": "1" } });
+    let changed = refused(&fixture, changed).await;
+    assert_eq!(changed.refused(), ["model_hashes", "model_hashes"]);
+    let unasked = refused(&fixture, json!({ "model_hashes": {} })).await;
+    assert_eq!(unasked.refused(), ["model_hashes"]);
+    let patterned = json!({ "metrics": [mcs(json!(["plain"]))], "methods": ["pgig"] });
+    let patterned = refused(&fixture, patterned).await;
+    assert_eq!(patterned.refused(), ["methods"]);
+    assert!(
+        patterned.text().contains("mcs says nothing about pgig"),
+        "{}",
+        patterned.text()
+    );
+
+    let models = two_models();
+    let fixture = fixture_with(&[("models", models.path().to_str().unwrap())]);
+    fs::write(fixture.photos.path().join("labels.csv"), table).unwrap();
+    let metrics = json!([mcs(json!(["renamed"]))]);
+    let layered = json!({ "metrics": metrics, "methods": ["gradient", { "id": "grad_cam", "layer": "relu" }] });
+    let layered = refused(&fixture, layered).await;
+    assert_eq!(layered.refused(), ["methods"]);
+    for part in ["grad_cam cannot explain it", "features"] {
+        assert!(layered.text().contains(part), "{}", layered.text());
+    }
+}
+
+#[tokio::test]
+async fn images_of_a_role_are_used_with_their_counterparts() {
+    let fixture = fixture_with(&[]);
+    fixture.work();
+    // The second pair is incomplete, the third has a counterpart of another class.
+    let table = "file,label,group,role,x0,y0,x1,y1\nred/a.png,red|dog,1,with,6,0,12,8\nred/c.png,red|dog,1,without,0,0,9,9\n\
+                 green/e.png,red|dog,2,with,0,0,3,3\nblue/d.png,blue|dog,3,without,0,0,12,8\nmauve/f.png,red|dog,3,with,0,0,5,5\n";
+    fs::write(fixture.photos.path().join("labels.csv"), table).unwrap();
+    let asked = asked_with(json!({ "metrics": [
+        { "id": "mcs", "models": ["tiny"] }, { "id": "mcs", "models": ["plain"] }, "idr",
+    ] }));
+    let id = fixture.submit(&asked).await;
+    let job = fixture.ended(&id).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert_eq!(
+        (&job["total"], &job["parameters"]["role"]),
+        (&json!(3), &json!("with"))
+    );
+    let result = &job["result"];
+    assert_eq!(
+        (&result["used"], &result["skipped"]),
+        (&json!(2), &json!({ "no_pair": 1 }))
+    );
+    let metrics = result["metrics"].as_array().unwrap();
+    assert_eq!(
+        metrics[0]["title"],
+        "Model contrast score (models [\"tiny\"])"
+    );
+    // The model itself, and one that knows no such labels.
+    assert!(
+        metrics[0]["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|row| row["value"] == 0.0)
+    );
+    assert_eq!(metrics[1]["rows"], json!([]));
+    assert_eq!(
+        metrics[1]["skipped"],
+        json!({ "that none of the models predicts rightly": 2 })
+    );
+    let other = json!({ "that the model takes for another class without the object": 1 });
+    assert_eq!(metrics[2]["skipped"], other);
+    for format in ["html", "csv", "svg", "png", "tidy.csv"] {
+        assert_eq!(
+            fixture.report(&id, format).await.status.as_u16(),
+            200,
+            "{format}"
+        );
+    }
+    let page = fixture.report(&id, "html").await.text();
+    for part in [
+        "Input dependence rate",
+        "with no image of the role `without` in their group",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+
+    // Posted again it measures the same.
+    let again = fixture.report(&id, "json").await.answer()["request"].clone();
+    let mut again = again.as_object().unwrap().clone();
+    again.insert("kind".to_owned(), json!("evaluate"));
+    let second = fixture.submit(&json!(again)).await;
+    assert_eq!(
+        fixture.ended(&second).await["result"]["metrics"],
+        result["metrics"]
+    );
+
+    // Of one label that the model knows, what it does not take the image for is misclassified.
+    let wrong = "file,label\nred/a.png,blue|dog\nred/c.png,dog\n";
+    fs::write(fixture.photos.path().join("labels.csv"), wrong).unwrap();
+    let id = fixture
+        .submit(&asked_with(json!({ "metrics": ["sparseness"] })))
+        .await;
+    let job = fixture.ended(&id).await;
+    let skipped = json!({ "corrupt_image": 1, "misclassified": 1, "unknown_label": 1 });
+    assert_eq!(job["result"]["skipped"], skipped);
 }

@@ -31,16 +31,9 @@ pub const IMAGES: usize = 60;
 /// A folder of models with the model `colours`, and a folder `photos`.
 pub fn material() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("models/colours");
-    fs::create_dir_all(&model).unwrap();
-    fs::write(
-        model.join("model.onnx"),
-        write_model(&colour_net()).unwrap(),
-    )
-    .unwrap();
-    fs::write(model.join("labels.txt"), CLASSES.join("\n")).unwrap();
-    let pixels = "head = \"logits\"\n[input]\nmean = 0.0\nstd = 1.0\nresize = \"stretch\"\n";
-    fs::write(model.join("model.toml"), pixels).unwrap();
+    // Class c answers to the mean of channel c.
+    let weights = [[4.0, -1.0, -1.0], [-1.0, 4.0, -1.0], [-1.0, -1.0, 4.0]];
+    add_model(folder.path(), "colours", &CLASSES, &weights);
     let mut random = ChaCha8Rng::seed_from_u64(1);
     for at in 0..IMAGES {
         let class = folder.path().join("photos").join(CLASSES[at % 3]);
@@ -55,8 +48,19 @@ pub fn material() -> TempDir {
     folder
 }
 
-/// Class c answers to the mean of channel c.
-fn colour_net() -> Graph {
+/// A model of pictures of 8 x 8 pixels: the logit of a class is the sum of the channels' means, from 0
+/// to 1, times its weights.
+pub fn add_model(material: &Path, id: &str, classes: &[&str], weights: &[[f32; 3]]) {
+    let folder = material.join("models").join(id);
+    fs::create_dir_all(&folder).unwrap();
+    let net = write_model(&colour_net(weights)).unwrap();
+    fs::write(folder.join("model.onnx"), net).unwrap();
+    fs::write(folder.join("labels.txt"), classes.join("\n")).unwrap();
+    let pixels = "head = \"logits\"\n[input]\nmean = 0.0\nstd = 1.0\nresize = \"stretch\"\n";
+    fs::write(folder.join("model.toml"), pixels).unwrap();
+}
+
+fn colour_net(weights: &[[f32; 3]]) -> Graph {
     let value = |name: &str, sides: &[usize]| {
         let shape = [Dim::from("N")]
             .into_iter()
@@ -67,17 +71,19 @@ fn colour_net() -> Graph {
             value_type: ValueType::new(Element::Float, shape),
         }
     };
-    let mut classes = vec![-1.0; 9];
-    (0..3).for_each(|c| classes[c * 4] = 4.0);
+    let classes = weights.len();
     let initializers = [
-        ("classes", Literal::from_f32s(&[3, 3], &classes)),
-        ("bias", Literal::from_f32s(&[3], &[0.0; 3])),
+        (
+            "classes",
+            Literal::from_f32s(&[classes, 3], weights.as_flattened()),
+        ),
+        ("bias", Literal::from_f32s(&[classes], &vec![0.0; classes])),
     ];
     Graph {
         name: "colours".into(),
         opset_imports: BTreeMap::from([(String::new(), 17)]),
         inputs: vec![value("x", &[3, 8, 8])],
-        outputs: vec![value("scores", &[3])],
+        outputs: vec![value("scores", &[classes])],
         initializers: initializers
             .into_iter()
             .map(|(name, literal)| (name.to_owned(), literal))

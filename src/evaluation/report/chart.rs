@@ -84,7 +84,9 @@ fn paint_figure(area: &Area<'_>, figure: &Figure<'_>) -> Drawn {
     let (left, right) = area.split_horizontally(LEGEND);
     let rows = figure.metric.by_value();
     let words = figure.metric.metric().map(|metric| &metric.words);
-    let axes = words.and_then(|words| words.axes);
+    // A curve of one value is a bar.
+    let is_curve = rows.iter().any(|row| row.mean_curve.len() > 1);
+    let axes = words.and_then(|words| words.axes).filter(|_| is_curve);
     let legend = words.map_or("", |words| words.legend);
     let shaded = match (axes.is_some(), figure.images > 1) {
         (_, false) => "",

@@ -63,6 +63,7 @@ impl Kind for Degradation {
                 "replacement",
                 "`mean` (of the patch, per channel; the default), `zero` (in the model's input space) or `blur` (sigma 10)",
             ),
+            evaluate::ROLE,
             evaluate::LIMIT,
             evaluate::LABELS,
             evaluate::SEED,

@@ -267,7 +267,7 @@ fn plan(mut asked: RequestReader, dataset: Option<Arc<Dataset>>) -> Result<Plan,
     if let Ok(Value::Object(options)) = serde_json::to_value(&plan.heatmap) {
         explain.extend(options.into_iter().filter(|(_, value)| !value.is_null()));
     }
-    let images = used(&dataset, limit, plan.parameters.seed);
+    let images = used(&dataset, None, limit, plan.parameters.seed);
     let cost = Parameters::cost_of([&plan.parameters].into_iter(), true);
     let lower: Vec<_> = COSTLY
         .iter()

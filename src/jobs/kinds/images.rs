@@ -26,15 +26,37 @@ const MAX_SHARD_IMAGES: usize = 32;
 /// Images that are read and evaluated at once.
 const ROWS: usize = 32;
 
-/// Places of the images that are used: of more than `limit`, so many drawn by `seed`.
-pub(super) fn used(dataset: &Dataset, limit: Option<usize>, seed: u64) -> Vec<usize> {
-    let count = dataset.images.len();
-    let mut images = match limit {
-        Some(limit) if limit < count => draw(count, limit, seed),
-        _ => (0..count).collect(),
-    };
-    images.sort_unstable();
+/// The role of an image with an object, and that of the same image without it.
+pub(super) const WITH: &str = "with";
+pub(super) const WITHOUT: &str = "without";
+
+/// Places of the images of a role, or of all; of more than `limit`, so many drawn by `seed`.
+pub(super) fn used(
+    dataset: &Dataset,
+    role: Option<&str>,
+    limit: Option<usize>,
+    seed: u64,
+) -> Vec<usize> {
+    let images = dataset.images.iter().enumerate();
+    let images = images.filter(|(_, image)| role.is_none() || image.role.as_deref() == role);
+    let mut images: Vec<usize> = images.map(|(place, _)| place).collect();
+    if let Some(limit) = limit.filter(|limit| *limit < images.len()) {
+        let drawn = draw(images.len(), limit, seed).into_iter();
+        images = drawn.map(|place| images[place]).collect();
+        images.sort_unstable();
+    }
     images
+}
+
+/// For each image, the place of that of its group which has the role [`WITHOUT`].
+pub(super) fn twins(dataset: &Dataset) -> Vec<Option<usize>> {
+    let is_without = |place: &usize| dataset.images[*place].role.as_deref() == Some(WITHOUT);
+    let mut twins = vec![None; dataset.images.len()];
+    for group in dataset.groups().into_values() {
+        let twin = group.iter().copied().find(is_without);
+        group.into_iter().for_each(|place| twins[place] = twin);
+    }
+    twins
 }
 
 /// How many images of this cost a shard of about so many evaluations has.

@@ -1,6 +1,6 @@
 //! One image after another: decoded, predicted, explained by all methods together, and measured.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -15,7 +15,7 @@ use crate::{
     dataset::{Dataset, DatasetError, Doubt},
     driver::{self, Driver, DriverError},
     evaluation::{
-        AttributionMap, Case, CaseRow, Measurement, Metric,
+        AttributionMap, Case, CaseRow, Measurement, Metric, Variant,
         findings::{ImageResult, Outcome, Reason},
         parameters::Values,
     },
@@ -23,7 +23,7 @@ use crate::{
     jobs::{
         Context, WorkError,
         kinds::{
-            images::{file_of, read},
+            images::{file_of, read as read_image, twins},
             request_reader::{planned_dataset, planned_model},
         },
     },
@@ -48,6 +48,8 @@ pub(super) struct ShardContext<'a> {
     spec: Spec,
     model: Arc<Model>,
     dataset: Arc<Dataset>,
+    /// For each image, the place of that without the object; for metrics that need it.
+    twins: Option<Vec<Option<usize>>>,
     rule: Preprocess,
     /// For inputs that differ in few pixels.
     incremental: Option<Arc<incremental::Plan>>,
@@ -92,7 +94,13 @@ impl<'a> ShardContext<'a> {
                 score: row.score,
             });
         }
+        let mut others = BTreeMap::new();
+        for (id, hash) in &spec.measured.model_hashes {
+            let other = planned_model(&context.app, id, hash, None).await?;
+            others.insert(id.clone(), other);
+        }
         let (entries, seed, whole) = (spec.measured.metrics.clone(), spec.seed, model.clone());
+        let of_pairs = dataset.clone();
         let open = move || {
             let mut metrics = Vec::new();
             let mut change: Option<[usize; 2]> = None;
@@ -107,24 +115,36 @@ impl<'a> ShardContext<'a> {
                     let both = change.unwrap_or_default();
                     change = Some([0, 1].map(|side| own[side].max(both[side])));
                 }
-                let models =
+                let made =
                     (metric.needs.models)(&values, &whole, seed).map_err(WorkError::permanent)?;
+                let named = values
+                    .models()
+                    .into_iter()
+                    .map(|id| others.get(id).cloned());
+                let variants = made.into_iter().map(|model| Some(Arc::new(model)));
+                let variants: Option<_> = variants.chain(named).collect();
+                let variants = variants.ok_or_else(|| {
+                    WorkError::permanent("a model that a metric asks has no hash in the request")
+                })?;
                 metrics.push(ShardMetric {
                     metric,
                     values: Arc::new(values),
-                    variants: models.into_iter().map(Arc::new).collect(),
+                    variants,
                     same_as,
                 });
             }
+            let needs_pairs = metrics.iter().any(|one| one.metric.needs.pair);
+            let twins = needs_pairs.then(|| twins(&of_pairs));
             let plan = change.and_then(|change| incremental::Plan::new(&whole, change));
-            Ok::<_, WorkError>((metrics, plan.map(Arc::new)))
+            Ok::<_, WorkError>((metrics, twins, plan.map(Arc::new)))
         };
-        let (metrics, incremental) = context.app.pool().run(open).await??;
+        let (metrics, twins, incremental) = context.app.pool().run(open).await??;
         Ok(Self {
             context,
             spec,
             model,
             dataset,
+            twins,
             rule,
             incremental,
             metrics,
@@ -154,15 +174,29 @@ impl<'a> ShardContext<'a> {
             *app.datasets().local().limits(),
         );
         let needs_region = self.metrics.iter().any(|one| one.metric.needs.region);
+        let twin = match &self.twins {
+            None => None,
+            Some(twins) => match twins.get(index).copied().flatten() {
+                Some(twin) => Some(twin),
+                None => {
+                    let detail = "its group has no image of the role `without`";
+                    return skipped(Reason::NoPair, detail.to_owned());
+                }
+            },
+        };
         let read = move || {
-            let (picture, input, geometry) = read(&dataset, index, &rule, &limits)?;
+            let (picture, input, geometry) = read_image(&dataset, index, &rule, &limits)?;
             let region = match needs_region {
                 true => Some(dataset.region(index, &geometry, &limits)?),
                 false => None,
             };
-            Ok((picture, input, geometry, region))
+            let twin = match twin {
+                Some(twin) => Some(read_image(&dataset, twin, &rule, &limits)?.1),
+                None => None,
+            };
+            Ok((picture, input, geometry, region, twin))
         };
-        let (picture, input, geometry, region) = match app.pool().run(read).await? {
+        let (picture, input, geometry, region, twin) = match app.pool().run(read).await? {
             Ok(read) => read,
             Err(error @ (DatasetError::Image { .. } | DatasetError::MaskSize { .. })) => {
                 return skipped(Reason::CorruptImage, error.to_string());
@@ -222,6 +256,7 @@ impl<'a> ShardContext<'a> {
             model: self.model.clone(),
             variants: Arc::new([]),
             input,
+            twin,
             class: predicted.index,
             clean: f64::from(predicted.score),
             region,
@@ -235,7 +270,7 @@ impl<'a> ShardContext<'a> {
                 measurements.push(same.clone());
                 continue;
             }
-            match self.apply(metric, &driver, &case).await? {
+            match self.apply(metric, &driver, index, &case).await? {
                 Ok(rows) => measurements.push(rows),
                 Err(detail) => return skipped(Reason::NotFinite, detail),
             }
@@ -381,17 +416,29 @@ impl<'a> ShardContext<'a> {
             ..
         }: &ShardMetric,
         driver: &Driver<'_>,
+        index: usize,
         case: &Case,
     ) -> Result<Result<Vec<Vec<f32>>, String>, WorkError> {
         let (metric, values) = (*metric, values.clone());
         let excludes = |map: &AttributionMap| (metric.needs.excludes)(&map.request.parameters);
         let is_kept = case.row_maps().map(|(map, _)| !excludes(map));
         let is_kept: Vec<bool> = is_kept.collect();
-        let case = Case {
-            variants: variants.clone(),
-            ..case.with_rows(|map| !excludes(map))
+        let mut case = case.with_rows(|map| !excludes(map));
+        let (variants, dataset) = (variants.clone(), self.dataset.clone());
+        let has_labels = self.spec.labels == Labels::Use;
+        let build = move || {
+            let variant = |model: &Arc<Model>| {
+                let classes = driver::model_defaults(model).classes;
+                let meaning = dataset.meaning(&dataset.images[index], classes);
+                let is_judged = has_labels && !meaning.is_empty();
+                Variant {
+                    model: model.clone(),
+                    right: is_judged.then_some(meaning.classes),
+                }
+            };
+            case.variants = variants.iter().map(variant).collect();
+            (metric.build)(&case, &values)
         };
-        let build = move || (metric.build)(&case, &values);
         let runs = self.context.app.pool().run(build).await?;
         let runs = runs.map_err(WorkError::permanent)?;
         let mut driven = Vec::with_capacity(runs.len());

@@ -53,6 +53,10 @@ pub(super) const METHODS: (&str, &str) = (
     "a list of method ids, or of objects with `id`, the method's parameters, and `score`: `signed` or `absolute` (ranked by \
      magnitude); sensitivity methods get both without it; or `all`: every method that the model supports, by its defaults",
 );
+pub(super) const ROLE: (&str, &str) = (
+    "role",
+    "only images of this role; default: all, or `with` where a metric compares pairs",
+);
 pub(super) const LIMIT: (&str, &str) = (
     "limit",
     "most images, drawn at random by `seed`; default: all",
@@ -98,6 +102,7 @@ impl Kind for Evaluate {
                 "metrics",
                 "a list of metric ids, or of objects with `id` and the metric's parameters: see docs/metrics.md",
             ),
+            ROLE,
             LIMIT,
             (
                 "budget",
@@ -207,7 +212,7 @@ pub(super) fn shards(
 ) -> Result<Vec<PlannedShard>, JobError> {
     let ResolvedRequest { spec, dataset, .. } = settled;
     let [explaining, cost] = costs(settled);
-    let images = used(dataset, spec.limit, spec.seed);
+    let images = used(dataset, spec.role.as_deref(), spec.limit, spec.seed);
     check_evaluations(app, cost, images.len(), |most| {
         lower(most, explaining as u64)
     })?;
@@ -275,7 +280,7 @@ fn keep_within(budget: u64, settled: &mut ResolvedRequest) -> Result<(), Faults>
         return Err(Fault::new("budget", message, [format!("{cost} and more")]).into());
     }
     let ResolvedRequest { spec, dataset, .. } = settled;
-    let images = spec.limit.unwrap_or(usize::MAX).min(dataset.images.len());
+    let images = used(dataset, spec.role.as_deref(), spec.limit, spec.seed).len();
     if let Some(lower) = usize::try_from(affordable)
         .ok()
         .filter(|most| *most < images)
@@ -290,7 +295,7 @@ fn keep_within(budget: u64, settled: &mut ResolvedRequest) -> Result<(), Faults>
 fn check_tables(app: &App, settled: &ResolvedRequest) -> Result<(), JobError> {
     let ResolvedRequest { spec, dataset, .. } = settled;
     let size = TableSize::of(&spec.measured.metrics, &spec.methods);
-    let images = used(dataset, spec.limit, spec.seed);
+    let images = used(dataset, spec.role.as_deref(), spec.limit, spec.seed);
     let bytes = check_output(app, &images, |index| {
         let image = dataset.images.get(*index);
         image.map_or(0, |image| size.of_image(&image.file))

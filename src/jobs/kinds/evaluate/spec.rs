@@ -9,17 +9,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    app::plan::find_model,
     dataset::{Dataset, DatasetImage},
     driver::{gradient_fault, model_defaults, obstacle},
     evaluation::{
-        Metric,
+        Metric, Needs,
         findings::{MetricEntry, titles},
-        parameters,
+        parameters::{self, MODELS},
         patches::Score,
         registry,
     },
     faults::{Fault, Faults},
-    jobs::kinds::request_reader::RequestReader,
+    jobs::kinds::{
+        images::{WITH, WITHOUT, twins, used},
+        request_reader::RequestReader,
+    },
     methods::{
         parameters::Parameters,
         registry::{METHODS, Scores},
@@ -48,6 +52,9 @@ pub(crate) struct Spec<M = Metrics> {
     pub methods: Vec<Map<String, Value>>,
     #[serde(flatten)]
     pub measured: M,
+    /// Of the images that are used; of any without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
     /// So many images, drawn by `seed`; all without it.
     pub limit: Option<usize>,
     pub labels: Labels,
@@ -61,6 +68,9 @@ pub(crate) struct Spec<M = Metrics> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Metrics {
     pub metrics: Vec<MetricEntry>,
+    /// Of the models that they ask beside the one that is evaluated, by id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub model_hashes: BTreeMap<String, String>,
     /// Evaluations that `limit` was lowered for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<u64>,
@@ -70,6 +80,7 @@ impl Metrics {
     pub(crate) fn of(metrics: Vec<MetricEntry>) -> Self {
         Self {
             metrics,
+            model_hashes: BTreeMap::new(),
             budget: None,
         }
     }
@@ -129,11 +140,19 @@ pub(crate) fn settle(
         let message = "takes ready tensors: metrics are measured on pictures";
         asked.refuse("model", message, &[]);
     }
+    let before = asked.faults.len();
     let metrics = read(&mut asked, pictured.map(Arc::as_ref));
+    let are_all_metrics = asked.faults.len() == before;
     // Of some of them nothing can be said of all.
     if are_all {
         refuse_methods(&mut asked, &metrics, &rows);
     }
+    if are_all && are_all_metrics {
+        refuse_models(&mut asked, &metrics, &rows);
+    }
+    let model_hashes = read_hashes(&mut asked, &metrics);
+    let role = asked.take("role", &["a text"], |role: &String| !role.is_empty());
+    let role = role.or_else(|| needs_pairs(&metrics).then(|| WITH.to_owned()));
     let limit = asked.take("limit", &["a whole number from 1"], |limit| *limit > 0usize);
     let labels = asked
         .take("labels", &["use", "ignore"], |_| true)
@@ -147,7 +166,7 @@ pub(crate) fn settle(
     {
         asked.refuse("dataset", "holds no image", &[]);
     } else if let Some(dataset) = &dataset {
-        refuse_dataset(&mut asked, &metrics, dataset);
+        refuse_dataset(&mut asked, &metrics, role.as_deref(), dataset);
     }
     asked.finish()?;
     let (Some(model), Some(dataset)) = (model, dataset) else {
@@ -165,7 +184,11 @@ pub(crate) fn settle(
         dataset: dataset.id.clone(),
         dataset_hash: dataset.hash.clone(),
         methods: rows.iter().map(entry).collect(),
-        measured: Metrics::of(metrics),
+        measured: Metrics {
+            model_hashes,
+            ..Metrics::of(metrics)
+        },
+        role,
         limit,
         labels,
         seed,
@@ -188,6 +211,7 @@ impl<M> Spec<M> {
             dataset_hash,
             methods,
             measured: before,
+            role,
             limit,
             labels,
             seed,
@@ -200,6 +224,7 @@ impl<M> Spec<M> {
             dataset_hash,
             methods,
             measured,
+            role,
             limit,
             labels,
             seed,
@@ -421,6 +446,7 @@ pub(crate) fn read_metrics(asked: &mut RequestReader, model: Option<&Model>) -> 
             Ok(parameters) => {
                 let id = metric.id.to_owned();
                 let entry = MetricEntry { id, parameters };
+                find_others(asked, at, &entry, model);
                 if metrics.contains(&entry) {
                     let message = "is in the list already, with the same parameters: drop one";
                     asked.refuse(&format!("metrics[{at}]"), message, &[]);
@@ -435,6 +461,87 @@ pub(crate) fn read_metrics(asked: &mut RequestReader, model: Option<&Model>) -> 
         }
     }
     metrics
+}
+
+/// Tells the models that a metric names which are not there, or take other inputs.
+fn find_others(asked: &mut RequestReader, at: usize, entry: &MetricEntry, model: &Model) {
+    let param = format!("metrics[{at}].{MODELS}");
+    for id in entry.parameters.models() {
+        match find_model(&asked.app().models(), Some(&json!(id))) {
+            Ok(other) if other.manifest.input == model.manifest.input => {}
+            Ok(_) => {
+                let message = format!(
+                    "{} takes other inputs than {}, or prepares them in another way",
+                    shown(id),
+                    model.id
+                );
+                asked.refuse(&param, message, &[]);
+            }
+            Err(fault) => {
+                let param = param.clone();
+                asked.faults.push(Fault { param, ..fault });
+            }
+        }
+    }
+}
+
+/// Tells the methods that explain the evaluated model as another that a metric names cannot be.
+fn refuse_models(asked: &mut RequestReader, metrics: &[MetricEntry], rows: &[MethodRow]) {
+    let mut told = BTreeSet::new();
+    for entry in metrics {
+        let Some(metric) = entry.metric() else {
+            continue;
+        };
+        let is_measured = |row: &&MethodRow| !(metric.needs.excludes)(&row.parameters);
+        for id in entry.parameters.models() {
+            let Some(other) = asked.app().models().get(id) else {
+                continue;
+            };
+            for row in rows.iter().filter(is_measured) {
+                let method = row.parameters.method;
+                let fault = obstacle(method, &other, None).or_else(|| {
+                    let read = read_method(&Value::Object(self::entry(row)), &other);
+                    read.err().map(|faults| faults.to_string())
+                });
+                if let Some(fault) = fault
+                    && told.insert((id, method.id))
+                {
+                    let message = format!(
+                        "{} asks {} for the same maps, and {} cannot explain it: {fault}",
+                        entry.id,
+                        shown(id),
+                        method.id
+                    );
+                    asked.refuse("methods", message, &[]);
+                }
+            }
+        }
+    }
+}
+
+/// The hashes of the models that metrics name. Those that a settled request carries have to be the
+/// same.
+fn read_hashes(asked: &mut RequestReader, metrics: &[MetricEntry]) -> BTreeMap<String, String> {
+    let models = asked.app().models();
+    let ids = metrics.iter().flat_map(|entry| entry.parameters.models());
+    let hash = |id: &str| Some((id.to_owned(), models.get(id)?.hash.clone()));
+    let hashes: BTreeMap<String, String> = ids.filter_map(hash).collect();
+    if hashes.is_empty() {
+        return hashes;
+    }
+    let form = ["an object of the models' ids and hashes"];
+    let known = asked.take("model_hashes", &form, |_: &BTreeMap<String, String>| true);
+    for (id, known) in known.unwrap_or_default() {
+        if hashes.get(&id) != Some(&known) {
+            let found = hashes.get(&id).map_or("of no metric", String::as_str);
+            let message = format!(
+                "{} is {found} now: leave model_hashes out to use models as they are",
+                shown(&id)
+            );
+            asked.refuse("model_hashes", message, &[]);
+        }
+    }
+    hashes
 }
 
 /// Tells the metrics to which the maps of all methods mean nothing.
@@ -460,22 +567,52 @@ fn refuse_methods(asked: &mut RequestReader, metrics: &[MetricEntry], rows: &[Me
     }
 }
 
-/// Tells the metrics that need regions of objects where the data set has none.
-fn refuse_dataset(asked: &mut RequestReader, metrics: &[MetricEntry], dataset: &Dataset) {
+/// Tells what the data set does not have: images of the role, and what metrics need of them.
+fn refuse_dataset(
+    asked: &mut RequestReader,
+    metrics: &[MetricEntry],
+    role: Option<&str>,
+    dataset: &Dataset,
+) {
+    let needing = |needs: fn(&Needs) -> bool| {
+        let metrics = metrics.iter().filter_map(MetricEntry::metric);
+        let needing = metrics.filter(|metric| needs(&metric.needs));
+        let ids: BTreeSet<&str> = needing.map(|metric| metric.id).collect();
+        Vec::from_iter(ids).join(", ")
+    };
+    let regions = needing(|needs| needs.region);
     let has_region = |image: &DatasetImage| image.mask.is_some() || !image.boxes.is_empty();
-    let metrics = metrics.iter().filter_map(MetricEntry::metric);
-    let needing: BTreeSet<&str> = metrics
-        .filter(|metric| metric.needs.region)
-        .map(|metric| metric.id)
-        .collect();
-    if !needing.is_empty() && !dataset.images.iter().any(has_region) {
-        let needing = Vec::from_iter(needing).join(", ");
+    if !regions.is_empty() && !dataset.images.iter().any(has_region) {
         let message = format!(
-            "has no masks and no boxes, which {needing} needs: add a folder masks/, or columns x0, y0, x1, y1 to its labels.csv \
+            "has no masks and no boxes, which {regions} needs: add a folder masks/, or columns x0, y0, x1, y1 to its labels.csv \
              (docs/datasets.md)"
         );
         asked.refuse("dataset", message, &[]);
     }
+    let used = used(dataset, role, None, 0);
+    let twins = twins(dataset);
+    let has_twin = |place: &usize| twins[*place].is_some_and(|twin| twin != *place);
+    let pairs = needing(|needs| needs.pair);
+    if !pairs.is_empty() && !used.iter().any(has_twin) {
+        let message = format!(
+            "has no pairs, which {pairs} needs: give the image with an object and the one without it the same `group` in its labels.csv, \
+             and the roles `{WITH}` and `{WITHOUT}` (docs/datasets.md)"
+        );
+        asked.refuse("dataset", message, &[]);
+    } else if let (true, Some(role)) = (used.is_empty(), role) {
+        let roles = dataset
+            .images
+            .iter()
+            .filter_map(|image| image.role.as_deref());
+        let roles: BTreeSet<&str> = roles.collect();
+        let message = format!("no image of {} has the role {}", dataset.id, shown(role));
+        asked.refuse("role", message, &Vec::from_iter(roles));
+    }
+}
+
+fn needs_pairs(metrics: &[MetricEntry]) -> bool {
+    let mut metrics = metrics.iter().filter_map(MetricEntry::metric);
+    metrics.any(|metric| metric.needs.pair)
 }
 
 #[cfg(test)]
@@ -503,6 +640,7 @@ mod tests {
                 entry(r#"{"id": "random", "score": "signed"}"#),
             ],
             measured: Metrics::of(Vec::new()),
+            role: None,
             limit: None,
             labels: Labels::Use,
             seed: 0,
