@@ -43,6 +43,7 @@ pub(super) fn of_map(
         twin: None,
         class: explained.target.class.index,
         clean: f64::from(explained.target.class.score),
+        right: None,
         region: None,
         maps: Arc::new([map]),
         rows: Arc::new([CaseRow {

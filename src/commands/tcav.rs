@@ -36,7 +36,7 @@ pub(crate) struct Tcav {
     /// the last layer with weights]
     #[arg(long = "layer", value_name = "NAME")]
     layers: Vec<String>,
-    /// Any other parameter of the job: n_random, images_per_set, limit, p, regularisation, seed;
+    /// Any other parameter of the job: models, n_random, images_per_set, limit, p, regularisation, seed;
     /// repeatable
     #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
     parameters: Vec<(String, String)>,
@@ -134,6 +134,17 @@ fn print(result: &Value) -> anyhow::Result<()> {
             findings.images
         ))?,
         _ => say("no layer passes: there is no score")?,
+    }
+    for other in &findings.models {
+        let number =
+            |number: Option<f64>| number.map_or_else(|| "-".to_owned(), |one| fixed(one, 3));
+        say(format_args!(
+            "{}: score {}, MCS {}, of random vectors {}",
+            other.model,
+            number(other.score),
+            number(other.mcs),
+            number(other.random_mcs)
+        ))?;
     }
     Ok(())
 }

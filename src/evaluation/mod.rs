@@ -16,6 +16,7 @@ pub mod imputation;
 pub mod infidelity;
 pub mod information;
 pub mod input_dependence;
+pub mod input_independence;
 pub mod localisation;
 pub mod max_sensitivity;
 pub mod model_contrast;
@@ -35,6 +36,7 @@ pub mod report;
 pub mod rise;
 pub mod road;
 pub mod sensitivity_n;
+pub mod similar_input;
 pub mod similarity;
 pub mod sparseness;
 pub mod tidy;
@@ -281,6 +283,8 @@ pub struct Case {
     /// The class that is explained, and its score on the clean input.
     pub class: usize,
     pub clean: f64,
+    /// The classes that are right for the image; without them, any is.
+    pub right: Option<Vec<usize>>,
     /// Where the labelled object lies, `[height, width]`, with at least one pixel inside; for
     /// metrics that need it.
     pub region: Option<Arc<Array2<bool>>>,

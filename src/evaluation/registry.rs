@@ -4,8 +4,9 @@ use serde_json::Value;
 
 use super::{
     Metric, completeness, confidence, degradation, entropy, hulls, infidelity, information,
-    input_dependence, localisation, max_sensitivity, model_contrast, model_randomisation,
-    perturbation_epsilon, random_logit, repeatability, rise, road, sensitivity_n, sparseness,
+    input_dependence, input_independence, localisation, max_sensitivity, model_contrast,
+    model_randomisation, perturbation_epsilon, random_logit, repeatability, rise, road,
+    sensitivity_n, sparseness,
 };
 use crate::{
     faults::Fault,
@@ -42,6 +43,7 @@ pub static METRICS: &[Metric] = &[
     model_contrast::MCS,
     model_contrast::CORRELATION,
     input_dependence::METRIC,
+    input_independence::METRIC,
     hulls::RC,
     hulls::RS,
 ];
@@ -191,6 +193,10 @@ mod tests {
         (
             "rs",
             hulls::tests::hand_worked_hulls_compare_as_worked_by_hand,
+        ),
+        (
+            "iir",
+            input_independence::tests::a_step_on_a_linear_model_is_that_worked_by_hand,
         ),
     ];
 

@@ -38,6 +38,7 @@ pub(super) fn case(scores: Tensor, rows: &[Score]) -> Case {
         twin: None,
         class: 0,
         clean: 1.0,
+        right: None,
         region: None,
         maps: Arc::new([map]),
         rows: rows

@@ -16,7 +16,7 @@ use plotters::{
 };
 use serde_json::Value;
 
-use super::findings::{LayerFinding, PAPER, Scores, TcavFindings, rounded};
+use super::findings::{Accuracy, LayerFinding, PAPER, Scores, TcavFindings, rounded};
 use crate::{
     evaluation::{
         findings::fixed,
@@ -93,16 +93,38 @@ impl TcavReport<'_> {
         Ok(encode_png(&picture, &[])?)
     }
 
-    /// A line for each layer; the scores of the draws are separated by spaces.
+    /// A line for each layer of each model, which ends with what the model comes to beside the one
+    /// that is evaluated; the scores of the draws are separated by spaces.
     pub fn csv(&self) -> Result<Vec<u8>, ReportError> {
         let mut writer = csv::Writer::from_writer(Vec::new());
         let sides = ["", "random_"].into_iter().flat_map(|side| {
             ["score", "low", "high", "accuracy"].map(|name| format!("{side}{name}"))
         });
-        let head = ["layer", "passes"].map(str::to_owned).into_iter();
+        let head = ["model", "layer", "passes"].map(str::to_owned).into_iter();
         let test = ["p", "t", "degrees_of_freedom", "scores", "random_scores"].map(str::to_owned);
-        writer.write_record(head.chain(sides).chain(test))?;
-        for layer in &self.findings.layers {
+        let contrast = [
+            "mcs",
+            "mcs_low",
+            "mcs_high",
+            "random_mcs",
+            "random_mcs_low",
+            "random_mcs_high",
+        ];
+        writer.write_record(
+            head.chain(sides)
+                .chain(test)
+                .chain(contrast.map(str::to_owned)),
+        )?;
+        let own = self
+            .findings
+            .layers
+            .iter()
+            .map(|layer| (self.model, layer, None));
+        let others = self.findings.models.iter().flat_map(|other| {
+            let layers = other.layers.iter();
+            layers.map(move |layer| (other.model.as_str(), layer, Some(other)))
+        });
+        for (model, layer, other) in own.chain(others) {
             let text = |number: Option<f64>| number.map_or_else(String::new, |n| n.to_string());
             let side = |scores: &Option<Scores>| {
                 let scores = scores.as_ref();
@@ -121,12 +143,30 @@ impl TcavReport<'_> {
                 layer.test.and_then(|test| test.t),
                 layer.test.and_then(|test| test.degrees_of_freedom),
             ];
-            let fields = [layer.layer.clone(), layer.passes.to_string()]
-                .into_iter()
-                .chain(side(&layer.concept))
-                .chain(side(&layer.random))
-                .chain(test.map(text))
-                .chain([each(&layer.concept), each(&layer.random)]);
+            let contrast = |mcs: Option<f64>, interval: Option<[f64; 2]>| {
+                let end = |at: usize| interval.map(|interval| interval[at]);
+                [mcs, end(0), end(1)].map(text)
+            };
+            let mcs = contrast(
+                other.and_then(|other| other.mcs),
+                other.and_then(|other| other.mcs_interval),
+            );
+            let random_mcs = contrast(
+                other.and_then(|other| other.random_mcs),
+                other.and_then(|other| other.random_mcs_interval),
+            );
+            let fields = [
+                model.to_owned(),
+                layer.layer.clone(),
+                layer.passes.to_string(),
+            ]
+            .into_iter()
+            .chain(side(&layer.concept))
+            .chain(side(&layer.random))
+            .chain(test.map(text))
+            .chain([each(&layer.concept), each(&layer.random)])
+            .chain(mcs)
+            .chain(random_mcs);
             writer.write_record(fields)?;
         }
         let bytes = writer.into_inner();
@@ -223,7 +263,8 @@ impl TcavReport<'_> {
                     h1 { (title) } "\n"
                     (self.summary())
                     div.wide { (PreEscaped(self.svg()?)) } "\n"
-                    (self.table())
+                    (layers("Layers", &self.findings.layers))
+                    (self.contrasts())
                     (self.reading())
                     (again(self.kind, self.request, Some(PAPER))?)
                     (machine(&self.findings.version, self.findings.run.as_ref()))
@@ -260,42 +301,67 @@ impl TcavReport<'_> {
         }
     }
 
-    fn table(&self) -> Markup {
-        let number = |scores: &Option<Scores>, of: fn(&Scores) -> f64| {
-            let scores = scores.as_ref();
-            scores.map_or_else(String::new, |scores| fixed(of(scores), 3))
+    /// What other models come to.
+    fn contrasts(&self) -> Markup {
+        let TcavFindings {
+            score,
+            interval,
+            accuracy,
+            models,
+            correlation,
+            ..
+        } = self.findings;
+        let number = |number: Option<f64>| number.map_or_else(String::new, |one| fixed(one, 3));
+        let range = |ends: Option<[f64; 2]>| {
+            let text = |ends: [f64; 2]| ends.map(|end| fixed(end, 3)).join(" to ");
+            ends.map_or_else(String::new, text)
         };
-        let range = |scores: &Option<Scores>| {
-            let scores = scores.as_ref();
-            let text = |scores: &Scores| {
-                let [low, high] = scores.interval.map(|end| fixed(end, 3));
-                format!("{low} to {high}")
-            };
-            scores.map_or_else(String::new, text)
+        let lost = |accuracy: Option<Accuracy>| {
+            html! {
+                td.n { (number(accuracy.map(|accuracy| accuracy.with))) }
+                td.n { (number(accuracy.map(|accuracy| accuracy.without))) }
+            }
         };
+        let has_pairs = accuracy.is_some() || models.iter().any(|model| model.accuracy.is_some());
         html! {
-            h2 { "Layers" } "\n"
-            div.wide {
-                table {
-                    tr {
-                        th { "layer" } th.n { "score" } th.n { "interval" } th.n { "random" } th.n { "interval" } th.n { "p" }
-                        th.n { "accuracy" } th.n { "of random" } th {}
-                    } "\n"
-                    @for layer in &self.findings.layers {
+            @if !models.is_empty() {
+                h2 { "Models" } "\n"
+                div.wide {
+                    table {
                         tr {
-                            td { (layer.layer) }
-                            td class=(if layer.passes { "n s" } else { "n" }) { (number(&layer.concept, |scores| scores.mean)) }
-                            td.n { (range(&layer.concept)) }
-                            td.n { (number(&layer.random, |scores| scores.mean)) }
-                            td.n { (range(&layer.random)) }
-                            td.n { (layer.test.map_or_else(String::new, |test| rounded(test.p))) }
-                            td.n { (number(&layer.concept, |scores| scores.accuracy)) }
-                            td.n { (number(&layer.random, |scores| scores.accuracy)) }
-                            td { @match &layer.rejected { Some(reason) => { "rejected: " (reason) } None => { "passes" } } }
+                            th { "model" } th.n { "score" } th.n { "interval" } th.n { "MCS" } th.n { "interval" }
+                            th.n { "MCS of random" } th.n { "interval" }
+                            @if has_pairs { th.n { "accuracy" } th.n { "without" } }
                         } "\n"
+                        tr {
+                            td { (self.model) } td.n { (number(*score)) } td.n { (range(*interval)) }
+                            td {} td {} td {} td {}
+                            @if has_pairs { (lost(*accuracy)) }
+                        } "\n"
+                        @for other in models {
+                            tr {
+                                td { (other.model) } td.n { (number(other.score)) } td.n { (range(other.interval)) }
+                                td.n { (number(other.mcs)) } td.n { (range(other.mcs_interval)) }
+                                td.n { (number(other.random_mcs)) } td.n { (range(other.random_mcs_interval)) }
+                                @if has_pairs { (lost(other.accuracy)) }
+                            } "\n"
+                        }
                     }
-                }
-            } "\n"
+                } "\n"
+                p {
+                    "The model contrast score (MCS; Yang & Kim 2019) is a model's score less that of " (self.model)
+                    ", draw by draw; that of random vectors is taken at the same layers. A model of which no layer passes has none. The logit \
+                     that is followed in each model is that of the class that an image's labels name to it."
+                    @if has_pairs {
+                        " Accuracies are those on the images of the class that have a twin without the concept, and on the twins."
+                    }
+                    @if let Some(correlation) = correlation {
+                        " Pearson's correlation between the scores of all models and the accuracies that they lose without the concept is "
+                        b { (fixed(*correlation, 2)) } "."
+                    }
+                } "\n"
+                @for other in models { (layers(&format!("Layers of {}", other.model), &other.layers)) }
+            }
         }
     }
 
@@ -321,6 +387,46 @@ impl TcavReport<'_> {
                  its score. A score below that of random vectors says that the concept speaks against the class."
             } "\n"
         }
+    }
+}
+
+/// A table of layers.
+fn layers(title: &str, layers: &[LayerFinding]) -> Markup {
+    let number = |scores: &Option<Scores>, of: fn(&Scores) -> f64| {
+        let scores = scores.as_ref();
+        scores.map_or_else(String::new, |scores| fixed(of(scores), 3))
+    };
+    let range = |scores: &Option<Scores>| {
+        let scores = scores.as_ref();
+        let text = |scores: &Scores| {
+            let [low, high] = scores.interval.map(|end| fixed(end, 3));
+            format!("{low} to {high}")
+        };
+        scores.map_or_else(String::new, text)
+    };
+    html! {
+        h2 { (title) } "\n"
+        div.wide {
+            table {
+                tr {
+                    th { "layer" } th.n { "score" } th.n { "interval" } th.n { "random" } th.n { "interval" } th.n { "p" }
+                    th.n { "accuracy" } th.n { "of random" } th {}
+                } "\n"
+                @for layer in layers {
+                    tr {
+                        td { (layer.layer) }
+                        td class=(if layer.passes { "n s" } else { "n" }) { (number(&layer.concept, |scores| scores.mean)) }
+                        td.n { (range(&layer.concept)) }
+                        td.n { (number(&layer.random, |scores| scores.mean)) }
+                        td.n { (range(&layer.random)) }
+                        td.n { (layer.test.map_or_else(String::new, |test| rounded(test.p))) }
+                        td.n { (number(&layer.concept, |scores| scores.accuracy)) }
+                        td.n { (number(&layer.random, |scores| scores.accuracy)) }
+                        td { @match &layer.rejected { Some(reason) => { "rejected: " (reason) } None => { "passes" } } }
+                    } "\n"
+                }
+            }
+        } "\n"
     }
 }
 

@@ -682,3 +682,45 @@ async fn images_of_a_role_are_used_with_their_counterparts() {
     let skipped = json!({ "corrupt_image": 1, "misclassified": 1, "unknown_label": 1 });
     assert_eq!(job["result"]["skipped"], skipped);
 }
+
+#[tokio::test]
+async fn an_object_is_optimised_until_the_model_answers_as_without_it() {
+    let fixture = fixture_with(&[]);
+    fixture.work();
+    let table = "file,label,group,role,x0,y0,x1,y1\nred/a.png,red,1,with,6,0,12,8\nred/c.png,red,1,without,0,0,9,9\n";
+    fs::write(fixture.photos.path().join("labels.csv"), table).unwrap();
+    let iir = |steps: usize, value: &str| json!({ "id": "iir", "steps": steps, "step_size": 20000, "norm_weight": 0, "range_weight": 0, "value": value });
+    let mut asked = request();
+    asked["metrics"] = json!([
+        iir(1, "output_change"),
+        iir(40, "output_change"),
+        iir(40, "region_change"),
+        iir(40, "rate"),
+        { "id": "iir", "steps": 2, "region": "random" },
+    ]);
+    let id = fixture.submit(&asked).await;
+    let job = fixture.ended(&id).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert_eq!(job["result"]["used"], 1);
+    let metrics = job["result"]["metrics"].as_array().unwrap();
+    let value = |metric: usize, row: usize| metrics[metric]["rows"][row]["value"].as_f64().unwrap();
+    // Whatever the method.
+    assert!(value(1, 0) < value(0, 0), "{metrics:#?}");
+    assert!((1..4).all(|row| value(1, row) == value(1, 0)));
+    // The gradient of a linear net stays as it is, and so does noise of the same seed.
+    assert_eq!(metrics[2]["better"], "lower");
+    assert_eq!((value(2, 1), value(3, 1)), (0.0, 1.0));
+    assert_eq!((value(2, 3), value(3, 3)), (0.0, 1.0));
+    assert!((0..4).all(|row| (0.0..=1.0).contains(&value(4, row))));
+
+    let report = fixture.report(&id, "json").await.answer();
+    let mut again = report["request"].clone();
+    again["kind"] = json!("evaluate");
+    let second = fixture.submit(&again).await;
+    let second = fixture.ended(&second).await;
+    assert_eq!(second["result"]["metrics"], job["result"]["metrics"]);
+    let page = fixture.report(&id, "html").await.text();
+    for part in ["Input independence rate", "optimised in 40 steps"] {
+        assert!(page.contains(part), "{part}");
+    }
+}

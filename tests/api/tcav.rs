@@ -11,6 +11,7 @@ use explaind::{
     },
 };
 use image::RgbImage;
+use onnx_autodiff::onnx::{read_bytes, write_model};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -243,18 +244,22 @@ async fn the_same_request_gives_the_same_reports_in_every_form() {
         lines
             .next()
             .unwrap()
-            .starts_with("layer,passes,score,low,high,accuracy,random_score")
+            .starts_with("model,layer,passes,score,low,high,accuracy,random_score")
     );
     let rows: BTreeMap<&str, Vec<&str>> = lines
         .map(|line| line.split(',').collect::<Vec<_>>())
-        .map(|fields| (fields[0], fields))
+        .map(|fields| (fields[1], fields))
         .collect();
     assert_eq!(
         rows.keys().copied().collect::<Vec<_>>(),
         ["conv", "flat", "relu"]
     );
-    assert_eq!(rows["flat"][1..4], ["true", "1", "1"]);
-    assert_eq!(rows["flat"].last().unwrap().split(' ').count(), 20);
+    assert_eq!(rows["flat"][..5], ["tiny", "flat", "true", "1", "1"]);
+    // Before what is of other models.
+    assert_eq!(
+        rows["flat"].iter().rev().nth(6).unwrap().split(' ').count(),
+        20
+    );
     let page = fixture.report(&first, "html").await.text();
     for part in [
         "TCAV: mixed for red of tiny",
@@ -443,5 +448,202 @@ async fn a_job_that_costs_too_much_is_refused_with_its_cost() {
     assert!(
         text.contains("a part of the job costs 422 evaluations") && text.contains("limit"),
         "{text}"
+    );
+}
+
+/// Red things in blue scenes, each also without the thing; and models that are one net, whose first
+/// class is `red` to `objects`, and whose last is `sea` to `scenes` and `places`.
+fn pairs() -> (TempDir, TempDir) {
+    let sets = sets();
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    let folder = sets.path().join("pairs");
+    fs::create_dir(&folder).unwrap();
+    let mut table = "file,label,group,role\n".to_owned();
+    for at in 0..IMAGES {
+        for (role, colour) in [("with", [150, 60, 60]), ("without", [60, 60, 150])] {
+            let name = format!("{role}{at:02}.png");
+            table += &format!("{name},red|sea,{at},{role}\n");
+            around(&mut random, colour).save(folder.join(name)).unwrap();
+        }
+    }
+    fs::write(folder.join("labels.csv"), table).unwrap();
+    let models = tempfile::tempdir().unwrap();
+    let net = colour_model_through("Relu");
+    let mut renamed = read_bytes(net.clone().into(), None).unwrap();
+    for node in &mut renamed.nodes {
+        let values = node.inputs.iter_mut().chain(&mut node.outputs);
+        values
+            .filter(|value| value.as_str() == "relu")
+            .for_each(|value| *value = "features".into());
+    }
+    let renamed = write_model(&renamed).unwrap();
+    for (id, labels, net) in [
+        ("objects", "red\ngreen\nblue\n", &net),
+        ("scenes", "field\nforest\nsea\n", &net),
+        ("places", "desert\nforest\nsea\n", &net),
+        ("others", "one\ntwo\nthree\n", &net),
+        ("renamed", "red\ngreen\nblue\n", &renamed),
+    ] {
+        let own = models.path().join(id);
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("model.onnx"), net).unwrap();
+        fs::write(own.join("labels.txt"), labels).unwrap();
+        let pixels = "head = \"logits\"\n[input]\nmean = 0.0\nstd = 1.0\nresize = \"stretch\"\n";
+        fs::write(own.join("model.toml"), pixels).unwrap();
+    }
+    (sets, models)
+}
+
+fn of_pairs(sets: &Path, models: &Path) -> Fixture {
+    let named = ["mixed", "pairs"].map(|id| format!("{id}={}", sets.join(id).display()));
+    let (named, models) = (named.join(","), models.display().to_string());
+    let changes = [
+        ("dataset", named.as_str()),
+        ("models", &models),
+        ("default_model", "scenes"),
+    ];
+    fixture_with(&changes)
+}
+
+fn contrast() -> Value {
+    json!({
+        "kind": "tcav", "model": "scenes", "models": ["objects", "places"], "dataset": "pairs", "class": "sea", "concept": "mixed",
+        "random": "mixed", "images_per_set": SET, "layers": ["relu", "flat"], "seed": 4,
+    })
+}
+
+/// The concept red speaks for `red` and against `sea`. Without the thing `objects` is always wrong,
+/// and the others, which were, are right.
+#[tokio::test]
+async fn models_are_contrasted_by_the_classes_that_the_images_are_to_each() {
+    let (sets, models) = pairs();
+    let fixture = of_pairs(sets.path(), models.path());
+    fixture.work();
+    let (job, report) = result(&fixture, &contrast()).await;
+    let found = &report["result"];
+    assert_eq!(
+        (&found["score"], &found["label"]),
+        (&json!(0.0), &json!("sea"))
+    );
+    let [objects, places] = [0, 1].map(|at| &found["models"][at]);
+    assert_eq!(
+        (&objects["model"], &places["model"]),
+        (&json!("objects"), &json!("places"))
+    );
+    assert_eq!(
+        (&objects["score"], &objects["mcs"]),
+        (&json!(1.0), &json!(1.0))
+    );
+    assert_eq!(
+        (&places["score"], &places["mcs"]),
+        (&json!(0.0), &json!(0.0))
+    );
+    // The same sets of the same images: places is scenes by another name.
+    assert_eq!(places["layers"], found["layers"]);
+    assert_eq!(places["random_mcs"], 0.0);
+    // Random vectors speak for the two classes as often as it happens.
+    let mean = |layers: &Value| -> f64 {
+        let of = |at: usize| layers[at]["random"]["mean"].as_f64().unwrap();
+        (of(0) + of(1)) / 2.0
+    };
+    let random = mean(&objects["layers"]) - mean(&found["layers"]);
+    assert!((objects["random_mcs"].as_f64().unwrap() - random).abs() < 1e-12);
+    let accuracy =
+        |with: f64, without: f64| json!({"images": IMAGES, "with": with, "without": without});
+    assert_eq!(objects["accuracy"], accuracy(1.0, 0.0));
+    assert_eq!(places["accuracy"], accuracy(0.0, 1.0));
+    assert_eq!(found["accuracy"], accuracy(0.0, 1.0));
+    // (0, -1), (1, 1), (0, -1).
+    assert!((found["correlation"].as_f64().unwrap() - 1.0).abs() < 1e-12);
+    assert!(job["result"]["models"][0]["layers"][0]["concept"]["each"].is_null());
+
+    let mut settled = report["request"].clone();
+    settled["kind"] = json!("tcav");
+    let (_, again) = result(&fixture, &settled).await;
+    assert_eq!(again, report);
+    let id = job["id"].as_str().unwrap();
+    let csv = fixture.report(id, "csv").await.text();
+    let lines: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    let start = |line: &[&str]| line[..2].join(" ");
+    let starts: Vec<String> = lines.iter().skip(1).map(|line| start(line)).collect();
+    assert_eq!(
+        starts,
+        [
+            "scenes relu",
+            "scenes flat",
+            "objects relu",
+            "objects flat",
+            "places relu",
+            "places flat"
+        ]
+    );
+    let place = lines[0].iter().position(|name| *name == "mcs").unwrap();
+    assert_eq!([1, 3, 5].map(|line| lines[line][place]), ["", "1", "0"]);
+    let page = fixture.report(id, "html").await.text();
+    for part in [
+        "<h2>Models</h2>",
+        "Layers of objects",
+        "that of scenes, draw by draw",
+        "<b>1.00</b>",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+}
+
+#[tokio::test]
+async fn models_that_cannot_be_tested_beside_are_refused() {
+    let (sets, models) = pairs();
+    let fixture = of_pairs(sets.path(), models.path());
+    let refused = async |changes: Value| {
+        let mut asked = contrast();
+        for (name, value) in changes.as_object().unwrap() {
+            asked[name] = value.clone();
+        }
+        let answer = send_to(&fixture.router, post_json("/jobs", &asked)).await;
+        assert_eq!(answer.status, 422, "{}", answer.text());
+        answer
+    };
+    let answer = refused(json!({"models": ["scenes", "nothing", "objects"]})).await;
+    assert_eq!(answer.refused(), ["models[0]", "models[1]"]);
+    assert!(answer.text().contains("is the model that is evaluated"));
+    for odd in [
+        json!([]),
+        json!(["objects", "objects"]),
+        json!("objects"),
+        json!([1]),
+    ] {
+        assert_eq!(
+            refused(json!({ "models": odd })).await.refused(),
+            ["models"]
+        );
+    }
+    let answer = refused(json!({"models": ["renamed"]})).await;
+    assert_eq!(answer.refused(), ["models[0]"]);
+    assert!(
+        answer.text().contains("renamed has no layer relu"),
+        "{}",
+        answer.text()
+    );
+    let answer = refused(json!({"models": ["others"]})).await;
+    assert!(
+        answer
+            .text()
+            .contains("knows no class, or several, of 12 of the 12 images"),
+        "{}",
+        answer.text()
+    );
+    let answer = refused(json!({"model_hashes": {"objects": "00"}})).await;
+    assert_eq!(answer.refused(), ["model_hashes"]);
+    let own = models.path().join("others/model.toml");
+    let pixels = fs::read_to_string(&own).unwrap();
+    fs::write(own, pixels.replace("stretch", "pad")).unwrap();
+    let other = of_pairs(sets.path(), models.path());
+    let mut asked = contrast();
+    asked["models"] = json!(["others"]);
+    let answer = send_to(&other.router, post_json("/jobs", &asked)).await;
+    assert!(
+        answer.text().contains("takes other inputs than scenes"),
+        "{}",
+        answer.text()
     );
 }

@@ -18,6 +18,7 @@ mod crash;
 mod databases;
 mod evaluations;
 mod faults;
+mod gad_train;
 mod kinds;
 mod processes;
 mod reload;

@@ -34,7 +34,7 @@ pub async fn succeeded(server: &Served, id: &str) -> Value {
 }
 
 /// A server that ends at a point of its work.
-fn crashing(material: &Path, database: &TestDatabase, point: &str) -> Served {
+pub fn crashing(material: &Path, database: &TestDatabase, point: &str) -> Served {
     let (data, url) = (database.data.path(), database.url.as_deref());
     Served::with(material, data, url, "all", |command| {
         command.env("CRASH_AT", point);

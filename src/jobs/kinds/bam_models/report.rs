@@ -21,6 +21,7 @@ use crate::{
     training::EpochReport,
 };
 
+const PAPER: &str = "Yang & Kim, Benchmarking Attribution Methods with Relative Feature Importance, 2019, sections 3.3 and 3.4";
 const OBJECTS: RGBColor = RGBColor(220, 80, 20);
 const SCENES: RGBColor = RGBColor(0, 90, 181);
 /// Of the least and the greatest commonality.
@@ -127,7 +128,7 @@ pub(super) fn document(
         } "\n"
     };
     let title = format!("BAM models: {} on {}", spec.model, spec.data);
-    Ok(page(&title, &body, "bam_models", request)?)
+    Ok(page(&title, &body, ("bam_models", request), Some(PAPER))?)
 }
 
 fn summary(spec: &Spec, trained: &Trained) -> Markup {

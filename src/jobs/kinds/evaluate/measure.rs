@@ -259,6 +259,7 @@ impl<'a> ShardContext<'a> {
             twin,
             class: predicted.index,
             clean: f64::from(predicted.score),
+            right: None,
             region,
             maps,
             rows: self.rows.clone(),
@@ -427,15 +428,17 @@ impl<'a> ShardContext<'a> {
         let (variants, dataset) = (variants.clone(), self.dataset.clone());
         let has_labels = self.spec.labels == Labels::Use;
         let build = move || {
-            let variant = |model: &Arc<Model>| {
+            let right = |model: &Model| {
                 let classes = driver::model_defaults(model).classes;
                 let meaning = dataset.meaning(&dataset.images[index], classes);
                 let is_judged = has_labels && !meaning.is_empty();
-                Variant {
-                    model: model.clone(),
-                    right: is_judged.then_some(meaning.classes),
-                }
+                is_judged.then_some(meaning.classes)
             };
+            let variant = |model: &Arc<Model>| Variant {
+                model: model.clone(),
+                right: right(model),
+            };
+            case.right = right(&case.model);
             case.variants = variants.iter().map(variant).collect();
             (metric.build)(&case, &values)
         };

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 
 use super::{
     LayerResult, ShardResult,
-    spec::{Selection, Spec},
+    spec::{Selection, Spec, class_by},
 };
 use crate::{
     dataset::{Dataset, DatasetError},
@@ -17,12 +17,13 @@ use crate::{
             request_reader::{planned_dataset, planned_model},
         },
     },
+    methods::target::ranked,
     model::Model,
     picture::preprocess::Preprocess,
     tcav::{
         cav::{CavError, Fit, fit_and_test},
         draws::{Draw, enough},
-        findings::{DrawResult, VectorResult},
+        findings::{Accuracy, DrawResult, VectorResult},
     },
     tensor::Tensor,
     text::excerpt,
@@ -39,45 +40,81 @@ type Activations = Vec<Vec<f32>>;
 pub(super) struct ShardContext<'a> {
     context: &'a Context,
     spec: Spec,
+    /// The label of the class that is evaluated.
+    label: Option<String>,
+    /// The one that the shard is about, and its place: 0 is the one that is evaluated.
     model: Arc<Model>,
+    place: usize,
     rule: Preprocess,
     class: Arc<Dataset>,
     concept: Arc<Dataset>,
     random: Arc<Dataset>,
     selection: Selection,
+    /// What each image of the class is to the model.
+    classes: Vec<usize>,
     layers: Arc<[String]>,
 }
 
 impl<'a> ShardContext<'a> {
-    pub(super) async fn open(context: &'a Context, layers: Vec<String>) -> Result<Self, WorkError> {
+    /// For the model at `place`: 0 is the one that is evaluated.
+    pub(super) async fn open(
+        context: &'a Context,
+        place: usize,
+        layers: Vec<String>,
+    ) -> Result<Self, WorkError> {
         let spec: Spec = stored(&context.spec)?;
         let app = &context.app;
-        let model = planned_model(app, &spec.model, &spec.model_hash, None).await?;
+        let evaluated = planned_model(app, &spec.model, &spec.model_hash, None).await?;
+        let other = place.checked_sub(1).and_then(|at| spec.models.get(at));
+        let other = other.map(|id| (id, spec.model_hashes.get(id).map_or("", String::as_str)));
+        let model = match other {
+            Some((id, hash)) => planned_model(app, id, hash, None).await?,
+            None => evaluated.clone(),
+        };
         let class = planned_dataset(app, &spec.dataset, &spec.dataset_hash).await?;
         let concept = planned_dataset(app, &spec.concept, &spec.concept_hash).await?;
         let random = planned_dataset(app, &spec.random, &spec.random_hash).await?;
         let rule = model.manifest.input.preprocess.clone();
         let rule = rule.ok_or_else(|| WorkError::permanent("the model takes ready tensors"))?;
+        let label = evaluated.labels.get(spec.class).cloned();
+        let is_other = other.is_some();
         let select = {
             let (spec, model) = (spec.clone(), model.clone());
             let (class, concept, random) = (class.clone(), concept.clone(), random.clone());
-            move || spec.select(&model, &class, &concept, &random)
+            move || {
+                let selection = spec.select(&evaluated, &class, &concept, &random);
+                let class_of = |image: &usize| match is_other {
+                    true => class_by(&model, &class, *image, &evaluated, spec.class),
+                    false => Some(spec.class),
+                };
+                let classes: Option<Vec<usize>> = selection.class.iter().map(class_of).collect();
+                (selection, classes)
+            }
         };
-        let selection = app.pool().run(select).await?;
+        let (selection, classes) = app.pool().run(select).await?;
+        let unknown = "a model does not know the classes of all images any more";
         Ok(Self {
             context,
             spec,
+            label,
             model,
+            place,
             rule,
             class,
             concept,
             random,
             selection,
+            classes: classes.ok_or_else(|| WorkError::permanent(unknown))?,
             layers: layers.into(),
         })
     }
 
-    pub(super) async fn measure(&self, draws: Range<usize>) -> Result<ShardResult, WorkError> {
+    /// Of these draws, and the model's accuracy if asked for.
+    pub(super) async fn measure(
+        &self,
+        draws: Range<usize>,
+        judges: bool,
+    ) -> Result<ShardResult, WorkError> {
         let Selection {
             class,
             concept,
@@ -102,6 +139,10 @@ impl<'a> ShardContext<'a> {
         }
         drop(concept);
         let positive = self.positive(fits, class, &mut done).await?;
+        let accuracy = match judges {
+            true => Some(self.judge(&mut done).await?),
+            false => None,
+        };
         let layers = self.layers.iter().enumerate().map(|(place, layer)| {
             let draws = draws.clone().zip(&positive).map(|(draw, layers)| {
                 let [concept, random] = layers[place];
@@ -117,7 +158,9 @@ impl<'a> ShardContext<'a> {
             }
         });
         Ok(ShardResult {
-            label: self.model.labels.get(self.spec.class).cloned(),
+            model: self.place,
+            accuracy,
+            label: self.label.clone(),
             images: class.len(),
             random_images: random.len(),
             disjoint: random.len() >= enough(self.spec.images_per_set, self.spec.n_random),
@@ -138,7 +181,7 @@ impl<'a> ShardContext<'a> {
         };
         let mut activations = vec![Vec::with_capacity(images.len()); self.layers.len()];
         for images in images.chunks(CHUNK) {
-            for row in self.ask(set, images, &spec, &[], done).await? {
+            for row in self.ask(set, images, &spec, &|_| Vec::new(), done).await? {
                 let layers = activations.iter_mut().zip(row.activations);
                 layers.for_each(|(layer, values)| layer.push(flat(values)));
             }
@@ -186,7 +229,6 @@ impl<'a> ShardContext<'a> {
             wrt: layers.map(Wrt::Activation).collect(),
             ..DeriveSpec::of([RuleSetId::Gradient])
         };
-        let seed = [(self.spec.class, 1.0)];
         let fits = Arc::new(fits);
         let start = |fit: &Option<Fit>| {
             fit.as_ref().map(|fit| VectorResult {
@@ -199,7 +241,8 @@ impl<'a> ShardContext<'a> {
             layers.map(|both| both.each_ref().map(start)).collect()
         };
         let mut results: Vec<Vec<[Option<VectorResult>; 2]>> = fits.iter().map(start).collect();
-        for images in images.chunks(CHUNK) {
+        for (images, classes) in images.chunks(CHUNK).zip(self.classes.chunks(CHUNK)) {
+            let seed = |at: usize| vec![(classes[at], 1.0)];
             let rows = self.ask(&self.class, images, &spec, &seed, done).await?;
             let fits = fits.clone();
             let count = move || {
@@ -219,13 +262,40 @@ impl<'a> ShardContext<'a> {
         Ok(results)
     }
 
-    /// Rows of images of a set. Fails where a value of one is not finite.
+    /// Of the images of the class that have a twin without the concept, and of the twins.
+    async fn judge(&self, done: &mut u64) -> Result<Accuracy, WorkError> {
+        let Selection { class, twins, .. } = &self.selection;
+        let images = class.iter().zip(twins).zip(&self.classes);
+        let pairs = images.filter_map(|((image, twin), class)| Some(([*image, (*twin)?], *class)));
+        let (pairs, classes): (Vec<[usize; 2]>, Vec<usize>) = pairs.unzip();
+        let mut right = [0.0; 2];
+        for (side, right) in right.iter_mut().enumerate() {
+            for (pairs, classes) in pairs.chunks(CHUNK).zip(classes.chunks(CHUNK)) {
+                let images: Vec<usize> = pairs.iter().map(|pair| pair[side]).collect();
+                let spec = DeriveSpec::forward();
+                let rows = self
+                    .ask(&self.class, &images, &spec, &|_| Vec::new(), done)
+                    .await?;
+                let is_right =
+                    |(row, class): &(&Row, &usize)| ranked(&row.logits).first() == Some(class);
+                *right += rows.iter().zip(classes).filter(is_right).count() as f64;
+            }
+        }
+        let [with, without] = right.map(|right| right / pairs.len() as f64);
+        Ok(Accuracy {
+            images: pairs.len(),
+            with,
+            without,
+        })
+    }
+
+    /// Rows of images of a set, with a seed for each place. Fails where a value of one is not finite.
     async fn ask(
         &self,
         set: &Arc<Dataset>,
         images: &[usize],
         spec: &DeriveSpec,
-        seed: &[(usize, f32)],
+        seed: &(dyn Fn(usize) -> Vec<(usize, f32)> + Sync),
         done: &mut u64,
     ) -> Result<Vec<Row>, WorkError> {
         let Context { app, caller, .. } = self.context;
@@ -240,9 +310,9 @@ impl<'a> ShardContext<'a> {
             // Opened again it is another set, which is told then, or the same in another place.
             _ => WorkError::transient(error),
         })?;
-        let points = inputs.into_iter().map(|input| Point {
+        let points = inputs.into_iter().enumerate().map(|(at, input)| Point {
             input,
-            seed: seed.into(),
+            seed: seed(at).into(),
         });
         let evaluated = app
             .engine()

@@ -26,7 +26,9 @@ use crate::{
         WorkError,
     },
     tcav::{
-        findings::{DrawResult, LayerFinding, TcavFindings, overall},
+        findings::{
+            Accuracy, DrawResult, LayerFinding, ModelFinding, TcavFindings, correlation, overall,
+        },
         report::TcavReport,
     },
 };
@@ -44,11 +46,21 @@ struct Payload {
     /// The first draw, and the one behind the last.
     draws: [usize; 2],
     layers: Vec<String>,
+    /// Which of the models: 0 is the one that is evaluated.
+    #[serde(default)]
+    model: usize,
+    /// Whether it tells the model's accuracy, too.
+    #[serde(default)]
+    judges: bool,
 }
 
 /// What a shard found.
 #[derive(Debug, Serialize, Deserialize)]
 struct ShardResult {
+    #[serde(default)]
+    model: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    accuracy: Option<Accuracy>,
     label: Option<String>,
     /// Of the class.
     images: usize,
@@ -76,8 +88,14 @@ impl Kind for Tcav {
         &[
             evaluate::MODEL,
             (
+                "models",
+                "a list of up to 16 ids of other models that are tested with the same images, at layers of the same names: the model contrast \
+                 score is the score of each less that of `model`; default: none",
+            ),
+            (
                 "dataset",
-                "the id of the data set with images of the class; those of role `concept` or `random` are none",
+                "the id of the data set with images of the class; those of role `concept` or `random` are none; where some have the role \
+                 `with`, those alone",
             ),
             ("class", "the label or the index of the class"),
             (
@@ -140,9 +158,10 @@ impl Kind for Tcav {
     ) -> BoxFuture<'a, Result<Bytes, WorkError>> {
         Box::pin(async move {
             let payload: Payload = stored(&shard.payload)?;
-            let shard = ShardContext::open(context, payload.layers).await?;
             let [first, end] = payload.draws;
-            let result = shard.measure(first..end).await?;
+            let judges = payload.judges;
+            let shard = ShardContext::open(context, payload.model, payload.layers).await?;
+            let result = shard.measure(first..end, judges).await?;
             let bytes = serde_json::to_vec(&result).map_err(WorkError::permanent)?;
             Ok(bytes.into())
         })
@@ -165,14 +184,9 @@ impl Kind for Tcav {
     /// Without the score of each draw.
     fn overview(&self, result: Arc<Value>) -> Arc<Value> {
         let mut shown = result.as_ref().clone();
-        let layers = shown["layers"].as_array_mut().into_iter().flatten();
-        for layer in layers {
-            for side in ["concept", "random"] {
-                if let Some(scores) = layer[side].as_object_mut() {
-                    scores.shift_remove("each");
-                }
-            }
-        }
+        drop_draws(&mut shown);
+        let models = shown.get_mut("models").and_then(Value::as_array_mut);
+        models.into_iter().flatten().for_each(drop_draws);
         Arc::new(shown)
     }
 
@@ -211,6 +225,18 @@ impl Kind for Tcav {
     }
 }
 
+/// Leaves the scores of single draws out.
+fn drop_draws(model: &mut Value) {
+    let layers = model["layers"].as_array_mut().into_iter().flatten();
+    for layer in layers {
+        for side in ["concept", "random"] {
+            if let Some(scores) = layer[side].as_object_mut() {
+                scores.shift_remove("each");
+            }
+        }
+    }
+}
+
 fn written(report: &TcavReport<'_>, format: Format) -> Result<Vec<u8>, ReportError> {
     match format {
         Format::Csv => report.csv(),
@@ -225,7 +251,7 @@ fn plan(asked: RequestReader, sets: Sets) -> Result<Plan, JobError> {
     let settled = spec::settle(asked, sets)?;
     let shards = shards(&settled);
     let lower = |_: u64| {
-        ["limit", "n_random", "images_per_set", "layers"]
+        ["limit", "n_random", "images_per_set", "layers", "models"]
             .map(|name| (name, None::<String>))
             .to_vec()
     };
@@ -245,36 +271,43 @@ fn shards(settled: &Settled) -> Vec<PlannedShard> {
     let Settled {
         spec,
         images,
+        pairs,
         parts,
         draws_at_once,
     } = settled;
     let starts = || (0..spec.n_random).step_by(*draws_at_once);
-    let shard = |layers: &Vec<String>, first: usize| {
+    let shard = |part: usize, first: usize| {
+        let (model, layers) = &parts[part];
         let end = (first + draws_at_once).min(spec.n_random);
+        let is_models_first =
+            first == 0 && parts.iter().position(|(of, _)| of == model) == Some(part);
         let payload = Payload {
             draws: [first, end],
             layers: layers.clone(),
+            model: *model,
+            judges: *pairs > 0 && is_models_first,
         };
+        let judging = if payload.judges { 2 * pairs } else { 0 };
         PlannedShard {
-            units: spec.evaluations(*images, end - first) as u64,
+            units: (spec.evaluations(*images, end - first) + judging) as u64,
             payload: json!(payload),
             needs_previous: false,
         }
     };
-    let shards = parts
-        .iter()
-        .flat_map(|layers| starts().map(move |first| shard(layers, first)));
-    shards.collect()
+    let shards = (0..parts.len()).flat_map(|part| starts().map(move |first| (part, first)));
+    shards.map(|(part, first)| shard(part, first)).collect()
 }
 
 fn reduce(spec: &Spec, results: Results<'_>) -> Result<TcavFindings, WorkError> {
-    let mut draws: BTreeMap<String, Vec<DrawResult>> = BTreeMap::new();
+    let mut draws: BTreeMap<(usize, String), Vec<DrawResult>> = BTreeMap::new();
+    let mut accuracies: BTreeMap<usize, Accuracy> = BTreeMap::new();
     let mut known = None;
     for result in results.flatten() {
         let result: ShardResult = serde_json::from_slice(&result).map_err(WorkError::permanent)?;
         for LayerResult { layer, draws: own } in result.layers {
-            draws.entry(layer).or_default().extend(own);
+            draws.entry((result.model, layer)).or_default().extend(own);
         }
+        accuracies.extend(result.accuracy.map(|accuracy| (result.model, accuracy)));
         known = Some((
             result.label,
             result.images,
@@ -283,12 +316,21 @@ fn reduce(spec: &Spec, results: Results<'_>) -> Result<TcavFindings, WorkError> 
         ));
     }
     let (label, images, random_images, disjoint) = known.unwrap_or_default();
-    let layers = spec.layers.iter().map(|layer| {
-        let mut draws = draws.remove(layer).unwrap_or_default();
-        draws.sort_by_key(|draw| draw.draw);
-        LayerFinding::of(layer.clone(), &draws, images, spec.p)
+    let mut layers_of = |model: usize| -> Vec<LayerFinding> {
+        let layers = spec.layers.iter().map(|layer| {
+            let mut draws = draws.remove(&(model, layer.clone())).unwrap_or_default();
+            draws.sort_by_key(|draw| draw.draw);
+            LayerFinding::of(layer.clone(), &draws, images, spec.p)
+        });
+        layers.collect()
+    };
+    let layers = layers_of(0);
+    let accuracy = accuracies.remove(&0);
+    let models = spec.models.iter().enumerate().map(|(at, id)| {
+        let accuracy = accuracies.remove(&(at + 1));
+        ModelFinding::of(id.clone(), layers_of(at + 1), accuracy, &layers)
     });
-    let layers: Vec<LayerFinding> = layers.collect();
+    let models: Vec<ModelFinding> = models.collect();
     let found = overall(&layers);
     Ok(TcavFindings {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -299,6 +341,9 @@ fn reduce(spec: &Spec, results: Results<'_>) -> Result<TcavFindings, WorkError> 
         score: found.map(|(score, _)| score),
         interval: found.map(|(_, interval)| interval),
         layers,
+        accuracy,
+        correlation: correlation(accuracy, &models),
+        models,
         run: None,
     })
 }

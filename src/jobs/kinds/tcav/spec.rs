@@ -1,15 +1,22 @@
 //! What a TCAV job is asked for, with every default settled, and which images and layers follow.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
+    app::plan::find_model,
     dataset::{Dataset, DatasetImage, draw},
     driver::gradient_fault,
-    faults::Faults,
-    jobs::kinds::request_reader::RequestReader,
+    faults::{Fault, Faults},
+    jobs::kinds::{
+        images::{WITH, twins},
+        request_reader::RequestReader,
+    },
     methods::target::Target,
     model::{Model, labels::Classes},
     tcav::{
@@ -33,6 +40,7 @@ const MIN_RANDOM: usize = 20;
 const MAX_RANDOM: usize = 1000;
 const DEFAULT_REGULARISATION: f64 = 0.01;
 const MAX_LAYERS: usize = 16;
+const MAX_MODELS: usize = 16;
 /// Of the layers for Grad-CAM, so many are taken by default.
 const DEFAULT_LAYERS: usize = 5;
 /// The largest integer that every JSON reader keeps exact.
@@ -45,6 +53,11 @@ const RANDOM: &str = "random";
 pub(super) struct Spec {
     pub model: String,
     pub model_hash: String,
+    /// Those that are tested beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub model_hashes: BTreeMap<String, String>,
     pub dataset: String,
     pub dataset_hash: String,
     pub class: usize,
@@ -68,8 +81,11 @@ pub(super) struct Settled {
     pub spec: Spec,
     /// Of the class.
     pub images: usize,
-    /// Layers whose activations are held together.
-    pub parts: Vec<Vec<String>>,
+    /// Those of them that the accuracies of models are told of: none of a single model.
+    pub pairs: usize,
+    /// Layers of a model whose activations are held together: its place, 0 for the model that is
+    /// evaluated, and their names.
+    pub parts: Vec<(usize, Vec<String>)>,
     pub draws_at_once: usize,
 }
 
@@ -84,6 +100,8 @@ pub(super) struct Sets {
 /// Which images are used, by their places in their sets.
 pub(super) struct Selection {
     pub class: Vec<usize>,
+    /// Of each of these, the one without the concept, where its group has such.
+    pub twins: Vec<Option<usize>>,
     pub concept: Vec<usize>,
     pub random: Vec<usize>,
     pub draws: Vec<Draw>,
@@ -115,9 +133,12 @@ impl Spec {
             drawn.map(|place| images[place]).collect::<Vec<_>>()
         };
         let random = with_role(random, RANDOM);
+        let twins = twins(class);
+        let class = limited(of_class(class, model, self.class), self.limit);
         let draws = draws(random.len(), self.images_per_set, self.n_random, self.seed);
         Selection {
-            class: limited(of_class(class, model, self.class), self.limit),
+            twins: class.iter().map(|place| twins[*place]).collect(),
+            class,
             concept: limited(with_role(concept, CONCEPT), Some(self.images_per_set)),
             random,
             draws,
@@ -197,34 +218,57 @@ pub(super) fn settle(mut asked: RequestReader, sets: Sets) -> Result<Settled, Fa
             Vec::new()
         }
     };
+    let others = read_models(&mut asked, model.as_ref(), &layers, SHARD_BYTES / bytes);
+    if let (Some(model), Some(set), Some(class)) = (&model, &sets.class, class) {
+        refuse_unknown(&mut asked, set, model, class, &others);
+    }
     asked.finish()?;
     let (Some(model), Some(class), Some(dataset), Some(concept), Some(random)) =
         (model, class, sets.class, sets.concept, sets.random)
     else {
         return Err(Faults::default());
     };
+    let of_models = [&layers]
+        .into_iter()
+        .chain(others.iter().map(|other| &other.layers));
+    let parts = of_models.enumerate().flat_map(|(place, layers)| {
+        let parts = parts(layers, SHARD_BYTES / bytes).into_iter();
+        parts.map(move |part| (place, part))
+    });
+    let parts = parts.collect();
+    let spec = Spec {
+        model: model.id.clone(),
+        model_hash: model.hash.clone(),
+        models: others.iter().map(|other| other.model.id.clone()).collect(),
+        model_hashes: hashes(&others),
+        dataset: dataset.id.clone(),
+        dataset_hash: dataset.hash.clone(),
+        class,
+        concept: concept.id.clone(),
+        concept_hash: concept.hash.clone(),
+        random: random.id.clone(),
+        random_hash: random.hash.clone(),
+        layers: layers.into_iter().map(|layer| layer.name).collect(),
+        n_random,
+        images_per_set,
+        limit,
+        p: p.unwrap_or(0.01),
+        regularisation: regularisation.unwrap_or(DEFAULT_REGULARISATION),
+        seed: seed.unwrap_or(0),
+    };
+    let pairs = match others.is_empty() {
+        true => 0,
+        false => {
+            let selection = spec.select(&model, &dataset, &concept, &random);
+            selection.twins.iter().flatten().count()
+        }
+    };
     Ok(Settled {
+        spec,
         images,
-        parts: parts(&layers, SHARD_BYTES / bytes),
+        pairs,
+        parts,
         draws_at_once,
-        spec: Spec {
-            model: model.id.clone(),
-            model_hash: model.hash.clone(),
-            dataset: dataset.id.clone(),
-            dataset_hash: dataset.hash.clone(),
-            class,
-            concept: concept.id.clone(),
-            concept_hash: concept.hash.clone(),
-            random: random.id.clone(),
-            random_hash: random.hash.clone(),
-            layers: layers.into_iter().map(|layer| layer.name).collect(),
-            n_random,
-            images_per_set,
-            limit,
-            p: p.unwrap_or(0.01),
-            regularisation: regularisation.unwrap_or(DEFAULT_REGULARISATION),
-            seed: seed.unwrap_or(0),
-        },
     })
 }
 
@@ -358,21 +402,13 @@ fn read_layers(asked: &mut RequestReader, model: &Model, bytes: u64) -> Vec<Laye
         );
         return Vec::new();
     }
-    let known = match (gradient_fault(model), autodiff::activations(&model.graph)) {
-        (None, Ok(known)) => known,
-        (fault, _) => {
-            let fault = fault.unwrap_or_default();
-            asked.refuse("model", format!("cannot be differentiated: {fault}"), &[]);
+    let known = match layers_of(model) {
+        Ok(known) => known,
+        Err(fault) => {
+            asked.refuse("model", fault, &[]);
             return Vec::new();
         }
     };
-    let known: Vec<Layer> = known
-        .into_iter()
-        .map(|(name, shape)| Layer {
-            name,
-            values: shape.iter().product(),
-        })
-        .collect();
     let most = SHARD_BYTES / bytes;
     let Some(asked_for) = asked_for else {
         let layers = default_layers(model, &known, most);
@@ -414,6 +450,158 @@ fn read_layers(asked: &mut RequestReader, model: &Model, bytes: u64) -> Vec<Laye
         .into_iter()
         .map(|place| known[place].clone())
         .collect()
+}
+
+/// All values between input and head, or why there are none.
+fn layers_of(model: &Model) -> Result<Vec<Layer>, String> {
+    match (gradient_fault(model), autodiff::activations(&model.graph)) {
+        (None, Ok(known)) => Ok(known
+            .into_iter()
+            .map(|(name, shape)| Layer {
+                name,
+                values: shape.iter().product(),
+            })
+            .collect()),
+        (fault, _) => Err(format!(
+            "cannot be differentiated: {}",
+            fault.unwrap_or_default()
+        )),
+    }
+}
+
+/// A model that is tested beside the one that is evaluated, at the layers of the same names.
+struct OtherModel {
+    model: Arc<Model>,
+    layers: Vec<Layer>,
+}
+
+fn hashes(others: &[OtherModel]) -> BTreeMap<String, String> {
+    let models = others.iter().map(|other| &other.model);
+    models
+        .map(|model| (model.id.clone(), model.hash.clone()))
+        .collect()
+}
+
+/// Those that the field names, each with layers of at most so many values.
+fn read_models(
+    asked: &mut RequestReader,
+    model: Option<&Arc<Model>>,
+    layers: &[Layer],
+    most: u64,
+) -> Vec<OtherModel> {
+    let form = format!("a list of 1 to {MAX_MODELS} different ids of models");
+    let ids: Vec<String> = asked
+        .take("models", &[&form], |ids: &Vec<String>| {
+            let different: BTreeSet<&String> = ids.iter().collect();
+            (1..=MAX_MODELS).contains(&ids.len()) && different.len() == ids.len()
+        })
+        .unwrap_or_default();
+    let form = ["an object of the models' ids and hashes"];
+    let known = asked.take("model_hashes", &form, |_: &BTreeMap<String, String>| true);
+    let mut others = Vec::new();
+    for (at, id) in ids.iter().enumerate() {
+        let param = format!("models[{at}]");
+        let found = match find_model(&asked.app().models(), Some(&json!(id))) {
+            Ok(found) => found,
+            Err(fault) => {
+                asked.faults.push(Fault { param, ..fault });
+                continue;
+            }
+        };
+        let Some(model) = model else { continue };
+        match same_layers(model, &found, layers, most) {
+            Ok(layers) => others.push(OtherModel {
+                model: found,
+                layers,
+            }),
+            Err(message) => asked.refuse(&param, message, &[]),
+        }
+    }
+    let are_all = others.len() == ids.len();
+    if are_all && known.is_some_and(|known| known != hashes(&others)) {
+        let message = "models have changed since: leave model_hashes out to use them as they are";
+        asked.refuse("model_hashes", message, &[]);
+    }
+    others
+}
+
+/// The layers of these names in another model, or why it cannot be tested beside `model`.
+fn same_layers(
+    model: &Model,
+    other: &Model,
+    layers: &[Layer],
+    most: u64,
+) -> Result<Vec<Layer>, String> {
+    let id = excerpt(&other.id);
+    if other.id == model.id {
+        return Err(format!("{id} is the model that is evaluated: drop it"));
+    }
+    if other.manifest.input != model.manifest.input {
+        return Err(format!(
+            "{id} takes other inputs than {}, or prepares them in another way",
+            excerpt(&model.id)
+        ));
+    }
+    let known = layers_of(other).map_err(|fault| format!("{id} {fault}"))?;
+    let same = |layer: &Layer| {
+        let same = known.iter().find(|other| other.name == layer.name);
+        let name = excerpt(&layer.name);
+        match same {
+            Some(same) if same.values as u64 <= most => Ok(same.clone()),
+            Some(same) => Err(format!(
+                "{name} of {id} has {} values, and with so many images_per_set a layer may have {most}",
+                same.values
+            )),
+            None => Err(format!(
+                "{id} has no layer {name}: name layers that all models have"
+            )),
+        }
+    };
+    layers.iter().map(same).collect()
+}
+
+/// Refuses models that do not know the class of an image.
+fn refuse_unknown(
+    asked: &mut RequestReader,
+    set: &Dataset,
+    model: &Model,
+    class: usize,
+    others: &[OtherModel],
+) {
+    let images = of_class(set, model, class);
+    for OtherModel { model: other, .. } in others {
+        let is_unknown = |place: &&usize| class_by(other, set, **place, model, class).is_none();
+        let unknown: Vec<&usize> = images.iter().filter(is_unknown).collect();
+        if let Some(first) = unknown.first() {
+            let message = format!(
+                "{} knows no class, or several, of {} of the {} images of the class, such as {}: their labels name a class of each model, \
+                 joined by | (docs/tcav.md)",
+                excerpt(&other.id),
+                unknown.len(),
+                images.len(),
+                excerpt(&set.images[**first].file)
+            );
+            asked.refuse("models", message, &[]);
+        }
+    }
+}
+
+/// What an image of a class of `model` is to another model: the class of the same label where the
+/// image has it, else the only one that the image's labels name.
+pub(super) fn class_by(
+    other: &Model,
+    set: &Dataset,
+    place: usize,
+    model: &Model,
+    class: usize,
+) -> Option<usize> {
+    let known = set.meaning(&set.images[place], classes_of(other)).classes;
+    let label = model.labels.get(class);
+    let is_same = |class: &&usize| label.is_some() && other.labels.get(**class) == label;
+    match known.iter().find(is_same) {
+        Some(same) => Some(*same),
+        None => Some(*known.first()?).filter(|_| known.len() == 1),
+    }
 }
 
 /// The layers that a refusal names: those for Grad-CAM.
@@ -504,14 +692,17 @@ fn with_role(set: &Dataset, role: &str) -> Vec<usize> {
     }
 }
 
-/// The images labelled as this class that stand neither for the concept nor for chance.
+/// The images labelled as this class that stand neither for the concept nor for chance; where some
+/// have the role `with`, those alone.
 fn of_class(set: &Dataset, model: &Model, class: usize) -> Vec<usize> {
     let classes = classes_of(model);
+    let has_pairs = set.images.iter().any(|image| is(image, WITH));
     let images = set.images.iter().enumerate();
     let used = images.filter(|(_, image)| {
         let has_other_role = is(image, CONCEPT) || is(image, RANDOM);
         image.fault.is_none()
             && !has_other_role
+            && (!has_pairs || is(image, WITH))
             && set.meaning(image, classes).classes.contains(&class)
     });
     used.map(|(place, _)| place).collect()
@@ -519,8 +710,6 @@ fn of_class(set: &Dataset, model: &Model, class: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn layers(values: &[usize]) -> Vec<Layer> {

@@ -113,7 +113,7 @@ fn document(spec: &Spec, request: &Value, trained: &Trained) -> Result<String, B
         (rows(epochs, trained.epoch))
     };
     let title = format!("Training: {} on {}", spec.model, spec.dataset);
-    Ok(page(&title, &body, "train", request)?)
+    Ok(page(&title, &body, ("train", request), None)?)
 }
 
 fn summary(spec: &Spec, trained: &Trained, epochs: &[EpochReport]) -> Markup {

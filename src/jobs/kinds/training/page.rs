@@ -1,20 +1,17 @@
 //! The page of a report of a training: one file, without anything from elsewhere.
 
 use maud::{Markup, PreEscaped, html};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::evaluation::report::STYLE;
+use crate::evaluation::report::{STYLE, again};
 
 /// A page with this title and body, and the request of the job to be posted again.
 pub(in crate::jobs::kinds) fn page(
     title: &str,
     body: &Markup,
-    kind: &str,
-    request: &Value,
+    (kind, request): (&str, &Value),
+    paper: Option<&str>,
 ) -> serde_json::Result<String> {
-    let mut again = request.clone();
-    again["kind"] = json!(kind);
-    let again = serde_json::to_string_pretty(&again)?;
     let page = html! {
         (PreEscaped("<!doctype html>\n"))
         html lang="en" {
@@ -28,12 +25,7 @@ pub(in crate::jobs::kinds) fn page(
                 "\n"
                 h1 { (title) } "\n"
                 (body)
-                h2 { "To run it again" } "\n"
-                p {
-                    "POST this to /jobs of a server that has the same model and data, and no model of that name. It holds every \
-                     parameter, settled, and the hashes of model and data: on others it is refused."
-                } "\n"
-                pre { (again) } "\n"
+                (again(kind, request, paper)?)
                 p { small { "explaind " (env!("CARGO_PKG_VERSION")) "." } } "\n"
             }
         } "\n"

@@ -3,6 +3,8 @@
 //! the other lowered by alpha; mean squared error. Mazini Rodrigues et al., 2024, section 4. The
 //! first shard keeps the logits; then each support has its epochs ([`Chain`]) and is judged.
 
+mod report;
+
 use std::{
     fs::File,
     io::Write,
@@ -269,43 +271,26 @@ impl Kind for GadTrain {
     }
 
     fn formats(&self) -> &'static [Format] {
-        &[Format::Json, Format::Csv]
+        &[
+            Format::Html,
+            Format::Json,
+            Format::Csv,
+            Format::Svg,
+            Format::Png,
+        ]
     }
 
     fn report(&self, request: &Value, result: &Value, format: Format) -> Result<Report, WorkError> {
         let bytes = match format {
-            Format::Csv => table(&stored(result)?)?,
-            _ => enveloped(self.id(), request, result)?,
+            Format::Json => enveloped(self.id(), request, result)?,
+            _ => {
+                let (spec, trained) = (stored(request)?, stored(result)?);
+                let written = report::write(self.id(), &spec, request, &trained, format);
+                written.map_err(WorkError::permanent)?
+            }
         };
         Ok(Report::Bytes(bytes.into()))
     }
-}
-
-/// A line for each epoch of each support, and how near it came in the last.
-fn table(trained: &Trained) -> Result<Vec<u8>, WorkError> {
-    let mut csv = String::from(
-        "alpha,epoch,learning_rate,loss,validation_loss,mse_before,mse_after,agreement\n",
-    );
-    let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
-    for support in &trained.supports {
-        let last = support.epochs.len();
-        for (at, epoch) in support.epochs.iter().enumerate() {
-            let judged = support.judged.filter(|_| at + 1 == last);
-            let line = [
-                support.alpha.to_string(),
-                epoch.epoch.to_string(),
-                epoch.learning_rate.to_string(),
-                epoch.loss.to_string(),
-                number(epoch.validation_loss),
-                number(judged.map(|judged| judged.mse_before)),
-                number(judged.map(|judged| judged.mse_after)),
-                number(judged.map(|judged| judged.agreement)),
-            ];
-            csv.push_str(&line.join(","));
-            csv.push('\n');
-        }
-    }
-    Ok(csv.into_bytes())
 }
 
 async fn plan(mut given: Map<String, Value>, app: &App) -> Result<Plan, JobError> {
