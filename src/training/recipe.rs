@@ -9,7 +9,7 @@ use crate::faults::Reader;
 use onnx_autodiff::autodiff;
 
 /// The most epochs.
-const MAX_EPOCHS: usize = 1000;
+pub const MAX_EPOCHS: usize = 1000;
 /// The most rows of a step.
 const MAX_BATCH: usize = 1024;
 
@@ -161,6 +161,10 @@ impl Default for Recipe {
     }
 }
 
+pub fn is_epoch_count(epochs: &usize) -> bool {
+    (1..=MAX_EPOCHS).contains(epochs)
+}
+
 impl Recipe {
     /// Takes its fields; faults stay with the reader, whose caller must not use the recipe then.
     pub fn read(fields: &mut Reader) -> Self {
@@ -208,8 +212,7 @@ impl Recipe {
                 (0.0..=0.5).contains(share)
             })
             .unwrap_or(0.2);
-        let epoch_count = |epochs: &usize| (1..=MAX_EPOCHS).contains(epochs);
-        let patience = fields.take("patience", &["1 to 1000"], epoch_count);
+        let patience = fields.take("patience", &["1 to 1000"], is_epoch_count);
         if patience.is_some() && validation == 0.0 {
             let message = "needs images to judge by, and validation is 0";
             fields.refuse("patience", message, &["validation above 0", "leave it out"]);
@@ -234,7 +237,7 @@ impl Recipe {
                 })
                 .unwrap_or(32),
             epochs: fields
-                .take("epochs", &["1 to 1000"], epoch_count)
+                .take("epochs", &["1 to 1000"], is_epoch_count)
                 .unwrap_or(10),
             seed: fields
                 .take("seed", &["a whole number from 0"], |_| true)

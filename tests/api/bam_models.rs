@@ -43,11 +43,12 @@ async fn models_are_trained_judged_and_served() {
     let id = fixture.submit(&request()).await;
     let job = fixture.ended(&id).await;
     assert_eq!(job["state"], "succeeded", "{job}");
-    // Four epochs and a judgement each. 18 pictures in train sets and in tests, 9 in each k, 8 of
-    // the feature.
+    // Four epochs, or eight on half as many pictures, and a judgement each. 18 pictures in train sets
+    // and in tests, 9 in each k, 8 of the feature.
+    assert_eq!(job["parameters"]["feature_epochs"], 8);
     assert_eq!(
         (&job["shards"], &job["total"]),
-        (&json!(25), &json!(2 * 5 * 18 + 3 * (4 * 9 + 8)))
+        (&json!(37), &json!(2 * 5 * 18 + 3 * (8 * 9 + 8)))
     );
     let spec = &job["parameters"];
     assert_eq!(
@@ -67,11 +68,15 @@ async fn models_are_trained_judged_and_served() {
     let models = job["result"]["models"].as_array().unwrap();
     assert_eq!(models.len(), MODELS.len());
     for (at, (model, name)) in models.iter().zip(MODELS).enumerate() {
-        assert_eq!((&model["name"], &model["epoch"]), (&json!(name), &json!(4)));
-        assert_eq!(model["model"], format!("mine_{name}"));
-        assert_eq!(model["epochs"].as_array().unwrap().len(), 4);
-        assert_eq!(model["left_out"]["unlabelled"], 0);
         let (is_series, judged) = (at > 1, &model["judged"]);
+        let epochs = if is_series { 8 } else { 4 };
+        assert_eq!(
+            (&model["name"], &model["epoch"]),
+            (&json!(name), &json!(epochs))
+        );
+        assert_eq!(model["model"], format!("mine_{name}"));
+        assert_eq!(model["epochs"].as_array().unwrap().len(), epochs);
+        assert_eq!(model["left_out"]["unlabelled"], 0);
         let feature = if is_series {
             json!(["red", "sky"])
         } else {
@@ -174,6 +179,8 @@ async fn without_a_common_feature_there_are_two_models() {
     let folder = material();
     let fixture = served(folder.path());
     make_data(&fixture, json!({ "common_feature": null })).await;
+    let told = refused(&fixture, json!({ "feature_epochs": 3 })).await;
+    assert_eq!(told.refused(), ["feature_epochs"]);
     let id = fixture
         .submit(&with(
             request(),
@@ -277,6 +284,9 @@ async fn a_job_that_costs_too_much_or_trains_too_many_models_is_refused() {
     make_data(&few, json!({})).await;
     let told = refused(&few, json!({})).await;
     assert_eq!(told.problem(), (422, "job_too_costly".to_owned()));
-    // 63 pictures in an epoch, and 60 that are judged.
-    assert!(told.text().contains("1 to 3"), "{}", told.text());
+    // 360 pictures in four epochs and eight, and 60 that are judged: two thirds of the epochs.
+    let lowered = [("epochs", "1 to 2"), ("feature_epochs", "1 to 5")];
+    for (param, allowed) in lowered {
+        assert!(told.text().contains(allowed), "{param}: {}", told.text());
+    }
 }

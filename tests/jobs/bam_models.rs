@@ -21,7 +21,7 @@ const SHARDS: usize = MODELS.len() * (EPOCHS + 1);
 
 fn request(name: &str) -> Value {
     json!({
-        "kind": "bam_models", "model": "colours", "data": "mine", "name": name, "epochs": EPOCHS, "batch_size": 4,
+        "kind": "bam_models", "model": "colours", "data": "mine", "name": name, "epochs": EPOCHS, "feature_epochs": EPOCHS, "batch_size": 4,
         "learning_rate": 0.1, "flip": true, "seed": 3,
     })
 }

@@ -96,9 +96,10 @@ async fn ten_metrics_of_six_methods_share_one_explanation_of_each_image() {
 const SIDE: usize = 8;
 const SCENES: [&str; 2] = ["forest", "beach"];
 const OBJECTS: [&str; 2] = ["dog", "cat"];
-/// Models, with their classes and the weights of the three channels for each: scenes are told by
-/// red and green, objects by blue.
-const MODELS: [(&str, [&str; 2], [[f32; 3]; 2]); 3] = [
+/// A model's name, its classes, and the weights of the three channels for each.
+type Linear = (&'static str, [&'static str; 2], [[f32; 3]; 2]);
+/// Scenes are told by red and green, objects by blue.
+const MODELS: [Linear; 3] = [
     ("scenes", SCENES, [[4.0, -1.0, 0.0], [-1.0, 4.0, 0.0]]),
     ("objects", OBJECTS, [[0.0, 0.0, 4.0], [1.0, 1.0, 0.0]]),
     ("both", OBJECTS, [[0.1, 0.0, 6.0], [1.0, 1.5, 1.0]]),

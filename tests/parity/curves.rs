@@ -31,6 +31,8 @@ pub fn case(input: Tensor, map: Tensor, clean: f64) -> Case {
         input: Arc::new(input),
         class: 0,
         clean,
+        right: None,
+        twin: None,
         region: None,
         maps: Arc::new([AttributionMap {
             request: Request::of(parameters),

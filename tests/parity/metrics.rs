@@ -35,6 +35,8 @@ fn case(reference: &Stored, input: Tensor, map: Tensor, score: Score) -> Case {
         input: Arc::new(input),
         class: 0,
         clean: 0.0,
+        right: None,
+        twin: None,
         region: None,
         maps: Arc::new([AttributionMap {
             request: Request::of(parameters),

@@ -35,7 +35,8 @@ async fn gradients_change_with_the_model_and_guided_backpropagation_stays() {
     let same = with_weights(&model, BTreeMap::new(), "the same").unwrap();
     let random = Randomisation::of(&model).unwrap();
     let random = SEEDS.map(|seed| random.from(0, seed).unwrap());
-    let variants = [same].into_iter().chain(random).map(Arc::new).collect();
+    let variants = [same].into_iter().chain(random);
+    let variants = variants.map(|model| Arc::new(model).into()).collect();
 
     let settings = EngineSettings {
         library: None,
@@ -79,7 +80,9 @@ async fn gradients_change_with_the_model_and_guided_backpropagation_stays() {
         variants,
         input,
         class,
+        twin: None,
         clean: 1.0,
+        right: None,
         region: None,
         maps: maps.collect(),
         rows: Arc::new([

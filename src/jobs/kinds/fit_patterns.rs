@@ -105,7 +105,9 @@ impl Kind for FitPatterns {
             let (Some(model), Some(dataset)) = (model, dataset) else {
                 return Err(Faults::default().into());
             };
-            check_total(app, dataset.images.len() as u64, |_| vec![("dataset", None)])?;
+            check_total(app, dataset.images.len() as u64, |_| {
+                vec![("dataset", None)]
+            })?;
             let spec = Spec {
                 model: model.id.clone(),
                 model_hash: model.hash.clone(),

@@ -39,7 +39,10 @@ use crate::{
         WorkError,
     },
     model::{Model, provenance::Origin},
-    training::{Loss, Recipe, recipe},
+    training::{
+        Loss, Recipe,
+        recipe::{self, MAX_EPOCHS},
+    },
 };
 
 pub static BAM_MODELS: BamModels = BamModels;
@@ -50,6 +53,7 @@ pub struct BamModels;
 /// Where they are not those of a training: all pictures are trained on, as in the paper; others
 /// judge.
 const DEFAULTS: [(&str, f64); 1] = [("validation", 0.0)];
+const FEATURE_EPOCHS: &str = "feature_epochs";
 /// Files of the model that is trained, in copies of its weights: two checkpoints with two moments and
 /// the best weights.
 const COPIES: u64 = 8;
@@ -67,6 +71,10 @@ static PARAMETERS: LazyLock<Vec<(&'static str, &'static str)>> = LazyLock::new(|
         (
             "name",
             "the start of the new models' ids, such as bam for bam_object; no models may have them yet; default: `data`",
+        ),
+        (
+            FEATURE_EPOCHS,
+            "epochs of the models of the common feature, whose sets are smaller: 1 to 1000; default: as many as give them the steps of the others",
         ),
         (
             "validation",
@@ -126,7 +134,7 @@ impl Kind for BamModels {
                 }
                 Part::Judge { model } => Done::Judge {
                     model,
-                    end: end(context, &spec, member(&spec, model)?).await?,
+                    end: Box::new(end(context, &spec, member(&spec, model)?).await?),
                 },
             };
             let result = serde_json::to_vec(&done).map_err(WorkError::permanent)?;
@@ -145,7 +153,7 @@ impl Kind for BamModels {
                 }
                 Done::Judge { model, end } => {
                     if let Some(model) = trained.models.get_mut(model) {
-                        model.end = Some(end);
+                        model.end = Some(*end);
                     }
                 }
             }
@@ -218,6 +226,7 @@ async fn plan(mut given: Map<String, Value>, app: &App) -> Result<Plan, JobError
         false => data.clone(),
     };
     let before = asked.faults.len();
+    let feature_epochs = asked.take(FEATURE_EPOCHS, &["1 to 1000"], recipe::is_epoch_count);
     let recipe = Recipe::read(&mut asked);
     if recipe.loss != Loss::CrossEntropy {
         asked.refuse("loss", "is that of classes", &["cross_entropy"]);
@@ -249,6 +258,12 @@ async fn plan(mut given: Map<String, Value>, app: &App) -> Result<Plan, JobError
     if let (Some(model), Some(sets), true) = (&model, &sets, is_settled) {
         images = sets.check(&mut asked, &recipe, model).await?;
     }
+    let has_feature = sets.as_ref().is_some_and(Sets::has_feature);
+    if sets.is_some() && feature_epochs.is_some() && !has_feature {
+        let message =
+            "there is no set of a common feature: bam_data makes them with a common_feature";
+        asked.refuse(FEATURE_EPOCHS, message, &[]);
+    }
     asked.finish()?;
     let (Some(model), Some(data), Some(name)) = (model, data, name) else {
         return Err(Faults::default().into());
@@ -259,13 +274,19 @@ async fn plan(mut given: Map<String, Value>, app: &App) -> Result<Plan, JobError
         data,
         name,
         dataset_hashes: hashes,
+        feature_epochs: has_feature
+            .then(|| feature_epochs.unwrap_or_else(|| as_many_steps(recipe.epochs, &images))),
         recipe,
     };
+    let members = spec.members();
+    let epochs = members.iter().map(|member| spec.recipe_of(*member).epochs);
+    let epochs: Vec<usize> = epochs.collect();
     check_models(app, &trained, images.len())?;
-    check_cost(app, &images, spec.recipe.epochs as u64)?;
+    check_cost(app, &images, &epochs)?;
     reserve(app, &model, images.len() as u64).await?;
-    let parts = images.iter().enumerate().flat_map(|(model, images)| {
-        let epochs = (0..spec.recipe.epochs).map(move |done| Part::Epoch { model, done });
+    let each = images.iter().zip(epochs).enumerate();
+    let parts = each.flat_map(|(model, (images, epochs))| {
+        let epochs = (0..epochs).map(move |done| Part::Epoch { model, done });
         let epochs = epochs.map(|epoch| (epoch, images.trained_on));
         epochs.chain([(Part::Judge { model }, images.judged_on)])
     });
@@ -297,14 +318,29 @@ fn refuse_ids(
     }
 }
 
+/// Epochs in which the models of the common feature are trained for as many steps as f_o.
+fn as_many_steps(epochs: usize, images: &[Images]) -> usize {
+    let [objects, _, common @ ..] = images else {
+        return epochs;
+    };
+    let most = common.iter().map(|images| images.trained_on).max();
+    let steps = (epochs as u64 * objects.trained_on).div_ceil(most.unwrap_or(0).max(1));
+    usize::try_from(steps)
+        .unwrap_or(MAX_EPOCHS)
+        .clamp(1, MAX_EPOCHS)
+}
+
 /// An image costs an evaluation in each epoch, and when a model is judged by it.
-fn check_cost(app: &App, images: &[Images], epochs: u64) -> Result<(), JobError> {
-    let epoch: u64 = images.iter().map(|images| images.trained_on).sum();
+fn check_cost(app: &App, images: &[Images], epochs: &[usize]) -> Result<(), JobError> {
+    let each = images.iter().zip(epochs);
+    let training = each.map(|(images, epochs)| images.trained_on.saturating_mul(*epochs as u64));
+    let training = training.fold(0, u64::saturating_add);
     let judging: u64 = images.iter().map(|images| images.judged_on).sum();
-    let found = epoch.saturating_mul(epochs).saturating_add(judging);
-    check_total(app, found, |most| {
-        let epochs = most.saturating_sub(judging) / epoch.max(1);
-        vec![("epochs", at_most(epochs))]
+    check_total(app, training.saturating_add(judging), |most| {
+        let part = most.saturating_sub(judging) as f64 / training.max(1) as f64;
+        let lower = |epochs: &usize| at_most((*epochs as f64 * part) as u64);
+        let names = ["epochs", FEATURE_EPOCHS].into_iter();
+        names.zip(epochs.iter().step_by(2).map(lower)).collect()
     })
 }
 
@@ -342,7 +378,7 @@ fn course<'a>(context: &'a Context, spec: &Spec, member: Member) -> Result<Cours
             hash: hash_of(spec, &dataset)?,
             id: dataset,
         },
-        recipe: spec.recipe.clone(),
+        recipe: spec.recipe_of(member),
     })
 }
 

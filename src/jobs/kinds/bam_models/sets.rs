@@ -76,6 +76,10 @@ impl Sets {
         Member::all(self.series)
     }
 
+    pub(super) fn has_feature(&self) -> bool {
+        self.series > 0
+    }
+
     pub(super) fn hashes(&self) -> BTreeMap<String, String> {
         let sets = self.found.iter();
         sets.map(|(id, dataset)| (id.clone(), dataset.hash.clone()))

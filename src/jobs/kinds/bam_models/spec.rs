@@ -19,6 +19,9 @@ pub(super) struct Spec {
     pub name: String,
     /// By the data set's id.
     pub dataset_hashes: BTreeMap<String, String>,
+    /// Of the models of the common feature, in place of the recipe's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feature_epochs: Option<usize>,
     #[serde(flatten)]
     pub recipe: Recipe,
 }
@@ -35,6 +38,15 @@ impl Spec {
 
     pub(super) fn members(&self) -> Vec<Member> {
         Member::all(self.series())
+    }
+
+    pub(super) fn recipe_of(&self, member: Member) -> Recipe {
+        let recipe = self.recipe.clone();
+        let epochs = match member {
+            Member::Objects | Member::Scenes => recipe.epochs,
+            Member::Common(_) => self.feature_epochs.unwrap_or(recipe.epochs),
+        };
+        Recipe { epochs, ..recipe }
     }
 }
 
@@ -137,7 +149,7 @@ pub(super) enum Done {
     Judge {
         model: usize,
         #[serde(flatten)]
-        end: End,
+        end: Box<End>,
     },
 }
 
