@@ -4,7 +4,7 @@ use super::{Optimizer, Recipe, Surroundings, TrainingError, checkpoint::Weights}
 use crate::engine::WholeGraph;
 
 /// The most rows of a run.
-const MICRO_BATCH: usize = 8;
+const MICRO_BATCH: usize = 16;
 const MIB: usize = 1 << 20;
 
 /// How the memory for training is used.
@@ -39,7 +39,9 @@ impl Memory {
         let input: usize = graph.model.manifest.input.shape.iter().product();
         // Of the batch that runs and the next one, and of the images that the next is made of.
         let batches = 3 * recipe.batch_size * input * size_of::<f32>();
-        let row = graph.row_bytes().max(1);
+        // The runtime's arena does not join the blocks that it has freed: a run took 1.1 to 1.65
+        // times what is alive at once (SqueezeNet, ResNet-18, EfficientNet-Lite0).
+        let row = (graph.row_bytes() * 5 / 3).max(1);
         let needed = weights + batches + row;
         let Some(left) = surroundings.memory_bytes.checked_sub(needed) else {
             return Err(TrainingError::Memory {

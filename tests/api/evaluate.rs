@@ -599,7 +599,7 @@ async fn what_is_missing_for_pairs_and_models_is_told() {
     let layered = json!({ "metrics": metrics, "methods": ["gradient", { "id": "grad_cam", "layer": "relu" }] });
     let layered = refused(&fixture, layered).await;
     assert_eq!(layered.refused(), ["methods"]);
-    for part in ["grad_cam cannot explain it", "features"] {
+    for part in ["mcs asks renamed", "grad_cam cannot explain it"] {
         assert!(layered.text().contains(part), "{}", layered.text());
     }
 }

@@ -26,12 +26,18 @@ pub(crate) const NCHWC_DOMAIN: &str = "com.microsoft.nchwc";
 /// of 15,000 nodes (in a debug build), and 14 s for one of 16,000 nodes that was not.
 const MOST_NODES: usize = 5_000;
 
-/// Whether [`rewrite`] may apply to `graph` after the runtime's optimiser.
+/// Whether [`rewrite`] may apply to `graph` after the runtime's optimiser, or a convolution has a
+/// weight that is no constant.
 pub(crate) fn is_rewritable(graph: &Graph) -> bool {
+    let is_given = |node: &Node| {
+        let weight = node.input(1).filter(|_| node.is("Conv"));
+        weight.is_some_and(|weight| !graph.initializers.contains_key(weight))
+    };
     graph.nodes.len() <= MOST_NODES
         && graph.nodes.iter().any(|node| {
             [MAX_POOL_GRADIENT, CONV_WEIGHT_GRADIENT].contains(&node.op_type.as_str())
                 || stepped(node).is_some()
+                || is_given(node)
         })
 }
 

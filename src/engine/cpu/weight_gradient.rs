@@ -5,11 +5,13 @@
 
 use std::ops::Range;
 
-/// Positions of a band: its rows of x and dy stay in the first-level cache.
-const BAND_POSITIONS: usize = 160;
+/// Positions of a band: its rows of x and dy stay in the second-level cache.
+const BAND_POSITIONS: usize = 1600;
 /// Channel blocks of x and dy that are summed together read each other from the cache; their sums
 /// take at most so many tiles.
-const TILES: usize = 32;
+const TILES: usize = 64;
+/// Blocks of dy that are read together beside planes of x.
+const PAIR: usize = 2;
 /// As many tasks are made where the channels allow.
 const TASKS: usize = 8;
 
@@ -87,10 +89,21 @@ struct Scratch {
     reaches: Vec<Option<Reach>>,
 }
 
-/// Planes of x for a band.
+/// Planes of x for a band, with their padding.
+struct Padded<'p> {
+    values: &'p [f32],
+    /// The channel of the first plane.
+    first: usize,
+    tall: usize,
+    wide: usize,
+    /// Rows of the band.
+    rows: usize,
+}
+
+/// What a row block of the weight matrix reads of [`Padded`].
 struct Taken<'p, const B: usize> {
     padded: &'p [f32],
-    /// Where each row of a row block of the weight matrix reads for the first position.
+    /// Where each row reads for the first position.
     offsets: [usize; B],
     rows: usize,
     columns: usize,
@@ -152,20 +165,21 @@ impl<'a, const B: usize> WeightGradient<'a, B> {
 
     /// Blocks of rows and of outputs of a task, at most `most` pairs.
     fn steps(&self, rows: usize, outputs: usize, most: usize) -> (usize, usize) {
-        if let Images::Planes(_) = self.x {
-            // Taking values from planes costs as much as their products with some blocks.
-            return (1, outputs.min(most));
-        }
+        let least = match self.x {
+            Images::Planes(_) => PAIR,
+            Images::Blocks(_) => 1,
+        };
         let (mut row_step, mut output_step) = (rows, outputs);
         loop {
             let (pairs, tasks) = (
                 row_step * output_step,
                 rows.div_ceil(row_step) * outputs.div_ceil(output_step),
             );
-            if pairs == 1 || (pairs <= most && tasks >= TASKS) {
+            let smallest = row_step == 1 && output_step <= least;
+            if smallest || (pairs <= most && tasks >= TASKS) {
                 return (row_step, output_step);
             }
-            let longer = if row_step > output_step {
+            let longer = if row_step > output_step || output_step <= least {
                 &mut row_step
             } else {
                 &mut output_step
@@ -244,20 +258,24 @@ impl<'a, const B: usize> WeightGradient<'a, B> {
         for (bias, block) in sums.bias.iter_mut().zip(outputs.clone()) {
             add_sums(bias, &dy[dy_start(block)..][..size]);
         }
-        let mut tiles = sums.tiles.iter_mut();
-        for row_block in task.rows.clone() {
-            match self.x {
-                Images::Planes(x) => {
-                    let taken = self.take(x, sample, rows.clone(), row_block, padded);
-                    for blocks in (outputs.start..outputs.end).step_by(2) {
-                        let count = 2.min(outputs.end - blocks);
-                        let dy = [0, count - 1].map(|at| &dy[dy_start(blocks + at)..][..size]);
-                        let tiles: Vec<_> = (&mut tiles).take(count).collect();
+        match self.x {
+            Images::Planes(x) => {
+                let planes = self.take(x, sample, &rows, task, padded);
+                let tiles = sums.tiles.chunks_exact_mut(outputs.len());
+                for (row_block, tiles) in task.rows.clone().zip(tiles) {
+                    let taken = planes.of::<B>(self.convolution, row_block * B);
+                    for (pair, tiles) in tiles.chunks_mut(PAIR).enumerate() {
+                        let first = outputs.start + pair * PAIR;
+                        let blocks = [first, first + tiles.len() - 1];
+                        let dy = blocks.map(|block| &dy[dy_start(block)..][..size]);
                         add_taken(tiles, &taken, dy);
                     }
                 }
-                Images::Blocks(x) => {
-                    let [channels, height, width] = self.convolution.input;
+            }
+            Images::Blocks(x) => {
+                let [channels, height, width] = self.convolution.input;
+                let mut tiles = sums.tiles.iter_mut();
+                for row_block in task.rows.clone() {
                     let block = sample * channels.div_ceil(B) + row_block;
                     let x = &x[block * height * width * B..][..height * width * B];
                     for block in outputs.clone() {
@@ -273,15 +291,15 @@ impl<'a, const B: usize> WeightGradient<'a, B> {
         }
     }
 
-    /// Copies the rows of x under a band, with their padding.
+    /// Copies the rows of x under a band, of the channels that a task reads, with their padding.
     fn take<'p>(
         &self,
         x: &[f32],
         sample: usize,
-        rows: Range<usize>,
-        row_block: usize,
+        rows: &Range<usize>,
+        task: &Task,
         padded: &'p mut Vec<f32>,
-    ) -> Taken<'p, B> {
+    ) -> Padded<'p> {
         let Convolution {
             input: [channels, height, width],
             output: [_, _, columns],
@@ -292,16 +310,14 @@ impl<'a, const B: usize> WeightGradient<'a, B> {
             ..
         } = *self.convolution;
         let taps = kernel[0] * kernel[1];
-        let first = row_block * B;
-        let count = B.min(channels * taps - first);
         let reach = |axis: usize, windows: usize| {
             (windows - 1) * strides[axis] + (kernel[axis] - 1) * dilations[axis] + 1
         };
         let (tall, wide) = (reach(0, rows.len()), reach(1, columns));
-        let planes = first / taps..(first + count).div_ceil(taps);
+        let planes = task.rows.start * B / taps..(task.rows.end * B).div_ceil(taps).min(channels);
         padded.clear();
         padded.resize(planes.len() * tall * wide, 0.0);
-        for (channel, padded) in planes.zip(padded.chunks_exact_mut(tall * wide)) {
+        for (channel, padded) in planes.clone().zip(padded.chunks_exact_mut(tall * wide)) {
             let plane = &x[(sample * channels + channel) * height * width..][..height * width];
             for (row, padded) in padded.chunks_exact_mut(wide).enumerate() {
                 let y = (rows.start * strides[0] + row).wrapping_sub(pads[0]);
@@ -312,22 +328,12 @@ impl<'a, const B: usize> WeightGradient<'a, B> {
                 }
             }
         }
-        let mut offsets = [0; B];
-        for (lane, offset) in offsets[..count].iter_mut().enumerate() {
-            let (channel, tap) = ((first + lane) / taps - first / taps, (first + lane) % taps);
-            let [y, x] = [
-                tap / kernel[1] * dilations[0],
-                tap % kernel[1] * dilations[1],
-            ];
-            *offset = (channel * tall + y) * wide + x;
-        }
-        Taken {
-            padded,
-            offsets,
+        Padded {
+            values: padded,
+            first: planes.start,
+            tall,
+            wide,
             rows: rows.len(),
-            columns,
-            step: strides[1],
-            row: strides[0] * wide,
         }
     }
 
@@ -346,6 +352,38 @@ impl<'a, const B: usize> WeightGradient<'a, B> {
                     }
                 }
             }
+        }
+    }
+}
+
+impl<'p> Padded<'p> {
+    /// For the rows of the weight matrix from `first` on.
+    fn of<const B: usize>(&self, convolution: &Convolution, first: usize) -> Taken<'p, B> {
+        let Convolution {
+            input: [channels, ..],
+            output: [_, _, columns],
+            kernel,
+            strides,
+            dilations,
+            ..
+        } = *convolution;
+        let taps = kernel[0] * kernel[1];
+        let mut offsets = [0; B];
+        for (offset, row) in offsets.iter_mut().zip(first..channels * taps) {
+            let (plane, tap) = (row / taps - self.first, row % taps);
+            let [y, x] = [
+                tap / kernel[1] * dilations[0],
+                tap % kernel[1] * dilations[1],
+            ];
+            *offset = (plane * self.tall + y) * self.wide + x;
+        }
+        Taken {
+            padded: self.values,
+            offsets,
+            rows: self.rows,
+            columns,
+            step: strides[1],
+            row: strides[0] * self.wide,
         }
     }
 }
@@ -620,10 +658,10 @@ fn add_to_avx512(totals: &mut [f32], sums: &[std::arch::x86_64::__m512]) {
 }
 
 /// As [`add_products`], for one or two blocks of dy and x taken from planes.
-fn add_taken<const B: usize>(mut tiles: Vec<&mut Tile<B>>, x: &Taken<B>, dy: [&[f32]; 2]) {
+fn add_taken<const B: usize>(tiles: &mut [Tile<B>], x: &Taken<B>, dy: [&[f32]; PAIR]) {
     #[cfg(target_arch = "x86_64")]
     {
-        if let (16, [a, b]) = (B, &mut tiles[..])
+        if let (16, [a, b]) = (B, &mut *tiles)
             && is_x86_feature_detected!("avx512f")
         {
             let tiles = [a.as_flattened_mut(), b.as_flattened_mut()];
@@ -686,12 +724,18 @@ fn add_taken_avx512<const B: usize>(tiles: [&mut [f32]; 2], x: &Taken<B>, dy: [&
     for ((first, second), offsets) in rows.zip(x.offsets.as_chunks::<8>().0) {
         let mut sums = [[_mm512_setzero_ps(); 8]; 2];
         for row in 0..x.rows {
-            let lines = dy.map(|dy| dy[row * x.columns * 16..].as_chunks::<16>().0);
             let reach = (x.columns - 1) * x.step + 1;
+            let [a, b] = dy.map(|dy| &dy[row * x.columns * 16..][..x.columns * 16]);
             let from = offsets.map(|offset| &x.padded[row * x.row + offset..][..reach]);
-            for (column, (a, b)) in lines[0].iter().zip(lines[1]).take(x.columns).enumerate() {
-                // SAFETY: both have 16 numbers.
-                let (a, b) = unsafe { (_mm512_loadu_ps(a.as_ptr()), _mm512_loadu_ps(b.as_ptr())) };
+            for column in 0..x.columns {
+                // SAFETY: both have 16 numbers for each column.
+                let (a, b) = unsafe {
+                    let at = column * 16;
+                    (
+                        _mm512_loadu_ps(a.as_ptr().add(at)),
+                        _mm512_loadu_ps(b.as_ptr().add(at)),
+                    )
+                };
                 for (lane, from) in from.iter().enumerate() {
                     // SAFETY: columns end before `columns`, so that this is inside of `reach`.
                     let x = _mm512_set1_ps(unsafe { *from.get_unchecked(column * x.step) });
