@@ -410,10 +410,11 @@ impl Comparison {
     /// Pictures in a row of the grid.
     fn columns(&self) -> usize {
         let cells = self.ways.len() + 1;
-        if self.rows() > 1 {
-            cells.min(MAX_COLUMNS)
-        } else {
-            (cells as f64).sqrt().ceil() as usize
+        match (self.rows(), cells) {
+            (2.., _) => cells.min(MAX_COLUMNS),
+            // A method and what another makes of it are read side by side.
+            (_, ..=3) => cells,
+            _ => (cells as f64).sqrt().ceil() as usize,
         }
     }
 

@@ -571,9 +571,15 @@ pub fn titles(entries: &[Map<String, Value>]) -> Vec<String> {
             .iter()
             .filter(|other| id(other) == id(entry))
             .collect();
-        let telling = entry
-            .iter()
-            .filter(|(name, value)| alike.iter().any(|other| other.get(*name) != Some(value)));
+        // The parameters of another base are others: its name tells it already.
+        let is_of_base = |other: &Map<String, Value>| other.get("base") == entry.get("base");
+        let telling = entry.iter().filter(|(name, value)| {
+            let mut others = alike.iter();
+            others.any(|other| match other.get(*name) {
+                Some(theirs) => theirs != *value,
+                None => is_of_base(other),
+            })
+        });
         let words: Vec<String> = telling
             .map(|(name, value)| match (name.as_str(), value.as_str()) {
                 ("score", Some(score)) => score.to_owned(),
@@ -622,6 +628,29 @@ mod tests {
             .into_iter()
             .for_each(|index| equal.add(image(index, 0.5)));
         assert_eq!(equal.extremes(Direction::Lower), None);
+    }
+
+    #[test]
+    fn the_parameters_of_a_base_tell_rows_of_that_base_apart() {
+        let called = |entries: &[Value]| {
+            let entries = entries.iter().map(|entry| entry.as_object().unwrap());
+            titles(&entries.cloned().collect::<Vec<_>>())
+        };
+        let path = |steps: &str, given: f64| json!({"id": "path", "seed": 0, steps: given});
+        assert_eq!(
+            called(&[path("n_steps", 5.0), path("tolerance", 0.1)]),
+            ["path (n_steps 5.0)", "path (tolerance 0.1)"]
+        );
+        let gad = |base, given| json!({"id": "gad", "tau": 0.1, "base": base, "n_steps": given});
+        let point = json!({"id": "gad", "tau": 0.1, "base": "gradient"});
+        assert_eq!(
+            called(&[point.clone(), gad("path", 5)]),
+            ["gad (base gradient)", "gad (base path)"]
+        );
+        assert_eq!(
+            called(&[point, gad("path", 5), gad("path", 9)])[1..],
+            ["gad (base path, n_steps 5)", "gad (base path, n_steps 9)"]
+        );
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub const RC: Metric = Metric {
         heading: "Ratio of the hulls' areas",
         column: "RC",
         legend: "share of images where GAD's hull is smaller, or mean ratio of the areas",
-        value: "With `value: smaller` the share of images where GAD's hull has the smaller area, with `ratio` the mean of the ratios.",
+        value: "With value smaller the share of images where GAD's hull has the smaller area, with value ratio the mean of the ratios.",
         axes: None,
     },
     reading: Reading {

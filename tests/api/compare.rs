@@ -134,6 +134,13 @@ async fn a_grid_shows_the_upload_and_a_titled_map_for_each_method() {
         "{:?}: two rows of two",
         one.dimensions()
     );
+    let two = "/compare?method=gradient&method=random&legend=false";
+    let two = send(post(two, upload.clone())).await.picture();
+    assert!(
+        two.width() > 3 * 256 && two.height() < 2 * 192,
+        "{:?}: three side by side",
+        two.dimensions()
+    );
     let small = send(post(&format!("{METHODS}&size=100"), upload.clone()))
         .await
         .picture();

@@ -129,7 +129,7 @@ async fn metrics_share_images_and_explanations_and_repeat_byte_for_byte() {
     }
     let table = fixture.report(&id, "csv").await.text();
     assert_eq!(table.lines().count(), 1 + 6 * 4);
-    assert!(table.starts_with("metric,row,method,value,low,high,images,curve\n"));
+    assert!(table.starts_with("metric,measure,row,method,value,low,high,images,curve\n"));
     let agreement = result["agreement"].as_array().unwrap();
     assert_eq!(agreement.len(), 15);
     assert_eq!(agreement[0]["rows"], 4);

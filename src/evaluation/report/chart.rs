@@ -1,6 +1,7 @@
 //! The figures of metrics: the mean of what a metric measures, one curve for each row with its 95 %
 //! band (Figure 3 of the PGIG paper), or one bar with its interval. A method has the same colour in
-//! every figure; its further rows are dashed or pale. The legend lists the rows, the best first.
+//! every figure; its further rows, and what GAD makes of it, are dashed or pale. The legend lists the
+//! rows, the best first.
 
 use std::error::Error;
 
@@ -303,10 +304,15 @@ fn paint_key(
 }
 
 pub(super) fn color_of(row: &RowFinding) -> RGBColor {
-    let id = row.method.get("id").and_then(|id| id.as_str());
-    let method = id.and_then(registry::find);
+    let method = method_of(row).and_then(registry::find);
     let [r, g, b] = method.map_or(GREY, |method| method.color);
     RGBColor(r, g, b)
+}
+
+/// The method that a row is drawn as: of GAD's rows their base, which tells them apart.
+fn method_of(row: &RowFinding) -> Option<&str> {
+    let method = row.method.get("base").or_else(|| row.method.get("id"))?;
+    method.as_str()
 }
 
 /// By its place among the rows of its method.
@@ -319,9 +325,34 @@ pub(super) fn is_first_of_method(row: &RowFinding, metric: &MetricFinding) -> bo
 }
 
 fn place_in_method(row: &RowFinding, metric: &MetricFinding) -> usize {
-    let own = metric
-        .rows
-        .iter()
-        .filter(|other| other.method.get("id") == row.method.get("id"));
+    let is_own = |other: &&RowFinding| method_of(other) == method_of(row);
+    let own = metric.rows.iter().filter(is_own);
     own.take_while(|other| other.title != row.title).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rows_of_one_colour_are_those_of_a_method_and_of_gad_on_it() {
+        let row = |title: &str, method| json!({ "title": title, "method": method, "value": 1.0, "interval": [1.0, 1.0] });
+        let rows = [
+            row("a", json!({"id": "gradient", "score": "signed"})),
+            row("b", json!({"id": "gradient", "score": "absolute"})),
+            row("c", json!({"id": "gad", "base": "gradient"})),
+            row("d", json!({"id": "gad", "base": "deconvnet"})),
+        ];
+        let metric = json!({
+            "id": "rc", "parameters": {}, "title": "", "paper": "", "better": "lower", "rows": rows, "differences": [],
+        });
+        let metric: MetricFinding = serde_json::from_value(metric).unwrap();
+        let [a, b, c, d] = [0, 1, 2, 3].map(|at| &metric.rows[at]);
+        assert!(color_of(a) == color_of(b) && color_of(a) == color_of(c));
+        assert_ne!(color_of(a), color_of(d));
+        let places = [a, b, c, d].map(|row| place_in_method(row, &metric));
+        assert_eq!(places, [0, 1, 2, 0]);
+    }
 }

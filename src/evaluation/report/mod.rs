@@ -75,13 +75,14 @@ impl EvaluationReport<'_> {
     pub fn csv(&self) -> Result<Vec<u8>, ReportError> {
         let mut writer = csv::Writer::from_writer(Vec::new());
         writer.write_record([
-            "metric", "row", "method", "value", "low", "high", "images", "curve",
+            "metric", "measure", "row", "method", "value", "low", "high", "images", "curve",
         ])?;
         for metric in &self.findings.metrics {
             for row in &metric.rows {
                 let curve = row.mean_curve.iter().map(f64::to_string);
                 writer.write_record([
                     metric.id.clone(),
+                    metric.title.clone(),
                     row.title.clone(),
                     Value::Object(row.method.clone()).to_string(),
                     row.value.to_string(),
