@@ -5,6 +5,7 @@ use super::{
     DeriveError, Unsupported,
     emit::{CONSTANTS, Emitter},
     expr::{Emission, Expr},
+    rules::table,
     spec::PatternSource,
 };
 use crate::{Tensor, onnx::graph::Node};
@@ -76,7 +77,7 @@ impl VjpContext<'_> {
         let (rule, overridden) = self
             .overridden
             .split_first()
-            .ok_or_else(|| self.refusal("there is no rule for this op"))?;
+            .ok_or_else(|| self.refusal(table::reason(self.node)))?;
         let mut cotangents = self.cotangents.to_vec();
         if let (Some(first), Some(cotangent)) = (cotangents.first_mut(), overrides.cotangent) {
             *first = Some(cotangent);
@@ -121,18 +122,20 @@ impl VjpContext<'_> {
         Ok(())
     }
 
-    /// Emits one expression per input, for active inputs.
-    pub(crate) fn emit_active(
+    /// Emits one expression per input, for active inputs that have one.
+    pub(crate) fn emit_active<E: Into<Option<Expr>>>(
         &mut self,
-        formulas: impl IntoIterator<Item = Expr>,
+        formulas: impl IntoIterator<Item = E>,
     ) -> Result<Cotangents, DeriveError> {
         // One emitter for all expressions, because they share sub-expressions.
-        let formulas: Vec<Expr> = formulas.into_iter().collect();
+        let formulas: Vec<Option<Expr>> = formulas.into_iter().map(Into::into).collect();
         let mut emission = Emission::of(self.emit);
-        let cotangents = formulas
-            .iter()
-            .zip(self.active)
-            .map(|(formula, active)| active.then(|| emission.value(formula, None)).transpose());
+        let cotangents = formulas.iter().zip(self.active).map(|(formula, active)| {
+            let formula = formula.as_ref().filter(|_| *active);
+            formula
+                .map(|formula| emission.value(formula, None))
+                .transpose()
+        });
         Ok(Cotangents(cotangents.collect::<Result<_, _>>()?))
     }
 

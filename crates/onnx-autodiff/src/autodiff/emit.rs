@@ -360,7 +360,13 @@ impl Emitter {
         self.reduce("ReduceMean", x, axes)
     }
 
-    fn reduce(&mut self, op_type: &str, x: &str, axes: &[usize]) -> Result<String, DeriveError> {
+    /// The reduction `op_type` over `axes`, with keepdims; over none, `x` itself.
+    pub fn reduce(
+        &mut self,
+        op_type: &str,
+        x: &str,
+        axes: &[usize],
+    ) -> Result<String, DeriveError> {
         if axes.is_empty() {
             return Ok(x.to_owned());
         }
@@ -445,6 +451,22 @@ impl Emitter {
             attributes([("axis", (axis as i64).into())]),
             output,
         ))
+    }
+
+    /// Zeros in the type and shape of `x`.
+    pub fn zeros_like(&mut self, x: &str) -> Result<String, DeriveError> {
+        let output = self.value_type(x)?;
+        let zero = Literal::from_f64s(output.element, &[1], &[0.0]);
+        let shape = self.shape_of(x)?;
+        let value = attributes([("value", zero.into())]);
+        Ok(self.node("ConstantOfShape", &[&shape], value, output))
+    }
+
+    /// The shape of `x` as a value.
+    pub fn shape_of(&mut self, x: &str) -> Result<String, DeriveError> {
+        let rank = Dim::Known(self.shape(x)?.len());
+        let output = ValueType::new(Element::Int64, vec![rank]);
+        Ok(self.node("Shape", &[x], BTreeMap::new(), output))
     }
 
     /// `x` broadcast to `shape`. Symbols of `shape` must be dimensions of `x`.

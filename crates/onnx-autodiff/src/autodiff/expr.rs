@@ -38,8 +38,8 @@ enum Term {
         beta: f32,
     },
     Cast(Expr, Element),
-    Sum(Expr, Vec<usize>),
-    Mean(Expr, Vec<usize>),
+    /// A reduction over axes, which stay as ones.
+    Reduced(&'static str, Expr, Vec<usize>),
 }
 
 impl Expr {
@@ -60,12 +60,32 @@ impl Expr {
         Self::of(Term::Binary(op, self.clone(), other.into()))
     }
 
+    pub fn abs(&self) -> Self {
+        self.unary("Abs")
+    }
+
+    pub fn cos(&self) -> Self {
+        self.unary("Cos")
+    }
+
+    pub fn cosh(&self) -> Self {
+        self.unary("Cosh")
+    }
+
     pub fn exp(&self) -> Self {
         self.unary("Exp")
     }
 
+    pub fn log(&self) -> Self {
+        self.unary("Log")
+    }
+
     pub fn relu(&self) -> Self {
         self.unary("Relu")
+    }
+
+    pub fn round(&self) -> Self {
+        self.unary("Round")
     }
 
     pub fn sigmoid(&self) -> Self {
@@ -74,6 +94,14 @@ impl Expr {
 
     pub fn sign(&self) -> Self {
         self.unary("Sign")
+    }
+
+    pub fn sin(&self) -> Self {
+        self.unary("Sin")
+    }
+
+    pub fn sinh(&self) -> Self {
+        self.unary("Sinh")
     }
 
     pub fn softplus(&self) -> Self {
@@ -132,12 +160,21 @@ impl Expr {
 
     /// Over `axes`, which stay as ones.
     pub fn sum(&self, axes: &[usize]) -> Self {
-        Self::of(Term::Sum(self.clone(), axes.to_vec()))
+        self.reduced("ReduceSum", axes)
     }
 
     /// Over `axes`, which stay as ones.
     pub fn mean(&self, axes: &[usize]) -> Self {
-        Self::of(Term::Mean(self.clone(), axes.to_vec()))
+        self.reduced("ReduceMean", axes)
+    }
+
+    /// Over `axes`, which stay as ones.
+    pub fn product(&self, axes: &[usize]) -> Self {
+        self.reduced("ReduceProd", axes)
+    }
+
+    fn reduced(&self, op: &'static str, axes: &[usize]) -> Self {
+        Self::of(Term::Reduced(op, self.clone(), axes.to_vec()))
     }
 
     /// Emits the nodes; returns the name of the result.
@@ -156,8 +193,7 @@ impl Expr {
             | Term::Step { x, .. }
             | Term::HardSigmoid { x, .. }
             | Term::Cast(x, _)
-            | Term::Sum(x, _)
-            | Term::Mean(x, _) => x.leaf(),
+            | Term::Reduced(_, x, _) => x.leaf(),
         }
     }
 }
@@ -216,13 +252,9 @@ impl<'a> Emission<'a> {
                 let x = self.value(x, None)?;
                 self.emit.cast(&x, *element)?
             }
-            Term::Sum(x, axes) => {
+            Term::Reduced(op, x, axes) => {
                 let x = self.value(x, None)?;
-                self.emit.reduce_sum(&x, axes)?
-            }
-            Term::Mean(x, axes) => {
-                let x = self.value(x, None)?;
-                self.emit.reduce_mean(&x, axes)?
+                self.emit.reduce(op, &x, axes)?
             }
         };
         self.done.insert(key, name.clone());

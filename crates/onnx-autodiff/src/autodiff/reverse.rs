@@ -142,14 +142,17 @@ fn step(
 pub(super) fn varying(emit: &Emitter, nodes: &[Node], wrt: &[&str]) -> HashSet<String> {
     let mut varies: HashSet<String> = wrt.iter().map(|&value| value.to_owned()).collect();
     for node in nodes {
-        let is_flat = node.domain.is_empty()
-            && matches!(table::gradient(&node.op_type), Some(Gradient::Flat));
-        if is_flat || !node.inputs.iter().any(|input| varies.contains(input)) {
+        let row = table::gradient(&node.op_type).filter(|_| node.domain.is_empty());
+        if matches!(row, Some(Gradient::Flat))
+            || !node.inputs.iter().any(|input| varies.contains(input))
+        {
             continue;
         }
+        // Integers do not vary, but those of an op that is refused: the refusal is to be told.
+        let refused = matches!(row, Some(Gradient::Missing(_)));
         let integer = |value: &str| {
-            emit.value_type(value)
-                .is_ok_and(|found| !found.element.is_float())
+            let found = emit.value_type(value);
+            !refused && found.is_ok_and(|found| !found.element.is_float())
         };
         varies.extend(
             node.outputs

@@ -197,7 +197,7 @@ mod tests {
             .map(|(op, role)| format!("{op} as {role:?}: {}", owner(op, Some(*role))))
             .collect();
         lines.extend(table::ruled().map(|op| format!("{op}: {}", owner(op, None))));
-        lines.push(format!("an op without a rule: {}", owner("Einsum", None)));
+        lines.push(format!("an op without a rule: {}", owner("LSTM", None)));
         lines.join("\n")
     }
 

@@ -206,6 +206,43 @@ pub(super) fn gather(known: &Constants<'_>) -> Option<Literal> {
     pick(data, &known.shape, &source)
 }
 
+/// On where the index along `axis` is the one given, off elsewhere.
+pub(super) fn one_hot(known: &Constants<'_>) -> Option<Literal> {
+    let (indices, values) = (known.input(0)?, known.input(2)?);
+    let hot = indices.to_i64s()?;
+    let axis = wrap(known.node.int_or("axis", -1), known.shape.len());
+    let depth = *known.shape.get(axis)? as i64;
+    pick(values, &known.shape, &|at| {
+        let place = [&at[..axis], &at[axis + 1..]].concat();
+        let index = *hot.get(flat(&place, &indices.shape))?;
+        let index = if index < 0 { index + depth } else { index };
+        Some(usize::from(at[axis] as i64 == index))
+    })
+}
+
+/// (x - zero point) scale, of the whole tensor or along `axis`.
+pub(super) fn dequantize(known: &Constants<'_>) -> Option<Literal> {
+    let (x, scale) = (known.input(0)?, known.input(1)?);
+    let axis = wrap(known.node.int_or("axis", 1), known.shape.len());
+    let along = match scale.shape.as_slice() {
+        [] | [1] => None,
+        [size] if known.shape.get(axis) == Some(size) => Some(axis),
+        _ => return None,
+    };
+    let (numbers, scales) = (x.to_f64s(), scale.to_f64s());
+    let zeros = known
+        .input(2)
+        .map_or_else(|| vec![0.0; scales.len()], Literal::to_f64s);
+    let mut values = Vec::with_capacity(numbers.len());
+    for_each_index(&known.shape, |at| {
+        let part = along.map_or(0, |axis| at[axis]);
+        let number = numbers.get(values.len())?;
+        values.push((number - zeros.get(part)?) * scales.get(part)?);
+        Some(())
+    })?;
+    Some(Literal::from_f64s(known.element, &known.shape, &values))
+}
+
 pub(super) fn concat(known: &Constants<'_>) -> Option<Literal> {
     let (inputs, shape) = (&known.inputs, &known.shape);
     let axis = wrap(known.node.int("axis")?, shape.len());

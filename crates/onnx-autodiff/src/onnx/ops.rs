@@ -6,13 +6,15 @@
 use super::evaluate::{self, Value};
 use super::graph::Node;
 use super::rows::Rows;
-use super::spelling::{Context, Rewritten, Spelling, arguments, decompose, inference};
+use super::spelling::{
+    Context, Rewritten, Spelling, arguments, attention, decompose, grid_sample, inference,
+};
 use super::types::site::{Inferred, Site};
 use super::types::values::{self, Content};
 use super::types::{layout, pointwise, reduce, window};
 
 use Elements::{Computed, Drawn, Moved, PerPixel, Same};
-use Rows::{Aligned, AllOffAxis, First, FirstOffAxis, FirstUnturned, OffAxis, Unproven};
+use Rows::{Aligned, AllOffAxis, First, FirstOffAxis, FirstUnturned, Labelled, OffAxis, Unproven};
 
 /// An operator. The constructor [`op`] takes the properties that every op has to state; the others
 /// have defaults.
@@ -147,6 +149,7 @@ pub static OPS: &[Op] = &[
     op("Asinh", pointwise::same, First, PerPixel),
     op("Atan", pointwise::same, First, PerPixel),
     op("Atanh", pointwise::same, First, PerPixel),
+    op("Attention", reduce::attention, Unproven, Computed).spelled(attention::attention),
     op("AveragePool", window::pool, First, Moved).spelled(inference::average_pool),
     op(
         "BatchNormalization",
@@ -162,10 +165,11 @@ pub static OPS: &[Op] = &[
         .unary(|x| x)
         .idle(layout::same_type)
         .spelled(arguments::cast),
-    op("CastLike", pointwise::cast, First, Moved).spelled(arguments::cast),
+    op("CastLike", pointwise::cast, First, Moved).spelled(decompose::cast_like),
     op("Ceil", pointwise::same, First, PerPixel).unary(f64::ceil),
     op("Celu", pointwise::same, First, PerPixel),
     op("Clip", pointwise::same, First, PerPixel).spelled_before(11, arguments::clip),
+    op("Col2Im", window::col_2_im, First, Moved),
     op("Concat", layout::concat, AllOffAxis(0), Computed)
         .content(values::concat)
         .value(Value::Tensor(evaluate::concat))
@@ -184,11 +188,19 @@ pub static OPS: &[Op] = &[
     op("Cosh", pointwise::same, First, PerPixel),
     op("CumSum", pointwise::same, Unproven, Computed),
     op("DepthToSpace", window::blocks, First, Moved),
+    op("DequantizeLinear", pointwise::dequantized, First, PerPixel)
+        .value(Value::Tensor(evaluate::dequantize)),
     op("Div", pointwise::arithmetic, Aligned, PerPixel)
         .content(values::div)
         .binary(|a, b| a / b),
     op("Dropout", pointwise::dropout, Unproven, Drawn).spelled(inference::dropout),
-    op("Einsum", reduce::einsum, Unproven, Computed),
+    op(
+        "DynamicQuantizeLinear",
+        pointwise::unknown,
+        Unproven,
+        Computed,
+    ),
+    op("Einsum", reduce::einsum, Labelled, Computed),
     op("Elu", pointwise::same, First, PerPixel),
     op("Equal", pointwise::compare, Aligned, PerPixel)
         .content(values::equal)
@@ -201,10 +213,16 @@ pub static OPS: &[Op] = &[
         .idle(layout::same_type),
     op("Flatten", layout::flatten, OffAxis(1), Same),
     op("Floor", pointwise::same, First, PerPixel).unary(f64::floor),
+    op("GRU", reduce::recurrent, Unproven, Computed),
     op("Gather", layout::gather, FirstOffAxis(0), Moved)
         .content(values::gather)
         .value(Value::Tensor(evaluate::gather)),
-    op("GatherElements", layout::gather_elements, Unproven, Moved),
+    op(
+        "GatherElements",
+        layout::gather_elements,
+        AllOffAxis(0),
+        Moved,
+    ),
     op("GatherND", layout::gather_nd, Unproven, Computed),
     op("Gelu", pointwise::same, First, PerPixel).spelled(decompose::gelu),
     op("Gemm", reduce::gemm, FirstUnturned, Computed),
@@ -213,6 +231,7 @@ pub static OPS: &[Op] = &[
     op("GlobalMaxPool", window::global_pool, First, Computed),
     op("Greater", pointwise::compare, Aligned, PerPixel).binary(|a, b| truth(a > b)),
     op("GreaterOrEqual", pointwise::compare, Aligned, PerPixel).binary(|a, b| truth(a >= b)),
+    op("GridSample", window::grid_sample, Unproven, Computed).spelled(grid_sample::grid_sample),
     op("GroupNormalization", pointwise::same, Unproven, Computed)
         .spelled(decompose::group_normalization),
     op("HardSigmoid", pointwise::same, First, PerPixel),
@@ -225,7 +244,13 @@ pub static OPS: &[Op] = &[
     op("IsInf", pointwise::test, First, PerPixel),
     op("IsNaN", pointwise::test, First, PerPixel),
     op("LRN", pointwise::same, First, PerPixel),
-    op("LayerNormalization", pointwise::same, OffAxis(-1), Computed),
+    op("LSTM", reduce::recurrent, Unproven, Computed),
+    op(
+        "LayerNormalization",
+        reduce::layer_normalization,
+        OffAxis(-1),
+        Computed,
+    ),
     op("LeakyRelu", pointwise::same, First, PerPixel),
     op("Less", pointwise::compare, Aligned, PerPixel).binary(|a, b| truth(a < b)),
     op("LessOrEqual", pointwise::compare, Aligned, PerPixel).binary(|a, b| truth(a <= b)),
@@ -252,13 +277,17 @@ pub static OPS: &[Op] = &[
     op("Multinomial", pointwise::unknown, Unproven, Drawn),
     op("Neg", pointwise::same, First, PerPixel).unary(|x| -x),
     op("Not", pointwise::same, First, PerPixel).unary(|x| 1.0 - x),
-    op("OneHot", layout::one_hot, Unproven, Computed),
+    op("OneHot", layout::one_hot, Unproven, Computed).value(Value::Tensor(evaluate::one_hot)),
     op("Or", pointwise::compare, Aligned, PerPixel).binary(f64::max),
     op("PRelu", pointwise::same, Aligned, PerPixel),
     op("Pad", layout::pad, First, Moved)
         .idle(layout::pads_nothing)
         .spelled(arguments::pad),
     op("Pow", pointwise::arithmetic, Aligned, PerPixel).binary(f64::powf),
+    op("QuantizeLinear", pointwise::quantized, First, PerPixel),
+    op("RMSNormalization", pointwise::same, Unproven, Computed)
+        .spelled(decompose::rms_normalization),
+    op("RNN", reduce::recurrent, Unproven, Computed),
     op("RandomNormal", pointwise::unknown, Unproven, Drawn),
     op("RandomNormalLike", pointwise::unknown, Unproven, Drawn),
     op("RandomUniform", pointwise::unknown, Unproven, Drawn),
@@ -283,15 +312,23 @@ pub static OPS: &[Op] = &[
     op("Relu", pointwise::same, First, PerPixel),
     op("Reshape", layout::reshape, First, Same).content(values::reshape),
     op("Resize", window::resize, First, Moved).spelled(arguments::resize),
+    op("RotaryEmbedding", pointwise::same, Unproven, Computed).spelled(attention::rotary_embedding),
     op("Round", pointwise::same, First, PerPixel).unary(f64::round_ties_even),
     op("Scatter", pointwise::same, Unproven, Computed).spelled(arguments::scatter),
-    op("ScatterElements", pointwise::same, Unproven, Computed),
+    op("ScatterElements", pointwise::same, AllOffAxis(0), Computed),
     op("ScatterND", pointwise::same, Unproven, Computed),
     op("Selu", pointwise::same, First, PerPixel),
     op("Shape", layout::shape_of, Unproven, Computed).content(values::shape),
     op("Shrink", pointwise::same, First, PerPixel),
     op("Sigmoid", pointwise::same, First, PerPixel),
     op("Sign", pointwise::same, First, PerPixel),
+    op(
+        "SimplifiedLayerNormalization",
+        pointwise::same,
+        Unproven,
+        Computed,
+    )
+    .spelled(decompose::rms_normalization),
     op("Sin", pointwise::same, First, PerPixel),
     op("Sinh", pointwise::same, First, PerPixel),
     op("Size", layout::size, Unproven, Computed).content(values::size),
@@ -313,11 +350,12 @@ pub static OPS: &[Op] = &[
         .content(values::sub)
         .binary(|a, b| a - b),
     op("Sum", pointwise::arithmetic, Aligned, PerPixel),
+    op("Swish", pointwise::same, First, PerPixel).spelled(decompose::swish),
     op("Tan", pointwise::same, First, PerPixel),
     op("Tanh", pointwise::same, First, PerPixel),
     op("ThresholdedRelu", pointwise::same, First, PerPixel),
     op("Tile", layout::tile, First, Moved).value(Value::Tensor(evaluate::tile)),
-    op("TopK", reduce::top_k, Unproven, Computed).spelled_before(10, arguments::top_k),
+    op("TopK", reduce::top_k, OffAxis(-1), Computed).spelled_before(10, arguments::top_k),
     op("Transpose", layout::transpose, First, Moved).value(Value::Tensor(evaluate::transpose)),
     op("Trilu", pointwise::same, Unproven, Computed),
     op("Unsqueeze", layout::unsqueeze, First, Same)

@@ -25,7 +25,7 @@ use super::types::oversize;
 /// The oldest opset that models are read of.
 pub const OLDEST_OPSET: i64 = 7;
 /// The newest opset that models are read of.
-pub const NEWEST_OPSET: i64 = 22;
+pub const NEWEST_OPSET: i64 = 25;
 const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=13;
 
 /// Classifiers have a few thousand nodes; ONNX Runtime takes minutes to open a chain of 50,000.

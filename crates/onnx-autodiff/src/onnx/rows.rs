@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use super::einsum::Equation;
 use super::graph::{Dim, Node};
 use super::types::Types;
 
@@ -22,6 +23,9 @@ pub enum Rows {
     FirstOffAxis(i64),
     /// As `First`, if input 0 is not transposed (Gemm).
     FirstUnturned,
+    /// If the label of the output's first axis is the first of all operands with rows, and of no
+    /// other axis (Einsum).
+    Labelled,
     /// If all operands with rows have the rank of the result: broadcasting would move the rows of
     /// an operand of lower rank to another axis.
     Aligned,
@@ -48,6 +52,21 @@ impl Rows {
                 off_axis(default) && node.inputs.iter().all(|input| batched.contains(input))
             }
             Self::FirstOffAxis(default) => off_axis(default) && first_only(),
+            Self::Labelled => {
+                let ranks: Vec<usize> = node.inputs.iter().map(rank).collect();
+                let Ok(equation) = Equation::of(node, &ranks) else {
+                    return false;
+                };
+                let mut operands = node.inputs.iter().zip(&equation.operands);
+                let row = equation.output.first();
+                operands.all(|(input, labels)| {
+                    let (first, rest) = match batched.contains(input) {
+                        true => (labels.first(), labels.get(1..).unwrap_or_default()),
+                        false => (row, labels.as_slice()),
+                    };
+                    first == row && row.is_some_and(|row| !rest.contains(row))
+                })
+            }
             Self::FirstUnturned => node.int_or("transA", 0) == 0 && first_only(),
             Self::Aligned => {
                 let widest = node.outputs.first().map_or(0, rank);

@@ -28,6 +28,16 @@ pub enum In {
     Scalar(f32),
     Ints(Vec<i64>),
     Index(i64),
+    /// Integers of this shape.
+    Indices(Vec<usize>, Vec<i64>),
+    /// Noise of this shape for each row, the same for every x.
+    Rows(Vec<usize>),
+    /// Integers that are computed from x, and are these for every x.
+    Computed(Vec<i64>),
+    /// The indices of the largest elements along axis 1, so many.
+    Order(usize),
+    /// The index of the largest element along the last axis.
+    Largest,
     Truths(Vec<usize>, Vec<bool>),
 }
 
@@ -39,10 +49,15 @@ pub struct Case {
     pub inputs: Vec<In>,
     pub attributes: Vec<(&'static str, Attribute)>,
     pub opset: i64,
+    pub domain: &'static str,
+    /// Whether the node sees x and its parts with their first two axes exchanged.
+    pub turned: bool,
     pub outputs: usize,
     /// The outputs that the head reads.
     pub read: Vec<usize>,
-    /// Added to every x, which else lies in ±2.
+    /// Every x, which else lies in ±2, times this …
+    pub scale: f32,
+    /// … plus this.
     pub shift: f32,
     /// Relative to the larger of 1 and the difference quotient.
     pub tolerance: f64,
@@ -57,8 +72,11 @@ impl Case {
             inputs: inputs.to_vec(),
             attributes: Vec::new(),
             opset: 17,
+            domain: "",
+            turned: false,
             outputs: 1,
             read: vec![0],
+            scale: 1.0,
             shift: 0.0,
             tolerance: 2e-3,
         }
@@ -78,8 +96,28 @@ impl Case {
         self
     }
 
+    pub fn domain(mut self, domain: &'static str) -> Self {
+        self.domain = domain;
+        self
+    }
+
+    pub fn turned(mut self) -> Self {
+        self.turned = true;
+        self
+    }
+
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.tolerance = tolerance;
+        self
+    }
+
     pub fn outputs(mut self, outputs: usize, read: &[usize]) -> Self {
         (self.outputs, self.read) = (outputs, read.to_vec());
+        self
+    }
+
+    pub fn scale(mut self, scale: f32) -> Self {
+        self.scale = scale;
         self
     }
 
@@ -98,7 +136,7 @@ impl Case {
             let name = format!("c{index}");
             let literal = match input {
                 In::X => {
-                    names.push("x".to_owned());
+                    names.push(self.seen(&mut nodes, "x"));
                     continue;
                 }
                 In::Absent => {
@@ -120,7 +158,59 @@ impl Case {
                         format!("{name}.axis"),
                     ];
                     nodes.push(Node::new("Slice", inputs, [format!("{name}.part")]));
-                    names.push(format!("{name}.part"));
+                    names.push(self.seen(&mut nodes, &format!("{name}.part")));
+                    continue;
+                }
+                In::Computed(values) => {
+                    let [most, none, zero, zeros] =
+                        ["most", "none", "zero", "zeros"].map(|part| format!("{name}.{part}"));
+                    initializers.insert(zero.clone(), Literal::scalar_f32(0.0));
+                    initializers.insert(name.clone(), Literal::vector_i64(values));
+                    nodes.extend([
+                        Node::new("ReduceMax", ["x"], [most.as_str()]).with("keepdims", 0),
+                        Node::new("Mul", [&most, &zero], [&none]),
+                        Node::new("Cast", [&none], [&zeros]).with("to", Element::Int64 as i64),
+                        Node::new("Add", [&zeros, &name], [&format!("{name}.sum")]),
+                    ]);
+                    names.push(format!("{name}.sum"));
+                    continue;
+                }
+                In::Rows(shape) => {
+                    let count = shape.iter().product();
+                    let mut whole = vec![-1];
+                    whole.extend(shape.iter().map(|&size| size as i64));
+                    let noise = noise(index as u64 + 7, count);
+                    for (part, literal) in [
+                        ("zero", Literal::scalar_f32(0.0)),
+                        ("axis", Literal::vector_i64(&[1])),
+                        ("noise", Literal::from_f32s(&[1, count], &noise)),
+                        ("shape", Literal::vector_i64(&whole)),
+                    ] {
+                        initializers.insert(format!("{name}.{part}"), literal);
+                    }
+                    let of = |part: &str| format!("{name}.{part}");
+                    nodes.extend([
+                        Node::new("Flatten", ["x".into()], [of("flat")]),
+                        Node::new("ReduceSum", [of("flat"), of("axis")], [of("sum")]),
+                        Node::new("Mul", [of("sum"), of("zero")], [of("zeros")]),
+                        Node::new("Add", [of("zeros"), of("noise")], [of("rows")]),
+                        Node::new("Reshape", [of("rows"), of("shape")], [of("whole")]),
+                    ]);
+                    names.push(of("whole"));
+                    continue;
+                }
+                In::Largest => {
+                    let last = Node::new("ArgMax", ["x"], [name.as_str()]);
+                    nodes.push(last.with("axis", -1).with("keepdims", 0));
+                    names.push(name);
+                    continue;
+                }
+                In::Order(count) => {
+                    initializers.insert(name.clone(), Literal::vector_i64(&[*count as i64]));
+                    let outputs = ["values", "indices"].map(|part| format!("{name}.{part}"));
+                    names.push(outputs[1].clone());
+                    let inputs = ["x".to_owned(), name];
+                    nodes.push(Node::new("TopK", inputs, outputs).with("axis", 1));
                     continue;
                 }
                 In::Noise(shape) => {
@@ -137,6 +227,7 @@ impl Case {
                 In::Scalar(value) => Literal::scalar_f32(*value),
                 In::Ints(values) => Literal::vector_i64(values),
                 In::Index(value) => Literal::scalar_i64(*value),
+                In::Indices(shape, values) => Literal::from_i64s(shape, values),
                 In::Truths(shape, values) => Literal::from_bools(shape, values),
             };
             initializers.insert(name.clone(), literal);
@@ -144,6 +235,7 @@ impl Case {
         }
         let outputs: Vec<String> = (0..self.outputs).map(|index| format!("y{index}")).collect();
         let mut node = Node::new(self.op, names, outputs);
+        node.domain = self.domain.into();
         node.attributes = self
             .attributes
             .iter()
@@ -155,15 +247,13 @@ impl Case {
             .iter()
             .map(|index| format!("flat{index}"))
             .collect();
-        nodes.extend(
-            self.read
-                .iter()
-                .zip(&flat)
-                .map(|(index, flat)| Node::new("Flatten", [&format!("y{index}")], [flat])),
-        );
+        for (index, flat) in self.read.iter().zip(&flat) {
+            let seen = self.seen(&mut nodes, &format!("y{index}"));
+            nodes.push(Node::new("Flatten", [&seen], [flat]));
+        }
         nodes.push(Node::new("Concat", flat, vec!["out".to_owned()]).with("axis", 1));
         Graph {
-            opset_imports: BTreeMap::from([(String::new(), self.opset)]),
+            opset_imports: BTreeMap::from([(self.domain.into(), 1), (String::new(), self.opset)]),
             inputs: vec![ValueInfo {
                 name: "x".into(),
                 value_type: ValueType::new(Element::Float, shape),
@@ -181,6 +271,16 @@ impl Case {
         }
     }
 
+    /// `value` as the node and the head see it.
+    fn seen(&self, nodes: &mut Vec<Node>, value: &str) -> String {
+        if !self.turned {
+            return value.to_owned();
+        }
+        let turned = format!("{value}.turned{}", nodes.len());
+        nodes.push(Node::new("Transpose", [value], [turned.as_str()]).with("perm", vec![1, 0, 2]));
+        turned
+    }
+
     /// A batch whose elements are evenly spaced in ±2 and shuffled: none lies on 0, no two are
     /// equal.
     pub fn input(&self) -> Vec<f32> {
@@ -192,7 +292,8 @@ impl Case {
         }
         order
             .into_iter()
-            .map(|rank| (rank as f32 + 0.5) / count as f32 * 4.0 - 2.0 + self.shift)
+            .map(|rank| (rank as f32 + 0.5) / count as f32 * 4.0 - 2.0)
+            .map(|x| x * self.scale + self.shift)
             .collect()
     }
 }

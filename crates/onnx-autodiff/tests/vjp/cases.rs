@@ -34,10 +34,15 @@ pub fn all() -> Vec<Case> {
         convolutions(),
         pools(),
         matrices(),
+        einsums(),
         shapes(),
+        indices(),
         reductions(),
         normalisations(),
+        attention(),
         resampling(),
+        interpolations(),
+        fused(),
     ]
     .into_iter()
     .flatten()
@@ -100,6 +105,30 @@ fn elementwise() -> Vec<Case> {
         ),
         Case::new("Pow", "cube", &[4], &[In::X, In::Scalar(3.0)]),
         Case::new("Pow", "root", &[4], &[In::X, In::Scalar(0.5)]).shift(3.0),
+        Case::new("Pow", "to the zeroth", &[4], &[In::X, In::Scalar(0.0)]),
+        Case::new("Pow", "an integer", &[4], &[In::X, In::Index(2)]),
+        Case::new("Pow", "of a constant", &[4], &[In::Scalar(1.7), In::X]),
+        pair("Pow", "both vary").scale(0.5).shift(2.0),
+        Case::new("Mod", "a constant", &[4], &[In::X, In::Scalar(0.7)]).with("fmod", 1),
+        pair("Mod", "both vary").shift(4.0).with("fmod", 1),
+        Case::new(
+            "Mean",
+            "three inputs, one widened",
+            &[5, 2],
+            &[In::Part(0, 2), In::Part(2, 4), In::Part(4, 5)],
+        ),
+        Case::new("CastLike", "plain", &[4], &[In::X, In::Scalar(1.0)]),
+        unary("Sin", "plain"),
+        unary("Cos", "plain"),
+        unary("Tan", "plain").scale(0.5),
+        unary("Asin", "plain").scale(0.4),
+        unary("Acos", "plain").scale(0.4),
+        unary("Atan", "plain"),
+        unary("Sinh", "plain"),
+        unary("Cosh", "plain"),
+        unary("Asinh", "plain"),
+        unary("Acosh", "above 1").shift(4.0),
+        unary("Atanh", "plain").scale(0.4),
         pair("Max", "both vary"),
         pair("Min", "both vary"),
         Case::new("Max", "a constant", &[4], &[In::X, In::Scalar(0.3)]),
@@ -136,6 +165,15 @@ fn activations() -> Vec<Case> {
         unary("Elu", "default"),
         unary("Elu", "alpha 0.4").with("alpha", 0.4f32),
         unary("Selu", "default"),
+        unary("Celu", "default"),
+        unary("Celu", "alpha 0.4").with("alpha", 0.4f32),
+        unary("Softsign", "plain"),
+        unary("ThresholdedRelu", "alpha 0.3").with("alpha", 0.3f32),
+        unary("Shrink", "plain")
+            .with("lambd", 0.6f32)
+            .with("bias", 0.2f32),
+        unary("Swish", "plain").opset(24),
+        unary("Swish", "alpha 0.7").with("alpha", 0.7f32).opset(24),
         unary("Sigmoid", "plain"),
         unary("Tanh", "plain"),
         unary("Softplus", "plain"),
@@ -399,10 +437,65 @@ fn matrices() -> Vec<Case> {
         ),
         Case::new(
             "MatMul",
+            "a vector on the right",
+            &[5, 4],
+            &[In::X, noise(&[4])],
+        ),
+        Case::new(
+            "MatMul",
+            "a vector on the left",
+            &[5, 4],
+            &[noise(&[5]), In::X],
+        ),
+        Case::new("Trilu", "upper", &[3, 4], &[In::X]),
+        Case::new(
+            "Trilu",
+            "lower, from the second diagonal",
+            &[4, 3],
+            &[In::X, In::Index(1)],
+        )
+        .with("upper", 0),
+        Case::new(
+            "MatMul",
             "right widens over the batch",
             &[3, 2, 4],
             &[In::X, noise(&[3, 4, 2])],
         ),
+    ]
+}
+
+fn einsums() -> Vec<Case> {
+    let one = |equation: &'static str, x: &[usize]| {
+        Case::new("Einsum", equation, x, &[In::X]).with("equation", equation)
+    };
+    let with = |equation: &'static str, x: &[usize], other: &[usize]| {
+        Case::new("Einsum", equation, x, &[In::X, noise(other)]).with("equation", equation)
+    };
+    let both = |equation: &'static str, x: &[usize]| {
+        let half = x[0] / 2;
+        let parts = [In::Part(0, half), In::Part(half, 2 * half)];
+        Case::new("Einsum", equation, x, &parts).with("equation", equation)
+    };
+    vec![
+        with("bij,jk->bik", &[3, 4], &[4, 2]),
+        with("...ij,jk->...ik", &[2, 3, 4], &[4, 2]),
+        with("bij , jk", &[3, 4], &[4, 2]),
+        with("bij,kj->bki", &[3, 4], &[2, 4]),
+        with("bij,k->bi", &[3, 4], &[2]),
+        with("bij,jik->bk", &[3, 4], &[4, 3, 2]),
+        both("bhid,bhjd->bhij", &[4, 3, 2]),
+        both("bhij,bhjd->bhid", &[4, 3, 3]),
+        both("bi,bj->bij", &[6]),
+        both("...,...->...", &[4, 2]),
+        one("bij->bji", &[3, 4]),
+        one("bij->bj", &[3, 4]),
+        Case::new(
+            "Einsum",
+            "three operands",
+            &[4, 3],
+            &[In::Part(0, 2), noise(&[3, 3]), In::Part(2, 4)],
+        )
+        .with("equation", "bin,nm,bjm->bij"),
     ]
 }
 
@@ -504,31 +597,122 @@ fn shapes() -> Vec<Case> {
         )
         .with("mode", "reflect"),
         Case::new("Pad", "edge", &[2, 3], &[In::X, ints(&[0, 0, 2, 0, 0, 3])]).with("mode", "edge"),
+        Case::new("Pad", "wrap", &[3, 4], &[In::X, ints(&[0, 2, 0, 0, 1, 3])])
+            .with("mode", "wrap")
+            .opset(19),
         Case::new("Pad", "as attribute", &[3, 2], &[In::X])
             .ints("pads", &[0, 1, 2, 0, 3, 0])
             .opset(9),
     ]
 }
 
+fn indices() -> Vec<Case> {
+    let often = [vec![2; 20], vec![0, -1]].concat();
+    vec![
+        Case::new("Gather", "one very often", &[5, 2], &[In::X, ints(&often)]).with("axis", 1),
+        Case::new(
+            "Gather",
+            "computed indices",
+            &[5, 2],
+            &[In::X, In::Computed(vec![3, -1, 3])],
+        )
+        .with("axis", 1),
+        Case::new(
+            "Gather",
+            "computed indices, the batch behind them",
+            &[5, 2],
+            &[In::X, In::Computed(vec![3, -1, 3])],
+        )
+        .turned(),
+        Case::new(
+            "GatherElements",
+            "the largest",
+            &[4, 2],
+            &[In::X, In::Order(2)],
+        )
+        .with("axis", 1),
+        Case::new(
+            "GatherND",
+            "rows, one twice",
+            &[4, 2],
+            &[In::X, In::Indices(vec![3, 1], vec![2, -4, 2])],
+        )
+        .turned(),
+        Case::new(
+            "ScatterElements",
+            "data and updates vary",
+            &[4, 2],
+            &[In::X, In::Order(2), In::Part(0, 2)],
+        )
+        .with("axis", 1),
+        Case::new(
+            "ScatterElements",
+            "added",
+            &[4, 2],
+            &[In::X, In::Order(2), In::Part(0, 2)],
+        )
+        .with("axis", 1)
+        .with("reduction", "add")
+        .opset(18),
+        Case::new(
+            "ScatterND",
+            "data and updates vary",
+            &[4, 2],
+            &[In::X, In::Indices(vec![2, 1], vec![3, 0]), In::Part(1, 3)],
+        )
+        .turned(),
+        Case::new("TopK", "largest", &[5, 2], &[In::X, ints(&[2])])
+            .with("axis", 1)
+            .outputs(2, &[0]),
+        Case::new("TopK", "smallest", &[2, 5], &[In::X, ints(&[3])])
+            .with("largest", 0)
+            .outputs(2, &[0]),
+        Case::new("CumSum", "plain", &[4, 2], &[In::X, In::Index(1)]),
+        Case::new("CumSum", "exclusive", &[4, 2], &[In::X, In::Index(-1)]).with("exclusive", 1),
+        Case::new("CumSum", "backwards", &[4, 2], &[In::X, In::Index(1)]).with("reverse", 1),
+        Case::new("CumSum", "both", &[4, 2], &[In::X, In::Index(1)])
+            .with("reverse", 1)
+            .with("exclusive", 1),
+    ]
+}
+
 fn reductions() -> Vec<Case> {
     let mut cases = Vec::new();
-    for op in ["ReduceMean", "ReduceSum", "ReduceMax"] {
+    for (op, shift) in [
+        ("ReduceL1", 0.0),
+        ("ReduceL2", 0.0),
+        ("ReduceLogSum", 3.0),
+        ("ReduceLogSumExp", 0.0),
+        ("ReduceMax", 0.0),
+        ("ReduceMean", 0.0),
+        ("ReduceMin", 0.0),
+        ("ReduceProd", 0.0),
+        ("ReduceSum", 0.0),
+        ("ReduceSumSquare", 0.0),
+    ] {
+        let of = |about, x: &[usize], inputs: &[In]| Case::new(op, about, x, inputs).shift(shift);
         cases.extend([
-            Case::new(op, "image axes, kept", &[3, 2, 4], &[In::X])
+            of("image axes, kept", &[3, 2, 4], &[In::X])
                 .ints("axes", &[2, 3])
                 .opset(11),
-            Case::new(op, "image axes, dropped", &[3, 2, 4], &[In::X])
+            of("image axes, dropped", &[3, 2, 4], &[In::X])
                 .ints("axes", &[-1, 2])
                 .with("keepdims", 0)
                 .opset(11),
-            Case::new(op, "channels", &[3, 2, 2], &[In::X])
+            of("channels", &[3, 2, 2], &[In::X])
                 .ints("axes", &[1])
                 .opset(11),
-            Case::new(op, "axes as input", &[3, 2, 2], &[In::X, ints(&[2])])
+            of("axes as input", &[3, 2, 2], &[In::X, ints(&[2])])
                 .with("keepdims", 0)
                 .opset(18),
+            of("axes apart", &[3, 2, 2], &[In::X, ints(&[3, -3])]).opset(18),
         ]);
     }
+    cases.extend(["ReduceMean", "ReduceMax", "ReduceSum"].map(|op| {
+        Case::new(op, "over no axes", &[3, 2], &[In::X])
+            .with("noop_with_empty_axes", 1)
+            .opset(18)
+    }));
     cases
 }
 
@@ -561,6 +745,46 @@ fn normalisations() -> Vec<Case> {
         )
         .with("axis", 1),
         Case::new(
+            "LayerNormalization",
+            "mean and deviation are read",
+            &[3, 4],
+            &[In::X, noise(&[4]), noise(&[4])],
+        )
+        .outputs(3, &[0, 1, 2]),
+        Case::new(
+            "LayerNormalization",
+            "only the mean is read",
+            &[3, 4],
+            &[In::X, noise(&[4])],
+        )
+        .outputs(3, &[1]),
+        Case::new("LpNormalization", "p 2", &[3, 4], &[In::X]),
+        Case::new("LpNormalization", "p 1, channels", &[3, 4], &[In::X])
+            .with("p", 1)
+            .with("axis", 1),
+        Case::new(
+            "RMSNormalization",
+            "last axis",
+            &[3, 4],
+            &[In::X, noise(&[4])],
+        )
+        .opset(23),
+        Case::new(
+            "RMSNormalization",
+            "two axes",
+            &[3, 4],
+            &[In::X, noise(&[3, 4])],
+        )
+        .with("axis", 1)
+        .with("epsilon", 0.1f32)
+        .opset(23),
+        Case::new(
+            "SimplifiedLayerNormalization",
+            "as ONNX Runtime writes it",
+            &[3, 4],
+            &[In::X, noise(&[4])],
+        ),
+        Case::new(
             "InstanceNormalization",
             "an image",
             &[3, 3, 3],
@@ -585,7 +809,81 @@ fn normalisations() -> Vec<Case> {
     ]
 }
 
+/// Queries, keys and values are parts of x.
+fn attention() -> Vec<Case> {
+    let parts = [In::Part(0, 2), In::Part(2, 4), In::Part(4, 6)];
+    let heads = |about| Case::new("Attention", about, &[6, 3, 4], &parts).opset(23);
+    let masked = |about, mask: In| {
+        let inputs = [&parts[..], &[mask]].concat();
+        Case::new("Attention", about, &[6, 3, 4], &inputs).opset(23)
+    };
+    let grouped = [In::Part(0, 4), In::Part(4, 6), In::Part(6, 8)];
+    let flat = |about: &'static str, count: usize| {
+        Case::new(
+            "Attention",
+            about,
+            &[9, 4],
+            &[In::Part(0, 3), In::Part(3, 6), In::Part(6, 9)],
+        )
+        .with("q_num_heads", count as i64)
+        .with("kv_num_heads", count as i64)
+        .opset(23)
+    };
+    let mask = [true, false, true, true, true, false, false, true, true];
+    let rotary = |about, x: &[usize], width: usize| {
+        let angles = In::Rows(vec![x[x.len() - 2], width]);
+        Case::new(
+            "RotaryEmbedding",
+            about,
+            x,
+            &[In::X, angles.clone(), angles],
+        )
+        .opset(23)
+    };
+    vec![
+        heads("heads apart"),
+        heads("a scale, and scores capped")
+            .with("scale", 0.4f32)
+            .with("softcap", 1.5f32),
+        heads("causal").with("is_causal", 1),
+        heads("the weights are read")
+            .with("qk_matmul_output_mode", 3)
+            .outputs(4, &[0, 3]),
+        heads("opset 24").opset(24),
+        masked("a mask that is added", noise(&[3, 3])),
+        masked(
+            "a mask of truth values",
+            In::Truths(vec![3, 3], mask.to_vec()),
+        ),
+        Case::new(
+            "Attention",
+            "several queries for a key",
+            &[8, 3, 4],
+            &grouped,
+        )
+        .opset(23),
+        flat("one head", 1),
+        flat("two heads side by side", 2),
+        rotary("halves", &[2, 3, 8], 4),
+        rotary("pairs", &[2, 3, 8], 4).with("interleaved", 1),
+        rotary("a part of each head", &[2, 3, 8], 2).with("rotary_embedding_dim", 4),
+        rotary("heads side by side", &[3, 8], 2).with("num_heads", 2),
+        Case::new(
+            "RotaryEmbedding",
+            "positions given",
+            &[3, 4],
+            &[In::X, noise(&[4, 2]), noise(&[4, 2]), In::Largest],
+        )
+        .with("num_heads", 1)
+        .opset(23),
+    ]
+}
+
 fn resampling() -> Vec<Case> {
+    let grid = |about| {
+        let inputs = [In::X, In::Rows(vec![3, 2, 2])];
+        Case::new("GridSample", about, &[2, 4, 5], &inputs).opset(16)
+    };
     vec![
         Case::new("DepthToSpace", "DCR", &[8, 2, 3], &[In::X]).with("blocksize", 2),
         Case::new("DepthToSpace", "CRD", &[8, 2, 3], &[In::X])
@@ -593,6 +891,30 @@ fn resampling() -> Vec<Case> {
             .with("mode", "CRD"),
         Case::new("SpaceToDepth", "plain", &[2, 4, 6], &[In::X]).with("blocksize", 2),
         Case::new("Tile", "two axes", &[2, 3], &[In::X, ints(&[1, 2, 3])]),
+        Case::new(
+            "Col2Im",
+            "blocks apart",
+            &[8, 6],
+            &[In::X, ints(&[4, 6]), ints(&[2, 2])],
+        )
+        .ints("strides", &[2, 2])
+        .opset(18),
+        Case::new(
+            "Col2Im",
+            "blocks that overlap, padded and dilated",
+            &[12, 15],
+            &[In::X, ints(&[5, 6]), ints(&[2, 3])],
+        )
+        .ints("pads", &[0, 1, 1, 0])
+        .ints("dilations", &[1, 2])
+        .opset(18),
+        Case::new(
+            "Col2Im",
+            "one axis",
+            &[4, 3],
+            &[In::X, ints(&[4]), ints(&[2])],
+        )
+        .opset(18),
         Case::new(
             "Resize",
             "nearest, asymmetric",
@@ -609,4 +931,176 @@ fn resampling() -> Vec<Case> {
             &[In::X, In::Absent, floats(&[1.0, 1.0, 2.0, 2.0])],
         ),
     ]
+}
+
+fn interpolations() -> Vec<Case> {
+    let resize = |mode: &'static str, placed: &'static str, sizes: In| {
+        let inputs = [In::X, In::Absent, In::Absent, sizes];
+        Case::new("Resize", placed, &[2, 5, 4], &inputs)
+            .with("mode", mode)
+            .with("coordinate_transformation_mode", placed)
+            .ints("axes", &[2, 3])
+            .opset(18)
+    };
+    let scaled = |mode: &'static str, about, scales: &[f32]| {
+        Case::new(
+            "Resize",
+            about,
+            &[2, 5, 4],
+            &[In::X, In::Absent, floats(scales)],
+        )
+        .with("mode", mode)
+    };
+    let mut cases = Vec::new();
+    for mode in ["nearest", "linear", "cubic"] {
+        for placed in [
+            "half_pixel",
+            "pytorch_half_pixel",
+            "align_corners",
+            "asymmetric",
+        ] {
+            for sizes in [[7, 9], [3, 2], [1, 5]] {
+                cases.push(resize(mode, placed, ints(&sizes)));
+            }
+        }
+        cases.extend([
+            scaled(mode, "scales", &[1.0, 1.0, 1.5, 2.0]),
+            scaled(
+                mode,
+                "scales that leave a part of a pixel",
+                &[1.0, 1.0, 0.7, 1.3],
+            ),
+        ]);
+    }
+    for rounded in ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"] {
+        cases.extend(["half_pixel", "asymmetric"].map(|placed| {
+            scaled("nearest", rounded, &[1.0, 1.0, 2.0, 0.5])
+                .with("nearest_mode", rounded)
+                .with("coordinate_transformation_mode", placed)
+        }));
+    }
+    cases.extend([
+        scaled(
+            "cubic",
+            "another kernel, inside only",
+            &[1.0, 1.0, 1.5, 0.6],
+        )
+        .with("cubic_coeff_a", -0.5f32)
+        .with("exclude_outside", 1),
+        Case::new(
+            "Resize",
+            "only some axes",
+            &[2, 5, 4],
+            &[In::X, In::Absent, floats(&[1.6, 0.5])],
+        )
+        .with("mode", "linear")
+        .ints("axes", &[3, 2])
+        .opset(18),
+        Case::new(
+            "Resize",
+            "one axis",
+            &[2, 5],
+            &[In::X, In::Absent, floats(&[1.0, 1.0, 2.0])],
+        )
+        .with("mode", "linear"),
+        Case::new(
+            "Resize",
+            "three axes",
+            &[1, 2, 3, 2],
+            &[In::X, In::Absent, floats(&[1.0, 1.0, 2.0, 1.5, 2.0])],
+        )
+        .with("mode", "linear"),
+        Case::new(
+            "Resize",
+            "of opset 10",
+            &[2, 3, 2],
+            &[In::X, floats(&[1.0, 1.0, 2.0, 2.5])],
+        )
+        .with("mode", "linear")
+        .opset(10),
+        Case::new(
+            "Upsample",
+            "linear",
+            &[2, 3, 2],
+            &[In::X, floats(&[1.0, 1.0, 2.0, 2.5])],
+        )
+        .with("mode", "linear")
+        .opset(9),
+    ]);
+    cases
+}
+
+/// What ONNX Runtime's optimiser writes.
+fn fused() -> Vec<Case> {
+    let bias = || noise(&[4]);
+    let cases = vec![
+        Case::new("Gelu", "exact", &[3, 4], &[In::X]),
+        Case::new("BiasGelu", "plain", &[3, 4], &[In::X, bias()]),
+        Case::new("FastGelu", "without bias", &[3, 4], &[In::X]),
+        Case::new("FastGelu", "with bias", &[3, 4], &[In::X, bias()]),
+        Case::new("QuickGelu", "plain", &[3, 4], &[In::X]),
+        Case::new("FusedMatMul", "plain", &[3, 4], &[In::X, noise(&[4, 2])]),
+        Case::new(
+            "FusedMatMul",
+            "both turned",
+            &[3, 4],
+            &[In::X, noise(&[2, 3])],
+        )
+        .with("transA", 1)
+        .with("transB", 1)
+        .with("alpha", 0.3f32),
+        Case::new(
+            "FusedGemm",
+            "LeakyRelu",
+            &[4],
+            &[In::X, noise(&[3, 4]), noise(&[3])],
+        )
+        .with("transB", 1)
+        .with("activation", "LeakyRelu")
+        .with("activation_alpha", 0.2f32),
+        Case::new(
+            "FusedConv",
+            "Relu",
+            &[2, 5, 5],
+            &[In::X, noise(&[3, 2, 3, 3]), noise(&[3])],
+        )
+        .ints("pads", &[1, 1, 1, 1])
+        .with("activation", "Relu"),
+        Case::new(
+            "FusedConv",
+            "a sum, then Clip",
+            &[2, 5, 5],
+            &[In::X, noise(&[2, 2, 3, 3]), noise(&[2]), In::X],
+        )
+        .ints("pads", &[1, 1, 1, 1])
+        .with("activation", "Clip")
+        .with("activation_params", vec![-1.3f32, 1.7])
+        // Some elements are near a bound.
+        .tolerance(5e-3),
+        Case::new(
+            "SkipLayerNormalization",
+            "all inputs, and the sum is read",
+            &[6, 4],
+            &[
+                In::Part(0, 3),
+                In::Part(3, 6),
+                noise(&[4]),
+                noise(&[4]),
+                noise(&[4]),
+            ],
+        )
+        .with("epsilon", 1e-5f32)
+        .outputs(4, &[0, 3]),
+        Case::new(
+            "SkipSimplifiedLayerNormalization",
+            "plain",
+            &[6, 4],
+            &[In::Part(0, 3), In::Part(3, 6), noise(&[4])],
+        )
+        .with("epsilon", 1e-5f32),
+    ];
+    cases
+        .into_iter()
+        .map(|case| case.domain("com.microsoft"))
+        .collect()
 }

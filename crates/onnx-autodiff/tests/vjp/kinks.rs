@@ -142,6 +142,58 @@ fn reduce_max_tie_goes_to_the_first() {
 }
 
 #[test]
+fn reduce_min_tie_goes_to_the_first() {
+    let case = Case::new("ReduceMin", "", &[4], &[In::X]).ints("axes", &[1]);
+    assert_eq!(gradient(&case, &[1.0, 0.0, 2.0, 0.0]), [0.0, 1.0, 0.0, 0.0]);
+}
+
+#[test]
+fn norms_pass_nothing_at_the_zero_vector() {
+    let norm = |op| Case::new(op, "", &[2], &[In::X]).ints("axes", &[1]);
+    assert_eq!(gradient(&norm("ReduceL2"), &[0.0, 0.0]), [0.0, 0.0]);
+    assert_eq!(gradient(&norm("ReduceL2"), &[3.0, -4.0]), [0.6, -0.8]);
+    assert_eq!(gradient(&norm("ReduceL1"), &[0.0, -4.0]), [0.0, -1.0]);
+    assert_eq!(unary("LpNormalization", &[0.0, 0.0]), [0.0, 0.0]);
+}
+
+#[test]
+fn a_product_over_zeros_is_that_of_the_others() {
+    let product = Case::new("ReduceProd", "", &[3], &[In::X]).ints("axes", &[1]);
+    for (x, expected) in [
+        ([2.0, 3.0, -5.0], [-15.0, -10.0, 6.0]),
+        ([2.0, 0.0, -5.0], [0.0, -10.0, 0.0]),
+        ([0.0, 0.0, -5.0], [0.0, 0.0, 0.0]),
+    ] {
+        assert_eq!(gradient(&product, &x), expected);
+    }
+}
+
+#[test]
+fn powers_of_zero() {
+    for (exponent, expected) in [(0.0, 0.0), (1.0, 1.0), (2.0, 0.0)] {
+        let case = Case::new("Pow", "", &[1], &[In::X, In::Scalar(exponent)]);
+        assert_eq!(gradient(&case, &[0.0]), [expected], "x^{exponent}");
+    }
+    let varying = Case::new("Pow", "", &[2], &[In::Part(0, 1), In::Part(1, 2)]);
+    assert_eq!(gradient(&varying, &[0.0, 0.0]), [0.0, 0.0]);
+    assert_eq!(gradient(&varying, &[0.0, 2.0]), [0.0, 0.0]);
+    let log_2 = std::f32::consts::LN_2;
+    assert_eq!(gradient(&varying, &[2.0, 3.0]), [12.0, 8.0 * log_2]);
+}
+
+#[test]
+fn a_query_without_keys_gives_and_gets_nothing() {
+    let mask = In::Truths(vec![2, 2], vec![true, true, false, false]);
+    let parts = [In::Part(0, 1), In::Part(1, 2), In::Part(2, 3), mask];
+    let case = Case::new("Attention", "", &[3, 2, 1], &parts).opset(23);
+    let found = gradient(&case, &[1.0, 2.0, 0.5, -0.5, 1.0, 3.0]);
+    assert!(found.iter().all(|value| value.is_finite()), "{found:?}");
+    assert_eq!(found[1], 0.0);
+    // The weights of the only other query sum to one.
+    assert!((found[4] + found[5] - 1.0).abs() < 1e-6);
+}
+
+#[test]
 fn max_tie_goes_to_the_first_input() {
     let case = Case::new("Max", "", &[4], &[In::Part(0, 2), In::Part(2, 4)]);
     assert_eq!(gradient(&case, &[1.0, 5.0, 1.0, 2.0]), [1.0, 1.0, 0.0, 0.0]);

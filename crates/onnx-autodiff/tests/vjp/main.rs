@@ -16,6 +16,7 @@ mod kinks;
 mod limits;
 mod overlays;
 mod parameters;
+mod refusals;
 mod run;
 
 use std::collections::BTreeSet;

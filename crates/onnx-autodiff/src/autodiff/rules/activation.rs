@@ -48,6 +48,11 @@ pub(crate) fn elu(node: &Node, dy: &Expr, x: &Expr, y: &Expr) -> Expr {
     exponential(dy, x, y, node.float_or("alpha", 1.0), 1.0)
 }
 
+/// y = α (e^(x/α) - 1) below zero, where its slope is y / α + 1.
+pub(crate) fn celu(node: &Node, dy: &Expr, _: &Expr, y: &Expr) -> Expr {
+    dy * (y.min(0.0) * (1.0 / node.float_or("alpha", 1.0)) + 1.0)
+}
+
 pub(crate) fn selu(node: &Node, dy: &Expr, x: &Expr, y: &Expr) -> Expr {
     let alpha = node.float_or("alpha", 1.673_263_2);
     let gamma = node.float_or("gamma", 1.050_701);
@@ -72,6 +77,17 @@ pub(crate) fn hard_sigmoid(node: &Node, dy: &Expr, _: &Expr, y: &Expr) -> Expr {
 pub(crate) fn hard_swish(_: &Node, dy: &Expr, x: &Expr, _: &Expr) -> Expr {
     let h = x.hard_sigmoid(1.0 / 6.0, 0.5);
     dy * (&h + (x * (1.0 / 6.0)) * inside(&h))
+}
+
+/// y = x + bias below -λ, x - bias above λ, else 0.
+pub(crate) fn shrink(node: &Node, dy: &Expr, x: &Expr, _: &Expr) -> Expr {
+    let lambda = node.float_or("lambd", 0.5);
+    dy * (x.above(lambda) + x.below(-lambda)).min(1.0)
+}
+
+/// y = x above α, else 0.
+pub(crate) fn thresholded_relu(node: &Node, dy: &Expr, x: &Expr, _: &Expr) -> Expr {
+    dy * x.above(node.float_or("alpha", 1.0))
 }
 
 /// y = x tanh(softplus(x)).

@@ -20,6 +20,12 @@ pub(crate) fn sum(ctx: &mut VjpContext) -> Result {
     Ok(Cotangents(vec![Some(dy); ctx.node.inputs.len()]))
 }
 
+pub(crate) fn mean(ctx: &mut VjpContext) -> Result {
+    let count = ctx.node.inputs.len();
+    let share = Expr::value(ctx.cotangent()?) * (1.0 / count as f32);
+    ctx.emit_active(vec![share; count])
+}
+
 pub(crate) fn sub(ctx: &mut VjpContext) -> Result {
     let dy = Expr::value(ctx.cotangent()?);
     ctx.emit_active([dy.clone(), -dy])
@@ -37,17 +43,38 @@ pub(crate) fn div(ctx: &mut VjpContext) -> Result {
     ctx.emit_active([da.clone(), -(da * y)])
 }
 
-/// da = dy b a^(b-1) for a constant exponent b.
+/// y = a - b n with n = trunc(a / b): da = dy; db = -dy n.
+pub(crate) fn modulo(ctx: &mut VjpContext) -> Result {
+    let [dy, a, b, y] =
+        [ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?, ctx.output()].map(Expr::value);
+    let n = ((a - y) / b).round();
+    ctx.emit_active([dy.clone(), -(dy * n)])
+}
+
+/// da = dy b a^(b-1), and 0 for b = 0; db = dy y log a, and 0 for a = 0.
 pub(crate) fn pow(ctx: &mut VjpContext) -> Result {
     let (dy, a, b) = (ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?);
-    let literal = ctx.emit.literal(&b).filter(|_| !ctx.is_active(1)).cloned();
-    let literal = literal.ok_or_else(|| ctx.refusal("its exponent is not a constant"))?;
-    let exponents: Vec<f32> = literal.to_f64s().iter().map(|&e| e as f32).collect();
-    let lowered: Vec<f32> = exponents.iter().map(|e| e - 1.0).collect();
-    let factor = ctx.emit.floats(&literal.shape, &exponents, &a)?;
-    let lowered = ctx.emit.floats(&literal.shape, &lowered, &a)?;
-    let [dy, a, factor, lowered] = [dy, a, factor, lowered].map(Expr::value);
-    ctx.emit_active([dy * (a.pow(lowered) * factor)])
+    let element = ctx.emit.value_type(&a)?.element;
+    let (factor, lowered) = match ctx.emit.literal(&b).cloned() {
+        Some(literal) => {
+            let exponents: Vec<f32> = literal.to_f64s().iter().map(|&e| e as f32).collect();
+            let lowered = exponents
+                .iter()
+                .map(|&e| if e == 0.0 { 0.0 } else { e - 1.0 });
+            let lowered: Vec<f32> = lowered.collect();
+            let factor = ctx.emit.floats(&literal.shape, &exponents, &a)?;
+            let lowered = ctx.emit.floats(&literal.shape, &lowered, &a)?;
+            (Expr::value(factor), Expr::value(lowered))
+        }
+        None => {
+            let b = Expr::value(&b).cast(element);
+            (b.clone(), &b - b.sign().abs())
+        }
+    };
+    let [dy, a, y] = [dy, a, ctx.output()].map(Expr::value);
+    let not_zero = &a + (1.0 - a.sign().abs());
+    let da = &dy * (a.pow(lowered) * factor);
+    ctx.emit_active([da, dy * (y * not_zero.log())])
 }
 
 /// dx in the element type of x.

@@ -69,13 +69,22 @@ fn product(
     emit.node("Gemm", &[a.0, b.0], flags, output)
 }
 
-/// Y = A B, batched with broadcasting: dA = dY Bᵀ, dB = Aᵀ dY.
+/// Y = A B, batched with broadcasting: dA = dY Bᵀ, dB = Aᵀ dY. An operand of rank 1 is a row on the
+/// left and a column on the right.
 pub(crate) fn mat_mul(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    let (dy, a, b) = (ctx.cotangent()?, ctx.input(0)?, ctx.weight()?);
-    let (type_a, type_b) = (ctx.emit.value_type(&a)?, ctx.emit.value_type(&b)?);
-    if type_a.shape.len() < 2 || type_b.shape.len() < 2 {
-        return Err(ctx.refusal("an operand of rank 1: give both operands two dimensions"));
+    let (mut dy, mut a, mut b) = (ctx.cotangent()?, ctx.input(0)?, ctx.weight()?);
+    let (rank_a, rank_b) = (ctx.emit.shape(&a)?.len(), ctx.emit.shape(&b)?.len());
+    if rank_b == 1 {
+        b = with_axis(ctx.emit, &b, 1)?;
+        let last = ctx.emit.shape(&dy)?.len();
+        dy = with_axis(ctx.emit, &dy, last)?;
     }
+    if rank_a == 1 {
+        a = with_axis(ctx.emit, &a, 0)?;
+        let columns = ctx.emit.shape(&dy)?.len() - 1;
+        dy = with_axis(ctx.emit, &dy, columns)?;
+    }
+    let (type_a, type_b) = (ctx.emit.value_type(&a)?, ctx.emit.value_type(&b)?);
     let da = if !ctx.is_active(0) {
         None
     } else if type_a.shape.len() == 2 && type_b.shape.len() == 2 {
@@ -84,7 +93,7 @@ pub(crate) fn mat_mul(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
         let bt = swap_last_two(ctx.emit, &b)?;
         Some(batched(ctx.emit, &dy, &bt)?)
     };
-    let db = if !ctx.is_active(1) {
+    let mut db = if !ctx.is_active(1) {
         None
     } else if type_b.shape.len() == 2 {
         Some(weight_gradient(ctx.emit, &a, &dy, type_b, false)?)
@@ -92,7 +101,31 @@ pub(crate) fn mat_mul(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
         let at = swap_last_two(ctx.emit, &a)?;
         Some(batched(ctx.emit, &at, &dy)?)
     };
+    if let Some(column) = db.as_mut().filter(|_| rank_b == 1) {
+        let mut shape = ctx.emit.shape(column)?;
+        shape.pop();
+        *column = ctx.emit.reshape(column, &shape)?;
+    }
     Ok(Cotangents(vec![da, db]))
+}
+
+/// The cotangent is cut as the input was.
+pub(crate) fn trilu(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let dy = ctx.cotangent()?;
+    let output = ctx.emit.value_type(&dy)?;
+    let mut inputs = vec![dy];
+    inputs.extend(ctx.optional(1));
+    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+    let upper = attributes([("upper", ctx.node.int_or("upper", 1).into())]);
+    let dx = ctx.emit.node("Trilu", &inputs, upper, output);
+    Ok(Cotangents::first(dx))
+}
+
+/// `x` with an axis of one element at `axis`.
+fn with_axis(emit: &mut Emitter, x: &str, axis: usize) -> Result<String, DeriveError> {
+    let mut shape = emit.shape(x)?;
+    shape.insert(axis, Dim::Known(1));
+    emit.reshape(x, &shape)
 }
 
 /// Xᵀ dY (or dYᵀ X for a weight that is used transposed) over the rows of all leading axes: the

@@ -3,7 +3,10 @@
 
 pub(crate) mod activation;
 pub(crate) mod convolution;
+pub(crate) mod einsum;
 pub(crate) mod elementwise;
+pub(crate) mod indexing;
+pub(crate) mod interpolation;
 pub(crate) mod matrix;
 pub(crate) mod normalisation;
 pub(crate) mod pooling;

@@ -1,6 +1,6 @@
 //! Normalisations in their inference form.
 
-use super::convolution::channel_sums;
+use super::{convolution::channel_sums, reduction::or_one};
 use crate::autodiff::{
     DeriveError,
     context::{Cotangents, VjpContext},
@@ -123,13 +123,40 @@ fn channel_band(
     Ok(Expr::value(band))
 }
 
+/// The further outputs are the mean and r: x gets dmean / n, and dr times dr/dx = -r² x̂ / n.
 pub(crate) fn layer_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    let rank = ctx.emit.shape(&ctx.input(0)?)?.len();
-    let first = ctx.axis(ctx.node.int_or("axis", -1), rank)?;
-    let scale = Expr::value(ctx.input(1)?);
-    let [dx, dscale] = standardised(ctx, &scale, (first..rank).collect())?;
-    let dbias = Expr::value(ctx.cotangent()?);
-    ctx.emit_active([dx, dscale, dbias])
+    let x = ctx.input(0)?;
+    let x_type = ctx.emit.value_type(&x)?;
+    let first = ctx.axis(ctx.node.int_or("axis", -1), x_type.shape.len())?;
+    let axes: Vec<usize> = (first..x_type.shape.len()).collect();
+    let count: usize = ctx.emit.sizes(&x, first)?.iter().product();
+    let share = 1.0 / count as f32;
+    let standard = Standardised::of(ctx, axes)?;
+    let cotangents = ctx.cotangents.to_vec();
+    let given = |index: usize| {
+        let cotangent = cotangents.get(index).cloned().flatten();
+        cotangent.map(|name| Expr::value(name).cast(x_type.element))
+    };
+    let mut parts = Vec::new();
+    let [mut dscale, mut dbias] = [None, None];
+    if let Some(dy) = given(0) {
+        parts.push(standard.pull(&(&dy * Expr::value(ctx.input(1)?))));
+        dscale = Some(&dy * &standard.value);
+        dbias = Some(dy);
+    }
+    if let Some(dmean) = given(1) {
+        parts.push(dmean * share);
+    }
+    if let Some(dr) = given(2) {
+        let slope = (&standard.value / standard.deviation.square()) * -share;
+        parts.push(dr * slope);
+    }
+    let dx = parts.into_iter().reduce(|sum, part| sum + part);
+    let Cotangents(mut found) = ctx.emit_active([dx, dscale, dbias])?;
+    if let Some(dx) = &mut found[0] {
+        *dx = ctx.emit.expand(dx, &x_type.shape)?;
+    }
+    Ok(Cotangents(found))
 }
 
 pub(crate) fn instance_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
@@ -139,8 +166,10 @@ pub(crate) fn instance_normalization(ctx: &mut VjpContext) -> Result<Cotangents,
         Ok(Some(scale)) => per_channel(ctx.emit, &scale, rank, &x)?,
         _ => along_channels(ctx.emit, &scale, rank)?,
     };
-    let [dx, dscale] = standardised(ctx, &scale, (2..rank).collect())?;
+    let standard = Standardised::of(ctx, (2..rank).collect())?;
     let dbias = Expr::value(ctx.cotangent()?);
+    let dx = standard.pull(&(&dbias * scale));
+    let dscale = &dbias * &standard.value;
     let Cotangents(mut found) = ctx.emit_active([dx, dscale, dbias])?;
     for cotangent in found.iter_mut().skip(1).flatten() {
         *cotangent = channel_sums(ctx.emit, cotangent, 1)?;
@@ -148,20 +177,47 @@ pub(crate) fn instance_normalization(ctx: &mut VjpContext) -> Result<Cotangents,
     Ok(Cotangents(found))
 }
 
-/// y = scale x̂ + b, x̂ = r (x - mean), r = 1/√(var + ε): dx = r (g - mean(g) - x̂ mean(g x̂)) with
-/// g = dy scale; dscale = dy x̂, in the shape of x.
-fn standardised(
-    ctx: &VjpContext,
-    scale: &Expr,
+/// y = x / n, n = Σ |x| or √Σ x² along an axis: dx = (dy - s Σ(dy y)) / n with s = sign(x) or y; zero
+/// for n = 0.
+pub(crate) fn lp_normalization(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let [dy, x, y] = [ctx.cotangent()?, ctx.input(0)?, ctx.output()].map(Expr::value);
+    let rank = ctx.emit.shape(&ctx.output())?.len();
+    let axes = [ctx.axis(ctx.node.int_or("axis", -1), rank)?];
+    let (norm, slope) = match ctx.node.int_or("p", 2) {
+        1 => (x.abs().sum(&axes), x.sign()),
+        _ => (x.square().sum(&axes).sqrt(), y.clone()),
+    };
+    let change = &dy - slope * (&dy * y).sum(&axes);
+    ctx.emit_active([change * (norm.sign() / or_one(&norm))])
+}
+
+/// x̂ = r (x - mean), r = 1 / √(var + ε), over some axes of x.
+struct Standardised {
     axes: Vec<usize>,
-) -> Result<[Expr; 2], DeriveError> {
-    let [dy, x] = [ctx.cotangent()?, ctx.input(0)?].map(Expr::value);
-    let centred = &x - x.mean(&axes);
-    let variance = centred.square().mean(&axes);
-    let deviation = (variance + ctx.node.float_or("epsilon", 1e-5)).sqrt();
-    let standard = centred / &deviation;
-    let g = &dy * scale;
-    let along = &standard * (&g * &standard).mean(&axes);
-    let dx = ((&g - g.mean(&axes)) - along) / deviation;
-    Ok([dx, dy * standard])
+    /// x̂.
+    value: Expr,
+    /// 1 / r.
+    deviation: Expr,
+}
+
+impl Standardised {
+    /// Of the node's input.
+    fn of(ctx: &VjpContext, axes: Vec<usize>) -> Result<Self, DeriveError> {
+        let x = Expr::value(ctx.input(0)?);
+        let centred = &x - x.mean(&axes);
+        let variance = centred.square().mean(&axes);
+        let deviation = (variance + ctx.node.float_or("epsilon", 1e-5)).sqrt();
+        let value = centred / &deviation;
+        Ok(Self {
+            axes,
+            value,
+            deviation,
+        })
+    }
+
+    /// The cotangent of x for the cotangent g of x̂: r (g - mean(g) - x̂ mean(g x̂)).
+    fn pull(&self, g: &Expr) -> Expr {
+        let along = &self.value * (g * &self.value).mean(&self.axes);
+        ((g - g.mean(&self.axes)) - along) / &self.deviation
+    }
 }

@@ -2,7 +2,7 @@
 //! MaxUnpool and Col2Im are never emitted: the first overwrites where windows overlap, neither
 //! exists on CUDA.
 
-use super::{convolution::input_gradient, reduction::first_maximum, window::Window};
+use super::{convolution::input_gradient, reduction::first_extreme, window::Window};
 use crate::autodiff::{
     DeriveError,
     context::{Cotangents, VjpContext},
@@ -38,15 +38,7 @@ fn max_pool_gradient(
     let flat = |value: &str| [Dim::Symbol(format!("{value} elements"))];
     let indices = emit.reshape(&indices, &flat(y))?;
     let dy = emit.reshape(dy, &flat(y))?;
-    let shape_type = ValueType::new(Element::Int64, vec![Dim::Known(x_type.shape.len())]);
-    let shape = emit.node("Shape", &[x], Default::default(), shape_type);
-    let zero = Literal::from_f64s(x_type.element, &[1], &[0.0]);
-    let zeros = emit.node(
-        "ConstantOfShape",
-        &[&shape],
-        attributes([("value", zero.into())]),
-        x_type.clone(),
-    );
+    let zeros = emit.zeros_like(x)?;
     let zeros = emit.reshape(&zeros, &flat(x))?;
     let scatter = attributes([("axis", 0.into()), ("reduction", "add".into())]);
     let flat_type = emit.value_type(&zeros)?;
@@ -171,7 +163,7 @@ pub(crate) fn global_max_pool(ctx: &mut VjpContext) -> Result<Cotangents, Derive
     let pixels: usize = ctx.emit.sizes(&x, 2)?.iter().product();
     let flat = [shape[0].clone(), shape[1].clone(), Dim::Known(pixels)];
     let flat = ctx.emit.reshape(&x, &flat)?;
-    let hot = first_maximum(ctx, &flat)?;
+    let hot = first_extreme(ctx, "ArgMax", &flat)?;
     let hot = ctx.emit.reshape(&hot, &shape)?;
     Ok(Cotangents::first(ctx.emit.mul(&dy, &hot)?))
 }

@@ -1,9 +1,10 @@
-//! Ops that change the grid: DepthToSpace, SpaceToDepth, Tile, and Resize by whole factors.
+//! Ops that move elements between grids: DepthToSpace, SpaceToDepth, Tile and Col2Im.
 
+use super::window::Window;
 use crate::autodiff::{
     DeriveError,
     context::{Cotangents, VjpContext},
-    emit::{attributes, ints},
+    emit::attributes,
 };
 use crate::onnx::graph::{Dim, ValueType};
 
@@ -39,65 +40,53 @@ pub(crate) fn space_to_depth(ctx: &mut VjpContext) -> Result<Cotangents, DeriveE
     )))
 }
 
-/// The copies are summed.
+/// The copies are summed. How many there are follows from the shapes.
 pub(crate) fn tile(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
-    let shape = ctx.emit.shape(&x)?;
-    let repeats = ctx.constant_i64(1)?.unwrap_or_default();
+    let (dy, x, y) = (ctx.cotangent()?, ctx.input(0)?, ctx.output());
+    let (from, to) = (ctx.emit.shape(&x)?, ctx.emit.shape(&y)?);
     let (mut split, mut copies) = (Vec::new(), Vec::new());
-    for (dim, repeats) in shape.iter().zip(repeats) {
-        if repeats != 1 {
+    for (from, to) in from.iter().zip(&to) {
+        if from != to {
             copies.push(split.len());
-            split.push(Dim::Known(usize::try_from(repeats).unwrap_or(0)));
+            split.push(match (from, to) {
+                (Dim::Known(from), Dim::Known(to)) => Dim::Known(to / (*from).max(1)),
+                (Dim::Known(1), to) => to.clone(),
+                _ => return Err(ctx.refusal("how often it repeats is not known")),
+            });
         }
-        split.push(dim.clone());
+        split.push(from.clone());
     }
     let apart = ctx.emit.reshape(&dy, &split)?;
     let sum = ctx.emit.reduce_sum(&apart, &copies)?;
-    Ok(Cotangents::first(ctx.emit.reshape(&sum, &shape)?))
+    Ok(Cotangents::first(ctx.emit.reshape(&sum, &from)?))
 }
 
-/// Nearest neighbour by integer factors: the copies of a pixel form a window, which is summed by
-/// AveragePool times its size.
-pub(crate) fn resize(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    let (dy, x, y) = (ctx.cotangent()?, ctx.input(0)?, ctx.output());
-    let (from, to) = (ctx.emit.sizes(&x, 1)?, ctx.emit.sizes(&y, 1)?);
-    let placed = ctx
-        .node
-        .string("coordinate_transformation_mode")
-        .unwrap_or("half_pixel");
-    let rounded = ctx
-        .node
-        .string("nearest_mode")
-        .unwrap_or("round_prefer_floor");
-    let copies = matches!(
-        (placed, rounded),
-        ("asymmetric", "floor") | ("half_pixel", "round_prefer_floor" | "round_prefer_ceil")
-    );
-    let whole = from[0] == to[0]
-        && from
-            .iter()
-            .zip(&to)
-            .all(|(from, to)| to.is_multiple_of(*from));
-    if ctx.node.string("mode").unwrap_or("nearest") != "nearest" || !copies || !whole {
-        return Err(ctx.refusal("only nearest neighbour by whole factors is derived"));
-    }
-    let factors: Vec<usize> = from
-        .iter()
-        .zip(&to)
-        .skip(1)
-        .map(|(from, to)| to / from)
+/// Col2Im adds blocks into an image; they are read from it by a Conv of each channel by itself,
+/// with a kernel for each place in a block.
+pub(crate) fn col_2_im(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
+    let block = ctx.constant_i64(2)?.unwrap_or_default();
+    let block: Vec<usize> = block.iter().map(|&size| size.max(0) as usize).collect();
+    let (x_type, image) = (ctx.emit.value_type(&x)?, ctx.emit.sizes(&dy, 1)?);
+    let window = Window::of(ctx, block, &image[1..])?;
+    let places: usize = window.kernel.iter().product();
+    let kernels = image[0] * places;
+    let mut shape = vec![kernels, 1];
+    shape.extend(&window.kernel);
+    ctx.fits_constant(&shape)?;
+    let is_place = |tap: usize| (tap / places) % places == tap % places;
+    let taps: Vec<f32> = (0..kernels * places)
+        .map(|tap| f32::from(is_place(tap)))
         .collect();
-    let output = ValueType {
-        ..ctx.emit.value_type(&x)?
-    };
-    let window = attributes([
-        ("kernel_shape", ints(factors.clone())),
-        ("strides", ints(factors.clone())),
-    ]);
-    let mean = ctx.emit.node("AveragePool", &[&dy], window, output);
-    Ok(Cotangents::first(
-        ctx.emit
-            .scale(&mean, factors.iter().product::<usize>() as f32)?,
-    ))
+    let weight = ctx.emit.floats(&shape, &taps, &dy)?;
+    let mut output = vec![x_type.shape[0].clone(), Dim::Known(kernels)];
+    output.extend(image[1..].iter().enumerate().map(|(axis, &size)| {
+        let room = size + window.begin[axis] + window.end[axis];
+        Dim::Known(room.saturating_sub(window.extent(axis)) / window.strides[axis] + 1)
+    }));
+    let mut attributes = window.attributes();
+    attributes.insert("group".into(), (image[0] as i64).into());
+    let output = ValueType::new(x_type.element, output);
+    let blocks = ctx.emit.node("Conv", &[&dy, &weight], attributes, output);
+    Ok(Cotangents::first(ctx.emit.reshape(&blocks, &x_type.shape)?))
 }

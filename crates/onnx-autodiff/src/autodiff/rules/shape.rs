@@ -1,6 +1,9 @@
 //! Ops that move elements: the cotangent moves back. Elements that were not read get zero, elements
 //! read several times the sum.
 
+use std::collections::HashMap;
+
+use super::indexing;
 use crate::autodiff::{
     DeriveError,
     context::{Cotangents, VjpContext},
@@ -8,8 +11,7 @@ use crate::autodiff::{
 };
 use crate::onnx::graph::{Dim, Literal};
 
-/// Elements read more often than this by one Gather or Pad are refused: the graph would grow with
-/// the count.
+/// Elements read more often than this by one Pad are refused: the graph would grow with the count.
 const MAX_READS: usize = 16;
 
 pub(crate) fn same_elements(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
@@ -119,28 +121,32 @@ pub(crate) fn slice(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     Ok(Cotangents::first(ctx.emit.pad(&dx, &amounts)?))
 }
 
+/// Constant indices place the rows of dy, so that nothing is written twice; others, and those that
+/// read a row often, add them up.
 pub(crate) fn gather(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    if ctx.is_active(1) || ctx.constant_i64(1).is_err() {
-        return Err(ctx.refusal("its indices are not constant"));
-    }
-    let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
+    let (dy, x, reads) = (ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?);
     let mut shape = ctx.emit.shape(&x)?;
     let axis = ctx.axis(ctx.node.int_or("axis", 0), shape.len())?;
+    let Ok(Some(indices)) = ctx.constant_i64(1) else {
+        return indexing::add_rows(ctx, &reads, axis);
+    };
     let Some(size) = shape[axis].known() else {
         return Err(ctx.refusal("it gathers over the batch"));
     };
-    let indices = ctx.constant_i64(1)?.unwrap_or_default();
     let wrap = |index: i64| if index < 0 { index.saturating_add(size as i64) } else { index } as usize;
+    let indices: Vec<usize> = indices.into_iter().map(wrap).collect();
+    let mut counts = HashMap::new();
+    indices
+        .iter()
+        .for_each(|index| *counts.entry(index).or_insert(0) += 1);
+    if counts.into_values().any(|count| count > MAX_READS) {
+        return indexing::add_rows(ctx, &reads, axis);
+    }
     shape[axis] = Dim::Known(indices.len());
     let dy = ctx.emit.reshape(&dy, &shape)?;
-    Ok(Cotangents::first(scatter(
-        ctx,
-        &dy,
-        axis,
-        size,
-        indices.len(),
-        |i| wrap(indices[i]),
-    )?))
+    let count = indices.len();
+    let dx = scatter(ctx, &dy, axis, size, count, |i| indices[i])?;
+    Ok(Cotangents::first(dx))
 }
 
 /// Mode `constant` drops the cotangent of the border (zeros where negative pads cut); `reflect` and

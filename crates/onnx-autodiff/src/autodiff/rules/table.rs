@@ -4,8 +4,8 @@
 use std::f32::consts::FRAC_2_SQRT_PI;
 
 use super::{
-    activation, convolution, elementwise, matrix, normalisation, pooling, reduction, resampling,
-    shape, softmax,
+    activation, convolution, einsum, elementwise, indexing, interpolation, matrix, normalisation,
+    pooling, reduction, resampling, shape, softmax,
 };
 use crate::{
     autodiff::{
@@ -26,9 +26,15 @@ pub(crate) enum Gradient {
     Discrete,
     /// `normalise` replaces it by other ops.
     Respelled,
-    /// No gradient: nodes of it between input and head are refused.
-    Missing,
+    /// No gradient: nodes of it between input and head are refused, for this reason.
+    Missing(&'static str),
 }
+
+const UNRULED: Gradient = Missing("there is no rule for this op");
+const QUANTISED: Gradient =
+    Missing("rounding to integers has no gradient: use the float model that this one was made of");
+const RANDOM: Gradient = Missing("what it draws has no gradient: export the model for evaluation");
+const RECURRENT: Gradient = Missing("recurrent layers are not derived");
 
 const fn formula(formula: fn(&Node, &Expr, &Expr, &Expr) -> Expr) -> Gradient {
     Ruled(Rule::Formula(formula))
@@ -44,6 +50,14 @@ pub(crate) fn gradient(op_type: &str) -> Option<&'static Gradient> {
     at.ok().map(|at| &GRADIENT[at].1)
 }
 
+/// Why a node of an op without a rule is refused.
+pub(crate) fn reason(node: &Node) -> &'static str {
+    match gradient(&node.op_type).filter(|_| node.domain.is_empty()) {
+        Some(Missing(reason)) => reason,
+        _ => "there is no rule for this op",
+    }
+}
+
 /// The ops that have a rule, by name.
 pub fn ruled() -> impl Iterator<Item = &'static str> {
     let ruled = GRADIENT.iter().filter(|row| matches!(row.1, Ruled(_)));
@@ -52,39 +66,55 @@ pub fn ruled() -> impl Iterator<Item = &'static str> {
 
 static GRADIENT: &[(&str, Gradient)] = &[
     ("Abs", formula(|_, dy, x, _| dy * x.sign())),
-    ("Acos", Missing),
-    ("Acosh", Missing),
+    (
+        "Acos",
+        formula(|_, dy, x, _| -(dy / (1.0 - x.square()).sqrt())),
+    ),
+    (
+        "Acosh",
+        formula(|_, dy, x, _| dy / (x.square() + -1.0).sqrt()),
+    ),
     ("Add", vjp(elementwise::add)),
     ("And", Discrete),
     ("ArgMax", Discrete),
     ("ArgMin", Discrete),
-    ("Asin", Missing),
-    ("Asinh", Missing),
-    ("Atan", Missing),
-    ("Atanh", Missing),
+    (
+        "Asin",
+        formula(|_, dy, x, _| dy / (1.0 - x.square()).sqrt()),
+    ),
+    (
+        "Asinh",
+        formula(|_, dy, x, _| dy / (x.square() + 1.0).sqrt()),
+    ),
+    ("Atan", formula(|_, dy, x, _| dy / (x.square() + 1.0))),
+    ("Atanh", formula(|_, dy, x, _| dy / (1.0 - x.square()))),
+    ("Attention", Respelled),
     ("AveragePool", vjp(pooling::average_pool)),
     (
         "BatchNormalization",
         vjp(normalisation::batch_normalization),
     ),
-    ("Bernoulli", Missing),
+    ("Bernoulli", RANDOM),
     ("BitShift", Discrete),
     ("Cast", vjp(elementwise::cast)),
-    ("CastLike", Missing),
+    ("CastLike", Respelled),
     ("Ceil", Flat),
-    ("Celu", Missing),
+    ("Celu", formula(activation::celu)),
     ("Clip", vjp(activation::clip)),
+    ("Col2Im", vjp(resampling::col_2_im)),
     ("Concat", vjp(shape::concat)),
     ("ConstantOfShape", Flat),
     ("Conv", vjp(convolution::conv)),
     ("ConvTranspose", vjp(convolution::conv_transpose)),
-    ("Cos", Missing),
-    ("Cosh", Missing),
-    ("CumSum", Missing),
+    ("Cos", formula(|_, dy, x, _| -(dy * x.sin()))),
+    ("Cosh", formula(|_, dy, x, _| dy * x.sinh())),
+    ("CumSum", vjp(reduction::cum_sum)),
     ("DepthToSpace", vjp(resampling::depth_to_space)),
+    ("DequantizeLinear", QUANTISED),
     ("Div", vjp(elementwise::div)),
     ("Dropout", Respelled),
-    ("Einsum", Missing),
+    ("DynamicQuantizeLinear", QUANTISED),
+    ("Einsum", vjp(einsum::einsum)),
     ("Elu", formula(activation::elu)),
     ("Equal", Discrete),
     (
@@ -95,20 +125,22 @@ static GRADIENT: &[(&str, Gradient)] = &[
     ("Expand", formula(|_, dy, _, _| dy.clone())),
     ("Flatten", vjp(shape::same_elements)),
     ("Floor", Flat),
+    ("GRU", RECURRENT),
     ("Gather", vjp(shape::gather)),
-    ("GatherElements", Missing),
-    ("GatherND", Missing),
+    ("GatherElements", vjp(indexing::gather_elements)),
+    ("GatherND", vjp(indexing::gather_nd)),
     ("Gelu", Respelled),
     ("Gemm", vjp(matrix::gemm)),
     ("GlobalAveragePool", vjp(pooling::global_average_pool)),
-    ("GlobalLpPool", Missing),
+    ("GlobalLpPool", UNRULED),
     ("GlobalMaxPool", vjp(pooling::global_max_pool)),
     ("Greater", Discrete),
     ("GreaterOrEqual", Discrete),
+    ("GridSample", Respelled),
     ("GroupNormalization", Respelled),
     ("HardSigmoid", formula(activation::hard_sigmoid)),
     ("HardSwish", formula(activation::hard_swish)),
-    ("Hardmax", Missing),
+    ("Hardmax", Flat),
     ("Identity", formula(|_, dy, _, _| dy.clone())),
     (
         "InstanceNormalization",
@@ -117,6 +149,7 @@ static GRADIENT: &[(&str, Gradient)] = &[
     ("IsInf", Discrete),
     ("IsNaN", Discrete),
     ("LRN", vjp(normalisation::lrn)),
+    ("LSTM", RECURRENT),
     (
         "LayerNormalization",
         vjp(normalisation::layer_normalization),
@@ -126,16 +159,16 @@ static GRADIENT: &[(&str, Gradient)] = &[
     ("LessOrEqual", Discrete),
     ("Log", formula(|_, dy, x, _| dy / x)),
     ("LogSoftmax", vjp(softmax::log_softmax)),
-    ("LpNormalization", Missing),
-    ("LpPool", Missing),
+    ("LpNormalization", vjp(normalisation::lp_normalization)),
+    ("LpPool", UNRULED),
     ("MatMul", vjp(matrix::mat_mul)),
     ("Max", vjp(elementwise::first_equal)),
     ("MaxPool", vjp(pooling::max_pool)),
-    ("Mean", Missing),
-    ("MeanVarianceNormalization", Missing),
+    ("Mean", vjp(elementwise::mean)),
+    ("MeanVarianceNormalization", UNRULED),
     ("Min", vjp(elementwise::first_equal)),
     ("Mish", formula(activation::mish)),
-    ("Mod", Missing),
+    ("Mod", vjp(elementwise::modulo)),
     ("Mul", vjp(elementwise::mul)),
     ("Multinomial", Discrete),
     ("Neg", formula(|_, dy, _, _| -dy)),
@@ -145,54 +178,63 @@ static GRADIENT: &[(&str, Gradient)] = &[
     ("PRelu", vjp(activation::prelu)),
     ("Pad", vjp(shape::pad)),
     ("Pow", vjp(elementwise::pow)),
-    ("RandomNormal", Missing),
-    ("RandomNormalLike", Missing),
-    ("RandomUniform", Missing),
-    ("RandomUniformLike", Missing),
+    ("QuantizeLinear", QUANTISED),
+    ("RMSNormalization", Respelled),
+    ("RNN", RECURRENT),
+    ("RandomNormal", RANDOM),
+    ("RandomNormalLike", RANDOM),
+    ("RandomUniform", RANDOM),
+    ("RandomUniformLike", RANDOM),
     ("Range", Flat),
     ("Reciprocal", formula(|_, dy, _, y| -(dy * y * y))),
-    ("ReduceL1", Missing),
-    ("ReduceL2", Missing),
-    ("ReduceLogSum", Missing),
-    ("ReduceLogSumExp", Missing),
+    ("ReduceL1", vjp(reduction::reduce_l1)),
+    ("ReduceL2", vjp(reduction::reduce_l2)),
+    ("ReduceLogSum", vjp(reduction::reduce_log_sum)),
+    ("ReduceLogSumExp", vjp(reduction::reduce_log_sum_exp)),
     ("ReduceMax", vjp(reduction::reduce_max)),
     ("ReduceMean", vjp(reduction::reduce_mean)),
-    ("ReduceMin", Missing),
-    ("ReduceProd", Missing),
+    ("ReduceMin", vjp(reduction::reduce_min)),
+    ("ReduceProd", vjp(reduction::reduce_prod)),
     ("ReduceSum", vjp(reduction::reduce_sum)),
-    ("ReduceSumSquare", Missing),
+    ("ReduceSumSquare", vjp(reduction::reduce_sum_square)),
     ("Relu", formula(|_, dy, _, y| dy * y.above(0.0))),
     ("Reshape", vjp(shape::same_elements)),
-    ("Resize", vjp(resampling::resize)),
+    ("Resize", vjp(interpolation::resize)),
+    ("RotaryEmbedding", Respelled),
     ("Round", Flat),
     ("Scatter", Respelled),
-    ("ScatterElements", Missing),
-    ("ScatterND", Missing),
+    ("ScatterElements", vjp(indexing::scatter_elements)),
+    ("ScatterND", vjp(indexing::scatter_nd)),
     ("Selu", formula(activation::selu)),
     ("Shape", Discrete),
-    ("Shrink", Missing),
+    ("Shrink", formula(activation::shrink)),
     ("Sigmoid", formula(|_, dy, _, y| dy * (y * (1.0 - y)))),
     ("Sign", Flat),
-    ("Sin", Missing),
-    ("Sinh", Missing),
+    ("SimplifiedLayerNormalization", Respelled),
+    ("Sin", formula(|_, dy, x, _| dy * x.cos())),
+    ("Sinh", formula(|_, dy, x, _| dy * x.cosh())),
     ("Size", Discrete),
     ("Slice", vjp(shape::slice)),
     ("Softmax", vjp(softmax::softmax)),
     ("Softplus", formula(|_, dy, x, _| dy * x.sigmoid())),
-    ("Softsign", Missing),
+    (
+        "Softsign",
+        formula(|_, dy, x, _| dy / (x.abs() + 1.0).square()),
+    ),
     ("SpaceToDepth", vjp(resampling::space_to_depth)),
     ("Split", vjp(shape::split)),
     ("Sqrt", formula(|_, dy, _, y| (dy * 0.5) / y)),
     ("Squeeze", vjp(shape::same_elements)),
     ("Sub", vjp(elementwise::sub)),
     ("Sum", vjp(elementwise::sum)),
-    ("Tan", Missing),
+    ("Swish", Respelled),
+    ("Tan", formula(|_, dy, _, y| dy * (y.square() + 1.0))),
     ("Tanh", formula(|_, dy, _, y| dy * (1.0 - y.square()))),
-    ("ThresholdedRelu", Missing),
+    ("ThresholdedRelu", formula(activation::thresholded_relu)),
     ("Tile", vjp(resampling::tile)),
-    ("TopK", Missing),
+    ("TopK", vjp(indexing::top_k)),
     ("Transpose", vjp(shape::transpose)),
-    ("Trilu", Missing),
+    ("Trilu", vjp(matrix::trilu)),
     ("Unsqueeze", vjp(shape::same_elements)),
     ("Upsample", Respelled),
     ("Where", vjp(elementwise::select)),
@@ -222,7 +264,7 @@ mod tests {
             ("Rule", names(|of| matches!(of, Ruled(_)))),
             ("Zero gradient", names(|of| matches!(of, Flat | Discrete))),
             ("Written with others", names(|of| matches!(of, Respelled))),
-            ("No rule", names(|of| matches!(of, Missing))),
+            ("No rule", names(|of| matches!(of, Missing(_)))),
         ];
         for (about, names) in expected {
             let row = format!("| {about} | {names} |");

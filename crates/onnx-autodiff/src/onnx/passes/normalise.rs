@@ -1,4 +1,4 @@
-//! Converts graphs of opsets 7 to 22 to opset 18 with the same arithmetic, for inference: Dropout
+//! Converts graphs of the opsets that are read to opset 18 with the same arithmetic, for inference: Dropout
 //! becomes Identity. Nodes that opset 18 cannot express are refused, all together.
 
 use std::collections::HashSet;
@@ -7,9 +7,8 @@ use super::checked;
 use crate::onnx::error::{Fault, OnnxError};
 use crate::onnx::graph::{Attribute, Graph, Node};
 use crate::onnx::infer::infer;
-use crate::onnx::ops;
 use crate::onnx::rewrite::Rewriter;
-use crate::onnx::spelling::{Context, Rewritten};
+use crate::onnx::spelling::{self, Context, Rewritten};
 
 /// The opset of every graph after `normalise`.
 pub const OPSET: i64 = 18;
@@ -61,7 +60,7 @@ fn rewrite(ctx: &mut Context<'_>, node: Node) -> Rewritten {
                 .into(),
         );
     }
-    let spelling = ops::of(&node).and_then(|op| op.spelling);
+    let spelling = spelling::of(&node);
     match spelling.filter(|of| of.before.is_none_or(|before| ctx.opset < before)) {
         Some(spelling) => (spelling.rewrite)(ctx, node),
         None => Ok(vec![node]),

@@ -1,7 +1,8 @@
 //! Attributes of older opsets that opset 18 takes as inputs, and renamed ops.
 
-use super::{Context, Rewritten, without};
-use crate::onnx::graph::{Attribute, Element, Literal, Node};
+use super::{Context, Rewritten, body::Body, without};
+use crate::onnx::graph::{Attribute, Dim, Element, Literal, Node};
+use crate::onnx::types::size::{Size, Sizes};
 
 /// Puts `literal` at input `index`, filling absent inputs before it.
 fn set_input(ctx: &mut Context<'_>, node: &mut Node, index: usize, role: &str, literal: Literal) {
@@ -45,7 +46,7 @@ pub(crate) fn clip(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
 
 pub(crate) fn pad(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     if node.string("mode") == Some("wrap") {
-        return Err("mode wrap is not supported".into());
+        return wrapped(ctx, node);
     }
     if ctx.opset >= 11 {
         return Ok(vec![node]);
@@ -56,6 +57,63 @@ pub(crate) fn pad(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
         set_input(ctx, &mut node, 2, "value", literal);
     }
     Ok(vec![node])
+}
+
+/// Pad in mode `wrap`, of opset 19: along each axis, the end of the input stands before it and its
+/// beginning behind it.
+fn wrapped(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+    let (mut x, ints) = (node.inputs[0].clone(), |at: usize| {
+        node.input(at)
+            .map(|name| ctx.literal(name).and_then(Literal::to_i64s))
+    });
+    let Some(x_type) = ctx.types.get(&x).cloned() else {
+        return Ok(vec![node]);
+    };
+    let rank = x_type.shape.len() as i64;
+    let (Some(Some(pads)), axes) = (ints(1), ints(3)) else {
+        return Err("pads must be constant".into());
+    };
+    let Some(axes) = axes.unwrap_or_else(|| Some((0..rank).collect())) else {
+        return Err("axes must be constant".into());
+    };
+    if pads.len() != 2 * axes.len() {
+        return Err(format!("{} pads for {} axes", pads.len(), axes.len()));
+    }
+    let (before, after) = pads.split_at(axes.len());
+    let mut body = Body::of(ctx, &node, x_type.element);
+    for ((&axis, &before), &after) in axes.iter().zip(before).zip(after) {
+        let at = usize::try_from(if axis < 0 { axis + rank } else { axis });
+        let dim = at
+            .ok()
+            .and_then(|at| x_type.shape.get(at))
+            .and_then(Dim::known);
+        if (before, after) == (0, 0) {
+            continue;
+        }
+        let most = dim.map_or(0, |size| size as i64);
+        if !(0..=most).contains(&before) || !(0..=most).contains(&after) {
+            return Err(format!(
+                "mode wrap with pads {before} and {after} along axis {axis} is not supported"
+            ));
+        }
+        let mut part = |start: i64, end: i64| {
+            let [start, end, axis] = [start, end, axis].map(|number| body.ints(&[number]));
+            body.op("Slice", [&x, &start, &end, &axis])
+        };
+        let mut parts = Vec::new();
+        if before > 0 {
+            parts.push(part(-before, i64::MAX));
+        }
+        parts.push(x.clone());
+        if after > 0 {
+            parts.push(part(0, after));
+        }
+        x = body.node(Node::new("Concat", parts, []).with("axis", axis));
+    }
+    if x == node.inputs[0] {
+        x = body.op("Identity", [&x]);
+    }
+    body.finish(&x)
 }
 
 pub(crate) fn slice(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
@@ -144,11 +202,34 @@ pub(crate) fn resize(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
             input.clear();
         }
     }
-    Ok(vec![if mode == "tf_crop_and_resize" {
-        node
-    } else {
-        without(node, "extrapolation_value")
-    }])
+    if mode == "tf_crop_and_resize" {
+        return Ok(vec![node]);
+    }
+    size_only_what_changes(ctx, &mut node);
+    Ok(vec![without(node, "extrapolation_value")])
+}
+
+/// Sizes are given for the axes alone that they change, so that the batch is none of them.
+fn size_only_what_changes(ctx: &mut Context<'_>, node: &mut Node) {
+    let (Some(x), Some(sizes)) = (node.input(0), node.input(3)) else {
+        return;
+    };
+    let constant = || ctx.literal(sizes).and_then(Sizes::of_literal);
+    let sizes = ctx.types.sizes(sizes).cloned().or_else(constant);
+    let (Some(shape), Some(sizes)) = (ctx.types.shape(x), sizes) else {
+        return;
+    };
+    if node.attributes.contains_key("axes") || shape.len() != sizes.items.len() {
+        return;
+    }
+    let dims = shape.iter().map(Size::from).zip(sizes.items).enumerate();
+    let changed = dims.filter(|(_, (dim, size))| size.as_ref() != Some(dim));
+    let changed = changed.map(|(axis, (_, size))| Some((axis as i64, size?.as_known()?)));
+    let changed: Option<(Vec<i64>, Vec<i64>)> = changed.collect();
+    if let Some((axes, sizes)) = changed.filter(|(axes, _)| !axes.is_empty()) {
+        node.attributes.insert("axes".into(), axes.into());
+        set_input(ctx, node, 3, "sizes", Literal::vector_i64(&sizes));
+    }
 }
 
 pub(crate) fn scatter(_: &mut Context<'_>, node: Node) -> Rewritten {

@@ -1,6 +1,6 @@
 //! Decomposes ops that opset 18 lacks or defines differently.
 
-use super::{Context, Rewritten};
+use super::{Context, Rewritten, body::Body, without};
 use crate::onnx::graph::{Dim, Element, Literal, Node};
 
 /// Before opset 13, Softmax, LogSoftmax and Hardmax worked over all axes from `axis` (default 1)
@@ -51,68 +51,68 @@ pub(crate) fn coerced(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     ])
 }
 
-/// x/2 (1 + erf(x/√2)), or with tanh(√(2/π) (x + 0.044715 x³)).
 pub(crate) fn gelu(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     let x = node.inputs.first().cloned().unwrap_or_default();
     let Some(element) = ctx.types.get(&x).map(|t| t.element) else {
         return Err("the element type of its input is not known".into());
     };
-    let mut nodes = Vec::new();
-    let tanh = node.string("approximate") == Some("tanh");
-    let inner = if tanh {
-        let cube = emit(ctx, &mut nodes, &node, "Mul", [&x, &x]);
-        let cube = emit(ctx, &mut nodes, &node, "Mul", [&cube, &x]);
-        let cube = scale(ctx, &mut nodes, &node, &cube, element, 0.044715);
-        let sum = emit(ctx, &mut nodes, &node, "Add", [&x, &cube]);
-        let sum = scale(
-            ctx,
-            &mut nodes,
-            &node,
-            &sum,
-            element,
-            std::f64::consts::FRAC_2_SQRT_PI / 2f64.sqrt(),
-        );
-        emit(ctx, &mut nodes, &node, "Tanh", [&sum])
-    } else {
-        let scaled = scale(
-            ctx,
-            &mut nodes,
-            &node,
-            &x,
-            element,
-            std::f64::consts::FRAC_1_SQRT_2,
-        );
-        emit(ctx, &mut nodes, &node, "Erf", [&scaled])
+    let mut body = Body::of(ctx, &node, element);
+    let y = body.gelu(&x, node.string("approximate") == Some("tanh"));
+    body.finish(&y)
+}
+
+/// Swish of opset 24.
+pub(crate) fn swish(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+    let x = node.inputs.first().cloned().unwrap_or_default();
+    let Some(element) = ctx.types.get(&x).map(|t| t.element) else {
+        return Ok(vec![node]);
     };
-    let one = ctx.constant(&node, "one", Literal::from_f64s(element, &[], &[1.0]));
-    let gate = emit(ctx, &mut nodes, &node, "Add", [&inner, &one]);
-    let half = scale(ctx, &mut nodes, &node, &x, element, 0.5);
-    nodes.push(Node::new("Mul", [half, gate], [node.outputs[0].clone()]));
-    Ok(nodes)
+    let mut body = Body::of(ctx, &node, element);
+    let y = body.swish(&x, node.float_or("alpha", 1.0));
+    body.finish(&y)
 }
 
-fn emit<const N: usize>(
-    ctx: &mut Context<'_>,
-    nodes: &mut Vec<Node>,
-    source: &Node,
-    op: &str,
-    inputs: [&String; N],
-) -> String {
-    let output = ctx.value(source, &op.to_lowercase());
-    nodes.push(Node::new(op, inputs.map(String::clone), [output.clone()]));
-    output
+/// RMSNormalization of opset 23, and ONNX Runtime's SimplifiedLayerNormalization, in the arithmetic
+/// of `stash_type`.
+pub(crate) fn rms_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+    let x = node.inputs.first().cloned().unwrap_or_default();
+    let Some(x_type) = ctx.types.get(&x).cloned() else {
+        return Ok(vec![node]);
+    };
+    let Some(scale) = node.input(1) else {
+        return Err("its scale is missing".into());
+    };
+    let rank = x_type.shape.len() as i64;
+    let axis = node.int_or("axis", -1);
+    let axes: Vec<i64> = (if axis < 0 { axis + rank } else { axis }..rank).collect();
+    let stash = i32::try_from(node.int_or("stash_type", 1)).ok();
+    let Some(stash) = stash
+        .and_then(Element::from_code)
+        .filter(|of| of.is_float())
+    else {
+        return Err("its stash_type is no float".into());
+    };
+    let mut body = Body::of(ctx, &node, stash);
+    let epsilon = node.float_or("epsilon", 1e-5);
+    let exact = stash != x_type.element;
+    let wide = if exact { body.cast(&x, stash) } else { x };
+    let mut normal = body.rms_normalised(&wide, &axes, epsilon);
+    if exact {
+        normal = body.cast(&normal, x_type.element);
+    }
+    let y = body.op("Mul", [&normal, scale]);
+    body.finish(&y)
 }
 
-fn scale(
-    ctx: &mut Context<'_>,
-    nodes: &mut Vec<Node>,
-    source: &Node,
-    x: &String,
-    element: Element,
-    by: f64,
-) -> String {
-    let factor = ctx.constant(source, "factor", Literal::from_f64s(element, &[], &[by]));
-    emit(ctx, nodes, source, "Mul", [x, &factor])
+/// CastLike of a value whose type is known.
+pub(crate) fn cast_like(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+    let like = node.input(1).and_then(|like| ctx.types.get(like));
+    let Some(to) = like.map(|like| like.element) else {
+        return Ok(vec![node]);
+    };
+    node.op_type = "Cast".into();
+    node.inputs.truncate(1);
+    Ok(vec![without(node, "saturate").with("to", to as i64)])
 }
 
 /// InstanceNormalization over groups, then scale and bias. Opset 18 gives these per group,
@@ -135,38 +135,26 @@ pub(crate) fn group_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritte
     }
     let back =
         target_of(&value_type.shape).ok_or("its input has more than one size that is not known")?;
-    let split = ctx.constant(
-        &node,
-        "groups",
-        Literal::vector_i64(&[0, groups as i64, -1]),
-    );
-    let back = ctx.constant(&node, "shape", Literal::vector_i64(&back));
     let plain =
         |value: f64| Literal::from_f64s(value_type.element, &[groups], &vec![value; groups]);
-    let (ones, zeros) = (
-        ctx.constant(&node, "ones", plain(1.0)),
-        ctx.constant(&node, "zeros", plain(0.0)),
-    );
-    let mut nodes = Vec::new();
-    let grouped = emit(ctx, &mut nodes, &node, "Reshape", [&x, &split]);
-    let normal = emit(
-        ctx,
-        &mut nodes,
-        &node,
-        "InstanceNormalization",
-        [&grouped, &ones, &zeros],
-    );
-    if let Some(last) = nodes.pop() {
-        nodes.push(last.with("epsilon", node.float_or("epsilon", 1e-5)));
-    }
-    let normal = emit(ctx, &mut nodes, &node, "Reshape", [&normal, &back]);
     let (scale, bias) = (
         per_channel(ctx, &node, 1, &value_type.shape)?,
         per_channel(ctx, &node, 2, &value_type.shape)?,
     );
-    let scaled = emit(ctx, &mut nodes, &node, "Mul", [&normal, &scale]);
-    nodes.push(Node::new("Add", [scaled, bias], [node.outputs[0].clone()]));
-    Ok(nodes)
+    let mut body = Body::of(ctx, &node, value_type.element);
+    let (ones, zeros) = (
+        body.constant("ones", plain(1.0)),
+        body.constant("zeros", plain(0.0)),
+    );
+    let grouped = body.reshaped(&x, &[0, groups as i64, -1]);
+    let inputs = [grouped.as_str(), &ones, &zeros];
+    let normal = Node::new("InstanceNormalization", inputs, [])
+        .with("epsilon", node.float_or("epsilon", 1e-5));
+    let normal = body.node(normal);
+    let normal = body.reshaped(&normal, &back);
+    let scaled = body.op("Mul", [&normal, &scale]);
+    let y = body.op("Add", [&scaled, &bias]);
+    body.finish(&y)
 }
 
 /// Input `index`, one value per group or channel, as a constant that broadcasts over `shape`.

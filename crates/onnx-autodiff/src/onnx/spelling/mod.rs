@@ -3,12 +3,17 @@
 //! training needs are refused.
 
 pub(super) mod arguments;
+pub(super) mod attention;
+mod body;
 pub(super) mod decompose;
+pub(super) mod grid_sample;
 pub(super) mod inference;
+mod microsoft;
 
 use std::collections::HashSet;
 
 use super::graph::{Literal, Node};
+use super::ops;
 use super::rewrite::Rewriter;
 use super::types::Types;
 
@@ -21,6 +26,14 @@ pub struct Spelling {
     /// Converts only nodes of opsets below this one; `None`: of all opsets.
     pub before: Option<i64>,
     pub rewrite: fn(&mut Context<'_>, Node) -> Rewritten,
+}
+
+/// How nodes of the op of `node` are converted.
+pub(super) fn of(node: &Node) -> Option<Spelling> {
+    match node.domain.as_str() {
+        "" => ops::of(node)?.spelling,
+        domain => microsoft::spelling(domain, &node.op_type),
+    }
 }
 
 /// The context of a conversion: types and opset of the source, the values that are read, and the

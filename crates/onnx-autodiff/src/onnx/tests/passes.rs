@@ -148,6 +148,28 @@ fn constants_are_evaluated() {
             ],
             i(&[5, 3, 1]),
         ),
+        (
+            op("OneHot"),
+            vec![i(&[1, -3]), Literal::scalar_i64(3), f(&[2], &[0.5, 2.0])],
+            f(&[2, 3], &[0.5, 2.0, 0.5, 2.0, 0.5, 0.5]),
+        ),
+        (
+            op("DequantizeLinear").with("axis", 0),
+            vec![
+                Literal::from_f64s(Element::Uint8, &[2, 2], &[0.0, 130.0, 3.0, 255.0]),
+                f(&[2], &[0.5, 0.1]),
+                Literal::from_f64s(Element::Uint8, &[2], &[128.0, 3.0]),
+            ],
+            f(&[2, 2], &[-64.0, 1.0, 0.0, 252.0 * 0.1]),
+        ),
+        (
+            op("DequantizeLinear"),
+            vec![
+                Literal::from_f64s(Element::Int8, &[2], &[-128.0, 127.0]),
+                f(&[], &[0.1]),
+            ],
+            f(&[2], &[-128.0 * 0.1, 127.0 * 0.1]),
+        ),
         (op("Div"), vec![i(&[-7, 7]), i(&[2])], i(&[-3, 3])),
         (
             op("Cast").with("to", 7),

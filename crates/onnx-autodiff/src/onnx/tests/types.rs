@@ -167,6 +167,18 @@ fn resampling() -> Vec<Row> {
     let resize = || op("Resize", "x - - c0");
     vec![
         (
+            op("Col2Im", "x c0 c1"),
+            &[&[0, 12, 20]],
+            vec![i(&[5, 6]), i(&[2, 3])],
+            "[N, 2, 5, 6]",
+        ),
+        (
+            op("GridSample", "x w"),
+            &[&[0, 4, 5, 6], &[0, 7, 8, 2]],
+            vec![],
+            "[N, 4, 7, 8]",
+        ),
+        (
             op("Resize", "x - c0"),
             IMAGE,
             vec![f(&[1.0, 1.0, 2.0, 1.5])],
@@ -455,6 +467,41 @@ fn products() -> Vec<Row> {
             "[N, 7, 10]",
         ),
         (
+            op("Einsum", "x w").with("equation", "...ij, jk"),
+            &[&[0, 2, 10, 4], &[4, 7]],
+            vec![],
+            "[N, 2, 10, 7]",
+        ),
+        (
+            op("Attention", "x w b"),
+            &[&[0, 6, 10, 4], &[0, 3, 8, 4], &[0, 3, 8, 5]],
+            vec![],
+            "[N, 6, 10, 5]",
+        ),
+        (
+            op("Attention", "x w b")
+                .with("q_num_heads", 6)
+                .with("kv_num_heads", 3),
+            &[&[0, 10, 24], &[0, 8, 12], &[0, 8, 15]],
+            vec![],
+            "[N, 10, 30]",
+        ),
+        (
+            op("LSTM", "x w b")
+                .with("hidden_size", 5)
+                .with("direction", "bidirectional"),
+            &[&[7, 0, 3], &[2, 20, 3], &[2, 20, 5]],
+            vec![],
+            "[7, 2, N, 5]",
+        ),
+        (
+            op("DequantizeLinear", "c0 w"),
+            &[&[], &[]],
+            vec![Literal::from_f64s(Element::Int8, &[3, 2], &[0.0; 6])],
+            "[3, 2]",
+        ),
+        (op("QuantizeLinear", "x w"), X, vec![], "uint8[N, 10, 4]"),
+        (
             op("Add", "x w"),
             &[&[0, 1, 4], &[10, 1]],
             vec![],
@@ -476,6 +523,18 @@ fn every_family_of_ops_infers_shapes_from_attributes() {
             "{node:?} of {shapes:?}"
         );
     }
+}
+
+#[test]
+fn layer_normalization_gives_mean_and_deviation() {
+    let node = Node {
+        outputs: ["y", "mean", "deviation"].map(String::from).to_vec(),
+        ..op("LayerNormalization", "x w")
+    };
+    assert_eq!(
+        told(&node.with("axis", 1), &[&[0, 10, 4], &[10, 4]], &[]),
+        "[N, 10, 4] [N, 1, 1] [N, 1, 1]"
+    );
 }
 
 #[test]

@@ -43,6 +43,22 @@ pub fn cast(site: &Site<'_>) -> Inferred {
     one(element, site.shape(0)?)
 }
 
+/// In the element type of the scale.
+pub fn dequantized(site: &Site<'_>) -> Inferred {
+    one(site.element(1)?, site.shape(0)?)
+}
+
+/// In the element type of the zero point.
+pub fn quantized(site: &Site<'_>) -> Inferred {
+    let named = site.node.int("output_dtype").filter(|&code| code != 0);
+    let element = match named.and_then(|code| i32::try_from(code).ok()) {
+        Some(code) => Element::from_code(code).ok_or(Stop::Unknown)?,
+        None if site.has(2) => site.element(2)?,
+        None => Element::Uint8,
+    };
+    one(element, site.shape(0)?)
+}
+
 /// The mask is of truth values.
 pub fn dropout(site: &Site<'_>) -> Inferred {
     let value = site.value_type(0)?;

@@ -1,6 +1,7 @@
 //! Ops that sum or choose along axes, and matrix products.
 
 use super::site::{Inferred, Site, Stop, axes_of, axis_of, one, wrong};
+use crate::onnx::einsum::Equation;
 use crate::onnx::graph::{Dim, Element, ValueType};
 
 fn dropped(shape: Vec<Dim>, axes: &[usize], keep: bool) -> Vec<Dim> {
@@ -99,38 +100,82 @@ pub fn gemm(site: &Site<'_>) -> Inferred {
     one(element, vec![a[0].clone(), b[1].clone()])
 }
 
-/// Letters only; an equation with an ellipsis is left unknown.
+/// A label has the size of the first operand that has more than one element along it.
 pub fn einsum(site: &Site<'_>) -> Inferred {
     let element = site.element(0)?;
-    let equation: String = site
-        .node
-        .string("equation")
-        .unwrap_or("")
-        .chars()
-        .filter(|c| !c.is_whitespace())
-        .collect();
-    let Some((left, right)) = equation
-        .split_once("->")
-        .filter(|_| !equation.contains('.'))
-    else {
-        return Err(Stop::Unknown);
-    };
+    let shapes = (0..site.node.inputs.len()).map(|index| site.shape(index));
+    let shapes = shapes.collect::<Result<Vec<_>, _>>()?;
+    let ranks: Vec<usize> = shapes.iter().map(Vec::len).collect();
+    let equation = Equation::of(site.node, &ranks).map_err(Stop::Wrong)?;
     let mut sizes = std::collections::HashMap::new();
-    for (index, term) in left.split(',').enumerate() {
-        let shape = site.shape(index)?;
-        if term.chars().count() != shape.len() {
-            return wrong(format!("term {term} does not fit rank {}", shape.len()));
-        }
-        for (letter, dim) in term.chars().zip(shape) {
-            let known = sizes.entry(letter).or_insert_with(|| dim.clone());
+    for (labels, shape) in equation.operands.iter().zip(shapes) {
+        for (&label, dim) in labels.iter().zip(shape) {
+            let known = sizes.entry(label).or_insert_with(|| dim.clone());
             if *known == Dim::Known(1) {
                 *known = dim;
             }
         }
     }
-    let shape = right.chars().map(|letter| sizes.get(&letter).cloned());
-    match shape.collect::<Option<Vec<_>>>() {
-        Some(shape) => one(element, shape),
-        None => wrong("the output has a letter that no input has"),
-    }
+    let shape = equation.output.iter().map(|label| sizes[label].clone());
+    one(element, shape.collect())
+}
+
+/// The normalised input, and the mean and the inverse deviation over the axes from `axis` on.
+pub fn layer_normalization(site: &Site<'_>) -> Inferred {
+    let input = site.value_type(0)?;
+    let first = axis_of(site.node.int_or("axis", -1), input.shape.len())?;
+    let axes: Vec<usize> = (first..input.shape.len()).collect();
+    let statistic = Some(ValueType {
+        element: Element::Float,
+        shape: dropped(input.shape.clone(), &axes, true),
+    });
+    Ok(vec![Some(input), statistic.clone(), statistic])
+}
+
+/// The heads of a query of rank 4 have the width of the values; of rank 3, they stand side by side.
+/// The further outputs follow from what it is written with.
+pub fn attention(site: &Site<'_>) -> Inferred {
+    let (q, v) = (site.value_type(0)?, site.shape(2)?);
+    let mut shape = q.shape;
+    let (Some(last), Some(width)) = (shape.len().checked_sub(1), v.last()) else {
+        return wrong("operands must not be scalars");
+    };
+    let heads = |name: &str| {
+        site.node
+            .int(name)
+            .and_then(|count| usize::try_from(count).ok())
+    };
+    shape[last] = match (last, width, heads("q_num_heads"), heads("kv_num_heads")) {
+        (3, width, ..) => width.clone(),
+        (2, Dim::Known(width), Some(q), Some(kv)) if kv > 0 => Dim::Known(width / kv * q),
+        _ => site.fresh(last),
+    };
+    one(q.element, shape)
+}
+
+/// The hidden states of each step, and those of the last one.
+pub fn recurrent(site: &Site<'_>) -> Inferred {
+    let input = site.value_type(0)?;
+    let hidden = site
+        .node
+        .int("hidden_size")
+        .and_then(|size| usize::try_from(size).ok());
+    let (Some(hidden), 3) = (hidden, input.shape.len()) else {
+        return Err(Stop::Unknown);
+    };
+    let directions = 1 + usize::from(site.node.string("direction") == Some("bidirectional"));
+    let typed = |shape: Vec<Dim>| Some(ValueType::new(input.element, shape));
+    let [a, b] = [0, 1].map(|axis| input.shape[axis].clone());
+    let (directions, hidden) = (Dim::Known(directions), Dim::Known(hidden));
+    let (all, last) = match site.node.int_or("layout", 0) {
+        0 => (
+            vec![a, directions.clone(), b.clone(), hidden.clone()],
+            vec![directions, b, hidden],
+        ),
+        _ => (
+            vec![a.clone(), b, directions.clone(), hidden.clone()],
+            vec![a, directions, hidden],
+        ),
+    };
+    Ok(vec![typed(all), typed(last.clone()), typed(last)])
 }

@@ -330,3 +330,42 @@ pub fn blocks(site: &Site<'_>) -> Inferred {
     ];
     one(input.element, shape)
 }
+
+/// The grid `[batch, sizes, rank]` names a place for each pixel.
+pub fn grid_sample(site: &Site<'_>) -> Inferred {
+    let (input, grid) = (site.value_type(0)?, site.shape(1)?);
+    if input.shape.len() < 3 || grid.len() != input.shape.len() {
+        return wrong("input and grid must have one rank");
+    }
+    one(
+        input.element,
+        [&input.shape[..2], &grid[1..grid.len() - 1]].concat(),
+    )
+}
+
+/// Blocks `[batch, channels * block, blocks]` become images.
+pub fn col_2_im(site: &Site<'_>) -> Inferred {
+    let (input, image, block) = (site.value_type(0)?, site.ints(1)?, site.ints(2)?);
+    let [batch, channels, _] = input.shape.as_slice() else {
+        return wrong("the input must be of rank 3");
+    };
+    let size = |&size: &i64| usize::try_from(size).ok().filter(is_size);
+    let places = block
+        .iter()
+        .map(size)
+        .try_fold(1, |all: usize, size| all.checked_mul(size?));
+    let sizes = image.iter().map(size).collect::<Option<Vec<_>>>();
+    let (Some(places), Some(sizes), true) = (places, sizes, image.len() == block.len()) else {
+        return wrong("image and block must be of as many positive numbers");
+    };
+    let channels = match channels {
+        Dim::Known(channels) if channels.is_multiple_of(places) => Dim::Known(channels / places),
+        Dim::Known(channels) => {
+            return wrong(format!("{channels} channels are no blocks of {places}"));
+        }
+        Dim::Symbol(_) => site.fresh(1),
+    };
+    let mut shape = vec![batch.clone(), channels];
+    shape.extend(sizes.into_iter().map(Dim::Known));
+    one(input.element, shape)
+}

@@ -1,0 +1,173 @@
+//! Ops that read or write elements at indices. What was read from is given back by ScatterElements
+//! that adds (ONNX Runtime's ScatterND adds in parallel, without a lock).
+
+use crate::autodiff::{
+    DeriveError,
+    context::{Cotangents, VjpContext},
+    emit::{Emitter, attributes},
+};
+use crate::onnx::graph::{Dim, Element, ValueType};
+
+pub(crate) fn gather_elements(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let (dy, x, indices) = (ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?);
+    let axis = ctx.axis(ctx.node.int_or("axis", 0), ctx.emit.shape(&x)?.len())?;
+    let zeros = ctx.emit.zeros_like(&x)?;
+    let dx = add_at(ctx.emit, &zeros, &indices, &dy, axis)?;
+    Ok(Cotangents::first(dx))
+}
+
+/// The values of TopK are elements of x at the indices that it gives.
+pub(crate) fn top_k(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let (dy, x, count) = (ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?);
+    let axis = ctx.axis(ctx.node.int_or("axis", -1), ctx.emit.shape(&x)?.len())?;
+    let indices = match ctx.node.output(1) {
+        Some(indices) => indices.to_owned(),
+        None => {
+            let values = ctx.emit.value_type(&dy)?;
+            let indices = ValueType::new(Element::Int64, values.shape.clone());
+            let same = ctx.node.attributes.clone();
+            let outputs = vec![values, indices];
+            let mut again = ctx
+                .emit
+                .node_with_outputs("TopK", &[&x, &count], same, outputs);
+            again.remove(1)
+        }
+    };
+    let zeros = ctx.emit.zeros_like(&x)?;
+    let dx = add_at(ctx.emit, &zeros, &indices, &dy, axis)?;
+    Ok(Cotangents::first(dx))
+}
+
+/// Gather with indices that are computed: `dy` is added to the rows that were read, along `axis`.
+pub(crate) fn add_rows(
+    ctx: &mut VjpContext,
+    indices: &str,
+    axis: usize,
+) -> Result<Cotangents, DeriveError> {
+    let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
+    let mut shape = ctx.emit.shape(&x)?;
+    let count = product(&ctx.emit.shape(indices)?, indices);
+    shape[axis] = count;
+    let unknown = shape.iter().filter(|dim| dim.known().is_none()).count();
+    if unknown > 1 {
+        return Err(ctx.refusal("its indices depend on the batch"));
+    }
+    let dy = ctx.emit.reshape(&dy, &shape)?;
+    let zeros = ctx.emit.zeros_like(&x)?;
+    let dx = add_along(ctx.emit, &zeros, indices, &dy, axis)?;
+    Ok(Cotangents::first(dx))
+}
+
+/// The leading axes that the indices reach are brought into one.
+pub(crate) fn gather_nd(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    if ctx.node.int_or("batch_dims", 0) != 0 {
+        return Err(ctx.refusal("batch_dims is not derived"));
+    }
+    let (dy, x, indices) = (ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?);
+    let (shape, reads) = (ctx.emit.shape(&x)?, ctx.emit.shape(&indices)?);
+    let depth = reads.last().and_then(Dim::known);
+    let depth = depth.filter(|depth| (1..=shape.len()).contains(depth));
+    let depth = depth.ok_or_else(|| ctx.refusal("the depth of its indices is not known"))?;
+    let inner = shape[1..depth].iter().map(Dim::known);
+    let Some(inner) = inner.collect::<Option<Vec<_>>>() else {
+        return Err(ctx.refusal("it reads at indices of the batch"));
+    };
+    let count = product(&reads[..reads.len() - 1], &indices);
+    let all = product(&shape[..depth], &x);
+    let row = product(&shape[depth..], &dy);
+    if row.known().is_none() && (count.known().is_none() || all.known().is_none()) {
+        return Err(ctx.refusal("its indices depend on the batch"));
+    }
+    let steps: Vec<i64> = (0..depth)
+        .map(|axis| inner[axis..].iter().product::<usize>() as i64)
+        .collect();
+    let emit = &mut *ctx.emit;
+    // Mod counts negative indices from the end.
+    let ends = emit.shape_of(&x)?;
+    let ends = emit.slice(&ends, &[(0, 0, depth)])?;
+    let wrapped = emit.binary("Mod", &indices, &ends)?;
+    let steps = emit.i64s(&steps);
+    let offsets = emit.mul(&wrapped, &steps)?;
+    let places = emit.reduce_sum(&offsets, &[reads.len() - 1])?;
+    let dy = emit.reshape(&dy, &[count, row.clone()])?;
+    let zeros = emit.zeros_like(&x)?;
+    let zeros = emit.reshape(&zeros, &[all, row])?;
+    let dx = add_along(emit, &zeros, &places, &dy, 0)?;
+    Ok(Cotangents::first(emit.reshape(&dx, &shape)?))
+}
+
+/// The elements that were overwritten get nothing, the updates what stands where they were written.
+pub(crate) fn scatter_elements(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    scatter(ctx, "ScatterElements", "GatherElements", "axis")
+}
+
+/// As [`scatter_elements`].
+pub(crate) fn scatter_nd(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    scatter(ctx, "ScatterND", "GatherND", "")
+}
+
+fn scatter(
+    ctx: &mut VjpContext,
+    write: &str,
+    read: &str,
+    shared: &str,
+) -> Result<Cotangents, DeriveError> {
+    let (dy, indices, updates) = (ctx.cotangent()?, ctx.input(1)?, ctx.input(2)?);
+    let mut attributes = ctx.node.attributes.clone();
+    attributes.retain(|name, _| name == shared);
+    let output = ctx.emit.value_type(&dy)?;
+    let ddata = match ctx.node.string("reduction").unwrap_or("none") {
+        "add" => dy.clone(),
+        "none" if ctx.is_active(0) => {
+            let zeros = ctx.emit.zeros_like(&updates)?;
+            let inputs = [dy.as_str(), &indices, &zeros];
+            ctx.emit.node(write, &inputs, attributes.clone(), output)
+        }
+        "none" => dy.clone(),
+        other => return Err(ctx.refusal(format!("reduction {other} is not derived"))),
+    };
+    let dupdates = if ctx.is_active(2) {
+        let output = ctx.emit.value_type(&updates)?;
+        Some(ctx.emit.node(read, &[&dy, &indices], attributes, output))
+    } else {
+        None
+    };
+    Ok(Cotangents(vec![Some(ddata), None, dupdates]))
+}
+
+/// Adds `dy` to `zeros` at the `indices` along `axis`, one for each element of `dy`.
+fn add_at(
+    emit: &mut Emitter,
+    zeros: &str,
+    indices: &str,
+    dy: &str,
+    axis: usize,
+) -> Result<String, DeriveError> {
+    let output = emit.value_type(zeros)?;
+    let adds = attributes([("axis", (axis as i64).into()), ("reduction", "add".into())]);
+    Ok(emit.node("ScatterElements", &[zeros, indices, dy], adds, output))
+}
+
+/// As [`add_at`], with one index for each row of `dy` along `axis`.
+fn add_along(
+    emit: &mut Emitter,
+    zeros: &str,
+    indices: &str,
+    dy: &str,
+    axis: usize,
+) -> Result<String, DeriveError> {
+    let shape = emit.shape(dy)?;
+    let mut column = vec![Dim::Known(1); shape.len()];
+    column[axis].clone_from(&shape[axis]);
+    let indices = emit.reshape(indices, &column)?;
+    let whole = emit.shape_of(dy)?;
+    let output = ValueType::new(emit.value_type(&indices)?.element, shape);
+    let indices = emit.node("Expand", &[&indices, &whole], Default::default(), output);
+    add_at(emit, zeros, &indices, dy, axis)
+}
+
+/// The number of elements of `dims`, or a symbol named after `value`.
+fn product(dims: &[Dim], value: &str) -> Dim {
+    let known = dims.iter().map(Dim::known).product::<Option<usize>>();
+    known.map_or_else(|| Dim::Symbol(format!("{value} elements")), Dim::Known)
+}
