@@ -10,4 +10,4 @@ cd "$(dirname "$0")"
   exit 1
 }
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-  torch==2.15.0 torchvision==0.29.2 captum==0.9.0 onnx==1.23.2 onnxscript==0.7.2 onnxruntime==1.31.1 safetensors pillow
+  torch==2.15.0 torchvision==0.29.2 timm==1.0.31 captum==0.9.0 onnx==1.23.2 onnxscript==0.7.2 onnxruntime==1.31.1 safetensors pillow

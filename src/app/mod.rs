@@ -234,7 +234,7 @@ impl App {
     }
 }
 
-fn try_out(engine: &Engine, model: &Model) -> Result<Option<String>, String> {
+fn try_out(engine: &Engine, model: &Model) -> Result<Vec<String>, String> {
     engine
         .try_out(model)
         .map_err(|error| format!("model.onnx: {error}"))

@@ -1,10 +1,11 @@
-//! `explaind derive`: writes a model's derived graph, which any ONNX Runtime can run.
+//! `explaind derive`: writes a model's derived graph, which any ONNX Runtime can run, after running
+//! it once.
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
-use explaind::{model::Model, training::Loss};
+use explaind::{engine::run_file, model::Model, training::Loss};
 use onnx_autodiff::{
     autodiff::{
         derive,
@@ -15,12 +16,12 @@ use onnx_autodiff::{
 };
 use serde::de::{DeserializeOwned, IntoDeserializer, value::Error};
 
-use super::{ModelArgs, Reads, say, write_file};
+use super::{ModelArgs, Runs, say, write_file};
 
 #[derive(Args)]
 pub(crate) struct Derive {
     #[command(flatten)]
-    model: ModelArgs<Reads>,
+    model: ModelArgs<Runs>,
     /// gradient, guided_backprop, deconvnet, pattern_attribution, pattern_net; several share one
     /// forward pass
     #[arg(long, required_unless_present_any = ["parameters", "wrt"], value_delimiter = ',', value_name = "RULE_SET", value_parser = word::<RuleSetId>)]
@@ -66,7 +67,7 @@ impl Derive {
                 "name the rule sets to derive by with --rule-set, or the weights to derive with respect to with --parameters (a loss is one of parameters)"
             );
         }
-        let (_, model) = self.model.load()?;
+        let (settings, model) = self.model.load()?;
         let graph = match &self.parameters {
             Some(names) => {
                 let wanted = match names.as_slice() {
@@ -83,7 +84,10 @@ impl Derive {
             None => derive(&model.graph, &self.spec(&model), model.patterns.as_ref())?.graph,
         };
         let path = self.output.display();
-        write_file(&self.output, &write_model(&graph)?)?;
+        let written = write_model(&graph)?;
+        run_file(&settings.onnxruntime, written.clone(), &graph)
+            .context("the derived graph is not written")?;
+        write_file(&self.output, &written)?;
         Ok(say(format_args!(
             "{path}: {} nodes of model {}",
             graph.nodes.len(),

@@ -93,7 +93,7 @@ impl<U: Uses + Send + Sync + 'static> ModelArgs<U> {
 
     pub(crate) fn load(&self) -> anyhow::Result<(Settings, Arc<Model>)> {
         let settings = self.settings()?;
-        let registry = Registry::of_one(&self.path(&settings)?, &|_| Ok(None));
+        let registry = Registry::of_one(&self.path(&settings)?, &|_| Ok(vec![]));
         let model = only(&registry)?;
         Ok((settings, model))
     }

@@ -39,7 +39,7 @@ use lanes::RequestId;
 use onnx_autodiff::autodiff::spec::DeriveSpec;
 pub use provider::Provider;
 use sessions::Sessions;
-pub use trial::TrialError;
+pub use trial::{TrialError, run_file};
 pub use whole::{NamedInputs, NamedOutputs, WholeGraph};
 
 /// The time without work after which a device releases memory that only runs need.
@@ -395,18 +395,18 @@ impl Engine {
             .unwrap_or(Err(EngineError::Draining))
     }
 
-    /// Runs one prediction of `model` on zeros; returns a warning about it, if any. Blocks while a
-    /// session is opened and run.
-    pub fn try_out(&self, model: &Model) -> Result<Option<String>, TrialError> {
+    /// Runs one prediction of `model` on zeros; returns warnings about it. Blocks while a session
+    /// is opened and run.
+    pub fn try_out(&self, model: &Model) -> Result<Vec<String>, TrialError> {
         let open = |error: RuntimeError| TrialError::Open {
             reason: error.to_string(),
         };
         let runtime = backend_ort::load_runtime(None, 0).map_err(open)?;
-        let mut doubt = None;
+        let mut doubts = Vec::new();
         for &provider in self.providers() {
-            doubt = trial::try_out(runtime, provider, model)?;
+            doubts = trial::try_out(runtime, provider, model)?;
         }
-        Ok(doubt)
+        Ok(doubts)
     }
 
     /// Closes the sessions of `outdated` models that no request uses; returns how many are in use

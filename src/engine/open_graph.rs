@@ -31,6 +31,8 @@ pub(super) struct ExecutionPlan {
     pub rows: usize,
     /// The batch size of the first session, if it is fixed.
     pub batch: Option<usize>,
+    /// Whether the graph takes batches of exactly `rows`: smaller ones are filled up.
+    pub fills: bool,
     /// Concurrent batches, each on a copy; 1: there are no copies.
     pub copies: usize,
     /// Threads of each copy.
@@ -43,8 +45,18 @@ impl ExecutionPlan {
         Self {
             rows,
             batch: (rows == 1).then_some(1),
+            fills: false,
             copies,
             threads,
+        }
+    }
+
+    /// For a graph that takes batches of exactly `rows`.
+    pub(super) fn of_fixed(rows: usize, copies: usize, threads: usize) -> Self {
+        Self {
+            batch: Some(rows),
+            fills: true,
+            ..Self::of_rows(rows, copies, threads)
         }
     }
 
@@ -177,15 +189,21 @@ impl OpenGraph {
         stop: &RunStop,
     ) -> Result<Vec<Row>, EngineError> {
         let failed = |reason: String| EngineError::Runtime { reason };
+        let rows = match self.plan.fills {
+            true => self.plan.rows,
+            false => points.len(),
+        };
         let input = match points {
-            [point] => CowArray::from(point.input.view().insert_axis(Axis(0))),
+            [point] if rows == 1 => CowArray::from(point.input.view().insert_axis(Axis(0))),
             _ => {
-                let views: Vec<_> = points.iter().map(|point| point.input.view()).collect();
+                // The last point fills a fixed batch up, with a cotangent of zeros.
+                let filled = points.iter().chain(points.last().into_iter().cycle());
+                let views: Vec<_> = filled.take(rows).map(|point| point.input.view()).collect();
                 CowArray::from(ndarray::stack(Axis(0), &views).map_err(|e| failed(e.to_string()))?)
             }
         };
         let mut inputs = vec![(graph.model.manifest.input.name.as_str(), input.view())];
-        let seeds = self.classes.map(|classes| seed_rows(points, classes));
+        let seeds = self.classes.map(|classes| seed_rows(points, rows, classes));
         if let Some(seeds) = &seeds {
             inputs.push(("seed", seeds.view()));
         }
@@ -194,13 +212,12 @@ impl OpenGraph {
             let values = outputs
                 .swap_remove(name)
                 .ok_or_else(|| failed(format!("no output `{name}`")))?;
-            if values.shape().first() == Some(&points.len()) {
+            if values.shape().first() == Some(&rows) {
                 Ok(split(values).into_iter())
             } else {
                 Err(failed(format!(
-                    "output `{name}` has shape {:?} for {} rows",
-                    values.shape(),
-                    points.len()
+                    "output `{name}` has shape {:?} for {rows} rows",
+                    values.shape()
                 )))
             }
         };
@@ -217,7 +234,11 @@ impl OpenGraph {
             cotangents: cotangents.iter_mut().filter_map(Iterator::next).collect(),
             activations: activations.iter_mut().filter_map(Iterator::next).collect(),
         };
-        Ok(logits.zip(probabilities).map(row).collect())
+        Ok(logits
+            .zip(probabilities)
+            .take(points.len())
+            .map(row)
+            .collect())
     }
 }
 
@@ -267,6 +288,11 @@ fn classes(key: &GraphKey, graph: &Graph) -> Option<usize> {
     seed.value_type.shape.get(1)?.known()
 }
 
+/// The only batch that a graph takes; none where its batch is symbolic.
+pub(super) fn fixed_rows(graph: &Graph) -> Option<usize> {
+    graph.inputs.first()?.value_type.shape.first()?.known()
+}
+
 /// The graph with its batch size fixed to `rows`, or unchanged. The batch is the only dynamic
 /// dimension.
 pub(super) fn with_batch(graph: &Graph, rows: Option<usize>) -> Graph {
@@ -304,9 +330,9 @@ fn split(batch: Tensor) -> Vec<Tensor> {
     }
 }
 
-/// Dense seeds, one row each. Classes are below `classes`.
-fn seed_rows(points: &[Point], classes: usize) -> ArrayD<f32> {
-    let mut seeds = Array2::zeros((points.len(), classes));
+/// Dense seeds, one row each; further rows are zeros. Classes are below `classes`.
+fn seed_rows(points: &[Point], rows: usize, classes: usize) -> ArrayD<f32> {
+    let mut seeds = Array2::zeros((rows, classes));
     for (mut row, point) in seeds.rows_mut().into_iter().zip(points) {
         for &(class, weight) in point.seed.iter() {
             if let Some(entry) = row.get_mut(class) {

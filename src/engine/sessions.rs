@@ -12,7 +12,7 @@ use super::{
     backend::{Backend, GraphKey, LoadedGraph, SessionKey},
     backend_ort::{Runtime, RuntimeError},
     cpu::weights,
-    open_graph::{ExecutionPlan, OpenGraph},
+    open_graph::{ExecutionPlan, OpenGraph, fixed_rows},
     provider::Provider,
     trial::LARGEST_ROW,
 };
@@ -149,9 +149,13 @@ impl Sessions {
             (SessionKey::Whole(_), _) => ExecutionPlan {
                 rows: 1,
                 batch: None,
+                fills: false,
                 copies: 1,
                 threads: self.threads,
             },
+            (SessionKey::Rows(_), _) if let Some(rows) = fixed_rows(graph) => {
+                ExecutionPlan::of_fixed(rows, 1, self.threads)
+            }
             (SessionKey::Rows(_), Provider::Cuda { .. }) => {
                 ExecutionPlan::of_rows(self.batch_rows.min(most_rows), 1, 1)
             }

@@ -2,20 +2,27 @@
 //! on zeros, and closes it. Meanwhile weights are in memory twice, except the large matrices of
 //! `cpu/weights.rs`.
 
+use std::path::Path;
+
+use ndarray::{ArrayViewD, Axis};
+
 use super::{
-    Provider, activations,
-    backend_ort::{Encoded, OrtSession, Runtime, Threads},
-    open_graph::with_batch,
+    Provider, RuntimeError, activations,
+    backend_ort::{Encoded, OrtSession, Runtime, Threads, load_runtime},
+    open_graph::{fixed_rows, with_batch},
 };
-use crate::{model::Model, tensor::Tensor};
+use crate::{model::Model, tensor::Tensor, text::cut};
 use onnx_autodiff::{
     autodiff::{self, DeriveError, spec::DeriveSpec},
-    onnx::OnnxError,
+    onnx::{OnnxError, graph::Graph},
 };
 
 /// The most memory for the activations of one row, in bytes: a single request that takes more could
 /// exhaust the process's memory.
 pub(super) const LARGEST_ROW: usize = 8 << 30;
+
+/// The most bytes of a warning that names nodes.
+const LONGEST_REASON: usize = 1_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
@@ -34,17 +41,21 @@ pub enum TrialError {
     )]
     Run { reason: String },
     #[error(
-        "one input gives {outputs}, where [1, {classes}] is expected: export the model with a batch dimension"
+        "{rows} input(s) give {outputs}, where [{rows}, {classes}] is expected: export the model with a batch dimension"
     )]
-    Rows { outputs: String, classes: usize },
+    Rows {
+        outputs: String,
+        rows: usize,
+        classes: usize,
+    },
 }
 
-/// A warning about the outputs, if any.
+/// Warnings: about the outputs, and that the network cannot be differentiated.
 pub(super) fn try_out(
     runtime: &Runtime,
     provider: Provider,
     model: &Model,
-) -> Result<Option<String>, TrialError> {
+) -> Result<Vec<String>, TrialError> {
     let spec = DeriveSpec::forward();
     let derived = autodiff::derive(&model.graph, &spec, None)?.graph;
     let bytes =
@@ -57,14 +68,15 @@ pub(super) fn try_out(
         .first()
         .and_then(|logits| logits.value_type.shape.last()?.known())
         .unwrap_or(0);
-    let open = |reason: super::RuntimeError| TrialError::Open {
+    let open = |reason: RuntimeError| TrialError::Open {
         reason: reason.to_string(),
     };
     let encoded = Encoded::new(runtime, with_batch(&derived, Some(1)), provider)
         .map_err(open)?
         .as_it_is();
     let mut session = OrtSession::open_encoded(runtime, &encoded, Threads::Shared).map_err(open)?;
-    let mut shape = vec![1];
+    let rows = fixed_rows(&derived).unwrap_or(1);
+    let mut shape = vec![rows];
     shape.extend(&model.manifest.input.shape);
     let zeros = Tensor::zeros(shape);
     let outputs = session.run(&[(model.manifest.input.name.as_str(), zeros.view())]);
@@ -73,25 +85,66 @@ pub(super) fn try_out(
     })?;
     match outputs
         .values()
-        .find(|values| values.shape() != [1, classes])
+        .find(|values| values.shape() != [rows, classes])
     {
-        None => Ok(outputs.get("logits").and_then(twice_normalised)),
+        None => {
+            let logits = outputs
+                .get("logits")
+                .map(|rows| rows.index_axis(Axis(0), 0));
+            let doubt = logits.and_then(|scores| twice_normalised(&scores));
+            Ok(doubt.into_iter().chain(without_gradient(model)).collect())
+        }
         Some(values) => Err(TrialError::Rows {
             outputs: format!("{:?}", values.shape()),
+            rows,
             classes,
         }),
     }
 }
 
+/// Opens a written graph and runs it on zeros: whoever gets the file must be able to.
+pub fn run_file(library: &Path, model: Vec<u8>, graph: &Graph) -> Result<(), TrialError> {
+    let open = |error: RuntimeError| TrialError::Open {
+        reason: error.to_string(),
+    };
+    let runtime = load_runtime(Some(library), 0).map_err(open)?;
+    let encoded = Encoded::of_bytes(model, Provider::Cpu);
+    let mut session = OrtSession::open_encoded(runtime, &encoded, Threads::Shared).map_err(open)?;
+    let zeros = graph.inputs.iter().map(|input| {
+        let dims = input.value_type.shape.iter();
+        let shape: Vec<usize> = dims.map(|dim| dim.known().unwrap_or(1)).collect();
+        (input.name.as_str(), Tensor::zeros(shape))
+    });
+    let zeros: Vec<_> = zeros.collect();
+    let inputs: Vec<_> = zeros
+        .iter()
+        .map(|(name, zeros)| (*name, zeros.view()))
+        .collect();
+    session.run(&inputs).map_err(|error| TrialError::Run {
+        reason: error.to_string(),
+    })?;
+    Ok(())
+}
+
+/// Why the methods that differentiate do not apply.
+fn without_gradient(model: &Model) -> Option<String> {
+    let derived = autodiff::derive(&model.graph, &DeriveSpec::gradient(), None);
+    let error = derived.err()?.to_string();
+    let reason = cut(&error, LONGEST_REASON);
+    Some(format!(
+        "it is served without methods that differentiate: {reason}"
+    ))
+}
+
 /// Whether scores taken for logits are probabilities: the output has no Softmax or Sigmoid that was
 /// recognised.
-fn twice_normalised(logits: &Tensor) -> Option<String> {
+fn twice_normalised(logits: &ArrayViewD<'_, f32>) -> Option<String> {
     let (whole, total) = (logits.iter().all(|score| *score >= 0.0), logits.sum());
     let is_share = |of: f32| whole && logits.len() > 1 && (total - of).abs() < 1e-3 * of;
     (is_share(1.0) || is_share(100.0)).then(|| {
         format!(
             "the scores of an input of zeros add up to {total}, as probabilities do, but the model does not end in Softmax, so one is put \
-             behind them: export it with its Softmax last, or with the scores in front of it"
+             behind them: say scores = \"probabilities\" in model.toml if they are"
         )
     })
 }

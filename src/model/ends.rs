@@ -1,27 +1,23 @@
 //! Adapts a graph's input and output to the service: float32 inside, a float32 input, and class
-//! scores as the only output. Integer pixels that the graph casts itself become float inputs. A
-//! final ArgMax is dropped: an index has no gradient. A Sigmoid over one score becomes two classes,
-//! 1 with its probability p and 0 with 1 - p.
+//! scores as the only output. Integer pixels that the graph casts itself become float inputs; where
+//! other nodes need integers, a Cast stands in front, which no gradient passes. A final ArgMax is
+//! dropped: an index has no gradient. A Sigmoid over one score becomes two classes, 1 with its
+//! probability p and 0 with 1 - p. Probabilities that do not come from one Softmax get the logits
+//! log p, of which Softmax makes p again.
 
 use std::collections::HashSet;
 
-use onnx_autodiff::onnx::{
-    OnnxError,
-    graph::{Dim, Element, Graph, Literal, Names, Node, ValueInfo, ValueType},
-    infer, passes,
+use onnx_autodiff::{
+    autodiff::{self, spec::Head},
+    onnx::{
+        OnnxError,
+        graph::{Dim, Element, Graph, Literal, Names, Node, ValueInfo, ValueType},
+        infer, passes,
+    },
 };
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EndsError {
-    #[error(
-        "input {input} is {element}, and node {node} ({op}) needs it so: export the model with a float32 input"
-    )]
-    Input {
-        input: String,
-        element: Element,
-        node: String,
-        op: String,
-    },
     #[error(
         "input {input} is {element}, which pixels from 0 to 255 do not fit: export the model with a float32 or uint8 input"
     )]
@@ -49,39 +45,55 @@ pub(super) enum EndsError {
 /// The adapted graph.
 pub(super) struct Ends {
     pub graph: Graph,
+    /// The name of its input: another where derived graphs use the model's own, or need floats.
+    pub input: String,
     /// Whether two classes were made of a Sigmoid over one score.
     pub is_binary: bool,
     pub warnings: Vec<String>,
 }
 
-/// `input` is the graph input that takes pixels; `output` the output that model.toml names.
-pub(super) fn adapt(graph: Graph, input: &str, output: Option<&str>) -> Result<Ends, EndsError> {
+/// `input` is the graph input that takes pixels; `output` the output that model.toml names, and
+/// `scores` what it says that the output holds.
+pub(super) fn adapt(
+    graph: Graph,
+    input: &str,
+    output: Option<&str>,
+    scores: Option<Head>,
+) -> Result<Ends, EndsError> {
     let element = graph
         .inputs
         .iter()
         .find(|info| info.name == input)
         .map(|info| info.value_type.element);
     let mut graph = passes::single(graph, element == Some(Element::Double))?;
-    take_floats(&mut graph, input)?;
     let mut warnings = Vec::new();
+    let fed = take_floats(&mut graph, input, &mut warnings)?;
     let name = choose_output(&graph, output)?;
-    let scores = before_choice(&graph, &name, &mut warnings)?;
+    let chosen = before_choice(&graph, &name, &mut warnings)?;
     let declared = graph
         .outputs
         .iter()
-        .find(|output| output.name == scores)
+        .find(|output| output.name == chosen)
         .map(|output| output.value_type.clone());
-    let value_type = infer(&graph)?.get(&scores).cloned().or(declared);
+    let value_type = infer(&graph)?.get(&chosen).cloned().or(declared);
     let value_type = value_type.ok_or_else(|| EndsError::NoScores {
-        outputs: vec![scores.clone()],
+        outputs: vec![chosen.clone()],
     })?;
     let mut info = ValueInfo {
-        name: scores,
+        name: chosen,
         value_type,
     };
     let logit = binary_logit(&graph, &info);
     if let Some(logit) = &logit {
         info = two_classes(&mut graph, logit, info.value_type);
+    } else if holds_shares(&graph, &info.name, scores) && !ends_in_softmax(&graph, &info.name) {
+        if scores.is_none() {
+            warnings.push(format!(
+                "output {} is made of Softmaxes and taken for probabilities: their logarithms stand for logits",
+                info.name
+            ));
+        }
+        info = logarithms(&mut graph, info);
     }
     let output = info.name.clone();
     graph.outputs = vec![info];
@@ -89,6 +101,7 @@ pub(super) fn adapt(graph: Graph, input: &str, output: Option<&str>) -> Result<E
     refuse_choices(&graph, input, &output)?;
     Ok(Ends {
         graph,
+        input: fed,
         is_binary: logit.is_some(),
         warnings,
     })
@@ -106,10 +119,15 @@ const MOVES: &[&str] = &[
 ];
 
 /// Makes an integer input float32 where the graph casts it to float itself: exact, and
-/// differentiable.
-fn take_floats(graph: &mut Graph, input: &str) -> Result<(), EndsError> {
+/// differentiable. Else a Cast to integers stands in front of the graph. So does an Identity where
+/// derived graphs have an input or output of this name. Returns the name of the input then.
+fn take_floats(
+    graph: &mut Graph,
+    input: &str,
+    warnings: &mut Vec<String>,
+) -> Result<String, EndsError> {
     let Some(info) = graph.inputs.iter_mut().find(|info| info.name == input) else {
-        return Ok(());
+        return Ok(input.to_owned());
     };
     let element = std::mem::replace(&mut info.value_type.element, Element::Float);
     if matches!(element, Element::Int8 | Element::Bool) {
@@ -119,6 +137,7 @@ fn take_floats(graph: &mut Graph, input: &str) -> Result<(), EndsError> {
         });
     }
     let mut integers = HashSet::from([input.to_owned()]);
+    let mut in_need = None;
     for node in graph.nodes.iter().filter(|_| element != Element::Float) {
         let reads = |value: &String| integers.contains(value);
         let to = node
@@ -132,17 +151,96 @@ fn take_floats(graph: &mut Graph, input: &str) -> Result<(), EndsError> {
             continue;
         }
         if !moved {
-            let (node, op) = (node.label().to_owned(), node.op_type.clone());
-            return Err(EndsError::Input {
-                input: input.to_owned(),
-                element,
-                node,
-                op,
-            });
+            in_need = Some(format!("{} ({})", node.label(), node.op_type));
+            break;
         }
         integers.extend(node.outputs.iter().cloned());
     }
-    Ok(())
+    if let Some(node) = in_need {
+        warnings.push(format!(
+            "input {input} is {element}, and node {node} needs it so: no gradient reaches it; export the model with a float32 input"
+        ));
+        let code = element as i64;
+        return Ok(stand_in_front(graph, input, |names| {
+            Node::new("Cast", names, [input]).with("to", code)
+        }));
+    }
+    if autodiff::is_reserved(input) {
+        let node = |names: [&str; 1]| Node::new("Identity", names, [input]);
+        return Ok(stand_in_front(graph, input, node));
+    }
+    Ok(input.to_owned())
+}
+
+/// Puts a node in front of the graph that makes `input` of a new input; returns its name.
+fn stand_in_front(graph: &mut Graph, input: &str, node: impl FnOnce([&str; 1]) -> Node) -> String {
+    let name = Names::of(graph).fresh(&format!("{input}.input"));
+    graph.nodes.insert(0, node([&name]));
+    let infos = graph.inputs.iter_mut();
+    infos
+        .filter(|info| info.name == input)
+        .for_each(|info| info.name.clone_from(&name));
+    name
+}
+
+/// Ops that keep the elements of their first input in their order.
+const LAYOUT: &[&str] = &[
+    "Cast",
+    "Flatten",
+    "Identity",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+];
+
+/// Whether the value has logits in front: derived graphs find them.
+fn ends_in_softmax(graph: &Graph, value: &str) -> bool {
+    let node = last_node(graph, value, LAYOUT);
+    node.is_some_and(|node| node.is("Softmax") || node.is("Sigmoid"))
+}
+
+/// Whether a value holds probabilities: `scores` says so, or it is made of Softmaxes by ops that
+/// clip, scale or add them up.
+fn holds_shares(graph: &Graph, value: &str, scores: Option<Head>) -> bool {
+    let is_made = |value: &str| is_made_of_softmax(graph, value, 0);
+    scores.map_or_else(|| is_made(value), |scores| scores == Head::Probabilities)
+}
+
+fn is_made_of_softmax(graph: &Graph, value: &str, depth: usize) -> bool {
+    const DEEPEST: usize = 16;
+    let Some(node) = last_node(graph, value, LAYOUT).filter(|_| depth < DEEPEST) else {
+        return false;
+    };
+    let is_constant = |input: &&String| graph.initializers.contains_key(*input);
+    let of = |input: &String| is_made_of_softmax(graph, input, depth + 1);
+    let mut varying = node.inputs.iter().filter(|input| !is_constant(input));
+    match node.op_type.as_str() {
+        "Softmax" => true,
+        "Clip" => node.inputs.first().is_some_and(of),
+        "Mul" | "Div" => varying.next().is_some_and(of) && varying.next().is_none(),
+        "Add" | "Sum" | "Mean" => node.inputs.len() > 1 && node.inputs.iter().all(of),
+        _ => false,
+    }
+}
+
+/// `log p` for probabilities p, and a Softmax behind it, which gives p again.
+fn logarithms(graph: &mut Graph, shares: ValueInfo) -> ValueInfo {
+    let mut names = Names::of(graph);
+    let mut value = |role: &str| names.fresh(&format!("{}.{role}", shares.name));
+    let [least, above, logits, probabilities] =
+        ["least", "above", "logits", "probabilities"].map(&mut value);
+    graph
+        .initializers
+        .insert(least.clone(), Literal::scalar_f32(f32::MIN_POSITIVE));
+    graph.nodes.extend([
+        Node::new("Max", [shares.name.as_str(), &least], [above.as_str()]),
+        Node::new("Log", [above.as_str()], [logits.as_str()]),
+        Node::new("Softmax", [logits.as_str()], [probabilities.as_str()]).with("axis", 1_i64),
+    ]);
+    ValueInfo {
+        name: probabilities,
+        ..shares
+    }
 }
 
 /// Ops whose output is a decision or a table entry chosen by the scores: no gradient flows through
@@ -274,19 +372,9 @@ fn before_choice(
     output: &str,
     warnings: &mut Vec<String>,
 ) -> Result<String, EndsError> {
-    let Some(choice) = last_node(
-        graph,
-        output,
-        &[
-            "Cast",
-            "Squeeze",
-            "Unsqueeze",
-            "Reshape",
-            "Flatten",
-            "Identity",
-        ],
-    )
-    .filter(|node| ["ArgMax", "ArgMin", "TopK", "Hardmax"].contains(&node.op_type.as_str())) else {
+    let Some(choice) = last_node(graph, output, LAYOUT)
+        .filter(|node| ["ArgMax", "ArgMin", "TopK", "Hardmax"].contains(&node.op_type.as_str()))
+    else {
         return Ok(output.to_owned());
     };
     let types = infer(graph)?;

@@ -46,13 +46,14 @@ pub(super) struct Draft {
     head: Option<Head>,
     pattern_layers: Option<PatternLayers>,
     output: Option<String>,
+    scores: Option<Head>,
     layer: Option<String>,
 }
 
 impl Draft {
-    /// Name of the input, and of the output if the file names it.
-    pub(super) fn ends(&self) -> (&str, Option<&str>) {
-        (&self.input.name, self.output.as_deref())
+    /// Name of the input; name and content of the output if the file says them.
+    pub(super) fn ends(&self) -> (&str, Option<&str>, Option<Head>) {
+        (&self.input.name, self.output.as_deref(), self.scores)
     }
 
     /// Completes it for the graph with its final output. The layer is the one that the file names.
@@ -70,6 +71,13 @@ impl Draft {
 
 /// Of a field that is not of the format.
 const UNKNOWN: &str = "unknown field";
+
+/// The input's `shape` in `text`, for graphs that store none; faults are told by [`read`].
+pub(super) fn input_shape(text: &str) -> Option<Vec<usize>> {
+    let table: Table = text.parse().ok()?;
+    let shape = table.get("input")?.get("shape")?.clone();
+    shape.try_into().ok()
+}
 
 /// Reads `text` (empty when there is no file) for `graph`, and writes the sizes that it fixes into
 /// the graph's input.
@@ -161,6 +169,7 @@ fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Faults> {
     let output = fields.take("output", &outputs, |name: &String| {
         outputs.contains(&name.as_str())
     });
+    let scores = fields.take::<Head>("scores", &["\"probabilities\"", "\"logits\""], |_| true);
     let layer = fields.take("layer", &["the name of a value of the graph"], |_| true);
     let input = fields.object("input");
     let absent = ["mean", "std", "resize"].map(|key| (!input.has(key)).then_some(key));
@@ -177,6 +186,7 @@ fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Faults> {
                 head,
                 pattern_layers,
                 output,
+                scores,
                 layer,
             })
         }
@@ -681,6 +691,23 @@ mod tests {
         assert_eq!(read("", &graph).unwrap().input.shape, [3, 224, 224]);
         super::read("[input]\nsize = [32, 48]", &mut graph).unwrap();
         assert_eq!(graph.inputs[0].value_type.shape[1..], known([3, 32, 48]));
+    }
+
+    #[test]
+    fn the_shape_of_an_input_is_known_before_the_graph() {
+        assert_eq!(
+            input_shape("[input]\nshape = [3, 8, 8]"),
+            Some(vec![3, 8, 8])
+        );
+        for none in [
+            "",
+            "[input]\nsize = 8",
+            "shape = [3]",
+            "[input]\nshape = 'x'",
+            "[",
+        ] {
+            assert_eq!(input_shape(none), None, "{none}");
+        }
     }
 
     #[test]

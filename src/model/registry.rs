@@ -23,7 +23,7 @@ use super::{
 use crate::{files, text::cut};
 use onnx_autodiff::{
     autodiff::{spatial_layers, spec::Patterns},
-    onnx::{graph::Graph, read_model_files},
+    onnx::{Fault as GraphFault, OnnxError, graph::Graph, read_model_files},
 };
 
 /// The largest model.toml, in bytes.
@@ -135,13 +135,13 @@ pub fn folders_in(models: &Path) -> Result<Vec<PathBuf>, RegistryError> {
     Ok(folders)
 }
 
-/// Runs a model: a warning where the result is odd, an error where it fails.
-pub type Check<'a> = &'a dyn Fn(&Model) -> Result<Option<String>, String>;
+/// Runs a model: warnings where the result is odd, an error where it fails.
+pub type Check<'a> = &'a dyn Fn(&Model) -> Result<Vec<String>, String>;
 
 impl Registry {
     /// Loads every sub-folder of `folder` that is not hidden, without running the models.
     pub fn load(folder: &Path, default: Option<&str>) -> Result<Self, RegistryError> {
-        Self::load_after(None, folder, default, &|_| Ok(None))
+        Self::load_after(None, folder, default, &|_| Ok(vec![]))
     }
 
     /// As [`Self::load`], for models that pass `check`, replacing the registry `before`: a model
@@ -210,8 +210,8 @@ impl Registry {
                 return Ok((before.with_patterns(known, &model), model.patterns));
             }
             let mut model = detached(model);
-            let warning = check(&model).map_err(|fault| vec![fault])?;
-            model.warnings.extend(warning);
+            let doubts = check(&model).map_err(|fault| vec![fault])?;
+            model.warnings.extend(doubts);
             let own = model.patterns.clone();
             Ok((Arc::new(model), own))
         };
@@ -463,7 +463,8 @@ pub fn graph_of_file(model: &Model) -> io::Result<Option<Graph>> {
         return Ok(None);
     };
     let onnx = folder.join(ModelFiles::ONNX);
-    let (graph, external) = read_model_files(&onnx).map_err(io::Error::other)?;
+    let shape = Some(&model.manifest.input.shape[..]);
+    let (graph, external) = read_model_files(&onnx, shape).map_err(io::Error::other)?;
     let is_same = hash_of(&onnx, &external)? == model.hash;
     Ok(is_same.then_some(graph))
 }
@@ -511,7 +512,8 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         .map(|path| read_optional(&path, &mut faults))
         .unwrap_or_default();
     let of_graph = |error: &dyn std::fmt::Display| vec![format!("{name}: {error}")];
-    let (mut graph, external) = match read_model_files(onnx) {
+    let shape = manifest_file::input_shape(&text);
+    let (mut graph, external) = match read_model_files(onnx, shape.as_deref()) {
         Ok(read) => read,
         Err(_) if let Some(what) = foreign::what(onnx) => {
             faults.push(format!("{name} is {what}"));
@@ -519,6 +521,9 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         }
         Err(error) => {
             faults.extend(of_graph(&error));
+            if is_without_shape(&error) {
+                faults.push("or model.toml says it: [input] with shape = [3, 224, 224]".to_owned());
+            }
             return Err(faults);
         }
     };
@@ -530,13 +535,15 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
             return Err(faults);
         }
     };
-    let (input, output) = draft.ends();
+    let (input, output, scores) = draft.ends();
     let Ends {
         graph,
+        input,
         is_binary,
         warnings: own,
-    } = ends::adapt(graph, input, output).map_err(|error| of_graph(&error))?;
+    } = ends::adapt(graph, input, output, scores).map_err(|error| of_graph(&error))?;
     let mut manifest = draft.finish(&graph);
+    manifest.input.name = input;
     let layers = match manifest.input.shape[..] {
         [_, _, _] => spatial_layers(&graph).unwrap_or_default(),
         _ => Vec::new(),
@@ -601,6 +608,15 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
     } else {
         Err(faults)
     }
+}
+
+fn is_without_shape(error: &OnnxError) -> bool {
+    let OnnxError::Model(faults) = error else {
+        return false;
+    };
+    faults
+        .iter()
+        .any(|fault| matches!(fault, GraphFault::NoShape { .. }))
 }
 
 /// The labels of a file that may be missing.
@@ -851,7 +867,7 @@ mod tests {
         let tried = std::cell::RefCell::new(Vec::new());
         let check = |model: &Model| {
             tried.borrow_mut().push(model.id.clone());
-            Ok(None)
+            Ok(vec![])
         };
         let after = Registry::load_after(Some(&before), folder.path(), None, &check).unwrap();
         assert_eq!(
@@ -875,7 +891,7 @@ mod tests {
         fs::create_dir(at("worse")).unwrap();
         fs::write(at("worse/model.onnx"), b"no model").unwrap();
         let broken =
-            Registry::load_after(Some(&after), folder.path(), None, &|_| Ok(None)).unwrap();
+            Registry::load_after(Some(&after), folder.path(), None, &|_| Ok(vec![])).unwrap();
         assert!(
             Arc::ptr_eq(&after.get("same").unwrap(), &broken.get("same").unwrap()),
             "as it was before"

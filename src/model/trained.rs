@@ -28,7 +28,7 @@ use crate::{
 const FOLDER: &str = "trained";
 
 /// Runs a model before it is served: see [`super::registry::Check`].
-pub type TryOut = Arc<dyn Fn(&Model) -> Result<Option<String>, String> + Send + Sync>;
+pub type TryOut = Arc<dyn Fn(&Model) -> Result<Vec<String>, String> + Send + Sync>;
 
 pub struct TrainedModels {
     files: Files,

@@ -189,7 +189,7 @@ async fn nets_of_any_float_are_worked_on_in_float32() {
 
 #[tokio::test]
 async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
-    let net = |node: Node| {
+    let net = |node: Node, constants: Vec<(&str, Literal)>| {
         let nodes = vec![
             node,
             Node::new("ReduceMean", ["floats"], ["pooled"])
@@ -199,19 +199,13 @@ async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
         written(&graph(
             info("x", Element::Uint8, &[3, 2, 2]),
             vec![info("pooled", Element::Float, &[3])],
-            vec![],
+            constants,
             nodes,
         ))
     };
     let cast = Node::new("Cast", ["x"], ["floats"]).with("to", Element::Float as i64);
     let other = Node::new("DequantizeLinear", ["x", "scale"], ["floats"]);
-    let mut quantised = graph(
-        info("x", Element::Uint8, &[3, 2, 2]),
-        vec![info("floats", Element::Float, &[3, 2, 2])],
-        vec![("scale", Literal::scalar_f32(0.5))],
-        vec![other],
-    );
-    quantised.name = "quantised".into();
+    let scale = vec![("scale", Literal::scalar_f32(0.5))];
     let signed = {
         let cast = Node::new("Cast", ["x"], ["floats"]).with("to", Element::Float as i64);
         let out = vec![info("floats", Element::Float, &[3])];
@@ -223,8 +217,8 @@ async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
         ))
     };
     let models = [
-        ("pixels", net(cast), &[][..]),
-        ("quantised", written(&quantised), &[]),
+        ("pixels", net(cast, vec![]), &[][..]),
+        ("quantised", net(other, scale), &[]),
         ("signed", signed, &[]),
     ];
     let (_folder, service) = serve(&models);
@@ -252,12 +246,27 @@ async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
             0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.25, 0.25, 0.25,
         ],
     );
-    let fault = &faults(&service).await["quantised"];
+    // What only integers can do is run, and no gradient passes it.
+    let found = predict(&service, "quantised", &image).await;
+    let means = [255.0_f32, 0.0, 25.0].map(|mean| mean / 2.0);
+    let total: f32 = means.iter().map(|z| (z - means[0]).exp()).sum();
+    close(&[found[&0] as f32], &[1.0 / total]);
+    let card = send_to(&service.router, get("/models/quantised"))
+        .await
+        .answer();
+    let warnings = card["warnings"].to_string();
     assert!(
-        fault.contains("input x is uint8")
-            && fault.contains("DequantizeLinear")
-            && fault.contains("float32 input"),
-        "{fault}"
+        warnings.contains("input x is uint8, and node floats (DequantizeLinear) needs it so"),
+        "{warnings}"
+    );
+    let methods = card["methods"].as_array().unwrap().iter();
+    let mut gradient = methods.filter(|method| method["id"] == "gradient");
+    let gradient = gradient.next().unwrap();
+    assert_eq!(gradient["applies"], json!(false), "{gradient}");
+    let reason = gradient["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("DequantizeLinear") || reason.contains("Cast"),
+        "{reason}"
     );
 }
 
@@ -425,32 +434,127 @@ async fn the_scores_in_front_of_a_choice_are_explained() {
     );
 }
 
+/// Logits log p, whose Softmax is p again.
 #[tokio::test]
-async fn probabilities_that_do_not_end_in_softmax_are_told() {
+async fn probabilities_that_do_not_end_in_softmax_are_shown_as_they_are() {
     let net = |nodes: Vec<Node>| {
         let mut graph = linear(
             Element::Float,
             nodes,
             vec![info("out", Element::Float, &[3])],
         );
-        graph
-            .initializers
-            .insert("low".into(), Literal::from_f32s(&[], &[1e-7]));
+        let constants = [
+            ("low", Literal::scalar_f32(1e-7)),
+            ("half", Literal::scalar_f32(0.5)),
+        ];
+        let constants = constants.map(|(name, literal)| (name.to_owned(), literal));
+        graph.initializers.extend(constants);
         written(&graph)
     };
     let softmax = |to: &str| Node::new("Softmax", ["z"], [to]).with("axis", 1_i64);
     let clipped = net(vec![softmax("p"), Node::new("Clip", ["p", "low"], ["out"])]);
-    let plain = net(vec![softmax("out")]);
-    let (_folder, service) = serve(&[("clipped", clipped, &[]), ("plain", plain, &[])]);
-    for (id, told) in [("clipped", true), ("plain", false)] {
-        let card = send_to(&service.router, get(&format!("/models/{id}")))
-            .await
-            .answer();
-        assert_eq!(
-            card["warnings"].to_string().contains("add up to 1"),
-            told,
-            "{id}: {}",
-            card["warnings"]
+    let mean = net(vec![
+        softmax("p"),
+        Node::new("Add", ["p", "p"], ["twice"]),
+        Node::new("Mul", ["twice", "half"], ["out"]),
+    ]);
+    // log Σ exp z is left out of exp, so that nothing tells that these are probabilities.
+    let hidden = net(vec![
+        Node::new("LogSoftmax", ["z"], ["l"]).with("axis", 1_i64),
+        Node::new("Exp", ["l"], ["out"]),
+    ]);
+    let said = [("model.toml", "scores = \"probabilities\"")];
+    let (_folder, service) = serve(&[
+        ("clipped", clipped.clone(), &[]),
+        ("mean", mean, &[]),
+        ("plain", net(vec![softmax("out")]), &[]),
+        ("said", hidden.clone(), &said),
+        ("unsaid", hidden, &[]),
+        ("logits", clipped, &[("model.toml", "scores = \"logits\"")]),
+    ]);
+    let total: f32 = SCORES.iter().map(|z| z.exp()).sum();
+    let shares = SCORES.map(|z| z.exp() / total);
+    let warnings = async |id: &str| {
+        let card = send_to(&service.router, get(&format!("/models/{id}"))).await;
+        card.answer()["warnings"].to_string()
+    };
+    for id in ["clipped", "mean", "plain", "said"] {
+        let found = predict(&service, id, &at(&[1.0, 2.0])).await;
+        let found: Vec<f32> = found.into_values().map(|p| p as f32).collect();
+        close(&found, &shares);
+        // d log p_0 / dx = w_0 - Σ p_c w_c, or w_0 where the logits are the network's own.
+        let found = gradient(&service, id, "head=logits&target=0", &at(&[1.0, 2.0])).await;
+        let w = |class: usize, at: usize| WEIGHTS[2 * class + at] as f32;
+        let mean = |at: usize| {
+            (0..3)
+                .map(|class| shares[class] * w(class, at))
+                .sum::<f32>()
+        };
+        let shift = if id == "plain" {
+            [0.0; 2]
+        } else {
+            [mean(0), mean(1)]
+        };
+        close(&found, &[w(0, 0) - shift[0], w(0, 1) - shift[1]]);
+    }
+    assert!(warnings("clipped").await.contains("made of Softmaxes"));
+    for (id, told) in [
+        ("unsaid", true),
+        ("logits", true),
+        ("said", false),
+        ("plain", false),
+    ] {
+        let found = warnings(id).await;
+        assert_eq!(found.contains("add up to 1"), told, "{id}: {found}");
+    }
+}
+
+/// The input's name is one of a derived graph; a node needs the batch that the file fixes.
+#[tokio::test]
+async fn inputs_may_be_called_and_shaped_as_they_are() {
+    let tail = |from: &str| Node::new("Gemm", [from, "w"], ["z"]).with("transB", 1_i64);
+    let named = |name: &str| {
+        let weights = Literal::from_f64s(Element::Float, &[3, 2], &WEIGHTS);
+        graph(
+            info(name, Element::Float, &[2]),
+            vec![info("z", Element::Float, &[3])],
+            vec![("w", weights)],
+            vec![tail(name)],
+        )
+    };
+    let fixed = |rows: usize| {
+        let mut graph = named("x");
+        graph.initializers.insert(
+            "token".into(),
+            Literal::from_f32s(&[rows, 1], &vec![1.0; rows]),
+        );
+        let axis = |node: Node| node.with("axis", 1_i64);
+        graph.nodes = vec![
+            axis(Node::new("Concat", ["x", "token"], ["with_token"])),
+            axis(Node::new("Gather", ["with_token", "both"], ["read"])),
+            tail("read"),
+        ];
+        graph
+            .initializers
+            .insert("both".into(), Literal::vector_i64(&[0, 1]));
+        graph.inputs[0].value_type.shape[0] = Dim::Known(rows);
+        graph.outputs[0].value_type.shape[0] = Dim::Known(rows);
+        written(&graph)
+    };
+    let (_folder, service) = serve(&[
+        ("seed", written(&named("seed")), &[]),
+        ("logits", written(&named("logits")), &[]),
+        ("one_row", fixed(1), &[]),
+        ("three_rows", fixed(3), &[]),
+    ]);
+    for id in ["seed", "logits", "one_row", "three_rows"] {
+        let found = predict(&service, id, &at(&[1.0, 2.0])).await;
+        let total: f32 = SCORES.iter().map(|z| z.exp()).sum();
+        close(&[found[&2] as f32], &[SCORES[2].exp() / total]);
+        let query = "head=logits&target=1";
+        close(
+            &gradient(&service, id, query, &at(&[1.0, 2.0])).await,
+            &[-1.0, 0.5],
         );
     }
 }

@@ -1,6 +1,6 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside
 //! them (generate.py, pretrained.py, captum_maps.py, curves.py, metrics.py, parameters.py,
-//! perturbation.py, tcav.py).
+//! perturbation.py, tcav.py, transformers.py).
 
 #![allow(
     clippy::unwrap_used,
@@ -24,4 +24,5 @@ mod stress;
 mod tcav;
 mod torchvision;
 mod training;
+mod transformers;
 mod xrai;

@@ -22,7 +22,7 @@ use crate::{
     stored,
 };
 
-const LOGITS: f64 = 1e-5;
+pub const LOGITS: f64 = 1e-5;
 /// 2^-23: between two neighbours of 2^24 numbers in [-1, 1).
 const STEP: f32 = 1.0 / 8_388_608.0;
 
@@ -106,7 +106,7 @@ pub fn uniform(seed: u64, count: usize) -> impl Iterator<Item = f32> {
 
 /// A batch of up to two samples: the stored input, then another, for an answer must not depend on
 /// who shares its batch.
-fn batch(input: &Drawn, rows: usize) -> Tensor {
+pub fn batch(input: &Drawn, rows: usize) -> Tensor {
     let pixels = input.values();
     let other = pixels.iter().rev().copied().collect();
     let pair =

@@ -63,7 +63,7 @@ fn small() -> Arc<Model> {
 }
 
 fn load(folder: &Path) -> Arc<Model> {
-    let registry = Registry::of_one(folder, &|_| Ok(None));
+    let registry = Registry::of_one(folder, &|_| Ok(vec![]));
     assert!(registry.broken.is_empty(), "{:?}", registry.broken);
     registry.iter().next().unwrap()
 }

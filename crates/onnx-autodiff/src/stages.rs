@@ -146,7 +146,8 @@ pub fn plan(
         nodes,
         input,
         head,
-    } = forward::prepare(source, false)?;
+        ..
+    } = forward::prepare_any_batch(source, false)?;
     let Ok(&[channels, height, width]) = emit.sizes(&input, 1).as_deref() else {
         return Ok(None);
     };

@@ -117,6 +117,14 @@ impl Emitter {
             })
     }
 
+    /// The dimension of `value` along `axis`. Fails unless it is a number.
+    pub fn size(&self, value: &str, axis: usize) -> Result<usize, DeriveError> {
+        let size = self.shape(value)?.get(axis).and_then(Dim::known);
+        size.ok_or_else(|| DeriveError::UnknownShape {
+            value: value.to_owned(),
+        })
+    }
+
     pub fn literal(&self, value: &str) -> Option<&Literal> {
         self.graph.initializers.get(value)
     }
@@ -442,7 +450,7 @@ impl Emitter {
         let mut output = self.value_type(parts[0])?;
         let mut total = 0;
         for part in parts {
-            total += self.sizes(part, axis)?.first().copied().unwrap_or(0);
+            total += self.size(part, axis)?;
         }
         output.shape[axis] = Dim::Known(total);
         Ok(self.node(

@@ -32,8 +32,20 @@ pub enum DeriveError {
         dims(shape)
     )]
     InputShape { input: String, shape: Vec<Dim> },
-    #[error("no output is [batch, classes]: {}", outputs.iter().map(|(name, shape)| format!("{name} {}", dims(shape))).collect::<Vec<_>>().join(", "))]
-    NoHead { outputs: Vec<(String, Vec<Dim>)> },
+    #[error(
+        "input {input} has a fixed batch of {rows}{}: export the model with a dynamic batch",
+        node.as_ref().map(|node| format!(", and node {node} may mix its rows")).unwrap_or_default()
+    )]
+    FixedBatch {
+        input: String,
+        rows: usize,
+        node: Option<String>,
+    },
+    #[error(
+        "no output holds the scores of classes as floats [batch, classes]: {}; export the model with its scores",
+        outputs.join(", ")
+    )]
+    NoHead { outputs: Vec<String> },
     #[error("the model has no value named {name}")]
     UnknownActivation { name: String },
     #[error("the model has no weights or biases that its head depends on")]

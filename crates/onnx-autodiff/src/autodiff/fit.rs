@@ -93,7 +93,8 @@ pub fn fit_graph(source: &Graph, regime: Regime) -> Result<FitGraph, DeriveError
         nodes,
         input,
         head,
-    } = forward::prepare(source, true)?;
+        ..
+    } = forward::prepare_any_batch(source, true)?;
     let (mut fitted, mut skipped, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
     for layer in layers::linear_layers(&emit, &nodes, &input, &head.logits) {
         let Some(node) = nodes.iter().find(|node| node.outputs[0] == layer.output) else {
@@ -207,7 +208,7 @@ fn sums(
     let shape = emit.shape(&samples.y)?;
     let channel = if node.is("Conv") { 1 } else { shape.len() - 1 };
     let positions =
-        emit.sizes(&samples.y, 1)?.iter().product::<usize>() / emit.sizes(&samples.y, channel)?[0];
+        emit.sizes(&samples.y, 1)?.iter().product::<usize>() / emit.size(&samples.y, channel)?;
     let positive_y = emit.mul(&samples.mask, &samples.y)?;
     let (x_y, x, channel_axis) = match node.op_type.as_str() {
         "Conv" => {

@@ -2,7 +2,7 @@
 //! other outputs are logits, to which Softmax over the classes is added (Sigmoid for one class).
 
 use super::{
-    DeriveError, Unsupported,
+    DeriveError,
     emit::{Emitter, attributes},
 };
 use crate::onnx::{
@@ -17,44 +17,36 @@ pub(crate) struct HeadValues {
     pub classes: usize,
 }
 
-/// The head of the first output that is `[batch, classes]`, else of the first that flattens to it.
-pub(super) fn attach(emit: &mut Emitter) -> Result<HeadValues, DeriveError> {
-    let outputs: Vec<String> = emit
-        .graph
-        .outputs
-        .iter()
-        .map(|output| output.name.clone())
-        .collect();
-    let fits = |emit: &Emitter, name: &str| class_count(&emit.shape(name).ok()?);
-    let flat = outputs.iter().find(|name| {
-        emit.shape(name)
-            .is_ok_and(|shape| shape.len() == 2 && class_count(&shape).is_some())
-    });
-    let output = flat.or_else(|| outputs.iter().find(|name| fits(emit, name).is_some()));
-    let found = output.and_then(|output| Some((output.clone(), fits(emit, output)?)));
-    let Some((output, classes)) = found else {
-        let untyped = |node: &&Node| {
-            node.outputs
-                .iter()
-                .any(|name| !name.is_empty() && emit.value_type(name).is_err())
+/// The head of the first output of floats that is `[batch, classes]`, else of the first that
+/// flattens to it.
+pub(super) fn attach(emit: &mut Emitter, batch: &Dim) -> Result<HeadValues, DeriveError> {
+    let outputs = emit.graph.outputs.iter();
+    let outputs: Vec<String> = outputs.map(|output| output.name.clone()).collect();
+    let classes_of = |name: &String| {
+        let value_type = emit.value_type(name).ok()?;
+        let classes = class_count(&value_type.shape, batch)?;
+        let is_flat = value_type.shape.len() == 2;
+        let is_float = value_type.element.is_float();
+        is_float.then(|| (is_flat, name.clone(), classes))
+    };
+    let fitting: Vec<_> = outputs.iter().filter_map(classes_of).collect();
+    let flat = fitting.iter().find(|(is_flat, ..)| *is_flat);
+    let Some((_, output, classes)) = flat.or(fitting.first()).cloned() else {
+        let described = |name: String| {
+            let found = emit.value_type(&name).map(|found| found.to_string());
+            format!(
+                "{name} {}",
+                found.unwrap_or_else(|_| "of unknown type".to_owned())
+            )
         };
-        if let Some(node) = emit.graph.nodes.iter().find(untyped) {
-            let reason = "the type and shape of what it makes are not known".to_owned();
-            return Err(DeriveError::Unsupported {
-                nodes: vec![Unsupported::new(node, &emit.graph, reason)],
-            });
-        }
-        let outputs = outputs
-            .iter()
-            .map(|name| (name.clone(), emit.shape(name).unwrap_or_default()))
-            .collect();
+        let outputs = outputs.into_iter().map(described).collect();
         return Err(DeriveError::NoHead { outputs });
     };
     emit.set_scope("head".into());
     let end = end(&emit.graph.nodes, &output).cloned();
     let normalised = end
         .as_ref()
-        .filter(|node| spans_classes(emit, node, classes));
+        .filter(|node| spans_classes(emit, node, batch, classes));
     let Some(node) = normalised else {
         let logits = flatten(emit, &output, classes)?;
         let probabilities = probabilities(emit, &logits, classes)?;
@@ -76,11 +68,12 @@ pub(super) fn attach(emit: &mut Emitter) -> Result<HeadValues, DeriveError> {
     })
 }
 
-/// The number of classes of a value `[batch, classes]`, with any dimensions of 1.
-fn class_count(shape: &[Dim]) -> Option<usize> {
-    let (batch, rest) = shape.split_first()?;
+/// The number of classes of a value `[batch, classes]`, with any dimensions of 1. A batch that is
+/// not known to be another is taken for the batch.
+fn class_count(shape: &[Dim], batch: &Dim) -> Option<usize> {
+    let (rows, rest) = shape.split_first()?;
     let sizes = rest.iter().map(Dim::known).collect::<Option<Vec<_>>>()?;
-    let plain = matches!(batch, Dim::Symbol(_))
+    let plain = (rows == batch || matches!(rows, Dim::Symbol(_)))
         && !sizes.contains(&0)
         && sizes.iter().filter(|&&size| size > 1).count() <= 1;
     plain.then(|| sizes.iter().product())
@@ -105,7 +98,7 @@ fn end<'a>(nodes: &'a [Node], output: &str) -> Option<&'a Node> {
 }
 
 /// Whether the node works over the classes: Softmax along their axis; Sigmoid is elementwise.
-fn spans_classes(emit: &Emitter, node: &Node, classes: usize) -> bool {
+fn spans_classes(emit: &Emitter, node: &Node, batch: &Dim, classes: usize) -> bool {
     let Ok(shape) = emit.shape(&node.inputs[0]) else {
         return false;
     };
@@ -115,7 +108,7 @@ fn spans_classes(emit: &Emitter, node: &Node, classes: usize) -> bool {
     } else {
         axis
     };
-    class_count(&shape) == Some(classes)
+    class_count(&shape, batch) == Some(classes)
         && (node.op_type == "Sigmoid" || shape.get(axis as usize) == Some(&Dim::Known(classes)))
 }
 
@@ -133,7 +126,7 @@ fn probabilities(emit: &mut Emitter, logits: &str, classes: usize) -> Result<Str
     Ok(emit.node(
         "Softmax",
         &[logits],
-        attributes([("axis", (-1).into())]),
+        attributes([("axis", 1.into())]),
         output,
     ))
 }

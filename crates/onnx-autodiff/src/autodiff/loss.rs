@@ -35,7 +35,7 @@ pub(super) fn attach(
     logits: &str,
     classes: usize,
 ) -> Result<LossValues, DeriveError> {
-    if emit.graph.value_names().contains("target") {
+    if emit.graph.inputs.iter().any(|input| input.name == "target") {
         return Err(DeriveError::ReservedInput {
             names: vec!["target".into()],
         });
@@ -59,7 +59,7 @@ pub(super) fn attach(
         Loss::CrossEntropy => {
             let over_classes = |emit: &mut Emitter, op| {
                 let output = emit.value_type(logits)?;
-                let axis = attributes([("axis", (-1).into())]);
+                let axis = attributes([("axis", 1.into())]);
                 Ok::<_, DeriveError>(emit.node(op, &[logits], axis, output))
             };
             let logarithms = over_classes(emit, "LogSoftmax")?;

@@ -24,10 +24,14 @@ pub use emit::stepped;
 pub use error::{DeriveError, PatternFault, Unsupported};
 pub use layers::LinearLayer;
 pub use loss::Loss;
+pub use outputs::is_reserved;
 pub use rules::table::ruled as differentiable_ops;
 pub use spatial::spatial_layers;
 
-use crate::onnx::graph::{Dim, Element, Graph, ValueInfo, ValueType};
+use crate::onnx::{
+    graph::{Dim, Element, Graph, ValueInfo, ValueType},
+    passes,
+};
 use indexmap::IndexSet;
 
 use context::PatternOf;
@@ -40,7 +44,8 @@ use spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule};
 /// `[batch, classes]` (the cotangent of the head). Outputs: `logits` `[batch, classes]`,
 /// `probabilities` `[batch, classes]`, then per rule set one cotangent for each of `wrt`, named by
 /// [`DeriveSpec::cotangent_names`], each `[batch, …]` in the shape of its value; then the values of
-/// `outputs`, named by [`DeriveSpec::activation_names`].
+/// `outputs`, named by [`DeriveSpec::activation_names`]. Where the model fixes its batch and a node
+/// may mix rows, the batch is that number.
 pub struct Derived {
     /// Ready to be written and run.
     pub graph: Graph,
@@ -57,12 +62,19 @@ pub fn derive(
     patterns: Option<&Patterns>,
 ) -> Result<Derived, DeriveError> {
     let folds = spec.rule_sets.iter().any(|set| set.needs_patterns());
+    let is_forward = spec.rule_sets.is_empty() && spec.outputs.is_empty();
+    let prepared = match forward::prepare(source, folds) {
+        // What cannot be prepared may still be run.
+        Err(error) if is_forward => return as_it_is(source).ok_or(error),
+        prepared => prepared?,
+    };
     let Forward {
         mut emit,
         nodes,
         input,
+        batch,
         head,
-    } = forward::prepare(source, folds)?;
+    } = prepared;
     let mut wanted = vec![
         (head.logits.clone(), "logits".to_owned()),
         (head.probabilities.clone(), "probabilities".to_owned()),
@@ -90,7 +102,7 @@ pub fn derive(
         Head::Probabilities => &head.probabilities,
     };
     if !spec.rule_sets.is_empty() {
-        let cotangent = add_seed(&mut emit, head.classes, value, spec.seed)?;
+        let cotangent = add_seed(&mut emit, [batch, head.classes.into()], value, spec.seed)?;
         let cotangents = reverse_all(
             &mut emit,
             &nodes,
@@ -107,6 +119,18 @@ pub fn derive(
     Ok(Derived {
         graph: tidy(graph)?,
     })
+}
+
+/// The forward pass of a model that cannot be prepared, with its own nodes and opset.
+fn as_it_is(source: &Graph) -> Option<Derived> {
+    let Forward { emit, head, .. } = forward::as_it_is(source).ok()?;
+    let wanted = [
+        (head.logits, "logits".to_owned()),
+        (head.probabilities, "probabilities".to_owned()),
+    ];
+    let graph = outputs::publish(emit, &wanted).ok()?;
+    let graph = passes::prune(graph).ok()?;
+    Some(Derived { graph })
 }
 
 fn tidy(graph: Graph) -> Result<Graph, DeriveError> {
@@ -150,19 +174,16 @@ fn reverse_all(
     }
 }
 
-/// The input `seed`, and the cotangent of the head that it makes.
+/// The input `seed` `[batch, classes]`, and the cotangent of the head that it makes.
 fn add_seed(
     emit: &mut emit::Emitter,
-    classes: usize,
+    shape: [Dim; 2],
     head: &str,
     rule: SeedRule,
 ) -> Result<String, DeriveError> {
     let element = emit.value_type(head)?.element;
-    let value_type = ValueType::new(
-        Element::Float,
-        vec![Dim::Symbol(forward::BATCH.into()), Dim::Known(classes)],
-    );
-    if emit.graph.value_names().contains("seed") {
+    let value_type = ValueType::new(Element::Float, shape.to_vec());
+    if emit.graph.inputs.iter().any(|input| input.name == "seed") {
         return Err(DeriveError::ReservedInput {
             names: vec!["seed".into()],
         });
@@ -244,6 +265,7 @@ pub fn activations(source: &Graph) -> Result<Vec<(String, Vec<usize>)>, DeriveEr
         nodes,
         input,
         head,
+        ..
     } = forward::prepare(source, false)?;
     let active = layers::active(&emit, &nodes, &[&input], &head.logits);
     let known = source.value_names();

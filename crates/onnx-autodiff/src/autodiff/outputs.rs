@@ -1,8 +1,22 @@
 //! Renames values of a graph to their public names and makes them outputs. Other values with such a
 //! name are renamed.
 
-use super::emit::Emitter;
+use super::{emit::Emitter, spec::RuleSetId};
 use crate::onnx::graph::{Graph, ValueInfo};
+
+/// Whether derived graphs have an input or output of this name, so that a model's input cannot have
+/// it.
+pub fn is_reserved(name: &str) -> bool {
+    let own = [
+        "seed",
+        "target",
+        "logits",
+        "probabilities",
+        "loss",
+        "activation",
+    ];
+    own.contains(&name) || RuleSetId::ALL.iter().any(|set| set.id() == name)
+}
 
 /// Makes each (value, public name) an output, in this order. No nodes may be emitted afterwards.
 pub(super) fn publish(
@@ -56,7 +70,7 @@ pub(super) fn publish(
     Ok(emit.graph)
 }
 
-fn rename(graph: &mut Graph, from: &str, to: &str) {
+pub(super) fn rename(graph: &mut Graph, from: &str, to: &str) {
     let nodes = graph
         .nodes
         .iter_mut()

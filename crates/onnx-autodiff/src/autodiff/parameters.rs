@@ -86,6 +86,7 @@ pub fn places(source: &Graph) -> Result<Places, DeriveError> {
         nodes,
         input,
         head,
+        ..
     } = forward::prepare(source, false)?;
     let linear = layers::linear_layers(&emit, &nodes, &input, &head.logits);
     let names = active_parameters(&emit, &nodes, &head.logits);
@@ -153,9 +154,10 @@ fn derive(
     let Forward {
         mut emit,
         nodes,
+        batch,
         head: found,
         ..
-    } = forward::prepare(source, false)?;
+    } = forward::prepare_any_batch(source, false)?;
     let value = match start {
         Start::Seed(Head::Probabilities) => &found.probabilities,
         Start::Seed(Head::Logits) | Start::Loss(_) => &found.logits,
@@ -170,7 +172,10 @@ fn derive(
         (found.probabilities.clone(), "probabilities".to_owned()),
     ];
     let seed = match start {
-        Start::Seed(_) => add_seed(&mut emit, found.classes, value, SeedRule::One)?,
+        Start::Seed(_) => {
+            let shape = [batch, found.classes.into()];
+            add_seed(&mut emit, shape, value, SeedRule::One)?
+        }
         Start::Loss(loss) => {
             let loss = loss::attach(&mut emit, loss, value, found.classes)?;
             published.push((loss.loss, "loss".to_owned()));

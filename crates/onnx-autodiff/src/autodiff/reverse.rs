@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    DeriveError,
+    DeriveError, Unsupported,
     context::{Overrides, PatternOf, VjpContext},
     emit::Emitter,
     rules::table::{self, Gradient},
@@ -34,9 +34,13 @@ pub(super) fn reverse(
 ) -> Result<Vec<String>, DeriveError> {
     let varies = varying(emit, walk.nodes, walk.wrt);
     if !varies.contains(walk.head) {
-        return Err(DeriveError::Detached {
-            wrt: walk.wrt.join(", "),
-            head: walk.head.to_owned(),
+        let stops = stops(emit, walk, &varies);
+        return Err(match stops.is_empty() {
+            true => DeriveError::Detached {
+                wrt: walk.wrt.join(", "),
+                head: walk.head.to_owned(),
+            },
+            false => DeriveError::Unsupported { nodes: stops },
         });
     }
     let mut waiting: HashMap<String, Vec<String>> =
@@ -66,6 +70,13 @@ pub(super) fn reverse(
             cotangents.push(cotangent);
         }
         let found = step(emit, walk, node, &active, &cotangents);
+        let found = found.map_err(|error| match error {
+            DeriveError::UnknownShape { value } => {
+                let reason = format!("the shape of {} follows from data", of_model(&value, walk));
+                unsupported_at(emit, node, reason)
+            }
+            other => other,
+        });
         for (index, input) in node
             .inputs
             .iter()
@@ -98,6 +109,46 @@ pub(super) fn reverse(
         })
     };
     walk.wrt.iter().map(cotangent).collect()
+}
+
+/// The nodes at which every way from `wrt` to the head ends: what they give is integers, truth values
+/// or steps.
+fn stops(emit: &Emitter, walk: &Walk, varies: &HashSet<String>) -> Vec<Unsupported> {
+    let mut needed = HashSet::from([walk.head]);
+    let mut found = Vec::new();
+    for node in walk.nodes.iter().rev() {
+        let mut outputs = node.outputs.iter().map(String::as_str);
+        if !outputs.any(|output| needed.contains(output)) {
+            continue;
+        }
+        needed.extend(node.inputs.iter().map(String::as_str));
+        let reads = node.inputs.iter().any(|input| varies.contains(input));
+        let is_shape = node.is("Shape") || node.is("Size");
+        if reads && !is_shape && !node.outputs.iter().any(|output| varies.contains(output)) {
+            let reason = "no gradient passes it: what it gives changes in steps".to_owned();
+            found.push(Unsupported::new(node, &emit.graph, reason));
+        }
+    }
+    found.reverse();
+    found
+}
+
+fn unsupported_at(emit: &Emitter, node: &Node, reason: String) -> DeriveError {
+    DeriveError::Unsupported {
+        nodes: vec![Unsupported::new(node, &emit.graph, reason)],
+    }
+}
+
+/// A value of the model by its name; one of the derived graph is none that a user knows.
+fn of_model(value: &str, walk: &Walk) -> String {
+    let mut values = walk
+        .nodes
+        .iter()
+        .flat_map(|node| node.outputs.iter().chain(&node.inputs));
+    match values.any(|known| known == value) {
+        true => format!("value {value}"),
+        false => "a value in its gradient".to_owned(),
+    }
 }
 
 /// Applies a node's rule: returns one cotangent per input, in the input's shape; an empty name for

@@ -16,6 +16,7 @@ pub fn spatial_layers(source: &Graph) -> Result<Vec<Layer>, DeriveError> {
         nodes,
         input,
         head,
+        ..
     } = forward::prepare(source, false)?;
     let active = layers::active(&emit, &nodes, &[&input], &head.logits);
     let known = source.value_names();

@@ -49,8 +49,12 @@ pub enum Fault {
     },
     #[error("the model does not say which opset it uses: export it again")]
     NoOpset,
-    #[error("{value} is not a tensor with an element type and a shape")]
+    #[error(
+        "{value} is not a tensor with an element type and a shape: export the model with tensors alone (skl2onnx: zipmap=False)"
+    )]
     NotATensor { value: String },
+    #[error("the file stores no shape of input {value}: export the model with it")]
+    NoShape { value: String },
     #[error(
         "the type of output {value} is not stored and does not follow from the graph: export the model with shapes"
     )]

@@ -22,13 +22,16 @@ pub enum Value {
     Unary(fn(f64) -> f64),
     Binary(fn(f64, f64) -> f64),
     Ternary(fn(f64, f64, f64) -> f64),
+    /// Of any number of inputs, from the first to the last.
+    Fold(fn(f64, f64) -> f64),
     Tensor(fn(&Constants<'_>) -> Option<Literal>),
 }
 
 /// A node whose inputs are constants, and the type of its output.
 pub struct Constants<'a> {
     node: &'a Node,
-    inputs: Vec<&'a Literal>,
+    /// None where an optional input is absent.
+    inputs: Vec<Option<&'a Literal>>,
     element: Element,
     shape: Vec<usize>,
 }
@@ -49,7 +52,10 @@ impl Value {
         if bytes > LARGEST_BYTES {
             return None;
         }
-        let inputs = node.inputs.iter().map(|name| constants.get(name));
+        let inputs = node.inputs.iter().map(|name| match name.as_str() {
+            "" => Some(None),
+            name => constants.get(name).map(Some),
+        });
         let known = Constants {
             inputs: inputs.collect::<Option<_>>()?,
             node,
@@ -60,9 +66,10 @@ impl Value {
         match self {
             Self::AtRunTime => None,
             Self::Same => known.same(),
-            Self::Unary(op) => known.compute(|[x]| op(x)),
-            Self::Binary(op) => known.compute(|[a, b]| op(a, b)),
-            Self::Ternary(op) => known.compute(|[a, b, c]| op(a, b, c)),
+            Self::Unary(op) => known.compute(|[x]: [f64; 1]| op(x)),
+            Self::Binary(op) => known.compute(|[a, b]: [f64; 2]| op(a, b)),
+            Self::Ternary(op) => known.compute(|[a, b, c]: [f64; 3]| op(a, b, c)),
+            Self::Fold(op) => known.elementwise(|row| row.iter().copied().reduce(op)),
             Self::Tensor(op) => op(&known),
         }
     }
@@ -70,7 +77,7 @@ impl Value {
 
 impl Constants<'_> {
     fn input(&self, index: usize) -> Option<&Literal> {
-        self.inputs.get(index).copied()
+        self.inputs.get(index).copied().flatten()
     }
 
     fn same(&self) -> Option<Literal> {
@@ -82,30 +89,99 @@ impl Constants<'_> {
         (literal.bytes.len() == bytes).then_some(literal)
     }
 
-    /// Applies `op` to the broadcast elements of the inputs; `None` for another number of inputs,
-    /// or if an integer exceeds the exact range of f64.
+    /// As [`Self::elementwise`], of `N` inputs.
     fn compute<const N: usize>(&self, op: impl Fn([f64; N]) -> f64) -> Option<Literal> {
-        let exact = |element: Element, values: &[f64]| {
-            let fits = |v: &f64| v.is_finite() && v.abs() < LARGEST_INTEGER;
-            element.is_float() || values.iter().all(fits)
-        };
-        let inputs: [&Literal; N] = self.inputs[..].try_into().ok()?;
-        let operands = inputs.map(Literal::to_f64s);
-        let mut pairs = inputs.iter().zip(&operands);
-        if !pairs.all(|(literal, values)| exact(literal.element, values)) {
-            return None;
-        }
+        self.elementwise(|row| Some(op(row.try_into().ok()?)))
+    }
+
+    /// Applies `op` to the broadcast elements of the inputs; `None` where one is absent or `op`
+    /// gives none, or if an integer exceeds the exact range of f64.
+    fn elementwise(&self, op: impl Fn(&[f64]) -> Option<f64>) -> Option<Literal> {
+        let inputs = self.inputs.iter().copied().collect::<Option<Vec<_>>>()?;
+        let operands = inputs.iter().map(|literal| exact(literal));
+        let operands = operands.collect::<Option<Vec<_>>>()?;
+        let mut row = vec![0.0; inputs.len()];
         let mut values = Vec::with_capacity(self.shape.iter().product());
         for_each_index(&self.shape, |at| {
-            let mut row = [0.0; N];
             for ((place, literal), values) in row.iter_mut().zip(&inputs).zip(&operands) {
                 *place = *values.get(broadcast_index(at, &literal.shape))?;
             }
-            values.push(op(row));
+            values.push(op(&row)?);
             Some(())
         })?;
-        exact(self.element, &values).then(|| Literal::from_f64s(self.element, &self.shape, &values))
+        self.literal(&values)
     }
+
+    /// The output, unless an integer exceeds the exact range of f64.
+    fn literal(&self, values: &[f64]) -> Option<Literal> {
+        let fits = self.element.is_float() || values.iter().all(is_exact);
+        fits.then(|| Literal::from_f64s(self.element, &self.shape, values))
+    }
+}
+
+/// The values of a constant, unless an integer exceeds the exact range of f64.
+fn exact(literal: &Literal) -> Option<Vec<f64>> {
+    let values = literal.to_f64s();
+    (literal.element.is_float() || values.iter().all(is_exact)).then_some(values)
+}
+
+fn is_exact(value: &f64) -> bool {
+    value.is_finite() && value.abs() < LARGEST_INTEGER
+}
+
+/// `Clip(x, min, max)`: either bound may be absent.
+pub(super) fn clip(known: &Constants<'_>) -> Option<Literal> {
+    let bound = |index: usize, other: f64| match known.input(index) {
+        Some(bound) => bound.to_f64s().first().copied(),
+        None => Some(other),
+    };
+    let (low, high) = (bound(1, f64::NEG_INFINITY)?, bound(2, f64::INFINITY)?);
+    let values = exact(known.input(0)?)?.into_iter();
+    known.literal(&values.map(|x| x.max(low).min(high)).collect::<Vec<_>>())
+}
+
+/// The remainder has the sign of the divisor, with the attribute `fmod` that of the dividend.
+pub(super) fn modulo(known: &Constants<'_>) -> Option<Literal> {
+    let truncates = known.node.int_or("fmod", 0) != 0;
+    known.compute(|[a, b]| match truncates {
+        true => a % b,
+        false => a - b * (a / b).floor(),
+    })
+}
+
+/// ReduceMax, ReduceMin, ReduceProd, ReduceSum and ReduceMean.
+pub(super) fn reduce(known: &Constants<'_>) -> Option<Literal> {
+    let input = known.input(0)?;
+    let rank = input.shape.len();
+    let axes = match known.input(1) {
+        Some(axes) => axes.to_i64s()?,
+        None => known.node.ints("axes").unwrap_or_default().to_vec(),
+    };
+    let axes: Vec<usize> = axes.into_iter().map(|axis| wrap(axis, rank)).collect();
+    let all = axes.is_empty() && known.node.int_or("noop_with_empty_axes", 0) == 0;
+    let (start, op): (f64, fn(f64, f64) -> f64) = match known.node.op_type.as_str() {
+        "ReduceMax" => (f64::NEG_INFINITY, f64::max),
+        "ReduceMin" => (f64::INFINITY, f64::min),
+        "ReduceProd" => (1.0, |a, b| a * b),
+        _ => (0.0, |a, b| a + b),
+    };
+    let mut reduced = vec![start; known.shape.iter().product()];
+    let mut values = exact(input)?.into_iter();
+    let count = values.len() / reduced.len().max(1);
+    // The output's shape with ones, or without the reduced axes: its flat index is the same.
+    let kept = |axis: &usize| !all && !axes.contains(axis);
+    for_each_index(&input.shape, |at| {
+        let kept = (0..rank).filter(kept);
+        let to = kept.fold(0, |flat, axis| flat * input.shape[axis] + at[axis]);
+        let place = reduced.get_mut(to)?;
+        *place = op(*place, values.next()?);
+        Some(())
+    })?;
+    if known.node.is("ReduceMean") {
+        let mean = |sum: &mut f64| *sum /= count as f64;
+        reduced.iter_mut().for_each(mean);
+    }
+    known.literal(&reduced)
 }
 
 pub(super) fn transpose(known: &Constants<'_>) -> Option<Literal> {
@@ -153,16 +229,14 @@ pub(super) fn range(known: &Constants<'_>) -> Option<Literal> {
 }
 
 pub(super) fn slice(known: &Constants<'_>) -> Option<Literal> {
-    let inputs = &known.inputs;
-    let data = inputs.first()?;
-    let (starts, ends) = (inputs.get(1)?.to_i64s()?, inputs.get(2)?.to_i64s()?);
-    let axes = inputs.get(3).map_or_else(
-        || Some((0..starts.len() as i64).collect()),
-        |axes| axes.to_i64s(),
-    )?;
-    let steps = inputs
-        .get(4)
-        .map_or_else(|| Some(vec![1; starts.len()]), |steps| steps.to_i64s())?;
+    let data = known.input(0)?;
+    let (starts, ends) = (known.input(1)?.to_i64s()?, known.input(2)?.to_i64s()?);
+    let given = |index: usize, other: Vec<i64>| match known.input(index) {
+        Some(given) => given.to_i64s(),
+        None => Some(other),
+    };
+    let axes = given(3, (0..starts.len() as i64).collect())?;
+    let steps = given(4, vec![1; starts.len()])?;
     if !known.node.attributes.is_empty() {
         return None;
     }
@@ -206,7 +280,7 @@ pub(super) fn gather(known: &Constants<'_>) -> Option<Literal> {
     pick(data, &known.shape, &source)
 }
 
-/// On where the index along `axis` is the one given, off elsewhere.
+/// `OneHot(indices, depth, [off, on])`.
 pub(super) fn one_hot(known: &Constants<'_>) -> Option<Literal> {
     let (indices, values) = (known.input(0)?, known.input(2)?);
     let hot = indices.to_i64s()?;
@@ -244,7 +318,8 @@ pub(super) fn dequantize(known: &Constants<'_>) -> Option<Literal> {
 }
 
 pub(super) fn concat(known: &Constants<'_>) -> Option<Literal> {
-    let (inputs, shape) = (&known.inputs, &known.shape);
+    let inputs = known.inputs.iter().copied().collect::<Option<Vec<_>>>()?;
+    let shape = &known.shape;
     let axis = wrap(known.node.int("axis")?, shape.len());
     let rows: usize = shape.get(..axis)?.iter().product();
     let element = inputs.first()?.element;

@@ -102,6 +102,10 @@ impl Op {
         self.value(Value::Binary(value))
     }
 
+    const fn folded(self, value: fn(f64, f64) -> f64) -> Self {
+        self.value(Value::Fold(value))
+    }
+
     const fn idle(self, idle: fn(&Site<'_>) -> bool) -> Self {
         let idle = Some(idle);
         Self { idle, ..self }
@@ -132,6 +136,11 @@ impl Op {
 
 fn truth(value: bool) -> f64 {
     f64::from(u8::from(value))
+}
+
+/// 0 for 0.
+fn sign(x: f64) -> f64 {
+    if x == 0.0 { 0.0 } else { x.signum() }
 }
 
 /// By name.
@@ -166,9 +175,14 @@ pub static OPS: &[Op] = &[
         .idle(layout::same_type)
         .spelled(arguments::cast),
     op("CastLike", pointwise::cast, First, Moved).spelled(decompose::cast_like),
-    op("Ceil", pointwise::same, First, PerPixel).unary(f64::ceil),
+    op("Ceil", pointwise::same, First, PerPixel)
+        .content(values::identity)
+        .unary(f64::ceil),
     op("Celu", pointwise::same, First, PerPixel),
-    op("Clip", pointwise::same, First, PerPixel).spelled_before(11, arguments::clip),
+    op("Clip", pointwise::same, First, PerPixel)
+        .content(values::clip)
+        .value(Value::Tensor(evaluate::clip))
+        .spelled_before(11, arguments::clip),
     op("Col2Im", window::col_2_im, First, Moved),
     op("Concat", layout::concat, AllOffAxis(0), Computed)
         .content(values::concat)
@@ -196,7 +210,7 @@ pub static OPS: &[Op] = &[
     op("Dropout", pointwise::dropout, Unproven, Drawn).spelled(inference::dropout),
     op(
         "DynamicQuantizeLinear",
-        pointwise::unknown,
+        pointwise::dynamically_quantized,
         Unproven,
         Computed,
     ),
@@ -212,7 +226,9 @@ pub static OPS: &[Op] = &[
         .value(Value::Tensor(evaluate::expand))
         .idle(layout::same_type),
     op("Flatten", layout::flatten, OffAxis(1), Same),
-    op("Floor", pointwise::same, First, PerPixel).unary(f64::floor),
+    op("Floor", pointwise::same, First, PerPixel)
+        .content(values::identity)
+        .unary(f64::floor),
     op("GRU", reduce::recurrent, Unproven, Computed),
     op("Gather", layout::gather, FirstOffAxis(0), Moved)
         .content(values::gather)
@@ -242,7 +258,7 @@ pub static OPS: &[Op] = &[
         .idle(layout::always),
     op("InstanceNormalization", pointwise::same, First, Computed),
     op("IsInf", pointwise::test, First, PerPixel),
-    op("IsNaN", pointwise::test, First, PerPixel),
+    op("IsNaN", pointwise::test, First, PerPixel).unary(|x| truth(x.is_nan())),
     op("LRN", pointwise::same, First, PerPixel),
     op("LSTM", reduce::recurrent, Unproven, Computed),
     op(
@@ -259,7 +275,9 @@ pub static OPS: &[Op] = &[
     op("LpNormalization", pointwise::same, Unproven, Computed),
     op("LpPool", window::pool, First, Moved),
     op("MatMul", reduce::matmul, Aligned, Computed),
-    op("Max", pointwise::arithmetic, Aligned, PerPixel).binary(f64::max),
+    op("Max", pointwise::arithmetic, Aligned, PerPixel)
+        .content(values::max)
+        .folded(f64::max),
     op("MaxPool", window::pool, First, Moved).spelled(inference::max_pool),
     op("Mean", pointwise::arithmetic, Aligned, PerPixel),
     op(
@@ -268,14 +286,20 @@ pub static OPS: &[Op] = &[
         Unproven,
         Computed,
     ),
-    op("Min", pointwise::arithmetic, Aligned, PerPixel).binary(f64::min),
+    op("Min", pointwise::arithmetic, Aligned, PerPixel)
+        .content(values::min)
+        .folded(f64::min),
     op("Mish", pointwise::same, First, PerPixel),
-    op("Mod", pointwise::arithmetic, Aligned, PerPixel),
+    op("Mod", pointwise::arithmetic, Aligned, PerPixel)
+        .content(values::modulo)
+        .value(Value::Tensor(evaluate::modulo)),
     op("Mul", pointwise::arithmetic, Aligned, PerPixel)
         .content(values::mul)
         .binary(|a, b| a * b),
     op("Multinomial", pointwise::unknown, Unproven, Drawn),
-    op("Neg", pointwise::same, First, PerPixel).unary(|x| -x),
+    op("Neg", pointwise::same, First, PerPixel)
+        .content(values::neg)
+        .unary(|x| -x),
     op("Not", pointwise::same, First, PerPixel).unary(|x| 1.0 - x),
     op("OneHot", layout::one_hot, Unproven, Computed).value(Value::Tensor(evaluate::one_hot)),
     op("Or", pointwise::compare, Aligned, PerPixel).binary(f64::max),
@@ -300,20 +324,31 @@ pub static OPS: &[Op] = &[
         .spelled_before(18, arguments::axes_to_input),
     op("ReduceLogSumExp", reduce::reduce, First, Computed)
         .spelled_before(18, arguments::axes_to_input),
-    op("ReduceMax", reduce::reduce, First, Moved).spelled_before(18, arguments::axes_to_input),
-    op("ReduceMean", reduce::reduce, First, Moved).spelled_before(18, arguments::axes_to_input),
-    op("ReduceMin", reduce::reduce, First, Moved).spelled_before(18, arguments::axes_to_input),
+    op("ReduceMax", reduce::reduce, First, Moved)
+        .value(Value::Tensor(evaluate::reduce))
+        .spelled_before(18, arguments::axes_to_input),
+    op("ReduceMean", reduce::reduce, First, Moved)
+        .value(Value::Tensor(evaluate::reduce))
+        .spelled_before(18, arguments::axes_to_input),
+    op("ReduceMin", reduce::reduce, First, Moved)
+        .value(Value::Tensor(evaluate::reduce))
+        .spelled_before(18, arguments::axes_to_input),
     op("ReduceProd", reduce::reduce, First, Computed)
         .content(values::reduce_prod)
+        .value(Value::Tensor(evaluate::reduce))
         .spelled_before(18, arguments::axes_to_input),
-    op("ReduceSum", reduce::reduce, First, Moved).spelled_before(13, arguments::axes_to_input),
+    op("ReduceSum", reduce::reduce, First, Moved)
+        .value(Value::Tensor(evaluate::reduce))
+        .spelled_before(13, arguments::axes_to_input),
     op("ReduceSumSquare", reduce::reduce, First, Computed)
         .spelled_before(18, arguments::axes_to_input),
-    op("Relu", pointwise::same, First, PerPixel),
+    op("Relu", pointwise::same, First, PerPixel).unary(|x| x.max(0.0)),
     op("Reshape", layout::reshape, First, Same).content(values::reshape),
     op("Resize", window::resize, First, Moved).spelled(arguments::resize),
     op("RotaryEmbedding", pointwise::same, Unproven, Computed).spelled(attention::rotary_embedding),
-    op("Round", pointwise::same, First, PerPixel).unary(f64::round_ties_even),
+    op("Round", pointwise::same, First, PerPixel)
+        .content(values::identity)
+        .unary(f64::round_ties_even),
     op("Scatter", pointwise::same, Unproven, Computed).spelled(arguments::scatter),
     op("ScatterElements", pointwise::same, AllOffAxis(0), Computed),
     op("ScatterND", pointwise::same, Unproven, Computed),
@@ -321,7 +356,7 @@ pub static OPS: &[Op] = &[
     op("Shape", layout::shape_of, Unproven, Computed).content(values::shape),
     op("Shrink", pointwise::same, First, PerPixel),
     op("Sigmoid", pointwise::same, First, PerPixel),
-    op("Sign", pointwise::same, First, PerPixel),
+    op("Sign", pointwise::same, First, PerPixel).unary(sign),
     op(
         "SimplifiedLayerNormalization",
         pointwise::same,
@@ -349,7 +384,7 @@ pub static OPS: &[Op] = &[
     op("Sub", pointwise::arithmetic, Aligned, PerPixel)
         .content(values::sub)
         .binary(|a, b| a - b),
-    op("Sum", pointwise::arithmetic, Aligned, PerPixel),
+    op("Sum", pointwise::arithmetic, Aligned, PerPixel).folded(|a, b| a + b),
     op("Swish", pointwise::same, First, PerPixel).spelled(decompose::swish),
     op("Tan", pointwise::same, First, PerPixel),
     op("Tanh", pointwise::same, First, PerPixel),
@@ -365,7 +400,7 @@ pub static OPS: &[Op] = &[
     op("Where", pointwise::select, Aligned, PerPixel)
         .content(values::select)
         .value(Value::Ternary(|c, a, b| if c != 0.0 { a } else { b })),
-    op("Xor", pointwise::compare, Aligned, PerPixel),
+    op("Xor", pointwise::compare, Aligned, PerPixel).binary(|a, b| truth(a != b)),
 ];
 
 #[cfg(test)]

@@ -33,11 +33,15 @@ pub(super) const MAX_NODES: usize = 20_000;
 
 /// Reads a model file; external data is looked for in its folder only.
 pub fn read_model(path: &Path) -> Result<Graph, OnnxError> {
-    read_model_files(path).map(|(graph, _)| graph)
+    read_model_files(path, None).map(|(graph, _)| graph)
 }
 
-/// As [`read_model`], with the paths of the files that hold external data.
-pub fn read_model_files(path: &Path) -> Result<(Graph, Vec<PathBuf>), OnnxError> {
+/// As [`read_model`], with the paths of the files that hold external data. `shape` is that of an
+/// input, without its batch, where the file stores none.
+pub fn read_model_files(
+    path: &Path,
+    shape: Option<&[usize]>,
+) -> Result<(Graph, Vec<PathBuf>), OnnxError> {
     // Read, not mapped: overwriting a mapped file can kill the process (SIGBUS).
     let bytes = std::fs::read(path)
         .map_err(|source| OnnxError::File {
@@ -50,16 +54,20 @@ pub fn read_model_files(path: &Path) -> Result<(Graph, Vec<PathBuf>), OnnxError>
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let mut files = ExternalFiles::of(Some(folder));
-    let graph = read(bytes, &mut files)?;
+    let graph = read(bytes, shape, &mut files)?;
     Ok((graph, files.opened()))
 }
 
 /// Reads a model from memory; `folder` is where its external data may lie.
 pub fn read_bytes(bytes: Bytes, folder: Option<&Path>) -> Result<Graph, OnnxError> {
-    read(bytes, &mut ExternalFiles::of(folder))
+    read(bytes, None, &mut ExternalFiles::of(folder))
 }
 
-fn read(bytes: Bytes, files: &mut ExternalFiles) -> Result<Graph, OnnxError> {
+fn read(
+    bytes: Bytes,
+    shape: Option<&[usize]>,
+    files: &mut ExternalFiles,
+) -> Result<Graph, OnnxError> {
     let model = ModelProto::decode(bytes)?;
     let Some(proto) = model.graph else {
         return Err(OnnxError::Model(vec![Fault::NoGraph]));
@@ -111,7 +119,7 @@ fn read(bytes: Bytes, files: &mut ExternalFiles) -> Result<Graph, OnnxError> {
     };
     read_initializers(&proto, files, &mut graph, &mut faults);
     read_nodes(&proto, files, &mut graph, &mut faults);
-    let declared = read_ends(&proto, &mut graph, &mut faults);
+    let declared = read_ends(&proto, shape, &mut graph, &mut faults);
     // After an unreadable tensor or a wrong opset, further checks would report consequences.
     if faults.is_empty() {
         let cycle = sort(&mut graph).err();
@@ -130,6 +138,20 @@ fn read(bytes: Bytes, files: &mut ExternalFiles) -> Result<Graph, OnnxError> {
         Ok(graph)
     } else {
         Err(OnnxError::Model(faults))
+    }
+}
+
+/// Constants and nodes of a graph inside a node. Its data must lie in the model's file.
+pub(super) fn read_part(
+    proto: &GraphProto,
+) -> Result<(IndexMap<String, Literal>, Vec<Node>), String> {
+    let (mut graph, mut faults) = (Graph::default(), Vec::new());
+    let mut files = ExternalFiles::of(None);
+    read_initializers(proto, &mut files, &mut graph, &mut faults);
+    read_nodes(proto, &mut files, &mut graph, &mut faults);
+    match faults.first() {
+        Some(fault) => Err(fault.to_string()),
+        None => Ok((graph.initializers, graph.nodes)),
     }
 }
 
@@ -280,8 +302,13 @@ struct Declared {
 }
 
 /// Inputs, without those that are initializers too (they are constants), and outputs, whose types
-/// may still be incomplete.
-fn read_ends(proto: &GraphProto, graph: &mut Graph, faults: &mut Vec<Fault>) -> Vec<Declared> {
+/// may still be incomplete. `missing` is the shape of one row of an input that is stored without.
+fn read_ends(
+    proto: &GraphProto,
+    missing: Option<&[usize]>,
+    graph: &mut Graph,
+    faults: &mut Vec<Fault>,
+) -> Vec<Declared> {
     let stored: HashSet<&str> = proto
         .initializer
         .iter()
@@ -302,6 +329,25 @@ fn read_ends(proto: &GraphProto, graph: &mut Graph, faults: &mut Vec<Fault>) -> 
                     value_type: ValueType { element, shape },
                 });
             }
+            Some(Declared {
+                element: Some(element),
+                shape: None,
+            }) => match missing {
+                Some(row) => {
+                    let batch = Dim::Symbol(format!("{}.0", input.name()));
+                    let row = row.iter().map(|&size| Dim::Known(size));
+                    graph.inputs.push(ValueInfo {
+                        name: input.name().into(),
+                        value_type: ValueType {
+                            element,
+                            shape: [batch].into_iter().chain(row).collect(),
+                        },
+                    });
+                }
+                None => faults.push(Fault::NoShape {
+                    value: input.name().into(),
+                }),
+            },
             _ => faults.push(Fault::NotATensor {
                 value: input.name().into(),
             }),

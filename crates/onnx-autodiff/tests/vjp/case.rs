@@ -281,21 +281,25 @@ impl Case {
         turned
     }
 
-    /// A batch whose elements are evenly spaced in ±2 and shuffled: none lies on 0, no two are
-    /// equal.
     pub fn input(&self) -> Vec<f32> {
         let count = BATCH * self.x.iter().product::<usize>();
-        let mut order: Vec<usize> = (0..count).collect();
-        let mut random = ChaCha8Rng::seed_from_u64(1);
-        for last in (1..count).rev() {
-            order.swap(last, random.next_u32() as usize % (last + 1));
-        }
-        order
-            .into_iter()
-            .map(|rank| (rank as f32 + 0.5) / count as f32 * 4.0 - 2.0)
-            .map(|x| x * self.scale + self.shift)
-            .collect()
+        let values = spread(count, 0.0).into_iter();
+        values.map(|x| x * self.scale + self.shift).collect()
     }
+}
+
+/// Numbers evenly spaced in ±2 around `shift`, and shuffled: without a shift none lies on 0, no two
+/// are equal.
+pub fn spread(count: usize, shift: f32) -> Vec<f32> {
+    let mut order: Vec<usize> = (0..count).collect();
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    for last in (1..count).rev() {
+        order.swap(last, random.next_u32() as usize % (last + 1));
+    }
+    order
+        .into_iter()
+        .map(|rank| (rank as f32 + 0.5) / count as f32 * 4.0 - 2.0 + shift)
+        .collect()
 }
 
 /// Numbers in ±1.

@@ -164,7 +164,7 @@ fn without_an_output_of_classes_the_error_lists_the_outputs() {
         "{error}"
     );
     assert!(
-        error.to_string().contains("map [batch, 3, 2, 2]"),
+        error.to_string().contains("map float32[batch, 3, 2, 2]"),
         "{error}"
     );
 }

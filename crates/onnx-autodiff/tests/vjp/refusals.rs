@@ -56,13 +56,7 @@ fn what_has_no_rule_is_told_by_name() {
             "tf_crop_and_resize",
         ),
         (
-            Case::new(
-                "GatherND",
-                "",
-                &[4, 2],
-                &[In::X, In::Indices(vec![2, 1, 1], vec![0, 1])],
-            )
-            .with("batch_dims", 1),
+            Case::new("GatherND", "", &[4, 2], &[In::X, In::Order(1)]).with("batch_dims", 1),
             "batch_dims",
         ),
         (
@@ -112,14 +106,13 @@ fn what_has_no_rule_is_told_by_name() {
             "optimise it at the basic level",
         ),
     ];
-    for (case, reason) in cases {
+    let unlike = cases.iter().filter_map(|(case, reason)| {
         let error = refusal(&case.graph());
-        assert!(
-            error.contains(case.op) && error.contains(reason),
-            "{}: {error}",
-            case.op
-        );
-    }
+        let told = error.contains(case.op) && error.contains(reason);
+        (!told).then(|| format!("{} ({reason}): {error}", case.op))
+    });
+    let unlike: Vec<String> = unlike.collect();
+    assert!(unlike.is_empty(), "{}", unlike.join("\n"));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Ops that read or write elements at indices. What was read from is given back by ScatterElements
-//! that adds (ONNX Runtime's ScatterND adds in parallel, without a lock).
+//! Ops that read or write elements at indices. What was read gets its cotangent by ScatterElements
+//! that adds: ONNX Runtime's ScatterND adds in parallel without a lock, and loses sums.
 
 use crate::autodiff::{
     DeriveError,
@@ -46,10 +46,9 @@ pub(crate) fn add_rows(
 ) -> Result<Cotangents, DeriveError> {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let mut shape = ctx.emit.shape(&x)?;
-    let count = product(&ctx.emit.shape(indices)?, indices);
-    shape[axis] = count;
+    shape[axis] = product(&ctx.emit.shape(indices)?, indices);
     let unknown = shape.iter().filter(|dim| dim.known().is_none()).count();
-    if unknown > 1 {
+    if unknown > 1 && ctx.emit.shape(&dy)? != shape {
         return Err(ctx.refusal("its indices depend on the batch"));
     }
     let dy = ctx.emit.reshape(&dy, &shape)?;
@@ -168,6 +167,9 @@ fn add_along(
 
 /// The number of elements of `dims`, or a symbol named after `value`.
 fn product(dims: &[Dim], value: &str) -> Dim {
+    if let [dim] = dims {
+        return dim.clone();
+    }
     let known = dims.iter().map(Dim::known).product::<Option<usize>>();
     known.map_or_else(|| Dim::Symbol(format!("{value} elements")), Dim::Known)
 }

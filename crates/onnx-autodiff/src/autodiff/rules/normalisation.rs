@@ -88,7 +88,7 @@ pub(crate) fn lrn(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     );
     let bias = ctx.node.float_or("bias", 1.0);
     let x_type = ctx.emit.value_type(&x)?;
-    let channels = ctx.emit.sizes(&x, 1)?[0];
+    let channels = ctx.emit.size(&x, 1)?;
     let (before, after) = ((size - 1) / 2, size / 2);
     ctx.fits_constant(&[channels, channels])?;
     let emit = &mut *ctx.emit;

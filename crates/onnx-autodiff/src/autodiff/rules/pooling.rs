@@ -116,7 +116,7 @@ fn window_sums(
     if window.tiles(&positions) && sizes.len() == 2 {
         return enlarge(emit, dy, &window.kernel, x);
     }
-    let channels = emit.sizes(dy, 1)?[0];
+    let channels = emit.size(dy, 1)?;
     let mut shape = vec![channels, 1];
     shape.extend(&window.kernel);
     ctx.fits_constant(&shape)?;

@@ -163,7 +163,7 @@ pub(crate) fn first_extreme(
 ) -> Result<String, DeriveError> {
     let x_type = ctx.emit.value_type(x)?;
     let rank = x_type.shape.len();
-    let depth = ctx.emit.sizes(x, rank - 1)?[0];
+    let depth = ctx.emit.size(x, rank - 1)?;
     let index_type = ValueType::new(Element::Int64, x_type.shape[..rank - 1].to_vec());
     let along = attributes([("axis", (rank as i64 - 1).into()), ("keepdims", 0.into())]);
     let index = ctx.emit.node(arg, &[x], along, index_type);

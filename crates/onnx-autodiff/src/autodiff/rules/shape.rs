@@ -40,7 +40,7 @@ pub(crate) fn concat(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let mut start = 0;
     let mut cotangents = Vec::new();
     for (index, input) in ctx.node.inputs.iter().enumerate() {
-        let end = start + ctx.emit.sizes(input, axis)?[0];
+        let end = start + ctx.emit.size(input, axis)?;
         cotangents.push(if ctx.is_active(index) {
             Some(ctx.emit.slice(&dy, &[(axis, start, end)])?)
         } else {
@@ -64,10 +64,10 @@ pub(crate) fn split(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     {
         return Ok(Cotangents::first(ctx.emit.concat(&parts, axis)?));
     }
-    let (total, mut start) = (ctx.emit.sizes(&x, axis)?[0], 0);
+    let (total, mut start) = (ctx.emit.size(&x, axis)?, 0);
     let mut sum: Option<String> = None;
     for (output, cotangent) in ctx.node.outputs.iter().zip(ctx.cotangents) {
-        let size = ctx.emit.sizes(output, axis)?[0];
+        let size = ctx.emit.size(output, axis)?;
         if let Some(part) = cotangent {
             let mut amounts = vec![(0, 0); rank];
             amounts[axis] = (start, total - start - size);
@@ -86,7 +86,8 @@ pub(crate) fn split(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 /// With steps of 1, dy is padded with zeros; otherwise its elements are placed by index.
 pub(crate) fn slice(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (mut dx, x) = (ctx.cotangent()?, ctx.input(0)?);
-    let rank = ctx.emit.shape(&x)?.len();
+    let (from, to) = (ctx.emit.shape(&x)?, ctx.emit.shape(&dx)?);
+    let rank = from.len();
     let starts = ctx.constant_i64(1)?.unwrap_or_default();
     let axes = ctx
         .constant_i64(3)?
@@ -100,10 +101,13 @@ pub(crate) fn slice(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let mut amounts = vec![(0, 0); rank];
     for ((&start, &axis), &step) in starts.iter().zip(&axes).zip(&steps) {
         let axis = ctx.axis(axis, rank)?;
-        let count = ctx.emit.sizes(&dx, axis)?[0];
-        let Ok(size) = ctx.emit.sizes(&x, axis).map(|sizes| sizes[0] as i64) else {
+        if step == 1 && from[axis] == to[axis] {
+            continue;
+        }
+        let (Some(size), Some(count)) = (from[axis].known(), to[axis].known()) else {
             return Err(ctx.refusal("it cuts the batch"));
         };
+        let size = size as i64;
         let start = if start < 0 { start + size } else { start };
         let start = if step > 0 {
             start.clamp(0, size)
@@ -127,11 +131,8 @@ pub(crate) fn gather(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
     let (dy, x, reads) = (ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?);
     let mut shape = ctx.emit.shape(&x)?;
     let axis = ctx.axis(ctx.node.int_or("axis", 0), shape.len())?;
-    let Ok(Some(indices)) = ctx.constant_i64(1) else {
+    let (Some(size), Ok(Some(indices))) = (shape[axis].known(), ctx.constant_i64(1)) else {
         return indexing::add_rows(ctx, &reads, axis);
-    };
-    let Some(size) = shape[axis].known() else {
-        return Err(ctx.refusal("it gathers over the batch"));
     };
     let wrap = |index: i64| if index < 0 { index.saturating_add(size as i64) } else { index } as usize;
     let indices: Vec<usize> = indices.into_iter().map(wrap).collect();
@@ -172,7 +173,7 @@ pub(crate) fn pad(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
         if (before, after) == (0, 0) {
             continue;
         }
-        let Ok(size) = ctx.emit.sizes(&x, axis).map(|sizes| sizes[0] as i64) else {
+        let Ok(size) = ctx.emit.size(&x, axis).map(|size| size as i64) else {
             return Err(ctx.refusal("it pads the batch"));
         };
         let total = before + size + after;
@@ -251,7 +252,7 @@ fn place(
     sources: &[Option<usize>],
 ) -> Result<String, DeriveError> {
     let mut output = emit.value_type(dy)?;
-    let count = emit.sizes(dy, axis)?[0];
+    let count = emit.size(dy, axis)?;
     let mut amounts = vec![(0, 0); output.shape.len()];
     amounts[axis] = (0, usize::from(sources.contains(&None)));
     let padded = emit.pad(dy, &amounts)?;

@@ -1,4 +1,4 @@
-//! Makes the batch dimension of a model exported with batch 1 symbolic, if every node provably
+//! Makes the batch dimension of a model exported with a fixed batch symbolic, if every node provably
 //! keeps rows independent. A graph with a node that may mix or count rows is returned unchanged.
 //! Run after `fold`.
 
@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use super::checked;
 use crate::onnx::error::OnnxError;
-use crate::onnx::graph::{Dim, Graph, Literal, Node};
+use crate::onnx::graph::{Dim, Graph, Literal, Node, ValueInfo};
 use crate::onnx::infer::infer;
 use crate::onnx::ops;
 use crate::onnx::rewrite::Rewriter;
@@ -17,25 +17,36 @@ pub(super) const BATCH: &str = "batch";
 
 /// Makes the batch symbolic where rows are independent.
 pub fn free_batch(graph: Graph) -> Result<Graph, OnnxError> {
-    let fixed = |input: &crate::onnx::graph::ValueInfo| {
-        input.value_type.shape.first() == Some(&Dim::Known(1))
-            && input.value_type.known_shape().is_some()
-    };
-    if graph.inputs.is_empty() || !graph.inputs.iter().all(fixed) {
-        return Ok(graph);
-    }
     match freed(&graph) {
-        Some(free) => checked("free_batch", free),
-        None => Ok(graph),
+        Ok(free) => checked("free_batch", free),
+        Err(_) => Ok(graph),
     }
 }
 
-/// A node that may mix or count rows.
-struct InTheWay;
+/// The name of the first node that may mix or count the rows of a fixed batch; none where the batch
+/// is not fixed, or no node is in the way.
+pub fn fixes_batch(graph: &Graph) -> Option<String> {
+    freed(graph).err()?.0
+}
+
+/// A node that may mix or count rows, if it is one that is in the way.
+struct InTheWay(Option<String>);
+
+/// The rows of a fixed batch.
+fn fixed_rows(graph: &Graph) -> Option<usize> {
+    let rows = |input: &ValueInfo| match input.value_type.known_shape()?[..] {
+        [rows, _, ..] => Some(rows),
+        _ => None,
+    };
+    let first = rows(graph.inputs.first()?)?;
+    let alike = graph.inputs.iter().all(|input| rows(input) == Some(first));
+    alike.then_some(first)
+}
 
 /// The graph with a symbolic batch, or the node that prevents it.
-fn freed(source: &Graph) -> Option<Graph> {
-    let before = infer(source).ok()?;
+fn freed(source: &Graph) -> Result<Graph, InTheWay> {
+    let rows = fixed_rows(source).ok_or(InTheWay(None))?;
+    let before = infer(source).map_err(|_| InTheWay(None))?;
     let mut graph = source.clone();
     for input in &mut graph.inputs {
         input.value_type.shape[0] = Dim::from(BATCH);
@@ -50,42 +61,50 @@ fn freed(source: &Graph) -> Option<Graph> {
         let captured = node.captured();
         let mut reads = node.inputs.iter().chain(&captured);
         let is_batched = reads.any(|input| batched.contains(input));
-        if is_batched && node.is("Reshape") {
-            free_reshape(&mut node, &before, rewriter).ok_or(InTheWay)?;
+        let in_the_way = InTheWay(Some(format!("{} ({})", node.label(), node.op_type)));
+        if is_batched
+            && node.is("Reshape")
+            && free_reshape(&mut node, rows, &before, rewriter).is_none()
+        {
+            return Err(in_the_way);
         }
         let constants = &rewriter.graph.initializers;
-        types.add_node(&node, constants).map_err(|_| InTheWay)?;
+        if types.add_node(&node, constants).is_err() {
+            return Err(in_the_way);
+        }
         if is_batched {
             let mut outputs = node.outputs.iter().filter(|output| !output.is_empty());
             let rows_alike = ops::of(&node)
                 .is_some_and(|op| op.rows.are_kept(&node, &types, &batched))
                 && outputs.all(|output| has_batch_first(output, &types));
             if !rows_alike {
-                return Err(InTheWay);
+                return Err(in_the_way);
             }
             let outputs = node.outputs.iter().filter(|output| !output.is_empty());
             batched.extend(outputs.cloned());
         }
         Ok(vec![node])
     });
-    let mut graph = freed.ok()?;
+    let mut graph = freed?;
     for output in &mut graph.outputs {
-        output.value_type.shape = types
-            .shape(&output.name)
-            .filter(|_| batched.contains(&output.name))?
-            .to_vec();
+        let shape = types.shape(&output.name);
+        let shape = shape.filter(|_| batched.contains(&output.name));
+        output.value_type.shape = shape.ok_or(InTheWay(None))?.to_vec();
     }
-    Some(graph)
+    Ok(graph)
 }
 
-/// A Reshape whose target starts with the batch of 1 gets the target `[0, sizes]`: 0 copies the
-/// input's batch.
-fn free_reshape(node: &mut Node, before: &Types, rewriter: &mut Rewriter) -> Option<()> {
+/// A Reshape whose target starts with the batch gets the target `[0, sizes]`: 0 copies the input's
+/// batch.
+fn free_reshape(
+    node: &mut Node,
+    rows: usize,
+    before: &Types,
+    rewriter: &mut Rewriter,
+) -> Option<()> {
     let shape = before.get(node.output(0)?)?.known_shape()?;
-    let (1, rest) = shape.split_first().map(|(first, rest)| (*first, rest))? else {
-        return None;
-    };
-    if rest.contains(&0) {
+    let (first, rest) = shape.split_first()?;
+    if *first != rows || rest.contains(&0) {
         return None;
     }
     let target: Vec<i64> = std::iter::once(0)

@@ -47,7 +47,7 @@ pub fn fold(graph: Graph) -> Result<Graph, OnnxError> {
 }
 
 /// The values of a node's outputs when all are constant.
-fn constants_of(
+pub(super) fn constants_of(
     node: &Node,
     constants: &IndexMap<String, Literal>,
     types: &Types,

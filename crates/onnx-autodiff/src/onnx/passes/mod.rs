@@ -11,7 +11,7 @@ mod normalise;
 mod prune;
 mod single;
 
-pub use batch::free_batch;
+pub use batch::{fixes_batch, free_batch};
 pub use batch_norm::fold_batch_norm;
 pub use check::{check, checked, find_faults, sort};
 pub use dedup::dedup;

@@ -1,4 +1,5 @@
-//! Decomposes ops that opset 18 lacks or defines differently.
+//! Decomposes ops that opset 18 lacks or defines differently. A node whose input has no known type
+//! stays as it is: the op that makes the input is what cannot be used, and is told.
 
 use super::{Context, Rewritten, body::Body, without};
 use crate::onnx::graph::{Dim, Element, Literal, Node};
@@ -11,7 +12,7 @@ pub(crate) fn coerced(ctx: &mut Context<'_>, node: Node) -> Rewritten {
         .and_then(|input| ctx.types.shape(input))
         .map(<[Dim]>::to_vec)
     else {
-        return Err("the rank of its input is not known".into());
+        return Ok(vec![node]);
     };
     let axis = node.int_or("axis", 1);
     let axis = if axis < 0 {
@@ -54,7 +55,7 @@ pub(crate) fn coerced(ctx: &mut Context<'_>, node: Node) -> Rewritten {
 pub(crate) fn gelu(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     let x = node.inputs.first().cloned().unwrap_or_default();
     let Some(element) = ctx.types.get(&x).map(|t| t.element) else {
-        return Err("the element type of its input is not known".into());
+        return Ok(vec![node]);
     };
     let mut body = Body::of(ctx, &node, element);
     let y = body.gelu(&x, node.string("approximate") == Some("tanh"));
@@ -119,11 +120,9 @@ pub(crate) fn cast_like(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
 /// opset 21 per channel.
 pub(crate) fn group_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     let x = node.inputs.first().cloned().unwrap_or_default();
-    let value_type = ctx
-        .types
-        .get(&x)
-        .cloned()
-        .ok_or("the type of its input is not known")?;
+    let Some(value_type) = ctx.types.get(&x).cloned() else {
+        return Ok(vec![node]);
+    };
     let groups = usize::try_from(node.int_or("num_groups", 0)).unwrap_or(0);
     let channels = value_type
         .shape

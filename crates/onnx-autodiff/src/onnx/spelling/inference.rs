@@ -1,7 +1,7 @@
 //! The inference form of ops with a training mode, and pools in `ceil_mode`.
 
 use super::{Context, Rewritten, without};
-use crate::onnx::graph::{Literal, Node};
+use crate::onnx::graph::{Dim, Literal, Node};
 
 pub(crate) fn dropout(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     let training = node
@@ -41,21 +41,30 @@ pub(crate) fn average_pool(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     }
 }
 
-/// Only the inference form: one output, statistics as inputs.
-pub(crate) fn batch_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten {
-    if node.int_or("training_mode", 0) != 0
-        || node
-            .outputs
-            .iter()
-            .skip(1)
-            .any(|output| ctx.used.contains(output))
-    {
+/// Only the inference form: one output, statistics as inputs. Training mode over one row that does
+/// not depend on the input, as exporters write the standardisation of weights, is an
+/// InstanceNormalization.
+pub(crate) fn batch_normalization(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+    let is_read = |output: &String| ctx.used.contains(output);
+    let trains = node.int_or("training_mode", 0) != 0;
+    let input = node.input(0).unwrap_or_default();
+    let rows = ctx.types.shape(input).and_then(|shape| shape.first());
+    let of_weights = !ctx.varying.contains(input) && rows == Some(&Dim::Known(1));
+    if node.outputs.iter().skip(1).any(is_read) || trains && !of_weights {
         return Err("training mode is not supported: export the model in evaluation mode".into());
+    }
+    if trains {
+        let epsilon = node.float_or("epsilon", 1e-5);
+        node.inputs.truncate(3);
+        node.outputs.truncate(1);
+        node.attributes.clear();
+        node.op_type = "InstanceNormalization".into();
+        return Ok(vec![node.with("epsilon", epsilon)]);
     }
     if node.int_or("spatial", 1) == 0 {
         return Err("spatial = 0 is not supported".into());
     }
-    let mut node = without(without(node, "spatial"), "training_mode");
+    node = without(without(node, "spatial"), "training_mode");
     node.outputs.truncate(1);
     Ok(vec![node])
 }

@@ -5,6 +5,7 @@
 pub(super) mod arguments;
 pub(super) mod attention;
 mod body;
+pub(super) mod branch;
 pub(super) mod decompose;
 pub(super) mod grid_sample;
 pub(super) mod inference;
@@ -36,12 +37,13 @@ pub(super) fn of(node: &Node) -> Option<Spelling> {
     }
 }
 
-/// The context of a conversion: types and opset of the source, the values that are read, and the
-/// rewriter, for new names and constants.
+/// The context of a conversion: opset of the source, types of the values so far, the values that are
+/// read, those that depend on the input, and the rewriter, for new names and constants.
 pub struct Context<'a> {
     pub opset: i64,
     pub types: &'a Types,
     pub used: &'a HashSet<String>,
+    pub varying: &'a HashSet<String>,
     pub rewriter: &'a mut Rewriter,
 }
 

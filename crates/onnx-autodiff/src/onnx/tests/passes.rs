@@ -177,6 +177,48 @@ fn constants_are_evaluated() {
             i(&[-1, 2]),
         ),
         (op("Sqrt"), vec![f(&[1], &[2.0])], f(&[1], &[2f32.sqrt()])),
+        (op("Mod"), vec![i(&[-7, 7]), i(&[3])], i(&[2, 1])),
+        (
+            op("Mod").with("fmod", 1),
+            vec![f(&[2], &[-7.5, 7.5]), f(&[1], &[3.0])],
+            f(&[2], &[-1.5, 1.5]),
+        ),
+        (
+            op("Clip"),
+            vec![
+                i(&[-1, 2, 9]),
+                Literal::scalar_i64(0),
+                Literal::scalar_i64(5),
+            ],
+            i(&[0, 2, 5]),
+        ),
+        (
+            op("Clip"),
+            vec![f(&[2], &[-1.5, 2.0]), Literal::scalar_f32(0.0)],
+            f(&[2], &[0.0, 2.0]),
+        ),
+        (op("Max"), vec![i(&[1, 5]), i(&[3]), i(&[2, 6])], i(&[3, 6])),
+        (
+            op("OneHot"),
+            vec![i(&[1, -1]), Literal::scalar_i64(3), i(&[7, 9])],
+            Literal::from_i64s(&[2, 3], &[7, 9, 7, 7, 7, 9]),
+        ),
+        (op("Sum"), vec![i(&[1]), i(&[2]), i(&[3])], i(&[6])),
+        (
+            op("ReduceProd").with("keepdims", 0),
+            vec![i(&[2, 3, 4])],
+            Literal::scalar_i64(24),
+        ),
+        (
+            op("ReduceMax").with("keepdims", 1),
+            vec![table(), i(&[0])],
+            f(&[1, 3], &[4.0, 5.0, 6.0]),
+        ),
+        (
+            op("ReduceMean").with("keepdims", 0),
+            vec![table(), i(&[-1])],
+            f(&[2], &[2.0, 5.0]),
+        ),
         (
             op("Where"),
             vec![

@@ -5,13 +5,15 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::{graph, value};
-use crate::onnx::graph::{Attribute, Element, Graph, Literal, Node};
+use crate::onnx::graph::{Attribute, Dim, Element, Graph, Literal, Node};
 use crate::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, ValueInfoProto, type_proto,
 };
 use crate::onnx::read::MAX_NODES;
-use crate::onnx::{ExternalRef, read_bytes, read_model, write_model, write_model_external};
+use crate::onnx::{
+    ExternalRef, read_bytes, read_model, read_model_files, write_model, write_model_external,
+};
 
 fn linear() -> Graph {
     graph(
@@ -94,6 +96,35 @@ fn initializers_listed_as_inputs_are_no_inputs() {
         })
     });
     assert_eq!(read_bytes(bytes, None).unwrap().inputs, linear().inputs);
+}
+
+#[test]
+fn an_input_stored_without_a_shape_gets_the_one_that_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let model = proto(|g| {
+        let kind = g.input[0]
+            .r#type
+            .as_mut()
+            .and_then(|kind| kind.value.as_mut());
+        if let Some(type_proto::Value::TensorType(tensor)) = kind {
+            tensor.shape = None;
+        }
+    });
+    std::fs::write(&path, &model).unwrap();
+    let told = read_model(&path).unwrap_err().to_string();
+    assert!(told.contains("stores no shape of input x"), "{told}");
+    let (graph, _) = read_model_files(&path, Some(&[3])).unwrap();
+    let shape = &graph.inputs[0].value_type.shape;
+    assert!(
+        matches!(shape[..], [Dim::Symbol(_), Dim::Known(3)]),
+        "{shape:?}"
+    );
+    let (stored, _) = {
+        std::fs::write(&path, proto(|_| {})).unwrap();
+        read_model_files(&path, Some(&[4])).unwrap()
+    };
+    assert_eq!(stored.inputs, [value("x", &[0, 3])]);
 }
 
 #[test]

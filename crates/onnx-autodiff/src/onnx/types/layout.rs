@@ -236,19 +236,15 @@ pub fn slice(site: &Site<'_>) -> Inferred {
         let count = site.shape(1).ok().and_then(|shape| shape.first()?.known());
         count.filter(|&count| count <= LARGEST_RANK)
     };
-    let ends_of = |name: &str, at: usize| -> Result<Option<Vec<Option<i64>>>, Stop> {
+    let ends_of = |name: &str, at: usize| -> Result<Option<Vec<Option<Size>>>, Stop> {
         match site.node.ints(name) {
-            Some(values) => Ok(Some(values.iter().map(|&v| Some(v)).collect())),
+            Some(values) => Ok(Some(values.iter().map(|&v| Some(Size::known(v))).collect())),
             None if !site.has(at) => Ok(None),
             None => match (site.ints(at), site.sizes(at), unknown()) {
-                (Ok(ints), ..) => Ok(Some(ints.into_iter().map(Some).collect())),
-                (_, Ok(sizes), _) => Ok(Some(
-                    sizes
-                        .items
-                        .iter()
-                        .map(|i| i.as_ref().and_then(Size::as_known))
-                        .collect(),
+                (Ok(ints), ..) => Ok(Some(
+                    ints.into_iter().map(|v| Some(Size::known(v))).collect(),
                 )),
+                (_, Ok(sizes), _) => Ok(Some(sizes.items)),
                 (.., Some(count)) => Ok(Some(vec![None; count])),
                 _ => Err(Stop::Unknown),
             },
@@ -271,11 +267,16 @@ pub fn slice(site: &Site<'_>) -> Inferred {
     }
     let mut shape = input.shape;
     for (i, &axis) in axes.iter().enumerate() {
-        shape[axis] = match (&shape[axis], starts[i], ends[i]) {
+        let number = |end: &Option<Size>| end.as_ref().and_then(Size::as_known);
+        let (start, end) = (number(&starts[i]), number(&ends[i]));
+        let to_the_end = |dim: &Dim| {
+            end.is_some_and(|end| end >= i64::from(i32::MAX)) || ends[i] == Some(Size::from(dim))
+        };
+        shape[axis] = match (&shape[axis], start, end) {
             (Dim::Known(size), Some(start), Some(end)) => {
                 Dim::Known(slice_range(*size as i64, start, end, steps[i]).2 as usize)
             }
-            (dim, Some(0), Some(end)) if end >= i64::from(i32::MAX) && steps[i] == 1 => dim.clone(),
+            (dim, Some(0), _) if steps[i] == 1 && to_the_end(dim) => dim.clone(),
             _ => site.fresh(axis),
         };
     }

@@ -59,6 +59,13 @@ pub fn quantized(site: &Site<'_>) -> Inferred {
     one(element, site.shape(0)?)
 }
 
+/// Bytes, their scale and their zero point.
+pub fn dynamically_quantized(site: &Site<'_>) -> Inferred {
+    let bytes = |shape| Some(ValueType::new(Element::Uint8, shape));
+    let scale = Some(ValueType::new(Element::Float, vec![]));
+    Ok(vec![bytes(site.shape(0)?), scale, bytes(vec![])])
+}
+
 /// The mask is of truth values.
 pub fn dropout(site: &Site<'_>) -> Inferred {
     let value = site.value_type(0)?;

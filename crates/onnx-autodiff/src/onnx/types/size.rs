@@ -43,6 +43,19 @@ impl Size {
         Some(Self { factor, symbols })
     }
 
+    /// The sum, of multiples of the same symbols.
+    pub fn plus(&self, other: &Self) -> Option<Self> {
+        let factor = self.factor.checked_add(other.factor)?;
+        match factor {
+            _ if self.symbols != other.symbols => None,
+            0 => Some(Self::known(0)),
+            factor => Some(Self {
+                factor,
+                symbols: self.symbols.clone(),
+            }),
+        }
+    }
+
     /// The quotient, if it is exact.
     pub fn over(&self, other: &Self) -> Option<Self> {
         if self.factor.checked_rem(other.factor)? != 0 {

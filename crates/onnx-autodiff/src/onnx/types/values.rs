@@ -29,9 +29,16 @@ pub fn identity(site: &Site<'_>) -> Option<Sizes> {
     input(site, 0)
 }
 
+/// Sizes are exact in every wide type: exporters compute pads and targets in floats too.
 pub fn cast(site: &Site<'_>) -> Option<Sizes> {
     let to = Element::from_code(i32::try_from(site.node.int("to")?).ok()?)?;
-    input(site, 0).filter(|_| matches!(to, Element::Int64 | Element::Int32))
+    let wide = [
+        Element::Int64,
+        Element::Int32,
+        Element::Float,
+        Element::Double,
+    ];
+    input(site, 0).filter(|_| wide.contains(&to))
 }
 
 pub fn squeeze(site: &Site<'_>) -> Option<Sizes> {
@@ -54,8 +61,76 @@ pub fn mul(site: &Site<'_>) -> Option<Sizes> {
     zip(site, |a, b| a.times(b))
 }
 
+/// Of integers it truncates towards zero; of floats only an exact quotient is a size.
 pub fn div(site: &Site<'_>) -> Option<Sizes> {
-    zip(site, divide)
+    let truncates = !site.element(0).ok()?.is_float();
+    zip(site, |a, b| match (a.as_known(), b.as_known()) {
+        (Some(a), Some(b)) if truncates => a.checked_div(b).map(Size::known),
+        _ => a.over(b),
+    })
+}
+
+/// The remainder of a multiple is 0, whatever the symbols stand for.
+pub fn modulo(site: &Site<'_>) -> Option<Sizes> {
+    let truncates = site.node.int_or("fmod", 0) != 0;
+    zip(site, |a, b| match (a.as_known(), b.as_known()) {
+        (Some(a), Some(b)) if truncates => a.checked_rem(b).map(Size::known),
+        // The sign of the divisor.
+        (Some(a), Some(b)) => {
+            let rest = a.checked_rem(b)?;
+            let other = rest != 0 && (rest < 0) != (b < 0);
+            Some(Size::known(if other { rest + b } else { rest }))
+        }
+        _ => a.over(b).map(|_| Size::known(0)),
+    })
+}
+
+pub fn max(site: &Site<'_>) -> Option<Sizes> {
+    zip(site, |a, b| choose(a, b, i64::max, true))
+}
+
+pub fn min(site: &Site<'_>) -> Option<Sizes> {
+    zip(site, |a, b| choose(a, b, i64::min, false))
+}
+
+/// `Clip(x, min, max)`: either bound may be absent.
+pub fn clip(site: &Site<'_>) -> Option<Sizes> {
+    let bound = |index: usize| match site.has(index) {
+        true => input(site, index)?.items.into_iter().next(),
+        false => Some(None),
+    };
+    let (low, high) = (bound(1)?, bound(2)?);
+    let (has_low, has_high) = (site.has(1), site.has(2));
+    let mut sizes = input(site, 0)?;
+    for item in &mut sizes.items {
+        let mut size = item.take();
+        if has_low {
+            size = size.and_then(|size| choose(&size, low.as_ref()?, i64::max, true));
+        }
+        if has_high {
+            size = size.and_then(|size| choose(&size, high.as_ref()?, i64::min, false));
+        }
+        *item = size;
+    }
+    Some(sizes)
+}
+
+/// The larger or smaller of two sizes. A symbol is at least 1.
+fn choose(a: &Size, b: &Size, of: fn(i64, i64) -> i64, larger: bool) -> Option<Size> {
+    match (a.as_known(), b.as_known()) {
+        (Some(a), Some(b)) => Some(Size::known(of(a, b))),
+        (None, Some(number)) if number < 1 => Some(if larger { a } else { b }.clone()),
+        (Some(number), None) if number < 1 => Some(if larger { b } else { a }.clone()),
+        _ => (a == b).then(|| a.clone()),
+    }
+}
+
+pub fn neg(site: &Site<'_>) -> Option<Sizes> {
+    let mut sizes = input(site, 0)?;
+    for item in &mut sizes.items {
+        *item = item.take().and_then(|size| size.times(&Size::known(-1)));
+    }
+    Some(sizes)
 }
 
 pub fn add(site: &Site<'_>) -> Option<Sizes> {
@@ -137,7 +212,11 @@ pub fn concat(site: &Site<'_>) -> Option<Sizes> {
     Some(Sizes::vector(items))
 }
 
+/// Of two inputs.
 fn zip(site: &Site<'_>, combine: impl Fn(&Size, &Size) -> Option<Size>) -> Option<Sizes> {
+    if site.node.inputs.len() != 2 {
+        return None;
+    }
     let (a, b) = (input(site, 0)?, input(site, 1)?);
     let items = (0..a.items.len().max(b.items.len())).map(|i| {
         let pair = broadcast(&a, i)?.zip(broadcast(&b, i)?);
@@ -155,19 +234,12 @@ fn broadcast(sizes: &Sizes, i: usize) -> Option<Option<Size>> {
     sizes.items.get(i).cloned()
 }
 
-/// Integer division truncates towards zero.
-fn divide(a: &Size, b: &Size) -> Option<Size> {
-    match (a.as_known(), b.as_known()) {
-        (Some(a), Some(b)) => a.checked_div(b).map(Size::known),
-        _ => a.over(b),
-    }
-}
-
+/// Multiples of the same symbols add up.
 fn sum(a: &Size, b: &Size, sign: i64) -> Option<Size> {
     match (a.as_known(), b.as_known()) {
-        (Some(a), Some(b)) => a.checked_add(sign.checked_mul(b)?).map(Size::known),
-        (None, Some(0)) => Some(a.clone()),
-        _ => None,
+        (Some(0), _) if sign == 1 => Some(b.clone()),
+        (_, Some(0)) => Some(a.clone()),
+        _ => a.plus(&b.times(&Size::known(sign))?),
     }
 }
 
