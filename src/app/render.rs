@@ -176,7 +176,7 @@ fn strip(
 ) -> Result<(RgbImage, Vec<String>), AppError> {
     let parameters = &explained.parameters;
     let by_support = compared.supports.iter();
-    let by_support = by_support.map(|(alpha, map)| (format!("support {alpha}"), map));
+    let by_support = by_support.map(|(alpha, map)| (format!("support α = {alpha}"), map));
     let result = (
         parameters.method.short.to_owned(),
         &explained.attribution.scores,

@@ -161,8 +161,12 @@ fn print_rows(metric: &Value, name: &str) -> anyhow::Result<()> {
         .max("method".len());
     if !rows.is_empty() {
         say(format_args!(
-            "{:width$}  {name:5}  95 % interval   ({better} is better)",
-            "method"
+            "{:width$}  {name:5}  95 % interval{}",
+            "method",
+            match better {
+                "neither" => String::new(),
+                _ => format!("   ({better} is better)"),
+            }
         ))?;
     }
     for row in rows {

@@ -26,12 +26,12 @@ fn lines(findings: &Findings) -> Vec<String> {
     let numbered = metrics.iter().enumerate();
     let mut lines: Vec<String> = numbered
         .map(|(place, metric)| {
-            let (number, title, better) = (place + 1, &metric.title, &metric.better);
+            let (number, title, better) = (place + 1, &metric.title, metric.better_words());
             let left_out = match metric.skipped.values().sum() {
                 0 => String::new(),
                 count => format!("; leaves out {}", counted(count, "image")),
             };
-            format!("{number:>2}  {title}: {better} is better{left_out}")
+            format!("{number:>2}  {title}: {better}{left_out}")
         })
         .collect();
     let titles = titles(metrics);

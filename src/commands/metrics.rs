@@ -4,7 +4,7 @@ use clap::Args;
 use explaind::{
     api::metrics_catalogue::{MetricCard, describe_all, describe_metric},
     evaluation::{
-        Metric,
+        Direction, Metric,
         registry::{METRICS, find, unknown},
     },
     faults::Faults,
@@ -56,7 +56,10 @@ impl Metrics {
 
 fn print(card: &MetricCard, model: &str) -> anyhow::Result<()> {
     say(format_args!("{}: {}", card.id, card.title))?;
-    let value = format!("{}; {} is better", card.value, card.direction.name());
+    let value = match card.direction {
+        Direction::Neither => card.value.clone(),
+        direction => format!("{}; {} is better", card.value, direction.name()),
+    };
     let region = card.needs_region.then_some("masks or boxes of objects");
     let pair = card
         .needs_pair

@@ -19,7 +19,8 @@ pub struct Agreement {
     pub metrics: [String; 2],
     /// Rows that both have.
     pub rows: usize,
-    /// None of fewer than [`FEWEST`] rows, and where one metric has the same value for all.
+    /// None of fewer than [`FEWEST`] rows, where one metric has the same value for all, and where
+    /// none of its values is better.
     pub correlation: Option<f64>,
 }
 
@@ -34,7 +35,9 @@ impl Agreement {
             .map(|(a, b)| (oriented(one, a), oriented(other, b)))
             .unzip();
         let is_constant = |values: &[f64]| values.windows(2).all(|pair| pair[0] == pair[1]);
-        let is_told = first.len() >= FEWEST && !is_constant(&first) && !is_constant(&second);
+        let are_ranked = one.is_ranked() && other.is_ranked();
+        let is_told =
+            are_ranked && first.len() >= FEWEST && !is_constant(&first) && !is_constant(&second);
         Self {
             metrics: [one, other].map(|metric| metric.title.clone()),
             rows: first.len(),

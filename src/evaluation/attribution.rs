@@ -10,7 +10,7 @@ use ndarray::{Array2, Axis, s};
 use rand::RngExt;
 
 use super::{
-    Case, MetricError, NotFinite,
+    Case, Direction, MetricError, NotFinite,
     noise::PLACES,
     parameters::{Allowed, MetricParameter, Values},
     patches::Score,
@@ -39,6 +39,22 @@ pub fn read(values: &Values, of_regions: OfRegions) -> f64 {
     match values.word(REGION.name) {
         Some("random") => random,
         _ => object,
+    }
+}
+
+/// A random region is what the object is held against.
+pub fn direction(values: &Values) -> Direction {
+    match values.word(REGION.name) {
+        Some("random") => Direction::Neither,
+        _ => Direction::Higher,
+    }
+}
+
+/// What the region that is read is called.
+pub fn name(values: &Values) -> &'static str {
+    match values.word(REGION.name) {
+        Some("random") => "as many pixels of the object's form at a random place",
+        _ => "the labelled object",
     }
 }
 

@@ -393,6 +393,7 @@ impl Ends {
         let (best, worst) = match better {
             Direction::Lower => (low, high),
             Direction::Higher => (high, low),
+            Direction::Neither => return None,
         };
         Some(Extremes { best, worst })
     }
@@ -518,6 +519,19 @@ impl MetricFinding {
         let sizes = self.rows.iter().map(|row| row.value.abs());
         let is_small = sizes.fold(0.0, f64::max) < 0.1;
         self.written(number, if is_small { 3 } else { 2 })
+    }
+
+    /// Whether some rows are better than others.
+    pub fn is_ranked(&self) -> bool {
+        self.better != Direction::Neither.name()
+    }
+
+    /// In words.
+    pub fn better_words(&self) -> String {
+        match self.is_ranked() {
+            true => format!("{} is better", self.better),
+            false => "none is better".to_owned(),
+        }
     }
 
     /// The rows, the best first.

@@ -73,14 +73,21 @@ pub const RC: Metric = Metric {
     },
     words: Words {
         about: |values| {
-            format!(
-                "The area of the convex hull of GAD's most important pixels over that of its base's ({}).",
-                of(values)
-            )
+            let hulls = "convex hull of GAD's most important pixels";
+            match values.word("value") {
+                Some("ratio") => format!(
+                    "The area of the {hulls} over that of its base's ({}).",
+                    of(values)
+                ),
+                _ => format!(
+                    "Whether the {hulls} is smaller than that of its base's ({}).",
+                    of(values)
+                ),
+            }
         },
-        heading: "Ratio of the hulls' areas",
+        heading: "GAD's hull beside its base's",
         column: "RC",
-        legend: "share of images where GAD's hull is smaller, or mean ratio of the areas",
+        legend: "share of smaller hulls, or mean ratio of areas",
         value: "With value smaller the share of images where GAD's hull has the smaller area, with value ratio the mean of the ratios.",
         axes: None,
     },

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use super::{
-    AttributionMap, Case, CaseRow, Category, Cost, Direction, Measurement, Metric, MetricError,
-    MetricRun, Needs, NotFinite, Reading, Words,
-    attribution::{OfRegions, REGION, Regions, read},
+    AttributionMap, Case, CaseRow, Category, Cost, Measurement, Metric, MetricError, MetricRun,
+    Needs, NotFinite, Reading, Words,
+    attribution::{self, OfRegions, REGION, Regions, read},
     parameters::Values,
 };
 use crate::{
@@ -22,23 +22,21 @@ pub const METRIC: Metric = Metric {
     title: "Input dependence rate",
     paper: "Yang & Kim, Benchmarking Attribution Methods with Relative Feature Importance, 2019, section 4.3",
     category: Category::Faithfulness,
-    direction: |_| Direction::Higher,
+    direction: attribution::direction,
     parameters: &[REGION],
     words: Words {
         about: |values| {
             format!(
                 "Whether a method attributes less to {} than to the same pixels of the image without the object, on average. A model to \
                  which the object matters less than what it covers should be explained so.",
-                match values.word(REGION.name) {
-                    Some("random") => "as many pixels of the object's form at a random place",
-                    _ => "the labelled object",
-                }
+                attribution::name(values)
             )
         },
         heading: "Share of images",
         column: "share",
         legend: "share of images where the object is attributed less than what it covers",
-        value: "The share of images with a lower mean attribution of the region with the object than without.",
+        value: "The share of images with a lower mean attribution of the region with the object than without. Equal ones count as no lower: a map \
+                that ignores the input has 0.",
         axes: None,
     },
     needs: Needs {

@@ -9,7 +9,7 @@ use std::{mem, sync::Arc};
 use super::{
     AttributionMap, Case, CaseRow, Category, Cost, Direction, Measurement, Metric, MetricError,
     MetricRun, Needs, NotFinite, Reading, Words,
-    attribution::{OfRegions, REGION, Regions, read},
+    attribution::{self, OfRegions, REGION, Regions, read},
     parameters::{Allowed, MetricParameter, Values},
     removal::target,
     similar_input::{Descent, SimilarInput, departure},
@@ -32,8 +32,9 @@ pub const METRIC: Metric = Metric {
     title: "Input independence rate",
     paper: "Yang & Kim, Benchmarking Attribution Methods with Relative Feature Importance, 2019, section 4.4",
     category: Category::Robustness,
-    direction: |values| match values.word("value") {
-        Some("region_change" | "output_change") => Direction::Lower,
+    direction: |values| match (values.word("value"), attribution::direction(values)) {
+        (Some("output_change"), _) | (_, Direction::Neither) => Direction::Neither,
+        (Some("region_change"), _) => Direction::Lower,
         _ => Direction::Higher,
     },
     parameters: &[
@@ -99,17 +100,27 @@ pub const METRIC: Metric = Metric {
                 "An object in the scene is optimised in {} steps for the model to answer as without it: {}.",
                 values.number("steps"),
                 match values.word("value") {
-                    Some("output_change") => "how far the logits still are from those without it, relative to their norm".to_owned(),
-                    Some("region_change") => "by how much it changes the region's mean attribution, relative to that without it".to_owned(),
-                    _ => format!("on how many images it changes the region's mean attribution by less than {}", values.real("threshold")),
+                    Some("output_change") =>
+                        "how far the logits still are from those without it, relative to their norm"
+                            .to_owned(),
+                    Some("region_change") => format!(
+                        "by how much it changes the mean attribution of {}, relative to that without it",
+                        attribution::name(values)
+                    ),
+                    _ => format!(
+                        "on how many images it changes the mean attribution of {} by less than {} of it",
+                        attribution::name(values),
+                        values.real("threshold")
+                    ),
                 },
             )
         },
         heading: "Input independence",
         column: "independence",
         legend: "share of images, or mean relative change",
-        value: "With `value: rate` the share of images whose region changes by less than `threshold`, with `region_change` the mean relative \
-                change of the region, with `output_change` that of the logits.",
+        value: "With value rate the share of images whose region changes by less than the threshold, with region_change the mean relative \
+                change of the region, with output_change that of the logits, the same for all methods. A map that ignores the input has a \
+                rate of 1: read it beside the metrics that ask whether a map depends on the model.",
         axes: None,
     },
     needs: Needs {

@@ -218,6 +218,8 @@ impl Category {
 pub enum Direction {
     Lower,
     Higher,
+    /// None: what chance comes to, or what the images are like whatever the method.
+    Neither,
 }
 
 impl Direction {
@@ -225,6 +227,7 @@ impl Direction {
         match self {
             Self::Lower => "lower",
             Self::Higher => "higher",
+            Self::Neither => "neither",
         }
     }
 }

@@ -9,12 +9,12 @@
 use std::mem;
 
 use super::{
-    Aggregation, AttributionMap, Axes, Case, CaseRow, Category, Cost, Direction, Measurement,
-    Metric, MetricError, MetricRun, Needs, NotFinite, Reading, Variant, Words,
+    Aggregation, AttributionMap, Axes, Case, CaseRow, Category, Cost, Measurement, Metric,
+    MetricError, MetricRun, Needs, NotFinite, Reading, Variant, Words,
     aggregate::{
         Extent, Moments, RESAMPLES, Resampled, RowCurve, Summary, Tally, Uneven, resample,
     },
-    attribution::{OfRegions, REGION, Regions, read},
+    attribution::{self, OfRegions, REGION, Regions, read},
     parameters::{Allowed, MODELS, MetricParameter, Values},
     similarity::correlation,
 };
@@ -35,8 +35,8 @@ pub const MCS: Metric = Metric {
             format!(
                 "How much more the maps of {} attribute to {} than those of the model that is evaluated, to which the object should matter \
                  less: the difference of mean attributions, each for the class that the model itself predicts.",
-                values.models().join(", "),
-                of(values)
+                of_models(values),
+                attribution::name(values)
             )
         },
         heading: "Mean contrast",
@@ -74,8 +74,8 @@ pub const CORRELATION: Metric = Metric {
             format!(
                 "Whether the difference between what the maps of {} attribute to {} and what those of the evaluated model do follows the \
                  accuracy that these models lose when the object is taken away.",
-                values.models().join(", "),
-                of(values)
+                of_models(values),
+                attribution::name(values)
             )
         },
         heading: "Correlation",
@@ -102,6 +102,14 @@ pub const CORRELATION: Metric = Metric {
     ..BOTH
 };
 
+/// The models that are listed, or, where a request names them only later, what they are.
+fn of_models(values: &Values) -> String {
+    match values.models() {
+        models if models.is_empty() => "other models".to_owned(),
+        models => models.join(", "),
+    }
+}
+
 const fn models(least: usize) -> MetricParameter {
     MetricParameter {
         name: MODELS,
@@ -125,7 +133,7 @@ const BOTH: Metric = Metric {
     title: "",
     paper: "Yang & Kim, Benchmarking Attribution Methods with Relative Feature Importance, 2019, sections 4.2 and 5.1",
     category: Category::Randomisation,
-    direction: |_| Direction::Higher,
+    direction: attribution::direction,
     parameters: &[],
     words: Words {
         about: |_| String::new(),
@@ -152,13 +160,6 @@ const BOTH: Metric = Metric {
 };
 
 /// The region, for people.
-fn of(values: &Values) -> &'static str {
-    match values.word(REGION.name) {
-        Some("random") => "as many pixels of the object's form at a random place",
-        _ => "the labelled object",
-    }
-}
-
 fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
     let numbers: Vec<f64> = numbers.collect();
     numbers.iter().sum::<f64>() / numbers.len() as f64

@@ -165,7 +165,7 @@ impl Scores {
             .iter()
             .map(|result| result.positive as f64 / images as f64)
             .collect();
-        let (mean, interval) = interval(&each)?;
+        let (mean, interval) = interval_of_shares(&each)?;
         let accuracies = results.iter().map(|result| result.accuracy);
         Some(Self {
             mean,
@@ -231,7 +231,13 @@ fn of_draws(layers: &[LayerFinding], side: Side) -> Option<Vec<f64>> {
 
 /// The mean over the layers that pass, of each draw first, with its interval.
 pub fn overall(layers: &[LayerFinding]) -> Option<(f64, [f64; 2])> {
-    interval(&of_draws(layers, CONCEPT)?)
+    interval_of_shares(&of_draws(layers, CONCEPT)?)
+}
+
+/// Scores are shares, which are never outside of 0 and 1.
+fn interval_of_shares(scores: &[f64]) -> Option<(f64, [f64; 2])> {
+    let (mean, interval) = interval(scores)?;
+    Some((mean, interval.map(|end| end.clamp(0.0, 1.0))))
 }
 
 /// The mean of one model less that of another, draw by draw, with its interval.

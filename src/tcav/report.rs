@@ -236,7 +236,7 @@ impl TcavReport<'_> {
                 };
                 let bar = [(0.0, middle - BAR / 2.0), (*mean, middle + BAR / 2.0)];
                 chart.draw_series([Rectangle::new(bar, color.filled())])?;
-                let line = interval.map(|end| (end.clamp(0.0, 1.0), middle));
+                let line = interval.map(|end| (end, middle));
                 chart.draw_series([PathElement::new(line, BLACK.stroke_width(1))])?;
             }
         }

@@ -10,7 +10,6 @@ use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 
 use super::{
-    Direction,
     agreement::Agreement,
     findings::{Findings, MetricFinding},
 };
@@ -117,8 +116,9 @@ impl EvaluationReport<'_> {
 }
 
 fn arrow(metric: &MetricFinding) -> &'static str {
-    match metric.better == Direction::Higher.name() {
-        true => "↑",
-        false => "↓",
+    match metric.better.as_str() {
+        "higher" => "↑",
+        "lower" => "↓",
+        _ => "",
     }
 }

@@ -27,10 +27,12 @@ fn summary(report: &EvaluationReport<'_>) -> Markup {
     let used = |metric: &MetricFinding| metric.images(report.findings.used);
     let sure: Vec<Vec<&str>> = metrics
         .iter()
-        .map(|metric| match used(metric) >= ENOUGH {
-            true => foremost(metric),
-            false => Vec::new(),
-        })
+        .map(
+            |metric| match metric.is_ranked() && used(metric) >= ENOUGH {
+                true => foremost(metric),
+                false => Vec::new(),
+            },
+        )
         .collect();
     html! {
         h2 { "Summary" } "\n"
@@ -46,7 +48,7 @@ fn summary(report: &EvaluationReport<'_>) -> Markup {
                     @for (place, metric) in metrics.iter().enumerate() {
                         th.n {
                             a href={ "#" (anchor(place)) } { (metric.title) }
-                            small { (arrow(metric)) " " (metric.better) }
+                            small { (arrow(metric)) " " (if metric.is_ranked() { &metric.better } else { "for comparison" }) }
                             @if used(metric) != report.findings.used {
                                 small { (used(metric)) " images" }
                             }

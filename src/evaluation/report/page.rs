@@ -88,7 +88,9 @@ fn counts(report: &EvaluationReport<'_>) -> Markup {
 fn about(metric: &MetricFinding) -> Markup {
     html! {
         @if let Some(found) = metric.metric() {
-            ((found.words.about)(&metric.parameters)) " A " (metric.better) " " (found.words.column) " is better."
+            ((found.words.about)(&metric.parameters))
+            @if metric.is_ranked() { " A " (metric.better) " " (found.words.column) " is better." }
+            @else { " None is better: it is there to hold others against." }
         }
     }
 }
@@ -211,7 +213,7 @@ fn values(report: &EvaluationReport<'_>, metric: &MetricFinding, words: &Words) 
 /// Row less column, both by value.
 fn differences(used: usize, metric: &MetricFinding, words: &Words) -> Markup {
     let rows = metric.by_value();
-    let is_bold = used >= ENOUGH;
+    let is_bold = metric.is_ranked() && used >= ENOUGH;
     let cell = |(difference, [low, high]): (f64, [f64; 2])| {
         let is_sure = is_bold && (low > 0.0 || high < 0.0);
         let [low, high] = [low, high].map(|end| metric.written(end, 4));
@@ -228,7 +230,7 @@ fn differences(used: usize, metric: &MetricFinding, words: &Words) -> Markup {
         p {
             (capital(words.column)) " of the row minus that of the column, on the same images. "
             @if is_bold { "Bold: the 95 % interval excludes 0." }
-            @else { "Nothing is set in bold below " (ENOUGH) " images: bootstrap intervals of so few are too narrow to trust." }
+            @else if metric.is_ranked() { "Nothing is set in bold below " (ENOUGH) " images: bootstrap intervals of so few are too narrow to trust." }
             " Hover for the interval. " (metric.differences.len())
             " pairs are compared without correction for multiple comparisons: of pairs without any difference, about one in twenty \
              has an interval that excludes 0."

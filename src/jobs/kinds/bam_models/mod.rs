@@ -229,7 +229,11 @@ async fn plan(mut given: Map<String, Value>, app: &App) -> Result<Plan, JobError
     let feature_epochs = asked.take(FEATURE_EPOCHS, &["1 to 1000"], recipe::is_epoch_count);
     let recipe = Recipe::read(&mut asked);
     if recipe.loss != Loss::CrossEntropy {
-        asked.refuse("loss", "is that of classes", &["cross_entropy"]);
+        asked.refuse(
+            "loss",
+            "is fixed: these models are trained with cross-entropy",
+            &["cross_entropy"],
+        );
     }
     if !recipe.new_head {
         let message = "has the classes of another data set";

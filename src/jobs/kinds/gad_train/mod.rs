@@ -322,7 +322,11 @@ async fn plan(mut given: Map<String, Value>, app: &App) -> Result<Plan, JobError
         asked.refuse("loss", "is that of logits", &["mse"]);
     }
     if recipe.new_head {
-        asked.refuse("new_head", "has no logits to keep", &["false"]);
+        asked.refuse(
+            "new_head",
+            "gives other classes, and the supports keep the model's: leave it out",
+            &["false"],
+        );
     }
     let mut chosen = None;
     if let (Some(dataset), Some(model), Some(classes)) = (&dataset, &model, classes) {

@@ -125,7 +125,7 @@ fn summary(spec: &Spec, trained: &Trained) -> Markup {
             Some(set) => { "The supports are used as the set " b { (set) } ". " }
             None => { b { "Partial results: the job has not run to its end." } " " }
         }
-        "They keep class " (first) " from class " (second) ", and were made with " (counted(trained.images[0], "image"))
+        "They move class " (first) " and class " (second) " apart, and were made with " (counted(trained.images[0], "image"))
         " of the one and " (trained.images[1]) " of the other. "
         (trained.left_out.unlabelled) " images without a label and " (trained.left_out.unreadable)
         " that cannot be decoded were left out."
