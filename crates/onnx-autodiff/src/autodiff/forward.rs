@@ -9,6 +9,7 @@ use super::{
     head::{self, HeadValues},
     outputs::rename,
     pipeline,
+    rules::table::{NO_RULE, reason},
 };
 use crate::onnx::{
     Types,
@@ -173,10 +174,12 @@ fn unknown_reason(node: &Node) -> &'static str {
         ("", op) if op.starts_with("QLinear") || op.ends_with("Integer") => {
             "integer arithmetic has no gradient: use the model from before it was quantised"
         }
-        ("", _) if ops::of(node).is_some() => {
-            "the shape of its output follows from data: export the model for a fixed size"
-        }
-        ("", _) => "there is no rule for this op",
+        ("", _) => match reason(node) {
+            NO_RULE if ops::of(node).is_some() => {
+                "the shape of its output follows from data: export the model for a fixed size"
+            }
+            reason => reason,
+        },
         (domain, _) if domain.starts_with("com.microsoft") => {
             "ONNX Runtime's optimiser wrote it: use the model from before it ran"
         }

@@ -90,7 +90,7 @@ impl Model {
 
     fn refusal(&self) -> String {
         let found = derive(&self.graph, &spec(&[RuleSetId::Gradient]), None);
-        found.err().expect("it is refused").to_string()
+        found.expect_err("it is refused").to_string()
     }
 }
 

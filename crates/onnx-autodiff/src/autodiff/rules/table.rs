@@ -30,7 +30,9 @@ pub(crate) enum Gradient {
     Missing(&'static str),
 }
 
-const UNRULED: Gradient = Missing("there is no rule for this op");
+/// Of ops that nothing more is known of.
+pub(crate) const NO_RULE: &str = "there is no rule for this op";
+const UNRULED: Gradient = Missing(NO_RULE);
 const QUANTISED: Gradient =
     Missing("rounding to integers has no gradient: use the float model that this one was made of");
 const RANDOM: Gradient = Missing("what it draws has no gradient: export the model for evaluation");
@@ -54,7 +56,7 @@ pub(crate) fn gradient(op_type: &str) -> Option<&'static Gradient> {
 pub(crate) fn reason(node: &Node) -> &'static str {
     match gradient(&node.op_type).filter(|_| node.domain.is_empty()) {
         Some(Missing(reason)) => reason,
-        _ => "there is no rule for this op",
+        _ => NO_RULE,
     }
 }
 
