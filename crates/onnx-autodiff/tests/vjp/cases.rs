@@ -915,6 +915,19 @@ fn resampling() -> Vec<Case> {
             &[In::X, ints(&[4]), ints(&[2])],
         )
         .opset(18),
+        grid("linear, zeros outside"),
+        grid("linear, the border outside").with("padding_mode", "border"),
+        grid("corners aligned").with("align_corners", 1),
+        grid("nearest").with("mode", "nearest"),
+        Case::new(
+            "GridSample",
+            "the grid varies",
+            &[2, 3, 2],
+            &[In::Rows(vec![2, 4, 5]), In::X],
+        )
+        .scale(0.6)
+        .shift(0.03)
+        .opset(16),
         Case::new(
             "Resize",
             "nearest, asymmetric",

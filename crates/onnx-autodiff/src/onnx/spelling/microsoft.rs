@@ -35,7 +35,7 @@ pub(super) fn spelling(domain: &str, op: &str) -> Option<Spelling> {
 }
 
 fn blocked(_: &mut Context<'_>, _: Node) -> Rewritten {
-    Err("the file was optimised for one kind of processor: optimise it at the basic level, or not at all".into())
+    Err("the file was optimised for one kind of processor: optimise it at the extended level at most".into())
 }
 
 /// The element type of the node's first input.
