@@ -46,7 +46,6 @@ NETS = {
     "swin": (swin, 32),
     "swin_v2": (lambda: swin(block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2), 32),
     "vit": (lambda: VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=CLASSES), 32),
-    "xcit": (of_timm("xcit_nano_12_p16_224", img_size=32, embed_dim=16, num_heads=2, depth=1), 32),
 }
 
 
