@@ -217,9 +217,9 @@ impl Reader {
         Self::new(object_of(table))
     }
 
-    /// Whether a field is there that was not read yet.
+    /// Whether a field is there that was not read yet; null is absent.
     pub fn has(&self, name: &str) -> bool {
-        self.fields.contains_key(name)
+        self.fields.get(name).is_some_and(|value| !value.is_null())
     }
 
     /// The field as it is; null is absent.

@@ -83,6 +83,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "methods",
             "model",
             "random",
+            "engine::GraphKey",
+            "engine::Point",
             "engine::Row",
             "render",
         ],

@@ -45,21 +45,27 @@ impl ShardResults {
     {
         let (send, mut receive) = mpsc::channel(PAGE as usize);
         let feed = async move {
-            let mut first = 0;
-            loop {
-                let page = self.store.results(&self.job, first, PAGE).await?;
+            let job = self.store.job(&self.job).await?;
+            let shards = job.map_or(0, |job| job.shards);
+            let mut next = 0;
+            while next < shards {
+                let mut page = self
+                    .store
+                    .results(&self.job, next, PAGE)
+                    .await?
+                    .into_iter()
+                    .peekable();
                 let is_last = (page.len() as u64) < PAGE;
-                for result in page {
+                while next < shards && (is_last || page.peek().is_some()) {
+                    let done = page.next_if(|(index, _)| *index == next);
                     // Without a receiver the work has ended.
-                    if send.send(result).await.is_err() {
+                    if send.send(done.map(|(_, result)| result)).await.is_err() {
                         return Ok(());
                     }
+                    next += 1;
                 }
-                if is_last {
-                    return Ok::<_, StoreError>(());
-                }
-                first += PAGE;
             }
+            Ok::<_, StoreError>(())
         };
         let work = move || work(&mut iter::from_fn(|| receive.blocking_recv()));
         let (fed, done) = tokio::join!(feed, self.pool.run(work));

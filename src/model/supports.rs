@@ -16,7 +16,7 @@ use crate::{
     pool::WorkPanicked,
     text::excerpt,
 };
-use onnx_autodiff::onnx::graph::{Element, Graph, Literal, Node};
+use onnx_autodiff::onnx::graph::{Dim, Element, Graph, Literal, Node, ValueInfo};
 
 /// The most supports of a set, and the most sets of a model.
 pub const MOST_SUPPORTS: usize = 16;
@@ -168,12 +168,20 @@ pub fn weights_of_graph(
 ) -> Result<Weights, Faults> {
     let mut faults = Faults::default();
     let mut refuse = |message: String| faults.push(Fault::says(file, message));
-    let names = |graph: &Graph| -> [Vec<String>; 2] {
+    let ends = |graph: &Graph| {
+        let end = |value: &ValueInfo| {
+            let sizes = value.value_type.shape.iter().map(Dim::known);
+            (
+                value.name.clone(),
+                value.value_type.element,
+                sizes.collect(),
+            )
+        };
         [&graph.inputs, &graph.outputs]
-            .map(|values| values.iter().map(|value| value.name.clone()).collect())
+            .map(|values| values.iter().map(end).collect::<Vec<(_, _, Vec<_>)>>())
     };
-    if names(graph) != names(own) {
-        refuse("has other inputs or outputs than the model".to_owned());
+    if ends(graph) != ends(own) {
+        refuse("has inputs or outputs of other names, shapes or types than the model".to_owned());
     }
     if graph.nodes.len() != own.nodes.len() {
         let [found, expected] = [graph, own].map(|graph| graph.nodes.len());
@@ -229,7 +237,9 @@ pub fn weights_of_graph(
 pub fn check_weights(file: &str, weights: &Weights, model: &Model) -> Result<(), Faults> {
     let mut faults = Faults::default();
     let mut refuse = |message: String| faults.push(Fault::says(file, message));
-    if weights.is_empty() {
+    let is_own =
+        |(name, literal): (&String, &Literal)| model.graph.initializers.get(name) == Some(literal);
+    if weights.iter().all(is_own) {
         refuse("has no weights other than the model's own".to_owned());
     }
     for (name, literal) in weights {

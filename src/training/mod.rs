@@ -122,7 +122,7 @@ pub enum TrainingError {
         row_mib: usize,
     },
     #[error(
-        "{what} is not finite in step {step} of {steps} of epoch {epoch}: lower learning_rate; the weights of the epoch before are kept"
+        "{what} is not finite in step {step} of {steps} of epoch {epoch}: lower learning_rate, and check that the model answers all images with finite numbers; the checkpoint of the epoch before, if there is one, is kept"
     )]
     NotFinite {
         /// `the loss`, `a gradient` or `the validation loss`.

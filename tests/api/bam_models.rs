@@ -181,6 +181,9 @@ async fn without_a_common_feature_there_are_two_models() {
     make_data(&fixture, json!({ "common_feature": null })).await;
     let told = refused(&fixture, json!({ "feature_epochs": 3 })).await;
     assert_eq!(told.refused(), ["feature_epochs"]);
+    // Null is absent: of these names the default is the data's, and data has none.
+    let told = refused(&fixture, json!({ "data": null, "name": null })).await;
+    assert_eq!(told.refused(), ["data"]);
     let id = fixture
         .submit(&with(
             request(),

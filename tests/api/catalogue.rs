@@ -158,7 +158,7 @@ async fn the_models_are_listed_with_those_that_are_broken() {
     assert_eq!(
         ids,
         [
-            "cosine",
+            "coin",
             "deadline",
             "drain",
             "gone",
@@ -268,7 +268,7 @@ async fn a_model_says_which_methods_apply_and_why_others_do_not() {
 
 #[tokio::test]
 async fn a_network_without_a_gradient_says_which_node_is_to_blame() {
-    let card = send(get("/models/cosine")).await.answer();
+    let card = send(get("/models/coin")).await.answer();
     // `edges` looks at the picture, and there is none.
     for method in card["methods"]
         .as_array()
@@ -278,18 +278,16 @@ async fn a_network_without_a_gradient_says_which_node_is_to_blame() {
     {
         let reason = method["reason"].as_str().unwrap_or_default();
         assert_eq!(
-            (method["applies"] == false, reason.contains("Cos")),
+            (method["applies"] == false, reason.contains("Bernoulli")),
             (method["id"] != "random", method["id"] != "random")
         );
     }
     let tensor = json!({ "tensor": { "shape": [2], "data": [1, 2] } });
-    let refused = send(post_json("/explain?model=cosine&method=gradient", &tensor)).await;
+    let refused = send(post_json("/explain?model=coin&method=gradient", &tensor)).await;
     assert_eq!(refused.problem(), (422, "underivable".into()));
-    assert!(refused.text().contains("Cos"), "{}", refused.text());
+    assert!(refused.text().contains("Bernoulli"), "{}", refused.text());
     assert_eq!(
-        send(post_json("/predict?model=cosine", &tensor))
-            .await
-            .status,
+        send(post_json("/predict?model=coin", &tensor)).await.status,
         200
     );
 }

@@ -369,9 +369,12 @@ fn models_are_checked_before_they_are_served() {
     let unsupported = shell.out(&[
         "models",
         "check",
-        settings_with(&[]).models.join("cosine").to_str().unwrap(),
+        settings_with(&[]).models.join("coin").to_str().unwrap(),
     ]);
-    assert!(unsupported.contains("cosine (Cos, opset"), "{unsupported}");
+    assert!(
+        unsupported.contains("coin (Bernoulli, opset"),
+        "{unsupported}"
+    );
 }
 
 #[test]

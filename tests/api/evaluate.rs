@@ -662,6 +662,11 @@ async fn images_of_a_role_are_used_with_their_counterparts() {
         assert!(page.contains(part), "{part}");
     }
 
+    // Other models are asked about objects, too: not about what is without.
+    let alone = asked_with(json!({ "metrics": [{ "id": "mcs", "models": ["tiny"] }] }));
+    let alone = fixture.submit(&alone).await;
+    assert_eq!(fixture.ended(&alone).await["total"], 3);
+
     // Posted again it measures the same.
     let again = fixture.report(&id, "json").await.answer()["request"].clone();
     let mut again = again.as_object().unwrap().clone();

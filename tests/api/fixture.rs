@@ -110,7 +110,7 @@ pub fn settings_with(changes: &[(&str, &str)]) -> Settings {
 }
 
 /// The folder of models: `tiny` 8x8 pixels, three classes, patterns; `plain` the same without
-/// patterns and labels; `numbers` two numbers, no picture; `cosine` cannot be differentiated;
+/// patterns and labels; `numbers` two numbers, no picture; `coin` cannot be differentiated;
 /// `broken` and `empty` are none; the others are the bundled SqueezeNet, under names whose rows can
 /// be counted apart.
 fn models() -> &'static Path {
@@ -143,9 +143,9 @@ fn models() -> &'static Path {
             ],
         );
         make(
-            "cosine",
+            "coin",
             &[
-                ("model.onnx", &write_model(&cosine_net()).unwrap()),
+                ("model.onnx", &write_model(&coin_net()).unwrap()),
                 ("model.toml", b"head = \"logits\""),
             ],
         );
@@ -216,10 +216,10 @@ fn number_net() -> Graph {
 }
 
 /// As `number_net`, behind an operation that has no gradient here.
-fn cosine_net() -> Graph {
+fn coin_net() -> Graph {
     let mut net = number_net();
-    net.nodes[0].inputs[0] = "cosine".into();
-    net.nodes.insert(0, Node::new("Cos", ["x"], ["cosine"]));
+    net.nodes[0].inputs[0] = "coin".into();
+    net.nodes.insert(0, Node::new("Bernoulli", ["x"], ["coin"]));
     net
 }
 

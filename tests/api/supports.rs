@@ -7,7 +7,10 @@ use axum::{
     http::{Method, Request},
 };
 use explaind::app::App;
-use onnx_autodiff::onnx::{graph::Literal, read_bytes, write_model};
+use onnx_autodiff::onnx::{
+    graph::{Dim, Literal},
+    read_bytes, write_model,
+};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 use zip::{ZipWriter, write::SimpleFileOptions};
@@ -207,6 +210,12 @@ async fn every_fault_of_every_file_is_told_and_nothing_is_kept() {
     let short = safetensors("bias", &[2], &[1.0, 2.0]);
     let unknown = safetensors("weights", &[1], &[1.0]);
     let infinite = safetensors("bias", &[3], &[1.0, f32::INFINITY, 2.0]);
+    let mut wide = read_bytes(own.clone().into(), None).unwrap();
+    let weights = wide.initializers["classes"].to_f64s();
+    let weights: Vec<f32> = weights.into_iter().map(|weight| weight as f32).collect();
+    let same = safetensors("classes", &[3, 3], &weights);
+    wide.inputs[0].value_type.shape[3] = Dim::Known(24);
+    let wide = write_model(&wide).unwrap();
     let archive = zip(&[
         ("alpha_1.onnx", &own),
         ("alpha_2.onnx", &other),
@@ -215,6 +224,8 @@ async fn every_fault_of_every_file_is_told_and_nothing_is_kept() {
         ("alpha_5.safetensors", &infinite),
         ("alpha_6.safetensors", b"no tensors"),
         ("alpha_7.onnx", b"no model"),
+        ("alpha_8.safetensors", &same),
+        ("alpha_9.onnx", &wide),
         (
             "last.safetensors",
             &safetensors("bias", &[3], &[1.0, 2.0, 3.0]),
@@ -236,6 +247,9 @@ async fn every_fault_of_every_file_is_told_and_nothing_is_kept() {
             "alpha_5.safetensors",
             "alpha_6.safetensors",
             "alpha_7.onnx",
+            "alpha_8.safetensors",
+            "alpha_9.onnx",
+            "alpha_9.onnx",
             "last.safetensors"
         ]
     );
@@ -248,6 +262,8 @@ async fn every_fault_of_every_file_is_told_and_nothing_is_kept() {
         "no safetensors file",
         "the alpha of another file",
         "no alpha in its name",
+        "alpha_8.safetensors: has no weights other than the model's own",
+        "other names, shapes or types",
     ] {
         assert!(refused.text().contains(said), "{said}: {}", refused.text());
     }

@@ -395,8 +395,8 @@ async fn a_model_without_a_gradient_or_with_numbers_that_are_not_finite_is_told(
         (fixture(folder.path(), &changes), models)
     };
     // The labels of the set are no indices: only the fault of the model is of interest.
-    let (cosine, _models) = models_of("Cos");
-    let answer = send_to(&cosine.router, post_json("/jobs", &asked)).await;
+    let (coin, _models) = models_of("Bernoulli");
+    let answer = send_to(&coin.router, post_json("/jobs", &asked)).await;
     assert!(
         answer.refused().contains(&"model".to_owned()),
         "{}",

@@ -73,6 +73,8 @@ async fn all_faults_of_a_training_are_told_at_once() {
     let (names, text) =
         refused(json!({ "kind": "train", "model": "tiny", "dataset": "photos" })).await;
     assert!(names == ["name"] && text.contains("is missing"), "{text}");
+    let (names, text) = refused(with(request("null"), json!({ "name": null }))).await;
+    assert!(names == ["name"] && text.contains("is missing"), "{text}");
     // A name that is taken, and a layer that is not there.
     let taken = with(request("plain"), json!({ "train": "from:no such layer" }));
     let (names, text) = refused(taken).await;

@@ -84,6 +84,33 @@ async fn work_off(store: &Store) -> Lease {
     }
 }
 
+/// More than fit into one statement, and done in another order.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_shards_those_that_are_done_are_read() {
+    for database in databases().await {
+        let store = database.store().await;
+        submit(&store, "many", 1203).await;
+        assert_eq!(store.job("many").await.unwrap().unwrap().shards, 1203);
+        let leases = [
+            claim(&store, LONG).await.unwrap(),
+            claim(&store, LONG).await.unwrap(),
+            claim(&store, LONG).await.unwrap(),
+        ];
+        for lease in [&leases[2], &leases[0]] {
+            store.ack(lease, &result(lease)).await.unwrap();
+        }
+        let done = store.results("many", 0, 100).await.unwrap();
+        let indices: Vec<u64> = done.iter().map(|(index, _)| *index).collect();
+        let mut expected = [leases[0].shard.index as u64, leases[2].shard.index as u64];
+        expected.sort_unstable();
+        assert_eq!(indices, expected);
+        assert_eq!(
+            store.results("many", expected[1], 100).await.unwrap(),
+            [done[1].clone()]
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_comes_back_as_it_was_submitted_and_ends_with_its_result() {
     for database in databases().await {
@@ -103,16 +130,11 @@ async fn a_job_comes_back_as_it_was_submitted_and_ends_with_its_result() {
             (job.state, job.units_done, job.shards_done),
             (JobState::Running, 30, 3)
         );
-        let results: Vec<_> = store
-            .results("one", 0, 100)
-            .await
-            .unwrap()
-            .into_iter()
-            .flatten()
-            .collect();
-        assert_eq!(results, ["result of 0", "result of 1", "result of 2"]);
+        let result = |index: u64| (index, Bytes::from(format!("result of {index}")));
+        let results = store.results("one", 0, 100).await.unwrap();
+        assert_eq!(results, [result(0), result(1), result(2)]);
         let page = store.results("one", 1, 1).await.unwrap();
-        assert_eq!(page, [Some(Bytes::from("result of 1"))]);
+        assert_eq!(page, [result(1)]);
         let whole = json!({ "b": 0.1, "a": 1e-300 });
         assert_eq!(
             store.finish(&reduction, &whole).await.unwrap(),
@@ -579,7 +601,7 @@ async fn a_late_worker_changes_nothing() {
         assert_eq!(database.snapshot("one").await, before, "{}", database.name);
         assert_eq!(
             store.results("one", 0, 100).await.unwrap(),
-            [Some(Bytes::from("result of 0"))]
+            [(0, Bytes::from("result of 0"))]
         );
         let late = claim_and_freeze(&store).await;
         let reduction = claim(&store, LONG).await.unwrap();

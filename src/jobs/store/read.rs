@@ -166,29 +166,27 @@ impl Store {
         text.flatten().map(parse).transpose()
     }
 
-    /// The results of `count` shards of a job from `first` on, or as many as there are, in their
-    /// order, without that of the reduction.
+    /// The first `count` shards of a job that are done, from `first` on, with their results, without
+    /// the reduction.
     pub async fn results(
         &self,
         id: &str,
         first: u64,
         count: u64,
-    ) -> Result<Vec<Option<Bytes>>, StoreError> {
-        let rows: Vec<(Option<Vec<u8>>,)> = on!(self, |pool, _| {
+    ) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        let rows: Vec<(i64, Vec<u8>)> = on!(self, |pool, _| {
             sqlx::query_as(
-                "SELECT s.result FROM shards s JOIN jobs j ON j.id = s.job_id
-                 WHERE s.job_id = $1 AND s.idx >= $2 AND s.idx < $3 AND s.idx < j.shards ORDER BY s.idx",
+                "SELECT s.idx, s.result FROM shards s JOIN jobs j ON j.id = s.job_id
+                 WHERE s.job_id = $1 AND s.idx >= $2 AND s.idx < j.shards AND s.result IS NOT NULL ORDER BY s.idx LIMIT $3",
             )
             .bind(id)
             .bind(integer(first))
-            .bind(integer(first.saturating_add(count)))
+            .bind(integer(count))
             .fetch_all(pool)
             .await?
         });
-        Ok(rows
-            .into_iter()
-            .map(|(result,)| result.map(Bytes::from))
-            .collect())
+        let done = |(index, result)| (natural(index), Bytes::from(result));
+        Ok(rows.into_iter().map(done).collect())
     }
 
     /// The first `limit` shards that failed.

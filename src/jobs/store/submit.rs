@@ -1,6 +1,7 @@
 //! Submit once per idempotency key, cancel, delete, find jobs past their retention.
 
 use serde_json::{Value, json};
+use sqlx::QueryBuilder;
 
 use super::{
     connection::{Store, integer, natural, on},
@@ -11,6 +12,9 @@ use super::{
     state::JobState,
 };
 use crate::jobs::crash::crash_point;
+
+/// Rows of a statement: databases bound the values of one.
+const SHARDS_AT_ONCE: usize = 500;
 
 /// A job to submit.
 #[derive(Clone, Debug)]
@@ -90,20 +94,23 @@ impl Store {
                     payload: Value::Null,
                     needs_previous: true,
                 };
-                for (index, shard) in new.shards.iter().chain([&reduction]).enumerate() {
-                    let state = if shard.needs_previous && index > 0 {
-                        "waiting"
-                    } else {
-                        "queued"
-                    };
-                    sqlx::query("INSERT INTO shards (job_id, idx, state, units, payload) VALUES ($1, $2, $3, $4, $5)")
-                        .bind(&new.id)
-                        .bind(integer(index as u64))
-                        .bind(state)
-                        .bind(integer(shard.units))
-                        .bind(shard.payload.to_string())
-                        .execute(&mut *transaction)
-                        .await?;
+                let shards: Vec<_> = new.shards.iter().chain([&reduction]).enumerate().collect();
+                for shards in shards.chunks(SHARDS_AT_ONCE) {
+                    let mut insert = QueryBuilder::new(
+                        "INSERT INTO shards (job_id, idx, state, units, payload) ",
+                    );
+                    insert.push_values(shards, |mut row, (index, shard)| {
+                        let state = match shard.needs_previous && *index > 0 {
+                            true => "waiting",
+                            false => "queued",
+                        };
+                        row.push_bind(&new.id)
+                            .push_bind(integer(*index as u64))
+                            .push_bind(state)
+                            .push_bind(integer(shard.units))
+                            .push_bind(shard.payload.to_string());
+                    });
+                    insert.build().execute(&mut *transaction).await?;
                 }
                 record!(
                     transaction,

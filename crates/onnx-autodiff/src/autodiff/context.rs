@@ -5,7 +5,6 @@ use super::{
     DeriveError, Unsupported,
     emit::{CONSTANTS, Emitter},
     expr::{Emission, Expr},
-    rules::table,
     spec::PatternSource,
 };
 use crate::{Tensor, onnx::graph::Node};
@@ -65,6 +64,8 @@ pub(crate) struct VjpContext<'a> {
     pub cotangents: &'a [Option<String>],
     /// The overridden rules, the most specific first.
     pub overridden: &'a [Rule],
+    /// Why the node is refused where there is none.
+    pub unruled: &'static str,
     /// The pattern of this Linear node, if the rule set uses one here.
     pub pattern: Option<PatternOf<'a>>,
     /// The replacement of input 1 by an overlay.
@@ -77,7 +78,7 @@ impl VjpContext<'_> {
         let (rule, overridden) = self
             .overridden
             .split_first()
-            .ok_or_else(|| self.refusal(table::reason(self.node)))?;
+            .ok_or_else(|| self.refusal(self.unruled))?;
         let mut cotangents = self.cotangents.to_vec();
         if let (Some(first), Some(cotangent)) = (cotangents.first_mut(), overrides.cotangent) {
             *first = Some(cotangent);
@@ -88,6 +89,7 @@ impl VjpContext<'_> {
             active: self.active,
             cotangents: &cotangents,
             overridden,
+            unruled: self.unruled,
             pattern: self.pattern,
             weight: overrides.weight.or_else(|| self.weight.clone()),
         };

@@ -170,6 +170,7 @@ fn step(
         active,
         cotangents,
         overridden: &rules,
+        unruled: table::reason(node),
         pattern: walk.patterns.get(node.outputs[0].as_str()).copied(),
         weight: None,
     };

@@ -206,6 +206,7 @@ impl Kind for BamModels {
 }
 
 async fn plan(mut given: Map<String, Value>, app: &App) -> Result<Plan, JobError> {
+    given.retain(|_, value| !value.is_null());
     for (name, default) in DEFAULTS {
         given.entry(name).or_insert_with(|| json!(default));
     }

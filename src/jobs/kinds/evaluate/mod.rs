@@ -55,7 +55,7 @@ pub(super) const METHODS: (&str, &str) = (
 );
 pub(super) const ROLE: (&str, &str) = (
     "role",
-    "only images of this role; default: all, or `with` where a metric compares pairs",
+    "only images of this role; default: all, or `with` where a metric compares pairs or models",
 );
 pub(super) const LIMIT: (&str, &str) = (
     "limit",

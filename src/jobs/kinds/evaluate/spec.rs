@@ -152,7 +152,12 @@ pub(crate) fn settle(
     }
     let model_hashes = read_hashes(&mut asked, &metrics);
     let role = asked.take("role", &["a text"], |role: &String| !role.is_empty());
-    let role = role.or_else(|| needs_pairs(&metrics).then(|| WITH.to_owned()));
+    let has_role = dataset.as_ref().is_some_and(|dataset| {
+        let mut roles = dataset.images.iter().map(|image| image.role.as_deref());
+        roles.any(|role| role == Some(WITH))
+    });
+    let looks_at_objects = needs_pairs(&metrics) || has_role && compares_models(&metrics);
+    let role = role.or_else(|| looks_at_objects.then(|| WITH.to_owned()));
     let limit = asked.take("limit", &["a whole number from 1"], |limit| *limit > 0usize);
     let labels = asked
         .take("labels", &["use", "ignore"], |_| true)
@@ -608,6 +613,17 @@ fn refuse_dataset(
         let message = format!("no image of {} has the role {}", dataset.id, shown(role));
         asked.refuse("role", message, &Vec::from_iter(roles));
     }
+}
+
+/// Whether objects are looked at that matter more to some models than to others.
+fn compares_models(metrics: &[MetricEntry]) -> bool {
+    let mut metrics = metrics.iter().filter_map(MetricEntry::metric);
+    metrics.any(|metric| {
+        metric
+            .parameters
+            .iter()
+            .any(|one| one.name == parameters::MODELS)
+    })
 }
 
 fn needs_pairs(metrics: &[MetricEntry]) -> bool {
