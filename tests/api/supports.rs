@@ -249,7 +249,6 @@ async fn every_fault_of_every_file_is_told_and_nothing_is_kept() {
             "alpha_7.onnx",
             "alpha_8.safetensors",
             "alpha_9.onnx",
-            "alpha_9.onnx",
             "last.safetensors"
         ]
     );

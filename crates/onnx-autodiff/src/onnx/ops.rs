@@ -8,6 +8,7 @@ use super::graph::Node;
 use super::rows::Rows;
 use super::spelling::{
     Context, Rewritten, Spelling, arguments, attention, decompose, grid_sample, inference,
+    microsoft,
 };
 use super::types::site::{Inferred, Site};
 use super::types::values::{self, Content};
@@ -51,6 +52,14 @@ pub enum Elements {
     Same,
     /// Random: equal nodes give different values.
     Drawn,
+}
+
+/// How nodes of a node's op are converted, also of ONNX Runtime's own domain.
+pub(super) fn spelling(node: &Node) -> Option<Spelling> {
+    match node.domain.as_str() {
+        "" => of(node)?.spelling,
+        domain => microsoft::spelling(domain, &node.op_type),
+    }
 }
 
 /// The row of a node's op.

@@ -9,8 +9,9 @@ use super::{checked, fold};
 use crate::onnx::error::{Fault, OnnxError};
 use crate::onnx::evaluate::BUDGET_BYTES;
 use crate::onnx::graph::{Graph, Node};
+use crate::onnx::ops;
 use crate::onnx::rewrite::Rewriter;
-use crate::onnx::spelling::{self, Context, Rewritten, branch};
+use crate::onnx::spelling::{Context, Rewritten, branch};
 use crate::onnx::types::Types;
 
 /// The opset of every graph after `normalise`.
@@ -92,7 +93,7 @@ pub fn normalise(graph: Graph) -> Result<Graph, OnnxError> {
 }
 
 fn rewrite(ctx: &mut Context<'_>, node: Node) -> Rewritten {
-    let spelling = spelling::of(&node);
+    let spelling = ops::spelling(&node);
     match spelling.filter(|of| of.before.is_none_or(|before| ctx.opset < before)) {
         Some(spelling) => (spelling.rewrite)(ctx, node),
         None => Ok(vec![node]),

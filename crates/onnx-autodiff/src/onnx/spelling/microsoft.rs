@@ -22,7 +22,7 @@ const FUSED: &[(&str, Rewrite)] = &[
 ];
 
 /// The spelling of an op of another domain than ONNX's.
-pub(super) fn spelling(domain: &str, op: &str) -> Option<Spelling> {
+pub(in crate::onnx) fn spelling(domain: &str, op: &str) -> Option<Spelling> {
     let rewrite = match domain {
         "com.microsoft" => FUSED.iter().find(|(name, _)| *name == op)?.1,
         "com.microsoft.nchwc" => blocked,

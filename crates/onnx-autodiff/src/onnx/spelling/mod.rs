@@ -9,12 +9,11 @@ pub(super) mod branch;
 pub(super) mod decompose;
 pub(super) mod grid_sample;
 pub(super) mod inference;
-mod microsoft;
+pub(super) mod microsoft;
 
 use std::collections::HashSet;
 
 use super::graph::{Literal, Node};
-use super::ops;
 use super::rewrite::Rewriter;
 use super::types::Types;
 
@@ -27,14 +26,6 @@ pub struct Spelling {
     /// Converts only nodes of opsets below this one; `None`: of all opsets.
     pub before: Option<i64>,
     pub rewrite: fn(&mut Context<'_>, Node) -> Rewritten,
-}
-
-/// How nodes of the op of `node` are converted.
-pub(super) fn of(node: &Node) -> Option<Spelling> {
-    match node.domain.as_str() {
-        "" => ops::of(node)?.spelling,
-        domain => microsoft::spelling(domain, &node.op_type),
-    }
 }
 
 /// The context of a conversion: opset of the source, types of the values so far, the values that are
