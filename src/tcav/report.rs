@@ -20,7 +20,7 @@ use super::findings::{Accuracy, LayerFinding, PAPER, Scores, TcavFindings, round
 use crate::{
     evaluation::{
         findings::fixed,
-        report::{ReportError, STYLE, again, machine},
+        report::{ReportError, again, machine, page},
     },
     render::{encode::encode_png, fonts::FONT, svg::paint},
     text::cut,
@@ -249,29 +249,16 @@ impl TcavReport<'_> {
 
     pub fn html(&self) -> Result<String, ReportError> {
         let title = format!("{} of {}", self.title(), self.model);
-        let page = html! {
-            (PreEscaped("<!doctype html>\n"))
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta name="viewport" content="width=device-width,initial-scale=1";
-                    title { (title) }
-                    style { (PreEscaped(STYLE)) }
-                }
-                body {
-                    "\n"
-                    h1 { (title) } "\n"
-                    (self.summary())
-                    div.wide { (PreEscaped(self.svg()?)) } "\n"
-                    (layers("Layers", &self.findings.layers))
-                    (self.contrasts())
-                    (self.reading())
-                    (again(self.kind, self.request, Some(PAPER))?)
-                    (machine(&self.findings.version, self.findings.run.as_ref()))
-                }
-            } "\n"
+        let body = html! {
+            (self.summary())
+            div.wide { (PreEscaped(self.svg()?)) } "\n"
+            (layers("Layers", &self.findings.layers))
+            (self.contrasts())
+            (self.reading())
+            (again(self.kind, self.request, Some(PAPER))?)
+            (machine(&self.findings.version, self.findings.run.as_ref()))
         };
-        Ok(page.into_string())
+        Ok(page(&title, "", &body))
     }
 
     fn summary(&self) -> Markup {
@@ -283,7 +270,12 @@ impl TcavReport<'_> {
             run,
             ..
         } = self.findings;
-        let passing = layers.iter().filter(|layer| layer.passes).count();
+        let passing = layers.iter().filter(|layer| layer.passes);
+        let is_above = passing.clone().filter_map(|layer| {
+            let (concept, random) = layer.concept.as_ref().zip(layer.random.as_ref())?;
+            Some(concept.mean > random.mean)
+        });
+        let (above, passing) = (is_above.filter(|above| *above).count(), passing.count());
         html! {
             p {
                 @if run.is_none() { b { "Partial results: the job has not run to its end." } " " }
@@ -295,6 +287,10 @@ impl TcavReport<'_> {
                         (fixed(*high, 3)) ")."
                     }
                     _ => { b { "No layer passes: there is no score." } }
+                }
+                @if above > 0 && above < passing {
+                    " " b { "The layers disagree" } ": " (above) " of them score above their random vectors, " (passing - above)
+                    " below. Read them one by one: their mean says little."
                 }
             } "\n"
             p { (images) " images of the class were used." } "\n"
@@ -447,4 +443,53 @@ fn note(layer: &LayerFinding) -> [String; 2] {
             .collect::<Vec<_>>()
             .join(", "),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn layers_that_pass_on_both_sides_of_random_are_said_to_disagree() {
+        let layer = |name: &str, passes: bool, concept: f64| {
+            let scores =
+                |mean: f64| json!({ "mean": mean, "interval": [mean, mean], "accuracy": 0.9 });
+            json!({ "layer": name, "passes": passes, "test": null, "concept": scores(concept), "random": scores(0.5) })
+        };
+        let page = |layers: [Value; 3]| {
+            let findings = json!({
+                "version": "0", "label": "sea", "images": 4, "random_images": 9, "disjoint": true, "score": 0.5, "interval": [0.4, 0.6],
+                "layers": layers,
+            });
+            let findings: TcavFindings = serde_json::from_value(findings).unwrap();
+            let report = TcavReport {
+                kind: "tcav",
+                request: &json!({}),
+                model: "tiny",
+                class: 0,
+                concept: "blue",
+                random: "any",
+                images_per_set: 9,
+                n_random: 20,
+                p: 0.01,
+                findings: &findings,
+            };
+            report.html().unwrap()
+        };
+        let both = [
+            layer("first", true, 0.9),
+            layer("second", true, 0.1),
+            layer("third", true, 0.2),
+        ];
+        let words = "The layers disagree</b>: 1 of them score above their random vectors, 2 below";
+        assert!(page(both).contains(words));
+        let alike = [
+            layer("first", true, 0.9),
+            layer("second", false, 0.1),
+            layer("third", true, 0.7),
+        ];
+        assert!(!page(alike).contains("disagree"));
+    }
 }

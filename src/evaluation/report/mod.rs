@@ -15,7 +15,7 @@ use super::{
 };
 use crate::render::{RenderError, encode::encode_png, svg::paint};
 
-pub use page::{STYLE, again, machine};
+pub use page::{again, machine, page};
 
 /// Images from which on intervals are trusted enough to set anything in bold.
 pub const ENOUGH: usize = 30;

@@ -13,7 +13,7 @@ use crate::evaluation::{
 use crate::text::counted;
 
 /// Of every page.
-pub const STYLE: &str = "body{font:15px/1.45 'DejaVu Sans',Verdana,sans-serif;max-width:1160px;margin:2em auto;padding:0 1em;color:#222}\
+const STYLE: &str = "body{font:15px/1.45 'DejaVu Sans',Verdana,sans-serif;max-width:1160px;margin:2em auto;padding:0 1em;color:#222}\
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}svg{max-width:100%;height:auto}table{border-collapse:collapse;margin:1em 0}\
 td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
 td.s{font-weight:bold}.wide{overflow-x:auto}img{max-width:100%;height:auto}figure{margin:1em 0}pre{background:#f5f5f5;padding:1em;overflow-x:auto}small{color:#666}";
@@ -36,6 +36,26 @@ pub(super) fn write(report: &EvaluationReport<'_>) -> Result<String, ReportError
             .metrics
             .iter()
             .any(|metric| metric.extremes.is_some());
+    let body = html! {
+        p { (counts(report)) } "\n"
+        @if findings.used == 0 {
+            p { b { "No image could be used: there is nothing to compare." } } "\n"
+        } @else {
+            @if is_many { (overview::write(report)?) }
+            @for (place, metric) in findings.metrics.iter().enumerate() { (section(report, place, metric)?) }
+            (samples(&findings.samples))
+        }
+        (skipped(findings))
+        (again(report.kind, report.request, paper(findings))?)
+        (machine(&findings.version, findings.run.as_ref()))
+    };
+    let more = if has_more { MORE_STYLE } else { "" };
+    Ok(page(&title, more, &body))
+}
+
+/// A page in one file, without anything from elsewhere: what stands below its title. `more` is added
+/// to the style.
+pub fn page(title: &str, more: &str, body: &Markup) -> String {
     let page = html! {
         (PreEscaped("<!doctype html>\n"))
         html lang="en" {
@@ -43,26 +63,16 @@ pub(super) fn write(report: &EvaluationReport<'_>) -> Result<String, ReportError
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width,initial-scale=1";
                 title { (title) }
-                style { (PreEscaped(STYLE)) @if has_more { (PreEscaped(MORE_STYLE)) } }
+                style { (PreEscaped(STYLE)) (PreEscaped(more)) }
             }
             body {
                 "\n"
                 h1 { (title) } "\n"
-                p { (counts(report)) } "\n"
-                @if findings.used == 0 {
-                    p { b { "No image could be used: there is nothing to compare." } } "\n"
-                } @else {
-                    @if is_many { (overview::write(report)?) }
-                    @for (place, metric) in findings.metrics.iter().enumerate() { (section(report, place, metric)?) }
-                    (samples(&findings.samples))
-                }
-                (skipped(findings))
-                (again(report.kind, report.request, paper(findings))?)
-                (machine(&findings.version, findings.run.as_ref()))
+                (body)
             }
         } "\n"
     };
-    Ok(page.into_string())
+    page.into_string()
 }
 
 /// What was used; of one metric, also what it is about.
