@@ -15,7 +15,7 @@ use super::{
 };
 use crate::render::{RenderError, encode::encode_png, svg::paint};
 
-pub use page::{again, machine, page};
+pub use page::{again, machine, page, requested};
 
 /// Images from which on intervals are trusted enough to set anything in bold.
 pub const ENOUGH: usize = 30;
@@ -101,7 +101,8 @@ impl EvaluationReport<'_> {
     pub fn json(&self) -> Result<Vec<u8>, ReportError> {
         let findings = self.findings.repeatable();
         let Self { kind, request, .. } = self;
-        let mut report = json!({ "kind": kind, "request": request, "result": findings });
+        let mut report =
+            json!({ "kind": kind, "request": requested(kind, request), "result": findings });
         report["result"]["agreement"] = json!(Agreement::of_all(&findings.metrics));
         Ok(serde_json::to_vec_pretty(&report)?)
     }

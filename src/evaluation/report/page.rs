@@ -327,16 +327,22 @@ fn paper(findings: &Findings) -> Option<&str> {
     }
 }
 
-/// The request of a job, to be posted again; and the paper that it follows.
-pub fn again(kind: &str, request: &Value, paper: Option<&str>) -> serde_json::Result<Markup> {
+/// A settled request as it is posted again.
+pub fn requested(kind: &str, request: &Value) -> Value {
     let mut request = request.clone();
     request["kind"] = json!(kind);
-    let request = serde_json::to_string_pretty(&request)?;
+    request
+}
+
+/// The request of a job, to be posted again; and the paper that it follows.
+pub fn again(kind: &str, request: &Value, paper: Option<&str>) -> serde_json::Result<Markup> {
+    let request = serde_json::to_string_pretty(&requested(kind, request))?;
     Ok(html! {
         h2 { "To run it again" } "\n"
         p {
             "POST this to /jobs of a server that has the same model and data set. It holds every parameter, settled, and the hashes of \
-             the model, its patterns and the data set: on others it is refused."
+             the model, its patterns and the data set: on others it is refused. A job that makes models, supports or data sets needs other \
+             names for them, or those deleted."
         } "\n"
         pre { (request) } "\n"
         @if let Some(paper) = paper {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     dataset::{Dataset, DatasetError, draw},
     engine::{Point, Row},
+    evaluation::report::requested,
     jobs::{Context, WorkError},
     model::Model,
     picture::{
@@ -131,8 +132,8 @@ pub(super) async fn forward(
     Ok(rows)
 }
 
-/// A result with the settled request that it answers.
+/// A result with the settled request that it answers, as it is posted again.
 pub(super) fn enveloped(kind: &str, request: &Value, result: &Value) -> Result<Vec<u8>, WorkError> {
-    let report = json!({ "kind": kind, "request": request, "result": result });
+    let report = json!({ "kind": kind, "request": requested(kind, request), "result": result });
     serde_json::to_vec_pretty(&report).map_err(WorkError::permanent)
 }
