@@ -36,7 +36,7 @@ pub(crate) struct Tcav {
     /// the last layer with weights]
     #[arg(long = "layer", value_name = "NAME")]
     layers: Vec<String>,
-    /// Any other parameter of the job: models, n_random, images_per_set, limit, p, regularisation, seed;
+    /// Any other parameter of the job: n_random, images_per_set, limit, p, regularisation, seed;
     /// repeatable
     #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
     parameters: Vec<(String, String)>,

@@ -202,22 +202,31 @@ fn ends_in_softmax(graph: &Graph, value: &str) -> bool {
 /// Whether a value holds probabilities: `scores` says so, or it is made of Softmaxes by ops that
 /// clip, scale or add them up.
 fn holds_shares(graph: &Graph, value: &str, scores: Option<Head>) -> bool {
-    let is_made = |value: &str| is_made_of_softmax(graph, value, 0);
+    let is_made = |value: &str| is_made_of_softmax(graph, value, &mut HashSet::new(), 0);
     scores.map_or_else(|| is_made(value), |scores| scores == Head::Probabilities)
 }
 
-fn is_made_of_softmax(graph: &Graph, value: &str, depth: usize) -> bool {
+/// `seen` are values that were looked at: all have to be made so, and each is looked at once.
+fn is_made_of_softmax<'g>(
+    graph: &'g Graph,
+    value: &'g str,
+    seen: &mut HashSet<&'g str>,
+    depth: usize,
+) -> bool {
     const DEEPEST: usize = 16;
+    if !seen.insert(value) {
+        return true;
+    }
     let Some(node) = last_node(graph, value, LAYOUT).filter(|_| depth < DEEPEST) else {
         return false;
     };
     let is_constant = |input: &&String| graph.initializers.contains_key(*input);
-    let of = |input: &String| is_made_of_softmax(graph, input, depth + 1);
+    let mut of = |input: &'g String| is_made_of_softmax(graph, input, seen, depth + 1);
     let mut varying = node.inputs.iter().filter(|input| !is_constant(input));
     match node.op_type.as_str() {
         "Softmax" => true,
-        "Clip" => node.inputs.first().is_some_and(of),
-        "Mul" | "Div" => varying.next().is_some_and(of) && varying.next().is_none(),
+        "Clip" => node.inputs.first().is_some_and(&mut of),
+        "Mul" | "Div" => varying.next().is_some_and(&mut of) && varying.next().is_none(),
         "Add" | "Sum" | "Mean" => node.inputs.len() > 1 && node.inputs.iter().all(of),
         _ => false,
     }
@@ -481,5 +490,29 @@ fn two_classes(graph: &mut Graph, logit: &str, scores: ValueType) -> ValueInfo {
     ValueInfo {
         name: probabilities,
         value_type,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fourteen sums of eight times the sum before: 8^14 ways lead to the Softmax.
+    #[test]
+    fn each_value_of_a_chain_of_sums_is_looked_at_once() {
+        let mut graph = Graph::default();
+        graph.nodes.push(Node::new("Softmax", ["x"], ["sum0"]));
+        for step in 0..14 {
+            let before = format!("sum{step}");
+            let node = Node::new("Sum", ["x"], [format!("sum{}", step + 1).as_str()]);
+            graph.nodes.push(Node {
+                inputs: vec![before; 8],
+                ..node
+            });
+        }
+        assert!(holds_shares(&graph, "sum14", None));
+        let last = graph.nodes.last_mut().unwrap();
+        last.inputs[7] = "x".into();
+        assert!(!holds_shares(&graph, "sum14", None));
     }
 }
