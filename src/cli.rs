@@ -29,6 +29,8 @@ enum Command {
     Explain(commands::explain::Explain),
     /// Explain images by several methods, side by side
     Compare(commands::explain::Compare),
+    /// Make the explanation of a bundle again, and say what differs
+    Rerun(commands::rerun::Rerun),
     /// Print the best classes of images
     Predict(commands::predict::Predict),
     /// List the attribution methods, or the parameters of one
@@ -102,6 +104,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(command) => command.run(),
         Command::Explain(command) => command.run(),
         Command::Compare(command) => command.run(),
+        Command::Rerun(command) => command.run(),
         Command::Predict(command) => command.run(),
         Command::Methods(command) => command.run(),
         Command::Metrics(command) => command.run(),

@@ -192,7 +192,7 @@ async fn read(request: Request, api: &Api) -> Result<(Bytes, Share), ApiError> {
     intake::read(request, api, api.app().settings().max_upload_bytes).await
 }
 
-fn broken_multipart(error: multer::Error) -> ApiError {
+pub(super) fn broken_multipart(error: multer::Error) -> ApiError {
     let reason = match error {
         multer::Error::NoMultipart | multer::Error::NoBoundary => {
             "its content type names no boundary".to_owned()

@@ -9,7 +9,7 @@ use axum::{
     Json,
     body::Body,
     extract::{FromRequestParts, Path, State},
-    http::{StatusCode, header, request::Parts},
+    http::{header, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -34,8 +34,8 @@ use crate::{
     },
     model::{
         Model,
-        provenance::{Origin, Provenance},
-        registry::Registry,
+        provenance::{self, Provenance},
+        registry::{Origin, Registry},
     },
     text::cut,
 };
@@ -89,7 +89,7 @@ pub struct ParameterCard {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
     pub models: Vec<ModelSummary>,
-    /// Folders and trained models that failed to load, with every error.
+    /// Folders, trained and uploaded models that failed to load, with every error.
     pub broken_models: Vec<BrokenModel>,
 }
 
@@ -110,12 +110,14 @@ pub struct ModelSummary {
     pub takes_images: bool,
     pub classes: Option<usize>,
     pub has_patterns: bool,
-    /// Whether a job of this server trained it: it can be deleted. Otherwise it is a folder of the
-    /// server's.
+    /// Whether a job of this server trained it: it can be deleted.
     pub trained: bool,
+    /// Whether a client uploaded it: it can be replaced and deleted. One that is neither trained nor
+    /// uploaded is a folder of the server's.
+    pub uploaded: bool,
     /// The model that it was trained from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub parent: Option<Origin>,
+    pub parent: Option<provenance::Origin>,
     /// What was assumed because its `model.toml` does not say it (answers repeat it), and what of
     /// the graph is left out or read in a way of its own, such as an ArgMax behind the scores.
     pub warnings: Vec<String>,
@@ -213,15 +215,19 @@ pub async fn get_method(Id(id): Id) -> Result<Json<MethodCard>, ApiError> {
 /// List models and folders that failed to load
 #[utoipa::path(get, path = "/models", tag = "catalogue", responses((status = 200, description = "The models.", body = ModelList), InternalProblems))]
 pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
+    Json(list(&api))
+}
+
+pub(super) fn list(api: &Api) -> ModelList {
     let registry = api.app().models();
     let models = registry
         .iter()
         .map(|model| summarise(&registry, &model))
         .collect();
-    Json(ModelList {
+    ModelList {
         models,
         broken_models: broken(&registry),
-    })
+    }
 }
 
 /// Get one model
@@ -229,13 +235,14 @@ pub async fn list_models(State(api): State<Api>) -> Json<ModelList> {
     params(("id" = String, Path, description = "The model's id.", example = "squeezenet1_1")),
     responses((status = 200, description = "The model.", body = ModelCard), MissingProblems))]
 pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelCard>, ApiError> {
-    let models = api.app().models();
-    let model = models.get(&id).ok_or_else(|| AppError::UnknownModel {
-        id,
-        known: api.app().model_ids(),
-    })?;
+    let model = api.app().model(&id)?;
+    card(&api, &model).await
+}
+
+/// Derives what can be derived, at first.
+pub(super) async fn card(api: &Api, model: &Arc<Model>) -> Result<Json<ModelCard>, ApiError> {
     let graph = model.graph.clone();
-    let examined = api.examined(&model);
+    let examined = api.examined(model);
     let examined = examined
         .get_or_try_init(async || {
             api.app()
@@ -245,15 +252,15 @@ pub async fn get_model(State(api): State<Api>, Id(id): Id) -> Result<Json<ModelC
                 .map_err(AppError::from)
         })
         .await?;
-    let card = describe_model(&models, &model, examined.clone());
+    let card = describe_model(&api.app().models(), model, examined.clone());
     Ok(Json(card.map_err(|error| ApiError::Internal {
         reason: error.to_string(),
     })?))
 }
 
-/// Download a model that a job trained
+/// Download a model that a job trained or a client uploaded
 ///
-/// A tar of its folder. Unpacked into a models folder, it is a model like any other.
+/// A tar of its folder, of the version in use. Unpacked into a models folder, it is a model like any other.
 #[utoipa::path(get, path = "/models/{id}/archive", tag = "catalogue",
     params(("id" = String, Path, description = "The model's id.", example = "pets")),
     responses((status = 200, description = "The tar.", body = Binary, content_type = "application/x-tar"), TrainedProblems))]
@@ -267,18 +274,6 @@ pub async fn get_model_archive(State(api): State<Api>, Id(id): Id) -> Result<Res
         ),
     ];
     Ok((headers, Body::from_stream(archive)).into_response())
-}
-
-/// Delete a model that a job trained
-///
-/// Its name can be used again. Requests under way keep the model; jobs about it fail with a
-/// message. A model of the models folder is refused.
-#[utoipa::path(delete, path = "/models/{id}", tag = "catalogue",
-    params(("id" = String, Path, description = "The model's id.", example = "pets")),
-    responses((status = 204, description = "Deleted."), TrainedProblems))]
-pub async fn delete_model(State(api): State<Api>, Id(id): Id) -> Result<StatusCode, ApiError> {
-    api.app().delete_model(&id).await?;
-    Ok(StatusCode::NO_CONTENT)
 }
 
 /// All that is known of a model of `registry`.
@@ -412,7 +407,8 @@ fn summarise(registry: &Registry, model: &Model) -> ModelSummary {
         takes_images: model.manifest.input.preprocess.is_some(),
         classes: model.classes(),
         has_patterns: model.patterns.is_some(),
-        trained: registry.is_trained(&model.id),
+        trained: registry.origin(&model.id) == Some(Origin::Trained),
+        uploaded: registry.origin(&model.id) == Some(Origin::Uploaded),
         parent: provenance.map(|provenance| provenance.parent.clone()),
         warnings: model
             .manifest

@@ -17,7 +17,7 @@ use crate::{
     files::{FilesError, is_full},
     jobs::JobError,
     methods::registry::METHODS,
-    model::supports::SupportsError,
+    model::{shelf::ShelfError, supports::SupportsError, uploaded::UploadedError},
     picture::ImageError,
     render::RenderError,
     tensor::TensorError,
@@ -157,6 +157,11 @@ const DEADLINE_EXCEEDED: Code = row(
     StatusCode::GATEWAY_TIMEOUT,
     "Deadline exceeded",
 );
+const TOO_MANY_MODELS: Code = row(
+    "too_many_models",
+    StatusCode::INSUFFICIENT_STORAGE,
+    "Too many models",
+);
 const DISK_FULL: Code = row("disk_full", StatusCode::INSUFFICIENT_STORAGE, "Disk full");
 const QUOTA_EXCEEDED: Code = row(
     "quota_exceeded",
@@ -295,6 +300,7 @@ fn app_code(error: &AppError) -> Code {
         AppError::Render(error) => render_code(error),
         AppError::Dataset(error) => dataset_code(error),
         AppError::Supports(error) => supports_code(error),
+        AppError::Upload(error) => upload_code(error),
         AppError::Quota(_) => QUOTA_EXCEEDED,
         AppError::Panicked(_) | AppError::Encode { .. } => INTERNAL,
         AppError::AtInput { source, .. } => app_code(source),
@@ -315,11 +321,7 @@ fn job_code(error: &JobError) -> Code {
             StatusCode::TOO_MANY_REQUESTS,
             "Too many jobs",
         ),
-        JobError::TooManyModels { .. } => row(
-            "too_many_models",
-            StatusCode::INSUFFICIENT_STORAGE,
-            "Too many trained models",
-        ),
+        JobError::TooManyModels { .. } => TOO_MANY_MODELS,
         JobError::TooManyFollowers { .. } => OVERLOADED,
         JobError::TooCostly { .. } => row(
             "job_too_costly",
@@ -495,6 +497,37 @@ fn supports_code(error: &SupportsError) -> Code {
         | SupportsError::Variant(_)
         | SupportsError::Write(_)
         | SupportsError::Panicked(_) => INTERNAL,
+    }
+}
+
+fn upload_code(error: &UploadedError) -> Code {
+    match error {
+        UploadedError::Taken { .. } => row(
+            "model_taken",
+            StatusCode::CONFLICT,
+            "Id of a model that was not uploaded",
+        ),
+        UploadedError::Busy { .. } => row(
+            "upload_under_way",
+            StatusCode::CONFLICT,
+            "Another upload of the model",
+        ),
+        UploadedError::TooMany { .. } => TOO_MANY_MODELS,
+        UploadedError::UnknownVersion { .. } => {
+            row("unknown_version", StatusCode::NOT_FOUND, "No such version")
+        }
+        UploadedError::Broken { .. } => row(
+            "unusable_model",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Model that cannot be served",
+        ),
+        UploadedError::Disk(error) | UploadedError::Shelf(ShelfError::Copy(error)) => {
+            disk_code(error)
+        }
+        UploadedError::Files(error) | UploadedError::Shelf(ShelfError::Files(error)) => {
+            files_code(error)
+        }
+        UploadedError::Shelf(ShelfError::Panicked(_)) => INTERNAL,
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
     app::{
         App, Explanation,
         answer::{self, Explanations},
+        bundle::Sent,
         format::Format,
         options::Options,
     },
@@ -31,7 +32,7 @@ const CONVERGENCE_DELTA: HeaderName = HeaderName::from_static("x-explaind-conver
 ///
 /// An image that is the whole body is answered with a picture of its heat map (PNG, JPEG or WebP);
 /// a form, JSON, an array or application/octet-stream with JSON. `format` or the Accept header
-/// chooses otherwise. Parameters may be given in the query, in the JSON body or as fields of the
+/// chooses otherwise; `format=bundle` is a zip that documents the explanation. Parameters may be given in the query, in the JSON body or as fields of the
 /// form.
 #[utoipa::path(
     post,
@@ -51,7 +52,7 @@ const CONVERGENCE_DELTA: HeaderName = HeaderName::from_static("x-explaind-conver
         (status = 200, description = "The explanation.",
             content(
                 (Explanations = "application/json"), (Binary = "image/png"), (Binary = "image/jpeg"), (Binary = "image/webp"),
-                (Binary = "application/x-npy"),
+                (Binary = "application/x-npy"), (Binary = "application/zip"),
             ),
             headers(
                 ("x-explaind-target" = String, description = "Index and label of the class explained, where there is one explanation. Text beyond ASCII is encoded as in RFC 8187: `UTF-8''285%20caf%C3%A9`."),
@@ -80,21 +81,28 @@ pub async fn explain(
             let Options {
                 format, encoding, ..
             } = plan.options;
+            let sent = (format == Format::Bundle).then(|| Sent::of(&plan, &inputs, &uploads));
             let answered = app
                 .explain(plan, inputs, uploads, &requester.caller)
                 .await?;
             let (headers, mut times) = (describe(&answered.answers), answered.times);
-            let bytes = match format {
-                Format::Json => {
+            let bytes = match (format, sent) {
+                (_, Some(sent)) => {
+                    let bundler = app.clone();
+                    encode(app, &mut times, move || bundler.bundle(&sent, &answered)).await?
+                }
+                (Format::Npy, None) => {
+                    encode(app, &mut times, move || answer::to_npy(&answered)).await?
+                }
+                (format, None) if format.file_type().is_some() => {
+                    let picture = answered.answers.into_iter().find_map(|one| one.picture);
+                    picture.unwrap_or_default()
+                }
+                (_, None) => {
                     encode(app, &mut times, move || {
                         answer::to_json(&answered, encoding)
                     })
                     .await?
-                }
-                Format::Npy => encode(app, &mut times, move || answer::to_npy(&answered)).await?,
-                Format::Png | Format::Jpeg | Format::Webp => {
-                    let picture = answered.answers.into_iter().find_map(|one| one.picture);
-                    picture.unwrap_or_default()
                 }
             };
             Ok(reply(format.media_type(), headers, times, bytes))

@@ -19,6 +19,7 @@ pub mod jobs;
 mod json_body;
 mod listener;
 pub mod metrics_catalogue;
+pub mod models;
 mod monitor;
 pub mod negotiate;
 pub mod predict;
@@ -172,7 +173,14 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
         .routes(routes!(metrics_catalogue::list_metrics))
         .routes(routes!(metrics_catalogue::get_metric))
         .routes(routes!(catalogue::list_models))
-        .routes(routes!(catalogue::get_model, catalogue::delete_model))
+        .routes(routes!(
+            catalogue::get_model,
+            models::put_model,
+            models::delete_model
+        ))
+        .routes(routes!(models::list_versions))
+        .routes(routes!(models::roll_back_model))
+        .routes(routes!(models::reload_models))
         .routes(routes!(catalogue::get_model_archive))
         .routes(routes!(supports::list_supports))
         .routes(routes!(

@@ -123,8 +123,12 @@ impl App {
         let options = RequestedOptions::take(&mut asked);
         let (mut given, mut faults) = asked.rest();
         let mut asked = take_methods(&mut given, &mut faults);
-        if options.format == Some(Format::Npy) {
-            let message = "maps of different methods may differ in shape";
+        let refused = match options.format {
+            Some(Format::Npy) => Some("maps of different methods may differ in shape"),
+            Some(Format::Bundle) => Some("a bundle holds the explanation of one method"),
+            _ => None,
+        };
+        if let Some(message) = refused {
             faults.push(Fault::new(
                 "format",
                 message,
@@ -215,7 +219,7 @@ impl App {
         let format = match options.format {
             Some(format) => format,
             None => match context.accept.choose(suited)? {
-                Format::Npy => suited,
+                Format::Npy | Format::Bundle => suited,
                 format => format,
             },
         };

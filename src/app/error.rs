@@ -6,7 +6,7 @@ use crate::{
     engine::RuntimeError,
     faults::Faults,
     files::FilesError,
-    model::{registry::RegistryError, supports::SupportsError},
+    model::{registry::RegistryError, supports::SupportsError, uploaded::UploadedError},
     picture::ImageError,
     pool::WorkPanicked,
     quota::QuotaError,
@@ -64,6 +64,8 @@ pub enum AppError {
     Dataset(#[from] DatasetError),
     #[error(transparent)]
     Supports(#[from] SupportsError),
+    #[error(transparent)]
+    Upload(#[from] UploadedError),
     #[error(transparent)]
     Quota(#[from] QuotaError),
     #[error(transparent)]

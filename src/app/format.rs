@@ -16,13 +16,22 @@ pub enum Format {
     #[default]
     Json,
     Npy,
+    /// A zip of the answer and all that it was made of.
+    Bundle,
 }
 
 /// The media type of npy files.
 pub const NPY: &str = "application/x-npy";
 
 impl Format {
-    pub const ALL: [Self; 5] = [Self::Png, Self::Jpeg, Self::Webp, Self::Json, Self::Npy];
+    pub const ALL: [Self; 6] = [
+        Self::Png,
+        Self::Jpeg,
+        Self::Webp,
+        Self::Json,
+        Self::Npy,
+        Self::Bundle,
+    ];
 
     pub fn media_type(self) -> &'static str {
         match self {
@@ -31,6 +40,7 @@ impl Format {
             Self::Webp => "image/webp",
             Self::Json => "application/json",
             Self::Npy => NPY,
+            Self::Bundle => "application/zip",
         }
     }
 
@@ -40,7 +50,7 @@ impl Format {
             Self::Png => Some(FileType::Png),
             Self::Jpeg => Some(FileType::Jpeg),
             Self::Webp => Some(FileType::Webp),
-            Self::Json | Self::Npy => None,
+            Self::Json | Self::Npy | Self::Bundle => None,
         }
     }
 }

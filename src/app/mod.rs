@@ -3,12 +3,14 @@
 //! methods -> picture.
 
 pub mod answer;
+pub mod bundle;
 pub mod compare;
 mod error;
 mod explain;
 pub mod format;
 mod input;
 pub mod metrics;
+pub mod models;
 pub mod options;
 mod pixels;
 pub mod plan;
@@ -34,8 +36,10 @@ use crate::{
         Model,
         pattern_store::PatternStore,
         registry::{Check, Models, RELOAD, Registry, RegistryError},
+        shelf::TryOut,
         support_store::SupportStore,
         trained::TrainedModels,
+        uploaded::UploadedModels,
     },
     picture::baseline::ImageSource,
     pool::Pool,
@@ -70,6 +74,7 @@ struct Parts {
     patterns: PatternStore,
     supports: SupportStore,
     trained: TrainedModels,
+    uploaded: UploadedModels,
     datasets: Arc<Datasets>,
     /// The same, as the methods see them.
     pictures: Arc<dyn ImageSource>,
@@ -147,7 +152,9 @@ impl App {
         let supports = SupportStore::new(files.clone(), pool.clone());
         let runner = engine.clone();
         let check = move |model: &Model| try_out(&runner, model);
-        let trained = TrainedModels::new(files.clone(), &settings.data, Arc::new(check));
+        let check: TryOut = Arc::new(check);
+        let trained = TrainedModels::new(files.clone(), &settings.data, check.clone());
+        let uploaded = UploadedModels::new(files.clone(), &settings.data, check);
         let models = Models::new(models);
         let reloaded = Notify::new();
         let parts = Parts {
@@ -161,6 +168,7 @@ impl App {
             patterns,
             supports,
             trained,
+            uploaded,
             datasets,
             pictures,
             reloaded,

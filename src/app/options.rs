@@ -134,8 +134,10 @@ pub const INCLUDED: &[&str] = &[
 pub static OPTIONS: &[AnswerOption] = &[
     AnswerOption {
         name: "format",
-        doc: "Format of the answer. Default: what the Accept header asks for, else png for a body that is an image, and json for all others.",
-        allowed: &["png", "jpeg", "webp", "json", "npy"],
+        doc: "Format of the answer: a picture, JSON, an npy array, or a bundle (of POST /explain): a zip of what was sent, the answer as JSON, npy and \
+              PNG, and the hashes and versions it was made by, which `explaind rerun` makes again and compares. Default: what the Accept header \
+              asks for, else png for a body that is an image, and json for all others.",
+        allowed: &["png", "jpeg", "webp", "json", "npy", "bundle"],
         default: None,
         is_list: false,
         set: |options, value| read(value).map(|format| options.format = Some(format)),
@@ -238,12 +240,12 @@ impl RequestedOptions {
 impl Options {
     /// Whether anything of the answer is the picture.
     pub fn want_picture(&self) -> bool {
-        self.include.heatmap || self.file_type().is_some()
+        self.include.heatmap || self.file_type().is_some() || self.format == Format::Bundle
     }
 
-    /// Whether the answer states metrics: JSON alone has room for them.
+    /// Whether the answer states metrics, which only JSON has room for.
     pub fn want_metrics(&self) -> bool {
-        self.include.metrics && self.format == Format::Json
+        self.include.metrics && matches!(self.format, Format::Json | Format::Bundle)
     }
 
     /// Of the answer, where it is a picture.

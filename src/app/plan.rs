@@ -38,6 +38,8 @@ pub struct Plan {
     pub options: Options,
     /// What pictures look like.
     pub heatmap: HeatmapOptions,
+    /// As it was asked for.
+    pub asked: Map<String, Value>,
 }
 
 /// What planning needs to know of a request beside its parameters.
@@ -100,10 +102,11 @@ impl App {
         given: Map<String, Value>,
         context: &RequestContext,
     ) -> Result<Plan, AppError> {
-        let mut asked = Reader::new(given);
-        let model = self.take_model(&mut asked);
-        let options = RequestedOptions::take(&mut asked);
-        let (mut given, mut faults) = asked.rest();
+        let mut reader = Reader::new(given.clone());
+        let model = self.take_model(&mut reader);
+        let options = RequestedOptions::take(&mut reader);
+        let asked = given;
+        let (mut given, mut faults) = reader.rest();
         let Some(model) = model else {
             return Err(faults.into());
         };
@@ -151,6 +154,7 @@ impl App {
             targets,
             options: options.with_format(format),
             heatmap,
+            asked,
         })
     }
 
@@ -198,6 +202,9 @@ pub fn find_model(models: &Registry, asked: Option<&Value>) -> Result<Arc<Model>
             }
             (None, None) if models.is_without_default() => {
                 "is missing: there are several models, and the setting default_model names none of them".into()
+            }
+            (None, None) if models.iter().next().is_some() => {
+                "is missing: no model of the models folder is the default".into()
             }
             (None, None) => "no model is loaded; the server's log says why".into(),
             (Some(id), _) => match models.broken.iter().find(|broken| id == broken.id.as_str()) {

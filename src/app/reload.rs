@@ -38,7 +38,10 @@ impl App {
         let mut read = tokio::task::spawn_blocking(load)
             .await
             .map_err(|_| ReloadError::Panicked)??;
-        let _unchanged = self.parts.trained.add_to(&mut read).await;
+        let _unchanged = (
+            self.parts.trained.add_to(&mut read).await,
+            self.parts.uploaded.add_to(&mut read).await,
+        );
         if let Err(error) = self.parts.supports.bring_up_to_date(&mut read).await {
             tracing::warn!(%error, "sets of supports are not in use yet");
         }

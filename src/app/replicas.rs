@@ -1,5 +1,5 @@
-//! What this replica takes over from others through the store of files: the models that their jobs
-//! trained, the patterns that they fitted, sets of supports, and that shared data sets were replaced
+//! What this replica takes over from others through the store of files: the models that their
+//! jobs trained or clients uploaded, the patterns that they fitted, sets of supports, and that shared data sets were replaced
 //! or taken away.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -13,8 +13,10 @@ use crate::{
     model::{
         Model,
         patterns::PatternsError,
+        shelf::Archive,
         supports::SupportsError,
-        trained::{Archive, TrainedError, TrainedModel},
+        trained::{TrainedError, TrainedModel},
+        uploaded::UploadedError,
     },
 };
 
@@ -29,6 +31,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 enum LookError {
     #[error(transparent)]
     Trained(#[from] TrainedError),
+    #[error(transparent)]
+    Uploaded(#[from] UploadedError),
     #[error(transparent)]
     Patterns(#[from] PatternsError),
     #[error(transparent)]
@@ -93,12 +97,14 @@ impl App {
         let parts = &self.parts;
         let before = self.models();
         let trained = parts.trained.follow(&parts.models).await;
+        let uploaded = parts.uploaded.follow(&parts.models).await;
         if !Arc::ptr_eq(&before, &self.models()) {
             parts.reloaded.notify_one();
         }
         parts.patterns.follow(&parts.models).await?;
         self.follow_supports().await?;
         trained?;
+        uploaded?;
         Ok(self.datasets().drop_outdated().await?)
     }
 
@@ -112,37 +118,14 @@ impl App {
         self.parts.trained.ids().await
     }
 
-    /// Removes a model that a job trained with its patterns and sets of supports, and closes its
-    /// sessions as requests let go of it.
-    pub async fn delete_model(&self, id: &str) -> Result<(), AppError> {
-        let parts = &self.parts;
-        let before = self.models();
-        let model = before.get(id).filter(|_| before.is_trained(id));
-        if !parts.trained.remove(&parts.models, id).await? {
-            return Err(self.not_trained(id));
-        }
-        parts.reloaded.notify_one();
-        if let Some(model) = model {
-            parts.patterns.forget(&model).await?;
-            parts.supports.forget(&model).await?;
-        }
-        Ok(())
-    }
-
-    /// The folder of a model that a job trained, as a tar.
+    /// The folder of a model that a job trained or a client uploaded, as a tar.
     pub async fn model_archive(&self, id: &str) -> Result<Archive, AppError> {
-        let archive = self.parts.trained.archive(id).await?;
-        archive.ok_or_else(|| self.not_trained(id))
-    }
-
-    fn not_trained(&self, id: &str) -> AppError {
-        match self.models().get(id) {
-            Some(_) => AppError::ConfiguredModel { id: id.to_owned() },
-            None => AppError::UnknownModel {
-                id: id.to_owned(),
-                known: self.model_ids(),
-            },
-        }
+        let trained = self.parts.trained.archive(id).await?;
+        let archive = match trained {
+            Some(archive) => Some(archive),
+            None => self.parts.uploaded.archive(id).await?,
+        };
+        archive.ok_or_else(|| self.not_changeable(id))
     }
 
     /// Puts a patterns file to use: here at once, on other replicas at their next look. Every

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What goes with the inputs of a request.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Uploads {
     /// What the baseline `uploaded` stands for.
     pub baseline: Option<Input>,

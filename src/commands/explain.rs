@@ -8,6 +8,7 @@ use clap::Args;
 use explaind::{
     app::{
         App, AppError, Explanation, Input, Uploads, answer,
+        bundle::Sent,
         compare::Comparison,
         options::{Encoding, OPTIONS},
         plan::{Plan, RequestContext},
@@ -37,7 +38,8 @@ struct Common {
     /// images need a folder
     #[arg(short, long, value_name = "FILE|FOLDER")]
     output: PathBuf,
-    /// png, jpeg, webp, json or npy: for folders and standard output [default: png]
+    /// png, jpeg, webp, json, npy or (explain only) bundle, a zip that `explaind rerun` makes again:
+    /// for folders and standard output [default: png]
     #[arg(short, long)]
     format: Option<String>,
     /// What to explain: predicted, an index, a label, or a contrast a-b [default: predicted]
@@ -224,6 +226,7 @@ async fn explain(
     let caller = Caller::new(Priority::Interactive, None);
     match way {
         Way::Explain(plan) => {
+            let sent = Sent::of(plan, &input, &uploads);
             let answered = app
                 .explain(Plan::clone(plan), input, uploads, &caller)
                 .await?;
@@ -237,6 +240,7 @@ async fn explain(
             let bytes = match format {
                 "json" => answer::to_json(&answered, plan.options.encoding)?,
                 "npy" => answer::to_npy(&answered)?,
+                "bundle" => app.bundle(&sent, &answered)?,
                 _ => picture(answered.answers.into_iter().find_map(|one| one.picture))?,
             };
             Ok(Answer {

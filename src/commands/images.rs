@@ -153,7 +153,7 @@ impl Formats<'_> {
     fn list(&self) -> String {
         self.allowed
             .iter()
-            .map(|format| format!(".{format}"))
+            .map(|format| format!(".{}", extension(format)))
             .collect::<Vec<_>>()
             .join(", ")
     }
@@ -169,7 +169,16 @@ impl Formats<'_> {
 fn canonical(format: &str) -> String {
     match format.to_lowercase().as_str() {
         "jpg" => "jpeg".to_owned(),
+        "zip" => "bundle".to_owned(),
         format => format.to_owned(),
+    }
+}
+
+/// How files of a format end.
+fn extension(format: &str) -> &str {
+    match format {
+        "bundle" => "zip",
+        format => format,
     }
 }
 
@@ -228,15 +237,14 @@ impl Outputs {
         {
             bail!("{} is the input: name another output", path.display());
         }
-        let extension = if format == "jpeg" {
-            "jpg".to_owned()
-        } else {
-            format.clone()
+        let extension = match format.as_str() {
+            "jpeg" => "jpg",
+            format => extension(format),
         };
         Ok((
             Self {
                 place,
-                extension,
+                extension: extension.to_owned(),
                 taken: inputs,
             },
             format,

@@ -15,6 +15,7 @@ pub(crate) mod methods;
 pub(crate) mod metrics;
 pub(crate) mod models;
 pub(crate) mod predict;
+pub(crate) mod rerun;
 pub(crate) mod serve;
 pub(crate) mod tcav;
 pub(crate) mod train;
@@ -70,7 +71,7 @@ uses! {
     /// Runs a job.
     Benchmarks: &["Models", "Data", "Limits of a request", "Work on jobs", "ONNX Runtime", "Devices"];
     Everything: &[
-        "Models", "Server", "Log", "Data", "Data sets", "Uploaded data sets", "Limits of a request", "Queue of jobs",
+        "Models", "Server", "Log", "Data", "Data sets", "Uploads", "Limits of a request", "Queue of jobs",
         "Work on jobs", "ONNX Runtime", "Devices",
     ];
 }

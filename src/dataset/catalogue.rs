@@ -233,6 +233,10 @@ impl Catalogue {
         ))
     }
 
+    pub fn temporary_folder(&self) -> Result<TempDir, DatasetError> {
+        self.staging.temporary_folder().map_err(at(&self.uploads))
+    }
+
     /// Replaces the set `id` by the content of `archive`; returns the set, and whether it is new. A
     /// set with the same content is kept, so that its readers are not disturbed.
     pub fn put(

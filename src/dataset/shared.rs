@@ -80,6 +80,12 @@ impl Arrival {
         }
     }
 
+    /// The whole file, and the room that is reserved for it.
+    pub async fn finish(self) -> Result<(NamedTempFile, Reservation), DatasetError> {
+        let Self { file, reserved, .. } = self.flush().await?;
+        Ok((file, reserved))
+    }
+
     async fn flush(mut self) -> Result<Self, DatasetError> {
         let pool = self.pool.clone();
         let write = move || {
@@ -119,7 +125,12 @@ impl Datasets {
         Ok(self.arrival(received))
     }
 
-    /// Starts an upload of an archive that is no data set.
+    /// An empty folder beside uploads that arrive; removed on drop.
+    pub async fn temporary_folder(&self) -> Result<TempDir, DatasetError> {
+        self.run_brief(Catalogue::temporary_folder).await
+    }
+
+    /// Starts an upload of an archive or a file that is no data set.
     pub async fn receive_archive(&self) -> Result<Arrival, DatasetError> {
         let received = self.run_brief(Catalogue::receive_copy).await?;
         Ok(self.arrival(received))

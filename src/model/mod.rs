@@ -9,9 +9,11 @@ pub mod pattern_store;
 pub mod patterns;
 pub mod provenance;
 pub mod registry;
+pub mod shelf;
 pub mod support_store;
 pub mod supports;
 pub mod trained;
+pub mod uploaded;
 pub mod variant;
 
 use std::{path::PathBuf, sync::Arc};

@@ -1,7 +1,7 @@
 //! All models of a folder. A broken model is listed with its faults; the others are served.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs,
     io::{self, Read},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -37,8 +37,8 @@ pub struct Registry {
     /// Sorted by id. A model is replaced when its patterns change.
     models: Vec<Arc<Model>>,
     own_patterns: HashMap<String, Patterns>,
-    /// Ids of the models that jobs trained.
-    trained: HashSet<String>,
+    /// Ids of the models in the store of files, and how they came there.
+    stored: HashMap<String, Origin>,
     default: Option<String>,
     /// The models folder; none for a single model.
     place: Option<PathBuf>,
@@ -47,6 +47,14 @@ pub struct Registry {
     pub broken: Vec<BrokenModel>,
     /// Problems that do not prevent serving, such as patterns of another model; `id: problem`.
     pub warnings: Vec<String>,
+}
+
+/// How a model came into the store of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A job trained it.
+    Trained,
+    Uploaded,
 }
 
 /// The registry in use. A reload replaces it at once; requests in progress keep the one that they
@@ -81,8 +89,8 @@ impl Models {
 pub struct BrokenModel {
     pub id: String,
     pub faults: Vec<String>,
-    /// Whether a job trained it.
-    pub trained: bool,
+    /// Of the store of files; none for a folder of the server's.
+    pub origin: Option<Origin>,
 }
 
 impl BrokenModel {
@@ -98,13 +106,13 @@ impl BrokenModel {
                 .into_iter()
                 .map(|fault| cut(&fault, Self::TOLD).into_owned())
                 .collect(),
-            trained: false,
+            origin: None,
         }
     }
 
-    pub(super) fn of_a_job(self) -> Self {
+    pub(super) fn of(self, origin: Origin) -> Self {
         Self {
-            trained: true,
+            origin: Some(origin),
             ..self
         }
     }
@@ -187,7 +195,7 @@ impl Registry {
         Self {
             models: Vec::new(),
             own_patterns: HashMap::new(),
-            trained: HashSet::new(),
+            stored: HashMap::new(),
             default: default.map(str::to_owned),
             place: None,
             folders: 0,
@@ -200,7 +208,7 @@ impl Registry {
         let files = ModelFiles::of(path);
         self.folders += usize::from(files.onnx.exists());
         let known = before
-            .filter(|before| !before.is_trained(&files.id))
+            .filter(|before| !before.stored.contains_key(&files.id))
             .and_then(|before| Some((before, before.get(&files.id)?)));
         let load = || {
             let model = load_model(&files, &mut self.warnings)?;
@@ -279,7 +287,7 @@ impl Registry {
             Some(id) => self.get(id),
             None => self
                 .iter()
-                .find(|model| !self.is_trained(&model.id))
+                .find(|model| !self.stored.contains_key(&model.id))
                 .filter(|_| self.folders == 1),
         }
     }
@@ -315,42 +323,51 @@ impl Registry {
         self.models.iter().cloned()
     }
 
-    /// Whether a job trained the model of this id; else it is a folder of the server's.
-    pub fn is_trained(&self, id: &str) -> bool {
-        self.trained.contains(id)
+    /// How the model of this id came into the store of files; none for a folder of the server's.
+    pub fn origin(&self, id: &str) -> Option<Origin> {
+        self.stored.get(id).copied()
     }
 
     /// Whether the models folder has a model of this id, broken or not.
     pub fn is_own(&self, id: &str) -> bool {
         let mut broken = self.broken.iter();
-        self.get(id).is_some() && !self.is_trained(id)
-            || broken.any(|broken| broken.id == id && !broken.trained)
+        self.get(id).is_some() && self.origin(id).is_none()
+            || broken.any(|broken| broken.id == id && broken.origin.is_none())
     }
 
-    /// Replaces the models that jobs trained, and those of them that cannot be served. A model that
-    /// is there already keeps its patterns. One whose id the models folder has is told as broken.
-    pub(super) fn set_trained<'a>(
+    /// Replaces the models that came into the store of files in this way, and those of them that
+    /// cannot be served. A model that is there already keeps its patterns. One whose id is taken is
+    /// told as broken.
+    pub(super) fn set_stored<'a>(
         &mut self,
-        trained: impl Iterator<Item = &'a Result<Arc<Model>, BrokenModel>>,
+        origin: Origin,
+        found: impl Iterator<Item = &'a Result<Arc<Model>, BrokenModel>>,
     ) {
-        let (before, own): (Vec<_>, Vec<_>) = std::mem::take(&mut self.models)
+        let (before, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.models)
             .into_iter()
-            .partition(|model| self.trained.contains(&model.id));
-        self.models = own;
-        self.broken.retain(|broken| !broken.trained);
-        self.trained.clear();
-        for found in trained {
+            .partition(|model| self.stored.get(&model.id) == Some(&origin));
+        self.models = others;
+        self.broken.retain(|broken| broken.origin != Some(origin));
+        self.stored.retain(|_, other| *other != origin);
+        for found in found {
             match found {
                 Err(broken) => self.broken.push(broken.clone()),
-                Ok(model) if self.is_own(&model.id) => {
-                    let fault = "the models folder has another of this id; DELETE removes this one, which a job trained";
+                Ok(model) if self.is_own(&model.id) || self.stored.contains_key(&model.id) => {
+                    let fault = match origin {
+                        Origin::Trained => {
+                            "another model has this id; DELETE removes this one, which a job trained"
+                        }
+                        Origin::Uploaded => {
+                            "another model has this id; DELETE removes this one, which was uploaded"
+                        }
+                    };
                     let broken = BrokenModel::new(model.id.clone(), vec![fault.to_owned()]);
-                    self.broken.push(broken.of_a_job());
+                    self.broken.push(broken.of(origin));
                 }
                 Ok(model) => {
                     let is_same = |one: &&Arc<Model>| Arc::ptr_eq(&one.graph, &model.graph);
                     let model = before.iter().find(is_same).unwrap_or(model);
-                    self.trained.insert(model.id.clone());
+                    self.stored.insert(model.id.clone(), origin);
                     self.models.push(model.clone());
                 }
             }

@@ -82,10 +82,17 @@ impl Format {
     }
 
     pub fn name(self) -> &'static str {
-        TYPES
-            .iter()
-            .find(|kind| kind.format == self)
-            .map_or("", |kind| kind.name)
+        self.row().map_or("", |kind| kind.name)
+    }
+
+    /// How names of its files usually end.
+    pub fn extension(self) -> &'static str {
+        let extensions = self.row().map_or(&[][..], |kind| kind.extensions);
+        extensions.first().copied().unwrap_or_default()
+    }
+
+    fn row(self) -> Option<&'static ImageType> {
+        TYPES.iter().find(|kind| kind.format == self)
     }
 }
 

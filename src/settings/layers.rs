@@ -164,6 +164,11 @@ fn read_fields(fields: &mut Reader) -> Option<Settings> {
     let max_dataset_bytes = fields.take("max_dataset_bytes", POSITIVE, |bytes| *bytes > 0u64);
     let max_dataset_files = fields.take("max_dataset_files", POSITIVE, |files| *files > 0usize);
     let max_datasets = fields.take("max_datasets", POSITIVE, |datasets| *datasets > 0usize);
+    let max_model_bytes = fields.take("max_model_bytes", POSITIVE, |bytes| *bytes > 0u64);
+    let max_models = fields.take("max_models", POSITIVE, |models| *models > 0usize);
+    let max_model_versions = fields.take("max_model_versions", POSITIVE, |versions| {
+        *versions > 0usize
+    });
     let max_data_bytes = fields.take("max_data_bytes", POSITIVE, |bytes| *bytes > 0u64);
     let default_model =
         fields.take::<String>("default_model", &["the name of a model's folder"], |_| true);
@@ -242,6 +247,9 @@ fn read_fields(fields: &mut Reader) -> Option<Settings> {
         max_dataset_bytes: max_dataset_bytes?,
         max_dataset_files: max_dataset_files?,
         max_datasets: max_datasets?,
+        max_model_bytes: max_model_bytes?,
+        max_models: max_models?,
+        max_model_versions: max_model_versions?,
         max_data_bytes: max_data_bytes?,
         default_model: default_model.filter(|id| !id.is_empty()),
         data: data?,

@@ -23,6 +23,10 @@ pub struct Settings {
     pub max_dataset_bytes: u64,
     pub max_dataset_files: usize,
     pub max_datasets: usize,
+    pub max_model_bytes: u64,
+    /// Uploaded ones.
+    pub max_models: usize,
+    pub max_model_versions: usize,
     pub max_data_bytes: u64,
     pub default_model: Option<String>,
     /// None for SQLite in `data`.

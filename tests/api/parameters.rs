@@ -252,7 +252,7 @@ async fn every_fault_is_told_at_once_with_what_is_allowed() {
     assert_eq!(answer.allowed("n_steps"), ["1 to 10000"]);
     assert_eq!(
         answer.allowed("format"),
-        ["png", "jpeg", "webp", "json", "npy"]
+        ["png", "jpeg", "webp", "json", "npy", "bundle"]
     );
     let known = answer.allowed("colour");
     for name in [

@@ -154,7 +154,7 @@ async fn a_trained_model_is_served_listed_kept_and_deleted_like_any_other() {
     let copied = App::start(settings).unwrap().models();
     let model = copied.default().unwrap();
     assert_eq!(
-        (model.id.as_str(), copied.is_trained("warm")),
+        (model.id.as_str(), copied.origin("warm").is_some()),
         ("warm", false)
     );
     assert_eq!(model.provenance.as_ref().unwrap().parent.id, "tiny");

@@ -80,6 +80,12 @@ bodies! {
         form_files().into_iter().chain(parameters::of_predict()).chain([params()]),
         Some("image"), None
     }
+    /// A form for PUT /models/{id}.
+    ModelForm {
+        "The files of a model.",
+        model_files().into_iter(),
+        Some("model"), None
+    }
 }
 
 /// An object with these fields; of two with the same name the first.
@@ -176,6 +182,29 @@ fn uploads() -> [Field; 3] {
             "segments_file",
             "The file `segments` of the multipart form, in base64.",
             text(),
+        ),
+    ]
+}
+
+fn model_files() -> [Field; 5] {
+    let data = ArrayBuilder::new().items(file()).build();
+    [
+        Field::new("model", "The ONNX file.", file()),
+        Field::new(
+            "data",
+            "Files of its external data, each with the file name by which the ONNX file knows it.",
+            Schema::from(data),
+        ),
+        Field::new(
+            "manifest",
+            "model.toml, or the same as JSON: what the model's input and output mean.",
+            file(),
+        ),
+        Field::new("labels", "The name of each class, one a line.", file()),
+        Field::new(
+            "patterns",
+            "patterns.safetensors, as `explaind fit-patterns` writes them.",
+            file(),
         ),
     ]
 }

@@ -2,14 +2,14 @@
 //! PNG, in one zip archive with an index. Takes the parameters and picture options of POST
 //! /explain. A shard is a few images; each writes its files under their names.
 
-use std::{io::Write, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
+use zip::ZipWriter;
 
 use super::{
     cost::{check_evaluations, check_output},
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     app::{
         App, AppError,
+        bundle::add_entry,
         plan::RequestContext,
         render::{MOST_TEXT_BYTES, pictures},
     },
@@ -169,7 +170,7 @@ impl Kind for ExplainDataset {
             let ((mut writer, names), mut reduced) = context.app.pool().run(start).await??;
             for name in names {
                 let bytes = context.files().read(&place(context, &name)).await?;
-                let add = move || add(&mut writer, &name, &bytes).map(|()| writer);
+                let add = move || add_entry(&mut writer, &name, &bytes).map(|()| writer);
                 writer = context
                     .app
                     .pool()
@@ -377,29 +378,11 @@ fn start_archive(
     let images: Vec<Entry> = stored(&result["images"])?;
     let index = enveloped(kind, request, result)?;
     let mut writer = ZipWriter::new(tempfile::tempfile().map_err(WorkError::transient)?);
-    add(&mut writer, "index.json", &index).map_err(WorkError::transient)?;
+    add_entry(&mut writer, "index.json", &index).map_err(WorkError::transient)?;
     Ok((
         writer,
         images.into_iter().flat_map(|entry| entry.written).collect(),
     ))
-}
-
-/// Entries carry no time: the same maps give the same archive.
-fn add(
-    archive: &mut ZipWriter<std::fs::File>,
-    name: &str,
-    bytes: &[u8],
-) -> Result<(), zip::result::ZipError> {
-    let method = if name.ends_with(".png") {
-        CompressionMethod::Stored
-    } else {
-        CompressionMethod::Deflated
-    };
-    let options = SimpleFileOptions::default()
-        .compression_method(method)
-        .last_modified_time(DateTime::default());
-    archive.start_file(name, options)?;
-    Ok(archive.write_all(bytes)?)
 }
 
 /// What the images of a shard share.

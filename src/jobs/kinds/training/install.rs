@@ -96,9 +96,7 @@ impl From<TrainedError> for WorkError {
             TrainedError::Missing { .. }
             | TrainedError::Taken { .. }
             | TrainedError::Broken { .. } => Self::permanent(error),
-            TrainedError::Copy(_) | TrainedError::Files(_) | TrainedError::Panicked(_) => {
-                Self::transient(error)
-            }
+            TrainedError::Files(_) | TrainedError::Shelf(_) => Self::transient(error),
         }
     }
 }
