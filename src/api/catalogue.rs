@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     app::AppError,
-    driver::obstacle,
+    driver::{RuleSetFaults, obstacle},
     methods::{
         parameters::Parameter,
         registry::{self, METHODS, Method},
@@ -283,7 +283,7 @@ pub fn describe_model(
     examined: Examined,
 ) -> serde_json::Result<ModelCard> {
     let Examined {
-        fault,
+        faults,
         linear_layers,
         activations,
     } = examined;
@@ -301,7 +301,7 @@ pub fn describe_model(
         activations,
         methods: METHODS
             .iter()
-            .map(|method| applicability(method, model, fault.as_deref()))
+            .map(|method| applicability(method, model, &faults))
             .collect(),
     })
 }
@@ -309,8 +309,8 @@ pub fn describe_model(
 /// What takes deriving a network to know.
 #[derive(Clone, Default)]
 pub struct Examined {
-    /// Why it has no gradient.
-    fault: Option<String>,
+    /// Why rule sets do not work.
+    faults: RuleSetFaults,
     linear_layers: Vec<LayerCard>,
     activations: Vec<ActivationCard>,
 }
@@ -343,19 +343,18 @@ impl Examinations {
 pub fn examine(graph: &Graph) -> Examined {
     match derive_layers(graph) {
         Ok((linear_layers, activations)) => Examined {
-            fault: None,
+            faults: RuleSetFaults::beside_gradient(graph),
             linear_layers,
             activations,
         },
         Err(error) => Examined {
-            fault: Some(cut(&error.to_string(), LONGEST_REASON).into_owned()),
+            faults: RuleSetFaults::of_all(&cut(&error.to_string(), LONGEST_REASON)),
             ..Examined::default()
         },
     }
 }
 
-/// The layers of a network that has a gradient. Every rule set differs from the gradient in rules
-/// alone: where it has none, no method that differentiates applies.
+/// The layers of a network that has a gradient.
 fn derive_layers(graph: &Graph) -> Result<(Vec<LayerCard>, Vec<ActivationCard>), DeriveError> {
     autodiff::derive(graph, &DeriveSpec::gradient(), None)?;
     let layers = autodiff::linear_layers(graph)?.into_iter();
@@ -420,9 +419,8 @@ fn summarise(registry: &Registry, model: &Model) -> ModelSummary {
     }
 }
 
-/// `fault` is why the network cannot be differentiated.
-fn applicability(method: &Method, model: &Model, fault: Option<&str>) -> Applicability {
-    let reason = obstacle(method, model, fault);
+fn applicability(method: &Method, model: &Model, faults: &RuleSetFaults) -> Applicability {
+    let reason = obstacle(method, model, faults);
     Applicability {
         id: method.id.to_owned(),
         applies: reason.is_none(),

@@ -141,6 +141,11 @@ const INVALID_PARAMETERS: Code = row(
     StatusCode::UNPROCESSABLE_ENTITY,
     "Parameters that are not allowed",
 );
+const UNDERIVABLE: Code = row(
+    "underivable",
+    StatusCode::UNPROCESSABLE_ENTITY,
+    "Model that this method cannot explain",
+);
 const BODY_TOO_LARGE: Code = row(
     "body_too_large",
     StatusCode::PAYLOAD_TOO_LARGE,
@@ -605,6 +610,7 @@ fn method_code(error: &DriverError) -> Code {
             StatusCode::UNPROCESSABLE_ENTITY,
             "Model output that is not finite",
         ),
+        DriverError::Undefined { .. } => UNDERIVABLE,
         DriverError::Supports(error) => supports_code(error),
         DriverError::Engine(error) => engine_code(error),
         DriverError::Panicked(_) => INTERNAL,
@@ -621,11 +627,7 @@ fn engine_code(error: &EngineError) -> Code {
         ),
         EngineError::DeadlineExceeded => DEADLINE_EXCEEDED,
         EngineError::Draining => row("draining", StatusCode::SERVICE_UNAVAILABLE, "Shutting down"),
-        EngineError::Derive(_) => row(
-            "underivable",
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "Model that this method cannot explain",
-        ),
+        EngineError::Derive(_) => UNDERIVABLE,
         EngineError::InvalidBatch { .. } | EngineError::Runtime { .. } => INTERNAL,
     }
 }

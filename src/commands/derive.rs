@@ -10,7 +10,7 @@ use onnx_autodiff::{
     autodiff::{
         derive,
         parameters::{Parameters, loss_gradients, parameter_gradients},
-        spec::{DeriveSpec, Head, PatternLayers, RuleSetId, SeedRule, Wrt},
+        spec::{DeriveSpec, Head, Lrp, PatternLayers, RuleSetId, SeedRule, Wrt},
     },
     onnx::write_model,
 };
@@ -22,7 +22,7 @@ use super::{ModelArgs, Runs, say, write_file};
 pub(crate) struct Derive {
     #[command(flatten)]
     model: ModelArgs<Runs>,
-    /// gradient, guided_backprop, deconvnet, pattern_attribution, pattern_net; several share one
+    /// gradient, guided_backprop, deconvnet, pattern_attribution, pattern_net, lrp; several share one
     /// forward pass
     #[arg(long, required_unless_present_any = ["parameters", "wrt"], value_delimiter = ',', value_name = "RULE_SET", value_parser = word::<RuleSetId>)]
     rule_set: Vec<RuleSetId>,
@@ -109,6 +109,7 @@ impl Derive {
                 }
                 Some(names) => PatternLayers::Named(names.to_vec()),
             },
+            lrp: Lrp::default(),
         }
     }
 }

@@ -172,11 +172,14 @@ fn union(one: &GraphKey, other: &GraphKey) -> Option<GraphKey> {
     let model = one.model.clone();
     let (one, other) = (&one.spec, &other.spec);
     let patterned = |spec: &DeriveSpec| spec.rule_sets.iter().any(|set| set.needs_patterns());
+    let relevant = |spec: &DeriveSpec| spec.rule_sets.contains(&RuleSetId::Lrp);
     let fits = one.wrt == other.wrt
         && one.head == other.head
         && one.seed == other.seed
-        && (one.pattern_layers == other.pattern_layers || !patterned(one) || !patterned(other));
+        && (one.pattern_layers == other.pattern_layers || !patterned(one) || !patterned(other))
+        && (one.lrp == other.lrp || !relevant(one) || !relevant(other));
     let layers = if patterned(one) { one } else { other };
+    let rules = if relevant(one) { one } else { other };
     let rule_sets = one.rule_sets.iter().chain(&other.rule_sets).copied();
     let more = other
         .outputs
@@ -187,6 +190,7 @@ fn union(one: &GraphKey, other: &GraphKey) -> Option<GraphKey> {
             rule_sets: BTreeSet::from_iter(rule_sets).into_iter().collect(),
             outputs: one.outputs.iter().chain(more).cloned().collect(),
             pattern_layers: layers.pattern_layers.clone(),
+            lrp: rules.lrp.clone(),
             ..one.clone()
         };
         GraphKey::new(model, spec)

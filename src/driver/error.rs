@@ -34,6 +34,12 @@ pub enum DriverError {
     },
     #[error("model {model} answers this input with values that are not finite")]
     NotFinite { model: String },
+    #[error("{reason}; methods that apply to model {model}: {}", methods.join(", "))]
+    Undefined {
+        model: String,
+        reason: String,
+        methods: Vec<&'static str>,
+    },
     #[error(transparent)]
     Supports(#[from] SupportsError),
     #[error(transparent)]

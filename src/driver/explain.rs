@@ -49,6 +49,7 @@ pub fn model_defaults(model: &Model) -> Facts<'_> {
         layers: &model.layers,
         layer: model.manifest.layer.as_deref(),
         supports: &model.supports,
+        preprocess: model.manifest.input.preprocess.as_ref(),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     pool::{Pool, WorkPanicked},
     tensor::Tensor,
 };
-pub use applies::{gradient_fault, obstacle};
+pub use applies::{RuleSetFaults, gradient_fault, obstacle};
 use coalesce::{Query, distribute, merge};
 pub use error::DriverError;
 pub use explain::{Explanations, cost, model_defaults};
@@ -306,7 +306,8 @@ impl<'a> Driver<'a> {
         let Resources { engine, caller, .. } = self.resources;
         let found = engine
             .evaluate(&graph.model, &graph.spec, asked.collect(), caller)
-            .await?;
+            .await
+            .map_err(|error| applies::or_others(&graph.model, error))?;
         let effort = effort_of(&found);
         let mut found = found.rows.into_iter();
         let rows = known

@@ -26,6 +26,7 @@ pub const BASES: &[&str] = &[
     "integrated_gradients",
     "guided_backprop",
     "deconvnet",
+    "lrp",
     "xrai",
     "smooth_grad",
     "smooth_grad_sq",

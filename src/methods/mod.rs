@@ -7,6 +7,7 @@ pub mod expected;
 mod explained;
 pub mod gad;
 pub mod grad_cam;
+pub mod lrp;
 pub mod noise;
 pub mod parameters;
 pub mod path;

@@ -50,6 +50,7 @@ pub(crate) fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunI
         }],
         layer: Some("hidden"),
         supports: &sets,
+        preprocess: None,
     };
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts).unwrap();
     let bare = |name: &str| Arc::new(Model::bare(name, Arc::new(Graph::default())));
@@ -145,9 +146,20 @@ fn logits(x: [f64; 2]) -> [f64; 2] {
     std::array::from_fn(|c| (0..3).map(|h| W2[c][h] * on[h]).sum::<f64>() + B2[c])
 }
 
+/// By the rule epsilon at the second layer, in equal shares at the first.
+fn relevance(x: [f64; 2], class: usize) -> [f64; 2] {
+    let score = logits(x)[class];
+    let on = hidden(x).map(|v| v.max(0.0));
+    let flat = |h: usize| on[h] * W2[class][h] * score / (score + 1e-6 * score.signum()) / 2.0;
+    [(0..3).map(flat).sum(); 2]
+}
+
 /// In place of the engine: what a derived graph of the net answers.
 fn net(spec: &DeriveSpec, point: &Point) -> Row {
     let x = [f64::from(point.input[0]), f64::from(point.input[1])];
+    if spec.rule_sets == [RuleSetId::Lrp] {
+        return row(&logits(x), &relevance(x, point.seed[0].0));
+    }
     // Without a seed there is no way back: a class as good as any.
     let (class, weight) = point.seed.first().copied().unwrap_or((0, 0.0));
     let value = if spec.seed == SeedRule::Value {
@@ -450,6 +462,11 @@ const CASES: &[Case] = &[
         method: "pgig",
         reference: Some(|| integrated(pattern_attribution)),
         evaluations: 25,
+    },
+    Case {
+        method: "lrp",
+        reference: Some(|| relevance(X, CLASS).to_vec()),
+        evaluations: 1,
     },
     Case {
         method: "smooth_grad",

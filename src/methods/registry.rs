@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     edges, expected, gad,
     grad_cam::{self, LAYER},
+    lrp::{self, RELEVANCE},
     noise::{self, N_SAMPLES, NOISE},
     parameters::{
         Facts, Parameters,
@@ -166,6 +167,22 @@ pub static METHODS: &[Method] = &[
         ],
         cost: path::COST,
         build: path::straight_line,
+    },
+    Method {
+        id: "lrp",
+        title: "Layer-wise Relevance Propagation",
+        short: "LRP",
+        scores: Scores::Evidence,
+        color: [90, 60, 20],
+        formula: "R_i = Σ_j z_ij / Σ_i z_ij R_j from f_c(x) back to the input, z by the rules of the composite",
+        paper: "Bach et al., On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation, 2015; \
+                Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019, section 10.2",
+        rule_set: Some(RuleSetId::Lrp),
+        needs: &[],
+        preset: lrp::preset,
+        groups: &[&RELEVANCE],
+        cost: Cost::ONE,
+        build: point::derivative,
     },
     Method {
         id: "xrai",

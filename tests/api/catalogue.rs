@@ -165,6 +165,7 @@ async fn the_models_are_listed_with_those_that_are_broken() {
             "late",
             "numbers",
             "plain",
+            "shares",
             "squeezenet1_1",
             "tiny"
         ]
@@ -290,6 +291,42 @@ async fn a_network_without_a_gradient_says_which_node_is_to_blame() {
         send(post_json("/predict?model=coin", &tensor)).await.status,
         200
     );
+}
+
+#[tokio::test]
+async fn a_network_that_a_rule_set_is_not_defined_for_says_where_and_what_applies() {
+    let card = send(get("/models/shares")).await.answer();
+    let undefined = [
+        "guided_backprop",
+        "deconvnet",
+        "pattern_attribution",
+        "pattern_net",
+        "pgig",
+        "lrp",
+    ];
+    for method in card["methods"].as_array().unwrap() {
+        let (id, reason) = (
+            method["id"].as_str().unwrap(),
+            method["reason"].as_str().unwrap_or_default(),
+        );
+        let names = reason.contains("shares (Softmax") && method["applies"] == false;
+        // Guided Grad-CAM has no layer to look at either.
+        let expected = undefined.contains(&id) || id == "guided_grad_cam";
+        assert_eq!(names, expected, "{id}: {reason}");
+    }
+    let tensor = json!({ "tensor": { "shape": [2], "data": [1, 2] } });
+    for method in ["guided_backprop", "lrp"] {
+        let uri = format!("/explain?model=shares&method={method}");
+        let refused = send(post_json(&uri, &tensor)).await;
+        assert_eq!(refused.problem(), (422, "underivable".into()));
+        let text = refused.text();
+        assert!(
+            text.contains("shares (Softmax") && text.contains("gradient, input_x_gradient"),
+            "{text}"
+        );
+    }
+    let plain = send(post_json("/explain?model=shares&method=gradient", &tensor)).await;
+    assert_eq!(plain.status, 200);
 }
 
 #[tokio::test]

@@ -111,6 +111,7 @@ pub fn settings_with(changes: &[(&str, &str)]) -> Settings {
 
 /// The folder of models: `tiny` 8x8 pixels, three classes, patterns; `plain` the same without
 /// patterns and labels; `numbers` two numbers, no picture; `coin` cannot be differentiated;
+/// `shares` is `numbers` behind a Softmax;
 /// `broken` and `empty` are none; the others are the bundled SqueezeNet, under names whose rows can
 /// be counted apart.
 fn models() -> &'static Path {
@@ -146,6 +147,13 @@ fn models() -> &'static Path {
             "coin",
             &[
                 ("model.onnx", &write_model(&coin_net()).unwrap()),
+                ("model.toml", b"head = \"logits\""),
+            ],
+        );
+        make(
+            "shares",
+            &[
+                ("model.onnx", &write_model(&shares_net()).unwrap()),
                 ("model.toml", b"head = \"logits\""),
             ],
         );
@@ -220,6 +228,14 @@ fn coin_net() -> Graph {
     let mut net = number_net();
     net.nodes[0].inputs[0] = "coin".into();
     net.nodes.insert(0, Node::new("Bernoulli", ["x"], ["coin"]));
+    net
+}
+
+/// As `number_net`, behind an op that has a gradient, and no rule of other rule sets.
+fn shares_net() -> Graph {
+    let mut net = number_net();
+    net.nodes[0].inputs[0] = "shares".into();
+    net.nodes.insert(0, Node::new("Softmax", ["x"], ["shares"]));
     net
 }
 

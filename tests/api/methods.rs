@@ -1,6 +1,7 @@
 //! Every method on the bundled network, and how what is its own is refused.
 
 use explaind::methods::registry::METHODS;
+use onnx_autodiff::autodiff::spec::Composite;
 use serde_json::{Value, json};
 
 use crate::{
@@ -51,6 +52,41 @@ async fn every_method_explains_a_photo_in_numbers_and_in_a_picture() {
             method.id
         );
     }
+}
+
+#[tokio::test]
+async fn lrp_explains_by_every_composite() {
+    for composite in Composite::ALL {
+        let uri = format!(
+            "/explain?model=squeezenet1_1&format=json&method=lrp&composite={}",
+            composite.id()
+        );
+        let answer = send(post(&uri, test_image("wide.png"))).await.only();
+        assert_eq!(answer["parameters"]["composite"], json!(composite.id()));
+        let has_gamma = answer["parameters"].get("gamma").is_some();
+        assert_eq!(has_gamma, composite == Composite::EpsilonGammaBox);
+        let found = values(&answer);
+        assert!(
+            found.iter().all(|value| value.is_finite()) && found.iter().any(|value| *value != 0.0),
+            "{}",
+            composite.id()
+        );
+    }
+}
+
+#[tokio::test]
+async fn parameters_of_lrp_that_do_not_fit_are_refused_together() {
+    let uri =
+        "/explain?model=squeezenet1_1&method=lrp&epsilon=0&composite=epsilon&gamma=1&head=logits";
+    let answer = send(post(uri, red())).await;
+    assert_eq!(answer.refused(), ["epsilon", "head", "gamma"]);
+    let numbers = json!({ "tensor": { "shape": [2], "data": [1, 2] } });
+    let uri = "/explain?model=numbers&method=lrp&composite=epsilon_gamma_box";
+    let answer = send(post_json(uri, &numbers)).await;
+    assert_eq!(
+        (answer.refused(), answer.allowed("composite").len()),
+        (vec!["composite".to_owned()], 5)
+    );
 }
 
 #[tokio::test]

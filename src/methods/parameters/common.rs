@@ -16,7 +16,7 @@ use onnx_autodiff::autodiff::spec::PatternLayers;
 /// The largest integer that every JSON reader keeps exact.
 const MAX_EXACT: u64 = (1 << 53) - 1;
 
-const EXPLAINED_CLASS: Parameter = Parameter {
+pub const EXPLAINED_CLASS: Parameter = Parameter {
     name: "target",
     kind: Kind::Text {
         forms: target::FORMS,
@@ -37,6 +37,18 @@ const EXPLAINED_CLASS: Parameter = Parameter {
 /// For methods that look at the class only to report it.
 pub static TARGET: Group = Group::of(&[EXPLAINED_CLASS]);
 
+/// For methods that start at the output.
+pub const GRAD_OUTPUT: Parameter = Parameter {
+    name: "grad_output",
+    kind: Kind::Choice {
+        allowed: &["one", "value"],
+        set: |p, value| choose(value).map(|gradient| p.grad_output = gradient),
+    },
+    doc: "The gradient at the output where backpropagation starts: one, or the output's own value.",
+    from_model: false,
+    get: |p| Some(json!(p.grad_output)),
+};
+
 /// For methods that take derivatives.
 pub static DIFFERENTIATED: Group = Group {
     parameters: &[
@@ -51,16 +63,7 @@ pub static DIFFERENTIATED: Group = Group {
             from_model: true,
             get: |p| Some(json!(p.head)),
         },
-        Parameter {
-            name: "grad_output",
-            kind: Kind::Choice {
-                allowed: &["one", "value"],
-                set: |p, value| choose(value).map(|gradient| p.grad_output = gradient),
-            },
-            doc: "The gradient at the output where backpropagation starts: one, or the output's own value.",
-            from_model: false,
-            get: |p| Some(json!(p.grad_output)),
-        },
+        GRAD_OUTPUT,
     ],
     from_model: |_, _| (),
     check: |p, _, facts, faults| faults.extend(p.single_output_fault(facts.classes.count)),

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::target::Target;
+use super::{lrp, target::Target};
 use crate::{
     faults::{Fault, Faults, Reader},
     model::{labels::Classes, supports::SupportSet},
-    picture::baseline::Baseline,
+    picture::{baseline::Baseline, preprocess::Preprocess},
 };
 pub use kind::{Group, Kind, Parameter};
 pub use method::{Cost, Method, Need, Scores};
@@ -73,6 +73,8 @@ pub struct Facts<'a> {
     pub layer: Option<&'a str>,
     /// The model's sets of supports.
     pub supports: &'a [Arc<SupportSet>],
+    /// How pictures become its input; none of a model of ready tensors.
+    pub preprocess: Option<&'a Preprocess>,
 }
 
 impl Parameters {
@@ -219,6 +221,7 @@ impl Parameters {
             head: self.head,
             seed: self.grad_output,
             pattern_layers,
+            lrp: lrp::rules(self),
             ..DeriveSpec::of(Vec::from_iter(self.rule_set))
         }
     }
@@ -323,6 +326,7 @@ mod tests {
             layers: LAYERS.as_slice(),
             layer: Some("relu"),
             supports: SETS.as_slice(),
+            preprocess: None,
         }
     }
 
@@ -409,8 +413,10 @@ mod tests {
             .iter()
             .filter(|method| method.takes("rule_set"))
         {
-            let sets = RuleSetId::ALL.map(|set| json!({"method": method.id, "rule_set": set.id()}));
-            given.extend(sets);
+            let sets = RuleSetId::ALL
+                .into_iter()
+                .filter(|set| *set != RuleSetId::Lrp);
+            given.extend(sets.map(|set| json!({"method": method.id, "rule_set": set.id()})));
         }
         for method in registry::METHODS {
             let compat = method

@@ -5,6 +5,7 @@ use super::{
     DeriveError, Unsupported,
     emit::{CONSTANTS, Emitter},
     expr::{Emission, Expr},
+    relevance::Relevance,
     spec::PatternSource,
 };
 use crate::{Tensor, onnx::graph::Node};
@@ -68,6 +69,10 @@ pub(crate) struct VjpContext<'a> {
     pub unruled: &'static str,
     /// The pattern of this Linear node, if the rule set uses one here.
     pub pattern: Option<PatternOf<'a>>,
+    /// The name of the rule set.
+    pub rule_set: &'static str,
+    /// Of a walk that shares out relevance.
+    pub relevance: Option<&'a Relevance<'a>>,
     /// The replacement of input 1 by an overlay.
     pub weight: Option<String>,
 }
@@ -91,6 +96,8 @@ impl VjpContext<'_> {
             overridden,
             unruled: self.unruled,
             pattern: self.pattern,
+            rule_set: self.rule_set,
+            relevance: self.relevance,
             weight: overrides.weight.or_else(|| self.weight.clone()),
         };
         match rule {
@@ -106,6 +113,19 @@ impl VjpContext<'_> {
     pub(crate) fn refusal(&self, reason: impl Into<String>) -> DeriveError {
         DeriveError::Unsupported {
             nodes: vec![Unsupported::new(self.node, &self.emit.graph, reason.into())],
+        }
+    }
+
+    /// Refuses a node of which the gradient is defined, and this rule set is not.
+    pub(crate) fn undefined(&self, reason: &str) -> DeriveError {
+        let nodes = vec![Unsupported::new(
+            self.node,
+            &self.emit.graph,
+            reason.to_owned(),
+        )];
+        DeriveError::Undefined {
+            rule_set: self.rule_set,
+            nodes,
         }
     }
 

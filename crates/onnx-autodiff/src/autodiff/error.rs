@@ -13,6 +13,14 @@ use crate::onnx::{
 pub enum DeriveError {
     #[error("{} node(s) cannot be derived: {}", nodes.len(), list(nodes))]
     Unsupported { nodes: Vec<Unsupported> },
+    #[error(
+        "{rule_set} is not defined at {} node(s), which have a gradient: {}",
+        nodes.len(), first_nodes(nodes)
+    )]
+    Undefined {
+        rule_set: &'static str,
+        nodes: Vec<Unsupported>,
+    },
     #[error("the model has no patterns: run `explaind fit-patterns` for it first")]
     NoPatterns,
     #[error(
@@ -126,6 +134,16 @@ fn list<T: ToString>(items: &[T]) -> String {
         .map(T::to_string)
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+/// The first of many nodes.
+fn first_nodes(nodes: &[Unsupported]) -> String {
+    const SHOWN: usize = 3;
+    let shown = list(&nodes[..nodes.len().min(SHOWN)]);
+    match nodes.len().checked_sub(SHOWN) {
+        None | Some(0) => shown,
+        Some(more) => format!("{shown}; and {more} more"),
+    }
 }
 
 /// The first of many names.

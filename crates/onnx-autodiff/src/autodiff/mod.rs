@@ -12,13 +12,14 @@ mod loss;
 mod outputs;
 pub mod parameters;
 mod pipeline;
+mod relevance;
 mod reverse;
 pub(crate) mod rules;
 mod sets;
 mod spatial;
 pub mod spec;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub use emit::stepped;
 pub use error::{DeriveError, PatternFault, Unsupported};
@@ -36,6 +37,7 @@ use indexmap::IndexSet;
 
 use context::PatternOf;
 use forward::Forward;
+use relevance::Relevance;
 use spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule};
 
 /// A source graph joined with the backward walk that a [`DeriveSpec`] asks for.
@@ -54,14 +56,15 @@ pub struct Derived {
 /// `patterns` maps the output value of each Linear node (after BatchNorm folding) to its pattern,
 /// in the shape of the node's weight.
 ///
-/// A graph that holds a pattern rule set folds BatchNorm for all its rule sets: the same function,
-/// rounded differently. Fails with every unsupported node, or every missing pattern, at once.
+/// A graph that holds a rule set that looks at weights folds BatchNorm for all its rule sets: the
+/// same function, rounded differently. Fails with every unsupported node, or every missing pattern,
+/// at once.
 pub fn derive(
     source: &Graph,
     spec: &DeriveSpec,
     patterns: Option<&Patterns>,
 ) -> Result<Derived, DeriveError> {
-    let folds = spec.rule_sets.iter().any(|set| set.needs_patterns());
+    let folds = spec.rule_sets.iter().any(|set| set.reads_weights());
     let is_forward = spec.rule_sets.is_empty() && spec.outputs.is_empty();
     let prepared = match forward::prepare(source, folds) {
         // What cannot be prepared may still be run.
@@ -92,11 +95,16 @@ pub fn derive(
         }
     }
     let layers = layers::linear_layers(&emit, &nodes, &input, &head.logits);
-    let chosen = if folds {
-        choose_patterns(&layers, &spec.pattern_layers, patterns)?
-    } else {
-        HashMap::new()
+    let mut facts = Facts {
+        inner: layers::active(&emit, &nodes, &[&input], &head.logits),
+        ..Facts::default()
     };
+    if spec.rule_sets.iter().any(|set| set.needs_patterns()) {
+        facts.patterns = choose_patterns(&layers, &spec.pattern_layers, patterns)?;
+    }
+    if spec.rule_sets.contains(&RuleSetId::Lrp) {
+        facts.relevance = Some(Relevance::of(&emit, &nodes, &input, &spec.lrp));
+    }
     let value = match spec.head {
         Head::Logits => &head.logits,
         Head::Probabilities => &head.probabilities,
@@ -110,7 +118,7 @@ pub fn derive(
             value,
             &cotangent,
             &spec.rule_sets,
-            &chosen,
+            &facts,
         )?;
         wanted.extend(cotangents.into_iter().zip(spec.cotangent_names()));
     }
@@ -137,6 +145,15 @@ fn tidy(graph: Graph) -> Result<Graph, DeriveError> {
     Ok(pipeline::finish(graph)?)
 }
 
+/// What rule sets need to know of the network.
+#[derive(Default)]
+struct Facts<'a> {
+    patterns: HashMap<&'a str, PatternOf<'a>>,
+    relevance: Option<Relevance<'a>>,
+    /// The values that the logits depend on.
+    inner: HashSet<String>,
+}
+
 /// One backward walk per rule set, each with a cotangent for each of `wrt`; unsupported nodes of
 /// all are reported together, each once.
 fn reverse_all(
@@ -146,9 +163,9 @@ fn reverse_all(
     head: &str,
     seed: &str,
     rule_sets: &[RuleSetId],
-    patterns: &HashMap<&str, PatternOf>,
+    facts: &Facts,
 ) -> Result<Vec<String>, DeriveError> {
-    let (mut found, mut unsupported) = (Vec::new(), IndexSet::new());
+    let (mut found, mut unsupported, mut undefined) = (Vec::new(), IndexSet::new(), None);
     for id in rule_sets {
         let walk = reverse::Walk {
             set: sets::rule_set(*id),
@@ -156,21 +173,24 @@ fn reverse_all(
             nodes,
             wrt,
             head,
-            patterns,
+            patterns: &facts.patterns,
+            inner: &facts.inner,
+            relevance: facts.relevance.as_ref().filter(|_| *id == RuleSetId::Lrp),
         };
         match reverse::reverse(emit, &walk, seed) {
             Ok(outputs) => found.extend(outputs),
             Err(DeriveError::Unsupported { nodes }) => unsupported.extend(nodes),
+            Err(error @ DeriveError::Undefined { .. }) => undefined = undefined.or(Some(error)),
             Err(error) => return Err(error),
         }
     }
     unsupported.extend(emit.oversize());
-    if unsupported.is_empty() {
-        Ok(found)
-    } else {
-        Err(DeriveError::Unsupported {
+    match undefined {
+        _ if !unsupported.is_empty() => Err(DeriveError::Unsupported {
             nodes: unsupported.into_iter().collect(),
-        })
+        }),
+        Some(undefined) => Err(undefined),
+        None => Ok(found),
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
     DeriveError, Unsupported,
     context::{Overrides, PatternOf, VjpContext},
     emit::Emitter,
+    relevance::Relevance,
     rules::table::{self, Gradient},
     sets::{self, RuleSet},
 };
@@ -16,14 +17,18 @@ use crate::onnx::graph::{Dim, Node};
 
 pub(super) struct Walk<'a> {
     pub set: &'static RuleSet,
-    /// Prefix of the names of emitted values.
-    pub scope: &'a str,
+    /// The name of the set, the prefix of the names of emitted values.
+    pub scope: &'static str,
     /// The forward nodes.
     pub nodes: &'a [Node],
     pub wrt: &'a [&'a str],
     pub head: &'a str,
     /// The patterns to use, by output value of their Linear node.
     pub patterns: &'a HashMap<&'a str, PatternOf<'a>>,
+    /// The values that the logits depend on: not what is made of them, such as probabilities.
+    pub inner: &'a HashSet<String>,
+    /// Of a rule set that shares out relevance.
+    pub relevance: Option<&'a Relevance<'a>>,
 }
 
 /// Emits the cotangents of `wrt`, in its order, for this cotangent of the head.
@@ -45,12 +50,14 @@ pub(super) fn reverse(
     }
     let mut waiting: HashMap<String, Vec<String>> =
         HashMap::from([(walk.head.to_owned(), vec![cotangent.to_owned()])]);
-    let mut unsupported = Vec::new();
+    let (mut unsupported, mut undefined) = (Vec::new(), Vec::new());
     for node in walk.nodes.iter().rev() {
+        let gate = walk.relevance.and_then(|found| found.gate(node));
         let active: Vec<bool> = node
             .inputs
             .iter()
-            .map(|input| varies.contains(input))
+            .enumerate()
+            .map(|(index, input)| varies.contains(input) && gate != Some(index))
             .collect();
         let reached = |output: &String| varies.contains(output) && waiting.contains_key(output);
         if !active.contains(&true) || !node.outputs.iter().any(reached) {
@@ -94,12 +101,20 @@ pub(super) fn reverse(
         match found {
             Ok(_) => {}
             Err(DeriveError::Unsupported { nodes }) => unsupported.extend(nodes),
+            Err(DeriveError::Undefined { nodes, .. }) => undefined.extend(nodes),
             Err(error) => return Err(error),
         }
     }
     if !unsupported.is_empty() {
         unsupported.reverse();
         return Err(DeriveError::Unsupported { nodes: unsupported });
+    }
+    if !undefined.is_empty() {
+        undefined.reverse();
+        return Err(DeriveError::Undefined {
+            rule_set: walk.scope,
+            nodes: undefined,
+        });
     }
     let cotangent = |wrt: &&str| {
         let found = sum(emit, waiting.remove(*wrt).unwrap_or_default())?;
@@ -160,6 +175,14 @@ fn step(
     active: &[bool],
     cotangents: &[Option<String>],
 ) -> Result<Vec<String>, DeriveError> {
+    let is_inner = walk.inner.contains(&node.outputs[0]);
+    if is_inner && node.domain.is_empty() && walk.set.is_undefined_at(&node.op_type) {
+        let reason = "its paper has no rule for this op".to_owned();
+        return Err(DeriveError::Undefined {
+            rule_set: walk.scope,
+            nodes: vec![Unsupported::new(node, &emit.graph, reason)],
+        });
+    }
     let rules = match node.domain.as_str() {
         "" => walk.set.rules(&node.op_type, sets::role(node, &emit.graph)),
         _ => Vec::new(),
@@ -172,6 +195,8 @@ fn step(
         overridden: &rules,
         unruled: table::reason(node),
         pattern: walk.patterns.get(node.outputs[0].as_str()).copied(),
+        rule_set: walk.scope,
+        relevance: walk.relevance,
         weight: None,
     };
     let mut given = ctx.base(Overrides::default())?.0;

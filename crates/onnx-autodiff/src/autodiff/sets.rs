@@ -5,7 +5,10 @@
 use super::{
     DeriveError,
     context::{Cotangents, Overrides, Rule, VjpContext},
-    rules::table::{self, Gradient},
+    rules::{
+        self,
+        table::{self, Gradient},
+    },
     spec::RuleSetId,
 };
 use crate::{
@@ -26,7 +29,13 @@ pub(super) struct RuleSet {
     base: Option<&'static RuleSet>,
     op: fn(&str) -> Option<Rule>,
     roles: &'static [(Role, Rule)],
+    /// Ops inside of a network that its paper does not define it for, though they have a gradient.
+    undefined: &'static [&'static str],
 }
+
+/// Of sets that are defined for rectifiers or Linear layers between rectifiers. Erf is that of
+/// GELU.
+const OF_TRANSFORMERS: &[&str] = &["Erf", "LayerNormalization", "Softmax"];
 
 static GRADIENT: RuleSet = RuleSet {
     base: None,
@@ -35,11 +44,18 @@ static GRADIENT: RuleSet = RuleSet {
         _ => None,
     },
     roles: &[],
+    undefined: &[],
 };
 static GUIDED_BACKPROP: RuleSet = overlay(&[(Role::Rectifier, Rule::Vjp(guided))]);
 static DECONVNET: RuleSet = overlay(&[(Role::Rectifier, Rule::Vjp(rectify))]);
 static PATTERN_ATTRIBUTION: RuleSet = overlay(&[(Role::Linear, Rule::Vjp(weight_times_pattern))]);
 static PATTERN_NET: RuleSet = overlay(&[(Role::Linear, Rule::Vjp(pattern_alone))]);
+static LRP: RuleSet = RuleSet {
+    base: Some(&GRADIENT),
+    op: rules::relevance::rule,
+    roles: &[],
+    undefined: &[],
+};
 
 /// The gradient, except for nodes of the given roles.
 const fn overlay(roles: &'static [(Role, Rule)]) -> RuleSet {
@@ -47,6 +63,7 @@ const fn overlay(roles: &'static [(Role, Rule)]) -> RuleSet {
         base: Some(&GRADIENT),
         op: |_| None,
         roles,
+        undefined: OF_TRANSFORMERS,
     }
 }
 
@@ -57,6 +74,7 @@ pub(super) fn rule_set(id: RuleSetId) -> &'static RuleSet {
         RuleSetId::Deconvnet => &DECONVNET,
         RuleSetId::PatternAttribution => &PATTERN_ATTRIBUTION,
         RuleSetId::PatternNet => &PATTERN_NET,
+        RuleSetId::Lrp => &LRP,
     }
 }
 
@@ -66,6 +84,10 @@ impl RuleSet {
         let own = self.own(op_type, role);
         let base = self.base.map(|base| base.rules(op_type, role));
         own.into_iter().chain(base.unwrap_or_default()).collect()
+    }
+
+    pub(super) fn is_undefined_at(&self, op_type: &str) -> bool {
+        self.undefined.contains(&op_type)
     }
 
     /// The rule of this set itself, without its base.

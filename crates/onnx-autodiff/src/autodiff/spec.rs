@@ -1,6 +1,11 @@
 //! What to derive: rule sets, with respect to what, from which head.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +28,9 @@ pub struct DeriveSpec {
     pub seed: SeedRule,
     /// Which Linear layers the pattern rule sets rewrite; the others keep their plain gradient.
     pub pattern_layers: PatternLayers,
+    /// The rules of [`RuleSetId::Lrp`].
+    #[serde(default)]
+    pub lrp: Lrp,
 }
 
 impl DeriveSpec {
@@ -45,6 +53,7 @@ impl DeriveSpec {
             head: Head::Logits,
             seed: SeedRule::One,
             pattern_layers: PatternLayers::All,
+            lrp: Lrp::default(),
         }
     }
 
@@ -95,6 +104,9 @@ impl fmt::Display for DeriveSpec {
         if at != ["input"] {
             write!(f, " at {}", at.join(" and "))?;
         }
+        if self.rule_sets.contains(&RuleSetId::Lrp) {
+            write!(f, ", composite {}", self.lrp.composite.id())?;
+        }
         if !self.rule_sets.iter().any(|rules| rules.needs_patterns()) {
             return Ok(());
         }
@@ -122,16 +134,20 @@ pub enum RuleSetId {
     PatternAttribution,
     /// Patterns in place of weights (Kindermans et al. 2017).
     PatternNet,
+    /// Relevance: what a value of the output is made of, shared out among the inputs of each layer
+    /// by the rules of [`DeriveSpec::lrp`] (Bach et al. 2015).
+    Lrp,
 }
 
 impl RuleSetId {
     /// Every rule set.
-    pub const ALL: [RuleSetId; 5] = [
+    pub const ALL: [RuleSetId; 6] = [
         Self::Gradient,
         Self::GuidedBackprop,
         Self::Deconvnet,
         Self::PatternAttribution,
         Self::PatternNet,
+        Self::Lrp,
     ];
 
     /// The rule set's name everywhere: JSON, command line, output of the derived graph.
@@ -142,12 +158,117 @@ impl RuleSetId {
             Self::Deconvnet => "deconvnet",
             Self::PatternAttribution => "pattern_attribution",
             Self::PatternNet => "pattern_net",
+            Self::Lrp => "lrp",
         }
     }
 
     /// Whether it takes patterns.
     pub fn needs_patterns(self) -> bool {
         matches!(self, Self::PatternAttribution | Self::PatternNet)
+    }
+
+    /// Whether it looks at the weights of Linear layers, so that each BatchNormalization behind one
+    /// is folded into it.
+    pub fn reads_weights(self) -> bool {
+        self.needs_patterns() || self == Self::Lrp
+    }
+}
+
+/// The rules by which relevance is shared out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Lrp {
+    /// Which rule at which layer.
+    pub composite: Composite,
+    /// What the rule epsilon adds to the value that it divides by, away from zero; not negative.
+    pub epsilon: Real,
+    /// How much the rule gamma favours weights of one sign; not negative.
+    pub gamma: Real,
+    /// The least and the greatest value that the input may have, for each channel or one for all:
+    /// of the rule z-box. None is a fault where the composite needs them.
+    pub bounds: Vec<[Real; 2]>,
+}
+
+impl Default for Lrp {
+    fn default() -> Self {
+        Self {
+            composite: Composite::EpsilonPlusFlat,
+            epsilon: Real(1e-6),
+            gamma: Real(0.25),
+            bounds: Vec::new(),
+        }
+    }
+}
+
+/// A number that is compared by its bits.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Real(pub f32);
+
+impl PartialEq for Real {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
+
+impl Eq for Real {}
+
+impl Hash for Real {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.to_bits().hash(state);
+    }
+}
+
+/// Which rule of layer-wise relevance propagation at which layer; the composites of Montavon et al.
+/// 2019 and Kohlbrenner et al. 2020, by the names of zennit. Dense layers have the rule epsilon in
+/// all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Composite {
+    /// The rule epsilon at every layer.
+    Epsilon,
+    /// z-plus at convolutions.
+    EpsilonPlus,
+    /// z-plus at convolutions, flat at the first layer.
+    EpsilonPlusFlat,
+    /// Gamma at convolutions, z-box at the first one.
+    EpsilonGammaBox,
+    /// Alpha-beta with alpha 2 and beta 1 at convolutions.
+    EpsilonAlpha2Beta1,
+    /// Alpha-beta with alpha 2 and beta 1 at convolutions, flat at the first layer.
+    EpsilonAlpha2Beta1Flat,
+}
+
+impl Composite {
+    /// Every composite.
+    pub const ALL: [Composite; 6] = [
+        Self::Epsilon,
+        Self::EpsilonPlus,
+        Self::EpsilonPlusFlat,
+        Self::EpsilonGammaBox,
+        Self::EpsilonAlpha2Beta1,
+        Self::EpsilonAlpha2Beta1Flat,
+    ];
+
+    /// Its name everywhere.
+    pub const fn id(self) -> &'static str {
+        match self {
+            Self::Epsilon => "epsilon",
+            Self::EpsilonPlus => "epsilon_plus",
+            Self::EpsilonPlusFlat => "epsilon_plus_flat",
+            Self::EpsilonGammaBox => "epsilon_gamma_box",
+            Self::EpsilonAlpha2Beta1 => "epsilon_alpha2_beta1",
+            Self::EpsilonAlpha2Beta1Flat => "epsilon_alpha2_beta1_flat",
+        }
+    }
+
+    /// Whether it has the rule gamma at some layer.
+    pub fn takes_gamma(self) -> bool {
+        self == Self::EpsilonGammaBox
+    }
+
+    /// Whether it has the rule z-box at some layer.
+    pub fn takes_bounds(self) -> bool {
+        self == Self::EpsilonGammaBox
     }
 }
 

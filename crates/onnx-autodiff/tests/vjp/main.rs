@@ -18,6 +18,7 @@ mod models;
 mod overlays;
 mod parameters;
 mod refusals;
+mod relevance;
 mod run;
 
 use std::collections::BTreeSet;

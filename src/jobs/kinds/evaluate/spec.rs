@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     app::plan::find_model,
     dataset::{Dataset, DatasetImage},
-    driver::{gradient_fault, model_defaults, obstacle},
+    driver::{RuleSetFaults, model_defaults, obstacle},
     evaluation::{
         Metric, Needs,
         findings::{MetricEntry, titles},
@@ -330,10 +330,10 @@ fn read_methods(asked: &mut RequestReader, model: Option<&Model>) -> Vec<MethodR
 
 /// Every method that the model supports, by its defaults.
 fn all_methods(model: &Model) -> Vec<MethodRow> {
-    let gradient = gradient_fault(model);
+    let faults = RuleSetFaults::of(model);
     let supported = METHODS
         .iter()
-        .filter(|method| obstacle(method, model, gradient.as_deref()).is_none());
+        .filter(|method| obstacle(method, model, &faults).is_none());
     let rows = supported.filter_map(|method| read_method(&json!(method.id), model).ok());
     rows.flatten().take(MAX_ROWS).collect()
 }
@@ -504,7 +504,7 @@ fn refuse_models(asked: &mut RequestReader, metrics: &[MetricEntry], rows: &[Met
             };
             for row in rows.iter().filter(is_measured) {
                 let method = row.parameters.method;
-                let fault = obstacle(method, &other, None).or_else(|| {
+                let fault = obstacle(method, &other, &RuleSetFaults::default()).or_else(|| {
                     let read = read_method(&Value::Object(self::entry(row)), &other);
                     read.err().map(|faults| faults.to_string())
                 });

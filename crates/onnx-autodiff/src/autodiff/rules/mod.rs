@@ -11,6 +11,7 @@ pub(crate) mod matrix;
 pub(crate) mod normalisation;
 pub(crate) mod pooling;
 pub(crate) mod reduction;
+pub(crate) mod relevance;
 pub(crate) mod resampling;
 pub(crate) mod shape;
 pub(crate) mod softmax;

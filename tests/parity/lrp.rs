@@ -1,0 +1,87 @@
+//! Layer-wise relevance propagation on whole networks against zennit in f64 (lrp.py tells what is
+//! stored).
+
+use std::collections::HashMap;
+
+use explaind::tensor::Tensor;
+use ndarray::IxDyn;
+use onnx_autodiff::autodiff::{
+    derive,
+    spec::{Composite, DeriveSpec, Lrp, Real, RuleSetId, SeedRule},
+};
+use serde::Deserialize;
+
+use crate::{
+    session::{distance, open, run, sample},
+    stored,
+    torchvision::{Drawn, batch, read_export, write_weights},
+};
+
+/// The nets, and the exports of them that are derived.
+const EXPORTS: &[(&str, &str)] = &[
+    ("resnet18_bn", "resnet18_bn.script15.onnx"),
+    ("vgg16", "vgg16.dynamo18.onnx"),
+];
+/// Every so many elements of the input are stored.
+const STRIDE: usize = 5;
+
+#[derive(Deserialize)]
+struct About {
+    seed: u64,
+    target: usize,
+    #[serde(flatten)]
+    yardsticks: HashMap<String, Yardsticks>,
+}
+
+#[derive(Deserialize)]
+struct Yardsticks {
+    float32: f64,
+    rounding: f64,
+}
+
+#[test]
+fn lrp_agrees_with_zennit() {
+    let references = stored::read("lrp.safetensors");
+    let mut faults = Vec::new();
+    for (net, export) in EXPORTS {
+        let about: About = references.json(net);
+        let drawn = stored::read(&format!("torchvision/{net}.safetensors"));
+        let input = Drawn {
+            seed: about.seed,
+            ..drawn.json("input")
+        };
+        let scratch = tempfile::tempdir().unwrap();
+        write_weights(&drawn, scratch.path());
+        let source = read_export(export, scratch.path());
+        let classes = drawn.floats("logits").unwrap().len();
+        let mut seed = Tensor::zeros(IxDyn(&[2, classes]));
+        seed[[0, about.target]] = 1.0;
+        for composite in Composite::ALL {
+            let spec = DeriveSpec {
+                seed: SeedRule::Value,
+                lrp: Lrp {
+                    composite,
+                    bounds: vec![[-input.scale, input.scale].map(Real)],
+                    ..Lrp::default()
+                },
+                ..DeriveSpec::of([RuleSetId::Lrp])
+            };
+            let derived = derive(&source, &spec, None).unwrap().graph;
+            let inputs = [("input", &batch(&input, 2)), ("seed", &seed)];
+            let found = sample(&run(&mut open(&derived), &inputs)["lrp"], 0);
+            let found: Vec<f32> = found.into_iter().step_by(STRIDE).collect();
+            let expected = references.floats(&format!("{net}/{}", composite.id()));
+            let yardsticks = &about.yardsticks[composite.id()];
+            let tolerance = stored::tolerance_of(yardsticks.float32, yardsticks.rounding);
+            let gap = distance(&found, &expected.unwrap());
+            println!("{export}: {} {gap:.1e} of {tolerance:.1e}", composite.id());
+            if gap.is_nan() || gap > tolerance {
+                let name = composite.id();
+                faults.push(format!(
+                    "{export}: {name} is {gap:.1e} away, more than {tolerance:.1e}"
+                ));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
