@@ -414,6 +414,7 @@ fn summarise(registry: &Registry, model: &Model) -> ModelSummary {
             .assumed
             .iter()
             .chain(&model.warnings)
+            .chain(&model.notes)
             .cloned()
             .collect(),
     }

@@ -109,6 +109,10 @@ pub struct Answer {
     pub metrics: Option<MetricValues>,
     /// Evaluations of the model that this took.
     pub evaluations: usize,
+    /// True where the model's activations are quantised: the gradient passes straight through
+    /// their rounding, whose derivative is zero.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub surrogate: bool,
     pub warnings: Vec<String>,
     pub timing_ms: TimingMs,
 }
@@ -439,6 +443,7 @@ impl Explanation {
             }),
             metrics: self.metrics.clone(),
             evaluations: explained.evaluations,
+            surrogate: self.surrogate,
             warnings: self.warnings.clone(),
             timing_ms: self.times.into(),
         }

@@ -47,6 +47,8 @@ pub struct Explanation {
     /// What of it JSON holds.
     pub include: Include,
     pub channels: Channels,
+    /// Whether the gradient of quantised activations stands for one that is zero.
+    pub surrogate: bool,
     /// About the input, the map, and the picture.
     pub warnings: Vec<String>,
     pub times: StageTimes,
@@ -236,8 +238,11 @@ pub(super) fn explanation(
         ("method", explained.parameters.method.id.to_owned()),
     ];
     metrics::counter!(names::EXPLANATIONS_TOTAL, &labels).increment(1);
+    let is_derived = explained.parameters.method.rule_set.is_some();
+    let notes = if is_derived { &model.notes[..] } else { &[] };
     let warnings = [
         &prepared.warnings,
+        notes,
         &explained.attribution.warnings,
         &picture.warnings,
     ];
@@ -249,6 +254,7 @@ pub(super) fn explanation(
         metrics: None,
         include: options.include,
         channels: options.channels,
+        surrogate: is_derived && model.is_surrogate(),
         warnings: warnings.into_iter().flatten().cloned().collect(),
         times: prepared.times.with_engine(explained.timing),
         explained,

@@ -218,13 +218,16 @@ fn strip(
 }
 
 fn caption(model: &Model, explained: &Explained) -> Caption {
+    let method = explained.parameters.method;
+    let is_surrogate = method.rule_set.is_some() && model.is_surrogate();
     Caption {
         title: explained.target.to_string(),
         // Not beside the label, which may run from right to left.
         note: format!(
-            "{} · {} · {}",
+            "{} · {}{} · {}",
             score(&explained.target),
-            explained.parameters.method.short,
+            method.short,
+            if is_surrogate { " (surrogate)" } else { "" },
             model.id
         ),
     }

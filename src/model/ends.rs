@@ -1,12 +1,13 @@
 //! Adapts a graph's input and output to the service: float32 inside, a float32 input, and class
-//! scores as the only output. Integer pixels that the graph casts itself become float inputs; where
-//! other nodes need integers, a Cast stands in front, which no gradient passes. A final ArgMax is
+//! scores as the only output. Integer pixels that the graph makes floats of become float inputs;
+//! where nodes need integers, a Cast stands in front, which no gradient passes. A final ArgMax is
 //! dropped: an index has no gradient. A Sigmoid over one score becomes two classes, 1 with its
 //! probability p and 0 with 1 - p. Probabilities that do not come from one Softmax get the logits
 //! log p, of which Softmax makes p again.
 
 use std::collections::HashSet;
 
+use super::pixels;
 use onnx_autodiff::{
     autodiff::{self, spec::Head},
     onnx::{
@@ -50,6 +51,8 @@ pub(super) struct Ends {
     /// Whether two classes were made of a Sigmoid over one score.
     pub is_binary: bool,
     pub warnings: Vec<String>,
+    /// What every explanation by gradients has to say.
+    pub notes: Vec<String>,
 }
 
 /// `input` is the graph input that takes pixels; `output` the output that model.toml names, and
@@ -66,8 +69,8 @@ pub(super) fn adapt(
         .find(|info| info.name == input)
         .map(|info| info.value_type.element);
     let mut graph = passes::single(graph, element == Some(Element::Double))?;
-    let mut warnings = Vec::new();
-    let fed = take_floats(&mut graph, input, &mut warnings)?;
+    let (mut warnings, mut notes) = (Vec::new(), Vec::new());
+    let fed = take_floats(&mut graph, input, &mut warnings, &mut notes)?;
     let name = choose_output(&graph, output)?;
     let chosen = before_choice(&graph, &name, &mut warnings)?;
     let declared = graph
@@ -99,32 +102,35 @@ pub(super) fn adapt(
     graph.outputs = vec![info];
     let graph = passes::prune(graph)?;
     refuse_choices(&graph, input, &output)?;
+    notes.extend(rounded(&graph));
     Ok(Ends {
         graph,
         input: fed,
         is_binary: logit.is_some(),
         warnings,
+        notes,
     })
 }
 
-/// Ops that only move integers.
-const MOVES: &[&str] = &[
-    "Transpose",
-    "Reshape",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-    "Identity",
-    "Slice",
-];
+/// Which nodes make gradients surrogates.
+fn rounded(graph: &Graph) -> Option<String> {
+    let nodes = autodiff::rounding(graph);
+    let first = nodes.first()?;
+    Some(format!(
+        "surrogate gradient: it passes straight through the rounding of {} QuantizeLinear node(s), inside their ranges; the first is {}",
+        nodes.len(),
+        first.label()
+    ))
+}
 
-/// Makes an integer input float32 where the graph casts it to float itself: exact, and
-/// differentiable. Else a Cast to integers stands in front of the graph. So does an Identity where
-/// derived graphs have an input or output of this name. Returns the name of the input then.
+/// Makes an integer input float32 where the graph makes floats of it after moving its numbers
+/// alone: differentiable. Else a Cast to integers stands in front of the graph. So does an Identity
+/// where derived graphs have an input or output of this name. Returns the name of the input then.
 fn take_floats(
     graph: &mut Graph,
     input: &str,
     warnings: &mut Vec<String>,
+    notes: &mut Vec<String>,
 ) -> Result<String, EndsError> {
     let Some(info) = graph.inputs.iter_mut().find(|info| info.name == input) else {
         return Ok(input.to_owned());
@@ -136,34 +142,19 @@ fn take_floats(
             element,
         });
     }
-    let mut integers = HashSet::from([input.to_owned()]);
-    let mut in_need = None;
-    for node in graph.nodes.iter().filter(|_| element != Element::Float) {
-        let reads = |value: &String| integers.contains(value);
-        let to = node
-            .int("to")
-            .and_then(|code| Element::from_code(i32::try_from(code).ok()?));
-        let is_cast = node.is("Cast") && to.is_some_and(Element::is_float);
-        let moved = node.domain.is_empty()
-            && MOVES.contains(&node.op_type.as_str())
-            && !node.inputs.iter().skip(1).any(reads);
-        if is_cast || node.is("Shape") || !node.inputs.iter().chain(&node.captured()).any(reads) {
-            continue;
+    if element != Element::Float {
+        if let Err(node) = pixels::as_floats(graph, input, element, warnings) {
+            warnings.push(format!(
+                "input {input} is {element}, and node {node} needs it so: no gradient reaches it; export the model with a float32 input"
+            ));
+            let code = element as i64;
+            return Ok(stand_in_front(graph, input, |names| {
+                Node::new("Cast", names, [input]).with("to", code)
+            }));
         }
-        if !moved {
-            in_need = Some(format!("{} ({})", node.label(), node.op_type));
-            break;
-        }
-        integers.extend(node.outputs.iter().cloned());
-    }
-    if let Some(node) = in_need {
-        warnings.push(format!(
-            "input {input} is {element}, and node {node} needs it so: no gradient reaches it; export the model with a float32 input"
+        notes.push(format!(
+            "input {input} is {element}: what is explained is the network behind the floats that it makes of the pixels, and derivatives are by these numbers from 0 to 255"
         ));
-        let code = element as i64;
-        return Ok(stand_in_front(graph, input, |names| {
-            Node::new("Cast", names, [input]).with("to", code)
-        }));
     }
     if autodiff::is_reserved(input) {
         let node = |names: [&str; 1]| Node::new("Identity", names, [input]);

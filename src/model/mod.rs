@@ -7,6 +7,7 @@ pub mod manifest;
 mod manifest_file;
 pub mod pattern_store;
 pub mod patterns;
+mod pixels;
 pub mod provenance;
 pub mod registry;
 pub mod shelf;
@@ -22,7 +23,10 @@ use labels::Labels;
 use manifest::{Input, Manifest};
 pub use manifest_file::to_toml;
 use onnx_autodiff::{
-    autodiff::spec::{Head, Layer, PatternLayers, Patterns},
+    autodiff::{
+        rounding,
+        spec::{Head, Layer, PatternLayers, Patterns},
+    },
     onnx::graph::{Dim, Graph},
 };
 use provenance::Provenance;
@@ -50,6 +54,8 @@ pub struct Model {
     pub provenance: Option<Arc<Provenance>>,
     /// Parts of the graph that are dropped or interpreted.
     pub warnings: Vec<String>,
+    /// What every explanation by gradients has to say.
+    pub notes: Vec<String>,
 }
 
 impl Model {
@@ -81,7 +87,13 @@ impl Model {
             supports: Arc::default(),
             provenance: None,
             warnings: Vec::new(),
+            notes: Vec::new(),
         }
+    }
+
+    /// Whether gradients stand for derivatives that are zero: its activations are quantised.
+    pub fn is_surrogate(&self) -> bool {
+        !rounding(&self.graph).is_empty()
     }
 
     /// The number of classes of the first output; `None` where its shape is symbolic and there are

@@ -558,6 +558,7 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         input,
         is_binary,
         warnings: own,
+        notes,
     } = ends::adapt(graph, input, output, scores).map_err(|error| of_graph(&error))?;
     let mut manifest = draft.finish(&graph);
     manifest.input.name = input;
@@ -610,6 +611,7 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
             .beside(provenance::FILE)
             .and_then(|path| read_provenance(&path, id, warnings)),
         warnings: own,
+        notes,
     };
     match model.classes() {
         Some(classes) if !model.labels.is_empty() && classes != model.labels.len() => {

@@ -367,6 +367,7 @@ mod tests {
             provenance: None,
             supports: Arc::default(),
             warnings: Vec::new(),
+            notes: Vec::new(),
         })
     }
 

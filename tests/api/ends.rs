@@ -187,39 +187,59 @@ async fn nets_of_any_float_are_worked_on_in_float32() {
     }
 }
 
+/// A net that takes uint8 pixels `x` `[3, 2, 2]` and averages what `nodes` make of them, `floats`.
+fn of_pixels(element: Element, nodes: Vec<Node>, constants: Vec<(&str, Literal)>) -> Vec<u8> {
+    let last = Node::new("ReduceMean", ["floats"], ["pooled"])
+        .with("axes", vec![2_i64, 3])
+        .with("keepdims", 0_i64);
+    written(&graph(
+        info("x", element, &[3, 2, 2]),
+        vec![info("pooled", Element::Float, &[3])],
+        constants,
+        [nodes, vec![last]].concat(),
+    ))
+}
+
+fn cast(from: &str, name: &str, to: Element) -> Node {
+    Node::new("Cast", [from], [name]).with("to", to as i64)
+}
+
 #[tokio::test]
-async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
-    let net = |node: Node, constants: Vec<(&str, Literal)>| {
-        let nodes = vec![
-            node,
-            Node::new("ReduceMean", ["floats"], ["pooled"])
-                .with("axes", vec![2_i64, 3])
-                .with("keepdims", 0_i64),
-        ];
-        written(&graph(
-            info("x", Element::Uint8, &[3, 2, 2]),
-            vec![info("pooled", Element::Float, &[3])],
-            constants,
-            nodes,
-        ))
-    };
-    let cast = Node::new("Cast", ["x"], ["floats"]).with("to", Element::Float as i64);
-    let other = Node::new("DequantizeLinear", ["x", "scale"], ["floats"]);
-    let scale = vec![("scale", Literal::scalar_f32(0.5))];
-    let signed = {
-        let cast = Node::new("Cast", ["x"], ["floats"]).with("to", Element::Float as i64);
-        let out = vec![info("floats", Element::Float, &[3])];
-        written(&graph(
-            info("x", Element::Int8, &[3]),
-            out,
-            vec![],
-            vec![cast],
-        ))
-    };
+async fn integer_pixels_come_in_as_numbers() {
+    let byte = |value: f64| Literal::from_f64s(Element::Uint8, &[], &[value]);
+    let dequantised = || Node::new("DequantizeLinear", ["x", "scale", "zero"], ["floats"]);
+    let quantised = vec![("scale", Literal::scalar_f32(0.5)), ("zero", byte(3.0))];
+    let turned = vec![
+        Node::new("Split", ["x"], ["r", "g", "b"]).with("axis", 1_i64),
+        Node::new("Concat", ["b", "g", "r"], ["bgr"]).with("axis", 1_i64),
+        cast("bgr", "wide", Element::Int32),
+        Node::new("Sub", ["wide", "middle"], ["centred"]),
+        cast("centred", "floats", Element::Float),
+    ];
+    let middle = Literal::from_f64s(Element::Int32, &[], &[128.0]);
+    let shifted = vec![
+        Node::new("BitShift", ["x", "one"], ["half"]).with("direction", "RIGHT"),
+        cast("half", "floats", Element::Float),
+    ];
+    let plain = |element| of_pixels(element, vec![cast("x", "floats", Element::Float)], vec![]);
     let models = [
-        ("pixels", net(cast, vec![]), &[][..]),
-        ("quantised", net(other, scale), &[]),
-        ("signed", signed, &[]),
+        ("pixels", plain(Element::Uint8), &[][..]),
+        (
+            "quantised",
+            of_pixels(Element::Uint8, vec![dequantised()], quantised),
+            &[],
+        ),
+        (
+            "turned",
+            of_pixels(Element::Uint8, turned, vec![("middle", middle)]),
+            &[],
+        ),
+        (
+            "shifted",
+            of_pixels(Element::Uint8, shifted, vec![("one", byte(1.0))]),
+            &[],
+        ),
+        ("signed", plain(Element::Int8), &[]),
     ];
     let (_folder, service) = serve(&models);
     assert!(
@@ -239,24 +259,38 @@ async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
         )
     );
     let image = json!({ "tensor": { "shape": [3, 2, 2], "data": [255, 255, 255, 255, 0, 0, 0, 0, 10, 20, 30, 40] } });
-    let found = gradient(&service, "pixels", "head=logits&target=2", &image).await;
-    close(
-        &found,
-        &[
-            0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.25, 0.25, 0.25,
-        ],
-    );
+    // What each makes of the means of the channels, and how much of a channel class 2 sees.
+    let nets = [
+        ("pixels", [255.0, 0.0, 25.0], 2, 0.25),
+        ("quantised", [126.0, -1.5, 11.0], 2, 0.125),
+        ("turned", [-103.0, -128.0, 127.0], 0, 0.25),
+        ("shifted", [127.0, 0.0, 12.5], 0, 0.0),
+    ];
+    for (id, means, channel, share) in nets {
+        let found = predict(&service, id, &image).await;
+        let total: f32 = means.iter().map(|z: &f32| (z - means[0]).exp()).sum();
+        close(&[found[&0] as f32], &[1.0 / total]);
+        if share == 0.0 {
+            continue;
+        }
+        let mut expected = [0.0; 12];
+        expected[4 * channel..4 * channel + 4].fill(share);
+        let uri = format!("/explain?model={id}&method=gradient&format=json&head=logits&target=2");
+        let answer = send_to(&service.router, post_json(&uri, &image))
+            .await
+            .only();
+        close(&values(&answer), &expected);
+        let told = answer["warnings"].to_string();
+        assert!(told.contains("input x is uint8"), "{id}: {told}");
+        assert!(answer.get("surrogate").is_none(), "{answer}");
+    }
     // What only integers can do is run, and no gradient passes it.
-    let found = predict(&service, "quantised", &image).await;
-    let means = [255.0_f32, 0.0, 25.0].map(|mean| mean / 2.0);
-    let total: f32 = means.iter().map(|z| (z - means[0]).exp()).sum();
-    close(&[found[&0] as f32], &[1.0 / total]);
-    let card = send_to(&service.router, get("/models/quantised"))
+    let card = send_to(&service.router, get("/models/shifted"))
         .await
         .answer();
     let warnings = card["warnings"].to_string();
     assert!(
-        warnings.contains("input x is uint8, and node floats (DequantizeLinear) needs it so"),
+        warnings.contains("input x is uint8, and node half (BitShift) needs it so"),
         "{warnings}"
     );
     let methods = card["methods"].as_array().unwrap().iter();
@@ -265,9 +299,119 @@ async fn integer_pixels_that_the_graph_casts_come_in_as_numbers() {
     assert_eq!(gradient["applies"], json!(false), "{gradient}");
     let reason = gradient["reason"].as_str().unwrap();
     assert!(
-        reason.contains("DequantizeLinear") || reason.contains("Cast"),
+        reason.contains("BitShift") || reason.contains("Cast"),
         "{reason}"
     );
+}
+
+/// `x` and weights of 8 bits, by `nodes` from `q` or `x` to `z`.
+fn of_integers(nodes: Vec<Node>) -> Vec<u8> {
+    let integers =
+        |element, shape: &[usize], values: &[f64]| Literal::from_f64s(element, shape, values);
+    let constants = vec![
+        ("s", Literal::scalar_f32(0.02)),
+        ("sw", Literal::scalar_f32(0.25)),
+        ("sz", Literal::scalar_f32(0.1)),
+        ("zero", integers(Element::Uint8, &[], &[128.0])),
+        ("zw", integers(Element::Int8, &[], &[0.0])),
+        // W of `linear`, transposed.
+        (
+            "w",
+            integers(Element::Int8, &[2, 3], &[4.0, -4.0, -1.0, 8.0, 2.0, 12.0]),
+        ),
+    ];
+    written(&graph(
+        info("x", Element::Float, &[2]),
+        vec![info("z", Element::Float, &[3])],
+        constants,
+        nodes,
+    ))
+}
+
+#[tokio::test]
+async fn quantised_nets_are_run_and_explained_by_surrogates_where_floats_stand_between() {
+    let quantise = || Node::new("QuantizeLinear", ["x", "s", "zero"], ["q"]);
+    let weights = || Node::new("DequantizeLinear", ["w", "sw", "zw"], ["weights"]);
+    let by_pairs = vec![
+        quantise(),
+        Node::new("DequantizeLinear", ["q", "s", "zero"], ["near"]),
+        weights(),
+        Node::new("MatMul", ["near", "weights"], ["scores"]),
+        Node::new("QuantizeLinear", ["scores", "sz", "zero"], ["qz"]),
+        Node::new("DequantizeLinear", ["qz", "sz", "zero"], ["z"]),
+    ];
+    let by_operators = vec![
+        quantise(),
+        Node::new(
+            "QLinearMatMul",
+            ["q", "s", "zero", "w", "sw", "zw", "sz", "zero"],
+            ["qz"],
+        ),
+        Node::new("DequantizeLinear", ["qz", "sz", "zero"], ["z"]),
+    ];
+    let dynamic = vec![
+        Node::new("DynamicQuantizeLinear", ["x"], ["q", "by", "from"]),
+        Node::new("MatMulInteger", ["q", "w", "from", "zw"], ["sums"]),
+        cast("sums", "floats", Element::Float),
+        Node::new("Mul", ["by", "sw"], ["scale"]),
+        Node::new("Mul", ["floats", "scale"], ["z"]),
+    ];
+    let weights_alone = vec![weights(), Node::new("MatMul", ["x", "weights"], ["z"])];
+    let (_folder, service) = serve(&[
+        ("pairs", of_integers(by_pairs), &[]),
+        ("operators", of_integers(by_operators), &[]),
+        ("dynamic", of_integers(dynamic), &[]),
+        ("weights", of_integers(weights_alone), &[]),
+    ]);
+    let input = at(&[1.0, 2.0]);
+    for id in ["pairs", "operators", "dynamic", "weights"] {
+        let found = predict(&service, id, &input).await;
+        let total: f32 = SCORES.iter().map(|z| z.exp()).sum();
+        let expected = SCORES.map(|z| z.exp() / total);
+        let near = |(class, p): (usize, &f32)| (found[&(class as u64)] as f32 - p).abs() < 0.04;
+        assert!(expected.iter().enumerate().all(near), "{id}: {found:?}");
+    }
+    let explain = |id: &str, method: &str, format: &str| {
+        let uri =
+            format!("/explain?model={id}&method={method}&format={format}&head=logits&target=1");
+        send_to(&service.router, post_json(&uri, &input))
+    };
+    for (id, is_surrogate) in [("pairs", true), ("weights", false)] {
+        let answer = explain(id, "gradient", "json").await.only();
+        close(&values(&answer), &[-1.0, 0.5]);
+        assert_eq!(answer.get("surrogate").is_some(), is_surrogate, "{answer}");
+        let told = answer["warnings"].to_string();
+        let says = told.contains("straight through the rounding of 2 QuantizeLinear node(s)");
+        assert_eq!(says, is_surrogate, "{told}");
+    }
+    let array = explain("pairs", "gradient", "npy").await;
+    let header = array.headers["x-explaind-warnings"].to_str().unwrap();
+    assert!(header.starts_with("surrogate gradient"), "{header}");
+    let random = explain("pairs", "random", "json").await.only();
+    assert!(random.get("surrogate").is_none(), "{random}");
+    let refused = [
+        (
+            "pairs",
+            "guided_backprop",
+            ["qz (QuantizeLinear", "method of the gradient"],
+        ),
+        (
+            "operators",
+            "gradient",
+            ["qz (QLinearMatMul", "in the QDQ format"],
+        ),
+        (
+            "dynamic",
+            "gradient",
+            ["sums (MatMulInteger", "in the QDQ format"],
+        ),
+    ];
+    for (id, method, told) in refused {
+        let problem = explain(id, method, "json").await;
+        assert_eq!(problem.status, 422, "{id}");
+        let text = problem.text();
+        assert!(told.iter().all(|part| text.contains(part)), "{id}: {text}");
+    }
 }
 
 /// Index 1 is the class whose probability the net gives, as in Keras.

@@ -92,6 +92,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
         provenance: None,
         supports: Arc::default(),
         warnings: Vec::new(),
+        notes: Vec::new(),
     })
 }
 

@@ -211,6 +211,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
         provenance: None,
         supports: Arc::default(),
         warnings: Vec::new(),
+        notes: Vec::new(),
     })
 }
 

@@ -461,9 +461,12 @@ impl Emitter {
         ))
     }
 
-    /// Zeros in the type and shape of `x`.
+    /// Zeros in the type and shape of `x`; floats where `x` is of integers, as cotangents are.
     pub fn zeros_like(&mut self, x: &str) -> Result<String, DeriveError> {
-        let output = self.value_type(x)?;
+        let mut output = self.value_type(x)?;
+        if !output.element.is_float() {
+            output.element = Element::Float;
+        }
         let zero = Literal::from_f64s(output.element, &[1], &[0.0]);
         let shape = self.shape_of(x)?;
         let value = attributes([("value", zero.into())]);

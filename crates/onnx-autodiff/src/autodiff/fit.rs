@@ -9,7 +9,7 @@ use super::{
     emit::{Emitter, attributes},
     forward::{self, Forward},
     layers::{self, LinearLayer},
-    outputs,
+    outputs, rounding,
     rules::{
         convolution::{self, channel_sums},
         matrix,
@@ -88,6 +88,10 @@ struct Samples {
 
 /// The graph whose outputs, added up over batches in f64, give the patterns of `source`.
 pub fn fit_graph(source: &Graph, regime: Regime) -> Result<FitGraph, DeriveError> {
+    rounding::refuse(
+        source,
+        "patterns of quantised activations are not fitted: fit those of the float model",
+    )?;
     let Forward {
         mut emit,
         nodes,

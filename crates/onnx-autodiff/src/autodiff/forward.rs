@@ -172,7 +172,7 @@ fn unknown_reason(node: &Node) -> &'static str {
             "control flow that depends on the input: export the model without data-dependent branches"
         }
         ("", op) if op.starts_with("QLinear") || op.ends_with("Integer") => {
-            "integer arithmetic has no gradient: use the model from before it was quantised"
+            "integer arithmetic has no gradient: use the float model, or quantise that in the QDQ format"
         }
         ("", _) => match reason(node) {
             NO_RULE if ops::of(node).is_some() => {

@@ -52,7 +52,7 @@ pub(crate) fn linear_layers(
     layers.collect()
 }
 
-/// The active values: those that depend on any of `wrt` and that `head` depends on.
+/// The active floats: those that depend on any of `wrt` and that `head` depends on.
 pub(crate) fn active(emit: &Emitter, nodes: &[Node], wrt: &[&str], head: &str) -> HashSet<String> {
     let varies = reverse::varying(emit, nodes, wrt);
     let mut needed = HashSet::from([head.to_owned()]);
@@ -61,7 +61,12 @@ pub(crate) fn active(emit: &Emitter, nodes: &[Node], wrt: &[&str], head: &str) -
             needed.extend(node.inputs.iter().cloned());
         }
     }
-    needed.intersection(&varies).cloned().collect()
+    let is_float = |value: &&String| {
+        let found = emit.value_type(value);
+        found.is_ok_and(|found| found.element.is_float())
+    };
+    let active = needed.intersection(&varies).filter(is_float);
+    active.cloned().collect()
 }
 
 /// The layers that `selection` names, and the names in it that are no Linear layer.

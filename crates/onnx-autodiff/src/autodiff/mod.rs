@@ -14,6 +14,7 @@ pub mod parameters;
 mod pipeline;
 mod relevance;
 mod reverse;
+mod rounding;
 pub(crate) mod rules;
 mod sets;
 mod spatial;
@@ -26,6 +27,7 @@ pub use error::{DeriveError, PatternFault, Unsupported};
 pub use layers::LinearLayer;
 pub use loss::Loss;
 pub use outputs::is_reserved;
+pub use rounding::rounding;
 pub use rules::table::ruled as differentiable_ops;
 pub use spatial::spatial_layers;
 

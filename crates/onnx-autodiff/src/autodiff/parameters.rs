@@ -8,7 +8,7 @@ use super::{
     DeriveError, Loss, add_seed,
     emit::Emitter,
     forward::{self, Forward},
-    layers, loss, outputs, reverse_all,
+    layers, loss, outputs, reverse_all, rounding,
     spec::{Head, RuleSetId, SeedRule},
 };
 use crate::onnx::graph::{Element, Graph, Literal, Node, ValueInfo};
@@ -151,6 +151,10 @@ fn derive(
     start: Start,
     wanted: &Parameters,
 ) -> Result<ParameterGraph, DeriveError> {
+    rounding::refuse(
+        source,
+        "its activations are quantised: train the float model, and quantise that",
+    )?;
     let Forward {
         mut emit,
         nodes,

@@ -16,8 +16,14 @@ const PREPARE: &[Pass] = &[
     passes::prune,
 ];
 
-/// Removes duplicate and unused nodes.
-const FINISH: &[Pass] = &[passes::prune, passes::narrow, passes::prune, passes::dedup];
+/// Removes duplicate and unused nodes, and writes what the opset does not have.
+const FINISH: &[Pass] = &[
+    passes::prune,
+    passes::narrow,
+    passes::prune,
+    passes::widen,
+    passes::dedup,
+];
 
 /// The model in the form that rules are written for.
 pub(super) fn prepare(model: Graph) -> Result<Graph, OnnxError> {

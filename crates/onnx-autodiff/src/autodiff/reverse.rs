@@ -183,7 +183,20 @@ fn step(
             nodes: vec![Unsupported::new(node, &emit.graph, reason)],
         });
     }
+    let mut read = node
+        .inputs
+        .iter()
+        .zip(active)
+        .filter(|(_, active)| **active);
+    let of_integers = read.any(|(input, _)| {
+        let found = emit.value_type(input);
+        found.is_ok_and(|found| !found.element.is_float())
+    });
     let rules = match node.domain.as_str() {
+        "" if of_integers && !OF_INTEGERS.contains(&node.op_type.as_str()) => {
+            let reason = "no gradient passes arithmetic of quantised integers: use the float model that this one was made of";
+            return Err(unsupported_at(emit, node, reason.to_owned()));
+        }
         "" => walk.set.rules(&node.op_type, sets::role(node, &emit.graph)),
         _ => Vec::new(),
     };
@@ -215,7 +228,27 @@ fn step(
     Ok(result)
 }
 
-/// The values that depend on any of `wrt` through differentiable ops.
+/// Ops through which cotangents of integers pass: they move or compare them, or give floats.
+const OF_INTEGERS: &[&str] = &[
+    "Cast",
+    "Concat",
+    "DepthToSpace",
+    "DequantizeLinear",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "MaxPool",
+    "Reshape",
+    "Slice",
+    "SpaceToDepth",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+];
+
+/// The values that depend on any of `wrt` through differentiable ops, and integers of quantised
+/// values.
 pub(super) fn varying(emit: &Emitter, nodes: &[Node], wrt: &[&str]) -> HashSet<String> {
     let mut varies: HashSet<String> = wrt.iter().map(|&value| value.to_owned()).collect();
     for node in nodes {
@@ -225,12 +258,19 @@ pub(super) fn varying(emit: &Emitter, nodes: &[Node], wrt: &[&str]) -> HashSet<S
         {
             continue;
         }
-        // Integers do not vary, but those of an op that is refused: the refusal is to be told.
-        let refused = matches!(row, Some(Gradient::Missing(_)));
-        let integer = |value: &str| {
+        let is_integer = |value: &str| {
             let found = emit.value_type(value);
-            !refused && found.is_ok_and(|found| !found.element.is_float())
+            found.is_ok_and(|found| !found.element.is_float())
         };
+        // Integers do not vary, but those of quantised values, and of an op that is refused: the
+        // refusal is to be told.
+        let mut reads = node.inputs.iter().filter(|input| varies.contains(*input));
+        let kept = match row {
+            Some(Gradient::Missing(_) | Gradient::Surrogate(_)) => true,
+            Some(Gradient::Discrete) => false,
+            _ => reads.any(|input| is_integer(input)),
+        };
+        let integer = |value: &str| !kept && is_integer(value);
         varies.extend(
             node.outputs
                 .iter()

@@ -7,6 +7,7 @@ use super::{
     context::{Cotangents, Overrides, Rule, VjpContext},
     rules::{
         self,
+        quantisation,
         table::{self, Gradient},
     },
     spec::RuleSetId,
@@ -40,7 +41,7 @@ const OF_TRANSFORMERS: &[&str] = &["Erf", "LayerNormalization", "Softmax"];
 static GRADIENT: RuleSet = RuleSet {
     base: None,
     op: |op_type| match table::gradient(op_type)? {
-        Gradient::Ruled(rule) => Some(*rule),
+        Gradient::Ruled(rule) | Gradient::Surrogate(rule) => Some(*rule),
         _ => None,
     },
     roles: &[],
@@ -57,11 +58,11 @@ static LRP: RuleSet = RuleSet {
     undefined: &[],
 };
 
-/// The gradient, except for nodes of the given roles.
+/// The gradient, except for nodes of the given roles. Quantised activations are refused.
 const fn overlay(roles: &'static [(Role, Rule)]) -> RuleSet {
     RuleSet {
         base: Some(&GRADIENT),
-        op: |_| None,
+        op: |op| (op == "QuantizeLinear").then_some(Rule::Vjp(quantisation::gradient_alone)),
         roles,
         undefined: OF_TRANSFORMERS,
     }

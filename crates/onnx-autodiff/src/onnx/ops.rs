@@ -8,7 +8,7 @@ use super::graph::Node;
 use super::rows::Rows;
 use super::spelling::{
     Context, Rewritten, Spelling, arguments, attention, decompose, grid_sample, inference,
-    microsoft,
+    microsoft, quantisation,
 };
 use super::types::site::{Inferred, Site};
 use super::types::values::{self, Content};
@@ -212,7 +212,8 @@ pub static OPS: &[Op] = &[
     op("CumSum", pointwise::same, Unproven, Computed),
     op("DepthToSpace", window::blocks, First, Moved),
     op("DequantizeLinear", pointwise::dequantized, First, PerPixel)
-        .value(Value::Tensor(evaluate::dequantize)),
+        .value(Value::Tensor(evaluate::dequantize))
+        .spelled(quantisation::dequantize),
     op("Div", pointwise::arithmetic, Aligned, PerPixel)
         .content(values::div)
         .binary(|a, b| a / b),
@@ -317,7 +318,7 @@ pub static OPS: &[Op] = &[
         .idle(layout::pads_nothing)
         .spelled(arguments::pad),
     op("Pow", pointwise::arithmetic, Aligned, PerPixel).binary(f64::powf),
-    op("QuantizeLinear", pointwise::quantized, First, PerPixel),
+    op("QuantizeLinear", pointwise::quantized, First, PerPixel).spelled(quantisation::quantize),
     op("RMSNormalization", pointwise::same, Unproven, Computed)
         .spelled(decompose::rms_normalization),
     op("RNN", reduce::recurrent, Unproven, Computed),

@@ -17,6 +17,7 @@ mod limits;
 mod models;
 mod overlays;
 mod parameters;
+mod quantised;
 mod refusals;
 mod relevance;
 mod run;

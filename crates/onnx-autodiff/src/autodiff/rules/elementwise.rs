@@ -77,10 +77,13 @@ pub(crate) fn pow(ctx: &mut VjpContext) -> Result {
     ctx.emit_active([da, dy * (y * not_zero.log())])
 }
 
-/// dx in the element type of x.
+/// dx in the element type of x; that of integers stays as it is.
 pub(crate) fn cast(ctx: &mut VjpContext) -> Result {
     let (dy, x) = (ctx.cotangent()?, ctx.input(0)?);
     let element = ctx.emit.value_type(&x)?.element;
+    if !element.is_float() {
+        return Ok(Cotangents::first(dy));
+    }
     ctx.emit_active([Expr::value(dy).cast(element)])
 }
 

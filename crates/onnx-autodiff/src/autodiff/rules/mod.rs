@@ -10,6 +10,7 @@ pub(crate) mod interpolation;
 pub(crate) mod matrix;
 pub(crate) mod normalisation;
 pub(crate) mod pooling;
+pub(crate) mod quantisation;
 pub(crate) mod reduction;
 pub(crate) mod relevance;
 pub(crate) mod resampling;

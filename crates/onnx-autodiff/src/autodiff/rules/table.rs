@@ -5,7 +5,7 @@ use std::f32::consts::FRAC_2_SQRT_PI;
 
 use super::{
     activation, convolution, einsum, elementwise, indexing, interpolation, matrix, normalisation,
-    pooling, reduction, resampling, shape, softmax,
+    pooling, quantisation, reduction, resampling, shape, softmax,
 };
 use crate::{
     autodiff::{
@@ -15,11 +15,13 @@ use crate::{
     onnx::graph::Node,
 };
 
-use Gradient::{Discrete, Flat, Missing, Respelled, Ruled};
+use Gradient::{Discrete, Flat, Missing, Respelled, Ruled, Surrogate};
 
 /// How the backward walk treats an op.
 pub(crate) enum Gradient {
     Ruled(Rule),
+    /// As [`Ruled`], by a rule that stands for a derivative that is zero or none.
+    Surrogate(Rule),
     /// Its float outputs are piecewise constant in the inputs: the cotangent is zero.
     Flat,
     /// Its outputs are integers or bools, which have no cotangent.
@@ -33,8 +35,9 @@ pub(crate) enum Gradient {
 /// Of ops that nothing more is known of.
 pub(crate) const NO_RULE: &str = "there is no rule for this op";
 const UNRULED: Gradient = Missing(NO_RULE);
-const QUANTISED: Gradient =
-    Missing("rounding to integers has no gradient: use the float model that this one was made of");
+const DYNAMIC: Gradient = Missing(
+    "its scale follows from the input, and no gradient passes: use the float model that this one was made of",
+);
 const RANDOM: Gradient = Missing("what it draws has no gradient: export the model for evaluation");
 const RECURRENT: Gradient = Missing("recurrent layers are not derived");
 
@@ -44,6 +47,10 @@ const fn formula(formula: fn(&Node, &Expr, &Expr, &Expr) -> Expr) -> Gradient {
 
 const fn vjp(vjp: Vjp) -> Gradient {
     Ruled(Rule::Vjp(vjp))
+}
+
+const fn straight_through(vjp: Vjp) -> Gradient {
+    Surrogate(Rule::Vjp(vjp))
 }
 
 /// The row of an op of the default domain.
@@ -112,10 +119,13 @@ static GRADIENT: &[(&str, Gradient)] = &[
     ("Cosh", formula(|_, dy, x, _| dy * x.sinh())),
     ("CumSum", vjp(reduction::cum_sum)),
     ("DepthToSpace", vjp(resampling::depth_to_space)),
-    ("DequantizeLinear", QUANTISED),
+    (
+        "DequantizeLinear",
+        straight_through(quantisation::dequantize),
+    ),
     ("Div", vjp(elementwise::div)),
     ("Dropout", Respelled),
-    ("DynamicQuantizeLinear", QUANTISED),
+    ("DynamicQuantizeLinear", DYNAMIC),
     ("Einsum", vjp(einsum::einsum)),
     ("Elu", formula(activation::elu)),
     ("Equal", Discrete),
@@ -180,7 +190,7 @@ static GRADIENT: &[(&str, Gradient)] = &[
     ("PRelu", vjp(activation::prelu)),
     ("Pad", vjp(shape::pad)),
     ("Pow", vjp(elementwise::pow)),
-    ("QuantizeLinear", QUANTISED),
+    ("QuantizeLinear", straight_through(quantisation::quantize)),
     ("RMSNormalization", Respelled),
     ("RNN", RECURRENT),
     ("RandomNormal", RANDOM),
@@ -264,6 +274,7 @@ mod tests {
         };
         let expected = [
             ("Rule", names(|of| matches!(of, Ruled(_)))),
+            ("Straight through", names(|of| matches!(of, Surrogate(_)))),
             ("Zero gradient", names(|of| matches!(of, Flat | Discrete))),
             ("Written with others", names(|of| matches!(of, Respelled))),
             ("No rule", names(|of| matches!(of, Missing(_)))),

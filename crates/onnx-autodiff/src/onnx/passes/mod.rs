@@ -10,6 +10,7 @@ mod narrow;
 mod normalise;
 mod prune;
 mod single;
+mod widen;
 
 pub use batch::{fixes_batch, free_batch};
 pub use batch_norm::fold_batch_norm;
@@ -20,6 +21,7 @@ pub use narrow::{channel_range, narrow};
 pub use normalise::{OPSET, normalise};
 pub use prune::prune;
 pub use single::single;
+pub use widen::widen;
 
 use super::{error::OnnxError, graph::Graph};
 

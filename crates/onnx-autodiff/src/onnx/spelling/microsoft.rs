@@ -1,8 +1,8 @@
 //! The ops by which ONNX Runtime's optimiser replaces several nodes (domain `com.microsoft`), as the
-//! nodes that they stand for.
+//! nodes that they stand for, and its own quantisation as ONNX's.
 
 use super::body::Body;
-use super::{Context, Rewritten, Spelling};
+use super::{Context, Rewritten, Spelling, quantisation};
 use crate::onnx::graph::{Element, Node};
 
 type Rewrite = fn(&mut Context<'_>, Node) -> Rewritten;
@@ -10,11 +10,13 @@ type Rewrite = fn(&mut Context<'_>, Node) -> Rewritten;
 /// By name.
 const FUSED: &[(&str, Rewrite)] = &[
     ("BiasGelu", gelu),
+    ("DequantizeLinear", quantisation::dequantize),
     ("FastGelu", gelu),
     ("FusedConv", layer),
     ("FusedGemm", layer),
     ("FusedMatMul", mat_mul),
     ("Gelu", gelu),
+    ("QuantizeLinear", quantisation::quantize),
     ("QuickGelu", quick_gelu),
     ("SkipLayerNormalization", skip_normalization),
     ("SkipSimplifiedLayerNormalization", skip_normalization),

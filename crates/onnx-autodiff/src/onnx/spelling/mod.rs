@@ -10,6 +10,7 @@ pub(super) mod decompose;
 pub(super) mod grid_sample;
 pub(super) mod inference;
 pub(super) mod microsoft;
+pub(super) mod quantisation;
 
 use std::collections::HashSet;
 
