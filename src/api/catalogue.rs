@@ -146,8 +146,7 @@ pub struct ModelCard {
     pub linear_layers: Vec<LayerCard>,
     /// The layers that Grad-CAM can use, in the order of the forward pass; `manifest.layer` is the
     /// default.
-    #[schema(value_type = Vec<ActivationCard>)]
-    pub layers: Vec<Layer>,
+    pub layers: Vec<SpatialCard>,
     /// The values between input and head in the order of the forward pass; empty where the network
     /// cannot be differentiated.
     pub activations: Vec<ActivationCard>,
@@ -161,6 +160,32 @@ pub struct LayerCard {
     pub node: String,
     pub op_type: String,
     pub weight_shape: Vec<usize>,
+}
+
+/// A layer with places: a feature map, or a grid of tokens.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SpatialCard {
+    pub name: String,
+    /// Without batch axis.
+    pub shape: Vec<usize>,
+    /// Rows of places.
+    pub height: usize,
+    /// Columns of places.
+    pub width: usize,
+    /// Class and register tokens before those of the grid; 0 for feature maps.
+    pub other_tokens: usize,
+}
+
+impl From<&Layer> for SpatialCard {
+    fn from(layer: &Layer) -> Self {
+        Self {
+            name: layer.name.clone(),
+            shape: layer.shape.clone(),
+            height: layer.grid.height,
+            width: layer.grid.width,
+            other_tokens: layer.grid.first,
+        }
+    }
 }
 
 /// A value inside the network.
@@ -297,7 +322,7 @@ pub fn describe_model(
         patterns: model.patterns.as_ref().map(|patterns| patterns.id.clone()),
         provenance: model.provenance.clone(),
         linear_layers,
-        layers: model.layers.clone(),
+        layers: model.layers.iter().map(SpatialCard::from).collect(),
         activations,
         methods: METHODS
             .iter()

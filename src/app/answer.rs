@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     VERSION,
-    methods::{EndedBy, Prediction, Refinement, Segments},
+    methods::{
+        EndedBy, Prediction, Refinement, Segments, attention::attention_of, layers::layer_of,
+        parameters::Parameters,
+    },
     picture::{
         geometry::{Area, Geometry},
         input::channel_axis,
@@ -91,6 +94,10 @@ pub struct Answer {
     /// How a run with a `tolerance` ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refinement: Option<RefinementEnd>,
+    /// Where in the network the map was read, before it was brought to the size of the input; for
+    /// methods that look at a layer or at attention.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grid: Option<MapGrid>,
     /// The picture as a base64 PNG, with `include=heatmap`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heatmap: Option<String>,
@@ -115,6 +122,40 @@ pub struct Answer {
     pub surrogate: bool,
     pub warnings: Vec<String>,
     pub timing_ms: TimingMs,
+}
+
+/// Places that a map has inside the network.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MapGrid {
+    /// The layer, or the Softmax of each attention.
+    #[schema(example = json!(["blocks.11.norm1"]))]
+    pub of: Vec<String>,
+    #[schema(example = 14)]
+    pub height: usize,
+    #[schema(example = 14)]
+    pub width: usize,
+    /// Class and register tokens before those of the grid, which the map leaves out.
+    #[schema(example = 1)]
+    pub other_tokens: usize,
+}
+
+impl MapGrid {
+    fn of(parameters: &Parameters) -> Option<Self> {
+        let (of, grid) = match (layer_of(parameters), attention_of(parameters)) {
+            (Some(layer), _) => (vec![layer.name], layer.grid),
+            (None, Some(attention)) => {
+                let nodes = attention.layers.iter().map(|layer| layer.node.clone());
+                (nodes.collect(), attention.grid)
+            }
+            (None, None) => return None,
+        };
+        Some(Self {
+            of,
+            height: grid.height,
+            width: grid.width,
+            other_tokens: grid.first,
+        })
+    }
 }
 
 /// The answer of POST /predict.
@@ -425,6 +466,7 @@ impl Explanation {
             convergence_delta: attribution.convergence_delta,
             approximation_error: attribution.approximation_error,
             refinement: attribution.refinement.map(RefinementEnd::from),
+            grid: MapGrid::of(&explained.parameters),
             heatmap: self
                 .picture
                 .as_ref()

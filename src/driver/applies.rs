@@ -129,9 +129,12 @@ pub fn obstacle(method: &Method, model: &Model, faults: &RuleSetFaults) -> Optio
             Some(no_supports(&model.id))
         }
         _ if method.takes("layer") && model.layers.is_empty() => Some(
-            "the model has no layer with height and width between its input and its head"
+            "the model has no layer with height and width or a grid of tokens between its input and its head"
                 .to_owned(),
         ),
+        _ if method.looks_at_attention() && let Err(reason) = &model.attention => {
+            Some(reason.clone())
+        }
         _ if method.needs_picture() && model.manifest.input.preprocess.is_none() => Some(
             "it looks at the picture that the input shows, and the model takes ready tensors"
                 .to_owned(),

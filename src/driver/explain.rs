@@ -48,6 +48,7 @@ pub fn model_defaults(model: &Model) -> Facts<'_> {
         has_patterns: model.patterns.is_some(),
         layers: &model.layers,
         layer: model.manifest.layer.as_deref(),
+        attention: model.attention.as_ref().map_err(String::as_str),
         supports: &model.supports,
         preprocess: model.manifest.input.preprocess.as_ref(),
     }

@@ -1,69 +1,23 @@
-//! Grad-CAM: ReLU(Σ_k mean(∂f_c/∂A_k) A_k) over the channels A_k of a layer, brought to the input's
-//! height and width bilinearly (pixel centres at halves, edges repeated: PyTorch's `interpolate`
-//! with `align_corners=False`). One value per pixel: a single channel. Guided Grad-CAM: that times
-//! the derivative at each input element, by default guided backpropagation. Selvaraju et al. 2017,
-//! section 3. Cost: one evaluation, guided two. Agrees with Captum to 1e-6 (tests/parity).
+//! Grad-CAM and its kin: the channels A_k of a layer weighed by their derivatives and added, brought
+//! to the input's height and width (`layers`). Grad-CAM weighs each channel by its mean derivative
+//! (Selvaraju et al. 2017, section 3), LayerCAM each element by its own where that is positive (Jiang
+//! et al. 2021, Eq. 5), HiResCAM by its own (Draelos & Carin 2020, section 4). Guided Grad-CAM: times
+//! the derivative at each input element. One evaluation, guided two. Agrees with Captum (tests/parity).
 
-use ndarray::{Array2, Array3, ArrayView3, Axis, Ix3};
-use serde_json::json;
+use ndarray::{Array2, Array3, ArrayView3, Axis};
 
 use super::{
     Answers, Attribution, MethodRun, Question, Run, RunInputs, Step,
     doubts::{is_zero, no_derivative, no_derivative_at_input},
     head_value,
-    parameters::{Cost, Group, Kind, Parameter, Parameters},
+    layers::{by_channel, in_input_size, layer_name, layer_of, rectify},
+    parameters::Cost,
 };
 use crate::{
     engine::{GraphKey, Row},
-    faults::Fault,
-    picture::preprocess::Layout,
     tensor::Tensor,
-    text::excerpt,
 };
 use onnx_autodiff::autodiff::spec::{DeriveSpec, PatternLayers, RuleSetId, Wrt};
-
-/// Of methods that look at a layer.
-#[derive(Clone, Debug, Default)]
-struct LayerParameters {
-    /// None of a model that has none to look at.
-    layer: Option<String>,
-}
-
-pub static LAYER: Group = Group {
-    parameters: &[Parameter {
-        name: "layer",
-        kind: Kind::Name {
-            form: "a layer of the model (GET /models/{id} lists them)",
-            among: |facts| {
-                facts
-                    .layers
-                    .iter()
-                    .map(|layer| layer.name.clone())
-                    .collect()
-            },
-            set: |p, layer| p.change(|own: &mut LayerParameters| own.layer = Some(layer)),
-        },
-        doc: "The layer whose activations are weighted.",
-        from_model: true,
-        get: |p| layer_of(p).map(|layer| json!(layer)),
-    }],
-    from_model: |p, facts| {
-        let layer = facts.layer.map(str::to_owned);
-        p.change(|own: &mut LayerParameters| own.layer = layer);
-    },
-    check: |p, _, _, faults| {
-        if layer_of(p).is_none() {
-            faults.push(Fault::says(
-                "layer",
-                "the model has no layer with height and width between its input and its head",
-            ));
-        }
-    },
-};
-
-fn layer_of(parameters: &Parameters) -> Option<String> {
-    parameters.group::<LayerParameters>().layer
-}
 
 pub const GUIDED_COST: Cost = Cost {
     words: "2",
@@ -71,8 +25,13 @@ pub const GUIDED_COST: Cost = Cost {
     asks_input: |_| true,
 };
 
+/// `[height, width]` of the values of a layer and of the derivatives there, both
+/// `[channels, height, width]`.
+type Weigh = fn(ArrayView3<'_, f32>, ArrayView3<'_, f32>) -> Array2<f64>;
+
 struct GradCam {
     inputs: RunInputs,
+    weigh: Weigh,
     guided: bool,
     /// The map in the input's size, while the derivative it is multiplied with is awaited.
     map: Option<Map>,
@@ -85,17 +44,38 @@ struct Map {
 }
 
 pub fn class_map(inputs: RunInputs) -> MethodRun {
-    Box::new(GradCam {
-        inputs,
-        guided: false,
-        map: None,
-    })
+    run(inputs, weigh, false)
 }
 
 pub fn guided_class_map(inputs: RunInputs) -> MethodRun {
+    run(inputs, weigh, true)
+}
+
+pub fn layer_map(inputs: RunInputs) -> MethodRun {
+    run(
+        inputs,
+        |values, cotangents| {
+            // `f64::max` would take a NaN for 0.
+            let positive = |a: f64, g: f64| if g < 0.0 { 0.0 } else { a * g };
+            sum(values, cotangents, positive)
+        },
+        false,
+    )
+}
+
+pub fn elementwise_map(inputs: RunInputs) -> MethodRun {
+    run(
+        inputs,
+        |values, cotangents| sum(values, cotangents, |a, g| a * g),
+        false,
+    )
+}
+
+fn run(inputs: RunInputs, weigh: Weigh, guided: bool) -> MethodRun {
     Box::new(GradCam {
         inputs,
-        guided: true,
+        weigh,
+        guided,
         map: None,
     })
 }
@@ -137,7 +117,7 @@ impl GradCam {
         let RunInputs {
             model, parameters, ..
         } = &self.inputs;
-        let layer = layer_of(parameters).unwrap_or_default();
+        let layer = layer_of(parameters).map_or_else(String::new, |layer| layer.name);
         let spec = DeriveSpec {
             rule_sets: vec![RuleSetId::Gradient],
             outputs: vec![layer.clone()],
@@ -150,36 +130,20 @@ impl GradCam {
 
     /// With a single channel, in the input's layout. Zeros for what has no height and width.
     fn map_of(&self, row: &Row) -> Map {
-        let RunInputs { input, layout, .. } = &self.inputs;
-        let none = || Map {
-            scores: Tensor::zeros(input.raw_dim()),
-            cause: None,
-        };
-        let view = |tensor: Option<&'_ Tensor>| {
-            tensor?
-                .view()
-                .into_dimensionality::<Ix3>()
-                .ok()
-                .map(|v| v.into_owned())
-        };
-        let (channels, rows, columns) = match (layout, input.shape()) {
-            (Layout::Nchw, &[_, rows, columns]) => (Axis(0), rows, columns),
-            (Layout::Nhwc, &[rows, columns, _]) => (Axis(2), rows, columns),
-            _ => return none(),
-        };
+        let layer = layer_of(&self.inputs.parameters);
+        let view = |tensor: Option<&Tensor>| by_channel(tensor?, layer.as_ref()?);
         let (Some(values), Some(cotangents)) =
             (view(row.activations.first()), view(row.cotangents.first()))
         else {
-            return none();
+            return Map {
+                scores: Tensor::zeros(self.inputs.input.raw_dim()),
+                cause: None,
+            };
         };
-        let sums = weigh(values.view(), cotangents.view());
+        let sums = (self.weigh)(values.view(), cotangents.view());
         let cause = self.cause(&sums, &values, &cotangents);
-        let map = resize(&rectify(sums), (rows, columns));
         Map {
-            scores: map
-                .mapv(|score| score as f32)
-                .insert_axis(channels)
-                .into_dyn(),
+            scores: in_input_size(&rectify(sums), &self.inputs),
             cause,
         }
     }
@@ -192,8 +156,7 @@ impl GradCam {
         cotangents: &Array3<f32>,
     ) -> Option<String> {
         let parameters = &self.inputs.parameters;
-        let layer = layer_of(parameters).unwrap_or_default();
-        let layer = excerpt(&layer);
+        let layer = layer_name(parameters);
         if sums.iter().any(|sum| *sum > 0.0 || sum.is_nan()) {
             let message = || {
                 format!(
@@ -233,7 +196,7 @@ fn guide(map: Map, row: &Row, no_derivative: impl Fn() -> String) -> Map {
     Map { scores, cause }
 }
 
-/// Σ_k mean(∂_k) A_k, `[height, width]` of `[channels, height, width]`.
+/// Σ_k mean(∂_k) A_k.
 fn weigh(values: ArrayView3<'_, f32>, cotangents: ArrayView3<'_, f32>) -> Array2<f64> {
     let (_, height, width) = values.dim();
     let mut sum = Array2::zeros((height, width));
@@ -244,29 +207,20 @@ fn weigh(values: ArrayView3<'_, f32>, cotangents: ArrayView3<'_, f32>) -> Array2
     sum
 }
 
-/// `f64::max` would take a NaN for 0.
-fn rectify(sums: Array2<f64>) -> Array2<f64> {
-    sums.mapv_into(|sum| if sum < 0.0 { 0.0 } else { sum })
-}
-
-fn resize(map: &Array2<f64>, (height, width): (usize, usize)) -> Array2<f64> {
-    let (rows, columns) = (places(map.nrows(), height), places(map.ncols(), width));
-    Array2::from_shape_fn((height, width), |(y, x)| {
-        let ((top, bottom, down), (left, right, across)) = (rows[y], columns[x]);
-        let along = |row: usize| map[[row, left]] * (1.0 - across) + map[[row, right]] * across;
-        along(top) * (1.0 - down) + along(bottom) * down
-    })
-}
-
-/// For each of `to` places the two of `from` places around it, and the share of the second.
-fn places(from: usize, to: usize) -> Vec<(usize, usize, f64)> {
-    let place = |at: usize| {
-        let centre =
-            ((at as f64 + 0.5) * from as f64 / to as f64 - 0.5).clamp(0.0, (from - 1) as f64);
-        let first = centre as usize;
-        (first, (first + 1).min(from - 1), centre - first as f64)
-    };
-    (0..to).map(place).collect()
+/// The sum over the channels of what `product` makes of each value and its derivative.
+fn sum(
+    values: ArrayView3<'_, f32>,
+    cotangents: ArrayView3<'_, f32>,
+    product: fn(f64, f64) -> f64,
+) -> Array2<f64> {
+    let (_, height, width) = values.dim();
+    let mut sums = Array2::zeros((height, width));
+    for (channel, cotangent) in values.axis_iter(Axis(0)).zip(cotangents.axis_iter(Axis(0))) {
+        for ((sum, &a), &g) in sums.iter_mut().zip(channel).zip(cotangent) {
+            *sum += product(f64::from(a), f64::from(g));
+        }
+    }
+    sums
 }
 
 #[cfg(test)]
@@ -276,20 +230,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_places_become_four_as_pixel_centres_lie() {
-        let wide = resize(&array![[0.0, 1.0]], (1, 4));
-        assert_eq!(wide, array![[0.0, 0.25, 0.75, 1.0]]);
-        let shrunk = resize(&array![[0.0, 1.0, 2.0, 3.0]], (2, 2));
-        assert_eq!(shrunk, array![[0.5, 2.5], [0.5, 2.5]]);
-        assert_eq!(
-            resize(&array![[7.0]], (3, 2)),
-            Array2::from_elem((3, 2), 7.0)
-        );
-        let same = array![[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]];
-        assert_eq!(resize(&same, (2, 3)), same);
-    }
-
-    #[test]
     fn channels_count_by_their_mean_derivative_and_only_what_speaks_for_the_class_stays() {
         let values = array![[[1.0, 2.0]], [[3.0, -1.0]]];
         let cotangents = array![[[4.0, 0.0]], [[-1.0, -1.0]]];
@@ -297,16 +237,6 @@ mod tests {
         assert_eq!(
             rectify(weigh(values.view(), cotangents.view())),
             array![[0.0, 5.0]]
-        );
-    }
-
-    #[test]
-    fn what_is_not_finite_stays() {
-        let rectified = rectify(array![[f64::NAN, -1.0, f64::INFINITY]]);
-        assert!(
-            rectified[[0, 0]].is_nan()
-                && rectified[[0, 1]] == 0.0
-                && rectified[[0, 2]].is_infinite()
         );
     }
 }

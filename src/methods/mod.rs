@@ -1,12 +1,15 @@
 //! Attribution methods: pure descriptions that ask questions about models; one file each, one row
 //! each in `registry`.
 
+pub mod attention;
 pub mod doubts;
 pub mod edges;
+pub mod eigen_cam;
 pub mod expected;
 mod explained;
 pub mod gad;
 pub mod grad_cam;
+pub mod layers;
 pub mod lrp;
 pub mod noise;
 pub mod parameters;
@@ -19,6 +22,7 @@ pub mod ranking;
 pub mod regions;
 pub mod registry;
 mod run;
+pub mod score_cam;
 pub mod target;
 pub mod xrai;
 

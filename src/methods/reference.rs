@@ -23,9 +23,29 @@ use crate::{
     tensor::Tensor,
 };
 use onnx_autodiff::{
-    autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule, Wrt},
+    autodiff::spec::{
+        Attention, AttentionLayer, DeriveSpec, Grid, Head, Layer, PatternLayers, RuleSetId,
+        SeedRule, Wrt,
+    },
     onnx::graph::Graph,
 };
+
+const GRID: Grid = Grid {
+    channels: 0,
+    first: 0,
+    height: 2,
+    width: 2,
+};
+/// A class token, and those of the grid.
+const TOKENS: usize = 5;
+
+fn attention_layer(name: &str) -> AttentionLayer {
+    AttentionLayer {
+        node: name.into(),
+        weights: name.into(),
+        heads: 2,
+    }
+}
 
 pub(crate) fn tensor(values: impl IntoIterator<Item = f32>) -> Arc<Tensor> {
     Arc::new(ndarray::Array1::from_iter(values).into_dyn())
@@ -35,6 +55,12 @@ pub(crate) fn tensor(values: impl IntoIterator<Item = f32>) -> Arc<Tensor> {
 /// alphas.
 pub(crate) fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunInputs {
     let sets = [Arc::new(SupportSet::example("pair", &[2.0, 4.0]))];
+    let attention = Arc::new(Attention {
+        layers: ["first", "second"].map(attention_layer).into(),
+        tokens: TOKENS,
+        grid: Grid { first: 1, ..GRID },
+        read: vec![0],
+    });
     let facts = Facts {
         model: "tiny",
         head: Head::Logits,
@@ -46,9 +72,11 @@ pub(crate) fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunI
         has_patterns: true,
         layers: &[Layer {
             name: "hidden".into(),
-            shape: [2, 2, 2],
+            shape: vec![2, 2, 2],
+            grid: GRID,
         }],
         layer: Some("hidden"),
+        attention: Ok(&attention),
         supports: &sets,
         preprocess: None,
     };
@@ -330,7 +358,8 @@ fn spatial_net(spec: &DeriveSpec, point: &Point) -> Row {
             })
             .sum::<f64>()
     };
-    let (class, _) = point.seed[0];
+    // Without a seed there is no way back: a class as good as any.
+    let class = point.seed.first().map_or(0, |&(class, _)| class);
     let shaped = |values: Vec<f64>, channels: usize| {
         Tensor::from_shape_vec(
             vec![channels, 2, 2],
@@ -338,20 +367,25 @@ fn spatial_net(spec: &DeriveSpec, point: &Point) -> Row {
         )
         .unwrap()
     };
+    let hidden = || {
+        let values = (0..2)
+            .flat_map(|k| x.iter().map(move |&x| channel(k, x)))
+            .collect();
+        vec![shaped(values, 2)]
+    };
     let (cotangent, activations) = match &spec.wrt[0] {
+        _ if spec.rule_sets.is_empty() => {
+            let is_asked = spec.outputs == ["hidden"];
+            let activations = if is_asked { hidden() } else { Vec::new() };
+            (shaped(vec![0.0; 4], 1), activations)
+        }
         Wrt::Activation(name) => {
             assert_eq!(
                 (name.as_str(), &spec.outputs[..]),
                 ("hidden", &["hidden".to_owned()][..])
             );
             assert_eq!(spec.rule_sets, [RuleSetId::Gradient]);
-            let values = (0..2)
-                .flat_map(|k| x.iter().map(move |&x| channel(k, x)))
-                .collect();
-            (
-                shaped(HEAD[class].as_flattened().to_vec(), 2),
-                vec![shaped(values, 2)],
-            )
+            (shaped(HEAD[class].as_flattened().to_vec(), 2), hidden())
         }
         Wrt::Input => {
             assert_eq!(spec.rule_sets, [RuleSetId::GuidedBackprop]);
@@ -373,6 +407,134 @@ fn guided_picture(class: usize) -> Vec<f64> {
         on * HEAD[class][k][at].max(0.0) * SLOPES[k]
     };
     (0..4).map(|at| through(0, at) + through(1, at)).collect()
+}
+
+/// Rows of softmaxes, of a layer and a head.
+fn weights(layer: usize, head: usize) -> [[f64; TOKENS]; TOKENS] {
+    let score = |row: usize, column: usize| {
+        let at = 7 * layer + 5 * head + 3 * row + 2 * column + row * column;
+        ((at % 11) as f64 / 4.0).exp()
+    };
+    std::array::from_fn(|row| {
+        let total: f64 = (0..TOKENS).map(|column| score(row, column)).sum();
+        std::array::from_fn(|column| score(row, column) / total)
+    })
+}
+
+/// The derivative of a class there.
+fn slope(layer: usize, head: usize, row: usize, column: usize) -> f64 {
+    let at = 3 * layer + 2 * head + 5 * row + 4 * column + CLASS;
+    (at % 7) as f64 - 3.0
+}
+
+/// In place of the engine, for methods that look at attention.
+fn attention_net(spec: &DeriveSpec, point: &Point) -> Row {
+    assert_eq!(spec.outputs, ["first", "second"]);
+    let of_layer = |layer: usize, value: fn(usize, usize, usize, usize) -> f64| {
+        Tensor::from_shape_fn(vec![2, TOKENS, TOKENS], |at| {
+            value(layer, at[0], at[1], at[2]) as f32
+        })
+    };
+    let both =
+        |value: fn(usize, usize, usize, usize) -> f64| vec![of_layer(0, value), of_layer(1, value)];
+    let cotangents = match spec.rule_sets[..] {
+        [] => Vec::new(),
+        _ => {
+            let wrt = ["first", "second"].map(|name| Wrt::Activation(name.into()));
+            assert_eq!(spec.wrt, wrt);
+            assert_eq!(point.seed[..], [(CLASS, 1.0)]);
+            both(slope)
+        }
+    };
+    Row {
+        logits: vec![0.0; 2],
+        probabilities: Vec::new(),
+        cotangents,
+        activations: both(|layer, head, row, column| weights(layer, head)[row][column]),
+    }
+}
+
+/// The product of both layers' matrices, of which `of_heads` makes one, in the row of the class
+/// token, on the grid.
+fn product(of_heads: impl Fn(usize, usize, usize) -> f64) -> Vec<f64> {
+    let at = |column: usize| {
+        (0..TOKENS)
+            .map(|between| of_heads(1, 0, between) * of_heads(0, between, column))
+            .sum()
+    };
+    (1..TOKENS).map(at).collect()
+}
+
+fn identity(row: usize, column: usize) -> f64 {
+    f64::from(u8::from(row == column))
+}
+
+fn rollout() -> Vec<f64> {
+    product(|layer, row, column| {
+        let mean = (0..2)
+            .map(|head| weights(layer, head)[row][column] / 2.0)
+            .sum::<f64>();
+        (mean + identity(row, column)) / 2.0
+    })
+}
+
+fn gradient_rollout() -> Vec<f64> {
+    product(|layer, row, column| {
+        let positive = |head: usize| {
+            let product = weights(layer, head)[row][column] * slope(layer, head, row, column);
+            product.max(0.0) / 2.0
+        };
+        positive(0) + positive(1) + identity(row, column)
+    })
+}
+
+/// ReLU(Σ over channels of `weigh(k, at)` A_k).
+fn summed(weigh: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+    let at = |at: usize| {
+        (0..2)
+            .map(|k| weigh(k, at) * channel(k, PICTURE[at]))
+            .sum::<f64>()
+            .max(0.0)
+    };
+    (0..4).map(at).collect()
+}
+
+/// The component of a covariance of two by two, in closed form.
+fn principal() -> Vec<f64> {
+    let centred = [0, 1].map(|k| {
+        let mean = PICTURE.map(|x| channel(k, x)).iter().sum::<f64>() / 4.0;
+        PICTURE.map(|x| channel(k, x) - mean)
+    });
+    let covariance = |a: usize, b: usize| {
+        (0..4)
+            .map(|at| centred[a][at] * centred[b][at])
+            .sum::<f64>()
+    };
+    let angle = 0.5 * (2.0 * covariance(0, 1)).atan2(covariance(0, 0) - covariance(1, 1));
+    let scores =
+        [0, 1, 2, 3].map(|at: usize| angle.cos() * centred[0][at] + angle.sin() * centred[1][at]);
+    let extreme = scores
+        .into_iter()
+        .fold(0.0, |a: f64, b| if b.abs() > a.abs() { b } else { a });
+    scores
+        .map(|score| (score * extreme.signum()).max(0.0))
+        .to_vec()
+}
+
+fn score_map() -> Vec<f64> {
+    let scores = [0, 1].map(|k| {
+        let values = PICTURE.map(|x| channel(k, x));
+        let least = values.into_iter().fold(f64::INFINITY, f64::min);
+        let most = values.into_iter().fold(f64::NEG_INFINITY, f64::max);
+        (0..4)
+            .map(|at| {
+                let x = PICTURE[at] * (values[at] - least) / (most - least + 1e-8);
+                HEAD[CLASS][0][at] * channel(0, x) + HEAD[CLASS][1][at] * channel(1, x)
+            })
+            .sum::<f64>()
+            .exp()
+    });
+    summed(|k, _| scores[k] / (scores[0] + scores[1]))
 }
 
 fn class_map() -> Vec<f64> {
@@ -516,6 +678,36 @@ const CASES: &[Case] = &[
         evaluations: 2,
     },
     Case {
+        method: "layer_cam",
+        reference: Some(|| summed(|k, at| HEAD[CLASS][k][at].max(0.0))),
+        evaluations: 1,
+    },
+    Case {
+        method: "hires_cam",
+        reference: Some(|| summed(|k, at| HEAD[CLASS][k][at])),
+        evaluations: 1,
+    },
+    Case {
+        method: "eigen_cam",
+        reference: Some(principal),
+        evaluations: 1,
+    },
+    Case {
+        method: "score_cam",
+        reference: Some(score_map),
+        evaluations: 3,
+    },
+    Case {
+        method: "attention_rollout",
+        reference: Some(rollout),
+        evaluations: 1,
+    },
+    Case {
+        method: "gradient_rollout",
+        reference: Some(gradient_rollout),
+        evaluations: 1,
+    },
+    Case {
         method: "gad",
         reference: Some(persistent),
         evaluations: 3 * 26,
@@ -545,16 +737,18 @@ const CASES: &[Case] = &[
 ];
 
 fn run(given: &Value) -> (Attribution, usize) {
-    if registry::find(given["method"].as_str().unwrap())
-        .unwrap()
-        .takes("layer")
-    {
+    let method = registry::find(given["method"].as_str().unwrap()).unwrap();
+    if method.takes("layer") || method.looks_at_attention() {
+        let net = match method.looks_at_attention() {
+            true => attention_net,
+            false => spatial_net,
+        };
         let picture = PICTURE.map(|v| v as f32);
         let inputs = RunInputs {
             input: Arc::new(Tensor::from_shape_vec(vec![1, 2, 2], picture.to_vec()).unwrap()),
             ..inputs(given, &picture, &[])
         };
-        return drive((inputs.parameters.method.build)(inputs), spatial_net);
+        return drive((inputs.parameters.method.build)(inputs), net);
     }
     let [input, start] = [X, START].map(|values| values.map(|v| v as f32));
     // As many baselines as the parameters name, all the same: their average is that of one.

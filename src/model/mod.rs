@@ -25,7 +25,7 @@ pub use manifest_file::to_toml;
 use onnx_autodiff::{
     autodiff::{
         rounding,
-        spec::{Head, Layer, PatternLayers, Patterns},
+        spec::{Attention, Head, Layer, PatternLayers, Patterns},
     },
     onnx::graph::{Dim, Graph},
 };
@@ -47,6 +47,8 @@ pub struct Model {
     /// The layers for Grad-CAM in the order of the forward pass; empty where there are none, or the
     /// types of the graph cannot be inferred.
     pub layers: Vec<Layer>,
+    /// Or why there is none that relates all tokens of a grid.
+    pub attention: Result<Arc<Attention>, String>,
     pub patterns: Option<Patterns>,
     /// Its sets of supports, by name.
     pub supports: Arc<[Arc<SupportSet>]>,
@@ -83,6 +85,7 @@ impl Model {
             hash: hash.to_owned(),
             graph,
             layers: Vec::new(),
+            attention: Err("the model has no picture for its input".to_owned()),
             patterns: None,
             supports: Arc::default(),
             provenance: None,

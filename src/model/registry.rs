@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{files, text::cut};
 use onnx_autodiff::{
-    autodiff::{spatial_layers, spec::Patterns},
+    autodiff::{spatial, spec::Patterns},
     onnx::{Fault as GraphFault, OnnxError, graph::Graph, read_model_files},
 };
 
@@ -562,12 +562,16 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
     } = ends::adapt(graph, input, output, scores).map_err(|error| of_graph(&error))?;
     let mut manifest = draft.finish(&graph);
     manifest.input.name = input;
-    let layers = match manifest.input.shape[..] {
-        [_, _, _] => spatial_layers(&graph).unwrap_or_default(),
-        _ => Vec::new(),
+    let seen = match manifest.input.shape[..] {
+        [_, _, _] => spatial(&graph).map_err(|error| error.to_string()),
+        _ => Err("its input has no height and width".to_owned()),
+    };
+    let (layers, default, attention) = match seen {
+        Ok(seen) => (seen.layers, seen.default, seen.attention),
+        Err(reason) => (Vec::new(), None, Err(reason)),
     };
     match &manifest.layer {
-        None => manifest.layer = layers.last().map(|layer| layer.name.clone()),
+        None => manifest.layer = default,
         Some(name) if layers.iter().any(|layer| layer.name == *name) => {}
         Some(name) => {
             let allowed = layers
@@ -576,7 +580,7 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
                 .collect::<Vec<_>>()
                 .join(", ");
             faults.push(format!(
-                "model.toml: layer: no layer with height and width is called {name:?} (allowed: {allowed})"
+                "model.toml: layer: no layer with height and width or a grid of tokens is called {name:?} (allowed: {allowed})"
             ));
         }
     }
@@ -605,6 +609,7 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         hash,
         graph: Arc::new(graph),
         layers,
+        attention: attention.map(Arc::new),
         patterns,
         supports: Arc::default(),
         provenance: files

@@ -45,6 +45,7 @@ pub fn cut(model: &Model, end: &str, part: &Graph) -> Model {
         labels: Default::default(),
         graph: bare.graph,
         layers: Vec::new(),
+        attention: bare.attention,
         patterns: None,
         supports: Arc::default(),
         provenance: None,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Answered, get, post, post_json, send, values, with},
-    fixture::{picture, red, test_image},
+    fixture::{picture, red, small_model, test_image},
 };
 
 #[tokio::test]
@@ -487,7 +487,7 @@ async fn the_parameters_of_an_answer_give_it_again() {
     let image = BASE64_STANDARD.encode(red());
     let mut requests: Vec<Value> = METHODS
         .iter()
-        .map(|method| json!({ "method": method.id }))
+        .map(|method| json!({ "method": method.id, "model": small_model(method.id) }))
         .collect();
     requests.extend([
         json!({ "method": "integrated_gradients", "tolerance": 0.01, "target": "green" }),

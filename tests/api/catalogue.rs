@@ -167,7 +167,8 @@ async fn the_models_are_listed_with_those_that_are_broken() {
             "plain",
             "shares",
             "squeezenet1_1",
-            "tiny"
+            "tiny",
+            "vit"
         ]
     );
     let default: Vec<&Value> = list["models"]
@@ -246,8 +247,8 @@ async fn a_model_says_which_methods_apply_and_why_others_do_not() {
         .collect();
     assert_eq!(layers, ["conv", "scores"]);
     let layers = [
-        json!({ "name": "conv", "shape": [3, 8, 8] }),
-        json!({ "name": "relu", "shape": [3, 8, 8] }),
+        json!({ "name": "conv", "shape": [3, 8, 8], "height": 8, "width": 8, "other_tokens": 0 }),
+        json!({ "name": "relu", "shape": [3, 8, 8], "height": 8, "width": 8, "other_tokens": 0 }),
     ];
     assert_eq!(
         (&plain["layers"], &plain["manifest"]["layer"]),
@@ -261,6 +262,11 @@ async fn a_model_says_which_methods_apply_and_why_others_do_not() {
     let numbers = send(get("/models/numbers")).await.answer();
     assert!(applies(&numbers, "pgig").1.contains("--tensors"));
     assert!(applies(&numbers, "grad_cam").1.contains("no layer"));
+    assert!(
+        applies(&plain, "attention_rollout")
+            .1
+            .contains("no attention")
+    );
     assert_eq!(
         (&numbers["takes_images"], &numbers["shape"]),
         (&json!(false), &json!([2]))

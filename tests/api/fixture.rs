@@ -13,6 +13,7 @@ use bytes::Bytes;
 use explaind::{
     api::{Api, router},
     app::App,
+    methods::{parameters::Method, registry},
     model::{
         patterns::{self, Provenance},
         support_store::{NewMember, NewSet},
@@ -110,8 +111,8 @@ pub fn settings_with(changes: &[(&str, &str)]) -> Settings {
 }
 
 /// The folder of models: `tiny` 8x8 pixels, three classes, patterns; `plain` the same without
-/// patterns and labels; `numbers` two numbers, no picture; `coin` cannot be differentiated;
-/// `shares` is `numbers` behind a Softmax;
+/// patterns and labels; `vit` 32x32 pixels, a transformer; `numbers` two numbers, no picture; `coin`
+/// cannot be differentiated; `shares` is `numbers` behind a Softmax;
 /// `broken` and `empty` are none; the others are the bundled SqueezeNet, under names whose rows can
 /// be counted apart.
 fn models() -> &'static Path {
@@ -136,6 +137,8 @@ fn models() -> &'static Path {
         );
         write_patterns(&folder.path().join("tiny"), &net);
         make("plain", &[("model.onnx", &net), ("model.toml", pixels)]);
+        let vit = fs::read(export("transformers/vit.dynamo18.onnx")).unwrap();
+        make("vit", &[("model.onnx", &vit), ("model.toml", pixels)]);
         make(
             "numbers",
             &[
@@ -180,6 +183,19 @@ pub fn digits() -> TempDir {
     }
     fs::write(own.join("labels.txt"), "\u{feff}10\r\n2\r\n0\r\n\r\n").unwrap();
     folder
+}
+
+/// A network of the parity tests.
+fn export(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/parity")
+        .join(file)
+}
+
+/// The small model that a method applies to.
+pub fn small_model(method: &str) -> &'static str {
+    let attends = registry::find(method).is_some_and(Method::looks_at_attention);
+    if attends { "vit" } else { "tiny" }
 }
 
 fn bundled() -> PathBuf {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{post, post_json, send, values},
-    fixture::{red, test_image},
+    fixture::{red, small_model, test_image},
 };
 
 /// A request that costs little.
@@ -15,8 +15,12 @@ fn cheap(method: &str) -> String {
     let few = [("n_steps", "3"), ("n_samples", "2")]
         .into_iter()
         .filter(|(name, _)| card.takes(name));
+    let model = match small_model(method) {
+        "vit" => "vit",
+        _ => "squeezenet1_1",
+    };
     few.fold(
-        format!("/explain?model=squeezenet1_1&method={method}"),
+        format!("/explain?model={model}&method={method}"),
         |uri, (name, value)| format!("{uri}&{name}={value}"),
     )
 }
@@ -32,8 +36,9 @@ async fn every_method_explains_a_photo_in_numbers_and_in_a_picture() {
         .only();
         let shape: Vec<usize> =
             serde_json::from_value(answer["attribution"]["shape"].clone()).unwrap();
+        let side = if method.looks_at_attention() { 32 } else { 224 };
         assert!(
-            shape == [3, 224, 224] || shape == [1, 224, 224],
+            shape == [3, side, side] || shape == [1, side, side],
             "{}: {shape:?}",
             method.id
         );
@@ -119,6 +124,57 @@ async fn a_layer_that_is_none_is_refused_with_those_that_are() {
 }
 
 #[tokio::test]
+async fn answers_tell_the_grid_that_a_map_was_read_from() {
+    let explain = async |uri: &str| {
+        send(post(&format!("/explain?format=json&{uri}"), red()))
+            .await
+            .only()
+    };
+    let map = explain("model=vit&method=layer_cam").await;
+    let layer = map["parameters"]["layer"].clone();
+    assert_eq!(
+        map["grid"],
+        json!({ "of": [layer], "height": 4, "width": 4, "other_tokens": 1 })
+    );
+    let flow = explain("model=vit&method=attention_rollout").await;
+    assert_eq!(flow["grid"]["of"].as_array().unwrap().len(), 2);
+    let plain = explain("method=gradient").await;
+    assert!(plain.get("grid").is_none());
+    let few = explain("model=vit&method=score_cam&max_channels=3").await;
+    assert_eq!(few["evaluations"], 4);
+    let warning = few["warnings"].to_string();
+    assert!(warning.contains("3 of 16 channels"), "{warning}");
+}
+
+#[tokio::test]
+async fn a_model_without_attention_is_told_what_applies() {
+    for method in ["attention_rollout", "gradient_rollout"] {
+        let answer = send(post(&format!("/explain?method={method}"), red())).await;
+        assert_eq!(answer.refused(), ["method"]);
+        let allowed = answer.allowed("method");
+        assert!(allowed.contains(&"layer_cam".to_owned()));
+        assert!(!allowed.iter().any(|id| id.ends_with("rollout")));
+        let several = send(post(
+            &format!("/compare?method=gradient&method={method}"),
+            red(),
+        ))
+        .await;
+        assert!(
+            several.text().contains("no attention"),
+            "{}",
+            several.text()
+        );
+    }
+    // The weights of attention are no layer.
+    let weights = send(post(
+        "/explain?model=vit&method=grad_cam&layer=softmax",
+        red(),
+    ))
+    .await;
+    assert_eq!(weights.refused(), ["layer"]);
+}
+
+#[tokio::test]
 async fn patterns_are_needed_where_the_rule_set_says_so() {
     let answer = send(post(
         "/explain?model=plain&method=smooth_grad&rule_set=pattern_net",
@@ -161,13 +217,24 @@ async fn the_best_classes_share_one_forward_pass() {
 async fn every_method_that_differentiates_explains_a_contrast() {
     for method in METHODS.iter().filter(|method| method.rule_set.is_some()) {
         let uri = |target: &str| format!("{}&format=json&target={target}", cheap(method.id));
+        let classes = match method.looks_at_attention() {
+            true => [4, 0],
+            false => [285, 281],
+        };
+        let [class, other] = classes;
         let upload = test_image("wide.png");
-        let contrast = send(post(&uri("285-281"), upload.clone())).await.only();
+        let contrast = send(post(&uri(&format!("{class}-{other}")), upload.clone()))
+            .await
+            .only();
         let (one, other) = (
-            send(post(&uri("285"), upload.clone())).await,
-            send(post(&uri("281"), upload)).await,
+            send(post(&uri(&class.to_string()), upload.clone())).await,
+            send(post(&uri(&other.to_string()), upload)).await,
         );
-        assert_eq!(contrast["target"]["against"]["index"], 281, "{}", method.id);
+        assert_eq!(
+            contrast["target"]["against"]["index"], other,
+            "{}",
+            method.id
+        );
         let linear = [
             "gradient",
             "input_x_gradient",

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     client::{post, post_json, send, values},
-    fixture::{picture, red},
+    fixture::{picture, red, small_model},
 };
 
 /// Every method on the small net that has patterns; few samples are as random as many.
@@ -26,7 +26,8 @@ fn uri(method: &str, seed: u64) -> String {
     } else {
         String::new()
     };
-    format!("/explain?method={method}&target=0&format=json{few}{seed}")
+    let model = small_model(method);
+    format!("/explain?model={model}&method={method}&target=0&format=json{few}{seed}")
 }
 
 fn distance(one: &Value, other: &Value) -> f32 {

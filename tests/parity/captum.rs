@@ -90,7 +90,7 @@ fn agrees_with_captum(net: &str, export: &str) {
             supports: Arc::default(),
             parameters: Arc::new(parameters),
         };
-        let scores = explain(&source, inputs);
+        let scores = explain(&source, inputs, CLASSES);
         let sampled: Vec<f32> = scores
             .iter()
             .step_by(captum.json("stride"))
@@ -121,12 +121,14 @@ fn parse(given: &Value, source: &Graph) -> Parameters {
         has_patterns: false,
         layer: layers.last().map(|layer| layer.name.as_str()),
         layers: &layers,
+        attention: Err("the network has no attention"),
         supports: &[],
     };
     Parameters::parse(given.as_object().unwrap(), &facts).unwrap()
 }
 
-fn explain(source: &Graph, inputs: RunInputs) -> Arc<Tensor> {
+/// A run to its end, of a network of so many classes.
+pub fn explain(source: &Graph, inputs: RunInputs, classes: usize) -> Arc<Tensor> {
     let mut run = (inputs.parameters.method.build)(inputs);
     let mut answers = Answers::none();
     loop {
@@ -139,7 +141,7 @@ fn explain(source: &Graph, inputs: RunInputs) -> Arc<Tensor> {
                 panic!("methods ask for rows")
             };
             let mut session = open(&derive(source, &graph.spec, None).unwrap().graph);
-            Answer::Rows(evaluate(&mut session, &points, &graph.spec, CLASSES))
+            Answer::Rows(evaluate(&mut session, &points, &graph.spec, classes))
         };
         answers = Answers(questions.into_iter().map(answer).collect());
     }

@@ -1,5 +1,5 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside
-//! them (generate.py, pretrained.py, captum_maps.py, curves.py, lrp.py, metrics.py, parameters.py,
+//! them (generate.py, cam.py, pretrained.py, captum_maps.py, curves.py, lrp.py, metrics.py, parameters.py,
 //! perturbation.py, tcav.py, transformers.py).
 
 #![allow(
@@ -9,6 +9,7 @@
     unreachable_pub
 )]
 
+mod cam;
 mod captum;
 mod curves;
 mod explain;

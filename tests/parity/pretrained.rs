@@ -156,15 +156,17 @@ pub fn evaluate(
             .iter()
             .for_each(|&(class, weight)| seed[[row, class]] = weight);
     }
-    let answers = run(session, &[("input", &inputs), ("seed", &seed)]);
+    let named = [("input", &inputs), ("seed", &seed)];
+    let is_forward = spec.rule_sets.is_empty();
+    let answers = run(session, if is_forward { &named[..1] } else { &named });
     let one = |values: &Tensor, index: usize| values.index_axis(Axis(0), index).to_owned();
     let row = |index: usize| Row {
         logits: sample(&answers["logits"], index),
         probabilities: sample(&answers["probabilities"], index),
         cotangents: spec
-            .rule_sets
+            .cotangent_names()
             .iter()
-            .map(|set| one(&answers[set.id()], index))
+            .map(|name| one(&answers[name], index))
             .collect(),
         activations: spec
             .activation_names()

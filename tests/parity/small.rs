@@ -85,6 +85,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
         hash: "dense".into(),
         graph: Arc::new(graph),
         layers: Vec::new(),
+        attention: Err("none".to_owned()),
         patterns: (!patterns.is_empty()).then(|| Patterns {
             id: "given".into(),
             source: Arc::new(patterns),

@@ -207,6 +207,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
         hash: id.into(),
         graph,
         layers: Vec::new(),
+        attention: Err("none".to_owned()),
         patterns: None,
         provenance: None,
         supports: Arc::default(),

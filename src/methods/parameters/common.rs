@@ -34,6 +34,17 @@ pub const EXPLAINED_CLASS: Parameter = Parameter {
     get: |p| Some(p.target.to_json()),
 };
 
+const EXPLAINED_HEAD: Parameter = Parameter {
+    name: "head",
+    kind: Kind::Choice {
+        allowed: &["logits", "probabilities"],
+        set: |p, value| choose(value).map(|head| p.head = head),
+    },
+    doc: "Which output of the network is explained: its logits or its probabilities.",
+    from_model: true,
+    get: |p| Some(json!(p.head)),
+};
+
 /// For methods that look at the class only to report it.
 pub static TARGET: Group = Group::of(&[EXPLAINED_CLASS]);
 
@@ -53,18 +64,16 @@ pub const GRAD_OUTPUT: Parameter = Parameter {
 pub static DIFFERENTIATED: Group = Group {
     parameters: &[
         EXPLAINED_CLASS,
-        Parameter {
-            name: "head",
-            kind: Kind::Choice {
-                allowed: &["logits", "probabilities"],
-                set: |p, value| choose(value).map(|head| p.head = head),
-            },
-            doc: "Which output of the network is explained: its logits or its probabilities.",
-            from_model: true,
-            get: |p| Some(json!(p.head)),
-        },
+        EXPLAINED_HEAD,
         GRAD_OUTPUT,
     ],
+    from_model: |_, _| (),
+    check: |p, _, facts, faults| faults.extend(p.single_output_fault(facts.classes.count)),
+};
+
+/// For methods that ask for forward passes alone.
+pub static FORWARD: Group = Group {
+    parameters: &[EXPLAINED_CLASS, EXPLAINED_HEAD],
     from_model: |_, _| (),
     check: |p, _, facts, faults| faults.extend(p.single_output_fault(facts.classes.count)),
 };

@@ -7,7 +7,7 @@ use super::{
     Parameters,
     kind::{Group, Parameter},
 };
-use crate::methods::{MethodRun, RunInputs};
+use crate::methods::{MethodRun, RunInputs, attention::ATTENTION};
 use onnx_autodiff::autodiff::spec::{Head, PatternLayers, RuleSetId};
 
 #[derive(Debug)]
@@ -105,6 +105,13 @@ impl Method {
 
     pub fn needs(&self, need: Need) -> bool {
         self.needs.contains(&need)
+    }
+
+    /// Whether it looks at the attention between tokens.
+    pub fn looks_at_attention(&self) -> bool {
+        self.groups
+            .iter()
+            .any(|group| std::ptr::eq::<Group>(*group, &ATTENTION))
     }
 
     /// Whether it looks at the picture that the input shows: not for nets over ready tensors.

@@ -21,7 +21,9 @@ use crate::{
 };
 pub use kind::{Group, Kind, Parameter};
 pub use method::{Cost, Method, Need, Scores};
-use onnx_autodiff::autodiff::spec::{DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule};
+use onnx_autodiff::autodiff::spec::{
+    Attention, DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule,
+};
 pub use values::{GroupValues, Values};
 
 /// A method with all its parameters resolved. Those that the method does not take keep their
@@ -71,6 +73,8 @@ pub struct Facts<'a> {
     pub layers: &'a [Layer],
     /// The default of `layer`.
     pub layer: Option<&'a str>,
+    /// Or why the model has none that relates all tokens of a grid.
+    pub attention: Result<&'a Arc<Attention>, &'a str>,
     /// The model's sets of supports.
     pub supports: &'a [Arc<SupportSet>],
     /// How pictures become its input; none of a model of ready tensors.
@@ -295,6 +299,8 @@ impl Serialize for Parameters {
 mod tests {
     use std::sync::LazyLock;
 
+    use onnx_autodiff::autodiff::spec::Grid;
+
     use super::*;
     use crate::{
         methods::{gad, path::PathParameters, quadrature::Quadrature, registry},
@@ -305,9 +311,27 @@ mod tests {
         ["conv", "relu"]
             .map(|name| Layer {
                 name: name.into(),
-                shape: [3, 8, 8],
+                shape: vec![3, 8, 8],
+                grid: Grid {
+                    channels: 0,
+                    first: 0,
+                    height: 8,
+                    width: 8,
+                },
             })
             .into()
+    });
+
+    static ATTENTION: LazyLock<Arc<Attention>> = LazyLock::new(|| {
+        Arc::new(Attention {
+            layers: Vec::new(),
+            tokens: 65,
+            grid: Grid {
+                first: 1,
+                ..LAYERS[0].grid
+            },
+            read: vec![0],
+        })
     });
 
     static SETS: LazyLock<[Arc<SupportSet>; 1]> =
@@ -325,6 +349,7 @@ mod tests {
             has_patterns: true,
             layers: LAYERS.as_slice(),
             layer: Some("relu"),
+            attention: Ok(&ATTENTION),
             supports: SETS.as_slice(),
             preprocess: None,
         }
@@ -528,6 +553,11 @@ mod tests {
             (json!({"method": "occlusion"}), "method"),
             (json!({"method": "grad_cam", "layer": "nowhere"}), "layer"),
             (
+                json!({"method": "score_cam", "max_channels": 0}),
+                "max_channels",
+            ),
+            (json!({"method": "eigen_cam", "head": "logits"}), "head"),
+            (
                 json!({"method": "smooth_grad", "noise_level": 0}),
                 "noise_level",
             ),
@@ -570,6 +600,28 @@ mod tests {
         let given = json!({"method": "gad", "supports": "other"});
         let parameters = Parameters::parse(given.as_object().unwrap(), &facts).unwrap();
         assert_eq!(gad::supports(&parameters).unwrap().members.len(), 1);
+    }
+
+    #[test]
+    fn a_model_without_attention_says_so_and_which_methods_apply() {
+        let labels = Labels::default();
+        let facts = Facts {
+            attention: Err("the network has no attention"),
+            layers: &[],
+            ..facts(&labels)
+        };
+        for method in ["attention_rollout", "gradient_rollout"] {
+            let given = json!({"method": method});
+            let faults = Parameters::parse(given.as_object().unwrap(), &facts).unwrap_err();
+            let [fault] = faults.shown() else {
+                panic!("{faults}")
+            };
+            assert_eq!(fault.param, "method");
+            assert!(fault.message.ends_with("the network has no attention"));
+            let applies = |id: &str| fault.allowed.contains(&id.to_owned());
+            assert!(applies("integrated_gradients"));
+            assert!(!applies("gradient_rollout") && !applies("grad_cam"));
+        }
     }
 
     #[test]

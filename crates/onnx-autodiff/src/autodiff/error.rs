@@ -162,7 +162,7 @@ fn excerpt(names: &[String]) -> String {
     }
 }
 
-fn dims(shape: &[Dim]) -> String {
+pub(super) fn dims(shape: &[Dim]) -> String {
     format!(
         "[{}]",
         shape

@@ -12,6 +12,7 @@ mod loss;
 mod outputs;
 pub mod parameters;
 mod pipeline;
+mod places;
 mod relevance;
 mod reverse;
 mod rounding;
@@ -29,7 +30,7 @@ pub use loss::Loss;
 pub use outputs::is_reserved;
 pub use rounding::rounding;
 pub use rules::table::ruled as differentiable_ops;
-pub use spatial::spatial_layers;
+pub use spatial::{Spatial, spatial, spatial_layers};
 
 use crate::onnx::{
     graph::{Dim, Element, Graph, ValueInfo, ValueType},

@@ -1,45 +1,276 @@
-//! The layers for Grad-CAM: feature maps `[channels, height, width]` of more than one pixel that
-//! the head depends on. The last is the default: in most classifiers, the input of the global pool,
-//! after its ReLU. Outputs of pools and of layout ops are no layers, so the default of VGG is the
-//! last ReLU before the last pool, as in Selvaraju et al. 2017.
+//! What methods that look inside a network can see there: the layers for Grad-CAM, which are feature
+//! maps and grids of tokens of more than one pixel that the head depends on, and the attention of
+//! vision transformers.
+//!
+//! The default layer is the last whose pixels the head depends on: in most classifiers, the input of
+//! the global pool, after its ReLU. Outputs of pools and of layout ops are no layers, so that of VGG
+//! is the last ReLU before the last pool, as in Selvaraju et al. 2017. Where the head reads a class
+//! token alone, the patches of the last block's output have no gradient: there it is what the last
+//! attention is made of, the last block's first norm.
 
-use super::{DeriveError, forward, forward::Forward, layers, spec::Layer};
+use std::collections::{HashMap, HashSet};
+
+use super::{
+    DeriveError,
+    emit::Emitter,
+    error::dims,
+    forward::{self, Forward},
+    layers,
+    places::{self, Axes, Places, Reads},
+    spec::{Attention, AttentionLayer, Grid, Layer},
+};
 use crate::onnx::{
-    graph::{Graph, Node},
+    graph::{Dim, Graph, Node},
     ops::{self, Elements},
 };
 
-/// The layers in the order of the forward pass; all are values of `source`.
+/// What can be seen inside a network.
+pub struct Spatial {
+    /// In the order of the forward pass; all are values of the source.
+    pub layers: Vec<Layer>,
+    /// The layer that Grad-CAM looks at by default.
+    pub default: Option<String>,
+    /// Or why there is none that relates all tokens of a grid.
+    pub attention: Result<Attention, String>,
+}
+
+/// The layers of [`spatial`].
 pub fn spatial_layers(source: &Graph) -> Result<Vec<Layer>, DeriveError> {
+    Ok(spatial(source)?.layers)
+}
+
+/// Looks for layers and attention in a network.
+pub fn spatial(source: &Graph) -> Result<Spatial, DeriveError> {
     let Forward {
         emit,
         nodes,
         input,
+        batch,
         head,
-        ..
     } = forward::prepare(source, false)?;
     let active = layers::active(&emit, &nodes, &[&input], &head.logits);
+    let places = places::places(&emit, &nodes, &input);
+    let reads = places::reads(&emit, &nodes, &head.logits, &places);
     let known = source.value_names();
     let computed = nodes
         .iter()
         .filter(|node| !moves(node))
         .flat_map(|node| &node.outputs);
-    let layer = |name: &String| match emit.sizes(name, 1).ok()?[..] {
-        [channels, height, width] if height * width > 1 => Some(Layer {
-            name: name.clone(),
-            shape: [channels, height, width],
-        }),
-        _ => None,
-    };
-    Ok(computed
+    let layers: Vec<Layer> = computed
         .filter(|name| active.contains(*name) && known.contains(*name))
-        .filter_map(layer)
-        .collect())
+        .filter_map(|name| layer(&emit, name, places.get(name)?, &batch))
+        .collect();
+    let softmaxes = softmaxes(&emit, &nodes, &active);
+    Ok(Spatial {
+        default: default(&nodes, &layers, &reads, &softmaxes),
+        attention: attention(&emit, &batch, &layers, &reads, &softmaxes),
+        layers,
+    })
 }
 
 /// Whether a node only pools or moves values.
 fn moves(node: &Node) -> bool {
     ops::of(node).is_some_and(|op| matches!(op.elements, Elements::Moved | Elements::Same))
+}
+
+fn layer(emit: &Emitter, name: &str, places: &Places, batch: &Dim) -> Option<Layer> {
+    if emit.shape(name).ok()?.first() != Some(batch) {
+        return None;
+    }
+    let shape = emit.sizes(name, 1).ok()?;
+    let (channels, first) = match (shape.len(), places.axes) {
+        (3, Axes::Map([2, 3])) => (0, 0),
+        (3, Axes::Map([1, 2])) => (2, 0),
+        (2, Axes::Tokens { axis: 1, first }) => (1, first),
+        (2, Axes::Tokens { axis: 2, first }) => (0, first),
+        _ => return None,
+    };
+    let &Places { height, width, .. } = places;
+    (height * width > 1).then(|| Layer {
+        name: name.to_owned(),
+        shape,
+        grid: Grid {
+            channels,
+            first,
+            height,
+            width,
+        },
+    })
+}
+
+/// A Softmax whose output weighs values.
+struct Weights<'a> {
+    node: &'a Node,
+    values: &'a str,
+}
+
+impl Weights<'_> {
+    fn name(&self) -> &str {
+        &self.node.outputs[0]
+    }
+}
+
+/// Softmaxes over the last axis whose outputs are the left factor of a matrix product that does not
+/// have a constant for the other, perhaps with masks or casts in between.
+fn softmaxes<'a>(emit: &Emitter, nodes: &'a [Node], active: &HashSet<String>) -> Vec<Weights<'a>> {
+    let mut readers: HashMap<&str, Vec<&Node>> = HashMap::new();
+    for node in nodes {
+        for input in &node.inputs {
+            readers.entry(input).or_default().push(node);
+        }
+    }
+    let over_last = |node: &Node| {
+        let rank = emit
+            .shape(&node.outputs[0])
+            .map_or(0, |shape| shape.len() as i64);
+        let axis = node.int_or("axis", -1);
+        rank >= 3 && (axis == -1 || axis + 1 == rank)
+    };
+    let softmaxes = nodes
+        .iter()
+        .filter(|node| node.is("Softmax") && active.contains(&node.outputs[0]) && over_last(node));
+    let weighed = |node: &'a Node| {
+        let mut value = node.outputs[0].as_str();
+        loop {
+            let readers = readers.get(value)?;
+            let product = readers
+                .iter()
+                .find(|reader| reader.is("MatMul") && reader.inputs[0] == value);
+            if let Some(product) = product {
+                let values = product.input(1)?;
+                return emit
+                    .literal(values)
+                    .is_none()
+                    .then_some(Weights { node, values });
+            }
+            value = readers
+                .iter()
+                .find(|reader| passes(reader))
+                .map(|reader| reader.outputs[0].as_str())?;
+        }
+    };
+    softmaxes.filter_map(weighed).collect()
+}
+
+/// Whether attention weights are still what they were: masked or of another type.
+fn passes(node: &Node) -> bool {
+    ["Cast", "Identity", "Where"].iter().any(|op| node.is(op))
+}
+
+fn default(
+    nodes: &[Node],
+    layers: &[Layer],
+    reads: &HashMap<String, Reads>,
+    softmaxes: &[Weights<'_>],
+) -> Option<String> {
+    let last = layers.last()?;
+    let counts = |layer: &&Layer| match reads.get(&layer.name) {
+        Some(Reads::Tokens(tokens)) => {
+            let Grid { first, .. } = layer.grid;
+            let places = first + layer.grid.height * layer.grid.width;
+            tokens
+                .get(first..places)
+                .is_none_or(|own| own.contains(&true))
+        }
+        _ => true,
+    };
+    if counts(&last) {
+        return Some(last.name.clone());
+    }
+    let width = |layer: &Layer| layer.shape.get(layer.grid.channels).copied();
+    let mut wide = layers
+        .iter()
+        .filter(|layer| counts(layer) && width(layer) == width(last))
+        .rev();
+    let found = softmaxes.last().and_then(|weights| {
+        let [scores, values] = [weights.name(), weights.values].map(|value| behind(nodes, value));
+        wide.clone().find(|layer| {
+            scores.contains(layer.name.as_str()) && values.contains(layer.name.as_str())
+        })
+    });
+    let chosen = found.or_else(|| wide.next()).unwrap_or(last);
+    Some(chosen.name.clone())
+}
+
+/// What a value is made of.
+fn behind<'a>(nodes: &'a [Node], value: &'a str) -> HashSet<&'a str> {
+    let mut found = HashSet::from([value]);
+    for node in nodes.iter().rev() {
+        if node
+            .outputs
+            .iter()
+            .any(|output| found.contains(output.as_str()))
+        {
+            found.extend(node.inputs.iter().map(String::as_str));
+        }
+    }
+    found
+}
+
+fn attention(
+    emit: &Emitter,
+    batch: &Dim,
+    layers: &[Layer],
+    reads: &HashMap<String, Reads>,
+    softmaxes: &[Weights<'_>],
+) -> Result<Attention, String> {
+    let Some(first) = softmaxes.first() else {
+        return Err(
+            "the network has no attention: no Softmax in it weighs values of tokens".into(),
+        );
+    };
+    let tokens_of = |layer: &&Layer| layer.shape.len() == 2;
+    let Some(last) = layers.iter().rfind(tokens_of) else {
+        return Err(format!(
+            "`{}` attends within windows or other parts of feature maps: no layer has one grid of all tokens",
+            first.node.label()
+        ));
+    };
+    let tokens = last.shape[1 - last.grid.channels];
+    let mut found = Vec::new();
+    for weights in softmaxes {
+        let shape = emit.shape(weights.name()).unwrap_or_default();
+        let [queries, keys] = [2, 1].map(|back| {
+            let axis = shape.len().checked_sub(back);
+            axis.and_then(|axis| shape[axis].known())
+        });
+        let node = weights.node.label();
+        let count =
+            |of: Option<usize>| of.map_or("an unknown number of".into(), |of| of.to_string());
+        if [queries, keys] != [Some(tokens); 2] {
+            return Err(format!(
+                "`{node}` relates {} queries and {} keys, and not all {tokens} tokens to each other (windows, pooled keys, or a class token alone)",
+                count(queries),
+                count(keys)
+            ));
+        }
+        let heads = match &shape[1..shape.len() - 2] {
+            [] => Some(1),
+            [heads] => heads.known(),
+            _ => None,
+        };
+        let Some(heads) = heads.filter(|_| shape.first() == Some(batch)) else {
+            return Err(format!(
+                "`{node}` gives {} and not [batch, heads, tokens, tokens]",
+                dims(&shape)
+            ));
+        };
+        found.push(AttentionLayer {
+            node: node.to_owned(),
+            weights: weights.name().to_owned(),
+            heads,
+        });
+    }
+    let read = match reads.get(&last.name) {
+        Some(Reads::Tokens(read)) => (0..tokens).filter(|&token| read[token]).collect(),
+        _ => (0..tokens).collect(),
+    };
+    Ok(Attention {
+        layers: found,
+        tokens,
+        grid: last.grid,
+        read,
+    })
 }
 
 #[cfg(test)]

@@ -292,13 +292,53 @@ impl Wrt {
     }
 }
 
-/// A value that Grad-CAM can look at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A value that Grad-CAM can look at: a feature map or a grid of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
     /// The value's.
     pub name: String,
-    /// Channels, height and width.
-    pub shape: [usize; 3],
+    /// The value's, without the batch: `[channels, height, width]`, `[height, width, channels]`,
+    /// `[tokens, channels]` or `[channels, tokens]`.
+    pub shape: Vec<usize>,
+    /// Where its pixels are.
+    pub grid: Grid,
+}
+
+/// Where the pixels of a layer lie: in all axes but that of its channels, row by row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// The axis of the channels, counted without the batch.
+    pub channels: usize,
+    /// Tokens before those of the grid: class and register tokens.
+    pub first: usize,
+    /// Rows of the grid.
+    pub height: usize,
+    /// Columns of the grid.
+    pub width: usize,
+}
+
+/// Self-attention that relates all tokens of a grid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attention {
+    /// In the order of the forward pass.
+    pub layers: Vec<AttentionLayer>,
+    /// The tokens, those before and after the grid's among them.
+    pub tokens: usize,
+    /// Where the pixels are among the tokens.
+    pub grid: Grid,
+    /// The tokens that the head reads behind the last attention.
+    pub read: Vec<usize>,
+}
+
+/// One Softmax of an attention.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttentionLayer {
+    /// The Softmax's name, or that of its output.
+    pub node: String,
+    /// Its output, `[batch, heads, tokens, tokens]`, or without heads: each row sums to one.
+    pub weights: String,
+    /// Heads of the attention.
+    pub heads: usize,
 }
 
 /// Which value of the network the seed is a cotangent of.
