@@ -26,7 +26,7 @@ use super::{
 use crate::{
     VERSION,
     methods::{
-        EndedBy, Prediction, Refinement, Segments, attention::attention_of, layers::layer_of,
+        EndedBy, Prediction, Refinement, Segments, Went, attention::attention_of, layers::layer_of,
         parameters::Parameters,
     },
     picture::{
@@ -64,6 +64,12 @@ pub struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patterns: Option<String>,
     pub method: String,
+    /// Why it is this method, where the request names none or `auto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(
+        example = "every operation of the network has a gradient, and the model has no patterns"
+    )]
+    pub method_choice: Option<String>,
     /// The input that this explains, counted from 0.
     pub input: usize,
     /// The image that was sent; absent for tensors.
@@ -98,6 +104,10 @@ pub struct Answer {
     /// methods that look at a layer or at attention.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grid: Option<MapGrid>,
+    /// The standard error of each score, in the shape of the map, with `include=standard_error`; of
+    /// methods that estimate scores from random samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<EncodedTensor>,
     /// The picture as a base64 PNG, with `include=heatmap`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heatmap: Option<String>,
@@ -260,11 +270,15 @@ pub struct SupportMap {
     pub attribution: EncodedTensor,
 }
 
-/// How far the path was refined, and why it ended.
+/// How far a run with a `tolerance` went, and the parameter that ended it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RefinementEnd {
-    /// Points of the last quadrature, for each baseline.
-    pub n_steps: usize,
+    /// Of a path: points of the last quadrature, for each baseline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_steps: Option<usize>,
+    /// Of an estimate: random samples that were taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_samples: Option<usize>,
     pub ended_by: RefinementEndedBy,
 }
 
@@ -273,6 +287,7 @@ pub struct RefinementEnd {
 pub enum RefinementEndedBy {
     Tolerance,
     MaxSteps,
+    NSamples,
 }
 
 impl From<Refinement> for RefinementEnd {
@@ -280,9 +295,15 @@ impl From<Refinement> for RefinementEnd {
         let ended_by = match refinement.ended_by {
             EndedBy::Tolerance => RefinementEndedBy::Tolerance,
             EndedBy::MaxSteps => RefinementEndedBy::MaxSteps,
+            EndedBy::NSamples => RefinementEndedBy::NSamples,
+        };
+        let (n_steps, n_samples) = match refinement.went {
+            Went::NSteps(count) => (Some(count), None),
+            Went::NSamples(count) => (None, Some(count)),
         };
         Self {
-            n_steps: refinement.n_steps,
+            n_steps,
+            n_samples,
             ended_by,
         }
     }
@@ -449,6 +470,7 @@ impl Explanation {
             model_hash: self.model.hash.clone(),
             patterns: patterns.map(|patterns| patterns.id.clone()),
             method: explained.parameters.method.id.to_owned(),
+            method_choice: explained.parameters.choice.clone(),
             input: self.input,
             image: self.geometry.as_ref().map(ImageSize::from),
             parameters,
@@ -467,6 +489,11 @@ impl Explanation {
             approximation_error: attribution.approximation_error,
             refinement: attribution.refinement.map(RefinementEnd::from),
             grid: MapGrid::of(&explained.parameters),
+            standard_error: attribution
+                .standard_error
+                .as_ref()
+                .filter(|_| self.include.standard_error)
+                .map(|error| encode(error.view(), encoding)),
             heatmap: self
                 .picture
                 .as_ref()

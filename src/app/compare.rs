@@ -26,7 +26,7 @@ use crate::{
     methods::{
         Explained, Request, gad,
         parameters::{Need, Parameters, renamed},
-        registry::{self, Scores},
+        registry::{self, AUTO, Scores},
     },
     model::Model,
     picture::{RgbImage, geometry::Geometry},
@@ -138,7 +138,15 @@ impl App {
         let Some(model) = model else {
             return Err(faults.into());
         };
-        for own in &mut asked {
+        let facts = driver::model_defaults(&model);
+        let mut choices = vec![None; asked.len()];
+        for (own, choice) in asked.iter_mut().zip(&mut choices) {
+            if own.get("method").is_some_and(|method| method == AUTO)
+                && let (Some(method), why) = registry::auto(&facts)
+            {
+                own.insert("method".to_owned(), json!(method.id));
+                *choice = Some(why);
+            }
             // As answers state it.
             if let Some(other) = own
                 .remove("model")
@@ -179,8 +187,13 @@ impl App {
             for (name, value) in given.iter().filter(|(name, _)| takes(own, &given, name)) {
                 all.entry(name.clone()).or_insert_with(|| value.clone());
             }
-            match Parameters::parse(&all, &driver::model_defaults(&model)) {
+            match Parameters::parse(&all, &facts) {
                 Ok(parameters) => {
+                    let choice = choices[place].take();
+                    let parameters = Parameters {
+                        choice,
+                        ..parameters
+                    };
                     let attached = AttachedFiles {
                         baseline: files.baseline && parameters.baselines() > 0,
                         segments: files.segments && parameters.needs(Need::Regions),

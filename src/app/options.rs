@@ -54,6 +54,7 @@ pub struct Include {
     pub segments: bool,
     pub metrics: bool,
     pub supports: bool,
+    pub standard_error: bool,
 }
 
 impl Default for Include {
@@ -72,6 +73,7 @@ impl Include {
         segments: false,
         metrics: false,
         supports: false,
+        standard_error: false,
     };
 
     /// Names, in a list or joined by commas. `none` stands alone.
@@ -90,6 +92,7 @@ impl Include {
                 "segments" => found.segments = true,
                 "metrics" => found.metrics = true,
                 "supports" => found.supports = true,
+                "standard_error" => found.standard_error = true,
                 "none" if names.len() == 1 => {}
                 _ => return None,
             }
@@ -128,6 +131,7 @@ pub const INCLUDED: &[&str] = &[
     "segments",
     "metrics",
     "supports",
+    "standard_error",
     "none",
 ];
 
@@ -154,7 +158,8 @@ pub static OPTIONS: &[AnswerOption] = &[
         name: "include",
         doc: "What a JSON answer holds beside target, scores and warnings: the attribution, the heat map (a base64 PNG), the segments (regions \
               of methods that rank them), the metrics (those that take the map alone: GET /metrics-catalogue), the maps by the model and by each \
-              of its supports (of gad; npy answers and pictures have them beside the map too), or none of these. Several are repeated, or \
+              of its supports (of gad; npy answers and pictures have them beside the map too), the standard_error of each score (of methods that \
+              estimate them from random samples), or none of these. Several are repeated, or \
               joined by commas.",
         allowed: INCLUDED,
         default: Some("attribution"),
@@ -312,7 +317,7 @@ mod tests {
                 heatmap,
                 segments,
                 metrics,
-                supports: _,
+                ..
             } = options.include;
             faults
                 .is_empty()
@@ -327,7 +332,8 @@ mod tests {
                 heatmap: false,
                 segments: false,
                 metrics: false,
-                supports: false
+                supports: false,
+                standard_error: false
             }
         );
         for (value, expected) in [

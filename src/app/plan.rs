@@ -355,8 +355,8 @@ fn strip_fault(options: &HeatmapOptions) -> Option<Fault> {
     })
 }
 
-/// Segments are asked for, of methods that rank none; maps of supports, of methods that ask none; or
-/// metrics, of inputs without pixels.
+/// Segments are asked for, of methods that rank none; maps of supports, of methods that ask none;
+/// standard errors, of methods that estimate nothing; or metrics, of inputs without pixels.
 pub(super) fn include_fault<'a>(
     options: &RequestedOptions,
     model: &Model,
@@ -364,8 +364,9 @@ pub(super) fn include_fault<'a>(
 ) -> Option<Fault> {
     let ranks = |parameters: &Parameters| parameters.method.ranks_regions();
     let compares = |parameters: &Parameters| parameters.method.needs(Need::Supports);
-    let (mut has_segments, mut has_supports) = (false, false);
+    let (mut has_segments, mut has_supports, mut has_errors) = (false, false, false);
     for parameters in asked {
+        has_errors |= parameters.method.has_standard_error();
         has_segments |= ranks(parameters);
         has_supports |= compares(parameters);
     }
@@ -377,6 +378,12 @@ pub(super) fn include_fault<'a>(
         Include { supports: true, .. } if !has_supports => {
             "only methods that compare a model with its supports have their maps"
         }
+        Include {
+            standard_error: true,
+            ..
+        } if !has_errors => {
+            "only methods that estimate scores from random samples have their standard error"
+        }
         Include { metrics: true, .. } if !has_pixels => {
             "metrics are of the pixels of a map, and the model takes no images"
         }
@@ -385,6 +392,7 @@ pub(super) fn include_fault<'a>(
     let allowed = INCLUDED.iter().filter(|name| match **name {
         "segments" => has_segments,
         "supports" => has_supports,
+        "standard_error" => has_errors,
         "heatmap" | "metrics" => has_pixels,
         _ => true,
     });

@@ -237,9 +237,7 @@ fn legend(heatmap: &Heatmap<'_>, explained: &Explained, options: &HeatmapOptions
     let method = explained.parameters.method;
     let about = match method.scores {
         // The same whatever the class.
-        _ if method.rule_set.is_none() && !method.takes("head") => {
-            "no class is looked at".to_owned()
-        }
+        _ if !method.asks_model() => "no class is looked at".to_owned(),
         Scores::Evidence | Scores::Areas => format!("attribution to {}", explained.target),
         Scores::Sensitivity | Scores::Magnitude => format!("sensitivity of {}", explained.target),
     };

@@ -59,8 +59,9 @@ struct Common {
 
 #[derive(Args)]
 pub(crate) struct Explain {
-    /// Attribution method; `explaind methods` lists them [default: pgig where the model has
-    /// patterns, else integrated_gradients]
+    /// Attribution method; `explaind methods` lists them [default: auto, which is pgig
+    /// where the model has patterns, else integrated_gradients where the network has a gradient,
+    /// else occlusion]
     #[arg(long)]
     method: Option<String>,
     #[command(flatten)]

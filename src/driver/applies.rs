@@ -7,7 +7,7 @@ use crate::{
         gad::no_supports,
         registry::{METHODS, Method, Need},
     },
-    model::{Model, registry::RELOAD},
+    model::{Model, gradient_fault, registry::RELOAD},
     text::quoted,
 };
 use onnx_autodiff::{
@@ -25,7 +25,7 @@ pub struct RuleSetFaults(Vec<(RuleSetId, String)>);
 impl RuleSetFaults {
     /// Takes up to seconds.
     pub fn of(model: &Model) -> Self {
-        match gradient_fault(model) {
+        match gradient_fault(&model.graph) {
             Some(fault) => Self::of_all(&fault),
             None => Self::beside_gradient(&model.graph),
         }
@@ -101,12 +101,6 @@ pub(super) fn or_others(model: &Model, error: EngineError) -> DriverError {
         reason,
         methods: methods.map(|method| method.id).collect(),
     }
-}
-
-/// Why the network has no gradient, and so no method that differentiates. Takes up to seconds.
-pub fn gradient_fault(model: &Model) -> Option<String> {
-    let derived = autodiff::derive(&model.graph, &DeriveSpec::gradient(), None);
-    derived.err().map(|error| error.to_string())
 }
 
 /// Why a method does not work with a model, by its defaults; `faults` are why rule sets do not.

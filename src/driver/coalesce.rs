@@ -197,7 +197,7 @@ fn union(one: &GraphKey, other: &GraphKey) -> Option<GraphKey> {
     })
 }
 
-fn same(one: &Point, other: &Point) -> bool {
+pub(super) fn same(one: &Point, other: &Point) -> bool {
     one.seed == other.seed && (Arc::ptr_eq(&one.input, &other.input) || one.input == other.input)
 }
 

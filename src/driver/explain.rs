@@ -10,6 +10,7 @@ use ndarray::Array2;
 use super::{Driver, DriverError, Effort, prepare};
 use crate::{
     faults::{Fault, Faults},
+    incremental::Plan,
     methods::{
         Explained, ExplainedTarget, MethodRun, Prediction, Request, RunInputs, Timing, doubts, gad,
         head_value,
@@ -50,13 +51,14 @@ pub fn model_defaults(model: &Model) -> Facts<'_> {
         layer: model.manifest.layer.as_deref(),
         attention: model.attention.as_ref().map_err(String::as_str),
         supports: &model.supports,
-        preprocess: model.manifest.input.preprocess.as_ref(),
+        input: &model.manifest.input,
+        graph: &model.graph,
     }
 }
 
 /// The cost of explaining one input with all these parameters, in evaluations, and whether the
-/// clean input has to be evaluated first: for targets that depend on its logits, and for models
-/// whose number of classes only an evaluation shows.
+/// clean input has to be evaluated first: for targets that depend on its logits, for models whose
+/// number of classes only an evaluation shows, and for methods that ask about inputs near it.
 pub fn cost<'a>(
     model: &Model,
     ways: impl Iterator<Item = &'a Parameters> + Clone,
@@ -64,7 +66,8 @@ pub fn cost<'a>(
     let first = model.classes().is_none()
         || ways
             .clone()
-            .any(|parameters| parameters.target.needs_logits());
+            .any(|parameters| parameters.target.needs_logits())
+        || Parameters::change_of(ways.clone()).is_some();
     (Parameters::cost_of(ways, first), first)
 }
 
@@ -96,6 +99,7 @@ impl Driver<'_> {
         {
             return Err(DriverError::TooCostly { cost, limit });
         }
+        self.prepare_plan(requests).await?;
         let (clean, mut before) = match first {
             true => {
                 let (row, effort) = self.clean_row().await?;
@@ -170,6 +174,18 @@ impl Driver<'_> {
         requests: &'b [Request],
     ) -> BoxFuture<'b, Result<Explanations, DriverError>> {
         Box::pin(self.explain(requests, None))
+    }
+
+    /// Plans incremental passes for the methods that ask about inputs near the clean one.
+    async fn prepare_plan(&self, requests: &[Request]) -> Result<(), DriverError> {
+        let ways = requests.iter().map(|request| &request.parameters);
+        if let Some(change) = Parameters::change_of(ways) {
+            let model = self.model.clone();
+            let plan = move || Plan::of(&model, change);
+            let plan = async || self.resources.pool.run(plan).await;
+            self.incremental.get_or_try_init(plan).await?;
+        }
+        Ok(())
     }
 
     async fn luma(&self, requests: &[Request]) -> Result<Option<Arc<Array2<f32>>>, DriverError> {

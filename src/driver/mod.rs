@@ -22,8 +22,8 @@ use crate::{
     pool::{Pool, WorkPanicked},
     tensor::Tensor,
 };
-pub use applies::{RuleSetFaults, gradient_fault, obstacle};
-use coalesce::{Query, distribute, merge};
+pub use applies::{RuleSetFaults, obstacle};
+use coalesce::{Query, distribute, merge, same};
 pub use error::DriverError;
 pub use explain::{Explanations, cost, model_defaults};
 use onnx_autodiff::autodiff::spec::DeriveSpec;
@@ -72,7 +72,8 @@ pub struct Driver<'a> {
     input: Arc<Tensor>,
     /// The row of `input`, with the activations that `incremental` starts from.
     clean: OnceCell<Row>,
-    incremental: Option<Arc<Plan>>,
+    /// How inputs near `input` are evaluated; `None` for those of a network that cannot be cut.
+    incremental: OnceCell<Option<Arc<Plan>>>,
 }
 
 impl<'a> Driver<'a> {
@@ -82,16 +83,22 @@ impl<'a> Driver<'a> {
             model: model.clone(),
             input,
             clean: OnceCell::new(),
-            incremental: None,
+            incremental: OnceCell::new(),
         }
     }
 
-    /// Answers questions about nearby inputs by incremental inference, if there is a plan.
+    /// Answers questions about nearby inputs by incremental inference, if there is a plan. Without
+    /// one, explaining makes that of its methods.
     pub fn incrementally(self, plan: Option<Arc<Plan>>) -> Self {
         Self {
-            incremental: plan,
+            incremental: plan
+                .map_or_else(OnceCell::new, |plan| OnceCell::new_with(Some(Some(plan)))),
             ..self
         }
+    }
+
+    fn plan(&self) -> Option<&Arc<Plan>> {
+        self.incremental.get()?.as_ref()
     }
 
     /// The `count` classes with the highest scores.
@@ -126,11 +133,12 @@ impl<'a> Driver<'a> {
 
     /// Answers the questions of all tasks; returns the effort, in which shared rows count once.
     async fn answer<T>(&self, tasks: &mut [Task<T>]) -> Result<Effort, DriverError> {
-        let (mut rows, mut nearby, mut explanations) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut rows, mut explanations) = (Vec::new(), Vec::new());
+        let mut nearby: Vec<Nearby> = Vec::new();
         for (number, task) in tasks.iter_mut().enumerate() {
             for (question, asked) in mem::take(&mut task.questions).into_iter().enumerate() {
                 let place = (number, question);
-                match (asked, &self.incremental) {
+                match (asked, self.plan()) {
                     (
                         Question::Rows {
                             graph,
@@ -139,7 +147,15 @@ impl<'a> Driver<'a> {
                         },
                         Some(plan),
                     ) if plan.is_of(&graph) => {
-                        nearby.push((place, plan.clone(), task.activations.take(), points));
+                        match nearby.iter_mut().find(|other| other.is_about(&points)) {
+                            Some(other) => other.places.push(place),
+                            None => nearby.push(Nearby {
+                                places: vec![place],
+                                plan: plan.clone(),
+                                start: task.activations.take(),
+                                points,
+                            }),
+                        }
                     }
                     (Question::Rows { graph, points, .. }, _) => {
                         rows.push((place, Query { graph, points }));
@@ -155,12 +171,10 @@ impl<'a> Driver<'a> {
                 }
             }
         }
-        let nearby = nearby
-            .into_iter()
-            .map(|(place, plan, start, points)| async move {
-                let near = self.near(&plan, start, points).await?;
-                Ok((place, near))
-            });
+        let nearby = nearby.into_iter().map(|asked| async move {
+            let near = self.near(&asked.plan, asked.start, asked.points).await?;
+            Ok((asked.places, near))
+        });
         let ((mut answers, mut total), nearby, (explained, spent)) = try_join!(
             self.rows(rows),
             try_join_all(nearby),
@@ -168,10 +182,13 @@ impl<'a> Driver<'a> {
         )?;
         total.add(&spent);
         answers.extend(explained);
-        for ((task, question), (rows, activations, spent)) in nearby {
+        for (places, (rows, activations, spent)) in nearby {
             total.add(&spent);
-            tasks[task].activations = activations;
-            answers.push(((task, question), Answer::Rows(rows), spent));
+            if let Some((first, _)) = places.first() {
+                tasks[*first].activations = activations;
+            }
+            let answer = |place| (place, Answer::Rows(rows.clone()), spent);
+            answers.extend(places.into_iter().map(answer));
         }
         answers.sort_by_key(|(place, ..)| *place);
         for ((task, _), answer, spent) in answers {
@@ -322,11 +339,7 @@ impl<'a> Driver<'a> {
         let mut effort = Effort::default();
         let evaluate = async {
             let spec = DeriveSpec {
-                outputs: self
-                    .incremental
-                    .iter()
-                    .flat_map(|plan| plan.values())
-                    .collect(),
+                outputs: self.plan().map_or_else(Vec::new, |plan| plan.values()),
                 ..DeriveSpec::forward()
             };
             let graph = GraphKey::new(self.model.clone(), spec);
@@ -345,7 +358,7 @@ impl<'a> Driver<'a> {
     /// Keeps the row of the clean input if a run asked for it. Not with incremental inference,
     /// whose row of the clean input needs activations.
     fn keep_clean(&self, Query { graph, points }: &Query, rows: &[Row]) {
-        if self.incremental.is_some() || !self.is_model(graph) || self.clean.initialized() {
+        if self.plan().is_some() || !self.is_model(graph) || self.clean.initialized() {
             return;
         }
         let at = points
@@ -374,6 +387,22 @@ impl<'a> Driver<'a> {
 
 /// The index of a task, and of one of its questions.
 type Place = (usize, usize);
+
+/// A question about nearby inputs, of all tasks that ask it.
+struct Nearby {
+    places: Vec<Place>,
+    plan: Arc<Plan>,
+    /// What the first of them starts from.
+    start: Option<CachedActivations>,
+    points: Vec<Point>,
+}
+
+impl Nearby {
+    fn is_about(&self, points: &[Point]) -> bool {
+        let mut pairs = self.points.iter().zip(points);
+        self.points.len() == points.len() && pairs.all(|(one, other)| same(one, other))
+    }
+}
 
 /// A model and an input of it.
 type ModelInput = (Arc<Model>, Arc<Tensor>);

@@ -21,6 +21,7 @@ pub const COST: Cost = Cost {
     words: "n_samples",
     count: n_samples,
     asks_input: |_| false,
+    change: |_| None,
 };
 
 /// One baseline for each sample, on average.

@@ -189,6 +189,7 @@ pub const COST: Cost = Cost {
         let base = p.of_base();
         (base.method.cost.asks_input)(&base)
     },
+    change: |_| None,
 };
 
 struct Persistent {

@@ -23,6 +23,7 @@ pub const GUIDED_COST: Cost = Cost {
     words: "2",
     count: |_| 2,
     asks_input: |_| true,
+    change: |_| None,
 };
 
 /// `[height, width]` of the values of a layer and of the derivatives there, both

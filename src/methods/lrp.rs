@@ -88,7 +88,12 @@ pub static RELEVANCE: Group = Group {
         },
     ],
     from_model: |p, facts| {
-        let ranges = facts.preprocess.map(pixel_range).unwrap_or_default();
+        let ranges = facts
+            .input
+            .preprocess
+            .as_ref()
+            .map(pixel_range)
+            .unwrap_or_default();
         // A negative scale or deviation turns black and white round.
         let bounds = ranges
             .into_iter()

@@ -12,8 +12,10 @@ pub mod grad_cam;
 pub mod layers;
 pub mod lrp;
 pub mod noise;
+pub mod occlusion;
 pub mod parameters;
 pub mod path;
+mod pixels;
 pub mod point;
 mod prediction;
 pub mod quadrature;
@@ -21,6 +23,7 @@ pub mod random;
 pub mod ranking;
 pub mod regions;
 pub mod registry;
+pub mod rise;
 mod run;
 pub mod score_cam;
 pub mod target;
@@ -107,6 +110,8 @@ pub struct Attribution {
     pub approximation_error: Option<f64>,
     /// How a run with a `tolerance` ended.
     pub refinement: Option<Refinement>,
+    /// Of methods that estimate the scores from random samples: the standard error of each.
+    pub standard_error: Option<Arc<Tensor>>,
     /// Of methods that rank regions.
     pub segments: Option<Arc<Segments>>,
     /// Of methods that compare the maps of several models.
@@ -126,6 +131,7 @@ impl Attribution {
             convergence_delta: None,
             approximation_error: None,
             refinement: None,
+            standard_error: None,
             segments: None,
             compared: None,
             cause: None,
@@ -153,19 +159,30 @@ pub struct ComparedMaps {
     pub supports: Vec<(f64, Arc<Tensor>)>,
 }
 
-/// How far a path was refined, and what ended it.
+/// How far a run with a `tolerance` went, and what ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Refinement {
-    /// Points of the last quadrature, per baseline.
-    pub n_steps: usize,
+    pub went: Went,
     pub ended_by: EndedBy,
 }
 
+/// What a run was refined by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Went {
+    /// Points of the last quadrature, per baseline.
+    NSteps(usize),
+    /// Random samples.
+    NSamples(usize),
+}
+
+/// The parameter that ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndedBy {
     Tolerance,
     MaxSteps,
+    NSamples,
 }
 
 /// f_c of a row: the head's values weighted by the seed.

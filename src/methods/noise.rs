@@ -92,6 +92,7 @@ pub const COST: Cost = Cost {
     words: "n_samples",
     count: n_samples,
     asks_input: |_| false,
+    change: |_| None,
 };
 
 pub const PATHS_COST: Cost = Cost {
@@ -100,6 +101,7 @@ pub const PATHS_COST: Cost = Cost {
         n_samples(parameters) * parameters.baseline.count() * path::points(parameters)
     },
     asks_input: |_| false,
+    change: |_| None,
 };
 
 /// What is made of the samples' derivatives.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    Answers, Attribution, CHUNK, EndedBy, MethodRun, Refinement, Run, RunInputs, Step,
+    Answers, Attribution, CHUNK, EndedBy, MethodRun, Refinement, Run, RunInputs, Step, Went,
     doubts::{Starts, is_zero, large_error, no_derivative_of},
     head_value,
     parameters::{
@@ -260,6 +260,7 @@ pub const COST: Cost = Cost {
         parameters.baseline.count() * (steps + usize::from(start))
     },
     asks_input: |parameters| nodes(parameters).iter().any(|node| node.alpha == 1.0),
+    change: |_| None,
 };
 
 /// Under `compat: pgig-2020` Eq. 1 without its last term, as its code has it: the weights sum to (m
@@ -502,7 +503,7 @@ impl StraightLine {
             ));
         }
         attribution.refinement = Some(Refinement {
-            n_steps: self.n_steps,
+            went: Went::NSteps(self.n_steps),
             ended_by,
         });
         attribution
@@ -734,7 +735,7 @@ mod tests {
         assert_eq!(
             map.refinement,
             Some(Refinement {
-                n_steps: 24,
+                went: Went::NSteps(24),
                 ended_by: EndedBy::Tolerance
             })
         );
@@ -763,7 +764,7 @@ mod tests {
         assert_eq!(
             map.refinement,
             Some(Refinement {
-                n_steps: 72,
+                went: Went::NSteps(72),
                 ended_by: EndedBy::MaxSteps
             })
         );

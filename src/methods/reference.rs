@@ -16,6 +16,7 @@ use crate::{
     model::{
         Model,
         labels::{Classes, Labels},
+        manifest::Input,
         supports::{Support, SupportSet},
     },
     picture::preprocess::Layout,
@@ -78,7 +79,12 @@ pub(crate) fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunI
         layer: Some("hidden"),
         attention: Ok(&attention),
         supports: &sets,
-        preprocess: None,
+        input: &Input {
+            name: "x".to_owned(),
+            shape: vec![input.len()],
+            preprocess: None,
+        },
+        graph: &Arc::default(),
     };
     let parameters = Parameters::parse(given.as_object().unwrap(), &facts).unwrap();
     let bare = |name: &str| Arc::new(Model::bare(name, Arc::new(Graph::default())));
@@ -215,7 +221,11 @@ fn net(spec: &DeriveSpec, point: &Point) -> Row {
             .map(|h| inner[h] * weigh(W1[h][i], P1[h][i]))
             .sum::<f64>()
     });
-    row(&logits(x), &cotangent)
+    let [one, other] = logits(x).map(f64::exp);
+    Row {
+        probabilities: [one, other].map(|v| (v / (one + other)) as f32).to_vec(),
+        ..row(&logits(x), &cotangent)
+    }
 }
 
 fn numeric_gradient(x: [f64; 2]) -> Vec<f64> {
@@ -577,6 +587,25 @@ fn persistent() -> Vec<f64> {
     vec![maps[0][0], 0.0]
 }
 
+/// Masks of a row of two cells, enlarged to three pixels of which two are cut out.
+fn masked() -> Vec<f64> {
+    let mut sums = vec![0.0; 2];
+    for sample in 0..4000 {
+        let mut generator = generator(0, sample);
+        let cells = [(); 2].map(|()| f64::from(u8::from(generator.random::<f64>() < 0.5)));
+        let middle = (cells[0] + cells[1]) / 2.0;
+        // The first pixel's centre is a sixth of a cell beyond that of the first cell.
+        let mask = [cells[0] + (cells[1] - cells[0]) / 6.0, middle];
+        let x = [0, 1].map(|i| X[i] * mask[i]);
+        let shares = logits(x).map(f64::exp);
+        let share = shares[CLASS] / (shares[0] + shares[1]);
+        sums.iter_mut()
+            .zip(mask)
+            .for_each(|(sum, mask)| *sum += share * mask / (4000.0 * 0.5));
+    }
+    sums
+}
+
 struct Case {
     method: &'static str,
     /// `None` for methods that do not ask the model.
@@ -713,6 +742,24 @@ const CASES: &[Case] = &[
         evaluations: 3 * 26,
     },
     Case {
+        method: "rise",
+        reference: Some(masked),
+        evaluations: 4000,
+    },
+    Case {
+        // Each of both elements is a window.
+        method: "occlusion",
+        reference: Some(|| {
+            let without = |i: usize| {
+                let mut x = X;
+                x[i] = START[i];
+                logits(X)[CLASS] - logits(x)[CLASS]
+            };
+            vec![without(0), without(1)]
+        }),
+        evaluations: 2,
+    },
+    Case {
         method: "edges",
         reference: None,
         evaluations: 0,
@@ -754,6 +801,11 @@ fn run(given: &Value) -> (Attribution, usize) {
     // As many baselines as the parameters name, all the same: their average is that of one.
     let count = inputs(given, &input, &[]).parameters.baselines().max(1);
     let inputs = inputs(given, &input, &vec![start.as_slice(); count]);
+    let is_given = (inputs.parameters.method.cost.change)(&inputs.parameters).is_some();
+    let inputs = RunInputs {
+        input_value: is_given.then(|| logits(X)[CLASS]),
+        ..inputs
+    };
     drive_models((inputs.parameters.method.build)(inputs), nets)
 }
 
@@ -791,7 +843,7 @@ fn every_method_costs_what_it_says() {
         let given = json!({"method": case.method, "target": CLASS});
         let (_, evaluations) = run(&given);
         assert_eq!(evaluations, case.evaluations, "{}", case.method);
-        let parameters = inputs(&given, &[0.0], &[]).parameters;
+        let parameters = inputs(&given, &X.map(|v| v as f32), &[]).parameters;
         let asks_input = (parameters.method.cost.asks_input)(&parameters);
         // The driver asks for the input where the run does not.
         assert_eq!(

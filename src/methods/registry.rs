@@ -8,24 +8,27 @@ use super::{
     layers::LAYER,
     lrp::{self, RELEVANCE},
     noise::{self, N_SAMPLES, NOISE},
+    occlusion::{self, WINDOWS},
     parameters::{
         Facts, Parameters,
         common::{
-            BASELINE, COMPAT_PGIG, DIFFERENTIATED, FORWARD, PATTERN_LAYERS, PATTERN_LAYERS_ALL,
-            RULE_SET, SEED, TARGET,
+            BASELINE, COMPAT_PGIG, DIFFERENTIATED, FORWARD, FORWARD_PROBABILITIES, PATTERN_LAYERS,
+            PATTERN_LAYERS_ALL, RULE_SET, SEED, TARGET,
         },
         renamed,
     },
     path::{self, PATH, TOLERANCE},
     point, random,
     regions::{COMPAT_SIG, REGIONS},
+    rise,
     score_cam::{self, MAX_CHANNELS},
     xrai,
 };
 use crate::{
     faults::{Fault, Faults},
+    model::gradient_fault,
     picture::baseline::{Baseline, Term},
-    text::{meant, shown},
+    text::{excerpt, meant, shown},
 };
 use onnx_autodiff::autodiff::spec::{PatternLayers, RuleSetId, SeedRule};
 
@@ -414,6 +417,42 @@ pub static METHODS: &[Method] = &[
         build: attention::gradient_rollout,
     },
     Method {
+        id: "rise",
+        title: "Randomized Input Sampling",
+        short: "RISE",
+        scores: Scores::Areas,
+        color: [0, 150, 200],
+        formula: "Σ_k f_c(x ⊙ M_k) M_k / (n p), M_k random masks that keep a cell with probability p",
+        paper: "Petsiuk et al., RISE: Randomized Input Sampling for Explanation of Black-box Models, 2018, section 3.2",
+        rule_set: None,
+        needs: &[],
+        preset: rise::defaults,
+        groups: &[
+            &FORWARD_PROBABILITIES,
+            &rise::PRESET,
+            &N_SAMPLES,
+            &rise::MASKS,
+            &SEED,
+        ],
+        cost: rise::COST,
+        build: rise::sampled,
+    },
+    Method {
+        id: "occlusion",
+        title: "Occlusion",
+        short: "Occlusion",
+        scores: Scores::Evidence,
+        color: [120, 94, 240],
+        formula: "mean over the windows that cover an element of f_c(x) - f_c(x with the window replaced by x')",
+        paper: "Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2013, section 4.1",
+        rule_set: None,
+        needs: &[Need::Baselines],
+        preset: USUAL,
+        groups: &[&FORWARD, &WINDOWS, &BASELINE],
+        cost: occlusion::COST,
+        build: occlusion::occlusion,
+    },
+    Method {
         id: "gad",
         title: "Gradient Artificial Distancing",
         short: "GAD",
@@ -473,9 +512,33 @@ pub fn base(id: &str) -> Option<&'static Method> {
     gad::BASES.contains(&id).then(|| find(id)).flatten()
 }
 
+/// Names no method: the one that suits the model is taken.
+pub const AUTO: &str = "auto";
+
+/// The method for requests that name none, and why it is that one.
+pub fn auto(facts: &Facts<'_>) -> (Option<&'static Method>, String) {
+    if facts.has_patterns {
+        return (find("pgig"), "the model has patterns".to_owned());
+    }
+    match gradient_fault(facts.graph) {
+        None => (
+            find("integrated_gradients"),
+            "every operation of the network has a gradient, and the model has no patterns"
+                .to_owned(),
+        ),
+        Some(fault) => (
+            find("occlusion"),
+            format!(
+                "it needs forward passes alone, and the network has no gradient: {}",
+                excerpt(&fault)
+            ),
+        ),
+    }
+}
+
 /// A value that is no method's id.
 pub fn unknown(value: &Value) -> Fault {
-    let ids = || METHODS.iter().map(|method| method.id);
+    let ids = || METHODS.iter().map(|method| method.id).chain([AUTO]);
     let meant = meant(value.as_str().unwrap_or_default(), ids());
     let message = format!("no method is called {}{meant}", shown(value));
     Fault::new("method", message, ids())
@@ -483,21 +546,26 @@ pub fn unknown(value: &Value) -> Fault {
 
 impl Parameters {
     /// Resolves what was given (texts or JSON values, by name, `method` among them) against the
-    /// defaults of method and model. Without `method` it is `pgig` where the model has patterns,
-    /// else `integrated_gradients`.
+    /// defaults of method and model. Without `method`, or with [`AUTO`], it is that of [`auto`].
     pub fn parse(given: &Map<String, Value>, facts: &Facts<'_>) -> Result<Self, Faults> {
         let given = renamed(given.clone());
-        let method = match given.get("method") {
-            None if facts.has_patterns => find("pgig"),
-            None => find("integrated_gradients"),
-            Some(id) => id.as_str().and_then(find),
+        let (method, choice) = match given.get("method").map(Value::as_str) {
+            None | Some(Some(AUTO)) => {
+                let (method, choice) = auto(facts);
+                (method, Some(choice))
+            }
+            Some(id) => (id.and_then(find), None),
         };
         let Some(method) = method else {
             let value = given.get("method").unwrap_or(&Value::Null);
             return Err(unknown(value).into());
         };
         let base = given.get("base").and_then(Value::as_str).and_then(base);
-        Self::resolve(method, base, &given, facts)
+        let parameters = Self::resolve(method, base, &given, facts)?;
+        Ok(Self {
+            choice,
+            ..parameters
+        })
     }
 }
 

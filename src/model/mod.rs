@@ -2,6 +2,7 @@
 
 mod ends;
 mod foreign;
+mod gradient;
 pub mod labels;
 pub mod manifest;
 mod manifest_file;
@@ -19,6 +20,7 @@ pub mod variant;
 
 use std::{path::PathBuf, sync::Arc};
 
+pub use gradient::gradient_fault;
 use labels::Labels;
 use manifest::{Input, Manifest};
 pub use manifest_file::to_toml;

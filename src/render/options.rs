@@ -184,7 +184,7 @@ impl Look {
         match self {
             Look::Signed => "signed attributions",
             Look::Strength => "sensitivity maps",
-            Look::Areas => "grad_cam and xrai",
+            Look::Areas => "grad_cam, rise and xrai",
         }
     }
 

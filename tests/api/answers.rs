@@ -487,9 +487,13 @@ async fn the_parameters_of_an_answer_give_it_again() {
     let image = BASE64_STANDARD.encode(red());
     let mut requests: Vec<Value> = METHODS
         .iter()
-        .map(|method| json!({ "method": method.id, "model": small_model(method.id) }))
+        .map(|method| match method.id {
+            "rise" => json!({ "method": "rise", "n_samples": 50, "tolerance": 0.02 }),
+            id => json!({ "method": id, "model": small_model(id) }),
+        })
         .collect();
     requests.extend([
+        json!({ "method": "occlusion", "window": "3x2", "stride": 1, "window_channels": "each", "baseline": "mean" }),
         json!({ "method": "integrated_gradients", "tolerance": 0.01, "target": "green" }),
         json!({ "method": "integrated_gradients", "quality": "fine", "baseline": "random:3+blur", "seed": 7 }),
         json!({ "method": "pgig", "pattern_layers": ["conv"], "head": "probabilities", "target": "red-blue" }),

@@ -26,6 +26,7 @@ mod edge;
 mod ends;
 mod evaluate;
 mod fixture;
+mod forward;
 mod gad_train;
 mod images;
 mod jobs;

@@ -110,6 +110,7 @@ fn agrees_with_captum(net: &str, export: &str) {
 
 fn parse(given: &Value, source: &Graph) -> Parameters {
     let layers = spatial_layers(source).unwrap();
+    let model = Model::bare("net", Arc::new(source.clone()));
     let facts = Facts {
         model: "net",
         head: Head::Logits,
@@ -123,6 +124,8 @@ fn parse(given: &Value, source: &Graph) -> Parameters {
         layers: &layers,
         attention: Err("the network has no attention"),
         supports: &[],
+        input: &model.manifest.input,
+        graph: &model.graph,
     };
     Parameters::parse(given.as_object().unwrap(), &facts).unwrap()
 }

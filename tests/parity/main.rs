@@ -13,6 +13,7 @@ mod cam;
 mod captum;
 mod curves;
 mod explain;
+mod forward;
 mod lrp;
 mod metrics;
 mod parameters;

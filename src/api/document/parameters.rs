@@ -25,7 +25,7 @@ use crate::{
     },
     methods::{
         parameters::{self, Kind},
-        registry::METHODS,
+        registry::{AUTO, METHODS},
     },
     render::options::{HeatmapOptions, Look},
 };
@@ -82,7 +82,8 @@ impl Field {
 
 /// Of POST /explain.
 pub(super) fn of_explain() -> Vec<Field> {
-    let doc = "The attribution method. Default: pgig where the model has patterns, else integrated_gradients.";
+    let doc = "The attribution method. Default: auto, which is pgig where the model has patterns, else integrated_gradients where every operation of \
+               the network has a gradient, else occlusion; the answer says which and why.";
     [Field::new("method", doc, method_id())]
         .into_iter()
         .chain(shared())
@@ -219,7 +220,8 @@ fn model() -> Field {
 /// What parameters choose among: types of their own, which clients know by one name wherever they
 /// are given.
 pub(super) fn types() -> impl Iterator<Item = (String, RefOr<Schema>)> {
-    let methods = METHODS.iter().map(|method| method.id.to_owned()).collect();
+    let ids = METHODS.iter().map(|method| method.id).chain([AUTO]);
+    let methods = ids.map(str::to_owned).collect();
     let rows = rows()
         .into_iter()
         .filter(|(row, _)| matches!(row.kind, Kind::Choice { .. }));

@@ -2,16 +2,19 @@
 
 use std::num::NonZeroUsize;
 
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::kind::{Group, Kind, Parameter};
+use super::{
+    Parameters,
+    kind::{Group, Kind, Parameter},
+};
 use crate::{
     faults::Fault,
     methods::target::{self, Target},
     picture::baseline::{self, Baseline},
 };
-use onnx_autodiff::autodiff::spec::PatternLayers;
+use onnx_autodiff::autodiff::spec::{Head, PatternLayers};
 
 /// The largest integer that every JSON reader keeps exact.
 const MAX_EXACT: u64 = (1 << 53) - 1;
@@ -62,11 +65,7 @@ pub const GRAD_OUTPUT: Parameter = Parameter {
 
 /// For methods that take derivatives.
 pub static DIFFERENTIATED: Group = Group {
-    parameters: &[
-        EXPLAINED_CLASS,
-        EXPLAINED_HEAD,
-        GRAD_OUTPUT,
-    ],
+    parameters: &[EXPLAINED_CLASS, EXPLAINED_HEAD, GRAD_OUTPUT],
     from_model: |_, _| (),
     check: |p, _, facts, faults| faults.extend(p.single_output_fault(facts.classes.count)),
 };
@@ -77,6 +76,51 @@ pub static FORWARD: Group = Group {
     from_model: |_, _| (),
     check: |p, _, facts, faults| faults.extend(p.single_output_fault(facts.classes.count)),
 };
+
+/// As [`FORWARD`], for methods whose papers explain probabilities: their presets set them. A network
+/// with a single output has none.
+pub static FORWARD_PROBABILITIES: Group = Group {
+    parameters: &[
+        EXPLAINED_CLASS,
+        Parameter {
+            doc: "Which output of the network is explained: its logits or its probabilities; of a network with a single output, that by default.",
+            from_model: false,
+            ..EXPLAINED_HEAD
+        },
+    ],
+    from_model: |p, facts| {
+        if facts.classes.count == Some(1) {
+            p.head = Head::Logits;
+        }
+    },
+    check: FORWARD.check,
+};
+
+/// The row of `preset`, which comes before what it sets.
+pub const fn preset(
+    doc: &'static str,
+    set: fn(&mut Parameters, Value) -> serde_json::Result<()>,
+) -> Parameter {
+    Parameter {
+        name: "preset",
+        kind: Kind::Choice {
+            allowed: &["speed", "balance", "quality"],
+            set,
+        },
+        doc,
+        from_model: false,
+        get: |_| None,
+    }
+}
+
+/// What `preset` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    Speed,
+    Balance,
+    Quality,
+}
 
 const PATTERNED_LAYERS: Parameter = Parameter {
     name: "pattern_layers",

@@ -24,7 +24,7 @@ pub struct Method {
     pub formula: &'static str,
     /// Paper and section.
     pub paper: &'static str,
-    /// How its derivatives are taken by default; none for methods that do not ask the model.
+    /// How its derivatives are taken by default; none for methods that take no derivatives.
     pub rule_set: Option<RuleSetId>,
     /// What a run is given beside the input.
     pub needs: &'static [Need],
@@ -67,7 +67,8 @@ pub enum Need {
     Supports,
 }
 
-/// Evaluations of a derived graph per target (an upper bound under a `tolerance`).
+/// Evaluations of a derived graph per target (an upper bound under a `tolerance`); of methods that
+/// take no derivatives, for all targets.
 #[derive(Debug)]
 pub struct Cost {
     pub words: &'static str,
@@ -76,6 +77,9 @@ pub struct Cost {
     pub count: fn(&Parameters) -> usize,
     /// Whether the input is among those counted.
     pub asks_input: fn(&Parameters) -> bool,
+    /// For methods that ask about inputs near the clean one: the most rows and columns in which
+    /// each differs from the one before. They are given f(x).
+    pub change: fn(&Parameters) -> Option<[usize; 2]>,
 }
 
 impl Cost {
@@ -84,12 +88,14 @@ impl Cost {
         words: "1",
         count: |_| 1,
         asks_input: |_| true,
+        change: |_| None,
     };
     /// Of methods that do not ask the model.
     pub const NONE: Self = Self {
         words: "0, plus 1 forward pass for the predictions",
         count: |_| 0,
         asks_input: |_| false,
+        change: |_| None,
     };
 }
 
@@ -122,6 +128,16 @@ impl Method {
     /// Whether it ranks regions of the picture.
     pub fn ranks_regions(&self) -> bool {
         self.needs(Need::Regions)
+    }
+
+    /// Whether its map depends on the model and the class.
+    pub fn asks_model(&self) -> bool {
+        self.rule_set.is_some() || self.takes("head")
+    }
+
+    /// Whether its map is an estimate from samples of the forward pass, with a standard error.
+    pub fn has_standard_error(&self) -> bool {
+        self.rule_set.is_none() && self.takes("tolerance")
     }
 
     /// Whether it needs patterns by default.

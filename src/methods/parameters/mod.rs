@@ -16,13 +16,14 @@ use serde_json::{Map, Value, json};
 use super::{lrp, target::Target};
 use crate::{
     faults::{Fault, Faults, Reader},
-    model::{labels::Classes, supports::SupportSet},
-    picture::{baseline::Baseline, preprocess::Preprocess},
+    model::{labels::Classes, manifest::Input, supports::SupportSet},
+    picture::baseline::Baseline,
 };
 pub use kind::{Group, Kind, Parameter};
 pub use method::{Cost, Method, Need, Scores};
-use onnx_autodiff::autodiff::spec::{
-    Attention, DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule,
+use onnx_autodiff::{
+    autodiff::spec::{Attention, DeriveSpec, Head, Layer, PatternLayers, RuleSetId, SeedRule},
+    onnx::graph::Graph,
 };
 pub use values::{GroupValues, Values};
 
@@ -37,7 +38,7 @@ pub struct Parameters {
     pub target: Target,
     pub head: Head,
     pub grad_output: SeedRule,
-    /// How derivatives are taken; none for methods that do not ask the model.
+    /// How derivatives are taken; none for methods that take none.
     pub rule_set: Option<RuleSetId>,
     pub pattern_layers: PatternLayers,
     pub baseline: Baseline,
@@ -45,6 +46,8 @@ pub struct Parameters {
     pub seed: u64,
     /// What to reproduce in place of the formula.
     pub compat: Option<Compat>,
+    /// Why it is this method, where the choice was left to [`Parameters::parse`].
+    pub choice: Option<String>,
     /// Of the groups that files of methods define: see [`Self::group`] and [`Self::change`].
     pub groups: GroupValues,
 }
@@ -77,8 +80,9 @@ pub struct Facts<'a> {
     pub attention: Result<&'a Arc<Attention>, &'a str>,
     /// The model's sets of supports.
     pub supports: &'a [Arc<SupportSet>],
-    /// How pictures become its input; none of a model of ready tensors.
-    pub preprocess: Option<&'a Preprocess>,
+    pub input: &'a Input,
+    /// The network itself, which tells whether it has a gradient.
+    pub graph: &'a Arc<Graph>,
 }
 
 impl Parameters {
@@ -94,6 +98,7 @@ impl Parameters {
             baseline: Baseline::default(),
             seed: 0,
             compat: None,
+            choice: None,
             groups: GroupValues::default(),
         };
         (method.preset)(&mut parameters);
@@ -200,7 +205,7 @@ impl Parameters {
 
     pub(crate) fn single_output_fault(&self, classes: Option<usize>) -> Option<Fault> {
         let saturated =
-            self.head == Head::Probabilities && classes == Some(1) && self.rule_set.is_some();
+            self.head == Head::Probabilities && classes == Some(1) && self.method.asks_model();
         saturated.then(|| Fault {
             param: "head".to_owned(),
             message: "the model has one output and no Sigmoid behind it: there is no probability"
@@ -230,6 +235,12 @@ impl Parameters {
         }
     }
 
+    /// The most rows and columns in which inputs that these ask about differ from the one before.
+    pub fn change_of<'a>(all: impl Iterator<Item = &'a Self>) -> Option<[usize; 2]> {
+        all.filter_map(|p| (p.method.cost.change)(p))
+            .reduce(|one, other| [0, 1].map(|side| one[side].max(other[side])))
+    }
+
     /// How many baselines a run needs.
     pub fn baselines(&self) -> usize {
         if self.needs(Need::Baselines) {
@@ -240,12 +251,16 @@ impl Parameters {
     }
 
     /// Evaluations that explaining one input in all these ways takes, nothing shared but the clean
-    /// input: at most under a `tolerance`, else exactly. `first`: the clean input is evaluated
+    /// input and, among the targets of a method that takes no derivatives, its forward passes: at most under a `tolerance`, else exactly. `first`: the clean input is evaluated
     /// before the runs.
     pub fn cost_of<'a>(all: impl Iterator<Item = &'a Self> + Clone, first: bool) -> usize {
         let asked = |p: &Self| (p.method.cost.asks_input)(p);
+        let apart = |p: &Self| match p.rule_set {
+            None => 1,
+            Some(_) => p.target.answers(),
+        };
         all.clone()
-            .map(|p| p.target.answers() * (p.method.cost.count)(p))
+            .map(|p| apart(p) * (p.method.cost.count)(p))
             .sum::<usize>()
             + usize::from(first || !all.clone().any(asked))
     }
@@ -334,6 +349,12 @@ mod tests {
         })
     });
 
+    static INPUT: LazyLock<Input> = LazyLock::new(|| Input {
+        name: "x".into(),
+        shape: vec![3, 8, 8],
+        preprocess: None,
+    });
+    static GRAPH: LazyLock<Arc<Graph>> = LazyLock::new(Arc::default);
     static SETS: LazyLock<[Arc<SupportSet>; 1]> =
         LazyLock::new(|| [Arc::new(SupportSet::example("pair", &[2.0, 4.0]))]);
 
@@ -351,7 +372,8 @@ mod tests {
             layer: Some("relu"),
             attention: Ok(&ATTENTION),
             supports: SETS.as_slice(),
-            preprocess: None,
+            input: &INPUT,
+            graph: &GRAPH,
         }
     }
 
@@ -550,7 +572,7 @@ mod tests {
                 json!({"method": "gad", "tolerance": 0.1, "n_steps": 5}),
                 "n_steps",
             ),
-            (json!({"method": "occlusion"}), "method"),
+            (json!({"method": "occlude"}), "method"),
             (json!({"method": "grad_cam", "layer": "nowhere"}), "layer"),
             (
                 json!({"method": "score_cam", "max_channels": 0}),

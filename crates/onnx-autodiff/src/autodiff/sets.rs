@@ -6,8 +6,7 @@ use super::{
     DeriveError,
     context::{Cotangents, Overrides, Rule, VjpContext},
     rules::{
-        self,
-        quantisation,
+        self, quantisation,
         table::{self, Gradient},
     },
     spec::RuleSetId,

@@ -99,6 +99,7 @@ impl<'a> ShardContext<'a> {
             let other = planned_model(&context.app, id, hash, None).await?;
             others.insert(id.clone(), other);
         }
+        let of_methods = Parameters::change_of(requests.iter());
         let (entries, seed, whole) = (spec.measured.metrics.clone(), spec.seed, model.clone());
         let of_pairs = dataset.clone();
         let open = move || {
@@ -135,6 +136,8 @@ impl<'a> ShardContext<'a> {
             }
             let needs_pairs = metrics.iter().any(|one| one.metric.needs.pair);
             let twins = needs_pairs.then(|| twins(&of_pairs));
+            // Of methods where no metric needs one: a plan for larger changes saves less.
+            let change = change.or(of_methods);
             let plan = change.and_then(|change| incremental::Plan::new(&whole, change));
             Ok::<_, WorkError>((metrics, twins, plan.map(Arc::new)))
         };

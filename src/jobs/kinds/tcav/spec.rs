@@ -11,14 +11,13 @@ use serde_json::{Value, json};
 use crate::{
     app::plan::find_model,
     dataset::{Dataset, DatasetImage, draw},
-    driver::gradient_fault,
     faults::{Fault, Faults},
     jobs::kinds::{
         images::{WITH, twins},
         request_reader::RequestReader,
     },
     methods::target::Target,
-    model::{Model, labels::Classes},
+    model::{Model, gradient_fault, labels::Classes},
     tcav::{
         cav::REGULARISATION,
         draws::{Draw, draws},
@@ -454,7 +453,10 @@ fn read_layers(asked: &mut RequestReader, model: &Model, bytes: u64) -> Vec<Laye
 
 /// All values between input and head, or why there are none.
 fn layers_of(model: &Model) -> Result<Vec<Layer>, String> {
-    match (gradient_fault(model), autodiff::activations(&model.graph)) {
+    match (
+        gradient_fault(&model.graph),
+        autodiff::activations(&model.graph),
+    ) {
         (None, Ok(known)) => Ok(known
             .into_iter()
             .map(|(name, shape)| Layer {
