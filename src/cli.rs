@@ -52,7 +52,7 @@ enum Command {
     BamData(commands::bam_data::BamData),
     /// Look at the jobs of a server, cancel them, fetch their reports
     Jobs(commands::jobs::Jobs),
-    /// Write a derived graph as ONNX
+    /// Write a model with its saliency map, or a derived graph, as ONNX
     Derive(commands::derive::Derive),
     /// Print the OpenAPI document as YAML
     Openapi,

@@ -1,5 +1,5 @@
-//! `explaind derive`: writes a model's derived graph, which any ONNX Runtime can run, after running
-//! it once.
+//! `explaind derive`: writes a model's derived graph, or a model with its saliency map, which any
+//! ONNX Runtime can run, after running it once.
 
 use std::path::PathBuf;
 
@@ -15,8 +15,9 @@ use onnx_autodiff::{
     onnx::write_model,
 };
 use serde::de::{DeserializeOwned, IntoDeserializer, value::Error};
+use serde_json::json;
 
-use super::{ModelArgs, Runs, say, write_file};
+use super::{ModelArgs, Runs, explainer::MethodArgs, say, write_file};
 
 #[derive(Args)]
 pub(crate) struct Derive {
@@ -24,7 +25,7 @@ pub(crate) struct Derive {
     model: ModelArgs<Runs>,
     /// gradient, guided_backprop, deconvnet, pattern_attribution, pattern_net, lrp; several share one
     /// forward pass
-    #[arg(long, required_unless_present_any = ["parameters", "wrt"], value_delimiter = ',', value_name = "RULE_SET", value_parser = word::<RuleSetId>)]
+    #[arg(long, required_unless_present_any = ["weights", "wrt", "method"], value_delimiter = ',', value_name = "RULE_SET", value_parser = word::<RuleSetId>)]
     rule_set: Vec<RuleSetId>,
     /// logits or probabilities [default: the model's]
     #[arg(long, value_name = "HEAD", value_parser = word::<Head>)]
@@ -34,7 +35,7 @@ pub(crate) struct Derive {
     wrt: Option<String>,
     /// Derive with respect to weights and biases, which become inputs of the graph: all, or the
     /// names of some (--wrt parameters is short for --parameters all)
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with_all = ["rule_set", "wrt", "seed", "pattern_layers"])]
+    #[arg(id = "weights", long = "parameters", value_name = "NAMES", value_delimiter = ',', conflicts_with_all = ["rule_set", "wrt", "seed", "pattern_layers"])]
     parameters: Option<Vec<String>>,
     /// With --parameters: a loss on the logits, in place of the seed; the graph takes the target of
     /// each row and gives its loss: cross_entropy or mse
@@ -46,6 +47,8 @@ pub(crate) struct Derive {
     /// all, inner, except_first, except_last, or a list of nodes [default: the model's]
     #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
     pattern_layers: Option<Vec<String>>,
+    #[command(flatten)]
+    method: MethodArgs,
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -62,13 +65,20 @@ impl Derive {
             self.wrt = None;
             self.parameters = Some(vec!["all".to_owned()]);
         }
-        if self.parameters.is_none() && (self.rule_set.is_empty() || self.loss.is_some()) {
+        if !self.method.is_asked()
+            && self.parameters.is_none()
+            && (self.rule_set.is_empty() || self.loss.is_some())
+        {
             bail!(
                 "name the rule sets to derive by with --rule-set, or the weights to derive with respect to with --parameters (a loss is one of parameters)"
             );
         }
         let (settings, model) = self.model.load()?;
         let graph = match &self.parameters {
+            None if self.method.is_asked() => {
+                let head = self.head.map(|head| json!(head));
+                self.method.graph(&model, head)?
+            }
             Some(names) => {
                 let wanted = match names.as_slice() {
                     [all] if all == "all" => Parameters::All,
@@ -89,8 +99,9 @@ impl Derive {
             .context("the derived graph is not written")?;
         write_file(&self.output, &written)?;
         Ok(say(format_args!(
-            "{path}: {} nodes of model {}",
+            "{path}: {} nodes of opset {}, of model {}",
             graph.nodes.len(),
+            graph.opset(),
             model.id
         ))?)
     }

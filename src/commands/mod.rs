@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod derive;
 pub(crate) mod explain;
+mod explainer;
 mod findings;
 pub(crate) mod fit_patterns;
 mod images;

@@ -11,7 +11,7 @@ use onnx_autodiff::onnx::{
 };
 
 /// Bytes per row of the batch.
-pub(super) fn peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
+pub fn peak_bytes(graph: &Graph) -> Result<usize, OnnxError> {
     peak_bytes_of(graph, |_| true)
 }
 

@@ -28,6 +28,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{model::Model, tensor::Tensor};
+pub use activations::peak_bytes;
 pub use admission::RequestClass;
 use admission::Verdict;
 pub use backend::GraphKey;
@@ -39,7 +40,7 @@ use lanes::RequestId;
 use onnx_autodiff::autodiff::spec::DeriveSpec;
 pub use provider::Provider;
 use sessions::Sessions;
-pub use trial::{TrialError, run_file};
+pub use trial::{LARGEST_ROW, TrialError, run_file};
 pub use whole::{NamedInputs, NamedOutputs, WholeGraph};
 
 /// The time without work after which a device releases memory that only runs need.

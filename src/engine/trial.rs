@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use ndarray::{ArrayViewD, Axis};
+use ndarray::{ArrayD, ArrayViewD, Axis};
 
 use super::{
     Provider, RuntimeError, activations,
@@ -14,12 +14,15 @@ use super::{
 use crate::{model::Model, tensor::Tensor, text::cut};
 use onnx_autodiff::{
     autodiff::{self, DeriveError, spec::DeriveSpec},
-    onnx::{OnnxError, graph::Graph},
+    onnx::{
+        OnnxError,
+        graph::{Element, Graph, ValueInfo},
+    },
 };
 
 /// The most memory for the activations of one row, in bytes: a single request that takes more could
 /// exhaust the process's memory.
-pub(super) const LARGEST_ROW: usize = 8 << 30;
+pub const LARGEST_ROW: usize = 8 << 30;
 
 /// The most bytes of a warning that names nodes.
 const LONGEST_REASON: usize = 1_000;
@@ -110,19 +113,25 @@ pub fn run_file(library: &Path, model: Vec<u8>, graph: &Graph) -> Result<(), Tri
     let runtime = load_runtime(Some(library), 0).map_err(open)?;
     let encoded = Encoded::of_bytes(model, Provider::Cpu);
     let mut session = OrtSession::open_encoded(runtime, &encoded, Threads::Shared).map_err(open)?;
-    let zeros = graph.inputs.iter().map(|input| {
-        let dims = input.value_type.shape.iter();
+    let (mut zeros, mut indices) = (Vec::new(), Vec::new());
+    for ValueInfo { name, value_type } in &graph.inputs {
+        let dims = value_type.shape.iter();
         let shape: Vec<usize> = dims.map(|dim| dim.known().unwrap_or(1)).collect();
-        (input.name.as_str(), Tensor::zeros(shape))
-    });
-    let zeros: Vec<_> = zeros.collect();
-    let inputs: Vec<_> = zeros
+        match value_type.element {
+            Element::Int64 => indices.push((name.as_str(), ArrayD::zeros(shape))),
+            _ => zeros.push((name.as_str(), Tensor::zeros(shape))),
+        }
+    }
+    let inputs: Vec<_> = zeros.iter().map(|(name, of)| (*name, of.view())).collect();
+    let indices: Vec<_> = indices
         .iter()
-        .map(|(name, zeros)| (*name, zeros.view()))
+        .map(|(name, of)| (*name, of.view()))
         .collect();
-    session.run(&inputs).map_err(|error| TrialError::Run {
-        reason: error.to_string(),
-    })?;
+    session
+        .run_with_indices(&inputs, &indices)
+        .map_err(|error| TrialError::Run {
+            reason: error.to_string(),
+        })?;
     Ok(())
 }
 

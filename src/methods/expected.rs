@@ -11,11 +11,12 @@ use rand::RngExt;
 use super::{
     Answers, Attribution, CHUNK, MethodRun, Run, RunInputs, Step,
     doubts::{Starts, is_zero, one_sample},
+    formula::{Formula, Sample, Samples, Statistic, stacked},
     noise::{SampleParameters, n_samples},
     parameters::{Cost, Parameters, common::counted},
     path::between,
 };
-use crate::{engine::Point, picture::baseline::Term, random::generator, tensor::Tensor};
+use crate::{engine::Point, picture::baseline::Term, random::generator};
 
 pub const COST: Cost = Cost {
     words: "n_samples",
@@ -51,15 +52,12 @@ pub fn expected_derivative(inputs: RunInputs) -> MethodRun {
 }
 
 impl Expected {
-    /// Baseline and α of a sample.
-    fn draw(&self, sample: usize) -> (&Arc<Tensor>, f64) {
-        let baselines = &self.inputs.baselines;
+    /// The baseline's place and α of a sample.
+    fn draw(&self, sample: usize) -> (usize, f64) {
+        let count = self.inputs.baselines.len();
         let mut generator = generator(self.inputs.parameters.seed, sample as u64);
-        let place = (generator.random::<f64>() * baselines.len() as f64) as usize;
-        (
-            &baselines[place.min(baselines.len() - 1)],
-            generator.random(),
-        )
+        let place = (generator.random::<f64>() * count as f64) as usize;
+        (place.min(count - 1), generator.random())
     }
 }
 
@@ -68,7 +66,7 @@ impl Run for Expected {
 
     fn step(&mut self, answers: Answers) -> Step<Attribution> {
         for row in answers.rows() {
-            let start = self.draw(self.answered).0.clone();
+            let start = self.inputs.baselines[self.draw(self.answered).0].clone();
             self.answered += 1;
             let Some(g) = row.cotangents.first() else {
                 continue;
@@ -95,7 +93,7 @@ impl Run for Expected {
             let point = |sample| {
                 let (start, alpha) = self.draw(sample);
                 Point {
-                    input: Arc::new(between(start, input, alpha)),
+                    input: Arc::new(between(&self.inputs.baselines[start], input, alpha)),
                     seed: seed.clone(),
                 }
             };
@@ -124,6 +122,26 @@ impl Run for Expected {
             );
         }
         Step::Done(attribution)
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        let n_samples = n_samples(&self.inputs.parameters);
+        let sample = |place| {
+            let (baseline, alpha) = self.draw(place);
+            Sample {
+                baseline,
+                noise: 0,
+                alpha,
+                weight: 1.0 / n_samples as f64,
+            }
+        };
+        Some(Formula::Samples(Samples {
+            points: (0..n_samples).map(sample).collect(),
+            rows: 1,
+            baselines: stacked(&self.inputs.baselines),
+            noise: None,
+            statistic: Statistic::SumOfWays,
+        }))
     }
 }
 

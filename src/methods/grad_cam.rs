@@ -9,12 +9,14 @@ use ndarray::{Array2, Array3, ArrayView3, Axis};
 use super::{
     Answers, Attribution, MethodRun, Question, Run, RunInputs, Step,
     doubts::{is_zero, no_derivative, no_derivative_at_input},
+    formula::{Formula, Weights},
     head_value,
     layers::{by_channel, in_input_size, layer_name, layer_of, rectify},
     parameters::Cost,
 };
 use crate::{
     engine::{GraphKey, Row},
+    picture::preprocess::Layout,
     tensor::Tensor,
 };
 use onnx_autodiff::autodiff::spec::{DeriveSpec, PatternLayers, RuleSetId, Wrt};
@@ -26,13 +28,9 @@ pub const GUIDED_COST: Cost = Cost {
     change: |_| None,
 };
 
-/// `[height, width]` of the values of a layer and of the derivatives there, both
-/// `[channels, height, width]`.
-type Weigh = fn(ArrayView3<'_, f32>, ArrayView3<'_, f32>) -> Array2<f64>;
-
 struct GradCam {
     inputs: RunInputs,
-    weigh: Weigh,
+    weights: Weights,
     guided: bool,
     /// The map in the input's size, while the derivative it is multiplied with is awaited.
     map: Option<Map>,
@@ -45,37 +43,25 @@ struct Map {
 }
 
 pub fn class_map(inputs: RunInputs) -> MethodRun {
-    run(inputs, weigh, false)
+    run(inputs, Weights::Mean, false)
 }
 
 pub fn guided_class_map(inputs: RunInputs) -> MethodRun {
-    run(inputs, weigh, true)
+    run(inputs, Weights::Mean, true)
 }
 
 pub fn layer_map(inputs: RunInputs) -> MethodRun {
-    run(
-        inputs,
-        |values, cotangents| {
-            // `f64::max` would take a NaN for 0.
-            let positive = |a: f64, g: f64| if g < 0.0 { 0.0 } else { a * g };
-            sum(values, cotangents, positive)
-        },
-        false,
-    )
+    run(inputs, Weights::Positive, false)
 }
 
 pub fn elementwise_map(inputs: RunInputs) -> MethodRun {
-    run(
-        inputs,
-        |values, cotangents| sum(values, cotangents, |a, g| a * g),
-        false,
-    )
+    run(inputs, Weights::Own, false)
 }
 
-fn run(inputs: RunInputs, weigh: Weigh, guided: bool) -> MethodRun {
+fn run(inputs: RunInputs, weights: Weights, guided: bool) -> MethodRun {
     Box::new(GradCam {
         inputs,
-        weigh,
+        weights,
         guided,
         map: None,
     })
@@ -110,6 +96,15 @@ impl Run for GradCam {
             ..Attribution::of(scores)
         })
     }
+
+    fn formula(&self) -> Option<Formula> {
+        Some(Formula::ClassMap {
+            layer: layer_of(&self.inputs.parameters)?,
+            weights: self.weights,
+            guided: self.guided,
+            channels_last: self.inputs.layout == Layout::Nhwc,
+        })
+    }
 }
 
 impl GradCam {
@@ -141,7 +136,7 @@ impl GradCam {
                 cause: None,
             };
         };
-        let sums = (self.weigh)(values.view(), cotangents.view());
+        let sums = weigh(self.weights, values.view(), cotangents.view());
         let cause = self.cause(&sums, &values, &cotangents);
         Map {
             scores: in_input_size(&rectify(sums), &self.inputs),
@@ -197,28 +192,26 @@ fn guide(map: Map, row: &Row, no_derivative: impl Fn() -> String) -> Map {
     Map { scores, cause }
 }
 
-/// Σ_k mean(∂_k) A_k.
-fn weigh(values: ArrayView3<'_, f32>, cotangents: ArrayView3<'_, f32>) -> Array2<f64> {
-    let (_, height, width) = values.dim();
-    let mut sum = Array2::zeros((height, width));
-    for (channel, cotangent) in values.axis_iter(Axis(0)).zip(cotangents.axis_iter(Axis(0))) {
-        let weight = cotangent.iter().map(|&g| f64::from(g)).sum::<f64>() / (height * width) as f64;
-        sum.zip_mut_with(&channel, |sum, &a| *sum += weight * f64::from(a));
-    }
-    sum
-}
-
-/// The sum over the channels of what `product` makes of each value and its derivative.
-fn sum(
+/// `[height, width]`: the sum over the channels of a layer's values, weighed by the derivatives there;
+/// both `[channels, height, width]`.
+fn weigh(
+    weights: Weights,
     values: ArrayView3<'_, f32>,
     cotangents: ArrayView3<'_, f32>,
-    product: fn(f64, f64) -> f64,
 ) -> Array2<f64> {
     let (_, height, width) = values.dim();
     let mut sums = Array2::zeros((height, width));
     for (channel, cotangent) in values.axis_iter(Axis(0)).zip(cotangents.axis_iter(Axis(0))) {
+        let all = cotangent.iter().map(|&g| f64::from(g)).sum::<f64>();
+        let mean = all / (height * width) as f64;
         for ((sum, &a), &g) in sums.iter_mut().zip(channel).zip(cotangent) {
-            *sum += product(f64::from(a), f64::from(g));
+            let weight = match weights {
+                Weights::Mean => mean,
+                // `f64::max` would take a NaN for 0.
+                Weights::Positive if g < 0.0 => 0.0,
+                Weights::Positive | Weights::Own => f64::from(g),
+            };
+            *sum += weight * f64::from(a);
         }
     }
     sums
@@ -236,7 +229,7 @@ mod tests {
         let cotangents = array![[[4.0, 0.0]], [[-1.0, -1.0]]];
         // 2 A_0 - A_1 = (-1, 5).
         assert_eq!(
-            rectify(weigh(values.view(), cotangents.view())),
+            rectify(weigh(Weights::Mean, values.view(), cotangents.view())),
             array![[0.0, 5.0]]
         );
     }

@@ -7,6 +7,7 @@ pub mod edges;
 pub mod eigen_cam;
 pub mod expected;
 mod explained;
+pub mod formula;
 pub mod gad;
 pub mod grad_cam;
 pub mod layers;

@@ -14,6 +14,7 @@ use serde_json::json;
 use super::{
     Answers, Attribution, CHUNK, MethodRun, Run, RunInputs, Step,
     doubts::{is_zero, no_derivative_of, one_sample},
+    formula::{self, Formula},
     parameters::{Compat, Cost, Group, Kind, Parameter, Parameters, common::counted},
     path::{self, StraightLine},
 };
@@ -22,6 +23,7 @@ use crate::{
     random::normals,
     tensor::Tensor,
 };
+use onnx_autodiff::onnx::graph::Literal;
 
 /// The most samples.
 const MAX_SAMPLES: u64 = 10_000;
@@ -137,6 +139,22 @@ pub fn mean_path(inputs: RunInputs) -> MethodRun {
     })
 }
 
+/// The noise of all samples.
+fn deviates(inputs: &RunInputs) -> formula::Noise {
+    let mut noisy = Noisy::of(inputs);
+    let n_samples = n_samples(&inputs.parameters);
+    let mut values = Vec::with_capacity(n_samples * noisy.noise.len());
+    for _ in 0..n_samples {
+        noisy.next_noise();
+        values.extend(noisy.noise.iter().map(|noise| *noise as f32));
+    }
+    let shape = [&[n_samples], inputs.input.shape()].concat();
+    formula::Noise {
+        level: noisy.noise_level,
+        deviates: Literal::from_f32_vec(&shape, values),
+    }
+}
+
 /// The noisy inputs, one after another.
 struct Noisy {
     input: Arc<Tensor>,
@@ -175,12 +193,17 @@ impl Noisy {
         }
     }
 
-    fn draw(&mut self) -> Arc<Tensor> {
+    /// Draws the noise of the next sample.
+    fn next_noise(&mut self) {
         let drawn = normals(self.seed, self.drawn as u64);
         self.drawn += 1;
         for (noise, drawn) in self.noise.iter_mut().zip(drawn) {
             *noise = if self.adds_up { *noise + drawn } else { drawn };
         }
+    }
+
+    fn draw(&mut self) -> Arc<Tensor> {
+        self.next_noise();
         let noisy = |&x: &f32, noise: &f64| (f64::from(x) + self.sigma * noise) as f32;
         let sample = Zip::from(&*self.input).and(&self.noise).map_collect(noisy);
         self.moved |= sample != *self.input;
@@ -306,6 +329,27 @@ impl Run for Samples {
             Zip::from(&self.means).and(&self.spreads).map_collect(score),
         )))
     }
+
+    fn formula(&self) -> Option<Formula> {
+        let n_samples = n_samples(&self.inputs.parameters);
+        let sample = |place| formula::Sample {
+            baseline: 0,
+            noise: place,
+            alpha: 1.0,
+            weight: 1.0 / n_samples as f64,
+        };
+        Some(Formula::Samples(formula::Samples {
+            points: (0..n_samples).map(sample).collect(),
+            rows: 1,
+            baselines: None,
+            noise: Some(deviates(&self.inputs)),
+            statistic: match self.statistic {
+                Statistic::Mean => formula::Statistic::Sum,
+                Statistic::MeanSquare => formula::Statistic::SumOfSquares,
+                Statistic::Variance => formula::Statistic::Variance,
+            },
+        }))
+    }
 }
 
 /// One path after another, each to a noisy input. Where paths ask for their ends, those of many are
@@ -420,6 +464,19 @@ impl Run for Paths {
                 }
             }
         }
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        let n_samples = n_samples(&self.inputs.parameters);
+        let share = 1.0 / n_samples as f64;
+        let points = (0..n_samples).flat_map(|noise| path::samples(&self.inputs, noise, share));
+        Some(Formula::Samples(formula::Samples {
+            points: points.collect(),
+            rows: 1,
+            baselines: formula::stacked(&self.inputs.baselines),
+            noise: Some(deviates(&self.inputs)),
+            statistic: path::statistic(&self.inputs.parameters),
+        }))
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::{
     Answers, Attribution, CHUNK, EndedBy, MethodRun, Refinement, Run, RunInputs, Step, Went,
     doubts::{Starts, is_zero, large_error, no_derivative_of},
+    formula::{Formula, Sample, Samples, Statistic, stacked},
     head_value,
     parameters::{
         Compat, Cost, Group, Kind, Parameter, Parameters,
@@ -326,6 +327,46 @@ impl Run for StraightLine {
             ControlFlow::Continue(points) => self.inputs.ask(points),
             ControlFlow::Break(attribution) => Step::Done(attribution),
         }
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        let baselines = &self.inputs.baselines;
+        (self.path.tolerance.is_none()).then_some(())?;
+        Some(Formula::Samples(Samples {
+            points: samples(&self.inputs, 0, 1.0).collect(),
+            rows: 1,
+            baselines: stacked(baselines),
+            noise: None,
+            statistic: statistic(&self.inputs.parameters),
+        }))
+    }
+}
+
+/// The points of the paths to one end, whose noise stands at this place, with the weights of their
+/// derivatives in a sum where each end has this share.
+pub(super) fn samples(
+    inputs: &RunInputs,
+    noise: usize,
+    share: f64,
+) -> impl Iterator<Item = Sample> + use<> {
+    let nodes = nodes(&inputs.parameters);
+    let share = share / inputs.baselines.len() as f64;
+    (0..inputs.baselines.len()).flat_map(move |baseline| {
+        let sample = |node: &Node| Sample {
+            baseline,
+            noise,
+            alpha: node.alpha,
+            weight: node.weight * share,
+        };
+        nodes.iter().map(sample).collect::<Vec<_>>()
+    })
+}
+
+/// What a path makes of the derivatives.
+pub(super) fn statistic(parameters: &Parameters) -> Statistic {
+    match parameters.group::<PathParameters>().multiply_by_inputs {
+        true => Statistic::SumOfWays,
+        false => Statistic::Sum,
     }
 }
 

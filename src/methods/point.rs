@@ -5,6 +5,7 @@
 use super::{
     Answers, Attribution, MethodRun, Run, RunInputs, Step,
     doubts::{is_zero, no_derivative_at_input},
+    formula::Formula,
     head_value,
 };
 use crate::tensor::Tensor;
@@ -55,5 +56,12 @@ impl Run for OnePoint {
         attribution.cause = is_zero(&attribution.scores).then_some(cause);
         attribution.input_value = Some(value);
         Step::Done(attribution)
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        Some(match self.multiply {
+            true => Formula::InputXDerivative,
+            false => Formula::Derivative,
+        })
     }
 }

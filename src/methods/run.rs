@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Explained, Request};
+use super::{Explained, Request, formula::Formula};
 use crate::{
     engine::{GraphKey, Point, Row},
     model::Model,
@@ -18,6 +18,12 @@ pub trait Run: Send {
 
     /// First called with no answers; then with one for each question asked, in their order.
     fn step(&mut self, answers: Answers) -> Step<Self::Output>;
+
+    /// The same output as a formula, where the points do not depend on answers; before the first
+    /// step.
+    fn formula(&self) -> Option<Formula> {
+        None
+    }
 }
 
 pub enum Step<T> {

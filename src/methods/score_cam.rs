@@ -51,6 +51,7 @@ pub const COST: Cost = Cost {
     words: "1 + the channels of the layer, at most max_channels: forward passes",
     count: |p| 1 + scored(p),
     asks_input: |_| true,
+    change: |_| None,
 };
 
 /// How many channels are scored.

@@ -729,8 +729,8 @@ mod tests {
         assert!(warnings.is_empty(), "{warnings:?}");
         let last = model.layers.last().unwrap();
         assert_eq!(
-            (Some(&last.name), last.shape),
-            (model.manifest.layer.as_ref(), [1000, 13, 13])
+            (Some(&last.name), &last.shape[..]),
+            (model.manifest.layer.as_ref(), &[1000, 13, 13][..])
         );
     }
 

@@ -363,6 +363,7 @@ mod tests {
             hash: String::new(),
             graph: Arc::new(graph),
             layers: vec![],
+            attention: Err(String::new()),
             patterns: None,
             provenance: None,
             supports: Arc::default(),

@@ -144,6 +144,7 @@ fn maps_agree_with_pytorch() {
         let reference = stored::read(&format!("cam/{name}.safetensors"));
         let (input, target): (Drawn, usize) = (reference.json("input"), reference.json("target"));
         let attention = seen.attention.map(Arc::new);
+        let model = Arc::new(Model::bare(name, Arc::new(source.clone())));
         let facts = Facts {
             model: name,
             head: Head::Logits,
@@ -157,6 +158,8 @@ fn maps_agree_with_pytorch() {
             layers: &seen.layers,
             attention: attention.as_ref().map_err(String::as_str),
             supports: &[],
+            input: &model.manifest.input,
+            graph: &model.graph,
         };
         for method in METHODS {
             let Some(expected) = reference.floats(method.id) else {
@@ -165,7 +168,7 @@ fn maps_agree_with_pytorch() {
             let given = json!({"method": method.id, "target": target});
             let parameters = Parameters::parse(given.as_object().unwrap(), &facts).unwrap();
             let inputs = RunInputs {
-                model: Arc::new(Model::bare(name, Arc::new(source.clone()))),
+                model: model.clone(),
                 input: Arc::new(
                     Tensor::from_shape_vec(input.shape.clone(), input.values()).unwrap(),
                 ),

@@ -43,6 +43,7 @@ fn explained(reference: &Stored, given: &Value, baseline: f32) -> Attribution {
         has_patterns: false,
         layers: &[],
         layer: None,
+        attention: Err("none"),
         supports: &[],
         input: &Input {
             name: "x".into(),

@@ -17,12 +17,14 @@
 //!
 //! [`onnx`] holds a graph as a value: read, write, infer types, rewrite. [`autodiff`] joins a graph
 //! with its backward pass, by a table of rules that a rule set overrides in part. [`stages`] cuts a
-//! forward pass by its receptive fields, for incremental inference.
+//! forward pass by its receptive fields, for incremental inference. [`saliency`] puts a model and its
+//! saliency map into one graph.
 
 #![warn(missing_docs)]
 
 pub mod autodiff;
 pub mod onnx;
+pub mod saliency;
 pub mod stages;
 
 /// A dense float tensor, row-major.

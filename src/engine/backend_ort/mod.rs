@@ -371,23 +371,45 @@ impl OrtSession {
         inputs: &[(&str, ArrayViewD<'_, f32>)],
         stop: &RunStop,
     ) -> Result<IndexMap<String, Tensor>, RuntimeError> {
+        self.run_values(inputs, &[], stop)
+    }
+
+    /// As [`Self::run`], of a graph that takes int64 inputs as well.
+    pub fn run_with_indices(
+        &mut self,
+        inputs: &[(&str, ArrayViewD<'_, f32>)],
+        indices: &[(&str, ArrayViewD<'_, i64>)],
+    ) -> Result<IndexMap<String, Tensor>, RuntimeError> {
+        self.run_values(inputs, indices, &RunStop::new()?)
+    }
+
+    fn run_values(
+        &mut self,
+        inputs: &[(&str, ArrayViewD<'_, f32>)],
+        indices: &[(&str, ArrayViewD<'_, i64>)],
+        stop: &RunStop,
+    ) -> Result<IndexMap<String, Tensor>, RuntimeError> {
         let dense: Vec<_> = inputs
             .iter()
             .map(|(name, view)| (*name, view.as_standard_layout()))
             .collect();
-        let values = dense
+        let dense_indices: Vec<_> = indices
             .iter()
-            .map(|(name, array)| {
-                Ok((
-                    *name,
-                    SessionInputValue::from(TensorRef::from_array_view(array)?),
-                ))
-            })
-            .chain(
-                self.lent
-                    .iter()
-                    .map(|(name, lent)| Ok((name.as_str(), SessionInputValue::from(&*lent.value)))),
-            )
+            .map(|(name, view)| (*name, view.as_standard_layout()))
+            .collect();
+        let floats = dense.iter().map(|(name, array)| {
+            let value = TensorRef::from_array_view(array)?;
+            Ok((*name, SessionInputValue::from(value)))
+        });
+        let whole = dense_indices.iter().map(|(name, array)| {
+            let value = TensorRef::from_array_view(array)?;
+            Ok((*name, SessionInputValue::from(value)))
+        });
+        let lent = self.lent.iter();
+        let lent = lent.map(|(name, lent)| Ok((name.as_str(), (&*lent.value).into())));
+        let values = floats
+            .chain(whole)
+            .chain(lent)
             .collect::<ort::Result<Vec<_>>>()
             .map_err(run_error)?;
         let outputs = self

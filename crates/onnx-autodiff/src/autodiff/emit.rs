@@ -70,6 +70,11 @@ impl Emitter {
         name
     }
 
+    /// States the type of a value whose node was added to the graph by other means.
+    pub fn declare(&mut self, value: &str, value_type: ValueType) {
+        self.types.insert(value, value_type);
+    }
+
     /// Splits the producer of `output` in place: a node without bias (input 2), whose output is
     /// `product`, and an Add of the bias.
     pub fn split_bias(&mut self, output: &str, product: &str, bias: &str) {

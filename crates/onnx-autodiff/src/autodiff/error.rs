@@ -54,6 +54,8 @@ pub enum DeriveError {
         outputs.join(", ")
     )]
     NoHead { outputs: Vec<String> },
+    #[error("class {class} is not below the number of classes, {classes}")]
+    NoClass { class: usize, classes: usize },
     #[error("the model has no value named {name}")]
     UnknownActivation { name: String },
     #[error("the model has no weights or biases that its head depends on")]

@@ -9,7 +9,7 @@ pub(crate) mod forward;
 mod head;
 pub(crate) mod layers;
 mod loss;
-mod outputs;
+pub(crate) mod outputs;
 pub mod parameters;
 mod pipeline;
 mod places;

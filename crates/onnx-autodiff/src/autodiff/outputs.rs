@@ -70,7 +70,7 @@ pub(super) fn publish(
     Ok(emit.graph)
 }
 
-pub(super) fn rename(graph: &mut Graph, from: &str, to: &str) {
+pub(crate) fn rename(graph: &mut Graph, from: &str, to: &str) {
     let nodes = graph
         .nodes
         .iter_mut()

@@ -50,18 +50,7 @@ pub fn write_model_external(
             |at| external_tensor(name, literal, &at),
         )
     });
-    let graph_proto = GraphProto {
-        name: Some(if graph.name.is_empty() {
-            "graph".into()
-        } else {
-            graph.name.clone()
-        }),
-        initializer: initializer.collect(),
-        node: graph.nodes.iter().map(write_node).collect(),
-        input: graph.inputs.iter().map(write_value).collect(),
-        output: graph.outputs.iter().map(write_value).collect(),
-        ..GraphProto::default()
-    };
+    let graph_proto = write_graph(graph, initializer.collect());
     let model = ModelProto {
         // Before IR 4 an initializer had to be listed among the inputs too.
         ir_version: Some(graph.ir_version.max(4)),
@@ -104,6 +93,34 @@ fn entry(key: &str, value: String) -> StringStringEntryProto {
     StringStringEntryProto {
         key: Some(key.into()),
         value: Some(value),
+    }
+}
+
+/// The attribute with this name that is a graph, such as the body of a Loop.
+pub fn subgraph(name: &str, graph: &Graph) -> Attribute {
+    let initializers = graph.initializers.iter();
+    let initializers = initializers.map(|(name, literal)| write_tensor(name, literal));
+    let attribute = AttributeProto {
+        name: Some(name.into()),
+        r#type: Some(AttributeType::Graph as i32),
+        g: Some(write_graph(graph, initializers.collect())),
+        ..Default::default()
+    };
+    Attribute::Opaque(attribute.encode_to_vec().into())
+}
+
+fn write_graph(graph: &Graph, initializer: Vec<TensorProto>) -> GraphProto {
+    GraphProto {
+        name: Some(if graph.name.is_empty() {
+            "graph".into()
+        } else {
+            graph.name.clone()
+        }),
+        initializer,
+        node: graph.nodes.iter().map(write_node).collect(),
+        input: graph.inputs.iter().map(write_value).collect(),
+        output: graph.outputs.iter().map(write_value).collect(),
+        ..GraphProto::default()
     }
 }
 
