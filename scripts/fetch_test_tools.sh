@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# What tests/clients needs, into runtime/: a Python environment with OpenAPI's validator, two generators of clients and Playwright,
-# and Chromium where it is not installed, out of Debian's packages. Quick when they are there.
+# What tests/clients needs, into runtime/: a Python environment with OpenAPI's validator, two generators of clients, Playwright, ONNX Runtime
+# and Node; onnxruntime-web 1.30.0 (33 MB), checked by hash; and Chromium where it is not installed, out of Debian's packages. Quick when
+# they are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 requirements=tests/clients/requirements.txt
 environment=runtime/test_tools
 browser=runtime/chromium
+web=runtime/onnxruntime-web
+web_hash=d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71
 mkdir -p runtime
 scratch=$(mktemp -d runtime/.fetch.XXXXXX)
 trap 'rm -rf "$scratch"' EXIT
@@ -18,6 +21,16 @@ if ! cmp -s "$requirements" "$environment/requirements.txt"; then
   python3 -m venv "$environment"
   "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: --requirement "$requirements"
   cp "$requirements" "$environment/requirements.txt"
+fi
+
+if ! [ -d "$web" ]; then
+  echo "fetching onnxruntime-web into $web"
+  npm=$PWD/$environment/bin/npm
+  (cd "$scratch" && PATH="$(dirname "$npm"):$PATH" "$npm" pack --silent onnxruntime-web@1.30.0 >/dev/null)
+  sha256sum --check --quiet --strict - <<<"$web_hash  $scratch/onnxruntime-web-1.30.0.tgz"
+  tar -xzf "$scratch/onnxruntime-web-1.30.0.tgz" -C "$scratch" package/package.json package/dist/ort.wasm.bundle.min.mjs \
+    package/dist/ort-wasm-simd-threaded.wasm
+  mv "$scratch/package" "$web"
 fi
 
 if command -v chromium >/dev/null || command -v chromium-headless-shell >/dev/null || [ -d "$browser" ]; then exit 0; fi

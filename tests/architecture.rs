@@ -29,7 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("random", &[]),
     ("blur", &[]),
     ("segment", &["blur"]),
-    ("picture", &["tensor", "blur"]),
+    ("picture", &["tensor", "blur", "segment"]),
     ("model", &["picture", "tensor", "files", "pool", "random"]),
     (
         "dataset",

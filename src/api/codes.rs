@@ -414,6 +414,7 @@ fn image_code(error: &ImageError) -> Code {
         | ImageError::TooManyBaselines { .. }
         | ImageError::DatasetBaseline { .. }
         | ImageError::BaselineNeedsPixels { .. }
+        | ImageError::BaselineNeedsRegions
         | ImageError::NoUploadedBaseline
         | ImageError::BaselineShape { .. } => INVALID_PARAMETERS,
         ImageError::Resize { .. } => INTERNAL,

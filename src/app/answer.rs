@@ -312,8 +312,8 @@ impl From<Refinement> for RefinementEnd {
 /// The regions that a map is made of, in the pixels of the model's input.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RankedSegments {
-    /// int32 `[n, height, width]`: the label maps that the regions were made of, one per scale or
-    /// as sent, labels counted from 0 (-1: no region). Absent for regions sent as masks.
+    /// int32 `[n, height, width]`: the label maps that the regions were made of, one per scale (a
+    /// single one for methods that hide regions) or as sent, labels counted from 0 (-1: no region). Absent for regions sent as masks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<EncodedTensor>,
     /// int32 `[height, width]`: the rank of each pixel's region, from 1.
@@ -329,6 +329,9 @@ pub struct RankedRegion {
     pub area: usize,
     /// The score of each of them; `null` when it is not finite.
     pub value: Option<f64>,
+    /// Of the score, of methods that estimate it from random samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
 }
 
 impl RankedSegments {
@@ -351,6 +354,7 @@ impl RankedSegments {
                 .map(|region| RankedRegion {
                     area: region.area,
                     value: Some(region.value).filter(|v| v.is_finite()),
+                    standard_error: region.standard_error.filter(|v| v.is_finite()),
                 })
                 .collect(),
         }

@@ -196,7 +196,7 @@ impl App {
                     };
                     let attached = AttachedFiles {
                         baseline: files.baseline && parameters.baselines() > 0,
-                        segments: files.segments && parameters.needs(Need::Regions),
+                        segments: files.segments && parameters.needs_segments(),
                     };
                     faults.append(file_faults(&parameters, attached), |fault| fault);
                     match options.heatmap(look(parameters.method)) {

@@ -241,10 +241,10 @@ pub(super) fn explanation(
     let is_derived = explained.parameters.method.rule_set.is_some();
     let notes = if is_derived { &model.notes[..] } else { &[] };
     let warnings = [
-        &prepared.warnings,
+        &prepared.warnings[..],
         notes,
-        &explained.attribution.warnings,
-        &picture.warnings,
+        &explained.attribution.warnings[..],
+        &picture.warnings[..],
     ];
     Explanation {
         model: model.clone(),

@@ -309,7 +309,7 @@ pub(super) fn default_to_files(given: &mut Map<String, Value>, files: AttachedFi
 pub(super) fn file_faults(parameters: &Parameters, files: AttachedFiles) -> Faults {
     let baseline = parameters.baseline.terms().contains(&Term::Uploaded);
     let regions: RegionParameters = parameters.group();
-    let segments = parameters.needs(Need::Regions) && regions.segments == SegmentSource::Uploaded;
+    let segments = parameters.needs_segments() && regions.segments == SegmentSource::Uploaded;
     let mut faults = Faults::default();
     for (param, is_sent, is_asked, forms) in [
         ("baseline", files.baseline, baseline, baseline::ALLOWED),

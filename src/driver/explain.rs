@@ -211,14 +211,20 @@ impl Driver<'_> {
             Some(set) => prepare::supports(&self.model, &set, self.resources.supports).await?,
             None => Arc::default(),
         };
-        let is_work = parameters.needs(Need::Baselines) || parameters.needs(Need::Regions);
+        let is_work = parameters.needs(Need::Baselines) || parameters.needs_segments();
         let resolve = move || {
-            let (baselines, shortages) =
-                prepare::baselines(&model, &input, &request, pictures.as_ref())?;
+            let segmentation = prepare::segmentation(&model, &input, &request)?;
+            let (baselines, shortages) = prepare::baselines(
+                &model,
+                &input,
+                &request,
+                &segmentation.regions,
+                pictures.as_ref(),
+            )?;
             let rule = model.manifest.input.preprocess.as_ref();
             let inputs = RunInputs {
                 baselines,
-                segmentation: prepare::segmentation(&model, &input, &request)?,
+                segmentation,
                 layout: rule.map_or(Layout::Nchw, |rule| rule.layout),
                 luma: None,
                 input_value: None,

@@ -7,7 +7,12 @@ use ndarray::Array2;
 use super::DriverError;
 use crate::{
     faults::{Fault, Faults},
-    methods::{Request, parameters::Need, regions::regions},
+    methods::{
+        Request,
+        parameters::{Need, Parameters},
+        pixels::Pixels,
+        regions::{RegionParameters, SegmentSource, partition, regions, too_many},
+    },
     model::{
         Model,
         support_store::SupportStore,
@@ -17,9 +22,9 @@ use crate::{
         ImageError,
         baseline::{self, Baseline, ImageSource, Material, Term},
         input::InputPicture,
-        preprocess,
+        preprocess::{self, Layout},
     },
-    segment::Segmentation,
+    segment::{Segmentation, regions::Regions},
     tensor::Tensor,
     text::excerpt,
 };
@@ -61,6 +66,7 @@ pub(super) fn baselines(
     model: &Model,
     input: &Tensor,
     request: &Request,
+    regions: &Regions,
     pictures: Option<&Arc<dyn ImageSource>>,
 ) -> Result<(Vec<Arc<Tensor>>, Vec<String>), Faults> {
     let (mut baselines, mut warnings) = (Vec::new(), Vec::new());
@@ -71,6 +77,7 @@ pub(super) fn baselines(
         preprocess: model.manifest.input.preprocess.as_ref(),
         uploaded: request.uploaded_baseline.as_deref(),
         pictures,
+        regions: request.parameters.needs(Need::Partition).then_some(regions),
         seed: request.baseline_seed,
     };
     for term in request.parameters.baseline.terms() {
@@ -104,18 +111,43 @@ pub(super) fn segmentation(
     request: &Request,
 ) -> Result<Arc<Segmentation>, DriverError> {
     let parameters = &request.parameters;
-    if !parameters.needs(Need::Regions) {
+    if !parameters.needs_segments() {
         return Ok(Arc::default());
     }
     let rule = model.manifest.input.preprocess.as_ref();
-    let picture = rule
-        .and_then(|rule| InputPicture::of(input, rule))
-        .ok_or_else(|| DriverError::NoPicture {
+    let uploaded = request.uploaded_segments.as_ref();
+    match rule.and_then(|rule| InputPicture::of(input, rule)) {
+        Some(picture) if parameters.needs(Need::Partition) => {
+            Ok(partition(&picture, parameters, uploaded)?)
+        }
+        Some(picture) => Ok(regions(&picture, parameters, uploaded)?),
+        None if parameters.needs(Need::Partition) => {
+            pixels_fault(input, parameters).settle(())?;
+            Ok(Arc::default())
+        }
+        None => Err(DriverError::NoPicture {
             model: model.id.clone(),
             method: parameters.method.id,
-        })?;
-    let uploaded = request.uploaded_segments.as_ref();
-    Ok(regions(&picture, parameters, uploaded)?)
+        }),
+    }
+}
+
+/// Why the pixels of a ready tensor cannot be regions.
+fn pixels_fault(input: &Tensor, parameters: &Parameters) -> Faults {
+    let RegionParameters {
+        segments,
+        max_segments,
+        ..
+    } = parameters.group();
+    let mut faults = Faults::default();
+    if segments == SegmentSource::Uploaded {
+        let message = "the model takes ready tensors, each pixel of which is a region";
+        faults.push(Fault::new("segments", message, ["felzenszwalb"]));
+    }
+    let [height, width] = Pixels::of(input.shape(), Layout::Nchw).sides;
+    let what = "pixels has the input, each of them a region";
+    faults.extend(too_many(height * width, max_segments, what));
+    faults
 }
 
 /// The models of a set, opened where they are not yet. A variant of a model has none of its sets.

@@ -2,21 +2,25 @@
 //! each in `registry`.
 
 pub mod attention;
+pub mod coalitions;
 pub mod doubts;
 pub mod edges;
 pub mod eigen_cam;
 pub mod expected;
 mod explained;
+pub mod feature_ablation;
 pub mod formula;
 pub mod gad;
 pub mod grad_cam;
+pub mod kernel_shap;
 pub mod layers;
+pub mod lime;
 pub mod lrp;
 pub mod noise;
 pub mod occlusion;
 pub mod parameters;
 pub mod path;
-mod pixels;
+pub(crate) mod pixels;
 pub mod point;
 mod prediction;
 pub mod quadrature;
@@ -24,9 +28,11 @@ pub mod random;
 pub mod ranking;
 pub mod regions;
 pub mod registry;
+pub mod regression;
 pub mod rise;
 mod run;
 pub mod score_cam;
+pub mod shapley_sampling;
 pub mod target;
 pub mod xrai;
 
@@ -75,7 +81,8 @@ pub struct RunInputs {
     /// `[height, width]` of the picture that the input shows, black 0 and white 1; for methods that
     /// need it.
     pub luma: Option<Arc<Array2<f32>>>,
-    /// The picture's regions, for methods that need them; else none.
+    /// The picture's regions, for methods that need them; else none. Of a partition of ready tensors
+    /// none, too: each pixel is a region.
     pub segmentation: Arc<Segmentation>,
     /// By alpha, for methods that need them; else none.
     pub supports: Arc<[Support]>,

@@ -26,7 +26,7 @@ use crate::{
 use onnx_autodiff::onnx::graph::Literal;
 
 /// The most samples.
-const MAX_SAMPLES: u64 = 10_000;
+pub const MAX_SAMPLES: u64 = 10_000;
 
 /// Of methods that draw samples.
 #[derive(Clone, Copy, Debug)]

@@ -44,6 +44,8 @@ pub struct Ranked {
     pub area: usize,
     /// The mean of the map over them.
     pub value: f64,
+    /// Of the value, where it is estimated from random samples.
+    pub standard_error: Option<f64>,
 }
 
 /// Ranks `regions` by `map`, which has one value per pixel of their picture. A region with a NaN in
@@ -187,6 +189,7 @@ impl Cover<'_> {
             ranking.regions.push(Ranked {
                 area: pixels.len(),
                 value: *value,
+                standard_error: None,
             });
         }
         ranking
@@ -363,7 +366,8 @@ mod tests {
                     2,
                     Ranked {
                         area: 100,
-                        value: 0.5
+                        value: 0.5,
+                        standard_error: None,
                     }
                 )
             );
@@ -377,7 +381,8 @@ mod tests {
                 whole.regions,
                 [Ranked {
                     area: SIDE * SIDE,
-                    value: 2.0
+                    value: 2.0,
+                    standard_error: None,
                 }]
             );
             let none = rank(
@@ -412,6 +417,7 @@ mod tests {
             found.push(Ranked {
                 area: best.len(),
                 value: mean(&best),
+                standard_error: None,
             });
         }
         found.sort_by(|a, b| b.value.total_cmp(&a.value));
@@ -422,6 +428,7 @@ mod tests {
             found.push(Ranked {
                 area: left.len(),
                 value: mean(&left),
+                standard_error: None,
             });
         }
         found

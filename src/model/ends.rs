@@ -63,12 +63,10 @@ pub(super) fn adapt(
     output: Option<&str>,
     scores: Option<Head>,
 ) -> Result<Ends, EndsError> {
-    let element = graph
-        .inputs
-        .iter()
-        .find(|info| info.name == input)
-        .map(|info| info.value_type.element);
-    let mut graph = passes::single(graph, element == Some(Element::Double))?;
+    // Doubles inside of a float32 network stay.
+    let mut ends = graph.inputs.iter().chain(&graph.outputs);
+    let doubles = ends.any(|info| info.value_type.element == Element::Double);
+    let mut graph = passes::single(graph, doubles)?;
     let (mut warnings, mut notes) = (Vec::new(), Vec::new());
     let fed = take_floats(&mut graph, input, &mut warnings, &mut notes)?;
     let name = choose_output(&graph, output)?;

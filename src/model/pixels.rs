@@ -103,7 +103,14 @@ fn respell(
                 return Some(None);
             }
             // 0 to 255, unless sums came before.
-            let holds = !matches!(to, Element::Bool | Element::Int8) && to.size() >= first?.size();
+            let from = first?;
+            let is_unsigned = |element| {
+                use Element::{Uint8, Uint16, Uint32, Uint64};
+                matches!(element, Uint8 | Uint16 | Uint32 | Uint64)
+            };
+            let holds = !matches!(to, Element::Bool | Element::Int8)
+                && to.size() >= from.size()
+                && (is_unsigned(from) || !is_unsigned(to));
             let cast = node.clone().with("to", Element::Float as i64);
             edits.nodes.push((at, vec![cast]));
             holds.then_some(Some(to))

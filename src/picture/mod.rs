@@ -68,6 +68,10 @@ pub enum ImageError {
         "baseline `{term}` is made of pixels, and this model takes ready tensors; allowed here: zero, min, max, mean, uniform:<seed>, random:<n>, uploaded"
     )]
     BaselineNeedsPixels { term: String },
+    #[error(
+        "baseline `segment_mean` is the mean of each region, for methods that hide regions: feature_ablation, kernel_shap, lime and shapley_sampling"
+    )]
+    BaselineNeedsRegions,
     #[error("baseline `uploaded` needs the baseline sent with the request")]
     NoUploadedBaseline,
     #[error("the uploaded baseline has shape {found:?}; the input has {expected:?}")]

@@ -150,29 +150,23 @@ async fn faults(service: &Service) -> BTreeMap<String, String> {
 #[tokio::test]
 async fn nets_of_any_float_are_worked_on_in_float32() {
     let net = |element| written(&linear(element, vec![], vec![info("z", element, &[3])]));
-    let inside = {
-        let mut graph = linear(
-            Element::Float16,
-            vec![],
-            vec![info("scores", Element::Float, &[3])],
-        );
+    let inside = |element, last| {
+        let mut graph = linear(element, vec![], vec![info("scores", last, &[3])]);
         graph.inputs[0] = info("pixels", Element::Float, &[2]);
-        graph.nodes.insert(
-            0,
-            Node::new("Cast", ["pixels"], ["x"]).with("to", Element::Float16 as i64),
-        );
-        graph
-            .nodes
-            .push(Node::new("Cast", ["z"], ["scores"]).with("to", Element::Float as i64));
+        graph.nodes.insert(0, cast("pixels", "x", element));
+        graph.nodes.push(cast("z", "scores", last));
         written(&graph)
     };
     let (_folder, service) = serve(&[
         ("half", net(Element::Float16), &[]),
         ("double", net(Element::Double), &[]),
         ("brain", net(Element::Bfloat16), &[]),
-        ("inside", inside, &[]),
+        ("inside", inside(Element::Float16, Element::Float), &[]),
+        ("wide", inside(Element::Double, Element::Float), &[]),
+        ("at_the_end", inside(Element::Double, Element::Double), &[]),
     ]);
-    for id in ["half", "double", "brain", "inside"] {
+    let ids = ["half", "double", "brain", "inside", "wide", "at_the_end"];
+    for id in ids {
         close(
             &gradient(&service, id, "head=logits&target=1", &at(&[1.0, 2.0])).await,
             &[-1.0, 0.5],

@@ -226,17 +226,17 @@ async fn every_method_that_differentiates_explains_a_contrast() {
             true => [4, 0],
             false => [285, 281],
         };
-        let [class, other] = classes;
+        let [class, against] = classes;
         let upload = test_image("wide.png");
-        let contrast = send(post(&uri(&format!("{class}-{other}")), upload.clone()))
+        let contrast = send(post(&uri(&format!("{class}-{against}")), upload.clone()))
             .await
             .only();
         let (one, other) = (
             send(post(&uri(&class.to_string()), upload.clone())).await,
-            send(post(&uri(&other.to_string()), upload)).await,
+            send(post(&uri(&against.to_string()), upload)).await,
         );
         assert_eq!(
-            contrast["target"]["against"]["index"], other,
+            contrast["target"]["against"]["index"], against,
             "{}",
             method.id
         );

@@ -1,5 +1,5 @@
-//! What others make of the contract: its validator, generators of clients, and a browser, each on
-//! the server as it is run. `scripts/fetch_test_tools.sh` fetches them.
+//! What others make of the contract, its validator, generators of clients, and a browser, each on
+//! the server as it is run; and what other runtimes make of the files of `explaind derive`. `scripts/fetch_test_tools.sh` fetches them.
 
 #![allow(
     clippy::unwrap_used,
@@ -88,6 +88,7 @@ fn run(script: &str) {
         .arg(&server.url)
         .current_dir(&scratch)
         .env("EXPLAIND_ROOT", root)
+        .env("EXPLAIND_BIN", env!("CARGO_BIN_EXE_explaind"))
         .output()
         .unwrap();
     let said = [output.stdout, output.stderr].concat();
@@ -111,6 +112,11 @@ fn openapi_python_client_explains_a_photo() {
 #[test]
 fn openapi_generator_explains_a_photo() {
     run("generator.py");
+}
+
+#[test]
+fn files_that_explain_themselves_give_the_services_maps_in_python_and_on_the_web() {
+    run("explainers.py");
 }
 
 #[test]

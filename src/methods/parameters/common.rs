@@ -6,13 +6,16 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    Parameters,
+    Need, Parameters,
     kind::{Group, Kind, Parameter},
 };
 use crate::{
     faults::Fault,
     methods::target::{self, Target},
-    picture::baseline::{self, Baseline},
+    picture::{
+        ImageError,
+        baseline::{self, Baseline, Term},
+    },
 };
 use onnx_autodiff::autodiff::spec::{Head, PatternLayers};
 
@@ -184,7 +187,21 @@ pub static RULE_SET: Group = Group {
     },
 };
 
-pub static BASELINE: Group = Group::of(&[Parameter {
+pub static BASELINE: Group = Group {
+    parameters: &[BASELINES],
+    from_model: |_, _| (),
+    check: |p, _, _, faults| {
+        if p.baseline.terms().contains(&Term::SegmentMean) && !p.needs(Need::Partition) {
+            let message = ImageError::BaselineNeedsRegions.to_string();
+            let others = baseline::ALLOWED
+                .iter()
+                .filter(|form| **form != "segment_mean");
+            faults.push(Fault::new("baseline", message, others.copied()));
+        }
+    },
+};
+
+const BASELINES: Parameter = Parameter {
     name: "baseline",
     kind: Kind::Text {
         forms: baseline::ALLOWED,
@@ -197,10 +214,10 @@ pub static BASELINE: Group = Group::of(&[Parameter {
             None => Err("is not a text".to_owned()),
         },
     },
-    doc: "The baseline, where the path starts; results for several, joined by +, are averaged.",
+    doc: "The baseline, where the path starts or what is shown in place of hidden regions; results for several, joined by +, are averaged.",
     from_model: false,
     get: |p| Some(json!(p.baseline)),
-}]);
+};
 
 /// For methods that draw random numbers.
 pub static SEED: Group = Group::of(&[Parameter {

@@ -59,8 +59,10 @@ pub enum Need {
     Baselines,
     /// The luma of the picture that the input shows: not of ready tensors.
     Luma,
-    /// Regions of that picture.
+    /// Regions of that picture, which may overlap.
     Regions,
+    /// Regions of that picture that do not overlap; of ready tensors none, each pixel being one.
+    Partition,
     /// The maps of another method, which the parameter `base` names.
     Base,
     /// The models of the set that the parameter `supports` names.
@@ -125,9 +127,9 @@ impl Method {
         self.needs(Need::Luma) || self.needs(Need::Regions)
     }
 
-    /// Whether it ranks regions of the picture.
+    /// Whether its map is made of regions of the picture.
     pub fn ranks_regions(&self) -> bool {
-        self.needs(Need::Regions)
+        self.needs(Need::Regions) || self.needs(Need::Partition)
     }
 
     /// Whether its map depends on the model and the class.

@@ -155,6 +155,11 @@ impl Parameters {
         self.needs(Need::Luma) || self.needs(Need::Regions)
     }
 
+    /// Whether it takes regions of that picture.
+    pub fn needs_segments(&self) -> bool {
+        self.needs(Need::Regions) || self.needs(Need::Partition)
+    }
+
     /// Makes `base` the method whose maps this one works on, with its defaults.
     pub fn set_base(&mut self, base: &'static Method) {
         self.base = Some(base);

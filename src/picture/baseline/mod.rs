@@ -31,6 +31,9 @@ pub enum Term {
     Max,
     /// The input's own mean per channel; over all elements for inputs that are no images.
     Mean,
+    /// In each region of the picture its mean per channel, and the input itself outside of all;
+    /// `Mean` for inputs that are no images.
+    SegmentMean,
     /// The input blurred by a Gaussian of this sigma, in pixels of the model's input; borders
     /// reflected.
     Blur(f32),

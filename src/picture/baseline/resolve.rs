@@ -18,6 +18,7 @@ use crate::{
         input::{InputPicture, channel_axis},
         preprocess::{Preprocess, pixel_range},
     },
+    segment::regions::Regions,
     tensor::Tensor,
 };
 
@@ -45,6 +46,8 @@ pub struct Material<'a> {
     /// The baseline sent with the request, already preprocessed.
     pub uploaded: Option<&'a Tensor>,
     pub pictures: Option<&'a Arc<dyn ImageSource>>,
+    /// Those of the picture, for methods that hide regions.
+    pub regions: Option<&'a Regions>,
     pub seed: u64,
 }
 
@@ -83,6 +86,10 @@ impl Baseline {
                 Term::Max => baselines.push(extreme(input, material.preprocess, |(_, high)| high)),
                 Term::Mean => {
                     baselines.push(constant(input, axis, &means(input, axis), |mean| *mean))
+                }
+                Term::SegmentMean => {
+                    let regions = material.regions.ok_or(ImageError::BaselineNeedsRegions)?;
+                    baselines.push(region_means(input, axis, regions));
                 }
                 Term::Blur(sigma) => {
                     baselines.push(blurred(input, channel_axis(pixels()?.layout), *sigma))
@@ -164,6 +171,28 @@ fn means(input: &Tensor, axis: Option<usize>) -> Vec<f32> {
         Some(axis) => input.axis_iter(Axis(axis)).map(mean).collect(),
         None => vec![mean(input.view())],
     }
+}
+
+/// Each region with its mean in each channel; the mean of all where there are no regions.
+fn region_means(input: &Tensor, axis: Option<usize>, regions: &Regions) -> Tensor {
+    let Some(axis) = axis.filter(|_| !regions.is_empty()) else {
+        return constant(input, axis, &means(input, axis), |mean| *mean);
+    };
+    let mut found = input.clone();
+    let (_, width) = regions.size();
+    for mut plane in found.axis_iter_mut(Axis(axis)) {
+        for pixels in regions.iter() {
+            let place = |pixel: u32| [pixel as usize / width, pixel as usize % width];
+            let value = |&pixel: &u32| plane.get(place(pixel)).map_or(0.0, |v| f64::from(*v));
+            let mean = pixels.iter().map(value).sum::<f64>() / pixels.len().max(1) as f64;
+            for &pixel in pixels {
+                if let Some(value) = plane.get_mut(place(pixel)) {
+                    *value = mean as f32;
+                }
+            }
+        }
+    }
+    found
 }
 
 /// Element k of draw (seed, index) is the k-th 24-bit uniform of ChaCha8(seed), stream `index`,
@@ -393,6 +422,7 @@ mod tests {
             pictures: Some(&pictures),
             seed: 7,
             uploaded: None,
+            regions: None,
         };
         let found = baseline.resolve(&input, &material).unwrap();
         assert_eq!((found.len(), baseline.count()), (5, 5));

@@ -13,6 +13,7 @@ pub const ALLOWED: &[&str] = &[
     "min",
     "max",
     "mean",
+    "segment_mean",
     "blur:<sigma>",
     "uniform:<seed>",
     "random:<n>",
@@ -68,10 +69,12 @@ impl FromStr for Term {
             ("min", None) => Ok(Term::Min),
             ("max", None) => Ok(Term::Max),
             ("mean", None) => Ok(Term::Mean),
+            ("segment_mean", None) => Ok(Term::SegmentMean),
             ("uploaded", None) => Ok(Term::Uploaded),
-            ("zero" | "black" | "white" | "min" | "max" | "mean" | "uploaded", Some(_)) => {
-                Err(refuse(format!("`{name}` takes no argument")))
-            }
+            (
+                "zero" | "black" | "white" | "min" | "max" | "mean" | "segment_mean" | "uploaded",
+                Some(_),
+            ) => Err(refuse(format!("`{name}` takes no argument"))),
             ("blur", None) => Ok(Term::Blur(DEFAULT_SIGMA)),
             ("blur", Some(sigma)) => match sigma.parse() {
                 Ok(sigma) if sigma > 0.0 && sigma <= MAX_SIGMA => Ok(Term::Blur(sigma)),
@@ -131,6 +134,7 @@ impl fmt::Display for Term {
             Term::Min => f.write_str("min"),
             Term::Max => f.write_str("max"),
             Term::Mean => f.write_str("mean"),
+            Term::SegmentMean => f.write_str("segment_mean"),
             Term::Blur(sigma) => write!(f, "blur:{sigma}"),
             Term::Uniform(seed) => write!(f, "uniform:{seed}"),
             Term::Random(n) => write!(f, "random:{n}"),

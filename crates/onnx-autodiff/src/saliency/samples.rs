@@ -297,7 +297,7 @@ impl<'a> Body<'a> {
         Ok(vec![emit.add(&sums[0], &sum)?])
     }
 
-    /// The mean, and the sum of squared distances to it, of the points so far (Chan et al. 1979).
+    /// The mean, and the sum of squared distances to it, of the points so far.
     fn spread(
         &mut self,
         g: &str,

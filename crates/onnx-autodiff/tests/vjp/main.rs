@@ -10,6 +10,7 @@
 
 mod case;
 mod cases;
+mod explainers;
 mod heads;
 mod incremental;
 mod kinks;

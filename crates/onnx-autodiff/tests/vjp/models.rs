@@ -6,7 +6,11 @@ use onnx_autodiff::{
     autodiff::spec::RuleSetId,
     onnx::{
         graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
-        proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto},
+        passes,
+        proto::{
+            AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
+            type_proto,
+        },
     },
 };
 use prost::Message;
@@ -410,6 +414,70 @@ fn of_an_if_that_a_constant_decides_one_branch_remains() {
         ];
         Model::new(&[2, 2, 2], constants, with_tail(nodes, "chosen")).check(2);
     }
+}
+
+/// `chosen` = x + 0.5 in a branch whose constant and declared output are of float16.
+#[test]
+fn half_precision_inside_of_a_branch_becomes_float32() {
+    let half = Element::Float16 as i32;
+    let constant = TensorProto {
+        data_type: Some(half),
+        name: Some("half".into()),
+        raw_data: Some(vec![0x00, 0x38].into()),
+        ..TensorProto::default()
+    };
+    let inner = NodeProto {
+        op_type: Some("Add".into()),
+        input: vec!["x".into(), "half".into()],
+        output: vec!["inner".into()],
+        ..NodeProto::default()
+    };
+    let declared = type_proto::Tensor {
+        elem_type: Some(half),
+        shape: None,
+    };
+    let output = ValueInfoProto {
+        name: Some("inner".into()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(declared)),
+        }),
+    };
+    let graph = GraphProto {
+        name: Some("then".into()),
+        node: vec![inner],
+        initializer: vec![constant],
+        output: vec![output],
+        ..GraphProto::default()
+    };
+    let of_branch = |name: &str| {
+        let attribute = AttributeProto {
+            name: Some(name.into()),
+            r#type: Some(5),
+            g: Some(graph.clone()),
+            ..AttributeProto::default()
+        };
+        Attribute::Opaque(attribute.encode_to_vec().into())
+    };
+    let mut choice = node("If", &["is"], "y");
+    for name in ["then_branch", "else_branch"] {
+        choice.attributes.insert(name.into(), of_branch(name));
+    }
+    let value = |name: &str| ValueInfo {
+        name: name.into(),
+        value_type: ValueType::new(Element::Float16, vec![Dim::Known(1), Dim::Known(2)]),
+    };
+    let source = Graph {
+        inputs: vec![value("x")],
+        outputs: vec![value("y")],
+        initializers: [("is".to_owned(), Literal::from_bools(&[], &[true]))].into(),
+        nodes: vec![choice],
+        ..Graph::default()
+    };
+    let mut net = Net::open(&passes::single(source, false).unwrap()).unwrap();
+    let found = net
+        .run(&[("x", &tensor(&[1, 2], vec![1.0, -2.0]))])
+        .unwrap();
+    assert_eq!(found["y"], tensor(&[1, 2], vec![1.5, -1.5]));
 }
 
 #[test]

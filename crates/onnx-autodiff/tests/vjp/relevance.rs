@@ -161,9 +161,11 @@ fn relevance_is_kept_by_networks_without_biases() {
         let constants: &[(&str, &[usize], Vec<f32>)] = &[
             ("w1", &[6, 3, 3, 3], drawn(0, 162)),
             ("w2", &[6, 6, 3, 3], drawn(1, 324)),
-            ("w3", &[4, 6, 1, 1], drawn(2, 24)),
+            ("w3", &[4, 6, 3, 3], drawn(2, 216)),
             ("w4", &[10, 2], drawn(3, 20)),
         ];
+        // Enough inputs for each output to have contributions of both signs, without which rules
+        // for one sign lose what it would get.
         let padded = |node| with(node, "pads", Attribute::Ints(vec![1; 4]));
         let nodes = vec![
             padded(node("Conv", &["x", "w1"], "c1")),
@@ -180,9 +182,9 @@ fn relevance_is_kept_by_networks_without_biases() {
                 "strides",
                 Attribute::Ints(vec![2, 2]),
             ),
-            node("Conv", &["p", "w3"], "c3"),
+            padded(node("Conv", &["p", "w3"], "c3")),
             with(node("Concat", &["p", "c3"], "both"), "axis", 1),
-            node("LeakyRelu", &["both"], "r3"),
+            node("Relu", &["both"], "r3"),
             node("GlobalAveragePool", &["r3"], "g"),
             node("Flatten", &["g"], "f"),
             node("Gemm", &["f", "w4"], "y"),

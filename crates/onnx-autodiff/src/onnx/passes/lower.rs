@@ -1,7 +1,7 @@
 //! Opset 18 -> 17, for runtimes that are older: axes of reductions become attributes, sizes of Split
 //! inputs. Nodes that opset 17 cannot express are named, and the graph stays as it is.
 
-use super::checked;
+use super::prune;
 use crate::onnx::{
     error::OnnxError,
     graph::{Graph, Literal, Node},
@@ -44,7 +44,7 @@ pub fn lower(graph: Graph) -> Result<Lowered, OnnxError> {
     }
     let mut graph = rewritten?;
     graph.opset_imports.insert(String::new(), OLDER);
-    Ok(Lowered::Older(checked("lower", graph)?))
+    Ok(Lowered::Older(prune(graph)?))
 }
 
 /// The node in opset 17.
