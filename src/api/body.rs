@@ -45,6 +45,7 @@ struct Form {
     images: Vec<Bytes>,
     baseline: Option<Bytes>,
     segments: Option<Bytes>,
+    reference: Option<Bytes>,
     /// Parameters as JSON.
     params: Option<Bytes>,
     /// Parameters as fields of their own.
@@ -237,6 +238,7 @@ async fn split(bytes: Bytes, boundary: String, repeated: &[&str]) -> Result<Form
             ("params", _) => &mut form.params,
             ("baseline", None) => &mut form.baseline,
             ("segments", None) => &mut form.segments,
+            ("reference", None) => &mut form.reference,
             (_, Some("")) => continue,
             (_, Some(text)) => {
                 parameter_bytes += name.len() + text.len();
@@ -256,7 +258,7 @@ async fn split(bytes: Bytes, boundary: String, repeated: &[&str]) -> Result<Form
                 continue;
             }
             (_, None) => {
-                let allowed = ["image", "file", "baseline", "segments"];
+                let allowed = ["image", "file", "baseline", "segments", "reference"];
                 faults.push_with(|| {
                     Fault::new(
                         name,
@@ -318,6 +320,7 @@ impl Form {
             images,
             baseline,
             segments,
+            reference,
             params,
             fields,
         } = self;
@@ -325,6 +328,7 @@ impl Form {
             inputs: images.into_iter().map(Input::of).collect(),
             uploads: Uploads {
                 baseline: baseline.map(Input::of),
+                reference: reference.map(Input::of),
                 segments,
             },
             parameters: match params {

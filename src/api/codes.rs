@@ -589,7 +589,7 @@ fn tensor_code(error: &TensorError) -> Code {
 
 fn method_code(error: &DriverError) -> Code {
     match error {
-        DriverError::Parameters(_) => INVALID_PARAMETERS,
+        DriverError::Parameters(_) | DriverError::NoneAbove(_) => INVALID_PARAMETERS,
         DriverError::PatternsMissing { .. } => row(
             "patterns_missing",
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -693,7 +693,8 @@ impl ApiError {
 
 fn app_faults(error: &AppError) -> Faults {
     match error {
-        AppError::Parameters(faults) | AppError::Method(DriverError::Parameters(faults)) => {
+        AppError::Parameters(faults)
+        | AppError::Method(DriverError::Parameters(faults) | DriverError::NoneAbove(faults)) => {
             faults.clone()
         }
         AppError::Image(error) if image_code(error) == INVALID_PARAMETERS => Fault::new(

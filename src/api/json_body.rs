@@ -63,7 +63,17 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Contents, ApiError> {
         .segments_file
         .map(|text| decode_base64(&text, "segments_file"))
         .transpose()?;
-    let uploads = Uploads { baseline, segments };
+    let reference = one_of(
+        body.reference_image,
+        "reference_image",
+        body.reference_tensor,
+        "reference_tensor",
+    )?;
+    let uploads = Uploads {
+        baseline,
+        reference,
+        segments,
+    };
     Ok(Contents {
         inputs,
         uploads,
@@ -302,16 +312,20 @@ struct JsonBody {
     tensor: Option<JsonTensor>,
     baseline_image: Option<String>,
     baseline_tensor: Option<JsonTensor>,
+    reference_image: Option<String>,
+    reference_tensor: Option<JsonTensor>,
     segments_file: Option<String>,
     parameters: Named,
 }
 
-const FIELDS: [&str; 6] = [
+const FIELDS: [&str; 8] = [
     "image",
     "images",
     "tensor",
     "baseline_image",
     "baseline_tensor",
+    "reference_image",
+    "reference_tensor",
     "segments_file",
 ];
 
@@ -345,6 +359,8 @@ impl<'de> Visitor<'de> for JsonBodyVisitor {
                 "tensor" => body.tensor = map.next_value()?,
                 "baseline_image" => body.baseline_image = map.next_value()?,
                 "baseline_tensor" => body.baseline_tensor = map.next_value()?,
+                "reference_image" => body.reference_image = map.next_value()?,
+                "reference_tensor" => body.reference_tensor = map.next_value()?,
                 "segments_file" => body.segments_file = map.next_value()?,
                 _ => body.parameters.read(name, &mut map)?,
             }

@@ -89,6 +89,7 @@ pub enum Role {
     /// In the order of the request.
     Input,
     Baseline,
+    Reference,
     Segments,
     /// Made from the others.
     Result,
@@ -123,8 +124,10 @@ impl Sent {
         let inputs = inputs.map(|(place, input)| (format!("input-{place}"), Role::Input, input));
         let baseline = self.uploads.baseline.iter();
         let baseline = baseline.map(|input| ("baseline".to_owned(), Role::Baseline, input));
+        let reference = self.uploads.reference.iter();
+        let reference = reference.map(|input| ("reference".to_owned(), Role::Reference, input));
         let mut files = Vec::new();
-        for (name, role, input) in inputs.chain(baseline) {
+        for (name, role, input) in inputs.chain(baseline).chain(reference) {
             let bytes = match input {
                 Input::Image(bytes) | Input::Npy(bytes) => bytes.clone(),
                 Input::Tensor(tensor) => write_npy(tensor)?.into(),
@@ -353,9 +356,11 @@ impl Bundle {
     pub fn sent(&self) -> (Vec<Input>, Uploads) {
         let inputs = self.of(Role::Input).map(|(_, bytes)| Input::of(bytes));
         let mut baseline = self.of(Role::Baseline);
+        let mut reference = self.of(Role::Reference);
         let mut segments = self.of(Role::Segments);
         let uploads = Uploads {
             baseline: baseline.next().map(|(_, bytes)| Input::of(bytes)),
+            reference: reference.next().map(|(_, bytes)| Input::of(bytes)),
             segments: segments.next().map(|(_, bytes)| bytes),
         };
         (inputs.collect(), uploads)

@@ -197,6 +197,7 @@ impl App {
                     let attached = AttachedFiles {
                         baseline: files.baseline && parameters.baselines() > 0,
                         segments: files.segments && parameters.needs_segments(),
+                        reference: files.reference,
                     };
                     faults.append(file_faults(&parameters, attached), |fault| fault);
                     match options.heatmap(look(parameters.method)) {
@@ -287,6 +288,7 @@ impl App {
                 .clone()
                 .filter(|_| way.parameters.baselines() > 0),
             uploaded_segments: segments.clone(),
+            uploaded_reference: uploads.reference.clone(),
             ..Request::of(way.parameters.clone())
         };
         let requests: Vec<_> = plan.ways.iter().map(request).collect();

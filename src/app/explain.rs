@@ -105,9 +105,10 @@ impl App {
             inputs.iter().map(|one| one.evaluations).sum(),
             inputs.iter().map(|one| one.times).collect(),
         );
+        let is_list = inputs.iter().any(|one| one.has_axis);
         let answers: Vec<_> = inputs.into_iter().flat_map(|one| one.answers).collect();
         Ok(Answered {
-            has_axis: batched || answers.len() != 1,
+            has_axis: batched || is_list || answers.len() != 1,
             answers,
             evaluations,
             times,
@@ -153,6 +154,7 @@ impl App {
             .extend(task.uploads.warnings.iter().cloned());
         let request = Request {
             uploaded_baseline: task.uploads.baseline.clone(),
+            uploaded_reference: task.uploads.reference.clone(),
             uploaded_segments: self
                 .fit_segments(&task.uploads, &prepared, &plan.model)
                 .await?,
@@ -190,7 +192,7 @@ impl App {
             })
             .collect();
         Ok(Answered {
-            has_axis: answers.len() != 1,
+            has_axis: request.parameters.target.is_list(),
             answers,
             evaluations: answered.evaluations,
             times: prepared.times.with_engine(answered.timing),

@@ -438,6 +438,7 @@ pub(super) fn prepare(
                 warnings: rule
                     .and_then(|rule| far_outside(&tensor, rule))
                     .into_iter()
+                    .chain(model.manifest.reading.told.iter().cloned())
                     .collect(),
                 tensor: Arc::new(tensor),
                 upload: None,
@@ -466,6 +467,7 @@ fn prepare_pixels(
         .warnings
         .into_iter()
         .chain(model.manifest.assumed.clone())
+        .chain(model.manifest.reading.told.iter().cloned())
         .chain(little_seen(&geometry));
     let warnings = warnings.collect();
     Ok(Prepared {

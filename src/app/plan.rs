@@ -57,6 +57,7 @@ pub struct RequestContext {
 pub struct AttachedFiles {
     pub baseline: bool,
     pub segments: bool,
+    pub reference: bool,
 }
 
 impl RequestContext {
@@ -143,7 +144,7 @@ impl App {
             return Err(faults.into());
         };
         let first = targets.as_ref().and_then(|targets| targets.first());
-        let is_single = first.unwrap_or(&parameters.target).answers() == 1;
+        let is_single = !first.unwrap_or(&parameters.target).is_list();
         let format = match options.format {
             Some(format) => format,
             None => context.accept.choose(context.suited(is_single))?,
@@ -296,6 +297,11 @@ fn with_options(mut fault: Fault, given: &Map<String, Value>) -> Fault {
 
 /// A file that goes with a request is the default of its parameter.
 pub(super) fn default_to_files(given: &mut Map<String, Value>, files: AttachedFiles) {
+    if files.reference && !given.contains_key("targets") {
+        given
+            .entry("target")
+            .or_insert_with(|| Target::Reference.to_json());
+    }
     for (name, is_sent) in [("baseline", files.baseline), ("segments", files.segments)] {
         if is_sent {
             given
@@ -311,6 +317,15 @@ pub(super) fn file_faults(parameters: &Parameters, files: AttachedFiles) -> Faul
     let regions: RegionParameters = parameters.group();
     let segments = parameters.needs_segments() && regions.segments == SegmentSource::Uploaded;
     let mut faults = Faults::default();
+    let is_compared = parameters.target == Target::Reference;
+    let message = match (files.reference, is_compared) {
+        (true, false) => Some(
+            "an image was sent as reference, and another target than the similarity to it is asked for: leave one out",
+        ),
+        (false, true) => Some("`reference` needs the image to compare with, sent as reference"),
+        (true, true) | (false, false) => None,
+    };
+    faults.extend(message.map(|message| Fault::new("target", message, ["reference"])));
     for (param, is_sent, is_asked, forms) in [
         ("baseline", files.baseline, baseline, baseline::ALLOWED),
         ("segments", files.segments, segments, &segments::FORMS[..]),

@@ -22,6 +22,8 @@ use crate::{
 pub struct Uploads {
     /// What the baseline `uploaded` stands for.
     pub baseline: Option<Input>,
+    /// What the target `reference` is the similarity to.
+    pub reference: Option<Input>,
     /// What the segments `uploaded` stand for: an encoded label image, or an npy file.
     pub segments: Option<Bytes>,
 }
@@ -31,15 +33,17 @@ impl Uploads {
         AttachedFiles {
             baseline: self.baseline.is_some(),
             segments: self.segments.is_some(),
+            reference: self.reference.is_some(),
         }
     }
 }
 
 pub(super) struct ReadUploads {
     pub baseline: Option<Arc<Tensor>>,
+    pub reference: Option<Arc<Tensor>>,
     /// Not yet in the model's pixels.
     pub segments: Option<Arc<SentSegments>>,
-    /// About the baseline.
+    /// About the baseline and the reference.
     pub warnings: Vec<String>,
 }
 
@@ -82,31 +86,12 @@ impl App {
         model: &Arc<Model>,
     ) -> Result<ReadUploads, AppError> {
         let mut warnings = Vec::new();
-        let baseline = match uploads.baseline {
-            Some(input) => {
-                let mut each = self.split(vec![input], model).await?.each;
-                match (each.pop(), each.is_empty()) {
-                    (Some(one), true) => {
-                        let prepared = self.prepare(one, model).await?;
-                        let own = prepared
-                            .warnings
-                            .into_iter()
-                            .filter(|one| model.manifest.assumed.as_ref() != Some(one));
-                        warnings.extend(own.map(|warning| format!("baseline: {warning}")));
-                        Some(prepared.tensor)
-                    }
-                    _ => {
-                        return Err(Faults::from(Fault::new(
-                            "baseline",
-                            "several were sent",
-                            ["1"],
-                        ))
-                        .into());
-                    }
-                }
-            }
-            None => None,
-        };
+        let baseline = self
+            .read_one("baseline", uploads.baseline, model, &mut warnings)
+            .await?;
+        let reference = self
+            .read_one("reference", uploads.reference, model, &mut warnings)
+            .await?;
         let segments = match uploads.segments {
             Some(bytes) => {
                 let (limits, inputs, model) = (
@@ -121,9 +106,34 @@ impl App {
         };
         Ok(ReadUploads {
             baseline,
+            reference,
             segments,
             warnings,
         })
+    }
+
+    /// An input that goes with those of the request, as the field `name`.
+    async fn read_one(
+        &self,
+        name: &'static str,
+        sent: Option<Input>,
+        model: &Arc<Model>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Arc<Tensor>>, AppError> {
+        let Some(input) = sent else { return Ok(None) };
+        let mut each = self.split(vec![input], model).await?.each;
+        let (Some(one), true) = (each.pop(), each.is_empty()) else {
+            return Err(Faults::from(Fault::new(name, "several were sent", ["1"])).into());
+        };
+        let prepared = self.prepare(one, model).await?;
+        let of_model = |warning: &String| {
+            let manifest = &model.manifest;
+            manifest.assumed.as_ref() == Some(warning) || manifest.reading.told.contains(warning)
+        };
+        let own = prepared.warnings.into_iter();
+        let own = own.filter(|warning| !of_model(warning));
+        warnings.extend(own.map(|warning| format!("{name}: {warning}")));
+        Ok(Some(prepared.tensor))
     }
 
     /// The sent segments in the model's pixels.

@@ -51,6 +51,10 @@ struct Common {
     /// colours are labels, or a .npy file of labels or masks
     #[arg(long, value_name = "FILE")]
     segments: Option<PathBuf>,
+    /// Of a model that gives embeddings: the image, or .npy file, to compare with. The map shows what
+    /// makes the images similar
+    #[arg(long, value_name = "IMAGE")]
+    reference: Option<PathBuf>,
     /// Any other parameter of the method or of the picture, such as n_steps=50; repeatable.
     /// `explaind methods ID` lists them
     #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
@@ -164,8 +168,13 @@ impl Common {
             .segments
             .map(|path| std::fs::read(&path).with_context(|| path.display().to_string()));
         let segments = segments.transpose()?.map(bytes::Bytes::from);
+        let reference = self
+            .reference
+            .map(|path| std::fs::read(&path).with_context(|| path.display().to_string()));
+        let reference = reference.transpose()?.map(bytes::Bytes::from);
         let uploads = || Uploads {
             baseline: None,
+            reference: reference.clone().map(Input::of),
             segments: segments.clone(),
         };
         let app = self.model.app()?;

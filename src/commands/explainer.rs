@@ -114,7 +114,10 @@ impl MethodArgs {
             _ if is_input => Target::Input,
             Explained::Class(class) => Target::Seed(vec![(class, 1.0)]),
             Explained::Contrast(class, other) => Target::Seed(vec![(class, 1.0), (other, -1.0)]),
-            Explained::Predicted | Explained::Top(_) => Target::Predicted,
+            Explained::Predicted
+            | Explained::Top(_)
+            | Explained::Above(_)
+            | Explained::Reference => Target::Predicted,
         };
         let saliency = Saliency {
             formula,
@@ -175,8 +178,12 @@ impl MethodArgs {
             let message = "looks at the sums before it goes on, and a file has a fixed number of points: give n_steps";
             faults.push(Fault::says("tolerance", message));
         }
-        if let Explained::Top(_) = parameters.target {
-            let message = "is several maps, and a file has one";
+        let refused = match parameters.target {
+            Explained::Top(_) | Explained::Above(_) => Some("is several maps, and a file has one"),
+            Explained::Reference => Some("is an image of a request, which a file has not"),
+            _ => None,
+        };
+        if let Some(message) = refused {
             let allowed = [
                 "predicted",
                 "an index",

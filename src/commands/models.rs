@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use explaind::{
     api::catalogue::{ModelCard, describe_model, examine},
     app::App,
-    model::{Model, registry::folders_in},
+    model::{Model, manifest::OutputKind, registry::folders_in},
     picture::preprocess::{Preprocess, Resize},
     settings::{self, FlagsFor},
 };
@@ -159,18 +159,28 @@ fn print(
         || "an unknown number of".to_owned(),
         |classes| classes.to_string(),
     );
-    let labels = if model.labels.is_empty() {
-        "without labels.txt"
-    } else {
-        "named by labels.txt"
+    let is_own = |folder: &PathBuf| folder.join("labels.txt").exists();
+    let labels = match (model.labels.is_empty(), &model.folder) {
+        (true, _) => "without labels.txt",
+        (false, Some(folder)) if is_own(folder) => "named by labels.txt",
+        (false, _) => "named by the file",
     };
-    line("scores", &format!("{output}: {classes} classes, {labels}"))?;
-    line(
-        "explains",
-        serde_json::to_value(manifest.head)?
-            .as_str()
-            .unwrap_or_default(),
-    )?;
+    let (what, explains) = match manifest.reading.kind {
+        OutputKind::Classes => ("classes", serde_json::to_value(manifest.head)?),
+        OutputKind::Regression => ("values of a regression", "its values".into()),
+        OutputKind::Embedding => (
+            "numbers of an embedding",
+            "its similarity to a reference".into(),
+        ),
+    };
+    line("scores", &format!("{output}: {classes} {what}, {labels}"))?;
+    line("explains", explains.as_str().unwrap_or_default())?;
+    for (name, fixed) in &manifest.reading.fixed {
+        line(
+            "input",
+            &format!("{name} {:?}: given by model.toml", fixed.shape),
+        )?;
+    }
     line(
         "Grad-CAM layer",
         manifest

@@ -40,6 +40,9 @@ pub enum DriverError {
         reason: String,
         methods: Vec<&'static str>,
     },
+    /// Of a threshold that no class of this input exceeds.
+    #[error(transparent)]
+    NoneAbove(Faults),
     #[error(transparent)]
     Supports(#[from] SupportsError),
     #[error(transparent)]

@@ -9,18 +9,20 @@ use ndarray::Array2;
 
 use super::{Driver, DriverError, Effort, prepare};
 use crate::{
+    engine::{GraphKey, Point, Row},
     faults::{Fault, Faults},
     incremental::Plan,
     methods::{
         Explained, ExplainedTarget, MethodRun, Prediction, Request, RunInputs, Timing, doubts, gad,
         head_value,
         parameters::{Facts, Need, Parameters},
-        target::ResolvedTarget,
+        target::{ResolvedTarget, Target, ranked},
     },
-    model::{Model, labels::Classes},
+    model::{Model, labels::Classes, manifest::OutputKind},
     picture::preprocess::Layout,
     tensor::Tensor,
 };
+use onnx_autodiff::autodiff::spec::DeriveSpec;
 
 /// The number of predictions in an answer.
 const TOP: usize = 5;
@@ -41,6 +43,7 @@ pub fn model_defaults(model: &Model) -> Facts<'_> {
     Facts {
         model: &model.id,
         head: model.manifest.head,
+        kind: model.manifest.reading.kind,
         pattern_layers: &model.manifest.pattern_layers,
         classes: Classes {
             labels: &model.labels,
@@ -68,7 +71,11 @@ pub fn cost<'a>(
             .clone()
             .any(|parameters| parameters.target.needs_logits())
         || Parameters::change_of(ways.clone()).is_some();
-    (Parameters::cost_of(ways, first), first)
+    let references = ways
+        .clone()
+        .filter(|parameters| parameters.target == Target::Reference)
+        .count();
+    (Parameters::cost_of(ways, first) + references, first)
 }
 
 /// A run's request, target and parameters, kept for its answer.
@@ -76,6 +83,7 @@ struct Way {
     /// Index of the request.
     request: usize,
     target: ResolvedTarget,
+    seed: Arc<[(usize, f32)]>,
     parameters: Arc<Parameters>,
     /// Warnings about data sets with too few images for the baselines.
     shortages: Vec<String>,
@@ -113,19 +121,28 @@ impl Driver<'_> {
         for (at, request) in requests.iter().enumerate() {
             let parameters = &request.parameters;
             if let Some(row) = clean {
-                check_classes(parameters, row.logits.len())?;
+                check_classes(&self.model, parameters, row.logits.len())?;
             }
             let (common, shortages) = self.inputs_of(request).await?;
-            let logits = clean.map_or(&[][..], |row| &row.logits);
-            for target in parameters.target.resolve(logits) {
-                let seed: Arc<[(usize, f32)]> = target.seed().into();
+            let reference = match parameters.target {
+                Target::Reference => self.embedding(request, &mut before).await?,
+                _ => Vec::new(),
+            };
+            let (logits, scores) =
+                clean.map_or((&[][..], &[][..]), |row| (&row.logits[..], row.scores()));
+            let targets = parameters.target.resolve(logits, scores);
+            if targets.is_empty() {
+                return Err(DriverError::NoneAbove(none_above(scores)));
+            }
+            for target in targets {
+                let seed: Arc<[(usize, f32)]> = target.seed(&reference).into();
                 let parameters = Arc::new(Parameters {
                     target: target.target(),
                     ..parameters.clone()
                 });
                 inputs.push(RunInputs {
                     input_value: clean.map(|row| head_value(row, parameters.head, &seed)),
-                    seed,
+                    seed: seed.clone(),
                     luma: luma.clone().filter(|_| parameters.needs(Need::Luma)),
                     parameters: parameters.clone(),
                     ..common.clone()
@@ -133,6 +150,7 @@ impl Driver<'_> {
                 ways.push(Way {
                     request: at,
                     target,
+                    seed: seed.clone(),
                     parameters,
                     shortages: shortages.clone(),
                 });
@@ -152,7 +170,7 @@ impl Driver<'_> {
                 .warnings
                 .extend(way.shortages.into_iter().chain(doubts));
             explained[way.request].push(Explained {
-                target: ExplainedTarget::of(&self.model, clean, way.target),
+                target: ExplainedTarget::of(&self.model, clean, way.target, &way.seed),
                 predictions: Prediction::best(&self.model, clean, TOP),
                 parameters: way.parameters,
                 attribution,
@@ -186,6 +204,30 @@ impl Driver<'_> {
             self.incremental.get_or_try_init(plan).await?;
         }
         Ok(())
+    }
+
+    /// Of what goes with the request, to which the input is compared.
+    async fn embedding(
+        &self,
+        request: &Request,
+        effort: &mut Effort,
+    ) -> Result<Vec<f32>, DriverError> {
+        let fault = |message: &str| Faults::from(Fault::new("target", message, ["an index"]));
+        if self.model.manifest.reading.kind != OutputKind::Embedding {
+            let message = "only embeddings are compared: this model's output is none (head = \"embedding\" in model.toml says that one is)";
+            return Err(fault(message).into());
+        }
+        let Some(reference) = &request.uploaded_reference else {
+            let message = "`reference` needs the image to compare with, sent as reference";
+            return Err(fault(message).into());
+        };
+        check_shape(&self.model, reference)?;
+        let graph = GraphKey::new(self.model.clone(), DeriveSpec::forward());
+        let point = Point::forward(reference.clone());
+        let (rows, spent) = self.evaluate(&graph, vec![point]).await?;
+        effort.add(&spent);
+        let row = rows.into_iter().next().filter(Row::is_finite);
+        row.map(|row| row.logits).ok_or_else(|| self.not_finite())
     }
 
     async fn luma(&self, requests: &[Request]) -> Result<Option<Arc<Array2<f32>>>, DriverError> {
@@ -263,7 +305,7 @@ fn check(model: &Model, input: &Tensor, parameters: &Parameters) -> Result<(), D
         });
     }
     if let Some(count) = model.classes() {
-        check_classes(parameters, count)?;
+        check_classes(model, parameters, count)?;
     }
     Ok(())
 }
@@ -280,13 +322,25 @@ pub(super) fn check_shape(model: &Model, tensor: &Tensor) -> Result<(), DriverEr
     })
 }
 
-fn check_classes(parameters: &Parameters, count: usize) -> Result<(), Faults> {
+/// Of a threshold that no class exceeds.
+fn none_above(scores: &[f32]) -> Faults {
+    let best = ranked(scores).into_iter().next();
+    let best = best.and_then(|class| Some((class, scores.get(class)?)));
+    let best = best.map_or_else(String::new, |(class, score)| {
+        format!(": the best, class {class}, has {score}")
+    });
+    let message = format!("no class has a score above that{best}");
+    Fault::new("target", message, ["a lower score", "predicted"]).into()
+}
+
+fn check_classes(model: &Model, parameters: &Parameters, count: usize) -> Result<(), Faults> {
+    let kind = model.manifest.reading.kind;
     let mut faults = Faults::default();
     if parameters
         .target
         .largest()
         .is_some_and(|index| index >= count)
-        || parameters.target.answers() > count
+        || matches!(parameters.target, Target::Top(k) if k > count)
     {
         let message = format!("the model has {count} classes");
         faults.push(Fault {
@@ -295,6 +349,17 @@ fn check_classes(parameters: &Parameters, count: usize) -> Result<(), Faults> {
             allowed: vec![format!("0 to {}", count.saturating_sub(1))],
         });
     }
-    faults.extend(parameters.single_output_fault(Some(count)));
+    if kind != OutputKind::Classes && parameters.target.needs_logits() && count > 1 {
+        let message = format!(
+            "none of the {count} values of the model's output is predicted, as a class is: name one{}",
+            match kind {
+                OutputKind::Embedding => ", or send an image to compare with as reference",
+                OutputKind::Classes | OutputKind::Regression => "",
+            }
+        );
+        let allowed = ["an index (0 or index:0)", "a label", "a difference a-b"];
+        faults.push(Fault::new("target", message, allowed));
+    }
+    faults.extend(parameters.probability_fault(kind, Some(count)));
     faults.settle(())
 }

@@ -51,6 +51,7 @@ impl PartialEq for GraphKey {
                 manifest.input.name.clone(),
                 manifest.input.shape.clone(),
                 manifest.output.clone(),
+                manifest.reading.clone(),
             )
         };
         self.spec == other.spec

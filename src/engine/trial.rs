@@ -94,7 +94,9 @@ pub(super) fn try_out(
             let logits = outputs
                 .get("logits")
                 .map(|rows| rows.index_axis(Axis(0), 0));
-            let doubt = logits.and_then(|scores| twice_normalised(&scores));
+            let doubt = logits
+                .filter(|_| !model.graph.is_regression)
+                .and_then(|scores| twice_normalised(&scores));
             Ok(doubt.into_iter().chain(without_gradient(model)).collect())
         }
         Some(values) => Err(TrialError::Rows {

@@ -42,15 +42,18 @@ pub fn compare(
 /// target.
 pub fn target(map: &AttributionMap, case: &Case) -> Target {
     match map.request.parameters.target {
-        Target::Predicted | Target::Top(_) => Target::Class(case.class),
-        named @ (Target::Class(_) | Target::Contrast(..)) => named,
+        Target::Predicted | Target::Top(_) | Target::Above(_) => Target::Class(case.class),
+        named @ (Target::Class(_) | Target::Contrast(..) | Target::Reference) => named,
     }
 }
 
 /// The output that a map of the case explains: a logit or a probability, or one less another.
 fn output(map: &AttributionMap, case: &Case, row: &Row) -> f64 {
-    let targets = target(map, case).resolve(&row.logits).into_iter();
-    let values = targets.map(|target| head_value(row, map.request.parameters.head, &target.seed()));
+    let targets = target(map, case)
+        .resolve(&row.logits, row.scores())
+        .into_iter();
+    let values =
+        targets.map(|target| head_value(row, map.request.parameters.head, &target.seed(&[])));
     values.sum()
 }
 

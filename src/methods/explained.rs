@@ -15,6 +15,8 @@ pub struct Request {
     pub uploaded_baseline: Option<Arc<Tensor>>,
     /// What the segments `uploaded` stand for, in the model's pixels.
     pub uploaded_segments: Option<Arc<Segmentation>>,
+    /// What the target `reference` is compared with, already preprocessed.
+    pub uploaded_reference: Option<Arc<Tensor>>,
 }
 
 impl Request {
@@ -25,6 +27,7 @@ impl Request {
             parameters,
             uploaded_baseline: None,
             uploaded_segments: None,
+            uploaded_reference: None,
         }
     }
 }

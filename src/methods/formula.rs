@@ -75,7 +75,10 @@ mod tests {
     use super::*;
     use crate::{
         methods::reference::inputs,
-        model::labels::{Classes, Labels},
+        model::{
+            labels::{Classes, Labels},
+            manifest::OutputKind,
+        },
     };
     use onnx_autodiff::autodiff::spec::{Grid, Head, Layer, PatternLayers};
 
@@ -102,6 +105,7 @@ mod tests {
         let facts = Facts {
             model: "tiny",
             head: Head::Logits,
+            kind: OutputKind::Classes,
             pattern_layers: &PatternLayers::All,
             classes: Classes {
                 labels: &Labels::default(),

@@ -4,8 +4,16 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::target::{ResolvedTarget, ranked};
-use crate::{engine::Row, model::Model};
+use onnx_autodiff::autodiff::spec::Head;
+
+use super::{
+    head_value,
+    target::{ResolvedTarget, ranked},
+};
+use crate::{
+    engine::Row,
+    model::{Model, manifest::OutputKind},
+};
 
 /// A class and its score: the probability, or the bare output of a net that has only one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,9 +34,13 @@ impl Prediction {
         }
     }
 
-    /// The `count` best classes, the best first.
+    /// The `count` best classes, the best first; of outputs that are no classes the first values.
     pub fn best(model: &Model, row: &Row, count: usize) -> Vec<Self> {
-        ranked(&row.logits)
+        let order = match model.manifest.reading.kind {
+            OutputKind::Classes => ranked(&row.logits),
+            OutputKind::Regression | OutputKind::Embedding => (0..row.logits.len()).collect(),
+        };
+        order
             .into_iter()
             .take(count)
             .map(|index| Self::of(model, row, index))
@@ -45,12 +57,26 @@ pub struct ExplainedTarget {
     pub against: Option<Prediction>,
 }
 
+/// The label of the target `reference`.
+const SIMILARITY: &str = "similarity to the reference";
+
 impl ExplainedTarget {
-    pub fn of(model: &Model, row: &Row, target: ResolvedTarget) -> Self {
+    /// `seed` is that of the target.
+    pub fn of(model: &Model, row: &Row, target: ResolvedTarget, seed: &[(usize, f32)]) -> Self {
         let prediction = |index| Prediction::of(model, row, index);
-        Self {
-            class: prediction(target.index),
-            against: target.against.map(prediction),
+        match target {
+            ResolvedTarget::Class { index, against } => Self {
+                class: prediction(index),
+                against: against.map(prediction),
+            },
+            ResolvedTarget::Reference => Self {
+                class: Prediction {
+                    index: 0,
+                    label: Some(SIMILARITY.to_owned()),
+                    score: head_value(row, Head::Logits, seed) as f32,
+                },
+                against: None,
+            },
         }
     }
 }
@@ -62,6 +88,7 @@ impl fmt::Display for ExplainedTarget {
             .into_iter()
             .flatten();
         let names = classes.map(|class| match &class.label {
+            Some(label) if label == SIMILARITY => label.clone(),
             Some(label) => format!("{} {label}", class.index),
             None => class.index.to_string(),
         });

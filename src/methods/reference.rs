@@ -16,7 +16,7 @@ use crate::{
     model::{
         Model,
         labels::{Classes, Labels},
-        manifest::Input,
+        manifest::{Input, OutputKind},
         supports::{Support, SupportSet},
     },
     picture::preprocess::Layout,
@@ -65,6 +65,7 @@ pub(crate) fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunI
     let facts = Facts {
         model: "tiny",
         head: Head::Logits,
+        kind: OutputKind::Classes,
         pattern_layers: &PatternLayers::All,
         classes: Classes {
             labels: &Labels::default(),

@@ -1,7 +1,8 @@
-//! Which output is explained: `predicted`, an index, a label, `top:k`, or a contrast `a-b` (why a
-//! and not b). `index:10` and `label:10` say which is meant where a label consists of digits. A
-//! text that is a label as a whole is that label, even with `-` in it; else it is cut at the one
-//! `-` that leaves a class on both sides.
+//! Which output is explained: `predicted`, an index, a label, `top:k`, every class whose score is
+//! above a threshold (`above:0.5`), a contrast `a-b` (why a and not b), or of an embedding the
+//! similarity to a `reference`. `index:10` and `label:10` say which is meant where a label consists
+//! of digits. A text that is a label as a whole is that
+//! label, even with `-` in it; else it is cut at the one `-` that leaves a class on both sides.
 
 use serde_json::{Value, json};
 
@@ -17,15 +18,30 @@ pub enum Target {
     Class(usize),
     /// The k best classes, one answer each.
     Top(usize),
+    /// The classes whose score is above, the best first, one answer each.
+    Above(Threshold),
     Contrast(usize, usize),
+    /// The cosine similarity of an embedding to that of another input, which goes with the request.
+    Reference,
 }
+
+/// The score that a class has to exceed, which is finite, and how many classes are explained at most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Threshold {
+    score: f32,
+    most: usize,
+}
+
+impl Eq for Threshold {}
 
 pub const FORMS: &[&str] = &[
     "predicted",
     "an index (281 or index:281)",
     "a label (tabby or label:tabby)",
     "top:k",
+    "above:score (above:0.5: one answer for each class)",
     "a contrast a-b of indices or labels",
+    "reference (of an embedding: its similarity to that of the image sent as reference)",
 ];
 pub const MAX_TOP: usize = 20;
 /// The longest target, in bytes.
@@ -44,6 +60,8 @@ pub enum TargetError {
     TooLong { bytes: usize },
     #[error("top:k needs k from 1 to {most}")]
     Top { most: usize },
+    #[error("above:score needs a number, such as above:0.5")]
+    Above,
     #[error("contrasts class {class} with itself")]
     Same { class: usize },
     #[error("`{}` can be cut into two labels in several ways; use indices", excerpt(.text))]
@@ -86,8 +104,16 @@ impl Target {
                 _ => Err(TargetError::Top { most }),
             };
         }
+        if let Some(score) = text.strip_prefix("above:") {
+            let most = classes.count.unwrap_or(MAX_TOP).clamp(1, MAX_TOP);
+            return match score.trim().parse() {
+                Ok(score) if f32::is_finite(score) => Ok(Self::Above(Threshold { score, most })),
+                _ => Err(TargetError::Above),
+            };
+        }
         let whole = match class(text, classes) {
             Ok(class) => return Ok(Self::Class(class)),
+            Err(_) if text.eq_ignore_ascii_case("reference") => return Ok(Self::Reference),
             Err(error) => error,
         };
         let cuts: Vec<_> = text
@@ -110,9 +136,10 @@ impl Target {
         }
     }
 
-    /// The seeds this target stands for, given the head's values of the clean input where the
-    /// target needs them. A tie goes to the smaller index.
-    pub fn resolve(self, logits: &[f32]) -> Vec<ResolvedTarget> {
+    /// The seeds this target stands for, given the clean input's logits and the scores of its
+    /// classes where the target needs them. A tie goes to the smaller index; none may be above a
+    /// threshold.
+    pub fn resolve(self, logits: &[f32], scores: &[f32]) -> Vec<ResolvedTarget> {
         let best = |k| {
             ranked(logits)
                 .into_iter()
@@ -123,28 +150,42 @@ impl Target {
         match self {
             Self::Predicted => best(1),
             Self::Top(k) => best(k),
+            Self::Above(Threshold { score, most }) => {
+                let above = scores.iter().filter(|found| **found > score).count();
+                best(above.min(most))
+            }
             Self::Class(class) => vec![ResolvedTarget::class(class)],
-            Self::Contrast(a, b) => vec![ResolvedTarget {
-                index: a,
-                against: Some(b),
+            Self::Contrast(index, other) => vec![ResolvedTarget::Class {
+                index,
+                against: Some(other),
             }],
+            Self::Reference => vec![ResolvedTarget::Reference],
         }
     }
 
     /// Whether `resolve` looks at the logits.
     pub fn needs_logits(self) -> bool {
-        matches!(self, Self::Predicted | Self::Top(_))
+        matches!(self, Self::Predicted | Self::Top(_) | Self::Above(_))
     }
 
-    /// How many answers it gives.
+    /// How many answers it gives at most.
     pub fn answers(self) -> usize {
-        if let Self::Top(k) = self { k } else { 1 }
+        match self {
+            Self::Top(k) => k,
+            Self::Above(Threshold { most, .. }) => most,
+            Self::Predicted | Self::Class(_) | Self::Contrast(..) | Self::Reference => 1,
+        }
+    }
+
+    /// Whether its answers are a list, however many there are.
+    pub fn is_list(self) -> bool {
+        matches!(self, Self::Above(_) | Self::Top(2..))
     }
 
     /// The largest index named.
     pub fn largest(self) -> Option<usize> {
         match self {
-            Self::Predicted | Self::Top(_) => None,
+            Self::Predicted | Self::Top(_) | Self::Above(_) | Self::Reference => None,
             Self::Class(class) => Some(class),
             Self::Contrast(a, b) => Some(a.max(b)),
         }
@@ -155,40 +196,55 @@ impl Target {
             Self::Predicted => json!("predicted"),
             Self::Class(class) => json!(class),
             Self::Top(k) => json!(format!("top:{k}")),
+            Self::Reference => json!("reference"),
+            Self::Above(Threshold { score, .. }) => json!(format!("above:{score}")),
             // Also where labels consist of digits.
             Self::Contrast(a, b) => json!(format!("index:{a}-index:{b}")),
         }
     }
 }
 
-/// One class, or one class against another.
+/// One class, one class against another, or a similarity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ResolvedTarget {
-    pub index: usize,
-    pub against: Option<usize>,
+pub enum ResolvedTarget {
+    Class {
+        index: usize,
+        against: Option<usize>,
+    },
+    Reference,
 }
 
 impl ResolvedTarget {
     fn class(index: usize) -> Self {
-        Self {
+        Self::Class {
             index,
             against: None,
         }
     }
 
     pub fn target(self) -> Target {
-        match self.against {
-            None => Target::Class(self.index),
-            Some(other) => Target::Contrast(self.index, other),
+        match self {
+            Self::Class {
+                index,
+                against: None,
+            } => Target::Class(index),
+            Self::Class {
+                index,
+                against: Some(other),
+            } => Target::Contrast(index, other),
+            Self::Reference => Target::Reference,
         }
     }
 
-    /// The cotangent of the head.
-    pub fn seed(self) -> Vec<(usize, f32)> {
-        [(self.index, 1.0)]
-            .into_iter()
-            .chain(self.against.map(|other| (other, -1.0)))
-            .collect()
+    /// The cotangent of the head; `reference` is the embedding that a similarity is to.
+    pub fn seed(self, reference: &[f32]) -> Vec<(usize, f32)> {
+        match self {
+            Self::Class { index, against } => [(index, 1.0)]
+                .into_iter()
+                .chain(against.map(|other| (other, -1.0)))
+                .collect(),
+            Self::Reference => reference.iter().copied().enumerate().collect(),
+        }
     }
 }
 
@@ -269,6 +325,10 @@ mod tests {
         parse_among(&json!(text), &labels)
     }
 
+    fn above(score: f32, most: usize) -> Target {
+        Target::Above(Threshold { score, most })
+    }
+
     /// Without labels.
     fn parse_of(value: &Value, count: Option<usize>) -> Result<Target, TargetError> {
         Target::parse(
@@ -289,6 +349,8 @@ mod tests {
             (" egyptian cat ", Target::Class(1)),
             ("BLACK-AND-TAN COONHOUND", Target::Class(2)),
             ("top:3", Target::Top(3)),
+            ("above: 0.5", above(0.5, 7)),
+            ("above:-2", above(-2.0, 7)),
             ("1-0", Target::Contrast(1, 0)),
             ("tabby-egyptian cat", Target::Contrast(0, 1)),
             ("tabby - 1", Target::Contrast(0, 1)),
@@ -318,6 +380,9 @@ mod tests {
             ("crane", "indices [3, 5]"),
             ("top:0", "k from 1 to 7"),
             ("top:8", "k from 1 to 7"),
+            ("above:", "such as above:0.5"),
+            ("above:NaN", "such as above:0.5"),
+            ("above:half", "such as above:0.5"),
             ("1-1", "with itself"),
             ("", "no class"),
             ("-1", "no class"),
@@ -339,21 +404,48 @@ mod tests {
     #[test]
     fn predicted_is_the_largest_logit_and_a_tie_goes_to_the_first() {
         assert_eq!(
-            Target::Predicted.resolve(&[0.0, 2.0, 2.0, f32::NAN]),
+            Target::Predicted.resolve(&[0.0, 2.0, 2.0, f32::NAN], &[]),
             [ResolvedTarget::class(1)]
         );
         assert_eq!(
-            Target::Top(2).resolve(&[1.0, 0.0, 3.0]),
+            Target::Top(2).resolve(&[1.0, 0.0, 3.0], &[]),
             [ResolvedTarget::class(2), ResolvedTarget::class(0)]
         );
     }
 
     #[test]
+    fn what_is_above_a_threshold_is_explained_the_best_first_and_no_more_than_is_bounded() {
+        let explained = |least, logits: &[f32], scores: &[f32]| {
+            let found = above(least, MAX_TOP).resolve(logits, scores);
+            found
+                .into_iter()
+                .filter_map(|one| one.target().largest())
+                .collect::<Vec<_>>()
+        };
+        let (logits, scores) = ([0.0, 2.0, -1.0, f32::NAN], [0.5, 0.9, 0.2, f32::NAN]);
+        assert_eq!(explained(0.1, &logits, &scores), [1, 0, 2]);
+        assert_eq!(explained(0.5, &logits, &scores), [1]);
+        assert!(explained(0.9, &logits, &scores).is_empty());
+        assert_eq!(explained(0.5, &[1.0; 100], &[0.9; 100]).len(), MAX_TOP);
+    }
+
+    #[test]
     fn a_contrast_seeds_the_difference() {
         assert_eq!(
-            Target::Contrast(3, 1).resolve(&[])[0].seed(),
+            Target::Contrast(3, 1).resolve(&[], &[])[0].seed(&[]),
             [(3, 1.0), (1, -1.0)]
         );
+    }
+
+    #[test]
+    fn a_similarity_is_seeded_with_the_other_embedding() {
+        assert_eq!(parse("Reference"), Ok(Target::Reference));
+        assert_eq!(
+            parse_among(&json!("reference"), &["a", "reference"]),
+            Ok(Target::Class(1))
+        );
+        let seed = Target::Reference.resolve(&[], &[])[0].seed(&[0.6, -0.8]);
+        assert_eq!(seed, [(0, 0.6), (1, -0.8)]);
     }
 
     #[test]
@@ -362,9 +454,11 @@ mod tests {
             Target::Predicted,
             Target::Class(5),
             Target::Top(3),
+            above(0.3, 6),
+            Target::Reference,
             Target::Contrast(2, 1),
         ] {
-            assert_eq!(parse_of(&target.to_json(), Some(9)), Ok(target));
+            assert_eq!(parse_of(&target.to_json(), Some(6)), Ok(target));
             let numeric = ["0", "1", "10", "2", "2-1", "5"];
             assert_eq!(parse_among(&target.to_json(), &numeric), Ok(target));
         }

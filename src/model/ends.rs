@@ -9,12 +9,17 @@ use std::collections::HashSet;
 
 use super::pixels;
 use onnx_autodiff::{
-    autodiff::{self, spec::Head},
+    autodiff,
     onnx::{
         OnnxError,
         graph::{Dim, Element, Graph, Literal, Names, Node, ValueInfo, ValueType},
         infer, passes,
     },
+};
+
+use super::{
+    manifest::{OutputKind, Scores},
+    manifest_file::Ends as Said,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +44,10 @@ pub(super) enum EndsError {
         op: String,
         reason: String,
     },
+    #[error(
+        "output {name} is {found}: an embedding is [batch, numbers], with its size in the file"
+    )]
+    NoVector { name: String, found: String },
     #[error(transparent)]
     Onnx(#[from] OnnxError),
 }
@@ -55,14 +64,14 @@ pub(super) struct Ends {
     pub notes: Vec<String>,
 }
 
-/// `input` is the graph input that takes pixels; `output` the output that model.toml names, and
-/// `scores` what it says that the output holds.
-pub(super) fn adapt(
-    graph: Graph,
-    input: &str,
-    output: Option<&str>,
-    scores: Option<Head>,
-) -> Result<Ends, EndsError> {
+/// `said` is what model.toml says of them.
+pub(super) fn adapt(graph: Graph, said: Said<'_>) -> Result<Ends, EndsError> {
+    let Said {
+        input,
+        output,
+        scores,
+        kind,
+    } = said;
     // Doubles inside of a float32 network stay.
     let mut ends = graph.inputs.iter().chain(&graph.outputs);
     let doubles = ends.any(|info| info.value_type.element == Element::Double);
@@ -84,13 +93,22 @@ pub(super) fn adapt(
         name: chosen,
         value_type,
     };
-    let logit = binary_logit(&graph, &info);
-    if let Some(logit) = &logit {
+    if scores == Some(Scores::MultiLabel) {
+        info = sigmoids(&mut graph, info);
+    }
+    let logit = binary_logit(&graph, &info).filter(|_| kind == OutputKind::Classes);
+    graph.is_regression = kind != OutputKind::Classes;
+    if kind == OutputKind::Embedding {
+        info = unit_vector(&mut graph, info)?;
+    } else if let Some(logit) = &logit {
         info = two_classes(&mut graph, logit, info.value_type);
-    } else if holds_shares(&graph, &info.name, scores) && !ends_in_softmax(&graph, &info.name) {
+    } else if kind == OutputKind::Classes
+        && holds_shares(&graph, &info.name, scores)
+        && !ends_in_softmax(&graph, &info.name)
+    {
         if scores.is_none() {
             warnings.push(format!(
-                "output {} is made of Softmaxes and taken for probabilities: their logarithms stand for logits",
+                "output {} is made of Softmaxes, shares or votes, and taken for probabilities: their logarithms stand for logits",
                 info.name
             ));
         }
@@ -190,9 +208,9 @@ fn ends_in_softmax(graph: &Graph, value: &str) -> bool {
 
 /// Whether a value holds probabilities: `scores` says so, or it is made of Softmaxes by ops that
 /// clip, scale or add them up.
-fn holds_shares(graph: &Graph, value: &str, scores: Option<Head>) -> bool {
+fn holds_shares(graph: &Graph, value: &str, scores: Option<Scores>) -> bool {
     let is_made = |value: &str| is_made_of_softmax(graph, value, &mut HashSet::new(), 0);
-    scores.map_or_else(|| is_made(value), |scores| scores == Head::Probabilities)
+    scores.map_or_else(|| is_made(value), |scores| scores == Scores::Probabilities)
 }
 
 /// `seen` are values that were looked at: all have to be made so, and each is looked at once.
@@ -207,7 +225,7 @@ fn is_made_of_softmax<'g>(
         return true;
     }
     let Some(node) = last_node(graph, value, LAYOUT).filter(|_| depth < DEEPEST) else {
-        return false;
+        return graph.nodes.iter().any(|node| is_vote(node, value));
     };
     let is_constant = |input: &&String| graph.initializers.contains_key(*input);
     let mut of = |input: &'g String| is_made_of_softmax(graph, input, seen, depth + 1);
@@ -215,10 +233,95 @@ fn is_made_of_softmax<'g>(
     match node.op_type.as_str() {
         "Softmax" => true,
         "Clip" => node.inputs.first().is_some_and(&mut of),
+        "Div" if is_share(graph, node) => true,
+        "LpNormalization" => node.int_or("p", 2) == 1,
         "Mul" | "Div" => varying.next().is_some_and(&mut of) && varying.next().is_none(),
         "Add" | "Sum" | "Mean" => node.inputs.len() > 1 && node.inputs.iter().all(of),
         _ => false,
     }
+}
+
+/// x over the sum of its row's magnitudes.
+fn is_share(graph: &Graph, node: &Node) -> bool {
+    let total = node.input(1).and_then(|total| last_node(graph, total, &[]));
+    total.is_some_and(|total| total.is("ReduceL1") && total.input(0) == node.input(0))
+}
+
+/// The shares of the trees that are for each class, as a random forest has them.
+fn is_vote(node: &Node, value: &str) -> bool {
+    let is_forest = node.domain == "ai.onnx.ml" && node.op_type == "TreeEnsembleClassifier";
+    let is_plain = node
+        .string("post_transform")
+        .is_none_or(|after| after == "NONE");
+    is_forest && is_plain && node.output(1) == Some(value)
+}
+
+/// Sigmoid behind the logits of classes that do not exclude one another; none where there is one.
+fn sigmoids(graph: &mut Graph, logits: ValueInfo) -> ValueInfo {
+    let has_one = last_node(graph, &logits.name, LAYOUT).is_some_and(|node| node.is("Sigmoid"));
+    if has_one {
+        return logits;
+    }
+    let name = Names::of(graph).fresh(&format!("{}.probabilities", logits.name));
+    graph.nodes.push(Node::new(
+        "Sigmoid",
+        [logits.name.as_str()],
+        [name.as_str()],
+    ));
+    ValueInfo { name, ..logits }
+}
+
+/// x / |x|, with 1e-12 where |x| is less, as PyTorch's `normalize` has it.
+fn unit_vector(graph: &mut Graph, vector: ValueInfo) -> Result<ValueInfo, EndsError> {
+    let mut names = Names::of(graph);
+    let mut value = |role: &str| names.fresh(&format!("{}.{role}", vector.name));
+    let [shape, flat, squares, total, length, least, divisor, unit] = [
+        "flat_shape",
+        "flat",
+        "squares",
+        "total",
+        "length",
+        "least",
+        "divisor",
+        "unit",
+    ]
+    .map(&mut value);
+    let rest = vector.value_type.shape.get(1..).unwrap_or_default();
+    let sizes = rest.iter().map(Dim::known).collect::<Option<Vec<_>>>();
+    let size = sizes.map(|sizes| sizes.iter().product::<usize>());
+    let Some(size) = size.filter(|&size| size > 0 && !rest.is_empty()) else {
+        return Err(EndsError::NoVector {
+            name: vector.name,
+            found: vector.value_type.to_string(),
+        });
+    };
+    let ones = value("ones");
+    graph.initializers.extend([
+        (shape.clone(), Literal::vector_i64(&[-1, size as i64])),
+        (least.clone(), Literal::scalar_f32(1e-12)),
+        (
+            ones.clone(),
+            Literal::from_f32s(&[size, 1], &vec![1.0; size]),
+        ),
+    ]);
+    // A product with ones is a sum in every opset.
+    graph.nodes.extend([
+        Node::new("Reshape", [vector.name.as_str(), &shape], [flat.as_str()]),
+        Node::new("Mul", [flat.as_str(), &flat], [squares.as_str()]),
+        Node::new("MatMul", [squares.as_str(), &ones], [total.as_str()]),
+        Node::new("Sqrt", [total.as_str()], [length.as_str()]),
+        Node::new("Max", [length.as_str(), &least], [divisor.as_str()]),
+        Node::new("Div", [flat.as_str(), &divisor], [unit.as_str()]),
+    ]);
+    let batch = vector.value_type.shape.first().cloned();
+    let shape = batch.into_iter().chain([Dim::Known(size)]).collect();
+    Ok(ValueInfo {
+        name: unit,
+        value_type: ValueType {
+            shape,
+            ..vector.value_type
+        },
+    })
 }
 
 /// `log p` for probabilities p, and a Softmax behind it, which gives p again.

@@ -1,6 +1,8 @@
 //! `model.toml`: how pixels become the model's input, and what its output means. Absent fields are
 //! inferred from the graph.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::picture::preprocess::Preprocess;
@@ -14,11 +16,62 @@ pub struct Manifest {
     pub pattern_layers: PatternLayers,
     /// The graph output with the class scores; required where the graph has several candidates.
     pub output: Option<String>,
+    #[serde(flatten, default)]
+    pub reading: Reading,
     /// Default layer of Grad-CAM; if absent, the last of the model's layers.
     pub layer: Option<String>,
     /// Preprocessing that model.toml leaves out, and what is assumed instead.
     #[serde(skip)]
     pub assumed: Option<String>,
+}
+
+/// What the graph's output means, and where its other inputs come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    #[serde(default)]
+    pub kind: OutputKind,
+    /// What the output holds, where model.toml says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<Scores>,
+    /// Inputs that are the same for every sample, by name.
+    #[serde(default, rename = "inputs", skip_serializing_if = "BTreeMap::is_empty")]
+    pub fixed: BTreeMap<String, FixedInput>,
+    /// Outputs that are left out or interpreted, for people.
+    #[serde(skip)]
+    pub told: Vec<String>,
+}
+
+/// What the values of the output are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputKind {
+    /// Scores of classes.
+    #[default]
+    Classes,
+    /// Quantities: nothing is put behind them.
+    Regression,
+    /// A vector that says what the input is like; it is divided by its length.
+    Embedding,
+}
+
+/// What the output with the scores holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scores {
+    /// Values of which Softmax makes probabilities.
+    Logits,
+    Probabilities,
+    /// Values of which Sigmoid makes a probability for each class alone.
+    MultiLabel,
+}
+
+/// An input that is not explained, and its value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FixedInput {
+    /// Of the value, without the batch.
+    pub shape: Vec<usize>,
+    /// SHA-256 of its numbers as float64.
+    pub hash: String,
 }
 
 /// The model's input value, and, for image classifiers, its preprocessing.

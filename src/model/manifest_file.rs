@@ -4,10 +4,15 @@
 //! crop; a symbolic side is 224; integer inputs get pixels 0 to 255; the head is `probabilities`,
 //! or `logits` when there is one output.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::manifest::{Input, Manifest};
+use super::{
+    fixed::Given,
+    manifest::{Input, Manifest, OutputKind, Reading, Scores},
+};
 use crate::{
     faults::{Fault, Faults, Reader},
     picture::preprocess::{Channels, Filter, Layout, Preprocess, Resize, pixel_range},
@@ -43,23 +48,75 @@ impl<T> Each<T> {
 pub(super) struct Draft {
     input: Input,
     assumed: Option<String>,
-    head: Option<Head>,
+    head: Option<Explains>,
     pattern_layers: Option<PatternLayers>,
     output: Option<String>,
-    scores: Option<Head>,
+    scores: Option<Scores>,
     layer: Option<String>,
+    /// Of the inputs that are not explained.
+    pub fixed: BTreeMap<String, Given>,
+}
+
+/// The field `head`: what is explained where a request does not say, which also says what the output
+/// means.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Explains {
+    Logits,
+    Probabilities,
+    Regression,
+    Embedding,
+}
+
+const HEADS: &[&str] = &[
+    "\"probabilities\"",
+    "\"logits\"",
+    "\"regression\"",
+    "\"embedding\"",
+];
+const SCORES: &[&str] = &["\"probabilities\"", "\"logits\"", "\"multi_label\""];
+
+/// What model.toml says of the ends of the graph.
+#[derive(Clone, Copy)]
+pub(super) struct Ends<'a> {
+    pub input: &'a str,
+    pub output: Option<&'a str>,
+    pub scores: Option<Scores>,
+    pub kind: OutputKind,
 }
 
 impl Draft {
-    /// Name of the input; name and content of the output if the file says them.
-    pub(super) fn ends(&self) -> (&str, Option<&str>, Option<Head>) {
-        (&self.input.name, self.output.as_deref(), self.scores)
+    pub(super) fn ends(&self) -> Ends<'_> {
+        Ends {
+            input: &self.input.name,
+            output: self.output.as_deref(),
+            scores: self.scores,
+            kind: self.kind(),
+        }
+    }
+
+    fn kind(&self) -> OutputKind {
+        match self.head {
+            Some(Explains::Regression) => OutputKind::Regression,
+            Some(Explains::Embedding) => OutputKind::Embedding,
+            Some(Explains::Logits | Explains::Probabilities) | None => OutputKind::Classes,
+        }
     }
 
     /// Completes it for the graph with its final output. The layer is the one that the file names.
     pub(super) fn finish(self, graph: &Graph) -> Manifest {
+        let reading = Reading {
+            kind: self.kind(),
+            scores: self.scores,
+            ..Reading::default()
+        };
         Manifest {
-            head: self.head.unwrap_or_else(|| default_head(graph)),
+            head: match self.head {
+                None => default_head(graph),
+                Some(Explains::Probabilities) => Head::Probabilities,
+                Some(_) => Head::Logits,
+            },
+            reading,
             input: self.input,
             assumed: self.assumed,
             pattern_layers: self.pattern_layers.unwrap_or(PatternLayers::All),
@@ -88,18 +145,23 @@ pub(super) fn read(text: &str, graph: &mut Graph) -> Result<Draft, Faults> {
 }
 
 /// The text of a manifest file that says all that `manifest` does, so that nothing is assumed. The
-/// output is left out: a served graph has one.
+/// output, what it holds and the other inputs are left out: a served graph has one of each, and ends
+/// as its scores do.
 pub fn to_toml(manifest: &Manifest) -> String {
     let Manifest {
         input,
         head,
         pattern_layers,
         output: _,
+        reading,
         layer,
         assumed: _,
     } = manifest;
     let mut table = Table::new();
-    put(&mut table, "head", head);
+    match reading.kind {
+        OutputKind::Classes => put(&mut table, "head", head),
+        kind => put(&mut table, "head", kind),
+    }
     put(&mut table, "pattern_layers", pattern_layers);
     put(&mut table, "layer", layer);
     let mut fields = Table::new();
@@ -149,7 +211,7 @@ fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Faults> {
         }
     };
     let mut fields = Reader::of_toml(&table);
-    let head = fields.take::<Head>("head", &["\"probabilities\"", "\"logits\""], |_| true);
+    let head = fields.take::<Explains>("head", HEADS, |_| true);
     let pattern_layers = fields.take::<PatternLayers>(
         "pattern_layers",
         &[
@@ -169,12 +231,17 @@ fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Faults> {
     let output = fields.take("output", &outputs, |name: &String| {
         outputs.contains(&name.as_str())
     });
-    let scores = fields.take::<Head>("scores", &["\"probabilities\"", "\"logits\""], |_| true);
+    let scores = fields.take::<Scores>("scores", SCORES, |_| true);
+    if scores.is_some() && matches!(head, Some(Explains::Regression | Explains::Embedding)) {
+        let message = "scores are of classes, and head says that the output is none";
+        fields.refuse("scores", message, &["leave it out"]);
+    }
     let layer = fields.take("layer", &["the name of a value of the graph"], |_| true);
+    let fixed = read_fixed(&mut fields, graph);
     let input = fields.object("input");
     let absent = ["mean", "std", "resize"].map(|key| (!input.has(key)).then_some(key));
     let mut faults = fields.finish(UNKNOWN);
-    let (resolved, found) = read_input(input, graph);
+    let (resolved, found) = read_input(input, graph, &fixed);
     faults.append(found, |fault| fault);
     match resolved {
         Some(resolved) if faults.is_empty() => {
@@ -188,6 +255,7 @@ fn read_draft(text: &str, graph: &Graph) -> Result<Draft, Faults> {
                 output,
                 scores,
                 layer,
+                fixed,
             })
         }
         _ => Err(faults),
@@ -257,12 +325,78 @@ fn fix_sizes(graph: &mut Graph, input: &Input) {
     }
 }
 
-fn read_input(mut fields: Reader, graph: &Graph) -> (Option<Input>, Faults) {
-    let inputs = graph
-        .inputs
-        .iter()
+/// The inputs that the file stores no value of.
+fn open_inputs(graph: &Graph) -> Vec<&ValueInfo> {
+    let inputs = graph.inputs.iter();
+    inputs
         .filter(|input| !graph.initializers.contains_key(&input.name))
-        .collect::<Vec<_>>();
+        .collect()
+}
+
+/// The table `inputs`: for each input that is not explained, `value` or `file`.
+fn read_fixed(fields: &mut Reader, graph: &Graph) -> BTreeMap<String, Given> {
+    let Some(found) = fields.raw("inputs") else {
+        return BTreeMap::new();
+    };
+    let names: Vec<&str> = open_inputs(graph)
+        .iter()
+        .map(|input| input.name.as_str())
+        .collect();
+    let forms = &[
+        "{ value = number }",
+        "{ value = [numbers] }",
+        "{ file = \"NAME.npy\" }",
+    ];
+    let serde_json::Value::Object(found) = found else {
+        fields.refuse("inputs", "is not a table", &["[inputs.NAME]"]);
+        return BTreeMap::new();
+    };
+    let mut fixed = BTreeMap::new();
+    for (name, value) in found {
+        let param = format!("inputs.{name}");
+        let finite = |number: &f64| number.is_finite();
+        let given = match serde_json::from_value::<Fixed>(value) {
+            Ok(Fixed::Value {
+                value: Each::All(number),
+            }) if finite(&number) => Some(Given::Number(number)),
+            Ok(Fixed::Value {
+                value: Each::List(list),
+            }) if list.iter().all(finite) => Some(Given::List(list)),
+            Ok(Fixed::File { file }) => Some(Given::File(file)),
+            _ => None,
+        };
+        match given {
+            _ if !names.contains(&name.as_str()) => {
+                fields.refuse(&param, "the graph has no such input", &names);
+            }
+            None => fields.refuse(&param, "is not the value of an input", forms),
+            Some(given) => {
+                fixed.insert(name, given);
+            }
+        }
+    }
+    fixed
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum Fixed {
+    Value { value: Each<f64> },
+    File { file: String },
+}
+
+/// The input that is explained: the named one, or the only one whose value is not `fixed`.
+fn read_input(
+    mut fields: Reader,
+    graph: &Graph,
+    fixed: &BTreeMap<String, Given>,
+) -> (Option<Input>, Faults) {
+    let all = open_inputs(graph);
+    let inputs: Vec<_> = all
+        .iter()
+        .filter(|input| !fixed.contains_key(&input.name))
+        .copied()
+        .collect();
     let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
     let named = fields.take("name", &names, |name: &String| {
         names.contains(&name.as_str())
@@ -270,12 +404,30 @@ fn read_input(mut fields: Reader, graph: &Graph) -> (Option<Input>, Faults) {
     let info = match (&named, inputs.as_slice()) {
         (Some(name), _) => inputs.iter().find(|input| input.name == *name).copied(),
         (None, [only]) => Some(*only),
+        (None, []) => {
+            let message = "[inputs] gives every input of the graph: one has to be explained";
+            fields.refuse("name", message, &["leave one out of [inputs]"]);
+            None
+        }
         (None, _) => {
-            let message = format!("the graph has {} inputs", inputs.len());
+            let message = format!(
+                "the graph has {} inputs: name the one to explain here, and give the others a value, such as [inputs.{}] with value = 0",
+                all.len(),
+                toml_key(names.last().copied().unwrap_or_default())
+            );
             fields.refuse("name", message, &names);
             None
         }
     };
+    if named.is_some() {
+        for other in names.iter().filter(|name| named.as_deref() != Some(**name)) {
+            let message = format!(
+                "input {other} has no value: say [inputs.{}] with value = 0, or file = \"NAME.npy\"",
+                toml_key(other)
+            );
+            fields.refuse("name", message, &[]);
+        }
+    }
     let layout = fields.take::<Layout>("layout", &["\"nchw\"", "\"nhwc\""], |_| true);
     let size = fields.take::<Each<usize>>(
         "size",
@@ -559,6 +711,15 @@ fn resolve_sides(
         return None;
     }
     Some(sides)
+}
+
+/// A key as TOML writes it.
+fn toml_key(name: &str) -> String {
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    match !name.is_empty() && name.bytes().all(is_bare) {
+        true => name.to_owned(),
+        false => format!("{name:?}"),
+    }
 }
 
 fn show(dims: &[Dim]) -> String {

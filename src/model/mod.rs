@@ -1,6 +1,7 @@
 //! Models: folder, manifest, labels, patterns, and the registry of all models.
 
 mod ends;
+mod fixed;
 mod foreign;
 mod gradient;
 pub mod labels;
@@ -22,7 +23,7 @@ use std::{path::PathBuf, sync::Arc};
 
 pub use gradient::gradient_fault;
 use labels::Labels;
-use manifest::{Input, Manifest};
+use manifest::{Input, Manifest, Reading};
 pub use manifest_file::to_toml;
 use onnx_autodiff::{
     autodiff::{
@@ -80,6 +81,7 @@ impl Model {
                 head: Head::Logits,
                 pattern_layers: PatternLayers::All,
                 output: None,
+                reading: Reading::default(),
                 layer: None,
                 assumed: None,
             },

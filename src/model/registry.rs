@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Model,
     ends::{self, Ends},
-    foreign,
+    fixed, foreign,
     labels::{self, Labels},
     manifest_file, patterns,
     provenance::{self, Provenance},
@@ -23,7 +23,7 @@ use super::{
 use crate::{files, text::cut};
 use onnx_autodiff::{
     autodiff::{spatial, spec::Patterns},
-    onnx::{Fault as GraphFault, OnnxError, graph::Graph, read_model_files},
+    onnx::{Fault as GraphFault, OnnxError, ReadModel, graph::Graph, read_model_files},
 };
 
 /// The largest model.toml, in bytes.
@@ -481,7 +481,9 @@ pub fn graph_of_file(model: &Model) -> io::Result<Option<Graph>> {
     };
     let onnx = folder.join(ModelFiles::ONNX);
     let shape = Some(&model.manifest.input.shape[..]);
-    let (graph, external) = read_model_files(&onnx, shape).map_err(io::Error::other)?;
+    let ReadModel {
+        graph, external, ..
+    } = read_model_files(&onnx, shape).map_err(io::Error::other)?;
     let is_same = hash_of(&onnx, &external)? == model.hash;
     Ok(is_same.then_some(graph))
 }
@@ -530,7 +532,12 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         .unwrap_or_default();
     let of_graph = |error: &dyn std::fmt::Display| vec![format!("{name}: {error}")];
     let shape = manifest_file::input_shape(&text);
-    let (mut graph, external) = match read_model_files(onnx, shape.as_deref()) {
+    let ReadModel {
+        mut graph,
+        external,
+        warnings: cut,
+        labels: stored,
+    } = match read_model_files(onnx, shape.as_deref()) {
         Ok(read) => read,
         Err(_) if let Some(what) = foreign::what(onnx) => {
             faults.push(format!("{name} is {what}"));
@@ -552,16 +559,25 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
             return Err(faults);
         }
     };
-    let (input, output, scores) = draft.ends();
+    let said = draft.ends();
+    let fixed = match fixed::fix(&mut graph, said.input, &draft.fixed, folder.as_deref()) {
+        Ok(fixed) => fixed,
+        Err(found) => {
+            faults.extend(found.iter().map(|fault| format!("model.toml: {fault}")));
+            return Err(faults);
+        }
+    };
     let Ends {
         graph,
         input,
         is_binary,
         warnings: own,
         notes,
-    } = ends::adapt(graph, input, output, scores).map_err(|error| of_graph(&error))?;
+    } = ends::adapt(graph, said).map_err(|error| of_graph(&error))?;
     let mut manifest = draft.finish(&graph);
     manifest.input.name = input;
+    manifest.reading.fixed = fixed;
+    manifest.reading.told = cut.into_iter().chain(own).collect();
     let seen = match manifest.input.shape[..] {
         [_, _, _] => spatial(&graph).map_err(|error| error.to_string()),
         _ => Err("its input has no height and width".to_owned()),
@@ -586,6 +602,7 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
     }
     let labels = match (&labels[..], is_binary) {
         ([positive], true) => Labels::from(vec![format!("not {positive}"), positive.clone()]),
+        ([], _) => Labels::from(stored),
         _ => labels,
     };
     let patterns = files
@@ -604,9 +621,10 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
     let model = Model {
         id: id.clone(),
         folder: folder.clone(),
-        manifest,
         labels,
         hash,
+        warnings: manifest.reading.told.clone(),
+        manifest,
         graph: Arc::new(graph),
         layers,
         attention: attention.map(Arc::new),
@@ -615,7 +633,6 @@ fn load_model(files: &ModelFiles, warnings: &mut Vec<String>) -> Result<Model, V
         provenance: files
             .beside(provenance::FILE)
             .and_then(|path| read_provenance(&path, id, warnings)),
-        warnings: own,
         notes,
     };
     match model.classes() {

@@ -356,6 +356,7 @@ mod tests {
                 head: Head::Logits,
                 pattern_layers: PatternLayers::All,
                 output: None,
+                reading: Default::default(),
                 layer: None,
                 assumed: None,
             },

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, fs};
 
+use explaind::tensor::{Tensor, write_npy};
 use onnx_autodiff::onnx::{
     graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
     write_model,
@@ -800,6 +801,390 @@ async fn models_that_cannot_run_are_named_at_start() {
         } else {
             assert!(found[*id].contains(part), "{id}: {}", found[*id]);
         }
+    }
+}
+
+/// Logits 5, 0 and 5.75: probabilities 0.9933, 0.5 and 0.9968.
+#[tokio::test]
+async fn every_class_above_a_threshold_is_explained() {
+    let net = written(&linear(
+        Element::Float,
+        vec![Node::new("Sigmoid", ["z"], ["p"])],
+        vec![info("p", Element::Float, &[3])],
+    ));
+    let bare = written(&linear(
+        Element::Float,
+        vec![],
+        vec![info("z", Element::Float, &[3])],
+    ));
+    let (_folder, service) = serve(&[
+        ("sigmoid", net, &[("labels.txt", "beach\nboat\nsun\n")]),
+        ("bare", bare, &[("model.toml", "scores = 'multi_label'")]),
+    ]);
+    let explain = async |id: &str, query: &str| {
+        let uri = format!("/explain?model={id}&method=gradient&{query}");
+        send_to(&service.router, post_json(&uri, &at(&[1.0, 2.0]))).await
+    };
+    for id in ["sigmoid", "bare"] {
+        let found: Vec<f32> = predict(&service, id, &at(&[1.0, 2.0]))
+            .await
+            .into_values()
+            .map(|p| p as f32)
+            .collect();
+        close(&found, &SCORES.map(|z| sigmoid(z.into()) as f32));
+        for (least, expected) in [(0.6, vec![2, 0]), (0.4, vec![2, 0, 1]), (0.995, vec![2])] {
+            let reply = explain(id, &format!("head=logits&format=json&target=above:{least}")).await;
+            let answer = reply.answer();
+            let all = answer["explanations"].as_array().unwrap();
+            let classes: Vec<_> = all
+                .iter()
+                .map(|one| one["target"]["index"].as_u64().unwrap())
+                .collect();
+            assert_eq!(classes, expected, "{id} {least}");
+            for one in all {
+                let class = one["target"]["index"].as_u64().unwrap() as usize;
+                let own = [WEIGHTS[2 * class] as f32, WEIGHTS[2 * class + 1] as f32];
+                close(&values(one), &own);
+                assert_eq!(one["parameters"]["target"], json!(class));
+            }
+        }
+    }
+    // A list of maps is a list however many there are.
+    let stack = explain("sigmoid", "format=npy&target=above:0.995").await;
+    let header = String::from_utf8_lossy(&stack.body[..stack.body.len().min(128)]).into_owned();
+    assert!(header.contains("(1, 2)"), "{header}");
+    for (query, status, part) in [
+        (
+            "format=json&target=above:0.9999",
+            422,
+            "no class has a score above that: the best, class 2, has 0.99",
+        ),
+        ("format=json&target=above:many", 422, "such as above:0.5"),
+        ("format=png&target=above:0.5", 422, "one answer"),
+    ] {
+        let reply = explain("sigmoid", query).await;
+        assert_eq!(reply.status, status, "{query}: {}", reply.text());
+        assert!(reply.text().contains(part), "{query}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn a_regression_is_its_values() {
+    let net = || {
+        written(&linear(
+            Element::Float,
+            vec![],
+            vec![info("z", Element::Float, &[3])],
+        ))
+    };
+    let one = {
+        let mut graph = linear(
+            Element::Float,
+            vec![Node::new("Slice", ["z", "from", "to", "axes"], ["age"])],
+            vec![info("age", Element::Float, &[1])],
+        );
+        for (name, value) in [("from", 1), ("to", 2), ("axes", 1)] {
+            graph
+                .initializers
+                .insert(name.into(), Literal::vector_i64(&[value]));
+        }
+        written(&graph)
+    };
+    let said = [
+        ("model.toml", "head = 'regression'"),
+        ("labels.txt", "x\ny\nz\n"),
+    ];
+    let (_folder, service) = serve(&[
+        ("three", net(), &said),
+        ("one", one, &said[..1]),
+        (
+            "both",
+            net(),
+            &[("model.toml", "head = 'regression'\nscores = 'logits'")],
+        ),
+        ("classes", net(), &[]),
+    ]);
+    assert!(faults(&service).await["both"].contains("scores are of classes"));
+    // The same file, read in two ways.
+    let found: Vec<f32> = predict(&service, "three", &at(&[1.0, 2.0]))
+        .await
+        .into_values()
+        .map(|v| v as f32)
+        .collect();
+    close(&found, &SCORES);
+    let total: f32 = SCORES.iter().map(|z| z.exp()).sum();
+    let found = predict(&service, "classes", &at(&[1.0, 2.0])).await;
+    close(&[found[&2] as f32], &[SCORES[2].exp() / total]);
+    let answer = send_to(
+        &service.router,
+        post_json("/predict?model=three", &at(&[1.0, 2.0])),
+    )
+    .await
+    .only();
+    let labels: Vec<_> = answer["predictions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["label"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(labels, ["x", "y", "z"], "values stand in their order");
+    close(
+        &gradient(&service, "three", "target=z", &at(&[1.0, 2.0])).await,
+        &[-0.25, 3.0],
+    );
+    close(
+        &gradient(&service, "three", "target=x-y", &at(&[1.0, 2.0])).await,
+        &[2.0, 1.5],
+    );
+    close(
+        &gradient(&service, "one", "", &at(&[1.0, 2.0])).await,
+        &[-1.0, 0.5],
+    );
+    let card = send_to(&service.router, get("/models/three"))
+        .await
+        .answer();
+    assert_eq!(card["manifest"]["kind"], "regression");
+    for (query, part) in [
+        ("", "none of the 3 values"),
+        ("&target=top:2", "none of the 3 values"),
+        ("&target=0&head=probabilities", "there is no probability"),
+    ] {
+        let uri = format!("/explain?model=three&method=gradient&format=json{query}");
+        let reply = send_to(&service.router, post_json(&uri, &at(&[1.0, 2.0]))).await;
+        assert_eq!(reply.status, 422, "{query}");
+        assert!(reply.text().contains(part), "{query}: {}", reply.text());
+    }
+}
+
+/// z = W x + V a: scores of two numbers, with the input `age` beside them.
+#[tokio::test]
+async fn inputs_beside_the_explained_one_have_a_value_in_model_toml() {
+    let net = |first: Dim, sizes: &[usize]| {
+        let mut graph = linear(
+            Element::Float,
+            vec![
+                Node::new("Concat", ["z", "age"], ["both"]).with("axis", 1_i64),
+                Node::new("MatMul", ["both", "v"], ["out"]),
+            ],
+            vec![info("out", Element::Float, &[2])],
+        );
+        graph.initializers.insert(
+            "v".into(),
+            Literal::from_f32s(&[4, 2], &[1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, -1.0]),
+        );
+        let mut age = info("age", Element::Float, sizes);
+        age.value_type.shape[0] = first;
+        graph.inputs.push(age);
+        written(&graph)
+    };
+    let plain = || net(Dim::from("N"), &[1]);
+    let npy = write_npy(&Tensor::from_elem(vec![1, 1], 0.5)).unwrap();
+    let (folder, service) = serve(&[
+        (
+            "number",
+            plain(),
+            &[("model.toml", "[inputs.age]\nvalue = 0.5")],
+        ),
+        (
+            "list",
+            net(Dim::from("M"), &[1]),
+            &[(
+                "model.toml",
+                "[input]\nname = 'x'\n[inputs.age]\nvalue = [2]",
+            )],
+        ),
+        ("unsaid", plain(), &[]),
+        ("half", plain(), &[("model.toml", "[input]\nname = 'x'")]),
+        (
+            "long",
+            plain(),
+            &[("model.toml", "[inputs.age]\nvalue = [1, 2]")],
+        ),
+        (
+            "outside",
+            plain(),
+            &[("model.toml", "[inputs.age]\nfile = '../age.npy'")],
+        ),
+        (
+            "typo",
+            plain(),
+            &[(
+                "model.toml",
+                "[inputs.aeg]\nvalue = 1\n[inputs.age]\nvalu = 1",
+            )],
+        ),
+        (
+            "missing",
+            plain(),
+            &[("model.toml", "[inputs.age]\nfile = 'age.npy'")],
+        ),
+    ]);
+    let own = folder.path().join("missing");
+    fs::create_dir(folder.path().join("file")).unwrap();
+    for name in ["model.onnx", "model.toml"] {
+        fs::copy(own.join(name), folder.path().join("file").join(name)).unwrap();
+    }
+    fs::write(folder.path().join("file/age.npy"), npy).unwrap();
+    let found = faults(&service).await;
+    for (id, part) in [
+        (
+            "unsaid",
+            "the graph has 2 inputs: name the one to explain here, and give the others a value, such as [inputs.age]",
+        ),
+        ("half", "input age has no value: say [inputs.age]"),
+        ("long", "inputs.age: 2 numbers where [1] takes 1"),
+        ("outside", "is not the name of a file beside model.toml"),
+        ("typo", "the graph has no such input"),
+        ("missing", "age.npy: "),
+    ] {
+        assert!(found[id].contains(part), "{id}: {}", found[id]);
+    }
+    assert_eq!(found.len(), 6, "{found:?}");
+    drop(service);
+    let service = open(&[
+        ("models", folder.path().to_str().unwrap()),
+        ("default_model", ""),
+    ]);
+    for (id, age) in [("number", 0.5), ("file", 0.5), ("list", 2.0)] {
+        // A batch of two rows gets the value in each.
+        let rows = json!({ "tensor": { "shape": [2, 2], "data": [1.0, 2.0, 0.0, 0.0] } });
+        let uri = format!("/predict?model={id}");
+        let answer = send_to(&service.router, post_json(&uri, &rows))
+            .await
+            .answer();
+        let share = |row: usize| {
+            let first = answer["results"][row]["predictions"].as_array().unwrap();
+            first.iter().find(|one| one["index"] == 0).unwrap()["score"]
+                .as_f64()
+                .unwrap()
+        };
+        for (row, [z0, z2]) in [(0, [SCORES[0], SCORES[2]]), (1, [0.0, 0.0])] {
+            let expected = sigmoid(f64::from(z0 + age - (z2 - age)));
+            assert!(
+                (share(row) - expected).abs() < 1e-5,
+                "{id} {row}: {} {expected}",
+                share(row)
+            );
+        }
+        close(
+            &gradient(&service, id, "head=logits&target=1", &at(&[1.0, 2.0])).await,
+            &[-0.25, 3.0],
+        );
+        let card = send_to(&service.router, get(&format!("/models/{id}")))
+            .await
+            .answer();
+        assert_eq!(card["manifest"]["inputs"]["age"]["shape"], json!([1]));
+    }
+}
+
+/// cos(W x, W r) = W x W r / |W x| |W r|, against differences in float64.
+#[tokio::test]
+async fn an_embedding_is_compared_with_a_reference() {
+    let net = written(&linear(
+        Element::Float,
+        vec![],
+        vec![info("z", Element::Float, &[3])],
+    ));
+    let said = [("model.toml", "head = 'embedding'")];
+    let (_folder, service) = serve(&[("vector", net.clone(), &said), ("classes", net, &[])]);
+    let embed = |x: [f64; 2]| {
+        let z: Vec<f64> = WEIGHTS
+            .chunks(2)
+            .map(|w| w[0] * x[0] + w[1] * x[1])
+            .collect();
+        let length = z.iter().map(|z| z * z).sum::<f64>().sqrt();
+        z.into_iter().map(|z| z / length).collect::<Vec<_>>()
+    };
+    let similarity = |x, r| {
+        embed(x)
+            .iter()
+            .zip(embed(r))
+            .map(|(a, b)| a * b)
+            .sum::<f64>()
+    };
+    let (x, r) = ([1.0, 2.0], [2.0, -0.5]);
+    let found: Vec<f32> = predict(&service, "vector", &at(&[1.0, 2.0]))
+        .await
+        .into_values()
+        .map(|v| v as f32)
+        .collect();
+    let unit: Vec<f32> = embed(x).into_iter().map(|v| v as f32).collect();
+    close(&found, &unit);
+    let body = json!({
+        "tensor": { "shape": [2], "data": x },
+        "reference_tensor": { "shape": [2], "data": r },
+    });
+    let explain = async |id: &str, method: &str, body: &Value| {
+        let uri = format!("/explain?model={id}&format=json&{method}");
+        send_to(&service.router, post_json(&uri, body)).await
+    };
+    let answer = explain("vector", "method=gradient", &body).await.only();
+    assert_eq!(answer["target"]["label"], "similarity to the reference");
+    assert_eq!(answer["parameters"]["target"], "reference");
+    let score = answer["target"]["score"].as_f64().unwrap();
+    assert!((score - similarity(x, r)).abs() < 1e-6, "{score}");
+    let slope = |axis: usize| {
+        let moved = |step: f64| {
+            let mut x = x;
+            x[axis] += step;
+            similarity(x, r)
+        };
+        ((moved(1e-5) - moved(-1e-5)) / 2e-5) as f32
+    };
+    close(&values(&answer), &[slope(0), slope(1)]);
+    let path =
+        "method=integrated_gradients&n_steps=100&quadrature=gauss_legendre&baseline=uploaded";
+    let mut with_baseline = body.clone();
+    with_baseline["baseline_tensor"] = json!({ "shape": [2], "data": [0.5, -1.0] });
+    let answer = explain("vector", path, &with_baseline).await.only();
+    let total: f32 = values(&answer).iter().sum();
+    let difference = similarity(x, r) - similarity([0.5, -1.0], r);
+    assert!(
+        (f64::from(total) - difference).abs() < 1e-4,
+        "{total} {difference}"
+    );
+    // One number of the vector is explained by its index.
+    let mut index = body.clone();
+    index
+        .as_object_mut()
+        .unwrap()
+        .shift_remove("reference_tensor");
+    assert_eq!(
+        explain("vector", "method=gradient&target=2", &index)
+            .await
+            .status,
+        200
+    );
+    let mut wide = body.clone();
+    wide["reference_tensor"] = json!({ "shape": [3], "data": [1, 2, 3] });
+    for (id, query, body, part) in [
+        (
+            "vector",
+            "method=gradient",
+            &index,
+            "send an image to compare with as reference",
+        ),
+        (
+            "vector",
+            "method=gradient&target=reference",
+            &index,
+            "needs the image to compare with",
+        ),
+        ("vector", "method=gradient&target=1", &body, "leave one out"),
+        ("vector", "method=gradient", &wide, "has shape [3]"),
+        (
+            "classes",
+            "method=gradient",
+            &body,
+            "only embeddings are compared",
+        ),
+    ] {
+        let reply = explain(id, query, body).await;
+        assert!(
+            reply.status.is_client_error() && reply.text().contains(part),
+            "{query}: {}",
+            reply.text()
+        );
     }
 }
 

@@ -35,6 +35,7 @@ mod methods;
 mod parameters;
 mod problems;
 mod reproducible;
+mod scikit_learn;
 mod segments;
 mod sets;
 mod start;

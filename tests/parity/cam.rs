@@ -12,6 +12,7 @@ use explaind::{
     model::{
         Model,
         labels::{Classes, Labels},
+        manifest::OutputKind,
     },
     picture::preprocess::Layout,
     tensor::Tensor,
@@ -148,6 +149,7 @@ fn maps_agree_with_pytorch() {
         let facts = Facts {
             model: name,
             head: Head::Logits,
+            kind: OutputKind::Classes,
             pattern_layers: &PatternLayers::All,
             classes: Classes {
                 labels: &Labels::default(),

@@ -114,6 +114,7 @@ fn parse(given: &Value, source: &Graph) -> Parameters {
     let facts = Facts {
         model: "net",
         head: Head::Logits,
+        kind: OutputKind::Classes,
         pattern_layers: &PatternLayers::All,
         classes: Classes {
             labels: &Labels::default(),

@@ -12,7 +12,7 @@ use explaind::{
     model::{
         Model,
         labels::{Classes, Labels},
-        manifest::Input,
+        manifest::{Input, OutputKind},
     },
     picture::preprocess::Layout,
     tensor::Tensor,
@@ -35,6 +35,7 @@ fn explained(reference: &Stored, given: &Value, baseline: f32) -> Attribution {
     let facts = Facts {
         model: "net",
         head: Head::Logits,
+        kind: OutputKind::Classes,
         pattern_layers: &PatternLayers::All,
         classes: Classes {
             labels: &Labels::default(),

@@ -166,7 +166,7 @@ fn inputs() -> [Field; 3] {
     ]
 }
 
-fn uploads() -> [Field; 3] {
+fn uploads() -> [Field; 5] {
     [
         Field::new(
             "baseline_image",
@@ -176,6 +176,16 @@ fn uploads() -> [Field; 3] {
         Field::new(
             "baseline_tensor",
             "A tensor to use as `baseline=uploaded`.",
+            tensor(),
+        ),
+        Field::new(
+            "reference_image",
+            "An encoded image in base64: the target `reference` is the similarity of the model's embedding to that of this image.",
+            text(),
+        ),
+        Field::new(
+            "reference_tensor",
+            "A tensor in place of `reference_image`.",
             tensor(),
         ),
         Field::new(
@@ -221,15 +231,17 @@ fn form_files() -> [Field; 1] {
     )]
 }
 
-fn form_uploads() -> [Field; 2] {
+fn form_uploads() -> [Field; 3] {
     let segments = "A file of regions, to use as `segments=uploaded`: a PNG (or another lossless type) whose colours are labels, or an npy \
         file of integer labels `[height, width]` or `[n, height, width]` (negative: no region) or of bool masks `[n, height, width]`, in \
         the size of the upload or of the model's input. A text is the parameter `segments`.";
     let baseline =
         "An image or npy file to use as `baseline=uploaded`. A text is the parameter `baseline`.";
+    let reference = "An image or npy file: the target `reference` is the similarity of the model's embedding to that of this image.";
     [
         Field::new("baseline", baseline, file()),
         Field::new("segments", segments, file()),
+        Field::new("reference", reference, file()),
     ]
 }
 

@@ -200,6 +200,7 @@ fn model(id: &str, name: &str, shape: &[usize], graph: Arc<Graph>) -> Arc<Model>
             head: Head::Logits,
             pattern_layers: PatternLayers::All,
             output: None,
+            reading: Default::default(),
             layer: None,
             assumed: None,
         },

@@ -456,7 +456,9 @@ impl<'a> Task<'a> {
             .explain(requests, None)
             .await
         {
-            Err(error @ DriverError::NotFinite { .. }) => return skipped(&error),
+            Err(error @ (DriverError::NotFinite { .. } | DriverError::NoneAbove(_))) => {
+                return skipped(&error);
+            }
             other => other?
                 .explained
                 .into_iter()
@@ -464,7 +466,8 @@ impl<'a> Task<'a> {
                 .collect::<Vec<Explained>>(),
         };
         let (model, options) = (self.model.clone(), self.options.clone());
-        let (name, several, quota) = (file.clone(), explained.len() > 1, app.clone());
+        let several = self.request.parameters.target.is_list();
+        let (name, quota) = (file.clone(), app.clone());
         let drawn = app.pool().run(move || {
             let upload = (&upload, &geometry);
             let drawn = pictures(upload, &model, &explained, &options, FileType::Png, || {

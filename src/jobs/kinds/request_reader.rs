@@ -14,7 +14,7 @@ use crate::{
     faults::{Fault, Faults, Reader},
     jobs::WorkError,
     methods::parameters,
-    model::Model,
+    model::{Model, manifest::OutputKind},
     text::shown,
 };
 
@@ -56,6 +56,22 @@ impl RequestReader {
         find_model(&self.app.models(), id.as_ref())
             .map_err(|fault| self.faults.push(fault))
             .ok()
+    }
+
+    /// As [`Self::model`], of a job that needs classes.
+    pub(super) fn classifier(&mut self) -> Option<Arc<Model>> {
+        let model = self.model()?;
+        let kind = match model.manifest.reading.kind {
+            OutputKind::Classes => return Some(model),
+            OutputKind::Regression => "a regression",
+            OutputKind::Embedding => "an embedding",
+        };
+        let message = format!(
+            "{} gives {kind}, not scores of classes, which this kind of job needs",
+            shown(&Value::from(model.id.as_str()))
+        );
+        self.refuse("model", message, &["a classifier"]);
+        None
     }
 
     /// `dataset`, as it is now.

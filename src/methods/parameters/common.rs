@@ -70,14 +70,16 @@ pub const GRAD_OUTPUT: Parameter = Parameter {
 pub static DIFFERENTIATED: Group = Group {
     parameters: &[EXPLAINED_CLASS, EXPLAINED_HEAD, GRAD_OUTPUT],
     from_model: |_, _| (),
-    check: |p, _, facts, faults| faults.extend(p.single_output_fault(facts.classes.count)),
+    check: |p, _, facts, faults| {
+        faults.extend(p.probability_fault(facts.kind, facts.classes.count));
+    },
 };
 
 /// For methods that ask for forward passes alone.
 pub static FORWARD: Group = Group {
     parameters: &[EXPLAINED_CLASS, EXPLAINED_HEAD],
     from_model: |_, _| (),
-    check: |p, _, facts, faults| faults.extend(p.single_output_fault(facts.classes.count)),
+    check: DIFFERENTIATED.check,
 };
 
 /// As [`FORWARD`], for methods whose papers explain probabilities: their presets set them. A network
@@ -86,13 +88,15 @@ pub static FORWARD_PROBABILITIES: Group = Group {
     parameters: &[
         EXPLAINED_CLASS,
         Parameter {
-            doc: "Which output of the network is explained: its logits or its probabilities; of a network with a single output, that by default.",
+            doc: "Which output of the network is explained: its logits or its probabilities; of a network without probabilities, its logits by default.",
             from_model: false,
             ..EXPLAINED_HEAD
         },
     ],
     from_model: |p, facts| {
-        if facts.classes.count == Some(1) {
+        if p.probability_fault(facts.kind, facts.classes.count)
+            .is_some()
+        {
             p.head = Head::Logits;
         }
     },

@@ -16,7 +16,11 @@ use serde_json::{Map, Value, json};
 use super::{lrp, target::Target};
 use crate::{
     faults::{Fault, Faults, Reader},
-    model::{labels::Classes, manifest::Input, supports::SupportSet},
+    model::{
+        labels::Classes,
+        manifest::{Input, OutputKind},
+        supports::SupportSet,
+    },
     picture::baseline::Baseline,
 };
 pub use kind::{Group, Kind, Parameter};
@@ -70,6 +74,8 @@ pub enum Compat {
 pub struct Facts<'a> {
     pub model: &'a str,
     pub head: Head,
+    /// What the model's output means.
+    pub kind: OutputKind,
     pub pattern_layers: &'a PatternLayers,
     pub classes: Classes<'a>,
     pub has_patterns: bool,
@@ -208,15 +214,22 @@ impl Parameters {
         self.groups.set(values);
     }
 
-    pub(crate) fn single_output_fault(&self, classes: Option<usize>) -> Option<Fault> {
-        let saturated =
-            self.head == Head::Probabilities && classes == Some(1) && self.method.asks_model();
-        saturated.then(|| Fault {
-            param: "head".to_owned(),
-            message: "the model has one output and no Sigmoid behind it: there is no probability"
-                .to_owned(),
-            allowed: vec!["logits".to_owned()],
-        })
+    pub(crate) fn probability_fault(
+        &self,
+        kind: OutputKind,
+        classes: Option<usize>,
+    ) -> Option<Fault> {
+        let asked = self.head == Head::Probabilities && self.method.asks_model();
+        let message = match kind {
+            OutputKind::Classes if classes == Some(1) => {
+                "the model has one output and no Sigmoid behind it: there is no probability"
+            }
+            OutputKind::Classes => return None,
+            OutputKind::Regression | OutputKind::Embedding => {
+                "the model's output holds no scores of classes: there is no probability"
+            }
+        };
+        asked.then(|| Fault::new("head", message, ["logits"]))
     }
 
     pub fn needs_patterns(&self) -> bool {
@@ -367,6 +380,7 @@ mod tests {
         Facts {
             model: "tiny",
             head: Head::Probabilities,
+            kind: OutputKind::Classes,
             pattern_layers: &PatternLayers::Inner,
             classes: Classes {
                 labels,

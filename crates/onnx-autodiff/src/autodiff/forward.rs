@@ -183,7 +183,7 @@ fn unknown_reason(node: &Node) -> &'static str {
         (domain, _) if domain.starts_with("com.microsoft") => {
             "ONNX Runtime's optimiser wrote it: use the model from before it ran"
         }
-        ("ai.onnx.ml", _) => "classical models have no gradient here: export a neural network",
+        ("ai.onnx.ml", _) => reason(node),
         _ => "a custom operator or function: export the model with those of ONNX",
     }
 }

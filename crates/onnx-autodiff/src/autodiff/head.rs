@@ -1,5 +1,6 @@
 //! Finds the logits and probabilities of a classifier. An output of Softmax or Sigmoid gives both;
-//! other outputs are logits, to which Softmax over the classes is added (Sigmoid for one class).
+//! other outputs are logits, to which Softmax over the classes is added (Sigmoid for one class). The
+//! quantities of a regression stand for both.
 
 use super::{
     DeriveError,
@@ -43,6 +44,14 @@ pub(super) fn attach(emit: &mut Emitter, batch: &Dim) -> Result<HeadValues, Deri
         return Err(DeriveError::NoHead { outputs });
     };
     emit.set_scope("head".into());
+    if emit.graph.is_regression {
+        let logits = flatten(emit, &output, classes)?;
+        return Ok(HeadValues {
+            probabilities: logits.clone(),
+            logits,
+            classes,
+        });
+    }
     let end = end(&emit.graph.nodes, &output).cloned();
     let normalised = end
         .as_ref()

@@ -47,6 +47,8 @@ pub enum Fault {
         oldest: i64,
         newest: i64,
     },
+    #[error("function {function} of the model: {reason}")]
+    Function { function: String, reason: String },
     #[error("the model does not say which opset it uses: export it again")]
     NoOpset,
     #[error(

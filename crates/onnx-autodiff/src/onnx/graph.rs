@@ -30,6 +30,9 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     /// `metadata_props` of the model, kept as they are.
     pub metadata: BTreeMap<String, String>,
+    /// Whether the output holds quantities, not scores of classes: no Softmax or Sigmoid belongs
+    /// behind it. Not stored in files.
+    pub is_regression: bool,
 }
 
 /// An operator applied to values.
@@ -330,6 +333,7 @@ impl Default for Graph {
             initializers: IndexMap::new(),
             nodes: Vec::new(),
             metadata: BTreeMap::new(),
+            is_regression: false,
         }
     }
 }

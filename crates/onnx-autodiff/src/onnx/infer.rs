@@ -4,6 +4,7 @@
 
 use indexmap::IndexMap;
 
+use super::classical;
 use super::error::{Fault, OnnxError};
 use super::graph::{Graph, Literal, Node, ValueType};
 use super::ops;
@@ -68,7 +69,10 @@ pub fn infer_node(
         types,
         constants,
     };
-    let types = ops::of(node).map_or(Err(Stop::Unknown), |op| (op.types)(&site));
+    let types = match ops::of(node) {
+        Some(op) => (op.types)(&site),
+        None => classical::types(&site),
+    };
     match types {
         Ok(mut inferred) => {
             inferred.resize(node.outputs.len(), None);

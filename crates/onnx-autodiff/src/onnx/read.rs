@@ -9,8 +9,10 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use prost::Message;
 
+use super::classical::{self, Tail};
 use super::error::{Fault, OnnxError};
 use super::external::ExternalFiles;
+use super::functions;
 use super::graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
 use super::infer::infer;
 use super::passes::{find_faults, sort};
@@ -33,15 +35,25 @@ pub(super) const MAX_NODES: usize = 20_000;
 
 /// Reads a model file; external data is looked for in its folder only.
 pub fn read_model(path: &Path) -> Result<Graph, OnnxError> {
-    read_model_files(path, None).map(|(graph, _)| graph)
+    read_model_files(path, None).map(|read| read.graph)
 }
 
-/// As [`read_model`], with the paths of the files that hold external data. `shape` is that of an
-/// input, without its batch, where the file stores none.
-pub fn read_model_files(
-    path: &Path,
-    shape: Option<&[usize]>,
-) -> Result<(Graph, Vec<PathBuf>), OnnxError> {
+/// A model's file, read.
+#[derive(Debug)]
+pub struct ReadModel {
+    /// The graph, functions of the model inlined.
+    pub graph: Graph,
+    /// The files that hold external data.
+    pub external: Vec<PathBuf>,
+    /// Outputs that are left out or replaced, for people.
+    pub warnings: Vec<String>,
+    /// The names of the classes, where the file stores them.
+    pub labels: Vec<String>,
+}
+
+/// As [`read_model`], with what else is known of the file. `shape` is that of an input, without its
+/// batch, where the file stores none.
+pub fn read_model_files(path: &Path, shape: Option<&[usize]>) -> Result<ReadModel, OnnxError> {
     // Read, not mapped: overwriting a mapped file can kill the process (SIGBUS).
     let bytes = std::fs::read(path)
         .map_err(|source| OnnxError::File {
@@ -54,22 +66,28 @@ pub fn read_model_files(
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let mut files = ExternalFiles::of(Some(folder));
-    let graph = read(bytes, shape, &mut files)?;
-    Ok((graph, files.opened()))
+    let (graph, Tail { warnings, labels }) = read(bytes, shape, &mut files)?;
+    Ok(ReadModel {
+        graph,
+        external: files.opened(),
+        warnings,
+        labels,
+    })
 }
 
 /// Reads a model from memory; `folder` is where its external data may lie.
 pub fn read_bytes(bytes: Bytes, folder: Option<&Path>) -> Result<Graph, OnnxError> {
-    read(bytes, None, &mut ExternalFiles::of(folder))
+    read(bytes, None, &mut ExternalFiles::of(folder)).map(|(graph, _)| graph)
 }
 
 fn read(
     bytes: Bytes,
     shape: Option<&[usize]>,
     files: &mut ExternalFiles,
-) -> Result<Graph, OnnxError> {
-    let model = ModelProto::decode(bytes)?;
-    let Some(proto) = model.graph else {
+) -> Result<(Graph, Tail), OnnxError> {
+    let mut model = ModelProto::decode(bytes)?;
+    functions::inline(&mut model).map_err(|fault| OnnxError::Model(vec![fault]))?;
+    let Some(mut proto) = model.graph else {
         return Err(OnnxError::Model(vec![Fault::NoGraph]));
     };
     if proto.node.len() > MAX_NODES {
@@ -116,7 +134,9 @@ fn read(
                 )
             })
             .collect(),
+        is_regression: false,
     };
+    let tail = classical::cut_tail(&mut proto, |output| read_declared(output).is_some());
     read_initializers(&proto, files, &mut graph, &mut faults);
     read_nodes(&proto, files, &mut graph, &mut faults);
     let declared = read_ends(&proto, shape, &mut graph, &mut faults);
@@ -132,10 +152,11 @@ fn read(
         faults.extend(cycle);
     }
     if faults.is_empty() {
+        graph = classical::write_out(graph);
         complete_outputs(&mut graph, declared, &mut faults)?;
     }
     if faults.is_empty() {
-        Ok(graph)
+        Ok((graph, tail))
     } else {
         Err(OnnxError::Model(faults))
     }

@@ -212,7 +212,7 @@ async fn plan(mut given: Map<String, Value>, app: &App) -> Result<Plan, JobError
     }
     given.entry("new_head").or_insert_with(|| json!(true));
     let mut asked = RequestReader::new(given, app);
-    let model = asked.model();
+    let model = asked.classifier();
     asked.expect(
         "model_hash",
         model.as_ref().map(|model| model.hash.as_str()),

@@ -116,7 +116,7 @@ pub(crate) fn settle(
     dataset: Option<Arc<Dataset>>,
     read: fn(&mut RequestReader, Option<&Model>) -> Vec<MetricEntry>,
 ) -> Result<ResolvedRequest, Faults> {
-    let model = asked.model();
+    let model = asked.classifier();
     asked.expect(
         "model_hash",
         model.as_ref().map(|model| model.hash.as_str()),

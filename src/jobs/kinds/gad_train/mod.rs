@@ -300,7 +300,7 @@ async fn plan(mut given: Map<String, Value>, app: &App) -> Result<Plan, JobError
     }
     given.entry("loss").or_insert_with(|| json!(Loss::Mse));
     let mut asked = RequestReader::new(given, app);
-    let model = asked.model();
+    let model = asked.classifier();
     let dataset = asked.dataset().await;
     asked.expect(
         "model_hash",

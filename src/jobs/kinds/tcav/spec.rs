@@ -179,7 +179,7 @@ async fn find_side(
 }
 
 pub(super) fn settle(mut asked: RequestReader, sets: Sets) -> Result<Settled, Faults> {
-    let model = asked.model();
+    let model = asked.classifier();
     asked.expect(
         "model_hash",
         model.as_ref().map(|model| model.hash.as_str()),

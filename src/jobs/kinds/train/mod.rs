@@ -147,7 +147,7 @@ impl Kind for Train {
 
 async fn plan(given: Map<String, Value>, app: &App) -> Result<Plan, JobError> {
     let mut asked = RequestReader::new(given, app);
-    let model = asked.model();
+    let model = asked.classifier();
     let dataset = asked.dataset().await;
     asked.expect(
         "model_hash",

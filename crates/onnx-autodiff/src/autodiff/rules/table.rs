@@ -34,6 +34,8 @@ pub(crate) enum Gradient {
 
 /// Of ops that nothing more is known of.
 pub(crate) const NO_RULE: &str = "there is no rule for this op";
+/// Of the operators of models other than neural networks.
+const CLASSICAL: &str = "classical models have no gradient here: export a neural network";
 const UNRULED: Gradient = Missing(NO_RULE);
 const DYNAMIC: Gradient = Missing(
     "its scale follows from the input, and no gradient passes: use the float model that this one was made of",
@@ -63,6 +65,7 @@ pub(crate) fn gradient(op_type: &str) -> Option<&'static Gradient> {
 pub(crate) fn reason(node: &Node) -> &'static str {
     match gradient(&node.op_type).filter(|_| node.domain.is_empty()) {
         Some(Missing(reason)) => reason,
+        _ if node.domain == "ai.onnx.ml" => CLASSICAL,
         _ => NO_RULE,
     }
 }

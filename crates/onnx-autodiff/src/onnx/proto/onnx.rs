@@ -80,6 +80,10 @@ pub struct FunctionProto {
     pub opset_import: ::prost::alloc::vec::Vec<OperatorSetIdProto>,
     #[prost(string, optional, tag = "10")]
     pub domain: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "11")]
+    pub attribute_proto: ::prost::alloc::vec::Vec<AttributeProto>,
+    #[prost(string, optional, tag = "13")]
+    pub overload: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttributeProto {

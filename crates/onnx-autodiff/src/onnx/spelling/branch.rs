@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use prost::Message;
 
 use super::{Context, Rewritten};
+use crate::onnx::functions::rename;
 use crate::onnx::graph::{Attribute, Literal, Node};
 use crate::onnx::proto::{AttributeProto, GraphProto};
 use crate::onnx::read::read_part;
@@ -67,23 +68,4 @@ fn inlined(ctx: &mut Context<'_>, node: &Node, mut branch: GraphProto) -> Rewrit
         Node::new("Identity", [inner], [output])
     }));
     Ok(nodes)
-}
-
-/// Renames values in a graph and in the graphs inside its nodes; names are unique across them.
-fn rename(graph: &mut GraphProto, names: &HashMap<String, String>) {
-    let new = |name: &mut String| {
-        if let Some(instead) = names.get(name) {
-            name.clone_from(instead);
-        }
-    };
-    let constants = graph.initializer.iter_mut().map(|tensor| &mut tensor.name);
-    let outputs = graph.output.iter_mut().map(|output| &mut output.name);
-    constants.chain(outputs).flatten().for_each(new);
-    for node in &mut graph.node {
-        node.input.iter_mut().chain(&mut node.output).for_each(new);
-        for attribute in &mut node.attribute {
-            let inner = attribute.g.iter_mut().chain(&mut attribute.graphs);
-            inner.for_each(|inner| rename(inner, names));
-        }
-    }
 }

@@ -7,8 +7,8 @@ use prost::Message;
 use super::{graph, value};
 use crate::onnx::graph::{Attribute, Dim, Element, Graph, Literal, Node};
 use crate::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorProto, ValueInfoProto, type_proto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+    StringStringEntryProto, TensorProto, ValueInfoProto, type_proto,
 };
 use crate::onnx::read::MAX_NODES;
 use crate::onnx::{
@@ -114,17 +114,177 @@ fn an_input_stored_without_a_shape_gets_the_one_that_is_given() {
     std::fs::write(&path, &model).unwrap();
     let told = read_model(&path).unwrap_err().to_string();
     assert!(told.contains("stores no shape of input x"), "{told}");
-    let (graph, _) = read_model_files(&path, Some(&[3])).unwrap();
+    let graph = read_model_files(&path, Some(&[3])).unwrap().graph;
     let shape = &graph.inputs[0].value_type.shape;
     assert!(
         matches!(shape[..], [Dim::Symbol(_), Dim::Known(3)]),
         "{shape:?}"
     );
-    let (stored, _) = {
-        std::fs::write(&path, proto(|_| {})).unwrap();
-        read_model_files(&path, Some(&[4])).unwrap()
-    };
+    std::fs::write(&path, proto(|_| {})).unwrap();
+    let stored = read_model_files(&path, Some(&[4])).unwrap().graph;
     assert_eq!(stored.inputs, [value("x", &[0, 3])]);
+}
+
+fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+    let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    NodeProto {
+        op_type: Some(op.into()),
+        input: texts(inputs),
+        output: texts(outputs),
+        ..NodeProto::default()
+    }
+}
+
+fn function(name: &str, nodes: Vec<NodeProto>) -> FunctionProto {
+    FunctionProto {
+        name: Some(name.into()),
+        domain: Some("mine".into()),
+        input: vec!["a".into(), "b".into()],
+        output: vec!["c".into()],
+        node: nodes,
+        opset_import: vec![OperatorSetIdProto {
+            domain: None,
+            version: Some(13),
+        }],
+        ..FunctionProto::default()
+    }
+}
+
+fn call(name: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+    NodeProto {
+        domain: Some("mine".into()),
+        ..node(name, inputs, outputs)
+    }
+}
+
+/// x and w of `linear`, called by these nodes, of which `y` is the output.
+fn calling(nodes: Vec<NodeProto>, functions: Vec<FunctionProto>) -> Result<Graph, String> {
+    let mut model = ModelProto::decode(write_model(&linear()).unwrap().as_slice()).unwrap();
+    model.graph.as_mut().unwrap().node = nodes;
+    model.functions = functions;
+    model.opset_import = vec![
+        OperatorSetIdProto {
+            domain: None,
+            version: Some(13),
+        },
+        OperatorSetIdProto {
+            domain: Some("mine".into()),
+            version: Some(1),
+        },
+    ];
+    let read = read_bytes(model.encode_to_vec().into(), None);
+    read.map_err(|error| error.to_string())
+}
+
+#[test]
+fn functions_of_the_model_become_the_nodes_of_their_bodies() {
+    let leaky = {
+        let mut body = node("LeakyRelu", &["t"], &["c"]);
+        body.attribute = ["alpha", "absent"]
+            .map(|name| AttributeProto {
+                name: Some(if name == "alpha" { name } else { "beta" }.into()),
+                ref_attr_name: Some(name.into()),
+                ..AttributeProto::default()
+            })
+            .to_vec();
+        let mut made = function("Leaky", vec![node("MatMul", &["a", "b"], &["t"]), body]);
+        made.attribute_proto = vec![AttributeProto {
+            name: Some("alpha".into()),
+            f: Some(0.25),
+            ..AttributeProto::default()
+        }];
+        made
+    };
+    // An inner value is called as one outside, and the function twice.
+    let twice = function(
+        "Twice",
+        vec![
+            call("Leaky", &["a", "b"], &["t"]),
+            node("Add", &["t", "t"], &["c"]),
+        ],
+    );
+    let mut given = call("Leaky", &["x", "w"], &["y2"]);
+    given.attribute = vec![AttributeProto {
+        name: Some("alpha".into()),
+        f: Some(0.5),
+        ..AttributeProto::default()
+    }];
+    let nodes = vec![
+        given,
+        call("Twice", &["x", "w"], &["t"]),
+        node("Add", &["t", "y2"], &["y"]),
+    ];
+    let graph = calling(nodes, vec![leaky, twice]).unwrap();
+    let ops: Vec<_> = graph
+        .nodes
+        .iter()
+        .map(|node| node.op_type.as_str())
+        .collect();
+    assert_eq!(
+        ops,
+        ["MatMul", "LeakyRelu", "MatMul", "LeakyRelu", "Add", "Add"]
+    );
+    let slopes: Vec<_> = graph
+        .nodes
+        .iter()
+        .filter_map(|node| node.float("alpha"))
+        .collect();
+    assert_eq!(slopes, [0.5, 0.25]);
+    assert!(graph.nodes.iter().all(|node| node.attributes.len() <= 1));
+    assert_eq!(graph.opset_imports.keys().collect::<Vec<_>>(), [""]);
+    let outputs: std::collections::HashSet<_> =
+        graph.nodes.iter().flat_map(|node| &node.outputs).collect();
+    assert_eq!(outputs.len(), graph.nodes.len(), "{:?}", graph.nodes);
+}
+
+#[test]
+fn functions_that_call_themselves_or_need_another_opset_are_refused() {
+    let endless = function("Endless", vec![call("Endless", &["a", "b"], &["c"])]);
+    let told = calling(vec![call("Endless", &["x", "w"], &["y"])], vec![endless]).unwrap_err();
+    assert!(
+        told.contains("function Endless") && told.contains("calls itself"),
+        "{told}"
+    );
+    let doubling = (0..40).map(|level| {
+        let inner = format!("Double{}", level + 1);
+        let body = vec![
+            call(&inner, &["a", "b"], &["t"]),
+            call(&inner, &["a", "b"], &["u"]),
+            node("Add", &["t", "u"], &["c"]),
+        ];
+        function(&format!("Double{level}"), body)
+    });
+    let told = calling(
+        vec![call("Double0", &["x", "w"], &["y"])],
+        doubling.collect(),
+    );
+    assert!(told.unwrap_err().contains("nodes; at most"));
+    let mut old = function("Old", vec![node("MatMul", &["a", "b"], &["c"])]);
+    old.opset_import[0].version = Some(12);
+    let told = calling(vec![call("Old", &["x", "w"], &["y"])], vec![old]).unwrap_err();
+    assert!(told.contains("opset 12, and the model for 13"), "{told}");
+}
+
+#[test]
+fn an_output_of_a_function_may_be_an_input_handed_on() {
+    let mut same = function("Same", vec![node("Identity", &["a"], &["t"])]);
+    same.output = vec!["a".into()];
+    let graph = calling(
+        vec![
+            node("MatMul", &["x", "w"], &["xw"]),
+            call("Same", &["xw", ""], &["y"]),
+        ],
+        vec![same],
+    )
+    .unwrap();
+    let last = graph.nodes.last().unwrap();
+    assert!(
+        graph
+            .nodes
+            .iter()
+            .any(|node| node.is("Identity") && node.inputs == ["xw"] && node.outputs == ["y"]),
+        "{last:?}"
+    );
 }
 
 #[test]
