@@ -29,7 +29,7 @@ if ! [ -d "$web" ]; then
   (cd "$scratch" && PATH="$(dirname "$npm"):$PATH" "$npm" pack --silent onnxruntime-web@1.30.0 >/dev/null)
   sha256sum --check --quiet --strict - <<<"$web_hash  $scratch/onnxruntime-web-1.30.0.tgz"
   tar -xzf "$scratch/onnxruntime-web-1.30.0.tgz" -C "$scratch" package/package.json package/dist/ort.wasm.bundle.min.mjs \
-    package/dist/ort-wasm-simd-threaded.wasm
+    package/dist/ort-wasm-simd-threaded.mjs package/dist/ort-wasm-simd-threaded.wasm
   mv "$scratch/package" "$web"
 fi
 

@@ -10,10 +10,11 @@ use explaind::{
     faults::{Fault, Faults},
     methods::{
         RunInputs,
-        formula::{Formula, written},
+        formula::Formula,
         noise,
-        parameters::{Need, Parameters},
+        parameters::{Method, Need, Parameters},
         path::PathParameters,
+        registry::METHODS,
         target::Target as Explained,
     },
     model::Model,
@@ -282,18 +283,47 @@ impl MethodArgs {
     }
 }
 
+/// The methods that have a formula for this model, with their defaults.
+fn written(model: &Arc<Model>) -> Vec<&'static str> {
+    let facts = driver::model_defaults(model);
+    let small = Arc::new(Tensor::zeros(vec![1, 1, 1]));
+    let has_formula = |method: &&Method| {
+        let mut needs = method.needs.iter();
+        let given = Map::from_iter([("method".to_owned(), method.id.into())]);
+        let parameters = needs
+            .all(|need| *need == Need::Baselines)
+            .then(|| Parameters::parse(&given, &facts).ok());
+        let Some(parameters) = parameters.flatten() else {
+            return false;
+        };
+        let run = (method.build)(RunInputs {
+            model: model.clone(),
+            input: small.clone(),
+            seed: Arc::default(),
+            input_value: None,
+            baselines: method.needs.iter().map(|_| small.clone()).collect(),
+            layout: Layout::Nchw,
+            luma: None,
+            segmentation: Arc::default(),
+            supports: Arc::default(),
+            parameters: Arc::new(parameters),
+        });
+        run.formula().is_some()
+    };
+    METHODS
+        .iter()
+        .filter(has_formula)
+        .map(|method| method.id)
+        .collect()
+}
+
 /// A method that has no formula.
 fn not_written(model: &Arc<Model>, id: &str) -> Faults {
     let message = format!(
         "{id} cannot be written as a file for model {}: what it asks depends on more than the input, or the model does not suit it",
         model.id
     );
-    Fault::new(
-        "method",
-        message,
-        written(model, &driver::model_defaults(model)),
-    )
-    .into()
+    Fault::new("method", message, written(model)).into()
 }
 
 /// Baselines that are no constants.

@@ -9,9 +9,8 @@ use crate::{
     faults::{Fault, Faults},
     methods::{
         Request,
-        parameters::{Need, Parameters},
-        pixels::Pixels,
-        regions::{RegionParameters, SegmentSource, partition, regions, too_many},
+        parameters::Need,
+        regions::{partition, pixels_fault, regions},
     },
     model::{
         Model,
@@ -22,7 +21,7 @@ use crate::{
         ImageError,
         baseline::{self, Baseline, ImageSource, Material, Term},
         input::InputPicture,
-        preprocess::{self, Layout},
+        preprocess,
     },
     segment::{Segmentation, regions::Regions},
     tensor::Tensor,
@@ -130,24 +129,6 @@ pub(super) fn segmentation(
             method: parameters.method.id,
         }),
     }
-}
-
-/// Why the pixels of a ready tensor cannot be regions.
-fn pixels_fault(input: &Tensor, parameters: &Parameters) -> Faults {
-    let RegionParameters {
-        segments,
-        max_segments,
-        ..
-    } = parameters.group();
-    let mut faults = Faults::default();
-    if segments == SegmentSource::Uploaded {
-        let message = "the model takes ready tensors, each pixel of which is a region";
-        faults.push(Fault::new("segments", message, ["felzenszwalb"]));
-    }
-    let [height, width] = Pixels::of(input.shape(), Layout::Nchw).sides;
-    let what = "pixels has the input, each of them a region";
-    faults.extend(too_many(height * width, max_segments, what));
-    faults
 }
 
 /// The models of a set, opened where they are not yet. A variant of a model has none of its sets.

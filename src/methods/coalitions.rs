@@ -44,7 +44,7 @@ pub struct Estimated {
     pub warnings: Vec<String>,
 }
 
-/// All regions, and how many v is the mean of.
+/// Whether all regions are shown.
 pub fn is_full(shown: &[bool]) -> bool {
     shown.iter().all(|shown| *shown)
 }
@@ -79,7 +79,7 @@ pub fn run<E: Estimate + 'static>(
         true => (height * width, Vec::from_iter(0..(height * width) as u32)),
         false => (regions.len(), vec![UNLABELLED; height * width]),
     };
-    for (region, own) in regions.iter().zip(0..).map(|(own, region)| (region, own)) {
+    for (own, region) in regions.iter().zip(0..) {
         for &pixel in own {
             if let Some(owner) = owners.get_mut(pixel as usize) {
                 *owner = region;
@@ -96,6 +96,8 @@ pub fn run<E: Estimate + 'static>(
         copies_answered: 0,
         sum: 0.0,
         input_value: None,
+        first_value: None,
+        is_moved: false,
         inputs,
     })
 }
@@ -116,6 +118,9 @@ struct Game<E> {
     copies_answered: usize,
     sum: f64,
     input_value: Option<f64>,
+    first_value: Option<f64>,
+    /// Whether any value differs from the first.
+    is_moved: bool,
 }
 
 impl<E: Estimate> Game<E> {
@@ -165,6 +170,7 @@ impl<E: Estimate> Game<E> {
             }
             let value = self.sum / self.copies_answered as f64;
             (self.sum, self.copies_answered) = (0.0, 0);
+            self.is_moved |= *self.first_value.get_or_insert(value) != value;
             if let Some(shown) = self.asked.pop_front() {
                 if is_full(&shown) {
                     self.input_value = Some(value);
@@ -197,11 +203,15 @@ impl<E: Estimate> Game<E> {
 
     fn attribution(&self) -> Attribution {
         let Estimated {
-            values,
+            mut values,
             standard_errors,
             baseline_value,
             warnings,
         } = self.estimate.finish();
+        if !self.is_moved {
+            // Regressions would leave rounding errors.
+            values.fill(0.0);
+        }
         let map = |values: &[f64]| {
             let value = |&owner: &u32| values.get(owner as usize).map_or(0.0, |&v| v as f32);
             let shape = self.pixels.map_shape(self.inputs.input.shape());
@@ -295,6 +305,230 @@ impl<E: Estimate> Run for Game<E> {
         match points.is_empty() {
             true => Step::Done(self.attribution()),
             false => Step::Ask(vec![Question::forward(&self.inputs.model, points)]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        methods::reference::{drive, inputs, row},
+        segment::{Segmentation, regions::Regions},
+    };
+
+    /// The map over this many pixels by a function of them; the baseline is 0 everywhere.
+    fn map(given: Value, input: &[f32], value: impl Fn(&[f32]) -> f64) -> (Attribution, usize) {
+        let zeros = vec![0.0; input.len()];
+        let inputs = inputs(&given, input, &[&zeros]);
+        drive((inputs.parameters.method.build)(inputs), |_, point| {
+            row(&[value(point.input.as_slice().unwrap())], &[])
+        })
+    }
+
+    const METHODS: [&str; 4] = [
+        "feature_ablation",
+        "lime",
+        "kernel_shap",
+        "shapley_sampling",
+    ];
+    const WEIGHTS: [f64; 5] = [2.0, -1.0, 0.5, 3.0, -2.5];
+
+    fn linear(x: &[f32]) -> f64 {
+        WEIGHTS
+            .iter()
+            .zip(x)
+            .map(|(w, &x)| w * f64::from(x))
+            .sum::<f64>()
+            + 0.75
+    }
+
+    #[test]
+    fn of_a_linear_function_each_score_is_the_contribution() {
+        for method in METHODS {
+            let (map, _) = map(
+                json!({"method": method}),
+                &[1.0, 2.0, -1.0, 0.5, 1.5],
+                linear,
+            );
+            let expected = [2.0, -2.0, -0.5, 1.5, -3.75];
+            // The penalty of LIME's ridge shrinks coefficients a little.
+            let tolerance = if method == "lime" { 0.1 } else { 1e-5 };
+            for (score, expected) in map.scores.iter().zip(expected) {
+                assert!(
+                    (score - expected).abs() < tolerance,
+                    "{method}: {}",
+                    map.scores
+                );
+            }
+            assert_eq!(map.input_value, Some(linear(&[1.0, 2.0, -1.0, 0.5, 1.5])));
+        }
+    }
+
+    /// Not additive.
+    fn mixed(x: &[f32]) -> f64 {
+        let x: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+        let pairs: f64 = x.windows(2).map(|pair| pair[0] * pair[1]).sum();
+        (pairs + x.iter().product::<f64>() + x[0]).tanh() * 3.0 + x.iter().sum::<f64>().sin()
+    }
+
+    /// By its definition, over all coalitions.
+    fn shapley(x: &[f32]) -> Vec<f64> {
+        let count = x.len();
+        let value = |set: usize| {
+            let shown = |at: usize| if set >> at & 1 == 1 { x[at] } else { 0.0 };
+            mixed(&(0..count).map(shown).collect::<Vec<_>>())
+        };
+        let values: Vec<f64> = (0..1 << count).map(value).collect();
+        let factorial = |n: usize| (1..=n).map(|k| k as f64).product::<f64>();
+        let of = |player: usize| {
+            let without = (0..1_usize << count).filter(|set| set >> player & 1 == 0);
+            let gain = |set: usize| {
+                let size = set.count_ones() as usize;
+                let weight = factorial(size) * factorial(count - size - 1) / factorial(count);
+                weight * (values[set | 1 << player] - values[set])
+            };
+            without.map(gain).sum()
+        };
+        (0..count).map(of).collect()
+    }
+
+    #[test]
+    fn kernel_shap_is_exact_up_to_twelve_regions() {
+        let x = [
+            0.9, -0.4, 0.7, 1.1, -0.8, 0.3, 0.6, -1.2, 0.5, 1.0, -0.6, 0.2,
+        ];
+        for count in [1, 2, 3, 4, 7, 11, 12] {
+            let (map, evaluations) = map(json!({"method": "kernel_shap"}), &x[..count], mixed);
+            assert_eq!(evaluations, 1 << count);
+            for (score, expected) in map.scores.iter().zip(shapley(&x[..count])) {
+                // f32 rows, and the least squares of 2^12 of them.
+                assert!(
+                    (f64::from(*score) - expected).abs() < 1e-5,
+                    "{count}: {}",
+                    map.scores
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn fewer_coalitions_keep_the_sum_and_come_near() {
+        let x = [0.9, -0.4, 0.7, 1.1, -0.8, 0.3, 0.6, -1.2, 0.5, 1.0];
+        let whole = mixed(&x) - mixed(&[0.0; 10]);
+        let given = json!({"method": "kernel_shap", "n_samples": 500});
+        let (kernel, evaluations) = map(given, &x, mixed);
+        assert_eq!(evaluations, 502);
+        let given = json!({"method": "shapley_sampling", "n_samples": 400});
+        let (sampled, evaluations) = map(given, &x, mixed);
+        assert_eq!(evaluations, 400 * 9 + 2);
+        let errors = sampled.standard_error.clone().unwrap();
+        for found in [&kernel, &sampled] {
+            let sum: f64 = found.scores.iter().map(|&score| f64::from(score)).sum();
+            assert!((sum - whole).abs() < 1e-5);
+        }
+        for (at, expected) in shapley(&x).into_iter().enumerate() {
+            let error = f64::from(errors[at]);
+            assert!(
+                (f64::from(sampled.scores[at]) - expected).abs() < 4.0 * error,
+                "{at}"
+            );
+            assert!(
+                (f64::from(kernel.scores[at]) - expected).abs() < 0.2,
+                "{at}"
+            );
+        }
+    }
+
+    #[test]
+    fn several_baselines_are_averaged_and_few_samples_are_told() {
+        let ones = [1.0; 5];
+        for method in ["feature_ablation", "kernel_shap", "shapley_sampling"] {
+            let given = json!({"method": method, "baseline": "zero+zero", "max_segments": 5});
+            let inputs = inputs(&given, &ones, &[&[0.0; 5], &[0.5; 5]]);
+            let most = inputs.parameters.cost(false);
+            let (map, evaluations) = drive((inputs.parameters.method.build)(inputs), |_, point| {
+                row(&[linear(point.input.as_slice().unwrap())], &[])
+            });
+            assert_eq!(evaluations, most, "{method}");
+            for (score, weight) in map.scores.iter().zip(WEIGHTS) {
+                assert!((f64::from(*score) - 0.75 * weight).abs() < 1e-5, "{method}");
+            }
+        }
+        let given = json!({"method": "kernel_shap", "n_samples": 2});
+        let (map, _) = map(given, &ones, linear);
+        assert!(map.warnings[0].contains("n_samples is too small"));
+    }
+
+    #[test]
+    fn pixels_of_no_region_are_never_hidden_and_regions_are_ranked() {
+        for method in METHODS {
+            let inputs = inputs(&json!({"method": method}), &[0.0; 12], &[&[0.0; 12]]);
+            let shaped = |value: f32| Arc::new(Tensor::from_elem(vec![3, 2, 2], value));
+            let inputs = RunInputs {
+                input: shaped(1.0),
+                baselines: vec![shaped(0.0)],
+                segmentation: Arc::new(Segmentation {
+                    maps: Vec::new(),
+                    regions: Regions::of_pixels((2, 2), [vec![3], vec![0, 1]]),
+                }),
+                ..inputs
+            };
+            let (map, _) = drive((inputs.parameters.method.build)(inputs), |_, point| {
+                let x = &point.input;
+                assert_eq!(x[[0, 1, 0]], 1.0);
+                assert_eq!(x[[0, 0, 0]], x[[2, 0, 1]]);
+                row(
+                    &[f64::from(x[[1, 0, 0]]) + 2.0 * f64::from(x[[2, 1, 1]])],
+                    &[],
+                )
+            });
+            let segments = map.segments.unwrap();
+            assert_eq!(map.scores.shape(), [1, 2, 2]);
+            assert_eq!(
+                segments.ranks.iter().copied().collect::<Vec<_>>(),
+                [2, 2, 3, 1]
+            );
+            let areas: Vec<usize> = segments.regions.iter().map(|one| one.area).collect();
+            assert_eq!(areas, [1, 2, 1]);
+            assert_eq!(
+                (map.scores[[0, 1, 0]], map.scores[[0, 0, 0]]),
+                (0.0, map.scores[[0, 0, 1]])
+            );
+            assert_eq!(
+                segments.regions[0].standard_error.is_some(),
+                method == "shapley_sampling"
+            );
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_asked_for_at_once_and_maps_of_nothing_say_why() {
+        for method in METHODS {
+            let inputs = inputs(&json!({"method": method}), &[1.0; 40], &[&[0.0; 40]]);
+            let mut run = (inputs.parameters.method.build)(inputs);
+            let Step::Ask(questions) = run.step(Answers::none()) else {
+                panic!("it asks")
+            };
+            let [Question::Rows { points, .. }] = &questions[..] else {
+                panic!("for rows")
+            };
+            assert_eq!(points.len(), CHUNK);
+            let same = map(json!({"method": method}), &[0.0, 0.0], linear).0;
+            assert!(
+                same.cause
+                    .unwrap()
+                    .contains("the baseline equals the input")
+            );
+            let still = map(json!({"method": method}), &[1.0, 1.0], |_| 2.0).0;
+            assert!(
+                still.cause.unwrap().contains("does not move the target"),
+                "{method}"
+            );
+            let nan = map(json!({"method": method}), &[1.0, 1.0], |_| f64::NAN).0;
+            assert!(nan.scores.iter().any(|score| score.is_nan()), "{method}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Feature ablation: f_c(x) - f_c(x with one region at the baseline), for each region of a partition.
-//! Cost: a forward pass for each region and baseline, and one. Agrees with Captum's FeatureAblation
-//! with a feature mask to 1e-6 (tests/parity/coalitions.rs).
+//! Captum's FeatureAblation with a feature mask. Cost: a forward pass for each region and baseline,
+//! and one.
 
 use super::{
     MethodRun, RunInputs,

@@ -5,7 +5,6 @@
 //! share the kernel's weight of these. When all coalitions fit, the values are the Shapley values.
 //! Sample k: ChaCha8(seed), stream k, a uniform for the size and an order whose first regions are
 //! shown. Cost: n_samples forward passes for each baseline, and those of all regions and of none.
-//! Agrees with the package at the same coalitions to 1e-6 (tests/parity/coalitions.rs).
 
 use std::num::NonZeroUsize;
 

@@ -3,8 +3,7 @@
 //! package `lime` computes it: each region shown with probability 1/2; weights √exp(-d² /
 //! kernel_width²), d the cosine distance from all regions; penalty 1, none on the intercept; a
 //! hidden region has its mean colour. Sample k draws one bit of ChaCha8(seed), stream k, for each
-//! region. Cost: n_samples forward passes for each baseline. Agrees with the package at the same
-//! masks to 1e-6 (tests/parity/coalitions.rs).
+//! region. Cost: n_samples forward passes for each baseline.
 
 use rand::RngExt;
 use serde_json::json;

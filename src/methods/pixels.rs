@@ -5,15 +5,15 @@ use crate::{picture::preprocess::Layout, tensor::Tensor};
 
 /// How many channels, rows and columns an input has, and how its elements lie in row-major order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Pixels {
-    pub(crate) channels: usize,
-    pub(crate) sides: [usize; 2],
+pub(super) struct Pixels {
+    pub(super) channels: usize,
+    pub(super) sides: [usize; 2],
     /// Height and width come before the channels.
     is_channels_last: bool,
 }
 
 impl Pixels {
-    pub(crate) fn of(shape: &[usize], layout: Layout) -> Self {
+    pub(super) fn of(shape: &[usize], layout: Layout) -> Self {
         let is_channels_last = shape.len() == 3 && layout == Layout::Nhwc;
         let (channels, sides) = match *shape {
             [height, width, channels] if is_channels_last => (channels, [height, width]),
@@ -29,7 +29,7 @@ impl Pixels {
     }
 
     /// The place of an element in row-major order.
-    pub(crate) fn place(&self, channel: usize, [y, x]: [usize; 2]) -> usize {
+    pub(super) fn place(&self, channel: usize, [y, x]: [usize; 2]) -> usize {
         let [height, width] = self.sides;
         match self.is_channels_last {
             true => (y * width + x) * self.channels + channel,
@@ -38,7 +38,7 @@ impl Pixels {
     }
 
     /// Multiplies every channel of each pixel by that pixel's value of the mask.
-    pub(crate) fn multiply(&self, elements: &mut [f32], mask: &[f32]) {
+    pub(super) fn multiply(&self, elements: &mut [f32], mask: &[f32]) {
         if self.is_channels_last {
             for (pixel, value) in elements.chunks_mut(self.channels.max(1)).zip(mask) {
                 pixel.iter_mut().for_each(|element| *element *= value);
@@ -53,7 +53,7 @@ impl Pixels {
     }
 
     /// The shape of a map with one value for each pixel of an input of this shape.
-    pub(crate) fn map_shape(&self, shape: &[usize]) -> Vec<usize> {
+    pub(super) fn map_shape(&self, shape: &[usize]) -> Vec<usize> {
         let [height, width] = self.sides;
         match (shape.len(), self.is_channels_last) {
             (3, true) => vec![height, width, 1],
@@ -64,7 +64,7 @@ impl Pixels {
 }
 
 /// Values in row-major order as a tensor; zeros should their number not be that of the shape.
-pub(crate) fn map_of(shape: Vec<usize>, values: Vec<f32>) -> Tensor {
+pub(super) fn map_of(shape: Vec<usize>, values: Vec<f32>) -> Tensor {
     Tensor::from_shape_vec(shape.clone(), values).unwrap_or_else(|_| Tensor::zeros(shape))
 }
 

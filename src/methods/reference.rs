@@ -7,7 +7,9 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Answers, Attribution, Question, Run, RunInputs, Step, gad,
+    Answer, Answers, Attribution, Question, Run, RunInputs, Step,
+    coalitions::permutation,
+    gad,
     parameters::{Facts, Parameters},
     registry::{self, METHODS},
 };
@@ -607,6 +609,70 @@ fn masked() -> Vec<f64> {
     sums
 }
 
+/// The value where these elements are those of the input, and the others those of the baseline.
+fn value_of(shown: [bool; 2]) -> f64 {
+    logits([0, 1].map(|i| if shown[i] { X[i] } else { START[i] }))[CLASS]
+}
+
+/// What an element adds before the other, and after it.
+fn gains(i: usize) -> [f64; 2] {
+    let alone = [0, 1].map(|other| other == i);
+    let other = alone.map(|shown| !shown);
+    [
+        value_of(alone) - value_of([false; 2]),
+        value_of([true; 2]) - value_of(other),
+    ]
+}
+
+fn shapley() -> Vec<f64> {
+    let mean = |[before, after]: [f64; 2]| (before + after) / 2.0;
+    [0, 1].map(|i| mean(gains(i))).into()
+}
+
+/// Over 25 random orders.
+fn sampled_shapley() -> Vec<f64> {
+    let orders: Vec<Vec<usize>> = (0..25)
+        .map(|sample| permutation(2, &mut generator(0, sample)))
+        .collect();
+    let mean = |i: usize| {
+        let gain = |order: &Vec<usize>| gains(i)[usize::from(order[0] != i)];
+        orders.iter().map(gain).sum::<f64>() / 25.0
+    };
+    vec![mean(0), mean(1)]
+}
+
+/// The normal equations of intercept and two coefficients, by elimination.
+fn local_line() -> Vec<f64> {
+    let mut rows = [[0.0; 4]; 3];
+    for sample in 0..1000 {
+        let mut generator = generator(0, sample);
+        let shown = [0, 1].map(|_| generator.random::<bool>() || sample == 0);
+        let count = shown.iter().filter(|shown| **shown).count() as f64;
+        let distance = 1.0 - count / (count * 2.0).sqrt().max(1e-300);
+        let weight = (-(distance / 0.25).powi(2)).exp().sqrt();
+        let z = [
+            1.0,
+            f64::from(u8::from(shown[0])),
+            f64::from(u8::from(shown[1])),
+        ];
+        for (row, own) in rows.iter_mut().zip(z) {
+            z.iter()
+                .zip(row.iter_mut())
+                .for_each(|(z, sum)| *sum += weight * own * z);
+            row[3] += weight * own * value_of(shown);
+        }
+    }
+    rows[1][1] += 1.0;
+    rows[2][2] += 1.0;
+    for pivot in 0..3 {
+        for row in (0..3).filter(|row| *row != pivot) {
+            let factor = rows[row][pivot] / rows[pivot][pivot];
+            (0..4).for_each(|column| rows[row][column] -= factor * rows[pivot][column]);
+        }
+    }
+    vec![rows[1][3] / rows[1][1], rows[2][3] / rows[2][2]]
+}
+
 struct Case {
     method: &'static str,
     /// `None` for methods that do not ask the model.
@@ -778,11 +844,40 @@ const CASES: &[Case] = &[
         evaluations: 52,
     },
     Case {
+        method: "feature_ablation",
+        reference: Some(|| vec![gains(0)[1], gains(1)[1]]),
+        evaluations: 3,
+    },
+    Case {
+        method: "lime",
+        reference: Some(local_line),
+        evaluations: 1000,
+    },
+    Case {
+        method: "kernel_shap",
+        reference: Some(shapley),
+        evaluations: 4,
+    },
+    Case {
+        method: "shapley_sampling",
+        reference: Some(sampled_shapley),
+        evaluations: 27,
+    },
+    Case {
         method: "random",
         reference: None,
         evaluations: 0,
     },
 ];
+
+/// Each of both elements is a region.
+fn asked(method: &str) -> Value {
+    let mut given = json!({"method": method, "target": CLASS});
+    if registry::find(method).unwrap().takes("max_segments") {
+        given["max_segments"] = json!(2);
+    }
+    given
+}
 
 fn run(given: &Value) -> (Attribution, usize) {
     let method = registry::find(given["method"].as_str().unwrap()).unwrap();
@@ -824,7 +919,7 @@ fn every_method_equals_its_naive_twin() {
         let Some(reference) = case.reference else {
             continue;
         };
-        let (map, _) = run(&json!({"method": case.method, "target": CLASS}));
+        let (map, _) = run(&asked(case.method));
         for (&score, expected) in map.scores.iter().zip(reference()) {
             // f32 rows against central differences in f64.
             assert!(
@@ -841,7 +936,7 @@ fn every_method_equals_its_naive_twin() {
 #[test]
 fn every_method_costs_what_it_says() {
     for case in CASES {
-        let given = json!({"method": case.method, "target": CLASS});
+        let given = asked(case.method);
         let (_, evaluations) = run(&given);
         assert_eq!(evaluations, case.evaluations, "{}", case.method);
         let parameters = inputs(&given, &X.map(|v| v as f32), &[]).parameters;
@@ -859,7 +954,7 @@ fn every_method_costs_what_it_says() {
 #[test]
 fn completeness_figures_are_given_only_where_scores_add_up() {
     for case in CASES {
-        let (map, _) = run(&json!({"method": case.method, "target": CLASS}));
+        let (map, _) = run(&asked(case.method));
         assert_eq!(
             map.convergence_delta.is_some(),
             ["integrated_gradients", "xrai"].contains(&case.method),

@@ -14,6 +14,7 @@ use super::{
         Compat, Group, Kind, Parameter, Parameters,
         common::{choose, compat},
     },
+    pixels::Pixels,
     ranking::{Algorithm, Selection},
 };
 use crate::{
@@ -21,8 +22,10 @@ use crate::{
     picture::{
         baseline::{Baseline, Term},
         input::InputPicture,
+        preprocess::Layout,
     },
     segment::{Segmentation, felzenszwalb::Edges, regions::Regions},
+    tensor::Tensor,
 };
 
 const SCALES: [f64; 6] = [50.0, 100.0, 150.0, 250.0, 500.0, 1200.0];
@@ -244,8 +247,26 @@ pub fn partition(
     }))
 }
 
+/// Why the pixels of a ready tensor cannot be regions.
+pub fn pixels_fault(input: &Tensor, parameters: &Parameters) -> Faults {
+    let RegionParameters {
+        segments,
+        max_segments,
+        ..
+    } = parameters.group();
+    let mut faults = Faults::default();
+    if segments == SegmentSource::Uploaded {
+        let message = "the model takes ready tensors, each pixel of which is a region";
+        faults.push(Fault::new("segments", message, ["felzenszwalb"]));
+    }
+    let [height, width] = Pixels::of(input.shape(), Layout::Nchw).sides;
+    let what = "pixels has the input, each of them a region";
+    faults.extend(too_many(height * width, max_segments, what));
+    faults
+}
+
 /// More regions than `max_segments`.
-pub fn too_many(count: usize, max_segments: usize, what: &str) -> Option<Fault> {
+fn too_many(count: usize, max_segments: usize, what: &str) -> Option<Fault> {
     (count > max_segments).then(|| {
         let message = format!("{count} {what}, and max_segments is {max_segments}: raise it");
         Fault::new("max_segments", message, ["1 to 500"])
@@ -292,11 +313,8 @@ fn partition_of(picture: &InputPicture, max_segments: usize) -> Array2<u32> {
     let mut min_size = few.clamp(1, MIN_SIZE);
     let [finer @ .., coarsest] = SCALES;
     let fits = |map: &Array2<u32>| map.iter().all(|label| (*label as usize) < max_segments);
-    if let Some(map) = finer
-        .map(|scale| edges.segment(scale, min_size))
-        .into_iter()
-        .find(fits)
-    {
+    let mut maps = finer.iter().map(|scale| edges.segment(*scale, min_size));
+    if let Some(map) = maps.find(fits) {
         return map;
     }
     loop {
@@ -343,7 +361,7 @@ mod tests {
     fn a_partition_has_no_more_segments_than_asked_for_whatever_the_picture() {
         let mut noise = generator(0, 0);
         let noise = picture(64, 48, |_| noise.random());
-        let squares = picture(64, 48, |(_, y, x)| ((y / 8 * 7 + x / 8 * 3) % 5) as f32);
+        let squares = picture(64, 48, |(_, y, x)| ((y / 8 * 2 + x / 8) % 5) as f32);
         let flat = picture(64, 48, |_| 0.5);
         let strange = picture(9, 9, |(_, y, x)| [f32::NAN, f32::INFINITY, 1.0][y * x % 3]);
         for (name, picture) in [

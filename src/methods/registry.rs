@@ -8,7 +8,6 @@ use super::{
     kernel_shap::{self, COALITIONS},
     layers::LAYER,
     lime::{self, KERNEL},
-    lrp::{self, RELEVANCE},
     noise::{self, N_SAMPLES, NOISE},
     occlusion::{self, WINDOWS},
     parameters::{
@@ -17,6 +16,7 @@ use super::{
             BASELINE, COMPAT_PGIG, DIFFERENTIATED, FORWARD, FORWARD_PROBABILITIES, PATTERN_LAYERS,
             PATTERN_LAYERS_ALL, RULE_SET, SEED, TARGET,
         },
+        lrp::{self, RELEVANCE},
         renamed,
     },
     path::{self, PATH, TOLERANCE},

@@ -1,7 +1,6 @@
 //! Weighted least squares of values y on the regions that were shown, z of zeros and ones: sums of
 //! Σ w z zᵀ and Σ w z y, so that memory does not grow with the samples; solved by Cholesky's
-//! decomposition, in f64. Agrees with scikit-learn's `Ridge` and shap's `KernelExplainer.solve` to
-//! 1e-6 (tests/parity/coalitions.rs). Cost: (number shown)² / 2 per sample, players³ / 6 at the end.
+//! decomposition, in f64. Cost: (number shown)² / 2 per sample, players³ / 6 at the end.
 
 /// A pivot below this part of the largest is a region that the samples do not tell from others.
 const SINGULAR: f64 = 1e-12;

@@ -1,9 +1,8 @@
 //! Shapley values by sampling: the mean, over random orders, of v with a region and those before it
-//! minus v with those before it alone. Castro et al. 2009, section 3; Štrumbelj & Kononenko 2010. The
+//! minus v with those before it alone. Castro et al. 2009, section 3. The
 //! standard error is that of the mean over the orders. Order k: ChaCha8(seed), stream k, by Fisher
 //! and Yates. Cost: n_samples × (regions - 1) forward passes for each baseline, and those of all
-//! regions and of none. Agrees with Captum's ShapleyValueSampling at the same orders to 1e-6
-//! (tests/parity/coalitions.rs).
+//! regions and of none.
 
 use super::{
     MethodRun, RunInputs,

@@ -364,7 +364,7 @@ mod tests {
             hash: String::new(),
             graph: Arc::new(graph),
             layers: vec![],
-            attention: Err(String::new()),
+            attention: Err("none".to_owned()),
             patterns: None,
             provenance: None,
             supports: Arc::default(),

@@ -28,11 +28,15 @@ numpy.save("x.npy", x[0])
 x.tofile("x.bin")
 
 
+def derive(method, *arguments):
+    command = [os.environ["EXPLAIND_BIN"], "derive", "--models", ROOT / "models", "--model", "squeezenet1_1", "--method", method]
+    return subprocess.run([*command, *arguments, "-o", "file.onnx"], env=settings, capture_output=True, text=True)
+
+
 def write(method, parameters=(), flags=()):
     """A checked file, opened; also by its session."""
     named = [part for name, value in dict(parameters).items() for part in ("-p", f"{name}={value}")]
-    command = [os.environ["EXPLAIND_BIN"], "derive", "--models", ROOT / "models", "--model", "squeezenet1_1", "--method", method]
-    done = subprocess.run([*command, *named, *flags, "-o", "file.onnx"], env=settings, capture_output=True, text=True)
+    done = derive(method, *named, *flags)
     assert done.returncode == 0, done.stderr
     model = onnx.load("file.onnx")
     onnx.checker.check_model(model, full_check=True)
@@ -111,3 +115,14 @@ assert gap(run(write("gradient", flags=["--normalize", "max-abs"])[1], x), plain
 ranged = run(write("gradient", flags=["--normalize", "min-max"])[1], x)
 assert (ranged.min(), ranged.max()) == (0, 1) and gap(ranged, (plain - plain.min()) / (plain.max() - plain.min())) < 1e-5
 assert run(write("grad_cam")[1], x).shape == (1, 1, 14, 14)
+
+# What cannot be is refused, with what can.
+for method, arguments, part in [
+    ("xrai", [], "guided_grad_cam)"), ("gradient", ["--target", "5000"], "index 5000 is not below"),
+    ("gradient", ["--target", "top:2"], "a file has one"), ("grad_cam", ["-p", "layer=nope"], "is not a layer"),
+    ("smooth_grad", ["-p", "n_samples=10000"], "(allowed: 1 to 1783)"), ("pgig", ["--rows", "0"], "1 or more"),
+    ("integrated_gradients", ["-p", "n_steps=2000", "--rows", "2000"], "MiB of memory, of which 8192"),
+    ("integrated_gradients", ["-p", "tolerance=0.1"], "give n_steps"), ("pgig", ["-p", "baseline=blur"], "depends on the input"),
+]:
+    refused = derive(method, *arguments)
+    assert refused.returncode and part in refused.stderr, (method, refused.stderr)

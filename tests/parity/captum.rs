@@ -12,6 +12,7 @@ use explaind::{
     model::{
         Model,
         labels::{Classes, Labels},
+        manifest::OutputKind,
     },
     picture::preprocess::Layout,
     tensor::Tensor,

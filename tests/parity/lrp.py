@@ -9,6 +9,7 @@ for the largest logit, which starts with that logit; computed in float64. Metada
 size of rounding. Inputs are in [-2, 2), the bounds of the rule z-box.
 """
 
+import copy
 import json
 import pathlib
 import warnings
@@ -20,6 +21,7 @@ from nets import NETS as BUILT
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from zennit.attribution import Gradient
+from zennit.canonizers import MergeBatchNorm
 from zennit.composites import COMPOSITES, LayerMapComposite, layer_map_base
 from zennit.rules import Epsilon
 from zennit.torchvision import ResNetCanonizer
@@ -29,6 +31,18 @@ NETS = {"resnet18_bn": [ResNetCanonizer], "vgg16": []}
 NAMES = ["epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_gamma_box", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat"]
 STRIDE = 5
 ROUNDING = 1e-7
+
+
+merge = MergeBatchNorm.merge_batch_norm
+
+
+def merge_all(modules, batch_norm):
+    """As zennit, which leaves an epsilon behind: it divides what its layer gives by the root of 1 + 1e-5."""
+    merge(modules, batch_norm)
+    batch_norm.eps = 0.0
+
+
+MergeBatchNorm.merge_batch_norm = staticmethod(merge_all)
 
 
 def build(name):
@@ -54,7 +68,7 @@ def composite(name, canonizers):
 
 
 def relevance(model, rules, x, target):
-    with Gradient(model, rules) as attributor:
+    with Gradient(copy.deepcopy(model), rules) as attributor:
         _, found = attributor(x, lambda logits: torch.nn.functional.one_hot(torch.tensor([target]), logits.shape[1]).to(logits) * logits)
     return found[0].numpy()
 

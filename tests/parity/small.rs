@@ -80,6 +80,7 @@ pub fn dense_net(layers: Vec<Dense>) -> Arc<Model> {
             output: None,
             layer: None,
             assumed: None,
+            reading: Default::default(),
         },
         labels: Default::default(),
         hash: "dense".into(),

@@ -88,7 +88,6 @@ pub static FORWARD_PROBABILITIES: Group = Group {
     parameters: &[
         EXPLAINED_CLASS,
         Parameter {
-            doc: "Which output of the network is explained: its logits or its probabilities; of a network without probabilities, its logits by default.",
             from_model: false,
             ..EXPLAINED_HEAD
         },

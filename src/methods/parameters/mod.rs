@@ -5,6 +5,7 @@
 
 pub mod common;
 mod kind;
+pub mod lrp;
 mod method;
 mod values;
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{lrp, target::Target};
+use super::target::Target;
 use crate::{
     faults::{Fault, Faults, Reader},
     model::{

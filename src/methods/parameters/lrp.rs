@@ -5,7 +5,7 @@
 
 use serde_json::json;
 
-use super::parameters::{
+use super::{
     Group, Kind, Parameter, Parameters,
     common::{EXPLAINED_CLASS, GRAD_OUTPUT, choose},
 };
