@@ -13,12 +13,10 @@ use super::{
     doubts::no_derivative,
     head_value,
     layers::{in_input_size, on_grid},
-    parameters::{Facts, Group, Need, Parameters},
-    registry::METHODS,
+    parameters::{Group, Parameters},
 };
 use crate::{
     engine::{GraphKey, Point, Row},
-    faults::Fault,
     tensor::Tensor,
 };
 use onnx_autodiff::autodiff::spec::{Attention, DeriveSpec, RuleSetId, Wrt};
@@ -34,31 +32,12 @@ pub static ATTENTION: Group = Group {
         let found = facts.attention.ok().cloned();
         p.change(|own: &mut AttentionParameters| own.0 = found);
     },
-    check: |p, _, facts, faults| {
-        if let Err(reason) = facts.attention {
-            faults.push(Fault {
-                param: "method".to_owned(),
-                message: format!("{} does not apply: {reason}", p.method.id),
-                allowed: others(facts),
-            });
-        }
-    },
+    check: |_, _, _, _| (),
 };
 
 /// The attention that is looked at; none of methods that look at none.
 pub fn attention_of(parameters: &Parameters) -> Option<Arc<Attention>> {
     parameters.group::<AttentionParameters>().0
-}
-
-/// The methods that need no attention, and nothing else that the model does not have.
-fn others(facts: &Facts<'_>) -> Vec<String> {
-    let applies = METHODS.iter().filter(|method| {
-        !method.looks_at_attention()
-            && (!method.takes("layer") || !facts.layers.is_empty())
-            && (!method.needs_patterns() || facts.has_patterns)
-            && (!method.needs(Need::Supports) || !facts.supports.is_empty())
-    });
-    applies.map(|method| method.id.to_owned()).collect()
 }
 
 struct Rollout {

@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::{Point, Row},
-        methods::reference::{drive, inputs, row},
+        methods::reference::{drive, inputs, inputs_of_layer, row},
         segment::Segmentation,
     };
     use onnx_autodiff::autodiff::spec::{DeriveSpec, Wrt};
@@ -518,7 +518,7 @@ mod tests {
         };
         let inputs = RunInputs {
             input: Arc::new(Tensor::ones(vec![1, 2, 2])),
-            ..inputs(&json!({"method": method}), &[0.0], &[])
+            ..inputs_of_layer([1, 2, 2], &json!({"method": method}), &[0.0], &[])
         };
         let answer = |spec: &DeriveSpec, _: &Point| match &spec.wrt[0] {
             Wrt::Activation(_) => Row {
@@ -596,7 +596,7 @@ mod tests {
         let on_picture = |method: &str| RunInputs {
             input: Arc::new(Tensor::ones(vec![1, 2, 2])),
             luma: Some(Arc::new(Array2::from_elem((2, 2), 0.3))),
-            ..inputs(&json!({"method": method}), &[0.0], &[])
+            ..inputs_of_layer([1, 1, 1], &json!({"method": method}), &[0.0], &[])
         };
         let inputs = on_picture("grad_cam");
         let answer = |_: &DeriveSpec, _: &Point| Row {

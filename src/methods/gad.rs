@@ -35,6 +35,9 @@ pub const BASES: &[&str] = &[
     "expected_gradients",
     "grad_cam",
     "guided_grad_cam",
+    "layer_cam",
+    "hires_cam",
+    "gradient_rollout",
 ];
 pub const DEFAULT_BASE: &str = "integrated_gradients";
 

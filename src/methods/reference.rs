@@ -57,6 +57,17 @@ pub(crate) fn tensor(values: impl IntoIterator<Item = f32>) -> Arc<Tensor> {
 /// Target: the class given, else 0. Methods that need supports are given two, called by their
 /// alphas.
 pub(crate) fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunInputs {
+    inputs_of_layer([2, 2, 2], given, input, baselines)
+}
+
+/// As [`inputs`], where the layer `hidden` has this shape: channels, height and width.
+pub(crate) fn inputs_of_layer(
+    shape: [usize; 3],
+    given: &Value,
+    input: &[f32],
+    baselines: &[&[f32]],
+) -> RunInputs {
+    let [_, height, width] = shape;
     let sets = [Arc::new(SupportSet::example("pair", &[2.0, 4.0]))];
     let attention = Arc::new(Attention {
         layers: ["first", "second"].map(attention_layer).into(),
@@ -76,8 +87,12 @@ pub(crate) fn inputs(given: &Value, input: &[f32], baselines: &[&[f32]]) -> RunI
         has_patterns: true,
         layers: &[Layer {
             name: "hidden".into(),
-            shape: vec![2, 2, 2],
-            grid: GRID,
+            shape: shape.into(),
+            grid: Grid {
+                height,
+                width,
+                ..GRID
+            },
         }],
         layer: Some("hidden"),
         attention: Ok(&attention),

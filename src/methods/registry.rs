@@ -457,7 +457,7 @@ pub static METHODS: &[Method] = &[
         formula: "row of Π_l (I + mean over heads of A_l) / 2 for the tokens that the head reads; the same for every class",
         paper: "Abnar & Zuidema, Quantifying Attention Flow in Transformers, 2020, section 3",
         rule_set: None,
-        needs: &[],
+        needs: &[Need::Attention],
         preset: USUAL,
         groups: &[&TARGET, &ATTENTION],
         cost: Cost::ONE,
@@ -472,7 +472,7 @@ pub static METHODS: &[Method] = &[
         formula: "row of Π_l (I + mean over heads of (∂f_c/∂A_l ⊙ A_l)⁺) - I for the tokens that the head reads",
         paper: "Chefer et al., Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder Transformers, 2021, Eq. 5 and 6",
         rule_set: Some(RuleSetId::Gradient),
-        needs: &[],
+        needs: &[Need::Attention],
         preset: USUAL,
         groups: &[&DIFFERENTIATED, &ATTENTION],
         cost: Cost::ONE,
@@ -623,12 +623,38 @@ impl Parameters {
             return Err(unknown(value).into());
         };
         let base = given.get("base").and_then(Value::as_str).and_then(base);
-        let parameters = Self::resolve(method, base, &given, facts)?;
-        Ok(Self {
-            choice,
-            ..parameters
-        })
+        let parameters = Self::resolve(method, base, &given, facts);
+        let mut methods = [Some(method), base].into_iter().flatten();
+        let without_attention = methods.find_map(|method| attention_fault(method, facts));
+        match (parameters, without_attention) {
+            (Ok(parameters), None) => Ok(Self {
+                choice,
+                ..parameters
+            }),
+            (parameters, fault) => {
+                let mut faults = parameters.err().unwrap_or_default();
+                faults.extend(fault);
+                Err(faults)
+            }
+        }
     }
+}
+
+/// Attention is asked for, of a model that has none; the methods that apply need none, and nothing
+/// else that the model does not have.
+fn attention_fault(method: &Method, facts: &Facts<'_>) -> Option<Fault> {
+    let reason = facts.attention.err()?;
+    let applies = |other: &&Method| {
+        !other.looks_at_attention()
+            && (!other.takes("layer") || !facts.layers.is_empty())
+            && (!other.needs_patterns() || facts.has_patterns)
+            && (!other.needs(Need::Supports) || !facts.supports.is_empty())
+    };
+    let message = format!("{} does not apply: {reason}", method.id);
+    let others = METHODS.iter().filter(applies).map(|method| method.id);
+    method
+        .looks_at_attention()
+        .then(|| Fault::new("method", message, others))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::{
     Parameters,
     kind::{Group, Parameter},
 };
-use crate::methods::{MethodRun, RunInputs, attention::ATTENTION};
+use crate::methods::{MethodRun, RunInputs};
 use onnx_autodiff::autodiff::spec::{Head, PatternLayers, RuleSetId};
 
 #[derive(Debug)]
@@ -63,6 +63,8 @@ pub enum Need {
     Regions,
     /// Regions of that picture that do not overlap; of ready tensors none, each pixel being one.
     Partition,
+    /// Attention of the model's that relates all tokens of a grid.
+    Attention,
     /// The maps of another method, which the parameter `base` names.
     Base,
     /// The models of the set that the parameter `supports` names.
@@ -117,9 +119,7 @@ impl Method {
 
     /// Whether it looks at the attention between tokens.
     pub fn looks_at_attention(&self) -> bool {
-        self.groups
-            .iter()
-            .any(|group| std::ptr::eq::<Group>(*group, &ATTENTION))
+        self.needs(Need::Attention)
     }
 
     /// Whether it looks at the picture that the input shows: not for nets over ready tensors.

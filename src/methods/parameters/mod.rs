@@ -339,6 +339,7 @@ mod tests {
     use crate::{
         methods::{gad, path::PathParameters, quadrature::Quadrature, registry},
         model::labels::Labels,
+        picture::preprocess::Preprocess,
     };
 
     static LAYERS: LazyLock<Vec<Layer>> = LazyLock::new(|| {
@@ -707,6 +708,16 @@ mod tests {
 
     #[test]
     fn every_choice_allowed_is_accepted_and_nothing_else() {
+        let input = Input {
+            preprocess: Some(Preprocess::plain(8, 8)),
+            ..INPUT.clone()
+        };
+        let labels = Labels::default();
+        let facts = Facts {
+            input: &input,
+            ..facts(&labels)
+        };
+        let parse = |given: Value| Parameters::parse(given.as_object().unwrap(), &facts);
         for method in registry::METHODS {
             for parameter in method.parameters() {
                 let Kind::Choice { allowed, .. } = parameter.kind else {
