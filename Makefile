@@ -1,7 +1,7 @@
 # On a fresh machine with Rust, Python 3 + pip, a C compiler and make: `make serve`, or `make test`.
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: help serve test test-fast build runtime postgresql test_tools models datasets digits bam_material patterns gallery docs bench peers
+.PHONY: help serve test test-fast build runtime postgresql test_tools models datasets digits bam_material patterns gallery docs bench peers zoo
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,3 +57,8 @@ bench: runtime build ## time the core pieces; beside PyTorch and Captum when `ma
 
 peers: ## install PyTorch, torchvision and Captum (several GB) for `make bench`
 	benches/peers/install.sh
+
+zoo: runtime build peers ## run networks that others wrote through `explaind derive`, and write docs/zoo.md (hours, several GB more)
+	benches/peers/.venv/bin/python -m pip install --quiet --disable-pip-version-check transformers==5.24.0 scikit-learn skl2onnx tensorflow tf2onnx
+	nice benches/peers/.venv/bin/python scripts/zoo.py run
+	benches/peers/.venv/bin/python scripts/zoo.py table > docs/zoo.md

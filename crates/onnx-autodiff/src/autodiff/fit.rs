@@ -9,13 +9,14 @@ use super::{
     emit::{Emitter, attributes},
     forward::{self, Forward},
     layers::{self, LinearLayer},
-    outputs, rounding,
+    outputs,
+    role::{Role, role},
+    rounding,
     rules::{
         convolution::{self, channel_sums},
         matrix,
         window::Window,
     },
-    sets::{Role, role},
 };
 use crate::onnx::graph::{Graph, Literal, Node};
 

@@ -180,6 +180,9 @@ fn unknown_reason(node: &Node) -> &'static str {
             }
             reason => reason,
         },
+        (domain, op) if domain.starts_with("com.microsoft") && op.ends_with("Attention") => {
+            "ONNX Runtime's optimiser fused an attention layer: use the model from before it ran, or optimise it without fusing attention"
+        }
         (domain, _) if domain.starts_with("com.microsoft") => {
             "ONNX Runtime's optimiser wrote it: use the model from before it ran"
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     emit::Emitter,
     reverse,
-    sets::{Role, role},
+    role::{Role, role},
     spec::PatternLayers,
 };
 use crate::onnx::graph::Node;

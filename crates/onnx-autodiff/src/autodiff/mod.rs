@@ -15,6 +15,7 @@ mod pipeline;
 mod places;
 mod relevance;
 mod reverse;
+mod role;
 mod rounding;
 pub(crate) mod rules;
 mod sets;

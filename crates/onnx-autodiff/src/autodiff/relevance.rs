@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     emit::Emitter,
-    sets::{Role, role},
+    role::{Role, role},
     spec::{Composite, Lrp},
 };
 use crate::onnx::{

@@ -10,8 +10,9 @@ use super::{
     context::{Overrides, PatternOf, VjpContext},
     emit::Emitter,
     relevance::Relevance,
+    role::role,
     rules::table::{self, Gradient},
-    sets::{self, RuleSet},
+    sets::RuleSet,
 };
 use crate::onnx::graph::{Dim, Node};
 
@@ -197,7 +198,7 @@ fn step(
             let reason = "no gradient passes arithmetic of quantised integers: use the float model that this one was made of";
             return Err(unsupported_at(emit, node, reason.to_owned()));
         }
-        "" => walk.set.rules(&node.op_type, sets::role(node, &emit.graph)),
+        "" => walk.set.rules(&node.op_type, role(node, &emit.graph)),
         _ => Vec::new(),
     };
     let mut ctx = VjpContext {

@@ -5,6 +5,7 @@
 use super::{
     DeriveError,
     context::{Cotangents, Overrides, Rule, VjpContext},
+    role::Role,
     rules::{
         self, quantisation,
         table::{self, Gradient},
@@ -13,17 +14,8 @@ use super::{
 };
 use crate::{
     Tensor,
-    onnx::graph::{Element, Graph, Literal, Node},
+    onnx::graph::{Element, Literal},
 };
-
-/// The role of a node in its graph, independent of its op.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// max(x, 0), possibly with an upper bound (ReLU6).
-    Rectifier,
-    /// A product of the input with a constant weight, which is the node's input 1.
-    Linear,
-}
 
 pub(super) struct RuleSet {
     base: Option<&'static RuleSet>,
@@ -95,27 +87,6 @@ impl RuleSet {
         let of_role = self.roles.iter().find(|(of, _)| Some(*of) == role);
         (self.op)(op_type).or(of_role.map(|row| row.1))
     }
-}
-
-pub(super) fn role(node: &Node, graph: &Graph) -> Option<Role> {
-    let constant = |index: usize| {
-        node.inputs
-            .get(index)
-            .and_then(|name| graph.initializers.get(name))
-    };
-    match node.op_type.as_str() {
-        "Relu" => Some(Role::Rectifier),
-        "Clip" => constant(1).is_some_and(is_zero).then_some(Role::Rectifier),
-        "Conv" | "ConvTranspose" | "Gemm" => constant(1).is_some().then_some(Role::Linear),
-        "MatMul" => constant(1)
-            .is_some_and(|weight| weight.shape.len() == 2)
-            .then_some(Role::Linear),
-        _ => None,
-    }
-}
-
-fn is_zero(literal: &Literal) -> bool {
-    literal.as_f32() == Some(0.0)
 }
 
 /// Gradient through the positive part of the cotangent only.
@@ -196,6 +167,10 @@ fn to_literal(tensor: Tensor) -> Literal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        autodiff::role::role,
+        onnx::graph::{Graph, Node},
+    };
 
     /// Which set answers for every op of the table and for every role.
     fn effective(id: RuleSetId) -> String {

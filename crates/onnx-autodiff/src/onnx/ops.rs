@@ -159,8 +159,11 @@ pub static OPS: &[Op] = &[
     op("Acosh", pointwise::same, First, PerPixel),
     op("Add", pointwise::arithmetic, Aligned, PerPixel)
         .content(values::add)
-        .binary(|a, b| a + b),
-    op("And", pointwise::compare, Aligned, PerPixel).binary(|a, b| a * b),
+        .binary(|a, b| a + b)
+        .spelled_before(7, arguments::broadcast),
+    op("And", pointwise::compare, Aligned, PerPixel)
+        .binary(|a, b| a * b)
+        .spelled_before(7, arguments::broadcast),
     op("ArgMax", reduce::arg, OffAxis(0), Computed),
     op("ArgMin", reduce::arg, OffAxis(0), Computed),
     op("Asin", pointwise::same, First, PerPixel),
@@ -216,7 +219,8 @@ pub static OPS: &[Op] = &[
         .spelled(quantisation::dequantize),
     op("Div", pointwise::arithmetic, Aligned, PerPixel)
         .content(values::div)
-        .binary(|a, b| a / b),
+        .binary(|a, b| a / b)
+        .spelled_before(7, arguments::broadcast),
     op("Dropout", pointwise::dropout, Unproven, Drawn).spelled(inference::dropout),
     op(
         "DynamicQuantizeLinear",
@@ -228,7 +232,8 @@ pub static OPS: &[Op] = &[
     op("Elu", pointwise::same, First, PerPixel),
     op("Equal", pointwise::compare, Aligned, PerPixel)
         .content(values::equal)
-        .binary(|a, b| truth(a == b)),
+        .binary(|a, b| truth(a == b))
+        .spelled_before(7, arguments::broadcast),
     op("Erf", pointwise::same, First, PerPixel),
     op("Exp", pointwise::same, First, PerPixel).unary(f64::exp),
     op("Expand", layout::expand, Aligned, Moved)
@@ -251,11 +256,13 @@ pub static OPS: &[Op] = &[
     ),
     op("GatherND", layout::gather_nd, Unproven, Computed),
     op("Gelu", pointwise::same, First, PerPixel).spelled(decompose::gelu),
-    op("Gemm", reduce::gemm, FirstUnturned, Computed),
+    op("Gemm", reduce::gemm, FirstUnturned, Computed).spelled_before(7, arguments::broadcast),
     op("GlobalAveragePool", window::global_pool, First, Computed),
     op("GlobalLpPool", window::global_pool, First, Computed),
     op("GlobalMaxPool", window::global_pool, First, Computed),
-    op("Greater", pointwise::compare, Aligned, PerPixel).binary(|a, b| truth(a > b)),
+    op("Greater", pointwise::compare, Aligned, PerPixel)
+        .binary(|a, b| truth(a > b))
+        .spelled_before(7, arguments::broadcast),
     op("GreaterOrEqual", pointwise::compare, Aligned, PerPixel).binary(|a, b| truth(a >= b)),
     op("GridSample", window::grid_sample, Unproven, Computed).spelled(grid_sample::grid_sample),
     op("GroupNormalization", pointwise::same, Unproven, Computed)
@@ -278,12 +285,14 @@ pub static OPS: &[Op] = &[
         Computed,
     ),
     op("LeakyRelu", pointwise::same, First, PerPixel),
-    op("Less", pointwise::compare, Aligned, PerPixel).binary(|a, b| truth(a < b)),
+    op("Less", pointwise::compare, Aligned, PerPixel)
+        .binary(|a, b| truth(a < b))
+        .spelled_before(7, arguments::broadcast),
     op("LessOrEqual", pointwise::compare, Aligned, PerPixel).binary(|a, b| truth(a <= b)),
     op("Log", pointwise::same, First, PerPixel).unary(f64::ln),
     op("LogSoftmax", pointwise::same, OffAxis(-1), Computed).spelled_before(13, decompose::coerced),
     op("LpNormalization", pointwise::same, Unproven, Computed),
-    op("LpPool", window::pool, First, Moved),
+    op("LpPool", window::pool, First, Computed).spelled(inference::max_pool),
     op("MatMul", reduce::matmul, Aligned, Computed),
     op("Max", pointwise::arithmetic, Aligned, PerPixel)
         .content(values::max)
@@ -295,7 +304,8 @@ pub static OPS: &[Op] = &[
         pointwise::same,
         Unproven,
         Computed,
-    ),
+    )
+    .spelled(decompose::mean_variance_normalization),
     op("Min", pointwise::arithmetic, Aligned, PerPixel)
         .content(values::min)
         .folded(f64::min),
@@ -305,19 +315,25 @@ pub static OPS: &[Op] = &[
         .value(Value::Tensor(evaluate::modulo)),
     op("Mul", pointwise::arithmetic, Aligned, PerPixel)
         .content(values::mul)
-        .binary(|a, b| a * b),
+        .binary(|a, b| a * b)
+        .spelled_before(7, arguments::broadcast),
     op("Multinomial", pointwise::unknown, Unproven, Drawn),
     op("Neg", pointwise::same, First, PerPixel)
         .content(values::neg)
         .unary(|x| -x),
     op("Not", pointwise::same, First, PerPixel).unary(|x| 1.0 - x),
     op("OneHot", layout::one_hot, Unproven, Computed).value(Value::Tensor(evaluate::one_hot)),
-    op("Or", pointwise::compare, Aligned, PerPixel).binary(f64::max),
-    op("PRelu", pointwise::same, Aligned, PerPixel),
+    op("Or", pointwise::compare, Aligned, PerPixel)
+        .binary(f64::max)
+        .spelled_before(7, arguments::broadcast),
+    op("PRelu", pointwise::same, Aligned, PerPixel)
+        .spelled_before(7, arguments::slopes_of_channels),
     op("Pad", layout::pad, First, Moved)
         .idle(layout::pads_nothing)
         .spelled(arguments::pad),
-    op("Pow", pointwise::arithmetic, Aligned, PerPixel).binary(f64::powf),
+    op("Pow", pointwise::arithmetic, Aligned, PerPixel)
+        .binary(f64::powf)
+        .spelled_before(7, arguments::broadcast),
     op("QuantizeLinear", pointwise::quantized, First, PerPixel).spelled(quantisation::quantize),
     op("RMSNormalization", pointwise::same, Unproven, Computed)
         .spelled(decompose::rms_normalization),
@@ -393,7 +409,8 @@ pub static OPS: &[Op] = &[
         .spelled_before(13, arguments::axes_to_input),
     op("Sub", pointwise::arithmetic, Aligned, PerPixel)
         .content(values::sub)
-        .binary(|a, b| a - b),
+        .binary(|a, b| a - b)
+        .spelled_before(7, arguments::broadcast),
     op("Sum", pointwise::arithmetic, Aligned, PerPixel).folded(|a, b| a + b),
     op("Swish", pointwise::same, First, PerPixel).spelled(decompose::swish),
     op("Tan", pointwise::same, First, PerPixel),
@@ -410,7 +427,9 @@ pub static OPS: &[Op] = &[
     op("Where", pointwise::select, Aligned, PerPixel)
         .content(values::select)
         .value(Value::Ternary(|c, a, b| if c != 0.0 { a } else { b })),
-    op("Xor", pointwise::compare, Aligned, PerPixel).binary(|a, b| truth(a != b)),
+    op("Xor", pointwise::compare, Aligned, PerPixel)
+        .binary(|a, b| truth(a != b))
+        .spelled_before(7, arguments::broadcast),
 ];
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use super::tensor_proto::read_tensor;
 use super::types::oversize;
 
 /// The oldest opset that models are read of.
-pub const OLDEST_OPSET: i64 = 7;
+pub const OLDEST_OPSET: i64 = 6;
 /// The newest opset that models are read of.
 pub const NEWEST_OPSET: i64 = 25;
 const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=13;

@@ -380,6 +380,35 @@ fn pools() -> Vec<Case> {
             .ints("pads", &[1, 1, 1, 1])
             .with("count_include_pad", 1)
             .with("ceil_mode", 1),
+        pool("LpPool", "p 2", &[2, 6, 4], &[2, 2]).ints("strides", &[2, 2]),
+        pool("LpPool", "p 3, overlapping, padded", &[2, 6, 5], &[3, 3])
+            .ints("pads", &[1, 0, 1, 1])
+            .with("p", 3),
+        pool(
+            "LpPool",
+            "p 1, one side padded by itself",
+            &[2, 5, 5],
+            &[2, 3],
+        )
+        .ints("strides", &[2, 1])
+        .with("auto_pad", "SAME_UPPER")
+        .with("p", 1),
+        pool("LpPool", "ceil, dilated", &[2, 8, 7], &[2, 2])
+            .ints("strides", &[2, 2])
+            .ints("dilations", &[2, 1])
+            .with("ceil_mode", 1)
+            .opset(18),
+        Case::new("GlobalLpPool", "p 2", &[3, 4, 5], &[In::X]),
+        Case::new("GlobalLpPool", "p 3", &[3, 4, 5], &[In::X]).with("p", 3),
+        Case::new("MeanVarianceNormalization", "pixels", &[3, 4, 5], &[In::X])
+            .ints("axes", &[2, 3]),
+        Case::new(
+            "MeanVarianceNormalization",
+            "channels",
+            &[3, 4, 5],
+            &[In::X],
+        )
+        .ints("axes", &[1, -1]),
         Case::new("GlobalAveragePool", "plain", &[3, 4, 5], &[In::X]),
         Case::new("GlobalMaxPool", "plain", &[3, 4, 5], &[In::X]),
         Case::new("LRN", "odd size", &[7, 2, 2], &[In::X])
@@ -638,6 +667,13 @@ fn indices() -> Vec<Case> {
             &[In::X, In::Indices(vec![3, 1], vec![2, -4, 2])],
         )
         .turned(),
+        Case::new(
+            "GatherND",
+            "an element of each row of the batch",
+            &[2, 2],
+            &[In::X, In::Order(1)],
+        )
+        .with("batch_dims", 1),
         Case::new(
             "ScatterElements",
             "data and updates vary",
@@ -919,6 +955,35 @@ fn resampling() -> Vec<Case> {
         grid("linear, the border outside").with("padding_mode", "border"),
         grid("corners aligned").with("align_corners", 1),
         grid("nearest").with("mode", "nearest"),
+        grid("linear, mirrored").with("padding_mode", "reflection"),
+        grid("linear, mirrored at the corners")
+            .with("padding_mode", "reflection")
+            .with("align_corners", 1),
+        grid("nearest, mirrored")
+            .with("mode", "nearest")
+            .with("padding_mode", "reflection"),
+        grid("cubic, zeros outside").with("mode", "bicubic"),
+        grid("cubic, the border outside")
+            .with("mode", "bicubic")
+            .with("padding_mode", "border"),
+        grid("cubic, mirrored")
+            .with("mode", "bicubic")
+            .with("padding_mode", "reflection"),
+        grid("cubic, mirrored at the corners")
+            .with("mode", "bicubic")
+            .with("padding_mode", "reflection")
+            .with("align_corners", 1),
+        Case::new(
+            "GridSample",
+            "the grid varies, cubic, mirrored",
+            &[2, 3, 2],
+            &[In::Rows(vec![2, 4, 5]), In::X],
+        )
+        .with("mode", "bicubic")
+        .with("padding_mode", "reflection")
+        .scale(0.6)
+        .shift(0.03)
+        .opset(16),
         Case::new(
             "GridSample",
             "the grid varies",
@@ -976,6 +1041,12 @@ fn interpolations() -> Vec<Case> {
                 cases.push(resize(mode, placed, ints(&sizes)));
             }
         }
+        if mode != "nearest" {
+            cases.extend(
+                [[3, 2], [1, 9], [7, 3]]
+                    .map(|sizes| resize(mode, "half_pixel", ints(&sizes)).with("antialias", 1)),
+            );
+        }
         cases.extend([
             scaled(mode, "scales", &[1.0, 1.0, 1.5, 2.0]),
             scaled(
@@ -1009,6 +1080,14 @@ fn interpolations() -> Vec<Case> {
         .with("mode", "linear")
         .ints("axes", &[3, 2])
         .opset(18),
+        scaled("linear", "antialiased scales", &[1.0, 1.0, 0.6, 0.7])
+            .with("antialias", 1)
+            .opset(18),
+        scaled("cubic", "antialiased, inside only", &[1.0, 1.0, 0.4, 1.5])
+            .with("antialias", 1)
+            .with("exclude_outside", 1)
+            .with("cubic_coeff_a", -0.5f32)
+            .opset(18),
         Case::new(
             "Resize",
             "one axis",

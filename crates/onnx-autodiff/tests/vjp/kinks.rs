@@ -154,6 +154,18 @@ fn norms_pass_nothing_at_the_zero_vector() {
     assert_eq!(gradient(&norm("ReduceL2"), &[3.0, -4.0]), [0.6, -0.8]);
     assert_eq!(gradient(&norm("ReduceL1"), &[0.0, -4.0]), [0.0, -1.0]);
     assert_eq!(unary("LpNormalization", &[0.0, 0.0]), [0.0, 0.0]);
+    for p in [1, 2, 3] {
+        let pool = |op| Case::new(op, "", &[1, 2, 2], &[In::X]).with("p", p);
+        let pools = [
+            pool("GlobalLpPool"),
+            pool("LpPool").ints("kernel_shape", &[2, 2]),
+        ];
+        assert!(
+            pools
+                .iter()
+                .all(|pool| gradient(pool, &[0.0; 4]) == [0.0; 4])
+        );
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ use onnx_autodiff::{
         graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType},
         passes,
         proto::{
-            AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
-            type_proto,
+            AttributeProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, TypeProto,
+            ValueInfoProto, type_proto,
         },
     },
 };
@@ -416,68 +416,198 @@ fn of_an_if_that_a_constant_decides_one_branch_remains() {
     }
 }
 
-/// `chosen` = x + 0.5 in a branch whose constant and declared output are of float16.
-#[test]
-fn half_precision_inside_of_a_branch_becomes_float32() {
-    let half = Element::Float16 as i32;
-    let constant = TensorProto {
-        data_type: Some(half),
-        name: Some("half".into()),
-        raw_data: Some(vec![0x00, 0x38].into()),
-        ..TensorProto::default()
+/// A graph of nodes without attributes inside a node, as the attribute `body`.
+fn body(inputs: &[&str], nodes: &[Node], outputs: &[&str]) -> Attribute {
+    let named = |names: &[&str]| {
+        let name = |name: &&str| ValueInfoProto {
+            name: Some((*name).into()),
+            ..ValueInfoProto::default()
+        };
+        names.iter().map(name).collect::<Vec<_>>()
     };
-    let inner = NodeProto {
-        op_type: Some("Add".into()),
-        input: vec!["x".into(), "half".into()],
-        output: vec!["inner".into()],
+    let nodes = nodes.iter().map(|node| NodeProto {
+        op_type: Some(node.op_type.clone()),
+        input: node.inputs.clone(),
+        output: node.outputs.clone(),
         ..NodeProto::default()
-    };
-    let declared = type_proto::Tensor {
-        elem_type: Some(half),
-        shape: None,
-    };
-    let output = ValueInfoProto {
-        name: Some("inner".into()),
+    });
+    // ONNX Runtime wants the types of these two.
+    let scalar = |name: &str, element: Element| ValueInfoProto {
+        name: Some(name.into()),
         r#type: Some(TypeProto {
-            value: Some(type_proto::Value::TensorType(declared)),
+            value: Some(type_proto::Value::TensorType(type_proto::Tensor {
+                elem_type: Some(element as i32),
+                shape: Some(TensorShapeProto::default()),
+            })),
         }),
     };
+    let mut input = named(inputs);
+    for (name, element) in [("i", Element::Int64), ("on", Element::Bool)] {
+        if let Some(place) = inputs.iter().position(|input| *input == name) {
+            input[place] = scalar(name, element);
+        }
+    }
     let graph = GraphProto {
-        name: Some("then".into()),
-        node: vec![inner],
-        initializer: vec![constant],
-        output: vec![output],
+        name: Some("body".into()),
+        node: nodes.collect(),
+        input,
+        output: named(outputs),
         ..GraphProto::default()
     };
-    let of_branch = |name: &str| {
-        let attribute = AttributeProto {
-            name: Some(name.into()),
-            r#type: Some(5),
-            g: Some(graph.clone()),
-            ..AttributeProto::default()
-        };
-        Attribute::Opaque(attribute.encode_to_vec().into())
+    let attribute = AttributeProto {
+        name: Some("body".into()),
+        r#type: Some(5),
+        g: Some(graph),
+        ..AttributeProto::default()
     };
-    let mut choice = node("If", &["is"], "y");
-    for name in ["then_branch", "else_branch"] {
-        choice.attributes.insert(name.into(), of_branch(name));
+    Attribute::Opaque(attribute.encode_to_vec().into())
+}
+
+/// `carried` = tanh(carried + x) three times; each is a list's element too.
+fn looping(trips: &str, condition: &str, goes_on: Node) -> Vec<Node> {
+    let steps = [
+        node("Add", &["before", "x"], "sum"),
+        node("Tanh", &["sum"], "after"),
+        goes_on,
+        node("Identity", &["sum"], "seen"),
+    ];
+    let inner = body(&["i", "on", "before"], &steps, &["again", "after", "seen"]);
+    let mut repeated = Node::new("Loop", [trips, condition, "x"], ["last", "list"]);
+    repeated.attributes.insert("body".into(), inner);
+    vec![
+        repeated,
+        node("ReduceMax", &["list"], "most")
+            .with("axes", vec![0_i64])
+            .with("keepdims", 0_i64),
+        node("Add", &["last", "most"], "joined"),
+        node("MatMul", &["joined", "fc"], "out"),
+    ]
+}
+
+#[test]
+fn loops_that_constants_end_are_written_out() {
+    let constants = || {
+        [
+            ("three", Literal::scalar_i64(3)),
+            ("two", Literal::scalar_i64(2)),
+            ("yes", Literal::from_f64s(Element::Bool, &[], &[1.0])),
+            ("fc", random(&[4, 3])),
+        ]
+    };
+    let counted = node("Identity", &["on"], "again");
+    let until = node("Less", &["i", "two"], "again");
+    for (trips, condition, goes_on) in [
+        ("three", "yes", counted.clone()),
+        ("three", "", counted),
+        ("", "yes", until),
+    ] {
+        let nodes = looping(trips, condition, goes_on);
+        Model::new(&[4], constants(), nodes).check(2);
     }
-    let value = |name: &str| ValueInfo {
-        name: name.into(),
-        value_type: ValueType::new(Element::Float16, vec![Dim::Known(1), Dim::Known(2)]),
+}
+
+#[test]
+fn loops_that_the_input_ends_or_that_never_end_are_refused() {
+    let constants = || {
+        [
+            ("yes", Literal::from_f64s(Element::Bool, &[], &[1.0])),
+            ("fc", random(&[4, 3])),
+        ]
     };
-    let source = Graph {
-        inputs: vec![value("x")],
-        outputs: vec![value("y")],
-        initializers: [("is".to_owned(), Literal::from_bools(&[], &[true]))].into(),
-        nodes: vec![choice],
-        ..Graph::default()
+    let on = || node("Identity", &["on"], "again");
+    let mut nodes = vec![
+        node("ReduceMax", &["x"], "most of x").with("keepdims", 0_i64),
+        node("Cast", &["most of x"], "trips").with("to", 7_i64),
+    ];
+    nodes.extend(looping("trips", "yes", on()));
+    let told = Model::new(&[4], constants(), nodes).refusal();
+    assert!(
+        told.contains("Loop") && told.contains("depends on the input"),
+        "{told}"
+    );
+    let told = Model::new(&[4], constants(), looping("", "yes", on())).refusal();
+    assert!(
+        told.contains("Loop") && told.contains("more nodes than are supported"),
+        "{told}"
+    );
+}
+
+#[test]
+fn scans_over_an_axis_of_known_size_are_written_out() {
+    for (backwards, axis) in [(0_i64, 1_i64), (1, -1)] {
+        let steps = [
+            node("Add", &["before", "row"], "sum"),
+            node("Tanh", &["sum"], "after"),
+            node("Mul", &["after", "row"], "seen"),
+        ];
+        let inner = body(&["before", "row"], &steps, &["after", "seen"]);
+        let mut scan = Node::new("Scan", ["start", "x"], ["last", "list"])
+            .with("num_scan_inputs", 1_i64)
+            .with("scan_input_axes", vec![axis])
+            .with("scan_input_directions", vec![backwards])
+            .with("scan_output_axes", vec![1_i64])
+            .with("scan_output_directions", vec![backwards]);
+        scan.attributes.insert("body".into(), inner);
+        let nodes = vec![
+            node("ReduceMean", &["x"], "start")
+                .with("axes", vec![axis])
+                .with("keepdims", 0_i64),
+            scan,
+            node("Flatten", &["list"], "flat"),
+            node("MatMul", &["flat", "fc"], "of list"),
+            node("MatMul", &["last", "other"], "of last"),
+            node("Add", &["of list", "of last"], "out"),
+        ];
+        let constants = [
+            ("fc", random(&[12, 3])),
+            ("other", random(&[if axis == 1 { 4 } else { 3 }, 3])),
+        ];
+        Model::new(&[3, 4], constants, nodes).check(2);
+    }
+}
+
+/// Before opset 7 operands were aligned by attributes, which ONNX Runtime does not run: the same
+/// network in the spelling of today is what is compared with.
+#[test]
+fn operands_of_opset_6_are_aligned() {
+    let net = |opset: i64| {
+        let old = opset < 7;
+        let with = |node: Node, axis: i64| match old {
+            true => node.with("broadcast", 1_i64).with("axis", axis),
+            false => node,
+        };
+        let mut nodes = vec![
+            with(node("Mul", &["x", "gains"], "scaled"), 1),
+            node("PRelu", &["scaled", "slopes"], "bent"),
+            with(node("Add", &["bent", "rows"], "shifted"), 2),
+        ];
+        nodes.push(match old {
+            true => node("Dropout", &["shifted"], "kept").with("is_test", 1_i64),
+            false => node("Dropout", &["shifted"], "kept"),
+        });
+        let shape = |old_shape: &[usize], shape: &[usize]| {
+            random(match old {
+                true => old_shape,
+                false => shape,
+            })
+        };
+        let constants = [
+            ("gains", shape(&[3], &[3, 1, 1])),
+            ("slopes", shape(&[3], &[3, 1, 1])),
+            ("rows", shape(&[2], &[2, 1])),
+            ("fc", random(&[3, 3])),
+        ];
+        let mut model = Model::new(&[3, 2, 5], constants, with_tail(nodes, "kept"));
+        model.graph.opset_imports.insert(String::new(), opset);
+        derive(&model.graph, &spec(&[RuleSetId::Gradient]), None).unwrap()
     };
-    let mut net = Net::open(&passes::single(source, false).unwrap()).unwrap();
-    let found = net
-        .run(&[("x", &tensor(&[1, 2], vec![1.0, -2.0]))])
-        .unwrap();
-    assert_eq!(found["y"], tensor(&[1, 2], vec![1.5, -1.5]));
+    let x = tensor(&[2, 3, 2, 5], spread(60, 0.0));
+    let seed = tensor(&[2, 3], noise(1, 6));
+    let [old, new] = [6, 9].map(|opset| {
+        let mut net = Net::open(&net(opset)).unwrap();
+        net.run(&[("x", &x), ("seed", &seed)]).unwrap()
+    });
+    assert_eq!(old, new);
 }
 
 #[test]
@@ -611,4 +741,68 @@ fn an_inner_value_may_be_called_as_an_input_of_derived_graphs() {
         node("MatMul", &["seed", "target"], "out"),
     ];
     Model::new(&[3], [("target", random(&[3, 2]))], nodes).check(2);
+}
+
+/// `chosen` = x + 0.5 in a branch whose constant and declared output are of float16.
+#[test]
+fn half_precision_inside_of_a_branch_becomes_float32() {
+    let half = Element::Float16 as i32;
+    let constant = TensorProto {
+        data_type: Some(half),
+        name: Some("half".into()),
+        raw_data: Some(vec![0x00, 0x38].into()),
+        ..TensorProto::default()
+    };
+    let inner = NodeProto {
+        op_type: Some("Add".into()),
+        input: vec!["x".into(), "half".into()],
+        output: vec!["inner".into()],
+        ..NodeProto::default()
+    };
+    let declared = type_proto::Tensor {
+        elem_type: Some(half),
+        shape: None,
+    };
+    let output = ValueInfoProto {
+        name: Some("inner".into()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(declared)),
+        }),
+    };
+    let graph = GraphProto {
+        name: Some("then".into()),
+        node: vec![inner],
+        initializer: vec![constant],
+        output: vec![output],
+        ..GraphProto::default()
+    };
+    let of_branch = |name: &str| {
+        let attribute = AttributeProto {
+            name: Some(name.into()),
+            r#type: Some(5),
+            g: Some(graph.clone()),
+            ..AttributeProto::default()
+        };
+        Attribute::Opaque(attribute.encode_to_vec().into())
+    };
+    let mut choice = node("If", &["is"], "y");
+    for name in ["then_branch", "else_branch"] {
+        choice.attributes.insert(name.into(), of_branch(name));
+    }
+    let value = |name: &str| ValueInfo {
+        name: name.into(),
+        value_type: ValueType::new(Element::Float16, vec![Dim::Known(1), Dim::Known(2)]),
+    };
+    let source = Graph {
+        inputs: vec![value("x")],
+        outputs: vec![value("y")],
+        initializers: [("is".to_owned(), Literal::from_bools(&[], &[true]))].into(),
+        nodes: vec![choice],
+        ..Graph::default()
+    };
+    let mut net = Net::open(&passes::single(source, false).unwrap()).unwrap();
+    let found = net
+        .run(&[("x", &tensor(&[1, 2], vec![1.0, -2.0]))])
+        .unwrap();
+    assert_eq!(found["y"], tensor(&[1, 2], vec![1.5, -1.5]));
 }

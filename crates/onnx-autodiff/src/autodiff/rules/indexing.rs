@@ -57,41 +57,46 @@ pub(crate) fn add_rows(
     Ok(Cotangents::first(dx))
 }
 
-/// The leading axes that the indices reach are brought into one.
+/// The axes that the indices reach are brought into one, behind those that both share.
 pub(crate) fn gather_nd(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
-    if ctx.node.int_or("batch_dims", 0) != 0 {
-        return Err(ctx.refusal("batch_dims is not derived"));
-    }
     let (dy, x, indices) = (ctx.cotangent()?, ctx.input(0)?, ctx.input(1)?);
     let (shape, reads) = (ctx.emit.shape(&x)?, ctx.emit.shape(&indices)?);
+    let shared = usize::try_from(ctx.node.int_or("batch_dims", 0)).ok();
+    let shared = shared.filter(|&shared| shared < reads.len().min(shape.len()));
+    let shared = shared.ok_or_else(|| ctx.refusal("its batch_dims do not fit its inputs"))?;
     let depth = reads.last().and_then(Dim::known);
-    let depth = depth.filter(|depth| (1..=shape.len()).contains(depth));
+    let depth = depth.filter(|depth| (1..=shape.len() - shared).contains(depth));
     let depth = depth.ok_or_else(|| ctx.refusal("the depth of its indices is not known"))?;
-    let inner = shape[1..depth].iter().map(Dim::known);
+    let (lead, reached) = (&shape[..shared], &shape[shared..shared + depth]);
+    let inner = reached[1..].iter().map(Dim::known);
     let Some(inner) = inner.collect::<Option<Vec<_>>>() else {
         return Err(ctx.refusal("it reads at indices of the batch"));
     };
-    let count = product(&reads[..reads.len() - 1], &indices);
-    let all = product(&shape[..depth], &x);
-    let row = product(&shape[depth..], &dy);
-    if row.known().is_none() && (count.known().is_none() || all.known().is_none()) {
+    let count = product(&reads[shared..reads.len() - 1], &indices);
+    let all = product(reached, &x);
+    let row = product(&shape[shared + depth..], &dy);
+    let behind = |sizes: [&Dim; 2]| lead.iter().chain(sizes).cloned().collect::<Vec<_>>();
+    let (written, read) = (behind([&all, &row]), behind([&count, &row]));
+    let unknown = |shape: &[Dim]| shape.iter().filter(|dim| dim.known().is_none()).count();
+    if unknown(&written) > 1 || unknown(&read) > 1 {
         return Err(ctx.refusal("its indices depend on the batch"));
     }
     let steps: Vec<i64> = (0..depth)
         .map(|axis| inner[axis..].iter().product::<usize>() as i64)
         .collect();
+    let column = behind([&count, &Dim::Known(1)]);
     let emit = &mut *ctx.emit;
     // Mod counts negative indices from the end.
     let ends = emit.shape_of(&x)?;
-    let ends = emit.slice(&ends, &[(0, 0, depth)])?;
+    let ends = emit.slice(&ends, &[(0, shared, shared + depth)])?;
     let wrapped = emit.binary("Mod", &indices, &ends)?;
     let steps = emit.i64s(&steps);
     let offsets = emit.mul(&wrapped, &steps)?;
     let places = emit.reduce_sum(&offsets, &[reads.len() - 1])?;
-    let dy = emit.reshape(&dy, &[count, row.clone()])?;
+    let dy = emit.reshape(&dy, &read)?;
     let zeros = emit.zeros_like(&x)?;
-    let zeros = emit.reshape(&zeros, &[all, row])?;
-    let dx = add_along(emit, &zeros, &places, &dy, 0)?;
+    let zeros = emit.reshape(&zeros, &written)?;
+    let dx = add_spread(emit, &zeros, &places, &dy, shared, &column)?;
     Ok(Cotangents::first(emit.reshape(&dx, &shape)?))
 }
 
@@ -158,9 +163,21 @@ fn add_along(
     let shape = emit.shape(dy)?;
     let mut column = vec![Dim::Known(1); shape.len()];
     column[axis].clone_from(&shape[axis]);
-    let indices = emit.reshape(indices, &column)?;
+    add_spread(emit, zeros, indices, dy, axis, &column)
+}
+
+/// As [`add_at`], with indices of the shape `column`, which is broadcast to that of `dy`.
+fn add_spread(
+    emit: &mut Emitter,
+    zeros: &str,
+    indices: &str,
+    dy: &str,
+    axis: usize,
+    column: &[Dim],
+) -> Result<String, DeriveError> {
+    let indices = emit.reshape(indices, column)?;
     let whole = emit.shape_of(dy)?;
-    let output = ValueType::new(emit.value_type(&indices)?.element, shape);
+    let output = ValueType::new(emit.value_type(&indices)?.element, emit.shape(dy)?);
     let indices = emit.node("Expand", &[&indices, &whole], Default::default(), output);
     add_at(emit, zeros, &indices, dy, axis)
 }

@@ -44,6 +44,10 @@ pub(crate) fn resize(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
 struct Kernel {
     coordinates: Coordinates,
     filter: Filter,
+    /// Whether a filter is widened by the factor by which it shrinks an axis.
+    antialias: bool,
+    /// Whether what lies outside has no weight.
+    inside_only: bool,
 }
 
 enum Coordinates {
@@ -56,7 +60,7 @@ enum Coordinates {
 enum Filter {
     Nearest(fn(f32) -> f32),
     Linear,
-    Cubic { a: f64, inside_only: bool },
+    Cubic { a: f64 },
 }
 
 impl Kernel {
@@ -75,21 +79,19 @@ impl Kernel {
                 ));
             }
         };
-        if node.int_or("antialias", 0) != 0 {
-            return Err("antialias is not derived".into());
-        }
         let filter = match node.string("mode").unwrap_or("nearest") {
             "nearest" => Filter::Nearest(rounding(node)?),
             "linear" => Filter::Linear,
             "cubic" => Filter::Cubic {
                 a: node.float_or("cubic_coeff_a", -0.75).into(),
-                inside_only: node.int_or("exclude_outside", 0) != 0,
             },
             other => return Err(format!("mode {other} is not derived")),
         };
         Ok(Self {
             coordinates,
             filter,
+            antialias: node.int_or("antialias", 0) != 0,
+            inside_only: node.int_or("exclude_outside", 0) != 0,
         })
     }
 
@@ -113,29 +115,33 @@ impl Kernel {
         let x = self.coordinate(position, scale, from, to);
         let last = from as i64 - 1;
         let at = |pixel: i64| pixel.clamp(0, last) as usize;
-        match self.filter {
-            Filter::Nearest(round) => vec![(at(round(x) as i64), 1.0)],
-            Filter::Linear => {
-                let x = x.clamp(0.0, last as f32);
-                let (pixel, part) = (x.floor(), f64::from(x - x.floor()));
-                vec![(at(pixel as i64), 1.0 - part), (at(pixel as i64 + 1), part)]
+        let (reach, x, inside_only) = match self.filter {
+            Filter::Nearest(round) => return vec![(at(round(x) as i64), 1.0)],
+            Filter::Linear if self.antialias => (1.0, x, self.inside_only),
+            Filter::Linear => (1.0, x.clamp(0.0, last as f32), false),
+            Filter::Cubic { .. } => (2.0, x, self.inside_only),
+        };
+        let widened = match self.antialias && scale < 1.0 {
+            true => 1.0 / scale,
+            false => 1.0,
+        };
+        let (first, end) = (
+            (x - reach * widened).floor() as i64 + 1,
+            (x + reach * widened).floor() as i64 + 1,
+        );
+        let weight = |pixel: i64| {
+            let distance = (pixel as f64 - f64::from(x)) / f64::from(widened);
+            match self.filter {
+                Filter::Cubic { a } => cubic(distance, a),
+                _ => (1.0 - distance.abs()).max(0.0),
             }
-            Filter::Cubic { a, inside_only } => {
-                let (pixel, part) = (x.floor() as i64, f64::from(x - x.floor()));
-                let taps = (-1..=2).map(|tap| (pixel + tap, cubic(part - tap as f64, a)));
-                if !inside_only {
-                    return taps.map(|(pixel, weight)| (at(pixel), weight)).collect();
-                }
-                let inside: Vec<_> = taps
-                    .filter(|(pixel, _)| (0..=last).contains(pixel))
-                    .collect();
-                let total: f64 = inside.iter().map(|(_, weight)| weight).sum();
-                inside
-                    .into_iter()
-                    .map(|(pixel, weight)| (at(pixel), weight / total))
-                    .collect()
-            }
-        }
+        };
+        let taps = (first..end).filter(|pixel| !inside_only || (0..=last).contains(pixel));
+        let taps: Vec<_> = taps.map(|pixel| (at(pixel), weight(pixel))).collect();
+        let total: f64 = taps.iter().map(|(_, weight)| weight).sum();
+        taps.into_iter()
+            .map(|(pixel, weight)| (pixel, weight / total))
+            .collect()
     }
 
     /// The factors by which nearest neighbour copies each pixel of an image, where they are whole.

@@ -1,12 +1,18 @@
-//! Pools. Kink: a max-pool tie goes to the first maximum in row-major order, as PyTorch does.
+//! Pools. Kinks: a max-pool tie goes to the first maximum in row-major order, as PyTorch does; a norm
+//! passes nothing where all of its window is zero.
 //! MaxUnpool and Col2Im are never emitted: the first overwrites where windows overlap, neither
 //! exists on CUDA.
 
-use super::{convolution::input_gradient, reduction::first_extreme, window::Window};
+use super::{
+    convolution::input_gradient,
+    reduction::{first_extreme, or_one},
+    window::Window,
+};
 use crate::autodiff::{
     DeriveError,
     context::{Cotangents, VjpContext},
     emit::{Emitter, attributes},
+    expr::Expr,
 };
 use crate::onnx::graph::{Dim, Element, Literal, ValueType};
 
@@ -155,6 +161,46 @@ pub(crate) fn global_average_pool(ctx: &mut VjpContext) -> Result<Cotangents, De
     let share = ctx.emit.scale(&dy, 1.0 / pixels as f32)?;
     let shape = ctx.emit.shape(&x)?;
     Ok(Cotangents::first(ctx.emit.expand(&share, &shape)?))
+}
+
+/// y = (Σ |x|^p)^(1/p) over windows, which pads leave as they are.
+pub(crate) fn lp_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let x = ctx.input(0)?;
+    let window = Window::of(ctx, kernel(ctx)?, &ctx.emit.sizes(&x, 2)?)?;
+    let x_type = ctx.emit.value_type(&x)?;
+    let norm = Norm::of(ctx)?;
+    let share = norm.share.emit(ctx.emit)?;
+    let sums = window_sums(ctx, &share, &window, x_type)?;
+    ctx.emit_active([Expr::value(sums) * norm.slope])
+}
+
+pub(crate) fn global_lp_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {
+    let norm = Norm::of(ctx)?;
+    ctx.emit_active([norm.share * norm.slope])
+}
+
+/// The derivative of y = (Σ |x|^p)^(1/p) is dy y^(1-p) times |x|^(p-1) sign(x); zero where all x are.
+struct Norm {
+    /// dy y^(1-p), in the shape of y.
+    share: Expr,
+    /// |x|^(p-1) sign(x).
+    slope: Expr,
+}
+
+impl Norm {
+    fn of(ctx: &VjpContext) -> Result<Self, DeriveError> {
+        let [dy, x, y] = [ctx.cotangent()?, ctx.input(0)?, ctx.output()].map(Expr::value);
+        let (share, slope) = match ctx.node.int_or("p", 2) {
+            1 => (dy, x.sign()),
+            2 => (dy / or_one(&y), x),
+            p @ 3.. => {
+                let rest = (p - 1) as f32;
+                (dy / or_one(&y).pow(rest), x.abs().pow(rest) * x.sign())
+            }
+            p => return Err(ctx.refusal(format!("p = {p} is no norm"))),
+        };
+        Ok(Self { share, slope })
+    }
 }
 
 pub(crate) fn global_max_pool(ctx: &mut VjpContext) -> Result<Cotangents, DeriveError> {

@@ -9,7 +9,7 @@ use crate::autodiff::{
     context::{Cotangents, Overrides, Rule, VjpContext},
     expr::Expr,
     relevance::{LayerRule, Relevance},
-    sets::{Role, role},
+    role::{Role, role},
 };
 use crate::onnx::graph::{Dim, Literal};
 

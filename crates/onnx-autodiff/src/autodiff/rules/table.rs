@@ -36,12 +36,13 @@ pub(crate) enum Gradient {
 pub(crate) const NO_RULE: &str = "there is no rule for this op";
 /// Of the operators of models other than neural networks.
 const CLASSICAL: &str = "classical models have no gradient here: export a neural network";
-const UNRULED: Gradient = Missing(NO_RULE);
 const DYNAMIC: Gradient = Missing(
     "its scale follows from the input, and no gradient passes: use the float model that this one was made of",
 );
 const RANDOM: Gradient = Missing("what it draws has no gradient: export the model for evaluation");
-const RECURRENT: Gradient = Missing("recurrent layers are not derived");
+const RECURRENT: Gradient = Missing(
+    "recurrent layers are not derived: use methods that need forward passes alone, or a network of convolutions or attention",
+);
 
 const fn formula(formula: fn(&Node, &Expr, &Expr, &Expr) -> Expr) -> Gradient {
     Ruled(Rule::Formula(formula))
@@ -147,7 +148,7 @@ static GRADIENT: &[(&str, Gradient)] = &[
     ("Gelu", Respelled),
     ("Gemm", vjp(matrix::gemm)),
     ("GlobalAveragePool", vjp(pooling::global_average_pool)),
-    ("GlobalLpPool", UNRULED),
+    ("GlobalLpPool", vjp(pooling::global_lp_pool)),
     ("GlobalMaxPool", vjp(pooling::global_max_pool)),
     ("Greater", Discrete),
     ("GreaterOrEqual", Discrete),
@@ -175,12 +176,12 @@ static GRADIENT: &[(&str, Gradient)] = &[
     ("Log", formula(|_, dy, x, _| dy / x)),
     ("LogSoftmax", vjp(softmax::log_softmax)),
     ("LpNormalization", vjp(normalisation::lp_normalization)),
-    ("LpPool", UNRULED),
+    ("LpPool", vjp(pooling::lp_pool)),
     ("MatMul", vjp(matrix::mat_mul)),
     ("Max", vjp(elementwise::first_equal)),
     ("MaxPool", vjp(pooling::max_pool)),
     ("Mean", vjp(elementwise::mean)),
-    ("MeanVarianceNormalization", UNRULED),
+    ("MeanVarianceNormalization", Respelled),
     ("Min", vjp(elementwise::first_equal)),
     ("Mish", formula(activation::mish)),
     ("Mod", vjp(elementwise::modulo)),

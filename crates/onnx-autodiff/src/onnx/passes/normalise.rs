@@ -1,6 +1,6 @@
 //! Converts graphs of the opsets that are read to opset 18 with the same arithmetic, for inference:
-//! Dropout becomes Identity, and of an If whose condition is constant the branch that is taken
-//! remains. Types are inferred and constants evaluated on the way, because spellings depend on them.
+//! Dropout becomes Identity, of an If whose condition is constant the branch that is taken remains,
+//! and of a Loop or Scan that constants end its iterations. Types are inferred and constants evaluated on the way, because spellings depend on them.
 //! Nodes that opset 18 cannot express are refused, all together.
 
 use std::collections::HashSet;
@@ -10,8 +10,9 @@ use crate::onnx::error::{Fault, OnnxError};
 use crate::onnx::evaluate::BUDGET_BYTES;
 use crate::onnx::graph::{Graph, Node};
 use crate::onnx::ops;
+use crate::onnx::read::MAX_NODES;
 use crate::onnx::rewrite::Rewriter;
-use crate::onnx::spelling::{Context, Rewritten, branch};
+use crate::onnx::spelling::{Context, Rewritten, branch, repeat};
 use crate::onnx::types::Types;
 
 /// The opset of every graph after `normalise`.
@@ -29,10 +30,11 @@ pub fn normalise(graph: Graph) -> Result<Graph, OnnxError> {
     let mut varying: HashSet<String> = graph.inputs.iter().map(|i| i.name.clone()).collect();
     let mut types = Types::of_sources(&graph);
     let mut budget = BUDGET_BYTES;
+    let mut room = MAX_NODES;
     let mut faults = Vec::new();
     let mut graph = Rewriter::of(graph).walk(|rewriter, node| {
         // The nodes that are still to be spelled, the next one last: a branch of an If is spelled
-        // as the rest of the graph.
+        // as the rest of the graph, and so is each iteration of a Loop.
         let (mut open, mut spelled) = (vec![node], Vec::new());
         while let Some(node) = open.pop() {
             if let Err(error) = types.add_node(&node, &rewriter.graph.initializers) {
@@ -45,9 +47,11 @@ pub fn normalise(graph: Graph) -> Result<Graph, OnnxError> {
                 used: &used,
                 varying: &varying,
                 rewriter,
+                room: &mut room,
             };
-            if let Some(taken) = branch::taken(&mut ctx, &node) {
-                match taken {
+            let inlined = branch::taken(&mut ctx, &node);
+            if let Some(inlined) = inlined.or_else(|| repeat::unrolled(&mut ctx, &node)) {
+                match inlined {
                     Ok(nodes) => open.extend(nodes.into_iter().rev()),
                     Err(reason) => faults.push(fault(&node, reason)),
                 }

@@ -34,6 +34,50 @@ pub(crate) fn axes_to_input(ctx: &mut Context<'_>, mut node: Node) -> Rewritten 
     Ok(vec![node])
 }
 
+/// Before opset 7 the axes of the second operand start at `axis` of the first, or are its last.
+pub(crate) fn broadcast(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
+    let axis = node.attributes.remove("axis");
+    node.attributes.remove("broadcast");
+    let Some(Attribute::Int(axis)) = axis else {
+        return Ok(vec![node]);
+    };
+    aligned(ctx, node, axis)
+}
+
+/// Before opset 7 PRelu has a slope for each channel, or one.
+pub(crate) fn slopes_of_channels(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+    aligned(ctx, node, 1)
+}
+
+/// Input 1 gets axes of one element behind its own, which start at `axis` of input 0.
+fn aligned(ctx: &mut Context<'_>, mut node: Node, axis: i64) -> Rewritten {
+    let ranks = [0, 1].map(|at| {
+        let name = node.input(at)?;
+        let constant = || ctx.literal(name).map(|literal| literal.shape.len());
+        ctx.types.shape(name).map(<[Dim]>::len).or_else(constant)
+    });
+    let [Some(rank), Some(own)] = ranks else {
+        return Ok(vec![node]);
+    };
+    let from = if axis < 0 { axis + rank as i64 } else { axis };
+    let behind = usize::try_from(from)
+        .ok()
+        .and_then(|from| rank.checked_sub(from)?.checked_sub(own));
+    let Some(behind) = behind else {
+        return Err(format!(
+            "an operand of rank {own} at axis {axis} does not fit one of rank {rank}"
+        ));
+    };
+    if behind == 0 || own == 0 {
+        return Ok(vec![node]);
+    }
+    let axes: Vec<i64> = (own..own + behind).map(|axis| axis as i64).collect();
+    let axes = ctx.constant(&node, "axes", Literal::vector_i64(&axes));
+    let spread = ctx.value(&node, "spread");
+    let second = std::mem::replace(&mut node.inputs[1], spread.clone());
+    Ok(vec![Node::new("Unsqueeze", [second, axes], [spread]), node])
+}
+
 pub(crate) fn clip(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     for (index, name) in [(1, "min"), (2, "max")] {
         if let Some(Attribute::Float(bound)) = node.attributes.remove(name) {

@@ -11,6 +11,9 @@ use crate::onnx::graph::{Attribute, Literal, Node};
 use crate::onnx::proto::{AttributeProto, GraphProto};
 use crate::onnx::read::read_part;
 
+/// What counts as much as a node where graphs are inlined: constants inside them may be copied.
+const BYTES_OF_A_NODE: usize = 64 << 10;
+
 /// The nodes of the branch that `node` takes; none where it is no If, or its condition depends on
 /// the input.
 pub(crate) fn taken(ctx: &mut Context<'_>, node: &Node) -> Option<Rewritten> {
@@ -21,32 +24,65 @@ pub(crate) fn taken(ctx: &mut Context<'_>, node: &Node) -> Option<Rewritten> {
     } else {
         "else_branch"
     };
-    let Some(Attribute::Opaque(bytes)) = node.attributes.get(name) else {
-        return Some(Err(format!("it has no {name}")));
-    };
-    let decoded = AttributeProto::decode(bytes.clone()).ok();
-    let branch = decoded.and_then(|attribute| attribute.g);
-    Some(match branch {
-        Some(branch) => inlined(ctx, node, branch),
-        None => Err(format!("{name} holds no graph")),
-    })
+    let branch = inner_graph(ctx, node, name);
+    Some(branch.and_then(|branch| inlined(ctx, node, branch, &[], &node.outputs)))
 }
 
-/// Inner values get names that are free outside; the outputs get those of the node.
-fn inlined(ctx: &mut Context<'_>, node: &Node, mut branch: GraphProto) -> Rewritten {
-    if branch.output.len() < node.outputs.len() {
-        return Err("its branches have fewer outputs than it has".to_owned());
+/// The graph that `node` holds as an attribute. Fails where all that were asked for would make more
+/// nodes than a model may have.
+pub(super) fn inner_graph(
+    ctx: &mut Context<'_>,
+    node: &Node,
+    name: &str,
+) -> Result<GraphProto, String> {
+    let Some(Attribute::Opaque(bytes)) = node.attributes.get(name) else {
+        return Err(format!("it has no {name}"));
+    };
+    let decoded = AttributeProto::decode(bytes.clone()).ok();
+    let Some(graph) = decoded.and_then(|attribute| attribute.g) else {
+        return Err(format!("{name} holds no graph"));
+    };
+    let cost = 1 + count(&graph) + bytes.len() / BYTES_OF_A_NODE;
+    match ctx.room.checked_sub(cost) {
+        Some(rest) => *ctx.room = rest,
+        None => return Err(
+            "its iterations make more nodes than are supported: export the model with fewer of them"
+                .into(),
+        ),
     }
-    let constants = branch.initializer.iter().map(|tensor| tensor.name());
-    let made = branch.node.iter().flat_map(|inner| &inner.output);
+    Ok(graph)
+}
+
+/// The nodes of a graph, with those of the graphs inside them.
+fn count(graph: &GraphProto) -> usize {
+    let attributes = graph.node.iter().flat_map(|node| &node.attribute);
+    let inner = attributes.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs));
+    graph.node.len() + inner.map(count).sum::<usize>()
+}
+
+/// The nodes of a graph inside `node`, which reads `inputs` and gives `outputs`; other values get
+/// names that are free outside.
+pub(super) fn inlined(
+    ctx: &mut Context<'_>,
+    node: &Node,
+    mut graph: GraphProto,
+    inputs: &[String],
+    outputs: &[String],
+) -> Rewritten {
+    if graph.output.len() < outputs.len() || graph.input.len() != inputs.len() {
+        return Err("the graph inside has other inputs or outputs than it".to_owned());
+    }
+    let constants = graph.initializer.iter().map(|tensor| tensor.name());
+    let made = graph.node.iter().flat_map(|inner| &inner.output);
     let defined: Vec<String> = constants
         .chain(made.map(String::as_str))
         .filter(|name| !name.is_empty())
         .map(str::to_owned)
         .collect();
-    let mut names = HashMap::new();
+    let given = graph.input.iter().map(|input| input.name().to_owned());
+    let mut names: HashMap<String, String> = given.zip(inputs.iter().cloned()).collect();
     let mut handed_on = Vec::new();
-    for (output, inner) in node.outputs.iter().zip(&branch.output) {
+    for (output, inner) in outputs.iter().zip(&graph.output) {
         let inner = inner.name();
         match defined.iter().any(|name| name == inner) && !names.contains_key(inner) {
             _ if output.is_empty() => {}
@@ -60,8 +96,8 @@ fn inlined(ctx: &mut Context<'_>, node: &Node, mut branch: GraphProto) -> Rewrit
         let fresh = ctx.value(node, &name);
         names.entry(name).or_insert(fresh);
     }
-    rename(&mut branch, &names);
-    let (constants, mut nodes) = read_part(&branch)?;
+    rename(&mut graph, &names);
+    let (constants, mut nodes) = read_part(&graph)?;
     ctx.rewriter.graph.initializers.extend(constants);
     nodes.extend(handed_on.into_iter().map(|(inner, output)| {
         let inner = names.get(&inner).cloned().unwrap_or(inner);

@@ -105,6 +105,41 @@ pub(crate) fn rms_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten 
     body.finish(&y)
 }
 
+/// (x - mean) / √(var + ε²) over `axes`: as (x - mean) / (√var + ε) to the last bit but where x is
+/// constant, and with a derivative there.
+pub(crate) fn mean_variance_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten {
+    const EPSILON: f64 = 1e-9;
+    let x = node.inputs.first().cloned().unwrap_or_default();
+    let Some(x_type) = ctx.types.get(&x).cloned() else {
+        return Ok(vec![node]);
+    };
+    let rank = x_type.shape.len() as i64;
+    let named = node.ints("axes").unwrap_or(&[0, 2, 3]).iter();
+    let named: Vec<i64> = named
+        .map(|&axis| if axis < 0 { axis + rank } else { axis })
+        .collect();
+    if let Some(axis) = named.iter().find(|axis| !(0..rank).contains(axis)) {
+        return Err(format!("axis {axis} does not exist in rank {rank}"));
+    }
+    // The mean over one row is that row.
+    let alone = |axis: &i64| x_type.shape[*axis as usize] == Dim::Known(1);
+    let axes: Vec<i64> = named.into_iter().filter(|axis| !alone(axis)).collect();
+    let mut body = Body::of(ctx, &node, x_type.element);
+    let axes = body.ints(&axes);
+    let mean_of = |x: &str, axes: &str| {
+        Node::new("ReduceMean", [x, axes], []).with("noop_with_empty_axes", 1)
+    };
+    let mean = body.node(mean_of(&x, &axes));
+    let centred = body.op("Sub", [&x, &mean]);
+    let square = body.op("Mul", [&centred, &centred]);
+    let variance = body.node(mean_of(&square, &axes));
+    let least = body.number(EPSILON * EPSILON);
+    let shifted = body.op("Add", [&variance, &least]);
+    let deviation = body.op("Sqrt", [&shifted]);
+    let y = body.op("Div", [&centred, &deviation]);
+    body.finish(&y)
+}
+
 /// CastLike of a value whose type is known.
 pub(crate) fn cast_like(ctx: &mut Context<'_>, mut node: Node) -> Rewritten {
     let like = node.input(1).and_then(|like| ctx.types.get(like));

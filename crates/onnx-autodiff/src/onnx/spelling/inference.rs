@@ -64,7 +64,9 @@ pub(crate) fn batch_normalization(ctx: &mut Context<'_>, mut node: Node) -> Rewr
     if node.int_or("spatial", 1) == 0 {
         return Err("spatial = 0 is not supported".into());
     }
-    node = without(without(node, "spatial"), "training_mode");
+    for name in ["spatial", "training_mode", "is_test"] {
+        node.attributes.remove(name);
+    }
     node.outputs.truncate(1);
     Ok(vec![node])
 }

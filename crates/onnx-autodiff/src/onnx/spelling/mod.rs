@@ -11,6 +11,7 @@ pub(super) mod grid_sample;
 pub(super) mod inference;
 pub(super) mod microsoft;
 pub(super) mod quantisation;
+pub(super) mod repeat;
 
 use std::collections::HashSet;
 
@@ -30,13 +31,15 @@ pub struct Spelling {
 }
 
 /// The context of a conversion: opset of the source, types of the values so far, the values that are
-/// read, those that depend on the input, and the rewriter, for new names and constants.
+/// read, those that depend on the input, the rewriter, for new names and constants, and how many
+/// nodes of graphs inside nodes may still be written.
 pub struct Context<'a> {
     pub opset: i64,
     pub types: &'a Types,
     pub used: &'a HashSet<String>,
     pub varying: &'a HashSet<String>,
     pub rewriter: &'a mut Rewriter,
+    pub room: &'a mut usize,
 }
 
 impl Context<'_> {

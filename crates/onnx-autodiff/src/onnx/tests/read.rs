@@ -539,11 +539,11 @@ fn opsets_and_ir_versions_outside_the_range_are_refused() {
             .collect();
         read_bytes(model.encode_to_vec().into(), None).map_err(|e| e.to_string())
     };
-    assert!((7..=25).all(|opset| with(Some(opset), 3).is_ok()));
+    assert!((6..=25).all(|opset| with(Some(opset), 3).is_ok()));
     assert!(
-        with(Some(6), 3)
+        with(Some(5), 3)
             .unwrap_err()
-            .contains("opset 6 is not supported: export the model with opset 7 to 25")
+            .contains("opset 5 is not supported: export the model with opset 6 to 25")
     );
     assert!(with(Some(26), 8).unwrap_err().contains("opset 26"));
     assert!(with(None, 8).unwrap_err().contains("which opset"));

@@ -95,7 +95,12 @@ pub fn select(site: &Site<'_>) -> Inferred {
     broadcast(site, site.element(1)?)
 }
 
+/// Before opset 7, with the attribute `broadcast`, the second operand has some of the axes of the
+/// first.
 fn broadcast(site: &Site<'_>, element: Element) -> Inferred {
+    if site.node.int_or("broadcast", 0) != 0 {
+        return one(element, site.shape(0)?);
+    }
     let shapes = (0..site.node.inputs.len())
         .map(|i| site.shape(i))
         .collect::<Result<Vec<_>, _>>()?;
