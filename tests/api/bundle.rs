@@ -15,7 +15,7 @@ use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 use crate::{
     client::{Answered, multipart, post, post_json, send},
-    fixture::{picture, red, settings_with},
+    fixture::{picture, red, settings_with, small_model},
 };
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -138,7 +138,8 @@ async fn every_method_gives_the_same_bytes_again() {
             ""
         };
         let uri = format!(
-            "/explain?method={}&target=top:2{samples}&format=bundle",
+            "/explain?model={}&method={}&target=top:2{samples}&format=bundle",
+            small_model(method.id),
             method.id
         );
         let answer = send(post(&uri, picture(11, 9, [200, 40, 90]))).await;

@@ -284,7 +284,16 @@ async fn a_network_without_a_gradient_says_which_node_is_to_blame() {
         .filter(|method| method["id"] != "edges")
     {
         let reason = method["reason"].as_str().unwrap_or_default();
-        let is_forward = ["rise", "occlusion", "random"].contains(&method["id"].as_str().unwrap());
+        let is_forward = [
+            "rise",
+            "occlusion",
+            "feature_ablation",
+            "lime",
+            "kernel_shap",
+            "shapley_sampling",
+            "random",
+        ]
+        .contains(&method["id"].as_str().unwrap());
         assert_eq!(
             (method["applies"] == false, reason.contains("Bernoulli")),
             (!is_forward, !is_forward)
@@ -344,7 +353,7 @@ async fn health_and_readiness_are_told() {
         (&ready["status"], &ready["providers"]),
         (&json!("ready"), &json!(["cpu"]))
     );
-    assert_eq!(ready["models"].as_array().unwrap().len(), 9);
+    assert_eq!(ready["models"].as_array().unwrap().len(), 11);
     assert_eq!(ready["broken_models"].as_array().unwrap().len(), 2);
 }
 

@@ -367,8 +367,12 @@ async fn quantised_nets_are_run_and_explained_by_surrogates_where_floats_stand_b
         assert!(expected.iter().enumerate().all(near), "{id}: {found:?}");
     }
     let explain = |id: &str, method: &str, format: &str| {
-        let uri =
-            format!("/explain?model={id}&method={method}&format={format}&head=logits&target=1");
+        let head = if method == "random" {
+            ""
+        } else {
+            "&head=logits"
+        };
+        let uri = format!("/explain?model={id}&method={method}&format={format}{head}&target=1");
         send_to(&service.router, post_json(&uri, &input))
     };
     for (id, is_surrogate) in [("pairs", true), ("weights", false)] {

@@ -79,7 +79,7 @@ async fn a_misspelt_name_is_answered_with_the_one_that_may_be_meant() {
     }
     // Nothing is like it.
     assert!(
-        !send(post("/explain?method=lime", red()))
+        !send(post("/explain?method=anchors", red()))
             .await
             .text()
             .contains("did you mean")
@@ -305,7 +305,8 @@ async fn an_unknown_parameter_is_refused_wherever_it_stands() {
                 "image".into(),
                 "file".into(),
                 "baseline".into(),
-                "segments".into()
+                "segments".into(),
+                "reference".into()
             ]
         )
     );
@@ -369,7 +370,7 @@ async fn wrong_types_and_ranges_are_refused() {
         ("target", json!({ "index": 1 })),
         ("baseline", json!(3)),
         ("head", json!("both")),
-        ("method", json!("lime")),
+        ("method", json!("anchors")),
         ("method", json!(3)),
         ("model", json!("resnet")),
         ("model", json!(3)),

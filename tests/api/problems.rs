@@ -21,7 +21,7 @@ async fn what_is_not_there_is_404() {
     for (path, code) in [
         ("/nothing", "no_such_route"),
         ("/explain/", "no_such_route"),
-        ("/methods/lime", "unknown_method"),
+        ("/methods/anchors", "unknown_method"),
         ("/models/resnet", "unknown_model"),
         ("/models/broken", "unknown_model"),
         ("/models/tiny/x", "no_such_route"),

@@ -5,8 +5,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::error::Fault;
+use super::limits::MAX_NODES;
 use super::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
-use super::read::MAX_NODES;
 
 /// Functions that call one another deeper than this are taken for recursive, which ONNX forbids.
 const DEEPEST: usize = 64;

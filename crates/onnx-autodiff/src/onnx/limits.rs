@@ -9,3 +9,5 @@ pub(super) const LARGEST_TENSOR: usize = 1 << 28;
 pub(super) const LARGEST_RANK: usize = 32;
 /// Integers of a shape that are followed through a graph.
 pub(super) const LONGEST_SHAPE: usize = 64;
+/// Classifiers have a few thousand nodes; ONNX Runtime takes minutes to open a chain of 50,000.
+pub(super) const MAX_NODES: usize = 20_000;

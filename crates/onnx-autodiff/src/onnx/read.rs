@@ -15,6 +15,7 @@ use super::external::ExternalFiles;
 use super::functions;
 use super::graph::{Attribute, Dim, Element, Graph, Literal, Node, ValueInfo, ValueType};
 use super::infer::infer;
+use super::limits::MAX_NODES;
 use super::passes::{find_faults, sort};
 use super::proto::attribute_proto::AttributeType;
 use super::proto::{
@@ -29,9 +30,6 @@ pub const OLDEST_OPSET: i64 = 6;
 /// The newest opset that models are read of.
 pub const NEWEST_OPSET: i64 = 25;
 const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=13;
-
-/// Classifiers have a few thousand nodes; ONNX Runtime takes minutes to open a chain of 50,000.
-pub(super) const MAX_NODES: usize = 20_000;
 
 /// Reads a model file; external data is looked for in its folder only.
 pub fn read_model(path: &Path) -> Result<Graph, OnnxError> {

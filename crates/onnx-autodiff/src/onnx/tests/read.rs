@@ -6,11 +6,11 @@ use prost::Message;
 
 use super::{graph, value};
 use crate::onnx::graph::{Attribute, Dim, Element, Graph, Literal, Node};
+use crate::onnx::limits::MAX_NODES;
 use crate::onnx::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, ValueInfoProto, type_proto,
 };
-use crate::onnx::read::MAX_NODES;
 use crate::onnx::{
     ExternalRef, read_bytes, read_model, read_model_files, write_model, write_model_external,
 };
