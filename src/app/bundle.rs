@@ -12,7 +12,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileOptions};
+use zip::{
+    CompressionMethod, DateTime, ZipArchive, ZipWriter, result::ZipError, write::SimpleFileOptions,
+};
 
 use super::{
     Answered, App, AppError, Explanation, Input, Uploads, answer,
@@ -39,7 +41,7 @@ pub const EXPLANATIONS: &str = "explanations.json";
 pub const ATTRIBUTION: &str = "attribution.npy";
 /// The most files of a bundle, and the most bytes of them unpacked, that are read.
 const MOST_FILES: usize = 1 << 16;
-const MOST_BYTES: u64 = 4 << 30;
+const MOST_BYTES: u64 = 1 << 30;
 
 /// `manifest.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -250,7 +252,7 @@ pub fn add_entry<W: Write + Seek>(
     archive: &mut ZipWriter<W>,
     name: &str,
     bytes: &[u8],
-) -> Result<(), zip::result::ZipError> {
+) -> Result<(), ZipError> {
     let is_packed = types::Format::recognise(bytes).is_some();
     let method = match is_packed {
         true => CompressionMethod::Stored,
@@ -316,38 +318,41 @@ impl Bundle {
         if archive.len() > MOST_FILES {
             return Err(BundleError::TooLarge);
         }
-        let (mut files, mut left) = (BTreeMap::new(), MOST_BYTES);
-        for place in 0..archive.len() {
-            let entry = archive.by_index(place).map_err(|error| broken(&error))?;
-            let name = entry.name().map_err(|error| broken(&error))?.into_owned();
+        let mut left = MOST_BYTES;
+        let mut read = |name: &str| {
+            let entry = match archive.by_name(name) {
+                Ok(entry) => entry,
+                Err(ZipError::FileNotFound) => {
+                    return Err(BundleError::Missing {
+                        name: excerpt(name).into_owned(),
+                    });
+                }
+                Err(error) => return Err(broken(&error)),
+            };
             let mut bytes = Vec::new();
-            let mut bounded = entry.take(left + 1);
-            let read = bounded
-                .read_to_end(&mut bytes)
-                .map_err(|error| broken(&error))?;
-            left = left.checked_sub(read as u64).ok_or(BundleError::TooLarge)?;
-            files.insert(name, Bytes::from(bytes));
-        }
-        let missing = |name: &str| BundleError::Missing {
-            name: excerpt(name).into_owned(),
+            let length = entry.take(left + 1).read_to_end(&mut bytes);
+            let length = length.map_err(|error| broken(&error))?;
+            left = left
+                .checked_sub(length as u64)
+                .ok_or(BundleError::TooLarge)?;
+            Ok(Bytes::from(bytes))
         };
-        let manifest = files.get(MANIFEST).ok_or_else(|| missing(MANIFEST))?;
         let manifest: Manifest =
-            serde_json::from_slice(manifest).map_err(|error| broken(&error))?;
+            serde_json::from_slice(&read(MANIFEST)?).map_err(|error| broken(&error))?;
         if manifest.bundle != FORM {
             return Err(BundleError::Form {
                 found: manifest.bundle,
             });
         }
+        let mut files = BTreeMap::new();
         for record in &manifest.files {
-            let bytes = files
-                .get(&record.name)
-                .ok_or_else(|| missing(&record.name))?;
-            if hash(bytes) != record.sha256 {
+            let bytes = read(&record.name)?;
+            if hash(&bytes) != record.sha256 {
                 return Err(BundleError::Changed {
                     name: excerpt(&record.name).into_owned(),
                 });
             }
+            files.insert(record.name.clone(), bytes);
         }
         Ok(Self { manifest, files })
     }

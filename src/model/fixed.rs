@@ -22,8 +22,8 @@ pub(super) enum Given {
     File(String),
 }
 
-/// The most numbers of an input.
-const MOST: usize = 1 << 24;
+/// The most numbers of all of these inputs.
+const MOST: usize = 1 << 22;
 
 /// An input's value, in the order of its shape.
 struct Value {
@@ -44,17 +44,19 @@ pub(super) fn fix(
     let batch = batch
         .and_then(|info| info.value_type.shape.first())
         .cloned();
-    let mut made = Vec::new();
+    let (mut made, mut left) = (Vec::new(), MOST);
     for (name, given) in given {
         let Some(info) = graph.inputs.iter().find(|info| info.name == *name).cloned() else {
             continue;
         };
-        match read(&info, batch.as_ref(), given, folder) {
+        match read(&info, batch.as_ref(), given, folder, left) {
             Ok(value) => {
-                let bytes = value.numbers.iter().flat_map(|number| number.to_le_bytes());
-                let hash = Sha256::digest(bytes.collect::<Vec<u8>>());
+                left -= value.numbers.len();
+                let mut hasher = Sha256::new();
+                let numbers = value.numbers.iter();
+                numbers.for_each(|number| hasher.update(number.to_le_bytes()));
                 let shape = value.shape.clone();
-                let hash = files::hex(&hash);
+                let hash = files::hex(&hasher.finalize());
                 fixed.insert(name.clone(), FixedInput { shape, hash });
                 made.extend(constant(
                     graph,
@@ -86,11 +88,34 @@ fn is_row(info: &ValueInfo, batch: Option<&Dim>) -> bool {
     }
 }
 
+/// A value of at most `left` numbers, each of which the input's type holds.
 fn read(
     info: &ValueInfo,
     batch: Option<&Dim>,
     given: &Given,
     folder: Option<&Path>,
+    left: usize,
+) -> Result<Value, String> {
+    let value = read_numbers(info, batch, given, folder, left)?;
+    let element = info.value_type.element;
+    let held = Literal::from_f64s(element, &value.shape, &value.numbers).to_f64s();
+    let is_held = |(&number, &held): (&f64, &f64)| match element.is_float() {
+        true => held.is_finite(),
+        false => number == held,
+    };
+    let mut pairs = value.numbers.iter().zip(&held);
+    match pairs.find(|pair| !is_held(*pair)) {
+        Some((number, _)) => Err(format!("the input's type, {element:?}, has no {number}")),
+        None => Ok(value),
+    }
+}
+
+fn read_numbers(
+    info: &ValueInfo,
+    batch: Option<&Dim>,
+    given: &Given,
+    folder: Option<&Path>,
+    left: usize,
 ) -> Result<Value, String> {
     let dims = &info.value_type.shape[usize::from(is_row(info, batch))..];
     let shape = dims.iter().map(Dim::known).collect::<Option<Vec<_>>>();
@@ -109,6 +134,9 @@ fn read(
                 .iter()
                 .zip(own)
                 .all(|(dim, size)| dim.known().is_none_or(|dim| dim == *size));
+        if tensor.len() > left {
+            return Err(too_many());
+        }
         if !fits {
             return Err(format!(
                 "{name} has shape {:?}, and the input takes {}",
@@ -130,8 +158,8 @@ fn read(
     let count = shape
         .iter()
         .try_fold(1_usize, |all, &size| all.checked_mul(size));
-    let count = count.filter(|&count| count <= MOST);
-    let count = count.ok_or_else(|| format!("it has more than {MOST} numbers"))?;
+    let count = count.filter(|&count| count <= left);
+    let count = count.ok_or_else(too_many)?;
     let numbers = match given {
         Given::Number(number) => vec![*number; count],
         Given::List(numbers) if numbers.len() == count => numbers.clone(),
@@ -145,6 +173,10 @@ fn read(
         Given::File(_) => Vec::new(),
     };
     Ok(Value { shape, numbers })
+}
+
+fn too_many() -> String {
+    format!("the inputs with values have more than {MOST} numbers together")
 }
 
 /// A file of the model's own folder.

@@ -145,10 +145,11 @@ impl UploadedModels {
             return Err(UploadedError::Taken { id: id.to_owned() });
         }
         let known = self.listing().await?;
-        if !known.contains_key(id) && known.len() >= limit {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = busy.iter().filter(|id| !known.contains_key(*id)).count();
+        if !known.contains_key(id) && !busy.contains(id) && known.len() + new >= limit {
             return Err(UploadedError::TooMany { limit });
         }
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         match busy.insert(id.to_owned()) {
             true => Ok(Turn {
                 id: id.to_owned(),
@@ -215,16 +216,15 @@ impl UploadedModels {
         };
         self.shelf.look(&mut known, models, stored).await?;
         let mut removed = Vec::new();
-        let old: Vec<u32> = before
+        // Those that were never whole go, too.
+        let kept: Vec<u32> = before.whole().rev().take(keep.saturating_sub(1)).collect();
+        let old = before
             .versions
             .keys()
-            .rev()
-            .skip(keep.saturating_sub(1))
-            .copied()
-            .collect();
+            .filter(|number| !kept.contains(number));
         for old in old {
-            removed.extend(self.record(id, old).await?);
-            self.shelf.files.remove_all(&version_of(id, old)).await?;
+            removed.extend(self.record(id, *old).await?);
+            self.shelf.files.remove_all(&version_of(id, *old)).await?;
         }
         Ok((version, removed))
     }

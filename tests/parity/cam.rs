@@ -38,7 +38,8 @@ struct Net {
     attention: Result<&'static [usize], &'static str>,
 }
 
-const WINDOWS: &str = "windows";
+/// One window holds all tokens of so small a picture.
+const WINDOWS: &str = "and not [batch, heads, tokens, tokens]";
 const NONE: &str = "no attention";
 const PATCHES: [usize; 16] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
 
