@@ -68,7 +68,7 @@ impl RequestReader {
         };
         let message = format!(
             "{} gives {kind}, not scores of classes, which this kind of job needs",
-            shown(&Value::from(model.id.as_str()))
+            shown(Value::from(model.id.as_str()))
         );
         self.refuse("model", message, &["a classifier"]);
         None

@@ -2,7 +2,7 @@
 //! Inner values get names that are free in the whole file; attributes that the body takes from the
 //! call are filled in, or left out where the call gives none and the function has no default.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use super::error::Fault;
 use super::limits::MAX_NODES;
@@ -165,9 +165,10 @@ impl Calls<'_> {
         let mut inner: Vec<String> = defined.into_iter().collect();
         inner.sort();
         for name in inner {
-            if !names.contains_key(&name) {
-                let fresh = self.fresh(&format!("{}.{}/{name}", function.name(), self.count));
-                names.insert(name, fresh);
+            if let Entry::Vacant(place) = names.entry(name) {
+                let name = place.key();
+                let fresh = format!("{}.{}/{name}", function.name(), self.count);
+                place.insert(self.fresh(&fresh));
             }
         }
         for node in &mut body.node {

@@ -955,6 +955,9 @@ fn resampling() -> Vec<Case> {
         grid("linear, the border outside").with("padding_mode", "border"),
         grid("corners aligned").with("align_corners", 1),
         grid("nearest").with("mode", "nearest"),
+        grid("nearest, the border outside")
+            .with("mode", "nearest")
+            .with("padding_mode", "border"),
         grid("linear, mirrored").with("padding_mode", "reflection"),
         grid("linear, mirrored at the corners")
             .with("padding_mode", "reflection")

@@ -215,7 +215,7 @@ fn a_gate_gets_nothing_and_an_activation_that_is_written_out_passes() {
     let plain = relevance(&dense(), &spec(Composite::Epsilon, 1e-6), &x);
     // SiLU of the input, and the half of it times 1 + its Erf, with ops that have no rule.
     for gate in ["Sigmoid", "Erf"] {
-        let nodes = vec![
+        let nodes = [
             node("Pow", &["z", "half"], "bent"),
             node(gate, &["bent"], "g"),
             node("Add", &["g", "half"], "shifted"),

@@ -40,6 +40,8 @@ const DYNAMIC: Gradient = Missing(
     "its scale follows from the input, and no gradient passes: use the float model that this one was made of",
 );
 const RANDOM: Gradient = Missing("what it draws has no gradient: export the model for evaluation");
+const MIXED: Gradient =
+    Missing("its axes include the batch: export the model with axes that leave it out");
 const RECURRENT: Gradient = Missing(
     "recurrent layers are not derived: use methods that need forward passes alone, or a network of convolutions or attention",
 );
@@ -181,7 +183,7 @@ static GRADIENT: &[(&str, Gradient)] = &[
     ("Max", vjp(elementwise::first_equal)),
     ("MaxPool", vjp(pooling::max_pool)),
     ("Mean", vjp(elementwise::mean)),
-    ("MeanVarianceNormalization", Respelled),
+    ("MeanVarianceNormalization", MIXED),
     ("Min", vjp(elementwise::first_equal)),
     ("Mish", formula(activation::mish)),
     ("Mod", vjp(elementwise::modulo)),

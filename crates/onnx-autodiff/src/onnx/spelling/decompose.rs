@@ -106,7 +106,7 @@ pub(crate) fn rms_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten 
 }
 
 /// (x - mean) / √(var + ε²) over `axes`: as (x - mean) / (√var + ε) to the last bit but where x is
-/// constant, and with a derivative there.
+/// constant, and with a derivative there. Where the axes include the batch it stays as it is.
 pub(crate) fn mean_variance_normalization(ctx: &mut Context<'_>, node: Node) -> Rewritten {
     const EPSILON: f64 = 1e-9;
     let x = node.inputs.first().cloned().unwrap_or_default();
@@ -124,6 +124,12 @@ pub(crate) fn mean_variance_normalization(ctx: &mut Context<'_>, node: Node) -> 
     // The mean over one row is that row.
     let alone = |axis: &i64| x_type.shape[*axis as usize] == Dim::Known(1);
     let axes: Vec<i64> = named.into_iter().filter(|axis| !alone(axis)).collect();
+    if axes
+        .iter()
+        .any(|&axis| x_type.shape[axis as usize].known().is_none())
+    {
+        return Ok(vec![node]);
+    }
     let mut body = Body::of(ctx, &node, x_type.element);
     let axes = body.ints(&axes);
     let mean_of = |x: &str, axes: &str| {
