@@ -114,11 +114,11 @@ largest = abs(plain).max()
 assert gap(run(write("gradient", flags=["--normalize", "max-abs"])[1], x), plain / largest) < 1e-5
 ranged = run(write("gradient", flags=["--normalize", "min-max"])[1], x)
 assert (ranged.min(), ranged.max()) == (0, 1) and gap(ranged, (plain - plain.min()) / (plain.max() - plain.min())) < 1e-5
-assert run(write("grad_cam")[1], x).shape == (1, 1, 14, 14)
+assert run(write("grad_cam")[1], x).shape == (1, 1, 13, 13)
 
 # What cannot be is refused, with what can.
 for method, arguments, part in [
-    ("xrai", [], "guided_grad_cam)"), ("gradient", ["--target", "5000"], "index 5000 is not below"),
+    ("xrai", [], "guided_grad_cam"), ("gradient", ["--target", "5000"], "index 5000 is not below"),
     ("gradient", ["--target", "top:2"], "a file has one"), ("grad_cam", ["-p", "layer=nope"], "is not a layer"),
     ("smooth_grad", ["-p", "n_samples=10000"], "(allowed: 1 to 1783)"), ("pgig", ["--rows", "0"], "1 or more"),
     ("integrated_gradients", ["-p", "n_steps=2000", "--rows", "2000"], "MiB of memory, of which 8192"),
