@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # What tests/clients needs, into runtime/: a Python environment with OpenAPI's validator, two generators of clients, Playwright, ONNX Runtime
-# and Node; onnxruntime-web 1.30.0 (33 MB), checked by hash; and Chromium where it is not installed, out of Debian's packages. Quick when
+# and Node; another with the clients of KServe and Triton, which need other versions of some packages; onnxruntime-web 1.30.0 (33 MB), checked by hash; and Chromium where it is not installed, out of Debian's packages. Quick when
 # they are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-requirements=tests/clients/requirements.txt
-environment=runtime/test_tools
+tools=runtime/test_tools
 browser=runtime/chromium
 web=runtime/onnxruntime-web
 web_hash=d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71
@@ -14,18 +13,22 @@ mkdir -p runtime
 scratch=$(mktemp -d runtime/.fetch.XXXXXX)
 trap 'rm -rf "$scratch"' EXIT
 
-if ! cmp -s "$requirements" "$environment/requirements.txt"; then
-  python3 -c 'import ensurepip, venv' || { echo "fetch_test_tools.sh: Python's venv is needed (Debian: apt-get install python3-venv)." >&2; exit 1; }
-  echo "fetching generators of clients into $environment"
-  rm -rf "$environment"
-  python3 -m venv "$environment"
-  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: --requirement "$requirements"
-  cp "$requirements" "$environment/requirements.txt"
-fi
+python3 -c 'import ensurepip, venv' || { echo "fetch_test_tools.sh: Python's venv is needed (Debian: apt-get install python3-venv)." >&2; exit 1; }
+# A Python environment with the packages of a file; quick where it has them.
+environment() {
+  cmp -s "$2" "$1/requirements.txt" && return
+  echo "fetching $3 into $1"
+  rm -rf "$1"
+  python3 -m venv "$1"
+  "$1/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: --requirement "$2"
+  cp "$2" "$1/requirements.txt"
+}
+environment "$tools" tests/clients/requirements.txt "generators of clients"
+environment runtime/serving_clients tests/clients/serving.txt "clients of KServe and Triton"
 
 if ! [ -d "$web" ]; then
   echo "fetching onnxruntime-web into $web"
-  npm=$PWD/$environment/bin/npm
+  npm=$PWD/$tools/bin/npm
   (cd "$scratch" && PATH="$(dirname "$npm"):$PATH" "$npm" pack --silent onnxruntime-web@1.30.0 >/dev/null)
   sha256sum --check --quiet --strict - <<<"$web_hash  $scratch/onnxruntime-web-1.30.0.tgz"
   tar -xzf "$scratch/onnxruntime-web-1.30.0.tgz" -C "$scratch" package/package.json package/dist/ort.wasm.bundle.min.mjs \

@@ -308,6 +308,22 @@ pub fn write_npy(tensor: &Tensor) -> Result<Vec<u8>, TensorError> {
     Ok(bytes)
 }
 
+/// An npy file of version 1 of these bytes: elements as `descr` says, in C order.
+pub fn npy_of(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
+    let sides: String = shape.iter().map(|side| format!("{side}, ")).collect();
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sides}), }}");
+    // Magic, version, length and header end at a multiple of 64, with a line break.
+    let length =
+        (NPY_MAGIC.len() + 4 + header.len() + 1).next_multiple_of(64) - NPY_MAGIC.len() - 4;
+    let mut file = Vec::with_capacity(NPY_MAGIC.len() + 4 + length + data.len());
+    file.extend(NPY_MAGIC);
+    file.extend([1, 0]);
+    file.extend((length as u16).to_le_bytes());
+    file.extend(format!("{header:<width$}\n", width = length - 1).bytes());
+    file.extend(data);
+    file
+}
+
 /// Refuses NaN and infinities; the error names the first and how many there are.
 pub fn check_finite(tensor: &Tensor) -> Result<(), TensorError> {
     let mut faulty = tensor
@@ -379,6 +395,19 @@ mod tests {
             at[0] as f32 - 0.1 * at[1] as f32 + 1e-30 * at[2] as f32
         });
         assert_eq!(read_npy(&write_npy(&tensor).unwrap()).unwrap(), tensor);
+    }
+
+    #[test]
+    fn a_file_of_bytes_is_read_again() {
+        for shape in [vec![2, 3], vec![6], vec![1; MAX_AXES - 1], vec![]] {
+            let count = shape.iter().product::<usize>();
+            let values: Vec<f32> = (0..count).map(|i| i as f32 - 0.5).collect();
+            let read = read_npy(&npy_of("<f4", &shape, &floats(&values))).unwrap();
+            assert_eq!(
+                (read.shape(), read.as_slice().unwrap()),
+                (&shape[..], &values[..])
+            );
+        }
     }
 
     #[test]

@@ -24,7 +24,11 @@ use super::{
     requester::Place,
 };
 use crate::{
-    app::{App, AppError, Input, Uploads, format::NPY, plan::RequestContext},
+    app::{
+        App, AppError, Input, Uploads,
+        format::{Accept, NPY},
+        plan::RequestContext,
+    },
     faults::{Fault, Faults},
     picture::types,
     tensor::{NPY_MAGIC, TensorError},
@@ -95,6 +99,15 @@ pub struct Settled<T> {
     pub place: Place,
 }
 
+/// What to do with a body, and what else of its request counts.
+pub struct Received {
+    query: Map<String, Value>,
+    accept: Accept,
+    /// Whether it is of an image's type or of none.
+    is_image: bool,
+    place: Place,
+}
+
 /// Reads query and body, takes a place among the requests that are worked on, and settles with
 /// `plan` what both ask for. Parameters in `repeated` may be given several times. The body is taken
 /// apart on the pool, and so is the plan made, which compares the labels of a model.
@@ -109,36 +122,68 @@ pub async fn settle<T: Send + 'static>(
     let is_binary = media_type(request.headers()).as_deref() == Some(OCTET_STREAM);
     let accept = negotiate::accept(request.headers());
     let (posted, body) = read_posted(request, api).await?;
-    // Of an image's type or of none.
-    let is_image = matches!(posted, Posted::Image(_)) && !is_binary;
-    let place = Place::take(api, body)?;
-    let app = api.app().clone();
-    let settle = move || {
-        let Contents {
-            inputs,
-            uploads,
-            parameters,
-        } = posted.parse(repeated)?;
-        let given = join(query, parameters, "(in the query and in the body)")?;
-        let context = RequestContext {
-            files: uploads.files(),
-            accept,
-            is_image,
-        };
-        Ok(Settled {
-            plan: plan(&app, given, &context)?,
-            inputs,
-            uploads,
-            place,
-        })
+    let received = Received {
+        query,
+        accept,
+        is_image: matches!(posted, Posted::Image(_)) && !is_binary,
+        place: Place::take(api, body)?,
     };
-    api.app().pool().run(settle).await.map_err(AppError::from)?
+    received
+        .settle(api, move || posted.parse(repeated), plan)
+        .await
+}
+
+impl Received {
+    /// Reads a body in a form of its own, whatever its content type.
+    pub async fn read(request: Request, api: &Api) -> Result<(Self, Bytes), ApiError> {
+        let query = parse_query(request.uri(), &[])?;
+        let (bytes, body) = read(request, api).await?;
+        let received = Self {
+            query,
+            accept: Accept::default(),
+            is_image: false,
+            place: Place::take(api, body)?,
+        };
+        Ok((received, bytes))
+    }
+
+    /// Takes the body apart by `parse`, and settles with `plan` what it and the query ask for.
+    pub async fn settle<T: Send + 'static>(
+        self,
+        api: &Api,
+        parse: impl FnOnce() -> Result<Contents, ApiError> + Send + 'static,
+        plan: impl FnOnce(&App, Map<String, Value>, &RequestContext) -> Result<T, AppError>
+        + Send
+        + 'static,
+    ) -> Result<Settled<T>, ApiError> {
+        let app = api.app().clone();
+        let settle = move || {
+            let Contents {
+                inputs,
+                uploads,
+                parameters,
+            } = parse()?;
+            let given = join(self.query, parameters, "(in the query and in the body)")?;
+            let context = RequestContext {
+                files: uploads.files(),
+                accept: self.accept,
+                is_image: self.is_image,
+            };
+            Ok(Settled {
+                plan: plan(&app, given, &context)?,
+                inputs,
+                uploads,
+                place: self.place,
+            })
+        };
+        api.app().pool().run(settle).await.map_err(AppError::from)?
+    }
 }
 
 /// Most parts of a multipart body: images, what goes with them, and parameters.
 const MAX_PARTS: usize = MAX_IMAGES + MAX_PARAMETERS;
 
-const OCTET_STREAM: &str = "application/octet-stream";
+pub(super) const OCTET_STREAM: &str = "application/octet-stream";
 
 /// The content type without its parameters, in lower case.
 fn media_type(headers: &HeaderMap) -> Option<String> {
@@ -228,10 +273,11 @@ async fn split(bytes: Bytes, boundary: String, repeated: &[&str]) -> Result<Form
             .then(|| std::str::from_utf8(&bytes).ok())
             .flatten();
         let place = match (name.as_str(), text) {
-            ("image" | "file", _) if form.images.len() == MAX_IMAGES => {
+            ("image" | "file" | "data", _) if form.images.len() == MAX_IMAGES => {
                 return Err(too_many("image"));
             }
-            ("image" | "file", _) => {
+            // `data` is TorchServe's name.
+            ("image" | "file" | "data", _) => {
                 form.images.push(bytes);
                 continue;
             }

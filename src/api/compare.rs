@@ -1,6 +1,7 @@
 //! POST /compare: one input and several methods -> a labelled grid, or their answers.
 
 use axum::{extract::State, response::Response};
+use bytes::Bytes;
 
 use super::{
     Api,
@@ -65,11 +66,11 @@ pub async fn compare(
                 .await?;
             let headers = warnings_header(compared.warnings().into_iter());
             let mut times = compared.times;
-            let bytes = match format.file_type() {
+            let bytes: Bytes = match format.file_type() {
                 Some(_) => compared.grid.unwrap_or_default(),
                 None => {
                     let json = move || answer::comparison_to_json(&compared, encoding);
-                    encode(app, &mut times, json).await?
+                    encode(app, &mut times, json).await?.into()
                 }
             };
             Ok(reply(format.media_type(), headers, times, bytes))

@@ -44,9 +44,10 @@ pub use problems::*;
         (name = "catalogue", description = "Methods, metrics and models of this server"),
         (name = "jobs", description = "Benchmarks and other long-running work, continued after restarts"),
         (name = "datasets", description = "Images for benchmarks, baselines and pattern fitting"),
+        (name = "protocols", description = "The routes of KServe (V1), the Open Inference Protocol (V2, Triton) and TorchServe, for their clients"),
         (name = "health", description = "Probes and metrics"),
     ),
-    components(schemas(problem::Problem, HeatmapOptions, ShapedData, Tensor)),
+    components(schemas(problem::Problem, super::protocols::ProtocolError, HeatmapOptions, ShapedData, Tensor)),
 )]
 struct Description;
 

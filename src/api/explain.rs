@@ -5,6 +5,7 @@ use axum::{
     http::{HeaderMap, HeaderName},
     response::Response,
 };
+use bytes::Bytes;
 
 use super::{
     Api,
@@ -86,23 +87,23 @@ pub async fn explain(
                 .explain(plan, inputs, uploads, &requester.caller)
                 .await?;
             let (headers, mut times) = (describe(&answered.answers), answered.times);
-            let bytes = match (format, sent) {
+            let bytes: Bytes = match (format, sent) {
                 (_, Some(sent)) => {
                     let bundler = app.clone();
-                    encode(app, &mut times, move || bundler.bundle(&sent, &answered)).await?
+                    encode(app, &mut times, move || bundler.bundle(&sent, &answered))
+                        .await?
+                        .into()
                 }
-                (Format::Npy, None) => {
-                    encode(app, &mut times, move || answer::to_npy(&answered)).await?
-                }
+                (Format::Npy, None) => encode(app, &mut times, move || answer::to_npy(&answered))
+                    .await?
+                    .into(),
                 (format, None) if format.file_type().is_some() => {
                     let picture = answered.answers.into_iter().find_map(|one| one.picture);
                     picture.unwrap_or_default()
                 }
                 (_, None) => {
-                    encode(app, &mut times, move || {
-                        answer::to_json(&answered, encoding)
-                    })
-                    .await?
+                    let json = move || answer::to_json(&answered, encoding);
+                    encode(app, &mut times, json).await?.into()
                 }
             };
             Ok(reply(format.media_type(), headers, times, bytes))

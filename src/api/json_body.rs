@@ -2,7 +2,7 @@
 //! base64 as data URLs, wrapped or URL-safe, tensors as nested lists. Messages are in words, with
 //! line and column, and repeat little of what was sent.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use axum::body::Bytes;
 use base64::{
@@ -37,13 +37,15 @@ pub(super) fn starts_as_json(bytes: &[u8]) -> bool {
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Contents, ApiError> {
     let text = utf8(bytes)?;
-    let body: JsonBody = serde_json::from_slice(&text).map_err(|error| broken(&text, &error))?;
+    let body: JsonBody = read(&text)?;
     let parameters = body.parameters.finish("in the body")?;
     let one = one_of(body.image, "image", body.tensor, "tensor")?;
     let inputs = match (one, body.images) {
         (Some(input), None) => vec![input],
-        (None, Some(Texts(images))) if images.len() > MAX_IMAGES => return Err(too_many("images")),
-        (None, Some(Texts(images))) => images
+        (None, Some(AtMost(images))) if images.len() > MAX_IMAGES => {
+            return Err(too_many("images"));
+        }
+        (None, Some(AtMost(images))) => images
             .iter()
             .map(|text| decode(text, "images"))
             .collect::<Result<_, _>>()?,
@@ -81,10 +83,13 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Contents, ApiError> {
     })
 }
 
+pub(super) fn read<'t, T: Deserialize<'t>>(text: &'t [u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(text).map_err(|error| broken(text, &error))
+}
+
 /// The parameters of a multipart form.
 pub(super) fn parse_parameters(bytes: &[u8]) -> Result<Named, ApiError> {
-    let text = utf8(bytes)?;
-    serde_json::from_slice(&text).map_err(|error| match broken(&text, &error) {
+    read(&utf8(bytes)?).map_err(|error| match error {
         ApiError::BrokenJson { reason } => ApiError::BrokenJson {
             reason: format!("params: {reason}"),
         },
@@ -92,7 +97,7 @@ pub(super) fn parse_parameters(bytes: &[u8]) -> Result<Named, ApiError> {
     })
 }
 
-fn utf8(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ApiError> {
+pub(super) fn utf8(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ApiError> {
     let (units, from_pair): (_, fn([u8; 2]) -> u16) = match bytes {
         [0xFF, 0xFE, units @ ..] => (units, u16::from_le_bytes),
         [0xFE, 0xFF, units @ ..] => (units, u16::from_be_bytes),
@@ -217,24 +222,14 @@ fn one_of(
     match (image, tensor) {
         (None, None) => Ok(None),
         (Some(text), None) => decode(&text, image_field).map(Some),
-        (None, Some(JsonTensor(shaped))) => {
-            let tensor = Tensor::try_from(shaped).map_err(|error| {
-                let fault = Fault::new(
-                    tensor_field,
-                    error.to_string(),
-                    ["shape and data that agree"],
-                );
-                AppError::from(Faults::from(fault))
-            })?;
-            Ok(Some(Input::Tensor(tensor)))
-        }
+        (None, Some(tensor)) => tensor.input(tensor_field).map(Some),
         (Some(_), Some(_)) => Err(ApiError::AmbiguousBody {
             wanted: "an image, a tensor",
         }),
     }
 }
 
-fn decode(text: &str, field: &'static str) -> Result<Input, ApiError> {
+pub(super) fn decode(text: &str, field: &'static str) -> Result<Input, ApiError> {
     decode_base64(text, field).map(Input::of)
 }
 
@@ -308,7 +303,7 @@ fn decode_base64(text: &str, field: &'static str) -> Result<Bytes, ApiError> {
 #[derive(Default)]
 struct JsonBody {
     image: Option<String>,
-    images: Option<Texts>,
+    images: Option<AtMost<String>>,
     tensor: Option<JsonTensor>,
     baseline_image: Option<String>,
     baseline_tensor: Option<JsonTensor>,
@@ -369,39 +364,49 @@ impl<'de> Visitor<'de> for JsonBodyVisitor {
     }
 }
 
-/// Texts, up to one more than are allowed.
-struct Texts(Vec<String>);
+/// The elements of a list, up to one more than there may be inputs.
+pub(super) struct AtMost<T>(pub(super) Vec<T>);
 
-impl<'de> Deserialize<'de> for Texts {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for AtMost<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextsVisitor;
-        impl<'de> Visitor<'de> for TextsVisitor {
-            type Value = Texts;
+        struct ListVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+            type Value = AtMost<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of images in base64")
+                f.write_str("a list of images, or of other inputs")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Texts, A::Error> {
-                let mut texts = Vec::new();
-                while let Some(text) = list.next_element()? {
-                    if texts.len() <= MAX_IMAGES {
-                        texts.push(text);
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<AtMost<T>, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = list.next_element()? {
+                    if elements.len() <= MAX_IMAGES {
+                        elements.push(element);
                     }
                 }
-                Ok(Texts(texts))
+                Ok(AtMost(elements))
             }
         }
-        deserializer.deserialize_seq(TextsVisitor)
+        deserializer.deserialize_seq(ListVisitor(PhantomData))
     }
 }
 
 /// `{"shape": [2, 2], "data": [1, 2, 3, 4]}`, or `[[1, 2], [3, 4]]`.
-struct JsonTensor(ShapedData);
+pub(super) struct JsonTensor(pub(super) ShapedData);
 
 impl<'de> Deserialize<'de> for JsonTensor {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(TensorVisitor)
+    }
+}
+
+impl JsonTensor {
+    pub(super) fn input(self, field: &str) -> Result<Input, ApiError> {
+        let tensor = Tensor::try_from(self.0).map_err(|error| {
+            let fault = Fault::new(field, error.to_string(), ["shape and data that agree"]);
+            AppError::from(Faults::from(fault))
+        })?;
+        Ok(Input::Tensor(tensor))
     }
 }
 

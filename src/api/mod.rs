@@ -24,6 +24,7 @@ mod monitor;
 pub mod negotiate;
 pub mod predict;
 pub mod problem;
+pub mod protocols;
 mod reply;
 pub mod requester;
 pub mod server;
@@ -34,7 +35,7 @@ use std::{any::Any, sync::Arc};
 
 use axum::{
     Router,
-    http::{HeaderName, HeaderValue, Method, Uri, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
     middleware,
     response::{IntoResponse, Redirect, Response},
     routing::get,
@@ -199,6 +200,7 @@ fn routes_of_contract() -> OpenApiRouter<Api> {
             datasets::put_dataset,
             datasets::delete_dataset
         ))
+        .merge(protocols::routes())
         .merge(routes_of_health())
 }
 
@@ -235,12 +237,21 @@ pub fn router(api: Api) -> Router {
             "/openapi.json",
             get(move || async move { axum::Json(document.as_ref().clone()) }),
         )
-        .route("/", get(|| async { Redirect::temporary("/docs/") }))
+        .route("/", get(root))
         .merge(docs::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(around)
         .with_state(api)
+}
+
+/// A page for people; for KServe's clients a sign of life.
+async fn root(headers: HeaderMap) -> Result<Response, ApiError> {
+    let kinds = [(false, "application/json"), (true, "text/html")];
+    Ok(match negotiate::choose(&kinds, &headers)? {
+        true => Redirect::temporary("/docs/").into_response(),
+        false => axum::Json(protocols::Alive::NOW).into_response(),
+    })
 }
 
 async fn no_such_route(uri: Uri) -> ApiError {

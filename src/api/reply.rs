@@ -37,15 +37,15 @@ const ATTR_CHAR: AsciiSet = NON_ALPHANUMERIC
 const EXTENDED: &str = "UTF-8''";
 
 /// Encodes an answer on the pool: it may be as large as its inputs.
-pub(super) async fn encode(
+pub(super) async fn encode<T: Send + 'static>(
     app: &App,
     times: &mut StageTimes,
-    work: impl FnOnce() -> Result<Vec<u8>, AppError> + Send + 'static,
-) -> Result<Bytes, AppError> {
+    work: impl FnOnce() -> Result<T, AppError> + Send + 'static,
+) -> Result<T, AppError> {
     let started = Instant::now();
-    let bytes = app.pool().run(work).await??;
+    let encoded = app.pool().run(work).await??;
     times.encode = started.elapsed();
-    Ok(bytes.into())
+    Ok(encoded)
 }
 
 /// The answer of a request that has ended: its stages are told, and recorded.
@@ -53,10 +53,10 @@ pub(super) fn reply(
     content_type: &'static str,
     headers: HeaderMap,
     times: StageTimes,
-    bytes: Bytes,
+    bytes: impl Into<Bytes>,
 ) -> Response {
     times.record();
-    let mut response = ([(header::CONTENT_TYPE, content_type)], bytes).into_response();
+    let mut response = ([(header::CONTENT_TYPE, content_type)], bytes.into()).into_response();
     response.headers_mut().extend(headers);
     response.headers_mut().extend(server_timing(&times));
     response

@@ -459,7 +459,7 @@ impl Explanation {
         Ok(stacked.into())
     }
 
-    fn to_answer(&self, encoding: Encoding) -> Answer {
+    pub fn to_answer(&self, encoding: Encoding) -> Answer {
         let explained = &self.explained;
         let attribution = &explained.attribution;
         let patterns = self
@@ -586,7 +586,8 @@ pub fn predictions_to_json(
     })
 }
 
-fn to_vec(answer: &impl Serialize) -> Result<Vec<u8>, AppError> {
+/// JSON.
+pub fn to_vec(answer: &impl Serialize) -> Result<Vec<u8>, AppError> {
     serde_json::to_vec(answer).map_err(|error| AppError::Encode {
         reason: error.to_string(),
     })
@@ -595,16 +596,29 @@ fn to_vec(answer: &impl Serialize) -> Result<Vec<u8>, AppError> {
 /// npy: the attribution, with `include=supports` first in a stack of the maps compared; those of a
 /// list have a leading axis.
 pub fn to_npy(answered: &Answered<Explanation>) -> Result<Vec<u8>, AppError> {
+    Ok(write_npy(&array(answered)?)?)
+}
+
+/// What npy holds, as nested lists.
+pub fn to_lists(answered: &Answered<Explanation>) -> Result<Value, AppError> {
+    Ok(nest(array(answered)?.view()))
+}
+
+fn array(answered: &Answered<Explanation>) -> Result<Tensor, AppError> {
     if let ([one], false) = (answered.answers.as_slice(), answered.has_axis) {
-        return Ok(write_npy(&one.array()?.into_owned())?);
+        return Ok(one.array()?.into_owned());
     }
+    stack(answered)
+}
+
+/// What npy holds, always with a leading axis.
+pub fn stack(answered: &Answered<Explanation>) -> Result<Tensor, AppError> {
     let scores = answered.answers.iter().map(Explanation::array);
     let scores = scores.collect::<Result<Vec<_>, _>>()?;
     let views: Vec<_> = scores.iter().map(|scores| scores.view()).collect();
-    let stack = ndarray::stack(Axis(0), &views).map_err(|error| AppError::Encode {
+    ndarray::stack(Axis(0), &views).map_err(|error| AppError::Encode {
         reason: error.to_string(),
-    })?;
-    Ok(write_npy(&stack)?)
+    })
 }
 
 /// Of an element: its name, and its bytes, little-endian.

@@ -34,6 +34,7 @@ mod load;
 mod methods;
 mod parameters;
 mod problems;
+mod protocols;
 mod reproducible;
 mod scikit_learn;
 mod segments;

@@ -74,11 +74,15 @@ impl Drop for Server {
     }
 }
 
-/// Runs a script of this folder on a server of its own; what the script says is shown where it
-/// fails.
 fn run(script: &str) {
+    run_in("test_tools", script);
+}
+
+/// Runs a script of this folder in an environment of `runtime/`, on a server of its own; what the
+/// script says is shown where it fails.
+fn run_in(environment: &str, script: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = root.join("runtime/test_tools/bin/python");
+    let python = root.join("runtime").join(environment).join("bin/python");
     assert!(python.exists(), "run scripts/fetch_test_tools.sh first");
     let server = Server::start();
     let scratch = server.folder.path().join("scratch");
@@ -122,4 +126,9 @@ fn files_that_explain_themselves_give_the_services_maps_in_python_and_on_the_web
 #[test]
 fn the_docs_page_explains_a_photo() {
     run("docs_page.py");
+}
+
+#[test]
+fn clients_of_kserve_triton_and_torchserve_work_unchanged() {
+    run_in("serving_clients", "serving.py");
 }

@@ -80,6 +80,28 @@ bodies! {
         form_files().into_iter().chain(parameters::of_predict()).chain([params()]),
         Some("image"), None
     }
+    /// JSON of KServe's V1 protocol.
+    InstancesRequest {
+        "Instances, and parameters of POST /explain.",
+        instances().into_iter(),
+        Some("instances"), Some(json!({ "instances": [{ "b64": DISC }], "parameters": { "method": "gradient" } }))
+    }
+    /// JSON of the Open Inference Protocol.
+    InferRequest {
+        "The model's input, the outputs wanted, and parameters of POST /explain.",
+        infer_fields().into_iter(),
+        Some("inputs"), Some(json!({
+            "inputs": [{ "name": "input", "datatype": "BYTES", "shape": [1], "data": [DISC] }],
+            "outputs": [{ "name": "scores" }, { "name": "attribution" }],
+            "parameters": { "method": "gradient" },
+        }))
+    }
+    /// A form for TorchServe's routes.
+    FileForm {
+        "An image file.",
+        [Field::new("data", "The image file.", file())].into_iter(),
+        Some("data"), None
+    }
     /// A form for PUT /models/{id}.
     ModelForm {
         "The files of a model.",
@@ -196,6 +218,62 @@ fn uploads() -> [Field; 5] {
     ]
 }
 
+fn any_object() -> ObjectBuilder {
+    let any = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .additional_properties(Some(any))
+}
+
+fn instances() -> [Field; 2] {
+    let instances = ArrayBuilder::new()
+        .items(Object::with_type(SchemaType::AnyValue))
+        .min_items(Some(1))
+        .max_items(Some(MAX_IMAGES))
+        .build();
+    [
+        Field::new(
+            "instances",
+            "Tensors that are preprocessed for the model, as nested lists, or images in base64: texts, or objects with `b64`, `data`, `image` or `image_bytes`.",
+            Schema::from(instances),
+        ),
+        Field::new(
+            "parameters",
+            "Those of POST /explain, by name.",
+            any_object(),
+        ),
+    ]
+}
+
+fn infer_fields() -> [Field; 4] {
+    let list = || {
+        Schema::from(
+            ArrayBuilder::new()
+                .items(any_object())
+                .max_items(Some(MAX_IMAGES))
+                .build(),
+        )
+    };
+    [
+        Field::new("id", "Repeated in the answer.", text()),
+        Field::new(
+            "inputs",
+            "The model's input: `name`, `shape` with the batch, `datatype` (FP32, FP64 or FP16: preprocessed; UINT8: pixels; BYTES: encoded images, in base64) and `data`.",
+            list(),
+        ),
+        Field::new(
+            "outputs",
+            "Objects whose `name` is `scores`, `attribution` or `target`.",
+            list(),
+        ),
+        Field::new(
+            "parameters",
+            "Those of POST /explain, by name.",
+            any_object(),
+        ),
+    ]
+}
+
 fn model_files() -> [Field; 5] {
     let data = ArrayBuilder::new().items(file()).build();
     [
@@ -226,7 +304,7 @@ fn form_files() -> [Field; 1] {
         .build();
     [Field::new(
         "image",
-        "One or several image or npy files. The field may also be called `file`.",
+        "One or several image or npy files. The field may also be called `file` or `data`.",
         Schema::from(files),
     )]
 }

@@ -69,6 +69,36 @@ fn refused() -> Value {
     })
 }
 
+/// Of the routes of other model servers, which tell every problem in their own form.
+pub struct ProtocolProblems;
+
+impl IntoResponses for ProtocolProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let kinds = [
+            BAD_REQUEST,
+            NOT_FOUND,
+            BODY_TIMEOUT,
+            TOO_LARGE,
+            UNSUPPORTED,
+            UNPROCESSABLE,
+            TOO_MANY,
+            INTERNAL,
+            UNAVAILABLE,
+            TIMEOUT,
+        ];
+        let response = |(status, description): (u16, &str)| {
+            let mut response = Response::new(description);
+            let schema = Ref::from_schema_name("ProtocolError");
+            let content = RefOr::T(Content::new(Some(schema)));
+            response
+                .content
+                .insert("application/json".to_owned(), content);
+            (status.to_string(), RefOr::T(response))
+        };
+        kinds.into_iter().map(response).collect()
+    }
+}
+
 macro_rules! problem_sets {
     ($($(#[$doc:meta])* $name:ident = [$($kind:ident),*];)*) => {
         $($(#[$doc])* pub struct $name;
