@@ -1,7 +1,7 @@
 # On a fresh machine with Rust, Python 3 + pip, a C compiler and make: `make serve`, or `make test`.
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: help serve test test-fast build runtime postgresql test_tools models datasets digits bam_material patterns gallery docs bench peers zoo
+.PHONY: help serve test fetched built test-fast build runtime postgresql test_tools models datasets digits bam_material patterns gallery docs bench peers zoo
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -9,10 +9,17 @@ help: ## list the targets
 serve: runtime build ## build, and serve the models on 127.0.0.1:8080 (or LISTEN=HOST:PORT)
 	scripts/serve.sh $(LISTEN)
 
-test: runtime models postgresql test_tools ## formatting, lints and all tests
+# What is fetched comes while the processor builds.
+test: ## formatting, lints and all tests
+	$(MAKE) --jobs=2 fetched built
+	cargo test --locked --workspace
+
+fetched: runtime models postgresql test_tools
+
+built:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo test --locked --workspace
+	cargo test --locked --workspace --no-run
 
 test-fast: runtime ## the quick tests: no PostgreSQL, no model but the bundled one
 	cargo test --locked --workspace --lib --test architecture --test docs
