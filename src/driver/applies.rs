@@ -116,6 +116,7 @@ pub fn obstacle(method: &Method, model: &Model, faults: &RuleSetFaults) -> Optio
             quoted(&model.id)
         )
     };
+    let attention = model.attention.as_deref().map_err(String::as_str);
     match method.rule_set.and_then(|rule_set| faults.get(rule_set)) {
         Some(fault) => Some(fault.to_owned()),
         _ if method.needs_patterns() && model.patterns.is_none() => Some(missing()),
@@ -126,9 +127,7 @@ pub fn obstacle(method: &Method, model: &Model, faults: &RuleSetFaults) -> Optio
             "the model has no layer with height and width or a grid of tokens between its input and its head"
                 .to_owned(),
         ),
-        _ if method.looks_at_attention() && let Err(reason) = &model.attention => {
-            Some(reason.clone())
-        }
+        _ if let Some(reason) = method.attention_fault(attention) => Some(reason.to_owned()),
         _ if method.needs_picture() && model.manifest.input.preprocess.is_none() => Some(
             "it looks at the picture that the input shows, and the model takes ready tensors"
                 .to_owned(),

@@ -201,6 +201,13 @@ impl<'a> Driver<'a> {
     /// Answers queries for rows; equal points are evaluated once.
     async fn rows(&self, asked: Vec<(Place, Query)>) -> Result<Answered, DriverError> {
         let (places, queries): (Vec<Place>, Vec<Query>) = asked.into_iter().unzip();
+        let unknown = |query: &Query| {
+            let points = query.points.iter();
+            points
+                .filter(|point| self.known(&query.graph, point).is_none())
+                .count()
+        };
+        let evaluations: Vec<usize> = queries.iter().map(unknown).collect();
         let batches = merge(&queries);
         let evaluated = batches
             .iter()
@@ -212,7 +219,7 @@ impl<'a> Driver<'a> {
         let answers = rows.into_iter().enumerate().map(|(query, rows)| {
             self.keep_clean(&queries[query], &rows);
             let mut effort = Effort {
-                evaluations: rows.len(),
+                evaluations: evaluations[query],
                 ..Effort::default()
             };
             let serving = batches.iter().zip(&spent);
@@ -308,16 +315,15 @@ impl<'a> Driver<'a> {
         graph: &GraphKey,
         points: Vec<Point>,
     ) -> Result<(Vec<Row>, Effort), DriverError> {
-        let is_forward = self.is_model(graph) && graph.spec == DeriveSpec::forward();
-        let clean = self.clean.get().filter(|_| is_forward);
-        let known = |point: &Point| {
-            let row = clean.filter(|_| Arc::ptr_eq(&point.input, &self.input))?;
-            Some(Row {
-                activations: Vec::new(),
-                ..row.clone()
+        let known = points.iter().map(|point| self.known(graph, point));
+        let known: Vec<Option<Row>> = known
+            .map(|row| {
+                row.map(|row| Row {
+                    activations: Vec::new(),
+                    ..row.clone()
+                })
             })
-        };
-        let known: Vec<Option<Row>> = points.iter().map(known).collect();
+            .collect();
         let asked = points.into_iter().zip(&known);
         let asked = asked.filter_map(|(point, known)| known.is_none().then_some(point));
         let Resources { engine, caller, .. } = self.resources;
@@ -331,6 +337,14 @@ impl<'a> Driver<'a> {
             .into_iter()
             .map(|known| known.or_else(|| found.next()));
         Ok((rows.flatten().collect(), effort))
+    }
+
+    /// The row of a point that is the clean input, where it is known.
+    fn known(&self, graph: &GraphKey, point: &Point) -> Option<&Row> {
+        let is_clean = Arc::ptr_eq(&point.input, &self.input) && self.is_model(graph);
+        self.clean
+            .get()
+            .filter(|_| is_clean && graph.spec == DeriveSpec::forward())
     }
 
     /// The row of the clean input, evaluated by the forward graph unless it is known. Fails if the

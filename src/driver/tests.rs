@@ -154,6 +154,8 @@ async fn the_clean_input_is_evaluated_once_for_all_that_is_asked_about_it() {
     driver.predict(1).await.unwrap();
     let clean = driver.drive(vec![run(&[&input], false)]).await.unwrap();
     assert_eq!(clean.effort.evaluations, 0);
+    // Nor is it told of the run that asked: it is counted with the predictions.
+    assert_eq!(clean.outputs[0].1.evaluations, 0);
     // Methods that do not ask the model take no evaluation beside that of the clean input.
     let given = json!({"method": "edges", "target": "predicted"});
     let facts = model_defaults(&model);

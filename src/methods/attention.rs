@@ -1,8 +1,11 @@
-//! Attention rollout and its gradient-weighted kin, of networks whose attention relates all tokens of a
-//! grid. Rollout: the product over the layers of (I + mean over heads of A) / 2, the same for every
-//! class (Abnar & Zuidema 2020, section 3). Gradient rollout: R <- R + mean over heads of (∂f_c/∂A ⊙
-//! A)⁺ R from R = I (Chefer et al. 2021, Eq. 5 and 6), I taken away. The row of the tokens that the head
-//! reads, their mean where these are several, on the grid; brought to the input's size. One evaluation.
+//! Attention rollout, its gradient-weighted kin and LeGrad, of networks whose attention relates all
+//! tokens of a grid. Rollout: the product over the layers of (I + mean over heads of A) / 2, the same for
+//! every class (Abnar & Zuidema 2020, section 3). Gradient rollout: R <- R + mean over heads of (∂f_c/∂A
+//! ⊙ A)⁺ R from R = I (Chefer et al. 2021, Eq. 5 and 6), I taken away. Of both the row of the tokens that
+//! the head reads, their mean where these are several. LeGrad: the sum over the layers of (∂s/∂A)⁺, its
+//! mean over heads and queries, where s is what the head makes of the mean of the tokens behind the
+//! layer's block (Bousselham et al. 2024, section 3, and their code). On the grid, brought to the input's
+//! size. One evaluation. Agrees with hooks in PyTorch (tests/parity/cam.rs).
 
 use std::sync::Arc;
 
@@ -40,26 +43,65 @@ pub fn attention_of(parameters: &Parameters) -> Option<Arc<Attention>> {
     parameters.group::<AttentionParameters>().0
 }
 
-struct Rollout {
+/// What is made of the attention.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Rollout,
+    GradientRollout,
+    LeGrad,
+}
+
+struct Look {
     inputs: RunInputs,
-    by_gradient: bool,
+    way: Way,
 }
 
 pub fn rollout(inputs: RunInputs) -> MethodRun {
-    Box::new(Rollout {
-        inputs,
-        by_gradient: false,
-    })
+    look(inputs, Way::Rollout)
 }
 
 pub fn gradient_rollout(inputs: RunInputs) -> MethodRun {
-    Box::new(Rollout {
-        inputs,
-        by_gradient: true,
-    })
+    look(inputs, Way::GradientRollout)
 }
 
-impl Run for Rollout {
+pub fn legrad(inputs: RunInputs) -> MethodRun {
+    look(inputs, Way::LeGrad)
+}
+
+fn look(inputs: RunInputs, way: Way) -> MethodRun {
+    Box::new(Look { inputs, way })
+}
+
+impl Look {
+    /// What is asked for of the network.
+    fn spec(&self, attention: &Attention) -> DeriveSpec {
+        let values = attention.layers.iter().map(|layer| layer.weights.clone());
+        let derived = self.inputs.parameters.derive_spec();
+        match self.way {
+            Way::Rollout => DeriveSpec {
+                outputs: values.collect(),
+                ..DeriveSpec::forward()
+            },
+            Way::GradientRollout => DeriveSpec {
+                outputs: values.clone().collect(),
+                wrt: values.map(Wrt::Activation).collect(),
+                ..derived
+            },
+            Way::LeGrad => DeriveSpec {
+                wrt: attention
+                    .exits
+                    .iter()
+                    .flatten()
+                    .cloned()
+                    .map(Wrt::Exit)
+                    .collect(),
+                ..derived
+            },
+        }
+    }
+}
+
+impl Run for Look {
     type Output = Attribution;
 
     fn step(&mut self, answers: Answers) -> Step<Attribution> {
@@ -72,33 +114,21 @@ impl Run for Rollout {
         } = &self.inputs;
         let attention = attention_of(parameters);
         let Some(row) = answers.rows().into_iter().next() else {
-            let outputs = attention.iter().flat_map(|attention| &attention.layers);
-            let outputs: Vec<_> = outputs.map(|layer| layer.weights.clone()).collect();
-            let (spec, point) = match self.by_gradient {
-                true => {
-                    let wrt = outputs.iter().cloned().map(Wrt::Activation).collect();
-                    let spec = DeriveSpec {
-                        outputs,
-                        wrt,
-                        ..parameters.derive_spec()
-                    };
-                    (spec, self.inputs.clean_point())
-                }
-                false => {
-                    let spec = DeriveSpec {
-                        outputs,
-                        ..DeriveSpec::forward()
-                    };
-                    (spec, Point::forward(input.clone()))
-                }
+            let spec = attention
+                .as_deref()
+                .map_or_else(DeriveSpec::forward, |attention| self.spec(attention));
+            let point = match self.way {
+                Way::Rollout => Point::forward(input.clone()),
+                _ => self.inputs.clean_point(),
             };
             let graph = GraphKey::new(model.clone(), spec);
             return Step::Ask(vec![Question::rows(graph, vec![point])]);
         };
         let map = attention.and_then(|attention| {
-            let scores = match self.by_gradient {
-                true => relevance(&attention, &row),
-                false => rolled_out(&attention, &row),
+            let scores = match self.way {
+                Way::Rollout => rolled_out(&attention, &row),
+                Way::GradientRollout => relevance(&attention, &row),
+                Way::LeGrad => sensitivity(&attention, &row),
             };
             on_grid(scores.view(), &attention.grid)
         });
@@ -110,6 +140,9 @@ impl Run for Rollout {
         let cause = map.as_ref().filter(|map| is_zero(map)).map(|_| {
             match row.cotangents.iter().all(super::doubts::is_zero) {
                 true => no_gradient(),
+                false if self.way == Way::LeGrad => {
+                    "no attention has a positive derivative".to_owned()
+                }
                 false => "no attention has a positive product with its derivative".to_owned(),
             }
         });
@@ -159,16 +192,28 @@ fn relevance(attention: &Attention, row: &Row) -> Array1<f64> {
     let start = readout(attention);
     let mut scores = start.clone();
     for (weights, derivatives) in row.activations.iter().zip(&row.cotangents).rev() {
-        // `f32::max` would take a NaN for 0.
-        let positive = (weights * derivatives).mapv(|product| match product < 0.0 {
-            true => 0.0,
-            false => product,
-        });
+        let positive = rectified(&(weights * derivatives));
         if let Some(mean) = over_heads(positive.view(), attention.tokens) {
             scores = &scores + &scores.dot(&mean);
         }
     }
     scores - start
+}
+
+/// `f32::max` would take a NaN for 0.
+fn rectified(values: &Tensor) -> Tensor {
+    values.mapv(|value| if value < 0.0 { 0.0 } else { value })
+}
+
+fn sensitivity(attention: &Attention, row: &Row) -> Array1<f64> {
+    let mut scores = Array1::zeros(attention.tokens);
+    for derivatives in &row.cotangents {
+        let of_layer = over_heads(rectified(derivatives).view(), attention.tokens);
+        if let Some(mean) = of_layer.and_then(|mean| mean.mean_axis(Axis(0))) {
+            scores += &mean;
+        }
+    }
+    scores
 }
 
 #[cfg(test)]
@@ -189,6 +234,7 @@ mod tests {
                 width: 1,
             },
             read: vec![0],
+            exits: Ok(Vec::new()),
         };
         let heads = |first: Array2<f32>, second: Array2<f32>| {
             ndarray::stack(Axis(0), &[first.view(), second.view()])
@@ -247,6 +293,17 @@ mod tests {
         assert_near(
             &relevance(&attention, &row),
             [last[0] + through(0) - 1.0, last[1] + through(1)],
+        );
+    }
+
+    #[test]
+    fn legrad_adds_what_of_the_derivatives_is_positive_over_the_queries() {
+        let (attention, row) = two_layers();
+        // Means over two heads and two queries of [[1, 2], [0, 0]], [[0, -], [1, 1]], then of [[2, 1], [0,
+        // 4]], [[0, 2], [0, 0]].
+        assert_near(
+            &sensitivity(&attention, &row),
+            [2.0 / 4.0 + 2.0 / 4.0, 3.0 / 4.0 + 7.0 / 4.0],
         );
     }
 }

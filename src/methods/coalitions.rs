@@ -10,8 +10,9 @@ use ndarray::Array2;
 use rand::{Rng, RngExt};
 
 use super::{
-    Answers, Attribution, CHUNK, MethodRun, Question, Run, RunInputs, Segments, Step,
+    Answers, Attribution, CHUNK, EndedBy, MethodRun, Question, Run, RunInputs, Segments, Step,
     doubts::{Starts, is_zero},
+    halves::Halves,
     head_value,
     parameters::Parameters,
     pixels::{Pixels, map_of},
@@ -29,7 +30,11 @@ pub trait Estimate: Send {
     fn next(&mut self) -> Option<Coalition>;
     /// Takes v of a coalition, in the order in which they were asked for.
     fn take(&mut self, shown: &[bool], value: f64);
-    /// When all values are known.
+    /// By region; none of methods that draw no samples.
+    fn halves(&self) -> Option<Halves> {
+        None
+    }
+    /// When all values are known, or so many that the halves suffice.
     fn finish(&self) -> Estimated;
 }
 
@@ -201,7 +206,7 @@ impl<E: Estimate> Game<E> {
         points
     }
 
-    fn attribution(&self) -> Attribution {
+    fn attribution(&self, ended_by: EndedBy) -> Attribution {
         let Estimated {
             mut values,
             standard_errors,
@@ -224,6 +229,8 @@ impl<E: Estimate> Game<E> {
         attribution.standard_error = standard_errors.map(|errors| Arc::new(map(&errors)));
         attribution.warnings = warnings;
         attribution.cause = self.cause(&attribution.scores);
+        let halves = || self.estimate.halves();
+        Halves::tell(halves, ended_by, &self.inputs.parameters, &mut attribution);
         attribution
     }
 
@@ -301,9 +308,12 @@ impl<E: Estimate> Run for Game<E> {
 
     fn step(&mut self, answers: Answers) -> Step<Attribution> {
         self.absorb(answers);
+        if Halves::suffice(|| self.estimate.halves(), &self.inputs.parameters) {
+            return Step::Done(self.attribution(EndedBy::Tolerance));
+        }
         let points = self.next();
         match points.is_empty() {
-            true => Step::Done(self.attribution()),
+            true => Step::Done(self.attribution(EndedBy::NSamples)),
             false => Step::Ask(vec![Question::forward(&self.inputs.model, points)]),
         }
     }
@@ -315,7 +325,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        methods::reference::{drive, inputs, row},
+        methods::{
+            Went,
+            halves::correlation,
+            reference::{drive, inputs, row},
+        },
         segment::{Segmentation, regions::Regions},
     };
 
@@ -440,6 +454,62 @@ mod tests {
                 "{at}"
             );
         }
+    }
+
+    #[test]
+    fn a_tolerance_ends_the_sampling_early_and_tells_after_how_many() {
+        let x: Vec<f32> = (0..16)
+            .map(|at| ((at * 7 % 11) as f32 - 4.0) / 5.0)
+            .collect();
+        for (method, most) in [
+            ("lime", 10_000),
+            ("kernel_shap", 10_000),
+            ("shapley_sampling", 2_000),
+        ] {
+            let given = json!({"method": method, "n_samples": most, "tolerance": 0.02});
+            let (found, evaluations) = map(given.clone(), &x, mixed);
+            let refinement = found.refinement.unwrap();
+            let Went::NSamples(samples) = refinement.went else {
+                panic!("{method}")
+            };
+            assert_eq!(refinement.ended_by, EndedBy::Tolerance, "{method}");
+            assert!(samples * 2 < most, "{method} {samples}");
+            assert!(evaluations * 2 < most * 15, "{method} {evaluations}");
+            let given = json!({"method": method, "n_samples": most, "seed": 1});
+            let many = map(given, &x, mixed).0;
+            let values = |map: &Attribution| map.scores.iter().map(|&v| f64::from(v)).collect();
+            let likeness = correlation(&[values(&found), values(&many)]);
+            assert!(likeness > 0.96, "{method} {likeness}");
+            let given = json!({"method": method, "n_samples": 20, "tolerance": 1e-9});
+            let few = map(given, &x, mixed).0;
+            assert_eq!(few.refinement.unwrap().ended_by, EndedBy::NSamples);
+            assert!(
+                few.warnings
+                    .iter()
+                    .any(|said| said.contains("raise n_samples"))
+            );
+        }
+    }
+
+    #[test]
+    fn presets_set_the_number_of_samples_and_what_is_given_wins() {
+        let count = |method: &str, more: Value| {
+            let mut given = more;
+            given["method"] = json!(method);
+            given["max_segments"] = json!(20);
+            inputs(&given, &[0.0], &[&[0.0]]).parameters.cost(false)
+        };
+        let speed = json!({"preset": "speed"});
+        assert_eq!(count("lime", speed.clone()), 250);
+        assert_eq!(count("shapley_sampling", speed.clone()), 10 * 19 + 2);
+        assert_eq!(count("kernel_shap", speed), 512 + 2);
+        let balance = json!({"preset": "balance"});
+        for method in ["lime", "kernel_shap", "shapley_sampling"] {
+            assert_eq!(count(method, balance.clone()), count(method, json!({})));
+        }
+        let quality = json!({"preset": "quality", "n_samples": 7});
+        assert_eq!(count("lime", quality.clone()), 7);
+        assert_eq!(count("kernel_shap", quality), 7 + 2);
     }
 
     #[test]

@@ -521,7 +521,7 @@ mod tests {
             ..inputs_of_layer([1, 2, 2], &json!({"method": method}), &[0.0], &[])
         };
         let answer = |spec: &DeriveSpec, _: &Point| match &spec.wrt[0] {
-            Wrt::Activation(_) => Row {
+            Wrt::Activation(_) | Wrt::Exit(_) => Row {
                 cotangents: vec![shaped(&cotangents)],
                 activations: vec![shaped(&values)],
                 ..row(&[1.0], &[])

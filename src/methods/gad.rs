@@ -38,6 +38,7 @@ pub const BASES: &[&str] = &[
     "layer_cam",
     "hires_cam",
     "gradient_rollout",
+    "legrad",
 ];
 pub const DEFAULT_BASE: &str = "integrated_gradients";
 

@@ -3,16 +3,21 @@
 //! package `lime` computes it: each region shown with probability 1/2; weights √exp(-d² /
 //! kernel_width²), d the cosine distance from all regions; penalty 1, none on the intercept; a
 //! hidden region has its mean colour. Sample k draws one bit of ChaCha8(seed), stream k, for each
-//! region. Cost: n_samples forward passes for each baseline.
+//! region. Cost: n_samples forward passes for each baseline. Agrees with the package at the same
+//! coalitions to 1e-6 (tests/parity).
 
 use rand::RngExt;
 use serde_json::json;
 
 use super::{
-    MethodRun, RunInputs,
+    CHUNK, MethodRun, RunInputs,
     coalitions::{self, Coalition, Estimate, Estimated},
-    noise::{SampleParameters, n_samples},
-    parameters::{Cost, Group, Kind, Parameter, Parameters, common::counted},
+    halves::Halves,
+    noise::{SampleParameters, n_samples, preset_samples},
+    parameters::{
+        Cost, Group, Kind, Parameter, Parameters,
+        common::{self, counted},
+    },
     regression::Sums,
 };
 use crate::{picture::baseline::Term, random::generator};
@@ -45,15 +50,25 @@ pub static KERNEL: Group = Group::of(&[Parameter {
     get: |p| Some(json!(p.group::<KernelParameters>().kernel_width)),
 }]);
 
+/// The samples of `preset=balance`.
+const BALANCE: u64 = 1000;
+/// Halves of fewer samples are not compared.
+const LEAST: usize = 4 * CHUNK;
+
+pub static PRESET: Group = Group::of(&[common::preset(
+    "Sets n_samples: speed is 250, balance 1000, quality 4000.",
+    |p, value| preset_samples(p, value, [BALANCE / 4, BALANCE, BALANCE * 4]),
+)]);
+
 pub const COST: Cost = Cost {
-    words: "(n_samples - 1) × baselines + 1 forward passes",
+    words: "(n_samples - 1) × baselines + 1 forward passes (at most, under a tolerance)",
     count: |p| coalitions::evaluations(n_samples(p) - 1, p),
     asks_input: |_| true,
     change: |_| None,
 };
 
 pub fn preset(parameters: &mut Parameters) {
-    parameters.change(|samples: &mut SampleParameters| samples.n_samples = counted(1000));
+    parameters.change(|samples: &mut SampleParameters| samples.n_samples = counted(BALANCE));
     parameters.baseline = Term::SegmentMean.into();
 }
 
@@ -63,7 +78,9 @@ struct Lime {
     seed: u64,
     kernel_width: f64,
     asked: usize,
-    sums: Sums,
+    answered: usize,
+    /// Over the samples of even number, and over the others.
+    sums: [Sums; 2],
 }
 
 pub fn lime(inputs: RunInputs) -> MethodRun {
@@ -73,7 +90,8 @@ pub fn lime(inputs: RunInputs) -> MethodRun {
         seed: parameters.seed,
         kernel_width: parameters.group::<KernelParameters>().kernel_width,
         asked: 0,
-        sums: Sums::new(players),
+        answered: 0,
+        sums: [Sums::new(players), Sums::new(players)],
     })
 }
 
@@ -97,16 +115,26 @@ impl Estimate for Lime {
     }
 
     fn take(&mut self, shown: &[bool], value: f64) {
-        self.sums
-            .add(shown, weight(shown, self.kernel_width), value);
+        let weight = weight(shown, self.kernel_width);
+        self.sums[self.answered % 2].add(shown, weight, value);
+        self.answered += 1;
+    }
+
+    fn halves(&self) -> Option<Halves> {
+        Some(Halves {
+            samples: self.answered,
+            are_enough: self.answered >= LEAST,
+            estimates: self.sums.each_ref().map(|sums| sums.ridge(ALPHA).values),
+        })
     }
 
     fn finish(&self) -> Estimated {
-        let found = self.sums.ridge(ALPHA);
-        let few = (self.samples <= self.players).then(|| {
+        let [even, odd] = &self.sums;
+        let found = even.plus(odd, 1.0).ridge(ALPHA);
+        let few = (self.answered <= self.players).then(|| {
             format!(
                 "n_samples={} is no more than the regions, of which there are {}: the penalty decides much; raise it",
-                self.samples, self.players
+                self.answered, self.players
             )
         });
         let poor = (found.score < POOR).then(|| {

@@ -12,6 +12,7 @@ pub mod feature_ablation;
 pub mod formula;
 pub mod gad;
 pub mod grad_cam;
+pub mod halves;
 pub mod kernel_shap;
 pub mod layers;
 pub mod lime;

@@ -9,13 +9,16 @@
 use std::{collections::VecDeque, num::NonZeroUsize, ops::ControlFlow, sync::Arc};
 
 use ndarray::{ArrayD, Zip};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Answers, Attribution, CHUNK, MethodRun, Run, RunInputs, Step,
     doubts::{is_zero, no_derivative_of, one_sample},
     formula::{self, Formula},
-    parameters::{Compat, Cost, Group, Kind, Parameter, Parameters, common::counted},
+    parameters::{
+        Compat, Cost, Group, Kind, Parameter, Parameters,
+        common::{Preset, choose, counted},
+    },
     path::{self, StraightLine},
 };
 use crate::{
@@ -70,6 +73,18 @@ const SAMPLE_COUNT: Parameter = Parameter {
     from_model: false,
     get: |p| Some(json!(n_samples(p))),
 };
+
+/// The numbers of samples that the presets speed, balance and quality stand for.
+pub fn preset_samples(
+    parameters: &mut Parameters,
+    preset: Value,
+    counts: [u64; 3],
+) -> serde_json::Result<()> {
+    choose::<Preset>(preset).map(|preset| {
+        let count = counted(counts[preset as usize]);
+        parameters.change(|samples: &mut SampleParameters| samples.n_samples = count);
+    })
+}
 
 /// For methods that draw samples.
 pub static N_SAMPLES: Group = Group::of(&[SAMPLE_COUNT]);

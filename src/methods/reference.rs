@@ -27,7 +27,7 @@ use crate::{
 };
 use onnx_autodiff::{
     autodiff::spec::{
-        Attention, AttentionLayer, DeriveSpec, Grid, Head, Layer, PatternLayers, RuleSetId,
+        Attention, AttentionLayer, DeriveSpec, Exit, Grid, Head, Layer, PatternLayers, RuleSetId,
         SeedRule, Wrt,
     },
     onnx::graph::Graph,
@@ -74,6 +74,7 @@ pub(crate) fn inputs_of_layer(
         tokens: TOKENS,
         grid: Grid { first: 1, ..GRID },
         read: vec![0],
+        exits: Ok(["first", "second"].map(exit).into()),
     });
     let facts = Facts {
         model: "tiny",
@@ -402,6 +403,7 @@ fn spatial_net(spec: &DeriveSpec, point: &Point) -> Row {
         vec![shaped(values, 2)]
     };
     let (cotangent, activations) = match &spec.wrt[0] {
+        Wrt::Exit(_) => panic!("layers have no exits"),
         _ if spec.rule_sets.is_empty() => {
             let is_asked = spec.outputs == ["hidden"];
             let activations = if is_asked { hidden() } else { Vec::new() };
@@ -457,7 +459,6 @@ fn slope(layer: usize, head: usize, row: usize, column: usize) -> f64 {
 
 /// In place of the engine, for methods that look at attention.
 fn attention_net(spec: &DeriveSpec, point: &Point) -> Row {
-    assert_eq!(spec.outputs, ["first", "second"]);
     let of_layer = |layer: usize, value: fn(usize, usize, usize, usize) -> f64| {
         Tensor::from_shape_fn(vec![2, TOKENS, TOKENS], |at| {
             value(layer, at[0], at[1], at[2]) as f32
@@ -468,7 +469,10 @@ fn attention_net(spec: &DeriveSpec, point: &Point) -> Row {
     let cotangents = match spec.rule_sets[..] {
         [] => Vec::new(),
         _ => {
-            let wrt = ["first", "second"].map(|name| Wrt::Activation(name.into()));
+            let wrt = match spec.outputs.is_empty() {
+                true => ["first", "second"].map(|name| Wrt::Exit(exit(name))),
+                false => ["first", "second"].map(|name| Wrt::Activation(name.into())),
+            };
             assert_eq!(spec.wrt, wrt);
             assert_eq!(point.seed[..], [(CLASS, 1.0)]);
             both(slope)
@@ -478,7 +482,23 @@ fn attention_net(spec: &DeriveSpec, point: &Point) -> Row {
         logits: vec![0.0; 2],
         probabilities: Vec::new(),
         cotangents,
-        activations: both(|layer, head, row, column| weights(layer, head)[row][column]),
+        activations: match &spec.outputs[..] {
+            [] => Vec::new(),
+            outputs => {
+                assert_eq!(outputs, ["first", "second"]);
+                both(|layer, head, row, column| weights(layer, head)[row][column])
+            }
+        },
+    }
+}
+
+/// Behind the block of a layer.
+fn exit(layer: &str) -> Exit {
+    Exit {
+        value: layer.to_owned(),
+        tokens: format!("behind {layer}"),
+        last: "behind second".to_owned(),
+        axis: 1,
     }
 }
 
@@ -514,6 +534,18 @@ fn gradient_rollout() -> Vec<f64> {
         };
         positive(0) + positive(1) + identity(row, column)
     })
+}
+
+fn sensitivity() -> Vec<f64> {
+    let positive = |column: usize| -> f64 {
+        let places = (0..2 * 2 * TOKENS).map(|at| (at / TOKENS / 2, at / TOKENS % 2, at % TOKENS));
+        places
+            .map(|(layer, head, row)| slope(layer, head, row, column).max(0.0))
+            .sum()
+    };
+    (1..TOKENS)
+        .map(|column| positive(column) / (2 * TOKENS) as f64)
+        .collect()
 }
 
 /// ReLU(Σ over channels of `weigh(k, at)` A_k).
@@ -816,6 +848,11 @@ const CASES: &[Case] = &[
     Case {
         method: "gradient_rollout",
         reference: Some(gradient_rollout),
+        evaluations: 1,
+    },
+    Case {
+        method: "legrad",
+        reference: Some(sensitivity),
         evaluations: 1,
     },
     Case {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     attention::{self, ATTENTION},
     edges, eigen_cam, expected, feature_ablation, gad, grad_cam,
+    halves::{AVERAGED, FITTED},
     kernel_shap::{self, COALITIONS},
     layers::LAYER,
     lime::{self, KERNEL},
@@ -241,7 +242,16 @@ pub static METHODS: &[Method] = &[
         rule_set: None,
         needs: &[Need::Baselines, Need::Partition],
         preset: lime::preset,
-        groups: &[&FORWARD, &PARTITION, &BASELINE, &N_SAMPLES, &KERNEL, &SEED],
+        groups: &[
+            &FORWARD,
+            &PARTITION,
+            &BASELINE,
+            &lime::PRESET,
+            &N_SAMPLES,
+            &KERNEL,
+            &FITTED,
+            &SEED,
+        ],
         cost: lime::COST,
         build: lime::lime,
     },
@@ -256,7 +266,7 @@ pub static METHODS: &[Method] = &[
         rule_set: None,
         needs: &[Need::Baselines, Need::Partition],
         preset: USUAL,
-        groups: &[&FORWARD, &PARTITION, &BASELINE, &COALITIONS, &SEED],
+        groups: &[&FORWARD, &PARTITION, &BASELINE, &COALITIONS, &FITTED, &SEED],
         cost: kernel_shap::COST,
         build: kernel_shap::kernel_shap,
     },
@@ -271,7 +281,15 @@ pub static METHODS: &[Method] = &[
         rule_set: None,
         needs: &[Need::Baselines, Need::Partition],
         preset: USUAL,
-        groups: &[&FORWARD, &PARTITION, &BASELINE, &N_SAMPLES, &SEED],
+        groups: &[
+            &FORWARD,
+            &PARTITION,
+            &BASELINE,
+            &shapley_sampling::PRESET,
+            &N_SAMPLES,
+            &AVERAGED,
+            &SEED,
+        ],
         cost: shapley_sampling::COST,
         build: shapley_sampling::sampled,
     },
@@ -479,6 +497,21 @@ pub static METHODS: &[Method] = &[
         build: attention::gradient_rollout,
     },
     Method {
+        id: "legrad",
+        title: "LeGrad",
+        short: "LeGrad",
+        scores: Scores::Areas,
+        color: [0, 110, 130],
+        formula: "Σ_l mean over heads and queries of (∂s_l/∂A_l)⁺, s_l the class's value by the head at the mean of the tokens behind block l",
+        paper: "Bousselham et al., LeGrad: An Explainability Method for Vision Transformers via Feature Formation Sensitivity, 2024, section 3",
+        rule_set: Some(RuleSetId::Gradient),
+        needs: &[Need::Attention, Need::Exits],
+        preset: USUAL,
+        groups: &[&DIFFERENTIATED, &ATTENTION],
+        cost: Cost::ONE,
+        build: attention::legrad,
+    },
+    Method {
         id: "rise",
         title: "Randomized Input Sampling",
         short: "RISE",
@@ -494,6 +527,7 @@ pub static METHODS: &[Method] = &[
             &rise::PRESET,
             &N_SAMPLES,
             &rise::MASKS,
+            &AVERAGED,
             &SEED,
         ],
         cost: rise::COST,
@@ -640,21 +674,20 @@ impl Parameters {
     }
 }
 
-/// Attention is asked for, of a model that has none; the methods that apply need none, and nothing
+/// Attention is asked for, of a model that has none of that kind; the methods that apply need none, and nothing
 /// else that the model does not have.
 fn attention_fault(method: &Method, facts: &Facts<'_>) -> Option<Fault> {
-    let reason = facts.attention.err()?;
+    let lacks = |method: &Method| method.attention_fault(facts.attention.map(AsRef::as_ref));
+    let reason = lacks(method)?;
     let applies = |other: &&Method| {
-        !other.looks_at_attention()
+        lacks(other).is_none()
             && (!other.takes("layer") || !facts.layers.is_empty())
             && (!other.needs_patterns() || facts.has_patterns)
             && (!other.needs(Need::Supports) || !facts.supports.is_empty())
     };
     let message = format!("{} does not apply: {reason}", method.id);
     let others = METHODS.iter().filter(applies).map(|method| method.id);
-    method
-        .looks_at_attention()
-        .then(|| Fault::new("method", message, others))
+    Some(Fault::new("method", message, others))
 }
 
 #[cfg(test)]

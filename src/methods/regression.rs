@@ -65,6 +65,28 @@ impl Sums {
         }
     }
 
+    /// These and `factor` times the others.
+    pub fn plus(&self, others: &Self, factor: f64) -> Self {
+        let number = |own: f64, other: f64| own + factor * other;
+        let list = |own: &[f64], other: &[f64]| {
+            let pairs = own.iter().zip(other);
+            pairs.map(|(&own, &other)| number(own, other)).collect()
+        };
+        Self {
+            weight: number(self.weight, others.weight),
+            z: list(&self.z, &others.z),
+            zz: list(&self.zz, &others.zz),
+            y: number(self.y, others.y),
+            zy: list(&self.zy, &others.zy),
+            yy: number(self.yy, others.yy),
+        }
+    }
+
+    /// Σ w.
+    pub fn weight(&self) -> f64 {
+        self.weight
+    }
+
     /// Minimises Σ w (y - intercept - values · z)² + alpha |values|².
     pub fn ridge(&self, alpha: f64) -> Ridge {
         let players = self.z.len();

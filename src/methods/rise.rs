@@ -12,14 +12,14 @@ use rand::RngExt;
 use serde_json::json;
 
 use super::{
-    Answers, Attribution, CHUNK, EndedBy, MethodRun, Question, Refinement, Run, RunInputs, Step,
-    Went,
+    Answers, Attribution, CHUNK, EndedBy, MethodRun, Question, Run, RunInputs, Step,
     doubts::one_sample,
+    halves::Halves,
     head_value,
-    noise::{SampleParameters, n_samples},
+    noise::{SampleParameters, n_samples, preset_samples},
     parameters::{
         Cost, Group, Kind, Parameter, Parameters,
-        common::{Preset, choose, counted, preset},
+        common::{counted, preset},
     },
     pixels::{Pixels, map_of},
 };
@@ -37,8 +37,6 @@ struct MaskParameters {
     grid_size: usize,
     /// Of a cell to be kept.
     p_keep: f64,
-    /// Ends the run when the map correlates with that of all masks at 1 - this.
-    tolerance: Option<f64>,
 }
 
 impl Default for MaskParameters {
@@ -46,7 +44,6 @@ impl Default for MaskParameters {
         Self {
             grid_size: 7,
             p_keep: 0.5,
-            tolerance: None,
         }
     }
 }
@@ -58,16 +55,7 @@ pub fn defaults(parameters: &mut Parameters) {
 
 pub static PRESET: Group = Group::of(&[preset(
     "Sets n_samples: speed is 1000, balance 4000, quality 8000.",
-    |p, value| {
-        choose(value).map(|preset| {
-            let count = match preset {
-                Preset::Speed => BALANCE / 4,
-                Preset::Balance => BALANCE,
-                Preset::Quality => BALANCE * 2,
-            };
-            p.change(|samples: &mut SampleParameters| samples.n_samples = counted(count));
-        })
-    },
+    |p, value| preset_samples(p, value, [BALANCE / 4, BALANCE, BALANCE * 2]),
 )]);
 
 pub static MASKS: Group = Group::of(&[
@@ -92,23 +80,6 @@ pub static MASKS: Group = Group::of(&[
         doc: "The probability that a cell of a mask is kept.",
         from_model: false,
         get: |p| Some(json!(p.group::<MaskParameters>().p_keep)),
-    },
-    Parameter {
-        name: "tolerance",
-        kind: Kind::Number {
-            above: 0.0,
-            max: 1.0,
-            set: |p, tolerance| {
-                p.change(|masks: &mut MaskParameters| masks.tolerance = Some(tolerance))
-            },
-        },
-        doc: "Ends the sampling before n_samples, as soon as the map correlates with that of endless samples at 1 - tolerance (0.02: at 0.98), \
-              estimated from the maps of every other sample and of those between.",
-        from_model: false,
-        get: |p| {
-            let tolerance = p.group::<MaskParameters>().tolerance;
-            tolerance.map(|tolerance| json!(tolerance))
-        },
     },
 ]);
 
@@ -206,7 +177,6 @@ struct Sampling {
     inputs: RunInputs,
     pixels: Pixels,
     masks: Masks,
-    tolerance: Option<f64>,
     /// Those whose answers are awaited.
     asked: Vec<Vec<f32>>,
     answered: usize,
@@ -225,7 +195,6 @@ pub fn sampled(inputs: RunInputs) -> MethodRun {
     Box::new(Sampling {
         pixels,
         masks: Masks::of(&pixels, &inputs.parameters),
-        tolerance: inputs.parameters.group::<MaskParameters>().tolerance,
         asked: Vec::new(),
         answered: 0,
         halves: [zeros.clone(), zeros.clone()],
@@ -256,12 +225,18 @@ impl Sampling {
 
     /// Why the run ends here, if it does.
     fn end(&self) -> Option<EndedBy> {
-        if self.tolerance.is_some_and(|tolerance| {
-            self.answered >= LEAST && reliability(&self.halves) >= 1.0 - tolerance
-        }) {
+        if Halves::suffice(|| Some(self.halves()), &self.inputs.parameters) {
             return Some(EndedBy::Tolerance);
         }
         (self.answered >= n_samples(&self.inputs.parameters)).then_some(EndedBy::NSamples)
+    }
+
+    fn halves(&self) -> Halves {
+        Halves {
+            samples: self.answered,
+            are_enough: self.answered >= LEAST,
+            estimates: self.halves.clone(),
+        }
     }
 
     fn masked(&self, mask: &[f32]) -> Arc<Tensor> {
@@ -296,20 +271,8 @@ impl Sampling {
             let said = "the target's value is the same behind every mask: the map shows where the masks lie, and nothing of the model";
             attribution.warnings.push(said.to_owned());
         }
-        if let Some(tolerance) = self.tolerance {
-            attribution.refinement = Some(Refinement {
-                went: Went::NSamples(self.answered),
-                ended_by,
-            });
-            if ended_by == EndedBy::NSamples {
-                attribution.warnings.push(format!(
-                    "after {} samples the map correlates with that of endless samples at about {:.3}, and the tolerance asks for {}; raise n_samples",
-                    self.answered,
-                    reliability(&self.halves),
-                    1.0 - tolerance
-                ));
-            }
-        }
+        let halves = || Some(self.halves());
+        Halves::tell(halves, ended_by, &self.inputs.parameters, &mut attribution);
         attribution
     }
 }
@@ -330,28 +293,6 @@ impl Run for Sampling {
     }
 }
 
-/// How the sum of both halves correlates with what they are estimates of: √(2 r / (1 + r)), where r is
-/// their correlation and their errors are independent and alike (Spearman and Brown's formula). NaN
-/// where they correlate by nothing.
-fn reliability(halves: &[Vec<f64>; 2]) -> f64 {
-    let r = correlation(halves);
-    (2.0 * r / (1.0 + r)).sqrt()
-}
-
-/// Pearson's; NaN where one of the two is the same everywhere.
-fn correlation([one, other]: &[Vec<f64>; 2]) -> f64 {
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let (of_one, of_other) = (mean(one), mean(other));
-    let (mut both, mut squares) = (0.0, [0.0; 2]);
-    for (one, other) in one.iter().zip(other) {
-        let (one, other) = (one - of_one, other - of_other);
-        both += one * other;
-        squares[0] += one * one;
-        squares[1] += other * other;
-    }
-    both / (squares[0] * squares[1]).sqrt()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -359,7 +300,11 @@ mod tests {
     use super::*;
     use crate::{
         engine::Row,
-        methods::reference::{drive, inputs, row},
+        methods::{
+            Refinement, Went,
+            halves::correlation,
+            reference::{drive, inputs, row},
+        },
         picture::preprocess::Layout,
     };
 

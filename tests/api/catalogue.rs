@@ -283,6 +283,7 @@ async fn a_network_without_a_gradient_says_which_node_is_to_blame() {
         "score_cam",
         "attention_rollout",
         "gradient_rollout",
+        "legrad",
     ];
     for method in card["methods"]
         .as_array()

@@ -154,12 +154,16 @@ async fn answers_tell_the_grid_that_a_map_was_read_from() {
 
 #[tokio::test]
 async fn a_model_without_attention_is_told_what_applies() {
-    for method in ["attention_rollout", "gradient_rollout"] {
+    for method in ["attention_rollout", "gradient_rollout", "legrad"] {
         let answer = send(post(&format!("/explain?method={method}"), red())).await;
         assert_eq!(answer.refused(), ["method"]);
         let allowed = answer.allowed("method");
         assert!(allowed.contains(&"layer_cam".to_owned()));
-        assert!(!allowed.iter().any(|id| id.ends_with("rollout")));
+        assert!(
+            !allowed
+                .iter()
+                .any(|id| id.ends_with("rollout") || id == "legrad")
+        );
         let several = send(post(
             &format!("/compare?method=gradient&method={method}"),
             red(),

@@ -120,9 +120,19 @@ def record(model):
     return found
 
 
+def tail(model, tokens):
+    """The logits of the mean of these tokens, in the place of each of those behind the last block."""
+    spread = tokens.mean(1, keepdim=True).expand_as(tokens)
+    return model.heads(model.encoder.ln(spread)[:, 0]) if hasattr(model, "encoder") else model.forward_head(model.norm(spread))
+
+
 def attention_maps(model, x, target, others, read):
-    found = record(model)
-    model(x)[0, target].backward()
+    found, behind = record(model), []
+    for block in model.encoder.layers if hasattr(model, "encoder") else model.blocks:
+        block.register_forward_hook(lambda _, __, tokens: behind.append(tokens))
+    model(x)[0, target].backward(retain_graph=True)
+    gradients = [torch.autograd.grad(tail(model, tokens)[0, target], weights, retain_graph=True)[0] for tokens, weights in zip(behind, found)]
+    sensitivity = sum(gradient[0].clamp(min=0).mean((0, 1)) for gradient in gradients)
     count = found[0].shape[-1]
     start = torch.zeros(count, dtype=x.dtype)
     start[read] = 1 / len(read)
@@ -132,9 +142,9 @@ def attention_maps(model, x, target, others, read):
         rollout = (weights[0].mean(0) + one) / 2 @ rollout
         relevance = relevance + (weights.grad * weights)[0].clamp(min=0).mean(0) @ relevance
     side = round((count - others) ** 0.5)
-    for name, product in [("attention_rollout", rollout), ("gradient_rollout", relevance - one)]:
-        row = (start @ product)[others:].reshape(1, side, side).detach().numpy()
-        yield name, resized(row, x.shape[2:])[0]
+    rows = {"attention_rollout": start @ rollout, "gradient_rollout": start @ (relevance - one), "legrad": sensitivity}
+    for name, row in rows.items():
+        yield name, resized(row[others:].reshape(1, side, side).detach().numpy(), x.shape[2:])[0]
 
 
 def maps(model, x, target, name):

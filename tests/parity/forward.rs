@@ -15,6 +15,7 @@ use explaind::{
         manifest::{Input, OutputKind},
     },
     picture::preprocess::Layout,
+    segment::Segmentation,
     tensor::Tensor,
 };
 use onnx_autodiff::{
@@ -30,7 +31,15 @@ use crate::{
 
 const SHAPE: [usize; 3] = [3, 40, 48];
 
-fn explained(reference: &Stored, given: &Value, baseline: f32) -> Attribution {
+/// What a method makes of the stored input of the net with the stored weights: two logits, each tanh
+/// of the weighted sum. The baseline has the input's shape.
+pub fn explained(
+    reference: &Stored,
+    given: &Value,
+    baseline: Tensor,
+    segmentation: Arc<Segmentation>,
+) -> Attribution {
+    let shape = baseline.shape().to_vec();
     let graph = Arc::new(Graph::default());
     let facts = Facts {
         model: "net",
@@ -48,12 +57,12 @@ fn explained(reference: &Stored, given: &Value, baseline: f32) -> Attribution {
         supports: &[],
         input: &Input {
             name: "x".into(),
-            shape: SHAPE.into(),
+            shape: shape.clone(),
             preprocess: None,
         },
         graph: &graph,
     };
-    let weights = tensor(reference, "weights", &[2, 3, 40, 48]);
+    let weights = tensor(reference, "weights", &[&[2], &shape[..]].concat());
     let net = move |input: &Tensor| {
         let logits = weights.outer_iter().map(|weights| {
             let terms = input.iter().zip(weights);
@@ -71,16 +80,16 @@ fn explained(reference: &Stored, given: &Value, baseline: f32) -> Attribution {
             ..Row::default()
         }
     };
-    let input = tensor(reference, "input", &SHAPE);
+    let input = tensor(reference, "input", &shape);
     let inputs = RunInputs {
         model: Arc::new(Model::bare("net", graph.clone())),
-        baselines: vec![Arc::new(Tensor::from_elem(input.raw_dim(), baseline))],
+        baselines: vec![Arc::new(baseline)],
         input: Arc::new(input),
         seed: Arc::new([(1, 1.0)]),
         input_value: None,
         layout: Layout::Nchw,
         luma: None,
-        segmentation: Arc::default(),
+        segmentation,
         supports: Arc::default(),
         parameters: Arc::new(Parameters::parse(given.as_object().unwrap(), &facts).unwrap()),
     };
@@ -101,7 +110,12 @@ fn explained(reference: &Stored, given: &Value, baseline: f32) -> Attribution {
     }
 }
 
-fn check(map: &Attribution, reference: &Stored, name: &str) {
+fn of(reference: &Stored, given: &Value, baseline: f32) -> Attribution {
+    let baseline = Tensor::from_elem(SHAPE.to_vec(), baseline);
+    explained(reference, given, baseline, Arc::default())
+}
+
+pub fn check(map: &Attribution, reference: &Stored, name: &str) {
     let expected = reference.floats(name).unwrap();
     assert_eq!(map.scores.len(), expected.len(), "{name}");
     let gaps = map.scores.iter().zip(&expected).map(|(a, b)| (a - b).abs());
@@ -113,7 +127,7 @@ fn check(map: &Attribution, reference: &Stored, name: &str) {
 fn rise_is_that_of_the_published_code_at_the_same_masks() {
     let reference = stored::read("forward.safetensors");
     let given = json!({"method": "rise", "target": 1, "n_samples": 96, "grid_size": 6, "p_keep": 0.4, "seed": 3});
-    check(&explained(&reference, &given, 0.0), &reference, "rise");
+    check(&of(&reference, &given, 0.0), &reference, "rise");
 }
 
 #[test]
@@ -128,7 +142,7 @@ fn occlusion_is_captum_s_for_windows_strides_channels_and_baselines() {
         let given = json!({
             "method": "occlusion", "target": 1, "window": window, "stride": stride, "window_channels": channels
         });
-        let map = explained(&reference, &given, baseline.parse().unwrap());
+        let map = of(&reference, &given, baseline.parse().unwrap());
         let name = format!("occlusion.{window}.{stride}.{channels}.{baseline}");
         check(&map, &reference, &name);
     }

@@ -1,6 +1,6 @@
 //! Whole nets against stored answers of other programs; the scripts that made them stand beside
 //! them (generate.py, cam.py, pretrained.py, captum_maps.py, curves.py, lrp.py, metrics.py, parameters.py,
-//! perturbation.py, tcav.py, transformers.py).
+//! perturbation.py, regions.py, tcav.py, transformers.py).
 
 #![allow(
     clippy::unwrap_used,
@@ -20,6 +20,7 @@ mod parameters;
 mod perturbation;
 mod pretrained;
 mod randomisation;
+mod regions;
 mod session;
 mod small;
 mod stored;

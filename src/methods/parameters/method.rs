@@ -1,14 +1,16 @@
 //! A row of the registry: what a method is called, what it takes, needs and costs, and how a run of
 //! it is built.
 
+use std::ptr;
+
 use serde_json::Value;
 
 use super::{
     Parameters,
     kind::{Group, Parameter},
 };
-use crate::methods::{MethodRun, RunInputs};
-use onnx_autodiff::autodiff::spec::{Head, PatternLayers, RuleSetId};
+use crate::methods::{MethodRun, RunInputs, halves::AVERAGED};
+use onnx_autodiff::autodiff::spec::{Attention, Head, PatternLayers, RuleSetId};
 
 #[derive(Debug)]
 pub struct Method {
@@ -65,6 +67,8 @@ pub enum Need {
     Partition,
     /// Attention of the model's that relates all tokens of a grid.
     Attention,
+    /// The heads that the blocks of that attention would have.
+    Exits,
     /// The maps of another method, which the parameter `base` names.
     Base,
     /// The models of the set that the parameter `supports` names.
@@ -122,6 +126,21 @@ impl Method {
         self.needs(Need::Attention)
     }
 
+    /// Why it cannot look at a model's attention, if it does.
+    pub fn attention_fault<'a>(
+        &self,
+        attention: Result<&'a Attention, &'a str>,
+    ) -> Option<&'a str> {
+        if !self.looks_at_attention() {
+            return None;
+        }
+        match attention {
+            Err(reason) => Some(reason),
+            Ok(found) if self.needs(Need::Exits) => found.exits.as_ref().err().map(String::as_str),
+            Ok(_) => None,
+        }
+    }
+
     /// Whether it looks at the picture that the input shows: not for nets over ready tensors.
     pub fn needs_picture(&self) -> bool {
         self.needs(Need::Luma) || self.needs(Need::Regions)
@@ -137,9 +156,9 @@ impl Method {
         self.rule_set.is_some() || self.takes("head")
     }
 
-    /// Whether its map is an estimate from samples of the forward pass, with a standard error.
+    /// Whether its scores are means over samples, with a standard error.
     pub fn has_standard_error(&self) -> bool {
-        self.rule_set.is_none() && self.takes("tolerance")
+        self.groups.iter().any(|group| ptr::eq(*group, &AVERAGED))
     }
 
     /// Whether it needs patterns by default.

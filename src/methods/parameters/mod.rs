@@ -366,6 +366,7 @@ mod tests {
                 ..LAYERS[0].grid
             },
             read: vec![0],
+            exits: Ok(Vec::new()),
         })
     });
 
@@ -653,7 +654,7 @@ mod tests {
             layers: &[],
             ..facts(&labels)
         };
-        for method in ["attention_rollout", "gradient_rollout"] {
+        for method in ["attention_rollout", "gradient_rollout", "legrad"] {
             let given = json!({"method": method});
             let faults = Parameters::parse(given.as_object().unwrap(), &facts).unwrap_err();
             let [fault] = faults.shown() else {

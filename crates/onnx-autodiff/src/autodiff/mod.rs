@@ -3,6 +3,7 @@
 mod context;
 pub(crate) mod emit;
 mod error;
+mod exits;
 mod expr;
 pub mod fit;
 pub(crate) mod forward;
@@ -40,6 +41,7 @@ use crate::onnx::{
 use indexmap::IndexSet;
 
 use context::PatternOf;
+use exits::WalkStart;
 use forward::Forward;
 use relevance::Relevance;
 use spec::{DeriveSpec, Head, PatternLayers, Patterns, RuleSetId, SeedRule};
@@ -77,7 +79,7 @@ pub fn derive(
     };
     let Forward {
         mut emit,
-        nodes,
+        mut nodes,
         input,
         batch,
         head,
@@ -98,6 +100,11 @@ pub fn derive(
             });
         }
     }
+    let value = match spec.head {
+        Head::Logits => &head.logits,
+        Head::Probabilities => &head.probabilities,
+    };
+    let starts = exits::starts(&mut emit, &mut nodes, value, &spec.wrt)?;
     let layers = layers::linear_layers(&emit, &nodes, &input, &head.logits);
     let mut facts = Facts {
         inner: layers::active(&emit, &nodes, &[&input], &head.logits),
@@ -109,17 +116,13 @@ pub fn derive(
     if spec.rule_sets.contains(&RuleSetId::Lrp) {
         facts.relevance = Some(Relevance::of(&emit, &nodes, &input, &spec.lrp));
     }
-    let value = match spec.head {
-        Head::Logits => &head.logits,
-        Head::Probabilities => &head.probabilities,
-    };
     if !spec.rule_sets.is_empty() {
         let cotangent = add_seed(&mut emit, [batch, head.classes.into()], value, spec.seed)?;
         let cotangents = reverse_all(
             &mut emit,
             &nodes,
             &wrt,
-            value,
+            &starts,
             &cotangent,
             &spec.rule_sets,
             &facts,
@@ -158,31 +161,41 @@ struct Facts<'a> {
     inner: HashSet<String>,
 }
 
-/// One backward walk per rule set, each with a cotangent for each of `wrt`; unsupported nodes of
+/// Backward walks for each rule set, which give a cotangent for each of `wrt`; unsupported nodes of
 /// all are reported together, each once.
 fn reverse_all(
     emit: &mut emit::Emitter,
     nodes: &[crate::onnx::graph::Node],
     wrt: &[&str],
-    head: &str,
+    starts: &[WalkStart],
     seed: &str,
     rule_sets: &[RuleSetId],
     facts: &Facts,
 ) -> Result<Vec<String>, DeriveError> {
-    let (mut found, mut unsupported, mut undefined) = (Vec::new(), IndexSet::new(), None);
-    for id in rule_sets {
+    let mut found = vec![String::new(); rule_sets.len() * wrt.len()];
+    let (mut unsupported, mut undefined) = (IndexSet::new(), None);
+    let walks = rule_sets
+        .iter()
+        .enumerate()
+        .flat_map(|(set, id)| starts.iter().map(move |start| (set, id, start)));
+    for (set, id, start) in walks {
+        let own: Vec<&str> = start.wrt.iter().map(|&at| wrt[at]).collect();
         let walk = reverse::Walk {
             set: sets::rule_set(*id),
             scope: id.id(),
             nodes,
-            wrt,
-            head,
+            wrt: &own,
+            head: &start.head,
             patterns: &facts.patterns,
             inner: &facts.inner,
             relevance: facts.relevance.as_ref().filter(|_| *id == RuleSetId::Lrp),
         };
         match reverse::reverse(emit, &walk, seed) {
-            Ok(outputs) => found.extend(outputs),
+            Ok(outputs) => {
+                for (&at, output) in start.wrt.iter().zip(outputs) {
+                    found[set * wrt.len() + at] = output;
+                }
+            }
             Err(DeriveError::Unsupported { nodes }) => unsupported.extend(nodes),
             Err(error @ DeriveError::Undefined { .. }) => undefined = undefined.or(Some(error)),
             Err(error) => return Err(error),

@@ -7,6 +7,7 @@ use indexmap::IndexSet;
 use super::{
     DeriveError, Loss, add_seed,
     emit::Emitter,
+    exits::WalkStart,
     forward::{self, Forward},
     layers, loss, outputs, reverse_all, rounding,
     spec::{Head, RuleSetId, SeedRule},
@@ -191,7 +192,7 @@ fn derive(
         &mut emit,
         &nodes,
         &wrt,
-        value,
+        &[WalkStart::of_all(value, &wrt)],
         &seed,
         &[RuleSetId::Gradient],
         &Default::default(),

@@ -14,6 +14,7 @@ use super::{
     DeriveError,
     emit::Emitter,
     error::dims,
+    exits,
     forward::{self, Forward},
     layers,
     places::{self, Axes, Places, Reads},
@@ -63,7 +64,18 @@ pub fn spatial(source: &Graph) -> Result<Spatial, DeriveError> {
     let softmaxes = softmaxes(&emit, &nodes, &active);
     Ok(Spatial {
         default: default(&nodes, &layers, &reads, &softmaxes),
-        attention: attention(&emit, &batch, &layers, &reads, &softmaxes),
+        attention: attention(&emit, &batch, &layers, &reads, &softmaxes).map(|found| {
+            let tokens = |value: &str| {
+                let layer = layer(&emit, value, places.get(value)?, &batch)?;
+                let channels = layer.grid.channels;
+                let is_alike = layer.shape.len() == 2 && layer.shape[1 - channels] == found.tokens;
+                (is_alike && layer.grid == found.grid).then_some(2 - channels)
+            };
+            Attention {
+                exits: exits::exits(&emit, &nodes, &head.logits, &found, tokens),
+                ..found.clone()
+            }
+        }),
         layers,
     })
 }
@@ -270,6 +282,7 @@ fn attention(
         tokens,
         grid: last.grid,
         read,
+        exits: Ok(Vec::new()),
     })
 }
 

@@ -280,6 +280,22 @@ pub enum Wrt {
     Input,
     /// A named value between input and head.
     Activation(String),
+    /// A named value, of the head that a block inside of the network would have.
+    Exit(Exit),
+}
+
+/// The head behind a block: what the network makes of its last block's tokens, made of the mean of
+/// this block's in the place of each of those.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Exit {
+    /// What the derivative is taken with respect to.
+    pub value: String,
+    /// The tokens behind the block.
+    pub tokens: String,
+    /// Those behind the last block.
+    pub last: String,
+    /// The axis of the tokens in both.
+    pub axis: usize,
 }
 
 impl Wrt {
@@ -288,6 +304,7 @@ impl Wrt {
         match self {
             Self::Input => input,
             Self::Activation(name) => name,
+            Self::Exit(exit) => &exit.value,
         }
     }
 }
@@ -328,6 +345,8 @@ pub struct Attention {
     pub grid: Grid,
     /// The tokens that the head reads behind the last attention.
     pub read: Vec<usize>,
+    /// Behind each layer, the head that its block would have; or why there is none.
+    pub exits: Result<Vec<Exit>, String>,
 }
 
 /// One Softmax of an attention.
